@@ -1,0 +1,246 @@
+//! One CoAP message: coap-lite reads and writes the packet, the checks that RFC 7252 asks for beyond it are here.
+
+use std::fmt;
+
+use coap_lite::{MessageClass, MessageType, Packet};
+use thiserror::Error;
+
+use super::code::Code;
+use super::options::Options;
+
+/// How the message layer treats a message (RFC 7252 section 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    Confirmable,
+    NonConfirmable,
+    Acknowledgement,
+    Reset,
+}
+
+/// Matches an acknowledgement or a reset to its message, and shows a duplicate (RFC 7252 section 4.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MessageId(pub u16);
+
+/// Matches a response to its request (RFC 7252 section 5.3.1). At most eight bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Token {
+    length: u8,
+    bytes: [u8; Token::MAX_LENGTH],
+}
+
+impl Token {
+    pub const MAX_LENGTH: usize = 8;
+    pub const EMPTY: Token = Token { length: 0, bytes: [0; Token::MAX_LENGTH] };
+
+    /// Takes the first eight bytes at most: a longer token cannot be decoded in the first place.
+    pub fn new(value: &[u8]) -> Self {
+        let length = value.len().min(Self::MAX_LENGTH);
+        let mut bytes = [0; Self::MAX_LENGTH];
+        bytes[..length].copy_from_slice(&value[..length]);
+        Self { length: length as u8, bytes }
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_bytes().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub kind: Kind,
+    pub code: Code,
+    pub id: MessageId,
+    pub token: Token,
+    pub options: Options,
+    pub payload: Vec<u8>,
+}
+
+/// A request without the fields of the message layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    pub method: Code,
+    pub options: Options,
+    pub payload: Vec<u8>,
+}
+
+impl Request {
+    pub fn new(method: Code) -> Self {
+        Self { method, options: Options::new(), payload: Vec::new() }
+    }
+}
+
+/// A response without the fields of the message layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    pub code: Code,
+    pub options: Options,
+    pub payload: Vec<u8>,
+}
+
+impl Response {
+    pub fn new(code: Code) -> Self {
+        Self { code, options: Options::new(), payload: Vec::new() }
+    }
+
+    /// With a diagnostic payload: short plain text for people (RFC 7252 section 5.5.2).
+    pub fn with_diagnostic(code: Code, text: &str) -> Self {
+        Self { code, options: Options::new(), payload: text.as_bytes().to_vec() }
+    }
+}
+
+/// Why a datagram is no message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
+pub enum DecodeError {
+    #[error("shorter than the four bytes of the header")]
+    TooShort,
+    #[error("version is not 1")]
+    Version,
+    #[error("token length 9 to 15 is reserved")]
+    TokenLength,
+    #[error("an empty message with token, options or payload")]
+    NonEmptyEmpty,
+    #[error("a payload marker without payload")]
+    EmptyPayload,
+    #[error("code class 1, 3, 6 or 7 is reserved")]
+    ReservedClass,
+    #[error("an option, or the token, is cut short or malformed")]
+    Malformed,
+}
+
+impl Message {
+    /// The empty message that acknowledges or resets `id` (RFC 7252 section 4.1).
+    pub fn empty(kind: Kind, id: MessageId) -> Self {
+        Self { kind, code: Code::EMPTY, id, token: Token::EMPTY, options: Options::new(), payload: Vec::new() }
+    }
+
+    /// Reads one datagram (RFC 7252 section 3).
+    pub fn decode(datagram: &[u8]) -> Result<Self, DecodeError> {
+        // coap-lite takes any version, an empty message with a body, and a marker with nothing behind it.
+        let [first, code, ..] = datagram else { return Err(DecodeError::TooShort) };
+        if datagram.len() < 4 {
+            return Err(DecodeError::TooShort);
+        }
+        if first >> 6 != 1 {
+            return Err(DecodeError::Version);
+        }
+        if first & 0x0f > 8 {
+            return Err(DecodeError::TokenLength);
+        }
+        let code = Code(*code);
+        if code == Code::EMPTY && datagram.len() != 4 {
+            return Err(DecodeError::NonEmptyEmpty);
+        }
+        if code != Code::EMPTY && !code.is_request() && !code.is_response() {
+            return Err(DecodeError::ReservedClass);
+        }
+        let packet = Packet::from_bytes(datagram).map_err(|_| DecodeError::Malformed)?;
+        if packet.payload.is_empty() && ends_with_marker(datagram, &packet) {
+            return Err(DecodeError::EmptyPayload);
+        }
+        Ok(Self::from_packet(code, packet))
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        let mut packet = Packet::new();
+        packet.header.message_id = self.id.0;
+        packet.header.code = MessageClass::from(self.code.0);
+        packet.header.set_type(match self.kind {
+            Kind::Confirmable => MessageType::Confirmable,
+            Kind::NonConfirmable => MessageType::NonConfirmable,
+            Kind::Acknowledgement => MessageType::Acknowledgement,
+            Kind::Reset => MessageType::Reset,
+        });
+        packet.set_token(self.token.as_bytes().to_vec());
+        for (number, value) in self.options.iter() {
+            packet.add_option(number.into(), value.to_vec());
+        }
+        packet.payload = self.payload.clone();
+        packet
+            .to_bytes_with_limit(usize::MAX)
+            .expect("a token of at most eight bytes, and a limit that nothing reaches, leave no error")
+    }
+
+    fn from_packet(code: Code, packet: Packet) -> Self {
+        let kind = match packet.header.get_type() {
+            MessageType::Confirmable => Kind::Confirmable,
+            MessageType::NonConfirmable => Kind::NonConfirmable,
+            MessageType::Acknowledgement => Kind::Acknowledgement,
+            MessageType::Reset => Kind::Reset,
+        };
+        let mut options = Options::new();
+        for (number, values) in packet.options() {
+            for value in values {
+                options.add(*number, value);
+            }
+        }
+        let token = Token::new(packet.get_token());
+        Self { kind, code, id: MessageId(packet.header.message_id), token, options, payload: packet.payload }
+    }
+}
+
+/// A last byte 0xff is the marker, or it belongs to the last option's value: only a packet without the marker is as long
+/// when it is written again.
+fn ends_with_marker(datagram: &[u8], packet: &Packet) -> bool {
+    datagram.last() == Some(&0xff)
+        && packet.to_bytes_with_limit(usize::MAX).is_ok_and(|written| written.len() < datagram.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coap::options::number;
+
+    fn hex(text: &str) -> Vec<u8> {
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("hex")).collect()
+    }
+
+    #[test]
+    fn a_message_is_what_was_written() {
+        let mut options = Options::new();
+        options.add_text(number::URI_PATH, "rd");
+        options.add_uint(number::CONTENT_FORMAT, 11542);
+        options.add_uint(number::OBSERVE, 0);
+        let message = Message {
+            kind: Kind::Confirmable,
+            code: Code::POST,
+            id: MessageId(0xcafe),
+            token: Token::new(&[1, 2, 3, 4, 5, 6, 7, 8]),
+            options,
+            payload: b"</1>".to_vec(),
+        };
+        assert_eq!(Message::decode(&message.encode()), Ok(message));
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused_with_its_reason() {
+        for (bytes, error) in [
+            ("", DecodeError::TooShort),
+            ("400100", DecodeError::TooShort),
+            ("80010001", DecodeError::Version),
+            ("49010001010203040506070809", DecodeError::TokenLength),
+            ("4100000101", DecodeError::NonEmptyEmpty),
+            ("40000001ff01", DecodeError::NonEmptyEmpty),
+            ("40010001ff", DecodeError::EmptyPayload),
+            ("40010001b3616263ff", DecodeError::EmptyPayload),
+            ("40200001", DecodeError::ReservedClass),
+            ("40e00001", DecodeError::ReservedClass),
+            ("4801000101", DecodeError::Malformed),
+            ("40010001b5", DecodeError::Malformed),
+            ("40010001f0", DecodeError::Malformed),
+        ] {
+            assert_eq!(Message::decode(&hex(bytes)), Err(error), "{bytes}");
+        }
+    }
+
+    #[test]
+    fn an_option_value_may_end_in_the_byte_of_the_marker() {
+        let message = Message::decode(&hex("40010001b3 6162ff".replace(' ', "").as_str())).expect("well-formed");
+        assert_eq!(message.options.first(number::URI_PATH), Some(&[0x61, 0x62, 0xff][..]));
+    }
+}

@@ -1,0 +1,23 @@
+//! CoAP: messages, and the endpoint that sends and receives them reliably (RFC 7252, RFC 7641).
+//!
+//! This layer knows peers. It knows nothing of LwM2M, MQTT or devices.
+
+mod code;
+mod message;
+pub mod options;
+mod parameters;
+
+pub use code::Code;
+pub use message::{DecodeError, Kind, Message, MessageId, Request, Response, Token};
+pub use options::{OptionError, Options};
+pub use parameters::Parameters;
+
+use std::net::SocketAddr;
+
+/// Where a device's datagrams come from and go to: one of our sockets, and the address at its other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Peer {
+    /// Index of the listener in the configuration's order: an answer leaves by the socket that the request came in by.
+    pub socket: u16,
+    pub address: SocketAddr,
+}

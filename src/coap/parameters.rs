@@ -1,0 +1,73 @@
+//! Transmission parameters and the times that follow from them (RFC 7252 section 4.8).
+
+use std::time::Duration;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameters {
+    pub ack_timeout: Duration,
+    /// At least 1.0.
+    pub ack_random_factor: f64,
+    pub max_retransmit: u8,
+    pub max_latency: Duration,
+    pub processing_delay: Duration,
+    /// Bytes of a token of ours: 1 to 8.
+    pub token_length: usize,
+    /// Exchanges of devices that are remembered to tell a duplicate: per peer, and of all peers.
+    pub exchanges_per_peer: usize,
+    pub exchanges: usize,
+}
+
+impl Default for Parameters {
+    fn default() -> Self {
+        Self {
+            ack_timeout: Duration::from_secs(2),
+            ack_random_factor: 1.5,
+            max_retransmit: 4,
+            max_latency: Duration::from_secs(100),
+            processing_delay: Duration::from_secs(2),
+            token_length: 8,
+            exchanges_per_peer: 64,
+            exchanges: 200_000,
+        }
+    }
+}
+
+impl Parameters {
+    /// From the first transmission of a confirmable message to its last one, at the longest: MAX_TRANSMIT_SPAN.
+    pub fn max_transmit_span(&self) -> Duration {
+        self.ack_timeout.mul_f64(self.ack_random_factor * (doublings(self.max_retransmit) - 1.0))
+    }
+
+    /// From the first transmission until the sender may give up waiting: MAX_TRANSMIT_WAIT.
+    pub fn max_transmit_wait(&self) -> Duration {
+        self.ack_timeout.mul_f64(self.ack_random_factor * (doublings(self.max_retransmit + 1) - 1.0))
+    }
+
+    /// After this a message id may come again with another meaning: EXCHANGE_LIFETIME.
+    pub fn exchange_lifetime(&self) -> Duration {
+        self.max_transmit_span() + 2 * self.max_latency + self.processing_delay
+    }
+
+    /// The same for a non-confirmable message: NON_LIFETIME.
+    pub fn non_lifetime(&self) -> Duration {
+        self.max_transmit_span() + self.max_latency
+    }
+}
+
+fn doublings(times: u8) -> f64 {
+    2f64.powi(i32::from(times))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_give_the_times_of_rfc_7252() {
+        let parameters = Parameters::default();
+        assert_eq!(parameters.max_transmit_span(), Duration::from_secs(45));
+        assert_eq!(parameters.max_transmit_wait(), Duration::from_secs(93));
+        assert_eq!(parameters.exchange_lifetime(), Duration::from_secs(247));
+        assert_eq!(parameters.non_lifetime(), Duration::from_secs(145));
+    }
+}

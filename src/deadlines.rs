@@ -1,0 +1,79 @@
+//! An ordered set of deadlines: one for each key.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
+use std::time::Instant;
+
+#[derive(Debug)]
+pub struct Deadlines<K> {
+    ordered: BTreeSet<(Instant, K)>,
+    by_key: HashMap<K, Instant>,
+}
+
+impl<K> Default for Deadlines<K> {
+    fn default() -> Self {
+        Self { ordered: BTreeSet::new(), by_key: HashMap::new() }
+    }
+}
+
+impl<K: Copy + Ord + Hash> Deadlines<K> {
+    /// Sets the deadline of `key`, in place of the one that it had.
+    pub fn set(&mut self, key: K, at: Instant) {
+        self.cancel(key);
+        self.by_key.insert(key, at);
+        self.ordered.insert((at, key));
+    }
+
+    pub fn cancel(&mut self, key: K) {
+        if let Some(at) = self.by_key.remove(&key) {
+            self.ordered.remove(&(at, key));
+        }
+    }
+
+    /// Takes out one key whose deadline is not after `now`, the earliest first.
+    pub fn pop_expired(&mut self, now: Instant) -> Option<K> {
+        let (at, key) = *self.ordered.first()?;
+        if at > now {
+            return None;
+        }
+        self.cancel(key);
+        Some(key)
+    }
+
+    pub fn next(&self) -> Option<Instant> {
+        self.ordered.first().map(|(at, _)| *at)
+    }
+
+    pub fn len(&self) -> usize {
+        self.ordered.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ordered.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn keys_come_out_in_the_order_of_their_last_deadline_and_only_once() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut deadlines = Deadlines::default();
+        deadlines.set('a', after(1));
+        deadlines.set('b', after(2));
+        deadlines.set('c', after(3));
+        deadlines.set('a', after(4));
+        deadlines.cancel('c');
+
+        assert_eq!(deadlines.next(), Some(after(2)));
+        assert_eq!(deadlines.pop_expired(after(1)), None);
+        assert_eq!(deadlines.pop_expired(after(9)), Some('b'));
+        assert_eq!(deadlines.pop_expired(after(9)), Some('a'));
+        assert_eq!(deadlines.pop_expired(after(9)), None);
+        assert!(deadlines.is_empty());
+    }
+}

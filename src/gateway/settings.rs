@@ -1,0 +1,87 @@
+//! What an operator can choose about the core. `config` builds it, checked.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::coap::Parameters;
+use crate::lwm2m::operation::UndefinedResources;
+use crate::lwm2m::path::Path;
+use crate::mqtt::topics::{Template, Translators};
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub coap: Parameters,
+    /// `lifetime_min` to `lifetime_max`.
+    pub lifetimes: RangeInclusive<Duration>,
+    pub translators: Translators,
+    pub client: ClientTemplates,
+    /// A sleeping device counts as awake for so long after its last message.
+    pub qmode_time_window: Duration,
+    /// Values of the query item `apn` that mean queue mode.
+    pub qmode_apn: Vec<String>,
+    pub auto_observe: AutoObserve,
+    pub update_msg_publish_condition: UpdatePublish,
+    pub undefined_resources: UndefinedResources,
+    pub limits: Limits,
+}
+
+/// How a device names itself to the broker. A clientid or username that comes out empty is the endpoint name instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientTemplates {
+    pub clientid: Template,
+    pub username: Template,
+    /// The query item that holds the password.
+    pub password: PasswordSource,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PasswordSource {
+    None,
+    /// The query item `password`.
+    QueryItem,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AutoObserve {
+    Off,
+    /// Every object of the list that has a definition, but 0, 1, 2, 4, 5, 6, 7, 9, 15.
+    On,
+    Paths(Vec<Path>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpdatePublish {
+    ObjectListChanged,
+    ContainsObjectList,
+    Always,
+}
+
+/// Bounds on what strangers can make grow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Registered devices and Registers under way.
+    pub devices: usize,
+    /// Commands that wait for one device.
+    pub waiting_commands: usize,
+    /// How long a command may wait when it does not say itself.
+    pub command_expiry: Duration,
+    /// Observations of one device.
+    pub observations: usize,
+    /// Bytes of one command from the broker.
+    pub command_size: usize,
+    /// `Max-Age` of a 5.03: when a device may try again.
+    pub retry_after: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            devices: 100_000,
+            waiting_commands: 64,
+            command_expiry: Duration::from_secs(24 * 3600),
+            observations: 128,
+            command_size: 6 * 1024 * 1024,
+            retry_after: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! LwM2M without any state: paths, the registration interface, object definitions, values and their content formats,
+//! and what an operation is on the wire (OMA LwM2M Core 1.0 to 1.2).
+//!
+//! This layer knows the vocabulary of CoAP (codes, options, content formats), never the endpoint.
+
+pub mod model;
+pub mod operation;
+pub mod path;
+pub mod register;

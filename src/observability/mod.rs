@@ -1,0 +1,3 @@
+//! What people see of the running program: the log, and the counters.
+
+pub mod metrics;

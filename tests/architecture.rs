@@ -1,0 +1,108 @@
+//! The wall between the core and the shell: the core names no socket, no file, no runtime and no clock, and each of its
+//! layers knows only those below it (the drawing is in `src/lib.rs`).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A room of the core, and the rooms that it may name with `crate::`.
+const CORE: &[(&str, &[&str])] = &[
+    ("deadlines.rs", &[]),
+    ("secret.rs", &[]),
+    ("coap", &["deadlines"]),
+    ("lwm2m", &["coap", "secret"]),
+    ("registry", &["coap", "deadlines", "lwm2m", "mqtt", "secret"]),
+    ("mqtt", &["lwm2m", "coap", "secret"]),
+    ("gateway", &["coap", "deadlines", "lwm2m", "mqtt", "registry", "secret"]),
+];
+
+/// What belongs to the shell, whoever names it.
+const OUTSIDE: &[&str] = &[
+    "tokio",
+    "tonic",
+    "rumqttd",
+    "std::fs",
+    "std::thread",
+    "std::env",
+    "std::process",
+    "UdpSocket",
+    "TcpStream",
+    "TcpListener",
+    "Instant::now",
+    "SystemTime",
+    "tracing",
+];
+
+#[test]
+fn the_core_names_nothing_of_the_shell() {
+    for (file, text) in core_sources() {
+        for word in OUTSIDE {
+            assert!(!names(&text, word), "{} names {word}", file.display());
+        }
+    }
+}
+
+#[test]
+fn a_room_of_the_core_names_only_the_rooms_below_it() {
+    for (room, allowed) in CORE {
+        let own = room.trim_end_matches(".rs");
+        for (file, text) in sources(&source_folder().join(room)) {
+            for named in crate_rooms(&text) {
+                assert!(
+                    named == own || allowed.contains(&named.as_str()),
+                    "{} names crate::{named}; {own} may name {allowed:?}",
+                    file.display()
+                );
+            }
+        }
+    }
+}
+
+/// Generated protobuf types stay in the two rooms that speak the contract.
+#[test]
+fn only_the_exproto_rooms_know_its_messages() {
+    for (file, text) in sources(&source_folder()) {
+        let inside = file.starts_with(source_folder().join("upstream/exproto"))
+            || file.starts_with(source_folder().join("embedded"))
+            || file == source_folder().join("lib.rs");
+        assert!(inside || !names(&text, "exproto::v1"), "{} knows the messages of ExProto", file.display());
+    }
+}
+
+fn core_sources() -> Vec<(PathBuf, String)> {
+    CORE.iter().flat_map(|(room, _)| sources(&source_folder().join(room))).collect()
+}
+
+fn source_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+/// The Rust files at or below a place, each up to its unit tests, without comments.
+fn sources(place: &Path) -> Vec<(PathBuf, String)> {
+    if place.is_dir() {
+        let entries = fs::read_dir(place).expect("a readable folder");
+        return entries.flat_map(|entry| sources(&entry.expect("an entry").path())).collect();
+    }
+    if place.extension().is_none_or(|extension| extension != "rs") {
+        return Vec::new();
+    }
+    let text = fs::read_to_string(place).unwrap_or_else(|error| panic!("{}: {error}", place.display()));
+    let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let lines: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    vec![(place.to_owned(), lines.join("\n"))]
+}
+
+/// Whether the word stands there as a word of its own.
+fn names(text: &str, word: &str) -> bool {
+    let part = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
+    text.match_indices(word).any(|(at, _)| {
+        let bytes = text.as_bytes();
+        !part(at.checked_sub(1).and_then(|before| bytes.get(before))) && !part(bytes.get(at + word.len()))
+    })
+}
+
+fn crate_rooms(text: &str) -> Vec<String> {
+    text.split("crate::")
+        .skip(1)
+        .map(|rest| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect())
+        .collect()
+}
