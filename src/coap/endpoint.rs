@@ -45,10 +45,10 @@ pub struct Transmit {
     pub datagram: Vec<u8>,
 }
 
+/// What leaves the endpoint for the world; its events are polled apart from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     Transmit(Transmit),
-    Event(Event),
     Verdict(Peer, Verdict),
     Retransmitted(Peer),
 }
@@ -81,6 +81,7 @@ pub struct Endpoint {
     next_message_id: HashMap<Peer, MessageId>,
     last_id: u64,
     outputs: VecDeque<Output>,
+    events: VecDeque<Event>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -150,6 +151,7 @@ impl Endpoint {
             next_message_id: HashMap::new(),
             last_id: 0,
             outputs: VecDeque::new(),
+            events: VecDeque::new(),
         }
     }
 
@@ -184,6 +186,10 @@ impl Endpoint {
 
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
+    }
+
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
@@ -314,7 +320,7 @@ impl Endpoint {
             self.deadlines.set(Deadline::Acknowledge(id), now + self.parameters.ack_timeout / 2);
         }
         let request = Request { method: message.code, options: message.options, payload: message.payload };
-        self.outputs.push_back(Output::Event(Event::Request { id, peer, request }));
+        self.events.push_back(Event::Request { id, peer, request });
         Verdict::Request
     }
 
@@ -362,7 +368,7 @@ impl Endpoint {
             Some(Owner::Exchange(exchange)) => {
                 let patience = self.parameters.max_transmit_wait();
                 self.deadlines.set(Deadline::Response(exchange), now + patience);
-                self.outputs.push_back(Output::Event(Event::Acknowledged { exchange }));
+                self.events.push_back(Event::Acknowledged { exchange });
                 Verdict::Acknowledgement
             }
             Some(Owner::SeparateResponse) => Verdict::Acknowledgement,
@@ -374,7 +380,7 @@ impl Endpoint {
         match self.transmissions.end((peer, id)) {
             Some(Owner::Exchange(exchange)) => {
                 self.end_exchange(exchange);
-                self.outputs.push_back(Output::Event(Event::Reset { exchange }));
+                self.events.push_back(Event::Reset { exchange });
                 Verdict::Reset
             }
             Some(Owner::SeparateResponse) => Verdict::Reset,
@@ -393,7 +399,7 @@ impl Endpoint {
             self.expected(peer, token, |expected| expected.observation = Some(id));
         }
         let response = Response { code: message.code, options: message.options, payload: message.payload };
-        self.outputs.push_back(Output::Event(Event::Response { exchange: id, response, observing: number }));
+        self.events.push_back(Event::Response { exchange: id, response, observing: number });
         Verdict::Response
     }
 
@@ -409,7 +415,7 @@ impl Endpoint {
             None => self.forget(id),
         }
         let response = Response { code: message.code, options: message.options, payload: message.payload };
-        self.outputs.push_back(Output::Event(Event::Notification { observation: id, number, response }));
+        self.events.push_back(Event::Notification { observation: id, number, response });
         Verdict::Notification
     }
 
@@ -431,7 +437,7 @@ impl Endpoint {
 
     fn time_out(&mut self, exchange: ExchangeId) {
         self.end_exchange(exchange);
-        self.outputs.push_back(Output::Event(Event::TimedOut { exchange }));
+        self.events.push_back(Event::TimedOut { exchange });
     }
 
     fn end_exchange(&mut self, id: ExchangeId) {
