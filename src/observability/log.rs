@@ -1,0 +1,1 @@
+//! Reports of the core as lines of the log.
