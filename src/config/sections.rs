@@ -27,10 +27,11 @@ use super::{Config, UdpListener};
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
-const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+/// As `humantime` counts it.
+const YEAR: Duration = Duration::from_secs(31_557_600);
 
-/// `lt` is a number of 32 bits (LwM2M 1.0 section 5.3.1).
-const LONGEST_LIFETIME: Duration = Duration::from_secs(u32::MAX as u64);
+/// Whatever is shorter than 32 bits of seconds would do; nobody keeps a device that was silent for so long.
+const LONGEST_LIFETIME: Duration = Duration::from_secs(100 * YEAR.as_secs());
 
 /// What anything that is counted may be at most.
 const MANY: usize = 10_000_000;
