@@ -9,6 +9,12 @@ pub mod mqtt;
 pub mod registry;
 pub mod secret;
 
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod definitions;
+#[cfg(feature = "embedded")]
+pub mod demo;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod observability;
