@@ -6,6 +6,7 @@ pub mod deadlines;
 pub mod gateway;
 pub mod lwm2m;
 pub mod mqtt;
+pub mod registry;
 pub mod secret;
 
 pub mod app;
