@@ -106,7 +106,7 @@ impl Element {
 }
 
 /// Whole numbers stay whole over the full 64 bits.
-pub(super) fn number_value(number: &Number) -> Result<Value, ValueError> {
+pub fn number_value(number: &Number) -> Result<Value, ValueError> {
     match number.as_i128().and_then(Value::whole) {
         Some(whole) => Ok(whole),
         None => Value::float(number.as_f64().unwrap_or(f64::NAN)),
