@@ -226,7 +226,8 @@ labels!(Verdict {
     (Verdict::Dropped(DropReason::Unexpected)) => r#"verdict="dropped",reason="unexpected""#,
     (Verdict::Dropped(DropReason::StaleNotification)) => r#"verdict="dropped",reason="stale_notification""#,
     (Verdict::Dropped(DropReason::Senseless)) => r#"verdict="dropped",reason="senseless""#,
-    (Verdict::Dropped(DropReason::TooManyExchanges)) => r#"verdict="dropped",reason="too_many_exchanges""#,
+    (Verdict::Dropped(DropReason::CriticalOption)) => r#"verdict="dropped",reason="critical_option""#,
+    (Verdict::Dropped(DropReason::TooManyRequests)) => r#"verdict="dropped",reason="too_many_requests""#,
 });
 
 labels!(Rejection {
