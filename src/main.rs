@@ -27,11 +27,11 @@ fn execute(command: Command) -> anyhow::Result<()> {
     match command {
         #[cfg(feature = "embedded")]
         Command::Run { config, embedded: true } => {
-            serve(config.load()?.with_embedded_broker(), |config| app::run(config, true))
+            serve(config.load()?, |config| app::run(config, true))
         }
         Command::Run { config, .. } => serve(config.load()?, |config| app::run(config, false)),
         #[cfg(feature = "embedded")]
-        Command::Demo { config } => serve(config.load()?.with_embedded_broker(), demo::run),
+        Command::Demo { config } => serve(config.load()?, demo::run),
         Command::Check { config } => cli::check(&config, &mut io::stdout().lock()),
         Command::Objects { id, config } => cli::objects(id, &config, &mut io::stdout().lock()),
     }

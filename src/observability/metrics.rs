@@ -29,6 +29,7 @@ impl Counter {
 #[derive(Debug, Default)]
 pub struct Metrics {
     pub core: CoreMetrics,
+    pub transport: TransportMetrics,
     pub upstream: UpstreamMetrics,
 }
 
@@ -46,6 +47,16 @@ pub struct CoreMetrics {
     notifications: Counters<NotificationOutcome>,
     undecodable_contents: Counter,
     publications_refused: Counter,
+}
+
+/// The devices' sockets.
+#[derive(Debug, Default)]
+pub struct TransportMetrics {
+    pub datagrams_received: Counter,
+    pub datagrams_sent: Counter,
+    pub receive_errors: Counter,
+    /// Datagrams that the system did not take: for the device they are lost on the way.
+    pub send_errors: Counter,
 }
 
 /// The way up to the broker.
