@@ -158,6 +158,7 @@ async fn with_broker(config: Config) -> anyhow::Result<(Config, Option<crate::em
     let mut config = config;
     if config.upstream.handler_bind.port() == 0 {
         config.upstream.handler_bind = free_address(config.upstream.handler_bind)?;
+        config.embedded.handler = format!("http://{}", config.upstream.handler_bind);
     }
     let broker = crate::embedded::Broker::start(config.embedded.clone()).await.context("the embedded broker")?;
     let addresses = broker.addresses();

@@ -26,9 +26,7 @@ fn main() -> ExitCode {
 fn execute(command: Command) -> anyhow::Result<()> {
     match command {
         #[cfg(feature = "embedded")]
-        Command::Run { config, embedded: true } => {
-            serve(config.load()?, |config| app::run(config, true))
-        }
+        Command::Run { config, embedded: true } => serve(config.load()?, |config| app::run(config, true)),
         Command::Run { config, .. } => serve(config.load()?, |config| app::run(config, false)),
         #[cfg(feature = "embedded")]
         Command::Demo { config } => serve(config.load()?, demo::run),
