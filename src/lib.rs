@@ -7,6 +7,7 @@ pub mod gateway;
 pub mod lwm2m;
 pub mod mqtt;
 pub mod secret;
+pub mod simulator;
 
 #[cfg(feature = "embedded")]
 pub mod embedded;
