@@ -298,7 +298,7 @@ impl Device {
         if let Ok(path) = path
             && code.is_success()
         {
-            self.follow_up(now, request.code, path);
+            self.follow_up(now, request, path);
         }
     }
 
@@ -311,9 +311,7 @@ impl Device {
         let payload = &request.payload;
         match (request.code, path.segments().len()) {
             (Code::GET, _) => self.get(now, request, path),
-            (Code::PUT, _) if payload.is_empty() && request.options.contains(number::URI_QUERY) => {
-                self.write_attributes(now, request, path)
-            }
+            (Code::PUT, _) if is_write_attributes(request) => self.write_attributes(now, request, path),
             (Code::PUT, _) => self.objects.write(path, format, payload, true).map(|()| Response::new(Code::CHANGED)),
             (Code::POST, 1) => self.objects.create(path, format, payload).map(created),
             (Code::POST, 2) => self.objects.write(path, format, payload, false).map(|()| Response::new(Code::CHANGED)),
@@ -359,9 +357,10 @@ impl Device {
     }
 
     /// What an operation that succeeded brings about.
-    fn follow_up(&mut self, now: Instant, method: Code, path: Path) {
-        match (method, path.segments()) {
+    fn follow_up(&mut self, now: Instant, request: &Message, path: Path) {
+        match (request.code, path.segments()) {
             (Code::GET, _) => {}
+            (Code::PUT, _) if is_write_attributes(request) => {}
             (Code::POST, [3, _, 4]) => {
                 self.events.push_back(DeviceEvent::Rebooted);
                 self.register_again(now);
@@ -486,6 +485,11 @@ fn lifetime_path() -> Path {
 /// RFC 7252 section 5.4.6.
 fn is_critical(number: u16) -> bool {
     number % 2 == 1
+}
+
+/// OMA LwM2M 1.0 section 5.4.4: a PUT without content, the attributes in the query.
+fn is_write_attributes(request: &Message) -> bool {
+    request.code == Code::PUT && request.payload.is_empty() && request.options.contains(number::URI_QUERY)
 }
 
 fn uri_path(request: &Message) -> Result<Path, Code> {
