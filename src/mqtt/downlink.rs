@@ -30,6 +30,20 @@ pub struct Refusal {
     pub reason: String,
 }
 
+impl Echo {
+    /// `msgType` of the command; `error` where there is none.
+    pub fn msg_type(&self) -> &str {
+        todo!()
+    }
+}
+
+impl Command {
+    /// The name of its kind, for metrics.
+    pub fn msg_type(&self) -> &'static str {
+        todo!()
+    }
+}
+
 /// Reads a command for the device of this registration (mapping contract, section 3).
 pub fn parse(payload: &[u8], registration: &Registration, model: &Model) -> Result<Command, Refusal> {
     todo!()

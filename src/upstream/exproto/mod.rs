@@ -1,5 +1,7 @@
 //! EMQX by ExProto: one anchor connection per device, the adapter's client, the handler's server.
 
+pub mod v1;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;

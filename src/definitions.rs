@@ -1,0 +1,1 @@
+//! The folder of object definitions to a [`Model`](crate::lwm2m::model::Model).
