@@ -13,7 +13,7 @@ use tracing::{debug, trace};
 
 use crate::gateway::{Gateway, Output};
 use crate::observability::metrics::Metrics;
-use crate::observability::report;
+use crate::observability::log;
 use crate::transport::Sockets;
 use crate::upstream::exproto::Link;
 
@@ -79,7 +79,7 @@ impl Driver {
                 Output::Broker(command) => self.link.submit(command),
                 Output::Report(said) => {
                     self.metrics.record(&said);
-                    report::log(&said);
+                    log::log(&said);
                 }
                 Output::Idle(deadline) => return deadline.unwrap_or_else(|| monotonic_now() + LONGEST_SLEEP),
             }

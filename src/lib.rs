@@ -18,5 +18,7 @@ pub mod definitions;
 pub mod demo;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+pub mod driver;
 pub mod observability;
+pub mod transport;
 pub mod upstream;

@@ -13,7 +13,6 @@ mod tests;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use toml::Table;
 
 use crate::gateway;
 use crate::observability::logging::LogSettings;
+use crate::transport::UdpListener;
 use crate::upstream::exproto;
 
 pub use reader::Mistake;
@@ -41,16 +41,6 @@ pub struct Config {
     pub xml_dir: PathBuf,
     /// How long the end of the program may wait for what is queued.
     pub shutdown_timeout: Duration,
-}
-
-/// A UDP socket for devices.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UdpListener {
-    pub name: String,
-    /// Port 0 lets the system choose one.
-    pub bind: SocketAddr,
-    /// Bytes of the socket's receive buffer; `None` leaves it as the system has it.
-    pub recbuf: Option<usize>,
 }
 
 /// Why there is no configuration.

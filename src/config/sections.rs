@@ -107,6 +107,7 @@ fn coap(reader: &mut Reader) -> Parameters {
         token_length: reader.read("coap.token_length", default.token_length, whole(1..=8)),
         exchanges_per_peer: reader.read("coap.exchanges_per_peer", default.exchanges_per_peer, whole(1..=MANY)),
         exchanges: reader.read("coap.exchanges", default.exchanges, whole(1..=MANY)),
+        pending_requests: reader.read("coap.pending_requests", default.pending_requests, whole(1..=MANY)),
     }
 }
 

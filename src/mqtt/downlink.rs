@@ -9,7 +9,7 @@ use crate::lwm2m::operation::Operation;
 use crate::lwm2m::register::Registration;
 
 /// What every answer repeats: the command's own object, and its path.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Echo {
     pub(super) members: Map<String, Value>,
 }

@@ -20,7 +20,7 @@ pub fn answer(echo: &Echo, outcome: &Outcome, seq_num: Option<u32>) -> Vec<u8> {
 }
 
 /// A later notification of the observation that this command began.
-pub fn notification(echo: &Echo, outcome: &Outcome, seq_num: u32) -> Vec<u8> {
+pub fn notification(echo: &Echo, outcome: &Outcome, seq_num: Option<u32>) -> Vec<u8> {
     todo!()
 }
 

@@ -29,6 +29,7 @@ impl Counter {
 #[derive(Debug, Default)]
 pub struct Metrics {
     pub core: CoreMetrics,
+    pub transport: TransportMetrics,
     pub upstream: UpstreamMetrics,
 }
 
@@ -46,6 +47,16 @@ pub struct CoreMetrics {
     notifications: Counters<NotificationOutcome>,
     undecodable_contents: Counter,
     publications_refused: Counter,
+}
+
+/// The devices' sockets.
+#[derive(Debug, Default)]
+pub struct TransportMetrics {
+    pub datagrams_received: Counter,
+    pub datagrams_sent: Counter,
+    pub receive_errors: Counter,
+    /// Datagrams that the system did not take: for the device they are lost on the way.
+    pub send_errors: Counter,
 }
 
 /// The way up to the broker.
@@ -226,7 +237,8 @@ labels!(Verdict {
     (Verdict::Dropped(DropReason::Unexpected)) => r#"verdict="dropped",reason="unexpected""#,
     (Verdict::Dropped(DropReason::StaleNotification)) => r#"verdict="dropped",reason="stale_notification""#,
     (Verdict::Dropped(DropReason::Senseless)) => r#"verdict="dropped",reason="senseless""#,
-    (Verdict::Dropped(DropReason::TooManyExchanges)) => r#"verdict="dropped",reason="too_many_exchanges""#,
+    (Verdict::Dropped(DropReason::CriticalOption)) => r#"verdict="dropped",reason="critical_option""#,
+    (Verdict::Dropped(DropReason::TooManyRequests)) => r#"verdict="dropped",reason="too_many_requests""#,
 });
 
 labels!(Rejection {

@@ -2,4 +2,4 @@
 
 mod udp;
 
-pub use udp::{ListenerSettings, Sockets};
+pub use udp::{Sockets, UdpListener};

@@ -15,13 +15,15 @@ const LARGEST_DATAGRAM: usize = 65_535;
 /// Datagrams taken from one socket before the others, the broker and the clock have their turn.
 const BATCH: usize = 64;
 
+/// A UDP socket for devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListenerSettings {
+pub struct UdpListener {
     pub name: String,
-    /// On a host with several addresses name the one that devices know: an answer leaves from the bound address.
+    /// Port 0 lets the system choose one. On a host with several addresses name the one that devices know: an answer leaves
+    /// from the bound address.
     pub bind: SocketAddr,
-    /// Bytes that the system keeps for us while we are busy; it may give less.
-    pub recbuf: usize,
+    /// Bytes that the system keeps for us while we are busy, it may give less; `None` leaves it as the system has it.
+    pub recbuf: Option<usize>,
 }
 
 /// The listeners; [`Peer::socket`] is the index in the order of the settings.
@@ -33,10 +35,10 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    pub fn bind(listeners: &[ListenerSettings]) -> io::Result<Self> {
-        let bind = |listener: &ListenerSettings| {
+    pub fn bind(listeners: &[UdpListener]) -> io::Result<Self> {
+        let bind = |listener: &UdpListener| {
             open(listener).map_err(|error| {
-                let ListenerSettings { name, bind, .. } = listener;
+                let UdpListener { name, bind, .. } = listener;
                 io::Error::new(error.kind(), format!("listeners.udp.{name}.bind = {bind}: {error}"))
             })
         };
@@ -83,13 +85,15 @@ impl Sockets {
     }
 }
 
-fn open(listener: &ListenerSettings) -> io::Result<UdpSocket> {
+fn open(listener: &UdpListener) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(listener.bind), Type::DGRAM, Some(Protocol::UDP))?;
     if listener.bind.is_ipv6() {
         // So that 0.0.0.0 and [::] can listen side by side on one port.
         socket.set_only_v6(true)?;
     }
-    socket.set_recv_buffer_size(listener.recbuf)?;
+    if let Some(bytes) = listener.recbuf {
+        socket.set_recv_buffer_size(bytes)?;
+    }
     socket.set_nonblocking(true)?;
     socket.bind(&listener.bind.into())?;
     UdpSocket::from_std(socket.into())
