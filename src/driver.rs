@@ -12,8 +12,8 @@ use tokio::time::sleep_until;
 use tracing::{debug, trace};
 
 use crate::gateway::{Gateway, Output};
-use crate::observability::metrics::Metrics;
 use crate::observability::log;
+use crate::observability::metrics::Metrics;
 use crate::transport::Sockets;
 use crate::upstream::exproto::Link;
 

@@ -16,9 +16,9 @@ pub mod config;
 pub mod definitions;
 #[cfg(feature = "embedded")]
 pub mod demo;
+pub mod driver;
 #[cfg(feature = "embedded")]
 pub mod embedded;
-pub mod driver;
 pub mod observability;
 pub mod transport;
 pub mod upstream;

@@ -56,15 +56,33 @@ pub enum Output {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Has to be answered with [`Endpoint::respond`].
-    Request { id: RequestId, peer: Peer, request: Request },
+    Request {
+        id: RequestId,
+        peer: Peer,
+        request: Request,
+    },
     /// The peer has the request and will answer later.
-    Acknowledged { exchange: ExchangeId },
+    Acknowledged {
+        exchange: ExchangeId,
+    },
     /// The final answer. `observing` has the Observe number when the exchange lives on as an observation.
-    Response { exchange: ExchangeId, response: Response, observing: Option<u32> },
-    Reset { exchange: ExchangeId },
-    TimedOut { exchange: ExchangeId },
+    Response {
+        exchange: ExchangeId,
+        response: Response,
+        observing: Option<u32>,
+    },
+    Reset {
+        exchange: ExchangeId,
+    },
+    TimedOut {
+        exchange: ExchangeId,
+    },
     /// Without a number, or with an error code, it was the last one: the observation is over.
-    Notification { observation: ExchangeId, number: Option<u32>, response: Response },
+    Notification {
+        observation: ExchangeId,
+        number: Option<u32>,
+        response: Response,
+    },
 }
 
 #[derive(Debug)]
@@ -204,12 +222,7 @@ impl Endpoint {
     }
 
     /// Sends a request that ends an observation: with its token and to its peer (RFC 7641 section 3.6).
-    pub fn send_cancellation(
-        &mut self,
-        now: Instant,
-        observation: ExchangeId,
-        request: Request,
-    ) -> Option<ExchangeId> {
+    pub fn send_cancellation(&mut self, now: Instant, observation: ExchangeId, request: Request) -> Option<ExchangeId> {
         let Observation { peer, token, .. } = *self.observations.get(&observation)?;
         Some(self.send_with_token(now, peer, request, token))
     }
@@ -231,7 +244,14 @@ impl Endpoint {
         }
         if kind == Kind::Confirmable {
             let key = (peer, message_id);
-            self.transmissions.begin(now, key, datagram.clone(), Owner::SeparateResponse, &self.parameters, &mut self.rng);
+            self.transmissions.begin(
+                now,
+                key,
+                datagram.clone(),
+                Owner::SeparateResponse,
+                &self.parameters,
+                &mut self.rng,
+            );
         }
         self.transmit(peer, datagram);
     }

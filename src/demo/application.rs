@@ -29,7 +29,9 @@ impl Application {
         options.set_max_packet_size(LARGEST_PACKET, LARGEST_PACKET);
         let (client, connection) = AsyncClient::new(options, QUEUE);
         let mut application = Self { client, connection };
-        timeout(CONNECT_TIMEOUT, application.subscribe()).await.context("the broker does not accept a subscription")??;
+        timeout(CONNECT_TIMEOUT, application.subscribe())
+            .await
+            .context("the broker does not accept a subscription")??;
         Ok(application)
     }
 

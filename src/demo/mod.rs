@@ -61,23 +61,22 @@ pub async fn run(config: Config, once: bool) -> anyhow::Result<()> {
         outcome = demonstrate(&app, once || !std::io::stdout().is_terminal()) => outcome,
         interrupted = tokio::signal::ctrl_c() => interrupted.context("waiting for Ctrl-C"),
     };
-    app.stop().await;
+    app.stop().await?;
     outcome
 }
 
 async fn demonstrate(app: &App, once: bool) -> anyhow::Result<()> {
-    let device_port = *app.udp_addresses().first().context("the gateway has no UDP listener")?;
-    let mqtt = app.mqtt_address().context("the gateway has no embedded broker")?;
-    let server = reachable(device_port);
+    let places = app.places();
+    let server = reachable(*places.udp.first().context("the gateway has no UDP listener")?);
+    let mqtt = places.mqtt.context("the gateway has no embedded broker")?;
 
     let mut screen = Screen::new();
-    screen.explain(&format!("The gateway listens for devices on {server} and the broker for applications on {mqtt}."))?;
+    screen
+        .explain(&format!("The gateway listens for devices on {server} and the broker for applications on {mqtt}."))?;
     screen.explain("An application subscribes lwm2m/#, and a thermometer registers.")?;
     let application = Application::connect(mqtt).await?;
-    let settings = DeviceSettings {
-        notification_interval: Some(NOTIFICATION_INTERVAL),
-        ..DeviceSettings::new(ENDPOINT)
-    };
+    let settings =
+        DeviceSettings { notification_interval: Some(NOTIFICATION_INTERVAL), ..DeviceSettings::new(ENDPOINT) };
     let thermometer = Thermometer::start(server, settings).await.context("the simulated device")?;
     let mut conversation = Conversation { screen, application, thermometer, last_request: 0 };
 
@@ -190,12 +189,12 @@ fn steps() -> Vec<Step> {
     vec![
         step("Discover: what does its device object have?", "discover", json!({ "path": "/3/0" })),
         step("Read one resource, the manufacturer.", "read", json!({ "path": "/3/0/0" })),
-        step("Read the whole object instance: the device sends TLV, the application gets JSON.", "read", json!({ "path": "/3/0" })),
         step(
-            "Write the UTC offset.",
-            "write",
-            json!({ "path": "/3/0/14", "type": "String", "value": "+02:00" }),
+            "Read the whole object instance: the device sends TLV, the application gets JSON.",
+            "read",
+            json!({ "path": "/3/0" }),
         ),
+        step("Write the UTC offset.", "write", json!({ "path": "/3/0/14", "type": "String", "value": "+02:00" })),
         Step {
             explanation: "Observe the temperature: the first answer is its value, then the device notifies.",
             msg_type: "observe",

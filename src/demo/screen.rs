@@ -26,7 +26,9 @@ pub struct Screen {
 impl Screen {
     /// Standard output; with colours when it is a terminal, and nobody said `NO_COLOR`.
     pub fn new() -> Self {
-        Self { colours: io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) }
+        Self {
+            colours: io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        }
     }
 
     pub fn explain(&mut self, text: &str) -> io::Result<()> {

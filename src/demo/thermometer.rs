@@ -8,6 +8,7 @@ use std::time::Instant;
 use tokio::net::UdpSocket;
 use tokio::time::sleep_until;
 
+use crate::driver::monotonic_now as now;
 use crate::simulator::{Device, DeviceEvent, DeviceSettings, Output};
 
 /// More than a datagram of the gateway has.
@@ -28,7 +29,7 @@ impl Thermometer {
             if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
         let socket = UdpSocket::bind(any).await?;
         socket.connect(server).await?;
-        let mut device = Device::new(settings, rand_seed());
+        let mut device = Device::new(settings, rand::random());
         device.start(now());
         Ok(Self { device, socket, buffer: vec![0; LARGEST_DATAGRAM], stopped: false })
     }
@@ -80,14 +81,4 @@ async fn wait_until(deadline: Option<Instant>) {
         Some(deadline) => sleep_until(deadline.into()).await,
         None => pending().await,
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the clock of the simulated device")]
-fn now() -> Instant {
-    Instant::now()
-}
-
-#[expect(clippy::disallowed_methods, reason = "the seed of the simulated device")]
-fn rand_seed() -> u64 {
-    rand::random()
 }

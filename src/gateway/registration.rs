@@ -100,11 +100,8 @@ impl Gateway {
                 return self.reject(now, request_id, peer, Some(endpoint), Code::BAD_REQUEST, error.to_string());
             }
         };
-        let client = ClientInfo {
-            command_filter: topics.command.name.clone(),
-            command_qos: topics.command.qos,
-            ..client
-        };
+        let client =
+            ClientInfo { command_filter: topics.command.name.clone(), command_qos: topics.command.qos, ..client };
         let device = self.new_device_id();
         let joining = Joining {
             request: request_id,
