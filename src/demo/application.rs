@@ -3,15 +3,16 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS};
+use anyhow::Context;
+use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, Publish, QoS};
 use serde_json::Value;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// How long the broker may take to accept the application.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Commands that wait to be sent.
+/// Commands that wait to be sent, and messages that wait to be shown.
 const QUEUE: usize = 16;
 
 /// The largest MQTT packet either way.
@@ -19,7 +20,8 @@ const LARGEST_PACKET: usize = 1024 * 1024;
 
 pub struct Application {
     client: AsyncClient,
-    connection: EventLoop,
+    /// What the connection's task received; its error is the last item.
+    messages: mpsc::Receiver<anyhow::Result<Publish>>,
 }
 
 impl Application {
@@ -27,12 +29,13 @@ impl Application {
     pub async fn connect(broker: SocketAddr) -> anyhow::Result<Self> {
         let mut options = MqttOptions::new("demo-application", broker.ip().to_string(), broker.port());
         options.set_max_packet_size(LARGEST_PACKET, LARGEST_PACKET);
-        let (client, connection) = AsyncClient::new(options, QUEUE);
-        let mut application = Self { client, connection };
-        timeout(CONNECT_TIMEOUT, application.subscribe())
-            .await
-            .context("the broker does not accept a subscription")??;
-        Ok(application)
+        let (client, mut connection) = AsyncClient::new(options, QUEUE);
+        client.subscribe("lwm2m/#", QoS::AtMostOnce).await?;
+        let subscribed = timeout(CONNECT_TIMEOUT, subscribed(&mut connection)).await;
+        subscribed.context("the broker does not accept a subscription")??;
+        let (sender, messages) = mpsc::channel(QUEUE);
+        tokio::spawn(receive(connection, sender));
+        Ok(Self { client, messages })
     }
 
     pub async fn publish(&self, topic: &str, message: &Value) -> anyhow::Result<()> {
@@ -41,34 +44,33 @@ impl Application {
 
     /// The next message, its own commands too. Cancel-safe.
     pub async fn next_message(&mut self) -> anyhow::Result<(String, Value)> {
-        loop {
-            if let Event::Incoming(Packet::Publish(message)) = self.next_event().await? {
-                let payload = serde_json::from_slice(&message.payload)
-                    .with_context(|| format!("what came on {} is no JSON", message.topic))?;
-                return Ok((message.topic, payload));
-            }
+        let message = self.messages.recv().await.context("the application's connection has ended")??;
+        let payload = serde_json::from_slice(&message.payload)
+            .with_context(|| format!("what came on {} is no JSON", message.topic))?;
+        Ok((message.topic, payload))
+    }
+}
+
+async fn subscribed(connection: &mut EventLoop) -> anyhow::Result<()> {
+    while !matches!(poll(connection).await?, Event::Incoming(Packet::SubAck(_))) {}
+    Ok(())
+}
+
+/// Hands over what comes, until the connection breaks or nobody listens any more.
+async fn receive(mut connection: EventLoop, messages: mpsc::Sender<anyhow::Result<Publish>>) {
+    loop {
+        let received = match poll(&mut connection).await {
+            Ok(Event::Incoming(Packet::Publish(message))) => Ok(message),
+            Ok(_) => continue,
+            Err(error) => Err(error),
+        };
+        let broken = received.is_err();
+        if messages.send(received).await.is_err() || broken {
+            return;
         }
     }
+}
 
-    pub async fn disconnect(self) {
-        // The broker ends with this process: whether it heard of the end before makes no difference.
-        if let Err(error) = self.client.disconnect().await {
-            tracing::debug!(%error, "the application was disconnected already");
-        }
-    }
-
-    async fn subscribe(&mut self) -> anyhow::Result<()> {
-        self.client.subscribe("lwm2m/#", QoS::AtMostOnce).await?;
-        loop {
-            match self.next_event().await? {
-                Event::Incoming(Packet::SubAck(_)) => return Ok(()),
-                Event::Incoming(Packet::Disconnect) => bail!("the broker disconnected the application"),
-                _ => {}
-            }
-        }
-    }
-
-    async fn next_event(&mut self) -> anyhow::Result<Event> {
-        self.connection.poll().await.context("the application's connection to the broker")
-    }
+async fn poll(connection: &mut EventLoop) -> anyhow::Result<Event> {
+    connection.poll().await.context("the application's connection to the broker")
 }

@@ -128,7 +128,6 @@ impl Conversation {
         while let Some(event) = self.thermometer.next_event().await {
             self.screen.show_device(&event)?;
         }
-        self.application.disconnect().await;
         Ok(())
     }
 
