@@ -11,9 +11,10 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::definitions;
+use crate::definitions::{self, Definitions};
 use crate::driver::{self, Driver};
 use crate::gateway::Gateway;
+use crate::lwm2m::model::BrokenFile;
 use crate::observability::metrics::Metrics;
 use crate::transport::Sockets;
 use crate::upstream::exproto::Link;
@@ -55,9 +56,10 @@ pub async fn run(config: Config, embedded: bool) -> anyhow::Result<()> {
 /// Builds the program and lets it run. With `embedded` the broker of the first try runs in this process.
 pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     raise_descriptor_limit();
-    let (model, broken) = definitions::load(&config.xml_dir).context("xml_dir")?;
-    for file in broken {
-        warn!(file = file.file, reason = file.reason, "an object definition was not taken");
+    let Definitions { model, broken } = definitions::read(&config.xml_dir)
+        .with_context(|| format!("xml_dir: cannot read the folder {}", config.xml_dir.display()))?;
+    for BrokenFile { file, reason } in broken {
+        warn!(file, reason, "an object definition was not taken");
     }
     let objects = model.objects().count();
 
@@ -156,6 +158,7 @@ async fn with_broker(config: Config) -> anyhow::Result<(Config, Option<crate::em
     let mut config = config;
     if config.upstream.handler_bind.port() == 0 {
         config.upstream.handler_bind = free_address(config.upstream.handler_bind)?;
+        config.embedded.handler = format!("http://{}", config.upstream.handler_bind);
     }
     let broker = crate::embedded::Broker::start(config.embedded.clone()).await.context("the embedded broker")?;
     let addresses = broker.addresses();

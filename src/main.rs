@@ -26,14 +26,10 @@ fn main() -> ExitCode {
 fn execute(command: Command) -> anyhow::Result<()> {
     match command {
         #[cfg(feature = "embedded")]
-        Command::Run { config, embedded: true } => {
-            serve(config.load()?.with_embedded_broker(), |config| app::run(config, true))
-        }
+        Command::Run { config, embedded: true } => serve(config.load()?, |config| app::run(config, true)),
         Command::Run { config, .. } => serve(config.load()?, |config| app::run(config, false)),
         #[cfg(feature = "embedded")]
-        Command::Demo { config, once } => {
-            serve(config.load()?.with_embedded_broker(), |config| demo::run(config, once))
-        }
+        Command::Demo { config, once } => serve(config.load()?, |config| demo::run(config, once)),
         Command::Check { config } => cli::check(&config, &mut io::stdout().lock()),
         Command::Objects { id, config } => cli::objects(id, &config, &mut io::stdout().lock()),
     }

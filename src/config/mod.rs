@@ -69,14 +69,6 @@ impl Config {
         Self::from_table(table, environment).map_err(ConfigError::Mistakes)
     }
 
-    /// The same configuration, with the embedded broker in the place of EMQX.
-    #[cfg(feature = "embedded")]
-    pub fn with_embedded_broker(mut self) -> Self {
-        self.upstream.listeners = vec![self.embedded.listener.to_string()];
-        self.upstream.adapter = format!("http://{}", self.embedded.adapter);
-        self
-    }
-
     fn from_table(table: Table, environment: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Mistakes> {
         let mut reader = Reader::new(table);
         reader.override_from(environment);

@@ -240,7 +240,13 @@ fn embedded([mqtt, listener, adapter]: [SocketAddr; 3], mut handler: SocketAddr)
     if handler.ip().is_unspecified() {
         handler.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
-    crate::embedded::Settings { mqtt, listener, adapter, handler: format!("http://{handler}") }
+    crate::embedded::Settings {
+        mqtt,
+        listener,
+        adapter,
+        handler: format!("http://{handler}"),
+        ..crate::embedded::Settings::default()
+    }
 }
 
 fn log(reader: &mut Reader) -> LogSettings {

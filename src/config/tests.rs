@@ -226,15 +226,9 @@ fn a_variable_below_a_value_is_a_mistake() {
 
 #[cfg(feature = "embedded")]
 #[test]
-fn the_embedded_broker_takes_the_place_of_emqx() {
-    let config = config(
-        "[embedded]\nlistener = \"127.0.0.1:17993\"\nadapter = \"127.0.0.1:19100\"\n\
-         [upstream.exproto]\nlistener = \"emqx:7993\"\nhandler_bind = \"0.0.0.0:19001\"",
-    );
+fn the_embedded_broker_finds_the_handler_where_it_is() {
+    let config = config("[upstream.exproto]\nhandler_bind = \"0.0.0.0:19001\"");
     assert_eq!(config.embedded.handler, "http://127.0.0.1:19001");
-    let config = config.with_embedded_broker();
-    assert_eq!(config.upstream.listeners, ["127.0.0.1:17993"]);
-    assert_eq!(config.upstream.adapter, "http://127.0.0.1:19100");
 }
 
 fn config(text: &str) -> Config {

@@ -1,11 +1,47 @@
-//! A small broker for a first try and for the tests: rumqttd behind the ExProto contract, as EMQX has it. Not for production.
+//! A small broker for a first try and for the tests: MQTT on one side, the ExProto contract on the other, as EMQX has
+//! both. The gateway talks to it over the same TCP and gRPC as to EMQX.
+//!
+//! **Not for production.** Sessions end with their connection, nothing is written to disk, there is no TLS and no user
+//! database, and everybody may publish everything.
+//!
+//! ```text
+//!   MQTT clients -> mqtt (listener, session) -> bus <- exproto (connection) <- TCP, one connection per device
+//!                                                       ^  |
+//!              the gateway's calls  -> exproto::adapter-+  +-> exproto::events -> the gateway's handler
+//! ```
+//!
+//! `bus` routes messages and keeps the retained ones. The rules of the contract stand where they are kept, named after the
+//! RPC or the event. Where versions of EMQX differ, 5.8.9 is followed. Only the packet codec of MQTT is borrowed (from
+//! `rumqttc`): an embedded `rumqttd` overwrites the QoS of a message with that of the subscription, does not tell the
+//! publisher, serves one version of MQTT on a port, and can neither be stopped nor tell the port that it was given.
 
-use std::net::SocketAddr;
+mod bus;
+mod clock;
+mod control;
+mod exproto;
+mod filters;
+mod mqtt;
+mod tasks;
 
-/// Where it listens, and where it finds its handler.
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tracing::warn;
+
+pub use self::control::{Control, Credentials};
+
+use self::bus::Bus;
+use self::control::Rules;
+use self::exproto::ExProto;
+use self::tasks::Tasks;
+
+/// Where it listens, and where it finds its handler. The default has EMQX's ports, on the loopback address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// MQTT, for applications.
+    /// MQTT, for applications: versions 3.1.1 and 5 on one port.
     pub mqtt: SocketAddr,
     /// The exproto TCP listener.
     pub listener: SocketAddr,
@@ -13,13 +49,80 @@ pub struct Settings {
     pub adapter: SocketAddr,
     /// The gateway's ConnectionUnaryHandler: `http://host:port`.
     pub handler: String,
+    /// A connection whose device has sent no byte for so long since it was accepted is closed.
+    pub idle_timeout: Duration,
 }
 
-pub struct Broker {}
+impl Default for Settings {
+    fn default() -> Self {
+        let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        Self {
+            mqtt: loopback(1883),
+            listener: loopback(7993),
+            adapter: loopback(9100),
+            handler: "http://127.0.0.1:9001".to_owned(),
+            idle_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Settings {
+    /// Every port chosen by the system: [`Broker::addresses`] tells them.
+    pub fn on_free_ports(handler: impl Into<String>) -> Self {
+        let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+        Self { mqtt: any, listener: any, adapter: any, handler: handler.into(), ..Self::default() }
+    }
+}
+
+/// Where it really listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    pub mqtt: SocketAddr,
+    pub listener: SocketAddr,
+    pub adapter: SocketAddr,
+}
+
+/// The broker at work. Dropping it ends its tasks and closes its sockets.
+pub struct Broker {
+    addresses: Addresses,
+    control: Control,
+    tasks: Tasks,
+}
 
 impl Broker {
-    /// Binds everything; from then on it serves until it is dropped.
+    /// Binds everything; from then on it serves until it is dropped. The handler may come later: as with EMQX, a device that
+    /// connects meanwhile is closed.
+    ///
+    /// # Errors
+    /// An address that cannot be bound, or a handler that is no URL.
     pub async fn start(settings: Settings) -> anyhow::Result<Self> {
-        todo!()
+        warn!("the embedded broker is for trying and testing, not for production");
+        let tasks = Tasks::new();
+        let bus = Arc::new(Bus::default());
+        let rules = Arc::new(Rules::default());
+
+        let applications =
+            TcpListener::bind(settings.mqtt).await.with_context(|| format!("MQTT on {}", settings.mqtt))?;
+        let mqtt = applications.local_addr()?;
+        tasks.spawn(mqtt::serve(applications, bus.clone(), tasks.clone()));
+
+        let exproto = ExProto::start(&settings, bus, rules.clone(), tasks.clone()).await?;
+        let addresses = Addresses { mqtt, listener: exproto.listener(), adapter: exproto.adapter() };
+        Ok(Self { addresses, control: Control::new(exproto, rules), tasks })
+    }
+
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// What an administrator of EMQX does, and the faults that a test wants.
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.tasks.cancel();
     }
 }

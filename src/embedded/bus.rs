@@ -1,0 +1,281 @@
+//! The routing of messages: who has subscribed what, and the retained messages. It knows neither MQTT's packets nor ExProto.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tracing::warn;
+
+use super::clock;
+use super::filters::{self, FilterTree, Place};
+
+/// Messages that wait for one member; what comes when it is full is lost to this member (EMQX: `max_mqueue_len`).
+const INBOX: usize = 16_384;
+/// Retained messages in all.
+const MAX_RETAINED: usize = 100_000;
+
+/// A published message.
+#[derive(Debug)]
+pub(super) struct Message {
+    /// The publisher's clientid.
+    pub(super) from: String,
+    pub(super) topic: String,
+    pub(super) qos: u8,
+    pub(super) payload: Bytes,
+    pub(super) retain: bool,
+    /// Milliseconds since 1970.
+    pub(super) timestamp: u64,
+}
+
+impl Message {
+    pub(super) fn new(from: impl Into<String>, topic: impl Into<String>, qos: u8, payload: Bytes) -> Self {
+        let timestamp = clock::unix_milliseconds();
+        Self { from: from.into(), topic: topic.into(), qos, payload, retain: false, timestamp }
+    }
+}
+
+/// A message on its way to a subscriber.
+#[derive(Debug)]
+pub(super) struct Delivery {
+    pub(super) message: Arc<Message>,
+    /// Of the subscription: what MQTT delivers is at most this.
+    pub(super) max_qos: u8,
+    /// The retain flag to deliver with.
+    pub(super) retain: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Options {
+    pub(super) max_qos: u8,
+    pub(super) no_local: bool,
+    pub(super) retain_as_published: bool,
+    pub(super) retained: Retained,
+}
+
+/// When a Subscribe delivers the retained messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Retained {
+    Always,
+    /// ExProto, section 4: only at the first Subscribe of a filter.
+    #[default]
+    OnNew,
+    Never,
+}
+
+#[derive(Default)]
+pub(super) struct Bus(Mutex<Routes>);
+
+impl Bus {
+    /// A member without subscriptions, and where its messages arrive.
+    pub(super) fn join(self: &Arc<Self>) -> (Member, mpsc::Receiver<Delivery>) {
+        let (inbox, arriving) = mpsc::channel(INBOX);
+        let id = self.with(|routes| routes.admit(inbox));
+        (Member { id, bus: self.clone() }, arriving)
+    }
+
+    /// To everybody; what nobody has subscribed is gone. A topic with a wildcard reaches nobody.
+    pub(super) fn publish(&self, message: Message) {
+        self.with(|routes| routes.publish(message, None));
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Routes) -> T) -> T {
+        act(&mut self.0.lock().expect("nobody panics while routing"))
+    }
+}
+
+/// A place in the bus; leaves it, with all subscriptions, when dropped.
+pub(super) struct Member {
+    id: MemberId,
+    bus: Arc<Bus>,
+}
+
+impl Member {
+    pub(super) fn publish(&self, message: Message) {
+        self.bus.with(|routes| routes.publish(message, Some(self.id)));
+    }
+
+    /// Again with the same filter changes the options. False if the filter is invalid.
+    pub(super) fn subscribe(&self, filter: &str, options: Options) -> bool {
+        filters::is_valid(filters::split_group(filter).1) && {
+            self.bus.with(|routes| routes.subscribe(self.id, filter, options));
+            true
+        }
+    }
+
+    /// Whether it was subscribed.
+    pub(super) fn unsubscribe(&self, filter: &str) -> bool {
+        self.bus.with(|routes| routes.unsubscribe(self.id, filter))
+    }
+
+    pub(super) fn filters(&self) -> Vec<String> {
+        self.bus.with(|routes| routes.inboxes[&self.id].filters.keys().cloned().collect())
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.bus.with(|routes| routes.dismiss(self.id));
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct MemberId(u64);
+
+#[derive(Default)]
+struct Routes {
+    tree: FilterTree<Subscribers>,
+    inboxes: HashMap<MemberId, Inbox>,
+    retained: BTreeMap<String, Arc<Message>>,
+    last: u64,
+}
+
+struct Inbox {
+    sender: mpsc::Sender<Delivery>,
+    filters: BTreeMap<String, Options>,
+    full: Cell<bool>,
+}
+
+/// Of one filter.
+#[derive(Default)]
+struct Subscribers {
+    each: BTreeMap<MemberId, Options>,
+    groups: BTreeMap<String, Group>,
+}
+
+/// One of them gets a message, in turn.
+#[derive(Default)]
+struct Group {
+    members: BTreeMap<MemberId, Options>,
+    turn: Cell<usize>,
+}
+
+impl Place for Subscribers {
+    fn is_empty(&self) -> bool {
+        self.each.is_empty() && self.groups.is_empty()
+    }
+}
+
+impl Routes {
+    fn admit(&mut self, sender: mpsc::Sender<Delivery>) -> MemberId {
+        self.last += 1;
+        let id = MemberId(self.last);
+        self.inboxes.insert(id, Inbox { sender, filters: BTreeMap::new(), full: Cell::new(false) });
+        id
+    }
+
+    fn dismiss(&mut self, id: MemberId) {
+        let member = self.inboxes.remove(&id).expect("a member leaves once");
+        for filter in member.filters.keys() {
+            self.uproot(id, filter);
+        }
+    }
+
+    fn subscribe(&mut self, id: MemberId, filter: &str, options: Options) {
+        let inbox = self.inboxes.get_mut(&id).expect("a member is there until it leaves");
+        let is_new = inbox.filters.insert(filter.to_owned(), options).is_none();
+        let (group, plain) = filters::split_group(filter);
+        let subscribers = self.tree.entry(plain);
+        match group {
+            // MQTT 5.0, section 4.8.2: no retained messages for a shared subscription.
+            Some(group) => {
+                subscribers.groups.entry(group.to_owned()).or_default().members.insert(id, options);
+            }
+            None => {
+                subscribers.each.insert(id, options);
+                if options.retained == Retained::Always || (options.retained == Retained::OnNew && is_new) {
+                    self.deliver_retained(id, filter, options);
+                }
+            }
+        }
+    }
+
+    fn unsubscribe(&mut self, id: MemberId, filter: &str) -> bool {
+        let inbox = self.inboxes.get_mut(&id).expect("a member is there until it leaves");
+        let was = inbox.filters.remove(filter).is_some();
+        if was {
+            self.uproot(id, filter);
+        }
+        was
+    }
+
+    fn uproot(&mut self, id: MemberId, filter: &str) {
+        let (group, plain) = filters::split_group(filter);
+        self.tree.remove(plain, |subscribers| match group {
+            Some(name) => {
+                if let Some(group) = subscribers.groups.get_mut(name) {
+                    group.members.remove(&id);
+                }
+                subscribers.groups.retain(|_, group| !group.members.is_empty());
+            }
+            None => {
+                subscribers.each.remove(&id);
+            }
+        });
+    }
+
+    fn publish(&mut self, message: Message, publisher: Option<MemberId>) {
+        if message.topic.is_empty() || filters::has_wildcard(&message.topic) {
+            return;
+        }
+        let message = Arc::new(message);
+        if message.retain {
+            self.retain(&message);
+        }
+        let send = |id: &MemberId, options: &Options| {
+            if !(options.no_local && publisher == Some(*id)) {
+                let retain = options.retain_as_published && message.retain;
+                self.inboxes[id].put(id, Delivery { message: message.clone(), max_qos: options.max_qos, retain });
+            }
+        };
+        self.tree.matching(&message.topic, |subscribers| {
+            subscribers.each.iter().for_each(|(id, options)| send(id, options));
+            for group in subscribers.groups.values() {
+                let turn = group.turn.get() % group.members.len();
+                group.turn.set(turn + 1);
+                group.members.iter().skip(turn).take(1).for_each(|(id, options)| send(id, options));
+            }
+        });
+    }
+
+    fn retain(&mut self, message: &Arc<Message>) {
+        if message.payload.is_empty() {
+            self.retained.remove(&message.topic);
+        } else if self.retained.len() < MAX_RETAINED || self.retained.contains_key(&message.topic) {
+            self.retained.insert(message.topic.clone(), message.clone());
+        } else {
+            warn!(topic = message.topic, "too many retained messages: this one is not kept");
+        }
+    }
+
+    fn deliver_retained(&self, id: MemberId, filter: &str, options: Options) {
+        let exact = self.retained.get(filter).into_iter();
+        let matching = self.retained.values().filter(|message| filters::matches(filter, &message.topic));
+        let deliver = |message: &Arc<Message>| {
+            let delivery = Delivery { message: message.clone(), max_qos: options.max_qos, retain: true };
+            self.inboxes[&id].put(&id, delivery);
+        };
+        if filters::has_wildcard(filter) { matching.for_each(deliver) } else { exact.for_each(deliver) }
+    }
+}
+
+impl Inbox {
+    fn put(&self, id: &MemberId, delivery: Delivery) {
+        match self.sender.try_send(delivery) {
+            Ok(()) => self.full.set(false),
+            // It is about to leave.
+            Err(TrySendError::Closed(_)) => {}
+            Err(TrySendError::Full(lost)) => {
+                if !self.full.replace(true) {
+                    warn!(
+                        member = id.0,
+                        topic = lost.message.topic,
+                        "a subscriber is too slow: messages to it are lost"
+                    );
+                }
+            }
+        }
+    }
+}

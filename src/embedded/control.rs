@@ -1,0 +1,129 @@
+//! The administration of the broker: kick, stop and start of the gateway, what is connected; and rules that refuse, deny
+//! and delay.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::exproto::ExProto;
+use super::filters;
+
+/// Administers a [`Broker`](super::Broker) from beside it.
+#[derive(Clone)]
+pub struct Control {
+    exproto: Arc<ExProto>,
+    rules: Arc<Rules>,
+}
+
+impl Control {
+    pub(super) fn new(exproto: ExProto, rules: Arc<Rules>) -> Self {
+        Self { exproto: Arc::new(exproto), rules }
+    }
+
+    /// As `emqx ctl gateway stop exproto`: every device connection and the adapter are closed, and the handler hears
+    /// nothing of it. Returns when all of that is done.
+    pub async fn stop(&self) {
+        self.exproto.stop().await;
+    }
+
+    /// As `emqx ctl gateway start exproto`: on the same addresses as before. Does nothing when it runs.
+    ///
+    /// # Errors
+    /// An address that has been taken meanwhile.
+    pub async fn start(&self) -> anyhow::Result<()> {
+        self.exproto.resume().await
+    }
+
+    /// As `emqx ctl gateway-clients kick exproto CLIENTID`; false if there is no such client.
+    pub async fn kick(&self, clientid: &str) -> bool {
+        self.exproto.kick(clientid).await
+    }
+
+    /// The clientids of the devices that are authenticated, in alphabetical order.
+    pub fn clients(&self) -> Vec<String> {
+        self.exproto.clients()
+    }
+
+    /// The filters that a client has subscribed, in alphabetical order.
+    pub fn subscriptions(&self, clientid: &str) -> Vec<String> {
+        self.exproto.subscriptions(clientid)
+    }
+
+    /// From now on Authenticate is refused (`not_authorized`) to whom this applies, too.
+    pub fn refuse(&self, applies: impl Fn(&Credentials) -> bool + Send + Sync + 'static) {
+        self.rules.change(|rules| rules.refused.push(Arc::new(applies)));
+    }
+
+    /// From now on no device may publish to what this filter matches, either.
+    pub fn deny_publish(&self, filter: impl Into<String>) {
+        self.rules.change(|rules| rules.unpublishable.push(filter.into()));
+    }
+
+    /// From now on no device may subscribe what this filter matches, either.
+    pub fn deny_subscribe(&self, filter: impl Into<String>) {
+        self.rules.change(|rules| rules.unsubscribable.push(filter.into()));
+    }
+
+    /// Forgets every refusal and denial.
+    pub fn allow_all(&self) {
+        self.rules.change(|rules| *rules = RuleSet { delay: rules.delay, ..RuleSet::default() });
+    }
+
+    /// Every call of the adapter waits so long before it is looked at.
+    pub fn delay_answers(&self, delay: Duration) {
+        self.rules.change(|rules| rules.delay = delay);
+    }
+}
+
+/// What a device says of itself in Authenticate.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    pub clientid: String,
+    pub username: String,
+    pub password: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("clientid", &self.clientid).finish_non_exhaustive()
+    }
+}
+
+/// What [`Control`] has ordered, for those who obey it.
+#[derive(Default)]
+pub(super) struct Rules(Mutex<RuleSet>);
+
+#[derive(Default)]
+struct RuleSet {
+    refused: Vec<Arc<dyn Fn(&Credentials) -> bool + Send + Sync>>,
+    unpublishable: Vec<String>,
+    unsubscribable: Vec<String>,
+    delay: Duration,
+}
+
+impl Rules {
+    pub(super) fn refuses(&self, who: &Credentials) -> bool {
+        let refused = self.read(|rules| rules.refused.clone());
+        refused.iter().any(|applies| applies(who))
+    }
+
+    pub(super) fn may_publish(&self, topic: &str) -> bool {
+        self.read(|rules| !rules.unpublishable.iter().any(|filter| filters::matches(filter, topic)))
+    }
+
+    pub(super) fn may_subscribe(&self, wanted: &str) -> bool {
+        self.read(|rules| !rules.unsubscribable.iter().any(|filter| filters::matches(filter, wanted)))
+    }
+
+    pub(super) fn delay(&self) -> Duration {
+        self.read(|rules| rules.delay)
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&RuleSet) -> T) -> T {
+        look(&self.0.lock().expect("nobody panics while holding the rules"))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut RuleSet)) {
+        change(&mut self.0.lock().expect("nobody panics while holding the rules"));
+    }
+}

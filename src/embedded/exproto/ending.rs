@@ -1,0 +1,59 @@
+//! Why a connection ended, and what that means for the events that still wait (sections 7.3, 7.4 and 13.4).
+
+use super::events::Failure;
+
+#[derive(Debug)]
+pub(super) enum Ending {
+    ClosedByPeer,
+    /// The gateway called Close.
+    Closed,
+    KeepaliveTimeout,
+    IdleTimeout,
+    Kicked,
+    Discarded,
+    /// The device does not read what is sent to it.
+    SendTimeout,
+    /// The handler refused an event, or was not there.
+    Failed(Failure),
+    /// EMQX 5.8.9 crashes on a wildcard in a Publish and on a shared Subscribe (section 13.12).
+    Crashed,
+}
+
+/// What happens to the events that wait when the connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// They are delivered, then OnSocketClosed, if all of that takes no more than 15 s.
+    Delivered,
+    /// If any wait, they and OnSocketClosed are lost.
+    LostWithTheEnd,
+    /// They are lost; OnSocketClosed is tried at once.
+    Skipped,
+}
+
+impl Ending {
+    pub(super) fn rest(&self) -> Rest {
+        match self {
+            Self::ClosedByPeer | Self::Closed | Self::KeepaliveTimeout | Self::Kicked | Self::SendTimeout => {
+                Rest::Delivered
+            }
+            Self::IdleTimeout | Self::Discarded | Self::Crashed => Rest::LostWithTheEnd,
+            Self::Failed(_) => Rest::Skipped,
+        }
+    }
+
+    /// The `reason` of OnSocketClosed: an Erlang term, printed.
+    pub(super) fn reason(&self) -> String {
+        let atom = match self {
+            Self::ClosedByPeer => "tcp_closed",
+            Self::Closed => "normal",
+            Self::KeepaliveTimeout => "keepalive_timeout",
+            Self::IdleTimeout => "idle_timeout",
+            Self::Kicked => "kicked",
+            Self::Discarded => "discarded",
+            Self::SendTimeout => "send_timeout",
+            Self::Failed(failure) => return format!("{{shutdown,{{error,{failure}}}}}"),
+            Self::Crashed => return "#{exception => error}".to_owned(),
+        };
+        format!("{{shutdown,{atom}}}")
+    }
+}

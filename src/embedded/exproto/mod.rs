@@ -1,0 +1,184 @@
+//! The gateway ExProto as EMQX has it: a TCP listener for the devices, the ConnectionAdapter, and calls to one
+//! ConnectionUnaryHandler. It can be stopped and started again, as by `emqx ctl gateway stop|start exproto`.
+
+mod adapter;
+mod answer;
+mod connection;
+mod ending;
+mod events;
+mod handler;
+mod registry;
+mod timers;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::time::sleep;
+use tracing::warn;
+
+use self::connection::Connection;
+use self::handler::Handler;
+use self::registry::{Call, Registry};
+use super::Settings;
+use super::bus::Bus;
+use super::control::Rules;
+use super::tasks::{Ended, Tasks};
+
+/// Device connections at a time; more are closed at once (EMQX: `max_connections` of the listener).
+const MAX_CONNECTIONS: usize = 20_000;
+/// Connections that wait to be accepted (EMQX: `backlog`).
+const BACKLOG: u32 = 1_024;
+/// After `accept` failed, as it does when there are no more file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+pub(super) struct ExProto {
+    listener: Reserved,
+    adapter: Reserved,
+    settings: Settings,
+    bus: Arc<Bus>,
+    rules: Arc<Rules>,
+    tasks: Tasks,
+    run: Mutex<Option<Run>>,
+}
+
+/// From a start to the next stop.
+struct Run {
+    site: Arc<Site>,
+    tasks: Tasks,
+    ended: Ended,
+}
+
+/// What the connections and the adapter of one run share.
+struct Site {
+    bus: Arc<Bus>,
+    rules: Arc<Rules>,
+    registry: Registry,
+    handler: Handler,
+    idle_timeout: Duration,
+}
+
+impl ExProto {
+    pub(super) async fn start(
+        settings: &Settings,
+        bus: Arc<Bus>,
+        rules: Arc<Rules>,
+        tasks: Tasks,
+    ) -> anyhow::Result<Self> {
+        let exproto = Self {
+            listener: Reserved::new(settings.listener)?,
+            adapter: Reserved::new(settings.adapter)?,
+            settings: settings.clone(),
+            bus,
+            rules,
+            tasks,
+            run: Mutex::new(None),
+        };
+        exproto.resume().await?;
+        Ok(exproto)
+    }
+
+    pub(super) fn listener(&self) -> SocketAddr {
+        self.listener.address
+    }
+
+    pub(super) fn adapter(&self) -> SocketAddr {
+        self.adapter.address
+    }
+
+    /// Section 13.8: nothing is sent to the handler, and the old connections are known no more.
+    pub(super) async fn resume(&self) -> anyhow::Result<()> {
+        if self.site().is_some() {
+            return Ok(());
+        }
+        let devices = self.listener.listen()?;
+        let calls = self.adapter.listen()?;
+        let site = Arc::new(Site {
+            bus: self.bus.clone(),
+            rules: self.rules.clone(),
+            registry: Registry::default(),
+            handler: Handler::new(&self.settings.handler)?,
+            idle_timeout: self.settings.idle_timeout,
+        });
+        let (tasks, ended) = self.tasks.child();
+        tasks.spawn(accept(devices, site.clone(), tasks.clone()));
+        adapter::serve(calls, site.clone(), &tasks);
+        *self.run.lock().expect(UNPOISONED) = Some(Run { site, tasks, ended });
+        Ok(())
+    }
+
+    /// Sections 7.4 and 13.8: listener, adapter and connections go; no OnSocketClosed for any of them.
+    pub(super) async fn stop(&self) {
+        let run = self.run.lock().expect(UNPOISONED).take();
+        if let Some(Run { site, tasks, ended }) = run {
+            tasks.cancel();
+            drop((site, tasks));
+            ended.wait().await;
+        }
+    }
+
+    pub(super) async fn kick(&self, clientid: &str) -> bool {
+        let Some(site) = self.site() else { return false };
+        let Some(client) = site.registry.client(clientid) else { return false };
+        client.call(Call::Kick).await.is_some()
+    }
+
+    pub(super) fn clients(&self) -> Vec<String> {
+        self.site().map(|site| site.registry.clients()).unwrap_or_default()
+    }
+
+    pub(super) fn subscriptions(&self, clientid: &str) -> Vec<String> {
+        self.site().and_then(|site| site.registry.subscriptions(clientid)).unwrap_or_default()
+    }
+
+    fn site(&self) -> Option<Arc<Site>> {
+        self.run.lock().expect(UNPOISONED).as_ref().map(|run| run.site.clone())
+    }
+}
+
+const UNPOISONED: &str = "nobody panics while holding the run";
+
+/// An address that stays ours while nobody listens on it.
+struct Reserved {
+    address: SocketAddr,
+    /// Bound, but not listening: whoever connects is refused, and the system gives the port to nobody else.
+    _socket: TcpSocket,
+}
+
+impl Reserved {
+    fn new(wanted: SocketAddr) -> anyhow::Result<Self> {
+        let socket = bind(wanted)?;
+        Ok(Self { address: socket.local_addr()?, _socket: socket })
+    }
+
+    fn listen(&self) -> anyhow::Result<TcpListener> {
+        bind(self.address)?.listen(BACKLOG).with_context(|| format!("listening on {}", self.address))
+    }
+}
+
+fn bind(address: SocketAddr) -> anyhow::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address).with_context(|| format!("binding {address}"))?;
+    Ok(socket)
+}
+
+async fn accept(listener: TcpListener, site: Arc<Site>, tasks: Tasks) {
+    loop {
+        match listener.accept().await {
+            Ok((socket, peer)) if site.registry.len() < MAX_CONNECTIONS => {
+                match Connection::new(&socket, peer, &site) {
+                    Ok(connection) => tasks.spawn(connection.serve(socket)),
+                    Err(error) => warn!(%peer, %error, "a device was gone before it could be served"),
+                }
+            }
+            Ok((_, peer)) => warn!(%peer, "too many connections"),
+            Err(error) => {
+                warn!(%error, "cannot accept");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}

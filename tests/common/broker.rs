@@ -1,0 +1,104 @@
+//! The broker of a test: an embedded one of its own, or, with `EMQX_TEST=1`, the EMQX at `EMQX_MQTT`,
+//! `EMQX_EXPROTO_LISTENER`, `EMQX_ADAPTER`, with its handler at `EMQX_HANDLER_BIND`.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::env;
+use std::net::SocketAddr;
+
+use lwm2m_gateway::embedded::{Broker, Control, Settings};
+use tokio::net::TcpSocket;
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Keep it as long as the test runs.
+pub struct TestBroker {
+    pub addresses: TestAddresses,
+    kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+pub struct TestAddresses {
+    /// `host:port`.
+    pub mqtt: String,
+    /// `host:port`.
+    pub listener: String,
+    /// `http://host:port`.
+    pub adapter: String,
+    /// Where the broker expects the handler; free until the test binds it.
+    pub handler_bind: SocketAddr,
+}
+
+enum Kind {
+    Embedded {
+        broker: Broker,
+        /// Holds the handler's port without listening, so that nobody else is given it.
+        _port: TcpSocket,
+    },
+    /// There is one EMQX, and it knows one handler.
+    Emqx { _turn: MutexGuard<'static, ()> },
+}
+
+static EMQX: Mutex<()> = Mutex::const_new(());
+
+impl TestBroker {
+    pub async fn start() -> Self {
+        Self::start_with(|_| ()).await
+    }
+
+    /// With other settings than the default. Settings do not reach an EMQX: such a test needs [`TestBroker::control`] first.
+    pub async fn start_with(adjust: impl FnOnce(&mut Settings)) -> Self {
+        if env::var("EMQX_TEST").is_ok_and(|value| value == "1") { Self::emqx().await } else { Self::embedded(adjust).await }
+    }
+
+    /// What an administrator can do; none against an EMQX. A test that needs it says so and ends:
+    ///
+    /// ```ignore
+    /// let Some(control) = broker.control() else { return };
+    /// ```
+    pub fn control(&self) -> Option<Control> {
+        match &self.kind {
+            Kind::Embedded { broker, .. } => Some(broker.control()),
+            Kind::Emqx { .. } => {
+                let test = std::thread::current();
+                println!("{}: skipped, the administration of EMQX is not reachable from here", test.name().unwrap_or("test"));
+                None
+            }
+        }
+    }
+
+    async fn embedded(adjust: impl FnOnce(&mut Settings)) -> Self {
+        let (port, handler_bind) = reserve_port();
+        let mut settings = Settings::on_free_ports(format!("http://{handler_bind}"));
+        adjust(&mut settings);
+        let broker = Broker::start(settings).await.expect("free ports");
+        let real = broker.addresses();
+        let addresses = TestAddresses {
+            mqtt: real.mqtt.to_string(),
+            listener: real.listener.to_string(),
+            adapter: format!("http://{}", real.adapter),
+            handler_bind,
+        };
+        Self { addresses, kind: Kind::Embedded { broker, _port: port } }
+    }
+
+    async fn emqx() -> Self {
+        let turn = EMQX.lock().await;
+        let setting = |name: &str, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());
+        let handler_bind = setting("EMQX_HANDLER_BIND", "127.0.0.1:9001");
+        let addresses = TestAddresses {
+            mqtt: setting("EMQX_MQTT", "127.0.0.1:1883"),
+            listener: setting("EMQX_EXPROTO_LISTENER", "127.0.0.1:7993"),
+            adapter: setting("EMQX_ADAPTER", "http://127.0.0.1:9100"),
+            handler_bind: handler_bind.parse().expect("EMQX_HANDLER_BIND is ip:port"),
+        };
+        Self { addresses, kind: Kind::Emqx { _turn: turn } }
+    }
+}
+
+fn reserve_port() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_reuseaddr(true).expect("the option is known");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+    let address = socket.local_addr().expect("it is bound");
+    (socket, address)
+}

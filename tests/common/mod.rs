@@ -1,0 +1,3 @@
+//! What the tests that need a broker share.
+
+pub mod broker;
