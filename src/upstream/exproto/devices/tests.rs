@@ -434,6 +434,20 @@ fn commands_that_overtake_the_answer_to_subscribe_come_after_connected() {
 }
 
 #[test]
+fn what_comes_before_a_first_subscribe_is_no_command_and_dropped() {
+    let mut scene = Scene::new();
+    scene.command_connect(ONE, "ep1");
+    let (anchor, token) = scene.expect_dial();
+    scene.socket_says("c1", &token.line());
+    scene.expect_authenticate(ONE, anchor, "c1");
+    scene.messages("c1", &["a", "b"]);
+    scene.expect_nothing();
+    scene.answer(anchor, Outcome::Done);
+    scene.expect_subscribe(ONE, anchor, "c1");
+    assert_eq!(scene.metrics.upstream.messages_dropped.value(), 2);
+}
+
+#[test]
 fn what_the_broker_ends_by_its_will_stays_ended() {
     let reasons = [
         ("{shutdown,kicked}", CloseReason::Kicked),
