@@ -11,6 +11,7 @@ fn the_documented_file_sets_exactly_the_defaults() {
     assert_eq!(format!("{config:#?}"), format!("{:#?}", Config::default()));
 }
 
+#[cfg(feature = "embedded")]
 #[test]
 fn the_documented_file_has_every_key_and_no_other() {
     let mut reader = Reader::new(Table::new());
