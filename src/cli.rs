@@ -35,6 +35,9 @@ pub enum Command {
     Demo {
         #[command(flatten)]
         config: ConfigFile,
+        /// End after the conversation, also at a terminal
+        #[arg(long)]
+        once: bool,
     },
     /// Check the configuration and the object definitions; exit with 1 when something is wrong
     Check {

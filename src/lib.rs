@@ -8,6 +8,7 @@ pub mod lwm2m;
 pub mod mqtt;
 pub mod registry;
 pub mod secret;
+pub mod simulator;
 
 pub mod app;
 pub mod cli;
