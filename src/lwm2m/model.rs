@@ -127,8 +127,8 @@ impl Model {
         self.candidates(object, announced).find_map(|object| object.resource(resource))
     }
 
-    /// The best definition first.
-    pub(super) fn candidates(&self, id: u16, announced: Option<&str>) -> impl Iterator<Item = &Object> + Clone {
+    /// The best definition first. What a device announces in a form that is no version says nothing.
+    fn candidates(&self, id: u16, announced: Option<&str>) -> impl Iterator<Item = &Object> {
         let version = announced.map_or(Ok(Version::FIRST), Version::from_str).unwrap_or(Version::FIRST);
         let of_object = self.objects.get(&id).map_or(&[][..], Vec::as_slice);
         let exact = of_object.iter().filter(move |object| announced.is_some() && object.version == version);

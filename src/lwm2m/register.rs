@@ -367,11 +367,10 @@ impl ObjectList {
 
     fn add(&mut self, link: &Link<'_>) {
         let target = without_prefix(link.target, &self.alternate_path).to_owned();
-        if let Ok(path) = target.parse::<Path>() {
-            if let Some(object) = path.object() {
-                self.paths.push(path);
-                self.keep_attributes(object, link);
-            }
+        let path = target.parse::<Path>().ok();
+        if let Some((path, object)) = path.and_then(|path| Some((path, path.object()?))) {
+            self.paths.push(path);
+            self.keep_attributes(object, link);
         }
         self.targets.push(target);
     }

@@ -1,6 +1,9 @@
 //! Definition files in the format of the OMA registry (LWM2M.xsd): from bytes to objects, or the reason why not.
 
+use std::borrow::Cow;
+
 use quick_xml::Reader;
+use quick_xml::events::attributes::AttrError;
 use quick_xml::events::{BytesRef, BytesStart, Event};
 use thiserror::Error;
 
@@ -85,9 +88,9 @@ fn resolve(entity: &BytesRef<'_>) -> Result<String, XmlError> {
     known.map(str::to_owned).ok_or_else(|| XmlError::Entity(name.chars().take(64).collect()))
 }
 
-fn check_encoding<E>(declared: Option<Result<std::borrow::Cow<'_, str>, E>>) -> Result<(), XmlError> {
-    match declared {
-        Some(Ok(encoding)) if !encoding.eq_ignore_ascii_case("utf-8") => Err(XmlError::Encoding(encoding.into_owned())),
+fn check_encoding(declared: Option<Result<Cow<'_, str>, AttrError>>) -> Result<(), XmlError> {
+    match declared.transpose().map_err(quick_xml::Error::from)? {
+        Some(encoding) if !encoding.eq_ignore_ascii_case("utf-8") => Err(XmlError::Encoding(encoding.into_owned())),
         Some(_) | None => Ok(()),
     }
 }
@@ -141,7 +144,7 @@ impl Walk {
         self.text.clear();
         match self.place() {
             Place::Object => self.object = Some(ObjectText::default()),
-            Place::Item => self.item = Some(ItemText { id: item_id(start), ..ItemText::default() }),
+            Place::Item => self.item = Some(ItemText { id: item_id(start)?, ..ItemText::default() }),
             Place::ObjectElement | Place::ItemElement | Place::Elsewhere => {}
         }
         Ok(())
@@ -257,10 +260,14 @@ impl ItemText {
     }
 }
 
-fn item_id(start: &BytesStart<'_>) -> Option<String> {
-    let mut attributes = start.attributes().flatten();
-    let id = attributes.find(|attribute| attribute.key.into_inner() == "ID")?;
-    Some(id.value.trim().to_owned())
+fn item_id(start: &BytesStart<'_>) -> Result<Option<String>, XmlError> {
+    for attribute in start.attributes() {
+        let attribute = attribute.map_err(quick_xml::Error::from)?;
+        if attribute.key.into_inner() == "ID" {
+            return Ok(Some(attribute.value.trim().to_owned()));
+        }
+    }
+    Ok(None)
 }
 
 fn id(of: &str, element: &'static str, text: Option<String>) -> Result<u16, XmlError> {
