@@ -317,3 +317,6 @@ fn attribute_text(name: &'static str, value: &Value) -> Result<String, CommandEr
     let allowed = !text.is_empty() && name.len() + 1 + text.len() <= MAX_QUERY_ITEM;
     if allowed { Ok(text) } else { Err(wrong()) }
 }
+
+#[cfg(test)]
+mod tests;

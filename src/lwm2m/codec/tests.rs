@@ -170,7 +170,6 @@ fn octets_are_one_resource_and_need_no_definition() {
     }
 }
 
-/// The example of LwM2M 1.0 section 6.4.3.1: object instance, resources, and resource instances.
 #[test]
 fn a_tlv_tree_is_flat_in_the_order_of_the_payload() {
     let scene = Scene::new();
@@ -184,6 +183,33 @@ fn a_tlv_tree_is_flat_in_the_order_of_the_payload() {
     assert_eq!(scene.values("/3", format::TLV, &payload), expected);
     assert_eq!(scene.values("/3/0", format::LEGACY_TLV, &payload), expected);
     assert_eq!(scene.values("/3/0", format::TLV, &payload[3..]), expected);
+}
+
+/// LwM2M 1.0 section 6.4.3.3, the answer to a read of `/3/0`.
+#[test]
+fn the_example_of_the_specification_is_a_tree_and_the_same_bytes_again() {
+    let bytes =
+        hex("c80014 4f70656e204d6f62696c6520416c6c69616e6365 c80116 4c69676874776569676874204d324d20436c69656e74 \
+         c80209 333435303030313233 c303 312e30 8606 410001 410105 880708 42000ed8 42011388 8708 41007d 42010384 \
+         c10964 c10a0f 830b 410000 c40d 5182428f c60e 2b30323a3030 c110 55");
+    assert_eq!(bytes.len(), 121);
+    let tree = tlv::parse(&bytes).unwrap();
+    let ids: Vec<_> = tree.iter().map(tlv::Tlv::id).collect();
+    assert_eq!(ids, [0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 13, 14, 16]);
+    assert_eq!(tree[7], tlv::Tlv::Resource { id: 9, value: [100][..].into() });
+    assert_eq!(tlv::encode(&tree), bytes);
+}
+
+#[test]
+fn a_time_that_is_no_number_is_refused() {
+    let scene = Scene::new();
+    for time in ["f97e00", "f97c00"] {
+        let payload = hex(&format!("81 a3 00 662f332f302f39 02 01 06 {time}"));
+        let error = scene.values("/3/0/9", format::SENML_CBOR, &payload).unwrap_err();
+        assert!(error.contains("no times"), "{error}");
+    }
+    let too_large = br#"[{"n":"/3/0/9","v":1,"bt":1e308,"t":1e308}]"#;
+    assert!(scene.values("/3/0/9", format::SENML_JSON, too_large).is_err());
 }
 
 #[test]
@@ -200,13 +226,9 @@ fn tlv_values_are_read_by_their_type() {
         ("/3/0/13", "c4 0d 67748580", Value::Time(1_735_689_600)),
         ("/3/0/14", "c0 0e", Value::Opaque(vec![])),
         ("/3/0/22/3", "44 03 00010000", link(1, 0)),
-        ("/3/0/22/300", "61 012c 00", Value::Opaque(vec![])),
+        ("/3/0/22/300", "64 012c ffffffff", link(65535, 65535)),
     ] {
-        let read = scene.values(resource, format::TLV, &hex(payload));
-        match resource {
-            "/3/0/22/300" => assert!(read.is_err()),
-            _ => assert_eq!(read, one(resource, value), "{payload}"),
-        }
+        assert_eq!(scene.values(resource, format::TLV, &hex(payload)), one(resource, value), "{payload}");
     }
 }
 
@@ -414,7 +436,7 @@ fn senml_that_cannot_be_meant_is_refused() {
     assert!(scene.values("/3/0", format::SENML_JSON, long.as_bytes()).is_err());
 }
 
-/// The example of LwM2M 1.1 section 7.4.4, shortened: `[{-2:"/3/0/",0:"0",3:"ACME"},{0:"9",2:95},{0:"22/0","vlo":"1:0"}]`.
+/// `[{-2:"/3/0/",0:"0",3:"ACME"},{0:"9",2:95},{0:"22/0","vlo":"1:0"}]`.
 #[test]
 fn senml_cbor_says_the_same_in_numbers() {
     let scene = Scene::new();
