@@ -53,6 +53,10 @@ impl Path {
         self.segments().get(2).copied()
     }
 
+    pub fn resource_instance(&self) -> Option<u16> {
+        self.segments().get(3).copied()
+    }
+
     /// The same without its last segment; the root stays the root.
     pub fn parent(&self) -> Path {
         Self::of(&self.segments()[..self.len().saturating_sub(1)]).unwrap_or(Self::ROOT)

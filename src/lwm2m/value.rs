@@ -56,6 +56,10 @@ pub enum ValueError {
     NotFinite,
     #[error("the text is not base64")]
     NotBase64,
+    #[error("there is no value")]
+    NoValue,
+    #[error("there is more than one value")]
+    SeveralValues,
 }
 
 /// No type of LwM2M has this name.

@@ -1,11 +1,12 @@
 //! Every counter of the program, named once, with its meaning.
 
-use std::marker::PhantomData;
+mod reports;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::coap::{Code, DecodeError};
-use crate::gateway::broker::CloseReason;
-use crate::gateway::report::{CommandOutcome, DropReason, LeaveReason, NotificationOutcome, Report, Verdict};
+use crate::gateway::report::Report;
+
+pub use reports::CoreMetrics;
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -33,36 +34,6 @@ pub struct Metrics {
     pub upstream: UpstreamMetrics,
 }
 
-/// What the core reports.
-#[derive(Debug, Default)]
-pub struct CoreMetrics {
-    datagrams: Counters<Verdict>,
-    retransmissions: Counter,
-    registrations: Counter,
-    registrations_rejected: Counters<Rejection>,
-    updates: Counter,
-    moves: Counter,
-    departures: Counters<LeaveReason>,
-    commands: Counters<CommandOutcome>,
-    notifications: Counters<NotificationOutcome>,
-    undecodable_contents: Counter,
-    publications_refused: Counter,
-}
-
-/// The devices' sockets.
-#[derive(Debug, Default)]
-pub struct TransportMetrics {
-    pub datagrams_received: Counter,
-    pub datagrams_sent: Counter,
-    pub receive_errors: Counter,
-    /// Datagrams that the system did not take: for the device they are lost on the way.
-    pub send_errors: Counter,
-}
-
-/// The way up to the broker.
-#[derive(Debug, Default)]
-pub struct UpstreamMetrics {}
-
 /// One number, as a page of metrics shows it: `name{labels} value`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
@@ -81,207 +52,98 @@ impl Metrics {
 
     /// Every counter as it is now; those of one name stand together.
     pub fn snapshot(&self) -> Vec<Sample> {
-        let mut samples = self.core.samples();
-        samples.extend(self.upstream.samples());
-        samples
+        [self.core.samples(), self.transport.samples(), self.upstream.samples()].concat()
     }
 }
 
-impl CoreMetrics {
-    fn record(&self, report: &Report) {
-        match report {
-            Report::Datagram { verdict, .. } => self.datagrams.increment(*verdict),
-            Report::Retransmitted { .. } => self.retransmissions.increment(),
-            Report::Registered { .. } => self.registrations.increment(),
-            Report::RegisterRejected { code, .. } => self.registrations_rejected.increment(Rejection::of(*code)),
-            Report::Updated { .. } => self.updates.increment(),
-            Report::Moved { .. } => self.moves.increment(),
-            Report::Left { reason, .. } => self.departures.increment(*reason),
-            Report::Command { outcome, .. } => self.commands.increment(*outcome),
-            Report::Notification { outcome, .. } => self.notifications.increment(*outcome),
-            Report::UndecodableContent { .. } => self.undecodable_contents.increment(),
-            Report::PublishRefused { .. } => self.publications_refused.increment(),
+/// Writes the counters and their samples from the same lines: name, meaning, and the counters under that name.
+macro_rules! counters {
+    ($(#[$doc:meta])* $type:ident { $($name:literal: $meaning:literal [$($counter:ident $labels:literal),+])* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Default)]
+        pub struct $type {
+            $($(#[doc = $meaning] pub $counter: Counter,)+)*
         }
-    }
 
-    fn samples(&self) -> Vec<Sample> {
-        [
-            self.datagrams.samples("lwm2m_datagrams_total", "Datagrams from devices, each counted once."),
-            sample("lwm2m_retransmissions_total", "Confirmable messages sent once more.", &self.retransmissions),
-            sample("lwm2m_registrations_total", "Devices that registered.", &self.registrations),
-            self.registrations_rejected
-                .samples("lwm2m_registrations_rejected_total", "Registers answered with an error."),
-            sample("lwm2m_updates_total", "Updates of registrations.", &self.updates),
-            sample("lwm2m_moves_total", "Devices that came from another address.", &self.moves),
-            self.departures.samples("lwm2m_departures_total", "Registrations that ended."),
-            self.commands.samples("lwm2m_commands_total", "Commands that came to their end."),
-            self.notifications.samples("lwm2m_notifications_total", "Notifications of observations."),
-            sample(
-                "lwm2m_undecodable_contents_total",
-                "Payloads of devices that could not be understood.",
-                &self.undecodable_contents,
-            ),
-            sample(
-                "lwm2m_publications_refused_total",
-                "Publications that the broker did not allow.",
-                &self.publications_refused,
-            ),
-        ]
-        .concat()
-    }
-}
-
-impl UpstreamMetrics {
-    fn samples(&self) -> Vec<Sample> {
-        Vec::new()
-    }
-}
-
-/// How a Register was refused: the codes that this program gives, and all others together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rejection {
-    BadRequest,
-    BadOption,
-    Forbidden,
-    PreconditionFailed,
-    UnsupportedContentFormat,
-    ServiceUnavailable,
-    Other,
-}
-
-impl Rejection {
-    fn of(code: Code) -> Self {
-        match code {
-            Code::BAD_REQUEST => Self::BadRequest,
-            Code::BAD_OPTION => Self::BadOption,
-            Code::FORBIDDEN => Self::Forbidden,
-            Code::PRECONDITION_FAILED => Self::PreconditionFailed,
-            Code::UNSUPPORTED_CONTENT_FORMAT => Self::UnsupportedContentFormat,
-            Code::SERVICE_UNAVAILABLE => Self::ServiceUnavailable,
-            _ => Self::Other,
-        }
-    }
-}
-
-/// What a counter is split by.
-trait Label: Copy + PartialEq + 'static {
-    /// Every value there is.
-    const ALL: &'static [Self];
-
-    fn labels(self) -> &'static str;
-}
-
-/// One counter for each value of `L`.
-#[derive(Debug)]
-struct Counters<L> {
-    counters: Vec<Counter>,
-    label: PhantomData<L>,
-}
-
-impl<L: Label> Default for Counters<L> {
-    fn default() -> Self {
-        Self { counters: L::ALL.iter().map(|_| Counter::default()).collect(), label: PhantomData }
-    }
-}
-
-impl<L: Label> Counters<L> {
-    fn increment(&self, value: L) {
-        let counter = L::ALL.iter().zip(&self.counters).find(|(label, _)| **label == value);
-        let (_, counter) = counter.expect("ALL has every value, by the macro that writes it");
-        counter.increment();
-    }
-
-    fn samples(&self, name: &'static str, meaning: &'static str) -> Vec<Sample> {
-        let labelled = L::ALL.iter().zip(&self.counters);
-        labelled
-            .map(|(label, counter)| Sample { name, meaning, labels: label.labels(), value: counter.value() })
-            .collect()
-    }
-}
-
-fn sample(name: &'static str, meaning: &'static str, counter: &Counter) -> Vec<Sample> {
-    vec![Sample { name, meaning, labels: "", value: counter.value() }]
-}
-
-/// Writes the list and the `match` from the same lines, so that the compiler finds a value that is in neither.
-macro_rules! labels {
-    ($type:ty { $($value:tt => $labels:literal,)* }) => {
-        impl Label for $type {
-            const ALL: &'static [Self] = &[$($value),*];
-
-            #[expect(unused_parens, reason = "the parentheses make one token tree of a value")]
-            fn labels(self) -> &'static str {
-                match self {
-                    $($value => $labels,)*
-                }
+        impl $type {
+            fn samples(&self) -> Vec<Sample> {
+                [$($(sample($name, $meaning, $labels, &self.$counter)),+),*].to_vec()
             }
         }
     };
 }
 
-labels!(Verdict {
-    (Verdict::Request) => r#"verdict="request""#,
-    (Verdict::Response) => r#"verdict="response""#,
-    (Verdict::Notification) => r#"verdict="notification""#,
-    (Verdict::Acknowledgement) => r#"verdict="acknowledgement""#,
-    (Verdict::Reset) => r#"verdict="reset""#,
-    (Verdict::Ping) => r#"verdict="ping""#,
-    (Verdict::Duplicate) => r#"verdict="duplicate""#,
-    (Verdict::Dropped(DropReason::NoMessage(DecodeError::TooShort))) => r#"verdict="dropped",reason="too_short""#,
-    (Verdict::Dropped(DropReason::NoMessage(DecodeError::Version))) => r#"verdict="dropped",reason="version""#,
-    (Verdict::Dropped(DropReason::NoMessage(DecodeError::TokenLength))) => r#"verdict="dropped",reason="token_length""#,
-    (Verdict::Dropped(DropReason::NoMessage(DecodeError::NonEmptyEmpty))) => r#"verdict="dropped",reason="non_empty_empty""#,
-    (Verdict::Dropped(DropReason::NoMessage(DecodeError::EmptyPayload))) => r#"verdict="dropped",reason="empty_payload""#,
-    (Verdict::Dropped(DropReason::NoMessage(DecodeError::ReservedClass))) => r#"verdict="dropped",reason="reserved_class""#,
-    (Verdict::Dropped(DropReason::NoMessage(DecodeError::Malformed))) => r#"verdict="dropped",reason="malformed""#,
-    (Verdict::Dropped(DropReason::Unexpected)) => r#"verdict="dropped",reason="unexpected""#,
-    (Verdict::Dropped(DropReason::StaleNotification)) => r#"verdict="dropped",reason="stale_notification""#,
-    (Verdict::Dropped(DropReason::Senseless)) => r#"verdict="dropped",reason="senseless""#,
-    (Verdict::Dropped(DropReason::CriticalOption)) => r#"verdict="dropped",reason="critical_option""#,
-    (Verdict::Dropped(DropReason::TooManyRequests)) => r#"verdict="dropped",reason="too_many_requests""#,
-});
+counters! {
+    /// The devices' sockets.
+    TransportMetrics {
+        "lwm2m_socket_datagrams_total": "Datagrams that the sockets took in and sent out." [
+            datagrams_received r#"direction="in""#,
+            datagrams_sent r#"direction="out""#
+        ]
+        "lwm2m_socket_errors_total": "Errors of the sockets; a datagram that was not sent is lost on its way to the device." [
+            receive_errors r#"direction="in""#,
+            send_errors r#"direction="out""#
+        ]
+    }
+}
 
-labels!(Rejection {
-    (Rejection::BadRequest) => r#"code="4.00""#,
-    (Rejection::BadOption) => r#"code="4.02""#,
-    (Rejection::Forbidden) => r#"code="4.03""#,
-    (Rejection::PreconditionFailed) => r#"code="4.12""#,
-    (Rejection::UnsupportedContentFormat) => r#"code="4.15""#,
-    (Rejection::ServiceUnavailable) => r#"code="5.03""#,
-    (Rejection::Other) => r#"code="other""#,
-});
+counters! {
+    /// The way up to the broker.
+    UpstreamMetrics {
+        "lwm2m_anchors_dialed_total": "Connections to the broker's listener that were begun." [anchors_dialed ""]
+        "lwm2m_anchors_failed_total": "Connections that the broker's listener did not take." [anchors_failed ""]
+        "lwm2m_anchors_lost_total": "Connections that ended without the broker's or our will, after the broker knew the device." [
+            anchors_lost ""
+        ]
+        "lwm2m_clients_connected_total": "Devices that became clients of the broker." [connected ""]
+        "lwm2m_clients_reconnected_total": "Devices that became clients again after their connection was lost." [
+            reconnected ""
+        ]
+        "lwm2m_clients_closed_total": "Clients that the broker ended for good: kicked, discarded, expired or refused." [
+            closed ""
+        ]
+        "lwm2m_authentications_total": "What the broker said to a device; unavailable is no verdict." [
+            authenticate_ok r#"result="ok""#,
+            authenticate_refused r#"result="refused""#,
+            authenticate_unavailable r#"result="unavailable""#
+        ]
+        "lwm2m_subscriptions_refused_total": "Devices that may not subscribe their command topic." [subscribe_refused ""]
+        "lwm2m_publishes_total": "Publish calls; a failed one is made again, unless the broker rejects it as a mistake." [
+            publishes_ok r#"result="ok""#,
+            publishes_refused r#"result="refused""#,
+            publishes_failed r#"result="failed""#
+        ]
+        "lwm2m_publications_dropped_total": "Publications that were given up: no room, no connection in time, or too many failures." [
+            dropped_reports r#"class="report""#,
+            dropped_answers r#"class="answer""#,
+            dropped_notifications r#"class="notification""#
+        ]
+        "lwm2m_broker_events_total": "Calls of the broker to the handler, those for strangers included." [
+            events_socket_created r#"event="socket_created""#,
+            events_socket_closed r#"event="socket_closed""#,
+            events_received_bytes r#"event="received_bytes""#,
+            events_timer_timeout r#"event="timer_timeout""#,
+            events_received_messages r#"event="received_messages""#
+        ]
+        "lwm2m_broker_messages_dropped_total": "Messages of the broker for no device, or too many before it was subscribed." [
+            messages_dropped ""
+        ]
+        "lwm2m_unknown_tokens_total": "Lines on connections of the listener that are no token: strangers." [unknown_tokens ""]
+        "lwm2m_broker_event_waits_total": "Events of the broker that had to wait because the queue to the core was full." [
+            handler_queue_waits ""
+        ]
+    }
+}
 
-labels!(LeaveReason {
-    (LeaveReason::Deregistered) => r#"reason="deregistered""#,
-    (LeaveReason::LifetimeOver) => r#"reason="lifetime_over""#,
-    (LeaveReason::Replaced) => r#"reason="replaced""#,
-    (LeaveReason::Broker(CloseReason::Kicked)) => r#"reason="kicked""#,
-    (LeaveReason::Broker(CloseReason::Discarded)) => r#"reason="discarded""#,
-    (LeaveReason::Broker(CloseReason::Expired)) => r#"reason="expired""#,
-    (LeaveReason::Broker(CloseReason::Refused)) => r#"reason="refused""#,
-});
-
-labels!(CommandOutcome {
-    (CommandOutcome::Answered) => r#"outcome="answered""#,
-    (CommandOutcome::Reset) => r#"outcome="reset""#,
-    (CommandOutcome::TimedOut) => r#"outcome="timed_out""#,
-    (CommandOutcome::Refused) => r#"outcome="refused""#,
-    (CommandOutcome::Expired) => r#"outcome="expired""#,
-    (CommandOutcome::QueueFull) => r#"outcome="queue_full""#,
-});
-
-labels!(NotificationOutcome {
-    (NotificationOutcome::Published) => r#"outcome="published""#,
-    (NotificationOutcome::Ended) => r#"outcome="ended""#,
-});
+fn sample(name: &'static str, meaning: &'static str, labels: &'static str, counter: &Counter) -> Sample {
+    Sample { name, meaning, labels, value: counter.value() }
+}
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::time::Duration;
 
     use super::*;
-    use crate::coap::Peer;
 
     #[test]
     fn every_name_with_its_labels_is_there_once() {
@@ -299,61 +161,27 @@ mod tests {
     }
 
     #[test]
-    fn every_report_counts_in_exactly_one_counter_of_its_own() {
-        let metrics = Metrics::default();
-        let reports = reports();
-        for (report, index) in reports.iter().zip(1..) {
-            metrics.record(report);
-            let counted: u64 = metrics.core.samples().iter().map(|sample| sample.value).sum();
-            assert_eq!(counted, index, "{report:?}");
+    fn names_and_labels_are_those_of_the_exposition_format() {
+        for sample in Metrics::default().snapshot() {
+            let plain = sample.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte == b'2');
+            assert!(plain && sample.name.starts_with("lwm2m_") && sample.name.ends_with("_total"), "{sample:?}");
+            let pairs = sample.labels.split(',').filter(|pair| !pair.is_empty());
+            for pair in pairs {
+                let (label, value) = pair.split_once('=').unwrap();
+                assert!(label.bytes().all(|byte| byte.is_ascii_lowercase()), "{sample:?}");
+                assert!(value.len() > 2 && value.starts_with('"') && value.ends_with('"'), "{sample:?}");
+            }
         }
-        let untouched: Vec<_> = metrics.core.samples().into_iter().filter(|sample| sample.value != 1).collect();
-        assert_eq!(untouched, []);
     }
 
     #[test]
-    fn a_dropped_datagram_is_counted_by_its_reason() {
+    fn a_counter_shows_in_its_own_sample() {
         let metrics = Metrics::default();
-        let verdict = Verdict::Dropped(DropReason::NoMessage(DecodeError::Version));
-        metrics.record(&Report::Datagram { peer: peer(), verdict });
+        metrics.upstream.publishes_refused.add(3);
+        metrics.transport.send_errors.increment();
         let counted: Vec<_> = metrics.snapshot().into_iter().filter(|sample| sample.value != 0).collect();
-        assert_eq!(counted.len(), 1);
-        assert_eq!(counted[0].name, "lwm2m_datagrams_total");
-        assert_eq!(counted[0].labels, r#"verdict="dropped",reason="version""#);
-    }
-
-    /// One report for every counter of the core.
-    fn reports() -> Vec<Report> {
-        let endpoint = || "urn:imei:1".to_owned();
-        let codes =
-            [(4, 0), (4, 2), (4, 3), (4, 12), (4, 15), (5, 3), (5, 0)].map(|(class, detail)| Code::of(class, detail));
-        let datagrams = Verdict::ALL.iter().map(|&verdict| Report::Datagram { peer: peer(), verdict });
-        let rejections = codes.into_iter().map(|code| Report::RegisterRejected {
-            peer: peer(),
-            endpoint: None,
-            code,
-            reason: String::new(),
-        });
-        let departures = LeaveReason::ALL.iter().map(|&reason| Report::Left { endpoint: endpoint(), reason });
-        let commands = CommandOutcome::ALL.iter().map(|&outcome| Report::Command {
-            endpoint: endpoint(),
-            msg_type: "read",
-            outcome,
-        });
-        let notifications =
-            NotificationOutcome::ALL.iter().map(|&outcome| Report::Notification { endpoint: endpoint(), outcome });
-        let single = [
-            Report::Retransmitted { peer: peer() },
-            Report::Registered { endpoint: endpoint(), peer: peer(), lifetime: Duration::from_secs(300) },
-            Report::Updated { endpoint: endpoint() },
-            Report::Moved { endpoint: endpoint(), from: peer(), to: peer() },
-            Report::UndecodableContent { endpoint: endpoint(), path: "/3/0".to_owned(), reason: String::new() },
-            Report::PublishRefused { endpoint: endpoint(), topic: "up/resp".to_owned(), first: true },
-        ];
-        datagrams.chain(rejections).chain(departures).chain(commands).chain(notifications).chain(single).collect()
-    }
-
-    fn peer() -> Peer {
-        Peer { socket: 0, address: ([192, 0, 2, 1], 56830).into() }
+        let shown: Vec<_> = counted.iter().map(|sample| (sample.name, sample.labels, sample.value)).collect();
+        let errors = ("lwm2m_socket_errors_total", r#"direction="out""#, 1);
+        assert_eq!(shown, [errors, ("lwm2m_publishes_total", r#"result="refused""#, 3)]);
     }
 }
