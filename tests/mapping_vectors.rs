@@ -73,7 +73,7 @@ fn check_exchange(
             let context = Context { registration, model, undefined, unix_time: Duration::from_secs(1_700_000_000) };
             let outcome = command.operation.outcome(&response_of(response), context);
             match (at, seq_num) {
-                (1.., Some(seq_num)) => uplink::notification(&command.echo, &outcome, seq_num),
+                (1.., Some(seq_num)) => uplink::notification(&command.echo, &outcome, Some(seq_num)),
                 _ => uplink::answer(&command.echo, &outcome, seq_num),
             }
         };

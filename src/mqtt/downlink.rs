@@ -23,7 +23,7 @@ const MAX_QUERY_ITEMS: usize = 32;
 const ATTRIBUTES: [&str; 10] = ["con", "edge", "epmax", "epmin", "gt", "hqmax", "lt", "pmax", "pmin", "st"];
 
 /// What every answer repeats: the command's own object, and its path. A clone shares it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Echo {
     pub(super) members: Arc<Map<String, Value>>,
 }

@@ -31,9 +31,9 @@ pub fn answer(echo: &Echo, outcome: &Outcome, seq_num: Option<u32>) -> Vec<u8> {
 }
 
 /// A later notification of the observation that this command began.
-pub fn notification(echo: &Echo, outcome: &Outcome, seq_num: u32) -> Vec<u8> {
+pub fn notification(echo: &Echo, outcome: &Outcome, seq_num: Option<u32>) -> Vec<u8> {
     let data = Data::Outcome { echo, outcome };
-    written(&Uplink { echo, msg_type: "notify", data: Some(data), seq_num: Some(seq_num) })
+    written(&Uplink { echo, msg_type: "notify", data: Some(data), seq_num })
 }
 
 /// The device has the command and answers later: `ack`, without `data`.
