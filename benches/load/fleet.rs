@@ -25,6 +25,8 @@ pub struct Counts {
     pub registered: Cell<u64>,
     pub observed: Cell<u64>,
     pub notified: Cell<u64>,
+    /// Datagrams that the system did not take.
+    pub unsent: Cell<u64>,
 }
 
 pub struct Fleet {
@@ -81,6 +83,8 @@ impl Member {
     async fn new(number: u32, devices: u32, server: SocketAddr, fleet: &Fleet) -> anyhow::Result<Self> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         socket.connect(server).await?;
+        // Before its first look at a socket the runtime takes it for full, and the Register would be lost.
+        socket.writable().await?;
         let settings = DeviceSettings {
             lifetime: Duration::from_secs(3600),
             wave: None,
@@ -128,8 +132,8 @@ impl Member {
         loop {
             match self.device.poll_output() {
                 Output::Transmit(datagram) => {
-                    if let Err(error) = self.socket.try_send(&datagram) {
-                        eprintln!("load: a datagram was not sent: {error}");
+                    if self.socket.try_send(&datagram).is_err() {
+                        count(&self.counts.unsent);
                     }
                 }
                 Output::Event(DeviceEvent::Registered { .. }) => {

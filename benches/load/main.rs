@@ -79,6 +79,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
             break;
         }
     }
+    println!("datagrams of the devices that the system did not take: {}", fleet.counts().unsent.get());
     Ok(())
 }
 
