@@ -154,7 +154,7 @@ impl ConnectionUnaryHandler for Shown {
 
     async fn on_received_bytes(&self, call: Request<ReceivedBytesRequest>) -> Result<Response<EmptySuccess>, Status> {
         let ReceivedBytesRequest { conn, bytes } = call.into_inner();
-        self.show(Event::Bytes { conn, bytes: bytes.into() }).await
+        self.show(Event::Bytes { conn, bytes }).await
     }
 
     async fn on_timer_timeout(&self, call: Request<TimerTimeoutRequest>) -> Result<Response<EmptySuccess>, Status> {
@@ -199,7 +199,7 @@ impl Adapter {
     }
 
     pub async fn send(&mut self, conn: &str, bytes: &[u8]) -> Answer {
-        let request = SendBytesRequest { conn: conn.to_owned(), bytes: bytes.to_vec().into() };
+        let request = SendBytesRequest { conn: conn.to_owned(), bytes: bytes.to_vec() };
         answer(self.0.send(request).await.expect("no gRPC error"))
     }
 
@@ -213,12 +213,12 @@ impl Adapter {
     }
 
     pub async fn publish(&mut self, conn: &str, topic: &str, qos: u32, payload: &[u8]) -> Answer {
-        let (conn, topic, payload) = (conn.to_owned(), topic.to_owned(), payload.to_vec().into());
+        let (conn, topic, payload) = (conn.to_owned(), topic.to_owned(), payload.to_vec());
         answer(self.0.publish(PublishRequest { conn, topic, qos, payload }).await.expect("no gRPC error"))
     }
 
     pub async fn raw_publish(&mut self, topic: &str, qos: u32, payload: &[u8]) -> Result<Answer, Status> {
-        let request = RawPublishRequest { topic: topic.to_owned(), qos, payload: payload.to_vec().into() };
+        let request = RawPublishRequest { topic: topic.to_owned(), qos, payload: payload.to_vec() };
         self.0.raw_publish(request).await.map(answer)
     }
 
