@@ -19,6 +19,9 @@ impl<K> Default for Deadlines<K> {
 impl<K: Copy + Ord + Hash> Deadlines<K> {
     /// Sets the deadline of `key`, in place of the one that it had.
     pub fn set(&mut self, key: K, at: Instant) {
+        if self.by_key.get(&key) == Some(&at) {
+            return;
+        }
         self.cancel(key);
         self.by_key.insert(key, at);
         self.ordered.insert((at, key));
@@ -41,7 +44,12 @@ impl<K: Copy + Ord + Hash> Deadlines<K> {
     }
 
     pub fn next(&self) -> Option<Instant> {
-        self.ordered.first().map(|(at, _)| *at)
+        self.first().map(|(at, _)| at)
+    }
+
+    /// The earliest deadline, and whose it is.
+    pub fn first(&self) -> Option<(Instant, K)> {
+        self.ordered.first().copied()
     }
 
     pub fn len(&self) -> usize {

@@ -1,1 +1,50 @@
-fn main() {}
+//! Parses the arguments, calls the library, and maps the error to an exit code: 0 fine, 1 failed, 2 wrong usage.
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+use lwm2m_gateway::app;
+use lwm2m_gateway::cli::{self, Arguments, Command};
+use lwm2m_gateway::config::Config;
+#[cfg(feature = "embedded")]
+use lwm2m_gateway::demo;
+use lwm2m_gateway::observability::logging;
+
+fn main() -> ExitCode {
+    match execute(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Who reads the list has seen enough: `objects | head`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lwm2m-gateway: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(command: Command) -> anyhow::Result<()> {
+    match command {
+        #[cfg(feature = "embedded")]
+        Command::Run { config, embedded: true } => serve(config.load()?, |config| app::run(config, true)),
+        Command::Run { config, .. } => serve(config.load()?, |config| app::run(config, false)),
+        #[cfg(feature = "embedded")]
+        Command::Demo { config, once } => serve(config.load()?, |config| demo::run(config, once)),
+        Command::Check { config } => cli::check(&config, &mut io::stdout().lock()),
+        Command::Objects { id, config } => cli::objects(id, &config, &mut io::stdout().lock()),
+    }
+}
+
+/// Starts the log and the runtime, and stays until the work is done.
+fn serve<F>(config: Config, work: impl FnOnce(Config) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    logging::start(&config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(work(config))
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -3,14 +3,21 @@
 //! This layer knows peers. It knows nothing of LwM2M, MQTT or devices.
 
 mod code;
+mod endpoint;
+mod history;
 mod message;
+mod observe;
 pub mod options;
 mod parameters;
+mod transmission;
+mod verdict;
 
 pub use code::Code;
+pub use endpoint::{Endpoint, Event, ExchangeId, Output, RequestId, Transmit};
 pub use message::{DecodeError, Kind, Message, MessageId, Request, Response, Token};
 pub use options::{OptionError, Options};
 pub use parameters::Parameters;
+pub use verdict::{DropReason, Verdict};
 
 use std::net::SocketAddr;
 

@@ -15,6 +15,8 @@ pub struct Parameters {
     /// Exchanges of devices that are remembered to tell a duplicate: per peer, and of all peers.
     pub exchanges_per_peer: usize,
     pub exchanges: usize,
+    /// Requests of devices that wait for our answer at once.
+    pub pending_requests: usize,
 }
 
 impl Default for Parameters {
@@ -28,6 +30,7 @@ impl Default for Parameters {
             token_length: 8,
             exchanges_per_peer: 64,
             exchanges: 200_000,
+            pending_requests: 20_000,
         }
     }
 }

@@ -1,5 +1,232 @@
-//! The only place where coap, lwm2m, registry and mqtt meet.
+//! The only place where coap, lwm2m, registry and mqtt meet: devices' datagrams and the broker's events in, datagrams and
+//! commands to the broker out.
+//!
+//! A device's way: Register -> joining (the broker connects and authenticates it) -> registered (2.01, then the report)
+//! -> left. `registration` has the requests of devices, `joining` the way in, `command` what applications ask of
+//! devices and `notification` what devices tell by themselves.
 
 pub mod broker;
+mod command;
+mod joining;
+mod notification;
+mod registration;
 pub mod report;
 pub mod settings;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::coap::{self, Endpoint, ExchangeId, Peer, RequestId, Response, Transmit};
+use crate::deadlines::Deadlines;
+use crate::lwm2m::model::Model;
+use crate::lwm2m::operation::{Context, Operation, Outcome};
+use crate::mqtt::topics::Topic;
+use crate::registry::{Device, Registry};
+
+use broker::{BrokerCommand, BrokerEvent, DeviceId, Publication, UplinkClass};
+use joining::Joinings;
+use report::Report;
+use settings::Settings;
+
+/// What the shell has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// To a device.
+    Transmit(Transmit),
+    Broker(BrokerCommand),
+    /// To be counted, and logged.
+    Report(Report),
+    /// Nothing is left; `handle_timeout` is due at this time, if nothing comes before.
+    Idle(Option<Instant>),
+}
+
+pub struct Gateway {
+    settings: Settings,
+    model: Arc<Model>,
+    rng: StdRng,
+    coap: Endpoint,
+    registry: Registry<DeviceId>,
+    joinings: Joinings,
+    /// Whose an exchange or an observation is.
+    exchanges: HashMap<ExchangeId, DeviceId>,
+    deadlines: Deadlines<Deadline>,
+    outputs: VecDeque<Output>,
+    /// The same moment by both clocks: monotonic, and since 1970.
+    clocks: (Instant, Duration),
+    last_device: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Deadline {
+    /// Looked at anew when it comes: every message of the device moves the end of its lifetime.
+    Lifetime(DeviceId),
+    /// The first of the waiting commands expires.
+    Expiry(DeviceId),
+}
+
+impl Gateway {
+    /// `seed` is the source of all randomness; `unix_time` is what the wall clock (since 1970) says at `now`.
+    pub fn new(settings: Settings, model: Arc<Model>, seed: [u8; 32], now: Instant, unix_time: Duration) -> Self {
+        let mut rng = StdRng::from_seed(seed);
+        Self {
+            coap: Endpoint::new(settings.coap.clone(), rng.random()),
+            settings,
+            model,
+            rng,
+            registry: Registry::default(),
+            joinings: Joinings::default(),
+            exchanges: HashMap::new(),
+            deadlines: Deadlines::default(),
+            outputs: VecDeque::new(),
+            clocks: (now, unix_time),
+            last_device: 0,
+        }
+    }
+
+    pub fn handle_datagram(&mut self, now: Instant, peer: Peer, datagram: &[u8]) {
+        self.coap.handle_datagram(now, peer, datagram);
+        self.handle_coap(now);
+    }
+
+    pub fn handle_broker(&mut self, now: Instant, event: BrokerEvent) {
+        match event {
+            BrokerEvent::Connected { device } => self.joined(now, device),
+            BrokerEvent::ConnectFailed { device, error } => self.join_failed(now, device, error),
+            BrokerEvent::Closed { device, reason } => self.closed_by_broker(now, device, reason),
+            BrokerEvent::Message { device, payload, .. } => self.handle_command(now, device, payload),
+            BrokerEvent::PublishRefused { device, topic } => self.publish_refused(device, topic),
+        }
+        self.handle_coap(now);
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.coap.handle_timeout(now);
+        self.handle_coap(now);
+        while let Some(deadline) = self.deadlines.pop_expired(now) {
+            match deadline {
+                Deadline::Lifetime(device) => self.check_lifetime(now, device),
+                Deadline::Expiry(device) => self.expire_commands(now, device),
+            }
+        }
+        self.flush_coap();
+    }
+
+    /// Call after every `handle_*` until it returns [`Output::Idle`].
+    pub fn poll_output(&mut self) -> Output {
+        match self.outputs.pop_front() {
+            Some(output) => output,
+            None => Output::Idle([self.coap.next_deadline(), self.deadlines.next()].into_iter().flatten().min()),
+        }
+    }
+
+    /// Tells what the wall clock says; it may have been set since.
+    pub fn set_unix_time(&mut self, now: Instant, unix_time: Duration) {
+        self.clocks = (now, unix_time);
+    }
+
+    pub fn registered_devices(&self) -> usize {
+        self.registry.len()
+    }
+
+    fn handle_coap(&mut self, now: Instant) {
+        while let Some(event) = self.coap.poll_event() {
+            match event {
+                coap::Event::Request { id, peer, request } => self.handle_request(now, id, peer, &request),
+                coap::Event::Acknowledged { exchange } => self.command_acknowledged(now, exchange),
+                coap::Event::Response { exchange, response, observing } => {
+                    self.command_answered(now, exchange, &response, observing);
+                }
+                coap::Event::Reset { exchange } => self.command_reset(now, exchange),
+                coap::Event::TimedOut { exchange } => self.command_timed_out(now, exchange),
+                coap::Event::Notification { observation, number, response } => {
+                    self.notified(now, observation, number, &response);
+                }
+            }
+        }
+        self.flush_coap();
+    }
+
+    /// Everything goes out in the order in which it came to be: what the endpoint has to send is in front.
+    fn push(&mut self, output: Output) {
+        self.flush_coap();
+        self.outputs.push_back(output);
+    }
+
+    fn flush_coap(&mut self) {
+        while let Some(output) = self.coap.poll_output() {
+            self.outputs.push_back(match output {
+                coap::Output::Transmit(transmit) => Output::Transmit(transmit),
+                coap::Output::Verdict(peer, verdict) => Output::Report(Report::Datagram { peer, verdict }),
+                coap::Output::Retransmitted(peer) => Output::Report(Report::Retransmitted { peer }),
+            });
+        }
+    }
+
+    fn report(&mut self, report: Report) {
+        self.push(Output::Report(report));
+    }
+
+    fn respond(&mut self, now: Instant, request: RequestId, response: Response) {
+        self.coap.respond(now, request, response);
+    }
+
+    fn publish(&mut self, device: DeviceId, topic: Topic, payload: Vec<u8>, class: UplinkClass) {
+        let publication = Publication { topic: topic.name, qos: topic.qos, payload, class };
+        self.push(Output::Broker(BrokerCommand::Publish { device, publication }));
+    }
+
+    /// To the device's topic for answers.
+    fn publish_answer(&mut self, device: DeviceId, payload: Vec<u8>) {
+        let Some(topic) = self.registry.device(device).map(|device| device.topics.response.clone()) else { return };
+        self.publish(device, topic, payload, UplinkClass::Answer);
+    }
+
+    fn publish_refused(&mut self, id: DeviceId, topic: String) {
+        let Some(device) = self.registry.device_mut(id) else { return };
+        let first = !std::mem::replace(&mut device.publish_refused, true);
+        let endpoint = device.registration.endpoint.clone();
+        self.report(Report::PublishRefused { endpoint, topic, first });
+    }
+
+    /// What a response of this device means for an operation, now.
+    fn outcome(&self, now: Instant, device: &Device, operation: &Operation, response: &Response) -> Outcome {
+        let (moment, unix_time) = self.clocks;
+        let context = Context {
+            registration: &device.registration,
+            model: &self.model,
+            undefined: self.settings.undefined_resources,
+            unix_time: unix_time + now.saturating_duration_since(moment),
+        };
+        operation.outcome(response, context)
+    }
+
+    /// Something valid came from the device: it is awake, and its lifetime begins again.
+    fn heard_from(&mut self, now: Instant, id: DeviceId) {
+        if let Some(device) = self.registry.device_mut(id) {
+            device.heard_from(now);
+        }
+    }
+
+    fn new_device_id(&mut self) -> DeviceId {
+        self.last_device += 1;
+        DeviceId(self.last_device)
+    }
+
+    fn devices_and_joinings(&self) -> usize {
+        self.registry.len() + self.joinings.len()
+    }
+
+    /// The device speaks from another address of the same transport (mapping contract, section 2.3).
+    fn moved(&mut self, now: Instant, id: DeviceId, to: Peer) {
+        let Some(device) = self.registry.device_mut(id).filter(|device| device.peer != to) else { return };
+        let from = std::mem::replace(&mut device.peer, to);
+        let endpoint = device.registration.endpoint.clone();
+        let under_way = device.exchanges();
+        self.coap.readdress(now, under_way, to);
+        self.report(Report::Moved { endpoint, from, to });
+    }
+}

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use crate::coap::{Code, DecodeError, Peer};
+use crate::coap::{Code, Peer};
 
 use super::broker::CloseReason;
+
+pub use crate::coap::{DropReason, Verdict};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
@@ -63,34 +65,6 @@ pub enum Report {
         topic: String,
         first: bool,
     },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Verdict {
-    Request,
-    Response,
-    Notification,
-    Acknowledgement,
-    Reset,
-    /// An empty confirmable message, answered with a reset.
-    Ping,
-    /// Seen before; its stored reply was sent again.
-    Duplicate,
-    Dropped(DropReason),
-}
-
-/// Why nothing was done with a datagram but, where due, a reset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DropReason {
-    NoMessage(DecodeError),
-    /// An acknowledgement, a reset or a response to nothing that is waited for.
-    Unexpected,
-    /// A notification that is older than the newest one (RFC 7641 section 3.4).
-    StaleNotification,
-    /// Code and type do not go together (RFC 7252 section 4.2, 4.3), or a critical option of a response is unknown.
-    Senseless,
-    /// The table of exchanges is full.
-    TooManyExchanges,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

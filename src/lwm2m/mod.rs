@@ -3,7 +3,10 @@
 //!
 //! This layer knows the vocabulary of CoAP (codes, options, content formats), never the endpoint.
 
+pub mod codec;
+pub mod link;
 pub mod model;
 pub mod operation;
 pub mod path;
 pub mod register;
+pub mod value;

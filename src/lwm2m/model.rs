@@ -1,13 +1,246 @@
 //! Object definitions: what an object's resources are called, what types they have, what can be done with them.
 
-use std::path::Path as FilePath;
+pub mod xml;
 
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use super::value::{ResourceType, Value};
+
+/// The definitions of all objects that this program knows; several versions of one object may be there.
 #[derive(Clone, Debug, Default)]
-pub struct Model {}
+pub struct Model {
+    /// Of one object, the newest version first.
+    objects: BTreeMap<u16, Vec<Object>>,
+}
+
+/// One version of one object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Object {
+    pub id: u16,
+    pub version: Version,
+    pub name: String,
+    /// Whether there can be more than one instance.
+    pub multiple: bool,
+    pub mandatory: bool,
+    resources: BTreeMap<u16, Resource>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resource {
+    pub id: u16,
+    pub name: String,
+    pub operations: Operations,
+    /// Whether it has resource instances.
+    pub multiple: bool,
+    pub mandatory: bool,
+    /// `None` for what is only executed; a few definitions forget the type of something else.
+    pub resource_type: Option<ResourceType>,
+    pub range: Option<Range>,
+    /// As the definition writes it; may be empty.
+    pub units: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Operations {
+    pub read: bool,
+    pub write: bool,
+    pub execute: bool,
+}
+
+/// `min..max` of a number, both included.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Range {
+    pub min: f64,
+    pub max: f64,
+}
+
+/// The version of an object: `1.0` where a definition or a device says nothing (LwM2M 1.1 section 7.2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version {
+    pub major: u16,
+    pub minor: u16,
+}
 
 /// A definition file that could not be taken.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokenFile {
     pub file: String,
     pub reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ModelError {
+    #[error("object {0} version {1} is defined twice, and differently")]
+    Twice(u16, Version),
+    #[error("resource {1} of object {0} is defined twice")]
+    ResourceTwice(u16, u16),
+}
+
+/// No version: `major.minor` in digits.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0:?} is no version")]
+pub struct VersionError(pub String);
+
+impl Model {
+    /// Takes the contents of definition files, each with its name; what is broken does not stop the others.
+    pub fn from_files(files: impl IntoIterator<Item = (String, Vec<u8>)>) -> (Self, Vec<BrokenFile>) {
+        let mut model = Self::default();
+        let mut broken = Vec::new();
+        for (file, content) in files {
+            if let Err(reason) = model.insert_file(&content) {
+                broken.push(BrokenFile { file, reason });
+            }
+        }
+        (model, broken)
+    }
+
+    /// Takes one definition. The same one again is no error: registries keep the newest version twice.
+    pub fn insert(&mut self, object: Object) -> Result<(), ModelError> {
+        let versions = self.objects.entry(object.id).or_default();
+        match versions.binary_search_by(|known| object.version.cmp(&known.version)) {
+            Ok(at) if versions[at].means_the_same(&object) => Ok(()),
+            Ok(_) => Err(ModelError::Twice(object.id, object.version)),
+            Err(at) => {
+                versions.insert(at, object);
+                Ok(())
+            }
+        }
+    }
+
+    /// All definitions by object id, the newest version of one object first.
+    pub fn objects(&self) -> impl Iterator<Item = &Object> {
+        self.objects.values().flatten()
+    }
+
+    /// The definition for a device that announced this version, or none: that version, else the newest one with the
+    /// same major number.
+    pub fn object(&self, id: u16, announced: Option<&str>) -> Option<&Object> {
+        self.candidates(id, announced).next()
+    }
+
+    /// The resource in that definition, or else in another version with the same major number: devices mix them.
+    pub fn resource(&self, object: u16, announced: Option<&str>, resource: u16) -> Option<&Resource> {
+        self.candidates(object, announced).find_map(|object| object.resource(resource))
+    }
+
+    /// The best definition first.
+    pub(super) fn candidates(&self, id: u16, announced: Option<&str>) -> impl Iterator<Item = &Object> + Clone {
+        let version = announced.map_or(Ok(Version::FIRST), Version::from_str).unwrap_or(Version::FIRST);
+        let of_object = self.objects.get(&id).map_or(&[][..], Vec::as_slice);
+        let exact = of_object.iter().filter(move |object| announced.is_some() && object.version == version);
+        let others = of_object
+            .iter()
+            .filter(move |object| object.version.major == version.major)
+            .filter(move |object| announced.is_none() || object.version != version);
+        exact.chain(others)
+    }
+
+    fn insert_file(&mut self, content: &[u8]) -> Result<(), String> {
+        let objects = xml::parse(content).map_err(|error| error.to_string())?;
+        objects.into_iter().try_for_each(|object| self.insert(object)).map_err(|error| error.to_string())
+    }
+}
+
+impl Object {
+    pub fn new(id: u16, version: Version, name: impl Into<String>) -> Self {
+        Self { id, version, name: name.into(), multiple: false, mandatory: false, resources: BTreeMap::new() }
+    }
+
+    pub fn insert(&mut self, resource: Resource) -> Result<(), ModelError> {
+        let (object, id) = (self.id, resource.id);
+        match self.resources.insert(id, resource) {
+            None => Ok(()),
+            Some(_) => Err(ModelError::ResourceTwice(object, id)),
+        }
+    }
+
+    /// By their ids.
+    pub fn resources(&self) -> impl Iterator<Item = &Resource> {
+        self.resources.values()
+    }
+
+    pub fn resource(&self, id: u16) -> Option<&Resource> {
+        self.resources.get(&id)
+    }
+
+    /// Names and units are for people; the rest decides what goes over the wire.
+    fn means_the_same(&self, other: &Object) -> bool {
+        let key = |resource: &Resource| (resource.id, resource.resource_type, resource.multiple, resource.operations);
+        self.multiple == other.multiple && self.resources().map(key).eq(other.resources().map(key))
+    }
+}
+
+impl Resource {
+    /// Whether a value of this resource can exist: not for what is only executed.
+    pub fn has_value(&self) -> bool {
+        self.resource_type.is_some() || !self.operations.execute
+    }
+}
+
+impl Range {
+    /// Ranges in definitions are free text; this reads the ones that say `min..max` in numbers, and nothing else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (min, max) = text.split_once("..")?;
+        let number = |text: &str| {
+            let plain = text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'.'));
+            if plain { text.parse::<f64>().ok() } else { None }
+        };
+        let range = Self { min: number(min.trim())?, max: number(max.trim())? };
+        (range.min <= range.max).then_some(range)
+    }
+
+    /// Whether a number lies within; what is no number always does.
+    pub fn allows(&self, value: &Value) -> bool {
+        let number = match value {
+            Value::Integer(value) | Value::Time(value) => *value as f64,
+            Value::UnsignedInteger(value) => *value as f64,
+            Value::Float(value) => *value,
+            Value::String(_) | Value::CoreLink(_) | Value::Boolean(_) | Value::Opaque(_) | Value::ObjectLink(_) => {
+                return true;
+            }
+        };
+        (self.min..=self.max).contains(&number)
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}..{}", self.min, self.max)
+    }
+}
+
+impl Version {
+    pub const FIRST: Version = Version { major: 1, minor: 0 };
+}
+
+impl FromStr for Version {
+    type Err = VersionError;
+
+    fn from_str(text: &str) -> Result<Self, VersionError> {
+        let wrong = || VersionError(text.chars().take(32).collect());
+        let number = |text: &str| {
+            let plain = text.bytes().all(|byte| byte.is_ascii_digit());
+            if plain { text.parse().map_err(|_| wrong()) } else { Err(wrong()) }
+        };
+        let (major, minor) = text.split_once('.').unwrap_or((text, "0"));
+        Ok(Self { major: number(major)?, minor: number(minor)? })
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// `R`, `W`, `RW`, `E`; empty for what cannot be reached by a server.
+impl fmt::Display for Operations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let letters = [(self.read, "R"), (self.write, "W"), (self.execute, "E")];
+        letters.iter().filter(|(allowed, _)| *allowed).try_for_each(|(_, letter)| f.write_str(letter))
+    }
 }

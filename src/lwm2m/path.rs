@@ -32,6 +32,41 @@ impl Path {
         self.segments().first().copied()
     }
 
+    /// A path of these ids; `None` for more than four.
+    pub fn of(ids: &[u16]) -> Option<Path> {
+        ids.iter().try_fold(Self::ROOT, |path, id| path.child(*id))
+    }
+
+    pub fn len(&self) -> usize {
+        usize::from(self.length)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    pub fn instance(&self) -> Option<u16> {
+        self.segments().get(1).copied()
+    }
+
+    pub fn resource(&self) -> Option<u16> {
+        self.segments().get(2).copied()
+    }
+
+    pub fn resource_instance(&self) -> Option<u16> {
+        self.segments().get(3).copied()
+    }
+
+    /// The same without its last segment; the root stays the root.
+    pub fn parent(&self) -> Path {
+        Self::of(&self.segments()[..self.len().saturating_sub(1)]).unwrap_or(Self::ROOT)
+    }
+
+    /// Whether this is the other path, or lies below it.
+    pub fn is_at_or_below(&self, other: &Path) -> bool {
+        self.segments().starts_with(other.segments())
+    }
+
     /// One segment longer; `None` for a path of four already.
     pub fn child(&self, id: u16) -> Option<Path> {
         let mut child = *self;
@@ -73,5 +108,45 @@ impl fmt::Display for Path {
 impl fmt::Debug for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slashes_at_the_ends_do_not_matter() {
+        for text in ["/3/0/22/1", "3/0/22/1", "3/0/22/1/", "//3/0/22/1//"] {
+            assert_eq!(text.parse::<Path>().map(|path| path.to_string()), Ok("/3/0/22/1".to_owned()), "{text}");
+        }
+        assert_eq!("/".parse(), Ok(Path::ROOT));
+        assert_eq!("".parse(), Ok(Path::ROOT));
+    }
+
+    #[test]
+    fn a_segment_is_a_whole_number_of_sixteen_bits() {
+        assert_eq!("/65535".parse::<Path>().map(|path| path.object()), Ok(Some(65535)));
+        for text in ["/65536", "/-1", "/+1", "/a", "/3//0", "/3/ 0", "/\u{664}"] {
+            assert_eq!(text.parse::<Path>(), Err(PathError::NotAnId(text.into())), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_path_has_four_segments_at_most() {
+        assert_eq!("/1/2/3/4/5".parse::<Path>(), Err(PathError::TooDeep("/1/2/3/4/5".into())));
+        assert_eq!("/1/2/3/4".parse::<Path>().map(|path| path.child(5)), Ok(None));
+    }
+
+    #[test]
+    fn a_path_is_below_those_that_it_begins_with() {
+        let path = |text: &str| text.parse::<Path>().unwrap();
+        assert!(path("/3/0/1").is_at_or_below(&path("/3/0")));
+        assert!(path("/3/0/1").is_at_or_below(&path("/3/0/1")));
+        assert!(path("/3/0/1").is_at_or_below(&Path::ROOT));
+        assert!(!path("/3/0").is_at_or_below(&path("/3/0/1")));
+        assert!(!path("/30/0").is_at_or_below(&path("/3")));
+        assert_eq!(path("/3/0").parent(), path("/3"));
+        assert_eq!(Path::ROOT.parent(), Path::ROOT);
     }
 }

@@ -1,17 +1,31 @@
 //! JSON of an application to a command, or to the reason why it is none.
 
+mod values;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+use thiserror::Error;
 
-use crate::lwm2m::model::Model;
+use crate::lwm2m::model::{Model, Range, Resource};
 use crate::lwm2m::operation::Operation;
+use crate::lwm2m::path::{Path, PathError};
 use crate::lwm2m::register::Registration;
+use crate::lwm2m::value::{ResourceType, UnknownType, ValueError};
 
-/// What every answer repeats: the command's own object, and its path.
-#[derive(Clone, Debug, PartialEq)]
+use self::values::Values;
+
+/// The longest value of a CoAP option that a query item can be (RFC 7252 section 5.10).
+const MAX_QUERY_ITEM: usize = 255;
+const MAX_QUERY_ITEMS: usize = 32;
+/// The attributes of LwM2M 1.0 to 1.2, in the order in which they are sent.
+const ATTRIBUTES: [&str; 10] = ["con", "edge", "epmax", "epmin", "gt", "hqmax", "lt", "pmax", "pmin", "st"];
+
+/// What every answer repeats: the command's own object, and its path. A clone shares it.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Echo {
-    pub(super) members: Map<String, Value>,
+    pub(super) members: Arc<Map<String, Value>>,
 }
 
 /// A command that can be carried out.
@@ -30,12 +44,275 @@ pub struct Refusal {
     pub reason: String,
 }
 
+/// Why a command cannot be carried out.
+#[derive(Debug, Error)]
+enum CommandError {
+    #[error("{0:?} is no msgType")]
+    UnknownMsgType(String),
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    #[error("{member} is not {expected}")]
+    Member { member: &'static str, expected: &'static str },
+    #[error("{0}")]
+    Path(#[from] PathError),
+    #[error("{msg_type} takes {allowed}, not {path}")]
+    PathLength { msg_type: &'static str, allowed: &'static str, path: Path },
+    #[error("a query item has more than {MAX_QUERY_ITEM} bytes, or there are more than {MAX_QUERY_ITEMS}")]
+    Query,
+    #[error("there is no attribute to write")]
+    NoAttribute,
+    #[error("{0}")]
+    Type(#[from] UnknownType),
+    #[error("{path} has no definition: type is missing")]
+    NoType { path: Path },
+    #[error("{path} is of type {defined}, not {given}")]
+    OtherType { path: Path, defined: ResourceType, given: ResourceType },
+    #[error("{0} is executed, it has no value")]
+    NoValue(Path),
+    #[error("{0} cannot be executed")]
+    NotExecutable(Path),
+    #[error("value of {path}: {error}")]
+    Value { path: Path, error: ValueError },
+    #[error("value of {path}: {range} is allowed")]
+    Range { path: Path, range: Range },
+    #[error("value of {0} is not hex")]
+    Hex(Path),
+    #[error("{0} is given a value, and so is an instance of it")]
+    Twofold(Path),
+    #[error("more than {0} values")]
+    TooMany(usize),
+    #[error("the values have more than {0} bytes")]
+    TooLong(usize),
+}
+
+impl Echo {
+    /// `msgType` of the command; `error` where there is none.
+    pub fn msg_type(&self) -> &str {
+        self.members.get("msgType").and_then(Value::as_str).unwrap_or("error")
+    }
+
+    /// The command's path as written, without the query.
+    pub fn request_path(&self) -> Option<&str> {
+        let data = self.members.get("data")?;
+        let path = data.get("path").or_else(|| data.get("basePath"))?.as_str()?;
+        Some(path.split('?').next().unwrap_or(path))
+    }
+}
+
+impl Command {
+    /// The name of its kind, for metrics.
+    pub fn msg_type(&self) -> &'static str {
+        match self.operation {
+            Operation::Read { .. } => "read",
+            Operation::Discover { .. } => "discover",
+            Operation::Write { .. } => "write",
+            Operation::WriteAttributes { .. } => "write-attr",
+            Operation::Execute { .. } => "execute",
+            Operation::Create { .. } => "create",
+            Operation::Delete { .. } => "delete",
+            Operation::Observe { .. } => "observe",
+            Operation::CancelObserve { .. } => "cancel-observe",
+        }
+    }
+}
+
 /// Reads a command for the device of this registration (mapping contract, section 3).
 pub fn parse(payload: &[u8], registration: &Registration, model: &Model) -> Result<Command, Refusal> {
-    todo!()
+    let nothing = || Echo { members: Arc::default() };
+    let members = match serde_json::from_slice(payload) {
+        Ok(Value::Object(members)) => members,
+        Ok(_) => return Err(Refusal { echo: nothing(), reason: "the command is no JSON object".to_owned() }),
+        Err(error) => return Err(Refusal { echo: nothing(), reason: format!("the command is no JSON: {error}") }),
+    };
+    let echo = Echo { members: Arc::new(members) };
+    let source = Source { members: &echo.members, registration, model };
+    match source.operation().and_then(|operation| Ok((operation, source.ttl()?))) {
+        Ok((operation, ttl)) => Ok(Command { echo, operation, ttl }),
+        Err(error) => Err(Refusal { echo, reason: error.to_string() }),
+    }
 }
 
 /// The command that `auto_observe` gives itself: its answers carry `"is_auto_observe":true`.
-pub fn auto_observe(path: &crate::lwm2m::path::Path) -> Command {
-    todo!()
+pub fn auto_observe(path: &Path) -> Command {
+    let mut members = Map::new();
+    members.insert("msgType".to_owned(), "observe".into());
+    members.insert("is_auto_observe".to_owned(), true.into());
+    members.insert("data".to_owned(), json!({ "path": path.to_string() }));
+    let operation = Operation::Observe { path: *path, query: Vec::new() };
+    Command { echo: Echo { members: Arc::new(members) }, operation, ttl: None }
+}
+
+/// A command's object, and what is known of its device.
+struct Source<'a> {
+    members: &'a Map<String, Value>,
+    registration: &'a Registration,
+    model: &'a Model,
+}
+
+impl<'a> Source<'a> {
+    fn operation(&self) -> Result<Operation, CommandError> {
+        let msg_type = self.members.get("msgType").ok_or(CommandError::Missing("msgType"))?;
+        let msg_type = msg_type.as_str().ok_or(CommandError::Member { member: "msgType", expected: "a text" })?;
+        match msg_type {
+            "read" => self.target("read", 1..=4).map(|(path, query)| Operation::Read { path, query }),
+            "discover" => self.target("discover", 1..=3).map(|(path, query)| Operation::Discover { path, query }),
+            "observe" => self.target("observe", 1..=4).map(|(path, query)| Operation::Observe { path, query }),
+            "cancel-observe" => {
+                self.target("cancel-observe", 1..=4).map(|(path, query)| Operation::CancelObserve { path, query })
+            }
+            "write" => self.write(),
+            "write-attr" => self.write_attributes(),
+            "execute" => self.execute(),
+            "create" => self.create(),
+            "delete" => self.delete(),
+            unknown => Err(CommandError::UnknownMsgType(unknown.chars().take(64).collect())),
+        }
+    }
+
+    fn ttl(&self) -> Result<Option<Duration>, CommandError> {
+        let wrong = || CommandError::Member { member: "mheaders.ttl", expected: "a number of seconds" };
+        let Some(ttl) = self.members.get("mheaders").and_then(|headers| headers.get("ttl")) else { return Ok(None) };
+        match ttl.as_u64() {
+            Some(seconds) => Ok(Some(Duration::from_secs(seconds))),
+            None => Duration::try_from_secs_f64(ttl.as_f64().ok_or_else(wrong)?).map(Some).map_err(|_| wrong()),
+        }
+    }
+
+    fn write(&self) -> Result<Operation, CommandError> {
+        let data = self.data()?;
+        let Some(content) = data.get("content") else {
+            let (path, query) = self.target("write", 3..=4)?;
+            let value = data.get("value").filter(|value| !value.is_null()).ok_or(CommandError::Missing("value"))?;
+            let mut values = Values::new(self);
+            values.add(path, data.get("type"), value)?;
+            return Ok(Operation::Write { path, query, values: values.finish()? });
+        };
+        let (path, query) = self.base("write", 2..=4)?;
+        let values = self.content(path, content)?;
+        if values.is_empty() {
+            return Err(CommandError::Member { member: "content", expected: "a list with values" });
+        }
+        Ok(Operation::Write { path, query, values })
+    }
+
+    fn create(&self) -> Result<Operation, CommandError> {
+        let content = self.data()?.get("content").ok_or(CommandError::Missing("content"))?;
+        let (path, query) = self.base("create", 1..=1)?;
+        Ok(Operation::Create { path, query, values: self.content(path, content)? })
+    }
+
+    fn content(&self, base: Path, content: &Value) -> Result<Vec<crate::lwm2m::operation::Assignment>, CommandError> {
+        let items = content.as_array().ok_or(CommandError::Member { member: "content", expected: "a list" })?;
+        let mut values = Values::new(self);
+        items.iter().try_for_each(|item| values.add_item(base, item))?;
+        values.finish()
+    }
+
+    fn write_attributes(&self) -> Result<Operation, CommandError> {
+        let (path, query) = self.target("write-attr", 1..=4)?;
+        let data = self.data()?;
+        let mut attributes = Vec::new();
+        for name in ATTRIBUTES {
+            if let Some(value) = data.get(name).filter(|value| !value.is_null()) {
+                attributes.push((name, attribute_text(name, value)?));
+            }
+        }
+        if attributes.is_empty() && query.is_empty() {
+            return Err(CommandError::NoAttribute);
+        }
+        Ok(Operation::WriteAttributes { path, query, attributes })
+    }
+
+    fn execute(&self) -> Result<Operation, CommandError> {
+        let (path, query) = self.target("execute", 3..=3)?;
+        if self.definition(path).is_some_and(|resource| !resource.operations.execute) {
+            return Err(CommandError::NotExecutable(path));
+        }
+        let arguments = match self.data()?.get("args") {
+            None | Some(Value::Null) => "",
+            Some(Value::String(text)) if text == "undefined" => "",
+            Some(Value::String(text)) => text,
+            Some(_) => return Err(CommandError::Member { member: "args", expected: "a text" }),
+        };
+        Ok(Operation::Execute { path, query, arguments: arguments.to_owned() })
+    }
+
+    /// An instance, or a resource instance (LwM2M 1.2 section 6.3.8).
+    fn delete(&self) -> Result<Operation, CommandError> {
+        let (path, query) = self.target("delete", 2..=4)?;
+        if path.len() == 3 {
+            return Err(path_length("delete", &(2..=4), path));
+        }
+        Ok(Operation::Delete { path, query })
+    }
+
+    fn definition(&self, path: Path) -> Option<&'a Resource> {
+        let (object, resource) = (path.object()?, path.resource()?);
+        self.model.resource(object, self.registration.object_version(object), resource)
+    }
+
+    fn data(&self) -> Result<&'a Map<String, Value>, CommandError> {
+        let data = self.members.get("data").ok_or(CommandError::Missing("data"))?;
+        data.as_object().ok_or(CommandError::Member { member: "data", expected: "an object" })
+    }
+
+    fn target(&self, msg_type: &'static str, lengths: Lengths) -> Result<(Path, Vec<String>), CommandError> {
+        self.path("path", msg_type, lengths)
+    }
+
+    fn base(&self, msg_type: &'static str, lengths: Lengths) -> Result<(Path, Vec<String>), CommandError> {
+        self.path("basePath", msg_type, lengths)
+    }
+
+    /// The path and the query behind its `?`.
+    fn path(
+        &self,
+        member: &'static str,
+        msg_type: &'static str,
+        lengths: Lengths,
+    ) -> Result<(Path, Vec<String>), CommandError> {
+        let text = self.data()?.get(member).ok_or(CommandError::Missing(member))?;
+        let text = text.as_str().ok_or(CommandError::Member { member, expected: "a text" })?;
+        let (path, query) = text.split_once('?').unwrap_or((text, ""));
+        let path: Path = path.parse()?;
+        if !lengths.contains(&path.len()) {
+            return Err(path_length(msg_type, &lengths, path));
+        }
+        let query: Vec<_> = query.split('&').filter(|item| !item.is_empty()).map(str::to_owned).collect();
+        if query.len() > MAX_QUERY_ITEMS || query.iter().any(|item| item.len() > MAX_QUERY_ITEM) {
+            return Err(CommandError::Query);
+        }
+        Ok((path, query))
+    }
+}
+
+/// How many segments a path may have.
+type Lengths = std::ops::RangeInclusive<usize>;
+
+fn path_length(msg_type: &'static str, lengths: &Lengths, path: Path) -> CommandError {
+    let allowed = match (lengths.start(), lengths.end()) {
+        (1, 1) => "an object",
+        (1, 3) => "an object, an instance or a resource",
+        (3, 3) => "a resource",
+        (2, 4) if msg_type == "delete" => "an instance or a resource instance",
+        (2, 4) => "an instance, a resource or a resource instance",
+        (3, 4) => "a resource or a resource instance",
+        _ => "a path of one to four segments",
+    };
+    CommandError::PathLength { msg_type, allowed, path }
+}
+
+/// Numbers without an exponent: devices read decimals.
+fn attribute_text(name: &'static str, value: &Value) -> Result<String, CommandError> {
+    let wrong = || CommandError::Member { member: name, expected: "a number or its text" };
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) if number.is_f64() => {
+            number.as_f64().map(|number| number.to_string()).ok_or_else(wrong)?
+        }
+        Value::Number(number) => number.to_string(),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return Err(wrong()),
+    };
+    let allowed = !text.is_empty() && name.len() + 1 + text.len() <= MAX_QUERY_ITEM;
+    if allowed { Ok(text) } else { Err(wrong()) }
 }

@@ -1,45 +1,280 @@
 //! What goes up, as JSON (mapping contract, sections 2.5, 3.1, 4 and 5). Each function gives a whole payload.
 
-use crate::lwm2m::operation::Outcome;
-use crate::lwm2m::register::Registration;
+use base64::display::Base64Display;
+use base64::engine::general_purpose::STANDARD;
+use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 
-use super::downlink::{Command, Echo, Refusal};
+use crate::coap::Code;
+use crate::lwm2m::codec::Entry;
+use crate::lwm2m::operation::{Content, Outcome};
+use crate::lwm2m::path::Path;
+use crate::lwm2m::register::Registration;
+use crate::lwm2m::value::{Value, whole_of};
+
+use super::downlink::Echo;
 
 pub fn register(registration: &Registration) -> Vec<u8> {
-    todo!()
+    written(&Report { msg_type: "register", registration })
 }
 
 /// The whole merged registration.
 pub fn update(registration: &Registration) -> Vec<u8> {
-    todo!()
+    written(&Report { msg_type: "update", registration })
 }
 
 /// The final answer to a command. `seq_num` is the Observe number of the first answer to `observe`.
 pub fn answer(echo: &Echo, outcome: &Outcome, seq_num: Option<u32>) -> Vec<u8> {
-    todo!()
+    let data = Data::Outcome { echo, outcome };
+    // Zero says only that the observation begins.
+    let seq_num = seq_num.filter(|number| *number != 0);
+    written(&Uplink { echo, msg_type: echo.msg_type(), data: Some(data), seq_num })
 }
 
 /// A later notification of the observation that this command began.
-pub fn notification(echo: &Echo, outcome: &Outcome, seq_num: u32) -> Vec<u8> {
-    todo!()
+pub fn notification(echo: &Echo, outcome: &Outcome, seq_num: Option<u32>) -> Vec<u8> {
+    let data = Data::Outcome { echo, outcome };
+    written(&Uplink { echo, msg_type: "notify", data: Some(data), seq_num })
 }
 
 /// The device has the command and answers later: `ack`, without `data`.
 pub fn acknowledged(echo: &Echo) -> Vec<u8> {
-    todo!()
+    written(&Uplink { echo, msg_type: "ack", data: None, seq_num: None })
 }
 
 /// `coap_reset`, with the command's `data`.
 pub fn reset(echo: &Echo) -> Vec<u8> {
-    todo!()
+    written(&Uplink { echo, msg_type: "coap_reset", data: command_data(echo), seq_num: None })
 }
 
 /// `coap_timeout`, with the command's `data`.
 pub fn timed_out(echo: &Echo) -> Vec<u8> {
-    todo!()
+    written(&Uplink { echo, msg_type: "coap_timeout", data: command_data(echo), seq_num: None })
 }
 
 /// 4.00 with the reason, for a command that never was one, or that the gateway gave up.
 pub fn refused(echo: &Echo, reason: &str) -> Vec<u8> {
-    todo!()
+    let outcome = Outcome { code: Code::BAD_REQUEST, content: None, reason: Some(reason.to_owned()) };
+    answer(echo, &outcome, None)
+}
+
+/// The name of a code in `codeMsg` (mapping contract, section 3.1).
+pub fn code_message(code: Code) -> &'static str {
+    match code {
+        Code::CREATED => "created",
+        Code::DELETED => "deleted",
+        Code::VALID => "valid",
+        Code::CHANGED => "changed",
+        Code::CONTENT => "content",
+        Code::CONTINUE => "continue",
+        Code::BAD_REQUEST => "bad_request",
+        Code::UNAUTHORIZED => "unauthorized",
+        Code::BAD_OPTION => "bad_option",
+        Code::FORBIDDEN => "forbidden",
+        Code::NOT_FOUND => "not_found",
+        Code::METHOD_NOT_ALLOWED => "method_not_allowed",
+        Code::NOT_ACCEPTABLE => "not_acceptable",
+        Code::REQUEST_ENTITY_INCOMPLETE => "request_entity_incomplete",
+        Code::CONFLICT => "conflict",
+        Code::PRECONDITION_FAILED => "precondition_failed",
+        Code::REQUEST_ENTITY_TOO_LARGE => "request_entity_too_large",
+        Code::UNSUPPORTED_CONTENT_FORMAT => "unsupported_content_format",
+        Code::UNPROCESSABLE_ENTITY => "unprocessable_entity",
+        Code::TOO_MANY_REQUESTS => "too_many_requests",
+        Code::INTERNAL_SERVER_ERROR => "internal_server_error",
+        Code::NOT_IMPLEMENTED => "not_implemented",
+        Code::BAD_GATEWAY => "bad_gateway",
+        Code::SERVICE_UNAVAILABLE => "service_unavailable",
+        Code::GATEWAY_TIMEOUT => "gateway_timeout",
+        Code::PROXYING_NOT_SUPPORTED => "proxying_not_supported",
+        _ => "unknown",
+    }
+}
+
+fn written(payload: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(payload).expect("members with text keys and finite numbers are JSON")
+}
+
+fn command_data(echo: &Echo) -> Option<Data<'_>> {
+    echo.members.get("data").map(Data::Command)
+}
+
+/// `register` and `update`.
+struct Report<'a> {
+    msg_type: &'static str,
+    registration: &'a Registration,
+}
+
+impl Serialize for Report<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(2))?;
+        map.serialize_entry("msgType", self.msg_type)?;
+        map.serialize_entry("data", &ReportData(self.registration))?;
+        map.end()
+    }
+}
+
+struct ReportData<'a>(&'a Registration);
+
+impl Serialize for ReportData<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let registration = self.0;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("ep", &registration.endpoint)?;
+        map.serialize_entry("lt", &registration.lifetime.as_secs())?;
+        map.serialize_entry("lwm2m", registration.version())?;
+        if let Some(binding) = registration.binding() {
+            map.serialize_entry("b", binding)?;
+        }
+        if registration.queue_item() {
+            map.serialize_entry("Q", "")?;
+        }
+        // A device cannot put its own text where the object list stands.
+        for (name, value) in registration.items().filter(|(name, _)| !matches!(*name, "alternatePath" | "objectList")) {
+            map.serialize_entry(name, value)?;
+        }
+        if let Some(path) = registration.alternate_path() {
+            map.serialize_entry("alternatePath", path)?;
+        }
+        if let Some(objects) = registration.object_list() {
+            map.serialize_entry("objectList", &objects.collect::<Vec<_>>())?;
+        }
+        map.end()
+    }
+}
+
+/// The command's object with another `msgType` and other `data`.
+struct Uplink<'a> {
+    echo: &'a Echo,
+    msg_type: &'a str,
+    data: Option<Data<'a>>,
+    seq_num: Option<u32>,
+}
+
+impl Serialize for Uplink<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let replaced = |name: &str| matches!(name, "msgType" | "data") || (name == "seqNum" && self.seq_num.is_some());
+        let mut map = serializer.serialize_map(None)?;
+        for (name, value) in self.echo.members.iter().filter(|(name, _)| !replaced(name)) {
+            map.serialize_entry(name, value)?;
+        }
+        map.serialize_entry("msgType", self.msg_type)?;
+        if let Some(seq_num) = self.seq_num {
+            map.serialize_entry("seqNum", &seq_num)?;
+        }
+        if let Some(data) = &self.data {
+            map.serialize_entry("data", data)?;
+        }
+        map.end()
+    }
+}
+
+enum Data<'a> {
+    /// As it came in the command.
+    Command(&'a serde_json::Value),
+    Outcome {
+        echo: &'a Echo,
+        outcome: &'a Outcome,
+    },
+}
+
+impl Serialize for Data<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (echo, outcome) = match self {
+            Self::Command(data) => return data.serialize(serializer),
+            Self::Outcome { echo, outcome } => (echo, outcome),
+        };
+        let path = echo.request_path();
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("reqPath", &path)?;
+        map.serialize_entry("code", &format_args!("{}", outcome.code))?;
+        map.serialize_entry("codeMsg", code_message(outcome.code))?;
+        match &outcome.content {
+            Some(Content::Entries(entries)) => {
+                let leading_slash = path.is_none_or(|path| path.starts_with('/'));
+                map.serialize_entry("content", &Entries { entries, leading_slash })?;
+            }
+            Some(Content::Links(links)) => map.serialize_entry("content", links)?,
+            None => {}
+        }
+        if let Some(reason) = &outcome.reason {
+            map.serialize_entry("reason", reason)?;
+        }
+        map.end()
+    }
+}
+
+/// Their paths have the form of the request's path.
+struct Entries<'a> {
+    entries: &'a [Entry],
+    leading_slash: bool,
+}
+
+impl Serialize for Entries<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(Some(self.entries.len()))?;
+        for entry in self.entries {
+            list.serialize_element(&EntryJson { entry, leading_slash: self.leading_slash })?;
+        }
+        list.end()
+    }
+}
+
+struct EntryJson<'a> {
+    entry: &'a Entry,
+    leading_slash: bool,
+}
+
+impl Serialize for EntryJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("path", &PathText { path: self.entry.path, leading_slash: self.leading_slash })?;
+        map.serialize_entry("value", &ValueJson(&self.entry.value))?;
+        if self.entry.undefined {
+            map.serialize_entry("type", "Opaque")?;
+        }
+        if let Some(time) = self.entry.time {
+            map.serialize_entry("time", &Number(time))?;
+        }
+        map.end()
+    }
+}
+
+struct PathText {
+    path: Path,
+    leading_slash: bool,
+}
+
+impl Serialize for PathText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = self.path.to_string();
+        serializer.serialize_str(if self.leading_slash { &text } else { text.trim_start_matches('/') })
+    }
+}
+
+struct ValueJson<'a>(&'a Value);
+
+impl Serialize for ValueJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Value::String(text) | Value::CoreLink(text) => serializer.serialize_str(text),
+            Value::Integer(value) | Value::Time(value) => serializer.serialize_i64(*value),
+            Value::UnsignedInteger(value) => serializer.serialize_u64(*value),
+            Value::Float(value) => Number(*value).serialize(serializer),
+            Value::Boolean(value) => serializer.serialize_bool(*value),
+            Value::Opaque(bytes) => serializer.collect_str(&Base64Display::new(bytes, &STANDARD)),
+            Value::ObjectLink(link) => serializer.collect_str(link),
+        }
+    }
+}
+
+/// A double; a whole one is written without a point.
+struct Number(f64);
+
+impl Serialize for Number {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match whole_of(self.0) {
+            Some(whole) => serializer.serialize_i64(whole),
+            None => serializer.serialize_f64(self.0),
+        }
+    }
 }

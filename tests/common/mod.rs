@@ -1,3 +1,9 @@
 //! What the tests that need a broker share.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+pub mod application;
 pub mod broker;
+pub mod device;
+pub mod gateway;
+pub mod scene;

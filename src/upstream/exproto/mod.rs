@@ -1,13 +1,48 @@
 //! EMQX by ExProto: one anchor connection per device, the adapter's client, the handler's server.
+//!
+//! How a device becomes a client of EMQX:
+//! 1. `anchor` dials EMQX's exproto listener and sends a line with a random token.
+//! 2. EMQX calls our handler, `OnSocketCreated` and `OnReceivedBytes`: the token tells which device its `conn` is.
+//! 3. `Authenticate` and `Subscribe` on that `conn`, at the ConnectionAdapter; the device is connected.
+//! 4. `Publish` for what it says, `OnReceivedMessages` for what it hears.
+//! 5. The anchor ends and `OnSocketClosed` tells why: the client is gone. Where EMQX did not mean it, again from 1.
+//!
+//! `devices` decides, `anchor`, `adapter` and `handler` do, and [`Link`] carries between them, in the one task that polls
+//! it. Sockets and calls run in tasks of their own and share nothing with it: they end with a result.
 
+mod adapter;
+mod anchor;
+mod announcements;
+mod devices;
+mod handler;
+mod health;
+mod queue;
 pub mod v1;
 
+use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::gateway::broker::{BrokerCommand, BrokerEvent};
+use rand::SeedableRng;
+use rand::rngs::{StdRng, SysRng};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tracing::info;
+
+use crate::gateway::broker::{BrokerCommand, BrokerEvent, DeviceId};
 use crate::observability::metrics::Metrics;
+
+use adapter::Adapter;
+use anchor::{DialError, Dialer};
+use announcements::Token;
+use devices::{Action, AnchorId, Call, Devices, HandlerEvent, Outcome};
+
+/// Calls without an answer, those included for which nobody waits any more. An adapter that takes calls and does not
+/// answer them must not fill the memory.
+const CALLS_UNDER_WAY: usize = 200_000;
 
 /// Where EMQX is, and how much of it to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +55,7 @@ pub struct Settings {
     pub adapter_connections: usize,
     /// Where our ConnectionUnaryHandler listens.
     pub handler_bind: SocketAddr,
-    /// Source addresses of the anchors; none lets the system choose.
+    /// Source addresses of the anchors; none lets the system choose. A source address is good for about 28,000 anchors.
     pub source_addresses: Vec<IpAddr>,
     /// `proto_name` of Authenticate: EMQX chooses the authenticators by it.
     pub proto_name: String,
@@ -36,26 +71,200 @@ pub struct Settings {
 }
 
 /// The link to EMQX. Its state lives where it is polled; calls and sockets run beside it and report back.
-pub struct Link {}
+pub struct Link {
+    devices: Devices,
+    dialer: Dialer,
+    adapter: Adapter,
+    events: mpsc::Receiver<HandlerEvent>,
+    handler_address: SocketAddr,
+    anchors: HashMap<AnchorId, AbortHandle>,
+    calls_under_way: usize,
+    tasks: JoinSet<Ended>,
+}
+
+/// How a task ended.
+enum Ended {
+    Dial { anchor: AnchorId, result: Result<TcpStream, DialError> },
+    Anchor { anchor: AnchorId },
+    Call { anchor: AnchorId, outcome: Outcome },
+    Handler,
+}
+
+/// What can happen to the link.
+enum Input {
+    Ended(Result<Ended, JoinError>),
+    Event(HandlerEvent),
+    Deadline,
+}
 
 impl Link {
     /// Binds the handler. An EMQX that is away is no error.
-    pub async fn start(settings: Settings, metrics: Arc<Metrics>) -> std::io::Result<Self> {
-        todo!()
+    ///
+    /// # Errors
+    /// If `handler_bind` cannot be bound, `adapter` is no URI, or the system has no randomness.
+    pub async fn start(settings: Settings, metrics: Arc<Metrics>) -> io::Result<Self> {
+        let rng = StdRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?;
+        let devices = Devices::new(&settings, rng, Arc::clone(&metrics));
+        let Settings { adapter, adapter_connections, proto_name, connect_timeout, .. } = settings;
+        let adapter = Adapter::new(&adapter, adapter_connections, proto_name, connect_timeout)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let socket = handler::bind(settings.handler_bind).await?;
+        let handler_address = socket.local_addr()?;
+        let (sender, events) = mpsc::channel(settings.event_queue.max(1));
+        let mut tasks = JoinSet::new();
+        let serving = handler::serve(socket, sender, metrics);
+        tasks.spawn(async {
+            serving.await;
+            Ended::Handler
+        });
+        info!(%handler_address, "ExProto handler listens");
+        Ok(Self {
+            devices,
+            dialer: Dialer::new(settings.listeners, settings.source_addresses),
+            adapter,
+            events,
+            handler_address,
+            anchors: HashMap::new(),
+            calls_under_way: 0,
+            tasks,
+        })
+    }
+
+    /// Where the handler listens: `handler_bind`, with the port that the system chose if it was 0.
+    pub fn handler_address(&self) -> SocketAddr {
+        self.handler_address
     }
 
     /// Takes a command; never waits.
     pub fn submit(&mut self, command: BrokerCommand) {
-        todo!()
+        self.devices.command(now(), command);
     }
 
     /// The next event for the core. Drives the link: it has to be polled all the time. Cancel-safe.
     pub async fn event(&mut self) -> BrokerEvent {
-        todo!()
+        loop {
+            if let Some(event) = self.act() {
+                return event;
+            }
+            let input = self.input().await;
+            self.take(input);
+        }
     }
 
     /// Publishes what is queued, then closes the anchors; gives up at the deadline.
-    pub async fn shut_down(self, deadline: Duration) {
-        todo!()
+    pub async fn shut_down(mut self, deadline: Duration) {
+        self.devices.disconnect_all(now());
+        let leaving = async {
+            loop {
+                while self.act().is_some() {}
+                if self.devices.is_empty() {
+                    return;
+                }
+                let input = self.input().await;
+                self.take(input);
+            }
+        };
+        if tokio::time::timeout(deadline, leaving).await.is_err() {
+            info!("publications were left when the link to EMQX was shut down");
+        }
     }
+
+    /// Does what the devices want done, up to the next event for the core.
+    fn act(&mut self) -> Option<BrokerEvent> {
+        while let Some(action) = self.devices.poll_action() {
+            match action {
+                Action::Dial { anchor, token } => self.dial(anchor, &token),
+                Action::HangUp { anchor } => self.hang_up(anchor),
+                Action::Call { device, anchor, call } => self.call(device, anchor, call),
+                Action::Tell(event) => return Some(event),
+            }
+        }
+        None
+    }
+
+    async fn input(&mut self) -> Input {
+        let deadline = self.devices.next_deadline().map(tokio::time::Instant::from_std);
+        let timer = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(ended) = self.tasks.join_next() => Input::Ended(ended),
+            Some(event) = self.events.recv() => Input::Event(event),
+            () = timer => Input::Deadline,
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        let now = now();
+        match input {
+            Input::Ended(Ok(ended)) => self.ended(now, ended),
+            // An anchor that was hung up.
+            Input::Ended(Err(error)) if error.is_cancelled() => {}
+            Input::Ended(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            Input::Event(event) => self.devices.heard(now, event),
+            Input::Deadline => self.devices.handle_timeout(now),
+        }
+    }
+
+    fn ended(&mut self, now: Instant, ended: Ended) {
+        match ended {
+            Ended::Dial { anchor, result: Ok(stream) } => {
+                self.devices.dialed(now, anchor, Ok(()));
+                self.watch(anchor, stream);
+            }
+            Ended::Dial { anchor, result: Err(error) } => {
+                self.anchors.remove(&anchor);
+                self.devices.dialed(now, anchor, Err(error.to_string()));
+            }
+            Ended::Anchor { anchor } => {
+                self.anchors.remove(&anchor);
+                self.devices.anchor_ended(now, anchor);
+            }
+            Ended::Call { anchor, outcome } => {
+                self.calls_under_way -= 1;
+                self.devices.called(now, anchor, outcome);
+            }
+            Ended::Handler => {}
+        }
+    }
+
+    fn dial(&mut self, anchor: AnchorId, token: &Token) {
+        let dial = self.dialer.dial(token);
+        let task = self.tasks.spawn(async move { Ended::Dial { anchor, result: dial.await } });
+        self.anchors.insert(anchor, task);
+    }
+
+    /// An anchor that was hung up meanwhile ends here, with its socket.
+    fn watch(&mut self, anchor: AnchorId, stream: TcpStream) {
+        let Some(task) = self.anchors.get_mut(&anchor) else { return };
+        *task = self.tasks.spawn(async move {
+            anchor::watch(stream).await;
+            Ended::Anchor { anchor }
+        });
+    }
+
+    fn hang_up(&mut self, anchor: AnchorId) {
+        if let Some(task) = self.anchors.remove(&anchor) {
+            task.abort();
+        }
+    }
+
+    fn call(&mut self, device: DeviceId, anchor: AnchorId, call: Call) {
+        if self.calls_under_way >= CALLS_UNDER_WAY {
+            let outcome = Outcome::Unreachable("too many calls without an answer".to_owned());
+            return self.devices.called(now(), anchor, outcome);
+        }
+        self.calls_under_way += 1;
+        let call = self.adapter.call(device, call);
+        self.tasks.spawn(async move { Ended::Call { anchor, outcome: call.await } });
+    }
+}
+
+/// The link's clock: the one place here that reads it.
+#[expect(clippy::disallowed_methods, reason = "the driver of the devices' state machine; it gets the time as argument")]
+fn now() -> Instant {
+    Instant::now()
 }

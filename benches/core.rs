@@ -1,0 +1,180 @@
+//! What the core needs for one notification and for one Register: a datagram in, a publication out, no socket between.
+#![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+
+use std::hint::black_box;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use lwm2m_gateway::coap::options::{format, number};
+use lwm2m_gateway::coap::{Code, Kind, Message, MessageId, Options, Peer, Token};
+use lwm2m_gateway::config::Config;
+use lwm2m_gateway::definitions;
+use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, DeviceId, Publication};
+use lwm2m_gateway::gateway::{Gateway, Output};
+
+/// Between two messages: so that what the gateway remembers for EXCHANGE_LIFETIME has the size of a busy minute.
+const PAUSE: Duration = Duration::from_millis(10);
+
+criterion_group!(benches, notification, register);
+criterion_main!(benches);
+
+fn notification(criterion: &mut Criterion) {
+    let mut bench = Bench::new();
+    let (device, _) = bench.register(0);
+    let token = bench.observe(device, "/3303/0/5700");
+    let mut sent = 0;
+    criterion.bench_function("one notification", |bencher| {
+        bencher.iter_batched(
+            || {
+                sent += 1;
+                notify(token, sent)
+            },
+            |datagram| black_box(bench.publication_of(0, &datagram).expect("a notification is published")),
+            BatchSize::SmallInput,
+        );
+    });
+}
+
+/// With the broker's answer: Register, Connect, Connected, 2.01, the report. The de-registration after it is not counted.
+fn register(criterion: &mut Criterion) {
+    let mut bench = Bench::new();
+    let mut device = 0;
+    criterion.bench_function("one register", |bencher| {
+        bencher.iter_custom(|iterations| {
+            let mut spent = Duration::ZERO;
+            for _ in 0..iterations {
+                device += 1;
+                let begin = Instant::now();
+                let (_, location) = black_box(bench.register(device));
+                spent += begin.elapsed();
+                bench.deregister(device, &location);
+            }
+            spent
+        });
+    });
+}
+
+struct Bench {
+    gateway: Gateway,
+    now: Instant,
+    next_id: u16,
+}
+
+/// What came out of the core until it was idle.
+#[derive(Default)]
+struct Outcome {
+    sent: Vec<Message>,
+    connect: Option<DeviceId>,
+    publication: Option<Publication>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let xml = Path::new(env!("CARGO_MANIFEST_DIR")).join("xml");
+        let model = definitions::read(&xml).expect("the definitions of the project").model;
+        let now = Instant::now();
+        let unix_time = Duration::from_secs(1_767_225_600);
+        let gateway = Gateway::new(Config::default().gateway, Arc::new(model), [7; 32], now, unix_time);
+        Self { gateway, now, next_id: 0 }
+    }
+
+    /// Gives the path of the registration, too.
+    fn register(&mut self, number: u32) -> (DeviceId, Vec<Vec<u8>>) {
+        let endpoint = format!("ep=bench-{number}");
+        let mut message = self.request(Code::POST, &["rd"]);
+        for item in [endpoint.as_str(), "lt=300", "lwm2m=1.0", "b=U"] {
+            message.options.add_text(number::URI_QUERY, item);
+        }
+        message.options.add_uint(number::CONTENT_FORMAT, format::LINK_FORMAT.into());
+        message.payload = b"</1/0>,</3/0>,</3303/0>".to_vec();
+        let device = self.receive(number, &message.encode()).connect.expect("the broker is asked");
+
+        self.gateway.handle_broker(self.now, BrokerEvent::Connected { device });
+        let outcome = self.outcome();
+        assert!(outcome.publication.is_some(), "the Register is reported");
+        let created = outcome.sent.first().expect("an answer");
+        assert_eq!(created.code, Code::CREATED);
+        (device, created.options.all(number::LOCATION_PATH).map(<[u8]>::to_vec).collect())
+    }
+
+    fn deregister(&mut self, number: u32, location: &[Vec<u8>]) {
+        let mut message = self.request(Code::DELETE, &[]);
+        for segment in location {
+            message.options.add(number::URI_PATH, segment);
+        }
+        let answer = self.receive(number, &message.encode()).sent;
+        assert_eq!(answer.first().map(|message| message.code), Some(Code::DELETED));
+    }
+
+    /// Gives the token of the observation.
+    fn observe(&mut self, device: DeviceId, path: &str) -> Token {
+        let command = format!(r#"{{"reqID":1,"msgType":"observe","data":{{"path":"{path}"}}}}"#);
+        let topic = "lwm2m/bench-0/dn".to_owned();
+        let event = BrokerEvent::Message { device, topic, payload: command.into_bytes() };
+        self.gateway.handle_broker(self.now, event);
+        let request = self.outcome().sent.pop().expect("the command is sent to the device");
+
+        let mut answer = observed(request.token, 1);
+        (answer.kind, answer.id) = (Kind::Acknowledgement, request.id);
+        self.publication_of(0, &answer.encode()).expect("the answer is published");
+        request.token
+    }
+
+    fn publication_of(&mut self, device: u32, datagram: &[u8]) -> Option<Publication> {
+        self.receive(device, datagram).publication
+    }
+
+    fn receive(&mut self, device: u32, datagram: &[u8]) -> Outcome {
+        self.now += PAUSE;
+        self.gateway.handle_timeout(self.now);
+        self.gateway.handle_datagram(self.now, peer(device), datagram);
+        self.outcome()
+    }
+
+    fn outcome(&mut self) -> Outcome {
+        let mut outcome = Outcome::default();
+        loop {
+            match self.gateway.poll_output() {
+                Output::Transmit(transmit) => {
+                    outcome.sent.push(Message::decode(&transmit.datagram).expect("the gateway sends messages"));
+                }
+                Output::Broker(BrokerCommand::Connect { device, .. }) => outcome.connect = Some(device),
+                Output::Broker(BrokerCommand::Publish { publication, .. }) => outcome.publication = Some(publication),
+                Output::Broker(BrokerCommand::Disconnect { .. }) | Output::Report(_) => {}
+                Output::Idle(_) => return outcome,
+            }
+        }
+    }
+
+    fn request(&mut self, method: Code, path: &[&str]) -> Message {
+        self.next_id = self.next_id.wrapping_add(1);
+        let mut options = Options::new();
+        for segment in path {
+            options.add_text(number::URI_PATH, segment);
+        }
+        let (id, token) = (MessageId(self.next_id), Token::new(&self.next_id.to_be_bytes()));
+        Message { kind: Kind::Confirmable, code: method, id, token, options, payload: Vec::new() }
+    }
+}
+
+/// The notification of this number, from a device that has its own message ids.
+fn notify(token: Token, sent: u32) -> Vec<u8> {
+    let number = (sent + 1) & 0x00ff_ffff;
+    Message { id: MessageId(sent as u16), ..observed(token, number) }.encode()
+}
+
+fn observed(token: Token, number: u32) -> Message {
+    let mut options = Options::new();
+    options.add_uint(number::OBSERVE, number);
+    options.add_uint(number::CONTENT_FORMAT, format::TEXT.into());
+    let payload = b"21.5".to_vec();
+    Message { kind: Kind::NonConfirmable, code: Code::CONTENT, id: MessageId(0), token, options, payload }
+}
+
+/// Each device has an address of its own.
+fn peer(device: u32) -> Peer {
+    let [_, a, b, c] = device.to_be_bytes();
+    Peer { socket: 0, address: ([10, a, b, c], 5683).into() }
+}

@@ -1,0 +1,188 @@
+//! From the configuration to the running program, and back to a clean end.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::definitions::{self, Definitions};
+use crate::driver::{self, Driver};
+use crate::gateway::Gateway;
+use crate::lwm2m::model::BrokenFile;
+use crate::observability::metrics::Metrics;
+use crate::transport::Sockets;
+use crate::upstream::exproto::Link;
+
+/// The running program.
+pub struct App {
+    places: Places,
+    stop: oneshot::Sender<()>,
+    driver: JoinHandle<()>,
+    #[cfg(feature = "embedded")]
+    broker: Option<crate::embedded::Broker>,
+}
+
+/// What listens where.
+#[derive(Clone, Debug)]
+pub struct Places {
+    pub udp: Vec<SocketAddr>,
+    /// MQTT of the embedded broker.
+    pub mqtt: Option<SocketAddr>,
+    pub handler: SocketAddr,
+    pub adapter: String,
+    pub listeners: Vec<String>,
+    pub objects: usize,
+}
+
+/// Serves until the program is told to end by Ctrl-C or SIGTERM.
+pub async fn run(config: Config, embedded: bool) -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let app = start(config, embedded).await?;
+    println!("{}", app.places());
+    tokio::select! {
+        _ = interrupt.recv() => info!("interrupted: stopping"),
+        _ = terminate.recv() => info!("told to terminate: stopping"),
+    }
+    app.stop().await
+}
+
+/// Builds the program and lets it run. With `embedded` the broker of the first try runs in this process.
+pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
+    raise_descriptor_limit();
+    let Definitions { model, broken } = definitions::read(&config.xml_dir)
+        .with_context(|| format!("xml_dir: cannot read the folder {}", config.xml_dir.display()))?;
+    for BrokenFile { file, reason } in broken {
+        warn!(file, reason, "an object definition was not taken");
+    }
+    let objects = model.objects().count();
+
+    #[cfg(feature = "embedded")]
+    let (config, broker) = if embedded { with_broker(config).await? } else { (config, None) };
+    #[cfg(not(feature = "embedded"))]
+    if embedded {
+        return Err(anyhow!("this program was built without the embedded broker (the Cargo feature `embedded`)"));
+    }
+
+    let sockets = Sockets::bind(&config.listeners)?;
+    let metrics = Arc::new(Metrics::default());
+    let handler = config.upstream.handler_bind;
+    let link = Link::start(config.upstream.clone(), Arc::clone(&metrics))
+        .await
+        .with_context(|| format!("upstream.exproto.handler_bind = {handler}"))?;
+    let places = Places {
+        udp: sockets.local_addresses()?,
+        #[cfg(feature = "embedded")]
+        mqtt: broker.as_ref().map(|broker| broker.addresses().mqtt),
+        #[cfg(not(feature = "embedded"))]
+        mqtt: None,
+        handler,
+        adapter: config.upstream.adapter,
+        listeners: config.upstream.listeners,
+        objects,
+    };
+    let now = driver::monotonic_now();
+    let gateway = Gateway::new(config.gateway, Arc::new(model), random_seed()?, now, driver::unix_time());
+    let (stop, stopped) = oneshot::channel();
+    let stopped = async { stopped.await.unwrap_or_default() };
+    let driver = tokio::spawn(Driver::new(gateway, sockets, link, metrics).run(stopped, config.shutdown_timeout));
+    Ok(App {
+        places,
+        stop,
+        driver,
+        #[cfg(feature = "embedded")]
+        broker,
+    })
+}
+
+impl App {
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// Stops taking work, publishes what is queued, and ends.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        // The driver that is gone already tells why by its own result.
+        if self.stop.send(()).is_err() {
+            warn!("the driver had ended before it was told to");
+        }
+        self.driver.await.map_err(|error| anyhow!("the driver failed: {error}"))?;
+        #[cfg(feature = "embedded")]
+        drop(self.broker);
+        Ok(())
+    }
+}
+
+/// One screen: what listens where, and what to try next.
+impl fmt::Display for Places {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "lwm2m-gateway {}", env!("CARGO_PKG_VERSION"))?;
+        for address in &self.udp {
+            writeln!(f, "  devices (LwM2M, CoAP over UDP)   {address}")?;
+        }
+        writeln!(f, "  object definitions               {}", self.objects)?;
+        match self.mqtt {
+            Some(mqtt) => {
+                let (host, port) = (mqtt.ip(), mqtt.port());
+                writeln!(f, "  applications (MQTT)              {mqtt}   embedded broker, not for production")?;
+                writeln!(f)?;
+                writeln!(f, "Try it, each in a terminal of its own:")?;
+                writeln!(f, "  mosquitto_sub -h {host} -p {port} -t 'lwm2m/#' -v")?;
+                let device = self.udp.first().map_or(5683, SocketAddr::port);
+                writeln!(f, "  lwm2mclient -n ep1 -h 127.0.0.1 -p {device} -4      (a device: wakaama's client)")?;
+                writeln!(
+                    f,
+                    "  mosquitto_pub -h {host} -p {port} -t lwm2m/ep1/dn -m \
+                     '{{\"reqID\":1,\"msgType\":\"discover\",\"data\":{{\"path\":\"/3/0\"}}}}'"
+                )?;
+                write!(f, "No device at hand? `lwm2m-gateway demo` brings one along. Ctrl-C stops.")
+            }
+            None => {
+                writeln!(f, "  EMQX, exproto listener           {}", self.listeners.join(", "))?;
+                writeln!(f, "  EMQX, ConnectionAdapter          {}", self.adapter)?;
+                writeln!(f, "  our ConnectionUnaryHandler       {}", self.handler)?;
+                write!(f, "In EMQX `emqx ctl gateway list` shows exproto running, with each device as a client.")
+            }
+        }
+    }
+}
+
+#[cfg(feature = "embedded")]
+async fn with_broker(config: Config) -> anyhow::Result<(Config, Option<crate::embedded::Broker>)> {
+    let mut config = config;
+    if config.upstream.handler_bind.port() == 0 {
+        config.upstream.handler_bind = free_address(config.upstream.handler_bind)?;
+        config.embedded.handler = format!("http://{}", config.upstream.handler_bind);
+    }
+    let broker = crate::embedded::Broker::start(config.embedded.clone()).await.context("the embedded broker")?;
+    let addresses = broker.addresses();
+    config.upstream.listeners = vec![addresses.listener.to_string()];
+    config.upstream.adapter = format!("http://{}", addresses.adapter);
+    Ok((config, Some(broker)))
+}
+
+/// The broker has to know where the handler will be before the handler is there.
+#[cfg(feature = "embedded")]
+fn free_address(near: SocketAddr) -> std::io::Result<SocketAddr> {
+    std::net::TcpListener::bind(near)?.local_addr()
+}
+
+/// One connection to EMQX for each device needs one descriptor each.
+fn raise_descriptor_limit() {
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(limit) => info!(limit, "file descriptors: one for each device, and a few"),
+        Err(error) => warn!(%error, "the limit of file descriptors could not be raised"),
+    }
+}
+
+fn random_seed() -> anyhow::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    rand::TryRng::try_fill_bytes(&mut rand::rngs::SysRng, &mut seed).context("the system's randomness")?;
+    Ok(seed)
+}

@@ -1,0 +1,99 @@
+//! Confirmable messages on their way: sent again with exponential back-off until they are acknowledged, reset or given
+//! up (RFC 7252 section 4.2).
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use crate::deadlines::Deadlines;
+
+use super::{MessageId, Parameters, Peer};
+
+/// For whom a message is on its way.
+pub type Key = (Peer, MessageId);
+
+/// The messages that wait for an acknowledgement. `O` tells the owner what a message was.
+#[derive(Debug)]
+pub struct Transmissions<O> {
+    waiting: HashMap<Key, Transmission<O>>,
+    deadlines: Deadlines<Key>,
+}
+
+#[derive(Debug)]
+struct Transmission<O> {
+    owner: O,
+    datagram: Vec<u8>,
+    timeout: Duration,
+    retransmissions: u8,
+}
+
+/// What a deadline brought.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Expired<O> {
+    /// Send these bytes once more.
+    Retransmit(Peer, Vec<u8>),
+    /// Nobody answered all of them.
+    GivenUp(O),
+}
+
+impl<O> Default for Transmissions<O> {
+    fn default() -> Self {
+        Self { waiting: HashMap::new(), deadlines: Deadlines::default() }
+    }
+}
+
+impl<O: Copy> Transmissions<O> {
+    /// Begins with a message that leaves now. The first timeout is ACK_TIMEOUT times a random factor.
+    pub fn begin(&mut self, now: Instant, key: Key, datagram: Vec<u8>, owner: O, how: &Parameters, rng: &mut StdRng) {
+        let timeout = how.ack_timeout.mul_f64(rng.random_range(1.0..=how.ack_random_factor));
+        self.deadlines.set(key, now + timeout);
+        self.waiting.insert(key, Transmission { owner, datagram, timeout, retransmissions: 0 });
+    }
+
+    pub fn contains(&self, key: Key) -> bool {
+        self.waiting.contains_key(&key)
+    }
+
+    /// Ends a transmission: it was acknowledged, reset, or is not wanted any more.
+    pub fn end(&mut self, key: Key) -> Option<O> {
+        self.deadlines.cancel(key);
+        self.waiting.remove(&key).map(|transmission| transmission.owner)
+    }
+
+    pub fn owner(&self, key: Key) -> Option<O> {
+        self.waiting.get(&key).map(|transmission| transmission.owner)
+    }
+
+    /// The peer is at another address now; the next retransmission goes there.
+    pub fn readdress(&mut self, now: Instant, from: Key, to: Peer) {
+        let Some(transmission) = self.waiting.remove(&from) else { return };
+        self.deadlines.cancel(from);
+        let key = (to, from.1);
+        self.deadlines.set(key, now);
+        self.waiting.insert(key, transmission);
+    }
+
+    pub fn pop_expired(&mut self, now: Instant, how: &Parameters) -> Option<Expired<O>> {
+        let key = self.deadlines.pop_expired(now)?;
+        let transmission = self.waiting.get_mut(&key).expect("every deadline has its transmission");
+        if transmission.retransmissions >= how.max_retransmit {
+            let owner = transmission.owner;
+            self.waiting.remove(&key);
+            return Some(Expired::GivenUp(owner));
+        }
+        transmission.retransmissions += 1;
+        transmission.timeout *= 2;
+        self.deadlines.set(key, now + transmission.timeout);
+        Some(Expired::Retransmit(key.0, transmission.datagram.clone()))
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.next()
+    }
+
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+}

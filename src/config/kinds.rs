@@ -1,0 +1,128 @@
+//! Kinds of values: each takes a TOML value, or says what is allowed in its place.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+use toml::Value;
+
+/// A value in a message is cut after so many characters.
+const LONGEST_SHOWN: usize = 80;
+
+pub fn whole<N>(range: RangeInclusive<N>) -> impl Fn(&Value) -> Result<N, String>
+where
+    N: TryFrom<i64> + PartialOrd + Display,
+{
+    move |value| {
+        let number = value.as_integer().and_then(|number| N::try_from(number).ok());
+        number
+            .filter(|number| range.contains(number))
+            .ok_or_else(|| format!("allowed is a whole number from {} to {}", range.start(), range.end()))
+    }
+}
+
+/// A number with or without a fraction.
+pub fn number(range: RangeInclusive<f64>) -> impl Fn(&Value) -> Result<f64, String> {
+    move |value| {
+        let whole = || value.as_integer().and_then(|number| i32::try_from(number).ok()).map(f64::from);
+        value
+            .as_float()
+            .or_else(whole)
+            .filter(|number| range.contains(number))
+            .ok_or_else(|| format!("allowed is a number from {:?} to {:?}", range.start(), range.end()))
+    }
+}
+
+/// `"1h 30m"`, or whole seconds.
+pub fn duration(range: RangeInclusive<Duration>) -> impl Fn(&Value) -> Result<Duration, String> {
+    move |value| {
+        let seconds = || value.as_integer().and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
+        let text = value.as_str().and_then(|text| humantime::parse_duration(text).ok());
+        text.or_else(seconds).filter(|duration| range.contains(duration)).ok_or_else(|| {
+            let [least, most] = [*range.start(), *range.end()].map(humantime::format_duration);
+            format!("allowed is a duration (\"90s\", \"1h 30m\") or whole seconds, from {least} to {most}")
+        })
+    }
+}
+
+pub fn text(value: &Value) -> Result<String, String> {
+    value.as_str().map(str::to_owned).ok_or_else(|| "allowed is a text".to_owned())
+}
+
+pub fn text_with_content(value: &Value) -> Result<String, String> {
+    let given = value.as_str().filter(|text| !text.is_empty());
+    given.map(str::to_owned).ok_or_else(|| "allowed is a text that is not empty".to_owned())
+}
+
+/// A text that a type reads; `allowed` says what it takes.
+pub fn parsed<T: FromStr>(allowed: &'static str) -> impl Fn(&Value) -> Result<T, String> {
+    move |value| {
+        let given = value.as_str().and_then(|text| text.parse().ok());
+        given.ok_or_else(|| format!("allowed is {allowed}"))
+    }
+}
+
+/// One of these words.
+pub fn choice<T: Copy, const N: usize>(words: [(&'static str, T); N]) -> impl Fn(&Value) -> Result<T, String> {
+    move |value| {
+        let given = value.as_str().and_then(|text| words.iter().find(|(word, _)| *word == text));
+        given.map(|(_, meaning)| *meaning).ok_or_else(|| {
+            let names = words.map(|(word, _)| format!("{word:?}"));
+            format!("allowed is {}", names.join(" or "))
+        })
+    }
+}
+
+/// A list, or one value that stands for a list of one.
+pub fn list<T>(item: impl Fn(&Value) -> Result<T, String>) -> impl Fn(&Value) -> Result<Vec<T>, String> {
+    move |value| {
+        let items = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        items.iter().map(|given| item(given).map_err(|problem| format!("{}: {problem}", shown(given)))).collect()
+    }
+}
+
+/// An address that others reach by this very port, so that the system may not choose it.
+pub fn reachable_address(value: &Value) -> Result<SocketAddr, String> {
+    let address = parsed("an IP address with a port, such as \"127.0.0.1:9001\" or \"[::1]:9001\"")(value)?;
+    port_of(address).map(|_| address)
+}
+
+/// `host:port`.
+pub fn host_and_port(value: &Value) -> Result<String, String> {
+    let given = value.as_str().filter(|text| is_host_and_port(text));
+    given.map(str::to_owned).ok_or_else(|| "allowed is host:port, such as \"127.0.0.1:7993\"".to_owned())
+}
+
+/// `http://host:port`.
+pub fn http_address(value: &Value) -> Result<String, String> {
+    let authority = |text: &str| text.strip_prefix("http://").is_some_and(is_host_and_port);
+    let given = value.as_str().filter(|text| authority(text));
+    given.map(str::to_owned).ok_or_else(|| "allowed is http://host:port, such as \"http://127.0.0.1:9100\"".to_owned())
+}
+
+/// A value as a person knows it from the file, not too long.
+pub fn shown(value: &Value) -> String {
+    let whole = value.to_string();
+    match whole.char_indices().nth(LONGEST_SHOWN) {
+        Some((end, _)) => format!("{}...", &whole[..end]),
+        None => whole,
+    }
+}
+
+fn port_of(address: SocketAddr) -> Result<u16, String> {
+    Some(address.port()).filter(|port| *port != 0).ok_or_else(|| "allowed is a port from 1 to 65535".to_owned())
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let host_fits = match bracketed {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)),
+    };
+    host_fits && port.parse().is_ok_and(|port: u16| port != 0)
+}

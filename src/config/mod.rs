@@ -1,0 +1,99 @@
+//! The configuration: a TOML file and the environment to checked values.
+//!
+//! Every default is in `sections` (those of CoAP and the limits beside their types), every mistake is reported at once,
+//! and past this module nobody validates again. `deploy/lwm2m-gateway.toml` documents every key.
+
+mod kinds;
+mod reader;
+mod sections;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use thiserror::Error;
+use toml::Table;
+
+use crate::gateway;
+use crate::observability::logging::LogSettings;
+use crate::transport::UdpListener;
+use crate::upstream::exproto;
+
+pub use reader::Mistake;
+use reader::Reader;
+
+/// Everything that an operator can choose, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub gateway: gateway::settings::Settings,
+    /// At least one; the position of a listener is the `socket` of its peers.
+    pub listeners: Vec<UdpListener>,
+    pub upstream: exproto::Settings,
+    #[cfg(feature = "embedded")]
+    pub embedded: crate::embedded::Settings,
+    pub log: LogSettings,
+    /// The folder of the object definitions; a relative one counts from the working directory.
+    pub xml_dir: PathBuf,
+    /// How long the end of the program may wait for what is queued.
+    pub shutdown_timeout: Duration,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    #[error("{}: {error}", .file.display())]
+    Unreadable { file: PathBuf, error: std::io::Error },
+    #[error("{} is not TOML: {error}", .file.display())]
+    NotToml { file: PathBuf, error: Box<toml::de::Error> },
+    #[error("{0}")]
+    Mistakes(Mistakes),
+}
+
+/// All that is wrong with a configuration; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistakes(pub Vec<Mistake>);
+
+impl Config {
+    /// Reads the file, if there is one, and puts the variables `LWM2M_GATEWAY__SECTION__KEY` and `LWM2M_GATEWAY_LOG` of
+    /// the environment over it.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, ConfigError> {
+        let table = file.map(read_table).transpose()?.unwrap_or_else(Table::new);
+        Self::from_table(table, environment).map_err(ConfigError::Mistakes)
+    }
+
+    fn from_table(table: Table, environment: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Mistakes> {
+        let mut reader = Reader::new(table);
+        reader.override_from(environment);
+        let config = sections::config(&mut reader);
+        let mistakes = reader.finish();
+        if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
+    }
+}
+
+/// What holds without a file and without environment variables.
+impl Default for Config {
+    fn default() -> Self {
+        Self::from_table(Table::new(), []).expect("the defaults have no mistakes")
+    }
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.len();
+        write!(f, "the configuration has {count} mistake{}", if count == 1 { "" } else { "s" })?;
+        self.0.iter().try_for_each(|mistake| write!(f, "\n  {mistake}"))
+    }
+}
+
+fn read_table(file: &Path) -> Result<Table, ConfigError> {
+    let text = fs::read_to_string(file).map_err(|error| ConfigError::Unreadable { file: file.to_owned(), error })?;
+    text.parse().map_err(|error| ConfigError::NotToml { file: file.to_owned(), error: Box::new(error) })
+}

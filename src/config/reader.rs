@@ -1,0 +1,210 @@
+//! Takes values out of a TOML table one by one, and collects everything that is wrong with them.
+//!
+//! Who reads says the key, the default and the kind of value; [`Reader::finish`] adds the keys that nobody asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fmt;
+
+use toml::{Table, Value};
+
+use super::kinds::shown;
+
+/// Environment variables that begin so override a key: `LWM2M_GATEWAY__COAP__ACK_TIMEOUT` is `coap.ack_timeout`.
+const PREFIX: &str = "LWM2M_GATEWAY__";
+
+/// Overrides `log.level`, as it is usual for a log.
+const LOG_VARIABLE: &str = "LWM2M_GATEWAY_LOG";
+
+/// Two keys that differ in so many letters may be the same word mistyped.
+const TYPING_ERRORS: usize = 3;
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    pub key: String,
+    /// As TOML; `None` for a key that does not exist.
+    pub value: Option<String>,
+    /// The environment variable that the value came from.
+    pub variable: Option<String>,
+    /// What is wrong, or what is allowed.
+    pub problem: String,
+}
+
+/// The values of a file and of the environment.
+pub struct Reader {
+    table: Table,
+    variables: BTreeMap<String, String>,
+    asked: BTreeSet<String>,
+    mistakes: Vec<Mistake>,
+}
+
+impl Reader {
+    pub fn new(table: Table) -> Self {
+        Self { table, variables: BTreeMap::new(), asked: BTreeSet::new(), mistakes: Vec::new() }
+    }
+
+    /// Puts the values of the environment over those of the file.
+    pub fn override_from(&mut self, environment: impl IntoIterator<Item = (OsString, OsString)>) {
+        for (variable, value) in environment {
+            let variable = variable.to_string_lossy().into_owned();
+            let key = match variable.strip_prefix(PREFIX) {
+                Some(rest) => rest.to_lowercase().replace("__", "."),
+                None if variable == LOG_VARIABLE => "log.level".to_owned(),
+                None => continue,
+            };
+            match value.into_string() {
+                Ok(text) => self.override_one(key, variable, &text),
+                Err(raw) => self.add(&key, Some(format!("{raw:?}")), Some(variable), "not UTF-8".to_owned()),
+            }
+        }
+    }
+
+    /// The value of a key: the default where there is none, or where it is wrong.
+    pub fn read<T>(&mut self, key: &str, default: T, kind: impl Fn(&Value) -> Result<T, String>) -> T {
+        self.asked.insert(key.to_owned());
+        match self.find(key).map(kind) {
+            None => default,
+            Some(Ok(value)) => value,
+            Some(Err(problem)) => {
+                self.refuse(key, problem);
+                default
+            }
+        }
+    }
+
+    /// The names of the tables below a key; `None` when the key is not there.
+    pub fn names_below(&mut self, key: &str) -> Option<Vec<String>> {
+        let names = self.find(key)?.as_table()?.keys().cloned().collect();
+        Some(names)
+    }
+
+    /// Says that the value of a key is wrong.
+    pub fn refuse(&mut self, key: &str, problem: impl Into<String>) {
+        self.asked.insert(key.to_owned());
+        let value = self.find(key).map(shown);
+        let variable = self.variables.get(key).cloned();
+        self.add(key, value, variable, problem.into());
+    }
+
+    /// Whether nothing was wrong with these keys so far: a comparison of them makes sense.
+    pub fn fine(&self, keys: &[&str]) -> bool {
+        !self.mistakes.iter().any(|mistake| keys.contains(&mistake.key.as_str()))
+    }
+
+    /// Every key that was asked for.
+    #[cfg(test)]
+    pub fn asked(&self) -> &BTreeSet<String> {
+        &self.asked
+    }
+
+    /// All that is wrong, the keys that nobody asked for included.
+    pub fn finish(mut self) -> Vec<Mistake> {
+        let mut unknown = Vec::new();
+        self.find_unknown("", &self.table, &mut unknown);
+        self.mistakes.extend(unknown);
+        self.mistakes
+    }
+
+    fn override_one(&mut self, key: String, variable: String, text: &str) {
+        let value = text.parse().unwrap_or_else(|_| Value::String(text.to_owned()));
+        if insert(&mut self.table, &key, value) {
+            self.variables.insert(key, variable);
+        } else {
+            self.add(&key, Some(format!("{text:?}")), Some(variable), "the file has no section there".to_owned());
+        }
+    }
+
+    fn find(&self, key: &str) -> Option<&Value> {
+        let (sections, last) = key.rsplit_once('.').unwrap_or(("", key));
+        let table = sections
+            .split('.')
+            .filter(|section| !section.is_empty())
+            .try_fold(&self.table, |table, section| table.get(section)?.as_table())?;
+        table.get(last)
+    }
+
+    fn add(&mut self, key: &str, value: Option<String>, variable: Option<String>, problem: String) {
+        self.mistakes.push(Mistake { key: key.to_owned(), value, variable, problem });
+    }
+
+    /// The TOML parser bounds how deep tables may be nested.
+    fn find_unknown(&self, prefix: &str, table: &Table, unknown: &mut Vec<Mistake>) {
+        for (name, value) in table {
+            let key = format!("{prefix}{name}");
+            if self.asked.contains(&key) {
+                continue;
+            }
+            match (value.as_table(), self.is_section(&key)) {
+                (Some(below), true) => self.find_unknown(&format!("{key}."), below, unknown),
+                (None, true) => unknown.push(Mistake {
+                    variable: self.variables.get(&key).cloned(),
+                    value: Some(shown(value)),
+                    problem: "allowed is a section of keys".to_owned(),
+                    key,
+                }),
+                (_, false) => unknown.push(Mistake {
+                    variable: self.variables.get(&key).cloned(),
+                    value: None,
+                    problem: self.hint(&key),
+                    key,
+                }),
+            }
+        }
+    }
+
+    fn is_section(&self, key: &str) -> bool {
+        self.asked.iter().any(|asked| asked.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+    }
+
+    fn hint(&self, key: &str) -> String {
+        match self.nearest(key) {
+            Some(nearest) => format!("there is no such key; did you mean {nearest}?"),
+            None => "there is no such key".to_owned(),
+        }
+    }
+
+    /// The known key that was perhaps meant: mistyped, or of another section.
+    fn nearest(&self, key: &str) -> Option<&str> {
+        let known = self.asked.iter().flat_map(|asked| with_sections(asked));
+        let (distance, nearest) = known
+            .map(|known| (strsim::damerau_levenshtein(key, known), known))
+            .min_by_key(|(distance, _)| *distance)?;
+        let elsewhere = || self.asked.iter().find(|asked| last_name(asked) == last_name(key)).map(String::as_str);
+        if distance <= TYPING_ERRORS.min(key.len() / 2) { Some(nearest) } else { elsewhere() }
+    }
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.key)?;
+        if let Some(value) = &self.value {
+            write!(f, " = {value}")?;
+        }
+        if let Some(variable) = &self.variable {
+            write!(f, " (from {variable})")?;
+        }
+        write!(f, ": {}", self.problem)
+    }
+}
+
+/// Puts a value at a dotted key, with the sections that it needs; `false` when one of them is no table.
+fn insert(table: &mut Table, key: &str, value: Value) -> bool {
+    let Some((section, rest)) = key.split_once('.') else {
+        table.insert(key.to_owned(), value);
+        return true;
+    };
+    match table.entry(section).or_insert_with(|| Value::Table(Table::new())) {
+        Value::Table(below) => insert(below, rest, value),
+        _ => false,
+    }
+}
+
+/// The key, and the sections around it.
+fn with_sections(key: &str) -> impl Iterator<Item = &str> {
+    key.match_indices('.').map(|(at, _)| &key[..at]).chain([key])
+}
+
+fn last_name(key: &str) -> &str {
+    key.rsplit('.').next().unwrap_or(key)
+}

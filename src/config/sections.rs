@@ -1,0 +1,316 @@
+//! Each section of the configuration: its keys, their defaults, and what must fit together.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use toml::Value;
+
+use crate::coap::Parameters;
+use crate::gateway::settings::{AutoObserve, ClientTemplates, Limits, PasswordSource, Settings, UpdatePublish};
+use crate::lwm2m::operation::UndefinedResources;
+use crate::lwm2m::path::Path;
+use crate::mqtt::topics::{Template, TemplateError, Translator, Translators};
+use crate::observability::logging::{LogFormat, LogSettings, filter};
+use crate::upstream::exproto;
+
+use super::kinds::{
+    choice, duration, host_and_port, http_address, list, number, parsed, reachable_address, text, text_with_content,
+    whole,
+};
+use super::reader::Reader;
+use super::{Config, UdpListener};
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+/// As `humantime` counts it.
+const YEAR: Duration = Duration::from_secs(31_557_600);
+
+/// Whatever is shorter than 32 bits of seconds would do; nobody keeps a device that was silent for so long.
+const LONGEST_LIFETIME: Duration = Duration::from_secs(100 * YEAR.as_secs());
+
+/// What anything that is counted may be at most.
+const MANY: usize = 10_000_000;
+
+/// The `apn` values of the devices that EMQX's gateway knows as sleeping.
+const POWER_SAVING_APN: [&str; 4] = ["Ctnb", "psmA.eDRX0.ctnb", "psmC.eDRX0.ctnb", "psmF.eDRXC.ctnb"];
+
+const SOCKET_ADDRESS: &str = "an IP address with a port, such as \"0.0.0.0:5683\" or \"[::]:5683\"";
+
+/// Reads all of it. Where something is wrong the reader knows, and the default stands in its place.
+pub fn config(reader: &mut Reader) -> Config {
+    reader.read("upstream.kind", (), choice([("exproto", ())]));
+    let upstream = exproto(reader);
+    // One file fits every build: without that broker its keys are read and go nowhere.
+    #[cfg(not(feature = "embedded"))]
+    embedded_addresses(reader);
+    Config {
+        gateway: gateway(reader),
+        listeners: listeners(reader),
+        #[cfg(feature = "embedded")]
+        embedded: embedded(embedded_addresses(reader), upstream.handler_bind),
+        upstream,
+        log: log(reader),
+        xml_dir: PathBuf::from(reader.read("xml_dir", "xml".to_owned(), text_with_content)),
+        shutdown_timeout: reader.read("shutdown_timeout", 10 * SECOND, duration(Duration::ZERO..=HOUR)),
+    }
+}
+
+fn gateway(reader: &mut Reader) -> Settings {
+    let publish = [
+        ("object_list_changed", UpdatePublish::ObjectListChanged),
+        ("contains_object_list", UpdatePublish::ContainsObjectList),
+        ("always", UpdatePublish::Always),
+    ];
+    let undefined = [("refuse", UndefinedResources::Refuse), ("opaque", UndefinedResources::Opaque)];
+    let apn = POWER_SAVING_APN.map(str::to_owned).to_vec();
+    Settings {
+        coap: coap(reader),
+        lifetimes: lifetimes(reader),
+        translators: translators(reader),
+        client: client(reader),
+        qmode_time_window: reader.read("qmode_time_window", 22 * SECOND, duration(Duration::ZERO..=YEAR)),
+        qmode_apn: reader.read("qmode_apn", apn, list(text_with_content)),
+        auto_observe: reader.read("auto_observe", AutoObserve::Off, auto_observe),
+        update_msg_publish_condition: reader.read(
+            "update_msg_publish_condition",
+            UpdatePublish::ObjectListChanged,
+            choice(publish),
+        ),
+        undefined_resources: reader.read("undefined_resources", UndefinedResources::Refuse, choice(undefined)),
+        limits: limits(reader),
+    }
+}
+
+fn lifetimes(reader: &mut Reader) -> RangeInclusive<Duration> {
+    let least = reader.read("lifetime_min", SECOND, duration(Duration::ZERO..=LONGEST_LIFETIME));
+    let most = reader.read("lifetime_max", 24 * HOUR, duration(SECOND..=LONGEST_LIFETIME));
+    if reader.fine(&["lifetime_min", "lifetime_max"]) && least > most {
+        let most = humantime::format_duration(most);
+        reader.refuse("lifetime_min", format!("allowed is no more than lifetime_max, which is {most}"));
+    }
+    least..=most
+}
+
+fn coap(reader: &mut Reader) -> Parameters {
+    let default = Parameters::default();
+    Parameters {
+        ack_timeout: reader.read("coap.ack_timeout", default.ack_timeout, duration(MILLISECOND..=HOUR)),
+        ack_random_factor: reader.read("coap.ack_random_factor", default.ack_random_factor, number(1.0..=10.0)),
+        max_retransmit: reader.read("coap.max_retransmit", default.max_retransmit, whole(0..=20)),
+        max_latency: reader.read("coap.max_latency", default.max_latency, duration(MILLISECOND..=HOUR)),
+        processing_delay: reader.read("coap.processing_delay", default.processing_delay, duration(MILLISECOND..=HOUR)),
+        token_length: reader.read("coap.token_length", default.token_length, whole(1..=8)),
+        exchanges_per_peer: reader.read("coap.exchanges_per_peer", default.exchanges_per_peer, whole(1..=MANY)),
+        exchanges: reader.read("coap.exchanges", default.exchanges, whole(1..=MANY)),
+        pending_requests: reader.read("coap.pending_requests", default.pending_requests, whole(1..=MANY)),
+    }
+}
+
+fn limits(reader: &mut Reader) -> Limits {
+    let default = Limits::default();
+    Limits {
+        devices: reader.read("limits.devices", default.devices, whole(1..=MANY)),
+        waiting_commands: reader.read("limits.waiting_commands", default.waiting_commands, whole(1..=MANY)),
+        command_expiry: reader.read("limits.command_expiry", default.command_expiry, duration(SECOND..=YEAR)),
+        observations: reader.read("limits.observations", default.observations, whole(1..=MANY)),
+        command_size: reader.read("limits.command_size", default.command_size, whole(64..=256 * 1024 * 1024)),
+        retry_after: reader.read("limits.retry_after", default.retry_after, duration(SECOND..=24 * HOUR)),
+    }
+}
+
+fn translators(reader: &mut Reader) -> Translators {
+    Translators {
+        mountpoint: reader.read("mountpoint", for_topic("lwm2m/${endpoint_name}/"), topic_name),
+        command: Translator {
+            topic: reader.read("translators.command.topic", for_topic("dn/#"), topic_filter),
+            qos: reader.read("translators.command.qos", 0, whole(0..=2)),
+        },
+        response: translator(reader, "response", "up/resp"),
+        notify: translator(reader, "notify", "up/notify"),
+        register: translator(reader, "register", "up/resp"),
+        update: translator(reader, "update", "up/resp"),
+    }
+}
+
+fn translator(reader: &mut Reader, name: &str, topic: &str) -> Translator {
+    Translator {
+        topic: reader.read(&format!("translators.{name}.topic"), for_topic(topic), |value| {
+            text_with_content(value)?;
+            topic_name(value)
+        }),
+        qos: reader.read(&format!("translators.{name}.qos"), 0, whole(0..=2)),
+    }
+}
+
+fn client(reader: &mut Reader) -> ClientTemplates {
+    let for_client = |text: &str| Template::for_client(text).expect("a default is a template");
+    let template = |value: &Value| Template::for_client(&text(value)?).map_err(template_problem);
+    let password = [("${password}", PasswordSource::QueryItem), ("", PasswordSource::None)];
+    ClientTemplates {
+        clientid: reader.read("clientinfo.clientid", for_client("${endpoint_name}"), template),
+        username: reader.read("clientinfo.username", for_client("${imei}"), template),
+        password: reader.read("clientinfo.password", PasswordSource::QueryItem, |value| {
+            let given = password.iter().find(|(word, _)| value.as_str() == Some(word));
+            given.map(|(_, source)| source.clone()).ok_or_else(|| "allowed is \"${password}\" or \"\"".to_owned())
+        }),
+    }
+}
+
+/// One listener `default` when the configuration names none.
+fn listeners(reader: &mut Reader) -> Vec<UdpListener> {
+    let names = reader.names_below("listeners.udp").unwrap_or_else(|| vec!["default".to_owned()]);
+    let mut listeners = Vec::new();
+    for name in names {
+        if is_listener_name(&name) {
+            listeners.push(listener(reader, name));
+        } else {
+            let problem = "allowed are letters, digits, - and _ in the name of a listener";
+            reader.refuse(&format!("listeners.udp.{name}"), problem);
+        }
+    }
+    if listeners.is_empty() {
+        reader.refuse("listeners.udp", "at least one listener is needed");
+    }
+    refuse_shared_addresses(reader, &listeners);
+    listeners
+}
+
+fn listener(reader: &mut Reader, name: String) -> UdpListener {
+    let key = |last: &str| format!("listeners.udp.{name}.{last}");
+    let everywhere = SocketAddr::from(([0, 0, 0, 0], 5683));
+    let recbuf = whole(2048..=1024 * 1024 * 1024);
+    UdpListener {
+        bind: reader.read(&key("bind"), everywhere, parsed(SOCKET_ADDRESS)),
+        recbuf: reader.read(&key("recbuf"), None, |value| recbuf(value).map(Some)),
+        name,
+    }
+}
+
+fn refuse_shared_addresses(reader: &mut Reader, listeners: &[UdpListener]) {
+    let mut first = HashMap::new();
+    for UdpListener { name, bind, .. } in listeners.iter().filter(|listener| listener.bind.port() != 0) {
+        if let Some(other) = first.insert(*bind, name) {
+            reader.refuse(
+                &format!("listeners.udp.{name}.bind"),
+                format!("{bind} is the address of listener {other} too"),
+            );
+        }
+    }
+}
+
+fn exproto(reader: &mut Reader) -> exproto::Settings {
+    let key = |last: &str| format!("upstream.exproto.{last}");
+    let handler_bind = SocketAddr::from(([127, 0, 0, 1], 9001));
+    let settings = exproto::Settings {
+        listeners: reader.read(&key("listener"), vec!["127.0.0.1:7993".to_owned()], not_empty(list(host_and_port))),
+        adapter: reader.read(&key("adapter"), "http://127.0.0.1:9100".to_owned(), http_address),
+        adapter_connections: reader.read(&key("adapter_connections"), 2, whole(1..=64)),
+        handler_bind: reader.read(&key("handler_bind"), handler_bind, reachable_address),
+        source_addresses: reader.read(&key("source_addresses"), Vec::new(), list(parsed("an IP address"))),
+        proto_name: reader.read("clientinfo.proto_name", "exproto".to_owned(), text_with_content),
+        connect_timeout: reader.read(&key("connect_timeout"), 10 * SECOND, duration(MILLISECOND..=HOUR)),
+        anchors_per_second: reader.read(&key("anchors_per_second"), 500, whole(1..=1_000_000)),
+        queue_per_device: reader.read(&key("queue_per_device"), 100, whole(1..=MANY)),
+        queue_total: reader.read(&key("queue_total"), 100_000, whole(1..=MANY)),
+        event_queue: reader.read(&key("event_queue"), 65_536, whole(1..=MANY)),
+    };
+    if reader.fine(&[&key("queue_per_device"), &key("queue_total")]) && settings.queue_per_device > settings.queue_total
+    {
+        let problem = format!("allowed is no more than queue_total, which is {}", settings.queue_total);
+        reader.refuse(&key("queue_per_device"), problem);
+    }
+    settings
+}
+
+/// MQTT, the exproto listener and the adapter of the embedded broker.
+fn embedded_addresses(reader: &mut Reader) -> [SocketAddr; 3] {
+    [("mqtt", 1883), ("listener", 7993), ("adapter", 9100)].map(|(name, port)| {
+        let default = SocketAddr::from(([127, 0, 0, 1], port));
+        reader.read(&format!("embedded.{name}"), default, reachable_address)
+    })
+}
+
+#[cfg(feature = "embedded")]
+fn embedded([mqtt, listener, adapter]: [SocketAddr; 3], mut handler: SocketAddr) -> crate::embedded::Settings {
+    if handler.ip().is_unspecified() {
+        handler.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    crate::embedded::Settings {
+        mqtt,
+        listener,
+        adapter,
+        handler: format!("http://{handler}"),
+        ..crate::embedded::Settings::default()
+    }
+}
+
+fn log(reader: &mut Reader) -> LogSettings {
+    let default = filter("info").expect("a level is a filter");
+    LogSettings {
+        filter: reader.read("log.level", default, |value| filter(&text(value)?).map_err(|error| error.to_string())),
+        format: reader.read(
+            "log.format",
+            LogFormat::Text,
+            choice([("text", LogFormat::Text), ("json", LogFormat::Json)]),
+        ),
+    }
+}
+
+fn auto_observe(value: &Value) -> Result<AutoObserve, String> {
+    match (value, value.as_str()) {
+        (Value::Boolean(false), _) | (_, Some("off")) => Ok(AutoObserve::Off),
+        (Value::Boolean(true), _) | (_, Some("on")) => Ok(AutoObserve::On),
+        (Value::Array(paths), _) => paths.iter().map(observable_path).collect::<Result<_, _>>().map(AutoObserve::Paths),
+        _ => Err("allowed is true, false or a list of paths, such as [\"/3303/0\", \"/3/0/9\"]".to_owned()),
+    }
+}
+
+fn observable_path(value: &Value) -> Result<Path, String> {
+    let path = Path::from_str(&text(value)?).map_err(|error| error.to_string())?;
+    if path.object().is_some() { Ok(path) } else { Err("the root cannot be observed".to_owned()) }
+}
+
+/// A topic that is published to, or its beginning.
+fn topic_name(value: &Value) -> Result<Template, String> {
+    let topic = text(value)?;
+    if topic.contains(['+', '#', '\0']) {
+        return Err("allowed is a topic without the wildcards + and #".to_owned());
+    }
+    Template::for_topic(&topic).map_err(template_problem)
+}
+
+/// A topic that is subscribed, with wildcards where MQTT allows them (MQTT 3.1.1 section 4.7.1).
+fn topic_filter(value: &Value) -> Result<Template, String> {
+    let topic = text_with_content(value)?;
+    let (before, last) = topic.rsplit_once('/').unwrap_or(("", &topic));
+    let fits = |level: &str| level == "+" || !level.contains(['+', '#', '\0']);
+    if !before.split('/').all(fits) || !(last == "#" || fits(last)) {
+        return Err("allowed is a topic filter: + as a whole level, # as the last one".to_owned());
+    }
+    Template::for_topic(&topic).map_err(template_problem)
+}
+
+fn template_problem(error: TemplateError) -> String {
+    error.to_string()
+}
+
+/// The template of a default.
+fn for_topic(text: &str) -> Template {
+    Template::for_topic(text).expect("a default is a template")
+}
+
+fn not_empty<T>(list: impl Fn(&Value) -> Result<Vec<T>, String>) -> impl Fn(&Value) -> Result<Vec<T>, String> {
+    move |value| {
+        let items = list(value)?;
+        if items.is_empty() { Err("at least one is needed".to_owned()) } else { Ok(items) }
+    }
+}
+
+fn is_listener_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+}

@@ -1,0 +1,263 @@
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::gateway::settings::{AutoObserve, PasswordSource, UpdatePublish};
+
+const DOCUMENTED: &str = include_str!("../../deploy/lwm2m-gateway.toml");
+
+#[test]
+fn the_documented_file_sets_exactly_the_defaults() {
+    let config = Config::from_table(DOCUMENTED.parse().unwrap(), []).unwrap();
+    assert_eq!(format!("{config:#?}"), format!("{:#?}", Config::default()));
+}
+
+#[test]
+fn the_documented_file_has_every_key_and_no_other() {
+    let mut reader = Reader::new(Table::new());
+    sections::config(&mut reader);
+    assert_eq!(keys(&with_examples(DOCUMENTED)), *reader.asked());
+}
+
+#[test]
+fn the_examples_of_the_documented_file_are_taken() {
+    Config::from_table(with_examples(DOCUMENTED), []).unwrap();
+}
+
+#[test]
+fn every_mistake_is_reported_at_once() {
+    let mistakes = mistakes(
+        r#"
+        lifetime_max = "tomorrow"
+        auto_observe = ["/3/0", "temperature"]
+        update_msg_publish_condition = "never"
+        mountpiont = "lwm2m/"
+        [coap]
+        token_length = 9
+        ack_random_factor = 0.5
+        [translators.response]
+        topic = "up/${serial}"
+        qos = 3
+        "#,
+    );
+    let expected = [
+        "coap.ack_random_factor = 0.5: allowed is a number from 1.0 to 10.0",
+        "coap.token_length = 9: allowed is a whole number from 1 to 8",
+        "lifetime_max = \"tomorrow\": allowed is a duration (\"90s\", \"1h 30m\") or whole seconds, \
+         from 1s to 100years",
+        "translators.response.topic = \"up/${serial}\": unknown placeholder \"serial\"",
+        "translators.response.qos = 3: allowed is a whole number from 0 to 2",
+        "auto_observe = [\"/3/0\", \"temperature\"]: \"temperature\" has a segment that is no whole number from 0 to 65535",
+        "update_msg_publish_condition = \"never\": allowed is \"object_list_changed\" or \"contains_object_list\" or \"always\"",
+        "mountpiont: there is no such key; did you mean mountpoint?",
+    ];
+    assert_eq!(mistakes, expected);
+}
+
+#[test]
+fn a_key_of_another_section_is_pointed_out() {
+    assert_eq!(mistakes("token_length = 4"), ["token_length: there is no such key; did you mean coap.token_length?"]);
+}
+
+#[test]
+fn an_unknown_section_is_one_mistake() {
+    let text = "[caop]\nack_timeout = 2\ntoken_length = 4\n[bridge]\nuser = 1";
+    let expected = ["bridge: there is no such key", "caop: there is no such key; did you mean coap?"];
+    assert_eq!(mistakes(text), expected);
+}
+
+#[test]
+fn a_value_in_the_place_of_a_section_is_a_mistake() {
+    assert_eq!(mistakes("coap = 3"), ["coap = 3: allowed is a section of keys"]);
+    assert_eq!(mistakes("[listeners]\nudp = 5683"), ["listeners.udp = 5683: allowed is a section of keys"]);
+}
+
+#[test]
+fn a_section_in_the_place_of_a_value_is_a_mistake() {
+    assert_eq!(mistakes("[xml_dir]\npath = 1"), ["xml_dir = { path = 1 }: allowed is a text that is not empty"]);
+}
+
+#[test]
+fn the_bounds_of_the_lifetime_must_fit_together() {
+    let crossed = mistakes("lifetime_min = \"2h\"\nlifetime_max = 3600");
+    assert_eq!(crossed, ["lifetime_min = \"2h\": allowed is no more than lifetime_max, which is 1h"]);
+}
+
+#[test]
+fn a_value_that_is_wrong_by_itself_is_not_compared() {
+    assert_eq!(mistakes("lifetime_min = \"2days\"\nlifetime_max = true").len(), 1);
+}
+
+#[test]
+fn durations_are_text_or_whole_seconds() {
+    let config = config("lifetime_max = 600\nqmode_time_window = \"1m 30s\"");
+    assert_eq!(*config.gateway.lifetimes.end(), Duration::from_secs(600));
+    assert_eq!(config.gateway.qmode_time_window, Duration::from_secs(90));
+}
+
+#[test]
+fn auto_observe_is_a_switch_or_a_list_of_paths() {
+    for off in ["false", "\"off\""] {
+        assert_eq!(config(&format!("auto_observe = {off}")).gateway.auto_observe, AutoObserve::Off);
+    }
+    for on in ["true", "\"on\""] {
+        assert_eq!(config(&format!("auto_observe = {on}")).gateway.auto_observe, AutoObserve::On);
+    }
+    let paths = vec!["/3303/0".parse().unwrap(), "/3/0/9".parse().unwrap()];
+    assert_eq!(config(r#"auto_observe = ["/3303/0", "3/0/9"]"#).gateway.auto_observe, AutoObserve::Paths(paths));
+    assert_eq!(mistakes(r#"auto_observe = ["/"]"#).len(), 1);
+    assert_eq!(mistakes("auto_observe = 1").len(), 1);
+}
+
+#[test]
+fn several_listeners_bind_several_addresses() {
+    let config = config(
+        r#"
+        [listeners.udp.v4]
+        bind = "127.0.0.1:5683"
+        [listeners.udp.v6]
+        bind = "[::1]:5683"
+        recbuf = 4194304
+        "#,
+    );
+    let listener =
+        |name: &str, bind: &str, recbuf| UdpListener { name: name.to_owned(), bind: bind.parse().unwrap(), recbuf };
+    assert_eq!(
+        config.listeners,
+        [listener("v4", "127.0.0.1:5683", None), listener("v6", "[::1]:5683", Some(4_194_304))]
+    );
+}
+
+#[test]
+fn two_listeners_cannot_share_an_address() {
+    let text = "[listeners.udp]\na = { bind = \"0.0.0.0:5683\" }\nb = { bind = \"0.0.0.0:5683\" }";
+    let expected = ["listeners.udp.b.bind = \"0.0.0.0:5683\": 0.0.0.0:5683 is the address of listener a too"];
+    assert_eq!(mistakes(text), expected);
+}
+
+#[test]
+fn ports_that_the_system_chooses_are_no_shared_address() {
+    let text = "[listeners.udp]\na = { bind = \"127.0.0.1:0\" }\nb = { bind = \"127.0.0.1:0\" }";
+    assert_eq!(config(text).listeners.len(), 2);
+}
+
+#[test]
+fn a_program_without_listeners_is_refused() {
+    assert_eq!(mistakes("[listeners.udp]"), ["listeners.udp = {}: at least one listener is needed"]);
+}
+
+#[test]
+fn wildcards_are_for_the_command_topic_only() {
+    assert_eq!(config("[translators.command]\ntopic = \"+/dn/#\"").gateway.translators.command.qos, 0);
+    assert_eq!(mistakes("[translators.command]\ntopic = \"dn#\"").len(), 1);
+    assert_eq!(mistakes("[translators.command]\ntopic = \"#/dn\"").len(), 1);
+    assert_eq!(mistakes("[translators.notify]\ntopic = \"up/+\"").len(), 1);
+    assert_eq!(mistakes("mountpoint = \"lwm2m/#/\"").len(), 1);
+    assert_eq!(mistakes("[translators.notify]\ntopic = \"\"").len(), 1);
+}
+
+#[test]
+fn a_device_has_a_password_or_none() {
+    assert_eq!(config("").gateway.client.password, PasswordSource::QueryItem);
+    assert_eq!(config("[clientinfo]\npassword = \"\"").gateway.client.password, PasswordSource::None);
+    assert_eq!(mistakes("[clientinfo]\npassword = \"secret\"").len(), 1);
+}
+
+#[test]
+fn the_addresses_of_the_upstream_are_checked() {
+    let several = config("[upstream.exproto]\nlistener = [\"10.0.0.1:7993\", \"emqx-1.example:7993\", \"[::1]:7993\"]");
+    assert_eq!(several.upstream.listeners, ["10.0.0.1:7993", "emqx-1.example:7993", "[::1]:7993"]);
+    for wrong in ["listener = \"127.0.0.1\"", "listener = []", "listener = \"::1:7993\"", "listener = \"h:0\""] {
+        assert_eq!(mistakes(&format!("[upstream.exproto]\n{wrong}")).len(), 1, "{wrong}");
+    }
+    for wrong in ["adapter = \"127.0.0.1:9100\"", "adapter = \"https://h:9100\"", "adapter = \"http://h:9100/\""] {
+        assert_eq!(mistakes(&format!("[upstream.exproto]\n{wrong}")).len(), 1, "{wrong}");
+    }
+    for wrong in ["handler_bind = \"127.0.0.1:0\"", "handler_bind = 9001", "source_addresses = [\"here\"]"] {
+        assert_eq!(mistakes(&format!("[upstream.exproto]\n{wrong}")).len(), 1, "{wrong}");
+    }
+}
+
+#[test]
+fn a_queue_of_one_device_fits_into_that_of_all() {
+    let text = "[upstream.exproto]\nqueue_per_device = 10\nqueue_total = 5";
+    let expected = ["upstream.exproto.queue_per_device = 10: allowed is no more than queue_total, which is 5"];
+    assert_eq!(mistakes(text), expected);
+}
+
+#[test]
+fn the_environment_goes_over_the_file() {
+    let config = Config::from_table(
+        "update_msg_publish_condition = \"always\"\n[coap]\ntoken_length = 4".parse().unwrap(),
+        environment(&[
+            ("LWM2M_GATEWAY__COAP__TOKEN_LENGTH", "6"),
+            ("LWM2M_GATEWAY__COAP__ACK_TIMEOUT", "3s"),
+            ("LWM2M_GATEWAY__LISTENERS__UDP__DEFAULT__BIND", "127.0.0.1:5684"),
+            ("LWM2M_GATEWAY__QMODE_APN", "[\"sleepy\"]"),
+            ("LWM2M_GATEWAY_LOG", "debug"),
+            ("LWM2M_GATEWAY", "of no meaning"),
+        ]),
+    )
+    .unwrap();
+    assert_eq!(config.gateway.coap.token_length, 6);
+    assert_eq!(config.gateway.coap.ack_timeout, Duration::from_secs(3));
+    assert_eq!(config.gateway.update_msg_publish_condition, UpdatePublish::Always);
+    assert_eq!(config.gateway.qmode_apn, ["sleepy"]);
+    assert_eq!(config.listeners[0].bind, "127.0.0.1:5684".parse().unwrap());
+    assert_eq!(config.log.filter, crate::observability::logging::filter("debug").unwrap());
+}
+
+#[test]
+fn a_mistake_of_the_environment_names_the_variable() {
+    let variables = [("LWM2M_GATEWAY__COAP__TOKEN_LENGTH", "many"), ("LWM2M_GATEWAY__COAP__TOKENS", "1")];
+    let mistakes = Config::from_table(Table::new(), environment(&variables)).unwrap_err();
+    let expected = "the configuration has 2 mistakes
+  coap.token_length = \"many\" (from LWM2M_GATEWAY__COAP__TOKEN_LENGTH): allowed is a whole number from 1 to 8
+  coap.tokens (from LWM2M_GATEWAY__COAP__TOKENS): there is no such key";
+    assert_eq!(mistakes.to_string(), expected);
+}
+
+#[test]
+fn a_variable_below_a_value_is_a_mistake() {
+    let variables = environment(&[("LWM2M_GATEWAY__XML_DIR__NAME", "x")]);
+    let mistakes = Config::from_table("xml_dir = \"xml\"".parse().unwrap(), variables).unwrap_err();
+    assert_eq!(mistakes.0.len(), 1);
+    assert_eq!(mistakes.0[0].variable.as_deref(), Some("LWM2M_GATEWAY__XML_DIR__NAME"));
+}
+
+#[cfg(feature = "embedded")]
+#[test]
+fn the_embedded_broker_finds_the_handler_where_it_is() {
+    let config = config("[upstream.exproto]\nhandler_bind = \"0.0.0.0:19001\"");
+    assert_eq!(config.embedded.handler, "http://127.0.0.1:19001");
+}
+
+fn config(text: &str) -> Config {
+    Config::from_table(text.parse().unwrap(), []).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+}
+
+fn mistakes(text: &str) -> Vec<String> {
+    let mistakes = Config::from_table(text.parse().unwrap(), []).unwrap_err();
+    mistakes.0.iter().map(ToString::to_string).collect()
+}
+
+fn environment(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+    variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect()
+}
+
+/// The file with its example lines (`#key = value`) in force: the keys that have no default.
+fn with_examples(text: &str) -> Table {
+    let is_example =
+        |line: &str| line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c.is_lowercase()));
+    let examples: BTreeSet<&str> = text.lines().filter(|line| is_example(line)).collect();
+    let lines = text.lines().map(|line| if examples.contains(line) { &line[1..] } else { line });
+    lines.collect::<Vec<_>>().join("\n").parse().unwrap()
+}
+
+/// The dotted keys of the values, lists and all.
+fn keys(table: &Table) -> BTreeSet<String> {
+    let below = |(name, value): (&String, &toml::Value)| match value.as_table() {
+        Some(table) => keys(table).into_iter().map(|key| format!("{name}.{key}")).collect(),
+        None => vec![name.clone()],
+    };
+    table.iter().flat_map(below).collect()
+}

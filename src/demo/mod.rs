@@ -1,0 +1,220 @@
+//! The whole loop in a minute: the gateway, the embedded broker, a simulated device on a real UDP socket, and an application
+//! that talks to it over MQTT. Each command is explained, and everything that passes is printed.
+//!
+//! 1. The device registers.
+//! 2. The application asks: discover, read, write, observe, cancel, execute.
+//! 3. At a terminal it goes on with notifications until Ctrl-C.
+
+mod application;
+mod screen;
+mod thermometer;
+
+use std::io::IsTerminal;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::app::{self, App};
+use crate::config::Config;
+use crate::simulator::DeviceSettings;
+
+use application::Application;
+use screen::Screen;
+use thermometer::Thermometer;
+
+const ENDPOINT: &str = "demo-thermometer";
+
+/// A command that nothing answers for so long is given up, and the demonstration with it.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How often the thermometer tells its temperature to those who observe it.
+const NOTIFICATION_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Notifications that are shown before the observation is cancelled.
+const NOTIFICATIONS: usize = 3;
+
+const TEMPERATURE: &str = "/3303/0/5700";
+
+/// One command of the conversation.
+struct Step {
+    explanation: &'static str,
+    msg_type: &'static str,
+    data: Value,
+    then: Then,
+}
+
+/// What is waited for when the command is answered.
+enum Then {
+    Go,
+    Notifications,
+    /// The device registers again.
+    Registration,
+}
+
+/// Runs the demonstration. `once` ends it after the conversation; so does a standard output that is no terminal.
+pub async fn run(config: Config, once: bool) -> anyhow::Result<()> {
+    let app = app::start(config, true).await?;
+    let outcome = tokio::select! {
+        outcome = demonstrate(&app, once || !std::io::stdout().is_terminal()) => outcome,
+        interrupted = tokio::signal::ctrl_c() => interrupted.context("waiting for Ctrl-C"),
+    };
+    app.stop().await?;
+    outcome
+}
+
+async fn demonstrate(app: &App, once: bool) -> anyhow::Result<()> {
+    let places = app.places();
+    let server = reachable(*places.udp.first().context("the gateway has no UDP listener")?);
+    let mqtt = places.mqtt.context("the gateway has no embedded broker")?;
+
+    let mut screen = Screen::new();
+    screen
+        .explain(&format!("The gateway listens for devices on {server} and the broker for applications on {mqtt}."))?;
+    screen.explain("An application subscribes lwm2m/#, and a thermometer registers.")?;
+    let application = Application::connect(mqtt).await?;
+    let settings =
+        DeviceSettings { notification_interval: Some(NOTIFICATION_INTERVAL), ..DeviceSettings::new(ENDPOINT) };
+    let thermometer = Thermometer::start(server, settings).await.context("the simulated device")?;
+    let mut conversation = Conversation { screen, application, thermometer, last_request: 0 };
+
+    conversation.hold().await?;
+    conversation.screen.say_what_next(server, mqtt, ENDPOINT)?;
+    if !once {
+        conversation.go_on().await?;
+    }
+    conversation.end().await
+}
+
+/// The two ends, and the screen that shows what passes between them.
+struct Conversation {
+    screen: Screen,
+    application: Application,
+    thermometer: Thermometer,
+    last_request: u64,
+}
+
+impl Conversation {
+    async fn hold(&mut self) -> anyhow::Result<()> {
+        self.wait_for("registration", |message| message["msgType"] == "register").await?;
+        for step in steps() {
+            self.screen.explain(step.explanation)?;
+            self.ask(step.msg_type, step.data).await?;
+            match step.then {
+                Then::Go => {}
+                Then::Notifications => self.wait_for_notifications().await?,
+                Then::Registration => {
+                    self.wait_for("registration", |message| message["msgType"] == "register").await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notifications for as long as somebody looks on.
+    async fn go_on(&mut self) -> anyhow::Result<()> {
+        self.screen.explain("The temperature is observed until you press Ctrl-C.")?;
+        self.ask("observe", json!({ "path": TEMPERATURE })).await?;
+        loop {
+            self.show_next().await?;
+        }
+    }
+
+    async fn end(mut self) -> anyhow::Result<()> {
+        self.screen.explain("The thermometer de-registers.")?;
+        self.thermometer.stop();
+        while let Some(event) = self.thermometer.next_event().await {
+            self.screen.show_device(&event)?;
+        }
+        Ok(())
+    }
+
+    /// Publishes a command and shows what passes until it is answered.
+    async fn ask(&mut self, msg_type: &str, data: Value) -> anyhow::Result<()> {
+        self.last_request += 1;
+        let id = self.last_request;
+        let topic = format!("lwm2m/{ENDPOINT}/dn");
+        let command = json!({ "reqID": id, "msgType": msg_type, "data": data });
+        self.application.publish(&topic, &command).await?;
+        // The answer echoes the command; what has no code is the command itself, or the device's word that it has it.
+        let is_answer = |message: &Value| message["reqID"] == id && !message["data"]["code"].is_null();
+        let answer = self.wait_for(&format!("answer to {msg_type}"), is_answer).await?;
+        match answer["data"]["code"].as_str() {
+            Some(code) if code.starts_with('2') => Ok(()),
+            _ => bail!("{msg_type} was answered {}", answer["data"]),
+        }
+    }
+
+    async fn wait_for_notifications(&mut self) -> anyhow::Result<()> {
+        for _ in 0..NOTIFICATIONS {
+            self.wait_for("notification", |message| message["msgType"] == "notify").await?;
+        }
+        Ok(())
+    }
+
+    async fn wait_for(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+        let search = async {
+            loop {
+                if let Some(message) = self.show_next().await?
+                    && wanted(&message)
+                {
+                    return Ok(message);
+                }
+            }
+        };
+        timeout(PATIENCE, search).await.unwrap_or_else(|_| bail!("no {what} came within {PATIENCE:?}"))
+    }
+
+    /// Shows the next thing that happens; gives it when it is a message of the application's side.
+    async fn show_next(&mut self) -> anyhow::Result<Option<Value>> {
+        tokio::select! {
+            message = self.application.next_message() => {
+                let (topic, payload) = message?;
+                self.screen.show_message(&topic, &payload)?;
+                Ok(Some(payload))
+            }
+            event = self.thermometer.next_event() => {
+                self.screen.show_device(&event.context("the simulated device ended")?)?;
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn steps() -> Vec<Step> {
+    let step = |explanation, msg_type, data| Step { explanation, msg_type, data, then: Then::Go };
+    vec![
+        step("Discover: what does its device object have?", "discover", json!({ "path": "/3/0" })),
+        step("Read one resource, the manufacturer.", "read", json!({ "path": "/3/0/0" })),
+        step(
+            "Read the whole object instance: the device sends TLV, the application gets JSON.",
+            "read",
+            json!({ "path": "/3/0" }),
+        ),
+        step("Write the UTC offset.", "write", json!({ "path": "/3/0/14", "type": "String", "value": "+02:00" })),
+        Step {
+            explanation: "Observe the temperature: the first answer is its value, then the device notifies.",
+            msg_type: "observe",
+            data: json!({ "path": TEMPERATURE }),
+            then: Then::Notifications,
+        },
+        step("Cancel the observation.", "cancel-observe", json!({ "path": TEMPERATURE })),
+        Step {
+            explanation: "Execute the reboot: the device registers again.",
+            msg_type: "execute",
+            data: json!({ "path": "/3/0/4" }),
+            then: Then::Registration,
+        },
+    ]
+}
+
+/// Where a device on this machine finds a socket that is bound to this address.
+fn reachable(bound: SocketAddr) -> SocketAddr {
+    let mut address = bound;
+    if bound.ip().is_unspecified() {
+        address.set_ip(if bound.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    address
+}

@@ -1,0 +1,140 @@
+//! What the demonstration prints: explanations, the messages of MQTT, and what the device does.
+
+use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use crate::simulator::DeviceEvent;
+
+/// A message that is longer has its content below it, an entry a line.
+const LINE: usize = 110;
+
+/// Entries of one content that are shown.
+const ENTRIES: usize = 6;
+
+const BOLD: &str = "\x1b[1m";
+const DIM: &str = "\x1b[2m";
+const YELLOW: &str = "\x1b[33m";
+const GREEN: &str = "\x1b[32m";
+const PLAIN: &str = "\x1b[0m";
+
+pub struct Screen {
+    colours: bool,
+}
+
+impl Screen {
+    /// Standard output; with colours when it is a terminal, and nobody said `NO_COLOR`.
+    pub fn new() -> Self {
+        Self {
+            colours: io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        }
+    }
+
+    pub fn explain(&mut self, text: &str) -> io::Result<()> {
+        self.line("", "")?;
+        self.line(BOLD, text)
+    }
+
+    /// A message of the application's side: a command on its way down, or what came up.
+    pub fn show_message(&mut self, topic: &str, message: &Value) -> io::Result<()> {
+        let (arrow, style) = if topic.contains("/dn") { ("->", YELLOW) } else { ("<-", GREEN) };
+        self.line(style, &format!("  {arrow} {topic}"))?;
+        layout(message).iter().try_for_each(|line| self.line("", &format!("     {line}")))
+    }
+
+    pub fn show_device(&mut self, event: &DeviceEvent) -> io::Result<()> {
+        self.line(DIM, &format!("     device: {}", in_words(event)))
+    }
+
+    pub fn say_what_next(&mut self, devices: SocketAddr, mqtt: SocketAddr, endpoint: &str) -> io::Result<()> {
+        let (host, port) = (mqtt.ip(), mqtt.port());
+        let command = json!({ "reqID": 100, "msgType": "read", "data": { "path": "/3303/0" } });
+        self.explain("While this program, or lwm2m-gateway run --embedded, is running, try:")?;
+        for line in [
+            format!("mosquitto_sub -h {host} -p {port} -v -t 'lwm2m/#'"),
+            format!("mosquitto_pub -h {host} -p {port} -t lwm2m/{endpoint}/dn -m '{command}'"),
+            format!("lwm2mclient -4 -n my-device -h {} -p {}      (of Eclipse Wakaama)", devices.ip(), devices.port()),
+        ] {
+            self.line("", &format!("  {line}"))?;
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, style: &str, text: &str) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        if self.colours && !style.is_empty() { writeln!(out, "{style}{text}{PLAIN}") } else { writeln!(out, "{text}") }
+    }
+}
+
+/// The message on one line, or with its content on lines of its own when that is too long.
+fn layout(message: &Value) -> Vec<String> {
+    const EMPTY_CONTENT: &str = "\"content\":[]";
+    let whole = message.to_string();
+    let mut frame = message.clone();
+    let entries = match frame.pointer_mut("/data/content") {
+        Some(Value::Array(entries)) if whole.len() > LINE => std::mem::take(entries),
+        _ => return vec![whole],
+    };
+    let frame = frame.to_string();
+    let Some((before, after)) = frame.split_once(EMPTY_CONTENT) else { return vec![whole] };
+    let mut lines = vec![format!("{before}\"content\":[")];
+    lines.extend(entries.iter().take(ENTRIES).map(|entry| format!("  {entry},")));
+    match entries.len().saturating_sub(ENTRIES) {
+        0 => {}
+        left => lines.push(format!("  ... and {left} more")),
+    }
+    lines.push(format!("]{after}"));
+    lines
+}
+
+fn in_words(event: &DeviceEvent) -> String {
+    match event {
+        DeviceEvent::Registered { location } => format!("registered, as {location}"),
+        DeviceEvent::Updated => "updated its registration".to_owned(),
+        DeviceEvent::Refused { code: Some(code), retry_after } => {
+            format!("refused with {code}, will try again in {retry_after:?}")
+        }
+        DeviceEvent::Refused { code: None, retry_after } => {
+            format!("not answered, will try again in {retry_after:?}")
+        }
+        DeviceEvent::Answered { method, path, code } => format!("{} {path}, answered {code}", method_name(method.0)),
+        DeviceEvent::ObservationBegan { path } => format!("{path} is observed"),
+        DeviceEvent::Notified { path } => format!("notified {path}"),
+        DeviceEvent::ObservationEnded { path } => format!("{path} is observed no longer"),
+        DeviceEvent::Rebooted => "starts again".to_owned(),
+        DeviceEvent::Stopped => "de-registered".to_owned(),
+    }
+}
+
+/// RFC 7252 section 12.1.1.
+fn method_name(code: u8) -> &'static str {
+    match code {
+        1 => "GET",
+        2 => "POST",
+        3 => "PUT",
+        4 => "DELETE",
+        _ => "another method on",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_message_is_one_line() {
+        let message = json!({ "reqID": 1, "data": { "content": [{ "path": "/3/0/0", "value": "\"content\":[]" }] } });
+        assert_eq!(layout(&message), [message.to_string()]);
+    }
+
+    #[test]
+    fn the_content_of_a_long_message_is_a_list_and_its_end_is_counted() {
+        let entries: Vec<Value> = (0..9).map(|id| json!({ "path": format!("/3/0/{id}"), "value": id })).collect();
+        let message = json!({ "msgType": "read", "data": { "code": "2.05", "content": entries }, "reqID": 2 });
+        let lines = layout(&message);
+        assert_eq!(lines.first().map(String::as_str), Some(r#"{"msgType":"read","data":{"code":"2.05","content":["#));
+        assert_eq!(lines.get(1).map(String::as_str), Some(r#"  {"path":"/3/0/0","value":0},"#));
+        assert_eq!(lines.get(7..), Some(&["  ... and 3 more".to_owned(), r#"]},"reqID":2}"#.to_owned()][..]));
+    }
+}

@@ -1,0 +1,85 @@
+//! The simulated device on a socket.
+
+use std::future::pending;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Instant;
+
+use tokio::net::UdpSocket;
+use tokio::time::sleep_until;
+
+use crate::driver::monotonic_now as now;
+use crate::simulator::{Device, DeviceEvent, DeviceSettings, Output};
+
+/// More than a datagram of the gateway has.
+const LARGEST_DATAGRAM: usize = 65_535;
+
+/// A device that lives while somebody asks for its next event.
+pub struct Thermometer {
+    device: Device,
+    socket: UdpSocket,
+    buffer: Vec<u8>,
+    stopped: bool,
+}
+
+impl Thermometer {
+    /// Registers at the gateway with this address.
+    pub async fn start(server: SocketAddr, settings: DeviceSettings) -> io::Result<Self> {
+        let any: SocketAddr =
+            if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+        let socket = UdpSocket::bind(any).await?;
+        socket.connect(server).await?;
+        // The gateway is as new as the device: nobody remembers the message ids of an earlier demonstration.
+        let mut device = Device::new(settings, 0);
+        device.start(now());
+        Ok(Self { device, socket, buffer: vec![0; LARGEST_DATAGRAM], stopped: false })
+    }
+
+    pub fn stop(&mut self) {
+        self.device.stop(now());
+    }
+
+    /// What happens to the device next; none when it has stopped. Cancel-safe.
+    pub async fn next_event(&mut self) -> Option<DeviceEvent> {
+        while !self.stopped {
+            let deadline = match self.device.poll_output() {
+                Output::Transmit(datagram) => {
+                    self.transmit(&datagram);
+                    continue;
+                }
+                Output::Event(event) => {
+                    self.stopped = event == DeviceEvent::Stopped;
+                    return Some(event);
+                }
+                Output::Idle(deadline) => deadline,
+            };
+            tokio::select! {
+                received = self.socket.recv(&mut self.buffer) => self.receive(received),
+                () = wait_until(deadline) => self.device.handle_timeout(now()),
+            }
+        }
+        None
+    }
+
+    /// A datagram that cannot be sent is lost, as any other can be: what has to arrive is sent again.
+    fn transmit(&self, datagram: &[u8]) {
+        if let Err(error) = self.socket.try_send(datagram) {
+            tracing::debug!(%error, "a datagram of the simulated device was not sent");
+        }
+    }
+
+    fn receive(&mut self, received: io::Result<usize>) {
+        match received {
+            Ok(length) => self.device.handle_datagram(now(), self.buffer.get(..length).unwrap_or(&self.buffer)),
+            // What the network says of an earlier datagram: that nobody listens at the port.
+            Err(error) => tracing::debug!(%error, "the simulated device received nothing"),
+        }
+    }
+}
+
+async fn wait_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline.into()).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,127 @@
+//! The event loop: what comes in goes to the [`Gateway`], what the gateway says goes out. It owns the core, and it is the
+//! only reader of the clock.
+//!
+//! Nothing here waits while a device or the broker could be served: sending a datagram and handing a command to the link
+//! are immediate.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::time::sleep_until;
+use tracing::{debug, trace};
+
+use crate::gateway::{Gateway, Output};
+use crate::observability::log;
+use crate::observability::metrics::Metrics;
+use crate::transport::Sockets;
+use crate::upstream::exproto::Link;
+
+/// How often the core is told what the wall clock says.
+const WALL_CLOCK_EVERY: Duration = Duration::from_secs(60);
+/// A sleep that ends anyway when nothing else has a deadline.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+
+pub struct Driver {
+    gateway: Gateway,
+    sockets: Sockets,
+    link: Link,
+    metrics: Arc<Metrics>,
+    wall_clock_read: Instant,
+}
+
+/// What happened while the driver waited.
+enum Input {
+    Readable(usize),
+    Broker(crate::gateway::broker::BrokerEvent),
+    Deadline,
+    Stop,
+}
+
+impl Driver {
+    pub fn new(gateway: Gateway, sockets: Sockets, link: Link, metrics: Arc<Metrics>) -> Self {
+        Self { gateway, sockets, link, metrics, wall_clock_read: monotonic_now() }
+    }
+
+    /// Runs until `stop` is there, then lets the link publish what is queued for at most `patience`.
+    pub async fn run(mut self, stop: impl Future<Output = ()>, patience: Duration) {
+        tokio::pin!(stop);
+        loop {
+            let deadline = self.drain();
+            let input = tokio::select! {
+                index = self.sockets.readable() => Input::Readable(index),
+                event = self.link.event() => Input::Broker(event),
+                () = sleep_until(deadline.into()) => Input::Deadline,
+                () = &mut stop => Input::Stop,
+            };
+            let now = self.now();
+            match input {
+                Input::Readable(index) => self.receive(now, index),
+                Input::Broker(event) => self.gateway.handle_broker(now, event),
+                Input::Deadline => self.gateway.handle_timeout(now),
+                Input::Stop => break,
+            }
+        }
+        self.link.shut_down(patience).await;
+    }
+
+    /// Carries out what the gateway says, and tells when it wants to be woken.
+    fn drain(&mut self) -> Instant {
+        loop {
+            match self.gateway.poll_output() {
+                Output::Transmit(transmit) => {
+                    trace!(peer = %transmit.peer.address, bytes = transmit.datagram.len(), "datagram out");
+                    match self.sockets.send(transmit.peer, &transmit.datagram) {
+                        Ok(()) => self.metrics.transport.datagrams_sent.increment(),
+                        Err(error) => self.not_sent(&error),
+                    }
+                }
+                Output::Broker(command) => self.link.submit(command),
+                Output::Report(said) => {
+                    self.metrics.record(&said);
+                    log::log(&said);
+                }
+                Output::Idle(deadline) => return deadline.unwrap_or_else(|| monotonic_now() + LONGEST_SLEEP),
+            }
+        }
+    }
+
+    fn receive(&mut self, now: Instant, index: usize) {
+        let Self { gateway, sockets, metrics, .. } = self;
+        let received = sockets.receive(index, |peer, datagram| {
+            trace!(peer = %peer.address, bytes = datagram.len(), "datagram in");
+            metrics.transport.datagrams_received.increment();
+            gateway.handle_datagram(now, peer, datagram);
+        });
+        // What the network says of an earlier datagram of ours; the device will be given up by its own deadlines.
+        if let Err(error) = received {
+            self.metrics.transport.receive_errors.increment();
+            debug!(%error, "receiving failed");
+        }
+    }
+
+    fn not_sent(&self, error: &io::Error) {
+        self.metrics.transport.send_errors.increment();
+        debug!(%error, "a datagram was not sent");
+    }
+
+    fn now(&mut self) -> Instant {
+        let now = monotonic_now();
+        if now - self.wall_clock_read >= WALL_CLOCK_EVERY {
+            self.wall_clock_read = now;
+            self.gateway.set_unix_time(now, unix_time());
+        }
+        now
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place where the monotonic clock of the core is read")]
+pub fn monotonic_now() -> Instant {
+    Instant::now()
+}
+
+/// The wall clock, since 1970.
+#[expect(clippy::disallowed_methods, reason = "the one place where the wall clock is read")]
+pub fn unix_time() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("the clock of this machine is set after 1970")
+}

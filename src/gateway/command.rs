@@ -1,0 +1,231 @@
+//! What applications ask of devices: one command at a time for each device, the others wait (mapping contract, section 3).
+
+use std::time::Instant;
+
+use crate::coap::{ExchangeId, Response};
+use crate::lwm2m::operation::Operation;
+use crate::mqtt::downlink::{self, Command, Echo};
+use crate::mqtt::uplink;
+use crate::registry::{Admission, Observation};
+
+use super::broker::DeviceId;
+use super::report::{CommandOutcome, Report};
+use super::{Deadline, Gateway};
+
+/// A request has to fit into one datagram of UDP.
+const LARGEST_PAYLOAD: usize = 60_000;
+
+impl Gateway {
+    pub(super) fn handle_command(&mut self, now: Instant, id: DeviceId, payload: Vec<u8>) {
+        if let Some(joining) = self.joinings.get_mut(id) {
+            if joining.early.len() < self.settings.limits.waiting_commands {
+                joining.early.push_back(payload);
+            }
+            return;
+        }
+        let Some(device) = self.registry.device_mut(id) else { return };
+        if payload.len() > self.settings.limits.command_size {
+            let reason = format!("the command is longer than {} bytes", self.settings.limits.command_size);
+            return self.refuse(id, &Echo::default(), "error", CommandOutcome::Refused, &reason);
+        }
+        let command = match downlink::parse(&payload, &device.registration, &self.model) {
+            Ok(command) => command,
+            Err(refusal) => {
+                return self.refuse(id, &refusal.echo, "error", CommandOutcome::Refused, &refusal.reason);
+            }
+        };
+        let limits = &self.settings.limits;
+        match device.admit(now, command, limits.command_expiry, limits.waiting_commands) {
+            Admission::SendNow(command) => {
+                self.send(now, id, *command);
+                self.send_next(now, id);
+            }
+            Admission::Waits => self.set_expiry(id),
+            Admission::QueueFull(command) => {
+                let reason = "too many commands wait for this device";
+                self.refuse_command(id, &command, CommandOutcome::QueueFull, reason);
+            }
+            Admission::NowOrNever(command) => {
+                let reason = "the device is asleep or busy, and the command may not wait";
+                self.refuse_command(id, &command, CommandOutcome::Expired, reason);
+            }
+        }
+    }
+
+    /// Sends waiting commands while the device can take one: those of applications, then those of `auto_observe`.
+    pub(super) fn send_next(&mut self, now: Instant, id: DeviceId) {
+        if self.registry.device(id).and_then(|device| device.waiting.next_expiry()).is_some_and(|at| at <= now) {
+            self.expire_commands(now, id);
+        }
+        while let Some(device) = self.registry.device_mut(id).filter(|device| device.is_ready(now)) {
+            let next = device.waiting.pop().or_else(|| {
+                let path = device.to_observe.pop_front()?;
+                Some(downlink::auto_observe(&path))
+            });
+            let Some(command) = next else { return };
+            self.send(now, id, command);
+        }
+    }
+
+    pub(super) fn command_acknowledged(&mut self, now: Instant, exchange: ExchangeId) {
+        let Some(&id) = self.exchanges.get(&exchange) else { return };
+        self.heard_from(now, id);
+        let payload = self
+            .registry
+            .device(id)
+            .and_then(|device| device.in_flight(exchange))
+            .map(|command| uplink::acknowledged(&command.echo));
+        if let Some(payload) = payload {
+            self.publish_answer(id, payload);
+        }
+    }
+
+    pub(super) fn command_answered(
+        &mut self,
+        now: Instant,
+        exchange: ExchangeId,
+        response: &Response,
+        observing: Option<u32>,
+    ) {
+        let Some((id, command)) = self.take_command(exchange) else { return };
+        self.heard_from(now, id);
+        let Some(device) = self.registry.device(id) else { return };
+        let endpoint = device.registration.endpoint.clone();
+        let outcome = self.outcome(now, device, &command.operation, response);
+        // The number 0 is not told: it is what every first answer has.
+        let payload = uplink::answer(&command.echo, &outcome, observing.filter(|number| *number != 0));
+        self.publish_answer(id, payload);
+        self.finished(id, &command, CommandOutcome::Answered);
+        if let Some(reason) = outcome.reason {
+            let path = command.operation.path().to_string();
+            self.report(Report::UndecodableContent { endpoint, path, reason });
+        }
+        self.follow_observation(id, exchange, command, observing.is_some());
+        self.send_next(now, id);
+    }
+
+    pub(super) fn command_reset(&mut self, now: Instant, exchange: ExchangeId) {
+        let Some((id, command)) = self.take_command(exchange) else { return };
+        self.heard_from(now, id);
+        self.publish_answer(id, uplink::reset(&command.echo));
+        self.finished(id, &command, CommandOutcome::Reset);
+        self.send_next(now, id);
+    }
+
+    pub(super) fn command_timed_out(&mut self, now: Instant, exchange: ExchangeId) {
+        let Some((id, command)) = self.take_command(exchange) else { return };
+        self.give_up(id, &command);
+        self.send_next(now, id);
+    }
+
+    /// The last word about a command that got no answer.
+    pub(super) fn give_up(&mut self, id: DeviceId, command: &Command) {
+        self.publish_answer(id, uplink::timed_out(&command.echo));
+        self.finished(id, command, CommandOutcome::TimedOut);
+    }
+
+    /// The device goes: what is in flight is given up, what waits is refused.
+    pub(super) fn give_up_all(&mut self, id: DeviceId) {
+        let Some(device) = self.registry.device_mut(id) else { return };
+        let waiting: Vec<Command> = device.waiting.drain().collect();
+        if let Some(in_flight) = device.take_in_flight() {
+            self.coap.forget(in_flight.exchange);
+            self.exchanges.remove(&in_flight.exchange);
+            self.give_up(id, &in_flight.command);
+        }
+        for command in waiting {
+            self.refuse_command(id, &command, CommandOutcome::Expired, "the device is not registered any more");
+        }
+    }
+
+    pub(super) fn expire_commands(&mut self, now: Instant, id: DeviceId) {
+        let Some(device) = self.registry.device_mut(id) else { return };
+        for command in device.waiting.take_expired(now) {
+            self.refuse_command(id, &command, CommandOutcome::Expired, "expired before the device could take it");
+        }
+        self.set_expiry(id);
+    }
+
+    pub(super) fn set_expiry(&mut self, id: DeviceId) {
+        let expiry = self.registry.device(id).and_then(|device| device.waiting.next_expiry());
+        match expiry {
+            Some(at) => self.deadlines.set(Deadline::Expiry(id), at),
+            None => self.deadlines.cancel(Deadline::Expiry(id)),
+        }
+    }
+
+    fn send(&mut self, now: Instant, id: DeviceId, command: Command) {
+        let Some(device) = self.registry.device(id) else { return };
+        let request = command.operation.request(&device.registration);
+        if request.payload.len() > LARGEST_PAYLOAD {
+            let reason = format!("the request's payload is longer than {LARGEST_PAYLOAD} bytes");
+            return self.refuse_command(id, &command, CommandOutcome::Refused, &reason);
+        }
+        let observed = device.observation_of(command.operation.path());
+        let peer = device.peer;
+        let exchange = match &command.operation {
+            Operation::Observe { .. } if self.too_many_observations(id, observed) => {
+                let reason = "too many observations of this device";
+                return self.refuse_command(id, &command, CommandOutcome::Refused, reason);
+            }
+            Operation::CancelObserve { .. } => observed
+                .and_then(|observation| self.coap.send_cancellation(now, observation, request.clone()))
+                .unwrap_or_else(|| self.coap.send_request(now, peer, request)),
+            _ => self.coap.send_request(now, peer, request),
+        };
+        self.exchanges.insert(exchange, id);
+        if let Some(device) = self.registry.device_mut(id) {
+            device.sent(exchange, command);
+        }
+    }
+
+    fn too_many_observations(&self, id: DeviceId, replaced: Option<ExchangeId>) -> bool {
+        replaced.is_none()
+            && self
+                .registry
+                .device(id)
+                .is_some_and(|device| device.observations.len() >= self.settings.limits.observations)
+    }
+
+    /// An `observe` that was taken replaces the observation of the same path; the answer to `cancel-observe` ends it.
+    fn follow_observation(&mut self, id: DeviceId, exchange: ExchangeId, command: Command, observing: bool) {
+        let ends = matches!(command.operation, Operation::CancelObserve { .. });
+        let Some(device) = self.registry.device_mut(id).filter(|_| observing || ends) else { return };
+        let path = command.operation.path();
+        let former = device.observation_of(path);
+        if let Some(former) = former {
+            device.observations.remove(&former);
+        }
+        if observing {
+            device.observations.insert(exchange, Observation { path, command });
+            self.exchanges.insert(exchange, id);
+        }
+        if let Some(former) = former {
+            self.exchanges.remove(&former);
+            self.coap.forget(former);
+        }
+    }
+
+    fn take_command(&mut self, exchange: ExchangeId) -> Option<(DeviceId, Command)> {
+        let id = self.exchanges.remove(&exchange)?;
+        let in_flight = self.registry.device_mut(id)?.take_in_flight()?;
+        Some((id, in_flight.command))
+    }
+
+    fn refuse_command(&mut self, id: DeviceId, command: &Command, outcome: CommandOutcome, reason: &str) {
+        self.refuse(id, &command.echo, command.msg_type(), outcome, reason);
+    }
+
+    fn refuse(&mut self, id: DeviceId, echo: &Echo, msg_type: &'static str, outcome: CommandOutcome, reason: &str) {
+        self.publish_answer(id, uplink::refused(echo, reason));
+        let Some(device) = self.registry.device(id) else { return };
+        let endpoint = device.registration.endpoint.clone();
+        self.report(Report::Command { endpoint, msg_type, outcome });
+    }
+
+    fn finished(&mut self, id: DeviceId, command: &Command, outcome: CommandOutcome) {
+        let Some(device) = self.registry.device(id) else { return };
+        let endpoint = device.registration.endpoint.clone();
+        self.report(Report::Command { endpoint, msg_type: command.msg_type(), outcome });
+    }
+}

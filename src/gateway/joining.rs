@@ -1,0 +1,191 @@
+//! The way in: a Register waits until the broker has connected, authenticated and subscribed the device.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
+
+use crate::coap::options::number;
+use crate::coap::{Code, Peer, RequestId, Response};
+use crate::lwm2m::path::Path;
+use crate::lwm2m::register::Registration;
+use crate::mqtt::topics::Topics;
+use crate::mqtt::uplink;
+use crate::registry::{Device, Location};
+
+use super::broker::{BrokerCommand, CloseReason, ConnectError, DeviceId, UplinkClass};
+use super::report::{LeaveReason, Report};
+use super::settings::AutoObserve;
+use super::{Deadline, Gateway, Output};
+
+/// Objects that `auto_observe` leaves out: they tell of the device's management, not of what it measures.
+const NEVER_AUTO_OBSERVED: [u16; 9] = [0, 1, 2, 4, 5, 6, 7, 9, 15];
+
+/// A Register that waits for the broker.
+#[derive(Debug)]
+pub(super) struct Joining {
+    pub request: RequestId,
+    pub registration: Registration,
+    pub peer: Peer,
+    pub topics: Topics,
+    /// Commands that came before the answer to Register: retained ones come at once.
+    pub early: VecDeque<Vec<u8>>,
+    /// The broker has discarded the connection of the registration before this one already.
+    pub predecessor_closed: bool,
+}
+
+/// One for each endpoint at the most.
+#[derive(Debug, Default)]
+pub(super) struct Joinings {
+    by_id: HashMap<DeviceId, Joining>,
+    by_endpoint: HashMap<String, DeviceId>,
+}
+
+impl Joinings {
+    /// Adds one; the earlier one of the same endpoint comes back.
+    fn insert(&mut self, id: DeviceId, joining: Joining) -> Option<(DeviceId, Joining)> {
+        let earlier = self.by_endpoint.insert(joining.registration.endpoint.clone(), id);
+        self.by_id.insert(id, joining);
+        earlier.and_then(|earlier| Some((earlier, self.by_id.remove(&earlier)?)))
+    }
+
+    fn remove(&mut self, id: DeviceId) -> Option<Joining> {
+        let joining = self.by_id.remove(&id)?;
+        self.by_endpoint.remove(&joining.registration.endpoint);
+        Some(joining)
+    }
+
+    pub fn get_mut(&mut self, id: DeviceId) -> Option<&mut Joining> {
+        self.by_id.get_mut(&id)
+    }
+
+    fn by_endpoint_mut(&mut self, endpoint: &str) -> Option<&mut Joining> {
+        self.by_endpoint.get(endpoint).and_then(|id| self.by_id.get_mut(id))
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+}
+
+impl Gateway {
+    /// Asks the broker for this device. A Register of the same endpoint that still waits gives way.
+    pub(super) fn join(&mut self, now: Instant, id: DeviceId, joining: Joining, connect: BrokerCommand) {
+        if let Some((earlier, given_way)) = self.joinings.insert(id, joining) {
+            if let Some(joining) = self.joinings.get_mut(id) {
+                joining.predecessor_closed = given_way.predecessor_closed;
+            }
+            self.respond(now, given_way.request, self.unavailable("superseded by another Register"));
+            self.push(Output::Broker(BrokerCommand::Disconnect { device: earlier }));
+        }
+        self.push(Output::Broker(connect));
+    }
+
+    /// The broker has it: 2.01, then the report, then whatever waits for it.
+    pub(super) fn joined(&mut self, now: Instant, id: DeviceId) {
+        let Some(mut joining) = self.joinings.remove(id) else { return };
+        let predecessor = self.registry.id_by_endpoint(&joining.registration.endpoint);
+        let replaced = predecessor.and_then(|predecessor| self.replace(predecessor));
+
+        let location = Location::from_random(rand::RngExt::random(&mut self.rng));
+        self.respond(now, joining.request, created(&location));
+        let early = std::mem::take(&mut joining.early);
+        self.enter(now, id, joining, location);
+
+        if let Some(mut replaced) = replaced {
+            if let Some(in_flight) = replaced.take_in_flight() {
+                self.give_up(id, &in_flight.command);
+            }
+            if let Some(device) = self.registry.device_mut(id) {
+                device.waiting = std::mem::take(&mut replaced.waiting);
+            }
+        }
+        for payload in early {
+            self.handle_command(now, id, payload);
+        }
+        self.send_next(now, id);
+        self.set_expiry(id);
+    }
+
+    pub(super) fn join_failed(&mut self, now: Instant, id: DeviceId, error: ConnectError) {
+        let Some(joining) = self.joinings.remove(id) else { return };
+        let endpoint = joining.registration.endpoint;
+        let (response, reason) = match error {
+            ConnectError::Refused(reason) => {
+                (Response::with_diagnostic(Code::FORBIDDEN, "refused by the broker"), reason)
+            }
+            ConnectError::Unavailable(reason) => (self.unavailable("broker unavailable"), reason),
+        };
+        let code = response.code;
+        self.respond(now, joining.request, response);
+        let predecessor = self.registry.id_by_endpoint(&endpoint).filter(|_| joining.predecessor_closed);
+        self.report(Report::RegisterRejected { peer: joining.peer, endpoint: Some(endpoint), code, reason });
+        if let Some(predecessor) = predecessor {
+            self.leave(predecessor, LeaveReason::Broker(CloseReason::Discarded));
+        }
+    }
+
+    /// The broker ended the connection for good: the next Update is answered 4.04, so that the device registers again.
+    pub(super) fn closed_by_broker(&mut self, now: Instant, id: DeviceId, reason: CloseReason) {
+        if self.joinings.get_mut(id).is_some() {
+            return self.join_failed(now, id, ConnectError::Refused(format!("closed by the broker: {reason:?}")));
+        }
+        let Some(device) = self.registry.device(id) else { return };
+        // A new connection of the same clientid is our own when the device registers again.
+        if reason == CloseReason::Discarded
+            && let Some(successor) = self.joinings.by_endpoint_mut(&device.registration.endpoint)
+        {
+            successor.predecessor_closed = true;
+            return;
+        }
+        self.leave(id, LeaveReason::Broker(reason));
+    }
+
+    /// 5.03, with the time after which the device may try again (RFC 7252 section 5.9.3.4).
+    pub(super) fn unavailable(&self, why: &str) -> Response {
+        let mut response = Response::with_diagnostic(Code::SERVICE_UNAVAILABLE, why);
+        let seconds = u32::try_from(self.settings.limits.retry_after.as_secs()).unwrap_or(u32::MAX);
+        response.options.add_uint(number::MAX_AGE, seconds);
+        response
+    }
+
+    fn enter(&mut self, now: Instant, id: DeviceId, joining: Joining, location: Location) {
+        let Joining { registration, peer, topics, .. } = joining;
+        let report =
+            Report::Registered { endpoint: registration.endpoint.clone(), peer, lifetime: registration.lifetime };
+        let (topic, payload) = (topics.register.clone(), uplink::register(&registration));
+        let window = self.awake_window(&registration);
+        let mut device = Device::new(registration, location, peer, topics, window, now);
+        device.to_observe = self.paths_to_observe(&device.registration);
+        let ends = device.lifetime_ends(*self.settings.lifetimes.end());
+        self.registry.insert(id, device);
+        self.deadlines.set(Deadline::Lifetime(id), ends);
+        self.publish(id, topic, payload, UplinkClass::Report);
+        self.report(report);
+    }
+
+    /// The observations that `auto_observe` asks for, of what the device has.
+    fn paths_to_observe(&self, registration: &Registration) -> VecDeque<Path> {
+        match &self.settings.auto_observe {
+            AutoObserve::Off => VecDeque::new(),
+            AutoObserve::On => registration
+                .object_paths()
+                .filter(|path| {
+                    path.object().is_some_and(|object| {
+                        !NEVER_AUTO_OBSERVED.contains(&object)
+                            && self.model.object(object, registration.object_version(object)).is_some()
+                    })
+                })
+                .collect(),
+            AutoObserve::Paths(paths) => {
+                let has = |object| registration.object_paths().any(|path| path.object() == object);
+                paths.iter().copied().filter(|path| has(path.object())).collect()
+            }
+        }
+    }
+}
+
+fn created(location: &Location) -> Response {
+    let mut response = Response::new(Code::CREATED);
+    response.options.add_text(number::LOCATION_PATH, "rd");
+    response.options.add_text(number::LOCATION_PATH, location.as_str());
+    response
+}

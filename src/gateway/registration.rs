@@ -1,0 +1,243 @@
+//! The requests of devices: Register, Update, De-register, and discovery of this server (mapping contract, section 2).
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::coap::options::{format, number};
+use crate::coap::{Code, Peer, Request, RequestId, Response};
+use crate::lwm2m::register::{ObjectListChange, Registration};
+use crate::mqtt::topics::Names;
+use crate::mqtt::uplink;
+use crate::registry::Device;
+
+use super::broker::{BrokerCommand, ClientInfo, DeviceId, UplinkClass};
+use super::joining::Joining;
+use super::report::{LeaveReason, Report};
+use super::settings::{PasswordSource, UpdatePublish};
+use super::{Deadline, Gateway, Output};
+
+/// What this server has (RFC 6690; LwM2M Core 1.1 section 6.2.1 names the resource of the registration interface).
+const WELL_KNOWN_CORE: &str = "</rd>;rt=\"core.rd\";ct=40";
+
+impl Gateway {
+    pub(super) fn handle_request(&mut self, now: Instant, id: RequestId, peer: Peer, request: &Request) {
+        let Ok(path) = request.options.texts(number::URI_PATH) else {
+            return self.respond(now, id, Response::new(Code::BAD_REQUEST));
+        };
+        match (path.as_slice(), request.method) {
+            (["rd"], Code::POST) => self.register(now, id, peer, request),
+            (["rd", location], method) => match self.registry.id_by_location(location) {
+                Some(device) => self.handle_registered(now, id, device, peer, method, request),
+                None => self.respond(now, id, Response::new(Code::NOT_FOUND)),
+            },
+            ([".well-known", "core"], Code::GET) => self.respond(now, id, well_known_core(request)),
+            (["rd"] | [".well-known", "core"], _) => self.respond(now, id, Response::new(Code::METHOD_NOT_ALLOWED)),
+            _ => self.respond(now, id, Response::new(Code::NOT_FOUND)),
+        }
+    }
+
+    /// Ends registrations whose lifetime is over; called when the deadline of the last look has come.
+    pub(super) fn check_lifetime(&mut self, now: Instant, id: DeviceId) {
+        let Some(device) = self.registry.device(id) else { return };
+        let ends = device.lifetime_ends(*self.settings.lifetimes.end());
+        if ends > now {
+            self.deadlines.set(Deadline::Lifetime(id), ends);
+        } else {
+            self.leave(id, LeaveReason::LifetimeOver);
+        }
+    }
+
+    /// The device goes; every command of it gets its last answer while there is somebody to publish it.
+    pub(super) fn leave(&mut self, id: DeviceId, reason: LeaveReason) {
+        let connected = !matches!(reason, LeaveReason::Broker(_));
+        if connected {
+            self.give_up_all(id);
+        }
+        let Some(device) = self.forget(id) else { return };
+        if connected {
+            self.push(Output::Broker(BrokerCommand::Disconnect { device: id }));
+        }
+        self.report(Report::Left { endpoint: device.registration.endpoint, reason });
+    }
+
+    /// The device registered again: its old session goes, and what waits in it comes back.
+    pub(super) fn replace(&mut self, id: DeviceId) -> Option<Device> {
+        let device = self.forget(id)?;
+        self.push(Output::Broker(BrokerCommand::Disconnect { device: id }));
+        let endpoint = device.registration.endpoint.clone();
+        self.report(Report::Left { endpoint, reason: LeaveReason::Replaced });
+        Some(device)
+    }
+
+    /// For how long such a device is awake after its last message; `None` for one that does not sleep.
+    pub(super) fn awake_window(&self, registration: &Registration) -> Option<Duration> {
+        let apn = registration.item("apn");
+        let sleeps = registration.queue_mode()
+            || apn.is_some_and(|apn| self.settings.qmode_apn.iter().any(|name| name.eq_ignore_ascii_case(apn)));
+        sleeps.then_some(self.settings.qmode_time_window)
+    }
+
+    fn register(&mut self, now: Instant, request_id: RequestId, peer: Peer, request: &Request) {
+        let registration = match Registration::from_register(request, &self.settings.lifetimes) {
+            Ok(registration) => registration,
+            Err(rejection) => return self.reject(now, request_id, peer, None, rejection.code, rejection.diagnostic),
+        };
+        let endpoint = registration.endpoint.clone();
+        if self.devices_and_joinings() >= self.settings.limits.devices
+            && self.registry.id_by_endpoint(&endpoint).is_none()
+        {
+            let response = self.unavailable("too many devices");
+            self.respond(now, request_id, response);
+            let reason = "the limit of devices is reached".to_owned();
+            let code = Code::SERVICE_UNAVAILABLE;
+            return self.report(Report::RegisterRejected { peer, endpoint: Some(endpoint), code, reason });
+        }
+        let client = self.client(&registration, peer);
+        let names = names(&registration, &client.clientid, &client.username, peer);
+        let topics = match self.settings.translators.topics(names) {
+            Ok(topics) => topics,
+            Err(error) => {
+                return self.reject(now, request_id, peer, Some(endpoint), Code::BAD_REQUEST, error.to_string());
+            }
+        };
+        let client =
+            ClientInfo { command_filter: topics.command.name.clone(), command_qos: topics.command.qos, ..client };
+        let device = self.new_device_id();
+        let joining = Joining {
+            request: request_id,
+            registration,
+            peer,
+            topics,
+            early: VecDeque::new(),
+            predecessor_closed: false,
+        };
+        self.join(now, device, joining, BrokerCommand::Connect { device, client });
+    }
+
+    fn handle_registered(
+        &mut self,
+        now: Instant,
+        request_id: RequestId,
+        device: DeviceId,
+        peer: Peer,
+        method: Code,
+        request: &Request,
+    ) {
+        match method {
+            Code::POST | Code::PUT => self.update(now, request_id, device, peer, request),
+            Code::DELETE => {
+                self.respond(now, request_id, Response::new(Code::DELETED));
+                self.leave(device, LeaveReason::Deregistered);
+            }
+            _ => self.respond(now, request_id, Response::new(Code::METHOD_NOT_ALLOWED)),
+        }
+    }
+
+    fn update(&mut self, now: Instant, request_id: RequestId, id: DeviceId, peer: Peer, request: &Request) {
+        let Some(device) = self.registry.device_mut(id) else { return };
+        let change = match device.registration.update(request, &self.settings.lifetimes) {
+            Ok(change) => change,
+            Err(rejection) => {
+                let endpoint = Some(device.registration.endpoint.clone());
+                return self.reject(now, request_id, peer, endpoint, rejection.code, rejection.diagnostic);
+            }
+        };
+        device.heard_from(now);
+        let registration = device.registration.clone();
+        let (topic, ends) = (device.topics.update.clone(), device.lifetime_ends(*self.settings.lifetimes.end()));
+        let window = self.awake_window(&registration);
+        if let Some(device) = self.registry.device_mut(id) {
+            device.set_awake_window(window);
+        }
+        // The lifetime may have become shorter.
+        self.deadlines.set(Deadline::Lifetime(id), ends);
+        self.moved(now, id, peer);
+        self.respond(now, request_id, Response::new(Code::CHANGED));
+        if self.is_published(change) {
+            self.publish(id, topic, uplink::update(&registration), UplinkClass::Report);
+        }
+        self.report(Report::Updated { endpoint: registration.endpoint });
+        self.send_next(now, id);
+    }
+
+    fn is_published(&self, change: ObjectListChange) -> bool {
+        match self.settings.update_msg_publish_condition {
+            UpdatePublish::Always => true,
+            UpdatePublish::ContainsObjectList => change != ObjectListChange::Absent,
+            UpdatePublish::ObjectListChanged => change == ObjectListChange::Changed,
+        }
+    }
+
+    /// A peer that may be a stranger is told the code and, for what it could not guess from it, a word. 4.00 and 4.04 say
+    /// nothing more, so that no answer is larger than its request.
+    fn reject(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        peer: Peer,
+        endpoint: Option<String>,
+        code: Code,
+        reason: String,
+    ) {
+        let response = match code {
+            Code::BAD_REQUEST | Code::NOT_FOUND => Response::new(code),
+            _ => Response::with_diagnostic(code, &reason),
+        };
+        self.respond(now, id, response);
+        self.report(Report::RegisterRejected { peer, endpoint, code, reason });
+    }
+
+    /// What the device is to the broker; its command filter is known only when its names are.
+    fn client(&self, registration: &Registration, peer: Peer) -> ClientInfo {
+        let endpoint = &registration.endpoint;
+        let or_endpoint = |text: String| if text.is_empty() { endpoint.clone() } else { text };
+        let templates = &self.settings.client;
+        let clientid = or_endpoint(templates.clientid.render(names(registration, endpoint, endpoint, peer)));
+        let username = or_endpoint(templates.username.render(names(registration, &clientid, endpoint, peer)));
+        ClientInfo {
+            clientid,
+            username,
+            password: match templates.password {
+                PasswordSource::None => None,
+                PasswordSource::QueryItem => registration.password().cloned(),
+            },
+            proto_ver: registration.version().to_owned(),
+            peerhost: peer.address.ip(),
+            command_filter: String::new(),
+            command_qos: 0,
+        }
+    }
+
+    fn forget(&mut self, id: DeviceId) -> Option<Device> {
+        let device = self.registry.remove(id)?;
+        for exchange in device.exchanges() {
+            self.coap.forget(exchange);
+            self.exchanges.remove(&exchange);
+        }
+        self.deadlines.cancel(Deadline::Lifetime(id));
+        self.deadlines.cancel(Deadline::Expiry(id));
+        Some(device)
+    }
+}
+
+fn names<'a>(registration: &'a Registration, clientid: &'a str, username: &'a str, peer: Peer) -> Names<'a> {
+    Names {
+        endpoint_name: &registration.endpoint,
+        clientid,
+        username,
+        imei: registration.item("imei"),
+        peerhost: peer.address.ip(),
+        psk_identity: None,
+        cert_cn: None,
+    }
+}
+
+fn well_known_core(request: &Request) -> Response {
+    if !matches!(request.options.uint(number::ACCEPT), Ok(None) | Ok(Some(40))) {
+        return Response::new(Code::NOT_ACCEPTABLE);
+    }
+    let mut response = Response::new(Code::CONTENT);
+    response.options.add_uint(number::CONTENT_FORMAT, u32::from(format::LINK_FORMAT));
+    response.payload = WELL_KNOWN_CORE.as_bytes().to_vec();
+    response
+}

@@ -1,0 +1,60 @@
+//! `text/plain`: the value of one resource (LwM2M 1.1 section 7.4.1 and appendix C).
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::lwm2m::value::{ResourceType, Value, ValueError};
+
+use super::{DecodeError, Reading};
+
+pub(super) fn read(payload: &[u8], reading: &mut Reading<'_>) -> Result<(), DecodeError> {
+    reading.push_bytes(reading.request, payload, decode)
+}
+
+/// The value that this text is, for a resource of this type.
+pub fn decode(expected: ResourceType, text: &[u8]) -> Result<Value, ValueError> {
+    if expected == ResourceType::Opaque {
+        // Devices send the bytes themselves, too: what is no base64 cannot be meant as such.
+        return Ok(Value::Opaque(STANDARD.decode(text).unwrap_or_else(|_| text.to_vec())));
+    }
+    parse(expected, std::str::from_utf8(text).map_err(|_| ValueError::NotText)?)
+}
+
+/// The same for text that is known to be UTF-8; Opaque is base64 here and nothing else.
+pub fn parse(expected: ResourceType, text: &str) -> Result<Value, ValueError> {
+    let wrong = || ValueError::Type { expected, value: format!("{:?}", text.chars().take(32).collect::<String>()) };
+    match expected {
+        ResourceType::String => Ok(Value::String(text.to_owned())),
+        ResourceType::CoreLink => Ok(Value::CoreLink(text.to_owned())),
+        ResourceType::Integer => whole(text).map(Value::Integer).ok_or_else(wrong),
+        ResourceType::Time => whole(text).map(Value::Time).ok_or_else(wrong),
+        ResourceType::UnsignedInteger => whole(text).map(Value::UnsignedInteger).ok_or_else(wrong),
+        ResourceType::Float => Value::float(text.parse().map_err(|_| wrong())?),
+        ResourceType::Boolean => match text {
+            "1" | "true" => Ok(Value::Boolean(true)),
+            "0" | "false" => Ok(Value::Boolean(false)),
+            _ => Err(wrong()),
+        },
+        ResourceType::Opaque => STANDARD.decode(text).map(Value::Opaque).map_err(|_| ValueError::NotBase64),
+        ResourceType::ObjectLink => text.parse().map(Value::ObjectLink),
+    }
+}
+
+pub fn encode(value: &Value) -> Vec<u8> {
+    match value {
+        Value::String(text) | Value::CoreLink(text) => text.clone().into_bytes(),
+        Value::Integer(value) | Value::Time(value) => value.to_string().into_bytes(),
+        Value::UnsignedInteger(value) => value.to_string().into_bytes(),
+        Value::Float(value) => value.to_string().into_bytes(),
+        Value::Boolean(value) => vec![b'0' + u8::from(*value)],
+        Value::Opaque(bytes) => STANDARD.encode(bytes).into_bytes(),
+        Value::ObjectLink(link) => link.to_string().into_bytes(),
+    }
+}
+
+/// Digits, and a minus for those that may be negative; no plus, no blanks.
+fn whole<T: std::str::FromStr>(text: &str) -> Option<T> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if plain { text.parse().ok() } else { None }
+}

@@ -1,0 +1,289 @@
+//! The value of a resource, and its types (LwM2M 1.1 appendix C).
+
+use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+/// Above this a double holds only some of the whole numbers.
+const EXACT_IN_DOUBLE: f64 = 9_007_199_254_740_992.0;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    String(String),
+    Integer(i64),
+    UnsignedInteger(u64),
+    /// Finite.
+    Float(f64),
+    Boolean(bool),
+    Opaque(Vec<u8>),
+    /// Seconds since 1970.
+    Time(i64),
+    ObjectLink(ObjectLink),
+    CoreLink(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ResourceType {
+    String,
+    Integer,
+    UnsignedInteger,
+    Float,
+    Boolean,
+    Opaque,
+    Time,
+    ObjectLink,
+    CoreLink,
+}
+
+/// `object:instance`; `65535:65535` points nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ObjectLink {
+    pub object: u16,
+    pub instance: u16,
+}
+
+/// Why something is no value of its type.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ValueError {
+    #[error("{value} is no {expected}")]
+    Type { expected: ResourceType, value: String },
+    #[error("{length} bytes are no {expected}")]
+    Length { expected: ResourceType, length: usize },
+    #[error("the text is not UTF-8")]
+    NotText,
+    #[error("NaN and infinities are no values")]
+    NotFinite,
+    #[error("the text is not base64")]
+    NotBase64,
+    #[error("there is no value")]
+    NoValue,
+    #[error("there is more than one value")]
+    SeveralValues,
+}
+
+/// No type of LwM2M has this name.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("unknown type {0:?}")]
+pub struct UnknownType(pub String);
+
+impl Value {
+    pub fn resource_type(&self) -> ResourceType {
+        match self {
+            Self::String(_) => ResourceType::String,
+            Self::Integer(_) => ResourceType::Integer,
+            Self::UnsignedInteger(_) => ResourceType::UnsignedInteger,
+            Self::Float(_) => ResourceType::Float,
+            Self::Boolean(_) => ResourceType::Boolean,
+            Self::Opaque(_) => ResourceType::Opaque,
+            Self::Time(_) => ResourceType::Time,
+            Self::ObjectLink(_) => ResourceType::ObjectLink,
+            Self::CoreLink(_) => ResourceType::CoreLink,
+        }
+    }
+
+    /// A double that is a number.
+    pub fn float(value: f64) -> Result<Self, ValueError> {
+        if value.is_finite() { Ok(Self::Float(value)) } else { Err(ValueError::NotFinite) }
+    }
+
+    /// A whole number that a format without types gave: an Integer, or an Unsigned Integer where that is too small.
+    pub fn whole(value: i128) -> Option<Self> {
+        i64::try_from(value).map(Self::Integer).or_else(|_| u64::try_from(value).map(Self::UnsignedInteger)).ok()
+    }
+
+    /// This value, which a format with few types gave, as one of the definition's type. Numbers fit when nothing of them
+    /// is lost; nothing else changes its kind.
+    pub fn conform(self, expected: ResourceType) -> Result<Self, ValueError> {
+        let conformed = match expected {
+            ResourceType::Integer => self.as_whole().and_then(|whole| i64::try_from(whole).ok()).map(Self::Integer),
+            ResourceType::Time => self.as_whole().and_then(|whole| i64::try_from(whole).ok()).map(Self::Time),
+            ResourceType::UnsignedInteger => {
+                self.as_whole().and_then(|whole| u64::try_from(whole).ok()).map(Self::UnsignedInteger)
+            }
+            ResourceType::Float => return self.into_float(),
+            ResourceType::CoreLink => match self {
+                Self::String(text) => return Ok(Self::CoreLink(text)),
+                other => return other.only(expected),
+            },
+            ResourceType::String | ResourceType::Boolean | ResourceType::Opaque | ResourceType::ObjectLink => {
+                return self.only(expected);
+            }
+        };
+        conformed.ok_or_else(|| self.mismatch(expected))
+    }
+
+    fn only(self, expected: ResourceType) -> Result<Self, ValueError> {
+        if self.resource_type() == expected { Ok(self) } else { Err(self.mismatch(expected)) }
+    }
+
+    fn into_float(self) -> Result<Self, ValueError> {
+        match self {
+            Self::Float(value) => Self::float(value),
+            Self::Integer(value) => Ok(Self::Float(value as f64)),
+            Self::UnsignedInteger(value) => Ok(Self::Float(value as f64)),
+            other => Err(other.mismatch(ResourceType::Float)),
+        }
+    }
+
+    fn as_whole(&self) -> Option<i128> {
+        match self {
+            Self::Integer(value) | Self::Time(value) => Some(i128::from(*value)),
+            Self::UnsignedInteger(value) => Some(i128::from(*value)),
+            Self::Float(value) if value.fract() == 0.0 && value.abs() <= EXACT_IN_DOUBLE => Some(*value as i128),
+            Self::Float(_)
+            | Self::String(_)
+            | Self::Boolean(_)
+            | Self::Opaque(_)
+            | Self::ObjectLink(_)
+            | Self::CoreLink(_) => None,
+        }
+    }
+
+    fn mismatch(&self, expected: ResourceType) -> ValueError {
+        let value = match self {
+            Self::String(_) | Self::CoreLink(_) => "a text".to_owned(),
+            Self::Integer(value) | Self::Time(value) => value.to_string(),
+            Self::UnsignedInteger(value) => value.to_string(),
+            Self::Float(value) => value.to_string(),
+            Self::Boolean(value) => value.to_string(),
+            Self::Opaque(bytes) => format!("a text of {} bytes", bytes.len()),
+            Self::ObjectLink(link) => link.to_string(),
+        };
+        ValueError::Type { expected, value }
+    }
+}
+
+/// The whole number that this double is, where every whole number has a double of its own.
+pub fn whole_of(value: f64) -> Option<i64> {
+    (value.fract() == 0.0 && value.abs() < EXACT_IN_DOUBLE).then_some(value as i64)
+}
+
+impl ResourceType {
+    pub const ALL: [ResourceType; 9] = [
+        Self::String,
+        Self::Integer,
+        Self::UnsignedInteger,
+        Self::Float,
+        Self::Boolean,
+        Self::Opaque,
+        Self::Time,
+        Self::ObjectLink,
+        Self::CoreLink,
+    ];
+
+    /// As the object definitions write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::String => "String",
+            Self::Integer => "Integer",
+            Self::UnsignedInteger => "Unsigned Integer",
+            Self::Float => "Float",
+            Self::Boolean => "Boolean",
+            Self::Opaque => "Opaque",
+            Self::Time => "Time",
+            Self::ObjectLink => "Objlnk",
+            Self::CoreLink => "Corelnk",
+        }
+    }
+
+    /// Whether both are the same on the wire, so that a value of one can stand for the other.
+    pub fn is_related_to(self, other: ResourceType) -> bool {
+        self.family() == other.family()
+    }
+
+    const fn family(self) -> u8 {
+        match self {
+            Self::Integer | Self::UnsignedInteger | Self::Time => 0,
+            Self::String | Self::CoreLink => 1,
+            Self::Float => 2,
+            Self::Boolean => 3,
+            Self::Opaque => 4,
+            Self::ObjectLink => 5,
+        }
+    }
+}
+
+impl fmt::Display for ResourceType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Case does not matter.
+impl FromStr for ResourceType {
+    type Err = UnknownType;
+
+    fn from_str(text: &str) -> Result<Self, UnknownType> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.name().eq_ignore_ascii_case(text))
+            .ok_or_else(|| UnknownType(text.chars().take(64).collect()))
+    }
+}
+
+impl fmt::Display for ObjectLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.object, self.instance)
+    }
+}
+
+impl FromStr for ObjectLink {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let id = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+        let link = text
+            .split_once(':')
+            .and_then(|(object, instance)| Some(Self { object: id(object)?, instance: id(instance)? }));
+        let shown = || text.chars().take(32).collect::<String>();
+        link.ok_or_else(|| ValueError::Type { expected: ResourceType::ObjectLink, value: format!("{:?}", shown()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_is_known_by_its_name_in_any_case() {
+        for kind in ResourceType::ALL {
+            assert_eq!(kind.name().to_uppercase().parse(), Ok(kind));
+        }
+        assert_eq!("Unsigned".parse::<ResourceType>(), Err(UnknownType("Unsigned".into())));
+    }
+
+    #[test]
+    fn an_object_link_is_two_ids_with_a_colon() {
+        assert_eq!("3:65535".parse(), Ok(ObjectLink { object: 3, instance: 65535 }));
+        for text in ["", "3", "3:", ":0", "+3:0", "3:65536", "3:0:1", "3/0"] {
+            assert!(text.parse::<ObjectLink>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_number_conforms_when_nothing_of_it_is_lost() {
+        assert_eq!(Value::Float(81.0).conform(ResourceType::Integer), Ok(Value::Integer(81)));
+        assert_eq!(Value::Integer(3).conform(ResourceType::UnsignedInteger), Ok(Value::UnsignedInteger(3)));
+        assert_eq!(Value::Integer(3).conform(ResourceType::Float), Ok(Value::Float(3.0)));
+        assert_eq!(
+            Value::UnsignedInteger(u64::MAX).conform(ResourceType::UnsignedInteger),
+            Ok(Value::UnsignedInteger(u64::MAX))
+        );
+        for (value, expected) in [
+            (Value::Float(81.5), ResourceType::Integer),
+            (Value::Float(1e300), ResourceType::Integer),
+            (Value::Integer(-1), ResourceType::UnsignedInteger),
+            (Value::UnsignedInteger(u64::MAX), ResourceType::Integer),
+            (Value::Integer(1), ResourceType::Boolean),
+            (Value::Boolean(true), ResourceType::Integer),
+            (Value::String("1".into()), ResourceType::Integer),
+            (Value::Integer(1), ResourceType::String),
+            (Value::String("3:0".into()), ResourceType::ObjectLink),
+            (Value::Opaque(vec![1]), ResourceType::String),
+            (Value::Float(f64::NAN), ResourceType::Float),
+        ] {
+            assert!(value.clone().conform(expected).is_err(), "{value:?} as {expected}");
+        }
+    }
+}

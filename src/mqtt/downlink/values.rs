@@ -1,0 +1,131 @@
+//! The values of a write or a create: JSON or text to values of their resources' types.
+
+use std::collections::HashSet;
+
+use serde_json::Value as Json;
+
+use crate::lwm2m::codec::{text, tlv};
+use crate::lwm2m::operation::Assignment;
+use crate::lwm2m::path::Path;
+use crate::lwm2m::value::{ResourceType, Value, ValueError};
+
+use super::{CommandError, Source};
+
+const MAX_VALUES: usize = 4096;
+/// The most that an element of TLV says beside its value.
+const HEADER: usize = 6;
+
+pub(super) struct Values<'a> {
+    source: &'a Source<'a>,
+    /// `"encoding":"hex"` beside `msgType`.
+    hex: bool,
+    values: Vec<Assignment>,
+}
+
+impl<'a> Values<'a> {
+    pub(super) fn new(source: &'a Source<'a>) -> Self {
+        let hex = source.members.get("encoding").and_then(Json::as_str) == Some("hex");
+        Self { source, hex, values: Vec::new() }
+    }
+
+    /// An item of `content`; its path counts from the base.
+    pub(super) fn add_item(&mut self, base: Path, item: &Json) -> Result<(), CommandError> {
+        let item = item.as_object().ok_or(CommandError::Member { member: "content", expected: "a list of objects" })?;
+        let relative: Path = match item.get("path") {
+            None | Some(Json::Null) => Path::ROOT,
+            Some(Json::String(path)) => path.parse()?,
+            Some(Json::Number(id)) => id.to_string().parse()?,
+            Some(_) => return Err(CommandError::Member { member: "path of content", expected: "a text" }),
+        };
+        let path = relative.segments().iter().try_fold(base, |path, id| path.child(*id));
+        let path = path.filter(|path| path.len() >= 3).ok_or(CommandError::Member {
+            member: "path of content",
+            expected: "the way from basePath to a resource or a resource instance",
+        })?;
+        let value = item.get("value").filter(|value| !value.is_null()).ok_or(CommandError::Missing("value"))?;
+        self.add(path, item.get("type"), value)
+    }
+
+    pub(super) fn add(&mut self, path: Path, given: Option<&Json>, value: &Json) -> Result<(), CommandError> {
+        if self.values.len() == MAX_VALUES {
+            return Err(CommandError::TooMany(MAX_VALUES));
+        }
+        let expected = self.resource_type(path, given)?;
+        let value = self.value(path, expected, value)?;
+        let range = self.source.definition(path).and_then(|resource| resource.range);
+        if let Some(range) = range.filter(|range| !range.allows(&value)) {
+            return Err(CommandError::Range { path, range });
+        }
+        self.values.push(Assignment { path, value });
+        Ok(())
+    }
+
+    /// Of two values for one path the later one counts, at its place.
+    pub(super) fn finish(self) -> Result<Vec<Assignment>, CommandError> {
+        let mut paths = HashSet::new();
+        let mut values: Vec<_> = self.values.into_iter().rev().filter(|value| paths.insert(value.path)).collect();
+        values.reverse();
+        let mut instances = values.iter().filter(|value| value.path.len() == 4);
+        if let Some(instance) = instances.find(|instance| paths.contains(&instance.path.parent())) {
+            return Err(CommandError::Twofold(instance.path.parent()));
+        }
+        let length: usize = values.iter().map(|value| tlv::encode_value(&value.value).len() + 3 * HEADER).sum();
+        if length > tlv::MAX_LENGTH { Err(CommandError::TooLong(tlv::MAX_LENGTH)) } else { Ok(values) }
+    }
+
+    /// The definition's type, where there is one. A given type may differ from it only where both are written the same.
+    fn resource_type(&self, path: Path, given: Option<&Json>) -> Result<ResourceType, CommandError> {
+        let given = match given {
+            None | Some(Json::Null) => None,
+            Some(Json::String(name)) => Some(name.parse::<ResourceType>()?),
+            Some(_) => return Err(CommandError::Member { member: "type", expected: "a text" }),
+        };
+        let definition = self.source.definition(path);
+        if definition.is_some_and(|resource| !resource.has_value()) {
+            return Err(CommandError::NoValue(path));
+        }
+        match (definition.and_then(|resource| resource.resource_type), given) {
+            (Some(defined), Some(given)) if !defined.is_related_to(given) => {
+                Err(CommandError::OtherType { path, defined, given })
+            }
+            (Some(defined), _) => Ok(defined),
+            (None, Some(given)) => Ok(given),
+            (None, None) => Err(CommandError::NoType { path }),
+        }
+    }
+
+    fn value(&self, path: Path, expected: ResourceType, value: &Json) -> Result<Value, CommandError> {
+        let read = match (self.hex, value) {
+            (true, Json::String(hex)) => {
+                let bytes = bytes_of_hex(hex).ok_or(CommandError::Hex(path))?;
+                let decoded = std::str::from_utf8(&bytes).map_err(|_| ValueError::NotText);
+                decoded.and_then(|decoded| text::parse(expected, decoded))
+            }
+            (true, _) => return Err(CommandError::Hex(path)),
+            (false, value) => read(expected, value),
+        };
+        read.map_err(|error| CommandError::Value { path, error })
+    }
+}
+
+/// The JSON type of the value, or its text.
+fn read(expected: ResourceType, value: &Json) -> Result<Value, ValueError> {
+    let wrong = |value: &str| ValueError::Type { expected, value: value.to_owned() };
+    match value {
+        Json::String(written) => text::parse(expected, written),
+        Json::Bool(value) => Value::Boolean(*value).conform(expected),
+        Json::Number(number) => crate::lwm2m::codec::json::number_value(number)?.conform(expected),
+        Json::Null => Err(wrong("null")),
+        Json::Array(_) => Err(wrong("a list")),
+        Json::Object(_) => Err(wrong("an object")),
+    }
+}
+
+fn bytes_of_hex(hex: &str) -> Option<Vec<u8>> {
+    let digit = |digit: u8| (digit as char).to_digit(16).and_then(|value| u8::try_from(value).ok());
+    let (pairs, odd) = hex.as_bytes().as_chunks::<2>();
+    if !odd.is_empty() {
+        return None;
+    }
+    pairs.iter().map(|[high, low]| Some((digit(*high)? << 4) | digit(*low)?)).collect()
+}

@@ -1,0 +1,130 @@
+//! Reports of the core as lines of the log.
+//!
+//! What a device says of itself is recorded as text, never with `%`: so it comes out quoted, and no line break in an
+//! endpoint name can forge a line.
+
+use tracing::{debug, error, info, trace, warn};
+
+use crate::gateway::report::{NotificationOutcome, Report, Verdict};
+
+/// Logs a report: the life of a device at `info`, what a device did wrong at `debug`, what a person must look at above.
+pub fn log(report: &Report) {
+    match report {
+        Report::Datagram { peer, verdict: Verdict::Dropped(reason) } => {
+            debug!(peer = %peer.address, ?reason, "datagram dropped");
+        }
+        Report::Datagram { peer, verdict } => trace!(peer = %peer.address, ?verdict, "datagram"),
+        Report::Retransmitted { peer } => debug!(peer = %peer.address, "sent once more"),
+        Report::Registered { endpoint, peer, lifetime } => {
+            info!(endpoint, peer = %peer.address, ?lifetime, "device registered");
+        }
+        Report::RegisterRejected { peer, endpoint, code, reason } => {
+            debug!(endpoint, peer = %peer.address, %code, reason, "register refused");
+        }
+        Report::Updated { endpoint } => debug!(endpoint, "registration updated"),
+        Report::Moved { endpoint, from, to } => {
+            info!(endpoint, from = %from.address, peer = %to.address, "device has a new address");
+        }
+        Report::Left { endpoint, reason } => info!(endpoint, ?reason, "device left"),
+        Report::Command { endpoint, msg_type, outcome } => debug!(endpoint, msg_type, ?outcome, "command done"),
+        Report::Notification { endpoint, outcome: NotificationOutcome::Published } => trace!(endpoint, "notification"),
+        Report::Notification { endpoint, outcome: NotificationOutcome::Ended } => {
+            debug!(endpoint, "observation ended by the device");
+        }
+        Report::UndecodableContent { endpoint, path, reason } => {
+            error!(endpoint, path, reason, "payload not understood");
+        }
+        Report::PublishRefused { endpoint, topic, first: true } => {
+            warn!(endpoint, topic, "the broker does not allow this device to publish here");
+        }
+        Report::PublishRefused { endpoint, topic, first: false } => debug!(endpoint, topic, "publication refused"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    use tracing_subscriber::filter::LevelFilter;
+
+    use super::*;
+    use crate::coap::{DecodeError, Peer};
+    use crate::gateway::report::{DropReason, LeaveReason};
+
+    #[test]
+    fn the_life_of_a_device_is_logged_at_info() {
+        let line = logged(LevelFilter::INFO, &left());
+        assert_eq!(line, "INFO device left endpoint=\"urn:imei:1\" reason=LifetimeOver\n");
+    }
+
+    #[test]
+    fn an_endpoint_name_cannot_forge_a_line() {
+        let report = Report::Updated { endpoint: "a\nERROR all is lost".to_owned() };
+        let line = logged(LevelFilter::DEBUG, &report);
+        assert_eq!(line, "DEBUG registration updated endpoint=\"a\\nERROR all is lost\"\n");
+    }
+
+    #[test]
+    fn what_a_stranger_does_wrong_fills_no_log() {
+        let peer = Peer { socket: 0, address: ([192, 0, 2, 1], 56830).into() };
+        let verdict = Verdict::Dropped(DropReason::NoMessage(DecodeError::Version));
+        let report = Report::Datagram { peer, verdict };
+        assert_eq!(logged(LevelFilter::INFO, &report), "");
+        let line = logged(LevelFilter::DEBUG, &report);
+        assert_eq!(line, "DEBUG datagram dropped peer=192.0.2.1:56830 reason=NoMessage(Version)\n");
+    }
+
+    #[test]
+    fn only_the_first_refused_publication_of_a_device_is_a_warning() {
+        let refused =
+            |first| Report::PublishRefused { endpoint: "urn:imei:1".to_owned(), topic: "up".to_owned(), first };
+        assert!(logged(LevelFilter::INFO, &refused(true)).starts_with("WARN"));
+        assert_eq!(logged(LevelFilter::INFO, &refused(false)), "");
+    }
+
+    #[test]
+    fn a_payload_that_is_not_understood_is_an_error() {
+        let report = Report::UndecodableContent {
+            endpoint: "urn:imei:1".to_owned(),
+            path: "/3/0".to_owned(),
+            reason: "cut short".to_owned(),
+        };
+        let line = logged(LevelFilter::ERROR, &report);
+        assert_eq!(line, "ERROR payload not understood endpoint=\"urn:imei:1\" path=\"/3/0\" reason=\"cut short\"\n");
+    }
+
+    fn left() -> Report {
+        Report::Left { endpoint: "urn:imei:1".to_owned(), reason: LeaveReason::LifetimeOver }
+    }
+
+    /// The lines that a report makes in a log of this level.
+    fn logged(level: LevelFilter, report: &Report) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(level)
+            .with_writer(move || writer.clone())
+            .without_time()
+            .with_target(false)
+            .with_ansi(false)
+            .finish();
+        tracing::subscriber::with_default(subscriber, || log(report));
+        let bytes = lines.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap().trim_start().to_owned()
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Starts the log: text or JSON, to the standard error output.
+
+use std::io;
+
+use thiserror::Error;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// What is logged, and how it looks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    pub filter: Filter,
+    pub format: LogFormat,
+}
+
+/// Directives that `tracing_subscriber` takes; only [`filter`] makes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter(String);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Error)]
+pub enum FilterError {
+    #[error(
+        "{0:?} is no level; allowed is off, error, warn, info, debug, trace, or directives such as \"info,h2=debug\""
+    )]
+    NoLevel(String),
+    #[error("no filter directive: {0}")]
+    NoDirective(#[from] ParseError),
+}
+
+/// Reads a level, or directives separated by commas.
+///
+/// A level alone is that of this program: the libraries below it stay at `warn`, or a debug log would be theirs.
+pub fn filter(text: &str) -> Result<Filter, FilterError> {
+    if text == "off" || text == "error" {
+        return Ok(Filter(text.to_owned()));
+    }
+    if is_level(text) {
+        return Ok(Filter(format!("warn,lwm2m_gateway={text}")));
+    }
+    // A lone word is a module to the parser, so a misspelt level would log everything of a module that does not exist.
+    let lone_word = |part: &&str| !part.contains(['=', '[']) && !is_level(part);
+    if let Some(word) = text.split(',').find(lone_word) {
+        return Err(FilterError::NoLevel(word.to_owned()));
+    }
+    EnvFilter::try_new(text)?;
+    Ok(Filter(text.to_owned()))
+}
+
+/// Starts the log of the process. An error when it has one already.
+pub fn start(settings: &LogSettings) -> Result<(), TryInitError> {
+    let filter = EnvFilter::try_new(&settings.filter.0).expect("a filter was checked when it was made");
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match settings.format {
+        LogFormat::Text => builder.finish().try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
+    }
+}
+
+fn is_level(text: &str) -> bool {
+    LEVELS.contains(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_alone_leaves_the_libraries_at_warn() {
+        assert_eq!(filter("debug").unwrap().0, "warn,lwm2m_gateway=debug");
+        assert_eq!(filter("error").unwrap().0, "error");
+    }
+
+    #[test]
+    fn directives_are_taken_as_they_are() {
+        assert_eq!(filter("info,h2=debug").unwrap().0, "info,h2=debug");
+    }
+
+    #[test]
+    fn a_misspelt_level_is_no_filter() {
+        let error = filter("info,debgu").unwrap_err().to_string();
+        assert!(error.starts_with("\"debgu\" is no level"), "{error}");
+        assert!(filter("h2=loud").is_err());
+        assert!(filter("").is_err());
+    }
+}

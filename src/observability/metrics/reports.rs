@@ -1,0 +1,276 @@
+//! The counters of what the core reports.
+
+use std::marker::PhantomData;
+
+use crate::coap::{Code, DecodeError};
+use crate::gateway::broker::CloseReason;
+use crate::gateway::report::{CommandOutcome, DropReason, LeaveReason, NotificationOutcome, Report, Verdict};
+
+use super::{Counter, Sample, sample};
+
+/// What the core reports.
+#[derive(Debug, Default)]
+pub struct CoreMetrics {
+    datagrams: Counters<Verdict>,
+    retransmissions: Counter,
+    registrations: Counter,
+    registrations_rejected: Counters<Rejection>,
+    updates: Counter,
+    moves: Counter,
+    departures: Counters<LeaveReason>,
+    commands: Counters<CommandOutcome>,
+    notifications: Counters<NotificationOutcome>,
+    undecodable_contents: Counter,
+    publications_refused: Counter,
+}
+
+impl CoreMetrics {
+    /// Counts a report in exactly one counter.
+    pub fn record(&self, report: &Report) {
+        match report {
+            Report::Datagram { verdict, .. } => self.datagrams.increment(*verdict),
+            Report::Retransmitted { .. } => self.retransmissions.increment(),
+            Report::Registered { .. } => self.registrations.increment(),
+            Report::RegisterRejected { code, .. } => self.registrations_rejected.increment(Rejection::of(*code)),
+            Report::Updated { .. } => self.updates.increment(),
+            Report::Moved { .. } => self.moves.increment(),
+            Report::Left { reason, .. } => self.departures.increment(*reason),
+            Report::Command { outcome, .. } => self.commands.increment(*outcome),
+            Report::Notification { outcome, .. } => self.notifications.increment(*outcome),
+            Report::UndecodableContent { .. } => self.undecodable_contents.increment(),
+            Report::PublishRefused { .. } => self.publications_refused.increment(),
+        }
+    }
+
+    pub(super) fn samples(&self) -> Vec<Sample> {
+        [
+            self.datagrams.samples("lwm2m_datagrams_total", "Datagrams from devices, each counted once."),
+            alone("lwm2m_retransmissions_total", "Confirmable messages sent once more.", &self.retransmissions),
+            alone("lwm2m_registrations_total", "Devices that registered.", &self.registrations),
+            self.registrations_rejected
+                .samples("lwm2m_registrations_rejected_total", "Registers answered with an error."),
+            alone("lwm2m_updates_total", "Updates of registrations.", &self.updates),
+            alone("lwm2m_moves_total", "Devices that came from another address.", &self.moves),
+            self.departures.samples("lwm2m_departures_total", "Registrations that ended."),
+            self.commands.samples("lwm2m_commands_total", "Commands that came to their end."),
+            self.notifications.samples("lwm2m_notifications_total", "Notifications of observations."),
+            alone(
+                "lwm2m_undecodable_contents_total",
+                "Payloads of devices that could not be understood.",
+                &self.undecodable_contents,
+            ),
+            alone(
+                "lwm2m_publications_refused_total",
+                "Publications that the broker did not allow.",
+                &self.publications_refused,
+            ),
+        ]
+        .concat()
+    }
+}
+
+/// How a Register was refused: the codes that this program gives, and all others together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rejection {
+    BadRequest,
+    BadOption,
+    Forbidden,
+    PreconditionFailed,
+    UnsupportedContentFormat,
+    ServiceUnavailable,
+    Other,
+}
+
+impl Rejection {
+    fn of(code: Code) -> Self {
+        match code {
+            Code::BAD_REQUEST => Self::BadRequest,
+            Code::BAD_OPTION => Self::BadOption,
+            Code::FORBIDDEN => Self::Forbidden,
+            Code::PRECONDITION_FAILED => Self::PreconditionFailed,
+            Code::UNSUPPORTED_CONTENT_FORMAT => Self::UnsupportedContentFormat,
+            Code::SERVICE_UNAVAILABLE => Self::ServiceUnavailable,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// What a counter is split by.
+trait Label: Copy + PartialEq + 'static {
+    /// Every value there is.
+    const ALL: &'static [Self];
+
+    fn labels(self) -> &'static str;
+}
+
+/// One counter for each value of `L`.
+#[derive(Debug)]
+struct Counters<L> {
+    counters: Vec<Counter>,
+    label: PhantomData<L>,
+}
+
+impl<L: Label> Default for Counters<L> {
+    fn default() -> Self {
+        Self { counters: L::ALL.iter().map(|_| Counter::default()).collect(), label: PhantomData }
+    }
+}
+
+impl<L: Label> Counters<L> {
+    fn increment(&self, value: L) {
+        let counter = L::ALL.iter().zip(&self.counters).find(|(label, _)| **label == value);
+        let (_, counter) = counter.expect("ALL has every value, by the macro that writes it");
+        counter.increment();
+    }
+
+    fn samples(&self, name: &'static str, meaning: &'static str) -> Vec<Sample> {
+        let labelled = L::ALL.iter().zip(&self.counters);
+        labelled
+            .map(|(label, counter)| Sample { name, meaning, labels: label.labels(), value: counter.value() })
+            .collect()
+    }
+}
+
+/// A counter that has its name for itself.
+fn alone(name: &'static str, meaning: &'static str, counter: &Counter) -> Vec<Sample> {
+    vec![sample(name, meaning, "", counter)]
+}
+
+/// Writes the list and the `match` from the same lines, so that the compiler finds a value that is in neither.
+macro_rules! labels {
+    ($type:ty { $($value:tt => $labels:literal,)* }) => {
+        impl Label for $type {
+            const ALL: &'static [Self] = &[$($value),*];
+
+            #[expect(unused_parens, reason = "the parentheses make one token tree of a value")]
+            fn labels(self) -> &'static str {
+                match self {
+                    $($value => $labels,)*
+                }
+            }
+        }
+    };
+}
+
+labels!(Verdict {
+    (Verdict::Request) => r#"verdict="request""#,
+    (Verdict::Response) => r#"verdict="response""#,
+    (Verdict::Notification) => r#"verdict="notification""#,
+    (Verdict::Acknowledgement) => r#"verdict="acknowledgement""#,
+    (Verdict::Reset) => r#"verdict="reset""#,
+    (Verdict::Ping) => r#"verdict="ping""#,
+    (Verdict::Duplicate) => r#"verdict="duplicate""#,
+    (Verdict::Dropped(DropReason::NoMessage(DecodeError::TooShort))) => r#"verdict="dropped",reason="too_short""#,
+    (Verdict::Dropped(DropReason::NoMessage(DecodeError::Version))) => r#"verdict="dropped",reason="version""#,
+    (Verdict::Dropped(DropReason::NoMessage(DecodeError::TokenLength))) => r#"verdict="dropped",reason="token_length""#,
+    (Verdict::Dropped(DropReason::NoMessage(DecodeError::NonEmptyEmpty))) => r#"verdict="dropped",reason="non_empty_empty""#,
+    (Verdict::Dropped(DropReason::NoMessage(DecodeError::EmptyPayload))) => r#"verdict="dropped",reason="empty_payload""#,
+    (Verdict::Dropped(DropReason::NoMessage(DecodeError::ReservedClass))) => r#"verdict="dropped",reason="reserved_class""#,
+    (Verdict::Dropped(DropReason::NoMessage(DecodeError::Malformed))) => r#"verdict="dropped",reason="malformed""#,
+    (Verdict::Dropped(DropReason::Unexpected)) => r#"verdict="dropped",reason="unexpected""#,
+    (Verdict::Dropped(DropReason::StaleNotification)) => r#"verdict="dropped",reason="stale_notification""#,
+    (Verdict::Dropped(DropReason::Senseless)) => r#"verdict="dropped",reason="senseless""#,
+    (Verdict::Dropped(DropReason::CriticalOption)) => r#"verdict="dropped",reason="critical_option""#,
+    (Verdict::Dropped(DropReason::TooManyRequests)) => r#"verdict="dropped",reason="too_many_requests""#,
+});
+
+labels!(Rejection {
+    (Rejection::BadRequest) => r#"code="4.00""#,
+    (Rejection::BadOption) => r#"code="4.02""#,
+    (Rejection::Forbidden) => r#"code="4.03""#,
+    (Rejection::PreconditionFailed) => r#"code="4.12""#,
+    (Rejection::UnsupportedContentFormat) => r#"code="4.15""#,
+    (Rejection::ServiceUnavailable) => r#"code="5.03""#,
+    (Rejection::Other) => r#"code="other""#,
+});
+
+labels!(LeaveReason {
+    (LeaveReason::Deregistered) => r#"reason="deregistered""#,
+    (LeaveReason::LifetimeOver) => r#"reason="lifetime_over""#,
+    (LeaveReason::Replaced) => r#"reason="replaced""#,
+    (LeaveReason::Broker(CloseReason::Kicked)) => r#"reason="kicked""#,
+    (LeaveReason::Broker(CloseReason::Discarded)) => r#"reason="discarded""#,
+    (LeaveReason::Broker(CloseReason::Expired)) => r#"reason="expired""#,
+    (LeaveReason::Broker(CloseReason::Refused)) => r#"reason="refused""#,
+});
+
+labels!(CommandOutcome {
+    (CommandOutcome::Answered) => r#"outcome="answered""#,
+    (CommandOutcome::Reset) => r#"outcome="reset""#,
+    (CommandOutcome::TimedOut) => r#"outcome="timed_out""#,
+    (CommandOutcome::Refused) => r#"outcome="refused""#,
+    (CommandOutcome::Expired) => r#"outcome="expired""#,
+    (CommandOutcome::QueueFull) => r#"outcome="queue_full""#,
+});
+
+labels!(NotificationOutcome {
+    (NotificationOutcome::Published) => r#"outcome="published""#,
+    (NotificationOutcome::Ended) => r#"outcome="ended""#,
+});
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::coap::Peer;
+
+    #[test]
+    fn every_report_counts_in_exactly_one_counter_of_its_own() {
+        let metrics = CoreMetrics::default();
+        let reports = reports();
+        for (report, index) in reports.iter().zip(1..) {
+            metrics.record(report);
+            let counted: u64 = metrics.samples().iter().map(|sample| sample.value).sum();
+            assert_eq!(counted, index, "{report:?}");
+        }
+        let untouched: Vec<_> = metrics.samples().into_iter().filter(|sample| sample.value != 1).collect();
+        assert_eq!(untouched, []);
+    }
+
+    #[test]
+    fn a_dropped_datagram_is_counted_by_its_reason() {
+        let metrics = CoreMetrics::default();
+        let verdict = Verdict::Dropped(DropReason::NoMessage(DecodeError::Version));
+        metrics.record(&Report::Datagram { peer: peer(), verdict });
+        let counted: Vec<_> = metrics.samples().into_iter().filter(|sample| sample.value != 0).collect();
+        assert_eq!(counted.len(), 1);
+        assert_eq!(counted[0].name, "lwm2m_datagrams_total");
+        assert_eq!(counted[0].labels, r#"verdict="dropped",reason="version""#);
+    }
+
+    /// One report for every counter of the core.
+    fn reports() -> Vec<Report> {
+        let endpoint = || "urn:imei:1".to_owned();
+        let codes =
+            [(4, 0), (4, 2), (4, 3), (4, 12), (4, 15), (5, 3), (5, 0)].map(|(class, detail)| Code::of(class, detail));
+        let datagrams = Verdict::ALL.iter().map(|&verdict| Report::Datagram { peer: peer(), verdict });
+        let rejections = codes.into_iter().map(|code| Report::RegisterRejected {
+            peer: peer(),
+            endpoint: None,
+            code,
+            reason: String::new(),
+        });
+        let departures = LeaveReason::ALL.iter().map(|&reason| Report::Left { endpoint: endpoint(), reason });
+        let commands = CommandOutcome::ALL.iter().map(|&outcome| Report::Command {
+            endpoint: endpoint(),
+            msg_type: "read",
+            outcome,
+        });
+        let notifications =
+            NotificationOutcome::ALL.iter().map(|&outcome| Report::Notification { endpoint: endpoint(), outcome });
+        let single = [
+            Report::Retransmitted { peer: peer() },
+            Report::Registered { endpoint: endpoint(), peer: peer(), lifetime: Duration::from_secs(300) },
+            Report::Updated { endpoint: endpoint() },
+            Report::Moved { endpoint: endpoint(), from: peer(), to: peer() },
+            Report::UndecodableContent { endpoint: endpoint(), path: "/3/0".to_owned(), reason: String::new() },
+            Report::PublishRefused { endpoint: endpoint(), topic: "up/resp".to_owned(), first: true },
+        ];
+        datagrams.chain(rejections).chain(departures).chain(commands).chain(notifications).chain(single).collect()
+    }
+
+    fn peer() -> Peer {
+        Peer { socket: 0, address: ([192, 0, 2, 1], 56830).into() }
+    }
+}

@@ -1,0 +1,146 @@
+//! One device's session: its registration, whether it is awake, what is in flight, what waits, what is observed.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::coap::{ExchangeId, Peer};
+use crate::lwm2m::path::Path;
+use crate::lwm2m::register::Registration;
+use crate::mqtt::downlink::Command;
+use crate::mqtt::topics::Topics;
+
+use super::Location;
+use super::queue::{Waiting, WaitingCommands};
+
+#[derive(Debug)]
+pub struct Device {
+    pub registration: Registration,
+    pub location: Location,
+    /// Where it was heard of last.
+    pub peer: Peer,
+    pub topics: Topics,
+    /// Whether a refused publication was reported before.
+    pub publish_refused: bool,
+    pub observations: HashMap<ExchangeId, Observation>,
+    pub waiting: WaitingCommands,
+    /// Paths that `auto_observe` has still to ask for: after the commands of applications.
+    pub to_observe: VecDeque<Path>,
+    in_flight: Option<InFlight>,
+    /// How long it stays awake after it was heard of; `None` for a device that never sleeps.
+    awake_window: Option<Duration>,
+    last_heard: Instant,
+}
+
+/// The one exchange with the device (NSTART 1, RFC 7252 section 4.7).
+#[derive(Debug)]
+pub struct InFlight {
+    pub exchange: ExchangeId,
+    pub command: Command,
+}
+
+#[derive(Debug)]
+pub struct Observation {
+    pub path: Path,
+    /// The observe command: each notification echoes it.
+    pub command: Command,
+}
+
+/// What becomes of a command that has just come.
+#[derive(Debug, PartialEq)]
+pub enum Admission {
+    SendNow(Box<Command>),
+    /// It waits for its turn, or for the device to wake up.
+    Waits,
+    QueueFull(Box<Command>),
+    /// It may not wait (`ttl` 0) and cannot be sent now.
+    NowOrNever(Box<Command>),
+}
+
+impl Device {
+    pub fn new(
+        registration: Registration,
+        location: Location,
+        peer: Peer,
+        topics: Topics,
+        awake_window: Option<Duration>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            registration,
+            location,
+            peer,
+            topics,
+            publish_refused: false,
+            observations: HashMap::new(),
+            waiting: WaitingCommands::default(),
+            to_observe: VecDeque::new(),
+            in_flight: None,
+            awake_window,
+            last_heard: now,
+        }
+    }
+
+    /// The device sent something valid: it is awake, and its lifetime begins again.
+    pub fn heard_from(&mut self, now: Instant) {
+        self.last_heard = now;
+    }
+
+    /// An Update may change whether the device sleeps.
+    pub fn set_awake_window(&mut self, window: Option<Duration>) {
+        self.awake_window = window;
+    }
+
+    /// Takes a command that came from the broker; `expiry` is for one that does not say how long it may wait.
+    pub fn admit(&mut self, now: Instant, command: Command, expiry: Duration, limit: usize) -> Admission {
+        if self.is_ready(now) && self.waiting.is_empty() {
+            return Admission::SendNow(Box::new(command));
+        }
+        let patience = command.ttl.unwrap_or(expiry);
+        if patience.is_zero() {
+            return Admission::NowOrNever(Box::new(command));
+        }
+        match self.waiting.push(Waiting { command, expires: now + patience }, limit) {
+            Ok(()) => Admission::Waits,
+            Err(command) => Admission::QueueFull(Box::new(command)),
+        }
+    }
+
+    /// Whether a command may leave now: nothing is in flight and the device is awake.
+    pub fn is_ready(&self, now: Instant) -> bool {
+        self.in_flight.is_none() && self.is_awake(now)
+    }
+
+    pub fn is_awake(&self, now: Instant) -> bool {
+        self.awake_window.is_none_or(|window| now < self.last_heard + window)
+    }
+
+    pub fn sent(&mut self, exchange: ExchangeId, command: Command) {
+        self.in_flight = Some(InFlight { exchange, command });
+    }
+
+    /// The command of this exchange, which goes on being in flight.
+    pub fn in_flight(&self, exchange: ExchangeId) -> Option<&Command> {
+        self.in_flight.as_ref().filter(|in_flight| in_flight.exchange == exchange).map(|in_flight| &in_flight.command)
+    }
+
+    /// The exchange has come to its end.
+    pub fn take_in_flight(&mut self) -> Option<InFlight> {
+        self.in_flight.take()
+    }
+
+    /// When the registration is over if nothing more is heard; `longest` stands for a lifetime of zero.
+    pub fn lifetime_ends(&self, longest: Duration) -> Instant {
+        let lifetime = self.registration.lifetime;
+        self.last_heard + if lifetime.is_zero() { longest } else { lifetime }
+    }
+
+    pub fn observation_of(&self, path: Path) -> Option<ExchangeId> {
+        self.observations.iter().find(|(_, observation)| observation.path == path).map(|(id, _)| *id)
+    }
+
+    /// What is under way with this device: the exchange in flight and the observations.
+    pub fn exchanges(&self) -> Vec<ExchangeId> {
+        let in_flight = self.in_flight.iter().map(|in_flight| in_flight.exchange);
+        in_flight.chain(self.observations.keys().copied()).collect()
+    }
+}

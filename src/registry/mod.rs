@@ -1,0 +1,94 @@
+//! The registered devices: by id, by endpoint and by location, with a session for each.
+//!
+//! This layer never builds a packet or a topic, and it does not know how a device or the broker is reached.
+
+mod device;
+mod queue;
+
+pub use device::{Admission, Device, InFlight, Observation};
+pub use queue::{Waiting, WaitingCommands};
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::Hash;
+
+/// The last segment of a registration's Location-Path. It cannot be guessed: 96 random bits as URL-safe text.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Location(String);
+
+impl Location {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    const LENGTH: usize = 16;
+
+    /// Six bits of each byte are used.
+    pub fn from_random(bytes: [u8; Self::LENGTH]) -> Self {
+        Self(bytes.iter().map(|byte| char::from(Self::ALPHABET[usize::from(byte & 0x3f)])).collect())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// All registered devices. `K` is what the rest of the program calls a registration by.
+#[derive(Debug)]
+pub struct Registry<K> {
+    devices: HashMap<K, Device>,
+    by_endpoint: HashMap<String, K>,
+    by_location: HashMap<Location, K>,
+}
+
+impl<K> Default for Registry<K> {
+    fn default() -> Self {
+        Self { devices: HashMap::new(), by_endpoint: HashMap::new(), by_location: HashMap::new() }
+    }
+}
+
+impl<K: Copy + Eq + Hash> Registry<K> {
+    /// Adds a device. One of the same endpoint has to be removed first.
+    pub fn insert(&mut self, id: K, device: Device) {
+        self.by_location.insert(device.location.clone(), id);
+        self.by_endpoint.insert(device.registration.endpoint.clone(), id);
+        self.devices.insert(id, device);
+    }
+
+    pub fn remove(&mut self, id: K) -> Option<Device> {
+        let device = self.devices.remove(&id)?;
+        self.by_location.remove(&device.location);
+        if self.by_endpoint.get(&device.registration.endpoint) == Some(&id) {
+            self.by_endpoint.remove(&device.registration.endpoint);
+        }
+        Some(device)
+    }
+
+    pub fn device_mut(&mut self, id: K) -> Option<&mut Device> {
+        self.devices.get_mut(&id)
+    }
+
+    pub fn device(&self, id: K) -> Option<&Device> {
+        self.devices.get(&id)
+    }
+
+    pub fn id_by_endpoint(&self, endpoint: &str) -> Option<K> {
+        self.by_endpoint.get(endpoint).copied()
+    }
+
+    pub fn id_by_location(&self, location: &str) -> Option<K> {
+        // The key is a newtype of text, so the look-up needs one; locations are short.
+        self.by_location.get(&Location(location.to_owned())).copied()
+    }
+
+    pub fn len(&self) -> usize {
+        self.devices.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.devices.is_empty()
+    }
+}

@@ -1,0 +1,5 @@
+//! The devices' sockets. It knows addresses and datagrams, nothing of what is in them.
+
+mod udp;
+
+pub use udp::{Sockets, UdpListener};

@@ -1,0 +1,100 @@
+//! Plain UDP: sockets with a large receive buffer, read in batches.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::task::Poll;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::UdpSocket;
+
+use crate::coap::Peer;
+
+/// The largest datagram of UDP.
+const LARGEST_DATAGRAM: usize = 65_535;
+/// Datagrams taken from one socket before the others, the broker and the clock have their turn.
+const BATCH: usize = 64;
+
+/// A UDP socket for devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UdpListener {
+    pub name: String,
+    /// Port 0 lets the system choose one. On a host with several addresses name the one that devices know: an answer leaves
+    /// from the bound address.
+    pub bind: SocketAddr,
+    /// Bytes that the system keeps for us while we are busy, it may give less; `None` leaves it as the system has it.
+    pub recbuf: Option<usize>,
+}
+
+/// The listeners; [`Peer::socket`] is the index in the order of the settings.
+pub struct Sockets {
+    sockets: Vec<UdpSocket>,
+    /// Where the next look for a readable socket begins, so that none starves.
+    next: usize,
+    buffer: Vec<u8>,
+}
+
+impl Sockets {
+    pub fn bind(listeners: &[UdpListener]) -> io::Result<Self> {
+        let bind = |listener: &UdpListener| {
+            open(listener).map_err(|error| {
+                let UdpListener { name, bind, .. } = listener;
+                io::Error::new(error.kind(), format!("listeners.udp.{name}.bind = {bind}: {error}"))
+            })
+        };
+        let sockets = listeners.iter().map(bind).collect::<io::Result<_>>()?;
+        Ok(Self { sockets, next: 0, buffer: vec![0; LARGEST_DATAGRAM] })
+    }
+
+    pub fn local_addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        self.sockets.iter().map(UdpSocket::local_addr).collect()
+    }
+
+    /// Waits until one of the sockets can be read, and says which. Cancel-safe.
+    pub async fn readable(&self) -> usize {
+        poll_fn(|context| {
+            let count = self.sockets.len();
+            for index in (0..count).map(|offset| (self.next + offset) % count) {
+                // An error is met again, and told, when the socket is read.
+                if self.sockets[index].poll_recv_ready(context).is_ready() {
+                    return Poll::Ready(index);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Hands over what has come to this socket, a batch of it at the most.
+    pub fn receive(&mut self, index: usize, mut take: impl FnMut(Peer, &[u8])) -> io::Result<()> {
+        self.next = index + 1;
+        for _ in 0..BATCH {
+            match self.sockets[index].try_recv_from(&mut self.buffer) {
+                Ok((length, address)) => take(Peer { socket: index as u16, address }, &self.buffer[..length]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends at once. A full buffer of the system is a loss as any other on the way.
+    pub fn send(&self, peer: Peer, datagram: &[u8]) -> io::Result<()> {
+        let socket = &self.sockets[usize::from(peer.socket)];
+        socket.try_send_to(datagram, peer.address).map(|_| ())
+    }
+}
+
+fn open(listener: &UdpListener) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(listener.bind), Type::DGRAM, Some(Protocol::UDP))?;
+    if listener.bind.is_ipv6() {
+        // So that 0.0.0.0 and [::] can listen side by side on one port.
+        socket.set_only_v6(true)?;
+    }
+    if let Some(bytes) = listener.recbuf {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&listener.bind.into())?;
+    UdpSocket::from_std(socket.into())
+}

@@ -1,0 +1,187 @@
+//! Calls to EMQX's ConnectionAdapter, over several HTTP/2 connections.
+//!
+//! A call that has begun runs to its end, whoever still waits for it: cancelled calls reset their streams, and a server
+//! that sees many of these closes the connection, with all the other calls on it.
+
+use std::error::Error;
+use std::time::Duration;
+
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Response, Status};
+
+use crate::gateway::broker::DeviceId;
+
+use super::devices::{Call, Outcome};
+use super::v1;
+use super::v1::connection_adapter_client::ConnectionAdapterClient;
+
+/// An HTTP/2 connection has 2^30 streams, one for each call; it is replaced long before.
+const CALLS_PER_CHANNEL: u32 = 1 << 28;
+/// A connection that does not answer to pings is given up, and its calls with it.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub struct Adapter {
+    endpoint: Endpoint,
+    channels: Vec<CountedChannel>,
+    proto_name: String,
+}
+
+#[derive(Debug)]
+struct CountedChannel {
+    client: ConnectionAdapterClient<Channel>,
+    calls: u32,
+}
+
+impl Adapter {
+    /// Connects when there is something to call, and again after a failure. Has to be made inside a runtime.
+    ///
+    /// # Errors
+    /// If `address` is no URI.
+    pub fn new(
+        address: &str,
+        connections: usize,
+        proto_name: String,
+        connect_timeout: Duration,
+    ) -> Result<Self, tonic::transport::Error> {
+        let endpoint = Endpoint::from_shared(address.to_owned())?
+            .connect_timeout(connect_timeout)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT);
+        let channels = (0..connections.max(1)).map(|_| CountedChannel::lazy(&endpoint)).collect();
+        Ok(Self { endpoint, channels, proto_name })
+    }
+
+    /// The call, to be spawned. A device sticks to one of the connections.
+    pub fn call(&mut self, device: DeviceId, call: Call) -> impl Future<Output = Outcome> + Send + 'static {
+        let client = self.client(device);
+        let proto_name = self.proto_name.clone();
+        async move { outcome(send(client, proto_name, call).await) }
+    }
+
+    fn client(&mut self, device: DeviceId) -> ConnectionAdapterClient<Channel> {
+        let index = device.0 % self.channels.len() as u64;
+        let channel = &mut self.channels[index as usize];
+        if channel.calls >= CALLS_PER_CHANNEL {
+            // The old connection ends with the last of the calls that are under way on it.
+            *channel = CountedChannel::lazy(&self.endpoint);
+        }
+        channel.calls += 1;
+        channel.client.clone()
+    }
+}
+
+impl CountedChannel {
+    fn lazy(endpoint: &Endpoint) -> Self {
+        Self { client: ConnectionAdapterClient::new(endpoint.connect_lazy()), calls: 0 }
+    }
+}
+
+async fn send(
+    mut client: ConnectionAdapterClient<Channel>,
+    proto_name: String,
+    call: Call,
+) -> Result<Response<v1::CodeResponse>, Status> {
+    match call {
+        Call::Authenticate { conn, client: info } => {
+            let password = info.password.map(|password| password.reveal().to_owned()).unwrap_or_default();
+            let clientinfo = v1::ClientInfo {
+                proto_name,
+                proto_ver: info.proto_ver,
+                clientid: info.clientid,
+                username: info.username,
+                ..Default::default()
+            };
+            client.authenticate(v1::AuthenticateRequest { conn, clientinfo: Some(clientinfo), password }).await
+        }
+        Call::Subscribe { conn, filter, qos } => {
+            client.subscribe(v1::SubscribeRequest { conn, topic: filter, qos: qos.into() }).await
+        }
+        Call::Publish { conn, publication } => {
+            let request = v1::PublishRequest {
+                conn,
+                topic: publication.topic,
+                qos: publication.qos.into(),
+                payload: publication.payload,
+            };
+            client.publish(request).await
+        }
+    }
+}
+
+fn outcome(result: Result<Response<v1::CodeResponse>, Status>) -> Outcome {
+    match result {
+        Ok(response) => answered(&response.into_inner()),
+        // A status with a cause was made on this side: it tells what became of the connection.
+        Err(status) if status.code() == Code::Unavailable || status.source().is_some() => {
+            Outcome::Unreachable(with_causes(&status))
+        }
+        Err(status) => Outcome::Failed(format!("{:?}: {}", status.code(), status.message())),
+    }
+}
+
+fn answered(response: &v1::CodeResponse) -> Outcome {
+    let message = response.message.clone();
+    match response.code() {
+        v1::ResultCode::Success => Outcome::Done,
+        // EMQX answers so to a call that comes between the end of the socket and the end of its process.
+        v1::ResultCode::PermissionDeny if message.contains("Client socket disconnected") => {
+            Outcome::ConnectionLost(message)
+        }
+        v1::ResultCode::PermissionDeny => Outcome::Refused(message),
+        // UNKNOWN is `unexpected_call` for a client that is not authenticated (any more), or no answer within 5 s.
+        v1::ResultCode::ConnProcessNotAlive | v1::ResultCode::Unknown => Outcome::ConnectionLost(message),
+        v1::ResultCode::RequiredParamsMissed | v1::ResultCode::ParamsTypeError => Outcome::Rejected(message),
+    }
+}
+
+fn with_causes(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(code: i32, message: &str) -> Outcome {
+        answered(&v1::CodeResponse { code, message: message.to_owned() })
+    }
+
+    #[test]
+    fn result_codes_say_whose_the_fault_is() {
+        assert_eq!(code(0, ""), Outcome::Done);
+        assert_eq!(code(5, "not_authorized"), Outcome::Refused("not_authorized".to_owned()));
+        assert!(matches!(code(5, "<<\"Client socket disconnected\">>"), Outcome::ConnectionLost(_)));
+        assert!(matches!(code(2, "<<\"Connection process is not alive\">>"), Outcome::ConnectionLost(_)));
+        assert!(matches!(code(1, "{error,unexpected_call}"), Outcome::ConnectionLost(_)));
+        assert!(matches!(code(3, ""), Outcome::Rejected(_)));
+        assert!(matches!(code(4, ""), Outcome::Rejected(_)));
+        assert!(matches!(code(77, "a code of the future"), Outcome::Done | Outcome::ConnectionLost(_)));
+    }
+
+    #[test]
+    fn a_status_of_the_server_is_told_from_a_lost_connection() {
+        assert!(matches!(outcome(Err(Status::internal("RPC Execution Crashed"))), Outcome::Failed(_)));
+        assert!(matches!(outcome(Err(Status::unavailable("refused"))), Outcome::Unreachable(_)));
+        let broken = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        assert!(matches!(outcome(Err(Status::from_error(Box::new(broken)))), Outcome::Unreachable(_)));
+    }
+
+    #[tokio::test]
+    async fn a_channel_is_replaced_long_before_its_stream_ids_run_out() {
+        let seconds = Duration::from_secs(1);
+        let mut adapter = Adapter::new("http://127.0.0.1:1", 2, "exproto".to_owned(), seconds).expect("a URI");
+        adapter.channels[1].calls = CALLS_PER_CHANNEL;
+        drop(adapter.client(DeviceId(3)));
+        drop(adapter.client(DeviceId(4)));
+        assert_eq!(adapter.channels.iter().map(|channel| channel.calls).collect::<Vec<_>>(), [1, 1]);
+    }
+}

@@ -1,0 +1,191 @@
+//! Which device a connection of the broker stands for: its anchor's first line says so.
+//!
+//! Anybody may connect to the broker's listener, and the broker tells us of every connection. What strangers send is
+//! kept only while it could still become a token line, and there is a bound on how many may be in that state.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use rand::{Rng, RngExt};
+
+use crate::gateway::broker::DeviceId;
+
+/// Connections that have sent the beginning of a line; the oldest is forgotten for the next.
+const BEGUN_LINES: usize = 4096;
+/// A line that is not complete by then will never be: the anchors write theirs in one piece.
+const BEGUN_LINE_LIFE: Duration = Duration::from_secs(60);
+
+/// What an anchor says: 128 random bits, for nobody may announce a connection of his own as a device of ours.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Token(String);
+
+/// What the bytes of a connection have been.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    Device(DeviceId),
+    /// A line that is no token of ours, or too long to be one.
+    Stranger,
+    /// The beginning of a line.
+    Incomplete,
+}
+
+#[derive(Debug, Default)]
+pub struct Announcements {
+    expected: HashMap<Token, DeviceId>,
+    begun: HashMap<String, Begun>,
+    by_age: BTreeMap<u64, (Instant, String)>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Begun {
+    serial: u64,
+    line: Vec<u8>,
+}
+
+impl Token {
+    const LENGTH: usize = 32;
+
+    pub fn random(rng: &mut impl Rng) -> Self {
+        Self(format!("{:0width$x}", rng.random::<u128>(), width = Self::LENGTH))
+    }
+
+    /// What the anchor writes.
+    pub fn line(&self) -> Vec<u8> {
+        format!("{}\n", self.0).into_bytes()
+    }
+}
+
+impl Announcements {
+    pub fn expect(&mut self, token: Token, device: DeviceId) {
+        self.expected.insert(token, device);
+    }
+
+    pub fn forget(&mut self, token: &Token) {
+        self.expected.remove(token);
+    }
+
+    /// Takes bytes of a connection that is not known to be a device's. A token counts once.
+    pub fn received(&mut self, now: Instant, conn: &str, bytes: &[u8]) -> Heard {
+        self.forget_old(now);
+        let mut line = self.take(conn).map(|begun| begun.line).unwrap_or_default();
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let addition = &bytes[..end.unwrap_or(bytes.len())];
+        if line.len() + addition.len() > Token::LENGTH {
+            return Heard::Stranger;
+        }
+        line.extend_from_slice(addition);
+        if end.is_none() {
+            self.keep(now, conn, line);
+            return Heard::Incomplete;
+        }
+        let token = String::from_utf8(line).map(Token).ok();
+        let device = token.and_then(|token| self.expected.remove(&token));
+        device.map_or(Heard::Stranger, Heard::Device)
+    }
+
+    /// The connection is gone.
+    pub fn closed(&mut self, conn: &str) {
+        self.take(conn);
+    }
+
+    fn keep(&mut self, now: Instant, conn: &str, line: Vec<u8>) {
+        if self.begun.len() >= BEGUN_LINES {
+            self.forget_oldest();
+        }
+        let serial = self.next;
+        self.next += 1;
+        self.begun.insert(conn.to_owned(), Begun { serial, line });
+        self.by_age.insert(serial, (now, conn.to_owned()));
+    }
+
+    fn take(&mut self, conn: &str) -> Option<Begun> {
+        let begun = self.begun.remove(conn)?;
+        self.by_age.remove(&begun.serial);
+        Some(begun)
+    }
+
+    fn forget_old(&mut self, now: Instant) {
+        while self.by_age.first_key_value().is_some_and(|(_, (since, _))| *since + BEGUN_LINE_LIFE <= now) {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some((_, (_, conn))) = self.by_age.pop_first() {
+            self.begun.remove(&conn);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    const DEVICE: DeviceId = DeviceId(7);
+
+    fn expecting() -> (Announcements, Vec<u8>) {
+        let token = Token::random(&mut StdRng::seed_from_u64(1));
+        let line = token.line();
+        let mut announcements = Announcements::default();
+        announcements.expect(token, DEVICE);
+        (announcements, line)
+    }
+
+    #[test]
+    fn a_token_line_names_its_device_once() {
+        let (mut announcements, line) = expecting();
+        let now = Instant::now();
+        assert_eq!(announcements.received(now, "a", &line), Heard::Device(DEVICE));
+        assert_eq!(announcements.received(now, "b", &line), Heard::Stranger);
+    }
+
+    #[test]
+    fn the_line_may_come_in_pieces_and_with_more_behind_it() {
+        let (mut announcements, mut line) = expecting();
+        let now = Instant::now();
+        line.extend_from_slice(b"and more\nlines");
+        let (first, second) = line.split_at(9);
+        assert_eq!(announcements.received(now, "a", first), Heard::Incomplete);
+        assert_eq!(announcements.received(now, "stranger", b"hello"), Heard::Incomplete);
+        assert_eq!(announcements.received(now, "a", b""), Heard::Incomplete);
+        assert_eq!(announcements.received(now, "a", second), Heard::Device(DEVICE));
+    }
+
+    #[test]
+    fn what_is_no_token_is_a_strangers() {
+        let (mut announcements, line) = expecting();
+        let now = Instant::now();
+        assert_eq!(announcements.received(now, "a", b"\n"), Heard::Stranger);
+        assert_eq!(announcements.received(now, "a", b"\xff\xfe\n"), Heard::Stranger);
+        assert_eq!(announcements.received(now, "a", &[b'0'; 33]), Heard::Stranger);
+        assert_eq!(announcements.received(now, "a", &line[1..]), Heard::Stranger);
+        let endless = (0..40).map(|_| announcements.received(now, "a", b"0")).collect::<Vec<_>>();
+        assert_eq!(endless.iter().filter(|heard| **heard == Heard::Stranger).count(), 1);
+    }
+
+    #[test]
+    fn begun_lines_are_forgotten_with_their_connection_with_time_and_for_room() {
+        let (mut announcements, line) = expecting();
+        let start = Instant::now();
+        let (first, second) = line.split_at(9);
+
+        announcements.received(start, "a", first);
+        announcements.closed("a");
+        assert_eq!(announcements.received(start, "a", second), Heard::Stranger);
+
+        announcements.received(start, "b", first);
+        assert_eq!(announcements.received(start + BEGUN_LINE_LIFE, "b", second), Heard::Stranger);
+
+        announcements.received(start, "c", first);
+        for stranger in 0..BEGUN_LINES {
+            announcements.received(start, &stranger.to_string(), b"x");
+        }
+        assert_eq!(announcements.begun.len(), BEGUN_LINES);
+        assert_eq!(announcements.by_age.len(), BEGUN_LINES);
+        assert_eq!(announcements.received(start, "c", second), Heard::Stranger);
+    }
+}

@@ -1,0 +1,399 @@
+//! All devices on their way to the broker, as a state machine without sockets, calls and clock.
+//!
+//! A device goes through these states, and its anchor and calls with it:
+//! 1. `Held`: an older device of the same clientid still says its last words; connecting would cut them off.
+//! 2. `Dialing`: the anchor is on its way to the broker's listener.
+//! 3. `Announced`: the anchor is open and has sent its token; the broker has to tell us of it.
+//! 4. `Authenticating`: the broker told us the token, so that the `conn` is known.
+//! 5. `Subscribing`: the filter of its commands.
+//! 6. `Ready`: one publication is under way at a time; the broker does not keep the order of concurrent ones.
+//! 7. `WaitingToReconnect`: the anchor is gone; back to 2 after a back-off. The broker may still say meanwhile that the
+//!    end was meant (kicked, discarded, expired): it closes the socket and tells the reason on two ways, and neither is
+//!    always the faster one.
+//!
+//! A publication is delivered at least once: when its call fails, or ends with the connection, nobody knows whether the
+//! broker had it, and it is sent again.
+
+mod connecting;
+mod device;
+mod publishing;
+mod reconnecting;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use tracing::debug;
+
+use crate::deadlines::Deadlines;
+use crate::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, CloseReason, DeviceId, Publication, UplinkClass};
+use crate::observability::metrics::{Metrics, UpstreamMetrics};
+
+use super::Settings;
+use super::announcements::{Announcements, Heard, Token};
+use super::health::{Health, Pace};
+use super::queue::Queues;
+use device::{Device, State, Wait};
+
+/// How long the last publications of a device may take.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// EMQX answers a publish within 5 s, be it with an error. The call itself is not cancelled: its answer comes too late.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Commands that may arrive between Subscribe and its answer, for one device; more are dropped.
+const EARLY_MESSAGES: usize = 128;
+
+/// One connection attempt of one device. Never used again in the life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AnchorId(u64);
+
+/// What is to be done outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// [`Devices::dialed`] has to follow, and after a success [`Devices::anchor_ended`], unless `HangUp` is faster.
+    Dial {
+        anchor: AnchorId,
+        token: Token,
+    },
+    HangUp {
+        anchor: AnchorId,
+    },
+    /// [`Devices::called`] has to follow.
+    Call {
+        device: DeviceId,
+        anchor: AnchorId,
+        call: Call,
+    },
+    Tell(BrokerEvent),
+}
+
+/// A call to the ConnectionAdapter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    Authenticate { conn: String, client: ClientInfo },
+    Subscribe { conn: String, filter: String, qos: u8 },
+    Publish { conn: String, publication: Publication },
+}
+
+/// How a call ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// Not allowed.
+    Refused(String),
+    /// The broker does not know the connection (any more), or it is out of step with it.
+    ConnectionLost(String),
+    /// The broker took the call for a mistake.
+    Rejected(String),
+    /// The broker answered with an error of its own.
+    Failed(String),
+    /// The broker was not reached.
+    Unreachable(String),
+}
+
+/// What the broker tells our handler.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HandlerEvent {
+    SocketCreated,
+    SocketClosed { conn: String, reason: String },
+    ReceivedBytes { conn: String, bytes: Vec<u8> },
+    TimerTimeout,
+    ReceivedMessages { conn: String, messages: Vec<Message> },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub topic: String,
+    pub payload: Vec<u8>,
+}
+
+pub struct Devices {
+    connect_timeout: Duration,
+    devices: HashMap<DeviceId, Device>,
+    by_anchor: HashMap<AnchorId, DeviceId>,
+    by_conn: HashMap<String, DeviceId>,
+    /// By clientid: devices that are disconnected, but still say their last words.
+    leaving: HashMap<String, DeviceId>,
+    /// Devices that wait for the broker to be there again.
+    parked: BTreeSet<DeviceId>,
+    announcements: Announcements,
+    queues: Queues,
+    health: Health,
+    pace: Pace,
+    deadlines: Deadlines<Timer>,
+    actions: VecDeque<Action>,
+    next_anchor: u64,
+    rng: StdRng,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Timer {
+    /// What it means is the state's.
+    Device(DeviceId),
+    LastWords(DeviceId),
+    Probe,
+}
+
+impl Devices {
+    pub fn new(settings: &Settings, rng: StdRng, metrics: Arc<Metrics>) -> Self {
+        Self {
+            connect_timeout: settings.connect_timeout,
+            devices: HashMap::new(),
+            by_anchor: HashMap::new(),
+            by_conn: HashMap::new(),
+            leaving: HashMap::new(),
+            parked: BTreeSet::new(),
+            announcements: Announcements::default(),
+            queues: Queues::new(settings.queue_per_device, settings.queue_total),
+            health: Health::default(),
+            pace: Pace::per_second(settings.anchors_per_second),
+            deadlines: Deadlines::default(),
+            actions: VecDeque::new(),
+            next_anchor: 0,
+            rng,
+            metrics,
+        }
+    }
+
+    pub fn command(&mut self, now: Instant, command: BrokerCommand) {
+        match command {
+            BrokerCommand::Connect { device, client } => self.connect(now, device, client),
+            BrokerCommand::Publish { device, publication } => self.publish(now, device, publication),
+            BrokerCommand::Disconnect { device } => self.disconnect(now, device),
+        }
+    }
+
+    /// Disconnects every device.
+    pub fn disconnect_all(&mut self, now: Instant) {
+        let all: Vec<DeviceId> = self.devices.keys().copied().collect();
+        for device in all {
+            self.disconnect(now, device);
+        }
+    }
+
+    /// What the broker told the handler.
+    pub fn heard(&mut self, now: Instant, event: HandlerEvent) {
+        self.health.event_came();
+        let counters = self.counters();
+        match event {
+            HandlerEvent::SocketCreated => counters.events_socket_created.increment(),
+            HandlerEvent::SocketClosed { conn, reason } => {
+                counters.events_socket_closed.increment();
+                self.socket_closed(now, &conn, &reason);
+            }
+            HandlerEvent::ReceivedBytes { conn, bytes } => {
+                counters.events_received_bytes.increment();
+                self.bytes_received(now, conn, &bytes);
+            }
+            HandlerEvent::TimerTimeout => counters.events_timer_timeout.increment(),
+            HandlerEvent::ReceivedMessages { conn, messages } => {
+                counters.events_received_messages.increment();
+                self.messages_received(&conn, messages);
+            }
+        }
+    }
+
+    /// How a call ended. There is at most one call of an anchor at a time, so that the state says which one it was; the
+    /// answer to a call that was given up finds no anchor.
+    pub fn called(&mut self, now: Instant, anchor: AnchorId, outcome: Outcome) {
+        match &outcome {
+            Outcome::Unreachable(error) => self.health.called(Err(error)),
+            Outcome::Done
+            | Outcome::Refused(_)
+            | Outcome::ConnectionLost(_)
+            | Outcome::Rejected(_)
+            | Outcome::Failed(_) => self.health.called(Ok(())),
+        }
+        self.release_parked(now);
+        let Some(device) = self.by_anchor.get(&anchor).copied() else { return };
+        match self.state(device) {
+            Some(State::Authenticating { .. }) => self.authenticated(now, device, outcome),
+            Some(State::Subscribing { .. }) => self.subscribed(now, device, outcome),
+            Some(State::Ready { .. }) => self.published(now, device, outcome),
+            Some(State::Held | State::Dialing { .. } | State::Announced { .. } | State::WaitingToReconnect(_))
+            | None => {}
+        }
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(timer) = self.deadlines.pop_expired(now) {
+            match timer {
+                Timer::Device(device) => self.state_timed_out(now, device),
+                Timer::LastWords(device) => self.remove(now, device),
+                Timer::Probe => self.probe(now),
+            }
+        }
+    }
+
+    /// Call until there is none, after each of the others.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.next()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.devices.is_empty()
+    }
+
+    fn disconnect(&mut self, now: Instant, id: DeviceId) {
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        if !device.connected_before || self.queues.is_empty(id) {
+            return self.remove(now, id);
+        }
+        if !device.leaving {
+            device.leaving = true;
+            self.leaving.insert(device.client.clientid.clone(), id);
+            self.deadlines.set(Timer::LastWords(id), now + LAST_WORDS);
+        }
+    }
+
+    fn state_timed_out(&mut self, now: Instant, id: DeviceId) {
+        match self.state(id) {
+            Some(State::Held) => self.attempt_failed(now, id, "the device before it is still leaving"),
+            Some(State::Dialing { .. }) => {
+                self.listener_reached(now, Err("no answer"));
+                self.attempt_failed(now, id, "EMQX's listener does not answer");
+            }
+            Some(State::Announced { .. }) => {
+                self.health.announcement_missed();
+                self.attempt_failed(now, id, "EMQX took the anchor, but did not tell of it");
+            }
+            Some(State::Authenticating { .. }) => self.attempt_failed(now, id, "no answer to Authenticate"),
+            Some(State::Subscribing { .. }) => self.attempt_failed(now, id, "no answer to Subscribe"),
+            Some(State::Ready { .. }) => self.lost(now, id, "no answer to Publish"),
+            Some(State::WaitingToReconnect(wait)) => self.waited(now, id, *wait),
+            None => {}
+        }
+    }
+
+    fn socket_closed(&mut self, now: Instant, conn: &str, reason: &str) {
+        self.announcements.closed(conn);
+        let Some(id) = self.by_conn.get(conn).copied() else { return };
+        if let Some(reason) = close_reason(reason) {
+            return self.close(now, id, reason);
+        }
+        match self.state(id) {
+            Some(State::Authenticating { .. } | State::Subscribing { .. } | State::Ready { .. }) => {
+                self.lost(now, id, reason);
+            }
+            // It is the connection before, of which the anchor's end told.
+            Some(State::Held | State::Dialing { .. } | State::Announced { .. } | State::WaitingToReconnect(_))
+            | None => {}
+        }
+    }
+
+    fn bytes_received(&mut self, now: Instant, conn: String, bytes: &[u8]) {
+        if self.by_conn.contains_key(&conn) {
+            return;
+        }
+        match self.announcements.received(now, &conn, bytes) {
+            Heard::Device(device) => self.announced(device, conn),
+            Heard::Stranger => self.counters().unknown_tokens.increment(),
+            Heard::Incomplete => {}
+        }
+    }
+
+    fn messages_received(&mut self, conn: &str, messages: Vec<Message>) {
+        let device = self.by_conn.get(conn).copied();
+        let Some((id, device)) = device.and_then(|id| Some((id, self.devices.get_mut(&id)?))) else {
+            return self.counters().messages_dropped.add(messages.len() as u64);
+        };
+        if let (State::Subscribing { early, .. }, false) = (&mut device.state, device.connected_before) {
+            let room = EARLY_MESSAGES.saturating_sub(early.len());
+            let dropped = messages.len().saturating_sub(room);
+            early.extend(messages.into_iter().take(room));
+            return self.counters().messages_dropped.add(dropped as u64);
+        }
+        self.deliver(id, messages);
+    }
+
+    fn deliver(&mut self, device: DeviceId, messages: Vec<Message>) {
+        for Message { topic, payload } in messages {
+            self.tell(device, BrokerEvent::Message { device, topic, payload });
+        }
+    }
+
+    /// The connection is gone for good.
+    fn close(&mut self, now: Instant, id: DeviceId, reason: CloseReason) {
+        let Some(device) = self.devices.get(&id) else { return };
+        if !device.connected_before {
+            return self.attempt_failed(now, id, &format!("EMQX ended the connection: {reason:?}"));
+        }
+        debug!(device = id.0, clientid = device.client.clientid, ?reason, "connection ended by EMQX");
+        self.counters().closed.increment();
+        self.tell(id, BrokerEvent::Closed { device: id, reason });
+        self.remove(now, id);
+    }
+
+    /// Forgets the device, and all that belongs to it.
+    fn remove(&mut self, now: Instant, id: DeviceId) {
+        self.hang_up(id);
+        let Some(device) = self.devices.remove(&id) else { return };
+        self.deadlines.cancel(Timer::Device(id));
+        self.deadlines.cancel(Timer::LastWords(id));
+        self.parked.remove(&id);
+        if let Some(conn) = device.conn {
+            self.by_conn.remove(&conn);
+        }
+        if self.leaving.get(&device.client.clientid) == Some(&id) {
+            self.leaving.remove(&device.client.clientid);
+        }
+        for class in self.queues.clear(id) {
+            self.dropped(class);
+        }
+        if let Some(successor) = device.successor {
+            self.predecessor_left(now, successor);
+        }
+    }
+
+    /// Gives up the anchor, if there is one.
+    fn hang_up(&mut self, id: DeviceId) {
+        let Some(device) = self.devices.get(&id) else { return };
+        if let Some(token) = device.state.token() {
+            self.announcements.forget(token);
+        }
+        if let Some(anchor) = device.state.anchor() {
+            self.by_anchor.remove(&anchor);
+            self.actions.push_back(Action::HangUp { anchor });
+        }
+    }
+
+    /// Nothing is heard of a device that was disconnected.
+    fn tell(&mut self, device: DeviceId, event: BrokerEvent) {
+        if self.devices.get(&device).is_some_and(|device| !device.leaving) {
+            self.actions.push_back(Action::Tell(event));
+        }
+    }
+
+    fn state(&self, device: DeviceId) -> Option<&State> {
+        self.devices.get(&device).map(|device| &device.state)
+    }
+
+    fn dropped(&self, class: UplinkClass) {
+        match class {
+            UplinkClass::Report => self.counters().dropped_reports.increment(),
+            UplinkClass::Answer => self.counters().dropped_answers.increment(),
+            UplinkClass::Notification => self.counters().dropped_notifications.increment(),
+        }
+    }
+
+    fn counters(&self) -> &UpstreamMetrics {
+        &self.metrics.upstream
+    }
+}
+
+/// The reasons that are the broker's will; all others are the world's.
+fn close_reason(text: &str) -> Option<CloseReason> {
+    match text.strip_prefix("{shutdown,").and_then(|rest| rest.strip_suffix('}')).unwrap_or(text) {
+        "kicked" => Some(CloseReason::Kicked),
+        "discarded" => Some(CloseReason::Discarded),
+        "expired" => Some(CloseReason::Expired),
+        _ => None,
+    }
+}

@@ -1,0 +1,96 @@
+//! What a device publishes, one publication after the other.
+
+use std::time::Instant;
+
+use tracing::debug;
+
+use crate::gateway::broker::{BrokerEvent, DeviceId, Publication};
+use crate::upstream::exproto::queue::Returned;
+
+use super::{Action, Call, Devices, Outcome, PUBLISH_TIMEOUT, State, Timer};
+
+impl Devices {
+    pub(super) fn publish(&mut self, now: Instant, id: DeviceId, publication: Publication) {
+        // A device that the broker closed, of which the core has still to hear, or one that was disconnected.
+        if self.devices.get(&id).is_none_or(|device| device.leaving) {
+            return self.dropped(publication.class);
+        }
+        if let Some(class) = self.queues.push(id, publication) {
+            self.dropped(class);
+        }
+        self.publish_next(now, id);
+    }
+
+    /// Publishes what is first in the queue, if the device is ready and nothing of it is under way.
+    pub(super) fn publish_next(&mut self, now: Instant, id: DeviceId) {
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        let State::Ready { anchor, publishing } = &mut device.state else { return };
+        if *publishing {
+            return;
+        }
+        let Some((publication, conn)) = self.queues.begin(id).zip(device.conn.clone()) else {
+            if device.leaving {
+                self.remove(now, id);
+            }
+            return;
+        };
+        *publishing = true;
+        let call = Call::Publish { conn, publication };
+        self.actions.push_back(Action::Call { device: id, anchor: *anchor, call });
+        self.deadlines.set(Timer::Device(id), now + PUBLISH_TIMEOUT);
+    }
+
+    pub(super) fn published(&mut self, now: Instant, id: DeviceId, outcome: Outcome) {
+        match outcome {
+            Outcome::Done => {
+                self.counters().publishes_ok.increment();
+                self.queues.finish(id);
+                self.go_on(now, id);
+            }
+            Outcome::Refused(why) => {
+                self.counters().publishes_refused.increment();
+                debug!(device = id.0, why, "EMQX does not allow a publication");
+                self.publication_refused(id);
+                self.go_on(now, id);
+            }
+            Outcome::Rejected(why) => {
+                self.counters().publishes_failed.increment();
+                debug!(device = id.0, why, "EMQX rejects a publication");
+                if let Some(publication) = self.queues.finish(id) {
+                    self.dropped(publication.class);
+                }
+                self.go_on(now, id);
+            }
+            Outcome::ConnectionLost(why) | Outcome::Failed(why) => {
+                self.counters().publishes_failed.increment();
+                self.lost(now, id, &format!("Publish: {why}"));
+            }
+            Outcome::Unreachable(why) => {
+                self.counters().publishes_failed.increment();
+                self.give_back(id, Returned::Unsent);
+                self.lost(now, id, &format!("Publish: {why}"));
+            }
+        }
+    }
+
+    /// The publication under way, if there is one, is first in the queue again.
+    pub(super) fn give_back(&mut self, id: DeviceId, returned: Returned) {
+        if let Some(class) = self.queues.give_back(id, returned) {
+            self.dropped(class);
+        }
+    }
+
+    fn publication_refused(&mut self, id: DeviceId) {
+        if let Some(Publication { topic, .. }) = self.queues.finish(id) {
+            self.tell(id, BrokerEvent::PublishRefused { device: id, topic });
+        }
+    }
+
+    fn go_on(&mut self, now: Instant, id: DeviceId) {
+        self.deadlines.cancel(Timer::Device(id));
+        if let Some(State::Ready { publishing, .. }) = self.devices.get_mut(&id).map(|device| &mut device.state) {
+            *publishing = false;
+        }
+        self.publish_next(now, id);
+    }
+}

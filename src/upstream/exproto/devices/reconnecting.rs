@@ -1,0 +1,101 @@
+//! From the loss of a connection to the next attempt: a back-off, then a turn among the many that come back. While the
+//! broker is away the devices are parked, and one of them probes from time to time; its success brings all of them back.
+
+use std::time::Instant;
+
+use tracing::debug;
+
+use crate::gateway::broker::DeviceId;
+use crate::upstream::exproto::health::back_off;
+use crate::upstream::exproto::queue::Returned;
+
+use super::{Devices, State, Timer, Wait};
+
+impl Devices {
+    /// The connection is gone, and it was not the broker's will as far as we know.
+    pub(super) fn lost(&mut self, now: Instant, id: DeviceId, why: &str) {
+        self.counters().anchors_lost.increment();
+        self.give_back(id, Returned::Unanswered);
+        self.attempt_failed(now, id, why);
+    }
+
+    pub(super) fn back_off(&mut self, now: Instant, id: DeviceId) {
+        self.hang_up(id);
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        if device.leaving && device.successor.is_some() {
+            debug!(device = id.0, "gives way to the next device of its clientid");
+            return self.remove(now, id);
+        }
+        let wait = back_off(device.failures, &mut self.rng);
+        device.failures += 1;
+        device.state = State::WaitingToReconnect(Wait::BackOff);
+        self.deadlines.set(Timer::Device(id), now + wait);
+    }
+
+    pub(super) fn waited(&mut self, now: Instant, id: DeviceId, wait: Wait) {
+        let probing = self.health.is_down();
+        if !self.health.admits(now) {
+            return self.park(now, id);
+        }
+        match wait {
+            Wait::BackOff if !probing => self.take_slot(now, id),
+            Wait::BackOff | Wait::Slot | Wait::Parked => self.dial_again(now, id),
+        }
+    }
+
+    /// The next of the parked devices finds out whether the broker is back.
+    pub(super) fn probe(&mut self, now: Instant) {
+        if self.health.admits(now)
+            && let Some(id) = self.parked.pop_first()
+        {
+            self.dial_again(now, id);
+        }
+        self.schedule_probe(now);
+    }
+
+    pub(super) fn listener_reached(&mut self, now: Instant, outcome: Result<(), &str>) {
+        self.health.dialed(outcome);
+        self.release_parked(now);
+    }
+
+    pub(super) fn release_parked(&mut self, now: Instant) {
+        if self.health.is_down() {
+            return;
+        }
+        while let Some(id) = self.parked.pop_first() {
+            self.take_slot(now, id);
+        }
+    }
+
+    fn take_slot(&mut self, now: Instant, id: DeviceId) {
+        let slot = self.pace.reserve(now);
+        if slot <= now {
+            return self.dial_again(now, id);
+        }
+        self.wait_for(id, Wait::Slot);
+        self.deadlines.set(Timer::Device(id), slot);
+    }
+
+    fn park(&mut self, now: Instant, id: DeviceId) {
+        self.wait_for(id, Wait::Parked);
+        self.parked.insert(id);
+        self.schedule_probe(now);
+    }
+
+    fn schedule_probe(&mut self, now: Instant) {
+        if !self.parked.is_empty() {
+            self.deadlines.set(Timer::Probe, self.health.next_probe(now));
+        }
+    }
+
+    fn wait_for(&mut self, id: DeviceId, wait: Wait) {
+        if let Some(device) = self.devices.get_mut(&id) {
+            device.state = State::WaitingToReconnect(wait);
+        }
+    }
+
+    fn dial_again(&mut self, now: Instant, id: DeviceId) {
+        self.deadlines.set(Timer::Device(id), now + self.connect_timeout);
+        self.dial(id);
+    }
+}

@@ -1,0 +1,97 @@
+//! The ConnectionUnaryHandler: what EMQX calls. An event is answered as soon as it is queued, and never with an error:
+//! EMQX would close the device's connection.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::{self, error::TrySendError};
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status};
+use tracing::error;
+
+use crate::observability::metrics::Metrics;
+
+use super::devices::{HandlerEvent, Message};
+use super::v1;
+use super::v1::connection_unary_handler_server::{ConnectionUnaryHandler, ConnectionUnaryHandlerServer};
+
+/// EMQX puts up to 101 MQTT messages into one call, each up to its `max_packet_size` (1 MB unless set).
+const LARGEST_CALL: usize = 128 * 1024 * 1024;
+/// EMQX has as many calls under way as connections with something to tell: all of them at once when a node stops.
+const CALLS_AT_ONCE: u32 = 1_000_000;
+/// Calls that EMQX may give up before we came to them. With the small default, the HTTP/2 connection would be closed as
+/// an attack, and with it every call on it.
+const GIVEN_UP_CALLS: usize = 1_000_000;
+
+/// Serves on the socket, until it is aborted.
+pub async fn serve(listener: TcpListener, events: mpsc::Sender<HandlerEvent>, metrics: Arc<Metrics>) {
+    let handler =
+        ConnectionUnaryHandlerServer::new(Handler { events, metrics }).max_decoding_message_size(LARGEST_CALL);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let served = Server::builder()
+        .max_concurrent_streams(CALLS_AT_ONCE)
+        .http2_max_pending_accept_reset_streams(Some(GIVEN_UP_CALLS))
+        .http2_max_local_error_reset_streams(None)
+        .add_service(handler)
+        .serve_with_incoming(incoming)
+        .await;
+    error!(?served, "the ExProto handler has ended");
+}
+
+/// Binds the handler's socket.
+///
+/// # Errors
+/// If the address cannot be bound.
+pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+struct Handler {
+    events: mpsc::Sender<HandlerEvent>,
+    metrics: Arc<Metrics>,
+}
+
+type Answer = Result<Response<v1::EmptySuccess>, Status>;
+
+#[tonic::async_trait]
+impl ConnectionUnaryHandler for Handler {
+    async fn on_socket_created(&self, _: Request<v1::SocketCreatedRequest>) -> Answer {
+        self.queue(HandlerEvent::SocketCreated).await
+    }
+
+    async fn on_socket_closed(&self, request: Request<v1::SocketClosedRequest>) -> Answer {
+        let v1::SocketClosedRequest { conn, reason } = request.into_inner();
+        self.queue(HandlerEvent::SocketClosed { conn, reason }).await
+    }
+
+    async fn on_received_bytes(&self, request: Request<v1::ReceivedBytesRequest>) -> Answer {
+        let v1::ReceivedBytesRequest { conn, bytes } = request.into_inner();
+        self.queue(HandlerEvent::ReceivedBytes { conn, bytes }).await
+    }
+
+    async fn on_timer_timeout(&self, _: Request<v1::TimerTimeoutRequest>) -> Answer {
+        self.queue(HandlerEvent::TimerTimeout).await
+    }
+
+    async fn on_received_messages(&self, request: Request<v1::ReceivedMessagesRequest>) -> Answer {
+        let v1::ReceivedMessagesRequest { conn, messages } = request.into_inner();
+        let messages = messages.into_iter().map(|v1::Message { topic, payload, .. }| Message { topic, payload });
+        self.queue(HandlerEvent::ReceivedMessages { conn, messages: messages.collect() }).await
+    }
+}
+
+impl Handler {
+    /// While the queue is full EMQX waits, connection by connection.
+    async fn queue(&self, event: HandlerEvent) -> Answer {
+        if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
+            self.metrics.upstream.handler_queue_waits.increment();
+            if self.events.send(event).await.is_err() {
+                // The link has ended, as it has where try_send finds the queue closed: nobody is there to tell.
+                return Ok(Response::new(v1::EmptySuccess {}));
+            }
+        }
+        Ok(Response::new(v1::EmptySuccess {}))
+    }
+}

@@ -1,0 +1,176 @@
+//! The built binary from outside: what it prints, and its exit codes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+const TEMPERATURE: &str = r#"<?xml version="1.0" encoding="utf-8"?>
+    <LWM2M><Object ObjectType="MODefinition"><Name>Temperature</Name><ObjectID>3303</ObjectID>
+    <MultipleInstances>Multiple</MultipleInstances><Mandatory>Optional</Mandatory><Resources>
+    <Item ID="5700"><Name>Sensor Value</Name><Operations>R</Operations><MultipleInstances>Single</MultipleInstances>
+    <Mandatory>Mandatory</Mandatory><Type>Float</Type><Units>Cel</Units></Item>
+    <Item ID="5605"><Name>Reset Min and Max</Name><Operations>E</Operations><MultipleInstances>Single</MultipleInstances>
+    <Mandatory>Optional</Mandatory><Type></Type></Item></Resources></Object></LWM2M>"#;
+
+#[test]
+fn check_is_content_with_a_good_configuration() {
+    let place = Place::new();
+    let file = place.file("good.toml", "lifetime_max = \"2h\"\n[coap]\ntoken_length = 4\n");
+    let output = place.run(&["check", "--config", &file], &[]);
+    assert_eq!(text(&output.stderr), "");
+    assert_eq!(text(&output.stdout), "configuration: no mistakes\nxml: 1 object definitions\n");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn check_needs_no_file() {
+    assert_eq!(Place::new().run(&["check"], &[]).status.code(), Some(0));
+}
+
+#[test]
+fn check_names_every_mistake_of_a_bad_configuration() {
+    let place = Place::new();
+    let content = "lifetime_max = \"soon\"\nmountpiont = \"x\"\n[coap]\ntoken_length = 9\n[log]\nlevel = \"loud\"\n";
+    let file = place.file("bad.toml", content);
+    let output = place.run(&["check", "--config", &file], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stdout), "");
+    let complaint = text(&output.stderr);
+    assert!(complaint.starts_with("lwm2m-gateway: the configuration has 4 mistakes\n"), "{complaint}");
+    for part in [
+        "coap.token_length = 9: allowed is a whole number from 1 to 8\n",
+        "lifetime_max = \"soon\": allowed is a duration",
+        "log.level = \"loud\": \"loud\" is no level",
+        "mountpiont: there is no such key; did you mean mountpoint?\n",
+    ] {
+        assert!(complaint.contains(&format!("\n  {part}")), "{part} is not in {complaint}");
+    }
+}
+
+#[test]
+fn check_says_where_a_file_is_no_toml() {
+    let place = Place::new();
+    let file = place.file("broken.toml", "lifetime_max = \n");
+    let output = place.run(&["check", "--config", &file], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let complaint = text(&output.stderr);
+    assert!(complaint.contains("broken.toml is not TOML") && complaint.contains("line 1"), "{complaint}");
+}
+
+#[test]
+fn check_says_that_a_file_is_not_there() {
+    let output = Place::new().run(&["check", "--config", "nowhere.toml"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).starts_with("lwm2m-gateway: nowhere.toml: "), "{}", text(&output.stderr));
+}
+
+#[test]
+fn check_names_a_broken_definition_and_fails() {
+    let place = Place::new();
+    place.file("xml/broken.xml", "<LWM2M>");
+    let output = place.run(&["check"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stdout);
+    let broken = Path::new("xml").join("broken.xml").display().to_string();
+    assert!(said.contains(&format!("\n{broken}: ")) && said.ends_with("\nxml: 1 object definitions\n"), "{said}");
+}
+
+#[test]
+fn check_fails_without_the_folder_of_definitions() {
+    let place = Place::new();
+    let output = place.run(&["check"], &[("LWM2M_GATEWAY__XML_DIR", "elsewhere")]);
+    assert_eq!(output.status.code(), Some(1));
+    let complaint = text(&output.stderr);
+    assert!(complaint.starts_with("lwm2m-gateway: xml_dir: cannot read the folder elsewhere: "), "{complaint}");
+}
+
+#[test]
+fn the_environment_goes_over_the_file() {
+    let place = Place::new();
+    let file = place.file("bad.toml", "[coap]\ntoken_length = 9\n");
+    let mended = place.run(&["check", "--config", &file], &[("LWM2M_GATEWAY__COAP__TOKEN_LENGTH", "8")]);
+    assert_eq!(mended.status.code(), Some(0));
+
+    let broken = place.run(&["check"], &[("LWM2M_GATEWAY__COAP__TOKEN_LENGTH", "0")]);
+    assert_eq!(broken.status.code(), Some(1));
+    let expected =
+        "coap.token_length = 0 (from LWM2M_GATEWAY__COAP__TOKEN_LENGTH): allowed is a whole number from 1 to 8";
+    assert!(text(&broken.stderr).contains(expected), "{}", text(&broken.stderr));
+}
+
+#[test]
+fn objects_lists_what_is_defined() {
+    let output = Place::new().run(&["objects"], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    let expected = "ID    VERSION  RESOURCES  NAME\n3303  1.0      2          Temperature\n";
+    assert_eq!(text(&output.stdout), expected);
+}
+
+#[test]
+fn objects_shows_the_resources_of_one() {
+    let output = Place::new().run(&["objects", "3303"], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    let expected = "3303 Temperature, version 1.0, several instances
+ID    OPERATIONS  TYPE   INSTANCES  RANGE  UNITS  NAME
+5605  E                  single                   Reset Min and Max
+5700  R           Float  single            Cel    Sensor Value
+";
+    assert_eq!(text(&output.stdout), expected);
+}
+
+#[test]
+fn an_object_without_definition_is_a_failure() {
+    let output = Place::new().run(&["objects", "3304"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stderr), "lwm2m-gateway: object 3304 has no definition\n");
+}
+
+#[test]
+fn the_version_is_that_of_the_package() {
+    let output = Place::new().run(&["--version"], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(text(&output.stdout), format!("lwm2m-gateway {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn wrong_usage_has_its_own_exit_code() {
+    let place = Place::new();
+    assert_eq!(place.run(&[], &[]).status.code(), Some(2));
+    assert_eq!(place.run(&["serve"], &[]).status.code(), Some(2));
+    assert_eq!(place.run(&["objects", "temperature"], &[]).status.code(), Some(2));
+}
+
+/// A working directory with one object definition in `xml`.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        fs::create_dir(place.0.path().join("xml")).unwrap();
+        place.file("xml/3303.xml", TEMPERATURE);
+        place
+    }
+
+    fn file(&self, name: &str, content: &str) -> String {
+        let path: PathBuf = self.0.path().join(name);
+        fs::write(&path, content).unwrap();
+        path.display().to_string()
+    }
+
+    /// Runs the binary here; of the environment it sees only these variables.
+    fn run(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_lwm2m-gateway"))
+            .args(arguments)
+            .current_dir(self.0.path())
+            .env_clear()
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap()
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}

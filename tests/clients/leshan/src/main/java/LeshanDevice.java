@@ -1,0 +1,127 @@
+import java.io.BufferedReader;
+import java.io.File;
+import java.io.InputStreamReader;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+
+import org.eclipse.leshan.client.LeshanClient;
+import org.eclipse.leshan.client.LeshanClientBuilder;
+import org.eclipse.leshan.client.californium.endpoint.CaliforniumClientEndpointsProvider;
+import org.eclipse.leshan.client.object.Device;
+import org.eclipse.leshan.client.object.Security;
+import org.eclipse.leshan.client.object.Server;
+import org.eclipse.leshan.client.observer.LwM2mClientObserverAdapter;
+import org.eclipse.leshan.client.resource.ObjectsInitializer;
+import org.eclipse.leshan.client.resource.SimpleInstanceEnabler;
+import org.eclipse.leshan.client.servers.LwM2mServer;
+import org.eclipse.leshan.core.model.ObjectLoader;
+import org.eclipse.leshan.core.model.ObjectModel;
+import org.eclipse.leshan.core.model.StaticModel;
+import org.eclipse.leshan.core.node.LwM2mResource;
+import org.eclipse.leshan.core.request.DeregisterRequest;
+import org.eclipse.leshan.core.request.RegisterRequest;
+import org.eclipse.leshan.core.request.UpdateRequest;
+import org.eclipse.leshan.core.request.argument.Arguments;
+import org.eclipse.leshan.core.response.ExecuteResponse;
+import org.eclipse.leshan.core.response.WriteResponse;
+
+/**
+ * A device on Leshan's client library, driven by lines on its input: {@code set VALUE} changes the temperature
+ * (3303/0/5700), {@code update} updates the registration, {@code quit} de-registers and ends. What happens is a line on
+ * its output.
+ */
+public final class LeshanDevice {
+    private static final int LIFETIME = 300;
+    private static final int SENSOR_VALUE = 5700;
+
+    public static void main(String[] arguments) throws Exception {
+        String server = arguments[0];
+        String endpoint = arguments[1];
+        String models = arguments[2];
+
+        List<ObjectModel> definitions = new ArrayList<>(ObjectLoader.loadDefault());
+        for (ObjectModel definition : ObjectLoader.loadObjectsFromDir(new File(models), false)) {
+            if (definition.id == 3303) {
+                definitions.add(definition);
+            }
+        }
+        Thermometer thermometer = new Thermometer();
+        ObjectsInitializer objects = new ObjectsInitializer(new StaticModel(definitions));
+        objects.setInstancesForObject(0, Security.noSec(server, 101));
+        objects.setInstancesForObject(1, new Server(101, LIFETIME));
+        objects.setInstancesForObject(3, new RebootableDevice());
+        objects.setInstancesForObject(3303, thermometer);
+
+        LeshanClient client = new LeshanClientBuilder(endpoint)
+                .setObjects(objects.create(0, 1, 3, 3303))
+                .setEndpointsProviders(new CaliforniumClientEndpointsProvider.Builder().build())
+                .build();
+        client.addObserver(new Reporter());
+        client.start();
+
+        BufferedReader input = new BufferedReader(new InputStreamReader(System.in));
+        for (String line = input.readLine(); line != null && !line.equals("quit"); line = input.readLine()) {
+            if (line.equals("update")) {
+                client.triggerRegistrationUpdate();
+            } else if (line.startsWith("set ")) {
+                thermometer.set(Double.parseDouble(line.substring(4)));
+            }
+        }
+        client.destroy(true);
+    }
+
+    private static void report(String line) {
+        System.out.println(line);
+        System.out.flush();
+    }
+
+    public static final class Thermometer extends SimpleInstanceEnabler {
+        public Thermometer() {
+            super(0, SENSOR_VALUE, 20.5d);
+        }
+
+        void set(double value) {
+            fireResourcesChange(applyValues(Map.of(SENSOR_VALUE, value)));
+        }
+    }
+
+    /** Leshan's own device object, that tells what is done to it. */
+    public static final class RebootableDevice extends Device {
+        public RebootableDevice() {
+            super("Eclipse Leshan", "model 500", "LT-500-000-0001");
+        }
+
+        @Override
+        public WriteResponse write(LwM2mServer server, boolean replace, int resource, LwM2mResource value) {
+            report("written " + resource + " " + value.getValue());
+            return super.write(server, replace, resource, value);
+        }
+
+        @Override
+        public ExecuteResponse execute(LwM2mServer server, int resource, Arguments arguments) {
+            report("executed " + resource);
+            return resource == 4 ? ExecuteResponse.success() : super.execute(server, resource, arguments);
+        }
+    }
+
+    private static final class Reporter extends LwM2mClientObserverAdapter {
+        @Override
+        public void onRegistrationSuccess(LwM2mServer server, RegisterRequest request, String registration) {
+            report("registered " + registration);
+        }
+
+        @Override
+        public void onUpdateSuccess(LwM2mServer server, UpdateRequest request) {
+            report("updated");
+        }
+
+        @Override
+        public void onDeregistrationSuccess(LwM2mServer server, DeregisterRequest request) {
+            report("deregistered");
+        }
+    }
+
+    private LeshanDevice() {
+    }
+}

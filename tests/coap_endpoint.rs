@@ -1,0 +1,572 @@
+//! The CoAP endpoint in virtual time, through its public face: what a peer sends, what leaves, what is told.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use lwm2m_gateway::coap::options::number;
+use lwm2m_gateway::coap::{
+    Code, DropReason, Endpoint, Event, ExchangeId, Kind, Message, MessageId, Options, Output, Parameters, Peer,
+    Request, RequestId, Response, Token, Transmit, Verdict,
+};
+use proptest::prelude::*;
+
+struct Scene {
+    endpoint: Endpoint,
+    now: Instant,
+    peer: Peer,
+}
+
+impl Scene {
+    fn new() -> Self {
+        #[allow(clippy::disallowed_methods)]
+        let now = Instant::now();
+        Self { endpoint: Endpoint::new(Parameters::default(), [7; 32]), now, peer: peer(5000) }
+    }
+
+    fn with_observation() -> (Self, ExchangeId, Token) {
+        let mut scene = Self::new();
+        let id = scene.send(observe());
+        let request = scene.sent();
+        scene.receive(piggybacked(&request, Code::CONTENT, &[(number::OBSERVE, 5)]));
+        scene.expect_verdict(Verdict::Response);
+        assert!(matches!(scene.event(), Some(Event::Response { observing: Some(5), .. })));
+        scene.expect_nothing_more();
+        (scene, id, request.token)
+    }
+
+    fn send(&mut self, request: Request) -> ExchangeId {
+        self.endpoint.send_request(self.now, self.peer, request)
+    }
+
+    fn receive(&mut self, message: Message) {
+        self.receive_from(self.peer, message);
+    }
+
+    fn receive_from(&mut self, peer: Peer, message: Message) {
+        self.endpoint.handle_datagram(self.now, peer, &message.encode());
+    }
+
+    /// A request from the peer, as the event that it is.
+    fn request(&mut self, message: Message) -> RequestId {
+        self.receive(message);
+        let Some(Event::Request { id, .. }) = self.event() else { panic!("no request was told") };
+        self.expect_verdict(Verdict::Request);
+        id
+    }
+
+    fn after(&mut self, seconds: f64) {
+        self.now += Duration::from_secs_f64(seconds);
+        self.endpoint.handle_timeout(self.now);
+    }
+
+    fn to_next_deadline(&mut self) -> Duration {
+        let next = self.endpoint.next_deadline().expect("a deadline");
+        let passed = next - self.now;
+        self.now = next;
+        self.endpoint.handle_timeout(next);
+        passed
+    }
+
+    fn output(&mut self) -> Option<Output> {
+        self.endpoint.poll_output()
+    }
+
+    fn event(&mut self) -> Option<Event> {
+        self.endpoint.poll_event()
+    }
+
+    fn sent(&mut self) -> Message {
+        self.sent_to(self.peer)
+    }
+
+    fn sent_to(&mut self, to: Peer) -> Message {
+        match self.output() {
+            Some(Output::Transmit(Transmit { peer, datagram })) if peer == to => {
+                Message::decode(&datagram).expect("what leaves is a message")
+            }
+            other => panic!("expected a datagram, not {other:?}"),
+        }
+    }
+
+    fn expect_verdict(&mut self, verdict: Verdict) {
+        match self.output() {
+            Some(Output::Verdict(_, given)) => assert_eq!(given, verdict),
+            other => panic!("expected a verdict, not {other:?}"),
+        }
+    }
+
+    fn expect_retransmission_of(&mut self, message: &Message, to: Peer) {
+        assert_eq!(self.output(), Some(Output::Retransmitted(to)));
+        assert_eq!(&self.sent_to(to), message);
+    }
+
+    fn expect_nothing_more(&mut self) {
+        assert_eq!((self.output(), self.event()), (None, None));
+    }
+}
+
+fn peer(port: u16) -> Peer {
+    Peer { socket: 0, address: SocketAddr::from(([192, 0, 2, 1], port)) }
+}
+
+fn get() -> Request {
+    Request::new(Code::GET)
+}
+
+fn observe() -> Request {
+    let mut request = get();
+    request.options.add_uint(number::OBSERVE, 0);
+    request
+}
+
+fn message(kind: Kind, code: Code, id: u16, token: Token, options: &[(u16, u32)]) -> Message {
+    let mut all = Options::new();
+    for (number, value) in options {
+        all.add_uint(*number, *value);
+    }
+    Message { kind, code, id: MessageId(id), token, options: all, payload: Vec::new() }
+}
+
+fn piggybacked(request: &Message, code: Code, options: &[(u16, u32)]) -> Message {
+    message(Kind::Acknowledgement, code, request.id.0, request.token, options)
+}
+
+fn token(text: &[u8]) -> Token {
+    Token::new(text)
+}
+
+#[test]
+fn a_request_is_sent_again_with_doubled_timeouts_and_then_given_up() {
+    let mut scene = Scene::new();
+    let exchange = scene.send(get());
+    let first = scene.sent();
+    assert_eq!((first.kind, first.code, first.token.as_bytes().len()), (Kind::Confirmable, Code::GET, 8));
+
+    let initial = scene.to_next_deadline();
+    assert!((Duration::from_secs(2)..=Duration::from_secs(3)).contains(&initial), "{initial:?}");
+    scene.expect_retransmission_of(&first, scene.peer);
+    for doubled in [2, 4, 8] {
+        assert_eq!(scene.to_next_deadline(), initial * doubled);
+        scene.expect_retransmission_of(&first, scene.peer);
+    }
+    assert_eq!(scene.to_next_deadline(), initial * 16);
+    assert_eq!(scene.event(), Some(Event::TimedOut { exchange }));
+    scene.expect_nothing_more();
+    assert_eq!(scene.endpoint.next_deadline(), None);
+
+    scene.receive(piggybacked(&first, Code::CONTENT, &[]));
+    scene.expect_verdict(Verdict::Dropped(DropReason::Unexpected));
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn timeouts_have_a_random_factor() {
+    let mut scene = Scene::new();
+    let mut timeouts = Vec::new();
+    for port in 1..50 {
+        scene.peer = peer(port);
+        let id = scene.send(get());
+        timeouts.push(scene.endpoint.next_deadline().expect("a deadline") - scene.now);
+        scene.endpoint.forget(id);
+    }
+    timeouts.sort();
+    timeouts.dedup();
+    assert!(timeouts.len() > 40, "{} different timeouts", timeouts.len());
+}
+
+#[test]
+fn a_piggybacked_response_ends_the_exchange_and_its_duplicate_is_dropped() {
+    let mut scene = Scene::new();
+    let exchange = scene.send(get());
+    let request = scene.sent();
+    let answer = piggybacked(&request, Code::CONTENT, &[]);
+
+    scene.receive(answer.clone());
+    let response = Response::new(Code::CONTENT);
+    assert_eq!(scene.event(), Some(Event::Response { exchange, response, observing: None }));
+    scene.expect_verdict(Verdict::Response);
+    assert_eq!(scene.endpoint.next_deadline(), None);
+
+    scene.receive(answer);
+    scene.expect_verdict(Verdict::Dropped(DropReason::Unexpected));
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn a_response_counts_only_with_its_token_and_from_its_peer() {
+    let mut scene = Scene::new();
+    scene.send(get());
+    let request = scene.sent();
+
+    scene.receive(message(Kind::Acknowledgement, Code::CONTENT, request.id.0, token(b"other"), &[]));
+    scene.expect_verdict(Verdict::Dropped(DropReason::Unexpected));
+    scene.receive_from(peer(6000), piggybacked(&request, Code::CONTENT, &[]));
+    scene.expect_verdict(Verdict::Dropped(DropReason::Unexpected));
+    scene.expect_nothing_more();
+    scene.to_next_deadline();
+    scene.expect_retransmission_of(&request, scene.peer);
+}
+
+#[test]
+fn a_separate_response_comes_after_the_empty_acknowledgement_and_is_acknowledged_each_time() {
+    let mut scene = Scene::new();
+    let exchange = scene.send(get());
+    let request = scene.sent();
+
+    scene.receive(Message::empty(Kind::Acknowledgement, request.id));
+    assert_eq!(scene.event(), Some(Event::Acknowledged { exchange }));
+    scene.expect_verdict(Verdict::Acknowledgement);
+    scene.after(30.0);
+    scene.expect_nothing_more();
+
+    let separate = message(Kind::Confirmable, Code::CONTENT, 900, request.token, &[]);
+    scene.receive(separate.clone());
+    assert!(matches!(scene.event(), Some(Event::Response { observing: None, .. })));
+    assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(900)));
+    scene.expect_verdict(Verdict::Response);
+
+    scene.receive(separate);
+    assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(900)));
+    scene.expect_verdict(Verdict::Duplicate);
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn a_separate_response_may_overtake_the_acknowledgement() {
+    let mut scene = Scene::new();
+    let exchange = scene.send(get());
+    let request = scene.sent();
+
+    scene.receive(message(Kind::NonConfirmable, Code::CONTENT, 901, request.token, &[]));
+    let response = Response::new(Code::CONTENT);
+    assert_eq!(scene.event(), Some(Event::Response { exchange, response, observing: None }));
+    scene.expect_verdict(Verdict::Response);
+    scene.receive(Message::empty(Kind::Acknowledgement, request.id));
+    scene.expect_verdict(Verdict::Dropped(DropReason::Unexpected));
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn a_separate_response_that_never_comes_is_given_up() {
+    let mut scene = Scene::new();
+    let exchange = scene.send(get());
+    let request = scene.sent();
+    scene.receive(Message::empty(Kind::Acknowledgement, request.id));
+    scene.expect_verdict(Verdict::Acknowledgement);
+    scene.event();
+
+    assert_eq!(scene.to_next_deadline(), Parameters::default().max_transmit_wait());
+    assert_eq!(scene.event(), Some(Event::TimedOut { exchange }));
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn a_reset_ends_the_exchange() {
+    let mut scene = Scene::new();
+    let exchange = scene.send(get());
+    let request = scene.sent();
+    scene.receive(Message::empty(Kind::Reset, request.id));
+    assert_eq!(scene.event(), Some(Event::Reset { exchange }));
+    scene.expect_verdict(Verdict::Reset);
+    scene.expect_nothing_more();
+    assert_eq!(scene.endpoint.next_deadline(), None);
+}
+
+#[test]
+fn a_request_that_comes_again_gets_its_stored_reply_until_its_lifetime_is_over() {
+    let mut scene = Scene::new();
+    let post = message(Kind::Confirmable, Code::POST, 1, token(b"a"), &[]);
+    let id = scene.request(post.clone());
+
+    scene.receive(post.clone());
+    scene.expect_verdict(Verdict::Duplicate);
+    scene.endpoint.respond(scene.now, id, Response::new(Code::CREATED));
+    let answer = scene.sent();
+    assert_eq!(answer, message(Kind::Acknowledgement, Code::CREATED, 1, token(b"a"), &[]));
+
+    scene.receive(post.clone());
+    assert_eq!(scene.sent(), answer);
+    scene.expect_verdict(Verdict::Duplicate);
+    scene.expect_nothing_more();
+
+    scene.after(247.0);
+    scene.request(post);
+}
+
+#[test]
+fn a_restarted_device_may_begin_its_message_ids_anew() {
+    let mut scene = Scene::new();
+    let first = scene.request(message(Kind::Confirmable, Code::POST, 1, token(b"a"), &[]));
+    scene.endpoint.respond(scene.now, first, Response::new(Code::CREATED));
+    scene.sent();
+    scene.request(message(Kind::Confirmable, Code::POST, 1, token(b"b"), &[]));
+}
+
+#[test]
+fn a_slow_answer_leaves_after_an_empty_acknowledgement_and_is_confirmable() {
+    let mut scene = Scene::new();
+    let post = message(Kind::Confirmable, Code::POST, 2, token(b"t"), &[]);
+    let id = scene.request(post.clone());
+
+    assert_eq!(scene.to_next_deadline(), Duration::from_secs(1));
+    assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(2)));
+    scene.receive(post);
+    assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(2)));
+    scene.expect_verdict(Verdict::Duplicate);
+
+    scene.endpoint.respond(scene.now, id, Response::new(Code::CREATED));
+    let separate = scene.sent();
+    assert_eq!((separate.kind, separate.code, separate.token), (Kind::Confirmable, Code::CREATED, token(b"t")));
+    scene.to_next_deadline();
+    scene.expect_retransmission_of(&separate, scene.peer);
+    scene.receive(Message::empty(Kind::Acknowledgement, separate.id));
+    scene.expect_verdict(Verdict::Acknowledgement);
+    scene.after(100.0);
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn a_non_confirmable_request_is_answered_likewise() {
+    let mut scene = Scene::new();
+    let id = scene.request(message(Kind::NonConfirmable, Code::POST, 3, token(b"n"), &[]));
+    scene.after(10.0);
+    scene.endpoint.respond(scene.now, id, Response::new(Code::CHANGED));
+    let answer = scene.sent();
+    assert_eq!((answer.kind, answer.token), (Kind::NonConfirmable, token(b"n")));
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn unknown_critical_options_are_refused_by_kind() {
+    let cases = [
+        (Kind::Confirmable, 9, Some((Kind::Acknowledgement, Code::BAD_OPTION)), Verdict::Request),
+        (Kind::Confirmable, 35, Some((Kind::Acknowledgement, Code::PROXYING_NOT_SUPPORTED)), Verdict::Request),
+        (Kind::NonConfirmable, 9, Some((Kind::Reset, Code::EMPTY)), Verdict::Dropped(DropReason::CriticalOption)),
+    ];
+    for (kind, option, answer, verdict) in cases {
+        let mut scene = Scene::new();
+        scene.receive(message(kind, Code::POST, 4, token(b"c"), &[(option, 1)]));
+        let sent = scene.sent();
+        assert_eq!(Some((sent.kind, sent.code)), answer, "{kind:?} {option}");
+        scene.expect_verdict(verdict);
+        scene.expect_nothing_more();
+    }
+}
+
+#[test]
+fn an_unknown_elective_option_is_ignored() {
+    let mut scene = Scene::new();
+    scene.request(message(Kind::Confirmable, Code::POST, 5, token(b"e"), &[(2000, 1)]));
+}
+
+#[test]
+fn an_empty_confirmable_message_is_answered_with_a_reset() {
+    let mut scene = Scene::new();
+    scene.receive(Message::empty(Kind::Confirmable, MessageId(6)));
+    assert_eq!(scene.sent(), Message::empty(Kind::Reset, MessageId(6)));
+    scene.expect_verdict(Verdict::Ping);
+    scene.receive(Message::empty(Kind::NonConfirmable, MessageId(7)));
+    scene.expect_verdict(Verdict::Dropped(DropReason::Senseless));
+    scene.receive(message(Kind::Reset, Code::GET, 8, Token::EMPTY, &[]));
+    scene.expect_verdict(Verdict::Dropped(DropReason::Senseless));
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn notifications_are_told_in_order_and_older_ones_acknowledged_and_dropped() {
+    let (mut scene, observation, token) = Scene::with_observation();
+    let notify = |kind, id, number| message(kind, Code::CONTENT, id, token, &[(number::OBSERVE, number)]);
+
+    scene.receive(notify(Kind::Confirmable, 50, 7));
+    assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(50)));
+    scene.expect_verdict(Verdict::Notification);
+    let told = scene.event();
+    assert!(
+        matches!(told, Some(Event::Notification { observation: id, number: Some(7), .. }) if id == observation),
+        "{told:?}"
+    );
+
+    scene.receive(notify(Kind::Confirmable, 49, 6));
+    assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(49)));
+    scene.expect_verdict(Verdict::Dropped(DropReason::StaleNotification));
+    scene.receive(notify(Kind::NonConfirmable, 51, 8));
+    scene.expect_verdict(Verdict::Notification);
+    assert!(matches!(scene.event(), Some(Event::Notification { number: Some(8), .. })));
+    scene.receive(notify(Kind::NonConfirmable, 51, 8));
+    scene.expect_verdict(Verdict::Duplicate);
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn a_notification_of_nothing_is_answered_with_a_reset_each_time() {
+    let mut scene = Scene::new();
+    for kind in [Kind::Confirmable, Kind::NonConfirmable] {
+        let notification = message(kind, Code::CONTENT, 60, token(b"nobody"), &[(number::OBSERVE, 3)]);
+        scene.receive(notification.clone());
+        assert_eq!(scene.sent(), Message::empty(Kind::Reset, MessageId(60)));
+        scene.expect_verdict(Verdict::Dropped(DropReason::Unexpected));
+        scene.receive(notification);
+        assert_eq!(scene.sent(), Message::empty(Kind::Reset, MessageId(60)));
+        scene.expect_verdict(Verdict::Duplicate);
+    }
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn an_error_is_the_last_notification() {
+    let (mut scene, _, token) = Scene::with_observation();
+    scene.receive(message(Kind::Confirmable, Code::NOT_FOUND, 70, token, &[]));
+    scene.sent();
+    scene.expect_verdict(Verdict::Notification);
+    assert!(matches!(scene.event(), Some(Event::Notification { number: None, .. })));
+
+    scene.receive(message(Kind::Confirmable, Code::CONTENT, 71, token, &[(number::OBSERVE, 9)]));
+    assert_eq!(scene.sent(), Message::empty(Kind::Reset, MessageId(71)));
+    scene.expect_verdict(Verdict::Dropped(DropReason::Unexpected));
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn a_notification_in_the_place_of_a_lost_answer_is_the_answer() {
+    let mut scene = Scene::new();
+    scene.send(observe());
+    let request = scene.sent();
+    scene.receive(message(Kind::Confirmable, Code::CONTENT, 80, request.token, &[(number::OBSERVE, 12)]));
+    scene.sent();
+    scene.expect_verdict(Verdict::Response);
+    assert!(matches!(scene.event(), Some(Event::Response { observing: Some(12), .. })));
+
+    scene.receive(piggybacked(&request, Code::CONTENT, &[(number::OBSERVE, 11)]));
+    scene.expect_verdict(Verdict::Dropped(DropReason::Unexpected));
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn an_answer_without_observe_number_begins_no_observation() {
+    let mut scene = Scene::new();
+    scene.send(observe());
+    let request = scene.sent();
+    scene.receive(piggybacked(&request, Code::CONTENT, &[]));
+    scene.expect_verdict(Verdict::Response);
+    assert!(matches!(scene.event(), Some(Event::Response { observing: None, .. })));
+    scene.receive(message(Kind::Confirmable, Code::CONTENT, 81, request.token, &[(number::OBSERVE, 2)]));
+    assert_eq!(scene.sent().kind, Kind::Reset);
+}
+
+#[test]
+fn a_cancellation_has_the_token_of_the_observation_whose_notifications_go_on_until_it_is_forgotten() {
+    let (mut scene, observation, token) = Scene::with_observation();
+    let mut request = get();
+    request.options.add_uint(number::OBSERVE, 1);
+    let cancellation = scene.endpoint.send_cancellation(scene.now, observation, request).expect("it is observed");
+    let sent = scene.sent();
+    assert_eq!(sent.token, token);
+
+    scene.receive(message(Kind::NonConfirmable, Code::CONTENT, 90, token, &[(number::OBSERVE, 6)]));
+    scene.expect_verdict(Verdict::Notification);
+    assert!(matches!(scene.event(), Some(Event::Notification { .. })));
+    scene.receive(message(Kind::NonConfirmable, Code::CONTENT, 91, token, &[]));
+    scene.expect_verdict(Verdict::Response);
+    let told = scene.event();
+    assert!(
+        matches!(told, Some(Event::Response { exchange, observing: None, .. }) if exchange == cancellation),
+        "{told:?}"
+    );
+
+    scene.endpoint.forget(observation);
+    scene.receive(message(Kind::NonConfirmable, Code::CONTENT, 92, token, &[(number::OBSERVE, 7)]));
+    assert_eq!(scene.sent().kind, Kind::Reset);
+    scene.expect_verdict(Verdict::Dropped(DropReason::Unexpected));
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn what_is_under_way_follows_the_device_to_its_new_address() {
+    let (mut scene, observation, token) = Scene::with_observation();
+    let exchange = scene.send(get());
+    let request = scene.sent();
+    let (old, new) = (scene.peer, peer(7000));
+
+    scene.endpoint.readdress(scene.now, [exchange, observation], new);
+    scene.endpoint.handle_timeout(scene.now);
+    scene.expect_retransmission_of(&request, new);
+    scene.receive_from(new, piggybacked(&request, Code::CONTENT, &[]));
+    scene.expect_verdict(Verdict::Response);
+    assert!(matches!(scene.event(), Some(Event::Response { .. })));
+
+    let notification = message(Kind::NonConfirmable, Code::CONTENT, 95, token, &[(number::OBSERVE, 9)]);
+    scene.receive_from(new, notification.clone());
+    scene.expect_verdict(Verdict::Notification);
+    assert!(matches!(scene.event(), Some(Event::Notification { .. })));
+    scene.receive_from(old, notification);
+    assert_eq!(scene.sent_to(old).kind, Kind::Reset);
+}
+
+#[test]
+fn requests_that_wait_for_an_answer_are_bounded() {
+    let parameters = Parameters { pending_requests: 2, ..Parameters::default() };
+    let mut scene = Scene { endpoint: Endpoint::new(parameters, [1; 32]), ..Scene::new() };
+    for id in 0..2 {
+        scene.request(message(Kind::Confirmable, Code::POST, id, Token::EMPTY, &[]));
+    }
+    scene.receive(message(Kind::Confirmable, Code::POST, 9, Token::EMPTY, &[]));
+    scene.expect_verdict(Verdict::Dropped(DropReason::TooManyRequests));
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn a_peer_that_sends_without_end_pushes_out_only_its_own_past() {
+    let parameters = Parameters { exchanges_per_peer: 4, exchanges: 100, ..Parameters::default() };
+    let mut scene = Scene { endpoint: Endpoint::new(parameters, [1; 32]), ..Scene::new() };
+    let quiet = message(Kind::NonConfirmable, Code::CONTENT, 1, token(b"q"), &[]);
+    scene.receive_from(peer(1), quiet.clone());
+    for id in 0..1000 {
+        scene.receive(message(Kind::NonConfirmable, Code::CONTENT, id, token(b"x"), &[]));
+    }
+    while scene.output().is_some() {}
+    scene.receive_from(peer(1), quiet);
+    assert_eq!(scene.sent_to(peer(1)).kind, Kind::Reset);
+    scene.expect_verdict(Verdict::Duplicate);
+}
+
+#[test]
+fn everything_is_forgotten_in_the_end() {
+    let (mut scene, observation, _) = Scene::with_observation();
+    scene.request(message(Kind::Confirmable, Code::POST, 2, token(b"t"), &[]));
+    scene.endpoint.forget(observation);
+    while scene.endpoint.next_deadline().is_some() {
+        scene.to_next_deadline();
+    }
+    while scene.output().is_some() {}
+    assert_eq!(scene.event(), None);
+}
+
+proptest! {
+    #[test]
+    fn each_datagram_has_exactly_one_verdict(datagrams in prop::collection::vec(arbitrary_datagram(), 1..60)) {
+        let (mut scene, _, token) = Scene::with_observation();
+        scene.send(get());
+        for (mut bytes, ours) in datagrams {
+            if ours && bytes.len() >= 12 {
+                bytes[0] = (bytes[0] & 0x30) | 0x48;
+                bytes[4..12].copy_from_slice(token.as_bytes());
+            }
+            while scene.output().is_some() {}
+            scene.endpoint.handle_datagram(scene.now, scene.peer, &bytes);
+            let mut verdicts = 0;
+            while let Some(output) = scene.output() {
+                verdicts += usize::from(matches!(output, Output::Verdict(..)));
+            }
+            prop_assert_eq!(verdicts, 1);
+        }
+    }
+}
+
+/// Bytes that begin like a message in most cases, and whether they take over the token of the observation.
+fn arbitrary_datagram() -> impl Strategy<Value = (Vec<u8>, bool)> {
+    let code = prop::sample::select(vec![0u8, 1, 2, 3, 4, 5, 65, 68, 69, 95, 128, 132, 160]);
+    let kind = prop::sample::select(vec![0x40u8, 0x50, 0x60, 0x70, 0x80]);
+    let message = (kind, code, 0u8..4, prop::collection::vec(any::<u8>(), 0..40))
+        .prop_map(|(kind, code, id, rest)| [&[kind, code, 0, id][..], &rest].concat());
+    (prop_oneof![4 => message, 1 => prop::collection::vec(any::<u8>(), 0..40)], any::<bool>())
+}

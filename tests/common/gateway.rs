@@ -1,0 +1,120 @@
+//! The built program, started as a user starts it.
+
+use std::fs::{self, File};
+use std::net::{SocketAddr, UdpSocket};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use lwm2m_gateway::coap::{Kind, Message};
+use tempfile::TempDir;
+
+use super::broker::TestAddresses;
+use super::device::{Device, PATIENCE, fresh_id};
+
+pub struct Gateway {
+    /// None once it has stopped.
+    child: Option<Child>,
+    /// Its UDP listeners.
+    pub listeners: Vec<SocketAddr>,
+    folder: TempDir,
+}
+
+impl Gateway {
+    /// Starts it with one listener at this broker.
+    pub fn start(broker: &TestAddresses) -> Self {
+        Self::start_with(broker, 1, "")
+    }
+
+    /// Starts it with so many listeners and these lines of configuration (`a.b = value`), and waits until it hears.
+    pub fn start_with(broker: &TestAddresses, listeners: usize, lines: &str) -> Self {
+        let upstream = format!(
+            "upstream.exproto.listener = {:?}\nupstream.exproto.adapter = {:?}\nupstream.exproto.handler_bind = {:?}\n",
+            broker.listener,
+            broker.adapter,
+            broker.handler_bind.to_string(),
+        );
+        Self::run(&["run"], listeners, &format!("{upstream}{lines}"))
+    }
+
+    fn run(arguments: &[&str], listeners: usize, lines: &str) -> Self {
+        let listeners: Vec<SocketAddr> = free_udp_ports(listeners);
+        let mut config = format!("xml_dir = \"{}/xml\"\n{lines}", env!("CARGO_MANIFEST_DIR"));
+        for (index, address) in listeners.iter().enumerate() {
+            config += &format!("\nlisteners.udp.listener{index}.bind = \"{address}\"");
+        }
+        let folder = TempDir::new().expect("a place for the configuration");
+        let file = folder.path().join("gateway.toml");
+        fs::write(&file, config).expect("a place for the configuration");
+        let output = File::create(folder.path().join("output")).expect("a place for the output");
+        let child = Command::new(env!("CARGO_BIN_EXE_lwm2m-gateway"))
+            .args(arguments)
+            .arg("--config")
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("an open file"))
+            .stderr(output)
+            .spawn()
+            .expect("the program is built");
+        let gateway = Self { child: Some(child), listeners, folder };
+        gateway.listeners.iter().for_each(|listener| gateway.wait_for(*listener));
+        gateway
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.listeners[0]
+    }
+
+    /// What it has printed.
+    pub fn output(&self) -> String {
+        fs::read_to_string(self.folder.path().join("output")).expect("the output is text")
+    }
+
+    /// Sends a signal (`TERM`, `INT`) and waits for the end.
+    pub fn stop(&mut self, signal: &str) -> ExitStatus {
+        let mut child = self.child.take().expect("it runs");
+        let id = child.id().to_string();
+        kill(signal, &id);
+        let (sender, ended) = channel();
+        thread::spawn(move || sender.send(child.wait().expect("a child of ours")));
+        ended.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+            kill("KILL", &id);
+            panic!("SIG{signal} did not stop it:\n{}", self.output());
+        })
+    }
+
+    /// An empty confirmable message is answered with a reset (RFC 7252 section 4.3): it hears.
+    fn wait_for(&self, listener: SocketAddr) {
+        let device = Device::new(listener);
+        let answered = (0..100).any(|_| {
+            let ping = Message::empty(Kind::Confirmable, fresh_id());
+            device.send(&ping);
+            device.receive_within(Duration::from_millis(200)).is_some()
+        });
+        assert!(answered, "{listener} does not answer:\n{}", self.output());
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("a child of ours");
+            child.wait().expect("a child of ours");
+        }
+        if thread::panicking() {
+            println!("--- what the gateway said:\n{}", self.output());
+        }
+    }
+}
+
+fn kill(signal: &str, id: &str) {
+    let done = Command::new("kill").args([&format!("-{signal}"), id]).status();
+    assert!(done.expect("there is a kill").success());
+}
+
+/// All at once, so that they differ.
+fn free_udp_ports(count: usize) -> Vec<SocketAddr> {
+    let sockets: Vec<UdpSocket> = (0..count).map(|_| UdpSocket::bind("127.0.0.1:0").expect("a free port")).collect();
+    sockets.iter().map(|socket| socket.local_addr().expect("it is bound")).collect()
+}

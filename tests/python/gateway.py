@@ -1,0 +1,200 @@
+"""The built program with its embedded broker, on free ports, and an MQTT application that talks to it."""
+
+import contextlib
+import json
+import os
+import pathlib
+import queue
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+import paho.mqtt.client as mqtt
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PROGRAM = pathlib.Path(os.environ.get("LWM2M_GATEWAY", ROOT / "target/debug/lwm2m-gateway"))
+
+# Longer than anything takes on a busy machine.
+PATIENCE = 30.0
+
+
+class Gateway:
+    """`lwm2m-gateway run --embedded`."""
+
+    def __init__(self, folder):
+        self.coap = free_port(socket.SOCK_DGRAM)
+        self.mqtt, listener, adapter, handler = free_ports(4)
+        config = pathlib.Path(folder, "gateway.toml")
+        config.write_text(
+            f"""
+            xml_dir = "{ROOT / 'xml'}"
+            listeners.udp.default.bind = "127.0.0.1:{self.coap}"
+            upstream.exproto.handler_bind = "127.0.0.1:{handler}"
+            embedded.mqtt = "127.0.0.1:{self.mqtt}"
+            embedded.listener = "127.0.0.1:{listener}"
+            embedded.adapter = "127.0.0.1:{adapter}"
+            """
+        )
+        self.log = pathlib.Path(folder, "gateway.log")
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [PROGRAM, "run", "--embedded", "--config", config],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def uri(self):
+        return f"coap://127.0.0.1:{self.coap}"
+
+    def wait_until_it_hears(self):
+        """An empty confirmable message is answered with a reset (RFC 7252 section 4.3)."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.settimeout(0.2)
+            for attempt in range(int(PATIENCE / 0.2)):
+                if self.process.poll() is not None:
+                    break
+                probe.sendto(bytes([0x40, 0, 0, attempt % 256]), ("127.0.0.1", self.coap))
+                with contextlib.suppress(TimeoutError):
+                    if probe.recv(64)[0] == 0x70:
+                        return
+        raise AssertionError(f"the gateway does not answer:\n{self.log.read_text()}")
+
+    def stop(self):
+        """SIGTERM ends it, without an error."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            code = self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        assert code == 0, f"it ended with {code}:\n{self.log.read_text()}"
+
+
+@contextlib.contextmanager
+def running_gateway():
+    with tempfile.TemporaryDirectory() as folder:
+        gateway = Gateway(folder)
+        try:
+            gateway.wait_until_it_hears()
+            yield gateway
+            gateway.stop()
+        except BaseException:
+            print(f"--- what the gateway said:\n{gateway.log.read_text()}")
+            raise
+        finally:
+            if gateway.process.poll() is None:
+                gateway.process.kill()
+                gateway.process.wait()
+
+
+class Application:
+    """Hears everything of one device, and sends it commands."""
+
+    def __init__(self, gateway, endpoint):
+        self.endpoint = endpoint
+        self.heard = queue.Queue()
+        self.next_id = 1
+        self.client = mqtt.Client()
+        subscribed = queue.Queue()
+        self.client.on_subscribe = lambda *_: subscribed.put(True)
+        self.client.on_message = lambda _client, _data, message: self.heard.put(message)
+        self.client.connect("127.0.0.1", gateway.mqtt)
+        self.client.loop_start()
+        self.client.subscribe(f"lwm2m/{endpoint}/up/#")
+        subscribed.get(timeout=PATIENCE)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.client.disconnect()
+        self.client.loop_stop()
+
+    def receive(self, patience=PATIENCE):
+        """The next publication: the topic below the device's own, and the payload."""
+        message = self.heard.get(timeout=patience)
+        return message.topic.removeprefix(f"lwm2m/{self.endpoint}/"), json.loads(message.payload)
+
+    def expect(self, topic, kind):
+        heard, payload = self.receive()
+        assert (heard, payload["msgType"]) == (topic, kind), payload
+        return payload
+
+    def command(self, kind, **data):
+        """Sends a command and gives the `data` of its answer; an `ack` before it may come."""
+        request = self.next_id
+        self.next_id += 1
+        payload = {"reqID": request, "msgType": kind, "data": data}
+        self.client.publish(f"lwm2m/{self.endpoint}/dn", json.dumps(payload))
+        answer = self.receive()
+        if answer[1]["msgType"] == "ack":
+            answer = self.receive()
+        topic, payload = answer
+        assert (topic, payload["msgType"], payload["reqID"]) == ("up/resp", kind, request), payload
+        return payload["data"]
+
+    def value(self, kind, path):
+        """What a read or an observe of one resource brings."""
+        data = self.command(kind, path=path)
+        assert data["code"] == "2.05" and [entry["path"] for entry in data["content"]] == [path], data
+        return data["content"][0]["value"]
+
+
+class Client:
+    """A device of somebody else: a process that takes lines and prints lines."""
+
+    def __init__(self, command, folder):
+        self.log = pathlib.Path(folder, "client.log")
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
+
+    def say(self, line):
+        self.process.stdin.write(f"{line}\n".encode())
+        self.process.stdin.flush()
+
+    def wait_for(self, text):
+        """Until it has printed this."""
+        end = time.monotonic() + PATIENCE
+        while text not in self.output():
+            running = self.process.poll() is None
+            assert running and time.monotonic() < end, f"it never said {text!r}:\n{self.output()}"
+            time.sleep(0.05)
+
+    def output(self):
+        return self.log.read_text(errors="replace")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind is not None:
+            print(f"--- what the client said:\n{self.output()}")
+        self.process.stdin.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def free_port(kind=socket.SOCK_STREAM):
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def free_ports(count):
+    """All held at once, so that they differ."""
+    probes = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
