@@ -104,9 +104,9 @@ impl Broker {
         let applications =
             TcpListener::bind(settings.mqtt).await.with_context(|| format!("MQTT on {}", settings.mqtt))?;
         let mqtt = applications.local_addr()?;
-        tasks.spawn(mqtt::serve(applications, bus.clone(), tasks.clone()));
+        let exproto = ExProto::start(&settings, bus.clone(), rules.clone(), tasks.clone()).await?;
+        tasks.spawn(mqtt::serve(applications, bus, tasks.clone()));
 
-        let exproto = ExProto::start(&settings, bus, rules.clone(), tasks.clone()).await?;
         let addresses = Addresses { mqtt, listener: exproto.listener(), adapter: exproto.adapter() };
         Ok(Self { addresses, control: Control::new(exproto, rules), tasks })
     }

@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::Site;
 use super::answer::Answer;
@@ -27,6 +27,8 @@ use crate::upstream::exproto::v1::{
 const MAX_REQUEST: usize = 64 * 1024 * 1024;
 /// How long a connection may take to answer (section 3).
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the connections of a stopped adapter may take to end.
+const STOP_GRACE: Duration = Duration::from_secs(2);
 /// The highest QoS of MQTT.
 const MAX_QOS: u32 = 2;
 
@@ -42,9 +44,13 @@ pub(super) fn serve(listener: TcpListener, site: Arc<Site>, tasks: &Tasks) {
         .tcp_nodelay(true)
         .add_service(service)
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), cancelled);
+    let stopped = tasks.cancelled();
     tasks.spawn_uncancelled(async move {
-        if let Err(error) = server.await {
-            warn!(%error, "the adapter has ended");
+        tokio::select! {
+            ended = server => if let Err(error) = ended {
+                warn!(%error, "the adapter has ended");
+            },
+            () = async { stopped.await; sleep(STOP_GRACE).await } => debug!("a connection to the adapter does not end"),
         }
     });
 }

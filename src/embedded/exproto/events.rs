@@ -6,7 +6,6 @@ use std::fmt;
 use std::future::pending;
 use std::pin::Pin;
 
-use bytes::Bytes;
 use tonic::{Code, Status};
 
 use super::handler::Client;
@@ -24,7 +23,7 @@ const NODE: &str = "embedded@127.0.0.1";
 #[derive(Debug)]
 pub(super) enum Event {
     SocketCreated(Box<ConnInfo>),
-    ReceivedBytes(Bytes),
+    ReceivedBytes(Vec<u8>),
     ReceivedMessages(Vec<Delivery>),
     KeepaliveTimeout,
     SocketClosed { reason: String },
@@ -94,7 +93,7 @@ async fn call(mut handler: Client, conn: String, event: Event) -> Result<(), Fai
             ("on_socket_created", handler.on_socket_created(request).await)
         }
         Event::ReceivedBytes(bytes) => {
-            let request = ReceivedBytesRequest { conn, bytes: bytes.into() };
+            let request = ReceivedBytesRequest { conn, bytes };
             ("on_received_bytes", handler.on_received_bytes(request).await)
         }
         Event::ReceivedMessages(deliveries) => {

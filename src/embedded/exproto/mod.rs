@@ -3,6 +3,7 @@
 
 mod adapter;
 mod answer;
+mod calls;
 mod connection;
 mod ending;
 mod events;
