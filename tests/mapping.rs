@@ -50,7 +50,7 @@ async fn a_register_is_refused_with_the_code_that_fits_and_nothing_is_published(
 async fn a_report_has_every_item_of_the_register_but_the_password() {
     let mut scene = Scene::start("reported").await;
     let links = "</m2m>;rt=\"oma.lwm2m\";ct=11543,</m2m/1/0>,</m2m/3/0>;title=\"a,b;c\"";
-    let report = scene.register("lt=60&lwm2m=1.1&b=U&Q&sms=%2B49&password=secret&color=red", links);
+    let report = scene.register("lt=60&lwm2m=1.1&b=U&Q&sms=49&password=secret&color=red", links);
     let data = &report["data"];
     assert_eq!(data["ep"], "reported");
     assert_eq!(data["lt"], 60);
