@@ -50,7 +50,7 @@ async fn a_register_is_refused_with_the_code_that_fits_and_nothing_is_published(
 async fn a_report_has_every_item_of_the_register_but_the_password() {
     let mut scene = Scene::start("reported").await;
     let links = "</m2m>;rt=\"oma.lwm2m\";ct=11543,</m2m/1/0>,</m2m/3/0>;title=\"a,b;c\"";
-    let report = scene.register("lt=60&lwm2m=1.1&b=U&Q&sms=%2B49&password=secret&color=red", links);
+    let report = scene.register("lt=60&lwm2m=1.1&b=U&Q&sms=49&password=secret&color=red", links);
     let data = &report["data"];
     assert_eq!(data["ep"], "reported");
     assert_eq!(data["lt"], 60);
@@ -356,9 +356,10 @@ async fn a_command_that_cannot_be_carried_out_is_answered_with_a_reason_and_send
         ("write", json!({ "path": "/3/0/15", "type": "Text", "value": "x" })),
         ("write", json!({ "path": "/1/0/1", "type": "Integer", "value": "soon" })),
         ("write", json!({ "path": "/1/0/6", "type": "Boolean", "value": 7 })),
-        ("write", json!({ "path": "/3/0/0", "value": "read only" })),
+        ("write", json!({ "path": "/3303/0/5700", "value": "warm" })),
         ("write", json!({ "path": "/5/0/0", "type": "Opaque", "value": "no base64!" })),
         ("execute", json!({ "path": "/3/0" })),
+        ("execute", json!({ "path": "/3/0/0" })),
         ("create", json!({ "basePath": "/3303" })),
     ];
     for (kind, data) in refusals {

