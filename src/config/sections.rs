@@ -45,14 +45,14 @@ const SOCKET_ADDRESS: &str = "an IP address with a port, such as \"0.0.0.0:5683\
 pub fn config(reader: &mut Reader) -> Config {
     reader.read("upstream.kind", (), choice([("exproto", ())]));
     let upstream = exproto(reader);
-    // One file fits every build: without that broker its keys are read and go nowhere.
+    // One file fits every build: one without that broker knows the section, and does not look into it.
     #[cfg(not(feature = "embedded"))]
-    embedded_addresses(reader);
+    reader.pass_over("embedded");
     Config {
         gateway: gateway(reader),
         listeners: listeners(reader),
         #[cfg(feature = "embedded")]
-        embedded: embedded(embedded_addresses(reader), upstream.handler_bind),
+        embedded: embedded(reader, upstream.handler_bind),
         upstream,
         log: log(reader),
         xml_dir: PathBuf::from(reader.read("xml_dir", "xml".to_owned(), text_with_content)),
@@ -227,25 +227,19 @@ fn exproto(reader: &mut Reader) -> exproto::Settings {
     settings
 }
 
-/// MQTT, the exproto listener and the adapter of the embedded broker.
-fn embedded_addresses(reader: &mut Reader) -> [SocketAddr; 3] {
-    [("mqtt", 1883), ("listener", 7993), ("adapter", 9100)].map(|(name, port)| {
-        let default = SocketAddr::from(([127, 0, 0, 1], port));
-        reader.read(&format!("embedded.{name}"), default, reachable_address)
-    })
-}
-
+/// With port 0 the system chooses: the broker tells where it is.
 #[cfg(feature = "embedded")]
-fn embedded([mqtt, listener, adapter]: [SocketAddr; 3], mut handler: SocketAddr) -> crate::embedded::Settings {
+fn embedded(reader: &mut Reader, mut handler: SocketAddr) -> crate::embedded::Settings {
     if handler.ip().is_unspecified() {
         handler.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
+    let default = crate::embedded::Settings::default();
     crate::embedded::Settings {
-        mqtt,
-        listener,
-        adapter,
+        mqtt: reader.read("embedded.mqtt", default.mqtt, parsed(SOCKET_ADDRESS)),
+        listener: reader.read("embedded.listener", default.listener, parsed(SOCKET_ADDRESS)),
+        adapter: reader.read("embedded.adapter", default.adapter, parsed(SOCKET_ADDRESS)),
         handler: format!("http://{handler}"),
-        ..crate::embedded::Settings::default()
+        ..default
     }
 }
 

@@ -94,8 +94,9 @@ impl Echo {
     /// The command's path as written, without the query.
     pub fn request_path(&self) -> Option<&str> {
         let data = self.members.get("data")?;
-        let path = data.get("path").or_else(|| data.get("basePath"))?.as_str()?;
-        Some(path.split('?').next().unwrap_or(path))
+        let text = |member| data.get(member).and_then(Value::as_str);
+        let written = text("path").or_else(|| text("basePath"))?;
+        Some(written.split_once('?').map_or(written, |(path, _)| path))
     }
 }
 
