@@ -21,21 +21,49 @@ use super::{Code, Parameters, Peer, Request, Response};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Has to be answered with [`Endpoint::respond`].
-    Request { id: RequestId, peer: Peer, request: Request },
+    Request {
+        id: RequestId,
+        peer: Peer,
+        request: Request,
+    },
     /// The peer has the request and will answer later. Told once for each request, whatever its number of blocks.
-    Acknowledged { exchange: ExchangeId },
+    Acknowledged {
+        exchange: ExchangeId,
+    },
     /// The final answer. `observing` has the Observe number when the exchange lives on as an observation.
-    Response { exchange: ExchangeId, response: Response, observing: Option<u32> },
-    Reset { exchange: ExchangeId },
-    TimedOut { exchange: ExchangeId },
+    Response {
+        exchange: ExchangeId,
+        response: Response,
+        observing: Option<u32>,
+    },
+    Reset {
+        exchange: ExchangeId,
+    },
+    TimedOut {
+        exchange: ExchangeId,
+    },
     /// The body of the request or of its response could not be transferred.
-    Failed { exchange: ExchangeId, error: BlockError },
+    Failed {
+        exchange: ExchangeId,
+        error: BlockError,
+    },
     /// Without a number, or with an error code, it was the last one: the observation is over.
-    Notification { observation: ExchangeId, number: Option<u32>, response: Response },
+    Notification {
+        observation: ExchangeId,
+        number: Option<u32>,
+        response: Response,
+    },
     /// The body of a notification could not be fetched.
-    NotificationFailed { observation: ExchangeId, number: Option<u32>, error: BlockError },
+    NotificationFailed {
+        observation: ExchangeId,
+        number: Option<u32>,
+        error: BlockError,
+    },
     /// A peer's body was not taken; it was told by the answer.
-    BodyRefused { peer: Peer, error: BlockError },
+    BodyRefused {
+        peer: Peer,
+        error: BlockError,
+    },
 }
 
 #[derive(Debug)]
@@ -75,8 +103,13 @@ enum Stage {
 #[derive(Clone, Copy, Debug)]
 enum Purpose {
     /// `observing`: the number of the first answer, while the rest of its body is fetched.
-    Request { observing: Option<u32> },
-    Notification { observation: ExchangeId, number: Option<u32> },
+    Request {
+        observing: Option<u32>,
+    },
+    Notification {
+        observation: ExchangeId,
+        number: Option<u32>,
+    },
 }
 
 /// What the further blocks of notifications are asked for with, and what waits for them.
@@ -157,12 +190,7 @@ impl Endpoint {
     }
 
     /// Sends a request that ends an observation: with its token and to its peer (RFC 7641 section 3.6).
-    pub fn send_cancellation(
-        &mut self,
-        now: Instant,
-        observation: ExchangeId,
-        request: Request,
-    ) -> Option<ExchangeId> {
+    pub fn send_cancellation(&mut self, now: Instant, observation: ExchangeId, request: Request) -> Option<ExchangeId> {
         let peer = self.observations.get(&observation)?.peer;
         let id = self.exchanges.send_cancellation(now, observation, request.clone())?;
         self.begin(id, peer, request, Stage::Whole);

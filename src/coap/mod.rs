@@ -15,8 +15,8 @@ mod parameters;
 mod transmission;
 mod verdict;
 
-pub use code::Code;
 pub use block::BlockError;
+pub use code::Code;
 pub use endpoint::{Endpoint, Event};
 pub use exchange::{ExchangeId, Output, RequestId, Transmit};
 pub use message::{DecodeError, Kind, Message, MessageId, Request, Response, Token};

@@ -8,7 +8,7 @@ mod download;
 mod slice;
 mod upload;
 
-pub use assembly::{Assemblies, Assembled};
+pub use assembly::{Assembled, Assemblies};
 pub use download::{Download, Fetched};
 pub use slice::slice;
 pub use upload::{Sent, Upload};
