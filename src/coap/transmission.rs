@@ -52,10 +52,6 @@ impl<O: Copy> Transmissions<O> {
         self.waiting.insert(key, Transmission { owner, datagram, timeout, retransmissions: 0 });
     }
 
-    pub fn contains(&self, key: Key) -> bool {
-        self.waiting.contains_key(&key)
-    }
-
     /// Ends a transmission: it was acknowledged, reset, or is not wanted any more.
     pub fn end(&mut self, key: Key) -> Option<O> {
         self.deadlines.cancel(key);
@@ -91,9 +87,5 @@ impl<O: Copy> Transmissions<O> {
 
     pub fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.next()
-    }
-
-    pub fn len(&self) -> usize {
-        self.waiting.len()
     }
 }

@@ -108,6 +108,9 @@ fn coap(reader: &mut Reader) -> Parameters {
         exchanges_per_peer: reader.read("coap.exchanges_per_peer", default.exchanges_per_peer, whole(1..=MANY)),
         exchanges: reader.read("coap.exchanges", default.exchanges, whole(1..=MANY)),
         pending_requests: reader.read("coap.pending_requests", default.pending_requests, whole(1..=MANY)),
+        block_size: reader.read("coap.block_size", default.block_size, whole(16..=1024)),
+        received_body: reader.read("coap.received_body", default.received_body, whole(1024..=64 * 1024 * 1024)),
+        received_bodies: reader.read("coap.received_bodies", default.received_bodies, whole(1..=MANY)),
     }
 }
 
@@ -118,6 +121,7 @@ fn limits(reader: &mut Reader) -> Limits {
         waiting_commands: reader.read("limits.waiting_commands", default.waiting_commands, whole(1..=MANY)),
         command_expiry: reader.read("limits.command_expiry", default.command_expiry, duration(SECOND..=YEAR)),
         observations: reader.read("limits.observations", default.observations, whole(1..=MANY)),
+        sent_body: reader.read("limits.sent_body", default.sent_body, whole(1024..=64 * 1024 * 1024)),
         command_size: reader.read("limits.command_size", default.command_size, whole(64..=256 * 1024 * 1024)),
         retry_after: reader.read("limits.retry_after", default.retry_after, duration(SECOND..=24 * HOUR)),
     }
