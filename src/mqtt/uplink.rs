@@ -376,7 +376,7 @@ mod tests {
     fn a_notification_has_its_number_and_the_first_answer_only_one_that_is_not_zero() {
         let echo = read("/3/0/9").echo;
         let outcome = entries(vec![Value::Integer(1)]);
-        let notification = shown(notification(&echo, &outcome, 0));
+        let notification = shown(notification(&echo, &outcome, Some(0)));
         assert_eq!((&notification["msgType"], &notification["seqNum"]), (&json!("notify"), &json!(0)));
         assert_eq!(notification["reqID"], 7);
         assert_eq!(shown(answer(&echo, &outcome, Some(3)))["seqNum"], 3);
