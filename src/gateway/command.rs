@@ -1,4 +1,4 @@
-//! What applications ask of devices: one command at a time for each device, the others wait (mapping contract, section 3).
+//! What applications ask of devices: one command at a time for each device, the others wait.
 
 use std::time::Instant;
 

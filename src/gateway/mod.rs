@@ -225,7 +225,7 @@ impl Gateway {
         self.registry.len() + self.joinings.len()
     }
 
-    /// The device speaks from another address of the same transport (mapping contract, section 2.3).
+    /// The device speaks from another address of the same transport.
     fn moved(&mut self, now: Instant, id: DeviceId, to: Peer) {
         let Some(device) = self.registry.device_mut(id).filter(|device| device.peer != to) else { return };
         let from = std::mem::replace(&mut device.peer, to);

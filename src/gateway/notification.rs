@@ -1,4 +1,4 @@
-//! What devices tell by themselves: notifications of observations (mapping contract, section 5).
+//! What devices tell by themselves: notifications of observations.
 
 use std::time::Instant;
 
