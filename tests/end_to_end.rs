@@ -1,5 +1,7 @@
 //! The built program in its world: brokers that come and go, refuse and are slow; devices that move; signals.
 
+#![cfg(feature = "embedded")]
+
 mod common;
 
 use std::time::Duration;
