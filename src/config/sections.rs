@@ -187,10 +187,9 @@ fn listeners(reader: &mut Reader) -> Vec<UdpListener> {
 fn listener(reader: &mut Reader, name: String) -> UdpListener {
     let key = |last: &str| format!("listeners.udp.{name}.{last}");
     let everywhere = SocketAddr::from(([0, 0, 0, 0], 5683));
-    let recbuf = whole(2048..=1024 * 1024 * 1024);
     UdpListener {
         bind: reader.read(&key("bind"), everywhere, parsed(SOCKET_ADDRESS)),
-        recbuf: reader.read(&key("recbuf"), None, |value| recbuf(value).map(Some)),
+        recbuf: reader.read(&key("recbuf"), 4 * 1024 * 1024, whole(2048..=1024 * 1024 * 1024)),
         name,
     }
 }
