@@ -127,8 +127,8 @@ impl Model {
         self.candidates(object, announced).find_map(|object| object.resource(resource))
     }
 
-    /// The best definition first.
-    pub(super) fn candidates(&self, id: u16, announced: Option<&str>) -> impl Iterator<Item = &Object> + Clone {
+    /// The best definition first. What a device announces in a form that is no version says nothing.
+    fn candidates(&self, id: u16, announced: Option<&str>) -> impl Iterator<Item = &Object> {
         let version = announced.map_or(Ok(Version::FIRST), Version::from_str).unwrap_or(Version::FIRST);
         let of_object = self.objects.get(&id).map_or(&[][..], Vec::as_slice);
         let exact = of_object.iter().filter(move |object| announced.is_some() && object.version == version);
@@ -186,8 +186,10 @@ impl Range {
     pub fn parse(text: &str) -> Option<Self> {
         let (min, max) = text.split_once("..")?;
         let number = |text: &str| {
-            let plain = text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'.'));
-            if plain { text.parse::<f64>().ok() } else { None }
+            let digits = text.strip_prefix('-').unwrap_or(text);
+            let plain = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+            let numeral = digits.starts_with(|first: char| first.is_ascii_digit());
+            if plain && numeral { text.parse::<f64>().ok() } else { None }
         };
         let range = Self { min: number(min.trim())?, max: number(max.trim())? };
         (range.min <= range.max).then_some(range)
@@ -242,5 +244,99 @@ impl fmt::Display for Operations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let letters = [(self.read, "R"), (self.write, "W"), (self.execute, "E")];
         letters.iter().filter(|(allowed, _)| *allowed).try_for_each(|(_, letter)| f.write_str(letter))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(id: u16, version: &str, resources: &[(u16, ResourceType)]) -> Object {
+        let mut object = Object::new(id, version.parse().unwrap(), "Thing");
+        for (id, resource_type) in resources {
+            object.insert(resource(*id, *resource_type)).unwrap();
+        }
+        object
+    }
+
+    fn resource(id: u16, resource_type: ResourceType) -> Resource {
+        Resource {
+            id,
+            name: String::new(),
+            operations: Operations::default(),
+            multiple: false,
+            mandatory: false,
+            resource_type: Some(resource_type),
+            range: None,
+            units: String::new(),
+        }
+    }
+
+    fn model() -> Model {
+        let mut model = Model::default();
+        model.insert(object(7, "1.0", &[(0, ResourceType::String), (1, ResourceType::Float)])).unwrap();
+        model.insert(object(7, "2.0", &[(0, ResourceType::Boolean)])).unwrap();
+        model.insert(object(7, "1.2", &[(0, ResourceType::Integer), (2, ResourceType::Time)])).unwrap();
+        model
+    }
+
+    #[test]
+    fn the_announced_version_picks_the_definition_else_the_newest_of_its_major_number() {
+        let model = model();
+        let version = |announced| model.object(7, announced).map(|object| object.version.to_string());
+        assert_eq!(version(None).as_deref(), Some("1.2"));
+        assert_eq!(version(Some("1.0")).as_deref(), Some("1.0"));
+        assert_eq!(version(Some("1.1")).as_deref(), Some("1.2"));
+        assert_eq!(version(Some("2.3")).as_deref(), Some("2.0"));
+        assert_eq!(version(Some("3.0")), None);
+        assert_eq!(model.object(8, None), None);
+    }
+
+    #[test]
+    fn a_resource_may_be_of_another_version_of_the_same_major_number() {
+        let model = model();
+        let kind = |announced, id| model.resource(7, announced, id).and_then(|resource| resource.resource_type);
+        assert_eq!(kind(None, 0), Some(ResourceType::Integer));
+        assert_eq!(kind(Some("1.0"), 0), Some(ResourceType::String));
+        assert_eq!(kind(Some("1.0"), 2), Some(ResourceType::Time));
+        assert_eq!(kind(None, 1), Some(ResourceType::Float));
+        assert_eq!(kind(Some("2.0"), 1), None);
+    }
+
+    #[test]
+    fn the_objects_are_listed_newest_version_first() {
+        let listed: Vec<_> = model().objects().map(|object| object.version.to_string()).collect();
+        assert_eq!(listed, ["2.0", "1.2", "1.0"]);
+    }
+
+    #[test]
+    fn one_version_is_defined_once_or_the_same_way_twice() {
+        let mut model = model();
+        assert_eq!(model.insert(object(7, "2.0", &[(0, ResourceType::Boolean)])), Ok(()));
+        let twice = ModelError::Twice(7, Version { major: 2, minor: 0 });
+        assert_eq!(model.insert(object(7, "2.0", &[(0, ResourceType::Opaque)])), Err(twice));
+        let mut object = object(8, "1.0", &[(0, ResourceType::Boolean)]);
+        assert_eq!(object.insert(resource(0, ResourceType::Time)), Err(ModelError::ResourceTwice(8, 0)));
+    }
+
+    #[test]
+    fn a_range_is_two_numbers_and_nothing_else() {
+        for (text, range) in [("0..7", (0.0, 7.0)), ("-2.5 .. 3", (-2.5, 3.0)), ("5..5", (5.0, 5.0))] {
+            assert_eq!(Range::parse(text), Some(Range { min: range.0, max: range.1 }), "{text}");
+        }
+        for text in ["", "0-7", "0..255 bytes", "0...7", "7..0", "0..inf", "ON;OFF", "16,32", ".. 3", "0..7, 9"] {
+            assert_eq!(Range::parse(text), None, "{text}");
+        }
+        let range = Range { min: 0.0, max: 7.0 };
+        assert!(range.allows(&Value::Integer(7)) && range.allows(&Value::String("long text".into())));
+        assert!(!range.allows(&Value::Integer(8)) && !range.allows(&Value::Float(-0.5)));
+    }
+
+    #[test]
+    fn a_version_is_two_numbers() {
+        assert_eq!("1".parse(), Ok(Version::FIRST));
+        for text in ["", "1.", ".1", "1.1.1", "a", "-1.0", "1.65536"] {
+            assert!(text.parse::<Version>().is_err(), "{text}");
+        }
     }
 }

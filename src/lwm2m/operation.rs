@@ -240,3 +240,159 @@ fn content_format(response: &Response) -> Result<Option<u16>, String> {
     let number = response.options.uint(number::CONTENT_FORMAT).map_err(|error| error.to_string())?;
     number.map(u16::try_from).transpose().map_err(|_| "the content format is no number of two bytes".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lwm2m::model::{Object, Operations, Resource, Version};
+    use crate::lwm2m::value::ResourceType;
+
+    fn registration(query: &[&str], objects: &str) -> Registration {
+        let mut request = Request::new(Code::POST);
+        ["ep=dev-7"].iter().chain(query).for_each(|item| request.options.add_text(number::URI_QUERY, item));
+        request.payload = objects.as_bytes().to_vec();
+        Registration::from_register(&request, &(Duration::from_secs(1)..=Duration::from_secs(86_400))).unwrap()
+    }
+
+    fn path(text: &str) -> Path {
+        text.parse().unwrap()
+    }
+
+    fn read(at: &str) -> Operation {
+        Operation::Read { path: path(at), query: Vec::new() }
+    }
+
+    fn texts(request: &Request, number: u16) -> Vec<&str> {
+        request.options.texts(number).unwrap()
+    }
+
+    fn content(format: Option<u16>, payload: &[u8]) -> Response {
+        let mut response = Response::new(Code::CONTENT);
+        format.into_iter().for_each(|format| response.options.add_uint(number::CONTENT_FORMAT, format.into()));
+        response.payload = payload.to_vec();
+        response
+    }
+
+    fn outcome(operation: &Operation, response: &Response) -> Outcome {
+        let mut device = Object::new(3, Version::FIRST, "Device");
+        let resource_type = Some(ResourceType::Integer);
+        device
+            .insert(Resource {
+                id: 9,
+                name: "Battery Level".into(),
+                operations: Operations { read: true, ..Operations::default() },
+                multiple: false,
+                mandatory: false,
+                resource_type,
+                range: None,
+                units: String::new(),
+            })
+            .unwrap();
+        let mut model = Model::default();
+        model.insert(device).unwrap();
+        let registration = registration(&[], "");
+        let undefined = UndefinedResources::Refuse;
+        let unix_time = Duration::ZERO;
+        operation.outcome(response, Context { registration: &registration, model: &model, undefined, unix_time })
+    }
+
+    #[test]
+    fn every_operation_has_its_method_and_its_options() {
+        let registration = registration(&[], "</m2m/v1>;rt=\"oma.lwm2m\"");
+        let at = path("/3/0/9");
+        let query = vec!["a=1".to_owned()];
+        let values = vec![Assignment { path: at, value: Value::Integer(60) }];
+        for (operation, method, accept, observe, payload) in [
+            (Operation::Read { path: at, query: query.clone() }, Code::GET, None, None, &b""[..]),
+            (Operation::Discover { path: at, query: query.clone() }, Code::GET, Some(40), None, b""),
+            (Operation::Observe { path: at, query: query.clone() }, Code::GET, None, Some(0), b""),
+            (Operation::CancelObserve { path: at, query: query.clone() }, Code::GET, None, Some(1), b""),
+            (Operation::Write { path: at, query: query.clone(), values }, Code::PUT, None, None, b"\xc1\x09\x3c"),
+            (
+                Operation::Execute { path: at, query: query.clone(), arguments: "0='x'".into() },
+                Code::POST,
+                None,
+                None,
+                b"0='x'",
+            ),
+            (Operation::Delete { path: at, query }, Code::DELETE, None, None, b""),
+        ] {
+            let request = operation.request(&registration);
+            assert_eq!(request.method, method, "{operation:?}");
+            assert_eq!(texts(&request, number::URI_PATH), ["m2m", "v1", "3", "0", "9"], "{operation:?}");
+            assert_eq!(texts(&request, number::URI_QUERY), ["a=1"], "{operation:?}");
+            assert_eq!(request.options.uint(number::ACCEPT), Ok(accept), "{operation:?}");
+            assert_eq!(request.options.uint(number::OBSERVE), Ok(observe), "{operation:?}");
+            assert_eq!(request.payload, payload, "{operation:?}");
+            assert_eq!(operation.path(), at);
+        }
+    }
+
+    #[test]
+    fn a_write_to_an_instance_is_a_post_and_to_a_resource_instance_a_put() {
+        let registration = registration(&[], "");
+        let write = |target: &str, at: &str| {
+            let values = vec![Assignment { path: path(at), value: Value::Integer(1) }];
+            Operation::Write { path: path(target), query: Vec::new(), values }.request(&registration)
+        };
+        let instance = write("/3/0", "/3/0/6/2");
+        assert_eq!((instance.method, &instance.payload[..]), (Code::POST, &b"\x83\x06\x41\x02\x01"[..]));
+        let resource_instance = write("/3/0/6/2", "/3/0/6/2");
+        assert_eq!((resource_instance.method, &resource_instance.payload[..]), (Code::PUT, &b"\x41\x02\x01"[..]));
+    }
+
+    #[test]
+    fn attributes_are_query_items_behind_those_of_the_path() {
+        let operation = Operation::WriteAttributes {
+            path: path("/3/0"),
+            query: vec!["con=1".into()],
+            attributes: vec![("pmax", "60".into()), ("pmin", "10".into())],
+        };
+        let request = operation.request(&registration(&[], ""));
+        assert_eq!(request.method, Code::PUT);
+        assert_eq!(texts(&request, number::URI_QUERY), ["con=1", "pmax=60", "pmin=10"]);
+        assert!(request.payload.is_empty());
+    }
+
+    #[test]
+    fn only_a_device_of_1_1_is_asked_for_the_format_that_it_announced() {
+        let objects = "</>;rt=\"oma.lwm2m\";ct=\"11542 110\",</3/0>";
+        for (version, accept) in [("lwm2m=1.0", None), ("lwm2m=1.1", Some(110))] {
+            let request = read("/3/0").request(&registration(&[version], objects));
+            assert_eq!(request.options.uint(number::ACCEPT), Ok(accept), "{version}");
+        }
+        let request = read("/3/0").request(&registration(&["lwm2m=1.1"], "</3/0>"));
+        assert_eq!(request.options.uint(number::ACCEPT), Ok(None));
+    }
+
+    #[test]
+    fn content_is_understood_or_the_answer_is_4_00_with_a_reason() {
+        let good = outcome(&read("/3/0/9"), &content(None, b"81"));
+        let entry = Entry { path: path("/3/0/9"), value: Value::Integer(81), time: None, undefined: false };
+        let expected = Outcome { code: Code::CONTENT, content: Some(Content::Entries(vec![entry])), reason: None };
+        assert_eq!(good, expected);
+        for response in [content(Some(0), b"oops"), content(Some(40), b"</3/0>"), content(Some(50), b"{}")] {
+            let bad = outcome(&read("/3/0/9"), &response);
+            assert_eq!((bad.code, bad.content, bad.reason.is_some()), (Code::BAD_REQUEST, None, true));
+        }
+    }
+
+    #[test]
+    fn a_code_without_content_is_passed_on_as_it_is() {
+        for code in [Code::CHANGED, Code::NOT_FOUND, Code::of(4, 18), Code::SERVICE_UNAVAILABLE] {
+            let response = Response::with_diagnostic(code, "words of the device");
+            assert_eq!(outcome(&read("/3/0/9"), &response), Outcome { code, content: None, reason: None });
+        }
+    }
+
+    #[test]
+    fn discover_gives_links_as_they_are_written() {
+        let discover = Operation::Discover { path: path("/3/0"), query: Vec::new() };
+        let links = outcome(&discover, &content(Some(40), b"</3/0/9>;pmin=5,</3/0/10>;t=\"a,b\""));
+        let expected = vec!["</3/0/9>;pmin=5".to_owned(), "</3/0/10>;t=\"a,b\"".to_owned()];
+        assert_eq!(links.content, Some(Content::Links(expected)));
+        for response in [content(Some(40), b"</3"), content(Some(0), b"</3>")] {
+            assert_eq!(outcome(&discover, &response).code, Code::BAD_REQUEST);
+        }
+    }
+}

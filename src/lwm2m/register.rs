@@ -367,11 +367,10 @@ impl ObjectList {
 
     fn add(&mut self, link: &Link<'_>) {
         let target = without_prefix(link.target, &self.alternate_path).to_owned();
-        if let Ok(path) = target.parse::<Path>() {
-            if let Some(object) = path.object() {
-                self.paths.push(path);
-                self.keep_attributes(object, link);
-            }
+        let path = target.parse::<Path>().ok();
+        if let Some((path, object)) = path.and_then(|path| Some((path, path.object()?))) {
+            self.paths.push(path);
+            self.keep_attributes(object, link);
         }
         self.targets.push(target);
     }
@@ -400,5 +399,168 @@ fn without_prefix<'p>(path: &'p str, prefix: &str) -> &'p str {
     match path.strip_prefix(prefix.trim_end_matches('/')) {
         Some(rest) if rest.starts_with('/') => rest,
         Some(_) | None => path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(query: &[&str], payload: &str) -> Request {
+        let mut request = Request::new(Code::POST);
+        query.iter().for_each(|item| request.options.add_text(number::URI_QUERY, item));
+        if !payload.is_empty() {
+            request.options.add_uint(number::CONTENT_FORMAT, 40);
+            request.payload = payload.as_bytes().to_vec();
+        }
+        request
+    }
+
+    fn lifetimes() -> RangeInclusive<Duration> {
+        Duration::from_secs(1)..=Duration::from_secs(86_400)
+    }
+
+    fn register(query: &[&str], payload: &str) -> Result<Registration, Rejection> {
+        Registration::from_register(&request(query, payload), &lifetimes())
+    }
+
+    fn registered() -> Registration {
+        register(&["ep=dev-7", "lt=300", "lwm2m=1.0", "b=U", "imei=1"], "</1/0>,</3/0>").unwrap()
+    }
+
+    fn object_list(registration: &Registration) -> Vec<&str> {
+        registration.object_list().unwrap().collect()
+    }
+
+    #[test]
+    fn a_register_request_says_who_the_device_is() {
+        let query = ["ep=dev-7", "lt=300", "lwm2m=1.1", "b=UQ", "imei=99", "password=pw1", "x=a=b", "sms="];
+        let registration =
+            register(&query, "</>;rt=\"oma.lwm2m\";ct=\"110 112 x\",</1>;ver=1.1,</1/0>,</3/0>;ct=11542,</x>").unwrap();
+        assert_eq!(registration.endpoint, "dev-7");
+        assert_eq!(registration.lifetime, Duration::from_secs(300));
+        assert_eq!((registration.version(), registration.is_1_1_or_newer()), ("1.1", true));
+        assert_eq!((registration.binding(), registration.queue_mode()), (Some("UQ"), true));
+        assert_eq!(registration.items().collect::<Vec<_>>(), [("imei", "99"), ("x", "a=b"), ("sms", "")]);
+        assert_eq!(registration.password().map(Secret::reveal), Some("pw1"));
+        assert_eq!(registration.item("password"), None);
+        assert_eq!(object_list(&registration), ["/1", "/1/0", "/3/0", "/x"]);
+        let paths: Vec<_> = registration.object_paths().map(|path| path.to_string()).collect();
+        assert_eq!(paths, ["/1", "/1/0", "/3/0"]);
+        assert_eq!(registration.formats(), [110, 112]);
+        assert_eq!(registration.object_formats(3), [11542]);
+        assert_eq!(registration.object_formats(1), [110, 112]);
+        assert_eq!((registration.object_version(1), registration.object_version(3)), (Some("1.1"), None));
+        assert!(!format!("{registration:?}").contains("pw1"));
+    }
+
+    #[test]
+    fn what_is_missing_has_its_default() {
+        let registration = register(&["ep=dev-7"], "").unwrap();
+        assert_eq!(registration.lifetime, Duration::from_secs(86_400));
+        assert_eq!((registration.version(), registration.is_1_1_or_newer()), ("1.0", false));
+        assert!(!registration.queue_mode());
+        assert!(registration.object_list().is_none());
+        assert_eq!(registration.alternate_path(), None);
+        assert_eq!(registration.alternate_segments().count(), 0);
+    }
+
+    #[test]
+    fn links_lose_the_alternate_path_that_they_have() {
+        let registration =
+            register(&["ep=a"], "</m2m/v1>;rt=\"other oma.lwm2m\",</m2m/v1/1/0>,</m2m/v10/3/0>,</4/0>").unwrap();
+        assert_eq!(registration.alternate_path(), Some("/m2m/v1"));
+        assert_eq!(registration.alternate_segments().collect::<Vec<_>>(), ["m2m", "v1"]);
+        assert_eq!(object_list(&registration), ["/1/0", "/m2m/v10/3/0", "/4/0"]);
+    }
+
+    #[test]
+    fn a_bad_query_item_is_answered_with_its_code() {
+        for (query, code) in [
+            (&["lt=300"][..], Code::BAD_REQUEST),
+            (&["ep="], Code::BAD_REQUEST),
+            (&["ep=a", "ep=a"], Code::BAD_REQUEST),
+            (&["ep=a", "bogus"], Code::BAD_REQUEST),
+            (&["ep=a", "=x"], Code::BAD_REQUEST),
+            (&["ep=a", "Q=1"], Code::BAD_REQUEST),
+            (&["ep=a", "Q", "Q"], Code::BAD_REQUEST),
+            (&["ep=a", "imei=1", "imei=1"], Code::BAD_REQUEST),
+            (&["ep=a", "password=1", "password=2"], Code::BAD_REQUEST),
+            (&["ep=a", "lt="], Code::BAD_REQUEST),
+            (&["ep=a", "lt=0"], Code::BAD_REQUEST),
+            (&["ep=a", "lt=-1"], Code::BAD_REQUEST),
+            (&["ep=a", "lt=+5"], Code::BAD_REQUEST),
+            (&["ep=a", "lt=1.5"], Code::BAD_REQUEST),
+            (&["ep=a", "lt=86401"], Code::BAD_REQUEST),
+            (&["ep=a", "lt=99999999999999999999"], Code::BAD_REQUEST),
+            (&["ep=a", "lwm2m=2.0"], Code::PRECONDITION_FAILED),
+            (&["ep=a", "lwm2m="], Code::PRECONDITION_FAILED),
+            (&["ep=a", "lwm2m=1.10"], Code::PRECONDITION_FAILED),
+        ] {
+            assert_eq!(register(query, "").map_err(|rejection| rejection.code), Err(code), "{query:?}");
+        }
+        let mut not_text = request(&["ep=a"], "");
+        not_text.options.add(number::URI_QUERY, b"x=\xff");
+        assert!(Registration::from_register(&not_text, &lifetimes()).is_err());
+    }
+
+    #[test]
+    fn an_endpoint_name_has_255_bytes_at_most() {
+        assert!(register(&[&format!("ep={}", "x".repeat(255))], "").is_ok());
+        assert!(register(&[&format!("ep={}", "x".repeat(256))], "").is_err());
+    }
+
+    #[test]
+    fn an_object_list_is_link_format_and_well_formed() {
+        assert_eq!(register(&["ep=a"], "</1>,").map_err(|rejection| rejection.code), Err(Code::BAD_REQUEST));
+        let mut other = request(&["ep=a"], "");
+        other.options.add_uint(number::CONTENT_FORMAT, 0);
+        let rejection = Registration::from_register(&other, &lifetimes()).unwrap_err();
+        assert_eq!(rejection.code, Code::UNSUPPORTED_CONTENT_FORMAT);
+    }
+
+    #[test]
+    fn an_update_is_merged() {
+        let mut registration = registered();
+        let change = registration.update(&request(&["lt=900", "b=UQ", "imei=2", "color=red"], ""), &lifetimes());
+        assert_eq!(change, Ok(ObjectListChange::Absent));
+        assert_eq!(registration.lifetime, Duration::from_secs(900));
+        assert!(registration.queue_mode());
+        assert_eq!(registration.items().collect::<Vec<_>>(), [("imei", "2"), ("color", "red")]);
+        assert_eq!(object_list(&registration), ["/1/0", "/3/0"]);
+    }
+
+    #[test]
+    fn an_update_says_whether_the_object_list_is_another() {
+        let mut registration = registered();
+        let mut update = |payload| registration.update(&request(&["ep=dev-7", "lwm2m=1.0"], payload), &lifetimes());
+        assert_eq!(update("</1/0>, </3/0>"), Ok(ObjectListChange::Same));
+        assert_eq!(update("</1/0>,</3/0>,</6/0>"), Ok(ObjectListChange::Changed));
+        assert_eq!(update("</1/0>,</3/0>,</6/0>"), Ok(ObjectListChange::Same));
+        assert_eq!(update(""), Ok(ObjectListChange::Absent));
+        assert_eq!(object_list(&registration), ["/1/0", "/3/0", "/6/0"]);
+    }
+
+    #[test]
+    fn a_bad_update_changes_nothing() {
+        for (query, payload) in [
+            (&["lt=900", "bogus"][..], ""),
+            (&["lt=0", "color=red"], ""),
+            (&["lt=900", "ep=other"], ""),
+            (&["lt=900", "lwm2m=1.1"], ""),
+            (&["lt=900", "color=red"], "x"),
+        ] {
+            let mut registration = registered();
+            assert!(registration.update(&request(query, payload), &lifetimes()).is_err(), "{query:?}");
+            assert_eq!(registration, registered(), "{query:?}");
+        }
+    }
+
+    #[test]
+    fn updates_cannot_make_a_registration_grow_without_end() {
+        let mut registration = registered();
+        let grown = (0..100).all(|at| registration.update(&request(&[&format!("k{at}=v")], ""), &lifetimes()).is_ok());
+        assert!(!grown);
+        assert_eq!(registration.items().count(), MAX_OTHER_ITEMS);
     }
 }

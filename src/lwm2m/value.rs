@@ -147,7 +147,7 @@ impl Value {
             Self::UnsignedInteger(value) => value.to_string(),
             Self::Float(value) => value.to_string(),
             Self::Boolean(value) => value.to_string(),
-            Self::Opaque(bytes) => format!("a text of {} bytes", bytes.len()),
+            Self::Opaque(bytes) => format!("a sequence of {} bytes", bytes.len()),
             Self::ObjectLink(link) => link.to_string(),
         };
         ValueError::Type { expected, value }

@@ -94,8 +94,9 @@ impl Echo {
     /// The command's path as written, without the query.
     pub fn request_path(&self) -> Option<&str> {
         let data = self.members.get("data")?;
-        let path = data.get("path").or_else(|| data.get("basePath"))?.as_str()?;
-        Some(path.split('?').next().unwrap_or(path))
+        let text = |member| data.get(member).and_then(Value::as_str);
+        let written = text("path").or_else(|| text("basePath"))?;
+        Some(written.split_once('?').map_or(written, |(path, _)| path))
     }
 }
 
@@ -316,3 +317,6 @@ fn attribute_text(name: &'static str, value: &Value) -> Result<String, CommandEr
     let allowed = !text.is_empty() && name.len() + 1 + text.len() <= MAX_QUERY_ITEM;
     if allowed { Ok(text) } else { Err(wrong()) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,10 +42,7 @@ pub(super) fn read(payload: &[u8], reading: &mut Reading<'_>) -> Result<(), Deco
     let document: Document = serde_json::from_slice(payload)?;
     for element in document.elements {
         let path = path(document.base_name.as_deref(), element.name.as_deref(), reading)?;
-        let time = match (document.base_time, element.time) {
-            (None, None) => None,
-            (base, own) => Some(reading.absolute_time(base.unwrap_or(0.0) + own.unwrap_or(0.0))),
-        };
+        let time = reading.time(document.base_time, element.time)?;
         reading.push_value(path, time, |expected| element.value(expected))?;
     }
     Ok(())

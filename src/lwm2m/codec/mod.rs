@@ -57,6 +57,8 @@ pub enum DecodeError {
     Name(String),
     #[error("{path}: {error}")]
     Value { path: Path, error: ValueError },
+    #[error("NaN and infinities are no times")]
+    Time,
     #[error("the payload is empty")]
     Empty,
     #[error("{0} bytes are left over behind the value")]
@@ -179,9 +181,11 @@ impl<'a> Reading<'a> {
         read: impl FnOnce(Option<ResourceType>) -> Result<Value, ValueError>,
     ) -> Result<(), DecodeError> {
         let expected = self.resource_type(path)?;
-        let value = read(expected)
-            .and_then(|value| expected.map_or(Ok(value.clone()), |expected| value.conform(expected)))
-            .map_err(|error| DecodeError::Value { path, error })?;
+        let value = read(expected).and_then(|value| match expected {
+            Some(expected) => value.conform(expected),
+            None => Ok(value),
+        });
+        let value = value.map_err(|error| DecodeError::Value { path, error })?;
         self.entries.push(Entry { path, value, time, undefined: false });
         Ok(())
     }
@@ -210,9 +214,14 @@ impl<'a> Reading<'a> {
         self.registration.without_alternate_path(name).parse().map_err(|_| shown())
     }
 
-    /// Seconds since 1970, for a time that may be relative to now.
-    fn absolute_time(&self, time: f64) -> f64 {
-        if time < ABSOLUTE_TIME { self.unix_time.as_secs_f64() + time } else { time }
+    /// Seconds since 1970, for a base time and a time of which one may be missing; their sum may be relative to now.
+    fn time(&self, base: Option<f64>, own: Option<f64>) -> Result<Option<f64>, DecodeError> {
+        if base.is_none() && own.is_none() {
+            return Ok(None);
+        }
+        let sum = base.unwrap_or(0.0) + own.unwrap_or(0.0);
+        let absolute = if sum < ABSOLUTE_TIME { self.unix_time.as_secs_f64() + sum } else { sum };
+        if absolute.is_finite() { Ok(Some(absolute)) } else { Err(DecodeError::Time) }
     }
 }
 

@@ -84,10 +84,7 @@ impl Base {
             return Err(DecodeError::Name(short(&name)));
         }
         let path = reading.path(&format!("{}{name}", self.name))?;
-        let time = match (self.time, record.time) {
-            (None, None) => None,
-            (base, own) => Some(reading.absolute_time(base.unwrap_or(0.0) + own.unwrap_or(0.0))),
-        };
+        let time = reading.time(self.time, record.time)?;
         Ok(Some((path, time, value)))
     }
 }

@@ -111,11 +111,9 @@ fn numbered(decoder: &mut Decoder<'_>, record: &mut Record<Item>) -> Result<(), 
 }
 
 fn time(decoder: &mut Decoder<'_>) -> Result<f64, decode::Error> {
-    match cbor::number(decoder)? {
-        Value::Integer(seconds) => Ok(seconds as f64),
-        Value::UnsignedInteger(seconds) => Ok(seconds as f64),
-        Value::Float(seconds) => Ok(seconds),
-        _ => Err(decode::Error::message("a time is a number")),
+    match decoder.datatype()? {
+        Type::F16 | Type::F32 | Type::F64 => decoder.f64(),
+        _ => Ok(i128::from(decoder.int()?) as f64),
     }
 }
 

@@ -1,6 +1,9 @@
 //! Definition files in the format of the OMA registry (LWM2M.xsd): from bytes to objects, or the reason why not.
 
+use std::borrow::Cow;
+
 use quick_xml::Reader;
+use quick_xml::events::attributes::AttrError;
 use quick_xml::events::{BytesRef, BytesStart, Event};
 use thiserror::Error;
 
@@ -85,9 +88,9 @@ fn resolve(entity: &BytesRef<'_>) -> Result<String, XmlError> {
     known.map(str::to_owned).ok_or_else(|| XmlError::Entity(name.chars().take(64).collect()))
 }
 
-fn check_encoding<E>(declared: Option<Result<std::borrow::Cow<'_, str>, E>>) -> Result<(), XmlError> {
-    match declared {
-        Some(Ok(encoding)) if !encoding.eq_ignore_ascii_case("utf-8") => Err(XmlError::Encoding(encoding.into_owned())),
+fn check_encoding(declared: Option<Result<Cow<'_, str>, AttrError>>) -> Result<(), XmlError> {
+    match declared.transpose().map_err(quick_xml::Error::from)? {
+        Some(encoding) if !encoding.eq_ignore_ascii_case("utf-8") => Err(XmlError::Encoding(encoding.into_owned())),
         Some(_) | None => Ok(()),
     }
 }
@@ -141,7 +144,7 @@ impl Walk {
         self.text.clear();
         match self.place() {
             Place::Object => self.object = Some(ObjectText::default()),
-            Place::Item => self.item = Some(ItemText { id: item_id(start), ..ItemText::default() }),
+            Place::Item => self.item = Some(ItemText { id: item_id(start)?, ..ItemText::default() }),
             Place::ObjectElement | Place::ItemElement | Place::Elsewhere => {}
         }
         Ok(())
@@ -257,10 +260,14 @@ impl ItemText {
     }
 }
 
-fn item_id(start: &BytesStart<'_>) -> Option<String> {
-    let mut attributes = start.attributes().flatten();
-    let id = attributes.find(|attribute| attribute.key.into_inner() == "ID")?;
-    Some(id.value.trim().to_owned())
+fn item_id(start: &BytesStart<'_>) -> Result<Option<String>, XmlError> {
+    for attribute in start.attributes() {
+        let attribute = attribute.map_err(quick_xml::Error::from)?;
+        if attribute.key.into_inner() == "ID" {
+            return Ok(Some(attribute.value.trim().to_owned()));
+        }
+    }
+    Ok(None)
 }
 
 fn id(of: &str, element: &'static str, text: Option<String>) -> Result<u16, XmlError> {
@@ -296,4 +303,105 @@ fn required(of: &str, element: &'static str, text: Option<String>) -> Result<Str
 
 fn wrong(of: &str, element: &'static str, text: String) -> XmlError {
     XmlError::Wrong { of: of.to_owned(), element, text: text.chars().take(64).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ITEM: &str = "<Item ID=\" 7 \"><Name>A &lt;b&gt; &#x2103;<![CDATA[ & c]]></Name><Operations>RW</Operations>\
+        <MultipleInstances>Multiple</MultipleInstances><Mandatory>Mandatory</Mandatory><Type>Unsigned integer</Type>\
+        <RangeEnumeration>0..5</RangeEnumeration><Units>Cel</Units><Description>x</Description></Item>";
+
+    fn file(object: &str, items: &str) -> String {
+        format!(
+            "<?xml version=\"1.0\" encoding=\"utf-8\"?><!-- c --><LWM2M><Object ObjectType=\"MODefinition\">\
+             <Name>Thing</Name>{object}<Resources>{items}</Resources><Description2/></Object></LWM2M>"
+        )
+    }
+
+    const OBJECT: &str = "<ObjectID>26241</ObjectID><ObjectVersion>2.1</ObjectVersion>\
+        <MultipleInstances>Single</MultipleInstances><Mandatory>Optional</Mandatory>";
+
+    fn refusal(content: &str) -> String {
+        parse(content.as_bytes()).map(|objects| objects.len()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_definition_is_read_with_all_that_it_says() {
+        let objects = parse(file(OBJECT, ITEM).as_bytes()).unwrap();
+        let [object] = &objects[..] else { panic!("{} objects", objects.len()) };
+        assert_eq!((object.id, object.name.as_str(), object.version.to_string().as_str()), (26241, "Thing", "2.1"));
+        assert!(!object.multiple && !object.mandatory);
+        let expected = Resource {
+            id: 7,
+            name: "A <b> \u{2103} & c".to_owned(),
+            operations: Operations { read: true, write: true, execute: false },
+            multiple: true,
+            mandatory: true,
+            resource_type: Some(ResourceType::UnsignedInteger),
+            range: Some(Range { min: 0.0, max: 5.0 }),
+            units: "Cel".to_owned(),
+        };
+        assert_eq!(object.resources().collect::<Vec<_>>(), [&expected]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_changes_nothing() {
+        let plain = file(OBJECT, ITEM);
+        assert_eq!(parse(format!("\u{feff}{plain}").as_bytes()).unwrap(), parse(plain.as_bytes()).unwrap());
+    }
+
+    #[test]
+    fn a_missing_version_is_the_first_and_a_missing_type_is_none() {
+        let object = OBJECT.replace("<ObjectVersion>2.1</ObjectVersion>", "");
+        let items = ITEM.replace("Unsigned integer", " ").replace("RW", "E");
+        let objects = parse(file(&object, &items).as_bytes()).unwrap();
+        assert_eq!(objects[0].version, Version::FIRST);
+        let resource = objects[0].resource(7).unwrap();
+        assert_eq!((resource.resource_type, resource.has_value()), (None, false));
+    }
+
+    #[test]
+    fn a_broken_file_is_refused_with_the_reason() {
+        for (content, reason) in [
+            (String::new(), "defines no object"),
+            ("plain text".to_owned(), "defines no object"),
+            ("<LWM2M>".to_owned(), "ends inside"),
+            ("<LWM2M></LWM2M>".to_owned(), "defines no object"),
+            ("<DDFList/>".to_owned(), "\"DDFList\""),
+            ("<LWM2M></Object>".to_owned(), "not well-formed"),
+            ("<!DOCTYPE a [<!ENTITY b \"c\">]><LWM2M/>".to_owned(), "document type"),
+            ("<?xml version=\"1.0\" encoding=\"latin1\"?><LWM2M/>".to_owned(), "\"latin1\""),
+            ("<LWM2M>".repeat(40), "deeper"),
+            (file(OBJECT, &ITEM.replace("&lt;", "&b;")), "entity \"b\""),
+            (file(OBJECT, &ITEM.replace("Unsigned integer", "Word")), "\"Word\""),
+            (file(OBJECT, &ITEM.replace("RW", "RX")), "\"RX\""),
+            (file(OBJECT, &ITEM.replace("ID=\" 7 \"", "")), "has no ID"),
+            (file(OBJECT, &ITEM.replace(" 7 ", "65536")), "\"65536\""),
+            (file(OBJECT, &ITEM.repeat(2)), "defined twice"),
+            (file(&OBJECT.replace("26241", "x"), ITEM), "\"x\""),
+            (file(&OBJECT.replace("2.1", "two"), ITEM), "\"two\""),
+            (file("", ITEM), "has no ObjectID"),
+            (file(&OBJECT.replace("Single", "Some"), ITEM), "\"Some\""),
+        ] {
+            let error = refusal(&content);
+            assert!(error.contains(reason), "{error}");
+        }
+        assert!(parse(b"<LWM2M>\xff</LWM2M>").unwrap_err().to_string().contains("UTF-8"));
+        assert!(parse(&vec![b' '; MAX_SIZE + 1]).unwrap_err().to_string().contains("larger"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_cut_or_changed_file_is_objects_or_an_error(cut in 0..900usize, at in 0..900usize, byte in any::<u8>()) {
+            let mut content = file(OBJECT, ITEM).into_bytes();
+            if let Some(changed) = content.get_mut(at) {
+                *changed = byte;
+            }
+            content.truncate(cut);
+            prop_assert!(parse(&content).is_err() || content.ends_with(b">"));
+        }
+    }
 }
