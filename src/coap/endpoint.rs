@@ -296,6 +296,10 @@ impl Endpoint {
                 if message.code == Code::EMPTY {
                     return self.handle_empty(peer, &message);
                 }
+                if message.code.is_request() && self.requests.len() >= self.parameters.pending_requests {
+                    // It is not remembered: when it comes again there may be room.
+                    return Verdict::Dropped(DropReason::TooManyRequests);
+                }
                 self.history.remember(now, peer, message.id, message.kind, datagram);
                 if message.code.is_request() {
                     self.handle_request(now, peer, message)
@@ -324,9 +328,6 @@ impl Endpoint {
         if unknown.is_some() && !confirmable {
             self.reset(peer, message.id);
             return Verdict::Dropped(DropReason::CriticalOption);
-        }
-        if self.requests.len() >= self.parameters.pending_requests {
-            return Verdict::Dropped(DropReason::TooManyRequests);
         }
         let id = RequestId(self.new_id());
         let answer_as = if confirmable { AnswerAs::Piggybacked } else { AnswerAs::NonConfirmable };
