@@ -235,7 +235,8 @@ fn asked(kind: &'static str, data: Value, method: Code, path: &'static str) -> A
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_is_its_request_and_its_answer_echoes_all_members() {
     let mut scene = Scene::registered("commands").await;
-    let tlv = |kind, data, method, path, hex| Asked { content: Some((format::TLV, hex)), ..asked(kind, data, method, path) };
+    let tlv =
+        |kind, data, method, path, hex| Asked { content: Some((format::TLV, hex)), ..asked(kind, data, method, path) };
     let batch = json!([{ "path": "1", "value": 90 }, { "path": "7", "value": "U" }]);
     let instance = json!([{ "path": "1/5700", "type": "Float", "value": 1.25 }]);
     let attributes = json!({ "path": "/3303/0/5700", "pmin": "5", "pmax": 90, "gt": 30.5, "lt": null });
@@ -259,7 +260,13 @@ async fn every_command_is_its_request_and_its_answer_echoes_all_members() {
             ..asked("execute", json!({ "path": "/3/0/4", "args": "0='1';" }), Code::POST, "/3/0/4")
         },
         asked("execute", json!({ "path": "/3/0/4", "args": null }), Code::POST, "/3/0/4"),
-        tlv("create", json!({ "basePath": "/3303", "content": instance }), Code::POST, "/3303", "08010ce81644083ff4000000000000"),
+        tlv(
+            "create",
+            json!({ "basePath": "/3303", "content": instance }),
+            Code::POST,
+            "/3303",
+            "08010ce81644083ff4000000000000",
+        ),
         asked("create", json!({ "basePath": "/3303", "content": [] }), Code::POST, "/3303"),
         asked("delete", json!({ "path": "/3303/1" }), Code::DELETE, "/3303/1"),
     ];
@@ -274,7 +281,11 @@ fn expect_whole_round(scene: &mut Scene, id: usize, asked: &Asked) {
     let command = json!({ "reqID": id, "imei": 490154203237518_u64, "cacheID": [null, 1.5], "msgType": asked.kind, "data": asked.data });
     scene.command(&command);
     let request = scene.device.receive();
-    assert_eq!((request.kind, request.code, path_of(&request).as_str()), (Kind::Confirmable, asked.method, asked.path), "{command}");
+    assert_eq!(
+        (request.kind, request.code, path_of(&request).as_str()),
+        (Kind::Confirmable, asked.method, asked.path),
+        "{command}"
+    );
     assert_eq!(request.token.as_bytes().len(), 8);
     let mut query = request.options.texts(number::URI_QUERY).expect("a query is text");
     query.sort_unstable();
@@ -520,9 +531,9 @@ async fn commands_go_out_one_by_one_in_their_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_and_an_expired_command_are_told() {
     let mut scene = Scene::registered_with("full", "limits.waiting_commands = 1\n").await;
-    let [flying, waiting, refused] = [(1, 60), (2, 1), (3, 60)].map(|(id, ttl)| {
-        json!({ "reqID": id, "msgType": "read", "data": { "path": "/3/0/0" }, "mheaders": { "ttl": ttl } })
-    });
+    let [flying, waiting, refused] = [(1, 60), (2, 1), (3, 60)].map(
+        |(id, ttl)| json!({ "reqID": id, "msgType": "read", "data": { "path": "/3/0/0" }, "mheaders": { "ttl": ttl } }),
+    );
     scene.command(&flying);
     let request = scene.device.expect_request(Code::GET, "/3/0/0");
     scene.command(&waiting);

@@ -132,7 +132,8 @@ impl Core {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("xml");
         let model = definitions::read(&folder).expect("the project's own definitions").model;
         let now = Instant::now();
-        let gateway = gateway::Gateway::new(settings, Arc::new(model), [7; 32], now, Duration::from_secs(1_800_000_000));
+        let gateway =
+            gateway::Gateway::new(settings, Arc::new(model), [7; 32], now, Duration::from_secs(1_800_000_000));
         Self { gateway, now, device: None, to_device: VecDeque::new(), published: VecDeque::new() }
     }
 
@@ -337,7 +338,10 @@ fn register(sides: &mut impl Sides, lifetime: u32, links: &str) -> String {
     let response = sides.device_receives();
     assert_eq!(response.code, Code::CREATED, "{}", String::from_utf8_lossy(&response.payload));
     let (topic, report) = sides.application_receives();
-    assert_eq!((topic.as_str(), &report["msgType"], &report["data"]["lt"]), (RESPONSES, &json!("register"), &json!(lifetime)));
+    assert_eq!(
+        (topic.as_str(), &report["msgType"], &report["data"]["lt"]),
+        (RESPONSES, &json!("register"), &json!(lifetime))
+    );
     location_of(&response).expect("a location")
 }
 
@@ -358,7 +362,8 @@ fn nothing_came_before_the_next_read(sides: &mut impl Sides, prefix: &str) {
 }
 
 fn request_of_device(case: &Value, id: &str) -> Message {
-    let path: Vec<&str> = texts(&case["uri_path"]).into_iter().map(|segment| if segment == "*" { id } else { segment }).collect();
+    let path: Vec<&str> =
+        texts(&case["uri_path"]).into_iter().map(|segment| if segment == "*" { id } else { segment }).collect();
     let payload = hex(&case["payload_hex"]);
     let mut message = request(code(case), &path, &texts(&case["uri_query"]), None);
     message.kind = kind_of(case);
@@ -394,7 +399,10 @@ fn respond(sides: &mut impl Sides, request: &Message, case: &Value) {
 fn check_request(received: &Message, case: &Value) {
     let payload = hex(&case["payload_hex"]);
     assert_eq!((received.kind, received.code, received.token.as_bytes().len()), (kind_of(case), code(case), 8));
-    assert_eq!(path_of(received), texts(&case["uri_path"]).iter().map(|segment| format!("/{segment}")).collect::<String>());
+    assert_eq!(
+        path_of(received),
+        texts(&case["uri_path"]).iter().map(|segment| format!("/{segment}")).collect::<String>()
+    );
     let mut queries = received.options.texts(number::URI_QUERY).expect("a query is text");
     let mut expected = texts(&case["uri_query"]);
     queries.sort_unstable();

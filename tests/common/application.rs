@@ -128,7 +128,8 @@ pub fn content(path: &str, value: impl Into<Value>) -> Value {
 #[track_caller]
 pub fn assert_same(actual: &Value, expected: &Value) {
     let mut reduced = actual.clone();
-    if let (Some(data), None) = (reduced.get_mut("data").and_then(Value::as_object_mut), expected["data"].get("reason")) {
+    if let (Some(data), None) = (reduced.get_mut("data").and_then(Value::as_object_mut), expected["data"].get("reason"))
+    {
         data.remove("reason");
     }
     assert!(same(&reduced, expected), "\n   there is {actual}\nexpected is {expected}");
@@ -138,7 +139,8 @@ fn same(actual: &Value, expected: &Value) -> bool {
     match (actual, expected) {
         (Value::Number(actual), Value::Number(expected)) => actual == expected || actual.as_f64() == expected.as_f64(),
         (Value::Array(actual), Value::Array(expected)) => {
-            actual.len() == expected.len() && actual.iter().zip(expected).all(|(actual, expected)| same(actual, expected))
+            actual.len() == expected.len()
+                && actual.iter().zip(expected).all(|(actual, expected)| same(actual, expected))
         }
         (Value::Object(actual), Value::Object(expected)) => {
             let known = |(key, value): (&String, &Value)| expected.get(key).is_some_and(|other| same(value, other));

@@ -47,7 +47,11 @@ impl TestBroker {
 
     /// With other settings than the default. Settings do not reach an EMQX: such a test needs [`TestBroker::control`] first.
     pub async fn start_with(adjust: impl FnOnce(&mut Settings)) -> Self {
-        if env::var("EMQX_TEST").is_ok_and(|value| value == "1") { Self::emqx().await } else { Self::embedded(adjust).await }
+        if env::var("EMQX_TEST").is_ok_and(|value| value == "1") {
+            Self::emqx().await
+        } else {
+            Self::embedded(adjust).await
+        }
     }
 
     /// What an administrator can do; none against an EMQX. A test that needs it says so and ends:
@@ -60,7 +64,10 @@ impl TestBroker {
             Kind::Embedded { broker, .. } => Some(broker.control()),
             Kind::Emqx { .. } => {
                 let test = std::thread::current();
-                println!("{}: skipped, the administration of EMQX is not reachable from here", test.name().unwrap_or("test"));
+                println!(
+                    "{}: skipped, the administration of EMQX is not reachable from here",
+                    test.name().unwrap_or("test")
+                );
                 None
             }
         }
