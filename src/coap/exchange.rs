@@ -27,7 +27,7 @@ use crate::deadlines::Deadlines;
 use super::history::{History, Reply};
 use super::observe::Freshness;
 use super::options::number;
-use super::transmission::{Expired, Transmissions};
+use super::transmission::{Expired, Key, Transmissions};
 use super::verdict::{DropReason, Verdict};
 use super::{Code, Kind, Message, MessageId, Parameters, Peer, Request, Response, Token};
 
@@ -219,7 +219,7 @@ impl Exchanges {
 
     /// Sends a confirmable request under a new random token.
     pub fn send_request(&mut self, now: Instant, peer: Peer, request: Request) -> ExchangeId {
-        let token = self.random_token();
+        let token = self.random_token(peer);
         self.send_with_token(now, peer, request, token)
     }
 
@@ -264,7 +264,7 @@ impl Exchanges {
             if let Some(exchange) = self.exchanges.get_mut(&id) {
                 let from = std::mem::replace(&mut exchange.peer, to);
                 let (token, message_id) = (exchange.token, exchange.message_id);
-                self.transmissions.readdress(now, (from, message_id), to);
+                self.readdress_transmission(now, id, (from, message_id), to);
                 self.expected(from, token, |expected| expected.exchange = None);
                 self.expected(to, token, |expected| expected.exchange = Some(id));
             }
@@ -298,6 +298,10 @@ impl Exchanges {
                 if message.code == Code::EMPTY {
                     return self.handle_empty(peer, &message);
                 }
+                if message.code.is_request() && self.requests.len() >= self.parameters.pending_requests {
+                    // It is not remembered: when it comes again there may be room.
+                    return Verdict::Dropped(DropReason::TooManyRequests);
+                }
                 self.history.remember(now, peer, message.id, message.kind, datagram);
                 if message.code.is_request() {
                     self.handle_request(now, peer, message)
@@ -326,9 +330,6 @@ impl Exchanges {
         if unknown.is_some() && !confirmable {
             self.reset(peer, message.id);
             return Verdict::Dropped(DropReason::CriticalOption);
-        }
-        if self.requests.len() >= self.parameters.pending_requests {
-            return Verdict::Dropped(DropReason::TooManyRequests);
         }
         let id = RequestId(self.new_id());
         let answer_as = if confirmable { AnswerAs::Piggybacked } else { AnswerAs::NonConfirmable };
@@ -457,6 +458,26 @@ impl Exchanges {
         id
     }
 
+    /// The message keeps its id, so that the device sees a repetition, unless another one has it on its way there.
+    fn readdress_transmission(&mut self, now: Instant, id: ExchangeId, from: Key, to: Peer) {
+        if !self.owns_transmission(id, from) {
+            return;
+        }
+        let mut key = (to, from.1);
+        if self.transmissions.contains(key) {
+            key.1 = self.new_message_id(to);
+            if let Some(exchange) = self.exchanges.get_mut(&id) {
+                exchange.message_id = key.1;
+            }
+        }
+        self.transmissions.readdress(now, from, key);
+    }
+
+    /// An exchange that waits for its separate response has no message on its way, and its id may be another one's.
+    fn owns_transmission(&self, id: ExchangeId, key: Key) -> bool {
+        matches!(self.transmissions.owner(key), Some(Owner::Exchange(owner)) if owner == id)
+    }
+
     fn time_out(&mut self, exchange: ExchangeId) {
         self.end_exchange(exchange);
         self.events.push_back(Event::TimedOut { exchange });
@@ -464,7 +485,10 @@ impl Exchanges {
 
     fn end_exchange(&mut self, id: ExchangeId) {
         let Some(exchange) = self.exchanges.remove(&id) else { return };
-        self.transmissions.end((exchange.peer, exchange.message_id));
+        let key = (exchange.peer, exchange.message_id);
+        if self.owns_transmission(id, key) {
+            self.transmissions.end(key);
+        }
         self.deadlines.cancel(Deadline::Response(id));
         self.expected(exchange.peer, exchange.token, |expected| expected.exchange = None);
     }
@@ -506,10 +530,18 @@ impl Exchanges {
         }
     }
 
-    fn random_token(&mut self) -> Token {
-        let mut bytes = [0; Token::MAX_LENGTH];
-        self.rng.fill_bytes(&mut bytes);
-        Token::new(&bytes[..self.parameters.token_length.min(Token::MAX_LENGTH)])
+    /// A token that nothing of this peer has. Where tokens of the length that was asked for run out, it is longer.
+    fn random_token(&mut self, peer: Peer) -> Token {
+        let mut length = self.parameters.token_length;
+        loop {
+            let mut bytes = [0; Token::MAX_LENGTH];
+            self.rng.fill_bytes(&mut bytes);
+            let token = Token::new(&bytes[..length.min(Token::MAX_LENGTH)]);
+            if !self.tokens.contains_key(&(peer, token)) {
+                return token;
+            }
+            length += 1;
+        }
     }
 
     /// The next message id toward this peer: from a random start, one more each time (RFC 7252 section 4.4).
@@ -520,6 +552,10 @@ impl Exchanges {
         }
         let rng = &mut self.rng;
         let next = self.next_message_id.entry(peer).or_insert_with(|| MessageId(rng.random()));
+        // A message that was on its way to another address may have brought its id along.
+        while self.transmissions.contains((peer, *next)) {
+            next.0 = next.0.wrapping_add(1);
+        }
         let id = *next;
         next.0 = next.0.wrapping_add(1);
         id
