@@ -50,7 +50,8 @@ struct ObjectList {
     object_formats: BTreeMap<u16, Vec<u16>>,
 }
 
-/// What an answer 4.xx says, and its diagnostic payload.
+/// What an answer 4.xx says, and its diagnostic payload: few words where a stranger hears them, whose address may be
+/// another one's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
     pub code: Code,
@@ -312,8 +313,7 @@ fn version(value: &str) -> Result<String, Rejection> {
     if VERSIONS.contains(&value) {
         return Ok(value.to_owned());
     }
-    let diagnostic = format!("LwM2M {} is spoken", VERSIONS.join(", "));
-    Err(Rejection { code: Code::PRECONDITION_FAILED, diagnostic })
+    Err(Rejection { code: Code::PRECONDITION_FAILED, diagnostic: "LwM2M 1.0 to 1.2".to_owned() })
 }
 
 /// The items with the newer ones in their place, or behind them.
@@ -334,7 +334,7 @@ fn merged(items: &[(String, String)], newer: Vec<(String, String)>) -> Result<Ve
 fn check_content_format(request: &Request) -> Result<(), Rejection> {
     let unsupported = || Rejection {
         code: Code::UNSUPPORTED_CONTENT_FORMAT,
-        diagnostic: "an object list is application/link-format (40)".to_owned(),
+        diagnostic: "link-format (40)".to_owned(),
     };
     match request.options.uint(number::CONTENT_FORMAT) {
         Ok(None) => Ok(()),

@@ -95,6 +95,11 @@ impl Device {
         if self.is_ready(now) && self.waiting.is_empty() {
             return Admission::SendNow(Box::new(command));
         }
+        self.keep(now, command, expiry, limit)
+    }
+
+    /// The same, but that the command is not sent now in any case.
+    pub fn keep(&mut self, now: Instant, command: Command, expiry: Duration, limit: usize) -> Admission {
         let patience = command.ttl.unwrap_or(expiry);
         if patience.is_zero() {
             return Admission::NowOrNever(Box::new(command));
