@@ -1,5 +1,7 @@
 //! What an application and a device see of the built program: every row of the mapping between LwM2M and MQTT.
 
+#![cfg(feature = "embedded")]
+
 mod common;
 
 use std::time::Duration;

@@ -2,6 +2,7 @@
 //! program between real sockets, and through the core in virtual time. The file is named by `LWM2M_VECTORS`, or it is
 //! `../shared/spec/vectors.json`; without it there is nothing to run, and `mapping.rs` covers the same ground.
 
+#![cfg(feature = "embedded")]
 #![expect(clippy::disallowed_methods, reason = "the core's virtual time begins with the moment of the test")]
 
 mod common;

@@ -268,13 +268,15 @@ impl Endpoint {
                 observation.peer = to;
                 observation.fetching
             });
+            let mut moved = vec![id];
             for transfer in [Some(id), fetching].into_iter().flatten() {
                 if let Some(transfer) = self.transfers.get_mut(&transfer) {
                     transfer.peer = to;
-                    self.exchanges.readdress(now, [transfer.step], to);
+                    moved.push(transfer.step);
                 }
             }
-            self.exchanges.readdress(now, [id], to);
+            moved.dedup();
+            self.exchanges.readdress(now, moved, to);
         }
     }
 

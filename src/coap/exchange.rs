@@ -29,7 +29,7 @@ use super::message_ids::MessageIds;
 use super::observe::Freshness;
 use super::occupancy::Occupancy;
 use super::options::number;
-use super::transmission::{Expired, Transmissions};
+use super::transmission::{Expired, Key, Transmissions};
 use super::verdict::{DropReason, Verdict};
 use super::{Code, DecodeError, Kind, Message, MessageId, Parameters, Peer, Request, Response, Standing, Token};
 
@@ -255,7 +255,7 @@ impl Exchanges {
 
     /// Sends a confirmable request under a new random token.
     pub fn send_request(&mut self, now: Instant, peer: Peer, request: Request) -> ExchangeId {
-        let token = self.random_token();
+        let token = self.random_token(peer);
         self.send_with_token(now, peer, request, token)
     }
 
@@ -312,7 +312,7 @@ impl Exchanges {
             if let Some(exchange) = self.exchanges.get_mut(&id) {
                 let from = std::mem::replace(&mut exchange.peer, to);
                 let (token, message_id) = (exchange.token, exchange.message_id);
-                self.transmissions.readdress(now, (from, message_id), to);
+                self.readdress_transmission(now, id, (from, message_id), to);
                 self.expected(from, token, |expected| expected.exchange = None);
                 self.expected(to, token, |expected| expected.exchange = Some(id));
             }
@@ -371,6 +371,10 @@ impl Exchanges {
                 if message.code == Code::EMPTY {
                     return self.handle_empty(peer, &message);
                 }
+                if message.code.is_request() && self.requests.len() >= self.parameters.pending_requests {
+                    // It is not remembered: when it comes again there may be room.
+                    return Verdict::Dropped(DropReason::TooManyRequests);
+                }
                 self.remember(now, peer, standing, &message, datagram);
                 if message.code.is_request() {
                     self.handle_request(now, peer, standing, message)
@@ -399,9 +403,6 @@ impl Exchanges {
         if unknown.is_some() && !confirmable {
             self.reset(peer, message.id);
             return Verdict::Dropped(DropReason::CriticalOption);
-        }
-        if self.requests.len() >= self.parameters.pending_requests {
-            return Verdict::Dropped(DropReason::TooManyRequests);
         }
         let id = RequestId(self.new_id());
         let answer_as = if confirmable { AnswerAs::Piggybacked } else { AnswerAs::NonConfirmable };
@@ -531,6 +532,26 @@ impl Exchanges {
         id
     }
 
+    /// The message keeps its id, so that the device sees a repetition, unless another one has it on its way there.
+    fn readdress_transmission(&mut self, now: Instant, id: ExchangeId, from: Key, to: Peer) {
+        if !self.owns_transmission(id, from) {
+            return;
+        }
+        let mut key = (to, from.1);
+        if self.transmissions.contains(key) {
+            key.1 = self.new_message_id(now, to);
+            if let Some(exchange) = self.exchanges.get_mut(&id) {
+                exchange.message_id = key.1;
+            }
+        }
+        self.transmissions.readdress(now, from, key);
+    }
+
+    /// An exchange that waits for its separate response has no message on its way, and its id may be another one's.
+    fn owns_transmission(&self, id: ExchangeId, key: Key) -> bool {
+        matches!(self.transmissions.owner(key), Some(Owner::Exchange(owner)) if owner == id)
+    }
+
     fn time_out(&mut self, exchange: ExchangeId) {
         self.end_exchange(exchange);
         self.events.push_back(Event::TimedOut { exchange });
@@ -538,7 +559,10 @@ impl Exchanges {
 
     fn end_exchange(&mut self, id: ExchangeId) {
         let Some(exchange) = self.exchanges.remove(&id) else { return };
-        self.transmissions.end((exchange.peer, exchange.message_id));
+        let key = (exchange.peer, exchange.message_id);
+        if self.owns_transmission(id, key) {
+            self.transmissions.end(key);
+        }
         self.deadlines.cancel(Deadline::Response(id));
         self.expected(exchange.peer, exchange.token, |expected| expected.exchange = None);
     }
@@ -602,14 +626,29 @@ impl Exchanges {
         }
     }
 
-    fn random_token(&mut self) -> Token {
-        let mut bytes = [0; Token::MAX_LENGTH];
-        self.rng.fill_bytes(&mut bytes);
-        Token::new(&bytes[..self.parameters.token_length.min(Token::MAX_LENGTH)])
+    /// A token that nothing of this peer has. Where tokens of the length that was asked for run out, it is longer.
+    fn random_token(&mut self, peer: Peer) -> Token {
+        let mut length = self.parameters.token_length;
+        loop {
+            let mut bytes = [0; Token::MAX_LENGTH];
+            self.rng.fill_bytes(&mut bytes);
+            let token = Token::new(&bytes[..length.min(Token::MAX_LENGTH)]);
+            if !self.tokens.contains_key(&(peer, token)) {
+                return token;
+            }
+            length += 1;
+        }
     }
 
+    /// The next message id toward this peer that none of our messages has: one that was on its way to another address may
+    /// have brought its id along.
     fn new_message_id(&mut self, now: Instant, peer: Peer) -> MessageId {
-        self.message_ids.next(now, peer, &mut self.rng)
+        loop {
+            let id = self.message_ids.next(now, peer, &mut self.rng);
+            if !self.transmissions.contains((peer, id)) {
+                return id;
+            }
+        }
     }
 
     fn new_id(&mut self) -> u64 {
@@ -633,20 +672,12 @@ const REQUEST_OPTIONS: &[u16] = &[
 ];
 /// The critical options that a response may have here.
 const RESPONSE_OPTIONS: &[u16] = &[number::BLOCK1, number::BLOCK2];
-/// Those of them that are text, and how many bytes they may have (RFC 7252 section 5.10).
-const TEXT_OPTIONS: &[u16] = &[number::URI_HOST, number::URI_PATH, number::URI_QUERY];
-const LONGEST_TEXT: usize = 255;
 /// Proxy-Uri and Proxy-Scheme: this is no proxy (RFC 7252 section 5.10.2).
 const PROXY_OPTIONS: &[u16] = &[35, 39];
 
 /// The first critical option, one with an odd number, that is not among `known` (RFC 7252 section 5.4.1).
-///
-/// One that is longer than it may be counts as unknown (section 5.4.3).
 fn unknown_critical(message: &Message, known: &[u16]) -> Option<u16> {
-    let too_long = |number, value: &[u8]| TEXT_OPTIONS.contains(&number) && value.len() > LONGEST_TEXT;
-    let mut options = message.options.iter();
-    let unknown = options.find(|(number, value)| number % 2 == 1 && (!known.contains(number) || too_long(*number, value)));
-    unknown.map(|(number, _)| number)
+    message.options.iter().map(|(number, _)| number).find(|number| number % 2 == 1 && !known.contains(number))
 }
 
 fn observe_number(message: &Message) -> Option<u32> {

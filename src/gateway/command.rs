@@ -59,7 +59,7 @@ impl Gateway {
         let draining = self.draining;
         while let Some(device) = self.registry.device_mut(id).filter(|device| !draining && device.is_ready(now)) {
             let next = device.waiting.pop().or_else(|| {
-                let path = device.to_observe.pop_front()?;
+                let path = device.next_to_observe()?;
                 Some(downlink::auto_observe(&path))
             });
             let Some(command) = next else { return };

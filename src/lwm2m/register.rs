@@ -17,6 +17,8 @@ const VERSIONS: &[&str] = &["1", "1.0", "1.1", "1.2"];
 const MAX_ENDPOINT: usize = 255;
 /// An option value of a request to the device has at most so many bytes (RFC 7252 section 5.10).
 const MAX_SEGMENT: usize = 255;
+/// Bytes of a query item: the longest endpoint name with its `ep=` fits, which is more than RFC 7252 section 5.10 allows.
+const MAX_ITEM: usize = 512;
 /// Items that this program knows nothing of: Updates add them to the registration.
 const MAX_OTHER_ITEMS: usize = 64;
 
@@ -235,6 +237,9 @@ impl Items {
         let query = query.map_err(|_| Rejection::bad_request("a query item is not UTF-8"))?;
         let mut items = Self::default();
         for item in query {
+            if item.len() > MAX_ITEM {
+                return Err(Rejection::bad_request("a query item is too long"));
+            }
             match item.split_once('=') {
                 Some((name, value)) if !name.is_empty() => items.take(name, value, lifetimes)?,
                 None if item == "Q" => items.take_queue()?,

@@ -139,6 +139,16 @@ impl Device {
         self.last_heard + if lifetime.is_zero() { longest } else { lifetime }
     }
 
+    /// The next path that `auto_observe` has to ask for; what an application observes meanwhile stays as it asked.
+    pub fn next_to_observe(&mut self) -> Option<Path> {
+        loop {
+            let path = self.to_observe.pop_front()?;
+            if self.observation_of(path).is_none() {
+                return Some(path);
+            }
+        }
+    }
+
     pub fn observation_of(&self, path: Path) -> Option<ExchangeId> {
         self.observations.iter().find(|(_, observation)| observation.path == path).map(|(id, _)| *id)
     }
