@@ -5,17 +5,21 @@
 //! for all. What is neither answered nor remembered needs none.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::RngExt;
 
 use crate::coap::options::number;
 use crate::coap::{Code, DecodeError, Kind, Message, Peer, Response, Standing};
 use crate::deadlines::Deadlines;
+use crate::registry::Device;
 
 use super::Gateway;
 use super::report::{DropReason, Report, Verdict};
 use super::settings::{Limits, Rate, RateLimit};
+
+/// A device that registers again sooner is counted like a stranger: each Register costs a connection to the broker.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// Buckets of tokens for what strangers send.
 #[derive(Debug)]
@@ -108,7 +112,7 @@ impl Gateway {
         }
         let source = Source::of(peer);
         let registers = is_register(message);
-        if self.is_of_registered(peer, message, registers) {
+        if self.is_of_registered(now, peer, message, registers) {
             return Decision::Admit(Standing::Known);
         }
         match registers {
@@ -121,19 +125,20 @@ impl Gateway {
     }
 
     /// Whether a registered device sends this. A Register is the device's own only with its own name.
-    fn is_of_registered(&self, peer: Peer, message: &Message, registers: bool) -> bool {
+    fn is_of_registered(&self, now: Instant, peer: Peer, message: &Message, registers: bool) -> bool {
         if registers {
             let endpoint = message.options.all(number::URI_QUERY).find_map(|item| item.strip_prefix(b"ep="));
             let endpoint = endpoint.and_then(|endpoint| std::str::from_utf8(endpoint).ok());
-            return endpoint.is_some_and(|endpoint| self.is_endpoint_at(endpoint, peer));
+            let device = endpoint.and_then(|endpoint| self.device_at(endpoint, peer));
+            return device.is_some_and(|device| device.age(now) >= SETTLED);
         }
         self.registry.is_known(peer) || self.names_location(message)
     }
 
-    /// Whether this endpoint is registered, and last spoke from there.
-    pub(super) fn is_endpoint_at(&self, endpoint: &str, peer: Peer) -> bool {
-        let device = self.registry.id_by_endpoint(endpoint).and_then(|id| self.registry.device(id));
-        device.is_some_and(|device| device.peer == peer)
+    /// The registered device of this name, if it last spoke from there.
+    pub(super) fn device_at(&self, endpoint: &str, peer: Peer) -> Option<&Device> {
+        let device = self.registry.device(self.registry.id_by_endpoint(endpoint)?)?;
+        (device.peer == peer).then_some(device)
     }
 
     fn names_location(&self, message: &Message) -> bool {
@@ -224,8 +229,6 @@ fn continues(message: &Message) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const LIMIT: RateLimit =

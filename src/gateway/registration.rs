@@ -121,7 +121,7 @@ impl Gateway {
             Some(("too many devices", "the limit of devices is reached"))
         } else if self.joinings.len() >= limits.joinings
             && !self.joinings.has(endpoint)
-            && !self.is_endpoint_at(endpoint, peer)
+            && self.device_at(endpoint, peer).is_none()
         {
             Some(("busy", "the limit of Registers under way is reached"))
         } else {

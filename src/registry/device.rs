@@ -29,6 +29,7 @@ pub struct Device {
     /// How long it stays awake after it was heard of; `None` for a device that never sleeps.
     awake_window: Option<Duration>,
     last_heard: Instant,
+    registered: Instant,
 }
 
 /// The one exchange with the device (NSTART 1, RFC 7252 section 4.7).
@@ -77,6 +78,7 @@ impl Device {
             in_flight: None,
             awake_window,
             last_heard: now,
+            registered: now,
         }
     }
 
@@ -147,6 +149,11 @@ impl Device {
                 return Some(path);
             }
         }
+    }
+
+    /// How long ago it registered.
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.registered)
     }
 
     pub fn observation_of(&self, path: Path) -> Option<ExchangeId> {
