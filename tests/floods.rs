@@ -206,7 +206,10 @@ fn a_register_too_many_from_one_address_is_answered_4_29_and_then_not_at_all() {
     }
     assert_eq!(codes[8..], [None, None, None, None]);
     let limited = Verdict::Dropped(DropReason::RateLimited);
-    assert_eq!(world.verdicts(), BTreeMap::from([(key(Verdict::Request), 4), (key(Verdict::Refused), 4), (key(limited), 4)]));
+    assert_eq!(
+        world.verdicts(),
+        BTreeMap::from([(key(Verdict::Request), 4), (key(Verdict::Refused), 4), (key(limited), 4)])
+    );
 }
 
 #[test]
@@ -325,7 +328,10 @@ fn the_answers_to_a_stranger_are_together_no_larger_than_about_the_datagram() {
             for datagram in datagrams_of_strangers() {
                 let answered = answered_bytes(change, failure, delay, &datagram);
                 let (sent, message) = (datagram.len(), Message::decode(&datagram));
-                assert!(answered <= sent + ABOUT, "{case}, {failure:?} after {delay} s: {answered} for {sent}, {message:?}");
+                assert!(
+                    answered <= sent + ABOUT,
+                    "{case}, {failure:?} after {delay} s: {answered} for {sent}, {message:?}"
+                );
             }
         }
     }
@@ -349,12 +355,7 @@ fn a_register_that_gives_way_is_answered_in_few_words() {
 }
 
 /// All that goes to the stranger because of one datagram. A Register that the broker never answers is left as it is.
-fn answered_bytes(
-    change: fn(&mut Settings),
-    failure: Option<ConnectFailure>,
-    delay: u64,
-    datagram: &[u8],
-) -> usize {
+fn answered_bytes(change: fn(&mut Settings), failure: Option<ConnectFailure>, delay: u64, datagram: &[u8]) -> usize {
     let mut world = World::with(change);
     // The first one, where one is all that is taken.
     world.send(stranger(2), &request(Code::POST, &["rd"], "ep=first", MessageId(1)).encode());

@@ -66,14 +66,7 @@ impl History {
 
     /// Remembers a message. The oldest of the peer, and the oldest of all, are forgotten when their bound is reached: then
     /// whose it was.
-    pub fn remember(
-        &mut self,
-        now: Instant,
-        peer: Peer,
-        id: MessageId,
-        kind: Kind,
-        datagram: &[u8],
-    ) -> Option<Peer> {
+    pub fn remember(&mut self, now: Instant, peer: Peer, id: MessageId, kind: Kind, datagram: &[u8]) -> Option<Peer> {
         let forgotten = if self.peers.get(&peer).is_some_and(|received| received.len() >= self.per_peer) {
             Some(peer)
         } else {

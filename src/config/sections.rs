@@ -141,11 +141,7 @@ fn limits(reader: &mut Reader, pending_requests: usize) -> Limits {
 /// `limits.NAME.per_second`, `.burst`, and the same for each address.
 fn rate_limit(reader: &mut Reader, name: &str, default: RateLimit) -> RateLimit {
     let mut rate = |prefix: &str, default: Rate| Rate {
-        per_second: reader.read(
-            &format!("limits.{name}.{prefix}per_second"),
-            default.per_second,
-            whole(1..=1_000_000),
-        ),
+        per_second: reader.read(&format!("limits.{name}.{prefix}per_second"), default.per_second, whole(1..=1_000_000)),
         burst: reader.read(&format!("limits.{name}.{prefix}burst"), default.burst, whole(1..=1_000_000)),
     };
     RateLimit { total: rate("", default.total), address: rate("address_", default.address) }

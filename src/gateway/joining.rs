@@ -126,9 +126,7 @@ impl Gateway {
         let Some(joining) = self.joinings.remove(id) else { return };
         let endpoint = joining.registration.endpoint;
         let (response, reason) = match error {
-            ConnectError::Refused(reason) => {
-                (Response::with_diagnostic(Code::FORBIDDEN, "refused"), reason)
-            }
+            ConnectError::Refused(reason) => (Response::with_diagnostic(Code::FORBIDDEN, "refused"), reason),
             ConnectError::Unavailable(reason) => (self.unavailable("no broker"), reason),
         };
         let code = response.code;

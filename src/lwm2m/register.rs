@@ -337,10 +337,8 @@ fn merged(items: &[(String, String)], newer: Vec<(String, String)>) -> Result<Ve
 }
 
 fn check_content_format(request: &Request) -> Result<(), Rejection> {
-    let unsupported = || Rejection {
-        code: Code::UNSUPPORTED_CONTENT_FORMAT,
-        diagnostic: "link-format (40)".to_owned(),
-    };
+    let unsupported =
+        || Rejection { code: Code::UNSUPPORTED_CONTENT_FORMAT, diagnostic: "link-format (40)".to_owned() };
     match request.options.uint(number::CONTENT_FORMAT) {
         Ok(None) => Ok(()),
         Ok(Some(value)) if value == u32::from(format::LINK_FORMAT) => Ok(()),

@@ -45,14 +45,7 @@ impl Assemblies {
         Self { by_peer, of_strangers: 0, deadlines, body_limit, limit, lifetime, largest }
     }
 
-    pub fn take(
-        &mut self,
-        now: Instant,
-        peer: Peer,
-        standing: Standing,
-        request: &Request,
-        block: Block,
-    ) -> Assembled {
+    pub fn take(&mut self, now: Instant, peer: Peer, standing: Standing, request: &Request, block: Block) -> Assembled {
         let begun = self.remove(peer).filter(|begun| block.number != 0 && begun.is_of(request));
         let mut assembly = match begun {
             Some(begun) => begun,

@@ -273,8 +273,8 @@ mod tests {
     /// One report for every counter of the core.
     fn reports() -> Vec<Report> {
         let endpoint = || "urn:imei:1".to_owned();
-        let codes =
-            [(4, 0), (4, 2), (4, 3), (4, 12), (4, 15), (4, 29), (5, 3), (5, 0)].map(|(class, detail)| Code::of(class, detail));
+        let codes = [(4, 0), (4, 2), (4, 3), (4, 12), (4, 15), (4, 29), (5, 3), (5, 0)]
+            .map(|(class, detail)| Code::of(class, detail));
         let datagrams = Verdict::ALL.iter().map(|&verdict| Report::Datagram { peer: peer(), verdict });
         let rejections = codes.into_iter().map(|code| Report::RegisterRejected {
             peer: peer(),
