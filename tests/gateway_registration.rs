@@ -518,7 +518,8 @@ fn a_lifetime_that_ends_ends_the_registration() {
 
 #[test]
 fn every_valid_message_of_the_device_begins_its_lifetime_anew() {
-    let heard: [(&str, fn(&mut Scene)); 6] = [
+    type Happens = fn(&mut Scene);
+    let heard: [(&str, Happens); 6] = [
         ("an Update", |scene| {
             let update = scene.update("");
             scene.ask(&update, Code::CHANGED);
