@@ -29,7 +29,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Run { config, embedded: true } => serve(config.load()?, |config| app::run(config, true)),
         Command::Run { config, .. } => serve(config.load()?, |config| app::run(config, false)),
         #[cfg(feature = "embedded")]
-        Command::Demo { config, once } => serve(config.load()?, |config| demo::run(config, once)),
+        Command::Demo { config, once } => serve(demo::with_quiet_log(config.load()?), |config| demo::run(config, once)),
         Command::Check { config } => cli::check(&config, &mut io::stdout().lock()),
         Command::Objects { id, config } => cli::objects(id, &config, &mut io::stdout().lock()),
     }

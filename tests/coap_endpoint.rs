@@ -59,7 +59,7 @@ impl Scene {
         self.endpoint.handle_timeout(self.now);
     }
 
-    fn to_next_deadline(&mut self) -> Duration {
+    fn wait_for_deadline(&mut self) -> Duration {
         let next = self.endpoint.next_deadline().expect("a deadline");
         let passed = next - self.now;
         self.now = next;
@@ -142,14 +142,14 @@ fn a_request_is_sent_again_with_doubled_timeouts_and_then_given_up() {
     let first = scene.sent();
     assert_eq!((first.kind, first.code, first.token.as_bytes().len()), (Kind::Confirmable, Code::GET, 8));
 
-    let initial = scene.to_next_deadline();
+    let initial = scene.wait_for_deadline();
     assert!((Duration::from_secs(2)..=Duration::from_secs(3)).contains(&initial), "{initial:?}");
     scene.expect_retransmission_of(&first, scene.peer);
     for doubled in [2, 4, 8] {
-        assert_eq!(scene.to_next_deadline(), initial * doubled);
+        assert_eq!(scene.wait_for_deadline(), initial * doubled);
         scene.expect_retransmission_of(&first, scene.peer);
     }
-    assert_eq!(scene.to_next_deadline(), initial * 16);
+    assert_eq!(scene.wait_for_deadline(), initial * 16);
     assert_eq!(scene.event(), Some(Event::TimedOut { exchange }));
     scene.expect_nothing_more();
     assert_eq!(scene.endpoint.next_deadline(), None);
@@ -203,7 +203,7 @@ fn a_response_counts_only_with_its_token_and_from_its_peer() {
     scene.receive_from(peer(6000), piggybacked(&request, Code::CONTENT, &[]));
     scene.expect_verdict(Verdict::Dropped(DropReason::Unexpected));
     scene.expect_nothing_more();
-    scene.to_next_deadline();
+    scene.wait_for_deadline();
     scene.expect_retransmission_of(&request, scene.peer);
 }
 
@@ -255,7 +255,7 @@ fn a_separate_response_that_never_comes_is_given_up() {
     scene.expect_verdict(Verdict::Acknowledgement);
     scene.event();
 
-    assert_eq!(scene.to_next_deadline(), Parameters::default().max_transmit_wait());
+    assert_eq!(scene.wait_for_deadline(), Parameters::default().max_transmit_wait());
     assert_eq!(scene.event(), Some(Event::TimedOut { exchange }));
     scene.expect_nothing_more();
 }
@@ -308,7 +308,7 @@ fn a_slow_answer_leaves_after_an_empty_acknowledgement_and_is_confirmable() {
     let post = message(Kind::Confirmable, Code::POST, 2, token(b"t"), &[]);
     let id = scene.request(post.clone());
 
-    assert_eq!(scene.to_next_deadline(), Duration::from_secs(1));
+    assert_eq!(scene.wait_for_deadline(), Duration::from_secs(1));
     assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(2)));
     scene.receive(post);
     assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(2)));
@@ -317,7 +317,7 @@ fn a_slow_answer_leaves_after_an_empty_acknowledgement_and_is_confirmable() {
     scene.endpoint.respond(scene.now, id, Response::new(Code::CREATED));
     let separate = scene.sent();
     assert_eq!((separate.kind, separate.code, separate.token), (Kind::Confirmable, Code::CREATED, token(b"t")));
-    scene.to_next_deadline();
+    scene.wait_for_deadline();
     scene.expect_retransmission_of(&separate, scene.peer);
     scene.receive(Message::empty(Kind::Acknowledgement, separate.id));
     scene.expect_verdict(Verdict::Acknowledgement);
@@ -600,7 +600,7 @@ fn everything_is_forgotten_in_the_end() {
     scene.request(message(Kind::Confirmable, Code::POST, 2, token(b"t"), &[]));
     scene.endpoint.forget(observation);
     while scene.endpoint.next_deadline().is_some() {
-        scene.to_next_deadline();
+        scene.wait_for_deadline();
     }
     while scene.output().is_some() {}
     assert_eq!(scene.event(), None);

@@ -149,9 +149,9 @@ fn what_is_no_command_is_answered_with_the_reason_and_reaches_no_device() {
 }
 
 #[test]
-fn a_value_that_no_datagram_can_hold_is_refused() {
-    let mut scene = Scene::registered();
-    let args = "x".repeat(60_001);
+fn a_value_beyond_the_limit_is_refused() {
+    let mut scene = Scene::registered_with(|settings| settings.limits.sent_body = 2000);
+    let args = "x".repeat(2001);
     let command = json!({ "reqID": 1, "msgType": "execute", "data": { "path": "/3/0/4", "args": args } });
     scene.command(&command);
     scene.expect_refused(&command);

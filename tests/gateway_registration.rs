@@ -518,8 +518,8 @@ fn a_lifetime_that_ends_ends_the_registration() {
 
 #[test]
 fn every_valid_message_of_the_device_begins_its_lifetime_anew() {
-    type Happens = fn(&mut Scene);
-    let heard: [(&str, Happens); 6] = [
+    type Heard = fn(&mut Scene);
+    let heard: [(&str, Heard); 6] = [
         ("an Update", |scene| {
             let update = scene.update("");
             scene.ask(&update, Code::CHANGED);

@@ -1,5 +1,7 @@
 //! What an application and a device see of the built program: every row of the mapping between LwM2M and MQTT.
 
+#![cfg(feature = "embedded")]
+
 mod common;
 
 use std::time::Duration;
@@ -50,7 +52,7 @@ async fn a_register_is_refused_with_the_code_that_fits_and_nothing_is_published(
 async fn a_report_has_every_item_of_the_register_but_the_password() {
     let mut scene = Scene::start("reported").await;
     let links = "</m2m>;rt=\"oma.lwm2m\";ct=11543,</m2m/1/0>,</m2m/3/0>;title=\"a,b;c\"";
-    let report = scene.register("lt=60&lwm2m=1.1&b=U&Q&sms=%2B49&password=secret&color=red", links);
+    let report = scene.register("lt=60&lwm2m=1.1&b=U&Q&sms=49&password=secret&color=red", links);
     let data = &report["data"];
     assert_eq!(data["ep"], "reported");
     assert_eq!(data["lt"], 60);
@@ -356,9 +358,10 @@ async fn a_command_that_cannot_be_carried_out_is_answered_with_a_reason_and_send
         ("write", json!({ "path": "/3/0/15", "type": "Text", "value": "x" })),
         ("write", json!({ "path": "/1/0/1", "type": "Integer", "value": "soon" })),
         ("write", json!({ "path": "/1/0/6", "type": "Boolean", "value": 7 })),
-        ("write", json!({ "path": "/3/0/0", "value": "read only" })),
+        ("write", json!({ "path": "/3303/0/5700", "value": "warm" })),
         ("write", json!({ "path": "/5/0/0", "type": "Opaque", "value": "no base64!" })),
         ("execute", json!({ "path": "/3/0" })),
+        ("execute", json!({ "path": "/3/0/0" })),
         ("create", json!({ "basePath": "/3303" })),
     ];
     for (kind, data) in refusals {
@@ -447,6 +450,43 @@ async fn what_has_no_definition_comes_as_it_is_when_that_is_configured() {
     let content = json!([{ "path": "/4321/0/0", "value": "eA==", "type": "Opaque" }]);
     let data = json!({ "reqPath": "/4321/0/0", "code": "2.05", "codeMsg": "content", "content": content });
     scene.expect("up/resp", &answer(&command, data));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_value_travels_in_blocks_both_ways() {
+    let mut scene = Scene::registered("large").await;
+    let text = "0123456789abcdef".repeat(200);
+    let command = json!({ "reqID": 1, "msgType": "read", "data": { "path": "/3/0/0" } });
+    scene.command(&command);
+    for (block, bytes) in (0..).zip(text.as_bytes().chunks(1024)) {
+        let request = scene.device.expect_request(Code::GET, "/3/0/0");
+        let mut response = common::device::response_to(&request, Code::CONTENT, Some((format::TEXT, bytes)));
+        response.options.add_uint(number::BLOCK2, block << 4 | u32::from(bytes.len() == 1024) << 3 | 6);
+        scene.device.send(&response);
+    }
+    scene.expect("up/resp", &answer(&command, content("/3/0/0", text.as_str())));
+
+    let command =
+        json!({ "reqID": 2, "msgType": "write", "data": { "path": "/3/0/15", "type": "String", "value": text } });
+    scene.command(&command);
+    let mut written = Vec::new();
+    loop {
+        let request = scene.device.expect_request(Code::PUT, "/3/0/15");
+        written.extend_from_slice(&request.payload);
+        let block = request.options.uint(number::BLOCK1).expect("a number").expect("it is too large for one message");
+        let more = block & 0x8 != 0;
+        let code = if more { Code::CONTINUE } else { Code::CHANGED };
+        let mut response = common::device::response_to(&request, code, None);
+        response.options.add_uint(number::BLOCK1, block);
+        scene.device.send(&response);
+        if !more {
+            break;
+        }
+    }
+    // Type and identifier, two bytes of length, and the text.
+    assert_eq!((&written[..4], &written[4..]), (&[0xd0, 15, 0x0c, 0x80][..], text.as_bytes()));
+    scene.expect("up/resp", &answer(&command, done("/3/0/15", "2.04", "changed")));
+    scene.nothing_more();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,58 +1,23 @@
-//! The CoAP endpoint: client and server at once, for all peers.
+//! The CoAP endpoint: exchanges and observations, with block-wise transfer over them. The only state machine of CoAP that
+//! others see.
 //!
-//! As a client:
-//! 1. `send_request` sends a confirmable request and sets its first deadline; it is sent again until something comes.
-//! 2. An empty acknowledgement ends the retransmission: [`Event::Acknowledged`]. The response may take its time.
-//! 3. The response, piggybacked or separate, matched by token: [`Event::Response`]. A reset: [`Event::Reset`]. Nothing:
-//!    [`Event::TimedOut`].
-//! 4. When request and response have the Observe option, the exchange has become an observation of the same id: each
-//!    further response with its token is an [`Event::Notification`], in the order of RFC 7641 section 3.4.
+//! A request of ours keeps its id through all of its blocks:
+//! 1. A body larger than a block goes up by Block1, block by block; then the response is there, or its first block.
+//! 2. A response in blocks is fetched to its end by Block2. Only then it is an [`Event::Response`].
+//! 3. Notifications that come meanwhile wait; a notification in blocks is fetched likewise, and those after it wait. So
+//!    what is told keeps its order.
 //!
-//! As a server:
-//! 1. A request comes: [`Event::Request`]. Its duplicates get what it got.
-//! 2. `respond` answers: piggybacked, or, when the empty acknowledgement has left meanwhile, as a confirmable separate
-//!    response.
-//!
-//! Exactly one [`Output::Verdict`] comes out for each datagram.
+//! A request of a peer that comes in blocks is told when it is whole; our answer is cut into the blocks that it asks for.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-use rand::rngs::StdRng;
-use rand::{Rng, RngExt, SeedableRng};
-
-use crate::deadlines::Deadlines;
-
-use super::history::{History, Reply};
-use super::observe::Freshness;
+use super::block::{Assembled, Assemblies, Block, BlockError, BlockSize, Download, Fetched, Sent, Upload, slice};
+use super::exchange::{self, ExchangeId, Exchanges, Output, RequestId};
 use super::options::number;
-use super::transmission::{Expired, Key, Transmissions};
-use super::verdict::{DropReason, Verdict};
-use super::{Code, Kind, Message, MessageId, Parameters, Peer, Request, Response, Token};
+use super::{Code, Parameters, Peer, Request, Response};
 
-/// A request of ours, and the observation that it may have begun.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ExchangeId(u64);
-
-/// A request of a peer that waits for our response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RequestId(u64);
-
-/// A datagram that has to leave.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Transmit {
-    pub peer: Peer,
-    pub datagram: Vec<u8>,
-}
-
-/// What leaves the endpoint for the world; its events are polled apart from it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    Transmit(Transmit),
-    Verdict(Peer, Verdict),
-    Retransmitted(Peer),
-}
-
+/// What the endpoint tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Has to be answered with [`Endpoint::respond`].
@@ -61,7 +26,7 @@ pub enum Event {
         peer: Peer,
         request: Request,
     },
-    /// The peer has the request and will answer later.
+    /// The peer has the request and will answer later. Told once for each request, whatever its number of blocks.
     Acknowledged {
         exchange: ExchangeId,
     },
@@ -77,133 +42,128 @@ pub enum Event {
     TimedOut {
         exchange: ExchangeId,
     },
+    /// The body of the request or of its response could not be transferred.
+    Failed {
+        exchange: ExchangeId,
+        error: BlockError,
+    },
     /// Without a number, or with an error code, it was the last one: the observation is over.
     Notification {
         observation: ExchangeId,
         number: Option<u32>,
         response: Response,
     },
+    /// The body of a notification could not be fetched.
+    NotificationFailed {
+        observation: ExchangeId,
+        number: Option<u32>,
+        error: BlockError,
+    },
+    /// A peer's body was not taken; it was told by the answer.
+    BodyRefused {
+        peer: Peer,
+        error: BlockError,
+    },
 }
 
 #[derive(Debug)]
 pub struct Endpoint {
-    parameters: Parameters,
-    rng: StdRng,
-    history: History,
-    transmissions: Transmissions<Owner>,
-    exchanges: HashMap<ExchangeId, Exchange>,
+    exchanges: Exchanges,
+    block_size: BlockSize,
+    body_limit: usize,
+    transfers: HashMap<ExchangeId, Transfer>,
+    /// Which transfer an exchange is a step of.
+    steps: HashMap<ExchangeId, ExchangeId>,
     observations: HashMap<ExchangeId, Observation>,
-    tokens: HashMap<(Peer, Token), Expected>,
-    requests: HashMap<RequestId, PendingRequest>,
-    deadlines: Deadlines<Deadline>,
-    next_message_id: HashMap<Peer, MessageId>,
-    last_id: u64,
-    outputs: VecDeque<Output>,
+    assemblies: Assemblies,
+    /// The blocks that requests of peers came with, for the answers to them.
+    requested: HashMap<RequestId, Requested>,
     events: VecDeque<Event>,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Owner {
-    Exchange(ExchangeId),
-    SeparateResponse,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Deadline {
-    /// The separate response of an exchange has not come.
-    Response(ExchangeId),
-    /// The peer's request has to be acknowledged, answered or not.
-    Acknowledge(RequestId),
+/// One request of ours, or one notification whose body is fetched.
+#[derive(Debug)]
+struct Transfer {
+    peer: Peer,
+    request: Request,
+    stage: Stage,
+    step: ExchangeId,
+    purpose: Purpose,
+    acknowledged: bool,
 }
 
 #[derive(Debug)]
-struct Exchange {
-    peer: Peer,
-    token: Token,
-    message_id: MessageId,
-    observe: bool,
+enum Stage {
+    /// The body fits into the request.
+    Whole,
+    Upload(Upload),
+    Download(Download),
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Purpose {
+    /// `observing`: the number of the first answer, while the rest of its body is fetched.
+    Request {
+        observing: Option<u32>,
+    },
+    Notification {
+        observation: ExchangeId,
+        number: Option<u32>,
+    },
+}
+
+/// What the further blocks of notifications are asked for with, and what waits for them.
 #[derive(Debug)]
 struct Observation {
     peer: Peer,
-    token: Token,
-    freshness: Freshness,
+    request: Request,
+    fetching: Option<ExchangeId>,
+    /// The first answer is told.
+    told: bool,
+    waiting: VecDeque<(Option<u32>, Response)>,
 }
 
-/// Whom a token belongs to. An Observe 1 has the token of the observation that it ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Expected {
-    exchange: Option<ExchangeId>,
-    observation: Option<ExchangeId>,
-}
-
-#[derive(Debug)]
-struct PendingRequest {
-    peer: Peer,
-    token: Token,
-    message_id: MessageId,
-    answer_as: AnswerAs,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AnswerAs {
-    Piggybacked,
-    Separate,
-    NonConfirmable,
+/// The Block options of a peer's request.
+#[derive(Clone, Copy, Debug)]
+struct Requested {
+    block1: Option<Block>,
+    block2: Option<Block>,
 }
 
 impl Endpoint {
+    /// Notifications of one observation that wait while the body of an earlier one is fetched.
+    const WAITING_NOTIFICATIONS: usize = 32;
+
     /// `seed` is where message ids, tokens and the random factor come from.
     pub fn new(parameters: Parameters, seed: [u8; 32]) -> Self {
+        let block_size = BlockSize::at_most(parameters.block_size);
+        let lifetime = parameters.exchange_lifetime();
         Self {
-            history: History::new(&parameters),
-            parameters,
-            rng: StdRng::from_seed(seed),
-            transmissions: Transmissions::default(),
-            exchanges: HashMap::new(),
+            block_size,
+            body_limit: parameters.received_body,
+            transfers: HashMap::new(),
+            steps: HashMap::new(),
             observations: HashMap::new(),
-            tokens: HashMap::new(),
-            requests: HashMap::new(),
-            deadlines: Deadlines::default(),
-            next_message_id: HashMap::new(),
-            last_id: 0,
-            outputs: VecDeque::new(),
+            assemblies: Assemblies::new(parameters.received_body, parameters.received_bodies, lifetime, block_size),
+            requested: HashMap::new(),
             events: VecDeque::new(),
+            exchanges: Exchanges::new(parameters, seed),
         }
     }
 
     pub fn handle_datagram(&mut self, now: Instant, peer: Peer, datagram: &[u8]) {
-        let verdict = match Message::decode(datagram) {
-            Ok(message) => self.handle_message(now, peer, message, datagram),
-            Err(error) => Verdict::Dropped(DropReason::NoMessage(error)),
-        };
-        self.outputs.push_back(Output::Verdict(peer, verdict));
+        self.exchanges.handle_datagram(now, peer, datagram);
+        self.follow(now);
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(expired) = self.transmissions.pop_expired(now, &self.parameters) {
-            match expired {
-                Expired::Retransmit(peer, datagram) => {
-                    self.outputs.push_back(Output::Retransmitted(peer));
-                    self.transmit(peer, datagram);
-                }
-                Expired::GivenUp(Owner::Exchange(exchange)) => self.time_out(exchange),
-                // The peer does not hear; its registration stays until its lifetime is over.
-                Expired::GivenUp(Owner::SeparateResponse) => {}
-            }
-        }
-        while let Some(deadline) = self.deadlines.pop_expired(now) {
-            match deadline {
-                Deadline::Response(exchange) => self.time_out(exchange),
-                Deadline::Acknowledge(request) => self.acknowledge_early(request),
-            }
-        }
-        self.history.handle_timeout(now);
+        self.exchanges.handle_timeout(now);
+        self.assemblies.handle_timeout(now);
+        self.follow(now);
     }
 
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        self.exchanges.poll_output()
     }
 
     pub fn poll_event(&mut self) -> Option<Event> {
@@ -211,373 +171,262 @@ impl Endpoint {
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
-        let deadlines = [self.transmissions.next_deadline(), self.deadlines.next(), self.history.next_deadline()];
-        deadlines.into_iter().flatten().min()
+        [self.exchanges.next_deadline(), self.assemblies.next_deadline()].into_iter().flatten().min()
     }
 
-    /// Sends a confirmable request under a new random token.
+    /// Sends a confirmable request under a new random token; a large body goes block by block.
     pub fn send_request(&mut self, now: Instant, peer: Peer, request: Request) -> ExchangeId {
-        let token = self.random_token(peer);
-        self.send_with_token(now, peer, request, token)
+        let (request, stage, first) = if request.payload.len() > self.block_size.bytes() {
+            let options = request.options.clone();
+            let upload = Upload::new(request, self.block_size);
+            let first = upload.block();
+            (Request { method: first.method, options, payload: Vec::new() }, Stage::Upload(upload), first)
+        } else {
+            (Request { payload: Vec::new(), ..request.clone() }, Stage::Whole, request)
+        };
+        let id = self.exchanges.send_request(now, peer, first);
+        self.begin(id, peer, request, stage);
+        id
     }
 
     /// Sends a request that ends an observation: with its token and to its peer (RFC 7641 section 3.6).
     pub fn send_cancellation(&mut self, now: Instant, observation: ExchangeId, request: Request) -> Option<ExchangeId> {
-        let Observation { peer, token, .. } = *self.observations.get(&observation)?;
-        Some(self.send_with_token(now, peer, request, token))
+        let peer = self.observations.get(&observation)?.peer;
+        let id = self.exchanges.send_cancellation(now, observation, request.clone())?;
+        self.begin(id, peer, request, Stage::Whole);
+        Some(id)
     }
 
     /// Answers a request of a peer. A request that is not known any more is answered by nothing.
     pub fn respond(&mut self, now: Instant, id: RequestId, response: Response) {
-        let Some(pending) = self.requests.remove(&id) else { return };
-        self.deadlines.cancel(Deadline::Acknowledge(id));
-        let peer = pending.peer;
-        let (kind, message_id) = match pending.answer_as {
-            AnswerAs::Piggybacked => (Kind::Acknowledgement, pending.message_id),
-            AnswerAs::Separate => (Kind::Confirmable, self.new_message_id(peer)),
-            AnswerAs::NonConfirmable => (Kind::NonConfirmable, self.new_message_id(peer)),
-        };
-        let Response { code, options, payload } = response;
-        let datagram = Message { kind, code, id: message_id, token: pending.token, options, payload }.encode();
-        if kind == Kind::Acknowledgement {
-            self.history.replied(peer, pending.message_id, Reply::Datagram(datagram.clone()));
+        let requested = self.requested.remove(&id);
+        let mut response = slice(response, requested.and_then(|requested| requested.block2), self.block_size);
+        if let Some(block) = requested.and_then(|requested| requested.block1) {
+            block.add_to(&mut response.options, number::BLOCK1);
         }
-        if kind == Kind::Confirmable {
-            let key = (peer, message_id);
-            self.transmissions.begin(
-                now,
-                key,
-                datagram.clone(),
-                Owner::SeparateResponse,
-                &self.parameters,
-                &mut self.rng,
-            );
-        }
-        self.transmit(peer, datagram);
+        self.exchanges.respond(now, id, response);
     }
 
     /// The device of these exchanges and observations has another address now; what is under way is sent there.
     pub fn readdress(&mut self, now: Instant, ids: impl IntoIterator<Item = ExchangeId>, to: Peer) {
         for id in ids {
-            if let Some(exchange) = self.exchanges.get_mut(&id) {
-                let from = std::mem::replace(&mut exchange.peer, to);
-                let (token, message_id) = (exchange.token, exchange.message_id);
-                self.readdress_transmission(now, id, (from, message_id), to);
-                self.expected(from, token, |expected| expected.exchange = None);
-                self.expected(to, token, |expected| expected.exchange = Some(id));
+            let fetching = self.observations.get_mut(&id).and_then(|observation| {
+                observation.peer = to;
+                observation.fetching
+            });
+            let mut moved = vec![id];
+            for transfer in [Some(id), fetching].into_iter().flatten() {
+                if let Some(transfer) = self.transfers.get_mut(&transfer) {
+                    transfer.peer = to;
+                    moved.push(transfer.step);
+                }
             }
-            if let Some(observation) = self.observations.get_mut(&id) {
-                let from = std::mem::replace(&mut observation.peer, to);
-                let token = observation.token;
-                self.expected(from, token, |expected| expected.observation = None);
-                self.expected(to, token, |expected| expected.observation = Some(id));
-            }
+            moved.dedup();
+            self.exchanges.readdress(now, moved, to);
         }
     }
 
     /// Forgets an exchange or an observation: nothing is heard of it any more, and a notification of it is answered with
     /// a reset.
     pub fn forget(&mut self, id: ExchangeId) {
-        self.end_exchange(id);
-        if let Some(Observation { peer, token, .. }) = self.observations.remove(&id) {
-            self.expected(peer, token, |expected| expected.observation = None);
-        }
-    }
-
-    fn handle_message(&mut self, now: Instant, peer: Peer, message: Message, datagram: &[u8]) -> Verdict {
-        match message.kind {
-            Kind::Confirmable | Kind::NonConfirmable => {
-                if let Some(reply) = self.history.duplicate(now, peer, message.id, datagram) {
-                    if let Reply::Datagram(reply) = reply.clone() {
-                        self.transmit(peer, reply);
-                    }
-                    return Verdict::Duplicate;
-                }
-                if message.code == Code::EMPTY {
-                    return self.handle_empty(peer, &message);
-                }
-                if message.code.is_request() && self.requests.len() >= self.parameters.pending_requests {
-                    // It is not remembered: when it comes again there may be room.
-                    return Verdict::Dropped(DropReason::TooManyRequests);
-                }
-                self.history.remember(now, peer, message.id, message.kind, datagram);
-                if message.code.is_request() {
-                    self.handle_request(now, peer, message)
-                } else {
-                    self.handle_response(now, peer, message)
-                }
+        let fetching = self.observations.remove(&id).and_then(|observation| observation.fetching);
+        for transfer in [Some(id), fetching].into_iter().flatten() {
+            if let Some(transfer) = self.transfers.remove(&transfer) {
+                self.steps.remove(&transfer.step);
+                self.exchanges.forget(transfer.step);
             }
-            Kind::Acknowledgement if message.code == Code::EMPTY => self.handle_acknowledgement(now, peer, message.id),
-            Kind::Acknowledgement if message.code.is_response() => self.handle_piggybacked(now, peer, message),
-            Kind::Reset if message.code == Code::EMPTY => self.handle_reset(peer, message.id),
-            Kind::Acknowledgement | Kind::Reset => Verdict::Dropped(DropReason::Senseless),
         }
+        self.exchanges.forget(id);
     }
 
-    fn handle_empty(&mut self, peer: Peer, message: &Message) -> Verdict {
-        if message.kind == Kind::NonConfirmable {
-            return Verdict::Dropped(DropReason::Senseless);
-        }
-        self.transmit(peer, Message::empty(Kind::Reset, message.id).encode());
-        Verdict::Ping
+    fn begin(&mut self, id: ExchangeId, peer: Peer, request: Request, stage: Stage) {
+        let purpose = Purpose::Request { observing: None };
+        self.steps.insert(id, id);
+        self.transfers.insert(id, Transfer { peer, request, stage, step: id, purpose, acknowledged: false });
     }
 
-    fn handle_request(&mut self, now: Instant, peer: Peer, message: Message) -> Verdict {
-        let confirmable = message.kind == Kind::Confirmable;
-        let unknown = unknown_critical(&message, REQUEST_OPTIONS);
-        if unknown.is_some() && !confirmable {
-            self.reset(peer, message.id);
-            return Verdict::Dropped(DropReason::CriticalOption);
-        }
-        let id = RequestId(self.new_id());
-        let answer_as = if confirmable { AnswerAs::Piggybacked } else { AnswerAs::NonConfirmable };
-        self.requests.insert(id, PendingRequest { peer, token: message.token, message_id: message.id, answer_as });
-        if let Some(option) = unknown {
-            let code = if PROXY_OPTIONS.contains(&option) { Code::PROXYING_NOT_SUPPORTED } else { Code::BAD_OPTION };
-            self.respond(now, id, Response::new(code));
-            return Verdict::Request;
-        }
-        if confirmable {
-            self.deadlines.set(Deadline::Acknowledge(id), now + self.parameters.ack_timeout / 2);
-        }
-        let request = Request { method: message.code, options: message.options, payload: message.payload };
-        self.events.push_back(Event::Request { id, peer, request });
-        Verdict::Request
-    }
-
-    /// A response in a message of its own, confirmable or not (RFC 7252 section 5.2.2).
-    fn handle_response(&mut self, now: Instant, peer: Peer, message: Message) -> Verdict {
-        let expected = self.tokens.get(&(peer, message.token)).copied().unwrap_or_default();
-        let notifies = message.options.contains(number::OBSERVE) || expected.exchange.is_none();
-        if unknown_critical(&message, RESPONSE_OPTIONS).is_some() {
-            self.reset(peer, message.id);
-            return Verdict::Dropped(DropReason::CriticalOption);
-        }
-        let (id, kind, token) = (message.id, message.kind, message.token);
-        match (expected.observation, expected.exchange) {
-            (Some(observation), _) if notifies => {
-                self.acknowledge(peer, id, kind);
-                self.notify(now, observation, message)
-            }
-            (_, Some(exchange)) => {
-                self.acknowledge(peer, id, kind);
-                self.finish(now, exchange, peer, token, message)
-            }
-            (_, None) => {
-                self.reset(peer, id);
-                Verdict::Dropped(DropReason::Unexpected)
+    /// Takes what the exchanges tell, and goes on with the transfers that it belongs to.
+    fn follow(&mut self, now: Instant) {
+        while let Some(event) = self.exchanges.poll_event() {
+            match event {
+                exchange::Event::Request { id, peer, request } => self.requested(now, id, peer, request),
+                exchange::Event::Acknowledged { exchange } => self.acknowledged(exchange),
+                exchange::Event::Response { exchange, response, observing } => {
+                    self.responded(now, exchange, response, observing);
+                }
+                exchange::Event::Reset { exchange } => self.ended(now, exchange, |exchange| Event::Reset { exchange }),
+                exchange::Event::TimedOut { exchange } => {
+                    self.ended(now, exchange, |exchange| Event::TimedOut { exchange });
+                }
+                exchange::Event::Notification { observation, number, response } => {
+                    self.notified(now, observation, number, response);
+                }
             }
         }
     }
 
-    fn handle_piggybacked(&mut self, now: Instant, peer: Peer, message: Message) -> Verdict {
-        let Some(Owner::Exchange(exchange)) = self.transmissions.owner((peer, message.id)) else {
-            return Verdict::Dropped(DropReason::Unexpected);
+    fn requested(&mut self, now: Instant, id: RequestId, peer: Peer, request: Request) {
+        let blocks = Block::of(&request.options, number::BLOCK1)
+            .and_then(|block1| Ok((block1, Block::of(&request.options, number::BLOCK2)?)));
+        let Ok((block1, block2)) = blocks else {
+            self.events.push_back(Event::BodyRefused { peer, error: BlockError::Malformed });
+            return self.exchanges.respond(now, id, Response::new(Code::BAD_OPTION));
         };
-        let token = message.token;
-        if self.exchanges.get(&exchange).is_none_or(|exchange| exchange.token != token) {
-            return Verdict::Dropped(DropReason::Unexpected);
-        }
-        if unknown_critical(&message, RESPONSE_OPTIONS).is_some() {
-            return Verdict::Dropped(DropReason::CriticalOption);
-        }
-        self.finish(now, exchange, peer, token, message)
-    }
-
-    fn handle_acknowledgement(&mut self, now: Instant, peer: Peer, id: MessageId) -> Verdict {
-        match self.transmissions.end((peer, id)) {
-            Some(Owner::Exchange(exchange)) => {
-                let patience = self.parameters.max_transmit_wait();
-                self.deadlines.set(Deadline::Response(exchange), now + patience);
-                self.events.push_back(Event::Acknowledged { exchange });
-                Verdict::Acknowledgement
+        let request = match block1.map(|block| self.assemblies.take(now, peer, &request, block)) {
+            None => request,
+            Some(Assembled::Complete(request, _)) => request,
+            Some(Assembled::Answer(response, error)) => {
+                self.events.extend(error.map(|error| Event::BodyRefused { peer, error }));
+                return self.exchanges.respond(now, id, response);
             }
-            Some(Owner::SeparateResponse) => Verdict::Acknowledgement,
-            None => Verdict::Dropped(DropReason::Unexpected),
+        };
+        if block1.is_some() || block2.is_some() {
+            self.requested.insert(id, Requested { block1, block2 });
+        }
+        self.events.push_back(Event::Request { id, peer, request });
+    }
+
+    fn acknowledged(&mut self, step: ExchangeId) {
+        let Some(id) = self.steps.get(&step) else { return };
+        let Some(transfer) = self.transfers.get_mut(id) else { return };
+        let news = !std::mem::replace(&mut transfer.acknowledged, true);
+        if news && matches!(transfer.purpose, Purpose::Request { .. }) {
+            self.events.push_back(Event::Acknowledged { exchange: *id });
         }
     }
 
-    fn handle_reset(&mut self, peer: Peer, id: MessageId) -> Verdict {
-        match self.transmissions.end((peer, id)) {
-            Some(Owner::Exchange(exchange)) => {
-                self.end_exchange(exchange);
-                self.events.push_back(Event::Reset { exchange });
-                Verdict::Reset
-            }
-            Some(Owner::SeparateResponse) => Verdict::Reset,
-            None => Verdict::Dropped(DropReason::Unexpected),
-        }
-    }
-
-    /// The response of an exchange is there; with the Observe option it lives on as an observation.
-    fn finish(&mut self, now: Instant, id: ExchangeId, peer: Peer, token: Token, message: Message) -> Verdict {
-        let observe = self.exchanges.get(&id).is_some_and(|exchange| exchange.observe);
-        self.end_exchange(id);
-        let number = observe_number(&message).filter(|_| observe && message.code.is_success());
-        if let Some(number) = number {
-            let observation = Observation { peer, token, freshness: Freshness::of(number, now) };
+    fn responded(&mut self, now: Instant, step: ExchangeId, response: Response, observing: Option<u32>) {
+        let Some(id) = self.steps.remove(&step) else { return };
+        let Some(mut transfer) = self.transfers.remove(&id) else { return };
+        if let (Purpose::Request { observing: number }, true) = (&mut transfer.purpose, observing.is_some()) {
+            *number = observing;
+            let mut request = transfer.request.clone();
+            request.options.remove(number::OBSERVE);
+            let waiting = VecDeque::new();
+            let observation = Observation { peer: transfer.peer, request, fetching: None, told: false, waiting };
             self.observations.insert(id, observation);
-            self.expected(peer, token, |expected| expected.observation = Some(id));
         }
-        let response = Response { code: message.code, options: message.options, payload: message.payload };
-        self.events.push_back(Event::Response { exchange: id, response, observing: number });
-        Verdict::Response
+        match self.advance(&mut transfer, response) {
+            Ok(Step::Next(request)) => self.send_step(now, id, transfer, request),
+            Ok(Step::Complete(response)) => self.complete(now, id, transfer.purpose, Ok(response)),
+            Err(error) => self.complete(now, id, transfer.purpose, Err(error)),
+        }
     }
 
-    fn notify(&mut self, now: Instant, id: ExchangeId, message: Message) -> Verdict {
-        let number = observe_number(&message);
-        let observation = self.observations.get_mut(&id).expect("a token points to observations that exist");
-        // RFC 7641 section 4.2: an error, or a response without the option, is the last word of the device.
-        match number.filter(|_| message.code.is_success()) {
-            Some(number) if !observation.freshness.advance(number, now) => {
-                return Verdict::Dropped(DropReason::StaleNotification);
+    fn advance(&self, transfer: &mut Transfer, response: Response) -> Result<Step, BlockError> {
+        if let Stage::Upload(upload) = &mut transfer.stage
+            && let Sent::Next(request) = upload.answered(&response)?
+        {
+            return Ok(Step::Next(request));
+        }
+        let fetched = match &mut transfer.stage {
+            Stage::Download(download) => download.answered(response)?,
+            Stage::Whole | Stage::Upload(_) => {
+                let (download, fetched) = Download::begin(&transfer.request, response, self.body_limit)?;
+                transfer.stage = Stage::Download(download);
+                fetched
             }
-            Some(_) => {}
-            None => self.forget(id),
-        }
-        let response = Response { code: message.code, options: message.options, payload: message.payload };
-        self.events.push_back(Event::Notification { observation: id, number, response });
-        Verdict::Notification
+        };
+        Ok(match fetched {
+            Fetched::Next(request) => Step::Next(request),
+            Fetched::Complete(mut response) => {
+                response.options.remove(number::BLOCK1);
+                Step::Complete(response)
+            }
+        })
     }
 
-    fn send_with_token(&mut self, now: Instant, peer: Peer, request: Request, token: Token) -> ExchangeId {
-        let id = ExchangeId(self.new_id());
-        let message_id = self.new_message_id(peer);
-        let observe = request.options.uint(number::OBSERVE) == Ok(Some(0));
-        self.exchanges.insert(id, Exchange { peer, token, message_id, observe });
-        self.expected(peer, token, |expected| expected.exchange = Some(id));
-
-        let Request { method, options, payload } = request;
-        let message = Message { kind: Kind::Confirmable, code: method, id: message_id, token, options, payload };
-        let datagram = message.encode();
-        let key = (peer, message_id);
-        self.transmissions.begin(now, key, datagram.clone(), Owner::Exchange(id), &self.parameters, &mut self.rng);
-        self.transmit(peer, datagram);
-        id
+    fn send_step(&mut self, now: Instant, id: ExchangeId, mut transfer: Transfer, request: Request) {
+        transfer.step = self.exchanges.send_request(now, transfer.peer, request);
+        self.steps.insert(transfer.step, id);
+        self.transfers.insert(id, transfer);
     }
 
-    /// The message keeps its id, so that the device sees a repetition, unless another one has it on its way there.
-    fn readdress_transmission(&mut self, now: Instant, id: ExchangeId, from: Key, to: Peer) {
-        if !self.owns_transmission(id, from) {
-            return;
+    /// The transfer is at its end; what waited for it has its turn.
+    fn complete(&mut self, now: Instant, id: ExchangeId, purpose: Purpose, result: Result<Response, BlockError>) {
+        let (event, observation) = match (purpose, result) {
+            (Purpose::Request { observing }, Ok(response)) => {
+                (Event::Response { exchange: id, response, observing }, observing.map(|_| id))
+            }
+            (Purpose::Request { .. }, Err(error)) => {
+                self.forget(id);
+                (Event::Failed { exchange: id, error }, None)
+            }
+            (Purpose::Notification { observation, number }, Ok(response)) => {
+                (Event::Notification { observation, number, response }, Some(observation))
+            }
+            (Purpose::Notification { observation, number }, Err(error)) => {
+                (Event::NotificationFailed { observation, number, error }, Some(observation))
+            }
+        };
+        self.events.push_back(event);
+        let Some(id) = observation else { return };
+        if let Some(observation) = self.observations.get_mut(&id) {
+            observation.told = true;
+            observation.fetching = None;
         }
-        let mut key = (to, from.1);
-        if self.transmissions.contains(key) {
-            key.1 = self.new_message_id(to);
-            if let Some(exchange) = self.exchanges.get_mut(&id) {
-                exchange.message_id = key.1;
+        self.tell_waiting(now, id);
+    }
+
+    /// A step was reset or timed out: so was the whole.
+    fn ended(&mut self, now: Instant, step: ExchangeId, how: impl FnOnce(ExchangeId) -> Event) {
+        let Some(id) = self.steps.remove(&step) else { return };
+        let Some(transfer) = self.transfers.remove(&id) else { return };
+        match transfer.purpose {
+            Purpose::Request { .. } => {
+                self.forget(id);
+                self.events.push_back(how(id));
+            }
+            Purpose::Notification { .. } => self.complete(now, id, transfer.purpose, Err(BlockError::OutOfOrder)),
+        }
+    }
+
+    fn notified(&mut self, now: Instant, id: ExchangeId, number: Option<u32>, response: Response) {
+        let Some(observation) = self.observations.get_mut(&id) else { return };
+        if observation.waiting.len() >= Self::WAITING_NOTIFICATIONS {
+            let (number, _) = observation.waiting.pop_front().expect("a queue at its limit is not empty");
+            let error = BlockError::TooMany;
+            self.events.push_back(Event::NotificationFailed { observation: id, number, error });
+        }
+        observation.waiting.push_back((number, response));
+        self.tell_waiting(now, id);
+    }
+
+    /// Tells the notifications that wait, up to one whose body has to be fetched first.
+    fn tell_waiting(&mut self, now: Instant, id: ExchangeId) {
+        while let Some(observation) = self.observations.get_mut(&id)
+            && observation.told
+            && observation.fetching.is_none()
+            && let Some((number, response)) = observation.waiting.pop_front()
+        {
+            // RFC 7641 section 4.2: an error, or a response without the option, is the last word of the device.
+            let over = number.is_none() || !response.code.is_success();
+            let purpose = Purpose::Notification { observation: id, number };
+            match Download::begin(&observation.request, response, self.body_limit) {
+                Ok((_, Fetched::Complete(response))) => {
+                    self.events.push_back(Event::Notification { observation: id, number, response });
+                }
+                Ok((download, Fetched::Next(request))) => {
+                    let (peer, of) = (observation.peer, observation.request.clone());
+                    let step = self.exchanges.send_request(now, peer, request);
+                    observation.fetching = Some(step);
+                    let stage = Stage::Download(download);
+                    let transfer = Transfer { peer, request: of, stage, step, purpose, acknowledged: false };
+                    self.steps.insert(step, step);
+                    self.transfers.insert(step, transfer);
+                }
+                Err(error) => {
+                    self.events.push_back(Event::NotificationFailed { observation: id, number, error });
+                }
+            }
+            if over {
+                self.observations.remove(&id);
             }
         }
-        self.transmissions.readdress(now, from, key);
-    }
-
-    /// An exchange that waits for its separate response has no message on its way, and its id may be another one's.
-    fn owns_transmission(&self, id: ExchangeId, key: Key) -> bool {
-        matches!(self.transmissions.owner(key), Some(Owner::Exchange(owner)) if owner == id)
-    }
-
-    fn time_out(&mut self, exchange: ExchangeId) {
-        self.end_exchange(exchange);
-        self.events.push_back(Event::TimedOut { exchange });
-    }
-
-    fn end_exchange(&mut self, id: ExchangeId) {
-        let Some(exchange) = self.exchanges.remove(&id) else { return };
-        let key = (exchange.peer, exchange.message_id);
-        if self.owns_transmission(id, key) {
-            self.transmissions.end(key);
-        }
-        self.deadlines.cancel(Deadline::Response(id));
-        self.expected(exchange.peer, exchange.token, |expected| expected.exchange = None);
-    }
-
-    /// The answer takes longer than the peer should wait for the acknowledgement (RFC 7252 section 5.2.2).
-    fn acknowledge_early(&mut self, id: RequestId) {
-        let Some(pending) = self.requests.get_mut(&id) else { return };
-        pending.answer_as = AnswerAs::Separate;
-        let (peer, message_id) = (pending.peer, pending.message_id);
-        self.acknowledge(peer, message_id, Kind::Confirmable);
-    }
-
-    fn acknowledge(&mut self, peer: Peer, id: MessageId, kind: Kind) {
-        if kind == Kind::Confirmable {
-            self.reply(peer, id, Kind::Acknowledgement);
-        }
-    }
-
-    fn reset(&mut self, peer: Peer, id: MessageId) {
-        self.reply(peer, id, Kind::Reset);
-    }
-
-    fn reply(&mut self, peer: Peer, id: MessageId, kind: Kind) {
-        let datagram = Message::empty(kind, id).encode();
-        self.history.replied(peer, id, Reply::Datagram(datagram.clone()));
-        self.transmit(peer, datagram);
-    }
-
-    fn transmit(&mut self, peer: Peer, datagram: Vec<u8>) {
-        self.outputs.push_back(Output::Transmit(Transmit { peer, datagram }));
-    }
-
-    /// Changes whom a token belongs to; a token that belongs to nobody is forgotten.
-    fn expected(&mut self, peer: Peer, token: Token, change: impl FnOnce(&mut Expected)) {
-        let expected = self.tokens.entry((peer, token)).or_default();
-        change(expected);
-        if *expected == Expected::default() {
-            self.tokens.remove(&(peer, token));
-        }
-    }
-
-    /// A token that nothing of this peer has. Where tokens of the length that was asked for run out, it is longer.
-    fn random_token(&mut self, peer: Peer) -> Token {
-        let mut length = self.parameters.token_length;
-        loop {
-            let mut bytes = [0; Token::MAX_LENGTH];
-            self.rng.fill_bytes(&mut bytes);
-            let token = Token::new(&bytes[..length.min(Token::MAX_LENGTH)]);
-            if !self.tokens.contains_key(&(peer, token)) {
-                return token;
-            }
-            length += 1;
-        }
-    }
-
-    /// The next message id toward this peer: from a random start, one more each time (RFC 7252 section 4.4).
-    fn new_message_id(&mut self, peer: Peer) -> MessageId {
-        if self.next_message_id.len() >= self.parameters.exchanges {
-            // New random starts are as good as the old ones.
-            self.next_message_id.clear();
-        }
-        let rng = &mut self.rng;
-        let next = self.next_message_id.entry(peer).or_insert_with(|| MessageId(rng.random()));
-        // A message that was on its way to another address may have brought its id along.
-        while self.transmissions.contains((peer, *next)) {
-            next.0 = next.0.wrapping_add(1);
-        }
-        let id = *next;
-        next.0 = next.0.wrapping_add(1);
-        id
-    }
-
-    fn new_id(&mut self) -> u64 {
-        self.last_id += 1;
-        self.last_id
     }
 }
 
-/// The critical options that a request may have here.
-const REQUEST_OPTIONS: &[u16] =
-    &[number::URI_HOST, number::URI_PORT, number::URI_PATH, number::URI_QUERY, number::ACCEPT, number::BLOCK2];
-/// The critical options that a response may have here.
-const RESPONSE_OPTIONS: &[u16] = &[number::BLOCK1, number::BLOCK2];
-/// Proxy-Uri and Proxy-Scheme: this is no proxy (RFC 7252 section 5.10.2).
-const PROXY_OPTIONS: &[u16] = &[35, 39];
-
-/// The first critical option, one with an odd number, that is not among `known` (RFC 7252 section 5.4.1).
-fn unknown_critical(message: &Message, known: &[u16]) -> Option<u16> {
-    message.options.iter().map(|(number, _)| number).find(|number| number % 2 == 1 && !known.contains(number))
-}
-
-fn observe_number(message: &Message) -> Option<u32> {
-    message.options.uint(number::OBSERVE).ok().flatten()
+enum Step {
+    Next(Request),
+    Complete(Response),
 }

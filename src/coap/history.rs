@@ -104,11 +104,6 @@ impl History {
         self.deadlines.next()
     }
 
-    /// Messages that are remembered.
-    pub fn len(&self) -> usize {
-        self.total
-    }
-
     fn forget_oldest_of(&mut self, peer: Peer) {
         let Some(received) = self.peers.get_mut(&peer) else { return };
         if received.pop_front().is_some() {

@@ -1,9 +1,12 @@
-//! CoAP: messages, and the endpoint that sends and receives them reliably (RFC 7252, RFC 7641).
+//! CoAP: messages, and the endpoint that sends and receives them reliably (RFC 7252, RFC 7641, RFC
+//! 7959).
 //!
 //! This layer knows peers. It knows nothing of LwM2M, MQTT or devices.
 
+mod block;
 mod code;
 mod endpoint;
+mod exchange;
 mod history;
 mod message;
 mod observe;
@@ -12,8 +15,10 @@ mod parameters;
 mod transmission;
 mod verdict;
 
+pub use block::BlockError;
 pub use code::Code;
-pub use endpoint::{Endpoint, Event, ExchangeId, Output, RequestId, Transmit};
+pub use endpoint::{Endpoint, Event};
+pub use exchange::{ExchangeId, Output, RequestId, Transmit};
 pub use message::{DecodeError, Kind, Message, MessageId, Request, Response, Token};
 pub use options::{OptionError, Options};
 pub use parameters::Parameters;

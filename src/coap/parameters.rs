@@ -17,6 +17,12 @@ pub struct Parameters {
     pub exchanges: usize,
     /// Requests of devices that wait for our answer at once.
     pub pending_requests: usize,
+    /// Bytes of a block of ours: 16 to 1024. A body that is larger goes block by block.
+    pub block_size: usize,
+    /// Bytes of a body from a device that comes in blocks.
+    pub received_body: usize,
+    /// Bodies that devices send in blocks at once.
+    pub received_bodies: usize,
 }
 
 impl Default for Parameters {
@@ -31,6 +37,9 @@ impl Default for Parameters {
             exchanges_per_peer: 64,
             exchanges: 200_000,
             pending_requests: 20_000,
+            block_size: 1024,
+            received_body: 64 * 1024,
+            received_bodies: 1000,
         }
     }
 }

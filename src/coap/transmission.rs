@@ -96,8 +96,4 @@ impl<O: Copy> Transmissions<O> {
     pub fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.next()
     }
-
-    pub fn len(&self) -> usize {
-        self.waiting.len()
-    }
 }

@@ -85,8 +85,8 @@ pub fn list<T>(item: impl Fn(&Value) -> Result<T, String>) -> impl Fn(&Value) ->
 
 /// An address that others reach by this very port, so that the system may not choose it.
 pub fn reachable_address(value: &Value) -> Result<SocketAddr, String> {
-    let address = parsed("an IP address with a port, such as \"127.0.0.1:9001\" or \"[::1]:9001\"")(value)?;
-    port_of(address).map(|_| address)
+    let address: SocketAddr = parsed("an IP address with a port, such as \"127.0.0.1:9001\" or \"[::1]:9001\"")(value)?;
+    if address.port() == 0 { Err("allowed is a port from 1 to 65535".to_owned()) } else { Ok(address) }
 }
 
 /// `host:port`.
@@ -109,10 +109,6 @@ pub fn shown(value: &Value) -> String {
         Some((end, _)) => format!("{}...", &whole[..end]),
         None => whole,
     }
-}
-
-fn port_of(address: SocketAddr) -> Result<u16, String> {
-    Some(address.port()).filter(|port| *port != 0).ok_or_else(|| "allowed is a port from 1 to 65535".to_owned())
 }
 
 fn is_host_and_port(text: &str) -> bool {

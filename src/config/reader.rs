@@ -73,6 +73,12 @@ impl Reader {
         }
     }
 
+    /// Takes a key, or a whole section, for known.
+    #[cfg(not(feature = "embedded"))]
+    pub fn pass_over(&mut self, key: &str) {
+        self.asked.insert(key.to_owned());
+    }
+
     /// The names of the tables below a key; `None` when the key is not there.
     pub fn names_below(&mut self, key: &str) -> Option<Vec<String>> {
         let names = self.find(key)?.as_table()?.keys().cloned().collect();

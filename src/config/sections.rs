@@ -45,14 +45,14 @@ const SOCKET_ADDRESS: &str = "an IP address with a port, such as \"0.0.0.0:5683\
 pub fn config(reader: &mut Reader) -> Config {
     reader.read("upstream.kind", (), choice([("exproto", ())]));
     let upstream = exproto(reader);
-    // One file fits every build: without that broker its keys are read and go nowhere.
+    // One file fits every build: one without that broker knows the section, and does not look into it.
     #[cfg(not(feature = "embedded"))]
-    embedded_addresses(reader);
+    reader.pass_over("embedded");
     Config {
         gateway: gateway(reader),
         listeners: listeners(reader),
         #[cfg(feature = "embedded")]
-        embedded: embedded(embedded_addresses(reader), upstream.handler_bind),
+        embedded: embedded(reader, upstream.handler_bind),
         upstream,
         log: log(reader),
         xml_dir: PathBuf::from(reader.read("xml_dir", "xml".to_owned(), text_with_content)),
@@ -108,6 +108,9 @@ fn coap(reader: &mut Reader) -> Parameters {
         exchanges_per_peer: reader.read("coap.exchanges_per_peer", default.exchanges_per_peer, whole(1..=MANY)),
         exchanges: reader.read("coap.exchanges", default.exchanges, whole(1..=MANY)),
         pending_requests: reader.read("coap.pending_requests", default.pending_requests, whole(1..=MANY)),
+        block_size: reader.read("coap.block_size", default.block_size, whole(16..=1024)),
+        received_body: reader.read("coap.received_body", default.received_body, whole(1024..=64 * 1024 * 1024)),
+        received_bodies: reader.read("coap.received_bodies", default.received_bodies, whole(1..=MANY)),
     }
 }
 
@@ -118,6 +121,7 @@ fn limits(reader: &mut Reader) -> Limits {
         waiting_commands: reader.read("limits.waiting_commands", default.waiting_commands, whole(1..=MANY)),
         command_expiry: reader.read("limits.command_expiry", default.command_expiry, duration(SECOND..=YEAR)),
         observations: reader.read("limits.observations", default.observations, whole(1..=MANY)),
+        sent_body: reader.read("limits.sent_body", default.sent_body, whole(1024..=64 * 1024 * 1024)),
         command_size: reader.read("limits.command_size", default.command_size, whole(64..=256 * 1024 * 1024)),
         retry_after: reader.read("limits.retry_after", default.retry_after, duration(SECOND..=24 * HOUR)),
     }
@@ -183,10 +187,9 @@ fn listeners(reader: &mut Reader) -> Vec<UdpListener> {
 fn listener(reader: &mut Reader, name: String) -> UdpListener {
     let key = |last: &str| format!("listeners.udp.{name}.{last}");
     let everywhere = SocketAddr::from(([0, 0, 0, 0], 5683));
-    let recbuf = whole(2048..=1024 * 1024 * 1024);
     UdpListener {
         bind: reader.read(&key("bind"), everywhere, parsed(SOCKET_ADDRESS)),
-        recbuf: reader.read(&key("recbuf"), None, |value| recbuf(value).map(Some)),
+        recbuf: reader.read(&key("recbuf"), 4 * 1024 * 1024, whole(2048..=1024 * 1024 * 1024)),
         name,
     }
 }
@@ -227,25 +230,19 @@ fn exproto(reader: &mut Reader) -> exproto::Settings {
     settings
 }
 
-/// MQTT, the exproto listener and the adapter of the embedded broker.
-fn embedded_addresses(reader: &mut Reader) -> [SocketAddr; 3] {
-    [("mqtt", 1883), ("listener", 7993), ("adapter", 9100)].map(|(name, port)| {
-        let default = SocketAddr::from(([127, 0, 0, 1], port));
-        reader.read(&format!("embedded.{name}"), default, reachable_address)
-    })
-}
-
+/// With port 0 the system chooses: the broker tells where it is.
 #[cfg(feature = "embedded")]
-fn embedded([mqtt, listener, adapter]: [SocketAddr; 3], mut handler: SocketAddr) -> crate::embedded::Settings {
+fn embedded(reader: &mut Reader, mut handler: SocketAddr) -> crate::embedded::Settings {
     if handler.ip().is_unspecified() {
         handler.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
+    let default = crate::embedded::Settings::default();
     crate::embedded::Settings {
-        mqtt,
-        listener,
-        adapter,
+        mqtt: reader.read("embedded.mqtt", default.mqtt, parsed(SOCKET_ADDRESS)),
+        listener: reader.read("embedded.listener", default.listener, parsed(SOCKET_ADDRESS)),
+        adapter: reader.read("embedded.adapter", default.adapter, parsed(SOCKET_ADDRESS)),
         handler: format!("http://{handler}"),
-        ..crate::embedded::Settings::default()
+        ..default
     }
 }
 

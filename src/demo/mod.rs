@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use crate::app::{self, App};
 use crate::config::Config;
+use crate::observability::logging;
 use crate::simulator::DeviceSettings;
 
 use application::Application;
@@ -38,6 +39,9 @@ const NOTIFICATIONS: usize = 3;
 
 const TEMPERATURE: &str = "/3303/0/5700";
 
+/// Between two commands, where somebody reads along.
+const READING_TIME: Duration = Duration::from_secs(3);
+
 /// One command of the conversation.
 struct Step {
     explanation: &'static str,
@@ -54,11 +58,19 @@ enum Then {
     Registration,
 }
 
+/// The demonstration speaks for itself: its log has warnings only, unless the operator wants another one.
+pub fn with_quiet_log(mut config: Config) -> Config {
+    if config.log == Config::default().log {
+        config.log.filter = logging::filter("warn").expect("a level is a filter");
+    }
+    config
+}
+
 /// Runs the demonstration. `once` ends it after the conversation; so does a standard output that is no terminal.
 pub async fn run(config: Config, once: bool) -> anyhow::Result<()> {
     let app = app::start(config, true).await?;
     let outcome = tokio::select! {
-        outcome = demonstrate(&app, once || !std::io::stdout().is_terminal()) => outcome,
+        outcome = demonstrate(&app, once) => outcome,
         interrupted = tokio::signal::ctrl_c() => interrupted.context("waiting for Ctrl-C"),
     };
     app.stop().await?;
@@ -78,11 +90,13 @@ async fn demonstrate(app: &App, once: bool) -> anyhow::Result<()> {
     let settings =
         DeviceSettings { notification_interval: Some(NOTIFICATION_INTERVAL), ..DeviceSettings::new(ENDPOINT) };
     let thermometer = Thermometer::start(server, settings).await.context("the simulated device")?;
-    let mut conversation = Conversation { screen, application, thermometer, last_request: 0 };
+    let watched = std::io::stdout().is_terminal();
+    let reading_time = if watched { READING_TIME } else { Duration::ZERO };
+    let mut conversation = Conversation { screen, application, thermometer, reading_time, last_request: 0 };
 
     conversation.hold().await?;
     conversation.screen.say_what_next(server, mqtt, ENDPOINT)?;
-    if !once {
+    if watched && !once {
         conversation.go_on().await?;
     }
     conversation.end().await
@@ -93,6 +107,8 @@ struct Conversation {
     screen: Screen,
     application: Application,
     thermometer: Thermometer,
+    reading_time: Duration,
+    /// The id of the last command.
     last_request: u64,
 }
 
@@ -100,6 +116,7 @@ impl Conversation {
     async fn hold(&mut self) -> anyhow::Result<()> {
         self.wait_for("registration", |message| message["msgType"] == "register").await?;
         for step in steps() {
+            self.give_time_to_read().await?;
             self.screen.explain(step.explanation)?;
             self.ask(step.msg_type, step.data).await?;
             match step.then {
@@ -137,6 +154,7 @@ impl Conversation {
         let id = self.last_request;
         let topic = format!("lwm2m/{ENDPOINT}/dn");
         let command = json!({ "reqID": id, "msgType": msg_type, "data": data });
+        self.screen.show_message(&topic, &command)?;
         self.application.publish(&topic, &command).await?;
         // The answer echoes the command; what has no code is the command itself, or the device's word that it has it.
         let is_answer = |message: &Value| message["reqID"] == id && !message["data"]["code"].is_null();
@@ -167,12 +185,26 @@ impl Conversation {
         timeout(PATIENCE, search).await.unwrap_or_else(|_| bail!("no {what} came within {PATIENCE:?}"))
     }
 
+    /// The device lives on meanwhile.
+    async fn give_time_to_read(&mut self) -> anyhow::Result<()> {
+        let reading_time = self.reading_time;
+        let happenings = async {
+            loop {
+                self.show_next().await?;
+            }
+        };
+        timeout(reading_time, happenings).await.unwrap_or(Ok(()))
+    }
+
     /// Shows the next thing that happens; gives it when it is a message of the application's side.
     async fn show_next(&mut self) -> anyhow::Result<Option<Value>> {
         tokio::select! {
             message = self.application.next_message() => {
                 let (topic, payload) = message?;
-                self.screen.show_message(&topic, &payload)?;
+                // A command of our own was shown when it left; those of other applications are news.
+                if !topic.contains("/dn") || payload["reqID"] != self.last_request {
+                    self.screen.show_message(&topic, &payload)?;
+                }
                 Ok(Some(payload))
             }
             event = self.thermometer.next_event() => {

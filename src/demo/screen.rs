@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::simulator::DeviceEvent;
 
-/// A message that is longer has its content below it, an entry a line.
+/// A message that is longer has the entries of its content on lines of their own.
 const LINE: usize = 110;
 
 /// Entries of one content that are shown.
@@ -73,16 +73,15 @@ fn layout(message: &Value) -> Vec<String> {
     let whole = message.to_string();
     let mut frame = message.clone();
     let entries = match frame.pointer_mut("/data/content") {
-        Some(Value::Array(entries)) if whole.len() > LINE => std::mem::take(entries),
+        Some(Value::Array(entries)) if whole.len() > LINE && entries.len() > 1 => std::mem::take(entries),
         _ => return vec![whole],
     };
     let frame = frame.to_string();
     let Some((before, after)) = frame.split_once(EMPTY_CONTENT) else { return vec![whole] };
     let mut lines = vec![format!("{before}\"content\":[")];
-    lines.extend(entries.iter().take(ENTRIES).map(|entry| format!("  {entry},")));
-    match entries.len().saturating_sub(ENTRIES) {
-        0 => {}
-        left => lines.push(format!("  ... and {left} more")),
+    lines.extend(entries.iter().take(ENTRIES).map(|entry| format!("  {entry}")));
+    if entries.len() > ENTRIES {
+        lines.push(format!("  ... and {} more", entries.len() - ENTRIES));
     }
     lines.push(format!("]{after}"));
     lines
@@ -134,7 +133,7 @@ mod tests {
         let message = json!({ "msgType": "read", "data": { "code": "2.05", "content": entries }, "reqID": 2 });
         let lines = layout(&message);
         assert_eq!(lines.first().map(String::as_str), Some(r#"{"msgType":"read","data":{"code":"2.05","content":["#));
-        assert_eq!(lines.get(1).map(String::as_str), Some(r#"  {"path":"/3/0/0","value":0},"#));
+        assert_eq!(lines.get(1).map(String::as_str), Some(r#"  {"path":"/3/0/0","value":0}"#));
         assert_eq!(lines.get(7..), Some(&["  ... and 3 more".to_owned(), r#"]},"reqID":2}"#.to_owned()][..]));
     }
 }

@@ -29,6 +29,8 @@ impl Thermometer {
             if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
         let socket = UdpSocket::bind(any).await?;
         socket.connect(server).await?;
+        // Before its first look at a socket the runtime takes it for full, and the Register would be lost.
+        socket.writable().await?;
         // The gateway is as new as the device: nobody remembers the message ids of an earlier demonstration.
         let mut device = Device::new(settings, 0);
         device.start(now());

@@ -14,6 +14,8 @@ use super::filters::{self, FilterTree, Place};
 
 /// Messages that wait for one member; what comes when it is full is lost to this member (EMQX: `max_mqueue_len`).
 const INBOX: usize = 16_384;
+/// Filters of one member.
+const MAX_FILTERS: usize = 10_000;
 /// Retained messages in all.
 const MAX_RETAINED: usize = 100_000;
 
@@ -59,7 +61,7 @@ pub(super) struct Options {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Retained {
     Always,
-    /// ExProto, section 4: only at the first Subscribe of a filter.
+    /// As EMQX does: only at the first Subscribe of a filter.
     #[default]
     OnNew,
     Never,
@@ -97,12 +99,10 @@ impl Member {
         self.bus.with(|routes| routes.publish(message, Some(self.id)));
     }
 
-    /// Again with the same filter changes the options. False if the filter is invalid.
+    /// Again with the same filter changes the options. False if the filter is invalid, or one too much.
     pub(super) fn subscribe(&self, filter: &str, options: Options) -> bool {
-        filters::is_valid(filters::split_group(filter).1) && {
-            self.bus.with(|routes| routes.subscribe(self.id, filter, options));
-            true
-        }
+        filters::is_valid(filters::split_group(filter).1)
+            && self.bus.with(|routes| routes.subscribe(self.id, filter, options))
     }
 
     /// Whether it was subscribed.
@@ -173,8 +173,11 @@ impl Routes {
         }
     }
 
-    fn subscribe(&mut self, id: MemberId, filter: &str, options: Options) {
+    fn subscribe(&mut self, id: MemberId, filter: &str, options: Options) -> bool {
         let inbox = self.inboxes.get_mut(&id).expect("a member is there until it leaves");
+        if inbox.filters.len() >= MAX_FILTERS && !inbox.filters.contains_key(filter) {
+            return false;
+        }
         let is_new = inbox.filters.insert(filter.to_owned(), options).is_none();
         let (group, plain) = filters::split_group(filter);
         let subscribers = self.tree.entry(plain);
@@ -190,6 +193,7 @@ impl Routes {
                 }
             }
         }
+        true
     }
 
     fn unsubscribe(&mut self, id: MemberId, filter: &str) -> bool {

@@ -93,9 +93,11 @@ impl fmt::Debug for Credentials {
 #[derive(Default)]
 pub(super) struct Rules(Mutex<RuleSet>);
 
+type Refusal = Arc<dyn Fn(&Credentials) -> bool + Send + Sync>;
+
 #[derive(Default)]
 struct RuleSet {
-    refused: Vec<Arc<dyn Fn(&Credentials) -> bool + Send + Sync>>,
+    refused: Vec<Refusal>,
     unpublishable: Vec<String>,
     unsubscribable: Vec<String>,
     delay: Duration,

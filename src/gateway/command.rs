@@ -1,8 +1,8 @@
-//! What applications ask of devices: one command at a time for each device, the others wait (mapping contract, section 3).
+//! What applications ask of devices: one command at a time for each device, the others wait.
 
 use std::time::Instant;
 
-use crate::coap::{ExchangeId, Response};
+use crate::coap::{BlockError, ExchangeId, Response};
 use crate::lwm2m::operation::Operation;
 use crate::mqtt::downlink::{self, Command, Echo};
 use crate::mqtt::uplink;
@@ -11,9 +11,6 @@ use crate::registry::{Admission, Observation};
 use super::broker::DeviceId;
 use super::report::{CommandOutcome, Report};
 use super::{Deadline, Gateway};
-
-/// A request has to fit into one datagram of UDP.
-const LARGEST_PAYLOAD: usize = 60_000;
 
 impl Gateway {
     pub(super) fn handle_command(&mut self, now: Instant, id: DeviceId, payload: Vec<u8>) {
@@ -118,6 +115,17 @@ impl Gateway {
         self.send_next(now, id);
     }
 
+    /// The body of the request or of the response could not be transferred.
+    pub(super) fn command_failed(&mut self, now: Instant, exchange: ExchangeId, error: BlockError) {
+        let Some((id, command)) = self.take_command(exchange) else { return };
+        self.heard_from(now, id);
+        self.refuse_command(id, &command, CommandOutcome::TransferFailed, &error.to_string());
+        if let Some(peer) = self.registry.device(id).map(|device| device.peer) {
+            self.report(Report::TransferFailed { peer, error });
+        }
+        self.send_next(now, id);
+    }
+
     /// The last word about a command that got no answer.
     pub(super) fn give_up(&mut self, id: DeviceId, command: &Command) {
         self.publish_answer(id, uplink::timed_out(&command.echo));
@@ -157,8 +165,8 @@ impl Gateway {
     fn send(&mut self, now: Instant, id: DeviceId, command: Command) {
         let Some(device) = self.registry.device(id) else { return };
         let request = command.operation.request(&device.registration);
-        if request.payload.len() > LARGEST_PAYLOAD {
-            let reason = format!("the request's payload is longer than {LARGEST_PAYLOAD} bytes");
+        if request.payload.len() > self.settings.limits.sent_body {
+            let reason = format!("the body is longer than {} bytes", self.settings.limits.sent_body);
             return self.refuse_command(id, &command, CommandOutcome::Refused, &reason);
         }
         let observed = device.observation_of(command.operation.path());

@@ -142,9 +142,14 @@ impl Gateway {
                 }
                 coap::Event::Reset { exchange } => self.command_reset(now, exchange),
                 coap::Event::TimedOut { exchange } => self.command_timed_out(now, exchange),
+                coap::Event::Failed { exchange, error } => self.command_failed(now, exchange, error),
                 coap::Event::Notification { observation, number, response } => {
-                    self.notified(now, observation, number, &response);
+                    self.notified(now, observation, number, Ok(&response));
                 }
+                coap::Event::NotificationFailed { observation, number, error } => {
+                    self.notified(now, observation, number, Err(error));
+                }
+                coap::Event::BodyRefused { peer, error } => self.report(Report::TransferFailed { peer, error }),
             }
         }
         self.flush_coap();
@@ -220,7 +225,7 @@ impl Gateway {
         self.registry.len() + self.joinings.len()
     }
 
-    /// The device speaks from another address of the same transport (mapping contract, section 2.3).
+    /// The device speaks from another address of the same transport.
     fn moved(&mut self, now: Instant, id: DeviceId, to: Peer) {
         let Some(device) = self.registry.device_mut(id).filter(|device| device.peer != to) else { return };
         let from = std::mem::replace(&mut device.peer, to);

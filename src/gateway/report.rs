@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::coap::{Code, Peer};
+use crate::coap::{BlockError, Code, Peer};
 
 use super::broker::CloseReason;
 
@@ -59,6 +59,11 @@ pub enum Report {
         path: String,
         reason: String,
     },
+    /// A block-wise transfer came to nothing; who waited for it was told.
+    TransferFailed {
+        peer: Peer,
+        error: BlockError,
+    },
     /// The broker did not allow a publication; `first` for the first one of this device.
     PublishRefused {
         endpoint: String,
@@ -85,6 +90,8 @@ pub enum CommandOutcome {
     Refused,
     Expired,
     QueueFull,
+    /// Its body, or that of its answer, could not be transferred in blocks.
+    TransferFailed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

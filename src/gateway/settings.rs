@@ -67,6 +67,8 @@ pub struct Limits {
     pub command_expiry: Duration,
     /// Observations of one device.
     pub observations: usize,
+    /// Bytes of a body that is sent to a device.
+    pub sent_body: usize,
     /// Bytes of one command from the broker.
     pub command_size: usize,
     /// `Max-Age` of a 5.03: when a device may try again.
@@ -80,6 +82,7 @@ impl Default for Limits {
             waiting_commands: 64,
             command_expiry: Duration::from_secs(24 * 3600),
             observations: 128,
+            sent_body: 4 * 1024 * 1024,
             command_size: 6 * 1024 * 1024,
             retry_after: Duration::from_secs(30),
         }

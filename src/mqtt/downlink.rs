@@ -119,7 +119,7 @@ impl Command {
     }
 }
 
-/// Reads a command for the device of this registration (mapping contract, section 3).
+/// Reads a command for the device of this registration.
 pub fn parse(payload: &[u8], registration: &Registration, model: &Model) -> Result<Command, Refusal> {
     let nothing = || Echo { members: Arc::default() };
     let members = match serde_json::from_slice(payload) {

@@ -1,4 +1,4 @@
-//! What goes up, as JSON (mapping contract, sections 2.5, 3.1, 4 and 5). Each function gives a whole payload.
+//! What goes up, as JSON. Each function gives a whole payload.
 
 use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
@@ -57,7 +57,7 @@ pub fn refused(echo: &Echo, reason: &str) -> Vec<u8> {
     answer(echo, &outcome, None)
 }
 
-/// The name of a code in `codeMsg` (mapping contract, section 3.1).
+/// The name of a code in `codeMsg`.
 pub fn code_message(code: Code) -> &'static str {
     match code {
         Code::CREATED => "created",
@@ -376,7 +376,7 @@ mod tests {
     fn a_notification_has_its_number_and_the_first_answer_only_one_that_is_not_zero() {
         let echo = read("/3/0/9").echo;
         let outcome = entries(vec![Value::Integer(1)]);
-        let notification = shown(notification(&echo, &outcome, 0));
+        let notification = shown(notification(&echo, &outcome, Some(0)));
         assert_eq!((&notification["msgType"], &notification["seqNum"]), (&json!("notify"), &json!(0)));
         assert_eq!(notification["reqID"], 7);
         assert_eq!(shown(answer(&echo, &outcome, Some(3)))["seqNum"], 3);

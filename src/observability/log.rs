@@ -34,6 +34,7 @@ pub fn log(report: &Report) {
         Report::UndecodableContent { endpoint, path, reason } => {
             error!(endpoint, path, reason, "payload not understood");
         }
+        Report::TransferFailed { peer, error } => debug!(peer = %peer.address, %error, "block-wise transfer failed"),
         Report::PublishRefused { endpoint, topic, first: true } => {
             warn!(endpoint, topic, "the broker does not allow this device to publish here");
         }

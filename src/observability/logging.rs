@@ -1,6 +1,6 @@
 //! Starts the log: text or JSON, to the standard error output.
 
-use std::io;
+use std::io::{self, IsTerminal};
 
 use thiserror::Error;
 use tracing_subscriber::EnvFilter;
@@ -58,7 +58,8 @@ pub fn filter(text: &str) -> Result<Filter, FilterError> {
 /// Starts the log of the process. An error when it has one already.
 pub fn start(settings: &LogSettings) -> Result<(), TryInitError> {
     let filter = EnvFilter::try_new(&settings.filter.0).expect("a filter was checked when it was made");
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let colours = io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours);
     match settings.format {
         LogFormat::Text => builder.finish().try_init(),
         LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),

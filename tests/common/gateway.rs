@@ -29,37 +29,40 @@ impl Gateway {
 
     /// Starts it with so many listeners and these lines of configuration (`a.b = value`), and waits until it hears.
     pub fn start_with(broker: &TestAddresses, listeners: usize, lines: &str) -> Self {
-        let upstream = format!(
-            "upstream.exproto.listener = {:?}\nupstream.exproto.adapter = {:?}\nupstream.exproto.handler_bind = {:?}\n",
-            broker.listener,
-            broker.adapter,
-            broker.handler_bind.to_string(),
-        );
-        Self::run(&["run"], listeners, &format!("{upstream}{lines}"))
-    }
-
-    fn run(arguments: &[&str], listeners: usize, lines: &str) -> Self {
-        let listeners: Vec<SocketAddr> = free_udp_ports(listeners);
-        let mut config = format!("xml_dir = \"{}/xml\"\n{lines}", env!("CARGO_MANIFEST_DIR"));
+        let listeners = free_udp_ports(listeners);
+        let mut config = lines.to_owned();
         for (index, address) in listeners.iter().enumerate() {
             config += &format!("\nlisteners.udp.listener{index}.bind = \"{address}\"");
         }
+        let mut gateway = Self::start_without_waiting(broker, &config);
+        gateway.listeners = listeners;
+        gateway.listeners.iter().for_each(|listener| gateway.wait_for(*listener));
+        gateway
+    }
+
+    /// Starts it with these lines of configuration, that name the listeners too.
+    pub fn start_without_waiting(broker: &TestAddresses, lines: &str) -> Self {
+        let config = format!(
+            "xml_dir = \"{}/xml\"\nupstream.exproto.listener = {:?}\nupstream.exproto.adapter = {:?}\n\
+             upstream.exproto.handler_bind = \"{}\"\n{lines}",
+            env!("CARGO_MANIFEST_DIR"),
+            broker.listener,
+            broker.adapter,
+            broker.handler_bind,
+        );
         let folder = TempDir::new().expect("a place for the configuration");
         let file = folder.path().join("gateway.toml");
         fs::write(&file, config).expect("a place for the configuration");
         let output = File::create(folder.path().join("output")).expect("a place for the output");
         let child = Command::new(env!("CARGO_BIN_EXE_lwm2m-gateway"))
-            .args(arguments)
-            .arg("--config")
+            .args(["run", "--config"])
             .arg(&file)
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("an open file"))
             .stderr(output)
             .spawn()
             .expect("the program is built");
-        let gateway = Self { child: Some(child), listeners, folder };
-        gateway.listeners.iter().for_each(|listener| gateway.wait_for(*listener));
-        gateway
+        Self { child: Some(child), listeners: Vec::new(), folder }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -73,14 +76,19 @@ impl Gateway {
 
     /// Sends a signal (`TERM`, `INT`) and waits for the end.
     pub fn stop(&mut self, signal: &str) -> ExitStatus {
+        kill(signal, self.child.as_ref().expect("it runs").id());
+        self.wait()
+    }
+
+    /// Waits until it ends by itself.
+    pub fn wait(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("it runs");
-        let id = child.id().to_string();
-        kill(signal, &id);
+        let id = child.id();
         let (sender, ended) = channel();
         thread::spawn(move || sender.send(child.wait().expect("a child of ours")));
         ended.recv_timeout(PATIENCE).unwrap_or_else(|_| {
-            kill("KILL", &id);
-            panic!("SIG{signal} did not stop it:\n{}", self.output());
+            kill("KILL", id);
+            panic!("it does not end:\n{}", self.output());
         })
     }
 
@@ -108,8 +116,8 @@ impl Drop for Gateway {
     }
 }
 
-fn kill(signal: &str, id: &str) {
-    let done = Command::new("kill").args([&format!("-{signal}"), id]).status();
+fn kill(signal: &str, id: u32) {
+    let done = Command::new("kill").args([format!("-{signal}"), id.to_string()]).status();
     assert!(done.expect("there is a kill").success());
 }
 

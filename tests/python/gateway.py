@@ -23,7 +23,7 @@ PATIENCE = 30.0
 class Gateway:
     """`lwm2m-gateway run --embedded`."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, lines):
         self.coap = free_port(socket.SOCK_DGRAM)
         self.mqtt, listener, adapter, handler = free_ports(4)
         config = pathlib.Path(folder, "gateway.toml")
@@ -35,6 +35,7 @@ class Gateway:
             embedded.mqtt = "127.0.0.1:{self.mqtt}"
             embedded.listener = "127.0.0.1:{listener}"
             embedded.adapter = "127.0.0.1:{adapter}"
+            {lines}
             """
         )
         self.log = pathlib.Path(folder, "gateway.log")
@@ -76,9 +77,10 @@ class Gateway:
 
 
 @contextlib.contextmanager
-def running_gateway():
+def running_gateway(lines=""):
+    """With these lines of configuration (`a.b = value`) besides the addresses."""
     with tempfile.TemporaryDirectory() as folder:
-        gateway = Gateway(folder)
+        gateway = Gateway(folder, lines)
         try:
             gateway.wait_until_it_hears()
             yield gateway
@@ -125,7 +127,7 @@ class Application:
         assert (heard, payload["msgType"]) == (topic, kind), payload
         return payload
 
-    def command(self, kind, **data):
+    def command(self, kind, answered_as=None, **data):
         """Sends a command and gives the `data` of its answer; an `ack` before it may come."""
         request = self.next_id
         self.next_id += 1
@@ -135,7 +137,7 @@ class Application:
         if answer[1]["msgType"] == "ack":
             answer = self.receive()
         topic, payload = answer
-        assert (topic, payload["msgType"], payload["reqID"]) == ("up/resp", kind, request), payload
+        assert (topic, payload["msgType"], payload["reqID"]) == ("up/resp", answered_as or kind, request), payload
         return payload["data"]
 
     def value(self, kind, path):

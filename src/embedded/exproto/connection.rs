@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
@@ -20,43 +20,39 @@ use tracing::debug;
 
 use super::Site;
 use super::answer::Answer;
+use super::calls::closed_socket_answers;
 use super::ending::{Ending, Rest};
 use super::events::{Event, Events, Failure};
-use super::registry::{Asked, Call};
+use super::registry::Asked;
 use super::timers::{Timeout, Timers};
-use crate::embedded::bus::{Delivery, Member, Message, Options};
-use crate::embedded::control::Credentials;
-use crate::embedded::{clock, filters};
+use crate::embedded::bus::{Delivery, Member};
+use crate::embedded::clock;
 use crate::upstream::exproto::v1::{Address, ConnInfo, SocketType};
 
-/// Bytes of one read, and so of one OnReceivedBytes, at most (section 13.2).
+/// Bytes of one read, and so of one OnReceivedBytes, at most.
 const CHUNK: usize = 1_460;
-/// Messages of one OnReceivedMessages, at most (section 7.1).
+/// Messages of one OnReceivedMessages, at most.
 const BATCH: usize = 101;
-/// What waits to be written to a device that does not read.
-const MAX_UNWRITTEN: usize = 64 * 1024 * 1024;
 /// How long a closing socket may take to send what it was given (EMQX: `send_timeout`).
 const SEND_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long the events of an ended connection may take (section 7.4).
+/// How long the events of an ended connection may take.
 const FLUSH: Duration = Duration::from_secs(15);
-/// How long an older connection with the same clientid may take to give way.
-const DISCARD: Duration = Duration::from_secs(5);
 
 pub(super) struct Connection {
-    conn: String,
-    site: Arc<Site>,
+    pub(super) conn: String,
+    pub(super) site: Arc<Site>,
     calls: mpsc::Receiver<Asked>,
     events: Events,
-    timers: Timers,
-    client: Option<Client>,
-    unwritten: BytesMut,
+    pub(super) timers: Timers,
+    pub(super) client: Option<Client>,
+    pub(super) unwritten: BytesMut,
 }
 
 /// What Authenticate made of the connection.
-struct Client {
-    clientid: String,
-    member: Arc<Member>,
-    arriving: mpsc::Receiver<Delivery>,
+pub(super) struct Client {
+    pub(super) clientid: String,
+    pub(super) member: Arc<Member>,
+    pub(super) arriving: mpsc::Receiver<Delivery>,
 }
 
 /// What an open connection met.
@@ -137,12 +133,12 @@ impl Connection {
         }
     }
 
-    /// Section 13.4: the end of the stream and a reset look alike.
+    /// The end of the stream and a reset look alike.
     fn received(&mut self, read: io::Result<usize>, chunk: &[u8]) -> Option<Ending> {
         let bytes = chunk.get(..read.unwrap_or(0)).filter(|bytes| !bytes.is_empty());
         let Some(bytes) = bytes else { return Some(Ending::ClosedByPeer) };
         self.timers.received();
-        self.events.push(Event::ReceivedBytes(Bytes::copy_from_slice(bytes)));
+        self.events.push(Event::ReceivedBytes(bytes.to_vec()));
         None
     }
 
@@ -156,7 +152,7 @@ impl Connection {
         }
     }
 
-    /// Section 6.2: OnTimerTimeout is told, and the connection closed all the same.
+    /// OnTimerTimeout is told, and the connection closed all the same.
     fn timer_due(&mut self) -> Option<Ending> {
         match self.timers.expired(clock::now())? {
             Timeout::Idle => Some(Ending::IdleTimeout),
@@ -167,96 +163,7 @@ impl Connection {
         }
     }
 
-    /// The adapter's calls (section 4).
-    async fn obey(&mut self, call: Call) -> (Answer, Option<Ending>) {
-        match call {
-            Call::Send(bytes) => self.send(&bytes),
-            Call::Close => (Answer::Success, Some(Ending::Closed)),
-            Call::Authenticate(credentials) => (self.authenticate(credentials).await, None),
-            Call::StartTimer(seconds) => {
-                self.timers.start_keepalive(clock::now(), Duration::from_secs(seconds.into()));
-                (Answer::Success, None)
-            }
-            Call::Publish { topic, qos, payload } => self.publish(topic, qos, payload),
-            Call::Subscribe { filter, qos } => self.subscribe(&filter, qos),
-            Call::Unsubscribe { filter } => (self.unsubscribe(&filter), None),
-            Call::Kick => (Answer::Success, Some(Ending::Kicked)),
-            Call::Discard => {
-                self.disconnect();
-                (Answer::Success, Some(Ending::Discarded))
-            }
-        }
-    }
-
-    /// SUCCESS comes before the bytes are written.
-    fn send(&mut self, bytes: &[u8]) -> (Answer, Option<Ending>) {
-        self.unwritten.extend_from_slice(bytes);
-        let stuck = self.unwritten.len() > MAX_UNWRITTEN;
-        (Answer::Success, stuck.then_some(Ending::SendTimeout))
-    }
-
-    /// Section 5: after a refusal it may be tried again. An older connection with this clientid is discarded first.
-    async fn authenticate(&mut self, credentials: Credentials) -> Answer {
-        if self.client.is_some() {
-            return Answer::DuplicatedAuthenticate;
-        }
-        if self.site.rules.refuses(&credentials) {
-            return Answer::NotAuthorized;
-        }
-        let clientid = credentials.clientid;
-        let (member, arriving) = self.site.bus.join();
-        let member = Arc::new(member);
-        if let Some(older) = self.site.registry.claim(&clientid, &self.conn, member.clone())
-            && timeout(DISCARD, older.call(Call::Discard)).await.is_err()
-        {
-            debug!(clientid, "the older connection does not answer");
-        }
-        self.client = Some(Client { clientid, member, arriving });
-        Answer::Success
-    }
-
-    /// The permission is that of the topic; whether somebody receives it is not told.
-    fn publish(&mut self, topic: String, qos: u8, payload: Bytes) -> (Answer, Option<Ending>) {
-        let Some(client) = &self.client else { return (Answer::UnexpectedCall, None) };
-        if !self.site.rules.may_publish(&topic) {
-            return (Answer::AuthorizationDenied, None);
-        }
-        if filters::has_wildcard(&topic) {
-            return (Answer::Crashed, Some(Ending::Crashed));
-        }
-        client.member.publish(Message::new(&client.clientid, topic, qos, payload));
-        (Answer::Success, None)
-    }
-
-    /// Retained messages come at the first Subscribe of a filter only; an invalid filter is accepted, and matches nothing.
-    fn subscribe(&mut self, filter: &str, qos: u8) -> (Answer, Option<Ending>) {
-        let Some(client) = &self.client else { return (Answer::UnexpectedCall, None) };
-        if !self.site.rules.may_subscribe(filter) {
-            return (Answer::AuthorizationDenied, None);
-        }
-        if filters::split_group(filter).0.is_some() {
-            return (Answer::Crashed, Some(Ending::Crashed));
-        }
-        let valid = client.member.subscribe(filter, Options { max_qos: qos, ..Options::default() });
-        debug!(filter, valid, "a device subscribes");
-        (Answer::Success, None)
-    }
-
-    fn unsubscribe(&mut self, filter: &str) -> Answer {
-        let Some(client) = &self.client else { return Answer::UnexpectedCall };
-        let was_subscribed = client.member.unsubscribe(filter);
-        debug!(filter, was_subscribed, "a device unsubscribes");
-        Answer::Success
-    }
-
-    /// The client is gone, with its subscriptions.
-    fn disconnect(&mut self) {
-        if let Some(client) = self.client.take() {
-            self.site.registry.release(&client.clientid, &self.conn);
-        }
-    }
-
-    /// Section 13.3: what was sent before Close arrives.
+    /// What was sent before Close arrives.
     async fn write_rest(&mut self, socket: &mut TcpStream) {
         let rest = async {
             socket.write_all(&self.unwritten).await?;
@@ -286,7 +193,7 @@ impl Connection {
         }
     }
 
-    /// False if that takes too long: then OnSocketClosed is lost (section 7.4).
+    /// False if that takes too long: then OnSocketClosed is lost.
     async fn deliver_rest(&mut self) -> bool {
         let deadline = clock::now() + FLUSH;
         while !self.events.is_empty() {
@@ -310,15 +217,6 @@ impl Connection {
 fn reply(caller: oneshot::Sender<Answer>, answer: Answer) {
     if caller.send(answer).is_err() {
         debug!(?answer, "the caller has given up");
-    }
-}
-
-/// Section 13.6: while the events are delivered, Send still succeeds.
-fn closed_socket_answers(call: &Call) -> Answer {
-    match call {
-        Call::Send(_) | Call::Close | Call::StartTimer(_) | Call::Kick | Call::Discard => Answer::Success,
-        Call::Authenticate(_) => Answer::SocketDisconnected,
-        Call::Publish { .. } | Call::Subscribe { .. } | Call::Unsubscribe { .. } => Answer::UnexpectedCall,
     }
 }
 

@@ -47,15 +47,18 @@ impl Sessions {
     /// Ends the session that has this clientid.
     fn take(&self, clientid: &str) -> CancellationToken {
         let mine = CancellationToken::new();
-        let older = self.0.lock().expect(UNPOISONED).insert(clientid.to_owned(), mine.clone());
-        older.inspect(CancellationToken::cancel);
+        let mut sessions = self.0.lock().expect(UNPOISONED);
+        if let Some(older) = sessions.insert(clientid.to_owned(), mine.clone()) {
+            older.cancel();
+        }
         mine
     }
 
+    /// Whoever took it over has cancelled it, and stays.
     fn leave(&self, clientid: &str, mine: &CancellationToken) {
-        // Whoever took it over has cancelled it, and stays.
+        let mut sessions = self.0.lock().expect(UNPOISONED);
         if !mine.is_cancelled() {
-            self.0.lock().expect(UNPOISONED).remove(clientid);
+            sessions.remove(clientid);
         }
     }
 }

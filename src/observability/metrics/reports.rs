@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use crate::coap::{Code, DecodeError};
+use crate::coap::{BlockError, Code, DecodeError};
 use crate::gateway::broker::CloseReason;
 use crate::gateway::report::{CommandOutcome, DropReason, LeaveReason, NotificationOutcome, Report, Verdict};
 
@@ -21,6 +21,7 @@ pub struct CoreMetrics {
     commands: Counters<CommandOutcome>,
     notifications: Counters<NotificationOutcome>,
     undecodable_contents: Counter,
+    transfers_failed: Counters<BlockError>,
     publications_refused: Counter,
 }
 
@@ -38,6 +39,7 @@ impl CoreMetrics {
             Report::Command { outcome, .. } => self.commands.increment(*outcome),
             Report::Notification { outcome, .. } => self.notifications.increment(*outcome),
             Report::UndecodableContent { .. } => self.undecodable_contents.increment(),
+            Report::TransferFailed { error, .. } => self.transfers_failed.increment(*error),
             Report::PublishRefused { .. } => self.publications_refused.increment(),
         }
     }
@@ -59,6 +61,7 @@ impl CoreMetrics {
                 "Payloads of devices that could not be understood.",
                 &self.undecodable_contents,
             ),
+            self.transfers_failed.samples("lwm2m_transfers_failed_total", "Block-wise transfers that came to nothing."),
             alone(
                 "lwm2m_publications_refused_total",
                 "Publications that the broker did not allow.",
@@ -174,6 +177,14 @@ labels!(Verdict {
     (Verdict::Dropped(DropReason::TooManyRequests)) => r#"verdict="dropped",reason="too_many_requests""#,
 });
 
+labels!(BlockError {
+    (BlockError::Malformed) => r#"reason="malformed""#,
+    (BlockError::OutOfOrder) => r#"reason="out_of_order""#,
+    (BlockError::Changed) => r#"reason="changed""#,
+    (BlockError::TooLarge) => r#"reason="too_large""#,
+    (BlockError::TooMany) => r#"reason="too_many""#,
+});
+
 labels!(Rejection {
     (Rejection::BadRequest) => r#"code="4.00""#,
     (Rejection::BadOption) => r#"code="4.02""#,
@@ -201,6 +212,7 @@ labels!(CommandOutcome {
     (CommandOutcome::Refused) => r#"outcome="refused""#,
     (CommandOutcome::Expired) => r#"outcome="expired""#,
     (CommandOutcome::QueueFull) => r#"outcome="queue_full""#,
+    (CommandOutcome::TransferFailed) => r#"outcome="transfer_failed""#,
 });
 
 labels!(NotificationOutcome {
@@ -259,6 +271,7 @@ mod tests {
         });
         let notifications =
             NotificationOutcome::ALL.iter().map(|&outcome| Report::Notification { endpoint: endpoint(), outcome });
+        let transfers = BlockError::ALL.iter().map(|&error| Report::TransferFailed { peer: peer(), error });
         let single = [
             Report::Retransmitted { peer: peer() },
             Report::Registered { endpoint: endpoint(), peer: peer(), lifetime: Duration::from_secs(300) },
@@ -267,7 +280,14 @@ mod tests {
             Report::UndecodableContent { endpoint: endpoint(), path: "/3/0".to_owned(), reason: String::new() },
             Report::PublishRefused { endpoint: endpoint(), topic: "up/resp".to_owned(), first: true },
         ];
-        datagrams.chain(rejections).chain(departures).chain(commands).chain(notifications).chain(single).collect()
+        datagrams
+            .chain(rejections)
+            .chain(departures)
+            .chain(commands)
+            .chain(notifications)
+            .chain(transfers)
+            .chain(single)
+            .collect()
     }
 
     fn peer() -> Peer {

@@ -124,7 +124,10 @@ fn outcome(result: Result<Response<v1::CodeResponse>, Status>) -> Outcome {
 
 fn answered(response: &v1::CodeResponse) -> Outcome {
     let message = response.message.clone();
-    match response.code() {
+    let Ok(code) = v1::ResultCode::try_from(response.code) else {
+        return Outcome::Rejected(format!("result code {}: {message}", response.code));
+    };
+    match code {
         v1::ResultCode::Success => Outcome::Done,
         // EMQX answers so to a call that comes between the end of the socket and the end of its process.
         v1::ResultCode::PermissionDeny if message.contains("Client socket disconnected") => {
@@ -164,7 +167,7 @@ mod tests {
         assert!(matches!(code(1, "{error,unexpected_call}"), Outcome::ConnectionLost(_)));
         assert!(matches!(code(3, ""), Outcome::Rejected(_)));
         assert!(matches!(code(4, ""), Outcome::Rejected(_)));
-        assert!(matches!(code(77, "a code of the future"), Outcome::Done | Outcome::ConnectionLost(_)));
+        assert!(matches!(code(77, "a code that is not in the contract"), Outcome::Rejected(_)));
     }
 
     #[test]

@@ -119,6 +119,10 @@ async fn open(source: Option<IpAddr>, target: SocketAddr, line: &[u8]) -> io::Re
         socket.bind(SocketAddr::new(source, 0))?;
     }
     let mut stream = socket.connect(target).await?;
+    // A port of this machine that nobody listens on can be given as the source port too: TCP then connects it to itself.
+    if stream.local_addr()? == target {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
     stream.set_nodelay(true)?;
     SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
     stream.write_all(line).await?;

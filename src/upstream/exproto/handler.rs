@@ -1,7 +1,6 @@
 //! The ConnectionUnaryHandler: what EMQX calls. An event is answered as soon as it is queued, and never with an error:
 //! EMQX would close the device's connection.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
@@ -9,7 +8,7 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
-use tracing::error;
+use tracing::{debug, error};
 
 use crate::observability::metrics::Metrics;
 
@@ -38,14 +37,6 @@ pub async fn serve(listener: TcpListener, events: mpsc::Sender<HandlerEvent>, me
         .serve_with_incoming(incoming)
         .await;
     error!(?served, "the ExProto handler has ended");
-}
-
-/// Binds the handler's socket.
-///
-/// # Errors
-/// If the address cannot be bound.
-pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    TcpListener::bind(address).await
 }
 
 struct Handler {
@@ -83,13 +74,12 @@ impl ConnectionUnaryHandler for Handler {
 }
 
 impl Handler {
-    /// While the queue is full EMQX waits, connection by connection.
+    /// While the queue is full EMQX waits, connection by connection. When the link has ended there is nobody to tell.
     async fn queue(&self, event: HandlerEvent) -> Answer {
         if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
             self.metrics.upstream.handler_queue_waits.increment();
             if self.events.send(event).await.is_err() {
-                // The link has ended, as it has where try_send finds the queue closed: nobody is there to tell.
-                return Ok(Response::new(v1::EmptySuccess {}));
+                debug!("an event came after the end of the link");
             }
         }
         Ok(Response::new(v1::EmptySuccess {}))

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::info;
@@ -108,7 +108,7 @@ impl Link {
         let Settings { adapter, adapter_connections, proto_name, connect_timeout, .. } = settings;
         let adapter = Adapter::new(&adapter, adapter_connections, proto_name, connect_timeout)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let socket = handler::bind(settings.handler_bind).await?;
+        let socket = TcpListener::bind(settings.handler_bind).await?;
         let handler_address = socket.local_addr()?;
         let (sender, events) = mpsc::channel(settings.event_queue.max(1));
         let mut tasks = JoinSet::new();

@@ -131,10 +131,6 @@ impl Queues {
         !self.queues.contains_key(&device)
     }
 
-    pub fn len(&self) -> usize {
-        self.length
-    }
-
     fn room_for(&self, device: DeviceId, newcomer: UplinkClass) -> Room {
         let own = self.queues.get(&device);
         let (notification, answer) = if own.is_some_and(|queue| queue.waiting.len() >= self.per_device) {
@@ -229,7 +225,7 @@ mod tests {
         assert_eq!(queues.give_back(ONE, Returned::Unsent), None);
         assert_eq!(drain(&mut queues, ONE), ["a", "b", "c"]);
         assert!(queues.is_empty(ONE));
-        assert_eq!(queues.len(), 0);
+        assert_eq!(queues.length, 0);
     }
 
     #[test]
@@ -281,7 +277,7 @@ mod tests {
             assert_eq!(queues.give_back(ONE, Returned::Unanswered), outcome);
         }
         assert_eq!(queues.begin(ONE), None);
-        assert_eq!(queues.len(), 0);
+        assert_eq!(queues.length, 0);
     }
 
     #[test]

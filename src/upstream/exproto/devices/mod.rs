@@ -17,6 +17,8 @@
 mod connecting;
 mod device;
 mod publishing;
+#[cfg(test)]
+mod random_tests;
 mod reconnecting;
 #[cfg(test)]
 mod tests;
@@ -304,13 +306,24 @@ impl Devices {
         let Some((id, device)) = device.and_then(|id| Some((id, self.devices.get_mut(&id)?))) else {
             return self.counters().messages_dropped.add(messages.len() as u64);
         };
-        if let (State::Subscribing { early, .. }, false) = (&mut device.state, device.connected_before) {
-            let room = EARLY_MESSAGES.saturating_sub(early.len());
-            let dropped = messages.len().saturating_sub(room);
-            early.extend(messages.into_iter().take(room));
-            return self.counters().messages_dropped.add(dropped as u64);
+        if device.connected_before {
+            return self.deliver(id, messages);
         }
-        self.deliver(id, messages);
+        let count = messages.len();
+        let kept = match &mut device.state {
+            State::Subscribing { early, .. } => {
+                let room = EARLY_MESSAGES.saturating_sub(early.len());
+                early.extend(messages.into_iter().take(room));
+                count.min(room)
+            }
+            State::Held
+            | State::Dialing { .. }
+            | State::Announced { .. }
+            | State::Authenticating { .. }
+            | State::Ready { .. }
+            | State::WaitingToReconnect(_) => 0,
+        };
+        self.counters().messages_dropped.add((count - kept) as u64);
     }
 
     fn deliver(&mut self, device: DeviceId, messages: Vec<Message>) {

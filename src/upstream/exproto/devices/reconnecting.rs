@@ -20,12 +20,12 @@ impl Devices {
     }
 
     pub(super) fn back_off(&mut self, now: Instant, id: DeviceId) {
-        self.hang_up(id);
-        let Some(device) = self.devices.get_mut(&id) else { return };
-        if device.leaving && device.successor.is_some() {
+        if self.devices.get(&id).is_some_and(|device| device.successor.is_some()) {
             debug!(device = id.0, "gives way to the next device of its clientid");
             return self.remove(now, id);
         }
+        self.hang_up(id);
+        let Some(device) = self.devices.get_mut(&id) else { return };
         let wait = back_off(device.failures, &mut self.rng);
         device.failures += 1;
         device.state = State::WaitingToReconnect(Wait::BackOff);

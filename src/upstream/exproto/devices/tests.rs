@@ -1,1 +1,752 @@
+//! The devices against a broker that is played by hand, in virtual time.
 
+use std::net::{IpAddr, Ipv4Addr};
+
+use rand::SeedableRng;
+
+use crate::gateway::broker::ConnectError;
+use crate::secret::Secret;
+
+use super::*;
+
+const ONE: DeviceId = DeviceId(1);
+const TWO: DeviceId = DeviceId(2);
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+struct Scene {
+    now: Instant,
+    devices: Devices,
+    metrics: Arc<Metrics>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings {
+            listeners: Vec::new(),
+            adapter: String::new(),
+            adapter_connections: 1,
+            handler_bind: (Ipv4Addr::LOCALHOST, 0).into(),
+            source_addresses: Vec::new(),
+            proto_name: "exproto".to_owned(),
+            connect_timeout: seconds(8),
+            anchors_per_second: 10,
+            queue_per_device: 4,
+            queue_total: 100,
+            event_queue: 16,
+        };
+        change(&mut settings);
+        let metrics = Arc::new(Metrics::default());
+        let devices = Devices::new(&settings, StdRng::seed_from_u64(1), Arc::clone(&metrics));
+        Self { now: Instant::now(), devices, metrics }
+    }
+
+    /// With one device that is a client of the broker, with the conn `c1`.
+    fn with_ready_device() -> (Self, AnchorId) {
+        let mut scene = Self::new();
+        let anchor = scene.connect(ONE, "c1");
+        (scene, anchor)
+    }
+
+    /// Takes a device from Connect to the answer of Subscribe.
+    fn connect(&mut self, device: DeviceId, conn: &str) -> AnchorId {
+        self.command_connect(device, "ep1");
+        let anchor = self.attempt(device, conn);
+        self.expect(&[Action::Tell(BrokerEvent::Connected { device })]);
+        anchor
+    }
+
+    /// Plays a broker to which everything succeeds, from the dial on.
+    fn attempt(&mut self, device: DeviceId, conn: &str) -> AnchorId {
+        let (anchor, token) = self.expect_dial();
+        self.devices.dialed(self.now, anchor, Ok(()));
+        self.socket_says(conn, &token.line());
+        self.expect_authenticate(device, anchor, conn);
+        self.devices.called(self.now, anchor, Outcome::Done);
+        self.expect_subscribe(device, anchor, conn);
+        self.devices.called(self.now, anchor, Outcome::Done);
+        anchor
+    }
+
+    fn command_connect(&mut self, device: DeviceId, clientid: &str) {
+        let client = client(clientid);
+        self.devices.command(self.now, BrokerCommand::Connect { device, client });
+    }
+
+    fn publish(&mut self, device: DeviceId, topic: &str) {
+        self.publish_as(device, topic, UplinkClass::Answer);
+    }
+
+    fn publish_as(&mut self, device: DeviceId, topic: &str, class: UplinkClass) {
+        let publication = publication(topic, class);
+        self.devices.command(self.now, BrokerCommand::Publish { device, publication });
+    }
+
+    fn disconnect(&mut self, device: DeviceId) {
+        self.devices.command(self.now, BrokerCommand::Disconnect { device });
+    }
+
+    fn socket_says(&mut self, conn: &str, bytes: &[u8]) {
+        self.devices.heard(self.now, HandlerEvent::SocketCreated);
+        let event = HandlerEvent::ReceivedBytes { conn: conn.to_owned(), bytes: bytes.to_vec() };
+        self.devices.heard(self.now, event);
+    }
+
+    fn socket_closed(&mut self, conn: &str, reason: &str) {
+        let event = HandlerEvent::SocketClosed { conn: conn.to_owned(), reason: reason.to_owned() };
+        self.devices.heard(self.now, event);
+    }
+
+    fn messages(&mut self, conn: &str, topics: &[&str]) {
+        let messages = topics.iter().map(|topic| Message { topic: (*topic).to_owned(), payload: b"{}".to_vec() });
+        let event = HandlerEvent::ReceivedMessages { conn: conn.to_owned(), messages: messages.collect() };
+        self.devices.heard(self.now, event);
+    }
+
+    fn answer(&mut self, anchor: AnchorId, outcome: Outcome) {
+        self.devices.called(self.now, anchor, outcome);
+    }
+
+    fn advance(&mut self, time: Duration) {
+        self.now += time;
+        self.devices.handle_timeout(self.now);
+    }
+
+    /// To the next deadline; gives how long it took.
+    fn advance_to_deadline(&mut self) -> Duration {
+        let before = self.now;
+        self.now = self.devices.next_deadline().expect("a deadline");
+        self.devices.handle_timeout(self.now);
+        self.now - before
+    }
+
+    #[track_caller]
+    fn expect(&mut self, expected: &[Action]) {
+        let actions: Vec<Action> = std::iter::from_fn(|| self.devices.poll_action()).collect();
+        assert_eq!(actions, expected);
+    }
+
+    #[track_caller]
+    fn expect_nothing(&mut self) {
+        self.expect(&[]);
+    }
+
+    #[track_caller]
+    fn expect_dial(&mut self) -> (AnchorId, Token) {
+        let action = self.devices.poll_action();
+        let Some(Action::Dial { anchor, token }) = action else { panic!("no dial, but {action:?}") };
+        self.expect_nothing();
+        (anchor, token)
+    }
+
+    #[track_caller]
+    fn expect_authenticate(&mut self, device: DeviceId, anchor: AnchorId, conn: &str) {
+        let call = Call::Authenticate { conn: conn.to_owned(), client: client("ep1") };
+        self.expect(&[Action::Call { device, anchor, call }]);
+    }
+
+    #[track_caller]
+    fn expect_subscribe(&mut self, device: DeviceId, anchor: AnchorId, conn: &str) {
+        let call = Call::Subscribe { conn: conn.to_owned(), filter: "lwm2m/ep1/dn".to_owned(), qos: 1 };
+        self.expect(&[Action::Call { device, anchor, call }]);
+    }
+
+    #[track_caller]
+    fn expect_publish(&mut self, device: DeviceId, anchor: AnchorId, topic: &str) {
+        let action = self.devices.poll_action();
+        let Some(Action::Call { device: by, anchor: on, call: Call::Publish { publication, .. } }) = action else {
+            panic!("no publish, but {action:?}")
+        };
+        assert_eq!((by, on, publication.topic.as_str()), (device, anchor, topic));
+        self.expect_nothing();
+    }
+
+    #[track_caller]
+    fn expect_unavailable(&mut self, device: DeviceId) {
+        let action = self.devices.poll_action();
+        let Some(Action::Tell(BrokerEvent::ConnectFailed { device: failed, error: ConnectError::Unavailable(_) })) =
+            action
+        else {
+            panic!("not unavailable, but {action:?}")
+        };
+        assert_eq!(failed, device);
+    }
+}
+
+fn client(clientid: &str) -> ClientInfo {
+    ClientInfo {
+        clientid: clientid.to_owned(),
+        username: "user".to_owned(),
+        password: Some(Secret::new("secret")),
+        proto_ver: "1.1".to_owned(),
+        peerhost: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        command_filter: format!("lwm2m/{clientid}/dn"),
+        command_qos: 1,
+    }
+}
+
+fn publication(topic: &str, class: UplinkClass) -> Publication {
+    Publication { topic: topic.to_owned(), qos: 0, payload: b"{}".to_vec(), class }
+}
+
+fn message(device: DeviceId, topic: &str) -> Action {
+    Action::Tell(BrokerEvent::Message { device, topic: topic.to_owned(), payload: b"{}".to_vec() })
+}
+
+fn closed(device: DeviceId, reason: CloseReason) -> Action {
+    Action::Tell(BrokerEvent::Closed { device, reason })
+}
+
+fn hang_up(anchor: AnchorId) -> Action {
+    Action::HangUp { anchor }
+}
+
+fn gone() -> Outcome {
+    Outcome::ConnectionLost("Connection process is not alive".to_owned())
+}
+
+fn unreachable() -> Outcome {
+    Outcome::Unreachable("connection refused".to_owned())
+}
+
+#[test]
+fn a_device_is_connected_when_its_command_topic_is_subscribed() {
+    let (mut scene, _) = Scene::with_ready_device();
+    scene.expect_nothing();
+    assert_eq!(scene.devices.next_deadline(), None);
+    assert_eq!(scene.metrics.upstream.connected.value(), 1);
+}
+
+#[test]
+fn the_broker_may_tell_the_token_before_the_dial_is_known_to_have_succeeded() {
+    let mut scene = Scene::new();
+    scene.command_connect(ONE, "ep1");
+    let (anchor, token) = scene.expect_dial();
+    scene.socket_says("c1", &token.line());
+    scene.expect_authenticate(ONE, anchor, "c1");
+    scene.devices.dialed(scene.now, anchor, Ok(()));
+    scene.expect_nothing();
+    scene.answer(anchor, Outcome::Done);
+    scene.expect_subscribe(ONE, anchor, "c1");
+}
+
+#[test]
+fn strangers_at_the_listener_are_counted_and_nothing_else() {
+    let mut scene = Scene::new();
+    scene.command_connect(ONE, "ep1");
+    scene.expect_dial();
+    scene.socket_says("stranger", b"GET / HTTP/1.1\r\n\r\n");
+    scene.messages("stranger", &["a", "b"]);
+    scene.socket_closed("stranger", "{shutdown,kicked}");
+    scene.devices.heard(scene.now, HandlerEvent::TimerTimeout);
+    scene.expect_nothing();
+    assert_eq!(scene.metrics.upstream.unknown_tokens.value(), 1);
+    assert_eq!(scene.metrics.upstream.messages_dropped.value(), 2);
+}
+
+#[test]
+fn a_device_that_the_broker_refuses_is_told_so_and_its_anchor_closed() {
+    for refused_call in ["Authenticate", "Subscribe"] {
+        let mut scene = Scene::new();
+        scene.command_connect(ONE, "ep1");
+        let (anchor, token) = scene.expect_dial();
+        scene.socket_says("c1", &token.line());
+        scene.expect_authenticate(ONE, anchor, "c1");
+        if refused_call == "Subscribe" {
+            scene.answer(anchor, Outcome::Done);
+            scene.expect_subscribe(ONE, anchor, "c1");
+        }
+        scene.answer(anchor, Outcome::Refused("not_authorized".to_owned()));
+        let error = ConnectError::Refused(format!("{refused_call}: not_authorized"));
+        scene.expect(&[Action::Tell(BrokerEvent::ConnectFailed { device: ONE, error }), hang_up(anchor)]);
+        assert!(scene.devices.is_empty());
+        assert_eq!(scene.devices.next_deadline(), None);
+    }
+}
+
+/// What can go wrong in each state of a first connect.
+#[test]
+fn a_first_connect_that_is_lost_on_its_way_is_unavailable_at_once() {
+    type Fault = fn(&mut Scene, AnchorId);
+    let eof: Fault = |scene, anchor| scene.devices.anchor_ended(scene.now, anchor);
+    let told: Fault = |scene, _| scene.socket_closed("c1", "{shutdown,tcp_closed}");
+    let kicked: Fault = |scene, _| scene.socket_closed("c1", "{shutdown,kicked}");
+    let dead: Fault = |scene, anchor| scene.answer(anchor, gone());
+    let away: Fault = |scene, anchor| scene.answer(anchor, unreachable());
+    let crash: Fault = |scene, anchor| scene.answer(anchor, Outcome::Failed("Internal".to_owned()));
+    let mistake: Fault = |scene, anchor| scene.answer(anchor, Outcome::Rejected("params".to_owned()));
+    let silence: Fault = |scene, _| scene.advance(seconds(8));
+    let refused: Fault = |scene, anchor| scene.devices.dialed(scene.now, anchor, Err("refused".to_owned()));
+
+    let calls = vec![eof, told, kicked, dead, away, crash, mistake, silence];
+    let faults = [
+        ("Dialing", vec![refused, silence]),
+        ("Announced", vec![eof, silence]),
+        ("Authenticating", calls.clone()),
+        ("Subscribing", calls),
+    ];
+    for (state, fault) in faults.iter().flat_map(|(state, faults)| faults.iter().map(move |fault| (*state, fault))) {
+        let mut scene = Scene::new();
+        scene.command_connect(ONE, "ep1");
+        let (anchor, token) = scene.expect_dial();
+        if state != "Dialing" {
+            scene.devices.dialed(scene.now, anchor, Ok(()));
+        }
+        if ["Authenticating", "Subscribing"].contains(&state) {
+            scene.socket_says("c1", &token.line());
+            scene.expect_authenticate(ONE, anchor, "c1");
+        }
+        if state == "Subscribing" {
+            scene.answer(anchor, Outcome::Done);
+            scene.expect_subscribe(ONE, anchor, "c1");
+        }
+
+        fault(&mut scene, anchor);
+        scene.expect_unavailable(ONE);
+        scene.expect(&[hang_up(anchor)]);
+        assert!(scene.devices.is_empty());
+        assert_eq!(scene.devices.next_deadline(), None);
+
+        // What comes late finds nothing.
+        scene.answer(anchor, Outcome::Done);
+        scene.socket_says("c1", &token.line());
+        scene.expect_nothing();
+    }
+}
+
+#[test]
+fn a_disconnect_before_the_end_of_connect_is_the_end_of_it() {
+    let mut scene = Scene::new();
+    scene.command_connect(ONE, "ep1");
+    let (anchor, token) = scene.expect_dial();
+    scene.publish(ONE, "a");
+    scene.disconnect(ONE);
+    scene.expect(&[hang_up(anchor)]);
+    scene.socket_says("c1", &token.line());
+    scene.expect_nothing();
+    assert_eq!(scene.metrics.upstream.dropped_answers.value(), 1);
+}
+
+#[test]
+fn one_publication_is_under_way_at_a_time_and_order_is_kept() {
+    let (mut scene, anchor) = Scene::with_ready_device();
+    scene.publish(ONE, "a");
+    scene.expect_publish(ONE, anchor, "a");
+    scene.publish(ONE, "b");
+    scene.publish(ONE, "c");
+    scene.expect_nothing();
+    for next in ["b", "c"] {
+        scene.answer(anchor, Outcome::Done);
+        scene.expect_publish(ONE, anchor, next);
+    }
+    scene.answer(anchor, Outcome::Done);
+    scene.expect_nothing();
+    assert_eq!(scene.devices.next_deadline(), None);
+    assert_eq!(scene.metrics.upstream.publishes_ok.value(), 3);
+}
+
+#[test]
+fn devices_publish_side_by_side() {
+    let (mut scene, first) = Scene::with_ready_device();
+    let second = scene.connect(TWO, "c2");
+    scene.publish(ONE, "a");
+    scene.expect_publish(ONE, first, "a");
+    scene.publish(TWO, "b");
+    scene.expect_publish(TWO, second, "b");
+    scene.answer(second, Outcome::Done);
+    scene.expect_nothing();
+}
+
+#[test]
+fn a_publication_that_is_not_allowed_is_told_and_the_next_one_goes() {
+    let (mut scene, anchor) = Scene::with_ready_device();
+    scene.publish(ONE, "a");
+    scene.expect_publish(ONE, anchor, "a");
+    scene.publish(ONE, "b");
+    scene.answer(anchor, Outcome::Refused("Authorization deny".to_owned()));
+    assert_eq!(
+        scene.devices.poll_action(),
+        Some(Action::Tell(BrokerEvent::PublishRefused { device: ONE, topic: "a".to_owned() }))
+    );
+    scene.expect_publish(ONE, anchor, "b");
+}
+
+#[test]
+fn a_publication_that_the_broker_takes_for_a_mistake_is_dropped_and_the_next_one_goes() {
+    let (mut scene, anchor) = Scene::with_ready_device();
+    scene.publish(ONE, "a");
+    scene.expect_publish(ONE, anchor, "a");
+    scene.publish(ONE, "b");
+    scene.answer(anchor, Outcome::Rejected("PARAMS_TYPE_ERROR".to_owned()));
+    scene.expect_publish(ONE, anchor, "b");
+    assert_eq!(scene.metrics.upstream.dropped_answers.value(), 1);
+}
+
+#[test]
+fn a_full_queue_drops_by_class_and_counts_what_it_drops() {
+    let (mut scene, anchor) = Scene::with_ready_device();
+    scene.publish_as(ONE, "under way", UplinkClass::Notification);
+    scene.expect_publish(ONE, anchor, "under way");
+    for topic in ["n1", "n2", "n3", "n4"] {
+        scene.publish_as(ONE, topic, UplinkClass::Notification);
+    }
+    scene.publish_as(ONE, "answer", UplinkClass::Answer);
+    for next in ["n3", "n4", "answer"] {
+        scene.answer(anchor, Outcome::Done);
+        scene.expect_publish(ONE, anchor, next);
+    }
+    assert_eq!(scene.metrics.upstream.dropped_notifications.value(), 2);
+    assert_eq!(scene.metrics.upstream.dropped_answers.value(), 0);
+}
+
+#[test]
+fn commands_come_one_by_one_in_order() {
+    let (mut scene, _) = Scene::with_ready_device();
+    scene.messages("c1", &["a", "b"]);
+    scene.messages("c1", &["c"]);
+    scene.expect(&[message(ONE, "a"), message(ONE, "b"), message(ONE, "c")]);
+}
+
+#[test]
+fn commands_that_overtake_the_answer_to_subscribe_come_after_connected() {
+    let mut scene = Scene::new();
+    scene.command_connect(ONE, "ep1");
+    let (anchor, token) = scene.expect_dial();
+    scene.socket_says("c1", &token.line());
+    scene.expect_authenticate(ONE, anchor, "c1");
+    scene.answer(anchor, Outcome::Done);
+    scene.expect_subscribe(ONE, anchor, "c1");
+    let topics: Vec<String> = (0..EARLY_MESSAGES + 2).map(|number| number.to_string()).collect();
+    scene.messages("c1", &topics.iter().map(String::as_str).collect::<Vec<_>>());
+    scene.expect_nothing();
+
+    scene.answer(anchor, Outcome::Done);
+    let kept = topics[..EARLY_MESSAGES].iter().map(|topic| message(ONE, topic));
+    let connected = Action::Tell(BrokerEvent::Connected { device: ONE });
+    scene.expect(&std::iter::once(connected).chain(kept).collect::<Vec<_>>());
+    assert_eq!(scene.metrics.upstream.messages_dropped.value(), 2);
+}
+
+#[test]
+fn what_comes_before_a_first_subscribe_is_no_command_and_dropped() {
+    let mut scene = Scene::new();
+    scene.command_connect(ONE, "ep1");
+    let (anchor, token) = scene.expect_dial();
+    scene.socket_says("c1", &token.line());
+    scene.expect_authenticate(ONE, anchor, "c1");
+    scene.messages("c1", &["a", "b"]);
+    scene.expect_nothing();
+    scene.answer(anchor, Outcome::Done);
+    scene.expect_subscribe(ONE, anchor, "c1");
+    assert_eq!(scene.metrics.upstream.messages_dropped.value(), 2);
+}
+
+#[test]
+fn what_the_broker_ends_by_its_will_stays_ended() {
+    let reasons = [
+        ("{shutdown,kicked}", CloseReason::Kicked),
+        ("{shutdown,discarded}", CloseReason::Discarded),
+        ("{shutdown,expired}", CloseReason::Expired),
+    ];
+    for (text, reason) in reasons {
+        let (mut scene, anchor) = Scene::with_ready_device();
+        scene.publish(ONE, "a");
+        scene.expect_publish(ONE, anchor, "a");
+        scene.socket_closed("c1", text);
+        scene.expect(&[closed(ONE, reason), hang_up(anchor)]);
+        scene.devices.anchor_ended(scene.now, anchor);
+        scene.answer(anchor, gone());
+        scene.publish(ONE, "b");
+        scene.expect_nothing();
+        assert!(scene.devices.is_empty());
+        assert_eq!(scene.devices.next_deadline(), None);
+        assert_eq!(scene.metrics.upstream.dropped_answers.value(), 2);
+    }
+}
+
+#[test]
+fn the_reason_may_come_after_the_end_of_the_anchor() {
+    let (mut scene, anchor) = Scene::with_ready_device();
+    scene.devices.anchor_ended(scene.now, anchor);
+    scene.expect(&[hang_up(anchor)]);
+    scene.advance(Duration::from_millis(900));
+    scene.socket_closed("c1", "{shutdown,kicked}");
+    scene.expect(&[closed(ONE, CloseReason::Kicked)]);
+    assert_eq!(scene.devices.next_deadline(), None);
+}
+
+#[test]
+fn the_reason_of_the_connection_before_is_heard_until_there_is_a_new_one() {
+    let (mut scene, anchor) = Scene::with_ready_device();
+    scene.devices.anchor_ended(scene.now, anchor);
+    scene.expect(&[hang_up(anchor)]);
+    scene.advance_to_deadline();
+    let (anchor, token) = scene.expect_dial();
+    scene.socket_closed("c1", "{shutdown,tcp_closed}");
+    scene.expect_nothing();
+    scene.socket_says("c2", &token.line());
+    scene.expect_authenticate(ONE, anchor, "c2");
+    // By the new connection itself.
+    scene.socket_closed("c1", "{shutdown,discarded}");
+    scene.expect_nothing();
+}
+
+/// Each way in which a connection of a connected device can be lost: it comes back, and the device notices nothing.
+#[test]
+fn a_lost_connection_is_made_again_and_what_was_under_way_is_sent_again() {
+    type Fault = fn(&mut Scene, AnchorId);
+    let faults: [Fault; 7] = [
+        |scene, anchor| scene.devices.anchor_ended(scene.now, anchor),
+        |scene, _| scene.socket_closed("c1", "{shutdown,tcp_closed}"),
+        |scene, _| scene.socket_closed("c1", "{shutdown,normal}"),
+        |scene, anchor| scene.answer(anchor, gone()),
+        |scene, anchor| scene.answer(anchor, Outcome::Failed("Internal".to_owned())),
+        |scene, anchor| scene.answer(anchor, unreachable()),
+        |scene, _| scene.advance(PUBLISH_TIMEOUT),
+    ];
+    for fault in faults {
+        let (mut scene, anchor) = Scene::with_ready_device();
+        scene.publish(ONE, "a");
+        scene.expect_publish(ONE, anchor, "a");
+        fault(&mut scene, anchor);
+        scene.expect(&[hang_up(anchor)]);
+        scene.publish(ONE, "b");
+        scene.answer(anchor, Outcome::Done);
+        scene.expect_nothing();
+
+        let waited = scene.advance_to_deadline();
+        assert!((seconds(1)..=seconds(2)).contains(&waited), "{waited:?}");
+        let again = scene.attempt(ONE, "c2");
+        scene.expect_publish(ONE, again, "a");
+        scene.answer(again, Outcome::Done);
+        scene.expect_publish(ONE, again, "b");
+        assert_eq!(scene.metrics.upstream.anchors_lost.value(), 1);
+        assert_eq!(scene.metrics.upstream.reconnected.value(), 1);
+    }
+}
+
+#[test]
+fn a_publication_that_ends_its_connection_every_time_is_given_up() {
+    let (mut scene, mut anchor) = Scene::with_ready_device();
+    scene.publish(ONE, "poison");
+    scene.publish(ONE, "good");
+    for conn in ["c2", "c3", "c4"] {
+        scene.expect_publish(ONE, anchor, "poison");
+        scene.devices.anchor_ended(scene.now, anchor);
+        scene.expect(&[hang_up(anchor)]);
+        scene.advance_to_deadline();
+        anchor = scene.attempt(ONE, conn);
+    }
+    scene.expect_publish(ONE, anchor, "good");
+    assert_eq!(scene.metrics.upstream.dropped_answers.value(), 1);
+}
+
+#[test]
+fn a_device_that_is_refused_when_it_comes_back_is_closed() {
+    for refuse_subscribe in [false, true] {
+        let (mut scene, anchor) = Scene::with_ready_device();
+        scene.devices.anchor_ended(scene.now, anchor);
+        scene.expect(&[hang_up(anchor)]);
+        scene.advance_to_deadline();
+        let (anchor, token) = scene.expect_dial();
+        scene.socket_says("c2", &token.line());
+        scene.expect_authenticate(ONE, anchor, "c2");
+        if refuse_subscribe {
+            scene.answer(anchor, Outcome::Done);
+            scene.expect_subscribe(ONE, anchor, "c2");
+        }
+        scene.answer(anchor, Outcome::Refused("not_authorized".to_owned()));
+        scene.expect(&[closed(ONE, CloseReason::Refused), hang_up(anchor)]);
+        assert!(scene.devices.is_empty());
+    }
+}
+
+#[test]
+fn attempts_to_come_back_are_repeated_with_a_growing_back_off_whatever_fails() {
+    let (mut scene, anchor) = Scene::with_ready_device();
+    scene.devices.anchor_ended(scene.now, anchor);
+    scene.expect(&[hang_up(anchor)]);
+    type Fault = fn(&mut Scene, AnchorId);
+    let faults: [(u32, Fault); 4] = [
+        (2, |scene, anchor| scene.devices.anchor_ended(scene.now, anchor)),
+        (4, |scene, _| scene.advance(seconds(8))),
+        (8, |scene, anchor| scene.answer(anchor, gone())),
+        (16, |scene, anchor| scene.answer(anchor, Outcome::Failed("Internal".to_owned()))),
+    ];
+    let first = scene.advance_to_deadline();
+    assert!(first >= seconds(1) && first <= seconds(2), "{first:?}");
+    for (number, (least, fault)) in faults.into_iter().enumerate() {
+        let conn = format!("again{number}");
+        let (anchor, token) = scene.expect_dial();
+        scene.devices.dialed(scene.now, anchor, Ok(()));
+        if number > 0 {
+            scene.socket_says(&conn, &token.line());
+            scene.expect_authenticate(ONE, anchor, &conn);
+        }
+        fault(&mut scene, anchor);
+        scene.expect(&[hang_up(anchor)]);
+        let waited = scene.advance_to_deadline();
+        let least = seconds(least.min(15).into());
+        assert!(waited >= least && waited <= (least * 2).min(seconds(30)), "{waited:?} after {number}");
+    }
+    scene.attempt(ONE, "at last");
+    scene.expect_nothing();
+}
+
+#[test]
+fn while_the_broker_is_away_connects_fail_fast_but_for_a_probe_and_its_success_brings_all_back() {
+    let mut scene = Scene::new();
+    let anchors: Vec<AnchorId> = (10..15).map(|id| scene.connect(DeviceId(id), &format!("c{id}"))).collect();
+    for anchor in &anchors {
+        scene.devices.anchor_ended(scene.now, *anchor);
+    }
+    scene.expect(&anchors.iter().copied().map(hang_up).collect::<Vec<_>>());
+
+    scene.command_connect(ONE, "ep1");
+    let (anchor, _) = scene.expect_dial();
+    scene.devices.dialed(scene.now, anchor, Err("connection refused".to_owned()));
+    scene.expect_unavailable(ONE);
+    scene.expect(&[hang_up(anchor)]);
+
+    // The second one is the probe; it is still under way when the third comes.
+    scene.command_connect(TWO, "ep1");
+    let (probe, token) = scene.expect_dial();
+    scene.command_connect(DeviceId(3), "ep3");
+    scene.expect_unavailable(DeviceId(3));
+    scene.expect_nothing();
+
+    // All that were lost have had their back-off by now, and one of them probes in each second.
+    let mut dials = 0;
+    let start = scene.now;
+    while scene.now < start + seconds(4) {
+        scene.advance_to_deadline();
+        while let Some(action) = scene.devices.poll_action() {
+            let Action::Dial { anchor, .. } = action else { panic!("{action:?}") };
+            dials += 1;
+            scene.devices.dialed(scene.now, anchor, Err("connection refused".to_owned()));
+            assert_eq!(scene.devices.poll_action(), Some(hang_up(anchor)));
+        }
+    }
+    assert!((3..=5).contains(&dials), "{dials} dials in 4 s");
+
+    scene.devices.dialed(scene.now, probe, Ok(()));
+    scene.socket_says("c2", &token.line());
+    let mut back = 0;
+    let limit = scene.now + seconds(40);
+    while back < 5 && scene.now < limit {
+        while let Some(action) = scene.devices.poll_action() {
+            back += usize::from(matches!(action, Action::Dial { .. }));
+        }
+        if back < 5 {
+            scene.advance_to_deadline();
+        }
+    }
+    assert_eq!(back, 5);
+}
+
+#[test]
+fn devices_come_back_so_many_in_a_second() {
+    let mut scene = Scene::with(|settings| settings.anchors_per_second = 5);
+    let anchors: Vec<AnchorId> = (0..20).map(|id| scene.connect(DeviceId(id), &format!("c{id}"))).collect();
+    for anchor in anchors {
+        scene.devices.anchor_ended(scene.now, anchor);
+    }
+    let start = scene.now;
+    let mut dials = Vec::new();
+    while dials.len() < 20 {
+        scene.advance_to_deadline();
+        while let Some(action) = scene.devices.poll_action() {
+            match action {
+                Action::Dial { .. } => dials.push(scene.now - start),
+                Action::HangUp { .. } => {}
+                Action::Call { .. } | Action::Tell(_) => panic!("{action:?}"),
+            }
+        }
+    }
+    for (earlier, later) in dials.iter().zip(&dials[1..]) {
+        assert!(*later - *earlier >= Duration::from_millis(200), "{dials:?}");
+    }
+}
+
+#[test]
+fn a_device_that_leaves_publishes_what_it_has_and_is_not_heard_of_any_more() {
+    let (mut scene, anchor) = Scene::with_ready_device();
+    scene.publish(ONE, "a");
+    scene.expect_publish(ONE, anchor, "a");
+    scene.publish(ONE, "b");
+    scene.disconnect(ONE);
+    scene.messages("c1", &["command"]);
+    scene.publish(ONE, "after the end");
+    scene.answer(anchor, Outcome::Refused("Authorization deny".to_owned()));
+    scene.expect_publish(ONE, anchor, "b");
+    scene.answer(anchor, Outcome::Done);
+    scene.expect(&[hang_up(anchor)]);
+    assert!(scene.devices.is_empty());
+    assert_eq!(scene.devices.next_deadline(), None);
+}
+
+#[test]
+fn a_device_that_leaves_with_nothing_to_say_is_gone_at_once() {
+    let (mut scene, anchor) = Scene::with_ready_device();
+    scene.disconnect(ONE);
+    scene.expect(&[hang_up(anchor)]);
+    assert!(scene.devices.is_empty());
+}
+
+#[test]
+fn last_words_have_five_seconds_also_on_a_connection_that_has_to_be_made_again() {
+    let (mut scene, anchor) = Scene::with_ready_device();
+    scene.publish(ONE, "a");
+    scene.expect_publish(ONE, anchor, "a");
+    scene.disconnect(ONE);
+    scene.devices.anchor_ended(scene.now, anchor);
+    scene.expect(&[hang_up(anchor)]);
+    scene.advance_to_deadline();
+    let anchor = scene.attempt(ONE, "c2");
+    scene.expect_publish(ONE, anchor, "a");
+    scene.advance(LAST_WORDS);
+    scene.expect(&[hang_up(anchor)]);
+    assert!(scene.devices.is_empty());
+    assert_eq!(scene.metrics.upstream.dropped_answers.value(), 1);
+}
+
+#[test]
+fn a_new_device_of_the_same_clientid_lets_the_older_one_finish() {
+    let (mut scene, older) = Scene::with_ready_device();
+    scene.publish(ONE, "last words");
+    scene.expect_publish(ONE, older, "last words");
+    scene.disconnect(ONE);
+    scene.command_connect(TWO, "ep1");
+    scene.expect_nothing();
+    scene.answer(older, Outcome::Done);
+    assert_eq!(scene.devices.poll_action(), Some(hang_up(older)));
+    scene.attempt(TWO, "c2");
+    scene.expect(&[Action::Tell(BrokerEvent::Connected { device: TWO })]);
+}
+
+#[test]
+fn an_older_device_that_cannot_finish_gives_way() {
+    let (mut scene, older) = Scene::with_ready_device();
+    scene.publish(ONE, "last words");
+    scene.expect_publish(ONE, older, "last words");
+    scene.disconnect(ONE);
+    scene.command_connect(TWO, "ep1");
+    scene.devices.anchor_ended(scene.now, older);
+    assert_eq!(scene.devices.poll_action(), Some(hang_up(older)));
+    scene.attempt(TWO, "c2");
+    scene.expect(&[Action::Tell(BrokerEvent::Connected { device: TWO })]);
+}
+
+#[test]
+fn a_clientid_that_is_connected_twice_ends_the_older_device() {
+    let (mut scene, older) = Scene::with_ready_device();
+    scene.connect(TWO, "c2");
+    scene.socket_closed("c1", "{shutdown,discarded}");
+    scene.expect(&[closed(ONE, CloseReason::Discarded), hang_up(older)]);
+}

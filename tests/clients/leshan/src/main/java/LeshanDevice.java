@@ -78,7 +78,8 @@ public final class LeshanDevice {
 
     public static final class Thermometer extends SimpleInstanceEnabler {
         public Thermometer() {
-            super(0, SENSOR_VALUE, 20.5d);
+            // The id is the object's business: a server may create more of these.
+            initialValues = Map.of(SENSOR_VALUE, 20.5d);
         }
 
         void set(double value) {

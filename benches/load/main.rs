@@ -1,0 +1,176 @@
+//! Load for the built program: many simulated devices over UDP, the embedded broker, one application.
+//!
+//! `cargo bench --bench load -- --devices 1000 --seconds 5`. It starts the server on free ports and prints
+//!
+//! 1. how many devices it registers in a second, and the memory that each of them costs,
+//! 2. how long an application waits for the answer to a read,
+//! 3. how many notifications in a second reach one subscriber, at rising rates, until it loses some.
+//!
+//! Load and server share the machine: processor seconds of the server are the figure to compare.
+#![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+
+mod fleet;
+mod server;
+mod subscriber;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use clap::Parser;
+use tokio::task::LocalSet;
+use tokio::time::{sleep, timeout};
+
+use fleet::Fleet;
+use server::Server;
+use subscriber::Subscriber;
+
+/// Notifications in a second that the devices offer together, one stage after the other.
+const RATES: [u32; 8] = [1_000, 2_000, 5_000, 10_000, 20_000, 40_000, 80_000, 160_000];
+
+/// The share of lost notifications that ends the stages.
+const TOO_MANY_LOST: f64 = 0.05;
+
+/// Commands whose answers are timed, one after the other.
+const READS: usize = 500;
+
+/// Commands on their way at once while the devices are told to observe.
+const COMMANDS_AT_ONCE: usize = 64;
+
+/// How long one part of the preparation may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Simulated devices, each with a socket of its own
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    devices: u32,
+    /// Seconds of each rate of notifications
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
+    seconds: u64,
+    /// What Cargo says to every benchmark
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    match LocalSet::new().block_on(&runtime, run(&arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("load: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let descriptors = rlimit::increase_nofile_limit(u64::MAX).context("the limit of file descriptors")?;
+    ensure!(descriptors > u64::from(arguments.devices) + 64, "{descriptors} file descriptors are too few");
+    let server = Server::start().await?;
+    let mut subscriber = Subscriber::connect(server.mqtt).await?;
+    let fleet = register(arguments, &server).await?;
+    read(arguments, &mut subscriber).await?;
+    observe(arguments, &subscriber, &fleet).await?;
+    for rate in RATES {
+        let lost = notify(arguments, rate, &server, &subscriber, &fleet).await?;
+        if lost > TOO_MANY_LOST {
+            break;
+        }
+    }
+    println!("datagrams of the devices that the system did not take: {}", fleet.counts().unsent.get());
+    Ok(())
+}
+
+async fn register(arguments: &Arguments, server: &Server) -> anyhow::Result<Fleet> {
+    let (begin, cpu, memory) = (Instant::now(), server.cpu()?, server.memory()?);
+    let fleet = Fleet::start(arguments.devices, server.udp).await?;
+    wait_until("every device is registered", || fleet.counts().registered.get() == u64::from(arguments.devices))
+        .await?;
+    let (seconds, cpu) = (begin.elapsed().as_secs_f64(), (server.cpu()? - cpu).as_secs_f64());
+    let devices = f64::from(arguments.devices);
+    let each = server.memory()?.saturating_sub(memory) as f64 / devices / 1024.0;
+    println!("{devices} devices registered in {seconds:.2} s: {:.0}/s", devices / seconds);
+    println!("  server: {cpu:.2} cpu-s, {:.0} registers/cpu-s, {each:.1} KiB a device", devices / cpu.max(0.01));
+    Ok(fleet)
+}
+
+async fn read(arguments: &Arguments, subscriber: &mut Subscriber) -> anyhow::Result<()> {
+    let mut times = Vec::new();
+    for number in 0..READS as u64 {
+        let endpoint = fleet::endpoint((number % u64::from(arguments.devices)) as u32);
+        let begin = Instant::now();
+        subscriber.command(&endpoint, number, "read", "/3/0/0").await?;
+        subscriber.answer(number).await?;
+        times.push(begin.elapsed());
+    }
+    times.sort();
+    let at = |percent: usize| times[(times.len() - 1) * percent / 100];
+    println!("{READS} reads, one after the other: p50 {:.2?}, p99 {:.2?}", at(50), at(99));
+    Ok(())
+}
+
+async fn observe(arguments: &Arguments, subscriber: &Subscriber, fleet: &Fleet) -> anyhow::Result<()> {
+    let observed = || fleet.counts().observed.get() as usize;
+    for number in 0..arguments.devices {
+        let command = u64::from(number) + READS as u64;
+        subscriber.command(&fleet::endpoint(number), command, "observe", fleet::TEMPERATURE).await?;
+        wait_until("the devices are observed", || observed() + COMMANDS_AT_ONCE > number as usize).await?;
+    }
+    wait_until("every device is observed", || observed() == arguments.devices as usize).await
+}
+
+/// One rate; gives the share that was lost.
+async fn notify(
+    arguments: &Arguments,
+    rate: u32,
+    server: &Server,
+    subscriber: &Subscriber,
+    fleet: &Fleet,
+) -> anyhow::Result<f64> {
+    let (sent, received) = (fleet.counts().notified.get(), subscriber.notifications());
+    let (begin, cpu) = (Instant::now(), server.cpu()?);
+    fleet.notify_every(Some(Duration::from_secs_f64(f64::from(arguments.devices) / f64::from(rate))));
+    sleep(Duration::from_secs(arguments.seconds)).await;
+    fleet.notify_every(None);
+    let seconds = begin.elapsed().as_secs_f64();
+    settle(subscriber).await;
+
+    let sent = (fleet.counts().notified.get() - sent) as f64;
+    let received = (subscriber.notifications() - received) as f64;
+    let cpu = (server.cpu()? - cpu).as_secs_f64().max(0.01);
+    let lost = (1.0 - received / sent.max(1.0)).max(0.0);
+    println!(
+        "{rate:>7}/s wanted: {:>7.0}/s sent, {:>7.0}/s received, {:>5.2} % lost; server {:>5.2} cpu-s, {:.0}/cpu-s",
+        sent / seconds,
+        received / seconds,
+        lost * 100.0,
+        cpu,
+        received / cpu,
+    );
+    Ok(lost)
+}
+
+/// Waits until nothing comes any more.
+async fn settle(subscriber: &Subscriber) {
+    loop {
+        let before = subscriber.notifications();
+        sleep(Duration::from_millis(500)).await;
+        if subscriber.notifications() == before {
+            return;
+        }
+    }
+}
+
+async fn wait_until(what: &str, condition: impl Fn() -> bool) -> anyhow::Result<()> {
+    let reached = async {
+        while !condition() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if timeout(PATIENCE, reached).await.is_err() {
+        bail!("waited in vain until {what}");
+    }
+    Ok(())
+}

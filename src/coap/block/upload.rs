@@ -1,0 +1,80 @@
+//! A large body of ours, sent by Block1 (RFC 7959 section 2.3 and 2.9).
+//!
+//! 1. The first block, with the size of the whole as Size1.
+//! 2. 2.31 asks for the next one; the peer may ask for smaller blocks from there on.
+//! 3. 4.13 to the first block with a smaller size, and 4.08 once, begin again.
+//! 4. Anything else is the answer.
+
+use crate::coap::options::number;
+use crate::coap::{Code, Request, Response};
+
+use super::{Block, BlockError, BlockSize, without_blocks};
+
+/// The body is kept once; each block is a copy of its part.
+#[derive(Debug)]
+pub struct Upload {
+    request: Request,
+    /// Where the block under way begins.
+    offset: usize,
+    size: BlockSize,
+    begun_again: bool,
+}
+
+/// What a response to a block means.
+#[derive(Debug, PartialEq)]
+pub enum Sent {
+    /// Send this one next.
+    Next(Request),
+    /// The response is the answer to the whole.
+    Answer,
+}
+
+impl Upload {
+    pub fn new(request: Request, size: BlockSize) -> Self {
+        Self { request, offset: 0, size, begun_again: false }
+    }
+
+    /// The request that carries the block at the offset.
+    pub fn block(&self) -> Request {
+        let end = self.end();
+        let body = &self.request.payload;
+        let mut options = without_blocks(&self.request.options);
+        let number = (self.offset / self.size.bytes()) as u32;
+        Block { number, more: end < body.len(), size: self.size }.add_to(&mut options, number::BLOCK1);
+        if self.offset == 0 {
+            options.add_uint(number::SIZE1, u32::try_from(body.len()).unwrap_or(u32::MAX));
+        }
+        Request { method: self.request.method, options, payload: body[self.offset..end].to_vec() }
+    }
+
+    /// What comes after this response to the block under way.
+    pub fn answered(&mut self, response: &Response) -> Result<Sent, BlockError> {
+        let block = Block::of(&response.options, number::BLOCK1)?;
+        let smaller = block.map(|block| block.size).filter(|size| *size < self.size);
+        let last = self.end() == self.request.payload.len();
+        match response.code {
+            Code::REQUEST_ENTITY_TOO_LARGE if self.offset == 0 && smaller.is_some() => Ok(self.begin_again(smaller)),
+            Code::REQUEST_ENTITY_INCOMPLETE if !self.begun_again => {
+                self.begun_again = true;
+                Ok(self.begin_again(smaller))
+            }
+            // A peer without atomic transfer answers each block with the code of success (RFC 7959 section 2.3).
+            code if !last && (code == Code::CONTINUE || (code.is_success() && block.is_some())) => {
+                self.offset = self.end();
+                self.size = smaller.unwrap_or(self.size);
+                Ok(Sent::Next(self.block()))
+            }
+            _ => Ok(Sent::Answer),
+        }
+    }
+
+    fn begin_again(&mut self, smaller: Option<BlockSize>) -> Sent {
+        self.offset = 0;
+        self.size = smaller.unwrap_or(self.size);
+        Sent::Next(self.block())
+    }
+
+    fn end(&self) -> usize {
+        (self.offset + self.size.bytes()).min(self.request.payload.len())
+    }
+}

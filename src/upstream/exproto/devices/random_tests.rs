@@ -1,0 +1,260 @@
+//! The devices against a broker and a core that do anything at any time.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use proptest::prelude::*;
+use rand::SeedableRng;
+
+use super::*;
+
+/// What the outside knows, and what it has promised.
+struct World {
+    now: Instant,
+    devices: Devices,
+    next_device: u64,
+    next_conn: u64,
+    next_publication: u64,
+    alive: Vec<Known>,
+    /// Anchors that were to be dialed and are not hung up, and whether they are.
+    anchors: Vec<(AnchorId, Token, bool)>,
+    calls: Vec<AnchorId>,
+    conns: Vec<String>,
+    hung_up: HashSet<AnchorId>,
+}
+
+struct Known {
+    device: DeviceId,
+    connected: bool,
+    disconnected: bool,
+    last_published: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        let settings = Settings {
+            listeners: Vec::new(),
+            adapter: String::new(),
+            adapter_connections: 1,
+            handler_bind: (Ipv4Addr::LOCALHOST, 0).into(),
+            source_addresses: Vec::new(),
+            proto_name: "exproto".to_owned(),
+            connect_timeout: Duration::from_secs(8),
+            anchors_per_second: 2,
+            queue_per_device: 3,
+            queue_total: 7,
+            event_queue: 1,
+        };
+        Self {
+            now: Instant::now(),
+            devices: Devices::new(&settings, StdRng::seed_from_u64(1), Arc::new(Metrics::default())),
+            next_device: 0,
+            next_conn: 0,
+            next_publication: 0,
+            alive: Vec::new(),
+            anchors: Vec::new(),
+            calls: Vec::new(),
+            conns: Vec::new(),
+            hung_up: HashSet::new(),
+        }
+    }
+
+    /// One thing that happens, chosen by `what`, to something that is chosen by `which`.
+    fn step(&mut self, what: u8, which: usize) {
+        match what {
+            0 => self.connect(which),
+            1 => self.publish(which),
+            2 => self.disconnect(which),
+            3 | 4 => self.dialed(which),
+            5..=8 => self.announce(which),
+            9..=14 => self.answer(which),
+            15 => self.anchor_ends(which),
+            16 => self.socket_closes(which),
+            17 => self.message(which),
+            _ => self.pass_time(which),
+        }
+        self.check();
+    }
+
+    fn connect(&mut self, which: usize) {
+        let device = DeviceId(self.next_device);
+        self.next_device += 1;
+        self.alive.push(Known { device, connected: false, disconnected: false, last_published: 0 });
+        let client = ClientInfo {
+            clientid: format!("ep{}", which % 3),
+            username: String::new(),
+            password: None,
+            proto_ver: "1.0".to_owned(),
+            peerhost: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            command_filter: "dn".to_owned(),
+            command_qos: 0,
+        };
+        self.devices.command(self.now, BrokerCommand::Connect { device, client });
+    }
+
+    fn publish(&mut self, which: usize) {
+        let Some(device) = pick(&self.alive, which).map(|known| known.device) else { return };
+        self.next_publication += 1;
+        let class = [UplinkClass::Report, UplinkClass::Answer, UplinkClass::Notification][which % 3];
+        let publication = Publication { topic: self.next_publication.to_string(), qos: 0, payload: Vec::new(), class };
+        self.devices.command(self.now, BrokerCommand::Publish { device, publication });
+    }
+
+    fn disconnect(&mut self, which: usize) {
+        let Some(index) = index(&self.alive, which) else { return };
+        self.alive[index].disconnected = true;
+        let device = self.alive[index].device;
+        self.devices.command(self.now, BrokerCommand::Disconnect { device });
+    }
+
+    fn dialed(&mut self, which: usize) {
+        let Some(index) = index(&self.anchors, which) else { return };
+        let (anchor, _, dialed) = &mut self.anchors[index];
+        if std::mem::replace(dialed, true) {
+            return;
+        }
+        let outcome = if which.is_multiple_of(5) { Err("refused".to_owned()) } else { Ok(()) };
+        self.devices.dialed(self.now, *anchor, outcome);
+    }
+
+    fn announce(&mut self, which: usize) {
+        let Some((_, token, _)) = pick(&self.anchors, which) else { return };
+        self.next_conn += 1;
+        let conn = format!("c{}", self.next_conn);
+        self.conns.push(conn.clone());
+        let bytes = token.line();
+        self.devices.heard(self.now, HandlerEvent::ReceivedBytes { conn, bytes });
+    }
+
+    fn answer(&mut self, which: usize) {
+        let Some(index) = index(&self.calls, which) else { return };
+        let anchor = self.calls.swap_remove(index);
+        let text = String::new;
+        let outcome = match which % 16 {
+            0 => Outcome::Refused(text()),
+            1 => Outcome::ConnectionLost(text()),
+            2 => Outcome::Rejected(text()),
+            3 => Outcome::Failed(text()),
+            4 => Outcome::Unreachable(text()),
+            _ => Outcome::Done,
+        };
+        self.devices.called(self.now, anchor, outcome);
+    }
+
+    fn anchor_ends(&mut self, which: usize) {
+        let Some((anchor, _, _)) = pick(&self.anchors, which) else { return };
+        self.devices.anchor_ended(self.now, *anchor);
+    }
+
+    fn socket_closes(&mut self, which: usize) {
+        let Some(conn) = pick(&self.conns, which).cloned() else { return };
+        let reason = ["{shutdown,kicked}", "{shutdown,tcp_closed}", "{shutdown,discarded}"][which % 3].to_owned();
+        self.devices.heard(self.now, HandlerEvent::SocketClosed { conn, reason });
+    }
+
+    fn message(&mut self, which: usize) {
+        let Some(conn) = pick(&self.conns, which).cloned() else { return };
+        let messages = vec![Message { topic: "dn".to_owned(), payload: Vec::new() }];
+        self.devices.heard(self.now, HandlerEvent::ReceivedMessages { conn, messages });
+    }
+
+    fn pass_time(&mut self, which: usize) {
+        self.now += Duration::from_millis(which as u64 % 4000);
+        self.devices.handle_timeout(self.now);
+    }
+
+    /// Takes the actions, each of which has to be one that is allowed now.
+    fn check(&mut self) {
+        while let Some(action) = self.devices.poll_action() {
+            match action {
+                Action::Dial { anchor, token } => self.anchors.push((anchor, token, false)),
+                Action::HangUp { anchor } => {
+                    assert!(self.hung_up.insert(anchor), "{anchor:?} is hung up twice");
+                    self.anchors.retain(|(open, _, _)| *open != anchor);
+                }
+                Action::Call { device, anchor, call } => self.call(device, anchor, &call),
+                Action::Tell(event) => self.told(&event),
+            }
+        }
+        assert!(self.devices.next_deadline().is_none_or(|at| at > self.now));
+        let anchored = self.devices.devices.values().filter(|device| device.state.anchor().is_some()).count();
+        assert_eq!(anchored, self.anchors.len());
+        assert_eq!(anchored, self.devices.by_anchor.len());
+        let conns = self.devices.devices.values().filter(|device| device.conn.is_some()).count();
+        assert_eq!(conns, self.devices.by_conn.len());
+    }
+
+    fn call(&mut self, device: DeviceId, anchor: AnchorId, call: &Call) {
+        assert!(!self.hung_up.contains(&anchor), "a call without an anchor");
+        assert!(!self.calls.contains(&anchor), "two calls at a time");
+        self.calls.push(anchor);
+        if let Call::Publish { publication, .. } = call {
+            let serial: u64 = publication.topic.parse().expect("a number");
+            let known = self.alive.iter_mut().find(|known| known.device == device).expect("a device");
+            assert!(serial >= known.last_published, "{serial} after {}", known.last_published);
+            known.last_published = serial;
+        }
+    }
+
+    fn told(&mut self, event: &BrokerEvent) {
+        let (BrokerEvent::Connected { device }
+        | BrokerEvent::ConnectFailed { device, .. }
+        | BrokerEvent::Closed { device, .. }
+        | BrokerEvent::Message { device, .. }
+        | BrokerEvent::PublishRefused { device, .. }) = event;
+        let index = self.alive.iter().position(|known| known.device == *device).expect("a device that is not over");
+        let known = &mut self.alive[index];
+        assert!(!known.disconnected, "{event:?} after Disconnect");
+        match event {
+            BrokerEvent::Connected { .. } => {
+                assert!(!std::mem::replace(&mut known.connected, true), "{event:?} twice");
+            }
+            BrokerEvent::ConnectFailed { .. } => {
+                assert!(!known.connected, "{event:?} after Connected");
+                self.alive.swap_remove(index);
+            }
+            BrokerEvent::Closed { .. } => {
+                assert!(known.connected, "{event:?} before Connected");
+                self.alive.swap_remove(index);
+            }
+            BrokerEvent::Message { .. } | BrokerEvent::PublishRefused { .. } => {
+                assert!(known.connected, "{event:?} before Connected");
+            }
+        }
+    }
+
+    /// Everything is given back when all devices have left.
+    fn end(mut self) {
+        self.devices.disconnect_all(self.now);
+        for known in &mut self.alive {
+            known.disconnected = true;
+        }
+        self.check();
+        self.now += LAST_WORDS;
+        self.devices.handle_timeout(self.now);
+        self.check();
+        assert!(self.devices.is_empty() && self.anchors.is_empty());
+        assert!(self.devices.parked.is_empty() && self.devices.leaving.is_empty());
+        self.pass_time(3999);
+        assert_eq!(self.devices.next_deadline(), None);
+    }
+}
+
+fn index<T>(items: &[T], which: usize) -> Option<usize> {
+    which.checked_rem(items.len())
+}
+
+fn pick<T>(items: &[T], which: usize) -> Option<&T> {
+    items.get(index(items, which)?)
+}
+
+proptest! {
+    #[test]
+    fn promises_are_kept_whatever_happens(steps in prop::collection::vec((0..20_u8, 0..60_000_usize), 0..400)) {
+        let mut world = World::new();
+        for (what, which) in steps {
+            world.step(what, which);
+        }
+        world.end();
+    }
+}
