@@ -11,7 +11,7 @@ use toml::Value;
 
 use crate::coap::{Acknowledging, Parameters};
 use crate::gateway::settings::{AutoObserve, ClientTemplates, Limits, PasswordSource, Settings, UpdatePublish};
-use crate::lwm2m::operation::UndefinedResources;
+use crate::lwm2m::codec::UndefinedResources;
 use crate::lwm2m::path::Path;
 use crate::mqtt::topics::{Template, TemplateError, Translator, Translators};
 use crate::observability::logging::{LogFormat, LogSettings, filter};

@@ -22,8 +22,9 @@ use rand::{RngExt, SeedableRng};
 
 use crate::coap::{self, Endpoint, ExchangeId, Peer, RequestId, Response, Transmit};
 use crate::deadlines::Deadlines;
+use crate::lwm2m::codec::Context;
 use crate::lwm2m::model::Model;
-use crate::lwm2m::operation::{Context, Operation, Outcome};
+use crate::lwm2m::operation::{Operation, Outcome};
 use crate::mqtt::topics::Topic;
 use crate::registry::{Device, Registry};
 
