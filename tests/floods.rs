@@ -296,6 +296,8 @@ fn a_register_more_than_may_wait_for_the_broker_is_answered_5_03() {
 
 // --- Amplification ------------------------------------------------------------------------------------------------------
 
+type Change = fn(&mut Settings);
+
 /// How much larger all the answers to a stranger's datagram may be together.
 const ABOUT: usize = 16;
 
@@ -317,7 +319,7 @@ enum ConnectFailure {
 
 #[test]
 fn the_answers_to_a_stranger_are_together_no_larger_than_about_the_datagram() {
-    let settings: [(&str, fn(&mut Settings)); 4] = [
+    let settings: [(&str, Change); 4] = [
         ("default", |_| {}),
         ("full", |settings| settings.limits.devices = 0),
         ("busy", |settings| settings.limits.joinings = 0),
@@ -355,7 +357,7 @@ fn a_register_that_gives_way_is_answered_in_few_words() {
 }
 
 /// All that goes to the stranger because of one datagram. A Register that the broker never answers is left as it is.
-fn answered_bytes(change: fn(&mut Settings), failure: Option<ConnectFailure>, delay: u64, datagram: &[u8]) -> usize {
+fn answered_bytes(change: Change, failure: Option<ConnectFailure>, delay: u64, datagram: &[u8]) -> usize {
     let mut world = World::with(change);
     // The first one, where one is all that is taken.
     world.send(stranger(2), &request(Code::POST, &["rd"], "ep=first", MessageId(1)).encode());

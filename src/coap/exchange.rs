@@ -29,6 +29,7 @@ use super::message_ids::MessageIds;
 use super::observe::Freshness;
 use super::occupancy::Occupancy;
 use super::options::number;
+use super::parameters::Acknowledging;
 use super::transmission::{Expired, Key, Transmissions};
 use super::verdict::{DropReason, Verdict};
 use super::{Code, DecodeError, Kind, Message, MessageId, Parameters, Peer, Request, Response, Standing, Token};
@@ -88,7 +89,15 @@ pub enum Event {
         observation: ExchangeId,
         number: Option<u32>,
         response: Response,
+        owed: Option<Acknowledge>,
     },
+}
+
+/// The acknowledgement that a peer still waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acknowledge {
+    peer: Peer,
+    id: MessageId,
 }
 
 /// The layer below block-wise transfer.
@@ -306,6 +315,11 @@ impl Exchanges {
         self.transmit(peer, datagram);
     }
 
+    /// Gives a peer the acknowledgement that it waits for.
+    pub fn acknowledge_owed(&mut self, owed: Acknowledge) {
+        self.acknowledge(owed.peer, owed.id, Kind::Confirmable);
+    }
+
     /// The device of these exchanges and observations has another address now; what is under way is sent there.
     pub fn readdress(&mut self, now: Instant, ids: impl IntoIterator<Item = ExchangeId>, to: Peer) {
         for id in ids {
@@ -431,10 +445,7 @@ impl Exchanges {
         }
         let (id, kind, token) = (message.id, message.kind, message.token);
         match (expected.observation, expected.exchange) {
-            (Some(observation), _) if notifies => {
-                self.acknowledge(peer, id, kind);
-                self.notify(now, observation, message)
-            }
+            (Some(observation), _) if notifies => self.notify(now, peer, observation, message),
             (_, Some(exchange)) => {
                 self.acknowledge(peer, id, kind);
                 self.finish(now, exchange, peer, token, message)
@@ -500,19 +511,28 @@ impl Exchanges {
         Verdict::Response
     }
 
-    fn notify(&mut self, now: Instant, id: ExchangeId, message: Message) -> Verdict {
+    fn notify(&mut self, now: Instant, peer: Peer, id: ExchangeId, message: Message) -> Verdict {
         let number = observe_number(&message);
+        let Message { kind, id: message_id, .. } = message;
         let observation = self.observations.get_mut(&id).expect("a token points to observations that exist");
         // RFC 7641 section 4.2: an error, or a response without the option, is the last word of the device.
         match number.filter(|_| message.code.is_success()) {
             Some(number) if !observation.freshness.advance(number, now) => {
+                self.acknowledge(peer, message_id, kind);
                 return Verdict::Dropped(DropReason::StaleNotification);
             }
             Some(_) => {}
             None => self.forget(id),
         }
         let response = Response { code: message.code, options: message.options, payload: message.payload };
-        self.events.push_back(Event::Notification { observation: id, number, response });
+        let owed = match self.parameters.acknowledge_notifications {
+            Acknowledging::OnDemand if kind == Kind::Confirmable => Some(Acknowledge { peer, id: message_id }),
+            Acknowledging::OnDemand | Acknowledging::AtOnce => None,
+        };
+        if owed.is_none() {
+            self.acknowledge(peer, message_id, kind);
+        }
+        self.events.push_back(Event::Notification { observation: id, number, response, owed });
         Verdict::Notification
     }
 

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use toml::Value;
 
-use crate::coap::Parameters;
+use crate::coap::{Acknowledging, Parameters};
 use crate::gateway::settings::{
     AutoObserve, ClientTemplates, Limits, PasswordSource, Rate, RateLimit, Settings, UpdatePublish,
 };
-use crate::lwm2m::operation::UndefinedResources;
+use crate::lwm2m::codec::UndefinedResources;
 use crate::lwm2m::path::Path;
 use crate::mqtt::topics::{Template, TemplateError, Translator, Translators};
 use crate::observability::logging::{LogFormat, LogSettings, filter};
@@ -107,6 +107,11 @@ fn coap(reader: &mut Reader) -> Parameters {
         max_retransmit: reader.read("coap.max_retransmit", default.max_retransmit, whole(0..=20)),
         max_latency: reader.read("coap.max_latency", default.max_latency, duration(MILLISECOND..=HOUR)),
         processing_delay: reader.read("coap.processing_delay", default.processing_delay, duration(MILLISECOND..=HOUR)),
+        acknowledge_notifications: reader.read(
+            "ack",
+            default.acknowledge_notifications,
+            choice([("received", Acknowledging::AtOnce), ("published", Acknowledging::OnDemand)]),
+        ),
         token_length: reader.read("coap.token_length", default.token_length, whole(1..=8)),
         exchanges_per_peer: reader.read("coap.exchanges_per_peer", default.exchanges_per_peer, whole(1..=MANY)),
         exchanges: reader.read("coap.exchanges", default.exchanges, whole(1..=MANY)),

@@ -25,13 +25,14 @@ use rand::{RngExt, SeedableRng};
 
 use crate::coap::{self, Endpoint, ExchangeId, Peer, RequestId, Response, Transmit};
 use crate::deadlines::Deadlines;
+use crate::lwm2m::codec::Context;
 use crate::lwm2m::model::Model;
-use crate::lwm2m::operation::{Context, Operation, Outcome};
+use crate::lwm2m::operation::{Operation, Outcome};
 use crate::mqtt::topics::Topic;
 use crate::registry::{Device, Registry};
 
 use admission::Admission;
-use broker::{BrokerCommand, BrokerEvent, DeviceId, Publication, UplinkClass};
+use broker::{BrokerCommand, BrokerEvent, DeviceId, Publication, Ticket, UplinkClass};
 use joining::Joinings;
 use report::Report;
 use settings::Settings;
@@ -67,6 +68,7 @@ pub struct Gateway {
     last_device: u64,
     /// The program ends: nothing new is begun.
     draining: bool,
+    last_ticket: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -95,6 +97,7 @@ impl Gateway {
             clocks: (now, unix_time),
             last_device: 0,
             draining: false,
+            last_ticket: 0,
         }
     }
 
@@ -104,6 +107,7 @@ impl Gateway {
             BrokerEvent::ConnectFailed { device, error } => self.join_failed(now, device, error),
             BrokerEvent::Closed { device, reason } => self.closed_by_broker(now, device, reason),
             BrokerEvent::Message { device, payload, .. } => self.handle_command(now, device, payload),
+            BrokerEvent::Published { device, ticket } => self.published(device, ticket),
             BrokerEvent::PublishRefused { device, topic } => self.publish_refused(device, topic),
         }
         self.handle_coap(now);
@@ -150,11 +154,11 @@ impl Gateway {
                 coap::Event::Reset { exchange } => self.command_reset(now, exchange),
                 coap::Event::TimedOut { exchange } => self.command_timed_out(now, exchange),
                 coap::Event::Failed { exchange, error } => self.command_failed(now, exchange, error),
-                coap::Event::Notification { observation, number, response } => {
-                    self.notified(now, observation, number, Ok(&response));
+                coap::Event::Notification { observation, number, response, owed } => {
+                    self.notified(now, observation, number, Ok(&response), owed);
                 }
                 coap::Event::NotificationFailed { observation, number, error } => {
-                    self.notified(now, observation, number, Err(error));
+                    self.notified(now, observation, number, Err(error), None);
                 }
                 coap::Event::BodyRefused { peer, error } => self.report(Report::TransferFailed { peer, error }),
             }
@@ -198,7 +202,18 @@ impl Gateway {
     }
 
     fn publish(&mut self, device: DeviceId, topic: Topic, payload: Vec<u8>, class: UplinkClass) {
-        let publication = Publication { topic: topic.name, qos: topic.qos, payload, class };
+        self.publish_with(device, topic, payload, class, None);
+    }
+
+    fn publish_with(
+        &mut self,
+        device: DeviceId,
+        topic: Topic,
+        payload: Vec<u8>,
+        class: UplinkClass,
+        ticket: Option<Ticket>,
+    ) {
+        let publication = Publication { topic: topic.name, qos: topic.qos, payload, class, ticket };
         self.push(Output::Broker(BrokerCommand::Publish { device, publication }));
     }
 

@@ -16,6 +16,8 @@ pub struct Occupancy {
     pub waiting_commands: usize,
     /// Exchanges and observations of devices.
     pub exchanges: usize,
+    /// Notifications whose acknowledgement waits for the broker.
+    pub owed_acknowledgements: usize,
     /// Observations that `auto_observe` has still to ask for.
     pub to_observe: usize,
     /// Addresses of strangers that sent lately.
@@ -35,6 +37,7 @@ impl Gateway {
             early_commands: self.joinings.early_commands(),
             waiting_commands: self.registry.devices().map(|(_, device)| device.waiting.len()).sum(),
             exchanges: self.exchanges.len(),
+            owed_acknowledgements: self.registry.devices().map(|(_, device)| device.owed.len()).sum(),
             to_observe: self.registry.devices().map(|(_, device)| device.to_observe.len()).sum(),
             addresses: self.admission.addresses(),
             deadlines: self.deadlines.len(),
