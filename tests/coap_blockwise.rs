@@ -79,7 +79,7 @@ impl Scene {
                 Output::Transmit(Transmit { datagram, .. }) => {
                     return Some(Message::decode(&datagram).expect("what leaves is a message"));
                 }
-                Output::Verdict(..) | Output::Retransmitted(_) => {}
+                Output::Verdict(..) | Output::Retransmitted(_) | Output::Forgotten(_) => {}
             }
         }
     }
@@ -338,7 +338,7 @@ fn notifications_keep_their_order_while_the_body_of_one_is_fetched() {
     scene.answer(&fetch, Code::CONTENT, &[(number::BLOCK2, block(1, false, 16))], b"end");
     let told: Vec<_> = std::iter::from_fn(|| scene.event())
         .map(|event| match event {
-            Event::Notification { observation: of, number, response } if of == observation => {
+            Event::Notification { observation: of, number, response, .. } if of == observation => {
                 (number, response.payload)
             }
             other => panic!("{other:?}"),

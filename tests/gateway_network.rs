@@ -5,6 +5,7 @@ mod network;
 #[path = "common/virtual_scene.rs"]
 mod virtual_scene;
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use lwm2m_gateway::config::Config;
@@ -73,14 +74,21 @@ fn command(id: u64, rng: &mut StdRng) -> Value {
     }
 }
 
-/// Runs every weather with several seeds, and hands each outcome over.
+/// Every weather with several seeds, lived through once for all tests; hands each outcome over.
 fn in_every_weather(moves: bool, check: impl Fn(&Network, &str)) {
-    for (which, weather) in weathers().into_iter().enumerate() {
-        for seed in 0..8 {
-            let network = lived_through(weather, seed, moves);
-            check(&network, &format!("weather {which}, seed {seed}"));
-        }
+    static STAYING: OnceLock<Vec<(String, Network)>> = OnceLock::new();
+    static MOVING: OnceLock<Vec<(String, Network)>> = OnceLock::new();
+    let outcomes = if moves { &MOVING } else { &STAYING };
+    for (case, network) in outcomes.get_or_init(|| every_weather(moves)) {
+        check(network, case);
     }
+}
+
+fn every_weather(moves: bool) -> Vec<(String, Network)> {
+    let cases = weathers().into_iter().enumerate().flat_map(|case| (0..8).map(move |seed| (case, seed)));
+    cases
+        .map(|((which, weather), seed)| (format!("weather {which}, seed {seed}"), lived_through(weather, seed, moves)))
+        .collect()
 }
 
 /// The last words about commands, as they were published for one device: not `ack`, not reports, not notifications.

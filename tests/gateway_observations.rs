@@ -1,10 +1,11 @@
-//! Observations and notifications over time (mapping contract, section 5), in virtual time.
+//! Observations and notifications over time, in virtual time.
 
 #[path = "common/virtual_scene.rs"]
 mod virtual_scene;
 
 use lwm2m_gateway::coap::options::{format, number};
-use lwm2m_gateway::coap::{Code, Kind, Message, MessageId};
+use lwm2m_gateway::coap::{Acknowledging, Code, Kind, Message, MessageId};
+use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent};
 use lwm2m_gateway::gateway::report::{NotificationOutcome, Report};
 use lwm2m_gateway::gateway::settings::AutoObserve;
 use serde_json::{Value, json};
@@ -378,5 +379,43 @@ fn a_notification_that_overtakes_the_answer_to_observe_is_the_answer() {
     scene.answer_observe(&observed, 2, "20.5");
     scene.notify(&observed, Kind::NonConfirmable, 4, "22");
     scene.expect_published("up/notify", &notification(1, 4, 22));
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn with_ack_published_a_notification_is_acknowledged_when_the_broker_took_it_and_not_before() {
+    let mut scene = Scene::registered_with(|settings| {
+        settings.coap.acknowledge_notifications = Acknowledging::OnDemand;
+    });
+    let request = scene.observe(1, TEMPERATURE);
+    let sent = scene.notify(&request, Kind::Confirmable, 3, "21.5");
+    let BrokerCommand::Publish { device, publication } = scene.expect_broker_command() else {
+        panic!("no publication")
+    };
+    let ticket = publication.ticket.expect("somebody waits for it");
+    scene.expect_nothing_more();
+    scene.device_sends(&sent);
+    scene.expect_nothing_more();
+
+    scene.broker_says(BrokerEvent::Published { device, ticket });
+    scene.expect_acknowledgement(&sent);
+    scene.expect_nothing_more();
+    scene.device_sends(&sent);
+    scene.expect_acknowledgement(&sent);
+    scene.broker_says(BrokerEvent::Published { device, ticket });
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn with_ack_published_what_is_not_confirmable_or_older_waits_for_nothing() {
+    let mut scene = Scene::registered_with(|settings| {
+        settings.coap.acknowledge_notifications = Acknowledging::OnDemand;
+    });
+    let request = scene.observe(1, TEMPERATURE);
+    scene.notify(&request, Kind::NonConfirmable, 5, "21.5");
+    let BrokerCommand::Publish { publication, .. } = scene.expect_broker_command() else { panic!("no publication") };
+    assert_eq!(publication.ticket, None);
+    let older = scene.notify(&request, Kind::Confirmable, 4, "21.0");
+    scene.expect_acknowledgement(&older);
     scene.expect_nothing_more();
 }

@@ -1,4 +1,4 @@
-//! The registration interface over time, and the broker behind it (mapping contract, section 2), in virtual time.
+//! The registration interface over time, and the broker behind it, in virtual time.
 
 #[path = "common/virtual_scene.rs"]
 mod virtual_scene;

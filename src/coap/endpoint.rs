@@ -13,9 +13,9 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
 use super::block::{Assembled, Assemblies, Block, BlockError, BlockSize, Download, Fetched, Sent, Upload, slice};
-use super::exchange::{self, ExchangeId, Exchanges, Output, RequestId};
+use super::exchange::{self, Acknowledge, ExchangeId, Exchanges, Output, RequestId};
 use super::options::number;
-use super::{Code, Parameters, Peer, Request, Response};
+use super::{Code, DecodeError, Message, MessageId, Occupancy, Parameters, Peer, Request, Response, Standing};
 
 /// What the endpoint tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,11 +47,13 @@ pub enum Event {
         exchange: ExchangeId,
         error: BlockError,
     },
-    /// Without a number, or with an error code, it was the last one: the observation is over.
+    /// Without a number, or with an error code, it was the last one: the observation is over. What is `owed` has to be
+    /// given to [`Endpoint::acknowledge`].
     Notification {
         observation: ExchangeId,
         number: Option<u32>,
         response: Response,
+        owed: Option<Acknowledge>,
     },
     /// The body of a notification could not be fetched.
     NotificationFailed {
@@ -109,6 +111,7 @@ enum Purpose {
     Notification {
         observation: ExchangeId,
         number: Option<u32>,
+        owed: Option<Acknowledge>,
     },
 }
 
@@ -120,7 +123,14 @@ struct Observation {
     fetching: Option<ExchangeId>,
     /// The first answer is told.
     told: bool,
-    waiting: VecDeque<(Option<u32>, Response)>,
+    waiting: VecDeque<WaitingNotification>,
+}
+
+#[derive(Debug)]
+struct WaitingNotification {
+    number: Option<u32>,
+    response: Response,
+    owed: Option<Acknowledge>,
 }
 
 /// The Block options of a peer's request.
@@ -152,8 +162,30 @@ impl Endpoint {
     }
 
     pub fn handle_datagram(&mut self, now: Instant, peer: Peer, datagram: &[u8]) {
-        self.exchanges.handle_datagram(now, peer, datagram);
+        self.handle_decoded(now, peer, Standing::Known, Message::decode(datagram), datagram);
+    }
+
+    /// The same for a datagram that was decoded already, of a peer of this standing.
+    pub fn handle_decoded(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        standing: Standing,
+        decoded: Result<Message, DecodeError>,
+        datagram: &[u8],
+    ) {
+        self.exchanges.handle_decoded(now, peer, standing, decoded, datagram);
         self.follow(now);
+    }
+
+    /// Whether this message came before, and is remembered.
+    pub fn is_duplicate(&self, now: Instant, peer: Peer, id: MessageId, datagram: &[u8]) -> bool {
+        self.exchanges.is_duplicate(now, peer, id, datagram)
+    }
+
+    /// Answers a request at once instead of handling it, and keeps nothing of it.
+    pub fn refuse(&mut self, peer: Peer, request: &Message, response: Response) {
+        self.exchanges.refuse(peer, request, response);
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
@@ -199,12 +231,49 @@ impl Endpoint {
 
     /// Answers a request of a peer. A request that is not known any more is answered by nothing.
     pub fn respond(&mut self, now: Instant, id: RequestId, response: Response) {
+        let response = self.sliced(id, response);
+        self.exchanges.respond(now, id, response);
+    }
+
+    /// The same, but that a response that is no acknowledgement is not repeated: for a peer that nobody knows, and whose
+    /// address may be another one's.
+    pub fn respond_once(&mut self, now: Instant, id: RequestId, response: Response) {
+        let response = self.sliced(id, response);
+        self.exchanges.respond_once(now, id, response);
+    }
+
+    /// How full the tables are.
+    pub fn occupancy(&self) -> Occupancy {
+        let waiting = self.observations.values().map(|observation| observation.waiting.len());
+        let exchanges = self.exchanges.occupancy();
+        Occupancy {
+            transfers: self.transfers.len().max(self.steps.len()),
+            assemblies: self.assemblies.len(),
+            waiting_notifications: waiting.sum(),
+            pending_requests: exchanges.pending_requests.max(self.requested.len()),
+            outputs: exchanges.outputs + self.events.len(),
+            ..exchanges
+        }
+    }
+
+    /// Whether a request of ours, or the body of a notification, is under way.
+    pub fn is_transferring(&self) -> bool {
+        !self.transfers.is_empty()
+    }
+
+    /// The part of the response that the request asked for.
+    fn sliced(&mut self, id: RequestId, response: Response) -> Response {
         let requested = self.requested.remove(&id);
         let mut response = slice(response, requested.and_then(|requested| requested.block2), self.block_size);
         if let Some(block) = requested.and_then(|requested| requested.block1) {
             block.add_to(&mut response.options, number::BLOCK1);
         }
-        self.exchanges.respond(now, id, response);
+        response
+    }
+
+    /// Acknowledges a notification that was told.
+    pub fn acknowledge(&mut self, owed: Acknowledge) {
+        self.exchanges.acknowledge_owed(owed);
     }
 
     /// The device of these exchanges and observations has another address now; what is under way is sent there.
@@ -249,7 +318,9 @@ impl Endpoint {
     fn follow(&mut self, now: Instant) {
         while let Some(event) = self.exchanges.poll_event() {
             match event {
-                exchange::Event::Request { id, peer, request } => self.requested(now, id, peer, request),
+                exchange::Event::Request { id, peer, standing, request } => {
+                    self.requested(now, id, peer, standing, request);
+                }
                 exchange::Event::Acknowledged { exchange } => self.acknowledged(exchange),
                 exchange::Event::Response { exchange, response, observing } => {
                     self.responded(now, exchange, response, observing);
@@ -258,21 +329,21 @@ impl Endpoint {
                 exchange::Event::TimedOut { exchange } => {
                     self.ended(now, exchange, |exchange| Event::TimedOut { exchange });
                 }
-                exchange::Event::Notification { observation, number, response } => {
-                    self.notified(now, observation, number, response);
+                exchange::Event::Notification { observation, number, response, owed } => {
+                    self.notified(now, observation, WaitingNotification { number, response, owed });
                 }
             }
         }
     }
 
-    fn requested(&mut self, now: Instant, id: RequestId, peer: Peer, request: Request) {
+    fn requested(&mut self, now: Instant, id: RequestId, peer: Peer, standing: Standing, request: Request) {
         let blocks = Block::of(&request.options, number::BLOCK1)
             .and_then(|block1| Ok((block1, Block::of(&request.options, number::BLOCK2)?)));
         let Ok((block1, block2)) = blocks else {
             self.events.push_back(Event::BodyRefused { peer, error: BlockError::Malformed });
             return self.exchanges.respond(now, id, Response::new(Code::BAD_OPTION));
         };
-        let request = match block1.map(|block| self.assemblies.take(now, peer, &request, block)) {
+        let request = match block1.map(|block| self.assemblies.take(now, peer, standing, &request, block)) {
             None => request,
             Some(Assembled::Complete(request, _)) => request,
             Some(Assembled::Answer(response, error)) => {
@@ -352,10 +423,11 @@ impl Endpoint {
                 self.forget(id);
                 (Event::Failed { exchange: id, error }, None)
             }
-            (Purpose::Notification { observation, number }, Ok(response)) => {
-                (Event::Notification { observation, number, response }, Some(observation))
+            (Purpose::Notification { observation, number, owed }, Ok(response)) => {
+                (Event::Notification { observation, number, response, owed }, Some(observation))
             }
-            (Purpose::Notification { observation, number }, Err(error)) => {
+            (Purpose::Notification { observation, number, owed }, Err(error)) => {
+                self.give(owed);
                 (Event::NotificationFailed { observation, number, error }, Some(observation))
             }
         };
@@ -381,15 +453,25 @@ impl Endpoint {
         }
     }
 
-    fn notified(&mut self, now: Instant, id: ExchangeId, number: Option<u32>, response: Response) {
+    fn notified(&mut self, now: Instant, id: ExchangeId, notification: WaitingNotification) {
         let Some(observation) = self.observations.get_mut(&id) else { return };
         if observation.waiting.len() >= Self::WAITING_NOTIFICATIONS {
-            let (number, _) = observation.waiting.pop_front().expect("a queue at its limit is not empty");
-            let error = BlockError::TooMany;
+            let oldest = observation.waiting.pop_front().expect("a queue at its limit is not empty");
+            let (number, error) = (oldest.number, BlockError::TooMany);
             self.events.push_back(Event::NotificationFailed { observation: id, number, error });
+            observation.waiting.push_back(notification);
+            self.give(oldest.owed);
+        } else {
+            observation.waiting.push_back(notification);
         }
-        observation.waiting.push_back((number, response));
         self.tell_waiting(now, id);
+    }
+
+    /// A notification that comes to nothing is acknowledged all the same: its repetition would bring nothing else.
+    fn give(&mut self, owed: Option<Acknowledge>) {
+        if let Some(owed) = owed {
+            self.exchanges.acknowledge_owed(owed);
+        }
     }
 
     /// Tells the notifications that wait, up to one whose body has to be fetched first.
@@ -397,14 +479,14 @@ impl Endpoint {
         while let Some(observation) = self.observations.get_mut(&id)
             && observation.told
             && observation.fetching.is_none()
-            && let Some((number, response)) = observation.waiting.pop_front()
+            && let Some(WaitingNotification { number, response, owed }) = observation.waiting.pop_front()
         {
             // RFC 7641 section 4.2: an error, or a response without the option, is the last word of the device.
             let over = number.is_none() || !response.code.is_success();
-            let purpose = Purpose::Notification { observation: id, number };
+            let purpose = Purpose::Notification { observation: id, number, owed };
             match Download::begin(&observation.request, response, self.body_limit) {
                 Ok((_, Fetched::Complete(response))) => {
-                    self.events.push_back(Event::Notification { observation: id, number, response });
+                    self.events.push_back(Event::Notification { observation: id, number, response, owed });
                 }
                 Ok((download, Fetched::Next(request))) => {
                     let (peer, of) = (observation.peer, observation.request.clone());
@@ -417,6 +499,7 @@ impl Endpoint {
                 }
                 Err(error) => {
                     self.events.push_back(Event::NotificationFailed { observation: id, number, error });
+                    self.give(owed);
                 }
             }
             if over {

@@ -1,9 +1,9 @@
 //! One device's session: its registration, whether it is awake, what is in flight, what waits, what is observed.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::coap::{ExchangeId, Peer};
+use crate::coap::{Acknowledge, ExchangeId, Peer};
 use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
 use crate::mqtt::downlink::Command;
@@ -23,12 +23,15 @@ pub struct Device {
     pub publish_refused: bool,
     pub observations: HashMap<ExchangeId, Observation>,
     pub waiting: WaitingCommands,
+    /// Acknowledgements of notifications that are not published yet, by ticket.
+    pub owed: BTreeMap<u64, Acknowledge>,
     /// Paths that `auto_observe` has still to ask for: after the commands of applications.
     pub to_observe: VecDeque<Path>,
     in_flight: Option<InFlight>,
     /// How long it stays awake after it was heard of; `None` for a device that never sleeps.
     awake_window: Option<Duration>,
     last_heard: Instant,
+    registered: Instant,
 }
 
 /// The one exchange with the device (NSTART 1, RFC 7252 section 4.7).
@@ -73,10 +76,12 @@ impl Device {
             publish_refused: false,
             observations: HashMap::new(),
             waiting: WaitingCommands::default(),
+            owed: BTreeMap::new(),
             to_observe: VecDeque::new(),
             in_flight: None,
             awake_window,
             last_heard: now,
+            registered: now,
         }
     }
 
@@ -95,6 +100,11 @@ impl Device {
         if self.is_ready(now) && self.waiting.is_empty() {
             return Admission::SendNow(Box::new(command));
         }
+        self.keep(now, command, expiry, limit)
+    }
+
+    /// The same, but that the command is not sent now in any case.
+    pub fn keep(&mut self, now: Instant, command: Command, expiry: Duration, limit: usize) -> Admission {
         let patience = command.ttl.unwrap_or(expiry);
         if patience.is_zero() {
             return Admission::NowOrNever(Box::new(command));
@@ -142,6 +152,11 @@ impl Device {
                 return Some(path);
             }
         }
+    }
+
+    /// How long ago it registered.
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.registered)
     }
 
     pub fn observation_of(&self, path: Path) -> Option<ExchangeId> {

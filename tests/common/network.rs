@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use lwm2m_gateway::coap::options::number;
 use lwm2m_gateway::coap::{Code, Kind, Message, MessageId, Peer, Token};
-use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, DeviceId, Publication};
+use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, ConnectError, DeviceId, Publication};
 use lwm2m_gateway::gateway::report::Report;
 use lwm2m_gateway::gateway::settings::Settings;
 use lwm2m_gateway::gateway::{Gateway, Output};
@@ -43,6 +43,15 @@ impl Weather {
     };
 }
 
+/// What the broker makes of a Connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broker {
+    Takes,
+    Refuses,
+    /// The link gives up after ten seconds.
+    NeverAnswers,
+}
+
 /// Which of the devices.
 pub type Number = usize;
 
@@ -50,6 +59,7 @@ pub struct Network {
     pub gateway: Gateway,
     pub now: Instant,
     pub weather: Weather,
+    pub broker: Broker,
     pub devices: Vec<Attached>,
     /// What was published, in order, and for which registration.
     pub published: Vec<(DeviceId, Publication)>,
@@ -116,6 +126,7 @@ impl Network {
             gateway: Gateway::new(settings, model(), rng.random(), now, Duration::from_secs(1_700_000_000)),
             now,
             weather,
+            broker: Broker::Takes,
             devices: Vec::new(),
             published: Vec::new(),
             reports: Vec::new(),
@@ -241,6 +252,9 @@ impl Network {
                 self.gateway.handle_broker(self.now, BrokerEvent::Closed { device: former, reason });
             }
         }
+        if let BrokerEvent::ConnectFailed { device, .. } = &event {
+            self.clientids.remove(device);
+        }
         self.gateway.handle_broker(self.now, event);
         assert_eq!(self.drain_gateway(), 0, "a verdict without a datagram");
     }
@@ -291,13 +305,24 @@ impl Network {
         }
     }
 
-    /// The broker's side: it takes every device.
+    /// The broker's side.
     fn serve(&mut self, command: BrokerCommand) {
         match command {
             BrokerCommand::Connect { device, client } => {
                 self.clientids.insert(device, client.clientid);
-                let at = self.now + self.weather.broker_delay.mul_f64(self.rng.random_range(0.0..1.0));
-                self.schedule(at, Happening::FromBroker(BrokerEvent::Connected { device }));
+                let soon = self.now + self.weather.broker_delay.mul_f64(self.rng.random_range(0.0..1.0));
+                let (at, event) = match self.broker {
+                    Broker::Takes => (soon, BrokerEvent::Connected { device }),
+                    Broker::Refuses => {
+                        let error = ConnectError::Refused("not this one".to_owned());
+                        (soon, BrokerEvent::ConnectFailed { device, error })
+                    }
+                    Broker::NeverAnswers => {
+                        let error = ConnectError::Unavailable("no answer".to_owned());
+                        (self.now + Duration::from_secs(10), BrokerEvent::ConnectFailed { device, error })
+                    }
+                };
+                self.schedule(at, Happening::FromBroker(event));
             }
             BrokerCommand::Publish { device, publication } => {
                 assert!(

@@ -106,7 +106,8 @@ impl World {
         let Some(device) = pick(&self.alive, which).map(|known| known.device) else { return };
         self.next_publication += 1;
         let class = [UplinkClass::Report, UplinkClass::Answer, UplinkClass::Notification][which % 3];
-        let publication = Publication { topic: self.next_publication.to_string(), qos: 0, payload: Vec::new(), class };
+        let publication =
+            Publication { topic: self.next_publication.to_string(), qos: 0, payload: Vec::new(), class, ticket: None };
         self.devices.command(self.now, BrokerCommand::Publish { device, publication });
     }
 
@@ -221,6 +222,7 @@ impl World {
         | BrokerEvent::ConnectFailed { device, .. }
         | BrokerEvent::Closed { device, .. }
         | BrokerEvent::Message { device, .. }
+        | BrokerEvent::Published { device, .. }
         | BrokerEvent::PublishRefused { device, .. }) = event;
         let index = self.alive.iter().position(|known| known.device == *device).expect("a device that is not over");
         let known = &mut self.alive[index];
@@ -237,7 +239,7 @@ impl World {
                 assert!(known.connected, "{event:?} before Connected");
                 self.alive.swap_remove(index);
             }
-            BrokerEvent::Message { .. } | BrokerEvent::PublishRefused { .. } => {
+            BrokerEvent::Message { .. } | BrokerEvent::Published { .. } | BrokerEvent::PublishRefused { .. } => {
                 assert!(known.connected, "{event:?} before Connected");
             }
         }
