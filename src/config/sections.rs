@@ -273,7 +273,8 @@ fn nodes(reader: &mut Reader) -> Vec<exproto::Node> {
 
 fn node(value: &Value) -> Result<exproto::Node, String> {
     const ALLOWED: &str = "allowed is { listener = \"host:port\", adapter = \"http://host:port\" }";
-    let table = value.as_table().filter(|table| table.keys().all(|key| ["listener", "adapter"].contains(&key.as_str())));
+    let table =
+        value.as_table().filter(|table| table.keys().all(|key| ["listener", "adapter"].contains(&key.as_str())));
     let entries = table.and_then(|table| table.get("listener").zip(table.get("adapter")));
     let (listener, adapter) = entries.ok_or(ALLOWED)?;
     Ok(exproto::Node { listeners: not_empty(list(host_and_port))(listener)?, adapter: http_address(adapter)? })

@@ -110,10 +110,8 @@ async fn drive(mut link: Link, mut commands: mpsc::Receiver<BrokerCommand>, even
 }
 
 fn settings(nodes: &[&Emqx]) -> Settings {
-    let node = |emqx: &&Emqx| Node {
-        listeners: vec![emqx.listener.to_string()],
-        adapter: format!("http://{}", emqx.adapter),
-    };
+    let node =
+        |emqx: &&Emqx| Node { listeners: vec![emqx.listener.to_string()], adapter: format!("http://{}", emqx.adapter) };
     Settings {
         nodes: nodes.iter().map(node).collect(),
         adapter_connections: 2,

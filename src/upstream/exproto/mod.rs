@@ -133,14 +133,7 @@ impl Link {
             Ended::Handler
         });
         info!(%handler_address, "ExProto handler listens");
-        Ok(Self {
-            devices,
-            ways,
-            events,
-            handler_address,
-            anchors: HashMap::new(),
-            tasks,
-        })
+        Ok(Self { devices, ways, events, handler_address, anchors: HashMap::new(), tasks })
     }
 
     /// Where the handler listens: `handler_bind`, with the port that the system chose if it was 0.

@@ -88,7 +88,8 @@ impl Nodes {
     /// `elsewhere`, to the node where it was only if no other is up.
     pub fn choose(&self, before: Option<NodeId>, elsewhere: bool) -> Option<NodeId> {
         let before = before.filter(|id| self.is_up(*id));
-        let others = self.nodes.iter().enumerate().filter(|(index, node)| node.is_up() && Some(NodeId(*index)) != before);
+        let others =
+            self.nodes.iter().enumerate().filter(|(index, node)| node.is_up() && Some(NodeId(*index)) != before);
         let other = others.min_by_key(|(_, node)| node.anchors).map(|(index, _)| NodeId(index));
         if elsewhere { other.or(before) } else { before.or(other) }
     }

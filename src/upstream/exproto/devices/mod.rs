@@ -87,11 +87,23 @@ pub enum Action {
 /// A call to the ConnectionAdapter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
-    Authenticate { conn: String, client: ClientInfo },
-    Subscribe { conn: String, filter: String, qos: u8 },
-    Publish { conn: String, publication: Publication },
+    Authenticate {
+        conn: String,
+        client: ClientInfo,
+    },
+    Subscribe {
+        conn: String,
+        filter: String,
+        qos: u8,
+    },
+    Publish {
+        conn: String,
+        publication: Publication,
+    },
     /// Changes nothing, and is answered for any connection that the broker knows.
-    Ping { conn: String },
+    Ping {
+        conn: String,
+    },
 }
 
 /// How a call ended.

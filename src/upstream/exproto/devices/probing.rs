@@ -58,8 +58,10 @@ impl Devices {
     fn begin_probe(&mut self, now: Instant, node: NodeId) {
         self.counters().probes.increment();
         let (anchor, token) = self.dial_for(Owner::Probe(node), node);
-        self.probers[node.0] =
-            Prober { not_before: Some(now + PROBE_INTERVAL), probe: Some(Probe { anchor, token, stage: Stage::Dialing }) };
+        self.probers[node.0] = Prober {
+            not_before: Some(now + PROBE_INTERVAL),
+            probe: Some(Probe { anchor, token, stage: Stage::Dialing }),
+        };
         self.deadlines.set(Timer::Probe(node), now + self.connect_timeout.min(PROBE_TIMEOUT));
     }
 
@@ -127,9 +129,10 @@ impl Devices {
     /// whether its own connection still works.
     fn leave_nodes(&mut self, now: Instant) {
         for node in self.nodes.to_leave() {
-            let there = self.devices.iter().filter(|(_, device)| {
-                device.node == Some(node) && matches!(device.state, State::Ready { .. })
-            });
+            let there = self
+                .devices
+                .iter()
+                .filter(|(_, device)| device.node == Some(node) && matches!(device.state, State::Ready { .. }));
             let ids: Vec<_> = there.map(|(id, _)| *id).collect();
             for id in ids {
                 self.leave(now, id);

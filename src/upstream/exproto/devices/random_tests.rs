@@ -42,9 +42,7 @@ struct Known {
 impl World {
     fn new() -> Self {
         let settings = Settings {
-            nodes: ["a", "b"]
-                .map(|name| Node { listeners: vec![name.to_owned()], adapter: String::new() })
-                .to_vec(),
+            nodes: ["a", "b"].map(|name| Node { listeners: vec![name.to_owned()], adapter: String::new() }).to_vec(),
             adapter_connections: 1,
             handler_bind: (Ipv4Addr::LOCALHOST, 0).into(),
             source_addresses: Vec::new(),
