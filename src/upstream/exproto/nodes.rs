@@ -157,7 +157,7 @@ impl Nodes {
     }
 
     /// The nodes whose clients have to be taken away now. Gives each of them once in its time of being down.
-    pub fn to_leave(&mut self) -> Vec<NodeId> {
+    pub fn take_left(&mut self) -> Vec<NodeId> {
         if !self.any_up() {
             return Vec::new();
         }
@@ -302,17 +302,17 @@ mod tests {
         let mut nodes = two();
         nodes.failed(A, UNAVAILABLE);
         nodes.probe_failed(A, REFUSED);
-        assert_eq!(nodes.to_leave(), []);
+        assert_eq!(nodes.take_left(), []);
         nodes.probe_failed(A, REFUSED);
-        assert_eq!(nodes.to_leave(), [A]);
+        assert_eq!(nodes.take_left(), [A]);
         nodes.probe_failed(A, REFUSED);
-        assert_eq!(nodes.to_leave(), []);
+        assert_eq!(nodes.take_left(), []);
 
         nodes.probe_succeeded(A);
         nodes.failed(A, Fault::NotServed("again"));
         nodes.probe_failed(A, REFUSED);
         nodes.probe_failed(A, REFUSED);
-        assert_eq!(nodes.to_leave(), [A]);
+        assert_eq!(nodes.take_left(), [A]);
     }
 
     #[test]
@@ -322,12 +322,12 @@ mod tests {
         for _ in 0..5 {
             nodes.probe_failed(A, Fault::AnchorClosed);
         }
-        assert_eq!(nodes.to_leave(), []);
+        assert_eq!(nodes.take_left(), []);
 
         nodes.failed(B, REFUSED);
         nodes.probe_failed(A, Fault::AnchorUntold);
-        assert_eq!(nodes.to_leave(), []);
+        assert_eq!(nodes.take_left(), []);
         nodes.probe_succeeded(B);
-        assert_eq!(nodes.to_leave(), [A]);
+        assert_eq!(nodes.take_left(), [A]);
     }
 }

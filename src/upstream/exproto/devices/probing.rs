@@ -128,7 +128,7 @@ impl Devices {
     /// Takes the clients away from the nodes that cannot serve them, where another node can. None of them was asked
     /// whether its own connection still works.
     fn leave_nodes(&mut self, now: Instant) {
-        for node in self.nodes.to_leave() {
+        for node in self.nodes.take_left() {
             let there = self
                 .devices
                 .iter()
