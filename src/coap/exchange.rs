@@ -229,6 +229,19 @@ impl Exchanges {
         Some(self.send_with_token(now, peer, request, token))
     }
 
+    /// The token of an observation, and its newest notification.
+    pub fn observation(&self, id: ExchangeId) -> Option<(Token, Freshness)> {
+        self.observations.get(&id).map(|observation| (observation.token, observation.freshness))
+    }
+
+    /// Takes up an observation that an earlier process had with this peer under this token.
+    pub fn restore_observation(&mut self, peer: Peer, token: Token, freshness: Freshness) -> ExchangeId {
+        let id = ExchangeId(self.new_id());
+        self.observations.insert(id, Observation { peer, token, freshness });
+        self.expected(peer, token, |expected| expected.observation = Some(id));
+        id
+    }
+
     /// Answers a request of a peer. A request that is not known any more is answered by nothing.
     pub fn respond(&mut self, now: Instant, id: RequestId, response: Response) {
         let Some(pending) = self.requests.remove(&id) else { return };

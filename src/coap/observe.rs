@@ -19,6 +19,14 @@ impl Freshness {
         Self { number, at }
     }
 
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    pub fn at(&self) -> Instant {
+        self.at
+    }
+
     /// Takes the notification as the newest one, unless it is older than what came before.
     pub fn advance(&mut self, number: u32, at: Instant) -> bool {
         let fresh = (self.number < number && number - self.number < HALF)

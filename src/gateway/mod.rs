@@ -3,14 +3,17 @@
 //!
 //! A device's way: Register -> joining (the broker connects and authenticates it) -> registered (2.01, then the report)
 //! -> left. `registration` has the requests of devices, `joining` the way in, `command` what applications ask of
-//! devices and `notification` what devices tell by themselves.
+//! devices and `notification` what devices tell by themselves. `restart` makes records of the devices and takes them up
+//! again.
 
 pub mod broker;
 mod command;
 mod joining;
 mod notification;
+pub mod record;
 mod registration;
 pub mod report;
+mod restart;
 pub mod settings;
 
 use std::collections::{HashMap, VecDeque};
@@ -30,9 +33,10 @@ use crate::registry::{Device, Registry};
 use broker::{BrokerCommand, BrokerEvent, DeviceId, Publication, UplinkClass};
 use joining::Joinings;
 use report::Report;
+use restart::Changes;
 use settings::Settings;
 
-/// What the shell has to do.
+/// What the shell has to do. What has to be kept over a restart is apart from it: [`Gateway::take_changes`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// To a device.
@@ -55,6 +59,9 @@ pub struct Gateway {
     exchanges: HashMap<ExchangeId, DeviceId>,
     deadlines: Deadlines<Deadline>,
     outputs: VecDeque<Output>,
+    changes: Changes,
+    /// The serial of the newest record of a command.
+    last_record: u64,
     /// The same moment by both clocks: monotonic, and since 1970.
     clocks: (Instant, Duration),
     last_device: u64,
@@ -82,6 +89,8 @@ impl Gateway {
             exchanges: HashMap::new(),
             deadlines: Deadlines::default(),
             outputs: VecDeque::new(),
+            changes: Changes::default(),
+            last_record: 0,
             clocks: (now, unix_time),
             last_device: 0,
         }
@@ -199,12 +208,11 @@ impl Gateway {
 
     /// What a response of this device means for an operation, now.
     fn outcome(&self, now: Instant, device: &Device, operation: &Operation, response: &Response) -> Outcome {
-        let (moment, unix_time) = self.clocks;
         let context = Context {
             registration: &device.registration,
             model: &self.model,
             undefined: self.settings.undefined_resources,
-            unix_time: unix_time + now.saturating_duration_since(moment),
+            unix_time: self.unix_time(now),
         };
         operation.outcome(response, context)
     }
@@ -213,6 +221,9 @@ impl Gateway {
     fn heard_from(&mut self, now: Instant, id: DeviceId) {
         if let Some(device) = self.registry.device_mut(id) {
             device.heard_from(now);
+            if device.needs_new_record() {
+                self.changed(id);
+            }
         }
     }
 
@@ -231,6 +242,7 @@ impl Gateway {
         let from = std::mem::replace(&mut device.peer, to);
         let endpoint = device.registration.endpoint.clone();
         let under_way = device.exchanges();
+        self.changed(id);
         self.coap.readdress(now, under_way, to);
         self.report(Report::Moved { endpoint, from, to });
     }
