@@ -20,5 +20,6 @@ pub mod driver;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod observability;
+pub mod store;
 pub mod transport;
 pub mod upstream;
