@@ -1,0 +1,1 @@
+//! The built program, killed and started again.
