@@ -3,8 +3,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod core;
+mod file;
 mod killed;
 mod random;
+mod records;
 
 use std::time::Duration;
 
