@@ -21,7 +21,7 @@ const CORE: &[(&str, &[&str])] = &[
 const OUTSIDE: &[&str] = &[
     "tokio",
     "tonic",
-    "rumqttd",
+    "rumqttc",
     "std::fs",
     "std::thread",
     "std::env",

@@ -1,5 +1,6 @@
 //! Block-wise transfer in virtual time: against scripted peers, and two endpoints over a lossy line.
 
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -289,9 +290,12 @@ fn a_body_that_changes_is_fetched_anew_once() {
     scene.expect_nothing_more();
 }
 
+/// Options of a response, the bytes of its payload, and what is wrong with them.
+type Misfit<'a> = (&'a [(u16, u32)], usize, BlockError);
+
 #[test]
 fn blocks_that_do_not_fit_together_fail_the_transfer() {
-    let cases: [(&[(u16, u32)], usize, BlockError); 4] = [
+    let cases: [Misfit; 4] = [
         (&[(number::BLOCK2, block(3, true, 64))], 64, BlockError::OutOfOrder),
         (&[(number::BLOCK2, block(1, true, 64))], 63, BlockError::OutOfOrder),
         (&[(number::BLOCK2, block(1, false, 64))], 65, BlockError::OutOfOrder),
@@ -334,7 +338,7 @@ fn notifications_keep_their_order_while_the_body_of_one_is_fetched() {
     scene.answer(&fetch, Code::CONTENT, &[(number::BLOCK2, block(1, false, 16))], b"end");
     let told: Vec<_> = std::iter::from_fn(|| scene.event())
         .map(|event| match event {
-            Event::Notification { observation: of, number, response } if of == observation => {
+            Event::Notification { observation: of, number, response, .. } if of == observation => {
                 (number, response.payload)
             }
             other => panic!("{other:?}"),
@@ -408,10 +412,13 @@ fn a_first_block_larger_than_ours_is_answered_with_our_size() {
     assert!(matches!(scene.event(), Some(Event::Request { request, .. }) if request.payload.len() == 131));
 }
 
+/// Blocks with the bytes of their payloads, and what the last of them is answered.
+type Refused<'a> = (&'a [(u32, usize)], Code, BlockError);
+
 #[test]
 fn a_body_that_does_not_fit_together_or_is_too_large_is_refused() {
     let limited = Parameters { received_body: 64, received_bodies: 1, ..Parameters::default() };
-    let cases: [(&[(u32, usize)], Code, BlockError); 4] = [
+    let cases: [Refused; 4] = [
         (&[(block(1, true, 32), 32)], Code::REQUEST_ENTITY_INCOMPLETE, BlockError::OutOfOrder),
         (
             &[(block(0, true, 16), 16), (block(2, true, 16), 16)],
@@ -474,11 +481,14 @@ fn our_large_answer_is_served_in_blocks() {
     assert_eq!(received, body(150));
 }
 
+/// When a datagram arrives, its number, the end that it goes to, and its bytes.
+type UnderWay = (Instant, u64, usize, Vec<u8>);
+
 /// Two endpoints and the line between them; what is under way is in the order of its arrival.
 struct Line {
     ends: [Endpoint; 2],
     now: Instant,
-    under_way: BinaryHeap<std::cmp::Reverse<(Instant, u64, usize, Vec<u8>)>>,
+    under_way: BinaryHeap<Reverse<UnderWay>>,
     rng: StdRng,
     loss: f64,
     sent: u64,
@@ -508,7 +518,7 @@ impl Line {
                 if !self.rng.random_bool(self.loss) {
                     self.sent += 1;
                     let late = Duration::from_millis(self.rng.random_range(10..300));
-                    self.under_way.push(std::cmp::Reverse((self.now + late, self.sent, 1 - from, datagram.clone())));
+                    self.under_way.push(Reverse((self.now + late, self.sent, 1 - from, datagram.clone())));
                 }
             }
         }
@@ -523,7 +533,7 @@ impl Line {
         let Some(next) = deadlines.into_iter().chain([arrival]).flatten().min() else { return false };
         self.now = next;
         if arrival == Some(next) {
-            let std::cmp::Reverse((_, _, to, datagram)) = self.under_way.pop().expect("it was seen");
+            let Reverse((_, _, to, datagram)) = self.under_way.pop().expect("it was seen");
             self.ends[to].handle_datagram(next, peer(1 - to as u8), &datagram);
         } else {
             self.ends.iter_mut().for_each(|end| end.handle_timeout(next));

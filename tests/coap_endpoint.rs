@@ -59,7 +59,7 @@ impl Scene {
         self.endpoint.handle_timeout(self.now);
     }
 
-    fn to_next_deadline(&mut self) -> Duration {
+    fn wait_for_deadline(&mut self) -> Duration {
         let next = self.endpoint.next_deadline().expect("a deadline");
         let passed = next - self.now;
         self.now = next;
@@ -142,14 +142,14 @@ fn a_request_is_sent_again_with_doubled_timeouts_and_then_given_up() {
     let first = scene.sent();
     assert_eq!((first.kind, first.code, first.token.as_bytes().len()), (Kind::Confirmable, Code::GET, 8));
 
-    let initial = scene.to_next_deadline();
+    let initial = scene.wait_for_deadline();
     assert!((Duration::from_secs(2)..=Duration::from_secs(3)).contains(&initial), "{initial:?}");
     scene.expect_retransmission_of(&first, scene.peer);
     for doubled in [2, 4, 8] {
-        assert_eq!(scene.to_next_deadline(), initial * doubled);
+        assert_eq!(scene.wait_for_deadline(), initial * doubled);
         scene.expect_retransmission_of(&first, scene.peer);
     }
-    assert_eq!(scene.to_next_deadline(), initial * 16);
+    assert_eq!(scene.wait_for_deadline(), initial * 16);
     assert_eq!(scene.event(), Some(Event::TimedOut { exchange }));
     scene.expect_nothing_more();
     assert_eq!(scene.endpoint.next_deadline(), None);
@@ -203,7 +203,7 @@ fn a_response_counts_only_with_its_token_and_from_its_peer() {
     scene.receive_from(peer(6000), piggybacked(&request, Code::CONTENT, &[]));
     scene.expect_verdict(Verdict::Dropped(DropReason::Unexpected));
     scene.expect_nothing_more();
-    scene.to_next_deadline();
+    scene.wait_for_deadline();
     scene.expect_retransmission_of(&request, scene.peer);
 }
 
@@ -255,7 +255,7 @@ fn a_separate_response_that_never_comes_is_given_up() {
     scene.expect_verdict(Verdict::Acknowledgement);
     scene.event();
 
-    assert_eq!(scene.to_next_deadline(), Parameters::default().max_transmit_wait());
+    assert_eq!(scene.wait_for_deadline(), Parameters::default().max_transmit_wait());
     assert_eq!(scene.event(), Some(Event::TimedOut { exchange }));
     scene.expect_nothing_more();
 }
@@ -308,7 +308,7 @@ fn a_slow_answer_leaves_after_an_empty_acknowledgement_and_is_confirmable() {
     let post = message(Kind::Confirmable, Code::POST, 2, token(b"t"), &[]);
     let id = scene.request(post.clone());
 
-    assert_eq!(scene.to_next_deadline(), Duration::from_secs(1));
+    assert_eq!(scene.wait_for_deadline(), Duration::from_secs(1));
     assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(2)));
     scene.receive(post);
     assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(2)));
@@ -317,7 +317,7 @@ fn a_slow_answer_leaves_after_an_empty_acknowledgement_and_is_confirmable() {
     scene.endpoint.respond(scene.now, id, Response::new(Code::CREATED));
     let separate = scene.sent();
     assert_eq!((separate.kind, separate.code, separate.token), (Kind::Confirmable, Code::CREATED, token(b"t")));
-    scene.to_next_deadline();
+    scene.wait_for_deadline();
     scene.expect_retransmission_of(&separate, scene.peer);
     scene.receive(Message::empty(Kind::Acknowledgement, separate.id));
     scene.expect_verdict(Verdict::Acknowledgement);
@@ -502,16 +502,81 @@ fn what_is_under_way_follows_the_device_to_its_new_address() {
     assert_eq!(scene.sent_to(old).kind, Kind::Reset);
 }
 
+/// Message ids begin anywhere for each peer, so that of many peers two begin alike.
+fn two_peers_with_the_same_message_id(scene: &mut Scene) -> [(Peer, ExchangeId, Message); 2] {
+    let mut first_with = std::collections::HashMap::new();
+    for port in 1.. {
+        scene.peer = peer(port);
+        let exchange = scene.send(get());
+        let request = scene.sent();
+        if let Some(earlier) = first_with.insert(request.id, (scene.peer, exchange, request.clone())) {
+            return [earlier, (scene.peer, exchange, request)];
+        }
+    }
+    unreachable!("there are more ports than message ids")
+}
+
+#[test]
+fn a_device_that_moves_to_the_address_of_another_leaves_the_exchange_of_that_one_alone() {
+    let mut scene = Scene::new();
+    let [(from, moving, request), (to, staying, other)] = two_peers_with_the_same_message_id(&mut scene);
+    scene.endpoint.readdress(scene.now, [moving], to);
+    scene.endpoint.handle_timeout(scene.now);
+    assert_eq!(scene.output(), Some(Output::Retransmitted(to)));
+    let moved = scene.sent_to(to);
+    assert_ne!(moved.id, request.id);
+    assert_eq!(moved, Message { id: moved.id, ..request });
+
+    scene.receive_from(to, piggybacked(&moved, Code::CONTENT, &[]));
+    assert!(matches!(scene.event(), Some(Event::Response { exchange, .. }) if exchange == moving));
+    scene.receive_from(to, piggybacked(&other, Code::CONTENT, &[]));
+    assert!(matches!(scene.event(), Some(Event::Response { exchange, .. }) if exchange == staying));
+    assert_ne!(from, to);
+}
+
+#[test]
+fn a_message_id_that_came_along_with_a_move_is_not_given_twice() {
+    let mut scene = Scene::new();
+    let [(_, moving, request), (to, acknowledged, other)] = two_peers_with_the_same_message_id(&mut scene);
+    scene.receive_from(to, Message::empty(Kind::Acknowledgement, other.id));
+    assert_eq!(scene.event(), Some(Event::Acknowledged { exchange: acknowledged }));
+    scene.endpoint.readdress(scene.now, [moving], to);
+
+    // The end of the exchange whose message is not on its way any more is not the end of the one that came.
+    scene.endpoint.forget(acknowledged);
+    scene.expect_verdict(Verdict::Acknowledgement);
+    scene.endpoint.handle_timeout(scene.now);
+    scene.expect_retransmission_of(&request, to);
+    scene.receive_from(to, piggybacked(&request, Code::CONTENT, &[]));
+    assert!(matches!(scene.event(), Some(Event::Response { exchange, .. }) if exchange == moving));
+}
+
+#[test]
+fn tokens_of_one_peer_differ_however_short_they_are() {
+    let parameters = Parameters { token_length: 1, ..Parameters::default() };
+    let mut scene = Scene { endpoint: Endpoint::new(parameters, [1; 32]), ..Scene::new() };
+    let mut tokens = std::collections::BTreeSet::new();
+    for _ in 0..1000 {
+        scene.send(get());
+        tokens.insert(scene.sent().token);
+    }
+    assert_eq!(tokens.len(), 1000);
+    assert!(tokens.iter().any(|token| token.as_bytes().len() == 1));
+}
+
 #[test]
 fn requests_that_wait_for_an_answer_are_bounded() {
     let parameters = Parameters { pending_requests: 2, ..Parameters::default() };
     let mut scene = Scene { endpoint: Endpoint::new(parameters, [1; 32]), ..Scene::new() };
-    for id in 0..2 {
-        scene.request(message(Kind::Confirmable, Code::POST, id, Token::EMPTY, &[]));
-    }
-    scene.receive(message(Kind::Confirmable, Code::POST, 9, Token::EMPTY, &[]));
+    let [first, _] = [0, 1].map(|id| scene.request(message(Kind::Confirmable, Code::POST, id, Token::EMPTY, &[])));
+    let refused = message(Kind::Confirmable, Code::POST, 9, Token::EMPTY, &[]);
+    scene.receive(refused.clone());
     scene.expect_verdict(Verdict::Dropped(DropReason::TooManyRequests));
     scene.expect_nothing_more();
+
+    scene.endpoint.respond(scene.now, first, Response::new(Code::CREATED));
+    scene.sent();
+    scene.request(refused);
 }
 
 #[test]
@@ -535,7 +600,7 @@ fn everything_is_forgotten_in_the_end() {
     scene.request(message(Kind::Confirmable, Code::POST, 2, token(b"t"), &[]));
     scene.endpoint.forget(observation);
     while scene.endpoint.next_deadline().is_some() {
-        scene.to_next_deadline();
+        scene.wait_for_deadline();
     }
     while scene.output().is_some() {}
     assert_eq!(scene.event(), None);

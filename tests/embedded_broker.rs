@@ -110,7 +110,7 @@ async fn what_waits_is_told_before_the_end_and_the_end_is_told_last() {
     let one = scene.handler.next().await;
     device.write(b"two").await;
     drop(device);
-    // Section 13.6: Send still succeeds, while the client is gone.
+    // Send still succeeds, while the client is gone.
     while scene.adapter.publish(&conn, "up", 0, b"x").await == success() {}
     assert_eq!(scene.adapter.send(&conn, b"late").await, success());
     assert_eq!(scene.adapter.authenticate(&conn, "again").await.1, "<<\"Client socket disconnected\">>");

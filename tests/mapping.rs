@@ -1,5 +1,7 @@
 //! What an application and a device see of the built program: every row of the mapping between LwM2M and MQTT.
 
+#![cfg(feature = "embedded")]
+
 mod common;
 
 use std::time::Duration;
@@ -448,6 +450,43 @@ async fn what_has_no_definition_comes_as_it_is_when_that_is_configured() {
     let content = json!([{ "path": "/4321/0/0", "value": "eA==", "type": "Opaque" }]);
     let data = json!({ "reqPath": "/4321/0/0", "code": "2.05", "codeMsg": "content", "content": content });
     scene.expect("up/resp", &answer(&command, data));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_value_travels_in_blocks_both_ways() {
+    let mut scene = Scene::registered("large").await;
+    let text = "0123456789abcdef".repeat(200);
+    let command = json!({ "reqID": 1, "msgType": "read", "data": { "path": "/3/0/0" } });
+    scene.command(&command);
+    for (block, bytes) in (0..).zip(text.as_bytes().chunks(1024)) {
+        let request = scene.device.expect_request(Code::GET, "/3/0/0");
+        let mut response = common::device::response_to(&request, Code::CONTENT, Some((format::TEXT, bytes)));
+        response.options.add_uint(number::BLOCK2, block << 4 | u32::from(bytes.len() == 1024) << 3 | 6);
+        scene.device.send(&response);
+    }
+    scene.expect("up/resp", &answer(&command, content("/3/0/0", text.as_str())));
+
+    let command =
+        json!({ "reqID": 2, "msgType": "write", "data": { "path": "/3/0/15", "type": "String", "value": text } });
+    scene.command(&command);
+    let mut written = Vec::new();
+    loop {
+        let request = scene.device.expect_request(Code::PUT, "/3/0/15");
+        written.extend_from_slice(&request.payload);
+        let block = request.options.uint(number::BLOCK1).expect("a number").expect("it is too large for one message");
+        let more = block & 0x8 != 0;
+        let code = if more { Code::CONTINUE } else { Code::CHANGED };
+        let mut response = common::device::response_to(&request, code, None);
+        response.options.add_uint(number::BLOCK1, block);
+        scene.device.send(&response);
+        if !more {
+            break;
+        }
+    }
+    // Type and identifier, two bytes of length, and the text.
+    assert_eq!((&written[..4], &written[4..]), (&[0xd0, 15, 0x0c, 0x80][..], text.as_bytes()));
+    scene.expect("up/resp", &answer(&command, done("/3/0/15", "2.04", "changed")));
+    scene.nothing_more();
 }
 
 #[tokio::test(flavor = "multi_thread")]

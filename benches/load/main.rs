@@ -6,13 +6,18 @@
 //! 2. how long an application waits for the answer to a read,
 //! 3. how many notifications in a second reach one subscriber, at rising rates, until it loses some.
 //!
+//! `--restart` shows something else: the server is killed under load and started again, and what is lost by it.
+//!
 //! Load and server share the machine: processor seconds of the server are the figure to compare.
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
+mod broker;
 mod fleet;
+mod restart;
 mod server;
 mod subscriber;
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -48,6 +53,12 @@ struct Arguments {
     /// Seconds of each rate of notifications
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
+    /// Kill the server under load and start it again, in the place of all else
+    #[arg(long)]
+    restart: bool,
+    /// Be the broker of a server at this address
+    #[arg(long, hide = true)]
+    broker: Option<SocketAddr>,
     /// What Cargo says to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
@@ -66,8 +77,14 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    if let Some(handler) = arguments.broker {
+        return broker::serve(handler).await;
+    }
     let descriptors = rlimit::increase_nofile_limit(u64::MAX).context("the limit of file descriptors")?;
     ensure!(descriptors > u64::from(arguments.devices) + 64, "{descriptors} file descriptors are too few");
+    if arguments.restart {
+        return restart::run(arguments).await;
+    }
     let server = Server::start().await?;
     let mut subscriber = Subscriber::connect(server.mqtt).await?;
     let fleet = register(arguments, &server).await?;
@@ -85,7 +102,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 async fn register(arguments: &Arguments, server: &Server) -> anyhow::Result<Fleet> {
     let (begin, cpu, memory) = (Instant::now(), server.cpu()?, server.memory()?);
-    let fleet = Fleet::start(arguments.devices, server.udp).await?;
+    let fleet = Fleet::start(arguments.devices, server.udp, false).await?;
     wait_until("every device is registered", || fleet.counts().registered.get() == u64::from(arguments.devices))
         .await?;
     let (seconds, cpu) = (begin.elapsed().as_secs_f64(), (server.cpu()? - cpu).as_secs_f64());

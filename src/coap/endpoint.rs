@@ -13,7 +13,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
 use super::block::{Assembled, Assemblies, Block, BlockError, BlockSize, Download, Fetched, Sent, Upload, slice};
-use super::exchange::{self, ExchangeId, Exchanges, Output, RequestId};
+use super::exchange::{self, Acknowledge, ExchangeId, Exchanges, Output, RequestId};
 use super::observe::Freshness;
 use super::options::number;
 use super::{Code, Parameters, Peer, Request, Response, Token};
@@ -48,11 +48,13 @@ pub enum Event {
         exchange: ExchangeId,
         error: BlockError,
     },
-    /// Without a number, or with an error code, it was the last one: the observation is over.
+    /// Without a number, or with an error code, it was the last one: the observation is over. What is `owed` has to be
+    /// given to [`Endpoint::acknowledge`].
     Notification {
         observation: ExchangeId,
         number: Option<u32>,
         response: Response,
+        owed: Option<Acknowledge>,
     },
     /// The body of a notification could not be fetched.
     NotificationFailed {
@@ -110,6 +112,7 @@ enum Purpose {
     Notification {
         observation: ExchangeId,
         number: Option<u32>,
+        owed: Option<Acknowledge>,
     },
 }
 
@@ -121,7 +124,14 @@ struct Observation {
     fetching: Option<ExchangeId>,
     /// The first answer is told.
     told: bool,
-    waiting: VecDeque<(Option<u32>, Response)>,
+    waiting: VecDeque<WaitingNotification>,
+}
+
+#[derive(Debug)]
+struct WaitingNotification {
+    number: Option<u32>,
+    response: Response,
+    owed: Option<Acknowledge>,
 }
 
 /// The Block options of a peer's request.
@@ -228,6 +238,11 @@ impl Endpoint {
         self.exchanges.respond(now, id, response);
     }
 
+    /// Acknowledges a notification that was told.
+    pub fn acknowledge(&mut self, owed: Acknowledge) {
+        self.exchanges.acknowledge_owed(owed);
+    }
+
     /// The device of these exchanges and observations has another address now; what is under way is sent there.
     pub fn readdress(&mut self, now: Instant, ids: impl IntoIterator<Item = ExchangeId>, to: Peer) {
         for id in ids {
@@ -235,13 +250,15 @@ impl Endpoint {
                 observation.peer = to;
                 observation.fetching
             });
+            let mut moved = vec![id];
             for transfer in [Some(id), fetching].into_iter().flatten() {
                 if let Some(transfer) = self.transfers.get_mut(&transfer) {
                     transfer.peer = to;
-                    self.exchanges.readdress(now, [transfer.step], to);
+                    moved.push(transfer.step);
                 }
             }
-            self.exchanges.readdress(now, [id], to);
+            moved.dedup();
+            self.exchanges.readdress(now, moved, to);
         }
     }
 
@@ -277,8 +294,8 @@ impl Endpoint {
                 exchange::Event::TimedOut { exchange } => {
                     self.ended(now, exchange, |exchange| Event::TimedOut { exchange });
                 }
-                exchange::Event::Notification { observation, number, response } => {
-                    self.notified(now, observation, number, response);
+                exchange::Event::Notification { observation, number, response, owed } => {
+                    self.notified(now, observation, WaitingNotification { number, response, owed });
                 }
             }
         }
@@ -371,10 +388,11 @@ impl Endpoint {
                 self.forget(id);
                 (Event::Failed { exchange: id, error }, None)
             }
-            (Purpose::Notification { observation, number }, Ok(response)) => {
-                (Event::Notification { observation, number, response }, Some(observation))
+            (Purpose::Notification { observation, number, owed }, Ok(response)) => {
+                (Event::Notification { observation, number, response, owed }, Some(observation))
             }
-            (Purpose::Notification { observation, number }, Err(error)) => {
+            (Purpose::Notification { observation, number, owed }, Err(error)) => {
+                self.give(owed);
                 (Event::NotificationFailed { observation, number, error }, Some(observation))
             }
         };
@@ -400,15 +418,25 @@ impl Endpoint {
         }
     }
 
-    fn notified(&mut self, now: Instant, id: ExchangeId, number: Option<u32>, response: Response) {
+    fn notified(&mut self, now: Instant, id: ExchangeId, notification: WaitingNotification) {
         let Some(observation) = self.observations.get_mut(&id) else { return };
         if observation.waiting.len() >= Self::WAITING_NOTIFICATIONS {
-            let (number, _) = observation.waiting.pop_front().expect("a queue at its limit is not empty");
-            let error = BlockError::TooMany;
+            let oldest = observation.waiting.pop_front().expect("a queue at its limit is not empty");
+            let (number, error) = (oldest.number, BlockError::TooMany);
             self.events.push_back(Event::NotificationFailed { observation: id, number, error });
+            observation.waiting.push_back(notification);
+            self.give(oldest.owed);
+        } else {
+            observation.waiting.push_back(notification);
         }
-        observation.waiting.push_back((number, response));
         self.tell_waiting(now, id);
+    }
+
+    /// A notification that comes to nothing is acknowledged all the same: its repetition would bring nothing else.
+    fn give(&mut self, owed: Option<Acknowledge>) {
+        if let Some(owed) = owed {
+            self.exchanges.acknowledge_owed(owed);
+        }
     }
 
     /// Tells the notifications that wait, up to one whose body has to be fetched first.
@@ -416,14 +444,14 @@ impl Endpoint {
         while let Some(observation) = self.observations.get_mut(&id)
             && observation.told
             && observation.fetching.is_none()
-            && let Some((number, response)) = observation.waiting.pop_front()
+            && let Some(WaitingNotification { number, response, owed }) = observation.waiting.pop_front()
         {
             // RFC 7641 section 4.2: an error, or a response without the option, is the last word of the device.
             let over = number.is_none() || !response.code.is_success();
-            let purpose = Purpose::Notification { observation: id, number };
+            let purpose = Purpose::Notification { observation: id, number, owed };
             match Download::begin(&observation.request, response, self.body_limit) {
                 Ok((_, Fetched::Complete(response))) => {
-                    self.events.push_back(Event::Notification { observation: id, number, response });
+                    self.events.push_back(Event::Notification { observation: id, number, response, owed });
                 }
                 Ok((download, Fetched::Next(request))) => {
                     let (peer, of) = (observation.peer, observation.request.clone());
@@ -436,6 +464,7 @@ impl Endpoint {
                 }
                 Err(error) => {
                     self.events.push_back(Event::NotificationFailed { observation: id, number, error });
+                    self.give(owed);
                 }
             }
             if over {

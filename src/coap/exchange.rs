@@ -27,7 +27,8 @@ use crate::deadlines::Deadlines;
 use super::history::{History, Reply};
 use super::observe::Freshness;
 use super::options::number;
-use super::transmission::{Expired, Transmissions};
+use super::parameters::Acknowledging;
+use super::transmission::{Expired, Key, Transmissions};
 use super::verdict::{DropReason, Verdict};
 use super::{Code, Kind, Message, MessageId, Parameters, Peer, Request, Response, Token};
 
@@ -83,7 +84,15 @@ pub enum Event {
         observation: ExchangeId,
         number: Option<u32>,
         response: Response,
+        owed: Option<Acknowledge>,
     },
+}
+
+/// The acknowledgement that a peer still waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acknowledge {
+    peer: Peer,
+    id: MessageId,
 }
 
 /// The layer below block-wise transfer.
@@ -219,7 +228,7 @@ impl Exchanges {
 
     /// Sends a confirmable request under a new random token.
     pub fn send_request(&mut self, now: Instant, peer: Peer, request: Request) -> ExchangeId {
-        let token = self.random_token();
+        let token = self.random_token(peer);
         self.send_with_token(now, peer, request, token)
     }
 
@@ -234,9 +243,14 @@ impl Exchanges {
         self.observations.get(&id).map(|observation| (observation.token, observation.freshness))
     }
 
-    /// Takes up an observation that an earlier process had with this peer under this token.
+    /// Takes up an observation that an earlier process had with this peer under this token. Where notifications are
+    /// acknowledged on demand, the newest may not have been: the peer repeats it, and then it is heard.
     pub fn restore_observation(&mut self, peer: Peer, token: Token, freshness: Freshness) -> ExchangeId {
         let id = ExchangeId(self.new_id());
+        let freshness = match self.parameters.acknowledge_notifications {
+            Acknowledging::AtOnce => freshness,
+            Acknowledging::OnDemand => freshness.without_newest(),
+        };
         self.observations.insert(id, Observation { peer, token, freshness });
         self.expected(peer, token, |expected| expected.observation = Some(id));
         id
@@ -271,13 +285,18 @@ impl Exchanges {
         self.transmit(peer, datagram);
     }
 
+    /// Gives a peer the acknowledgement that it waits for.
+    pub fn acknowledge_owed(&mut self, owed: Acknowledge) {
+        self.acknowledge(owed.peer, owed.id, Kind::Confirmable);
+    }
+
     /// The device of these exchanges and observations has another address now; what is under way is sent there.
     pub fn readdress(&mut self, now: Instant, ids: impl IntoIterator<Item = ExchangeId>, to: Peer) {
         for id in ids {
             if let Some(exchange) = self.exchanges.get_mut(&id) {
                 let from = std::mem::replace(&mut exchange.peer, to);
                 let (token, message_id) = (exchange.token, exchange.message_id);
-                self.transmissions.readdress(now, (from, message_id), to);
+                self.readdress_transmission(now, id, (from, message_id), to);
                 self.expected(from, token, |expected| expected.exchange = None);
                 self.expected(to, token, |expected| expected.exchange = Some(id));
             }
@@ -311,6 +330,10 @@ impl Exchanges {
                 if message.code == Code::EMPTY {
                     return self.handle_empty(peer, &message);
                 }
+                if message.code.is_request() && self.requests.len() >= self.parameters.pending_requests {
+                    // It is not remembered: when it comes again there may be room.
+                    return Verdict::Dropped(DropReason::TooManyRequests);
+                }
                 self.history.remember(now, peer, message.id, message.kind, datagram);
                 if message.code.is_request() {
                     self.handle_request(now, peer, message)
@@ -340,9 +363,6 @@ impl Exchanges {
             self.reset(peer, message.id);
             return Verdict::Dropped(DropReason::CriticalOption);
         }
-        if self.requests.len() >= self.parameters.pending_requests {
-            return Verdict::Dropped(DropReason::TooManyRequests);
-        }
         let id = RequestId(self.new_id());
         let answer_as = if confirmable { AnswerAs::Piggybacked } else { AnswerAs::NonConfirmable };
         self.requests.insert(id, PendingRequest { peer, token: message.token, message_id: message.id, answer_as });
@@ -369,10 +389,7 @@ impl Exchanges {
         }
         let (id, kind, token) = (message.id, message.kind, message.token);
         match (expected.observation, expected.exchange) {
-            (Some(observation), _) if notifies => {
-                self.acknowledge(peer, id, kind);
-                self.notify(now, observation, message)
-            }
+            (Some(observation), _) if notifies => self.notify(now, peer, observation, message),
             (_, Some(exchange)) => {
                 self.acknowledge(peer, id, kind);
                 self.finish(now, exchange, peer, token, message)
@@ -438,19 +455,28 @@ impl Exchanges {
         Verdict::Response
     }
 
-    fn notify(&mut self, now: Instant, id: ExchangeId, message: Message) -> Verdict {
+    fn notify(&mut self, now: Instant, peer: Peer, id: ExchangeId, message: Message) -> Verdict {
         let number = observe_number(&message);
+        let Message { kind, id: message_id, .. } = message;
         let observation = self.observations.get_mut(&id).expect("a token points to observations that exist");
         // RFC 7641 section 4.2: an error, or a response without the option, is the last word of the device.
         match number.filter(|_| message.code.is_success()) {
             Some(number) if !observation.freshness.advance(number, now) => {
+                self.acknowledge(peer, message_id, kind);
                 return Verdict::Dropped(DropReason::StaleNotification);
             }
             Some(_) => {}
             None => self.forget(id),
         }
         let response = Response { code: message.code, options: message.options, payload: message.payload };
-        self.events.push_back(Event::Notification { observation: id, number, response });
+        let owed = match self.parameters.acknowledge_notifications {
+            Acknowledging::OnDemand if kind == Kind::Confirmable => Some(Acknowledge { peer, id: message_id }),
+            Acknowledging::OnDemand | Acknowledging::AtOnce => None,
+        };
+        if owed.is_none() {
+            self.acknowledge(peer, message_id, kind);
+        }
+        self.events.push_back(Event::Notification { observation: id, number, response, owed });
         Verdict::Notification
     }
 
@@ -470,6 +496,26 @@ impl Exchanges {
         id
     }
 
+    /// The message keeps its id, so that the device sees a repetition, unless another one has it on its way there.
+    fn readdress_transmission(&mut self, now: Instant, id: ExchangeId, from: Key, to: Peer) {
+        if !self.owns_transmission(id, from) {
+            return;
+        }
+        let mut key = (to, from.1);
+        if self.transmissions.contains(key) {
+            key.1 = self.new_message_id(to);
+            if let Some(exchange) = self.exchanges.get_mut(&id) {
+                exchange.message_id = key.1;
+            }
+        }
+        self.transmissions.readdress(now, from, key);
+    }
+
+    /// An exchange that waits for its separate response has no message on its way, and its id may be another one's.
+    fn owns_transmission(&self, id: ExchangeId, key: Key) -> bool {
+        matches!(self.transmissions.owner(key), Some(Owner::Exchange(owner)) if owner == id)
+    }
+
     fn time_out(&mut self, exchange: ExchangeId) {
         self.end_exchange(exchange);
         self.events.push_back(Event::TimedOut { exchange });
@@ -477,7 +523,10 @@ impl Exchanges {
 
     fn end_exchange(&mut self, id: ExchangeId) {
         let Some(exchange) = self.exchanges.remove(&id) else { return };
-        self.transmissions.end((exchange.peer, exchange.message_id));
+        let key = (exchange.peer, exchange.message_id);
+        if self.owns_transmission(id, key) {
+            self.transmissions.end(key);
+        }
         self.deadlines.cancel(Deadline::Response(id));
         self.expected(exchange.peer, exchange.token, |expected| expected.exchange = None);
     }
@@ -519,10 +568,18 @@ impl Exchanges {
         }
     }
 
-    fn random_token(&mut self) -> Token {
-        let mut bytes = [0; Token::MAX_LENGTH];
-        self.rng.fill_bytes(&mut bytes);
-        Token::new(&bytes[..self.parameters.token_length.min(Token::MAX_LENGTH)])
+    /// A token that nothing of this peer has. Where tokens of the length that was asked for run out, it is longer.
+    fn random_token(&mut self, peer: Peer) -> Token {
+        let mut length = self.parameters.token_length;
+        loop {
+            let mut bytes = [0; Token::MAX_LENGTH];
+            self.rng.fill_bytes(&mut bytes);
+            let token = Token::new(&bytes[..length.min(Token::MAX_LENGTH)]);
+            if !self.tokens.contains_key(&(peer, token)) {
+                return token;
+            }
+            length += 1;
+        }
     }
 
     /// The next message id toward this peer: from a random start, one more each time (RFC 7252 section 4.4).
@@ -533,6 +590,10 @@ impl Exchanges {
         }
         let rng = &mut self.rng;
         let next = self.next_message_id.entry(peer).or_insert_with(|| MessageId(rng.random()));
+        // A message that was on its way to another address may have brought its id along.
+        while self.transmissions.contains((peer, *next)) {
+            next.0 = next.0.wrapping_add(1);
+        }
         let id = *next;
         next.0 = next.0.wrapping_add(1);
         id

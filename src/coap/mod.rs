@@ -18,11 +18,11 @@ mod verdict;
 pub use block::BlockError;
 pub use code::Code;
 pub use endpoint::{Endpoint, Event};
-pub use exchange::{ExchangeId, Output, RequestId, Transmit};
+pub use exchange::{Acknowledge, ExchangeId, Output, RequestId, Transmit};
 pub use message::{DecodeError, Kind, Message, MessageId, Request, Response, Token};
 pub use observe::Freshness;
 pub use options::{OptionError, Options};
-pub use parameters::Parameters;
+pub use parameters::{Acknowledging, Parameters};
 pub use verdict::{DropReason, Verdict};
 
 use std::net::SocketAddr;

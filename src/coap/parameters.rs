@@ -2,6 +2,15 @@
 
 use std::time::Duration;
 
+/// When a confirmable notification is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acknowledging {
+    /// As soon as it is there.
+    AtOnce,
+    /// When [`Endpoint::acknowledge`](super::Endpoint::acknowledge) is called; until then the peer repeats it, unheard.
+    OnDemand,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameters {
     pub ack_timeout: Duration,
@@ -10,6 +19,7 @@ pub struct Parameters {
     pub max_retransmit: u8,
     pub max_latency: Duration,
     pub processing_delay: Duration,
+    pub acknowledge_notifications: Acknowledging,
     /// Bytes of a token of ours: 1 to 8.
     pub token_length: usize,
     /// Exchanges of devices that are remembered to tell a duplicate: per peer, and of all peers.
@@ -33,6 +43,7 @@ impl Default for Parameters {
             max_retransmit: 4,
             max_latency: Duration::from_secs(100),
             processing_delay: Duration::from_secs(2),
+            acknowledge_notifications: Acknowledging::AtOnce,
             token_length: 8,
             exchanges_per_peer: 64,
             exchanges: 200_000,

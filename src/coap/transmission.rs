@@ -52,6 +52,10 @@ impl<O: Copy> Transmissions<O> {
         self.waiting.insert(key, Transmission { owner, datagram, timeout, retransmissions: 0 });
     }
 
+    pub fn contains(&self, key: Key) -> bool {
+        self.waiting.contains_key(&key)
+    }
+
     /// Ends a transmission: it was acknowledged, reset, or is not wanted any more.
     pub fn end(&mut self, key: Key) -> Option<O> {
         self.deadlines.cancel(key);
@@ -62,13 +66,17 @@ impl<O: Copy> Transmissions<O> {
         self.waiting.get(&key).map(|transmission| transmission.owner)
     }
 
-    /// The peer is at another address now; the next retransmission goes there.
-    pub fn readdress(&mut self, now: Instant, from: Key, to: Peer) {
-        let Some(transmission) = self.waiting.remove(&from) else { return };
+    /// The peer is at another address now; the next retransmission goes there, at once, with the message id of `to`,
+    /// which no other message may have.
+    pub fn readdress(&mut self, now: Instant, from: Key, to: Key) {
+        let Some(mut transmission) = self.waiting.remove(&from) else { return };
         self.deadlines.cancel(from);
-        let key = (to, from.1);
-        self.deadlines.set(key, now);
-        self.waiting.insert(key, transmission);
+        // RFC 7252 section 3: the message id is the third and the fourth byte.
+        if let Some(id) = transmission.datagram.get_mut(2..4) {
+            id.copy_from_slice(&to.1.0.to_be_bytes());
+        }
+        self.deadlines.set(to, now);
+        self.waiting.insert(to, transmission);
     }
 
     pub fn pop_expired(&mut self, now: Instant, how: &Parameters) -> Option<Expired<O>> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use toml::Value;
 
-use crate::coap::Parameters;
+use crate::coap::{Acknowledging, Parameters};
 use crate::gateway::settings::{AutoObserve, ClientTemplates, Limits, PasswordSource, Settings, UpdatePublish};
 use crate::lwm2m::operation::UndefinedResources;
 use crate::lwm2m::path::Path;
@@ -106,6 +106,11 @@ fn coap(reader: &mut Reader) -> Parameters {
         max_retransmit: reader.read("coap.max_retransmit", default.max_retransmit, whole(0..=20)),
         max_latency: reader.read("coap.max_latency", default.max_latency, duration(MILLISECOND..=HOUR)),
         processing_delay: reader.read("coap.processing_delay", default.processing_delay, duration(MILLISECOND..=HOUR)),
+        acknowledge_notifications: reader.read(
+            "ack",
+            default.acknowledge_notifications,
+            choice([("received", Acknowledging::AtOnce), ("published", Acknowledging::OnDemand)]),
+        ),
         token_length: reader.read("coap.token_length", default.token_length, whole(1..=8)),
         exchanges_per_peer: reader.read("coap.exchanges_per_peer", default.exchanges_per_peer, whole(1..=MANY)),
         exchanges: reader.read("coap.exchanges", default.exchanges, whole(1..=MANY)),
@@ -189,10 +194,9 @@ fn listeners(reader: &mut Reader) -> Vec<UdpListener> {
 fn listener(reader: &mut Reader, name: String) -> UdpListener {
     let key = |last: &str| format!("listeners.udp.{name}.{last}");
     let everywhere = SocketAddr::from(([0, 0, 0, 0], 5683));
-    let recbuf = whole(2048..=1024 * 1024 * 1024);
     UdpListener {
         bind: reader.read(&key("bind"), everywhere, parsed(SOCKET_ADDRESS)),
-        recbuf: reader.read(&key("recbuf"), None, |value| recbuf(value).map(Some)),
+        recbuf: reader.read(&key("recbuf"), 4 * 1024 * 1024, whole(2048..=1024 * 1024 * 1024)),
         name,
     }
 }

@@ -61,7 +61,7 @@ pub(super) struct Options {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Retained {
     Always,
-    /// ExProto, section 4: only at the first Subscribe of a filter.
+    /// As EMQX does: only at the first Subscribe of a filter.
     #[default]
     OnNew,
     Never,

@@ -10,8 +10,8 @@
 //!              the gateway's calls  -> exproto::adapter-+  +-> exproto::events -> the gateway's handler
 //! ```
 //!
-//! `bus` routes messages and keeps the retained ones. The rules of the contract stand where they are kept, named after the
-//! RPC or the event. Where versions of EMQX differ, 5.8.9 is followed. Only the packet codec of MQTT is borrowed (from
+//! `bus` routes messages and keeps the retained ones. How EMQX behaves was observed on running ones; the rules stand where
+//! they are kept, named after the RPC or the event. Where versions of EMQX differ, 5.8.9 is followed. Only the packet codec of MQTT is borrowed (from
 //! `rumqttc`): an embedded `rumqttd` overwrites the QoS of a message with that of the subscription, does not tell the
 //! publisher, serves one version of MQTT on a port, and can neither be stopped nor tell the port that it was given.
 

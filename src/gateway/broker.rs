@@ -38,7 +38,13 @@ pub struct Publication {
     pub qos: u8,
     pub payload: Vec<u8>,
     pub class: UplinkClass,
+    /// When it is there, [`BrokerEvent::Published`] tells that the broker took the publication.
+    pub ticket: Option<Ticket>,
 }
+
+/// What somebody waits for to be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BrokerCommand {
@@ -96,6 +102,11 @@ pub enum BrokerEvent {
         device: DeviceId,
         topic: String,
         payload: Vec<u8>,
+    },
+    /// The broker took the publication with this ticket.
+    Published {
+        device: DeviceId,
+        ticket: Ticket,
     },
     /// The broker did not allow a publication.
     PublishRefused {

@@ -1,4 +1,4 @@
-//! What applications ask of devices: one command at a time for each device, the others wait (mapping contract, section 3).
+//! What applications ask of devices: one command at a time for each device, the others wait.
 
 use std::time::Instant;
 
@@ -59,7 +59,7 @@ impl Gateway {
         }
         while let Some(device) = self.registry.device_mut(id).filter(|device| device.is_ready(now)) {
             let next = device.waiting.pop().or_else(|| {
-                let path = device.to_observe.pop_front()?;
+                let path = device.next_to_observe()?;
                 Some(Waiting::new(downlink::auto_observe(&path), now))
             });
             let Some(waiting) = next else { return };

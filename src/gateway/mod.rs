@@ -30,7 +30,7 @@ use crate::lwm2m::operation::{Context, Operation, Outcome};
 use crate::mqtt::topics::Topic;
 use crate::registry::{Device, Registry};
 
-use broker::{BrokerCommand, BrokerEvent, DeviceId, Publication, UplinkClass};
+use broker::{BrokerCommand, BrokerEvent, DeviceId, Publication, Ticket, UplinkClass};
 use joining::Joinings;
 use report::Report;
 use restart::Changes;
@@ -65,6 +65,7 @@ pub struct Gateway {
     /// The same moment by both clocks: monotonic, and since 1970.
     clocks: (Instant, Duration),
     last_device: u64,
+    last_ticket: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -93,6 +94,7 @@ impl Gateway {
             last_record: 0,
             clocks: (now, unix_time),
             last_device: 0,
+            last_ticket: 0,
         }
     }
 
@@ -107,6 +109,7 @@ impl Gateway {
             BrokerEvent::ConnectFailed { device, error } => self.join_failed(now, device, error),
             BrokerEvent::Closed { device, reason } => self.closed_by_broker(now, device, reason),
             BrokerEvent::Message { device, payload, .. } => self.handle_command(now, device, payload),
+            BrokerEvent::Published { device, ticket } => self.published(device, ticket),
             BrokerEvent::PublishRefused { device, topic } => self.publish_refused(device, topic),
         }
         self.handle_coap(now);
@@ -152,11 +155,11 @@ impl Gateway {
                 coap::Event::Reset { exchange } => self.command_reset(now, exchange),
                 coap::Event::TimedOut { exchange } => self.command_timed_out(now, exchange),
                 coap::Event::Failed { exchange, error } => self.command_failed(now, exchange, error),
-                coap::Event::Notification { observation, number, response } => {
-                    self.notified(now, observation, number, Ok(&response));
+                coap::Event::Notification { observation, number, response, owed } => {
+                    self.notified(now, observation, number, Ok(&response), owed);
                 }
                 coap::Event::NotificationFailed { observation, number, error } => {
-                    self.notified(now, observation, number, Err(error));
+                    self.notified(now, observation, number, Err(error), None);
                 }
                 coap::Event::BodyRefused { peer, error } => self.report(Report::TransferFailed { peer, error }),
             }
@@ -189,7 +192,18 @@ impl Gateway {
     }
 
     fn publish(&mut self, device: DeviceId, topic: Topic, payload: Vec<u8>, class: UplinkClass) {
-        let publication = Publication { topic: topic.name, qos: topic.qos, payload, class };
+        self.publish_with(device, topic, payload, class, None);
+    }
+
+    fn publish_with(
+        &mut self,
+        device: DeviceId,
+        topic: Topic,
+        payload: Vec<u8>,
+        class: UplinkClass,
+        ticket: Option<Ticket>,
+    ) {
+        let publication = Publication { topic: topic.name, qos: topic.qos, payload, class, ticket };
         self.push(Output::Broker(BrokerCommand::Publish { device, publication }));
     }
 
@@ -236,7 +250,7 @@ impl Gateway {
         self.registry.len() + self.joinings.len()
     }
 
-    /// The device speaks from another address of the same transport (mapping contract, section 2.3).
+    /// The device speaks from another address of the same transport.
     fn moved(&mut self, now: Instant, id: DeviceId, to: Peer) {
         let Some(device) = self.registry.device_mut(id).filter(|device| device.peer != to) else { return };
         let from = std::mem::replace(&mut device.peer, to);

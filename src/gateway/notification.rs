@@ -1,14 +1,17 @@
-//! What devices tell by themselves: notifications of observations (mapping contract, section 5).
+//! What devices tell by themselves: notifications of observations.
 
 use std::time::Instant;
 
-use crate::coap::{BlockError, Code, ExchangeId, Response};
+use crate::coap::{Acknowledge, BlockError, Code, ExchangeId, Response};
 use crate::lwm2m::operation::Outcome;
 use crate::mqtt::uplink;
 
 use super::Gateway;
-use super::broker::UplinkClass;
+use super::broker::{DeviceId, Ticket, UplinkClass};
 use super::report::{NotificationOutcome, Report};
+
+/// Acknowledgements that one device may wait for; RFC 7252 section 4.7 lets it have one message on its way.
+const OWED_PER_DEVICE: usize = 64;
 
 impl Gateway {
     /// A notification, or the reason why its body could not be fetched.
@@ -18,6 +21,7 @@ impl Gateway {
         observation_id: ExchangeId,
         number: Option<u32>,
         received: Result<&Response, BlockError>,
+        owed: Option<Acknowledge>,
     ) {
         let Some(&id) = self.exchanges.get(&observation_id) else { return };
         self.heard_from(now, id);
@@ -32,7 +36,8 @@ impl Gateway {
         let (topic, endpoint) = (device.topics.notify.clone(), device.registration.endpoint.clone());
         let (path, peer) = (observation.path, device.peer);
 
-        self.publish(id, topic, payload, UplinkClass::Notification);
+        let ticket = owed.map(|owed| self.owe(id, owed));
+        self.publish_with(id, topic, payload, UplinkClass::Notification, ticket);
         if let Err(error) = received {
             self.report(Report::TransferFailed { peer, error });
         } else if let Some(reason) = outcome.reason {
@@ -50,5 +55,26 @@ impl Gateway {
         let outcome = if over { NotificationOutcome::Ended } else { NotificationOutcome::Published };
         self.report(Report::Notification { endpoint, outcome });
         self.send_next(now, id);
+    }
+
+    /// The broker took a notification: now the device may forget it.
+    pub(super) fn published(&mut self, id: DeviceId, ticket: Ticket) {
+        let owed = self.registry.device_mut(id).and_then(|device| device.owed.remove(&ticket.0));
+        if let Some(owed) = owed {
+            self.coap.acknowledge(owed);
+        }
+    }
+
+    /// The acknowledgement waits for the publication with this ticket. The oldest one of a device that has too many of
+    /// them is never given: the device repeats its notification until it gives up itself.
+    fn owe(&mut self, id: DeviceId, owed: Acknowledge) -> Ticket {
+        self.last_ticket += 1;
+        if let Some(device) = self.registry.device_mut(id) {
+            if device.owed.len() >= OWED_PER_DEVICE {
+                device.owed.pop_first();
+            }
+            device.owed.insert(self.last_ticket, owed);
+        }
+        Ticket(self.last_ticket)
     }
 }

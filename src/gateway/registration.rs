@@ -1,4 +1,4 @@
-//! The requests of devices: Register, Update, De-register, and discovery of this server (mapping contract, section 2).
+//! The requests of devices: Register, Update, De-register, and discovery of this server.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

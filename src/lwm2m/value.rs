@@ -187,19 +187,18 @@ impl ResourceType {
         }
     }
 
-    /// Whether both are the same on the wire, so that a value of one can stand for the other.
+    /// Whether a value of one can stand for the other when nothing of it is lost: numbers for numbers, text for text.
     pub fn is_related_to(self, other: ResourceType) -> bool {
         self.family() == other.family()
     }
 
     const fn family(self) -> u8 {
         match self {
-            Self::Integer | Self::UnsignedInteger | Self::Time => 0,
+            Self::Integer | Self::UnsignedInteger | Self::Time | Self::Float => 0,
             Self::String | Self::CoreLink => 1,
-            Self::Float => 2,
-            Self::Boolean => 3,
-            Self::Opaque => 4,
-            Self::ObjectLink => 5,
+            Self::Boolean => 2,
+            Self::Opaque => 3,
+            Self::ObjectLink => 4,
         }
     }
 }

@@ -20,6 +20,8 @@ use self::values::Values;
 /// The longest value of a CoAP option that a query item can be (RFC 7252 section 5.10).
 const MAX_QUERY_ITEM: usize = 255;
 const MAX_QUERY_ITEMS: usize = 32;
+/// Ten years: a moment further away may be more than a clock can tell.
+const LONGEST_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// The attributes of LwM2M 1.0 to 1.2, in the order in which they are sent.
 const ATTRIBUTES: [&str; 10] = ["con", "edge", "epmax", "epmin", "gt", "hqmax", "lt", "pmax", "pmin", "st"];
 
@@ -147,7 +149,7 @@ impl Command {
     }
 }
 
-/// Reads a command for the device of this registration (mapping contract, section 3).
+/// Reads a command for the device of this registration.
 pub fn parse(payload: &[u8], registration: &Registration, model: &Model) -> Result<Command, Refusal> {
     let echo = Echo::read(payload).map_err(|reason| Refusal { echo: Echo::default(), reason })?;
     interpret(echo, registration, model)
@@ -202,10 +204,11 @@ impl<'a> Source<'a> {
     fn ttl(&self) -> Result<Option<Duration>, CommandError> {
         let wrong = || CommandError::Member { member: "mheaders.ttl", expected: "a number of seconds" };
         let Some(ttl) = self.members.get("mheaders").and_then(|headers| headers.get("ttl")) else { return Ok(None) };
-        match ttl.as_u64() {
-            Some(seconds) => Ok(Some(Duration::from_secs(seconds))),
-            None => Duration::try_from_secs_f64(ttl.as_f64().ok_or_else(wrong)?).map(Some).map_err(|_| wrong()),
-        }
+        let ttl = match ttl.as_u64() {
+            Some(seconds) => Duration::from_secs(seconds),
+            None => Duration::try_from_secs_f64(ttl.as_f64().ok_or_else(wrong)?).map_err(|_| wrong())?,
+        };
+        Ok(Some(ttl.min(LONGEST_TTL)))
     }
 
     fn write(&self) -> Result<Operation, CommandError> {

@@ -1,4 +1,4 @@
-//! What goes up, as JSON (mapping contract, sections 2.5, 3.1, 4 and 5). Each function gives a whole payload.
+//! What goes up, as JSON. Each function gives a whole payload.
 
 use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
@@ -57,7 +57,7 @@ pub fn refused(echo: &Echo, reason: &str) -> Vec<u8> {
     answer(echo, &outcome, None)
 }
 
-/// The name of a code in `codeMsg` (mapping contract, section 3.1).
+/// The name of a code in `codeMsg`.
 pub fn code_message(code: Code) -> &'static str {
     match code {
         Code::CREATED => "created",

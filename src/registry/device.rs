@@ -1,9 +1,9 @@
 //! One device's session: its registration, whether it is awake, what is in flight, what waits, what is observed.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::coap::{ExchangeId, Peer};
+use crate::coap::{Acknowledge, ExchangeId, Peer};
 use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
 use crate::mqtt::downlink::Command;
@@ -28,6 +28,8 @@ pub struct Device {
     pub publish_refused: bool,
     pub observations: HashMap<ExchangeId, Observation>,
     pub waiting: WaitingCommands,
+    /// Acknowledgements of notifications that are not published yet, by ticket.
+    pub owed: BTreeMap<u64, Acknowledge>,
     /// Paths that `auto_observe` has still to ask for: after the commands of applications.
     pub to_observe: VecDeque<Path>,
     in_flight: Option<InFlight>,
@@ -84,6 +86,7 @@ impl Device {
             publish_refused: false,
             observations: HashMap::new(),
             waiting: WaitingCommands::default(),
+            owed: BTreeMap::new(),
             to_observe: VecDeque::new(),
             in_flight: None,
             awake_window,
@@ -167,6 +170,16 @@ impl Device {
     pub fn lifetime_ends(&self, longest: Duration) -> Instant {
         let lifetime = self.registration.lifetime;
         self.last_heard + if lifetime.is_zero() { longest } else { lifetime }
+    }
+
+    /// The next path that `auto_observe` has to ask for; what an application observes meanwhile stays as it asked.
+    pub fn next_to_observe(&mut self) -> Option<Path> {
+        loop {
+            let path = self.to_observe.pop_front()?;
+            if self.observation_of(path).is_none() {
+                return Some(path);
+            }
+        }
     }
 
     pub fn observation_of(&self, path: Path) -> Option<ExchangeId> {

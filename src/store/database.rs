@@ -106,7 +106,7 @@ impl Database {
         let database = open_database(file)?;
         let database = Self { database, listeners: listeners.to_vec() };
         database.check_format()?;
-        let devices = database.read().map_err(|error| damage(error.into()))?;
+        let devices = database.read().map_err(damage)?;
         Ok((database, devices))
     }
 

@@ -22,8 +22,8 @@ pub struct UdpListener {
     /// Port 0 lets the system choose one. On a host with several addresses name the one that devices know: an answer leaves
     /// from the bound address.
     pub bind: SocketAddr,
-    /// Bytes that the system keeps for us while we are busy, it may give less; `None` leaves it as the system has it.
-    pub recbuf: Option<usize>,
+    /// Bytes that the system keeps for us while we are busy; it may give less.
+    pub recbuf: usize,
 }
 
 /// The listeners; [`Peer::socket`] is the index in the order of the settings.
@@ -91,9 +91,7 @@ fn open(listener: &UdpListener) -> io::Result<UdpSocket> {
         // So that 0.0.0.0 and [::] can listen side by side on one port.
         socket.set_only_v6(true)?;
     }
-    if let Some(bytes) = listener.recbuf {
-        socket.set_recv_buffer_size(bytes)?;
-    }
+    socket.set_recv_buffer_size(listener.recbuf)?;
     socket.set_nonblocking(true)?;
     socket.bind(&listener.bind.into())?;
     UdpSocket::from_std(socket.into())

@@ -132,7 +132,12 @@ pub fn assert_same(actual: &Value, expected: &Value) {
     {
         data.remove("reason");
     }
-    assert!(same(&reduced, expected), "\n   there is {actual}\nexpected is {expected}");
+    assert!(same(&reduced, expected), "\n   there is {}\nexpected is {}", shown(actual), shown(expected));
+}
+
+/// What a person would read of it.
+fn shown(value: &Value) -> String {
+    value.to_string().chars().take(2000).collect()
 }
 
 fn same(actual: &Value, expected: &Value) -> bool {

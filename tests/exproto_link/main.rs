@@ -60,6 +60,7 @@ impl Rig {
             qos: 1,
             payload: payload.as_bytes().to_vec(),
             class: UplinkClass::Answer,
+            ticket: None,
         };
         self.submit(BrokerCommand::Publish { device, publication }).await;
     }

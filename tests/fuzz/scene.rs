@@ -1,6 +1,6 @@
 //! What the targets share: a registered device, the shipped definitions, and what must hold of every payload.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use lwm2m_gateway::coap::options::number;
@@ -26,8 +26,8 @@ pub fn lifetimes() -> std::ops::RangeInclusive<Duration> {
     Duration::from_secs(1)..=Duration::from_secs(86_400)
 }
 
-pub fn model() -> &'static Model {
-    static MODEL: OnceLock<Model> = OnceLock::new();
+pub fn model() -> &'static Arc<Model> {
+    static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
     MODEL.get_or_init(|| {
         let files = [
             &include_bytes!("../../xml/3.xml")[..],
@@ -36,7 +36,7 @@ pub fn model() -> &'static Model {
         ];
         let (model, broken) = Model::from_files(files.map(|content| (String::new(), content.to_vec())));
         assert!(broken.is_empty());
-        model
+        Arc::new(model)
     })
 }
 

@@ -186,7 +186,7 @@ async fn close(mut store: Store, mut core: Core) -> Vec<DeviceRecord> {
 
 fn listeners(names: &[(&str, &str)]) -> Vec<UdpListener> {
     let listener =
-        |&(name, bind): &(&str, &str)| UdpListener { name: name.to_owned(), bind: bind.parse().unwrap(), recbuf: None };
+        |&(name, bind): &(&str, &str)| UdpListener { name: name.to_owned(), bind: bind.parse().unwrap(), recbuf: 2048 };
     names.iter().map(listener).collect()
 }
 

@@ -1,5 +1,10 @@
 //! What a restart of the program keeps: the core by itself in virtual time, and the built program that is killed.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "virtual time begins with the moment of the test, and a disk takes real time"
+)]
+
 #[path = "../common/mod.rs"]
 mod common;
 mod core;
@@ -12,7 +17,7 @@ use std::time::Duration;
 
 use common::device::{request, response_to};
 use lwm2m_gateway::coap::options::{format, number};
-use lwm2m_gateway::coap::{Code, Kind, Message};
+use lwm2m_gateway::coap::{Acknowledging, Code, Kind, Message};
 use lwm2m_gateway::gateway::broker::CloseReason;
 use lwm2m_gateway::gateway::report::NotRestored;
 use lwm2m_gateway::gateway::settings::AutoObserve;
@@ -59,6 +64,22 @@ fn a_notification_of_before_is_published_with_the_echo_of_its_command_and_only_o
     let stale = notification(&observed, 4, "19.5");
     core.datagram(peer(1), &stale);
     assert_eq!(core.expect_to_device(peer(1)), Message::empty(Kind::Acknowledgement, stale.id));
+    core.expect_nothing_more();
+}
+
+#[test]
+fn a_notification_that_was_not_published_before_the_end_is_heard_when_it_is_repeated() {
+    let mut core = Core::with(|settings| settings.coap.acknowledge_notifications = Acknowledging::OnDemand);
+    core.register(peer(1), "ep=a&lt=300");
+    let observed = core.observe("a", peer(1), 77);
+    core.published.clear();
+    let told = notification(&observed, 6, "21.5");
+    core.datagram(peer(1), &told);
+    core.gateway.change_all();
+    core.published.clear();
+    core.restart(10 * A_SECOND);
+    core.datagram(peer(1), &told);
+    assert_eq!(core.expect_published("lwm2m/a/up/notify")["seqNum"], 6);
     core.expect_nothing_more();
 }
 

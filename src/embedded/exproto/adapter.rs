@@ -1,4 +1,4 @@
-//! The ConnectionAdapter: takes the gateway's calls and passes them to the connections (section 4).
+//! The ConnectionAdapter: takes the gateway's calls and passes them to the connections.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,9 +23,9 @@ use crate::upstream::exproto::v1::{
     SubscribeRequest, TimerRequest, TimerType, UnsubscribeRequest,
 };
 
-/// EMQX takes 5 MiB in one call and more (section 13.3).
+/// EMQX takes 5 MiB in one call and more.
 const MAX_REQUEST: usize = 64 * 1024 * 1024;
-/// How long a connection may take to answer (section 3).
+/// How long a connection may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the connections of a stopped adapter may take to end.
 const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -101,7 +101,7 @@ impl ConnectionAdapter for Adapter {
         self.ask(&request.into_inner().conn, Call::Close).await
     }
 
-    /// Section 3: without the clientinfo the call crashes; all of its fields may be empty.
+    /// Without the clientinfo the call crashes; all of its fields may be empty.
     async fn authenticate(&self, request: Request<AuthenticateRequest>) -> Result<Response<CodeResponse>, Status> {
         self.delay().await;
         let AuthenticateRequest { conn, clientinfo, password } = request.into_inner();
@@ -139,7 +139,7 @@ impl ConnectionAdapter for Adapter {
         self.ask(&conn, Call::Unsubscribe { filter: topic }).await
     }
 
-    /// Section 4: needs no connection and no permission; the publisher is `exproto`.
+    /// Needs no connection and no permission; the publisher is `exproto`.
     async fn raw_publish(&self, request: Request<RawPublishRequest>) -> Result<Response<CodeResponse>, Status> {
         self.delay().await;
         let RawPublishRequest { topic, qos, payload } = request.into_inner();

@@ -1,4 +1,4 @@
-//! What the adapter answers: the codes and texts that EMQX really puts on the wire (section 3).
+//! What the adapter answers: the codes and texts that EMQX really puts on the wire.
 
 use crate::upstream::exproto::v1::{CodeResponse, ResultCode};
 

@@ -1,4 +1,4 @@
-//! What a connection answers to the adapter's calls (section 4), and to its administrator's.
+//! What a connection answers to the adapter's calls, and to its administrator's.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +52,7 @@ impl Connection {
         (Answer::Success, stuck.then_some(Ending::SendTimeout))
     }
 
-    /// Section 5: after a refusal it may be tried again. An older connection with this clientid is discarded first.
+    /// After a refusal it may be tried again. An older connection with this clientid is discarded first.
     async fn authenticate(&mut self, credentials: Credentials) -> Answer {
         if self.client.is_some() {
             return Answer::DuplicatedAuthenticate;
@@ -114,7 +114,7 @@ impl Connection {
     }
 }
 
-/// Section 13.6: while the events are delivered, Send still succeeds.
+/// While the events are delivered, Send still succeeds.
 pub(super) fn closed_socket_answers(call: &Call) -> Answer {
     match call {
         Call::Send(_) | Call::Close | Call::StartTimer(_) | Call::Kick | Call::Discard => Answer::Success,

@@ -29,13 +29,13 @@ use crate::embedded::bus::{Delivery, Member};
 use crate::embedded::clock;
 use crate::upstream::exproto::v1::{Address, ConnInfo, SocketType};
 
-/// Bytes of one read, and so of one OnReceivedBytes, at most (section 13.2).
+/// Bytes of one read, and so of one OnReceivedBytes, at most.
 const CHUNK: usize = 1_460;
-/// Messages of one OnReceivedMessages, at most (section 7.1).
+/// Messages of one OnReceivedMessages, at most.
 const BATCH: usize = 101;
 /// How long a closing socket may take to send what it was given (EMQX: `send_timeout`).
 const SEND_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long the events of an ended connection may take (section 7.4).
+/// How long the events of an ended connection may take.
 const FLUSH: Duration = Duration::from_secs(15);
 
 pub(super) struct Connection {
@@ -133,7 +133,7 @@ impl Connection {
         }
     }
 
-    /// Section 13.4: the end of the stream and a reset look alike.
+    /// The end of the stream and a reset look alike.
     fn received(&mut self, read: io::Result<usize>, chunk: &[u8]) -> Option<Ending> {
         let bytes = chunk.get(..read.unwrap_or(0)).filter(|bytes| !bytes.is_empty());
         let Some(bytes) = bytes else { return Some(Ending::ClosedByPeer) };
@@ -152,7 +152,7 @@ impl Connection {
         }
     }
 
-    /// Section 6.2: OnTimerTimeout is told, and the connection closed all the same.
+    /// OnTimerTimeout is told, and the connection closed all the same.
     fn timer_due(&mut self) -> Option<Ending> {
         match self.timers.expired(clock::now())? {
             Timeout::Idle => Some(Ending::IdleTimeout),
@@ -163,7 +163,7 @@ impl Connection {
         }
     }
 
-    /// Section 13.3: what was sent before Close arrives.
+    /// What was sent before Close arrives.
     async fn write_rest(&mut self, socket: &mut TcpStream) {
         let rest = async {
             socket.write_all(&self.unwritten).await?;
@@ -193,7 +193,7 @@ impl Connection {
         }
     }
 
-    /// False if that takes too long: then OnSocketClosed is lost (section 7.4).
+    /// False if that takes too long: then OnSocketClosed is lost.
     async fn deliver_rest(&mut self) -> bool {
         let deadline = clock::now() + FLUSH;
         while !self.events.is_empty() {

@@ -1,4 +1,4 @@
-//! Why a connection ended, and what that means for the events that still wait (sections 7.3, 7.4 and 13.4).
+//! Why a connection ended, and what that means for the events that still wait.
 
 use super::events::Failure;
 
@@ -15,7 +15,7 @@ pub(super) enum Ending {
     SendTimeout,
     /// The handler refused an event, or was not there.
     Failed(Failure),
-    /// EMQX 5.8.9 crashes on a wildcard in a Publish and on a shared Subscribe (section 13.12).
+    /// EMQX 5.8.9 crashes on a wildcard in a Publish and on a shared Subscribe.
     Crashed,
 }
 

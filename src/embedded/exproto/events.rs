@@ -1,4 +1,4 @@
-//! The events of one connection on their way to the handler: one call at a time, in order (section 7.2).
+//! The events of one connection on their way to the handler: one call at a time, in order.
 
 use std::collections::VecDeque;
 use std::error::Error as _;
@@ -16,7 +16,7 @@ use crate::upstream::exproto::v1::{
     TimerTimeoutRequest, TimerType,
 };
 
-/// Events that may wait for one connection before nothing more is taken in for it. EMQX has no such bound (section 12).
+/// Events that may wait for one connection before nothing more is taken in for it. EMQX has no such bound.
 const WAITING: usize = 1_024;
 const NODE: &str = "embedded@127.0.0.1";
 
@@ -51,7 +51,7 @@ impl Events {
     /// The end of the call under way; waits for ever if there is none. Cancel-safe.
     ///
     /// # Errors
-    /// The handler did not take the event: the connection has to be closed (section 7.3). There is no deadline.
+    /// The handler did not take the event: the connection has to be closed. There is no deadline.
     pub(super) async fn answered(&mut self) -> Result<(), Failure> {
         let Some(calling) = &mut self.calling else { return pending().await };
         let outcome = calling.await;
@@ -111,7 +111,7 @@ async fn call(mut handler: Client, conn: String, event: Event) -> Result<(), Fai
     answer.map(drop).map_err(|status| Failure { event: name, status })
 }
 
-/// Section 7.1. The QoS is the publisher's, whatever was subscribed.
+/// The QoS is the publisher's, whatever was subscribed.
 fn message(delivery: &Delivery) -> Message {
     let message = &delivery.message;
     Message {
@@ -132,7 +132,7 @@ pub(super) struct Failure {
     status: Status,
 }
 
-/// As EMQX prints it, within the reason of OnSocketClosed (section 13.4).
+/// As EMQX prints it, within the reason of OnSocketClosed.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { event, status } = self;

@@ -1,4 +1,4 @@
-//! The client of the gateway's ConnectionUnaryHandler (section 7.5).
+//! The client of the gateway's ConnectionUnaryHandler.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

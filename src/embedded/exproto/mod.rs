@@ -89,7 +89,7 @@ impl ExProto {
         self.adapter.address
     }
 
-    /// Section 13.8: nothing is sent to the handler, and the old connections are known no more.
+    /// Nothing is sent to the handler, and the old connections are known no more.
     pub(super) async fn resume(&self) -> anyhow::Result<()> {
         if self.site().is_some() {
             return Ok(());
@@ -110,7 +110,7 @@ impl ExProto {
         Ok(())
     }
 
-    /// Sections 7.4 and 13.8: listener, adapter and connections go; no OnSocketClosed for any of them.
+    /// Listener, adapter and connections go; no OnSocketClosed for any of them.
     pub(super) async fn stop(&self) {
         let run = self.run.lock().expect(UNPOISONED).take();
         if let Some(Run { site, tasks, ended }) = run {

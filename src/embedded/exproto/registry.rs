@@ -15,7 +15,7 @@ use crate::embedded::control::Credentials;
 
 /// Calls that wait for one connection; the next caller waits for a place.
 const WAITING_CALLS: usize = 64;
-/// What every `conn` begins with, decoded: so one of a dead connection is told from garbage (section 2).
+/// What every `conn` begins with, decoded: so one of a dead connection is told from garbage.
 const MARK: &[u8] = b"conn";
 
 /// What is asked of a connection, by the adapter or by its administrator.

@@ -1,4 +1,4 @@
-//! The two timers of a connection (section 6): idle, and the keepalive that StartTimer starts. They count reads; what is sent
+//! The two timers of a connection: idle, and the keepalive that StartTimer starts. They count reads; what is sent
 //! to the device does not count.
 
 use std::time::Duration;
@@ -34,18 +34,18 @@ struct Keepalive {
 }
 
 impl Timers {
-    /// Section 6.1: from accept.
+    /// From accept.
     pub(super) fn new(now: Instant, idle_timeout: Duration) -> Self {
         Self { idle: Some(now + idle_timeout), keepalive: None, reads: 0 }
     }
 
-    /// Section 6.1: the first bytes end the idle timer for good.
+    /// The first bytes end the idle timer for good.
     pub(super) fn received(&mut self) {
         self.idle = None;
         self.reads += 1;
     }
 
-    /// Section 6.2. Again: the new interval counts, and the check under way keeps its time.
+    /// Again: the new interval counts, and the check under way keeps its time.
     pub(super) fn start_keepalive(&mut self, now: Instant, interval: Duration) {
         let period = (interval / 2).clamp(SHORTEST_PERIOD, LONGEST_PERIOD);
         let allowed = interval.saturating_mul(3) / 2;

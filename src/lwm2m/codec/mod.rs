@@ -1,5 +1,4 @@
-//! Content formats: from a device's payload to a flat list of entries, and from values to a payload (mapping contract,
-//! section 4). Nothing here trusts the payload: every path must lie where the request went, every value must be of its
+//! Content formats: from a device's payload to a flat list of entries, and from values to a payload. Nothing here trusts the payload: every path must lie where the request went, every value must be of its
 //! resource's type, and what is left over is an error.
 
 pub mod cbor;

@@ -187,10 +187,13 @@ fn a_value_that_does_not_fit_is_refused() {
 fn a_given_type_must_be_written_as_the_defined_one() {
     assert_eq!(written("/3/0/9", json!("integer"), json!(5)), Ok(Lwm2mValue::UnsignedInteger(5)));
     assert_eq!(written("/3/0/13", json!("UNSIGNED INTEGER"), json!(5)), Ok(Lwm2mValue::Time(5)));
+    assert_eq!(written("/3/0/10", json!("Integer"), json!(5)), Ok(Lwm2mValue::Float(5.0)));
+    assert_eq!(written("/3/0/6", json!("Float"), json!(5.0)), Ok(Lwm2mValue::Integer(5)));
+    assert!(written("/3/0/6", json!("Float"), json!(5.5)).is_err());
     assert_eq!(written("/3/0/0", json!("Corelnk"), json!("x")), Ok(Lwm2mValue::String("x".into())));
     for (resource, kind, reason) in [
         ("/3/0/6", json!("String"), "/3/0/6 is of type Integer, not String"),
-        ("/3/0/10", json!("Integer"), "is of type Float"),
+        ("/3/0/10", json!("Boolean"), "is of type Float"),
         ("/3/0/6", json!("Unsigned"), "unknown type"),
         ("/3/0/6", json!(1), "type is not a text"),
         ("/4321/0/0", json!(null), "type is missing"),

@@ -73,7 +73,8 @@ impl<'a> Values<'a> {
         if length > tlv::MAX_LENGTH { Err(CommandError::TooLong(tlv::MAX_LENGTH)) } else { Ok(values) }
     }
 
-    /// The definition's type, where there is one. A given type may differ from it only where both are written the same.
+    /// The definition's type, where there is one. An application may call a
+    /// number an Integer where the definition has a Float: the value is written as the definition says.
     fn resource_type(&self, path: Path, given: Option<&Json>) -> Result<ResourceType, CommandError> {
         let given = match given {
             None | Some(Json::Null) => None,

@@ -202,7 +202,7 @@ mod tests {
     const TWO: DeviceId = DeviceId(2);
 
     fn publication(topic: &str, class: UplinkClass) -> Publication {
-        Publication { topic: topic.to_owned(), qos: 0, payload: Vec::new(), class }
+        Publication { topic: topic.to_owned(), qos: 0, payload: Vec::new(), class, ticket: None }
     }
 
     fn drain(queues: &mut Queues, device: DeviceId) -> Vec<String> {

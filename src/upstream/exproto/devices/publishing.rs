@@ -44,7 +44,10 @@ impl Devices {
         match outcome {
             Outcome::Done => {
                 self.counters().publishes_ok.increment();
-                self.queues.finish(id);
+                let published = self.queues.finish(id);
+                if let Some(ticket) = published.and_then(|publication| publication.ticket) {
+                    self.tell(id, BrokerEvent::Published { device: id, ticket });
+                }
                 self.go_on(now, id);
             }
             Outcome::Refused(why) => {

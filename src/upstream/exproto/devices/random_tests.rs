@@ -102,7 +102,8 @@ impl World {
         let Some(device) = pick(&self.alive, which).map(|known| known.device) else { return };
         self.next_publication += 1;
         let class = [UplinkClass::Report, UplinkClass::Answer, UplinkClass::Notification][which % 3];
-        let publication = Publication { topic: self.next_publication.to_string(), qos: 0, payload: Vec::new(), class };
+        let publication =
+            Publication { topic: self.next_publication.to_string(), qos: 0, payload: Vec::new(), class, ticket: None };
         self.devices.command(self.now, BrokerCommand::Publish { device, publication });
     }
 
@@ -207,6 +208,7 @@ impl World {
         | BrokerEvent::ConnectFailed { device, .. }
         | BrokerEvent::Closed { device, .. }
         | BrokerEvent::Message { device, .. }
+        | BrokerEvent::Published { device, .. }
         | BrokerEvent::PublishRefused { device, .. }) = event;
         let index = self.alive.iter().position(|known| known.device == *device).expect("a device that is not over");
         let known = &mut self.alive[index];
@@ -223,7 +225,7 @@ impl World {
                 assert!(known.connected || known.resumed, "{event:?} before Connected");
                 self.alive.swap_remove(index);
             }
-            BrokerEvent::Message { .. } | BrokerEvent::PublishRefused { .. } => {
+            BrokerEvent::Message { .. } | BrokerEvent::Published { .. } | BrokerEvent::PublishRefused { .. } => {
                 assert!(known.connected || known.resumed, "{event:?} before Connected");
             }
         }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use rand::SeedableRng;
 
-use crate::gateway::broker::ConnectError;
+use crate::gateway::broker::{ConnectError, Ticket};
 use crate::secret::Secret;
 
 use super::*;
@@ -199,7 +199,7 @@ fn client(clientid: &str) -> ClientInfo {
 }
 
 fn publication(topic: &str, class: UplinkClass) -> Publication {
-    Publication { topic: topic.to_owned(), qos: 0, payload: b"{}".to_vec(), class }
+    Publication { topic: topic.to_owned(), qos: 0, payload: b"{}".to_vec(), class, ticket: None }
 }
 
 fn message(device: DeviceId, topic: &str) -> Action {
@@ -356,6 +356,17 @@ fn one_publication_is_under_way_at_a_time_and_order_is_kept() {
     scene.expect_nothing();
     assert_eq!(scene.devices.next_deadline(), None);
     assert_eq!(scene.metrics.upstream.publishes_ok.value(), 3);
+}
+
+#[test]
+fn who_waits_for_a_publication_is_told_when_it_is_taken() {
+    let (mut scene, anchor) = Scene::with_ready_device();
+    let ticket = Ticket(7);
+    let publication = Publication { ticket: Some(ticket), ..publication("a", UplinkClass::Notification) };
+    scene.devices.command(scene.now, BrokerCommand::Publish { device: ONE, publication });
+    scene.expect_publish(ONE, anchor, "a");
+    scene.answer(anchor, Outcome::Done);
+    scene.expect(&[Action::Tell(BrokerEvent::Published { device: ONE, ticket })]);
 }
 
 #[test]

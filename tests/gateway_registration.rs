@@ -1,0 +1,660 @@
+//! The registration interface over time, and the broker behind it, in virtual time.
+
+#[path = "common/virtual_scene.rs"]
+mod virtual_scene;
+
+use std::time::Duration;
+
+use lwm2m_gateway::coap::options::number;
+use lwm2m_gateway::coap::{Code, Kind, Message, MessageId, Token};
+use lwm2m_gateway::gateway::broker::{BrokerEvent, CloseReason, ConnectError, DeviceId};
+use lwm2m_gateway::gateway::report::{CommandOutcome, LeaveReason, Report};
+use lwm2m_gateway::gateway::settings::UpdatePublish;
+use lwm2m_gateway::secret::Secret;
+use serde_json::json;
+use virtual_scene::{LINKS, PASSWORD, QUERY, Scene, content, peer, read, reply, text_reply};
+
+const REASONS: [CloseReason; 4] =
+    [CloseReason::Kicked, CloseReason::Discarded, CloseReason::Expired, CloseReason::Refused];
+
+// --- The way in ---------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_device_is_answered_and_reported_only_when_the_broker_has_it() {
+    let mut scene = Scene::new();
+    let query = format!("ep=dev-7&lt=300&lwm2m=1.1&b=U&imei=490154&password={PASSWORD}");
+    let register = scene.send_register(&query);
+    let client = scene.expect_connect();
+    assert_eq!((client.clientid.as_str(), client.username.as_str()), ("dev-7", "490154"));
+    assert_eq!((client.proto_ver.as_str(), client.peerhost), ("1.1", scene.peer.address.ip()));
+    assert_eq!((client.command_filter.as_str(), client.command_qos), ("lwm2m/dev-7/dn/#", 0));
+    assert_eq!(client.password, Some(Secret::new(PASSWORD)));
+    scene.expect_nothing_more();
+    assert_eq!(scene.gateway.registered_devices(), 0);
+
+    scene.broker_takes_it();
+    scene.expect_created(&register);
+    assert_eq!((scene.location[0].as_str(), scene.location.len()), ("rd", 2));
+    let data = scene.expect_reported("register");
+    let objects = json!(["/1/0", "/3/0", "/3303/0"]);
+    let expected = json!({
+        "ep": "dev-7", "lt": 300, "lwm2m": "1.1", "b": "U", "imei": "490154", "alternatePath": "/", "objectList": objects,
+    });
+    assert_eq!(data, expected);
+    scene.expect_nothing_more();
+    let (endpoint, lifetime) = ("dev-7".to_owned(), Duration::from_secs(300));
+    assert_eq!(scene.reports(), [Report::Registered { endpoint, peer: scene.peer, lifetime }]);
+}
+
+#[test]
+fn a_device_without_imei_has_its_endpoint_name_as_username() {
+    let mut scene = Scene::new();
+    scene.send_register(QUERY);
+    let client = scene.expect_connect();
+    assert_eq!((client.username.as_str(), client.password), ("dev-7", None));
+}
+
+#[test]
+fn a_device_that_the_broker_refuses_gets_4_03() {
+    let mut scene = Scene::new();
+    let register = scene.send_register(QUERY);
+    scene.expect_connect();
+    let error = ConnectError::Refused("not authorized".to_owned());
+    scene.broker_says(BrokerEvent::ConnectFailed { device: scene.device, error });
+    scene.expect_reply(scene.peer, &register, Code::FORBIDDEN);
+    let (endpoint, reason) = (Some("dev-7".to_owned()), "not authorized".to_owned());
+    let rejected = Report::RegisterRejected { peer: scene.peer, endpoint, code: Code::FORBIDDEN, reason };
+    assert_eq!(scene.reports(), [rejected]);
+    scene.expect_nothing_left_behind();
+}
+
+#[test]
+fn a_device_that_comes_while_the_broker_is_away_is_told_when_to_try_again() {
+    let mut scene = Scene::with(|settings| settings.limits.retry_after = Duration::from_secs(17));
+    let register = scene.send_register(QUERY);
+    scene.expect_connect();
+    let error = ConnectError::Unavailable("no route".to_owned());
+    scene.broker_says(BrokerEvent::ConnectFailed { device: scene.device, error });
+    let answer = scene.expect_reply(scene.peer, &register, Code::SERVICE_UNAVAILABLE);
+    assert_eq!(answer.options.uint(number::MAX_AGE), Ok(Some(17)));
+    scene.expect_nothing_left_behind();
+}
+
+#[test]
+fn a_slow_broker_means_an_empty_acknowledgement_and_then_2_01_before_the_report() {
+    let mut scene = Scene::new();
+    let register = scene.send_register(QUERY);
+    scene.expect_connect();
+    assert_eq!(scene.advance_to_next_deadline(), Duration::from_secs(1));
+    scene.expect_acknowledgement(&register);
+    scene.advance(8.0);
+    scene.expect_nothing_more();
+
+    scene.broker_takes_it();
+    let (to, created) = scene.expect_sent();
+    assert_eq!((to, created.kind, created.code), (scene.peer, Kind::Confirmable, Code::CREATED));
+    assert_eq!(created.token, register.token);
+    scene.expect_reported("register");
+    scene.advance(3.0);
+    scene.expect_message(&created);
+    assert_eq!(scene.reports().last(), Some(&Report::Retransmitted { peer: scene.peer }));
+    scene.device_sends(&Message::empty(Kind::Acknowledgement, created.id));
+    scene.advance(100.0);
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn a_repeated_register_is_one_registration() {
+    let mut scene = Scene::new();
+    let register = scene.send_register(QUERY);
+    scene.expect_connect();
+    scene.device_sends(&register);
+    scene.expect_nothing_more();
+    scene.broker_takes_it();
+    scene.expect_created(&register);
+    scene.expect_reported("register");
+
+    let location = scene.location.clone();
+    scene.device_sends(&register);
+    scene.expect_created(&register);
+    assert_eq!(scene.location, location);
+    scene.expect_nothing_more();
+    assert_eq!(scene.gateway.registered_devices(), 1);
+}
+
+#[test]
+fn a_register_that_still_waits_gives_way_to_the_next_one() {
+    let mut scene = Scene::new();
+    let first = scene.send_register(QUERY);
+    scene.expect_connect();
+    let earlier = scene.device;
+    let second = scene.send_register("ep=dev-7&lt=60&lwm2m=1.0");
+    scene.expect_reply(scene.peer, &first, Code::SERVICE_UNAVAILABLE);
+    scene.expect_disconnect(earlier);
+    scene.expect_connect();
+
+    scene.broker_says(BrokerEvent::Connected { device: earlier });
+    scene.command_to(earlier, read(1).to_string().as_bytes());
+    scene.expect_nothing_more();
+    scene.broker_takes_it();
+    scene.expect_created(&second);
+    assert_eq!(scene.expect_reported("register")["lt"], 60);
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn a_broker_that_ends_the_connection_of_a_waiting_register_refuses_it() {
+    for reason in REASONS {
+        let mut scene = Scene::new();
+        let register = scene.send_register(QUERY);
+        scene.expect_connect();
+        scene.broker_says(BrokerEvent::Closed { device: scene.device, reason });
+        scene.expect_reply(scene.peer, &register, Code::FORBIDDEN);
+        scene.expect_nothing_left_behind();
+    }
+}
+
+#[test]
+fn commands_that_come_while_the_register_waits_are_carried_out_after_the_report() {
+    let mut scene = Scene::new();
+    let register = scene.send_register(QUERY);
+    scene.expect_connect();
+    scene.command(&read(1));
+    scene.command(&read(2));
+    scene.expect_nothing_more();
+
+    scene.broker_takes_it();
+    scene.expect_created(&register);
+    scene.expect_reported("register");
+    for id in [1, 2] {
+        let request = scene.expect_request(Code::GET, "/3/0/0");
+        scene.answer_text(&request, "Acme");
+        scene.expect_answer(&read(id), content("/3/0/0", "Acme"));
+    }
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn devices_over_the_limit_are_told_to_try_again_later() {
+    let mut scene = Scene::with(|settings| settings.limits.devices = 1);
+    let first = scene.send_register(QUERY);
+    scene.expect_connect();
+    let refused = scene.send_register("ep=dev-8");
+    scene.expect_reply(scene.peer, &refused, Code::SERVICE_UNAVAILABLE);
+    scene.broker_takes_it();
+    scene.expect_created(&first);
+    scene.expect_reported("register");
+    let refused = scene.send_register("ep=dev-8");
+    let answer = scene.expect_reply(scene.peer, &refused, Code::SERVICE_UNAVAILABLE);
+    assert_eq!(answer.options.uint(number::MAX_AGE), Ok(Some(30)));
+    scene.expect_nothing_more();
+
+    let again = scene.send_register(QUERY);
+    let before = scene.device;
+    scene.expect_connect();
+    scene.broker_takes_it();
+    scene.expect_disconnect(before);
+    scene.expect_created(&again);
+    scene.expect_reported("register");
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn more_requests_than_can_wait_are_dropped_and_taken_when_they_come_again() {
+    let mut scene = Scene::with(|settings| settings.coap.pending_requests = 1);
+    let first = scene.send_register(QUERY);
+    scene.expect_connect();
+    let second = scene.register_message("ep=dev-8");
+    scene.device_sends_from(peer(2), &second);
+    scene.expect_nothing_more();
+
+    scene.broker_takes_it();
+    scene.expect_created(&first);
+    scene.expect_reported("register");
+    scene.device_sends_from(peer(2), &second);
+    assert_eq!(scene.expect_connect().clientid, "dev-8");
+}
+
+// --- Registering again --------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_new_registration_ends_what_is_in_flight_keeps_what_waits_and_drops_observations() {
+    let mut scene = Scene::registered();
+    let observed = scene.observe(1, "/3303/0/5700");
+    for id in [2, 3, 4] {
+        scene.command(&read(id));
+    }
+    let in_flight = scene.expect_request(Code::GET, "/3/0/0");
+    scene.expect_nothing_more();
+
+    let (old, before) = (scene.location.clone(), scene.device);
+    let register = scene.send_register(QUERY);
+    scene.expect_connect();
+    scene.expect_nothing_more();
+    scene.broker_takes_it();
+    scene.expect_disconnect(before);
+    scene.expect_created(&register);
+    assert_ne!(scene.location, old);
+    scene.expect_reported("register");
+    scene.expect_returned(&read(2), "coap_timeout");
+    for id in [3, 4] {
+        let request = scene.expect_request(Code::GET, "/3/0/0");
+        scene.expect_nothing_more();
+        scene.answer_text(&request, "Acme");
+        scene.expect_answer(&read(id), content("/3/0/0", "Acme"));
+    }
+
+    scene.answer_text(&in_flight, "late");
+    scene.expect_nothing_more();
+    let notification = scene.notify(&observed, Kind::Confirmable, 3, "21.5");
+    scene.expect_reset(&notification);
+    let update = scene.request(Code::POST, &old, "");
+    scene.ask(&update, Code::NOT_FOUND);
+    scene.expect_nothing_more();
+    assert_eq!(scene.gateway.registered_devices(), 1);
+    let left = Report::Left { endpoint: "dev-7".to_owned(), reason: LeaveReason::Replaced };
+    assert_eq!(scene.reports().iter().filter(|report| **report == left).count(), 1);
+}
+
+#[test]
+fn the_old_registration_serves_until_the_new_one_is_there() {
+    let mut scene = Scene::registered();
+    let (old, location) = (scene.device, scene.location.clone());
+    scene.send_register(QUERY);
+    scene.expect_connect();
+    let new = std::mem::replace(&mut scene.device, old);
+    scene.command(&read(1));
+    let request = scene.expect_request(Code::GET, "/3/0/0");
+    scene.answer_text(&request, "Acme");
+    scene.expect_answer(&read(1), content("/3/0/0", "Acme"));
+
+    // The broker discards the older connection when the newer one has its clientid.
+    scene.broker_says(BrokerEvent::Closed { device: old, reason: CloseReason::Discarded });
+    scene.expect_nothing_more();
+    let update = scene.request(Code::POST, &location, "");
+    scene.ask(&update, Code::CHANGED);
+
+    scene.device = new;
+    scene.broker_takes_it();
+    scene.expect_disconnect(old);
+    assert_eq!(scene.expect_sent().1.code, Code::CREATED);
+    scene.expect_reported("register");
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn a_discarded_registration_ends_when_its_successor_is_not_taken() {
+    let mut scene = Scene::registered();
+    let old = scene.device;
+    let register = scene.send_register(QUERY);
+    scene.expect_connect();
+    scene.broker_says(BrokerEvent::Closed { device: old, reason: CloseReason::Discarded });
+    let error = ConnectError::Unavailable("too slow".to_owned());
+    scene.broker_says(BrokerEvent::ConnectFailed { device: scene.device, error });
+    scene.expect_reply(scene.peer, &register, Code::SERVICE_UNAVAILABLE);
+    let update = scene.update("");
+    scene.ask(&update, Code::NOT_FOUND);
+    scene.expect_nothing_left_behind();
+}
+
+#[test]
+fn the_news_that_the_old_registration_was_discarded_outlives_a_superseded_register() {
+    let mut scene = Scene::registered();
+    let old = scene.device;
+    let first = scene.send_register(QUERY);
+    scene.expect_connect();
+    scene.broker_says(BrokerEvent::Closed { device: old, reason: CloseReason::Discarded });
+    let second = scene.send_register(QUERY);
+    scene.expect_reply(scene.peer, &first, Code::SERVICE_UNAVAILABLE);
+    scene.expect_disconnect(scene.device);
+    scene.expect_connect();
+    let error = ConnectError::Refused("not authorized".to_owned());
+    scene.broker_says(BrokerEvent::ConnectFailed { device: scene.device, error });
+    scene.expect_reply(scene.peer, &second, Code::FORBIDDEN);
+    scene.expect_nothing_left_behind();
+}
+
+#[test]
+fn a_failed_register_leaves_the_registration_before_it_as_it_is() {
+    let mut scene = Scene::registered();
+    let old = scene.device;
+    let register = scene.send_register(QUERY);
+    scene.expect_connect();
+    let error = ConnectError::Unavailable("too slow".to_owned());
+    scene.broker_says(BrokerEvent::ConnectFailed { device: scene.device, error });
+    scene.expect_reply(scene.peer, &register, Code::SERVICE_UNAVAILABLE);
+    scene.device = old;
+    let update = scene.update("");
+    scene.ask(&update, Code::CHANGED);
+    scene.command(&read(1));
+    scene.expect_request(Code::GET, "/3/0/0");
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn a_registration_that_is_kicked_ends_though_its_successor_waits() {
+    let mut scene = Scene::registered();
+    let old = scene.device;
+    let register = scene.send_register(QUERY);
+    scene.expect_connect();
+    scene.broker_says(BrokerEvent::Closed { device: old, reason: CloseReason::Kicked });
+    scene.expect_nothing_more();
+    assert_eq!(scene.gateway.registered_devices(), 0);
+    scene.broker_takes_it();
+    scene.expect_created(&register);
+    scene.expect_reported("register");
+    scene.expect_nothing_more();
+}
+
+// --- What the broker ends -----------------------------------------------------------------------------------------------
+
+#[test]
+fn a_registration_that_the_broker_ends_is_unknown_to_the_next_update() {
+    for reason in REASONS {
+        let mut scene = Scene::registered();
+        let observed = scene.observe(1, "/3303/0/5700");
+        scene.command(&read(2));
+        scene.expect_request(Code::GET, "/3/0/0");
+        scene.command(&read(3));
+
+        scene.broker_says(BrokerEvent::Closed { device: scene.device, reason });
+        scene.command(&read(4));
+        let notification = scene.notify(&observed, Kind::NonConfirmable, 3, "21.5");
+        scene.expect_reset(&notification);
+        let update = scene.update("");
+        scene.ask(&update, Code::NOT_FOUND);
+        scene.expect_nothing_left_behind();
+        let left = Report::Left { endpoint: "dev-7".to_owned(), reason: LeaveReason::Broker(reason) };
+        assert!(scene.reports().contains(&left), "{reason:?}");
+    }
+}
+
+#[test]
+fn a_refused_publication_is_counted_and_the_first_of_a_device_is_marked() {
+    let mut scene = Scene::registered();
+    scene.reports();
+    for first in [true, false, false] {
+        let topic = "lwm2m/dev-7/up/resp".to_owned();
+        scene.broker_says(BrokerEvent::PublishRefused { device: scene.device, topic: topic.clone() });
+        assert_eq!(scene.reports(), [Report::PublishRefused { endpoint: "dev-7".to_owned(), topic, first }]);
+    }
+    scene.broker_says(BrokerEvent::PublishRefused { device: DeviceId(99), topic: String::new() });
+    assert_eq!(scene.reports(), []);
+    scene.expect_nothing_more();
+}
+
+// --- Update -------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn updates_are_published_when_the_condition_says_so() {
+    let cases = [
+        (UpdatePublish::ObjectListChanged, [false, false, true]),
+        (UpdatePublish::ContainsObjectList, [false, true, true]),
+        (UpdatePublish::Always, [true, true, true]),
+    ];
+    for (condition, published) in cases {
+        let mut scene = Scene::registered_with(|settings| settings.update_msg_publish_condition = condition);
+        let updates = [scene.update("lt=60"), scene.update_with_links(LINKS), scene.update_with_links("</3/0>")];
+        for (update, published) in updates.iter().zip(published) {
+            scene.ask(update, Code::CHANGED);
+            if published {
+                let data = scene.expect_reported("update");
+                assert_eq!((&data["ep"], &data["lt"]), (&json!("dev-7"), &json!(60)), "the whole registration");
+            }
+            scene.expect_nothing_more();
+        }
+    }
+}
+
+#[test]
+fn an_update_that_is_refused_changes_nothing() {
+    let mut scene = Scene::registered();
+    for query in ["lt=soon", "lt=60&lt=70", "ep=other", "lwm2m=1.1", "bogus"] {
+        let update = scene.update(query);
+        scene.ask(&update, Code::BAD_REQUEST);
+    }
+    let moved = scene.update("lt=soon");
+    scene.device_sends_from(peer(2), &moved);
+    scene.expect_reply(peer(2), &moved, Code::BAD_REQUEST);
+    scene.command(&read(1));
+    scene.expect_request(Code::GET, "/3/0/0");
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn an_update_from_another_address_moves_the_session_there() {
+    let mut scene = Scene::registered();
+    let observed = scene.observe(1, "/3303/0/5700");
+    scene.command(&read(2));
+    let in_flight = scene.expect_request(Code::GET, "/3/0/0");
+    scene.reports();
+
+    let (old, new) = (scene.peer, peer(2));
+    scene.peer = new;
+    let update = scene.update("");
+    scene.ask(&update, Code::CHANGED);
+    let moved = Report::Moved { endpoint: "dev-7".to_owned(), from: old, to: new };
+    assert_eq!(scene.reports(), [moved, Report::Updated { endpoint: "dev-7".to_owned() }]);
+    scene.expect_nothing_more();
+    scene.advance(0.0);
+    scene.expect_message(&in_flight);
+    scene.answer_text(&in_flight, "Acme");
+    scene.expect_answer(&read(2), content("/3/0/0", "Acme"));
+
+    let notification = text_reply(&observed, Kind::Confirmable, MessageId(900), Some(3), "21.5");
+    scene.device_sends_from(old, &notification);
+    scene.expect_message_to(old, &Message::empty(Kind::Reset, notification.id));
+    scene.device_sends(&notification);
+    scene.expect_acknowledgement(&notification);
+    assert_eq!(scene.expect_any_published("lwm2m/dev-7/up/notify")["seqNum"], 3);
+    scene.command(&read(3));
+    scene.expect_request(Code::GET, "/3/0/0");
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn a_separate_answer_is_awaited_from_where_the_device_moved() {
+    let mut scene = Scene::registered();
+    scene.command(&read(1));
+    let request = scene.expect_request(Code::GET, "/3/0/0");
+    scene.device_sends(&Message::empty(Kind::Acknowledgement, request.id));
+    assert_eq!(scene.expect_any_published("lwm2m/dev-7/up/resp")["msgType"], "ack");
+    scene.peer = peer(2);
+    let update = scene.update("");
+    scene.ask(&update, Code::CHANGED);
+
+    let answer = text_reply(&request, Kind::Confirmable, MessageId(901), None, "Acme");
+    scene.device_sends(&answer);
+    scene.expect_acknowledgement(&answer);
+    scene.expect_answer(&read(1), content("/3/0/0", "Acme"));
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn two_devices_behind_one_address_are_told_apart() {
+    let mut scene = Scene::registered();
+    let first = (scene.device, scene.location.clone());
+    let other = "lwm2m/dev-8/up/resp";
+    scene.join("ep=dev-8&lt=300");
+    scene.expect_any_published(other);
+    scene.command(&read(8));
+    let to_second = scene.expect_request(Code::GET, "/3/0/0");
+    let second = std::mem::replace(&mut scene.device, first.0);
+    scene.command(&read(7));
+    let to_first = scene.expect_request(Code::GET, "/3/0/0");
+    assert_ne!((to_first.id, to_first.token), (to_second.id, to_second.token));
+
+    scene.answer_text(&to_first, "first");
+    scene.expect_answer(&read(7), content("/3/0/0", "first"));
+    scene.answer_text(&to_second, "second");
+    scene.device = second;
+    assert_eq!(scene.expect_any_published(other)["reqID"], 8);
+
+    let gone = scene.deregister();
+    scene.ask(&gone, Code::DELETED);
+    scene.expect_disconnect(second);
+    (scene.device, scene.location) = first;
+    scene.command(&read(9));
+    scene.expect_request(Code::GET, "/3/0/0");
+    scene.expect_nothing_more();
+}
+
+// --- The end ------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_lifetime_that_ends_ends_the_registration() {
+    let mut scene = Scene::registered();
+    scene.advance(299.9);
+    scene.expect_nothing_more();
+    scene.reports();
+    scene.advance(0.1);
+    scene.expect_disconnect(scene.device);
+    let left = Report::Left { endpoint: "dev-7".to_owned(), reason: LeaveReason::LifetimeOver };
+    assert_eq!(scene.reports(), [left]);
+    let update = scene.update("");
+    scene.ask(&update, Code::NOT_FOUND);
+    scene.expect_nothing_left_behind();
+}
+
+#[test]
+fn every_valid_message_of_the_device_begins_its_lifetime_anew() {
+    type Heard = fn(&mut Scene);
+    let heard: [(&str, Heard); 6] = [
+        ("an Update", |scene| {
+            let update = scene.update("");
+            scene.ask(&update, Code::CHANGED);
+        }),
+        ("an answer", |scene| {
+            scene.command(&read(2));
+            let request = scene.expect_request(Code::GET, "/3/0/0");
+            scene.answer(&request, Code::NOT_FOUND);
+            scene.expect_any_published("lwm2m/dev-7/up/resp");
+        }),
+        ("a reset", |scene| {
+            scene.command(&read(2));
+            let request = scene.expect_request(Code::GET, "/3/0/0");
+            scene.device_sends(&Message::empty(Kind::Reset, request.id));
+            scene.expect_returned(&read(2), "coap_reset");
+        }),
+        ("an empty acknowledgement", |scene| {
+            scene.command(&read(2));
+            let request = scene.expect_request(Code::GET, "/3/0/0");
+            scene.device_sends(&Message::empty(Kind::Acknowledgement, request.id));
+            scene.expect_any_published("lwm2m/dev-7/up/resp");
+            scene.advance(93.0);
+            scene.expect_returned(&read(2), "coap_timeout");
+            scene.now -= Duration::from_secs(93);
+        }),
+        ("a confirmable notification", |scene| {
+            let observed = scene.observed.clone().expect("observed");
+            let notification = scene.notify(&observed, Kind::Confirmable, 3, "21");
+            scene.expect_acknowledgement(&notification);
+            scene.expect_any_published("lwm2m/dev-7/up/notify");
+        }),
+        ("a non-confirmable notification", |scene| {
+            let observed = scene.observed.clone().expect("observed");
+            scene.notify(&observed, Kind::NonConfirmable, 3, "21");
+            scene.expect_any_published("lwm2m/dev-7/up/notify");
+        }),
+    ];
+    for (what, happens) in heard {
+        let mut scene = Scene::registered();
+        scene.observe(1, "/3303/0/5700");
+        scene.advance(200.0);
+        happens(&mut scene);
+        scene.advance(299.0);
+        assert_eq!(scene.gateway.registered_devices(), 1, "{what}");
+        scene.expect_nothing_more();
+        scene.advance(1.0);
+        assert_eq!(scene.gateway.registered_devices(), 0, "{what}");
+        scene.expect_disconnect(scene.device);
+        scene.expect_nothing_left_behind();
+    }
+}
+
+#[test]
+fn what_is_not_valid_does_not_move_the_lifetime() {
+    let mut scene = Scene::registered();
+    scene.advance(200.0);
+    let refused = scene.update("lt=soon");
+    scene.ask(&refused, Code::BAD_REQUEST);
+    let unknown = text_reply(&refused, Kind::NonConfirmable, MessageId(77), Some(1), "21");
+    scene.device_sends(&Message { token: Token::new(b"?"), ..unknown.clone() });
+    scene.expect_reset(&unknown);
+    let ping = Message::empty(Kind::Confirmable, MessageId(78));
+    scene.device_sends(&ping);
+    scene.expect_reset(&ping);
+    scene.advance(100.0);
+    scene.expect_disconnect(scene.device);
+    scene.expect_nothing_left_behind();
+}
+
+#[test]
+fn an_update_may_shorten_the_lifetime_and_lengthen_it() {
+    let mut scene = Scene::registered();
+    let update = scene.update("lt=20");
+    scene.ask(&update, Code::CHANGED);
+    scene.advance(19.0);
+    let update = scene.update("lt=400");
+    scene.ask(&update, Code::CHANGED);
+    scene.advance(399.0);
+    let update = scene.update("lt=20");
+    scene.ask(&update, Code::CHANGED);
+    scene.advance(19.9);
+    scene.expect_nothing_more();
+    scene.advance(0.1);
+    scene.expect_disconnect(scene.device);
+    scene.expect_nothing_left_behind();
+}
+
+#[test]
+fn a_device_that_leaves_gives_every_command_its_last_answer_first() {
+    let leaves: [fn(&mut Scene); 2] = [
+        |scene| {
+            let deregister = scene.deregister();
+            scene.ask(&deregister, Code::DELETED);
+        },
+        // 20 s are too short for the answer that the device has promised.
+        |scene| scene.advance(20.0),
+    ];
+    for leave in leaves {
+        let mut scene = Scene::new();
+        scene.register("ep=dev-7&lt=20");
+        for id in [1, 2, 3] {
+            scene.command(&read(id));
+        }
+        let request = scene.expect_request(Code::GET, "/3/0/0");
+        scene.device_sends(&Message::empty(Kind::Acknowledgement, request.id));
+        scene.expect_any_published("lwm2m/dev-7/up/resp");
+        scene.reports();
+        leave(&mut scene);
+        scene.expect_returned(&read(1), "coap_timeout");
+        scene.expect_refused(&read(2));
+        scene.expect_refused(&read(3));
+        scene.expect_disconnect(scene.device);
+        let outcomes = scene.reports().into_iter().filter_map(|report| match report {
+            Report::Command { outcome, .. } => Some(outcome),
+            _ => None,
+        });
+        let expected = [CommandOutcome::TimedOut, CommandOutcome::Expired, CommandOutcome::Expired];
+        assert_eq!(outcomes.collect::<Vec<_>>(), expected);
+
+        let late = Message { kind: Kind::Confirmable, id: MessageId(901), ..reply(&request) };
+        scene.device_sends(&late);
+        scene.expect_reset(&late);
+        scene.command(&read(4));
+        scene.expect_nothing_left_behind();
+    }
+}
+
+#[test]
+fn a_deregister_of_an_unknown_registration_is_not_found() {
+    let mut scene = Scene::registered();
+    let deregister = scene.deregister();
+    scene.ask(&deregister, Code::DELETED);
+    scene.expect_disconnect(scene.device);
+    scene.ask(&deregister, Code::DELETED);
+    let again = scene.deregister();
+    scene.ask(&again, Code::NOT_FOUND);
+    scene.expect_nothing_left_behind();
+}
