@@ -145,11 +145,15 @@ impl Devices {
         let before = mem::replace(&mut device.state, State::Ready { anchor, publishing: false });
         device.failures = 0;
         let first = !mem::replace(&mut device.connected_before, true);
+        let awaited = first || mem::take(&mut device.resumed);
+        let counters = self.counters();
         if first {
-            self.counters().connected.increment();
-            self.tell(id, BrokerEvent::Connected { device: id });
+            counters.connected.increment()
         } else {
-            self.counters().reconnected.increment();
+            counters.reconnected.increment()
+        }
+        if awaited {
+            self.tell(id, BrokerEvent::Connected { device: id });
         }
         if let State::Subscribing { early, .. } = before {
             self.deliver(id, early);

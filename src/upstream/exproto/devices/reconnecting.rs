@@ -1,14 +1,15 @@
-//! From the loss of a connection to the next attempt: a back-off, then a turn among the many that come back. While the
+//! From the loss of a connection, or a restart of this program, to the next attempt: a back-off after a loss, then a turn among the many that come back. While the
 //! broker is away the devices are parked, and one of them probes from time to time; its success brings all of them back.
 
 use std::time::Instant;
 
 use tracing::debug;
 
-use crate::gateway::broker::DeviceId;
+use crate::gateway::broker::{ClientInfo, DeviceId};
 use crate::upstream::exproto::health::back_off;
 use crate::upstream::exproto::queue::Returned;
 
+use super::device::Device;
 use super::{Devices, State, Timer, Wait};
 
 impl Devices {
@@ -17,6 +18,12 @@ impl Devices {
         self.counters().anchors_lost.increment();
         self.give_back(id, Returned::Unanswered);
         self.attempt_failed(now, id, why);
+    }
+
+    /// The connection went with an earlier process: this one makes it again, as one among many.
+    pub(super) fn resume(&mut self, now: Instant, id: DeviceId, client: ClientInfo) {
+        self.devices.insert(id, Device::resumed(client));
+        if self.health.admits(now) { self.take_slot(now, id) } else { self.park(now, id) }
     }
 
     pub(super) fn back_off(&mut self, now: Instant, id: DeviceId) {

@@ -9,6 +9,8 @@ use crate::secret::Secret;
 
 use super::*;
 
+mod resuming;
+
 const ONE: DeviceId = DeviceId(1);
 const TWO: DeviceId = DeviceId(2);
 
@@ -77,6 +79,11 @@ impl Scene {
     fn command_connect(&mut self, device: DeviceId, clientid: &str) {
         let client = client(clientid);
         self.devices.command(self.now, BrokerCommand::Connect { device, client });
+    }
+
+    fn command_resume(&mut self, device: DeviceId, clientid: &str) {
+        let client = client(clientid);
+        self.devices.command(self.now, BrokerCommand::Resume { device, client });
     }
 
     fn publish(&mut self, device: DeviceId, topic: &str) {
