@@ -142,7 +142,8 @@ impl Bench {
                 }
                 Output::Broker(BrokerCommand::Connect { device, .. }) => outcome.connect = Some(device),
                 Output::Broker(BrokerCommand::Publish { publication, .. }) => outcome.publication = Some(publication),
-                Output::Broker(BrokerCommand::Disconnect { .. }) | Output::Report(_) => {}
+                Output::Broker(BrokerCommand::Resume { .. } | BrokerCommand::Disconnect { .. }) | Output::Report(_) => {
+                }
                 Output::Idle(_) => return outcome,
             }
         }

@@ -16,6 +16,7 @@ use crate::driver::{self, Driver};
 use crate::gateway::Gateway;
 use crate::lwm2m::model::BrokenFile;
 use crate::observability::metrics::Metrics;
+use crate::store::Store;
 use crate::transport::Sockets;
 use crate::upstream::exproto::{Link, Node};
 
@@ -75,6 +76,9 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
 
     let sockets = Sockets::bind(&config.listeners)?;
     let metrics = Arc::new(Metrics::default());
+    let enabled = config.store.enable.unwrap_or(!embedded);
+    let opened = || Store::open(&config.store, &config.listeners, driver::unix_time(), Arc::clone(&metrics));
+    let store = enabled.then(opened).transpose()?;
     let handler = config.upstream.handler_bind;
     let link = Link::start(config.upstream.clone(), Arc::clone(&metrics))
         .await
@@ -90,10 +94,15 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
         objects,
     };
     let now = driver::monotonic_now();
-    let gateway = Gateway::new(config.gateway, Arc::new(model), random_seed()?, now, driver::unix_time());
+    let mut gateway = Gateway::new(config.gateway, Arc::new(model), random_seed()?, now, driver::unix_time());
+    let store = store.map(|(store, devices)| {
+        gateway.restore(now, devices);
+        store
+    });
     let (stop, stopped) = oneshot::channel();
     let stopped = async { stopped.await.unwrap_or_default() };
-    let driver = tokio::spawn(Driver::new(gateway, sockets, link, metrics).run(stopped, config.shutdown_timeout));
+    let driver = Driver::new(gateway, sockets, link, store, metrics);
+    let driver = tokio::spawn(driver.run(stopped, config.shutdown_timeout));
     Ok(App {
         places,
         stop,

@@ -14,6 +14,7 @@ use tracing::{debug, trace};
 use crate::gateway::{Gateway, Output};
 use crate::observability::log;
 use crate::observability::metrics::Metrics;
+use crate::store::Store;
 use crate::transport::{Batch, Sockets};
 use crate::upstream::exproto::Link;
 
@@ -27,6 +28,9 @@ pub struct Driver {
     sockets: Sockets,
     link: Link,
     metrics: Arc<Metrics>,
+    store: Option<Store>,
+    /// When the changes of devices are handed to the store.
+    next_flush: Option<Instant>,
     wall_clock_read: Instant,
 }
 
@@ -39,12 +43,14 @@ enum Input {
 }
 
 impl Driver {
-    pub fn new(gateway: Gateway, sockets: Sockets, link: Link, metrics: Arc<Metrics>) -> Self {
-        Self { gateway, sockets, link, metrics, wall_clock_read: monotonic_now() }
+    /// Without a store nothing outlives the process.
+    pub fn new(gateway: Gateway, sockets: Sockets, link: Link, store: Option<Store>, metrics: Arc<Metrics>) -> Self {
+        let wall_clock_read = monotonic_now();
+        Self { gateway, sockets, link, metrics, store, next_flush: None, wall_clock_read }
     }
 
     /// Runs until `stop` is there. Then the end takes `patience` at the most: half of it for the answers to commands in
-    /// flight, all of it for what the link has to publish.
+    /// flight, all of it for what the store has to write and the link to publish.
     pub async fn run(mut self, stop: impl Future<Output = ()>, patience: Duration) {
         self.run_until(stop, |_| false).await;
         let end = monotonic_now() + patience;
@@ -54,7 +60,14 @@ impl Driver {
         let now = self.now();
         self.gateway.end(now);
         self.carry_out();
-        self.link.shut_down(end.saturating_duration_since(monotonic_now())).await;
+        let Self { gateway, link, store, .. } = self;
+        let left = end.saturating_duration_since(now);
+        let closing = async {
+            if let Some(store) = store {
+                store.close(now, gateway, left).await;
+            }
+        };
+        tokio::join!(closing, link.shut_down(left));
     }
 
     /// Runs until `stop` is there, or the gateway is `done`.
@@ -65,6 +78,7 @@ impl Driver {
             if done(&self.gateway) {
                 return;
             }
+            let deadline = self.plan_flush().map_or(deadline, |flush| flush.min(deadline));
             let input = tokio::select! {
                 index = self.sockets.readable() => Input::Readable(index),
                 event = self.link.event() => Input::Broker(event),
@@ -78,6 +92,7 @@ impl Driver {
                 Input::Deadline => self.gateway.handle_timeout(now),
                 Input::Stop => return,
             }
+            self.flush(now);
         }
     }
 
@@ -99,6 +114,21 @@ impl Driver {
                 }
                 Output::Idle(deadline) => return deadline.unwrap_or_else(|| monotonic_now() + LONGEST_SLEEP),
             }
+        }
+    }
+
+    /// Many changes within the interval of the store are one.
+    fn plan_flush(&mut self) -> Option<Instant> {
+        if self.next_flush.is_none() {
+            let now = monotonic_now();
+            self.next_flush = self.store.as_ref().and_then(|store| store.next_flush(now, &self.gateway));
+        }
+        self.next_flush
+    }
+
+    fn flush(&mut self, now: Instant) {
+        if self.next_flush.is_some_and(|at| at <= now) {
+            self.next_flush = self.store.as_mut().and_then(|store| store.flush(now, &mut self.gateway));
         }
     }
 

@@ -4,7 +4,7 @@
 //! randomness, and answers with outputs. The shell owns sockets, gRPC, the clock, files and signals.
 //!
 //! ```text
-//! main -> cli -> app -> driver -> transport, upstream, observability            the shell
+//! main -> cli -> app -> driver -> transport, upstream, store, observability     the shell
 //!                         |
 //!                         v
 //!                      gateway -> registry -> lwm2m -> coap::{Request, Options ...}  the core
@@ -24,6 +24,7 @@
 //! - [`registry`] builds no packet and no topic.
 //! - [`mqtt`] maps values to values; it does not know which device is awake.
 //! - Only [`upstream`] and the embedded broker know the messages of ExProto, only [`transport`] knows the devices' sockets.
+//! - Only [`store`] knows the file that outlives the process; it is never waited for while a device could be served.
 //! - Past [`app`] nobody validates the configuration again.
 //! - No lock, no task and no timer for each device: one driver task owns the core, deadlines are ordered sets.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
@@ -49,5 +50,6 @@ pub mod driver;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod observability;
+pub mod store;
 pub mod transport;
 pub mod upstream;

@@ -11,7 +11,7 @@ impl Secret {
         Self(value.into())
     }
 
-    /// The value itself, for the one place that sends it on.
+    /// The value itself, for the places that send it on, and the record that keeps it.
     pub fn reveal(&self) -> &str {
         &self.0
     }

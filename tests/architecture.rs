@@ -32,6 +32,7 @@ const OUTSIDE: &[&str] = &[
     "Instant::now",
     "SystemTime",
     "tracing",
+    "redb",
 ];
 
 #[test]
@@ -67,6 +68,14 @@ fn only_the_exproto_rooms_know_its_messages() {
             || file.starts_with(source_folder().join("embedded"))
             || file == source_folder().join("lib.rs");
         assert!(inside || !names(&text, "exproto::v1"), "{} knows the messages of ExProto", file.display());
+    }
+}
+
+#[test]
+fn only_the_store_knows_its_database() {
+    for (file, text) in sources(&source_folder()) {
+        let inside = file.starts_with(source_folder().join("store"));
+        assert!(inside || !names(&text, "redb::Database"), "{} knows the database of the store", file.display());
     }
 }
 

@@ -34,15 +34,21 @@ pub struct Fleet {
     counts: Rc<Counts>,
     /// How long each device waits between two notifications.
     interval: watch::Sender<Option<Duration>>,
+    interval_of_sleepers: watch::Sender<Option<Duration>>,
 }
 
 impl Fleet {
-    /// The devices register by themselves from now on.
-    pub async fn start(devices: u32, lifetime: Duration, server: SocketAddr) -> anyhow::Result<Self> {
-        let fleet = Self { counts: Rc::default(), interval: watch::Sender::new(None) };
+    /// The devices register by themselves from now on; with `sleepers` some are in queue mode.
+    pub async fn start(devices: u32, lifetime: Duration, server: SocketAddr, sleepers: bool) -> anyhow::Result<Self> {
+        let fleet = Self {
+            counts: Rc::default(),
+            interval: watch::Sender::new(None),
+            interval_of_sleepers: watch::Sender::new(None),
+        };
         let registering = Arc::new(Semaphore::new(REGISTERING_AT_ONCE));
         for number in 0..devices {
-            let member = Member::new(number, devices, lifetime, server, &fleet).await?;
+            let asleep = sleepers && sleeps(number);
+            let member = Member::new(number, devices, lifetime, server, asleep, &fleet).await?;
             let registering = Arc::clone(&registering);
             spawn_local(async move {
                 let permit = registering.acquire_owned().await.expect("nobody closes the semaphore");
@@ -58,7 +64,18 @@ impl Fleet {
 
     pub fn notify_every(&self, interval: Option<Duration>) {
         self.interval.send_replace(interval);
+        self.interval_of_sleepers.send_replace(interval);
     }
+
+    /// The devices in queue mode stay silent.
+    pub fn notify_while_awake(&self, interval: Duration) {
+        self.interval.send_replace(Some(interval));
+    }
+}
+
+/// Whether this device is in queue mode, where there are such: every tenth.
+pub fn sleeps(number: u32) -> bool {
+    number % 10 == 9
 }
 
 pub fn endpoint(number: u32) -> String {
@@ -86,6 +103,7 @@ impl Member {
         devices: u32,
         lifetime: Duration,
         server: SocketAddr,
+        asleep: bool,
         fleet: &Fleet,
     ) -> anyhow::Result<Self> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -94,6 +112,7 @@ impl Member {
         socket.writable().await?;
         let settings = DeviceSettings {
             lifetime,
+            binding: if asleep { "UQ" } else { "U" }.to_owned(),
             wave: None,
             notification_interval: None,
             ..DeviceSettings::new(endpoint(number))
@@ -102,7 +121,7 @@ impl Member {
             device: Device::new(settings, number.into()),
             socket,
             counts: Rc::clone(&fleet.counts),
-            interval: fleet.interval.subscribe(),
+            interval: if asleep { &fleet.interval_of_sleepers } else { &fleet.interval }.subscribe(),
             phase: f64::from(number) / f64::from(devices),
             temperature: TEMPERATURE.parse()?,
             registering: None,

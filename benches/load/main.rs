@@ -8,14 +8,19 @@
 //!
 //! With `--soak SECONDS` the devices do little for a long time instead, and the memory of the server is printed.
 //!
+//! `--restart` shows something else: the server is killed under load and started again, and what is lost by it.
+//!
 //! Load and server share the machine: processor seconds of the server are the figure to compare.
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
+mod broker;
 mod fleet;
+mod restart;
 mod server;
 mod soak;
 mod subscriber;
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -57,6 +62,12 @@ struct Arguments {
     /// Notifies, updates and reads at a slow rate for so many seconds, and prints the memory of the server
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(30..=86_400))]
     soak: Option<u64>,
+    /// Kill the server under load and start it again, in the place of all else
+    #[arg(long)]
+    restart: bool,
+    /// Be the broker of a server at this address
+    #[arg(long, hide = true)]
+    broker: Option<SocketAddr>,
     /// What Cargo says to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
@@ -75,8 +86,14 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    if let Some(handler) = arguments.broker {
+        return broker::serve(handler).await;
+    }
     let descriptors = rlimit::increase_nofile_limit(u64::MAX).context("the limit of file descriptors")?;
     ensure!(descriptors > u64::from(arguments.devices) + 64, "{descriptors} file descriptors are too few");
+    if arguments.restart {
+        return restart::run(arguments).await;
+    }
     let server = Server::start().await?;
     let mut subscriber = Subscriber::connect(server.mqtt).await?;
     let fleet = register(arguments, &server).await?;
@@ -99,7 +116,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
 async fn register(arguments: &Arguments, server: &Server) -> anyhow::Result<Fleet> {
     let lifetime = if arguments.soak.is_some() { soak::LIFETIME } else { HOUR };
     let (begin, cpu, memory) = (Instant::now(), server.cpu()?, server.memory()?);
-    let fleet = Fleet::start(arguments.devices, lifetime, server.udp).await?;
+    let fleet = Fleet::start(arguments.devices, lifetime, server.udp, false).await?;
     wait_until("every device is registered", || fleet.counts().registered.get() == u64::from(arguments.devices))
         .await?;
     let (seconds, cpu) = (begin.elapsed().as_secs_f64(), (server.cpu()? - cpu).as_secs_f64());

@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::net::TcpStream;
+
+use crate::broker::Broker;
+use crate::fleet;
 use tokio::time::sleep;
 
 /// USER_HZ: Linux shows processor time in hundredths of a second on every architecture that has a Rust toolchain.
@@ -21,6 +25,10 @@ const UNLIMITED: [(&str, &str); 4] = [
     ("LWM2M_GATEWAY__LIMITS__REGISTERS__ADDRESS_PER_SECOND", "1000000"),
     ("LWM2M_GATEWAY__LIMITS__REGISTERS__ADDRESS_BURST", "1000000"),
 ];
+
+/// A ping of CoAP (RFC 7252 section 4.3), and the reset that answers it.
+const PING: [u8; 4] = [0x40, 0, 0, 1];
+const PONG: [u8; 4] = [0x70, 0, 0, 1];
 
 /// Killed when it is dropped.
 pub struct Server {
@@ -53,6 +61,35 @@ impl Server {
         Ok(server)
     }
 
+    /// Starts it at this address of devices, with a broker of another process and with a store, and waits until it hears.
+    pub async fn start_at(broker: &Broker, udp: SocketAddr, store: &Path) -> anyhow::Result<Self> {
+        let child = Command::new(env!("CARGO_BIN_EXE_lwm2m-gateway"))
+            .arg("run")
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env("LWM2M_GATEWAY__LISTENERS__UDP__DEFAULT__BIND", udp.to_string())
+            .env("LWM2M_GATEWAY__UPSTREAM__EXPROTO__LISTENER", broker.listener.to_string())
+            .env("LWM2M_GATEWAY__UPSTREAM__EXPROTO__ADAPTER", format!("http://{}", broker.adapter))
+            .env("LWM2M_GATEWAY__UPSTREAM__EXPROTO__HANDLER_BIND", broker.handler.to_string())
+            .env("LWM2M_GATEWAY__QMODE_TIME_WINDOW", "1ms")
+            .env("LWM2M_GATEWAY__AUTO_OBSERVE", format!("[{:?}]", fleet::TEMPERATURE))
+            .env("LWM2M_GATEWAY__STORE__FILE", store)
+            .env("LWM2M_GATEWAY_LOG", "warn")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .context("starting the server")?;
+        let mut server = Self { child, udp, mqtt: broker.mqtt };
+        server.wait_until_it_hears().await?;
+        Ok(server)
+    }
+
+    /// SIGKILL, as if it had crashed.
+    pub fn kill(mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// Processor time so far.
     pub fn cpu(&self) -> anyhow::Result<Duration> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
@@ -68,6 +105,24 @@ impl Server {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS in status")?;
         let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
         Ok(kibibytes * 1024)
+    }
+
+    async fn wait_until_it_hears(&mut self) -> anyhow::Result<()> {
+        let probe = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let pause = Duration::from_millis(5);
+        let mut buffer = [0; 16];
+        for _ in 0..START_TIMEOUT.as_millis() / pause.as_millis() {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the server ended with {status}");
+            }
+            probe.send_to(&PING, self.udp).await?;
+            if let Ok(answer) = tokio::time::timeout(pause, probe.recv(&mut buffer)).await
+                && buffer[..answer?] == PONG
+            {
+                return Ok(());
+            }
+        }
+        bail!("the server does not hear devices on {}", self.udp)
     }
 
     async fn wait_until_it_listens(&mut self) -> anyhow::Result<()> {

@@ -1,6 +1,7 @@
 //! The application: it hears everything, and counts.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,6 +18,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Subscriber {
     client: AsyncClient,
     notifications: Rc<Cell<u64>>,
+    /// The topics of notifications since they were forgotten last.
+    notified: Rc<RefCell<HashSet<String>>>,
     /// What came on the topics of answers.
     answers: mpsc::UnboundedReceiver<Publish>,
 }
@@ -32,11 +35,14 @@ impl Subscriber {
         let notifications = Rc::new(Cell::new(0));
         let (sender, answers) = mpsc::unbounded_channel();
         let counted = Rc::clone(&notifications);
+        let notified = Rc::new(RefCell::new(HashSet::new()));
+        let topics = Rc::clone(&notified);
         spawn_local(async move {
             loop {
                 match connection.poll().await {
                     Ok(Event::Incoming(Packet::Publish(message))) if message.topic.ends_with("/up/notify") => {
                         counted.set(counted.get() + 1);
+                        topics.borrow_mut().insert(message.topic);
                     }
                     Ok(Event::Incoming(Packet::Publish(message))) => {
                         if sender.send(message).is_err() {
@@ -51,7 +57,7 @@ impl Subscriber {
                 }
             }
         });
-        Ok(Self { client, notifications, answers })
+        Ok(Self { client, notifications, notified, answers })
     }
 
     pub async fn command(&self, endpoint: &str, id: u64, msg_type: &str, path: &str) -> anyhow::Result<()> {
@@ -72,6 +78,29 @@ impl Subscriber {
             }
         };
         timeout(ANSWER_TIMEOUT, search).await.with_context(|| format!("command {id} was not answered"))?
+    }
+
+    /// The next answer that says how a command ended: who gave it, and which command it was.
+    pub async fn next_answer(&mut self) -> anyhow::Result<(String, u64)> {
+        loop {
+            let message = self.answers.recv().await.context("the application lost the broker")?;
+            let answer: Value = serde_json::from_slice(&message.payload)?;
+            if let (Some(id), "2.05") = (answer["reqID"].as_u64(), answer["data"]["code"].as_str().unwrap_or_default())
+            {
+                return Ok((message.topic, id));
+            }
+        }
+    }
+
+    /// What came so far does not count.
+    pub fn forget(&mut self) {
+        self.notified.borrow_mut().clear();
+        while self.answers.try_recv().is_ok() {}
+    }
+
+    /// Devices of which notifications came.
+    pub fn notifying_devices(&self) -> usize {
+        self.notified.borrow().len()
     }
 
     pub fn notifications(&self) -> u64 {

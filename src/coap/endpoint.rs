@@ -14,8 +14,9 @@ use std::time::Instant;
 
 use super::block::{Assembled, Assemblies, Block, BlockError, BlockSize, Download, Fetched, Sent, Upload, slice};
 use super::exchange::{self, Acknowledge, ExchangeId, Exchanges, Output, RequestId};
+use super::observe::Freshness;
 use super::options::number;
-use super::{Code, DecodeError, Message, MessageId, Occupancy, Parameters, Peer, Request, Response, Standing};
+use super::{Code, DecodeError, Message, MessageId, Occupancy, Parameters, Peer, Request, Response, Standing, Token};
 
 /// What the endpoint tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -227,6 +228,26 @@ impl Endpoint {
         let id = self.exchanges.send_cancellation(now, observation, request.clone())?;
         self.begin(id, peer, request, Stage::Whole);
         Some(id)
+    }
+
+    /// The token of an observation, and its newest notification: what [`Endpoint::restore_observation`] needs.
+    pub fn observation(&self, id: ExchangeId) -> Option<(Token, Freshness)> {
+        self.exchanges.observation(id)
+    }
+
+    /// Takes up an observation that an earlier process had with this peer; `request` is what began it.
+    pub fn restore_observation(
+        &mut self,
+        peer: Peer,
+        token: Token,
+        mut request: Request,
+        freshness: Freshness,
+    ) -> ExchangeId {
+        let id = self.exchanges.restore_observation(peer, token, freshness);
+        request.options.remove(number::OBSERVE);
+        let observation = Observation { peer, request, fetching: None, told: true, waiting: VecDeque::new() };
+        self.observations.insert(id, observation);
+        id
     }
 
     /// Answers a request of a peer. A request that is not known any more is answered by nothing.

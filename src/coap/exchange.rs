@@ -274,6 +274,24 @@ impl Exchanges {
         Some(self.send_with_token(now, peer, request, token))
     }
 
+    /// The token of an observation, and its newest notification.
+    pub fn observation(&self, id: ExchangeId) -> Option<(Token, Freshness)> {
+        self.observations.get(&id).map(|observation| (observation.token, observation.freshness))
+    }
+
+    /// Takes up an observation that an earlier process had with this peer under this token. Where notifications are
+    /// acknowledged on demand, the newest may not have been: the peer repeats it, and then it is heard.
+    pub fn restore_observation(&mut self, peer: Peer, token: Token, freshness: Freshness) -> ExchangeId {
+        let id = ExchangeId(self.new_id());
+        let freshness = match self.parameters.acknowledge_notifications {
+            Acknowledging::AtOnce => freshness,
+            Acknowledging::OnDemand => freshness.without_newest(),
+        };
+        self.observations.insert(id, Observation { peer, token, freshness });
+        self.expected(peer, token, |expected| expected.observation = Some(id));
+        id
+    }
+
     /// Answers a request of a peer. A request that is not known any more is answered by nothing.
     pub fn respond(&mut self, now: Instant, id: RequestId, response: Response) {
         self.respond_as(now, id, response, Kind::Confirmable);

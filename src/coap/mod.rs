@@ -23,6 +23,7 @@ pub use code::Code;
 pub use endpoint::{Endpoint, Event};
 pub use exchange::{Acknowledge, ExchangeId, Output, RequestId, Transmit};
 pub use message::{DecodeError, Kind, Message, MessageId, Request, Response, Token};
+pub use observe::Freshness;
 pub use occupancy::Occupancy;
 pub use options::{OptionError, Options};
 pub use parameters::{Acknowledging, Parameters};
@@ -31,8 +32,10 @@ pub use verdict::{DropReason, Verdict};
 
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
+
 /// Where a device's datagrams come from and go to: one of our sockets, and the address at its other end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Peer {
     /// Index of the listener in the configuration's order: an answer leaves by the socket that the request came in by.
     pub socket: u16,

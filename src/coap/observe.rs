@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 const NUMBER_LIFETIME: Duration = Duration::from_secs(128);
 /// Half of the 24-bit space of Observe numbers.
 const HALF: u32 = 1 << 23;
+/// The numbers have 24 bits.
+const NUMBERS: u32 = (1 << 24) - 1;
 
 /// The newest notification of an observation: its number and when it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +19,19 @@ pub struct Freshness {
 impl Freshness {
     pub fn of(number: u32, at: Instant) -> Self {
         Self { number, at }
+    }
+
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    pub fn at(&self) -> Instant {
+        self.at
+    }
+
+    /// As it was before the newest notification, so that this one may come once more.
+    pub fn without_newest(self) -> Self {
+        Self { number: self.number.wrapping_sub(1) & NUMBERS, ..self }
     }
 
     /// Takes the notification as the newest one, unless it is older than what came before.

@@ -21,6 +21,7 @@ use toml::Table;
 
 use crate::gateway;
 use crate::observability::logging::LogSettings;
+use crate::store;
 use crate::transport::UdpListener;
 use crate::upstream::exproto;
 
@@ -36,6 +37,7 @@ pub struct Config {
     pub upstream: exproto::Settings,
     #[cfg(feature = "embedded")]
     pub embedded: crate::embedded::Settings,
+    pub store: store::Settings,
     pub log: LogSettings,
     /// The folder of the object definitions; a relative one counts from the working directory.
     pub xml_dir: PathBuf,

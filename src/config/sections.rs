@@ -17,6 +17,7 @@ use crate::lwm2m::codec::UndefinedResources;
 use crate::lwm2m::path::Path;
 use crate::mqtt::topics::{Template, TemplateError, Translator, Translators};
 use crate::observability::logging::{LogFormat, LogSettings, filter};
+use crate::store;
 use crate::upstream::exproto;
 
 use super::kinds::{
@@ -56,6 +57,7 @@ pub fn config(reader: &mut Reader) -> Config {
         #[cfg(feature = "embedded")]
         embedded: embedded(reader, upstream.handler_bind),
         upstream,
+        store: store(reader),
         log: log(reader),
         xml_dir: PathBuf::from(reader.read("xml_dir", "xml".to_owned(), text_with_content)),
         shutdown_timeout: reader.read("shutdown_timeout", 10 * SECOND, duration(Duration::ZERO..=HOUR)),
@@ -293,6 +295,16 @@ fn embedded(reader: &mut Reader, mut handler: SocketAddr) -> crate::embedded::Se
         adapter: reader.read("embedded.adapter", default.adapter, parsed(SOCKET_ADDRESS)),
         handler: format!("http://{handler}"),
         ..default
+    }
+}
+
+fn store(reader: &mut Reader) -> store::Settings {
+    let switch = |value: &Value| value.as_bool().ok_or_else(|| "allowed is true or false".to_owned());
+    let tenth = 100 * MILLISECOND;
+    store::Settings {
+        enable: reader.read("store.enable", None, |value| switch(value).map(Some)),
+        file: PathBuf::from(reader.read("store.file", "lwm2m-gateway.redb".to_owned(), text_with_content)),
+        flush_interval: reader.read("store.flush_interval", tenth / 2, duration(MILLISECOND..=tenth)),
     }
 }
 

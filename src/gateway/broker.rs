@@ -52,6 +52,10 @@ pub enum BrokerCommand {
     /// [`BrokerEvent::ConnectFailed`] comes back, exactly one of them, unless [`BrokerCommand::Disconnect`] is faster.
     /// Once connected, the link keeps it so: a connection that the world takes away is made again, by the link.
     Connect { device: DeviceId, client: ClientInfo },
+    /// The same for a device that was connected before this process began: as after a loss of the connection, at the
+    /// limited rate and for as long as it takes, while publications wait. [`BrokerEvent::Connected`] comes when it is
+    /// done, or [`BrokerEvent::Closed`].
+    Resume { device: DeviceId, client: ClientInfo },
     /// In the order of the commands, per device. Waits in a bounded queue while the connection is away.
     Publish { device: DeviceId, publication: Publication },
     /// What is queued is still published, to a deadline; nothing is heard of this device any more.

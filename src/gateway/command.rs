@@ -6,7 +6,7 @@ use crate::coap::{BlockError, ExchangeId, Response};
 use crate::lwm2m::operation::Operation;
 use crate::mqtt::downlink::{self, Command, Echo};
 use crate::mqtt::uplink;
-use crate::registry::{Admission, Observation};
+use crate::registry::{Admission, Observation, Waiting};
 
 use super::broker::{DeviceId, UplinkClass};
 use super::report::{CommandOutcome, Report};
@@ -35,11 +35,14 @@ impl Gateway {
             device.admit(now, command, limits.command_expiry, limits.waiting_commands)
         };
         match admission {
-            Admission::SendNow(command) => {
-                self.send(now, id, *command);
+            Admission::SendNow(waiting) => {
+                self.send(now, id, *waiting);
                 self.send_next(now, id);
             }
-            Admission::Waits => self.set_expiry(id),
+            Admission::Waits => {
+                self.changed(id);
+                self.set_expiry(id);
+            }
             Admission::QueueFull(command) => {
                 let reason = "too many commands wait for this device";
                 self.refuse_command(id, &command, CommandOutcome::QueueFull, reason);
@@ -60,10 +63,10 @@ impl Gateway {
         while let Some(device) = self.registry.device_mut(id).filter(|device| !draining && device.is_ready(now)) {
             let next = device.waiting.pop().or_else(|| {
                 let path = device.next_to_observe()?;
-                Some(downlink::auto_observe(&path))
+                Some(Waiting::new(downlink::auto_observe(&path), now))
             });
-            let Some(command) = next else { return };
-            self.send(now, id, command);
+            let Some(waiting) = next else { return };
+            self.send(now, id, waiting);
         }
     }
 
@@ -151,7 +154,11 @@ impl Gateway {
 
     pub(super) fn expire_commands(&mut self, now: Instant, id: DeviceId) {
         let Some(device) = self.registry.device_mut(id) else { return };
-        for command in device.waiting.take_expired(now) {
+        let expired = device.waiting.take_expired(now);
+        if !expired.is_empty() {
+            self.changed(id);
+        }
+        for command in expired {
             self.refuse_command(id, &command, CommandOutcome::Expired, "expired before the device could take it");
         }
         self.set_expiry(id);
@@ -191,19 +198,21 @@ impl Gateway {
         self.report(Report::Command { endpoint, msg_type, outcome });
     }
 
-    fn send(&mut self, now: Instant, id: DeviceId, command: Command) {
+    fn send(&mut self, now: Instant, id: DeviceId, mut waiting: Waiting) {
+        self.changed(id);
         let Some(device) = self.registry.device(id) else { return };
+        let command = &waiting.command;
         let request = command.operation.request(&device.registration);
         if request.payload.len() > self.settings.limits.sent_body {
             let reason = format!("the body is longer than {} bytes", self.settings.limits.sent_body);
-            return self.refuse_command(id, &command, CommandOutcome::Refused, &reason);
+            return self.refuse_command(id, command, CommandOutcome::Refused, &reason);
         }
         let observed = device.observation_of(command.operation.path());
         let peer = device.peer;
         let exchange = match &command.operation {
             Operation::Observe { .. } if self.too_many_observations(id, observed) => {
                 let reason = "too many observations of this device";
-                return self.refuse_command(id, &command, CommandOutcome::Refused, reason);
+                return self.refuse_command(id, command, CommandOutcome::Refused, reason);
             }
             Operation::CancelObserve { .. } => observed
                 .and_then(|observation| self.coap.send_cancellation(now, observation, request.clone()))
@@ -211,8 +220,10 @@ impl Gateway {
             _ => self.coap.send_request(now, peer, request),
         };
         self.exchanges.insert(exchange, id);
+        // For as long as an answer is waited for it may be sent once more, whatever its own patience was.
+        waiting.expires = waiting.expires.max(now + self.settings.coap.max_transmit_wait());
         if let Some(device) = self.registry.device_mut(id) {
-            device.sent(exchange, command);
+            device.sent(exchange, waiting);
         }
     }
 
@@ -229,6 +240,7 @@ impl Gateway {
         let ends = matches!(command.operation, Operation::CancelObserve { .. });
         let Some(device) = self.registry.device_mut(id).filter(|_| observing || ends) else { return };
         let path = command.operation.path();
+        self.changes.mark(&device.registration.endpoint);
         let former = device.observation_of(path);
         if let Some(former) = former {
             device.observations.remove(&former);
@@ -246,6 +258,7 @@ impl Gateway {
     fn take_command(&mut self, exchange: ExchangeId) -> Option<(DeviceId, Command)> {
         let id = self.exchanges.remove(&exchange)?;
         let in_flight = self.registry.device_mut(id)?.take_in_flight()?;
+        self.changed(id);
         Some((id, in_flight.command))
     }
 
@@ -253,7 +266,14 @@ impl Gateway {
         self.refuse(id, &command.echo, command.msg_type(), outcome, reason);
     }
 
-    fn refuse(&mut self, id: DeviceId, echo: &Echo, msg_type: &'static str, outcome: CommandOutcome, reason: &str) {
+    pub(super) fn refuse(
+        &mut self,
+        id: DeviceId,
+        echo: &Echo,
+        msg_type: &'static str,
+        outcome: CommandOutcome,
+        reason: &str,
+    ) {
         self.publish_answer(id, uplink::refused(echo, reason));
         let Some(device) = self.registry.device(id) else { return };
         let endpoint = device.registration.endpoint.clone();

@@ -43,6 +43,7 @@ impl Gateway {
             };
             self.coap.forget(in_flight.exchange);
             self.exchanges.remove(&in_flight.exchange);
+            self.changed(id);
             self.give_up(id, &in_flight.command);
         }
         self.handle_coap(now);

@@ -96,9 +96,10 @@ impl Gateway {
         self.push(Output::Broker(connect));
     }
 
-    /// The broker has it: 2.01, then the report, then whatever waits for it.
+    /// The broker has it: 2.01, then the report, then whatever waits for it. A device of before the restart has had the
+    /// first two.
     pub(super) fn joined(&mut self, now: Instant, id: DeviceId) {
-        let Some(mut joining) = self.joinings.remove(id) else { return };
+        let Some(mut joining) = self.joinings.remove(id) else { return self.send_next(now, id) };
         let predecessor = self.registry.id_by_endpoint(&joining.registration.endpoint);
         let replaced = predecessor.and_then(|predecessor| self.replace(predecessor));
 
@@ -181,6 +182,7 @@ impl Gateway {
         let ends = device.lifetime_ends(*self.settings.lifetimes.end());
         let endpoint = device.registration.endpoint.clone();
         self.registry.insert(id, device);
+        self.changed(id);
         self.deadlines.set(Deadline::Lifetime(id), ends);
         self.publish(id, topic, payload, UplinkClass::Report);
         self.report(report);

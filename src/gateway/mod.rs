@@ -3,7 +3,8 @@
 //!
 //! A device's way: Register -> joining (the broker connects and authenticates it) -> registered (2.01, then the report)
 //! -> left. `registration` has the requests of devices, `joining` the way in, `command` what applications ask of
-//! devices and `notification` what devices tell by themselves.
+//! devices and `notification` what devices tell by themselves. `restart` makes records of the devices and takes them up
+//! again.
 
 mod admission;
 pub mod broker;
@@ -12,8 +13,10 @@ mod draining;
 mod joining;
 mod notification;
 mod occupancy;
+pub mod record;
 mod registration;
 pub mod report;
+mod restart;
 pub mod settings;
 
 use std::collections::{HashMap, VecDeque};
@@ -35,11 +38,12 @@ use admission::Admission;
 use broker::{BrokerCommand, BrokerEvent, DeviceId, Publication, Ticket, UplinkClass};
 use joining::Joinings;
 use report::Report;
+use restart::Changes;
 use settings::Settings;
 
 pub use occupancy::Occupancy;
 
-/// What the shell has to do.
+/// What the shell has to do. What has to be kept over a restart is apart from it: [`Gateway::take_changes`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// To a device.
@@ -63,6 +67,9 @@ pub struct Gateway {
     exchanges: HashMap<ExchangeId, DeviceId>,
     deadlines: Deadlines<Deadline>,
     outputs: VecDeque<Output>,
+    changes: Changes,
+    /// The serial of the newest record of a command.
+    last_record: u64,
     /// The same moment by both clocks: monotonic, and since 1970.
     clocks: (Instant, Duration),
     last_device: u64,
@@ -94,6 +101,8 @@ impl Gateway {
             exchanges: HashMap::new(),
             deadlines: Deadlines::default(),
             outputs: VecDeque::new(),
+            changes: Changes::default(),
+            last_record: 0,
             clocks: (now, unix_time),
             last_device: 0,
             draining: false,
@@ -232,12 +241,11 @@ impl Gateway {
 
     /// What a response of this device means for an operation, now.
     fn outcome(&self, now: Instant, device: &Device, operation: &Operation, response: &Response) -> Outcome {
-        let (moment, unix_time) = self.clocks;
         let context = Context {
             registration: &device.registration,
             model: &self.model,
             undefined: self.settings.undefined_resources,
-            unix_time: unix_time + now.saturating_duration_since(moment),
+            unix_time: self.unix_time(now),
         };
         operation.outcome(response, context)
     }
@@ -246,6 +254,9 @@ impl Gateway {
     fn heard_from(&mut self, now: Instant, id: DeviceId) {
         if let Some(device) = self.registry.device_mut(id) {
             device.heard_from(now);
+            if device.needs_new_record() {
+                self.changed(id);
+            }
         }
     }
 
@@ -264,6 +275,7 @@ impl Gateway {
         let Some(device) = self.registry.device(id) else { return };
         let endpoint = device.registration.endpoint.clone();
         let under_way = device.exchanges();
+        self.changed(id);
         self.coap.readdress(now, under_way, to);
         self.report(Report::Moved { endpoint, from, to });
     }

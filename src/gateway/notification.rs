@@ -47,6 +47,7 @@ impl Gateway {
         let over = number.is_none() || received.is_ok_and(|response| !response.code.is_success());
         if over {
             self.exchanges.remove(&observation_id);
+            self.changed(id);
             if let Some(device) = self.registry.device_mut(id) {
                 device.observations.remove(&observation_id);
             }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::coap::options::{format, number};
 use crate::coap::{Code, Peer, Request, RequestId, Response};
 use crate::lwm2m::register::{ObjectListChange, Registration};
-use crate::mqtt::topics::Names;
+use crate::mqtt::topics::{Names, TopicError, Topics};
 use crate::mqtt::uplink;
 use crate::registry::Device;
 
@@ -89,16 +89,12 @@ impl Gateway {
             let (code, reason) = (Code::SERVICE_UNAVAILABLE, reason.to_owned());
             return self.report(Report::RegisterRejected { peer, endpoint: Some(endpoint), code, reason });
         }
-        let client = self.client(&registration, peer);
-        let names = names(&registration, &client.clientid, &client.username, peer);
-        let topics = match self.settings.translators.topics(names) {
-            Ok(topics) => topics,
+        let (client, topics) = match self.client(&registration, peer) {
+            Ok(client) => client,
             Err(error) => {
                 return self.reject(now, request_id, peer, Some(endpoint), Code::BAD_REQUEST, error.to_string());
             }
         };
-        let client =
-            ClientInfo { command_filter: topics.command.name.clone(), command_qos: topics.command.qos, ..client };
         let device = self.new_device_id();
         let joining = Joining {
             request: request_id,
@@ -158,6 +154,7 @@ impl Gateway {
             }
         };
         device.heard_from(now);
+        self.changes.mark(&device.registration.endpoint);
         let registration = device.registration.clone();
         let (topic, ends) = (device.topics.update.clone(), device.lifetime_ends(*self.settings.lifetimes.end()));
         let window = self.awake_window(&registration);
@@ -202,14 +199,15 @@ impl Gateway {
         self.report(Report::RegisterRejected { peer, endpoint, code, reason });
     }
 
-    /// What the device is to the broker; its command filter is known only when its names are.
-    fn client(&self, registration: &Registration, peer: Peer) -> ClientInfo {
+    /// What the device is to the broker, and its topics.
+    pub(super) fn client(&self, registration: &Registration, peer: Peer) -> Result<(ClientInfo, Topics), TopicError> {
         let endpoint = &registration.endpoint;
         let or_endpoint = |text: String| if text.is_empty() { endpoint.clone() } else { text };
         let templates = &self.settings.client;
         let clientid = or_endpoint(templates.clientid.render(names(registration, endpoint, endpoint, peer)));
         let username = or_endpoint(templates.username.render(names(registration, &clientid, endpoint, peer)));
-        ClientInfo {
+        let topics = self.settings.translators.topics(names(registration, &clientid, &username, peer))?;
+        let client = ClientInfo {
             clientid,
             username,
             password: match templates.password {
@@ -218,13 +216,15 @@ impl Gateway {
             },
             proto_ver: registration.version().to_owned(),
             peerhost: peer.address.ip(),
-            command_filter: String::new(),
-            command_qos: 0,
-        }
+            command_filter: topics.command.name.clone(),
+            command_qos: topics.command.qos,
+        };
+        Ok((client, topics))
     }
 
     fn forget(&mut self, id: DeviceId) -> Option<Device> {
         let device = self.registry.remove(id)?;
+        self.changes.mark(&device.registration.endpoint);
         for exchange in device.exchanges() {
             self.coap.forget(exchange);
             self.exchanges.remove(&exchange);

@@ -37,6 +37,16 @@ pub enum Report {
     Updated {
         endpoint: String,
     },
+    /// A device of before the restart is registered again, without a word of its own.
+    Restored {
+        endpoint: String,
+        peer: Peer,
+    },
+    /// A device of before the restart is not taken up again; the answer to its next Update is 4.04.
+    NotRestored {
+        endpoint: String,
+        reason: NotRestored,
+    },
     /// The device speaks from another address now.
     Moved {
         endpoint: String,
@@ -88,6 +98,14 @@ pub enum LeaveReason {
     /// The endpoint registered again.
     Replaced,
     Broker(CloseReason),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NotRestored {
+    /// Its lifetime ended while the program was away.
+    LifetimeOver,
+    /// The configuration is another one now, and the device's names cannot be topics by it.
+    NoTopics,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::coap::options::{format, number};
 use crate::coap::{Code, Request};
 use crate::secret::Secret;
@@ -22,8 +24,8 @@ const MAX_ITEM: usize = 512;
 /// Items that this program knows nothing of: Updates add them to the registration.
 const MAX_OTHER_ITEMS: usize = 64;
 
-/// What a device said of itself, with all its Updates merged.
-#[derive(Clone, Debug, PartialEq)]
+/// What a device said of itself, with all its Updates merged. It is serialized without the password.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Registration {
     pub endpoint: String,
     /// Whole seconds.
@@ -32,6 +34,7 @@ pub struct Registration {
     binding: Option<String>,
     /// The item `Q` (LwM2M 1.1).
     queue: bool,
+    #[serde(skip)]
     password: Option<Secret>,
     /// `imei`, `sms` and all the rest, in the order of their first appearance.
     others: Vec<(String, String)>,
@@ -39,7 +42,7 @@ pub struct Registration {
 }
 
 /// What the payload of Register or Update says.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct ObjectList {
     /// As the device wrote it: `/` or `/m2m`.
     alternate_path: String,
@@ -119,6 +122,11 @@ impl Registration {
             self.password = items.password;
         }
         Ok(self.replace_objects(objects))
+    }
+
+    /// Puts back the password, which serialization leaves out.
+    pub fn set_password(&mut self, password: Option<Secret>) {
+        self.password = password;
     }
 
     /// Whether the device said that it sleeps: `b` with Q, or the item `Q`.

@@ -5,6 +5,7 @@ mod values;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
@@ -24,8 +25,10 @@ const LONGEST_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// The attributes of LwM2M 1.0 to 1.2, in the order in which they are sent.
 const ATTRIBUTES: [&str; 10] = ["con", "edge", "epmax", "epmin", "gt", "hqmax", "lt", "pmax", "pmin", "st"];
 
-/// What every answer repeats: the command's own object, and its path. A clone shares it.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// What every answer repeats: the command's own object, and its path. A clone shares it. It is serialized as a text of
+/// JSON, so that its depth does not add to that of what it is in.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Echo {
     pub(super) members: Arc<Map<String, Value>>,
 }
@@ -88,6 +91,19 @@ enum CommandError {
 }
 
 impl Echo {
+    fn read(payload: &[u8]) -> Result<Self, String> {
+        match serde_json::from_slice(payload) {
+            Ok(Value::Object(members)) => Ok(Self { members: Arc::new(members) }),
+            Ok(_) => Err("the command is no JSON object".to_owned()),
+            Err(error) => Err(format!("the command is no JSON: {error}")),
+        }
+    }
+
+    /// The command as JSON.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(&*self.members).expect("keys are texts, and numbers are finite")
+    }
+
     /// `msgType` of the command; `error` where there is none.
     pub fn msg_type(&self) -> &str {
         self.members.get("msgType").and_then(Value::as_str).unwrap_or("error")
@@ -99,6 +115,20 @@ impl Echo {
         let text = |member| data.get(member).and_then(Value::as_str);
         let written = text("path").or_else(|| text("basePath"))?;
         Some(written.split_once('?').map_or(written, |(path, _)| path))
+    }
+}
+
+impl From<Echo> for String {
+    fn from(echo: Echo) -> Self {
+        echo.to_json()
+    }
+}
+
+impl TryFrom<String> for Echo {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::read(text.as_bytes())
     }
 }
 
@@ -121,13 +151,12 @@ impl Command {
 
 /// Reads a command for the device of this registration.
 pub fn parse(payload: &[u8], registration: &Registration, model: &Model) -> Result<Command, Refusal> {
-    let nothing = || Echo { members: Arc::default() };
-    let members = match serde_json::from_slice(payload) {
-        Ok(Value::Object(members)) => members,
-        Ok(_) => return Err(Refusal { echo: nothing(), reason: "the command is no JSON object".to_owned() }),
-        Err(error) => return Err(Refusal { echo: nothing(), reason: format!("the command is no JSON: {error}") }),
-    };
-    let echo = Echo { members: Arc::new(members) };
+    let echo = Echo::read(payload).map_err(|reason| Refusal { echo: Echo::default(), reason })?;
+    interpret(echo, registration, model)
+}
+
+/// Reads a command of which the JSON is read already.
+pub fn interpret(echo: Echo, registration: &Registration, model: &Model) -> Result<Command, Refusal> {
     let source = Source { members: &echo.members, registration, model };
     match source.operation().and_then(|operation| Ok((operation, source.ttl()?))) {
         Ok((operation, ttl)) => Ok(Command { echo, operation, ttl }),

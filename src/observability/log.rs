@@ -26,6 +26,8 @@ pub fn log(report: &Report) {
             debug!(endpoint, peer = %peer.address, %code, reason, "register refused");
         }
         Report::Updated { endpoint } => debug!(endpoint, "registration updated"),
+        Report::Restored { endpoint, peer } => debug!(endpoint, peer = %peer.address, "device taken up again"),
+        Report::NotRestored { endpoint, reason } => info!(endpoint, ?reason, "device not taken up again"),
         Report::Moved { endpoint, from, to } => {
             info!(endpoint, from = %from.address, peer = %to.address, "device has a new address");
         }

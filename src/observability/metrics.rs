@@ -32,6 +32,7 @@ pub struct Metrics {
     pub core: CoreMetrics,
     pub transport: TransportMetrics,
     pub upstream: UpstreamMetrics,
+    pub store: StoreMetrics,
 }
 
 /// One number, as a page of metrics shows it: `name{labels} value`.
@@ -52,7 +53,7 @@ impl Metrics {
 
     /// Every counter as it is now; those of one name stand together.
     pub fn snapshot(&self) -> Vec<Sample> {
-        [self.core.samples(), self.transport.samples(), self.upstream.samples()].concat()
+        [self.core.samples(), self.transport.samples(), self.upstream.samples(), self.store.samples()].concat()
     }
 }
 
@@ -141,6 +142,18 @@ counters! {
         "lwm2m_broker_event_waits_total": "Events of the broker that had to wait because the queue to the core was full." [
             handler_queue_waits ""
         ]
+    }
+}
+
+counters! {
+    /// What outlives the process.
+    StoreMetrics {
+        "lwm2m_store_writes_total": "Records of devices that the store has written, and those that it has removed." [
+            put r#"change="put""#,
+            removed r#"change="removed""#
+        ]
+        "lwm2m_store_errors_total": "Attempts to write the store that failed; each is made again." [write_errors ""]
+        "lwm2m_store_waits_total": "Times that changes had to wait because the store was too slow." [queue_full ""]
     }
 }
 

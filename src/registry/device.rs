@@ -12,6 +12,11 @@ use crate::mqtt::topics::Topics;
 use super::Location;
 use super::queue::{Waiting, WaitingCommands};
 
+/// How old a record of a device may become that does nothing but speak.
+const RECORD_AGE: Duration = Duration::from_secs(60);
+/// Ten years: a `ttl` is any number, and a moment that far away may not exist.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(315_360_000);
+
 #[derive(Debug)]
 pub struct Device {
     pub registration: Registration,
@@ -32,6 +37,8 @@ pub struct Device {
     awake_window: Option<Duration>,
     last_heard: Instant,
     registered: Instant,
+    /// What the newest record of this device says of `last_heard`.
+    recorded: Instant,
 }
 
 /// The one exchange with the device (NSTART 1, RFC 7252 section 4.7).
@@ -39,6 +46,10 @@ pub struct Device {
 pub struct InFlight {
     pub exchange: ExchangeId,
     pub command: Command,
+    /// Until when it is worth being sent once more after a restart.
+    pub expires: Instant,
+    /// What its record is called by, once it has one.
+    pub serial: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -51,7 +62,7 @@ pub struct Observation {
 /// What becomes of a command that has just come.
 #[derive(Debug, PartialEq)]
 pub enum Admission {
-    SendNow(Box<Command>),
+    SendNow(Box<Waiting>),
     /// It waits for its turn, or for the device to wake up.
     Waits,
     QueueFull(Box<Command>),
@@ -82,12 +93,31 @@ impl Device {
             awake_window,
             last_heard: now,
             registered: now,
+            recorded: now,
         }
     }
 
     /// The device sent something valid: it is awake, and its lifetime begins again.
     pub fn heard_from(&mut self, now: Instant) {
         self.last_heard = now;
+    }
+
+    pub fn last_heard(&self) -> Instant {
+        self.last_heard
+    }
+
+    /// Whether the newest record is too old to tell when the registration ends: older than a minute, or an eighth of the
+    /// lifetime. So a record makes a lifetime shorter by no more than this, and the device that goes on speaking at its
+    /// pace does not notice.
+    pub fn needs_new_record(&self) -> bool {
+        let lifetime = self.registration.lifetime;
+        let tolerance = if lifetime.is_zero() { RECORD_AGE } else { RECORD_AGE.min(lifetime / 8) };
+        self.last_heard.saturating_duration_since(self.recorded) >= tolerance
+    }
+
+    /// A record has been made of what the device is now.
+    pub fn recorded(&mut self) {
+        self.recorded = self.last_heard;
     }
 
     /// An Update may change whether the device sleeps.
@@ -97,19 +127,20 @@ impl Device {
 
     /// Takes a command that came from the broker; `expiry` is for one that does not say how long it may wait.
     pub fn admit(&mut self, now: Instant, command: Command, expiry: Duration, limit: usize) -> Admission {
+        let patience = command.ttl.unwrap_or(expiry).min(LONGEST_PATIENCE);
         if self.is_ready(now) && self.waiting.is_empty() {
-            return Admission::SendNow(Box::new(command));
+            return Admission::SendNow(Box::new(Waiting::new(command, now + patience)));
         }
         self.keep(now, command, expiry, limit)
     }
 
     /// The same, but that the command is not sent now in any case.
     pub fn keep(&mut self, now: Instant, command: Command, expiry: Duration, limit: usize) -> Admission {
-        let patience = command.ttl.unwrap_or(expiry);
+        let patience = command.ttl.unwrap_or(expiry).min(LONGEST_PATIENCE);
         if patience.is_zero() {
             return Admission::NowOrNever(Box::new(command));
         }
-        match self.waiting.push(Waiting { command, expires: now + patience }, limit) {
+        match self.waiting.push(Waiting::new(command, now + patience), limit) {
             Ok(()) => Admission::Waits,
             Err(command) => Admission::QueueFull(Box::new(command)),
         }
@@ -124,13 +155,18 @@ impl Device {
         self.awake_window.is_none_or(|window| now < self.last_heard + window)
     }
 
-    pub fn sent(&mut self, exchange: ExchangeId, command: Command) {
-        self.in_flight = Some(InFlight { exchange, command });
+    pub fn sent(&mut self, exchange: ExchangeId, waiting: Waiting) {
+        let Waiting { command, expires, serial } = waiting;
+        self.in_flight = Some(InFlight { exchange, command, expires, serial });
     }
 
     /// The command of this exchange, which goes on being in flight.
     pub fn in_flight(&self, exchange: ExchangeId) -> Option<&Command> {
         self.in_flight.as_ref().filter(|in_flight| in_flight.exchange == exchange).map(|in_flight| &in_flight.command)
+    }
+
+    pub fn in_flight_mut(&mut self) -> Option<&mut InFlight> {
+        self.in_flight.as_mut()
     }
 
     /// The exchange has come to its end.

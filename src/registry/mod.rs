@@ -27,6 +27,11 @@ impl Location {
         Self(bytes.iter().map(|byte| char::from(Self::ALPHABET[usize::from(byte & 0x3f)])).collect())
     }
 
+    /// One that was given to a device before.
+    pub fn from_text(text: String) -> Self {
+        Self(text)
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -94,6 +99,10 @@ impl<K: Copy + Eq + Hash> Registry<K> {
 
     pub fn devices(&self) -> impl Iterator<Item = (K, &Device)> {
         self.devices.iter().map(|(id, device)| (*id, device))
+    }
+
+    pub fn ids(&self) -> impl Iterator<Item = K> + '_ {
+        self.devices.keys().copied()
     }
 
     pub fn device_mut(&mut self, id: K) -> Option<&mut Device> {

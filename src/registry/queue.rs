@@ -9,10 +9,18 @@ use crate::mqtt::downlink::Command;
 pub struct Waiting {
     pub command: Command,
     pub expires: Instant,
+    /// What its record is called by, once it has one.
+    pub serial: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct WaitingCommands(VecDeque<Waiting>);
+
+impl Waiting {
+    pub fn new(command: Command, expires: Instant) -> Self {
+        Self { command, expires, serial: None }
+    }
+}
 
 impl WaitingCommands {
     /// Adds a command, unless `limit` of them wait already: then it comes back.
@@ -24,8 +32,13 @@ impl WaitingCommands {
         Ok(())
     }
 
-    pub fn pop(&mut self) -> Option<Command> {
-        self.0.pop_front().map(|waiting| waiting.command)
+    /// Adds one that waited, or was in flight, before a restart: it had its place within the limit then.
+    pub fn restore(&mut self, waiting: Waiting) {
+        self.0.push_back(waiting);
+    }
+
+    pub fn pop(&mut self) -> Option<Waiting> {
+        self.0.pop_front()
     }
 
     /// Takes out the commands that waited too long, in their order.
@@ -42,6 +55,10 @@ impl WaitingCommands {
 
     pub fn drain(&mut self) -> impl Iterator<Item = Command> + '_ {
         self.0.drain(..).map(|waiting| waiting.command)
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Waiting> {
+        self.0.iter_mut()
     }
 
     pub fn is_empty(&self) -> bool {

@@ -1,7 +1,8 @@
 //! The built program, started as a user starts it.
 
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::channel;
 use std::thread;
@@ -19,6 +20,7 @@ pub struct Gateway {
     /// Its UDP listeners.
     pub listeners: Vec<SocketAddr>,
     folder: TempDir,
+    file_limit: Option<u32>,
 }
 
 impl Gateway {
@@ -39,7 +41,7 @@ impl Gateway {
         for (index, address) in listeners.iter().enumerate() {
             config += &format!("\nlisteners.udp.listener{index}.bind = \"{address}\"");
         }
-        let mut gateway = Self::spawn(nodes, &config);
+        let mut gateway = Self::launch(nodes, &config);
         gateway.listeners = listeners;
         gateway.listeners.iter().for_each(|listener| gateway.wait_for(*listener));
         gateway
@@ -47,10 +49,10 @@ impl Gateway {
 
     /// Starts it with these lines of configuration, that name the listeners too.
     pub fn start_without_waiting(broker: &TestAddresses, lines: &str) -> Self {
-        Self::spawn(&[broker], lines)
+        Self::launch(&[broker], lines)
     }
 
-    fn spawn(nodes: &[&TestAddresses], lines: &str) -> Self {
+    fn launch(nodes: &[&TestAddresses], lines: &str) -> Self {
         let config = format!(
             "xml_dir = \"{}/xml\"\n{}\nupstream.exproto.handler_bind = \"{}\"\n{lines}",
             env!("CARGO_MANIFEST_DIR"),
@@ -58,18 +60,52 @@ impl Gateway {
             nodes[0].handler_bind,
         );
         let folder = TempDir::new().expect("a place for the configuration");
-        let file = folder.path().join("gateway.toml");
-        fs::write(&file, config).expect("a place for the configuration");
-        let output = File::create(folder.path().join("output")).expect("a place for the output");
-        let child = Command::new(env!("CARGO_BIN_EXE_lwm2m-gateway"))
-            .args(["run", "--config"])
-            .arg(&file)
+        let own_store = format!("\nstore.file = {:?}", folder.path().join("store.redb"));
+        let config = if config.contains("store.file") { config } else { config + &own_store };
+        fs::write(folder.path().join("gateway.toml"), config).expect("a place for the configuration");
+        let mut gateway = Self { child: None, listeners: Vec::new(), folder, file_limit: None };
+        gateway.spawn();
+        gateway
+    }
+
+    /// Kills it, in the middle of whatever it does.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        child.kill().expect("a child of ours");
+        child.wait().expect("a child of ours");
+    }
+
+    /// Starts it once more, as it was started before, and waits until it hears.
+    pub fn start_again(&mut self) {
+        self.spawn();
+        self.listeners.iter().for_each(|listener| self.wait_for(*listener));
+    }
+
+    /// Its store.
+    pub fn store(&self) -> PathBuf {
+        self.folder.path().join("store.redb")
+    }
+
+    /// A file that it writes may have so many KiB from the next start on: as on a disk that is full.
+    pub fn limit_files(&mut self, kibibytes: u32) {
+        self.file_limit = Some(kibibytes);
+    }
+
+    fn spawn(&mut self) {
+        let place = self.folder.path().join("output");
+        let output = OpenOptions::new().create(true).append(true).open(place).expect("a place for the output");
+        let limit = self.file_limit.map_or_else(|| "unlimited".to_owned(), |kibibytes| (kibibytes * 2).to_string());
+        // POSIX counts blocks of 512 bytes. Who ignores the signal gets an error from the write.
+        let limited = format!("trap '' XFSZ; ulimit -f {limit}; exec \"$0\" run --config \"$1\"");
+        let child = Command::new("sh")
+            .args(["-c", &limited, env!("CARGO_BIN_EXE_lwm2m-gateway")])
+            .arg(self.folder.path().join("gateway.toml"))
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("an open file"))
             .stderr(output)
             .spawn()
             .expect("the program is built");
-        Self { child: Some(child), listeners: Vec::new(), folder }
+        self.child = Some(child);
     }
 
     pub fn address(&self) -> SocketAddr {

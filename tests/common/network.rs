@@ -308,7 +308,7 @@ impl Network {
     /// The broker's side.
     fn serve(&mut self, command: BrokerCommand) {
         match command {
-            BrokerCommand::Connect { device, client } => {
+            BrokerCommand::Connect { device, client } | BrokerCommand::Resume { device, client } => {
                 self.clientids.insert(device, client.clientid);
                 let soon = self.now + self.weather.broker_delay.mul_f64(self.rng.random_range(0.0..1.0));
                 let (at, event) = match self.broker {

@@ -4,7 +4,9 @@ use std::marker::PhantomData;
 
 use crate::coap::{BlockError, Code, DecodeError};
 use crate::gateway::broker::CloseReason;
-use crate::gateway::report::{CommandOutcome, DropReason, LeaveReason, NotificationOutcome, Report, Verdict};
+use crate::gateway::report::{
+    CommandOutcome, DropReason, LeaveReason, NotRestored, NotificationOutcome, Report, Verdict,
+};
 
 use super::{Counter, Sample, sample};
 
@@ -17,6 +19,8 @@ pub struct CoreMetrics {
     registrations: Counter,
     registrations_rejected: Counters<Rejection>,
     updates: Counter,
+    restored: Counter,
+    not_restored: Counters<NotRestored>,
     moves: Counter,
     departures: Counters<LeaveReason>,
     commands: Counters<CommandOutcome>,
@@ -37,6 +41,8 @@ impl CoreMetrics {
             Report::Registered { .. } => self.registrations.increment(),
             Report::RegisterRejected { code, .. } => self.registrations_rejected.increment(Rejection::of(*code)),
             Report::Updated { .. } => self.updates.increment(),
+            Report::Restored { .. } => self.restored.increment(),
+            Report::NotRestored { reason, .. } => self.not_restored.increment(*reason),
             Report::Moved { .. } => self.moves.increment(),
             Report::Left { reason, .. } => self.departures.increment(*reason),
             Report::Command { outcome, .. } => self.commands.increment(*outcome),
@@ -61,6 +67,9 @@ impl CoreMetrics {
             self.registrations_rejected
                 .samples("lwm2m_registrations_rejected_total", "Registers answered with an error."),
             alone("lwm2m_updates_total", "Updates of registrations.", &self.updates),
+            alone("lwm2m_restored_total", "Devices of before a restart that were taken up again.", &self.restored),
+            self.not_restored
+                .samples("lwm2m_not_restored_total", "Devices of before a restart that were not taken up again."),
             alone("lwm2m_moves_total", "Devices that came from another address.", &self.moves),
             self.departures.samples("lwm2m_departures_total", "Registrations that ended."),
             self.commands.samples("lwm2m_commands_total", "Commands that came to their end."),
@@ -224,6 +233,11 @@ labels!(LeaveReason {
     (LeaveReason::Broker(CloseReason::Refused)) => r#"reason="refused""#,
 });
 
+labels!(NotRestored {
+    (NotRestored::LifetimeOver) => r#"reason="lifetime_over""#,
+    (NotRestored::NoTopics) => r#"reason="no_topics""#,
+});
+
 labels!(CommandOutcome {
     (CommandOutcome::Answered) => r#"outcome="answered""#,
     (CommandOutcome::Reset) => r#"outcome="reset""#,
@@ -291,12 +305,14 @@ mod tests {
         let notifications =
             NotificationOutcome::ALL.iter().map(|&outcome| Report::Notification { endpoint: endpoint(), outcome });
         let transfers = BlockError::ALL.iter().map(|&error| Report::TransferFailed { peer: peer(), error });
+        let not_restored = NotRestored::ALL.iter().map(|&reason| Report::NotRestored { endpoint: endpoint(), reason });
         let single = [
             Report::Retransmitted { peer: peer() },
             Report::DuplicateForgotten { peer: peer() },
             Report::AutoObserveCut { endpoint: endpoint(), paths: 1 },
             Report::Registered { endpoint: endpoint(), peer: peer(), lifetime: Duration::from_secs(300) },
             Report::Updated { endpoint: endpoint() },
+            Report::Restored { endpoint: endpoint(), peer: peer() },
             Report::Moved { endpoint: endpoint(), from: peer(), to: peer() },
             Report::UndecodableContent { endpoint: endpoint(), path: "/3/0".to_owned(), reason: String::new() },
             Report::PublishRefused { endpoint: endpoint(), topic: "up/resp".to_owned(), first: true },
@@ -304,6 +320,7 @@ mod tests {
         datagrams
             .chain(rejections)
             .chain(departures)
+            .chain(not_restored)
             .chain(commands)
             .chain(notifications)
             .chain(transfers)

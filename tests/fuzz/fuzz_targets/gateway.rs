@@ -203,7 +203,9 @@ impl Run {
                         self.location = location.to_vec();
                     }
                 }
-                Output::Broker(BrokerCommand::Connect { device, .. }) => self.devices = device.0,
+                Output::Broker(BrokerCommand::Connect { device, .. } | BrokerCommand::Resume { device, .. }) => {
+                    self.devices = device.0;
+                }
                 Output::Broker(BrokerCommand::Publish { .. } | BrokerCommand::Disconnect { .. }) => {}
                 Output::Report(Report::Datagram { .. }) => verdicts += 1,
                 Output::Report(_) => {}

@@ -171,16 +171,20 @@ impl Devices {
         let before = mem::replace(&mut device.state, State::Ready { anchor, publishing: false });
         device.failures = 0;
         let first = !mem::replace(&mut device.connected_before, true);
+        let awaited = first || mem::take(&mut device.resumed);
         let before_here = mem::replace(&mut device.home, device.node);
         let moved = before_here.is_some() && before_here != device.node;
+        let counters = self.counters();
         if moved {
-            self.counters().moved.increment();
+            counters.moved.increment();
         }
         if first {
-            self.counters().connected.increment();
-            self.tell(id, BrokerEvent::Connected { device: id });
+            counters.connected.increment()
         } else {
-            self.counters().reconnected.increment();
+            counters.reconnected.increment()
+        }
+        if awaited {
+            self.tell(id, BrokerEvent::Connected { device: id });
         }
         if let State::Subscribing { early, .. } = before {
             self.deliver(id, early);

@@ -20,6 +20,8 @@ pub struct Device {
     pub home: Option<NodeId>,
     /// The core knows it as connected: from now on it is the link that connects it again.
     pub connected_before: bool,
+    /// It was so before this process began; the core waits to hear that it is again.
+    pub resumed: bool,
     /// Attempts in a row that led to nothing.
     pub failures: u32,
     /// Disconnected, but it has something to publish.
@@ -66,6 +68,11 @@ pub enum Wait {
 }
 
 impl Device {
+    /// One that the core knows as connected, by an earlier process.
+    pub fn resumed(client: ClientInfo) -> Self {
+        Self { connected_before: true, resumed: true, ..Self::new(client) }
+    }
+
     pub fn new(client: ClientInfo) -> Self {
         Self {
             client,
@@ -75,6 +82,7 @@ impl Device {
             elsewhere: false,
             home: None,
             connected_before: false,
+            resumed: false,
             failures: 0,
             leaving: false,
             successor: None,

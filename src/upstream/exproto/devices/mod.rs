@@ -193,6 +193,7 @@ impl Devices {
     pub fn command(&mut self, now: Instant, command: BrokerCommand) {
         match command {
             BrokerCommand::Connect { device, client } => self.connect(now, device, client),
+            BrokerCommand::Resume { device, client } => self.resume(now, device, client),
             BrokerCommand::Publish { device, publication } => self.publish(now, device, publication),
             BrokerCommand::Disconnect { device } => self.disconnect(now, device),
         }

@@ -1,14 +1,16 @@
-//! From the loss of a connection to the next attempt: a back-off, then a turn among the many that come back. While no node
-//! of the broker is up the devices are parked; the first node of which a probe succeeds brings all of them back.
+//! From the loss of a connection, or a restart of this program, to the next attempt: a back-off after a loss, then a turn
+//! among the many that come back. While no node of the broker is up the devices are parked; the first node of which a probe
+//! succeeds brings all of them back.
 
 use std::time::Instant;
 
 use tracing::debug;
 
-use crate::gateway::broker::DeviceId;
+use crate::gateway::broker::{ClientInfo, DeviceId};
 use crate::upstream::exproto::pace::back_off;
 use crate::upstream::exproto::queue::Returned;
 
+use super::device::Device;
 use super::{Devices, State, Timer, Wait};
 
 impl Devices {
@@ -17,6 +19,12 @@ impl Devices {
         self.counters().anchors_lost.increment();
         self.give_back(id, Returned::Unanswered);
         self.gave_up(now, id, why);
+    }
+
+    /// The connection went with an earlier process: this one makes it again, as one among many.
+    pub(super) fn resume(&mut self, now: Instant, id: DeviceId, client: ClientInfo) {
+        self.devices.insert(id, Device::resumed(client));
+        if self.nodes.any_up() { self.take_slot(now, id) } else { self.park(id) }
     }
 
     pub(super) fn back_off(&mut self, now: Instant, id: DeviceId) {

@@ -1,6 +1,7 @@
 //! The devices against a broker that is played by hand, in virtual time.
 
 mod nodes;
+mod resuming;
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -81,6 +82,11 @@ impl Scene {
     fn command_connect(&mut self, device: DeviceId, clientid: &str) {
         let client = client(clientid);
         self.devices.command(self.now, BrokerCommand::Connect { device, client });
+    }
+
+    fn command_resume(&mut self, device: DeviceId, clientid: &str) {
+        let client = client(clientid);
+        self.devices.command(self.now, BrokerCommand::Resume { device, client });
     }
 
     fn publish(&mut self, device: DeviceId, topic: &str) {

@@ -77,6 +77,12 @@ impl Scene {
         assert_eq!(self.devices.poll_action(), Some(hang_up(anchor)));
     }
 
+    /// A probe finds the node up again, in a second.
+    pub(super) fn recover(&mut self, node: NodeId) {
+        let (anchor, token) = self.probe_of(node);
+        self.serve_probe(node, anchor, &token);
+    }
+
     /// The device has become a client again, there.
     #[track_caller]
     fn come_back(&mut self, anchor: AnchorId, token: &Token, device: DeviceId, conn: &str) {
@@ -116,8 +122,7 @@ fn while_the_broker_is_away_connects_fail_at_once_and_one_probe_a_second_looks_f
     assert_eq!(times, [100, 1100, 2100, 3100, 4100, 5100, 6100, 7100, 8100, 9100]);
     assert!(probes.iter().all(|(_, owner, ..)| *owner == Owner::Probe(A)));
 
-    let (anchor, token) = scene.probe_of(A);
-    scene.serve_probe(A, anchor, &token);
+    scene.recover(A);
     scene.expect_nothing();
     assert_eq!(scene.devices.next_deadline(), None);
     scene.connect(ONE, "c1");
@@ -139,8 +144,7 @@ fn devices_that_were_lost_wait_for_a_probe_that_succeeds_and_come_back_in_turn()
     let dials = scene.dials(seconds(30), &[A]);
     assert_eq!(of_devices(&dials).len(), 1, "one device finds out that the broker is away");
 
-    let (anchor, token) = scene.probe_of(A);
-    scene.serve_probe(A, anchor, &token);
+    scene.recover(A);
     // The first one has its turn at once, the others ten in a second.
     let actions = scene.actions();
     let [Action::Dial { .. }] = actions.as_slice() else { panic!("{actions:?}") };
@@ -379,8 +383,7 @@ fn with_no_other_node_up_the_clients_stay_until_one_is() {
     scene.command_connect(DeviceId(9), "ep1");
     scene.expect_unavailable(DeviceId(9));
 
-    let (probe, token) = scene.probe_of(B);
-    scene.serve_probe(B, probe, &token);
+    scene.recover(B);
     let now = scene.actions();
     assert!(now.contains(&hang_up(anchors[2])), "{now:?}");
     assert!(!now.contains(&hang_up(anchors[3])), "{now:?}");
@@ -402,8 +405,7 @@ fn a_node_that_is_back_gets_the_next_devices_and_none_is_moved() {
     }
     assert_eq!(scene.metrics.upstream.moved.value(), 2);
 
-    let (probe, token) = scene.probe_of(A);
-    scene.serve_probe(A, probe, &token);
+    scene.recover(A);
     scene.expect_nothing();
     assert!(scene.dials(seconds(60), &[]).is_empty());
     for (id, expected) in [(5, A), (6, A), (7, A), (8, A)] {

@@ -1,0 +1,225 @@
+//! A restart: what changed is told as records, and records become devices again.
+//!
+//! 1. While the program runs each change marks its device, by endpoint. `take_changes` makes one record of a device,
+//!    however often it was marked.
+//! 2. The next process is given all records: `restore`. The devices are registered and observed as before, and the broker
+//!    is asked to connect them again. Nothing is told to them or of them.
+//! 3. When a device is connected, or speaks, its commands go on: the one that was in flight is sent once more, in front
+//!    of those that waited.
+//!
+//! A device that does nothing but speak is marked now and then: see [`crate::registry::Device::needs_new_record`].
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::coap::Freshness;
+use crate::lwm2m::operation::Operation;
+use crate::mqtt::downlink::{self, Refusal};
+use crate::registry::{Device, Location, Observation, Waiting};
+
+use super::broker::{BrokerCommand, DeviceId};
+use super::record::{Change, CommandRecord, DeviceRecord, ObservationRecord};
+use super::report::{CommandOutcome, NotRestored, Report};
+use super::{Deadline, Gateway, Output};
+
+/// The endpoints of which there is news, in the order of their first mark.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// Whether anybody takes them.
+    kept: bool,
+    marked: HashSet<Arc<str>>,
+    order: VecDeque<Arc<str>>,
+}
+
+impl Changes {
+    pub fn mark(&mut self, endpoint: &str) {
+        if self.kept && !self.marked.contains(endpoint) {
+            let endpoint: Arc<str> = endpoint.into();
+            self.marked.insert(Arc::clone(&endpoint));
+            self.order.push_back(endpoint);
+        }
+    }
+
+    fn take(&mut self) -> Option<Arc<str>> {
+        let endpoint = self.order.pop_front()?;
+        self.marked.remove(&endpoint);
+        Some(endpoint)
+    }
+}
+
+impl Gateway {
+    /// Takes up the devices of an earlier process. From now on the changes of all devices are kept for
+    /// [`Gateway::take_changes`]; a gateway that is never restored, be it with no records, keeps none.
+    pub fn restore(&mut self, now: Instant, records: Vec<DeviceRecord>) {
+        self.changes.kept = true;
+        for record in records {
+            let (endpoint, peer) = (record.registration.endpoint.clone(), record.peer);
+            match self.restore_device(now, record) {
+                Ok(()) => self.report(Report::Restored { endpoint, peer }),
+                Err(reason) => {
+                    self.changes.mark(&endpoint);
+                    self.report(Report::NotRestored { endpoint, reason });
+                }
+            }
+        }
+    }
+
+    pub fn has_changes(&self) -> bool {
+        !self.changes.order.is_empty()
+    }
+
+    /// What has changed since it was taken last, at most so many devices, the longest changed first.
+    pub fn take_changes(&mut self, now: Instant, most: usize) -> Vec<Change> {
+        let mut changes = Vec::new();
+        while changes.len() < most
+            && let Some(endpoint) = self.changes.take()
+        {
+            let record = self.registry.id_by_endpoint(&endpoint).and_then(|id| self.record(now, id));
+            changes.push(match record {
+                Some(record) => Change::Put(Box::new(record)),
+                None => Change::Remove { endpoint: endpoint.to_string() },
+            });
+        }
+        changes
+    }
+
+    /// Marks every device, for the last records of a process that ends in order: they tell when each device was heard of.
+    pub fn change_all(&mut self) {
+        for id in self.registry.ids() {
+            if let Some(device) = self.registry.device(id) {
+                self.changes.mark(&device.registration.endpoint);
+            }
+        }
+    }
+
+    pub(super) fn changed(&mut self, id: DeviceId) {
+        if let Some(device) = self.registry.device(id) {
+            self.changes.mark(&device.registration.endpoint);
+        }
+    }
+
+    /// What the wall clock says at this moment, since 1970.
+    pub(super) fn unix_time(&self, at: Instant) -> Duration {
+        let (moment, unix_time) = self.clocks;
+        match at.checked_duration_since(moment) {
+            Some(later) => unix_time + later,
+            None => unix_time.saturating_sub(moment.duration_since(at)),
+        }
+    }
+
+    /// The moment of a time of the wall clock. The monotonic clock may not reach back so far: then it is the moment of
+    /// the clocks' last comparison, so that a lifetime ends too late rather than too early.
+    fn moment(&self, unix_time: Duration) -> Instant {
+        let (moment, reference) = self.clocks;
+        let moved = match unix_time.checked_sub(reference) {
+            Some(later) => moment.checked_add(later),
+            None => moment.checked_sub(reference - unix_time),
+        };
+        moved.unwrap_or(moment)
+    }
+
+    fn record(&mut self, now: Instant, id: DeviceId) -> Option<DeviceRecord> {
+        let commands = self.record_commands(id);
+        let device = self.registry.device_mut(id)?;
+        device.recorded();
+        let device = self.registry.device(id)?;
+        let observations = device.observations.iter().filter_map(|(exchange, observation)| {
+            let (token, newest) = self.coap.observation(*exchange)?;
+            let command = observation.command.echo.clone();
+            Some(ObservationRecord { token, command, number: newest.number(), at: self.unix_time(newest.at()) })
+        });
+        Some(DeviceRecord {
+            password: device.registration.password().cloned(),
+            registration: device.registration.clone(),
+            location: device.location.as_str().to_owned(),
+            peer: device.peer,
+            last_heard: self.unix_time(device.last_heard().min(now)),
+            observations: observations.collect(),
+            commands,
+            to_observe: device.to_observe.iter().copied().collect(),
+        })
+    }
+
+    /// Gives a serial to those that have none.
+    fn record_commands(&mut self, id: DeviceId) -> Vec<CommandRecord> {
+        let mut commands = Vec::new();
+        let mut last = self.last_record;
+        if let Some(device) = self.registry.device_mut(id) {
+            let mut add = |serial: &mut Option<u64>, expires, echo: &downlink::Echo| {
+                let serial = *serial.get_or_insert_with(|| {
+                    last += 1;
+                    last
+                });
+                commands.push((serial, expires, echo.clone()));
+            };
+            if let Some(in_flight) = device.in_flight_mut() {
+                add(&mut in_flight.serial, in_flight.expires, &in_flight.command.echo);
+            }
+            for waiting in device.waiting.iter_mut() {
+                add(&mut waiting.serial, waiting.expires, &waiting.command.echo);
+            }
+        }
+        self.last_record = last;
+        let record = |(serial, expires, command)| CommandRecord { serial, expires: self.unix_time(expires), command };
+        commands.into_iter().map(record).collect()
+    }
+
+    fn restore_device(&mut self, now: Instant, record: DeviceRecord) -> Result<(), NotRestored> {
+        let DeviceRecord { mut registration, password, location, peer, observations, commands, .. } = record;
+        registration.set_password(password);
+        // A clock that was set back since must not make the device younger than now.
+        let last_heard = self.moment(record.last_heard).min(now);
+        let serials = commands.iter().map(|command| command.serial);
+        self.last_record = serials.fold(self.last_record, u64::max);
+        let (client, topics) = self.client(&registration, peer).map_err(|_| NotRestored::NoTopics)?;
+        let window = self.awake_window(&registration);
+        let location = Location::from_text(location);
+        let mut device = Device::new(registration, location, peer, topics, window, last_heard);
+        let ends = device.lifetime_ends(*self.settings.lifetimes.end());
+        if ends <= now {
+            return Err(NotRestored::LifetimeOver);
+        }
+        device.to_observe = record.to_observe.into();
+        let id = self.new_device_id();
+        for observation in observations {
+            self.restore_observation(id, &mut device, observation);
+        }
+        let refused = self.restore_commands(&mut device, commands);
+        self.registry.insert(id, device);
+        self.deadlines.set(Deadline::Lifetime(id), ends);
+        self.set_expiry(id);
+        self.push(Output::Broker(BrokerCommand::Resume { device: id, client }));
+        for Refusal { echo, reason } in refused {
+            self.changed(id);
+            self.refuse(id, &echo, "error", CommandOutcome::Refused, &reason);
+        }
+        Ok(())
+    }
+
+    fn restore_observation(&mut self, id: DeviceId, device: &mut Device, record: ObservationRecord) {
+        // It was an observe command when it was recorded; in whatever else it may have turned, there is nothing to observe.
+        let Ok(command) = downlink::interpret(record.command, &device.registration, &self.model) else { return };
+        let Operation::Observe { path, .. } = command.operation else { return };
+        let request = command.operation.request(&device.registration);
+        let freshness = Freshness::of(record.number, self.moment(record.at));
+        let exchange = self.coap.restore_observation(device.peer, record.token, request, freshness);
+        self.exchanges.insert(exchange, id);
+        device.observations.insert(exchange, Observation { path, command });
+    }
+
+    /// Gives those back that the definitions of today do not allow.
+    fn restore_commands(&self, device: &mut Device, records: Vec<CommandRecord>) -> Vec<Refusal> {
+        let mut refused = Vec::new();
+        for CommandRecord { serial, expires, command } in records {
+            match downlink::interpret(command, &device.registration, &self.model) {
+                Ok(command) => {
+                    let waiting = Waiting { command, expires: self.moment(expires), serial: Some(serial) };
+                    device.waiting.restore(waiting);
+                }
+                Err(refusal) => refused.push(refusal),
+            }
+        }
+        refused
+    }
+}

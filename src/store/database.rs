@@ -1,0 +1,254 @@
+//! The file: a redb database with a table of devices and one of their commands.
+//!
+//! - `about`: the number of the format.
+//! - `devices`: by endpoint, the record as JSON, and the name of the listener that the device speaks to.
+//! - `commands`: by endpoint and serial, the JSON of the application. They are apart from the devices since they may be
+//!   large and never change: a device is written often, each of its commands once.
+
+use std::collections::HashSet;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use redb::{DatabaseError, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition, WriteTransaction};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tracing::error;
+
+use crate::gateway::record::{Change, DeviceRecord};
+use crate::transport::UdpListener;
+
+/// Counts up with each change of the tables that an older version could not read.
+const FORMAT: u64 = 1;
+
+/// Bytes of the file that are kept in memory.
+const CACHE: usize = 16 * 1024 * 1024;
+
+/// The file holds passwords.
+const MODE: u32 = 0o600;
+
+const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("about");
+const DEVICES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("devices");
+const COMMANDS: TableDefinition<'_, (&str, u64), &str> = TableDefinition::new("commands");
+
+pub struct Database {
+    database: redb::Database,
+    listeners: Vec<UdpListener>,
+}
+
+/// Why a file is no store.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    #[error("another process uses it")]
+    InUse,
+    #[error(transparent)]
+    Io(io::Error),
+    #[error("{0}")]
+    Damaged(String),
+    /// The format.
+    #[error("format {0}")]
+    Newer(u64),
+}
+
+/// A record with what the core does not know by name.
+#[derive(Serialize)]
+struct Written<'a> {
+    listener: Option<&'a str>,
+    record: &'a DeviceRecord,
+}
+
+#[derive(Deserialize)]
+struct Read {
+    listener: Option<String>,
+    record: DeviceRecord,
+}
+
+impl Database {
+    /// Opens a file, or creates it, and reads the devices. Every checksum is verified.
+    pub fn open(file: &Path, listeners: &[UdpListener]) -> Result<(Self, Vec<DeviceRecord>), OpenError> {
+        // Checksums do not prove that pages make sense; redb asserts it, and a file may not stop the program.
+        let opened = catch_unwind(AssertUnwindSafe(|| Self::open_file(file, listeners)));
+        opened.unwrap_or_else(|_| Err(OpenError::Damaged("its pages contradict each other".to_owned())))
+    }
+
+    /// Opens a file that was open before, and has been read.
+    pub fn reopen(file: &Path, listeners: &[UdpListener]) -> Result<Self, OpenError> {
+        Ok(Self { database: open_database(file)?, listeners: listeners.to_vec() })
+    }
+
+    /// Writes all of them or none, and waits until they are on the disk.
+    pub fn write<'c>(&self, changes: impl IntoIterator<Item = &'c Change>) -> Result<(), redb::Error> {
+        let transaction = self.database.begin_write()?;
+        {
+            let mut devices = transaction.open_table(DEVICES)?;
+            let mut commands = transaction.open_table(COMMANDS)?;
+            for change in changes {
+                match change {
+                    Change::Put(record) => {
+                        devices.insert(change.endpoint(), self.encode(record).as_slice())?;
+                        write_commands(&mut commands, record)?;
+                    }
+                    Change::Remove { endpoint } => {
+                        devices.remove(endpoint.as_str())?;
+                        keep_commands(&mut commands, endpoint, &HashSet::new())?;
+                    }
+                }
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    fn open_file(file: &Path, listeners: &[UdpListener]) -> Result<(Self, Vec<DeviceRecord>), OpenError> {
+        make_private(file).map_err(OpenError::Io)?;
+        let database = open_database(file)?;
+        let database = Self { database, listeners: listeners.to_vec() };
+        database.check_format()?;
+        let devices = database.read().map_err(damage)?;
+        Ok((database, devices))
+    }
+
+    /// A file without a format is a new one.
+    fn check_format(&self) -> Result<(), OpenError> {
+        let prepare = || -> Result<u64, redb::Error> {
+            let transaction = self.database.begin_write()?;
+            let format = {
+                let mut about = transaction.open_table(ABOUT)?;
+                let format = about.get("format")?.map(|format| format.value());
+                if format.is_none() {
+                    about.insert("format", FORMAT)?;
+                }
+                format.unwrap_or(FORMAT)
+            };
+            if format == FORMAT {
+                create_tables(&transaction)?;
+            }
+            transaction.commit()?;
+            Ok(format)
+        };
+        match prepare().map_err(damage)? {
+            FORMAT => Ok(()),
+            older @ ..FORMAT => Err(OpenError::Damaged(format!("there is no format {older}"))),
+            newer => Err(OpenError::Newer(newer)),
+        }
+    }
+
+    fn read(&self) -> Result<Vec<DeviceRecord>, redb::Error> {
+        let transaction = self.database.begin_read()?;
+        let devices = transaction.open_table(DEVICES)?;
+        let commands = transaction.open_table(COMMANDS)?;
+        let mut records = Vec::new();
+        for entry in devices.iter()? {
+            let (endpoint, value) = entry?;
+            let endpoint = endpoint.value();
+            let mut record = match serde_json::from_slice(value.value()) {
+                Ok(read) => self.place(read),
+                // Its pages are whole, so that the others can be trusted.
+                Err(error) => {
+                    error!(endpoint, %error, "a device of the store cannot be read, it has to register again");
+                    continue;
+                }
+            };
+            let mut complete = Vec::new();
+            for mut command in record.commands {
+                let json = commands.get((endpoint, command.serial))?;
+                let json = json.map(|json| json.value().to_owned());
+                let Some(Ok(echo)) = json.map(TryInto::try_into) else {
+                    error!(endpoint, serial = command.serial, "a command of the store cannot be read, it is lost");
+                    continue;
+                };
+                command.command = echo;
+                complete.push(command);
+            }
+            record.commands = complete;
+            records.push(record);
+        }
+        Ok(records)
+    }
+
+    fn encode(&self, record: &DeviceRecord) -> Vec<u8> {
+        let listener = self.listeners.get(usize::from(record.peer.socket)).map(|listener| listener.name.as_str());
+        serde_json::to_vec(&Written { listener, record }).expect("keys are texts, and numbers are finite")
+    }
+
+    /// The device comes back to the listener of the same name. Where that is gone it is reached by one that can reach its
+    /// address, until it speaks to another.
+    fn place(&self, Read { listener, mut record }: Read) -> DeviceRecord {
+        let position = |fits: &dyn Fn(&UdpListener) -> bool| self.listeners.iter().position(fits);
+        let index = position(&|known| Some(&known.name) == listener.as_ref())
+            .or_else(|| position(&|known| known.bind.is_ipv4() == record.peer.address.is_ipv4()));
+        record.peer.socket = index.and_then(|index| index.try_into().ok()).unwrap_or(0);
+        record
+    }
+}
+
+fn open_database(file: &Path) -> Result<redb::Database, OpenError> {
+    let mut builder = redb::Database::builder();
+    builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
+    builder.create(file).map_err(|error| match error {
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => OpenError::InUse,
+        other => damage(other.into()),
+    })
+}
+
+/// What the file is, or what the system says of it: the two look alike in redb's errors.
+fn damage(error: redb::Error) -> OpenError {
+    match error {
+        redb::Error::Io(error)
+            if !matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+        {
+            OpenError::Io(error)
+        }
+        other => OpenError::Damaged(other.to_string()),
+    }
+}
+
+/// Nobody else can read the file, from its first moment on.
+fn make_private(file: &Path) -> io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(MODE).open(file) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let mut permissions = fs::metadata(file)?.permissions();
+            if permissions.mode() & 0o077 == 0 {
+                return Ok(());
+            }
+            permissions.set_mode(MODE);
+            fs::set_permissions(file, permissions)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn create_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    transaction.open_table(DEVICES)?;
+    transaction.open_table(COMMANDS)?;
+    Ok(())
+}
+
+fn write_commands(table: &mut Table<'_, (&str, u64), &str>, record: &DeviceRecord) -> Result<(), StorageError> {
+    let endpoint = record.registration.endpoint.as_str();
+    let current: HashSet<u64> = record.commands.iter().map(|command| command.serial).collect();
+    let written = keep_commands(table, endpoint, &current)?;
+    for command in record.commands.iter().filter(|command| !written.contains(&command.serial)) {
+        table.insert((endpoint, command.serial), command.command.to_json().as_str())?;
+    }
+    Ok(())
+}
+
+/// Removes the commands of an endpoint but these, and says which are there.
+fn keep_commands(
+    table: &mut Table<'_, (&str, u64), &str>,
+    endpoint: &str,
+    current: &HashSet<u64>,
+) -> Result<HashSet<u64>, StorageError> {
+    let mut written = HashSet::new();
+    for entry in table.range((endpoint, 0)..=(endpoint, u64::MAX))? {
+        written.insert(entry?.0.value().1);
+    }
+    for serial in written.difference(current) {
+        table.remove((endpoint, *serial))?;
+    }
+    Ok(written)
+}

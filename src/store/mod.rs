@@ -1,0 +1,177 @@
+//! The store: what the core tells of its devices is kept in one file, so that it outlives the process.
+//!
+//! 1. [`Store::open`] reads the file, or puts aside one that cannot be read, and gives the devices that are in it.
+//! 2. [`Store::flush`] takes the changes of the core and hands them to the writer, a thread of its own, through a bounded
+//!    channel. It never waits: while the channel is full the changes stay where they are.
+//! 3. [`Store::close`] waits until the last change is written.
+//!
+//! The file holds the passwords of devices, since the broker asks for them when a device is connected again: it is
+//! readable for its owner only. What is written is on the disk (`fsync`), so that it outlives the machine too.
+
+mod database;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tracing::{error, info, warn};
+
+use crate::gateway::Gateway;
+use crate::gateway::record::{Change, DeviceRecord};
+use crate::observability::metrics::Metrics;
+use crate::transport::UdpListener;
+
+use database::{Database, OpenError};
+use writer::Writer;
+
+/// Changes that are handed over in one piece; and how many pieces may wait for the writer.
+const BATCH: usize = 256;
+const BATCHES: usize = 64;
+
+/// Where and how often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// `None`: when the broker is another process. The embedded one forgets everything at the end of this one.
+    pub enable: Option<bool>,
+    /// A relative one counts from the working directory.
+    pub file: PathBuf,
+    /// How long a change may wait to be written together with others.
+    pub flush_interval: Duration,
+}
+
+/// Why there is no store. What is wrong with the contents of a file is no reason: such a file is put aside.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    #[error(
+        "store.file = {}: another process uses it; every gateway needs a store of its own (or `store.enable = false`)",
+        .0.display()
+    )]
+    InUse(PathBuf),
+    #[error("store.file = {}: {error} (`store.enable = false` runs without a store)", .file.display())]
+    NotOpened { file: PathBuf, error: std::io::Error },
+    #[error("store.file = {}: it cannot be read ({problem}), and it cannot be put aside: {error}", .file.display())]
+    NotPutAside { file: PathBuf, problem: String, error: std::io::Error },
+}
+
+/// The driver's end of the store.
+pub struct Store {
+    batches: SyncSender<Vec<Change>>,
+    /// A batch that the channel had no room for. It is older than whatever the core has to tell meanwhile.
+    held: Option<Vec<Change>>,
+    writer: JoinHandle<()>,
+    closing: Arc<AtomicBool>,
+    interval: Duration,
+    metrics: Arc<Metrics>,
+}
+
+impl Store {
+    /// Opens the file, or creates it, and gives the devices that are in it. A device comes back to the
+    /// listener of the same name. `unix_time` names a file that is put aside.
+    pub fn open(
+        settings: &Settings,
+        listeners: &[UdpListener],
+        unix_time: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Result<(Self, Vec<DeviceRecord>), StoreError> {
+        let (database, devices) = open_or_put_aside(settings, listeners, unix_time)?;
+        info!(file = %settings.file.display(), devices = devices.len(), "store opened");
+        let (batches, receiver) = sync_channel(BATCHES);
+        let closing = Arc::new(AtomicBool::new(false));
+        let file = settings.file.clone();
+        let writer =
+            Writer::new(database, file, listeners.to_vec(), receiver, Arc::clone(&closing), Arc::clone(&metrics));
+        let writer = thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(|| writer.run())
+            .map_err(|error| StoreError::NotOpened { file: settings.file.clone(), error })?;
+        let store = Self { batches, held: None, writer, closing, interval: settings.flush_interval, metrics };
+        Ok((store, devices))
+    }
+
+    /// When changes that there are now have to be handed over; `None` if there are none.
+    pub fn next_flush(&self, now: Instant, gateway: &Gateway) -> Option<Instant> {
+        gateway.has_changes().then(|| now + self.interval)
+    }
+
+    /// Hands over a batch of what has changed, and says when the next one is due. Never waits.
+    pub fn flush(&mut self, now: Instant, gateway: &mut Gateway) -> Option<Instant> {
+        let batch = self.held.take().unwrap_or_else(|| gateway.take_changes(now, BATCH));
+        match self.batches.try_send(batch) {
+            Ok(()) => gateway.has_changes().then_some(now),
+            Err(TrySendError::Full(batch)) => {
+                self.metrics.store.queue_full.increment();
+                self.held = Some(batch);
+                Some(now + self.interval)
+            }
+            Err(TrySendError::Disconnected(_)) => unreachable!("the writer stays as long as somebody sends to it"),
+        }
+    }
+
+    /// Hands over what the core has still to tell, and waits until it is written, but not longer than `patience`.
+    pub async fn close(self, now: Instant, mut gateway: Gateway, patience: Duration) {
+        let Self { batches, held, writer, closing, .. } = self;
+        gateway.change_all();
+        closing.store(true, Ordering::Relaxed);
+        writer.thread().unpark();
+        let last = tokio::task::spawn_blocking(move || {
+            let mut next = held;
+            while let Some(batch) = next.or_else(|| Some(gateway.take_changes(now, BATCH)))
+                && !batch.is_empty()
+                && batches.send(batch).is_ok()
+            {
+                next = None;
+            }
+            drop(batches);
+            writer.join()
+        });
+        match tokio::time::timeout(patience, last).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(_)) | Err(_)) => error!("the writer of the store failed"),
+            Err(_) => warn!("changes of devices were left when the store was closed"),
+        }
+    }
+}
+
+fn open_or_put_aside(
+    settings: &Settings,
+    listeners: &[UdpListener],
+    unix_time: Duration,
+) -> Result<(Database, Vec<DeviceRecord>), StoreError> {
+    let file = &settings.file;
+    let (problem, mark) = match Database::open(file, listeners) {
+        Ok(opened) => return Ok(opened),
+        Err(OpenError::InUse) => return Err(StoreError::InUse(file.clone())),
+        Err(OpenError::Io(error)) => return Err(StoreError::NotOpened { file: file.clone(), error }),
+        Err(OpenError::Damaged(problem)) => (problem, "damaged"),
+        Err(OpenError::Newer(format)) => {
+            (format!("it is of format {format}, which a newer version of this program writes"), "newer")
+        }
+    };
+    let mut aside = file.clone().into_os_string();
+    aside.push(format!(".{mark}-{}", unix_time.as_secs()));
+    let aside = PathBuf::from(aside);
+    std::fs::rename(file, &aside).map_err(|error| StoreError::NotPutAside {
+        file: file.clone(),
+        problem: problem.clone(),
+        error,
+    })?;
+    error!(
+        file = %file.display(),
+        problem,
+        put_aside = %aside.display(),
+        "the store cannot be read: the devices that it knew have to register again; \
+         a store of a newer version can be put back for that version, a damaged one can be deleted"
+    );
+    Database::open(file, listeners).map_err(|error| match error {
+        OpenError::InUse => StoreError::InUse(file.clone()),
+        OpenError::Io(error) => StoreError::NotOpened { file: file.clone(), error },
+        OpenError::Damaged(_) | OpenError::Newer(_) => {
+            StoreError::NotOpened { file: file.clone(), error: std::io::Error::other("a new file cannot be read back") }
+        }
+    })
+}

@@ -1,0 +1,113 @@
+//! The one that writes: a thread of its own, since a disk makes wait.
+//!
+//! What cannot be written is kept and tried again. Meanwhile nothing more is taken, so that the channel fills, and the
+//! changes wait in the core: as marks, one for each device.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::thread;
+use std::time::Duration;
+
+use thiserror::Error;
+use tracing::{error, info};
+
+use crate::gateway::record::Change;
+use crate::observability::metrics::Metrics;
+use crate::transport::UdpListener;
+
+use super::database::{Database, OpenError};
+
+/// Batches that are written at once, if so many wait.
+const TOGETHER: usize = 4;
+
+/// After an error of the disk.
+const PAUSE: Duration = Duration::from_secs(1);
+
+pub struct Writer {
+    /// `None` after an error: redb takes nothing more before the file is opened again.
+    database: Option<Database>,
+    file: PathBuf,
+    listeners: Vec<UdpListener>,
+    batches: Receiver<Vec<Change>>,
+    /// The program ends: there is no time to wait for a disk that fails.
+    closing: Arc<AtomicBool>,
+    failing: bool,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Error)]
+enum WriteError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Write(#[from] redb::Error),
+    #[error("the pages of the file contradict each other")]
+    Senseless,
+}
+
+impl Writer {
+    pub fn new(
+        database: Database,
+        file: PathBuf,
+        listeners: Vec<UdpListener>,
+        batches: Receiver<Vec<Change>>,
+        closing: Arc<AtomicBool>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { database: Some(database), file, listeners, batches, closing, failing: false, metrics }
+    }
+
+    /// Until nobody sends any more, and all is written.
+    pub fn run(mut self) {
+        while let Ok(mut changes) = self.batches.recv() {
+            changes.extend(self.batches.try_iter().take(TOGETHER - 1).flatten());
+            while let Err(error) = self.write(&changes) {
+                self.failed(&error);
+                if self.closing.load(Ordering::Relaxed) {
+                    break;
+                }
+                thread::park_timeout(PAUSE);
+            }
+        }
+    }
+
+    fn write(&mut self, changes: &[Change]) -> Result<(), WriteError> {
+        // redb asserts what a file of its own cannot contain. The gateway goes on without a store rather than not at all.
+        let written = catch_unwind(AssertUnwindSafe(|| self.try_to_write(changes)));
+        written.unwrap_or(Err(WriteError::Senseless))?;
+        for change in changes {
+            match change {
+                Change::Put(_) => self.metrics.store.put.increment(),
+                Change::Remove { .. } => self.metrics.store.removed.increment(),
+            }
+        }
+        if std::mem::take(&mut self.failing) {
+            info!(file = %self.file.display(), "the store is written again");
+        }
+        Ok(())
+    }
+
+    fn try_to_write(&mut self, changes: &[Change]) -> Result<(), WriteError> {
+        // Put back only when it went well.
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => Database::reopen(&self.file, &self.listeners)?,
+        };
+        database.write(changes)?;
+        self.database = Some(database);
+        Ok(())
+    }
+
+    fn failed(&mut self, error: &WriteError) {
+        self.metrics.store.write_errors.increment();
+        if !std::mem::replace(&mut self.failing, true) {
+            error!(
+                file = %self.file.display(), %error,
+                "the store cannot be written: what changes now does not outlive this process; it is tried again"
+            );
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Devices that an earlier process had connected.
+
+use super::*;
+
+#[test]
+fn devices_of_before_are_connected_again_at_the_limited_rate() {
+    let mut scene = Scene::new();
+    (1..=3).for_each(|device| scene.command_resume(DeviceId(device), "ep1"));
+    for device in 1..=3 {
+        let anchor = scene.attempt(DeviceId(device), &format!("c{device}"));
+        scene.expect(&[Action::Tell(BrokerEvent::Connected { device: DeviceId(device) })]);
+        assert_eq!(scene.devices.by_anchor.get(&anchor), Some(&Owner::Device(DeviceId(device))));
+        if device < 3 {
+            assert_eq!(scene.advance_to_deadline(), Duration::from_millis(100), "ten in a second");
+        }
+    }
+    assert_eq!(scene.metrics.upstream.connected.value(), 0);
+    assert_eq!(scene.metrics.upstream.reconnected.value(), 3);
+}
+
+#[test]
+fn a_device_of_before_waits_for_a_broker_that_is_away_and_so_does_what_it_says() {
+    let mut scene = Scene::new();
+    scene.command_resume(ONE, "ep1");
+    scene.publish(ONE, "a");
+    let (anchor, _) = scene.expect_dial();
+    scene.devices.dialed(scene.now, anchor, Err("connection refused".to_owned()));
+    scene.expect(&[hang_up(anchor)]);
+    scene.recover(NodeId(0));
+    scene.advance_to_deadline();
+    let anchor = scene.attempt(ONE, "c1");
+    let conn = "c1".to_owned();
+    let publication = publication("a", UplinkClass::Answer);
+    scene.expect(&[
+        Action::Tell(BrokerEvent::Connected { device: ONE }),
+        Action::Call { anchor, node: scene.dialed[&anchor], call: Call::Publish { conn, publication } },
+    ]);
+}
+
+#[test]
+fn a_device_of_before_is_told_as_connected_once() {
+    let mut scene = Scene::new();
+    scene.command_resume(ONE, "ep1");
+    let anchor = scene.attempt(ONE, "c1");
+    scene.expect(&[Action::Tell(BrokerEvent::Connected { device: ONE })]);
+    scene.devices.anchor_ended(scene.now, anchor);
+    scene.expect(&[hang_up(anchor)]);
+    scene.advance_to_deadline();
+    scene.attempt(ONE, "c2");
+    scene.expect_nothing();
+}
+
+#[test]
+fn a_device_of_before_that_the_broker_refuses_is_closed() {
+    let mut scene = Scene::new();
+    scene.command_resume(ONE, "ep1");
+    let (anchor, token) = scene.expect_dial();
+    scene.socket_says("c1", &token.line());
+    scene.expect_authenticate(ONE, anchor, "c1");
+    scene.answer(anchor, Outcome::Refused("not_authorized".to_owned()));
+    let closed = BrokerEvent::Closed { device: ONE, reason: CloseReason::Refused };
+    scene.expect(&[Action::Tell(closed), hang_up(anchor)]);
+    assert!(scene.devices.is_empty());
+}
+
+#[test]
+fn a_device_of_before_that_is_disconnected_before_its_turn_is_forgotten() {
+    let mut scene = Scene::new();
+    scene.command_resume(ONE, "ep1");
+    scene.expect_dial();
+    scene.command_resume(DeviceId(2), "ep2");
+    scene.disconnect(DeviceId(2));
+    scene.expect_nothing();
+    scene.advance(Duration::from_secs(1));
+    scene.expect_nothing();
+}
