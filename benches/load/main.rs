@@ -10,7 +10,7 @@
 //!
 //! `--restart` shows something else: the server is killed under load and started again, and what is lost by it.
 //!
-//! `--outage SECONDS` too: the broker's exproto gateway is stopped under load for so long, and what is lost by it.
+//! So does `--outage SECONDS`: the broker's exproto gateway is stopped under load for so long, and what is lost by it.
 //!
 //! Load and server share the machine: processor seconds of the server are the figure to compare.
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
