@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use lwm2m_gateway::coap::options::number;
 use lwm2m_gateway::coap::{Code, Kind, Message, MessageId, Peer, Token};
 use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, ConnectError, DeviceId, Publication};
-use lwm2m_gateway::gateway::report::Report;
+use lwm2m_gateway::gateway::report::{DropReason, Report, Verdict};
 use lwm2m_gateway::gateway::settings::Settings;
 use lwm2m_gateway::gateway::{Gateway, Output};
 use lwm2m_gateway::simulator::{self, Device, DeviceEvent, DeviceSettings};
@@ -64,6 +64,8 @@ pub struct Network {
     /// What was published, in order, and for which registration.
     pub published: Vec<(DeviceId, Publication)>,
     pub reports: Vec<Report>,
+    /// Datagrams that were dropped because strangers sent too many.
+    pub rate_limited: usize,
     begun: Instant,
     by_address: HashMap<Peer, Number>,
     /// The registration of each endpoint that the broker has now.
@@ -130,6 +132,7 @@ impl Network {
             devices: Vec::new(),
             published: Vec::new(),
             reports: Vec::new(),
+            rate_limited: 0,
             begun: now,
             by_address: HashMap::new(),
             connected: HashMap::new(),
@@ -291,7 +294,10 @@ impl Network {
                     self.carry(transmit.datagram, |datagram| Happening::ToDevice(transmit.peer, datagram));
                 }
                 Output::Broker(command) => self.serve(command),
-                Output::Report(Report::Datagram { .. }) => verdicts += 1,
+                Output::Report(Report::Datagram { verdict, .. }) => {
+                    verdicts += 1;
+                    self.rate_limited += usize::from(verdict == Verdict::Dropped(DropReason::RateLimited));
+                }
                 Output::Report(report) => self.reports.push(report),
                 Output::Idle(next) => {
                     let next = next.map(|next| next.max(self.now));
