@@ -137,7 +137,9 @@ class Application:
         if answer[1]["msgType"] == "ack":
             answer = self.receive(patience)
         topic, payload = answer
-        assert (topic, payload["msgType"], payload["reqID"]) == ("up/resp", answered_as or kind, request), payload
+        assert (topic, payload["msgType"], payload["reqID"]) == ("up/resp", answered_as or kind, request), (
+            json.dumps(payload)[:1000]
+        )
         return payload["data"]
 
     def value(self, kind, path):
