@@ -8,6 +8,7 @@ pub enum Acknowledging {
     /// As soon as it is there.
     AtOnce,
     /// When [`Endpoint::acknowledge`](super::Endpoint::acknowledge) is called; until then the peer repeats it, unheard.
+    /// A notification in the place of a first answer that was lost is that answer, and acknowledged as one: at once.
     OnDemand,
 }
 

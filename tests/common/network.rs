@@ -7,12 +7,12 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use lwm2m_gateway::coap::options::number;
 use lwm2m_gateway::coap::{Code, Kind, Message, MessageId, Peer, Token};
-use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, DeviceId, Publication};
+use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, DeviceId, Publication, Ticket};
 use lwm2m_gateway::gateway::report::Report;
 use lwm2m_gateway::gateway::settings::Settings;
 use lwm2m_gateway::gateway::{Gateway, Output};
@@ -30,8 +30,10 @@ pub struct Weather {
     pub duplication: f64,
     /// Each datagram takes a time up to this: what is sent later may arrive earlier.
     pub delay: Duration,
-    /// The broker answers a Connect after a time up to this.
+    /// The broker answers a Connect, and tells that it took a publication, after a time up to this.
     pub broker_delay: Duration,
+    /// Of the publications with a ticket, which the broker never says a word about.
+    pub untold: f64,
 }
 
 impl Weather {
@@ -40,11 +42,15 @@ impl Weather {
         duplication: 0.0,
         delay: Duration::from_millis(50),
         broker_delay: Duration::from_millis(50),
+        untold: 0.0,
     };
 }
 
 /// Which of the devices.
 pub type Number = usize;
+
+/// A notification, by its device, the path that is observed and the Observe number.
+pub type Notification = (Number, String, u32);
 
 pub struct Network {
     pub gateway: Gateway,
@@ -54,6 +60,12 @@ pub struct Network {
     /// What was published, in order, and for which registration.
     pub published: Vec<(DeviceId, Publication)>,
     pub reports: Vec<Report>,
+    /// The notifications that the broker said it took.
+    pub taken: HashSet<Notification>,
+    /// The notifications that the core acknowledged before that.
+    pub acknowledged_untaken: Vec<Notification>,
+    /// The notifications that a ticket was given out for, until the broker says that it took them.
+    tickets: HashMap<Ticket, Notification>,
     begun: Instant,
     by_address: HashMap<Peer, Number>,
     /// The registration of each endpoint that the broker has now.
@@ -78,6 +90,10 @@ pub struct Attached {
     /// The Observe numbers of the confirmable notifications that the core acknowledged, in the order in which the
     /// acknowledgements came.
     pub confirmed: Vec<(Token, u32)>,
+    /// What each token of the core observes.
+    pub observed: HashMap<Token, String>,
+    /// How many confirmable notifications it sent, repetitions not counted.
+    pub notifications: usize,
     address: Peer,
     wakes: Option<Instant>,
     /// Confirmable notifications that were not acknowledged yet.
@@ -119,6 +135,9 @@ impl Network {
             devices: Vec::new(),
             published: Vec::new(),
             reports: Vec::new(),
+            taken: HashSet::new(),
+            acknowledged_untaken: Vec::new(),
+            tickets: HashMap::new(),
             begun: now,
             by_address: HashMap::new(),
             connected: HashMap::new(),
@@ -142,6 +161,8 @@ impl Network {
             commanded: Vec::new(),
             registers: 0,
             confirmed: Vec::new(),
+            observed: HashMap::new(),
+            notifications: 0,
             address,
             wakes: None,
             unconfirmed: HashMap::new(),
@@ -241,6 +262,9 @@ impl Network {
                 self.gateway.handle_broker(self.now, BrokerEvent::Closed { device: former, reason });
             }
         }
+        if let BrokerEvent::Published { ticket, .. } = &event {
+            self.taken.extend(self.tickets.remove(ticket));
+        }
         self.gateway.handle_broker(self.now, event);
         assert_eq!(self.drain_gateway(), 0, "a verdict without a datagram");
     }
@@ -274,6 +298,7 @@ impl Network {
         loop {
             match self.gateway.poll_output() {
                 Output::Transmit(transmit) => {
+                    self.watch_gateway(transmit.peer, &transmit.datagram);
                     self.carry(transmit.datagram, |datagram| Happening::ToDevice(transmit.peer, datagram));
                 }
                 Output::Broker(command) => self.serve(command),
@@ -304,6 +329,9 @@ impl Network {
                     self.clientids.contains_key(&device),
                     "a publication for a device that the broker does not have"
                 );
+                if let Some(ticket) = publication.ticket {
+                    self.issue(device, ticket, &publication);
+                }
                 self.published.push((device, publication));
             }
             BrokerCommand::Disconnect { device } => {
@@ -312,6 +340,20 @@ impl Network {
                     self.connected.remove(&clientid);
                 }
             }
+        }
+    }
+
+    /// The broker tells that it took a notification, sooner or later or never.
+    fn issue(&mut self, device: DeviceId, ticket: Ticket, publication: &Publication) {
+        let endpoint = self.clientids.get(&device).expect("it was published for");
+        let number = self.devices.iter().position(|attached| attached.endpoint == *endpoint).expect("it is attached");
+        let payload: Value = serde_json::from_slice(&publication.payload).expect("JSON");
+        if let Some((path, observe)) = notification_of(&payload) {
+            self.tickets.insert(ticket, (number, path, observe));
+        }
+        if !self.rng.random_bool(self.weather.untold) {
+            let at = self.now + self.weather.broker_delay.mul_f64(self.rng.random_range(0.0..1.0));
+            self.schedule(at, Happening::FromBroker(BrokerEvent::Published { device, ticket }));
         }
     }
 
@@ -331,11 +373,34 @@ impl Network {
         let Message { kind, code, id, token, options, .. } = Message::decode(datagram).expect("devices send messages");
         if kind == Kind::Confirmable && code == Code::CONTENT {
             let observe = options.uint(number::OBSERVE).expect("a number").expect("a notification has a number");
-            attached.unconfirmed.insert(id, (token, observe));
+            if attached.unconfirmed.insert(id, (token, observe)) != Some((token, observe)) {
+                attached.notifications += 1;
+            }
         }
         let registers = code == Code::POST && options.all(number::URI_PATH).eq([b"rd".as_slice()]);
         if registers && attached.last_register.replace(id) != Some(id) {
             attached.registers += 1;
+        }
+    }
+
+    /// Keeps what a test wants to know of a datagram of the core.
+    fn watch_gateway(&mut self, to: Peer, datagram: &[u8]) {
+        let Some(&number) = self.by_address.get(&to) else { return };
+        let message = Message::decode(datagram).expect("the gateway sends messages");
+        let attached = &mut self.devices[number];
+        if message.code == Code::GET && message.options.uint(number::OBSERVE) == Ok(Some(0)) {
+            let path = message.options.texts(number::URI_PATH).expect("text");
+            let path = path.iter().map(|segment| format!("/{segment}")).collect();
+            attached.observed.insert(message.token, path);
+        }
+        if message == Message::empty(Kind::Acknowledgement, message.id)
+            && let Some((token, observe)) = attached.unconfirmed.get(&message.id)
+            && let Some(path) = attached.observed.get(token)
+        {
+            let notification = (number, path.clone(), *observe);
+            if !self.taken.contains(&notification) {
+                self.acknowledged_untaken.push(notification);
+            }
         }
     }
 
@@ -360,6 +425,12 @@ impl Network {
         self.by_address.insert(address, number);
         address
     }
+}
+
+/// The observed path and the Observe number of a published notification, or of the first answer to `observe`.
+pub fn notification_of(payload: &Value) -> Option<(String, u32)> {
+    let number = u32::try_from(payload["seqNum"].as_u64()?).expect("24 bits");
+    Some((payload["data"]["reqPath"].as_str().expect("a path").to_owned(), number))
 }
 
 impl PartialEq for Scheduled {
