@@ -17,6 +17,7 @@ pub struct Parameters {
     pub ack_timeout: Duration,
     /// At least 1.0.
     pub ack_random_factor: f64,
+    /// A further block of a transfer is sent again twice as often.
     pub max_retransmit: u8,
     pub max_latency: Duration,
     pub processing_delay: Duration,

@@ -1,9 +1,9 @@
 //! Confirmable messages on their way: sent again with exponential back-off until they are acknowledged, reset or given
 //! up (RFC 7252 section 4.2).
 //!
-//! A block within a transfer is sent again twice as often, the later half without longer waits. Of a thousand exchanges,
-//! one in four thousand of which fails by chance where a tenth of the datagrams is lost each way, a quarter of all
-//! firmware images would not arrive. With the default parameters the last repetition is within EXCHANGE_LIFETIME, so the
+//! A further block of a transfer is sent again twice as often, the later half without longer waits: where a tenth of the
+//! datagrams is lost each way, one exchange in four thousand fails with MAX_RETRANSMIT 4, and so every fourth firmware
+//! image of a thousand blocks would. With the default parameters the last repetition leaves within EXCHANGE_LIFETIME: the
 //! peer knows it for one.
 
 use std::collections::HashMap;
