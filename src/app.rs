@@ -40,7 +40,7 @@ pub struct Places {
     pub objects: usize,
 }
 
-/// Serves until the program is told to end by Ctrl-C or SIGTERM.
+/// Serves until the program is told to end by Ctrl-C or SIGTERM. The second time ends it at once, and is an error.
 pub async fn run(config: Config, embedded: bool) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -50,7 +50,11 @@ pub async fn run(config: Config, embedded: bool) -> anyhow::Result<()> {
         _ = interrupt.recv() => info!("interrupted: stopping"),
         _ = terminate.recv() => info!("told to terminate: stopping"),
     }
-    app.stop().await
+    tokio::select! {
+        stopped = app.stop() => stopped,
+        _ = interrupt.recv() => Err(anyhow!("interrupted again: ended at once")),
+        _ = terminate.recv() => Err(anyhow!("told to terminate again: ended at once")),
+    }
 }
 
 /// Builds the program and lets it run. With `embedded` the broker of the first try runs in this process.
@@ -106,7 +110,7 @@ impl App {
         &self.places
     }
 
-    /// Stops taking work, publishes what is queued, and ends.
+    /// Stops taking work, lets what is in flight come to its end, publishes what is queued, and ends.
     pub async fn stop(self) -> anyhow::Result<()> {
         // The driver that is gone already tells why by its own result.
         if self.stop.send(()).is_err() {

@@ -27,6 +27,11 @@ impl<K: Copy + Ord + Hash> Deadlines<K> {
         self.ordered.insert((at, key));
     }
 
+    /// The deadline of `key`, if it has one.
+    pub fn get(&self, key: K) -> Option<Instant> {
+        self.by_key.get(&key).copied()
+    }
+
     pub fn cancel(&mut self, key: K) {
         if let Some(at) = self.by_key.remove(&key) {
             self.ordered.remove(&(at, key));

@@ -14,7 +14,7 @@ use tracing::{debug, trace};
 use crate::gateway::{Gateway, Output};
 use crate::observability::log;
 use crate::observability::metrics::Metrics;
-use crate::transport::Sockets;
+use crate::transport::{Batch, Sockets};
 use crate::upstream::exproto::Link;
 
 /// How often the core is told what the wall clock says.
@@ -43,11 +43,28 @@ impl Driver {
         Self { gateway, sockets, link, metrics, wall_clock_read: monotonic_now() }
     }
 
-    /// Runs until `stop` is there, then lets the link publish what is queued for at most `patience`.
+    /// Runs until `stop` is there. Then the end takes `patience` at the most: half of it for the answers to commands in
+    /// flight, all of it for what the link has to publish.
     pub async fn run(mut self, stop: impl Future<Output = ()>, patience: Duration) {
+        self.run_until(stop, |_| false).await;
+        let end = monotonic_now() + patience;
+        let now = self.now();
+        self.gateway.drain(now);
+        self.run_until(sleep_until((end - patience / 2).into()), Gateway::is_drained).await;
+        let now = self.now();
+        self.gateway.end(now);
+        self.carry_out();
+        self.link.shut_down(end.saturating_duration_since(monotonic_now())).await;
+    }
+
+    /// Runs until `stop` is there, or the gateway is `done`.
+    async fn run_until(&mut self, stop: impl Future<Output = ()>, done: impl Fn(&Gateway) -> bool) {
         tokio::pin!(stop);
         loop {
-            let deadline = self.drain();
+            let deadline = self.carry_out();
+            if done(&self.gateway) {
+                return;
+            }
             let input = tokio::select! {
                 index = self.sockets.readable() => Input::Readable(index),
                 event = self.link.event() => Input::Broker(event),
@@ -59,14 +76,13 @@ impl Driver {
                 Input::Readable(index) => self.receive(now, index),
                 Input::Broker(event) => self.gateway.handle_broker(now, event),
                 Input::Deadline => self.gateway.handle_timeout(now),
-                Input::Stop => break,
+                Input::Stop => return,
             }
         }
-        self.link.shut_down(patience).await;
     }
 
     /// Carries out what the gateway says, and tells when it wants to be woken.
-    fn drain(&mut self) -> Instant {
+    fn carry_out(&mut self) -> Instant {
         loop {
             match self.gateway.poll_output() {
                 Output::Transmit(transmit) => {
@@ -94,9 +110,13 @@ impl Driver {
             gateway.handle_datagram(now, peer, datagram);
         });
         // What the network says of an earlier datagram of ours; the device will be given up by its own deadlines.
-        if let Err(error) = received {
-            self.metrics.transport.receive_errors.increment();
-            debug!(%error, "receiving failed");
+        match received {
+            Ok(Batch::Emptied) => {}
+            Ok(Batch::Full) => self.metrics.transport.full_batches.increment(),
+            Err(error) => {
+                self.metrics.transport.receive_errors.increment();
+                debug!(%error, "receiving failed");
+            }
         }
     }
 

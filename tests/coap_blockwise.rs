@@ -79,7 +79,7 @@ impl Scene {
                 Output::Transmit(Transmit { datagram, .. }) => {
                     return Some(Message::decode(&datagram).expect("what leaves is a message"));
                 }
-                Output::Verdict(..) | Output::Retransmitted(_) => {}
+                Output::Verdict(..) | Output::Retransmitted(_) | Output::Forgotten(_) => {}
             }
         }
     }

@@ -266,6 +266,43 @@ async fn a_signal_ends_it_in_time_although_the_broker_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_command_in_flight_is_answered_before_it_ends() {
+    let mut scene = Scene::registered("in-flight").await;
+    let command = json!({ "reqID": 1, "msgType": "read", "data": { "path": "/3/0/0" } });
+    scene.command(&command);
+    let request = scene.device.expect_request(Code::GET, "/3/0/0");
+    scene.gateway.signal("TERM");
+    until_refused(&scene.gateway).await;
+    assert_eq!(scene.device.update(&[], None).code, Code::CHANGED);
+    scene.device.answer_text(&request, "Acme");
+    scene.expect("up/resp", &answer(&command, content("/3/0/0", "Acme")));
+    assert_eq!(scene.gateway.wait().code(), Some(0), "{}", scene.gateway.output());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_signal_ends_it_at_once() {
+    let mut scene = Scene::registered("hasty").await;
+    scene.command(&json!({ "reqID": 1, "msgType": "read", "data": { "path": "/3/0/0" } }));
+    scene.device.expect_request(Code::GET, "/3/0/0");
+    scene.gateway.signal("TERM");
+    until_refused(&scene.gateway).await;
+    assert_eq!(scene.gateway.stop("INT").code(), Some(1), "{}", scene.gateway.output());
+    assert!(scene.gateway.output().contains("ended at once"), "{}", scene.gateway.output());
+}
+
+/// Until it has heard the signal: then a Register is answered 5.03.
+async fn until_refused(gateway: &Gateway) {
+    for number in 0.. {
+        let mut late = Device::new(gateway.address());
+        let answer = late.try_register(&format!("ep=late-{number}&lt=60"), LINKS);
+        if answer.code == Code::SERVICE_UNAVAILABLE {
+            assert_eq!(answer.options.uint(number::MAX_AGE), Ok(Some(30)));
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_gives_up_notifications_and_keeps_reports() {
     let mut scene = Scene::registered_with("crowded", "upstream.exproto.queue_per_device = 5\n").await;
     let Some(control) = scene.broker.control() else { return };

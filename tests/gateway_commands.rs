@@ -9,7 +9,7 @@ use std::time::Duration;
 use lwm2m_gateway::coap::options::{format, number};
 use lwm2m_gateway::coap::{Code, Kind, Message, MessageId};
 use lwm2m_gateway::gateway::report::{CommandOutcome, Report};
-use lwm2m_gateway::lwm2m::operation::UndefinedResources;
+use lwm2m_gateway::lwm2m::codec::UndefinedResources;
 use serde_json::{Value, json};
 use virtual_scene::{Scene, content, outcome, peer, read, reply, text_reply};
 

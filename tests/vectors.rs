@@ -28,7 +28,7 @@ use lwm2m_gateway::definitions;
 use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, ConnectError, DeviceId};
 use lwm2m_gateway::gateway::settings::Settings;
 use lwm2m_gateway::gateway::{self, Output};
-use lwm2m_gateway::lwm2m::operation::UndefinedResources;
+use lwm2m_gateway::lwm2m::codec::UndefinedResources;
 use serde_json::{Value, json};
 
 const ENDPOINT: &str = "dev-7";

@@ -25,6 +25,7 @@ pub struct Counts {
     pub registered: Cell<u64>,
     pub observed: Cell<u64>,
     pub notified: Cell<u64>,
+    pub updated: Cell<u64>,
     /// Datagrams that the system did not take.
     pub unsent: Cell<u64>,
 }
@@ -37,11 +38,11 @@ pub struct Fleet {
 
 impl Fleet {
     /// The devices register by themselves from now on.
-    pub async fn start(devices: u32, server: SocketAddr) -> anyhow::Result<Self> {
+    pub async fn start(devices: u32, lifetime: Duration, server: SocketAddr) -> anyhow::Result<Self> {
         let fleet = Self { counts: Rc::default(), interval: watch::Sender::new(None) };
         let registering = Arc::new(Semaphore::new(REGISTERING_AT_ONCE));
         for number in 0..devices {
-            let member = Member::new(number, devices, server, &fleet).await?;
+            let member = Member::new(number, devices, lifetime, server, &fleet).await?;
             let registering = Arc::clone(&registering);
             spawn_local(async move {
                 let permit = registering.acquire_owned().await.expect("nobody closes the semaphore");
@@ -80,13 +81,19 @@ struct Member {
 }
 
 impl Member {
-    async fn new(number: u32, devices: u32, server: SocketAddr, fleet: &Fleet) -> anyhow::Result<Self> {
+    async fn new(
+        number: u32,
+        devices: u32,
+        lifetime: Duration,
+        server: SocketAddr,
+        fleet: &Fleet,
+    ) -> anyhow::Result<Self> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         socket.connect(server).await?;
         // Before its first look at a socket the runtime takes it for full, and the Register would be lost.
         socket.writable().await?;
         let settings = DeviceSettings {
-            lifetime: Duration::from_secs(3600),
+            lifetime,
             wave: None,
             notification_interval: None,
             ..DeviceSettings::new(endpoint(number))
@@ -141,6 +148,7 @@ impl Member {
                     drop(self.registering.take());
                 }
                 Output::Event(DeviceEvent::ObservationBegan { .. }) => count(&self.counts.observed),
+                Output::Event(DeviceEvent::Updated) => count(&self.counts.updated),
                 Output::Event(DeviceEvent::Notified { .. }) => count(&self.counts.notified),
                 Output::Event(_) => {}
                 Output::Idle(deadline) => return deadline,

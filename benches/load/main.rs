@@ -6,11 +6,14 @@
 //! 2. how long an application waits for the answer to a read,
 //! 3. how many notifications in a second reach one subscriber, at rising rates, until it loses some.
 //!
+//! With `--soak SECONDS` the devices do little for a long time instead, and the memory of the server is printed.
+//!
 //! Load and server share the machine: processor seconds of the server are the figure to compare.
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 mod fleet;
 mod server;
+mod soak;
 mod subscriber;
 
 use std::process::ExitCode;
@@ -37,6 +40,9 @@ const READS: usize = 500;
 /// Commands on their way at once while the devices are told to observe.
 const COMMANDS_AT_ONCE: usize = 64;
 
+/// The lifetime of a device that need not update.
+const HOUR: Duration = Duration::from_secs(3600);
+
 /// How long one part of the preparation may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -48,6 +54,9 @@ struct Arguments {
     /// Seconds of each rate of notifications
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
+    /// Notifies, updates and reads at a slow rate for so many seconds, and prints the memory of the server
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(30..=86_400))]
+    soak: Option<u64>,
     /// What Cargo says to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
@@ -71,6 +80,10 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let server = Server::start().await?;
     let mut subscriber = Subscriber::connect(server.mqtt).await?;
     let fleet = register(arguments, &server).await?;
+    if let Some(seconds) = arguments.soak {
+        observe(arguments, &subscriber, &fleet).await?;
+        return soak::soak(arguments.devices, seconds, &server, &mut subscriber, &fleet).await;
+    }
     read(arguments, &mut subscriber).await?;
     observe(arguments, &subscriber, &fleet).await?;
     for rate in RATES {
@@ -84,8 +97,9 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 async fn register(arguments: &Arguments, server: &Server) -> anyhow::Result<Fleet> {
+    let lifetime = if arguments.soak.is_some() { soak::LIFETIME } else { HOUR };
     let (begin, cpu, memory) = (Instant::now(), server.cpu()?, server.memory()?);
-    let fleet = Fleet::start(arguments.devices, server.udp).await?;
+    let fleet = Fleet::start(arguments.devices, lifetime, server.udp).await?;
     wait_until("every device is registered", || fleet.counts().registered.get() == u64::from(arguments.devices))
         .await?;
     let (seconds, cpu) = (begin.elapsed().as_secs_f64(), (server.cpu()? - cpu).as_secs_f64());

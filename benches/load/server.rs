@@ -14,6 +14,14 @@ const TICK: Duration = Duration::from_millis(10);
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// All devices register from one address, as fast as they can.
+const UNLIMITED: [(&str, &str); 4] = [
+    ("LWM2M_GATEWAY__LIMITS__REGISTERS__PER_SECOND", "1000000"),
+    ("LWM2M_GATEWAY__LIMITS__REGISTERS__BURST", "1000000"),
+    ("LWM2M_GATEWAY__LIMITS__REGISTERS__ADDRESS_PER_SECOND", "1000000"),
+    ("LWM2M_GATEWAY__LIMITS__REGISTERS__ADDRESS_BURST", "1000000"),
+];
+
 /// Killed when it is dropped.
 pub struct Server {
     child: Child,
@@ -34,6 +42,7 @@ impl Server {
             .env("LWM2M_GATEWAY__EMBEDDED__LISTENER", listener.to_string())
             .env("LWM2M_GATEWAY__EMBEDDED__ADAPTER", adapter.to_string())
             .env("LWM2M_GATEWAY__UPSTREAM__EXPROTO__HANDLER_BIND", handler.to_string())
+            .envs(UNLIMITED)
             .env("LWM2M_GATEWAY_LOG", "warn")
             .stdin(Stdio::null())
             .stdout(Stdio::null())

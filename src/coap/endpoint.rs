@@ -15,7 +15,7 @@ use std::time::Instant;
 use super::block::{Assembled, Assemblies, Block, BlockError, BlockSize, Download, Fetched, Sent, Upload, slice};
 use super::exchange::{self, Acknowledge, ExchangeId, Exchanges, Output, RequestId};
 use super::options::number;
-use super::{Code, Parameters, Peer, Request, Response};
+use super::{Code, DecodeError, Message, MessageId, Occupancy, Parameters, Peer, Request, Response, Standing};
 
 /// What the endpoint tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,8 +162,30 @@ impl Endpoint {
     }
 
     pub fn handle_datagram(&mut self, now: Instant, peer: Peer, datagram: &[u8]) {
-        self.exchanges.handle_datagram(now, peer, datagram);
+        self.handle_decoded(now, peer, Standing::Known, Message::decode(datagram), datagram);
+    }
+
+    /// The same for a datagram that was decoded already, of a peer of this standing.
+    pub fn handle_decoded(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        standing: Standing,
+        decoded: Result<Message, DecodeError>,
+        datagram: &[u8],
+    ) {
+        self.exchanges.handle_decoded(now, peer, standing, decoded, datagram);
         self.follow(now);
+    }
+
+    /// Whether this message came before, and is remembered.
+    pub fn is_duplicate(&self, now: Instant, peer: Peer, id: MessageId, datagram: &[u8]) -> bool {
+        self.exchanges.is_duplicate(now, peer, id, datagram)
+    }
+
+    /// Answers a request at once instead of handling it, and keeps nothing of it.
+    pub fn refuse(&mut self, peer: Peer, request: &Message, response: Response) {
+        self.exchanges.refuse(peer, request, response);
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
@@ -209,12 +231,44 @@ impl Endpoint {
 
     /// Answers a request of a peer. A request that is not known any more is answered by nothing.
     pub fn respond(&mut self, now: Instant, id: RequestId, response: Response) {
+        let response = self.sliced(id, response);
+        self.exchanges.respond(now, id, response);
+    }
+
+    /// The same, but that a response that is no acknowledgement is not repeated: for a peer that nobody knows, and whose
+    /// address may be another one's.
+    pub fn respond_once(&mut self, now: Instant, id: RequestId, response: Response) {
+        let response = self.sliced(id, response);
+        self.exchanges.respond_once(now, id, response);
+    }
+
+    /// How full the tables are.
+    pub fn occupancy(&self) -> Occupancy {
+        let waiting = self.observations.values().map(|observation| observation.waiting.len());
+        let exchanges = self.exchanges.occupancy();
+        Occupancy {
+            transfers: self.transfers.len().max(self.steps.len()),
+            assemblies: self.assemblies.len(),
+            waiting_notifications: waiting.sum(),
+            pending_requests: exchanges.pending_requests.max(self.requested.len()),
+            outputs: exchanges.outputs + self.events.len(),
+            ..exchanges
+        }
+    }
+
+    /// Whether a request of ours, or the body of a notification, is under way.
+    pub fn is_transferring(&self) -> bool {
+        !self.transfers.is_empty()
+    }
+
+    /// The part of the response that the request asked for.
+    fn sliced(&mut self, id: RequestId, response: Response) -> Response {
         let requested = self.requested.remove(&id);
         let mut response = slice(response, requested.and_then(|requested| requested.block2), self.block_size);
         if let Some(block) = requested.and_then(|requested| requested.block1) {
             block.add_to(&mut response.options, number::BLOCK1);
         }
-        self.exchanges.respond(now, id, response);
+        response
     }
 
     /// Acknowledges a notification that was told.
@@ -264,7 +318,9 @@ impl Endpoint {
     fn follow(&mut self, now: Instant) {
         while let Some(event) = self.exchanges.poll_event() {
             match event {
-                exchange::Event::Request { id, peer, request } => self.requested(now, id, peer, request),
+                exchange::Event::Request { id, peer, standing, request } => {
+                    self.requested(now, id, peer, standing, request);
+                }
                 exchange::Event::Acknowledged { exchange } => self.acknowledged(exchange),
                 exchange::Event::Response { exchange, response, observing } => {
                     self.responded(now, exchange, response, observing);
@@ -280,14 +336,14 @@ impl Endpoint {
         }
     }
 
-    fn requested(&mut self, now: Instant, id: RequestId, peer: Peer, request: Request) {
+    fn requested(&mut self, now: Instant, id: RequestId, peer: Peer, standing: Standing, request: Request) {
         let blocks = Block::of(&request.options, number::BLOCK1)
             .and_then(|block1| Ok((block1, Block::of(&request.options, number::BLOCK2)?)));
         let Ok((block1, block2)) = blocks else {
             self.events.push_back(Event::BodyRefused { peer, error: BlockError::Malformed });
             return self.exchanges.respond(now, id, Response::new(Code::BAD_OPTION));
         };
-        let request = match block1.map(|block| self.assemblies.take(now, peer, &request, block)) {
+        let request = match block1.map(|block| self.assemblies.take(now, peer, standing, &request, block)) {
             None => request,
             Some(Assembled::Complete(request, _)) => request,
             Some(Assembled::Answer(response, error)) => {

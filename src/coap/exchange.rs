@@ -25,12 +25,14 @@ use rand::{Rng, RngExt, SeedableRng};
 use crate::deadlines::Deadlines;
 
 use super::history::{History, Reply};
+use super::message_ids::MessageIds;
 use super::observe::Freshness;
+use super::occupancy::Occupancy;
 use super::options::number;
 use super::parameters::Acknowledging;
 use super::transmission::{Expired, Key, Persistence, Transmissions};
 use super::verdict::{DropReason, Verdict};
-use super::{Code, Kind, Message, MessageId, Parameters, Peer, Request, Response, Token};
+use super::{Code, DecodeError, Kind, Message, MessageId, Parameters, Peer, Request, Response, Standing, Token};
 
 /// A request of ours, and the observation that it may have begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,6 +55,8 @@ pub enum Output {
     Transmit(Transmit),
     Verdict(Peer, Verdict),
     Retransmitted(Peer),
+    /// A message of this peer was forgotten before its time, for want of room: a duplicate of it would pass for new.
+    Forgotten(Peer),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +65,7 @@ pub enum Event {
     Request {
         id: RequestId,
         peer: Peer,
+        standing: Standing,
         request: Request,
     },
     /// The peer has the request and will answer later.
@@ -101,13 +106,15 @@ pub struct Exchanges {
     parameters: Parameters,
     rng: StdRng,
     history: History,
+    /// The same for strangers, so that they cannot push out what is known of others.
+    strangers: History,
     transmissions: Transmissions<Owner>,
     exchanges: HashMap<ExchangeId, Exchange>,
     observations: HashMap<ExchangeId, Observation>,
     tokens: HashMap<(Peer, Token), Expected>,
     requests: HashMap<RequestId, PendingRequest>,
     deadlines: Deadlines<Deadline>,
-    next_message_id: HashMap<Peer, MessageId>,
+    message_ids: MessageIds,
     last_id: u64,
     outputs: VecDeque<Output>,
     events: VecDeque<Event>,
@@ -154,6 +161,7 @@ struct PendingRequest {
     peer: Peer,
     token: Token,
     message_id: MessageId,
+    standing: Standing,
     answer_as: AnswerAs,
 }
 
@@ -168,7 +176,9 @@ impl Exchanges {
     /// `seed` is where message ids, tokens and the random factor come from.
     pub fn new(parameters: Parameters, seed: [u8; 32]) -> Self {
         Self {
-            history: History::new(&parameters),
+            history: History::new(&parameters, parameters.exchanges),
+            strangers: History::new(&parameters, parameters.exchanges.div_ceil(STRANGERS_SHARE)),
+            message_ids: MessageIds::new(&parameters),
             parameters,
             rng: StdRng::from_seed(seed),
             transmissions: Transmissions::default(),
@@ -177,16 +187,23 @@ impl Exchanges {
             tokens: HashMap::new(),
             requests: HashMap::new(),
             deadlines: Deadlines::default(),
-            next_message_id: HashMap::new(),
             last_id: 0,
             outputs: VecDeque::new(),
             events: VecDeque::new(),
         }
     }
 
-    pub fn handle_datagram(&mut self, now: Instant, peer: Peer, datagram: &[u8]) {
-        let verdict = match Message::decode(datagram) {
-            Ok(message) => self.handle_message(now, peer, message, datagram),
+    /// Takes what was read from a datagram, and the datagram itself: a duplicate has the same bytes.
+    pub fn handle_decoded(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        standing: Standing,
+        decoded: Result<Message, DecodeError>,
+        datagram: &[u8],
+    ) {
+        let verdict = match decoded {
+            Ok(message) => self.handle_message(now, peer, standing, message, datagram),
             Err(error) => Verdict::Dropped(DropReason::NoMessage(error)),
         };
         self.outputs.push_back(Output::Verdict(peer, verdict));
@@ -211,6 +228,24 @@ impl Exchanges {
             }
         }
         self.history.handle_timeout(now);
+        self.strangers.handle_timeout(now);
+        self.message_ids.handle_timeout(now);
+    }
+
+    /// How full the tables are.
+    pub fn occupancy(&self) -> Occupancy {
+        Occupancy {
+            exchanges: self.exchanges.len(),
+            observations: self.observations.len(),
+            tokens: self.tokens.len(),
+            transmissions: self.transmissions.len(),
+            pending_requests: self.requests.len(),
+            remembered_messages: self.history.len() + self.strangers.len(),
+            message_ids: self.message_ids.len(),
+            deadlines: self.deadlines.len(),
+            outputs: self.outputs.len() + self.events.len(),
+            ..Occupancy::default()
+        }
     }
 
     pub fn poll_output(&mut self) -> Option<Output> {
@@ -222,8 +257,9 @@ impl Exchanges {
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
-        let deadlines = [self.transmissions.next_deadline(), self.deadlines.next(), self.history.next_deadline()];
-        deadlines.into_iter().flatten().min()
+        let memory = [self.history.next_deadline(), self.strangers.next_deadline()];
+        let deadlines = [self.transmissions.next_deadline(), self.deadlines.next()];
+        deadlines.into_iter().chain(memory).flatten().min()
     }
 
     /// Sends a confirmable request under a new random token.
@@ -246,18 +282,30 @@ impl Exchanges {
 
     /// Answers a request of a peer. A request that is not known any more is answered by nothing.
     pub fn respond(&mut self, now: Instant, id: RequestId, response: Response) {
+        self.respond_as(now, id, response, Kind::Confirmable);
+    }
+
+    /// The same, but that a separate response is sent once only: for a peer whose address may be another one's.
+    pub fn respond_once(&mut self, now: Instant, id: RequestId, response: Response) {
+        self.respond_as(now, id, response, Kind::NonConfirmable);
+    }
+
+    fn respond_as(&mut self, now: Instant, id: RequestId, response: Response, separate: Kind) {
         let Some(pending) = self.requests.remove(&id) else { return };
         self.deadlines.cancel(Deadline::Acknowledge(id));
         let peer = pending.peer;
         let (kind, message_id) = match pending.answer_as {
             AnswerAs::Piggybacked => (Kind::Acknowledgement, pending.message_id),
-            AnswerAs::Separate => (Kind::Confirmable, self.new_message_id(peer)),
-            AnswerAs::NonConfirmable => (Kind::NonConfirmable, self.new_message_id(peer)),
+            AnswerAs::Separate => (separate, self.new_message_id(now, peer)),
+            AnswerAs::NonConfirmable if pending.standing == Standing::Fleeting => {
+                (Kind::NonConfirmable, MessageId(self.rng.random()))
+            }
+            AnswerAs::NonConfirmable => (Kind::NonConfirmable, self.new_message_id(now, peer)),
         };
         let Response { code, options, payload } = response;
         let datagram = Message { kind, code, id: message_id, token: pending.token, options, payload }.encode();
         if kind == Kind::Acknowledgement {
-            self.history.replied(peer, pending.message_id, Reply::Datagram(datagram.clone()));
+            self.replied(peer, pending.message_id, &datagram);
         }
         if kind == Kind::Confirmable {
             let key = (peer, message_id);
@@ -300,10 +348,35 @@ impl Exchanges {
         }
     }
 
-    fn handle_message(&mut self, now: Instant, peer: Peer, message: Message, datagram: &[u8]) -> Verdict {
+    /// Whether this message came before, and is remembered.
+    pub fn is_duplicate(&self, now: Instant, peer: Peer, id: MessageId, datagram: &[u8]) -> bool {
+        self.duplicate(now, peer, id, datagram).is_some()
+    }
+
+    /// Answers a request at once, and keeps nothing of it: its duplicate will be looked at anew.
+    pub fn refuse(&mut self, peer: Peer, request: &Message, response: Response) {
+        let (kind, id) = match request.kind {
+            Kind::Confirmable => (Kind::Acknowledgement, request.id),
+            Kind::NonConfirmable | Kind::Acknowledgement | Kind::Reset => {
+                (Kind::NonConfirmable, MessageId(self.rng.random()))
+            }
+        };
+        let Response { code, options, payload } = response;
+        self.transmit(peer, Message { kind, code, id, token: request.token, options, payload }.encode());
+        self.outputs.push_back(Output::Verdict(peer, Verdict::Refused));
+    }
+
+    fn handle_message(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        standing: Standing,
+        message: Message,
+        datagram: &[u8],
+    ) -> Verdict {
         match message.kind {
             Kind::Confirmable | Kind::NonConfirmable => {
-                if let Some(reply) = self.history.duplicate(now, peer, message.id, datagram) {
+                if let Some(reply) = self.duplicate(now, peer, message.id, datagram) {
                     if let Reply::Datagram(reply) = reply.clone() {
                         self.transmit(peer, reply);
                     }
@@ -316,9 +389,9 @@ impl Exchanges {
                     // It is not remembered: when it comes again there may be room.
                     return Verdict::Dropped(DropReason::TooManyRequests);
                 }
-                self.history.remember(now, peer, message.id, message.kind, datagram);
+                self.remember(now, peer, standing, &message, datagram);
                 if message.code.is_request() {
-                    self.handle_request(now, peer, message)
+                    self.handle_request(now, peer, standing, message)
                 } else {
                     self.handle_response(now, peer, message)
                 }
@@ -338,7 +411,7 @@ impl Exchanges {
         Verdict::Ping
     }
 
-    fn handle_request(&mut self, now: Instant, peer: Peer, message: Message) -> Verdict {
+    fn handle_request(&mut self, now: Instant, peer: Peer, standing: Standing, message: Message) -> Verdict {
         let confirmable = message.kind == Kind::Confirmable;
         let unknown = unknown_critical(&message, REQUEST_OPTIONS);
         if unknown.is_some() && !confirmable {
@@ -347,7 +420,8 @@ impl Exchanges {
         }
         let id = RequestId(self.new_id());
         let answer_as = if confirmable { AnswerAs::Piggybacked } else { AnswerAs::NonConfirmable };
-        self.requests.insert(id, PendingRequest { peer, token: message.token, message_id: message.id, answer_as });
+        let (token, message_id) = (message.token, message.id);
+        self.requests.insert(id, PendingRequest { peer, token, message_id, standing, answer_as });
         if let Some(option) = unknown {
             let code = if PROXY_OPTIONS.contains(&option) { Code::PROXYING_NOT_SUPPORTED } else { Code::BAD_OPTION };
             self.respond(now, id, Response::new(code));
@@ -357,7 +431,7 @@ impl Exchanges {
             self.deadlines.set(Deadline::Acknowledge(id), now + self.parameters.ack_timeout / 2);
         }
         let request = Request { method: message.code, options: message.options, payload: message.payload };
-        self.events.push_back(Event::Request { id, peer, request });
+        self.events.push_back(Event::Request { id, peer, standing, request });
         Verdict::Request
     }
 
@@ -471,7 +545,7 @@ impl Exchanges {
         persistence: Persistence,
     ) -> ExchangeId {
         let id = ExchangeId(self.new_id());
-        let message_id = self.new_message_id(peer);
+        let message_id = self.new_message_id(now, peer);
         let observe = request.options.uint(number::OBSERVE) == Ok(Some(0));
         self.exchanges.insert(id, Exchange { peer, token, message_id, observe });
         self.expected(peer, token, |expected| expected.exchange = Some(id));
@@ -493,7 +567,7 @@ impl Exchanges {
         }
         let mut key = (to, from.1);
         if self.transmissions.contains(key) {
-            key.1 = self.new_message_id(to);
+            key.1 = self.new_message_id(now, to);
             if let Some(exchange) = self.exchanges.get_mut(&id) {
                 exchange.message_id = key.1;
             }
@@ -541,8 +615,30 @@ impl Exchanges {
 
     fn reply(&mut self, peer: Peer, id: MessageId, kind: Kind) {
         let datagram = Message::empty(kind, id).encode();
-        self.history.replied(peer, id, Reply::Datagram(datagram.clone()));
+        self.replied(peer, id, &datagram);
         self.transmit(peer, datagram);
+    }
+
+    /// A peer may have been a stranger when its message came.
+    fn duplicate(&self, now: Instant, peer: Peer, id: MessageId, datagram: &[u8]) -> Option<&Reply> {
+        let known = self.history.duplicate(now, peer, id, datagram);
+        known.or_else(|| self.strangers.duplicate(now, peer, id, datagram))
+    }
+
+    fn remember(&mut self, now: Instant, peer: Peer, standing: Standing, message: &Message, datagram: &[u8]) {
+        let history = match standing {
+            Standing::Known => &mut self.history,
+            Standing::Stranger => &mut self.strangers,
+            Standing::Fleeting => return,
+        };
+        let forgotten = history.remember(now, peer, message.id, message.kind, datagram);
+        self.outputs.extend(forgotten.map(Output::Forgotten));
+    }
+
+    fn replied(&mut self, peer: Peer, id: MessageId, datagram: &[u8]) {
+        if !self.history.replied(peer, id, datagram) {
+            self.strangers.replied(peer, id, datagram);
+        }
     }
 
     fn transmit(&mut self, peer: Peer, datagram: Vec<u8>) {
@@ -572,21 +668,15 @@ impl Exchanges {
         }
     }
 
-    /// The next message id toward this peer: from a random start, one more each time (RFC 7252 section 4.4).
-    fn new_message_id(&mut self, peer: Peer) -> MessageId {
-        if self.next_message_id.len() >= self.parameters.exchanges {
-            // New random starts are as good as the old ones.
-            self.next_message_id.clear();
+    /// The next message id toward this peer that none of our messages has: one that was on its way to another address may
+    /// have brought its id along.
+    fn new_message_id(&mut self, now: Instant, peer: Peer) -> MessageId {
+        loop {
+            let id = self.message_ids.next(now, peer, &mut self.rng);
+            if !self.transmissions.contains((peer, id)) {
+                return id;
+            }
         }
-        let rng = &mut self.rng;
-        let next = self.next_message_id.entry(peer).or_insert_with(|| MessageId(rng.random()));
-        // A message that was on its way to another address may have brought its id along.
-        while self.transmissions.contains((peer, *next)) {
-            next.0 = next.0.wrapping_add(1);
-        }
-        let id = *next;
-        next.0 = next.0.wrapping_add(1);
-        id
     }
 
     fn new_id(&mut self) -> u64 {
@@ -594,6 +684,9 @@ impl Exchanges {
         self.last_id
     }
 }
+
+/// What strangers may take of the memory for duplicates: one part of so many.
+const STRANGERS_SHARE: usize = 4;
 
 /// The critical options that a request may have here.
 const REQUEST_OPTIONS: &[u16] = &[

@@ -38,7 +38,8 @@ struct Received {
 }
 
 impl History {
-    pub fn new(parameters: &Parameters) -> Self {
+    /// Remembers `limit` messages at the most.
+    pub fn new(parameters: &Parameters, limit: usize) -> Self {
         Self {
             peers: HashMap::new(),
             deadlines: Deadlines::default(),
@@ -46,7 +47,7 @@ impl History {
             exchange_lifetime: parameters.exchange_lifetime(),
             non_lifetime: parameters.non_lifetime(),
             per_peer: parameters.exchanges_per_peer,
-            limit: parameters.exchanges,
+            limit,
         }
     }
 
@@ -63,14 +64,16 @@ impl History {
             .map(|received| &received.reply)
     }
 
-    /// Remembers a message. The oldest of the peer, and the oldest of all, are forgotten when their bound is reached.
-    pub fn remember(&mut self, now: Instant, peer: Peer, id: MessageId, kind: Kind, datagram: &[u8]) {
-        if self.peers.get(&peer).is_some_and(|received| received.len() >= self.per_peer) {
+    /// Remembers a message. The oldest of the peer, and the oldest of all, are forgotten when their bound is reached: then
+    /// whose it was.
+    pub fn remember(&mut self, now: Instant, peer: Peer, id: MessageId, kind: Kind, datagram: &[u8]) -> Option<Peer> {
+        let forgotten = if self.peers.get(&peer).is_some_and(|received| received.len() >= self.per_peer) {
+            Some(peer)
+        } else {
+            self.deadlines.first().filter(|_| self.total >= self.limit).map(|(_, oldest)| oldest)
+        };
+        if let Some(peer) = forgotten {
             self.forget_oldest_of(peer);
-        } else if self.total >= self.limit
-            && let Some((_, oldest)) = self.deadlines.first()
-        {
-            self.forget_oldest_of(oldest);
         }
         let lifetime = match kind {
             Kind::Confirmable => self.exchange_lifetime,
@@ -80,14 +83,13 @@ impl History {
         self.peers.entry(peer).or_default().push_back(received);
         self.total += 1;
         self.set_deadline(peer);
+        forgotten
     }
 
-    /// Sets what the newest message with this id is answered with from now on.
-    pub fn replied(&mut self, peer: Peer, id: MessageId, reply: Reply) {
+    /// Sets what the newest message with this id is answered with from now on; whether there is one.
+    pub fn replied(&mut self, peer: Peer, id: MessageId, reply: &[u8]) -> bool {
         let newest = self.peers.get_mut(&peer).and_then(|all| all.iter_mut().rev().find(|received| received.id == id));
-        if let Some(received) = newest {
-            received.reply = reply;
-        }
+        newest.map(|received| received.reply = Reply::Datagram(reply.to_vec())).is_some()
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
@@ -102,6 +104,11 @@ impl History {
 
     pub fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.next()
+    }
+
+    /// The messages that are remembered.
+    pub fn len(&self) -> usize {
+        self.total
     }
 
     fn forget_oldest_of(&mut self, peer: Peer) {

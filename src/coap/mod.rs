@@ -9,9 +9,12 @@ mod endpoint;
 mod exchange;
 mod history;
 mod message;
+mod message_ids;
 mod observe;
+mod occupancy;
 pub mod options;
 mod parameters;
+mod standing;
 mod transmission;
 mod verdict;
 
@@ -20,8 +23,10 @@ pub use code::Code;
 pub use endpoint::{Endpoint, Event};
 pub use exchange::{Acknowledge, ExchangeId, Output, RequestId, Transmit};
 pub use message::{DecodeError, Kind, Message, MessageId, Request, Response, Token};
+pub use occupancy::Occupancy;
 pub use options::{OptionError, Options};
 pub use parameters::{Acknowledging, Parameters};
+pub use standing::Standing;
 pub use verdict::{DropReason, Verdict};
 
 use std::net::SocketAddr;

@@ -118,6 +118,10 @@ impl<O: Copy> Transmissions<O> {
         Some(Expired::Retransmit(key.0, transmission.datagram.clone()))
     }
 
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     pub fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.next()
     }

@@ -13,6 +13,8 @@ pub enum Verdict {
     Ping,
     /// Seen before; its stored reply was sent again.
     Duplicate,
+    /// A request that was answered with its refusal, and forgotten.
+    Refused,
     Dropped(DropReason),
 }
 
@@ -30,4 +32,6 @@ pub enum DropReason {
     CriticalOption,
     /// Too many requests of devices wait for their answer.
     TooManyRequests,
+    /// More than strangers may send, together or from this address.
+    RateLimited,
 }

@@ -10,8 +10,10 @@ use std::time::Duration;
 use toml::Value;
 
 use crate::coap::{Acknowledging, Parameters};
-use crate::gateway::settings::{AutoObserve, ClientTemplates, Limits, PasswordSource, Settings, UpdatePublish};
-use crate::lwm2m::operation::UndefinedResources;
+use crate::gateway::settings::{
+    AutoObserve, ClientTemplates, Limits, PasswordSource, Rate, RateLimit, Settings, UpdatePublish,
+};
+use crate::lwm2m::codec::UndefinedResources;
 use crate::lwm2m::path::Path;
 use crate::mqtt::topics::{Template, TemplateError, Translator, Translators};
 use crate::observability::logging::{LogFormat, LogSettings, filter};
@@ -67,9 +69,11 @@ fn gateway(reader: &mut Reader) -> Settings {
         ("always", UpdatePublish::Always),
     ];
     let undefined = [("refuse", UndefinedResources::Refuse), ("opaque", UndefinedResources::Opaque)];
+    let coap = coap(reader);
     let apn = POWER_SAVING_APN.map(str::to_owned).to_vec();
     Settings {
-        coap: coap(reader),
+        limits: limits(reader, coap.pending_requests),
+        coap,
         lifetimes: lifetimes(reader),
         translators: translators(reader),
         client: client(reader),
@@ -82,7 +86,6 @@ fn gateway(reader: &mut Reader) -> Settings {
             choice(publish),
         ),
         undefined_resources: reader.read("undefined_resources", UndefinedResources::Refuse, choice(undefined)),
-        limits: limits(reader),
     }
 }
 
@@ -119,17 +122,34 @@ fn coap(reader: &mut Reader) -> Parameters {
     }
 }
 
-fn limits(reader: &mut Reader) -> Limits {
+fn limits(reader: &mut Reader, pending_requests: usize) -> Limits {
     let default = Limits::default();
-    Limits {
+    let limits = Limits {
         devices: reader.read("limits.devices", default.devices, whole(1..=MANY)),
+        joinings: reader.read("limits.joinings", default.joinings, whole(1..=MANY)),
+        registers: rate_limit(reader, "registers", default.registers),
+        strangers: rate_limit(reader, "strangers", default.strangers),
         waiting_commands: reader.read("limits.waiting_commands", default.waiting_commands, whole(1..=MANY)),
         command_expiry: reader.read("limits.command_expiry", default.command_expiry, duration(SECOND..=YEAR)),
         observations: reader.read("limits.observations", default.observations, whole(1..=MANY)),
         sent_body: reader.read("limits.sent_body", default.sent_body, whole(1024..=64 * 1024 * 1024)),
         command_size: reader.read("limits.command_size", default.command_size, whole(64..=256 * 1024 * 1024)),
         retry_after: reader.read("limits.retry_after", default.retry_after, duration(SECOND..=24 * HOUR)),
+    };
+    let keys = ["limits.joinings", "coap.pending_requests"];
+    if reader.fine(&keys) && limits.joinings >= pending_requests {
+        reader.refuse(keys[0], format!("allowed is less than coap.pending_requests, which is {pending_requests}"));
     }
+    limits
+}
+
+/// `limits.NAME.per_second`, `.burst`, and the same for each address.
+fn rate_limit(reader: &mut Reader, name: &str, default: RateLimit) -> RateLimit {
+    let mut rate = |prefix: &str, default: Rate| Rate {
+        per_second: reader.read(&format!("limits.{name}.{prefix}per_second"), default.per_second, whole(1..=1_000_000)),
+        burst: reader.read(&format!("limits.{name}.{prefix}burst"), default.burst, whole(1..=1_000_000)),
+    };
+    RateLimit { total: rate("", default.total), address: rate("address_", default.address) }
 }
 
 fn translators(reader: &mut Reader) -> Translators {

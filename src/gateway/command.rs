@@ -8,17 +8,14 @@ use crate::mqtt::downlink::{self, Command, Echo};
 use crate::mqtt::uplink;
 use crate::registry::{Admission, Observation};
 
-use super::broker::DeviceId;
+use super::broker::{DeviceId, UplinkClass};
 use super::report::{CommandOutcome, Report};
 use super::{Deadline, Gateway};
 
 impl Gateway {
     pub(super) fn handle_command(&mut self, now: Instant, id: DeviceId, payload: Vec<u8>) {
-        if let Some(joining) = self.joinings.get_mut(id) {
-            if joining.early.len() < self.settings.limits.waiting_commands {
-                joining.early.push_back(payload);
-            }
-            return;
+        if self.joinings.get_mut(id).is_some() {
+            return self.handle_early_command(id, payload);
         }
         let Some(device) = self.registry.device_mut(id) else { return };
         if payload.len() > self.settings.limits.command_size {
@@ -32,7 +29,12 @@ impl Gateway {
             }
         };
         let limits = &self.settings.limits;
-        match device.admit(now, command, limits.command_expiry, limits.waiting_commands) {
+        let admission = if self.draining {
+            device.keep(now, command, limits.command_expiry, limits.waiting_commands)
+        } else {
+            device.admit(now, command, limits.command_expiry, limits.waiting_commands)
+        };
+        match admission {
             Admission::SendNow(command) => {
                 self.send(now, id, *command);
                 self.send_next(now, id);
@@ -54,7 +56,8 @@ impl Gateway {
         if self.registry.device(id).and_then(|device| device.waiting.next_expiry()).is_some_and(|at| at <= now) {
             self.expire_commands(now, id);
         }
-        while let Some(device) = self.registry.device_mut(id).filter(|device| device.is_ready(now)) {
+        let draining = self.draining;
+        while let Some(device) = self.registry.device_mut(id).filter(|device| !draining && device.is_ready(now)) {
             let next = device.waiting.pop().or_else(|| {
                 let path = device.next_to_observe()?;
                 Some(downlink::auto_observe(&path))
@@ -160,6 +163,32 @@ impl Gateway {
             Some(at) => self.deadlines.set(Deadline::Expiry(id), at),
             None => self.deadlines.cancel(Deadline::Expiry(id)),
         }
+    }
+
+    /// A command for a device whose Register is not answered yet waits until it is.
+    fn handle_early_command(&mut self, id: DeviceId, payload: Vec<u8>) {
+        let (limit, size) = (self.settings.limits.waiting_commands, self.settings.limits.command_size);
+        let Some(joining) = self.joinings.get_mut(id) else { return };
+        if payload.len() > size {
+            let reason = format!("the command is longer than {size} bytes");
+            self.refuse_early(id, &[], CommandOutcome::Refused, &reason);
+        } else if joining.early.len() >= limit {
+            self.refuse_early(id, &payload, CommandOutcome::QueueFull, "too many commands wait for this device");
+        } else {
+            joining.early.push_back(payload);
+        }
+    }
+
+    /// The last word about a command whose device is not registered yet.
+    pub(super) fn refuse_early(&mut self, id: DeviceId, payload: &[u8], outcome: CommandOutcome, reason: &str) {
+        let Some(joining) = self.joinings.get_mut(id) else { return };
+        let (echo, msg_type) = match downlink::parse(payload, &joining.registration, &self.model) {
+            Ok(command) => (command.echo.clone(), command.msg_type()),
+            Err(refusal) => (refusal.echo, "error"),
+        };
+        let (topic, endpoint) = (joining.topics.response.clone(), joining.registration.endpoint.clone());
+        self.publish(id, topic, uplink::refused(&echo, reason), UplinkClass::Answer);
+        self.report(Report::Command { endpoint, msg_type, outcome });
     }
 
     fn send(&mut self, now: Instant, id: DeviceId, command: Command) {

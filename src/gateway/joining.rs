@@ -1,7 +1,7 @@
 //! The way in: a Register waits until the broker has connected, authenticated and subscribed the device.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::coap::options::number;
 use crate::coap::{Code, Peer, RequestId, Response};
@@ -47,7 +47,7 @@ impl Joinings {
         earlier.and_then(|earlier| Some((earlier, self.by_id.remove(&earlier)?)))
     }
 
-    fn remove(&mut self, id: DeviceId) -> Option<Joining> {
+    pub fn remove(&mut self, id: DeviceId) -> Option<Joining> {
         let joining = self.by_id.remove(&id)?;
         self.by_endpoint.remove(&joining.registration.endpoint);
         Some(joining)
@@ -64,6 +64,22 @@ impl Joinings {
     pub fn len(&self) -> usize {
         self.by_id.len()
     }
+
+    /// Whether a Register of this endpoint waits.
+    pub fn has(&self, endpoint: &str) -> bool {
+        self.by_endpoint.contains_key(endpoint)
+    }
+
+    pub fn early_commands(&self) -> usize {
+        self.by_id.values().map(|joining| joining.early.len()).sum()
+    }
+
+    /// All of them, the oldest first.
+    pub fn ids(&self) -> Vec<DeviceId> {
+        let mut ids: Vec<DeviceId> = self.by_id.keys().copied().collect();
+        ids.sort();
+        ids
+    }
 }
 
 impl Gateway {
@@ -73,7 +89,8 @@ impl Gateway {
             if let Some(joining) = self.joinings.get_mut(id) {
                 joining.predecessor_closed = given_way.predecessor_closed;
             }
-            self.respond(now, given_way.request, self.unavailable("superseded by another Register"));
+            let response = self.unavailable("superseded");
+            self.respond_to_register(now, given_way.peer, given_way.request, response);
             self.push(Output::Broker(BrokerCommand::Disconnect { device: earlier }));
         }
         self.push(Output::Broker(connect));
@@ -109,13 +126,11 @@ impl Gateway {
         let Some(joining) = self.joinings.remove(id) else { return };
         let endpoint = joining.registration.endpoint;
         let (response, reason) = match error {
-            ConnectError::Refused(reason) => {
-                (Response::with_diagnostic(Code::FORBIDDEN, "refused by the broker"), reason)
-            }
-            ConnectError::Unavailable(reason) => (self.unavailable("broker unavailable"), reason),
+            ConnectError::Refused(reason) => (Response::with_diagnostic(Code::FORBIDDEN, "refused"), reason),
+            ConnectError::Unavailable(reason) => (self.unavailable("no broker"), reason),
         };
         let code = response.code;
-        self.respond(now, joining.request, response);
+        self.respond_to_register(now, joining.peer, joining.request, response);
         let predecessor = self.registry.id_by_endpoint(&endpoint).filter(|_| joining.predecessor_closed);
         self.report(Report::RegisterRejected { peer: joining.peer, endpoint: Some(endpoint), code, reason });
         if let Some(predecessor) = predecessor {
@@ -139,12 +154,17 @@ impl Gateway {
         self.leave(id, LeaveReason::Broker(reason));
     }
 
-    /// 5.03, with the time after which the device may try again (RFC 7252 section 5.9.3.4).
+    /// 5.03 with few words (a stranger's answer is no larger than about its request), and with the time after which the device may try again (RFC 7252 section 5.9.3.4).
     pub(super) fn unavailable(&self, why: &str) -> Response {
         let mut response = Response::with_diagnostic(Code::SERVICE_UNAVAILABLE, why);
-        let seconds = u32::try_from(self.settings.limits.retry_after.as_secs()).unwrap_or(u32::MAX);
-        response.options.add_uint(number::MAX_AGE, seconds);
+        self.add_max_age(&mut response, self.settings.limits.retry_after);
         response
+    }
+
+    /// In whole seconds.
+    pub(super) fn add_max_age(&self, response: &mut Response, retry_after: Duration) {
+        let seconds = u32::try_from(retry_after.as_secs()).unwrap_or(u32::MAX);
+        response.options.add_uint(number::MAX_AGE, seconds);
     }
 
     fn enter(&mut self, now: Instant, id: DeviceId, joining: Joining, location: Location) {
@@ -154,12 +174,19 @@ impl Gateway {
         let (topic, payload) = (topics.register.clone(), uplink::register(&registration));
         let window = self.awake_window(&registration);
         let mut device = Device::new(registration, location, peer, topics, window, now);
-        device.to_observe = self.paths_to_observe(&device.registration);
+        let mut paths = self.paths_to_observe(&device.registration);
+        let left_out = paths.len().saturating_sub(self.settings.limits.observations);
+        paths.truncate(self.settings.limits.observations);
+        device.to_observe = paths;
         let ends = device.lifetime_ends(*self.settings.lifetimes.end());
+        let endpoint = device.registration.endpoint.clone();
         self.registry.insert(id, device);
         self.deadlines.set(Deadline::Lifetime(id), ends);
         self.publish(id, topic, payload, UplinkClass::Report);
         self.report(report);
+        if left_out > 0 {
+            self.report(Report::AutoObserveCut { endpoint, paths: left_out });
+        }
     }
 
     /// The observations that `auto_observe` asks for, of what the device has.

@@ -5,10 +5,13 @@
 //! -> left. `registration` has the requests of devices, `joining` the way in, `command` what applications ask of
 //! devices and `notification` what devices tell by themselves.
 
+mod admission;
 pub mod broker;
 mod command;
+mod draining;
 mod joining;
 mod notification;
+mod occupancy;
 mod registration;
 pub mod report;
 pub mod settings;
@@ -22,15 +25,19 @@ use rand::{RngExt, SeedableRng};
 
 use crate::coap::{self, Endpoint, ExchangeId, Peer, RequestId, Response, Transmit};
 use crate::deadlines::Deadlines;
+use crate::lwm2m::codec::Context;
 use crate::lwm2m::model::Model;
-use crate::lwm2m::operation::{Context, Operation, Outcome};
+use crate::lwm2m::operation::{Operation, Outcome};
 use crate::mqtt::topics::Topic;
 use crate::registry::{Device, Registry};
 
+use admission::Admission;
 use broker::{BrokerCommand, BrokerEvent, DeviceId, Publication, Ticket, UplinkClass};
 use joining::Joinings;
 use report::Report;
 use settings::Settings;
+
+pub use occupancy::Occupancy;
 
 /// What the shell has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +55,7 @@ pub struct Gateway {
     settings: Settings,
     model: Arc<Model>,
     rng: StdRng,
+    admission: Admission,
     coap: Endpoint,
     registry: Registry<DeviceId>,
     joinings: Joinings,
@@ -58,6 +66,8 @@ pub struct Gateway {
     /// The same moment by both clocks: monotonic, and since 1970.
     clocks: (Instant, Duration),
     last_device: u64,
+    /// The program ends: nothing new is begun.
+    draining: bool,
     last_ticket: u64,
 }
 
@@ -74,6 +84,7 @@ impl Gateway {
     pub fn new(settings: Settings, model: Arc<Model>, seed: [u8; 32], now: Instant, unix_time: Duration) -> Self {
         let mut rng = StdRng::from_seed(seed);
         Self {
+            admission: Admission::new(&settings.limits),
             coap: Endpoint::new(settings.coap.clone(), rng.random()),
             settings,
             model,
@@ -85,13 +96,9 @@ impl Gateway {
             outputs: VecDeque::new(),
             clocks: (now, unix_time),
             last_device: 0,
+            draining: false,
             last_ticket: 0,
         }
-    }
-
-    pub fn handle_datagram(&mut self, now: Instant, peer: Peer, datagram: &[u8]) {
-        self.coap.handle_datagram(now, peer, datagram);
-        self.handle_coap(now);
     }
 
     pub fn handle_broker(&mut self, now: Instant, event: BrokerEvent) {
@@ -107,6 +114,7 @@ impl Gateway {
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.admission.handle_timeout(now);
         self.coap.handle_timeout(now);
         self.handle_coap(now);
         while let Some(deadline) = self.deadlines.pop_expired(now) {
@@ -170,6 +178,7 @@ impl Gateway {
                 coap::Output::Transmit(transmit) => Output::Transmit(transmit),
                 coap::Output::Verdict(peer, verdict) => Output::Report(Report::Datagram { peer, verdict }),
                 coap::Output::Retransmitted(peer) => Output::Report(Report::Retransmitted { peer }),
+                coap::Output::Forgotten(peer) => Output::Report(Report::DuplicateForgotten { peer }),
             });
         }
     }
@@ -180,6 +189,16 @@ impl Gateway {
 
     fn respond(&mut self, now: Instant, request: RequestId, response: Response) {
         self.coap.respond(now, request, response);
+    }
+
+    /// A Register that came to nothing. Who is not registered hears of it once: its address may be another one's, and
+    /// retransmissions would multiply what came.
+    fn respond_to_register(&mut self, now: Instant, peer: Peer, register: RequestId, response: Response) {
+        if self.registry.is_known(peer) {
+            self.coap.respond(now, register, response);
+        } else {
+            self.coap.respond_once(now, register, response);
+        }
     }
 
     fn publish(&mut self, device: DeviceId, topic: Topic, payload: Vec<u8>, class: UplinkClass) {
@@ -241,8 +260,8 @@ impl Gateway {
 
     /// The device speaks from another address of the same transport.
     fn moved(&mut self, now: Instant, id: DeviceId, to: Peer) {
-        let Some(device) = self.registry.device_mut(id).filter(|device| device.peer != to) else { return };
-        let from = std::mem::replace(&mut device.peer, to);
+        let Some(from) = self.registry.readdress(id, to) else { return };
+        let Some(device) = self.registry.device(id) else { return };
         let endpoint = device.registration.endpoint.clone();
         let under_way = device.exchanges();
         self.coap.readdress(now, under_way, to);

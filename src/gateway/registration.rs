@@ -83,13 +83,10 @@ impl Gateway {
             Err(rejection) => return self.reject(now, request_id, peer, None, rejection.code, rejection.diagnostic),
         };
         let endpoint = registration.endpoint.clone();
-        if self.devices_and_joinings() >= self.settings.limits.devices
-            && self.registry.id_by_endpoint(&endpoint).is_none()
-        {
-            let response = self.unavailable("too many devices");
-            self.respond(now, request_id, response);
-            let reason = "the limit of devices is reached".to_owned();
-            let code = Code::SERVICE_UNAVAILABLE;
+        if let Some((word, reason)) = self.no_room_for(&endpoint, peer) {
+            let response = self.unavailable(word);
+            self.respond_to_register(now, peer, request_id, response);
+            let (code, reason) = (Code::SERVICE_UNAVAILABLE, reason.to_owned());
             return self.report(Report::RegisterRejected { peer, endpoint: Some(endpoint), code, reason });
         }
         let client = self.client(&registration, peer);
@@ -112,6 +109,24 @@ impl Gateway {
             predecessor_closed: false,
         };
         self.join(now, device, joining, BrokerCommand::Connect { device, client });
+    }
+
+    /// Why this device cannot register now, in a word for the device and in full; `None` if it can.
+    fn no_room_for(&self, endpoint: &str, peer: Peer) -> Option<(&'static str, &'static str)> {
+        let limits = &self.settings.limits;
+        let registered = self.registry.id_by_endpoint(endpoint).is_some();
+        if self.draining {
+            Some(("stopping", "the gateway is stopping"))
+        } else if self.devices_and_joinings() >= limits.devices && !registered {
+            Some(("too many devices", "the limit of devices is reached"))
+        } else if self.joinings.len() >= limits.joinings
+            && !self.joinings.has(endpoint)
+            && self.device_at(endpoint, peer).is_none()
+        {
+            Some(("busy", "the limit of Registers under way is reached"))
+        } else {
+            None
+        }
     }
 
     fn handle_registered(

@@ -19,6 +19,10 @@ pub enum Report {
     Retransmitted {
         peer: Peer,
     },
+    /// A message was forgotten before its time, for want of room: a duplicate of it would be acted on again.
+    DuplicateForgotten {
+        peer: Peer,
+    },
     Registered {
         endpoint: String,
         peer: Peer,
@@ -52,6 +56,11 @@ pub enum Report {
     Notification {
         endpoint: String,
         outcome: NotificationOutcome,
+    },
+    /// `auto_observe` has more paths than a device may have observations: so many are left out.
+    AutoObserveCut {
+        endpoint: String,
+        paths: usize,
     },
     /// A payload that could not be understood; the application was told 4.00.
     UndecodableContent {

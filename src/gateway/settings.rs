@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::coap::Parameters;
-use crate::lwm2m::operation::UndefinedResources;
+use crate::lwm2m::codec::UndefinedResources;
 use crate::lwm2m::path::Path;
 use crate::mqtt::topics::{Template, Translators};
 
@@ -61,6 +61,13 @@ pub enum UpdatePublish {
 pub struct Limits {
     /// Registered devices and Registers under way.
     pub devices: usize,
+    /// Registers that wait for the broker at once. Fewer than [`Parameters::pending_requests`], so that the requests of
+    /// registered devices always have room.
+    pub joinings: usize,
+    /// Registers of devices that are not registered at the address they come from.
+    pub registers: RateLimit,
+    /// What else would be answered to peers that are not registered.
+    pub strangers: RateLimit,
     /// Commands that wait for one device.
     pub waiting_commands: usize,
     /// How long a command may wait when it does not say itself.
@@ -75,10 +82,44 @@ pub struct Limits {
     pub retry_after: Duration,
 }
 
+/// How much is taken from one address (of IPv6: from one network of 64 bits), and from all together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    pub total: Rate,
+    pub address: Rate,
+}
+
+/// So many in a second on average, and so many at once after a quiet time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// 1 to 1,000,000.
+    pub per_second: u32,
+    /// At least 1.
+    pub burst: u32,
+}
+
+impl Rate {
+    /// How long one of them counts.
+    pub fn interval(self) -> Duration {
+        Duration::from_secs(1) / self.per_second
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             devices: 100_000,
+            joinings: 10_000,
+            // After a power cut a whole fleet comes back within seconds, thousands of it behind one NAT address.
+            registers: RateLimit {
+                total: Rate { per_second: 1_000, burst: 5_000 },
+                address: Rate { per_second: 200, burst: 2_000 },
+            },
+            // After a restart that forgot the devices, each of them needs one 4.04 to register anew.
+            strangers: RateLimit {
+                total: Rate { per_second: 2_000, burst: 10_000 },
+                address: Rate { per_second: 400, burst: 4_000 },
+            },
             waiting_commands: 64,
             command_expiry: Duration::from_secs(24 * 3600),
             observations: 128,

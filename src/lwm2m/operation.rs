@@ -1,16 +1,12 @@
 //! What an application asks of a device, as a CoAP request, and what a CoAP response means for it.
 
-use std::time::Duration;
-
 use crate::coap::options::{format, number};
 use crate::coap::{Code, Request, Response};
 
-use super::codec::{self, Entry};
+use super::codec::{self, Assignment, Context, Entry};
 use super::link;
-use super::model::Model;
 use super::path::Path;
 use super::register::Registration;
-use super::value::Value;
 
 /// A command in the terms of LwM2M, checked against the object definitions already. `query` are the items that the
 /// application put behind the path.
@@ -59,33 +55,6 @@ pub enum Operation {
         path: Path,
         query: Vec<String>,
     },
-}
-
-/// A resource or resource instance, and its new value.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Assignment {
-    pub path: Path,
-    pub value: Value,
-}
-
-/// What to do with an entry of a payload that has no definition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum UndefinedResources {
-    /// The answer is 4.00 with a reason.
-    #[default]
-    Refuse,
-    /// Base64 text with `"type":"Opaque"`.
-    Opaque,
-}
-
-/// What is needed to understand a device's response.
-#[derive(Clone, Copy, Debug)]
-pub struct Context<'a> {
-    pub registration: &'a Registration,
-    pub model: &'a Model,
-    pub undefined: UndefinedResources,
-    /// Since 1970: relative times of SenML count from it.
-    pub unix_time: Duration,
 }
 
 /// What the application is told.
@@ -243,9 +212,12 @@ fn content_format(response: &Response) -> Result<Option<u16>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::lwm2m::model::{Object, Operations, Resource, Version};
-    use crate::lwm2m::value::ResourceType;
+    use crate::lwm2m::codec::UndefinedResources;
+    use crate::lwm2m::model::{Model, Object, Operations, Resource, Version};
+    use crate::lwm2m::value::{ResourceType, Value};
 
     fn registration(query: &[&str], objects: &str) -> Registration {
         let mut request = Request::new(Code::POST);

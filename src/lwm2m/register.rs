@@ -17,6 +17,8 @@ const VERSIONS: &[&str] = &["1", "1.0", "1.1", "1.2"];
 const MAX_ENDPOINT: usize = 255;
 /// An option value of a request to the device has at most so many bytes (RFC 7252 section 5.10).
 const MAX_SEGMENT: usize = 255;
+/// Bytes of a query item: the longest endpoint name with its `ep=` fits, which is more than RFC 7252 section 5.10 allows.
+const MAX_ITEM: usize = 512;
 /// Items that this program knows nothing of: Updates add them to the registration.
 const MAX_OTHER_ITEMS: usize = 64;
 
@@ -50,7 +52,8 @@ struct ObjectList {
     object_formats: BTreeMap<u16, Vec<u16>>,
 }
 
-/// What an answer 4.xx says, and its diagnostic payload.
+/// What an answer 4.xx says, and its diagnostic payload: few words where a stranger hears them, whose address may be
+/// another one's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
     pub code: Code,
@@ -234,6 +237,9 @@ impl Items {
         let query = query.map_err(|_| Rejection::bad_request("a query item is not UTF-8"))?;
         let mut items = Self::default();
         for item in query {
+            if item.len() > MAX_ITEM {
+                return Err(Rejection::bad_request("a query item is too long"));
+            }
             match item.split_once('=') {
                 Some((name, value)) if !name.is_empty() => items.take(name, value, lifetimes)?,
                 None if item == "Q" => items.take_queue()?,
@@ -312,8 +318,7 @@ fn version(value: &str) -> Result<String, Rejection> {
     if VERSIONS.contains(&value) {
         return Ok(value.to_owned());
     }
-    let diagnostic = format!("LwM2M {} is spoken", VERSIONS.join(", "));
-    Err(Rejection { code: Code::PRECONDITION_FAILED, diagnostic })
+    Err(Rejection { code: Code::PRECONDITION_FAILED, diagnostic: "LwM2M 1.0 to 1.2".to_owned() })
 }
 
 /// The items with the newer ones in their place, or behind them.
@@ -332,10 +337,8 @@ fn merged(items: &[(String, String)], newer: Vec<(String, String)>) -> Result<Ve
 }
 
 fn check_content_format(request: &Request) -> Result<(), Rejection> {
-    let unsupported = || Rejection {
-        code: Code::UNSUPPORTED_CONTENT_FORMAT,
-        diagnostic: "an object list is application/link-format (40)".to_owned(),
-    };
+    let unsupported =
+        || Rejection { code: Code::UNSUPPORTED_CONTENT_FORMAT, diagnostic: "link-format (40)".to_owned() };
     match request.options.uint(number::CONTENT_FORMAT) {
         Ok(None) => Ok(()),
         Ok(Some(value)) if value == u32::from(format::LINK_FORMAT) => Ok(()),

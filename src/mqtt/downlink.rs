@@ -205,7 +205,7 @@ impl<'a> Source<'a> {
         Ok(Operation::Create { path, query, values: self.content(path, content)? })
     }
 
-    fn content(&self, base: Path, content: &Value) -> Result<Vec<crate::lwm2m::operation::Assignment>, CommandError> {
+    fn content(&self, base: Path, content: &Value) -> Result<Vec<crate::lwm2m::codec::Assignment>, CommandError> {
         let items = content.as_array().ok_or(CommandError::Member { member: "content", expected: "a list" })?;
         let mut values = Values::new(self);
         items.iter().try_for_each(|item| values.add_item(base, item))?;

@@ -15,6 +15,10 @@ pub fn log(report: &Report) {
         }
         Report::Datagram { peer, verdict } => trace!(peer = %peer.address, ?verdict, "datagram"),
         Report::Retransmitted { peer } => debug!(peer = %peer.address, "sent once more"),
+        Report::DuplicateForgotten { peer } => trace!(peer = %peer.address, "a message was forgotten for want of room"),
+        Report::AutoObserveCut { endpoint, paths } => {
+            warn!(endpoint, paths, "auto_observe leaves paths out: the limit of observations");
+        }
         Report::Registered { endpoint, peer, lifetime } => {
             info!(endpoint, peer = %peer.address, ?lifetime, "device registered");
         }

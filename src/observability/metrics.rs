@@ -84,6 +84,9 @@ counters! {
             receive_errors r#"direction="in""#,
             send_errors r#"direction="out""#
         ]
+        "lwm2m_socket_full_batches_total": "Times that a socket had as many datagrams as are taken at once: others had their turn first." [
+            full_batches ""
+        ]
     }
 }
 

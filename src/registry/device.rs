@@ -31,6 +31,7 @@ pub struct Device {
     /// How long it stays awake after it was heard of; `None` for a device that never sleeps.
     awake_window: Option<Duration>,
     last_heard: Instant,
+    registered: Instant,
 }
 
 /// The one exchange with the device (NSTART 1, RFC 7252 section 4.7).
@@ -80,6 +81,7 @@ impl Device {
             in_flight: None,
             awake_window,
             last_heard: now,
+            registered: now,
         }
     }
 
@@ -98,6 +100,11 @@ impl Device {
         if self.is_ready(now) && self.waiting.is_empty() {
             return Admission::SendNow(Box::new(command));
         }
+        self.keep(now, command, expiry, limit)
+    }
+
+    /// The same, but that the command is not sent now in any case.
+    pub fn keep(&mut self, now: Instant, command: Command, expiry: Duration, limit: usize) -> Admission {
         let patience = command.ttl.unwrap_or(expiry);
         if patience.is_zero() {
             return Admission::NowOrNever(Box::new(command));
@@ -145,6 +152,11 @@ impl Device {
                 return Some(path);
             }
         }
+    }
+
+    /// How long ago it registered.
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.registered)
     }
 
     pub fn observation_of(&self, path: Path) -> Option<ExchangeId> {

@@ -12,6 +12,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 
+use crate::coap::Peer;
+
 /// The last segment of a registration's Location-Path. It cannot be guessed: 96 random bits as URL-safe text.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Location(String);
@@ -42,11 +44,18 @@ pub struct Registry<K> {
     devices: HashMap<K, Device>,
     by_endpoint: HashMap<String, K>,
     by_location: HashMap<Location, K>,
+    /// How many devices speak from there: a proxy may speak for several.
+    at_peer: HashMap<Peer, usize>,
 }
 
 impl<K> Default for Registry<K> {
     fn default() -> Self {
-        Self { devices: HashMap::new(), by_endpoint: HashMap::new(), by_location: HashMap::new() }
+        Self {
+            devices: HashMap::new(),
+            by_endpoint: HashMap::new(),
+            by_location: HashMap::new(),
+            at_peer: HashMap::new(),
+        }
     }
 }
 
@@ -55,6 +64,7 @@ impl<K: Copy + Eq + Hash> Registry<K> {
     pub fn insert(&mut self, id: K, device: Device) {
         self.by_location.insert(device.location.clone(), id);
         self.by_endpoint.insert(device.registration.endpoint.clone(), id);
+        *self.at_peer.entry(device.peer).or_default() += 1;
         self.devices.insert(id, device);
     }
 
@@ -64,7 +74,26 @@ impl<K: Copy + Eq + Hash> Registry<K> {
         if self.by_endpoint.get(&device.registration.endpoint) == Some(&id) {
             self.by_endpoint.remove(&device.registration.endpoint);
         }
+        self.left(device.peer);
         Some(device)
+    }
+
+    /// The device speaks from another address now; gives the former one, if it did not speak from there already.
+    pub fn readdress(&mut self, id: K, to: Peer) -> Option<Peer> {
+        let device = self.devices.get_mut(&id).filter(|device| device.peer != to)?;
+        let from = std::mem::replace(&mut device.peer, to);
+        *self.at_peer.entry(to).or_default() += 1;
+        self.left(from);
+        Some(from)
+    }
+
+    /// Whether a registered device speaks from there.
+    pub fn is_known(&self, peer: Peer) -> bool {
+        self.at_peer.contains_key(&peer)
+    }
+
+    pub fn devices(&self) -> impl Iterator<Item = (K, &Device)> {
+        self.devices.iter().map(|(id, device)| (*id, device))
     }
 
     pub fn device_mut(&mut self, id: K) -> Option<&mut Device> {
@@ -90,5 +119,14 @@ impl<K: Copy + Eq + Hash> Registry<K> {
 
     pub fn is_empty(&self) -> bool {
         self.devices.is_empty()
+    }
+
+    fn left(&mut self, peer: Peer) {
+        if let Some(count) = self.at_peer.get_mut(&peer) {
+            *count -= 1;
+            if *count == 0 {
+                self.at_peer.remove(&peer);
+            }
+        }
     }
 }

@@ -2,4 +2,4 @@
 
 mod udp;
 
-pub use udp::{Sockets, UdpListener};
+pub use udp::{Batch, Sockets, UdpListener};

@@ -26,6 +26,15 @@ pub struct UdpListener {
     pub recbuf: usize,
 }
 
+/// How a look at a socket ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Batch {
+    /// All that had come was taken.
+    Emptied,
+    /// As much was taken as is at once; there may be more.
+    Full,
+}
+
 /// The listeners; [`Peer::socket`] is the index in the order of the settings.
 pub struct Sockets {
     sockets: Vec<UdpSocket>,
@@ -66,16 +75,16 @@ impl Sockets {
     }
 
     /// Hands over what has come to this socket, a batch of it at the most.
-    pub fn receive(&mut self, index: usize, mut take: impl FnMut(Peer, &[u8])) -> io::Result<()> {
+    pub fn receive(&mut self, index: usize, mut take: impl FnMut(Peer, &[u8])) -> io::Result<Batch> {
         self.next = index + 1;
         for _ in 0..BATCH {
             match self.sockets[index].try_recv_from(&mut self.buffer) {
                 Ok((length, address)) => take(Peer { socket: index as u16, address }, &self.buffer[..length]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Batch::Emptied),
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(Batch::Full)
     }
 
     /// Sends at once. A full buffer of the system is a loss as any other on the way.

@@ -76,8 +76,12 @@ impl Gateway {
 
     /// Sends a signal (`TERM`, `INT`) and waits for the end.
     pub fn stop(&mut self, signal: &str) -> ExitStatus {
-        kill(signal, self.child.as_ref().expect("it runs").id());
+        self.signal(signal);
         self.wait()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        kill(signal, self.child.as_ref().expect("it runs").id());
     }
 
     /// Waits until it ends by itself.

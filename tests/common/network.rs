@@ -11,8 +11,10 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use lwm2m_gateway::coap::options::number;
-use lwm2m_gateway::coap::{Code, Kind, Message, MessageId, Peer, Token};
-use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, DeviceId, Publication, Ticket};
+use lwm2m_gateway::coap::{Acknowledging, Code, Kind, Message, MessageId, Peer, Token};
+use lwm2m_gateway::gateway::broker::{
+    BrokerCommand, BrokerEvent, CloseReason, ConnectError, DeviceId, Publication, Ticket,
+};
 use lwm2m_gateway::gateway::report::Report;
 use lwm2m_gateway::gateway::settings::Settings;
 use lwm2m_gateway::gateway::{Gateway, Output};
@@ -46,6 +48,15 @@ impl Weather {
     };
 }
 
+/// What the broker makes of a Connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broker {
+    Takes,
+    Refuses,
+    /// The link gives up after ten seconds.
+    NeverAnswers,
+}
+
 /// Which of the devices.
 pub type Number = usize;
 
@@ -56,16 +67,18 @@ pub struct Network {
     pub gateway: Gateway,
     pub now: Instant,
     pub weather: Weather,
+    pub broker: Broker,
     pub devices: Vec<Attached>,
     /// What was published, in order, and for which registration.
     pub published: Vec<(DeviceId, Publication)>,
     pub reports: Vec<Report>,
     /// The notifications that the broker said it took.
     pub taken: HashSet<Notification>,
-    /// The notifications that the core acknowledged before that.
+    /// With [`Acknowledging::OnDemand`]: the notifications that the core acknowledged before that.
     pub acknowledged_untaken: Vec<Notification>,
     /// The notifications that a ticket was given out for, until the broker says that it took them.
     tickets: HashMap<Ticket, Notification>,
+    asks_the_broker: bool,
     begun: Instant,
     by_address: HashMap<Peer, Number>,
     /// The registration of each endpoint that the broker has now.
@@ -128,16 +141,19 @@ impl Network {
     pub fn new(settings: Settings, weather: Weather, seed: u64) -> Self {
         let now = beginning();
         let mut rng = StdRng::seed_from_u64(seed);
+        let asks_the_broker = settings.coap.acknowledge_notifications == Acknowledging::OnDemand;
         Self {
             gateway: Gateway::new(settings, model(), rng.random(), now, Duration::from_secs(1_700_000_000)),
             now,
             weather,
+            broker: Broker::Takes,
             devices: Vec::new(),
             published: Vec::new(),
             reports: Vec::new(),
             taken: HashSet::new(),
             acknowledged_untaken: Vec::new(),
             tickets: HashMap::new(),
+            asks_the_broker,
             begun: now,
             by_address: HashMap::new(),
             connected: HashMap::new(),
@@ -265,6 +281,9 @@ impl Network {
         if let BrokerEvent::Published { ticket, .. } = &event {
             self.taken.extend(self.tickets.remove(ticket));
         }
+        if let BrokerEvent::ConnectFailed { device, .. } = &event {
+            self.clientids.remove(device);
+        }
         self.gateway.handle_broker(self.now, event);
         assert_eq!(self.drain_gateway(), 0, "a verdict without a datagram");
     }
@@ -316,13 +335,24 @@ impl Network {
         }
     }
 
-    /// The broker's side: it takes every device.
+    /// The broker's side.
     fn serve(&mut self, command: BrokerCommand) {
         match command {
             BrokerCommand::Connect { device, client } => {
                 self.clientids.insert(device, client.clientid);
-                let at = self.now + self.weather.broker_delay.mul_f64(self.rng.random_range(0.0..1.0));
-                self.schedule(at, Happening::FromBroker(BrokerEvent::Connected { device }));
+                let soon = self.now + self.weather.broker_delay.mul_f64(self.rng.random_range(0.0..1.0));
+                let (at, event) = match self.broker {
+                    Broker::Takes => (soon, BrokerEvent::Connected { device }),
+                    Broker::Refuses => {
+                        let error = ConnectError::Refused("not this one".to_owned());
+                        (soon, BrokerEvent::ConnectFailed { device, error })
+                    }
+                    Broker::NeverAnswers => {
+                        let error = ConnectError::Unavailable("no answer".to_owned());
+                        (self.now + Duration::from_secs(10), BrokerEvent::ConnectFailed { device, error })
+                    }
+                };
+                self.schedule(at, Happening::FromBroker(event));
             }
             BrokerCommand::Publish { device, publication } => {
                 assert!(
@@ -385,7 +415,11 @@ impl Network {
 
     /// Keeps what a test wants to know of a datagram of the core.
     fn watch_gateway(&mut self, to: Peer, datagram: &[u8]) {
-        let Some(&number) = self.by_address.get(&to) else { return };
+        // Most are neither, and a thousand devices get many.
+        let code = datagram.get(1).copied().map(Code);
+        let (true, Some(&number)) = (matches!(code, Some(Code::GET | Code::EMPTY)), self.by_address.get(&to)) else {
+            return;
+        };
         let message = Message::decode(datagram).expect("the gateway sends messages");
         let attached = &mut self.devices[number];
         if message.code == Code::GET && message.options.uint(number::OBSERVE) == Ok(Some(0)) {
@@ -398,7 +432,7 @@ impl Network {
             && let Some(path) = attached.observed.get(token)
         {
             let notification = (number, path.clone(), *observe);
-            if !self.taken.contains(&notification) {
+            if self.asks_the_broker && !self.taken.contains(&notification) {
                 self.acknowledged_untaken.push(notification);
             }
         }

@@ -237,6 +237,18 @@ impl Scene {
         self.broker_says(BrokerEvent::Message { device, topic, payload: payload.to_vec() });
     }
 
+    /// The program is told to end.
+    pub fn drains(&mut self) {
+        self.gateway.drain(self.now);
+        assert_eq!(self.poll(), [], "a verdict without a datagram");
+    }
+
+    /// The program's patience is at its end.
+    pub fn gateway_ends(&mut self) {
+        self.gateway.end(self.now);
+        assert_eq!(self.poll(), [], "a verdict without a datagram");
+    }
+
     // --- The clock ---------------------------------------------------------------------------------------------------
 
     /// Lets time pass, and wakes the core each time that it asked for it.
@@ -275,6 +287,11 @@ impl Scene {
     }
 
     // --- What comes out ----------------------------------------------------------------------------------------------
+
+    /// What came out so far is of no interest.
+    pub fn forget_what_was_said(&mut self) {
+        self.said.clear();
+    }
 
     pub fn expect_sent(&mut self) -> (Peer, Message) {
         match self.said.pop_front() {

@@ -7,7 +7,7 @@ use lwm2m_gateway::coap::options::number;
 use lwm2m_gateway::coap::{Code, Request};
 use lwm2m_gateway::lwm2m::codec;
 use lwm2m_gateway::lwm2m::model::Model;
-use lwm2m_gateway::lwm2m::operation::{Context, UndefinedResources};
+use lwm2m_gateway::lwm2m::codec::{Context, UndefinedResources};
 use lwm2m_gateway::lwm2m::path::Path;
 use lwm2m_gateway::lwm2m::register::Registration;
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::coap::options::number;
-use crate::coap::{Code, Peer, Request, Response};
+use crate::coap::{Code, Peer, Request, Response, Standing};
 use crate::deadlines::Deadlines;
 
 use super::{Block, BlockError, BlockSize, without_blocks};
@@ -13,6 +13,8 @@ use super::{Block, BlockError, BlockSize, without_blocks};
 #[derive(Debug)]
 pub struct Assemblies {
     by_peer: HashMap<Peer, Assembly>,
+    /// Those of strangers among them.
+    of_strangers: usize,
     deadlines: Deadlines<Peer>,
     body_limit: usize,
     limit: usize,
@@ -24,6 +26,7 @@ pub struct Assemblies {
 struct Assembly {
     /// The request with what has come of its body.
     request: Request,
+    standing: Standing,
 }
 
 /// What a request with a Block1 option is.
@@ -36,17 +39,17 @@ pub enum Assembled {
 }
 
 impl Assemblies {
-    /// `body_limit` bytes each, `limit` of them, each for `lifetime` after its last block.
+    /// `body_limit` bytes each, `limit` of them, half of that for strangers, each for `lifetime` after its last block.
     pub fn new(body_limit: usize, limit: usize, lifetime: Duration, largest: BlockSize) -> Self {
-        Self { by_peer: HashMap::new(), deadlines: Deadlines::default(), body_limit, limit, lifetime, largest }
+        let (by_peer, deadlines) = (HashMap::new(), Deadlines::default());
+        Self { by_peer, of_strangers: 0, deadlines, body_limit, limit, lifetime, largest }
     }
 
-    pub fn take(&mut self, now: Instant, peer: Peer, request: &Request, block: Block) -> Assembled {
-        let begun = self.by_peer.remove(&peer).filter(|begun| block.number != 0 && begun.is_of(request));
-        self.deadlines.cancel(peer);
+    pub fn take(&mut self, now: Instant, peer: Peer, standing: Standing, request: &Request, block: Block) -> Assembled {
+        let begun = self.remove(peer).filter(|begun| block.number != 0 && begun.is_of(request));
         let mut assembly = match begun {
             Some(begun) => begun,
-            None if block.number == 0 => Assembly::new(request),
+            None if block.number == 0 => Assembly::new(request, standing),
             None => return failed(Code::REQUEST_ENTITY_INCOMPLETE, BlockError::OutOfOrder),
         };
         if block.offset() != assembly.request.payload.len() {
@@ -62,22 +65,40 @@ impl Assemblies {
         if !block.more {
             return Assembled::Complete(assembly.request, block);
         }
-        if self.by_peer.len() >= self.limit {
+        if !self.has_room(standing) {
             return failed(Code::SERVICE_UNAVAILABLE, BlockError::TooMany);
         }
-        self.by_peer.insert(peer, assembly);
+        self.of_strangers += usize::from(standing != Standing::Known);
+        self.by_peer.insert(peer, Assembly { standing, ..assembly });
         self.deadlines.set(peer, now + self.lifetime);
         Assembled::Answer(self.go_on(block), None)
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(peer) = self.deadlines.pop_expired(now) {
-            self.by_peer.remove(&peer);
+            self.remove(peer);
         }
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.next()
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_peer.len()
+    }
+
+    /// Strangers leave the other half to those that are known.
+    fn has_room(&self, standing: Standing) -> bool {
+        let strangers = standing == Standing::Known || self.of_strangers < self.limit.div_ceil(2);
+        self.by_peer.len() < self.limit && strangers
+    }
+
+    fn remove(&mut self, peer: Peer) -> Option<Assembly> {
+        self.deadlines.cancel(peer);
+        let assembly = self.by_peer.remove(&peer)?;
+        self.of_strangers -= usize::from(assembly.standing != Standing::Known);
+        Some(assembly)
     }
 
     /// 2.31; a first block that is larger than ours tells our size, and the peer goes on with that.
@@ -97,9 +118,9 @@ impl Assemblies {
 }
 
 impl Assembly {
-    fn new(request: &Request) -> Self {
+    fn new(request: &Request, standing: Standing) -> Self {
         let options = without_blocks(&request.options);
-        Self { request: Request { method: request.method, options, payload: Vec::new() } }
+        Self { request: Request { method: request.method, options, payload: Vec::new() }, standing }
     }
 
     fn is_of(&self, request: &Request) -> bool {

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
 
-use crate::lwm2m::operation::Assignment;
+use crate::lwm2m::codec::Assignment;
 use crate::lwm2m::path::Path;
 use crate::lwm2m::value::{ResourceType, Value, ValueError};
 

@@ -1,5 +1,6 @@
-//! Content formats: from a device's payload to a flat list of entries, and from values to a payload. Nothing here trusts the payload: every path must lie where the request went, every value must be of its
-//! resource's type, and what is left over is an error.
+//! Content formats: from a device's payload to a flat list of entries, and from values to a payload. Nothing here trusts
+//! the payload: every path must lie where the request went, every value must be of its resource's type, and what is left
+//! over is an error.
 
 pub mod cbor;
 pub mod json;
@@ -18,7 +19,6 @@ use thiserror::Error;
 use crate::coap::options::format;
 
 use super::model::{Model, Resource};
-use super::operation::{Assignment, Context, UndefinedResources};
 use super::path::Path;
 use super::register::Registration;
 use super::value::{ResourceType, Value, ValueError};
@@ -37,6 +37,33 @@ pub struct Entry {
     pub time: Option<f64>,
     /// There is no definition: the value is the bytes as they came.
     pub undefined: bool,
+}
+
+/// A resource or resource instance, and its new value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Assignment {
+    pub path: Path,
+    pub value: Value,
+}
+
+/// What to do with an entry of a payload that has no definition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum UndefinedResources {
+    /// The answer is 4.00 with a reason.
+    #[default]
+    Refuse,
+    /// Base64 text with `"type":"Opaque"`.
+    Opaque,
+}
+
+/// What is needed to understand a device's response.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    pub registration: &'a Registration,
+    pub model: &'a Model,
+    pub undefined: UndefinedResources,
+    /// Since 1970: relative times of SenML count from it.
+    pub unix_time: Duration,
 }
 
 /// Why a payload is no answer to its request.

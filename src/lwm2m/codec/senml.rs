@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::lwm2m::operation::Assignment;
+use crate::lwm2m::codec::Assignment;
 use crate::lwm2m::path::Path;
 use crate::lwm2m::value::Value;
 

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use minicbor::data::Type;
 use minicbor::{Decoder, Encoder, decode, encode};
 
-use crate::lwm2m::operation::Assignment;
+use crate::lwm2m::codec::Assignment;
 use crate::lwm2m::path::Path;
 use crate::lwm2m::value::{Value, ValueError};
 

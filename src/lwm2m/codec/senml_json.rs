@@ -7,7 +7,7 @@ use base64::engine::general_purpose::{STANDARD_PAD_INDIFFERENT, URL_SAFE_NO_PAD,
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Number};
 
-use crate::lwm2m::operation::Assignment;
+use crate::lwm2m::codec::Assignment;
 use crate::lwm2m::path::Path;
 use crate::lwm2m::value::{Value, ValueError};
 

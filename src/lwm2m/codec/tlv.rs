@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use thiserror::Error;
 
-use crate::lwm2m::operation::Assignment;
+use crate::lwm2m::codec::Assignment;
 use crate::lwm2m::path::Path;
 use crate::lwm2m::value::{ObjectLink, ResourceType, Value, ValueError};
 

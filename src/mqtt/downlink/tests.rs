@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use crate::coap::options::number;
 use crate::coap::{Code, Request};
+use crate::lwm2m::codec::Assignment;
 use crate::lwm2m::model::{Object, Operations, Version};
-use crate::lwm2m::operation::Assignment;
 use crate::lwm2m::value::{ObjectLink, Value as Lwm2mValue};
 
 use super::*;

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use serde_json::Value as Json;
 
+use crate::lwm2m::codec::Assignment;
 use crate::lwm2m::codec::{text, tlv};
-use crate::lwm2m::operation::Assignment;
 use crate::lwm2m::path::Path;
 use crate::lwm2m::value::{ResourceType, Value, ValueError};
 

@@ -13,6 +13,7 @@ use super::{Counter, Sample, sample};
 pub struct CoreMetrics {
     datagrams: Counters<Verdict>,
     retransmissions: Counter,
+    duplicates_forgotten: Counter,
     registrations: Counter,
     registrations_rejected: Counters<Rejection>,
     updates: Counter,
@@ -20,6 +21,7 @@ pub struct CoreMetrics {
     departures: Counters<LeaveReason>,
     commands: Counters<CommandOutcome>,
     notifications: Counters<NotificationOutcome>,
+    auto_observe_cut: Counter,
     undecodable_contents: Counter,
     transfers_failed: Counters<BlockError>,
     publications_refused: Counter,
@@ -31,6 +33,7 @@ impl CoreMetrics {
         match report {
             Report::Datagram { verdict, .. } => self.datagrams.increment(*verdict),
             Report::Retransmitted { .. } => self.retransmissions.increment(),
+            Report::DuplicateForgotten { .. } => self.duplicates_forgotten.increment(),
             Report::Registered { .. } => self.registrations.increment(),
             Report::RegisterRejected { code, .. } => self.registrations_rejected.increment(Rejection::of(*code)),
             Report::Updated { .. } => self.updates.increment(),
@@ -38,6 +41,7 @@ impl CoreMetrics {
             Report::Left { reason, .. } => self.departures.increment(*reason),
             Report::Command { outcome, .. } => self.commands.increment(*outcome),
             Report::Notification { outcome, .. } => self.notifications.increment(*outcome),
+            Report::AutoObserveCut { paths, .. } => self.auto_observe_cut.add(*paths as u64),
             Report::UndecodableContent { .. } => self.undecodable_contents.increment(),
             Report::TransferFailed { error, .. } => self.transfers_failed.increment(*error),
             Report::PublishRefused { .. } => self.publications_refused.increment(),
@@ -48,6 +52,11 @@ impl CoreMetrics {
         [
             self.datagrams.samples("lwm2m_datagrams_total", "Datagrams from devices, each counted once."),
             alone("lwm2m_retransmissions_total", "Confirmable messages sent once more.", &self.retransmissions),
+            alone(
+                "lwm2m_duplicates_forgotten_total",
+                "Messages of devices that were forgotten early for want of room: a duplicate of them passes for new.",
+                &self.duplicates_forgotten,
+            ),
             alone("lwm2m_registrations_total", "Devices that registered.", &self.registrations),
             self.registrations_rejected
                 .samples("lwm2m_registrations_rejected_total", "Registers answered with an error."),
@@ -56,6 +65,11 @@ impl CoreMetrics {
             self.departures.samples("lwm2m_departures_total", "Registrations that ended."),
             self.commands.samples("lwm2m_commands_total", "Commands that came to their end."),
             self.notifications.samples("lwm2m_notifications_total", "Notifications of observations."),
+            alone(
+                "lwm2m_auto_observe_left_out_total",
+                "Paths that auto_observe left out: more than a device may have observations.",
+                &self.auto_observe_cut,
+            ),
             alone(
                 "lwm2m_undecodable_contents_total",
                 "Payloads of devices that could not be understood.",
@@ -80,6 +94,7 @@ enum Rejection {
     Forbidden,
     PreconditionFailed,
     UnsupportedContentFormat,
+    TooManyRequests,
     ServiceUnavailable,
     Other,
 }
@@ -92,6 +107,7 @@ impl Rejection {
             Code::FORBIDDEN => Self::Forbidden,
             Code::PRECONDITION_FAILED => Self::PreconditionFailed,
             Code::UNSUPPORTED_CONTENT_FORMAT => Self::UnsupportedContentFormat,
+            Code::TOO_MANY_REQUESTS => Self::TooManyRequests,
             Code::SERVICE_UNAVAILABLE => Self::ServiceUnavailable,
             _ => Self::Other,
         }
@@ -163,6 +179,7 @@ labels!(Verdict {
     (Verdict::Reset) => r#"verdict="reset""#,
     (Verdict::Ping) => r#"verdict="ping""#,
     (Verdict::Duplicate) => r#"verdict="duplicate""#,
+    (Verdict::Refused) => r#"verdict="refused""#,
     (Verdict::Dropped(DropReason::NoMessage(DecodeError::TooShort))) => r#"verdict="dropped",reason="too_short""#,
     (Verdict::Dropped(DropReason::NoMessage(DecodeError::Version))) => r#"verdict="dropped",reason="version""#,
     (Verdict::Dropped(DropReason::NoMessage(DecodeError::TokenLength))) => r#"verdict="dropped",reason="token_length""#,
@@ -175,6 +192,7 @@ labels!(Verdict {
     (Verdict::Dropped(DropReason::Senseless)) => r#"verdict="dropped",reason="senseless""#,
     (Verdict::Dropped(DropReason::CriticalOption)) => r#"verdict="dropped",reason="critical_option""#,
     (Verdict::Dropped(DropReason::TooManyRequests)) => r#"verdict="dropped",reason="too_many_requests""#,
+    (Verdict::Dropped(DropReason::RateLimited)) => r#"verdict="dropped",reason="rate_limited""#,
 });
 
 labels!(BlockError {
@@ -191,6 +209,7 @@ labels!(Rejection {
     (Rejection::Forbidden) => r#"code="4.03""#,
     (Rejection::PreconditionFailed) => r#"code="4.12""#,
     (Rejection::UnsupportedContentFormat) => r#"code="4.15""#,
+    (Rejection::TooManyRequests) => r#"code="4.29""#,
     (Rejection::ServiceUnavailable) => r#"code="5.03""#,
     (Rejection::Other) => r#"code="other""#,
 });
@@ -254,8 +273,8 @@ mod tests {
     /// One report for every counter of the core.
     fn reports() -> Vec<Report> {
         let endpoint = || "urn:imei:1".to_owned();
-        let codes =
-            [(4, 0), (4, 2), (4, 3), (4, 12), (4, 15), (5, 3), (5, 0)].map(|(class, detail)| Code::of(class, detail));
+        let codes = [(4, 0), (4, 2), (4, 3), (4, 12), (4, 15), (4, 29), (5, 3), (5, 0)]
+            .map(|(class, detail)| Code::of(class, detail));
         let datagrams = Verdict::ALL.iter().map(|&verdict| Report::Datagram { peer: peer(), verdict });
         let rejections = codes.into_iter().map(|code| Report::RegisterRejected {
             peer: peer(),
@@ -274,6 +293,8 @@ mod tests {
         let transfers = BlockError::ALL.iter().map(|&error| Report::TransferFailed { peer: peer(), error });
         let single = [
             Report::Retransmitted { peer: peer() },
+            Report::DuplicateForgotten { peer: peer() },
+            Report::AutoObserveCut { endpoint: endpoint(), paths: 1 },
             Report::Registered { endpoint: endpoint(), peer: peer(), lifetime: Duration::from_secs(300) },
             Report::Updated { endpoint: endpoint() },
             Report::Moved { endpoint: endpoint(), from: peer(), to: peer() },

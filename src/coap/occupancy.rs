@@ -1,0 +1,26 @@
+//! How full the tables of the endpoint are.
+
+/// The entries of each table: all of them are bounded, and empty when nothing is under way and EXCHANGE_LIFETIME is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Occupancy {
+    pub exchanges: usize,
+    pub observations: usize,
+    pub tokens: usize,
+    /// Confirmable messages that are not acknowledged.
+    pub transmissions: usize,
+    /// Requests of peers that wait for our answer.
+    pub pending_requests: usize,
+    /// Messages that are kept to tell a duplicate.
+    pub remembered_messages: usize,
+    /// Peers whose next message id is known.
+    pub message_ids: usize,
+    /// Requests of ours and bodies of notifications, with all their blocks.
+    pub transfers: usize,
+    /// Bodies of peers that are put together.
+    pub assemblies: usize,
+    /// Notifications that wait for the body of an earlier one.
+    pub waiting_notifications: usize,
+    pub deadlines: usize,
+    /// What was not polled yet.
+    pub outputs: usize,
+}

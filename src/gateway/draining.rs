@@ -1,0 +1,50 @@
+//! The end of the program: nothing new is begun, what is under way comes to its end.
+//!
+//! 1. [`Gateway::drain`]: Registers are answered 5.03 from now on, and commands wait, whatever their device does. Messages
+//!    of devices, and answers to commands in flight, are taken as ever.
+//! 2. [`Gateway::is_drained`], or the shell's patience is at its end.
+//! 3. [`Gateway::end`]: what is in flight still is given up.
+//!
+//! The registrations go on: they do not end with the process.
+
+use std::time::Instant;
+
+use super::broker::{BrokerCommand, DeviceId};
+use super::report::CommandOutcome;
+use super::{Gateway, Output};
+
+impl Gateway {
+    /// Takes no new work. Registers under way are answered 5.03: their devices come back when the program does.
+    pub fn drain(&mut self, now: Instant) {
+        self.draining = true;
+        for id in self.joinings.ids() {
+            let early = self.joinings.get_mut(id).map(|joining| std::mem::take(&mut joining.early));
+            for payload in early.into_iter().flatten() {
+                self.refuse_early(id, &payload, CommandOutcome::Expired, "the gateway is stopping");
+            }
+            let Some(joining) = self.joinings.remove(id) else { continue };
+            self.respond_to_register(now, joining.peer, joining.request, self.unavailable("stopping"));
+            self.push(Output::Broker(BrokerCommand::Disconnect { device: id }));
+        }
+        self.flush_coap();
+    }
+
+    /// Whether nothing is in flight any more, after [`Gateway::drain`].
+    pub fn is_drained(&self) -> bool {
+        self.draining && !self.coap.is_transferring()
+    }
+
+    /// Gives up the commands that are in flight still: each of them has its last answer.
+    pub fn end(&mut self, now: Instant) {
+        let devices: Vec<DeviceId> = self.registry.devices().map(|(id, _)| id).collect();
+        for id in devices {
+            let Some(in_flight) = self.registry.device_mut(id).and_then(|device| device.take_in_flight()) else {
+                continue;
+            };
+            self.coap.forget(in_flight.exchange);
+            self.exchanges.remove(&in_flight.exchange);
+            self.give_up(id, &in_flight.command);
+        }
+        self.handle_coap(now);
+    }
+}

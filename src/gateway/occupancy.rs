@@ -1,0 +1,48 @@
+//! How full the gateway is.
+
+use crate::coap;
+
+use super::Gateway;
+
+/// The entries of each table: all of them are bounded, and empty when every device has left and its messages are
+/// forgotten.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Occupancy {
+    pub devices: usize,
+    /// Registers that wait for the broker.
+    pub joinings: usize,
+    /// Commands that came before their device was registered.
+    pub early_commands: usize,
+    pub waiting_commands: usize,
+    /// Exchanges and observations of devices.
+    pub exchanges: usize,
+    /// Notifications whose acknowledgement waits for the broker.
+    pub owed_acknowledgements: usize,
+    /// Observations that `auto_observe` has still to ask for.
+    pub to_observe: usize,
+    /// Addresses of strangers that sent lately.
+    pub addresses: usize,
+    pub deadlines: usize,
+    /// What was not polled yet.
+    pub outputs: usize,
+    pub coap: coap::Occupancy,
+}
+
+impl Gateway {
+    /// Counts; it looks at every device.
+    pub fn occupancy(&self) -> Occupancy {
+        Occupancy {
+            devices: self.registry.len(),
+            joinings: self.joinings.len(),
+            early_commands: self.joinings.early_commands(),
+            waiting_commands: self.registry.devices().map(|(_, device)| device.waiting.len()).sum(),
+            exchanges: self.exchanges.len(),
+            owed_acknowledgements: self.registry.devices().map(|(_, device)| device.owed.len()).sum(),
+            to_observe: self.registry.devices().map(|(_, device)| device.to_observe.len()).sum(),
+            addresses: self.admission.addresses(),
+            deadlines: self.deadlines.len(),
+            outputs: self.outputs.len(),
+            coap: self.coap.occupancy(),
+        }
+    }
+}
