@@ -19,8 +19,8 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use virtual_scene::{observe, read};
 
-/// A tenth of them in an unoptimized build, where a thousand take minutes: `cargo test --release --test gateway_crowd`.
-const DEVICES: usize = if cfg!(debug_assertions) { 100 } else { 1000 };
+/// Fewer in an unoptimized build, where a thousand take minutes: `cargo test --release --test gateway_crowd`.
+const DEVICES: usize = if cfg!(debug_assertions) { 50 } else { 1000 };
 const COMMANDS: u64 = 20;
 const CHANGES: u32 = 50;
 /// Each is observed by one command, so the path of a notification tells which; a change concerns all of them.
