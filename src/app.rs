@@ -18,7 +18,7 @@ use crate::lwm2m::model::BrokenFile;
 use crate::observability::metrics::Metrics;
 use crate::store::Store;
 use crate::transport::Sockets;
-use crate::upstream::exproto::Link;
+use crate::upstream::exproto::{Link, Node};
 
 /// The running program.
 pub struct App {
@@ -36,8 +36,7 @@ pub struct Places {
     /// MQTT of the embedded broker.
     pub mqtt: Option<SocketAddr>,
     pub handler: SocketAddr,
-    pub adapter: String,
-    pub listeners: Vec<String>,
+    pub nodes: Vec<Node>,
     pub objects: usize,
 }
 
@@ -91,8 +90,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
         #[cfg(not(feature = "embedded"))]
         mqtt: None,
         handler,
-        adapter: config.upstream.adapter,
-        listeners: config.upstream.listeners,
+        nodes: config.upstream.nodes,
         objects,
     };
     let now = driver::monotonic_now();
@@ -157,8 +155,10 @@ impl fmt::Display for Places {
                 write!(f, "No device at hand? `lwm2m-gateway demo` brings one along. Ctrl-C stops.")
             }
             None => {
-                writeln!(f, "  EMQX, exproto listener           {}", self.listeners.join(", "))?;
-                writeln!(f, "  EMQX, ConnectionAdapter          {}", self.adapter)?;
+                for Node { listeners, adapter } in &self.nodes {
+                    writeln!(f, "  EMQX, exproto listener           {}", listeners.join(", "))?;
+                    writeln!(f, "  EMQX, ConnectionAdapter          {adapter}")?;
+                }
                 writeln!(f, "  our ConnectionUnaryHandler       {}", self.handler)?;
                 write!(f, "In EMQX `emqx ctl gateway list` shows exproto running, with each device as a client.")
             }
@@ -175,8 +175,8 @@ async fn with_broker(config: Config) -> anyhow::Result<(Config, Option<crate::em
     }
     let broker = crate::embedded::Broker::start(config.embedded.clone()).await.context("the embedded broker")?;
     let addresses = broker.addresses();
-    config.upstream.listeners = vec![addresses.listener.to_string()];
-    config.upstream.adapter = format!("http://{}", addresses.adapter);
+    let adapter = format!("http://{}", addresses.adapter);
+    config.upstream.nodes = vec![Node { listeners: vec![addresses.listener.to_string()], adapter }];
     Ok((config, Some(broker)))
 }
 

@@ -93,6 +93,11 @@ impl Reader {
         self.add(key, value, variable, problem.into());
     }
 
+    /// Whether the file or the environment has this key.
+    pub fn has(&self, key: &str) -> bool {
+        self.find(key).is_some()
+    }
+
     /// Whether nothing was wrong with these keys so far: a comparison of them makes sense.
     pub fn fine(&self, keys: &[&str]) -> bool {
         !self.mistakes.iter().any(|mistake| keys.contains(&mistake.key.as_str()))

@@ -235,10 +235,10 @@ fn refuse_shared_addresses(reader: &mut Reader, listeners: &[UdpListener]) {
 
 fn exproto(reader: &mut Reader) -> exproto::Settings {
     let key = |last: &str| format!("upstream.exproto.{last}");
+    let nodes = nodes(reader);
     let handler_bind = SocketAddr::from(([127, 0, 0, 1], 9001));
     let settings = exproto::Settings {
-        listeners: reader.read(&key("listener"), vec!["127.0.0.1:7993".to_owned()], not_empty(list(host_and_port))),
-        adapter: reader.read(&key("adapter"), "http://127.0.0.1:9100".to_owned(), http_address),
+        nodes,
         adapter_connections: reader.read(&key("adapter_connections"), 2, whole(1..=64)),
         handler_bind: reader.read(&key("handler_bind"), handler_bind, reachable_address),
         source_addresses: reader.read(&key("source_addresses"), Vec::new(), list(parsed("an IP address"))),
@@ -255,6 +255,31 @@ fn exproto(reader: &mut Reader) -> exproto::Settings {
         reader.refuse(&key("queue_per_device"), problem);
     }
     settings
+}
+
+/// One node has keys of its own, `listener` and `adapter`; several are a list.
+fn nodes(reader: &mut Reader) -> Vec<exproto::Node> {
+    let [listener, adapter, several] = ["listener", "adapter", "nodes"].map(|last| format!("upstream.exproto.{last}"));
+    let one = exproto::Node {
+        listeners: reader.read(&listener, vec!["127.0.0.1:7993".to_owned()], not_empty(list(host_and_port))),
+        adapter: reader.read(&adapter, "http://127.0.0.1:9100".to_owned(), http_address),
+    };
+    let nodes = reader.read(&several, None, |value| not_empty(list(node))(value).map(Some));
+    for key in [listener, adapter] {
+        if reader.has(&several) && reader.has(&key) {
+            reader.refuse(&key, "allowed is this or upstream.exproto.nodes, not both");
+        }
+    }
+    nodes.unwrap_or_else(|| vec![one])
+}
+
+fn node(value: &Value) -> Result<exproto::Node, String> {
+    const ALLOWED: &str = "allowed is { listener = \"host:port\", adapter = \"http://host:port\" }";
+    let table =
+        value.as_table().filter(|table| table.keys().all(|key| ["listener", "adapter"].contains(&key.as_str())));
+    let entries = table.and_then(|table| table.get("listener").zip(table.get("adapter")));
+    let (listener, adapter) = entries.ok_or(ALLOWED)?;
+    Ok(exproto::Node { listeners: not_empty(list(host_and_port))(listener)?, adapter: http_address(adapter)? })
 }
 
 /// With port 0 the system chooses: the broker tells where it is.

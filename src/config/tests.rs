@@ -21,7 +21,12 @@ fn the_documented_file_has_every_key_and_no_other() {
 
 #[test]
 fn the_examples_of_the_documented_file_are_taken() {
-    Config::from_table(with_examples(DOCUMENTED), []).unwrap();
+    let mut table = with_examples(DOCUMENTED);
+    // The nodes stand in place of these.
+    let exproto = table["upstream"]["exproto"].as_table_mut().unwrap();
+    exproto.remove("listener").unwrap();
+    exproto.remove("adapter").unwrap();
+    Config::from_table(table, []).unwrap();
 }
 
 #[test]
@@ -164,7 +169,8 @@ fn a_device_has_a_password_or_none() {
 #[test]
 fn the_addresses_of_the_upstream_are_checked() {
     let several = config("[upstream.exproto]\nlistener = [\"10.0.0.1:7993\", \"emqx-1.example:7993\", \"[::1]:7993\"]");
-    assert_eq!(several.upstream.listeners, ["10.0.0.1:7993", "emqx-1.example:7993", "[::1]:7993"]);
+    assert_eq!(several.upstream.nodes.len(), 1);
+    assert_eq!(several.upstream.nodes[0].listeners, ["10.0.0.1:7993", "emqx-1.example:7993", "[::1]:7993"]);
     for wrong in ["listener = \"127.0.0.1\"", "listener = []", "listener = \"::1:7993\"", "listener = \"h:0\""] {
         assert_eq!(mistakes(&format!("[upstream.exproto]\n{wrong}")).len(), 1, "{wrong}");
     }
@@ -174,6 +180,45 @@ fn the_addresses_of_the_upstream_are_checked() {
     for wrong in ["handler_bind = \"127.0.0.1:0\"", "handler_bind = 9001", "source_addresses = [\"here\"]"] {
         assert_eq!(mistakes(&format!("[upstream.exproto]\n{wrong}")).len(), 1, "{wrong}");
     }
+}
+
+#[test]
+fn several_nodes_are_listed_each_with_its_listeners_and_its_adapter() {
+    let text = r#"
+        [upstream.exproto]
+        nodes = [
+            { listener = "10.0.0.1:7993", adapter = "http://10.0.0.1:9100" },
+            { listener = ["10.0.0.2:7993", "10.0.0.3:7993"], adapter = "http://10.0.0.2:9100" },
+        ]
+    "#;
+    let node = |listeners: &[&str], adapter: &str| exproto::Node {
+        listeners: listeners.iter().map(|listener| (*listener).to_owned()).collect(),
+        adapter: adapter.to_owned(),
+    };
+    let first = node(&["10.0.0.1:7993"], "http://10.0.0.1:9100");
+    let second = node(&["10.0.0.2:7993", "10.0.0.3:7993"], "http://10.0.0.2:9100");
+    assert_eq!(config(text).upstream.nodes, [first, second]);
+    for wrong in [
+        "[]",
+        "\"10.0.0.1:7993\"",
+        "[{ listener = \"h:7993\" }]",
+        "[{ listener = \"h\", adapter = \"http://h:9100\" }]",
+        "[{ listener = \"h:7993\", adapter = \"h:9100\" }]",
+        "[{ listener = \"h:7993\", adapter = \"http://h:9100\", weight = 2 }]",
+    ] {
+        assert_eq!(mistakes(&format!("[upstream.exproto]\nnodes = {wrong}")).len(), 1, "{wrong}");
+    }
+}
+
+#[test]
+fn nodes_stand_in_place_of_listener_and_adapter() {
+    let node = "nodes = [{ listener = \"h:7993\", adapter = \"http://h:9100\" }]";
+    let text = format!("[upstream.exproto]\nlistener = \"h:7993\"\nadapter = \"http://h:9100\"\n{node}");
+    let expected = [
+        "upstream.exproto.listener = \"h:7993\": allowed is this or upstream.exproto.nodes, not both",
+        "upstream.exproto.adapter = \"http://h:9100\": allowed is this or upstream.exproto.nodes, not both",
+    ];
+    assert_eq!(mistakes(&text), expected);
 }
 
 #[test]

@@ -103,6 +103,12 @@ counters! {
         "lwm2m_clients_reconnected_total": "Devices that became clients again after their connection was lost." [
             reconnected ""
         ]
+        "lwm2m_clients_moved_total": "Devices that became clients again at another node of the broker." [moved ""]
+        "lwm2m_node_changes_total": "Nodes of the broker that were found not to serve, and to serve again." [
+            nodes_failed r#"state="down""#,
+            nodes_recovered r#"state="up""#
+        ]
+        "lwm2m_node_probes_total": "Probes of nodes that are down." [probes ""]
         "lwm2m_clients_closed_total": "Clients that the broker ended for good: kicked, discarded, expired or refused." [
             closed ""
         ]

@@ -31,12 +31,17 @@ impl Gateway {
 
     /// Starts it with so many listeners and these lines of configuration (`a.b = value`), and waits until it hears.
     pub fn start_with(broker: &TestAddresses, listeners: usize, lines: &str) -> Self {
+        Self::start_at(&[broker], listeners, lines)
+    }
+
+    /// The same at several nodes, that all call the handler of the first one.
+    pub fn start_at(nodes: &[&TestAddresses], listeners: usize, lines: &str) -> Self {
         let listeners = free_udp_ports(listeners);
         let mut config = lines.to_owned();
         for (index, address) in listeners.iter().enumerate() {
             config += &format!("\nlisteners.udp.listener{index}.bind = \"{address}\"");
         }
-        let mut gateway = Self::start_without_waiting(broker, &config);
+        let mut gateway = Self::launch(nodes, &config);
         gateway.listeners = listeners;
         gateway.listeners.iter().for_each(|listener| gateway.wait_for(*listener));
         gateway
@@ -44,13 +49,15 @@ impl Gateway {
 
     /// Starts it with these lines of configuration, that name the listeners too.
     pub fn start_without_waiting(broker: &TestAddresses, lines: &str) -> Self {
+        Self::launch(&[broker], lines)
+    }
+
+    fn launch(nodes: &[&TestAddresses], lines: &str) -> Self {
         let config = format!(
-            "xml_dir = \"{}/xml\"\nupstream.exproto.listener = {:?}\nupstream.exproto.adapter = {:?}\n\
-             upstream.exproto.handler_bind = \"{}\"\n{lines}",
+            "xml_dir = \"{}/xml\"\n{}\nupstream.exproto.handler_bind = \"{}\"\n{lines}",
             env!("CARGO_MANIFEST_DIR"),
-            broker.listener,
-            broker.adapter,
-            broker.handler_bind,
+            upstream(nodes),
+            nodes[0].handler_bind,
         );
         let folder = TempDir::new().expect("a place for the configuration");
         let own_store = format!("\nstore.file = {:?}", folder.path().join("store.redb"));
@@ -159,6 +166,17 @@ impl Drop for Gateway {
 fn kill(signal: &str, id: u32) {
     let done = Command::new("kill").args([format!("-{signal}"), id.to_string()]).status();
     assert!(done.expect("there is a kill").success());
+}
+
+/// One node has its keys, several are a list.
+fn upstream(nodes: &[&TestAddresses]) -> String {
+    if let [TestAddresses { listener, adapter, .. }] = nodes {
+        return format!("upstream.exproto.listener = {listener:?}\nupstream.exproto.adapter = {adapter:?}");
+    }
+    let node = |TestAddresses { listener, adapter, .. }: &&TestAddresses| {
+        format!("{{ listener = {listener:?}, adapter = {adapter:?} }}")
+    };
+    format!("upstream.exproto.nodes = [{}]", nodes.iter().map(node).collect::<Vec<_>>().join(", "))
 }
 
 /// All at once, so that they differ.

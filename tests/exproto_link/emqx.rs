@@ -2,6 +2,7 @@
 //! handler, one at a time for each connection.
 
 use std::collections::{HashMap, HashSet};
+use std::future::pending;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -46,15 +47,31 @@ pub struct Emqx {
     handler: Option<SocketAddr>,
     shared: Arc<Shared>,
     published: mpsc::UnboundedReceiver<Published>,
-    running: Option<Runtime>,
+    running: Option<Running>,
+}
+
+/// One runtime for each side, so that either can go by itself.
+struct Running {
+    listener: Runtime,
+    adapter: Option<Runtime>,
 }
 
 impl Drop for Emqx {
     fn drop(&mut self) {
-        if let Some(runtime) = self.running.take() {
-            runtime.shutdown_background();
+        if let Some(Running { listener, adapter }) = self.running.take() {
+            listener.shutdown_background();
+            adapter.into_iter().for_each(Runtime::shutdown_background);
         }
     }
+}
+
+/// What it does when it cannot call its handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandlerLost {
+    /// As EMQX 5.8: a connection with an event is closed at once.
+    Closes,
+    /// As EMQX 5.3, which tries for a while: the connection stays open, and nothing is heard of it.
+    Waits,
 }
 
 struct Shared {
@@ -69,6 +86,8 @@ struct State {
     connections: HashMap<String, Connection>,
     refused: HashSet<String>,
     denied: HashSet<String>,
+    hangs: bool,
+    handler_lost: Option<HandlerLost>,
 }
 
 struct Connection {
@@ -104,17 +123,48 @@ impl Emqx {
         self.handler = Some(handler);
         let (listener, adapter) = self.sockets.take().expect("a gateway that is not started");
         let [listener, adapter] = [listener, adapter].map(|socket| socket.into_std().expect("a socket"));
-        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        runtime.spawn(serve_listener(listener, handler, Arc::clone(&self.shared)));
-        runtime.spawn(serve_adapter(adapter, Arc::clone(&self.shared)));
-        self.running = Some(runtime);
+        let [devices, calls] =
+            [(); 2].map(|()| Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime"));
+        devices.spawn(serve_listener(listener, handler, Arc::clone(&self.shared)));
+        calls.spawn(serve_adapter(adapter, Arc::clone(&self.shared)));
+        self.running = Some(Running { listener: devices, adapter: Some(calls) });
     }
 
     /// As `gateway stop`: everything is closed, and the handler hears nothing of it.
     pub async fn stop(&mut self) {
-        let runtime = self.running.take().expect("a gateway that is started");
-        tokio::task::spawn_blocking(move || runtime.shutdown_timeout(PATIENCE)).await.expect("a stop");
+        let Running { listener, adapter } = self.running.take().expect("a gateway that is started");
+        end(listener).await;
+        if let Some(adapter) = adapter {
+            end(adapter).await;
+        }
         self.shared.state().connections.clear();
+    }
+
+    /// The connections of the devices stay.
+    pub async fn stop_adapter(&mut self) {
+        let running = self.running.as_mut().expect("a gateway that is started");
+        end(running.adapter.take().expect("an adapter that is started")).await;
+    }
+
+    /// From now on the adapter takes calls, and does not answer.
+    pub fn hang(&self) {
+        self.shared.state().hangs = true;
+    }
+
+    pub fn lose_handler(&self, how: HandlerLost) {
+        self.shared.state().handler_lost = Some(how);
+    }
+
+    pub fn find_handler(&self) {
+        self.shared.state().handler_lost = None;
+    }
+
+    /// The clientids, in alphabetical order.
+    pub fn clients(&self) -> Vec<String> {
+        let state = self.shared.state();
+        let mut clients: Vec<_> = state.connections.values().filter_map(|client| client.clientid.clone()).collect();
+        clients.sort_unstable();
+        clients
     }
 
     pub async fn start_again(&mut self) {
@@ -155,6 +205,15 @@ impl Emqx {
         self.until(|state| !state.connections.contains_key(&conn)).await;
     }
 
+    pub async fn until_clients(&self, clientids: &[&str]) {
+        let wait = async {
+            while self.clients() != clientids {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{clientids:?} in time, not {:?}", self.clients()));
+    }
+
     pub async fn until_no_clients(&self) {
         self.until(|state| state.connections.is_empty()).await;
     }
@@ -171,6 +230,10 @@ impl Emqx {
         };
         timeout(PATIENCE, wait).await.expect("the clients to leave in time");
     }
+}
+
+async fn end(runtime: Runtime) {
+    tokio::task::spawn_blocking(move || runtime.shutdown_timeout(PATIENCE)).await.expect("a stop");
 }
 
 impl Shared {
@@ -221,11 +284,15 @@ async fn serve(mut stream: TcpStream, mut handler: Handler, shared: Arc<Shared>)
     let conn = {
         let mut state = shared.state();
         state.next += 1;
-        let conn = format!("conn-{}", state.next);
+        let conn = format!("{}-{}", stream.local_addr().expect("an address"), state.next);
         let connection = Connection { clientid: None, login: Login::default(), orders: sender };
         state.connections.insert(conn.clone(), connection);
         conn
     };
+    if handler_is_lost(&shared).await {
+        shared.state().connections.remove(&conn);
+        return;
+    }
     let created = v1::SocketCreatedRequest { conn: conn.clone(), conninfo: None };
     handler.on_socket_created(created).await.expect("no error, ever");
     let reason = loop {
@@ -240,6 +307,10 @@ async fn serve(mut stream: TcpStream, mut handler: Handler, shared: Arc<Shared>)
             },
             Some(order) = orders.recv() => match order {
                 Order::Close(reason) => break reason,
+                Order::Messages(_) if handler_is_lost(&shared).await => {
+                    shared.state().connections.remove(&conn);
+                    return;
+                }
                 Order::Messages(messages) => {
                     let event = v1::ReceivedMessagesRequest { conn: conn.clone(), messages };
                     handler.on_received_messages(event).await.expect("no error, ever");
@@ -256,6 +327,16 @@ async fn serve(mut stream: TcpStream, mut handler: Handler, shared: Arc<Shared>)
     }
 }
 
+/// True where the connection has to be closed; does not return where it waits for ever.
+async fn handler_is_lost(shared: &Shared) -> bool {
+    let lost = shared.state().handler_lost;
+    match lost {
+        Some(HandlerLost::Waits) => pending().await,
+        Some(HandlerLost::Closes) => true,
+        None => false,
+    }
+}
+
 struct Adapter(Arc<Shared>);
 
 type Answer = Result<Response<v1::CodeResponse>, Status>;
@@ -265,6 +346,13 @@ fn answer(code: ResultCode, message: &str) -> Answer {
 }
 
 impl Adapter {
+    async fn hang(&self) {
+        let hangs = self.0.state().hangs;
+        if hangs {
+            pending().await
+        }
+    }
+
     /// Does something with an authenticated client.
     fn with_client(
         &self,
@@ -291,6 +379,7 @@ impl Adapter {
 #[tonic::async_trait]
 impl ConnectionAdapter for Adapter {
     async fn authenticate(&self, request: Request<v1::AuthenticateRequest>) -> Answer {
+        self.hang().await;
         let v1::AuthenticateRequest { conn, clientinfo, password } = request.into_inner();
         let info = clientinfo.ok_or_else(|| Status::internal("RPC Execution Crashed"))?;
         let mut state = self.0.state();
@@ -310,6 +399,7 @@ impl ConnectionAdapter for Adapter {
     }
 
     async fn publish(&self, request: Request<v1::PublishRequest>) -> Answer {
+        self.hang().await;
         let v1::PublishRequest { conn, topic, payload, .. } = request.into_inner();
         self.with_client(&conn, &topic.clone(), |client, published| {
             let clientid = client.clientid.clone().expect("an authenticated client");
@@ -318,12 +408,20 @@ impl ConnectionAdapter for Adapter {
     }
 
     async fn subscribe(&self, request: Request<v1::SubscribeRequest>) -> Answer {
+        self.hang().await;
         let v1::SubscribeRequest { conn, topic, .. } = request.into_inner();
         self.with_client(&conn, &topic.clone(), |client, _| client.login.filters.push(topic))
     }
 
-    async fn send(&self, _: Request<v1::SendBytesRequest>) -> Answer {
-        unreachable!("the link does not call this")
+    async fn send(&self, request: Request<v1::SendBytesRequest>) -> Answer {
+        self.hang().await;
+        let v1::SendBytesRequest { conn, bytes } = request.into_inner();
+        assert_eq!(bytes, b"", "the anchors hear nothing");
+        if self.0.state().connections.contains_key(&conn) {
+            answer(ResultCode::Success, "")
+        } else {
+            answer(ResultCode::ConnProcessNotAlive, "<<\"Connection process is not alive\">>")
+        }
     }
 
     async fn close(&self, _: Request<v1::CloseSocketRequest>) -> Answer {

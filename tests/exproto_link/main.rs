@@ -1,6 +1,7 @@
 //! The link to EMQX over real sockets and gRPC, against a small EMQX that is told what to do.
 
 mod emqx;
+mod nodes;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use lwm2m_gateway::gateway::broker::{
 };
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::secret::Secret;
-use lwm2m_gateway::upstream::exproto::{Link, Settings};
+use lwm2m_gateway::upstream::exproto::{Link, Node, Settings};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -33,10 +34,19 @@ struct Rig {
 
 impl Rig {
     async fn start() -> Self {
-        let mut emqx = Emqx::bind().await;
+        let emqx = Emqx::bind().await;
+        let settings = settings(&[&emqx]);
+        Self::start_with(emqx, &mut [], settings).await
+    }
+
+    /// With more nodes than the one that it has.
+    async fn start_with(mut emqx: Emqx, others: &mut [&mut Emqx], settings: Settings) -> Self {
         let metrics = Arc::new(Metrics::default());
-        let link = Link::start(settings(&emqx), Arc::clone(&metrics)).await.expect("a link");
+        let link = Link::start(settings, Arc::clone(&metrics)).await.expect("a link");
         emqx.start(link.handler_address()).await;
+        for other in others {
+            other.start(link.handler_address()).await;
+        }
         let (commands, received) = mpsc::channel(100);
         let (told, events) = mpsc::channel(10_000);
         let driver = tokio::spawn(drive(link, received, told));
@@ -99,10 +109,11 @@ async fn drive(mut link: Link, mut commands: mpsc::Receiver<BrokerCommand>, even
     link.shut_down(PATIENCE).await;
 }
 
-fn settings(emqx: &Emqx) -> Settings {
+fn settings(nodes: &[&Emqx]) -> Settings {
+    let node =
+        |emqx: &&Emqx| Node { listeners: vec![emqx.listener.to_string()], adapter: format!("http://{}", emqx.adapter) };
     Settings {
-        listeners: vec![emqx.listener.to_string()],
-        adapter: format!("http://{}", emqx.adapter),
+        nodes: nodes.iter().map(node).collect(),
         adapter_connections: 2,
         handler_bind: (Ipv4Addr::LOCALHOST, 0).into(),
         source_addresses: Vec::new(),

@@ -9,9 +9,7 @@ use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
-use crate::gateway::broker::DeviceId;
-
-use super::devices::{Call, Outcome};
+use super::devices::{AnchorId, Call, Outcome};
 use super::v1;
 use super::v1::connection_adapter_client::ConnectionAdapterClient;
 
@@ -54,15 +52,15 @@ impl Adapter {
         Ok(Self { endpoint, channels, proto_name })
     }
 
-    /// The call, to be spawned. A device sticks to one of the connections.
-    pub fn call(&mut self, device: DeviceId, call: Call) -> impl Future<Output = Outcome> + Send + 'static {
-        let client = self.client(device);
+    /// The call, to be spawned. The calls of an anchor stick to one of the connections.
+    pub fn call(&mut self, anchor: AnchorId, call: Call) -> impl Future<Output = Outcome> + Send + 'static {
+        let client = self.client(anchor);
         let proto_name = self.proto_name.clone();
         async move { outcome(send(client, proto_name, call).await) }
     }
 
-    fn client(&mut self, device: DeviceId) -> ConnectionAdapterClient<Channel> {
-        let index = device.0 % self.channels.len() as u64;
+    fn client(&mut self, anchor: AnchorId) -> ConnectionAdapterClient<Channel> {
+        let index = anchor.0 % self.channels.len() as u64;
         let channel = &mut self.channels[index as usize];
         if channel.calls >= CALLS_PER_CHANNEL {
             // The old connection ends with the last of the calls that are under way on it.
@@ -108,6 +106,8 @@ async fn send(
             };
             client.publish(request).await
         }
+        // Nothing to send: EMQX takes it for any connection that it has, before Authenticate too.
+        Call::Ping { conn } => client.send(v1::SendBytesRequest { conn, bytes: Vec::new() }).await,
     }
 }
 
@@ -183,8 +183,8 @@ mod tests {
         let seconds = Duration::from_secs(1);
         let mut adapter = Adapter::new("http://127.0.0.1:1", 2, "exproto".to_owned(), seconds).expect("a URI");
         adapter.channels[1].calls = CALLS_PER_CHANNEL;
-        drop(adapter.client(DeviceId(3)));
-        drop(adapter.client(DeviceId(4)));
+        drop(adapter.client(AnchorId(3)));
+        drop(adapter.client(AnchorId(4)));
         assert_eq!(adapter.channels.iter().map(|channel| channel.calls).collect::<Vec<_>>(), [1, 1]);
     }
 }

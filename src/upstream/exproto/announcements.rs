@@ -1,4 +1,4 @@
-//! Which device a connection of the broker stands for: its anchor's first line says so.
+//! What a connection of the broker stands for, a device or a probe: its anchor's first line says so.
 //!
 //! Anybody may connect to the broker's listener, and the broker tells us of every connection. What strangers send is
 //! kept only while it could still become a token line, and there is a bound on how many may be in that state.
@@ -7,8 +7,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use rand::{Rng, RngExt};
-
-use crate::gateway::broker::DeviceId;
 
 /// Connections that have sent the beginning of a line; the oldest is forgotten for the next.
 const BEGUN_LINES: usize = 4096;
@@ -21,17 +19,18 @@ pub struct Token(String);
 
 /// What the bytes of a connection have been.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
-    Device(DeviceId),
+pub enum Heard<Who> {
+    Token(Who),
     /// A line that is no token of ours, or too long to be one.
     Stranger,
     /// The beginning of a line.
     Incomplete,
 }
 
-#[derive(Debug, Default)]
-pub struct Announcements {
-    expected: HashMap<Token, DeviceId>,
+/// `Who` is what a token stands for.
+#[derive(Debug)]
+pub struct Announcements<Who> {
+    expected: HashMap<Token, Who>,
     begun: HashMap<String, Begun>,
     by_age: BTreeMap<u64, (Instant, String)>,
     next: u64,
@@ -56,17 +55,23 @@ impl Token {
     }
 }
 
-impl Announcements {
-    pub fn expect(&mut self, token: Token, device: DeviceId) {
-        self.expected.insert(token, device);
+impl<Who> Default for Announcements<Who> {
+    fn default() -> Self {
+        Self { expected: HashMap::new(), begun: HashMap::new(), by_age: BTreeMap::new(), next: 0 }
+    }
+}
+
+impl<Who> Announcements<Who> {
+    pub fn expect(&mut self, token: Token, who: Who) {
+        self.expected.insert(token, who);
     }
 
     pub fn forget(&mut self, token: &Token) {
         self.expected.remove(token);
     }
 
-    /// Takes bytes of a connection that is not known to be a device's. A token counts once.
-    pub fn received(&mut self, now: Instant, conn: &str, bytes: &[u8]) -> Heard {
+    /// Takes bytes of a connection that is not known to be one of ours. A token counts once.
+    pub fn received(&mut self, now: Instant, conn: &str, bytes: &[u8]) -> Heard<Who> {
         self.forget_old(now);
         let mut line = self.take(conn).map(|begun| begun.line).unwrap_or_default();
         let end = bytes.iter().position(|byte| *byte == b'\n');
@@ -80,8 +85,8 @@ impl Announcements {
             return Heard::Incomplete;
         }
         let token = String::from_utf8(line).map(Token).ok();
-        let device = token.and_then(|token| self.expected.remove(&token));
-        device.map_or(Heard::Stranger, Heard::Device)
+        let who = token.and_then(|token| self.expected.remove(&token));
+        who.map_or(Heard::Stranger, Heard::Token)
     }
 
     /// The connection is gone.
@@ -125,9 +130,9 @@ mod tests {
 
     use super::*;
 
-    const DEVICE: DeviceId = DeviceId(7);
+    const DEVICE: &str = "the device";
 
-    fn expecting() -> (Announcements, Vec<u8>) {
+    fn expecting() -> (Announcements<&'static str>, Vec<u8>) {
         let token = Token::random(&mut StdRng::seed_from_u64(1));
         let line = token.line();
         let mut announcements = Announcements::default();
@@ -139,7 +144,7 @@ mod tests {
     fn a_token_line_names_its_device_once() {
         let (mut announcements, line) = expecting();
         let now = Instant::now();
-        assert_eq!(announcements.received(now, "a", &line), Heard::Device(DEVICE));
+        assert_eq!(announcements.received(now, "a", &line), Heard::Token(DEVICE));
         assert_eq!(announcements.received(now, "b", &line), Heard::Stranger);
     }
 
@@ -152,7 +157,7 @@ mod tests {
         assert_eq!(announcements.received(now, "a", first), Heard::Incomplete);
         assert_eq!(announcements.received(now, "stranger", b"hello"), Heard::Incomplete);
         assert_eq!(announcements.received(now, "a", b""), Heard::Incomplete);
-        assert_eq!(announcements.received(now, "a", second), Heard::Device(DEVICE));
+        assert_eq!(announcements.received(now, "a", second), Heard::Token(DEVICE));
     }
 
     #[test]

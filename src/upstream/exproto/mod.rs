@@ -7,6 +7,9 @@
 //! 4. `Publish` for what it says, `OnReceivedMessages` for what it hears.
 //! 5. The anchor ends and `OnSocketClosed` tells why: the client is gone. Where EMQX did not mean it, again from 1.
 //!
+//! EMQX may have several nodes: a device is at one of them, with its anchor and its calls. A node that fails is left
+//! (`nodes`), and all nodes call the one handler.
+//!
 //! `devices` decides, `anchor`, `adapter` and `handler` do, and [`Link`] carries between them, in the one task that polls
 //! it. Sockets and calls run in tasks of their own and share nothing with it: they end with a result.
 
@@ -15,7 +18,8 @@ mod anchor;
 mod announcements;
 mod devices;
 mod handler;
-mod health;
+mod nodes;
+mod pace;
 mod queue;
 pub mod v1;
 
@@ -32,26 +36,25 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::info;
 
-use crate::gateway::broker::{BrokerCommand, BrokerEvent, DeviceId};
+use crate::gateway::broker::{BrokerCommand, BrokerEvent};
 use crate::observability::metrics::Metrics;
 
 use adapter::Adapter;
 use anchor::{DialError, Dialer};
 use announcements::Token;
 use devices::{Action, AnchorId, Call, Devices, HandlerEvent, Outcome};
+use nodes::NodeId;
 
-/// Calls without an answer, those included for which nobody waits any more. An adapter that takes calls and does not
-/// answer them must not fill the memory.
+/// Calls of one node without an answer, those included for which nobody waits any more. An adapter that takes calls and
+/// does not answer them must not fill the memory.
 const CALLS_UNDER_WAY: usize = 200_000;
 
 /// Where EMQX is, and how much of it to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// EMQX's exproto TCP listener, `host:port`; more than one spreads the anchors.
-    pub listeners: Vec<String>,
-    /// EMQX's ConnectionAdapter: `http://host:port`.
-    pub adapter: String,
-    /// HTTP/2 connections to the adapter.
+    /// At least one. They need not be of one cluster, but all of them call the same handler.
+    pub nodes: Vec<Node>,
+    /// HTTP/2 connections to the adapter of each node.
     pub adapter_connections: usize,
     /// Where our ConnectionUnaryHandler listens.
     pub handler_bind: SocketAddr,
@@ -70,23 +73,37 @@ pub struct Settings {
     pub event_queue: usize,
 }
 
+/// One node of EMQX.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its exproto TCP listener, `host:port`; more than one spreads the anchors.
+    pub listeners: Vec<String>,
+    /// Its ConnectionAdapter: `http://host:port`.
+    pub adapter: String,
+}
+
 /// The link to EMQX. Its state lives where it is polled; calls and sockets run beside it and report back.
 pub struct Link {
     devices: Devices,
-    dialer: Dialer,
-    adapter: Adapter,
+    ways: Vec<Way>,
     events: mpsc::Receiver<HandlerEvent>,
     handler_address: SocketAddr,
     anchors: HashMap<AnchorId, AbortHandle>,
-    calls_under_way: usize,
     tasks: JoinSet<Ended>,
+}
+
+/// The way to one node.
+struct Way {
+    dialer: Dialer,
+    adapter: Adapter,
+    calls_under_way: usize,
 }
 
 /// How a task ended.
 enum Ended {
     Dial { anchor: AnchorId, result: Result<TcpStream, DialError> },
     Anchor { anchor: AnchorId },
-    Call { anchor: AnchorId, outcome: Outcome },
+    Call { node: NodeId, anchor: AnchorId, outcome: Outcome },
     Handler,
 }
 
@@ -101,13 +118,11 @@ impl Link {
     /// Binds the handler. An EMQX that is away is no error.
     ///
     /// # Errors
-    /// If `handler_bind` cannot be bound, `adapter` is no URI, or the system has no randomness.
+    /// If `handler_bind` cannot be bound, an `adapter` is no URI, or the system has no randomness.
     pub async fn start(settings: Settings, metrics: Arc<Metrics>) -> io::Result<Self> {
         let rng = StdRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?;
         let devices = Devices::new(&settings, rng, Arc::clone(&metrics));
-        let Settings { adapter, adapter_connections, proto_name, connect_timeout, .. } = settings;
-        let adapter = Adapter::new(&adapter, adapter_connections, proto_name, connect_timeout)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let ways = settings.nodes.iter().map(|node| Way::new(node, &settings)).collect::<io::Result<_>>()?;
         let socket = TcpListener::bind(settings.handler_bind).await?;
         let handler_address = socket.local_addr()?;
         let (sender, events) = mpsc::channel(settings.event_queue.max(1));
@@ -118,16 +133,7 @@ impl Link {
             Ended::Handler
         });
         info!(%handler_address, "ExProto handler listens");
-        Ok(Self {
-            devices,
-            dialer: Dialer::new(settings.listeners, settings.source_addresses),
-            adapter,
-            events,
-            handler_address,
-            anchors: HashMap::new(),
-            calls_under_way: 0,
-            tasks,
-        })
+        Ok(Self { devices, ways, events, handler_address, anchors: HashMap::new(), tasks })
     }
 
     /// Where the handler listens: `handler_bind`, with the port that the system chose if it was 0.
@@ -173,9 +179,9 @@ impl Link {
     fn act(&mut self) -> Option<BrokerEvent> {
         while let Some(action) = self.devices.poll_action() {
             match action {
-                Action::Dial { anchor, token } => self.dial(anchor, &token),
+                Action::Dial { anchor, node, token } => self.dial(anchor, node, &token),
                 Action::HangUp { anchor } => self.hang_up(anchor),
-                Action::Call { device, anchor, call } => self.call(device, anchor, call),
+                Action::Call { anchor, node, call } => self.call(anchor, node, call),
                 Action::Tell(event) => return Some(event),
             }
         }
@@ -223,16 +229,16 @@ impl Link {
                 self.anchors.remove(&anchor);
                 self.devices.anchor_ended(now, anchor);
             }
-            Ended::Call { anchor, outcome } => {
-                self.calls_under_way -= 1;
-                self.devices.called(now, anchor, outcome);
+            Ended::Call { node, anchor, outcome } => {
+                self.ways[node.0].calls_under_way -= 1;
+                self.devices.called(now, node, anchor, outcome);
             }
             Ended::Handler => {}
         }
     }
 
-    fn dial(&mut self, anchor: AnchorId, token: &Token) {
-        let dial = self.dialer.dial(token);
+    fn dial(&mut self, anchor: AnchorId, node: NodeId, token: &Token) {
+        let dial = self.ways[node.0].dialer.dial(token);
         let task = self.tasks.spawn(async move { Ended::Dial { anchor, result: dial.await } });
         self.anchors.insert(anchor, task);
     }
@@ -252,14 +258,25 @@ impl Link {
         }
     }
 
-    fn call(&mut self, device: DeviceId, anchor: AnchorId, call: Call) {
-        if self.calls_under_way >= CALLS_UNDER_WAY {
+    fn call(&mut self, anchor: AnchorId, node: NodeId, call: Call) {
+        let way = &mut self.ways[node.0];
+        if way.calls_under_way >= CALLS_UNDER_WAY {
             let outcome = Outcome::Unreachable("too many calls without an answer".to_owned());
-            return self.devices.called(now(), anchor, outcome);
+            return self.devices.called(now(), node, anchor, outcome);
         }
-        self.calls_under_way += 1;
-        let call = self.adapter.call(device, call);
-        self.tasks.spawn(async move { Ended::Call { anchor, outcome: call.await } });
+        way.calls_under_way += 1;
+        let call = way.adapter.call(anchor, call);
+        self.tasks.spawn(async move { Ended::Call { node, anchor, outcome: call.await } });
+    }
+}
+
+impl Way {
+    fn new(node: &Node, settings: &Settings) -> io::Result<Self> {
+        let Settings { adapter_connections, proto_name, connect_timeout, .. } = settings;
+        let adapter = Adapter::new(&node.adapter, *adapter_connections, proto_name.clone(), *connect_timeout);
+        let adapter = adapter.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let dialer = Dialer::new(node.listeners.clone(), settings.source_addresses.clone());
+        Ok(Self { dialer, adapter, calls_under_way: 0 })
     }
 }
 

@@ -7,28 +7,34 @@ use tracing::debug;
 
 use crate::gateway::broker::{BrokerEvent, ClientInfo, CloseReason, ConnectError, DeviceId};
 use crate::upstream::exproto::announcements::Token;
+use crate::upstream::exproto::nodes::{Fault, NodeId};
 
-use super::{Action, AnchorId, Call, Device, Devices, Outcome, State, Timer};
+use super::{Action, AnchorId, Call, Device, Devices, Outcome, Owner, State, Timer};
 
 impl Devices {
     /// The anchor is open and has sent its token, or there is none.
     pub fn dialed(&mut self, now: Instant, anchor: AnchorId, outcome: Result<(), String>) {
-        self.listener_reached(now, outcome.as_ref().copied().map_err(String::as_str));
-        let Some(id) = self.by_anchor.get(&anchor).copied() else { return };
-        match outcome {
-            Ok(()) => self.anchor_open(id),
-            Err(error) => {
+        match (self.by_anchor.get(&anchor).copied(), outcome) {
+            (Some(Owner::Probe(node)), outcome) => self.probe_dialed(now, node, outcome),
+            (Some(Owner::Device(id)), Ok(())) => self.anchor_open(id),
+            (Some(Owner::Device(id)), Err(error)) => {
                 self.counters().anchors_failed.increment();
+                self.blame_node(now, id, Fault::NotReached(&error));
                 self.attempt_failed(now, id, &error);
             }
+            (None, _) => {}
         }
     }
 
     /// The broker, or the network, closed the anchor.
     pub fn anchor_ended(&mut self, now: Instant, anchor: AnchorId) {
-        let Some(id) = self.by_anchor.get(&anchor).copied() else { return };
+        let id = match self.by_anchor.get(&anchor).copied() {
+            Some(Owner::Device(id)) => id,
+            Some(Owner::Probe(node)) => return self.probe_anchor_ended(now, node),
+            None => return,
+        };
         if let Some(State::Dialing { .. } | State::Announced { .. }) = self.state(id) {
-            self.health.announcement_missed();
+            self.blame_node(now, id, Fault::AnchorClosed);
             let hint = "EMQX closed the anchor at once: its listener may be full, or its `handler.address` wrong";
             return self.attempt_failed(now, id, hint);
         }
@@ -61,19 +67,30 @@ impl Devices {
     }
 
     fn first_attempt(&mut self, now: Instant, id: DeviceId) {
-        if self.health.admits(now) { self.dial(id) } else { self.attempt_failed(now, id, "EMQX is away") }
+        match self.nodes.choose(None, false) {
+            Some(node) => self.dial(id, node),
+            None => self.gave_up(now, id, "EMQX is away"),
+        }
     }
 
-    pub(super) fn dial(&mut self, id: DeviceId) {
+    pub(super) fn dial(&mut self, id: DeviceId, node: NodeId) {
+        self.counters().anchors_dialed.increment();
+        let (anchor, token) = self.dial_for(Owner::Device(id), node);
         let Some(device) = self.devices.get_mut(&id) else { return };
+        device.state = State::Dialing { anchor, token };
+        device.node = Some(node);
+        device.elsewhere = false;
+    }
+
+    pub(super) fn dial_for(&mut self, owner: Owner, node: NodeId) -> (AnchorId, Token) {
         let anchor = AnchorId(self.next_anchor);
         self.next_anchor += 1;
         let token = Token::random(&mut self.rng);
-        device.state = State::Dialing { anchor, token: token.clone() };
-        self.by_anchor.insert(anchor, id);
-        self.announcements.expect(token.clone(), id);
-        self.actions.push_back(Action::Dial { anchor, token });
-        self.counters().anchors_dialed.increment();
+        self.by_anchor.insert(anchor, owner);
+        self.nodes.add_anchor(node);
+        self.announcements.expect(token.clone(), owner);
+        self.actions.push_back(Action::Dial { anchor, node, token: token.clone() });
+        (anchor, token)
     }
 
     fn anchor_open(&mut self, id: DeviceId) {
@@ -87,14 +104,15 @@ impl Devices {
     /// The broker told the device's token: this is its connection.
     pub(super) fn announced(&mut self, id: DeviceId, conn: String) {
         let Some(device) = self.devices.get_mut(&id) else { return };
-        let Some(anchor) = device.state.anchor() else { return };
+        let Some((anchor, node)) = device.state.anchor().zip(device.node) else { return };
         device.state = State::Authenticating { anchor };
         if let Some(before) = device.conn.replace(conn.clone()) {
             self.by_conn.remove(&before);
         }
         self.by_conn.insert(conn.clone(), id);
         let call = Call::Authenticate { conn, client: device.client.clone() };
-        self.actions.push_back(Action::Call { device: id, anchor, call });
+        self.actions.push_back(Action::Call { anchor, node, call });
+        self.nodes.told(node);
     }
 
     pub(super) fn authenticated(&mut self, now: Instant, id: DeviceId, outcome: Outcome) {
@@ -109,7 +127,7 @@ impl Devices {
             | Outcome::Failed(why)
             | Outcome::Unreachable(why) => {
                 self.counters().authenticate_unavailable.increment();
-                self.attempt_failed(now, id, &format!("Authenticate: {why}"));
+                self.call_failed(now, id, &format!("Authenticate: {why}"));
             }
         }
     }
@@ -117,11 +135,12 @@ impl Devices {
     fn subscribe(&mut self, id: DeviceId) {
         self.counters().authenticate_ok.increment();
         let Some(device) = self.devices.get_mut(&id) else { return };
-        let (Some(anchor), Some(conn)) = (device.state.anchor(), device.conn.clone()) else { return };
+        let Some((anchor, node)) = device.state.anchor().zip(device.node) else { return };
+        let Some(conn) = device.conn.clone() else { return };
         device.state = State::Subscribing { anchor, early: Vec::new() };
         let call =
             Call::Subscribe { conn, filter: device.client.command_filter.clone(), qos: device.client.command_qos };
-        self.actions.push_back(Action::Call { device: id, anchor, call });
+        self.actions.push_back(Action::Call { anchor, node, call });
     }
 
     pub(super) fn subscribed(&mut self, now: Instant, id: DeviceId, outcome: Outcome) {
@@ -134,8 +153,15 @@ impl Devices {
             Outcome::ConnectionLost(why)
             | Outcome::Rejected(why)
             | Outcome::Failed(why)
-            | Outcome::Unreachable(why) => self.attempt_failed(now, id, &format!("Subscribe: {why}")),
+            | Outcome::Unreachable(why) => self.call_failed(now, id, &format!("Subscribe: {why}")),
         }
+    }
+
+    fn call_failed(&mut self, now: Instant, id: DeviceId, why: &str) {
+        if let Some(device) = self.devices.get_mut(&id) {
+            device.elsewhere = true;
+        }
+        self.attempt_failed(now, id, why);
     }
 
     fn ready(&mut self, now: Instant, id: DeviceId) {
@@ -146,7 +172,12 @@ impl Devices {
         device.failures = 0;
         let first = !mem::replace(&mut device.connected_before, true);
         let awaited = first || mem::take(&mut device.resumed);
+        let before_here = mem::replace(&mut device.home, device.node);
+        let moved = before_here.is_some() && before_here != device.node;
         let counters = self.counters();
+        if moved {
+            counters.moved.increment();
+        }
         if first {
             counters.connected.increment()
         } else {
@@ -172,8 +203,21 @@ impl Devices {
         self.remove(now, id);
     }
 
-    /// It did not work this time, for a reason that is not the device's.
+    /// It did not work this time, for a reason that is not the device's. A first connect tries each node once.
     pub(super) fn attempt_failed(&mut self, now: Instant, id: DeviceId, why: &str) {
+        let nodes = self.nodes.len();
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        let again = !device.connected_before && (device.failures as usize) + 1 < nodes;
+        let other = self.nodes.choose(device.node, true).filter(|other| again && Some(*other) != device.node);
+        let Some(other) = other else { return self.gave_up(now, id, why) };
+        debug!(device = id.0, clientid = device.client.clientid, why, "not connected to this node of EMQX");
+        device.failures += 1;
+        self.hang_up(id);
+        self.dial(id, other);
+    }
+
+    /// It did not work, and there is no time, or no node, for another attempt now.
+    pub(super) fn gave_up(&mut self, now: Instant, id: DeviceId, why: &str) {
         let Some(device) = self.devices.get(&id) else { return };
         debug!(device = id.0, clientid = device.client.clientid, why, "not connected to EMQX");
         if device.connected_before {

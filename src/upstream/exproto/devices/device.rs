@@ -2,6 +2,7 @@
 
 use crate::gateway::broker::{ClientInfo, DeviceId};
 use crate::upstream::exproto::announcements::Token;
+use crate::upstream::exproto::nodes::NodeId;
 
 use super::{AnchorId, Message};
 
@@ -11,6 +12,12 @@ pub struct Device {
     pub state: State,
     /// The connection that the broker told us of last. It outlives its anchor: the reason of the end may come later.
     pub conn: Option<String>,
+    /// Where it is, or where it was last.
+    pub node: Option<NodeId>,
+    /// That node did not serve it: the next attempt goes to another one.
+    pub elsewhere: bool,
+    /// Where it was last a client.
+    pub home: Option<NodeId>,
     /// The core knows it as connected: from now on it is the link that connects it again.
     pub connected_before: bool,
     /// It was so before this process began; the core waits to hear that it is again.
@@ -71,6 +78,9 @@ impl Device {
             client,
             state: State::Held,
             conn: None,
+            node: None,
+            elsewhere: false,
+            home: None,
             connected_before: false,
             resumed: false,
             failures: 0,

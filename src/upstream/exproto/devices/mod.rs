@@ -11,11 +11,14 @@
 //!    end was meant (kicked, discarded, expired): it closes the socket and tells the reason on two ways, and neither is
 //!    always the faster one.
 //!
+//! Each attempt goes to one node of the broker, as `nodes` chooses it: anchor and calls are that node's.
+//!
 //! A publication is delivered at least once: when its call fails, or ends with the connection, nobody knows whether the
 //! broker had it, and it is sent again.
 
 mod connecting;
 mod device;
+mod probing;
 mod publishing;
 #[cfg(test)]
 mod random_tests;
@@ -36,9 +39,11 @@ use crate::observability::metrics::{Metrics, UpstreamMetrics};
 
 use super::Settings;
 use super::announcements::{Announcements, Heard, Token};
-use super::health::{Health, Pace};
+use super::nodes::{Fault, NodeId, Nodes};
+use super::pace::Pace;
 use super::queue::Queues;
 use device::{Device, State, Wait};
+use probing::Prober;
 
 /// How long the last publications of a device may take.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -47,9 +52,16 @@ const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Commands that may arrive between Subscribe and its answer, for one device; more are dropped.
 const EARLY_MESSAGES: usize = 128;
 
-/// One connection attempt of one device. Never used again in the life of the process.
+/// One connection attempt of one device, or one probe. Never used again in the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct AnchorId(u64);
+pub struct AnchorId(pub u64);
+
+/// Whose an anchor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    Device(DeviceId),
+    Probe(NodeId),
+}
 
 /// What is to be done outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +69,7 @@ pub enum Action {
     /// [`Devices::dialed`] has to follow, and after a success [`Devices::anchor_ended`], unless `HangUp` is faster.
     Dial {
         anchor: AnchorId,
+        node: NodeId,
         token: Token,
     },
     HangUp {
@@ -64,8 +77,8 @@ pub enum Action {
     },
     /// [`Devices::called`] has to follow.
     Call {
-        device: DeviceId,
         anchor: AnchorId,
+        node: NodeId,
         call: Call,
     },
     Tell(BrokerEvent),
@@ -74,9 +87,23 @@ pub enum Action {
 /// A call to the ConnectionAdapter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
-    Authenticate { conn: String, client: ClientInfo },
-    Subscribe { conn: String, filter: String, qos: u8 },
-    Publish { conn: String, publication: Publication },
+    Authenticate {
+        conn: String,
+        client: ClientInfo,
+    },
+    Subscribe {
+        conn: String,
+        filter: String,
+        qos: u8,
+    },
+    Publish {
+        conn: String,
+        publication: Publication,
+    },
+    /// Changes nothing, and is answered for any connection that the broker knows.
+    Ping {
+        conn: String,
+    },
 }
 
 /// How a call ended.
@@ -114,15 +141,17 @@ pub struct Message {
 pub struct Devices {
     connect_timeout: Duration,
     devices: HashMap<DeviceId, Device>,
-    by_anchor: HashMap<AnchorId, DeviceId>,
+    by_anchor: HashMap<AnchorId, Owner>,
     by_conn: HashMap<String, DeviceId>,
     /// By clientid: devices that are disconnected, but still say their last words.
     leaving: HashMap<String, DeviceId>,
     /// Devices that wait for the broker to be there again.
     parked: BTreeSet<DeviceId>,
-    announcements: Announcements,
+    announcements: Announcements<Owner>,
     queues: Queues,
-    health: Health,
+    nodes: Nodes,
+    /// One for each node.
+    probers: Vec<Prober>,
     pace: Pace,
     deadlines: Deadlines<Timer>,
     actions: VecDeque<Action>,
@@ -136,7 +165,7 @@ enum Timer {
     /// What it means is the state's.
     Device(DeviceId),
     LastWords(DeviceId),
-    Probe,
+    Probe(NodeId),
 }
 
 impl Devices {
@@ -150,7 +179,8 @@ impl Devices {
             parked: BTreeSet::new(),
             announcements: Announcements::default(),
             queues: Queues::new(settings.queue_per_device, settings.queue_total),
-            health: Health::default(),
+            nodes: Nodes::new(settings.nodes.iter().map(|node| node.listeners.join(", "))),
+            probers: settings.nodes.iter().map(|_| Prober::default()).collect(),
             pace: Pace::per_second(settings.anchors_per_second),
             deadlines: Deadlines::default(),
             actions: VecDeque::new(),
@@ -179,7 +209,6 @@ impl Devices {
 
     /// What the broker told the handler.
     pub fn heard(&mut self, now: Instant, event: HandlerEvent) {
-        self.health.event_came();
         let counters = self.counters();
         match event {
             HandlerEvent::SocketCreated => counters.events_socket_created.increment(),
@@ -199,19 +228,31 @@ impl Devices {
         }
     }
 
-    /// How a call ended. There is at most one call of an anchor at a time, so that the state says which one it was; the
-    /// answer to a call that was given up finds no anchor.
-    pub fn called(&mut self, now: Instant, anchor: AnchorId, outcome: Outcome) {
+    /// How a call to this node ended. There is at most one call of an anchor at a time, so that the state says which one it
+    /// was; the answer to a call that was given up finds no anchor.
+    pub fn called(&mut self, now: Instant, node: NodeId, anchor: AnchorId, outcome: Outcome) {
+        let owner = self.by_anchor.get(&anchor).copied();
         match &outcome {
-            Outcome::Unreachable(error) => self.health.called(Err(error)),
+            // A call that was given up says nothing of the node as it is now, and a probe's tells it itself.
+            Outcome::Unreachable(error) => {
+                if let Some(Owner::Device(_)) = owner {
+                    self.node_failed(now, node, Fault::NotServed(error));
+                }
+            }
             Outcome::Done
             | Outcome::Refused(_)
             | Outcome::ConnectionLost(_)
             | Outcome::Rejected(_)
-            | Outcome::Failed(_) => self.health.called(Ok(())),
+            | Outcome::Failed(_) => self.nodes.answered(node),
         }
-        self.release_parked(now);
-        let Some(device) = self.by_anchor.get(&anchor).copied() else { return };
+        match owner {
+            Some(Owner::Device(device)) => self.device_called(now, device, outcome),
+            Some(Owner::Probe(node)) => self.probe_answered(now, node, &outcome),
+            None => {}
+        }
+    }
+
+    fn device_called(&mut self, now: Instant, device: DeviceId, outcome: Outcome) {
         match self.state(device) {
             Some(State::Authenticating { .. }) => self.authenticated(now, device, outcome),
             Some(State::Subscribing { .. }) => self.subscribed(now, device, outcome),
@@ -226,7 +267,7 @@ impl Devices {
             match timer {
                 Timer::Device(device) => self.state_timed_out(now, device),
                 Timer::LastWords(device) => self.remove(now, device),
-                Timer::Probe => self.probe(now),
+                Timer::Probe(node) => self.probe_due(now, node),
             }
         }
     }
@@ -257,21 +298,29 @@ impl Devices {
     }
 
     fn state_timed_out(&mut self, now: Instant, id: DeviceId) {
-        match self.state(id) {
-            Some(State::Held) => self.attempt_failed(now, id, "the device before it is still leaving"),
-            Some(State::Dialing { .. }) => {
-                self.listener_reached(now, Err("no answer"));
-                self.attempt_failed(now, id, "EMQX's listener does not answer");
-            }
-            Some(State::Announced { .. }) => {
-                self.health.announcement_missed();
-                self.attempt_failed(now, id, "EMQX took the anchor, but did not tell of it");
-            }
-            Some(State::Authenticating { .. }) => self.attempt_failed(now, id, "no answer to Authenticate"),
-            Some(State::Subscribing { .. }) => self.attempt_failed(now, id, "no answer to Subscribe"),
-            Some(State::Ready { .. }) => self.lost(now, id, "no answer to Publish"),
-            Some(State::WaitingToReconnect(wait)) => self.waited(now, id, *wait),
-            None => {}
+        let (fault, why) = match self.state(id) {
+            Some(State::WaitingToReconnect(wait)) => return self.waited(now, id, *wait),
+            Some(State::Held) => return self.gave_up(now, id, "the device before it is still leaving"),
+            Some(State::Dialing { .. }) => (Fault::NotReached("no answer"), "EMQX's listener does not answer"),
+            Some(State::Announced { .. }) => (Fault::AnchorUntold, "EMQX took the anchor, but did not tell of it"),
+            Some(State::Authenticating { .. }) => (Fault::Unanswered, "no answer to Authenticate"),
+            Some(State::Subscribing { .. }) => (Fault::Unanswered, "no answer to Subscribe"),
+            Some(State::Ready { .. }) => (Fault::Unanswered, "no answer to Publish"),
+            None => return,
+        };
+        self.blame_node(now, id, fault);
+        if let Some(State::Ready { .. }) = self.state(id) {
+            return self.lost(now, id, why);
+        }
+        self.gave_up(now, id, why);
+    }
+
+    /// The device met this at its node, and tries another one next.
+    fn blame_node(&mut self, now: Instant, id: DeviceId, fault: Fault<'_>) {
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        device.elsewhere = true;
+        if let Some(node) = device.node {
+            self.node_failed(now, node, fault);
         }
     }
 
@@ -296,7 +345,8 @@ impl Devices {
             return;
         }
         match self.announcements.received(now, &conn, bytes) {
-            Heard::Device(device) => self.announced(device, conn),
+            Heard::Token(Owner::Device(device)) => self.announced(device, conn),
+            Heard::Token(Owner::Probe(node)) => self.probe_announced(node, conn),
             Heard::Stranger => self.counters().unknown_tokens.increment(),
             Heard::Incomplete => {}
         }
@@ -337,7 +387,7 @@ impl Devices {
     fn close(&mut self, now: Instant, id: DeviceId, reason: CloseReason) {
         let Some(device) = self.devices.get(&id) else { return };
         if !device.connected_before {
-            return self.attempt_failed(now, id, &format!("EMQX ended the connection: {reason:?}"));
+            return self.gave_up(now, id, &format!("EMQX ended the connection: {reason:?}"));
         }
         debug!(device = id.0, clientid = device.client.clientid, ?reason, "connection ended by EMQX");
         self.counters().closed.increment();
@@ -375,6 +425,9 @@ impl Devices {
         if let Some(anchor) = device.state.anchor() {
             self.by_anchor.remove(&anchor);
             self.actions.push_back(Action::HangUp { anchor });
+            if let Some(node) = device.node {
+                self.nodes.remove_anchor(node);
+            }
         }
     }
 

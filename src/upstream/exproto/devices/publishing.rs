@@ -34,9 +34,10 @@ impl Devices {
             }
             return;
         };
+        let Some(node) = device.node else { return };
         *publishing = true;
         let call = Call::Publish { conn, publication };
-        self.actions.push_back(Action::Call { device: id, anchor: *anchor, call });
+        self.actions.push_back(Action::Call { anchor: *anchor, node, call });
         self.deadlines.set(Timer::Device(id), now + PUBLISH_TIMEOUT);
     }
 
@@ -71,6 +72,9 @@ impl Devices {
             Outcome::Unreachable(why) => {
                 self.counters().publishes_failed.increment();
                 self.give_back(id, Returned::Unsent);
+                if let Some(device) = self.devices.get_mut(&id) {
+                    device.elsewhere = true;
+                }
                 self.lost(now, id, &format!("Publish: {why}"));
             }
         }

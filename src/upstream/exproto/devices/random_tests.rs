@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use proptest::prelude::*;
 use rand::SeedableRng;
 
+use crate::upstream::exproto::Node;
+
 use super::*;
 
 /// What the outside knows, and what it has promised.
@@ -17,10 +19,17 @@ struct World {
     next_publication: u64,
     alive: Vec<Known>,
     /// Anchors that were to be dialed and are not hung up, and whether they are.
-    anchors: Vec<(AnchorId, Token, bool)>,
-    calls: Vec<AnchorId>,
+    anchors: Vec<Anchor>,
+    calls: Vec<(NodeId, AnchorId)>,
     conns: Vec<String>,
     hung_up: HashSet<AnchorId>,
+}
+
+struct Anchor {
+    id: AnchorId,
+    node: NodeId,
+    token: Token,
+    dialed: bool,
 }
 
 struct Known {
@@ -34,8 +43,7 @@ struct Known {
 impl World {
     fn new() -> Self {
         let settings = Settings {
-            listeners: Vec::new(),
-            adapter: String::new(),
+            nodes: ["a", "b"].map(|name| Node { listeners: vec![name.to_owned()], adapter: String::new() }).to_vec(),
             adapter_connections: 1,
             handler_bind: (Ipv4Addr::LOCALHOST, 0).into(),
             source_addresses: Vec::new(),
@@ -116,16 +124,16 @@ impl World {
 
     fn dialed(&mut self, which: usize) {
         let Some(index) = index(&self.anchors, which) else { return };
-        let (anchor, _, dialed) = &mut self.anchors[index];
-        if std::mem::replace(dialed, true) {
+        let anchor = &mut self.anchors[index];
+        if std::mem::replace(&mut anchor.dialed, true) {
             return;
         }
         let outcome = if which.is_multiple_of(5) { Err("refused".to_owned()) } else { Ok(()) };
-        self.devices.dialed(self.now, *anchor, outcome);
+        self.devices.dialed(self.now, anchor.id, outcome);
     }
 
     fn announce(&mut self, which: usize) {
-        let Some((_, token, _)) = pick(&self.anchors, which) else { return };
+        let Some(token) = pick(&self.anchors, which).map(|anchor| anchor.token.clone()) else { return };
         self.next_conn += 1;
         let conn = format!("c{}", self.next_conn);
         self.conns.push(conn.clone());
@@ -135,7 +143,7 @@ impl World {
 
     fn answer(&mut self, which: usize) {
         let Some(index) = index(&self.calls, which) else { return };
-        let anchor = self.calls.swap_remove(index);
+        let (node, anchor) = self.calls.swap_remove(index);
         let text = String::new;
         let outcome = match which % 16 {
             0 => Outcome::Refused(text()),
@@ -145,12 +153,12 @@ impl World {
             4 => Outcome::Unreachable(text()),
             _ => Outcome::Done,
         };
-        self.devices.called(self.now, anchor, outcome);
+        self.devices.called(self.now, node, anchor, outcome);
     }
 
     fn anchor_ends(&mut self, which: usize) {
-        let Some((anchor, _, _)) = pick(&self.anchors, which) else { return };
-        self.devices.anchor_ended(self.now, *anchor);
+        let Some(anchor) = pick(&self.anchors, which).map(|anchor| anchor.id) else { return };
+        self.devices.anchor_ended(self.now, anchor);
     }
 
     fn socket_closes(&mut self, which: usize) {
@@ -174,28 +182,38 @@ impl World {
     fn check(&mut self) {
         while let Some(action) = self.devices.poll_action() {
             match action {
-                Action::Dial { anchor, token } => self.anchors.push((anchor, token, false)),
+                Action::Dial { anchor, node, token } => {
+                    self.anchors.push(Anchor { id: anchor, node, token, dialed: false });
+                }
                 Action::HangUp { anchor } => {
                     assert!(self.hung_up.insert(anchor), "{anchor:?} is hung up twice");
-                    self.anchors.retain(|(open, _, _)| *open != anchor);
+                    self.anchors.retain(|open| open.id != anchor);
                 }
-                Action::Call { device, anchor, call } => self.call(device, anchor, &call),
+                Action::Call { anchor, node, call } => self.call(node, anchor, &call),
                 Action::Tell(event) => self.told(&event),
             }
         }
         assert!(self.devices.next_deadline().is_none_or(|at| at > self.now));
         let anchored = self.devices.devices.values().filter(|device| device.state.anchor().is_some()).count();
-        assert_eq!(anchored, self.anchors.len());
-        assert_eq!(anchored, self.devices.by_anchor.len());
+        let probing = self.devices.by_anchor.values().filter(|owner| matches!(owner, Owner::Probe(_))).count();
+        assert_eq!(anchored + probing, self.anchors.len());
+        assert_eq!(anchored + probing, self.devices.by_anchor.len());
+        for node in [NodeId(0), NodeId(1)] {
+            let there = self.anchors.iter().filter(|anchor| anchor.node == node).count();
+            assert_eq!(self.devices.nodes.anchors(node), there);
+        }
+        let parked = self.devices.parked.len();
+        assert!(parked == 0 || !self.devices.nodes.any_up(), "{parked} wait for a node that is up");
         let conns = self.devices.devices.values().filter(|device| device.conn.is_some()).count();
         assert_eq!(conns, self.devices.by_conn.len());
     }
 
-    fn call(&mut self, device: DeviceId, anchor: AnchorId, call: &Call) {
-        assert!(!self.hung_up.contains(&anchor), "a call without an anchor");
-        assert!(!self.calls.contains(&anchor), "two calls at a time");
-        self.calls.push(anchor);
-        if let Call::Publish { publication, .. } = call {
+    fn call(&mut self, node: NodeId, anchor: AnchorId, call: &Call) {
+        let open = self.anchors.iter().find(|open| open.id == anchor).expect("a call without an anchor");
+        assert_eq!(open.node, node, "a call to another node than its anchor");
+        assert!(!self.calls.contains(&(node, anchor)), "two calls at a time");
+        self.calls.push((node, anchor));
+        if let (Call::Publish { publication, .. }, Owner::Device(device)) = (call, self.devices.by_anchor[&anchor]) {
             let serial: u64 = publication.topic.parse().expect("a number");
             let known = self.alive.iter_mut().find(|known| known.device == device).expect("a device");
             assert!(serial >= known.last_published, "{serial} after {}", known.last_published);
@@ -241,10 +259,12 @@ impl World {
         self.now += LAST_WORDS;
         self.devices.handle_timeout(self.now);
         self.check();
-        assert!(self.devices.is_empty() && self.anchors.is_empty());
+        assert!(self.devices.is_empty());
+        assert!(self.anchors.iter().all(|anchor| !self.devices.nodes.is_up(anchor.node)), "only probes are left");
         assert!(self.devices.parked.is_empty() && self.devices.leaving.is_empty());
         self.pass_time(3999);
-        assert_eq!(self.devices.next_deadline(), None);
+        let next = self.devices.deadlines.first();
+        assert!(next.is_none_or(|(_, timer)| matches!(timer, Timer::Probe(node) if !self.devices.nodes.is_up(node))));
     }
 }
 

@@ -1,12 +1,13 @@
-//! From the loss of a connection, or a restart of this program, to the next attempt: a back-off after a loss, then a turn among the many that come back. While the
-//! broker is away the devices are parked, and one of them probes from time to time; its success brings all of them back.
+//! From the loss of a connection, or a restart of this program, to the next attempt: a back-off after a loss, then a turn
+//! among the many that come back. While no node of the broker is up the devices are parked; the first node of which a probe
+//! succeeds brings all of them back.
 
 use std::time::Instant;
 
 use tracing::debug;
 
 use crate::gateway::broker::{ClientInfo, DeviceId};
-use crate::upstream::exproto::health::back_off;
+use crate::upstream::exproto::pace::back_off;
 use crate::upstream::exproto::queue::Returned;
 
 use super::device::Device;
@@ -17,13 +18,13 @@ impl Devices {
     pub(super) fn lost(&mut self, now: Instant, id: DeviceId, why: &str) {
         self.counters().anchors_lost.increment();
         self.give_back(id, Returned::Unanswered);
-        self.attempt_failed(now, id, why);
+        self.gave_up(now, id, why);
     }
 
     /// The connection went with an earlier process: this one makes it again, as one among many.
     pub(super) fn resume(&mut self, now: Instant, id: DeviceId, client: ClientInfo) {
         self.devices.insert(id, Device::resumed(client));
-        if self.health.admits(now) { self.take_slot(now, id) } else { self.park(now, id) }
+        if self.nodes.any_up() { self.take_slot(now, id) } else { self.park(id) }
     }
 
     pub(super) fn back_off(&mut self, now: Instant, id: DeviceId) {
@@ -40,35 +41,23 @@ impl Devices {
     }
 
     pub(super) fn waited(&mut self, now: Instant, id: DeviceId, wait: Wait) {
-        let probing = self.health.is_down();
-        if !self.health.admits(now) {
-            return self.park(now, id);
+        if !self.nodes.any_up() {
+            return self.park(id);
         }
         match wait {
-            Wait::BackOff if !probing => self.take_slot(now, id),
-            Wait::BackOff | Wait::Slot | Wait::Parked => self.dial_again(now, id),
+            Wait::BackOff => self.take_slot(now, id),
+            Wait::Slot | Wait::Parked => self.dial_again(now, id),
         }
     }
 
-    /// The next of the parked devices finds out whether the broker is back.
-    pub(super) fn probe(&mut self, now: Instant) {
-        if self.health.admits(now)
-            && let Some(id) = self.parked.pop_first()
-        {
-            self.dial_again(now, id);
-        }
-        self.schedule_probe(now);
-    }
-
-    pub(super) fn listener_reached(&mut self, now: Instant, outcome: Result<(), &str>) {
-        self.health.dialed(outcome);
-        self.release_parked(now);
+    /// The node cannot serve the device, and another one can.
+    pub(super) fn leave(&mut self, now: Instant, id: DeviceId) {
+        self.counters().anchors_lost.increment();
+        self.give_back(id, Returned::Unsent);
+        self.gave_up(now, id, "its node of EMQX does not serve");
     }
 
     pub(super) fn release_parked(&mut self, now: Instant) {
-        if self.health.is_down() {
-            return;
-        }
         while let Some(id) = self.parked.pop_first() {
             self.take_slot(now, id);
         }
@@ -83,16 +72,9 @@ impl Devices {
         self.deadlines.set(Timer::Device(id), slot);
     }
 
-    fn park(&mut self, now: Instant, id: DeviceId) {
+    fn park(&mut self, id: DeviceId) {
         self.wait_for(id, Wait::Parked);
         self.parked.insert(id);
-        self.schedule_probe(now);
-    }
-
-    fn schedule_probe(&mut self, now: Instant) {
-        if !self.parked.is_empty() {
-            self.deadlines.set(Timer::Probe, self.health.next_probe(now));
-        }
     }
 
     fn wait_for(&mut self, id: DeviceId, wait: Wait) {
@@ -102,7 +84,10 @@ impl Devices {
     }
 
     fn dial_again(&mut self, now: Instant, id: DeviceId) {
+        let before = self.devices.get(&id).map(|device| (device.node, device.elsewhere));
+        let (node, elsewhere) = before.unwrap_or_default();
+        let Some(node) = self.nodes.choose(node, elsewhere) else { return self.park(id) };
         self.deadlines.set(Timer::Device(id), now + self.connect_timeout);
-        self.dial(id);
+        self.dial(id, node);
     }
 }

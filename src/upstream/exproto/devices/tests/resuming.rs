@@ -9,7 +9,7 @@ fn devices_of_before_are_connected_again_at_the_limited_rate() {
     for device in 1..=3 {
         let anchor = scene.attempt(DeviceId(device), &format!("c{device}"));
         scene.expect(&[Action::Tell(BrokerEvent::Connected { device: DeviceId(device) })]);
-        assert_eq!(scene.devices.by_anchor.get(&anchor), Some(&DeviceId(device)));
+        assert_eq!(scene.devices.by_anchor.get(&anchor), Some(&Owner::Device(DeviceId(device))));
         if device < 3 {
             assert_eq!(scene.advance_to_deadline(), Duration::from_millis(100), "ten in a second");
         }
@@ -26,13 +26,14 @@ fn a_device_of_before_waits_for_a_broker_that_is_away_and_so_does_what_it_says()
     let (anchor, _) = scene.expect_dial();
     scene.devices.dialed(scene.now, anchor, Err("connection refused".to_owned()));
     scene.expect(&[hang_up(anchor)]);
+    scene.recover(NodeId(0));
     scene.advance_to_deadline();
     let anchor = scene.attempt(ONE, "c1");
     let conn = "c1".to_owned();
     let publication = publication("a", UplinkClass::Answer);
     scene.expect(&[
         Action::Tell(BrokerEvent::Connected { device: ONE }),
-        Action::Call { device: ONE, anchor, call: Call::Publish { conn, publication } },
+        Action::Call { anchor, node: scene.dialed[&anchor], call: Call::Publish { conn, publication } },
     ]);
 }
 

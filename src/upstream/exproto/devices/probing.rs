@@ -1,0 +1,142 @@
+//! Probes of the nodes that are down: an anchor without a device, of which the node has to tell the handler, and one call
+//! on it. At most one in a second for each node, so that it costs a node nothing, whatever it suffers from.
+
+use std::time::{Duration, Instant};
+
+use crate::upstream::exproto::announcements::Token;
+use crate::upstream::exproto::nodes::{Fault, NodeId};
+
+use super::{Action, AnchorId, Call, Devices, Outcome, Owner, State, Timer};
+
+/// From the begin of one probe of a node to that of the next.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// After a fault, and between two probes at least. What failed for a moment has come back by then.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long a probe may take, where devices may take longer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The probe of one node, and when the next one may begin.
+#[derive(Debug, Default)]
+pub struct Prober {
+    not_before: Option<Instant>,
+    probe: Option<Probe>,
+}
+
+#[derive(Debug)]
+struct Probe {
+    anchor: AnchorId,
+    token: Token,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Dialing,
+    Announced,
+    Calling,
+}
+
+impl Devices {
+    /// A device met this fault at the node.
+    pub(super) fn node_failed(&mut self, now: Instant, node: NodeId, fault: Fault<'_>) {
+        if self.nodes.failed(node, fault) {
+            self.counters().nodes_failed.increment();
+            self.schedule_probe(now, node);
+        }
+    }
+
+    /// The next probe is due, or the one under way has taken too long.
+    pub(super) fn probe_due(&mut self, now: Instant, node: NodeId) {
+        match self.probers[node.0].probe.as_ref().map(|probe| probe.stage) {
+            None => self.begin_probe(now, node),
+            Some(Stage::Dialing) => self.probe_failed(now, node, Fault::NotReached("no answer")),
+            Some(Stage::Announced) => self.probe_failed(now, node, Fault::AnchorUntold),
+            Some(Stage::Calling) => self.probe_failed(now, node, Fault::Unanswered),
+        }
+    }
+
+    fn begin_probe(&mut self, now: Instant, node: NodeId) {
+        self.counters().probes.increment();
+        let (anchor, token) = self.dial_for(Owner::Probe(node), node);
+        self.probers[node.0] = Prober {
+            not_before: Some(now + PROBE_INTERVAL),
+            probe: Some(Probe { anchor, token, stage: Stage::Dialing }),
+        };
+        self.deadlines.set(Timer::Probe(node), now + self.connect_timeout.min(PROBE_TIMEOUT));
+    }
+
+    pub(super) fn probe_dialed(&mut self, now: Instant, node: NodeId, outcome: Result<(), String>) {
+        match (outcome, &mut self.probers[node.0].probe) {
+            (Err(error), _) => self.probe_failed(now, node, Fault::NotReached(&error)),
+            // Where the node was faster the probe is past this.
+            (Ok(()), Some(Probe { stage: stage @ Stage::Dialing, .. })) => *stage = Stage::Announced,
+            (Ok(()), _) => {}
+        }
+    }
+
+    pub(super) fn probe_announced(&mut self, node: NodeId, conn: String) {
+        let Some(probe) = &mut self.probers[node.0].probe else { return };
+        probe.stage = Stage::Calling;
+        self.actions.push_back(Action::Call { anchor: probe.anchor, node, call: Call::Ping { conn } });
+    }
+
+    pub(super) fn probe_anchor_ended(&mut self, now: Instant, node: NodeId) {
+        self.probe_failed(now, node, Fault::AnchorClosed);
+    }
+
+    pub(super) fn probe_answered(&mut self, now: Instant, node: NodeId, outcome: &Outcome) {
+        match outcome {
+            Outcome::Done => self.probe_succeeded(now, node),
+            Outcome::Refused(why)
+            | Outcome::ConnectionLost(why)
+            | Outcome::Rejected(why)
+            | Outcome::Failed(why)
+            | Outcome::Unreachable(why) => self.probe_failed(now, node, Fault::NotServed(why)),
+        }
+    }
+
+    fn probe_succeeded(&mut self, now: Instant, node: NodeId) {
+        self.end_probe(node);
+        self.deadlines.cancel(Timer::Probe(node));
+        self.nodes.probe_succeeded(node);
+        self.counters().nodes_recovered.increment();
+        self.release_parked(now);
+        self.leave_nodes(now);
+    }
+
+    fn probe_failed(&mut self, now: Instant, node: NodeId, fault: Fault<'_>) {
+        self.end_probe(node);
+        self.nodes.probe_failed(node, fault);
+        self.schedule_probe(now, node);
+        self.leave_nodes(now);
+    }
+
+    fn schedule_probe(&mut self, now: Instant, node: NodeId) {
+        let earliest = now + PAUSE;
+        let at = self.probers[node.0].not_before.map_or(earliest, |at| at.max(earliest));
+        self.deadlines.set(Timer::Probe(node), at);
+    }
+
+    fn end_probe(&mut self, node: NodeId) {
+        let Some(Probe { anchor, token, .. }) = self.probers[node.0].probe.take() else { return };
+        self.announcements.forget(&token);
+        self.by_anchor.remove(&anchor);
+        self.nodes.remove_anchor(node);
+        self.actions.push_back(Action::HangUp { anchor });
+    }
+
+    /// Takes the clients away from the nodes that cannot serve them, where another node can. None of them was asked
+    /// whether its own connection still works.
+    fn leave_nodes(&mut self, now: Instant) {
+        for node in self.nodes.take_left() {
+            let there = self
+                .devices
+                .iter()
+                .filter(|(_, device)| device.node == Some(node) && matches!(device.state, State::Ready { .. }));
+            let ids: Vec<_> = there.map(|(id, _)| *id).collect();
+            for id in ids {
+                self.leave(now, id);
+            }
+        }
+    }
+}

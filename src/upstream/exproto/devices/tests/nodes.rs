@@ -1,0 +1,435 @@
+//! A broker of one node that goes away, and one of several nodes of which one fails.
+
+use super::*;
+
+const A: NodeId = NodeId(0);
+const B: NodeId = NodeId(1);
+
+/// Longer than a probe may take.
+const CONNECT_TIMEOUT: Duration = seconds(60);
+/// Nobody hears of it while the first probe has still to begin, and no device is due earlier.
+const A_MOMENT: Duration = Duration::from_millis(100);
+
+impl Scene {
+    fn with_two_nodes() -> Self {
+        Self::with(|settings| {
+            settings.nodes = vec![node("a"), node("b")];
+            settings.connect_timeout = CONNECT_TIMEOUT;
+        })
+    }
+
+    /// Devices `1..=count`, each with the conn `c` and its number, in turn at A and at B.
+    fn with_devices(count: u64) -> (Self, Vec<AnchorId>) {
+        let mut scene = Self::with_two_nodes();
+        let anchors: Vec<_> = (1..=count).map(|id| scene.connect(DeviceId(id), &format!("c{id}"))).collect();
+        let nodes: Vec<_> = anchors.iter().map(|anchor| scene.dialed[anchor]).collect();
+        assert!(nodes.chunks(2).all(|pair| pair == &[A, B][..pair.len()]), "{nodes:?}");
+        (scene, anchors)
+    }
+
+    /// Everything that is to be done now; remembers where the anchors go.
+    fn actions(&mut self) -> Vec<Action> {
+        let actions: Vec<Action> = std::iter::from_fn(|| self.devices.poll_action()).collect();
+        for action in &actions {
+            if let Action::Dial { anchor, node, .. } = action {
+                self.dialed.insert(*anchor, *node);
+            }
+        }
+        actions
+    }
+
+    /// Lets the time pass and gives each dial, and when it was; each anchor to a node that `refuses` is refused, a probe
+    /// too.
+    fn dials(&mut self, time: Duration, refuses: &[NodeId]) -> Vec<(Duration, Owner, NodeId, AnchorId, Token)> {
+        let (start, mut dials) = (self.now, Vec::new());
+        while let Some(at) = self.devices.next_deadline().filter(|at| *at <= start + time) {
+            self.now = at;
+            self.devices.handle_timeout(at);
+            for action in self.actions() {
+                let Action::Dial { anchor, node, token } = action else { continue };
+                dials.push((at - start, self.devices.by_anchor[&anchor], node, anchor, token));
+                if refuses.contains(&node) {
+                    self.devices.dialed(at, anchor, Err("connection refused".to_owned()));
+                    self.expect(&[hang_up(anchor)]);
+                }
+            }
+        }
+        self.now = start + time;
+        dials
+    }
+
+    /// The node has a probe under way by now, after at most a second: gives it.
+    fn probe_of(&mut self, node: NodeId) -> (AnchorId, Token) {
+        let dials = self.dials(seconds(1), &[]);
+        let probe = dials.into_iter().find(|(_, owner, ..)| *owner == Owner::Probe(node));
+        let (_, _, to, anchor, token) = probe.expect("a probe");
+        assert_eq!(to, node);
+        (anchor, token)
+    }
+
+    /// Answers a probe all the way.
+    fn serve_probe(&mut self, node: NodeId, anchor: AnchorId, token: &Token) {
+        self.devices.dialed(self.now, anchor, Ok(()));
+        self.socket_says("probe", &token.line());
+        let call = Call::Ping { conn: "probe".to_owned() };
+        self.expect(&[Action::Call { anchor, node, call }]);
+        self.answer(anchor, Outcome::Done);
+        assert_eq!(self.devices.poll_action(), Some(hang_up(anchor)));
+    }
+
+    /// A probe finds the node up again, in a second.
+    pub(super) fn recover(&mut self, node: NodeId) {
+        let (anchor, token) = self.probe_of(node);
+        self.serve_probe(node, anchor, &token);
+    }
+
+    /// The device has become a client again, there.
+    #[track_caller]
+    fn come_back(&mut self, anchor: AnchorId, token: &Token, device: DeviceId, conn: &str) {
+        self.devices.dialed(self.now, anchor, Ok(()));
+        self.socket_says(conn, &token.line());
+        self.expect_authenticate(device, anchor, conn);
+        self.answer(anchor, Outcome::Done);
+        self.expect_subscribe(device, anchor, conn);
+        self.answer(anchor, Outcome::Done);
+    }
+}
+
+fn of_devices(dials: &[(Duration, Owner, NodeId, AnchorId, Token)]) -> Vec<(DeviceId, NodeId)> {
+    let device = |owner: &Owner| match owner {
+        Owner::Device(device) => Some(*device),
+        Owner::Probe(_) => None,
+    };
+    dials.iter().filter_map(|(_, owner, node, ..)| Some((device(owner)?, *node))).collect()
+}
+
+#[test]
+fn while_the_broker_is_away_connects_fail_at_once_and_one_probe_a_second_looks_for_it() {
+    let mut scene = Scene::new();
+    scene.command_connect(ONE, "ep1");
+    let (anchor, _) = scene.expect_dial();
+    scene.devices.dialed(scene.now, anchor, Err("connection refused".to_owned()));
+    scene.expect_unavailable(ONE);
+    scene.expect(&[hang_up(anchor)]);
+
+    for id in 2..5 {
+        scene.command_connect(DeviceId(id), "ep1");
+        scene.expect_unavailable(DeviceId(id));
+        scene.expect_nothing();
+    }
+    let probes = scene.dials(seconds(10), &[A]);
+    let times: Vec<_> = probes.iter().map(|(at, ..)| at.as_millis()).collect();
+    assert_eq!(times, [100, 1100, 2100, 3100, 4100, 5100, 6100, 7100, 8100, 9100]);
+    assert!(probes.iter().all(|(_, owner, ..)| *owner == Owner::Probe(A)));
+
+    scene.recover(A);
+    scene.expect_nothing();
+    assert_eq!(scene.devices.next_deadline(), None);
+    scene.connect(ONE, "c1");
+    assert_eq!((scene.metrics.upstream.nodes_failed.value(), scene.metrics.upstream.nodes_recovered.value()), (1, 1));
+    assert_eq!(scene.metrics.upstream.probes.value(), 11);
+}
+
+#[test]
+fn devices_that_were_lost_wait_for_a_probe_that_succeeds_and_come_back_in_turn() {
+    let mut scene = Scene::new();
+    let anchors: Vec<_> = (1..=20).map(|id| scene.connect(DeviceId(id), &format!("c{id}"))).collect();
+    for anchor in &anchors {
+        scene.devices.anchor_ended(scene.now, *anchor);
+    }
+    scene.actions();
+    for id in 1..=20 {
+        scene.publish(DeviceId(id), "during the outage");
+    }
+    let dials = scene.dials(seconds(30), &[A]);
+    assert_eq!(of_devices(&dials).len(), 1, "one device finds out that the broker is away");
+
+    scene.recover(A);
+    // The first one has its turn at once, the others ten in a second.
+    let actions = scene.actions();
+    let [Action::Dial { .. }] = actions.as_slice() else { panic!("{actions:?}") };
+    let dials = scene.dials(seconds(3), &[]);
+    assert_eq!(of_devices(&dials).len(), 19);
+    for ((earlier, ..), (later, ..)) in dials.iter().zip(&dials[1..]) {
+        assert!(*later - *earlier >= Duration::from_millis(100), "{dials:?}");
+    }
+    let (_, owner, _, anchor, token) = &dials[0];
+    let Owner::Device(device) = *owner else { panic!("{owner:?}") };
+    assert!(dials.iter().all(|(_, owner, ..)| matches!(owner, Owner::Device(_))));
+    let call = Call::Authenticate { conn: "again".to_owned(), client: client("ep1") };
+    scene.socket_says("again", &token.line());
+    scene.expect(&[Action::Call { anchor: *anchor, node: A, call }]);
+    scene.answer(*anchor, Outcome::Done);
+    scene.expect_subscribe(device, *anchor, "again");
+    scene.answer(*anchor, Outcome::Done);
+    scene.expect_publish(device, *anchor, "during the outage");
+    assert_eq!(scene.metrics.upstream.dropped_answers.value(), 0);
+}
+
+#[test]
+fn new_devices_are_spread_over_the_nodes_that_are_up() {
+    let (mut scene, _) = Scene::with_devices(6);
+    scene.expect_nothing();
+    scene.command_connect(DeviceId(7), "ep1");
+    let (refused, _) = scene.expect_dial();
+    assert_eq!(scene.dialed[&refused], A);
+
+    // A node that refuses it is no matter to the device: it is at the next one within the same Connect.
+    scene.devices.dialed(scene.now, refused, Err("connection refused".to_owned()));
+    assert_eq!(scene.devices.poll_action(), Some(hang_up(refused)));
+    let anchor = scene.attempt(DeviceId(7), "c7");
+    scene.expect(&[Action::Tell(BrokerEvent::Connected { device: DeviceId(7) })]);
+    assert_eq!(scene.dialed[&anchor], B);
+    for id in 8..12 {
+        let anchor = scene.connect(DeviceId(id), &format!("c{id}"));
+        assert_eq!(scene.dialed[&anchor], B);
+    }
+}
+
+#[test]
+fn a_connect_that_no_node_takes_is_unavailable_when_each_was_tried_once() {
+    let mut scene = Scene::with_two_nodes();
+    scene.command_connect(ONE, "ep1");
+    let (first, _) = scene.expect_dial();
+    scene.devices.dialed(scene.now, first, Ok(()));
+    scene.devices.anchor_ended(scene.now, first);
+    assert_eq!(scene.devices.poll_action(), Some(hang_up(first)));
+    let (second, _) = scene.expect_dial();
+    assert_eq!([scene.dialed[&first], scene.dialed[&second]], [A, B]);
+    scene.devices.dialed(scene.now, second, Ok(()));
+    scene.devices.anchor_ended(scene.now, second);
+    scene.expect_unavailable(ONE);
+    scene.expect(&[hang_up(second)]);
+    assert!(scene.devices.is_empty());
+}
+
+#[test]
+fn when_a_node_is_killed_its_devices_move_and_those_of_the_other_node_notice_nothing() {
+    let (mut scene, anchors) = Scene::with_devices(8);
+    for anchor in anchors.iter().step_by(2) {
+        scene.devices.anchor_ended(scene.now, *anchor);
+    }
+    scene.expect(&anchors.iter().step_by(2).map(|anchor| hang_up(*anchor)).collect::<Vec<_>>());
+
+    let dials = of_devices(&scene.dials(seconds(10), &[A]));
+    let at = |node| dials.iter().filter(|(_, to)| *to == node).map(|(device, _)| device.0).collect::<Vec<_>>();
+    let (refused, mut moved) = (at(A), at(B));
+    assert_eq!(refused.len(), 1, "one finds out that A is gone");
+    moved.sort_unstable();
+    assert_eq!(moved, [1, 3, 5, 7]);
+    for (number, anchor) in anchors.iter().skip(1).step_by(2).enumerate() {
+        let device = DeviceId(number as u64 * 2 + 2);
+        scene.publish(device, "undisturbed");
+        scene.expect_publish(device, *anchor, "undisturbed");
+    }
+}
+
+#[test]
+fn a_single_connection_that_is_lost_is_made_again_at_the_same_node() {
+    let (mut scene, anchors) = Scene::with_devices(3);
+    for (device, anchor, node) in [(ONE, anchors[0], A), (TWO, anchors[1], B)] {
+        scene.devices.anchor_ended(scene.now, anchor);
+        scene.expect(&[hang_up(anchor)]);
+        scene.advance_to_deadline();
+        let anchor = scene.attempt(device, &format!("again{}", device.0));
+        assert_eq!(scene.dialed[&anchor], node);
+    }
+    assert_eq!(scene.metrics.upstream.moved.value(), 0);
+}
+
+#[test]
+fn a_device_whose_publication_finds_the_adapter_away_moves_and_publishes_it_at_the_other_node() {
+    let (mut scene, anchors) = Scene::with_devices(2);
+    scene.publish(ONE, "a");
+    scene.expect_publish(ONE, anchors[0], "a");
+    scene.publish(ONE, "b");
+    scene.answer(anchors[0], unreachable());
+    scene.expect(&[hang_up(anchors[0])]);
+    let dials = scene.dials(seconds(2), &[A]);
+    let (_, _, node, anchor, token) =
+        dials.iter().find(|(_, owner, ..)| *owner == Owner::Device(ONE)).expect("a dial of the device");
+    assert_eq!(*node, B);
+    scene.come_back(*anchor, token, ONE, "c3");
+    scene.expect_publish(ONE, *anchor, "a");
+    scene.answer(*anchor, Outcome::Done);
+    scene.expect_publish(ONE, *anchor, "b");
+    assert_eq!(scene.metrics.upstream.moved.value(), 1);
+}
+
+#[test]
+fn the_silent_clients_of_a_node_whose_adapter_is_away_are_taken_to_the_other_one() {
+    let (mut scene, anchors) = Scene::with_devices(6);
+    scene.publish(ONE, "a");
+    scene.expect_publish(ONE, anchors[0], "a");
+    scene.answer(anchors[0], unreachable());
+    scene.expect(&[hang_up(anchors[0])]);
+
+    // The listener is there, the adapter is not. One probe is not enough.
+    for number in 0..2 {
+        let (probe, token) = scene.probe_of(A);
+        let hung_up = scene.actions();
+        assert_eq!(hung_up, []);
+        scene.devices.dialed(scene.now, probe, Ok(()));
+        scene.socket_says(&format!("probe{number}"), &token.line());
+        scene.actions();
+        scene.answer(probe, unreachable());
+        let mut hung_up = scene.actions();
+        hung_up.sort_by_key(|action| format!("{action:?}"));
+        let clients: &[AnchorId] = if number == 0 { &[] } else { &[anchors[2], anchors[4]] };
+        assert_eq!(hung_up, clients.iter().chain([&probe]).map(|anchor| hang_up(*anchor)).collect::<Vec<_>>());
+    }
+    let moved = of_devices(&scene.dials(seconds(3), &[A]));
+    let mut ids: Vec<_> = moved.iter().map(|(device, _)| device.0).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [3, 5]);
+    assert!(moved.iter().all(|(_, node)| *node == B));
+}
+
+#[test]
+fn a_hanging_adapter_is_left_after_three_calls_in_a_row_without_an_answer() {
+    let (mut scene, anchors) = Scene::with_devices(8);
+    for number in [0, 2] {
+        scene.publish(DeviceId(number as u64 + 1), "a");
+        scene.expect_publish(DeviceId(number as u64 + 1), anchors[number], "a");
+    }
+    scene.advance(seconds(1));
+    scene.publish(DeviceId(5), "a");
+    scene.expect_publish(DeviceId(5), anchors[4], "a");
+    scene.advance(PUBLISH_TIMEOUT - seconds(1));
+    scene.expect(&[hang_up(anchors[0]), hang_up(anchors[2])]);
+    assert_eq!(scene.metrics.upstream.nodes_failed.value(), 0);
+    scene.advance(seconds(1));
+    assert!(scene.actions().contains(&hang_up(anchors[4])));
+    assert_eq!(scene.metrics.upstream.nodes_failed.value(), 1);
+
+    // Calls are not cancelled, and an answer that comes at last is nothing to the device that has gone.
+    scene.answer(anchors[0], Outcome::Done);
+    assert_eq!(scene.metrics.upstream.publishes_ok.value(), 0);
+
+    // A probe is taken and told, and its call hangs too: the last client of the node is taken away at the second one.
+    // The others are on their way to the other node by then.
+    let mut left = Vec::new();
+    for number in 0..2 {
+        let (probe, token) = scene.probe_of(A);
+        scene.devices.dialed(scene.now, probe, Ok(()));
+        scene.socket_says(&format!("probe{number}"), &token.line());
+        scene.advance(seconds(4));
+        left.extend(scene.actions());
+    }
+    assert!(!left.contains(&hang_up(anchors[6])));
+    scene.advance(seconds(1));
+    assert!(scene.actions().contains(&hang_up(anchors[6])));
+    let device = |anchor| matches!(scene.devices.by_anchor.get(anchor), Some(Owner::Device(_)));
+    let moving = scene.dialed.iter().filter(|(anchor, _)| device(*anchor) && !anchors.contains(anchor));
+    assert_eq!(moving.map(|(_, node)| *node).collect::<Vec<_>>(), [B, B, B]);
+}
+
+#[test]
+fn a_node_that_does_not_call_the_handler_gets_no_more_devices() {
+    for at_once in [false, true] {
+        let (mut scene, anchors) = Scene::with_devices(12);
+        for anchor in anchors.iter().step_by(2).take(3) {
+            scene.devices.anchor_ended(scene.now, *anchor);
+        }
+        scene.actions();
+        // Each of the three dials A again, which takes the anchor and does not tell of it.
+        let dials = scene.dials(seconds(3), &[]);
+        assert_eq!(of_devices(&dials).iter().map(|(_, node)| *node).collect::<Vec<_>>(), [A, A, A]);
+        for (_, _, _, anchor, _) in &dials {
+            scene.devices.dialed(scene.now, *anchor, Ok(()));
+            if at_once {
+                scene.devices.anchor_ended(scene.now, *anchor);
+            }
+        }
+        if !at_once {
+            scene.advance(CONNECT_TIMEOUT);
+        }
+        scene.actions();
+        assert_eq!(scene.metrics.upstream.nodes_failed.value(), 1);
+        scene.command_connect(DeviceId(13), "ep1");
+        let (anchor, _) = scene.expect_dial();
+        assert_eq!(scene.dialed[&anchor], B);
+        // The three move. The clients that are there stay for now.
+        let moved = of_devices(&scene.dials(A_MOMENT, &[]));
+        assert_eq!(moved, []);
+        let moved = of_devices(&scene.dials(seconds(5), &[]));
+        assert_eq!(moved.iter().filter(|(_, node)| *node == B).count(), 3, "{moved:?}");
+    }
+}
+
+#[test]
+fn clients_stay_at_a_node_that_only_takes_no_new_anchors() {
+    let (mut scene, anchors) = Scene::with_devices(4);
+    scene.devices.anchor_ended(scene.now, anchors[0]);
+    scene.expect(&[hang_up(anchors[0])]);
+    scene.dials(seconds(30), &[A]);
+    scene.publish(DeviceId(3), "a");
+    scene.expect_publish(DeviceId(3), anchors[2], "a");
+    assert_eq!(scene.metrics.upstream.anchors_lost.value(), 1);
+}
+
+#[test]
+fn with_no_other_node_up_the_clients_stay_until_one_is() {
+    let (mut scene, anchors) = Scene::with_devices(4);
+    for number in [0, 1] {
+        let device = DeviceId(number as u64 + 1);
+        scene.publish(device, "a");
+        scene.expect_publish(device, anchors[number], "a");
+        scene.answer(anchors[number], unreachable());
+        scene.expect(&[hang_up(anchors[number])]);
+    }
+    scene.dials(seconds(20), &[A, B]);
+    assert_eq!(scene.metrics.upstream.anchors_lost.value(), 2);
+    scene.command_connect(DeviceId(9), "ep1");
+    scene.expect_unavailable(DeviceId(9));
+
+    scene.recover(B);
+    let now = scene.actions();
+    assert!(now.contains(&hang_up(anchors[2])), "{now:?}");
+    assert!(!now.contains(&hang_up(anchors[3])), "{now:?}");
+}
+
+#[test]
+fn a_node_that_is_back_gets_the_next_devices_and_none_is_moved() {
+    let (mut scene, anchors) = Scene::with_devices(4);
+    for anchor in [anchors[0], anchors[2]] {
+        scene.devices.anchor_ended(scene.now, anchor);
+    }
+    scene.actions();
+    let mut conns = 10..;
+    for (_, owner, _, anchor, token) in scene.dials(seconds(10), &[A]) {
+        if let (Owner::Device(device), true) = (owner, scene.dialed[&anchor] == B) {
+            let conn = format!("c{}", conns.next().expect("a number"));
+            scene.come_back(anchor, &token, device, &conn);
+        }
+    }
+    assert_eq!(scene.metrics.upstream.moved.value(), 2);
+
+    scene.recover(A);
+    scene.expect_nothing();
+    assert!(scene.dials(seconds(60), &[]).is_empty());
+    for (id, expected) in [(5, A), (6, A), (7, A), (8, A)] {
+        let anchor = scene.connect(DeviceId(id), &format!("c{id}"));
+        assert_eq!(scene.dialed[&anchor], expected, "{id}");
+    }
+    let anchor = scene.connect(DeviceId(9), "c9");
+    assert_eq!(scene.dialed[&anchor], A, "as many there as at B, and A is the first");
+}
+
+#[test]
+fn the_kick_of_a_device_that_moved_is_heard_from_its_new_node_and_not_from_the_one_before() {
+    let (mut scene, anchors) = Scene::with_devices(2);
+    scene.publish(ONE, "a");
+    scene.expect_publish(ONE, anchors[0], "a");
+    scene.answer(anchors[0], unreachable());
+    scene.expect(&[hang_up(anchors[0])]);
+    let dials = scene.dials(seconds(2), &[A]);
+    let (_, _, _, anchor, token) =
+        dials.iter().find(|(_, owner, ..)| *owner == Owner::Device(ONE)).expect("a dial of the device");
+    scene.come_back(*anchor, token, ONE, "c3");
+    scene.expect_publish(ONE, *anchor, "a");
+    scene.socket_closed("c1", "{shutdown,discarded}");
+    scene.expect_nothing();
+    scene.socket_closed("c3", "{shutdown,kicked}");
+    scene.expect(&[closed(ONE, CloseReason::Kicked), hang_up(*anchor)]);
+}

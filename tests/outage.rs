@@ -1,0 +1,180 @@
+//! The built program and a hundred devices while their broker is away for some seconds, and while one of two brokers is.
+
+mod common;
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use common::application::{Application, answer, content};
+use common::broker::TestBroker;
+use common::device::{Device, PATIENCE, fresh_id, response_to};
+use common::gateway::Gateway;
+use common::scene::LINKS;
+use lwm2m_gateway::coap::options::{format, number};
+use lwm2m_gateway::coap::{Code, Kind, Message};
+use serde_json::{Value, json};
+
+const DEVICES: usize = 100;
+/// Of each device, one every half second.
+const NOTIFICATIONS: u32 = 6;
+
+/// One device: it is registered, and its temperature is observed.
+struct Member {
+    endpoint: String,
+    device: Device,
+    observed: Message,
+    /// The command that it has not answered yet.
+    asked: Option<Message>,
+    /// The last that was heard of it before the broker went: nobody knows whether that was confirmed, so that it may
+    /// come again.
+    before: (String, Value),
+    /// What the application has to hear of it from then on, in order: its topic, and its payload.
+    said: Vec<(String, Value)>,
+}
+
+impl Member {
+    fn register(number: usize, gateway: &Gateway, application: &mut Application) -> Self {
+        let endpoint = format!("outage-{number}");
+        let mut device = Device::new(gateway.address());
+        device.register(&format!("ep={endpoint}&lt=300&lwm2m=1.0"), LINKS);
+        assert_eq!(application.receive().1["msgType"], "register");
+        application.send(&endpoint, &observe());
+        let observed = device.expect_request(Code::GET, "/3303/0/5700");
+        device.answer_observe(&observed, "20.5");
+        let before = (format!("lwm2m/{endpoint}/up/resp"), answer(&observe(), content("/3303/0/5700", 20.5)));
+        application.expect(&before.0, &before.1);
+        Self { endpoint, device, observed, asked: None, before, said: Vec::new() }
+    }
+
+    /// The device takes the command, of which the application hears, and will answer later.
+    fn ask(&mut self, application: &mut Application) {
+        application.send(&self.endpoint, &read());
+        let request = self.device.expect_request(Code::GET, "/3/0/0");
+        self.device.send(&Message::empty(Kind::Acknowledgement, request.id));
+        self.before = (format!("lwm2m/{}/up/resp", self.endpoint), json!({ "reqID": "r", "msgType": "ack" }));
+        application.expect(&self.before.0, &self.before.1);
+        self.asked = Some(request);
+    }
+
+    fn answer(&mut self) {
+        let request = self.asked.take().expect("a command");
+        let mut response = response_to(&request, Code::CONTENT, Some((format::TEXT, b"Acme")));
+        (response.kind, response.id) = (Kind::Confirmable, fresh_id());
+        self.device.send(&response);
+        self.device.expect_acknowledgement(&response);
+        self.says("up/resp", answer(&read(), content("/3/0/0", "Acme")));
+    }
+
+    fn notify(&mut self, sequence: u32) {
+        let value = f64::from(sequence) + 0.5;
+        let notification = self.device.notify(&self.observed, Kind::Confirmable, sequence, &value.to_string());
+        self.device.expect_acknowledgement(&notification);
+        let mut payload = answer(&observe(), content("/3303/0/5700", value));
+        payload["msgType"] = json!("notify");
+        payload["seqNum"] = json!(sequence);
+        self.says("up/notify", payload);
+    }
+
+    fn says(&mut self, below: &str, payload: Value) {
+        self.said.push((format!("lwm2m/{}/{below}", self.endpoint), payload));
+    }
+}
+
+fn observe() -> Value {
+    json!({ "reqID": "o", "msgType": "observe", "data": { "path": "/3303/0/5700" } })
+}
+
+fn read() -> Value {
+    json!({ "reqID": "r", "msgType": "read", "data": { "path": "/3/0/0" } })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_devices_lose_nothing_while_the_broker_is_away_and_all_arrives_in_order() {
+    let broker = TestBroker::start().await;
+    let Some(control) = broker.control() else { return };
+    let gateway = Gateway::start(&broker.addresses);
+    let endpoints: Vec<String> = (0..DEVICES).map(|number| format!("outage-{number}")).collect();
+    let mut application =
+        Application::connect(&broker.addresses.mqtt, &endpoints.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut members: Vec<Member> =
+        (0..DEVICES).map(|number| Member::register(number, &gateway, &mut application)).collect();
+    members.iter_mut().for_each(|member| member.ask(&mut application));
+
+    control.stop().await;
+    for sequence in 2..2 + NOTIFICATIONS {
+        if sequence == 4 {
+            members.iter_mut().for_each(Member::answer);
+        }
+        members.iter_mut().for_each(|member| member.notify(sequence));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    for member in &members {
+        assert_eq!(member.device.update(&[], None).code, Code::CHANGED, "{}", member.endpoint);
+    }
+    let newcomer = Device::new(gateway.address()).try_register("ep=outage-new&lt=300", LINKS);
+    assert_eq!(newcomer.code, Code::SERVICE_UNAVAILABLE);
+    assert!(newcomer.options.uint(number::MAX_AGE).is_ok_and(|age| age.is_some()));
+
+    control.start().await.expect("the addresses are still free");
+    expect_all(&mut application, &members);
+
+    // Every device is a client again, and its registration is the one of before.
+    let all = async {
+        while control.clients().len() < DEVICES {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all).await.expect("all devices in time");
+    for member in &mut members {
+        assert_eq!(member.device.update(&[], None).code, Code::CHANGED, "{}", member.endpoint);
+        member.said.clear();
+        member.ask(&mut application);
+    }
+    members.iter_mut().for_each(Member::answer);
+    expect_all(&mut application, &members);
+}
+
+/// All that the devices said comes, what each of them said in its order.
+#[track_caller]
+fn expect_all(application: &mut Application, members: &[Member]) {
+    let mut waiting: HashMap<&str, VecDeque<&(String, Value)>> = HashMap::new();
+    for member in members {
+        waiting.insert(&member.endpoint, member.said.iter().collect());
+    }
+    while waiting.values().any(|rest| !rest.is_empty()) {
+        let heard = application.receive();
+        let member = members.iter().find(|member| heard.0.split('/').nth(1) == Some(&member.endpoint));
+        let member = member.expect("a topic of a device");
+        if heard != member.before {
+            let next = waiting.get_mut(member.endpoint.as_str()).and_then(VecDeque::pop_front);
+            assert_eq!(Some(&heard), next);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_devices_of_a_broker_that_stops_go_to_the_other_one_and_stay_there() {
+    let first = TestBroker::start().await;
+    let Some(control) = first.control() else { return };
+    let handler = format!("http://{}", first.addresses.handler_bind);
+    let second = TestBroker::start_with(|settings| settings.handler = handler).await;
+    let Some(other) = second.control() else { return };
+    let gateway = Gateway::start_at(&[&first.addresses, &second.addresses], 1, "");
+    // The brokers are no cluster: the application listens where the device is.
+    let mut application = Application::connect(&first.addresses.mqtt, &["outage-0"]);
+    let mut member = Member::register(0, &gateway, &mut application);
+    assert_eq!((control.clients().len(), other.clients().len()), (1, 0));
+
+    let mut application = Application::connect(&second.addresses.mqtt, &["outage-0"]);
+    control.stop().await;
+    (2..5).for_each(|sequence| member.notify(sequence));
+    expect_all(&mut application, std::slice::from_ref(&member));
+    assert_eq!(other.clients(), ["outage-0"]);
+
+    control.start().await.expect("the addresses are still free");
+    member.said.clear();
+    member.ask(&mut application);
+    member.answer();
+    expect_all(&mut application, std::slice::from_ref(&member));
+    assert_eq!((control.clients().len(), other.clients().len()), (0, 1));
+}
