@@ -22,7 +22,7 @@ const HOUR: f64 = 3600.0;
 const SETTLED: f64 = 300.0;
 /// Between two looks at the tables.
 const LOOK: f64 = 300.0;
-const READS: usize = 5_000;
+const READS: usize = 3_000;
 /// Devices that leave during the hour, and come back a minute later.
 const LEAVING: usize = 1_000;
 
@@ -76,7 +76,7 @@ fn an_hour_of_ten_thousand_devices_leaves_the_memory_flat() {
     let Counts { registered, updated, notified, answered, other_commands } = counts;
     assert_eq!(registered, DEVICES + LEAVING);
     assert!(updated >= 2 * (DEVICES - LEAVING), "{updated}");
-    assert!(notified >= 3 * (DEVICES - LEAVING), "{notified}");
+    assert!(notified >= 2 * (DEVICES - LEAVING), "{notified}");
     assert!(answered + other_commands >= DEVICES + READS * 9 / 10, "{answered}");
     // Commands that a leaving device takes along.
     assert!(other_commands <= LEAVING / 10, "{other_commands}");
@@ -88,8 +88,8 @@ fn an_hour_of_ten_thousand_devices_leaves_the_memory_flat() {
 fn live_for_an_hour(network: &mut Network, rng: &mut StdRng) {
     for number in 0..DEVICES {
         let device = network.attach(DeviceSettings {
-            lifetime: Duration::from_secs(1200),
-            notification_interval: Some(Duration::from_secs(900)),
+            lifetime: Duration::from_secs(1500),
+            notification_interval: Some(Duration::from_secs(1200)),
             ..DeviceSettings::new(format!("dev-{number}"))
         });
         let start = rng.random_range(0.0..SETTLED - 60.0);
@@ -119,7 +119,7 @@ fn is_flat(look: Occupancy, first: Occupancy) -> bool {
         && near(look.coap.observations, first.coap.observations)
         && near(look.coap.tokens, first.coap.tokens)
         && near(look.coap.message_ids, DEVICES)
-        // An Update each twenty minutes and a notification each fifteen, remembered for four minutes.
+        // An Update and a notification each twenty minutes and more, remembered for four minutes.
         && look.coap.remembered_messages <= 2 * DEVICES
         && near(look.coap.transmissions + look.coap.transfers + look.coap.deadlines, 0)
         && near(look.waiting_commands + look.early_commands + look.to_observe + look.joinings, 0)
@@ -128,7 +128,7 @@ fn is_flat(look: Occupancy, first: Occupancy) -> bool {
 }
 
 fn gone_when_all_have_left(mut network: Network) {
-    network.run_until(HOUR + 1200.0);
+    network.run_until(HOUR + 1500.0);
     network.gateway.handle_timeout(network.now);
     while !matches!(network.gateway.poll_output(), Output::Idle(_)) {}
     assert_eq!(network.gateway.occupancy(), Occupancy::default());

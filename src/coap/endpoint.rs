@@ -429,7 +429,7 @@ impl Endpoint {
     }
 
     fn send_step(&mut self, now: Instant, id: ExchangeId, mut transfer: Transfer, request: Request) {
-        transfer.step = self.exchanges.send_request(now, transfer.peer, request);
+        transfer.step = self.exchanges.send_block(now, transfer.peer, request);
         self.steps.insert(transfer.step, id);
         self.transfers.insert(id, transfer);
     }
@@ -511,7 +511,7 @@ impl Endpoint {
                 }
                 Ok((download, Fetched::Next(request))) => {
                     let (peer, of) = (observation.peer, observation.request.clone());
-                    let step = self.exchanges.send_request(now, peer, request);
+                    let step = self.exchanges.send_block(now, peer, request);
                     observation.fetching = Some(step);
                     let stage = Stage::Download(download);
                     let transfer = Transfer { peer, request: of, stage, step, purpose, acknowledged: false };

@@ -30,7 +30,7 @@ use super::observe::Freshness;
 use super::occupancy::Occupancy;
 use super::options::number;
 use super::parameters::Acknowledging;
-use super::transmission::{Expired, Key, Transmissions};
+use super::transmission::{Expired, Key, Persistence, Transmissions};
 use super::verdict::{DropReason, Verdict};
 use super::{Code, DecodeError, Kind, Message, MessageId, Parameters, Peer, Request, Response, Standing, Token};
 
@@ -265,13 +265,19 @@ impl Exchanges {
     /// Sends a confirmable request under a new random token.
     pub fn send_request(&mut self, now: Instant, peer: Peer, request: Request) -> ExchangeId {
         let token = self.random_token(peer);
-        self.send_with_token(now, peer, request, token)
+        self.send_with_token(now, peer, request, token, Persistence::Ordinary)
+    }
+
+    /// The same for a further block of a transfer that the peer has begun to answer.
+    pub fn send_block(&mut self, now: Instant, peer: Peer, request: Request) -> ExchangeId {
+        let token = self.random_token(peer);
+        self.send_with_token(now, peer, request, token, Persistence::WithinTransfer)
     }
 
     /// Sends a request that ends an observation: with its token and to its peer (RFC 7641 section 3.6).
     pub fn send_cancellation(&mut self, now: Instant, observation: ExchangeId, request: Request) -> Option<ExchangeId> {
         let Observation { peer, token, .. } = *self.observations.get(&observation)?;
-        Some(self.send_with_token(now, peer, request, token))
+        Some(self.send_with_token(now, peer, request, token, Persistence::Ordinary))
     }
 
     /// The token of an observation, and its newest notification.
@@ -321,14 +327,8 @@ impl Exchanges {
         }
         if kind == Kind::Confirmable {
             let key = (peer, message_id);
-            self.transmissions.begin(
-                now,
-                key,
-                datagram.clone(),
-                Owner::SeparateResponse,
-                &self.parameters,
-                &mut self.rng,
-            );
+            let what = (datagram.clone(), Persistence::Ordinary);
+            self.transmissions.begin(now, key, what, Owner::SeparateResponse, &self.parameters, &mut self.rng);
         }
         self.transmit(peer, datagram);
     }
@@ -554,7 +554,14 @@ impl Exchanges {
         Verdict::Notification
     }
 
-    fn send_with_token(&mut self, now: Instant, peer: Peer, request: Request, token: Token) -> ExchangeId {
+    fn send_with_token(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        request: Request,
+        token: Token,
+        persistence: Persistence,
+    ) -> ExchangeId {
         let id = ExchangeId(self.new_id());
         let message_id = self.new_message_id(now, peer);
         let observe = request.options.uint(number::OBSERVE) == Ok(Some(0));
@@ -565,7 +572,8 @@ impl Exchanges {
         let message = Message { kind: Kind::Confirmable, code: method, id: message_id, token, options, payload };
         let datagram = message.encode();
         let key = (peer, message_id);
-        self.transmissions.begin(now, key, datagram.clone(), Owner::Exchange(id), &self.parameters, &mut self.rng);
+        let what = (datagram.clone(), persistence);
+        self.transmissions.begin(now, key, what, Owner::Exchange(id), &self.parameters, &mut self.rng);
         self.transmit(peer, datagram);
         id
     }

@@ -8,6 +8,7 @@ pub enum Acknowledging {
     /// As soon as it is there.
     AtOnce,
     /// When [`Endpoint::acknowledge`](super::Endpoint::acknowledge) is called; until then the peer repeats it, unheard.
+    /// A notification in the place of a first answer that was lost is that answer, and acknowledged as one: at once.
     OnDemand,
 }
 
@@ -16,6 +17,7 @@ pub struct Parameters {
     pub ack_timeout: Duration,
     /// At least 1.0.
     pub ack_random_factor: f64,
+    /// A further block of a transfer is sent again twice as often.
     pub max_retransmit: u8,
     pub max_latency: Duration,
     pub processing_delay: Duration,

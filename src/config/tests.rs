@@ -275,6 +275,15 @@ fn the_embedded_broker_finds_the_handler_where_it_is() {
     assert_eq!(config.embedded.handler, "http://127.0.0.1:19001");
 }
 
+#[test]
+fn fewer_registers_wait_than_requests_may_so_that_registered_devices_have_room() {
+    assert_eq!(
+        mistakes("[coap]\npending_requests = 100\n[limits]\njoinings = 100"),
+        ["limits.joinings = 100: allowed is less than coap.pending_requests, which is 100"]
+    );
+    assert_eq!(config("[coap]\npending_requests = 100\n[limits]\njoinings = 99").gateway.limits.joinings, 99);
+}
+
 fn config(text: &str) -> Config {
     Config::from_table(text.parse().unwrap(), []).unwrap_or_else(|mistakes| panic!("{mistakes}"))
 }

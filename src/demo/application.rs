@@ -16,7 +16,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const QUEUE: usize = 16;
 
 /// The largest MQTT packet either way.
-const LARGEST_PACKET: usize = 1024 * 1024;
+const LARGEST_PACKET: usize = 16 * 1024 * 1024;
 
 pub struct Application {
     client: AsyncClient,

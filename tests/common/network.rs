@@ -7,13 +7,15 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use lwm2m_gateway::coap::options::number;
-use lwm2m_gateway::coap::{Code, Kind, Message, MessageId, Peer, Token};
-use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, ConnectError, DeviceId, Publication};
-use lwm2m_gateway::gateway::report::Report;
+use lwm2m_gateway::coap::{Acknowledging, Code, Kind, Message, MessageId, Peer, Token};
+use lwm2m_gateway::gateway::broker::{
+    BrokerCommand, BrokerEvent, CloseReason, ConnectError, DeviceId, Publication, Ticket,
+};
+use lwm2m_gateway::gateway::report::{DropReason, Report, Verdict};
 use lwm2m_gateway::gateway::settings::Settings;
 use lwm2m_gateway::gateway::{Gateway, Output};
 use lwm2m_gateway::simulator::{self, Device, DeviceEvent, DeviceSettings};
@@ -30,8 +32,10 @@ pub struct Weather {
     pub duplication: f64,
     /// Each datagram takes a time up to this: what is sent later may arrive earlier.
     pub delay: Duration,
-    /// The broker answers a Connect after a time up to this.
+    /// The broker answers a Connect, and tells that it took a publication, after a time up to this.
     pub broker_delay: Duration,
+    /// Of the publications with a ticket, which the broker never says a word about.
+    pub untold: f64,
 }
 
 impl Weather {
@@ -40,6 +44,7 @@ impl Weather {
         duplication: 0.0,
         delay: Duration::from_millis(50),
         broker_delay: Duration::from_millis(50),
+        untold: 0.0,
     };
 }
 
@@ -55,6 +60,9 @@ pub enum Broker {
 /// Which of the devices.
 pub type Number = usize;
 
+/// A notification, by its device, the path that is observed and the Observe number.
+pub type Notification = (Number, String, u32);
+
 pub struct Network {
     pub gateway: Gateway,
     pub now: Instant,
@@ -64,6 +72,15 @@ pub struct Network {
     /// What was published, in order, and for which registration.
     pub published: Vec<(DeviceId, Publication)>,
     pub reports: Vec<Report>,
+    /// Datagrams that were dropped because strangers sent too many.
+    pub rate_limited: usize,
+    /// The notifications that the broker said it took.
+    pub taken: HashSet<Notification>,
+    /// With [`Acknowledging::OnDemand`]: the notifications that the core acknowledged before that.
+    pub acknowledged_untaken: Vec<Notification>,
+    /// The notifications that a ticket was given out for, until the broker says that it took them.
+    tickets: HashMap<Ticket, Notification>,
+    asks_the_broker: bool,
     begun: Instant,
     by_address: HashMap<Peer, Number>,
     /// The registration of each endpoint that the broker has now.
@@ -88,6 +105,10 @@ pub struct Attached {
     /// The Observe numbers of the confirmable notifications that the core acknowledged, in the order in which the
     /// acknowledgements came.
     pub confirmed: Vec<(Token, u32)>,
+    /// What each token of the core observes.
+    pub observed: HashMap<Token, String>,
+    /// How many confirmable notifications it sent, repetitions not counted.
+    pub notifications: usize,
     address: Peer,
     wakes: Option<Instant>,
     /// Confirmable notifications that were not acknowledged yet.
@@ -122,6 +143,7 @@ impl Network {
     pub fn new(settings: Settings, weather: Weather, seed: u64) -> Self {
         let now = beginning();
         let mut rng = StdRng::seed_from_u64(seed);
+        let asks_the_broker = settings.coap.acknowledge_notifications == Acknowledging::OnDemand;
         Self {
             gateway: Gateway::new(settings, model(), rng.random(), now, Duration::from_secs(1_700_000_000)),
             now,
@@ -130,6 +152,11 @@ impl Network {
             devices: Vec::new(),
             published: Vec::new(),
             reports: Vec::new(),
+            rate_limited: 0,
+            taken: HashSet::new(),
+            acknowledged_untaken: Vec::new(),
+            tickets: HashMap::new(),
+            asks_the_broker,
             begun: now,
             by_address: HashMap::new(),
             connected: HashMap::new(),
@@ -153,6 +180,8 @@ impl Network {
             commanded: Vec::new(),
             registers: 0,
             confirmed: Vec::new(),
+            observed: HashMap::new(),
+            notifications: 0,
             address,
             wakes: None,
             unconfirmed: HashMap::new(),
@@ -252,6 +281,9 @@ impl Network {
                 self.gateway.handle_broker(self.now, BrokerEvent::Closed { device: former, reason });
             }
         }
+        if let BrokerEvent::Published { ticket, .. } = &event {
+            self.taken.extend(self.tickets.remove(ticket));
+        }
         if let BrokerEvent::ConnectFailed { device, .. } = &event {
             self.clientids.remove(device);
         }
@@ -288,10 +320,14 @@ impl Network {
         loop {
             match self.gateway.poll_output() {
                 Output::Transmit(transmit) => {
+                    self.watch_gateway(transmit.peer, &transmit.datagram);
                     self.carry(transmit.datagram, |datagram| Happening::ToDevice(transmit.peer, datagram));
                 }
                 Output::Broker(command) => self.serve(command),
-                Output::Report(Report::Datagram { .. }) => verdicts += 1,
+                Output::Report(Report::Datagram { verdict, .. }) => {
+                    verdicts += 1;
+                    self.rate_limited += usize::from(verdict == Verdict::Dropped(DropReason::RateLimited));
+                }
                 Output::Report(report) => self.reports.push(report),
                 Output::Idle(next) => {
                     let next = next.map(|next| next.max(self.now));
@@ -329,6 +365,9 @@ impl Network {
                     self.clientids.contains_key(&device),
                     "a publication for a device that the broker does not have"
                 );
+                if let Some(ticket) = publication.ticket {
+                    self.issue(device, ticket, &publication);
+                }
                 self.published.push((device, publication));
             }
             BrokerCommand::Disconnect { device } => {
@@ -337,6 +376,20 @@ impl Network {
                     self.connected.remove(&clientid);
                 }
             }
+        }
+    }
+
+    /// The broker tells that it took a notification, sooner or later or never.
+    fn issue(&mut self, device: DeviceId, ticket: Ticket, publication: &Publication) {
+        let endpoint = self.clientids.get(&device).expect("it was published for");
+        let number = self.devices.iter().position(|attached| attached.endpoint == *endpoint).expect("it is attached");
+        let payload: Value = serde_json::from_slice(&publication.payload).expect("JSON");
+        if let Some((path, observe)) = notification_of(&payload) {
+            self.tickets.insert(ticket, (number, path, observe));
+        }
+        if !self.rng.random_bool(self.weather.untold) {
+            let at = self.now + self.weather.broker_delay.mul_f64(self.rng.random_range(0.0..1.0));
+            self.schedule(at, Happening::FromBroker(BrokerEvent::Published { device, ticket }));
         }
     }
 
@@ -356,11 +409,38 @@ impl Network {
         let Message { kind, code, id, token, options, .. } = Message::decode(datagram).expect("devices send messages");
         if kind == Kind::Confirmable && code == Code::CONTENT {
             let observe = options.uint(number::OBSERVE).expect("a number").expect("a notification has a number");
-            attached.unconfirmed.insert(id, (token, observe));
+            if attached.unconfirmed.insert(id, (token, observe)) != Some((token, observe)) {
+                attached.notifications += 1;
+            }
         }
         let registers = code == Code::POST && options.all(number::URI_PATH).eq([b"rd".as_slice()]);
         if registers && attached.last_register.replace(id) != Some(id) {
             attached.registers += 1;
+        }
+    }
+
+    /// Keeps what a test wants to know of a datagram of the core.
+    fn watch_gateway(&mut self, to: Peer, datagram: &[u8]) {
+        // Most are neither, and a thousand devices get many.
+        let code = datagram.get(1).copied().map(Code);
+        let (true, Some(&number)) = (matches!(code, Some(Code::GET | Code::EMPTY)), self.by_address.get(&to)) else {
+            return;
+        };
+        let message = Message::decode(datagram).expect("the gateway sends messages");
+        let attached = &mut self.devices[number];
+        if message.code == Code::GET && message.options.uint(number::OBSERVE) == Ok(Some(0)) {
+            let path = message.options.texts(number::URI_PATH).expect("text");
+            let path = path.iter().map(|segment| format!("/{segment}")).collect();
+            attached.observed.insert(message.token, path);
+        }
+        if message == Message::empty(Kind::Acknowledgement, message.id)
+            && let Some((token, observe)) = attached.unconfirmed.get(&message.id)
+            && let Some(path) = attached.observed.get(token)
+        {
+            let notification = (number, path.clone(), *observe);
+            if self.asks_the_broker && !self.taken.contains(&notification) {
+                self.acknowledged_untaken.push(notification);
+            }
         }
     }
 
@@ -385,6 +465,12 @@ impl Network {
         self.by_address.insert(address, number);
         address
     }
+}
+
+/// The observed path and the Observe number of a published notification, or of the first answer to `observe`.
+pub fn notification_of(payload: &Value) -> Option<(String, u32)> {
+    let number = u32::try_from(payload["seqNum"].as_u64()?).expect("24 bits");
+    Some((payload["data"]["reqPath"].as_str().expect("a path").to_owned(), number))
 }
 
 impl PartialEq for Scheduled {

@@ -179,6 +179,8 @@ def decoded(oid, rid, value):
         return bool(value[0])
     if oid == 3303 and rid in {5700, 5601, 5602}:
         return struct.unpack(">d" if len(value) == 8 else ">f", value)[0]
+    if (oid, rid) in {(5, 0)}:
+        return value
     return value.decode()
 
 

@@ -127,17 +127,19 @@ class Application:
         assert (heard, payload["msgType"]) == (topic, kind), payload
         return payload
 
-    def command(self, kind, answered_as=None, **data):
+    def command(self, kind, answered_as=None, patience=PATIENCE, **data):
         """Sends a command and gives the `data` of its answer; an `ack` before it may come."""
         request = self.next_id
         self.next_id += 1
         payload = {"reqID": request, "msgType": kind, "data": data}
         self.client.publish(f"lwm2m/{self.endpoint}/dn", json.dumps(payload))
-        answer = self.receive()
+        answer = self.receive(patience)
         if answer[1]["msgType"] == "ack":
-            answer = self.receive()
+            answer = self.receive(patience)
         topic, payload = answer
-        assert (topic, payload["msgType"], payload["reqID"]) == ("up/resp", answered_as or kind, request), payload
+        assert (topic, payload["msgType"], payload["reqID"]) == ("up/resp", answered_as or kind, request), (
+            json.dumps(payload)[:1000]
+        )
         return payload["data"]
 
     def value(self, kind, path):

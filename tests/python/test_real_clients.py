@@ -7,9 +7,9 @@ import pathlib
 import queue
 
 import pytest
+from clients import leshan_device
 from gateway import ROOT, Application, Client, running_gateway
 
-LESHAN = pathlib.Path(os.environ.get("LESHAN_DEVICE", ROOT / "target/clients/leshan"))
 NODE = pathlib.Path(os.environ.get("NODE_DEVICE", ROOT / "target/clients/node/node_modules/lwm2m-node-lib"))
 
 
@@ -25,9 +25,8 @@ def gateway():
 
 def test_leshan(gateway, tmp_path):
     """A device on Eclipse Leshan's client library, LwM2M 1.1."""
-    classes = os.pathsep.join([str(LESHAN / "classes"), str(LESHAN / "dependency" / "*")])
-    command = ["java", "-cp", classes, "LeshanDevice", gateway.uri, "leshan-1", str(ROOT / "xml")]
-    with Application(gateway, "leshan-1") as application, Client(command, tmp_path) as device:
+    device = leshan_device(gateway.uri, "leshan-1", tmp_path)
+    with Application(gateway, "leshan-1") as application, device:
         data = application.expect("up/resp", "register")["data"]
         assert data["lwm2m"] == "1.1" and data["lt"] == 300 and "/3303/0" in data["objectList"], data
         device.wait_for("registered ")

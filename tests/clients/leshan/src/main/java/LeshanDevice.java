@@ -1,10 +1,14 @@
 import java.io.BufferedReader;
 import java.io.File;
 import java.io.InputStreamReader;
+import java.security.MessageDigest;
+import java.security.NoSuchAlgorithmException;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 
+import org.eclipse.californium.core.config.CoapConfig;
+import org.eclipse.californium.elements.config.Configuration;
 import org.eclipse.leshan.client.LeshanClient;
 import org.eclipse.leshan.client.LeshanClientBuilder;
 import org.eclipse.leshan.client.californium.endpoint.CaliforniumClientEndpointsProvider;
@@ -29,11 +33,13 @@ import org.eclipse.leshan.core.response.WriteResponse;
 /**
  * A device on Leshan's client library, driven by lines on its input: {@code set VALUE} changes the temperature
  * (3303/0/5700), {@code update} updates the registration, {@code quit} de-registers and ends. What happens is a line on
- * its output.
+ * its output; of a firmware image that is written to 5/0/0 its length and its SHA-256.
  */
 public final class LeshanDevice {
     private static final int LIFETIME = 300;
     private static final int SENSOR_VALUE = 5700;
+    /** Californium takes 8 KiB in blocks, unless it is told. */
+    private static final int LARGEST_BODY = 4 * 1024 * 1024;
 
     public static void main(String[] arguments) throws Exception {
         String server = arguments[0];
@@ -51,11 +57,15 @@ public final class LeshanDevice {
         objects.setInstancesForObject(0, Security.noSec(server, 101));
         objects.setInstancesForObject(1, new Server(101, LIFETIME));
         objects.setInstancesForObject(3, new RebootableDevice());
+        objects.setInstancesForObject(5, new Firmware());
         objects.setInstancesForObject(3303, thermometer);
 
+        CaliforniumClientEndpointsProvider.Builder endpoints = new CaliforniumClientEndpointsProvider.Builder();
+        Configuration coap = endpoints.createDefaultConfiguration();
+        coap.set(CoapConfig.MAX_RESOURCE_BODY_SIZE, LARGEST_BODY);
         LeshanClient client = new LeshanClientBuilder(endpoint)
-                .setObjects(objects.create(0, 1, 3, 3303))
-                .setEndpointsProviders(new CaliforniumClientEndpointsProvider.Builder().build())
+                .setObjects(objects.create(0, 1, 3, 5, 3303))
+                .setEndpointsProviders(endpoints.setConfiguration(coap).build())
                 .build();
         client.addObserver(new Reporter());
         client.start();
@@ -103,6 +113,43 @@ public final class LeshanDevice {
         public ExecuteResponse execute(LwM2mServer server, int resource, Arguments arguments) {
             report("executed " + resource);
             return resource == 4 ? ExecuteResponse.success() : super.execute(server, resource, arguments);
+        }
+    }
+
+    /** Firmware Update (object 5): it keeps no image, and tells what came. */
+    public static final class Firmware extends SimpleInstanceEnabler {
+        private static final int PACKAGE = 0;
+        private static final int PACKAGE_URI = 1;
+        private static final int STATE = 3;
+        private static final int UPDATE_RESULT = 5;
+        private static final long IDLE = 0;
+        private static final long DOWNLOADED = 2;
+
+        public Firmware() {
+            initialValues = Map.of(PACKAGE_URI, "", STATE, IDLE, UPDATE_RESULT, 0L);
+        }
+
+        @Override
+        public WriteResponse write(LwM2mServer server, boolean replace, int resource, LwM2mResource value) {
+            if (resource != PACKAGE) {
+                return super.write(server, replace, resource, value);
+            }
+            byte[] image = (byte[]) value.getValue();
+            report("image of " + image.length + " bytes, SHA-256 " + sha256(image));
+            fireResourcesChange(applyValues(Map.of(STATE, DOWNLOADED)));
+            return WriteResponse.success();
+        }
+    }
+
+    private static String sha256(byte[] bytes) {
+        try {
+            StringBuilder digits = new StringBuilder();
+            for (byte digit : MessageDigest.getInstance("SHA-256").digest(bytes)) {
+                digits.append(String.format("%02x", digit));
+            }
+            return digits.toString();
+        } catch (NoSuchAlgorithmException impossible) {
+            throw new IllegalStateException("every Java has SHA-256", impossible);
         }
     }
 
