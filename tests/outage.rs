@@ -1,5 +1,7 @@
 //! The built program and a hundred devices while their broker is away for some seconds, and while one of two brokers is.
 
+#![cfg(feature = "embedded")]
+
 mod common;
 
 use std::collections::{HashMap, VecDeque};

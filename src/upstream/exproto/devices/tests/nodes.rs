@@ -7,7 +7,7 @@ const B: NodeId = NodeId(1);
 
 /// Longer than a probe may take.
 const CONNECT_TIMEOUT: Duration = seconds(60);
-/// Nobody hears of it while the first probe has still to begin, and no device is due earlier.
+/// Shorter than any back-off.
 const A_MOMENT: Duration = Duration::from_millis(100);
 
 impl Scene {
