@@ -1,16 +1,21 @@
-//! The embedded broker in a process of its own: it outlives the server, and has file descriptors of its own.
+//! The embedded broker in a process of its own: it outlives the server, and has file descriptors of its own. It takes
+//! orders line by line, and answers each with a line.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread;
 
 use anyhow::Context;
-use lwm2m_gateway::embedded::{self, Settings};
+use lwm2m_gateway::embedded::{self, Control, Settings};
 use lwm2m_gateway::observability::logging::{self, LogFormat, LogSettings};
+use tokio::sync::mpsc;
 
 /// Killed when it is dropped.
 pub struct Broker {
     child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
     pub mqtt: SocketAddr,
     pub listener: SocketAddr,
     pub adapter: SocketAddr,
@@ -23,15 +28,38 @@ impl Broker {
         let handler = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let mut child = Command::new(std::env::current_exe()?)
             .args(["--broker", &handler.to_string()])
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .context("starting the broker")?;
+        let orders = child.stdin.take().context("its input")?;
+        let mut answers = BufReader::new(child.stdout.take().context("its output")?);
         let mut line = String::new();
-        BufReader::new(child.stdout.take().context("its output")?).read_line(&mut line)?;
+        answers.read_line(&mut line)?;
         let addresses: Vec<SocketAddr> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
         let [mqtt, listener, adapter] = addresses[..] else { anyhow::bail!("the broker says {line:?}") };
-        Ok(Self { child, mqtt, listener, adapter, handler })
+        Ok(Self { child, orders, answers, mqtt, listener, adapter, handler })
+    }
+
+    /// Stops its exproto gateway; applications stay connected.
+    pub fn stop_gateway(&mut self) -> anyhow::Result<()> {
+        self.order("stop").map(drop)
+    }
+
+    pub fn start_gateway(&mut self) -> anyhow::Result<()> {
+        self.order("start").map(drop)
+    }
+
+    /// Devices that are its clients now.
+    pub fn clients(&mut self) -> anyhow::Result<usize> {
+        Ok(self.order("clients")?.trim().parse()?)
+    }
+
+    fn order(&mut self, order: &str) -> anyhow::Result<String> {
+        writeln!(self.orders, "{order}")?;
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer)?;
+        Ok(answer)
     }
 }
 
@@ -44,7 +72,7 @@ impl Drop for Broker {
     }
 }
 
-/// The other process: says where it is, and serves until it is killed.
+/// The other process: says where it is, and serves until it is killed or has nobody to serve.
 pub async fn serve(handler: SocketAddr) -> anyhow::Result<()> {
     let filter = logging::filter("warn").map_err(|error| anyhow::anyhow!("{error}"))?;
     logging::start(&LogSettings { filter, format: LogFormat::Text })?;
@@ -52,5 +80,19 @@ pub async fn serve(handler: SocketAddr) -> anyhow::Result<()> {
     let broker = embedded::Broker::start(Settings::on_free_ports(format!("http://{handler}"))).await?;
     let addresses = broker.addresses();
     println!("{} {} {}", addresses.mqtt, addresses.listener, addresses.adapter);
-    std::future::pending().await
+    let (sender, mut orders) = mpsc::unbounded_channel();
+    thread::spawn(move || std::io::stdin().lines().map_while(Result::ok).try_for_each(|order| sender.send(order)));
+    while let Some(order) = orders.recv().await {
+        println!("{}", obey(&broker.control(), &order).await?);
+    }
+    Ok(())
+}
+
+async fn obey(control: &Control, order: &str) -> anyhow::Result<usize> {
+    match order {
+        "stop" => control.stop().await,
+        "start" => control.start().await?,
+        _ => {}
+    }
+    Ok(control.clients().len())
 }

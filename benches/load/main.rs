@@ -10,11 +10,14 @@
 //!
 //! `--restart` shows something else: the server is killed under load and started again, and what is lost by it.
 //!
+//! So does `--outage SECONDS`: the broker's exproto gateway is stopped under load for so long, and what is lost by it.
+//!
 //! Load and server share the machine: processor seconds of the server are the figure to compare.
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 mod broker;
 mod fleet;
+mod outage;
 mod restart;
 mod server;
 mod soak;
@@ -65,6 +68,9 @@ struct Arguments {
     /// Kill the server under load and start it again, in the place of all else
     #[arg(long)]
     restart: bool,
+    /// Stop the broker's exproto gateway under load for so long, in the place of all else
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
+    outage: Option<u64>,
     /// Be the broker of a server at this address
     #[arg(long, hide = true)]
     broker: Option<SocketAddr>,
@@ -93,6 +99,9 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     ensure!(descriptors > u64::from(arguments.devices) + 64, "{descriptors} file descriptors are too few");
     if arguments.restart {
         return restart::run(arguments).await;
+    }
+    if let Some(seconds) = arguments.outage {
+        return outage::run(arguments.devices, Duration::from_secs(seconds)).await;
     }
     let server = Server::start().await?;
     let mut subscriber = Subscriber::connect(server.mqtt).await?;

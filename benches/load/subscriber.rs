@@ -20,6 +20,8 @@ pub struct Subscriber {
     notifications: Rc<Cell<u64>>,
     /// The topics of notifications since they were forgotten last.
     notified: Rc<RefCell<HashSet<String>>>,
+    /// The notifications since `record`, in the order in which they came.
+    recorded: Rc<RefCell<Option<Vec<Publish>>>>,
     /// What came on the topics of answers.
     answers: mpsc::UnboundedReceiver<Publish>,
 }
@@ -37,11 +39,16 @@ impl Subscriber {
         let counted = Rc::clone(&notifications);
         let notified = Rc::new(RefCell::new(HashSet::new()));
         let topics = Rc::clone(&notified);
+        let recorded = Rc::new(RefCell::new(None));
+        let record = Rc::clone(&recorded);
         spawn_local(async move {
             loop {
                 match connection.poll().await {
                     Ok(Event::Incoming(Packet::Publish(message))) if message.topic.ends_with("/up/notify") => {
                         counted.set(counted.get() + 1);
+                        if let Some(record) = &mut *record.borrow_mut() {
+                            Vec::push(record, message.clone());
+                        }
                         topics.borrow_mut().insert(message.topic);
                     }
                     Ok(Event::Incoming(Packet::Publish(message))) => {
@@ -57,7 +64,7 @@ impl Subscriber {
                 }
             }
         });
-        Ok(Self { client, notifications, notified, answers })
+        Ok(Self { client, notifications, notified, recorded, answers })
     }
 
     pub async fn command(&self, endpoint: &str, id: u64, msg_type: &str, path: &str) -> anyhow::Result<()> {
@@ -101,6 +108,16 @@ impl Subscriber {
     /// Devices of which notifications came.
     pub fn notifying_devices(&self) -> usize {
         self.notified.borrow().len()
+    }
+
+    /// Keeps every notification from now on.
+    pub fn record(&self) {
+        self.recorded.replace(Some(Vec::new()));
+    }
+
+    /// What was kept, in the order in which it came.
+    pub fn take_recorded(&self) -> Vec<Publish> {
+        self.recorded.take().unwrap_or_default()
     }
 
     pub fn notifications(&self) -> u64 {

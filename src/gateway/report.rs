@@ -91,6 +91,30 @@ pub enum Report {
     },
 }
 
+impl Report {
+    /// Which device it is about, where that is known.
+    pub fn endpoint(&self) -> Option<&str> {
+        match self {
+            Self::Datagram { .. }
+            | Self::Retransmitted { .. }
+            | Self::DuplicateForgotten { .. }
+            | Self::TransferFailed { .. } => None,
+            Self::RegisterRejected { endpoint, .. } => endpoint.as_deref(),
+            Self::AutoObserveCut { endpoint, .. }
+            | Self::Registered { endpoint, .. }
+            | Self::Updated { endpoint }
+            | Self::Restored { endpoint, .. }
+            | Self::NotRestored { endpoint, .. }
+            | Self::Moved { endpoint, .. }
+            | Self::Left { endpoint, .. }
+            | Self::Command { endpoint, .. }
+            | Self::Notification { endpoint, .. }
+            | Self::UndecodableContent { endpoint, .. }
+            | Self::PublishRefused { endpoint, .. } => Some(endpoint),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LeaveReason {
     Deregistered,

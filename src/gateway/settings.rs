@@ -112,13 +112,13 @@ impl Default for Limits {
             joinings: 10_000,
             // After a power cut a whole fleet comes back within seconds, thousands of it behind one NAT address.
             registers: RateLimit {
-                total: Rate { per_second: 1_000, burst: 5_000 },
-                address: Rate { per_second: 200, burst: 2_000 },
+                total: Rate { per_second: 2_000, burst: 20_000 },
+                address: Rate { per_second: 1_000, burst: 10_000 },
             },
             // After a restart that forgot the devices, each of them needs one 4.04 to register anew.
             strangers: RateLimit {
-                total: Rate { per_second: 2_000, burst: 10_000 },
-                address: Rate { per_second: 400, burst: 4_000 },
+                total: Rate { per_second: 4_000, burst: 20_000 },
+                address: Rate { per_second: 1_000, burst: 10_000 },
             },
             waiting_commands: 64,
             command_expiry: Duration::from_secs(24 * 3600),

@@ -1,14 +1,18 @@
-//! Reports of the core as lines of the log.
+//! Reports of the core as lines of the log, those about a device in a span with its endpoint name.
 //!
 //! What a device says of itself is recorded as text, never with `%`: so it comes out quoted, and no line break in an
 //! endpoint name can forge a line.
 
-use tracing::{debug, error, info, trace, warn};
+use tracing::{Level, debug, enabled, error, error_span, info, trace, warn};
 
 use crate::gateway::report::{NotificationOutcome, Report, Verdict};
 
 /// Logs a report: the life of a device at `info`, what a device did wrong at `debug`, what a person must look at above.
 pub fn log(report: &Report) {
+    // As high as any event in it, so that no filter takes the name from a line; but none for each notification, which
+    // hardly anybody wants to see.
+    let seen = enabled!(Level::TRACE) || !matches!(report, Report::Notification { .. });
+    let _device = report.endpoint().filter(|_| seen).map(|endpoint| error_span!("device", endpoint).entered());
     match report {
         Report::Datagram { peer, verdict: Verdict::Dropped(reason) } => {
             debug!(peer = %peer.address, ?reason, "datagram dropped");
@@ -16,35 +20,35 @@ pub fn log(report: &Report) {
         Report::Datagram { peer, verdict } => trace!(peer = %peer.address, ?verdict, "datagram"),
         Report::Retransmitted { peer } => debug!(peer = %peer.address, "sent once more"),
         Report::DuplicateForgotten { peer } => trace!(peer = %peer.address, "a message was forgotten for want of room"),
-        Report::AutoObserveCut { endpoint, paths } => {
-            warn!(endpoint, paths, "auto_observe leaves paths out: the limit of observations");
+        Report::AutoObserveCut { paths, .. } => {
+            warn!(paths, "auto_observe leaves paths out: the limit of observations");
         }
-        Report::Registered { endpoint, peer, lifetime } => {
-            info!(endpoint, peer = %peer.address, ?lifetime, "device registered");
+        Report::Registered { peer, lifetime, .. } => {
+            info!(peer = %peer.address, ?lifetime, "device registered");
         }
-        Report::RegisterRejected { peer, endpoint, code, reason } => {
-            debug!(endpoint, peer = %peer.address, %code, reason, "register refused");
+        Report::RegisterRejected { peer, code, reason, .. } => {
+            debug!(peer = %peer.address, %code, reason, "register refused");
         }
-        Report::Updated { endpoint } => debug!(endpoint, "registration updated"),
-        Report::Restored { endpoint, peer } => debug!(endpoint, peer = %peer.address, "device taken up again"),
-        Report::NotRestored { endpoint, reason } => info!(endpoint, ?reason, "device not taken up again"),
-        Report::Moved { endpoint, from, to } => {
-            info!(endpoint, from = %from.address, peer = %to.address, "device has a new address");
+        Report::Updated { .. } => debug!("registration updated"),
+        Report::Restored { peer, .. } => debug!(peer = %peer.address, "device taken up again"),
+        Report::NotRestored { reason, .. } => info!(?reason, "device not taken up again"),
+        Report::Moved { from, to, .. } => {
+            info!(from = %from.address, peer = %to.address, "device has a new address");
         }
-        Report::Left { endpoint, reason } => info!(endpoint, ?reason, "device left"),
-        Report::Command { endpoint, msg_type, outcome } => debug!(endpoint, msg_type, ?outcome, "command done"),
-        Report::Notification { endpoint, outcome: NotificationOutcome::Published } => trace!(endpoint, "notification"),
+        Report::Left { reason, .. } => info!(?reason, "device left"),
+        Report::Command { msg_type, outcome, .. } => debug!(msg_type, ?outcome, "command done"),
+        Report::Notification { outcome: NotificationOutcome::Published, .. } => trace!("notification"),
         Report::Notification { endpoint, outcome: NotificationOutcome::Ended } => {
             debug!(endpoint, "observation ended by the device");
         }
-        Report::UndecodableContent { endpoint, path, reason } => {
-            error!(endpoint, path, reason, "payload not understood");
+        Report::UndecodableContent { path, reason, .. } => {
+            error!(path, reason, "payload not understood");
         }
         Report::TransferFailed { peer, error } => debug!(peer = %peer.address, %error, "block-wise transfer failed"),
-        Report::PublishRefused { endpoint, topic, first: true } => {
-            warn!(endpoint, topic, "the broker does not allow this device to publish here");
+        Report::PublishRefused { topic, first: true, .. } => {
+            warn!(topic, "the broker does not allow this device to publish here");
         }
-        Report::PublishRefused { endpoint, topic, first: false } => debug!(endpoint, topic, "publication refused"),
+        Report::PublishRefused { topic, first: false, .. } => debug!(topic, "publication refused"),
     }
 }
 
@@ -62,14 +66,14 @@ mod tests {
     #[test]
     fn the_life_of_a_device_is_logged_at_info() {
         let line = logged(LevelFilter::INFO, &left());
-        assert_eq!(line, "INFO device left endpoint=\"urn:imei:1\" reason=LifetimeOver\n");
+        assert_eq!(line, "INFO device{endpoint=\"urn:imei:1\"}: device left reason=LifetimeOver\n");
     }
 
     #[test]
     fn an_endpoint_name_cannot_forge_a_line() {
         let report = Report::Updated { endpoint: "a\nERROR all is lost".to_owned() };
         let line = logged(LevelFilter::DEBUG, &report);
-        assert_eq!(line, "DEBUG registration updated endpoint=\"a\\nERROR all is lost\"\n");
+        assert_eq!(line, "DEBUG device{endpoint=\"a\\nERROR all is lost\"}: registration updated\n");
     }
 
     #[test]
@@ -98,7 +102,10 @@ mod tests {
             reason: "cut short".to_owned(),
         };
         let line = logged(LevelFilter::ERROR, &report);
-        assert_eq!(line, "ERROR payload not understood endpoint=\"urn:imei:1\" path=\"/3/0\" reason=\"cut short\"\n");
+        assert_eq!(
+            line,
+            "ERROR device{endpoint=\"urn:imei:1\"}: payload not understood path=\"/3/0\" reason=\"cut short\"\n"
+        );
     }
 
     fn left() -> Report {
