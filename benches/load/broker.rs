@@ -8,6 +8,7 @@ use std::thread;
 
 use anyhow::Context;
 use lwm2m_gateway::embedded::{self, Control, Settings};
+use lwm2m_gateway::observability::logging::{self, LogFormat, LogSettings};
 use tokio::sync::mpsc;
 
 /// Killed when it is dropped.
@@ -73,6 +74,8 @@ impl Drop for Broker {
 
 /// The other process: says where it is, and serves until it is killed or has nobody to serve.
 pub async fn serve(handler: SocketAddr) -> anyhow::Result<()> {
+    let filter = logging::filter("warn").map_err(|error| anyhow::anyhow!("{error}"))?;
+    logging::start(&LogSettings { filter, format: LogFormat::Text })?;
     rlimit::increase_nofile_limit(u64::MAX).context("the limit of file descriptors")?;
     let broker = embedded::Broker::start(Settings::on_free_ports(format!("http://{handler}"))).await?;
     let addresses = broker.addresses();

@@ -52,7 +52,7 @@ const COMMANDS_AT_ONCE: usize = 64;
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// How long one part of the preparation may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Parser)]
 struct Arguments {

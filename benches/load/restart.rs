@@ -17,7 +17,7 @@ use crate::subscriber::Subscriber;
 use crate::{Arguments, PATIENCE, wait_until};
 
 /// Notifications in a second, of all devices together.
-const RATE: u32 = 2_000;
+const RATE: u32 = 1_000;
 
 /// Commands that wait for each device that sleeps.
 const WAITING: u64 = 2;
@@ -61,7 +61,9 @@ pub async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let server = Server::start_at(&broker, udp, &store).await?;
     println!("hears devices again after {:.2} s", begin.elapsed().as_secs_f64());
     let awake = arguments.devices as usize - sleepers.len();
-    wait_until("every device that is awake is heard again", || subscriber.notifying_devices() == awake).await?;
+    wait_until("every device that is awake is heard again", || subscriber.notifying_devices() == awake)
+        .await
+        .with_context(|| format!("{} of {awake} devices that are awake are heard", subscriber.notifying_devices()))?;
     println!("each of {awake} observations told something after {:.2} s", begin.elapsed().as_secs_f64());
 
     fleet.notify_every(Some(interval));

@@ -70,6 +70,7 @@ impl Server {
             .env("LWM2M_GATEWAY__UPSTREAM__EXPROTO__LISTENER", broker.listener.to_string())
             .env("LWM2M_GATEWAY__UPSTREAM__EXPROTO__ADAPTER", format!("http://{}", broker.adapter))
             .env("LWM2M_GATEWAY__UPSTREAM__EXPROTO__HANDLER_BIND", broker.handler.to_string())
+            .envs(UNLIMITED)
             .env("LWM2M_GATEWAY__QMODE_TIME_WINDOW", "1ms")
             .env("LWM2M_GATEWAY__AUTO_OBSERVE", format!("[{:?}]", fleet::TEMPERATURE))
             .env("LWM2M_GATEWAY__STORE__FILE", store)
