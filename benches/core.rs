@@ -177,5 +177,5 @@ fn observed(token: Token, number: u32) -> Message {
 /// Each device has an address of its own.
 fn peer(device: u32) -> Peer {
     let [_, a, b, c] = device.to_be_bytes();
-    Peer { socket: 0, address: ([10, a, b, c], 5683).into() }
+    Peer::udp(0, ([10, a, b, c], 5683).into())
 }

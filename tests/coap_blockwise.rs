@@ -110,7 +110,7 @@ impl Scene {
 }
 
 fn peer(host: u8) -> Peer {
-    Peer { socket: 0, address: SocketAddr::from(([192, 0, 2, host], 5683)) }
+    Peer::udp(0, SocketAddr::from(([192, 0, 2, host], 5683)))
 }
 
 fn message(kind: Kind, code: Code, id: MessageId, token: Token, options: &[(u16, u32)], payload: &[u8]) -> Message {

@@ -106,7 +106,7 @@ impl Scene {
 }
 
 fn peer(port: u16) -> Peer {
-    Peer { socket: 0, address: SocketAddr::from(([192, 0, 2, 1], port)) }
+    Peer::udp(0, SocketAddr::from(([192, 0, 2, 1], port)))
 }
 
 fn get() -> Request {

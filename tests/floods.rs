@@ -154,7 +154,7 @@ fn gone_when_it_is_over(mut network: Network) {
 
 fn stranger(number: u64) -> Peer {
     let (address, port) = (number % ADDRESSES, number / ADDRESSES % (ENDPOINTS / ADDRESSES));
-    Peer { socket: 0, address: ([198, 51, 100, address as u8], 10_000 + port as u16).into() }
+    Peer::udp(0, ([198, 51, 100, address as u8], 10_000 + port as u16).into())
 }
 
 fn is_stranger(peer: Peer) -> bool {

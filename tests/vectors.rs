@@ -177,7 +177,7 @@ impl Core {
 
 impl Sides for Core {
     fn device_sends(&mut self, message: &Message) {
-        let peer = Peer { socket: 0, address: SocketAddr::from(([192, 0, 2, 7], 56_830)) };
+        let peer = Peer::udp(0, SocketAddr::from(([192, 0, 2, 7], 56_830)));
         self.gateway.handle_datagram(self.now, peer, &message.encode());
         self.take_outputs();
     }

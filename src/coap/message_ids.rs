@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     fn peer(port: u16) -> Peer {
-        Peer { socket: 0, address: ([192, 0, 2, 1], port).into() }
+        Peer::udp(0, ([192, 0, 2, 1], port).into())
     }
 
     #[test]

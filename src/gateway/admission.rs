@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn an_ipv6_network_is_one_address_and_a_mapped_ipv4_address_is_itself() {
-        let of = |text: &str| Source::of(Peer { socket: 0, address: text.parse().unwrap() });
+        let of = |text: &str| Source::of(Peer::udp(0, text.parse().unwrap()));
         assert_eq!(of("[2001:db8:1:2::1]:5683"), of("[2001:db8:1:2:ffff::9]:1"));
         assert_ne!(of("[2001:db8:1:2::1]:5683"), of("[2001:db8:1:3::1]:5683"));
         assert_eq!(of("[::ffff:192.0.2.7]:5683"), of("192.0.2.7:1"));

@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn what_a_stranger_does_wrong_fills_no_log() {
-        let peer = Peer { socket: 0, address: ([192, 0, 2, 1], 56830).into() };
+        let peer = Peer::udp(0, ([192, 0, 2, 1], 56830).into());
         let verdict = Verdict::Dropped(DropReason::NoMessage(DecodeError::Version));
         let report = Report::Datagram { peer, verdict };
         assert_eq!(logged(LevelFilter::INFO, &report), "");

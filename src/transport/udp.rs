@@ -79,7 +79,7 @@ impl Sockets {
         self.next = index + 1;
         for _ in 0..BATCH {
             match self.sockets[index].try_recv_from(&mut self.buffer) {
-                Ok((length, address)) => take(Peer { socket: index as u16, address }, &self.buffer[..length]),
+                Ok((length, address)) => take(Peer::udp(index as u16, address), &self.buffer[..length]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Batch::Emptied),
                 Err(error) => return Err(error),
             }

@@ -456,7 +456,7 @@ pub fn model() -> Arc<Model> {
 /// Each number is an address of its own.
 pub fn peer(number: u32) -> Peer {
     let [_, a, b, c] = number.to_be_bytes();
-    Peer { socket: 0, address: SocketAddr::from(([10, a, b, c], 5683)) }
+    Peer::udp(0, SocketAddr::from(([10, a, b, c], 5683)))
 }
 
 pub fn read(id: u64) -> Value {

@@ -203,7 +203,7 @@ impl Core {
 }
 
 pub fn peer(number: u8) -> Peer {
-    Peer { socket: 0, address: SocketAddr::from(([192, 0, 2, number], 56_830)) }
+    Peer::udp(0, SocketAddr::from(([192, 0, 2, number], 56_830)))
 }
 
 pub fn read(id: u64) -> Value {

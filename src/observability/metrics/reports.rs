@@ -329,6 +329,6 @@ mod tests {
     }
 
     fn peer() -> Peer {
-        Peer { socket: 0, address: ([192, 0, 2, 1], 56830).into() }
+        Peer::udp(0, ([192, 0, 2, 1], 56830).into())
     }
 }

@@ -273,5 +273,5 @@ fn settings() -> &'static Settings {
 }
 
 fn address(number: u8) -> Peer {
-    Peer { socket: 0, address: SocketAddr::from(([10, 0, 0, number % 3], 5683)) }
+    Peer::udp(0, SocketAddr::from(([10, 0, 0, number % 3], 5683)))
 }
