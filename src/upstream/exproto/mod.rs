@@ -19,8 +19,6 @@ mod announcements;
 mod devices;
 mod handler;
 mod nodes;
-mod pace;
-mod queue;
 pub mod v1;
 
 use std::collections::HashMap;

@@ -36,12 +36,12 @@ use tracing::debug;
 use crate::deadlines::Deadlines;
 use crate::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, CloseReason, DeviceId, Publication, UplinkClass};
 use crate::observability::metrics::{Metrics, UpstreamMetrics};
+use crate::upstream::pace::Pace;
+use crate::upstream::queue::Queues;
 
 use super::Settings;
 use super::announcements::{Announcements, Heard, Token};
 use super::nodes::{Fault, NodeId, Nodes};
-use super::pace::Pace;
-use super::queue::Queues;
 use device::{Device, State, Wait};
 use probing::Prober;
 
