@@ -16,7 +16,7 @@ use crate::observability::log;
 use crate::observability::metrics::Metrics;
 use crate::store::Store;
 use crate::transport::{Batch, Sockets};
-use crate::upstream::exproto::Link;
+use crate::upstream::Link;
 
 /// How often the core is told what the wall clock says.
 const WALL_CLOCK_EVERY: Duration = Duration::from_secs(60);

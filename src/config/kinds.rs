@@ -83,6 +83,17 @@ pub fn list<T>(item: impl Fn(&Value) -> Result<T, String>) -> impl Fn(&Value) ->
     }
 }
 
+pub fn not_empty<T>(list: impl Fn(&Value) -> Result<Vec<T>, String>) -> impl Fn(&Value) -> Result<Vec<T>, String> {
+    move |value| {
+        let items = list(value)?;
+        if items.is_empty() { Err("at least one is needed".to_owned()) } else { Ok(items) }
+    }
+}
+
+pub fn switch(value: &Value) -> Result<bool, String> {
+    value.as_bool().ok_or_else(|| "allowed is true or false".to_owned())
+}
+
 /// An address that others reach by this very port, so that the system may not choose it.
 pub fn reachable_address(value: &Value) -> Result<SocketAddr, String> {
     let address: SocketAddr = parsed("an IP address with a port, such as \"127.0.0.1:9001\" or \"[::1]:9001\"")(value)?;

@@ -4,6 +4,7 @@
 //! and past this module nobody validates again. `deploy/lwm2m-gateway.toml` documents every key.
 
 mod kinds;
+mod mqtt;
 mod reader;
 mod sections;
 
@@ -23,7 +24,7 @@ use crate::gateway;
 use crate::observability::logging::LogSettings;
 use crate::store;
 use crate::transport::UdpListener;
-use crate::upstream::exproto;
+use crate::upstream;
 
 pub use reader::Mistake;
 use reader::Reader;
@@ -34,7 +35,7 @@ pub struct Config {
     pub gateway: gateway::settings::Settings,
     /// At least one; the position of a listener is the `socket` of its peers.
     pub listeners: Vec<UdpListener>,
-    pub upstream: exproto::Settings,
+    pub upstream: upstream::Settings,
     #[cfg(feature = "embedded")]
     pub embedded: crate::embedded::Settings,
     pub store: store::Settings,

@@ -18,18 +18,19 @@ use crate::lwm2m::path::Path;
 use crate::mqtt::topics::{Template, TemplateError, Translator, Translators};
 use crate::observability::logging::{LogFormat, LogSettings, filter};
 use crate::store;
-use crate::upstream::exproto;
+use crate::upstream::{self, exproto};
 
 use super::kinds::{
-    choice, duration, host_and_port, http_address, list, number, parsed, reachable_address, text, text_with_content,
-    whole,
+    choice, duration, host_and_port, http_address, list, not_empty, number, parsed, reachable_address, switch, text,
+    text_with_content, whole,
 };
+use super::mqtt;
 use super::reader::Reader;
 use super::{Config, UdpListener};
 
-const MILLISECOND: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 /// As `humantime` counts it.
 const YEAR: Duration = Duration::from_secs(31_557_600);
 
@@ -37,26 +38,41 @@ const YEAR: Duration = Duration::from_secs(31_557_600);
 const LONGEST_LIFETIME: Duration = Duration::from_secs(100 * YEAR.as_secs());
 
 /// What anything that is counted may be at most.
-const MANY: usize = 10_000_000;
+pub(super) const MANY: usize = 10_000_000;
 
 /// The `apn` values of the devices that EMQX's gateway knows as sleeping.
 const POWER_SAVING_APN: [&str; 4] = ["Ctnb", "psmA.eDRX0.ctnb", "psmC.eDRX0.ctnb", "psmF.eDRXC.ctnb"];
 
 const SOCKET_ADDRESS: &str = "an IP address with a port, such as \"0.0.0.0:5683\" or \"[::]:5683\"";
 
+/// Which way up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    ExProto,
+    Mqtt,
+}
+
 /// Reads all of it. Where something is wrong the reader knows, and the default stands in its place.
 pub fn config(reader: &mut Reader) -> Config {
-    reader.read("upstream.kind", (), choice([("exproto", ())]));
-    let upstream = exproto(reader);
+    let kind = reader.read("upstream.kind", Kind::ExProto, choice([("exproto", Kind::ExProto), ("mqtt", Kind::Mqtt)]));
+    let (exproto, mqtt) = (exproto(reader), mqtt::settings(reader));
+    let gateway = gateway(reader);
+    if kind == Kind::ExProto && gateway.translators.status.is_some() {
+        let problem = "allowed with upstream.kind = \"mqtt\" only: ExProto has neither retained messages nor wills";
+        reader.refuse("translators.status.enable", problem);
+    }
     // One file fits every build: one without that broker knows the section, and does not look into it.
     #[cfg(not(feature = "embedded"))]
     reader.pass_over("embedded");
     Config {
-        gateway: gateway(reader),
+        gateway,
         listeners: listeners(reader),
         #[cfg(feature = "embedded")]
-        embedded: embedded(reader, upstream.handler_bind),
-        upstream,
+        embedded: embedded(reader, exproto.handler_bind),
+        upstream: match kind {
+            Kind::ExProto => upstream::Settings::ExProto(exproto),
+            Kind::Mqtt => upstream::Settings::Mqtt(mqtt),
+        },
         store: store(reader),
         log: log(reader),
         xml_dir: PathBuf::from(reader.read("xml_dir", "xml".to_owned(), text_with_content)),
@@ -165,7 +181,15 @@ fn translators(reader: &mut Reader) -> Translators {
         notify: translator(reader, "notify", "up/notify"),
         register: translator(reader, "register", "up/resp"),
         update: translator(reader, "update", "up/resp"),
+        status: status(reader),
     }
+}
+
+/// Presence is told only where it is wanted.
+fn status(reader: &mut Reader) -> Option<Translator> {
+    let enabled = reader.read("translators.status.enable", false, switch);
+    let status = translator(reader, "status", "up/status");
+    enabled.then_some(status)
 }
 
 fn translator(reader: &mut Reader, name: &str, topic: &str) -> Translator {
@@ -249,12 +273,16 @@ fn exproto(reader: &mut Reader) -> exproto::Settings {
         queue_total: reader.read(&key("queue_total"), 100_000, whole(1..=MANY)),
         event_queue: reader.read(&key("event_queue"), 65_536, whole(1..=MANY)),
     };
-    if reader.fine(&[&key("queue_per_device"), &key("queue_total")]) && settings.queue_per_device > settings.queue_total
-    {
-        let problem = format!("allowed is no more than queue_total, which is {}", settings.queue_total);
-        reader.refuse(&key("queue_per_device"), problem);
-    }
+    check_queues(reader, "upstream.exproto", settings.queue_per_device, settings.queue_total);
     settings
+}
+
+/// What one device may have of the queue is no more than the whole of it.
+pub(super) fn check_queues(reader: &mut Reader, section: &str, per_device: usize, total: usize) {
+    let [one, all] = ["queue_per_device", "queue_total"].map(|last| format!("{section}.{last}"));
+    if reader.fine(&[&one, &all]) && per_device > total {
+        reader.refuse(&one, format!("allowed is no more than queue_total, which is {total}"));
+    }
 }
 
 /// One node has keys of its own, `listener` and `adapter`; several are a list.
@@ -299,7 +327,6 @@ fn embedded(reader: &mut Reader, mut handler: SocketAddr) -> crate::embedded::Se
 }
 
 fn store(reader: &mut Reader) -> store::Settings {
-    let switch = |value: &Value| value.as_bool().ok_or_else(|| "allowed is true or false".to_owned());
     let tenth = 100 * MILLISECOND;
     store::Settings {
         enable: reader.read("store.enable", None, |value| switch(value).map(Some)),
@@ -361,13 +388,6 @@ fn template_problem(error: TemplateError) -> String {
 /// The template of a default.
 fn for_topic(text: &str) -> Template {
     Template::for_topic(text).expect("a default is a template")
-}
-
-fn not_empty<T>(list: impl Fn(&Value) -> Result<Vec<T>, String>) -> impl Fn(&Value) -> Result<Vec<T>, String> {
-    move |value| {
-        let items = list(value)?;
-        if items.is_empty() { Err("at least one is needed".to_owned()) } else { Ok(items) }
-    }
 }
 
 fn is_listener_name(name: &str) -> bool {

@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::gateway::settings::{AutoObserve, PasswordSource, UpdatePublish};
+use crate::upstream::{Settings, exproto, mqtt, tls};
 
 const DOCUMENTED: &str = include_str!("../../deploy/lwm2m-gateway.toml");
 
@@ -168,9 +169,10 @@ fn a_device_has_a_password_or_none() {
 
 #[test]
 fn the_addresses_of_the_upstream_are_checked() {
-    let several = config("[upstream.exproto]\nlistener = [\"10.0.0.1:7993\", \"emqx-1.example:7993\", \"[::1]:7993\"]");
-    assert_eq!(several.upstream.nodes.len(), 1);
-    assert_eq!(several.upstream.nodes[0].listeners, ["10.0.0.1:7993", "emqx-1.example:7993", "[::1]:7993"]);
+    let several =
+        exproto_of("[upstream.exproto]\nlistener = [\"10.0.0.1:7993\", \"emqx-1.example:7993\", \"[::1]:7993\"]");
+    assert_eq!(several.nodes.len(), 1);
+    assert_eq!(several.nodes[0].listeners, ["10.0.0.1:7993", "emqx-1.example:7993", "[::1]:7993"]);
     for wrong in ["listener = \"127.0.0.1\"", "listener = []", "listener = \"::1:7993\"", "listener = \"h:0\""] {
         assert_eq!(mistakes(&format!("[upstream.exproto]\n{wrong}")).len(), 1, "{wrong}");
     }
@@ -180,6 +182,54 @@ fn the_addresses_of_the_upstream_are_checked() {
     for wrong in ["handler_bind = \"127.0.0.1:0\"", "handler_bind = 9001", "source_addresses = [\"here\"]"] {
         assert_eq!(mistakes(&format!("[upstream.exproto]\n{wrong}")).len(), 1, "{wrong}");
     }
+}
+
+fn exproto_of(text: &str) -> exproto::Settings {
+    let Settings::ExProto(settings) = config(text).upstream else { panic!("another kind") };
+    settings
+}
+
+fn mqtt_of(text: &str) -> mqtt::Settings {
+    let Settings::Mqtt(settings) = config(&format!("upstream.kind = \"mqtt\"\n{text}")).upstream else {
+        panic!("another kind")
+    };
+    settings
+}
+
+#[test]
+fn a_broker_of_mqtt_has_addresses_and_perhaps_tls() {
+    let plain = mqtt_of("upstream.mqtt.brokers = [\"a.example:1883\", \"[::1]:1884\"]");
+    assert_eq!((plain.brokers, plain.tls), (vec!["a.example:1883".to_owned(), "[::1]:1884".to_owned()], None));
+    let secure = mqtt_of(
+        "[upstream.mqtt.tls]\nenable = true\nca_file = \"ca.pem\"\ncert_file = \"c.pem\"\nkey_file = \"k.pem\"\n\
+         server_name = \"emqx.example\"",
+    );
+    let identity = tls::Identity { cert_file: "c.pem".into(), key_file: "k.pem".into() };
+    let server_name = Some("emqx.example".to_owned());
+    assert_eq!(
+        secure.tls,
+        Some(tls::Settings { ca_file: Some("ca.pem".into()), identity: Some(identity), server_name })
+    );
+    for wrong in [
+        "brokers = []",
+        "brokers = \"a\"",
+        "version = \"4\"",
+        "window = 0",
+        "keep_alive = 65536",
+        "tls.cert_file = \"c.pem\"",
+        "tls.enable = \"yes\"",
+        "queue_total = 1",
+    ] {
+        assert_eq!(mistakes(&format!("[upstream.mqtt]\n{wrong}")).len(), 1, "{wrong}");
+    }
+}
+
+#[test]
+fn presence_is_told_where_it_is_wanted_and_can_be() {
+    assert_eq!(config("").gateway.translators.status, None);
+    let config = config("upstream.kind = \"mqtt\"\n[translators.status]\nenable = true\nqos = 1");
+    assert_eq!(config.gateway.translators.status.unwrap().qos, 1);
+    assert_eq!(mistakes("[translators.status]\nenable = true").len(), 1);
 }
 
 #[test]
@@ -197,7 +247,7 @@ fn several_nodes_are_listed_each_with_its_listeners_and_its_adapter() {
     };
     let first = node(&["10.0.0.1:7993"], "http://10.0.0.1:9100");
     let second = node(&["10.0.0.2:7993", "10.0.0.3:7993"], "http://10.0.0.2:9100");
-    assert_eq!(config(text).upstream.nodes, [first, second]);
+    assert_eq!(exproto_of(text).nodes, [first, second]);
     for wrong in [
         "[]",
         "\"10.0.0.1:7993\"",

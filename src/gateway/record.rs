@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::coap::{Peer, Token};
 use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
-use crate::mqtt::downlink::Echo;
+use crate::mqtt::downlink::{Echo, Reply};
 use crate::secret::Secret;
 
 /// The news of one device, for the store.
@@ -60,6 +60,8 @@ pub struct CommandRecord {
     /// Serialized apart from the rest of the record: it may be as large as a firmware image.
     #[serde(skip)]
     pub command: Echo,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<Reply>,
 }
 
 impl Change {

@@ -8,6 +8,7 @@ use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
 use crate::mqtt::downlink::Command;
 use crate::mqtt::topics::Topics;
+use crate::mqtt::uplink::Presence;
 
 use super::Location;
 use super::queue::{Waiting, WaitingCommands};
@@ -24,6 +25,8 @@ pub struct Device {
     /// Where it was heard of last.
     pub peer: Peer,
     pub topics: Topics,
+    /// What was told of its presence, and since when it is so; `None` where nothing is told.
+    pub status: Option<(Presence, Instant)>,
     /// Whether a refused publication was reported before.
     pub publish_refused: bool,
     pub observations: HashMap<ExchangeId, Observation>,
@@ -84,6 +87,7 @@ impl Device {
             location,
             peer,
             topics,
+            status: None,
             publish_refused: false,
             observations: HashMap::new(),
             waiting: WaitingCommands::default(),
@@ -153,6 +157,11 @@ impl Device {
 
     pub fn is_awake(&self, now: Instant) -> bool {
         self.awake_window.is_none_or(|window| now < self.last_heard + window)
+    }
+
+    /// When it falls asleep if nothing more is heard; `None` for a device that never sleeps.
+    pub fn awake_until(&self) -> Option<Instant> {
+        self.awake_window.map(|window| self.last_heard + window)
     }
 
     pub fn sent(&mut self, exchange: ExchangeId, waiting: Waiting) {

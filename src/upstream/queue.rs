@@ -211,7 +211,15 @@ mod tests {
     const TWO: DeviceId = DeviceId(2);
 
     fn publication(topic: &str, class: UplinkClass) -> Publication {
-        Publication { topic: topic.to_owned(), qos: 0, payload: Vec::new(), class, ticket: None }
+        Publication {
+            topic: topic.to_owned(),
+            qos: 0,
+            payload: Vec::new(),
+            class,
+            retain: false,
+            correlation: None,
+            ticket: None,
+        }
     }
 
     fn begin(queues: &mut Queues, device: DeviceId, window: usize) -> Option<Serial> {

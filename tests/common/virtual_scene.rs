@@ -16,7 +16,9 @@ use lwm2m_gateway::coap::options::{format, number};
 use lwm2m_gateway::coap::{Code, Kind, Message, MessageId, Options, Peer, Token, Verdict};
 use lwm2m_gateway::config::Config;
 use lwm2m_gateway::definitions;
-use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, DeviceId, UplinkClass};
+use lwm2m_gateway::gateway::broker::{
+    BrokerCommand, BrokerEvent, ClientInfo, DeviceId, MessageProperties, UplinkClass,
+};
 use lwm2m_gateway::gateway::report::Report;
 use lwm2m_gateway::gateway::settings::Settings;
 use lwm2m_gateway::gateway::{Gateway, Output};
@@ -234,7 +236,8 @@ impl Scene {
 
     pub fn command_to(&mut self, device: DeviceId, payload: &[u8]) {
         let topic = "lwm2m/dev-7/dn".to_owned();
-        self.broker_says(BrokerEvent::Message { device, topic, payload: payload.to_vec() });
+        let properties = MessageProperties::default();
+        self.broker_says(BrokerEvent::Message { device, topic, payload: payload.to_vec(), properties });
     }
 
     /// The program is told to end.

@@ -36,9 +36,9 @@ use tracing::info;
 
 use crate::gateway::broker::{BrokerCommand, BrokerEvent};
 use crate::observability::metrics::Metrics;
+use crate::upstream::dialer::Dialer;
 
 use adapter::Adapter;
-use anchor::{DialError, Dialer};
 use announcements::Token;
 use devices::{Action, AnchorId, Call, Devices, HandlerEvent, Outcome};
 use nodes::NodeId;
@@ -99,7 +99,7 @@ struct Way {
 
 /// How a task ended.
 enum Ended {
-    Dial { anchor: AnchorId, result: Result<TcpStream, DialError> },
+    Dial { anchor: AnchorId, result: Result<TcpStream, String> },
     Anchor { anchor: AnchorId },
     Call { node: NodeId, anchor: AnchorId, outcome: Outcome },
     Handler,
@@ -177,7 +177,7 @@ impl Link {
     fn act(&mut self) -> Option<BrokerEvent> {
         while let Some(action) = self.devices.poll_action() {
             match action {
-                Action::Dial { anchor, node, token } => self.dial(anchor, node, &token),
+                Action::Dial { anchor, node, token } => self.dial(anchor, node, token),
                 Action::HangUp { anchor } => self.hang_up(anchor),
                 Action::Call { anchor, node, call } => self.call(anchor, node, call),
                 Action::Tell(event) => return Some(event),
@@ -221,7 +221,7 @@ impl Link {
             }
             Ended::Dial { anchor, result: Err(error) } => {
                 self.anchors.remove(&anchor);
-                self.devices.dialed(now, anchor, Err(error.to_string()));
+                self.devices.dialed(now, anchor, Err(error));
             }
             Ended::Anchor { anchor } => {
                 self.anchors.remove(&anchor);
@@ -235,8 +235,8 @@ impl Link {
         }
     }
 
-    fn dial(&mut self, anchor: AnchorId, node: NodeId, token: &Token) {
-        let dial = self.ways[node.0].dialer.dial(token);
+    fn dial(&mut self, anchor: AnchorId, node: NodeId, token: Token) {
+        let dial = anchor::open(self.ways[node.0].dialer.dial(), token);
         let task = self.tasks.spawn(async move { Ended::Dial { anchor, result: dial.await } });
         self.anchors.insert(anchor, task);
     }

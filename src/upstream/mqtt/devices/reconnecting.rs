@@ -1,0 +1,131 @@
+//! From the loss of a connection, or a restart of this program, to the next attempt: a back-off after a loss, then a turn
+//! among the many that come back. While the broker cannot be reached the devices are parked, and one in a second tries; the
+//! first that is answered brings all of them back.
+
+use std::time::{Duration, Instant};
+
+use tracing::debug;
+
+use crate::gateway::broker::{ClientInfo, CloseReason, DeviceId};
+use crate::upstream::mqtt::codec::Version;
+use crate::upstream::pace::back_off;
+
+use super::device::{Device, Target};
+use super::{Devices, State, Timer, Wait};
+
+/// A connection that ends earlier counts as an attempt that led to nothing: two gateways that take a clientid from each
+/// other do so at a slow pace.
+const STABLE: Duration = Duration::from_secs(10);
+
+impl Devices {
+    /// The connection is gone, and it was not the broker's will as far as we know.
+    pub(super) fn lost(&mut self, now: Instant, id: DeviceId, why: &str) {
+        self.counters().anchors_lost.increment();
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        for in_flight in &mut device.in_flight {
+            in_flight.sent = false;
+        }
+        if let State::Ready { talk } = &device.state
+            && now >= talk.since + STABLE
+        {
+            device.failures = 0;
+        }
+        // Version 3.1.1 does not tell that another connection has the clientid now; here it is our own.
+        let overtaken = self.newest.get(&device.client.clientid).is_some_and(|newest| *newest != id);
+        if overtaken && device.connected_before && device.version == Version::V311 {
+            return self.close(now, id, CloseReason::Discarded);
+        }
+        self.gave_up(now, id, why);
+    }
+
+    /// The connection went with an earlier process: this one makes it again, as one among many.
+    pub(super) fn resume(&mut self, now: Instant, id: DeviceId, client: ClientInfo) {
+        self.newest.insert(client.clientid.clone(), id);
+        self.devices.insert(id, Device::resumed(client));
+        if self.brokers.any_up() { self.take_slot(now, id) } else { self.park(now, id) }
+    }
+
+    pub(super) fn back_off(&mut self, now: Instant, id: DeviceId) {
+        if self.devices.get(&id).is_some_and(|device| device.successor.is_some()) {
+            debug!(device = id.0, "gives way to the next device of its clientid");
+            return self.remove(now, id);
+        }
+        self.hang_up(id);
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        let wait = back_off(device.failures, &mut self.rng);
+        device.failures = device.failures.saturating_add(1);
+        device.state = State::WaitingToReconnect(Wait::BackOff);
+        self.deadlines.set(Timer::Device(id), now + wait);
+    }
+
+    pub(super) fn waited(&mut self, now: Instant, id: DeviceId, wait: Wait) {
+        match wait {
+            Wait::BackOff if self.has_target(id) => self.take_slot(now, id),
+            Wait::BackOff => self.park(now, id),
+            Wait::Slot | Wait::Parked => self.dial_again(now, id),
+        }
+    }
+
+    pub(super) fn release_parked(&mut self, now: Instant) {
+        self.deadlines.cancel(Timer::Probe);
+        while let Some(id) = self.parked.pop_first() {
+            self.take_slot(now, id);
+        }
+    }
+
+    /// One of the devices that wait for the broker looks whether it is there again.
+    pub(super) fn probe(&mut self, now: Instant) {
+        let Some(id) = self.parked.pop_first() else { return };
+        self.counters().probes.increment();
+        self.dial_again(now, id);
+        self.plan_probe();
+    }
+
+    fn has_target(&self, id: DeviceId) -> bool {
+        let referred = self.devices.get(&id).is_some_and(|device| matches!(device.target, Some(Target::Referred(_))));
+        referred || self.brokers.any_up()
+    }
+
+    fn take_slot(&mut self, now: Instant, id: DeviceId) {
+        let slot = self.pace.reserve(now);
+        if slot <= now {
+            return self.dial_again(now, id);
+        }
+        self.wait_for(id, Wait::Slot);
+        self.deadlines.set(Timer::Device(id), slot);
+    }
+
+    fn park(&mut self, now: Instant, id: DeviceId) {
+        self.wait_for(id, Wait::Parked);
+        self.deadlines.cancel(Timer::Device(id));
+        self.parked.insert(id);
+        if self.deadlines.get(Timer::Probe).is_none_or(|at| at <= now) {
+            self.plan_probe();
+        }
+    }
+
+    fn plan_probe(&mut self) {
+        if let Some(at) = self.brokers.next_probe().filter(|_| !self.parked.is_empty()) {
+            self.deadlines.set(Timer::Probe, at);
+        }
+    }
+
+    fn wait_for(&mut self, id: DeviceId, wait: Wait) {
+        if let Some(device) = self.devices.get_mut(&id) {
+            device.state = State::WaitingToReconnect(wait);
+        }
+    }
+
+    fn dial_again(&mut self, now: Instant, id: DeviceId) {
+        let Some(device) = self.devices.get(&id) else { return };
+        let target = match &device.target {
+            Some(Target::Referred(server)) => Some(Target::Referred(server.clone())),
+            Some(Target::Configured(_)) | None => {
+                self.brokers.choose(now, device.broker(), device.elsewhere).map(Target::Configured)
+            }
+        };
+        let Some(target) = target else { return self.park(now, id) };
+        self.deadlines.set(Timer::Device(id), now + self.connect_timeout);
+        self.dial(id, target);
+    }
+}
