@@ -170,7 +170,7 @@ impl Core {
                 let payload = serde_json::from_slice(&publication.payload).expect("what is published is JSON");
                 self.published.push_back((publication.topic, payload));
             }
-            BrokerCommand::Resume { .. } | BrokerCommand::Disconnect { .. } => {}
+            BrokerCommand::Resume { .. } | BrokerCommand::SetLifetime { .. } | BrokerCommand::Disconnect { .. } => {}
         }
     }
 }

@@ -109,7 +109,7 @@ impl Gateway {
         let outcome = self.outcome(now, device, &command.operation, response);
         // The number 0 is not told: it is what every first answer has.
         let payload = uplink::answer(&command.echo, &outcome, observing.filter(|number| *number != 0));
-        self.publish_final_answer(id, command.reply.as_ref(), payload);
+        self.publish_final_answer(id, command.reply.as_deref(), payload);
         self.finished(id, &command, CommandOutcome::Answered);
         if let Some(reason) = outcome.reason {
             let path = command.operation.path().to_string();
@@ -122,7 +122,7 @@ impl Gateway {
     pub(super) fn command_reset(&mut self, now: Instant, exchange: ExchangeId) {
         let Some((id, command)) = self.take_command(exchange) else { return };
         self.heard_from(now, id);
-        self.publish_final_answer(id, command.reply.as_ref(), uplink::reset(&command.echo));
+        self.publish_final_answer(id, command.reply.as_deref(), uplink::reset(&command.echo));
         self.finished(id, &command, CommandOutcome::Reset);
         self.send_next(now, id);
     }
@@ -146,7 +146,7 @@ impl Gateway {
 
     /// The last word about a command that got no answer.
     pub(super) fn give_up(&mut self, id: DeviceId, command: &Command) {
-        self.publish_final_answer(id, command.reply.as_ref(), uplink::timed_out(&command.echo));
+        self.publish_final_answer(id, command.reply.as_deref(), uplink::timed_out(&command.echo));
         self.finished(id, command, CommandOutcome::TimedOut);
     }
 
@@ -284,7 +284,7 @@ impl Gateway {
     }
 
     fn refuse_command(&mut self, id: DeviceId, command: &Command, outcome: CommandOutcome, reason: &str) {
-        self.refuse(id, (&command.echo, command.reply.as_ref()), command.msg_type(), outcome, reason);
+        self.refuse(id, (&command.echo, command.reply.as_deref()), command.msg_type(), outcome, reason);
     }
 
     pub(super) fn refuse(

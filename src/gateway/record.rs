@@ -61,7 +61,7 @@ pub struct CommandRecord {
     #[serde(skip)]
     pub command: Echo,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reply: Option<Reply>,
+    pub reply: Option<Box<Reply>>,
 }
 
 impl Change {

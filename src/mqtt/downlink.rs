@@ -40,7 +40,7 @@ pub struct Command {
     pub operation: Operation,
     /// How long it may wait, by `mheaders.ttl` and by MQTT's Message Expiry Interval, the shorter; zero is now or never.
     pub ttl: Option<Duration>,
-    pub reply: Option<Reply>,
+    pub reply: Option<Box<Reply>>,
 }
 
 /// Where the final answer is published too, with what tells the application which command it is for (MQTT 5.0 section
@@ -145,7 +145,7 @@ impl Command {
     /// What MQTT says of it, beside its JSON.
     pub fn with(mut self, expiry: Option<Duration>, reply: Option<Reply>) -> Self {
         self.ttl = [self.ttl, expiry].into_iter().flatten().min();
-        self.reply = reply.filter(Reply::is_publishable);
+        self.reply = reply.filter(Reply::is_publishable).map(Box::new);
         self
     }
 

@@ -375,6 +375,7 @@ impl Network {
                 }
                 self.published.push((device, publication));
             }
+            BrokerCommand::SetLifetime { .. } => {}
             BrokerCommand::Disconnect { device } => {
                 let Some(clientid) = self.clientids.remove(&device) else { return };
                 if self.connected.get(&clientid) == Some(&device) {

@@ -206,7 +206,9 @@ impl Run {
                 Output::Broker(BrokerCommand::Connect { device, .. } | BrokerCommand::Resume { device, .. }) => {
                     self.devices = device.0;
                 }
-                Output::Broker(BrokerCommand::Publish { .. } | BrokerCommand::Disconnect { .. }) => {}
+                Output::Broker(
+                    BrokerCommand::Publish { .. } | BrokerCommand::SetLifetime { .. } | BrokerCommand::Disconnect { .. },
+                ) => {}
                 Output::Report(Report::Datagram { .. }) => verdicts += 1,
                 Output::Report(_) => {}
                 Output::Idle(deadline) => {
