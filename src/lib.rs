@@ -55,5 +55,6 @@ pub mod driver;
 pub mod embedded;
 pub mod observability;
 pub mod store;
+pub mod tls;
 pub mod transport;
 pub mod upstream;
