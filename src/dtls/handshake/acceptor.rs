@@ -105,7 +105,9 @@ pub enum CredentialError {
     NobodyToTrust,
     #[error("pinned {name}: neither a certificate nor a public key in PEM")]
     Pinned { name: String },
-    #[error("cipher suite {name:?}: unknown, or not one that this can do (with DTLS 1.2: AES in CCM, CCM_8, GCM or CBC with SHA-2, and ECDHE or PSK)")]
+    #[error(
+        "cipher suite {name:?}: unknown, or not one that this can do (with DTLS 1.2: AES in CCM, CCM_8, GCM or CBC with SHA-2, and ECDHE or PSK)"
+    )]
     CipherSuite { name: String },
     #[error("none of the cipher suites goes with the credentials")]
     NoCipherSuite,
@@ -277,11 +279,7 @@ impl Credentials {
         self.key.as_ref().is_some_and(|key| key.id() == kind)
     }
 
-    fn context(
-        &self,
-        settings: &AcceptorSettings,
-        suites: &[&CipherSuite],
-    ) -> Result<SslContext, CredentialError> {
+    fn context(&self, settings: &AcceptorSettings, suites: &[&CipherSuite]) -> Result<SslContext, CredentialError> {
         let mut context = SslContext::builder(SslMethod::dtls())?;
         context.set_min_proto_version(Some(SslVersion::DTLS1_2))?;
         context.set_max_proto_version(Some(SslVersion::DTLS1_2))?;
@@ -324,8 +322,7 @@ impl Credentials {
     fn set_certificate_types(&self, context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
         const CERTIFICATE: u8 = 0;
         const RAW_PUBLIC_KEY: u8 = 2;
-        let ours: &[u8] =
-            if self.chain.is_empty() { &[RAW_PUBLIC_KEY] } else { &[RAW_PUBLIC_KEY, CERTIFICATE] };
+        let ours: &[u8] = if self.chain.is_empty() { &[RAW_PUBLIC_KEY] } else { &[RAW_PUBLIC_KEY, CERTIFICATE] };
         let theirs: &[u8] = if self.trust.has_keys() { &[RAW_PUBLIC_KEY, CERTIFICATE] } else { &[CERTIFICATE] };
         ffi::set_certificate_types(context, ours, theirs)
     }

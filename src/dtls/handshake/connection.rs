@@ -43,7 +43,9 @@ pub(super) struct Secrets {
 pub(super) enum ResumedBy {
     Psk(PskIdentity),
     /// A certificate or a raw public key; whether its time is over.
-    Certificate { expired: bool },
+    Certificate {
+        expired: bool,
+    },
 }
 
 impl Connection {
@@ -112,7 +114,7 @@ impl Connection {
         }
         let certificate = ssl.peer_certificate();
         let now = Asn1Time::days_from_now(0).ok();
-        let expired = certificate.zip(now).is_some_and(|(certificate, now)| certificate.not_after() < &now);
+        let expired = certificate.zip(now).is_some_and(|(certificate, now)| *certificate.not_after() < *now);
         Some(ResumedBy::Certificate { expired })
     }
 

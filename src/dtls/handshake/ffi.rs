@@ -81,7 +81,12 @@ pub(super) fn pending_cipher(ssl: &SslRef) -> Option<&SslCipherRef> {
 pub(super) fn set_tickets<T: Tickets>(context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
     // SAFETY: the context is a living SSL_CTX; the callbacks are functions of this program, and their argument is not used.
     let set = unsafe {
-        SSL_CTX_set_session_ticket_cb(context.as_ptr(), Some(write_ticket::<T>), Some(read_ticket::<T>), ptr::null_mut())
+        SSL_CTX_set_session_ticket_cb(
+            context.as_ptr(),
+            Some(write_ticket::<T>),
+            Some(read_ticket::<T>),
+            ptr::null_mut(),
+        )
     };
     done(set)
 }

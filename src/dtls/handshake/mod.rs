@@ -123,8 +123,15 @@ enum Stage {
     /// Waits for the rest of the hello.
     Hello(Reassembly),
     /// Asks whether the key of a ticket's session is the key of today; nothing was sent.
-    Resuming { connection: Box<Connection>, hello: Reassembly, identity: PskIdentity },
-    Exchanging { connection: Box<Connection>, key: Key },
+    Resuming {
+        connection: Box<Connection>,
+        hello: Reassembly,
+        identity: PskIdentity,
+    },
+    Exchanging {
+        connection: Box<Connection>,
+        key: Key,
+    },
     Over,
 }
 
@@ -310,7 +317,9 @@ impl Handshake {
     fn collect_key(&mut self, connection: Box<Connection>, message: Option<Reassembly>, record: Record<'_>) {
         let mut fragments = message::fragments(record.fragment);
         let message = message.or_else(|| Reassembly::begin(&fragments.next()?, MAX_KEY_EXCHANGE));
-        let Some(mut message) = message else { return self.refuse(Failure::UnknownIdentity, alert::UNKNOWN_PSK_IDENTITY) };
+        let Some(mut message) = message else {
+            return self.refuse(Failure::UnknownIdentity, alert::UNKNOWN_PSK_IDENTITY);
+        };
         message::fragments(record.fragment).for_each(|fragment| message.add(&fragment));
         if !message.is_whole() {
             self.stage = Stage::Exchanging { connection, key: Key::Awaited(Some(message)) };

@@ -16,7 +16,10 @@ use super::ffi;
 /// What a client proves itself with.
 #[derive(Clone)]
 pub enum Credentials {
-    Psk { identity: String, key: Vec<u8> },
+    Psk {
+        identity: String,
+        key: Vec<u8>,
+    },
     Certificate(Certified),
     /// Its public key, without a certificate (RFC 7250); and it wants the same of the server.
     RawPublicKey(PKey<Private>),
@@ -135,13 +138,14 @@ impl Request {
         }
         if !self.dns_names.is_empty() {
             let mut names = SubjectAlternativeName::new();
-            self.dns_names.iter().for_each(|name| drop(names.dns(name)));
+            for name in &self.dns_names {
+                names.dns(name);
+            }
             let names = names.build(&builder.x509v3_context(None, None)).expect("DNS names");
             builder.append_extension(names).expect("memory");
         }
-        let (issuer_name, issuer_key) = issuer.map_or((&*subject, &self.key), |issuer| {
-            (issuer.certificate.subject_name(), &issuer.key)
-        });
+        let (issuer_name, issuer_key) =
+            issuer.map_or((&*subject, &self.key), |issuer| (issuer.certificate.subject_name(), &issuer.key));
         builder.set_issuer_name(issuer_name).expect("memory");
         builder.sign(issuer_key, MessageDigest::sha256()).expect("a signature");
         Certified { certificate: builder.build(), key: self.key }

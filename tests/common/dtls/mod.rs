@@ -28,6 +28,11 @@ pub use credentials::Credentials;
 const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// `SSL_OP_NO_ENCRYPT_THEN_MAC`
+const NO_ENCRYPT_THEN_MAC: SslOptions = SslOptions::from_bits_retain(1 << 19);
+/// `SSL_OP_NO_EXTENDED_MASTER_SECRET`
+const NO_EXTENDED_MASTER_SECRET: SslOptions = SslOptions::from_bits_retain(1);
+
 /// How a client is made.
 #[derive(Clone)]
 pub struct ClientSettings {
@@ -245,6 +250,11 @@ impl DtlsClient {
         self.stream.ssl().peer_certificate()
     }
 
+    /// Of the connection id in the records that it receives.
+    pub fn own_cid_length(&self) -> usize {
+        self.settings.cid.as_ref().map_or(0, Vec::len)
+    }
+
     /// The keys of its records, for a test that makes some itself.
     pub fn keys(&self) -> Option<Keys> {
         let ssl = self.stream.ssl();
@@ -376,10 +386,10 @@ fn context(settings: &ClientSettings) -> SslContext {
     context.set_min_proto_version(Some(SslVersion::DTLS1_2)).expect("OpenSSL has DTLS 1.2");
     context.set_options(SslOptions::NO_QUERY_MTU);
     if !settings.encrypt_then_mac {
-        context.set_options(SslOptions::NO_ENCRYPT_THEN_MAC);
+        context.set_options(NO_ENCRYPT_THEN_MAC);
     }
     if !settings.extended_master_secret {
-        context.set_options(SslOptions::NO_EXTENDED_MASTER_SECRET);
+        context.set_options(NO_EXTENDED_MASTER_SECRET);
     }
     context.set_session_cache_mode(SslSessionCacheMode::CLIENT);
     context.set_cipher_list(&format!("{}:@SECLEVEL=0", settings.cipher_suites)).expect("suites of OpenSSL");
