@@ -90,9 +90,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let opened = || Store::open(&config.store, &config.listeners, driver::unix_time(), Arc::clone(&metrics));
     let store = enabled.then(opened).transpose()?;
     let handler = config.upstream.handler_bind;
-    let link = Link::start(config.upstream.clone(), Arc::clone(&metrics), conditions.add("broker"))
-        .await
-        .with_context(|| format!("upstream.exproto.handler_bind = {handler}"))?;
+    let link = Link::start(config.upstream.clone(), Arc::clone(&metrics), conditions.add("broker")).await?;
     let listener = admin_listener(&config.admin, embedded).await?;
     let places = Places {
         udp: sockets.local_addresses()?,

@@ -56,7 +56,7 @@ struct Node {
     state: State,
     /// Why it went down last.
     fault: String,
-    /// Anchors there, those that are on their way included.
+    /// Anchors of devices there, those that are on their way included.
     anchors: usize,
     /// Whether it ever told us of an anchor, and whether its adapter ever answered.
     told: bool,

@@ -134,7 +134,6 @@ impl Devices {
         let Some(Probe { anchor, token, .. }) = self.probers[node.0].probe.take() else { return };
         self.announcements.forget(&token);
         self.by_anchor.remove(&anchor);
-        self.nodes.remove_anchor(node);
         self.actions.push_back(Action::HangUp { anchor });
     }
 
