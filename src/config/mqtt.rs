@@ -1,14 +1,12 @@
 //! The section `upstream.mqtt`.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::upstream::mqtt::{Settings, Version};
-use crate::upstream::tls;
 
-use super::kinds::{choice, duration, host_and_port, list, not_empty, parsed, switch, text_with_content, whole};
+use super::kinds::{broker_address, choice, duration, list, not_empty, parsed, whole};
 use super::reader::Reader;
-use super::sections::{HOUR, MANY, MILLISECOND, SECOND, check_queues};
+use super::sections::{HOUR, MANY, MILLISECOND, SECOND, check_queues, tls};
 
 /// Keep Alive is a number of two bytes (MQTT 5.0 section 3.1.2.10).
 const LONGEST_KEEP_ALIVE: Duration = Duration::from_secs(65_535);
@@ -19,8 +17,8 @@ pub fn settings(reader: &mut Reader) -> Settings {
     let key = |last: &str| format!("upstream.mqtt.{last}");
     let versions = [("5", Version::V5), ("3.1.1", Version::V311)];
     let settings = Settings {
-        brokers: reader.read(&key("brokers"), vec!["127.0.0.1:1883".to_owned()], not_empty(list(host_and_port))),
-        tls: tls(reader),
+        brokers: reader.read(&key("brokers"), vec!["127.0.0.1:1883".to_owned()], not_empty(list(broker_address))),
+        ssl: tls(reader, "upstream.mqtt.ssl"),
         version: reader.read(&key("version"), Version::V5, choice(versions)),
         keep_alive: reader.read(&key("keep_alive"), 120 * SECOND, duration(Duration::ZERO..=LONGEST_KEEP_ALIVE)),
         window: reader.read(&key("window"), 8, whole(1..=1024)),
@@ -34,22 +32,4 @@ pub fn settings(reader: &mut Reader) -> Settings {
     };
     check_queues(reader, "upstream.mqtt", settings.queue_per_device, settings.queue_total);
     settings
-}
-
-fn tls(reader: &mut Reader) -> Option<tls::Settings> {
-    let key = |last: &str| format!("upstream.mqtt.tls.{last}");
-    let [cert, private] = ["cert_file", "key_file"].map(|last| {
-        reader.read(&key(last), None, |value| text_with_content(value).map(|file| Some(PathBuf::from(file))))
-    });
-    if cert.is_some() != private.is_some() {
-        let [lonely, other] = if cert.is_some() { ["cert_file", "key_file"] } else { ["key_file", "cert_file"] };
-        reader.refuse(&key(lonely), format!("allowed is this together with {} only", key(other)));
-    }
-    let settings = tls::Settings {
-        ca_file: reader
-            .read(&key("ca_file"), None, |value| text_with_content(value).map(|file| Some(PathBuf::from(file)))),
-        identity: cert.zip(private).map(|(cert_file, key_file)| tls::Identity { cert_file, key_file }),
-        server_name: reader.read(&key("server_name"), None, |value| text_with_content(value).map(Some)),
-    };
-    reader.read(&key("enable"), false, switch).then_some(settings)
 }

@@ -16,12 +16,14 @@ use crate::gateway::settings::{
 use crate::lwm2m::codec::UndefinedResources;
 use crate::lwm2m::path::Path;
 use crate::mqtt::topics::{Template, TemplateError, Translator, Translators};
+use crate::observability::admin;
 use crate::observability::logging::{LogFormat, LogSettings, filter};
 use crate::store;
+use crate::tls;
 use crate::upstream::{self, exproto};
 
 use super::kinds::{
-    choice, duration, host_and_port, http_address, list, not_empty, number, parsed, reachable_address, switch, text,
+    broker_address, choice, duration, http_address, list, not_empty, number, parsed, reachable_address, switch, text,
     text_with_content, whole,
 };
 use super::mqtt;
@@ -74,6 +76,7 @@ pub fn config(reader: &mut Reader) -> Config {
             Kind::Mqtt => upstream::Settings::Mqtt(mqtt),
         },
         store: store(reader),
+        admin: admin(reader),
         log: log(reader),
         xml_dir: PathBuf::from(reader.read("xml_dir", "xml".to_owned(), text_with_content)),
         shutdown_timeout: reader.read("shutdown_timeout", 10 * SECOND, duration(Duration::ZERO..=HOUR)),
@@ -263,6 +266,7 @@ fn exproto(reader: &mut Reader) -> exproto::Settings {
     let handler_bind = SocketAddr::from(([127, 0, 0, 1], 9001));
     let settings = exproto::Settings {
         nodes,
+        ssl: tls(reader, "upstream.exproto.ssl"),
         adapter_connections: reader.read(&key("adapter_connections"), 2, whole(1..=64)),
         handler_bind: reader.read(&key("handler_bind"), handler_bind, reachable_address),
         source_addresses: reader.read(&key("source_addresses"), Vec::new(), list(parsed("an IP address"))),
@@ -285,11 +289,31 @@ pub(super) fn check_queues(reader: &mut Reader, section: &str, per_device: usize
     }
 }
 
+/// TLS as a client, below a key.
+pub(super) fn tls(reader: &mut Reader, below: &str) -> tls::Settings {
+    let key = |last: &str| format!("{below}.{last}");
+    let file = |value: &Value| text_with_content(value).map(|file| Some(PathBuf::from(file)));
+    let verify = [("verify_peer", tls::Verify::Peer), ("verify_none", tls::Verify::None)];
+    let settings = tls::Settings {
+        cacertfile: reader.read(&key("cacertfile"), None, file),
+        certfile: reader.read(&key("certfile"), None, file),
+        keyfile: reader.read(&key("keyfile"), None, file),
+        verify: reader.read(&key("verify"), tls::Verify::Peer, choice(verify)),
+        server_name: reader.read(&key("server_name_indication"), None, |value| text_with_content(value).map(Some)),
+    };
+    for (one, other) in [("certfile", "keyfile"), ("keyfile", "certfile")] {
+        if reader.has(&key(one)) && !reader.has(&key(other)) {
+            reader.refuse(&key(one), format!("allowed is this with {} beside it", key(other)));
+        }
+    }
+    settings
+}
+
 /// One node has keys of its own, `listener` and `adapter`; several are a list.
 fn nodes(reader: &mut Reader) -> Vec<exproto::Node> {
     let [listener, adapter, several] = ["listener", "adapter", "nodes"].map(|last| format!("upstream.exproto.{last}"));
     let one = exproto::Node {
-        listeners: reader.read(&listener, vec!["127.0.0.1:7993".to_owned()], not_empty(list(host_and_port))),
+        listeners: reader.read(&listener, vec!["127.0.0.1:7993".to_owned()], not_empty(list(broker_address))),
         adapter: reader.read(&adapter, "http://127.0.0.1:9100".to_owned(), http_address),
     };
     let nodes = reader.read(&several, None, |value| not_empty(list(node))(value).map(Some));
@@ -307,7 +331,7 @@ fn node(value: &Value) -> Result<exproto::Node, String> {
         value.as_table().filter(|table| table.keys().all(|key| ["listener", "adapter"].contains(&key.as_str())));
     let entries = table.and_then(|table| table.get("listener").zip(table.get("adapter")));
     let (listener, adapter) = entries.ok_or(ALLOWED)?;
-    Ok(exproto::Node { listeners: not_empty(list(host_and_port))(listener)?, adapter: http_address(adapter)? })
+    Ok(exproto::Node { listeners: not_empty(list(broker_address))(listener)?, adapter: http_address(adapter)? })
 }
 
 /// With port 0 the system chooses: the broker tells where it is.
@@ -332,6 +356,13 @@ fn store(reader: &mut Reader) -> store::Settings {
         enable: reader.read("store.enable", None, |value| switch(value).map(Some)),
         file: PathBuf::from(reader.read("store.file", "lwm2m-gateway.redb".to_owned(), text_with_content)),
         flush_interval: reader.read("store.flush_interval", tenth / 2, duration(MILLISECOND..=tenth)),
+    }
+}
+
+fn admin(reader: &mut Reader) -> admin::Settings {
+    admin::Settings {
+        enable: reader.read("admin.enable", None, |value| switch(value).map(Some)),
+        bind: reader.read("admin.bind", SocketAddr::from(([127, 0, 0, 1], 8085)), parsed(SOCKET_ADDRESS)),
     }
 }
 

@@ -2,7 +2,8 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::gateway::settings::{AutoObserve, PasswordSource, UpdatePublish};
-use crate::upstream::{Settings, exproto, mqtt, tls};
+use crate::tls;
+use crate::upstream::{Settings, exproto, mqtt};
 
 const DOCUMENTED: &str = include_str!("../../deploy/lwm2m-gateway.toml");
 
@@ -198,26 +199,17 @@ fn mqtt_of(text: &str) -> mqtt::Settings {
 
 #[test]
 fn a_broker_of_mqtt_has_addresses_and_perhaps_tls() {
-    let plain = mqtt_of("upstream.mqtt.brokers = [\"a.example:1883\", \"[::1]:1884\"]");
-    assert_eq!((plain.brokers, plain.tls), (vec!["a.example:1883".to_owned(), "[::1]:1884".to_owned()], None));
-    let secure = mqtt_of(
-        "[upstream.mqtt.tls]\nenable = true\nca_file = \"ca.pem\"\ncert_file = \"c.pem\"\nkey_file = \"k.pem\"\n\
-         server_name = \"emqx.example\"",
-    );
-    let identity = tls::Identity { cert_file: "c.pem".into(), key_file: "k.pem".into() };
-    let server_name = Some("emqx.example".to_owned());
-    assert_eq!(
-        secure.tls,
-        Some(tls::Settings { ca_file: Some("ca.pem".into()), identity: Some(identity), server_name })
-    );
+    let plain = mqtt_of("upstream.mqtt.brokers = [\"a.example:1883\", \"ssl://[::1]:8883\"]");
+    assert_eq!(plain.brokers, ["a.example:1883", "ssl://[::1]:8883"]);
+    let secure = mqtt_of("[upstream.mqtt.ssl]\nverify = \"verify_none\"");
+    assert_eq!(secure.ssl.verify, tls::Verify::None);
     for wrong in [
         "brokers = []",
         "brokers = \"a\"",
         "version = \"4\"",
         "window = 0",
         "keep_alive = 65536",
-        "tls.cert_file = \"c.pem\"",
-        "tls.enable = \"yes\"",
+        "ssl.certfile = \"c.pem\"",
         "queue_total = 1",
     ] {
         assert_eq!(mistakes(&format!("[upstream.mqtt]\n{wrong}")).len(), 1, "{wrong}");
@@ -230,6 +222,21 @@ fn presence_is_told_where_it_is_wanted_and_can_be() {
     let config = config("upstream.kind = \"mqtt\"\n[translators.status]\nenable = true\nqos = 1");
     assert_eq!(config.gateway.translators.status.unwrap().qos, 1);
     assert_eq!(mistakes("[translators.status]\nenable = true").len(), 1);
+}
+
+#[test]
+fn a_listener_may_speak_tls() {
+    let text = "[upstream.exproto]\nlistener = \"ssl://emqx.example:7994\"\n[upstream.exproto.ssl]\n\
+                cacertfile = \"ca.pem\"\nserver_name_indication = \"emqx\"\nverify = \"verify_none\"";
+    let upstream = exproto_of(text);
+    assert_eq!(upstream.nodes[0].listeners, ["ssl://emqx.example:7994"]);
+    assert_eq!(upstream.ssl.cacertfile, Some(PathBuf::from("ca.pem")));
+    assert_eq!((upstream.ssl.verify, upstream.ssl.server_name.as_deref()), (tls::Verify::None, Some("emqx")));
+    assert_eq!(mistakes("[upstream.exproto]\nlistener = \"tls://h:7994\"").len(), 1);
+    assert_eq!(
+        mistakes("[upstream.exproto.ssl]\nkeyfile = \"key.pem\""),
+        ["upstream.exproto.ssl.keyfile = \"key.pem\": allowed is this with upstream.exproto.ssl.certfile beside it"]
+    );
 }
 
 #[test]

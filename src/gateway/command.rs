@@ -1,12 +1,12 @@
 //! What applications ask of devices: one command at a time for each device, the others wait.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::coap::{BlockError, ExchangeId, Response};
 use crate::lwm2m::operation::Operation;
 use crate::mqtt::downlink::{self, Command, Echo, Reply};
 use crate::mqtt::uplink;
-use crate::registry::{Admission, Observation, Waiting};
+use crate::registry::{Admission, InFlight, Observation, Waiting};
 
 use super::broker::{DeviceId, MessageProperties, UplinkClass};
 use super::report::{CommandOutcome, Report};
@@ -38,7 +38,12 @@ impl Gateway {
         };
         if retained && !self.obeyed.is_new(&device.registration.endpoint, &payload) {
             let (endpoint, msg_type) = (device.registration.endpoint.clone(), command.msg_type());
-            return self.report(Report::Command { endpoint, msg_type, outcome: CommandOutcome::ObeyedBefore });
+            return self.report(Report::Command {
+                endpoint,
+                msg_type,
+                outcome: CommandOutcome::ObeyedBefore,
+                took: None,
+            });
         }
         let limits = &self.settings.limits;
         let admission = if self.draining {
@@ -102,7 +107,7 @@ impl Gateway {
         response: &Response,
         observing: Option<u32>,
     ) {
-        let Some((id, command)) = self.take_command(exchange) else { return };
+        let Some((id, InFlight { command, sent, .. })) = self.take_in_flight(exchange) else { return };
         self.heard_from(now, id);
         let Some(device) = self.registry.device(id) else { return };
         let endpoint = device.registration.endpoint.clone();
@@ -110,7 +115,7 @@ impl Gateway {
         // The number 0 is not told: it is what every first answer has.
         let payload = uplink::answer(&command.echo, &outcome, observing.filter(|number| *number != 0));
         self.publish_final_answer(id, command.reply.as_deref(), payload);
-        self.finished(id, &command, CommandOutcome::Answered);
+        self.finished(id, &command, CommandOutcome::Answered, Some(now.saturating_duration_since(sent)));
         if let Some(reason) = outcome.reason {
             let path = command.operation.path().to_string();
             self.report(Report::UndecodableContent { endpoint, path, reason });
@@ -123,7 +128,7 @@ impl Gateway {
         let Some((id, command)) = self.take_command(exchange) else { return };
         self.heard_from(now, id);
         self.publish_final_answer(id, command.reply.as_deref(), uplink::reset(&command.echo));
-        self.finished(id, &command, CommandOutcome::Reset);
+        self.finished(id, &command, CommandOutcome::Reset, None);
         self.send_next(now, id);
     }
 
@@ -147,7 +152,7 @@ impl Gateway {
     /// The last word about a command that got no answer.
     pub(super) fn give_up(&mut self, id: DeviceId, command: &Command) {
         self.publish_final_answer(id, command.reply.as_deref(), uplink::timed_out(&command.echo));
-        self.finished(id, command, CommandOutcome::TimedOut);
+        self.finished(id, command, CommandOutcome::TimedOut, None);
     }
 
     /// The device goes: what is in flight is given up, what waits is refused.
@@ -216,7 +221,7 @@ impl Gateway {
         let payload = uplink::refused(&echo, reason);
         self.publish_reply(id, topic.qos, properties.reply.as_ref(), &payload);
         self.publish(id, topic, payload, UplinkClass::Answer);
-        self.report(Report::Command { endpoint, msg_type, outcome });
+        self.report(Report::Command { endpoint, msg_type, outcome, took: None });
     }
 
     fn send(&mut self, now: Instant, id: DeviceId, mut waiting: Waiting) {
@@ -244,7 +249,7 @@ impl Gateway {
         // For as long as an answer is waited for it may be sent once more, whatever its own patience was.
         waiting.expires = waiting.expires.max(now + self.settings.coap.max_transmit_wait());
         if let Some(device) = self.registry.device_mut(id) {
-            device.sent(exchange, waiting);
+            device.sent(now, exchange, waiting);
         }
     }
 
@@ -277,10 +282,14 @@ impl Gateway {
     }
 
     fn take_command(&mut self, exchange: ExchangeId) -> Option<(DeviceId, Command)> {
+        self.take_in_flight(exchange).map(|(id, in_flight)| (id, in_flight.command))
+    }
+
+    fn take_in_flight(&mut self, exchange: ExchangeId) -> Option<(DeviceId, InFlight)> {
         let id = self.exchanges.remove(&exchange)?;
         let in_flight = self.registry.device_mut(id)?.take_in_flight()?;
         self.changed(id);
-        Some((id, in_flight.command))
+        Some((id, in_flight))
     }
 
     fn refuse_command(&mut self, id: DeviceId, command: &Command, outcome: CommandOutcome, reason: &str) {
@@ -298,12 +307,12 @@ impl Gateway {
         self.publish_final_answer(id, reply, uplink::refused(echo, reason));
         let Some(device) = self.registry.device(id) else { return };
         let endpoint = device.registration.endpoint.clone();
-        self.report(Report::Command { endpoint, msg_type, outcome });
+        self.report(Report::Command { endpoint, msg_type, outcome, took: None });
     }
 
-    fn finished(&mut self, id: DeviceId, command: &Command, outcome: CommandOutcome) {
+    fn finished(&mut self, id: DeviceId, command: &Command, outcome: CommandOutcome, took: Option<Duration>) {
         let Some(device) = self.registry.device(id) else { return };
         let endpoint = device.registration.endpoint.clone();
-        self.report(Report::Command { endpoint, msg_type: command.msg_type(), outcome });
+        self.report(Report::Command { endpoint, msg_type: command.msg_type(), outcome, took });
     }
 }

@@ -141,6 +141,10 @@ impl TryFrom<String> for Echo {
     }
 }
 
+/// What [`Command::msg_type`] may be.
+pub const MSG_TYPES: [&str; 9] =
+    ["read", "discover", "write", "write-attr", "execute", "create", "delete", "observe", "cancel-observe"];
+
 impl Command {
     /// What MQTT says of it, beside its JSON.
     pub fn with(mut self, expiry: Option<Duration>, reply: Option<Reply>) -> Self {

@@ -1,4 +1,4 @@
-//! TCP connections to the broker, one for each device: where each goes from and to.
+//! Connections to the broker, one for each device, over TCP or TLS: where each goes from and to.
 //!
 //! Ports: a TCP connection is told by source address, source port, target address and target port, and Linux gives
 //! source ports from 32768 to 60999: about 28,000. Where the system chooses the source address, that many connections fit
@@ -12,6 +12,12 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio_openssl::SslStream;
+
+use crate::tls::{ConnectError, Connector};
+
+/// In front of a target that speaks TLS.
+pub const SECURE: &str = "ssl://";
 
 /// A peer that went without a word (power, network) is missed after about a minute and a half.
 const KEEPALIVE: TcpKeepalive =
@@ -22,7 +28,15 @@ const KEEPALIVE: TcpKeepalive =
 pub struct Dialer {
     targets: Vec<String>,
     sources: Vec<IpAddr>,
+    connector: Option<Connector>,
     dialed: usize,
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub enum Stream {
+    Plain(TcpStream),
+    Secure(Box<SslStream<TcpStream>>),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +45,8 @@ pub enum DialError {
     Lookup { target: String, error: io::Error },
     #[error("{target} ({address}): {error}")]
     Connect { target: String, address: SocketAddr, error: io::Error },
+    #[error("{target} ({address}): {error}")]
+    Secure { target: String, address: SocketAddr, error: ConnectError },
     #[error("{target} has no address that fits to the source addresses")]
     NoAddress { target: String },
     #[error("no address of the broker is configured")]
@@ -38,22 +54,24 @@ pub enum DialError {
 }
 
 impl Dialer {
-    /// Targets are `host:port`.
-    pub fn new(targets: Vec<String>, sources: Vec<IpAddr>) -> Self {
-        Self { targets, sources, dialed: 0 }
+    /// Targets are `host:port`; those that begin with [`SECURE`] need the connector.
+    pub fn new(targets: Vec<String>, sources: Vec<IpAddr>, connector: Option<Connector>) -> Self {
+        Self { targets, sources, connector, dialed: 0 }
     }
 
     /// Opens a connection, to be spawned. Targets and sources take turns; when one does not work the next is tried.
-    pub fn dial(&mut self) -> impl Future<Output = Result<TcpStream, DialError>> + Send + 'static {
+    pub fn dial(&mut self) -> impl Future<Output = Result<Stream, DialError>> + Send + 'static {
         let turn = self.dialed;
         self.dialed = self.dialed.wrapping_add(1);
         let targets = rotated(&self.targets, turn);
         // All pairs have their turn, also where there are as many targets as sources.
         let sources = rotated(&self.sources, turn / self.targets.len().max(1));
+        let connector = self.connector.clone();
         async move {
             let mut failure = DialError::NoTarget;
             for target in targets {
-                match dial_target(&target, turn, &sources).await {
+                let connector = connector.as_ref().filter(|_| target.starts_with(SECURE));
+                match dial_target(&target, turn, &sources, connector).await {
                     Ok(stream) => return Ok(stream),
                     Err(error) => failure = error,
                 }
@@ -63,16 +81,36 @@ impl Dialer {
     }
 }
 
-async fn dial_target(target: &str, turn: usize, sources: &[IpAddr]) -> Result<TcpStream, DialError> {
-    let lookup = lookup_host(target).await;
+async fn dial_target(
+    target: &str,
+    turn: usize,
+    sources: &[IpAddr],
+    connector: Option<&Connector>,
+) -> Result<Stream, DialError> {
+    let address_text = target.strip_prefix(SECURE).unwrap_or(target);
+    let lookup = lookup_host(address_text).await;
     let found = lookup.map_err(|error| DialError::Lookup { target: target.to_owned(), error })?;
     let addresses: Vec<SocketAddr> = found.collect();
     let mut failure = DialError::NoAddress { target: target.to_owned() };
     for address in rotated(&addresses, turn) {
-        match dial_address(address, sources).await {
-            Ok(Some(stream)) => return Ok(stream),
-            Ok(None) => {}
-            Err(error) => failure = DialError::Connect { target: target.to_owned(), address, error },
+        let broken = |error| DialError::Connect { target: target.to_owned(), address, error };
+        let stream = match dial_address(address, sources).await {
+            Ok(Some(stream)) => stream,
+            Ok(None) => continue,
+            Err(error) => {
+                failure = broken(error);
+                continue;
+            }
+        };
+        let secured = match connector {
+            None => Ok(Stream::Plain(stream)),
+            Some(connector) => {
+                connector.connect(host(address_text), stream).await.map(|stream| Stream::Secure(Box::new(stream)))
+            }
+        };
+        match secured {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = DialError::Secure { target: target.to_owned(), address, error },
         }
     }
     Err(failure)
@@ -109,6 +147,12 @@ async fn open(source: Option<IpAddr>, target: SocketAddr) -> io::Result<TcpStrea
     Ok(stream)
 }
 
+/// The host of `host:port`, an IPv6 address without its brackets.
+fn host(target: &str) -> &str {
+    let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
 /// Also for a source address that this machine does not have; the next one may work.
 fn is_out_of_ports(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
@@ -137,7 +181,7 @@ mod tests {
         drop(closed);
         // 192.0.2.0/24 is for documentation (RFC 5737): no machine has it.
         let sources = ["192.0.2.1", "127.0.0.2", "::1", "127.0.0.3"].map(|source| source.parse().expect("an address"));
-        let mut dialer = Dialer::new(targets.to_vec(), sources.to_vec());
+        let mut dialer = Dialer::new(targets.to_vec(), sources.to_vec(), None);
 
         let mut seen = Vec::new();
         for _ in 0..8 {
@@ -157,11 +201,11 @@ mod tests {
         let closed = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = closed.local_addr().expect("an address").to_string();
         drop(closed);
-        let error = Dialer::new(vec![address.clone()], Vec::new()).dial().await.expect_err("no target");
+        let error = Dialer::new(vec![address.clone()], Vec::new(), None).dial().await.expect_err("no target");
         assert!(error.to_string().contains(&address), "{error}");
 
         let sources = vec!["::1".parse().expect("an address")];
-        let error = Dialer::new(vec![address], sources).dial().await.expect_err("no source");
+        let error = Dialer::new(vec![address], sources, None).dial().await.expect_err("no source");
         assert!(matches!(error, DialError::NoAddress { .. }), "{error}");
     }
 }

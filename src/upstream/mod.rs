@@ -6,13 +6,13 @@ pub mod exproto;
 pub mod mqtt;
 mod pace;
 mod queue;
-pub mod tls;
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::gateway::broker::{BrokerCommand, BrokerEvent};
+use crate::observability::conditions::Condition;
 use crate::observability::metrics::Metrics;
 
 /// Which way, and what to know of it.
@@ -29,14 +29,16 @@ pub enum Link {
 }
 
 impl Link {
-    /// A broker that is away is no error.
+    /// A broker that is away is no error; `condition` says so.
     ///
     /// # Errors
     /// What the configuration names cannot be had: an address to listen at, a file with a key.
-    pub async fn start(settings: Settings, metrics: Arc<Metrics>) -> io::Result<Self> {
+    pub async fn start(settings: Settings, metrics: Arc<Metrics>, condition: Condition) -> io::Result<Self> {
         Ok(match settings {
-            Settings::ExProto(settings) => Self::ExProto(Box::new(exproto::Link::start(settings, metrics).await?)),
-            Settings::Mqtt(settings) => Self::Mqtt(Box::new(mqtt::Link::start(settings, metrics)?)),
+            Settings::ExProto(settings) => {
+                Self::ExProto(Box::new(exproto::Link::start(settings, metrics, condition).await?))
+            }
+            Settings::Mqtt(settings) => Self::Mqtt(Box::new(mqtt::Link::start(settings, metrics, condition)?)),
         })
     }
 
@@ -45,6 +47,14 @@ impl Link {
         match self {
             Self::ExProto(link) => link.submit(command),
             Self::Mqtt(link) => link.submit(command),
+        }
+    }
+
+    /// How full it is; it looks at every device.
+    pub fn occupancy(&self) -> Occupancy {
+        match self {
+            Self::ExProto(link) => link.occupancy(),
+            Self::Mqtt(link) => link.occupancy(),
         }
     }
 
@@ -63,4 +73,18 @@ impl Link {
             Self::Mqtt(link) => link.shut_down(deadline).await,
         }
     }
+}
+
+/// How full the link is, and how it stands with the broker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Occupancy {
+    /// Devices that are clients of the broker.
+    pub connected: usize,
+    /// Devices that are not, and will be if the broker takes them.
+    pub connecting: usize,
+    /// What waits to be published, and may wait.
+    pub publications: usize,
+    pub publications_limit: usize,
+    pub nodes_up: usize,
+    pub nodes_down: usize,
 }

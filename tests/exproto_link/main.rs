@@ -11,8 +11,10 @@ use lwm2m_gateway::gateway::broker::{
     BrokerCommand, BrokerEvent, ClientInfo, CloseReason, ConnectError, DeviceId, MessageProperties, Publication,
     UplinkClass,
 };
+use lwm2m_gateway::observability::conditions::Conditions;
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::secret::Secret;
+use lwm2m_gateway::tls;
 use lwm2m_gateway::upstream::exproto::{Link, Node, Settings};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -43,7 +45,8 @@ impl Rig {
     /// With more nodes than the one that it has.
     async fn start_with(mut emqx: Emqx, others: &mut [&mut Emqx], settings: Settings) -> Self {
         let metrics = Arc::new(Metrics::default());
-        let link = Link::start(settings, Arc::clone(&metrics)).await.expect("a link");
+        let conditions = Conditions::default();
+        let link = Link::start(settings, Arc::clone(&metrics), conditions.add("broker")).await.expect("a link");
         emqx.start(link.handler_address()).await;
         for other in others {
             other.start(link.handler_address()).await;
@@ -117,6 +120,7 @@ fn settings(nodes: &[&Emqx]) -> Settings {
         |emqx: &&Emqx| Node { listeners: vec![emqx.listener.to_string()], adapter: format!("http://{}", emqx.adapter) };
     Settings {
         nodes: nodes.iter().map(node).collect(),
+        ssl: tls::Settings::default(),
         adapter_connections: 2,
         handler_bind: (Ipv4Addr::LOCALHOST, 0).into(),
         source_addresses: Vec::new(),

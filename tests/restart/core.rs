@@ -199,6 +199,7 @@ impl Core {
                 Output::Broker(BrokerCommand::Disconnect { device }) => {
                     self.devices.retain(|_, other| *other != device);
                 }
+                Output::Broker(BrokerCommand::SetLifetime { .. }) => {}
                 Output::Report(Report::NotRestored { endpoint, reason }) => self.not_restored.push((endpoint, reason)),
                 Output::Report(_) => {}
                 Output::Idle(_) => return,

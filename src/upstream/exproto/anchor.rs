@@ -1,26 +1,37 @@
-//! Anchors: the TCP connections to EMQX's exproto listener, one for each device. EMQX makes a client only of a socket
-//! that it accepted. An anchor carries its token line, and nothing more; its end is EMQX's word that the client is gone.
+//! Anchors: the connections to EMQX's exproto listener, one for each device. EMQX makes a client only of a socket that it
+//! accepted. An anchor carries its token line, and nothing more; its end is EMQX's word that the client is gone.
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tracing::debug;
 
-use crate::upstream::dialer::DialError;
+use crate::upstream::dialer::{DialError, Stream};
 
 use super::announcements::Token;
 
 /// Opens an anchor and writes its token. That goes at once: EMQX closes a connection that says nothing for 30 s,
 /// authenticated or not.
-pub async fn open(dial: impl Future<Output = Result<TcpStream, DialError>>, token: Token) -> Result<TcpStream, String> {
-    let mut stream = dial.await.map_err(|error| error.to_string())?;
-    match stream.write_all(&token.line()).await {
-        Ok(()) => Ok(stream),
-        Err(error) => Err(error.to_string()),
-    }
+pub async fn open(dial: impl Future<Output = Result<Stream, DialError>>, token: Token) -> Result<Stream, String> {
+    let mut anchor = dial.await.map_err(|error| error.to_string())?;
+    let line = token.line();
+    let announced = match &mut anchor {
+        Stream::Plain(stream) => write(stream, &line).await,
+        Stream::Secure(stream) => write(stream, &line).await,
+    };
+    announced.map_err(|error| error.to_string())?;
+    Ok(anchor)
 }
 
 /// Waits for the end of the anchor. EMQX has nothing to say on it; what comes is thrown away.
-pub async fn watch(mut stream: TcpStream) {
+pub async fn watch(anchor: Stream) {
+    match anchor {
+        Stream::Plain(stream) => watch_stream(stream).await,
+        Stream::Secure(stream) => watch_stream(*stream).await,
+    }
+}
+
+async fn watch_stream(mut stream: impl AsyncRead + Unpin) {
     let mut ignored = [0; 256];
     loop {
         match stream.read(&mut ignored).await {
@@ -29,6 +40,11 @@ pub async fn watch(mut stream: TcpStream) {
             Err(error) => return debug!(%error, "anchor broken"),
         }
     }
+}
+
+async fn write(stream: &mut (impl AsyncWrite + Unpin), line: &[u8]) -> io::Result<()> {
+    stream.write_all(line).await?;
+    stream.flush().await
 }
 
 #[cfg(test)]
@@ -49,7 +65,7 @@ mod tests {
     async fn an_anchor_says_its_token_and_nothing_more_until_the_other_side_ends_it() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let mut dialer = Dialer::new(vec![address.to_string()], Vec::new());
+        let mut dialer = Dialer::new(vec![address.to_string()], Vec::new(), None);
 
         let anchor = open(dialer.dial(), token()).await.expect("an anchor");
         let (mut accepted, _) = listener.accept().await.expect("the anchor");

@@ -27,21 +27,25 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use prometheus_client::metrics::histogram::Histogram;
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::info;
 
 use crate::gateway::broker::{BrokerCommand, BrokerEvent};
+use crate::observability::conditions::{Condition, State};
 use crate::observability::metrics::Metrics;
-use crate::upstream::dialer::Dialer;
+use crate::tls::{self, Connector};
+use crate::upstream::Occupancy;
+use crate::upstream::dialer::{Dialer, SECURE, Stream};
 
 use adapter::Adapter;
 use announcements::Token;
 use devices::{Action, AnchorId, Call, Devices, HandlerEvent, Outcome};
-use nodes::NodeId;
+use nodes::{NodeId, Standing};
 
 /// Calls of one node without an answer, those included for which nobody waits any more. An adapter that takes calls and
 /// does not answer them must not fill the memory.
@@ -54,6 +58,8 @@ pub struct Settings {
     pub nodes: Vec<Node>,
     /// HTTP/2 connections to the adapter of each node.
     pub adapter_connections: usize,
+    /// For listeners that speak TLS.
+    pub ssl: tls::Settings,
     /// Where our ConnectionUnaryHandler listens.
     pub handler_bind: SocketAddr,
     /// Source addresses of the anchors; none lets the system choose. A source address is good for about 28,000 anchors.
@@ -74,10 +80,22 @@ pub struct Settings {
 /// One node of EMQX.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// Its exproto TCP listener, `host:port`; more than one spreads the anchors.
+    /// Its exproto listener, `host:port` for TCP, `ssl://host:port` for TLS; more than one spreads the anchors.
     pub listeners: Vec<String>,
     /// Its ConnectionAdapter: `http://host:port`.
     pub adapter: String,
+}
+
+impl Settings {
+    /// None where no listener speaks TLS: then its files are not looked at.
+    fn connector(&self) -> io::Result<Option<Connector>> {
+        let mut listeners = self.nodes.iter().flat_map(|node| &node.listeners);
+        if !listeners.any(|listener| listener.starts_with(SECURE)) {
+            return Ok(None);
+        }
+        let unusable = |error| io::Error::new(io::ErrorKind::InvalidInput, format!("upstream.exproto.ssl: {error}"));
+        Connector::new(&self.ssl).map(Some).map_err(unusable)
+    }
 }
 
 /// The link to EMQX. Its state lives where it is polled; calls and sockets run beside it and report back.
@@ -88,6 +106,8 @@ pub struct Link {
     handler_address: SocketAddr,
     anchors: HashMap<AnchorId, AbortHandle>,
     tasks: JoinSet<Ended>,
+    metrics: Arc<Metrics>,
+    condition: Condition,
 }
 
 /// The way to one node.
@@ -99,7 +119,7 @@ struct Way {
 
 /// How a task ended.
 enum Ended {
-    Dial { anchor: AnchorId, result: Result<TcpStream, String> },
+    Dial { anchor: AnchorId, result: Result<Stream, String> },
     Anchor { anchor: AnchorId },
     Call { node: NodeId, anchor: AnchorId, outcome: Outcome },
     Handler,
@@ -113,25 +133,32 @@ enum Input {
 }
 
 impl Link {
-    /// Binds the handler. An EMQX that is away is no error.
+    /// Binds the handler, and looks whether EMQX is there. One that is away is no error; `condition` says so.
     ///
     /// # Errors
-    /// If `handler_bind` cannot be bound, an `adapter` is no URI, or the system has no randomness.
-    pub async fn start(settings: Settings, metrics: Arc<Metrics>) -> io::Result<Self> {
+    /// If `handler_bind` cannot be bound, an `adapter` is no URI, the files of `ssl` are of no use, or the system has no
+    /// randomness.
+    pub async fn start(settings: Settings, metrics: Arc<Metrics>, condition: Condition) -> io::Result<Self> {
         let rng = StdRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?;
-        let devices = Devices::new(&settings, rng, Arc::clone(&metrics));
-        let ways = settings.nodes.iter().map(|node| Way::new(node, &settings)).collect::<io::Result<_>>()?;
-        let socket = TcpListener::bind(settings.handler_bind).await?;
+        let mut devices = Devices::new(&settings, rng, Arc::clone(&metrics));
+        devices.probe_all(now());
+        let connector = settings.connector()?;
+        let way = |node: &Node| Way::new(node, &settings, connector.clone());
+        let ways = settings.nodes.iter().map(way).collect::<io::Result<_>>()?;
+        let bind = settings.handler_bind;
+        let socket = TcpListener::bind(bind).await.map_err(|error| {
+            io::Error::new(error.kind(), format!("upstream.exproto.handler_bind = {bind}: {error}"))
+        })?;
         let handler_address = socket.local_addr()?;
         let (sender, events) = mpsc::channel(settings.event_queue.max(1));
         let mut tasks = JoinSet::new();
-        let serving = handler::serve(socket, sender, metrics);
+        let serving = handler::serve(socket, sender, Arc::clone(&metrics));
         tasks.spawn(async {
             serving.await;
             Ended::Handler
         });
         info!(%handler_address, "ExProto handler listens");
-        Ok(Self { devices, ways, events, handler_address, anchors: HashMap::new(), tasks })
+        Ok(Self { devices, ways, events, handler_address, anchors: HashMap::new(), tasks, metrics, condition })
     }
 
     /// Where the handler listens: `handler_bind`, with the port that the system chose if it was 0.
@@ -142,6 +169,11 @@ impl Link {
     /// Takes a command; never waits.
     pub fn submit(&mut self, command: BrokerCommand) {
         self.devices.command(now(), command);
+    }
+
+    /// How full it is; it looks at every device.
+    pub fn occupancy(&self) -> Occupancy {
+        self.devices.occupancy()
     }
 
     /// The next event for the core. Drives the link: it has to be polled all the time. Cancel-safe.
@@ -175,6 +207,9 @@ impl Link {
 
     /// Does what the devices want done, up to the next event for the core.
     fn act(&mut self) -> Option<BrokerEvent> {
+        if let Some(Standing { serving, detail }) = self.devices.take_standing() {
+            self.condition.set(if serving { State::Up } else { State::Down }, detail);
+        }
         while let Some(action) = self.devices.poll_action() {
             match action {
                 Action::Dial { anchor, node, token } => self.dial(anchor, node, token),
@@ -242,7 +277,7 @@ impl Link {
     }
 
     /// An anchor that was hung up meanwhile ends here, with its socket.
-    fn watch(&mut self, anchor: AnchorId, stream: TcpStream) {
+    fn watch(&mut self, anchor: AnchorId, stream: Stream) {
         let Some(task) = self.anchors.get_mut(&anchor) else { return };
         *task = self.tasks.spawn(async move {
             anchor::watch(stream).await;
@@ -263,18 +298,32 @@ impl Link {
             return self.devices.called(now(), node, anchor, outcome);
         }
         way.calls_under_way += 1;
+        let (time, begun) = (time_of(&call, &self.metrics).clone(), now());
         let call = way.adapter.call(anchor, call);
-        self.tasks.spawn(async move { Ended::Call { node, anchor, outcome: call.await } });
+        self.tasks.spawn(async move {
+            let outcome = call.await;
+            time.observe(now().saturating_duration_since(begun).as_secs_f64());
+            Ended::Call { node, anchor, outcome }
+        });
     }
 }
 
 impl Way {
-    fn new(node: &Node, settings: &Settings) -> io::Result<Self> {
+    fn new(node: &Node, settings: &Settings, connector: Option<Connector>) -> io::Result<Self> {
         let Settings { adapter_connections, proto_name, connect_timeout, .. } = settings;
         let adapter = Adapter::new(&node.adapter, *adapter_connections, proto_name.clone(), *connect_timeout);
         let adapter = adapter.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let dialer = Dialer::new(node.listeners.clone(), settings.source_addresses.clone());
+        let dialer = Dialer::new(node.listeners.clone(), settings.source_addresses.clone(), connector);
         Ok(Self { dialer, adapter, calls_under_way: 0 })
+    }
+}
+
+fn time_of<'a>(call: &Call, metrics: &'a Metrics) -> &'a Histogram {
+    match call {
+        Call::Authenticate { .. } => &metrics.times.authenticate,
+        Call::Subscribe { .. } => &metrics.times.subscribe,
+        Call::Publish { .. } => &metrics.times.publish,
+        Call::Ping { .. } => &metrics.times.probe,
     }
 }
 

@@ -27,7 +27,19 @@ pub enum Fault<'a> {
 }
 
 #[derive(Debug)]
-pub struct Brokers(Vec<Broker>);
+pub struct Brokers {
+    brokers: Vec<Broker>,
+    /// Since the standing was told last.
+    changed: bool,
+}
+
+/// How it is with all of them, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// One at least is known to serve.
+    pub serving: bool,
+    pub detail: String,
+}
 
 #[derive(Debug)]
 struct Broker {
@@ -36,6 +48,8 @@ struct Broker {
     connections: usize,
     /// Whether it ever answered.
     answered: bool,
+    /// Why it went down last.
+    fault: String,
     /// In a row, up to now.
     silent: u32,
     /// When the next device may try it; none while it is up.
@@ -50,54 +64,79 @@ impl Brokers {
             version,
             connections: 0,
             answered: false,
+            fault: String::new(),
             silent: 0,
             next_probe: None,
         };
-        Self(addresses.iter().map(broker).collect())
+        Self { brokers: addresses.iter().map(broker).collect(), changed: true }
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.brokers.len()
     }
 
     pub fn any_up(&self) -> bool {
-        self.0.iter().any(Broker::is_up)
+        self.brokers.iter().any(Broker::is_up)
+    }
+
+    pub fn ids(&self) -> impl Iterator<Item = BrokerId> + use<> {
+        (0..self.brokers.len()).map(BrokerId)
+    }
+
+    pub fn up(&self) -> usize {
+        self.brokers.iter().filter(|broker| broker.is_up()).count()
+    }
+
+    pub fn take_standing(&mut self) -> Option<Standing> {
+        std::mem::take(&mut self.changed).then(|| Standing {
+            serving: self.brokers.iter().any(|broker| broker.is_up() && broker.answered),
+            detail: self.brokers.iter().map(Broker::told_to_people).collect::<Vec<_>>().join("; "),
+        })
     }
 
     /// When the first one that is down may be tried.
     pub fn next_probe(&self) -> Option<Instant> {
-        self.0.iter().filter_map(|broker| broker.next_probe).min()
+        self.brokers.iter().filter_map(|broker| broker.next_probe).min()
     }
 
     /// Where a device goes next: to one whose turn to be tried has come, else to where it was, if that is up, else to the
     /// one with the fewest connections. With `elsewhere`, to where it was only if no other is up.
     pub fn choose(&mut self, now: Instant, before: Option<BrokerId>, elsewhere: bool) -> Option<BrokerId> {
-        if let Some(index) = self.0.iter().position(|broker| broker.next_probe.is_some_and(|at| at <= now)) {
-            self.0[index].next_probe = Some(now + PROBE_INTERVAL);
-            return Some(BrokerId(index));
+        if let Some(due) = self.due(now) {
+            return Some(due);
         }
-        let is_up = |id: BrokerId| self.0.get(id.0).is_some_and(Broker::is_up);
+        let is_up = |id: BrokerId| self.brokers.get(id.0).is_some_and(Broker::is_up);
         let before = before.filter(|id| is_up(*id));
-        let others =
-            self.0.iter().enumerate().filter(|(index, broker)| broker.is_up() && Some(BrokerId(*index)) != before);
+        let others = self
+            .brokers
+            .iter()
+            .enumerate()
+            .filter(|(index, broker)| broker.is_up() && Some(BrokerId(*index)) != before);
         let other = others.min_by_key(|(_, broker)| broker.connections).map(|(index, _)| BrokerId(index));
         if elsewhere { other.or(before) } else { before.or(other) }
     }
 
+    /// One that is down whose turn to be tried has come: it is being tried now.
+    pub fn due(&mut self, now: Instant) -> Option<BrokerId> {
+        let index = self.brokers.iter().position(|broker| broker.next_probe.is_some_and(|at| at <= now))?;
+        self.brokers[index].next_probe = Some(now + PROBE_INTERVAL);
+        Some(BrokerId(index))
+    }
+
     pub fn add_connection(&mut self, id: BrokerId) {
-        self.0[id.0].connections += 1;
+        self.brokers[id.0].connections += 1;
     }
 
     pub fn remove_connection(&mut self, id: BrokerId) {
-        self.0[id.0].connections -= 1;
+        self.brokers[id.0].connections -= 1;
     }
 
     pub fn version(&self, id: BrokerId) -> Version {
-        self.0[id.0].version
+        self.brokers[id.0].version
     }
 
     pub fn speaks(&mut self, id: BrokerId, version: Version) {
-        let broker = &mut self.0[id.0];
+        let broker = &mut self.brokers[id.0];
         if broker.version != version {
             broker.version = version;
             warn!(broker = broker.address, "the broker has no MQTT 5: 3.1.1 is spoken, without what only 5 can say");
@@ -106,7 +145,7 @@ impl Brokers {
 
     /// It answered to a CONNECT, whatever the answer was. Says whether it was down.
     pub fn answers(&mut self, id: BrokerId) -> bool {
-        let broker = &mut self.0[id.0];
+        let broker = &mut self.brokers[id.0];
         broker.silent = 0;
         let was_down = broker.next_probe.take().is_some();
         if was_down {
@@ -114,13 +153,14 @@ impl Brokers {
         } else if !broker.answered {
             info!(broker = broker.address, "the broker is reached");
         }
+        self.changed |= was_down || !broker.answered;
         broker.answered = true;
         was_down
     }
 
     /// A device met this there. Says whether it is down by it.
     pub fn failed(&mut self, now: Instant, id: BrokerId, fault: Fault<'_>) -> bool {
-        let broker = &mut self.0[id.0];
+        let broker = &mut self.brokers[id.0];
         let counts = match fault {
             Fault::NotReached(_) => true,
             Fault::Silent => {
@@ -132,15 +172,25 @@ impl Brokers {
             return false;
         }
         broker.next_probe = Some(now + PROBE_INTERVAL);
-        match fault {
-            Fault::NotReached(why) => warn!(broker = broker.address, why, "the broker cannot be reached"),
-            Fault::Silent => warn!(broker = broker.address, "the broker takes connections, and does not answer"),
-        }
+        self.changed = true;
+        broker.fault = match fault {
+            Fault::NotReached(why) => format!("it cannot be reached: {why}"),
+            Fault::Silent => "it takes connections, and does not answer".to_owned(),
+        };
+        warn!(broker = broker.address, "the broker does not serve: {}", broker.fault);
         true
     }
 }
 
 impl Broker {
+    fn told_to_people(&self) -> String {
+        match (self.is_up(), self.answered) {
+            (true, true) => format!("{} serves", self.address),
+            (true, false) => format!("{} has not answered yet", self.address),
+            (false, _) => format!("{}: {}", self.address, self.fault),
+        }
+    }
+
     fn is_up(&self) -> bool {
         self.next_probe.is_none()
     }

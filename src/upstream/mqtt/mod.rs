@@ -32,10 +32,13 @@ use tokio::task::{JoinError, JoinSet};
 use tracing::info;
 
 use crate::gateway::broker::{BrokerCommand, BrokerEvent};
+use crate::observability::conditions::{Condition, State};
 use crate::observability::metrics::Metrics;
-use crate::upstream::dialer::Dialer;
-use crate::upstream::tls;
+use crate::tls::{self, Connector};
+use crate::upstream::Occupancy;
+use crate::upstream::dialer::{Dialer, SECURE, Stream};
 
+use brokers::{BrokerId, Standing};
 use codec::Frames;
 use connection::{Event, Outbox, Teller};
 use devices::{Action, ConnectionId, Devices, Target};
@@ -45,10 +48,11 @@ pub use codec::Version;
 /// Where the broker is, and how much of it to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// `host:port`, at least one. They are of one cluster: which of them a device is at makes no difference to applications.
+    /// `host:port` for TCP, `ssl://host:port` for TLS, at least one. They are of one cluster: which of them a device is at
+    /// makes no difference to applications.
     pub brokers: Vec<String>,
-    /// None: plain TCP.
-    pub tls: Option<tls::Settings>,
+    /// For brokers that speak TLS.
+    pub ssl: tls::Settings,
     /// What is tried first. A broker that has no version 5 is spoken to in 3.1.1 from then on.
     pub version: Version,
     /// After so much silence a connection is asked whether it is still there; zero: never.
@@ -74,41 +78,63 @@ impl Settings {
     fn keep_alive_seconds(&self) -> u16 {
         u16::try_from(self.keep_alive.as_secs()).unwrap_or(u16::MAX)
     }
+
+    /// None where no broker speaks TLS: then its files are not looked at.
+    fn connector(&self) -> io::Result<Option<Connector>> {
+        if !self.brokers.iter().any(|broker| broker.starts_with(SECURE)) {
+            return Ok(None);
+        }
+        let unusable = |error| io::Error::new(io::ErrorKind::InvalidInput, format!("upstream.mqtt.ssl: {error}"));
+        Connector::new(&self.ssl).map(Some).map_err(unusable)
+    }
 }
 
 /// The link to the broker. Its state lives where it is polled; sockets are served beside it and report back.
 pub struct Link {
     devices: Devices,
     settings: Settings,
-    connector: Option<tls::Connector>,
+    connector: Option<Connector>,
     /// One for each address.
     dialers: Vec<Dialer>,
     events: mpsc::Receiver<(ConnectionId, Event)>,
     sender: mpsc::Sender<(ConnectionId, Event)>,
     outboxes: HashMap<ConnectionId, Arc<Outbox>>,
-    tasks: JoinSet<()>,
+    tasks: JoinSet<Ended>,
+    condition: Condition,
+}
+
+/// How a task ended.
+enum Ended {
+    /// All about it was told as events.
+    Connection,
+    Probe {
+        broker: BrokerId,
+        result: Result<(), String>,
+    },
 }
 
 /// What can happen to the link.
 enum Input {
     Event(ConnectionId, Event),
-    Ended(Result<(), JoinError>),
+    Ended(Result<Ended, JoinError>),
     Deadline,
 }
 
 impl Link {
-    /// A broker that is away is no error. Has to be made inside a runtime.
+    /// Looks whether the broker is there. One that is away is no error; `condition` says so.
     ///
     /// # Errors
     /// If a file for TLS cannot be used, or the system has no randomness.
-    pub fn start(settings: Settings, metrics: Arc<Metrics>) -> io::Result<Self> {
+    pub fn start(settings: Settings, metrics: Arc<Metrics>, condition: Condition) -> io::Result<Self> {
         let rng = StdRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?;
-        let devices = Devices::new(&settings, rng, metrics);
-        let connector = settings.tls.as_ref().map(tls::Connector::new).transpose()?;
-        let dialer = |broker: &String| Dialer::new(vec![broker.clone()], settings.source_addresses.clone());
+        let mut devices = Devices::new(&settings, rng, metrics);
+        devices.probe_all();
+        let connector = settings.connector()?;
+        let sources = &settings.source_addresses;
+        let dialer = |broker: &String| Dialer::new(vec![broker.clone()], sources.clone(), connector.clone());
         let dialers = settings.brokers.iter().map(dialer).collect();
         let (sender, events) = mpsc::channel(settings.event_queue.max(1));
-        info!(brokers = settings.brokers.join(", "), tls = connector.is_some(), "devices go to a broker by MQTT");
+        info!(brokers = settings.brokers.join(", "), "devices go to a broker by MQTT");
         Ok(Self {
             devices,
             settings,
@@ -118,12 +144,18 @@ impl Link {
             sender,
             outboxes: HashMap::new(),
             tasks: JoinSet::new(),
+            condition,
         })
     }
 
     /// Takes a command; never waits.
     pub fn submit(&mut self, command: BrokerCommand) {
         self.devices.command(now(), command);
+    }
+
+    /// How full it is; it looks at every device.
+    pub fn occupancy(&self) -> Occupancy {
+        self.devices.occupancy()
     }
 
     /// The next event for the core. Drives the link: it has to be polled all the time. Cancel-safe.
@@ -157,6 +189,9 @@ impl Link {
 
     /// Does what the devices want done, up to the next event for the core.
     fn act(&mut self) -> Option<BrokerEvent> {
+        if let Some(Standing { serving, detail }) = self.devices.take_standing() {
+            self.condition.set(if serving { State::Up } else { State::Down }, detail);
+        }
         while let Some(action) = self.devices.poll_action() {
             match action {
                 Action::Dial { connection, target, version } => self.dial(connection, target, version),
@@ -175,6 +210,7 @@ impl Link {
                         outbox.abort();
                     }
                 }
+                Action::Probe { broker } => self.probe(broker),
                 Action::Tell(event) => return Some(event),
             }
         }
@@ -206,59 +242,55 @@ impl Link {
                 self.outboxes.remove(&connection);
                 self.devices.ended(now, connection, &why);
             }
-            Input::Ended(Ok(())) => {}
+            Input::Ended(Ok(Ended::Connection)) => {}
+            Input::Ended(Ok(Ended::Probe { broker, result })) => self.devices.probed(now, broker, result),
             Input::Ended(Err(error)) => std::panic::resume_unwind(error.into_panic()),
             Input::Deadline => self.devices.handle_timeout(now),
         }
     }
 
     fn dial(&mut self, connection: ConnectionId, target: Target, version: Version) {
-        let (mut referred, address);
-        let dialer = match target {
-            Target::Configured(broker) => {
-                address = self.settings.brokers[broker.0].clone();
-                &mut self.dialers[broker.0]
-            }
-            Target::Referred(server) => {
-                address = server;
-                referred = Dialer::new(vec![address.clone()], self.settings.source_addresses.clone());
-                &mut referred
-            }
+        let dial = match target {
+            Target::Configured(broker) => self.dialers[broker.0].dial(),
+            Target::Referred(server) => self.referred(server).dial(),
         };
-        let dial = dialer.dial();
-        let connector = self.connector.clone();
         let outbox = Arc::new(Outbox::default());
         self.outboxes.insert(connection, outbox.clone());
         let frames = Frames::new(version, self.settings.max_packet_size);
         let teller = Teller { connection, events: self.sender.clone() };
         self.tasks.spawn(async move {
-            // What only dialing needs is freed after it.
-            let opening = Box::pin(async {
-                let stream = dial.await.map_err(|error| error.to_string())?;
-                let Some(connector) = connector else { return Ok((stream, None)) };
-                Ok((stream, Some((connector, address))))
-            });
-            let opened: Result<_, String> = tokio::select! {
-                opened = opening => opened,
-                () = outbox.aborted() => return,
+            // What only dialing needs is freed after it, and what only TLS needs is there only with TLS.
+            let opened = tokio::select! {
+                opened = Box::pin(dial) => opened,
+                () = outbox.aborted() => return Ended::Connection,
             };
             match opened {
-                Ok((stream, None)) => connection::serve(stream, outbox, frames, teller).await,
-                Ok((stream, Some((connector, address)))) => {
-                    Box::pin(async move {
-                        let secured = tokio::select! {
-                            secured = connector.connect(&address, stream) => secured,
-                            () = outbox.aborted() => return,
-                        };
-                        match secured {
-                            Ok(stream) => connection::serve(stream, outbox, frames, teller).await,
-                            Err(error) => teller.tell(Event::Ended(format!("TLS: {error}"))).await,
-                        }
-                    })
-                    .await;
-                }
-                Err(why) => teller.tell(Event::Ended(why)).await,
+                Ok(Stream::Plain(stream)) => connection::serve(stream, outbox, frames, teller).await,
+                Ok(Stream::Secure(stream)) => Box::pin(connection::serve(*stream, outbox, frames, teller)).await,
+                Err(error) => teller.tell(Event::Ended(error.to_string())).await,
             }
+            Ended::Connection
+        });
+    }
+
+    /// A server that a broker named is spoken to as the brokers are: with TLS if the first of them is.
+    fn referred(&self, server: String) -> Dialer {
+        let secure = self.settings.brokers.first().is_some_and(|broker| broker.starts_with(SECURE));
+        let target = if secure { format!("{SECURE}{server}") } else { server };
+        Dialer::new(vec![target], self.settings.source_addresses.clone(), self.connector.clone())
+    }
+
+    /// Whether the broker takes connections.
+    fn probe(&mut self, broker: BrokerId) {
+        let dial = self.dialers[broker.0].dial();
+        let patience = self.settings.connect_timeout;
+        self.tasks.spawn(async move {
+            let result = match tokio::time::timeout(patience, dial).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err("no answer".to_owned()),
+            };
+            Ended::Probe { broker, result }
         });
     }
 }

@@ -118,9 +118,10 @@ impl Devices {
         }
     }
 
-    fn broker_answered(&mut self, now: Instant, broker: BrokerId) {
+    pub(super) fn broker_answered(&mut self, now: Instant, broker: BrokerId) {
         if self.brokers.answers(broker) {
             self.counters().nodes_recovered.increment();
+            self.plan_probe();
             self.release_parked(now);
         }
     }

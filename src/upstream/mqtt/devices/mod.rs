@@ -30,11 +30,12 @@ use tracing::debug;
 use crate::deadlines::Deadlines;
 use crate::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, DeviceId, UplinkClass};
 use crate::observability::metrics::{Metrics, UpstreamMetrics};
+use crate::upstream::Occupancy;
 use crate::upstream::pace::Pace;
 use crate::upstream::queue::Queues;
 
 use super::Settings;
-use super::brokers::{Brokers, Fault};
+use super::brokers::{BrokerId, Brokers, Fault, Standing};
 use super::codec::{self, Incoming, Message, Version};
 use super::reason::{Ending, Reason};
 use device::{Device, Leaving, State, Wait};
@@ -73,6 +74,10 @@ pub enum Action {
     HangUp {
         connection: ConnectionId,
     },
+    /// [`Devices::probed`] has to follow.
+    Probe {
+        broker: BrokerId,
+    },
     Tell(BrokerEvent),
 }
 
@@ -104,7 +109,7 @@ enum Timer {
     /// What it means is the state's.
     Device(DeviceId),
     LastWords(DeviceId),
-    /// One of the parked devices tries again.
+    /// A broker that is down is tried again.
     Probe,
 }
 
@@ -231,6 +236,26 @@ impl Devices {
         self.deadlines.next()
     }
 
+    /// How many devices are how far; it looks at each.
+    pub fn occupancy(&self) -> Occupancy {
+        let ready = |device: &&Device| matches!(device.state, State::Ready { .. });
+        let connected = self.devices.values().filter(ready).count();
+        let nodes_up = self.brokers.up();
+        Occupancy {
+            connected,
+            connecting: self.devices.len() - connected,
+            publications: self.queues.len(),
+            publications_limit: self.queues.limit(),
+            nodes_up,
+            nodes_down: self.brokers.len() - nodes_up,
+        }
+    }
+
+    /// How it is with the brokers, when that has changed since the last time.
+    pub fn take_standing(&mut self) -> Option<Standing> {
+        self.brokers.take_standing()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.devices.is_empty()
     }
@@ -316,6 +341,7 @@ impl Devices {
             Some(broker) => {
                 if self.brokers.failed(now, broker, fault) {
                     self.counters().nodes_failed.increment();
+                    self.plan_probe();
                 }
             }
             None => device.forget_referral(),

@@ -232,7 +232,7 @@ impl World {
                     self.dialing.retain(|dialing| *dialing != connection);
                     self.open.remove(&connection);
                 }
-                Action::Close { .. } => {}
+                Action::Close { .. } | Action::Probe { .. } => {}
                 Action::Tell(BrokerEvent::Message { device, topic, .. }) => {
                     self.obeyed.entry(device.0).or_default().push(topic.parse().unwrap());
                 }

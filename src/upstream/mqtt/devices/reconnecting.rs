@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 
 use crate::gateway::broker::{ClientInfo, CloseReason, DeviceId};
+use crate::upstream::mqtt::brokers::{BrokerId, Fault};
 use crate::upstream::mqtt::codec::Version;
 use crate::upstream::pace::back_off;
 
 use super::device::{Device, Target};
-use super::{Devices, State, Timer, Wait};
+use super::{Action, Devices, State, Timer, Wait};
 
 /// A connection that ends earlier counts as an attempt that led to nothing: two gateways that take a clientid from each
 /// other do so at a slow pace.
@@ -42,7 +43,7 @@ impl Devices {
     pub(super) fn resume(&mut self, now: Instant, id: DeviceId, client: ClientInfo) {
         self.newest.insert(client.clientid.clone(), id);
         self.devices.insert(id, Device::resumed(client));
-        if self.brokers.any_up() { self.take_slot(now, id) } else { self.park(now, id) }
+        if self.brokers.any_up() { self.take_slot(now, id) } else { self.park(id) }
     }
 
     pub(super) fn back_off(&mut self, now: Instant, id: DeviceId) {
@@ -61,23 +62,48 @@ impl Devices {
     pub(super) fn waited(&mut self, now: Instant, id: DeviceId, wait: Wait) {
         match wait {
             Wait::BackOff if self.has_target(id) => self.take_slot(now, id),
-            Wait::BackOff => self.park(now, id),
+            Wait::BackOff => self.park(id),
             Wait::Slot | Wait::Parked => self.dial_again(now, id),
         }
     }
 
     pub(super) fn release_parked(&mut self, now: Instant) {
-        self.deadlines.cancel(Timer::Probe);
         while let Some(id) = self.parked.pop_first() {
             self.take_slot(now, id);
         }
     }
 
-    /// One of the devices that wait for the broker looks whether it is there again.
+    /// Looks at every broker, before there is any device.
+    pub fn probe_all(&mut self) {
+        for broker in self.brokers.ids() {
+            self.actions.push_back(Action::Probe { broker });
+        }
+    }
+
+    pub fn probed(&mut self, now: Instant, broker: BrokerId, result: Result<(), String>) {
+        match result {
+            Ok(()) => self.broker_answered(now, broker),
+            Err(why) => {
+                if self.brokers.failed(now, broker, Fault::NotReached(&why)) {
+                    self.counters().nodes_failed.increment();
+                }
+                self.plan_probe();
+            }
+        }
+    }
+
+    /// One of the devices that wait for the broker looks whether it is there again; where none waits, nobody does more than
+    /// connect.
     pub(super) fn probe(&mut self, now: Instant) {
-        let Some(id) = self.parked.pop_first() else { return };
         self.counters().probes.increment();
-        self.dial_again(now, id);
+        match self.parked.pop_first() {
+            Some(id) => self.dial_again(now, id),
+            None => {
+                if let Some(broker) = self.brokers.due(now) {
+                    self.actions.push_back(Action::Probe { broker });
+                }
+            }
+        }
         self.plan_probe();
     }
 
@@ -95,18 +121,17 @@ impl Devices {
         self.deadlines.set(Timer::Device(id), slot);
     }
 
-    fn park(&mut self, now: Instant, id: DeviceId) {
+    fn park(&mut self, id: DeviceId) {
         self.wait_for(id, Wait::Parked);
         self.deadlines.cancel(Timer::Device(id));
         self.parked.insert(id);
-        if self.deadlines.get(Timer::Probe).is_none_or(|at| at <= now) {
-            self.plan_probe();
-        }
+        self.plan_probe();
     }
 
-    fn plan_probe(&mut self) {
-        if let Some(at) = self.brokers.next_probe().filter(|_| !self.parked.is_empty()) {
-            self.deadlines.set(Timer::Probe, at);
+    pub(super) fn plan_probe(&mut self) {
+        match self.brokers.next_probe() {
+            Some(at) => self.deadlines.set(Timer::Probe, at),
+            None => self.deadlines.cancel(Timer::Probe),
         }
     }
 
@@ -124,7 +149,7 @@ impl Devices {
                 self.brokers.choose(now, device.broker(), device.elsewhere).map(Target::Configured)
             }
         };
-        let Some(target) = target else { return self.park(now, id) };
+        let Some(target) = target else { return self.park(id) };
         self.deadlines.set(Timer::Device(id), now + self.connect_timeout);
         self.dial(id, target);
     }

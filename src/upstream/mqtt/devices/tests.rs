@@ -264,7 +264,7 @@ impl Scene {
 pub(super) fn settings() -> Settings {
     Settings {
         brokers: vec!["a:1883".to_owned()],
-        tls: None,
+        ssl: Default::default(),
         version: Version::V5,
         keep_alive: seconds(60),
         window: 3,
@@ -702,10 +702,12 @@ fn while_the_broker_is_away_one_device_in_a_second_tries_and_the_first_answer_br
     while scene.now < until {
         scene.advance_to_deadline();
         for action in scene.actions() {
-            if let Action::Dial { connection, .. } = action {
-                dials += 1;
-                scene.devices.ended(scene.now, connection, "refused");
+            match action {
+                Action::Dial { connection, .. } => scene.devices.ended(scene.now, connection, "refused"),
+                Action::Probe { broker } => scene.devices.probed(scene.now, broker, Err("refused".to_owned())),
+                _ => continue,
             }
+            dials += 1;
         }
     }
     assert!((10..=22).contains(&dials), "{dials} dials in 20 s");
@@ -732,6 +734,7 @@ fn while_the_broker_is_away_one_device_in_a_second_tries_and_the_first_answer_br
                     scene.devices.actions.extend(others);
                     back += 1;
                 }
+                Action::Probe { broker } => scene.devices.probed(scene.now, broker, Ok(())),
                 Action::Tell(BrokerEvent::Reconnected { .. }) | Action::HangUp { .. } => {}
                 other => panic!("{other:?}"),
             }
