@@ -7,6 +7,11 @@ import subprocess
 SECRET = "a secret of tests"
 WRONG_SECRET = "another of tests"
 
+# The name is for libcoap's clients, the address for Leshan.
+SERVER = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
+P256 = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256")
+RSA = ("-newkey", "rsa:2048")
+
 
 class Credentials:
     """A file of pre-shared keys, and an authority that signs for the gateway and for devices."""
@@ -17,23 +22,23 @@ class Credentials:
         self.psk_file.write_text("".join(f"{identity}:{SECRET}\n" for identity in identities))
         self.psk_file.chmod(0o600)
         self.authority = self._certificate("authority", "-subj", "/CN=An authority for tests")
-        # The name is for libcoap's clients, the address for Leshan.
-        self.server = self._certificate(
-            "server", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", *self._signed()
-        )
+        self.server = self._certificate("server", *SERVER, *self._signed())
 
     def device(self, name):
         """A certificate of this name."""
         return self._certificate(name, "-subj", f"/CN={name}", *self._signed())
 
+    def rsa_server(self):
+        return self._certificate("rsa-server", *SERVER, *self._signed(), key=RSA)
+
     def _signed(self):
         leaf = ("-addext", "basicConstraints=critical,CA:FALSE")
         return ("-CA", self.authority.certificate, "-CAkey", self.authority.key, *leaf)
 
-    def _certificate(self, name, *arguments):
+    def _certificate(self, name, *arguments, key=P256):
         pair = Pair(self.folder / f"{name}.pem", self.folder / f"{name}.key")
-        curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-        openssl("req", "-x509", *curve, "-days", "2", "-keyout", pair.key, "-out", pair.certificate, *arguments)
+        files = ("-keyout", pair.key, "-out", pair.certificate)
+        openssl("req", "-x509", *key, "-nodes", "-days", "2", *files, *arguments)
         return pair
 
 

@@ -20,6 +20,9 @@ PSK_SUITES = [
     "PSK-AES256-CCM8",
     "PSK-AES256-CCM",
     "PSK-AES256-GCM-SHA384",
+    "PSK-AES256-CBC-SHA384",
+    "ECDHE-PSK-AES128-CBC-SHA256",
+    "ECDHE-PSK-AES256-CBC-SHA384",
 ]
 CERTIFICATE_SUITES = [
     "ECDHE-ECDSA-AES128-CCM8",
@@ -29,6 +32,13 @@ CERTIFICATE_SUITES = [
     "ECDHE-ECDSA-AES256-CCM8",
     "ECDHE-ECDSA-AES256-CCM",
     "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-AES256-SHA384",
+]
+RSA_SUITES = [
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES128-SHA256",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-SHA384",
 ]
 LIBRARIES = ["openssl", "gnutls"]
 TEMPERATURE = "/3303/0/5700"
@@ -36,7 +46,7 @@ TEMPERATURE = "/3303/0/5700"
 
 @pytest.fixture(scope="module")
 def credentials(tmp_path_factory):
-    others = ["ticket", "moving", "moved-key", "aiocoap", "aiocoap-lossy", "leshan", "leshan-lossy", "leshan-moving"]
+    others = ["ticket", "killed", "aiocoap", "aiocoap-lossy", "leshan", "leshan-lossy", "leshan-moving"]
     libcoap = [f"libcoap-{library}" for library in LIBRARIES]
     return Credentials(tmp_path_factory.mktemp("credentials"), PSK_SUITES + libcoap + others)
 
@@ -58,6 +68,11 @@ def secured(credentials, **others):
         "fail_if_no_peer_cert": True,
     }
     return "\n".join(f"dtls.{key} = {toml(value)}" for key, value in (keys | others).items())
+
+
+def stored(folder):
+    """The lines of configuration: what outlives the gateway."""
+    return f"store.enable = true\nstore.file = '{folder / 'store.redb'}'"
 
 
 def toml(value):
@@ -82,6 +97,18 @@ def test_openssl_with_a_certificate(gateway, credentials, tmp_path, suite):
     with Application(gateway, suite) as application, device:
         registers_is_read_and_notifies(application, device, suite)
         assert device.suite() == suite
+
+
+def test_openssl_with_a_certificate_of_rsa(credentials, tmp_path):
+    server = credentials.rsa_server()
+    rsa = secured(credentials, certfile=server.certificate, keyfile=server.key)
+    own = credentials.device("rsa")
+    pair = ("-cert", own.certificate, "-key", own.key)
+    with running_gateway(dtls=rsa) as gateway, Application(gateway, "rsa") as application:
+        for suite in RSA_SUITES:
+            with certificate_device(gateway.coaps, credentials, tmp_path, suite, *pair) as device:
+                registers_is_read_and_notifies(application, device, "rsa")
+                assert device.suite() == suite
 
 
 def test_openssl_without_a_certificate(gateway, credentials, tmp_path):
@@ -117,6 +144,29 @@ def test_openssl_is_not_served_with(gateway, tmp_path, identity, secret):
             wait_until(lambda: line.seen(CLIENT_KEY_EXCHANGE) > 1 or device.process.poll() is not None)
             assert line.seen(CLIENT_KEY_EXCHANGE) > 0 and not device.established(), device.output()
             device.process.kill()
+
+
+def test_openssl_without_encrypt_then_mac_is_not_served_with_cbc(gateway, tmp_path):
+    """Its records would be MAC-then-encrypt."""
+    with psk_device(gateway, tmp_path, "PSK-AES128-CBC-SHA256", "leshan", "-no_etm") as device:
+        device.wait_for("alert handshake failure")
+        assert not device.established()
+
+
+def test_openssl_goes_on_after_the_gateway_was_killed(credentials, tmp_path):
+    """It notices nothing, and it is the gateway that speaks first."""
+    with running_gateway(stored(tmp_path), secured(credentials)) as gateway, Line(gateway.coaps_uri) as line:
+        with psk_device(line, tmp_path, PSK_SUITES[0], "killed") as device:
+            with Application(gateway, "killed") as application:
+                registers_is_read_and_notifies(application, device, "killed")
+            gateway.kill()
+            gateway.start()
+            with Application(gateway, "killed") as application:
+                assert application.value("read", TEMPERATURE) == 20.5
+                device.notify("22.5")
+                notified(application, 22.5)
+                assert device.update() == aiocoap.CHANGED
+        assert line.seen(CLIENT_HELLO) == 2
 
 
 def test_an_endpoint_name_of_another_identity_is_refused(gateway, tmp_path):
@@ -243,8 +293,7 @@ def test_leshan_on_a_lossy_line(gateway, tmp_path):
 
 def test_leshan_moves_and_the_gateway_is_killed_without_a_handshake(credentials, tmp_path):
     """With a Connection ID (RFC 9146), and with the store."""
-    store = f"store.enable = true\nstore.file = '{tmp_path / 'store.redb'}'"
-    with running_gateway(store, secured(credentials)) as gateway, Line(gateway.coaps_uri) as line:
+    with running_gateway(stored(tmp_path), secured(credentials)) as gateway, Line(gateway.coaps_uri) as line:
         with leshan_device(line.uri, "leshan-moving", tmp_path, f"psk=leshan-moving:{SECRET}", "cid=6") as device:
             with Application(gateway, "leshan-moving") as application:
                 leshan_registers_is_read_and_notifies(application, device)
