@@ -42,11 +42,12 @@ pub enum Report {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HandshakeFailure {
-    /// It was not finished in time: a wrong key, or a client that went away.
+    /// It was not finished in time.
     Deadline,
+    /// The same, after the client sent what our key does not open: it has another one.
+    WrongKey,
     /// The same client began another one.
     Restarted,
-    UnknownIdentity,
     /// The key could not be looked up.
     KeyUnavailable,
     /// By the library's word.
@@ -89,7 +90,7 @@ pub enum DropReason {
     NoAcceptor,
     TooManyHandshakes,
     TooManyHandshakesFromAddress,
-    /// More came early, or while a key was looked up, than is kept.
+    /// More came before the end of a handshake than is kept.
     TooMuchHeld,
     /// An authentic record that has no place here.
     Unexpected,

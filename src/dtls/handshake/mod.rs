@@ -37,8 +37,18 @@ pub struct Established {
     pub newest_read_sequence: u64,
     /// Our datagrams that the client has to have seen, as they were sent: empty where the client spoke last.
     pub last_flight: Vec<Vec<u8>>,
+    pub early: Vec<Vec<u8>>,
     pub identity: Identity,
     pub resumed: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    Taken,
+    Early,
+    TooMuch,
+    NotAuthentic,
+    Unexpected,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,7 +63,13 @@ impl Handshake {
         Self
     }
 
-    pub fn handle_record(&mut self, _record: &[u8]) {}
+    pub fn handle_record(&mut self, _record: &[u8]) -> Heard {
+        Heard::Unexpected
+    }
+
+    pub fn suspects_wrong_key(&self) -> bool {
+        false
+    }
 
     /// None: the identity is unknown.
     pub fn handle_key(&mut self, _key: Option<&PskKey>) {}
