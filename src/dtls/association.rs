@@ -10,7 +10,7 @@ use super::cipher::{Keys, OpenError, Sealing, Writer};
 use super::credentials::Identity;
 use super::handshake::Established;
 use super::hello::{CLIENT_HELLO, FINISHED};
-use super::record::{ContentType, OwnCid, PeerCid, Record, SEQUENCES};
+use super::record::{ContentType, PeerCid, Record, SEQUENCES};
 use super::report::DropReason;
 use super::saved::Restored;
 use super::window::{Standing, Window};
@@ -190,10 +190,6 @@ impl Association {
     pub fn peer(&self) -> Peer {
         let (socket, address) = self.made_at;
         Peer { socket, address, association: Some(self.id) }
-    }
-
-    pub fn own_cid(&self) -> Option<OwnCid> {
-        self.has_own_cid.then(|| OwnCid(self.id.0.to_be_bytes()))
     }
 
     pub fn last_heard(&self) -> Instant {

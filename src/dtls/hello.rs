@@ -2,7 +2,6 @@
 //! nothing is kept for a stranger to put them together.
 
 /// Types of handshake messages.
-pub const HELLO_REQUEST: u8 = 0;
 pub const CLIENT_HELLO: u8 = 1;
 pub const HELLO_VERIFY_REQUEST: u8 = 3;
 pub const FINISHED: u8 = 20;

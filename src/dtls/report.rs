@@ -38,6 +38,8 @@ pub enum Report {
     NotRestored { association: AssociationId },
     /// There was nothing to send a plaintext by.
     Unsent { association: AssociationId },
+    /// A key is needed, and cannot be asked for: too many others are asked for.
+    KeyNotAsked { identity: PskIdentity },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

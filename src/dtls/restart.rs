@@ -11,10 +11,10 @@ use std::time::Instant;
 
 use crate::coap::AssociationId;
 
+use super::Server;
 use super::association::Association;
 use super::report::Report;
 use super::saved::{AssociationChange, SavedAssociation, load, save};
-use super::Server;
 
 /// Whose record is not that of today. Nothing is noted before [`Server::restore`]: there is no store then.
 #[derive(Default)]

@@ -69,23 +69,23 @@ pub(super) struct Restored {
 /// Raised when what stands behind it changes its meaning.
 const FORMAT: u8 = 1;
 
-/// Integers are big-endian; what has no fixed length has it before it, in two bytes.
+/// Integers are big-endian; what has no fixed length has it before it, in two bytes. The keys are the last, so that no copy
+/// of them is left behind by a buffer that grows.
 pub(super) fn save(association: &Association) -> SavedAssociation {
     let (window, received) = association.window.parts();
-    // Rather too long than moved, which would leave a copy of the keys behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(1024));
-    bytes.push(FORMAT);
-    bytes.push(suite_number(association.keys.suite()));
-    bytes.push(association.has_own_cid.into());
+    let mut open = vec![FORMAT, suite_number(association.keys.suite()), association.has_own_cid.into()];
     for number in [association.next_write, window, received, association.failed_tags] {
-        bytes.extend_from_slice(&number.to_be_bytes());
+        open.extend_from_slice(&number.to_be_bytes());
     }
-    put(&mut bytes, association.keys.block());
-    put(&mut bytes, association.peer_cid.as_ref().map_or(&[], PeerCid::as_bytes));
-    put_address(&mut bytes, association.made_at.1);
-    put_address(&mut bytes, association.place.1);
-    put_identity(&mut bytes, &association.identity);
-    association.last_flight.iter().for_each(|datagram| put(&mut bytes, datagram));
+    put(&mut open, association.peer_cid.as_ref().map_or(&[], PeerCid::as_bytes));
+    put_address(&mut open, association.made_at.1);
+    put_address(&mut open, association.place.1);
+    put_identity(&mut open, &association.identity);
+    put_all(&mut open, association.last_flight.iter().map(Vec::as_slice));
+    let block = association.keys.block();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(open.len() + block.len()));
+    bytes.extend_from_slice(&open);
+    bytes.extend_from_slice(block);
     let (made_at, reached_by) = (association.made_at.0, association.place.0);
     SavedAssociation { id: association.id, made_at, reached_by, bytes }
 }
@@ -101,15 +101,12 @@ pub(super) fn load(saved: &SavedAssociation) -> Option<Restored> {
     let has_own_cid = reader.byte()? != 0;
     let [next_write, newest, received, failed_tags] =
         [reader.number()?, reader.number()?, reader.number()?, reader.number()?];
-    let keys = Keys::from_block(suite, reader.bytes()?)?;
     let peer_cid = PeerCid::new(reader.bytes()?);
     let made_at = (saved.made_at, reader.address()?);
     let place = (saved.reached_by, reader.address()?);
     let identity = reader.identity()?;
-    let mut last_flight = Vec::new();
-    while !reader.0.is_empty() {
-        last_flight.push(reader.bytes()?.to_vec());
-    }
+    let last_flight = (0..reader.length()?).map(|_| Some(reader.bytes()?.to_vec())).collect::<Option<_>>()?;
+    let keys = Keys::from_block(suite, reader.0)?;
     let window = Window::from_parts(newest, received);
     let id = saved.id;
     let restored = Restored {
@@ -148,6 +145,13 @@ fn put(bytes: &mut Vec<u8>, value: &[u8]) {
     bytes.extend_from_slice(value);
 }
 
+fn put_all<'a>(bytes: &mut Vec<u8>, values: impl Iterator<Item = &'a [u8]> + Clone) {
+    let number =
+        u16::try_from(values.clone().count()).expect("a certificate has fewer names, a flight fewer datagrams");
+    bytes.extend_from_slice(&number.to_be_bytes());
+    values.for_each(|value| put(bytes, value));
+}
+
 fn put_address(bytes: &mut Vec<u8>, address: SocketAddr) {
     match address {
         SocketAddr::V4(v4) => put(bytes, &[&v4.ip().octets()[..], &v4.port().to_be_bytes()].concat()),
@@ -167,9 +171,7 @@ fn put_identity(bytes: &mut Vec<u8>, identity: &Identity) {
         }
         Identity::Certificate { common_name, alternative_names } => {
             bytes.push(if common_name.is_some() { 2 } else { 3 });
-            let names: Vec<&String> = common_name.iter().chain(alternative_names).collect();
-            bytes.extend_from_slice(&(names.len() as u16).to_be_bytes());
-            names.iter().for_each(|name| put(bytes, name.as_bytes()));
+            put_all(bytes, common_name.iter().chain(alternative_names).map(String::as_bytes));
         }
         Identity::RawPublicKey { name } => {
             bytes.push(4);

@@ -1,6 +1,6 @@
 use super::super::cipher::{Opened, Suite};
 use super::super::credentials::PskIdentity;
-use super::super::record::{SEQUENCES, records};
+use super::super::record::{OwnCid, records};
 use super::*;
 
 /// What an association of a test is made of.
