@@ -156,6 +156,12 @@ impl Acceptor {
     }
 }
 
+/// Of both sides: none with SHA-1.
+const SIGNATURES: &str = "ECDSA+SHA256:ECDSA+SHA384:ECDSA+SHA512:ed25519:ed448:\
+    RSA-PSS+SHA256:RSA-PSS+SHA384:RSA-PSS+SHA512:RSA+SHA256:RSA+SHA384:RSA+SHA512";
+/// The security level that client certificates have to reach, OpenSSL's default: 112 bits, so RSA from 2048 on, and no SHA-1.
+const CERTIFICATE_LEVEL: i32 = 2;
+
 struct Contexts {
     complete: SslContext,
     without_encrypt_then_mac: Option<SslContext>,
@@ -286,10 +292,11 @@ impl Credentials {
         context.set_options(SslOptions::NO_RENEGOTIATION | SslOptions::NO_QUERY_MTU | SslOptions::NO_COMPRESSION);
         context.set_session_cache_mode(SslSessionCacheMode::OFF);
         context.set_session_id_context(b"lwm2m-gateway")?;
-        // Security level 0, for the 64-bit tags of CCM_8, which OpenSSL has at no other one since 3.2. What is allowed is
-        // said by name, and nothing of it is weak.
+        // Security level 0, for the 64-bit tags of CCM_8, which OpenSSL has at no other one since 3.2. So what is allowed
+        // is said by name: the suites here, signatures and certificates below.
         let names: Vec<_> = suites.iter().map(|suite| suite.name).collect();
         context.set_cipher_list(&format!("{}:@SECLEVEL=0", names.join(":")))?;
+        context.set_sigalgs_list(SIGNATURES)?;
         // The record with the cookie was verified before it came here.
         context.set_cookie_verify_cb(|_, _| true);
         self.show(&mut context, settings)?;
@@ -344,6 +351,7 @@ impl Credentials {
         for authority in &self.authorities {
             context.cert_store_mut().add_cert(authority.clone())?;
         }
+        context.verify_param_mut().set_auth_level(CERTIFICATE_LEVEL);
         context.verify_param_mut().set_flags(X509VerifyFlags::PARTIAL_CHAIN)
     }
 }
