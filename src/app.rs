@@ -16,6 +16,7 @@ use crate::driver::{self, Driver};
 use crate::gateway::Gateway;
 use crate::lwm2m::model::BrokenFile;
 use crate::observability::metrics::Metrics;
+use crate::service::{self, Watchdog};
 use crate::store::Store;
 use crate::transport::Sockets;
 use crate::upstream::exproto::{Link, Node};
@@ -46,10 +47,12 @@ pub async fn run(config: Config, embedded: bool) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let app = start(config, embedded).await?;
     println!("{}", app.places());
+    service::ready();
     tokio::select! {
         _ = interrupt.recv() => info!("interrupted: stopping"),
         _ = terminate.recv() => info!("told to terminate: stopping"),
     }
+    service::stopping();
     tokio::select! {
         stopped = app.stop() => stopped,
         _ = interrupt.recv() => Err(anyhow!("interrupted again: ended at once")),
@@ -101,7 +104,8 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     });
     let (stop, stopped) = oneshot::channel();
     let stopped = async { stopped.await.unwrap_or_default() };
-    let driver = Driver::new(gateway, sockets, link, store, metrics);
+    let watchdog = Watchdog::from_environment(now).context("the watchdog of the service manager")?;
+    let driver = Driver::new(gateway, sockets, link, store, metrics).watched_by(watchdog);
     let driver = tokio::spawn(driver.run(stopped, config.shutdown_timeout));
     Ok(App {
         places,
