@@ -83,9 +83,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let opened = || Store::open(&config.store, &config.listeners, driver::unix_time(), Arc::clone(&metrics));
     let store = enabled.then(opened).transpose()?;
     let handler = config.upstream.handler_bind;
-    let link = Link::start(config.upstream.clone(), Arc::clone(&metrics))
-        .await
-        .with_context(|| format!("upstream.exproto.handler_bind = {handler}"))?;
+    let link = Link::start(config.upstream.clone(), Arc::clone(&metrics)).await?;
     let places = Places {
         udp: sockets.local_addresses()?,
         #[cfg(feature = "embedded")]

@@ -9,7 +9,8 @@
 //!                         v
 //!                      gateway -> registry -> lwm2m -> coap::{Request, Options ...}  the core
 //!                         |  \--> mqtt  ----> lwm2m
-//!                         \-----> coap::Endpoint
+//!                         |-----> coap::Endpoint
+//!                         \-----> dtls
 //! ```
 //!
 //! A datagram of a device: `transport` receives it, [`driver`] hands it to [`gateway::Gateway::handle_datagram`],
@@ -20,10 +21,12 @@
 //! What never happens, each kept by `tests/architecture.rs` or by a type:
 //! - The core names no socket, no file, no runtime and no clock.
 //! - [`coap`] knows nothing of LwM2M, MQTT or devices. It knows peers.
+//! - [`dtls`] knows neither CoAP nor devices. It knows addresses, and who is at them.
 //! - [`lwm2m`] knows the vocabulary of CoAP, never the endpoint, and keeps no state.
 //! - [`registry`] builds no packet and no topic.
 //! - [`mqtt`] maps values to values; it does not know which device is awake.
 //! - Only [`upstream`] and the embedded broker know the messages of ExProto, only [`transport`] knows the devices' sockets.
+//! - Only `dtls::handshake` and the shell's TLS know OpenSSL, and only `dtls::handshake` has `unsafe`.
 //! - Only [`store`] knows the file that outlives the process; it is never waited for while a device could be served.
 //! - Past [`app`] nobody validates the configuration again.
 //! - No lock, no task and no timer for each device: one driver task owns the core, deadlines are ordered sets.
@@ -32,6 +35,7 @@
 // The core.
 pub mod coap;
 pub mod deadlines;
+pub mod dtls;
 pub mod gateway;
 pub mod lwm2m;
 pub mod mqtt;
@@ -52,5 +56,6 @@ pub mod embedded;
 pub mod observability;
 pub mod service;
 pub mod store;
+pub mod tls;
 pub mod transport;
 pub mod upstream;

@@ -12,9 +12,10 @@ const CORE: &[(&str, &[&str])] = &[
     ("lwm2m", &["coap", "secret"]),
     ("registry", &["coap", "deadlines", "lwm2m", "mqtt", "secret"]),
     ("mqtt", &["lwm2m", "coap", "secret"]),
+    ("dtls", &["coap", "deadlines", "secret"]),
     // The other end of the wire knows the messages, and nothing of the gateway.
     ("simulator", &["coap", "deadlines", "lwm2m"]),
-    ("gateway", &["coap", "deadlines", "lwm2m", "mqtt", "registry", "secret"]),
+    ("gateway", &["coap", "deadlines", "dtls", "lwm2m", "mqtt", "registry", "secret"]),
 ];
 
 /// What belongs to the shell, whoever names it.
@@ -76,6 +77,32 @@ fn only_the_store_knows_its_database() {
     for (file, text) in sources(&source_folder()) {
         let inside = file.starts_with(source_folder().join("store"));
         assert!(inside || !names(&text, "redb::Database"), "{} knows the database of the store", file.display());
+    }
+}
+
+#[test]
+fn only_the_handshake_is_unsafe_or_speaks_to_openssl() {
+    for (file, text) in sources(&source_folder()) {
+        let handshake = file.starts_with(source_folder().join("dtls/handshake"));
+        assert!(handshake || !names(&text, "unsafe"), "{} is unsafe", file.display());
+        assert!(handshake || !names(&text, "openssl_sys"), "{} calls OpenSSL's functions", file.display());
+    }
+    for (file, text) in core_sources() {
+        let handshake = file.starts_with(source_folder().join("dtls/handshake"));
+        assert!(handshake || !names(&text, "openssl"), "{} names OpenSSL", file.display());
+    }
+}
+
+/// DTLS needs the names of peers from `coap`, and nothing that it does.
+#[test]
+fn dtls_knows_nothing_of_coap_but_peers() {
+    for (file, text) in sources(&source_folder().join("dtls")) {
+        for import in text.split("crate::coap::").skip(1) {
+            let import = import.split(';').next().unwrap_or_default().trim_matches(['{', '}']);
+            for name in import.split(',').map(str::trim) {
+                assert!(["Peer", "AssociationId"].contains(&name), "{} names coap::{name}", file.display());
+            }
+        }
     }
 }
 

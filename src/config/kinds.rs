@@ -89,10 +89,11 @@ pub fn reachable_address(value: &Value) -> Result<SocketAddr, String> {
     if address.port() == 0 { Err("allowed is a port from 1 to 65535".to_owned()) } else { Ok(address) }
 }
 
-/// `host:port`.
-pub fn host_and_port(value: &Value) -> Result<String, String> {
-    let given = value.as_str().filter(|text| is_host_and_port(text));
-    given.map(str::to_owned).ok_or_else(|| "allowed is host:port, such as \"127.0.0.1:7993\"".to_owned())
+/// `host:port`, or `ssl://host:port`.
+pub fn exproto_listener(value: &Value) -> Result<String, String> {
+    let given = value.as_str().filter(|text| is_host_and_port(text.strip_prefix("ssl://").unwrap_or(text)));
+    let allowed = "allowed is host:port, such as \"127.0.0.1:7993\", or ssl://host:port";
+    given.map(str::to_owned).ok_or_else(|| allowed.to_owned())
 }
 
 /// `http://host:port`.

@@ -18,10 +18,11 @@ use crate::lwm2m::path::Path;
 use crate::mqtt::topics::{Template, TemplateError, Translator, Translators};
 use crate::observability::logging::{LogFormat, LogSettings, filter};
 use crate::store;
+use crate::tls;
 use crate::upstream::exproto;
 
 use super::kinds::{
-    choice, duration, host_and_port, http_address, list, number, parsed, reachable_address, text, text_with_content,
+    choice, duration, exproto_listener, http_address, list, number, parsed, reachable_address, text, text_with_content,
     whole,
 };
 use super::reader::Reader;
@@ -239,6 +240,7 @@ fn exproto(reader: &mut Reader) -> exproto::Settings {
     let handler_bind = SocketAddr::from(([127, 0, 0, 1], 9001));
     let settings = exproto::Settings {
         nodes,
+        ssl: tls(reader, "upstream.exproto.ssl"),
         adapter_connections: reader.read(&key("adapter_connections"), 2, whole(1..=64)),
         handler_bind: reader.read(&key("handler_bind"), handler_bind, reachable_address),
         source_addresses: reader.read(&key("source_addresses"), Vec::new(), list(parsed("an IP address"))),
@@ -257,11 +259,31 @@ fn exproto(reader: &mut Reader) -> exproto::Settings {
     settings
 }
 
+/// TLS as a client, below a key.
+fn tls(reader: &mut Reader, below: &str) -> tls::Settings {
+    let key = |last: &str| format!("{below}.{last}");
+    let file = |value: &Value| text_with_content(value).map(|file| Some(PathBuf::from(file)));
+    let verify = [("verify_peer", tls::Verify::Peer), ("verify_none", tls::Verify::None)];
+    let settings = tls::Settings {
+        cacertfile: reader.read(&key("cacertfile"), None, file),
+        certfile: reader.read(&key("certfile"), None, file),
+        keyfile: reader.read(&key("keyfile"), None, file),
+        verify: reader.read(&key("verify"), tls::Verify::Peer, choice(verify)),
+        server_name: reader.read(&key("server_name_indication"), None, |value| text_with_content(value).map(Some)),
+    };
+    for (one, other) in [("certfile", "keyfile"), ("keyfile", "certfile")] {
+        if reader.has(&key(one)) && !reader.has(&key(other)) {
+            reader.refuse(&key(one), format!("allowed is this with {} beside it", key(other)));
+        }
+    }
+    settings
+}
+
 /// One node has keys of its own, `listener` and `adapter`; several are a list.
 fn nodes(reader: &mut Reader) -> Vec<exproto::Node> {
     let [listener, adapter, several] = ["listener", "adapter", "nodes"].map(|last| format!("upstream.exproto.{last}"));
     let one = exproto::Node {
-        listeners: reader.read(&listener, vec!["127.0.0.1:7993".to_owned()], not_empty(list(host_and_port))),
+        listeners: reader.read(&listener, vec!["127.0.0.1:7993".to_owned()], not_empty(list(exproto_listener))),
         adapter: reader.read(&adapter, "http://127.0.0.1:9100".to_owned(), http_address),
     };
     let nodes = reader.read(&several, None, |value| not_empty(list(node))(value).map(Some));
@@ -279,7 +301,7 @@ fn node(value: &Value) -> Result<exproto::Node, String> {
         value.as_table().filter(|table| table.keys().all(|key| ["listener", "adapter"].contains(&key.as_str())));
     let entries = table.and_then(|table| table.get("listener").zip(table.get("adapter")));
     let (listener, adapter) = entries.ok_or(ALLOWED)?;
-    Ok(exproto::Node { listeners: not_empty(list(host_and_port))(listener)?, adapter: http_address(adapter)? })
+    Ok(exproto::Node { listeners: not_empty(list(exproto_listener))(listener)?, adapter: http_address(adapter)? })
 }
 
 /// With port 0 the system chooses: the broker tells where it is.

@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::gateway::settings::{AutoObserve, PasswordSource, UpdatePublish};
+use crate::tls;
 
 const DOCUMENTED: &str = include_str!("../../deploy/lwm2m-gateway.toml");
 
@@ -180,6 +181,21 @@ fn the_addresses_of_the_upstream_are_checked() {
     for wrong in ["handler_bind = \"127.0.0.1:0\"", "handler_bind = 9001", "source_addresses = [\"here\"]"] {
         assert_eq!(mistakes(&format!("[upstream.exproto]\n{wrong}")).len(), 1, "{wrong}");
     }
+}
+
+#[test]
+fn a_listener_may_speak_tls() {
+    let text = "[upstream.exproto]\nlistener = \"ssl://emqx.example:7994\"\n[upstream.exproto.ssl]\n\
+                cacertfile = \"ca.pem\"\nserver_name_indication = \"emqx\"\nverify = \"verify_none\"";
+    let upstream = config(text).upstream;
+    assert_eq!(upstream.nodes[0].listeners, ["ssl://emqx.example:7994"]);
+    assert_eq!(upstream.ssl.cacertfile, Some(PathBuf::from("ca.pem")));
+    assert_eq!((upstream.ssl.verify, upstream.ssl.server_name.as_deref()), (tls::Verify::None, Some("emqx")));
+    assert_eq!(mistakes("[upstream.exproto]\nlistener = \"tls://h:7994\"").len(), 1);
+    assert_eq!(
+        mistakes("[upstream.exproto.ssl]\nkeyfile = \"key.pem\""),
+        ["upstream.exproto.ssl.keyfile = \"key.pem\": allowed is this with upstream.exproto.ssl.certfile beside it"]
+    );
 }
 
 #[test]

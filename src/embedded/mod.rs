@@ -1,8 +1,8 @@
 //! A small broker for a first try and for the tests: MQTT on one side, the ExProto contract on the other, as EMQX has
 //! both. The gateway talks to it over the same TCP and gRPC as to EMQX.
 //!
-//! **Not for production.** Sessions end with their connection, nothing is written to disk, there is no TLS and no user
-//! database, and everybody may publish everything.
+//! **Not for production.** Sessions end with their connection, nothing is written to disk, MQTT has no TLS and there is no
+//! user database, and everybody may publish everything.
 //!
 //! ```text
 //!   MQTT clients -> mqtt (listener, session) -> bus <- exproto (connection) <- TCP, one connection per device
@@ -24,6 +24,7 @@ mod mqtt;
 mod tasks;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,8 @@ pub struct Settings {
     pub mqtt: SocketAddr,
     /// The exproto TCP listener.
     pub listener: SocketAddr,
+    /// An exproto SSL listener beside it.
+    pub ssl: Option<SslListener>,
     /// The ConnectionAdapter.
     pub adapter: SocketAddr,
     /// The gateway's ConnectionUnaryHandler: `http://host:port`.
@@ -53,12 +56,23 @@ pub struct Settings {
     pub idle_timeout: Duration,
 }
 
+/// A listener for TLS, as EMQX has it; the files are PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SslListener {
+    pub bind: SocketAddr,
+    pub certfile: PathBuf,
+    pub keyfile: PathBuf,
+    /// Whose certificates clients have to show; `None`: they need none.
+    pub cacertfile: Option<PathBuf>,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         Self {
             mqtt: loopback(1883),
             listener: loopback(7993),
+            ssl: None,
             adapter: loopback(9100),
             handler: "http://127.0.0.1:9001".to_owned(),
             idle_timeout: Duration::from_secs(30),
@@ -79,6 +93,7 @@ impl Settings {
 pub struct Addresses {
     pub mqtt: SocketAddr,
     pub listener: SocketAddr,
+    pub ssl: Option<SocketAddr>,
     pub adapter: SocketAddr,
 }
 
@@ -107,7 +122,12 @@ impl Broker {
         let exproto = ExProto::start(&settings, bus.clone(), rules.clone(), tasks.clone()).await?;
         tasks.spawn(mqtt::serve(applications, bus, tasks.clone()));
 
-        let addresses = Addresses { mqtt, listener: exproto.listener(), adapter: exproto.adapter() };
+        let addresses = Addresses {
+            mqtt,
+            listener: exproto.listener(),
+            ssl: exproto.secure_listener(),
+            adapter: exproto.adapter(),
+        };
         Ok(Self { addresses, control: Control::new(exproto, rules), tasks })
     }
 

@@ -22,6 +22,8 @@ pub struct TestAddresses {
     pub mqtt: String,
     /// `host:port`.
     pub listener: String,
+    /// `host:port` of the SSL listener, where settings asked for one.
+    pub ssl: Option<String>,
     /// `http://host:port`.
     pub adapter: String,
     /// Where the broker expects the handler; free until the test binds it.
@@ -82,6 +84,7 @@ impl TestBroker {
         let addresses = TestAddresses {
             mqtt: real.mqtt.to_string(),
             listener: real.listener.to_string(),
+            ssl: real.ssl.map(|address| address.to_string()),
             adapter: format!("http://{}", real.adapter),
             handler_bind,
         };
@@ -95,6 +98,7 @@ impl TestBroker {
         let addresses = TestAddresses {
             mqtt: setting("EMQX_MQTT", "127.0.0.1:1883"),
             listener: setting("EMQX_EXPROTO_LISTENER", "127.0.0.1:7993"),
+            ssl: None,
             adapter: setting("EMQX_ADAPTER", "http://127.0.0.1:9100"),
             handler_bind: handler_bind.parse().expect("EMQX_HANDLER_BIND is ip:port"),
         };

@@ -4,6 +4,7 @@
 
 pub mod application;
 pub mod broker;
+pub mod certificates;
 pub mod device;
 pub mod gateway;
 pub mod scene;

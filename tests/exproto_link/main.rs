@@ -12,6 +12,7 @@ use lwm2m_gateway::gateway::broker::{
 };
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::secret::Secret;
+use lwm2m_gateway::tls;
 use lwm2m_gateway::upstream::exproto::{Link, Node, Settings};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -114,6 +115,7 @@ fn settings(nodes: &[&Emqx]) -> Settings {
         |emqx: &&Emqx| Node { listeners: vec![emqx.listener.to_string()], adapter: format!("http://{}", emqx.adapter) };
     Settings {
         nodes: nodes.iter().map(node).collect(),
+        ssl: tls::Settings::default(),
         adapter_connections: 2,
         handler_bind: (Ipv4Addr::LOCALHOST, 0).into(),
         source_addresses: Vec::new(),

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep_until, timeout, timeout_at};
@@ -67,10 +67,10 @@ enum Step {
 
 impl Connection {
     /// Known to the adapter from now on.
-    pub(super) fn new(socket: &TcpStream, peer: SocketAddr, site: &Arc<Site>) -> io::Result<Self> {
+    pub(super) fn new(socket: &TcpStream, kind: SocketType, peer: SocketAddr, site: &Arc<Site>) -> io::Result<Self> {
         socket.set_nodelay(true)?;
         let conninfo = ConnInfo {
-            socktype: SocketType::Tcp.into(),
+            socktype: kind.into(),
             peername: Some(address(peer)),
             sockname: Some(address(socket.local_addr()?)),
             peercert: None,
@@ -82,7 +82,8 @@ impl Connection {
         Ok(Self { conn, site: site.clone(), calls, events, timers, client: None, unwritten: BytesMut::new() })
     }
 
-    pub(super) async fn serve(mut self, mut socket: TcpStream) {
+    /// Over TCP, or over TLS in it.
+    pub(super) async fn serve(mut self, mut socket: impl AsyncRead + AsyncWrite + Unpin) {
         let ending = self.open(&mut socket).await;
         debug!(conn = self.conn, ?ending, "a device connection ends");
         self.disconnect();
@@ -93,7 +94,7 @@ impl Connection {
         self.finish(ending).await;
     }
 
-    async fn open(&mut self, socket: &mut TcpStream) -> Ending {
+    async fn open(&mut self, socket: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Ending {
         let mut chunk = [0; CHUNK];
         loop {
             let step = self.next_step(socket, &mut chunk).await;
@@ -118,9 +119,9 @@ impl Connection {
         }
     }
 
-    async fn next_step(&mut self, socket: &mut TcpStream, chunk: &mut [u8; CHUNK]) -> Step {
+    async fn next_step(&mut self, socket: &mut (impl AsyncRead + AsyncWrite + Unpin), chunk: &mut [u8; CHUNK]) -> Step {
         let Self { calls, events, timers, client, unwritten, .. } = self;
-        let (mut input, mut output) = socket.split();
+        let (mut input, mut output) = split(socket);
         let has_room = events.has_room();
         let deadline = timers.deadline();
         tokio::select! {
@@ -164,7 +165,7 @@ impl Connection {
     }
 
     /// What was sent before Close arrives.
-    async fn write_rest(&mut self, socket: &mut TcpStream) {
+    async fn write_rest(&mut self, socket: &mut (impl AsyncWrite + Unpin)) {
         let rest = async {
             socket.write_all(&self.unwritten).await?;
             socket.shutdown().await

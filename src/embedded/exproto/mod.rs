@@ -9,6 +9,7 @@ mod ending;
 mod events;
 mod handler;
 mod registry;
+mod secure;
 mod timers;
 
 use std::net::SocketAddr;
@@ -16,17 +17,19 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::sleep;
 use tracing::warn;
 
 use self::connection::Connection;
 use self::handler::Handler;
 use self::registry::{Call, Registry};
-use super::Settings;
+use self::secure::Acceptor;
 use super::bus::Bus;
 use super::control::Rules;
 use super::tasks::{Ended, Tasks};
+use super::{Settings, SslListener};
+use crate::upstream::exproto::v1::SocketType;
 
 /// Device connections at a time; more are closed at once (EMQX: `max_connections` of the listener).
 const MAX_CONNECTIONS: usize = 20_000;
@@ -37,6 +40,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct ExProto {
     listener: Reserved,
+    /// The one for TLS.
+    secure: Option<(Reserved, Acceptor)>,
     adapter: Reserved,
     settings: Settings,
     bus: Arc<Bus>,
@@ -68,8 +73,10 @@ impl ExProto {
         rules: Arc<Rules>,
         tasks: Tasks,
     ) -> anyhow::Result<Self> {
+        let secure = |ssl: &SslListener| anyhow::Ok((Reserved::new(ssl.bind)?, Acceptor::new(ssl)?));
         let exproto = Self {
             listener: Reserved::new(settings.listener)?,
+            secure: settings.ssl.as_ref().map(secure).transpose()?,
             adapter: Reserved::new(settings.adapter)?,
             settings: settings.clone(),
             bus,
@@ -85,6 +92,10 @@ impl ExProto {
         self.listener.address
     }
 
+    pub(super) fn secure_listener(&self) -> Option<SocketAddr> {
+        self.secure.as_ref().map(|(listener, _)| listener.address)
+    }
+
     pub(super) fn adapter(&self) -> SocketAddr {
         self.adapter.address
     }
@@ -95,6 +106,8 @@ impl ExProto {
             return Ok(());
         }
         let devices = self.listener.listen()?;
+        let secure = |(listener, acceptor): &(Reserved, Acceptor)| anyhow::Ok((listener.listen()?, acceptor.clone()));
+        let secure = self.secure.as_ref().map(secure).transpose()?;
         let calls = self.adapter.listen()?;
         let site = Arc::new(Site {
             bus: self.bus.clone(),
@@ -104,7 +117,10 @@ impl ExProto {
             idle_timeout: self.settings.idle_timeout,
         });
         let (tasks, ended) = self.tasks.child();
-        tasks.spawn(accept(devices, site.clone(), tasks.clone()));
+        tasks.spawn(accept(devices, None, site.clone(), tasks.clone()));
+        if let Some((devices, acceptor)) = secure {
+            tasks.spawn(accept(devices, Some(acceptor), site.clone(), tasks.clone()));
+        }
         adapter::serve(calls, site.clone(), &tasks);
         *self.run.lock().expect(UNPOISONED) = Some(Run { site, tasks, ended });
         Ok(())
@@ -166,20 +182,35 @@ fn bind(address: SocketAddr) -> anyhow::Result<TcpSocket> {
     Ok(socket)
 }
 
-async fn accept(listener: TcpListener, site: Arc<Site>, tasks: Tasks) {
+/// Without an acceptor over plain TCP.
+async fn accept(listener: TcpListener, acceptor: Option<Acceptor>, site: Arc<Site>, tasks: Tasks) {
     loop {
         match listener.accept().await {
-            Ok((socket, peer)) if site.registry.len() < MAX_CONNECTIONS => {
-                match Connection::new(&socket, peer, &site) {
-                    Ok(connection) => tasks.spawn(connection.serve(socket)),
-                    Err(error) => warn!(%peer, %error, "a device was gone before it could be served"),
-                }
-            }
+            Ok((socket, peer)) if site.registry.len() < MAX_CONNECTIONS => match &acceptor {
+                None => tasks.spawn(serve(socket, peer, site.clone())),
+                Some(acceptor) => tasks.spawn(serve_secure(acceptor.clone(), socket, peer, site.clone())),
+            },
             Ok((_, peer)) => warn!(%peer, "too many connections"),
             Err(error) => {
                 warn!(%error, "cannot accept");
                 sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+async fn serve(socket: TcpStream, peer: SocketAddr, site: Arc<Site>) {
+    match Connection::new(&socket, SocketType::Tcp, peer, &site) {
+        Ok(connection) => connection.serve(socket).await,
+        Err(error) => warn!(%peer, %error, "a device was gone before it could be served"),
+    }
+}
+
+/// The connection begins after the handshake.
+async fn serve_secure(acceptor: Acceptor, socket: TcpStream, peer: SocketAddr, site: Arc<Site>) {
+    let Some(socket) = acceptor.accept(socket, peer).await else { return };
+    match Connection::new(socket.get_ref(), SocketType::Ssl, peer, &site) {
+        Ok(connection) => connection.serve(socket).await,
+        Err(error) => warn!(%peer, %error, "a device was gone before it could be served"),
     }
 }

@@ -32,16 +32,17 @@ use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::info;
 
 use crate::gateway::broker::{BrokerCommand, BrokerEvent};
 use crate::observability::metrics::Metrics;
+use crate::tls::{self, Connector};
 
 use adapter::Adapter;
-use anchor::{DialError, Dialer};
+use anchor::{Anchor, DialError, Dialer};
 use announcements::Token;
 use devices::{Action, AnchorId, Call, Devices, HandlerEvent, Outcome};
 use nodes::NodeId;
@@ -57,6 +58,8 @@ pub struct Settings {
     pub nodes: Vec<Node>,
     /// HTTP/2 connections to the adapter of each node.
     pub adapter_connections: usize,
+    /// For listeners that speak TLS.
+    pub ssl: tls::Settings,
     /// Where our ConnectionUnaryHandler listens.
     pub handler_bind: SocketAddr,
     /// Source addresses of the anchors; none lets the system choose. A source address is good for about 28,000 anchors.
@@ -77,10 +80,22 @@ pub struct Settings {
 /// One node of EMQX.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// Its exproto TCP listener, `host:port`; more than one spreads the anchors.
+    /// Its exproto listener, `host:port` for TCP, `ssl://host:port` for TLS; more than one spreads the anchors.
     pub listeners: Vec<String>,
     /// Its ConnectionAdapter: `http://host:port`.
     pub adapter: String,
+}
+
+impl Settings {
+    /// None where no listener speaks TLS: then its files are not looked at.
+    fn connector(&self) -> io::Result<Option<Connector>> {
+        let mut listeners = self.nodes.iter().flat_map(|node| &node.listeners);
+        if !listeners.any(|listener| listener.starts_with(anchor::SECURE)) {
+            return Ok(None);
+        }
+        let unusable = |error| io::Error::new(io::ErrorKind::InvalidInput, format!("upstream.exproto.ssl: {error}"));
+        Connector::new(&self.ssl).map(Some).map_err(unusable)
+    }
 }
 
 /// The link to EMQX. Its state lives where it is polled; calls and sockets run beside it and report back.
@@ -102,7 +117,7 @@ struct Way {
 
 /// How a task ended.
 enum Ended {
-    Dial { anchor: AnchorId, result: Result<TcpStream, DialError> },
+    Dial { anchor: AnchorId, result: Result<Anchor, DialError> },
     Anchor { anchor: AnchorId },
     Call { node: NodeId, anchor: AnchorId, outcome: Outcome },
     Handler,
@@ -119,12 +134,18 @@ impl Link {
     /// Binds the handler. An EMQX that is away is no error.
     ///
     /// # Errors
-    /// If `handler_bind` cannot be bound, an `adapter` is no URI, or the system has no randomness.
+    /// If `handler_bind` cannot be bound, an `adapter` is no URI, the files of `ssl` are of no use, or the system has no
+    /// randomness.
     pub async fn start(settings: Settings, metrics: Arc<Metrics>) -> io::Result<Self> {
         let rng = StdRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?;
         let devices = Devices::new(&settings, rng, Arc::clone(&metrics));
-        let ways = settings.nodes.iter().map(|node| Way::new(node, &settings)).collect::<io::Result<_>>()?;
-        let socket = TcpListener::bind(settings.handler_bind).await?;
+        let connector = settings.connector()?;
+        let way = |node: &Node| Way::new(node, &settings, connector.clone());
+        let ways = settings.nodes.iter().map(way).collect::<io::Result<_>>()?;
+        let bind = settings.handler_bind;
+        let socket = TcpListener::bind(bind).await.map_err(|error| {
+            io::Error::new(error.kind(), format!("upstream.exproto.handler_bind = {bind}: {error}"))
+        })?;
         let handler_address = socket.local_addr()?;
         let (sender, events) = mpsc::channel(settings.event_queue.max(1));
         let mut tasks = JoinSet::new();
@@ -245,7 +266,7 @@ impl Link {
     }
 
     /// An anchor that was hung up meanwhile ends here, with its socket.
-    fn watch(&mut self, anchor: AnchorId, stream: TcpStream) {
+    fn watch(&mut self, anchor: AnchorId, stream: Anchor) {
         let Some(task) = self.anchors.get_mut(&anchor) else { return };
         *task = self.tasks.spawn(async move {
             anchor::watch(stream).await;
@@ -272,11 +293,11 @@ impl Link {
 }
 
 impl Way {
-    fn new(node: &Node, settings: &Settings) -> io::Result<Self> {
+    fn new(node: &Node, settings: &Settings, connector: Option<Connector>) -> io::Result<Self> {
         let Settings { adapter_connections, proto_name, connect_timeout, .. } = settings;
         let adapter = Adapter::new(&node.adapter, *adapter_connections, proto_name.clone(), *connect_timeout);
         let adapter = adapter.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let dialer = Dialer::new(node.listeners.clone(), settings.source_addresses.clone());
+        let dialer = Dialer::new(node.listeners.clone(), settings.source_addresses.clone(), connector);
         Ok(Self { dialer, adapter, calls_under_way: 0 })
     }
 }

@@ -43,6 +43,7 @@ struct Known {
 impl World {
     fn new() -> Self {
         let settings = Settings {
+            ssl: crate::tls::Settings::default(),
             nodes: ["a", "b"].map(|name| Node { listeners: vec![name.to_owned()], adapter: String::new() }).to_vec(),
             adapter_connections: 1,
             handler_bind: (Ipv4Addr::LOCALHOST, 0).into(),

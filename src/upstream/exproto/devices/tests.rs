@@ -35,6 +35,7 @@ impl Scene {
 
     fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings {
+            ssl: crate::tls::Settings::default(),
             nodes: vec![node("a")],
             adapter_connections: 1,
             handler_bind: (Ipv4Addr::LOCALHOST, 0).into(),

@@ -1,0 +1,108 @@
+//! Who a device is, and the keys that prove it.
+
+use std::fmt;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+/// Who is at the other end of an association, as the handshake proved it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    Psk(PskIdentity),
+    Certificate {
+        /// CN of the subject.
+        common_name: Option<String>,
+        /// DNS names and URIs among the subject's alternative names, in their order.
+        alternative_names: Vec<String>,
+    },
+    RawPublicKey {
+        /// What the configuration calls the key.
+        name: String,
+    },
+    /// It proved nothing, and the configuration allows that.
+    Unknown,
+}
+
+impl Identity {
+    /// What an endpoint name is compared with: the PSK identity, CN (or the first alternative name where there is none),
+    /// or the name of the key.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Psk(identity) => Some(identity.as_str()),
+            Self::Certificate { common_name: Some(name), .. } | Self::RawPublicKey { name } => Some(name),
+            Self::Certificate { common_name: None, alternative_names } => alternative_names.first().map(String::as_str),
+            Self::Unknown => None,
+        }
+    }
+}
+
+/// RFC 4279 section 5.1: it is UTF-8. Ours is neither empty nor longer than [`PskIdentity::MAX`].
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PskIdentity(Box<str>);
+
+impl PskIdentity {
+    /// Bytes. RFC 4279 section 5.3 asks for at least 128.
+    pub const MAX: usize = 255;
+
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let fits = !text.is_empty() && text.len() <= Self::MAX && !text.contains('\0');
+        fits.then(|| Self(text.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PskIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for PskIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// A pre-shared key. Overwritten when it goes; its `Debug` says nothing.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PskKey(Zeroizing<Box<[u8]>>);
+
+impl PskKey {
+    /// Bytes. RFC 4279 section 5.3 asks for at least 64.
+    pub const MAX: usize = 256;
+
+    /// None for a key that is empty, or longer than [`PskKey::MAX`].
+    pub fn new(bytes: impl Into<Box<[u8]>>) -> Option<Self> {
+        let bytes = Zeroizing::new(bytes.into());
+        (1..=Self::MAX).contains(&bytes.len()).then(|| Self(bytes))
+    }
+
+    /// The key itself, for the handshake.
+    pub fn reveal(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PskKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PskKey(..)")
+    }
+}
+
+/// What the shell found out about an identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyAnswer {
+    Found {
+        key: PskKey,
+        keep_for: Duration,
+    },
+    Unknown {
+        keep_for: Duration,
+    },
+    /// It could not be asked now. The device is left without an answer, so that it tries again.
+    Unavailable,
+}

@@ -1,0 +1,49 @@
+//! What an operator can choose about DTLS. `config` builds it, checked.
+
+use std::time::Duration;
+
+/// Bounds on what strangers can make grow, and times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Handshakes under way at once. One keeps about 70 KiB.
+    pub handshakes: usize,
+    /// Of those, from one address (of IPv6: from one network of 64 bits).
+    pub handshakes_per_address: usize,
+    /// A handshake that is not finished after so long is given up: a wrong key is silent.
+    pub handshake_deadline: Duration,
+    /// Associations. When a new one finds no room, the longest unheard one goes.
+    pub associations: usize,
+    /// An association that nothing was heard on for so long is forgotten.
+    pub idle: Duration,
+    /// Records of an association that may fail to be authentic before it is closed.
+    pub failed_tags: u64,
+    /// Records that came before the end of their handshake, for each handshake.
+    pub early_records: usize,
+    /// Records that wait while a key is looked up, for each handshake.
+    pub held_records: usize,
+    /// Keys that are remembered; of identities that are unknown, as many again.
+    pub cached_keys: usize,
+    /// A cookie is valid for so long at least, and twice as long at most.
+    pub cookie_lifetime: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            handshakes: 2_000,
+            // A fleet may be behind one address.
+            handshakes_per_address: 1_000,
+            handshake_deadline: Duration::from_secs(60),
+            associations: 100_000,
+            // A device in queue mode may be away for the whole of its lifetime.
+            idle: Duration::from_secs(30 * 24 * 3600),
+            // A tag of CCM_8 has 64 bits: after so many attempts one was accepted with a probability of 2^-28. At a
+            // million records per second against one association it takes 19 hours to get there.
+            failed_tags: 1 << 36,
+            early_records: 4,
+            held_records: 8,
+            cached_keys: 100_000,
+            cookie_lifetime: Duration::from_secs(60),
+        }
+    }
+}

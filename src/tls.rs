@@ -1,0 +1,180 @@
+//! TLS over TCP, as a client: to the broker, and to whoever gives keys. The names are EMQX's.
+//!
+//! A connection is made only to whom the settings trust: without a `cacertfile` that is whom the system trusts, and the
+//! certificate has to be that of the host that was asked for.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+
+use openssl::error::ErrorStack;
+use openssl::pkey::{PKey, Private};
+use openssl::ssl::{SslConnector, SslConnectorBuilder, SslMethod, SslVerifyMode, SslVersion};
+use openssl::x509::{X509, X509VerifyResult};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_openssl::SslStream;
+
+/// Where systems keep the certificates that they trust: an OpenSSL that was built along does not know.
+const SYSTEM_BUNDLES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// What a client of TLS trusts, and who it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// The certificates that are trusted, as PEM; `None` for those of the system.
+    pub cacertfile: Option<PathBuf>,
+    /// Our certificate with its chain, and its key.
+    pub certfile: Option<PathBuf>,
+    pub keyfile: Option<PathBuf>,
+    pub verify: Verify,
+    /// The name that the other side has to show, where it is not the host that is connected to.
+    pub server_name: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verify {
+    #[default]
+    Peer,
+    /// Whoever answers is taken for the right one: for tests.
+    None,
+}
+
+/// Makes connections to whom the settings trust. Cheap to clone.
+#[derive(Clone)]
+pub struct Connector {
+    connector: SslConnector,
+    verify: Verify,
+    server_name: Option<String>,
+}
+
+/// Why settings are of no use. It names files, never what is in them.
+#[derive(Debug, Error)]
+pub enum SettingsError {
+    #[error("{}: {error}", .file.display())]
+    Unreadable { file: PathBuf, error: io::Error },
+    #[error("{}: no certificate in it (PEM)", .0.display())]
+    NoCertificate(PathBuf),
+    #[error("{}: no private key in it that can be read (PEM, without a passphrase)", .0.display())]
+    NoKey(PathBuf),
+    #[error("{}: not the key of the certificate in {}", .key.display(), .certificate.display())]
+    Mismatch { key: PathBuf, certificate: PathBuf },
+    #[error("a certificate needs its key, and a key its certificate")]
+    HalfPair,
+    #[error("{0}")]
+    Library(#[from] ErrorStack),
+}
+
+/// Why there is no connection, in words for the log.
+#[derive(Debug, Error)]
+#[error("TLS: {0}")]
+pub struct ConnectError(String);
+
+impl Connector {
+    /// Reads the files.
+    pub fn new(settings: &Settings) -> Result<Self, SettingsError> {
+        let Settings { verify, server_name, .. } = settings;
+        Ok(Self { connector: builder(settings)?.build(), verify: *verify, server_name: server_name.clone() })
+    }
+
+    /// The handshake; the stream is connected to this host already.
+    pub async fn connect<S>(&self, host: &str, stream: S) -> Result<SslStream<S>, ConnectError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut stream = self.prepare(host, stream).map_err(|error| ConnectError(error.to_string()))?;
+        match Pin::new(&mut stream).connect().await {
+            Ok(()) => Ok(stream),
+            Err(error) => Err(ConnectError(match stream.ssl().verify_result() {
+                X509VerifyResult::OK => error.to_string(),
+                refused => format!("the certificate of {host}: {refused}"),
+            })),
+        }
+    }
+
+    fn prepare<S: AsyncRead + AsyncWrite>(&self, host: &str, stream: S) -> Result<SslStream<S>, ErrorStack> {
+        let mut configuration = self.connector.configure()?;
+        configuration.set_verify_hostname(self.verify == Verify::Peer);
+        let ssl = configuration.into_ssl(self.server_name.as_deref().unwrap_or(host))?;
+        SslStream::new(ssl, stream)
+    }
+}
+
+/// OpenSSL's own says addresses.
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connector(..)")
+    }
+}
+
+/// A connector as these settings have it, for those who build their own connections of it.
+pub fn builder(settings: &Settings) -> Result<SslConnectorBuilder, SettingsError> {
+    let mut builder = SslConnector::builder(SslMethod::tls_client())?;
+    builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
+    match &settings.cacertfile {
+        Some(file) => trust(&mut builder, file)?,
+        None => trust_the_system(&mut builder)?,
+    }
+    if settings.verify == Verify::None {
+        builder.set_verify(SslVerifyMode::NONE);
+    }
+    match (&settings.certfile, &settings.keyfile) {
+        (Some(certificate), Some(key)) => identify(&mut builder, certificate, key)?,
+        (None, None) => {}
+        (Some(_), None) | (None, Some(_)) => return Err(SettingsError::HalfPair),
+    }
+    Ok(builder)
+}
+
+/// The certificates of a PEM file, at least one.
+pub fn read_certificates(file: &Path) -> Result<Vec<X509>, SettingsError> {
+    let certificates = X509::stack_from_pem(&read(file)?).unwrap_or_default();
+    if certificates.is_empty() {
+        return Err(SettingsError::NoCertificate(file.to_owned()));
+    }
+    Ok(certificates)
+}
+
+/// The first private key of a PEM file.
+pub fn read_key(file: &Path) -> Result<PKey<Private>, SettingsError> {
+    let pem = zeroize::Zeroizing::new(read(file)?);
+    // With a passphrase of our own, or OpenSSL would ask for one at the terminal.
+    PKey::private_key_from_pem_passphrase(&pem, b"").map_err(|_| SettingsError::NoKey(file.to_owned()))
+}
+
+fn trust(builder: &mut SslConnectorBuilder, file: &Path) -> Result<(), SettingsError> {
+    let mut store = openssl::x509::store::X509StoreBuilder::new()?;
+    for certificate in read_certificates(file)? {
+        store.add_cert(certificate)?;
+    }
+    builder.set_cert_store(store.build());
+    Ok(())
+}
+
+fn trust_the_system(builder: &mut SslConnectorBuilder) -> Result<(), SettingsError> {
+    // SSL_CERT_FILE and SSL_CERT_DIR are looked at already, by OpenSSL.
+    match SYSTEM_BUNDLES.iter().find(|bundle| Path::new(bundle).exists()) {
+        Some(bundle) => Ok(builder.load_verify_locations(Some(Path::new(bundle)), None)?),
+        None => Ok(()),
+    }
+}
+
+fn identify(builder: &mut SslConnectorBuilder, certificate: &Path, key: &Path) -> Result<(), SettingsError> {
+    let mut chain = read_certificates(certificate)?.into_iter();
+    let own = chain.next().ok_or_else(|| SettingsError::NoCertificate(certificate.to_owned()))?;
+    builder.set_certificate(&own)?;
+    chain.try_for_each(|issuer| builder.add_extra_chain_cert(issuer))?;
+    let mismatch = |_| SettingsError::Mismatch { key: key.to_owned(), certificate: certificate.to_owned() };
+    builder.set_private_key(&*read_key(key)?).map_err(mismatch)?;
+    builder.check_private_key().map_err(mismatch)
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, SettingsError> {
+    fs::read(file).map_err(|error| SettingsError::Unreadable { file: file.to_owned(), error })
+}
