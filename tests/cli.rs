@@ -190,6 +190,29 @@ fn emqx_config_has_a_part_for_each_node() {
 }
 
 #[test]
+fn emqx_config_asks_for_a_certificate_where_we_have_one() {
+    let place = Place::new();
+    let content = r#"
+        [upstream.exproto]
+        listener = "ssl://emqx.internal:7994"
+        [upstream.exproto.ssl]
+        certfile = "client.pem"
+        keyfile = "client-key.pem"
+    "#;
+    let printed = settings(&place.run(&["emqx-config", "--config", &place.file("gateway.toml", content)], &[]));
+    for part in [
+        "  listeners.ssl.lwm2m {\n    bind = \"0.0.0.0:7994\"\n",
+        "      verify = verify_peer\n      fail_if_no_peer_cert = true\n",
+    ] {
+        assert!(printed.contains(part), "{part} is not in {printed}");
+    }
+
+    let without = place.file("gateway.toml", "upstream.exproto.listener = \"ssl://emqx.internal:7994\"");
+    let printed = settings(&place.run(&["emqx-config", "--config", &without], &[]));
+    assert!(printed.contains("      verify = verify_none\n      fail_if_no_peer_cert = false\n"), "{printed}");
+}
+
+#[test]
 fn objects_lists_what_is_defined() {
     let output = Place::new().run(&["objects"], &[]);
     assert_eq!(output.status.code(), Some(0));

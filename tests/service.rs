@@ -11,7 +11,6 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::task::Poll;
-use std::thread;
 use std::time::Duration;
 
 use common::broker::TestBroker;
@@ -79,7 +78,7 @@ async fn nobody_feeds_the_watchdog_for_an_event_loop_that_is_stuck() {
     let release = trap.spring();
     manager.forgets();
     // Ten times what the service manager would wait.
-    thread::sleep(Duration::from_millis(400));
+    tokio::time::sleep(Duration::from_millis(400)).await;
     manager.hears_nothing_more();
 
     release.send(()).expect("the event loop waits for it");

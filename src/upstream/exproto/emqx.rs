@@ -8,6 +8,7 @@ use crate::gateway::settings::Limits;
 
 const GATEWAY: &str = include_str!("emqx/gateway.hocon");
 const LISTENER: &str = include_str!("emqx/listener.hocon");
+const SSL_OPTIONS: &str = include_str!("emqx/ssl_options.hocon");
 
 /// A listener counts devices that register and those that are connected again; a multiple of our pace has room for both.
 const PACES: u32 = 10;
@@ -60,11 +61,24 @@ impl EmqxConfig<'_> {
         let least = anchors_per_second.saturating_add(self.limits.registers.total.per_second);
         let rate = anchors_per_second.saturating_mul(PACES).max(least);
         let name = if number == 1 { "lwm2m".to_owned() } else { format!("lwm2m{number}") };
+        let (kind, address, ssl_options) = match listener.strip_prefix("ssl://") {
+            Some(address) => ("ssl", address, self.ssl_options()),
+            None => ("tcp", listener, String::new()),
+        };
         LISTENER
+            .replace("@kind@", kind)
             .replace("@name@", &name)
-            .replace("@listener@", &bind(listener))
+            .replace("@listener@", &bind(address))
             .replace("@devices@", &self.limits.devices.to_string())
             .replace("@rate@", &rate.to_string())
+            .replace("@ssl_options@", &ssl_options)
+    }
+
+    /// EMQX asks for a certificate where we have one.
+    fn ssl_options(&self) -> String {
+        let certificate = self.settings.ssl.certfile.is_some();
+        let verify = if certificate { "verify_peer" } else { "verify_none" };
+        SSL_OPTIONS.replace("@verify@", verify).replace("@certificate@", &certificate.to_string())
     }
 
     /// Where EMQX calls us. Who listens on every address of a machine does not know by which one it is reached, unless
