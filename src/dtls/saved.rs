@@ -7,10 +7,17 @@ use zeroize::Zeroizing;
 use crate::coap::AssociationId;
 
 /// The record of an association. It has its keys in it: its `Debug` does not say them.
+///
+/// Sockets are numbers of a configuration, and the next process may have another one: they stand here, and not in `bytes`,
+/// so that who keeps the record can keep the names of the listeners.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SavedAssociation {
     pub id: AssociationId,
-    /// Opaque; for [`super::Server::restore`].
+    /// The socket that it was made at: a part of its name, [`crate::coap::Peer`].
+    pub made_at: u16,
+    /// The socket that it is reached by.
+    pub reached_by: u16,
+    /// All the rest. Opaque; for [`super::Server::restore`].
     pub bytes: Zeroizing<Vec<u8>>,
 }
 
