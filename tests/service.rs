@@ -18,8 +18,9 @@ use common::device::{Device, PATIENCE, fresh_id};
 use common::gateway::Gateway;
 use lwm2m_gateway::coap::{Kind, Message};
 use lwm2m_gateway::config::Config;
-use lwm2m_gateway::driver::{self, Driver};
+use lwm2m_gateway::driver::{self, Driver, control};
 use lwm2m_gateway::gateway;
+use lwm2m_gateway::observability::conditions::Conditions;
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::service::Watchdog;
 use lwm2m_gateway::transport::Sockets;
@@ -91,11 +92,14 @@ async fn driver(manager: &Manager, timeout: Duration) -> Driver {
     config.upstream.handler_bind = "127.0.0.1:0".parse().expect("an address");
     let metrics = Arc::new(Metrics::default());
     let sockets = Sockets::bind(&config.listeners).expect("free ports");
-    let link = Link::start(config.upstream, Arc::clone(&metrics)).await.expect("free ports");
+    let link = Link::start(config.upstream, Arc::clone(&metrics), Conditions::default().add("emqx"))
+        .await
+        .expect("free ports");
     let now = driver::monotonic_now();
     let gateway = gateway::Gateway::new(config.gateway, Arc::default(), [0; 32], now, driver::unix_time());
     let watchdog = Watchdog::new(manager.place(), timeout, now).expect("a socket");
-    Driver::new(gateway, sockets, link, None, metrics).watched_by(Some(watchdog))
+    let (_, requests) = control::control();
+    Driver::new(gateway, sockets, link, None, requests, metrics).watched_by(Some(watchdog))
 }
 
 /// The service manager: hears what is said at its socket.

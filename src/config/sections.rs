@@ -16,6 +16,7 @@ use crate::gateway::settings::{
 use crate::lwm2m::codec::UndefinedResources;
 use crate::lwm2m::path::Path;
 use crate::mqtt::topics::{Template, TemplateError, Translator, Translators};
+use crate::observability::admin;
 use crate::observability::logging::{LogFormat, LogSettings, filter};
 use crate::store;
 use crate::tls;
@@ -59,6 +60,7 @@ pub fn config(reader: &mut Reader) -> Config {
         embedded: embedded(reader, upstream.handler_bind),
         upstream,
         store: store(reader),
+        admin: admin(reader),
         log: log(reader),
         xml_dir: PathBuf::from(reader.read("xml_dir", "xml".to_owned(), text_with_content)),
         shutdown_timeout: reader.read("shutdown_timeout", 10 * SECOND, duration(Duration::ZERO..=HOUR)),
@@ -321,12 +323,18 @@ fn embedded(reader: &mut Reader, mut handler: SocketAddr) -> crate::embedded::Se
 }
 
 fn store(reader: &mut Reader) -> store::Settings {
-    let switch = |value: &Value| value.as_bool().ok_or_else(|| "allowed is true or false".to_owned());
     let tenth = 100 * MILLISECOND;
     store::Settings {
         enable: reader.read("store.enable", None, |value| switch(value).map(Some)),
         file: PathBuf::from(reader.read("store.file", "lwm2m-gateway.redb".to_owned(), text_with_content)),
         flush_interval: reader.read("store.flush_interval", tenth / 2, duration(MILLISECOND..=tenth)),
+    }
+}
+
+fn admin(reader: &mut Reader) -> admin::Settings {
+    admin::Settings {
+        enable: reader.read("admin.enable", None, |value| switch(value).map(Some)),
+        bind: reader.read("admin.bind", SocketAddr::from(([127, 0, 0, 1], 8085)), parsed(SOCKET_ADDRESS)),
     }
 }
 
@@ -340,6 +348,10 @@ fn log(reader: &mut Reader) -> LogSettings {
             choice([("text", LogFormat::Text), ("json", LogFormat::Json)]),
         ),
     }
+}
+
+fn switch(value: &Value) -> Result<bool, String> {
+    value.as_bool().ok_or_else(|| "allowed is true or false".to_owned())
 }
 
 fn auto_observe(value: &Value) -> Result<AutoObserve, String> {
