@@ -20,6 +20,7 @@ use crate::observability::admin::{self, Sources};
 use crate::observability::conditions::{Condition, Conditions, State};
 use crate::observability::metrics::Metrics;
 use crate::reload::{self, Part, Reloading};
+use crate::service::{self, Watchdog};
 use crate::store::Store;
 use crate::transport::{Sockets, UdpListener};
 use crate::upstream::exproto::{Link, Node};
@@ -60,6 +61,7 @@ pub async fn run(config: Config, embedded: bool) -> anyhow::Result<()> {
     let hangup = (!embedded).then(|| signal(SignalKind::hangup())).transpose()?;
     let mut app = start(config, embedded).await?;
     println!("{}", app.places());
+    service::ready();
     let reloading = app.reloading.take().map(|reloading| tokio::spawn(reloading.run(hangup)));
     tokio::select! {
         _ = interrupt.recv() => info!("interrupted: stopping"),
@@ -68,6 +70,7 @@ pub async fn run(config: Config, embedded: bool) -> anyhow::Result<()> {
     if let Some(reloading) = reloading {
         reloading.abort();
     }
+    service::stopping();
     tokio::select! {
         stopped = app.stop() => stopped,
         _ = interrupt.recv() => Err(anyhow!("interrupted again: ended at once")),
@@ -122,7 +125,8 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let (stop, stopped) = oneshot::channel();
     let stopped = async { stopped.await.unwrap_or_default() };
     let (control, requests) = control::control();
-    let driver = Driver::new(gateway, sockets, link, store, requests, Arc::clone(&metrics));
+    let watchdog = Watchdog::from_environment(now).context("the watchdog of the service manager")?;
+    let driver = Driver::new(gateway, sockets, link, store, requests, Arc::clone(&metrics)).watched_by(watchdog);
     let driver = tokio::spawn(driver.run(stopped, config.shutdown_timeout));
     let serving = conditions.add("serving");
     serving.set(State::Up, "devices are served");
