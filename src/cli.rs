@@ -1,4 +1,4 @@
-//! The command line, and the commands that only look: `check` and `objects`.
+//! The command line, and the commands that only look: `check`, `emqx-config` and `objects`.
 
 use std::env;
 use std::io::{self, Write};
@@ -10,6 +10,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::Config;
 use crate::definitions::{self, Definitions};
 use crate::lwm2m::model::{BrokenFile, Model, Object, Resource};
+use crate::upstream::Settings;
+use crate::upstream::exproto::emqx::EmqxConfig;
 
 /// LwM2M devices on one side, the EMQX broker on the other
 #[derive(Debug, Parser)]
@@ -41,6 +43,11 @@ pub enum Command {
     },
     /// Check the configuration and the object definitions; exit with 1 when something is wrong
     Check {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Print what EMQX has to be configured with, so that both sides agree
+    EmqxConfig {
         #[command(flatten)]
         config: ConfigFile,
     },
@@ -77,6 +84,16 @@ pub fn check(config: &ConfigFile, output: &mut impl Write) -> anyhow::Result<()>
     }
     writeln!(output, "{}: {} object definitions", config.xml_dir.display(), model.objects().count())?;
     ensure!(broken.is_empty(), "{} of the object definitions are broken", broken.len());
+    Ok(())
+}
+
+/// Prints EMQX's side of the link.
+pub fn emqx_config(config: &ConfigFile, output: &mut impl Write) -> anyhow::Result<()> {
+    let config = config.load()?;
+    let Settings::ExProto(settings) = &config.upstream else {
+        bail!("with upstream.kind = \"mqtt\" the devices use EMQX's MQTT listener: it needs nothing else for them");
+    };
+    write!(output, "{}", EmqxConfig { settings, limits: &config.gateway.limits })?;
     Ok(())
 }
 
