@@ -244,6 +244,9 @@ async fn with_broker(config: Config) -> anyhow::Result<(Config, Option<crate::em
         exproto.handler_bind = free_address(exproto.handler_bind)?;
         config.embedded.handler = format!("http://{}", exproto.handler_bind);
     }
+    if let upstream::Settings::Mqtt(_) = config.upstream {
+        config.embedded.devices = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+    }
     let broker = crate::embedded::Broker::start(config.embedded.clone()).await.context("the embedded broker")?;
     let addresses = broker.addresses();
     match &mut config.upstream {
@@ -252,7 +255,7 @@ async fn with_broker(config: Config) -> anyhow::Result<(Config, Option<crate::em
             exproto.nodes = vec![upstream::exproto::Node { listeners: vec![addresses.listener.to_string()], adapter }];
         }
         upstream::Settings::Mqtt(mqtt) => {
-            mqtt.brokers = vec![addresses.mqtt.to_string()];
+            mqtt.brokers = addresses.devices.iter().map(SocketAddr::to_string).collect();
         }
     }
     Ok((config, Some(broker)))

@@ -487,3 +487,6 @@ impl From<MqttError> for Unsayable {
         Self(error)
     }
 }
+
+#[cfg(test)]
+mod tests;

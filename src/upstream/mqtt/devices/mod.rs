@@ -18,6 +18,8 @@ mod publishing;
 mod random_tests;
 mod reconnecting;
 #[cfg(test)]
+pub mod test_values;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};

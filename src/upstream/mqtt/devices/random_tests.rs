@@ -9,7 +9,8 @@ use rand::{RngExt, SeedableRng};
 use crate::gateway::broker::{MessageProperties, Publication};
 use crate::upstream::mqtt::codec::{ConnAck, Limits};
 
-use super::tests::{Said, client, id, said, settings};
+use super::test_values::{client, settings};
+use super::tests::{Said, id, said};
 use super::*;
 
 const DEVICES: u64 = 4;

@@ -8,7 +8,6 @@ use tracing::debug;
 
 use crate::gateway::broker::{ClientInfo, CloseReason, DeviceId};
 use crate::upstream::mqtt::brokers::{BrokerId, Fault};
-use crate::upstream::mqtt::codec::Version;
 use crate::upstream::pace::back_off;
 
 use super::device::{Device, Target};
@@ -31,9 +30,7 @@ impl Devices {
         {
             device.failures = 0;
         }
-        // Version 3.1.1 does not tell that another connection has the clientid now; here it is our own.
-        let overtaken = self.newest.get(&device.client.clientid).is_some_and(|newest| *newest != id);
-        if overtaken && device.connected_before && device.version == Version::V311 {
+        if self.is_overtaken(id) {
             return self.close(now, id, CloseReason::Discarded);
         }
         self.gave_up(now, id, why);
@@ -107,6 +104,15 @@ impl Devices {
         self.plan_probe();
     }
 
+    /// Whether a newer device of ours has the clientid now. Version 3.1.1 does not tell that another connection took it, nor
+    /// does Mosquitto 2.0.11 in version 5.
+    fn is_overtaken(&self, id: DeviceId) -> bool {
+        let Some(device) = self.devices.get(&id).filter(|device| device.connected_before) else { return false };
+        let newest = self.newest.get(&device.client.clientid).filter(|newest| **newest != id);
+        let newest = newest.and_then(|newest| self.state(*newest));
+        matches!(newest, Some(State::Subscribing { .. } | State::Ready { .. }))
+    }
+
     fn has_target(&self, id: DeviceId) -> bool {
         let referred = self.devices.get(&id).is_some_and(|device| matches!(device.target, Some(Target::Referred(_))));
         referred || self.brokers.any_up()
@@ -142,6 +148,9 @@ impl Devices {
     }
 
     fn dial_again(&mut self, now: Instant, id: DeviceId) {
+        if self.is_overtaken(id) {
+            return self.close(now, id, CloseReason::Discarded);
+        }
         let Some(device) = self.devices.get(&id) else { return };
         let target = match &device.target {
             Some(Target::Referred(server)) => Some(Target::Referred(server.clone())),

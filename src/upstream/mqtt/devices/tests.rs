@@ -1,14 +1,12 @@
 //! The devices against a broker that is played by hand, in virtual time.
 
-use std::net::{IpAddr, Ipv4Addr};
-
 use rand::SeedableRng;
 
-use crate::gateway::broker::{ClientInfo, ConnectError, MessageProperties, Publication, Ticket};
-use crate::secret::Secret;
+use crate::gateway::broker::{ConnectError, MessageProperties, Publication, Ticket};
 use crate::upstream::mqtt::brokers::BrokerId;
 use crate::upstream::mqtt::codec::{ConnAck, Limits, PacketId};
 
+use super::test_values::{client, publication, settings};
 use super::*;
 
 const ONE: DeviceId = DeviceId(1);
@@ -258,50 +256,6 @@ impl Scene {
         assert_eq!((*failed, *ended), (device, connection));
         assert!(self.devices.is_empty());
         error.clone()
-    }
-}
-
-pub(super) fn settings() -> Settings {
-    Settings {
-        brokers: vec!["a:1883".to_owned()],
-        ssl: Default::default(),
-        version: Version::V5,
-        keep_alive: seconds(60),
-        window: 3,
-        max_packet_size: 1 << 20,
-        source_addresses: Vec::new(),
-        connect_timeout: seconds(8),
-        connections_per_second: 10,
-        queue_per_device: 5,
-        queue_total: 100,
-        event_queue: 16,
-    }
-}
-
-pub(super) fn client(clientid: &str) -> ClientInfo {
-    ClientInfo {
-        endpoint: clientid.to_owned(),
-        clientid: clientid.to_owned(),
-        username: "user".to_owned(),
-        password: Some(Secret::new("secret")),
-        proto_ver: "1.1".to_owned(),
-        peerhost: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        command_filter: format!("lwm2m/{clientid}/dn"),
-        command_qos: 1,
-        lifetime: seconds(300),
-        will: None,
-    }
-}
-
-pub(super) fn publication(topic: &str, qos: u8) -> Publication {
-    Publication {
-        topic: topic.to_owned(),
-        qos,
-        payload: b"{}".to_vec(),
-        class: UplinkClass::Answer,
-        retain: false,
-        correlation: None,
-        ticket: None,
     }
 }
 
@@ -864,15 +818,29 @@ fn a_device_that_registers_again_waits_for_the_last_words_of_its_predecessor() {
 }
 
 #[test]
-fn an_older_device_whose_connection_goes_to_the_next_one_is_discarded_in_version_311_too() {
-    let mut scene = Scene::with(|settings| settings.version = Version::V311);
-    let connection = scene.connect(ONE);
-    scene.command_connect(TWO, "ep1");
-    let next = scene.expect_dial(&A);
-    scene.open(next);
-    scene.devices.ended(scene.now, connection, "reset");
-    let event = BrokerEvent::Closed { device: ONE, reason: CloseReason::Discarded };
-    scene.expect(&[Action::Tell(event), Action::HangUp { connection }]);
+fn an_older_device_whose_connection_goes_to_the_next_one_is_discarded_without_a_word_of_the_broker() {
+    let discarded = Action::Tell(BrokerEvent::Closed { device: ONE, reason: CloseReason::Discarded });
+    for known_first in [true, false] {
+        let mut scene = Scene::with(|settings| settings.version = Version::V311);
+        let connection = scene.connect(ONE);
+        scene.command_connect(TWO, "ep1");
+        let next = scene.expect_dial(&A);
+        scene.open(next);
+        if !known_first {
+            scene.devices.ended(scene.now, connection, "reset");
+            scene.expect(&[Action::HangUp { connection }]);
+        }
+        scene.hear(next, accepted(true));
+        scene.answer_subscribe(next, 1);
+        scene.expect_told(&[BrokerEvent::Connected { device: TWO }]);
+        if known_first {
+            scene.devices.ended(scene.now, connection, "reset");
+            scene.expect(&[discarded.clone(), Action::HangUp { connection }]);
+        } else {
+            scene.advance_to_deadline();
+            scene.expect(std::slice::from_ref(&discarded));
+        }
+    }
 }
 
 #[test]
