@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::dtls::credentials::Identity;
 
 use super::acceptor::{CredentialError, Pinned};
+#[cfg(raw_public_keys)]
 use super::ffi;
 
 type Fingerprint = [u8; 32];
@@ -53,6 +54,7 @@ impl Trust {
         self.certificates.is_empty() && self.keys.is_empty()
     }
 
+    #[cfg_attr(not(raw_public_keys), expect(dead_code, reason = "there are no raw public keys"))]
     pub fn has_keys(&self) -> bool {
         !self.keys.is_empty()
     }
