@@ -54,6 +54,8 @@ pub mod driver;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod observability;
+pub mod reload;
+pub mod service;
 pub mod store;
 pub mod tls;
 pub mod transport;

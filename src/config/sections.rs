@@ -27,7 +27,7 @@ use super::kinds::{
     whole,
 };
 use super::reader::Reader;
-use super::{Config, UdpListener};
+use super::{Config, UdpListener, Written};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -62,6 +62,9 @@ pub fn config(reader: &mut Reader) -> Config {
         store: store(reader),
         admin: admin(reader),
         log: log(reader),
+        watch_interval: reader.read("watch_interval", 5 * SECOND, duration(Duration::ZERO..=HOUR)),
+        file: None,
+        written: Written::default(),
         xml_dir: PathBuf::from(reader.read("xml_dir", "xml".to_owned(), text_with_content)),
         shutdown_timeout: reader.read("shutdown_timeout", 10 * SECOND, duration(Duration::ZERO..=HOUR)),
     }

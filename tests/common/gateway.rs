@@ -1,8 +1,8 @@
 //! The built program, started as a user starts it.
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::channel;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use lwm2m_gateway::coap::{Kind, Message};
 use tempfile::TempDir;
 
+use super::admin;
 use super::broker::TestAddresses;
 use super::device::{Device, PATIENCE, fresh_id};
 
@@ -22,6 +23,7 @@ pub struct Gateway {
     pub listeners: Vec<SocketAddr>,
     folder: TempDir,
     file_limit: Option<u32>,
+    variables: Vec<(String, OsString)>,
 }
 
 impl Gateway {
@@ -37,23 +39,38 @@ impl Gateway {
 
     /// The same at several nodes, that all call the handler of the first one.
     pub fn start_at(nodes: &[&TestAddresses], listeners: usize, lines: &str) -> Self {
+        let gateway = Self::start_listening(nodes, listeners, lines, Vec::new());
+        gateway.wait_until_it_hears();
+        gateway
+    }
+
+    /// Starts it with one listener and these variables in its environment, and does not wait.
+    pub fn start_in(broker: &TestAddresses, variables: Vec<(String, OsString)>) -> Self {
+        Self::start_listening(&[broker], 1, "", variables)
+    }
+
+    fn start_listening(
+        nodes: &[&TestAddresses],
+        listeners: usize,
+        lines: &str,
+        variables: Vec<(String, OsString)>,
+    ) -> Self {
         let listeners = free_udp_ports(listeners);
         let mut config = lines.to_owned();
         for (index, address) in listeners.iter().enumerate() {
             config += &format!("\nlisteners.udp.listener{index}.bind = \"{address}\"");
         }
-        let mut gateway = Self::launch(nodes, &config);
+        let mut gateway = Self::launch(nodes, &config, variables);
         gateway.listeners = listeners;
-        gateway.listeners.iter().for_each(|listener| gateway.wait_for(*listener));
         gateway
     }
 
     /// Starts it with these lines of configuration, that name the listeners too.
     pub fn start_without_waiting(broker: &TestAddresses, lines: &str) -> Self {
-        Self::launch(&[broker], lines)
+        Self::launch(&[broker], lines, Vec::new())
     }
 
-    fn launch(nodes: &[&TestAddresses], lines: &str) -> Self {
+    fn launch(nodes: &[&TestAddresses], lines: &str, variables: Vec<(String, OsString)>) -> Self {
         let config = format!(
             "xml_dir = \"{}/xml\"\nadmin.bind = \"127.0.0.1:0\"\n{}\nupstream.exproto.handler_bind = \"{}\"\n{lines}",
             env!("CARGO_MANIFEST_DIR"),
@@ -64,7 +81,7 @@ impl Gateway {
         let own_store = format!("\nstore.file = {:?}", folder.path().join("store.redb"));
         let config = if config.contains("store.file") { config } else { config + &own_store };
         fs::write(folder.path().join("gateway.toml"), config).expect("a place for the configuration");
-        let mut gateway = Self { child: None, listeners: Vec::new(), folder, file_limit: None };
+        let mut gateway = Self { child: None, listeners: Vec::new(), folder, file_limit: None, variables };
         gateway.spawn();
         gateway
     }
@@ -79,6 +96,10 @@ impl Gateway {
     /// Starts it once more, as it was started before, and waits until it hears.
     pub fn start_again(&mut self) {
         self.spawn();
+        self.wait_until_it_hears();
+    }
+
+    pub fn wait_until_it_hears(&self) {
         self.listeners.iter().for_each(|listener| self.wait_for(*listener));
     }
 
@@ -101,6 +122,7 @@ impl Gateway {
         let child = Command::new("sh")
             .args(["-c", &limited, env!("CARGO_BIN_EXE_lwm2m-gateway")])
             .arg(self.folder.path().join("gateway.toml"))
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("an open file"))
             .stderr(output)
@@ -113,23 +135,9 @@ impl Gateway {
         self.listeners[0]
     }
 
-    /// Where its metrics are.
-    pub fn admin(&self) -> SocketAddr {
-        let output = self.output();
-        let (_, rest) = output.rsplit_once("metrics and health").expect("it prints where");
-        let (_, rest) = rest.split_once("http://").expect("an address");
-        rest.split_once('/').expect("a path").0.parse().expect("an address")
-    }
-
     /// Asks its admin listener; gives the status and the body.
     pub fn ask_admin(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.admin()).expect("it listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("the option is known");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: gateway\r\n\r\n").expect("it takes a request");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("it answers");
-        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-        (status, answer.split_once("\r\n\r\n").expect("a body").1.to_owned())
+        admin::ask(admin::address(&self.output()).expect("it prints where"), path)
     }
 
     /// What it has printed.
