@@ -5,6 +5,8 @@
 
 mod kinds;
 mod reader;
+#[cfg(all(test, feature = "embedded"))]
+mod reference;
 mod sections;
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
+//! Whoever got a cookie says to a handshake whatever it likes: hellos and key exchanges in pieces, records that are not
+//! authentic, alerts.
+
 #![no_main]
-//! The handshake of DTLS under whatever a client sends: fragments of messages in records, and bytes that are no records.
 
 use std::sync::OnceLock;
 
@@ -9,109 +11,69 @@ use lwm2m_gateway::dtls::credentials::PskKey;
 use lwm2m_gateway::dtls::handshake::{Acceptor, AcceptorSettings, Handshake, Step};
 use lwm2m_gateway::dtls::record::{ContentType, OwnCid, VERSION, write_plain};
 
-/// A handshake says a flight, a question and an end in answer to one thing; a flight here has few datagrams.
-const MOST_STEPS: usize = 16;
-
 #[derive(Arbitrary, Debug)]
-struct Run<'a> {
-    hello: Hello<'a>,
-    events: Vec<Event<'a>>,
-}
-
-/// Of a client with PSK, so that OpenSSL takes it when the fuzzer does not want otherwise.
-#[derive(Arbitrary, Debug)]
-struct Hello<'a> {
-    cipher_suite: u8,
-    connection_id: Option<&'a [u8]>,
-    extensions: &'a [u8],
-    fragment: Option<u8>,
-}
-
-#[derive(Arbitrary, Debug)]
-enum Event<'a> {
-    Bytes(&'a [u8]),
-    Message { kind: u8, sequence: u8, length: u8, offset: u8, body: &'a [u8] },
-    KeyExchange { identity: &'a [u8], length: Option<u16> },
-    ChangeCipherSpec,
-    Alert { level: u8, description: u8 },
-    Protected { content_type: u8, cid: bool, sequence: u8, fragment: &'a [u8] },
-    Key { known: bool },
+enum Said<'a> {
+    Record(&'a [u8]),
+    /// A fragment of a message that is none, with what is said about it.
+    Fragment { kind: u8, length: u16, sequence: u8, offset: u16, body: &'a [u8] },
+    KeyExchange { identity: &'a [u8], cut: u8 },
     Retransmit,
+    Key(Option<[u8; 4]>),
 }
 
-fuzz_target!(|run: Run| {
-    const CID: OwnCid = OwnCid(*b"gateway1");
+/// A hello with PSK-AES128-CCM8, with the extensions that the fuzzer thinks of.
+fn hello(extensions: &[u8]) -> Vec<u8> {
+    let mut body = vec![0xfe, 0xfd];
+    body.extend([7; 32]);
+    body.extend([0, 2, 1, 2, 0, 4, 0xc0, 0xa8, 0x00, 0xae, 1, 0]);
+    let extensions = &extensions[..extensions.len().min(400)];
+    body.extend((extensions.len() as u16).to_be_bytes());
+    body.extend(extensions);
+    fragment(1, body.len() as u16, 1, 0, &body)
+}
+
+fn fragment(kind: u8, length: u16, sequence: u8, offset: u16, body: &[u8]) -> Vec<u8> {
+    let [l1, l0] = length.to_be_bytes();
+    let [o1, o0] = offset.to_be_bytes();
+    let [b1, b0] = (body.len() as u16).to_be_bytes();
+    let header = [kind, 0, l1, l0, 0, sequence, 0, o1, o0, 0, b1, b0];
+    write_plain(ContentType::Handshake, VERSION, u64::from(sequence), &[&header[..], body].concat())
+}
+
+fn acceptor() -> &'static Acceptor {
     static ACCEPTOR: OnceLock<Acceptor> = OnceLock::new();
-    let acceptor = ACCEPTOR.get_or_init(|| Acceptor::new(&AcceptorSettings::default()).expect("PSK needs nothing"));
-    let hello = run.hello.message();
-    let first = run.hello.fragment.map_or(hello.len(), |length| usize::from(length).min(hello.len()));
-    let mut handshake = Handshake::accept(acceptor, &message(1, 1, hello.len(), 0, &hello[..first]), CID);
-    drain(&mut handshake);
-    if first < hello.len() {
-        handshake.handle_record(&message(1, 1, hello.len(), first, &hello[first..]));
-        drain(&mut handshake);
+    ACCEPTOR.get_or_init(|| Acceptor::new(&AcceptorSettings::default()).expect("PSK needs nothing"))
+}
+
+fn poll(handshake: &mut Handshake) {
+    while let Some(step) = handshake.poll() {
+        assert!(!matches!(step, Step::Established(_)), "nobody here knows a key");
     }
-    for event in run.events {
-        apply(&mut handshake, event, CID);
-        drain(&mut handshake);
+}
+
+fuzz_target!(|input: (bool, &[u8], Vec<Said>)| {
+    let (is_hello, first, said) = input;
+    let first = if is_hello { hello(first) } else { first.to_vec() };
+    let mut handshake = Handshake::accept(acceptor(), &first, OwnCid([9; 8]));
+    poll(&mut handshake);
+    for said in said {
+        match said {
+            Said::Record(record) => drop(handshake.handle_record(record)),
+            Said::Fragment { kind, length, sequence, offset, body } => {
+                let body = &body[..body.len().min(2_000)];
+                handshake.handle_record(&fragment(kind, length, sequence, offset, body));
+            }
+            Said::KeyExchange { identity, cut } => {
+                let identity = &identity[..identity.len().min(1_000)];
+                let body = [&(identity.len() as u16).to_be_bytes()[..], identity].concat();
+                let (head, tail) = body.split_at(usize::from(cut).min(body.len()));
+                let length = body.len() as u16;
+                handshake.handle_record(&fragment(16, length, 2, 0, head));
+                handshake.handle_record(&fragment(16, length, 2, head.len() as u16, tail));
+            }
+            Said::Retransmit => handshake.retransmit(),
+            Said::Key(key) => handshake.handle_key(key.and_then(PskKey::new).as_ref()),
+        }
+        poll(&mut handshake);
     }
 });
-
-fn apply(handshake: &mut Handshake, event: Event, OwnCid(cid): OwnCid) {
-    match event {
-        Event::Bytes(bytes) => drop(handshake.handle_record(bytes)),
-        Event::Message { kind, sequence, length, offset, body } => {
-            handshake.handle_record(&message(kind, sequence.into(), length.into(), offset.into(), body));
-        }
-        Event::KeyExchange { identity, length } => {
-            let length = length.unwrap_or(identity.len() as u16);
-            let body = [&length.to_be_bytes()[..], identity].concat();
-            handshake.handle_record(&message(16, 2, body.len(), 0, &body));
-        }
-        Event::ChangeCipherSpec => {
-            handshake.handle_record(&write_plain(ContentType::ChangeCipherSpec, VERSION, 3, &[1]));
-        }
-        Event::Alert { level, description } => {
-            handshake.handle_record(&write_plain(ContentType::Alert, VERSION, 4, &[level, description]));
-        }
-        Event::Protected { content_type, cid: with_cid, sequence, fragment } => {
-            let (content_type, cid) = if with_cid { (25, &cid[..]) } else { (content_type, &[][..]) };
-            let numbers = [0, 1, 0, 0, 0, 0, 0, sequence];
-            let length = (fragment.len() as u16).to_be_bytes();
-            let header = [&[content_type][..], &VERSION, &numbers, cid, &length].concat();
-            handshake.handle_record(&[&header, fragment].concat());
-        }
-        Event::Key { known } => handshake.handle_key(PskKey::new(*b"key").filter(|_| known).as_ref()),
-        Event::Retransmit => handshake.retransmit(),
-    }
-}
-
-/// Nothing authentic can come from who has no key: no such handshake is established.
-fn drain(handshake: &mut Handshake) {
-    let mut steps = 0;
-    while let Some(step) = handshake.poll() {
-        steps += 1;
-        assert!(steps <= MOST_STEPS, "it does not come to an end");
-        assert!(!matches!(step, Step::Established(_)), "established without a key");
-    }
-}
-
-impl Hello<'_> {
-    fn message(&self) -> Vec<u8> {
-        let suite = [[0xc0, 0xa8], [0x00, 0xa8], [0x00, 0xae], [0xc0, 0x37]][usize::from(self.cipher_suite % 4)];
-        let mut extensions = self.extensions.to_vec();
-        if let Some(cid) = self.connection_id.filter(|cid| cid.len() < 256) {
-            let length = cid.len() as u16;
-            extensions.extend([&[0, 54][..], &(length + 1).to_be_bytes(), &[length as u8], cid].concat());
-        }
-        let length = (extensions.len() as u16).to_be_bytes();
-        let cookie = b"\x06cookie";
-        [&VERSION[..], &[7; 32], &[0], cookie, &[0, 2], &suite, &[1, 0], &length, &extensions].concat()
-    }
-}
-
-fn message(kind: u8, sequence: u16, length: usize, offset: usize, body: &[u8]) -> Vec<u8> {
-    let u24 = |number: usize| [(number >> 16) as u8, (number >> 8) as u8, number as u8];
-    let header = [&[kind][..], &u24(length), &sequence.to_be_bytes(), &u24(offset), &u24(body.len())].concat();
-    write_plain(ContentType::Handshake, VERSION, 1, &[&header, body].concat())
-}
