@@ -6,6 +6,8 @@
 mod kinds;
 mod mqtt;
 mod reader;
+#[cfg(all(test, feature = "embedded"))]
+mod reference;
 mod sections;
 
 #[cfg(test)]
