@@ -43,6 +43,8 @@ pub struct Scene {
     pub location: Vec<String>,
     /// The request of the last observation.
     pub observed: Option<Message>,
+    /// What the broker was told of lifetimes.
+    pub lifetimes: Vec<(DeviceId, Duration)>,
     said: VecDeque<Said>,
     reports: VecDeque<Report>,
     deadline: Option<Instant>,
@@ -73,6 +75,7 @@ impl Scene {
             device: DeviceId(0),
             location: Vec::new(),
             observed: None,
+            lifetimes: Vec::new(),
             said: VecDeque::new(),
             reports: VecDeque::new(),
             deadline: None,
@@ -435,6 +438,9 @@ impl Scene {
                 Output::Transmit(transmit) => {
                     let message = Message::decode(&transmit.datagram).expect("what leaves is a message");
                     self.said.push_back(Said::ToDevice(transmit.peer, message));
+                }
+                Output::Broker(BrokerCommand::SetLifetime { device, lifetime }) => {
+                    self.lifetimes.push((device, lifetime));
                 }
                 Output::Broker(command) => self.said.push_back(Said::ToBroker(command)),
                 Output::Report(Report::Datagram { peer, verdict }) => verdicts.push((peer, verdict)),
