@@ -3,7 +3,9 @@
 //! Every default is in `sections` (those of CoAP and the limits beside their types), every mistake is reported at once,
 //! and past this module nobody validates again. `deploy/lwm2m-gateway.toml` documents every key.
 
+mod dtls;
 mod kinds;
+mod listeners;
 mod reader;
 mod sections;
 
@@ -32,7 +34,7 @@ use reader::Reader;
 #[derive(Clone, Debug)]
 pub struct Config {
     pub gateway: gateway::settings::Settings,
-    /// At least one; the position of a listener is the `socket` of its peers.
+    /// At least one; the position of a listener is the `socket` of its peers. Those for plain UDP come first.
     pub listeners: Vec<UdpListener>,
     pub upstream: exproto::Settings,
     #[cfg(feature = "embedded")]

@@ -1,6 +1,5 @@
 //! Each section of the configuration: its keys, their defaults, and what must fit together.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -21,12 +20,14 @@ use crate::store;
 use crate::tls;
 use crate::upstream::exproto;
 
+use super::Config;
+use super::dtls;
 use super::kinds::{
-    choice, duration, exproto_listener, http_address, list, number, parsed, reachable_address, text, text_with_content,
-    whole,
+    choice, duration, exproto_listener, http_address, list, number, parsed, reachable_address, switch, text,
+    text_with_content, whole,
 };
+use super::listeners::listeners;
 use super::reader::Reader;
-use super::{Config, UdpListener};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -43,7 +44,7 @@ const MANY: usize = 10_000_000;
 /// The `apn` values of the devices that EMQX's gateway knows as sleeping.
 const POWER_SAVING_APN: [&str; 4] = ["Ctnb", "psmA.eDRX0.ctnb", "psmC.eDRX0.ctnb", "psmF.eDRXC.ctnb"];
 
-const SOCKET_ADDRESS: &str = "an IP address with a port, such as \"0.0.0.0:5683\" or \"[::]:5683\"";
+pub const SOCKET_ADDRESS: &str = "an IP address with a port, such as \"0.0.0.0:5683\" or \"[::]:5683\"";
 
 /// Reads all of it. Where something is wrong the reader knows, and the default stands in its place.
 pub fn config(reader: &mut Reader) -> Config {
@@ -88,6 +89,8 @@ fn gateway(reader: &mut Reader) -> Settings {
             UpdatePublish::ObjectListChanged,
             choice(publish),
         ),
+        identity: dtls::identity(reader),
+        report_identity: reader.read("dtls.report_identity", false, switch),
         undefined_resources: reader.read("undefined_resources", UndefinedResources::Refuse, choice(undefined)),
     }
 }
@@ -193,47 +196,6 @@ fn client(reader: &mut Reader) -> ClientTemplates {
     }
 }
 
-/// One listener `default` when the configuration names none.
-fn listeners(reader: &mut Reader) -> Vec<UdpListener> {
-    let names = reader.names_below("listeners.udp").unwrap_or_else(|| vec!["default".to_owned()]);
-    let mut listeners = Vec::new();
-    for name in names {
-        if is_listener_name(&name) {
-            listeners.push(listener(reader, name));
-        } else {
-            let problem = "allowed are letters, digits, - and _ in the name of a listener";
-            reader.refuse(&format!("listeners.udp.{name}"), problem);
-        }
-    }
-    if listeners.is_empty() {
-        reader.refuse("listeners.udp", "at least one listener is needed");
-    }
-    refuse_shared_addresses(reader, &listeners);
-    listeners
-}
-
-fn listener(reader: &mut Reader, name: String) -> UdpListener {
-    let key = |last: &str| format!("listeners.udp.{name}.{last}");
-    let everywhere = SocketAddr::from(([0, 0, 0, 0], 5683));
-    UdpListener {
-        bind: reader.read(&key("bind"), everywhere, parsed(SOCKET_ADDRESS)),
-        recbuf: reader.read(&key("recbuf"), 4 * 1024 * 1024, whole(2048..=1024 * 1024 * 1024)),
-        name,
-    }
-}
-
-fn refuse_shared_addresses(reader: &mut Reader, listeners: &[UdpListener]) {
-    let mut first = HashMap::new();
-    for UdpListener { name, bind, .. } in listeners.iter().filter(|listener| listener.bind.port() != 0) {
-        if let Some(other) = first.insert(*bind, name) {
-            reader.refuse(
-                &format!("listeners.udp.{name}.bind"),
-                format!("{bind} is the address of listener {other} too"),
-            );
-        }
-    }
-}
-
 fn exproto(reader: &mut Reader) -> exproto::Settings {
     let key = |last: &str| format!("upstream.exproto.{last}");
     let nodes = nodes(reader);
@@ -321,7 +283,6 @@ fn embedded(reader: &mut Reader, mut handler: SocketAddr) -> crate::embedded::Se
 }
 
 fn store(reader: &mut Reader) -> store::Settings {
-    let switch = |value: &Value| value.as_bool().ok_or_else(|| "allowed is true or false".to_owned());
     let tenth = 100 * MILLISECOND;
     store::Settings {
         enable: reader.read("store.enable", None, |value| switch(value).map(Some)),
@@ -390,8 +351,4 @@ fn not_empty<T>(list: impl Fn(&Value) -> Result<Vec<T>, String>) -> impl Fn(&Val
         let items = list(value)?;
         if items.is_empty() { Err("at least one is needed".to_owned()) } else { Ok(items) }
     }
-}
-
-fn is_listener_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }

@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::gateway::settings::{AutoObserve, PasswordSource, UpdatePublish};
 use crate::tls;
+use crate::transport::Security;
 
 const DOCUMENTED: &str = include_str!("../../deploy/lwm2m-gateway.toml");
 
@@ -15,7 +16,9 @@ fn the_documented_file_sets_exactly_the_defaults() {
 #[cfg(feature = "embedded")]
 #[test]
 fn the_documented_file_has_every_key_and_no_other() {
-    let mut reader = Reader::new(Table::new());
+    // Of listeners there are those that are named.
+    let listeners = "[listeners.udp.default]\n[listeners.dtls.default]";
+    let mut reader = Reader::new(listeners.parse().unwrap());
     sections::config(&mut reader);
     assert_eq!(keys(&with_examples(DOCUMENTED)), *reader.asked());
 }
@@ -127,15 +130,36 @@ fn several_listeners_bind_several_addresses() {
         recbuf = 65536
         "#,
     );
-    let listener =
-        |name: &str, bind: &str, recbuf| UdpListener { name: name.to_owned(), bind: bind.parse().unwrap(), recbuf };
-    assert_eq!(config.listeners, [listener("v4", "127.0.0.1:5683", 4_194_304), listener("v6", "[::1]:5683", 65_536)]);
+    let expected = [
+        listener(Security::None, "v4", "127.0.0.1:5683", 4_194_304),
+        listener(Security::None, "v6", "[::1]:5683", 65_536),
+    ];
+    assert_eq!(config.listeners, expected);
+}
+
+#[test]
+fn the_listeners_for_dtls_stand_behind_those_for_plain_udp() {
+    let config = config("[listeners.dtls.default]\n[listeners.udp.other]\nbind = \"127.0.0.1:5685\"");
+    let expected = [
+        listener(Security::None, "other", "127.0.0.1:5685", 4_194_304),
+        listener(Security::Dtls, "default", "0.0.0.0:5684", 4_194_304),
+    ];
+    assert_eq!(config.listeners, expected);
+}
+
+#[test]
+fn whoever_names_a_listener_gets_no_other_one() {
+    let config = config("[listeners.dtls.only]\nbind = \"127.0.0.1:5684\"");
+    assert_eq!(config.listeners, [listener(Security::Dtls, "only", "127.0.0.1:5684", 4_194_304)]);
 }
 
 #[test]
 fn two_listeners_cannot_share_an_address() {
     let text = "[listeners.udp]\na = { bind = \"0.0.0.0:5683\" }\nb = { bind = \"0.0.0.0:5683\" }";
-    let expected = ["listeners.udp.b.bind = \"0.0.0.0:5683\": 0.0.0.0:5683 is the address of listener a too"];
+    let expected = ["listeners.udp.b.bind = \"0.0.0.0:5683\": 0.0.0.0:5683 is the address of listeners.udp.a too"];
+    assert_eq!(mistakes(text), expected);
+    let text = "[listeners]\nudp.a = { bind = \"127.0.0.1:5683\" }\ndtls.a = { bind = \"127.0.0.1:5683\" }";
+    let expected = ["listeners.dtls.a.bind = \"127.0.0.1:5683\": 127.0.0.1:5683 is the address of listeners.udp.a too"];
     assert_eq!(mistakes(text), expected);
 }
 
@@ -300,6 +324,10 @@ fn fewer_registers_wait_than_requests_may_so_that_registered_devices_have_room()
     assert_eq!(config("[coap]\npending_requests = 100\n[limits]\njoinings = 99").gateway.limits.joinings, 99);
 }
 
+fn listener(security: Security, name: &str, bind: &str, recbuf: usize) -> UdpListener {
+    UdpListener { name: name.to_owned(), security, bind: bind.parse().unwrap(), recbuf }
+}
+
 fn config(text: &str) -> Config {
     Config::from_table(text.parse().unwrap(), []).unwrap_or_else(|mistakes| panic!("{mistakes}"))
 }
@@ -313,10 +341,11 @@ fn environment(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
     variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect()
 }
 
-/// The file with its example lines (`#key = value`) in force: the keys that have no default.
+/// The file with its example lines (`#key = value`, `#[section]`) in force: the keys that have no default.
 fn with_examples(text: &str) -> Table {
-    let is_example =
-        |line: &str| line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c.is_lowercase()));
+    let is_example = |line: &str| {
+        line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c.is_lowercase() || c == '['))
+    };
     let examples: BTreeSet<&str> = text.lines().filter(|line| is_example(line)).collect();
     let lines = text.lines().map(|line| if examples.contains(line) { &line[1..] } else { line });
     lines.collect::<Vec<_>>().join("\n").parse().unwrap()

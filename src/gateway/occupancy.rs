@@ -1,6 +1,7 @@
 //! How full the gateway is.
 
 use crate::coap;
+use crate::dtls;
 
 use super::Gateway;
 
@@ -26,6 +27,7 @@ pub struct Occupancy {
     /// What was not polled yet.
     pub outputs: usize,
     pub coap: coap::Occupancy,
+    pub dtls: dtls::Occupancy,
 }
 
 impl Gateway {
@@ -43,6 +45,7 @@ impl Gateway {
             deadlines: self.deadlines.len(),
             outputs: self.outputs.len(),
             coap: self.coap.occupancy(),
+            dtls: self.associations(),
         }
     }
 }

@@ -8,6 +8,8 @@ use crate::lwm2m::codec::UndefinedResources;
 use crate::lwm2m::path::Path;
 use crate::mqtt::topics::{Template, Translators};
 
+use super::identity::IdentityRule;
+
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub coap: Parameters,
@@ -22,6 +24,10 @@ pub struct Settings {
     pub auto_observe: AutoObserve,
     pub update_msg_publish_condition: UpdatePublish,
     pub undefined_resources: UndefinedResources,
+    /// Who may use which endpoint name, of the devices that speak DTLS.
+    pub identity: IdentityRule,
+    /// Whether `register` and `update` say what identity a device proved.
+    pub report_identity: bool,
     pub limits: Limits,
 }
 

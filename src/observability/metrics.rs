@@ -1,5 +1,6 @@
 //! Every counter of the program, named once, with its meaning.
 
+mod dtls;
 mod reports;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -151,6 +152,10 @@ counters! {
         "lwm2m_store_writes_total": "Records of devices that the store has written, and those that it has removed." [
             put r#"change="put""#,
             removed r#"change="removed""#
+        ]
+        "lwm2m_store_association_writes_total": "Records of DTLS associations that the store has written, and those that it has removed." [
+            associations_put r#"change="put""#,
+            associations_removed r#"change="removed""#
         ]
         "lwm2m_store_errors_total": "Attempts to write the store that failed; each is made again." [write_errors ""]
         "lwm2m_store_waits_total": "Times that changes had to wait because the store was too slow." [queue_full ""]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use lwm2m_gateway::gateway::record::DeviceRecord;
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::store::{Settings, Store, StoreError};
-use lwm2m_gateway::transport::UdpListener;
+use lwm2m_gateway::transport::{Security, UdpListener};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use redb::TableDefinition;
@@ -52,7 +52,8 @@ async fn a_device_comes_back_to_the_listener_of_its_name_or_to_one_that_reaches_
         (&[("v6", "[::1]:1"), ("v4", "0.0.0.0:2")], 1),
         (&[("v6", "[::1]:1")], 0),
     ] {
-        let (store, records) = Store::open(&place.settings(), &listeners(names), UNIX_TIME, Arc::default()).unwrap();
+        let (store, contents) = Store::open(&place.settings(), &listeners(names), UNIX_TIME, Arc::default()).unwrap();
+        let (store, records) = (store.start().unwrap(), contents.devices);
         assert_eq!(records[0].peer.socket, socket, "{names:?}");
         close(store, Core::new()).await;
     }
@@ -185,8 +186,12 @@ async fn close(mut store: Store, mut core: Core) -> Vec<DeviceRecord> {
 }
 
 fn listeners(names: &[(&str, &str)]) -> Vec<UdpListener> {
-    let listener =
-        |&(name, bind): &(&str, &str)| UdpListener { name: name.to_owned(), bind: bind.parse().unwrap(), recbuf: 2048 };
+    let listener = |&(name, bind): &(&str, &str)| UdpListener {
+        name: name.to_owned(),
+        security: Security::None,
+        bind: bind.parse().unwrap(),
+        recbuf: 2048,
+    };
     names.iter().map(listener).collect()
 }
 
@@ -210,7 +215,9 @@ impl Place {
     }
 
     fn open(&self) -> (Store, Vec<DeviceRecord>) {
-        Store::open(&self.settings(), &default_listeners(), UNIX_TIME, Arc::<Metrics>::default()).unwrap()
+        let opened = Store::open(&self.settings(), &default_listeners(), UNIX_TIME, Arc::<Metrics>::default());
+        let (store, contents) = opened.unwrap();
+        (store.start().unwrap(), contents.devices)
     }
 
     fn open_new(&self) -> Store {
