@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -12,12 +13,14 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::definitions::{self, Definitions};
-use crate::driver::{self, Driver};
+use crate::driver::{self, Driver, control};
 use crate::gateway::Gateway;
 use crate::lwm2m::model::BrokenFile;
+use crate::observability::admin::{self, Sources};
+use crate::observability::conditions::{Condition, Conditions, State};
 use crate::observability::metrics::Metrics;
 use crate::store::Store;
-use crate::transport::Sockets;
+use crate::transport::{Sockets, UdpListener};
 use crate::upstream::exproto::{Link, Node};
 
 /// The running program.
@@ -25,6 +28,10 @@ pub struct App {
     places: Places,
     stop: oneshot::Sender<()>,
     driver: JoinHandle<()>,
+    /// Whether this is about to end.
+    serving: Condition,
+    /// Serves to the very end of the driver.
+    admin: Option<JoinHandle<()>>,
     #[cfg(feature = "embedded")]
     broker: Option<crate::embedded::Broker>,
 }
@@ -38,6 +45,8 @@ pub struct Places {
     pub handler: SocketAddr,
     pub nodes: Vec<Node>,
     pub objects: usize,
+    /// Metrics and health, over HTTP.
+    pub admin: Option<SocketAddr>,
 }
 
 /// Serves until the program is told to end by Ctrl-C or SIGTERM. The second time ends it at once, and is an error.
@@ -74,13 +83,15 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
         return Err(anyhow!("this program was built without the embedded broker (the Cargo feature `embedded`)"));
     }
 
-    let sockets = Sockets::bind(&config.listeners)?;
+    let conditions = Conditions::default();
+    let sockets = bind_sockets(&config.listeners, &conditions.add("sockets"))?;
     let metrics = Arc::new(Metrics::default());
     let enabled = config.store.enable.unwrap_or(!embedded);
     let opened = || Store::open(&config.store, &config.listeners, driver::unix_time(), Arc::clone(&metrics));
     let store = enabled.then(opened).transpose()?;
     let handler = config.upstream.handler_bind;
-    let link = Link::start(config.upstream.clone(), Arc::clone(&metrics)).await?;
+    let link = Link::start(config.upstream.clone(), Arc::clone(&metrics), conditions.add("broker")).await?;
+    let listener = admin_listener(&config.admin, embedded).await?;
     let places = Places {
         udp: sockets.local_addresses()?,
         #[cfg(feature = "embedded")]
@@ -90,6 +101,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
         handler,
         nodes: config.upstream.nodes,
         objects,
+        admin: listener.as_ref().map(TcpListener::local_addr).transpose()?,
     };
     let now = driver::monotonic_now();
     let mut gateway = Gateway::new(config.gateway, Arc::new(model), random_seed()?, now, driver::unix_time());
@@ -99,12 +111,19 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     });
     let (stop, stopped) = oneshot::channel();
     let stopped = async { stopped.await.unwrap_or_default() };
-    let driver = Driver::new(gateway, sockets, link, store, metrics);
+    let (control, requests) = control::control();
+    let driver = Driver::new(gateway, sockets, link, store, requests, Arc::clone(&metrics));
     let driver = tokio::spawn(driver.run(stopped, config.shutdown_timeout));
+    let serving = conditions.add("serving");
+    serving.set(State::Up, "devices are served");
+    let sources = Sources { metrics, conditions, control };
+    let admin = listener.map(|listener| tokio::spawn(admin::serve(listener, sources)));
     Ok(App {
         places,
         stop,
         driver,
+        serving,
+        admin,
         #[cfg(feature = "embedded")]
         broker,
     })
@@ -117,11 +136,15 @@ impl App {
 
     /// Stops taking work, lets what is in flight come to its end, publishes what is queued, and ends.
     pub async fn stop(self) -> anyhow::Result<()> {
+        self.serving.set(State::Down, "the program is about to end");
         // The driver that is gone already tells why by its own result.
         if self.stop.send(()).is_err() {
             warn!("the driver had ended before it was told to");
         }
         self.driver.await.map_err(|error| anyhow!("the driver failed: {error}"))?;
+        if let Some(admin) = self.admin {
+            admin.abort();
+        }
         #[cfg(feature = "embedded")]
         drop(self.broker);
         Ok(())
@@ -136,6 +159,9 @@ impl fmt::Display for Places {
             writeln!(f, "  devices (LwM2M, CoAP over UDP)   {address}")?;
         }
         writeln!(f, "  object definitions               {}", self.objects)?;
+        if let Some(admin) = self.admin {
+            writeln!(f, "  metrics and health               http://{admin}/metrics, /healthz, /readyz")?;
+        }
         match self.mqtt {
             Some(mqtt) => {
                 let (host, port) = (mqtt.ip(), mqtt.port());
@@ -162,6 +188,24 @@ impl fmt::Display for Places {
             }
         }
     }
+}
+
+fn bind_sockets(listeners: &[UdpListener], condition: &Condition) -> anyhow::Result<Sockets> {
+    let sockets = Sockets::bind(listeners)?;
+    let addresses = sockets.local_addresses()?;
+    let addresses: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    condition.set(State::Up, addresses.join(", "));
+    Ok(sockets)
+}
+
+async fn admin_listener(settings: &admin::Settings, embedded: bool) -> anyhow::Result<Option<TcpListener>> {
+    if !settings.enable.unwrap_or(!embedded) {
+        return Ok(None);
+    }
+    let listener = TcpListener::bind(settings.bind).await;
+    let listener =
+        listener.with_context(|| format!("admin.bind = {} (`admin.enable = false` needs none)", settings.bind))?;
+    Ok(Some(listener))
 }
 
 #[cfg(feature = "embedded")]

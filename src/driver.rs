@@ -4,19 +4,25 @@
 //! Nothing here waits while a device or the broker could be served: sending a datagram and handing a command to the link
 //! are immediate.
 
+pub mod control;
+
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tracing::{debug, trace};
 
 use crate::gateway::{Gateway, Output};
 use crate::observability::log;
 use crate::observability::metrics::Metrics;
+use crate::observability::vitals::Vitals;
 use crate::store::Store;
 use crate::transport::{Batch, Sockets};
 use crate::upstream::exproto::Link;
+
+use control::Request;
 
 /// How often the core is told what the wall clock says.
 const WALL_CLOCK_EVERY: Duration = Duration::from_secs(60);
@@ -29,6 +35,7 @@ pub struct Driver {
     link: Link,
     metrics: Arc<Metrics>,
     store: Option<Store>,
+    requests: mpsc::Receiver<Request>,
     /// When the changes of devices are handed to the store.
     next_flush: Option<Instant>,
     wall_clock_read: Instant,
@@ -38,15 +45,23 @@ pub struct Driver {
 enum Input {
     Readable(usize),
     Broker(crate::gateway::broker::BrokerEvent),
+    Request(Request),
     Deadline,
     Stop,
 }
 
 impl Driver {
     /// Without a store nothing outlives the process.
-    pub fn new(gateway: Gateway, sockets: Sockets, link: Link, store: Option<Store>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        gateway: Gateway,
+        sockets: Sockets,
+        link: Link,
+        store: Option<Store>,
+        requests: mpsc::Receiver<Request>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let wall_clock_read = monotonic_now();
-        Self { gateway, sockets, link, metrics, store, next_flush: None, wall_clock_read }
+        Self { gateway, sockets, link, metrics, store, requests, next_flush: None, wall_clock_read }
     }
 
     /// Runs until `stop` is there. Then the end takes `patience` at the most: half of it for the answers to commands in
@@ -82,6 +97,7 @@ impl Driver {
             let input = tokio::select! {
                 index = self.sockets.readable() => Input::Readable(index),
                 event = self.link.event() => Input::Broker(event),
+                Some(request) = self.requests.recv() => Input::Request(request),
                 () = sleep_until(deadline.into()) => Input::Deadline,
                 () = &mut stop => Input::Stop,
             };
@@ -89,6 +105,7 @@ impl Driver {
             match input {
                 Input::Readable(index) => self.receive(now, index),
                 Input::Broker(event) => self.gateway.handle_broker(now, event),
+                Input::Request(request) => self.handle_request(now, request),
                 Input::Deadline => self.gateway.handle_timeout(now),
                 Input::Stop => return,
             }
@@ -147,6 +164,33 @@ impl Driver {
                 self.metrics.transport.receive_errors.increment();
                 debug!(%error, "receiving failed");
             }
+        }
+    }
+
+    fn handle_request(&mut self, now: Instant, request: Request) {
+        let asked_in_vain = match request {
+            Request::Beat(asker) => asker.send(()).is_err(),
+            Request::Vitals(asker) => asker.send(self.vitals(now)).is_err(),
+            Request::Model(model) => {
+                self.gateway.set_model(model);
+                false
+            }
+            Request::Limits(limits) => {
+                self.gateway.set_limits(*limits);
+                false
+            }
+        };
+        if asked_in_vain {
+            debug!("who asked the driver did not wait for the answer");
+        }
+    }
+
+    fn vitals(&self, now: Instant) -> Vitals {
+        Vitals {
+            gateway: self.gateway.occupancy(),
+            asleep: self.gateway.sleeping_devices(now),
+            devices_limit: self.gateway.devices_limit(),
+            upstream: self.link.occupancy(),
         }
     }
 

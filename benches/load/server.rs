@@ -66,6 +66,7 @@ impl Server {
         let child = Command::new(env!("CARGO_BIN_EXE_lwm2m-gateway"))
             .arg("run")
             .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env("LWM2M_GATEWAY__ADMIN__ENABLE", "false")
             .env("LWM2M_GATEWAY__LISTENERS__UDP__DEFAULT__BIND", udp.to_string())
             .env("LWM2M_GATEWAY__UPSTREAM__EXPROTO__LISTENER", broker.listener.to_string())
             .env("LWM2M_GATEWAY__UPSTREAM__EXPROTO__ADAPTER", format!("http://{}", broker.adapter))

@@ -22,6 +22,7 @@ use thiserror::Error;
 use toml::Table;
 
 use crate::gateway;
+use crate::observability::admin;
 use crate::observability::logging::LogSettings;
 use crate::store;
 use crate::transport::UdpListener;
@@ -40,6 +41,7 @@ pub struct Config {
     #[cfg(feature = "embedded")]
     pub embedded: crate::embedded::Settings,
     pub store: store::Settings,
+    pub admin: admin::Settings,
     pub log: LogSettings,
     /// The folder of the object definitions; a relative one counts from the working directory.
     pub xml_dir: PathBuf,

@@ -15,6 +15,7 @@ use crate::gateway::settings::{
 use crate::lwm2m::codec::UndefinedResources;
 use crate::lwm2m::path::Path;
 use crate::mqtt::topics::{Template, TemplateError, Translator, Translators};
+use crate::observability::admin;
 use crate::observability::logging::{LogFormat, LogSettings, filter};
 use crate::store;
 use crate::tls;
@@ -60,6 +61,7 @@ pub fn config(reader: &mut Reader) -> Config {
         embedded: embedded(reader, upstream.handler_bind),
         upstream,
         store: store(reader),
+        admin: admin(reader),
         log: log(reader),
         xml_dir: PathBuf::from(reader.read("xml_dir", "xml".to_owned(), text_with_content)),
         shutdown_timeout: reader.read("shutdown_timeout", 10 * SECOND, duration(Duration::ZERO..=HOUR)),
@@ -291,6 +293,13 @@ fn store(reader: &mut Reader) -> store::Settings {
     }
 }
 
+fn admin(reader: &mut Reader) -> admin::Settings {
+    admin::Settings {
+        enable: reader.read("admin.enable", None, |value| switch(value).map(Some)),
+        bind: reader.read("admin.bind", SocketAddr::from(([127, 0, 0, 1], 8085)), parsed(SOCKET_ADDRESS)),
+    }
+}
+
 fn log(reader: &mut Reader) -> LogSettings {
     let default = filter("info").expect("a level is a filter");
     LogSettings {
@@ -301,6 +310,10 @@ fn log(reader: &mut Reader) -> LogSettings {
             choice([("text", LogFormat::Text), ("json", LogFormat::Json)]),
         ),
     }
+}
+
+fn switch(value: &Value) -> Result<bool, String> {
+    value.as_bool().ok_or_else(|| "allowed is true or false".to_owned())
 }
 
 fn auto_observe(value: &Value) -> Result<AutoObserve, String> {

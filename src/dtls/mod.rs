@@ -13,10 +13,12 @@
 pub mod cipher;
 pub mod credentials;
 pub mod handshake;
+mod prf;
 pub mod record;
 mod report;
 mod saved;
 mod settings;
+pub mod window;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

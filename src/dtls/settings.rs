@@ -17,10 +17,6 @@ pub struct Settings {
     pub idle: Duration,
     /// Records of an association that may fail to be authentic before it is closed.
     pub failed_tags: u64,
-    /// Records that came before the end of their handshake, for each handshake.
-    pub early_records: usize,
-    /// Records that wait while a key is looked up, for each handshake.
-    pub held_records: usize,
     /// Keys that are remembered; of identities that are unknown, as many again.
     pub cached_keys: usize,
     /// A cookie is valid for so long at least, and twice as long at most.
@@ -40,8 +36,6 @@ impl Default for Settings {
             // A tag of CCM_8 has 64 bits: after so many attempts one was accepted with a probability of 2^-28. At a
             // million records per second against one association it takes 19 hours to get there.
             failed_tags: 1 << 36,
-            early_records: 4,
-            held_records: 8,
             cached_keys: 100_000,
             cookie_lifetime: Duration::from_secs(60),
         }

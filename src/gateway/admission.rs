@@ -54,6 +54,12 @@ impl Admission {
         }
     }
 
+    pub fn set_limits(&mut self, limits: &Limits) {
+        self.registers.set_limit(limits.registers);
+        self.refusals.set_limit(limits.registers);
+        self.others.set_limit(limits.strangers);
+    }
+
     /// Addresses that are remembered because they sent lately: for each kind at most the burst of all, and those of the
     /// time that one token takes.
     pub fn addresses(&self) -> usize {
@@ -183,6 +189,13 @@ struct Limiter {
 impl Limiter {
     fn new(limit: RateLimit) -> Self {
         Self { limit, total: None, addresses: Deadlines::default() }
+    }
+
+    /// A new limit begins with full buckets.
+    fn set_limit(&mut self, limit: RateLimit) {
+        if self.limit != limit {
+            *self = Self::new(limit);
+        }
     }
 
     /// Takes a token from both buckets, or from none.

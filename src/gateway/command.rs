@@ -1,12 +1,12 @@
 //! What applications ask of devices: one command at a time for each device, the others wait.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::coap::{BlockError, ExchangeId, Response};
 use crate::lwm2m::operation::Operation;
 use crate::mqtt::downlink::{self, Command, Echo};
 use crate::mqtt::uplink;
-use crate::registry::{Admission, Observation, Waiting};
+use crate::registry::{Admission, InFlight, Observation, Waiting};
 
 use super::broker::{DeviceId, UplinkClass};
 use super::report::{CommandOutcome, Report};
@@ -90,7 +90,7 @@ impl Gateway {
         response: &Response,
         observing: Option<u32>,
     ) {
-        let Some((id, command)) = self.take_command(exchange) else { return };
+        let Some((id, InFlight { command, sent, .. })) = self.take_in_flight(exchange) else { return };
         self.heard_from(now, id);
         let Some(device) = self.registry.device(id) else { return };
         let endpoint = device.registration.endpoint.clone();
@@ -98,7 +98,7 @@ impl Gateway {
         // The number 0 is not told: it is what every first answer has.
         let payload = uplink::answer(&command.echo, &outcome, observing.filter(|number| *number != 0));
         self.publish_answer(id, payload);
-        self.finished(id, &command, CommandOutcome::Answered);
+        self.finished(id, &command, CommandOutcome::Answered, Some(now.saturating_duration_since(sent)));
         if let Some(reason) = outcome.reason {
             let path = command.operation.path().to_string();
             self.report(Report::UndecodableContent { endpoint, path, reason });
@@ -111,7 +111,7 @@ impl Gateway {
         let Some((id, command)) = self.take_command(exchange) else { return };
         self.heard_from(now, id);
         self.publish_answer(id, uplink::reset(&command.echo));
-        self.finished(id, &command, CommandOutcome::Reset);
+        self.finished(id, &command, CommandOutcome::Reset, None);
         self.send_next(now, id);
     }
 
@@ -135,7 +135,7 @@ impl Gateway {
     /// The last word about a command that got no answer.
     pub(super) fn give_up(&mut self, id: DeviceId, command: &Command) {
         self.publish_answer(id, uplink::timed_out(&command.echo));
-        self.finished(id, command, CommandOutcome::TimedOut);
+        self.finished(id, command, CommandOutcome::TimedOut, None);
     }
 
     /// The device goes: what is in flight is given up, what waits is refused.
@@ -195,7 +195,7 @@ impl Gateway {
         };
         let (topic, endpoint) = (joining.topics.response.clone(), joining.registration.endpoint.clone());
         self.publish(id, topic, uplink::refused(&echo, reason), UplinkClass::Answer);
-        self.report(Report::Command { endpoint, msg_type, outcome });
+        self.report(Report::Command { endpoint, msg_type, outcome, took: None });
     }
 
     fn send(&mut self, now: Instant, id: DeviceId, mut waiting: Waiting) {
@@ -223,7 +223,7 @@ impl Gateway {
         // For as long as an answer is waited for it may be sent once more, whatever its own patience was.
         waiting.expires = waiting.expires.max(now + self.settings.coap.max_transmit_wait());
         if let Some(device) = self.registry.device_mut(id) {
-            device.sent(exchange, waiting);
+            device.sent(now, exchange, waiting);
         }
     }
 
@@ -256,10 +256,14 @@ impl Gateway {
     }
 
     fn take_command(&mut self, exchange: ExchangeId) -> Option<(DeviceId, Command)> {
+        self.take_in_flight(exchange).map(|(id, in_flight)| (id, in_flight.command))
+    }
+
+    fn take_in_flight(&mut self, exchange: ExchangeId) -> Option<(DeviceId, InFlight)> {
         let id = self.exchanges.remove(&exchange)?;
         let in_flight = self.registry.device_mut(id)?.take_in_flight()?;
         self.changed(id);
-        Some((id, in_flight.command))
+        Some((id, in_flight))
     }
 
     fn refuse_command(&mut self, id: DeviceId, command: &Command, outcome: CommandOutcome, reason: &str) {
@@ -277,12 +281,12 @@ impl Gateway {
         self.publish_answer(id, uplink::refused(echo, reason));
         let Some(device) = self.registry.device(id) else { return };
         let endpoint = device.registration.endpoint.clone();
-        self.report(Report::Command { endpoint, msg_type, outcome });
+        self.report(Report::Command { endpoint, msg_type, outcome, took: None });
     }
 
-    fn finished(&mut self, id: DeviceId, command: &Command, outcome: CommandOutcome) {
+    fn finished(&mut self, id: DeviceId, command: &Command, outcome: CommandOutcome, took: Option<Duration>) {
         let Some(device) = self.registry.device(id) else { return };
         let endpoint = device.registration.endpoint.clone();
-        self.report(Report::Command { endpoint, msg_type: command.msg_type(), outcome });
+        self.report(Report::Command { endpoint, msg_type: command.msg_type(), outcome, took });
     }
 }

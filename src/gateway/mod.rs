@@ -43,7 +43,7 @@ use joining::Joinings;
 use report::Report;
 use restart::Changes;
 use secured::Secured;
-use settings::Settings;
+use settings::{Limits, Settings};
 
 pub use occupancy::Occupancy;
 
@@ -163,6 +163,19 @@ impl Gateway {
     /// Tells what the wall clock says; it may have been set since.
     pub fn set_unix_time(&mut self, now: Instant, unix_time: Duration) {
         self.clocks = (now, unix_time);
+    }
+
+    /// What comes from devices, and what applications ask of them, is read by these definitions from now on.
+    pub fn set_model(&mut self, model: Arc<Model>) {
+        self.model = model;
+    }
+
+    /// These bounds hold from now on. Devices, commands and observations that are beyond them already stay.
+    pub fn set_limits(&mut self, mut limits: Limits) {
+        // The requests of registered devices keep their room: that of the endpoint is as it was at the start.
+        limits.joinings = limits.joinings.min(self.settings.coap.pending_requests.saturating_sub(1)).max(1);
+        self.admission.set_limits(&limits);
+        self.settings.limits = limits;
     }
 
     pub fn registered_devices(&self) -> usize {

@@ -1,5 +1,7 @@
 //! How full the gateway is.
 
+use std::time::Instant;
+
 use crate::coap;
 use crate::dtls;
 
@@ -47,5 +49,15 @@ impl Gateway {
             coap: self.coap.occupancy(),
             dtls: self.associations(),
         }
+    }
+
+    /// Counts the registered devices that take no command now; it looks at every device.
+    pub fn sleeping_devices(&self, now: Instant) -> usize {
+        self.registry.devices().filter(|(_, device)| !device.is_awake(now)).count()
+    }
+
+    /// How many devices there may be.
+    pub fn devices_limit(&self) -> usize {
+        self.settings.limits.devices
     }
 }

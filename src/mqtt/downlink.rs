@@ -132,6 +132,10 @@ impl TryFrom<String> for Echo {
     }
 }
 
+/// What [`Command::msg_type`] may be.
+pub const MSG_TYPES: [&str; 9] =
+    ["read", "discover", "write", "write-attr", "execute", "create", "delete", "observe", "cancel-observe"];
+
 impl Command {
     /// The name of its kind, for metrics.
     pub fn msg_type(&self) -> &'static str {

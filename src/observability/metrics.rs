@@ -1,13 +1,17 @@
-//! Every counter of the program, named once, with its meaning.
+//! Every counter of the program, named once, with its meaning, and the times that are measured. How full things are is
+//! not kept here: the driver is asked for it (`vitals`).
 
 mod dtls;
 mod reports;
+mod times;
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::gateway::report::Report;
 
 pub use reports::CoreMetrics;
+pub use times::{Measured, Times};
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -34,6 +38,8 @@ pub struct Metrics {
     pub transport: TransportMetrics,
     pub upstream: UpstreamMetrics,
     pub store: StoreMetrics,
+    pub admin: AdminMetrics,
+    pub times: Times,
 }
 
 /// One number, as a page of metrics shows it: `name{labels} value`.
@@ -42,7 +48,7 @@ pub struct Sample {
     pub name: &'static str,
     pub meaning: &'static str,
     /// `label="value"`, separated by commas; empty for a counter that is alone under its name.
-    pub labels: &'static str,
+    pub labels: Cow<'static, str>,
     pub value: u64,
 }
 
@@ -50,11 +56,21 @@ impl Metrics {
     /// Counts what the core reports.
     pub fn record(&self, report: &Report) {
         self.core.record(report);
+        if let Report::Command { took: Some(took), .. } = report {
+            self.times.exchange.observe(took.as_secs_f64());
+        }
     }
 
     /// Every counter as it is now; those of one name stand together.
     pub fn snapshot(&self) -> Vec<Sample> {
-        [self.core.samples(), self.transport.samples(), self.upstream.samples(), self.store.samples()].concat()
+        [
+            self.core.samples(),
+            self.transport.samples(),
+            self.upstream.samples(),
+            self.store.samples(),
+            self.admin.samples(),
+        ]
+        .concat()
     }
 }
 
@@ -162,8 +178,26 @@ counters! {
     }
 }
 
-fn sample(name: &'static str, meaning: &'static str, labels: &'static str, counter: &Counter) -> Sample {
-    Sample { name, meaning, labels, value: counter.value() }
+counters! {
+    /// The page of metrics and the answers about health.
+    AdminMetrics {
+        "lwm2m_admin_requests_total": "Requests for metrics and health." [
+            requests_answered r#"result="answered""#,
+            requests_refused r#"result="refused""#
+        ]
+        "lwm2m_admin_connections_cut_total": "Connections of the admin listener that broke, or took too long." [
+            connections_cut ""
+        ]
+    }
+}
+
+fn sample(
+    name: &'static str,
+    meaning: &'static str,
+    labels: impl Into<Cow<'static, str>>,
+    counter: &Counter,
+) -> Sample {
+    Sample { name, meaning, labels: labels.into(), value: counter.value() }
 }
 
 #[cfg(test)]
@@ -175,7 +209,7 @@ mod tests {
     #[test]
     fn every_name_with_its_labels_is_there_once() {
         let samples = Metrics::default().snapshot();
-        let names: BTreeSet<_> = samples.iter().map(|sample| (sample.name, sample.labels)).collect();
+        let names: BTreeSet<_> = samples.iter().map(|sample| (sample.name, &sample.labels)).collect();
         assert_eq!(names.len(), samples.len());
     }
 
@@ -207,7 +241,7 @@ mod tests {
         metrics.upstream.publishes_refused.add(3);
         metrics.transport.send_errors.increment();
         let counted: Vec<_> = metrics.snapshot().into_iter().filter(|sample| sample.value != 0).collect();
-        let shown: Vec<_> = counted.iter().map(|sample| (sample.name, sample.labels, sample.value)).collect();
+        let shown: Vec<_> = counted.iter().map(|sample| (sample.name, &*sample.labels, sample.value)).collect();
         let errors = ("lwm2m_socket_errors_total", r#"direction="out""#, 1);
         assert_eq!(shown, [errors, ("lwm2m_publishes_total", r#"result="refused""#, 3)]);
     }

@@ -50,6 +50,8 @@ pub struct Device {
 pub struct InFlight {
     pub exchange: ExchangeId,
     pub command: Command,
+    /// When its first datagram left.
+    pub sent: Instant,
     /// Until when it is worth being sent once more after a restart.
     pub expires: Instant,
     /// What its record is called by, once it has one.
@@ -160,9 +162,9 @@ impl Device {
         self.awake_window.is_none_or(|window| now < self.last_heard + window)
     }
 
-    pub fn sent(&mut self, exchange: ExchangeId, waiting: Waiting) {
+    pub fn sent(&mut self, now: Instant, exchange: ExchangeId, waiting: Waiting) {
         let Waiting { command, expires, serial } = waiting;
-        self.in_flight = Some(InFlight { exchange, command, expires, serial });
+        self.in_flight = Some(InFlight { exchange, command, sent: now, expires, serial });
     }
 
     /// The command of this exchange, which goes on being in flight.

@@ -1,7 +1,8 @@
 //! The built program, started as a user starts it.
 
 use std::fs::{self, OpenOptions};
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::channel;
@@ -54,7 +55,7 @@ impl Gateway {
 
     fn launch(nodes: &[&TestAddresses], lines: &str) -> Self {
         let config = format!(
-            "xml_dir = \"{}/xml\"\n{}\nupstream.exproto.handler_bind = \"{}\"\n{lines}",
+            "xml_dir = \"{}/xml\"\nadmin.bind = \"127.0.0.1:0\"\n{}\nupstream.exproto.handler_bind = \"{}\"\n{lines}",
             env!("CARGO_MANIFEST_DIR"),
             upstream(nodes),
             nodes[0].handler_bind,
@@ -110,6 +111,25 @@ impl Gateway {
 
     pub fn address(&self) -> SocketAddr {
         self.listeners[0]
+    }
+
+    /// Where its metrics are.
+    pub fn admin(&self) -> SocketAddr {
+        let output = self.output();
+        let (_, rest) = output.rsplit_once("metrics and health").expect("it prints where");
+        let (_, rest) = rest.split_once("http://").expect("an address");
+        rest.split_once('/').expect("a path").0.parse().expect("an address")
+    }
+
+    /// Asks its admin listener; gives the status and the body.
+    pub fn ask_admin(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.admin()).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("the option is known");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: gateway\r\n\r\n").expect("it takes a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        (status, answer.split_once("\r\n\r\n").expect("a body").1.to_owned())
     }
 
     /// What it has printed.

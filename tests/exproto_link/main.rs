@@ -10,6 +10,7 @@ use std::time::Duration;
 use lwm2m_gateway::gateway::broker::{
     BrokerCommand, BrokerEvent, ClientInfo, CloseReason, ConnectError, DeviceId, Publication, UplinkClass,
 };
+use lwm2m_gateway::observability::conditions::Conditions;
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::secret::Secret;
 use lwm2m_gateway::tls;
@@ -43,7 +44,8 @@ impl Rig {
     /// With more nodes than the one that it has.
     async fn start_with(mut emqx: Emqx, others: &mut [&mut Emqx], settings: Settings) -> Self {
         let metrics = Arc::new(Metrics::default());
-        let link = Link::start(settings, Arc::clone(&metrics)).await.expect("a link");
+        let conditions = Conditions::default();
+        let link = Link::start(settings, Arc::clone(&metrics), conditions.add("broker")).await.expect("a link");
         emqx.start(link.handler_address()).await;
         for other in others {
             other.start(link.handler_address()).await;

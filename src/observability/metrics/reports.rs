@@ -7,6 +7,7 @@ use crate::gateway::broker::CloseReason;
 use crate::gateway::report::{
     CommandOutcome, DropReason, Forbidden, LeaveReason, NotRestored, NotificationOutcome, Report, Verdict,
 };
+use crate::mqtt::downlink::MSG_TYPES;
 
 use super::dtls::DtlsMetrics;
 use super::{Counter, Sample, sample};
@@ -26,7 +27,7 @@ pub struct CoreMetrics {
     not_restored: Counters<NotRestored>,
     moves: Counter,
     departures: Counters<LeaveReason>,
-    commands: Counters<CommandOutcome>,
+    commands: CommandCounters,
     notifications: Counters<NotificationOutcome>,
     auto_observe_cut: Counter,
     undecodable_contents: Counter,
@@ -51,7 +52,7 @@ impl CoreMetrics {
             Report::NotRestored { reason, .. } => self.not_restored.increment(*reason),
             Report::Moved { .. } => self.moves.increment(),
             Report::Left { reason, .. } => self.departures.increment(*reason),
-            Report::Command { outcome, .. } => self.commands.increment(*outcome),
+            Report::Command { msg_type, outcome, .. } => self.commands.of(msg_type).increment(*outcome),
             Report::Notification { outcome, .. } => self.notifications.increment(*outcome),
             Report::AutoObserveCut { paths, .. } => self.auto_observe_cut.add(*paths as u64),
             Report::UndecodableContent { .. } => self.undecodable_contents.increment(),
@@ -86,7 +87,7 @@ impl CoreMetrics {
                 .samples("lwm2m_not_restored_total", "Devices of before a restart that were not taken up again."),
             alone("lwm2m_moves_total", "Devices that came from another address.", &self.moves),
             self.departures.samples("lwm2m_departures_total", "Registrations that ended."),
-            self.commands.samples("lwm2m_commands_total", "Commands that came to their end."),
+            self.commands.samples("lwm2m_commands_total", "Commands that came to their end, by kind and outcome."),
             self.notifications.samples("lwm2m_notifications_total", "Notifications of observations."),
             alone(
                 "lwm2m_auto_observe_left_out_total",
@@ -106,6 +107,32 @@ impl CoreMetrics {
             ),
         ]
         .concat()
+    }
+}
+
+/// The commands, by their kind and what became of them.
+#[derive(Debug, Default)]
+struct CommandCounters {
+    by_type: [Counters<CommandOutcome>; MSG_TYPES.len()],
+    /// Those that could not be read.
+    unread: Counters<CommandOutcome>,
+}
+
+impl CommandCounters {
+    fn of(&self, msg_type: &str) -> &Counters<CommandOutcome> {
+        MSG_TYPES.iter().position(|known| *known == msg_type).map_or(&self.unread, |index| &self.by_type[index])
+    }
+
+    fn samples(&self, name: &'static str, meaning: &'static str) -> Vec<Sample> {
+        let by_type = MSG_TYPES.iter().zip(&self.by_type).chain([(&"error", &self.unread)]);
+        let labelled = |(msg_type, counters): (&&str, &Counters<CommandOutcome>)| {
+            let mut samples = counters.samples(name, meaning);
+            for sample in &mut samples {
+                sample.labels = format!("type=\"{msg_type}\",{}", sample.labels).into();
+            }
+            samples
+        };
+        by_type.flat_map(labelled).collect()
     }
 }
 
@@ -167,9 +194,7 @@ impl<L: Label> Counters<L> {
 
     pub fn samples(&self, name: &'static str, meaning: &'static str) -> Vec<Sample> {
         let labelled = L::ALL.iter().zip(&self.counters);
-        labelled
-            .map(|(label, counter)| Sample { name, meaning, labels: label.labels(), value: counter.value() })
-            .collect()
+        labelled.map(|(label, counter)| sample(name, meaning, label.labels(), counter)).collect()
     }
 }
 
@@ -321,11 +346,10 @@ mod tests {
             reason: String::new(),
         });
         let departures = LeaveReason::ALL.iter().map(|&reason| Report::Left { endpoint: endpoint(), reason });
-        let commands = CommandOutcome::ALL.iter().map(|&outcome| Report::Command {
-            endpoint: endpoint(),
-            msg_type: "read",
-            outcome,
-        });
+        let kinds = MSG_TYPES.iter().copied().chain(["error"]);
+        let outcomes = kinds.flat_map(|msg_type| CommandOutcome::ALL.iter().map(move |&outcome| (msg_type, outcome)));
+        let commands =
+            outcomes.map(|(msg_type, outcome)| Report::Command { endpoint: endpoint(), msg_type, outcome, took: None });
         let notifications =
             NotificationOutcome::ALL.iter().map(|&outcome| Report::Notification { endpoint: endpoint(), outcome });
         let transfers = BlockError::ALL.iter().map(|&error| Report::TransferFailed { peer: peer(), error });

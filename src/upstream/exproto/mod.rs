@@ -29,6 +29,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use prometheus_client::metrics::histogram::Histogram;
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
 use tokio::net::TcpListener;
@@ -37,14 +38,16 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::info;
 
 use crate::gateway::broker::{BrokerCommand, BrokerEvent};
+use crate::observability::conditions::{Condition, State};
 use crate::observability::metrics::Metrics;
 use crate::tls::{self, Connector};
+use crate::upstream::Occupancy;
 
 use adapter::Adapter;
 use anchor::{Anchor, DialError, Dialer};
 use announcements::Token;
 use devices::{Action, AnchorId, Call, Devices, HandlerEvent, Outcome};
-use nodes::NodeId;
+use nodes::{NodeId, Standing};
 
 /// Calls of one node without an answer, those included for which nobody waits any more. An adapter that takes calls and
 /// does not answer them must not fill the memory.
@@ -105,6 +108,8 @@ pub struct Link {
     handler_address: SocketAddr,
     anchors: HashMap<AnchorId, AbortHandle>,
     tasks: JoinSet<Ended>,
+    metrics: Arc<Metrics>,
+    condition: Condition,
 }
 
 /// The way to one node.
@@ -130,14 +135,15 @@ enum Input {
 }
 
 impl Link {
-    /// Binds the handler. An EMQX that is away is no error.
+    /// Binds the handler, and looks whether EMQX is there. One that is away is no error; `condition` says so.
     ///
     /// # Errors
     /// If `handler_bind` cannot be bound, an `adapter` is no URI, the files of `ssl` are of no use, or the system has no
     /// randomness.
-    pub async fn start(settings: Settings, metrics: Arc<Metrics>) -> io::Result<Self> {
+    pub async fn start(settings: Settings, metrics: Arc<Metrics>, condition: Condition) -> io::Result<Self> {
         let rng = StdRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?;
-        let devices = Devices::new(&settings, rng, Arc::clone(&metrics));
+        let mut devices = Devices::new(&settings, rng, Arc::clone(&metrics));
+        devices.probe_all(now());
         let connector = settings.connector()?;
         let way = |node: &Node| Way::new(node, &settings, connector.clone());
         let ways = settings.nodes.iter().map(way).collect::<io::Result<_>>()?;
@@ -148,13 +154,13 @@ impl Link {
         let handler_address = socket.local_addr()?;
         let (sender, events) = mpsc::channel(settings.event_queue.max(1));
         let mut tasks = JoinSet::new();
-        let serving = handler::serve(socket, sender, metrics);
+        let serving = handler::serve(socket, sender, Arc::clone(&metrics));
         tasks.spawn(async {
             serving.await;
             Ended::Handler
         });
         info!(%handler_address, "ExProto handler listens");
-        Ok(Self { devices, ways, events, handler_address, anchors: HashMap::new(), tasks })
+        Ok(Self { devices, ways, events, handler_address, anchors: HashMap::new(), tasks, metrics, condition })
     }
 
     /// Where the handler listens: `handler_bind`, with the port that the system chose if it was 0.
@@ -165,6 +171,11 @@ impl Link {
     /// Takes a command; never waits.
     pub fn submit(&mut self, command: BrokerCommand) {
         self.devices.command(now(), command);
+    }
+
+    /// How full it is; it looks at every device.
+    pub fn occupancy(&self) -> Occupancy {
+        self.devices.occupancy()
     }
 
     /// The next event for the core. Drives the link: it has to be polled all the time. Cancel-safe.
@@ -198,6 +209,9 @@ impl Link {
 
     /// Does what the devices want done, up to the next event for the core.
     fn act(&mut self) -> Option<BrokerEvent> {
+        if let Some(Standing { serving, detail }) = self.devices.take_standing() {
+            self.condition.set(if serving { State::Up } else { State::Down }, detail);
+        }
         while let Some(action) = self.devices.poll_action() {
             match action {
                 Action::Dial { anchor, node, token } => self.dial(anchor, node, &token),
@@ -286,8 +300,13 @@ impl Link {
             return self.devices.called(now(), node, anchor, outcome);
         }
         way.calls_under_way += 1;
+        let (time, begun) = (time_of(&call, &self.metrics).clone(), now());
         let call = way.adapter.call(anchor, call);
-        self.tasks.spawn(async move { Ended::Call { node, anchor, outcome: call.await } });
+        self.tasks.spawn(async move {
+            let outcome = call.await;
+            time.observe(now().saturating_duration_since(begun).as_secs_f64());
+            Ended::Call { node, anchor, outcome }
+        });
     }
 }
 
@@ -298,6 +317,15 @@ impl Way {
         let adapter = adapter.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let dialer = Dialer::new(node.listeners.clone(), settings.source_addresses.clone(), connector);
         Ok(Self { dialer, adapter, calls_under_way: 0 })
+    }
+}
+
+fn time_of<'a>(call: &Call, metrics: &'a Metrics) -> &'a Histogram {
+    match call {
+        Call::Authenticate { .. } => &metrics.times.authenticate,
+        Call::Subscribe { .. } => &metrics.times.subscribe,
+        Call::Publish { .. } => &metrics.times.publish,
+        Call::Ping { .. } => &metrics.times.probe,
     }
 }
 

@@ -37,6 +37,16 @@ pub enum Fault<'a> {
 #[derive(Debug)]
 pub struct Nodes {
     nodes: Vec<Node>,
+    /// Since the standing was told last.
+    changed: bool,
+}
+
+/// How it is with all nodes, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// One at least is known to serve.
+    pub serving: bool,
+    pub detail: String,
 }
 
 #[derive(Debug)]
@@ -44,7 +54,9 @@ struct Node {
     /// As it stands in the log: its listeners.
     name: String,
     state: State,
-    /// Anchors there, those that are on their way included.
+    /// Why it went down last.
+    fault: String,
+    /// Anchors of devices there, those that are on their way included.
     anchors: usize,
     /// Whether it ever told us of an anchor, and whether its adapter ever answered.
     told: bool,
@@ -69,7 +81,7 @@ enum State {
 impl Nodes {
     /// All of them count as up until something else is known.
     pub fn new(names: impl IntoIterator<Item = String>) -> Self {
-        Self { nodes: names.into_iter().map(Node::new).collect() }
+        Self { nodes: names.into_iter().map(Node::new).collect(), changed: true }
     }
 
     pub fn len(&self) -> usize {
@@ -82,6 +94,19 @@ impl Nodes {
 
     pub fn any_up(&self) -> bool {
         self.nodes.iter().any(Node::is_up)
+    }
+
+    pub fn up(&self) -> usize {
+        self.nodes.iter().filter(|node| node.is_up()).count()
+    }
+
+    /// How it is, when that has changed since the last time.
+    pub fn take_standing(&mut self) -> Option<Standing> {
+        let changed = std::mem::take(&mut self.changed);
+        changed.then(|| Standing {
+            serving: self.nodes.iter().any(|node| node.is_up() && node.answered),
+            detail: self.nodes.iter().map(Node::told_to_people).collect::<Vec<_>>().join("; "),
+        })
     }
 
     /// Where a device goes next: to the node where it was, if that is up, else to the one with the fewest anchors. With
@@ -121,6 +146,7 @@ impl Nodes {
         node.unanswered = 0;
         if !std::mem::replace(&mut node.answered, true) {
             info!(node = node.name, "EMQX is reached");
+            self.changed = true;
         }
     }
 
@@ -136,6 +162,8 @@ impl Nodes {
                 let down = node.counts(fault);
                 if down {
                     node.state = State::Down { failed_probes: 0, clients_lost: fault.loses_clients(), left: false };
+                    node.fault = fault.to_string();
+                    self.changed = true;
                     warn!(node = node.name, "EMQX does not serve: {fault}");
                 }
                 down
@@ -150,10 +178,16 @@ impl Nodes {
         }
     }
 
-    pub fn probe_succeeded(&mut self, id: NodeId) {
+    /// Says whether the node was down until now.
+    pub fn probe_succeeded(&mut self, id: NodeId) -> bool {
         let node = &mut self.nodes[id.0];
+        let was_down = !node.is_up();
         (node.state, node.untold, node.unanswered) = (State::Up, 0, 0);
-        info!(node = node.name, "EMQX serves again");
+        if was_down {
+            info!(node = node.name, "EMQX serves again");
+            self.changed = true;
+        }
+        was_down
     }
 
     /// The nodes whose clients have to be taken away now. Gives each of them once in its time of being down.
@@ -168,7 +202,24 @@ impl Nodes {
 
 impl Node {
     fn new(name: String) -> Self {
-        Self { name, state: State::Up, anchors: 0, told: false, answered: false, untold: 0, unanswered: 0 }
+        Self {
+            name,
+            state: State::Up,
+            fault: String::new(),
+            anchors: 0,
+            told: false,
+            answered: false,
+            untold: 0,
+            unanswered: 0,
+        }
+    }
+
+    fn told_to_people(&self) -> String {
+        match self.state {
+            State::Up if self.answered => format!("{} serves", self.name),
+            State::Up => format!("{} was not reached yet", self.name),
+            State::Down { .. } => format!("{} does not serve: {}", self.name, self.fault),
+        }
     }
 
     fn is_up(&self) -> bool {

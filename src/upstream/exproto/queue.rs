@@ -131,6 +131,16 @@ impl Queues {
         !self.queues.contains_key(&device)
     }
 
+    /// How many publications wait, of all devices.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// How many may.
+    pub fn limit(&self) -> usize {
+        self.total
+    }
+
     fn room_for(&self, device: DeviceId, newcomer: UplinkClass) -> Room {
         let own = self.queues.get(&device);
         let (notification, answer) = if own.is_some_and(|queue| queue.waiting.len() >= self.per_device) {

@@ -87,7 +87,11 @@ impl Devices {
         self.next_anchor += 1;
         let token = Token::random(&mut self.rng);
         self.by_anchor.insert(anchor, owner);
-        self.nodes.add_anchor(node);
+        match owner {
+            Owner::Device(_) => self.nodes.add_anchor(node),
+            // It is none of those that are spread over the nodes.
+            Owner::Probe(_) => {}
+        }
         self.announcements.expect(token.clone(), owner);
         self.actions.push_back(Action::Dial { anchor, node, token: token.clone() });
         (anchor, token)

@@ -36,10 +36,11 @@ use tracing::debug;
 use crate::deadlines::Deadlines;
 use crate::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, CloseReason, DeviceId, Publication, UplinkClass};
 use crate::observability::metrics::{Metrics, UpstreamMetrics};
+use crate::upstream::Occupancy;
 
 use super::Settings;
 use super::announcements::{Announcements, Heard, Token};
-use super::nodes::{Fault, NodeId, Nodes};
+use super::nodes::{self, Fault, NodeId, Nodes};
 use super::pace::Pace;
 use super::queue::Queues;
 use device::{Device, State, Wait};
@@ -283,6 +284,26 @@ impl Devices {
 
     pub fn is_empty(&self) -> bool {
         self.devices.is_empty()
+    }
+
+    /// Counts; it looks at every device.
+    pub fn occupancy(&self) -> Occupancy {
+        let ready = |device: &&Device| matches!(device.state, State::Ready { .. });
+        let connected = self.devices.values().filter(ready).count();
+        let nodes_up = self.nodes.up();
+        Occupancy {
+            connected,
+            connecting: self.devices.len() - connected,
+            publications: self.queues.len(),
+            publications_limit: self.queues.limit(),
+            nodes_up,
+            nodes_down: self.nodes.len() - nodes_up,
+        }
+    }
+
+    /// How it is with the nodes, when that has changed since the last time.
+    pub fn take_standing(&mut self) -> Option<nodes::Standing> {
+        self.nodes.take_standing()
     }
 
     fn disconnect(&mut self, now: Instant, id: DeviceId) {

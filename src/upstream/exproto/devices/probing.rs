@@ -1,5 +1,6 @@
-//! Probes of the nodes that are down: an anchor without a device, of which the node has to tell the handler, and one call
-//! on it. At most one in a second for each node, so that it costs a node nothing, whatever it suffers from.
+//! Probes of the nodes that are down, and of each node when the program begins: an anchor without a device, of which the
+//! node has to tell the handler, and one call on it. At most one in a second for each node, so that it costs a node
+//! nothing, whatever it suffers from.
 
 use std::time::{Duration, Instant};
 
@@ -37,11 +38,18 @@ enum Stage {
 }
 
 impl Devices {
-    /// A device met this fault at the node.
+    /// Looks whether the nodes serve, before there are devices.
+    pub fn probe_all(&mut self, now: Instant) {
+        (0..self.nodes.len()).for_each(|index| self.begin_probe(now, NodeId(index)));
+    }
+
+    /// A device, or the first probe, met this fault at the node.
     pub(super) fn node_failed(&mut self, now: Instant, node: NodeId, fault: Fault<'_>) {
         if self.nodes.failed(node, fault) {
             self.counters().nodes_failed.increment();
-            self.schedule_probe(now, node);
+            if self.probers[node.0].probe.is_none() {
+                self.schedule_probe(now, node);
+            }
         }
     }
 
@@ -98,15 +106,20 @@ impl Devices {
     fn probe_succeeded(&mut self, now: Instant, node: NodeId) {
         self.end_probe(node);
         self.deadlines.cancel(Timer::Probe(node));
-        self.nodes.probe_succeeded(node);
-        self.counters().nodes_recovered.increment();
+        if self.nodes.probe_succeeded(node) {
+            self.counters().nodes_recovered.increment();
+        }
         self.release_parked(now);
         self.leave_nodes(now);
     }
 
     fn probe_failed(&mut self, now: Instant, node: NodeId, fault: Fault<'_>) {
         self.end_probe(node);
-        self.nodes.probe_failed(node, fault);
+        if self.nodes.is_up(node) {
+            self.node_failed(now, node, fault);
+        } else {
+            self.nodes.probe_failed(node, fault);
+        }
         self.schedule_probe(now, node);
         self.leave_nodes(now);
     }
@@ -121,7 +134,6 @@ impl Devices {
         let Some(Probe { anchor, token, .. }) = self.probers[node.0].probe.take() else { return };
         self.announcements.forget(&token);
         self.by_anchor.remove(&anchor);
-        self.nodes.remove_anchor(node);
         self.actions.push_back(Action::HangUp { anchor });
     }
 

@@ -200,7 +200,8 @@ impl World {
         assert_eq!(anchored + probing, self.anchors.len());
         assert_eq!(anchored + probing, self.devices.by_anchor.len());
         for node in [NodeId(0), NodeId(1)] {
-            let there = self.anchors.iter().filter(|anchor| anchor.node == node).count();
+            let of_device = |anchor: AnchorId| matches!(self.devices.by_anchor[&anchor], Owner::Device(_));
+            let there = self.anchors.iter().filter(|open| open.node == node && of_device(open.id)).count();
             assert_eq!(self.devices.nodes.anchors(node), there);
         }
         let parked = self.devices.parked.len();

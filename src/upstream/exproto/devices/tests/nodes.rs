@@ -433,3 +433,48 @@ fn the_kick_of_a_device_that_moved_is_heard_from_its_new_node_and_not_from_the_o
     scene.socket_closed("c3", "{shutdown,kicked}");
     scene.expect(&[closed(ONE, CloseReason::Kicked), hang_up(*anchor)]);
 }
+
+#[test]
+fn a_node_is_looked_at_before_there_are_devices() {
+    let mut scene = Scene::new();
+    let standing = scene.devices.take_standing().unwrap();
+    assert_eq!((standing.serving, standing.detail.as_str()), (false, "a was not reached yet"));
+    scene.devices.probe_all(scene.now);
+    let (anchor, token) = scene.expect_dial();
+    scene.serve_probe(A, anchor, &token);
+    let standing = scene.devices.take_standing().unwrap();
+    assert_eq!((standing.serving, standing.detail.as_str()), (true, "a serves"));
+    assert_eq!(scene.metrics.upstream.nodes_recovered.value(), 0);
+    assert_eq!((scene.devices.take_standing(), scene.devices.next_deadline()), (None, None));
+}
+
+#[test]
+fn a_node_that_is_away_from_the_start_is_probed_until_it_serves() {
+    let mut scene = Scene::new();
+    scene.devices.probe_all(scene.now);
+    let (anchor, _) = scene.expect_dial();
+    scene.devices.dialed(scene.now, anchor, Err("connection refused".to_owned()));
+    scene.expect(&[hang_up(anchor)]);
+    let standing = scene.devices.take_standing().unwrap();
+    assert!(!standing.serving && standing.detail.ends_with("cannot be reached: connection refused"), "{standing:?}");
+    let occupancy = scene.devices.occupancy();
+    assert_eq!((occupancy.nodes_up, occupancy.nodes_down), (0, 1));
+    scene.recover(A);
+    assert!(scene.devices.take_standing().unwrap().serving);
+    assert_eq!(scene.devices.occupancy().nodes_up, 1);
+}
+
+#[test]
+fn a_device_that_finds_the_node_away_first_leaves_the_first_probe_its_time() {
+    let mut scene = Scene::new();
+    scene.devices.probe_all(scene.now);
+    let (probe, token) = scene.expect_dial();
+    scene.command_connect(ONE, "ep1");
+    let (anchor, _) = scene.expect_dial();
+    scene.devices.dialed(scene.now, anchor, Err("connection refused".to_owned()));
+    assert_eq!(scene.devices.occupancy().nodes_down, 1);
+    while scene.devices.poll_action().is_some() {}
+    assert_eq!(scene.dials(seconds(4), &[]), []);
+    scene.serve_probe(A, probe, &token);
+    assert_eq!(scene.devices.occupancy().nodes_up, 1);
+}

@@ -1,0 +1,103 @@
+//! What the rest of the program asks of the driver. Each request has its turn between two inputs of the event loop, so
+//! that an answer proves that devices are served.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use crate::gateway::settings::Limits;
+use crate::lwm2m::model::Model;
+use crate::observability::vitals::Vitals;
+
+/// A driver that takes longer than this is stuck: what it does in one turn takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Requests that may wait. Whoever finds no room waits, and gives up in time.
+const WAITING: usize = 16;
+
+#[derive(Debug)]
+pub enum Request {
+    /// To be answered, and nothing else.
+    Beat(oneshot::Sender<()>),
+    /// How full everything is. It looks at every device, some milliseconds where there are many.
+    Vitals(oneshot::Sender<Vitals>),
+    /// What comes from devices is read by these definitions from now on.
+    Model(Arc<Model>),
+    /// These bounds hold from now on; what is beyond them already stays.
+    Limits(Box<Limits>),
+}
+
+/// The other end of the driver; a clone asks the same one.
+#[derive(Clone, Debug)]
+pub struct Control {
+    requests: mpsc::Sender<Request>,
+    patience: Duration,
+}
+
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("the driver does not answer")]
+pub struct Silent;
+
+/// A control, and where its requests come out.
+pub fn control() -> (Control, mpsc::Receiver<Request>) {
+    let (requests, receiver) = mpsc::channel(WAITING);
+    (Control { requests, patience: PATIENCE }, receiver)
+}
+
+impl Control {
+    /// Whether the driver is alive.
+    pub async fn beat(&self) -> Result<(), Silent> {
+        self.ask(Request::Beat).await
+    }
+
+    pub async fn vitals(&self) -> Result<Vitals, Silent> {
+        self.ask(Request::Vitals).await
+    }
+
+    pub async fn set_model(&self, model: Arc<Model>) -> Result<(), Silent> {
+        self.send(Request::Model(model)).await
+    }
+
+    pub async fn set_limits(&self, limits: Limits) -> Result<(), Silent> {
+        self.send(Request::Limits(Box::new(limits))).await
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Silent> {
+        let (sender, answer) = oneshot::channel();
+        let asking = async {
+            self.send(request(sender)).await?;
+            answer.await.map_err(|_| Silent)
+        };
+        timeout(self.patience, asking).await.unwrap_or(Err(Silent))
+    }
+
+    async fn send(&self, request: Request) -> Result<(), Silent> {
+        timeout(self.patience, self.requests.send(request)).await.map_err(|_| Silent)?.map_err(|_| Silent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_driver_that_does_nothing_is_silent() {
+        let (mut control, _requests) = control();
+        control.patience = Duration::from_millis(1);
+        assert_eq!(control.beat().await, Err(Silent));
+        for _ in 1..WAITING {
+            assert_eq!(control.vitals().await, Err(Silent));
+        }
+        // Now there is no room for one more, and nobody waits for ever.
+        assert_eq!(control.beat().await, Err(Silent));
+    }
+
+    #[tokio::test]
+    async fn a_driver_that_has_ended_is_silent() {
+        let (control, requests) = control();
+        drop(requests);
+        assert_eq!(control.beat().await, Err(Silent));
+    }
+}

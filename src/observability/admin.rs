@@ -1,0 +1,169 @@
+//! The admin listener: metrics, and whether the program is well, over HTTP.
+//!
+//! - `GET /metrics`: the page for Prometheus.
+//! - `GET /healthz`: 200 as long as the driver serves devices; otherwise the process should be restarted.
+//! - `GET /readyz`: 200 as long as no condition is down; each of them with its state, as JSON.
+//!
+//! It has neither authentication nor TLS, and tells nothing of single devices. Whoever reaches it can hold a few
+//! connections for a few seconds, and no more: heads, connections and their time are bounded, and bodies are not read.
+
+use std::convert::Infallible;
+use std::fmt::Display;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tracing::debug;
+
+use crate::driver::control::Control;
+
+use super::conditions::{Conditions, State};
+use super::metrics::Metrics;
+use super::page::{self, Page};
+
+/// At once; one more waits until another has ended.
+const CONNECTIONS: usize = 16;
+/// A connection is for one request. Whatever happens on it, it is over after this time.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// The least that hyper can do with is 8 KiB.
+const HEAD_BYTES: usize = 8 * 1024;
+const HEADERS: usize = 32;
+/// After an error of the listener, such as too many open files.
+const PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// `None`: when the broker is another process. Next to the embedded one several may be tried on one machine.
+    pub enable: Option<bool>,
+    pub bind: SocketAddr,
+}
+
+/// Where the answers come from.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    pub metrics: Arc<Metrics>,
+    pub conditions: Conditions,
+    pub control: Control,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+/// Serves for as long as it is polled.
+pub async fn serve(listener: TcpListener, sources: Sources) {
+    serve_each_for(CONNECTION_TIMEOUT, listener, sources).await;
+}
+
+async fn serve_each_for(longest: Duration, listener: TcpListener, sources: Sources) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let turn = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let sources = sources.clone();
+                tokio::spawn(async move {
+                    serve_connection(longest, stream, &sources).await;
+                    drop(turn);
+                });
+            }
+            Err(error) => {
+                debug!(%error, "an admin connection was not taken");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection(longest: Duration, stream: TcpStream, sources: &Sources) {
+    let service = service_fn(|request| async move { Ok::<_, Infallible>(sources.answer(&request).await) });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .keep_alive(false)
+        .max_buf_size(HEAD_BYTES)
+        .max_headers(HEADERS)
+        .serve_connection(TokioIo::new(stream), service);
+    match timeout(longest, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => sources.cut(&error),
+        Err(_) => sources.cut(&io::Error::from(io::ErrorKind::TimedOut)),
+    }
+}
+
+impl Sources {
+    async fn answer(&self, request: &Request<Incoming>) -> Answer {
+        // Of an answer to HEAD hyper leaves the body out.
+        let answer = match (request.method(), request.uri().path()) {
+            (&(Method::GET | Method::HEAD), "/metrics") => self.metrics().await,
+            (&(Method::GET | Method::HEAD), "/healthz") => self.health().await,
+            (&(Method::GET | Method::HEAD), "/readyz") => self.readiness(),
+            (&(Method::GET | Method::HEAD), _) => text(StatusCode::NOT_FOUND, "/metrics, /healthz or /readyz\n"),
+            (_, _) => not_allowed(),
+        };
+        let counters = &self.metrics.admin;
+        let refused = answer.status().is_client_error();
+        if refused { &counters.requests_refused } else { &counters.requests_answered }.increment();
+        answer
+    }
+
+    async fn metrics(&self) -> Answer {
+        let vitals = self.control.vitals().await.ok();
+        let page = Page { metrics: Arc::clone(&self.metrics), vitals };
+        answer(StatusCode::OK, page::CONTENT_TYPE, page.text())
+    }
+
+    async fn health(&self) -> Answer {
+        match self.control.beat().await {
+            Ok(()) => text(StatusCode::OK, "ok\n"),
+            Err(silent) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{silent}\n")),
+        }
+    }
+
+    fn readiness(&self) -> Answer {
+        let standings = self.conditions.standings();
+        let ready = standings.values().all(|standing| standing.state != State::Down);
+        let conditions: serde_json::Map<String, Value> = standings
+            .iter()
+            .map(|(name, standing)| {
+                let told = json!({ "state": standing.state.name(), "detail": standing.detail });
+                ((*name).to_owned(), told)
+            })
+            .collect();
+        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        answer(status, "application/json", format!("{}\n", json!({ "ready": ready, "conditions": conditions })))
+    }
+
+    fn cut(&self, error: &impl Display) {
+        self.metrics.admin.connections_cut.increment();
+        debug!(%error, "an admin connection was cut");
+    }
+}
+
+fn not_allowed() -> Answer {
+    let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD\n");
+    answer.headers_mut().insert(ALLOW, "GET, HEAD".parse().expect("a header"));
+    answer
+}
+
+fn text(status: StatusCode, text: impl Into<String>) -> Answer {
+    answer(status, "text/plain; charset=utf-8", text.into())
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: String) -> Answer {
+    let builder = Response::builder().status(status).header(CONTENT_TYPE, content_type);
+    let builder = builder.header(CACHE_CONTROL, "no-store");
+    builder.body(Full::new(Bytes::from(body))).expect("the headers are constants")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::*;
+use crate::driver::control::{self, Request};
+use crate::observability::vitals::Vitals;
+
+/// An admin listener, with a driver that answers or one that is stuck.
+struct Rig {
+    address: SocketAddr,
+    conditions: Conditions,
+    metrics: Arc<Metrics>,
+}
+
+impl Rig {
+    async fn start() -> Self {
+        let (control, mut requests) = control::control();
+        tokio::spawn(async move {
+            while let Some(request) = requests.recv().await {
+                match request {
+                    Request::Beat(asker) => asker.send(()).unwrap(),
+                    Request::Vitals(asker) => asker.send(Vitals { asleep: 3, ..Vitals::default() }).unwrap(),
+                    Request::Model(_) | Request::Limits(_) => {}
+                }
+            }
+        });
+        Self::start_with(control).await
+    }
+
+    async fn start_with(control: Control) -> Self {
+        Self::start_for(CONNECTION_TIMEOUT, control).await
+    }
+
+    async fn start_for(longest: Duration, control: Control) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (metrics, conditions) = (Arc::new(Metrics::default()), Conditions::default());
+        let sources = Sources { metrics: Arc::clone(&metrics), conditions: conditions.clone(), control };
+        tokio::spawn(serve_each_for(longest, listener, sources));
+        Self { address, conditions, metrics }
+    }
+
+    async fn ask(&self, request: &str) -> String {
+        self.send(format!("{request} HTTP/1.1\r\nHost: gateway\r\n\r\n").as_bytes()).await
+    }
+
+    /// All that comes back until the end of the connection.
+    async fn send(&self, bytes: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        // It may be closed before it has taken all of it.
+        let _sent = stream.write_all(bytes).await;
+        let mut answer = Vec::new();
+        let _reset = stream.read_to_end(&mut answer).await;
+        String::from_utf8(answer).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn the_page_of_metrics_has_what_was_counted_and_what_the_driver_tells() {
+    let rig = Rig::start().await;
+    rig.metrics.transport.send_errors.increment();
+    let answer = rig.ask("GET /metrics").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.contains(&format!("content-type: {}\r\n", page::CONTENT_TYPE)), "{answer}");
+    assert!(answer.contains("\nlwm2m_socket_errors_total{direction=\"out\"} 1\n"), "{answer}");
+    assert!(answer.contains("\nlwm2m_devices{state=\"asleep\"} 3\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn the_program_is_alive_as_long_as_the_driver_answers() {
+    let rig = Rig::start().await;
+    assert!(rig.ask("GET /healthz").await.starts_with("HTTP/1.1 200 OK\r\n"));
+    let (control, requests) = control::control();
+    drop(requests);
+    let rig = Rig::start_with(control).await;
+    let answer = rig.ask("GET /healthz").await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("the driver does not answer\n"), "{answer}");
+    assert!(rig.ask("GET /metrics").await.contains("\nlwm2m_driver_up 0\n"));
+}
+
+#[tokio::test]
+async fn the_program_is_ready_when_nothing_is_down() {
+    let rig = Rig::start().await;
+    let broker = rig.conditions.add("broker");
+    rig.conditions.add("dtls").set(State::Off, "no certificate");
+    let answer = rig.ask("GET /readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+
+    broker.set(State::Up, "10.0.0.5:7993 serves");
+    let answer = rig.ask("GET /readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let expected = json!({ "ready": true, "conditions": {
+        "broker": { "state": "up", "detail": "10.0.0.5:7993 serves" },
+        "dtls": { "state": "off", "detail": "no certificate" },
+    } });
+    assert_eq!(serde_json::from_str::<Value>(body).unwrap(), expected);
+}
+
+#[tokio::test]
+async fn head_has_no_body_and_nothing_else_is_taken() {
+    let rig = Rig::start().await;
+    let head = rig.ask("HEAD /metrics").await;
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+    let post = rig.ask("POST /metrics").await;
+    assert!(post.starts_with("HTTP/1.1 405") && post.contains("allow: GET, HEAD\r\n"), "{post}");
+    assert!(rig.ask("GET /").await.starts_with("HTTP/1.1 404"));
+    let counted = &rig.metrics.admin;
+    assert_eq!((counted.requests_answered.value(), counted.requests_refused.value()), (1, 2));
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let rig = Rig::start().await;
+    let long = format!("GET /metrics HTTP/1.1\r\nHost: gateway\r\nCookie: {}\r\n\r\n", "x".repeat(64 * 1024));
+    let answer = rig.send(long.as_bytes()).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    let many = format!("GET /metrics HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(100));
+    let answer = rig.send(many.as_bytes()).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    assert!(rig.ask("GET /healthz").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_are_cut_and_then_others_have_their_turn() {
+    let (control, _requests) = control::control();
+    let rig = Rig::start_for(Duration::from_millis(200), control).await;
+    let mut silent = Vec::new();
+    for _ in 0..CONNECTIONS {
+        silent.push(TcpStream::connect(rig.address).await.unwrap());
+    }
+    assert!(rig.ask("GET /readyz").await.starts_with("HTTP/1.1 200"));
+    assert!(rig.metrics.admin.connections_cut.value() > 0);
+}
