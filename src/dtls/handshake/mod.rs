@@ -1,19 +1,79 @@
-//! The handshake: OpenSSL's part.
+//! The handshake of DTLS 1.2, which OpenSSL does: records of the client in, datagrams, a question for a key and at last the
+//! keys of an association out. OpenSSL is named nowhere else, and nowhere else is `unsafe`.
+//!
+//! 1. The hello whose cookie was verified, reassembled, is taken as if OpenSSL had asked for the cookie.
+//! 2. With a ticket in it the session may be resumed: what OpenSSL answers is held back until the key of that session is
+//!    found to be the key of today. If it is not, the handshake begins again, as a full one.
+//! 3. The ClientKeyExchange of a suite with pre-shared keys is held, and its identity asked about; OpenSSL gets both.
+//! 4. Since then the keys are known. With connection ids (RFC 9146, which OpenSSL does not know) the client's protected
+//!    records are opened and protected again the way OpenSSL expects them, and its own the other way.
+//! 5. When OpenSSL is content it goes, and what is left is [`Established`].
+//!
+//! When a flight is sent again is said by the [`Server`](super::Server), which has the clock: OpenSSL's timer is taken out.
+
+mod acceptor;
+mod connection;
+mod failure;
+mod ffi;
+mod flight;
+mod message;
+mod negotiation;
+mod protection;
+mod suites;
+mod tickets;
+mod trust;
+
+use std::collections::VecDeque;
 
 use zeroize::Zeroizing;
 
 use super::cipher::Suite;
 use super::credentials::{Identity, PskIdentity, PskKey};
-use super::record::{OwnCid, PeerCid};
+use super::record::{ContentType, EPOCH, OwnCid, PeerCid, Record, VERSION, records, write_plain};
+use connection::{Connection, Progress, ResumedBy};
+use flight::Flight;
+use message::Reassembly;
+use protection::Protection;
 
-/// The credentials and choices of this side.
-#[derive(Clone)]
-pub struct Acceptor;
+pub use acceptor::{Acceptor, AcceptorSettings, CredentialError, PemSecret, Pinned, VerifyMode};
+pub use failure::{CertificateFault, Failure};
 
-pub struct Handshake;
+/// Bytes of a ClientHello. A ticket with a certificate in it is the largest thing there.
+const MAX_HELLO: usize = 8 * 1024;
+/// Bytes of a ClientKeyExchange: an identity, and a point of a curve.
+const MAX_KEY_EXCHANGE: usize = 1024;
+/// Protected records that came too early for OpenSSL, or for this.
+const MAX_HELD: usize = 4;
 
+/// Extension `encrypt_then_mac` (RFC 7366).
+const ENCRYPT_THEN_MAC: u16 = 22;
+
+/// A handshake under way. It keeps about 70 KiB.
+pub struct Handshake {
+    acceptor: Acceptor,
+    own_cid: OwnCid,
+    stage: Stage,
+    steps: VecDeque<Step>,
+    flight: Flight,
+    protection: Option<Protection>,
+    /// ChangeCipherSpec came, and has to wait.
+    change_cipher_spec: Option<Vec<u8>>,
+    /// OpenSSL has it.
+    spec_changed: bool,
+    /// What came under protection before the ChangeCipherSpec could be taken.
+    held: VecDeque<Vec<u8>>,
+    early: Vec<Vec<u8>>,
+    /// Of epoch 1.
+    next_write_sequence: u64,
+    newest_read_sequence: u64,
+    unopened: u64,
+}
+
+/// What a handshake wants done.
 pub enum Step {
+    /// A datagram.
     Transmit(Vec<u8>),
+    /// To be answered with [`Handshake::handle_key`].
     FindKey(PskIdentity),
     Established(Box<Established>),
     Failed(Failure),
@@ -37,32 +97,415 @@ pub struct Established {
     pub newest_read_sequence: u64,
     /// Our datagrams that the client has to have seen, as they were sent: empty where the client spoke last.
     pub last_flight: Vec<Vec<u8>>,
+    /// Records of epoch 1, whole, that the client sent before the handshake was finished here and that are no part of it:
+    /// for the association, as if they came now.
+    pub early: Vec<Vec<u8>>,
     pub identity: Identity,
     pub resumed: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Failure {
-    /// Not said more exactly.
-    Refused,
+/// What became of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Part of the handshake, also where it had to be told once more.
+    Taken,
+    /// Kept until the handshake is finished.
+    Early,
+    /// More came early than is kept.
+    TooMuch,
+    /// Protected, and not authentic by the keys of this handshake: forged, or the client has another PSK.
+    NotAuthentic,
+    /// It has no place here.
+    Unexpected,
+}
+
+enum Stage {
+    /// Waits for the rest of the hello.
+    Hello(Reassembly),
+    /// Asks whether the key of a ticket's session is the key of today; nothing was sent.
+    Resuming {
+        connection: Box<Connection>,
+        hello: Reassembly,
+        identity: PskIdentity,
+    },
+    Exchanging {
+        connection: Box<Connection>,
+        key: Key,
+    },
+    Over,
+}
+
+/// The client's PSK.
+enum Key {
+    /// It was not named, or not wholly.
+    Awaited(Option<Reassembly>),
+    /// It is asked for; the ClientKeyExchange waits.
+    Asked(Reassembly, PskIdentity),
+    /// OpenSSL has it.
+    Given(PskIdentity),
+    /// There is none in this handshake.
+    NoPsk,
 }
 
 impl Handshake {
-    /// `hello`: the record with the (first fragment of the) ClientHello whose cookie is valid.
-    pub fn accept(_acceptor: &Acceptor, _hello: &[u8], _own_cid: OwnCid) -> Self {
-        Self
+    /// `hello`: the record with the (first fragment of the) ClientHello whose cookie is valid. `own_cid`: for the records of
+    /// this client, if it wants that.
+    pub fn accept(acceptor: &Acceptor, hello: &[u8], own_cid: OwnCid) -> Self {
+        let record = records(hello, OwnCid::LENGTH).next();
+        let mut handshake = Self {
+            acceptor: acceptor.clone(),
+            own_cid,
+            stage: Stage::Over,
+            steps: VecDeque::new(),
+            flight: Flight::starting_at(record.map_or(0, |record| record.sequence)),
+            protection: None,
+            change_cipher_spec: None,
+            spec_changed: false,
+            held: VecDeque::new(),
+            early: Vec::new(),
+            next_write_sequence: 0,
+            newest_read_sequence: 0,
+            unopened: 0,
+        };
+        handshake.begin(record);
+        handshake
     }
 
-    pub fn handle_record(&mut self, _record: &[u8]) {}
+    /// One record of the client, without a connection id or with the one of [`Handshake::accept`].
+    pub fn handle_record(&mut self, record: &[u8]) -> Heard {
+        let Some(record) = records(record, OwnCid::LENGTH).next() else { return Heard::Unexpected };
+        match (record.epoch, record.content_type) {
+            (0, ContentType::Handshake) => self.handle_messages(record),
+            (0, ContentType::ChangeCipherSpec) => self.handle_change_cipher_spec(record),
+            (0, ContentType::Alert) => self.handle_alert(record),
+            (EPOCH, _) => self.handle_protected(record),
+            _ => Heard::Unexpected,
+        }
+    }
 
-    /// None: the identity is unknown.
-    pub fn handle_key(&mut self, _key: Option<&PskKey>) {}
+    /// The key of today of the identity that was asked about. None: it has none.
+    ///
+    /// A client with an unknown identity is told so by an alert. RFC 4279 section 2 allows to go on with a random key
+    /// instead, which hides what identities there are; but identities are sent in the clear anyway, and a device that is
+    /// left without an answer would spend a minute of its battery on repeating itself.
+    pub fn handle_key(&mut self, key: Option<&PskKey>) {
+        match std::mem::replace(&mut self.stage, Stage::Over) {
+            Stage::Resuming { connection, hello, identity } => self.resume(connection, &hello, identity, key),
+            Stage::Exchanging { connection, key: Key::Asked(message, identity) } => {
+                self.give_key(connection, &message, identity, key);
+            }
+            stage => self.stage = stage,
+        }
+    }
 
-    /// Call after every `handle_*` until it returns None.
+    /// Call after everything else until it returns None.
     pub fn poll(&mut self) -> Option<Step> {
-        Some(Step::Failed(Failure::Refused))
+        self.steps.pop_front()
     }
 
-    /// The bytes of the current flight once more.
-    pub fn retransmit(&mut self) {}
+    /// The current flight once more, where there is one.
+    pub fn retransmit(&mut self) {
+        if matches!(self.stage, Stage::Exchanging { .. }) {
+            self.transmit_flight();
+        }
+    }
+
+    /// Whether the client proved to have other keys than we have: under a wrong PSK nothing that it sends is authentic, and
+    /// all that can be seen of it is the deadline.
+    pub fn suspects_wrong_key(&self) -> bool {
+        self.unopened > 0
+    }
+
+    fn begin(&mut self, record: Option<Record<'_>>) {
+        let fragment = record.and_then(|record| message::fragments(record.fragment).next());
+        let hello = fragment.filter(|fragment| fragment.kind == message::CLIENT_HELLO);
+        match hello.and_then(|fragment| Reassembly::begin(&fragment, MAX_HELLO)) {
+            Some(hello) => self.handle_hello(hello),
+            None => self.fail(Failure::BadHello),
+        }
+    }
+
+    fn handle_hello(&mut self, hello: Reassembly) {
+        if hello.is_whole() { self.open(hello, true) } else { self.stage = Stage::Hello(hello) }
+    }
+
+    /// OpenSSL takes the hello.
+    fn open(&mut self, hello: Reassembly, tickets_accepted: bool) {
+        let Some(context) = self.acceptor.context(message::hello_offers(hello.body(), ENCRYPT_THEN_MAC)) else {
+            return self.refuse(Failure::NoCommonSuite, alert::HANDSHAKE_FAILURE);
+        };
+        let mut connection =
+            match Connection::new(&self.acceptor, context, &hello.record(), self.own_cid, tickets_accepted) {
+                Ok(connection) => Box::new(connection),
+                Err(failure) => return self.fail(failure),
+            };
+        let progress = connection.accept();
+        match connection.resumed_by() {
+            Some(ResumedBy::Psk(identity)) => {
+                self.steps.push_back(Step::FindKey(identity.clone()));
+                self.stage = Stage::Resuming { connection, hello, identity };
+            }
+            Some(ResumedBy::Certificate { expired: true }) => self.open(hello, false),
+            Some(ResumedBy::Certificate { expired: false }) | None => {
+                let psk = connection.suite().is_some_and(|suite| suite.is_psk());
+                let key = if psk { Key::Awaited(None) } else { Key::NoPsk };
+                self.go_on(connection, key, progress);
+            }
+        }
+    }
+
+    fn resume(&mut self, connection: Box<Connection>, hello: &Reassembly, identity: PskIdentity, key: Option<&PskKey>) {
+        let tickets = self.acceptor.tickets();
+        if key.is_some_and(|key| tickets.belongs_to(connection.ticket_note(), &identity, key)) {
+            self.go_on(connection, Key::Given(identity), Progress::Going);
+        } else {
+            self.open(hello.clone(), false);
+        }
+    }
+
+    fn give_key(
+        &mut self,
+        mut connection: Box<Connection>,
+        message: &Reassembly,
+        identity: PskIdentity,
+        key: Option<&PskKey>,
+    ) {
+        if let Some(key) = key {
+            connection.set_key(key.clone(), self.acceptor.tickets().note(&identity, key));
+        }
+        let progress = connection.feed(message.record());
+        self.go_on(connection, Key::Given(identity), progress);
+    }
+
+    fn handle_messages(&mut self, record: Record<'_>) -> Heard {
+        match std::mem::replace(&mut self.stage, Stage::Over) {
+            Stage::Hello(mut hello) => {
+                message::fragments(record.fragment).for_each(|fragment| hello.add(&fragment));
+                self.handle_hello(hello);
+            }
+            Stage::Exchanging { connection, key } => return self.exchange(connection, key, record),
+            stage => self.stage = stage,
+        }
+        Heard::Taken
+    }
+
+    fn exchange(&mut self, mut connection: Box<Connection>, key: Key, record: Record<'_>) -> Heard {
+        let Some(first) = message::fragments(record.fragment).next() else {
+            self.stage = Stage::Exchanging { connection, key };
+            return Heard::Unexpected;
+        };
+        match (first.kind, key) {
+            (message::CLIENT_HELLO, key) => {
+                self.stage = Stage::Exchanging { connection, key };
+                // The client did not see our flight. Once for each hello, also for one in fragments.
+                if first.offset == 0 {
+                    self.transmit_flight();
+                }
+            }
+            (message::CLIENT_KEY_EXCHANGE, Key::Awaited(message)) => self.collect_key(connection, message, record),
+            (_, key @ Key::Asked(..)) => self.stage = Stage::Exchanging { connection, key },
+            (_, key) => {
+                let progress = connection.feed(record.bytes.to_vec());
+                self.go_on(connection, key, progress);
+            }
+        }
+        Heard::Taken
+    }
+
+    /// Fragments of the ClientKeyExchange with PSK. Nothing else is in the same record: nothing else of that flight is a
+    /// handshake message of epoch 0.
+    fn collect_key(&mut self, connection: Box<Connection>, message: Option<Reassembly>, record: Record<'_>) {
+        let mut fragments = message::fragments(record.fragment);
+        let message = message.or_else(|| Reassembly::begin(&fragments.next()?, MAX_KEY_EXCHANGE));
+        let Some(mut message) = message else {
+            return self.refuse(Failure::UnknownIdentity, alert::UNKNOWN_PSK_IDENTITY);
+        };
+        message::fragments(record.fragment).for_each(|fragment| message.add(&fragment));
+        if !message.is_whole() {
+            self.stage = Stage::Exchanging { connection, key: Key::Awaited(Some(message)) };
+            return;
+        }
+        let Some(identity) = message::psk_identity(message.body()).and_then(PskIdentity::new) else {
+            return self.refuse(Failure::UnknownIdentity, alert::UNKNOWN_PSK_IDENTITY);
+        };
+        self.steps.push_back(Step::FindKey(identity.clone()));
+        self.stage = Stage::Exchanging { connection, key: Key::Asked(message, identity) };
+    }
+
+    fn handle_change_cipher_spec(&mut self, record: Record<'_>) -> Heard {
+        if !matches!(self.stage, Stage::Exchanging { .. }) {
+            return Heard::Unexpected;
+        }
+        self.change_cipher_spec = Some(record.bytes.to_vec());
+        self.feed_what_waits();
+        Heard::Taken
+    }
+
+    fn handle_alert(&mut self, record: Record<'_>) -> Heard {
+        if !matches!(self.stage, Stage::Exchanging { .. }) {
+            return Heard::Unexpected;
+        }
+        self.feed(record.bytes.to_vec());
+        Heard::Taken
+    }
+
+    fn handle_protected(&mut self, record: Record<'_>) -> Heard {
+        if matches!(self.stage, Stage::Hello(_) | Stage::Over) {
+            return Heard::Unexpected;
+        }
+        let Some(protection) = self.protection.as_ref().filter(|_| self.spec_changed) else { return self.hold(record) };
+        let Some(opened) = protection.open(record) else {
+            self.unopened += 1;
+            return Heard::NotAuthentic;
+        };
+        if opened.content_type == ContentType::ApplicationData {
+            return self.keep_early(record);
+        }
+        let classic = protection.seal_for_openssl(record, &opened);
+        self.newest_read_sequence = self.newest_read_sequence.max(record.sequence);
+        self.feed(classic);
+        Heard::Taken
+    }
+
+    fn hold(&mut self, record: Record<'_>) -> Heard {
+        if self.held.iter().any(|held| held == record.bytes) {
+            return Heard::Early;
+        }
+        if self.held.len() >= MAX_HELD {
+            return Heard::TooMuch;
+        }
+        self.held.push_back(record.bytes.to_vec());
+        Heard::Early
+    }
+
+    fn keep_early(&mut self, record: Record<'_>) -> Heard {
+        if self.early.len() >= MAX_HELD {
+            return Heard::TooMuch;
+        }
+        self.early.push(record.bytes.to_vec());
+        Heard::Early
+    }
+
+    fn feed(&mut self, record: Vec<u8>) {
+        match std::mem::replace(&mut self.stage, Stage::Over) {
+            Stage::Exchanging { mut connection, key } => {
+                let progress = connection.feed(record);
+                self.go_on(connection, key, progress);
+            }
+            stage => self.stage = stage,
+        }
+    }
+
+    /// After OpenSSL was asked: sends what it wrote, and looks how far it is.
+    fn go_on(&mut self, mut connection: Box<Connection>, key: Key, progress: Progress) {
+        if self.protection.is_none() {
+            self.protection = Protection::of(&connection);
+        }
+        self.send(connection.take_written());
+        match progress {
+            Progress::Going => {
+                self.stage = Stage::Exchanging { connection, key };
+                self.feed_what_waits();
+            }
+            Progress::Finished => self.establish(&connection, key),
+            Progress::Failed(failure) => self.fail(failure),
+        }
+    }
+
+    /// ChangeCipherSpec as soon as OpenSSL does not drop it, and then what came under protection.
+    fn feed_what_waits(&mut self) {
+        if self.protection.is_some() && self.awaits_change_cipher_spec() {
+            self.spec_changed = true;
+            self.change_cipher_spec.take().into_iter().for_each(|record| self.feed(record));
+        }
+        while self.spec_changed
+            && matches!(self.stage, Stage::Exchanging { .. })
+            && let Some(held) = self.held.pop_front()
+        {
+            for record in records(&held, OwnCid::LENGTH) {
+                self.handle_protected(record);
+            }
+        }
+    }
+
+    fn awaits_change_cipher_spec(&self) -> bool {
+        let Stage::Exchanging { connection, .. } = &self.stage else { return false };
+        self.change_cipher_spec.is_some() && connection.awaits_change_cipher_spec()
+    }
+
+    /// What OpenSSL wrote is the next flight.
+    fn send(&mut self, written: Vec<Vec<u8>>) {
+        if written.is_empty() {
+            return;
+        }
+        self.flight.begin();
+        for record in written.iter().flat_map(|datagram| flight::written_records(datagram)) {
+            self.add_to_flight(record);
+        }
+        self.transmit_flight();
+    }
+
+    fn add_to_flight(&mut self, record: Record<'_>) {
+        if record.epoch == 0 {
+            return self.flight.push(record.bytes.to_vec());
+        }
+        self.next_write_sequence = self.next_write_sequence.max(record.sequence + 1);
+        let protection = self.protection.as_ref();
+        // OpenSSL protects by the keys that we took from it: there is nothing that it wrote and we cannot open.
+        self.flight.extend(protection.and_then(|protection| protection.seal_for_client(record)));
+    }
+
+    fn transmit_flight(&mut self) {
+        let datagrams = self.flight.datagrams(self.acceptor.mtu());
+        self.steps.extend(datagrams.into_iter().map(Step::Transmit));
+    }
+
+    fn establish(&mut self, connection: &Connection, key: Key) {
+        let (Some(suite), Some(secrets)) = (connection.suite(), connection.secrets()) else {
+            return self.fail(Failure::Internal);
+        };
+        let identity = match key {
+            Key::Given(identity) => Identity::Psk(identity),
+            Key::Awaited(_) | Key::Asked(..) | Key::NoPsk => connection.certificate_identity(&self.acceptor),
+        };
+        let resumed = connection.is_resumed();
+        let (own_cid, peer_cid) = connection.connection_ids().map(|ids| (ids.own, ids.peer)).unzip();
+        let mut early = std::mem::take(&mut self.early);
+        early.extend(self.held.drain(..));
+        self.steps.push_back(Step::Established(Box::new(Established {
+            suite: suite.records(),
+            encrypt_then_mac: suite.needs_encrypt_then_mac(),
+            master_secret: secrets.master,
+            client_random: secrets.client_random,
+            server_random: secrets.server_random,
+            own_cid,
+            peer_cid: peer_cid.flatten(),
+            next_write_sequence: self.next_write_sequence,
+            newest_read_sequence: self.newest_read_sequence,
+            last_flight: if resumed { Vec::new() } else { self.flight.sent(self.acceptor.mtu()) },
+            early,
+            identity,
+            resumed,
+        })));
+    }
+
+    /// Where it is not OpenSSL that refuses.
+    fn refuse(&mut self, failure: Failure, description: u8) {
+        self.flight.begin();
+        self.flight.push(write_plain(ContentType::Alert, VERSION, 0, &[alert::FATAL, description]));
+        self.transmit_flight();
+        self.fail(failure);
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.stage = Stage::Over;
+        self.steps.push_back(Step::Failed(failure));
+    }
+}
+
+/// Alerts (RFC 5246 section 7.2, RFC 4279 section 6).
+mod alert {
+    pub const FATAL: u8 = 2;
+    pub const HANDSHAKE_FAILURE: u8 = 40;
+    pub const UNKNOWN_PSK_IDENTITY: u8 = 115;
 }

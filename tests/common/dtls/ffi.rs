@@ -1,0 +1,70 @@
+//! What the `openssl` crate has no words for, on the client's side.
+#![allow(unsafe_code)]
+
+use std::ffi::{c_int, c_uchar, c_uint};
+
+use foreign_types_shared::ForeignTypeRef;
+use openssl::ssl::{SslContextBuilder, SslRef, SslSession};
+use openssl_sys as sys;
+
+/// The test's clock decides.
+pub fn never_retransmit(ssl: &SslRef) {
+    extern "C" fn never(_ssl: *mut sys::SSL, _microseconds: c_uint) -> c_uint {
+        c_uint::MAX
+    }
+    // SAFETY: a living SSL, and a function that lives for ever.
+    unsafe { DTLS_set_timer_cb(ssl.as_ptr(), Some(never)) };
+}
+
+pub fn set_session(ssl: &mut SslRef, session: &SslSession) {
+    // SAFETY: sessions are used with the context that they are of: `DtlsClient::resume` passes both on.
+    unsafe { ssl.set_session(session) }.expect("a session of this context");
+}
+
+/// Offers only raw public keys, of both sides (RFC 7250).
+#[cfg(raw_public_keys)]
+pub fn use_raw_public_keys(context: &mut SslContextBuilder) {
+    const TYPES: [u8; 1] = [2];
+    // SAFETY: a living SSL_CTX; the bytes are copied.
+    unsafe {
+        assert_eq!(SSL_CTX_set1_client_cert_type(context.as_ptr(), TYPES.as_ptr(), 1), 1);
+        assert_eq!(SSL_CTX_set1_server_cert_type(context.as_ptr(), TYPES.as_ptr(), 1), 1);
+    }
+}
+
+#[cfg(not(raw_public_keys))]
+pub fn use_raw_public_keys(_context: &mut SslContextBuilder) {
+    panic!("this OpenSSL has no raw public keys");
+}
+
+#[cfg(raw_public_keys)]
+pub fn peer_raw_public_key(ssl: &SslRef) -> Option<Vec<u8>> {
+    use openssl::pkey::{PKeyRef, Public};
+    // SAFETY: a living SSL; the key belongs to its session, and is read at once.
+    let key: &PKeyRef<Public> = unsafe {
+        let key = SSL_get0_peer_rpk(ssl.as_ptr());
+        if key.is_null() {
+            return None;
+        }
+        PKeyRef::from_ptr(key)
+    };
+    Some(key.public_key_to_der().expect("a key has a form"))
+}
+
+#[cfg(not(raw_public_keys))]
+pub fn peer_raw_public_key(_ssl: &SslRef) -> Option<Vec<u8>> {
+    None
+}
+
+// SAFETY: as declared in OpenSSL's headers.
+unsafe extern "C" {
+    fn DTLS_set_timer_cb(ssl: *mut sys::SSL, callback: Option<extern "C" fn(*mut sys::SSL, c_uint) -> c_uint>);
+}
+
+// SAFETY: as declared in the headers of OpenSSL 3.2 and later.
+#[cfg(raw_public_keys)]
+unsafe extern "C" {
+    fn SSL_CTX_set1_server_cert_type(context: *mut sys::SSL_CTX, types: *const c_uchar, length: usize) -> c_int;
+    fn SSL_CTX_set1_client_cert_type(context: *mut sys::SSL_CTX, types: *const c_uchar, length: usize) -> c_int;
+    fn SSL_get0_peer_rpk(ssl: *const sys::SSL) -> *mut sys::EVP_PKEY;
+}
