@@ -1,8 +1,11 @@
 //! From the configuration to the running program, and back to a clean end.
 
+mod secured;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use tokio::net::TcpListener;
@@ -12,6 +15,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::config::Config;
+use crate::credentials::{Keys, Reload};
 use crate::definitions::{self, Definitions};
 use crate::driver::{self, Driver, control};
 use crate::gateway::Gateway;
@@ -19,9 +23,11 @@ use crate::lwm2m::model::BrokenFile;
 use crate::observability::admin::{self, Sources};
 use crate::observability::conditions::{Condition, Conditions, State};
 use crate::observability::metrics::Metrics;
-use crate::store::Store;
-use crate::transport::{Sockets, UdpListener};
+use crate::store::{Contents, Opened, Store};
+use crate::transport::{Security, Sockets, UdpListener};
 use crate::upstream::exproto::{Link, Node};
+
+use secured::Secured;
 
 /// The running program.
 pub struct App {
@@ -30,6 +36,8 @@ pub struct App {
     driver: JoinHandle<()>,
     /// Whether this is about to end.
     serving: Condition,
+    /// Looks after keys and certificates.
+    watcher: Option<JoinHandle<()>>,
     /// Serves to the very end of the driver.
     admin: Option<JoinHandle<()>>,
     #[cfg(feature = "embedded")]
@@ -40,6 +48,7 @@ pub struct App {
 #[derive(Clone, Debug)]
 pub struct Places {
     pub udp: Vec<SocketAddr>,
+    pub dtls: Vec<SocketAddr>,
     /// MQTT of the embedded broker.
     pub mqtt: Option<SocketAddr>,
     pub handler: SocketAddr,
@@ -86,14 +95,17 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let conditions = Conditions::default();
     let sockets = bind_sockets(&config.listeners, &conditions.add("sockets"))?;
     let metrics = Arc::new(Metrics::default());
+    let secured = Secured::prepare(&config, &conditions, &metrics)?;
     let enabled = config.store.enable.unwrap_or(!embedded);
     let opened = || Store::open(&config.store, &config.listeners, driver::unix_time(), Arc::clone(&metrics));
     let store = enabled.then(opened).transpose()?;
     let handler = config.upstream.handler_bind;
     let link = Link::start(config.upstream.clone(), Arc::clone(&metrics), conditions.add("broker")).await?;
     let listener = admin_listener(&config.admin, embedded).await?;
+    let (udp, dtls) = addresses(&config.listeners, &sockets)?;
     let places = Places {
-        udp: sockets.local_addresses()?,
+        udp,
+        dtls,
         #[cfg(feature = "embedded")]
         mqtt: broker.as_ref().map(|broker| broker.addresses().mqtt),
         #[cfg(not(feature = "embedded"))]
@@ -104,15 +116,14 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
         admin: listener.as_ref().map(TcpListener::local_addr).transpose()?,
     };
     let now = driver::monotonic_now();
-    let mut gateway = Gateway::new(config.gateway, Arc::new(model), random_seed()?, now, driver::unix_time());
-    let store = store.map(|(store, devices)| {
-        gateway.restore(now, devices);
-        store
-    });
+    let gateway = Gateway::new(config.gateway, Arc::new(model), random_seed()?, now, driver::unix_time());
+    let (gateway, store) = inhabit(gateway, now, secured.as_ref(), store)?;
     let (stop, stopped) = oneshot::channel();
     let stopped = async { stopped.await.unwrap_or_default() };
     let (control, requests) = control::control();
-    let driver = Driver::new(gateway, sockets, link, store, requests, Arc::clone(&metrics));
+    let keys = secured.as_ref().map_or_else(|| Keys::none(Arc::clone(&metrics)), Secured::keys);
+    let driver = Driver::new(gateway, sockets, link, store, keys, requests, Arc::clone(&metrics));
+    let watcher = secured.and_then(|secured| secured.watch(control.clone(), Reload::default())).map(tokio::spawn);
     let driver = tokio::spawn(driver.run(stopped, config.shutdown_timeout));
     let serving = conditions.add("serving");
     serving.set(State::Up, "devices are served");
@@ -123,6 +134,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
         stop,
         driver,
         serving,
+        watcher,
         admin,
         #[cfg(feature = "embedded")]
         broker,
@@ -142,13 +154,32 @@ impl App {
             warn!("the driver had ended before it was told to");
         }
         self.driver.await.map_err(|error| anyhow!("the driver failed: {error}"))?;
-        if let Some(admin) = self.admin {
-            admin.abort();
+        for task in [self.watcher, self.admin].into_iter().flatten() {
+            task.abort();
         }
         #[cfg(feature = "embedded")]
         drop(self.broker);
         Ok(())
     }
+}
+
+/// Gives the gateway its DTLS and the devices of before, and starts the store.
+fn inhabit(
+    mut gateway: Gateway,
+    now: Instant,
+    secured: Option<&Secured>,
+    store: Option<(Opened, Contents)>,
+) -> anyhow::Result<(Gateway, Option<Store>)> {
+    let (store, Contents { devices, associations }) = match store {
+        Some((store, contents)) => (Some(store), contents),
+        None => (None, Contents::default()),
+    };
+    if let Some(secured) = secured {
+        gateway = secured.join(gateway, now, random_seed()?, store.as_ref().map(|store| (store, associations)));
+    }
+    let Some(store) = store else { return Ok((gateway, None)) };
+    gateway.restore(now, devices);
+    Ok((gateway, Some(store.start()?)))
 }
 
 /// One screen: what listens where, and what to try next.
@@ -157,6 +188,9 @@ impl fmt::Display for Places {
         writeln!(f, "lwm2m-gateway {}", env!("CARGO_PKG_VERSION"))?;
         for address in &self.udp {
             writeln!(f, "  devices (LwM2M, CoAP over UDP)   {address}")?;
+        }
+        for address in &self.dtls {
+            writeln!(f, "  devices (LwM2M, CoAP over DTLS)  {address}")?;
         }
         writeln!(f, "  object definitions               {}", self.objects)?;
         if let Some(admin) = self.admin {
@@ -188,6 +222,14 @@ impl fmt::Display for Places {
             }
         }
     }
+}
+
+/// Where the listeners for plain UDP are, and those for DTLS.
+fn addresses(listeners: &[UdpListener], sockets: &Sockets) -> std::io::Result<(Vec<SocketAddr>, Vec<SocketAddr>)> {
+    let mut addresses = sockets.local_addresses()?;
+    let plain = listeners.iter().filter(|listener| listener.security == Security::None).count();
+    let secured = addresses.split_off(plain);
+    Ok((addresses, secured))
 }
 
 fn bind_sockets(listeners: &[UdpListener], condition: &Condition) -> anyhow::Result<Sockets> {

@@ -14,6 +14,8 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tracing::{debug, trace};
 
+use crate::credentials::Keys;
+use crate::dtls::credentials::{KeyAnswer, PskIdentity};
 use crate::gateway::{Gateway, Output};
 use crate::observability::log;
 use crate::observability::metrics::Metrics;
@@ -35,6 +37,7 @@ pub struct Driver {
     link: Link,
     metrics: Arc<Metrics>,
     store: Option<Store>,
+    keys: Keys,
     requests: mpsc::Receiver<Request>,
     /// When the changes of devices are handed to the store.
     next_flush: Option<Instant>,
@@ -45,6 +48,7 @@ pub struct Driver {
 enum Input {
     Readable(usize),
     Broker(crate::gateway::broker::BrokerEvent),
+    Key(PskIdentity, KeyAnswer),
     Request(Request),
     Deadline,
     Stop,
@@ -57,11 +61,12 @@ impl Driver {
         sockets: Sockets,
         link: Link,
         store: Option<Store>,
+        keys: Keys,
         requests: mpsc::Receiver<Request>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let wall_clock_read = monotonic_now();
-        Self { gateway, sockets, link, metrics, store, requests, next_flush: None, wall_clock_read }
+        Self { gateway, sockets, link, metrics, store, keys, requests, next_flush: None, wall_clock_read }
     }
 
     /// Runs until `stop` is there. Then the end takes `patience` at the most: half of it for the answers to commands in
@@ -97,6 +102,7 @@ impl Driver {
             let input = tokio::select! {
                 index = self.sockets.readable() => Input::Readable(index),
                 event = self.link.event() => Input::Broker(event),
+                (identity, answer) = self.keys.answer() => Input::Key(identity, answer),
                 Some(request) = self.requests.recv() => Input::Request(request),
                 () = sleep_until(deadline.into()) => Input::Deadline,
                 () = &mut stop => Input::Stop,
@@ -105,6 +111,7 @@ impl Driver {
             match input {
                 Input::Readable(index) => self.receive(now, index),
                 Input::Broker(event) => self.gateway.handle_broker(now, event),
+                Input::Key(identity, answer) => self.gateway.handle_key(now, &identity, answer),
                 Input::Request(request) => self.handle_request(now, request),
                 Input::Deadline => self.gateway.handle_timeout(now),
                 Input::Stop => return,
@@ -125,6 +132,12 @@ impl Driver {
                     }
                 }
                 Output::Broker(command) => self.link.submit(command),
+                Output::FindKey(identity) => {
+                    if let Some(answer) = self.keys.find(&identity) {
+                        let now = self.now();
+                        self.gateway.handle_key(now, &identity, answer);
+                    }
+                }
                 Output::Report(said) => {
                     self.metrics.record(&said);
                     log::log(&said);
@@ -173,6 +186,14 @@ impl Driver {
             Request::Vitals(asker) => asker.send(self.vitals(now)).is_err(),
             Request::Model(model) => {
                 self.gateway.set_model(model);
+                false
+            }
+            Request::Acceptor(acceptor) => {
+                self.gateway.set_acceptor(Some(acceptor));
+                false
+            }
+            Request::ForgetKeys => {
+                self.gateway.forget_keys();
                 false
             }
             Request::Limits(limits) => {

@@ -21,6 +21,7 @@ use std::time::Duration;
 use thiserror::Error;
 use toml::Table;
 
+use crate::credentials;
 use crate::gateway;
 use crate::observability::admin;
 use crate::observability::logging::LogSettings;
@@ -37,6 +38,8 @@ pub struct Config {
     pub gateway: gateway::settings::Settings,
     /// At least one; the position of a listener is the `socket` of its peers. Those for plain UDP come first.
     pub listeners: Vec<UdpListener>,
+    pub dtls: crate::dtls::Settings,
+    pub credentials: credentials::Settings,
     pub upstream: exproto::Settings,
     #[cfg(feature = "embedded")]
     pub embedded: crate::embedded::Settings,

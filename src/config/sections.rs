@@ -30,17 +30,17 @@ use super::kinds::{
 use super::listeners::listeners;
 use super::reader::Reader;
 
-const MILLISECOND: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
+pub const MILLISECOND: Duration = Duration::from_millis(1);
+pub const SECOND: Duration = Duration::from_secs(1);
+pub const HOUR: Duration = Duration::from_secs(3600);
 /// As `humantime` counts it.
-const YEAR: Duration = Duration::from_secs(31_557_600);
+pub const YEAR: Duration = Duration::from_secs(31_557_600);
 
 /// Whatever is shorter than 32 bits of seconds would do; nobody keeps a device that was silent for so long.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(100 * YEAR.as_secs());
 
 /// What anything that is counted may be at most.
-const MANY: usize = 10_000_000;
+pub const MANY: usize = 10_000_000;
 
 /// The `apn` values of the devices that EMQX's gateway knows as sleeping.
 const POWER_SAVING_APN: [&str; 4] = ["Ctnb", "psmA.eDRX0.ctnb", "psmC.eDRX0.ctnb", "psmF.eDRXC.ctnb"];
@@ -57,6 +57,8 @@ pub fn config(reader: &mut Reader) -> Config {
     Config {
         gateway: gateway(reader),
         listeners: listeners(reader),
+        dtls: dtls::settings(reader),
+        credentials: dtls::credentials(reader),
         #[cfg(feature = "embedded")]
         embedded: embedded(reader, upstream.handler_bind),
         upstream,
@@ -224,7 +226,7 @@ fn exproto(reader: &mut Reader) -> exproto::Settings {
 }
 
 /// TLS as a client, below a key.
-fn tls(reader: &mut Reader, below: &str) -> tls::Settings {
+pub fn tls(reader: &mut Reader, below: &str) -> tls::Settings {
     let key = |last: &str| format!("{below}.{last}");
     let file = |value: &Value| text_with_content(value).map(|file| Some(PathBuf::from(file)));
     let verify = [("verify_peer", tls::Verify::Peer), ("verify_none", tls::Verify::None)];
@@ -310,10 +312,6 @@ fn log(reader: &mut Reader) -> LogSettings {
             choice([("text", LogFormat::Text), ("json", LogFormat::Json)]),
         ),
     }
-}
-
-fn switch(value: &Value) -> Result<bool, String> {
-    value.as_bool().ok_or_else(|| "allowed is true or false".to_owned())
 }
 
 fn auto_observe(value: &Value) -> Result<AutoObserve, String> {

@@ -1,6 +1,9 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::credentials::{Encoding, OnError};
+use crate::dtls::handshake::VerifyMode;
+use crate::gateway::identity::IdentityRule;
 use crate::gateway::settings::{AutoObserve, PasswordSource, UpdatePublish};
 use crate::tls;
 use crate::transport::Security;
@@ -220,6 +223,79 @@ fn a_listener_may_speak_tls() {
         mistakes("[upstream.exproto.ssl]\nkeyfile = \"key.pem\""),
         ["upstream.exproto.ssl.keyfile = \"key.pem\": allowed is this with upstream.exproto.ssl.certfile beside it"]
     );
+}
+
+#[test]
+fn the_words_of_emqx_choose_the_credentials() {
+    let text = r#"
+        [dtls]
+        certfile = "server.pem"
+        keyfile = "server-key.pem"
+        verify = "verify_peer"
+        fail_if_no_peer_cert = false
+        ciphers = "ECDHE-ECDSA-AES128-CCM8,ECDHE-ECDSA-AES128-GCM-SHA256"
+        psk_ciphers = ["PSK-AES128-CCM8"]
+        psk_file = "keys.psk"
+        psk_separator = ","
+        psk_encoding = "hex"
+        on_error = "exit"
+    "#;
+    let credentials = config(text).credentials;
+    assert_eq!(credentials.certfile, Some(PathBuf::from("server.pem")));
+    assert_eq!(credentials.verify, VerifyMode::Peer { required: false });
+    let suites = ["ECDHE-ECDSA-AES128-CCM8", "ECDHE-ECDSA-AES128-GCM-SHA256", "PSK-AES128-CCM8"];
+    assert_eq!(credentials.cipher_suites, suites);
+    assert_eq!(credentials.on_error, OnError::Exit);
+    let psk_file = credentials.psk_file.unwrap();
+    assert_eq!((psk_file.separator.as_str(), psk_file.encoding), (",", Encoding::Hex));
+    assert_eq!(config("[dtls]\nverify = \"verify_none\"").credentials.verify, VerifyMode::None);
+}
+
+#[test]
+fn the_identity_is_nothing_the_name_or_a_text_around_it() {
+    let rule = |text: &str| config(&format!("[dtls]\nidentity = {text:?}")).gateway.identity;
+    assert_eq!(config("").gateway.identity, IdentityRule::Equals);
+    assert_eq!(rule("none"), IdentityRule::None);
+    assert_eq!(rule("dev-${endpoint_name}"), IdentityRule::Pattern("dev-${endpoint_name}".parse().unwrap()));
+    let wrong = mistakes("[dtls]\nidentity = \"dev\"");
+    assert!(
+        wrong[0].starts_with("dtls.identity = \"dev\": allowed is \"none\", \"equals\" or a text such as"),
+        "{wrong:?}"
+    );
+}
+
+#[test]
+fn a_service_of_keys_needs_the_identity_in_its_url() {
+    let settings = |url: &str| format!("[dtls.psk_http]\nurl = {url:?}");
+    let good = config(&settings("https://keys.example:8443/psk?id=${psk_identity}")).credentials.psk_http.unwrap();
+    assert_eq!((good.requests, good.keep_unknown), (100, Duration::from_secs(60)));
+    assert_eq!(config("[dtls.psk_http]\ntimeout = \"1s\"").credentials.psk_http, None);
+    for wrong in [
+        "https://keys.example/psk",
+        "ftp://keys/${psk_identity}",
+        "http://${psk_identity}.example",
+        "http:///${psk_identity}",
+    ] {
+        assert_eq!(mistakes(&settings(wrong)).len(), 1, "{wrong}");
+    }
+}
+
+#[test]
+fn one_address_may_have_no_more_handshakes_than_all() {
+    let expected = ["dtls.handshakes_per_address = 1000: allowed is no more than dtls.handshakes, which is 10"];
+    assert_eq!(mistakes("[dtls]\nhandshakes = 10\nhandshakes_per_address = 1000"), expected);
+}
+
+#[test]
+fn no_mistake_and_no_print_shows_a_secret() {
+    let text = "[dtls]\npassword = 20251125\npasswort = \"20251125\"\n[dtls.psk_http]\nauthorization = [\"20251125\"]";
+    let mistakes = mistakes(text);
+    assert_eq!(mistakes.len(), 3, "{mistakes:?}");
+    assert!(mistakes.iter().all(|mistake| !mistake.contains("20251125")), "{mistakes:?}");
+    let text = "[dtls]\npassword = \"20251125\"\n[dtls.psk_http]\nauthorization = \"20251125\"\n\
+                url = \"http://h/${psk_identity}\"";
+    let shown = format!("{:?}", config(text));
+    assert!(shown.contains("Secret(..)") && !shown.contains("20251125"));
 }
 
 #[test]

@@ -81,7 +81,8 @@ impl Settings {
             private_key_password: self.password.clone(),
             authorities: read("cacertfile", self.cacertfile.as_deref())?,
             pinned: self.load_pinned()?,
-            verify: self.verify,
+            // Who has no key asks for no certificate.
+            verify: if self.keyfile.is_some() { self.verify } else { VerifyMode::None },
             psk: self.psk_file.is_some() || self.psk_http.is_some(),
             raw_public_keys: self.raw_public_keys,
             cipher_suites: self.cipher_suites.clone(),

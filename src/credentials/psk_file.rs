@@ -60,8 +60,11 @@ pub type Keys = HashMap<PskIdentity, PskKey>;
 pub fn read(settings: &PskFileSettings) -> Result<Keys, PskFileError> {
     let PskFileSettings { file, separator, encoding } = settings;
     let bytes = fs::read(file).map_err(|error| PskFileError::Unreadable { file: file.clone(), error })?;
-    parse(&Zeroizing::new(bytes), separator, *encoding)
-        .map_err(|(line, problem)| PskFileError::BadLine { file: Path::to_owned(file), line, problem })
+    parse(&Zeroizing::new(bytes), separator, *encoding).map_err(|(line, problem)| PskFileError::BadLine {
+        file: Path::to_owned(file),
+        line,
+        problem,
+    })
 }
 
 /// On an error its line, from 1.
@@ -106,7 +109,9 @@ fn from_hex(digits: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn parsed(text: &str, separator: &str, encoding: Encoding) -> Result<Vec<(String, Vec<u8>)>, (usize, LineProblem)> {
+    type Parsed = Vec<(String, Vec<u8>)>;
+
+    fn parsed(text: &str, separator: &str, encoding: Encoding) -> Result<Parsed, (usize, LineProblem)> {
         let keys = parse(text.as_bytes(), separator, encoding)?;
         let mut keys: Vec<_> =
             keys.iter().map(|(identity, key)| (identity.to_string(), key.reveal().to_vec())).collect();

@@ -157,10 +157,7 @@ pub fn url(template: &str, identity: &PskIdentity) -> String {
     template.replace(PLACEHOLDER, &encoded)
 }
 
-fn secured(
-    connector: HttpConnector,
-    settings: &PskHttpSettings,
-) -> Result<HttpsConnector<HttpConnector>, SetUpError> {
+fn secured(connector: HttpConnector, settings: &PskHttpSettings) -> Result<HttpsConnector<HttpConnector>, SetUpError> {
     let mut https = HttpsConnector::with_connector(connector, tls::builder(&settings.ssl)?)?;
     let ssl = settings.ssl.clone();
     https.set_callback(move |configuration, _| tls::expect_name(configuration, &ssl));

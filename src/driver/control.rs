@@ -8,6 +8,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use crate::dtls::handshake::Acceptor;
 use crate::gateway::settings::Limits;
 use crate::lwm2m::model::Model;
 use crate::observability::vitals::Vitals;
@@ -25,6 +26,10 @@ pub enum Request {
     Vitals(oneshot::Sender<Vitals>),
     /// What comes from devices is read by these definitions from now on.
     Model(Arc<Model>),
+    /// Handshakes are made with these credentials from now on.
+    Acceptor(Acceptor),
+    /// The keys of devices may be others now.
+    ForgetKeys,
     /// These bounds hold from now on; what is beyond them already stays.
     Limits(Box<Limits>),
 }
@@ -58,6 +63,14 @@ impl Control {
 
     pub async fn set_model(&self, model: Arc<Model>) -> Result<(), Silent> {
         self.send(Request::Model(model)).await
+    }
+
+    pub async fn set_acceptor(&self, acceptor: Acceptor) -> Result<(), Silent> {
+        self.send(Request::Acceptor(acceptor)).await
+    }
+
+    pub async fn forget_keys(&self) -> Result<(), Silent> {
+        self.send(Request::ForgetKeys).await
     }
 
     pub async fn set_limits(&self, limits: Limits) -> Result<(), Silent> {

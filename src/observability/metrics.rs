@@ -38,6 +38,7 @@ pub struct Metrics {
     pub transport: TransportMetrics,
     pub upstream: UpstreamMetrics,
     pub store: StoreMetrics,
+    pub credentials: CredentialMetrics,
     pub admin: AdminMetrics,
     pub times: Times,
 }
@@ -68,6 +69,7 @@ impl Metrics {
             self.transport.samples(),
             self.upstream.samples(),
             self.store.samples(),
+            self.credentials.samples(),
             self.admin.samples(),
         ]
         .concat()
@@ -158,6 +160,23 @@ counters! {
         "lwm2m_unknown_tokens_total": "Lines on connections of the listener that are no token: strangers." [unknown_tokens ""]
         "lwm2m_broker_event_waits_total": "Events of the broker that had to wait because the queue to the core was full." [
             handler_queue_waits ""
+        ]
+    }
+}
+
+counters! {
+    /// Keys and certificates.
+    CredentialMetrics {
+        "lwm2m_psk_lookups_total": "Keys that handshakes asked for; refused were those beyond the questions that the service is asked at once." [
+            keys_of_file r#"result="file""#,
+            keys_of_service r#"result="service""#,
+            keys_unknown r#"result="unknown""#,
+            keys_failed r#"result="failed""#,
+            keys_refused r#"result="refused""#
+        ]
+        "lwm2m_credentials_loads_total": "Credentials that were read, at the start or when they had changed; those that are of no use are refused." [
+            reloads_taken r#"result="taken""#,
+            reloads_refused r#"result="refused""#
         ]
     }
 }

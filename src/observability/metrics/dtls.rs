@@ -85,7 +85,13 @@ enum Handshake {
     Restarted,
     UnknownIdentity,
     KeyUnavailable,
-    Library,
+    NoCommonSuite,
+    NoCertificate,
+    CertificateRefused,
+    BadProof,
+    Alert,
+    Protocol,
+    Internal,
 }
 
 impl Handshake {
@@ -99,7 +105,14 @@ impl Handshake {
             HandshakeFailure::Restarted => Self::Restarted,
             HandshakeFailure::UnknownIdentity => Self::UnknownIdentity,
             HandshakeFailure::KeyUnavailable => Self::KeyUnavailable,
-            HandshakeFailure::Failed(Failure::Refused) => Self::Library,
+            HandshakeFailure::Failed(Failure::UnknownIdentity) => Self::UnknownIdentity,
+            HandshakeFailure::Failed(Failure::NoCommonSuite) => Self::NoCommonSuite,
+            HandshakeFailure::Failed(Failure::NoCertificate) => Self::NoCertificate,
+            HandshakeFailure::Failed(Failure::CertificateRefused(_)) => Self::CertificateRefused,
+            HandshakeFailure::Failed(Failure::BadProof) => Self::BadProof,
+            HandshakeFailure::Failed(Failure::Alert(_)) => Self::Alert,
+            HandshakeFailure::Failed(Failure::BadHello | Failure::Protocol) => Self::Protocol,
+            HandshakeFailure::Failed(Failure::Internal) => Self::Internal,
         }
     }
 }
@@ -158,7 +171,13 @@ labels!(Handshake {
     (Handshake::Restarted) => r#"result="restarted""#,
     (Handshake::UnknownIdentity) => r#"result="unknown_identity""#,
     (Handshake::KeyUnavailable) => r#"result="key_unavailable""#,
-    (Handshake::Library) => r#"result="refused""#,
+    (Handshake::NoCommonSuite) => r#"result="no_common_suite""#,
+    (Handshake::NoCertificate) => r#"result="no_certificate""#,
+    (Handshake::CertificateRefused) => r#"result="certificate_refused""#,
+    (Handshake::BadProof) => r#"result="bad_proof""#,
+    (Handshake::Alert) => r#"result="alert""#,
+    (Handshake::Protocol) => r#"result="protocol""#,
+    (Handshake::Internal) => r#"result="internal""#,
 });
 
 labels!(Closed {
@@ -176,6 +195,7 @@ mod tests {
     use super::*;
     use crate::coap::{AssociationId, Peer};
     use crate::dtls::cipher::Suite;
+    use crate::dtls::handshake::CertificateFault;
 
     #[test]
     fn every_report_counts_in_exactly_one_counter_of_its_own() {
@@ -211,7 +231,13 @@ mod tests {
             HandshakeFailure::Restarted,
             HandshakeFailure::UnknownIdentity,
             HandshakeFailure::KeyUnavailable,
-            HandshakeFailure::Failed(Failure::Refused),
+            HandshakeFailure::Failed(Failure::NoCommonSuite),
+            HandshakeFailure::Failed(Failure::NoCertificate),
+            HandshakeFailure::Failed(Failure::CertificateRefused(CertificateFault::Expired)),
+            HandshakeFailure::Failed(Failure::BadProof),
+            HandshakeFailure::Failed(Failure::Alert(40)),
+            HandshakeFailure::Failed(Failure::Protocol),
+            HandshakeFailure::Failed(Failure::Internal),
         ];
         let failed = failures.map(|reason| Report::HandshakeFailed { peer, identity: None, reason });
         let single = [
