@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::credentials::{Keys, Reload};
+use crate::credentials::Reload;
 use crate::definitions::{self, Definitions};
 use crate::driver::{self, Driver, control};
 use crate::gateway::Gateway;
@@ -23,6 +23,7 @@ use crate::lwm2m::model::BrokenFile;
 use crate::observability::admin::{self, Sources};
 use crate::observability::conditions::{Condition, Conditions, State};
 use crate::observability::metrics::Metrics;
+use crate::service::{self, Watchdog};
 use crate::store::{Contents, Opened, Store};
 use crate::transport::{Security, Sockets, UdpListener};
 use crate::upstream::exproto::{Link, Node};
@@ -64,10 +65,12 @@ pub async fn run(config: Config, embedded: bool) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let app = start(config, embedded).await?;
     println!("{}", app.places());
+    service::ready();
     tokio::select! {
         _ = interrupt.recv() => info!("interrupted: stopping"),
         _ = terminate.recv() => info!("told to terminate: stopping"),
     }
+    service::stopping();
     tokio::select! {
         stopped = app.stop() => stopped,
         _ = interrupt.recv() => Err(anyhow!("interrupted again: ended at once")),
@@ -121,8 +124,10 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let (stop, stopped) = oneshot::channel();
     let stopped = async { stopped.await.unwrap_or_default() };
     let (control, requests) = control::control();
-    let keys = secured.as_ref().map_or_else(|| Keys::none(Arc::clone(&metrics)), Secured::keys);
-    let driver = Driver::new(gateway, sockets, link, store, keys, requests, Arc::clone(&metrics));
+    let watchdog = Watchdog::from_environment(now).context("the watchdog of the service manager")?;
+    let driver = Driver::new(gateway, sockets, link, store, requests, Arc::clone(&metrics))
+        .watched_by(watchdog)
+        .with_keys(secured.as_ref().map(Secured::keys));
     let watcher = secured.and_then(|secured| secured.watch(control.clone(), Reload::default())).map(tokio::spawn);
     let driver = tokio::spawn(driver.run(stopped, config.shutdown_timeout));
     let serving = conditions.add("serving");

@@ -1,4 +1,4 @@
-//! The command line, and the commands that only look: `check` and `objects`.
+//! The command line, and the commands that only look: `check`, `emqx-config` and `objects`.
 
 use std::env;
 use std::io::{self, Write};
@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::Config;
 use crate::definitions::{self, Definitions};
 use crate::lwm2m::model::{BrokenFile, Model, Object, Resource};
+use crate::upstream::exproto::emqx::EmqxConfig;
 
 /// LwM2M devices on one side, the EMQX broker on the other
 #[derive(Debug, Parser)]
@@ -41,6 +42,11 @@ pub enum Command {
     },
     /// Check the configuration and the object definitions; exit with 1 when something is wrong
     Check {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Print what EMQX has to be configured with, so that both sides agree
+    EmqxConfig {
         #[command(flatten)]
         config: ConfigFile,
     },
@@ -77,6 +83,13 @@ pub fn check(config: &ConfigFile, output: &mut impl Write) -> anyhow::Result<()>
     }
     writeln!(output, "{}: {} object definitions", config.xml_dir.display(), model.objects().count())?;
     ensure!(broken.is_empty(), "{} of the object definitions are broken", broken.len());
+    Ok(())
+}
+
+/// Prints EMQX's side of the link.
+pub fn emqx_config(config: &ConfigFile, output: &mut impl Write) -> anyhow::Result<()> {
+    let config = config.load()?;
+    write!(output, "{}", EmqxConfig { settings: &config.upstream, limits: &config.gateway.limits })?;
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 
 pub mod control;
 
+use std::future::pending;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -20,6 +21,7 @@ use crate::gateway::{Gateway, Output};
 use crate::observability::log;
 use crate::observability::metrics::Metrics;
 use crate::observability::vitals::Vitals;
+use crate::service::Watchdog;
 use crate::store::Store;
 use crate::transport::{Batch, Sockets};
 use crate::upstream::exproto::Link;
@@ -41,6 +43,7 @@ pub struct Driver {
     requests: mpsc::Receiver<Request>,
     /// When the changes of devices are handed to the store.
     next_flush: Option<Instant>,
+    watchdog: Option<Watchdog>,
     wall_clock_read: Instant,
 }
 
@@ -61,12 +64,33 @@ impl Driver {
         sockets: Sockets,
         link: Link,
         store: Option<Store>,
-        keys: Keys,
         requests: mpsc::Receiver<Request>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let wall_clock_read = monotonic_now();
-        Self { gateway, sockets, link, metrics, store, keys, requests, next_flush: None, wall_clock_read }
+        let keys = Keys::none(Arc::clone(&metrics));
+        Self {
+            gateway,
+            sockets,
+            link,
+            metrics,
+            store,
+            keys,
+            requests,
+            next_flush: None,
+            watchdog: None,
+            wall_clock_read,
+        }
+    }
+
+    /// Its event loop tells this watchdog, if there is one, that it goes round.
+    pub fn watched_by(self, watchdog: Option<Watchdog>) -> Self {
+        Self { watchdog, ..self }
+    }
+
+    /// The keys of devices are found here.
+    pub fn with_keys(self, keys: Option<Keys>) -> Self {
+        Self { keys: keys.unwrap_or(self.keys), ..self }
     }
 
     /// Runs until `stop` is there. Then the end takes `patience` at the most: half of it for the answers to commands in
@@ -80,14 +104,18 @@ impl Driver {
         let now = self.now();
         self.gateway.end(now);
         self.carry_out();
-        let Self { gateway, link, store, .. } = self;
+        let Self { gateway, link, store, watchdog, .. } = self;
         let left = end.saturating_duration_since(now);
         let closing = async {
             if let Some(store) = store {
                 store.close(now, gateway, left).await;
             }
         };
-        tokio::join!(closing, link.shut_down(left));
+        let closed = async { tokio::join!(closing, link.shut_down(left)) };
+        tokio::select! {
+            _ = closed => {}
+            () = feed_on(watchdog) => {}
+        }
     }
 
     /// Runs until `stop` is there, or the gateway is `done`.
@@ -99,6 +127,7 @@ impl Driver {
                 return;
             }
             let deadline = self.plan_flush().map_or(deadline, |flush| flush.min(deadline));
+            let deadline = self.watchdog.as_ref().map_or(deadline, |watchdog| watchdog.next().min(deadline));
             let input = tokio::select! {
                 index = self.sockets.readable() => Input::Readable(index),
                 event = self.link.event() => Input::Broker(event),
@@ -117,6 +146,9 @@ impl Driver {
                 Input::Stop => return,
             }
             self.flush(now);
+            if let Some(watchdog) = &mut self.watchdog {
+                watchdog.feed(now);
+            }
         }
     }
 
@@ -227,6 +259,15 @@ impl Driver {
             self.gateway.set_unix_time(now, unix_time());
         }
         now
+    }
+}
+
+/// Feeds the watchdog while the driver's task waits for what is being closed; that has a deadline of its own.
+async fn feed_on(watchdog: Option<Watchdog>) {
+    let Some(mut watchdog) = watchdog else { return pending().await };
+    loop {
+        sleep_until(watchdog.next().into()).await;
+        watchdog.feed(monotonic_now());
     }
 }
 

@@ -31,6 +31,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         #[cfg(feature = "embedded")]
         Command::Demo { config, once } => serve(demo::with_quiet_log(config.load()?), |config| demo::run(config, once)),
         Command::Check { config } => cli::check(&config, &mut io::stdout().lock()),
+        Command::EmqxConfig { config } => cli::emqx_config(&config, &mut io::stdout().lock()),
         Command::Objects { id, config } => cli::objects(id, &config, &mut io::stdout().lock()),
     }
 }

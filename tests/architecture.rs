@@ -121,7 +121,8 @@ fn sources(place: &Path) -> Vec<(PathBuf, String)> {
         let entries = fs::read_dir(place).expect("a readable folder");
         return entries.flat_map(|entry| sources(&entry.expect("an entry").path())).collect();
     }
-    if place.extension().is_none_or(|extension| extension != "rs") {
+    let is_unit_tests = place.file_name().is_some_and(|name| name == "tests.rs");
+    if is_unit_tests || place.extension().is_none_or(|extension| extension != "rs") {
         return Vec::new();
     }
     let text = fs::read_to_string(place).unwrap_or_else(|error| panic!("{}: {error}", place.display()));

@@ -101,6 +101,118 @@ fn the_environment_goes_over_the_file() {
 }
 
 #[test]
+fn emqx_config_of_the_defaults_is_the_file_for_emqx() {
+    let output = Place::new().run(&["emqx-config"], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/emqx/exproto.hocon");
+    assert_eq!(text(&output.stdout), fs::read_to_string(file).unwrap());
+}
+
+#[test]
+fn emqx_config_says_what_ours_says() {
+    let place = Place::new();
+    let content = r#"
+        limits.devices = 250_000
+        limits.command_size = 1_500_000
+        clientinfo.proto_name = "lwm2m"
+        [upstream.exproto]
+        listener = ["10.0.0.5:7993", "[fd00::5]:7994", "emqx.internal:7995", "localhost:7996"]
+        adapter = "http://10.0.0.5:9200"
+        handler_bind = "10.0.0.7:9101"
+        anchors_per_second = 4_000
+    "#;
+    let output = place.run(&["emqx-config", "--config", &place.file("gateway.toml", content)], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        settings(&output),
+        r#"gateway.exproto {
+  enable = true
+  mountpoint = ""
+  idle_timeout = 30s
+  server {
+    bind = "10.0.0.5:9200"
+  }
+  handler {
+    address = "http://10.0.0.7:9101"
+    service_name = "ConnectionUnaryHandler"
+    ssl_options.enable = false
+  }
+  listeners.tcp.lwm2m {
+    bind = "10.0.0.5:7993"
+    max_connections = 250000
+    max_conn_rate = 40000
+    proxy_protocol = false
+  }
+  listeners.tcp.lwm2m2 {
+    bind = "[fd00::5]:7994"
+    max_connections = 250000
+    max_conn_rate = 40000
+    proxy_protocol = false
+  }
+  listeners.tcp.lwm2m3 {
+    bind = "0.0.0.0:7995"
+    max_connections = 250000
+    max_conn_rate = 40000
+    proxy_protocol = false
+  }
+  listeners.tcp.lwm2m4 {
+    bind = "127.0.0.1:7996"
+    max_connections = 250000
+    max_conn_rate = 40000
+    proxy_protocol = false
+  }
+}
+"#
+    );
+    assert!(text(&output.stdout).contains(r#"it is "lwm2m", and this chain is for "exproto""#));
+    assert!(text(&output.stdout).contains("mqtt.max_packet_size = 2MB"));
+}
+
+#[test]
+fn emqx_config_has_a_part_for_each_node() {
+    let place = Place::new();
+    let content = r#"
+        [upstream.exproto]
+        nodes = [
+            { listener = "10.0.0.5:7993", adapter = "http://10.0.0.5:9100" },
+            { listener = "10.0.0.6:7993", adapter = "http://10.0.0.6:9100" },
+        ]
+        handler_bind = "0.0.0.0:9001"
+    "#;
+    let output = place.run(&["emqx-config", "--config", &place.file("gateway.toml", content)], &[]);
+    let printed = settings(&output);
+    assert_eq!(printed.matches("gateway.exproto {").count(), 2);
+    for bound in ["10.0.0.5:7993", "10.0.0.5:9100", "10.0.0.6:7993", "10.0.0.6:9100"] {
+        assert_eq!(printed.matches(&format!("bind = \"{bound}\"")).count(), 1, "{bound}");
+    }
+    // Nobody else knows it.
+    assert_eq!(printed.matches("address = \"http://ADDRESS-OF-THE-GATEWAY:9001\"").count(), 2);
+}
+
+#[test]
+fn emqx_config_asks_for_a_certificate_where_we_have_one() {
+    let place = Place::new();
+    let content = r#"
+        [upstream.exproto]
+        listener = "ssl://emqx.internal:7994"
+        [upstream.exproto.ssl]
+        certfile = "client.pem"
+        keyfile = "client-key.pem"
+    "#;
+    let printed = settings(&place.run(&["emqx-config", "--config", &place.file("gateway.toml", content)], &[]));
+    for part in [
+        "  listeners.ssl.lwm2m {\n    bind = \"0.0.0.0:7994\"\n",
+        "      verify = verify_peer\n      fail_if_no_peer_cert = true\n",
+    ] {
+        assert!(printed.contains(part), "{part} is not in {printed}");
+    }
+
+    let without = place.file("gateway.toml", "upstream.exproto.listener = \"ssl://emqx.internal:7994\"");
+    let printed = settings(&place.run(&["emqx-config", "--config", &without], &[]));
+    assert!(printed.contains("      verify = verify_none\n      fail_if_no_peer_cert = false\n"), "{printed}");
+}
+
+#[test]
 fn objects_lists_what_is_defined() {
     let output = Place::new().run(&["objects"], &[]);
     assert_eq!(output.status.code(), Some(0));
@@ -169,6 +281,13 @@ impl Place {
             .output()
             .unwrap()
     }
+}
+
+/// What was printed, without comments and empty lines.
+fn settings(output: &Output) -> String {
+    let printed = text(&output.stdout);
+    let lines = printed.lines().filter(|line| !line.trim().is_empty() && !line.trim().starts_with('#'));
+    lines.map(|line| format!("{line}\n")).collect()
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -91,6 +91,9 @@ fn log_dtls(report: &dtls::Report) {
                 "an association of the store cannot be read, its device has to make one anew"
             );
         }
+        dtls::Report::KeyNotAsked { identity } => {
+            debug!(identity = identity.as_str(), "a key was not asked for: too many others are");
+        }
         dtls::Report::Unsent { association } => {
             debug!(association = association.0, "nothing was sent: the association is over");
         }

@@ -6,7 +6,7 @@
 use std::env;
 use std::net::SocketAddr;
 
-use lwm2m_gateway::embedded::{Broker, Control, Settings};
+use lwm2m_gateway::embedded::{Addresses, Broker, Control, Settings};
 use tokio::net::TcpSocket;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -75,10 +75,26 @@ impl TestBroker {
         }
     }
 
+    /// It ends with all that it knows, and another one comes to its place. Only its MQTT is somewhere else. None can be
+    /// started in the place of an EMQX.
+    pub async fn restart(self) -> Option<Self> {
+        let Self { addresses, kind: Kind::Embedded { broker, _port: port } } = self else { return None };
+        let handler_bind = addresses.handler_bind;
+        let Addresses { listener, adapter, .. } = broker.addresses();
+        broker.control().stop().await;
+        drop(broker);
+        let settings = Settings { listener, adapter, ..Settings::on_free_ports(format!("http://{handler_bind}")) };
+        Some(Self::embedded_with(settings, port, handler_bind).await)
+    }
+
     async fn embedded(adjust: impl FnOnce(&mut Settings)) -> Self {
         let (port, handler_bind) = reserve_port();
         let mut settings = Settings::on_free_ports(format!("http://{handler_bind}"));
         adjust(&mut settings);
+        Self::embedded_with(settings, port, handler_bind).await
+    }
+
+    async fn embedded_with(settings: Settings, port: TcpSocket, handler_bind: SocketAddr) -> Self {
         let broker = Broker::start(settings).await.expect("free ports");
         let real = broker.addresses();
         let addresses = TestAddresses {

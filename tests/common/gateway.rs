@@ -1,5 +1,6 @@
 //! The built program, started as a user starts it.
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -22,6 +23,7 @@ pub struct Gateway {
     pub listeners: Vec<SocketAddr>,
     folder: TempDir,
     file_limit: Option<u32>,
+    variables: Vec<(String, OsString)>,
 }
 
 impl Gateway {
@@ -37,23 +39,38 @@ impl Gateway {
 
     /// The same at several nodes, that all call the handler of the first one.
     pub fn start_at(nodes: &[&TestAddresses], listeners: usize, lines: &str) -> Self {
+        let gateway = Self::start_listening(nodes, listeners, lines, Vec::new());
+        gateway.wait_until_it_hears();
+        gateway
+    }
+
+    /// Starts it with one listener and these variables in its environment, and does not wait.
+    pub fn start_in(broker: &TestAddresses, variables: Vec<(String, OsString)>) -> Self {
+        Self::start_listening(&[broker], 1, "", variables)
+    }
+
+    fn start_listening(
+        nodes: &[&TestAddresses],
+        listeners: usize,
+        lines: &str,
+        variables: Vec<(String, OsString)>,
+    ) -> Self {
         let listeners = free_udp_ports(listeners);
         let mut config = lines.to_owned();
         for (index, address) in listeners.iter().enumerate() {
             config += &format!("\nlisteners.udp.listener{index}.bind = \"{address}\"");
         }
-        let mut gateway = Self::launch(nodes, &config);
+        let mut gateway = Self::launch(nodes, &config, variables);
         gateway.listeners = listeners;
-        gateway.listeners.iter().for_each(|listener| gateway.wait_for(*listener));
         gateway
     }
 
     /// Starts it with these lines of configuration, that name the listeners too.
     pub fn start_without_waiting(broker: &TestAddresses, lines: &str) -> Self {
-        Self::launch(&[broker], lines)
+        Self::launch(&[broker], lines, Vec::new())
     }
 
-    fn launch(nodes: &[&TestAddresses], lines: &str) -> Self {
+    fn launch(nodes: &[&TestAddresses], lines: &str, variables: Vec<(String, OsString)>) -> Self {
         let config = format!(
             "xml_dir = \"{}/xml\"\nadmin.bind = \"127.0.0.1:0\"\n{}\nupstream.exproto.handler_bind = \"{}\"\n{lines}",
             env!("CARGO_MANIFEST_DIR"),
@@ -64,7 +81,7 @@ impl Gateway {
         let own_store = format!("\nstore.file = {:?}", folder.path().join("store.redb"));
         let config = if config.contains("store.file") { config } else { config + &own_store };
         fs::write(folder.path().join("gateway.toml"), config).expect("a place for the configuration");
-        let mut gateway = Self { child: None, listeners: Vec::new(), folder, file_limit: None };
+        let mut gateway = Self { child: None, listeners: Vec::new(), folder, file_limit: None, variables };
         gateway.spawn();
         gateway
     }
@@ -79,6 +96,10 @@ impl Gateway {
     /// Starts it once more, as it was started before, and waits until it hears.
     pub fn start_again(&mut self) {
         self.spawn();
+        self.wait_until_it_hears();
+    }
+
+    pub fn wait_until_it_hears(&self) {
         self.listeners.iter().for_each(|listener| self.wait_for(*listener));
     }
 
@@ -101,6 +122,7 @@ impl Gateway {
         let child = Command::new("sh")
             .args(["-c", &limited, env!("CARGO_BIN_EXE_lwm2m-gateway")])
             .arg(self.folder.path().join("gateway.toml"))
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("an open file"))
             .stderr(output)

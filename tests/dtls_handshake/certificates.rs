@@ -4,9 +4,10 @@ use lwm2m_gateway::dtls::credentials::Identity;
 use lwm2m_gateway::dtls::handshake::{
     Acceptor, AcceptorSettings, CertificateFault, CredentialError, Failure, PemSecret, Pinned, VerifyMode,
 };
+use openssl::hash::MessageDigest;
 use openssl::symm::Cipher;
 
-use crate::dtls::credentials::{Certified, Credentials, Request, ec_key, public_key_pem};
+use crate::dtls::credentials::{Certified, Credentials, Request, ec_key, public_key_pem, short_rsa_key};
 use crate::dtls::{ClientSettings, State};
 use crate::scene::{Scene, with_certificate};
 
@@ -87,6 +88,27 @@ fn a_certificate_that_does_not_hold_is_refused_with_the_reason() {
 }
 
 #[test]
+fn a_certificate_that_is_weak_is_refused() {
+    let authority = Certified::authority("CA");
+    let weak_key = Request::new("device").with_key(short_rsa_key()).issue(Some(&authority));
+    let weak_digest = Request::new("device").signed_with(MessageDigest::sha1()).issue(Some(&authority));
+    // X509_V_ERR_EE_KEY_TOO_SMALL, X509_V_ERR_CA_MD_TOO_WEAK.
+    for (device, error) in [(weak_key, 66), (weak_digest, 68)] {
+        let mut scene = Scene::new(&gateway(&authority, REQUIRED), client(&device));
+        scene.run().assert_failed(Failure::CertificateRefused(CertificateFault::Other(error)));
+    }
+}
+
+#[test]
+fn signatures_of_sha_1_are_not_spoken() {
+    let authority = Certified::authority("CA");
+    let device = Request::new("device").issue(Some(&authority));
+    let with = |signatures: &'static str| ClientSettings { signatures: Some(signatures), ..client(&device) };
+    Scene::new(&gateway(&authority, REQUIRED), with("ECDSA+SHA256")).run().assert_established();
+    Scene::new(&gateway(&authority, REQUIRED), with("ECDSA+SHA1")).run().assert_failed(Failure::NoCommonSuite);
+}
+
+#[test]
 fn a_pinned_certificate_needs_no_authority_and_no_date() {
     let authority = Certified::authority("CA");
     let device = Request::new("device").expired().issue(None);
@@ -105,7 +127,7 @@ fn a_pinned_certificate_needs_no_authority_and_no_date() {
 }
 
 #[test]
-fn a_pinned_key_accepts_any_certificate_of_it() {
+fn a_pinned_key_accepts_any_certificate_of_it_and_none_of_its_names() {
     let authority = Certified::authority("CA");
     let key = ec_key();
     let pin = Pinned { name: "a device".to_owned(), pem: public_key_pem(&key) };
@@ -114,7 +136,8 @@ fn a_pinned_key_accepts_any_certificate_of_it() {
         let device = Request::new(name).with_key(key.clone()).issue(None);
         let mut scene = Scene::new(&settings, client(&device));
         scene.run().assert_established();
-        assert_eq!(scene.identity().name(), Some(name), "its certificate names it");
+        // Who has the key may have written any name.
+        assert_eq!(*scene.identity(), Identity::RawPublicKey { name: "a device".to_owned() });
     }
     let other = Request::new("one").issue(None);
     Scene::new(&settings, client(&other))

@@ -8,7 +8,7 @@ from gateway import ROOT, Client
 LESHAN = pathlib.Path(os.environ.get("LESHAN_DEVICE", ROOT / "target/clients/leshan"))
 
 
-def leshan_device(server, endpoint, folder):
-    """A device on Eclipse Leshan's client library; its log is in the folder."""
+def leshan_device(server, endpoint, folder, *dtls):
+    """A device on Eclipse Leshan's client library; its log is in the folder. What it says of DTLS: Dtls.java."""
     classes = os.pathsep.join([str(LESHAN / "classes"), str(LESHAN / "dependency" / "*")])
-    return Client(["java", "-cp", classes, "LeshanDevice", server, endpoint, str(ROOT / "xml")], folder)
+    return Client(["java", "-cp", classes, "LeshanDevice", server, endpoint, str(ROOT / "xml"), *dtls], folder)

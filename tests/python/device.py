@@ -14,9 +14,11 @@ INSTANCE, RESOURCE = 0b00, 0b11
 class Device:
     """Lives on a thread of its own; `values` and what it was told can be read at any time."""
 
-    def __init__(self, server, endpoint, values):
+    def __init__(self, server, endpoint, values, secret=None):
+        """With a secret it speaks DTLS (tinydtls), and its endpoint name is the identity."""
         self.server = server
         self.endpoint = endpoint
+        self.secret = secret
         self.objects = Objects(values)
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
@@ -43,12 +45,17 @@ class Device:
 
     async def _register(self):
         self.context = await aiocoap.Context.create_server_context(
-            self.objects, bind=("127.0.0.1", 0), transports=["udp6"]
+            self.objects, bind=("127.0.0.1", 0), transports=["tinydtls" if self.secret else "udp6"]
         )
+        if self.secret:
+            keys = {"psk": self.secret.encode(), "client-identity": self.endpoint.encode()}
+            self.context.client_credentials.load_from_dict({f"{self.server}/*": {"dtls": keys}})
         links = ",".join(f"</{oid}/{iid}>" for oid, iid in self.objects.instances()).encode()
         query = (f"ep={self.endpoint}", "lt=300", "lwm2m=1.0", "b=U")
         response = await self._request(aiocoap.POST, ("rd",), query, links)
         assert response.code == aiocoap.CREATED, response
+        # aiocoap forgets a DTLS connection that nobody holds.
+        self.remote = response.remote
         self.location = response.opt.location_path
 
     async def _request(self, code, path, query=(), payload=b""):

@@ -21,13 +21,15 @@ PATIENCE = 30.0
 
 
 class Gateway:
-    """`lwm2m-gateway run --embedded`."""
+    """`lwm2m-gateway run --embedded`; over DTLS, too, when there are lines for it."""
 
-    def __init__(self, folder, lines):
-        self.coap = free_port(socket.SOCK_DGRAM)
+    def __init__(self, folder, lines, dtls):
+        self.coap, self.coaps = free_ports(2, socket.SOCK_DGRAM)
         self.mqtt, listener, adapter, handler = free_ports(4)
-        config = pathlib.Path(folder, "gateway.toml")
-        config.write_text(
+        if dtls:
+            lines += f"\nlisteners.dtls.default.bind = '127.0.0.1:{self.coaps}'\n{dtls}"
+        self.config = pathlib.Path(folder, "gateway.toml")
+        self.config.write_text(
             f"""
             xml_dir = "{ROOT / 'xml'}"
             listeners.udp.default.bind = "127.0.0.1:{self.coap}"
@@ -39,17 +41,30 @@ class Gateway:
             """
         )
         self.log = pathlib.Path(folder, "gateway.log")
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [PROGRAM, "run", "--embedded", "--config", config],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        self.process = None
 
     @property
     def uri(self):
         return f"coap://127.0.0.1:{self.coap}"
+
+    @property
+    def coaps_uri(self):
+        return f"coaps://127.0.0.1:{self.coaps}"
+
+    def start(self):
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [PROGRAM, "run", "--embedded", "--config", self.config],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self.wait_until_it_hears()
+
+    def kill(self):
+        """As a crash would: it has no time for anything."""
+        self.process.kill()
+        self.process.wait()
 
     def wait_until_it_hears(self):
         """An empty confirmable message is answered with a reset (RFC 7252 section 4.3)."""
@@ -77,21 +92,20 @@ class Gateway:
 
 
 @contextlib.contextmanager
-def running_gateway(lines=""):
+def running_gateway(lines="", dtls=""):
     """With these lines of configuration (`a.b = value`) besides the addresses."""
     with tempfile.TemporaryDirectory() as folder:
-        gateway = Gateway(folder, lines)
+        gateway = Gateway(folder, lines, dtls)
         try:
-            gateway.wait_until_it_hears()
+            gateway.start()
             yield gateway
             gateway.stop()
         except BaseException:
             print(f"--- what the gateway said:\n{gateway.log.read_text()}")
             raise
         finally:
-            if gateway.process.poll() is None:
-                gateway.process.kill()
-                gateway.process.wait()
+            if gateway.process and gateway.process.poll() is None:
+                gateway.kill()
 
 
 class Application:
@@ -129,10 +143,7 @@ class Application:
 
     def command(self, kind, answered_as=None, patience=PATIENCE, **data):
         """Sends a command and gives the `data` of its answer; an `ack` before it may come."""
-        request = self.next_id
-        self.next_id += 1
-        payload = {"reqID": request, "msgType": kind, "data": data}
-        self.client.publish(f"lwm2m/{self.endpoint}/dn", json.dumps(payload))
+        request = self.publish(kind, **data)
         answer = self.receive(patience)
         if answer[1]["msgType"] == "ack":
             answer = self.receive(patience)
@@ -141,6 +152,14 @@ class Application:
             json.dumps(payload)[:1000]
         )
         return payload["data"]
+
+    def publish(self, kind, **data):
+        """Sends a command, and gives its `reqID`."""
+        request = self.next_id
+        self.next_id += 1
+        payload = {"reqID": request, "msgType": kind, "data": data}
+        self.client.publish(f"lwm2m/{self.endpoint}/dn", json.dumps(payload))
+        return request
 
     def value(self, kind, path):
         """What a read or an observe of one resource brings."""
@@ -152,10 +171,11 @@ class Application:
 class Client:
     """A device of somebody else: a process that takes lines and prints lines."""
 
-    def __init__(self, command, folder):
+    def __init__(self, command, folder, stdout=None):
+        """What it prints goes to a log in the folder, or where it is told."""
         self.log = pathlib.Path(folder, "client.log")
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stdout or log, stderr=log)
 
     def say(self, line):
         self.process.stdin.write(f"{line}\n".encode())
@@ -186,15 +206,9 @@ class Client:
             self.process.wait()
 
 
-def free_port(kind=socket.SOCK_STREAM):
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def free_ports(count):
+def free_ports(count, kind=socket.SOCK_STREAM):
     """All held at once, so that they differ."""
-    probes = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(count)]
+    probes = [socket.socket(socket.AF_INET, kind) for _ in range(count)]
     try:
         for probe in probes:
             probe.bind(("127.0.0.1", 0))

@@ -9,7 +9,7 @@ import pytest
 from clients import leshan_device
 from device import Device
 from gateway import Application, running_gateway
-from line import LossyLine
+from line import Line
 
 IMAGE = random.Random(7959).randbytes(1024 * 1024)
 # Longer than a block, and than what `coap.block_size` and Californium take as one.
@@ -28,7 +28,7 @@ def line(request):
         if not lossy:
             yield gateway, gateway.uri
             return
-        with LossyLine(gateway, LOSS, seed=7252) as line:
+        with Line(gateway.uri, LOSS, seed=7252) as line:
             yield gateway, line.uri
             share = line.lost / (line.lost + line.carried)
             assert line.lost > 200 and LOSS / 2 < share < LOSS * 2, (line.lost, line.carried)

@@ -72,7 +72,7 @@ pub enum VerifyMode {
 /// A certificate or a public key that is trusted by itself.
 #[derive(Clone, Debug)]
 pub struct Pinned {
-    /// What the configuration calls it; the name of a device with this raw public key.
+    /// What the configuration calls it; the name of a device with this public key.
     pub name: String,
     /// `CERTIFICATE`: that very certificate. `PUBLIC KEY`: any certificate of that key, or the raw public key.
     pub pem: Vec<u8>,
@@ -203,6 +203,14 @@ impl fmt::Debug for PemSecret {
     }
 }
 
+/// OpenSSL's security level of the chain of a client's certificate: 112 bits, which is RSA of 2,048 bits, curves of 224, and
+/// no SHA-1 (SSL_CTX_set_security_level(3)). A pinned certificate has no chain.
+const CERTIFICATE_LEVEL: i32 = 2;
+
+/// Of both sides in the handshake: all of them but those with SHA-1 and SHA-224.
+const SIGNATURES: &str = "ECDSA+SHA256:ECDSA+SHA384:ECDSA+SHA512:ed25519:ed448:RSA-PSS+SHA256:RSA-PSS+SHA384:\
+                          RSA-PSS+SHA512:RSA+SHA256:RSA+SHA384:RSA+SHA512";
+
 /// What the settings hold, read and found to fit together.
 struct Credentials {
     /// Ours first.
@@ -286,10 +294,11 @@ impl Credentials {
         context.set_options(SslOptions::NO_RENEGOTIATION | SslOptions::NO_QUERY_MTU | SslOptions::NO_COMPRESSION);
         context.set_session_cache_mode(SslSessionCacheMode::OFF);
         context.set_session_id_context(b"lwm2m-gateway")?;
-        // Security level 0, for the 64-bit tags of CCM_8, which OpenSSL has at no other one since 3.2. What is allowed is
-        // said by name, and nothing of it is weak.
+        // Security level 0, for the 64-bit tags of CCM_8, which OpenSSL has at no other one since 3.2. It would allow SHA-1
+        // and short keys, too: so suites and signatures are said by name, and `ask` raises the level of certificates.
         let names: Vec<_> = suites.iter().map(|suite| suite.name).collect();
         context.set_cipher_list(&format!("{}:@SECLEVEL=0", names.join(":")))?;
+        context.set_sigalgs_list(SIGNATURES)?;
         // The record with the cookie was verified before it came here.
         context.set_cookie_verify_cb(|_, _| true);
         self.show(&mut context, settings)?;
@@ -339,6 +348,7 @@ impl Credentials {
             VerifyMode::Peer { required: false } => SslVerifyMode::PEER,
             VerifyMode::Peer { required: true } => SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
         };
+        context.verify_param_mut().set_auth_level(CERTIFICATE_LEVEL);
         let trust = Arc::clone(&self.trust);
         context.set_verify_callback(mode, move |ok, verification| trust.verify(ok, verification));
         for authority in &self.authorities {

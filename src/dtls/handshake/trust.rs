@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::dtls::credentials::Identity;
 
 use super::acceptor::{CredentialError, Pinned};
+#[cfg(raw_public_keys)]
 use super::ffi;
 
 type Fingerprint = [u8; 32];
@@ -49,6 +50,7 @@ impl Trust {
         self.certificates.is_empty() && self.keys.is_empty()
     }
 
+    #[cfg_attr(not(raw_public_keys), expect(dead_code, reason = "there are no raw public keys"))]
     pub fn has_keys(&self) -> bool {
         !self.keys.is_empty()
     }
@@ -79,7 +81,7 @@ impl Trust {
 
     #[cfg(raw_public_keys)]
     fn holds_raw_key(&self, context: &X509StoreContextRef) -> bool {
-        ffi::raw_public_key_to_verify(context).is_some_and(|key| self.key_name(key).is_some())
+        ffi::raw_public_key_to_verify(context).is_some_and(|key| self.key_identity(key).is_some())
     }
 
     #[cfg(not(raw_public_keys))]
@@ -88,17 +90,20 @@ impl Trust {
     }
 
     /// Who is at the other end of a finished handshake that was not by PSK.
+    ///
+    /// Who has a pinned key is called as the pin is, whatever certificate it shows: nobody vouches for the names in there,
+    /// and it could write those of another device.
     pub fn identity(&self, ssl: &SslRef) -> Identity {
-        if let Some(certificate) = ssl.peer_certificate() {
-            return certificate_identity(&certificate);
-        }
-        self.raw_key_identity(ssl).unwrap_or(Identity::Unknown)
+        let Some(certificate) = ssl.peer_certificate() else {
+            return self.raw_key_identity(ssl).unwrap_or(Identity::Unknown);
+        };
+        let pinned = certificate.public_key().ok().and_then(|key| self.key_identity(&key));
+        pinned.unwrap_or_else(|| certificate_identity(&certificate))
     }
 
     #[cfg(raw_public_keys)]
     fn raw_key_identity(&self, ssl: &SslRef) -> Option<Identity> {
-        let name = self.key_name(ffi::peer_raw_public_key(ssl)?)?;
-        Some(Identity::RawPublicKey { name: name.to_owned() })
+        self.key_identity(ffi::peer_raw_public_key(ssl)?)
     }
 
     #[cfg(not(raw_public_keys))]
@@ -106,9 +111,9 @@ impl Trust {
         None
     }
 
-    #[cfg_attr(not(raw_public_keys), expect(dead_code, reason = "there are no raw public keys"))]
-    fn key_name(&self, key: &PKeyRef<Public>) -> Option<&str> {
-        self.keys.get(&key_fingerprint(key).ok()?).map(String::as_str)
+    fn key_identity(&self, key: &PKeyRef<Public>) -> Option<Identity> {
+        let name = self.keys.get(&key_fingerprint(key).ok()?)?;
+        Some(Identity::RawPublicKey { name: name.clone() })
     }
 }
 

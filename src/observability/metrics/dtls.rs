@@ -18,6 +18,7 @@ pub struct DtlsMetrics {
     restored: Counter,
     not_restored: Counter,
     unsent: Counter,
+    keys_not_asked: Counter,
 }
 
 impl DtlsMetrics {
@@ -33,6 +34,7 @@ impl DtlsMetrics {
             Report::Restored { .. } => self.restored.increment(),
             Report::NotRestored { .. } => self.not_restored.increment(),
             Report::Unsent { .. } => self.unsent.increment(),
+            Report::KeyNotAsked { .. } => self.keys_not_asked.increment(),
         }
     }
 
@@ -71,6 +73,11 @@ impl DtlsMetrics {
                 "Messages for devices whose association is over: lost, as on the way.",
                 &self.unsent,
             ),
+            alone(
+                "lwm2m_dtls_keys_not_asked_total",
+                "Keys that were not asked for: too many others were.",
+                &self.keys_not_asked,
+            ),
         ]
         .concat()
     }
@@ -82,6 +89,7 @@ enum Handshake {
     Full,
     Resumed,
     Deadline,
+    WrongKey,
     Restarted,
     UnknownIdentity,
     KeyUnavailable,
@@ -103,7 +111,7 @@ impl Handshake {
         match reason {
             HandshakeFailure::Deadline => Self::Deadline,
             HandshakeFailure::Restarted => Self::Restarted,
-            HandshakeFailure::UnknownIdentity => Self::UnknownIdentity,
+            HandshakeFailure::WrongKey => Self::WrongKey,
             HandshakeFailure::KeyUnavailable => Self::KeyUnavailable,
             HandshakeFailure::Failed(Failure::UnknownIdentity) => Self::UnknownIdentity,
             HandshakeFailure::Failed(Failure::NoCommonSuite) => Self::NoCommonSuite,
@@ -168,6 +176,7 @@ labels!(Handshake {
     (Handshake::Full) => r#"result="full""#,
     (Handshake::Resumed) => r#"result="resumed""#,
     (Handshake::Deadline) => r#"result="deadline""#,
+    (Handshake::WrongKey) => r#"result="wrong_key""#,
     (Handshake::Restarted) => r#"result="restarted""#,
     (Handshake::UnknownIdentity) => r#"result="unknown_identity""#,
     (Handshake::KeyUnavailable) => r#"result="key_unavailable""#,
@@ -195,6 +204,7 @@ mod tests {
     use super::*;
     use crate::coap::{AssociationId, Peer};
     use crate::dtls::cipher::Suite;
+    use crate::dtls::credentials::PskIdentity;
     use crate::dtls::handshake::CertificateFault;
 
     #[test]
@@ -229,7 +239,8 @@ mod tests {
         let failures = [
             HandshakeFailure::Deadline,
             HandshakeFailure::Restarted,
-            HandshakeFailure::UnknownIdentity,
+            HandshakeFailure::WrongKey,
+            HandshakeFailure::Failed(Failure::UnknownIdentity),
             HandshakeFailure::KeyUnavailable,
             HandshakeFailure::Failed(Failure::NoCommonSuite),
             HandshakeFailure::Failed(Failure::NoCertificate),
@@ -249,6 +260,7 @@ mod tests {
             Report::Restored { peer },
             Report::NotRestored { association },
             Report::Unsent { association },
+            Report::KeyNotAsked { identity: PskIdentity::new(b"dev-7").unwrap() },
         ];
         let datagrams = Verdict::ALL.iter().map(|&verdict| Report::Datagram { peer, verdict });
         datagrams.chain(failed).chain(single).collect()

@@ -17,6 +17,7 @@ mod adapter;
 mod anchor;
 mod announcements;
 mod devices;
+pub mod emqx;
 mod handler;
 mod nodes;
 mod pace;

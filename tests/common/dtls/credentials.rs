@@ -68,6 +68,11 @@ pub fn rsa_key() -> PKey<Private> {
     PKey::from_rsa(Rsa::generate(2048).expect("randomness")).expect("memory")
 }
 
+/// One that can be broken.
+pub fn short_rsa_key() -> PKey<Private> {
+    PKey::from_rsa(Rsa::generate(1024).expect("randomness")).expect("memory")
+}
+
 impl Certified {
     /// An authority, by itself.
     pub fn authority(name: &str) -> Self {
@@ -96,11 +101,13 @@ pub struct Request {
     /// Days from today, from and to.
     valid: (i64, i64),
     authority: bool,
+    digest: MessageDigest,
 }
 
 impl Request {
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), key: ec_key(), dns_names: Vec::new(), valid: (-2, 100), authority: false }
+        let (name, digest) = (name.to_owned(), MessageDigest::sha256());
+        Self { name, key: ec_key(), dns_names: Vec::new(), valid: (-2, 100), authority: false, digest }
     }
 
     pub fn with_key(self, key: PKey<Private>) -> Self {
@@ -115,6 +122,11 @@ impl Request {
     /// Its time was over yesterday.
     pub fn expired(self) -> Self {
         Self { valid: (-10, -1), ..self }
+    }
+
+    /// What the issuer hashes it with.
+    pub fn signed_with(self, digest: MessageDigest) -> Self {
+        Self { digest, ..self }
     }
 
     fn authority(self) -> Self {
@@ -147,7 +159,7 @@ impl Request {
         let (issuer_name, issuer_key) =
             issuer.map_or((&*subject, &self.key), |issuer| (issuer.certificate.subject_name(), &issuer.key));
         builder.set_issuer_name(issuer_name).expect("memory");
-        builder.sign(issuer_key, MessageDigest::sha256()).expect("a signature");
+        builder.sign(issuer_key, self.digest).expect("a signature");
         Certified { certificate: builder.build(), key: self.key }
     }
 }

@@ -45,6 +45,8 @@ pub struct ClientSettings {
     pub mtu: usize,
     pub encrypt_then_mac: bool,
     pub extended_master_secret: bool,
+    /// Algorithms of signatures, by OpenSSL's names; None: what OpenSSL has.
+    pub signatures: Option<&'static str>,
     /// Whom it believes; None: everybody.
     pub authorities: Option<X509>,
 }
@@ -63,6 +65,7 @@ impl ClientSettings {
             mtu: 1200,
             encrypt_then_mac: true,
             extended_master_secret: true,
+            signatures: None,
             authorities: None,
         }
     }
@@ -393,6 +396,9 @@ fn context(settings: &ClientSettings) -> SslContext {
     }
     context.set_session_cache_mode(SslSessionCacheMode::CLIENT);
     context.set_cipher_list(&format!("{}:@SECLEVEL=0", settings.cipher_suites)).expect("suites of OpenSSL");
+    if let Some(signatures) = settings.signatures {
+        context.set_sigalgs_list(signatures).expect("signatures of OpenSSL");
+    }
     context.set_verify(SslVerifyMode::NONE);
     if let Some(authority) = &settings.authorities {
         context.set_verify(SslVerifyMode::PEER);

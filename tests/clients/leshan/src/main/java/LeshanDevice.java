@@ -4,6 +4,7 @@ import java.io.InputStreamReader;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 
@@ -12,8 +13,9 @@ import org.eclipse.californium.elements.config.Configuration;
 import org.eclipse.leshan.client.LeshanClient;
 import org.eclipse.leshan.client.LeshanClientBuilder;
 import org.eclipse.leshan.client.californium.endpoint.CaliforniumClientEndpointsProvider;
+import org.eclipse.leshan.client.californium.endpoint.coap.CoapClientProtocolProvider;
+import org.eclipse.leshan.client.californium.endpoint.coaps.CoapsClientProtocolProvider;
 import org.eclipse.leshan.client.object.Device;
-import org.eclipse.leshan.client.object.Security;
 import org.eclipse.leshan.client.object.Server;
 import org.eclipse.leshan.client.observer.LwM2mClientObserverAdapter;
 import org.eclipse.leshan.client.resource.ObjectsInitializer;
@@ -33,7 +35,8 @@ import org.eclipse.leshan.core.response.WriteResponse;
 /**
  * A device on Leshan's client library, driven by lines on its input: {@code set VALUE} changes the temperature
  * (3303/0/5700), {@code update} updates the registration, {@code quit} de-registers and ends. What happens is a line on
- * its output; of a firmware image that is written to 5/0/0 its length and its SHA-256.
+ * its output; of a firmware image that is written to 5/0/0 its length and its SHA-256. Arguments: the server's URI, the
+ * endpoint name, the folder of object definitions, and what {@link Dtls} takes.
  */
 public final class LeshanDevice {
     private static final int LIFETIME = 300;
@@ -45,6 +48,7 @@ public final class LeshanDevice {
         String server = arguments[0];
         String endpoint = arguments[1];
         String models = arguments[2];
+        Dtls dtls = Dtls.of(Arrays.asList(arguments).subList(3, arguments.length));
 
         List<ObjectModel> definitions = new ArrayList<>(ObjectLoader.loadDefault());
         for (ObjectModel definition : ObjectLoader.loadObjectsFromDir(new File(models), false)) {
@@ -54,15 +58,17 @@ public final class LeshanDevice {
         }
         Thermometer thermometer = new Thermometer();
         ObjectsInitializer objects = new ObjectsInitializer(new StaticModel(definitions));
-        objects.setInstancesForObject(0, Security.noSec(server, 101));
+        objects.setInstancesForObject(0, dtls.security(server, 101));
         objects.setInstancesForObject(1, new Server(101, LIFETIME));
         objects.setInstancesForObject(3, new RebootableDevice());
         objects.setInstancesForObject(5, new Firmware());
         objects.setInstancesForObject(3303, thermometer);
 
-        CaliforniumClientEndpointsProvider.Builder endpoints = new CaliforniumClientEndpointsProvider.Builder();
+        CaliforniumClientEndpointsProvider.Builder endpoints = new CaliforniumClientEndpointsProvider.Builder(
+                new CoapClientProtocolProvider(), new CoapsClientProtocolProvider());
         Configuration coap = endpoints.createDefaultConfiguration();
         coap.set(CoapConfig.MAX_RESOURCE_BODY_SIZE, LARGEST_BODY);
+        dtls.configure(coap);
         LeshanClient client = new LeshanClientBuilder(endpoint)
                 .setObjects(objects.create(0, 1, 3, 5, 3303))
                 .setEndpointsProviders(endpoints.setConfiguration(coap).build())

@@ -1,0 +1,118 @@
+//! EMQX's side of the link, written from ours: what belongs into its `etc/emqx.conf`, so that both sides agree.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use super::{Node, Settings};
+use crate::gateway::settings::Limits;
+
+const GATEWAY: &str = include_str!("emqx/gateway.hocon");
+const LISTENER: &str = include_str!("emqx/listener.hocon");
+const SSL_OPTIONS: &str = include_str!("emqx/ssl_options.hocon");
+
+/// A listener counts devices that register and those that are connected again; a multiple of our pace has room for both.
+const PACES: u32 = 10;
+
+const MIB: usize = 1024 * 1024;
+
+/// The section `gateway.exproto` of each node of EMQX, in HOCON.
+pub struct EmqxConfig<'a> {
+    pub settings: &'a Settings,
+    pub limits: &'a Limits,
+}
+
+impl fmt::Display for EmqxConfig<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "## EMQX's side of lwm2m-gateway, for EMQX 5.1 to 6.2, printed by `lwm2m-gateway emqx-config`: paste it into\n\
+             ## etc/emqx.conf and restart EMQX. Then `emqx ctl gateway list` shows exproto as running, and each LwM2M device\n\
+             ## is a client there: `emqx ctl gateway-clients list exproto`.\n",
+        )?;
+        for node in &self.settings.nodes {
+            writeln!(f)?;
+            if self.settings.nodes.len() > 1 {
+                writeln!(f, "## The node whose ConnectionAdapter is {}:", node.adapter)?;
+            }
+            f.write_str(&self.gateway(node))?;
+        }
+        let size = self.limits.command_size.div_ceil(MIB);
+        write!(
+            f,
+            "\n## What applications may publish in one message. EMQX's default of 1MB is less than a firmware image of 1 MiB\n\
+             ## in base64; {size}MB is what the gateway takes (`limits.command_size`).\n\
+             ##\n## mqtt.max_packet_size = {size}MB\n",
+        )
+    }
+}
+
+impl EmqxConfig<'_> {
+    fn gateway(&self, node: &Node) -> String {
+        let listeners = node.listeners.iter().zip(1..).map(|(listener, number)| self.listener(number, listener));
+        let adapter = node.adapter.trim_start_matches("http://");
+        GATEWAY
+            .replace("@adapter@", &bind(adapter))
+            .replace("@handler@", &format!("http://{}", self.handler()))
+            .replace("@listeners@", &listeners.collect::<String>())
+            .replace("@proto_name@", &self.settings.proto_name.escape_default().to_string())
+    }
+
+    fn listener(&self, number: u32, listener: &str) -> String {
+        let Settings { anchors_per_second, .. } = self.settings;
+        let least = anchors_per_second.saturating_add(self.limits.registers.total.per_second);
+        let rate = anchors_per_second.saturating_mul(PACES).max(least);
+        let name = if number == 1 { "lwm2m".to_owned() } else { format!("lwm2m{number}") };
+        let (kind, address, ssl_options) = match listener.strip_prefix("ssl://") {
+            Some(address) => ("ssl", address, self.ssl_options()),
+            None => ("tcp", listener, String::new()),
+        };
+        LISTENER
+            .replace("@kind@", kind)
+            .replace("@name@", &name)
+            .replace("@listener@", &bind(address))
+            .replace("@devices@", &self.limits.devices.to_string())
+            .replace("@rate@", &rate.to_string())
+            .replace("@ssl_options@", &ssl_options)
+    }
+
+    /// EMQX asks for a certificate where we have one.
+    fn ssl_options(&self) -> String {
+        let certificate = self.settings.ssl.certfile.is_some();
+        let verify = if certificate { "verify_peer" } else { "verify_none" };
+        SSL_OPTIONS.replace("@verify@", verify).replace("@certificate@", &certificate.to_string())
+    }
+
+    /// Where EMQX calls us. Who listens on every address of a machine does not know by which one it is reached, unless
+    /// EMQX is on the same machine.
+    fn handler(&self) -> String {
+        let bound = self.settings.handler_bind;
+        if !bound.ip().is_unspecified() {
+            return bound.to_string();
+        }
+        let here = self.settings.nodes.iter().all(|node| is_here(node.adapter.trim_start_matches("http://")));
+        format!("{}:{}", if here { "127.0.0.1" } else { "ADDRESS-OF-THE-GATEWAY" }, bound.port())
+    }
+}
+
+/// What EMQX binds for us to reach it at this `host:port`; it takes no names there.
+fn bind(address: &str) -> String {
+    let (host, port) = host_and_port(address);
+    match (host, ip_address(host)) {
+        ("localhost", _) => format!("127.0.0.1:{port}"),
+        (_, Some(_)) => address.to_owned(),
+        (_, None) => format!("0.0.0.0:{port}"),
+    }
+}
+
+fn is_here(address: &str) -> bool {
+    let (host, _) = host_and_port(address);
+    host == "localhost" || ip_address(host).is_some_and(|address| address.is_loopback())
+}
+
+fn ip_address(host: &str) -> Option<IpAddr> {
+    host.trim_matches(['[', ']']).parse().ok()
+}
+
+/// The configuration has no other addresses.
+fn host_and_port(address: &str) -> (&str, &str) {
+    address.rsplit_once(':').expect("the configuration was checked to have host:port")
+}
