@@ -15,7 +15,6 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::credentials::Reload;
 use crate::definitions::{self, Definitions};
 use crate::driver::{self, Driver, control};
 use crate::gateway::Gateway;
@@ -23,6 +22,7 @@ use crate::lwm2m::model::BrokenFile;
 use crate::observability::admin::{self, Sources};
 use crate::observability::conditions::{Condition, Conditions, State};
 use crate::observability::metrics::Metrics;
+use crate::reload::{self, Part, Reloading};
 use crate::service::{self, Watchdog};
 use crate::store::{Contents, Opened, Store};
 use crate::transport::{Security, Sockets, UdpListener};
@@ -37,10 +37,10 @@ pub struct App {
     driver: JoinHandle<()>,
     /// Whether this is about to end.
     serving: Condition,
-    /// Looks after keys and certificates.
-    watcher: Option<JoinHandle<()>>,
     /// Serves to the very end of the driver.
     admin: Option<JoinHandle<()>>,
+    /// Until it runs.
+    reloading: Option<Reloading>,
     #[cfg(feature = "embedded")]
     broker: Option<crate::embedded::Broker>,
 }
@@ -63,12 +63,18 @@ pub struct Places {
 pub async fn run(config: Config, embedded: bool) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let app = start(config, embedded).await?;
+    // A terminal that is closed ends a first try.
+    let hangup = (!embedded).then(|| signal(SignalKind::hangup())).transpose()?;
+    let mut app = start(config, embedded).await?;
     println!("{}", app.places());
     service::ready();
+    let reloading = app.reloading.take().map(|reloading| tokio::spawn(reloading.run(hangup)));
     tokio::select! {
         _ = interrupt.recv() => info!("interrupted: stopping"),
         _ = terminate.recv() => info!("told to terminate: stopping"),
+    }
+    if let Some(reloading) = reloading {
+        reloading.abort();
     }
     service::stopping();
     tokio::select! {
@@ -83,7 +89,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     raise_descriptor_limit();
     let Definitions { model, broken } = definitions::read(&config.xml_dir)
         .with_context(|| format!("xml_dir: cannot read the folder {}", config.xml_dir.display()))?;
-    for BrokenFile { file, reason } in broken {
+    for BrokenFile { file, reason } in &broken {
         warn!(file, reason, "an object definition was not taken");
     }
     let objects = model.objects().count();
@@ -99,6 +105,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let sockets = bind_sockets(&config.listeners, &conditions.add("sockets"))?;
     let metrics = Arc::new(Metrics::default());
     let secured = Secured::prepare(&config, &conditions, &metrics)?;
+    metrics.reload.definitions.set(objects as u64);
     let enabled = config.store.enable.unwrap_or(!embedded);
     let opened = || Store::open(&config.store, &config.listeners, driver::unix_time(), Arc::clone(&metrics));
     let store = enabled.then(opened).transpose()?;
@@ -114,12 +121,12 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
         #[cfg(not(feature = "embedded"))]
         mqtt: None,
         handler,
-        nodes: config.upstream.nodes,
+        nodes: config.upstream.nodes.clone(),
         objects,
         admin: listener.as_ref().map(TcpListener::local_addr).transpose()?,
     };
     let now = driver::monotonic_now();
-    let gateway = Gateway::new(config.gateway, Arc::new(model), random_seed()?, now, driver::unix_time());
+    let gateway = Gateway::new(config.gateway.clone(), Arc::new(model), random_seed()?, now, driver::unix_time());
     let (gateway, store) = inhabit(gateway, now, secured.as_ref(), store)?;
     let (stop, stopped) = oneshot::channel();
     let stopped = async { stopped.await.unwrap_or_default() };
@@ -128,10 +135,15 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let driver = Driver::new(gateway, sockets, link, store, requests, Arc::clone(&metrics))
         .watched_by(watchdog)
         .with_keys(secured.as_ref().map(Secured::keys));
-    let watcher = secured.and_then(|secured| secured.watch(control.clone(), Reload::default())).map(tokio::spawn);
     let driver = tokio::spawn(driver.run(stopped, config.shutdown_timeout));
     let serving = conditions.add("serving");
     serving.set(State::Up, "devices are served");
+    let mut parts: Vec<Box<dyn Part>> = vec![
+        Box::new(reload::Settings::new(&config)),
+        Box::new(reload::Definitions::new(&broken, Arc::clone(&metrics))),
+    ];
+    parts.extend(secured.into_iter().flat_map(Secured::parts));
+    let reloading = Reloading::new(config, parts, control.clone(), Arc::clone(&metrics));
     let sources = Sources { metrics, conditions, control };
     let admin = listener.map(|listener| tokio::spawn(admin::serve(listener, sources)));
     Ok(App {
@@ -139,8 +151,8 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
         stop,
         driver,
         serving,
-        watcher,
         admin,
+        reloading: Some(reloading),
         #[cfg(feature = "embedded")]
         broker,
     })
@@ -159,8 +171,8 @@ impl App {
             warn!("the driver had ended before it was told to");
         }
         self.driver.await.map_err(|error| anyhow!("the driver failed: {error}"))?;
-        for task in [self.watcher, self.admin].into_iter().flatten() {
-            task.abort();
+        if let Some(admin) = self.admin {
+            admin.abort();
         }
         #[cfg(feature = "embedded")]
         drop(self.broker);

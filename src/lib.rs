@@ -55,6 +55,7 @@ pub mod driver;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod observability;
+pub mod reload;
 pub mod service;
 pub mod store;
 pub mod tls;

@@ -1,4 +1,4 @@
-//! DTLS, put together: credentials, the associations of before, and what is looked at while the program runs.
+//! DTLS, put together: credentials, the associations of before, and what is read anew while the program runs.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,14 +7,14 @@ use anyhow::anyhow;
 use tracing::error;
 
 use crate::config::Config;
-use crate::credentials::{self, CredentialsError, FileKeys, Keys, OnError, Reload, Watcher};
-use crate::driver::control::Control;
+use crate::credentials::{self, Certificates, CredentialsError, FileKeys, Keys, OnError, PskKeys};
 use crate::dtls::handshake::Acceptor;
 use crate::dtls::{self, SavedAssociation, Server};
 use crate::gateway::Gateway;
 use crate::gateway::record::Change;
 use crate::observability::conditions::{Condition, Conditions, State};
-use crate::observability::metrics::Metrics;
+use crate::observability::metrics::{Metrics, Part as Counted};
+use crate::reload::Part;
 use crate::store::Opened;
 use crate::transport::Security;
 
@@ -82,24 +82,26 @@ impl Secured {
         Keys::new(self.file_keys.clone(), self.service.clone().flatten(), Arc::clone(&self.metrics))
     }
 
-    /// Looks after the files from now on; nothing where that would be of no use.
-    pub fn watch(self, control: Control, reload: Reload) -> Option<impl Future<Output = ()>> {
-        self.service?;
-        let watcher = Watcher::new(self.credentials, self.file_keys, control, self.condition, self.metrics, reload);
-        Some(watcher.run())
+    /// What is read anew while the program runs; nothing where that would be of no use.
+    pub fn parts(self) -> Vec<Box<dyn Part>> {
+        if self.service.is_none() {
+            return Vec::new();
+        }
+        let in_force = self.acceptor.is_some();
+        vec![
+            Box::new(Certificates::new(&self.credentials, in_force, self.condition)),
+            Box::new(PskKeys::new(&self.credentials, in_force, self.file_keys)),
+        ]
     }
 
     fn load(&mut self) -> anyhow::Result<()> {
         match self.try_to_load() {
-            Ok(()) => {
-                self.metrics.credentials.reloads_taken.increment();
-                self.condition.set(State::Up, "handshakes are taken");
-            }
+            Ok(()) => self.condition.set(State::Up, "handshakes are taken"),
             Err(problem) if self.credentials.on_error == OnError::Exit => {
                 return Err(anyhow!("{problem} (`dtls.on_error = \"disable\"` serves plain UDP in that case)"));
             }
             Err(problem) => {
-                self.metrics.credentials.reloads_refused.increment();
+                self.metrics.reload.failed(Counted::Certificates);
                 error!(%problem, "DTLS is off: its credentials are of no use");
                 self.condition.set(State::Off, problem.to_string());
             }

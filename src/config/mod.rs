@@ -12,6 +12,7 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use thiserror::Error;
-use toml::Table;
+use toml::{Table, Value};
 
 use crate::credentials;
 use crate::gateway;
@@ -48,17 +49,27 @@ pub struct Config {
     pub log: LogSettings,
     /// The folder of the object definitions; a relative one counts from the working directory.
     pub xml_dir: PathBuf,
+    /// How often is looked whether a file has changed; zero for never.
+    pub watch_interval: Duration,
     /// How long the end of the program may wait for what is queued.
     pub shutdown_timeout: Duration,
+    /// Where it was read from.
+    pub file: Option<PathBuf>,
+    pub written: Written,
 }
+
+/// What the file and the environment say, key by key, to be compared with what they say later. There may be secrets in it.
+#[derive(Clone, Default, PartialEq)]
+pub struct Written(BTreeMap<String, Value>);
 
 /// Why there is no configuration.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     #[error("{}: {error}", .file.display())]
     Unreadable { file: PathBuf, error: std::io::Error },
-    #[error("{} is not TOML: {error}", .file.display())]
-    NotToml { file: PathBuf, error: Box<toml::de::Error> },
+    /// Without the line itself: there may be a secret in it.
+    #[error("{} is not TOML: line {line}: {problem}", .file.display())]
+    NotToml { file: PathBuf, line: usize, problem: String },
     #[error("{0}")]
     Mistakes(Mistakes),
 }
@@ -75,13 +86,15 @@ impl Config {
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ConfigError> {
         let table = file.map(read_table).transpose()?.unwrap_or_else(Table::new);
-        Self::from_table(table, environment).map_err(ConfigError::Mistakes)
+        let config = Self::from_table(table, environment).map_err(ConfigError::Mistakes)?;
+        Ok(Self { file: file.map(Path::to_owned), ..config })
     }
 
     fn from_table(table: Table, environment: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Mistakes> {
         let mut reader = Reader::new(table);
         reader.override_from(environment);
         let config = sections::config(&mut reader);
+        let config = Self { written: Written(reader.written()), ..config };
         let mistakes = reader.finish();
         if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
     }
@@ -91,6 +104,20 @@ impl Config {
 impl Default for Config {
     fn default() -> Self {
         Self::from_table(Table::new(), []).expect("the defaults have no mistakes")
+    }
+}
+
+impl Written {
+    /// The keys that the other says something else of.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let keys: BTreeSet<&String> = self.0.keys().chain(other.0.keys()).collect();
+        keys.into_iter().filter(|key| self.0.get(*key) != other.0.get(*key)).cloned().collect()
+    }
+}
+
+impl fmt::Debug for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Written")
     }
 }
 
@@ -104,5 +131,9 @@ impl fmt::Display for Mistakes {
 
 fn read_table(file: &Path) -> Result<Table, ConfigError> {
     let text = fs::read_to_string(file).map_err(|error| ConfigError::Unreadable { file: file.to_owned(), error })?;
-    text.parse().map_err(|error| ConfigError::NotToml { file: file.to_owned(), error: Box::new(error) })
+    text.parse().map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        ConfigError::NotToml { file: file.to_owned(), line, problem: error.message().to_owned() }
+    })
 }

@@ -120,6 +120,11 @@ impl Reader {
         &self.asked
     }
 
+    /// The values of the keys that were asked for, where there are any.
+    pub fn written(&self) -> BTreeMap<String, Value> {
+        self.asked.iter().filter_map(|key| Some((key.clone(), self.find(key)?.clone()))).collect()
+    }
+
     /// All that is wrong, the keys that nobody asked for included.
     pub fn finish(mut self) -> Vec<Mistake> {
         let mut unknown = Vec::new();

@@ -21,7 +21,6 @@ use crate::store;
 use crate::tls;
 use crate::upstream::exproto;
 
-use super::Config;
 use super::dtls;
 use super::kinds::{
     choice, duration, exproto_listener, http_address, list, number, parsed, reachable_address, switch, text,
@@ -29,6 +28,7 @@ use super::kinds::{
 };
 use super::listeners::listeners;
 use super::reader::Reader;
+use super::{Config, Written};
 
 pub const MILLISECOND: Duration = Duration::from_millis(1);
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -65,6 +65,9 @@ pub fn config(reader: &mut Reader) -> Config {
         store: store(reader),
         admin: admin(reader),
         log: log(reader),
+        watch_interval: reader.read("watch_interval", 5 * SECOND, duration(Duration::ZERO..=HOUR)),
+        file: None,
+        written: Written::default(),
         xml_dir: PathBuf::from(reader.read("xml_dir", "xml".to_owned(), text_with_content)),
         shutdown_timeout: reader.read("shutdown_timeout", 10 * SECOND, duration(Duration::ZERO..=HOUR)),
     }

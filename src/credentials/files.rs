@@ -102,14 +102,15 @@ impl Settings {
         self.psk_http.as_ref().map(asker).transpose()
     }
 
-    /// The files that a change of credentials is seen by, but for that of the keys. A folder is seen with what is in it.
+    /// The files and folders but for the file of the keys.
     pub fn certificate_files(&self) -> Vec<PathBuf> {
-        let single = [&self.certfile, &self.keyfile, &self.cacertfile].into_iter().flatten().cloned();
-        let pinned = self.pinned.iter().flat_map(|place| {
-            let below = folder(place).unwrap_or_default();
-            std::iter::once(place.clone()).chain(below)
-        });
-        single.chain(pinned).collect()
+        let single = [&self.certfile, &self.keyfile, &self.cacertfile].into_iter().flatten();
+        single.chain(&self.pinned).cloned().collect()
+    }
+
+    /// The file of the keys.
+    pub fn key_file(&self) -> Option<PathBuf> {
+        self.psk_file.as_ref().map(|settings| settings.file.clone())
     }
 
     fn load_pinned(&self) -> Result<Vec<Pinned>, CredentialsError> {

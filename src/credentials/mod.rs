@@ -3,16 +3,16 @@
 //! - `files`: what the configuration names, read and made into an acceptor for handshakes.
 //! - `psk_file` and `psk_http`: the two places where keys of devices are found.
 //! - `keys`: where the driver asks for them.
-//! - `watch`: what changes while the program runs.
+//! - `parts`: what changes while the program runs.
 
 mod files;
 mod keys;
+mod parts;
 mod psk_file;
 mod psk_http;
-mod watch;
 
 pub use files::{Credentials, CredentialsError, OnError, Settings};
 pub use keys::{FileKeys, Keys};
+pub use parts::{Certificates, PskKeys};
 pub use psk_file::{Encoding, PskFileError, PskFileSettings};
 pub use psk_http::{AskError, Asker, PLACEHOLDER, PskHttpSettings, SetUpError};
-pub use watch::{Reload, Watcher};

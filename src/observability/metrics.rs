@@ -2,6 +2,7 @@
 //! not kept here: the driver is asked for it (`vitals`).
 
 mod dtls;
+mod reloads;
 mod reports;
 mod times;
 
@@ -10,6 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::gateway::report::Report;
 
+use super::vitals::Level;
+
+pub use reloads::{Part, ReloadMetrics};
 pub use reports::CoreMetrics;
 pub use times::{Measured, Times};
 
@@ -31,6 +35,20 @@ impl Counter {
     }
 }
 
+/// A number that its owner sets.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// The counters of the whole program; one of these exists, and everybody counts in it.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -40,6 +58,7 @@ pub struct Metrics {
     pub store: StoreMetrics,
     pub credentials: CredentialMetrics,
     pub admin: AdminMetrics,
+    pub reload: ReloadMetrics,
     pub times: Times,
 }
 
@@ -71,8 +90,14 @@ impl Metrics {
             self.store.samples(),
             self.credentials.samples(),
             self.admin.samples(),
+            self.reload.samples(),
         ]
         .concat()
+    }
+
+    /// What is known without the driver, and goes up and down.
+    pub fn levels(&self) -> Vec<Level> {
+        self.reload.levels()
     }
 }
 
@@ -165,7 +190,7 @@ counters! {
 }
 
 counters! {
-    /// Keys and certificates.
+    /// The keys of devices.
     CredentialMetrics {
         "lwm2m_psk_lookups_total": "Keys that handshakes asked for; refused were those beyond the questions that the service is asked at once." [
             keys_of_file r#"result="file""#,
@@ -173,10 +198,6 @@ counters! {
             keys_unknown r#"result="unknown""#,
             keys_failed r#"result="failed""#,
             keys_refused r#"result="refused""#
-        ]
-        "lwm2m_credentials_loads_total": "Credentials that were read, at the start or when they had changed; those that are of no use are refused." [
-            reloads_taken r#"result="taken""#,
-            reloads_refused r#"result="refused""#
         ]
     }
 }

@@ -15,7 +15,7 @@ use lwm2m_gateway::store::{Settings, Store, StoreError};
 use lwm2m_gateway::transport::{Security, UdpListener};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use redb::TableDefinition;
+use redb::{ReadableTable, TableDefinition};
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
