@@ -39,6 +39,7 @@ pub mod dtls;
 pub mod gateway;
 pub mod lwm2m;
 pub mod mqtt;
+pub mod rate;
 pub mod registry;
 pub mod secret;
 pub mod simulator;

@@ -8,15 +8,16 @@ use std::path::{Path, PathBuf};
 const CORE: &[(&str, &[&str])] = &[
     ("deadlines.rs", &[]),
     ("secret.rs", &[]),
+    ("rate.rs", &["deadlines"]),
     ("coap", &["deadlines"]),
     ("lwm2m", &["coap", "secret"]),
     // Of `dtls` it needs what an identity is.
     ("registry", &["coap", "deadlines", "dtls", "lwm2m", "mqtt", "secret"]),
     ("mqtt", &["lwm2m", "coap", "secret"]),
-    ("dtls", &["coap", "deadlines", "secret"]),
+    ("dtls", &["coap", "deadlines", "rate", "secret"]),
     // The other end of the wire knows the messages, and nothing of the gateway.
     ("simulator", &["coap", "deadlines", "lwm2m"]),
-    ("gateway", &["coap", "deadlines", "dtls", "lwm2m", "mqtt", "registry", "secret"]),
+    ("gateway", &["coap", "deadlines", "dtls", "lwm2m", "mqtt", "rate", "registry", "secret"]),
 ];
 
 /// What belongs to the shell, whoever names it.

@@ -16,6 +16,8 @@ mod handshake;
 mod moving;
 #[path = "dtls_network/random.rs"]
 mod random;
+#[path = "dtls_network/rate.rs"]
+mod rate;
 #[path = "dtls_network/replacing.rs"]
 mod replacing;
 #[path = "dtls_network/restart.rs"]

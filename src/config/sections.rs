@@ -9,14 +9,13 @@ use std::time::Duration;
 use toml::Value;
 
 use crate::coap::{Acknowledging, Parameters};
-use crate::gateway::settings::{
-    AutoObserve, ClientTemplates, Limits, PasswordSource, Rate, RateLimit, Settings, UpdatePublish,
-};
+use crate::gateway::settings::{AutoObserve, ClientTemplates, Limits, PasswordSource, Settings, UpdatePublish};
 use crate::lwm2m::codec::UndefinedResources;
 use crate::lwm2m::path::Path;
 use crate::mqtt::topics::{Template, TemplateError, Translator, Translators};
 use crate::observability::admin;
 use crate::observability::logging::{LogFormat, LogSettings, filter};
+use crate::rate::{Rate, RateLimit};
 use crate::store;
 use crate::tls;
 use crate::upstream::exproto;

@@ -1,11 +1,11 @@
 //! The handshakes under way: how many there are and of whom, and when they speak again.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::coap::{AssociationId, Peer};
 use crate::deadlines::Deadlines;
+use crate::rate::{Exceeded, Limiter, Source};
 
 use super::associations::Place;
 use super::credentials::PskIdentity;
@@ -69,31 +69,48 @@ impl Underway {
     }
 }
 
-#[derive(Default)]
 pub struct Handshakes {
+    most: usize,
+    most_per_source: usize,
+    begun: Limiter,
     /// By the id of the association to be, which is our connection id.
     by_id: HashMap<AssociationId, Box<Underway>>,
     by_place: HashMap<Place, AssociationId>,
-    per_network: HashMap<IpAddr, usize>,
+    per_source: HashMap<Source, usize>,
     deadlines: Deadlines<AssociationId>,
 }
 
 impl Handshakes {
-    /// Whether there is room for one more, from there.
-    pub fn admits(&self, place: Place, settings: &Settings) -> Result<(), DropReason> {
-        if self.by_id.len() >= settings.handshakes {
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            most: settings.handshakes,
+            most_per_source: settings.handshakes_per_address,
+            begun: Limiter::new(settings.begun),
+            by_id: HashMap::new(),
+            by_place: HashMap::new(),
+            per_source: HashMap::new(),
+            deadlines: Deadlines::default(),
+        }
+    }
+
+    /// Whether there is room for one more, from there. It counts as begun then.
+    pub fn admit(&mut self, now: Instant, (_, address): Place) -> Result<(), DropReason> {
+        if self.by_id.len() >= self.most {
             return Err(DropReason::TooManyHandshakes);
         }
-        let from_there = self.per_network.get(&network(place)).copied().unwrap_or_default();
-        if from_there >= settings.handshakes_per_address {
+        let source = Source::of(address);
+        if self.per_source.get(&source).is_some_and(|number| *number >= self.most_per_source) {
             return Err(DropReason::TooManyHandshakesFromAddress);
         }
-        Ok(())
+        self.begun.take(now, source).map_err(|exceeded| match exceeded {
+            Exceeded::Address => DropReason::TooManyHandshakesFromAddress,
+            Exceeded::Total => DropReason::TooManyHandshakes,
+        })
     }
 
     pub fn insert(&mut self, id: AssociationId, underway: Underway) {
         self.by_place.insert(underway.place, id);
-        *self.per_network.entry(network(underway.place)).or_default() += 1;
+        *self.per_source.entry(Source::of(underway.place.1)).or_default() += 1;
         self.deadlines.set(id, underway.deadline());
         self.by_id.insert(id, Box::new(underway));
     }
@@ -104,11 +121,11 @@ impl Handshakes {
         if self.by_place.get(&underway.place) == Some(&id) {
             self.by_place.remove(&underway.place);
         }
-        let network = network(underway.place);
-        if let Some(number) = self.per_network.get_mut(&network) {
+        let source = Source::of(underway.place.1);
+        if let Some(number) = self.per_source.get_mut(&source) {
             *number -= 1;
             if *number == 0 {
-                self.per_network.remove(&network);
+                self.per_source.remove(&source);
             }
         }
         Some(underway)
@@ -149,13 +166,5 @@ impl Handshakes {
 
     pub fn len(&self) -> usize {
         self.by_id.len()
-    }
-}
-
-/// An address; of IPv6 the network of 64 bits that one customer has at least.
-fn network((_, address): Place) -> IpAddr {
-    match address.ip() {
-        IpAddr::V4(ip) => ip.into(),
-        IpAddr::V6(ip) => IpAddr::from((u128::from(ip) >> 64 << 64).to_be_bytes()),
     }
 }

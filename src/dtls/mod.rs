@@ -118,7 +118,7 @@ impl Server {
             cookies: Cookies::new(settings.cookie_lifetime, &mut rng, now),
             rng,
             keys: Keys::new(settings.cached_keys, settings.handshakes),
-            handshakes: Handshakes::default(),
+            handshakes: Handshakes::new(&settings),
             associations: Associations::default(),
             changes: Changes::default(),
             outputs: VecDeque::new(),

@@ -72,7 +72,7 @@ impl Server {
 
     fn begin_handshake(&mut self, now: Instant, place: Place, record: &Record<'_>, hello: &Hello<'_>) -> Verdict {
         let Some(acceptor) = &self.acceptor else { return Verdict::Dropped(DropReason::NoAcceptor) };
-        if let Err(reason) = self.handshakes.admits(place, &self.settings) {
+        if let Err(reason) = self.handshakes.admit(now, place) {
             return Verdict::Dropped(reason);
         }
         let acceptor = acceptor.clone();

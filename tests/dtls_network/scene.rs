@@ -1,16 +1,15 @@
 //! A server, devices, and the network between them.
-#![allow(dead_code)]
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lwm2m_gateway::coap::{AssociationId, Peer};
-use lwm2m_gateway::dtls::cipher::{Keys, Writer};
+use lwm2m_gateway::dtls::cipher::{Keys, Sealing, Writer};
 use lwm2m_gateway::dtls::credentials::{Identity, KeyAnswer, PskIdentity, PskKey};
 use lwm2m_gateway::dtls::handshake::{Acceptor, AcceptorSettings};
-use lwm2m_gateway::dtls::record::{EPOCH, records};
+use lwm2m_gateway::dtls::record::{ContentType, EPOCH, Record, records};
 use lwm2m_gateway::dtls::{
     AssociationChange, CloseReason, HandshakeFailure, Output, Report, SavedAssociation, Server, Settings, Verdict,
 };
@@ -48,7 +47,7 @@ pub struct Scene {
     /// What is durable.
     pub store: HashMap<AssociationId, SavedAssociation>,
     restarts: u8,
-    pub plaintexts: VecDeque<(Peer, Vec<u8>)>,
+    pub plaintexts: Vec<(Peer, Vec<u8>)>,
     pub established: Vec<(Peer, Arc<Identity>)>,
     pub closed: Vec<(Peer, CloseReason)>,
     pub verdicts: Vec<Verdict>,
@@ -95,7 +94,7 @@ impl Scene {
             asked: Vec::new(),
             store: HashMap::new(),
             restarts: 0,
-            plaintexts: VecDeque::new(),
+            plaintexts: Vec::new(),
             established: Vec::new(),
             closed: Vec::new(),
             verdicts: Vec::new(),
@@ -227,7 +226,7 @@ impl Scene {
                     self.transmitted.push((to, datagram.clone()));
                     self.carry(Way::Down, to, datagram);
                 }
-                Output::Plaintext { peer, plaintext } => self.plaintexts.push_back((peer, plaintext)),
+                Output::Plaintext { peer, plaintext } => self.plaintexts.push((peer, plaintext)),
                 Output::FindKey { identity } => {
                     self.asked.push(identity.clone());
                     if self.answers {
@@ -308,10 +307,31 @@ impl Scene {
         self.take_transmits();
     }
 
+    pub fn put_on_its_way(&mut self, device: usize, datagram: Vec<u8>) {
+        self.carry(Way::Up, self.devices[device].address, datagram);
+    }
+
     /// What the device would send, and does not.
     pub fn device_makes(&mut self, device: usize, plaintext: &[u8]) -> Vec<u8> {
         self.devices[device].client.send(plaintext);
         self.devices[device].client.poll_transmit().expect("a record")
+    }
+
+    /// A record of the device that OpenSSL would not make.
+    pub fn device_seals(&self, device: usize, content_type: ContentType, sequence: u64, plaintext: &[u8]) -> Vec<u8> {
+        let client = &self.devices[device].client;
+        let cid = client.cid_of_server().unwrap_or_default();
+        let keys = client.keys().expect("it is established");
+        keys.seal(Sealing { writer: Writer::Client, content_type, sequence, cid: &cid }, plaintext)
+    }
+
+    /// What the last datagram of the server has in it, for the device.
+    pub fn last_sealed(&self, device: usize) -> Option<(ContentType, Vec<u8>)> {
+        let client = &self.devices[device].client;
+        let (_, datagram) = self.transmitted.last()?;
+        let record = records(datagram, client.own_cid_length()).next()?;
+        let opened = client.keys()?.open(Writer::Server, &record).ok()?;
+        Some((opened.content_type, opened.plaintext))
     }
 
     pub fn server_sends(&mut self, to: Peer, plaintext: &[u8]) {
@@ -330,10 +350,6 @@ impl Scene {
     pub fn reboot(&mut self, device: usize) {
         let client = self.devices[device].client.reboot(self.now);
         self.devices[device].client = client;
-    }
-
-    pub fn take_plaintext(&mut self) -> Option<(Peer, Vec<u8>)> {
-        self.plaintexts.pop_front()
     }
 
     /// The association that was made last.
@@ -396,4 +412,10 @@ pub fn psk_cid() -> ClientSettings {
 /// Without connection ids; with one in the device's records; with one both ways.
 pub fn each_kind() -> [ClientSettings; 3] {
     [psk(), psk().with_cid(&[]), psk_cid()]
+}
+
+/// Whether a datagram is the end of the server's part: it has its only ChangeCipherSpec in it.
+pub fn is_last_flight(way: Way, datagram: &[u8]) -> bool {
+    let changes = |record: Record<'_>| record.content_type == ContentType::ChangeCipherSpec;
+    way == Way::Down && records(datagram, 0).any(changes)
 }

@@ -24,6 +24,9 @@ pub enum Failure {
     Alert(u8),
     /// The hello is too large, or not one.
     BadHello,
+    /// The client had to be asked for a cookie twice, as its first one was of another process or of two minutes ago.
+    /// OpenSSL cannot count on from there; the client is told, so that it begins anew at once.
+    LateCookie,
     /// What the client sent is against the protocol.
     Protocol,
     /// The library could not go on, by no fault of the client.
@@ -126,6 +129,7 @@ impl fmt::Display for Failure {
             Self::BadProof => f.write_str("a signature or the Finished is wrong"),
             Self::Alert(number) => write!(f, "the client gave up with alert {number}"),
             Self::BadHello => f.write_str("bad hello"),
+            Self::LateCookie => f.write_str("the cookie came too late"),
             Self::Protocol => f.write_str("protocol error"),
             Self::Internal => f.write_str("internal error"),
         }

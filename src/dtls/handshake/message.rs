@@ -92,6 +92,11 @@ impl Reassembly {
         &self.body
     }
 
+    /// `message_seq`
+    pub fn sequence(&self) -> u16 {
+        self.sequence
+    }
+
     /// The message in one record of epoch 0, whose sequence number is still to be set.
     pub fn record(&self) -> Vec<u8> {
         let length = u24(self.body.len());

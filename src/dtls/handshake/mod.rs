@@ -228,6 +228,7 @@ impl Handshake {
     /// As soon as it is whole.
     fn open_hello(&mut self) {
         match &self.hello {
+            Some(hello) if hello.sequence() > 1 => self.refuse(Failure::LateCookie, alert::HANDSHAKE_FAILURE),
             Some(hello) if hello.is_whole() => self.open(true),
             Some(_) => {}
             None => self.fail(Failure::BadHello),
