@@ -73,6 +73,17 @@ impl Reader {
         }
     }
 
+    /// A text that no message may show.
+    pub fn read_secret(&mut self, key: &str) -> Option<String> {
+        self.asked.insert(key.to_owned());
+        let given = self.find(key)?.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+        if given.is_none() {
+            let variable = self.variables.get(key).cloned();
+            self.add(key, None, variable, "allowed is a text that is not empty".to_owned());
+        }
+        given
+    }
+
     /// Takes a key, or a whole section, for known.
     #[cfg(not(feature = "embedded"))]
     pub fn pass_over(&mut self, key: &str) {
