@@ -34,7 +34,9 @@ fn handshakes_beyond_the_rate_of_an_address_are_begun_later_and_none_is_lost() {
 #[test]
 fn all_addresses_share_a_rate() {
     let mut scene = Scene::with(slow());
-    (1..=9).for_each(|number| drop(add_at(&mut scene, &format!("192.0.2.{number}:5000"))));
+    for number in 1..=9 {
+        add_at(&mut scene, &format!("192.0.2.{number}:5000"));
+    }
 
     scene.run_for(Duration::from_millis(450));
 

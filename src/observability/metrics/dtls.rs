@@ -119,7 +119,7 @@ impl Handshake {
             HandshakeFailure::Failed(Failure::CertificateRefused(_)) => Self::CertificateRefused,
             HandshakeFailure::Failed(Failure::BadProof) => Self::BadProof,
             HandshakeFailure::Failed(Failure::Alert(_)) => Self::Alert,
-            HandshakeFailure::Failed(Failure::BadHello | Failure::Protocol) => Self::Protocol,
+            HandshakeFailure::Failed(Failure::BadHello | Failure::LateCookie | Failure::Protocol) => Self::Protocol,
             HandshakeFailure::Failed(Failure::Internal) => Self::Internal,
         }
     }
