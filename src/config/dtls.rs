@@ -13,7 +13,7 @@ use crate::secret::Secret;
 
 use super::kinds::{choice, duration, list, switch, text, text_with_content, whole};
 use super::reader::Reader;
-use super::sections::{HOUR, MANY, MILLISECOND, SECOND, YEAR, tls};
+use super::sections::{HOUR, MANY, MILLISECOND, SECOND, YEAR, rate_limit, tls};
 
 const ENCODINGS: [(&str, Encoding); 3] =
     [("text", Encoding::Text), ("hex", Encoding::Hex), ("base64", Encoding::Base64)];
@@ -49,6 +49,7 @@ pub fn settings(reader: &mut Reader) -> dtls::Settings {
     let default = dtls::Settings::default();
     let key = |last: &str| format!("dtls.{last}");
     let settings = dtls::Settings {
+        begun: rate_limit(reader, "dtls.handshake_rate", default.begun),
         handshakes: reader.read(&key("handshakes"), default.handshakes, whole(1..=MANY)),
         handshakes_per_address: reader.read(
             &key("handshakes_per_address"),

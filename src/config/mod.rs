@@ -7,6 +7,8 @@ mod dtls;
 mod kinds;
 mod listeners;
 mod reader;
+#[cfg(all(test, feature = "embedded"))]
+mod reference;
 mod sections;
 
 #[cfg(test)]

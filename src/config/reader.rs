@@ -8,7 +8,7 @@ use std::fmt;
 
 use toml::{Table, Value};
 
-use super::kinds::shown;
+use super::kinds::{shown, text_with_content};
 
 /// Environment variables that begin so override a key: `LWM2M_GATEWAY__COAP__ACK_TIMEOUT` is `coap.ack_timeout`.
 const PREFIX: &str = "LWM2M_GATEWAY__";
@@ -37,11 +37,21 @@ pub struct Reader {
     variables: BTreeMap<String, String>,
     asked: BTreeSet<String>,
     mistakes: Vec<Mistake>,
+    /// What each key that was asked for takes, in words.
+    #[cfg(test)]
+    allowed: BTreeMap<String, String>,
 }
 
 impl Reader {
     pub fn new(table: Table) -> Self {
-        Self { table, variables: BTreeMap::new(), asked: BTreeSet::new(), mistakes: Vec::new() }
+        Self {
+            table,
+            variables: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            mistakes: Vec::new(),
+            #[cfg(test)]
+            allowed: BTreeMap::new(),
+        }
     }
 
     /// Puts the values of the environment over those of the file.
@@ -63,6 +73,8 @@ impl Reader {
     /// The value of a key: the default where there is none, or where it is wrong.
     pub fn read<T>(&mut self, key: &str, default: T, kind: impl Fn(&Value) -> Result<T, String>) -> T {
         self.asked.insert(key.to_owned());
+        #[cfg(test)]
+        self.learn(key, &kind);
         match self.find(key).map(kind) {
             None => default,
             Some(Ok(value)) => value,
@@ -76,12 +88,16 @@ impl Reader {
     /// A text that no message may show.
     pub fn read_secret(&mut self, key: &str) -> Option<String> {
         self.asked.insert(key.to_owned());
-        let given = self.find(key)?.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
-        if given.is_none() {
-            let variable = self.variables.get(key).cloned();
-            self.add(key, None, variable, "allowed is a text that is not empty".to_owned());
+        #[cfg(test)]
+        self.learn(key, &text_with_content);
+        match text_with_content(self.find(key)?) {
+            Ok(secret) => Some(secret),
+            Err(problem) => {
+                let variable = self.variables.get(key).cloned();
+                self.add(key, None, variable, problem);
+                None
+            }
         }
-        given
     }
 
     /// Takes a key, or a whole section, for known.
@@ -118,6 +134,26 @@ impl Reader {
     #[cfg(test)]
     pub fn asked(&self) -> &BTreeSet<String> {
         &self.asked
+    }
+
+    /// What each key that was asked for takes.
+    #[cfg(test)]
+    pub fn allowed(&self) -> &BTreeMap<String, String> {
+        &self.allowed
+    }
+
+    /// No key takes a date, and each kind says what it takes instead.
+    #[cfg(test)]
+    fn learn<T>(&mut self, key: &str, kind: impl Fn(&Value) -> Result<T, String>) {
+        const DATE: &str = "1970-01-01";
+        let date = Value::Datetime(DATE.parse().unwrap());
+        let Err(problem) = kind(&date) else { panic!("{key} takes a date") };
+        // A list says which of its items is wrong.
+        let said = match problem.strip_prefix(&format!("{DATE}: ")) {
+            Some(item) => format!("allowed is a list, each of it {}", item.trim_start_matches("allowed is ")),
+            None => problem,
+        };
+        self.allowed.insert(key.to_owned(), said);
     }
 
     /// The values of the keys that were asked for, where there are any.

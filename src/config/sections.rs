@@ -139,8 +139,8 @@ fn limits(reader: &mut Reader, pending_requests: usize) -> Limits {
     let limits = Limits {
         devices: reader.read("limits.devices", default.devices, whole(1..=MANY)),
         joinings: reader.read("limits.joinings", default.joinings, whole(1..=MANY)),
-        registers: rate_limit(reader, "registers", default.registers),
-        strangers: rate_limit(reader, "strangers", default.strangers),
+        registers: rate_limit(reader, "limits.registers", default.registers),
+        strangers: rate_limit(reader, "limits.strangers", default.strangers),
         waiting_commands: reader.read("limits.waiting_commands", default.waiting_commands, whole(1..=MANY)),
         command_expiry: reader.read("limits.command_expiry", default.command_expiry, duration(SECOND..=YEAR)),
         observations: reader.read("limits.observations", default.observations, whole(1..=MANY)),
@@ -155,11 +155,11 @@ fn limits(reader: &mut Reader, pending_requests: usize) -> Limits {
     limits
 }
 
-/// `limits.NAME.per_second`, `.burst`, and the same for each address.
-fn rate_limit(reader: &mut Reader, name: &str, default: RateLimit) -> RateLimit {
+/// `SECTION.per_second`, `.burst`, and the same for each address.
+pub fn rate_limit(reader: &mut Reader, section: &str, default: RateLimit) -> RateLimit {
     let mut rate = |prefix: &str, default: Rate| Rate {
-        per_second: reader.read(&format!("limits.{name}.{prefix}per_second"), default.per_second, whole(1..=1_000_000)),
-        burst: reader.read(&format!("limits.{name}.{prefix}burst"), default.burst, whole(1..=1_000_000)),
+        per_second: reader.read(&format!("{section}.{prefix}per_second"), default.per_second, whole(1..=1_000_000)),
+        burst: reader.read(&format!("{section}.{prefix}burst"), default.burst, whole(1..=1_000_000)),
     };
     RateLimit { total: rate("", default.total), address: rate("address_", default.address) }
 }

@@ -56,7 +56,7 @@ impl Settings {
     /// Keys of other parts are none of these.
     fn name_those_that_need_a_restart(&mut self, config: &Config) {
         let mut changed = self.started.differences(&config.written);
-        changed.retain(|key| !is_reloaded(key));
+        changed.retain(|key| !takes_effect_at_once(key));
         if !changed.is_empty() && changed != self.named {
             warn!(keys = changed.join(", "), "these settings have changed, and need a restart to take effect");
         }
@@ -77,7 +77,7 @@ impl Part for Settings {
         self.name_those_that_need_a_restart(config);
         let mut changed = self.in_force.differences(&config.written);
         self.in_force = config.written.clone();
-        changed.retain(|key| is_reloaded(key));
+        changed.retain(|key| takes_effect_at_once(key));
         if changed.is_empty() {
             return Ok(Vec::new());
         }
@@ -135,6 +135,7 @@ fn names(broken: &[BrokenFile]) -> BTreeSet<String> {
     broken.iter().map(|broken| broken.file.clone()).collect()
 }
 
-fn is_reloaded(key: &str) -> bool {
+/// Whether a key of the configuration is looked at while the program runs.
+pub fn takes_effect_at_once(key: &str) -> bool {
     RELOADED.iter().any(|reloaded| key == *reloaded || (reloaded.ends_with('.') && key.starts_with(reloaded)))
 }
