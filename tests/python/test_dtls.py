@@ -10,7 +10,7 @@ from credentials import SECRET, WRONG_SECRET, Credentials
 from device import Device
 from gateway import PATIENCE, Application, Client, running_gateway
 from line import CLIENT_HELLO, CLIENT_KEY_EXCHANGE, Line
-from openssl_device import OpensslDevice
+from openssl_device import OpensslDevice, registers_over_udp
 
 PSK_SUITES = [
     "PSK-AES128-CCM8",
@@ -174,6 +174,24 @@ def test_openssl_goes_on_after_the_gateway_was_killed(credentials, tmp_path):
 def test_an_endpoint_name_of_another_identity_is_refused(gateway, tmp_path):
     with psk_device(gateway, tmp_path, PSK_SUITES[0], PSK_SUITES[0]) as device:
         assert device.register("leshan") == aiocoap.FORBIDDEN
+
+
+def test_a_registration_is_its_identitys(gateway, tmp_path):
+    """Neither another identity nor plain UDP gets at it; a new association of its own does, before it says anything."""
+    owner, other = PSK_SUITES[:2]
+    again = tmp_path / "again"
+    again.mkdir()
+    with Application(gateway, owner) as application, psk_device(gateway, tmp_path, owner, owner) as device:
+        registers_is_read_and_notifies(application, device, owner)
+        with psk_device(gateway, again, owner, other) as stranger:
+            stranger.location = device.location
+            assert stranger.update() == aiocoap.FORBIDDEN
+        assert registers_over_udp(gateway.coap, owner) == aiocoap.FORBIDDEN
+        assert application.value("read", TEMPERATURE) == 20.5
+        with psk_device(gateway, again, owner, owner) as rebooted:
+            rebooted.value = "30.5"
+            rebooted.wait_until_established()
+            assert application.value("read", TEMPERATURE) == 30.5
 
 
 def psk_device(line, folder, suite, identity, *options, secret=SECRET):
