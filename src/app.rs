@@ -144,7 +144,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     ];
     parts.extend(secured.into_iter().flat_map(Secured::parts));
     let reloading = Reloading::new(config, parts, control.clone(), Arc::clone(&metrics));
-    let sources = Sources { metrics, conditions, control };
+    let sources = Sources::new(metrics, conditions, control);
     let admin = listener.map(|listener| tokio::spawn(admin::serve(listener, sources)));
     Ok(App {
         places,

@@ -89,7 +89,7 @@ impl Reader {
     pub fn read_secret(&mut self, key: &str) -> Option<String> {
         self.asked.insert(key.to_owned());
         #[cfg(test)]
-        self.learn(key, &text_with_content);
+        self.learn(key, text_with_content);
         match text_with_content(self.find(key)?) {
             Ok(secret) => Some(secret),
             Err(problem) => {
