@@ -146,6 +146,7 @@ impl Bench {
                 Output::Broker(
                     BrokerCommand::Resume { .. } | BrokerCommand::SetLifetime { .. } | BrokerCommand::Disconnect { .. },
                 )
+                | Output::FindKey(_)
                 | Output::Report(_) => {}
                 Output::Idle(_) => return outcome,
             }

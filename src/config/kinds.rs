@@ -47,6 +47,10 @@ pub fn duration(range: RangeInclusive<Duration>) -> impl Fn(&Value) -> Result<Du
     }
 }
 
+pub fn switch(value: &Value) -> Result<bool, String> {
+    value.as_bool().ok_or_else(|| "allowed is true or false".to_owned())
+}
+
 pub fn text(value: &Value) -> Result<String, String> {
     value.as_str().map(str::to_owned).ok_or_else(|| "allowed is a text".to_owned())
 }
@@ -88,10 +92,6 @@ pub fn not_empty<T>(list: impl Fn(&Value) -> Result<Vec<T>, String>) -> impl Fn(
         let items = list(value)?;
         if items.is_empty() { Err("at least one is needed".to_owned()) } else { Ok(items) }
     }
-}
-
-pub fn switch(value: &Value) -> Result<bool, String> {
-    value.as_bool().ok_or_else(|| "allowed is true or false".to_owned())
 }
 
 /// An address that others reach by this very port, so that the system may not choose it.

@@ -1,9 +1,11 @@
 //! One device's session: its registration, whether it is awake, what is in flight, what waits, what is observed.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::coap::{Acknowledge, ExchangeId, Peer};
+use crate::dtls::credentials::Identity;
 use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
 use crate::mqtt::downlink::Command;
@@ -24,6 +26,8 @@ pub struct Device {
     pub location: Location,
     /// Where it was heard of last.
     pub peer: Peer,
+    /// What it proved to be; `None` for a device that speaks plain UDP.
+    pub identity: Option<Arc<Identity>>,
     pub topics: Topics,
     /// What was told of its presence, and since when it is so; `None` where nothing is told.
     pub status: Option<(Presence, Instant)>,
@@ -88,6 +92,7 @@ impl Device {
             registration,
             location,
             peer,
+            identity: None,
             topics,
             status: None,
             publish_refused: false,

@@ -18,7 +18,7 @@ use crate::common::device::PATIENCE;
 pub const FORBIDDEN: &str = "elsewhere/forbidden";
 
 pub enum Broker {
-    Mosquitto { child: Option<Child>, folder: TempDir, port: u16, secure: bool },
+    Mosquitto { child: Option<Child>, folder: TempDir, port: u16 },
     Emqx,
 }
 
@@ -51,7 +51,7 @@ impl Broker {
         let folder = TempDir::new().expect("a place");
         let port = free_port();
         write_files(folder.path(), port, secure, lines);
-        let mut broker = Self::Mosquitto { child: None, folder, port, secure };
+        let mut broker = Self::Mosquitto { child: None, folder, port };
         broker.spawn(&program);
         Some(broker)
     }

@@ -88,6 +88,7 @@ impl Core {
                 Change::Remove { endpoint } => {
                     self.kept.remove(&endpoint);
                 }
+                Change::Association(change) => panic!("nobody speaks DTLS here, {change:?}"),
             }
         }
     }
@@ -202,6 +203,7 @@ impl Core {
                 Output::Broker(BrokerCommand::SetLifetime { .. }) => {}
                 Output::Report(Report::NotRestored { endpoint, reason }) => self.not_restored.push((endpoint, reason)),
                 Output::Report(_) => {}
+                Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
                 Output::Idle(_) => return,
             }
         }

@@ -211,6 +211,7 @@ impl Run {
                 ) => {}
                 Output::Report(Report::Datagram { .. }) => verdicts += 1,
                 Output::Report(_) => {}
+                Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
                 Output::Idle(deadline) => {
                     self.deadline = deadline;
                     return verdicts;
