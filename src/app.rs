@@ -19,6 +19,7 @@ use crate::lwm2m::model::BrokenFile;
 use crate::observability::admin::{self, Sources};
 use crate::observability::conditions::{Condition, Conditions, State};
 use crate::observability::metrics::Metrics;
+use crate::reload::{self, Part, Reloading};
 use crate::service::{self, Watchdog};
 use crate::store::Store;
 use crate::transport::{Sockets, UdpListener};
@@ -33,6 +34,8 @@ pub struct App {
     serving: Condition,
     /// Serves to the very end of the driver.
     admin: Option<JoinHandle<()>>,
+    /// Until it runs.
+    reloading: Option<Reloading>,
     #[cfg(feature = "embedded")]
     broker: Option<crate::embedded::Broker>,
 }
@@ -54,12 +57,18 @@ pub struct Places {
 pub async fn run(config: Config, embedded: bool) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let app = start(config, embedded).await?;
+    // A terminal that is closed ends a first try.
+    let hangup = (!embedded).then(|| signal(SignalKind::hangup())).transpose()?;
+    let mut app = start(config, embedded).await?;
     println!("{}", app.places());
     service::ready();
+    let reloading = app.reloading.take().map(|reloading| tokio::spawn(reloading.run(hangup)));
     tokio::select! {
         _ = interrupt.recv() => info!("interrupted: stopping"),
         _ = terminate.recv() => info!("told to terminate: stopping"),
+    }
+    if let Some(reloading) = reloading {
+        reloading.abort();
     }
     service::stopping();
     tokio::select! {
@@ -74,7 +83,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     raise_descriptor_limit();
     let Definitions { model, broken } = definitions::read(&config.xml_dir)
         .with_context(|| format!("xml_dir: cannot read the folder {}", config.xml_dir.display()))?;
-    for BrokenFile { file, reason } in broken {
+    for BrokenFile { file, reason } in &broken {
         warn!(file, reason, "an object definition was not taken");
     }
     let objects = model.objects().count();
@@ -89,6 +98,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let conditions = Conditions::default();
     let sockets = bind_sockets(&config.listeners, &conditions.add("sockets"))?;
     let metrics = Arc::new(Metrics::default());
+    metrics.reload.definitions.set(objects as u64);
     let enabled = config.store.enable.unwrap_or(!embedded);
     let opened = || Store::open(&config.store, &config.listeners, driver::unix_time(), Arc::clone(&metrics));
     let store = enabled.then(opened).transpose()?;
@@ -102,12 +112,12 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
         #[cfg(not(feature = "embedded"))]
         mqtt: None,
         handler,
-        nodes: config.upstream.nodes,
+        nodes: config.upstream.nodes.clone(),
         objects,
         admin: listener.as_ref().map(TcpListener::local_addr).transpose()?,
     };
     let now = driver::monotonic_now();
-    let mut gateway = Gateway::new(config.gateway, Arc::new(model), random_seed()?, now, driver::unix_time());
+    let mut gateway = Gateway::new(config.gateway.clone(), Arc::new(model), random_seed()?, now, driver::unix_time());
     let store = store.map(|(store, devices)| {
         gateway.restore(now, devices);
         store
@@ -120,6 +130,11 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let driver = tokio::spawn(driver.run(stopped, config.shutdown_timeout));
     let serving = conditions.add("serving");
     serving.set(State::Up, "devices are served");
+    let parts: Vec<Box<dyn Part>> = vec![
+        Box::new(reload::Settings::new(&config)),
+        Box::new(reload::Definitions::new(&broken, Arc::clone(&metrics))),
+    ];
+    let reloading = Reloading::new(config, parts, control.clone(), Arc::clone(&metrics));
     let sources = Sources { metrics, conditions, control };
     let admin = listener.map(|listener| tokio::spawn(admin::serve(listener, sources)));
     Ok(App {
@@ -128,6 +143,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
         driver,
         serving,
         admin,
+        reloading: Some(reloading),
         #[cfg(feature = "embedded")]
         broker,
     })

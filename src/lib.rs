@@ -39,6 +39,7 @@ pub mod dtls;
 pub mod gateway;
 pub mod lwm2m;
 pub mod mqtt;
+pub mod rate;
 pub mod registry;
 pub mod secret;
 pub mod simulator;
@@ -54,6 +55,7 @@ pub mod driver;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod observability;
+pub mod reload;
 pub mod service;
 pub mod store;
 pub mod tls;

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::admin::sum;
 use common::broker::TestBroker;
 use common::device::fresh_id;
 use common::gateway::Gateway;
@@ -152,10 +153,4 @@ fn took(report: Report) -> Option<Duration> {
 /// Names and labels, without the values.
 fn series(page: &str) -> BTreeSet<&str> {
     page.lines().filter_map(|line| Some(line.rsplit_once(' ')?.0)).collect()
-}
-
-/// Of all series that begin so.
-fn sum(page: &str, series: &str) -> f64 {
-    let lines = page.lines().filter(|line| line.starts_with(series));
-    lines.map(|line| line.rsplit_once(' ').expect("a value").1.parse::<f64>().expect("a number")).sum()
 }

@@ -5,11 +5,14 @@
 
 mod kinds;
 mod reader;
+#[cfg(all(test, feature = "embedded"))]
+mod reference;
 mod sections;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
@@ -17,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use thiserror::Error;
-use toml::Table;
+use toml::{Table, Value};
 
 use crate::gateway;
 use crate::observability::admin;
@@ -43,9 +46,18 @@ pub struct Config {
     pub log: LogSettings,
     /// The folder of the object definitions; a relative one counts from the working directory.
     pub xml_dir: PathBuf,
+    /// How often is looked whether a file has changed; zero for never.
+    pub watch_interval: Duration,
     /// How long the end of the program may wait for what is queued.
     pub shutdown_timeout: Duration,
+    /// Where it was read from.
+    pub file: Option<PathBuf>,
+    pub written: Written,
 }
+
+/// What the file and the environment say, key by key, to be compared with what they say later. There may be secrets in it.
+#[derive(Clone, Default, PartialEq)]
+pub struct Written(BTreeMap<String, Value>);
 
 /// Why there is no configuration.
 #[derive(Debug, Error)]
@@ -70,13 +82,15 @@ impl Config {
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ConfigError> {
         let table = file.map(read_table).transpose()?.unwrap_or_else(Table::new);
-        Self::from_table(table, environment).map_err(ConfigError::Mistakes)
+        let config = Self::from_table(table, environment).map_err(ConfigError::Mistakes)?;
+        Ok(Self { file: file.map(Path::to_owned), ..config })
     }
 
     fn from_table(table: Table, environment: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Mistakes> {
         let mut reader = Reader::new(table);
         reader.override_from(environment);
         let config = sections::config(&mut reader);
+        let config = Self { written: Written(reader.written()), ..config };
         let mistakes = reader.finish();
         if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
     }
@@ -86,6 +100,20 @@ impl Config {
 impl Default for Config {
     fn default() -> Self {
         Self::from_table(Table::new(), []).expect("the defaults have no mistakes")
+    }
+}
+
+impl Written {
+    /// The keys that the other says something else of.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let keys: BTreeSet<&String> = self.0.keys().chain(other.0.keys()).collect();
+        keys.into_iter().filter(|key| self.0.get(*key) != other.0.get(*key)).cloned().collect()
+    }
+}
+
+impl fmt::Debug for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Written")
     }
 }
 

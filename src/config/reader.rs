@@ -37,11 +37,21 @@ pub struct Reader {
     variables: BTreeMap<String, String>,
     asked: BTreeSet<String>,
     mistakes: Vec<Mistake>,
+    /// What each key that was asked for takes, in words.
+    #[cfg(test)]
+    allowed: BTreeMap<String, String>,
 }
 
 impl Reader {
     pub fn new(table: Table) -> Self {
-        Self { table, variables: BTreeMap::new(), asked: BTreeSet::new(), mistakes: Vec::new() }
+        Self {
+            table,
+            variables: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            mistakes: Vec::new(),
+            #[cfg(test)]
+            allowed: BTreeMap::new(),
+        }
     }
 
     /// Puts the values of the environment over those of the file.
@@ -63,6 +73,8 @@ impl Reader {
     /// The value of a key: the default where there is none, or where it is wrong.
     pub fn read<T>(&mut self, key: &str, default: T, kind: impl Fn(&Value) -> Result<T, String>) -> T {
         self.asked.insert(key.to_owned());
+        #[cfg(test)]
+        self.learn(key, &kind);
         match self.find(key).map(kind) {
             None => default,
             Some(Ok(value)) => value,
@@ -107,6 +119,31 @@ impl Reader {
     #[cfg(test)]
     pub fn asked(&self) -> &BTreeSet<String> {
         &self.asked
+    }
+
+    /// What each key that was asked for takes.
+    #[cfg(test)]
+    pub fn allowed(&self) -> &BTreeMap<String, String> {
+        &self.allowed
+    }
+
+    /// No key takes a date, and each kind says what it takes instead.
+    #[cfg(test)]
+    fn learn<T>(&mut self, key: &str, kind: impl Fn(&Value) -> Result<T, String>) {
+        const DATE: &str = "1970-01-01";
+        let date = Value::Datetime(DATE.parse().unwrap());
+        let Err(problem) = kind(&date) else { panic!("{key} takes a date") };
+        // A list says which of its items is wrong.
+        let said = match problem.strip_prefix(&format!("{DATE}: ")) {
+            Some(item) => format!("allowed is a list, each of it {}", item.trim_start_matches("allowed is ")),
+            None => problem,
+        };
+        self.allowed.insert(key.to_owned(), said);
+    }
+
+    /// The values of the keys that were asked for, where there are any.
+    pub fn written(&self) -> BTreeMap<String, Value> {
+        self.asked.iter().filter_map(|key| Some((key.clone(), self.find(key)?.clone()))).collect()
     }
 
     /// All that is wrong, the keys that nobody asked for included.

@@ -10,14 +10,13 @@ use std::time::Duration;
 use toml::Value;
 
 use crate::coap::{Acknowledging, Parameters};
-use crate::gateway::settings::{
-    AutoObserve, ClientTemplates, Limits, PasswordSource, Rate, RateLimit, Settings, UpdatePublish,
-};
+use crate::gateway::settings::{AutoObserve, ClientTemplates, Limits, PasswordSource, Settings, UpdatePublish};
 use crate::lwm2m::codec::UndefinedResources;
 use crate::lwm2m::path::Path;
 use crate::mqtt::topics::{Template, TemplateError, Translator, Translators};
 use crate::observability::admin;
 use crate::observability::logging::{LogFormat, LogSettings, filter};
+use crate::rate::{Rate, RateLimit};
 use crate::store;
 use crate::tls;
 use crate::upstream::exproto;
@@ -27,7 +26,7 @@ use super::kinds::{
     whole,
 };
 use super::reader::Reader;
-use super::{Config, UdpListener};
+use super::{Config, UdpListener, Written};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -62,6 +61,9 @@ pub fn config(reader: &mut Reader) -> Config {
         store: store(reader),
         admin: admin(reader),
         log: log(reader),
+        watch_interval: reader.read("watch_interval", 5 * SECOND, duration(Duration::ZERO..=HOUR)),
+        file: None,
+        written: Written::default(),
         xml_dir: PathBuf::from(reader.read("xml_dir", "xml".to_owned(), text_with_content)),
         shutdown_timeout: reader.read("shutdown_timeout", 10 * SECOND, duration(Duration::ZERO..=HOUR)),
     }

@@ -4,7 +4,7 @@ use super::*;
 use crate::gateway::settings::{AutoObserve, PasswordSource, UpdatePublish};
 use crate::tls;
 
-const DOCUMENTED: &str = include_str!("../../deploy/lwm2m-gateway.toml");
+pub const DOCUMENTED: &str = include_str!("../../deploy/lwm2m-gateway.toml");
 
 #[test]
 fn the_documented_file_sets_exactly_the_defaults() {
@@ -314,7 +314,7 @@ fn environment(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
 }
 
 /// The file with its example lines (`#key = value`) in force: the keys that have no default.
-fn with_examples(text: &str) -> Table {
+pub fn with_examples(text: &str) -> Table {
     let is_example =
         |line: &str| line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c.is_lowercase()));
     let examples: BTreeSet<&str> = text.lines().filter(|line| is_example(line)).collect();

@@ -56,12 +56,9 @@ impl Control {
         self.ask(Request::Vitals).await
     }
 
-    pub async fn set_model(&self, model: Arc<Model>) -> Result<(), Silent> {
-        self.send(Request::Model(model)).await
-    }
-
-    pub async fn set_limits(&self, limits: Limits) -> Result<(), Silent> {
-        self.send(Request::Limits(Box::new(limits))).await
+    /// Hands a request over that has no answer.
+    pub async fn send(&self, request: Request) -> Result<(), Silent> {
+        timeout(self.patience, self.requests.send(request)).await.map_err(|_| Silent)?.map_err(|_| Silent)
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Silent> {
@@ -71,10 +68,6 @@ impl Control {
             answer.await.map_err(|_| Silent)
         };
         timeout(self.patience, asking).await.unwrap_or(Err(Silent))
-    }
-
-    async fn send(&self, request: Request) -> Result<(), Silent> {
-        timeout(self.patience, self.requests.send(request)).await.map_err(|_| Silent)?.map_err(|_| Silent)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Who a device is, and the keys that prove it.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
@@ -38,7 +39,7 @@ impl Identity {
 
 /// RFC 4279 section 5.1: it is UTF-8. Ours is neither empty nor longer than [`PskIdentity::MAX`].
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PskIdentity(Box<str>);
+pub struct PskIdentity(Arc<str>);
 
 impl PskIdentity {
     /// Bytes. RFC 4279 section 5.3 asks for at least 128.

@@ -10,25 +10,44 @@
 //!
 //! It knows neither CoAP nor devices, reads no clock and has no socket.
 
+mod association;
+mod associations;
 pub mod cipher;
+mod cookie;
 pub mod credentials;
+mod establishing;
 pub mod handshake;
+mod handshakes;
+mod hello;
+mod keys;
 mod prf;
+mod receiving;
 pub mod record;
 mod report;
+mod restart;
 mod saved;
 mod settings;
-pub mod window;
+mod window;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
 use crate::coap::{AssociationId, Peer};
 
-use credentials::{Identity, KeyAnswer, PskIdentity};
+use association::{Alert, Association};
+use associations::{Associations, Place};
+use cookie::Cookies;
+use credentials::{Identity, PskIdentity};
 use handshake::Acceptor;
+use handshakes::Handshakes;
+use keys::Keys;
+use record::MAX_PLAINTEXT;
+use restart::Changes;
 
 pub use report::{CloseReason, DropReason, HandshakeFailure, Report, Verdict};
 pub use saved::{AssociationChange, SavedAssociation};
@@ -64,6 +83,15 @@ pub enum Output {
 }
 
 pub struct Server {
+    settings: Settings,
+    /// None: DTLS is switched off for those who have no association.
+    acceptor: Option<Acceptor>,
+    rng: StdRng,
+    cookies: Cookies,
+    keys: Keys,
+    handshakes: Handshakes,
+    associations: Associations,
+    changes: Changes,
     outputs: VecDeque<Output>,
 }
 
@@ -83,34 +111,43 @@ pub struct Occupancy {
 impl Server {
     /// `seed` is the source of all randomness: of cookies and of connection ids, so that nobody may guess it. Without an
     /// acceptor there are no handshakes; the associations that there are go on.
-    pub fn new(_settings: Settings, _acceptor: Option<Acceptor>, _seed: [u8; 32], _now: Instant) -> Self {
-        Self { outputs: VecDeque::new() }
-    }
-
-    /// Takes up what was kept by a process of before, and keeps changes from now on.
-    ///
-    /// The changes that it returns have to be in the store, durably, before anything else is asked of this: the sequence
-    /// numbers jump ahead of all that can have been sent since the records were made, and a process after this one has to
-    /// jump ahead of those.
-    #[must_use = "they have to be in the store before anything is sent"]
-    pub fn restore(&mut self, _now: Instant, records: Vec<SavedAssociation>) -> Vec<AssociationChange> {
-        records.into_iter().map(|record| AssociationChange::Remove(record.id)).collect()
-    }
-
-    pub fn handle_datagram(&mut self, _now: Instant, socket: u16, from: SocketAddr, _datagram: &[u8]) {
-        let verdict = Verdict::Dropped(DropReason::NoAcceptor);
-        self.outputs.push_back(Output::Report(Report::Datagram { peer: Peer::udp(socket, from), verdict }));
+    pub fn new(settings: Settings, acceptor: Option<Acceptor>, seed: [u8; 32], now: Instant) -> Self {
+        let mut rng = StdRng::from_seed(seed);
+        Self {
+            acceptor,
+            cookies: Cookies::new(settings.cookie_lifetime, &mut rng, now),
+            rng,
+            keys: Keys::new(settings.cached_keys, settings.handshakes),
+            handshakes: Handshakes::new(&settings),
+            associations: Associations::default(),
+            changes: Changes::default(),
+            outputs: VecDeque::new(),
+            settings,
+        }
     }
 
     /// One record in one datagram, to where the device is now.
-    pub fn send(&mut self, _now: Instant, to: AssociationId, _plaintext: &[u8]) {
-        self.outputs.push_back(Output::Report(Report::Unsent { association: to }));
+    pub fn send(&mut self, _now: Instant, to: AssociationId, plaintext: &[u8]) {
+        let association = self.associations.get_mut(to).filter(|_| plaintext.len() < MAX_PLAINTEXT);
+        let Some(association) = association else { return self.report(Report::Unsent { association: to }) };
+        let Some(datagram) = association.seal(plaintext) else {
+            self.alert(to, Alert::CloseNotify);
+            self.close(to, CloseReason::SequenceExhausted);
+            return self.report(Report::Unsent { association: to });
+        };
+        if association.is_worn() {
+            self.changed(to);
+        }
+        self.transmit_to(to, datagram);
     }
 
-    /// The answer to [`Output::FindKey`].
-    pub fn handle_key(&mut self, _now: Instant, _identity: &PskIdentity, _answer: KeyAnswer) {}
-
-    pub fn handle_timeout(&mut self, _now: Instant) {}
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.keys.handle_timeout(now);
+        self.handle_handshake_timeouts(now);
+        while let Some(silent) = self.associations.pop_silent(now, self.settings.idle) {
+            self.closed(silent, CloseReason::Idle);
+        }
+    }
 
     /// Call after everything else until it returns None.
     pub fn poll_output(&mut self) -> Option<Output> {
@@ -118,35 +155,94 @@ impl Server {
     }
 
     /// Handshakes under way go on with the one that they began with.
-    pub fn set_acceptor(&mut self, _acceptor: Option<Acceptor>) {}
-
-    /// The keys may be others now: they are looked up anew.
-    pub fn forget_keys(&mut self) {}
-
-    pub fn forget_key(&mut self, _identity: &PskIdentity) {}
-
-    /// The associations that changed since they were taken, at most so many; the rest the next time.
-    pub fn take_changes(&mut self, _most: usize) -> Vec<AssociationChange> {
-        Vec::new()
+    pub fn set_acceptor(&mut self, acceptor: Option<Acceptor>) {
+        self.acceptor = acceptor;
     }
 
-    /// The store lost what it had: every association is a change.
-    pub fn change_all(&mut self) {}
+    /// The keys may be others now: they are looked up anew.
+    pub fn forget_keys(&mut self) {
+        self.keys.forget_all();
+    }
 
-    pub fn has_changes(&self) -> bool {
-        false
+    pub fn forget_key(&mut self, identity: &PskIdentity) {
+        self.keys.forget(identity);
     }
 
     /// When `handle_timeout` is due.
     pub fn next_deadline(&self) -> Option<Instant> {
-        None
+        let deadlines = [self.handshakes.next_deadline(), self.associations.next_deadline(), self.keys.next_deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
-    pub fn identity(&self, _association: AssociationId) -> Option<&Arc<Identity>> {
-        None
+    /// Who is at the other end of an association.
+    pub fn identity(&self, association: AssociationId) -> Option<&Arc<Identity>> {
+        self.associations.get(association).map(|association| &association.identity)
     }
 
     pub fn occupancy(&self) -> Occupancy {
-        Occupancy { outputs: self.outputs.len(), ..Occupancy::default() }
+        Occupancy {
+            handshakes: self.handshakes.len(),
+            associations: self.associations.len(),
+            cached_keys: self.keys.remembered(),
+            key_questions: self.keys.questions(),
+            outputs: self.outputs.len(),
+        }
+    }
+
+    fn peer(&self, id: AssociationId) -> Option<Peer> {
+        self.associations.get(id).map(Association::peer)
+    }
+
+    /// An association has its id for ever; it is our connection id too, so that nobody may guess it.
+    fn new_id(&mut self) -> AssociationId {
+        loop {
+            let id = AssociationId(self.rng.random());
+            if self.associations.get(id).is_none() && !self.handshakes.contains(id) {
+                return id;
+            }
+        }
+    }
+
+    fn alert(&mut self, id: AssociationId, alert: Alert) {
+        let sealed = self.associations.get_mut(id).and_then(|association| association.seal_alert(alert));
+        if let Some(datagram) = sealed {
+            self.transmit_to(id, datagram);
+        }
+    }
+
+    fn close(&mut self, id: AssociationId, reason: CloseReason) {
+        if let Some(association) = self.associations.remove(id) {
+            self.closed(association, reason);
+        }
+    }
+
+    /// It is in no table any more.
+    fn closed(&mut self, mut association: Box<Association>, reason: CloseReason) {
+        self.changes.push(&mut association);
+        self.push(Output::Closed { peer: association.peer(), reason });
+    }
+
+    fn changed(&mut self, id: AssociationId) {
+        if let Some(association) = self.associations.get_mut(id) {
+            self.changes.push(association);
+        }
+    }
+
+    fn transmit_to(&mut self, id: AssociationId, datagram: Vec<u8>) {
+        if let Some(place) = self.associations.get(id).map(|association| association.place) {
+            self.transmit(place, datagram);
+        }
+    }
+
+    fn transmit(&mut self, (socket, to): Place, datagram: Vec<u8>) {
+        self.push(Output::Transmit { socket, to, datagram });
+    }
+
+    fn report(&mut self, report: Report) {
+        self.push(Output::Report(report));
+    }
+
+    fn push(&mut self, output: Output) {
+        self.outputs.push_back(output);
     }
 }

@@ -38,15 +38,18 @@ pub enum Report {
     NotRestored { association: AssociationId },
     /// There was nothing to send a plaintext by.
     Unsent { association: AssociationId },
+    /// A key is needed, and cannot be asked for: too many others are asked for.
+    KeyNotAsked { identity: PskIdentity },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HandshakeFailure {
-    /// It was not finished in time: a wrong key, or a client that went away.
+    /// It was not finished in time.
     Deadline,
+    /// The same, after the client sent what our key does not open: it has another one.
+    WrongKey,
     /// The same client began another one.
     Restarted,
-    UnknownIdentity,
     /// The key could not be looked up.
     KeyUnavailable,
     /// By the library's word.
@@ -89,7 +92,7 @@ pub enum DropReason {
     NoAcceptor,
     TooManyHandshakes,
     TooManyHandshakesFromAddress,
-    /// More came early, or while a key was looked up, than is kept.
+    /// More came before the end of a handshake than is kept.
     TooMuchHeld,
     /// An authentic record that has no place here.
     Unexpected,

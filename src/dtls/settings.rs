@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use crate::rate::{Rate, RateLimit};
+
 /// Bounds on what strangers can make grow, and times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// Handshakes that are begun. Each takes about as much time as 500 records do, and that time is the devices' too.
+    pub begun: RateLimit,
     /// Handshakes under way at once. One keeps about 70 KiB.
     pub handshakes: usize,
     /// Of those, from one address (of IPv6: from one network of 64 bits).
@@ -26,6 +30,12 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            // A client repeats its hello until it is taken, after 1, 2, 4 ... seconds: a fleet that a power cut brings back
+            // together is spread over some seconds by this, and lost by nothing.
+            begun: RateLimit {
+                total: Rate { per_second: 2_000, burst: 4_000 },
+                address: Rate { per_second: 1_000, burst: 2_000 },
+            },
             handshakes: 2_000,
             // A fleet may be behind one address.
             handshakes_per_address: 1_000,

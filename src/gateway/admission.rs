@@ -4,19 +4,18 @@
 //! Of all others, Registers have one limit, and what else would be answered has another; each of them for one address and
 //! for all. What is neither answered nor remembered needs none.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
 
 use crate::coap::options::number;
 use crate::coap::{Code, DecodeError, Kind, Message, Peer, Response, Standing};
-use crate::deadlines::Deadlines;
+use crate::rate::{Exceeded, Limiter, Source};
 use crate::registry::Device;
 
 use super::Gateway;
 use super::report::{DropReason, Report, Verdict};
-use super::settings::{Limits, Rate, RateLimit};
+use super::settings::Limits;
 
 /// A device that registers again sooner is counted like a stranger: each Register costs a connection to the broker.
 const SETTLED: Duration = Duration::from_secs(10);
@@ -39,12 +38,6 @@ enum Decision {
     Drop,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Exceeded {
-    Address,
-    Total,
-}
-
 impl Admission {
     pub fn new(limits: &Limits) -> Self {
         Self {
@@ -63,7 +56,7 @@ impl Admission {
     /// Addresses that are remembered because they sent lately: for each kind at most the burst of all, and those of the
     /// time that one token takes.
     pub fn addresses(&self) -> usize {
-        [&self.registers, &self.refusals, &self.others].iter().map(|limiter| limiter.addresses.len()).sum()
+        [&self.registers, &self.refusals, &self.others].iter().map(|limiter| limiter.addresses()).sum()
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
@@ -116,7 +109,7 @@ impl Gateway {
         if matches!(message.kind, Kind::Acknowledgement | Kind::Reset) {
             return Decision::Admit(Standing::Known);
         }
-        let source = Source::of(peer);
+        let source = Source::of(peer.address);
         let registers = is_register(message);
         if self.is_of_registered(now, peer, message, registers) {
             return Decision::Admit(Standing::Known);
@@ -167,69 +160,6 @@ impl Gateway {
     }
 }
 
-/// One limit, for each address and for all.
-#[derive(Debug)]
-struct Limiter {
-    limit: RateLimit,
-    /// When the bucket of all is full again.
-    total: Option<Instant>,
-    /// The same for each address. One whose bucket is full is like one that never sent.
-    addresses: Deadlines<Source>,
-}
-
-impl Limiter {
-    fn new(limit: RateLimit) -> Self {
-        Self { limit, total: None, addresses: Deadlines::default() }
-    }
-
-    /// A new limit begins with full buckets.
-    fn set_limit(&mut self, limit: RateLimit) {
-        if self.limit != limit {
-            *self = Self::new(limit);
-        }
-    }
-
-    /// Takes a token from both buckets, or from none.
-    fn take(&mut self, now: Instant, source: Source) -> Result<(), Exceeded> {
-        self.forget_full(now);
-        let address = after_one_more(self.limit.address, now, self.addresses.get(source)).ok_or(Exceeded::Address)?;
-        let total = after_one_more(self.limit.total, now, self.total).ok_or(Exceeded::Total)?;
-        self.total = Some(total);
-        self.addresses.set(source, address);
-        Ok(())
-    }
-
-    fn forget_full(&mut self, now: Instant) {
-        while self.addresses.pop_expired(now).is_some() {}
-    }
-}
-
-/// When a bucket is full again after one token was taken from it; `None` if it is empty. `full`: when it would be
-/// otherwise.
-fn after_one_more(rate: Rate, now: Instant, full: Option<Instant>) -> Option<Instant> {
-    let full = full.map_or(now, |full| full.max(now)) + rate.interval();
-    (full <= now + rate.interval() * rate.burst).then_some(full)
-}
-
-/// Whom an address belongs to: behind IPv6, a network of 64 bits is one customer's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Source {
-    V4(Ipv4Addr),
-    V6([u16; 4]),
-}
-
-impl Source {
-    fn of(peer: Peer) -> Self {
-        match peer.address.ip().to_canonical() {
-            IpAddr::V4(address) => Self::V4(address),
-            IpAddr::V6(address) => {
-                let [a, b, c, d, ..] = address.segments();
-                Self::V6([a, b, c, d])
-            }
-        }
-    }
-}
-
 fn is_register(message: &Message) -> bool {
     message.code == Code::POST && message.options.all(number::URI_PATH).eq([b"rd".as_slice()])
 }
@@ -238,56 +168,4 @@ fn is_register(message: &Message) -> bool {
 fn continues(message: &Message) -> bool {
     // RFC 7959 section 2.2: the number stands above the lowest four bits.
     message.options.uint(number::BLOCK1).ok().flatten().is_some_and(|block| block >> 4 > 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMIT: RateLimit =
-        RateLimit { total: Rate { per_second: 100, burst: 50 }, address: Rate { per_second: 10, burst: 20 } };
-
-    fn source(number: u8) -> Source {
-        Source::V4(Ipv4Addr::new(192, 0, 2, number))
-    }
-
-    fn taken(limiter: &mut Limiter, now: Instant, source: Source, attempts: usize) -> usize {
-        (0..attempts).filter(|_| limiter.take(now, source).is_ok()).count()
-    }
-
-    #[test]
-    fn an_address_has_its_burst_at_once_and_then_its_rate() {
-        let (start, mut limiter) = (Instant::now(), Limiter::new(LIMIT));
-        assert_eq!(taken(&mut limiter, start, source(1), 100), 20);
-        assert_eq!(limiter.take(start, source(1)), Err(Exceeded::Address));
-        assert_eq!(taken(&mut limiter, start + Duration::from_millis(1_000), source(1), 100), 10);
-        assert_eq!(taken(&mut limiter, start + Duration::from_secs(60), source(1), 100), 20);
-    }
-
-    #[test]
-    fn all_addresses_share_the_total_and_a_refused_one_takes_nothing_of_it() {
-        let (start, mut limiter) = (Instant::now(), Limiter::new(LIMIT));
-        assert_eq!(taken(&mut limiter, start, source(1), 10_000), 20);
-        assert_eq!(taken(&mut limiter, start, source(2), 10_000), 20);
-        assert_eq!(taken(&mut limiter, start, source(3), 10_000), 10);
-        assert_eq!(limiter.take(start, source(4)), Err(Exceeded::Total));
-    }
-
-    #[test]
-    fn an_address_is_forgotten_when_its_bucket_is_full() {
-        let (start, mut limiter) = (Instant::now(), Limiter::new(LIMIT));
-        (0..50).for_each(|number| assert!(limiter.take(start, source(number)).is_ok()));
-        assert!(limiter.take(start, source(200)).is_err());
-        assert_eq!(limiter.addresses.len(), 50);
-        limiter.forget_full(start + Duration::from_millis(100));
-        assert!(limiter.addresses.is_empty());
-    }
-
-    #[test]
-    fn an_ipv6_network_is_one_address_and_a_mapped_ipv4_address_is_itself() {
-        let of = |text: &str| Source::of(Peer::udp(0, text.parse().unwrap()));
-        assert_eq!(of("[2001:db8:1:2::1]:5683"), of("[2001:db8:1:2:ffff::9]:1"));
-        assert_ne!(of("[2001:db8:1:2::1]:5683"), of("[2001:db8:1:3::1]:5683"));
-        assert_eq!(of("[::ffff:192.0.2.7]:5683"), of("192.0.2.7:1"));
-    }
 }

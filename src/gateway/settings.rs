@@ -7,6 +7,7 @@ use crate::coap::Parameters;
 use crate::lwm2m::codec::UndefinedResources;
 use crate::lwm2m::path::Path;
 use crate::mqtt::topics::{Template, Translators};
+use crate::rate::{Rate, RateLimit};
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -80,29 +81,6 @@ pub struct Limits {
     pub command_size: usize,
     /// `Max-Age` of a 5.03: when a device may try again.
     pub retry_after: Duration,
-}
-
-/// How much is taken from one address (of IPv6: from one network of 64 bits), and from all together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RateLimit {
-    pub total: Rate,
-    pub address: Rate,
-}
-
-/// So many in a second on average, and so many at once after a quiet time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    /// 1 to 1,000,000.
-    pub per_second: u32,
-    /// At least 1.
-    pub burst: u32,
-}
-
-impl Rate {
-    /// How long one of them counts.
-    pub fn interval(self) -> Duration {
-        Duration::from_secs(1) / self.per_second
-    }
 }
 
 impl Default for Limits {

@@ -1,11 +1,18 @@
 //! Starts the log: text or JSON, to the standard error output.
 
 use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
 
 use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+type SetFilter = Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
+
+/// The filter of the log that was started.
+static SET_FILTER: OnceLock<SetFilter> = OnceLock::new();
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
@@ -61,9 +68,31 @@ pub fn start(settings: &LogSettings) -> Result<(), TryInitError> {
     let colours = io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours);
     match settings.format {
-        LogFormat::Text => builder.finish().try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
+        LogFormat::Text => {
+            let builder = builder.with_filter_reloading();
+            keep(builder.reload_handle());
+            builder.finish().try_init()
+        }
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_filter_reloading();
+            keep(builder.reload_handle());
+            builder.finish().try_init()
+        }
     }
+}
+
+/// Changes what is logged from now on; nothing where no log was started.
+pub fn set_filter(filter: &Filter) -> Result<(), reload::Error> {
+    let filter = EnvFilter::try_new(&filter.0).expect("a filter was checked when it was made");
+    SET_FILTER.get().map_or(Ok(()), |set| set(filter))
+}
+
+/// A process has one log.
+fn keep<S: 'static>(handle: reload::Handle<EnvFilter, S>)
+where
+    reload::Handle<EnvFilter, S>: Send + Sync,
+{
+    SET_FILTER.get_or_init(|| Box::new(move |filter| handle.reload(filter)));
 }
 
 fn is_level(text: &str) -> bool {

@@ -1,6 +1,7 @@
 //! Every counter of the program, named once, with its meaning, and the times that are measured. How full things are is
 //! not kept here: the driver is asked for it (`vitals`).
 
+mod reloads;
 mod reports;
 mod times;
 
@@ -9,6 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::gateway::report::Report;
 
+use super::vitals::Level;
+
+pub use reloads::{Part, ReloadMetrics};
 pub use reports::CoreMetrics;
 pub use times::{Measured, Times};
 
@@ -30,6 +34,20 @@ impl Counter {
     }
 }
 
+/// A number that its owner sets.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// The counters of the whole program; one of these exists, and everybody counts in it.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -38,6 +56,7 @@ pub struct Metrics {
     pub upstream: UpstreamMetrics,
     pub store: StoreMetrics,
     pub admin: AdminMetrics,
+    pub reload: ReloadMetrics,
     pub times: Times,
 }
 
@@ -68,8 +87,14 @@ impl Metrics {
             self.upstream.samples(),
             self.store.samples(),
             self.admin.samples(),
+            self.reload.samples(),
         ]
         .concat()
+    }
+
+    /// What is known without the driver, and goes up and down.
+    pub fn levels(&self) -> Vec<Level> {
+        self.reload.levels()
     }
 }
 

@@ -71,7 +71,8 @@ impl Page {
         let meaning = "Whether the loop that serves the devices answers.";
         let driver = encoder.encode_descriptor("lwm2m_driver_up", meaning, None, MetricType::Gauge)?;
         ConstGauge::new(u64::from(self.vitals.is_some())).encode(driver)?;
-        let levels = self.vitals.as_ref().map(Vitals::levels).unwrap_or_default();
+        let vitals = self.vitals.as_ref().map(Vitals::levels).unwrap_or_default();
+        let levels = [self.metrics.levels(), vitals].concat();
         for family in levels.chunk_by(|one, next| one.name == next.name) {
             let encoder = encoder.encode_descriptor(family[0].name, family[0].meaning, None, MetricType::Gauge)?;
             encode_family(encoder, family.iter().map(|level| (level.labels, ConstGauge::new(level.value))))?;

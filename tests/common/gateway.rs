@@ -2,8 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::channel;
@@ -13,6 +12,7 @@ use std::time::Duration;
 use lwm2m_gateway::coap::{Kind, Message};
 use tempfile::TempDir;
 
+use super::admin;
 use super::broker::TestAddresses;
 use super::device::{Device, PATIENCE, fresh_id};
 
@@ -135,23 +135,9 @@ impl Gateway {
         self.listeners[0]
     }
 
-    /// Where its metrics are.
-    pub fn admin(&self) -> SocketAddr {
-        let output = self.output();
-        let (_, rest) = output.rsplit_once("metrics and health").expect("it prints where");
-        let (_, rest) = rest.split_once("http://").expect("an address");
-        rest.split_once('/').expect("a path").0.parse().expect("an address")
-    }
-
     /// Asks its admin listener; gives the status and the body.
     pub fn ask_admin(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.admin()).expect("it listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("the option is known");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: gateway\r\n\r\n").expect("it takes a request");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("it answers");
-        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-        (status, answer.split_once("\r\n\r\n").expect("a body").1.to_owned())
+        admin::ask(admin::address(&self.output()).expect("it prints where"), path)
     }
 
     /// What it has printed.

@@ -293,6 +293,11 @@ impl Scene {
         self.said.clear();
     }
 
+    /// The head of the queue, whatever it is.
+    pub fn next_said(&mut self) -> Option<Said> {
+        self.said.pop_front()
+    }
+
     pub fn expect_sent(&mut self) -> (Peer, Message) {
         match self.said.pop_front() {
             Some(Said::ToDevice(peer, message)) => (peer, message),

@@ -38,6 +38,21 @@ fn the_names_in_a_certificate_are_the_identity() {
 }
 
 #[test]
+fn no_more_of_a_certificate_is_kept_than_some_names_of_some_length() {
+    let authority = Certified::authority("CA");
+    let long = "d".repeat(256);
+    let names = (0..20).map(|number| format!("d{number}.example")).chain([long]);
+    let request = names.rev().fold(Request::new("device"), |request, name| request.with_dns_name(&name));
+    let mut scene = Scene::new(&gateway(&authority, REQUIRED), client(&request.issue(Some(&authority))));
+
+    scene.run().assert_established();
+
+    let Identity::Certificate { alternative_names, .. } = scene.identity() else { panic!("a certificate") };
+    assert_eq!(alternative_names.len(), 8);
+    assert_eq!(alternative_names[0], "d19.example", "the first one is too long");
+}
+
+#[test]
 fn our_chain_is_shown_with_the_authorities_between() {
     let root = Certified::authority("root");
     let server = Request::new("gateway").issue(Some(&root));

@@ -241,3 +241,24 @@ fn what_is_no_record_of_a_handshake_has_no_place() {
     server.retransmit();
     scene.run().assert_established();
 }
+
+#[test]
+fn a_hello_that_is_another_one_has_nothing_repeated() {
+    let mut scene = Scene::psk();
+    let mut hello = Vec::new();
+    scene.run_with(|from, datagram| {
+        if from == From::Client {
+            hello.clone_from(&datagram);
+            return vec![datagram];
+        }
+        vec![]
+    });
+    scene.sent.clear();
+    // Its random is at 13 (record) and 12 (message) and 2 (version).
+    hello[40] ^= 1;
+
+    scene.give_server(&hello);
+
+    assert_eq!(scene.heard.last(), Some(&Heard::Unexpected));
+    assert!(scene.server_transmits().is_empty());
+}

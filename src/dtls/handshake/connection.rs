@@ -61,7 +61,9 @@ impl Connection {
         let stream = stream(acceptor, context, &negotiation).map_err(|_| Failure::Internal)?;
         let mut connection = Self { stream, negotiation, next_sequence: 0 };
         connection.give(hello.to_vec());
-        if ffi::listen(connection.stream.ssl()) { Ok(connection) } else { Err(Failure::BadHello) }
+        let taken = ffi::listen(connection.stream.ssl());
+        forget_errors();
+        if taken { Ok(connection) } else { Err(Failure::BadHello) }
     }
 
     /// One record of the client.
@@ -71,7 +73,9 @@ impl Connection {
     }
 
     pub fn accept(&mut self) -> Progress {
-        let Err(error) = self.stream.accept() else { return Progress::Finished };
+        let accepted = self.stream.accept();
+        forget_errors();
+        let Err(error) = accepted else { return Progress::Finished };
         if error.code() == ErrorCode::WANT_READ {
             return Progress::Going;
         }
@@ -193,6 +197,12 @@ fn stream(
     negotiation.attach(&mut ssl)?;
     ffi::never_retransmit(&ssl);
     SslStream::new(ssl, Records::default())
+}
+
+/// OpenSSL keeps what it has to say about errors for each thread, and takes what it finds there for the outcome of whatever it
+/// does next, be it for another connection of the program.
+fn forget_errors() {
+    drop(ErrorStack::get());
 }
 
 /// The wire, in memory.

@@ -3,8 +3,9 @@
 use std::fmt;
 
 use openssl::error::ErrorStack;
-use openssl::ssl;
+use openssl::ssl::{self, ErrorCode};
 use openssl::x509::X509VerifyResult;
+use openssl_sys as sys;
 
 /// Why a handshake failed; the client was told by an alert, but for its own alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,6 +24,9 @@ pub enum Failure {
     Alert(u8),
     /// The hello is too large, or not one.
     BadHello,
+    /// The client had to be asked for a cookie twice, as its first one was of another process or of two minutes ago.
+    /// OpenSSL cannot count on from there; the client is told, so that it begins anew at once.
+    LateCookie,
     /// What the client sent is against the protocol.
     Protocol,
     /// The library could not go on, by no fault of the client.
@@ -46,49 +50,73 @@ pub enum CertificateFault {
     Other(i32),
 }
 
+impl Failure {
+    /// What OpenSSL says about an `accept` that failed, with the result of verifying the client's certificate.
+    pub(super) fn of(error: &ssl::Error, verified: X509VerifyResult) -> Self {
+        if error.code() == ErrorCode::ZERO_RETURN {
+            return Self::Alert(CLOSE_NOTIFY);
+        }
+        let reasons = error.ssl_error().map(ErrorStack::errors).unwrap_or_default();
+        // The first one is the cause, the others are its consequences.
+        let cause = reasons.iter().find(|reason| reason.library_code() == LIBRARY_SSL);
+        let Some(cause) = cause else { return Self::Internal };
+        match cause.reason_code() {
+            reason::PSK_IDENTITY_NOT_FOUND => Self::UnknownIdentity,
+            reason::NO_SHARED_CIPHER
+            | reason::NO_SHARED_SIGNATURE_ALGORITHMS
+            | reason::NO_SUITABLE_SIGNATURE_ALGORITHM
+            | reason::NO_SHARED_GROUPS => Self::NoCommonSuite,
+            reason::PEER_DID_NOT_RETURN_A_CERTIFICATE => Self::NoCertificate,
+            reason::CERTIFICATE_VERIFY_FAILED => Self::CertificateRefused(CertificateFault::of(verified)),
+            reason::DIGEST_CHECK_FAILED | reason::BAD_SIGNATURE => Self::BadProof,
+            reason::INTERNAL_ERROR => Self::Internal,
+            alert @ sys::SSL_AD_REASON_OFFSET.. => {
+                u8::try_from(alert - sys::SSL_AD_REASON_OFFSET).map_or(Self::Protocol, Self::Alert)
+            }
+            _ => Self::Protocol,
+        }
+    }
+}
+
 impl CertificateFault {
-    pub(super) fn of(result: X509VerifyResult) -> Self {
+    fn of(result: X509VerifyResult) -> Self {
         match result.as_raw() {
-            10 => Self::Expired,
-            9 => Self::NotYetValid,
-            2 | 18..=21 | 27 => Self::UnknownAuthority,
-            RPK_UNTRUSTED => Self::UnknownKey,
-            7 => Self::BadSignature,
-            26 | 79 => Self::Purpose,
-            23 => Self::Revoked,
+            sys::X509_V_ERR_CERT_HAS_EXPIRED => Self::Expired,
+            sys::X509_V_ERR_CERT_NOT_YET_VALID => Self::NotYetValid,
+            sys::X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT
+            | sys::X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
+            | sys::X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE
+            | sys::X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT
+            | sys::X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN
+            | sys::X509_V_ERR_CERT_UNTRUSTED => Self::UnknownAuthority,
+            RAW_PUBLIC_KEY_UNTRUSTED => Self::UnknownKey,
+            sys::X509_V_ERR_CERT_SIGNATURE_FAILURE => Self::BadSignature,
+            sys::X509_V_ERR_INVALID_PURPOSE | sys::X509_V_ERR_INVALID_CA => Self::Purpose,
+            sys::X509_V_ERR_CERT_REVOKED => Self::Revoked,
             other => Self::Other(other),
         }
     }
 }
 
-/// `X509_V_ERR_RPK_UNTRUSTED`, of OpenSSL 3.2.
-const RPK_UNTRUSTED: i32 = 95;
-
-/// `ERR_LIB_SSL`.
+/// `ERR_LIB_SSL`
 const LIBRARY_SSL: i32 = 20;
-/// An alert of the peer is this and its number (`SSL_AD_REASON_OFFSET`).
-const REASON_ALERT: i32 = 1000;
+/// `X509_V_ERR_RPK_UNTRUSTED`, of OpenSSL 3.2.
+const RAW_PUBLIC_KEY_UNTRUSTED: i32 = 95;
+/// The alert (RFC 5246 section 7.2.1).
+const CLOSE_NOTIFY: u8 = 0;
 
-impl Failure {
-    /// What OpenSSL says about an `accept` that failed, with the result of verifying the client's certificate.
-    pub(super) fn of(error: &ssl::Error, verified: X509VerifyResult) -> Self {
-        let reasons = error.ssl_error().map(ErrorStack::errors).unwrap_or_default();
-        // The first one is the cause, the others are its consequences.
-        let first = reasons.iter().find(|reason| reason.library_code() == LIBRARY_SSL);
-        let Some(first) = first else { return Self::Internal };
-        match first.reason_code() {
-            223 => Self::UnknownIdentity,
-            // SSL_R_NO_SHARED_CIPHER, SSL_R_NO_SHARED_SIGNATURE_ALGORITHMS, _NO_SUITABLE_SIGNATURE_ALGORITHM, _GROUPS.
-            193 | 376 | 118 | 410 => Self::NoCommonSuite,
-            199 => Self::NoCertificate,
-            134 => Self::CertificateRefused(CertificateFault::of(verified)),
-            // SSL_R_DIGEST_CHECK_FAILED, SSL_R_BAD_SIGNATURE.
-            149 | 123 => Self::BadProof,
-            68 => Self::Internal,
-            alert @ REASON_ALERT..=1255 => u8::try_from(alert - REASON_ALERT).map_or(Self::Protocol, Self::Alert),
-            _ => Self::Protocol,
-        }
-    }
+/// `SSL_R_`: the reasons that OpenSSL gives (`sslerr.h`).
+mod reason {
+    pub const INTERNAL_ERROR: i32 = 68;
+    pub const NO_SUITABLE_SIGNATURE_ALGORITHM: i32 = 118;
+    pub const BAD_SIGNATURE: i32 = 123;
+    pub const CERTIFICATE_VERIFY_FAILED: i32 = 134;
+    pub const DIGEST_CHECK_FAILED: i32 = 149;
+    pub const NO_SHARED_CIPHER: i32 = 193;
+    pub const PEER_DID_NOT_RETURN_A_CERTIFICATE: i32 = 199;
+    pub const PSK_IDENTITY_NOT_FOUND: i32 = 223;
+    pub const NO_SHARED_SIGNATURE_ALGORITHMS: i32 = 376;
+    pub const NO_SHARED_GROUPS: i32 = 410;
 }
 
 impl fmt::Display for Failure {
@@ -101,6 +129,7 @@ impl fmt::Display for Failure {
             Self::BadProof => f.write_str("a signature or the Finished is wrong"),
             Self::Alert(number) => write!(f, "the client gave up with alert {number}"),
             Self::BadHello => f.write_str("bad hello"),
+            Self::LateCookie => f.write_str("the cookie came too late"),
             Self::Protocol => f.write_str("protocol error"),
             Self::Internal => f.write_str("internal error"),
         }

@@ -179,6 +179,12 @@ fn done(result: c_int) -> Result<(), ErrorStack> {
     if result == 1 { Ok(()) } else { Err(ErrorStack::get()) }
 }
 
+/// `BIO_ADDR`, of which only OpenSSL knows what is in it.
+#[repr(C)]
+struct Address {
+    _opaque: [u8; 0],
+}
+
 type TimerCallback = extern "C" fn(*mut sys::SSL, c_uint) -> c_uint;
 type WriteTicket = extern "C" fn(*mut sys::SSL, *mut c_void) -> c_int;
 type ReadTicket =
@@ -186,9 +192,9 @@ type ReadTicket =
 
 // SAFETY: as declared in OpenSSL's headers.
 unsafe extern "C" {
-    fn BIO_ADDR_new() -> *mut sys::BIO_ADDR;
-    fn BIO_ADDR_free(address: *mut sys::BIO_ADDR);
-    fn DTLSv1_listen(ssl: *mut sys::SSL, client: *mut sys::BIO_ADDR) -> c_int;
+    fn BIO_ADDR_new() -> *mut Address;
+    fn BIO_ADDR_free(address: *mut Address);
+    fn DTLSv1_listen(ssl: *mut sys::SSL, client: *mut Address) -> c_int;
     fn DTLS_set_timer_cb(ssl: *mut sys::SSL, callback: Option<TimerCallback>);
     fn SSL_get_pending_cipher(ssl: *const sys::SSL) -> *const sys::SSL_CIPHER;
     fn SSL_CTX_set_session_ticket_cb(

@@ -44,7 +44,7 @@ pub(super) fn fragments(mut payload: &[u8]) -> impl Iterator<Item = Fragment<'_>
 }
 
 /// A message that comes in fragments, in any order and more than once.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Reassembly {
     kind: u8,
     sequence: u16,
@@ -77,12 +77,24 @@ impl Reassembly {
         }
     }
 
+    /// Whether it is a fragment of this very message.
+    pub fn has(&self, fragment: &Fragment) -> bool {
+        let own = (self.kind, self.sequence, self.body.len());
+        let bytes = self.body.get(fragment.offset..).and_then(|rest| rest.get(..fragment.body.len()));
+        (fragment.kind, fragment.sequence, fragment.length) == own && bytes == Some(fragment.body)
+    }
+
     pub fn is_whole(&self) -> bool {
         self.missing == 0
     }
 
     pub fn body(&self) -> &[u8] {
         &self.body
+    }
+
+    /// `message_seq`
+    pub fn sequence(&self) -> u16 {
+        self.sequence
     }
 
     /// The message in one record of epoch 0, whose sequence number is still to be set.

@@ -32,7 +32,7 @@ use super::credentials::{Identity, PskIdentity, PskKey};
 use super::record::{ContentType, EPOCH, OwnCid, PeerCid, Record, VERSION, records, write_plain};
 use connection::{Connection, Progress, ResumedBy};
 use flight::Flight;
-use message::Reassembly;
+use message::{Fragment, Reassembly};
 use protection::Protection;
 
 pub use acceptor::{Acceptor, AcceptorSettings, CredentialError, PemSecret, Pinned, VerifyMode};
@@ -52,6 +52,8 @@ const ENCRYPT_THEN_MAC: u16 = 22;
 pub struct Handshake {
     acceptor: Acceptor,
     own_cid: OwnCid,
+    /// As far as it is there.
+    hello: Option<Reassembly>,
     stage: Stage,
     steps: VecDeque<Step>,
     flight: Flight,
@@ -121,11 +123,10 @@ pub enum Heard {
 
 enum Stage {
     /// Waits for the rest of the hello.
-    Hello(Reassembly),
+    Hello,
     /// Asks whether the key of a ticket's session is the key of today; nothing was sent.
     Resuming {
         connection: Box<Connection>,
-        hello: Reassembly,
         identity: PskIdentity,
     },
     Exchanging {
@@ -155,7 +156,8 @@ impl Handshake {
         let mut handshake = Self {
             acceptor: acceptor.clone(),
             own_cid,
-            stage: Stage::Over,
+            hello: None,
+            stage: Stage::Hello,
             steps: VecDeque::new(),
             flight: Flight::starting_at(record.map_or(0, |record| record.sequence)),
             protection: None,
@@ -190,7 +192,7 @@ impl Handshake {
     /// left without an answer would spend a minute of its battery on repeating itself.
     pub fn handle_key(&mut self, key: Option<&PskKey>) {
         match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Resuming { connection, hello, identity } => self.resume(connection, &hello, identity, key),
+            Stage::Resuming { connection, identity } => self.resume(connection, identity, key),
             Stage::Exchanging { connection, key: Key::Asked(message, identity) } => {
                 self.give_key(connection, &message, identity, key);
             }
@@ -219,33 +221,40 @@ impl Handshake {
     fn begin(&mut self, record: Option<Record<'_>>) {
         let fragment = record.and_then(|record| message::fragments(record.fragment).next());
         let hello = fragment.filter(|fragment| fragment.kind == message::CLIENT_HELLO);
-        match hello.and_then(|fragment| Reassembly::begin(&fragment, MAX_HELLO)) {
-            Some(hello) => self.handle_hello(hello),
+        self.hello = hello.and_then(|fragment| Reassembly::begin(&fragment, MAX_HELLO));
+        self.open_hello();
+    }
+
+    /// As soon as it is whole.
+    fn open_hello(&mut self) {
+        match &self.hello {
+            Some(hello) if hello.sequence() > 1 => self.refuse(Failure::LateCookie, alert::HANDSHAKE_FAILURE),
+            Some(hello) if hello.is_whole() => self.open(true),
+            Some(_) => {}
             None => self.fail(Failure::BadHello),
         }
     }
 
-    fn handle_hello(&mut self, hello: Reassembly) {
-        if hello.is_whole() { self.open(hello, true) } else { self.stage = Stage::Hello(hello) }
-    }
-
     /// OpenSSL takes the hello.
-    fn open(&mut self, hello: Reassembly, tickets_accepted: bool) {
+    fn open(&mut self, tickets_accepted: bool) {
+        let Some(hello) = &self.hello else { return };
         let Some(context) = self.acceptor.context(message::hello_offers(hello.body(), ENCRYPT_THEN_MAC)) else {
             return self.refuse(Failure::NoCommonSuite, alert::HANDSHAKE_FAILURE);
         };
-        let mut connection =
-            match Connection::new(&self.acceptor, context, &hello.record(), self.own_cid, tickets_accepted) {
-                Ok(connection) => Box::new(connection),
-                Err(failure) => return self.fail(failure),
-            };
+        match Connection::new(&self.acceptor, context, &hello.record(), self.own_cid, tickets_accepted) {
+            Ok(connection) => self.answer_hello(Box::new(connection)),
+            Err(failure) => self.fail(failure),
+        }
+    }
+
+    fn answer_hello(&mut self, mut connection: Box<Connection>) {
         let progress = connection.accept();
         match connection.resumed_by() {
             Some(ResumedBy::Psk(identity)) => {
                 self.steps.push_back(Step::FindKey(identity.clone()));
-                self.stage = Stage::Resuming { connection, hello, identity };
+                self.stage = Stage::Resuming { connection, identity };
             }
-            Some(ResumedBy::Certificate { expired: true }) => self.open(hello, false),
+            Some(ResumedBy::Certificate { expired: true }) => self.open(false),
             Some(ResumedBy::Certificate { expired: false }) | None => {
                 let psk = connection.suite().is_some_and(|suite| suite.is_psk());
                 let key = if psk { Key::Awaited(None) } else { Key::NoPsk };
@@ -254,12 +263,12 @@ impl Handshake {
         }
     }
 
-    fn resume(&mut self, connection: Box<Connection>, hello: &Reassembly, identity: PskIdentity, key: Option<&PskKey>) {
+    fn resume(&mut self, connection: Box<Connection>, identity: PskIdentity, key: Option<&PskKey>) {
         let tickets = self.acceptor.tickets();
         if key.is_some_and(|key| tickets.belongs_to(connection.ticket_note(), &identity, key)) {
             self.go_on(connection, Key::Given(identity), Progress::Going);
         } else {
-            self.open(hello.clone(), false);
+            self.open(false);
         }
     }
 
@@ -279,14 +288,25 @@ impl Handshake {
 
     fn handle_messages(&mut self, record: Record<'_>) -> Heard {
         match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Hello(mut hello) => {
-                message::fragments(record.fragment).for_each(|fragment| hello.add(&fragment));
-                self.handle_hello(hello);
+            Stage::Exchanging { connection, key } => self.exchange(connection, key, record),
+            Stage::Hello => {
+                self.stage = Stage::Hello;
+                self.add_to_hello(record);
+                Heard::Taken
             }
-            Stage::Exchanging { connection, key } => return self.exchange(connection, key, record),
-            stage => self.stage = stage,
+            stage @ Stage::Resuming { .. } => {
+                self.stage = stage;
+                Heard::Taken
+            }
+            Stage::Over => Heard::Unexpected,
         }
-        Heard::Taken
+    }
+
+    fn add_to_hello(&mut self, record: Record<'_>) {
+        if let Some(hello) = &mut self.hello {
+            message::fragments(record.fragment).for_each(|fragment| hello.add(&fragment));
+        }
+        self.open_hello();
     }
 
     fn exchange(&mut self, mut connection: Box<Connection>, key: Key, record: Record<'_>) -> Heard {
@@ -297,10 +317,7 @@ impl Handshake {
         match (first.kind, key) {
             (message::CLIENT_HELLO, key) => {
                 self.stage = Stage::Exchanging { connection, key };
-                // The client did not see our flight. Once for each hello, also for one in fragments.
-                if first.offset == 0 {
-                    self.transmit_flight();
-                }
+                return self.hear_hello_again(&first);
             }
             (message::CLIENT_KEY_EXCHANGE, Key::Awaited(message)) => self.collect_key(connection, message, record),
             (_, key @ Key::Asked(..)) => self.stage = Stage::Exchanging { connection, key },
@@ -308,6 +325,19 @@ impl Handshake {
                 let progress = connection.feed(record.bytes.to_vec());
                 self.go_on(connection, key, progress);
             }
+        }
+        Heard::Taken
+    }
+
+    /// The client did not see our flight. Once for each hello, also for one in fragments; and only for the very hello, which
+    /// nobody knows who does not see what passes: a flight is larger than what asks for it.
+    fn hear_hello_again(&mut self, fragment: &Fragment<'_>) -> Heard {
+        let same = self.hello.as_ref().is_some_and(|hello| hello.has(fragment));
+        if !same {
+            return Heard::Unexpected;
+        }
+        if fragment.offset == 0 {
+            self.transmit_flight();
         }
         Heard::Taken
     }
@@ -350,7 +380,7 @@ impl Handshake {
     }
 
     fn handle_protected(&mut self, record: Record<'_>) -> Heard {
-        if matches!(self.stage, Stage::Hello(_) | Stage::Over) {
+        if matches!(self.stage, Stage::Hello | Stage::Over) {
             return Heard::Unexpected;
         }
         let Some(protection) = self.protection.as_ref().filter(|_| self.spec_changed) else { return self.hold(record) };

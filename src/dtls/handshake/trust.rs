@@ -12,9 +12,14 @@ use sha2::{Digest, Sha256};
 use crate::dtls::credentials::Identity;
 
 use super::acceptor::{CredentialError, Pinned};
+#[cfg(raw_public_keys)]
 use super::ffi;
 
 type Fingerprint = [u8; 32];
+
+/// Bytes of a name, and names, that are taken from a certificate: the association keeps them as long as it lives.
+const MAX_NAME: usize = 255;
+const MAX_ALTERNATIVE_NAMES: usize = 8;
 
 /// The pinned certificates and keys, by SHA-256.
 #[derive(Debug, Default)]
@@ -49,6 +54,7 @@ impl Trust {
         self.certificates.is_empty() && self.keys.is_empty()
     }
 
+    #[cfg_attr(not(raw_public_keys), expect(dead_code, reason = "there are no raw public keys"))]
     pub fn has_keys(&self) -> bool {
         !self.keys.is_empty()
     }
@@ -122,6 +128,7 @@ fn certificate_identity(certificate: &X509Ref) -> Identity {
         .flatten()
         .filter_map(|name| name.dnsname().or_else(|| name.uri()))
         .filter(|name| is_plain(name))
+        .take(MAX_ALTERNATIVE_NAMES)
         .map(str::to_owned)
         .collect();
     Identity::Certificate { common_name: common_name(certificate.subject_name()), alternative_names }
@@ -135,7 +142,7 @@ fn common_name(subject: &X509NameRef) -> Option<String> {
 
 /// A name with a NUL in it is one thing to who issued it and another one to who reads it up to there.
 fn is_plain(name: &str) -> bool {
-    !name.is_empty() && !name.contains('\0')
+    (1..=MAX_NAME).contains(&name.len()) && !name.contains('\0')
 }
 
 fn certificate_fingerprint(certificate: &X509Ref) -> Result<Fingerprint, ErrorStack> {

@@ -1,7 +1,9 @@
 //! What the `openssl` crate has no words for, on the client's side.
 #![allow(unsafe_code)]
 
-use std::ffi::{c_int, c_uchar, c_uint};
+use std::ffi::c_uint;
+#[cfg(raw_public_keys)]
+use std::ffi::{c_int, c_uchar};
 
 use foreign_types_shared::ForeignTypeRef;
 use openssl::ssl::{SslContextBuilder, SslRef, SslSession};

@@ -89,6 +89,8 @@ pub struct DtlsClient {
     /// Its current flight: records, as they are on the wire.
     flight: Vec<Vec<u8>>,
     next_plain_sequence: u64,
+    /// Of epoch 1, on the wire: a message that is sent again is in a new record, of which OpenSSL does not know.
+    next_protected_sequence: u64,
     outgoing: VecDeque<Vec<u8>>,
     received: VecDeque<Vec<u8>>,
     timer: Option<(Instant, Duration)>,
@@ -148,6 +150,7 @@ impl DtlsClient {
             state: State::Handshaking,
             flight: Vec::new(),
             next_plain_sequence: 0,
+            next_protected_sequence: 0,
             outgoing: VecDeque::new(),
             received: VecDeque::new(),
             timer: None,
@@ -178,14 +181,18 @@ impl DtlsClient {
         self.timer.map(|(due, _)| due)
     }
 
-    /// Its flight once more, at once: messages of epoch 0 in new records, those of epoch 1 in the same ones.
+    /// Its flight once more, at once, in new records.
     pub fn retransmit(&mut self) {
-        let mut flight = std::mem::take(&mut self.flight);
-        for record in &mut flight {
-            wire::number(record, &mut self.next_plain_sequence);
-            self.outgoing.push_back(record.clone());
+        for mut bytes in std::mem::take(&mut self.flight) {
+            let cid_length = self.cids().peer.map_or(0, |cid| cid.len());
+            let protected = records(&bytes, cid_length).next().filter(|record| record.epoch == EPOCH);
+            match protected {
+                Some(record) => bytes = self.seal_for_wire(&record),
+                None => wire::number(&mut bytes, &mut self.next_plain_sequence),
+            }
+            self.outgoing.push_back(bytes.clone());
+            self.flight.push(bytes);
         }
-        self.flight = flight;
     }
 
     /// Application data. To be polled as a datagram.
@@ -345,8 +352,18 @@ impl DtlsClient {
             pieces.iter_mut().for_each(|piece| wire::number(piece, &mut self.next_plain_sequence));
             return pieces;
         }
+        vec![self.seal_for_wire(record)]
+    }
+
+    /// With the next number, and the connection id of the server.
+    fn seal_for_wire(&mut self, record: &Record<'_>) -> Vec<u8> {
         let cid = self.cids().peer.unwrap_or_default();
-        vec![if cid.is_empty() { record.bytes.to_vec() } else { self.seal_again(Writer::Client, record, &cid) }]
+        let sequence = self.next_protected_sequence;
+        self.next_protected_sequence += 1;
+        if record.cid == cid && record.sequence == sequence {
+            return record.bytes.to_vec();
+        }
+        self.seal_again(Writer::Client, record, sequence, &cid)
     }
 
     /// None for what cannot be opened: lost.
@@ -356,7 +373,7 @@ impl DtlsClient {
         match (record.epoch, record.content_type) {
             (EPOCH, ContentType::Tls12Cid) if record.cid == own && !own.is_empty() => {
                 self.keys()?.open(Writer::Server, record).ok()?;
-                Some(self.seal_again(Writer::Server, record, &[]))
+                Some(self.seal_again(Writer::Server, record, record.sequence, &[]))
             }
             (_, ContentType::Tls12Cid) => None,
             // RFC 9146 section 3: what carries no connection id where one was agreed on is not for us.
@@ -365,10 +382,10 @@ impl DtlsClient {
         }
     }
 
-    fn seal_again(&self, writer: Writer, record: &Record<'_>, cid: &[u8]) -> Vec<u8> {
+    fn seal_again(&self, writer: Writer, record: &Record<'_>, sequence: u64, cid: &[u8]) -> Vec<u8> {
         let keys = self.keys().expect("a record of epoch 1 has keys");
         let opened = keys.open(writer, record).expect("OpenSSL and this have the same keys");
-        let sealing = Sealing { writer, content_type: opened.content_type, sequence: record.sequence, cid };
+        let sealing = Sealing { writer, content_type: opened.content_type, sequence, cid };
         keys.seal(sealing, &opened.plaintext)
     }
 

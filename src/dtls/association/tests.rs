@@ -1,0 +1,174 @@
+use super::super::cipher::{Opened, Suite};
+use super::super::credentials::PskIdentity;
+use super::super::record::{OwnCid, records};
+use super::*;
+
+/// What an association of a test is made of.
+pub struct Making {
+    pub suite: Suite,
+    pub own_cid: bool,
+    pub peer_cid: &'static [u8],
+    pub identity: Identity,
+}
+
+impl Default for Making {
+    fn default() -> Self {
+        let identity = Identity::Psk(PskIdentity::new(b"urn:imei:1").unwrap());
+        Self { suite: Suite::Aes128Ccm8, own_cid: true, peer_cid: &[1, 2], identity }
+    }
+}
+
+pub fn association(making: Making) -> Association {
+    let id = AssociationId(7);
+    let established = Established {
+        suite: making.suite,
+        encrypt_then_mac: making.suite.is_cbc(),
+        master_secret: [3; 48].into(),
+        client_random: [1; 32],
+        server_random: [2; 32],
+        own_cid: making.own_cid.then(|| OwnCid(id.0.to_be_bytes())),
+        peer_cid: PeerCid::new(making.peer_cid),
+        next_write_sequence: 1,
+        newest_read_sequence: 0,
+        last_flight: vec![b"ChangeCipherSpec".to_vec(), b"Finished".to_vec()],
+        early: Vec::new(),
+        identity: making.identity,
+        resumed: false,
+    };
+    Association::new(id, (1, "192.0.2.1:5000".parse().unwrap()), established, Instant::now())
+}
+
+/// The other end of an association of a test.
+struct Device {
+    keys: Keys,
+    own_cid: bool,
+}
+
+impl Device {
+    fn of(association: &Association) -> Self {
+        Self { keys: association.keys.clone(), own_cid: association.has_own_cid }
+    }
+
+    fn seal(&self, content_type: ContentType, sequence: u64, plaintext: &[u8]) -> Vec<u8> {
+        let cid = if self.own_cid { &7u64.to_be_bytes()[..] } else { &[] };
+        self.keys.seal(Sealing { writer: Writer::Client, content_type, sequence, cid }, plaintext)
+    }
+
+    fn open(&self, datagram: &[u8], cid_length: usize) -> Opened {
+        let record = records(datagram, cid_length).next().unwrap();
+        self.keys.open(Writer::Server, &record).unwrap()
+    }
+}
+
+fn open(association: &mut Association, datagram: &[u8]) -> Result<(Standing, Received), DropReason> {
+    let record = records(datagram, OwnCid::LENGTH).next().unwrap();
+    association.open(Instant::now(), &record)
+}
+
+fn pair() -> (Association, Device) {
+    let association = association(Making::default());
+    let device = Device::of(&association);
+    (association, device)
+}
+
+#[test]
+fn data_goes_both_ways_with_each_suite_with_and_without_connection_ids() {
+    for suite in Suite::ALL {
+        for (own_cid, peer_cid) in [(true, &[1, 2][..]), (true, &[]), (false, &[])] {
+            let mut association = association(Making { suite, own_cid, peer_cid, ..Making::default() });
+            let device = Device::of(&association);
+            let up = device.seal(ContentType::ApplicationData, 1, b"up");
+            assert_eq!(open(&mut association, &up), Ok((Standing::Newest, Received::Data(b"up".to_vec()))));
+            let down = association.seal(b"down").unwrap();
+            assert_eq!(down[0], if peer_cid.is_empty() { 23 } else { 25 });
+            let opened = device.open(&down, peer_cid.len());
+            assert_eq!((opened.content_type, opened.plaintext), (ContentType::ApplicationData, b"down".to_vec()));
+        }
+    }
+}
+
+#[test]
+fn a_record_is_taken_once_and_a_forged_one_does_not_mark_the_window() {
+    let (mut association, device) = pair();
+    let (first, second) =
+        (device.seal(ContentType::ApplicationData, 5, b"5"), device.seal(ContentType::ApplicationData, 6, b"6"));
+    let mut forged = second.clone();
+    *forged.last_mut().unwrap() ^= 1;
+
+    assert_eq!(open(&mut association, &forged), Err(DropReason::Forged));
+    // Far ahead: were it believed, all of the device's records would be too old.
+    let mut ahead = first.clone();
+    ahead[5] = 0xff;
+    assert_eq!(open(&mut association, &ahead), Err(DropReason::Forged));
+
+    assert_eq!(open(&mut association, &second), Ok((Standing::Newest, Received::Data(b"6".to_vec()))));
+    assert_eq!(open(&mut association, &first), Ok((Standing::Late, Received::Data(b"5".to_vec()))));
+    assert_eq!(open(&mut association, &first), Err(DropReason::Replayed));
+    assert_eq!(open(&mut association, &second), Err(DropReason::Replayed));
+}
+
+#[test]
+fn the_last_flight_is_repeated_as_it_was_until_data_comes() {
+    let (mut association, device) = pair();
+    let flight = association.last_flight.to_vec();
+    for sequence in 1..4 {
+        let finished = device.seal(ContentType::Handshake, sequence, &[FINISHED, 0, 0, 12]);
+        assert_eq!(open(&mut association, &finished).unwrap().1, Received::LastFlightLost(flight.clone()));
+    }
+    assert_eq!(association.next_write, 1, "it takes no sequence numbers");
+    open(&mut association, &device.seal(ContentType::ApplicationData, 4, b"data")).unwrap();
+    let finished = device.seal(ContentType::Handshake, 5, &[FINISHED, 0, 0, 12]);
+    assert_eq!(open(&mut association, &finished).unwrap().1, Received::Unexpected);
+}
+
+#[test]
+fn alerts_and_handshake_messages_are_told_apart() {
+    let (mut association, device) = pair();
+    let cases: [(ContentType, &[u8], Received); 10] = [
+        (ContentType::Alert, &[1, 0], Received::CloseNotify),
+        (ContentType::Alert, &[2, 0], Received::CloseNotify),
+        (ContentType::Alert, &[2, 40], Received::FatalAlert(40)),
+        (ContentType::Alert, &[1, 90], Received::Warning),
+        (ContentType::Alert, &[3, 90], Received::Unexpected),
+        (ContentType::Alert, &[1], Received::Unexpected),
+        (ContentType::Handshake, &[CLIENT_HELLO, 0, 0, 50], Received::Renegotiation),
+        (ContentType::Handshake, &[0, 0, 0, 0], Received::Unexpected),
+        (ContentType::Handshake, &[], Received::Unexpected),
+        (ContentType::ChangeCipherSpec, &[1], Received::Unexpected),
+    ];
+    for (sequence, (content_type, plaintext, received)) in (1..).zip(cases) {
+        let record = device.seal(content_type, sequence, plaintext);
+        assert_eq!(open(&mut association, &record), Ok((Standing::Newest, received)), "{content_type:?} {plaintext:?}");
+    }
+}
+
+#[test]
+fn the_last_sequence_number_is_for_the_alert() {
+    let (mut association, device) = pair();
+    association.next_write = SEQUENCES - 2;
+    assert!(association.seal(b"last").is_some());
+    assert_eq!(association.seal(b"one too many"), None);
+    let alert = association.seal_alert(Alert::CloseNotify).unwrap();
+    assert_eq!(device.open(&alert, 2).plaintext, [1, 0]);
+    assert_eq!(association.seal_alert(Alert::CloseNotify), None);
+}
+
+#[test]
+fn it_is_to_be_written_anew_before_much_was_sent_or_received() {
+    let (mut association, device) = pair();
+    for _ in 0..SENT_BETWEEN_CHANGES - 1 {
+        association.seal(b"").unwrap();
+    }
+    assert!(!association.is_worn());
+    association.seal(b"").unwrap();
+    assert!(association.is_worn());
+    association.written();
+    for sequence in 1..64 {
+        open(&mut association, &device.seal(ContentType::ApplicationData, sequence, b"")).unwrap();
+    }
+    assert!(!association.is_worn());
+    open(&mut association, &device.seal(ContentType::ApplicationData, 64, b"")).unwrap();
+    assert!(association.is_worn());
+    association.written();
+    assert!(!association.is_worn());
+}

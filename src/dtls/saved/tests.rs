@@ -1,0 +1,78 @@
+use std::time::Instant;
+
+use super::super::association::tests::{Making, association};
+use super::*;
+
+fn identities() -> Vec<Identity> {
+    vec![
+        Identity::Psk(PskIdentity::new("urn:dev:é".as_bytes()).unwrap()),
+        Identity::Certificate { common_name: Some("device 1".into()), alternative_names: vec!["a".into(), "".into()] },
+        Identity::Certificate { common_name: None, alternative_names: vec!["urn:dev:1".into()] },
+        Identity::Certificate { common_name: None, alternative_names: vec![] },
+        Identity::RawPublicKey { name: "factory".into() },
+        Identity::Unknown,
+    ]
+}
+
+#[test]
+fn what_is_saved_is_loaded() {
+    let places = ["192.0.2.1:5000", "[2001:db8::1]:5001", "[fe80::1%3]:5002"];
+    for (number, suite) in Suite::ALL.into_iter().enumerate() {
+        for identity in identities() {
+            let mut original = association(Making { suite, identity, ..Making::default() });
+            original.place = (number as u16, places[number % 3].parse().unwrap());
+            original.window.mark(100);
+            original.failed_tags = 9;
+            let saved = save(&original);
+            assert_eq!((saved.made_at, saved.reached_by), (original.made_at.0, original.place.0));
+
+            let loaded = load(&saved).unwrap();
+            assert_eq!((loaded.id, loaded.made_at, loaded.place), (original.id, original.made_at, original.place));
+            assert_eq!((loaded.keys, loaded.window), (original.keys.clone(), original.window));
+            assert_eq!((loaded.has_own_cid, &loaded.peer_cid), (original.has_own_cid, &original.peer_cid));
+            assert_eq!((loaded.next_write, loaded.failed_tags), (original.next_write, 9));
+            assert_eq!((&loaded.identity, loaded.last_flight), (&*original.identity, original.last_flight.to_vec()));
+        }
+    }
+}
+
+#[test]
+fn what_was_not_saved_here_is_not_loaded() {
+    let saved = save(&association(Making::default()));
+    for length in 0..saved.bytes.len() {
+        let cut = SavedAssociation { bytes: saved.bytes[..length].to_vec().into(), ..saved.clone() };
+        assert!(load(&cut).is_none(), "{length} bytes");
+    }
+    let longer = SavedAssociation { bytes: [&saved.bytes[..], &[0]].concat().into(), ..saved.clone() };
+    assert!(load(&longer).is_none());
+    for (at, byte) in [(0, FORMAT + 1), (1, 0), (1, 9)] {
+        let mut other = saved.clone();
+        other.bytes[at] = byte;
+        assert!(load(&other).is_none());
+    }
+}
+
+#[test]
+fn an_association_takes_little_room() {
+    let mut small = association(Making::default());
+    small.last_flight = Box::default();
+    assert_eq!(save(&small).bytes.len(), 110, "AES-128 with connection ids, a PSK identity of 10 bytes");
+}
+
+#[test]
+fn one_whose_sequence_numbers_do_not_suffice_is_not_taken_up() {
+    let mut worn = association(Making::default());
+    for (next_write, restored) in
+        [((1 << 48) - (1 << 32) - 1, true), ((1 << 48) - (1 << 32), false), ((1 << 48) - 1, false), (1 << 48, false)]
+    {
+        worn.next_write = next_write;
+        let loaded = Association::restored(load(&save(&worn)).unwrap(), Instant::now());
+        assert_eq!(loaded.map(|association| association.next_write), restored.then_some(next_write + (1 << 32)));
+    }
+}
+
+#[test]
+fn keys_are_not_in_a_debug_print() {
+    let saved = save(&association(Making::default()));
+    assert_eq!(format!("{:?}", AssociationChange::Put(saved)), "Put(SavedAssociation(AssociationId(7), ..))");
+}

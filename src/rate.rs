@@ -1,0 +1,157 @@
+//! How much strangers may do: buckets of tokens, one for each address and one for all of them.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use crate::deadlines::Deadlines;
+
+/// How much is taken from one address (of IPv6: from one network of 64 bits), and from all together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    pub total: Rate,
+    pub address: Rate,
+}
+
+/// So many in a second on average, and so many at once after a quiet time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// 1 to 1,000,000.
+    pub per_second: u32,
+    /// At least 1.
+    pub burst: u32,
+}
+
+impl Rate {
+    /// How long one of them counts.
+    pub fn interval(self) -> Duration {
+        Duration::from_secs(1) / self.per_second
+    }
+}
+
+/// Which of the buckets is empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exceeded {
+    Address,
+    Total,
+}
+
+/// One limit, for each address and for all.
+#[derive(Debug)]
+pub struct Limiter {
+    limit: RateLimit,
+    /// When the bucket of all is full again.
+    total: Option<Instant>,
+    /// The same for each address. One whose bucket is full is like one that never sent.
+    addresses: Deadlines<Source>,
+}
+
+impl Limiter {
+    pub fn new(limit: RateLimit) -> Self {
+        Self { limit, total: None, addresses: Deadlines::default() }
+    }
+
+    /// A new limit begins with full buckets.
+    pub fn set_limit(&mut self, limit: RateLimit) {
+        if self.limit != limit {
+            *self = Self::new(limit);
+        }
+    }
+
+    /// Takes a token from both buckets, or from none.
+    pub fn take(&mut self, now: Instant, source: Source) -> Result<(), Exceeded> {
+        self.forget_full(now);
+        let address = after_one_more(self.limit.address, now, self.addresses.get(source)).ok_or(Exceeded::Address)?;
+        let total = after_one_more(self.limit.total, now, self.total).ok_or(Exceeded::Total)?;
+        self.total = Some(total);
+        self.addresses.set(source, address);
+        Ok(())
+    }
+
+    /// To be called now and then: else an address is remembered until the next one comes.
+    pub fn forget_full(&mut self, now: Instant) {
+        while self.addresses.pop_expired(now).is_some() {}
+    }
+
+    /// Addresses that are remembered: at most the burst of all, and those of the time that one token takes.
+    pub fn addresses(&self) -> usize {
+        self.addresses.len()
+    }
+}
+
+/// When a bucket is full again after one token was taken from it; `None` if it is empty. `full`: when it would be
+/// otherwise.
+fn after_one_more(rate: Rate, now: Instant, full: Option<Instant>) -> Option<Instant> {
+    let full = full.map_or(now, |full| full.max(now)) + rate.interval();
+    (full <= now + rate.interval() * rate.burst).then_some(full)
+}
+
+/// Whom an address belongs to: behind IPv6, a network of 64 bits is one customer's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Source {
+    V4(Ipv4Addr),
+    V6([u16; 4]),
+}
+
+impl Source {
+    pub fn of(address: SocketAddr) -> Self {
+        match address.ip().to_canonical() {
+            IpAddr::V4(address) => Self::V4(address),
+            IpAddr::V6(address) => {
+                let [a, b, c, d, ..] = address.segments();
+                Self::V6([a, b, c, d])
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: RateLimit =
+        RateLimit { total: Rate { per_second: 100, burst: 50 }, address: Rate { per_second: 10, burst: 20 } };
+
+    fn source(number: u8) -> Source {
+        Source::V4(Ipv4Addr::new(192, 0, 2, number))
+    }
+
+    fn taken(limiter: &mut Limiter, now: Instant, source: Source, attempts: usize) -> usize {
+        (0..attempts).filter(|_| limiter.take(now, source).is_ok()).count()
+    }
+
+    #[test]
+    fn an_address_has_its_burst_at_once_and_then_its_rate() {
+        let (start, mut limiter) = (Instant::now(), Limiter::new(LIMIT));
+        assert_eq!(taken(&mut limiter, start, source(1), 100), 20);
+        assert_eq!(limiter.take(start, source(1)), Err(Exceeded::Address));
+        assert_eq!(taken(&mut limiter, start + Duration::from_millis(1_000), source(1), 100), 10);
+        assert_eq!(taken(&mut limiter, start + Duration::from_secs(60), source(1), 100), 20);
+    }
+
+    #[test]
+    fn all_addresses_share_the_total_and_a_refused_one_takes_nothing_of_it() {
+        let (start, mut limiter) = (Instant::now(), Limiter::new(LIMIT));
+        assert_eq!(taken(&mut limiter, start, source(1), 10_000), 20);
+        assert_eq!(taken(&mut limiter, start, source(2), 10_000), 20);
+        assert_eq!(taken(&mut limiter, start, source(3), 10_000), 10);
+        assert_eq!(limiter.take(start, source(4)), Err(Exceeded::Total));
+    }
+
+    #[test]
+    fn an_address_is_forgotten_when_its_bucket_is_full() {
+        let (start, mut limiter) = (Instant::now(), Limiter::new(LIMIT));
+        (0..50).for_each(|number| assert!(limiter.take(start, source(number)).is_ok()));
+        assert!(limiter.take(start, source(200)).is_err());
+        assert_eq!(limiter.addresses.len(), 50);
+        limiter.forget_full(start + Duration::from_millis(100));
+        assert!(limiter.addresses.is_empty());
+    }
+
+    #[test]
+    fn an_ipv6_network_is_one_address_and_a_mapped_ipv4_address_is_itself() {
+        let of = |text: &str| Source::of(text.parse().unwrap());
+        assert_eq!(of("[2001:db8:1:2::1]:5683"), of("[2001:db8:1:2:ffff::9]:1"));
+        assert_ne!(of("[2001:db8:1:2::1]:5683"), of("[2001:db8:1:3::1]:5683"));
+        assert_eq!(of("[::ffff:192.0.2.7]:5683"), of("192.0.2.7:1"));
+    }
+}

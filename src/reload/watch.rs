@@ -1,0 +1,107 @@
+//! Whether files have changed, by looking at them from time to time.
+//!
+//! Looking works on every file system, with any number of containers on the machine (inotify has a limit per user), and
+//! through the links by which Kubernetes exchanges a whole folder at once.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// How files look at one moment: what is not there looks different from what is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Look(BTreeMap<PathBuf, Option<Stamp>>);
+
+/// Differs when the content does, unless somebody takes pains: device and inode, length, time in seconds and nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    file: (u64, u64),
+    length: u64,
+    modified: (i64, i64),
+}
+
+impl Look {
+    /// At files, and at what is directly in folders. Links are followed.
+    pub fn at(paths: impl IntoIterator<Item = PathBuf>) -> Self {
+        let mut look = Self::default();
+        for path in paths {
+            for inside in entries(&path) {
+                look.add(inside);
+            }
+            look.add(path);
+        }
+        look
+    }
+
+    fn add(&mut self, path: PathBuf) {
+        let stamp = fs::metadata(&path).ok().map(|metadata| Stamp::of(&metadata));
+        self.0.insert(path, stamp);
+    }
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            file: (metadata.dev(), metadata.ino()),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
+
+/// Nothing for what is no folder.
+fn entries(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).into_iter().flatten();
+    entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_written_removed_or_made_again_looks_different() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("gateway.toml");
+        let look = || Look::at([file.clone()]);
+        let absent = look();
+        fs::write(&file, "a = 1").unwrap();
+        let first = look();
+        assert_eq!(first, look());
+        fs::write(&file, "a = 12").unwrap();
+        let second = look();
+        fs::remove_file(&file).unwrap();
+        assert_eq!(look(), absent);
+        assert!(absent != first && first != second);
+    }
+
+    #[test]
+    fn a_file_more_in_a_folder_looks_different() {
+        let folder = tempfile::tempdir().unwrap();
+        let look = || Look::at([folder.path().to_owned()]);
+        fs::write(folder.path().join("1.xml"), "").unwrap();
+        let one = look();
+        fs::write(folder.path().join("2.xml"), "").unwrap();
+        assert_ne!(one, look());
+    }
+
+    /// `gateway.toml -> ..data/gateway.toml`, `..data -> ..2025_1/`: the link in the middle is exchanged.
+    #[test]
+    fn a_folder_that_kubernetes_exchanges_looks_different() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for version in ["..2025_1", "..2025_2"] {
+            fs::create_dir(at(version)).unwrap();
+            fs::write(at(version).join("gateway.toml"), "a = 1").unwrap();
+        }
+        symlink("..2025_1", at("..data")).unwrap();
+        symlink("..data/gateway.toml", at("gateway.toml")).unwrap();
+        let look = || Look::at([at("gateway.toml")]);
+        let first = look();
+        symlink("..2025_2", at("..data_tmp")).unwrap();
+        fs::rename(at("..data_tmp"), at("..data")).unwrap();
+        assert_ne!(first, look());
+    }
+}
