@@ -12,6 +12,8 @@ mod certificates;
 mod connection_ids;
 #[path = "dtls_handshake/keys.rs"]
 mod keys;
+#[path = "dtls_handshake/mutations.rs"]
+mod mutations;
 #[path = "dtls_handshake/network.rs"]
 mod network;
 #[path = "dtls_handshake/suites.rs"]

@@ -2,16 +2,23 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
 
 use crate::coap::AssociationId;
 use crate::deadlines::Deadlines;
 
 use super::association::Association;
+use super::credentials::Identity;
 use super::record::OwnCid;
 
 /// One of our sockets, and what is at its other end.
 pub type Place = (u16, SocketAddr);
+
+/// Associations of one identity that count as little when there is no room.
+const FEW: usize = 4;
 
 #[derive(Default)]
 pub struct Associations {
@@ -20,13 +27,19 @@ pub struct Associations {
     /// An association without our connection id has its place for itself. Of those with one it is the last to come there:
     /// behind a NAT an address is given to one device after the other.
     by_place: HashMap<Place, AssociationId>,
+    /// In the order in which they were made.
+    by_identity: HashMap<Arc<Identity>, SmallVec<[AssociationId; 1]>>,
     /// When each is to be looked at again: it is then forgotten, if nothing was heard since.
     silence: Deadlines<AssociationId>,
 }
 
 impl Associations {
-    pub fn insert(&mut self, association: Association, idle: Duration) {
+    pub fn insert(&mut self, mut association: Association, idle: Duration) {
         let id = association.id;
+        if let Some((known, _)) = self.by_identity.get_key_value(&association.identity) {
+            association.identity = Arc::clone(known);
+        }
+        self.by_identity.entry(Arc::clone(&association.identity)).or_default().push(id);
         self.silence.set(id, association.last_heard() + idle);
         let place = association.place;
         let by_cid = association.has_own_cid;
@@ -38,6 +51,12 @@ impl Associations {
         let association = self.by_id.remove(&id)?;
         self.silence.cancel(id);
         self.leave(id, association.place);
+        if let Some(ids) = self.by_identity.get_mut(&association.identity) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.by_identity.remove(&association.identity);
+            }
+        }
         Some(association)
     }
 
@@ -64,17 +83,14 @@ impl Associations {
         None
     }
 
-    /// Takes out the one that was silent for the longest time.
-    pub fn pop_most_silent(&mut self, idle: Duration) -> Option<Box<Association>> {
-        while let Some((at, id)) = self.silence.first() {
-            let until = self.by_id.get(&id)?.last_heard() + idle;
-            if until <= at {
-                return self.remove(id);
-            }
-            // Something was heard since: it is not the first any more. Each record makes this happen once at most.
-            self.silence.set(id, until);
+    /// Takes one out to make room for one of this identity: the oldest of its own, if it has more than a few, so that one
+    /// device that makes handshake after handshake drives out nobody else; or the one that was silent for the longest time.
+    pub fn pop_for(&mut self, identity: &Identity, idle: Duration) -> Option<Box<Association>> {
+        let own = self.by_identity.get(identity).filter(|own| own.len() > FEW).and_then(|own| own.first().copied());
+        match own {
+            Some(oldest) => self.remove(oldest),
+            None => self.pop_most_silent(idle),
         }
-        None
     }
 
     pub fn get_mut(&mut self, id: AssociationId) -> Option<&mut Association> {
@@ -112,6 +128,18 @@ impl Associations {
 
     pub fn len(&self) -> usize {
         self.by_id.len()
+    }
+
+    fn pop_most_silent(&mut self, idle: Duration) -> Option<Box<Association>> {
+        while let Some((at, id)) = self.silence.first() {
+            let until = self.by_id.get(&id)?.last_heard() + idle;
+            if until <= at {
+                return self.remove(id);
+            }
+            // Something was heard since: it is not the first any more. Each record makes this happen once at most.
+            self.silence.set(id, until);
+        }
+        None
     }
 
     fn come(&mut self, id: AssociationId, by_cid: bool, place: Place) {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::coap::AssociationId;
 
 use super::association::{Alert, Association};
-use super::credentials::{KeyAnswer, PskIdentity};
+use super::credentials::{Identity, KeyAnswer, PskIdentity};
 use super::handshake::{Established, Step};
 use super::handshakes::Underway;
 use super::keys::Known;
@@ -111,7 +111,7 @@ impl Server {
         let (peer, identity) = (association.peer(), association.identity.clone());
         let connection_id = association.has_own_cid;
         let replaced = self.replaced_by(&association).and_then(|id| self.associations.remove(id));
-        self.make_room();
+        self.make_room(&identity);
         self.associations.insert(association, self.settings.idle);
         self.changed(id);
         self.report(Report::HandshakeCompleted { peer, suite, connection_id, resumed });
@@ -131,9 +131,9 @@ impl Server {
         (!former.has_own_cid || former.identity == new.identity).then_some(former.id)
     }
 
-    fn make_room(&mut self) {
+    fn make_room(&mut self, identity: &Identity) {
         while self.associations.len() >= self.settings.associations {
-            let Some(mut evicted) = self.associations.pop_most_silent(self.settings.idle) else { return };
+            let Some(mut evicted) = self.associations.pop_for(identity, self.settings.idle) else { return };
             // So that the device knows, if it listens.
             if let Some(datagram) = evicted.seal_alert(Alert::CloseNotify) {
                 self.transmit(evicted.place, datagram);

@@ -108,7 +108,7 @@ pub enum CloseReason {
     /// A newer one from the same address is established.
     Replaced,
     Idle,
-    /// There was no room for a newer one, and this one was silent for the longest time.
+    /// There was no room for a newer one, and this one was silent for the longest time, or one of many of its device.
     Evicted,
     FailedTags,
     /// Its sequence numbers are used up.

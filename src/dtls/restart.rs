@@ -4,7 +4,8 @@
 //! least every 65,536 records that it sends, and a process that takes it up goes on 2^32 ahead of what was saved: more
 //! than can have been sent in between, however late the store was.
 //!
-//! What was received since the last change could be replayed once, after a crash: at most 64 records of each device.
+//! What was received since the last change could be replayed once, after a crash: at most 64 records of each device. How long
+//! a device was silent is not kept: that time begins anew.
 
 use std::collections::VecDeque;
 use std::time::Instant;

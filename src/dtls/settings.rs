@@ -15,7 +15,7 @@ pub struct Settings {
     pub handshakes_per_address: usize,
     /// A handshake that is not finished after so long is given up: a wrong key is silent.
     pub handshake_deadline: Duration,
-    /// Associations. When a new one finds no room, the longest unheard one goes.
+    /// Associations. When a new one finds no room, the longest unheard one goes, or one of its own device if that has many.
     pub associations: usize,
     /// An association that nothing was heard on for so long is forgotten.
     pub idle: Duration,

@@ -158,11 +158,11 @@ impl Scene {
 
     fn hello(&mut self, record: &Record<'_>) {
         // RFC 6347 section 4.2.2: type, length, message_seq, fragment offset and length.
-        let (sequence, offset) = (&record.fragment[4..6], &record.fragment[6..9]);
-        if record.content_type != ContentType::Handshake || offset != [0, 0, 0] {
+        let (sequence, offset) = (record.fragment.get(4..6), record.fragment.get(6..9));
+        if record.content_type != ContentType::Handshake || offset != Some(&[0, 0, 0]) {
             return;
         }
-        if sequence == [0, 0] {
+        if sequence == Some(&[0, 0]) {
             self.client.handle_datagram(self.now, &hello_verify_request(record.sequence));
         } else {
             self.server = Some(Handshake::accept(&self.acceptor, record.bytes, OWN_CID));

@@ -98,6 +98,29 @@ fn when_there_is_no_room_the_longest_silent_association_goes_and_is_told() {
 }
 
 #[test]
+fn a_device_that_makes_handshake_after_handshake_drives_out_nobody_else() {
+    let mut scene = Scene::with(Settings { associations: 8, ..Settings::default() });
+    for number in 1..4 {
+        scene.add(device(number));
+    }
+    scene.settle();
+    let others: Vec<_> = scene.established.iter().map(|(peer, _)| *peer).collect();
+    let greedy = scene.add(device(9));
+    for _ in 0..20 {
+        scene.settle();
+        assert_eq!(scene.devices[greedy].client.state(), State::Established);
+        scene.rebind(greedy);
+        scene.reboot(greedy);
+    }
+    assert_eq!((scene.established.len(), scene.closed.len()), (23, 15));
+    for peer in &others {
+        assert!(scene.closed.iter().all(|(closed, reason)| closed != peer && *reason == CloseReason::Evicted));
+        let device = scene.devices.iter().position(|device| device.address == peer.address).unwrap();
+        scene.assert_data_flows(device, *peer);
+    }
+}
+
+#[test]
 fn an_association_that_is_silent_for_too_long_is_forgotten_and_each_record_begins_its_time_anew() {
     let idle = Duration::from_secs(1000);
     let mut scene = Scene::with(Settings { idle, ..Settings::default() });

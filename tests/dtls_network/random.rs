@@ -76,7 +76,9 @@ fn happens(scene: &mut Scene, seen: &mut Vec<(std::net::SocketAddr, Vec<u8>)>, h
         }
         Happening::ServerSends(at) => {
             if let Some((peer, _)) = scene.established.iter().rev().nth(at).cloned() {
-                scene.server_sends(peer, b"down");
+                // Something else each time: the same bytes would be the same record.
+                let number = scene.transmitted.len();
+                scene.server_sends(peer, &number.to_be_bytes());
             }
         }
         Happening::DeviceRepeats(device) => scene.devices[device].client.retransmit(),

@@ -106,9 +106,11 @@ pub enum CredentialError {
     #[error("pinned {name}: neither a certificate nor a public key in PEM")]
     Pinned { name: String },
     #[error(
-        "cipher suite {name:?}: unknown, or not one that this can do (with DTLS 1.2: AES in CCM, CCM_8, GCM or CBC with SHA-2, and ECDHE or PSK)"
+        "no such cipher suites, or none that this can do (DTLS 1.2 with PSK or ECDHE, AES in CCM, CCM_8, GCM, or CBC with \
+         SHA-2): {}",
+        names.join(", ")
     )]
-    CipherSuite { name: String },
+    CipherSuites { names: Vec<String> },
     #[error("none of the cipher suites goes with the credentials")]
     NoCipherSuite,
     #[error("raw public keys need OpenSSL 3.2, and this is {version}")]
@@ -269,7 +271,7 @@ impl Credentials {
         let named = if settings.cipher_suites.is_empty() {
             suites::ALL.iter().collect()
         } else {
-            settings.cipher_suites.iter().map(|name| named_suite(name)).collect::<Result<Vec<_>, _>>()?
+            named_suites(&settings.cipher_suites)?
         };
         let possible: Vec<_> = named.into_iter().filter(|suite| self.can_do(suite, settings)).collect();
         if possible.is_empty() { Err(CredentialError::NoCipherSuite) } else { Ok(possible) }
@@ -419,6 +421,12 @@ fn read_key(settings: &AcceptorSettings) -> Result<Option<PKey<Private>>, Creden
     PKey::private_key_from_pem_passphrase(pem, password.as_bytes()).map(Some).map_err(|_| CredentialError::PrivateKey)
 }
 
-fn named_suite(name: &str) -> Result<&'static CipherSuite, CredentialError> {
-    CipherSuite::by_name(name).ok_or_else(|| CredentialError::CipherSuite { name: name.to_owned() })
+/// All names that are wrong at once: a list is often copied as a whole.
+fn named_suites(names: &[String]) -> Result<Vec<&'static CipherSuite>, CredentialError> {
+    let unknown = names.iter().filter(|name| CipherSuite::by_name(name).is_none());
+    let unknown: Vec<String> = unknown.cloned().collect();
+    if unknown.is_empty() {
+        return Ok(names.iter().filter_map(|name| CipherSuite::by_name(name)).collect());
+    }
+    Err(CredentialError::CipherSuites { names: unknown })
 }

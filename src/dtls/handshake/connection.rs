@@ -61,7 +61,7 @@ impl Connection {
         let stream = stream(acceptor, context, &negotiation).map_err(|_| Failure::Internal)?;
         let mut connection = Self { stream, negotiation, next_sequence: 0 };
         connection.give(hello.to_vec());
-        let taken = ffi::listen(connection.stream.ssl());
+        let taken = ffi::listen(&mut connection.stream);
         forget_errors();
         if taken { Ok(connection) } else { Err(Failure::BadHello) }
     }
@@ -195,7 +195,7 @@ fn stream(
     ssl.set_accept_state();
     ssl.set_mtu(acceptor.mtu().try_into().unwrap_or(u32::MAX))?;
     negotiation.attach(&mut ssl)?;
-    ffi::never_retransmit(&ssl);
+    ffi::never_retransmit(&mut ssl);
     SslStream::new(ssl, Records::default())
 }
 

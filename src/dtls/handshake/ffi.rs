@@ -10,7 +10,7 @@ use std::{ptr, slice};
 
 use foreign_types_shared::ForeignTypeRef;
 use openssl::error::ErrorStack;
-use openssl::ssl::{SslCipherRef, SslContextBuilder, SslRef, SslSessionRef};
+use openssl::ssl::{SslCipherRef, SslContextBuilder, SslRef, SslSessionRef, SslStream};
 use openssl_sys as sys;
 
 #[cfg(raw_public_keys)]
@@ -45,25 +45,28 @@ pub(super) trait Tickets {
 /// Takes a ClientHello whose cookie was verified (the callback of the context has to say so) as the beginning of the
 /// handshake: to `accept` it is as if OpenSSL had asked for that cookie. True if it was taken.
 ///
-/// The BIOs have to be set, which `SslStream::new` does.
-pub(super) fn listen(ssl: &SslRef) -> bool {
+/// A stream, and no SSL alone: the BIOs have to be set.
+pub(super) fn listen<S>(stream: &mut SslStream<S>) -> bool {
     // SAFETY: takes nothing, and returns null or an address that is ours.
     let address = unsafe { BIO_ADDR_new() };
     if address.is_null() {
         return false;
     }
-    // SAFETY: `ssl` is a living SSL, used by nobody else during the call (it is neither Sync nor shared here), and
-    // `address` was made above. DTLSv1_listen reads and writes the BIOs of the SSL only; it keeps neither argument.
-    let taken = unsafe { DTLSv1_listen(ssl.as_ptr(), address) };
+    // SAFETY: the stream has a living SSL with its BIOs, and is borrowed exclusively, so that nobody else uses them during
+    // the call; `address` was made above. DTLSv1_listen works on these only, and keeps neither argument.
+    let taken = unsafe { DTLSv1_listen(stream.ssl().as_ptr(), address) };
     // SAFETY: made above, not freed before, and kept by nobody.
     unsafe { BIO_ADDR_free(address) };
     taken == 1
 }
 
 /// Takes OpenSSL's own timer out.
-pub(super) fn never_retransmit(ssl: &SslRef) {
-    // SAFETY: `ssl` is a living SSL for DTLS (the contexts here are all of `SslMethod::dtls`); the callback is a function of
-    // this program, so that it lives as long as any SSL.
+pub(super) fn never_retransmit(ssl: &mut SslRef) {
+    // SAFETY: `ssl` is a living SSL; the call only looks at its method.
+    let is_dtls = unsafe { SSL_is_dtls(ssl.as_ptr()) } == 1;
+    assert!(is_dtls, "the contexts here are all for DTLS: others have no timer");
+    // SAFETY: `ssl` is a living SSL for DTLS, borrowed exclusively; the callback is a function of this program, so that it
+    // lives as long as any SSL.
     unsafe { DTLS_set_timer_cb(ssl.as_ptr(), Some(never)) };
 }
 
@@ -195,6 +198,7 @@ unsafe extern "C" {
     fn BIO_ADDR_new() -> *mut Address;
     fn BIO_ADDR_free(address: *mut Address);
     fn DTLSv1_listen(ssl: *mut sys::SSL, client: *mut Address) -> c_int;
+    fn SSL_is_dtls(ssl: *const sys::SSL) -> c_int;
     fn DTLS_set_timer_cb(ssl: *mut sys::SSL, callback: Option<TimerCallback>);
     fn SSL_get_pending_cipher(ssl: *const sys::SSL) -> *const sys::SSL_CIPHER;
     fn SSL_CTX_set_session_ticket_cb(

@@ -454,9 +454,9 @@ fn cids_index() -> CidsIndex {
 
 /// The two sides of OpenSSL, in memory.
 #[derive(Default)]
-struct Wire {
-    unread: VecDeque<Vec<u8>>,
-    written: Vec<Vec<u8>>,
+pub struct Wire {
+    pub unread: VecDeque<Vec<u8>>,
+    pub written: Vec<Vec<u8>>,
 }
 
 impl Read for Wire {

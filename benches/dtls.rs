@@ -1,0 +1,299 @@
+//! What DTLS costs, beside what OpenSSL costs that does all of it: the same suite, with a cookie, in memory, in one process.
+//!
+//! `cargo bench --bench dtls`. Of the times only the server's part is counted, in processor time of this thread. At the end
+//! stands what 50,000 associations occupy, in memory and in the store.
+
+#[path = "../tests/common/dtls/mod.rs"]
+mod dtls;
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, criterion_group};
+use lwm2m_gateway::coap::AssociationId;
+use lwm2m_gateway::dtls::credentials::{KeyAnswer, PskKey};
+use lwm2m_gateway::dtls::handshake::{Acceptor, AcceptorSettings};
+use lwm2m_gateway::dtls::{AssociationChange, Output, Server, Settings};
+use openssl::ssl::{Ssl, SslContext, SslMethod, SslOptions, SslStream, SslVersion};
+use rustix::time::{ClockId, clock_gettime};
+
+use dtls::{ClientSettings, DtlsClient, Wire};
+
+const IDENTITY: &str = "urn:imei:490154203237518";
+const KEY: &[u8] = b"0123456789abcdef";
+const SUITE: &str = "PSK-AES128-CCM8";
+/// What a device reports at a time.
+const DATA: &[u8; 50] = &[0x41; 50];
+
+const SOCKET: u16 = 0;
+/// Associations whose memory is measured.
+const CROWD: u32 = 50_000;
+/// Handshakes before that, for what OpenSSL makes once.
+const WARM_UP: u32 = 500;
+
+criterion_group!(benches, handshakes, records);
+
+fn main() {
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+    let measures = std::env::args().any(|argument| argument == "--bench");
+    print_occupancy(if measures { CROWD } else { WARM_UP });
+}
+
+fn handshakes(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("one handshake with PSK-AES128-CCM8");
+    group.measurement_time(Duration::from_secs(10));
+    for (name, cid) in [("this", None), ("this, with connection ids", Some(b"12345678"))] {
+        let mut gateway = Gateway::new();
+        let client = client(cid.map(<[u8; 8]>::as_slice));
+        group.bench_function(name, |bencher| {
+            bencher.iter_custom(|iterations| {
+                let before = gateway.spent;
+                (0..iterations).for_each(|_| drop(gateway.shake_hands(client.reboot(gateway.now))));
+                gateway.spent - before
+            });
+        });
+    }
+    let mut alone = Alone::new();
+    let client = client(None);
+    group.bench_function("OpenSSL alone", |bencher| {
+        bencher.iter_custom(|iterations| {
+            let before = alone.spent;
+            (0..iterations).for_each(|_| drop(alone.shake_hands(client.reboot(alone.now))));
+            alone.spent - before
+        });
+    });
+}
+
+/// One record of a device, and one back to it.
+fn records(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("50 bytes received and sent with PSK-AES128-CCM8");
+    for (name, cid) in [("this", None), ("this, with connection ids", Some(b"12345678"))] {
+        let mut gateway = Gateway::new();
+        let (mut client, association, address) = gateway.shake_hands(client(cid.map(<[u8; 8]>::as_slice)));
+        group.bench_function(name, |bencher| {
+            bencher.iter_custom(|iterations| {
+                let before = gateway.spent;
+                (0..iterations).for_each(|_| gateway.echo(&mut client, association, address));
+                gateway.spent - before
+            });
+        });
+    }
+    let mut alone = Alone::new();
+    let (mut client, mut peer) = alone.shake_hands(client(None));
+    group.bench_function("OpenSSL alone", |bencher| {
+        bencher.iter_custom(|iterations| {
+            let before = alone.spent;
+            (0..iterations).for_each(|_| alone.echo(&mut client, &mut peer));
+            alone.spent - before
+        });
+    });
+}
+
+/// Each device has sent something, so that the handshake is over for both sides.
+fn print_occupancy(associations: u32) {
+    let mut gateway = Gateway::new();
+    let establish = |gateway: &mut Gateway, number: u32, cid: Option<&[u8]>| {
+        let settings = ClientSettings::psk(&format!("urn:dev:os:32473-{number:06}"), KEY);
+        let settings = ClientSettings { cid: cid.map(<[u8]>::to_vec), ..settings };
+        let (mut client, association, address) = gateway.shake_hands(DtlsClient::new(gateway.now, settings));
+        gateway.echo(&mut client, association, address);
+    };
+    (0..WARM_UP).for_each(|number| establish(&mut gateway, number, None));
+    for (name, cid) in [("without", None), ("with", Some(&b"12345678"[..]))] {
+        let (before, there) = (resident(), gateway.server.occupancy().associations);
+        (0..associations).for_each(|number| establish(&mut gateway, number, cid));
+        let memory = (resident() - before) / f64::from(associations);
+        let made = gateway.server.occupancy().associations - there;
+        gateway.server.change_all();
+        let changes = gateway.server.take_changes(made);
+        let saved = changes.iter().map(saved_size).sum::<usize>() as f64 / changes.len() as f64;
+        println!(
+            "{made} associations {name} connection ids: {memory:.0} bytes of memory each, {saved:.0} in the store"
+        );
+        gateway.server.take_changes(usize::MAX);
+    }
+}
+
+fn saved_size(change: &AssociationChange) -> usize {
+    match change {
+        AssociationChange::Put(saved) => saved.bytes.len(),
+        AssociationChange::Remove(_) => 0,
+    }
+}
+
+/// Bytes of memory that this process has.
+fn resident() -> f64 {
+    const PAGE: f64 = 4096.0;
+    let statm = fs::read_to_string("/proc/self/statm").expect("a Linux");
+    let pages: f64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("the form of statm");
+    pages * PAGE
+}
+
+fn client(cid: Option<&[u8]>) -> DtlsClient {
+    let settings = ClientSettings::psk(IDENTITY, KEY).with_suites(SUITE);
+    DtlsClient::new(now(), ClientSettings { cid: cid.map(<[u8]>::to_vec), ..settings })
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark starts somewhere")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Adds what this thread computes in it to `spent`.
+fn timed<T>(spent: &mut Duration, work: impl FnOnce() -> T) -> T {
+    let computed = || {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    };
+    let before = computed();
+    let made = work();
+    *spent += computed() - before;
+    made
+}
+
+/// The server of this project.
+struct Gateway {
+    server: Server,
+    now: Instant,
+    spent: Duration,
+    devices: u32,
+}
+
+impl Gateway {
+    fn new() -> Self {
+        let now = now();
+        let acceptor = Acceptor::new(&AcceptorSettings::default()).expect("PSK needs nothing");
+        let settings = Settings { associations: 200_000, ..Settings::default() };
+        let mut server = Server::new(settings, Some(acceptor), [7; 32], now);
+        assert!(server.restore(now, Vec::new()).is_empty());
+        Self { server, now, spent: Duration::ZERO, devices: 0 }
+    }
+
+    fn shake_hands(&mut self, mut client: DtlsClient) -> (DtlsClient, AssociationId, SocketAddr) {
+        self.devices += 1;
+        let address = SocketAddr::from((Ipv4Addr::from_bits(0x0a00_0000 + self.devices), 5683));
+        let mut association = None;
+        while association.is_none() || !client.is_established() {
+            let datagrams = client.transmits();
+            assert!(!datagrams.is_empty(), "the client has something to say: {:?}", client.state());
+            let outputs: Vec<_> = datagrams.iter().flat_map(|datagram| self.hear(address, datagram)).collect();
+            for output in outputs {
+                match output {
+                    Output::Transmit { datagram, .. } => client.handle_datagram(self.now, &datagram),
+                    Output::Established { peer, .. } => association = peer.association,
+                    Output::Report(_) => {}
+                    other => panic!("not a handshake: {other:?}"),
+                }
+            }
+        }
+        (client, association.expect("it was looked for above"), address)
+    }
+
+    /// What comes of a datagram. Keys are known at once, and not remembered: their table is no part of an association.
+    fn hear(&mut self, from: SocketAddr, datagram: &[u8]) -> Vec<Output> {
+        let Self { server, now, spent, .. } = self;
+        timed(spent, || {
+            let mut outputs = Vec::new();
+            server.handle_datagram(*now, SOCKET, from, datagram);
+            while let Some(output) = server.poll_output() {
+                match output {
+                    Output::FindKey { identity } => {
+                        let key = PskKey::new(KEY).expect("a key");
+                        server.handle_key(*now, &identity, KeyAnswer::Found { key, keep_for: Duration::ZERO });
+                    }
+                    output => outputs.push(output),
+                }
+            }
+            outputs
+        })
+    }
+
+    fn echo(&mut self, client: &mut DtlsClient, association: AssociationId, address: SocketAddr) {
+        client.send(DATA);
+        let datagram = client.poll_transmit().expect("a record");
+        let outputs = self.hear(address, &datagram);
+        let plaintext = outputs.iter().find_map(|output| match output {
+            Output::Plaintext { plaintext, .. } => Some(plaintext),
+            _ => None,
+        });
+        assert_eq!(plaintext.map(Vec::as_slice), Some(&DATA[..]));
+        let server = &mut self.server;
+        let answer = timed(&mut self.spent, || {
+            server.send(self.now, association, DATA);
+            server.poll_output()
+        });
+        let Some(Output::Transmit { datagram, .. }) = answer else { panic!("not sent: {answer:?}") };
+        client.handle_datagram(self.now, &datagram);
+        assert!(client.poll_plaintext().is_some());
+        // The store takes them, a few at a time.
+        self.server.take_changes(usize::MAX);
+    }
+}
+
+/// A server that is OpenSSL and nothing else.
+struct Alone {
+    context: SslContext,
+    now: Instant,
+    spent: Duration,
+}
+
+type Peer = SslStream<Wire>;
+
+impl Alone {
+    fn new() -> Self {
+        const COOKIE: &[u8] = b"0123456789abcdef";
+        let mut context = SslContext::builder(SslMethod::dtls()).expect("memory");
+        context.set_min_proto_version(Some(SslVersion::DTLS1_2)).expect("OpenSSL has it");
+        context.set_options(SslOptions::COOKIE_EXCHANGE | SslOptions::NO_QUERY_MTU | SslOptions::NO_RENEGOTIATION);
+        context.set_session_id_context(b"bench").expect("it is short");
+        context.set_cipher_list(&format!("{SUITE}:@SECLEVEL=0")).expect("a suite of OpenSSL");
+        context.set_cookie_generate_cb(|_, cookie| {
+            cookie[..COOKIE.len()].copy_from_slice(COOKIE);
+            Ok(COOKIE.len())
+        });
+        context.set_cookie_verify_cb(|_, cookie| cookie == COOKIE);
+        context.set_psk_server_callback(|_, _, key| {
+            key[..KEY.len()].copy_from_slice(KEY);
+            Ok(KEY.len())
+        });
+        Self { context: context.build(), now: now(), spent: Duration::ZERO }
+    }
+
+    fn shake_hands(&mut self, mut client: DtlsClient) -> (DtlsClient, Peer) {
+        let mut peer = timed(&mut self.spent, || {
+            let mut ssl = Ssl::new(&self.context).expect("memory");
+            ssl.set_accept_state();
+            ssl.set_mtu(1200).expect("an MTU");
+            SslStream::new(ssl, Wire::default()).expect("memory")
+        });
+        let mut is_done = false;
+        while !is_done || !client.is_established() {
+            for datagram in client.transmits() {
+                timed(&mut self.spent, || {
+                    peer.get_mut().unread.push_back(datagram);
+                    is_done = peer.do_handshake().is_ok();
+                });
+            }
+            let written = std::mem::take(&mut peer.get_mut().written);
+            assert!(is_done || !written.is_empty(), "OpenSSL has something to say: {:?}", client.state());
+            written.iter().for_each(|datagram| client.handle_datagram(self.now, datagram));
+        }
+        (client, peer)
+    }
+
+    fn echo(&mut self, client: &mut DtlsClient, peer: &mut Peer) {
+        client.send(DATA);
+        let datagram = client.poll_transmit().expect("a record");
+        let written = timed(&mut self.spent, || {
+            peer.get_mut().unread.push_back(datagram);
+            let mut buffer = [0; 2048];
+            let length = peer.ssl_read(&mut buffer).expect("a record");
+            peer.ssl_write(&buffer[..length]).expect("a record");
+            std::mem::take(&mut peer.get_mut().written)
+        });
+        written.iter().for_each(|datagram| client.handle_datagram(self.now, datagram));
+        assert!(client.poll_plaintext().is_some());
+    }
+}

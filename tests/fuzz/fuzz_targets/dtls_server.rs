@@ -1,0 +1,83 @@
+//! Datagrams of strangers, and records of a store that is not what it was.
+
+#![no_main]
+
+use std::net::SocketAddr;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use libfuzzer_sys::arbitrary::{self, Arbitrary};
+use libfuzzer_sys::fuzz_target;
+use lwm2m_gateway::coap::AssociationId;
+use lwm2m_gateway::dtls::handshake::{Acceptor, AcceptorSettings};
+use lwm2m_gateway::dtls::{Output, Report, SavedAssociation, Server, Settings};
+
+#[derive(Arbitrary, Debug)]
+enum Happening<'a> {
+    Datagram { from: u8, datagram: &'a [u8] },
+    /// One that the server made, sent back.
+    Echo { which: u8, to: u8 },
+    Passes(u16),
+    Sends(u8),
+}
+
+fn acceptor() -> &'static Acceptor {
+    static ACCEPTOR: OnceLock<Acceptor> = OnceLock::new();
+    ACCEPTOR.get_or_init(|| Acceptor::new(&AcceptorSettings::default()).expect("PSK needs nothing"))
+}
+
+fn address(number: u8) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, number % 4], 5000))
+}
+
+/// Gives what was sent and how many verdicts there were.
+fn drain(server: &mut Server, sent: &mut Vec<Vec<u8>>) -> usize {
+    let mut verdicts = 0;
+    while let Some(output) = server.poll_output() {
+        match output {
+            Output::Transmit { datagram, .. } => sent.push(datagram),
+            Output::Report(Report::Datagram { .. }) => verdicts += 1,
+            Output::Plaintext { .. } | Output::Established { .. } => panic!("nobody here knows a key"),
+            Output::FindKey { .. } | Output::Closed { .. } | Output::Report(_) => {}
+        }
+    }
+    verdicts
+}
+
+fuzz_target!(|input: (Vec<&[u8]>, Vec<Happening>)| {
+    let (records, happenings) = input;
+    let mut now = Instant::now();
+    let mut server = Server::new(Settings::default(), Some(acceptor().clone()), [0; 32], now);
+    let record = |(id, bytes): (u64, &&[u8])| SavedAssociation {
+        id: AssociationId(id),
+        made_at: 0,
+        reached_by: 0,
+        bytes: bytes.to_vec().into(),
+    };
+    let saved = (0..).zip(&records).map(record).collect();
+    assert_eq!(server.restore(now, saved).len(), records.len());
+    let mut sent = Vec::new();
+    for happening in happenings {
+        let (from, datagram) = match happening {
+            Happening::Datagram { from, datagram } => (from, datagram.to_vec()),
+            Happening::Echo { which, to } => (to, sent.get(usize::from(which)).cloned().unwrap_or_default()),
+            Happening::Passes(milliseconds) => {
+                now += Duration::from_millis(milliseconds.into());
+                server.handle_timeout(now);
+                drain(&mut server, &mut sent);
+                continue;
+            }
+            Happening::Sends(id) => {
+                server.send(now, AssociationId(id.into()), b"down");
+                drain(&mut server, &mut sent);
+                continue;
+            }
+        };
+        drain(&mut server, &mut sent);
+        let before = sent.len();
+        server.handle_datagram(now, 0, address(from), &datagram);
+        assert_eq!(drain(&mut server, &mut sent), 1);
+        let answered: usize = sent[before..].iter().map(Vec::len).sum();
+        assert!(answered <= datagram.len() || server.occupancy().associations > 0, "more than was asked");
+    }
+});
