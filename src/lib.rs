@@ -18,6 +18,8 @@
 //! application reads; [`gateway::Output::Broker`] takes that to [`upstream`]. A command of an application takes the same
 //! way back, from [`gateway::Gateway::handle_broker`].
 //!
+//! [`reload`] reads anew what may change meanwhile, and [`driver::control`] takes it, and questions, to the driver.
+//!
 //! What never happens, each kept by `tests/architecture.rs` or by a type:
 //! - The core names no socket, no file, no runtime and no clock.
 //! - [`coap`] knows nothing of LwM2M, MQTT or devices. It knows peers.
@@ -48,6 +50,7 @@ pub mod simulator;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod credentials;
 pub mod definitions;
 #[cfg(feature = "embedded")]
 pub mod demo;

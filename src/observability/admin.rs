@@ -12,7 +12,7 @@ use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -23,15 +23,17 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use crate::driver::control::Control;
+use crate::driver::monotonic_now;
 
 use super::conditions::{Conditions, State};
 use super::metrics::Metrics;
 use super::page::{self, Page};
+use super::vitals::Vitals;
 
 /// At once; one more waits until another has ended.
 const CONNECTIONS: usize = 16;
@@ -40,6 +42,8 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// The least that hyper can do with is 8 KiB.
 const HEAD_BYTES: usize = 8 * 1024;
 const HEADERS: usize = 32;
+/// What the driver told is good for so long.
+const FRESH: Duration = Duration::from_secs(1);
 /// After an error of the listener, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -53,9 +57,18 @@ pub struct Settings {
 /// Where the answers come from.
 #[derive(Clone, Debug)]
 pub struct Sources {
-    pub metrics: Arc<Metrics>,
-    pub conditions: Conditions,
-    pub control: Control,
+    metrics: Arc<Metrics>,
+    conditions: Conditions,
+    control: Control,
+    told: Arc<Mutex<Option<Told>>>,
+}
+
+/// What the driver told last.
+#[derive(Debug)]
+struct Told {
+    asked: Instant,
+    /// `None` if it was silent.
+    vitals: Option<Vitals>,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -101,6 +114,10 @@ async fn serve_connection(longest: Duration, stream: TcpStream, sources: &Source
 }
 
 impl Sources {
+    pub fn new(metrics: Arc<Metrics>, conditions: Conditions, control: Control) -> Self {
+        Self { metrics, conditions, control, told: Arc::default() }
+    }
+
     async fn answer(&self, request: &Request<Incoming>) -> Answer {
         // Of an answer to HEAD hyper leaves the body out.
         let answer = match (request.method(), request.uri().path()) {
@@ -117,9 +134,22 @@ impl Sources {
     }
 
     async fn metrics(&self) -> Answer {
-        let vitals = self.control.vitals().await.ok();
-        let page = Page { metrics: Arc::clone(&self.metrics), vitals };
+        let page = Page { metrics: Arc::clone(&self.metrics), vitals: self.vitals().await };
         answer(StatusCode::OK, page::CONTENT_TYPE, page.text())
+    }
+
+    /// Asks the driver, but not so often that devices would notice: it looks at each of them for the answer.
+    async fn vitals(&self) -> Option<Vitals> {
+        // Who comes meanwhile waits for the same answer.
+        let mut told = self.told.lock().await;
+        if let Some(Told { asked, vitals }) = &*told
+            && monotonic_now() - *asked < FRESH
+        {
+            return vitals.clone();
+        }
+        let vitals = self.control.vitals().await.ok();
+        *told = Some(Told { asked: monotonic_now(), vitals: vitals.clone() });
+        vitals
     }
 
     async fn health(&self) -> Answer {

@@ -3,7 +3,6 @@ use tokio::net::TcpStream;
 
 use super::*;
 use crate::driver::control::{self, Request};
-use crate::observability::vitals::Vitals;
 
 /// An admin listener, with a driver that answers or one that is stuck.
 struct Rig {
@@ -20,7 +19,7 @@ impl Rig {
                 match request {
                     Request::Beat(asker) => asker.send(()).unwrap(),
                     Request::Vitals(asker) => asker.send(Vitals { asleep: 3, ..Vitals::default() }).unwrap(),
-                    Request::Model(_) | Request::Limits(_) => {}
+                    Request::Model(_) | Request::Limits(_) | Request::Acceptor(_) | Request::ForgetKeys => {}
                 }
             }
         });
@@ -35,7 +34,7 @@ impl Rig {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (metrics, conditions) = (Arc::new(Metrics::default()), Conditions::default());
-        let sources = Sources { metrics: Arc::clone(&metrics), conditions: conditions.clone(), control };
+        let sources = Sources::new(Arc::clone(&metrics), conditions.clone(), control);
         tokio::spawn(serve_each_for(longest, listener, sources));
         Self { address, conditions, metrics }
     }
@@ -64,6 +63,21 @@ async fn the_page_of_metrics_has_what_was_counted_and_what_the_driver_tells() {
     assert!(answer.contains(&format!("content-type: {}\r\n", page::CONTENT_TYPE)), "{answer}");
     assert!(answer.contains("\nlwm2m_socket_errors_total{direction=\"out\"} 1\n"), "{answer}");
     assert!(answer.contains("\nlwm2m_devices{state=\"asleep\"} 3\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn who_asks_often_does_not_keep_the_driver_busy() {
+    let (control, mut requests) = control::control();
+    let rig = Rig::start_with(control).await;
+    let driver = tokio::spawn(async move {
+        let Some(Request::Vitals(asker)) = requests.recv().await else { panic!("it is asked for something else") };
+        asker.send(Vitals::default()).unwrap();
+        requests
+    });
+    for _ in 0..3 {
+        assert!(rig.ask("GET /metrics").await.contains("\nlwm2m_driver_up 1\n"));
+    }
+    assert!(driver.await.unwrap().try_recv().is_err(), "it is asked once more");
 }
 
 #[tokio::test]
