@@ -142,8 +142,9 @@ impl Bench {
                 }
                 Output::Broker(BrokerCommand::Connect { device, .. }) => outcome.connect = Some(device),
                 Output::Broker(BrokerCommand::Publish { publication, .. }) => outcome.publication = Some(publication),
-                Output::Broker(BrokerCommand::Resume { .. } | BrokerCommand::Disconnect { .. }) | Output::Report(_) => {
-                }
+                Output::Broker(BrokerCommand::Resume { .. } | BrokerCommand::Disconnect { .. })
+                | Output::FindKey(_)
+                | Output::Report(_) => {}
                 Output::Idle(_) => return outcome,
             }
         }

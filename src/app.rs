@@ -1,8 +1,11 @@
 //! From the configuration to the running program, and back to a clean end.
 
+mod secured;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use tokio::net::TcpListener;
@@ -21,9 +24,11 @@ use crate::observability::conditions::{Condition, Conditions, State};
 use crate::observability::metrics::Metrics;
 use crate::reload::{self, Part, Reloading};
 use crate::service::{self, Watchdog};
-use crate::store::Store;
-use crate::transport::{Sockets, UdpListener};
+use crate::store::{Contents, Opened, Store};
+use crate::transport::{Security, Sockets, UdpListener};
 use crate::upstream::exproto::{Link, Node};
+
+use secured::Secured;
 
 /// The running program.
 pub struct App {
@@ -44,6 +49,7 @@ pub struct App {
 #[derive(Clone, Debug)]
 pub struct Places {
     pub udp: Vec<SocketAddr>,
+    pub dtls: Vec<SocketAddr>,
     /// MQTT of the embedded broker.
     pub mqtt: Option<SocketAddr>,
     pub handler: SocketAddr,
@@ -98,6 +104,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let conditions = Conditions::default();
     let sockets = bind_sockets(&config.listeners, &conditions.add("sockets"))?;
     let metrics = Arc::new(Metrics::default());
+    let secured = Secured::prepare(&config, &conditions, &metrics)?;
     metrics.reload.definitions.set(objects as u64);
     let enabled = config.store.enable.unwrap_or(!embedded);
     let opened = || Store::open(&config.store, &config.listeners, driver::unix_time(), Arc::clone(&metrics));
@@ -105,8 +112,10 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let handler = config.upstream.handler_bind;
     let link = Link::start(config.upstream.clone(), Arc::clone(&metrics), conditions.add("broker")).await?;
     let listener = admin_listener(&config.admin, embedded).await?;
+    let (udp, dtls) = addresses(&config.listeners, &sockets)?;
     let places = Places {
-        udp: sockets.local_addresses()?,
+        udp,
+        dtls,
         #[cfg(feature = "embedded")]
         mqtt: broker.as_ref().map(|broker| broker.addresses().mqtt),
         #[cfg(not(feature = "embedded"))]
@@ -117,23 +126,23 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
         admin: listener.as_ref().map(TcpListener::local_addr).transpose()?,
     };
     let now = driver::monotonic_now();
-    let mut gateway = Gateway::new(config.gateway.clone(), Arc::new(model), random_seed()?, now, driver::unix_time());
-    let store = store.map(|(store, devices)| {
-        gateway.restore(now, devices);
-        store
-    });
+    let gateway = Gateway::new(config.gateway.clone(), Arc::new(model), random_seed()?, now, driver::unix_time());
+    let (gateway, store) = inhabit(gateway, now, secured.as_ref(), store)?;
     let (stop, stopped) = oneshot::channel();
     let stopped = async { stopped.await.unwrap_or_default() };
     let (control, requests) = control::control();
     let watchdog = Watchdog::from_environment(now).context("the watchdog of the service manager")?;
-    let driver = Driver::new(gateway, sockets, link, store, requests, Arc::clone(&metrics)).watched_by(watchdog);
+    let driver = Driver::new(gateway, sockets, link, store, requests, Arc::clone(&metrics))
+        .watched_by(watchdog)
+        .with_keys(secured.as_ref().map(Secured::keys));
     let driver = tokio::spawn(driver.run(stopped, config.shutdown_timeout));
     let serving = conditions.add("serving");
     serving.set(State::Up, "devices are served");
-    let parts: Vec<Box<dyn Part>> = vec![
+    let mut parts: Vec<Box<dyn Part>> = vec![
         Box::new(reload::Settings::new(&config)),
         Box::new(reload::Definitions::new(&broken, Arc::clone(&metrics))),
     ];
+    parts.extend(secured.into_iter().flat_map(Secured::parts));
     let reloading = Reloading::new(config, parts, control.clone(), Arc::clone(&metrics));
     let sources = Sources::new(metrics, conditions, control);
     let admin = listener.map(|listener| tokio::spawn(admin::serve(listener, sources)));
@@ -171,12 +180,34 @@ impl App {
     }
 }
 
+/// Gives the gateway its DTLS and the devices of before, and starts the store.
+fn inhabit(
+    mut gateway: Gateway,
+    now: Instant,
+    secured: Option<&Secured>,
+    store: Option<(Opened, Contents)>,
+) -> anyhow::Result<(Gateway, Option<Store>)> {
+    let (store, Contents { devices, associations }) = match store {
+        Some((store, contents)) => (Some(store), contents),
+        None => (None, Contents::default()),
+    };
+    if let Some(secured) = secured {
+        gateway = secured.join(gateway, now, random_seed()?, store.as_ref().map(|store| (store, associations)));
+    }
+    let Some(store) = store else { return Ok((gateway, None)) };
+    gateway.restore(now, devices);
+    Ok((gateway, Some(store.start()?)))
+}
+
 /// One screen: what listens where, and what to try next.
 impl fmt::Display for Places {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "lwm2m-gateway {}", env!("CARGO_PKG_VERSION"))?;
         for address in &self.udp {
             writeln!(f, "  devices (LwM2M, CoAP over UDP)   {address}")?;
+        }
+        for address in &self.dtls {
+            writeln!(f, "  devices (LwM2M, CoAP over DTLS)  {address}")?;
         }
         writeln!(f, "  object definitions               {}", self.objects)?;
         if let Some(admin) = self.admin {
@@ -208,6 +239,14 @@ impl fmt::Display for Places {
             }
         }
     }
+}
+
+/// Where the listeners for plain UDP are, and those for DTLS.
+fn addresses(listeners: &[UdpListener], sockets: &Sockets) -> std::io::Result<(Vec<SocketAddr>, Vec<SocketAddr>)> {
+    let mut addresses = sockets.local_addresses()?;
+    let plain = listeners.iter().filter(|listener| listener.security == Security::None).count();
+    let secured = addresses.split_off(plain);
+    Ok((addresses, secured))
 }
 
 fn bind_sockets(listeners: &[UdpListener], condition: &Condition) -> anyhow::Result<Sockets> {

@@ -15,6 +15,8 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tracing::{debug, trace};
 
+use crate::credentials::Keys;
+use crate::dtls::credentials::{KeyAnswer, PskIdentity};
 use crate::gateway::{Gateway, Output};
 use crate::observability::log;
 use crate::observability::metrics::Metrics;
@@ -37,6 +39,7 @@ pub struct Driver {
     link: Link,
     metrics: Arc<Metrics>,
     store: Option<Store>,
+    keys: Keys,
     requests: mpsc::Receiver<Request>,
     /// When the changes of devices are handed to the store.
     next_flush: Option<Instant>,
@@ -48,6 +51,7 @@ pub struct Driver {
 enum Input {
     Readable(usize),
     Broker(crate::gateway::broker::BrokerEvent),
+    Key(PskIdentity, KeyAnswer),
     Request(Request),
     Deadline,
     Stop,
@@ -64,12 +68,29 @@ impl Driver {
         metrics: Arc<Metrics>,
     ) -> Self {
         let wall_clock_read = monotonic_now();
-        Self { gateway, sockets, link, metrics, store, requests, next_flush: None, watchdog: None, wall_clock_read }
+        let keys = Keys::none(Arc::clone(&metrics));
+        Self {
+            gateway,
+            sockets,
+            link,
+            metrics,
+            store,
+            keys,
+            requests,
+            next_flush: None,
+            watchdog: None,
+            wall_clock_read,
+        }
     }
 
     /// Its event loop tells this watchdog, if there is one, that it goes round.
     pub fn watched_by(self, watchdog: Option<Watchdog>) -> Self {
         Self { watchdog, ..self }
+    }
+
+    /// The keys of devices are found here.
+    pub fn with_keys(self, keys: Option<Keys>) -> Self {
+        Self { keys: keys.unwrap_or(self.keys), ..self }
     }
 
     /// Runs until `stop` is there. Then the end takes `patience` at the most: half of it for the answers to commands in
@@ -110,6 +131,7 @@ impl Driver {
             let input = tokio::select! {
                 index = self.sockets.readable() => Input::Readable(index),
                 event = self.link.event() => Input::Broker(event),
+                (identity, answer) = self.keys.answer() => Input::Key(identity, answer),
                 Some(request) = self.requests.recv() => Input::Request(request),
                 () = sleep_until(deadline.into()) => Input::Deadline,
                 () = &mut stop => Input::Stop,
@@ -118,6 +140,7 @@ impl Driver {
             match input {
                 Input::Readable(index) => self.receive(now, index),
                 Input::Broker(event) => self.gateway.handle_broker(now, event),
+                Input::Key(identity, answer) => self.gateway.handle_key(now, &identity, answer),
                 Input::Request(request) => self.handle_request(now, request),
                 Input::Deadline => self.gateway.handle_timeout(now),
                 Input::Stop => return,
@@ -141,6 +164,12 @@ impl Driver {
                     }
                 }
                 Output::Broker(command) => self.link.submit(command),
+                Output::FindKey(identity) => {
+                    if let Some(answer) = self.keys.find(&identity) {
+                        let now = self.now();
+                        self.gateway.handle_key(now, &identity, answer);
+                    }
+                }
                 Output::Report(said) => {
                     self.metrics.record(&said);
                     log::log(&said);
@@ -189,6 +218,14 @@ impl Driver {
             Request::Vitals(asker) => asker.send(self.vitals(now)).is_err(),
             Request::Model(model) => {
                 self.gateway.set_model(model);
+                false
+            }
+            Request::Acceptor(acceptor) => {
+                self.gateway.set_acceptor(Some(acceptor));
+                false
+            }
+            Request::ForgetKeys => {
+                self.gateway.forget_keys();
                 false
             }
             Request::Limits(limits) => {

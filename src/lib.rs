@@ -50,6 +50,7 @@ pub mod simulator;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod credentials;
 pub mod definitions;
 #[cfg(feature = "embedded")]
 pub mod demo;

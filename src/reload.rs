@@ -28,7 +28,7 @@ use crate::driver::unix_time;
 use crate::observability::metrics::{Metrics, Part as Counted};
 
 pub use parts::{Definitions, Settings, takes_effect_at_once};
-use watch::Look;
+pub use watch::Look;
 
 /// One thing that can be read anew. What it gives is put in force by the driver.
 pub trait Part: Send + 'static {

@@ -11,7 +11,8 @@ use std::pin::Pin;
 
 use openssl::error::ErrorStack;
 use openssl::pkey::{PKey, Private};
-use openssl::ssl::{SslConnector, SslConnectorBuilder, SslMethod, SslVerifyMode, SslVersion};
+use openssl::ssl::{ConnectConfiguration, SslConnector, SslConnectorBuilder, SslMethod, SslVerifyMode, SslVersion};
+use openssl::x509::verify::X509CheckFlags;
 use openssl::x509::{X509, X509VerifyResult};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -130,6 +131,20 @@ pub fn builder(settings: &Settings) -> Result<SslConnectorBuilder, SettingsError
         (Some(_), None) | (None, Some(_)) => return Err(SettingsError::HalfPair),
     }
     Ok(builder)
+}
+
+/// What name the other side has to show, on a connection that somebody else makes with such a connector.
+pub fn expect_name(configuration: &mut ConnectConfiguration, settings: &Settings) -> Result<(), ErrorStack> {
+    let verifies = settings.verify == Verify::Peer;
+    configuration.set_verify_hostname(verifies && settings.server_name.is_none());
+    let Some(name) = &settings.server_name else { return Ok(()) };
+    configuration.set_use_server_name_indication(false);
+    configuration.set_hostname(name)?;
+    if verifies {
+        configuration.param_mut().set_hostflags(X509CheckFlags::NO_PARTIAL_WILDCARDS);
+        configuration.param_mut().set_host(name)?;
+    }
+    Ok(())
 }
 
 /// The certificates of a PEM file, at least one.

@@ -11,7 +11,8 @@ const CORE: &[(&str, &[&str])] = &[
     ("rate.rs", &["deadlines"]),
     ("coap", &["deadlines"]),
     ("lwm2m", &["coap", "secret"]),
-    ("registry", &["coap", "deadlines", "lwm2m", "mqtt", "secret"]),
+    // Of `dtls` it needs what an identity is.
+    ("registry", &["coap", "deadlines", "dtls", "lwm2m", "mqtt", "secret"]),
     ("mqtt", &["lwm2m", "coap", "secret"]),
     ("dtls", &["coap", "deadlines", "rate", "secret"]),
     // The other end of the wire knows the messages, and nothing of the gateway.

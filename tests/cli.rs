@@ -60,6 +60,14 @@ fn check_says_where_a_file_is_no_toml() {
 }
 
 #[test]
+fn no_complaint_shows_a_line_of_the_file() {
+    let place = Place::new();
+    let file = place.file("broken.toml", "[dtls]\nmtu = 1200\npassword = \"hunter2\" \"\n");
+    let complaint = text(&place.run(&["check", "--config", &file], &[]).stderr);
+    assert!(complaint.contains("broken.toml is not TOML: line 3: ") && !complaint.contains("hunter2"), "{complaint}");
+}
+
+#[test]
 fn check_says_that_a_file_is_not_there() {
     let output = Place::new().run(&["check", "--config", "nowhere.toml"], &[]);
     assert_eq!(output.status.code(), Some(1));

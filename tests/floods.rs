@@ -512,6 +512,7 @@ impl World {
                 Output::Broker(_) => {}
                 Output::Report(Report::Datagram { verdict, .. }) => self.said.push(verdict),
                 Output::Report(_) => {}
+                Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
                 Output::Idle(deadline) => {
                     self.deadline = deadline;
                     return;

@@ -151,6 +151,7 @@ impl Core {
                 }
                 Output::Broker(command) => self.obey(command),
                 Output::Report(_) => {}
+                Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
                 Output::Idle(_) => return,
             }
         }

@@ -47,6 +47,10 @@ pub fn duration(range: RangeInclusive<Duration>) -> impl Fn(&Value) -> Result<Du
     }
 }
 
+pub fn switch(value: &Value) -> Result<bool, String> {
+    value.as_bool().ok_or_else(|| "allowed is true or false".to_owned())
+}
+
 pub fn text(value: &Value) -> Result<String, String> {
     value.as_str().map(str::to_owned).ok_or_else(|| "allowed is a text".to_owned())
 }

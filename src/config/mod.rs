@@ -3,7 +3,9 @@
 //! Every default is in `sections` (those of CoAP and the limits beside their types), every mistake is reported at once,
 //! and past this module nobody validates again. `deploy/lwm2m-gateway.toml` documents every key.
 
+mod dtls;
 mod kinds;
+mod listeners;
 mod reader;
 #[cfg(all(test, feature = "embedded"))]
 mod reference;
@@ -22,6 +24,7 @@ use std::time::Duration;
 use thiserror::Error;
 use toml::{Table, Value};
 
+use crate::credentials;
 use crate::gateway;
 use crate::observability::admin;
 use crate::observability::logging::LogSettings;
@@ -36,8 +39,10 @@ use reader::Reader;
 #[derive(Clone, Debug)]
 pub struct Config {
     pub gateway: gateway::settings::Settings,
-    /// At least one; the position of a listener is the `socket` of its peers.
+    /// At least one; the position of a listener is the `socket` of its peers. Those for plain UDP come first.
     pub listeners: Vec<UdpListener>,
+    pub dtls: crate::dtls::Settings,
+    pub credentials: credentials::Settings,
     pub upstream: exproto::Settings,
     #[cfg(feature = "embedded")]
     pub embedded: crate::embedded::Settings,
@@ -64,8 +69,9 @@ pub struct Written(BTreeMap<String, Value>);
 pub enum ConfigError {
     #[error("{}: {error}", .file.display())]
     Unreadable { file: PathBuf, error: std::io::Error },
-    #[error("{} is not TOML: {error}", .file.display())]
-    NotToml { file: PathBuf, error: Box<toml::de::Error> },
+    /// Without the line itself: there may be a secret in it.
+    #[error("{} is not TOML: line {line}: {problem}", .file.display())]
+    NotToml { file: PathBuf, line: usize, problem: String },
     #[error("{0}")]
     Mistakes(Mistakes),
 }
@@ -127,5 +133,9 @@ impl fmt::Display for Mistakes {
 
 fn read_table(file: &Path) -> Result<Table, ConfigError> {
     let text = fs::read_to_string(file).map_err(|error| ConfigError::Unreadable { file: file.to_owned(), error })?;
-    text.parse().map_err(|error| ConfigError::NotToml { file: file.to_owned(), error: Box::new(error) })
+    text.parse().map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        ConfigError::NotToml { file: file.to_owned(), line, problem: error.message().to_owned() }
+    })
 }

@@ -8,7 +8,7 @@ use std::fmt;
 
 use toml::{Table, Value};
 
-use super::kinds::shown;
+use super::kinds::{shown, text_with_content};
 
 /// Environment variables that begin so override a key: `LWM2M_GATEWAY__COAP__ACK_TIMEOUT` is `coap.ack_timeout`.
 const PREFIX: &str = "LWM2M_GATEWAY__";
@@ -81,6 +81,21 @@ impl Reader {
             Some(Err(problem)) => {
                 self.refuse(key, problem);
                 default
+            }
+        }
+    }
+
+    /// A text that no message may show.
+    pub fn read_secret(&mut self, key: &str) -> Option<String> {
+        self.asked.insert(key.to_owned());
+        #[cfg(test)]
+        self.learn(key, text_with_content);
+        match text_with_content(self.find(key)?) {
+            Ok(secret) => Some(secret),
+            Err(problem) => {
+                let variable = self.variables.get(key).cloned();
+                self.add(key, None, variable, problem);
+                None
             }
         }
     }

@@ -106,6 +106,7 @@ impl Page {
                 let title = line.trim_matches(['#', '-', ' ']);
                 writeln!(self.text, "\n## {title}").unwrap();
             }
+            (line, None) if line.starts_with("#[") => self.begin_section(&line[1..]),
             (line, None) if line.starts_with('#') => {
                 if !self.keys.is_empty() {
                     self.end_group();

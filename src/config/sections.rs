@@ -1,6 +1,5 @@
 //! Each section of the configuration: its keys, their defaults, and what must fit together.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -21,29 +20,31 @@ use crate::store;
 use crate::tls;
 use crate::upstream::exproto;
 
+use super::dtls;
 use super::kinds::{
-    choice, duration, exproto_listener, http_address, list, number, parsed, reachable_address, text, text_with_content,
-    whole,
+    choice, duration, exproto_listener, http_address, list, number, parsed, reachable_address, switch, text,
+    text_with_content, whole,
 };
+use super::listeners::listeners;
 use super::reader::Reader;
-use super::{Config, UdpListener, Written};
+use super::{Config, Written};
 
-const MILLISECOND: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
+pub const MILLISECOND: Duration = Duration::from_millis(1);
+pub const SECOND: Duration = Duration::from_secs(1);
+pub const HOUR: Duration = Duration::from_secs(3600);
 /// As `humantime` counts it.
-const YEAR: Duration = Duration::from_secs(31_557_600);
+pub const YEAR: Duration = Duration::from_secs(31_557_600);
 
 /// Whatever is shorter than 32 bits of seconds would do; nobody keeps a device that was silent for so long.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(100 * YEAR.as_secs());
 
 /// What anything that is counted may be at most.
-const MANY: usize = 10_000_000;
+pub const MANY: usize = 10_000_000;
 
 /// The `apn` values of the devices that EMQX's gateway knows as sleeping.
 const POWER_SAVING_APN: [&str; 4] = ["Ctnb", "psmA.eDRX0.ctnb", "psmC.eDRX0.ctnb", "psmF.eDRXC.ctnb"];
 
-const SOCKET_ADDRESS: &str = "an IP address with a port, such as \"0.0.0.0:5683\" or \"[::]:5683\"";
+pub const SOCKET_ADDRESS: &str = "an IP address with a port, such as \"0.0.0.0:5683\" or \"[::]:5683\"";
 
 /// Reads all of it. Where something is wrong the reader knows, and the default stands in its place.
 pub fn config(reader: &mut Reader) -> Config {
@@ -55,6 +56,8 @@ pub fn config(reader: &mut Reader) -> Config {
     Config {
         gateway: gateway(reader),
         listeners: listeners(reader),
+        dtls: dtls::settings(reader),
+        credentials: dtls::credentials(reader),
         #[cfg(feature = "embedded")]
         embedded: embedded(reader, upstream.handler_bind),
         upstream,
@@ -92,6 +95,8 @@ fn gateway(reader: &mut Reader) -> Settings {
             UpdatePublish::ObjectListChanged,
             choice(publish),
         ),
+        identity: dtls::identity(reader),
+        report_identity: reader.read("dtls.report_identity", false, switch),
         undefined_resources: reader.read("undefined_resources", UndefinedResources::Refuse, choice(undefined)),
     }
 }
@@ -134,8 +139,8 @@ fn limits(reader: &mut Reader, pending_requests: usize) -> Limits {
     let limits = Limits {
         devices: reader.read("limits.devices", default.devices, whole(1..=MANY)),
         joinings: reader.read("limits.joinings", default.joinings, whole(1..=MANY)),
-        registers: rate_limit(reader, "registers", default.registers),
-        strangers: rate_limit(reader, "strangers", default.strangers),
+        registers: rate_limit(reader, "limits.registers", default.registers),
+        strangers: rate_limit(reader, "limits.strangers", default.strangers),
         waiting_commands: reader.read("limits.waiting_commands", default.waiting_commands, whole(1..=MANY)),
         command_expiry: reader.read("limits.command_expiry", default.command_expiry, duration(SECOND..=YEAR)),
         observations: reader.read("limits.observations", default.observations, whole(1..=MANY)),
@@ -150,11 +155,11 @@ fn limits(reader: &mut Reader, pending_requests: usize) -> Limits {
     limits
 }
 
-/// `limits.NAME.per_second`, `.burst`, and the same for each address.
-fn rate_limit(reader: &mut Reader, name: &str, default: RateLimit) -> RateLimit {
+/// `SECTION.per_second`, `.burst`, and the same for each address.
+pub fn rate_limit(reader: &mut Reader, section: &str, default: RateLimit) -> RateLimit {
     let mut rate = |prefix: &str, default: Rate| Rate {
-        per_second: reader.read(&format!("limits.{name}.{prefix}per_second"), default.per_second, whole(1..=1_000_000)),
-        burst: reader.read(&format!("limits.{name}.{prefix}burst"), default.burst, whole(1..=1_000_000)),
+        per_second: reader.read(&format!("{section}.{prefix}per_second"), default.per_second, whole(1..=1_000_000)),
+        burst: reader.read(&format!("{section}.{prefix}burst"), default.burst, whole(1..=1_000_000)),
     };
     RateLimit { total: rate("", default.total), address: rate("address_", default.address) }
 }
@@ -197,47 +202,6 @@ fn client(reader: &mut Reader) -> ClientTemplates {
     }
 }
 
-/// One listener `default` when the configuration names none.
-fn listeners(reader: &mut Reader) -> Vec<UdpListener> {
-    let names = reader.names_below("listeners.udp").unwrap_or_else(|| vec!["default".to_owned()]);
-    let mut listeners = Vec::new();
-    for name in names {
-        if is_listener_name(&name) {
-            listeners.push(listener(reader, name));
-        } else {
-            let problem = "allowed are letters, digits, - and _ in the name of a listener";
-            reader.refuse(&format!("listeners.udp.{name}"), problem);
-        }
-    }
-    if listeners.is_empty() {
-        reader.refuse("listeners.udp", "at least one listener is needed");
-    }
-    refuse_shared_addresses(reader, &listeners);
-    listeners
-}
-
-fn listener(reader: &mut Reader, name: String) -> UdpListener {
-    let key = |last: &str| format!("listeners.udp.{name}.{last}");
-    let everywhere = SocketAddr::from(([0, 0, 0, 0], 5683));
-    UdpListener {
-        bind: reader.read(&key("bind"), everywhere, parsed(SOCKET_ADDRESS)),
-        recbuf: reader.read(&key("recbuf"), 4 * 1024 * 1024, whole(2048..=1024 * 1024 * 1024)),
-        name,
-    }
-}
-
-fn refuse_shared_addresses(reader: &mut Reader, listeners: &[UdpListener]) {
-    let mut first = HashMap::new();
-    for UdpListener { name, bind, .. } in listeners.iter().filter(|listener| listener.bind.port() != 0) {
-        if let Some(other) = first.insert(*bind, name) {
-            reader.refuse(
-                &format!("listeners.udp.{name}.bind"),
-                format!("{bind} is the address of listener {other} too"),
-            );
-        }
-    }
-}
-
 fn exproto(reader: &mut Reader) -> exproto::Settings {
     let key = |last: &str| format!("upstream.exproto.{last}");
     let nodes = nodes(reader);
@@ -264,7 +228,7 @@ fn exproto(reader: &mut Reader) -> exproto::Settings {
 }
 
 /// TLS as a client, below a key.
-fn tls(reader: &mut Reader, below: &str) -> tls::Settings {
+pub fn tls(reader: &mut Reader, below: &str) -> tls::Settings {
     let key = |last: &str| format!("{below}.{last}");
     let file = |value: &Value| text_with_content(value).map(|file| Some(PathBuf::from(file)));
     let verify = [("verify_peer", tls::Verify::Peer), ("verify_none", tls::Verify::None)];
@@ -352,10 +316,6 @@ fn log(reader: &mut Reader) -> LogSettings {
     }
 }
 
-fn switch(value: &Value) -> Result<bool, String> {
-    value.as_bool().ok_or_else(|| "allowed is true or false".to_owned())
-}
-
 fn auto_observe(value: &Value) -> Result<AutoObserve, String> {
     match (value, value.as_str()) {
         (Value::Boolean(false), _) | (_, Some("off")) => Ok(AutoObserve::Off),
@@ -404,8 +364,4 @@ fn not_empty<T>(list: impl Fn(&Value) -> Result<Vec<T>, String>) -> impl Fn(&Val
         let items = list(value)?;
         if items.is_empty() { Err("at least one is needed".to_owned()) } else { Ok(items) }
     }
-}
-
-fn is_listener_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }

@@ -1,8 +1,12 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::credentials::{Encoding, OnError};
+use crate::dtls::handshake::VerifyMode;
+use crate::gateway::identity::IdentityRule;
 use crate::gateway::settings::{AutoObserve, PasswordSource, UpdatePublish};
 use crate::tls;
+use crate::transport::Security;
 
 pub const DOCUMENTED: &str = include_str!("../../deploy/lwm2m-gateway.toml");
 
@@ -15,7 +19,9 @@ fn the_documented_file_sets_exactly_the_defaults() {
 #[cfg(feature = "embedded")]
 #[test]
 fn the_documented_file_has_every_key_and_no_other() {
-    let mut reader = Reader::new(Table::new());
+    // Of listeners there are those that are named.
+    let listeners = "[listeners.udp.default]\n[listeners.dtls.default]";
+    let mut reader = Reader::new(listeners.parse().unwrap());
     sections::config(&mut reader);
     assert_eq!(keys(&with_examples(DOCUMENTED)), *reader.asked());
 }
@@ -127,15 +133,36 @@ fn several_listeners_bind_several_addresses() {
         recbuf = 65536
         "#,
     );
-    let listener =
-        |name: &str, bind: &str, recbuf| UdpListener { name: name.to_owned(), bind: bind.parse().unwrap(), recbuf };
-    assert_eq!(config.listeners, [listener("v4", "127.0.0.1:5683", 4_194_304), listener("v6", "[::1]:5683", 65_536)]);
+    let expected = [
+        listener(Security::None, "v4", "127.0.0.1:5683", 4_194_304),
+        listener(Security::None, "v6", "[::1]:5683", 65_536),
+    ];
+    assert_eq!(config.listeners, expected);
+}
+
+#[test]
+fn the_listeners_for_dtls_stand_behind_those_for_plain_udp() {
+    let config = config("[listeners.dtls.default]\n[listeners.udp.other]\nbind = \"127.0.0.1:5685\"");
+    let expected = [
+        listener(Security::None, "other", "127.0.0.1:5685", 4_194_304),
+        listener(Security::Dtls, "default", "0.0.0.0:5684", 4_194_304),
+    ];
+    assert_eq!(config.listeners, expected);
+}
+
+#[test]
+fn whoever_names_a_listener_gets_no_other_one() {
+    let config = config("[listeners.dtls.only]\nbind = \"127.0.0.1:5684\"");
+    assert_eq!(config.listeners, [listener(Security::Dtls, "only", "127.0.0.1:5684", 4_194_304)]);
 }
 
 #[test]
 fn two_listeners_cannot_share_an_address() {
     let text = "[listeners.udp]\na = { bind = \"0.0.0.0:5683\" }\nb = { bind = \"0.0.0.0:5683\" }";
-    let expected = ["listeners.udp.b.bind = \"0.0.0.0:5683\": 0.0.0.0:5683 is the address of listener a too"];
+    let expected = ["listeners.udp.b.bind = \"0.0.0.0:5683\": 0.0.0.0:5683 is the address of listeners.udp.a too"];
+    assert_eq!(mistakes(text), expected);
+    let text = "[listeners]\nudp.a = { bind = \"127.0.0.1:5683\" }\ndtls.a = { bind = \"127.0.0.1:5683\" }";
+    let expected = ["listeners.dtls.a.bind = \"127.0.0.1:5683\": 127.0.0.1:5683 is the address of listeners.udp.a too"];
     assert_eq!(mistakes(text), expected);
 }
 
@@ -196,6 +223,79 @@ fn a_listener_may_speak_tls() {
         mistakes("[upstream.exproto.ssl]\nkeyfile = \"key.pem\""),
         ["upstream.exproto.ssl.keyfile = \"key.pem\": allowed is this with upstream.exproto.ssl.certfile beside it"]
     );
+}
+
+#[test]
+fn the_words_of_emqx_choose_the_credentials() {
+    let text = r#"
+        [dtls]
+        certfile = "server.pem"
+        keyfile = "server-key.pem"
+        verify = "verify_peer"
+        fail_if_no_peer_cert = false
+        ciphers = "ECDHE-ECDSA-AES128-CCM8,ECDHE-ECDSA-AES128-GCM-SHA256"
+        psk_ciphers = ["PSK-AES128-CCM8"]
+        psk_file = "keys.psk"
+        psk_separator = ","
+        psk_encoding = "hex"
+        on_error = "exit"
+    "#;
+    let credentials = config(text).credentials;
+    assert_eq!(credentials.certfile, Some(PathBuf::from("server.pem")));
+    assert_eq!(credentials.verify, VerifyMode::Peer { required: false });
+    let suites = ["ECDHE-ECDSA-AES128-CCM8", "ECDHE-ECDSA-AES128-GCM-SHA256", "PSK-AES128-CCM8"];
+    assert_eq!(credentials.cipher_suites, suites);
+    assert_eq!(credentials.on_error, OnError::Exit);
+    let psk_file = credentials.psk_file.unwrap();
+    assert_eq!((psk_file.separator.as_str(), psk_file.encoding), (",", Encoding::Hex));
+    assert_eq!(config("[dtls]\nverify = \"verify_none\"").credentials.verify, VerifyMode::None);
+}
+
+#[test]
+fn the_identity_is_nothing_the_name_or_a_text_around_it() {
+    let rule = |text: &str| config(&format!("[dtls]\nidentity = {text:?}")).gateway.identity;
+    assert_eq!(config("").gateway.identity, IdentityRule::Equals);
+    assert_eq!(rule("none"), IdentityRule::None);
+    assert_eq!(rule("dev-${endpoint_name}"), IdentityRule::Pattern("dev-${endpoint_name}".parse().unwrap()));
+    let wrong = mistakes("[dtls]\nidentity = \"dev\"");
+    assert!(
+        wrong[0].starts_with("dtls.identity = \"dev\": allowed is \"none\", \"equals\" or a text such as"),
+        "{wrong:?}"
+    );
+}
+
+#[test]
+fn a_service_of_keys_needs_the_identity_in_its_url() {
+    let settings = |url: &str| format!("[dtls.psk_http]\nurl = {url:?}");
+    let good = config(&settings("https://keys.example:8443/psk?id=${psk_identity}")).credentials.psk_http.unwrap();
+    assert_eq!((good.requests, good.keep_unknown), (100, Duration::from_secs(60)));
+    assert_eq!(config("[dtls.psk_http]\ntimeout = \"1s\"").credentials.psk_http, None);
+    for wrong in [
+        "https://keys.example/psk",
+        "ftp://keys/${psk_identity}",
+        "http://${psk_identity}.example",
+        "http:///${psk_identity}",
+    ] {
+        assert_eq!(mistakes(&settings(wrong)).len(), 1, "{wrong}");
+    }
+}
+
+#[test]
+fn one_address_may_have_no_more_handshakes_than_all() {
+    let expected = ["dtls.handshakes_per_address = 1000: allowed is no more than dtls.handshakes, which is 10"];
+    assert_eq!(mistakes("[dtls]\nhandshakes = 10\nhandshakes_per_address = 1000"), expected);
+}
+
+#[test]
+fn no_mistake_and_no_print_shows_a_secret() {
+    let text = "[dtls]\npassword = 20251125\npasswort = \"20251125\"\n[dtls.psk_http]\nauthorization = [\"20251125\"]";
+    let mistakes = mistakes(text);
+    assert_eq!(mistakes.len(), 3, "{mistakes:?}");
+    assert!(mistakes.iter().all(|mistake| !mistake.contains("20251125")), "{mistakes:?}");
+    let text = "[dtls]\npassword = \"20251125\"\n[dtls.psk_http]\nauthorization = \"20251125\"\n\
+                url = \"http://h/${psk_identity}\"";
+    let shown = format!("{:?}", config(text));
+    assert!(shown.contains("Secret(..)") && !shown.contains("20251125"));
 }
 
 #[test]
@@ -300,6 +400,10 @@ fn fewer_registers_wait_than_requests_may_so_that_registered_devices_have_room()
     assert_eq!(config("[coap]\npending_requests = 100\n[limits]\njoinings = 99").gateway.limits.joinings, 99);
 }
 
+fn listener(security: Security, name: &str, bind: &str, recbuf: usize) -> UdpListener {
+    UdpListener { name: name.to_owned(), security, bind: bind.parse().unwrap(), recbuf }
+}
+
 fn config(text: &str) -> Config {
     Config::from_table(text.parse().unwrap(), []).unwrap_or_else(|mistakes| panic!("{mistakes}"))
 }
@@ -313,10 +417,11 @@ fn environment(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
     variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect()
 }
 
-/// The file with its example lines (`#key = value`) in force: the keys that have no default.
+/// The file with its example lines (`#key = value`, `#[section]`) in force: the keys that have no default.
 pub fn with_examples(text: &str) -> Table {
-    let is_example =
-        |line: &str| line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c.is_lowercase()));
+    let is_example = |line: &str| {
+        line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c.is_lowercase() || c == '['))
+    };
     let examples: BTreeSet<&str> = text.lines().filter(|line| is_example(line)).collect();
     let lines = text.lines().map(|line| if examples.contains(line) { &line[1..] } else { line });
     lines.collect::<Vec<_>>().join("\n").parse().unwrap()

@@ -8,6 +8,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use crate::dtls::handshake::Acceptor;
 use crate::gateway::settings::Limits;
 use crate::lwm2m::model::Model;
 use crate::observability::vitals::Vitals;
@@ -25,6 +26,10 @@ pub enum Request {
     Vitals(oneshot::Sender<Vitals>),
     /// What comes from devices is read by these definitions from now on.
     Model(Arc<Model>),
+    /// Handshakes are made with these credentials from now on.
+    Acceptor(Acceptor),
+    /// The keys of devices may be others now.
+    ForgetKeys,
     /// These bounds hold from now on; what is beyond them already stays.
     Limits(Box<Limits>),
 }

@@ -23,11 +23,8 @@ impl Server {
     pub fn handle_datagram(&mut self, now: Instant, socket: u16, from: SocketAddr, datagram: &[u8]) {
         let mut outcome = None;
         for record in records(datagram, OwnCid::LENGTH) {
-            let of_this = self.handle_record(now, (socket, from), &record);
-            let is_first = outcome.is_none_or(|(verdict, _)| matches!(verdict, Verdict::Dropped(_)));
-            if is_first && (outcome.is_none() || !matches!(of_this.0, Verdict::Dropped(_))) {
-                outcome = Some(of_this);
-            }
+            let next = self.handle_record(now, (socket, from), &record);
+            outcome = Some(outcome.map_or(next, |first| telling(first, next)));
         }
         let (verdict, association) = outcome.unwrap_or((Verdict::Dropped(DropReason::NoRecord), None));
         self.report(Report::Datagram { peer: Peer { socket, address: from, association }, verdict });
@@ -115,19 +112,19 @@ impl Server {
     }
 
     /// While a new handshake is under way at the place of an association, a record may be of either: who cannot make
-    /// authentic records shall not silence who can.
+    /// authentic records shall not silence who can. The numbers of the new one begin at 0, where those of the association
+    /// were received long ago.
     fn handle_without_cid(&mut self, now: Instant, place: Place, record: &Record<'_>) -> Outcome {
         let under_way = self.handshakes.by_place(place);
         let Some(id) = self.associations.by_place(place) else {
             return (self.handle_by_handshake(now, under_way, record), None);
         };
-        match self.handle_by_association(now, place, id, record) {
-            Some(Verdict::Dropped(DropReason::Replayed)) if under_way.is_some() => {
+        let verdict = self.handle_by_association(now, place, id, record).unwrap_or_else(|| self.forged(id));
+        match verdict {
+            Verdict::Dropped(DropReason::Forged | DropReason::Replayed) if under_way.is_some() => {
                 (self.handle_by_handshake(now, under_way, record), None)
             }
-            Some(verdict) => (verdict, Some(id)),
-            None if under_way.is_some() => (self.handle_by_handshake(now, under_way, record), None),
-            None => (self.forged(id), Some(id)),
+            verdict => (verdict, Some(id)),
         }
     }
 
@@ -146,7 +143,9 @@ impl Server {
             Err(reason) => return Some(Verdict::Dropped(reason)),
         };
         let (has_moved, is_worn) = (association.place != place, association.is_worn());
-        // RFC 9146 section 6: only what is authentic and newer than all before tells where the device is.
+        // RFC 9146 section 6: only what is authentic and newer than all before tells where the device is. Who changes the
+        // source of such a record on its way turns aside what we send until the device's next one: an answer, or a
+        // command and its four repetitions.
         if has_moved && standing == Standing::Newest {
             self.moved(id, place);
         }
@@ -201,5 +200,14 @@ impl Server {
             self.close(id, CloseReason::FailedTags);
         }
         Verdict::Dropped(DropReason::Forged)
+    }
+}
+
+/// The first one, but for one that was dropped.
+fn telling(first: Outcome, next: Outcome) -> Outcome {
+    match (first.0, next.0) {
+        (Verdict::Dropped(_), Verdict::Dropped(_)) => first,
+        (Verdict::Dropped(_), _) => next,
+        _ => first,
     }
 }

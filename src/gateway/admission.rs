@@ -83,6 +83,14 @@ impl Admission {
 
 impl Gateway {
     pub fn handle_datagram(&mut self, now: Instant, peer: Peer, datagram: &[u8]) {
+        self.now = now;
+        if !self.take_secured(now, peer, datagram) {
+            self.handle_message(now, peer, datagram);
+        }
+    }
+
+    /// A message of a peer: a datagram, or what a record held.
+    pub(super) fn handle_message(&mut self, now: Instant, peer: Peer, datagram: &[u8]) {
         let decoded = Message::decode(datagram);
         match (self.decide(now, peer, &decoded, datagram), decoded) {
             (Decision::Admit(standing), decoded) => {
@@ -127,8 +135,9 @@ impl Gateway {
     fn is_of_registered(&self, now: Instant, peer: Peer, message: &Message, registers: bool) -> bool {
         if registers {
             let endpoint = message.options.all(number::URI_QUERY).find_map(|item| item.strip_prefix(b"ep="));
-            let endpoint = endpoint.and_then(|endpoint| std::str::from_utf8(endpoint).ok());
-            let device = endpoint.and_then(|endpoint| self.device_at(endpoint, peer));
+            let named = endpoint.and_then(|endpoint| std::str::from_utf8(endpoint).ok()).map(str::to_owned);
+            let endpoint = named.or_else(|| self.endpoint_of(self.identity(peer).as_deref()));
+            let device = endpoint.and_then(|endpoint| self.device_at(&endpoint, peer));
             return device.is_some_and(|device| device.age(now) >= SETTLED);
         }
         self.registry.is_known(peer) || self.names_location(message)

@@ -16,6 +16,7 @@ use super::{Gateway, Output};
 impl Gateway {
     /// Takes no new work. Registers under way are answered 5.03: their devices come back when the program does.
     pub fn drain(&mut self, now: Instant) {
+        self.now = now;
         self.draining = true;
         for id in self.joinings.ids() {
             let early = self.joinings.get_mut(id).map(|joining| std::mem::take(&mut joining.early));
@@ -36,6 +37,7 @@ impl Gateway {
 
     /// Gives up the commands that are in flight still: each of them has its last answer.
     pub fn end(&mut self, now: Instant) {
+        self.now = now;
         let devices: Vec<DeviceId> = self.registry.devices().map(|(id, _)| id).collect();
         for id in devices {
             let Some(in_flight) = self.registry.device_mut(id).and_then(|device| device.take_in_flight()) else {

@@ -1,10 +1,12 @@
 //! The way in: a Register waits until the broker has connected, authenticated and subscribed the device.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::coap::options::number;
 use crate::coap::{Code, Peer, RequestId, Response};
+use crate::dtls::credentials::Identity;
 use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
 use crate::mqtt::topics::Topics;
@@ -25,6 +27,8 @@ pub(super) struct Joining {
     pub request: RequestId,
     pub registration: Registration,
     pub peer: Peer,
+    /// What the device proved to be; `None` over plain UDP.
+    pub identity: Option<Arc<Identity>>,
     pub topics: Topics,
     /// Commands that came before the answer to Register: retained ones come at once.
     pub early: VecDeque<Vec<u8>>,
@@ -55,6 +59,10 @@ impl Joinings {
 
     pub fn get_mut(&mut self, id: DeviceId) -> Option<&mut Joining> {
         self.by_id.get_mut(&id)
+    }
+
+    pub fn by_endpoint(&self, endpoint: &str) -> Option<&Joining> {
+        self.by_endpoint.get(endpoint).and_then(|id| self.by_id.get(id))
     }
 
     fn by_endpoint_mut(&mut self, endpoint: &str) -> Option<&mut Joining> {
@@ -169,12 +177,14 @@ impl Gateway {
     }
 
     fn enter(&mut self, now: Instant, id: DeviceId, joining: Joining, location: Location) {
-        let Joining { registration, peer, topics, .. } = joining;
+        let Joining { registration, peer, identity, topics, .. } = joining;
         let report =
             Report::Registered { endpoint: registration.endpoint.clone(), peer, lifetime: registration.lifetime };
-        let (topic, payload) = (topics.register.clone(), uplink::register(&registration));
+        let proven = self.proven(identity.as_deref());
+        let (topic, payload) = (topics.register.clone(), uplink::register(&registration, proven));
         let window = self.awake_window(&registration);
         let mut device = Device::new(registration, location, peer, topics, window, now);
+        device.identity = identity;
         let mut paths = self.paths_to_observe(&device.registration);
         let left_out = paths.len().saturating_sub(self.settings.limits.observations);
         paths.truncate(self.settings.limits.observations);

@@ -3,13 +3,14 @@
 //!
 //! A device's way: Register -> joining (the broker connects and authenticates it) -> registered (2.01, then the report)
 //! -> left. `registration` has the requests of devices, `joining` the way in, `command` what applications ask of
-//! devices and `notification` what devices tell by themselves. `restart` makes records of the devices and takes them up
+//! devices and `notification` what devices tell by themselves. `secured` has the devices that speak DTLS. `restart` makes records of the devices and takes them up
 //! again.
 
 mod admission;
 pub mod broker;
 mod command;
 mod draining;
+pub mod identity;
 mod joining;
 mod notification;
 mod occupancy;
@@ -17,6 +18,7 @@ pub mod record;
 mod registration;
 pub mod report;
 mod restart;
+mod secured;
 pub mod settings;
 
 use std::collections::{HashMap, VecDeque};
@@ -28,6 +30,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::coap::{self, Endpoint, ExchangeId, Peer, RequestId, Response, Transmit};
 use crate::deadlines::Deadlines;
+use crate::dtls::credentials::PskIdentity;
 use crate::lwm2m::codec::Context;
 use crate::lwm2m::model::Model;
 use crate::lwm2m::operation::{Operation, Outcome};
@@ -39,6 +42,7 @@ use broker::{BrokerCommand, BrokerEvent, DeviceId, Publication, Ticket, UplinkCl
 use joining::Joinings;
 use report::Report;
 use restart::Changes;
+use secured::Secured;
 use settings::{Limits, Settings};
 
 pub use occupancy::Occupancy;
@@ -49,6 +53,8 @@ pub enum Output {
     /// To a device.
     Transmit(Transmit),
     Broker(BrokerCommand),
+    /// A DTLS handshake needs the key of this identity: [`Gateway::handle_key`], now or later.
+    FindKey(PskIdentity),
     /// To be counted, and logged.
     Report(Report),
     /// Nothing is left; `handle_timeout` is due at this time, if nothing comes before.
@@ -61,6 +67,7 @@ pub struct Gateway {
     rng: StdRng,
     admission: Admission,
     coap: Endpoint,
+    secured: Option<Secured>,
     registry: Registry<DeviceId>,
     joinings: Joinings,
     /// Whose an exchange or an observation is.
@@ -72,6 +79,8 @@ pub struct Gateway {
     last_record: u64,
     /// The same moment by both clocks: monotonic, and since 1970.
     clocks: (Instant, Duration),
+    /// What the shell said last.
+    now: Instant,
     last_device: u64,
     /// The program ends: nothing new is begun.
     draining: bool,
@@ -93,6 +102,7 @@ impl Gateway {
         Self {
             admission: Admission::new(&settings.limits),
             coap: Endpoint::new(settings.coap.clone(), rng.random()),
+            secured: None,
             settings,
             model,
             rng,
@@ -104,6 +114,7 @@ impl Gateway {
             changes: Changes::default(),
             last_record: 0,
             clocks: (now, unix_time),
+            now,
             last_device: 0,
             draining: false,
             last_ticket: 0,
@@ -111,6 +122,7 @@ impl Gateway {
     }
 
     pub fn handle_broker(&mut self, now: Instant, event: BrokerEvent) {
+        self.now = now;
         match event {
             BrokerEvent::Connected { device } => self.joined(now, device),
             BrokerEvent::ConnectFailed { device, error } => self.join_failed(now, device, error),
@@ -123,7 +135,9 @@ impl Gateway {
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.now = now;
         self.admission.handle_timeout(now);
+        self.secured_timeout(now);
         self.coap.handle_timeout(now);
         self.handle_coap(now);
         while let Some(deadline) = self.deadlines.pop_expired(now) {
@@ -139,7 +153,10 @@ impl Gateway {
     pub fn poll_output(&mut self) -> Output {
         match self.outputs.pop_front() {
             Some(output) => output,
-            None => Output::Idle([self.coap.next_deadline(), self.deadlines.next()].into_iter().flatten().min()),
+            None => {
+                let deadlines = [self.coap.next_deadline(), self.deadlines.next(), self.next_secured_deadline()];
+                Output::Idle(deadlines.into_iter().flatten().min())
+            }
         }
     }
 
@@ -196,12 +213,16 @@ impl Gateway {
 
     fn flush_coap(&mut self) {
         while let Some(output) = self.coap.poll_output() {
-            self.outputs.push_back(match output {
-                coap::Output::Transmit(transmit) => Output::Transmit(transmit),
-                coap::Output::Verdict(peer, verdict) => Output::Report(Report::Datagram { peer, verdict }),
-                coap::Output::Retransmitted(peer) => Output::Report(Report::Retransmitted { peer }),
-                coap::Output::Forgotten(peer) => Output::Report(Report::DuplicateForgotten { peer }),
-            });
+            let report = match output {
+                coap::Output::Transmit(transmit) => {
+                    self.transmit(transmit);
+                    continue;
+                }
+                coap::Output::Verdict(peer, verdict) => Report::Datagram { peer, verdict },
+                coap::Output::Retransmitted(peer) => Report::Retransmitted { peer },
+                coap::Output::Forgotten(peer) => Report::DuplicateForgotten { peer },
+            };
+            self.outputs.push_back(Output::Report(report));
         }
     }
 

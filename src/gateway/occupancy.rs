@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::coap;
+use crate::dtls;
 
 use super::Gateway;
 
@@ -28,6 +29,7 @@ pub struct Occupancy {
     /// What was not polled yet.
     pub outputs: usize,
     pub coap: coap::Occupancy,
+    pub dtls: dtls::Occupancy,
 }
 
 impl Gateway {
@@ -45,6 +47,7 @@ impl Gateway {
             deadlines: self.deadlines.len(),
             outputs: self.outputs.len(),
             coap: self.coap.occupancy(),
+            dtls: self.associations(),
         }
     }
 

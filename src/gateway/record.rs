@@ -8,18 +8,22 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::coap::{Peer, Token};
+use crate::dtls::AssociationChange;
+use crate::dtls::credentials::{Identity, PskIdentity};
 use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
 use crate::mqtt::downlink::Echo;
 use crate::secret::Secret;
 
-/// The news of one device, for the store.
+/// The news of one device, or of one association, for the store.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// In the place of what was kept of this endpoint.
     Put(Box<DeviceRecord>),
     /// Nothing is kept of this endpoint any more.
     Remove { endpoint: String },
+    /// The news of a DTLS association.
+    Association(AssociationChange),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,6 +34,8 @@ pub struct DeviceRecord {
     pub password: Option<Secret>,
     pub location: String,
     pub peer: Peer,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<IdentityRecord>,
     #[serde(with = "milliseconds")]
     pub last_heard: Duration,
     pub observations: Vec<ObservationRecord>,
@@ -62,11 +68,39 @@ pub struct CommandRecord {
     pub command: Echo,
 }
 
-impl Change {
-    pub fn endpoint(&self) -> &str {
+/// What a device proved to be. The association that it was proved by may be over: the registration stays this device's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdentityRecord {
+    Psk(String),
+    Certificate { common_name: Option<String>, alternative_names: Vec<String> },
+    RawPublicKey { name: String },
+    Unknown,
+}
+
+impl From<&Identity> for IdentityRecord {
+    fn from(identity: &Identity) -> Self {
+        match identity.clone() {
+            Identity::Psk(identity) => Self::Psk(identity.as_str().to_owned()),
+            Identity::Certificate { common_name, alternative_names } => {
+                Self::Certificate { common_name, alternative_names }
+            }
+            Identity::RawPublicKey { name } => Self::RawPublicKey { name },
+            Identity::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl IdentityRecord {
+    pub fn into_identity(self) -> Identity {
         match self {
-            Self::Put(record) => &record.registration.endpoint,
-            Self::Remove { endpoint } => endpoint,
+            // What is no identity is nobody's.
+            Self::Psk(identity) => PskIdentity::new(identity.as_bytes()).map_or(Identity::Unknown, Identity::Psk),
+            Self::Certificate { common_name, alternative_names } => {
+                Identity::Certificate { common_name, alternative_names }
+            }
+            Self::RawPublicKey { name } => Identity::RawPublicKey { name },
+            Self::Unknown => Identity::Unknown,
         }
     }
 }

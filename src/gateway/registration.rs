@@ -5,14 +5,15 @@ use std::time::{Duration, Instant};
 
 use crate::coap::options::{format, number};
 use crate::coap::{Code, Peer, Request, RequestId, Response};
+use crate::dtls::credentials::Identity;
 use crate::lwm2m::register::{ObjectListChange, Registration};
 use crate::mqtt::topics::{Names, TopicError, Topics};
-use crate::mqtt::uplink;
+use crate::mqtt::uplink::{self, Proven};
 use crate::registry::Device;
 
 use super::broker::{BrokerCommand, ClientInfo, DeviceId, UplinkClass};
 use super::joining::Joining;
-use super::report::{LeaveReason, Report};
+use super::report::{Forbidden, LeaveReason, Report};
 use super::settings::{PasswordSource, UpdatePublish};
 use super::{Deadline, Gateway, Output};
 
@@ -78,18 +79,24 @@ impl Gateway {
     }
 
     fn register(&mut self, now: Instant, request_id: RequestId, peer: Peer, request: &Request) {
-        let registration = match Registration::from_register(request, &self.settings.lifetimes) {
+        let identity = self.identity(peer);
+        let named = self.endpoint_of(identity.as_deref());
+        let registration = Registration::from_register_of(request, &self.settings.lifetimes, named.as_deref());
+        let registration = match registration {
             Ok(registration) => registration,
             Err(rejection) => return self.reject(now, request_id, peer, None, rejection.code, rejection.diagnostic),
         };
         let endpoint = registration.endpoint.clone();
+        if let Some(reason) = self.forbids_name(&endpoint, peer, identity.as_deref()) {
+            return self.forbid(now, request_id, peer, endpoint, reason);
+        }
         if let Some((word, reason)) = self.no_room_for(&endpoint, peer) {
             let response = self.unavailable(word);
             self.respond_to_register(now, peer, request_id, response);
             let (code, reason) = (Code::SERVICE_UNAVAILABLE, reason.to_owned());
             return self.report(Report::RegisterRejected { peer, endpoint: Some(endpoint), code, reason });
         }
-        let (client, topics) = match self.client(&registration, peer) {
+        let (client, topics) = match self.client(&registration, peer, identity.as_deref()) {
             Ok(client) => client,
             Err(error) => {
                 return self.reject(now, request_id, peer, Some(endpoint), Code::BAD_REQUEST, error.to_string());
@@ -100,6 +107,7 @@ impl Gateway {
             request: request_id,
             registration,
             peer,
+            identity,
             topics,
             early: VecDeque::new(),
             predecessor_closed: false,
@@ -134,6 +142,10 @@ impl Gateway {
         method: Code,
         request: &Request,
     ) {
+        if let Some(reason) = self.forbids_request(device, peer) {
+            let endpoint = self.registry.device(device).map(|device| device.registration.endpoint.clone());
+            return self.forbid(now, request_id, peer, endpoint.unwrap_or_default(), reason);
+        }
         match method {
             Code::POST | Code::PUT => self.update(now, request_id, device, peer, request),
             Code::DELETE => {
@@ -158,15 +170,20 @@ impl Gateway {
         let registration = device.registration.clone();
         let (topic, ends) = (device.topics.update.clone(), device.lifetime_ends(*self.settings.lifetimes.end()));
         let window = self.awake_window(&registration);
+        let identity = self.identity(peer);
         if let Some(device) = self.registry.device_mut(id) {
             device.set_awake_window(window);
+            // From now on it is one that speaks DTLS.
+            device.identity = device.identity.take().or(identity);
         }
+        let proven = self.registry.device(id).and_then(|device| device.identity.clone());
         // The lifetime may have become shorter.
         self.deadlines.set(Deadline::Lifetime(id), ends);
         self.moved(now, id, peer);
         self.respond(now, request_id, Response::new(Code::CHANGED));
         if self.is_published(change) {
-            self.publish(id, topic, uplink::update(&registration), UplinkClass::Report);
+            let report = uplink::update(&registration, self.proven(proven.as_deref()));
+            self.publish(id, topic, report, UplinkClass::Report);
         }
         self.report(Report::Updated { endpoint: registration.endpoint });
         self.send_next(now, id);
@@ -178,6 +195,17 @@ impl Gateway {
             UpdatePublish::ContainsObjectList => change != ObjectListChange::Absent,
             UpdatePublish::ObjectListChanged => change == ObjectListChange::Changed,
         }
+    }
+
+    fn forbid(&mut self, now: Instant, id: RequestId, peer: Peer, endpoint: String, reason: Forbidden) {
+        self.report_forbidden(&endpoint, peer, reason);
+        let response = Response::with_diagnostic(Code::FORBIDDEN, "identity");
+        self.respond_to_register(now, peer, id, response);
+    }
+
+    /// What the reports say of an identity.
+    pub(super) fn proven<'i>(&self, identity: Option<&'i Identity>) -> Proven<'i> {
+        if self.settings.report_identity { Proven::Told(identity.and_then(Identity::name)) } else { Proven::Untold }
     }
 
     /// A peer that may be a stranger is told the code and, for what it could not guess from it, a word. 4.00 and 4.04 say
@@ -200,13 +228,32 @@ impl Gateway {
     }
 
     /// What the device is to the broker, and its topics.
-    pub(super) fn client(&self, registration: &Registration, peer: Peer) -> Result<(ClientInfo, Topics), TopicError> {
+    pub(super) fn client(
+        &self,
+        registration: &Registration,
+        peer: Peer,
+        identity: Option<&Identity>,
+    ) -> Result<(ClientInfo, Topics), TopicError> {
         let endpoint = &registration.endpoint;
+        let (psk_identity, cert_cn) = match identity {
+            Some(Identity::Psk(identity)) => (Some(identity.as_str()), None),
+            Some(Identity::Certificate { common_name, .. }) => (None, common_name.as_deref()),
+            Some(Identity::RawPublicKey { .. } | Identity::Unknown) | None => (None, None),
+        };
+        let with = |clientid, username| Names {
+            endpoint_name: endpoint,
+            clientid,
+            username,
+            imei: registration.item("imei"),
+            peerhost: peer.address.ip(),
+            psk_identity,
+            cert_cn,
+        };
         let or_endpoint = |text: String| if text.is_empty() { endpoint.clone() } else { text };
         let templates = &self.settings.client;
-        let clientid = or_endpoint(templates.clientid.render(names(registration, endpoint, endpoint, peer)));
-        let username = or_endpoint(templates.username.render(names(registration, &clientid, endpoint, peer)));
-        let topics = self.settings.translators.topics(names(registration, &clientid, &username, peer))?;
+        let clientid = or_endpoint(templates.clientid.render(with(endpoint, endpoint)));
+        let username = or_endpoint(templates.username.render(with(&clientid, endpoint)));
+        let topics = self.settings.translators.topics(with(&clientid, &username))?;
         let client = ClientInfo {
             clientid,
             username,
@@ -232,18 +279,6 @@ impl Gateway {
         self.deadlines.cancel(Deadline::Lifetime(id));
         self.deadlines.cancel(Deadline::Expiry(id));
         Some(device)
-    }
-}
-
-fn names<'a>(registration: &'a Registration, clientid: &'a str, username: &'a str, peer: Peer) -> Names<'a> {
-    Names {
-        endpoint_name: &registration.endpoint,
-        clientid,
-        username,
-        imei: registration.item("imei"),
-        peerhost: peer.address.ip(),
-        psk_identity: None,
-        cert_cn: None,
     }
 }
 

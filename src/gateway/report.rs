@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::coap::{BlockError, Code, Peer};
+use crate::dtls;
 
 use super::broker::CloseReason;
 
@@ -10,7 +11,7 @@ pub use crate::coap::{DropReason, Verdict};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
-    /// What became of a datagram: exactly one of these for each.
+    /// What became of a message, a datagram over plain UDP: exactly one of these for each.
     Datagram {
         peer: Peer,
         verdict: Verdict,
@@ -37,6 +38,21 @@ pub enum Report {
     Updated {
         endpoint: String,
     },
+    /// A request for an endpoint name, or for its registration, from somebody who may not make it; answered 4.03.
+    Forbidden {
+        endpoint: String,
+        peer: Peer,
+        /// What the peer proved to be.
+        identity: Option<String>,
+        reason: Forbidden,
+    },
+    /// An association is over. The registrations that were made by it are not.
+    AssociationClosed {
+        peer: Peer,
+        reason: dtls::CloseReason,
+    },
+    /// What DTLS has to say, exactly one verdict for each datagram of its sockets in it.
+    Dtls(dtls::Report),
     /// A device of before the restart is registered again, without a word of its own.
     Restored {
         endpoint: String,
@@ -101,11 +117,14 @@ impl Report {
             Self::Datagram { .. }
             | Self::Retransmitted { .. }
             | Self::DuplicateForgotten { .. }
-            | Self::TransferFailed { .. } => None,
+            | Self::TransferFailed { .. }
+            | Self::AssociationClosed { .. }
+            | Self::Dtls(_) => None,
             Self::RegisterRejected { endpoint, .. } => endpoint.as_deref(),
             Self::AutoObserveCut { endpoint, .. }
             | Self::Registered { endpoint, .. }
             | Self::Updated { endpoint }
+            | Self::Forbidden { endpoint, .. }
             | Self::Restored { endpoint, .. }
             | Self::NotRestored { endpoint, .. }
             | Self::Moved { endpoint, .. }
@@ -116,6 +135,16 @@ impl Report {
             | Self::PublishRefused { endpoint, .. } => Some(endpoint),
         }
     }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Forbidden {
+    /// The identity stands for other endpoint names.
+    OtherName,
+    /// The registration was made by another identity.
+    OtherIdentity,
+    /// Over plain UDP, for what is registered by DTLS.
+    Unsecured,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

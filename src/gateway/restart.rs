@@ -19,7 +19,7 @@ use crate::mqtt::downlink::{self, Refusal};
 use crate::registry::{Device, Location, Observation, Waiting};
 
 use super::broker::{BrokerCommand, DeviceId};
-use super::record::{Change, CommandRecord, DeviceRecord, ObservationRecord};
+use super::record::{Change, CommandRecord, DeviceRecord, IdentityRecord, ObservationRecord};
 use super::report::{CommandOutcome, NotRestored, Report};
 use super::{Deadline, Gateway, Output};
 
@@ -66,12 +66,14 @@ impl Gateway {
     }
 
     pub fn has_changes(&self) -> bool {
-        !self.changes.order.is_empty()
+        !self.changes.order.is_empty() || self.has_secured_changes()
     }
 
-    /// What has changed since it was taken last, at most so many devices, the longest changed first.
+    /// What has changed since it was taken last, at most so many associations and devices, the longest changed first.
     pub fn take_changes(&mut self, now: Instant, most: usize) -> Vec<Change> {
-        let mut changes = Vec::new();
+        // Associations first: a device whose association is not in the store yet could not be spoken to.
+        let associations = self.secured_server().map(|server| server.take_changes(most)).unwrap_or_default();
+        let mut changes: Vec<Change> = associations.into_iter().map(Change::Association).collect();
         while changes.len() < most
             && let Some(endpoint) = self.changes.take()
         {
@@ -84,8 +86,12 @@ impl Gateway {
         changes
     }
 
-    /// Marks every device, for the last records of a process that ends in order: they tell when each device was heard of.
+    /// Marks every association and every device, for the last records of a process that ends in order: they tell when each
+    /// device was heard of.
     pub fn change_all(&mut self) {
+        if let Some(server) = self.secured_server() {
+            server.change_all();
+        }
         for id in self.registry.ids() {
             if let Some(device) = self.registry.device(id) {
                 self.changes.mark(&device.registration.endpoint);
@@ -134,6 +140,7 @@ impl Gateway {
             registration: device.registration.clone(),
             location: device.location.as_str().to_owned(),
             peer: device.peer,
+            identity: device.identity.as_deref().map(IdentityRecord::from),
             last_heard: self.unix_time(device.last_heard().min(now)),
             observations: observations.collect(),
             commands,
@@ -172,7 +179,9 @@ impl Gateway {
         let last_heard = self.moment(record.last_heard).min(now);
         let serials = commands.iter().map(|command| command.serial);
         self.last_record = serials.fold(self.last_record, u64::max);
-        let (client, topics) = self.client(&registration, peer).map_err(|_| NotRestored::NoTopics)?;
+        let identity = record.identity.map(|identity| Arc::new(identity.into_identity()));
+        let client = self.client(&registration, peer, identity.as_deref());
+        let (client, topics) = client.map_err(|_| NotRestored::NoTopics)?;
         let window = self.awake_window(&registration);
         let location = Location::from_text(location);
         let mut device = Device::new(registration, location, peer, topics, window, last_heard);
@@ -180,6 +189,7 @@ impl Gateway {
         if ends <= now {
             return Err(NotRestored::LifetimeOver);
         }
+        device.identity = identity;
         device.to_observe = record.to_observe.into();
         let id = self.new_device_id();
         for observation in observations {

@@ -9,6 +9,8 @@ use crate::lwm2m::path::Path;
 use crate::mqtt::topics::{Template, Translators};
 use crate::rate::{Rate, RateLimit};
 
+use super::identity::IdentityRule;
+
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub coap: Parameters,
@@ -23,6 +25,10 @@ pub struct Settings {
     pub auto_observe: AutoObserve,
     pub update_msg_publish_condition: UpdatePublish,
     pub undefined_resources: UndefinedResources,
+    /// Who may use which endpoint name, of the devices that speak DTLS.
+    pub identity: IdentityRule,
+    /// Whether `register` and `update` say what identity a device proved.
+    pub report_identity: bool,
     pub limits: Limits,
 }
 

@@ -76,10 +76,21 @@ pub enum ObjectListChange {
 impl Registration {
     /// Reads a Register request; `lifetimes` are the bounds of `lt`.
     pub fn from_register(request: &Request, lifetimes: &RangeInclusive<Duration>) -> Result<Self, Rejection> {
+        Self::from_register_of(request, lifetimes, None)
+    }
+
+    /// The same from a device that is known by this endpoint name: it need not say it (LwM2M Core 1.1 section 6.2.1).
+    pub fn from_register_of(
+        request: &Request,
+        lifetimes: &RangeInclusive<Duration>,
+        known_as: Option<&str>,
+    ) -> Result<Self, Rejection> {
         check_content_format(request)?;
         let items = Items::read(request, lifetimes)?;
-        let Some(endpoint) = items.endpoint else {
-            return Err(Rejection::bad_request("the query item ep is missing"));
+        let endpoint = match (items.endpoint, known_as) {
+            (Some(given), _) => given,
+            (None, Some(known)) => endpoint(known)?,
+            (None, None) => return Err(Rejection::bad_request("the query item ep is missing")),
         };
         Ok(Self {
             endpoint,

@@ -13,13 +13,22 @@ use crate::lwm2m::value::{Value, whole_of};
 
 use super::downlink::Echo;
 
-pub fn register(registration: &Registration) -> Vec<u8> {
-    written(&Report { msg_type: "register", registration })
+/// What a report says of the identity that a device proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proven<'a> {
+    /// Nothing.
+    Untold,
+    /// It is the member `identity`, of those that proved one.
+    Told(Option<&'a str>),
+}
+
+pub fn register(registration: &Registration, proven: Proven<'_>) -> Vec<u8> {
+    written(&Report { msg_type: "register", registration, proven })
 }
 
 /// The whole merged registration.
-pub fn update(registration: &Registration) -> Vec<u8> {
-    written(&Report { msg_type: "update", registration })
+pub fn update(registration: &Registration, proven: Proven<'_>) -> Vec<u8> {
+    written(&Report { msg_type: "update", registration, proven })
 }
 
 /// The final answer to a command. `seq_num` is the Observe number of the first answer to `observe`.
@@ -102,22 +111,23 @@ fn command_data(echo: &Echo) -> Option<Data<'_>> {
 struct Report<'a> {
     msg_type: &'static str,
     registration: &'a Registration,
+    proven: Proven<'a>,
 }
 
 impl Serialize for Report<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(2))?;
         map.serialize_entry("msgType", self.msg_type)?;
-        map.serialize_entry("data", &ReportData(self.registration))?;
+        map.serialize_entry("data", &ReportData(self.registration, self.proven))?;
         map.end()
     }
 }
 
-struct ReportData<'a>(&'a Registration);
+struct ReportData<'a>(&'a Registration, Proven<'a>);
 
 impl Serialize for ReportData<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let registration = self.0;
+        let Self(registration, proven) = self;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("ep", &registration.endpoint)?;
         map.serialize_entry("lt", &registration.lifetime.as_secs())?;
@@ -128,8 +138,13 @@ impl Serialize for ReportData<'_> {
         if registration.queue_item() {
             map.serialize_entry("Q", "")?;
         }
-        // A device cannot put its own text where the object list stands.
-        for (name, value) in registration.items().filter(|(name, _)| !matches!(*name, "alternatePath" | "objectList")) {
+        if let Proven::Told(Some(identity)) = proven {
+            map.serialize_entry("identity", identity)?;
+        }
+        // A device cannot put its own text where the object list stands, or the identity that it proved.
+        let told = *proven != Proven::Untold;
+        let own = |name: &str| matches!(name, "alternatePath" | "objectList") || told && name == "identity";
+        for (name, value) in registration.items().filter(|(name, _)| !own(name)) {
             map.serialize_entry(name, value)?;
         }
         if let Some(path) = registration.alternate_path() {
@@ -431,9 +446,9 @@ mod tests {
         let full = registration(&query, "</m2m>;rt=\"oma.lwm2m\",</m2m/1/0>;ver=1.1,</4/0>");
         let data = json!({ "ep": "dev-7", "lt": 300, "lwm2m": "1.1", "b": "U", "Q": "", "imei": "9",
             "alternatePath": "/m2m", "objectList": ["/1/0", "/4/0"] });
-        assert_eq!(shown(register(&full)), json!({ "msgType": "register", "data": data }));
-        assert_eq!(shown(update(&full)), json!({ "msgType": "update", "data": data }));
+        assert_eq!(shown(register(&full, Proven::Untold)), json!({ "msgType": "register", "data": data }));
+        assert_eq!(shown(update(&full, Proven::Untold)), json!({ "msgType": "update", "data": data }));
         let bare = registration(&["ep=dev-7", "lt=300"], "");
-        assert_eq!(shown(register(&bare))["data"], json!({ "ep": "dev-7", "lt": 300, "lwm2m": "1.0" }));
+        assert_eq!(shown(register(&bare, Proven::Untold))["data"], json!({ "ep": "dev-7", "lt": 300, "lwm2m": "1.0" }));
     }
 }

@@ -5,6 +5,8 @@
 
 use tracing::{Level, debug, enabled, error, error_span, info, trace, warn};
 
+use crate::dtls;
+use crate::dtls::credentials::PskIdentity;
 use crate::gateway::report::{NotificationOutcome, Report, Verdict};
 
 /// Logs a report: the life of a device at `info`, what a device did wrong at `debug`, what a person must look at above.
@@ -30,6 +32,14 @@ pub fn log(report: &Report) {
             debug!(peer = %peer.address, %code, reason, "register refused");
         }
         Report::Updated { .. } => debug!("registration updated"),
+        // What a device did wrong, however often.
+        Report::Forbidden { peer, identity, reason, .. } => {
+            debug!(peer = %peer.address, identity, ?reason, "forbidden");
+        }
+        Report::AssociationClosed { peer, reason } => {
+            debug!(peer = %peer.address, association = peer.association.map(|id| id.0), ?reason, "association closed");
+        }
+        Report::Dtls(report) => log_dtls(report),
         Report::Restored { peer, .. } => debug!(peer = %peer.address, "device taken up again"),
         Report::NotRestored { reason, .. } => info!(?reason, "device not taken up again"),
         Report::Moved { from, to, .. } => {
@@ -49,6 +59,44 @@ pub fn log(report: &Report) {
             warn!(topic, "the broker does not allow this device to publish here");
         }
         Report::PublishRefused { topic, first: false, .. } => debug!(topic, "publication refused"),
+    }
+}
+
+/// An identity is what a stranger calls itself: it comes out quoted.
+fn log_dtls(report: &dtls::Report) {
+    match report {
+        dtls::Report::Datagram { peer, verdict: dtls::Verdict::Dropped(reason) } => {
+            debug!(peer = %peer.address, ?reason, "DTLS datagram dropped");
+        }
+        dtls::Report::Datagram { peer, verdict } => trace!(peer = %peer.address, ?verdict, "DTLS datagram"),
+        dtls::Report::HandshakeBegun { peer } => trace!(peer = %peer.address, "handshake begun"),
+        dtls::Report::HandshakeRetransmitted { peer } => debug!(peer = %peer.address, "flight sent once more"),
+        dtls::Report::HandshakeCompleted { peer, suite, connection_id, resumed } => {
+            let association = peer.association.map(|id| id.0);
+            debug!(peer = %peer.address, association, ?suite, connection_id, resumed, "association established");
+        }
+        dtls::Report::HandshakeFailed { peer, identity, reason } => {
+            let identity = identity.as_ref().map(PskIdentity::as_str);
+            debug!(peer = %peer.address, identity, ?reason, "handshake failed");
+        }
+        dtls::Report::Moved { peer, from, to } => {
+            debug!(association = peer.association.map(|id| id.0), %from, %to, "association has a new address");
+        }
+        dtls::Report::Restored { peer } => {
+            trace!(peer = %peer.address, association = peer.association.map(|id| id.0), "association taken up again");
+        }
+        dtls::Report::NotRestored { association } => {
+            error!(
+                association = association.0,
+                "an association of the store cannot be read, its device has to make one anew"
+            );
+        }
+        dtls::Report::KeyNotAsked { identity } => {
+            debug!(identity = identity.as_str(), "a key was not asked for: too many others are");
+        }
+        dtls::Report::Unsent { association } => {
+            debug!(association = association.0, "nothing was sent: the association is over");
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Every counter of the program, named once, with its meaning, and the times that are measured. How full things are is
 //! not kept here: the driver is asked for it (`vitals`).
 
+mod dtls;
 mod reloads;
 mod reports;
 mod times;
@@ -55,6 +56,7 @@ pub struct Metrics {
     pub transport: TransportMetrics,
     pub upstream: UpstreamMetrics,
     pub store: StoreMetrics,
+    pub credentials: CredentialMetrics,
     pub admin: AdminMetrics,
     pub reload: ReloadMetrics,
     pub times: Times,
@@ -86,6 +88,7 @@ impl Metrics {
             self.transport.samples(),
             self.upstream.samples(),
             self.store.samples(),
+            self.credentials.samples(),
             self.admin.samples(),
             self.reload.samples(),
         ]
@@ -187,11 +190,28 @@ counters! {
 }
 
 counters! {
+    /// The keys of devices.
+    CredentialMetrics {
+        "lwm2m_psk_lookups_total": "Keys that handshakes asked for; refused were those beyond the questions that the service is asked at once." [
+            keys_of_file r#"result="file""#,
+            keys_of_service r#"result="service""#,
+            keys_unknown r#"result="unknown""#,
+            keys_failed r#"result="failed""#,
+            keys_refused r#"result="refused""#
+        ]
+    }
+}
+
+counters! {
     /// What outlives the process.
     StoreMetrics {
         "lwm2m_store_writes_total": "Records of devices that the store has written, and those that it has removed." [
             put r#"change="put""#,
             removed r#"change="removed""#
+        ]
+        "lwm2m_store_association_writes_total": "Records of DTLS associations that the store has written, and those that it has removed." [
+            associations_put r#"change="put""#,
+            associations_removed r#"change="removed""#
         ]
         "lwm2m_store_errors_total": "Attempts to write the store that failed; each is made again." [write_errors ""]
         "lwm2m_store_waits_total": "Times that changes had to wait because the store was too slow." [queue_full ""]

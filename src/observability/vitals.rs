@@ -33,7 +33,7 @@ impl Vitals {
     /// Those of one name stand together.
     pub fn levels(&self) -> Vec<Level> {
         let Self { gateway, upstream, .. } = self;
-        let coap = &gateway.coap;
+        let (coap, dtls) = (&gateway.coap, &gateway.dtls);
         levels! {
             "lwm2m_devices": "Devices: on their way in, registered and awake, registered and asleep." [
                 gateway.joinings => r#"state="joining""#,
@@ -60,6 +60,12 @@ impl Vitals {
                 coap.transfers => r#"table="transfers""#,
                 coap.assemblies => r#"table="assemblies""#,
                 gateway.addresses => r#"table="addresses""#
+            ]
+            "lwm2m_dtls_associations": "DTLS associations." [dtls.associations => ""]
+            "lwm2m_dtls_table_entries": "Entries of the other tables of DTLS: handshakes under way, identities whose key is looked up, keys that are remembered." [
+                dtls.handshakes => r#"table="handshakes""#,
+                dtls.key_questions => r#"table="key_questions""#,
+                dtls.cached_keys => r#"table="cached_keys""#
             ]
             "lwm2m_broker_clients": "Devices that are clients of the broker, and those that are on their way to it." [
                 upstream.connected => r#"state="connected""#,

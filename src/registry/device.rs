@@ -1,9 +1,11 @@
 //! One device's session: its registration, whether it is awake, what is in flight, what waits, what is observed.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::coap::{Acknowledge, ExchangeId, Peer};
+use crate::dtls::credentials::Identity;
 use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
 use crate::mqtt::downlink::Command;
@@ -23,6 +25,8 @@ pub struct Device {
     pub location: Location,
     /// Where it was heard of last.
     pub peer: Peer,
+    /// What it proved to be; `None` for a device that speaks plain UDP.
+    pub identity: Option<Arc<Identity>>,
     pub topics: Topics,
     /// Whether a refused publication was reported before.
     pub publish_refused: bool,
@@ -85,6 +89,7 @@ impl Device {
             registration,
             location,
             peer,
+            identity: None,
             topics,
             publish_refused: false,
             observations: HashMap::new(),

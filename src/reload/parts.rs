@@ -16,7 +16,28 @@ use crate::observability::metrics::{Metrics, Part as Counted};
 use super::Part;
 
 /// The keys that take effect without a restart; those that end with a dot stand for a section.
-const RELOADED: [&str; 4] = ["limits.", "log.level", "xml_dir", "watch_interval"];
+const RELOADED: [&str; 20] = [
+    "limits.",
+    "log.level",
+    "xml_dir",
+    "watch_interval",
+    "dtls.certfile",
+    "dtls.keyfile",
+    "dtls.password",
+    "dtls.cacertfile",
+    "dtls.verify",
+    "dtls.fail_if_no_peer_cert",
+    "dtls.pinned",
+    "dtls.raw_public_keys",
+    "dtls.ciphers",
+    "dtls.psk_ciphers",
+    "dtls.connection_id",
+    "dtls.session_tickets",
+    "dtls.mtu",
+    "dtls.psk_file",
+    "dtls.psk_separator",
+    "dtls.psk_encoding",
+];
 
 /// The log level and the limits of the gateway, and the look at all other keys.
 pub struct Settings {

@@ -4,6 +4,7 @@
 //! - `devices`: by endpoint, the record as JSON, and the name of the listener that the device speaks to.
 //! - `commands`: by endpoint and serial, the JSON of the application. They are apart from the devices since they may be
 //!   large and never change: a device is written often, each of its commands once.
+//! - `associations`: by id, what DTLS keeps, with the names of the listeners.
 
 use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
@@ -17,25 +18,42 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing::error;
 
-use crate::gateway::record::{Change, DeviceRecord};
-use crate::transport::UdpListener;
+use zeroize::Zeroizing;
 
-/// Counts up with each change of the tables that an older version could not read.
-const FORMAT: u64 = 1;
+use crate::coap::AssociationId;
+use crate::dtls::{AssociationChange, SavedAssociation};
+use crate::gateway::record::{Change, DeviceRecord};
+use crate::transport::{Security, UdpListener};
+
+/// Counts up with each change of the tables that an older version could not read. 2: associations of DTLS. A program that
+/// knows nothing of them would leave them as they are, and a later one would then use sequence numbers twice.
+const FORMAT: u64 = 2;
+
+/// Older ones that have nothing that is read in another way.
+const READABLE: std::ops::RangeInclusive<u64> = 1..=FORMAT;
 
 /// Bytes of the file that are kept in memory.
 const CACHE: usize = 16 * 1024 * 1024;
 
-/// The file holds passwords.
+/// The file holds passwords and keys.
 const MODE: u32 = 0o600;
 
 const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("about");
 const DEVICES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("devices");
 const COMMANDS: TableDefinition<'_, (&str, u64), &str> = TableDefinition::new("commands");
+/// The listeners that it was made at and is reached by, and the bytes of DTLS.
+const ASSOCIATIONS: TableDefinition<'_, u64, (&str, &str, &[u8])> = TableDefinition::new("associations");
 
 pub struct Database {
     database: redb::Database,
     listeners: Vec<UdpListener>,
+}
+
+/// What is in the file.
+#[derive(Debug, Default)]
+pub struct Contents {
+    pub devices: Vec<DeviceRecord>,
+    pub associations: Vec<SavedAssociation>,
 }
 
 /// Why a file is no store.
@@ -66,8 +84,8 @@ struct Read {
 }
 
 impl Database {
-    /// Opens a file, or creates it, and reads the devices. Every checksum is verified.
-    pub fn open(file: &Path, listeners: &[UdpListener]) -> Result<(Self, Vec<DeviceRecord>), OpenError> {
+    /// Opens a file, or creates it, and reads what is in it. Every checksum is verified.
+    pub fn open(file: &Path, listeners: &[UdpListener]) -> Result<(Self, Contents), OpenError> {
         // Checksums do not prove that pages make sense; redb asserts it, and a file may not stop the program.
         let opened = catch_unwind(AssertUnwindSafe(|| Self::open_file(file, listeners)));
         opened.unwrap_or_else(|_| Err(OpenError::Damaged("its pages contradict each other".to_owned())))
@@ -84,15 +102,23 @@ impl Database {
         {
             let mut devices = transaction.open_table(DEVICES)?;
             let mut commands = transaction.open_table(COMMANDS)?;
+            let mut associations = transaction.open_table(ASSOCIATIONS)?;
             for change in changes {
                 match change {
                     Change::Put(record) => {
-                        devices.insert(change.endpoint(), self.encode(record).as_slice())?;
+                        devices.insert(record.registration.endpoint.as_str(), self.encode(record).as_slice())?;
                         write_commands(&mut commands, record)?;
                     }
                     Change::Remove { endpoint } => {
                         devices.remove(endpoint.as_str())?;
                         keep_commands(&mut commands, endpoint, &HashSet::new())?;
+                    }
+                    Change::Association(AssociationChange::Put(saved)) => {
+                        let [made_at, reached_by] = [saved.made_at, saved.reached_by].map(|socket| self.name(socket));
+                        associations.insert(saved.id.0, (made_at, reached_by, saved.bytes.as_slice()))?;
+                    }
+                    Change::Association(AssociationChange::Remove(id)) => {
+                        associations.remove(id.0)?;
                     }
                 }
             }
@@ -101,13 +127,14 @@ impl Database {
         Ok(())
     }
 
-    fn open_file(file: &Path, listeners: &[UdpListener]) -> Result<(Self, Vec<DeviceRecord>), OpenError> {
+    fn open_file(file: &Path, listeners: &[UdpListener]) -> Result<(Self, Contents), OpenError> {
         make_private(file).map_err(OpenError::Io)?;
         let database = open_database(file)?;
         let database = Self { database, listeners: listeners.to_vec() };
         database.check_format()?;
         let devices = database.read().map_err(damage)?;
-        Ok((database, devices))
+        let associations = database.read_associations().map_err(damage)?;
+        Ok((database, Contents { devices, associations }))
     }
 
     /// A file without a format is a new one.
@@ -116,20 +143,20 @@ impl Database {
             let transaction = self.database.begin_write()?;
             let format = {
                 let mut about = transaction.open_table(ABOUT)?;
-                let format = about.get("format")?.map(|format| format.value());
-                if format.is_none() {
+                let format = about.get("format")?.map_or(FORMAT, |format| format.value());
+                if READABLE.contains(&format) {
                     about.insert("format", FORMAT)?;
                 }
-                format.unwrap_or(FORMAT)
+                format
             };
-            if format == FORMAT {
+            if READABLE.contains(&format) {
                 create_tables(&transaction)?;
             }
             transaction.commit()?;
             Ok(format)
         };
         match prepare().map_err(damage)? {
-            FORMAT => Ok(()),
+            known if READABLE.contains(&known) => Ok(()),
             older @ ..FORMAT => Err(OpenError::Damaged(format!("there is no format {older}"))),
             newer => Err(OpenError::Newer(newer)),
         }
@@ -168,6 +195,33 @@ impl Database {
         Ok(records)
     }
 
+    fn read_associations(&self) -> Result<Vec<SavedAssociation>, redb::Error> {
+        let transaction = self.database.begin_read()?;
+        let associations = transaction.open_table(ASSOCIATIONS)?;
+        let mut saved = Vec::new();
+        for entry in associations.iter()? {
+            let (id, value) = entry?;
+            let (made_at, reached_by, bytes) = value.value();
+            let [made_at, reached_by] = [made_at, reached_by].map(|listener| self.secured_socket(listener));
+            let bytes = Zeroizing::new(bytes.to_vec());
+            saved.push(SavedAssociation { id: AssociationId(id.value()), made_at, reached_by, bytes });
+        }
+        Ok(saved)
+    }
+
+    /// The DTLS listener of this name, or else any of them.
+    fn secured_socket(&self, listener: &str) -> u16 {
+        let mut secured = self.listeners.iter().enumerate().filter(|(_, known)| known.security == Security::Dtls);
+        let first = secured.clone().next();
+        let index = secured.find(|(_, known)| known.name == listener).or(first).map(|(index, _)| index);
+        index.and_then(|index| index.try_into().ok()).unwrap_or(0)
+    }
+
+    /// The name of a listener; empty where there is none.
+    fn name(&self, socket: u16) -> &str {
+        self.listeners.get(usize::from(socket)).map_or("", |listener| listener.name.as_str())
+    }
+
     fn encode(&self, record: &DeviceRecord) -> Vec<u8> {
         let listener = self.listeners.get(usize::from(record.peer.socket)).map(|listener| listener.name.as_str());
         serde_json::to_vec(&Written { listener, record }).expect("keys are texts, and numbers are finite")
@@ -176,7 +230,14 @@ impl Database {
     /// The device comes back to the listener of the same name. Where that is gone it is reached by one that can reach its
     /// address, until it speaks to another.
     fn place(&self, Read { listener, mut record }: Read) -> DeviceRecord {
-        let position = |fits: &dyn Fn(&UdpListener) -> bool| self.listeners.iter().position(fits);
+        if record.peer.association.is_some() {
+            // As with its association, of which the socket is a part of the name.
+            record.peer.socket = self.secured_socket(listener.as_deref().unwrap_or_default());
+            return record;
+        }
+        let position = |fits: &dyn Fn(&UdpListener) -> bool| {
+            self.listeners.iter().position(|known| known.security == Security::None && fits(known))
+        };
         let index = position(&|known| Some(&known.name) == listener.as_ref())
             .or_else(|| position(&|known| known.bind.is_ipv4() == record.peer.address.is_ipv4()));
         record.peer.socket = index.and_then(|index| index.try_into().ok()).unwrap_or(0);
@@ -224,6 +285,7 @@ fn make_private(file: &Path) -> io::Result<()> {
 fn create_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(DEVICES)?;
     transaction.open_table(COMMANDS)?;
+    transaction.open_table(ASSOCIATIONS)?;
     Ok(())
 }
 

@@ -1,16 +1,18 @@
 //! The store: what the core tells of its devices is kept in one file, so that it outlives the process.
 //!
-//! 1. [`Store::open`] reads the file, or puts aside one that cannot be read, and gives the devices that are in it.
+//! 1. [`Store::open`] reads the file, or puts aside one that cannot be read, and gives what is in it. [`Opened::write_now`]
+//!    is for what has to be written before the devices hear anything.
 //! 2. [`Store::flush`] takes the changes of the core and hands them to the writer, a thread of its own, through a bounded
 //!    channel. It never waits: while the channel is full the changes stay where they are.
 //! 3. [`Store::close`] waits until the last change is written.
 //!
-//! The file holds the passwords of devices, since the broker asks for them when a device is connected again: it is
-//! readable for its owner only. What is written is on the disk (`fsync`), so that it outlives the machine too.
+//! The file holds the passwords of devices, since the broker asks for them when a device is connected again, and the keys of
+//! DTLS associations: it is readable for its owner only. What is written is on the disk (`fsync`), so that it outlives the machine too.
 
 mod database;
 mod writer;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,11 +24,13 @@ use thiserror::Error;
 use tracing::{error, info, warn};
 
 use crate::gateway::Gateway;
-use crate::gateway::record::{Change, DeviceRecord};
+use crate::gateway::record::Change;
 use crate::observability::metrics::Metrics;
 use crate::transport::UdpListener;
 
 use database::{Database, OpenError};
+
+pub use database::Contents;
 use writer::Writer;
 
 /// Changes that are handed over in one piece; and how many pieces may wait for the writer.
@@ -56,6 +60,8 @@ pub enum StoreError {
     NotOpened { file: PathBuf, error: std::io::Error },
     #[error("store.file = {}: it cannot be read ({problem}), and it cannot be put aside: {error}", .file.display())]
     NotPutAside { file: PathBuf, problem: String, error: std::io::Error },
+    #[error("store.file = {}: it cannot be written: {problem}", .file.display())]
+    NotWritten { file: PathBuf, problem: String },
 }
 
 /// The driver's end of the store.
@@ -69,28 +75,60 @@ pub struct Store {
     metrics: Arc<Metrics>,
 }
 
+/// A store whose file is read, and which nobody writes yet.
+pub struct Opened {
+    database: Database,
+    settings: Settings,
+    listeners: Vec<UdpListener>,
+    metrics: Arc<Metrics>,
+}
+
+impl Opened {
+    /// Writes these before anything else, and waits until they are on the disk.
+    pub fn write_now(&self, changes: &[Change]) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let written = catch_unwind(AssertUnwindSafe(|| self.database.write(changes)));
+        let problem = match written {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the pages of the file contradict each other".to_owned(),
+        };
+        self.metrics.store.write_errors.increment();
+        Err(StoreError::NotWritten { file: self.settings.file.clone(), problem })
+    }
+
+    /// From now on changes are taken and written.
+    pub fn start(self) -> Result<Store, StoreError> {
+        let Self { database, settings, listeners, metrics } = self;
+        let (batches, receiver) = sync_channel(BATCHES);
+        let closing = Arc::new(AtomicBool::new(false));
+        let file = settings.file.clone();
+        let writer = Writer::new(database, file, listeners, receiver, Arc::clone(&closing), Arc::clone(&metrics));
+        let writer = thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(|| writer.run())
+            .map_err(|error| StoreError::NotOpened { file: settings.file, error })?;
+        Ok(Store { batches, held: None, writer, closing, interval: settings.flush_interval, metrics })
+    }
+}
+
 impl Store {
-    /// Opens the file, or creates it, and gives the devices that are in it. A device comes back to the
-    /// listener of the same name. `unix_time` names a file that is put aside.
+    /// Opens the file, or creates it, and gives what is in it. A device comes back to the listener of the same name.
+    /// `unix_time` names a file that is put aside.
     pub fn open(
         settings: &Settings,
         listeners: &[UdpListener],
         unix_time: Duration,
         metrics: Arc<Metrics>,
-    ) -> Result<(Self, Vec<DeviceRecord>), StoreError> {
-        let (database, devices) = open_or_put_aside(settings, listeners, unix_time)?;
-        info!(file = %settings.file.display(), devices = devices.len(), "store opened");
-        let (batches, receiver) = sync_channel(BATCHES);
-        let closing = Arc::new(AtomicBool::new(false));
-        let file = settings.file.clone();
-        let writer =
-            Writer::new(database, file, listeners.to_vec(), receiver, Arc::clone(&closing), Arc::clone(&metrics));
-        let writer = thread::Builder::new()
-            .name("store".to_owned())
-            .spawn(|| writer.run())
-            .map_err(|error| StoreError::NotOpened { file: settings.file.clone(), error })?;
-        let store = Self { batches, held: None, writer, closing, interval: settings.flush_interval, metrics };
-        Ok((store, devices))
+    ) -> Result<(Opened, Contents), StoreError> {
+        let (database, contents) = open_or_put_aside(settings, listeners, unix_time)?;
+        let Contents { devices, associations } = &contents;
+        let (file, devices, associations) = (settings.file.display(), devices.len(), associations.len());
+        info!(%file, devices, associations, "store opened");
+        let opened = Opened { database, settings: settings.clone(), listeners: listeners.to_vec(), metrics };
+        Ok((opened, contents))
     }
 
     /// When changes that there are now have to be handed over; `None` if there are none.
@@ -141,7 +179,7 @@ fn open_or_put_aside(
     settings: &Settings,
     listeners: &[UdpListener],
     unix_time: Duration,
-) -> Result<(Database, Vec<DeviceRecord>), StoreError> {
+) -> Result<(Database, Contents), StoreError> {
     let file = &settings.file;
     let (problem, mark) = match Database::open(file, listeners) {
         Ok(opened) => return Ok(opened),

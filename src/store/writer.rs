@@ -14,6 +14,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tracing::{error, info};
 
+use crate::dtls::AssociationChange;
 use crate::gateway::record::Change;
 use crate::observability::metrics::Metrics;
 use crate::transport::UdpListener;
@@ -82,6 +83,10 @@ impl Writer {
             match change {
                 Change::Put(_) => self.metrics.store.put.increment(),
                 Change::Remove { .. } => self.metrics.store.removed.increment(),
+                Change::Association(AssociationChange::Put(_)) => self.metrics.store.associations_put.increment(),
+                Change::Association(AssociationChange::Remove(_)) => {
+                    self.metrics.store.associations_removed.increment();
+                }
             }
         }
         if std::mem::take(&mut self.failing) {

@@ -1,4 +1,4 @@
-//! Plain UDP: sockets with a large receive buffer, read in batches.
+//! UDP: sockets with a large receive buffer, read in batches. Of DTLS they know that a socket is for it.
 
 use std::future::poll_fn;
 use std::io;
@@ -19,11 +19,32 @@ const BATCH: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UdpListener {
     pub name: String,
+    pub security: Security,
     /// Port 0 lets the system choose one. On a host with several addresses name the one that devices know: an answer leaves
     /// from the bound address.
     pub bind: SocketAddr,
     /// Bytes that the system keeps for us while we are busy; it may give less.
     pub recbuf: usize,
+}
+
+/// What the devices of a listener speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Security {
+    /// CoAP as it is.
+    None,
+    /// CoAP over DTLS.
+    Dtls,
+}
+
+impl UdpListener {
+    /// The section of the configuration.
+    pub fn key(&self) -> String {
+        let kind = match self.security {
+            Security::None => "udp",
+            Security::Dtls => "dtls",
+        };
+        format!("listeners.{kind}.{}", self.name)
+    }
 }
 
 /// How a look at a socket ended.
@@ -47,8 +68,8 @@ impl Sockets {
     pub fn bind(listeners: &[UdpListener]) -> io::Result<Self> {
         let bind = |listener: &UdpListener| {
             open(listener).map_err(|error| {
-                let UdpListener { name, bind, .. } = listener;
-                io::Error::new(error.kind(), format!("listeners.udp.{name}.bind = {bind}: {error}"))
+                let (key, bind) = (listener.key(), listener.bind);
+                io::Error::new(error.kind(), format!("{key}.bind = {bind}: {error}"))
             })
         };
         let sockets = listeners.iter().map(bind).collect::<io::Result<_>>()?;

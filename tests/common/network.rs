@@ -329,6 +329,7 @@ impl Network {
                     self.rate_limited += usize::from(verdict == Verdict::Dropped(DropReason::RateLimited));
                 }
                 Output::Report(report) => self.reports.push(report),
+                Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
                 Output::Idle(next) => {
                     let next = next.map(|next| next.max(self.now));
                     if let Some(next) = next.filter(|_| self.gateway_wakes != next) {

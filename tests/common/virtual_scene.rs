@@ -436,6 +436,7 @@ impl Scene {
                 Output::Broker(command) => self.said.push_back(Said::ToBroker(command)),
                 Output::Report(Report::Datagram { peer, verdict }) => verdicts.push((peer, verdict)),
                 Output::Report(report) => self.reports.push_back(report),
+                Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
                 Output::Idle(deadline) => {
                     self.deadline = deadline;
                     return verdicts;
@@ -526,7 +527,7 @@ fn keeps_the_secret(output: &Output) {
     let bytes = match output {
         Output::Transmit(transmit) => &transmit.datagram[..],
         Output::Broker(BrokerCommand::Publish { publication, .. }) => &publication.payload[..],
-        Output::Broker(_) | Output::Report(_) | Output::Idle(_) => &[],
+        Output::Broker(_) | Output::FindKey(_) | Output::Report(_) | Output::Idle(_) => &[],
     };
     let shown = format!("{output:?}") + &String::from_utf8_lossy(bytes);
     assert!(!shown.contains(PASSWORD), "{shown}");

@@ -88,6 +88,7 @@ impl Core {
                 Change::Remove { endpoint } => {
                     self.kept.remove(&endpoint);
                 }
+                Change::Association(change) => panic!("nobody speaks DTLS here, {change:?}"),
             }
         }
     }
@@ -196,6 +197,7 @@ impl Core {
                 }
                 Output::Report(Report::NotRestored { endpoint, reason }) => self.not_restored.push((endpoint, reason)),
                 Output::Report(_) => {}
+                Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
                 Output::Idle(_) => return,
             }
         }

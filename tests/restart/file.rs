@@ -7,19 +7,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lwm2m_gateway::gateway::record::DeviceRecord;
+use lwm2m_gateway::coap::AssociationId;
+use lwm2m_gateway::dtls::{AssociationChange, SavedAssociation};
+use lwm2m_gateway::gateway::record::{Change, DeviceRecord};
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::store::{Settings, Store, StoreError};
-use lwm2m_gateway::transport::UdpListener;
+use lwm2m_gateway::transport::{Security, UdpListener};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use redb::TableDefinition;
+use redb::{ReadableTable, TableDefinition};
 use tempfile::TempDir;
+use zeroize::Zeroizing;
 
 use super::core::{Core, peer, read};
 
 const UNIX_TIME: Duration = Duration::from_secs(1_800_000_123);
 const PATIENCE: Duration = Duration::from_secs(20);
+const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("about");
 
 #[tokio::test]
 async fn what_is_written_is_read_again_and_what_left_is_not() {
@@ -52,7 +56,8 @@ async fn a_device_comes_back_to_the_listener_of_its_name_or_to_one_that_reaches_
         (&[("v6", "[::1]:1"), ("v4", "0.0.0.0:2")], 1),
         (&[("v6", "[::1]:1")], 0),
     ] {
-        let (store, records) = Store::open(&place.settings(), &listeners(names), UNIX_TIME, Arc::default()).unwrap();
+        let (store, contents) = Store::open(&place.settings(), &listeners(names), UNIX_TIME, Arc::default()).unwrap();
+        let (store, records) = (store.start().unwrap(), contents.devices);
         assert_eq!(records[0].peer.socket, socket, "{names:?}");
         close(store, Core::new()).await;
     }
@@ -104,16 +109,61 @@ async fn a_store_of_a_newer_format_is_put_aside_as_it_is() {
     let store = place.open_new();
     inhabit(&mut core);
     close(store, core).await;
-    const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("about");
-    let database = redb::Database::open(place.file()).unwrap();
-    let transaction = database.begin_write().unwrap();
-    transaction.open_table(ABOUT).unwrap().insert("format", 2).unwrap();
-    transaction.commit().unwrap();
-    drop(database);
+    place.set_format(3);
 
     let (_store, records) = place.open();
     assert_eq!(records, []);
     assert_eq!(place.files(), ["store.redb", "store.redb.newer-1800000123"]);
+}
+
+/// It had no associations.
+#[tokio::test]
+async fn a_store_of_format_1_is_read_and_is_of_this_one_from_then_on() {
+    let place = Place::new();
+    let mut core = Core::new();
+    let store = place.open_new();
+    inhabit(&mut core);
+    let kept = close(store, core).await;
+    place.set_format(1);
+    const ASSOCIATIONS: TableDefinition<'_, u64, (&str, &str, &[u8])> = TableDefinition::new("associations");
+    place.change(|transaction| assert!(transaction.delete_table(ASSOCIATIONS).unwrap()));
+
+    let (store, records) = place.open();
+    assert_eq!(records, kept);
+    let nobody = Core::new();
+    store.close(nobody.now, nobody.gateway, PATIENCE).await;
+    place.change(|transaction| {
+        assert_eq!(transaction.open_table(ABOUT).unwrap().get("format").unwrap().unwrap().value(), 2)
+    });
+}
+
+#[tokio::test]
+async fn an_association_comes_back_with_the_listeners_of_the_same_names() {
+    let place = Place::new();
+    let dtls = |name: &str| UdpListener { security: Security::Dtls, ..listeners(&[(name, "127.0.0.1:0")]).remove(0) };
+    let plain = || listeners(&[("one", "127.0.0.1:0")]).remove(0);
+    let open = |listeners: &[UdpListener]| {
+        let (opened, contents) = Store::open(&place.settings(), listeners, UNIX_TIME, Arc::default()).unwrap();
+        (opened, contents.associations)
+    };
+    let saved = |id: u64, made_at, reached_by| SavedAssociation {
+        id: AssociationId(id),
+        made_at,
+        reached_by,
+        bytes: Zeroizing::new(vec![7; 80]),
+    };
+    let put = |saved| Change::Association(AssociationChange::Put(saved));
+    let (opened, none) = open(&[plain(), dtls("a"), dtls("b")]);
+    assert_eq!(none, []);
+    opened.write_now(&[put(saved(1, 1, 2)), put(saved(2, 2, 2)), put(saved(3, 1, 1))]).unwrap();
+    opened.write_now(&[Change::Association(AssociationChange::Remove(AssociationId(3)))]).unwrap();
+    drop(opened);
+    let (opened, moved) = open(&[dtls("b"), dtls("new"), dtls("a")]);
+    assert_eq!(moved, [saved(1, 2, 0), saved(2, 0, 0)]);
+    drop(opened);
+    // Where a listener is gone there is another one.
+    let (_opened, moved) = open(&[plain(), dtls("new"), dtls("a")]);
+    assert_eq!(moved, [saved(1, 2, 1), saved(2, 1, 1)]);
 }
 
 #[tokio::test]
@@ -185,8 +235,12 @@ async fn close(mut store: Store, mut core: Core) -> Vec<DeviceRecord> {
 }
 
 fn listeners(names: &[(&str, &str)]) -> Vec<UdpListener> {
-    let listener =
-        |&(name, bind): &(&str, &str)| UdpListener { name: name.to_owned(), bind: bind.parse().unwrap(), recbuf: 2048 };
+    let listener = |&(name, bind): &(&str, &str)| UdpListener {
+        name: name.to_owned(),
+        security: Security::None,
+        bind: bind.parse().unwrap(),
+        recbuf: 2048,
+    };
     names.iter().map(listener).collect()
 }
 
@@ -210,13 +264,29 @@ impl Place {
     }
 
     fn open(&self) -> (Store, Vec<DeviceRecord>) {
-        Store::open(&self.settings(), &default_listeners(), UNIX_TIME, Arc::<Metrics>::default()).unwrap()
+        let opened = Store::open(&self.settings(), &default_listeners(), UNIX_TIME, Arc::<Metrics>::default());
+        let (store, contents) = opened.unwrap();
+        (store.start().unwrap(), contents.devices)
     }
 
     fn open_new(&self) -> Store {
         let (store, records) = self.open();
         assert_eq!(records, []);
         store
+    }
+
+    fn set_format(&self, format: u64) {
+        self.change(|transaction| {
+            transaction.open_table(ABOUT).unwrap().insert("format", format).unwrap();
+        });
+    }
+
+    /// Changes the file from outside.
+    fn change(&self, change: impl FnOnce(&redb::WriteTransaction)) {
+        let database = redb::Database::open(self.file()).unwrap();
+        let transaction = database.begin_write().unwrap();
+        change(&transaction);
+        transaction.commit().unwrap();
     }
 
     fn mode(&self) -> u32 {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use lwm2m_gateway::coap::options::{format, number};
-use lwm2m_gateway::coap::{Code, Request, Token};
-use lwm2m_gateway::gateway::record::{CommandRecord, DeviceRecord, ObservationRecord};
+use lwm2m_gateway::coap::{AssociationId, Code, Peer, Request, Token};
+use lwm2m_gateway::gateway::record::{CommandRecord, DeviceRecord, IdentityRecord, ObservationRecord};
 use lwm2m_gateway::lwm2m::path::Path;
 use lwm2m_gateway::lwm2m::register::Registration;
 use lwm2m_gateway::mqtt::downlink::Echo;
@@ -54,17 +54,41 @@ fn record() -> impl Strategy<Value = DeviceRecord> {
         registration(),
         proptest::option::of(".{0,20}"),
         "[A-Za-z0-9_-]{16}",
-        any::<u8>(),
+        (any::<u8>(), peer_identity()),
         times(),
         vec(observation, 0..4),
         vec(command, 0..4),
         vec(path, 0..4),
     )
-        .prop_map(|(registration, password, location, number, last_heard, observations, commands, to_observe)| {
-            let password = password.map(Secret::new);
-            let peer = peer(number);
-            DeviceRecord { registration, password, location, peer, last_heard, observations, commands, to_observe }
-        })
+        .prop_map(
+            |(registration, password, location, (number, identity), last_heard, observations, commands, to_observe)| {
+                let association = identity.is_some().then_some(AssociationId(number.into()));
+                DeviceRecord {
+                    registration,
+                    password: password.map(Secret::new),
+                    location,
+                    peer: Peer { association, ..peer(number) },
+                    identity,
+                    last_heard,
+                    observations,
+                    commands,
+                    to_observe,
+                }
+            },
+        )
+}
+
+fn peer_identity() -> impl Strategy<Value = Option<IdentityRecord>> {
+    let certificate = (proptest::option::of(".{0,20}"), vec(".{0,20}", 0..3));
+    prop_oneof![
+        Just(None),
+        ".{1,20}".prop_map(|identity| Some(IdentityRecord::Psk(identity))),
+        certificate.prop_map(|(common_name, alternative_names)| {
+            Some(IdentityRecord::Certificate { common_name, alternative_names })
+        }),
+        ".{1,20}".prop_map(|name| Some(IdentityRecord::RawPublicKey { name })),
+        Just(Some(IdentityRecord::Unknown)),
+    ]
 }
 
 fn registration() -> impl Strategy<Value = Registration> {

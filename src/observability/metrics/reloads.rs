@@ -12,6 +12,7 @@ pub enum Part {
     Settings,
     Definitions,
     Keys,
+    Certificates,
 }
 
 #[derive(Debug, Default)]
@@ -19,6 +20,7 @@ pub struct ReloadMetrics {
     settings: Counts,
     definitions_read: Counts,
     keys: Counts,
+    certificates: Counts,
     /// Object definitions in force.
     pub definitions: Gauge,
 }
@@ -84,18 +86,20 @@ impl ReloadMetrics {
             Part::Settings => &self.settings,
             Part::Definitions => &self.definitions_read,
             Part::Keys => &self.keys,
+            Part::Certificates => &self.certificates,
         }
     }
 }
 
 impl Part {
-    const ALL: [Self; 3] = [Self::Settings, Self::Definitions, Self::Keys];
+    const ALL: [Self; 4] = [Self::Settings, Self::Definitions, Self::Keys, Self::Certificates];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Settings => "settings",
             Self::Definitions => "definitions",
             Self::Keys => "keys",
+            Self::Certificates => "certificates",
         }
     }
 
@@ -104,6 +108,7 @@ impl Part {
             Self::Settings => r#"part="settings""#,
             Self::Definitions => r#"part="definitions""#,
             Self::Keys => r#"part="keys""#,
+            Self::Certificates => r#"part="certificates""#,
         }
     }
 }

@@ -5,10 +5,11 @@ use std::marker::PhantomData;
 use crate::coap::{BlockError, Code, DecodeError};
 use crate::gateway::broker::CloseReason;
 use crate::gateway::report::{
-    CommandOutcome, DropReason, LeaveReason, NotRestored, NotificationOutcome, Report, Verdict,
+    CommandOutcome, DropReason, Forbidden, LeaveReason, NotRestored, NotificationOutcome, Report, Verdict,
 };
 use crate::mqtt::downlink::MSG_TYPES;
 
+use super::dtls::DtlsMetrics;
 use super::{Counter, Sample, sample};
 
 /// What the core reports.
@@ -20,6 +21,8 @@ pub struct CoreMetrics {
     registrations: Counter,
     registrations_rejected: Counters<Rejection>,
     updates: Counter,
+    forbidden: Counters<Forbidden>,
+    dtls: DtlsMetrics,
     restored: Counter,
     not_restored: Counters<NotRestored>,
     moves: Counter,
@@ -42,6 +45,9 @@ impl CoreMetrics {
             Report::Registered { .. } => self.registrations.increment(),
             Report::RegisterRejected { code, .. } => self.registrations_rejected.increment(Rejection::of(*code)),
             Report::Updated { .. } => self.updates.increment(),
+            Report::Forbidden { reason, .. } => self.forbidden.increment(*reason),
+            Report::AssociationClosed { reason, .. } => self.dtls.closed(*reason),
+            Report::Dtls(report) => self.dtls.record(report),
             Report::Restored { .. } => self.restored.increment(),
             Report::NotRestored { reason, .. } => self.not_restored.increment(*reason),
             Report::Moved { .. } => self.moves.increment(),
@@ -57,7 +63,10 @@ impl CoreMetrics {
 
     pub(super) fn samples(&self) -> Vec<Sample> {
         [
-            self.datagrams.samples("lwm2m_datagrams_total", "Datagrams from devices, each counted once."),
+            self.datagrams.samples(
+                "lwm2m_datagrams_total",
+                "Messages from devices, each counted once: a datagram over plain UDP.",
+            ),
             alone("lwm2m_retransmissions_total", "Confirmable messages sent once more.", &self.retransmissions),
             alone(
                 "lwm2m_duplicates_forgotten_total",
@@ -68,6 +77,11 @@ impl CoreMetrics {
             self.registrations_rejected
                 .samples("lwm2m_registrations_rejected_total", "Registers answered with an error."),
             alone("lwm2m_updates_total", "Updates of registrations.", &self.updates),
+            self.forbidden.samples(
+                "lwm2m_forbidden_total",
+                "Requests from a device with another identity than the registration is for, answered 4.03.",
+            ),
+            self.dtls.samples(),
             alone("lwm2m_restored_total", "Devices of before a restart that were taken up again.", &self.restored),
             self.not_restored
                 .samples("lwm2m_not_restored_total", "Devices of before a restart that were not taken up again."),
@@ -151,7 +165,7 @@ impl Rejection {
 }
 
 /// What a counter is split by.
-trait Label: Copy + PartialEq + 'static {
+pub(super) trait Label: Copy + PartialEq + 'static {
     /// Every value there is.
     const ALL: &'static [Self];
 
@@ -160,7 +174,7 @@ trait Label: Copy + PartialEq + 'static {
 
 /// One counter for each value of `L`.
 #[derive(Debug)]
-struct Counters<L> {
+pub(super) struct Counters<L> {
     counters: Vec<Counter>,
     label: PhantomData<L>,
 }
@@ -172,20 +186,20 @@ impl<L: Label> Default for Counters<L> {
 }
 
 impl<L: Label> Counters<L> {
-    fn increment(&self, value: L) {
+    pub fn increment(&self, value: L) {
         let counter = L::ALL.iter().zip(&self.counters).find(|(label, _)| **label == value);
         let (_, counter) = counter.expect("ALL has every value, by the macro that writes it");
         counter.increment();
     }
 
-    fn samples(&self, name: &'static str, meaning: &'static str) -> Vec<Sample> {
+    pub fn samples(&self, name: &'static str, meaning: &'static str) -> Vec<Sample> {
         let labelled = L::ALL.iter().zip(&self.counters);
         labelled.map(|(label, counter)| sample(name, meaning, label.labels(), counter)).collect()
     }
 }
 
 /// A counter that has its name for itself.
-fn alone(name: &'static str, meaning: &'static str, counter: &Counter) -> Vec<Sample> {
+pub(super) fn alone(name: &'static str, meaning: &'static str, counter: &Counter) -> Vec<Sample> {
     vec![sample(name, meaning, "", counter)]
 }
 
@@ -204,6 +218,8 @@ macro_rules! labels {
         }
     };
 }
+
+pub(super) use labels;
 
 labels!(Verdict {
     (Verdict::Request) => r#"verdict="request""#,
@@ -246,6 +262,12 @@ labels!(Rejection {
     (Rejection::TooManyRequests) => r#"code="4.29""#,
     (Rejection::ServiceUnavailable) => r#"code="5.03""#,
     (Rejection::Other) => r#"code="other""#,
+});
+
+labels!(Forbidden {
+    (Forbidden::OtherName) => r#"reason="other_name""#,
+    (Forbidden::OtherIdentity) => r#"reason="other_identity""#,
+    (Forbidden::Unsecured) => r#"reason="unsecured""#,
 });
 
 labels!(LeaveReason {
@@ -294,7 +316,9 @@ mod tests {
             let counted: u64 = metrics.samples().iter().map(|sample| sample.value).sum();
             assert_eq!(counted, index, "{report:?}");
         }
-        let untouched: Vec<_> = metrics.samples().into_iter().filter(|sample| sample.value != 1).collect();
+        // Those of DTLS are in a test of their own.
+        let untouched = |sample: &Sample| sample.value != 1 && !sample.name.starts_with("lwm2m_dtls_");
+        let untouched: Vec<_> = metrics.samples().into_iter().filter(untouched).collect();
         assert_eq!(untouched, []);
     }
 
@@ -330,6 +354,12 @@ mod tests {
             NotificationOutcome::ALL.iter().map(|&outcome| Report::Notification { endpoint: endpoint(), outcome });
         let transfers = BlockError::ALL.iter().map(|&error| Report::TransferFailed { peer: peer(), error });
         let not_restored = NotRestored::ALL.iter().map(|&reason| Report::NotRestored { endpoint: endpoint(), reason });
+        let forbidden = Forbidden::ALL.iter().map(|&reason| Report::Forbidden {
+            endpoint: endpoint(),
+            peer: peer(),
+            identity: None,
+            reason,
+        });
         let single = [
             Report::Retransmitted { peer: peer() },
             Report::DuplicateForgotten { peer: peer() },
@@ -343,6 +373,7 @@ mod tests {
         ];
         datagrams
             .chain(rejections)
+            .chain(forbidden)
             .chain(departures)
             .chain(not_restored)
             .chain(commands)

@@ -209,6 +209,7 @@ impl Run {
                 Output::Broker(BrokerCommand::Publish { .. } | BrokerCommand::Disconnect { .. }) => {}
                 Output::Report(Report::Datagram { .. }) => verdicts += 1,
                 Output::Report(_) => {}
+                Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
                 Output::Idle(deadline) => {
                     self.deadline = deadline;
                     return verdicts;

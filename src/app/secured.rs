@@ -1,0 +1,119 @@
+//! DTLS, put together: credentials, the associations of before, and what is read anew while the program runs.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::anyhow;
+use tracing::error;
+
+use crate::config::Config;
+use crate::credentials::{self, Certificates, CredentialsError, FileKeys, Keys, OnError, PskKeys};
+use crate::dtls::handshake::Acceptor;
+use crate::dtls::{self, SavedAssociation, Server};
+use crate::gateway::Gateway;
+use crate::gateway::record::Change;
+use crate::observability::conditions::{Condition, Conditions, State};
+use crate::observability::metrics::{Metrics, Part as Counted};
+use crate::reload::Part;
+use crate::store::Opened;
+use crate::transport::Security;
+
+/// What the listeners for DTLS need.
+pub struct Secured {
+    settings: dtls::Settings,
+    credentials: credentials::Settings,
+    first_socket: u16,
+    acceptor: Option<Acceptor>,
+    file_keys: FileKeys,
+    /// Without it credentials that are of no use stay so until the next start.
+    service: Option<Service>,
+    condition: Condition,
+    metrics: Arc<Metrics>,
+}
+
+/// The service of keys, or that there is none.
+type Service = Option<(credentials::Asker, usize)>;
+
+impl Secured {
+    /// None where no listener is for DTLS. Credentials that are of no use are an error if the configuration says so; or
+    /// else there are no handshakes until they are of use.
+    pub fn prepare(config: &Config, conditions: &Conditions, metrics: &Arc<Metrics>) -> anyhow::Result<Option<Self>> {
+        let plain = config.listeners.iter().filter(|listener| listener.security == Security::None).count();
+        if plain == config.listeners.len() {
+            return Ok(None);
+        }
+        let mut secured = Self {
+            settings: config.dtls.clone(),
+            credentials: config.credentials.clone(),
+            first_socket: u16::try_from(plain).expect("there are fewer listeners than ports"),
+            acceptor: None,
+            file_keys: FileKeys::default(),
+            service: None,
+            condition: conditions.add("dtls"),
+            metrics: Arc::clone(metrics),
+        };
+        secured.load()?;
+        Ok(Some(secured))
+    }
+
+    /// Gives the gateway its DTLS, with the associations that the store has.
+    pub fn join(
+        &self,
+        gateway: Gateway,
+        now: Instant,
+        seed: [u8; 32],
+        store: Option<(&Opened, Vec<SavedAssociation>)>,
+    ) -> Gateway {
+        let new = || Server::new(self.settings.clone(), self.acceptor.clone(), seed, now);
+        let mut server = new();
+        if let Some((store, associations)) = store {
+            let changes: Vec<Change> = server.restore(now, associations).into_iter().map(Change::Association).collect();
+            if let Err(error) = store.write_now(&changes) {
+                // A later process would not know of the sequence numbers that this one uses.
+                error!(%error, "the associations of before are not taken up: devices have to make new ones");
+                server = new();
+            }
+        }
+        gateway.with_dtls(server, self.first_socket)
+    }
+
+    /// The driver's end of the keys.
+    pub fn keys(&self) -> Keys {
+        Keys::new(self.file_keys.clone(), self.service.clone().flatten(), Arc::clone(&self.metrics))
+    }
+
+    /// What is read anew while the program runs; nothing where that would be of no use.
+    pub fn parts(self) -> Vec<Box<dyn Part>> {
+        if self.service.is_none() {
+            return Vec::new();
+        }
+        let in_force = self.acceptor.is_some();
+        vec![
+            Box::new(Certificates::new(&self.credentials, in_force, self.condition)),
+            Box::new(PskKeys::new(&self.credentials, in_force, self.file_keys)),
+        ]
+    }
+
+    fn load(&mut self) -> anyhow::Result<()> {
+        match self.try_to_load() {
+            Ok(()) => self.condition.set(State::Up, "handshakes are taken"),
+            Err(problem) if self.credentials.on_error == OnError::Exit => {
+                return Err(anyhow!("{problem} (`dtls.on_error = \"disable\"` serves plain UDP in that case)"));
+            }
+            Err(problem) => {
+                self.metrics.reload.failed(Counted::Certificates);
+                error!(%problem, "DTLS is off: its credentials are of no use");
+                self.condition.set(State::Off, problem.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    fn try_to_load(&mut self) -> Result<(), CredentialsError> {
+        self.service = Some(self.credentials.asker()?);
+        let credentials = self.credentials.load()?;
+        self.file_keys.replace(credentials.keys);
+        self.acceptor = Some(credentials.acceptor);
+        Ok(())
+    }
+}

@@ -1,0 +1,134 @@
+//! `[dtls]`: credentials, with EMQX's words where it has them, and the bounds of [`dtls::Settings`].
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::Value;
+
+use crate::credentials::{Encoding, OnError, PLACEHOLDER, PskFileSettings, PskHttpSettings, Settings};
+use crate::dtls;
+use crate::dtls::handshake::{AcceptorSettings, VerifyMode};
+use crate::gateway::identity::{IdentityRule, Pattern};
+use crate::secret::Secret;
+
+use super::kinds::{choice, duration, list, switch, text, text_with_content, whole};
+use super::reader::Reader;
+use super::sections::{HOUR, MANY, MILLISECOND, SECOND, YEAR, rate_limit, tls};
+
+const ENCODINGS: [(&str, Encoding); 3] =
+    [("text", Encoding::Text), ("hex", Encoding::Hex), ("base64", Encoding::Base64)];
+
+pub fn credentials(reader: &mut Reader) -> Settings {
+    let on_error = [("disable", OnError::Disable), ("exit", OnError::Exit)];
+    let mut cipher_suites = reader.read("dtls.ciphers", Vec::new(), suites);
+    cipher_suites.extend(reader.read("dtls.psk_ciphers", Vec::new(), suites));
+    Settings {
+        on_error: reader.read("dtls.on_error", OnError::Disable, choice(on_error)),
+        certfile: reader.read("dtls.certfile", None, file),
+        keyfile: reader.read("dtls.keyfile", None, file),
+        password: reader.read_secret("dtls.password").map(Secret::new),
+        cacertfile: reader.read("dtls.cacertfile", None, file),
+        verify: verify(reader),
+        pinned: reader
+            .read("dtls.pinned", Vec::new(), list(text_with_content))
+            .into_iter()
+            .map(PathBuf::from)
+            .collect(),
+        raw_public_keys: reader.read("dtls.raw_public_keys", false, switch),
+        cipher_suites,
+        connection_ids: reader.read("dtls.connection_id", true, switch),
+        tickets: reader.read("dtls.session_tickets", true, switch),
+        mtu: reader.read("dtls.mtu", 1200, whole(AcceptorSettings::MIN_MTU..=16_384)),
+        psk_file: psk_file(reader),
+        psk_http: psk_http(reader),
+    }
+}
+
+/// The bounds.
+pub fn settings(reader: &mut Reader) -> dtls::Settings {
+    let default = dtls::Settings::default();
+    let key = |last: &str| format!("dtls.{last}");
+    let settings = dtls::Settings {
+        begun: rate_limit(reader, "dtls.handshake_rate", default.begun),
+        handshakes: reader.read(&key("handshakes"), default.handshakes, whole(1..=MANY)),
+        handshakes_per_address: reader.read(
+            &key("handshakes_per_address"),
+            default.handshakes_per_address,
+            whole(1..=MANY),
+        ),
+        handshake_deadline: reader.read(&key("handshake_timeout"), default.handshake_deadline, duration(SECOND..=HOUR)),
+        associations: reader.read(&key("associations"), default.associations, whole(1..=MANY)),
+        idle: reader.read(&key("idle_timeout"), default.idle, duration(SECOND..=YEAR)),
+        cached_keys: reader.read(&key("cached_keys"), default.cached_keys, whole(1..=MANY)),
+        ..default
+    };
+    let keys = [key("handshakes_per_address"), key("handshakes")];
+    if reader.fine(&[&keys[0], &keys[1]]) && settings.handshakes_per_address > settings.handshakes {
+        let problem = format!("allowed is no more than dtls.handshakes, which is {}", settings.handshakes);
+        reader.refuse(&keys[0], problem);
+    }
+    settings
+}
+
+pub fn identity(reader: &mut Reader) -> IdentityRule {
+    reader.read("dtls.identity", IdentityRule::Equals, |value: &Value| match text(value)?.as_str() {
+        "none" => Ok(IdentityRule::None),
+        "equals" => Ok(IdentityRule::Equals),
+        around => around.parse::<Pattern>().map(IdentityRule::Pattern).map_err(|error| {
+            format!("allowed is \"none\", \"equals\" or a text such as \"device-${{endpoint_name}}\": {error}")
+        }),
+    })
+}
+
+fn verify(reader: &mut Reader) -> VerifyMode {
+    let verifies = reader.read("dtls.verify", true, choice([("verify_peer", true), ("verify_none", false)]));
+    let required = reader.read("dtls.fail_if_no_peer_cert", true, switch);
+    if verifies { VerifyMode::Peer { required } } else { VerifyMode::None }
+}
+
+fn psk_file(reader: &mut Reader) -> Option<PskFileSettings> {
+    let separator = reader.read("dtls.psk_separator", ":".to_owned(), text_with_content);
+    let encoding = reader.read("dtls.psk_encoding", Encoding::Text, choice(ENCODINGS));
+    let file = reader.read("dtls.psk_file", None, file)?;
+    Some(PskFileSettings { file, separator, encoding })
+}
+
+fn psk_http(reader: &mut Reader) -> Option<PskHttpSettings> {
+    let key = |last: &str| format!("dtls.psk_http.{last}");
+    let given = reader.read(&key("url"), None, |value| url(value).map(Some));
+    let most = Duration::from_secs(30 * 24 * 3600);
+    let settings = PskHttpSettings {
+        url: given.clone().unwrap_or_default(),
+        authorization: reader.read_secret(&key("authorization")).map(Secret::new),
+        encoding: reader.read(&key("encoding"), Encoding::Text, choice(ENCODINGS)),
+        ssl: tls(reader, &key("ssl")),
+        timeout: reader.read(&key("timeout"), 5 * SECOND, duration(MILLISECOND..=HOUR)),
+        requests: reader.read(&key("requests"), 100, whole(1..=100_000)),
+        keep_found: reader.read(&key("keep_found"), HOUR, duration(Duration::ZERO..=most)),
+        keep_unknown: reader.read(&key("keep_unknown"), 60 * SECOND, duration(Duration::ZERO..=most)),
+    };
+    given.map(|_| settings)
+}
+
+fn file(value: &Value) -> Result<Option<PathBuf>, String> {
+    text_with_content(value).map(|file| Some(PathBuf::from(file)))
+}
+
+/// A list, or a text with commas or colons between the names, as EMQX 4 and OpenSSL have it. Whether there are such suites
+/// is seen when the credentials are read.
+fn suites(value: &Value) -> Result<Vec<String>, String> {
+    let texts = list(text_with_content)(value)?;
+    let names = texts.iter().flat_map(|text| text.split([',', ':'])).map(str::trim);
+    Ok(names.filter(|name| !name.is_empty()).map(str::to_owned).collect())
+}
+
+fn url(value: &Value) -> Result<String, String> {
+    let allowed = || format!("allowed is http://... or https://... with {PLACEHOLDER} in its path or query");
+    let given = value.as_str().filter(|text| text.starts_with("http://") || text.starts_with("https://"));
+    let given = given.ok_or_else(allowed)?;
+    let (_, behind) = given.split_once("://").ok_or_else(allowed)?;
+    let path = behind.find('/').map(|at| &behind[at..]);
+    let fits = path.is_some_and(|path| path.contains(PLACEHOLDER));
+    let example = given.replace(PLACEHOLDER, "identity");
+    if fits && example.parse::<hyper::Uri>().is_ok() { Ok(given.to_owned()) } else { Err(allowed()) }
+}

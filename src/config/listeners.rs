@@ -1,0 +1,60 @@
+//! `[listeners.udp.NAME]` and `[listeners.dtls.NAME]`.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use crate::transport::{Security, UdpListener};
+
+use super::kinds::{parsed, whole};
+use super::reader::Reader;
+use super::sections::SOCKET_ADDRESS;
+
+/// Those for plain UDP first. One of them, `default`, when the configuration names none at all; for DTLS there is none that
+/// is not named, for it needs credentials.
+pub fn listeners(reader: &mut Reader) -> Vec<UdpListener> {
+    let udp = named(reader, "listeners.udp");
+    let dtls = named(reader, "listeners.dtls").unwrap_or_default();
+    let udp = udp.unwrap_or_else(|| if dtls.is_empty() { vec!["default".to_owned()] } else { Vec::new() });
+    let mut listeners: Vec<UdpListener> =
+        udp.into_iter().map(|name| listener(reader, name, Security::None, 5683)).collect();
+    listeners.extend(dtls.into_iter().map(|name| listener(reader, name, Security::Dtls, 5684)));
+    if listeners.is_empty() {
+        reader.refuse("listeners.udp", "at least one listener is needed");
+    }
+    refuse_shared_addresses(reader, &listeners);
+    listeners
+}
+
+/// The names below a key that can be names; `None` when there is no such key.
+fn named(reader: &mut Reader, key: &str) -> Option<Vec<String>> {
+    let (fit, unfit): (Vec<String>, Vec<String>) =
+        reader.names_below(key)?.into_iter().partition(|name| is_listener_name(name));
+    for name in unfit {
+        let problem = "allowed are letters, digits, - and _ in the name of a listener";
+        reader.refuse(&format!("{key}.{name}"), problem);
+    }
+    Some(fit)
+}
+
+fn listener(reader: &mut Reader, name: String, security: Security, port: u16) -> UdpListener {
+    let everywhere = SocketAddr::from(([0, 0, 0, 0], port));
+    let mut listener = UdpListener { name, security, bind: everywhere, recbuf: 4 * 1024 * 1024 };
+    let key = listener.key();
+    listener.bind = reader.read(&format!("{key}.bind"), listener.bind, parsed(SOCKET_ADDRESS));
+    listener.recbuf = reader.read(&format!("{key}.recbuf"), listener.recbuf, whole(2048..=1024 * 1024 * 1024));
+    listener
+}
+
+fn refuse_shared_addresses(reader: &mut Reader, listeners: &[UdpListener]) {
+    let mut first = HashMap::new();
+    for listener in listeners.iter().filter(|listener| listener.bind.port() != 0) {
+        if let Some(other) = first.insert(listener.bind, listener) {
+            let problem = format!("{} is the address of {} too", listener.bind, other.key());
+            reader.refuse(&format!("{}.bind", listener.key()), problem);
+        }
+    }
+}
+
+fn is_listener_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+}

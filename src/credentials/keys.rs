@@ -1,0 +1,125 @@
+//! The keys of devices, where the driver asks for them: of the file at once, of the service later. Nothing here waits.
+
+use std::future::pending;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::task::{JoinError, JoinSet};
+use tracing::{debug, info, warn};
+
+use crate::dtls::credentials::{KeyAnswer, PskIdentity};
+use crate::observability::metrics::Metrics;
+
+use super::psk_file;
+use super::psk_http::{AskError, Asker};
+
+/// What a file says holds until it changes, and then everything is looked up anew.
+const KEEP: Duration = Duration::from_secs(3600);
+
+/// The keys of the file as it was read last; a clone is the same.
+#[derive(Clone, Default)]
+pub struct FileKeys(Arc<RwLock<psk_file::Keys>>);
+
+impl FileKeys {
+    pub fn replace(&self, keys: psk_file::Keys) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    fn find(&self, identity: &PskIdentity) -> Option<KeyAnswer> {
+        let keys = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        keys.get(identity).map(|key| KeyAnswer::Found { key: key.clone(), keep_for: KEEP })
+    }
+}
+
+/// The driver's end.
+pub struct Keys {
+    file: FileKeys,
+    asker: Option<Asker>,
+    /// Questions under way at once.
+    most: usize,
+    asked: JoinSet<Asked>,
+    /// Whether the service did not answer the last time.
+    failing: bool,
+    metrics: Arc<Metrics>,
+}
+
+/// A question that came to its end.
+struct Asked {
+    identity: PskIdentity,
+    result: Result<KeyAnswer, AskError>,
+}
+
+impl Keys {
+    /// Those of the file come first. Without a service who is not in the file is unknown.
+    pub fn new(file: FileKeys, asker: Option<(Asker, usize)>, metrics: Arc<Metrics>) -> Self {
+        let (asker, most) = asker.map_or((None, 0), |(asker, most)| (Some(asker), most));
+        Self { file, asker, most, asked: JoinSet::new(), failing: false, metrics }
+    }
+
+    /// No keys at all.
+    pub fn none(metrics: Arc<Metrics>) -> Self {
+        Self::new(FileKeys::default(), None, metrics)
+    }
+
+    /// The key of this identity, if that can be told at once; or else it comes by [`Keys::answer`].
+    pub fn find(&mut self, identity: &PskIdentity) -> Option<KeyAnswer> {
+        let counters = &self.metrics.credentials;
+        if let Some(found) = self.file.find(identity) {
+            counters.keys_of_file.increment();
+            return Some(found);
+        }
+        let Some(asker) = &self.asker else {
+            counters.keys_unknown.increment();
+            return Some(KeyAnswer::Unknown { keep_for: KEEP });
+        };
+        if self.asked.len() >= self.most {
+            counters.keys_refused.increment();
+            return Some(KeyAnswer::Unavailable);
+        }
+        let (asker, identity) = (asker.clone(), identity.clone());
+        self.asked.spawn(async move {
+            let result = asker.ask(&identity).await;
+            Asked { identity, result }
+        });
+        None
+    }
+
+    /// The next answer of the service. Cancel-safe.
+    pub async fn answer(&mut self) -> (PskIdentity, KeyAnswer) {
+        match self.asked.join_next().await {
+            Some(ended) => self.ended(ended),
+            None => pending().await,
+        }
+    }
+
+    fn ended(&mut self, ended: Result<Asked, JoinError>) -> (PskIdentity, KeyAnswer) {
+        let Asked { identity, result } = match ended {
+            Ok(asked) => asked,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        let counters = &self.metrics.credentials;
+        let answer = match result {
+            Ok(answer) => {
+                match answer {
+                    KeyAnswer::Found { .. } => counters.keys_of_service.increment(),
+                    KeyAnswer::Unknown { .. } | KeyAnswer::Unavailable => counters.keys_unknown.increment(),
+                }
+                if std::mem::take(&mut self.failing) {
+                    info!("the service of keys (dtls.psk_http) answers again");
+                }
+                answer
+            }
+            Err(error) => {
+                counters.keys_failed.increment();
+                if std::mem::replace(&mut self.failing, true) {
+                    debug!(identity = identity.as_str(), %error, "no key");
+                } else {
+                    let identity = identity.as_str();
+                    warn!(identity, %error, "the service of keys (dtls.psk_http) does not answer as it should");
+                }
+                KeyAnswer::Unavailable
+            }
+        };
+        (identity, answer)
+    }
+}

@@ -1,0 +1,89 @@
+//! Keys and certificates that change while the program runs: the parts of [`crate::reload`] for them. Handshakes use the new
+//! ones from then on; the associations that there are stay.
+
+use std::path::PathBuf;
+
+use tracing::info;
+
+use crate::config::Config;
+use crate::driver::control::Request;
+use crate::observability::conditions::{Condition, State};
+use crate::observability::metrics::Part as Counted;
+use crate::reload::{Look, Part};
+
+use super::files::Settings;
+use super::keys::FileKeys;
+
+/// Our certificate and key, and what is trusted.
+pub struct Certificates {
+    condition: Condition,
+    /// What is in force; None if that is nothing.
+    read: Option<(Settings, Look)>,
+}
+
+/// The file of pre-shared keys.
+pub struct PskKeys {
+    keys: FileKeys,
+    read: Option<(Settings, Look)>,
+}
+
+impl Certificates {
+    /// `in_force`: whether the program began with these. The condition says whether there can be handshakes.
+    pub fn new(settings: &Settings, in_force: bool, condition: Condition) -> Self {
+        let look = || (settings.clone(), Look::at(settings.certificate_files()));
+        Self { condition, read: in_force.then(look) }
+    }
+}
+
+impl Part for Certificates {
+    fn counted_as(&self) -> Counted {
+        Counted::Certificates
+    }
+
+    fn files(&self, config: &Config) -> Vec<PathBuf> {
+        config.credentials.certificate_files()
+    }
+
+    fn read(&mut self, config: &Config) -> Result<Vec<Request>, String> {
+        let settings = &config.credentials;
+        let looked = (settings.clone(), Look::at(settings.certificate_files()));
+        if self.read.as_ref() == Some(&looked) {
+            return Ok(Vec::new());
+        }
+        let acceptor = settings.load_acceptor().map_err(|error| error.to_string())?;
+        info!("the credentials of DTLS were read");
+        self.read = Some(looked);
+        self.condition.set(State::Up, "handshakes are taken");
+        Ok(vec![Request::Acceptor(acceptor)])
+    }
+}
+
+impl PskKeys {
+    pub fn new(settings: &Settings, in_force: bool, keys: FileKeys) -> Self {
+        let look = || (settings.clone(), Look::at(settings.key_file()));
+        Self { keys, read: in_force.then(look) }
+    }
+}
+
+impl Part for PskKeys {
+    fn counted_as(&self) -> Counted {
+        Counted::Keys
+    }
+
+    fn files(&self, config: &Config) -> Vec<PathBuf> {
+        config.credentials.key_file().into_iter().collect()
+    }
+
+    fn read(&mut self, config: &Config) -> Result<Vec<Request>, String> {
+        let settings = &config.credentials;
+        let looked = (settings.clone(), Look::at(settings.key_file()));
+        if self.read.as_ref() == Some(&looked) {
+            return Ok(Vec::new());
+        }
+        let keys = settings.load_keys().map_err(|error| error.to_string())?;
+        info!(keys = keys.len(), "the keys of devices were read");
+        self.read = Some(looked);
+        self.keys.replace(keys);
+        Ok(vec![Request::ForgetKeys])
+    }
+}

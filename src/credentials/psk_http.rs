@@ -1,0 +1,181 @@
+//! Pre-shared keys of a service: `GET` by identity over HTTP. 200 with the secret as the body is a key, 404 is an identity
+//! that the service does not know, and everything else is no answer.
+//!
+//! How long an answer is kept is ours to say. A question that finds too many others under way has no answer, so that a
+//! flood of handshakes with invented identities neither fills the memory nor overruns the service.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use hyper::body::Bytes;
+use hyper::header::{AUTHORIZATION, HeaderValue};
+use hyper::{Request, StatusCode, Uri};
+use hyper_openssl::client::legacy::HttpsConnector;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use thiserror::Error;
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use crate::dtls::credentials::{KeyAnswer, PskIdentity, PskKey};
+use crate::secret::Secret;
+use crate::tls;
+
+use super::psk_file::{Encoding, LineProblem, decode};
+
+/// What stands for the identity in the URL.
+pub const PLACEHOLDER: &str = "${psk_identity}";
+/// Bytes of an answer: a key in hexadecimal digits fits, with a line's end.
+const LONGEST_ANSWER: usize = 2 * PskKey::MAX + 2;
+/// Connections that wait for the next question.
+const IDLE_CONNECTIONS: usize = 8;
+
+/// Where the keys are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PskHttpSettings {
+    /// `http://` or `https://`, with [`PLACEHOLDER`] in its path or query.
+    pub url: String,
+    /// The header `Authorization`.
+    pub authorization: Option<Secret>,
+    pub encoding: Encoding,
+    pub ssl: tls::Settings,
+    /// Of one question.
+    pub timeout: Duration,
+    /// Questions under way at once.
+    pub requests: usize,
+    /// How long a key is remembered, and that there is none.
+    pub keep_found: Duration,
+    pub keep_unknown: Duration,
+}
+
+/// Asks; a clone asks with the same connections.
+#[derive(Clone)]
+pub struct Asker(Arc<Inner>);
+
+struct Inner {
+    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    settings: PskHttpSettings,
+    authorization: Option<HeaderValue>,
+}
+
+#[derive(Debug, Error)]
+pub enum SetUpError {
+    #[error("dtls.psk_http.ssl: {0}")]
+    Ssl(#[from] tls::SettingsError),
+    #[error("dtls.psk_http.authorization: no text of a header")]
+    Authorization,
+    #[error("TLS: {0}")]
+    Library(#[from] openssl::error::ErrorStack),
+}
+
+/// Why there is no answer. It says neither the key nor the URL, which may hold a password.
+#[derive(Debug, Error)]
+pub enum AskError {
+    #[error("the identity does not fit into the URL")]
+    Url,
+    #[error("{0}")]
+    Unreachable(String),
+    #[error("no answer in time")]
+    TimedOut,
+    #[error("status {0}")]
+    Status(StatusCode),
+    #[error("the answer is too long")]
+    TooLong,
+    #[error("the answer broke off: {0}")]
+    BrokenOff(String),
+    #[error("the answer is no key: {0}")]
+    NoKey(#[from] LineProblem),
+}
+
+impl Asker {
+    pub fn new(settings: &PskHttpSettings) -> Result<Self, SetUpError> {
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(settings.timeout));
+        let client = Client::builder(TokioExecutor::new())
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .build(secured(connector, settings)?);
+        let header = |secret: &Secret| {
+            let mut value = HeaderValue::from_str(secret.reveal()).map_err(|_| SetUpError::Authorization)?;
+            value.set_sensitive(true);
+            Ok::<_, SetUpError>(value)
+        };
+        let authorization = settings.authorization.as_ref().map(header).transpose()?;
+        Ok(Self(Arc::new(Inner { client, settings: settings.clone(), authorization })))
+    }
+
+    /// Ends by the time of the settings.
+    pub async fn ask(&self, identity: &PskIdentity) -> Result<KeyAnswer, AskError> {
+        let Inner { settings, .. } = &*self.0;
+        timeout(settings.timeout, self.ask_patiently(identity)).await.unwrap_or(Err(AskError::TimedOut))
+    }
+
+    async fn ask_patiently(&self, identity: &PskIdentity) -> Result<KeyAnswer, AskError> {
+        let Inner { client, settings, .. } = &*self.0;
+        let response = client.request(self.request(identity)?).await;
+        let response = response.map_err(|error| AskError::Unreachable(with_causes(&error)))?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => return Ok(KeyAnswer::Unknown { keep_for: settings.keep_unknown }),
+            other => return Err(AskError::Status(other)),
+        }
+        let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
+        let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+            Some(_) => AskError::TooLong,
+            None => AskError::BrokenOff(error.to_string()),
+        })?;
+        let body = Zeroizing::new(body.to_bytes().to_vec());
+        let key = decode(without_line_end(&body), settings.encoding)?;
+        let key = PskKey::new(key).ok_or(LineProblem::Length)?;
+        Ok(KeyAnswer::Found { key, keep_for: settings.keep_found })
+    }
+
+    fn request(&self, identity: &PskIdentity) -> Result<Request<Empty<Bytes>>, AskError> {
+        let Inner { settings, authorization, .. } = &*self.0;
+        let uri: Uri = url(&settings.url, identity).parse().map_err(|_| AskError::Url)?;
+        let mut request = Request::get(uri).body(Empty::new()).map_err(|_| AskError::Url)?;
+        if let Some(authorization) = authorization {
+            request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// The URL with the identity in it, percent-encoded but for what RFC 3986 section 2.3 leaves as it is.
+pub fn url(template: &str, identity: &PskIdentity) -> String {
+    let mut encoded = String::new();
+    for byte in identity.as_str().bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
+            other => write!(encoded, "%{other:02X}").expect("a string takes everything"),
+        }
+    }
+    template.replace(PLACEHOLDER, &encoded)
+}
+
+fn secured(connector: HttpConnector, settings: &PskHttpSettings) -> Result<HttpsConnector<HttpConnector>, SetUpError> {
+    let mut https = HttpsConnector::with_connector(connector, tls::builder(&settings.ssl)?)?;
+    let ssl = settings.ssl.clone();
+    https.set_callback(move |configuration, _| tls::expect_name(configuration, &ssl));
+    Ok(https)
+}
+
+fn without_line_end(body: &[u8]) -> &[u8] {
+    let body = body.strip_suffix(b"\n").unwrap_or(body);
+    body.strip_suffix(b"\r").unwrap_or(body)
+}
+
+/// What a library says and what it knows of the cause.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        write!(text, ": {error}").expect("a string takes everything");
+        cause = error.source();
+    }
+    text
+}
