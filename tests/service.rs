@@ -28,7 +28,7 @@ use lwm2m_gateway::upstream::exproto::Link;
 use tempfile::TempDir;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_service_manager_hears_that_devices_are_served_and_that_the_end_has_begun() {
+async fn the_service_manager_hears_of_the_start_of_a_reload_and_of_the_end() {
     let broker = TestBroker::start().await;
     let manager = Manager::new();
     let mut gateway = Gateway::start_in(&broker.addresses, manager.variables(None));
@@ -38,6 +38,12 @@ async fn the_service_manager_hears_that_devices_are_served_and_that_the_end_has_
     let device = Device::new(gateway.address());
     device.send(&ping);
     assert_eq!(device.receive(), Message::empty(Kind::Reset, ping.id));
+
+    gateway.signal("HUP");
+    let said = manager.hears();
+    let time = said.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").expect("the time is told along").trim_end();
+    assert!(time.parse::<u64>().is_ok(), "{said}");
+    assert_eq!(manager.hears(), "READY=1\n");
 
     gateway.signal("TERM");
     assert_eq!(manager.hears(), "STOPPING=1\n");

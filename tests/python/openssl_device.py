@@ -2,6 +2,7 @@
 
 import os
 import queue
+import socket
 import subprocess
 import threading
 
@@ -38,11 +39,7 @@ class OpensslDevice(Client):
 
     def register(self, endpoint):
         """The answer's code."""
-        request = aiocoap.Message(code=aiocoap.POST, payload=b"</3/0>,</3303/0>")
-        request.opt.uri_path = ("rd",)
-        request.opt.uri_query = (f"ep={endpoint}", "lt=300", "lwm2m=1.0", "b=U")
-        request.opt.content_format = LINKS
-        self._send(request, Type.CON, b"\1")
+        self._send(register(endpoint), Type.CON, b"\1")
         answer = self.answers.get(timeout=PATIENCE)
         self.location = answer.opt.location_path
         return answer.code
@@ -87,3 +84,22 @@ class OpensslDevice(Client):
         super().__exit__(*reason)
         self.thread.join()
         self.process.stdout.close()
+
+
+def register(endpoint):
+    """A Register, without its message id and token."""
+    request = aiocoap.Message(code=aiocoap.POST, payload=b"</3/0>,</3303/0>")
+    request.opt.uri_path = ("rd",)
+    request.opt.uri_query = (f"ep={endpoint}", "lt=300", "lwm2m=1.0", "b=U")
+    request.opt.content_format = LINKS
+    return request
+
+
+def registers_over_udp(port, endpoint):
+    """The code of the answer to a Register without DTLS."""
+    request = register(endpoint)
+    request.mtype, request.mid, request.token = Type.CON, 1, b"\1"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as line:
+        line.settimeout(PATIENCE)
+        line.sendto(request.encode(), ("127.0.0.1", port))
+        return aiocoap.Message.decode(line.recv(LARGEST_MESSAGE)).code
