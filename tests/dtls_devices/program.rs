@@ -3,13 +3,13 @@
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
-use std::thread;
 use std::time::Duration;
 
 use lwm2m_gateway::coap::options::number;
 use lwm2m_gateway::coap::{Code, Message};
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::time::sleep;
 
 use super::common::application::{Application, answer, content};
 use super::common::broker::TestBroker;
@@ -146,7 +146,7 @@ async fn a_device_registers_by_dtls_moves_and_outlives_a_kill_without_a_handshak
     read(&mut device, 2);
 
     for id in 3..6 {
-        thread::sleep(WRITTEN);
+        sleep(WRITTEN).await;
         gateway.kill();
         gateway.start_again();
         assert_eq!(device.ask(&update(&location)).code, Code::CHANGED);
@@ -192,21 +192,21 @@ async fn a_changed_file_of_keys_is_in_force_and_a_bad_one_leaves_the_old_keys() 
     assert!(!connects("two", b"hunter2-hunter2-", 1));
 
     place.write("one:0123456789abcdef\ntwo:hunter2-hunter2-\n");
-    until(|| connects("two", b"hunter2-hunter2-", 1));
+    until(|| connects("two", b"hunter2-hunter2-", 1)).await;
     place.write("one:0123456789abcdef\nhunter2-without-a-separator\n");
-    until(|| gateway.output().contains("keys.psk, line 2: there is no separator"));
+    until(|| gateway.output().contains("keys.psk, line 2: there is no separator")).await;
     assert!(connects("two", b"hunter2-hunter2-", 20));
     assert!(!gateway.output().contains("hunter2"), "{}", gateway.output());
 
     place.write("two:fedcba9876543210\n");
-    until(|| connects("two", b"fedcba9876543210", 1));
+    until(|| connects("two", b"fedcba9876543210", 1)).await;
     assert!(!connects("one", b"0123456789abcdef", 1));
 }
 
-fn until(mut done: impl FnMut() -> bool) {
+async fn until(mut done: impl FnMut() -> bool) {
     let end = now() + PATIENCE;
     while !done() {
         assert!(now() < end, "it does not happen");
-        thread::sleep(Duration::from_millis(50));
+        sleep(Duration::from_millis(50)).await;
     }
 }
