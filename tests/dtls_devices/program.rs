@@ -123,6 +123,7 @@ impl Place {
 async fn a_device_registers_by_dtls_moves_and_outlives_a_kill_without_a_handshake() {
     let place = Place::new("secured:0123456789abcdef\n");
     let broker = TestBroker::start().await;
+    let Some(control) = broker.control() else { return };
     let mut gateway = Gateway::start_with(&broker.addresses, 1, &(place.lines() + "log.level = \"debug\"\n"));
     let mut application = Application::connect(&broker.addresses.mqtt, &["secured"]);
     let mut device =
@@ -148,7 +149,9 @@ async fn a_device_registers_by_dtls_moves_and_outlives_a_kill_without_a_handshak
     for id in 3..6 {
         sleep(WRITTEN).await;
         gateway.kill();
+        until(|| control.clients().is_empty()).await;
         gateway.start_again();
+        until(|| !control.subscriptions("secured").is_empty()).await;
         assert_eq!(device.ask(&update(&location)).code, Code::CHANGED);
         read(&mut device, id);
     }
