@@ -140,6 +140,19 @@ impl Gateway {
         admin::ask(admin::address(&self.output()).expect("it prints where"), path)
     }
 
+    /// Waits until so many devices are clients of the broker: before, commands for them are lost there.
+    pub fn wait_for_clients(&self, count: f64) {
+        let connected = || admin::sum(&self.ask_admin("/metrics").1, "lwm2m_broker_clients{state=\"connected\"}");
+        let there = (0..200).any(|_| {
+            let there = connected() == count;
+            if !there {
+                thread::park_timeout(Duration::from_millis(100));
+            }
+            there
+        });
+        assert!(there, "{} clients:\n{}", connected(), self.output());
+    }
+
     /// What it has printed.
     pub fn output(&self) -> String {
         fs::read_to_string(self.folder.path().join("output")).expect("the output is text")
