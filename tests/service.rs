@@ -24,7 +24,7 @@ use lwm2m_gateway::observability::conditions::Conditions;
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::service::Watchdog;
 use lwm2m_gateway::transport::Sockets;
-use lwm2m_gateway::upstream::exproto::Link;
+use lwm2m_gateway::upstream::{self, Link};
 use tempfile::TempDir;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,7 +95,8 @@ async fn nobody_feeds_the_watchdog_for_an_event_loop_that_is_stuck() {
 async fn driver(manager: &Manager, timeout: Duration) -> Driver {
     let mut config = Config::default();
     config.listeners[0].bind = "127.0.0.1:0".parse().expect("an address");
-    config.upstream.handler_bind = "127.0.0.1:0".parse().expect("an address");
+    let upstream::Settings::ExProto(exproto) = &mut config.upstream else { panic!("the default is ExProto") };
+    exproto.handler_bind = "127.0.0.1:0".parse().expect("an address");
     let metrics = Arc::new(Metrics::default());
     let sockets = Sockets::bind(&config.listeners).expect("free ports");
     let link = Link::start(config.upstream, Arc::clone(&metrics), Conditions::default().add("emqx"))

@@ -11,7 +11,7 @@ use lwm2m_gateway::config::Config;
 use lwm2m_gateway::dtls::credentials::{KeyAnswer, PskKey};
 use lwm2m_gateway::dtls::handshake::{Acceptor, AcceptorSettings};
 use lwm2m_gateway::dtls::{self, AssociationChange, SavedAssociation, Server};
-use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, DeviceId};
+use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, DeviceId, MessageProperties};
 use lwm2m_gateway::gateway::record::{Change, DeviceRecord};
 use lwm2m_gateway::gateway::report::Report;
 use lwm2m_gateway::gateway::settings::Settings;
@@ -139,6 +139,7 @@ impl Scene {
             device: self.devices[endpoint],
             topic: "dn".to_owned(),
             payload: command.to_string().into_bytes(),
+            properties: MessageProperties::default(),
         };
         self.gateway.handle_broker(self.now, event);
         self.pump();
@@ -243,7 +244,7 @@ impl Scene {
                 Output::Broker(
                     BrokerCommand::Connect { device, client } | BrokerCommand::Resume { device, client },
                 ) => {
-                    self.devices.insert(client.clientid.clone(), device);
+                    self.devices.insert(client.endpoint.clone(), device);
                     self.connects.push(client);
                     if !self.broker_thinks {
                         self.gateway.handle_broker(self.now, BrokerEvent::Connected { device });
@@ -252,7 +253,7 @@ impl Scene {
                 Output::Broker(BrokerCommand::Publish { publication, .. }) => {
                     self.published.push_back(serde_json::from_slice(&publication.payload).expect("JSON"));
                 }
-                Output::Broker(BrokerCommand::Disconnect { .. }) => {}
+                Output::Broker(BrokerCommand::Disconnect { .. } | BrokerCommand::SetLifetime { .. }) => {}
                 Output::Report(report) => self.reports.push(report),
             }
             quiet = false;
