@@ -225,6 +225,7 @@ mod tests {
             CloseReason::CloseNotify,
             CloseReason::Alert(40),
             CloseReason::Replaced,
+            CloseReason::Revoked,
             CloseReason::Idle,
             CloseReason::Evicted,
             CloseReason::FailedTags,
@@ -245,6 +246,7 @@ mod tests {
         let failures = [
             HandshakeFailure::Deadline,
             HandshakeFailure::Restarted,
+            HandshakeFailure::Revoked,
             HandshakeFailure::WrongKey,
             HandshakeFailure::Failed(Failure::UnknownIdentity),
             HandshakeFailure::KeyUnavailable,
