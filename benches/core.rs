@@ -112,7 +112,8 @@ impl Bench {
     fn observe(&mut self, device: DeviceId, path: &str) -> Token {
         let command = format!(r#"{{"reqID":1,"msgType":"observe","data":{{"path":"{path}"}}}}"#);
         let topic = "lwm2m/bench-0/dn".to_owned();
-        let event = BrokerEvent::Message { device, topic, payload: command.into_bytes() };
+        let event =
+            BrokerEvent::Message { device, topic, payload: command.into_bytes(), properties: Default::default() };
         self.gateway.handle_broker(self.now, event);
         let request = self.outcome().sent.pop().expect("the command is sent to the device");
 
@@ -142,7 +143,9 @@ impl Bench {
                 }
                 Output::Broker(BrokerCommand::Connect { device, .. }) => outcome.connect = Some(device),
                 Output::Broker(BrokerCommand::Publish { publication, .. }) => outcome.publication = Some(publication),
-                Output::Broker(BrokerCommand::Resume { .. } | BrokerCommand::Disconnect { .. })
+                Output::Broker(
+                    BrokerCommand::Resume { .. } | BrokerCommand::SetLifetime { .. } | BrokerCommand::Disconnect { .. },
+                )
                 | Output::FindKey(_)
                 | Output::Report(_) => {}
                 Output::Idle(_) => return outcome,

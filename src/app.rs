@@ -26,7 +26,7 @@ use crate::reload::{self, Part, Reloading};
 use crate::service::{self, Watchdog};
 use crate::store::{Contents, Opened, Store};
 use crate::transport::{Security, Sockets, UdpListener};
-use crate::upstream::exproto::{Link, Node};
+use crate::upstream::{self, Link};
 
 use secured::Secured;
 
@@ -52,8 +52,7 @@ pub struct Places {
     pub dtls: Vec<SocketAddr>,
     /// MQTT of the embedded broker.
     pub mqtt: Option<SocketAddr>,
-    pub handler: SocketAddr,
-    pub nodes: Vec<Node>,
+    pub upstream: upstream::Settings,
     pub objects: usize,
     /// Metrics and health, over HTTP.
     pub admin: Option<SocketAddr>,
@@ -109,7 +108,6 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let enabled = config.store.enable.unwrap_or(!embedded);
     let opened = || Store::open(&config.store, &config.listeners, driver::unix_time(), Arc::clone(&metrics));
     let store = enabled.then(opened).transpose()?;
-    let handler = config.upstream.handler_bind;
     let link = Link::start(config.upstream.clone(), Arc::clone(&metrics), conditions.add("broker")).await?;
     let listener = admin_listener(&config.admin, embedded).await?;
     let (udp, dtls) = addresses(&config.listeners, &sockets)?;
@@ -120,8 +118,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
         mqtt: broker.as_ref().map(|broker| broker.addresses().mqtt),
         #[cfg(not(feature = "embedded"))]
         mqtt: None,
-        handler,
-        nodes: config.upstream.nodes.clone(),
+        upstream: config.upstream.clone(),
         objects,
         admin: listener.as_ref().map(TcpListener::local_addr).transpose()?,
     };
@@ -229,14 +226,24 @@ impl fmt::Display for Places {
                 )?;
                 write!(f, "No device at hand? `lwm2m-gateway demo` brings one along. Ctrl-C stops.")
             }
-            None => {
-                for Node { listeners, adapter } in &self.nodes {
-                    writeln!(f, "  EMQX, exproto listener           {}", listeners.join(", "))?;
-                    writeln!(f, "  EMQX, ConnectionAdapter          {adapter}")?;
-                }
-                writeln!(f, "  our ConnectionUnaryHandler       {}", self.handler)?;
-                write!(f, "In EMQX `emqx ctl gateway list` shows exproto running, with each device as a client.")
+            None => write_upstream(f, &self.upstream),
+        }
+    }
+}
+
+fn write_upstream(f: &mut fmt::Formatter<'_>, upstream: &upstream::Settings) -> fmt::Result {
+    match upstream {
+        upstream::Settings::ExProto(exproto) => {
+            for node in &exproto.nodes {
+                writeln!(f, "  EMQX, exproto listener           {}", node.listeners.join(", "))?;
+                writeln!(f, "  EMQX, ConnectionAdapter          {}", node.adapter)?;
             }
+            writeln!(f, "  our ConnectionUnaryHandler       {}", exproto.handler_bind)?;
+            write!(f, "In EMQX `emqx ctl gateway list` shows exproto running, with each device as a client.")
+        }
+        upstream::Settings::Mqtt(mqtt) => {
+            writeln!(f, "  broker (MQTT)                    {}", mqtt.brokers.join(", "))?;
+            write!(f, "Each device is a client of the broker, by its endpoint name.")
         }
     }
 }
@@ -270,14 +277,26 @@ async fn admin_listener(settings: &admin::Settings, embedded: bool) -> anyhow::R
 #[cfg(feature = "embedded")]
 async fn with_broker(config: Config) -> anyhow::Result<(Config, Option<crate::embedded::Broker>)> {
     let mut config = config;
-    if config.upstream.handler_bind.port() == 0 {
-        config.upstream.handler_bind = free_address(config.upstream.handler_bind)?;
-        config.embedded.handler = format!("http://{}", config.upstream.handler_bind);
+    if let upstream::Settings::ExProto(exproto) = &mut config.upstream
+        && exproto.handler_bind.port() == 0
+    {
+        exproto.handler_bind = free_address(exproto.handler_bind)?;
+        config.embedded.handler = format!("http://{}", exproto.handler_bind);
+    }
+    if let upstream::Settings::Mqtt(_) = config.upstream {
+        config.embedded.devices = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
     }
     let broker = crate::embedded::Broker::start(config.embedded.clone()).await.context("the embedded broker")?;
     let addresses = broker.addresses();
-    let adapter = format!("http://{}", addresses.adapter);
-    config.upstream.nodes = vec![Node { listeners: vec![addresses.listener.to_string()], adapter }];
+    match &mut config.upstream {
+        upstream::Settings::ExProto(exproto) => {
+            let adapter = format!("http://{}", addresses.adapter);
+            exproto.nodes = vec![upstream::exproto::Node { listeners: vec![addresses.listener.to_string()], adapter }];
+        }
+        upstream::Settings::Mqtt(mqtt) => {
+            mqtt.brokers = addresses.devices.iter().map(SocketAddr::to_string).collect();
+        }
+    }
     Ok((config, Some(broker)))
 }
 

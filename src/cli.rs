@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::Config;
 use crate::definitions::{self, Definitions};
 use crate::lwm2m::model::{BrokenFile, Model, Object, Resource};
+use crate::upstream::Settings;
 use crate::upstream::exproto::emqx::EmqxConfig;
 
 /// LwM2M devices on one side, the EMQX broker on the other
@@ -89,7 +90,10 @@ pub fn check(config: &ConfigFile, output: &mut impl Write) -> anyhow::Result<()>
 /// Prints EMQX's side of the link.
 pub fn emqx_config(config: &ConfigFile, output: &mut impl Write) -> anyhow::Result<()> {
     let config = config.load()?;
-    write!(output, "{}", EmqxConfig { settings: &config.upstream, limits: &config.gateway.limits })?;
+    let Settings::ExProto(settings) = &config.upstream else {
+        bail!("with upstream.kind = \"mqtt\" the devices use EMQX's MQTT listener: it needs nothing else for them");
+    };
+    write!(output, "{}", EmqxConfig { settings, limits: &config.gateway.limits })?;
     Ok(())
 }
 

@@ -24,7 +24,7 @@ use crate::observability::vitals::Vitals;
 use crate::service::Watchdog;
 use crate::store::Store;
 use crate::transport::{Batch, Sockets};
-use crate::upstream::exproto::Link;
+use crate::upstream::Link;
 
 use control::Request;
 

@@ -27,7 +27,7 @@
 //! - [`lwm2m`] knows the vocabulary of CoAP, never the endpoint, and keeps no state.
 //! - [`registry`] builds no packet and no topic.
 //! - [`mqtt`] maps values to values; it does not know which device is awake.
-//! - Only [`upstream`] and the embedded broker know the messages of ExProto, only [`transport`] knows the devices' sockets.
+//! - Only [`upstream`] and the embedded broker know the messages of ExProto and the packets of MQTT, only [`transport`] knows the devices' sockets.
 //! - Only `dtls::handshake` and the shell's TLS know OpenSSL, and only `dtls::handshake` has `unsafe`.
 //! - Only [`store`] knows the file that outlives the process; it is never waited for while a device could be served.
 //! - Past [`app`] nobody validates the configuration again.

@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::driver::control::{Control, Request};
 use crate::driver::unix_time;
 use crate::observability::metrics::{Metrics, Part as Counted};
+use crate::service;
 
 pub use parts::{Definitions, Settings, takes_effect_at_once};
 pub use watch::Look;
@@ -86,9 +87,15 @@ impl Reloading {
                 continue;
             }
             known = look;
+            if reason == Reason::Signal {
+                service::reloading();
+            }
             let requests;
             (self, requests) = blocking(self, move |reloading| reloading.read(reason)).await;
             put_in_force(&self.control.clone(), requests).await;
+            if reason == Reason::Signal {
+                service::ready();
+            }
         }
     }
 

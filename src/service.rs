@@ -15,6 +15,15 @@ pub fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
+/// The configuration is read anew; [`ready`] says that it is done.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        // systemd.service(5), Type=notify-reload: the time tells this reload from one that was asked for before.
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(error) => warn!(%error, "the service manager cannot be told the time of a reload"),
+    }
+}
+
 /// The end has begun.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);

@@ -74,6 +74,18 @@ fn only_the_exproto_rooms_know_its_messages() {
     }
 }
 
+/// The packets of MQTT stay in the two rooms that speak it.
+#[test]
+fn only_the_mqtt_rooms_know_its_packets() {
+    for (file, text) in sources(&source_folder()) {
+        let upstream = file.starts_with(source_folder().join("upstream/mqtt"));
+        assert!(upstream || !names(&text, "mqtt_protocol_core"), "{} knows the packets of MQTT", file.display());
+        let embedded =
+            file.starts_with(source_folder().join("embedded/mqtt")) || file.starts_with(source_folder().join("demo"));
+        assert!(embedded || !names(&text, "rumqttc"), "{} knows the packets of the embedded broker", file.display());
+    }
+}
+
 #[test]
 fn only_the_store_knows_its_database() {
     for (file, text) in sources(&source_folder()) {

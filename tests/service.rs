@@ -24,11 +24,11 @@ use lwm2m_gateway::observability::conditions::Conditions;
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::service::Watchdog;
 use lwm2m_gateway::transport::Sockets;
-use lwm2m_gateway::upstream::exproto::Link;
+use lwm2m_gateway::upstream::{self, Link};
 use tempfile::TempDir;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_service_manager_hears_that_devices_are_served_and_that_the_end_has_begun() {
+async fn the_service_manager_hears_of_the_start_of_a_reload_and_of_the_end() {
     let broker = TestBroker::start().await;
     let manager = Manager::new();
     let mut gateway = Gateway::start_in(&broker.addresses, manager.variables(None));
@@ -38,6 +38,12 @@ async fn the_service_manager_hears_that_devices_are_served_and_that_the_end_has_
     let device = Device::new(gateway.address());
     device.send(&ping);
     assert_eq!(device.receive(), Message::empty(Kind::Reset, ping.id));
+
+    gateway.signal("HUP");
+    let said = manager.hears();
+    let time = said.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").expect("the time is told along").trim_end();
+    assert!(time.parse::<u64>().is_ok(), "{said}");
+    assert_eq!(manager.hears(), "READY=1\n");
 
     gateway.signal("TERM");
     assert_eq!(manager.hears(), "STOPPING=1\n");
@@ -89,7 +95,8 @@ async fn nobody_feeds_the_watchdog_for_an_event_loop_that_is_stuck() {
 async fn driver(manager: &Manager, timeout: Duration) -> Driver {
     let mut config = Config::default();
     config.listeners[0].bind = "127.0.0.1:0".parse().expect("an address");
-    config.upstream.handler_bind = "127.0.0.1:0".parse().expect("an address");
+    let upstream::Settings::ExProto(exproto) = &mut config.upstream else { panic!("the default is ExProto") };
+    exproto.handler_bind = "127.0.0.1:0".parse().expect("an address");
     let metrics = Arc::new(Metrics::default());
     let sockets = Sockets::bind(&config.listeners).expect("free ports");
     let link = Link::start(config.upstream, Arc::clone(&metrics), Conditions::default().add("emqx"))

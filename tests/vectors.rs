@@ -25,7 +25,7 @@ use lwm2m_gateway::coap::options::{format, number};
 use lwm2m_gateway::coap::{Code, Kind, Message, MessageId, Peer, Token};
 use lwm2m_gateway::config::Config;
 use lwm2m_gateway::definitions;
-use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, ConnectError, DeviceId};
+use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, ConnectError, DeviceId, MessageProperties};
 use lwm2m_gateway::gateway::settings::Settings;
 use lwm2m_gateway::gateway::{self, Output};
 use lwm2m_gateway::lwm2m::codec::UndefinedResources;
@@ -171,7 +171,7 @@ impl Core {
                 let payload = serde_json::from_slice(&publication.payload).expect("what is published is JSON");
                 self.published.push_back((publication.topic, payload));
             }
-            BrokerCommand::Resume { .. } | BrokerCommand::Disconnect { .. } => {}
+            BrokerCommand::Resume { .. } | BrokerCommand::SetLifetime { .. } | BrokerCommand::Disconnect { .. } => {}
         }
     }
 }
@@ -189,7 +189,8 @@ impl Sides for Core {
 
     fn application_sends(&mut self, topic: &str, payload: &[u8]) {
         let device = self.device.expect("a device is connected");
-        let event = BrokerEvent::Message { device, topic: topic.to_owned(), payload: payload.to_vec() };
+        let properties = MessageProperties::default();
+        let event = BrokerEvent::Message { device, topic: topic.to_owned(), payload: payload.to_vec(), properties };
         self.gateway.handle_broker(self.now, event);
         self.take_outputs();
     }

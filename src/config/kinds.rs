@@ -87,6 +87,13 @@ pub fn list<T>(item: impl Fn(&Value) -> Result<T, String>) -> impl Fn(&Value) ->
     }
 }
 
+pub fn not_empty<T>(list: impl Fn(&Value) -> Result<Vec<T>, String>) -> impl Fn(&Value) -> Result<Vec<T>, String> {
+    move |value| {
+        let items = list(value)?;
+        if items.is_empty() { Err("at least one is needed".to_owned()) } else { Ok(items) }
+    }
+}
+
 /// An address that others reach by this very port, so that the system may not choose it.
 pub fn reachable_address(value: &Value) -> Result<SocketAddr, String> {
     let address: SocketAddr = parsed("an IP address with a port, such as \"127.0.0.1:9001\" or \"[::1]:9001\"")(value)?;
@@ -94,7 +101,7 @@ pub fn reachable_address(value: &Value) -> Result<SocketAddr, String> {
 }
 
 /// `host:port`, or `ssl://host:port`.
-pub fn exproto_listener(value: &Value) -> Result<String, String> {
+pub fn broker_address(value: &Value) -> Result<String, String> {
     let given = value.as_str().filter(|text| is_host_and_port(text.strip_prefix("ssl://").unwrap_or(text)));
     let allowed = "allowed is host:port, such as \"127.0.0.1:7993\", or ssl://host:port";
     given.map(str::to_owned).ok_or_else(|| allowed.to_owned())

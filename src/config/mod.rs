@@ -6,6 +6,7 @@
 mod dtls;
 mod kinds;
 mod listeners;
+mod mqtt;
 mod reader;
 #[cfg(all(test, feature = "embedded"))]
 mod reference;
@@ -30,7 +31,7 @@ use crate::observability::admin;
 use crate::observability::logging::LogSettings;
 use crate::store;
 use crate::transport::UdpListener;
-use crate::upstream::exproto;
+use crate::upstream;
 
 pub use reader::Mistake;
 use reader::Reader;
@@ -43,7 +44,7 @@ pub struct Config {
     pub listeners: Vec<UdpListener>,
     pub dtls: crate::dtls::Settings,
     pub credentials: credentials::Settings,
-    pub upstream: exproto::Settings,
+    pub upstream: upstream::Settings,
     #[cfg(feature = "embedded")]
     pub embedded: crate::embedded::Settings,
     pub store: store::Settings,

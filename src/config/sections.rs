@@ -18,14 +18,15 @@ use crate::observability::logging::{LogFormat, LogSettings, filter};
 use crate::rate::{Rate, RateLimit};
 use crate::store;
 use crate::tls;
-use crate::upstream::exproto;
+use crate::upstream::{self, exproto};
 
 use super::dtls;
 use super::kinds::{
-    choice, duration, exproto_listener, http_address, list, number, parsed, reachable_address, switch, text,
+    broker_address, choice, duration, http_address, list, not_empty, number, parsed, reachable_address, switch, text,
     text_with_content, whole,
 };
 use super::listeners::listeners;
+use super::mqtt;
 use super::reader::Reader;
 use super::{Config, Written};
 
@@ -46,21 +47,36 @@ const POWER_SAVING_APN: [&str; 4] = ["Ctnb", "psmA.eDRX0.ctnb", "psmC.eDRX0.ctnb
 
 pub const SOCKET_ADDRESS: &str = "an IP address with a port, such as \"0.0.0.0:5683\" or \"[::]:5683\"";
 
+/// Which way up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    ExProto,
+    Mqtt,
+}
+
 /// Reads all of it. Where something is wrong the reader knows, and the default stands in its place.
 pub fn config(reader: &mut Reader) -> Config {
-    reader.read("upstream.kind", (), choice([("exproto", ())]));
-    let upstream = exproto(reader);
+    let kind = reader.read("upstream.kind", Kind::ExProto, choice([("exproto", Kind::ExProto), ("mqtt", Kind::Mqtt)]));
+    let (exproto, mqtt) = (exproto(reader), mqtt::settings(reader));
+    let gateway = gateway(reader);
+    if kind == Kind::ExProto && gateway.translators.status.is_some() {
+        let problem = "allowed with upstream.kind = \"mqtt\" only: ExProto has neither retained messages nor wills";
+        reader.refuse("translators.status.enable", problem);
+    }
     // One file fits every build: one without that broker knows the section, and does not look into it.
     #[cfg(not(feature = "embedded"))]
     reader.pass_over("embedded");
     Config {
-        gateway: gateway(reader),
+        gateway,
         listeners: listeners(reader),
         dtls: dtls::settings(reader),
         credentials: dtls::credentials(reader),
         #[cfg(feature = "embedded")]
-        embedded: embedded(reader, upstream.handler_bind),
-        upstream,
+        embedded: embedded(reader, exproto.handler_bind),
+        upstream: match kind {
+            Kind::ExProto => upstream::Settings::ExProto(exproto),
+            Kind::Mqtt => upstream::Settings::Mqtt(mqtt),
+        },
         store: store(reader),
         admin: admin(reader),
         log: log(reader),
@@ -175,7 +191,15 @@ fn translators(reader: &mut Reader) -> Translators {
         notify: translator(reader, "notify", "up/notify"),
         register: translator(reader, "register", "up/resp"),
         update: translator(reader, "update", "up/resp"),
+        status: status(reader),
     }
+}
+
+/// Presence is told only where it is wanted.
+fn status(reader: &mut Reader) -> Option<Translator> {
+    let enabled = reader.read("translators.status.enable", false, switch);
+    let status = translator(reader, "status", "up/status");
+    enabled.then_some(status)
 }
 
 fn translator(reader: &mut Reader, name: &str, topic: &str) -> Translator {
@@ -219,12 +243,16 @@ fn exproto(reader: &mut Reader) -> exproto::Settings {
         queue_total: reader.read(&key("queue_total"), 100_000, whole(1..=MANY)),
         event_queue: reader.read(&key("event_queue"), 65_536, whole(1..=MANY)),
     };
-    if reader.fine(&[&key("queue_per_device"), &key("queue_total")]) && settings.queue_per_device > settings.queue_total
-    {
-        let problem = format!("allowed is no more than queue_total, which is {}", settings.queue_total);
-        reader.refuse(&key("queue_per_device"), problem);
-    }
+    check_queues(reader, "upstream.exproto", settings.queue_per_device, settings.queue_total);
     settings
+}
+
+/// What one device may have of the queue is no more than the whole of it.
+pub(super) fn check_queues(reader: &mut Reader, section: &str, per_device: usize, total: usize) {
+    let [one, all] = ["queue_per_device", "queue_total"].map(|last| format!("{section}.{last}"));
+    if reader.fine(&[&one, &all]) && per_device > total {
+        reader.refuse(&one, format!("allowed is no more than queue_total, which is {total}"));
+    }
 }
 
 /// TLS as a client, below a key.
@@ -251,7 +279,7 @@ pub fn tls(reader: &mut Reader, below: &str) -> tls::Settings {
 fn nodes(reader: &mut Reader) -> Vec<exproto::Node> {
     let [listener, adapter, several] = ["listener", "adapter", "nodes"].map(|last| format!("upstream.exproto.{last}"));
     let one = exproto::Node {
-        listeners: reader.read(&listener, vec!["127.0.0.1:7993".to_owned()], not_empty(list(exproto_listener))),
+        listeners: reader.read(&listener, vec!["127.0.0.1:7993".to_owned()], not_empty(list(broker_address))),
         adapter: reader.read(&adapter, "http://127.0.0.1:9100".to_owned(), http_address),
     };
     let nodes = reader.read(&several, None, |value| not_empty(list(node))(value).map(Some));
@@ -269,7 +297,7 @@ fn node(value: &Value) -> Result<exproto::Node, String> {
         value.as_table().filter(|table| table.keys().all(|key| ["listener", "adapter"].contains(&key.as_str())));
     let entries = table.and_then(|table| table.get("listener").zip(table.get("adapter")));
     let (listener, adapter) = entries.ok_or(ALLOWED)?;
-    Ok(exproto::Node { listeners: not_empty(list(exproto_listener))(listener)?, adapter: http_address(adapter)? })
+    Ok(exproto::Node { listeners: not_empty(list(broker_address))(listener)?, adapter: http_address(adapter)? })
 }
 
 /// With port 0 the system chooses: the broker tells where it is.
@@ -357,11 +385,4 @@ fn template_problem(error: TemplateError) -> String {
 /// The template of a default.
 fn for_topic(text: &str) -> Template {
     Template::for_topic(text).expect("a default is a template")
-}
-
-fn not_empty<T>(list: impl Fn(&Value) -> Result<Vec<T>, String>) -> impl Fn(&Value) -> Result<Vec<T>, String> {
-    move |value| {
-        let items = list(value)?;
-        if items.is_empty() { Err("at least one is needed".to_owned()) } else { Ok(items) }
-    }
 }

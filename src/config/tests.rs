@@ -7,6 +7,7 @@ use crate::gateway::identity::IdentityRule;
 use crate::gateway::settings::{AutoObserve, PasswordSource, UpdatePublish};
 use crate::tls;
 use crate::transport::Security;
+use crate::upstream::{Settings, exproto, mqtt};
 
 pub const DOCUMENTED: &str = include_str!("../../deploy/lwm2m-gateway.toml");
 
@@ -196,9 +197,10 @@ fn a_device_has_a_password_or_none() {
 
 #[test]
 fn the_addresses_of_the_upstream_are_checked() {
-    let several = config("[upstream.exproto]\nlistener = [\"10.0.0.1:7993\", \"emqx-1.example:7993\", \"[::1]:7993\"]");
-    assert_eq!(several.upstream.nodes.len(), 1);
-    assert_eq!(several.upstream.nodes[0].listeners, ["10.0.0.1:7993", "emqx-1.example:7993", "[::1]:7993"]);
+    let several =
+        exproto_of("[upstream.exproto]\nlistener = [\"10.0.0.1:7993\", \"emqx-1.example:7993\", \"[::1]:7993\"]");
+    assert_eq!(several.nodes.len(), 1);
+    assert_eq!(several.nodes[0].listeners, ["10.0.0.1:7993", "emqx-1.example:7993", "[::1]:7993"]);
     for wrong in ["listener = \"127.0.0.1\"", "listener = []", "listener = \"::1:7993\"", "listener = \"h:0\""] {
         assert_eq!(mistakes(&format!("[upstream.exproto]\n{wrong}")).len(), 1, "{wrong}");
     }
@@ -210,11 +212,50 @@ fn the_addresses_of_the_upstream_are_checked() {
     }
 }
 
+fn exproto_of(text: &str) -> exproto::Settings {
+    let Settings::ExProto(settings) = config(text).upstream else { panic!("another kind") };
+    settings
+}
+
+fn mqtt_of(text: &str) -> mqtt::Settings {
+    let Settings::Mqtt(settings) = config(&format!("upstream.kind = \"mqtt\"\n{text}")).upstream else {
+        panic!("another kind")
+    };
+    settings
+}
+
+#[test]
+fn a_broker_of_mqtt_has_addresses_and_perhaps_tls() {
+    let plain = mqtt_of("upstream.mqtt.brokers = [\"a.example:1883\", \"ssl://[::1]:8883\"]");
+    assert_eq!(plain.brokers, ["a.example:1883", "ssl://[::1]:8883"]);
+    let secure = mqtt_of("[upstream.mqtt.ssl]\nverify = \"verify_none\"");
+    assert_eq!(secure.ssl.verify, tls::Verify::None);
+    for wrong in [
+        "brokers = []",
+        "brokers = \"a\"",
+        "version = \"4\"",
+        "window = 0",
+        "keep_alive = 65536",
+        "ssl.certfile = \"c.pem\"",
+        "queue_total = 1",
+    ] {
+        assert_eq!(mistakes(&format!("[upstream.mqtt]\n{wrong}")).len(), 1, "{wrong}");
+    }
+}
+
+#[test]
+fn presence_is_told_where_it_is_wanted_and_can_be() {
+    assert_eq!(config("").gateway.translators.status, None);
+    let config = config("upstream.kind = \"mqtt\"\n[translators.status]\nenable = true\nqos = 1");
+    assert_eq!(config.gateway.translators.status.unwrap().qos, 1);
+    assert_eq!(mistakes("[translators.status]\nenable = true").len(), 1);
+}
+
 #[test]
 fn a_listener_may_speak_tls() {
     let text = "[upstream.exproto]\nlistener = \"ssl://emqx.example:7994\"\n[upstream.exproto.ssl]\n\
                 cacertfile = \"ca.pem\"\nserver_name_indication = \"emqx\"\nverify = \"verify_none\"";
-    let upstream = config(text).upstream;
+    let upstream = exproto_of(text);
     assert_eq!(upstream.nodes[0].listeners, ["ssl://emqx.example:7994"]);
     assert_eq!(upstream.ssl.cacertfile, Some(PathBuf::from("ca.pem")));
     assert_eq!((upstream.ssl.verify, upstream.ssl.server_name.as_deref()), (tls::Verify::None, Some("emqx")));
@@ -313,7 +354,7 @@ fn several_nodes_are_listed_each_with_its_listeners_and_its_adapter() {
     };
     let first = node(&["10.0.0.1:7993"], "http://10.0.0.1:9100");
     let second = node(&["10.0.0.2:7993", "10.0.0.3:7993"], "http://10.0.0.2:9100");
-    assert_eq!(config(text).upstream.nodes, [first, second]);
+    assert_eq!(exproto_of(text).nodes, [first, second]);
     for wrong in [
         "[]",
         "\"10.0.0.1:7993\"",

@@ -28,6 +28,7 @@ pub(super) struct Message {
     pub(super) qos: u8,
     pub(super) payload: Bytes,
     pub(super) retain: bool,
+    pub(super) properties: Properties,
     /// Milliseconds since 1970.
     pub(super) timestamp: u64,
 }
@@ -35,8 +36,27 @@ pub(super) struct Message {
 impl Message {
     pub(super) fn new(from: impl Into<String>, topic: impl Into<String>, qos: u8, payload: Bytes) -> Self {
         let timestamp = clock::unix_milliseconds();
-        Self { from: from.into(), topic: topic.into(), qos, payload, retain: false, timestamp }
+        Self {
+            from: from.into(),
+            topic: topic.into(),
+            qos,
+            payload,
+            retain: false,
+            properties: Properties::default(),
+            timestamp,
+        }
     }
+}
+
+/// What MQTT 5 forwards with a message as it is (section 3.3.2.3).
+#[derive(Clone, Debug, Default)]
+pub(super) struct Properties {
+    pub(super) content_type: Option<String>,
+    pub(super) response_topic: Option<String>,
+    pub(super) correlation_data: Option<Bytes>,
+    pub(super) user_properties: Vec<(String, String)>,
+    /// In seconds; what it waited here is not taken off.
+    pub(super) message_expiry: Option<u32>,
 }
 
 /// A message on its way to a subscriber.

@@ -7,23 +7,28 @@ use std::time::Duration;
 
 use super::exproto::ExProto;
 use super::filters;
+use super::mqtt::DeviceListener;
 
 /// Administers a [`Broker`](super::Broker) from beside it.
 #[derive(Clone)]
 pub struct Control {
     exproto: Arc<ExProto>,
+    devices: Option<Arc<DeviceListener>>,
     rules: Arc<Rules>,
 }
 
 impl Control {
-    pub(super) fn new(exproto: ExProto, rules: Arc<Rules>) -> Self {
-        Self { exproto: Arc::new(exproto), rules }
+    pub(super) fn new(exproto: ExProto, devices: Option<DeviceListener>, rules: Arc<Rules>) -> Self {
+        Self { exproto: Arc::new(exproto), devices: devices.map(Arc::new), rules }
     }
 
     /// As `emqx ctl gateway stop exproto`: every device connection and the adapter are closed, and the handler hears
-    /// nothing of it. Returns when all of that is done.
+    /// nothing of it. The MQTT listener of devices stops too. Returns when all of that is done.
     pub async fn stop(&self) {
         self.exproto.stop().await;
+        if let Some(devices) = &self.devices {
+            devices.stop().await;
+        }
     }
 
     /// As `emqx ctl gateway start exproto`: on the same addresses as before. Does nothing when it runs.
@@ -31,22 +36,34 @@ impl Control {
     /// # Errors
     /// An address that has been taken meanwhile.
     pub async fn start(&self) -> anyhow::Result<()> {
+        if let Some(devices) = &self.devices {
+            devices.resume()?;
+        }
         self.exproto.resume().await
     }
 
     /// As `emqx ctl gateway-clients kick exproto CLIENTID`; false if there is no such client.
     pub async fn kick(&self, clientid: &str) -> bool {
-        self.exproto.kick(clientid).await
+        match &self.devices {
+            Some(devices) if devices.sessions().kick(clientid).await => true,
+            Some(_) | None => self.exproto.kick(clientid).await,
+        }
     }
 
     /// The clientids of the devices that are authenticated, in alphabetical order.
     pub fn clients(&self) -> Vec<String> {
-        self.exproto.clients()
+        let mut clients = self.exproto.clients();
+        if let Some(devices) = &self.devices {
+            clients.extend(devices.sessions().clients());
+            clients.sort();
+        }
+        clients
     }
 
     /// The filters that a client has subscribed, in alphabetical order.
     pub fn subscriptions(&self, clientid: &str) -> Vec<String> {
-        self.exproto.subscriptions(clientid)
+        let own = self.devices.as_ref().map(|devices| devices.sessions().subscriptions(clientid)).unwrap_or_default();
+        if own.is_empty() { self.exproto.subscriptions(clientid) } else { own }
     }
 
     /// From now on Authenticate is refused (`not_authorized`) to whom this applies, too.

@@ -1,7 +1,7 @@
 //! A small broker for a first try and for the tests: MQTT on one side, the ExProto contract on the other, as EMQX has
 //! both. The gateway talks to it over the same TCP and gRPC as to EMQX.
 //!
-//! **Not for production.** Sessions end with their connection, nothing is written to disk, MQTT has no TLS and there is no
+//! **Not for production.** Nothing is written to disk, MQTT has no TLS and there is no
 //! user database, and everybody may publish everything.
 //!
 //! ```text
@@ -21,6 +21,7 @@ mod control;
 mod exproto;
 mod filters;
 mod mqtt;
+mod reserved;
 mod tasks;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -44,6 +45,8 @@ use self::tasks::Tasks;
 pub struct Settings {
     /// MQTT, for applications: versions 3.1.1 and 5 on one port.
     pub mqtt: SocketAddr,
+    /// MQTT, for devices: apart from the applications, so that it can be stopped and refuse; none is needed for ExProto.
+    pub devices: Option<SocketAddr>,
     /// The exproto TCP listener.
     pub listener: SocketAddr,
     /// An exproto SSL listener beside it.
@@ -71,6 +74,7 @@ impl Default for Settings {
         let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         Self {
             mqtt: loopback(1883),
+            devices: None,
             listener: loopback(7993),
             ssl: None,
             adapter: loopback(9100),
@@ -92,6 +96,7 @@ impl Settings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
     pub mqtt: SocketAddr,
+    pub devices: Option<SocketAddr>,
     pub listener: SocketAddr,
     pub ssl: Option<SocketAddr>,
     pub adapter: SocketAddr,
@@ -120,15 +125,18 @@ impl Broker {
             TcpListener::bind(settings.mqtt).await.with_context(|| format!("MQTT on {}", settings.mqtt))?;
         let mqtt = applications.local_addr()?;
         let exproto = ExProto::start(&settings, bus.clone(), rules.clone(), tasks.clone()).await?;
-        tasks.spawn(mqtt::serve(applications, bus, tasks.clone()));
+        let start = |wanted| mqtt::DeviceListener::start(wanted, bus.clone(), rules.clone(), tasks.clone());
+        let devices = settings.devices.map(start).transpose()?;
+        tasks.spawn(mqtt::serve(applications, mqtt::open_site(bus), tasks.clone()));
 
         let addresses = Addresses {
             mqtt,
+            devices: devices.as_ref().map(mqtt::DeviceListener::address),
             listener: exproto.listener(),
             ssl: exproto.secure_listener(),
             adapter: exproto.adapter(),
         };
-        Ok(Self { addresses, control: Control::new(exproto, rules), tasks })
+        Ok(Self { addresses, control: Control::new(exproto, devices, rules), tasks })
     }
 
     pub fn addresses(&self) -> Addresses {

@@ -1,7 +1,9 @@
 //! The port to the broker: what the core asks of it and what it hears from it. `upstream` has the two sides that do it.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
+use crate::mqtt::downlink::Reply;
 use crate::secret::Secret;
 
 /// One registration of one device, as the broker's side sees it. Never used again in the life of the process.
@@ -11,6 +13,7 @@ pub struct DeviceId(pub u64);
 /// What the device is to the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientInfo {
+    pub endpoint: String,
     pub clientid: String,
     pub username: String,
     pub password: Option<Secret>,
@@ -20,6 +23,17 @@ pub struct ClientInfo {
     /// The filter for its commands.
     pub command_filter: String,
     pub command_qos: u8,
+    /// For how long the device may be silent: so long commands for it are worth being kept while it is not connected.
+    pub lifetime: Duration,
+    /// What the broker publishes for the device, retained, when its connection is lost.
+    pub will: Option<Will>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Will {
+    pub topic: String,
+    pub qos: u8,
+    pub payload: Vec<u8>,
 }
 
 /// What may be given up first when a queue is full.
@@ -38,6 +52,10 @@ pub struct Publication {
     pub qos: u8,
     pub payload: Vec<u8>,
     pub class: UplinkClass,
+    /// The broker keeps it for those who subscribe later. ExProto cannot say so.
+    pub retain: bool,
+    /// Goes with an answer to the topic that the command named ([`Reply`]).
+    pub correlation: Option<Vec<u8>>,
     /// When it is there, [`BrokerEvent::Published`] tells that the broker took the publication.
     pub ticket: Option<Ticket>,
 }
@@ -58,6 +76,8 @@ pub enum BrokerCommand {
     Resume { device: DeviceId, client: ClientInfo },
     /// In the order of the commands, per device. Waits in a bounded queue while the connection is away.
     Publish { device: DeviceId, publication: Publication },
+    /// The device may be silent for so long from now on: [`ClientInfo::lifetime`].
+    SetLifetime { device: DeviceId, lifetime: Duration },
     /// What is queued is still published, to a deadline; nothing is heard of this device any more.
     Disconnect { device: DeviceId },
 }
@@ -102,6 +122,11 @@ pub enum BrokerEvent {
         device: DeviceId,
         topic: String,
         payload: Vec<u8>,
+        properties: MessageProperties,
+    },
+    /// The connection was lost meanwhile, and is there again. Only an upstream with wills tells it.
+    Reconnected {
+        device: DeviceId,
     },
     /// The broker took the publication with this ticket.
     Published {
@@ -113,4 +138,15 @@ pub enum BrokerEvent {
         device: DeviceId,
         topic: String,
     },
+}
+
+/// What comes with a command beside its topic and payload. ExProto carries none of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MessageProperties {
+    /// For how long it is worth being carried out.
+    pub expiry: Option<Duration>,
+    /// Where its final answer is wanted too.
+    pub reply: Option<Reply>,
+    /// It was published before somebody subscribed: it may come again.
+    pub retained: bool,
 }

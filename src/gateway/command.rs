@@ -4,30 +4,47 @@ use std::time::{Duration, Instant};
 
 use crate::coap::{BlockError, ExchangeId, Response};
 use crate::lwm2m::operation::Operation;
-use crate::mqtt::downlink::{self, Command, Echo};
+use crate::mqtt::downlink::{self, Command, Echo, Reply};
 use crate::mqtt::uplink;
 use crate::registry::{Admission, InFlight, Observation, Waiting};
 
-use super::broker::{DeviceId, UplinkClass};
+use super::broker::{DeviceId, MessageProperties, UplinkClass};
 use super::report::{CommandOutcome, Report};
 use super::{Deadline, Gateway};
 
 impl Gateway {
-    pub(super) fn handle_command(&mut self, now: Instant, id: DeviceId, payload: Vec<u8>) {
+    pub(super) fn handle_command(
+        &mut self,
+        now: Instant,
+        id: DeviceId,
+        payload: Vec<u8>,
+        properties: MessageProperties,
+    ) {
         if self.joinings.get_mut(id).is_some() {
-            return self.handle_early_command(id, payload);
+            return self.handle_early_command(id, payload, properties);
         }
         let Some(device) = self.registry.device_mut(id) else { return };
+        let MessageProperties { expiry, reply, retained } = properties;
         if payload.len() > self.settings.limits.command_size {
             let reason = format!("the command is longer than {} bytes", self.settings.limits.command_size);
-            return self.refuse(id, &Echo::default(), "error", CommandOutcome::Refused, &reason);
+            return self.refuse(id, (&Echo::default(), reply.as_ref()), "error", CommandOutcome::Refused, &reason);
         }
         let command = match downlink::parse(&payload, &device.registration, &self.model) {
-            Ok(command) => command,
+            Ok(command) => command.with(expiry, reply),
             Err(refusal) => {
-                return self.refuse(id, &refusal.echo, "error", CommandOutcome::Refused, &refusal.reason);
+                let echo = (&refusal.echo, reply.as_ref());
+                return self.refuse(id, echo, "error", CommandOutcome::Refused, &refusal.reason);
             }
         };
+        if retained && !self.obeyed.is_new(&device.registration.endpoint, &payload) {
+            let (endpoint, msg_type) = (device.registration.endpoint.clone(), command.msg_type());
+            return self.report(Report::Command {
+                endpoint,
+                msg_type,
+                outcome: CommandOutcome::ObeyedBefore,
+                took: None,
+            });
+        }
         let limits = &self.settings.limits;
         let admission = if self.draining {
             device.keep(now, command, limits.command_expiry, limits.waiting_commands)
@@ -97,7 +114,7 @@ impl Gateway {
         let outcome = self.outcome(now, device, &command.operation, response);
         // The number 0 is not told: it is what every first answer has.
         let payload = uplink::answer(&command.echo, &outcome, observing.filter(|number| *number != 0));
-        self.publish_answer(id, payload);
+        self.publish_final_answer(id, command.reply.as_deref(), payload);
         self.finished(id, &command, CommandOutcome::Answered, Some(now.saturating_duration_since(sent)));
         if let Some(reason) = outcome.reason {
             let path = command.operation.path().to_string();
@@ -110,7 +127,7 @@ impl Gateway {
     pub(super) fn command_reset(&mut self, now: Instant, exchange: ExchangeId) {
         let Some((id, command)) = self.take_command(exchange) else { return };
         self.heard_from(now, id);
-        self.publish_answer(id, uplink::reset(&command.echo));
+        self.publish_final_answer(id, command.reply.as_deref(), uplink::reset(&command.echo));
         self.finished(id, &command, CommandOutcome::Reset, None);
         self.send_next(now, id);
     }
@@ -134,7 +151,7 @@ impl Gateway {
 
     /// The last word about a command that got no answer.
     pub(super) fn give_up(&mut self, id: DeviceId, command: &Command) {
-        self.publish_answer(id, uplink::timed_out(&command.echo));
+        self.publish_final_answer(id, command.reply.as_deref(), uplink::timed_out(&command.echo));
         self.finished(id, command, CommandOutcome::TimedOut, None);
     }
 
@@ -173,28 +190,37 @@ impl Gateway {
     }
 
     /// A command for a device whose Register is not answered yet waits until it is.
-    fn handle_early_command(&mut self, id: DeviceId, payload: Vec<u8>) {
+    fn handle_early_command(&mut self, id: DeviceId, payload: Vec<u8>, properties: MessageProperties) {
         let (limit, size) = (self.settings.limits.waiting_commands, self.settings.limits.command_size);
         let Some(joining) = self.joinings.get_mut(id) else { return };
         if payload.len() > size {
             let reason = format!("the command is longer than {size} bytes");
-            self.refuse_early(id, &[], CommandOutcome::Refused, &reason);
+            self.refuse_early(id, (&[], properties), CommandOutcome::Refused, &reason);
         } else if joining.early.len() >= limit {
-            self.refuse_early(id, &payload, CommandOutcome::QueueFull, "too many commands wait for this device");
+            let reason = "too many commands wait for this device";
+            self.refuse_early(id, (&payload, properties), CommandOutcome::QueueFull, reason);
         } else {
-            joining.early.push_back(payload);
+            joining.early.push_back((payload, properties));
         }
     }
 
     /// The last word about a command whose device is not registered yet.
-    pub(super) fn refuse_early(&mut self, id: DeviceId, payload: &[u8], outcome: CommandOutcome, reason: &str) {
+    pub(super) fn refuse_early(
+        &mut self,
+        id: DeviceId,
+        (payload, properties): (&[u8], MessageProperties),
+        outcome: CommandOutcome,
+        reason: &str,
+    ) {
         let Some(joining) = self.joinings.get_mut(id) else { return };
         let (echo, msg_type) = match downlink::parse(payload, &joining.registration, &self.model) {
             Ok(command) => (command.echo.clone(), command.msg_type()),
             Err(refusal) => (refusal.echo, "error"),
         };
         let (topic, endpoint) = (joining.topics.response.clone(), joining.registration.endpoint.clone());
-        self.publish(id, topic, uplink::refused(&echo, reason), UplinkClass::Answer);
+        let payload = uplink::refused(&echo, reason);
+        self.publish_reply(id, topic.qos, properties.reply.as_ref(), &payload);
+        self.publish(id, topic, payload, UplinkClass::Answer);
         self.report(Report::Command { endpoint, msg_type, outcome, took: None });
     }
 
@@ -267,18 +293,18 @@ impl Gateway {
     }
 
     fn refuse_command(&mut self, id: DeviceId, command: &Command, outcome: CommandOutcome, reason: &str) {
-        self.refuse(id, &command.echo, command.msg_type(), outcome, reason);
+        self.refuse(id, (&command.echo, command.reply.as_deref()), command.msg_type(), outcome, reason);
     }
 
     pub(super) fn refuse(
         &mut self,
         id: DeviceId,
-        echo: &Echo,
+        (echo, reply): (&Echo, Option<&Reply>),
         msg_type: &'static str,
         outcome: CommandOutcome,
         reason: &str,
     ) {
-        self.publish_answer(id, uplink::refused(echo, reason));
+        self.publish_final_answer(id, reply, uplink::refused(echo, reason));
         let Some(device) = self.registry.device(id) else { return };
         let endpoint = device.registration.endpoint.clone();
         self.report(Report::Command { endpoint, msg_type, outcome, took: None });

@@ -20,8 +20,9 @@ impl Gateway {
         self.draining = true;
         for id in self.joinings.ids() {
             let early = self.joinings.get_mut(id).map(|joining| std::mem::take(&mut joining.early));
-            for payload in early.into_iter().flatten() {
-                self.refuse_early(id, &payload, CommandOutcome::Expired, "the gateway is stopping");
+            for (payload, properties) in early.into_iter().flatten() {
+                let command = (payload.as_slice(), properties);
+                self.refuse_early(id, command, CommandOutcome::Expired, "the gateway is stopping");
             }
             let Some(joining) = self.joinings.remove(id) else { continue };
             self.respond_to_register(now, joining.peer, joining.request, self.unavailable("stopping"));

@@ -13,7 +13,7 @@ use crate::mqtt::topics::Topics;
 use crate::mqtt::uplink;
 use crate::registry::{Device, Location};
 
-use super::broker::{BrokerCommand, CloseReason, ConnectError, DeviceId, UplinkClass};
+use super::broker::{BrokerCommand, CloseReason, ConnectError, DeviceId, MessageProperties, UplinkClass};
 use super::report::{LeaveReason, Report};
 use super::settings::AutoObserve;
 use super::{Deadline, Gateway, Output};
@@ -31,7 +31,7 @@ pub(super) struct Joining {
     pub identity: Option<Arc<Identity>>,
     pub topics: Topics,
     /// Commands that came before the answer to Register: retained ones come at once.
-    pub early: VecDeque<Vec<u8>>,
+    pub early: VecDeque<(Vec<u8>, MessageProperties)>,
     /// The broker has discarded the connection of the registration before this one already.
     pub predecessor_closed: bool,
 }
@@ -107,7 +107,10 @@ impl Gateway {
     /// The broker has it: 2.01, then the report, then whatever waits for it. A device of before the restart has had the
     /// first two.
     pub(super) fn joined(&mut self, now: Instant, id: DeviceId) {
-        let Some(mut joining) = self.joinings.remove(id) else { return self.send_next(now, id) };
+        let Some(mut joining) = self.joinings.remove(id) else {
+            self.publish_status(id);
+            return self.send_next(now, id);
+        };
         let predecessor = self.registry.id_by_endpoint(&joining.registration.endpoint);
         let replaced = predecessor.and_then(|predecessor| self.replace(predecessor));
 
@@ -124,8 +127,8 @@ impl Gateway {
                 device.waiting = std::mem::take(&mut replaced.waiting);
             }
         }
-        for payload in early {
-            self.handle_command(now, id, payload);
+        for (payload, properties) in early {
+            self.handle_command(now, id, payload, properties);
         }
         self.send_next(now, id);
         self.set_expiry(id);
@@ -143,7 +146,7 @@ impl Gateway {
         let predecessor = self.registry.id_by_endpoint(&endpoint).filter(|_| joining.predecessor_closed);
         self.report(Report::RegisterRejected { peer: joining.peer, endpoint: Some(endpoint), code, reason });
         if let Some(predecessor) = predecessor {
-            self.leave(predecessor, LeaveReason::Broker(CloseReason::Discarded));
+            self.leave(now, predecessor, LeaveReason::Broker(CloseReason::Discarded));
         }
     }
 
@@ -160,7 +163,7 @@ impl Gateway {
             successor.predecessor_closed = true;
             return;
         }
-        self.leave(id, LeaveReason::Broker(reason));
+        self.leave(now, id, LeaveReason::Broker(reason));
     }
 
     /// 5.03 with few words (a stranger's answer is no larger than about its request), and with the time after which the device may try again (RFC 7252 section 5.9.3.4).
@@ -191,10 +194,12 @@ impl Gateway {
         device.to_observe = paths;
         let ends = device.lifetime_ends(*self.settings.lifetimes.end());
         let endpoint = device.registration.endpoint.clone();
+        self.set_status(id, &mut device);
         self.registry.insert(id, device);
         self.changed(id);
         self.deadlines.set(Deadline::Lifetime(id), ends);
         self.publish(id, topic, payload, UplinkClass::Report);
+        self.publish_status(id);
         self.report(report);
         if left_out > 0 {
             self.report(Report::AutoObserveCut { endpoint, paths: left_out });

@@ -13,7 +13,9 @@ mod draining;
 pub mod identity;
 mod joining;
 mod notification;
+mod obeyed;
 mod occupancy;
+mod presence;
 pub mod record;
 mod registration;
 pub mod report;
@@ -34,12 +36,14 @@ use crate::dtls::credentials::PskIdentity;
 use crate::lwm2m::codec::Context;
 use crate::lwm2m::model::Model;
 use crate::lwm2m::operation::{Operation, Outcome};
+use crate::mqtt::downlink::Reply;
 use crate::mqtt::topics::Topic;
 use crate::registry::{Device, Registry};
 
 use admission::Admission;
 use broker::{BrokerCommand, BrokerEvent, DeviceId, Publication, Ticket, UplinkClass};
 use joining::Joinings;
+use obeyed::Obeyed;
 use report::Report;
 use restart::Changes;
 use secured::Secured;
@@ -70,6 +74,7 @@ pub struct Gateway {
     secured: Option<Secured>,
     registry: Registry<DeviceId>,
     joinings: Joinings,
+    obeyed: Obeyed,
     /// Whose an exchange or an observation is.
     exchanges: HashMap<ExchangeId, DeviceId>,
     deadlines: Deadlines<Deadline>,
@@ -93,6 +98,8 @@ enum Deadline {
     Lifetime(DeviceId),
     /// The first of the waiting commands expires.
     Expiry(DeviceId),
+    /// A device in queue mode falls asleep. Looked at anew when it comes, and set only where presence is told.
+    Sleep(DeviceId),
 }
 
 impl Gateway {
@@ -108,6 +115,7 @@ impl Gateway {
             rng,
             registry: Registry::default(),
             joinings: Joinings::default(),
+            obeyed: Obeyed::default(),
             exchanges: HashMap::new(),
             deadlines: Deadlines::default(),
             outputs: VecDeque::new(),
@@ -127,7 +135,10 @@ impl Gateway {
             BrokerEvent::Connected { device } => self.joined(now, device),
             BrokerEvent::ConnectFailed { device, error } => self.join_failed(now, device, error),
             BrokerEvent::Closed { device, reason } => self.closed_by_broker(now, device, reason),
-            BrokerEvent::Message { device, payload, .. } => self.handle_command(now, device, payload),
+            BrokerEvent::Reconnected { device } => self.publish_status(device),
+            BrokerEvent::Message { device, payload, properties, .. } => {
+                self.handle_command(now, device, payload, properties);
+            }
             BrokerEvent::Published { device, ticket } => self.published(device, ticket),
             BrokerEvent::PublishRefused { device, topic } => self.publish_refused(device, topic),
         }
@@ -144,6 +155,7 @@ impl Gateway {
             match deadline {
                 Deadline::Lifetime(device) => self.check_lifetime(now, device),
                 Deadline::Expiry(device) => self.expire_commands(now, device),
+                Deadline::Sleep(device) => self.check_sleep(now, device),
             }
         }
         self.flush_coap();
@@ -256,7 +268,22 @@ impl Gateway {
         class: UplinkClass,
         ticket: Option<Ticket>,
     ) {
-        let publication = Publication { topic: topic.name, qos: topic.qos, payload, class, ticket };
+        let Topic { name: topic, qos } = topic;
+        let publication = Publication { topic, qos, payload, class, retain: false, correlation: None, ticket };
+        self.push(Output::Broker(BrokerCommand::Publish { device, publication }));
+    }
+
+    /// The same answer to the topic that the command named, if it named one, and to the device's own.
+    fn publish_final_answer(&mut self, device: DeviceId, reply: Option<&Reply>, payload: Vec<u8>) {
+        let qos = self.registry.device(device).map(|device| device.topics.response.qos);
+        self.publish_reply(device, qos.unwrap_or(0), reply, &payload);
+        self.publish_answer(device, payload);
+    }
+
+    fn publish_reply(&mut self, device: DeviceId, qos: u8, reply: Option<&Reply>, payload: &[u8]) {
+        let Some(Reply { topic, correlation }) = reply.cloned() else { return };
+        let (payload, class) = (payload.to_vec(), UplinkClass::Answer);
+        let publication = Publication { topic, qos, payload, class, retain: false, correlation, ticket: None };
         self.push(Output::Broker(BrokerCommand::Publish { device, publication }));
     }
 
@@ -292,6 +319,7 @@ impl Gateway {
                 self.changed(id);
             }
         }
+        self.wakes_up(now, id);
     }
 
     fn new_device_id(&mut self) -> DeviceId {

@@ -12,7 +12,7 @@ use crate::dtls::AssociationChange;
 use crate::dtls::credentials::{Identity, PskIdentity};
 use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
-use crate::mqtt::downlink::Echo;
+use crate::mqtt::downlink::{Echo, Reply};
 use crate::secret::Secret;
 
 /// The news of one device, or of one association, for the store.
@@ -66,6 +66,8 @@ pub struct CommandRecord {
     /// Serialized apart from the rest of the record: it may be as large as a firmware image.
     #[serde(skip)]
     pub command: Echo,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<Box<Reply>>,
 }
 
 /// What a device proved to be. The association that it was proved by may be over: the registration stays this device's.

@@ -13,6 +13,7 @@ use crate::registry::Device;
 
 use super::broker::{BrokerCommand, ClientInfo, DeviceId, UplinkClass};
 use super::joining::Joining;
+use super::presence::will;
 use super::report::{Forbidden, LeaveReason, Report};
 use super::settings::{PasswordSource, UpdatePublish};
 use super::{Deadline, Gateway, Output};
@@ -44,15 +45,16 @@ impl Gateway {
         if ends > now {
             self.deadlines.set(Deadline::Lifetime(id), ends);
         } else {
-            self.leave(id, LeaveReason::LifetimeOver);
+            self.leave(now, id, LeaveReason::LifetimeOver);
         }
     }
 
     /// The device goes; every command of it gets its last answer while there is somebody to publish it.
-    pub(super) fn leave(&mut self, id: DeviceId, reason: LeaveReason) {
+    pub(super) fn leave(&mut self, now: Instant, id: DeviceId, reason: LeaveReason) {
         let connected = !matches!(reason, LeaveReason::Broker(_));
         if connected {
             self.give_up_all(id);
+            self.goes_offline(now, id);
         }
         let Some(device) = self.forget(id) else { return };
         if connected {
@@ -150,7 +152,7 @@ impl Gateway {
             Code::POST | Code::PUT => self.update(now, request_id, device, peer, request),
             Code::DELETE => {
                 self.respond(now, request_id, Response::new(Code::DELETED));
-                self.leave(device, LeaveReason::Deregistered);
+                self.leave(now, device, LeaveReason::Deregistered);
             }
             _ => self.respond(now, request_id, Response::new(Code::METHOD_NOT_ALLOWED)),
         }
@@ -158,6 +160,7 @@ impl Gateway {
 
     fn update(&mut self, now: Instant, request_id: RequestId, id: DeviceId, peer: Peer, request: &Request) {
         let Some(device) = self.registry.device_mut(id) else { return };
+        let lifetime_before = device.registration.lifetime;
         let change = match device.registration.update(request, &self.settings.lifetimes) {
             Ok(change) => change,
             Err(rejection) => {
@@ -169,12 +172,18 @@ impl Gateway {
         self.changes.mark(&device.registration.endpoint);
         let registration = device.registration.clone();
         let (topic, ends) = (device.topics.update.clone(), device.lifetime_ends(*self.settings.lifetimes.end()));
+        self.wakes_up(now, id);
         let window = self.awake_window(&registration);
         let identity = self.identity(peer);
         if let Some(device) = self.registry.device_mut(id) {
             device.set_awake_window(window);
             // From now on it is one that speaks DTLS.
             device.identity = device.identity.take().or(identity);
+        }
+        self.watch_sleep(id);
+        if registration.lifetime != lifetime_before {
+            let lifetime = self.silence_allowed(&registration);
+            self.push(Output::Broker(BrokerCommand::SetLifetime { device: id, lifetime }));
         }
         let proven = self.registry.device(id).and_then(|device| device.identity.clone());
         // The lifetime may have become shorter.
@@ -255,6 +264,7 @@ impl Gateway {
         let username = or_endpoint(templates.username.render(with(&clientid, endpoint)));
         let topics = self.settings.translators.topics(with(&clientid, &username))?;
         let client = ClientInfo {
+            endpoint: endpoint.clone(),
             clientid,
             username,
             password: match templates.password {
@@ -265,8 +275,15 @@ impl Gateway {
             peerhost: peer.address.ip(),
             command_filter: topics.command.name.clone(),
             command_qos: topics.command.qos,
+            lifetime: self.silence_allowed(registration),
+            will: will(&topics),
         };
         Ok((client, topics))
+    }
+
+    fn silence_allowed(&self, registration: &Registration) -> Duration {
+        let lifetime = registration.lifetime;
+        if lifetime.is_zero() { *self.settings.lifetimes.end() } else { lifetime }
     }
 
     fn forget(&mut self, id: DeviceId) -> Option<Device> {
@@ -278,6 +295,7 @@ impl Gateway {
         }
         self.deadlines.cancel(Deadline::Lifetime(id));
         self.deadlines.cancel(Deadline::Expiry(id));
+        self.deadlines.cancel(Deadline::Sleep(id));
         Some(device)
     }
 }

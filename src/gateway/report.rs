@@ -173,6 +173,8 @@ pub enum CommandOutcome {
     Refused,
     Expired,
     QueueFull,
+    /// A retained one that was obeyed before.
+    ObeyedBefore,
     /// Its body, or that of its answer, could not be transferred in blocks.
     TransferFailed,
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::coap::Freshness;
 use crate::lwm2m::operation::Operation;
-use crate::mqtt::downlink::{self, Refusal};
+use crate::mqtt::downlink::{self, Command, Refusal};
 use crate::registry::{Device, Location, Observation, Waiting};
 
 use super::broker::{BrokerCommand, DeviceId};
@@ -153,22 +153,25 @@ impl Gateway {
         let mut commands = Vec::new();
         let mut last = self.last_record;
         if let Some(device) = self.registry.device_mut(id) {
-            let mut add = |serial: &mut Option<u64>, expires, echo: &downlink::Echo| {
+            let mut add = |serial: &mut Option<u64>, expires, command: &Command| {
                 let serial = *serial.get_or_insert_with(|| {
                     last += 1;
                     last
                 });
-                commands.push((serial, expires, echo.clone()));
+                commands.push((serial, expires, command.echo.clone(), command.reply.clone()));
             };
             if let Some(in_flight) = device.in_flight_mut() {
-                add(&mut in_flight.serial, in_flight.expires, &in_flight.command.echo);
+                add(&mut in_flight.serial, in_flight.expires, &in_flight.command);
             }
             for waiting in device.waiting.iter_mut() {
-                add(&mut waiting.serial, waiting.expires, &waiting.command.echo);
+                add(&mut waiting.serial, waiting.expires, &waiting.command);
             }
         }
         self.last_record = last;
-        let record = |(serial, expires, command)| CommandRecord { serial, expires: self.unix_time(expires), command };
+        let record = |(serial, expires, command, reply)| {
+            let expires = self.unix_time(expires);
+            CommandRecord { serial, expires, command, reply }
+        };
         commands.into_iter().map(record).collect()
     }
 
@@ -192,6 +195,7 @@ impl Gateway {
         device.identity = identity;
         device.to_observe = record.to_observe.into();
         let id = self.new_device_id();
+        self.set_status(id, &mut device);
         for observation in observations {
             self.restore_observation(id, &mut device, observation);
         }
@@ -202,7 +206,7 @@ impl Gateway {
         self.push(Output::Broker(BrokerCommand::Resume { device: id, client }));
         for Refusal { echo, reason } in refused {
             self.changed(id);
-            self.refuse(id, &echo, "error", CommandOutcome::Refused, &reason);
+            self.refuse(id, (&echo, None), "error", CommandOutcome::Refused, &reason);
         }
         Ok(())
     }
@@ -221,9 +225,10 @@ impl Gateway {
     /// Gives those back that the definitions of today do not allow.
     fn restore_commands(&self, device: &mut Device, records: Vec<CommandRecord>) -> Vec<Refusal> {
         let mut refused = Vec::new();
-        for CommandRecord { serial, expires, command } in records {
+        for CommandRecord { serial, expires, command, reply } in records {
             match downlink::interpret(command, &device.registration, &self.model) {
                 Ok(command) => {
+                    let command = Command { reply, ..command };
                     let waiting = Waiting { command, expires: self.moment(expires), serial: Some(serial) };
                     device.waiting.restore(waiting);
                 }

@@ -38,8 +38,17 @@ pub struct Echo {
 pub struct Command {
     pub echo: Echo,
     pub operation: Operation,
-    /// `mheaders.ttl`: how long it may wait; zero is now or never.
+    /// How long it may wait, by `mheaders.ttl` and by MQTT's Message Expiry Interval, the shorter; zero is now or never.
     pub ttl: Option<Duration>,
+    pub reply: Option<Box<Reply>>,
+}
+
+/// Where the final answer is published too, with what tells the application which command it is for (MQTT 5.0 section
+/// 4.10): Response Topic and Correlation Data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    pub topic: String,
+    pub correlation: Option<Vec<u8>>,
 }
 
 /// A command that cannot be carried out, with what is needed to answer it.
@@ -137,6 +146,13 @@ pub const MSG_TYPES: [&str; 9] =
     ["read", "discover", "write", "write-attr", "execute", "create", "delete", "observe", "cancel-observe"];
 
 impl Command {
+    /// What MQTT says of it, beside its JSON.
+    pub fn with(mut self, expiry: Option<Duration>, reply: Option<Reply>) -> Self {
+        self.ttl = [self.ttl, expiry].into_iter().flatten().min();
+        self.reply = reply.filter(Reply::is_publishable).map(Box::new);
+        self
+    }
+
     /// The name of its kind, for metrics.
     pub fn msg_type(&self) -> &'static str {
         match self.operation {
@@ -153,6 +169,12 @@ impl Command {
     }
 }
 
+impl Reply {
+    fn is_publishable(&self) -> bool {
+        !self.topic.is_empty() && !self.topic.contains(['+', '#', '\0'])
+    }
+}
+
 /// Reads a command for the device of this registration.
 pub fn parse(payload: &[u8], registration: &Registration, model: &Model) -> Result<Command, Refusal> {
     let echo = Echo::read(payload).map_err(|reason| Refusal { echo: Echo::default(), reason })?;
@@ -163,7 +185,7 @@ pub fn parse(payload: &[u8], registration: &Registration, model: &Model) -> Resu
 pub fn interpret(echo: Echo, registration: &Registration, model: &Model) -> Result<Command, Refusal> {
     let source = Source { members: &echo.members, registration, model };
     match source.operation().and_then(|operation| Ok((operation, source.ttl()?))) {
-        Ok((operation, ttl)) => Ok(Command { echo, operation, ttl }),
+        Ok((operation, ttl)) => Ok(Command { echo, operation, ttl, reply: None }),
         Err(error) => Err(Refusal { echo, reason: error.to_string() }),
     }
 }
@@ -175,7 +197,7 @@ pub fn auto_observe(path: &Path) -> Command {
     members.insert("is_auto_observe".to_owned(), true.into());
     members.insert("data".to_owned(), json!({ "path": path.to_string() }));
     let operation = Operation::Observe { path: *path, query: Vec::new() };
-    Command { echo: Echo { members: Arc::new(members) }, operation, ttl: None }
+    Command { echo: Echo { members: Arc::new(members) }, operation, ttl: None, reply: None }
 }
 
 /// A command's object, and what is known of its device.

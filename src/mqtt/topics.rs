@@ -66,6 +66,8 @@ pub struct Translators {
     pub notify: Translator,
     pub register: Translator,
     pub update: Translator,
+    /// None: nothing is told of the presence of devices.
+    pub status: Option<Translator>,
 }
 
 /// A topic of one device, and its quality of service.
@@ -83,6 +85,7 @@ pub struct Topics {
     pub notify: Topic,
     pub register: Topic,
     pub update: Topic,
+    pub status: Option<Topic>,
 }
 
 /// What a device may not put into a topic: `+`, `#`, `/`, NUL, or too much.
@@ -168,6 +171,7 @@ impl Translators {
             notify: topic(&self.notify)?,
             register: topic(&self.register)?,
             update: topic(&self.update)?,
+            status: self.status.as_ref().map(topic).transpose()?,
         })
     }
 }
@@ -269,6 +273,7 @@ mod tests {
             notify: translator("up/notify"),
             register: translator("up/resp"),
             update: translator("up/resp"),
+            status: None,
         }
     }
 

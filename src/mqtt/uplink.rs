@@ -1,8 +1,11 @@
 //! What goes up, as JSON. Each function gives a whole payload.
 
+use std::time::Duration;
+
 use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
+use serde_json::json;
 
 use crate::coap::Code;
 use crate::lwm2m::codec::Entry;
@@ -29,6 +32,25 @@ pub fn register(registration: &Registration, proven: Proven<'_>) -> Vec<u8> {
 /// The whole merged registration.
 pub fn update(registration: &Registration, proven: Proven<'_>) -> Vec<u8> {
     written(&Report { msg_type: "update", registration, proven })
+}
+
+/// Whether a device can be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    Online,
+    /// A device in queue mode whose awake time is over.
+    Asleep,
+    Offline,
+}
+
+/// `since` is a time of the wall clock, since 1970; none for a will, which is written before its time.
+pub fn status(presence: Presence, since: Option<Duration>) -> Vec<u8> {
+    let status = match presence {
+        Presence::Online => "online",
+        Presence::Asleep => "asleep",
+        Presence::Offline => "offline",
+    };
+    written(&json!({ "status": status, "since": since.map(|since| since.as_secs()) }))
 }
 
 /// The final answer to a command. `seq_num` is the Observe number of the first answer to `observe`.

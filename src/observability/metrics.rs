@@ -148,6 +148,7 @@ counters! {
             reconnected ""
         ]
         "lwm2m_clients_moved_total": "Devices that became clients again at another node of the broker." [moved ""]
+        "lwm2m_broker_referrals_total": "Times that a broker sent a device to another server." [referrals ""]
         "lwm2m_node_changes_total": "Nodes of the broker that were found not to serve, and to serve again." [
             nodes_failed r#"state="down""#,
             nodes_recovered r#"state="up""#

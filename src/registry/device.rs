@@ -10,6 +10,7 @@ use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
 use crate::mqtt::downlink::Command;
 use crate::mqtt::topics::Topics;
+use crate::mqtt::uplink::Presence;
 
 use super::Location;
 use super::queue::{Waiting, WaitingCommands};
@@ -28,6 +29,8 @@ pub struct Device {
     /// What it proved to be; `None` for a device that speaks plain UDP.
     pub identity: Option<Arc<Identity>>,
     pub topics: Topics,
+    /// What was told of its presence, and since when it is so; `None` where nothing is told.
+    pub status: Option<(Presence, Instant)>,
     /// Whether a refused publication was reported before.
     pub publish_refused: bool,
     pub observations: HashMap<ExchangeId, Observation>,
@@ -91,6 +94,7 @@ impl Device {
             peer,
             identity: None,
             topics,
+            status: None,
             publish_refused: false,
             observations: HashMap::new(),
             waiting: WaitingCommands::default(),
@@ -160,6 +164,11 @@ impl Device {
 
     pub fn is_awake(&self, now: Instant) -> bool {
         self.awake_window.is_none_or(|window| now < self.last_heard + window)
+    }
+
+    /// When it falls asleep if nothing more is heard; `None` for a device that never sleeps.
+    pub fn awake_until(&self) -> Option<Instant> {
+        self.awake_window.map(|window| self.last_heard + window)
     }
 
     pub fn sent(&mut self, now: Instant, exchange: ExchangeId, waiting: Waiting) {

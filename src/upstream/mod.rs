@@ -1,6 +1,79 @@
-//! The way up to the broker: both kinds of it stand behind the port of `gateway::broker`.
+//! The way up to the broker: both kinds of it stand behind the port of `gateway::broker`, and above it nobody knows which
+//! one it is.
 
+mod dialer;
 pub mod exproto;
+pub mod mqtt;
+mod pace;
+mod queue;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::gateway::broker::{BrokerCommand, BrokerEvent};
+use crate::observability::conditions::Condition;
+use crate::observability::metrics::Metrics;
+
+/// Which way, and what to know of it.
+#[derive(Clone, Debug)]
+pub enum Settings {
+    ExProto(exproto::Settings),
+    Mqtt(mqtt::Settings),
+}
+
+/// The link to the broker. Its state lives where it is polled.
+pub enum Link {
+    ExProto(Box<exproto::Link>),
+    Mqtt(Box<mqtt::Link>),
+}
+
+impl Link {
+    /// A broker that is away is no error; `condition` says so.
+    ///
+    /// # Errors
+    /// What the configuration names cannot be had: an address to listen at, a file with a key.
+    pub async fn start(settings: Settings, metrics: Arc<Metrics>, condition: Condition) -> io::Result<Self> {
+        Ok(match settings {
+            Settings::ExProto(settings) => {
+                Self::ExProto(Box::new(exproto::Link::start(settings, metrics, condition).await?))
+            }
+            Settings::Mqtt(settings) => Self::Mqtt(Box::new(mqtt::Link::start(settings, metrics, condition)?)),
+        })
+    }
+
+    /// Takes a command; never waits.
+    pub fn submit(&mut self, command: BrokerCommand) {
+        match self {
+            Self::ExProto(link) => link.submit(command),
+            Self::Mqtt(link) => link.submit(command),
+        }
+    }
+
+    /// How full it is; it looks at every device.
+    pub fn occupancy(&self) -> Occupancy {
+        match self {
+            Self::ExProto(link) => link.occupancy(),
+            Self::Mqtt(link) => link.occupancy(),
+        }
+    }
+
+    /// The next event for the core. Drives the link: it has to be polled all the time. Cancel-safe.
+    pub async fn event(&mut self) -> BrokerEvent {
+        match self {
+            Self::ExProto(link) => link.event().await,
+            Self::Mqtt(link) => link.event().await,
+        }
+    }
+
+    /// Publishes what is queued, then ends the connections; gives up at the deadline.
+    pub async fn shut_down(self, deadline: Duration) {
+        match self {
+            Self::ExProto(link) => link.shut_down(deadline).await,
+            Self::Mqtt(link) => link.shut_down(deadline).await,
+        }
+    }
+}
 
 /// How full the link is, and how it stands with the broker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

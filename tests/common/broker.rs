@@ -20,6 +20,8 @@ pub struct TestBroker {
 pub struct TestAddresses {
     /// `host:port`.
     pub mqtt: String,
+    /// `host:port` of the MQTT listener for devices.
+    pub devices: String,
     /// `host:port`.
     pub listener: String,
     /// `host:port` of the SSL listener, where settings asked for one.
@@ -38,6 +40,20 @@ enum Kind {
     },
     /// There is one EMQX, and it knows one handler.
     Emqx { _turn: MutexGuard<'static, ()> },
+}
+
+/// The way of the gateway to the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upstream {
+    ExProto,
+    Mqtt,
+}
+
+impl Upstream {
+    /// The tests of `over_mqtt` are those of other files, once more.
+    pub fn of_this_test() -> Self {
+        if env!("CARGO_CRATE_NAME") == "over_mqtt" { Self::Mqtt } else { Self::ExProto }
+    }
 }
 
 static EMQX: Mutex<()> = Mutex::const_new(());
@@ -95,10 +111,12 @@ impl TestBroker {
     }
 
     async fn embedded_with(settings: Settings, port: TcpSocket, handler_bind: SocketAddr) -> Self {
-        let broker = Broker::start(settings).await.expect("free ports");
+        let devices = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let broker = Broker::start(Settings { devices, ..settings }).await.expect("free ports");
         let real = broker.addresses();
         let addresses = TestAddresses {
             mqtt: real.mqtt.to_string(),
+            devices: real.devices.expect("it was asked for").to_string(),
             listener: real.listener.to_string(),
             ssl: real.ssl.map(|address| address.to_string()),
             adapter: format!("http://{}", real.adapter),
@@ -113,6 +131,7 @@ impl TestBroker {
         let handler_bind = setting("EMQX_HANDLER_BIND", "127.0.0.1:9001");
         let addresses = TestAddresses {
             mqtt: setting("EMQX_MQTT", "127.0.0.1:1883"),
+            devices: setting("EMQX_MQTT", "127.0.0.1:1883"),
             listener: setting("EMQX_EXPROTO_LISTENER", "127.0.0.1:7993"),
             ssl: None,
             adapter: setting("EMQX_ADAPTER", "http://127.0.0.1:9100"),

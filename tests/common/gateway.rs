@@ -13,7 +13,7 @@ use lwm2m_gateway::coap::{Kind, Message};
 use tempfile::TempDir;
 
 use super::admin;
-use super::broker::TestAddresses;
+use super::broker::{TestAddresses, Upstream};
 use super::device::{Device, PATIENCE, fresh_id};
 
 pub struct Gateway {
@@ -78,6 +78,13 @@ impl Gateway {
             nodes[0].handler_bind,
         );
         let folder = TempDir::new().expect("a place for the configuration");
+        // What both kinds have is named for the one that most tests run over.
+        let config = match Upstream::of_this_test() {
+            Upstream::ExProto => config,
+            Upstream::Mqtt => config
+                .replace("upstream.exproto.queue_per_device", "upstream.mqtt.queue_per_device")
+                .replace("upstream.exproto.connect_timeout", "upstream.mqtt.connect_timeout"),
+        };
         let own_store = format!("\nstore.file = {:?}", folder.path().join("store.redb"));
         let config = if config.contains("store.file") { config } else { config + &own_store };
         fs::write(folder.path().join("gateway.toml"), config).expect("a place for the configuration");
@@ -140,6 +147,19 @@ impl Gateway {
         admin::ask(admin::address(&self.output()).expect("it prints where"), path)
     }
 
+    /// Waits until so many devices are clients of the broker: before, commands for them are lost there.
+    pub fn wait_for_clients(&self, count: f64) {
+        let connected = || admin::sum(&self.ask_admin("/metrics").1, "lwm2m_broker_clients{state=\"connected\"}");
+        let there = (0..200).any(|_| {
+            let there = connected() == count;
+            if !there {
+                thread::park_timeout(Duration::from_millis(100));
+            }
+            there
+        });
+        assert!(there, "{} clients:\n{}", connected(), self.output());
+    }
+
     /// What it has printed.
     pub fn output(&self) -> String {
         fs::read_to_string(self.folder.path().join("output")).expect("the output is text")
@@ -196,8 +216,14 @@ fn kill(signal: &str, id: u32) {
     assert!(done.expect("there is a kill").success());
 }
 
-/// One node has its keys, several are a list.
+/// One node has its keys, several are a list. By MQTT, QoS 1 has the promise that ExProto makes for QoS 0.
 fn upstream(nodes: &[&TestAddresses]) -> String {
+    if Upstream::of_this_test() == Upstream::Mqtt {
+        let brokers: Vec<&str> = nodes.iter().map(|node| node.devices.as_str()).collect();
+        let acknowledged = ["command", "response", "notify", "register", "update"];
+        let acknowledged = acknowledged.map(|translator| format!("translators.{translator}.qos = 1\n")).concat();
+        return format!("upstream.kind = \"mqtt\"\nupstream.mqtt.brokers = {brokers:?}\n{acknowledged}");
+    }
     if let [TestAddresses { listener, adapter, .. }] = nodes {
         return format!("upstream.exproto.listener = {listener:?}\nupstream.exproto.adapter = {adapter:?}");
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use lwm2m_gateway::coap::options::number;
 use lwm2m_gateway::coap::{Acknowledging, Code, Kind, Message, MessageId, Peer, Token};
 use lwm2m_gateway::gateway::broker::{
-    BrokerCommand, BrokerEvent, CloseReason, ConnectError, DeviceId, Publication, Ticket,
+    BrokerCommand, BrokerEvent, CloseReason, ConnectError, DeviceId, MessageProperties, Publication, Ticket,
 };
 use lwm2m_gateway::gateway::report::{DropReason, Report, Verdict};
 use lwm2m_gateway::gateway::settings::Settings;
@@ -265,7 +265,12 @@ impl Network {
                     let topic = format!("lwm2m/{endpoint}/dn");
                     let command = serde_json::from_slice(&payload).expect("a command of a test is JSON");
                     self.devices[number].commanded.push(command);
-                    self.broker_says(BrokerEvent::Message { device, topic, payload });
+                    self.broker_says(BrokerEvent::Message {
+                        device,
+                        topic,
+                        payload,
+                        properties: MessageProperties::default(),
+                    });
                 }
             }
         }
@@ -371,6 +376,7 @@ impl Network {
                 }
                 self.published.push((device, publication));
             }
+            BrokerCommand::SetLifetime { .. } => {}
             BrokerCommand::Disconnect { device } => {
                 let Some(clientid) = self.clientids.remove(&device) else { return };
                 if self.connected.get(&clientid) == Some(&device) {

@@ -16,7 +16,9 @@ use lwm2m_gateway::coap::options::{format, number};
 use lwm2m_gateway::coap::{Code, Kind, Message, MessageId, Options, Peer, Token, Verdict};
 use lwm2m_gateway::config::Config;
 use lwm2m_gateway::definitions;
-use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, DeviceId, UplinkClass};
+use lwm2m_gateway::gateway::broker::{
+    BrokerCommand, BrokerEvent, ClientInfo, DeviceId, MessageProperties, UplinkClass,
+};
 use lwm2m_gateway::gateway::report::Report;
 use lwm2m_gateway::gateway::settings::Settings;
 use lwm2m_gateway::gateway::{Gateway, Output};
@@ -41,6 +43,8 @@ pub struct Scene {
     pub location: Vec<String>,
     /// The request of the last observation.
     pub observed: Option<Message>,
+    /// What the broker was told of lifetimes.
+    pub lifetimes: Vec<(DeviceId, Duration)>,
     said: VecDeque<Said>,
     reports: VecDeque<Report>,
     deadline: Option<Instant>,
@@ -71,6 +75,7 @@ impl Scene {
             device: DeviceId(0),
             location: Vec::new(),
             observed: None,
+            lifetimes: Vec::new(),
             said: VecDeque::new(),
             reports: VecDeque::new(),
             deadline: None,
@@ -234,7 +239,8 @@ impl Scene {
 
     pub fn command_to(&mut self, device: DeviceId, payload: &[u8]) {
         let topic = "lwm2m/dev-7/dn".to_owned();
-        self.broker_says(BrokerEvent::Message { device, topic, payload: payload.to_vec() });
+        let properties = MessageProperties::default();
+        self.broker_says(BrokerEvent::Message { device, topic, payload: payload.to_vec(), properties });
     }
 
     /// The program is told to end.
@@ -432,6 +438,9 @@ impl Scene {
                 Output::Transmit(transmit) => {
                     let message = Message::decode(&transmit.datagram).expect("what leaves is a message");
                     self.said.push_back(Said::ToDevice(transmit.peer, message));
+                }
+                Output::Broker(BrokerCommand::SetLifetime { device, lifetime }) => {
+                    self.lifetimes.push((device, lifetime));
                 }
                 Output::Broker(command) => self.said.push_back(Said::ToBroker(command)),
                 Output::Report(Report::Datagram { peer, verdict }) => verdicts.push((peer, verdict)),

@@ -110,6 +110,26 @@ fn devices_without_connection_ids_that_swap_their_addresses_are_not_taken_for_ea
     }
 }
 
+/// Its records may be sent on from there by anybody, which shall not silence who lives there.
+#[test]
+fn a_device_that_moves_by_its_connection_id_does_not_take_the_place_of_one_without() {
+    let mut scene = Scene::new();
+    let (resident, mover) = (scene.add(psk()), scene.add(other_psk().with_cid(&[])));
+    scene.settle();
+    let (home, address) = (scene.devices[mover].address, scene.devices[resident].address);
+    let at = |scene: &Scene, address| scene.established.iter().find(|(peer, _)| peer.address == address).unwrap().0;
+    let (resident_peer, mover_peer) = (at(&scene, address), at(&scene, home));
+
+    let record = scene.device_makes(mover, b"from there");
+    assert_eq!(scene.verdict_of(address, &record), Verdict::Data);
+    assert_eq!(moves(&scene), 1);
+
+    scene.assert_data_flows(resident, resident_peer);
+    scene.assert_data_flows(mover, mover_peer);
+    scene.assert_data_flows(resident, resident_peer);
+    assert_eq!(scene.closed, []);
+}
+
 /// In each tenth of a second of a handshake. What was begun at the former address is lost; the device begins anew when it
 /// has waited long enough, and is established.
 #[test]

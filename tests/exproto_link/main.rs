@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lwm2m_gateway::gateway::broker::{
-    BrokerCommand, BrokerEvent, ClientInfo, CloseReason, ConnectError, DeviceId, Publication, UplinkClass,
+    BrokerCommand, BrokerEvent, ClientInfo, CloseReason, ConnectError, DeviceId, MessageProperties, Publication,
+    UplinkClass,
 };
 use lwm2m_gateway::observability::conditions::Conditions;
 use lwm2m_gateway::observability::metrics::Metrics;
@@ -73,6 +74,8 @@ impl Rig {
             qos: 1,
             payload: payload.as_bytes().to_vec(),
             class: UplinkClass::Answer,
+            retain: false,
+            correlation: None,
             ticket: None,
         };
         self.submit(BrokerCommand::Publish { device, publication }).await;
@@ -132,6 +135,7 @@ fn settings(nodes: &[&Emqx]) -> Settings {
 
 fn client(clientid: &str) -> ClientInfo {
     ClientInfo {
+        endpoint: clientid.to_owned(),
         clientid: clientid.to_owned(),
         username: "user".to_owned(),
         password: Some(Secret::new("secret")),
@@ -139,6 +143,8 @@ fn client(clientid: &str) -> ClientInfo {
         peerhost: IpAddr::V4(Ipv4Addr::LOCALHOST),
         command_filter: format!("lwm2m/{clientid}/dn"),
         command_qos: 0,
+        lifetime: Duration::from_secs(300),
+        will: None,
     }
 }
 
@@ -164,7 +170,13 @@ async fn a_device_becomes_a_client_publishes_and_hears() {
     rig.emqx.send("ep1", &[("lwm2m/ep1/dn", "a"), ("lwm2m/ep1/dn", "b")]).await;
     for payload in [b"a", b"b"] {
         let topic = "lwm2m/ep1/dn".to_owned();
-        rig.expect(BrokerEvent::Message { device: DEVICE, topic, payload: payload.to_vec() }).await;
+        rig.expect(BrokerEvent::Message {
+            device: DEVICE,
+            topic,
+            payload: payload.to_vec(),
+            properties: MessageProperties::default(),
+        })
+        .await;
     }
     rig.end().await;
 }
@@ -252,7 +264,13 @@ async fn when_emqx_stops_and_starts_again_devices_come_back_and_new_ones_fail_me
     assert_eq!(rig.emqx.published().await, published("ep1", "t", "during the outage"));
     rig.emqx.send("ep1", &[("lwm2m/ep1/dn", "after")]).await;
     let topic = "lwm2m/ep1/dn".to_owned();
-    rig.expect(BrokerEvent::Message { device: DEVICE, topic, payload: b"after".to_vec() }).await;
+    rig.expect(BrokerEvent::Message {
+        device: DEVICE,
+        topic,
+        payload: b"after".to_vec(),
+        properties: MessageProperties::default(),
+    })
+    .await;
     rig.connect(DeviceId(3), "ep3").await;
     rig.expect(BrokerEvent::Connected { device: DeviceId(3) }).await;
     rig.end().await;

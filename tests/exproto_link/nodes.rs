@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lwm2m_gateway::gateway::broker::{BrokerEvent, ConnectError, DeviceId};
+use lwm2m_gateway::gateway::broker::{BrokerEvent, ConnectError, DeviceId, MessageProperties};
 
 use super::emqx::{Emqx, HandlerLost};
 use super::{Rig, published, settings};
@@ -39,7 +39,13 @@ async fn expect_served(rig: &mut Rig, at: &mut Emqx, ids: &[u64]) {
         }
         at.send(&clientid, &[("dn", "command")]).await;
         let (topic, payload) = ("dn".to_owned(), b"command".to_vec());
-        rig.expect(BrokerEvent::Message { device: DeviceId(*id), topic, payload }).await;
+        rig.expect(BrokerEvent::Message {
+            device: DeviceId(*id),
+            topic,
+            payload,
+            properties: MessageProperties::default(),
+        })
+        .await;
     }
 }
 

@@ -10,7 +10,7 @@ use lwm2m_gateway::coap::options::{format, number};
 use lwm2m_gateway::coap::{Code, Kind, Message, Peer};
 use lwm2m_gateway::config::Config;
 use lwm2m_gateway::definitions;
-use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, DeviceId};
+use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, DeviceId, MessageProperties};
 use lwm2m_gateway::gateway::record::{Change, DeviceRecord};
 use lwm2m_gateway::gateway::report::{NotRestored, Report};
 use lwm2m_gateway::gateway::settings::Settings;
@@ -121,7 +121,12 @@ impl Core {
     pub fn command(&mut self, endpoint: &str, command: &Value) {
         if let Some(&device) = self.devices.get(endpoint) {
             let payload = command.to_string().into_bytes();
-            self.broker(BrokerEvent::Message { device, topic: "dn".to_owned(), payload });
+            self.broker(BrokerEvent::Message {
+                device,
+                topic: "dn".to_owned(),
+                payload,
+                properties: MessageProperties::default(),
+            });
         }
     }
 
@@ -195,6 +200,7 @@ impl Core {
                 Output::Broker(BrokerCommand::Disconnect { device }) => {
                     self.devices.retain(|_, other| *other != device);
                 }
+                Output::Broker(BrokerCommand::SetLifetime { .. }) => {}
                 Output::Report(Report::NotRestored { endpoint, reason }) => self.not_restored.push((endpoint, reason)),
                 Output::Report(_) => {}
                 Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),

@@ -90,6 +90,7 @@ async fn what_changed_just_now_is_written_before_the_program_ends_in_order() {
     assert_eq!(scene.gateway.stop("TERM").code(), Some(0));
     scene.gateway.start_again();
     assert_eq!(scene.device.update(&[], None).code, Code::CHANGED);
+    scene.gateway.wait_for_clients(1.0);
     scene.hear("up/resp", "register");
     scene.nothing_more();
 }

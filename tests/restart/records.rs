@@ -48,6 +48,7 @@ fn record() -> impl Strategy<Value = DeviceRecord> {
         serial,
         expires,
         command,
+        reply: None,
     });
     let path = vec(any::<u16>(), 1..=4).prop_map(|ids| Path::of(&ids).expect("no more than four"));
     (

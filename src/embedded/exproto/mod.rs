@@ -16,8 +16,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::Context as _;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 use tracing::warn;
 
@@ -27,14 +26,13 @@ use self::registry::{Call, Registry};
 use self::secure::Acceptor;
 use super::bus::Bus;
 use super::control::Rules;
+use super::reserved::Reserved;
 use super::tasks::{Ended, Tasks};
 use super::{Settings, SslListener};
 use crate::upstream::exproto::v1::SocketType;
 
 /// Device connections at a time; more are closed at once (EMQX: `max_connections` of the listener).
 const MAX_CONNECTIONS: usize = 20_000;
-/// Connections that wait to be accepted (EMQX: `backlog`).
-const BACKLOG: u32 = 1_024;
 /// After `accept` failed, as it does when there are no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -156,31 +154,6 @@ impl ExProto {
 }
 
 const UNPOISONED: &str = "nobody panics while holding the run";
-
-/// An address that stays ours while nobody listens on it.
-struct Reserved {
-    address: SocketAddr,
-    /// Bound, but not listening: whoever connects is refused, and the system gives the port to nobody else.
-    _socket: TcpSocket,
-}
-
-impl Reserved {
-    fn new(wanted: SocketAddr) -> anyhow::Result<Self> {
-        let socket = bind(wanted)?;
-        Ok(Self { address: socket.local_addr()?, _socket: socket })
-    }
-
-    fn listen(&self) -> anyhow::Result<TcpListener> {
-        bind(self.address)?.listen(BACKLOG).with_context(|| format!("listening on {}", self.address))
-    }
-}
-
-fn bind(address: SocketAddr) -> anyhow::Result<TcpSocket> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address).with_context(|| format!("binding {address}"))?;
-    Ok(socket)
-}
 
 /// Without an acceptor over plain TCP.
 async fn accept(listener: TcpListener, acceptor: Option<Acceptor>, site: Arc<Site>, tasks: Tasks) {

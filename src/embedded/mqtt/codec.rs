@@ -6,7 +6,8 @@ use bytes::{Bytes, BytesMut};
 use thiserror::Error;
 
 use super::{v5, v311};
-use crate::embedded::bus::Options;
+use crate::embedded::bus::{Options, Properties};
+use crate::embedded::control::Credentials;
 
 /// The largest packet that is taken.
 pub(super) const MAX_PACKET: usize = 16 * 1024 * 1024;
@@ -25,21 +26,38 @@ pub(super) struct Malformed(pub(super) String);
 #[derive(Debug)]
 pub(super) enum Request {
     Connect(Connect),
-    Publish { packet: u16, publish: Publish },
+    Publish {
+        packet: u16,
+        publish: Publish,
+    },
     PubAck(u16),
     PubRec(u16),
     PubRel(u16),
     PubComp(u16),
-    Subscribe { packet: u16, filters: Vec<(String, Options)> },
-    Unsubscribe { packet: u16, filters: Vec<String> },
+    Subscribe {
+        packet: u16,
+        filters: Vec<(String, Options)>,
+    },
+    Unsubscribe {
+        packet: u16,
+        filters: Vec<String>,
+    },
     Ping,
-    Disconnect { with_will: bool },
+    Disconnect {
+        with_will: bool,
+        /// In place of that of CONNECT.
+        session_expiry: Option<Duration>,
+    },
 }
 
 #[derive(Debug)]
 pub(super) struct Connect {
-    /// Empty: the broker chooses one.
-    pub(super) clientid: String,
+    /// An empty clientid: the broker chooses one.
+    pub(super) credentials: Credentials,
+    /// What an earlier connection left is forgotten.
+    pub(super) clean_start: bool,
+    /// How long the session is kept after the connection.
+    pub(super) session_expiry: Duration,
     /// Zero: none.
     pub(super) keep_alive: Duration,
     /// How many messages of QoS 1 and 2 may be unacknowledged.
@@ -52,7 +70,26 @@ pub(super) struct Publish {
     pub(super) topic: String,
     pub(super) qos: u8,
     pub(super) retain: bool,
+    /// It was sent before.
+    pub(super) dup: bool,
     pub(super) payload: Bytes,
+    pub(super) properties: Properties,
+}
+
+/// What a client may be told no for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Grant {
+    Granted(u8),
+    Invalid,
+    Denied,
+}
+
+/// Why the broker ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    TakenOver,
+    Kicked,
+    Stopped,
 }
 
 #[derive(Debug)]
@@ -60,20 +97,27 @@ pub(super) enum Reply<'a> {
     /// Accepted. The clientid, if the broker chose it.
     ConnAck {
         chosen: Option<&'a str>,
+        session_present: bool,
     },
+    /// Not authorized.
+    Refused,
+    /// Version 3.1.1 has no such packet.
+    Disconnect(Ending),
     /// The packet identifier is 0 for QoS 0.
     Publish {
         packet: u16,
         publish: Publish,
     },
-    PubAck(u16),
+    PubAck {
+        packet: u16,
+        allowed: bool,
+    },
     PubRec(u16),
     PubRel(u16),
     PubComp(u16),
-    /// The granted QoS, or none for an invalid filter.
     SubAck {
         packet: u16,
-        granted: Vec<Option<u8>>,
+        grants: Vec<Grant>,
     },
     /// Whether each filter was subscribed.
     UnsubAck {

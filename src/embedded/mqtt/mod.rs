@@ -1,7 +1,9 @@
-//! MQTT for applications, versions 3.1.1 and 5 on one port. A session ends with its connection; shared subscriptions work;
-//! properties of MQTT 5 are not forwarded.
+//! MQTT, versions 3.1.1 and 5 on one port: for applications, and, at a listener of its own that obeys the rules of
+//! [`Control`](super::Control) and can be stopped, for devices. Sessions outlive their connections for as long as the clients
+//! ask for, in memory; shared subscriptions work.
 
 mod codec;
+mod devices;
 mod session;
 mod v311;
 mod v5;
@@ -13,22 +15,24 @@ use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
-use self::session::{Session, Sessions};
-use super::bus::Bus;
+use self::session::{Session, Site};
 use super::tasks::Tasks;
+
+pub(super) use self::devices::DeviceListener;
+pub(super) use self::session::Sessions;
 
 /// After `accept` failed, as it does when there are no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts applications until it is cancelled.
-pub(super) async fn serve(listener: TcpListener, bus: Arc<Bus>, tasks: Tasks) {
-    let sessions = Arc::new(Sessions::default());
+/// Accepts clients until it is cancelled.
+pub(super) async fn serve(listener: TcpListener, site: Arc<Site>, tasks: Tasks) {
     loop {
         match listener.accept().await {
             Ok((socket, peer)) => {
-                let session = Session::new(socket, bus.clone(), sessions.clone());
-                tasks.spawn(async move {
-                    if let Err(reason) = session.serve().await {
+                let session = Session::new(socket, site.clone());
+                let stopped = tasks.cancelled();
+                tasks.spawn_uncancelled(async move {
+                    if let Err(reason) = session.serve(stopped).await {
                         debug!(%peer, %reason, "an MQTT connection ends");
                     }
                 });
@@ -39,4 +43,9 @@ pub(super) async fn serve(listener: TcpListener, bus: Arc<Bus>, tasks: Tasks) {
             }
         }
     }
+}
+
+/// For applications: nothing is asked, and nothing forbidden.
+pub(super) fn open_site(bus: Arc<super::bus::Bus>) -> Arc<Site> {
+    Arc::new(Site { bus, sessions: Arc::default(), rules: Arc::default() })
 }

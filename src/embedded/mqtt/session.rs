@@ -11,12 +11,13 @@ use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::codec::{Connect, Malformed, Publish, Reply, Request, Version};
+use super::codec::{Connect, Ending, Grant, Malformed, Publish, Reply, Request, Version};
 use crate::embedded::bus::{Bus, Delivery, Member, Message, Options};
 use crate::embedded::clock;
+use crate::embedded::control::Rules;
 
 /// From accept to CONNECT.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,6 +25,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_IN_FLIGHT: u16 = 100;
 /// While so much waits to be written, no messages are taken for the client, nor bytes from it.
 const HIGH_WATER: usize = 4 * 1024 * 1024;
+/// For DISCONNECT to be written.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// A session is kept for no longer.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 const READ: usize = 16 * 1024;
 
 /// Why a session ended; nobody is told but the log.
@@ -35,30 +40,120 @@ pub(super) enum Ended {
     Malformed(#[from] Malformed),
     #[error("the client was silent for too long")]
     Silent,
-    #[error("another client has taken its clientid")]
-    TakenOver,
+    #[error("refused")]
+    Refused,
+    #[error("ended by the broker: {0:?}")]
+    Told(Ending),
+}
+
+/// What the clients of one listener share.
+pub(in crate::embedded) struct Site {
+    pub(super) bus: Arc<Bus>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) rules: Arc<Rules>,
 }
 
 /// The sessions by their clientid: there is one of each (MQTT 5.0 section 3.1.4).
 #[derive(Default)]
-pub(super) struct Sessions(Mutex<HashMap<String, CancellationToken>>);
+pub(in crate::embedded) struct Sessions(Mutex<HashMap<String, Place>>);
+
+/// Of one clientid.
+enum Place {
+    Connected { filters: Arc<Member>, end: Arc<End> },
+    Kept(Box<Kept>),
+}
+
+/// How a connection is told to end, and tells that it has.
+#[derive(Default)]
+struct End {
+    why: Mutex<Option<Ending>>,
+    told: CancellationToken,
+    done: CancellationToken,
+}
+
+/// What outlives a connection.
+struct Kept {
+    member: Arc<Member>,
+    arriving: mpsc::Receiver<Delivery>,
+    in_flight: Vec<(u16, Option<Publish>)>,
+    last_packet: u16,
+    until: Instant,
+}
+
+impl End {
+    fn tell(&self, why: Ending) {
+        self.why.lock().expect(UNPOISONED).get_or_insert(why);
+        self.told.cancel();
+    }
+}
 
 impl Sessions {
-    /// Ends the session that has this clientid.
-    fn take(&self, clientid: &str) -> CancellationToken {
-        let mine = CancellationToken::new();
-        let mut sessions = self.0.lock().expect(UNPOISONED);
-        if let Some(older) = sessions.insert(clientid.to_owned(), mine.clone()) {
-            older.cancel();
+    /// Ends the connection that has this clientid, and gives what it left, if there is still something.
+    async fn take(&self, clientid: &str) -> Option<Box<Kept>> {
+        let older = match self.0.lock().expect(UNPOISONED).get(clientid) {
+            Some(Place::Connected { end, .. }) => Some(end.clone()),
+            Some(Place::Kept(_)) | None => None,
+        };
+        if let Some(older) = older {
+            older.tell(Ending::TakenOver);
+            older.done.cancelled().await;
         }
-        mine
+        match self.0.lock().expect(UNPOISONED).remove(clientid) {
+            Some(Place::Kept(kept)) if kept.until > clock::now() => Some(kept),
+            Some(Place::Kept(_) | Place::Connected { .. }) | None => None,
+        }
     }
 
-    /// Whoever took it over has cancelled it, and stays.
-    fn leave(&self, clientid: &str, mine: &CancellationToken) {
-        let mut sessions = self.0.lock().expect(UNPOISONED);
-        if !mine.is_cancelled() {
-            sessions.remove(clientid);
+    fn enter(&self, clientid: &str, filters: Arc<Member>) -> Arc<End> {
+        let end = Arc::new(End::default());
+        let place = Place::Connected { filters, end: end.clone() };
+        if let Some(Place::Connected { end, .. }) = self.0.lock().expect(UNPOISONED).insert(clientid.to_owned(), place)
+        {
+            end.tell(Ending::TakenOver);
+        }
+        end
+    }
+
+    /// A connection that was overtaken meanwhile leaves nothing.
+    fn leave(&self, clientid: &str, end: &Arc<End>, kept: Option<Kept>) {
+        let mut places = self.0.lock().expect(UNPOISONED);
+        let mine =
+            matches!(places.get(clientid), Some(Place::Connected { end: current, .. }) if Arc::ptr_eq(current, end));
+        if mine {
+            match kept {
+                Some(kept) => drop(places.insert(clientid.to_owned(), Place::Kept(Box::new(kept)))),
+                None => drop(places.remove(clientid)),
+            }
+            let now = clock::now();
+            places.retain(|_, place| !matches!(place, Place::Kept(kept) if kept.until <= now));
+        }
+        end.done.cancel();
+    }
+
+    /// False if there is no such client.
+    pub(in crate::embedded) async fn kick(&self, clientid: &str) -> bool {
+        let end = match self.0.lock().expect(UNPOISONED).get(clientid) {
+            Some(Place::Connected { end, .. }) => end.clone(),
+            Some(Place::Kept(_)) | None => return false,
+        };
+        end.tell(Ending::Kicked);
+        end.done.cancelled().await;
+        true
+    }
+
+    /// Those that are connected, in alphabetical order.
+    pub(in crate::embedded) fn clients(&self) -> Vec<String> {
+        let places = self.0.lock().expect(UNPOISONED);
+        let connected = places.iter().filter(|(_, place)| matches!(place, Place::Connected { .. }));
+        let mut clients: Vec<String> = connected.map(|(clientid, _)| clientid.clone()).collect();
+        clients.sort();
+        clients
+    }
+
+    pub(in crate::embedded) fn subscriptions(&self, clientid: &str) -> Vec<String> {
+        match self.0.lock().expect(UNPOISONED).get(clientid) {
+            Some(Place::Connected { filters, .. }) => filters.filters(),
+            Some(Place::Kept(_)) | None => Vec::new(),
         }
     }
 }
@@ -67,35 +162,66 @@ const UNPOISONED: &str = "nobody panics while holding the sessions";
 
 pub(super) struct Session {
     socket: TcpStream,
-    bus: Arc<Bus>,
-    sessions: Arc<Sessions>,
+    site: Arc<Site>,
     unread: BytesMut,
 }
 
 impl Session {
-    pub(super) fn new(socket: TcpStream, bus: Arc<Bus>, sessions: Arc<Sessions>) -> Self {
-        Self { socket, bus, sessions, unread: BytesMut::new() }
+    pub(super) fn new(socket: TcpStream, site: Arc<Site>) -> Self {
+        Self { socket, site, unread: BytesMut::new() }
     }
 
     /// Returns when the client has said goodbye.
     ///
     /// # Errors
     /// It ended otherwise; then its will has been published.
-    pub(super) async fn serve(mut self) -> Result<(), Ended> {
+    pub(super) async fn serve(mut self, stopped: impl Future<Output = ()>) -> Result<(), Ended> {
+        tokio::pin!(stopped);
         self.socket.set_nodelay(true)?;
-        let (version, connect) = timeout(CONNECT_TIMEOUT, self.connected()).await.map_err(|_| Ended::Silent)??;
-        let chosen = connect.clientid.is_empty().then(|| format!("{:032x}", u128::from_be_bytes(clock::random())));
-        let clientid = chosen.clone().unwrap_or_else(|| connect.clientid.clone());
-        let taken_over = self.sessions.take(&clientid);
+        let connected = async { timeout(CONNECT_TIMEOUT, self.connected()).await.map_err(|_| Ended::Silent)? };
+        let (version, connect) = tokio::select! {
+            connected = connected => connected?,
+            () = &mut stopped => return Err(Ended::Told(Ending::Stopped)),
+        };
+        sleep(self.site.rules.delay()).await;
+        if self.site.rules.refuses(&connect.credentials) {
+            let mut refusal = BytesMut::new();
+            version.encode(Reply::Refused, &mut refusal)?;
+            self.socket.write_all(&refusal).await?;
+            return Err(Ended::Refused);
+        }
+        let given = &connect.credentials.clientid;
+        let chosen = given.is_empty().then(|| format!("{:032x}", u128::from_be_bytes(clock::random())));
+        let clientid = chosen.clone().unwrap_or_else(|| given.clone());
+        let kept = self.site.sessions.take(&clientid).await.filter(|_| !connect.clean_start);
 
-        let mut client = Client::new(version, clientid, &connect, &self.bus);
-        client.say(Reply::ConnAck { chosen: chosen.as_deref() })?;
+        let session_present = kept.is_some();
+        let mut client = Client::new(version, clientid, &connect, kept, &self.site);
+        let end = self.site.sessions.enter(&client.clientid, client.member.clone());
+        client.say(Reply::ConnAck { chosen: chosen.as_deref(), session_present })?;
+        client.send_again()?;
         let outcome = tokio::select! {
             outcome = client.converse(&mut self.socket, &mut self.unread) => outcome,
-            () = taken_over.cancelled() => Err(Ended::TakenOver),
+            () = end.told.cancelled() => Err(Ended::Told(end.why.lock().expect(UNPOISONED).unwrap_or(Ending::TakenOver))),
+            () = stopped => Err(Ended::Told(Ending::Stopped)),
         };
-        self.sessions.leave(&client.clientid, &taken_over);
-        client.publish_will(connect.will.filter(|_| !matches!(outcome, Ok(Goodbye { with_will: false }))));
+        if let Err(Ended::Told(ending)) = &outcome
+            && version == Version::V5
+        {
+            let mut farewell = BytesMut::new();
+            version.encode(Reply::Disconnect(*ending), &mut farewell)?;
+            // Nobody waits for a client that does not read.
+            let sent = timeout(FAREWELL, self.socket.write_all(&farewell)).await;
+            tracing::trace!(?sent, "DISCONNECT");
+        }
+        let with_will = !matches!(outcome, Ok(Goodbye { with_will: false, .. }));
+        client.publish_will(connect.will.filter(|_| with_will));
+        let expiry = match &outcome {
+            Ok(Goodbye { session_expiry: Some(expiry), .. }) => *expiry,
+            Ok(_) | Err(_) => connect.session_expiry,
+        };
+        let clientid = client.clientid.clone();
+        self.site.sessions.leave(&clientid, &end, (!expiry.is_zero()).then(|| client.keep(expiry)));
         outcome.map(drop)
     }
 
@@ -115,18 +241,20 @@ impl Session {
 /// The client said DISCONNECT.
 struct Goodbye {
     with_will: bool,
+    session_expiry: Option<Duration>,
 }
 
 struct Client {
     version: Version,
     clientid: String,
-    member: Member,
+    rules: Arc<Rules>,
+    member: Arc<Member>,
     arriving: mpsc::Receiver<Delivery>,
     unwritten: BytesMut,
     window: usize,
     last_packet: u16,
-    /// What we sent with QoS 1 and 2, until it is acknowledged.
-    in_flight: HashSet<u16>,
+    /// What we sent with QoS 1 and 2, until it is acknowledged, in order; without the message once it is received (QoS 2).
+    in_flight: Vec<(u16, Option<Publish>)>,
     /// What came with QoS 2, until it is released: it is not published twice.
     received: HashSet<u16>,
     keep_alive: Duration,
@@ -141,23 +269,46 @@ enum Step {
 }
 
 impl Client {
-    fn new(version: Version, clientid: String, connect: &Connect, bus: &Arc<Bus>) -> Self {
-        let (member, arriving) = bus.join();
+    fn new(version: Version, clientid: String, connect: &Connect, kept: Option<Box<Kept>>, site: &Arc<Site>) -> Self {
+        let (member, arriving, in_flight, last_packet) = match kept {
+            Some(kept) => (kept.member, kept.arriving, kept.in_flight, kept.last_packet),
+            None => {
+                let (member, arriving) = site.bus.join();
+                (Arc::new(member), arriving, Vec::new(), 0)
+            }
+        };
         let mut client = Self {
             version,
             clientid,
+            rules: site.rules.clone(),
             member,
             arriving,
             unwritten: BytesMut::new(),
             window: connect.receive_maximum.clamp(1, MAX_IN_FLIGHT).into(),
-            last_packet: 0,
-            in_flight: HashSet::new(),
+            last_packet,
+            in_flight,
             received: HashSet::new(),
             keep_alive: connect.keep_alive,
             silent_at: None,
         };
         client.heard();
         client
+    }
+
+    /// What the connection before left without acknowledgement (MQTT 5.0 section 4.4).
+    fn send_again(&mut self) -> Result<(), Malformed> {
+        for (packet, publish) in self.in_flight.clone() {
+            match publish {
+                Some(publish) => self.say(Reply::Publish { packet, publish: Publish { dup: true, ..publish } })?,
+                None => self.say(Reply::PubRel(packet))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(self, expiry: Duration) -> Kept {
+        let Self { member, arriving, in_flight, last_packet, .. } = self;
+        Kept { member, arriving, in_flight, last_packet, until: clock::now() + expiry.min(LONGEST) }
     }
 
     async fn converse(&mut self, socket: &mut TcpStream, unread: &mut BytesMut) -> Result<Goodbye, Ended> {
@@ -201,9 +352,14 @@ impl Client {
             Request::Connect(_) => return Err(unexpected()),
             Request::Publish { packet, publish } => self.published(packet, publish)?,
             Request::PubAck(packet) | Request::PubComp(packet) => {
-                self.in_flight.remove(&packet);
+                self.in_flight.retain(|(waits, _)| *waits != packet);
             }
-            Request::PubRec(packet) => self.say(Reply::PubRel(packet))?,
+            Request::PubRec(packet) => {
+                if let Some((_, publish)) = self.in_flight.iter_mut().find(|(waits, _)| *waits == packet) {
+                    *publish = None;
+                }
+                self.say(Reply::PubRel(packet))?;
+            }
             Request::PubRel(packet) => {
                 self.received.remove(&packet);
                 self.say(Reply::PubComp(packet))?;
@@ -214,17 +370,23 @@ impl Client {
                 self.say(Reply::UnsubAck { packet, existed })?;
             }
             Request::Ping => self.say(Reply::Pong)?,
-            Request::Disconnect { with_will } => return Ok(Some(Goodbye { with_will })),
+            Request::Disconnect { with_will, session_expiry } => {
+                return Ok(Some(Goodbye { with_will, session_expiry }));
+            }
         }
         Ok(None)
     }
 
     fn published(&mut self, packet: u16, publish: Publish) -> Result<(), Malformed> {
+        let allowed = self.rules.may_publish(&publish.topic);
         match publish.qos {
+            _ if !allowed && publish.qos != 1 => {}
             0 => self.publish(publish),
             1 => {
-                self.publish(publish);
-                self.say(Reply::PubAck(packet))?;
+                if allowed {
+                    self.publish(publish);
+                }
+                self.say(Reply::PubAck { packet, allowed })?;
             }
             _ => {
                 if self.received.insert(packet) {
@@ -237,8 +399,8 @@ impl Client {
     }
 
     fn publish(&self, publish: Publish) {
-        let Publish { topic, qos, retain, payload } = publish;
-        self.member.publish(Message { retain, ..Message::new(&self.clientid, topic, qos, payload) });
+        let Publish { topic, qos, retain, payload, properties, .. } = publish;
+        self.member.publish(Message { retain, properties, ..Message::new(&self.clientid, topic, qos, payload) });
     }
 
     fn publish_will(&self, will: Option<Publish>) {
@@ -249,17 +411,34 @@ impl Client {
 
     /// The SUBACK goes before the retained messages: these wait in `arriving`.
     fn subscribe(&mut self, packet: u16, filters: Vec<(String, Options)>) -> Result<(), Malformed> {
-        let subscribe =
-            |(filter, options): (String, Options)| self.member.subscribe(&filter, options).then_some(options.max_qos);
-        let granted = filters.into_iter().map(subscribe).collect();
-        self.say(Reply::SubAck { packet, granted })
+        let subscribe = |(filter, options): (String, Options)| {
+            if !self.rules.may_subscribe(&filter) {
+                Grant::Denied
+            } else if self.member.subscribe(&filter, options) {
+                Grant::Granted(options.max_qos)
+            } else {
+                Grant::Invalid
+            }
+        };
+        let grants = filters.into_iter().map(subscribe).collect();
+        self.say(Reply::SubAck { packet, grants })
     }
 
     fn deliver(&mut self, delivery: Delivery) -> Result<(), Malformed> {
         let Delivery { message, max_qos, retain } = delivery;
         let qos = message.qos.min(max_qos);
+        let publish = Publish {
+            topic: message.topic.clone(),
+            qos,
+            retain,
+            dup: false,
+            payload: message.payload.clone(),
+            properties: message.properties.clone(),
+        };
         let packet = if qos == 0 { 0 } else { self.next_packet() };
-        let publish = Publish { topic: message.topic.clone(), qos, retain, payload: message.payload.clone() };
+        if qos > 0 {
+            self.in_flight.push((packet, Some(publish.clone())));
+        }
         self.say(Reply::Publish { packet, publish })
     }
 
@@ -267,7 +446,7 @@ impl Client {
     fn next_packet(&mut self) -> u16 {
         loop {
             self.last_packet = self.last_packet.checked_add(1).unwrap_or(1);
-            if self.in_flight.insert(self.last_packet) {
+            if !self.in_flight.iter().any(|(packet, _)| *packet == self.last_packet) {
                 return self.last_packet;
             }
         }

@@ -9,8 +9,12 @@ use rumqttc::mqttbytes::v4::{
 };
 use rumqttc::mqttbytes::{Error, v4};
 
-use super::codec::{Connect, MAX_PACKET, Malformed, Publish, Reply, Request};
-use crate::embedded::bus::{Options, Retained};
+use super::codec::{Connect, Grant, MAX_PACKET, Malformed, Publish, Reply, Request};
+use crate::embedded::bus::{Options, Properties, Retained};
+use crate::embedded::control::Credentials;
+
+/// For how long a session is kept whose client did not say.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
 
 pub(super) fn decode(bytes: &mut BytesMut) -> Result<Option<Request>, Malformed> {
     match Packet::read(bytes, MAX_PACKET) {
@@ -33,7 +37,9 @@ fn request(packet: Packet) -> Result<Request, Malformed> {
                 topic: publish.topic,
                 qos: publish.qos as u8,
                 retain: publish.retain,
+                dup: publish.dup,
                 payload: publish.payload,
+                properties: Properties::default(),
             },
         },
         Packet::PubAck(ack) => Request::PubAck(ack.pkid),
@@ -48,7 +54,7 @@ fn request(packet: Packet) -> Result<Request, Malformed> {
             Request::Unsubscribe { packet: unsubscribe.pkid, filters: unsubscribe.topics }
         }
         Packet::PingReq => Request::Ping,
-        Packet::Disconnect => Request::Disconnect { with_will: false },
+        Packet::Disconnect => Request::Disconnect { with_will: false, session_expiry: None },
         Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
             return Err(Malformed("a packet that only a server sends".to_owned()));
         }
@@ -56,15 +62,21 @@ fn request(packet: Packet) -> Result<Request, Malformed> {
 }
 
 fn connected(connect: v4::Connect) -> Connect {
+    let login = connect.login.unwrap_or_else(|| v4::Login::new("", ""));
     Connect {
-        clientid: connect.client_id,
+        credentials: Credentials { clientid: connect.client_id, username: login.username, password: login.password },
+        clean_start: connect.clean_session,
+        // This version does not say how long.
+        session_expiry: if connect.clean_session { Duration::ZERO } else { KEPT },
         keep_alive: Duration::from_secs(connect.keep_alive.into()),
         receive_maximum: u16::MAX,
         will: connect.last_will.map(|will| Publish {
             topic: will.topic,
             qos: will.qos as u8,
             retain: will.retain,
+            dup: false,
             payload: will.message,
+            properties: Properties::default(),
         }),
     }
 }
@@ -77,28 +89,35 @@ fn options(max_qos: u8) -> Options {
 fn packet(reply: Reply<'_>) -> Result<Packet, Malformed> {
     Ok(match reply {
         // Version 3.1.1 cannot tell a chosen clientid.
-        Reply::ConnAck { chosen: _ } => Packet::ConnAck(ConnAck::new(ConnectReturnCode::Success, false)),
+        Reply::ConnAck { chosen: _, session_present } => {
+            Packet::ConnAck(ConnAck::new(ConnectReturnCode::Success, session_present))
+        }
+        Reply::Refused => Packet::ConnAck(ConnAck::new(ConnectReturnCode::NotAuthorized, false)),
+        Reply::Disconnect(_) => return Err(Malformed("version 3.1.1 has no DISCONNECT of the server".to_owned())),
         Reply::Publish { packet, publish } => {
             let qos = quality(publish.qos).map_err(|error| malformed(&error))?;
             let mut packet_out = v4::Publish::from_bytes(publish.topic, qos, publish.payload);
             packet_out.pkid = packet;
             packet_out.retain = publish.retain;
+            packet_out.dup = publish.dup;
             Packet::Publish(packet_out)
         }
-        Reply::PubAck(packet) => Packet::PubAck(PubAck::new(packet)),
+        // Nor can it tell that a publication is denied.
+        Reply::PubAck { packet, allowed: _ } => Packet::PubAck(PubAck::new(packet)),
         Reply::PubRec(packet) => Packet::PubRec(PubRec::new(packet)),
         Reply::PubRel(packet) => Packet::PubRel(PubRel::new(packet)),
         Reply::PubComp(packet) => Packet::PubComp(PubComp::new(packet)),
-        Reply::SubAck { packet, granted } => {
-            Packet::SubAck(SubAck::new(packet, granted.into_iter().map(reason).collect()))
+        Reply::SubAck { packet, grants } => {
+            Packet::SubAck(SubAck::new(packet, grants.into_iter().map(reason).collect()))
         }
         Reply::UnsubAck { packet, existed: _ } => Packet::UnsubAck(UnsubAck::new(packet)),
         Reply::Pong => Packet::PingResp,
     })
 }
 
-fn reason(granted: Option<u8>) -> SubscribeReasonCode {
-    granted.and_then(|qos| quality(qos).ok()).map_or(SubscribeReasonCode::Failure, SubscribeReasonCode::Success)
+fn reason(grant: Grant) -> SubscribeReasonCode {
+    let granted = if let Grant::Granted(qos) = grant { quality(qos).ok() } else { None };
+    granted.map_or(SubscribeReasonCode::Failure, SubscribeReasonCode::Success)
 }
 
 fn malformed(error: &Error) -> Malformed {

@@ -20,8 +20,6 @@ mod devices;
 pub mod emqx;
 mod handler;
 mod nodes;
-mod pace;
-mod queue;
 pub mod v1;
 
 use std::collections::HashMap;
@@ -43,9 +41,9 @@ use crate::observability::conditions::{Condition, State};
 use crate::observability::metrics::Metrics;
 use crate::tls::{self, Connector};
 use crate::upstream::Occupancy;
+use crate::upstream::dialer::{Dialer, SECURE, Stream};
 
 use adapter::Adapter;
-use anchor::{Anchor, DialError, Dialer};
 use announcements::Token;
 use devices::{Action, AnchorId, Call, Devices, HandlerEvent, Outcome};
 use nodes::{NodeId, Standing};
@@ -93,7 +91,7 @@ impl Settings {
     /// None where no listener speaks TLS: then its files are not looked at.
     fn connector(&self) -> io::Result<Option<Connector>> {
         let mut listeners = self.nodes.iter().flat_map(|node| &node.listeners);
-        if !listeners.any(|listener| listener.starts_with(anchor::SECURE)) {
+        if !listeners.any(|listener| listener.starts_with(SECURE)) {
             return Ok(None);
         }
         let unusable = |error| io::Error::new(io::ErrorKind::InvalidInput, format!("upstream.exproto.ssl: {error}"));
@@ -122,7 +120,7 @@ struct Way {
 
 /// How a task ended.
 enum Ended {
-    Dial { anchor: AnchorId, result: Result<Anchor, DialError> },
+    Dial { anchor: AnchorId, result: Result<Stream, String> },
     Anchor { anchor: AnchorId },
     Call { node: NodeId, anchor: AnchorId, outcome: Outcome },
     Handler,
@@ -215,7 +213,7 @@ impl Link {
         }
         while let Some(action) = self.devices.poll_action() {
             match action {
-                Action::Dial { anchor, node, token } => self.dial(anchor, node, &token),
+                Action::Dial { anchor, node, token } => self.dial(anchor, node, token),
                 Action::HangUp { anchor } => self.hang_up(anchor),
                 Action::Call { anchor, node, call } => self.call(anchor, node, call),
                 Action::Tell(event) => return Some(event),
@@ -259,7 +257,7 @@ impl Link {
             }
             Ended::Dial { anchor, result: Err(error) } => {
                 self.anchors.remove(&anchor);
-                self.devices.dialed(now, anchor, Err(error.to_string()));
+                self.devices.dialed(now, anchor, Err(error));
             }
             Ended::Anchor { anchor } => {
                 self.anchors.remove(&anchor);
@@ -273,14 +271,14 @@ impl Link {
         }
     }
 
-    fn dial(&mut self, anchor: AnchorId, node: NodeId, token: &Token) {
-        let dial = self.ways[node.0].dialer.dial(token);
+    fn dial(&mut self, anchor: AnchorId, node: NodeId, token: Token) {
+        let dial = anchor::open(self.ways[node.0].dialer.dial(), token);
         let task = self.tasks.spawn(async move { Ended::Dial { anchor, result: dial.await } });
         self.anchors.insert(anchor, task);
     }
 
     /// An anchor that was hung up meanwhile ends here, with its socket.
-    fn watch(&mut self, anchor: AnchorId, stream: Anchor) {
+    fn watch(&mut self, anchor: AnchorId, stream: Stream) {
         let Some(task) = self.anchors.get_mut(&anchor) else { return };
         *task = self.tasks.spawn(async move {
             anchor::watch(stream).await;

@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use lwm2m_gateway::coap::options::number;
 use lwm2m_gateway::coap::{Code, Kind, Message, MessageId, Options, Peer, Token};
 use lwm2m_gateway::config::Config;
-use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, ConnectError, DeviceId};
+use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, ConnectError, DeviceId, MessageProperties};
 use lwm2m_gateway::gateway::report::Report;
 use lwm2m_gateway::gateway::settings::{AutoObserve, Settings};
 use lwm2m_gateway::gateway::{Gateway, Output};
@@ -141,7 +141,7 @@ impl Run {
 
     fn message(&mut self, device: u8, payload: Vec<u8>) {
         let topic = String::new();
-        self.broker(BrokerEvent::Message { device: self.device(device), topic, payload });
+        self.broker(BrokerEvent::Message { device: self.device(device), topic, payload, properties: MessageProperties::default() });
     }
 
     fn reply(
@@ -206,7 +206,9 @@ impl Run {
                 Output::Broker(BrokerCommand::Connect { device, .. } | BrokerCommand::Resume { device, .. }) => {
                     self.devices = device.0;
                 }
-                Output::Broker(BrokerCommand::Publish { .. } | BrokerCommand::Disconnect { .. }) => {}
+                Output::Broker(
+                    BrokerCommand::Publish { .. } | BrokerCommand::SetLifetime { .. } | BrokerCommand::Disconnect { .. },
+                ) => {}
                 Output::Report(Report::Datagram { .. }) => verdicts += 1,
                 Output::Report(_) => {}
                 Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),

@@ -172,7 +172,7 @@ impl Devices {
         self.deadlines.cancel(Timer::Device(id));
         let Some(device) = self.devices.get_mut(&id) else { return };
         let Some(anchor) = device.state.anchor() else { return };
-        let before = mem::replace(&mut device.state, State::Ready { anchor, publishing: false });
+        let before = mem::replace(&mut device.state, State::Ready { anchor, publishing: None });
         device.failures = 0;
         let first = !mem::replace(&mut device.connected_before, true);
         let awaited = first || mem::take(&mut device.resumed);

@@ -3,6 +3,7 @@
 use crate::gateway::broker::{ClientInfo, DeviceId};
 use crate::upstream::exproto::announcements::Token;
 use crate::upstream::exproto::nodes::NodeId;
+use crate::upstream::queue::Serial;
 
 use super::{AnchorId, Message};
 
@@ -52,7 +53,7 @@ pub enum State {
     },
     Ready {
         anchor: AnchorId,
-        publishing: bool,
+        publishing: Option<Serial>,
     },
     WaitingToReconnect(Wait),
 }

@@ -34,15 +34,17 @@ use rand::rngs::StdRng;
 use tracing::debug;
 
 use crate::deadlines::Deadlines;
-use crate::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, CloseReason, DeviceId, Publication, UplinkClass};
+use crate::gateway::broker::{
+    BrokerCommand, BrokerEvent, ClientInfo, CloseReason, DeviceId, MessageProperties, Publication, UplinkClass,
+};
 use crate::observability::metrics::{Metrics, UpstreamMetrics};
 use crate::upstream::Occupancy;
+use crate::upstream::pace::Pace;
+use crate::upstream::queue::Queues;
 
 use super::Settings;
 use super::announcements::{Announcements, Heard, Token};
 use super::nodes::{self, Fault, NodeId, Nodes};
-use super::pace::Pace;
-use super::queue::Queues;
 use device::{Device, State, Wait};
 use probing::Prober;
 
@@ -196,6 +198,8 @@ impl Devices {
             BrokerCommand::Connect { device, client } => self.connect(now, device, client),
             BrokerCommand::Resume { device, client } => self.resume(now, device, client),
             BrokerCommand::Publish { device, publication } => self.publish(now, device, publication),
+            // EMQX keeps nothing for a client of ExProto that is not connected.
+            BrokerCommand::SetLifetime { .. } => {}
             BrokerCommand::Disconnect { device } => self.disconnect(now, device),
         }
     }
@@ -400,7 +404,8 @@ impl Devices {
 
     fn deliver(&mut self, device: DeviceId, messages: Vec<Message>) {
         for Message { topic, payload } in messages {
-            self.tell(device, BrokerEvent::Message { device, topic, payload });
+            let properties = MessageProperties::default();
+            self.tell(device, BrokerEvent::Message { device, topic, payload, properties });
         }
     }
 

@@ -5,7 +5,6 @@ use std::time::Instant;
 use tracing::debug;
 
 use crate::gateway::broker::{BrokerEvent, DeviceId, Publication};
-use crate::upstream::exproto::queue::Returned;
 
 use super::{Action, Call, Devices, Outcome, PUBLISH_TIMEOUT, State, Timer};
 
@@ -25,18 +24,18 @@ impl Devices {
     pub(super) fn publish_next(&mut self, now: Instant, id: DeviceId) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let State::Ready { anchor, publishing } = &mut device.state else { return };
-        if *publishing {
+        if publishing.is_some() {
             return;
         }
-        let Some((publication, conn)) = self.queues.begin(id).zip(device.conn.clone()) else {
+        let Some(((serial, publication), conn)) = self.queues.begin(id, 1).zip(device.conn.clone()) else {
             if device.leaving {
                 self.remove(now, id);
             }
             return;
         };
         let Some(node) = device.node else { return };
-        *publishing = true;
-        let call = Call::Publish { conn, publication };
+        *publishing = Some(serial);
+        let call = Call::Publish { conn, publication: publication.clone() };
         self.actions.push_back(Action::Call { anchor: *anchor, node, call });
         self.deadlines.set(Timer::Device(id), now + PUBLISH_TIMEOUT);
     }
@@ -45,7 +44,7 @@ impl Devices {
         match outcome {
             Outcome::Done => {
                 self.counters().publishes_ok.increment();
-                let published = self.queues.finish(id);
+                let published = self.finish(id);
                 if let Some(ticket) = published.and_then(|publication| publication.ticket) {
                     self.tell(id, BrokerEvent::Published { device: id, ticket });
                 }
@@ -60,7 +59,7 @@ impl Devices {
             Outcome::Rejected(why) => {
                 self.counters().publishes_failed.increment();
                 debug!(device = id.0, why, "EMQX rejects a publication");
-                if let Some(publication) = self.queues.finish(id) {
+                if let Some(publication) = self.finish(id) {
                     self.dropped(publication.class);
                 }
                 self.go_on(now, id);
@@ -71,7 +70,7 @@ impl Devices {
             }
             Outcome::Unreachable(why) => {
                 self.counters().publishes_failed.increment();
-                self.give_back(id, Returned::Unsent);
+                self.queues.give_back(id);
                 if let Some(device) = self.devices.get_mut(&id) {
                     device.elsewhere = true;
                 }
@@ -80,15 +79,22 @@ impl Devices {
         }
     }
 
-    /// The publication under way, if there is one, is first in the queue again.
-    pub(super) fn give_back(&mut self, id: DeviceId, returned: Returned) {
-        if let Some(class) = self.queues.give_back(id, returned) {
-            self.dropped(class);
+    /// The publication under way, if there is one, is first in the queue again, unless it was so too often.
+    pub(super) fn give_back_unanswered(&mut self, id: DeviceId) {
+        if let Some(publication) = self.queues.blame(id) {
+            self.dropped(publication.class);
         }
+        self.queues.give_back(id);
+    }
+
+    /// The publication under way is done with.
+    fn finish(&mut self, id: DeviceId) -> Option<Publication> {
+        let State::Ready { publishing, .. } = &self.devices.get(&id)?.state else { return None };
+        self.queues.finish(id, (*publishing)?)
     }
 
     fn publication_refused(&mut self, id: DeviceId) {
-        if let Some(Publication { topic, .. }) = self.queues.finish(id) {
+        if let Some(Publication { topic, .. }) = self.finish(id) {
             self.tell(id, BrokerEvent::PublishRefused { device: id, topic });
         }
     }
@@ -96,7 +102,7 @@ impl Devices {
     fn go_on(&mut self, now: Instant, id: DeviceId) {
         self.deadlines.cancel(Timer::Device(id));
         if let Some(State::Ready { publishing, .. }) = self.devices.get_mut(&id).map(|device| &mut device.state) {
-            *publishing = false;
+            *publishing = None;
         }
         self.publish_next(now, id);
     }

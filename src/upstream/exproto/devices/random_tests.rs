@@ -96,6 +96,7 @@ impl World {
         let resumed = which.is_multiple_of(5);
         self.alive.push(Known { device, resumed, connected: false, disconnected: false, last_published: 0 });
         let client = ClientInfo {
+            endpoint: format!("ep{}", which % 3),
             clientid: format!("ep{}", which % 3),
             username: String::new(),
             password: None,
@@ -103,6 +104,8 @@ impl World {
             peerhost: IpAddr::V4(Ipv4Addr::LOCALHOST),
             command_filter: "dn".to_owned(),
             command_qos: 0,
+            lifetime: Duration::from_secs(300),
+            will: None,
         };
         self.devices.command(
             self.now,
@@ -114,8 +117,15 @@ impl World {
         let Some(device) = pick(&self.alive, which).map(|known| known.device) else { return };
         self.next_publication += 1;
         let class = [UplinkClass::Report, UplinkClass::Answer, UplinkClass::Notification][which % 3];
-        let publication =
-            Publication { topic: self.next_publication.to_string(), qos: 0, payload: Vec::new(), class, ticket: None };
+        let publication = Publication {
+            topic: self.next_publication.to_string(),
+            qos: 0,
+            payload: Vec::new(),
+            class,
+            retain: false,
+            correlation: None,
+            ticket: None,
+        };
         self.devices.command(self.now, BrokerCommand::Publish { device, publication });
     }
 
@@ -231,6 +241,7 @@ impl World {
         | BrokerEvent::ConnectFailed { device, .. }
         | BrokerEvent::Closed { device, .. }
         | BrokerEvent::Message { device, .. }
+        | BrokerEvent::Reconnected { device }
         | BrokerEvent::Published { device, .. }
         | BrokerEvent::PublishRefused { device, .. }) = event;
         let index = self.alive.iter().position(|known| known.device == *device).expect("a device that is not over");
@@ -248,7 +259,10 @@ impl World {
                 assert!(known.connected || known.resumed, "{event:?} before Connected");
                 self.alive.swap_remove(index);
             }
-            BrokerEvent::Message { .. } | BrokerEvent::Published { .. } | BrokerEvent::PublishRefused { .. } => {
+            BrokerEvent::Message { .. }
+            | BrokerEvent::Reconnected { .. }
+            | BrokerEvent::Published { .. }
+            | BrokerEvent::PublishRefused { .. } => {
                 assert!(known.connected || known.resumed, "{event:?} before Connected");
             }
         }

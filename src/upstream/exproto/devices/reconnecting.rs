@@ -7,8 +7,7 @@ use std::time::Instant;
 use tracing::debug;
 
 use crate::gateway::broker::{ClientInfo, DeviceId};
-use crate::upstream::exproto::pace::back_off;
-use crate::upstream::exproto::queue::Returned;
+use crate::upstream::pace::back_off;
 
 use super::device::Device;
 use super::{Devices, State, Timer, Wait};
@@ -17,7 +16,7 @@ impl Devices {
     /// The connection is gone, and it was not the broker's will as far as we know.
     pub(super) fn lost(&mut self, now: Instant, id: DeviceId, why: &str) {
         self.counters().anchors_lost.increment();
-        self.give_back(id, Returned::Unanswered);
+        self.give_back_unanswered(id);
         self.gave_up(now, id, why);
     }
 
@@ -53,7 +52,7 @@ impl Devices {
     /// The node cannot serve the device, and another one can.
     pub(super) fn leave(&mut self, now: Instant, id: DeviceId) {
         self.counters().anchors_lost.increment();
-        self.give_back(id, Returned::Unsent);
+        self.queues.give_back(id);
         self.gave_up(now, id, "its node of EMQX does not serve");
     }
 

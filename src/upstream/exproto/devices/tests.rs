@@ -206,6 +206,7 @@ fn node(name: &str) -> Node {
 
 fn client(clientid: &str) -> ClientInfo {
     ClientInfo {
+        endpoint: clientid.to_owned(),
         clientid: clientid.to_owned(),
         username: "user".to_owned(),
         password: Some(Secret::new("secret")),
@@ -213,15 +214,30 @@ fn client(clientid: &str) -> ClientInfo {
         peerhost: IpAddr::V4(Ipv4Addr::LOCALHOST),
         command_filter: format!("lwm2m/{clientid}/dn"),
         command_qos: 1,
+        lifetime: seconds(300),
+        will: None,
     }
 }
 
 fn publication(topic: &str, class: UplinkClass) -> Publication {
-    Publication { topic: topic.to_owned(), qos: 0, payload: b"{}".to_vec(), class, ticket: None }
+    Publication {
+        topic: topic.to_owned(),
+        qos: 0,
+        payload: b"{}".to_vec(),
+        class,
+        retain: false,
+        correlation: None,
+        ticket: None,
+    }
 }
 
 fn message(device: DeviceId, topic: &str) -> Action {
-    Action::Tell(BrokerEvent::Message { device, topic: topic.to_owned(), payload: b"{}".to_vec() })
+    Action::Tell(BrokerEvent::Message {
+        device,
+        topic: topic.to_owned(),
+        payload: b"{}".to_vec(),
+        properties: MessageProperties::default(),
+    })
 }
 
 fn closed(device: DeviceId, reason: CloseReason) -> Action {

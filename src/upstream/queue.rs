@@ -1,12 +1,17 @@
 //! The publications that wait for their devices' connections: in order for each device, bounded for each and for all.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Bound;
 
 use crate::gateway::broker::{DeviceId, Publication, UplinkClass};
 
 /// How often a publication may be under way when its connection ends. The broker may be ending the connection because
 /// of it, and would do so for ever.
 const ATTEMPTS: u8 = 3;
+
+/// The place of a publication in the order of all. Never used again in the life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Serial(u64);
 
 /// Publications under way count as waiting until they are done, so that the bounds hold whatever becomes of them.
 #[derive(Debug)]
@@ -17,15 +22,15 @@ pub struct Queues {
     next: u64,
     queues: HashMap<DeviceId, Queue>,
     /// Everywhere what could be dropped, the oldest first.
-    notifications: BTreeSet<(u64, DeviceId)>,
-    answers: BTreeSet<(u64, DeviceId)>,
+    notifications: BTreeSet<(Serial, DeviceId)>,
+    answers: BTreeSet<(Serial, DeviceId)>,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: BTreeMap<u64, Waiting>,
-    /// The first one, while the broker has it.
-    under_way: Option<u64>,
+    waiting: BTreeMap<Serial, Waiting>,
+    /// The first ones, while the broker has them.
+    under_way: VecDeque<Serial>,
 }
 
 #[derive(Debug)]
@@ -36,17 +41,8 @@ struct Waiting {
 
 enum Room {
     Free,
-    InsteadOf { serial: u64, owner: DeviceId, class: UplinkClass },
+    InsteadOf { serial: Serial, owner: DeviceId, class: UplinkClass },
     None,
-}
-
-/// Why a publication comes back into the queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Returned {
-    /// The broker never had it.
-    Unsent,
-    /// The connection ended while the broker had it: perhaps because of it.
-    Unanswered,
 }
 
 impl Queues {
@@ -81,40 +77,53 @@ impl Queues {
         }
     }
 
-    /// The first publication of the device, if none of it is under way; it is now.
-    pub fn begin(&mut self, device: DeviceId) -> Option<Publication> {
+    /// The next publication of the device, if fewer than `window` of it are under way; it is now.
+    pub fn begin(&mut self, device: DeviceId, window: usize) -> Option<(Serial, &Publication)> {
         let queue = self.queues.get_mut(&device)?;
-        if queue.under_way.is_some() {
+        if queue.under_way.len() >= window {
             return None;
         }
-        let (serial, waiting) = queue.waiting.first_key_value()?;
-        let (serial, publication) = (*serial, waiting.publication.clone());
-        queue.under_way = Some(serial);
+        // Those under way are the first ones.
+        let (serial, _) = match queue.under_way.back() {
+            Some(last) => queue.waiting.range((Bound::Excluded(*last), Bound::Unbounded)).next()?,
+            None => queue.waiting.first_key_value()?,
+        };
+        let serial = *serial;
+        queue.under_way.push_back(serial);
         self.spare(device, serial);
-        Some(publication)
+        self.publication(device, serial).map(|publication| (serial, publication))
     }
 
     /// The publication under way is done with.
-    pub fn finish(&mut self, device: DeviceId) -> Option<Publication> {
-        let serial = self.queues.get_mut(&device)?.under_way.take()?;
+    pub fn finish(&mut self, device: DeviceId, serial: Serial) -> Option<Publication> {
+        let queue = self.queues.get_mut(&device)?;
+        queue.under_way.retain(|under_way| *under_way != serial);
         self.take(device, serial)
     }
 
-    /// The publication under way is the first of the queue again, or given up if it had its attempts: then its class.
-    pub fn give_back(&mut self, device: DeviceId, returned: Returned) -> Option<UplinkClass> {
+    /// The connection ended while the broker had the publications under way: perhaps because of the first of them, for it
+    /// takes them in order. Gives that one when it has had its attempts.
+    pub fn blame(&mut self, device: DeviceId) -> Option<Publication> {
         let queue = self.queues.get_mut(&device)?;
-        let serial = queue.under_way.take()?;
-        let waiting = queue.waiting.get_mut(&serial)?;
-        if returned == Returned::Unanswered {
-            waiting.attempts += 1;
+        let first = *queue.under_way.front()?;
+        let waiting = queue.waiting.get_mut(&first)?;
+        waiting.attempts += 1;
+        if waiting.attempts >= ATTEMPTS { self.finish(device, first) } else { None }
+    }
+
+    /// The publications under way are the first of the queue again.
+    pub fn give_back(&mut self, device: DeviceId) {
+        let Some(queue) = self.queues.get_mut(&device) else { return };
+        for serial in std::mem::take(&mut queue.under_way) {
+            if let Some(class) = self.publication(device, serial).map(|publication| publication.class) {
+                self.offer(device, serial, class);
+            }
         }
-        let class = waiting.publication.class;
-        if waiting.attempts >= ATTEMPTS {
-            self.take(device, serial);
-            return Some(class);
-        }
-        self.offer(device, serial, class);
-        None
+    }
+
+    /// One that waits, or is under way.
+    pub fn publication(&self, device: DeviceId, serial: Serial) -> Option<&Publication> {
+        self.queues.get(&device)?.waiting.get(&serial).map(|waiting| &waiting.publication)
     }
 
     /// Drops all that waits for the device, and gives the classes.
@@ -163,14 +172,14 @@ impl Queues {
     }
 
     fn append(&mut self, device: DeviceId, publication: Publication) {
-        let serial = self.next;
+        let serial = Serial(self.next);
         self.next += 1;
         self.length += 1;
         self.offer(device, serial, publication.class);
         self.queues.entry(device).or_default().waiting.insert(serial, Waiting { publication, attempts: 0 });
     }
 
-    fn take(&mut self, device: DeviceId, serial: u64) -> Option<Publication> {
+    fn take(&mut self, device: DeviceId, serial: Serial) -> Option<Publication> {
         let queue = self.queues.get_mut(&device)?;
         let waiting = queue.waiting.remove(&serial)?;
         if queue.waiting.is_empty() {
@@ -182,7 +191,7 @@ impl Queues {
     }
 
     /// May be dropped from now on.
-    fn offer(&mut self, device: DeviceId, serial: u64, class: UplinkClass) {
+    fn offer(&mut self, device: DeviceId, serial: Serial, class: UplinkClass) {
         match class {
             UplinkClass::Notification => self.notifications.insert((serial, device)),
             UplinkClass::Answer => self.answers.insert((serial, device)),
@@ -191,15 +200,15 @@ impl Queues {
     }
 
     /// May not be dropped any more.
-    fn spare(&mut self, device: DeviceId, serial: u64) {
+    fn spare(&mut self, device: DeviceId, serial: Serial) {
         self.notifications.remove(&(serial, device));
         self.answers.remove(&(serial, device));
     }
 }
 
 impl Queue {
-    fn oldest(&self, class: UplinkClass) -> Option<u64> {
-        let mut droppable = self.waiting.iter().filter(|(serial, _)| self.under_way != Some(**serial));
+    fn oldest(&self, class: UplinkClass) -> Option<Serial> {
+        let mut droppable = self.waiting.iter().filter(|(serial, _)| self.under_way.back() < Some(*serial));
         droppable.find(|(_, waiting)| waiting.publication.class == class).map(|(serial, _)| *serial)
     }
 }
@@ -212,14 +221,25 @@ mod tests {
     const TWO: DeviceId = DeviceId(2);
 
     fn publication(topic: &str, class: UplinkClass) -> Publication {
-        Publication { topic: topic.to_owned(), qos: 0, payload: Vec::new(), class, ticket: None }
+        Publication {
+            topic: topic.to_owned(),
+            qos: 0,
+            payload: Vec::new(),
+            class,
+            retain: false,
+            correlation: None,
+            ticket: None,
+        }
+    }
+
+    fn begin(queues: &mut Queues, device: DeviceId, window: usize) -> Option<Serial> {
+        queues.begin(device, window).map(|(serial, _)| serial)
     }
 
     fn drain(queues: &mut Queues, device: DeviceId) -> Vec<String> {
         let mut topics = Vec::new();
-        while let Some(publication) = queues.begin(device) {
-            queues.finish(device);
-            topics.push(publication.topic);
+        while let Some(serial) = begin(queues, device, 1) {
+            topics.extend(queues.finish(device, serial).map(|publication| publication.topic));
         }
         topics
     }
@@ -230,12 +250,28 @@ mod tests {
         for topic in ["a", "b", "c"] {
             assert_eq!(queues.push(ONE, publication(topic, UplinkClass::Answer)), None);
         }
-        assert_eq!(queues.begin(ONE).map(|publication| publication.topic).as_deref(), Some("a"));
-        assert_eq!(queues.begin(ONE), None);
-        assert_eq!(queues.give_back(ONE, Returned::Unsent), None);
+        assert_eq!(queues.begin(ONE, 1).map(|(_, publication)| publication.topic.as_str()), Some("a"));
+        assert_eq!(begin(&mut queues, ONE, 1), None);
+        queues.give_back(ONE);
         assert_eq!(drain(&mut queues, ONE), ["a", "b", "c"]);
         assert!(queues.is_empty(ONE));
         assert_eq!(queues.length, 0);
+    }
+
+    #[test]
+    fn as_many_as_the_window_has_room_for_are_under_way_and_any_of_them_may_be_done_first() {
+        let mut queues = Queues::new(10, 10);
+        for topic in ["a", "b", "c", "d"] {
+            queues.push(ONE, publication(topic, UplinkClass::Answer));
+        }
+        let under_way: Vec<_> = std::iter::from_fn(|| begin(&mut queues, ONE, 3)).collect();
+        assert_eq!(under_way.len(), 3);
+        assert_eq!(queues.finish(ONE, under_way[1]).map(|publication| publication.topic).as_deref(), Some("b"));
+        let next = begin(&mut queues, ONE, 3).unwrap();
+        assert_eq!(queues.publication(ONE, next).map(|publication| publication.topic.as_str()), Some("d"));
+        queues.give_back(ONE);
+        assert_eq!(drain(&mut queues, ONE), ["a", "c", "d"]);
+        assert!(queues.notifications.is_empty() && queues.answers.is_empty());
     }
 
     #[test]
@@ -273,9 +309,9 @@ mod tests {
     fn what_is_under_way_is_never_dropped_for_room() {
         let mut queues = Queues::new(1, 100);
         queues.push(ONE, publication("under way", UplinkClass::Notification));
-        queues.begin(ONE);
+        let serial = begin(&mut queues, ONE, 1).unwrap();
         assert_eq!(queues.push(ONE, publication("late", UplinkClass::Notification)), Some(UplinkClass::Notification));
-        assert_eq!(queues.finish(ONE).map(|publication| publication.topic).as_deref(), Some("under way"));
+        assert_eq!(queues.finish(ONE, serial).map(|publication| publication.topic).as_deref(), Some("under way"));
     }
 
     #[test]
@@ -283,10 +319,11 @@ mod tests {
         let mut queues = Queues::new(10, 10);
         queues.push(ONE, publication("poison", UplinkClass::Answer));
         for outcome in [None, None, Some(UplinkClass::Answer)] {
-            queues.begin(ONE);
-            assert_eq!(queues.give_back(ONE, Returned::Unanswered), outcome);
+            begin(&mut queues, ONE, 1);
+            assert_eq!(queues.blame(ONE).map(|publication| publication.class), outcome);
+            queues.give_back(ONE);
         }
-        assert_eq!(queues.begin(ONE), None);
+        assert_eq!(begin(&mut queues, ONE, 1), None);
         assert_eq!(queues.length, 0);
     }
 
@@ -295,7 +332,7 @@ mod tests {
         let mut queues = Queues::new(10, 2);
         queues.push(ONE, publication("a", UplinkClass::Answer));
         queues.push(ONE, publication("b", UplinkClass::Notification));
-        queues.begin(ONE);
+        begin(&mut queues, ONE, 1);
         assert_eq!(queues.clear(ONE), [UplinkClass::Answer, UplinkClass::Notification]);
         assert_eq!(queues.push(TWO, publication("c", UplinkClass::Report)), None);
         assert_eq!(queues.push(TWO, publication("d", UplinkClass::Report)), None);

@@ -1,0 +1,138 @@
+{{- define "gateway.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "gateway.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
+{{- else if contains (include "gateway.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "gateway.name" .) | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "gateway.selector" -}}
+app.kubernetes.io/name: {{ include "gateway.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "gateway.labels" -}}
+{{ include "gateway.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{/* What cannot be. */}}
+{{- define "gateway.validate" -}}
+{{- if and (eq .Values.mode "attach") (eq .Values.kind "exproto") (gt (int .Values.replicas) 1) -}}
+{{- fail "replicas: with mode=attach and kind=exproto there can be one, for EMQX calls one handler; kind=mqtt or mode=sidecar can have more" -}}
+{{- end -}}
+{{- if and (eq .Values.mode "attach") (eq .Values.kind "mqtt") (empty .Values.attach.brokers) -}}
+{{- fail "attach.brokers: with mode=attach and kind=mqtt at least one is needed" -}}
+{{- end -}}
+{{- if and (eq .Values.mode "attach") (eq .Values.kind "exproto") (empty .Values.attach.nodes) -}}
+{{- fail "attach.nodes: with mode=attach and kind=exproto at least one is needed" -}}
+{{- end -}}
+{{- if and .Values.dtls.enabled (not (or .Values.dtls.psk.existingSecret .Values.dtls.psk.content .Values.dtls.certificate.existingSecret)) -}}
+{{- fail "dtls: it needs credentials: dtls.psk or dtls.certificate" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "gateway.pskSecret" -}}
+{{- default (printf "%s-psk" (include "gateway.fullname" .)) .Values.dtls.psk.existingSecret -}}
+{{- end -}}
+
+{{- define "gateway.emqxSecret" -}}
+{{- default (printf "%s-emqx" (include "gateway.fullname" .)) .Values.emqx.existingSecret -}}
+{{- end -}}
+
+{{/* Whether EMQX calls a handler of ours from another pod. */}}
+{{- define "gateway.handlerService" -}}
+{{- if and (eq .Values.mode "attach") (eq .Values.kind "exproto") -}}yes{{- end -}}
+{{- end -}}
+
+{{/* The configuration of the gateway, as the chart has it, with `config` over it; as JSON. */}}
+{{- define "gateway.config" -}}
+{{- $config := dict
+    "xml_dir" "/usr/share/lwm2m-gateway/xml"
+    "store" (dict "enable" .Values.persistence.enabled "file" "/var/lib/lwm2m-gateway/lwm2m-gateway.redb")
+    "admin" (dict "bind" "0.0.0.0:8085")
+    "log" (dict "format" "json")
+    "listeners" (dict "udp" (dict "default" (dict "bind" "0.0.0.0:5683")))
+-}}
+{{- if eq .Values.kind "mqtt" -}}
+{{- $brokers := ternary (list "127.0.0.1:1883") .Values.attach.brokers (eq .Values.mode "sidecar") -}}
+{{- $_ := set $config "upstream" (dict "kind" "mqtt" "mqtt" (dict "brokers" $brokers)) -}}
+{{- else if eq .Values.mode "sidecar" -}}
+{{- $exproto := dict "listener" "127.0.0.1:7993" "adapter" "http://127.0.0.1:9100" "handler_bind" "127.0.0.1:9001" -}}
+{{- $_ := set $config "upstream" (dict "kind" "exproto" "exproto" $exproto) -}}
+{{- else -}}
+{{- $_ := set $config "upstream" (dict "kind" "exproto" "exproto" (dict "nodes" .Values.attach.nodes "handler_bind" "0.0.0.0:9001")) -}}
+{{- end -}}
+{{- if .Values.dtls.enabled -}}
+{{- $_ := set $config.listeners "dtls" (dict "default" (dict "bind" "0.0.0.0:5684")) -}}
+{{- $dtls := dict -}}
+{{- if or .Values.dtls.psk.existingSecret .Values.dtls.psk.content -}}
+{{- $_ := set $dtls "psk_file" (printf "/etc/lwm2m-gateway/psk/%s" .Values.dtls.psk.key) -}}
+{{- end -}}
+{{- if .Values.dtls.certificate.existingSecret -}}
+{{- $_ := set $dtls "certfile" "/etc/lwm2m-gateway/certificate/tls.crt" -}}
+{{- $_ := set $dtls "keyfile" "/etc/lwm2m-gateway/certificate/tls.key" -}}
+{{- end -}}
+{{- if .Values.dtls.devicesCA.existingSecret -}}
+{{- $_ := set $dtls "cacertfile" (printf "/etc/lwm2m-gateway/devices-ca/%s" .Values.dtls.devicesCA.key) -}}
+{{- end -}}
+{{- $_ := set $config "dtls" $dtls -}}
+{{- end -}}
+{{- mustMergeOverwrite $config (deepCopy .Values.config) | toJson -}}
+{{- end -}}
+
+{{/* Helm knows numbers with a fraction alone, and the gateway tells them from whole ones. */}}
+{{- define "gateway.toml" -}}
+{{- regexReplaceAll "(?m)= (-?[0-9]+)\\.0$" (include "gateway.config" . | fromJson | toToml) "= ${1}" -}}
+{{- end -}}
+
+{{/* etc/emqx.conf of the EMQX beside the gateway. Its part for exproto is what `lwm2m-gateway emqx-config` says. */}}
+{{- define "gateway.emqxConf" -}}
+node {
+  name = "emqx@127.0.0.1"
+  cookie = "overridden by EMQX_NODE__COOKIE"
+  data_dir = "data"
+}
+cluster {
+  name = emqxcl
+  discovery_strategy = manual
+}
+dashboard.listeners.http.bind = 18083
+{{- if eq .Values.kind "exproto" }}
+{{ $config := include "gateway.config" . | fromJson -}}
+{{- $exproto := $config.upstream.exproto -}}
+{{- $anchors := dig "anchors_per_second" 500 $exproto | int -}}
+{{- $registers := dig "limits" "registers" "per_second" 2000 $config | int }}
+gateway.exproto {
+  enable = true
+  mountpoint = ""
+  idle_timeout = 30s
+  server {
+    bind = {{ trimPrefix "http://" $exproto.adapter | quote }}
+  }
+  handler {
+    address = {{ printf "http://%s" $exproto.handler_bind | quote }}
+    service_name = "ConnectionUnaryHandler"
+    ssl_options.enable = false
+  }
+  listeners.tcp.lwm2m {
+    bind = {{ $exproto.listener | quote }}
+    max_connections = {{ dig "limits" "devices" 100000 $config | int }}
+    max_conn_rate = {{ max (mul 10 $anchors) (add $anchors $registers) }}
+    proxy_protocol = false
+  }
+}
+mqtt.max_packet_size = {{ ceil (divf (dig "limits" "command_size" 6291456 $config | int) 1048576) | int }}MB
+{{- end }}
+{{- with .Values.emqx.extraConfig }}
+{{ . }}
+{{- end }}
+{{- end -}}

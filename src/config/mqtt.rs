@@ -1,0 +1,35 @@
+//! The section `upstream.mqtt`.
+
+use std::time::Duration;
+
+use crate::upstream::mqtt::{Settings, Version};
+
+use super::kinds::{broker_address, choice, duration, list, not_empty, parsed, whole};
+use super::reader::Reader;
+use super::sections::{HOUR, MANY, MILLISECOND, SECOND, check_queues, tls};
+
+/// Keep Alive is a number of two bytes (MQTT 5.0 section 3.1.2.10).
+const LONGEST_KEEP_ALIVE: Duration = Duration::from_secs(65_535);
+/// The largest that there is (MQTT 5.0 section 2.1.4).
+const LARGEST_PACKET: usize = 268_435_460;
+
+pub fn settings(reader: &mut Reader) -> Settings {
+    let key = |last: &str| format!("upstream.mqtt.{last}");
+    let versions = [("5", Version::V5), ("3.1.1", Version::V311)];
+    let settings = Settings {
+        brokers: reader.read(&key("brokers"), vec!["127.0.0.1:1883".to_owned()], not_empty(list(broker_address))),
+        ssl: tls(reader, "upstream.mqtt.ssl"),
+        version: reader.read(&key("version"), Version::V5, choice(versions)),
+        keep_alive: reader.read(&key("keep_alive"), 120 * SECOND, duration(Duration::ZERO..=LONGEST_KEEP_ALIVE)),
+        window: reader.read(&key("window"), 8, whole(1..=1024)),
+        max_packet_size: reader.read(&key("max_packet_size"), 8 * 1024 * 1024, whole(1024..=LARGEST_PACKET)),
+        source_addresses: reader.read(&key("source_addresses"), Vec::new(), list(parsed("an IP address"))),
+        connect_timeout: reader.read(&key("connect_timeout"), 10 * SECOND, duration(MILLISECOND..=HOUR)),
+        connections_per_second: reader.read(&key("connections_per_second"), 500, whole(1..=1_000_000)),
+        queue_per_device: reader.read(&key("queue_per_device"), 100, whole(1..=MANY)),
+        queue_total: reader.read(&key("queue_total"), 100_000, whole(1..=MANY)),
+        event_queue: reader.read(&key("event_queue"), 65_536, whole(1..=MANY)),
+    };
+    check_queues(reader, "upstream.mqtt", settings.queue_per_device, settings.queue_total);
+    settings
+}

@@ -1,0 +1,211 @@
+//! Connections to the broker, one for each device, over TCP or TLS: where each goes from and to.
+//!
+//! Ports: a TCP connection is told by source address, source port, target address and target port, and Linux gives
+//! source ports from 32768 to 60999: about 28,000. Where the system chooses the source address, that many connections fit
+//! to each target address. Where source addresses are set, the port is chosen before the target is known, so that each
+//! source address is good for about 28,000 connections to all targets together: name several, such as 127.0.0.2,
+//! 127.0.0.3 for a broker on the same machine.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio_openssl::SslStream;
+
+use crate::tls::{ConnectError, Connector};
+
+/// In front of a target that speaks TLS.
+pub const SECURE: &str = "ssl://";
+
+/// A peer that went without a word (power, network) is missed after about a minute and a half.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(3);
+
+/// Chooses where each connection goes from and to.
+#[derive(Debug)]
+pub struct Dialer {
+    targets: Vec<String>,
+    sources: Vec<IpAddr>,
+    connector: Option<Connector>,
+    dialed: usize,
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub enum Stream {
+    Plain(TcpStream),
+    Secure(Box<SslStream<TcpStream>>),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    #[error("{target}: {error}")]
+    Lookup { target: String, error: io::Error },
+    #[error("{target} ({address}): {error}")]
+    Connect { target: String, address: SocketAddr, error: io::Error },
+    #[error("{target} ({address}): {error}")]
+    Secure { target: String, address: SocketAddr, error: ConnectError },
+    #[error("{target} has no address that fits to the source addresses")]
+    NoAddress { target: String },
+    #[error("no address of the broker is configured")]
+    NoTarget,
+}
+
+impl Dialer {
+    /// Targets are `host:port`; those that begin with [`SECURE`] need the connector.
+    pub fn new(targets: Vec<String>, sources: Vec<IpAddr>, connector: Option<Connector>) -> Self {
+        Self { targets, sources, connector, dialed: 0 }
+    }
+
+    /// Opens a connection, to be spawned. Targets and sources take turns; when one does not work the next is tried.
+    pub fn dial(&mut self) -> impl Future<Output = Result<Stream, DialError>> + Send + 'static {
+        let turn = self.dialed;
+        self.dialed = self.dialed.wrapping_add(1);
+        let targets = rotated(&self.targets, turn);
+        // All pairs have their turn, also where there are as many targets as sources.
+        let sources = rotated(&self.sources, turn / self.targets.len().max(1));
+        let connector = self.connector.clone();
+        async move {
+            let mut failure = DialError::NoTarget;
+            for target in targets {
+                let connector = connector.as_ref().filter(|_| target.starts_with(SECURE));
+                match dial_target(&target, turn, &sources, connector).await {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => failure = error,
+                }
+            }
+            Err(failure)
+        }
+    }
+}
+
+async fn dial_target(
+    target: &str,
+    turn: usize,
+    sources: &[IpAddr],
+    connector: Option<&Connector>,
+) -> Result<Stream, DialError> {
+    let address_text = target.strip_prefix(SECURE).unwrap_or(target);
+    let lookup = lookup_host(address_text).await;
+    let found = lookup.map_err(|error| DialError::Lookup { target: target.to_owned(), error })?;
+    let addresses: Vec<SocketAddr> = found.collect();
+    let mut failure = DialError::NoAddress { target: target.to_owned() };
+    for address in rotated(&addresses, turn) {
+        let broken = |error| DialError::Connect { target: target.to_owned(), address, error };
+        let stream = match dial_address(address, sources).await {
+            Ok(Some(stream)) => stream,
+            Ok(None) => continue,
+            Err(error) => {
+                failure = broken(error);
+                continue;
+            }
+        };
+        let secured = match connector {
+            None => Ok(Stream::Plain(stream)),
+            Some(connector) => {
+                connector.connect(host(address_text), stream).await.map(|stream| Stream::Secure(Box::new(stream)))
+            }
+        };
+        match secured {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = DialError::Secure { target: target.to_owned(), address, error },
+        }
+    }
+    Err(failure)
+}
+
+/// Nothing, if no source address is of the target's kind.
+async fn dial_address(target: SocketAddr, sources: &[IpAddr]) -> io::Result<Option<TcpStream>> {
+    if sources.is_empty() {
+        return open(None, target).await.map(Some);
+    }
+    let mut exhausted = None;
+    for source in sources.iter().filter(|source| source.is_ipv4() == target.is_ipv4()) {
+        match open(Some(*source), target).await {
+            Ok(stream) => return Ok(Some(stream)),
+            Err(error) if is_out_of_ports(&error) => exhausted = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    exhausted.map_or(Ok(None), Err)
+}
+
+async fn open(source: Option<IpAddr>, target: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(source) = source {
+        socket.bind(SocketAddr::new(source, 0))?;
+    }
+    let stream = socket.connect(target).await?;
+    // A port of this machine that nobody listens on can be given as the source port too: TCP then connects it to itself.
+    if stream.local_addr()? == target {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    stream.set_nodelay(true)?;
+    SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
+    Ok(stream)
+}
+
+/// The host of `host:port`, an IPv6 address without its brackets.
+fn host(target: &str) -> &str {
+    let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
+/// Also for a source address that this machine does not have; the next one may work.
+fn is_out_of_ports(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
+}
+
+fn rotated<T: Clone>(items: &[T], turn: usize) -> Vec<T> {
+    let mut items = items.to_vec();
+    if !items.is_empty() {
+        let first = turn % items.len();
+        items.rotate_left(first);
+    }
+    items
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn sources_and_targets_take_turns_and_those_that_do_not_work_are_passed_over() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let closed = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let targets = [&closed, &listener].map(|one| one.local_addr().expect("an address").to_string());
+        drop(closed);
+        // 192.0.2.0/24 is for documentation (RFC 5737): no machine has it.
+        let sources = ["192.0.2.1", "127.0.0.2", "::1", "127.0.0.3"].map(|source| source.parse().expect("an address"));
+        let mut dialer = Dialer::new(targets.to_vec(), sources.to_vec(), None);
+
+        let mut seen = Vec::new();
+        for _ in 0..8 {
+            let connection = dialer.dial().await.expect("a connection");
+            let (_, peer) = listener.accept().await.expect("the connection");
+            seen.push(peer.ip().to_string());
+            drop(connection);
+        }
+        assert_eq!(
+            seen,
+            ["127.0.0.2", "127.0.0.2", "127.0.0.2", "127.0.0.2", "127.0.0.3", "127.0.0.3", "127.0.0.3", "127.0.0.3"]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_cannot_be_opened_tells_where_it_was_to_go() {
+        let closed = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = closed.local_addr().expect("an address").to_string();
+        drop(closed);
+        let error = Dialer::new(vec![address.clone()], Vec::new(), None).dial().await.expect_err("no target");
+        assert!(error.to_string().contains(&address), "{error}");
+
+        let sources = vec!["::1".parse().expect("an address")];
+        let error = Dialer::new(vec![address], sources, None).dial().await.expect_err("no source");
+        assert!(matches!(error, DialError::NoAddress { .. }), "{error}");
+    }
+}

@@ -1,0 +1,492 @@
+//! The packets of MQTT 5 and 3.1.1, in the same words for both versions: what we say as bytes, what the broker says as
+//! [`Incoming`]. The packets are `mqtt-protocol-core`'s, and nobody else here knows them. What 3.1.1 cannot say is left
+//! out; its return codes are told as the reason codes of version 5.
+
+use std::time::Duration;
+
+use mqtt_protocol_core::mqtt::packet::{
+    ContentType, CorrelationData, MaximumPacketSize, Property, Qos, ReceiveMaximum, RetainHandling,
+    SessionExpiryInterval, SubEntry, SubOpts, UserProperty, v3_1_1, v5_0,
+};
+use mqtt_protocol_core::mqtt::result_code::{DisconnectReasonCode, MqttError};
+use thiserror::Error;
+
+use crate::gateway::broker::{ClientInfo, MessageProperties, Publication, UplinkClass};
+use crate::mqtt::downlink::Reply;
+
+use super::reason::Reason;
+
+/// Every payload is JSON.
+const JSON: &str = "application/json";
+/// Messages of QoS 1 that the broker may have sent without our acknowledgement.
+pub const RECEIVE_MAXIMUM: u16 = 64;
+/// A packet's length is a number of up to four bytes (MQTT 5.0 section 1.5.5).
+const LONGEST_LENGTH: usize = 4;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    V5,
+    V311,
+}
+
+/// What we tell of ourselves in CONNECT.
+#[derive(Clone, Copy, Debug)]
+pub struct Connect<'a> {
+    pub client: &'a ClientInfo,
+    pub keep_alive: u16,
+    /// How long the broker keeps the session after the connection.
+    pub session_expiry: Duration,
+    pub max_packet_size: usize,
+}
+
+/// How a publication goes out this time.
+#[derive(Clone, Copy, Debug)]
+pub struct Sending<'a> {
+    pub client: &'a ClientInfo,
+    /// None for QoS 0.
+    pub packet: Option<PacketId>,
+    /// It went out before.
+    pub again: bool,
+    pub retain: bool,
+}
+
+/// Never zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PacketId(u16);
+
+/// What the broker says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Incoming {
+    ConnAck(Box<ConnAck>),
+    SubAck { packet: PacketId, reason: Reason },
+    UnsubAck,
+    PubAck { packet: PacketId, reason: Reason },
+    Publish(Box<Message>),
+    Pong,
+    Disconnect { reason: Reason, server: Option<String> },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnAck {
+    pub reason: Reason,
+    pub session_present: bool,
+    pub limits: Limits,
+    /// Where else to go.
+    pub server: Option<String>,
+}
+
+/// What the broker takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Publications of QoS 1 without its acknowledgement.
+    pub receive_maximum: u16,
+    pub max_packet_size: usize,
+    pub max_qos: u8,
+    pub retain: bool,
+    /// In seconds, in place of ours; zero is none.
+    pub keep_alive: Option<u16>,
+}
+
+/// A message of an application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub topic: String,
+    pub payload: Vec<u8>,
+    /// To be acknowledged.
+    pub packet: Option<PacketId>,
+    pub properties: MessageProperties,
+}
+
+/// The broker broke the protocol.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Malformed {
+    #[error("a packet that is malformed: {0}")]
+    Packet(MqttError),
+    #[error("a packet of {0} bytes")]
+    TooLarge(usize),
+    #[error("a packet of type {0}, which no broker sends to this client")]
+    Unexpected(u8),
+}
+
+/// What MQTT has no packet for.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("it cannot be said in MQTT: {0}")]
+pub struct Unsayable(MqttError);
+
+impl PacketId {
+    pub const FIRST: Self = Self(1);
+
+    /// After the last one comes the first.
+    pub fn next(self) -> Self {
+        Self(self.0.checked_add(1).unwrap_or(1))
+    }
+}
+
+impl Default for Limits {
+    /// What holds where the broker says nothing (MQTT 5.0 section 3.2.2.3).
+    fn default() -> Self {
+        Self { receive_maximum: u16::MAX, max_packet_size: usize::MAX, max_qos: 2, retain: true, keep_alive: None }
+    }
+}
+
+// -- What we say --------------------------------------------------------------------------------------------------------
+
+pub fn connect(version: Version, connect: Connect<'_>) -> Result<Vec<u8>, Unsayable> {
+    Ok(match version {
+        Version::V5 => connect_v5(connect)?,
+        Version::V311 => connect_v311(connect)?,
+    })
+}
+
+/// Of QoS 1 at the most: a command that comes twice after a restart is no worse than one that is sent twice to its device.
+pub fn subscribe(version: Version, packet: PacketId, filter: &str, qos: u8) -> Result<Vec<u8>, Unsayable> {
+    // A session that had the filter already is not given the retained messages again.
+    let options = SubOpts::new().set_qos(quality(qos));
+    Ok(match version {
+        Version::V5 => {
+            let entry = SubEntry::new(filter, options.set_rh(RetainHandling::SendRetainedIfNotExists))?;
+            v5_0::Subscribe::builder().packet_id(packet.0).entries(vec![entry]).build()?.to_continuous_buffer()
+        }
+        Version::V311 => {
+            let entry = SubEntry::new(filter, options)?;
+            v3_1_1::Subscribe::builder().packet_id(packet.0).entries(vec![entry]).build()?.to_continuous_buffer()
+        }
+    })
+}
+
+/// The end of a session for version 3.1.1: nothing waits in it any more.
+pub fn unsubscribe_v311(packet: PacketId, filter: &str) -> Result<Vec<u8>, Unsayable> {
+    let packet = v3_1_1::Unsubscribe::builder().packet_id(packet.0).entries(vec![filter])?.build()?;
+    Ok(packet.to_continuous_buffer())
+}
+
+/// QoS 2 goes as QoS 1, see the documentation of [`super`].
+pub fn publish(version: Version, publication: &Publication, sending: Sending<'_>) -> Result<Vec<u8>, Unsayable> {
+    Ok(match version {
+        Version::V5 => {
+            let mut packet = v5_0::Publish::builder()
+                .topic_name(publication.topic.as_str())?
+                .qos(quality(u8::from(sending.packet.is_some())))
+                .retain(sending.retain)
+                .dup(sending.again)
+                .payload(publication.payload.as_slice())
+                .props(properties(publication, sending.client)?);
+            if let Some(PacketId(id)) = sending.packet {
+                packet = packet.packet_id(id);
+            }
+            packet.build()?.to_continuous_buffer()
+        }
+        Version::V311 => {
+            let mut packet = v3_1_1::Publish::builder()
+                .topic_name(publication.topic.as_str())?
+                .qos(quality(u8::from(sending.packet.is_some())))
+                .retain(sending.retain)
+                .dup(sending.again)
+                .payload(publication.payload.as_slice());
+            if let Some(PacketId(id)) = sending.packet {
+                packet = packet.packet_id(id);
+            }
+            packet.build()?.to_continuous_buffer()
+        }
+    })
+}
+
+/// Without a reason code it is the same in both versions: success.
+pub fn puback(packet: PacketId) -> Vec<u8> {
+    let [high, low] = packet.0.to_be_bytes();
+    vec![0x40, 2, high, low]
+}
+
+pub fn ping() -> Vec<u8> {
+    vec![0xc0, 0]
+}
+
+/// The session ends with the connection, or is kept for so long; version 3.1.1 keeps it in any case. `with_will`: the
+/// broker publishes the will.
+pub fn disconnect(version: Version, session_expiry: Duration, with_will: bool) -> Result<Vec<u8>, Unsayable> {
+    let reason = if with_will {
+        DisconnectReasonCode::DisconnectWithWillMessage
+    } else {
+        DisconnectReasonCode::NormalDisconnection
+    };
+    Ok(match version {
+        Version::V5 => {
+            let expiry = Property::SessionExpiryInterval(SessionExpiryInterval::new(seconds(session_expiry))?);
+            v5_0::Disconnect::builder().reason_code(reason).props(vec![expiry]).build()?.to_continuous_buffer()
+        }
+        Version::V311 => vec![0xe0, 0],
+    })
+}
+
+fn connect_v5(connect: Connect<'_>) -> Result<Vec<u8>, Unsayable> {
+    let Connect { client, keep_alive, session_expiry, max_packet_size } = connect;
+    let size = u32::try_from(max_packet_size).unwrap_or(u32::MAX);
+    let properties = vec![
+        Property::SessionExpiryInterval(SessionExpiryInterval::new(seconds(session_expiry))?),
+        Property::ReceiveMaximum(ReceiveMaximum::new(RECEIVE_MAXIMUM)?),
+        Property::MaximumPacketSize(MaximumPacketSize::new(size)?),
+    ];
+    let mut packet = v5_0::Connect::builder()
+        .client_id(client.clientid.as_str())?
+        .clean_start(false)
+        .keep_alive(keep_alive)
+        .user_name(client.username.as_str())?
+        .props(properties);
+    if let Some(password) = &client.password {
+        packet = packet.password(password.reveal().as_bytes().to_vec())?;
+    }
+    if let Some(will) = &client.will {
+        packet = packet
+            .will_message(will.topic.as_str(), will.payload.clone(), quality(will.qos.min(1)), true)?
+            .will_props(vec![Property::ContentType(ContentType::new(JSON)?)]);
+    }
+    Ok(packet.build()?.to_continuous_buffer())
+}
+
+fn connect_v311(connect: Connect<'_>) -> Result<Vec<u8>, Unsayable> {
+    let Connect { client, keep_alive, .. } = connect;
+    let mut packet = v3_1_1::Connect::builder()
+        .client_id(client.clientid.as_str())?
+        .clean_session(false)
+        .keep_alive(keep_alive)
+        .user_name(client.username.as_str())?;
+    if let Some(password) = &client.password {
+        packet = packet.password(password.reveal().as_bytes().to_vec())?;
+    }
+    if let Some(will) = &client.will {
+        packet = packet.will_message(will.topic.as_str(), will.payload.clone(), quality(will.qos.min(1)), true)?;
+    }
+    Ok(packet.build()?.to_continuous_buffer())
+}
+
+fn properties(publication: &Publication, client: &ClientInfo) -> Result<Vec<Property>, Unsayable> {
+    let mut properties = vec![Property::ContentType(ContentType::new(JSON)?)];
+    if let Some(correlation) = &publication.correlation {
+        properties.push(Property::CorrelationData(CorrelationData::new(correlation.clone())?));
+    }
+    if publication.class == UplinkClass::Report {
+        properties.push(Property::UserProperty(UserProperty::new("endpoint", client.endpoint.as_str())?));
+        properties.push(Property::UserProperty(UserProperty::new("lwm2m", client.proto_ver.as_str())?));
+    }
+    Ok(properties)
+}
+
+/// The largest number stands for ever (MQTT 5.0 section 3.1.2.11.2): never by accident.
+fn seconds(expiry: Duration) -> u32 {
+    u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX).min(u32::MAX - 1)
+}
+
+fn quality(qos: u8) -> Qos {
+    if qos == 0 { Qos::AtMostOnce } else { Qos::AtLeastOnce }
+}
+
+// -- What we hear -------------------------------------------------------------------------------------------------------
+
+/// Bytes of a stream that are no whole packet yet.
+#[derive(Debug)]
+pub struct Frames {
+    version: Version,
+    max_packet_size: usize,
+    /// Empty, and without memory, between packets.
+    partial: Vec<u8>,
+}
+
+impl Frames {
+    pub fn new(version: Version, max_packet_size: usize) -> Self {
+        Self { version, max_packet_size, partial: Vec::new() }
+    }
+
+    /// Adds what was read, and gives the packets that are whole now.
+    ///
+    /// # Errors
+    /// If a packet is none, or too large. The connection is of no use any more.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<Incoming>, Malformed> {
+        let mut packets = Vec::new();
+        if self.partial.is_empty() {
+            let taken = self.decode(bytes, &mut packets)?;
+            self.partial.extend_from_slice(bytes.get(taken..).unwrap_or_default());
+        } else {
+            let mut joined = std::mem::take(&mut self.partial);
+            joined.extend_from_slice(bytes);
+            let taken = self.decode(&joined, &mut packets)?;
+            if taken < joined.len() {
+                joined.drain(..taken);
+                self.partial = joined;
+            }
+        }
+        Ok(packets)
+    }
+
+    /// Gives how many bytes the whole packets take.
+    fn decode(&self, bytes: &[u8], packets: &mut Vec<Incoming>) -> Result<usize, Malformed> {
+        let mut taken = 0;
+        while let Some(rest) = bytes.get(taken..)
+            && let Some((header, body)) = self.frame(rest)?
+        {
+            packets.push(decode(self.version, rest[0], body)?);
+            taken += header + body.len();
+        }
+        Ok(taken)
+    }
+
+    /// The first packet: how many bytes its fixed header has, and its body. None while it is not whole.
+    fn frame<'a>(&self, bytes: &'a [u8]) -> Result<Option<(usize, &'a [u8])>, Malformed> {
+        let mut length = 0_usize;
+        for (index, byte) in bytes.iter().skip(1).take(LONGEST_LENGTH).enumerate() {
+            length |= usize::from(byte & 0x7f) << (7 * index);
+            if byte & 0x80 == 0 {
+                let header = index + 2;
+                if header + length > self.max_packet_size {
+                    return Err(Malformed::TooLarge(header + length));
+                }
+                return Ok(bytes.get(header..header + length).map(|body| (header, body)));
+            }
+        }
+        if bytes.len() > LONGEST_LENGTH { Err(Malformed::Packet(MqttError::MalformedPacket)) } else { Ok(None) }
+    }
+}
+
+fn decode(version: Version, first: u8, body: &[u8]) -> Result<Incoming, Malformed> {
+    match (first >> 4, version) {
+        // A broker that knows no version 5 says so in the words of version 3.1.1, which are shorter.
+        (2, _) if body.len() == 2 => connack_v311(body),
+        (2, Version::V5) => connack_v5(body),
+        (3, Version::V5) => publish_v5(first & 0xf, body),
+        (3, Version::V311) => publish_v311(first & 0xf, body),
+        (4, Version::V5) => {
+            let ack = whole(body, v5_0::Puback::parse(body))?;
+            let reason = ack.reason_code().map_or(Reason::SUCCESS, |reason| Reason(reason as u8));
+            Ok(Incoming::PubAck { packet: PacketId(ack.packet_id()), reason })
+        }
+        (4, Version::V311) => {
+            let ack = whole(body, v3_1_1::Puback::parse(body))?;
+            Ok(Incoming::PubAck { packet: PacketId(ack.packet_id()), reason: Reason::SUCCESS })
+        }
+        (9, Version::V5) => {
+            let ack = whole(body, v5_0::Suback::parse(body))?;
+            let reason = ack.reason_codes().first().map(|reason| Reason(*reason as u8));
+            suback(ack.packet_id(), reason)
+        }
+        (9, Version::V311) => {
+            let ack = whole(body, v3_1_1::Suback::parse(body))?;
+            let reason = ack.return_codes().first().map(|code| Reason(*code as u8));
+            suback(ack.packet_id(), reason)
+        }
+        (11, _) => Ok(Incoming::UnsubAck),
+        (13, _) if body.is_empty() => Ok(Incoming::Pong),
+        (14, Version::V5) => {
+            let packet = whole(body, v5_0::Disconnect::parse(body))?;
+            let reason = packet.reason_code().map_or(Reason::SUCCESS, |reason| Reason(reason as u8));
+            let server = packet.props().as_ref().and_then(|properties| server_reference(properties));
+            Ok(Incoming::Disconnect { reason, server })
+        }
+        (other, _) => Err(Malformed::Unexpected(other)),
+    }
+}
+
+fn connack_v5(body: &[u8]) -> Result<Incoming, Malformed> {
+    let packet = whole(body, v5_0::Connack::parse(body))?;
+    let mut limits = Limits::default();
+    for property in packet.props() {
+        match property {
+            Property::ReceiveMaximum(maximum) => limits.receive_maximum = maximum.val(),
+            Property::MaximumPacketSize(size) => limits.max_packet_size = size.val() as usize,
+            Property::MaximumQos(qos) => limits.max_qos = qos.val(),
+            Property::RetainAvailable(available) => limits.retain = available.val() != 0,
+            Property::ServerKeepAlive(seconds) => limits.keep_alive = Some(seconds.val()),
+            // The library has checked which may be there; the others ask nothing of us.
+            _ => {}
+        }
+    }
+    Ok(Incoming::ConnAck(Box::new(ConnAck {
+        reason: Reason(packet.reason_code() as u8),
+        session_present: packet.session_present(),
+        limits,
+        server: server_reference(packet.props()),
+    })))
+}
+
+/// MQTT 3.1.1 section 3.2.2.3, as the reasons of version 5.
+fn connack_v311(body: &[u8]) -> Result<Incoming, Malformed> {
+    let packet = whole(body, v3_1_1::Connack::parse(body))?;
+    let reason = match packet.return_code() as u8 {
+        0 => Reason::SUCCESS,
+        1 => Reason::UNSUPPORTED_PROTOCOL_VERSION,
+        2 => Reason::CLIENT_IDENTIFIER_NOT_VALID,
+        3 => Reason::SERVER_UNAVAILABLE,
+        4 => Reason::BAD_USER_NAME_OR_PASSWORD,
+        5 => Reason::NOT_AUTHORIZED,
+        _ => Reason::UNSPECIFIED_ERROR,
+    };
+    let session_present = packet.session_present();
+    Ok(Incoming::ConnAck(Box::new(ConnAck { reason, session_present, limits: Limits::default(), server: None })))
+}
+
+fn suback(packet: u16, reason: Option<Reason>) -> Result<Incoming, Malformed> {
+    let reason = reason.ok_or(Malformed::Packet(MqttError::ProtocolError))?;
+    Ok(Incoming::SubAck { packet: PacketId(packet), reason })
+}
+
+fn publish_v5(flags: u8, body: &[u8]) -> Result<Incoming, Malformed> {
+    let packet = whole(body, v5_0::Publish::parse(flags, body.into()))?;
+    let mut properties = MessageProperties { retained: packet.retain(), ..MessageProperties::default() };
+    let (mut topic, mut correlation) = (None, None);
+    for property in packet.props() {
+        match property {
+            Property::MessageExpiryInterval(expiry) => {
+                properties.expiry = Some(Duration::from_secs(expiry.val().into()));
+            }
+            Property::ResponseTopic(response) => topic = Some(response.val().to_owned()),
+            Property::CorrelationData(data) => correlation = Some(data.val().to_vec()),
+            // What else an application may say is of no use to a device.
+            _ => {}
+        }
+    }
+    properties.reply = topic.map(|topic| Reply { topic, correlation });
+    message(packet.topic_name(), packet.payload().as_slice(), (packet.qos(), packet.packet_id()), properties)
+}
+
+fn publish_v311(flags: u8, body: &[u8]) -> Result<Incoming, Malformed> {
+    let packet = whole(body, v3_1_1::Publish::parse(flags, body.into()))?;
+    let properties = MessageProperties { retained: packet.retain(), ..MessageProperties::default() };
+    message(packet.topic_name(), packet.payload().as_slice(), (packet.qos(), packet.packet_id()), properties)
+}
+
+/// QoS 2 was not subscribed.
+fn message(
+    topic: &str,
+    payload: &[u8],
+    (qos, packet): (Qos, Option<u16>),
+    properties: MessageProperties,
+) -> Result<Incoming, Malformed> {
+    if qos == Qos::ExactlyOnce {
+        return Err(Malformed::Packet(MqttError::QosNotSupported));
+    }
+    let packet = packet.map(PacketId);
+    Ok(Incoming::Publish(Box::new(Message { topic: topic.to_owned(), payload: payload.to_vec(), packet, properties })))
+}
+
+fn server_reference(properties: &[Property]) -> Option<String> {
+    properties.iter().find_map(|property| match property {
+        Property::ServerReference(server) => Some(server.val().to_owned()),
+        _ => None,
+    })
+}
+
+/// The parser of the library may leave something behind.
+fn whole<T>(body: &[u8], parsed: Result<(T, usize), MqttError>) -> Result<T, Malformed> {
+    match parsed {
+        Ok((packet, length)) if length == body.len() => Ok(packet),
+        Ok(_) => Err(Malformed::Packet(MqttError::MalformedPacket)),
+        Err(error) => Err(Malformed::Packet(error)),
+    }
+}
+
+impl From<MqttError> for Unsayable {
+    fn from(error: MqttError) -> Self {
+        Self(error)
+    }
+}
+
+#[cfg(test)]
+mod tests;

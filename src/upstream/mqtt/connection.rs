@@ -1,0 +1,314 @@
+//! The connection of one device: a small task that owns the socket. It reads into a buffer that all tasks of a thread
+//! share, and so has memory of its own only for a packet that is not whole yet, or for what the socket does not take yet.
+
+use std::cell::RefCell;
+use std::io;
+use std::mem;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::codec::{Frames, Incoming};
+use super::devices::ConnectionId;
+
+const READ: usize = 64 * 1024;
+/// Written bytes that are told together.
+const TELL_WRITTEN: usize = 16 * 1024;
+/// How long the broker may take to close a connection that we have closed.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
+}
+
+/// What a connection tells, in order; the end is the last.
+#[derive(Debug)]
+pub enum Event {
+    Opened,
+    Heard(Incoming),
+    /// So many bytes more are with the system.
+    Written(usize),
+    Ended(String),
+}
+
+/// What is to be written, handed over from the link to the task. The lock is held for as long as bytes are appended.
+#[derive(Debug, Default)]
+pub struct Outbox(Mutex<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    bytes: Vec<u8>,
+    end: Option<End>,
+    task: Option<Waker>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// After what waits is written.
+    Close,
+    Abort,
+}
+
+enum Taken {
+    Bytes(Vec<u8>),
+    Closed,
+    Aborted,
+}
+
+impl Outbox {
+    pub fn send(&self, bytes: &[u8]) {
+        self.change(|waiting| waiting.bytes.extend_from_slice(bytes));
+    }
+
+    /// The connection ends when all is written.
+    pub fn close(&self) {
+        self.change(|waiting| waiting.end = waiting.end.or(Some(End::Close)));
+    }
+
+    /// The connection ends now, and nothing is told of it.
+    pub fn abort(&self) {
+        self.change(|waiting| waiting.end = Some(End::Abort));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Waiting)) {
+        let task = {
+            let mut waiting = self.0.lock().expect(UNPOISONED);
+            change(&mut waiting);
+            waiting.task.take()
+        };
+        if let Some(task) = task {
+            task.wake();
+        }
+    }
+
+    fn poll_take(&self, context: &Context<'_>) -> Poll<Taken> {
+        let mut waiting = self.0.lock().expect(UNPOISONED);
+        if waiting.end == Some(End::Abort) {
+            return Poll::Ready(Taken::Aborted);
+        }
+        if !waiting.bytes.is_empty() {
+            return Poll::Ready(Taken::Bytes(mem::take(&mut waiting.bytes)));
+        }
+        if waiting.end == Some(End::Close) {
+            return Poll::Ready(Taken::Closed);
+        }
+        waiting.task = Some(context.waker().clone());
+        Poll::Pending
+    }
+
+    /// Returns when the connection is given up.
+    pub async fn aborted(&self) {
+        std::future::poll_fn(|context| {
+            let mut waiting = self.0.lock().expect(UNPOISONED);
+            if waiting.end == Some(End::Abort) {
+                return Poll::Ready(());
+            }
+            waiting.task = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+const UNPOISONED: &str = "nobody panics while appending bytes";
+
+/// Where the events of a connection go.
+#[derive(Clone)]
+pub struct Teller {
+    pub connection: ConnectionId,
+    pub events: mpsc::Sender<(ConnectionId, Event)>,
+}
+
+impl Teller {
+    /// Waits while the queue to the link is full. A link that is gone has no need of it.
+    pub async fn tell(&self, event: Event) {
+        if self.events.send((self.connection, event)).await.is_err() {
+            tracing::trace!("the link is gone");
+        }
+    }
+}
+
+/// Serves an open stream until its end.
+pub async fn serve<S>(stream: S, outbox: Arc<Outbox>, frames: Frames, teller: Teller)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    teller.tell(Event::Opened).await;
+    let mut connection = Connection { stream, outbox, frames, unwritten: Vec::new(), begun: 0, untold: 0 };
+    loop {
+        match std::future::poll_fn(|context| connection.poll_step(context)).await {
+            Step::Heard(packets) => {
+                for packet in packets {
+                    teller.tell(Event::Heard(packet)).await;
+                }
+            }
+            Step::Written(bytes) => teller.tell(Event::Written(bytes)).await,
+            Step::Ended(why) => return teller.tell(Event::Ended(why)).await,
+            Step::Closed => return connection.take_leave().await,
+            Step::Aborted => return,
+        }
+    }
+}
+
+struct Connection<S> {
+    stream: S,
+    outbox: Arc<Outbox>,
+    frames: Frames,
+    unwritten: Vec<u8>,
+    /// Of `unwritten`, so much is written.
+    begun: usize,
+    /// So much was written and not told.
+    untold: usize,
+}
+
+enum Step {
+    Heard(Vec<Incoming>),
+    Written(usize),
+    Ended(String),
+    Closed,
+    Aborted,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Step> {
+        if let Poll::Ready(step) = self.poll_write(context) {
+            return Poll::Ready(step);
+        }
+        self.poll_read(context)
+    }
+
+    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Step> {
+        loop {
+            if self.untold >= TELL_WRITTEN {
+                return Poll::Ready(Step::Written(mem::take(&mut self.untold)));
+            }
+            let rest = self.unwritten.get(self.begun..).unwrap_or_default();
+            if rest.is_empty() {
+                self.begun = 0;
+                self.unwritten = match ready!(self.outbox.poll_take(context)) {
+                    Taken::Bytes(bytes) => bytes,
+                    Taken::Closed => return Poll::Ready(Step::Closed),
+                    Taken::Aborted => return Poll::Ready(Step::Aborted),
+                };
+                continue;
+            }
+            match ready!(Pin::new(&mut self.stream).poll_write(context, rest)) {
+                Ok(0) => return Poll::Ready(Step::Ended("nothing more can be written".to_owned())),
+                Ok(written) => {
+                    self.begun += written;
+                    self.untold += written;
+                    if self.begun == self.unwritten.len() {
+                        self.unwritten = Vec::new();
+                        self.begun = 0;
+                    }
+                }
+                Err(error) => return Poll::Ready(Step::Ended(error.to_string())),
+            }
+        }
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Step> {
+        BUFFER.with_borrow_mut(|buffer| {
+            loop {
+                let mut read = ReadBuf::new(buffer);
+                if let Err(error) = ready!(Pin::new(&mut self.stream).poll_read(context, &mut read)) {
+                    return Poll::Ready(Step::Ended(error.to_string()));
+                }
+                if read.filled().is_empty() {
+                    return Poll::Ready(Step::Ended("the broker closed the connection".to_owned()));
+                }
+                match self.frames.push(read.filled()) {
+                    Ok(packets) if packets.is_empty() => {}
+                    Ok(packets) => return Poll::Ready(Step::Heard(packets)),
+                    Err(malformed) => return Poll::Ready(Step::Ended(malformed.to_string())),
+                }
+            }
+        })
+    }
+
+    /// Everything is written. A socket that is closed while something in it is unread takes back what the broker has not
+    /// read yet: so the broker may close first.
+    async fn take_leave(mut self) {
+        let farewell = async {
+            self.stream.shutdown().await?;
+            let mut ignored = [0; 256];
+            while self.stream.read(&mut ignored).await? > 0 {}
+            Ok::<(), io::Error>(())
+        };
+        if !matches!(timeout(FAREWELL, farewell).await, Ok(Ok(()))) {
+            tracing::debug!("the broker did not close a connection that we had closed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use crate::upstream::mqtt::codec::{self, Version};
+
+    use super::*;
+
+    fn start(capacity: usize) -> (tokio::io::DuplexStream, Arc<Outbox>, mpsc::Receiver<(ConnectionId, Event)>) {
+        let (ours, broker) = duplex(capacity);
+        let outbox = Arc::new(Outbox::default());
+        let (events, told) = mpsc::channel(10);
+        let teller = Teller { connection: ConnectionId(1), events };
+        tokio::spawn(serve(ours, outbox.clone(), Frames::new(Version::V5, 1000), teller));
+        (broker, outbox, told)
+    }
+
+    #[tokio::test]
+    async fn packets_are_heard_however_they_are_cut_and_the_end_is_told_last() {
+        let (mut broker, _outbox, mut told) = start(3);
+        broker.write_all(&[0xd0, 0, 0xd0, 0, 0x40, 2, 0, 7]).await.unwrap();
+        drop(broker);
+        assert!(matches!(told.recv().await, Some((_, Event::Opened))));
+        for _ in 0..2 {
+            assert!(matches!(told.recv().await, Some((_, Event::Heard(Incoming::Pong)))));
+        }
+        assert!(matches!(told.recv().await, Some((_, Event::Heard(Incoming::PubAck { .. })))));
+        assert!(matches!(told.recv().await, Some((_, Event::Ended(_)))));
+        assert!(told.recv().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_written_before_a_connection_closes() {
+        let (mut broker, outbox, mut told) = start(8);
+        for _ in 0..100 {
+            outbox.send(&codec::ping());
+        }
+        outbox.close();
+        let mut bytes = Vec::new();
+        broker.read_to_end(&mut bytes).await.unwrap();
+        assert_eq!(bytes, codec::ping().repeat(100));
+        drop(broker);
+        assert!(matches!(told.recv().await, Some((_, Event::Opened))));
+        assert!(told.recv().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_given_up_ends_at_once() {
+        let (mut broker, outbox, mut told) = start(8);
+        assert!(matches!(told.recv().await, Some((_, Event::Opened))));
+        outbox.abort();
+        let mut bytes = Vec::new();
+        broker.read_to_end(&mut bytes).await.unwrap();
+        assert!(bytes.is_empty());
+        assert!(told.recv().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_packet_that_is_none_ends_the_connection() {
+        let (mut broker, _outbox, mut told) = start(100);
+        broker.write_all(&[0x10, 0]).await.unwrap();
+        assert!(matches!(told.recv().await, Some((_, Event::Opened))));
+        let Some((_, Event::Ended(why))) = told.recv().await else { panic!("no end") };
+        assert!(why.contains("type 1"), "{why}");
+    }
+}

@@ -1,0 +1,299 @@
+//! From Connect to `Ready`.
+
+use std::mem;
+use std::time::{Duration, Instant};
+
+use tracing::debug;
+
+use crate::gateway::broker::{BrokerEvent, ClientInfo, CloseReason, ConnectError, DeviceId};
+use crate::upstream::mqtt::brokers::BrokerId;
+use crate::upstream::mqtt::codec::{self, ConnAck, Connect, Version};
+use crate::upstream::mqtt::reason::{Admission, Reason};
+
+use super::device::{Talk, Target};
+use super::{Action, ConnectionId, Device, Devices, State, Timer};
+
+/// Servers in a row that may name another one.
+const REFERRALS: u8 = 3;
+/// What a server reference leaves out.
+const DEFAULT_PORT: &str = "1883";
+
+impl Devices {
+    /// The connection is open.
+    pub fn opened(&mut self, now: Instant, connection: ConnectionId) {
+        let Some(id) = self.by_connection.get(&connection).copied() else { return };
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        let State::Dialing { .. } = device.state else { return };
+        device.state = State::Connecting { connection };
+        let connect = Connect {
+            client: &device.client,
+            keep_alive: self.keep_alive,
+            session_expiry: device.client.lifetime,
+            max_packet_size: self.max_packet_size,
+        };
+        match codec::connect(device.version, connect) {
+            Ok(bytes) => self.actions.push_back(Action::Send { connection, bytes }),
+            Err(error) => self.refused(now, id, format!("CONNECT: {error}")),
+        }
+    }
+
+    pub(super) fn connect(&mut self, now: Instant, id: DeviceId, client: ClientInfo) {
+        let clientid = client.clientid.clone();
+        self.devices.insert(id, Device::new(client));
+        self.deadlines.set(Timer::Device(id), now + self.connect_timeout);
+        let held = self.wait_for_predecessor(id, &clientid);
+        self.newest.insert(clientid, id);
+        if !held {
+            self.first_attempt(now, id);
+        }
+    }
+
+    /// The last words of an older device of the same clientid go first: the broker would end its connection.
+    fn wait_for_predecessor(&mut self, id: DeviceId, clientid: &str) -> bool {
+        let predecessor = self.leaving.get(clientid).and_then(|older| self.devices.get_mut(older));
+        let Some(predecessor) = predecessor.filter(|older| matches!(older.state, State::Ready { .. })) else {
+            return false;
+        };
+        predecessor.successor = Some(id);
+        true
+    }
+
+    pub(super) fn predecessor_left(&mut self, now: Instant, id: DeviceId) {
+        if let Some(State::Held) = self.state(id) {
+            self.first_attempt(now, id);
+        }
+    }
+
+    fn first_attempt(&mut self, now: Instant, id: DeviceId) {
+        match self.brokers.choose(now, None, false) {
+            Some(broker) => self.dial(id, Target::Configured(broker)),
+            None => self.gave_up(now, id, "the broker is away"),
+        }
+    }
+
+    pub(super) fn dial(&mut self, id: DeviceId, target: Target) {
+        self.counters().anchors_dialed.increment();
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        let connection = ConnectionId(self.next_connection);
+        self.next_connection += 1;
+        if let Target::Configured(broker) = target {
+            self.brokers.add_connection(broker);
+            device.version = self.brokers.version(broker);
+        }
+        device.state = State::Dialing { connection };
+        device.target = Some(target.clone());
+        device.elsewhere = false;
+        self.by_connection.insert(connection, id);
+        self.actions.push_back(Action::Dial { connection, target, version: device.version });
+    }
+
+    /// The broker answered to CONNECT.
+    pub(super) fn admitted(&mut self, now: Instant, id: DeviceId, ack: ConnAck) {
+        if let Some(broker) = self.devices.get(&id).and_then(Device::broker) {
+            self.broker_answered(now, broker);
+        }
+        let why = || format!("CONNECT: {}", ack.reason);
+        match ack.reason.admission() {
+            Admission::Accepted => {
+                self.counters().authenticate_ok.increment();
+                self.subscribe(now, id, &ack);
+            }
+            Admission::Refused => {
+                self.counters().authenticate_refused.increment();
+                self.refused(now, id, why());
+            }
+            Admission::OtherVersion => self.speak_v311(now, id, &why()),
+            Admission::Elsewhere => {
+                self.counters().authenticate_unavailable.increment();
+                self.go_elsewhere(now, id, ack.server, &why());
+            }
+            Admission::Unavailable => {
+                self.counters().authenticate_unavailable.increment();
+                if let Some(device) = self.devices.get_mut(&id) {
+                    device.elsewhere = true;
+                    device.forget_referral();
+                }
+                self.attempt_failed(now, id, &why());
+            }
+        }
+    }
+
+    pub(super) fn broker_answered(&mut self, now: Instant, broker: BrokerId) {
+        if self.brokers.answers(broker) {
+            self.counters().nodes_recovered.increment();
+            self.plan_probe();
+            self.release_parked(now);
+        }
+    }
+
+    fn subscribe(&mut self, now: Instant, id: DeviceId, ack: &ConnAck) {
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        let State::Connecting { connection } = device.state else { return };
+        let ConnAck { limits, session_present, .. } = *ack;
+        let keep_alive = limits.keep_alive.unwrap_or(self.keep_alive);
+        let talk = Talk {
+            connection,
+            limits,
+            since: now,
+            unwritten: 0,
+            heard: now,
+            said: now,
+            pinged: None,
+            progress: now,
+            keep_alive: (keep_alive > 0).then(|| Duration::from_secs(keep_alive.into())),
+        };
+        let packet = device.next_packet();
+        let said = codec::subscribe(device.version, packet, &device.client.command_filter, device.client.command_qos);
+        device.state = State::Subscribing { talk, packet, session_present, early: Vec::new() };
+        match said {
+            Ok(bytes) => self.send(now, id, bytes),
+            Err(error) => self.refused(now, id, format!("SUBSCRIBE: {error}")),
+        }
+    }
+
+    pub(super) fn subscribed(&mut self, now: Instant, id: DeviceId, reason: Reason) {
+        if reason.is_failure() {
+            self.counters().subscribe_refused.increment();
+            return self.refused(now, id, format!("SUBSCRIBE: {reason}"));
+        }
+        self.ready(now, id);
+    }
+
+    fn ready(&mut self, now: Instant, id: DeviceId) {
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        let before = mem::replace(&mut device.state, State::Held);
+        let State::Subscribing { talk, session_present, early, .. } = before else { return };
+        device.state = State::Ready { talk };
+        device.referrals = 0;
+        let first = !mem::replace(&mut device.connected_before, true);
+        let awaited = first || mem::take(&mut device.resumed);
+        if !session_present {
+            // The broker knows nothing of what was in flight: it goes as if it never went.
+            device.in_flight.clear();
+            self.queues.give_back(id);
+        }
+        let counters = self.counters();
+        if first {
+            counters.connected.increment();
+        } else {
+            counters.reconnected.increment();
+        }
+        let event =
+            if awaited { BrokerEvent::Connected { device: id } } else { BrokerEvent::Reconnected { device: id } };
+        self.tell(id, event);
+        for message in early {
+            self.deliver(now, id, message);
+        }
+        self.publish_next(now, id);
+        self.watch_connection(now, id);
+    }
+
+    /// The broker does not want this device.
+    pub(super) fn refused(&mut self, now: Instant, id: DeviceId, why: String) {
+        let Some(device) = self.devices.get(&id) else { return };
+        debug!(device = id.0, clientid = device.client.clientid, why, "refused by the broker");
+        if device.connected_before {
+            return self.close(now, id, CloseReason::Refused);
+        }
+        self.tell(id, BrokerEvent::ConnectFailed { device: id, error: ConnectError::Refused(why) });
+        self.remove(now, id);
+    }
+
+    fn speak_v311(&mut self, now: Instant, id: DeviceId, why: &str) {
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        if device.version == Version::V311 {
+            return self.attempt_failed(now, id, why);
+        }
+        device.version = Version::V311;
+        if let Some(broker) = device.broker() {
+            self.brokers.speaks(broker, Version::V311);
+        }
+        self.dial_anew(id);
+    }
+
+    fn go_elsewhere(&mut self, now: Instant, id: DeviceId, server: Option<String>, why: &str) {
+        self.hang_up(id);
+        if let Some(device) = self.devices.get_mut(&id) {
+            device.state = State::Held;
+        }
+        if self.refer(id, server) { self.dial_anew(id) } else { self.gave_up(now, id, why) }
+    }
+
+    /// The next attempt goes to the server that this one named, if it named one and not too many did before.
+    pub(super) fn refer(&mut self, id: DeviceId, server: Option<String>) -> bool {
+        let Some(server) = server.as_deref().and_then(server_address) else { return false };
+        let Some(device) = self.devices.get_mut(&id) else { return false };
+        device.referrals += 1;
+        if device.referrals > REFERRALS {
+            (device.referrals, device.target) = (0, None);
+            return false;
+        }
+        self.metrics.upstream.referrals.increment();
+        device.target = Some(Target::Referred(server));
+        true
+    }
+
+    /// Dials the same target once more, at once.
+    fn dial_anew(&mut self, id: DeviceId) {
+        self.hang_up(id);
+        if let Some(target) = self.devices.get(&id).and_then(|device| device.target.clone()) {
+            self.dial(id, target);
+        }
+    }
+
+    /// It did not work this time, for a reason that is not the device's. A first connect tries each address once.
+    pub(super) fn attempt_failed(&mut self, now: Instant, id: DeviceId, why: &str) {
+        let brokers = self.brokers.len();
+        let Some(device) = self.devices.get(&id) else { return };
+        let again = !device.connected_before && (device.failures as usize) + 1 < brokers;
+        let before = device.broker();
+        let other =
+            if again { self.brokers.choose(now, before, true).filter(|other| Some(*other) != before) } else { None };
+        let Some(other) = other else { return self.gave_up(now, id, why) };
+        self.hang_up(id);
+        if let Some(device) = self.devices.get_mut(&id) {
+            debug!(device = id.0, clientid = device.client.clientid, why, "not connected to this broker");
+            device.failures += 1;
+        }
+        self.dial(id, Target::Configured(other));
+    }
+
+    /// It did not work, and there is no time, or no broker, for another attempt now.
+    pub(super) fn gave_up(&mut self, now: Instant, id: DeviceId, why: &str) {
+        let Some(device) = self.devices.get(&id) else { return };
+        debug!(device = id.0, clientid = device.client.clientid, why, "not connected to the broker");
+        if device.connected_before {
+            return self.back_off(now, id);
+        }
+        self.tell(id, BrokerEvent::ConnectFailed { device: id, error: ConnectError::Unavailable(why.to_owned()) });
+        self.remove(now, id);
+    }
+}
+
+/// The first of the servers that a Server Reference lists (MQTT 5.0 section 4.13), as `host:port`.
+fn server_address(reference: &str) -> Option<String> {
+    let first = reference.split_whitespace().next()?;
+    let has_port = first
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']')));
+    if has_port { Some(first.to_owned()) } else { Some(format!("{first}:{DEFAULT_PORT}")) }
+}
+
+#[cfg(test)]
+mod reference_tests {
+    use super::server_address;
+
+    #[test]
+    fn a_server_reference_is_a_list_of_hosts_with_or_without_ports() {
+        for (reference, address) in [
+            ("10.0.0.5:2883", Some("10.0.0.5:2883")),
+            ("other.example.org", Some("other.example.org:1883")),
+            ("a:1 b:2", Some("a:1")),
+            ("[fe80::1]:2883", Some("[fe80::1]:2883")),
+            ("[fe80::1]", Some("[fe80::1]:1883")),
+            (" ", None),
+        ] {
+            assert_eq!(server_address(reference).as_deref(), address, "{reference}");
+        }
+    }
+}

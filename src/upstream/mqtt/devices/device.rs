@@ -1,0 +1,182 @@
+//! One device on its way to the broker.
+
+use std::time::{Duration, Instant};
+
+use crate::gateway::broker::{ClientInfo, DeviceId};
+use crate::upstream::mqtt::brokers::BrokerId;
+use crate::upstream::mqtt::codec::{Limits, Message, PacketId, Version};
+use crate::upstream::queue::Serial;
+
+use super::ConnectionId;
+
+#[derive(Debug)]
+pub struct Device {
+    pub client: ClientInfo,
+    pub state: State,
+    /// Where it is, or where it was last.
+    pub target: Option<Target>,
+    pub version: Version,
+    /// Its broker did not serve it: the next attempt goes to another one.
+    pub elsewhere: bool,
+    /// Servers in a row that named another one.
+    pub referrals: u8,
+    /// The core knows it as connected: from now on it is the link that connects it again.
+    pub connected_before: bool,
+    /// It was so before this process began; the core waits to hear that it is again.
+    pub resumed: bool,
+    /// Attempts in a row that led to nothing, or not for long.
+    pub failures: u32,
+    pub leaving: Option<Leaving>,
+    /// The device of the same clientid that waits for this one to have left.
+    pub successor: Option<DeviceId>,
+    /// Publications that the broker has not acknowledged, in their order. They outlive their connection.
+    pub in_flight: Vec<InFlight>,
+    pub last_packet: PacketId,
+}
+
+/// In the order in which a device goes through them.
+#[derive(Debug)]
+pub enum State {
+    Held,
+    Dialing {
+        connection: ConnectionId,
+    },
+    Connecting {
+        connection: ConnectionId,
+    },
+    Subscribing {
+        talk: Talk,
+        packet: PacketId,
+        session_present: bool,
+        /// Commands that overtook the answer to SUBSCRIBE.
+        early: Vec<Message>,
+    },
+    Ready {
+        talk: Talk,
+    },
+    WaitingToReconnect(Wait),
+}
+
+/// Where a connection goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Configured(BrokerId),
+    /// `host:port`, as a server named it.
+    Referred(String),
+}
+
+/// What a device waits for before the next attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    BackOff,
+    /// Its turn among the many that come back.
+    Slot,
+    /// The broker is away.
+    Parked,
+}
+
+/// How a device leaves that has still something to publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaving {
+    /// With its session.
+    ForGood,
+    /// The program ends: the broker keeps what comes for it.
+    ForNow,
+}
+
+/// A connection on which the broker has accepted the device.
+#[derive(Debug)]
+pub struct Talk {
+    pub connection: ConnectionId,
+    pub limits: Limits,
+    pub since: Instant,
+    /// Bytes that the system has not taken yet.
+    pub unwritten: usize,
+    pub heard: Instant,
+    pub said: Instant,
+    /// When a PINGREQ went out that has no answer yet.
+    pub pinged: Option<Instant>,
+    /// When the first of the publications in flight went out, or the one before it was acknowledged.
+    pub progress: Instant,
+    /// None: no PINGREQ is expected.
+    pub keep_alive: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InFlight {
+    pub packet: PacketId,
+    pub serial: Serial,
+    /// On the connection that there is now.
+    pub sent: bool,
+}
+
+impl Device {
+    /// One that the core knows as connected, by an earlier process.
+    pub fn resumed(client: ClientInfo) -> Self {
+        Self { connected_before: true, resumed: true, ..Self::new(client) }
+    }
+
+    pub fn new(client: ClientInfo) -> Self {
+        Self {
+            client,
+            state: State::Held,
+            target: None,
+            version: Version::V5,
+            elsewhere: false,
+            referrals: 0,
+            connected_before: false,
+            resumed: false,
+            failures: 0,
+            leaving: None,
+            successor: None,
+            in_flight: Vec::new(),
+            last_packet: PacketId::FIRST,
+        }
+    }
+
+    /// A packet identifier that is not in use.
+    pub fn next_packet(&mut self) -> PacketId {
+        loop {
+            self.last_packet = self.last_packet.next();
+            if !self.in_flight.iter().any(|in_flight| in_flight.packet == self.last_packet) {
+                return self.last_packet;
+            }
+        }
+    }
+
+    /// Publications in flight on the connection that there is now.
+    pub fn sent(&self) -> usize {
+        self.in_flight.iter().filter(|in_flight| in_flight.sent).count()
+    }
+
+    /// The server that another one named does not serve: back to those that are configured.
+    pub fn forget_referral(&mut self) {
+        if let Some(Target::Referred(_)) = self.target {
+            self.target = None;
+        }
+    }
+
+    pub fn broker(&self) -> Option<BrokerId> {
+        match self.target {
+            Some(Target::Configured(broker)) => Some(broker),
+            Some(Target::Referred(_)) | None => None,
+        }
+    }
+}
+
+impl State {
+    pub fn connection(&self) -> Option<ConnectionId> {
+        match self {
+            Self::Dialing { connection } | Self::Connecting { connection } => Some(*connection),
+            Self::Subscribing { talk, .. } | Self::Ready { talk } => Some(talk.connection),
+            Self::Held | Self::WaitingToReconnect(_) => None,
+        }
+    }
+
+    pub fn talk_mut(&mut self) -> Option<&mut Talk> {
+        match self {
+            Self::Subscribing { talk, .. } | Self::Ready { talk } => Some(talk),
+            Self::Held | Self::Dialing { .. } | Self::Connecting { .. } | Self::WaitingToReconnect(_) => None,
+        }
+    }
+}

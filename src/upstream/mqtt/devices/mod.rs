@@ -1,0 +1,502 @@
+//! All devices on their way to the broker, as a state machine without sockets and clock.
+//!
+//! A device goes through these states, and its connection with it:
+//! 1. `Held`: an older device of the same clientid still says its last words; connecting would cut them off.
+//! 2. `Dialing`: the connection is on its way to the broker.
+//! 3. `Connecting`: CONNECT is sent, with the session of before if there is one.
+//! 4. `Subscribing`: the filter of its commands. Those that waited in the session may come meanwhile.
+//! 5. `Ready`: publications go out, so many at a time as the windows allow, in order. Those that were in flight when an
+//!    earlier connection of the same session ended go first, once more.
+//! 6. `WaitingToReconnect`: the connection is gone; back to 2 after a back-off.
+//!
+//! A publication of QoS 1 is delivered at least once. One of QoS 0 is done when the connection has it.
+
+mod connecting;
+mod device;
+mod publishing;
+#[cfg(test)]
+mod random_tests;
+mod reconnecting;
+#[cfg(test)]
+pub mod test_values;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use tracing::debug;
+
+use crate::deadlines::Deadlines;
+use crate::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, DeviceId, UplinkClass};
+use crate::observability::metrics::{Metrics, UpstreamMetrics};
+use crate::upstream::Occupancy;
+use crate::upstream::pace::Pace;
+use crate::upstream::queue::Queues;
+
+use super::Settings;
+use super::brokers::{BrokerId, Brokers, Fault, Standing};
+use super::codec::{self, Incoming, Message, Version};
+use super::reason::{Ending, Reason};
+use device::{Device, Leaving, State, Wait};
+
+pub use device::Target;
+
+/// How long the last publications of a device may take.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Without an answer to PUBLISH or PINGREQ for so long a connection is given up.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// Commands that may arrive before the device is ready, for one device; more of QoS 0 are dropped, and the broker has no
+/// more of QoS 1 on its way than [`codec::RECEIVE_MAXIMUM`].
+const EARLY_MESSAGES: usize = 128;
+
+/// One connection attempt of one device. Never used again in the life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+/// What is to be done outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// [`Devices::opened`] or [`Devices::ended`] has to follow, unless `HangUp` is faster.
+    Dial {
+        connection: ConnectionId,
+        target: Target,
+        version: Version,
+    },
+    Send {
+        connection: ConnectionId,
+        bytes: Vec<u8>,
+    },
+    /// When all is sent.
+    Close {
+        connection: ConnectionId,
+    },
+    HangUp {
+        connection: ConnectionId,
+    },
+    /// [`Devices::probed`] has to follow.
+    Probe {
+        broker: BrokerId,
+    },
+    Tell(BrokerEvent),
+}
+
+pub struct Devices {
+    connect_timeout: Duration,
+    keep_alive: u16,
+    window: usize,
+    max_packet_size: usize,
+    devices: HashMap<DeviceId, Device>,
+    by_connection: HashMap<ConnectionId, DeviceId>,
+    /// By clientid: its newest device. An older one has lost its connection to it.
+    newest: HashMap<String, DeviceId>,
+    /// By clientid: devices that are disconnected, but still say their last words.
+    leaving: HashMap<String, DeviceId>,
+    /// Devices that wait for the broker to be there again.
+    parked: BTreeSet<DeviceId>,
+    queues: Queues,
+    brokers: Brokers,
+    pace: Pace,
+    deadlines: Deadlines<Timer>,
+    actions: VecDeque<Action>,
+    next_connection: u64,
+    rng: StdRng,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Timer {
+    /// What it means is the state's.
+    Device(DeviceId),
+    LastWords(DeviceId),
+    /// A broker that is down is tried again.
+    Probe,
+}
+
+impl Devices {
+    pub fn new(settings: &Settings, rng: StdRng, metrics: Arc<Metrics>) -> Self {
+        Self {
+            connect_timeout: settings.connect_timeout,
+            keep_alive: settings.keep_alive_seconds(),
+            window: settings.window,
+            max_packet_size: settings.max_packet_size,
+            devices: HashMap::new(),
+            by_connection: HashMap::new(),
+            newest: HashMap::new(),
+            leaving: HashMap::new(),
+            parked: BTreeSet::new(),
+            queues: Queues::new(settings.queue_per_device, settings.queue_total),
+            brokers: Brokers::new(&settings.brokers, settings.version),
+            pace: Pace::per_second(settings.connections_per_second),
+            deadlines: Deadlines::default(),
+            actions: VecDeque::new(),
+            next_connection: 0,
+            rng,
+            metrics,
+        }
+    }
+
+    pub fn command(&mut self, now: Instant, command: BrokerCommand) {
+        match command {
+            BrokerCommand::Connect { device, client } => self.connect(now, device, client),
+            BrokerCommand::Resume { device, client } => self.resume(now, device, client),
+            BrokerCommand::Publish { device, publication } => self.publish(now, device, publication),
+            BrokerCommand::SetLifetime { device, lifetime } => {
+                if let Some(device) = self.devices.get_mut(&device) {
+                    device.client.lifetime = lifetime;
+                }
+            }
+            BrokerCommand::Disconnect { device } => self.disconnect(now, device, Leaving::ForGood),
+        }
+    }
+
+    /// Disconnects every device; the sessions stay.
+    pub fn disconnect_all(&mut self, now: Instant) {
+        let all: Vec<DeviceId> = self.devices.keys().copied().collect();
+        for device in all {
+            self.disconnect(now, device, Leaving::ForNow);
+        }
+    }
+
+    /// What the broker said on a connection.
+    pub fn heard(&mut self, now: Instant, connection: ConnectionId, incoming: Incoming) {
+        let Some(id) = self.by_connection.get(&connection).copied() else { return };
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        if let Some(talk) = device.state.talk_mut() {
+            talk.heard = now;
+            talk.pinged = None;
+        }
+        match (incoming, &device.state) {
+            (Incoming::ConnAck(ack), State::Connecting { .. }) => self.admitted(now, id, *ack),
+            (Incoming::SubAck { packet, reason }, State::Subscribing { packet: asked, .. }) if packet == *asked => {
+                self.subscribed(now, id, reason);
+            }
+            (Incoming::PubAck { packet, reason }, State::Ready { .. }) => self.acknowledged(now, id, packet, reason),
+            (Incoming::Publish(message), State::Subscribing { .. } | State::Ready { .. }) => {
+                self.message_received(now, id, *message);
+            }
+            (Incoming::Disconnect { reason, server }, _) => self.disconnected(now, id, reason, server),
+            (Incoming::Pong | Incoming::UnsubAck, State::Subscribing { .. } | State::Ready { .. }) => {}
+            (unexpected, _) => {
+                debug!(device = id.0, ?unexpected, "the broker is out of step");
+                self.lost(now, id, "the broker is out of step");
+            }
+        }
+    }
+
+    /// The system took so many bytes more.
+    pub fn written(&mut self, now: Instant, connection: ConnectionId, bytes: usize) {
+        let Some(id) = self.by_connection.get(&connection).copied() else { return };
+        if let Some(talk) = self.devices.get_mut(&id).and_then(|device| device.state.talk_mut()) {
+            talk.unwritten = talk.unwritten.saturating_sub(bytes);
+        }
+        self.publish_next(now, id);
+    }
+
+    /// A dial failed, or the connection ended.
+    pub fn ended(&mut self, now: Instant, connection: ConnectionId, why: &str) {
+        let Some(id) = self.by_connection.get(&connection).copied() else { return };
+        match self.state(id) {
+            Some(State::Dialing { .. }) => {
+                self.counters().anchors_failed.increment();
+                self.blame_broker(now, id, Fault::NotReached(why));
+                self.attempt_failed(now, id, why);
+            }
+            Some(State::Connecting { .. }) => {
+                self.blame_broker(now, id, Fault::Silent);
+                self.attempt_failed(now, id, "the broker closed the connection without an answer to CONNECT");
+            }
+            Some(State::Subscribing { .. } | State::Ready { .. }) => {
+                // Version 3.1.1 closes where 5 would tell what was wrong.
+                if self.devices.get(&id).is_some_and(|device| device.version == Version::V311) {
+                    self.blame_publication(id);
+                }
+                self.lost(now, id, why);
+            }
+            Some(State::Held | State::WaitingToReconnect(_)) | None => {}
+        }
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(timer) = self.deadlines.pop_expired(now) {
+            match timer {
+                Timer::Device(device) => self.state_timed_out(now, device),
+                Timer::LastWords(device) => self.remove(now, device),
+                Timer::Probe => self.probe(now),
+            }
+        }
+    }
+
+    /// Call until there is none, after each of the others.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.next()
+    }
+
+    /// How many devices are how far; it looks at each.
+    pub fn occupancy(&self) -> Occupancy {
+        let ready = |device: &&Device| matches!(device.state, State::Ready { .. });
+        let connected = self.devices.values().filter(ready).count();
+        let nodes_up = self.brokers.up();
+        Occupancy {
+            connected,
+            connecting: self.devices.len() - connected,
+            publications: self.queues.len(),
+            publications_limit: self.queues.limit(),
+            nodes_up,
+            nodes_down: self.brokers.len() - nodes_up,
+        }
+    }
+
+    /// How it is with the brokers, when that has changed since the last time.
+    pub fn take_standing(&mut self) -> Option<Standing> {
+        self.brokers.take_standing()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.devices.is_empty()
+    }
+
+    fn disconnect(&mut self, now: Instant, id: DeviceId, leaving: Leaving) {
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        if !device.connected_before || self.queues.is_empty(id) {
+            return self.say_goodbye(now, id, leaving);
+        }
+        if device.leaving.replace(leaving).is_none() {
+            self.leaving.insert(device.client.clientid.clone(), id);
+            self.deadlines.set(Timer::LastWords(id), now + LAST_WORDS);
+        }
+    }
+
+    /// Nothing is left to publish: DISCONNECT, where there is somebody to hear it.
+    fn say_goodbye(&mut self, now: Instant, id: DeviceId, leaving: Leaving) {
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        if let Some(connection) = device.state.talk_mut().map(|talk| talk.connection) {
+            let bytes = goodbye(device, leaving);
+            device.state = State::WaitingToReconnect(Wait::BackOff);
+            self.leave_connection(id, connection);
+            self.actions.push_back(Action::Send { connection, bytes });
+            self.actions.push_back(Action::Close { connection });
+        }
+        self.remove(now, id);
+    }
+
+    fn state_timed_out(&mut self, now: Instant, id: DeviceId) {
+        let why = match self.state(id) {
+            Some(State::WaitingToReconnect(wait)) => return self.waited(now, id, *wait),
+            Some(State::Ready { .. }) => return self.check_connection(now, id),
+            Some(State::Held) => return self.gave_up(now, id, "the device before it is still leaving"),
+            Some(State::Dialing { .. }) => {
+                self.blame_broker(now, id, Fault::NotReached("no answer"));
+                "the broker cannot be reached"
+            }
+            Some(State::Connecting { .. }) => {
+                self.blame_broker(now, id, Fault::Silent);
+                "no answer to CONNECT"
+            }
+            Some(State::Subscribing { .. }) => "no answer to SUBSCRIBE",
+            None => return,
+        };
+        self.gave_up(now, id, why);
+    }
+
+    /// A connection that is ready is looked at when something may be due.
+    fn check_connection(&mut self, now: Instant, id: DeviceId) {
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        let waits = !device.in_flight.is_empty();
+        let State::Ready { talk } = &mut device.state else { return };
+        let answer_due = [talk.pinged, waits.then_some(talk.progress)].into_iter().flatten().min();
+        if answer_due.is_some_and(|since| now >= since + ANSWER_TIMEOUT) {
+            return self.lost(now, id, "no answer to PUBLISH or PINGREQ");
+        }
+        let silent = talk.heard.min(talk.said);
+        if talk.pinged.is_none() && talk.keep_alive.is_some_and(|keep_alive| now >= silent + keep_alive) {
+            talk.pinged = Some(now);
+            self.send(now, id, codec::ping());
+        }
+        self.watch_connection(now, id);
+    }
+
+    /// Sets when the connection is looked at next. What is sent meanwhile only makes that later than needed.
+    fn watch_connection(&mut self, now: Instant, id: DeviceId) {
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        let waits = !device.in_flight.is_empty();
+        let State::Ready { talk } = &mut device.state else { return };
+        let answers = [talk.pinged, waits.then_some(talk.progress)].into_iter().flatten().map(|at| at + ANSWER_TIMEOUT);
+        let ping = talk.keep_alive.filter(|_| talk.pinged.is_none()).map(|alive| talk.heard.min(talk.said) + alive);
+        match answers.chain(ping).min() {
+            Some(at) => self.deadlines.set(Timer::Device(id), at.max(now + Duration::from_millis(1))),
+            None => self.deadlines.cancel(Timer::Device(id)),
+        }
+    }
+
+    /// The device met this at its broker, and tries another one next.
+    fn blame_broker(&mut self, now: Instant, id: DeviceId, fault: Fault<'_>) {
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        device.elsewhere = true;
+        match device.broker() {
+            Some(broker) => {
+                if self.brokers.failed(now, broker, fault) {
+                    self.counters().nodes_failed.increment();
+                    self.plan_probe();
+                }
+            }
+            None => device.forget_referral(),
+        }
+    }
+
+    fn disconnected(&mut self, now: Instant, id: DeviceId, reason: Reason, server: Option<String>) {
+        debug!(device = id.0, %reason, "DISCONNECT");
+        match reason.ending() {
+            Ending::Closed(closing) => self.close(now, id, closing),
+            Ending::Elsewhere => {
+                self.lost(now, id, &reason.to_string());
+                self.refer(id, server);
+            }
+            Ending::OurFault => {
+                self.blame_publication(id);
+                self.lost(now, id, &reason.to_string());
+            }
+            Ending::Lost => self.lost(now, id, &reason.to_string()),
+        }
+    }
+
+    fn message_received(&mut self, now: Instant, id: DeviceId, message: Message) {
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        // What is not acknowledged stays with the broker, for as long as the session does.
+        if device.leaving.is_some() {
+            return self.counters().messages_dropped.increment();
+        }
+        if device.connected_before {
+            return self.deliver(now, id, message);
+        }
+        match &mut device.state {
+            State::Subscribing { early, .. } if early.len() < EARLY_MESSAGES => early.push(message),
+            State::Held
+            | State::Dialing { .. }
+            | State::Connecting { .. }
+            | State::Subscribing { .. }
+            | State::Ready { .. }
+            | State::WaitingToReconnect(_) => self.counters().messages_dropped.increment(),
+        }
+    }
+
+    fn deliver(&mut self, now: Instant, device: DeviceId, message: Message) {
+        let Message { topic, payload, packet, properties } = message;
+        self.tell(device, BrokerEvent::Message { device, topic, payload, properties });
+        if let Some(packet) = packet {
+            self.send(now, device, codec::puback(packet));
+        }
+    }
+
+    /// The connection is gone for good.
+    fn close(&mut self, now: Instant, id: DeviceId, reason: CloseReason) {
+        let Some(device) = self.devices.get(&id) else { return };
+        if !device.connected_before {
+            return match reason {
+                CloseReason::Kicked | CloseReason::Refused => self.refused(now, id, format!("DISCONNECT: {reason:?}")),
+                CloseReason::Discarded | CloseReason::Expired => {
+                    self.gave_up(now, id, &format!("the broker ended the connection: {reason:?}"));
+                }
+            };
+        }
+        debug!(device = id.0, clientid = device.client.clientid, ?reason, "connection ended by the broker");
+        self.counters().closed.increment();
+        self.tell(id, BrokerEvent::Closed { device: id, reason });
+        self.remove(now, id);
+    }
+
+    /// Forgets the device, and all that belongs to it.
+    fn remove(&mut self, now: Instant, id: DeviceId) {
+        self.hang_up(id);
+        let Some(device) = self.devices.remove(&id) else { return };
+        let clientid = &device.client.clientid;
+        self.deadlines.cancel(Timer::Device(id));
+        self.deadlines.cancel(Timer::LastWords(id));
+        self.parked.remove(&id);
+        for owners in [&mut self.leaving, &mut self.newest] {
+            if owners.get(clientid) == Some(&id) {
+                owners.remove(clientid);
+            }
+        }
+        for class in self.queues.clear(id) {
+            self.dropped(class);
+        }
+        if let Some(successor) = device.successor {
+            self.predecessor_left(now, successor);
+        }
+    }
+
+    /// Gives up the connection, if there is one.
+    fn hang_up(&mut self, id: DeviceId) {
+        if let Some(connection) = self.state(id).and_then(State::connection) {
+            self.leave_connection(id, connection);
+            self.actions.push_back(Action::HangUp { connection });
+        }
+    }
+
+    /// It belongs to the device no more.
+    fn leave_connection(&mut self, id: DeviceId, connection: ConnectionId) {
+        if self.by_connection.remove(&connection).is_some()
+            && let Some(broker) = self.devices.get(&id).and_then(Device::broker)
+        {
+            self.brokers.remove_connection(broker);
+        }
+    }
+
+    fn send(&mut self, now: Instant, id: DeviceId, bytes: Vec<u8>) {
+        let Some(talk) = self.devices.get_mut(&id).and_then(|device| device.state.talk_mut()) else { return };
+        talk.unwritten += bytes.len();
+        talk.said = now;
+        let connection = talk.connection;
+        self.actions.push_back(Action::Send { connection, bytes });
+    }
+
+    /// Nothing is heard of a device that was disconnected.
+    fn tell(&mut self, device: DeviceId, event: BrokerEvent) {
+        if self.devices.get(&device).is_some_and(|device| device.leaving.is_none()) {
+            self.actions.push_back(Action::Tell(event));
+        }
+    }
+
+    fn state(&self, device: DeviceId) -> Option<&State> {
+        self.devices.get(&device).map(|device| &device.state)
+    }
+
+    fn dropped(&self, class: UplinkClass) {
+        match class {
+            UplinkClass::Report => self.counters().dropped_reports.increment(),
+            UplinkClass::Answer => self.counters().dropped_answers.increment(),
+            UplinkClass::Notification => self.counters().dropped_notifications.increment(),
+        }
+    }
+
+    fn counters(&self) -> &UpstreamMetrics {
+        &self.metrics.upstream
+    }
+}
+
+/// The last packets of a connection.
+fn goodbye(device: &mut Device, leaving: Leaving) -> Vec<u8> {
+    let packet = device.next_packet();
+    let client = &device.client;
+    let said = match (leaving, device.version) {
+        (Leaving::ForGood, Version::V5) => codec::disconnect(Version::V5, Duration::ZERO, false),
+        // Nothing ends a session of 3.1.1 but another connection: it stays, and nothing waits in it.
+        (Leaving::ForGood, Version::V311) => codec::unsubscribe_v311(packet, &client.command_filter)
+            .and_then(|bytes| Ok([bytes, codec::disconnect(Version::V311, Duration::ZERO, false)?].concat())),
+        (Leaving::ForNow, Version::V5) => codec::disconnect(Version::V5, client.lifetime, client.will.is_some()),
+        // Only a connection that ends without a word has its will published.
+        (Leaving::ForNow, Version::V311) if client.will.is_some() => Ok(Vec::new()),
+        (Leaving::ForNow, Version::V311) => codec::disconnect(Version::V311, Duration::ZERO, false),
+    };
+    said.unwrap_or_else(|error| {
+        debug!(%error, "DISCONNECT is left out");
+        Vec::new()
+    })
+}

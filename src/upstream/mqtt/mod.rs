@@ -1,0 +1,302 @@
+//! Any MQTT broker, EMQX 6.3 and later among them: one MQTT connection per device.
+//!
+//! How a device becomes a client of the broker:
+//! 1. `connection` dials, with TLS if that is set.
+//! 2. CONNECT with the device's clientid, username and password, without a clean start: the session of before goes on.
+//! 3. SUBSCRIBE its command topic; the device is connected.
+//! 4. PUBLISH for what it says, PUBLISH of the broker for what it hears.
+//! 5. The connection ends, and DISCONNECT may tell why. Where the broker did not mean it, again from 1.
+//!
+//! `devices` decides, `connection` does, and [`Link`] carries between them, in the one task that polls it. A connection is a
+//! task of its own and shares nothing with the link but the bytes that it has to write.
+//!
+//! What is promised is "at least once": QoS 2 of a translator is published as QoS 1, since a publication may be repeated by
+//! the gateway all the same.
+
+mod brokers;
+mod codec;
+mod connection;
+mod devices;
+mod reason;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use rand::rngs::{StdRng, SysRng};
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinSet};
+use tracing::info;
+
+use crate::gateway::broker::{BrokerCommand, BrokerEvent};
+use crate::observability::conditions::{Condition, State};
+use crate::observability::metrics::Metrics;
+use crate::tls::{self, Connector};
+use crate::upstream::Occupancy;
+use crate::upstream::dialer::{Dialer, SECURE, Stream};
+
+use brokers::{BrokerId, Standing};
+use codec::Frames;
+use connection::{Event, Outbox, Teller};
+use devices::{Action, ConnectionId, Devices, Target};
+
+pub use codec::Version;
+
+/// Where the broker is, and how much of it to use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// `host:port` for TCP, `ssl://host:port` for TLS, at least one. They are of one cluster: which of them a device is at
+    /// makes no difference to applications.
+    pub brokers: Vec<String>,
+    /// For brokers that speak TLS.
+    pub ssl: tls::Settings,
+    /// What is tried first. A broker that has no version 5 is spoken to in 3.1.1 from then on.
+    pub version: Version,
+    /// After so much silence a connection is asked whether it is still there; zero: never.
+    pub keep_alive: Duration,
+    /// Publications of QoS 1 of one device that wait for the broker's acknowledgement.
+    pub window: usize,
+    /// Bytes of the largest packet that is taken.
+    pub max_packet_size: usize,
+    /// Source addresses of the connections; none lets the system choose. A source address is good for about 28,000 of them.
+    pub source_addresses: Vec<IpAddr>,
+    /// From the Register to the end of SUBSCRIBE.
+    pub connect_timeout: Duration,
+    /// New connections in a second, when many have to be made again.
+    pub connections_per_second: u32,
+    /// Publications that wait for one device, and for all.
+    pub queue_per_device: usize,
+    pub queue_total: usize,
+    /// Packets from the broker that wait for the core.
+    pub event_queue: usize,
+}
+
+impl Settings {
+    fn keep_alive_seconds(&self) -> u16 {
+        u16::try_from(self.keep_alive.as_secs()).unwrap_or(u16::MAX)
+    }
+
+    /// None where no broker speaks TLS: then its files are not looked at.
+    fn connector(&self) -> io::Result<Option<Connector>> {
+        if !self.brokers.iter().any(|broker| broker.starts_with(SECURE)) {
+            return Ok(None);
+        }
+        let unusable = |error| io::Error::new(io::ErrorKind::InvalidInput, format!("upstream.mqtt.ssl: {error}"));
+        Connector::new(&self.ssl).map(Some).map_err(unusable)
+    }
+}
+
+/// The link to the broker. Its state lives where it is polled; sockets are served beside it and report back.
+pub struct Link {
+    devices: Devices,
+    settings: Settings,
+    connector: Option<Connector>,
+    /// One for each address.
+    dialers: Vec<Dialer>,
+    events: mpsc::Receiver<(ConnectionId, Event)>,
+    sender: mpsc::Sender<(ConnectionId, Event)>,
+    outboxes: HashMap<ConnectionId, Arc<Outbox>>,
+    tasks: JoinSet<Ended>,
+    condition: Condition,
+}
+
+/// How a task ended.
+enum Ended {
+    /// All about it was told as events.
+    Connection,
+    Probe {
+        broker: BrokerId,
+        result: Result<(), String>,
+    },
+}
+
+/// What can happen to the link.
+enum Input {
+    Event(ConnectionId, Event),
+    Ended(Result<Ended, JoinError>),
+    Deadline,
+}
+
+impl Link {
+    /// Looks whether the broker is there. One that is away is no error; `condition` says so.
+    ///
+    /// # Errors
+    /// If a file for TLS cannot be used, or the system has no randomness.
+    pub fn start(settings: Settings, metrics: Arc<Metrics>, condition: Condition) -> io::Result<Self> {
+        let rng = StdRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?;
+        let mut devices = Devices::new(&settings, rng, metrics);
+        devices.probe_all();
+        let connector = settings.connector()?;
+        let sources = &settings.source_addresses;
+        let dialer = |broker: &String| Dialer::new(vec![broker.clone()], sources.clone(), connector.clone());
+        let dialers = settings.brokers.iter().map(dialer).collect();
+        let (sender, events) = mpsc::channel(settings.event_queue.max(1));
+        info!(brokers = settings.brokers.join(", "), "devices go to a broker by MQTT");
+        Ok(Self {
+            devices,
+            settings,
+            connector,
+            dialers,
+            events,
+            sender,
+            outboxes: HashMap::new(),
+            tasks: JoinSet::new(),
+            condition,
+        })
+    }
+
+    /// Takes a command; never waits.
+    pub fn submit(&mut self, command: BrokerCommand) {
+        self.devices.command(now(), command);
+    }
+
+    /// How full it is; it looks at every device.
+    pub fn occupancy(&self) -> Occupancy {
+        self.devices.occupancy()
+    }
+
+    /// The next event for the core. Drives the link: it has to be polled all the time. Cancel-safe.
+    pub async fn event(&mut self) -> BrokerEvent {
+        loop {
+            if let Some(event) = self.act() {
+                return event;
+            }
+            let input = self.input().await;
+            self.take(input);
+        }
+    }
+
+    /// Publishes what is queued, then closes the connections; gives up at the deadline.
+    pub async fn shut_down(mut self, deadline: Duration) {
+        self.devices.disconnect_all(now());
+        let leaving = async {
+            loop {
+                while self.act().is_some() {}
+                if self.devices.is_empty() && self.tasks.is_empty() {
+                    return;
+                }
+                let input = self.input().await;
+                self.take(input);
+            }
+        };
+        if tokio::time::timeout(deadline, leaving).await.is_err() {
+            info!("publications were left when the link to the broker was shut down");
+        }
+    }
+
+    /// Does what the devices want done, up to the next event for the core.
+    fn act(&mut self) -> Option<BrokerEvent> {
+        if let Some(Standing { serving, detail }) = self.devices.take_standing() {
+            self.condition.set(if serving { State::Up } else { State::Down }, detail);
+        }
+        while let Some(action) = self.devices.poll_action() {
+            match action {
+                Action::Dial { connection, target, version } => self.dial(connection, target, version),
+                Action::Send { connection, bytes } => {
+                    if let Some(outbox) = self.outboxes.get(&connection) {
+                        outbox.send(&bytes);
+                    }
+                }
+                Action::Close { connection } => {
+                    if let Some(outbox) = self.outboxes.remove(&connection) {
+                        outbox.close();
+                    }
+                }
+                Action::HangUp { connection } => {
+                    if let Some(outbox) = self.outboxes.remove(&connection) {
+                        outbox.abort();
+                    }
+                }
+                Action::Probe { broker } => self.probe(broker),
+                Action::Tell(event) => return Some(event),
+            }
+        }
+        None
+    }
+
+    async fn input(&mut self) -> Input {
+        let deadline = self.devices.next_deadline().map(tokio::time::Instant::from_std);
+        let timer = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some((connection, event)) = self.events.recv() => Input::Event(connection, event),
+            Some(ended) = self.tasks.join_next() => Input::Ended(ended),
+            () = timer => Input::Deadline,
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        let now = now();
+        match input {
+            Input::Event(connection, Event::Opened) => self.devices.opened(now, connection),
+            Input::Event(connection, Event::Heard(packet)) => self.devices.heard(now, connection, packet),
+            Input::Event(connection, Event::Written(bytes)) => self.devices.written(now, connection, bytes),
+            Input::Event(connection, Event::Ended(why)) => {
+                self.outboxes.remove(&connection);
+                self.devices.ended(now, connection, &why);
+            }
+            Input::Ended(Ok(Ended::Connection)) => {}
+            Input::Ended(Ok(Ended::Probe { broker, result })) => self.devices.probed(now, broker, result),
+            Input::Ended(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            Input::Deadline => self.devices.handle_timeout(now),
+        }
+    }
+
+    fn dial(&mut self, connection: ConnectionId, target: Target, version: Version) {
+        let dial = match target {
+            Target::Configured(broker) => self.dialers[broker.0].dial(),
+            Target::Referred(server) => self.referred(server).dial(),
+        };
+        let outbox = Arc::new(Outbox::default());
+        self.outboxes.insert(connection, outbox.clone());
+        let frames = Frames::new(version, self.settings.max_packet_size);
+        let teller = Teller { connection, events: self.sender.clone() };
+        self.tasks.spawn(async move {
+            // What only dialing needs is freed after it, and what only TLS needs is there only with TLS.
+            let opened = tokio::select! {
+                opened = Box::pin(dial) => opened,
+                () = outbox.aborted() => return Ended::Connection,
+            };
+            match opened {
+                Ok(Stream::Plain(stream)) => connection::serve(stream, outbox, frames, teller).await,
+                Ok(Stream::Secure(stream)) => Box::pin(connection::serve(*stream, outbox, frames, teller)).await,
+                Err(error) => teller.tell(Event::Ended(error.to_string())).await,
+            }
+            Ended::Connection
+        });
+    }
+
+    /// A server that a broker named is spoken to as the brokers are: with TLS if the first of them is.
+    fn referred(&self, server: String) -> Dialer {
+        let secure = self.settings.brokers.first().is_some_and(|broker| broker.starts_with(SECURE));
+        let target = if secure { format!("{SECURE}{server}") } else { server };
+        Dialer::new(vec![target], self.settings.source_addresses.clone(), self.connector.clone())
+    }
+
+    /// Whether the broker takes connections.
+    fn probe(&mut self, broker: BrokerId) {
+        let dial = self.dialers[broker.0].dial();
+        let patience = self.settings.connect_timeout;
+        self.tasks.spawn(async move {
+            let result = match tokio::time::timeout(patience, dial).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err("no answer".to_owned()),
+            };
+            Ended::Probe { broker, result }
+        });
+    }
+}
+
+/// The link's clock: the one place here that reads it.
+#[expect(clippy::disallowed_methods, reason = "the driver of the devices' state machine; it gets the time as argument")]
+fn now() -> Instant {
+    Instant::now()
+}

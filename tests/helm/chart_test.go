@@ -1,0 +1,102 @@
+// The chart, rendered with each file of values in its folder ci/: every object is one that Kubernetes knows, they fit
+// together, and the program takes the configuration that they give to it.
+package helm
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const chart = "../../deploy/helm/lwm2m-gateway"
+
+func TestTheChartIsSound(t *testing.T) {
+	files, err := filepath.Glob(chart + "/ci/*-values.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no values to render the chart with: %v", err)
+	}
+	for _, values := range files {
+		t.Run(filepath.Base(values), func(t *testing.T) {
+			helm(t, "lint", chart, "--strict", "--values", values)
+			objects := decode(t, helm(t, "template", "release", chart, "--namespace", "iot", "--values", values))
+			checkReferences(t, objects, read(t, values))
+			checkPorts(t, objects)
+			checkSelectors(t, objects)
+			checkConfiguration(t, objects)
+		})
+	}
+}
+
+func TestWhatCannotBeIsRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		set  []string
+		says string
+	}{
+		"two gateways for one handler":       {[]string{"mode=attach", "replicas=2"}, "EMQX calls one handler"},
+		"no broker":                          {[]string{"mode=attach", "kind=mqtt"}, "attach.brokers"},
+		"DTLS without credentials":           {[]string{"dtls.enabled=true"}, "it needs credentials"},
+		"a value that there is not":          {[]string{"replica=2"}, "replica"},
+		"a mode that there is not":           {[]string{"mode=beside"}, "mode"},
+		"a mount of neither":                 {[]string{"mounts[0].name=a", "mounts[0].path=/a"}, "mounts"},
+		"an adapter that is no http address": {[]string{"attach.nodes[0].adapter=emqx:9100", "attach.nodes[0].listener=emqx:7993"}, "adapter"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			arguments := []string{"template", "release", chart}
+			for _, set := range c.set {
+				arguments = append(arguments, "--set", set)
+			}
+			output, err := command("go", append([]string{"tool", "helm"}, append(arguments, kubeVersion...)...)...).CombinedOutput()
+			if err == nil || !strings.Contains(string(output), c.says) {
+				t.Errorf("it should say %q: %v\n%s", c.says, err, output)
+			}
+		})
+	}
+}
+
+// Helm from a module does not know for which version it was made.
+var kubeVersion = []string{"--kube-version", "1.30.0"}
+
+func helm(t *testing.T, arguments ...string) []byte {
+	t.Helper()
+	return run(t, command("go", append([]string{"tool", "helm"}, append(arguments, kubeVersion...)...)...))
+}
+
+// program runs lwm2m-gateway as it was built, or as LWM2M_GATEWAY names it.
+func program(t *testing.T, folder string, arguments ...string) []byte {
+	t.Helper()
+	binary := os.Getenv("LWM2M_GATEWAY")
+	if binary == "" {
+		binary = "../../target/debug/lwm2m-gateway"
+	}
+	started := command(binary, arguments...)
+	started.Env = append(os.Environ(), "LWM2M_GATEWAY__XML_DIR="+folder)
+	return run(t, started)
+}
+
+func command(name string, arguments ...string) *exec.Cmd {
+	return exec.Command(name, arguments...)
+}
+
+// run gives what a command prints to its standard output.
+func run(t *testing.T, started *exec.Cmd) []byte {
+	t.Helper()
+	var complaint bytes.Buffer
+	started.Stderr = &complaint
+	output, err := started.Output()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s%s", started, err, output, complaint.String())
+	}
+	return output
+}
+
+func read(t *testing.T, file string) string {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
