@@ -224,8 +224,9 @@ impl Driver {
                 self.gateway.set_acceptor(Some(acceptor));
                 false
             }
-            Request::ForgetKeys => {
+            Request::Keys { revoked } => {
                 self.gateway.forget_keys();
+                self.gateway.revoke(now, |identity| revoked.contains(identity));
                 false
             }
             Request::Limits(limits) => {

@@ -22,3 +22,5 @@ mod rate;
 mod replacing;
 #[path = "dtls_network/restart.rs"]
 mod restart;
+#[path = "dtls_network/revoking.rs"]
+mod revoking;

@@ -74,7 +74,16 @@ impl Secured {
                 server = new();
             }
         }
-        gateway.with_dtls(server, self.first_socket)
+        let mut gateway = gateway.with_dtls(server, self.first_socket);
+        if self.knows_all_keys() {
+            gateway.revoke(now, |identity| !self.file_keys.contains(identity));
+        }
+        gateway
+    }
+
+    /// Whether an identity that is not in the file has no key.
+    fn knows_all_keys(&self) -> bool {
+        self.acceptor.is_some() && matches!(self.service, Some(None))
     }
 
     /// The driver's end of the keys.
@@ -112,6 +121,7 @@ impl Secured {
     fn try_to_load(&mut self) -> Result<(), CredentialsError> {
         self.service = Some(self.credentials.asker()?);
         let credentials = self.credentials.load()?;
+        // There is nobody yet whose key it was before.
         self.file_keys.replace(credentials.keys);
         self.acceptor = Some(credentials.acceptor);
         Ok(())

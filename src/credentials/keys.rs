@@ -1,5 +1,6 @@
 //! The keys of devices, where the driver asks for them: of the file at once, of the service later. Nothing here waits.
 
+use std::collections::HashSet;
 use std::future::pending;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -21,8 +22,16 @@ const KEEP: Duration = Duration::from_secs(3600);
 pub struct FileKeys(Arc<RwLock<psk_file::Keys>>);
 
 impl FileKeys {
-    pub fn replace(&self, keys: psk_file::Keys) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = keys;
+    /// Gives the identities whose key was another one before.
+    pub fn replace(&self, keys: psk_file::Keys) -> HashSet<PskIdentity> {
+        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let former = std::mem::replace(&mut *current, keys);
+        let gone = former.into_iter().filter(|(identity, key)| current.get(identity) != Some(key));
+        gone.map(|(identity, _)| identity).collect()
+    }
+
+    pub fn contains(&self, identity: &PskIdentity) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains_key(identity)
     }
 
     fn find(&self, identity: &PskIdentity) -> Option<KeyAnswer> {

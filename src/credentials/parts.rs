@@ -1,5 +1,5 @@
 //! Keys and certificates that change while the program runs: the parts of [`crate::reload`] for them. Handshakes use the new
-//! ones from then on; the associations that there are stay.
+//! ones from then on; the associations that there are stay, but for those of pre-shared keys that are not in the file any more.
 
 use std::path::PathBuf;
 
@@ -83,7 +83,7 @@ impl Part for PskKeys {
         let keys = settings.load_keys().map_err(|error| error.to_string())?;
         info!(keys = keys.len(), "the keys of devices were read");
         self.read = Some(looked);
-        self.keys.replace(keys);
-        Ok(vec![Request::ForgetKeys])
+        let revoked = self.keys.replace(keys);
+        Ok(vec![Request::Keys { revoked }])
     }
 }

@@ -1,6 +1,7 @@
 //! What the rest of the program asks of the driver. Each request has its turn between two inputs of the event loop, so
 //! that an answer proves that devices are served.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use crate::dtls::credentials::PskIdentity;
 use crate::dtls::handshake::Acceptor;
 use crate::gateway::settings::Limits;
 use crate::lwm2m::model::Model;
@@ -28,8 +30,8 @@ pub enum Request {
     Model(Arc<Model>),
     /// Handshakes are made with these credentials from now on.
     Acceptor(Acceptor),
-    /// The keys of devices may be others now.
-    ForgetKeys,
+    /// The keys of devices may be others now, and those of these identities are, or they have none.
+    Keys { revoked: HashSet<PskIdentity> },
     /// These bounds hold from now on; what is beyond them already stays.
     Limits(Box<Limits>),
 }

@@ -11,7 +11,7 @@ use crate::coap::AssociationId;
 use crate::deadlines::Deadlines;
 
 use super::association::Association;
-use super::credentials::Identity;
+use super::credentials::{Identity, PskIdentity};
 use super::record::OwnCid;
 
 /// One of our sockets, and what is at its other end.
@@ -116,6 +116,15 @@ impl Associations {
     /// The last one that was there, in whatever way it is found.
     pub fn at(&self, place: Place) -> Option<&Association> {
         self.by_place.get(&place).and_then(|id| self.get(*id))
+    }
+
+    /// Those that were made by a key of such an identity.
+    pub fn of_identities(&self, wanted: impl Fn(&PskIdentity) -> bool) -> Vec<AssociationId> {
+        let of_wanted = self.by_identity.iter().filter(|(identity, _)| match &***identity {
+            Identity::Psk(identity) => wanted(identity),
+            Identity::Certificate { .. } | Identity::RawPublicKey { .. } | Identity::Unknown => false,
+        });
+        of_wanted.flat_map(|(_, ids)| ids.iter().copied()).collect()
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {

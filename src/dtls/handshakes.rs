@@ -156,6 +156,12 @@ impl Handshakes {
         self.by_id.get(&id).filter(|underway| underway.place == place).map(|_| id)
     }
 
+    /// Those that have the key of such an identity.
+    pub fn of_identities(&self, wanted: impl Fn(&PskIdentity) -> bool) -> Vec<AssociationId> {
+        let have_key = self.by_id.iter().filter(|(_, underway)| !underway.asking);
+        have_key.filter(|(_, underway)| underway.identity.as_ref().is_some_and(&wanted)).map(|(id, _)| *id).collect()
+    }
+
     pub fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.next()
     }

@@ -164,6 +164,17 @@ impl Server {
         self.keys.forget_all();
     }
 
+    /// The keys of these identities are not those of before: who proved to be one of them by that has to prove it anew.
+    pub fn revoke(&mut self, is_revoked: impl Fn(&PskIdentity) -> bool) {
+        for id in self.associations.of_identities(&is_revoked) {
+            self.alert(id, Alert::CloseNotify);
+            self.close(id, CloseReason::Revoked);
+        }
+        for id in self.handshakes.of_identities(&is_revoked) {
+            self.handshake_failed(id, HandshakeFailure::Revoked);
+        }
+    }
+
     pub fn forget_key(&mut self, identity: &PskIdentity) {
         self.keys.forget(identity);
     }

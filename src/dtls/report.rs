@@ -50,6 +50,8 @@ pub enum HandshakeFailure {
     WrongKey,
     /// The same client began another one.
     Restarted,
+    /// Its key is not the one of before any more.
+    Revoked,
     /// The key could not be looked up.
     KeyUnavailable,
     /// By the library's word.
@@ -107,6 +109,8 @@ pub enum CloseReason {
     Alert(u8),
     /// A newer one from the same address is established.
     Replaced,
+    /// The key that it was made by is not its device's any more.
+    Revoked,
     Idle,
     /// There was no room for a newer one, and this one was silent for the longest time, or one of many of its device.
     Evicted,

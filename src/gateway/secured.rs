@@ -64,6 +64,16 @@ impl Gateway {
         }
     }
 
+    /// The keys of these identities are others now, or none: what was made by those of before is over. The registrations
+    /// stay, and their devices cannot use them before they have the new keys.
+    pub fn revoke(&mut self, now: Instant, is_revoked: impl Fn(&PskIdentity) -> bool) {
+        self.now = now;
+        if let Some(secured) = &mut self.secured {
+            secured.server.revoke(is_revoked);
+            self.handle_secured(now);
+        }
+    }
+
     pub fn associations(&self) -> dtls::Occupancy {
         self.secured.as_ref().map(|secured| secured.server.occupancy()).unwrap_or_default()
     }

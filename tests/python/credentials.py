@@ -19,10 +19,14 @@ class Credentials:
     def __init__(self, folder, identities):
         self.folder = pathlib.Path(folder)
         self.psk_file = self.folder / "keys.psk"
-        self.psk_file.write_text("".join(f"{identity}:{SECRET}\n" for identity in identities))
-        self.psk_file.chmod(0o600)
+        self.keep_keys(*identities)
         self.authority = self._certificate("authority", "-subj", "/CN=An authority for tests")
         self.server = self._certificate("server", *SERVER, *self._signed())
+
+    def keep_keys(self, *identities):
+        """These have a key, and no others."""
+        self.psk_file.write_text("".join(f"{identity}:{SECRET}\n" for identity in identities))
+        self.psk_file.chmod(0o600)
 
     def device(self, name):
         """A certificate of this name."""

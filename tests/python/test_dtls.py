@@ -148,6 +148,29 @@ def test_openssl_is_not_served_with(gateway, tmp_path, identity, secret):
             device.process.kill()
 
 
+def test_openssl_is_sent_away_when_its_key_is_taken_away(tmp_path):
+    """While it is connected, and while the gateway is not there."""
+    credentials = Credentials(tmp_path, ["stays", "goes", "goes-later"])
+    lines = secured(credentials) + "\nwatch_interval = '1s'"
+    with running_gateway(stored(tmp_path), lines) as gateway, contextlib.ExitStack() as stack:
+
+        def registered(name):
+            folder = tmp_path / name
+            folder.mkdir()
+            device = stack.enter_context(psk_device(gateway, folder, PSK_SUITES[0], name))
+            assert device.register(name) == aiocoap.CREATED
+            return device
+
+        stays, goes, goes_later = registered("stays"), registered("goes"), registered("goes-later")
+        credentials.keep_keys("stays", "goes-later")
+        wait_until(lambda: goes.process.poll() is not None)
+        crash(gateway)
+        credentials.keep_keys("stays")
+        gateway.start()
+        wait_until(lambda: goes_later.process.poll() is not None)
+        assert stays.update() == aiocoap.CHANGED
+
+
 def test_openssl_without_encrypt_then_mac_is_not_served_with_cbc(gateway, tmp_path):
     """Its records would be MAC-then-encrypt."""
     with psk_device(gateway, tmp_path, "PSK-AES128-CBC-SHA256", "leshan", "-no_etm") as device:

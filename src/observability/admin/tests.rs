@@ -19,7 +19,7 @@ impl Rig {
                 match request {
                     Request::Beat(asker) => asker.send(()).unwrap(),
                     Request::Vitals(asker) => asker.send(Vitals { asleep: 3, ..Vitals::default() }).unwrap(),
-                    Request::Model(_) | Request::Limits(_) | Request::Acceptor(_) | Request::ForgetKeys => {}
+                    Request::Model(_) | Request::Limits(_) | Request::Acceptor(_) | Request::Keys { .. } => {}
                 }
             }
         });
