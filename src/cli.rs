@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::Config;
 use crate::definitions::{self, Definitions};
 use crate::lwm2m::model::{BrokenFile, Model, Object, Resource};
+use crate::transport::Security;
 use crate::upstream::Settings;
 use crate::upstream::exproto::emqx::EmqxConfig;
 
@@ -83,8 +84,31 @@ pub fn check(config: &ConfigFile, output: &mut impl Write) -> anyhow::Result<()>
         writeln!(output, "{file}: {reason}")?;
     }
     writeln!(output, "{}: {} object definitions", config.xml_dir.display(), model.objects().count())?;
+    let secured = check_credentials(&config, output)?;
     ensure!(broken.is_empty(), "{} of the object definitions are broken", broken.len());
+    ensure!(secured, "the credentials of DTLS are of no use");
     Ok(())
+}
+
+/// Whether they are of use, or not needed.
+fn check_credentials(config: &Config, output: &mut impl Write) -> io::Result<bool> {
+    if config.listeners.iter().all(|listener| listener.security == Security::None) {
+        return Ok(true);
+    }
+    let service = config.credentials.asker().map_err(Into::into);
+    match service.and_then(|_: Option<_>| config.credentials.load()) {
+        Ok(credentials) => writeln!(output, "dtls: {} keys, nothing is wrong", credentials.keys.len())?,
+        Err(problem) => {
+            writeln!(output, "{}", one_line(&problem.to_string()))?;
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Errors of OpenSSL may have several lines.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Prints EMQX's side of the link.

@@ -60,6 +60,26 @@ fn check_says_where_a_file_is_no_toml() {
 }
 
 #[test]
+fn check_looks_at_the_files_of_dtls() {
+    let place = Place::new();
+    place.file("keys.psk", "dev-7:hunter2\ndev-8:hunter3\n");
+    place.file("bad.psk", "dev-7:hunter2\nhunter3\n");
+    let checked = |lines: &str| {
+        let file = place.file("gateway.toml", &format!("[listeners.dtls.default]\n[dtls]\n{lines}\n"));
+        let output = place.run(&["check", "--config", &file], &[]);
+        assert!(!text(&output.stdout).contains("hunter") && !text(&output.stderr).contains("hunter"));
+        (output.status.code(), text(&output.stdout).lines().last().unwrap_or_default().to_owned())
+    };
+    assert_eq!(checked("psk_file = \"keys.psk\""), (Some(0), "dtls: 2 keys, nothing is wrong".to_owned()));
+    let bad = "dtls.psk_file = bad.psk, line 2: there is no separator between an identity and a secret";
+    assert_eq!(checked("psk_file = \"bad.psk\""), (Some(1), bad.to_owned()));
+    let (code, said) = checked("certfile = \"nowhere.pem\"\nkeyfile = \"nowhere.pem\"");
+    assert!(code == Some(1) && said.starts_with("dtls.certfile = nowhere.pem: No such file"), "{said}");
+    let (code, said) = checked("");
+    assert!(code == Some(1) && said.starts_with("dtls: neither pre-shared keys nor a private key"), "{said}");
+}
+
+#[test]
 fn no_complaint_shows_a_line_of_the_file() {
     let place = Place::new();
     let file = place.file("broken.toml", "[dtls]\nmtu = 1200\npassword = \"hunter2\" \"\n");

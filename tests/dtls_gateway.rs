@@ -16,7 +16,7 @@ use lwm2m_gateway::config::Config;
 use lwm2m_gateway::dtls::credentials::{KeyAnswer, PskKey};
 use lwm2m_gateway::dtls::handshake::{Acceptor, AcceptorSettings};
 use lwm2m_gateway::dtls::{self as server, AssociationChange, SavedAssociation, Server};
-use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, DeviceId};
+use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, DeviceId, MessageProperties};
 use lwm2m_gateway::gateway::record::{Change, DeviceRecord};
 use lwm2m_gateway::gateway::report::Report;
 use lwm2m_gateway::gateway::{Gateway, Output};
@@ -178,7 +178,7 @@ impl Scene {
                         self.gateway.handle_broker(self.now, BrokerEvent::Published { device, ticket });
                     }
                 }
-                Output::Broker(BrokerCommand::Disconnect { .. }) => {}
+                Output::Broker(BrokerCommand::Disconnect { .. } | BrokerCommand::SetLifetime { .. }) => {}
                 Output::Report(report) => self.reports.push(report),
                 Output::Idle(next) => return next,
             }
@@ -189,7 +189,10 @@ impl Scene {
     fn command(&mut self, command: Value) {
         let device = self.connected.expect("it is registered");
         let (topic, payload) = ("dn".to_owned(), command.to_string().into_bytes());
-        self.gateway.handle_broker(self.now, BrokerEvent::Message { device, topic, payload });
+        self.gateway.handle_broker(
+            self.now,
+            BrokerEvent::Message { device, topic, payload, properties: MessageProperties::default() },
+        );
         self.run_for(Duration::from_secs(60));
     }
 
@@ -303,7 +306,10 @@ fn a_device_with_a_connection_id_moves_in_every_state_of_a_command() {
             let device = scene.connected.expect("it is registered");
             let payload =
                 json!({ "reqID": 7, "msgType": "read", "data": { "path": "/3/0/0" } }).to_string().into_bytes();
-            scene.gateway.handle_broker(scene.now, BrokerEvent::Message { device, topic: "dn".into(), payload });
+            scene.gateway.handle_broker(
+                scene.now,
+                BrokerEvent::Message { device, topic: "dn".into(), payload, properties: MessageProperties::default() },
+            );
             scene.run_for(tenths * Duration::from_millis(50) + Duration::from_millis(10));
             scene.rebind();
             // A device behind a NAT is found again when it speaks.
@@ -360,7 +366,10 @@ fn a_restart_within_a_command_costs_no_handshake() {
             let device = scene.connected.expect("it is registered");
             let payload =
                 json!({ "reqID": 7, "msgType": "read", "data": { "path": "/3/0/0" } }).to_string().into_bytes();
-            scene.gateway.handle_broker(scene.now, BrokerEvent::Message { device, topic: "dn".into(), payload });
+            scene.gateway.handle_broker(
+                scene.now,
+                BrokerEvent::Message { device, topic: "dn".into(), payload, properties: MessageProperties::default() },
+            );
             scene.save();
             scene.run_for(tenths * Duration::from_millis(50) + Duration::from_millis(10));
             scene.restart();
