@@ -167,11 +167,9 @@ impl Devices {
         device.referrals = 0;
         let first = !mem::replace(&mut device.connected_before, true);
         let awaited = first || mem::take(&mut device.resumed);
-        if !session_present {
-            // The broker knows nothing of what was in flight: it goes as if it never went.
-            device.in_flight.clear();
-            self.queues.give_back(id);
-        }
+        // To a broker that knows nothing of what was in flight it goes as if it never went.
+        let queues = &self.queues;
+        device.in_flight.retain(|in_flight| session_present && queues.publication(id, in_flight.serial).is_some());
         let counters = self.counters();
         if first {
             counters.connected.increment();

@@ -144,11 +144,6 @@ impl Device {
         }
     }
 
-    /// Publications in flight on the connection that there is now.
-    pub fn sent(&self) -> usize {
-        self.in_flight.iter().filter(|in_flight| in_flight.sent).count()
-    }
-
     /// The server that another one named does not serve: back to those that are configured.
     pub fn forget_referral(&mut self) {
         if let Some(Target::Referred(_)) = self.target {

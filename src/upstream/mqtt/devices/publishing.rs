@@ -91,13 +91,11 @@ impl Devices {
             return None;
         }
         let (max_qos, window) = (talk.limits.max_qos, self.window.min(talk.limits.receive_maximum.into()));
-        if device.sent() < window
-            && let Some(again) = device.in_flight.iter_mut().find(|in_flight| !in_flight.sent)
-        {
-            again.sent = true;
-            return Some(Next::Again(again.serial, again.packet));
-        }
         let (serial, publication) = self.queues.begin(id, window)?;
+        if let Some(again) = device.in_flight.iter_mut().find(|in_flight| in_flight.serial == serial) {
+            again.sent = true;
+            return Some(Next::Again(serial, again.packet));
+        }
         if publication.qos.min(max_qos) == 0 {
             return Some(Next::First(serial, None));
         }

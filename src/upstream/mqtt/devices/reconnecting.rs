@@ -21,6 +21,8 @@ impl Devices {
     /// The connection is gone, and it was not the broker's will as far as we know.
     pub(super) fn lost(&mut self, now: Instant, id: DeviceId, why: &str) {
         self.counters().anchors_lost.increment();
+        // What was in flight may give way again to what matters more.
+        self.queues.give_back(id);
         let Some(device) = self.devices.get_mut(&id) else { return };
         for in_flight in &mut device.in_flight {
             in_flight.sent = false;

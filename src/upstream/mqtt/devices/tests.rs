@@ -563,6 +563,34 @@ fn what_was_in_flight_goes_again_in_order_and_then_what_waited() {
 }
 
 #[test]
+fn what_was_in_flight_gives_way_to_a_report_while_the_connection_is_away() {
+    let mut scene = Scene::with(|settings| settings.queue_per_device = 3);
+    let connection = scene.connect(ONE);
+    let notification = |topic| Publication { class: UplinkClass::Notification, ..publication(topic, 1) };
+    ["a", "b", "c"].iter().for_each(|topic| scene.publish_with(ONE, notification(topic)));
+    scene.expect_published(connection, &["a", "b", "c"], false);
+    scene.devices.ended(scene.now, connection, "reset");
+    scene.expect(&[Action::HangUp { connection }]);
+    scene.publish_with(ONE, Publication { class: UplinkClass::Report, ..publication("report", 1) });
+    assert_eq!(scene.metrics.upstream.dropped_notifications.value(), 1);
+
+    scene.advance_to_deadline();
+    let again = scene.attempt(&A, true);
+    let mut packets = scene.actions();
+    assert_eq!(packets.remove(0), Action::Tell(BrokerEvent::Reconnected { device: ONE }));
+    let sent = packets.iter().flat_map(|action| match action {
+        Action::Send { connection, bytes } if *connection == again => said(bytes),
+        other => panic!("{other:?}"),
+    });
+    let topics = sent.map(|packet| match packet {
+        Said::Publish { topic, again, .. } => (topic, again),
+        other => panic!("{other:?}"),
+    });
+    let expected = [("b", true), ("c", true), ("report", false)].map(|(topic, again)| (topic.to_owned(), again));
+    assert_eq!(topics.collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn a_broker_that_lost_the_session_is_given_everything_as_if_for_the_first_time() {
     let (mut scene, connection) = Scene::with_ready_device();
     ["a", "b"].iter().for_each(|topic| scene.publish(ONE, topic));
