@@ -14,7 +14,7 @@
 //! the gateway all the same.
 
 mod brokers;
-mod codec;
+pub mod codec;
 mod connection;
 mod devices;
 mod reason;
