@@ -241,6 +241,14 @@ fn emqx_config_asks_for_a_certificate_where_we_have_one() {
 }
 
 #[test]
+fn emqx_config_says_that_nothing_is_needed_for_mqtt() {
+    let output = Place::new().run(&["emqx-config"], &[("LWM2M_GATEWAY__UPSTREAM__KIND", "mqtt")]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stdout), "");
+    assert!(text(&output.stderr).contains("it needs nothing else"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn objects_lists_what_is_defined() {
     let output = Place::new().run(&["objects"], &[]);
     assert_eq!(output.status.code(), Some(0));

@@ -116,6 +116,9 @@ impl Asker {
 
     async fn ask_patiently(&self, identity: &PskIdentity) -> Result<KeyAnswer, AskError> {
         let Inner { client, settings, .. } = &*self.0;
+        if is_dots(identity) {
+            return Ok(KeyAnswer::Unknown { keep_for: settings.keep_unknown });
+        }
         let response = client.request(self.request(identity)?).await;
         let response = response.map_err(|error| AskError::Unreachable(with_causes(&error)))?;
         match response.status() {
@@ -143,6 +146,11 @@ impl Asker {
         }
         Ok(request)
     }
+}
+
+/// RFC 3986 section 5.2.4: such a segment is taken out of a path, and what is asked for would be no key.
+fn is_dots(identity: &PskIdentity) -> bool {
+    [".", ".."].contains(&identity.as_str())
 }
 
 /// The URL with the identity in it, percent-encoded but for what RFC 3986 section 2.3 leaves as it is.
@@ -178,4 +186,28 @@ fn with_causes(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_identity_that_would_leave_the_path_is_unknown_without_a_question() {
+        let settings = PskHttpSettings {
+            url: "http://127.0.0.1:1/psk/${psk_identity}".to_owned(),
+            authorization: None,
+            encoding: Encoding::Text,
+            ssl: tls::Settings::default(),
+            timeout: Duration::from_secs(1),
+            requests: 1,
+            keep_found: Duration::from_secs(1),
+            keep_unknown: Duration::from_secs(60),
+        };
+        let asker = Asker::new(&settings).unwrap();
+        for (name, is_asked) in [(".", false), ("..", false), ("...", true)] {
+            let answer = asker.ask(&PskIdentity::new(name.as_bytes()).unwrap()).await;
+            assert_eq!(answer.is_err(), is_asked, "{name}: {answer:?}");
+        }
+    }
 }

@@ -206,8 +206,10 @@ func checkConfiguration(t *testing.T, all objects) {
 	for file, content := range all.configMaps[all.set.Name+"-objects"].Data {
 		write(t, filepath.Join(definitions, file), content)
 	}
+	place := filepath.Join(folder, "etc")
+	mountAt(t, place, all)
 	file := filepath.Join(folder, "gateway.toml")
-	write(t, file, gateway.Data["gateway.toml"])
+	write(t, file, strings.ReplaceAll(gateway.Data["gateway.toml"], mountRoot, place))
 	program(t, definitions, "check", "--config", file)
 
 	arguments := all.set.Spec.Template.Spec.Containers[0].Args
@@ -224,6 +226,30 @@ func checkConfiguration(t *testing.T, all objects) {
 	}
 	if actual := exproto(emqx.Data["emqx.conf"]); actual != expected {
 		t.Errorf("EMQX is not configured as the program says:\n%s\ninstead of\n%s", actual, expected)
+	}
+}
+
+// Below it the chart mounts what the configuration names.
+const mountRoot = "/etc/lwm2m-gateway"
+
+// mountAt puts the files that the gateway sees below mountRoot into a folder: those of the chart's own Secrets, and a
+// certificate for Secrets that somebody else makes.
+func mountAt(t *testing.T, folder string, all objects) {
+	t.Helper()
+	pod := all.set.Spec.Template.Spec
+	for _, mount := range pod.Containers[0].VolumeMounts {
+		below, mounted := strings.CutPrefix(mount.MountPath, mountRoot)
+		at := slices.IndexFunc(pod.Volumes, func(volume core.Volume) bool { return volume.Name == mount.Name })
+		if !mounted || at < 0 || pod.Volumes[at].Secret == nil {
+			continue
+		}
+		files := certificate(t)
+		if secret, made := all.secrets[pod.Volumes[at].Secret.SecretName]; made {
+			files = secret.StringData
+		}
+		for name, content := range files {
+			write(t, filepath.Join(folder, below, name), content)
+		}
 	}
 }
 
@@ -252,6 +278,9 @@ func exproto(configuration string) string {
 
 func write(t *testing.T, file, content string) {
 	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}
