@@ -72,6 +72,9 @@ impl Secured {
                 // A later process would not know of the sequence numbers that this one uses.
                 error!(%error, "the associations of before are not taken up: devices have to make new ones");
                 server = new();
+                // What it makes from now on is kept, once the store can be written again.
+                let none = server.restore(now, Vec::new());
+                debug_assert!(none.is_empty());
             }
         }
         let mut gateway = gateway.with_dtls(server, self.first_socket);

@@ -11,9 +11,11 @@ use crate::dtls::handshake::{AcceptorSettings, VerifyMode};
 use crate::gateway::identity::{IdentityRule, Pattern};
 use crate::secret::Secret;
 
-use super::kinds::{choice, duration, list, switch, text, text_with_content, whole};
+use super::groups::{rate_limit, tls};
+use super::kinds::{
+    HOUR, MANY, MILLISECOND, SECOND, YEAR, choice, duration, list, switch, text, text_with_content, whole,
+};
 use super::reader::Reader;
-use super::sections::{HOUR, MANY, MILLISECOND, SECOND, YEAR, rate_limit, tls};
 
 const ENCODINGS: [(&str, Encoding); 3] =
     [("text", Encoding::Text), ("hex", Encoding::Hex), ("base64", Encoding::Base64)];

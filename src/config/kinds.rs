@@ -8,6 +8,17 @@ use std::time::Duration;
 
 use toml::Value;
 
+pub const MILLISECOND: Duration = Duration::from_millis(1);
+pub const SECOND: Duration = Duration::from_secs(1);
+pub const HOUR: Duration = Duration::from_secs(3600);
+/// As `humantime` counts it.
+pub const YEAR: Duration = Duration::from_secs(31_557_600);
+
+/// What anything that is counted may be at most.
+pub const MANY: usize = 10_000_000;
+
+pub const SOCKET_ADDRESS: &str = "an IP address with a port, such as \"0.0.0.0:5683\" or \"[::]:5683\"";
+
 /// A value in a message is cut after so many characters.
 const LONGEST_SHOWN: usize = 80;
 

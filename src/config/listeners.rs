@@ -5,9 +5,8 @@ use std::net::SocketAddr;
 
 use crate::transport::{Security, UdpListener};
 
-use super::kinds::{parsed, whole};
+use super::kinds::{SOCKET_ADDRESS, parsed, whole};
 use super::reader::Reader;
-use super::sections::SOCKET_ADDRESS;
 
 /// Those for plain UDP first. One of them, `default`, when the configuration names none at all; for DTLS there is none that
 /// is not named, for it needs credentials.

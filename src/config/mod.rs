@@ -4,6 +4,8 @@
 //! and past this module nobody validates again. `deploy/lwm2m-gateway.toml` documents every key.
 
 mod dtls;
+mod exproto;
+mod groups;
 mod kinds;
 mod listeners;
 mod mqtt;

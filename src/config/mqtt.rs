@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::upstream::mqtt::{Settings, Version};
 
-use super::kinds::{broker_address, choice, duration, list, not_empty, parsed, whole};
+use super::groups::{check_queues, tls};
+use super::kinds::{HOUR, MANY, MILLISECOND, SECOND, broker_address, choice, duration, list, not_empty, parsed, whole};
 use super::reader::Reader;
-use super::sections::{HOUR, MANY, MILLISECOND, SECOND, check_queues, tls};
 
 /// Keep Alive is a number of two bytes (MQTT 5.0 section 3.1.2.10).
 const LONGEST_KEEP_ALIVE: Duration = Duration::from_secs(65_535);

@@ -15,14 +15,14 @@ use crate::lwm2m::path::Path;
 use crate::mqtt::topics::{Template, TemplateError, Translator, Translators};
 use crate::observability::admin;
 use crate::observability::logging::{LogFormat, LogSettings, filter};
-use crate::rate::{Rate, RateLimit};
 use crate::store;
-use crate::tls;
-use crate::upstream::{self, exproto};
+use crate::upstream;
 
 use super::dtls;
+use super::exproto;
+use super::groups::rate_limit;
 use super::kinds::{
-    broker_address, choice, duration, http_address, list, not_empty, number, parsed, reachable_address, switch, text,
+    HOUR, MANY, MILLISECOND, SECOND, SOCKET_ADDRESS, YEAR, choice, duration, list, number, parsed, switch, text,
     text_with_content, whole,
 };
 use super::listeners::listeners;
@@ -30,22 +30,11 @@ use super::mqtt;
 use super::reader::Reader;
 use super::{Config, Written};
 
-pub const MILLISECOND: Duration = Duration::from_millis(1);
-pub const SECOND: Duration = Duration::from_secs(1);
-pub const HOUR: Duration = Duration::from_secs(3600);
-/// As `humantime` counts it.
-pub const YEAR: Duration = Duration::from_secs(31_557_600);
-
 /// Whatever is shorter than 32 bits of seconds would do; nobody keeps a device that was silent for so long.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(100 * YEAR.as_secs());
 
-/// What anything that is counted may be at most.
-pub const MANY: usize = 10_000_000;
-
 /// The `apn` values of the devices that EMQX's gateway knows as sleeping.
 const POWER_SAVING_APN: [&str; 4] = ["Ctnb", "psmA.eDRX0.ctnb", "psmC.eDRX0.ctnb", "psmF.eDRXC.ctnb"];
-
-pub const SOCKET_ADDRESS: &str = "an IP address with a port, such as \"0.0.0.0:5683\" or \"[::]:5683\"";
 
 /// Which way up.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,7 +46,7 @@ enum Kind {
 /// Reads all of it. Where something is wrong the reader knows, and the default stands in its place.
 pub fn config(reader: &mut Reader) -> Config {
     let kind = reader.read("upstream.kind", Kind::ExProto, choice([("exproto", Kind::ExProto), ("mqtt", Kind::Mqtt)]));
-    let (exproto, mqtt) = (exproto(reader), mqtt::settings(reader));
+    let (exproto, mqtt) = (exproto::settings(reader), mqtt::settings(reader));
     let gateway = gateway(reader);
     if kind == Kind::ExProto && gateway.translators.status.is_some() {
         let problem = "allowed with upstream.kind = \"mqtt\" only: ExProto has neither retained messages nor wills";
@@ -171,15 +160,6 @@ fn limits(reader: &mut Reader, pending_requests: usize) -> Limits {
     limits
 }
 
-/// `SECTION.per_second`, `.burst`, and the same for each address.
-pub fn rate_limit(reader: &mut Reader, section: &str, default: RateLimit) -> RateLimit {
-    let mut rate = |prefix: &str, default: Rate| Rate {
-        per_second: reader.read(&format!("{section}.{prefix}per_second"), default.per_second, whole(1..=1_000_000)),
-        burst: reader.read(&format!("{section}.{prefix}burst"), default.burst, whole(1..=1_000_000)),
-    };
-    RateLimit { total: rate("", default.total), address: rate("address_", default.address) }
-}
-
 fn translators(reader: &mut Reader) -> Translators {
     Translators {
         mountpoint: reader.read("mountpoint", for_topic("lwm2m/${endpoint_name}/"), topic_name),
@@ -224,80 +204,6 @@ fn client(reader: &mut Reader) -> ClientTemplates {
             given.map(|(_, source)| source.clone()).ok_or_else(|| "allowed is \"${password}\" or \"\"".to_owned())
         }),
     }
-}
-
-fn exproto(reader: &mut Reader) -> exproto::Settings {
-    let key = |last: &str| format!("upstream.exproto.{last}");
-    let nodes = nodes(reader);
-    let handler_bind = SocketAddr::from(([127, 0, 0, 1], 9001));
-    let settings = exproto::Settings {
-        nodes,
-        ssl: tls(reader, "upstream.exproto.ssl"),
-        adapter_connections: reader.read(&key("adapter_connections"), 2, whole(1..=64)),
-        handler_bind: reader.read(&key("handler_bind"), handler_bind, reachable_address),
-        source_addresses: reader.read(&key("source_addresses"), Vec::new(), list(parsed("an IP address"))),
-        proto_name: reader.read("clientinfo.proto_name", "exproto".to_owned(), text_with_content),
-        connect_timeout: reader.read(&key("connect_timeout"), 10 * SECOND, duration(MILLISECOND..=HOUR)),
-        anchors_per_second: reader.read(&key("anchors_per_second"), 500, whole(1..=1_000_000)),
-        queue_per_device: reader.read(&key("queue_per_device"), 100, whole(1..=MANY)),
-        queue_total: reader.read(&key("queue_total"), 100_000, whole(1..=MANY)),
-        event_queue: reader.read(&key("event_queue"), 65_536, whole(1..=MANY)),
-    };
-    check_queues(reader, "upstream.exproto", settings.queue_per_device, settings.queue_total);
-    settings
-}
-
-/// What one device may have of the queue is no more than the whole of it.
-pub(super) fn check_queues(reader: &mut Reader, section: &str, per_device: usize, total: usize) {
-    let [one, all] = ["queue_per_device", "queue_total"].map(|last| format!("{section}.{last}"));
-    if reader.fine(&[&one, &all]) && per_device > total {
-        reader.refuse(&one, format!("allowed is no more than queue_total, which is {total}"));
-    }
-}
-
-/// TLS as a client, below a key.
-pub fn tls(reader: &mut Reader, below: &str) -> tls::Settings {
-    let key = |last: &str| format!("{below}.{last}");
-    let file = |value: &Value| text_with_content(value).map(|file| Some(PathBuf::from(file)));
-    let verify = [("verify_peer", tls::Verify::Peer), ("verify_none", tls::Verify::None)];
-    let settings = tls::Settings {
-        cacertfile: reader.read(&key("cacertfile"), None, file),
-        certfile: reader.read(&key("certfile"), None, file),
-        keyfile: reader.read(&key("keyfile"), None, file),
-        verify: reader.read(&key("verify"), tls::Verify::Peer, choice(verify)),
-        server_name: reader.read(&key("server_name_indication"), None, |value| text_with_content(value).map(Some)),
-    };
-    for (one, other) in [("certfile", "keyfile"), ("keyfile", "certfile")] {
-        if reader.has(&key(one)) && !reader.has(&key(other)) {
-            reader.refuse(&key(one), format!("allowed is this with {} beside it", key(other)));
-        }
-    }
-    settings
-}
-
-/// One node has keys of its own, `listener` and `adapter`; several are a list.
-fn nodes(reader: &mut Reader) -> Vec<exproto::Node> {
-    let [listener, adapter, several] = ["listener", "adapter", "nodes"].map(|last| format!("upstream.exproto.{last}"));
-    let one = exproto::Node {
-        listeners: reader.read(&listener, vec!["127.0.0.1:7993".to_owned()], not_empty(list(broker_address))),
-        adapter: reader.read(&adapter, "http://127.0.0.1:9100".to_owned(), http_address),
-    };
-    let nodes = reader.read(&several, None, |value| not_empty(list(node))(value).map(Some));
-    for key in [listener, adapter] {
-        if reader.has(&several) && reader.has(&key) {
-            reader.refuse(&key, "allowed is this or upstream.exproto.nodes, not both");
-        }
-    }
-    nodes.unwrap_or_else(|| vec![one])
-}
-
-fn node(value: &Value) -> Result<exproto::Node, String> {
-    const ALLOWED: &str = "allowed is { listener = \"host:port\", adapter = \"http://host:port\" }";
-    let table =
-        value.as_table().filter(|table| table.keys().all(|key| ["listener", "adapter"].contains(&key.as_str())));
-    let entries = table.and_then(|table| table.get("listener").zip(table.get("adapter")));
-    let (listener, adapter) = entries.ok_or(ALLOWED)?;
-    Ok(exproto::Node { listeners: not_empty(list(broker_address))(listener)?, adapter: http_address(adapter)? })
 }
 
 /// With port 0 the system chooses: the broker tells where it is.

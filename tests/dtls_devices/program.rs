@@ -191,7 +191,8 @@ async fn a_changed_file_of_keys_is_in_force_and_a_bad_one_leaves_the_old_keys() 
     let connects = |identity, key: &[u8], patience| {
         SecuredDevice::connect(place.secured, identity, key, Duration::from_secs(patience)).is_some()
     };
-    assert!(connects("one", b"0123456789abcdef", 20));
+    let mut first =
+        SecuredDevice::connect(place.secured, "one", b"0123456789abcdef", PATIENCE).expect("an association");
     assert!(!connects("two", b"hunter2-hunter2-", 1));
 
     place.write("one:0123456789abcdef\ntwo:hunter2-hunter2-\n");
@@ -204,6 +205,9 @@ async fn a_changed_file_of_keys_is_in_force_and_a_bad_one_leaves_the_old_keys() 
     place.write("two:fedcba9876543210\n");
     until(|| connects("two", b"fedcba9876543210", 1)).await;
     assert!(!connects("one", b"0123456789abcdef", 1));
+    // What was made by a key that is gone is over, and its device was told.
+    first.exchange();
+    assert!(!first.client.is_established());
 }
 
 async fn until(mut done: impl FnMut() -> bool) {

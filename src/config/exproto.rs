@@ -1,0 +1,60 @@
+//! The section `upstream.exproto`.
+
+use std::net::SocketAddr;
+
+use toml::Value;
+
+use crate::upstream::exproto::{Node, Settings};
+
+use super::groups::{check_queues, tls};
+use super::kinds::{
+    HOUR, MANY, MILLISECOND, SECOND, broker_address, duration, http_address, list, not_empty, parsed,
+    reachable_address, text_with_content, whole,
+};
+use super::reader::Reader;
+
+pub fn settings(reader: &mut Reader) -> Settings {
+    let key = |last: &str| format!("upstream.exproto.{last}");
+    let nodes = nodes(reader);
+    let handler_bind = SocketAddr::from(([127, 0, 0, 1], 9001));
+    let settings = Settings {
+        nodes,
+        ssl: tls(reader, "upstream.exproto.ssl"),
+        adapter_connections: reader.read(&key("adapter_connections"), 2, whole(1..=64)),
+        handler_bind: reader.read(&key("handler_bind"), handler_bind, reachable_address),
+        source_addresses: reader.read(&key("source_addresses"), Vec::new(), list(parsed("an IP address"))),
+        proto_name: reader.read("clientinfo.proto_name", "exproto".to_owned(), text_with_content),
+        connect_timeout: reader.read(&key("connect_timeout"), 10 * SECOND, duration(MILLISECOND..=HOUR)),
+        anchors_per_second: reader.read(&key("anchors_per_second"), 500, whole(1..=1_000_000)),
+        queue_per_device: reader.read(&key("queue_per_device"), 100, whole(1..=MANY)),
+        queue_total: reader.read(&key("queue_total"), 100_000, whole(1..=MANY)),
+        event_queue: reader.read(&key("event_queue"), 65_536, whole(1..=MANY)),
+    };
+    check_queues(reader, "upstream.exproto", settings.queue_per_device, settings.queue_total);
+    settings
+}
+
+/// One node has keys of its own, `listener` and `adapter`; several are a list.
+fn nodes(reader: &mut Reader) -> Vec<Node> {
+    let [listener, adapter, several] = ["listener", "adapter", "nodes"].map(|last| format!("upstream.exproto.{last}"));
+    let one = Node {
+        listeners: reader.read(&listener, vec!["127.0.0.1:7993".to_owned()], not_empty(list(broker_address))),
+        adapter: reader.read(&adapter, "http://127.0.0.1:9100".to_owned(), http_address),
+    };
+    let nodes = reader.read(&several, None, |value| not_empty(list(node))(value).map(Some));
+    for key in [listener, adapter] {
+        if reader.has(&several) && reader.has(&key) {
+            reader.refuse(&key, "allowed is this or upstream.exproto.nodes, not both");
+        }
+    }
+    nodes.unwrap_or_else(|| vec![one])
+}
+
+fn node(value: &Value) -> Result<Node, String> {
+    const ALLOWED: &str = "allowed is { listener = \"host:port\", adapter = \"http://host:port\" }";
+    let table =
+        value.as_table().filter(|table| table.keys().all(|key| ["listener", "adapter"].contains(&key.as_str())));
+    let entries = table.and_then(|table| table.get("listener").zip(table.get("adapter")));
+    let (listener, adapter) = entries.ok_or(ALLOWED)?;
+    Ok(Node { listeners: not_empty(list(broker_address))(listener)?, adapter: http_address(adapter)? })
+}

@@ -1,0 +1,48 @@
+//! Groups of keys that several sections have.
+
+use std::path::PathBuf;
+
+use toml::Value;
+
+use crate::rate::{Rate, RateLimit};
+use crate::tls;
+
+use super::kinds::{choice, text_with_content, whole};
+use super::reader::Reader;
+
+/// `SECTION.per_second`, `.burst`, and the same for each address.
+pub fn rate_limit(reader: &mut Reader, section: &str, default: RateLimit) -> RateLimit {
+    let mut rate = |prefix: &str, default: Rate| Rate {
+        per_second: reader.read(&format!("{section}.{prefix}per_second"), default.per_second, whole(1..=1_000_000)),
+        burst: reader.read(&format!("{section}.{prefix}burst"), default.burst, whole(1..=1_000_000)),
+    };
+    RateLimit { total: rate("", default.total), address: rate("address_", default.address) }
+}
+
+/// What one device may have of the queue is no more than the whole of it.
+pub fn check_queues(reader: &mut Reader, section: &str, per_device: usize, total: usize) {
+    let [one, all] = ["queue_per_device", "queue_total"].map(|last| format!("{section}.{last}"));
+    if reader.fine(&[&one, &all]) && per_device > total {
+        reader.refuse(&one, format!("allowed is no more than queue_total, which is {total}"));
+    }
+}
+
+/// TLS as a client, below a key.
+pub fn tls(reader: &mut Reader, below: &str) -> tls::Settings {
+    let key = |last: &str| format!("{below}.{last}");
+    let file = |value: &Value| text_with_content(value).map(|file| Some(PathBuf::from(file)));
+    let verify = [("verify_peer", tls::Verify::Peer), ("verify_none", tls::Verify::None)];
+    let settings = tls::Settings {
+        cacertfile: reader.read(&key("cacertfile"), None, file),
+        certfile: reader.read(&key("certfile"), None, file),
+        keyfile: reader.read(&key("keyfile"), None, file),
+        verify: reader.read(&key("verify"), tls::Verify::Peer, choice(verify)),
+        server_name: reader.read(&key("server_name_indication"), None, |value| text_with_content(value).map(Some)),
+    };
+    for (one, other) in [("certfile", "keyfile"), ("keyfile", "certfile")] {
+        if reader.has(&key(one)) && !reader.has(&key(other)) {
+            reader.refuse(&key(one), format!("allowed is this with {} beside it", key(other)));
+        }
+    }
+    settings
+}
