@@ -1,7 +1,8 @@
-//! The LwM2M gateway for EMQX: LwM2M devices on one side, an MQTT broker on the other.
+//! The LwM2M gateway for EMQX: LwM2M devices on one side, EMQX or another MQTT broker on the other.
 //!
 //! A sans-IO core in a thin shell. The core is plain data with `&mut self`: it is told the time, the bytes and the
-//! randomness, and answers with outputs. The shell owns sockets, gRPC, the clock, files and signals.
+//! randomness, and answers with outputs. The shell owns sockets, gRPC, MQTT, the clock, files and
+//! signals.
 //!
 //! ```text
 //! main -> cli -> app -> driver -> transport, upstream, store, observability     the shell
@@ -15,7 +16,8 @@
 //!
 //! A datagram of a device: `transport` receives it, [`driver`] hands it to [`gateway::Gateway::handle_datagram`],
 //! [`coap::Endpoint`] tells what it means, `registry` whose it is, `lwm2m::codec` what is in it, `mqtt::uplink` what the
-//! application reads; [`gateway::Output::Broker`] takes that to [`upstream`]. A command of an application takes the same
+//! application reads; [`gateway::Output::Broker`] takes that to [`upstream`], which is [`upstream::exproto`] or
+//! [`upstream::mqtt`]: below it nobody knows which. A command of an application takes the same
 //! way back, from [`gateway::Gateway::handle_broker`].
 //!
 //! [`reload`] reads anew what may change meanwhile, and [`driver::control`] takes it, and questions, to the driver.

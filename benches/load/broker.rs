@@ -17,6 +17,7 @@ pub struct Broker {
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
     pub mqtt: SocketAddr,
+    pub devices: SocketAddr,
     pub listener: SocketAddr,
     pub adapter: SocketAddr,
     pub handler: SocketAddr,
@@ -27,7 +28,7 @@ impl Broker {
     pub fn start() -> anyhow::Result<Self> {
         let handler = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["--broker", &handler.to_string()])
+            .args(["--broker-of", &handler.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -37,8 +38,21 @@ impl Broker {
         let mut line = String::new();
         answers.read_line(&mut line)?;
         let addresses: Vec<SocketAddr> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
-        let [mqtt, listener, adapter] = addresses[..] else { anyhow::bail!("the broker says {line:?}") };
-        Ok(Self { child, orders, answers, mqtt, listener, adapter, handler })
+        let [mqtt, devices, listener, adapter] = addresses[..] else { anyhow::bail!("the broker says {line:?}") };
+        Ok(Self { child, orders, answers, mqtt, devices, listener, adapter, handler })
+    }
+
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What tells the server of its exproto gateway.
+    pub fn exproto(&self) -> [(&'static str, String); 3] {
+        [
+            ("LWM2M_GATEWAY__UPSTREAM__EXPROTO__LISTENER", self.listener.to_string()),
+            ("LWM2M_GATEWAY__UPSTREAM__EXPROTO__ADAPTER", format!("http://{}", self.adapter)),
+            ("LWM2M_GATEWAY__UPSTREAM__EXPROTO__HANDLER_BIND", self.handler.to_string()),
+        ]
     }
 
     /// Stops its exproto gateway; applications stay connected.
@@ -77,9 +91,12 @@ pub async fn serve(handler: SocketAddr) -> anyhow::Result<()> {
     let filter = logging::filter("warn").map_err(|error| anyhow::anyhow!("{error}"))?;
     logging::start(&LogSettings { filter, format: LogFormat::Text })?;
     rlimit::increase_nofile_limit(u64::MAX).context("the limit of file descriptors")?;
-    let broker = embedded::Broker::start(Settings::on_free_ports(format!("http://{handler}"))).await?;
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let settings = Settings { devices: Some(any), ..Settings::on_free_ports(format!("http://{handler}")) };
+    let broker = embedded::Broker::start(settings).await?;
     let addresses = broker.addresses();
-    println!("{} {} {}", addresses.mqtt, addresses.listener, addresses.adapter);
+    let devices = addresses.devices.context("its listener for devices")?;
+    println!("{} {devices} {} {}", addresses.mqtt, addresses.listener, addresses.adapter);
     let (sender, mut orders) = mpsc::unbounded_channel();
     thread::spawn(move || std::io::stdin().lines().map_while(Result::ok).try_for_each(|order| sender.send(order)));
     while let Some(order) = orders.recv().await {

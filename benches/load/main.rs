@@ -1,6 +1,7 @@
-//! Load for the built program: many simulated devices over UDP, the embedded broker, one application.
+//! Load for the built program: many simulated devices over UDP, a broker, one application.
 //!
-//! `cargo bench --bench load -- --devices 1000 --seconds 5`. It starts the server on free ports and prints
+//! `cargo bench --bench load -- --devices 1000 --seconds 5`. It starts the server and the broker on free ports, each in a
+//! process of its own (`--upstream exproto|mqtt`, `--broker embedded|mosquitto`), and prints
 //!
 //! 1. how many devices it registers in a second, and the memory that each of them costs,
 //! 2. how long an application waits for the answer to a read,
@@ -12,19 +13,23 @@
 //!
 //! So does `--outage SECONDS`: the broker's exproto gateway is stopped under load for so long, and what is lost by it.
 //!
-//! Load and server share the machine: processor seconds of the server are the figure to compare.
+//! Load, server and broker share the machine: processor time of the server is the figure to compare.
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 mod broker;
 mod fleet;
+mod mosquitto;
 mod outage;
+mod process;
 mod restart;
 mod server;
+mod site;
 mod soak;
 mod subscriber;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -34,6 +39,7 @@ use tokio::time::{sleep, timeout};
 
 use fleet::Fleet;
 use server::Server;
+use site::{BrokerKind, Site, Upstream};
 use subscriber::Subscriber;
 
 /// Notifications in a second that the devices offer together, one stage after the other.
@@ -62,6 +68,12 @@ struct Arguments {
     /// Seconds of each rate of notifications
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
+    /// The way of the server to the broker
+    #[arg(long, value_enum, default_value_t = Upstream::Exproto)]
+    upstream: Upstream,
+    /// mosquitto has to be installed, and needs `--upstream mqtt`
+    #[arg(long = "broker", value_enum, default_value_t = BrokerKind::Embedded)]
+    broker_kind: BrokerKind,
     /// Notifies, updates and reads at a slow rate for so many seconds, and prints the memory of the server
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(30..=86_400))]
     soak: Option<u64>,
@@ -73,7 +85,7 @@ struct Arguments {
     outage: Option<u64>,
     /// Be the broker of a server at this address
     #[arg(long, hide = true)]
-    broker: Option<SocketAddr>,
+    broker_of: Option<SocketAddr>,
     /// What Cargo says to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
@@ -92,19 +104,26 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    if let Some(handler) = arguments.broker {
+    if let Some(handler) = arguments.broker_of {
         return broker::serve(handler).await;
     }
     let descriptors = rlimit::increase_nofile_limit(u64::MAX).context("the limit of file descriptors")?;
     ensure!(descriptors > u64::from(arguments.devices) + 64, "{descriptors} file descriptors are too few");
+    let is_default = (arguments.upstream, arguments.broker_kind) == (Upstream::Exproto, BrokerKind::Embedded);
+    let needs_default = arguments.restart || arguments.outage.is_some();
+    ensure!(is_default || !needs_default, "--restart and --outage are for exproto and the embedded broker");
     if arguments.restart {
         return restart::run(arguments).await;
     }
     if let Some(seconds) = arguments.outage {
         return outage::run(arguments.devices, Duration::from_secs(seconds)).await;
     }
-    let server = Server::start().await?;
-    let mut subscriber = Subscriber::connect(server.mqtt).await?;
+    let (upstream, kind) = (arguments.upstream, arguments.broker_kind);
+    let site = Site::start(kind)?;
+    let server = Server::start(upstream, &site).await?;
+    let cores = thread::available_parallelism()?;
+    println!("upstream {upstream}, broker {kind}; {cores} cores, load average {}", process::load()?);
+    let mut subscriber = Subscriber::connect(site.mqtt()).await?;
     let fleet = register(arguments, &server).await?;
     if let Some(seconds) = arguments.soak {
         observe(arguments, &subscriber, &fleet).await?;
@@ -113,12 +132,13 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     read(arguments, &mut subscriber).await?;
     observe(arguments, &subscriber, &fleet).await?;
     for rate in RATES {
-        let lost = notify(arguments, rate, &server, &subscriber, &fleet).await?;
+        let lost = notify(arguments, rate, (&server, &site), &subscriber, &fleet).await?;
         if lost > TOO_MANY_LOST {
             break;
         }
     }
     println!("datagrams of the devices that the system did not take: {}", fleet.counts().unsent.get());
+    println!("load average at the end: {}", process::load()?);
     Ok(())
 }
 
@@ -165,12 +185,12 @@ async fn observe(arguments: &Arguments, subscriber: &Subscriber, fleet: &Fleet) 
 async fn notify(
     arguments: &Arguments,
     rate: u32,
-    server: &Server,
+    (server, site): (&Server, &Site),
     subscriber: &Subscriber,
     fleet: &Fleet,
 ) -> anyhow::Result<f64> {
     let (sent, received) = (fleet.counts().notified.get(), subscriber.notifications());
-    let (begin, cpu) = (Instant::now(), server.cpu()?);
+    let (begin, cpu, broker) = (Instant::now(), server.cpu()?, site.cpu()?);
     fleet.notify_every(Some(Duration::from_secs_f64(f64::from(arguments.devices) / f64::from(rate))));
     sleep(Duration::from_secs(arguments.seconds)).await;
     fleet.notify_every(None);
@@ -179,15 +199,15 @@ async fn notify(
 
     let sent = (fleet.counts().notified.get() - sent) as f64;
     let received = (subscriber.notifications() - received) as f64;
-    let cpu = (server.cpu()? - cpu).as_secs_f64().max(0.01);
+    let each = |time: Duration| time.as_secs_f64() * 1e6 / received.max(1.0);
     let lost = (1.0 - received / sent.max(1.0)).max(0.0);
     println!(
-        "{rate:>7}/s wanted: {:>7.0}/s sent, {:>7.0}/s received, {:>5.2} % lost; server {:>5.2} cpu-s, {:.0}/cpu-s",
+        "{rate:>7}/s wanted: {:>7.0}/s sent, {:>7.0}/s received, {:>5.2} % lost; cpu each: server {:>4.0} us, broker {:>4.0} us",
         sent / seconds,
         received / seconds,
         lost * 100.0,
-        cpu,
-        received / cpu,
+        each(server.cpu()? - cpu),
+        each(site.cpu()? - broker),
     );
     Ok(lost)
 }

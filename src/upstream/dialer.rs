@@ -1,10 +1,8 @@
 //! Connections to the broker, one for each device, over TCP or TLS: where each goes from and to.
 //!
 //! Ports: a TCP connection is told by source address, source port, target address and target port, and Linux gives
-//! source ports from 32768 to 60999: about 28,000. Where the system chooses the source address, that many connections fit
-//! to each target address. Where source addresses are set, the port is chosen before the target is known, so that each
-//! source address is good for about 28,000 connections to all targets together: name several, such as 127.0.0.2,
-//! 127.0.0.3 for a broker on the same machine.
+//! source ports from 32768 to 60999: about 28,000. That many connections fit to each target address from each source
+//! address: name several where there are more devices, such as 127.0.0.2, 127.0.0.3 for a broker on the same machine.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -15,6 +13,8 @@ use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio_openssl::SslStream;
 
 use crate::tls::{ConnectError, Connector};
+
+use super::source_port;
 
 /// In front of a target that speaks TLS.
 pub const SECURE: &str = "ssl://";
@@ -134,6 +134,7 @@ async fn dial_address(target: SocketAddr, sources: &[IpAddr]) -> io::Result<Opti
 
 async fn open(source: Option<IpAddr>, target: SocketAddr) -> io::Result<TcpStream> {
     let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    source_port::choose_late(&socket);
     if let Some(source) = source {
         socket.bind(SocketAddr::new(source, 0))?;
     }

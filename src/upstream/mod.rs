@@ -6,6 +6,7 @@ pub mod exproto;
 pub mod mqtt;
 mod pace;
 mod queue;
+mod source_port;
 
 use std::io;
 use std::sync::Arc;

@@ -63,7 +63,7 @@ pub struct Settings {
     pub ssl: tls::Settings,
     /// Where our ConnectionUnaryHandler listens.
     pub handler_bind: SocketAddr,
-    /// Source addresses of the anchors; none lets the system choose. A source address is good for about 28,000 anchors.
+    /// Source addresses of the anchors; none lets the system choose. A source address is good for about 28,000 anchors to each listener.
     pub source_addresses: Vec<IpAddr>,
     /// `proto_name` of Authenticate: EMQX chooses the authenticators by it.
     pub proto_name: String,

@@ -14,7 +14,7 @@
 //! the gateway all the same.
 
 mod brokers;
-mod codec;
+pub mod codec;
 mod connection;
 mod devices;
 mod reason;
@@ -61,7 +61,7 @@ pub struct Settings {
     pub window: usize,
     /// Bytes of the largest packet that is taken.
     pub max_packet_size: usize,
-    /// Source addresses of the connections; none lets the system choose. A source address is good for about 28,000 of them.
+    /// Source addresses of the connections; none lets the system choose. A source address is good for about 28,000 of them to each broker.
     pub source_addresses: Vec<IpAddr>,
     /// From the Register to the end of SUBSCRIBE.
     pub connect_timeout: Duration,

@@ -1,0 +1,90 @@
+//! Where the devices become clients: which broker, and which way up to it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::ValueEnum;
+
+use crate::broker::Broker;
+use crate::mosquitto::Mosquitto;
+use crate::process;
+
+/// `upstream.kind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Upstream {
+    Exproto,
+    Mqtt,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BrokerKind {
+    Embedded,
+    Mosquitto,
+}
+
+/// A broker in a process of its own.
+pub enum Site {
+    Embedded(Box<Broker>),
+    Mosquitto(Mosquitto),
+}
+
+impl Site {
+    pub fn start(kind: BrokerKind) -> anyhow::Result<Self> {
+        Ok(match kind {
+            BrokerKind::Embedded => Self::Embedded(Box::new(Broker::start()?)),
+            BrokerKind::Mosquitto => Self::Mosquitto(Mosquitto::start()?),
+        })
+    }
+
+    /// For applications.
+    pub fn mqtt(&self) -> SocketAddr {
+        match self {
+            Self::Embedded(broker) => broker.mqtt,
+            Self::Mosquitto(mosquitto) => mosquitto.mqtt,
+        }
+    }
+
+    pub fn cpu(&self) -> anyhow::Result<Duration> {
+        process::processor_time(match self {
+            Self::Embedded(broker) => broker.process(),
+            Self::Mosquitto(mosquitto) => mosquitto.process(),
+        })
+    }
+
+    /// What tells the server of it.
+    pub fn environment(&self, upstream: Upstream) -> anyhow::Result<Vec<(&'static str, String)>> {
+        Ok(match (upstream, self) {
+            (Upstream::Exproto, Self::Embedded(broker)) => broker.exproto().to_vec(),
+            (Upstream::Exproto, Self::Mosquitto(_)) => bail!("mosquitto has no exproto: it needs --upstream mqtt"),
+            (Upstream::Mqtt, Self::Embedded(broker)) => mqtt(broker.devices),
+            (Upstream::Mqtt, Self::Mosquitto(mosquitto)) => mqtt(mosquitto.mqtt),
+        })
+    }
+}
+
+fn mqtt(broker: SocketAddr) -> Vec<(&'static str, String)> {
+    vec![
+        ("LWM2M_GATEWAY__UPSTREAM__KIND", "mqtt".to_owned()),
+        ("LWM2M_GATEWAY__UPSTREAM__MQTT__BROKERS", format!("[\"{broker}\"]")),
+    ]
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Exproto => "exproto",
+            Self::Mqtt => "mqtt",
+        })
+    }
+}
+
+impl fmt::Display for BrokerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Embedded => "embedded",
+            Self::Mosquitto => "mosquitto",
+        })
+    }
+}
