@@ -437,7 +437,7 @@ impl Handshake {
                 self.stage = Stage::Exchanging { connection, key };
                 self.feed_what_waits();
             }
-            Progress::Finished => self.establish(&connection, key),
+            Progress::Finished => self.establish(connection, key),
             Progress::Failed(failure) => self.fail(failure),
         }
     }
@@ -490,7 +490,9 @@ impl Handshake {
         self.steps.extend(datagrams.into_iter().map(Step::Transmit));
     }
 
-    fn establish(&mut self, connection: &Connection, key: Key) {
+    /// What stays is allocated after OpenSSL's object is gone: in the midst of its memory it would leave holes that no other
+    /// such object fits into.
+    fn establish(&mut self, connection: Box<Connection>, key: Key) {
         let (Some(suite), Some(secrets)) = (connection.suite(), connection.secrets()) else {
             return self.fail(Failure::Internal);
         };
@@ -499,7 +501,8 @@ impl Handshake {
             Key::Awaited(_) | Key::Asked(..) | Key::NoPsk => connection.certificate_identity(&self.acceptor),
         };
         let resumed = connection.is_resumed();
-        let (own_cid, peer_cid) = connection.connection_ids().map(|ids| (ids.own, ids.peer)).unzip();
+        let cids = connection.connection_ids();
+        drop(connection);
         let mut early = std::mem::take(&mut self.early);
         early.extend(self.held.drain(..));
         self.steps.push_back(Step::Established(Box::new(Established {
@@ -508,13 +511,13 @@ impl Handshake {
             master_secret: secrets.master,
             client_random: secrets.client_random,
             server_random: secrets.server_random,
-            own_cid,
-            peer_cid: peer_cid.flatten(),
+            own_cid: cids.as_ref().map(|cids| cids.own),
+            peer_cid: cids.as_ref().and_then(|cids| cids.peer.clone()),
             next_write_sequence: self.next_write_sequence,
             newest_read_sequence: self.newest_read_sequence,
             last_flight: if resumed { Vec::new() } else { self.flight.sent(self.acceptor.mtu()) },
             early,
-            identity,
+            identity: identity.clone(),
             resumed,
         })));
     }
