@@ -70,8 +70,7 @@ async fn a_lifetime_runs_out_during_a_stop_as_at_any_time() {
         }
     };
     tokio::time::timeout(PATIENCE, registered).await.expect("the broker is back");
-    scene.hear("up/resp", "register");
-    scene.nothing_more();
+    reads(&mut scene.application, &scene.device, "brief", "after");
 }
 
 #[tokio::test(flavor = "multi_thread")]
