@@ -85,13 +85,11 @@ impl Association {
     pub const JUMP: u64 = 1 << 32;
 
     pub fn new(id: AssociationId, made_at: (u16, SocketAddr), established: Established, now: Instant) -> Self {
-        let Established { suite, master_secret, client_random, server_random, .. } = &established;
-        let keys = Keys::derive(*suite, master_secret, client_random, server_random);
         Self {
             id,
             made_at,
             place: made_at,
-            keys,
+            keys: established.keys,
             has_own_cid: established.own_cid.is_some(),
             peer_cid: established.peer_cid,
             next_write: established.next_write_sequence,

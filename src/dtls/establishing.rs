@@ -105,7 +105,7 @@ impl Server {
     fn established(&mut self, now: Instant, id: AssociationId, mut established: Established) {
         let Some(underway) = self.end_handshake(id) else { return };
         let place = underway.place;
-        let (suite, resumed) = (established.suite, established.resumed);
+        let (suite, resumed) = (established.keys.suite(), established.resumed);
         let early = std::mem::take(&mut established.early);
         let association = Association::new(id, place, established, now);
         let (peer, identity) = (association.peer(), association.identity.clone());

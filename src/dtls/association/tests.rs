@@ -21,11 +21,7 @@ impl Default for Making {
 pub fn association(making: Making) -> Association {
     let id = AssociationId(7);
     let established = Established {
-        suite: making.suite,
-        encrypt_then_mac: making.suite.is_cbc(),
-        master_secret: [3; 48].into(),
-        client_random: [1; 32],
-        server_random: [2; 32],
+        keys: Keys::derive(making.suite, &[3; 48], &[1; 32], &[2; 32]),
         own_cid: making.own_cid.then(|| OwnCid(id.0.to_be_bytes())),
         peer_cid: PeerCid::new(making.peer_cid),
         next_write_sequence: 1,

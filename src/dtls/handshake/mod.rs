@@ -25,9 +25,7 @@ mod trust;
 
 use std::collections::VecDeque;
 
-use zeroize::Zeroizing;
-
-use super::cipher::Suite;
+use super::cipher::Keys;
 use super::credentials::{Identity, PskIdentity, PskKey};
 use super::record::{ContentType, EPOCH, OwnCid, PeerCid, Record, VERSION, records, write_plain};
 use connection::{Connection, Progress, ResumedBy};
@@ -83,12 +81,8 @@ pub enum Step {
 
 /// What is left of a handshake: enough to go on without OpenSSL.
 pub struct Established {
-    pub suite: Suite,
-    /// Always, for a suite with CBC.
-    pub encrypt_then_mac: bool,
-    pub master_secret: Zeroizing<[u8; 48]>,
-    pub client_random: [u8; 32],
-    pub server_random: [u8; 32],
+    /// With CBC they are for encrypt-then-MAC.
+    pub keys: Keys,
     /// None unless both agreed on connection ids (RFC 9146).
     pub own_cid: Option<OwnCid>,
     /// What our records carry; None where they carry none.
@@ -437,7 +431,7 @@ impl Handshake {
                 self.stage = Stage::Exchanging { connection, key };
                 self.feed_what_waits();
             }
-            Progress::Finished => self.establish(&connection, key),
+            Progress::Finished => self.establish(connection, key),
             Progress::Failed(failure) => self.fail(failure),
         }
     }
@@ -490,31 +484,27 @@ impl Handshake {
         self.steps.extend(datagrams.into_iter().map(Step::Transmit));
     }
 
-    fn establish(&mut self, connection: &Connection, key: Key) {
-        let (Some(suite), Some(secrets)) = (connection.suite(), connection.secrets()) else {
-            return self.fail(Failure::Internal);
-        };
+    /// What stays is allocated after OpenSSL's object is gone: in the midst of its memory it would leave holes that no other
+    /// such object fits into.
+    fn establish(&mut self, connection: Box<Connection>, key: Key) {
+        let Some(protection) = self.protection.take() else { return self.fail(Failure::Internal) };
         let identity = match key {
             Key::Given(identity) => Identity::Psk(identity),
             Key::Awaited(_) | Key::Asked(..) | Key::NoPsk => connection.certificate_identity(&self.acceptor),
         };
         let resumed = connection.is_resumed();
-        let (own_cid, peer_cid) = connection.connection_ids().map(|ids| (ids.own, ids.peer)).unzip();
+        drop(connection);
         let mut early = std::mem::take(&mut self.early);
         early.extend(self.held.drain(..));
         self.steps.push_back(Step::Established(Box::new(Established {
-            suite: suite.records(),
-            encrypt_then_mac: suite.needs_encrypt_then_mac(),
-            master_secret: secrets.master,
-            client_random: secrets.client_random,
-            server_random: secrets.server_random,
-            own_cid,
-            peer_cid: peer_cid.flatten(),
+            keys: protection.keys.clone(),
+            own_cid: protection.own_cid,
+            peer_cid: protection.peer_cid.clone(),
             next_write_sequence: self.next_write_sequence,
             newest_read_sequence: self.newest_read_sequence,
             last_flight: if resumed { Vec::new() } else { self.flight.sent(self.acceptor.mtu()) },
             early,
-            identity,
+            identity: identity.clone(),
             resumed,
         })));
     }

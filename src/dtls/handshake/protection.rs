@@ -7,9 +7,10 @@ use super::connection::{Connection, Secrets};
 
 /// The keys of a handshake that is nearly finished, and the connection ids.
 pub(super) struct Protection {
-    keys: Keys,
-    own_cid: Option<OwnCid>,
-    peer_cid: Option<PeerCid>,
+    pub keys: Keys,
+    pub own_cid: Option<OwnCid>,
+    /// None: our records carry none.
+    pub peer_cid: Option<PeerCid>,
 }
 
 impl Protection {

@@ -1,12 +1,12 @@
 //! What the `openssl` crate has no words for, on the client's side.
 #![allow(unsafe_code)]
 
-use std::ffi::c_uint;
 #[cfg(raw_public_keys)]
-use std::ffi::{c_int, c_uchar};
+use std::ffi::c_uchar;
+use std::ffi::{c_int, c_uint};
 
 use foreign_types_shared::ForeignTypeRef;
-use openssl::ssl::{SslContextBuilder, SslRef, SslSession};
+use openssl::ssl::{SslContextBuilder, SslRef, SslSession, SslStream};
 use openssl_sys as sys;
 
 /// The test's clock decides.
@@ -21,6 +21,19 @@ pub fn never_retransmit(ssl: &SslRef) {
 pub fn set_session(ssl: &mut SslRef, session: &SslSession) {
     // SAFETY: sessions are used with the context that they are of: `DtlsClient::resume` passes both on.
     unsafe { ssl.set_session(session) }.expect("a session of this context");
+}
+
+/// Takes the next datagram: true if it is a hello with a valid cookie, else it was answered with one. Statelessly, and the
+/// way that OpenSSL's manual has for servers.
+pub fn listen<S>(stream: &mut SslStream<S>) -> bool {
+    // SAFETY: a living SSL with its BIOs, borrowed exclusively; the address is made and freed here.
+    unsafe {
+        let address = BIO_ADDR_new();
+        assert!(!address.is_null());
+        let taken = DTLSv1_listen(stream.ssl().as_ptr(), address);
+        BIO_ADDR_free(address);
+        taken == 1
+    }
 }
 
 /// Offers only raw public keys, of both sides (RFC 7250).
@@ -58,8 +71,17 @@ pub fn peer_raw_public_key(_ssl: &SslRef) -> Option<Vec<u8>> {
     None
 }
 
+/// `BIO_ADDR`
+#[repr(C)]
+struct Address {
+    _opaque: [u8; 0],
+}
+
 // SAFETY: as declared in OpenSSL's headers.
 unsafe extern "C" {
+    fn BIO_ADDR_new() -> *mut Address;
+    fn BIO_ADDR_free(address: *mut Address);
+    fn DTLSv1_listen(ssl: *mut sys::SSL, client: *mut Address) -> c_int;
     fn DTLS_set_timer_cb(ssl: *mut sys::SSL, callback: Option<extern "C" fn(*mut sys::SSL, c_uint) -> c_uint>);
 }
 

@@ -6,7 +6,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub mod credentials;
-mod ffi;
+pub mod ffi;
 mod wire;
 
 use std::collections::VecDeque;
