@@ -54,6 +54,8 @@ pub struct Reloading {
     metrics: Arc<Metrics>,
     /// What is wrong, and was said.
     failures: BTreeMap<Counted, String>,
+    /// How the files looked when the program began: what is edited from then on is a change.
+    beginning: Look,
 }
 
 /// Why something is read anew.
@@ -67,12 +69,15 @@ enum Reason {
 impl Reloading {
     /// `config` is what the program runs with.
     pub fn new(config: Config, parts: Vec<Box<dyn Part>>, control: Control, metrics: Arc<Metrics>) -> Self {
-        Self { config, parts, control, metrics, failures: BTreeMap::new() }
+        let mut reloading =
+            Self { config, parts, control, metrics, failures: BTreeMap::new(), beginning: Look::default() };
+        reloading.beginning = reloading.look();
+        reloading
     }
 
     /// Runs until it is aborted. Without `hangup` only files are a reason.
     pub async fn run(mut self, mut hangup: Option<Signal>) {
-        let mut known = self.look();
+        let mut known = std::mem::take(&mut self.beginning);
         let mut before = known.clone();
         loop {
             let reason = tokio::select! {
