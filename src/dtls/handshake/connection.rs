@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use openssl::asn1::Asn1Time;
 use openssl::error::ErrorStack;
 use openssl::ssl::{ErrorCode, ShutdownState, Ssl, SslContext, SslStream};
+use openssl::x509::X509;
 use zeroize::Zeroizing;
 
 use crate::dtls::credentials::{Identity, PskIdentity, PskKey};
@@ -116,9 +117,10 @@ impl Connection {
         if let Some(identity) = ssl.psk_identity() {
             return PskIdentity::new(identity).map(ResumedBy::Psk);
         }
-        let certificate = ssl.peer_certificate();
+        // When OpenSSL cannot tell the time, no certificate is taken for one that still holds.
         let now = Asn1Time::days_from_now(0).ok();
-        let expired = certificate.zip(now).is_some_and(|(certificate, now)| *certificate.not_after() < *now);
+        let is_over = |certificate: X509| now.is_none_or(|now| *certificate.not_after() < *now);
+        let expired = ssl.peer_certificate().is_some_and(is_over);
         Some(ResumedBy::Certificate { expired })
     }
 
