@@ -85,6 +85,7 @@ pub async fn run(config: Config, embedded: bool) -> anyhow::Result<()> {
 
 /// Builds the program and lets it run. With `embedded` the broker of the first try runs in this process.
 pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
+    let unix_time = driver::unix_time()?;
     raise_descriptor_limit();
     let Definitions { model, broken } = definitions::read(&config.xml_dir)
         .with_context(|| format!("xml_dir: cannot read the folder {}", config.xml_dir.display()))?;
@@ -106,7 +107,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let secured = Secured::prepare(&config, &conditions, &metrics)?;
     metrics.reload.definitions.set(objects as u64);
     let enabled = config.store.enable.unwrap_or(!embedded);
-    let opened = || Store::open(&config.store, &config.listeners, driver::unix_time(), Arc::clone(&metrics));
+    let opened = || Store::open(&config.store, &config.listeners, unix_time, Arc::clone(&metrics));
     let store = enabled.then(opened).transpose()?;
     let link = Link::start(config.upstream.clone(), Arc::clone(&metrics), conditions.add("broker")).await?;
     let listener = admin_listener(&config.admin, embedded).await?;
@@ -123,7 +124,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
         admin: listener.as_ref().map(TcpListener::local_addr).transpose()?,
     };
     let now = driver::monotonic_now();
-    let gateway = Gateway::new(config.gateway.clone(), Arc::new(model), random_seed()?, now, driver::unix_time());
+    let gateway = Gateway::new(config.gateway.clone(), Arc::new(model), random_seed()?, now, driver::unix_time()?);
     let (gateway, store) = inhabit(gateway, now, secured.as_ref(), store)?;
     let (stop, stopped) = oneshot::channel();
     let stopped = async { stopped.await.unwrap_or_default() };

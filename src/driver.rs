@@ -11,9 +11,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
-use tracing::{debug, trace};
+use tracing::{debug, trace, warn};
 
 use crate::credentials::Keys;
 use crate::dtls::credentials::{KeyAnswer, PskIdentity};
@@ -45,6 +46,7 @@ pub struct Driver {
     next_flush: Option<Instant>,
     watchdog: Option<Watchdog>,
     wall_clock_read: Instant,
+    wall_clock_failed: bool,
 }
 
 /// What happened while the driver waited.
@@ -80,6 +82,7 @@ impl Driver {
             next_flush: None,
             watchdog: None,
             wall_clock_read,
+            wall_clock_failed: false,
         }
     }
 
@@ -253,11 +256,22 @@ impl Driver {
         debug!(%error, "a datagram was not sent");
     }
 
+    /// While the clock shows a time before 1970 the core counts on from what the clock said last.
+    fn read_wall_clock(&mut self, now: Instant) {
+        let unix_time = unix_time();
+        let failed_before = std::mem::replace(&mut self.wall_clock_failed, unix_time.is_err());
+        match unix_time {
+            Ok(unix_time) => self.gateway.set_unix_time(now, unix_time),
+            Err(error) if !failed_before => warn!(%error, "the wall clock cannot be used"),
+            Err(_) => {}
+        }
+    }
+
     fn now(&mut self) -> Instant {
         let now = monotonic_now();
         if now - self.wall_clock_read >= WALL_CLOCK_EVERY {
             self.wall_clock_read = now;
-            self.gateway.set_unix_time(now, unix_time());
+            self.read_wall_clock(now);
         }
         now
     }
@@ -277,8 +291,30 @@ pub fn monotonic_now() -> Instant {
     Instant::now()
 }
 
-/// The wall clock, since 1970.
+/// The wall clock of this machine shows a time before 1970, such as after a battery failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the clock of this machine is set to a time before 1970: set it, for example by NTP, and start again")]
+pub struct ClockError;
+
+/// Returns the time of the wall clock, since 1970.
 #[expect(clippy::disallowed_methods, reason = "the one place where the wall clock is read")]
-pub fn unix_time() -> Duration {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("the clock of this machine is set after 1970")
+pub fn unix_time() -> Result<Duration, ClockError> {
+    since_1970(SystemTime::now())
+}
+
+fn since_1970(time: SystemTime) -> Result<Duration, ClockError> {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_err(|_| ClockError)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_before_1970_is_an_error_that_says_what_to_do() {
+        let second = Duration::from_secs(1);
+        assert_eq!(since_1970(SystemTime::UNIX_EPOCH + second), Ok(second));
+        let error = since_1970(SystemTime::UNIX_EPOCH - second).unwrap_err();
+        assert!(error.to_string().contains("before 1970: set it"), "{error}");
+    }
 }

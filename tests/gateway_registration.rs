@@ -10,6 +10,7 @@ use lwm2m_gateway::coap::{Code, Kind, Message, MessageId, Token};
 use lwm2m_gateway::gateway::broker::{BrokerEvent, CloseReason, ConnectError, DeviceId};
 use lwm2m_gateway::gateway::report::{CommandOutcome, LeaveReason, Report};
 use lwm2m_gateway::gateway::settings::UpdatePublish;
+use lwm2m_gateway::mqtt::topics::Template;
 use lwm2m_gateway::secret::Secret;
 use serde_json::json;
 use virtual_scene::{LINKS, PASSWORD, QUERY, Scene, content, peer, read, reply, text_reply};
@@ -657,4 +658,23 @@ fn a_deregister_of_an_unknown_registration_is_not_found() {
     let again = scene.deregister();
     scene.ask(&again, Code::NOT_FOUND);
     scene.expect_nothing_left_behind();
+}
+
+// --- Topics that begin with a dollar sign ---------------------------------------------------------------------------------
+
+#[test]
+fn an_endpoint_name_never_becomes_a_shared_subscription() {
+    let mut scene = Scene::with(|settings| {
+        settings.translators.mountpoint = Template::for_topic("${endpoint_name}/").unwrap();
+    });
+    for name in ["$share", "$SYS", "$queue"] {
+        let register = scene.register_message(&format!("ep={name}&lt=300"));
+        scene.ask(&register, Code::BAD_REQUEST);
+        scene.expect_nothing_more();
+        let reports = scene.reports();
+        let [Report::RegisterRejected { reason, .. }] = reports.as_slice() else { panic!("{reports:?}") };
+        assert_eq!(reason, "a topic would begin with '$'");
+    }
+    scene.send_register("ep=dev-7&lt=300");
+    assert_eq!(scene.expect_connect().command_filter, "dev-7/dn/#");
 }

@@ -88,7 +88,8 @@ pub struct Topics {
     pub status: Option<Topic>,
 }
 
-/// What a device may not put into a topic: `+`, `#`, `/`, NUL, or too much.
+/// The reason why the names of a device cannot be put into its topics: `+`, `#`, `/`, NUL, a `$` at the beginning, or too
+/// many bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{0}")]
 pub struct TopicError(pub String);
@@ -140,6 +141,27 @@ impl Template {
         Ok(Self { parts })
     }
 
+    /// Returns the first level of the topic if no placeholder is part of it.
+    fn fixed_first_level(&self) -> Option<&str> {
+        match self.parts.as_slice() {
+            [Part::Text(text)] => text.split('/').next(),
+            [Part::Text(text), ..] => text.split_once('/').map(|(first, _)| first),
+            [Part::Placeholder(_), ..] | [] => None,
+        }
+    }
+
+    /// Returns this template with another one behind it.
+    fn followed_by(&self, next: &Self) -> Self {
+        let mut parts = self.parts.clone();
+        for part in &next.parts {
+            match part {
+                Part::Text(text) => push_text(&mut parts, text),
+                Part::Placeholder(_) => parts.push(part.clone()),
+            }
+        }
+        Self { parts }
+    }
+
     /// What the names put into a topic may not change its levels.
     fn check_values(&self, names: Names<'_>) -> Result<(), TopicError> {
         for part in &self.parts {
@@ -160,6 +182,7 @@ impl Translators {
         let topic = |translator: &Translator| {
             translator.topic.check_values(names)?;
             let name = mountpoint.clone() + &translator.topic.render(names);
+            self.check_beginning(translator, &name)?;
             if name.is_empty() || name.len() > MAX_TOPIC {
                 return Err(TopicError(format!("a topic of {} bytes; 1 to {MAX_TOPIC} are allowed", name.len())));
             }
@@ -173,6 +196,17 @@ impl Translators {
             update: topic(&self.update)?,
             status: self.status.as_ref().map(topic).transpose()?,
         })
+    }
+
+    /// Rejects a topic that begins with `$` by the device's names. Such a topic means something else to the broker:
+    /// `$share/GROUP/FILTER` subscribes the topics of other devices (MQTT 5 section 4.8.2), `$SYS` belongs to the broker
+    /// (section 4.7.2). A template may have such a first level of its own.
+    fn check_beginning(&self, translator: &Translator, topic: &str) -> Result<(), TopicError> {
+        let own = || self.mountpoint.followed_by(&translator.topic).fixed_first_level().is_some();
+        if topic.starts_with('$') && !own() {
+            return Err(TopicError("a topic would begin with '$'".to_owned()));
+        }
+        Ok(())
     }
 }
 
@@ -319,6 +353,37 @@ mod tests {
         }
         assert!(translators.topics(Names { clientid: "a/b", ..NAMES }).is_ok());
         assert!(translators.topics(Names { endpoint_name: &"x".repeat(65_530), ..NAMES }).is_err());
+    }
+
+    #[test]
+    fn a_device_cannot_make_a_topic_that_begins_with_a_dollar_sign() {
+        let refused = |mountpoint: &str, command: &str, name: &str| {
+            translators(mountpoint, command, "up/resp").topics(Names { endpoint_name: name, ..NAMES }).is_err()
+        };
+        for name in ["$share", "$SYS", "$queue", "$"] {
+            assert!(refused("${endpoint_name}/", "dn/#", name), "{name}");
+            assert!(!refused("${imei}${endpoint_name}/", "dn/#", name), "an IMEI stands in front of {name}");
+            assert!(refused("", "${endpoint_name}/dn", name), "{name}");
+            assert!(!refused("lwm2m/${endpoint_name}/", "dn/#", name), "{name} is not at the beginning");
+        }
+        assert!(refused("$${endpoint_name}/", "g/dn/#", "share"));
+        assert!(refused("$sh${endpoint_name}/", "g/dn/#", "are"));
+    }
+
+    #[test]
+    fn a_device_without_an_imei_cannot_begin_a_topic_with_a_dollar_sign() {
+        let names = Names { imei: None, endpoint_name: "$share", ..NAMES };
+        assert!(translators("${imei}${endpoint_name}/", "dn/#", "up/resp").topics(names).is_err());
+        // The text behind a placeholder is not the beginning of the template.
+        assert!(translators("${imei}", "$share/g/dn", "up/resp").topics(Names { imei: None, ..NAMES }).is_err());
+    }
+
+    #[test]
+    fn a_template_may_begin_with_a_level_of_its_own_that_has_a_dollar_sign() {
+        let topics = translators("$lwm2m/${endpoint_name}/", "dn/#", "up/resp").topics(NAMES).unwrap();
+        assert_eq!(topics.command.name, "$lwm2m/dev-7/dn/#");
+        let split = translators("$lwm2m", "/${endpoint_name}/dn", "/up").topics(NAMES).unwrap();
+        assert_eq!((split.command.name.as_str(), split.response.name.as_str()), ("$lwm2m/dev-7/dn", "$lwm2m/up"));
     }
 
     #[test]
