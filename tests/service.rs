@@ -103,7 +103,8 @@ async fn driver(manager: &Manager, timeout: Duration) -> Driver {
         .await
         .expect("free ports");
     let now = driver::monotonic_now();
-    let gateway = gateway::Gateway::new(config.gateway, Arc::default(), [0; 32], now, driver::unix_time());
+    let unix_time = driver::unix_time().expect("the clock of this machine is set");
+    let gateway = gateway::Gateway::new(config.gateway, Arc::default(), [0; 32], now, unix_time);
     let watchdog = Watchdog::new(manager.place(), timeout, now).expect("a socket");
     let (_, requests) = control::control();
     Driver::new(gateway, sockets, link, None, requests, metrics).watched_by(Some(watchdog))
