@@ -56,9 +56,11 @@ pub mod credentials;
 pub mod definitions;
 #[cfg(feature = "embedded")]
 pub mod demo;
+mod descriptors;
 pub mod driver;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+mod errors;
 pub mod observability;
 pub mod reload;
 pub mod service;

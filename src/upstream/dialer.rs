@@ -12,6 +12,8 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio_openssl::SslStream;
 
+use crate::descriptors::{self, Descriptors};
+use crate::errors::plain;
 use crate::tls::{ConnectError, Connector};
 
 use super::source_port;
@@ -29,6 +31,7 @@ pub struct Dialer {
     targets: Vec<String>,
     sources: Vec<IpAddr>,
     connector: Option<Connector>,
+    descriptors: Descriptors,
     dialed: usize,
 }
 
@@ -41,22 +44,47 @@ pub enum Stream {
 
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    #[error("{target}: {error}")]
+    #[error("{target}: {}", plain(.error))]
     Lookup { target: String, error: io::Error },
-    #[error("{target} ({address}): {error}")]
+    #[error("{}: {}", place(.target, .address), plain(.error))]
     Connect { target: String, address: SocketAddr, error: io::Error },
-    #[error("{target} ({address}): {error}")]
+    #[error("{}: {error}", place(.target, .address))]
     Secure { target: String, address: SocketAddr, error: ConnectError },
     #[error("{target} has no address that fits to the source addresses")]
     NoAddress { target: String },
     #[error("no address of the broker is configured")]
     NoTarget,
+    /// This process has none left: the broker has no part in it.
+    #[error("no file descriptor is left: raise the limit of open files (LimitNOFILE, ulimit -n)")]
+    NoDescriptor,
+}
+
+/// A connection that was not opened, for those who decide what that means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DialFailure {
+    /// The broker, or the network before it.
+    NotReached(String),
+    /// This process has no file descriptor left.
+    NoDescriptor,
+}
+
+impl From<DialError> for DialFailure {
+    fn from(error: DialError) -> Self {
+        match error {
+            DialError::NoDescriptor => Self::NoDescriptor,
+            DialError::Lookup { .. }
+            | DialError::Connect { .. }
+            | DialError::Secure { .. }
+            | DialError::NoAddress { .. }
+            | DialError::NoTarget => Self::NotReached(error.to_string()),
+        }
+    }
 }
 
 impl Dialer {
     /// Targets are `host:port`; those that begin with [`SECURE`] need the connector.
     pub fn new(targets: Vec<String>, sources: Vec<IpAddr>, connector: Option<Connector>) -> Self {
-        Self { targets, sources, connector, dialed: 0 }
+        Self { targets, sources, connector, descriptors: Descriptors::of_process(), dialed: 0 }
     }
 
     /// Opens a connection, to be spawned. Targets and sources take turns; when one does not work the next is tried.
@@ -67,12 +95,15 @@ impl Dialer {
         // All pairs have their turn, also where there are as many targets as sources.
         let sources = rotated(&self.sources, turn / self.targets.len().max(1));
         let connector = self.connector.clone();
+        let descriptors = self.descriptors;
         async move {
             let mut failure = DialError::NoTarget;
             for target in targets {
                 let connector = connector.as_ref().filter(|_| target.starts_with(SECURE));
-                match dial_target(&target, turn, &sources, connector).await {
+                match dial_target(&target, turn, &sources, connector, descriptors).await {
                     Ok(stream) => return Ok(stream),
+                    // No other target is reached without one.
+                    Err(DialError::NoDescriptor) => return Err(DialError::NoDescriptor),
                     Err(error) => failure = error,
                 }
             }
@@ -86,17 +117,23 @@ async fn dial_target(
     turn: usize,
     sources: &[IpAddr],
     connector: Option<&Connector>,
+    descriptors: Descriptors,
 ) -> Result<Stream, DialError> {
     let address_text = target.strip_prefix(SECURE).unwrap_or(target);
-    let lookup = lookup_host(address_text).await;
-    let found = lookup.map_err(|error| DialError::Lookup { target: target.to_owned(), error })?;
+    let found = match lookup_host(address_text).await {
+        Ok(found) => found,
+        // A resolver that can open nothing says that the name is not known.
+        Err(_) if descriptors.are_used_up() => return Err(DialError::NoDescriptor),
+        Err(error) => return Err(DialError::Lookup { target: target.to_owned(), error }),
+    };
     let addresses: Vec<SocketAddr> = found.collect();
     let mut failure = DialError::NoAddress { target: target.to_owned() };
     for address in rotated(&addresses, turn) {
         let broken = |error| DialError::Connect { target: target.to_owned(), address, error };
-        let stream = match dial_address(address, sources).await {
+        let stream = match dial_address(address, sources, descriptors).await {
             Ok(Some(stream)) => stream,
             Ok(None) => continue,
+            Err(error) if descriptors::is_used_up(&error) => return Err(DialError::NoDescriptor),
             Err(error) => {
                 failure = broken(error);
                 continue;
@@ -117,13 +154,17 @@ async fn dial_target(
 }
 
 /// Nothing, if no source address is of the target's kind.
-async fn dial_address(target: SocketAddr, sources: &[IpAddr]) -> io::Result<Option<TcpStream>> {
+async fn dial_address(
+    target: SocketAddr,
+    sources: &[IpAddr],
+    descriptors: Descriptors,
+) -> io::Result<Option<TcpStream>> {
     if sources.is_empty() {
-        return open(None, target).await.map(Some);
+        return open(None, target, descriptors).await.map(Some);
     }
     let mut exhausted = None;
     for source in sources.iter().filter(|source| source.is_ipv4() == target.is_ipv4()) {
-        match open(Some(*source), target).await {
+        match open(Some(*source), target, descriptors).await {
             Ok(stream) => return Ok(Some(stream)),
             Err(error) if is_out_of_ports(&error) => exhausted = Some(error),
             Err(error) => return Err(error),
@@ -132,8 +173,11 @@ async fn dial_address(target: SocketAddr, sources: &[IpAddr]) -> io::Result<Opti
     exhausted.map_or(Ok(None), Err)
 }
 
-async fn open(source: Option<IpAddr>, target: SocketAddr) -> io::Result<TcpStream> {
+async fn open(source: Option<IpAddr>, target: SocketAddr, descriptors: Descriptors) -> io::Result<TcpStream> {
     let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if descriptors.keeps(&socket) {
+        return Err(descriptors::used_up());
+    }
     source_port::choose_late(&socket);
     if let Some(source) = source {
         socket.bind(SocketAddr::new(source, 0))?;
@@ -146,6 +190,15 @@ async fn open(source: Option<IpAddr>, target: SocketAddr) -> io::Result<TcpStrea
     stream.set_nodelay(true)?;
     SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
     Ok(stream)
+}
+
+/// A target with the address that it stands for, where that is another one.
+fn place(target: &str, address: &SocketAddr) -> String {
+    let written = address.to_string();
+    if target.strip_prefix(SECURE).unwrap_or(target) == written {
+        return target.to_owned();
+    }
+    format!("{target} ({written})")
 }
 
 /// The host of `host:port`, an IPv6 address without its brackets.
@@ -205,8 +258,22 @@ mod tests {
         let error = Dialer::new(vec![address.clone()], Vec::new(), None).dial().await.expect_err("no target");
         assert!(error.to_string().contains(&address), "{error}");
 
+        assert_eq!(error.to_string(), format!("{address}: connection refused"));
+
         let sources = vec!["::1".parse().expect("an address")];
         let error = Dialer::new(vec![address], sources, None).dial().await.expect_err("no source");
         assert!(matches!(error, DialError::NoAddress { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_last_descriptors_are_no_devices_and_the_broker_is_not_to_blame() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        for target in [format!("127.0.0.1:{port}"), format!("localhost:{port}")] {
+            let mut dialer = Dialer::new(vec![target], Vec::new(), None);
+            dialer.descriptors = Descriptors { limit: 0 };
+            let error = dialer.dial().await.expect_err("a descriptor of those that are kept");
+            assert_eq!(DialFailure::from(error), DialFailure::NoDescriptor);
+        }
     }
 }

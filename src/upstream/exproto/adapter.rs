@@ -9,6 +9,8 @@ use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
+use crate::errors::with_causes;
+
 use super::devices::{AnchorId, Call, Outcome};
 use super::v1;
 use super::v1::connection_adapter_client::ConnectionAdapterClient;
@@ -116,14 +118,14 @@ fn outcome(result: Result<Response<v1::CodeResponse>, Status>) -> Outcome {
         Ok(response) => answered(&response.into_inner()),
         // A status with a cause was made on this side: it tells what became of the connection.
         Err(status) if status.code() == Code::Unavailable || status.source().is_some() => {
-            Outcome::Unreachable(with_causes(&status))
+            Outcome::Unreachable(with_causes(status.message(), status.source()))
         }
         Err(status) => Outcome::Failed(format!("{:?}: {}", status.code(), status.message())),
     }
 }
 
 fn answered(response: &v1::CodeResponse) -> Outcome {
-    let message = response.message.clone();
+    let message = in_words(&response.message);
     let Ok(code) = v1::ResultCode::try_from(response.code) else {
         return Outcome::Rejected(format!("result code {}: {message}", response.code));
     };
@@ -140,14 +142,10 @@ fn answered(response: &v1::CodeResponse) -> Outcome {
     }
 }
 
-fn with_causes(status: &Status) -> String {
-    let mut text = status.message().to_owned();
-    let mut cause = status.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
+/// EMQX writes its reasons as terms of Erlang, such as `<<"Authorization deny">>`: these are for people.
+fn in_words(message: &str) -> String {
+    let bare: String = message.replace("<<\"", "").replace("\">>", "").replace(['{', '}', '"'], "");
+    bare.replace(',', ", ").replace(",  ", ", ")
 }
 
 #[cfg(test)]
@@ -165,6 +163,8 @@ mod tests {
         assert!(matches!(code(5, "<<\"Client socket disconnected\">>"), Outcome::ConnectionLost(_)));
         assert!(matches!(code(2, "<<\"Connection process is not alive\">>"), Outcome::ConnectionLost(_)));
         assert!(matches!(code(1, "{error,unexpected_call}"), Outcome::ConnectionLost(_)));
+        assert_eq!(code(5, "<<\"Authorization deny\">>"), Outcome::Refused("Authorization deny".to_owned()));
+        assert_eq!(code(1, "{error,unexpected_call}"), Outcome::ConnectionLost("error, unexpected_call".to_owned()));
         assert!(matches!(code(3, ""), Outcome::Rejected(_)));
         assert!(matches!(code(4, ""), Outcome::Rejected(_)));
         assert!(matches!(code(77, "a code that is not in the contract"), Outcome::Rejected(_)));

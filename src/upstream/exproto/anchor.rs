@@ -6,20 +6,21 @@ use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tracing::debug;
 
-use crate::upstream::dialer::{DialError, Stream};
+use crate::errors::plain;
+use crate::upstream::dialer::{DialError, DialFailure, Stream};
 
 use super::announcements::Token;
 
 /// Opens an anchor and writes its token. That goes at once: EMQX closes a connection that says nothing for 30 s,
 /// authenticated or not.
-pub async fn open(dial: impl Future<Output = Result<Stream, DialError>>, token: Token) -> Result<Stream, String> {
-    let mut anchor = dial.await.map_err(|error| error.to_string())?;
+pub async fn open(dial: impl Future<Output = Result<Stream, DialError>>, token: Token) -> Result<Stream, DialFailure> {
+    let mut anchor = dial.await?;
     let line = token.line();
     let announced = match &mut anchor {
         Stream::Plain(stream) => write(stream, &line).await,
         Stream::Secure(stream) => write(stream, &line).await,
     };
-    announced.map_err(|error| error.to_string())?;
+    announced.map_err(|error| DialFailure::NotReached(plain(&error)))?;
     Ok(anchor)
 }
 

@@ -41,7 +41,7 @@ use crate::observability::conditions::{Condition, State};
 use crate::observability::metrics::Metrics;
 use crate::tls::{self, Connector};
 use crate::upstream::Occupancy;
-use crate::upstream::dialer::{Dialer, SECURE, Stream};
+use crate::upstream::dialer::{DialFailure, Dialer, SECURE, Stream};
 
 use adapter::Adapter;
 use announcements::Token;
@@ -120,7 +120,7 @@ struct Way {
 
 /// How a task ended.
 enum Ended {
-    Dial { anchor: AnchorId, result: Result<Stream, String> },
+    Dial { anchor: AnchorId, result: Result<Stream, DialFailure> },
     Anchor { anchor: AnchorId },
     Call { node: NodeId, anchor: AnchorId, outcome: Outcome },
     Handler,
@@ -257,7 +257,10 @@ impl Link {
             }
             Ended::Dial { anchor, result: Err(error) } => {
                 self.anchors.remove(&anchor);
-                self.devices.dialed(now, anchor, Err(error));
+                match error {
+                    DialFailure::NotReached(why) => self.devices.dialed(now, anchor, Err(why)),
+                    DialFailure::NoDescriptor => self.devices.not_dialed(now, anchor),
+                }
             }
             Ended::Anchor { anchor } => {
                 self.anchors.remove(&anchor);

@@ -8,7 +8,11 @@
 //! probes have shown that the node cannot serve them and another one is up: then they are taken away from it. Nothing is
 //! moved back to a node that has recovered; it has the fewest devices, and so it gets the next ones.
 
+use std::net::SocketAddr;
+
 use tracing::{info, warn};
+
+use super::Settings;
 
 /// Faults in a row after which a node is down, of those that a single device may meet on a node that is fine.
 const TOLERATED: u32 = 3;
@@ -53,6 +57,7 @@ pub struct Standing {
 struct Node {
     /// As it stands in the log: its listeners.
     name: String,
+    sides: Sides,
     state: State,
     /// Why it went down last.
     fault: String,
@@ -64,6 +69,15 @@ struct Node {
     /// In a row, up to now.
     untold: u32,
     unanswered: u32,
+}
+
+/// The addresses that have to fit together with those of a node, with the keys that name them.
+#[derive(Clone, Debug)]
+struct Sides {
+    listener_key: &'static str,
+    adapter_key: &'static str,
+    adapter: String,
+    handler: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,8 +94,13 @@ enum State {
 
 impl Nodes {
     /// All of them count as up until something else is known.
-    pub fn new(names: impl IntoIterator<Item = String>) -> Self {
-        Self { nodes: names.into_iter().map(Node::new).collect(), changed: true }
+    pub fn new(settings: &Settings) -> Self {
+        let several = settings.nodes.len() > 1;
+        let node = |node: &super::Node| {
+            let sides = Sides::new(several, &node.adapter, settings.handler_bind);
+            Node::new(node.listeners.join(", "), sides)
+        };
+        Self { nodes: settings.nodes.iter().map(node).collect(), changed: true }
     }
 
     pub fn len(&self) -> usize {
@@ -162,9 +181,9 @@ impl Nodes {
                 let down = node.counts(fault);
                 if down {
                     node.state = State::Down { failed_probes: 0, clients_lost: fault.loses_clients(), left: false };
-                    node.fault = fault.to_string();
+                    node.fault = node.in_words(fault);
                     self.changed = true;
-                    warn!(node = node.name, "EMQX does not serve: {fault}");
+                    warn!(node = node.name, "EMQX does not serve: {}", node.fault);
                 }
                 down
             }
@@ -201,9 +220,10 @@ impl Nodes {
 }
 
 impl Node {
-    fn new(name: String) -> Self {
+    fn new(name: String, sides: Sides) -> Self {
         Self {
             name,
+            sides,
             state: State::Up,
             fault: String::new(),
             anchors: 0,
@@ -219,6 +239,35 @@ impl Node {
             State::Up if self.answered => format!("{} serves", self.name),
             State::Up => format!("{} was not reached yet", self.name),
             State::Down { .. } => format!("{} does not serve: {}", self.name, self.fault),
+        }
+    }
+
+    /// Says what is wrong, which key names what was tried, and what to look at. The node itself is named around it.
+    fn in_words(&self, fault: Fault<'_>) -> String {
+        let Self { name, sides: Sides { listener_key, adapter_key, adapter, handler }, .. } = self;
+        match fault {
+            Fault::NotReached(why) => {
+                let why = why.strip_prefix(name.as_str()).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(why);
+                format!(
+                    "its exproto listener ({listener_key}) cannot be reached: {why}. Is EMQX running, and exproto \
+                     enabled? \"emqx ctl gateway list\" tells"
+                )
+            }
+            Fault::AnchorClosed => format!(
+                "its listener closes connections at once: it is full (max_connections), or EMQX cannot call our \
+                 handler: \"handler.address\" in EMQX has to lead to {handler} (upstream.exproto.handler_bind)"
+            ),
+            Fault::AnchorUntold => format!(
+                "it takes connections, but does not call our handler: \"handler.address\" in EMQX has to lead to \
+                 {handler} (upstream.exproto.handler_bind). Or is this ({listener_key}) not the exproto listener?"
+            ),
+            Fault::NotServed(why) => format!(
+                "its ConnectionAdapter {adapter} ({adapter_key}) cannot be reached: {why}. It is \"server.bind\" of \
+                 exproto in EMQX"
+            ),
+            Fault::Unanswered => {
+                format!("its ConnectionAdapter {adapter} ({adapter_key}) takes calls, but does not answer them")
+            }
         }
     }
 
@@ -259,19 +308,17 @@ impl Fault<'_> {
     }
 }
 
-impl std::fmt::Display for Fault<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::NotReached(why) => write!(f, "its listener cannot be reached: {why}"),
-            Self::AnchorClosed => f.write_str(
-                "its listener closes connections at once: it is full, or the `handler.address` of EMQX is wrong or out of \
-                 its reach",
-            ),
-            Self::AnchorUntold => {
-                f.write_str("it takes connections, but does not call our handler: is the `handler.address` of EMQX right?")
-            }
-            Self::NotServed(why) => write!(f, "its ConnectionAdapter cannot be reached: {why}"),
-            Self::Unanswered => f.write_str("its ConnectionAdapter takes calls, but does not answer them"),
+impl Sides {
+    fn new(several: bool, adapter: &str, handler: SocketAddr) -> Self {
+        let key = |one| if several { "upstream.exproto.nodes" } else { one };
+        Self {
+            listener_key: key("upstream.exproto.listener"),
+            adapter_key: key("upstream.exproto.adapter"),
+            adapter: adapter.to_owned(),
+            handler: match handler.ip().is_unspecified() {
+                true => format!("port {} of this machine", handler.port()),
+                false => format!("http://{handler}"),
+            },
         }
     }
 }
@@ -286,7 +333,34 @@ mod tests {
     const UNAVAILABLE: Fault<'_> = Fault::NotServed("unavailable");
 
     fn two() -> Nodes {
-        Nodes::new(["a", "b"].map(str::to_owned))
+        let handler = SocketAddr::from(([10, 0, 0, 7], 9002));
+        let node = |name: &str| Node::new(format!("{name}:7993"), Sides::new(true, "http://10.0.0.5:9100", handler));
+        Nodes { nodes: vec![node("a"), node("b")], changed: true }
+    }
+
+    #[test]
+    fn a_fault_is_told_once_with_the_key_that_names_what_was_tried_and_with_the_next_step() {
+        let handler = |address: &str| {
+            let sides = Sides::new(false, "http://10.0.0.5:9100", address.parse().expect("an address"));
+            Node::new("10.0.0.5:7994".to_owned(), sides)
+        };
+        let node = handler("10.0.0.7:9002");
+        assert_eq!(
+            node.in_words(Fault::NotReached("10.0.0.5:7994: connection refused")),
+            "its exproto listener (upstream.exproto.listener) cannot be reached: connection refused. Is EMQX running, \
+             and exproto enabled? \"emqx ctl gateway list\" tells"
+        );
+        assert_eq!(
+            node.in_words(Fault::NotServed("connection refused")),
+            "its ConnectionAdapter http://10.0.0.5:9100 (upstream.exproto.adapter) cannot be reached: connection \
+             refused. It is \"server.bind\" of exproto in EMQX"
+        );
+        for fault in [Fault::AnchorClosed, Fault::AnchorUntold] {
+            let told = node.in_words(fault);
+            assert!(told.contains("has to lead to http://10.0.0.7:9002 (upstream.exproto.handler_bind)"), "{told}");
+        }
+        let everywhere = handler("0.0.0.0:9001").in_words(Fault::AnchorUntold);
+        assert!(everywhere.contains("has to lead to port 9001 of this machine"), "{everywhere}");
     }
 
     #[test]

@@ -173,16 +173,29 @@ impl Brokers {
         }
         broker.next_probe = Some(now + PROBE_INTERVAL);
         self.changed = true;
-        broker.fault = match fault {
-            Fault::NotReached(why) => format!("it cannot be reached: {why}"),
-            Fault::Silent => "it takes connections, and does not answer".to_owned(),
-        };
+        broker.fault = broker.in_words(fault);
         warn!(broker = broker.address, "the broker does not serve: {}", broker.fault);
         true
     }
 }
 
 impl Broker {
+    /// Says what is wrong, which key names what was tried, and what to look at. The broker itself is named around it.
+    fn in_words(&self, fault: Fault<'_>) -> String {
+        match fault {
+            Fault::NotReached(why) => {
+                let address = self.address.as_str();
+                let why = why.strip_prefix(address).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(why);
+                format!(
+                    "it cannot be reached (upstream.mqtt.brokers): {why}. Is it running, and its MQTT listener here?"
+                )
+            }
+            Fault::Silent => "it takes connections, and does not answer to CONNECT: is it (upstream.mqtt.brokers) a \
+                              listener for MQTT over TCP, or with ssl:// over TLS?"
+                .to_owned(),
+        }
+    }
+
     fn told_to_people(&self) -> String {
         match (self.is_up(), self.answered) {
             (true, true) => format!("{} serves", self.address),
@@ -240,5 +253,14 @@ mod tests {
         assert!(!brokers.failed(now, A, Fault::Silent));
         assert!(brokers.failed(now, A, Fault::Silent));
         assert_eq!((brokers.any_up(), brokers.choose(now, None, false)), (false, None));
+    }
+
+    #[test]
+    fn a_fault_is_told_once_with_the_key_that_names_what_was_tried() {
+        let brokers = two();
+        assert_eq!(
+            brokers.brokers[0].in_words(Fault::NotReached("a:1883: connection refused")),
+            "it cannot be reached (upstream.mqtt.brokers): connection refused. Is it running, and its MQTT listener here?"
+        );
     }
 }

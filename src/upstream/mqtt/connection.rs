@@ -33,6 +33,8 @@ pub enum Event {
     Heard(Incoming),
     /// So many bytes more are with the system.
     Written(usize),
+    /// It was never open, for want of a file descriptor of this process.
+    NoDescriptor,
     Ended(String),
 }
 

@@ -36,7 +36,7 @@ use crate::observability::conditions::{Condition, State};
 use crate::observability::metrics::Metrics;
 use crate::tls::{self, Connector};
 use crate::upstream::Occupancy;
-use crate::upstream::dialer::{Dialer, SECURE, Stream};
+use crate::upstream::dialer::{DialFailure, Dialer, SECURE, Stream};
 
 use brokers::{BrokerId, Standing};
 use codec::Frames;
@@ -109,7 +109,7 @@ enum Ended {
     Connection,
     Probe {
         broker: BrokerId,
-        result: Result<(), String>,
+        result: Result<(), DialFailure>,
     },
 }
 
@@ -238,12 +238,20 @@ impl Link {
             Input::Event(connection, Event::Opened) => self.devices.opened(now, connection),
             Input::Event(connection, Event::Heard(packet)) => self.devices.heard(now, connection, packet),
             Input::Event(connection, Event::Written(bytes)) => self.devices.written(now, connection, bytes),
+            Input::Event(connection, Event::NoDescriptor) => {
+                self.outboxes.remove(&connection);
+                self.devices.not_dialed(now, connection);
+            }
             Input::Event(connection, Event::Ended(why)) => {
                 self.outboxes.remove(&connection);
                 self.devices.ended(now, connection, &why);
             }
             Input::Ended(Ok(Ended::Connection)) => {}
-            Input::Ended(Ok(Ended::Probe { broker, result })) => self.devices.probed(now, broker, result),
+            Input::Ended(Ok(Ended::Probe { result: Err(DialFailure::NoDescriptor), .. })) => self.devices.not_probed(),
+            Input::Ended(Ok(Ended::Probe { broker, result: Err(DialFailure::NotReached(why)) })) => {
+                self.devices.probed(now, broker, Err(why));
+            }
+            Input::Ended(Ok(Ended::Probe { broker, result: Ok(()) })) => self.devices.probed(now, broker, Ok(())),
             Input::Ended(Err(error)) => std::panic::resume_unwind(error.into_panic()),
             Input::Deadline => self.devices.handle_timeout(now),
         }
@@ -267,7 +275,7 @@ impl Link {
             match opened {
                 Ok(Stream::Plain(stream)) => connection::serve(stream, outbox, frames, teller).await,
                 Ok(Stream::Secure(stream)) => Box::pin(connection::serve(*stream, outbox, frames, teller)).await,
-                Err(error) => teller.tell(Event::Ended(error.to_string())).await,
+                Err(error) => teller.tell(not_opened(error.into())).await,
             }
             Ended::Connection
         });
@@ -287,11 +295,18 @@ impl Link {
         self.tasks.spawn(async move {
             let result = match tokio::time::timeout(patience, dial).await {
                 Ok(Ok(_)) => Ok(()),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(_) => Err("no answer".to_owned()),
+                Ok(Err(error)) => Err(error.into()),
+                Err(_) => Err(DialFailure::NotReached("no answer".to_owned())),
             };
             Ended::Probe { broker, result }
         });
+    }
+}
+
+fn not_opened(failure: DialFailure) -> Event {
+    match failure {
+        DialFailure::NotReached(why) => Event::Ended(why),
+        DialFailure::NoDescriptor => Event::NoDescriptor,
     }
 }
 

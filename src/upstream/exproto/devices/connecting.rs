@@ -26,6 +26,18 @@ impl Devices {
         }
     }
 
+    /// No anchor was opened, for want of a file descriptor of this process: no node is to blame.
+    pub fn not_dialed(&mut self, now: Instant, anchor: AnchorId) {
+        match self.by_anchor.get(&anchor).copied() {
+            Some(Owner::Probe(node)) => self.probe_not_dialed(now, node),
+            Some(Owner::Device(id)) => {
+                self.counters().anchors_failed.increment();
+                self.gave_up(now, id, "no file descriptor is left");
+            }
+            None => {}
+        }
+    }
+
     /// The broker, or the network, closed the anchor.
     pub fn anchor_ended(&mut self, now: Instant, anchor: AnchorId) {
         let id = match self.by_anchor.get(&anchor).copied() {

@@ -182,7 +182,7 @@ impl Devices {
             parked: BTreeSet::new(),
             announcements: Announcements::default(),
             queues: Queues::new(settings.queue_per_device, settings.queue_total),
-            nodes: Nodes::new(settings.nodes.iter().map(|node| node.listeners.join(", "))),
+            nodes: Nodes::new(settings),
             probers: settings.nodes.iter().map(|_| Prober::default()).collect(),
             pace: Pace::per_second(settings.anchors_per_second),
             deadlines: Deadlines::default(),

@@ -82,6 +82,12 @@ impl Devices {
         }
     }
 
+    /// Nothing was learnt of the node.
+    pub(super) fn probe_not_dialed(&mut self, now: Instant, node: NodeId) {
+        self.end_probe(node);
+        self.schedule_probe(now, node);
+    }
+
     pub(super) fn probe_announced(&mut self, node: NodeId, conn: String) {
         let Some(probe) = &mut self.probers[node.0].probe else { return };
         probe.stage = Stage::Calling;

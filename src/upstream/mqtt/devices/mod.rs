@@ -195,6 +195,13 @@ impl Devices {
         self.publish_next(now, id);
     }
 
+    /// No connection was opened, for want of a file descriptor of this process: no broker is to blame.
+    pub fn not_dialed(&mut self, now: Instant, connection: ConnectionId) {
+        let Some(id) = self.by_connection.get(&connection).copied() else { return };
+        self.counters().anchors_failed.increment();
+        self.gave_up(now, id, "no file descriptor is left");
+    }
+
     /// A dial failed, or the connection ended.
     pub fn ended(&mut self, now: Instant, connection: ConnectionId, why: &str) {
         let Some(id) = self.by_connection.get(&connection).copied() else { return };

@@ -91,6 +91,11 @@ impl Devices {
         }
     }
 
+    /// No probe was made, for want of a file descriptor of this process.
+    pub fn not_probed(&mut self) {
+        self.plan_probe();
+    }
+
     /// One of the devices that wait for the broker looks whether it is there again; where none waits, nobody does more than
     /// connect.
     pub(super) fn probe(&mut self, now: Instant) {

@@ -429,6 +429,18 @@ fn a_first_connect_tries_each_address_once() {
 }
 
 #[test]
+fn a_want_of_file_descriptors_is_no_fault_of_the_broker() {
+    let mut scene = Scene::new();
+    scene.command_connect(ONE, "ep1");
+    let connection = scene.expect_dial(&A);
+    scene.devices.not_dialed(scene.now, connection);
+    assert!(matches!(scene.expect_failed(ONE, connection), ConnectError::Unavailable(_)));
+    scene.devices.not_probed();
+    assert_eq!(scene.devices.occupancy().nodes_down, 0);
+    assert_eq!(scene.metrics.upstream.nodes_failed.value(), 0);
+}
+
+#[test]
 fn a_disconnect_before_the_end_of_connect_is_the_end_of_it() {
     let mut scene = Scene::new();
     scene.command_connect(ONE, "ep1");

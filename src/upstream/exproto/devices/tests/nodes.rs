@@ -456,7 +456,10 @@ fn a_node_that_is_away_from_the_start_is_probed_until_it_serves() {
     scene.devices.dialed(scene.now, anchor, Err("connection refused".to_owned()));
     scene.expect(&[hang_up(anchor)]);
     let standing = scene.devices.take_standing().unwrap();
-    assert!(!standing.serving && standing.detail.ends_with("cannot be reached: connection refused"), "{standing:?}");
+    assert!(
+        !standing.serving && standing.detail.contains("cannot be reached: connection refused. Is EMQX running"),
+        "{standing:?}"
+    );
     let occupancy = scene.devices.occupancy();
     assert_eq!((occupancy.nodes_up, occupancy.nodes_down), (0, 1));
     scene.recover(A);
@@ -477,4 +480,22 @@ fn a_device_that_finds_the_node_away_first_leaves_the_first_probe_its_time() {
     assert_eq!(scene.dials(seconds(4), &[]), []);
     scene.serve_probe(A, probe, &token);
     assert_eq!(scene.devices.occupancy().nodes_up, 1);
+}
+
+#[test]
+fn a_want_of_file_descriptors_is_no_fault_of_the_node() {
+    let mut scene = Scene::new();
+    scene.devices.probe_all(scene.now);
+    let (anchor, _) = scene.expect_dial();
+    scene.devices.not_dialed(scene.now, anchor);
+    scene.expect(&[hang_up(anchor)]);
+    scene.advance_to_deadline();
+    let (anchor, token) = scene.expect_dial();
+    scene.serve_probe(A, anchor, &token);
+
+    scene.command_connect(ONE, "ep1");
+    let (anchor, _) = scene.expect_dial();
+    scene.devices.not_dialed(scene.now, anchor);
+    scene.expect_unavailable(ONE);
+    assert_eq!((scene.devices.occupancy().nodes_up, scene.metrics.upstream.nodes_failed.value()), (1, 0));
 }

@@ -1,0 +1,91 @@
+//! File descriptors. Each device costs one, its connection to the broker, and the system gives a process so many and no
+//! more.
+//!
+//! Some are kept for what is no device: reading the configuration anew, the probes of an orchestrator, the calls of EMQX.
+//! The system always gives the lowest number that is free, so that a number above [`Descriptors::ceiling`] shows that only
+//! those are left; the connections of devices give such a number back.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use rlimit::Resource;
+
+/// Descriptors that no device takes, but a quarter of all at the most.
+const KEPT: u64 = 200;
+
+/// The errors of a process, and of a system, that has no descriptor left (EMFILE, ENFILE).
+const USED_UP: [i32; 2] = [24, 23];
+
+/// How many descriptors this process may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Descriptors {
+    pub limit: u64,
+}
+
+impl Descriptors {
+    /// Raises the limit as far as the system allows.
+    pub fn raise() -> io::Result<Self> {
+        rlimit::increase_nofile_limit(u64::MAX).map(|limit| Self { limit })
+    }
+
+    /// Returns the limit that is in force; without limit where the system does not say.
+    pub fn of_process() -> Self {
+        Self { limit: rlimit::getrlimit(Resource::NOFILE).map_or(u64::MAX, |(soft, _)| soft) }
+    }
+
+    /// Returns how many connections of devices there can be.
+    pub fn ceiling(self) -> u64 {
+        self.limit - KEPT.min(self.limit / 4)
+    }
+
+    /// Returns how many devices there can be, of those that the configuration allows. With the embedded broker in the same
+    /// process a device has both ends of its connection here.
+    pub fn devices(self, configured: usize, embedded: bool) -> usize {
+        let ends = if embedded { 2 } else { 1 };
+        usize::try_from(self.ceiling() / ends).unwrap_or(usize::MAX).min(configured).max(1)
+    }
+
+    /// Returns whether a descriptor is one of those that are kept.
+    pub fn keeps(self, descriptor: &impl AsRawFd) -> bool {
+        u64::try_from(descriptor.as_raw_fd()).is_ok_and(|number| number >= self.ceiling())
+    }
+
+    /// Returns whether only those that are kept are left, or none.
+    pub fn are_used_up(self) -> bool {
+        match File::open("/dev/null") {
+            Ok(file) => self.keeps(&file),
+            Err(error) => is_used_up(&error),
+        }
+    }
+}
+
+/// Returns the error of a process that has no descriptor left.
+pub fn used_up() -> io::Error {
+    io::Error::from_raw_os_error(USED_UP[0])
+}
+
+/// Returns whether the system had no descriptor to give.
+pub fn is_used_up(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|number| USED_UP.contains(&number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_descriptors_are_for_what_is_no_device() {
+        let devices = |limit| Descriptors { limit }.devices(100_000, false);
+        assert_eq!((devices(20_000), devices(1_024), devices(64), devices(1)), (19_800, 824, 48, 1));
+        assert_eq!(devices(1_048_576), 100_000);
+        assert_eq!(Descriptors { limit: 20_000 }.devices(100_000, true), 9_900);
+    }
+
+    #[test]
+    fn a_descriptor_above_the_ceiling_is_kept() {
+        assert!(Descriptors { limit: 0 }.are_used_up());
+        assert!(!Descriptors { limit: u64::MAX }.are_used_up());
+        assert!(is_used_up(&io::Error::from_raw_os_error(24)) && !is_used_up(&io::Error::from_raw_os_error(111)));
+    }
+}
