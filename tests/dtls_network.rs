@@ -10,6 +10,8 @@ mod scene;
 mod attacks;
 #[path = "dtls_network/bounds.rs"]
 mod bounds;
+#[path = "dtls_network/crowd.rs"]
+mod crowd;
 #[path = "dtls_network/handshake.rs"]
 mod handshake;
 #[path = "dtls_network/moving.rs"]
@@ -24,3 +26,5 @@ mod replacing;
 mod restart;
 #[path = "dtls_network/revoking.rs"]
 mod revoking;
+#[path = "dtls_network/strangers.rs"]
+mod strangers;

@@ -50,12 +50,13 @@ pub fn credentials(reader: &mut Reader) -> Settings {
 pub fn settings(reader: &mut Reader) -> dtls::Settings {
     let default = dtls::Settings::default();
     let key = |last: &str| format!("dtls.{last}");
-    let settings = dtls::Settings {
+    let handshakes = reader.read(&key("handshakes"), default.handshakes, whole(1..=MANY));
+    dtls::Settings {
         begun: rate_limit(reader, "dtls.handshake_rate", default.begun),
-        handshakes: reader.read(&key("handshakes"), default.handshakes, whole(1..=MANY)),
+        handshakes,
         handshakes_per_address: reader.read(
             &key("handshakes_per_address"),
-            default.handshakes_per_address,
+            dtls::Settings::share_of(handshakes),
             whole(1..=MANY),
         ),
         handshake_deadline: reader.read(&key("handshake_timeout"), default.handshake_deadline, duration(SECOND..=HOUR)),
@@ -63,13 +64,7 @@ pub fn settings(reader: &mut Reader) -> dtls::Settings {
         idle: reader.read(&key("idle_timeout"), default.idle, duration(SECOND..=YEAR)),
         cached_keys: reader.read(&key("cached_keys"), default.cached_keys, whole(1..=MANY)),
         ..default
-    };
-    let keys = [key("handshakes_per_address"), key("handshakes")];
-    if reader.fine(&[&keys[0], &keys[1]]) && settings.handshakes_per_address > settings.handshakes {
-        let problem = format!("allowed is no more than dtls.handshakes, which is {}", settings.handshakes);
-        reader.refuse(&keys[0], problem);
     }
-    settings
 }
 
 pub fn identity(reader: &mut Reader) -> IdentityRule {

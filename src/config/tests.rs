@@ -322,9 +322,12 @@ fn a_service_of_keys_needs_the_identity_in_its_url() {
 }
 
 #[test]
-fn one_address_may_have_no_more_handshakes_than_all() {
-    let expected = ["dtls.handshakes_per_address = 1000: allowed is no more than dtls.handshakes, which is 10"];
-    assert_eq!(mistakes("[dtls]\nhandshakes = 10\nhandshakes_per_address = 1000"), expected);
+fn the_share_of_one_address_is_2_percent_of_the_handshakes_unless_the_file_names_it() {
+    let share = |text: &str| config(&format!("[dtls]\n{text}")).dtls.handshakes_per_address;
+    assert_eq!(share(""), 40);
+    assert_eq!(share("handshakes = 10_000"), 200);
+    assert_eq!(share("handshakes = 10"), 1);
+    assert_eq!(share("handshakes = 10\nhandshakes_per_address = 1000"), 1000);
 }
 
 #[test]

@@ -67,6 +67,18 @@ impl Server {
         self.report(Report::HandshakeFailed { peer, identity, reason });
     }
 
+    /// Takes the place of a handshake for another one. A client that has answered would repeat its answer for a minute: it
+    /// is told. One that has not repeats its hello, and so begins again by itself.
+    pub(super) fn evict_handshake(&mut self, id: AssociationId) {
+        let Some(underway) = self.handshakes.get_mut(id) else { return };
+        let place = underway.place;
+        underway.handshake.abandon();
+        while let Some(Step::Transmit(datagram)) = self.handshakes.get_mut(id).and_then(|u| u.handshake.poll()) {
+            self.transmit(place, datagram);
+        }
+        self.handshake_failed(id, HandshakeFailure::Evicted);
+    }
+
     fn repeat_flight(&mut self, now: Instant, id: AssociationId) {
         let Some(underway) = self.handshakes.get_mut(id) else { return };
         if underway.repeats(now) {

@@ -27,6 +27,7 @@ mod report;
 mod restart;
 mod saved;
 mod settings;
+mod sources;
 mod window;
 
 use std::collections::VecDeque;

@@ -69,16 +69,17 @@ impl Server {
 
     fn begin_handshake(&mut self, now: Instant, place: Place, record: &Record<'_>, hello: &Hello<'_>) -> Verdict {
         let Some(acceptor) = &self.acceptor else { return Verdict::Dropped(DropReason::NoAcceptor) };
-        if let Err(reason) = self.handshakes.admit(now, place) {
-            return Verdict::Dropped(reason);
-        }
         let acceptor = acceptor.clone();
+        match self.handshakes.admit(now, place) {
+            Ok(evicted) => evicted.into_iter().for_each(|id| self.evict_handshake(id)),
+            Err(reason) => return Verdict::Dropped(reason),
+        }
         let id = self.new_id();
         let handshake = Handshake::accept(&acceptor, record.bytes, OwnCid(id.0.to_be_bytes()));
         let ends = now + self.settings.handshake_deadline;
         let underway = Underway::new(handshake, place, *hello.random, ends);
         self.report(Report::HandshakeBegun { peer: underway.peer() });
-        self.handshakes.insert(id, underway);
+        self.handshakes.insert(now, id, underway);
         self.drive_handshake(now, id);
         Verdict::Handshake
     }
@@ -87,6 +88,7 @@ impl Server {
         let found = id.and_then(|id| Some((id, self.handshakes.get_mut(id)?)));
         let Some((id, underway)) = found else { return Verdict::Dropped(DropReason::Unknown) };
         let heard = underway.handshake.handle_record(record.bytes);
+        self.handshakes.heard(now, id);
         self.drive_handshake(now, id);
         match heard {
             Heard::Taken => Verdict::Handshake,

@@ -50,6 +50,8 @@ pub enum HandshakeFailure {
     WrongKey,
     /// The same client began another one.
     Restarted,
+    /// Another handshake needed its place.
+    Evicted,
     /// Its key is not the one of before any more.
     Revoked,
     /// The key could not be looked up.

@@ -11,7 +11,7 @@ pub struct Settings {
     pub begun: RateLimit,
     /// Handshakes under way at once. One keeps about 70 KiB.
     pub handshakes: usize,
-    /// Of those, from one address (of IPv6: from one network of 64 bits).
+    /// Handshakes of one address (of IPv6: of one network of 64 bits), once half of the places are taken.
     pub handshakes_per_address: usize,
     /// A handshake that is not finished after so long is given up: a wrong key is silent.
     pub handshake_deadline: Duration,
@@ -27,6 +27,15 @@ pub struct Settings {
     pub cookie_lifetime: Duration,
 }
 
+impl Settings {
+    const HANDSHAKES: usize = 2_000;
+
+    /// Returns the share of one address, 2 % of all handshakes.
+    pub fn share_of(handshakes: usize) -> usize {
+        (handshakes / 50).max(1)
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -36,9 +45,8 @@ impl Default for Settings {
                 total: Rate { per_second: 2_000, burst: 4_000 },
                 address: Rate { per_second: 1_000, burst: 2_000 },
             },
-            handshakes: 2_000,
-            // A fleet may be behind one address.
-            handshakes_per_address: 1_000,
+            handshakes: Self::HANDSHAKES,
+            handshakes_per_address: Self::share_of(Self::HANDSHAKES),
             handshake_deadline: Duration::from_secs(60),
             associations: 100_000,
             // A device in queue mode may be away for the whole of its lifetime.

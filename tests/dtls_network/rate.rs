@@ -46,14 +46,16 @@ fn all_addresses_share_a_rate() {
 
 #[test]
 fn ipv4_addresses_at_a_socket_of_ipv6_are_not_one_network() {
-    let mut scene = Scene::with(Settings { handshakes_per_address: 1, ..Settings::default() });
+    let mut scene = Scene::with(Settings { handshakes: 4, handshakes_per_address: 1, ..Settings::default() });
     scene.answers = false;
-    for address in ["[::ffff:192.0.2.1]:5000", "[::ffff:192.0.2.2]:5000", "[2001:db8::1]:5000", "[2001:db8::2]:5000"] {
+    // The first two take the half of the places that is free for everybody.
+    for address in ["[2001:db8:0:1::1]:1", "[2001:db8:0:2::1]:2", "[::ffff:192.0.2.1]:3", "[::ffff:192.0.2.2]:4"] {
         add_at(&mut scene, address);
     }
+    add_at(&mut scene, "[2001:db8:0:1::2]:5");
 
     scene.settle();
 
-    assert_eq!(scene.server.occupancy().handshakes, 3);
+    assert_eq!((scene.server.occupancy().handshakes, scene.failures()), (4, vec![]));
     assert!(scene.verdicts.contains(&Verdict::Dropped(DropReason::TooManyHandshakesFromAddress)));
 }

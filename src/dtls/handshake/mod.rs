@@ -63,6 +63,8 @@ pub struct Handshake {
     /// What came under protection before the ChangeCipherSpec could be taken.
     held: VecDeque<Vec<u8>>,
     early: Vec<Vec<u8>>,
+    /// The client has answered the first flight.
+    answered: bool,
     /// Of epoch 1.
     next_write_sequence: u64,
     newest_read_sequence: u64,
@@ -159,6 +161,7 @@ impl Handshake {
             spec_changed: false,
             held: VecDeque::new(),
             early: Vec::new(),
+            answered: false,
             next_write_sequence: 0,
             newest_read_sequence: 0,
             unopened: 0,
@@ -204,6 +207,20 @@ impl Handshake {
         if matches!(self.stage, Stage::Exchanging { .. }) {
             self.transmit_flight();
         }
+    }
+
+    /// Tells a client that has answered that its handshake ends here.
+    pub fn abandon(&mut self) {
+        if self.answered && matches!(self.stage, Stage::Exchanging { .. }) {
+            self.transmit_alert(alert::INTERNAL_ERROR);
+            self.stage = Stage::Over;
+        }
+    }
+
+    /// Returns whether the client has answered the first flight. Until the handshake is finished that is no proof of who it
+    /// is, but a client that only floods hellos does not do it.
+    pub fn is_answered(&self) -> bool {
+        self.answered
     }
 
     /// Whether the client proved to have other keys than we have: under a wrong PSK nothing that it sends is authentic, and
@@ -316,6 +333,7 @@ impl Handshake {
             (message::CLIENT_KEY_EXCHANGE, Key::Awaited(message)) => self.collect_key(connection, message, record),
             (_, key @ Key::Asked(..)) => self.stage = Stage::Exchanging { connection, key },
             (_, key) => {
+                self.answered = true;
                 let progress = connection.feed(record.bytes.to_vec());
                 self.go_on(connection, key, progress);
             }
@@ -349,6 +367,7 @@ impl Handshake {
             self.stage = Stage::Exchanging { connection, key: Key::Awaited(Some(message)) };
             return;
         }
+        self.answered = true;
         let Some(identity) = message::psk_identity(message.body()).and_then(PskIdentity::new) else {
             return self.refuse(Failure::UnknownIdentity, alert::UNKNOWN_PSK_IDENTITY);
         };
@@ -511,10 +530,14 @@ impl Handshake {
 
     /// Where it is not OpenSSL that refuses.
     fn refuse(&mut self, failure: Failure, description: u8) {
+        self.transmit_alert(description);
+        self.fail(failure);
+    }
+
+    fn transmit_alert(&mut self, description: u8) {
         self.flight.begin();
         self.flight.push(write_plain(ContentType::Alert, VERSION, 0, &[alert::FATAL, description]));
         self.transmit_flight();
-        self.fail(failure);
     }
 
     fn fail(&mut self, failure: Failure) {
@@ -527,5 +550,6 @@ impl Handshake {
 mod alert {
     pub const FATAL: u8 = 2;
     pub const HANDSHAKE_FAILURE: u8 = 40;
+    pub const INTERNAL_ERROR: u8 = 80;
     pub const UNKNOWN_PSK_IDENTITY: u8 = 115;
 }

@@ -91,6 +91,7 @@ enum Handshake {
     Deadline,
     WrongKey,
     Restarted,
+    Evicted,
     Revoked,
     UnknownIdentity,
     KeyUnavailable,
@@ -112,6 +113,7 @@ impl Handshake {
         match reason {
             HandshakeFailure::Deadline => Self::Deadline,
             HandshakeFailure::Restarted => Self::Restarted,
+            HandshakeFailure::Evicted => Self::Evicted,
             HandshakeFailure::Revoked => Self::Revoked,
             HandshakeFailure::WrongKey => Self::WrongKey,
             HandshakeFailure::KeyUnavailable => Self::KeyUnavailable,
@@ -182,6 +184,7 @@ labels!(Handshake {
     (Handshake::Deadline) => r#"result="deadline""#,
     (Handshake::WrongKey) => r#"result="wrong_key""#,
     (Handshake::Restarted) => r#"result="restarted""#,
+    (Handshake::Evicted) => r#"result="evicted""#,
     (Handshake::Revoked) => r#"result="revoked""#,
     (Handshake::UnknownIdentity) => r#"result="unknown_identity""#,
     (Handshake::KeyUnavailable) => r#"result="key_unavailable""#,
@@ -246,6 +249,7 @@ mod tests {
         let failures = [
             HandshakeFailure::Deadline,
             HandshakeFailure::Restarted,
+            HandshakeFailure::Evicted,
             HandshakeFailure::Revoked,
             HandshakeFailure::WrongKey,
             HandshakeFailure::Failed(Failure::UnknownIdentity),
