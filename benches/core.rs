@@ -1,4 +1,5 @@
-//! What the core needs for one notification and for one Register: a datagram in, a publication out, no socket between.
+//! What the core needs for one notification, one Register and one Update: a datagram in, a publication out, no socket
+//! between.
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 use std::hint::black_box;
@@ -17,7 +18,7 @@ use lwm2m_gateway::gateway::{Gateway, Output};
 /// Between two messages: so that what the gateway remembers for EXCHANGE_LIFETIME has the size of a busy minute.
 const PAUSE: Duration = Duration::from_millis(10);
 
-criterion_group!(benches, notification, register);
+criterion_group!(benches, notification, register, update);
 criterion_main!(benches);
 
 fn notification(criterion: &mut Criterion) {
@@ -56,6 +57,18 @@ fn register(criterion: &mut Criterion) {
     });
 }
 
+/// An Update that changes nothing, of a device with a list that no device has.
+fn update(criterion: &mut Criterion) {
+    for links in [3, 2_900] {
+        let mut bench = Bench::new();
+        let list: Vec<String> = (0..links).map(|instance| format!("</9/{instance}>")).collect();
+        let (_, location) = bench.register_with(0, list.join(",").into_bytes());
+        criterion.bench_function(&format!("one update, {links} links"), |bencher| {
+            bencher.iter(|| black_box(bench.update(0, &location)));
+        });
+    }
+}
+
 struct Bench {
     gateway: Gateway,
     now: Instant,
@@ -76,19 +89,25 @@ impl Bench {
         let model = definitions::read(&xml).expect("the definitions of the project").model;
         let now = Instant::now();
         let unix_time = Duration::from_secs(1_767_225_600);
-        let gateway = Gateway::new(Config::default().gateway, Arc::new(model), [7; 32], now, unix_time);
+        let mut settings = Config::default().gateway;
+        settings.limits.registration_size = 1024 * 1024;
+        let gateway = Gateway::new(settings, Arc::new(model), [7; 32], now, unix_time);
         Self { gateway, now, next_id: 0 }
     }
 
     /// Gives the path of the registration, too.
     fn register(&mut self, number: u32) -> (DeviceId, Vec<Vec<u8>>) {
+        self.register_with(number, b"</1/0>,</3/0>,</3303/0>".to_vec())
+    }
+
+    fn register_with(&mut self, number: u32, links: Vec<u8>) -> (DeviceId, Vec<Vec<u8>>) {
         let endpoint = format!("ep=bench-{number}");
         let mut message = self.request(Code::POST, &["rd"]);
         for item in [endpoint.as_str(), "lt=300", "lwm2m=1.0", "b=U"] {
             message.options.add_text(number::URI_QUERY, item);
         }
         message.options.add_uint(number::CONTENT_FORMAT, format::LINK_FORMAT.into());
-        message.payload = b"</1/0>,</3/0>,</3303/0>".to_vec();
+        message.payload = links;
         let device = self.receive(number, &message.encode()).connect.expect("the broker is asked");
 
         self.gateway.handle_broker(self.now, BrokerEvent::Connected { device });
@@ -97,6 +116,15 @@ impl Bench {
         let created = outcome.sent.first().expect("an answer");
         assert_eq!(created.code, Code::CREATED);
         (device, created.options.all(number::LOCATION_PATH).map(<[u8]>::to_vec).collect())
+    }
+
+    fn update(&mut self, number: u32, location: &[Vec<u8>]) {
+        let mut message = self.request(Code::POST, &[]);
+        for segment in location {
+            message.options.add(number::URI_PATH, segment);
+        }
+        let answer = self.receive(number, &message.encode()).sent;
+        assert_eq!(answer.first().map(|message| message.code), Some(Code::CHANGED));
     }
 
     fn deregister(&mut self, number: u32, location: &[Vec<u8>]) {

@@ -146,6 +146,11 @@ fn limits(reader: &mut Reader, pending_requests: usize) -> Limits {
         joinings: reader.read("limits.joinings", default.joinings, whole(1..=MANY)),
         registers: rate_limit(reader, "limits.registers", default.registers),
         strangers: rate_limit(reader, "limits.strangers", default.strangers),
+        registration_size: reader.read(
+            "limits.registration_size",
+            default.registration_size,
+            whole(1024..=64 * 1024 * 1024),
+        ),
         waiting_commands: reader.read("limits.waiting_commands", default.waiting_commands, whole(1..=MANY)),
         command_expiry: reader.read("limits.command_expiry", default.command_expiry, duration(SECOND..=YEAR)),
         observations: reader.read("limits.observations", default.observations, whole(1..=MANY)),

@@ -12,6 +12,8 @@ use super::Gateway;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Occupancy {
     pub devices: usize,
+    /// Bytes that the registrations of the devices take.
+    pub registration_bytes: usize,
     /// Registers that wait for the broker.
     pub joinings: usize,
     /// Commands that came before their device was registered.
@@ -37,6 +39,7 @@ impl Gateway {
     pub fn occupancy(&self) -> Occupancy {
         Occupancy {
             devices: self.registry.len(),
+            registration_bytes: self.registry.devices().map(|(_, device)| device.registration.size()).sum(),
             joinings: self.joinings.len(),
             early_commands: self.joinings.early_commands(),
             waiting_commands: self.registry.devices().map(|(_, device)| device.waiting.len()).sum(),

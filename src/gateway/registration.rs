@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::coap::options::{format, number};
 use crate::coap::{Code, Peer, Request, RequestId, Response};
 use crate::dtls::credentials::Identity;
-use crate::lwm2m::register::{ObjectListChange, Registration};
+use crate::lwm2m::register::{ObjectListChange, Registration, Rejection, Update};
 use crate::mqtt::topics::{Names, TopicError, Topics};
 use crate::mqtt::uplink::{self, Proven};
 use crate::registry::Device;
@@ -89,6 +89,9 @@ impl Gateway {
             Err(rejection) => return self.reject(now, request_id, peer, None, rejection.code, rejection.diagnostic),
         };
         let endpoint = registration.endpoint.clone();
+        if let Err(rejection) = self.check_size(registration.size()) {
+            return self.reject(now, request_id, peer, Some(endpoint), rejection.code, rejection.diagnostic);
+        }
         if let Some(reason) = self.forbids_name(&endpoint, peer, identity.as_deref()) {
             return self.forbid(now, request_id, peer, endpoint, reason);
         }
@@ -158,44 +161,91 @@ impl Gateway {
         }
     }
 
+    /// An Update that brings nothing new costs nothing that grows with the registration: a device may send many of them.
     fn update(&mut self, now: Instant, request_id: RequestId, id: DeviceId, peer: Peer, request: &Request) {
-        let Some(device) = self.registry.device_mut(id) else { return };
-        let lifetime_before = device.registration.lifetime;
-        let change = match device.registration.update(request, &self.settings.lifetimes) {
-            Ok(change) => change,
+        let Some(device) = self.registry.device(id) else { return };
+        let update = match self.read_update(device, request) {
+            Ok(update) => update,
             Err(rejection) => {
                 let endpoint = Some(device.registration.endpoint.clone());
                 return self.reject(now, request_id, peer, endpoint, rejection.code, rejection.diagnostic);
             }
         };
-        device.heard_from(now);
-        self.changes.mark(&device.registration.endpoint);
-        let registration = device.registration.clone();
-        let (topic, ends) = (device.topics.update.clone(), device.lifetime_ends(*self.settings.lifetimes.end()));
+        let change = self.merge_update(now, id, peer, update);
         self.wakes_up(now, id);
-        let window = self.awake_window(&registration);
-        let identity = self.identity(peer);
-        if let Some(device) = self.registry.device_mut(id) {
-            device.set_awake_window(window);
-            // From now on it is one that speaks DTLS.
-            device.identity = device.identity.take().or(identity);
-        }
         self.watch_sleep(id);
-        if registration.lifetime != lifetime_before {
-            let lifetime = self.silence_allowed(&registration);
-            self.push(Output::Broker(BrokerCommand::SetLifetime { device: id, lifetime }));
-        }
-        let proven = self.registry.device(id).and_then(|device| device.identity.clone());
-        // The lifetime may have become shorter.
-        self.deadlines.set(Deadline::Lifetime(id), ends);
         self.moved(now, id, peer);
         self.respond(now, request_id, Response::new(Code::CHANGED));
         if self.is_published(change) {
-            let report = uplink::update(&registration, self.proven(proven.as_deref()));
-            self.publish(id, topic, report, UplinkClass::Report);
+            self.publish_update(id);
         }
-        self.report(Report::Updated { endpoint: registration.endpoint });
+        if let Some(device) = self.registry.device(id) {
+            self.report(Report::Updated { endpoint: device.registration.endpoint.clone() });
+        }
         self.send_next(now, id);
+    }
+
+    fn read_update(&self, device: &Device, request: &Request) -> Result<Update, Rejection> {
+        let update = device.registration.read_update(request, &self.settings.lifetimes)?;
+        if update.is_empty() {
+            return Ok(update);
+        }
+        // The bound may have become narrower since the device registered: it may shrink, and change its lifetime.
+        let size = device.registration.size_after(&update);
+        if size > device.registration.size() {
+            self.check_size(size)?;
+        }
+        Ok(update)
+    }
+
+    /// What the gateway keeps of a device has a bound in bytes, since a stranger decides how much that is.
+    fn check_size(&self, size: usize) -> Result<(), Rejection> {
+        let most = self.settings.limits.registration_size;
+        if size <= most {
+            return Ok(());
+        }
+        let diagnostic = format!("the registration has {size} bytes; limits.registration_size is {most}");
+        Err(Rejection { code: Code::REQUEST_ENTITY_TOO_LARGE, diagnostic })
+    }
+
+    fn merge_update(&mut self, now: Instant, id: DeviceId, peer: Peer, update: Update) -> ObjectListChange {
+        let identity = self.identity(peer);
+        let (is_news, changes_lifetime) = (!update.is_empty(), update.changes_lifetime());
+        let Some(device) = self.registry.device_mut(id) else { return ObjectListChange::Absent };
+        device.heard_from(now);
+        let change = device.registration.apply(update);
+        // From now on it is one that speaks DTLS.
+        let secured = device.identity.is_none() && identity.is_some();
+        device.identity = device.identity.take().or(identity);
+        if is_news || secured || device.needs_new_record() {
+            self.changes.mark(&device.registration.endpoint);
+        }
+        if is_news {
+            self.registration_changed(id, changes_lifetime);
+        }
+        change
+    }
+
+    fn registration_changed(&mut self, id: DeviceId, lifetime_too: bool) {
+        let Some(device) = self.registry.device(id) else { return };
+        let window = self.awake_window(&device.registration);
+        let lifetime = self.silence_allowed(&device.registration);
+        let ends = device.lifetime_ends(*self.settings.lifetimes.end());
+        if let Some(device) = self.registry.device_mut(id) {
+            device.set_awake_window(window);
+        }
+        if lifetime_too {
+            // It may have become shorter; otherwise the deadline of before is looked at again when it comes.
+            self.deadlines.set(Deadline::Lifetime(id), ends);
+            self.push(Output::Broker(BrokerCommand::SetLifetime { device: id, lifetime }));
+        }
+    }
+
+    fn publish_update(&mut self, id: DeviceId) {
+        let Some(device) = self.registry.device(id) else { return };
+        let report = uplink::update(&device.registration, self.proven(device.identity.as_deref()));
+        let topic = device.topics.update.clone();
+        self.publish(id, topic, report, UplinkClass::Report);
     }
 
     fn is_published(&self, change: ObjectListChange) -> bool {

@@ -75,6 +75,8 @@ pub struct Limits {
     pub registers: RateLimit,
     /// What else would be answered to peers that are not registered.
     pub strangers: RateLimit,
+    /// Bytes that are kept of one registration: its object list with attributes, and its query items.
+    pub registration_size: usize,
     /// Commands that wait for one device.
     pub waiting_commands: usize,
     /// How long a command may wait when it does not say itself.
@@ -104,6 +106,7 @@ impl Default for Limits {
                 total: Rate { per_second: 4_000, burst: 20_000 },
                 address: Rate { per_second: 1_000, burst: 10_000 },
             },
+            registration_size: 16 * 1024,
             waiting_commands: 64,
             command_expiry: Duration::from_secs(24 * 3600),
             observations: 128,

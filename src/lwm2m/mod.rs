@@ -9,4 +9,5 @@ pub mod model;
 pub mod operation;
 pub mod path;
 pub mod register;
+mod texts;
 pub mod value;

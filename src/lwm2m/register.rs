@@ -12,6 +12,7 @@ use crate::secret::Secret;
 
 use super::link::{self, Link};
 use super::path::Path;
+use super::texts::Texts;
 
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(86_400);
 const DEFAULT_VERSION: &str = "1.0";
@@ -23,6 +24,8 @@ const MAX_SEGMENT: usize = 255;
 const MAX_ITEM: usize = 512;
 /// Items that this program knows nothing of: Updates add them to the registration.
 const MAX_OTHER_ITEMS: usize = 64;
+/// Bytes that an entry of a map or list takes in memory beside its own text, about.
+const ENTRY: usize = 48;
 
 /// What a device said of itself, with all its Updates merged. It is serialized without the password.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,8 +50,7 @@ struct ObjectList {
     /// As the device wrote it: `/` or `/m2m`.
     alternate_path: String,
     /// Without the alternate path in front.
-    targets: Vec<String>,
-    paths: Vec<Path>,
+    targets: Texts,
     versions: BTreeMap<u16, String>,
     /// `ct` of the link with `rt="oma.lwm2m"`, and of single objects.
     formats: Vec<u16>,
@@ -63,7 +65,21 @@ pub struct Rejection {
     pub diagnostic: String,
 }
 
-/// What an Update brought.
+/// An Update that was read: the parts in which it differs from the registration that it is for.
+#[derive(Debug, Default)]
+pub struct Update {
+    lifetime: Option<Duration>,
+    binding: Option<String>,
+    queue: bool,
+    password: Option<Secret>,
+    /// All of them, the new ones merged.
+    others: Option<Vec<(String, String)>>,
+    /// Whether it had an object list, be it the same again.
+    has_objects: bool,
+    objects: Option<ObjectList>,
+}
+
+/// What an Update said of the object list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ObjectListChange {
     /// The Update had no object list.
@@ -107,12 +123,19 @@ impl Registration {
         })
     }
 
-    /// Merges an Update. On an error nothing has changed.
+    /// Reads and merges an Update. On an error nothing has changed.
     pub fn update(
         &mut self,
         request: &Request,
         lifetimes: &RangeInclusive<Duration>,
     ) -> Result<ObjectListChange, Rejection> {
+        let update = self.read_update(request, lifetimes)?;
+        Ok(self.apply(update))
+    }
+
+    /// Reads an Update and changes nothing. One that brings nothing new costs no more than its own bytes, and where it has
+    /// an object list a comparison with the one that is known.
+    pub fn read_update(&self, request: &Request, lifetimes: &RangeInclusive<Duration>) -> Result<Update, Rejection> {
         check_content_format(request)?;
         let items = Items::read(request, lifetimes)?;
         if items.endpoint.is_some_and(|endpoint| endpoint != self.endpoint) {
@@ -121,18 +144,51 @@ impl Registration {
         if items.version.is_some_and(|version| version != self.version()) {
             return Err(Rejection::bad_request("an Update cannot change lwm2m"));
         }
-        let others = merged(&self.others, items.others)?;
         let objects = ObjectList::parse(&request.payload)?;
-        self.lifetime = items.lifetime.unwrap_or(self.lifetime);
-        self.queue |= items.queue;
-        self.others = others;
-        if items.binding.is_some() {
-            self.binding = items.binding;
+        Ok(Update {
+            lifetime: items.lifetime.filter(|lifetime| *lifetime != self.lifetime),
+            binding: items.binding.filter(|binding| self.binding() != Some(binding.as_str())),
+            queue: items.queue && !self.queue,
+            password: items.password.filter(|password| self.password() != Some(password)),
+            others: self.merged(items.others)?,
+            has_objects: objects.is_some(),
+            objects: objects.filter(|objects| self.objects.as_ref() != Some(objects)),
+        })
+    }
+
+    /// Merges an Update that was read for this registration.
+    pub fn apply(&mut self, update: Update) -> ObjectListChange {
+        let change = update.object_list();
+        let Update { lifetime, binding, queue, password, others, objects, .. } = update;
+        self.lifetime = lifetime.unwrap_or(self.lifetime);
+        self.queue |= queue;
+        self.binding = binding.or(self.binding.take());
+        self.password = password.or(self.password.take());
+        if let Some(others) = others {
+            self.others = others;
         }
-        if items.password.is_some() {
-            self.password = items.password;
-        }
-        Ok(self.replace_objects(objects))
+        self.objects = objects.or(self.objects.take());
+        change
+    }
+
+    /// Returns the bytes that the registration takes in memory, about: its object list with attributes, its query items
+    /// and their bookkeeping.
+    pub fn size(&self) -> usize {
+        self.size_after(&Update::default())
+    }
+
+    /// Returns the bytes that the registration will take in memory once this Update is merged.
+    pub fn size_after(&self, update: &Update) -> usize {
+        let length = |newer: Option<&str>, older: Option<&str>| newer.or(older).map_or(0, str::len);
+        let password = update.password.as_ref().or(self.password.as_ref());
+        let others = update.others.as_ref().unwrap_or(&self.others);
+        let objects = update.objects.as_ref().or(self.objects.as_ref());
+        self.endpoint.len()
+            + length(None, self.version.as_deref())
+            + length(update.binding.as_deref(), self.binding())
+            + length(password.map(Secret::reveal), None)
+            + others.iter().map(|(name, value)| ENTRY + name.len() + value.len()).sum::<usize>()
+            + objects.map_or(0, ObjectList::size)
     }
 
     /// Puts back the password, which serialization leaves out.
@@ -182,12 +238,13 @@ impl Registration {
 
     /// The paths of the object list, in its order; those that are no LwM2M paths left out.
     pub fn object_paths(&self) -> impl Iterator<Item = Path> + '_ {
-        self.objects.iter().flat_map(|objects| &objects.paths).copied()
+        let targets = self.objects.iter().flat_map(|objects| objects.targets.iter());
+        targets.filter_map(|target| target.parse::<Path>().ok().filter(|path| !path.is_empty()))
     }
 
     /// The object list as text, the alternate path taken away; `None` when the device sent none.
     pub fn object_list(&self) -> Option<impl Iterator<Item = &str>> {
-        self.objects.as_ref().map(|objects| objects.targets.iter().map(String::as_str))
+        self.objects.as_ref().map(|objects| objects.targets.iter())
     }
 
     /// Where the objects are, as the device wrote it; `None` when it sent no object list.
@@ -222,13 +279,36 @@ impl Registration {
         self.objects.as_ref()?.versions.get(&object).map(String::as_str)
     }
 
-    fn replace_objects(&mut self, objects: Option<ObjectList>) -> ObjectListChange {
-        if objects.is_none() {
-            return ObjectListChange::Absent;
+    /// Returns the items with the newer ones in their place, or behind them; `None` if none of these is new.
+    fn merged(&self, newer: Vec<(String, String)>) -> Result<Option<Vec<(String, String)>>, Rejection> {
+        if newer.iter().all(|(name, value)| self.item(name) == Some(value.as_str())) {
+            return Ok(None);
         }
-        let change = if self.objects == objects { ObjectListChange::Same } else { ObjectListChange::Changed };
-        self.objects = objects;
-        change
+        let mut merged = self.others.clone();
+        newer.into_iter().try_for_each(|(name, value)| put(&mut merged, name, value))?;
+        Ok(Some(merged))
+    }
+}
+
+impl Update {
+    /// Whether the registration stays as it is: the device said no more than that it is there.
+    pub fn is_empty(&self) -> bool {
+        let Self { lifetime, binding, queue, password, others, has_objects: _, objects } = self;
+        let items = binding.is_none() && !queue && password.is_none() && others.is_none();
+        lifetime.is_none() && items && objects.is_none()
+    }
+
+    /// Whether the registration has another lifetime from now on.
+    pub fn changes_lifetime(&self) -> bool {
+        self.lifetime.is_some()
+    }
+
+    fn object_list(&self) -> ObjectListChange {
+        match (self.has_objects, &self.objects) {
+            (false, _) => ObjectListChange::Absent,
+            (true, None) => ObjectListChange::Same,
+            (true, Some(_)) => ObjectListChange::Changed,
+        }
     }
 }
 
@@ -293,8 +373,7 @@ impl Items {
         if known && self.others.iter().any(|(other, _)| other == name) {
             return Err(twice(name));
         }
-        self.others = merged(&self.others, vec![(name.to_owned(), value.to_owned())])?;
-        Ok(())
+        put(&mut self.others, name.to_owned(), value.to_owned())
     }
 }
 
@@ -340,19 +419,15 @@ fn version(value: &str) -> Result<String, Rejection> {
     Err(Rejection { code: Code::PRECONDITION_FAILED, diagnostic: "LwM2M 1.0 to 1.2".to_owned() })
 }
 
-/// The items with the newer ones in their place, or behind them.
-fn merged(items: &[(String, String)], newer: Vec<(String, String)>) -> Result<Vec<(String, String)>, Rejection> {
-    let mut merged = items.to_vec();
-    for (name, value) in newer {
-        match merged.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, old)) => *old = value,
-            None => merged.push((name, value)),
-        }
+/// Sets an item in the place of an earlier one of its name, or behind all others.
+fn put(items: &mut Vec<(String, String)>, name: String, value: String) -> Result<(), Rejection> {
+    let known = items.iter().position(|(known, _)| *known == name);
+    match known {
+        Some(index) => items[index].1 = value,
+        None if items.len() < MAX_OTHER_ITEMS => items.push((name, value)),
+        None => return Err(Rejection::bad_request(format!("more than {MAX_OTHER_ITEMS} query items"))),
     }
-    if merged.len() > MAX_OTHER_ITEMS {
-        return Err(Rejection::bad_request(format!("more than {MAX_OTHER_ITEMS} query items")));
-    }
-    Ok(merged)
+    Ok(())
 }
 
 fn check_content_format(request: &Request) -> Result<(), Rejection> {
@@ -374,8 +449,7 @@ impl ObjectList {
         let root = links.iter().find(|link| is_root(link));
         let mut list = Self {
             alternate_path: root.map_or("/", |link| link.target).to_owned(),
-            targets: Vec::new(),
-            paths: Vec::new(),
+            targets: Texts::default(),
             versions: BTreeMap::new(),
             formats: root.and_then(|link| link.attribute("ct")).map(formats).unwrap_or_default(),
             object_formats: BTreeMap::new(),
@@ -384,14 +458,23 @@ impl ObjectList {
             return Err(Rejection::bad_request("a segment of the alternate path is too long"));
         }
         links.iter().filter(|link| !is_root(link)).for_each(|link| list.add(link));
+        list.targets.shrink();
         Ok(Some(list))
     }
 
+    /// Returns the bytes that the list takes in memory, about.
+    fn size(&self) -> usize {
+        let formats = |formats: &[u16]| size_of_val(formats);
+        self.alternate_path.len()
+            + self.targets.size()
+            + formats(&self.formats)
+            + self.versions.values().map(|version| ENTRY + version.len()).sum::<usize>()
+            + self.object_formats.values().map(|own| ENTRY + formats(own)).sum::<usize>()
+    }
+
     fn add(&mut self, link: &Link<'_>) {
-        let target = without_prefix(link.target, &self.alternate_path).to_owned();
-        let path = target.parse::<Path>().ok();
-        if let Some((path, object)) = path.and_then(|path| Some((path, path.object()?))) {
-            self.paths.push(path);
+        let target = without_prefix(link.target, &self.alternate_path);
+        if let Some(object) = target.parse::<Path>().ok().and_then(|path| path.object()) {
             self.keep_attributes(object, link);
         }
         self.targets.push(target);
@@ -575,6 +658,68 @@ mod tests {
             let mut registration = registered();
             assert!(registration.update(&request(query, payload), &lifetimes()).is_err(), "{query:?}");
             assert_eq!(registration, registered(), "{query:?}");
+        }
+    }
+
+    #[test]
+    fn an_update_that_brings_nothing_new_is_empty() {
+        let registration = registered();
+        let read = |query: &[&str], payload| registration.read_update(&request(query, payload), &lifetimes()).unwrap();
+        for (query, payload) in
+            [(&[][..], ""), (&["lt=300", "b=U", "imei=1", "ep=dev-7", "lwm2m=1.0"], ""), (&[], "</1/0>,</3/0>")]
+        {
+            assert!(read(query, payload).is_empty(), "{query:?} {payload}");
+        }
+        for (query, payload) in [
+            (&["lt=301"][..], ""),
+            (&["b=UQ"], ""),
+            (&["Q"], ""),
+            (&["imei=2"], ""),
+            (&["color=red"], ""),
+            (&["password=p"], ""),
+            (&[], "</1/0>"),
+        ] {
+            assert!(!read(query, payload).is_empty(), "{query:?} {payload}");
+        }
+    }
+
+    #[test]
+    fn the_size_of_a_registration_counts_all_that_is_kept_of_it() {
+        let size = |query: &[&str], payload: &str| {
+            let request = request(query, payload);
+            Registration::from_register(&request, &lifetimes()).unwrap().size()
+        };
+        let empty = size(&["ep=a"], "");
+        for (query, payload, least) in [
+            (&["ep=aaaaaaaaaa"][..], "", 9),
+            (&["ep=a", "x=0123456789"], "", 11),
+            (&["ep=a", "password=0123456789"], "", 10),
+            (&["ep=a", "b=UQSTU"], "", 5),
+            (&["ep=a"], "</1/0>,</3/0>", 8),
+            (&["ep=a"], "</1>;ver=1.10000", 9),
+            (&["ep=a"], "</1>;ct=\"1 2 3 4\"", 10),
+            (&["ep=a"], "</long/alternate/path>;rt=\"oma.lwm2m\";ct=\"1 2 3\"", 25),
+        ] {
+            assert!(size(query, payload) >= empty + least, "{query:?} {payload}");
+        }
+        // A list costs hardly more than its bytes.
+        let links: String = (0..2000).map(|instance| format!(",</3303/{instance}>")).collect();
+        let kept = size(&["ep=a"], &links[1..]);
+        assert!((links.len() / 2..=links.len() * 5 / 4).contains(&kept), "{kept} of {}", links.len());
+    }
+
+    #[test]
+    fn the_size_after_an_update_is_the_size_once_it_is_merged() {
+        for (query, payload) in [
+            (&["lt=900", "b=UQ", "imei=22", "color=red", "password=pw"][..], "</1/0>;ver=1.1,</3/0>,</3303/0>;ct=60"),
+            (&[], "</1/0>"),
+            (&[], ""),
+        ] {
+            let mut registration = registered();
+            let update = registration.read_update(&request(query, payload), &lifetimes()).unwrap();
+            let expected = registration.size_after(&update);
+            registration.apply(update);
+            assert_eq!(registration.size(), expected);
         }
     }
 

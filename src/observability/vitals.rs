@@ -41,6 +41,9 @@ impl Vitals {
                 self.asleep => r#"state="asleep""#
             ]
             "lwm2m_devices_limit": "Devices that there may be: limits.devices." [self.devices_limit => ""]
+            "lwm2m_registration_bytes": "Bytes that the registrations of devices take in memory: object lists and query items." [
+                gateway.registration_bytes => ""
+            ]
             "lwm2m_queue_length": "What waits: commands for devices, publications for the broker, acknowledgements for publications." [
                 gateway.waiting_commands => r#"queue="commands""#,
                 gateway.early_commands => r#"queue="early_commands""#,

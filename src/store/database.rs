@@ -26,8 +26,9 @@ use crate::gateway::record::{Change, DeviceRecord};
 use crate::transport::{Security, UdpListener};
 
 /// Counts up with each change of the tables that an older version could not read. 2: associations of DTLS. A program that
-/// knows nothing of them would leave them as they are, and a later one would then use sequence numbers twice.
-const FORMAT: u64 = 2;
+/// knows nothing of them would leave them as they are, and a later one would then use sequence numbers twice. 3: an object
+/// list has its paths only once, as the texts of its links.
+const FORMAT: u64 = 3;
 
 /// Older ones that have nothing that is read in another way.
 const READABLE: std::ops::RangeInclusive<u64> = 1..=FORMAT;

@@ -109,7 +109,7 @@ async fn a_store_of_a_newer_format_is_put_aside_as_it_is() {
     let store = place.open_new();
     inhabit(&mut core);
     close(store, core).await;
-    place.set_format(3);
+    place.set_format(4);
 
     let (_store, records) = place.open();
     assert_eq!(records, []);
@@ -133,8 +133,30 @@ async fn a_store_of_format_1_is_read_and_is_of_this_one_from_then_on() {
     let nobody = Core::new();
     store.close(nobody.now, nobody.gateway, PATIENCE).await;
     place.change(|transaction| {
-        assert_eq!(transaction.open_table(ABOUT).unwrap().get("format").unwrap().unwrap().value(), 2)
+        assert_eq!(transaction.open_table(ABOUT).unwrap().get("format").unwrap().unwrap().value(), 3)
     });
+}
+
+/// Its object lists had each link twice: as a text and as a path.
+#[tokio::test]
+async fn a_store_of_format_2_is_read() {
+    let place = Place::new();
+    let mut core = Core::new();
+    let store = place.open_new();
+    inhabit(&mut core);
+    let kept = close(store, core).await;
+    place.set_format(2);
+    const DEVICES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("devices");
+    place.change(|transaction| {
+        let mut devices = transaction.open_table(DEVICES).unwrap();
+        let json: Vec<u8> = devices.get("a").unwrap().unwrap().value().to_vec();
+        let mut device: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        let objects = &mut device["record"]["registration"]["objects"];
+        objects["paths"] = objects["targets"].clone();
+        devices.insert("a", device.to_string().as_bytes()).unwrap();
+    });
+    let (_store, records) = place.open();
+    assert_eq!(records, kept);
 }
 
 #[tokio::test]

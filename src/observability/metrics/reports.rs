@@ -143,6 +143,7 @@ enum Rejection {
     BadOption,
     Forbidden,
     PreconditionFailed,
+    TooLarge,
     UnsupportedContentFormat,
     TooManyRequests,
     ServiceUnavailable,
@@ -156,6 +157,7 @@ impl Rejection {
             Code::BAD_OPTION => Self::BadOption,
             Code::FORBIDDEN => Self::Forbidden,
             Code::PRECONDITION_FAILED => Self::PreconditionFailed,
+            Code::REQUEST_ENTITY_TOO_LARGE => Self::TooLarge,
             Code::UNSUPPORTED_CONTENT_FORMAT => Self::UnsupportedContentFormat,
             Code::TOO_MANY_REQUESTS => Self::TooManyRequests,
             Code::SERVICE_UNAVAILABLE => Self::ServiceUnavailable,
@@ -258,6 +260,7 @@ labels!(Rejection {
     (Rejection::BadOption) => r#"code="4.02""#,
     (Rejection::Forbidden) => r#"code="4.03""#,
     (Rejection::PreconditionFailed) => r#"code="4.12""#,
+    (Rejection::TooLarge) => r#"code="4.13""#,
     (Rejection::UnsupportedContentFormat) => r#"code="4.15""#,
     (Rejection::TooManyRequests) => r#"code="4.29""#,
     (Rejection::ServiceUnavailable) => r#"code="5.03""#,
@@ -337,7 +340,7 @@ mod tests {
     /// One report for every counter of the core.
     fn reports() -> Vec<Report> {
         let endpoint = || "urn:imei:1".to_owned();
-        let codes = [(4, 0), (4, 2), (4, 3), (4, 12), (4, 15), (4, 29), (5, 3), (5, 0)]
+        let codes = [(4, 0), (4, 2), (4, 3), (4, 12), (4, 13), (4, 15), (4, 29), (5, 3), (5, 0)]
             .map(|(class, detail)| Code::of(class, detail));
         let datagrams = Verdict::ALL.iter().map(|&verdict| Report::Datagram { peer: peer(), verdict });
         let rejections = codes.into_iter().map(|code| Report::RegisterRejected {
