@@ -131,8 +131,8 @@ fn a_register_that_still_waits_gives_way_to_the_next_one() {
     let earlier = scene.device;
     let second = scene.send_register("ep=dev-7&lt=60&lwm2m=1.0");
     scene.expect_reply(scene.peer, &first, Code::SERVICE_UNAVAILABLE);
-    scene.expect_disconnect(earlier);
     scene.expect_connect();
+    scene.expect_disconnect(earlier);
 
     scene.broker_says(BrokerEvent::Connected { device: earlier });
     scene.command_to(earlier, read(1).to_string().as_bytes());
@@ -305,10 +305,11 @@ fn the_news_that_the_old_registration_was_discarded_outlives_a_superseded_regist
     let first = scene.send_register(QUERY);
     scene.expect_connect();
     scene.broker_says(BrokerEvent::Closed { device: old, reason: CloseReason::Discarded });
+    let superseded = scene.device;
     let second = scene.send_register(QUERY);
     scene.expect_reply(scene.peer, &first, Code::SERVICE_UNAVAILABLE);
-    scene.expect_disconnect(scene.device);
     scene.expect_connect();
+    scene.expect_disconnect(superseded);
     let error = ConnectError::Refused("not authorized".to_owned());
     scene.broker_says(BrokerEvent::ConnectFailed { device: scene.device, error });
     scene.expect_reply(scene.peer, &second, Code::FORBIDDEN);
@@ -333,17 +334,49 @@ fn a_failed_register_leaves_the_registration_before_it_as_it_is() {
 }
 
 #[test]
-fn a_registration_that_is_kicked_ends_though_its_successor_waits() {
+fn what_a_kicked_registration_has_goes_to_the_one_that_is_under_way() {
     let mut scene = Scene::registered();
     let old = scene.device;
+    [1, 2, 3].iter().for_each(|id| scene.command(&read(*id)));
+    let request = scene.expect_request(Code::GET, "/3/0/0");
     let register = scene.send_register(QUERY);
     scene.expect_connect();
     scene.broker_says(BrokerEvent::Closed { device: old, reason: CloseReason::Kicked });
     scene.expect_nothing_more();
-    assert_eq!(scene.gateway.registered_devices(), 0);
+
+    // Nobody else can publish the answer.
+    scene.answer_text(&request, "Acme");
+    scene.expect_answer(&read(1), content("/3/0/0", "Acme"));
+    scene.expect_request(Code::GET, "/3/0/0");
     scene.broker_takes_it();
+    scene.expect_disconnect(old);
     scene.expect_created(&register);
     scene.expect_reported("register");
+    scene.expect_returned(&read(2), "coap_timeout");
+    let request = scene.expect_request(Code::GET, "/3/0/0");
+    scene.answer_text(&request, "Acme");
+    scene.expect_answer(&read(3), content("/3/0/0", "Acme"));
+    scene.expect_nothing_more();
+    assert_eq!(scene.gateway.registered_devices(), 1);
+}
+
+#[test]
+fn commands_that_came_before_the_answer_to_a_superseded_register_are_for_the_next_one() {
+    let mut scene = Scene::new();
+    let first = scene.send_register(QUERY);
+    scene.expect_connect();
+    let superseded = scene.device;
+    scene.command(&read(1));
+    let second = scene.send_register(QUERY);
+    scene.expect_reply(scene.peer, &first, Code::SERVICE_UNAVAILABLE);
+    scene.expect_connect();
+    scene.expect_disconnect(superseded);
+    scene.broker_takes_it();
+    scene.expect_created(&second);
+    scene.expect_reported("register");
+    let request = scene.expect_request(Code::GET, "/3/0/0");
+    scene.answer_text(&request, "Acme");
+    scene.expect_answer(&read(1), content("/3/0/0", "Acme"));
     scene.expect_nothing_more();
 }
 

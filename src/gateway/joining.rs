@@ -32,8 +32,8 @@ pub(super) struct Joining {
     pub topics: Topics,
     /// Commands that came before the answer to Register: retained ones come at once.
     pub early: VecDeque<(Vec<u8>, MessageProperties)>,
-    /// The broker has discarded the connection of the registration before this one already.
-    pub predecessor_closed: bool,
+    /// The broker has ended the connection of the registration before this one already.
+    pub predecessor_closed: Option<CloseReason>,
 }
 
 /// One for each endpoint at the most.
@@ -65,6 +65,12 @@ impl Joinings {
         self.by_endpoint.get(endpoint).and_then(|id| self.by_id.get(id))
     }
 
+    /// The registration of this endpoint that is under way, if the broker has ended the connection of the one before it.
+    pub fn instead_of(&self, endpoint: &str) -> Option<DeviceId> {
+        let id = self.by_endpoint.get(endpoint)?;
+        self.by_id.get(id).filter(|joining| joining.predecessor_closed.is_some()).map(|_| *id)
+    }
+
     fn by_endpoint_mut(&mut self, endpoint: &str) -> Option<&mut Joining> {
         self.by_endpoint.get(endpoint).and_then(|id| self.by_id.get_mut(id))
     }
@@ -93,15 +99,18 @@ impl Joinings {
 impl Gateway {
     /// Asks the broker for this device. A Register of the same endpoint that still waits gives way.
     pub(super) fn join(&mut self, now: Instant, id: DeviceId, joining: Joining, connect: BrokerCommand) {
-        if let Some((earlier, given_way)) = self.joinings.insert(id, joining) {
-            if let Some(joining) = self.joinings.get_mut(id) {
-                joining.predecessor_closed = given_way.predecessor_closed;
-            }
-            let response = self.unavailable("superseded");
-            self.respond_to_register(now, given_way.peer, given_way.request, response);
-            self.push(Output::Broker(BrokerCommand::Disconnect { device: earlier }));
+        let Some((earlier, given_way)) = self.joinings.insert(id, joining) else {
+            return self.push(Output::Broker(connect));
+        };
+        if let Some(joining) = self.joinings.get_mut(id) {
+            joining.predecessor_closed = given_way.predecessor_closed;
+            joining.early = given_way.early;
         }
+        let response = self.unavailable("superseded");
+        self.respond_to_register(now, given_way.peer, given_way.request, response);
+        // The newer one is asked for first: it inherits what waits for the earlier one.
         self.push(Output::Broker(connect));
+        self.push(Output::Broker(BrokerCommand::Disconnect { device: earlier }));
     }
 
     /// The broker has it: 2.01, then the report, then whatever waits for it. A device of before the restart has had the
@@ -143,10 +152,10 @@ impl Gateway {
         };
         let code = response.code;
         self.respond_to_register(now, joining.peer, joining.request, response);
-        let predecessor = self.registry.id_by_endpoint(&endpoint).filter(|_| joining.predecessor_closed);
+        let predecessor = self.registry.id_by_endpoint(&endpoint).zip(joining.predecessor_closed);
         self.report(Report::RegisterRejected { peer: joining.peer, endpoint: Some(endpoint), code, reason });
-        if let Some(predecessor) = predecessor {
-            self.leave(now, predecessor, LeaveReason::Broker(CloseReason::Discarded));
+        if let Some((predecessor, reason)) = predecessor {
+            self.leave(now, predecessor, LeaveReason::Broker(reason));
         }
     }
 
@@ -156,11 +165,9 @@ impl Gateway {
             return self.join_failed(now, id, ConnectError::Refused(format!("closed by the broker: {reason:?}")));
         }
         let Some(device) = self.registry.device(id) else { return };
-        // A new connection of the same clientid is our own when the device registers again.
-        if reason == CloseReason::Discarded
-            && let Some(successor) = self.joinings.by_endpoint_mut(&device.registration.endpoint)
-        {
-            successor.predecessor_closed = true;
+        // Its commands wait for the registration that is under way.
+        if let Some(successor) = self.joinings.by_endpoint_mut(&device.registration.endpoint) {
+            successor.predecessor_closed = Some(reason);
             return;
         }
         self.leave(now, id, LeaveReason::Broker(reason));

@@ -270,6 +270,13 @@ impl Gateway {
     ) {
         let Topic { name: topic, qos } = topic;
         let publication = Publication { topic, qos, payload, class, retain: false, correlation: None, ticket };
+        self.push_publication(device, publication);
+    }
+
+    /// By the registration that is under way where the broker has ended the connection of this one.
+    fn push_publication(&mut self, device: DeviceId, publication: Publication) {
+        let endpoint = self.registry.device(device).map(|device| device.registration.endpoint.as_str());
+        let device = endpoint.and_then(|endpoint| self.joinings.instead_of(endpoint)).unwrap_or(device);
         self.push(Output::Broker(BrokerCommand::Publish { device, publication }));
     }
 
@@ -284,7 +291,7 @@ impl Gateway {
         let Some(Reply { topic, correlation }) = reply.cloned() else { return };
         let (payload, class) = (payload.to_vec(), UplinkClass::Answer);
         let publication = Publication { topic, qos, payload, class, retain: false, correlation, ticket: None };
-        self.push(Output::Broker(BrokerCommand::Publish { device, publication }));
+        self.push_publication(device, publication);
     }
 
     /// To the device's topic for answers.

@@ -7,8 +7,8 @@ use crate::mqtt::topics::Topics;
 use crate::mqtt::uplink::{self, Presence};
 use crate::registry::Device;
 
-use super::broker::{BrokerCommand, DeviceId, Publication, UplinkClass, Will};
-use super::{Deadline, Gateway, Output};
+use super::broker::{DeviceId, Publication, UplinkClass, Will};
+use super::{Deadline, Gateway};
 
 impl Gateway {
     /// A device that has just registered, or was restored.
@@ -74,7 +74,7 @@ impl Gateway {
             correlation: None,
             ticket: None,
         };
-        self.push(Output::Broker(BrokerCommand::Publish { device: id, publication }));
+        self.push_publication(id, publication);
     }
 }
 

@@ -115,7 +115,7 @@ impl Gateway {
             identity,
             topics,
             early: VecDeque::new(),
-            predecessor_closed: false,
+            predecessor_closed: None,
         };
         self.join(now, device, joining, BrokerCommand::Connect { device, client });
     }

@@ -1,6 +1,7 @@
 //! The way up to the broker: both kinds of it stand behind the port of `gateway::broker`, and above it nobody knows which
 //! one it is.
 
+mod clients;
 mod dialer;
 pub mod exproto;
 pub mod mqtt;

@@ -1,9 +1,11 @@
-//! The publications that wait for their devices' connections: in order for each device, bounded for each and for all.
+//! The publications that wait for the broker: in order for each clientid, bounded for each and for all. They belong to the
+//! clientid, not to a registration: when a device registers again, the next connection publishes them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 
 use crate::gateway::broker::{DeviceId, Publication, UplinkClass};
+use crate::upstream::clients::ClientKey;
 
 /// How often a publication may be under way when its connection ends. The broker may be ending the connection because
 /// of it, and would do so for ever.
@@ -16,14 +18,14 @@ pub struct Serial(u64);
 /// Publications under way count as waiting until they are done, so that the bounds hold whatever becomes of them.
 #[derive(Debug)]
 pub struct Queues {
-    per_device: usize,
+    per_client: usize,
     total: usize,
     length: usize,
     next: u64,
-    queues: HashMap<DeviceId, Queue>,
+    queues: HashMap<ClientKey, Queue>,
     /// Everywhere what could be dropped, the oldest first.
-    notifications: BTreeSet<(Serial, DeviceId)>,
-    answers: BTreeSet<(Serial, DeviceId)>,
+    notifications: BTreeSet<(Serial, ClientKey)>,
+    answers: BTreeSet<(Serial, ClientKey)>,
 }
 
 #[derive(Debug, Default)]
@@ -35,20 +37,27 @@ struct Queue {
 
 #[derive(Debug)]
 struct Waiting {
-    publication: Publication,
+    queued: Queued,
     attempts: u8,
+}
+
+/// A publication, and the registration that asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queued {
+    pub device: DeviceId,
+    pub publication: Publication,
 }
 
 enum Room {
     Free,
-    InsteadOf { serial: Serial, owner: DeviceId, class: UplinkClass },
+    InsteadOf { serial: Serial, owner: ClientKey, class: UplinkClass },
     None,
 }
 
 impl Queues {
-    pub fn new(per_device: usize, total: usize) -> Self {
+    pub fn new(per_client: usize, total: usize) -> Self {
         Self {
-            per_device,
+            per_client,
             total,
             length: 0,
             next: 0,
@@ -58,28 +67,28 @@ impl Queues {
         }
     }
 
-    /// Adds a publication at the end. When there is no room, first the oldest notification has to go, of the device or
-    /// of all devices as the bound has it; if there is none, the newcomer if it is a notification, else the oldest
+    /// Adds a publication at the end. When there is no room, first the oldest notification has to go, of the clientid or
+    /// of all as the bound has it; if there is none, the newcomer if it is a notification, else the oldest
     /// answer, else the newcomer. Gives the class of the one that went.
-    pub fn push(&mut self, device: DeviceId, publication: Publication) -> Option<UplinkClass> {
-        let newcomer = publication.class;
-        match self.room_for(device, newcomer) {
+    pub fn push(&mut self, client: ClientKey, queued: Queued) -> Option<UplinkClass> {
+        let newcomer = queued.publication.class;
+        match self.room_for(client, newcomer) {
             Room::Free => {
-                self.append(device, publication);
+                self.append(client, queued);
                 None
             }
             Room::InsteadOf { serial, owner, class } => {
                 self.take(owner, serial);
-                self.append(device, publication);
+                self.append(client, queued);
                 Some(class)
             }
             Room::None => Some(newcomer),
         }
     }
 
-    /// The next publication of the device, if fewer than `window` of it are under way; it is now.
-    pub fn begin(&mut self, device: DeviceId, window: usize) -> Option<(Serial, &Publication)> {
-        let queue = self.queues.get_mut(&device)?;
+    /// The next publication of the client, if fewer than `window` of it are under way; it is now.
+    pub fn begin(&mut self, client: ClientKey, window: usize) -> Option<(Serial, &Publication)> {
+        let queue = self.queues.get_mut(&client)?;
         if queue.under_way.len() >= window {
             return None;
         }
@@ -90,54 +99,54 @@ impl Queues {
         };
         let serial = *serial;
         queue.under_way.push_back(serial);
-        self.spare(device, serial);
-        self.publication(device, serial).map(|publication| (serial, publication))
+        self.spare(client, serial);
+        self.publication(client, serial).map(|publication| (serial, publication))
     }
 
     /// The publication under way is done with.
-    pub fn finish(&mut self, device: DeviceId, serial: Serial) -> Option<Publication> {
-        let queue = self.queues.get_mut(&device)?;
+    pub fn finish(&mut self, client: ClientKey, serial: Serial) -> Option<Queued> {
+        let queue = self.queues.get_mut(&client)?;
         queue.under_way.retain(|under_way| *under_way != serial);
-        self.take(device, serial)
+        self.take(client, serial)
     }
 
     /// The connection ended while the broker had the publications under way: perhaps because of the first of them, for it
     /// takes them in order. Gives that one when it has had its attempts.
-    pub fn blame(&mut self, device: DeviceId) -> Option<Publication> {
-        let queue = self.queues.get_mut(&device)?;
+    pub fn blame(&mut self, client: ClientKey) -> Option<Queued> {
+        let queue = self.queues.get_mut(&client)?;
         let first = *queue.under_way.front()?;
         let waiting = queue.waiting.get_mut(&first)?;
         waiting.attempts += 1;
-        if waiting.attempts >= ATTEMPTS { self.finish(device, first) } else { None }
+        if waiting.attempts >= ATTEMPTS { self.finish(client, first) } else { None }
     }
 
     /// The publications under way are the first of the queue again.
-    pub fn give_back(&mut self, device: DeviceId) {
-        let Some(queue) = self.queues.get_mut(&device) else { return };
+    pub fn give_back(&mut self, client: ClientKey) {
+        let Some(queue) = self.queues.get_mut(&client) else { return };
         for serial in std::mem::take(&mut queue.under_way) {
-            if let Some(class) = self.publication(device, serial).map(|publication| publication.class) {
-                self.offer(device, serial, class);
+            if let Some(class) = self.publication(client, serial).map(|publication| publication.class) {
+                self.offer(client, serial, class);
             }
         }
     }
 
     /// One that waits, or is under way.
-    pub fn publication(&self, device: DeviceId, serial: Serial) -> Option<&Publication> {
-        self.queues.get(&device)?.waiting.get(&serial).map(|waiting| &waiting.publication)
+    pub fn publication(&self, client: ClientKey, serial: Serial) -> Option<&Publication> {
+        self.queues.get(&client)?.waiting.get(&serial).map(|waiting| &waiting.queued.publication)
     }
 
-    /// Drops all that waits for the device, and gives the classes.
-    pub fn clear(&mut self, device: DeviceId) -> Vec<UplinkClass> {
-        let Some(queue) = self.queues.remove(&device) else { return Vec::new() };
+    /// Drops all that waits for the client, and gives the classes.
+    pub fn clear(&mut self, client: ClientKey) -> Vec<UplinkClass> {
+        let Some(queue) = self.queues.remove(&client) else { return Vec::new() };
         self.length -= queue.waiting.len();
         for serial in queue.waiting.keys() {
-            self.spare(device, *serial);
+            self.spare(client, *serial);
         }
-        queue.waiting.into_values().map(|waiting| waiting.publication.class).collect()
+        queue.waiting.into_values().map(|waiting| waiting.queued.publication.class).collect()
     }
 
-    pub fn is_empty(&self, device: DeviceId) -> bool {
-        !self.queues.contains_key(&device)
+    pub fn is_empty(&self, client: ClientKey) -> bool {
+        !self.queues.contains_key(&client)
     }
 
     /// How many publications wait, of all devices.
@@ -150,10 +159,10 @@ impl Queues {
         self.total
     }
 
-    fn room_for(&self, device: DeviceId, newcomer: UplinkClass) -> Room {
-        let own = self.queues.get(&device);
-        let (notification, answer) = if own.is_some_and(|queue| queue.waiting.len() >= self.per_device) {
-            let oldest = |class| own.and_then(|queue| queue.oldest(class)).map(|serial| (serial, device));
+    fn room_for(&self, client: ClientKey, newcomer: UplinkClass) -> Room {
+        let own = self.queues.get(&client);
+        let (notification, answer) = if own.is_some_and(|queue| queue.waiting.len() >= self.per_client) {
+            let oldest = |class| own.and_then(|queue| queue.oldest(class)).map(|serial| (serial, client));
             (oldest(UplinkClass::Notification), oldest(UplinkClass::Answer))
         } else if self.length >= self.total {
             (self.notifications.first().copied(), self.answers.first().copied())
@@ -171,57 +180,61 @@ impl Queues {
         }
     }
 
-    fn append(&mut self, device: DeviceId, publication: Publication) {
+    fn append(&mut self, client: ClientKey, queued: Queued) {
         let serial = Serial(self.next);
         self.next += 1;
         self.length += 1;
-        self.offer(device, serial, publication.class);
-        self.queues.entry(device).or_default().waiting.insert(serial, Waiting { publication, attempts: 0 });
+        self.offer(client, serial, queued.publication.class);
+        self.queues.entry(client).or_default().waiting.insert(serial, Waiting { queued, attempts: 0 });
     }
 
-    fn take(&mut self, device: DeviceId, serial: Serial) -> Option<Publication> {
-        let queue = self.queues.get_mut(&device)?;
+    fn take(&mut self, client: ClientKey, serial: Serial) -> Option<Queued> {
+        let queue = self.queues.get_mut(&client)?;
         let waiting = queue.waiting.remove(&serial)?;
         if queue.waiting.is_empty() {
-            self.queues.remove(&device);
+            self.queues.remove(&client);
         }
         self.length -= 1;
-        self.spare(device, serial);
-        Some(waiting.publication)
+        self.spare(client, serial);
+        Some(waiting.queued)
     }
 
     /// May be dropped from now on.
-    fn offer(&mut self, device: DeviceId, serial: Serial, class: UplinkClass) {
+    fn offer(&mut self, client: ClientKey, serial: Serial, class: UplinkClass) {
         match class {
-            UplinkClass::Notification => self.notifications.insert((serial, device)),
-            UplinkClass::Answer => self.answers.insert((serial, device)),
+            UplinkClass::Notification => self.notifications.insert((serial, client)),
+            UplinkClass::Answer => self.answers.insert((serial, client)),
             UplinkClass::Report => return,
         };
     }
 
     /// May not be dropped any more.
-    fn spare(&mut self, device: DeviceId, serial: Serial) {
-        self.notifications.remove(&(serial, device));
-        self.answers.remove(&(serial, device));
+    fn spare(&mut self, client: ClientKey, serial: Serial) {
+        self.notifications.remove(&(serial, client));
+        self.answers.remove(&(serial, client));
     }
 }
 
 impl Queue {
     fn oldest(&self, class: UplinkClass) -> Option<Serial> {
         let mut droppable = self.waiting.iter().filter(|(serial, _)| self.under_way.back() < Some(*serial));
-        droppable.find(|(_, waiting)| waiting.publication.class == class).map(|(serial, _)| *serial)
+        droppable.find(|(_, waiting)| waiting.queued.publication.class == class).map(|(serial, _)| *serial)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use crate::upstream::clients::Clients;
+
     use super::*;
 
-    const ONE: DeviceId = DeviceId(1);
-    const TWO: DeviceId = DeviceId(2);
+    fn two_clients() -> (ClientKey, ClientKey) {
+        let mut clients = Clients::<()>::default();
+        (clients.add("one", DeviceId(1)), clients.add("two", DeviceId(2)))
+    }
 
-    fn publication(topic: &str, class: UplinkClass) -> Publication {
-        Publication {
+    fn publication(topic: &str, class: UplinkClass) -> Queued {
+        let publication = Publication {
             topic: topic.to_owned(),
             qos: 0,
             payload: Vec::new(),
@@ -229,113 +242,121 @@ mod tests {
             retain: false,
             correlation: None,
             ticket: None,
-        }
+        };
+        Queued { device: DeviceId(1), publication }
     }
 
-    fn begin(queues: &mut Queues, device: DeviceId, window: usize) -> Option<Serial> {
-        queues.begin(device, window).map(|(serial, _)| serial)
+    fn begin(queues: &mut Queues, client: ClientKey, window: usize) -> Option<Serial> {
+        queues.begin(client, window).map(|(serial, _)| serial)
     }
 
-    fn drain(queues: &mut Queues, device: DeviceId) -> Vec<String> {
+    fn drain(queues: &mut Queues, client: ClientKey) -> Vec<String> {
         let mut topics = Vec::new();
-        while let Some(serial) = begin(queues, device, 1) {
-            topics.extend(queues.finish(device, serial).map(|publication| publication.topic));
+        while let Some(serial) = begin(queues, client, 1) {
+            topics.extend(queues.finish(client, serial).map(|queued| queued.publication.topic));
         }
         topics
     }
 
     #[test]
     fn one_publication_of_a_device_is_under_way_at_a_time_in_the_order_of_arrival() {
+        let (one, _) = two_clients();
         let mut queues = Queues::new(10, 10);
         for topic in ["a", "b", "c"] {
-            assert_eq!(queues.push(ONE, publication(topic, UplinkClass::Answer)), None);
+            assert_eq!(queues.push(one, publication(topic, UplinkClass::Answer)), None);
         }
-        assert_eq!(queues.begin(ONE, 1).map(|(_, publication)| publication.topic.as_str()), Some("a"));
-        assert_eq!(begin(&mut queues, ONE, 1), None);
-        queues.give_back(ONE);
-        assert_eq!(drain(&mut queues, ONE), ["a", "b", "c"]);
-        assert!(queues.is_empty(ONE));
+        assert_eq!(queues.begin(one, 1).map(|(_, publication)| publication.topic.as_str()), Some("a"));
+        assert_eq!(begin(&mut queues, one, 1), None);
+        queues.give_back(one);
+        assert_eq!(drain(&mut queues, one), ["a", "b", "c"]);
+        assert!(queues.is_empty(one));
         assert_eq!(queues.length, 0);
     }
 
     #[test]
     fn as_many_as_the_window_has_room_for_are_under_way_and_any_of_them_may_be_done_first() {
+        let (one, _) = two_clients();
         let mut queues = Queues::new(10, 10);
         for topic in ["a", "b", "c", "d"] {
-            queues.push(ONE, publication(topic, UplinkClass::Answer));
+            queues.push(one, publication(topic, UplinkClass::Answer));
         }
-        let under_way: Vec<_> = std::iter::from_fn(|| begin(&mut queues, ONE, 3)).collect();
+        let under_way: Vec<_> = std::iter::from_fn(|| begin(&mut queues, one, 3)).collect();
         assert_eq!(under_way.len(), 3);
-        assert_eq!(queues.finish(ONE, under_way[1]).map(|publication| publication.topic).as_deref(), Some("b"));
-        let next = begin(&mut queues, ONE, 3).unwrap();
-        assert_eq!(queues.publication(ONE, next).map(|publication| publication.topic.as_str()), Some("d"));
-        queues.give_back(ONE);
-        assert_eq!(drain(&mut queues, ONE), ["a", "c", "d"]);
+        assert_eq!(queues.finish(one, under_way[1]).map(|queued| queued.publication.topic).as_deref(), Some("b"));
+        let next = begin(&mut queues, one, 3).unwrap();
+        assert_eq!(queues.publication(one, next).map(|publication| publication.topic.as_str()), Some("d"));
+        queues.give_back(one);
+        assert_eq!(drain(&mut queues, one), ["a", "c", "d"]);
         assert!(queues.notifications.is_empty() && queues.answers.is_empty());
     }
 
     #[test]
     fn a_full_queue_gives_up_its_oldest_notification_then_an_answer_and_a_report_never() {
+        let (one, _) = two_clients();
         let mut queues = Queues::new(3, 100);
-        queues.push(ONE, publication("report", UplinkClass::Report));
-        queues.push(ONE, publication("answer", UplinkClass::Answer));
-        queues.push(ONE, publication("notify 1", UplinkClass::Notification));
+        queues.push(one, publication("report", UplinkClass::Report));
+        queues.push(one, publication("answer", UplinkClass::Answer));
+        queues.push(one, publication("notify 1", UplinkClass::Notification));
 
         let notification = publication("notify 2", UplinkClass::Notification);
-        assert_eq!(queues.push(ONE, notification.clone()), Some(UplinkClass::Notification));
-        assert_eq!(queues.push(ONE, publication("answer 2", UplinkClass::Answer)), Some(UplinkClass::Notification));
-        assert_eq!(queues.push(ONE, notification.clone()), Some(UplinkClass::Notification));
-        assert_eq!(queues.push(ONE, publication("report 2", UplinkClass::Report)), Some(UplinkClass::Answer));
-        assert_eq!(queues.push(ONE, publication("answer 3", UplinkClass::Answer)), Some(UplinkClass::Answer));
-        assert_eq!(queues.push(ONE, publication("report 3", UplinkClass::Report)), Some(UplinkClass::Answer));
-        assert_eq!(queues.push(ONE, publication("answer 4", UplinkClass::Answer)), Some(UplinkClass::Answer));
-        assert_eq!(queues.push(ONE, publication("report 4", UplinkClass::Report)), Some(UplinkClass::Report));
-        assert_eq!(drain(&mut queues, ONE), ["report", "report 2", "report 3"]);
+        assert_eq!(queues.push(one, notification.clone()), Some(UplinkClass::Notification));
+        assert_eq!(queues.push(one, publication("answer 2", UplinkClass::Answer)), Some(UplinkClass::Notification));
+        assert_eq!(queues.push(one, notification.clone()), Some(UplinkClass::Notification));
+        assert_eq!(queues.push(one, publication("report 2", UplinkClass::Report)), Some(UplinkClass::Answer));
+        assert_eq!(queues.push(one, publication("answer 3", UplinkClass::Answer)), Some(UplinkClass::Answer));
+        assert_eq!(queues.push(one, publication("report 3", UplinkClass::Report)), Some(UplinkClass::Answer));
+        assert_eq!(queues.push(one, publication("answer 4", UplinkClass::Answer)), Some(UplinkClass::Answer));
+        assert_eq!(queues.push(one, publication("report 4", UplinkClass::Report)), Some(UplinkClass::Report));
+        assert_eq!(drain(&mut queues, one), ["report", "report 2", "report 3"]);
     }
 
     #[test]
     fn when_all_devices_together_have_too_much_the_oldest_notification_of_any_goes() {
+        let (one, two) = two_clients();
         let mut queues = Queues::new(10, 3);
-        queues.push(TWO, publication("old", UplinkClass::Notification));
-        queues.push(ONE, publication("new", UplinkClass::Notification));
-        queues.push(ONE, publication("answer", UplinkClass::Answer));
+        queues.push(two, publication("old", UplinkClass::Notification));
+        queues.push(one, publication("new", UplinkClass::Notification));
+        queues.push(one, publication("answer", UplinkClass::Answer));
 
-        assert_eq!(queues.push(ONE, publication("report", UplinkClass::Report)), Some(UplinkClass::Notification));
-        assert_eq!(drain(&mut queues, TWO), [""; 0]);
-        assert_eq!(drain(&mut queues, ONE), ["new", "answer", "report"]);
+        assert_eq!(queues.push(one, publication("report", UplinkClass::Report)), Some(UplinkClass::Notification));
+        assert_eq!(drain(&mut queues, two), [""; 0]);
+        assert_eq!(drain(&mut queues, one), ["new", "answer", "report"]);
     }
 
     #[test]
     fn what_is_under_way_is_never_dropped_for_room() {
+        let (one, _) = two_clients();
         let mut queues = Queues::new(1, 100);
-        queues.push(ONE, publication("under way", UplinkClass::Notification));
-        let serial = begin(&mut queues, ONE, 1).unwrap();
-        assert_eq!(queues.push(ONE, publication("late", UplinkClass::Notification)), Some(UplinkClass::Notification));
-        assert_eq!(queues.finish(ONE, serial).map(|publication| publication.topic).as_deref(), Some("under way"));
+        queues.push(one, publication("under way", UplinkClass::Notification));
+        let serial = begin(&mut queues, one, 1).unwrap();
+        assert_eq!(queues.push(one, publication("late", UplinkClass::Notification)), Some(UplinkClass::Notification));
+        assert_eq!(queues.finish(one, serial).map(|queued| queued.publication.topic).as_deref(), Some("under way"));
     }
 
     #[test]
     fn a_publication_that_never_survives_its_connection_is_given_up_at_the_third_time() {
+        let (one, _) = two_clients();
         let mut queues = Queues::new(10, 10);
-        queues.push(ONE, publication("poison", UplinkClass::Answer));
+        queues.push(one, publication("poison", UplinkClass::Answer));
         for outcome in [None, None, Some(UplinkClass::Answer)] {
-            begin(&mut queues, ONE, 1);
-            assert_eq!(queues.blame(ONE).map(|publication| publication.class), outcome);
-            queues.give_back(ONE);
+            begin(&mut queues, one, 1);
+            assert_eq!(queues.blame(one).map(|queued| queued.publication.class), outcome);
+            queues.give_back(one);
         }
-        assert_eq!(begin(&mut queues, ONE, 1), None);
+        assert_eq!(begin(&mut queues, one, 1), None);
         assert_eq!(queues.length, 0);
     }
 
     #[test]
     fn a_device_that_leaves_takes_its_publications_out_of_the_total() {
+        let (one, two) = two_clients();
         let mut queues = Queues::new(10, 2);
-        queues.push(ONE, publication("a", UplinkClass::Answer));
-        queues.push(ONE, publication("b", UplinkClass::Notification));
-        begin(&mut queues, ONE, 1);
-        assert_eq!(queues.clear(ONE), [UplinkClass::Answer, UplinkClass::Notification]);
-        assert_eq!(queues.push(TWO, publication("c", UplinkClass::Report)), None);
-        assert_eq!(queues.push(TWO, publication("d", UplinkClass::Report)), None);
-        assert_eq!(queues.push(TWO, publication("e", UplinkClass::Report)), Some(UplinkClass::Report));
+        queues.push(one, publication("a", UplinkClass::Answer));
+        queues.push(one, publication("b", UplinkClass::Notification));
+        begin(&mut queues, one, 1);
+        assert_eq!(queues.clear(one), [UplinkClass::Answer, UplinkClass::Notification]);
+        assert_eq!(queues.push(two, publication("c", UplinkClass::Report)), None);
+        assert_eq!(queues.push(two, publication("d", UplinkClass::Report)), None);
+        assert_eq!(queues.push(two, publication("e", UplinkClass::Report)), Some(UplinkClass::Report));
     }
 }

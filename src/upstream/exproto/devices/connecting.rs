@@ -54,31 +54,14 @@ impl Devices {
     }
 
     pub(super) fn connect(&mut self, now: Instant, id: DeviceId, client: ClientInfo) {
-        let clientid = client.clientid.clone();
-        self.devices.insert(id, Device::new(client));
+        let key = self.clients.add(&client.clientid, id);
+        self.devices.insert(id, Device::new(client, key));
         self.deadlines.set(Timer::Device(id), now + self.connect_timeout);
-        if !self.wait_for_predecessor(id, &clientid) {
-            self.first_attempt(now, id);
-        }
+        self.supersede_older(now, key, id);
+        self.advance(now, key);
     }
 
-    /// The last words of an older device of the same clientid go first: EMQX would discard its connection.
-    fn wait_for_predecessor(&mut self, id: DeviceId, clientid: &str) -> bool {
-        let predecessor = self.leaving.get(clientid).and_then(|older| self.devices.get_mut(older));
-        let Some(predecessor) = predecessor.filter(|older| matches!(older.state, State::Ready { .. })) else {
-            return false;
-        };
-        predecessor.successor = Some(id);
-        true
-    }
-
-    pub(super) fn predecessor_left(&mut self, now: Instant, id: DeviceId) {
-        if let Some(State::Held) = self.state(id) {
-            self.first_attempt(now, id);
-        }
-    }
-
-    fn first_attempt(&mut self, now: Instant, id: DeviceId) {
+    pub(super) fn first_attempt(&mut self, now: Instant, id: DeviceId) {
         match self.nodes.choose(None, false) {
             Some(node) => self.dial(id, node),
             None => self.gave_up(now, id, "EMQX is away"),
@@ -118,10 +101,16 @@ impl Devices {
     }
 
     /// The broker told the device's token: this is its connection.
-    pub(super) fn announced(&mut self, id: DeviceId, conn: String) {
+    pub(super) fn announced(&mut self, now: Instant, id: DeviceId, conn: String) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let Some((anchor, node)) = device.state.anchor().zip(device.node) else { return };
         device.state = State::Authenticating { anchor };
+        device.announced = Some(anchor);
+        if let Some(under_way) = self.clients.shared_mut(device.key) {
+            under_way.authenticating.insert(anchor, now);
+            under_way.last_authenticated = Some(anchor);
+        }
+        self.calls.insert(anchor, device.key);
         if let Some(before) = device.conn.replace(conn.clone()) {
             self.by_conn.remove(&before);
         }
@@ -184,7 +173,9 @@ impl Devices {
         self.deadlines.cancel(Timer::Device(id));
         let Some(device) = self.devices.get_mut(&id) else { return };
         let Some(anchor) = device.state.anchor() else { return };
-        let before = mem::replace(&mut device.state, State::Ready { anchor, publishing: None });
+        let key = device.key;
+        let before = mem::replace(&mut device.state, State::Ready { anchor });
+        let inherited = mem::take(&mut device.inherited);
         device.failures = 0;
         let first = !mem::replace(&mut device.connected_before, true);
         let awaited = first || mem::take(&mut device.resumed);
@@ -202,10 +193,14 @@ impl Devices {
         if awaited {
             self.tell(id, BrokerEvent::Connected { device: id });
         }
-        if let State::Subscribing { early, .. } = before {
+        if let State::Subscribing { mut early, .. } = before {
+            // A retained command comes to each connection that subscribes.
+            early.retain(|message| !inherited.contains(message));
+            self.deliver(id, inherited);
             self.deliver(id, early);
         }
-        self.publish_next(now, id);
+        self.retire_older(now, key, id);
+        self.publish_next(now, key);
     }
 
     /// The broker does not want this device.
@@ -213,7 +208,7 @@ impl Devices {
         let Some(device) = self.devices.get(&id) else { return };
         debug!(device = id.0, clientid = device.client.clientid, why, "refused by EMQX");
         if device.connected_before {
-            return self.close(now, id, CloseReason::Refused);
+            return self.end(now, id, CloseReason::Refused);
         }
         self.tell(id, BrokerEvent::ConnectFailed { device: id, error: ConnectError::Refused(why) });
         self.remove(now, id);
@@ -228,7 +223,7 @@ impl Devices {
         let Some(other) = other else { return self.gave_up(now, id, why) };
         debug!(device = id.0, clientid = device.client.clientid, why, "not connected to this node of EMQX");
         device.failures += 1;
-        self.hang_up(id);
+        self.hang_up(now, id);
         self.dial(id, other);
     }
 

@@ -1,6 +1,10 @@
-//! One device on its way to the broker.
+//! One device on its way to the broker, and what all registrations of one clientid have under way there.
 
-use crate::gateway::broker::{ClientInfo, DeviceId};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+use crate::gateway::broker::{ClientInfo, CloseReason};
+use crate::upstream::clients::ClientKey;
 use crate::upstream::exproto::announcements::Token;
 use crate::upstream::exproto::nodes::NodeId;
 use crate::upstream::queue::Serial;
@@ -10,9 +14,16 @@ use super::{AnchorId, Message};
 #[derive(Debug)]
 pub struct Device {
     pub client: ClientInfo,
+    pub key: ClientKey,
     pub state: State,
     /// The connection that the broker told us of last. It outlives its anchor: the reason of the end may come later.
     pub conn: Option<String>,
+    /// The anchor that `conn` is, or was.
+    pub announced: Option<AnchorId>,
+    /// Connections of older registrations of the same clientid, of which the broker may still tell messages.
+    pub former: VecDeque<String>,
+    /// Commands that such connections received before this device was connected.
+    pub inherited: Vec<Message>,
     /// Where it is, or where it was last.
     pub node: Option<NodeId>,
     /// That node did not serve it: the next attempt goes to another one.
@@ -27,8 +38,28 @@ pub struct Device {
     pub failures: u32,
     /// Disconnected, but it has something to publish.
     pub leaving: bool,
-    /// The device of the same clientid that waits for this one to have left.
-    pub successor: Option<DeviceId>,
+    /// The broker ended the connection by its will, while a newer registration was asked for.
+    pub ended: Option<CloseReason>,
+}
+
+/// What the broker was asked on behalf of one clientid, whichever of its registrations asked.
+#[derive(Debug, Default)]
+pub struct UnderWay {
+    /// Calls of Authenticate without an answer, and when they were made. The broker may carry one out at any time, and
+    /// closes the connection that has the clientid then.
+    pub authenticating: BTreeMap<AnchorId, Instant>,
+    /// The anchor for which Authenticate was called last.
+    pub last_authenticated: Option<AnchorId>,
+    pub publishing: Option<Publishing>,
+}
+
+/// A call of Publish without an answer.
+#[derive(Debug)]
+pub struct Publishing {
+    pub anchor: AnchorId,
+    pub serial: Serial,
+    /// The anchor is gone: until when the answer is waited for, before the publication goes on another one.
+    pub patience: Option<Instant>,
 }
 
 /// In the order in which a device goes through them.
@@ -53,7 +84,6 @@ pub enum State {
     },
     Ready {
         anchor: AnchorId,
-        publishing: Option<Serial>,
     },
     WaitingToReconnect(Wait),
 }
@@ -66,19 +96,26 @@ pub enum Wait {
     Slot,
     /// The broker is away.
     Parked,
+    /// A newer registration of the clientid was asked for.
+    Superseded,
 }
 
 impl Device {
     /// One that the core knows as connected, by an earlier process.
-    pub fn resumed(client: ClientInfo) -> Self {
-        Self { connected_before: true, resumed: true, ..Self::new(client) }
+    pub fn resumed(client: ClientInfo, key: ClientKey) -> Self {
+        let state = State::WaitingToReconnect(Wait::Slot);
+        Self { state, connected_before: true, resumed: true, ..Self::new(client, key) }
     }
 
-    pub fn new(client: ClientInfo) -> Self {
+    pub fn new(client: ClientInfo, key: ClientKey) -> Self {
         Self {
             client,
+            key,
             state: State::Held,
             conn: None,
+            announced: None,
+            former: VecDeque::new(),
+            inherited: Vec::new(),
             node: None,
             elsewhere: false,
             home: None,
@@ -86,7 +123,7 @@ impl Device {
             resumed: false,
             failures: 0,
             leaving: false,
-            successor: None,
+            ended: None,
         }
     }
 }
@@ -98,7 +135,7 @@ impl State {
             | Self::Announced { anchor, .. }
             | Self::Authenticating { anchor }
             | Self::Subscribing { anchor, .. }
-            | Self::Ready { anchor, .. } => Some(*anchor),
+            | Self::Ready { anchor } => Some(*anchor),
             Self::Held | Self::WaitingToReconnect(_) => None,
         }
     }

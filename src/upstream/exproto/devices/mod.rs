@@ -1,7 +1,7 @@
 //! All devices on their way to the broker, as a state machine without sockets, calls and clock.
 //!
 //! A device goes through these states, and its anchor and calls with it:
-//! 1. `Held`: an older device of the same clientid still says its last words; connecting would cut them off.
+//! 1. `Held`: an older registration of the same clientid still says its last words, or may still be authenticated.
 //! 2. `Dialing`: the anchor is on its way to the broker's listener.
 //! 3. `Announced`: the anchor is open and has sent its token; the broker has to tell us of it.
 //! 4. `Authenticating`: the broker told us the token, so that the `conn` is known.
@@ -9,12 +9,13 @@
 //! 6. `Ready`: one publication is under way at a time; the broker does not keep the order of concurrent ones.
 //! 7. `WaitingToReconnect`: the anchor is gone; back to 2 after a back-off. The broker may still say meanwhile that the
 //!    end was meant (kicked, discarded, expired): it closes the socket and tells the reason on two ways, and neither is
-//!    always the faster one.
+//!    always the faster one. A registration that was superseded by a newer one of its clientid stays here (`superseding`).
 //!
 //! Each attempt goes to one node of the broker, as `nodes` chooses it: anchor and calls are that node's.
 //!
-//! A publication is delivered at least once: when its call fails, or ends with the connection, nobody knows whether the
-//! broker had it, and it is sent again.
+//! Publications belong to the clientid: whichever of its registrations is ready publishes them. A publication is delivered
+//! at least once: when its call fails, or has no answer in time, nobody knows whether the broker had it, and it is sent
+//! again.
 
 mod connecting;
 mod device;
@@ -23,6 +24,7 @@ mod publishing;
 #[cfg(test)]
 mod random_tests;
 mod reconnecting;
+mod superseding;
 #[cfg(test)]
 mod tests;
 
@@ -39,13 +41,14 @@ use crate::gateway::broker::{
 };
 use crate::observability::metrics::{Metrics, UpstreamMetrics};
 use crate::upstream::Occupancy;
+use crate::upstream::clients::{ClientKey, Clients};
 use crate::upstream::pace::Pace;
 use crate::upstream::queue::Queues;
 
 use super::Settings;
 use super::announcements::{Announcements, Heard, Token};
 use super::nodes::{self, Fault, NodeId, Nodes};
-use device::{Device, State, Wait};
+use device::{Device, State, UnderWay};
 use probing::Prober;
 
 /// How long the last publications of a device may take.
@@ -146,8 +149,9 @@ pub struct Devices {
     devices: HashMap<DeviceId, Device>,
     by_anchor: HashMap<AnchorId, Owner>,
     by_conn: HashMap<String, DeviceId>,
-    /// By clientid: devices that are disconnected, but still say their last words.
-    leaving: HashMap<String, DeviceId>,
+    clients: Clients<UnderWay>,
+    /// Whose the calls of Authenticate and Publish are that have no answer yet. They outlive their devices.
+    calls: HashMap<AnchorId, ClientKey>,
     /// Devices that wait for the broker to be there again.
     parked: BTreeSet<DeviceId>,
     announcements: Announcements<Owner>,
@@ -167,6 +171,8 @@ pub struct Devices {
 enum Timer {
     /// What it means is the state's.
     Device(DeviceId),
+    /// An Authenticate of an older registration need not be waited for any longer.
+    Held(DeviceId),
     LastWords(DeviceId),
     Probe(NodeId),
 }
@@ -178,7 +184,8 @@ impl Devices {
             devices: HashMap::new(),
             by_anchor: HashMap::new(),
             by_conn: HashMap::new(),
-            leaving: HashMap::new(),
+            clients: Clients::default(),
+            calls: HashMap::new(),
             parked: BTreeSet::new(),
             announcements: Announcements::default(),
             queues: Queues::new(settings.queue_per_device, settings.queue_total),
@@ -234,9 +241,12 @@ impl Devices {
     }
 
     /// How a call to this node ended. There is at most one call of an anchor at a time, so that the state says which one it
-    /// was; the answer to a call that was given up finds no anchor.
+    /// was. A call that was given up finds no anchor; what it meant for the clientid counts all the same.
     pub fn called(&mut self, now: Instant, node: NodeId, anchor: AnchorId, outcome: Outcome) {
         let owner = self.by_anchor.get(&anchor).copied();
+        let client = self.calls.remove(&anchor);
+        let under_way = client.and_then(|client| self.clients.shared_mut(client));
+        let authenticated = under_way.is_some_and(|under_way| under_way.authenticating.remove(&anchor).is_some());
         match &outcome {
             // A call that was given up says nothing of the node as it is now, and a probe's tells it itself.
             Outcome::Unreachable(error) => {
@@ -253,7 +263,14 @@ impl Devices {
         match owner {
             Some(Owner::Device(device)) => self.device_called(now, device, outcome),
             Some(Owner::Probe(node)) => self.probe_answered(now, node, &outcome),
-            None => {}
+            None => {
+                if let Some(client) = client {
+                    self.published_late(now, client, anchor, outcome);
+                }
+            }
+        }
+        if let Some(client) = client.filter(|_| authenticated) {
+            self.go_on_with(now, client);
         }
     }
 
@@ -271,6 +288,11 @@ impl Devices {
         while let Some(timer) = self.deadlines.pop_expired(now) {
             match timer {
                 Timer::Device(device) => self.state_timed_out(now, device),
+                Timer::Held(device) => {
+                    if let Some(key) = self.devices.get(&device).map(|device| device.key) {
+                        self.advance(now, key);
+                    }
+                }
                 Timer::LastWords(device) => self.remove(now, device),
                 Timer::Probe(node) => self.probe_due(now, node),
             }
@@ -311,13 +333,16 @@ impl Devices {
     }
 
     fn disconnect(&mut self, now: Instant, id: DeviceId) {
-        let Some(device) = self.devices.get_mut(&id) else { return };
-        if !device.connected_before || self.queues.is_empty(id) {
+        let Some(device) = self.devices.get(&id) else { return };
+        let key = device.key;
+        let is_replaced =
+            self.clients.newer(key, id).any(|newer| matches!(self.state(newer), Some(State::Ready { .. })));
+        if is_replaced || !device.connected_before || self.queues.is_empty(key) {
             return self.remove(now, id);
         }
-        if !device.leaving {
-            device.leaving = true;
-            self.leaving.insert(device.client.clientid.clone(), id);
+        if let Some(device) = self.devices.get_mut(&id)
+            && !std::mem::replace(&mut device.leaving, true)
+        {
             self.deadlines.set(Timer::LastWords(id), now + LAST_WORDS);
         }
     }
@@ -325,12 +350,15 @@ impl Devices {
     fn state_timed_out(&mut self, now: Instant, id: DeviceId) {
         let (fault, why) = match self.state(id) {
             Some(State::WaitingToReconnect(wait)) => return self.waited(now, id, *wait),
-            Some(State::Held) => return self.gave_up(now, id, "the device before it is still leaving"),
+            Some(State::Held) => return self.gave_up(now, id, "the registration before it is still under way"),
             Some(State::Dialing { .. }) => (Fault::NotReached("no answer"), "EMQX's listener does not answer"),
             Some(State::Announced { .. }) => (Fault::AnchorUntold, "EMQX took the anchor, but did not tell of it"),
             Some(State::Authenticating { .. }) => (Fault::Unanswered, "no answer to Authenticate"),
             Some(State::Subscribing { .. }) => (Fault::Unanswered, "no answer to Subscribe"),
-            Some(State::Ready { .. }) => (Fault::Unanswered, "no answer to Publish"),
+            Some(State::Ready { .. }) => match self.unanswered_publish(now, id) {
+                Some(fault) => fault,
+                None => return,
+            },
             None => return,
         };
         self.blame_node(now, id, fault);
@@ -352,9 +380,17 @@ impl Devices {
     fn socket_closed(&mut self, now: Instant, conn: &str, reason: &str) {
         self.announcements.closed(conn);
         let Some(id) = self.by_conn.get(conn).copied() else { return };
-        if let Some(reason) = close_reason(reason) {
-            return self.close(now, id, reason);
+        if self.devices.get(&id).is_some_and(|device| device.conn.as_deref() != Some(conn)) {
+            return self.forget_former(id, conn);
         }
+        match close_reason(reason) {
+            Some(CloseReason::Discarded) if self.discarded_by_us(id) => self.connection_gone(now, id, reason),
+            Some(meant) => self.close(now, id, meant),
+            None => self.connection_gone(now, id, reason),
+        }
+    }
+
+    fn connection_gone(&mut self, now: Instant, id: DeviceId, reason: &str) {
         match self.state(id) {
             Some(State::Authenticating { .. } | State::Subscribing { .. } | State::Ready { .. }) => {
                 self.lost(now, id, reason);
@@ -370,7 +406,7 @@ impl Devices {
             return;
         }
         match self.announcements.received(now, &conn, bytes) {
-            Heard::Token(Owner::Device(device)) => self.announced(device, conn),
+            Heard::Token(Owner::Device(device)) => self.announced(now, device, conn),
             Heard::Token(Owner::Probe(node)) => self.probe_announced(node, conn),
             Heard::Stranger => self.counters().unknown_tokens.increment(),
             Heard::Incomplete => {}
@@ -384,6 +420,9 @@ impl Devices {
         };
         if device.connected_before {
             return self.deliver(id, messages);
+        }
+        if device.conn.as_deref() != Some(conn) {
+            return self.inherit(id, messages);
         }
         let count = messages.len();
         let kept = match &mut device.state {
@@ -415,35 +454,44 @@ impl Devices {
         if !device.connected_before {
             return self.gave_up(now, id, &format!("EMQX ended the connection: {reason:?}"));
         }
+        if !self.clients.is_superseded(device.key, id) {
+            return self.end(now, id, reason);
+        }
+        // What becomes of it is decided when it is known what becomes of the newer registration.
+        if let Some(device) = self.devices.get_mut(&id) {
+            device.ended = Some(reason);
+        }
+        self.connection_gone(now, id, "EMQX ended the connection");
+    }
+
+    fn end(&mut self, now: Instant, id: DeviceId, reason: CloseReason) {
+        let Some(device) = self.devices.get(&id) else { return };
         debug!(device = id.0, clientid = device.client.clientid, ?reason, "connection ended by EMQX");
         self.counters().closed.increment();
         self.tell(id, BrokerEvent::Closed { device: id, reason });
         self.remove(now, id);
     }
 
-    /// Forgets the device, and all that belongs to it.
+    /// Forgets the device. What waits to be published stays while there is another registration of the clientid.
     fn remove(&mut self, now: Instant, id: DeviceId) {
-        self.hang_up(id);
+        self.hang_up(now, id);
         let Some(device) = self.devices.remove(&id) else { return };
-        self.deadlines.cancel(Timer::Device(id));
-        self.deadlines.cancel(Timer::LastWords(id));
+        for timer in [Timer::Device(id), Timer::Held(id), Timer::LastWords(id)] {
+            self.deadlines.cancel(timer);
+        }
         self.parked.remove(&id);
-        if let Some(conn) = device.conn {
-            self.by_conn.remove(&conn);
+        let key = device.key;
+        let was_last = self.clients.remove(key, id);
+        self.bequeath(device);
+        if was_last {
+            self.clear_queue(key);
         }
-        if self.leaving.get(&device.client.clientid) == Some(&id) {
-            self.leaving.remove(&device.client.clientid);
-        }
-        for class in self.queues.clear(id) {
-            self.dropped(class);
-        }
-        if let Some(successor) = device.successor {
-            self.predecessor_left(now, successor);
-        }
+        self.go_on_with(now, key);
     }
 
     /// Gives up the anchor, if there is one.
-    fn hang_up(&mut self, id: DeviceId) {
+    fn hang_up(&mut self, now: Instant, id: DeviceId) {
+        self.abandon_call(now, id);
         let Some(device) = self.devices.get(&id) else { return };
         if let Some(token) = device.state.token() {
             self.announcements.forget(token);

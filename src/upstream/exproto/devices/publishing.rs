@@ -1,109 +1,184 @@
-//! What a device publishes, one publication after the other.
+//! What a clientid publishes, one publication after the other.
 
 use std::time::Instant;
 
 use tracing::debug;
 
 use crate::gateway::broker::{BrokerEvent, DeviceId, Publication};
+use crate::upstream::clients::ClientKey;
+use crate::upstream::exproto::nodes::Fault;
+use crate::upstream::queue::{Queued, Serial};
 
-use super::{Action, Call, Devices, Outcome, PUBLISH_TIMEOUT, State, Timer};
+use super::device::Publishing;
+use super::{Action, AnchorId, Call, Devices, Outcome, PUBLISH_TIMEOUT, State, Timer};
 
 impl Devices {
     pub(super) fn publish(&mut self, now: Instant, id: DeviceId, publication: Publication) {
         // A device that the broker closed, of which the core has still to hear, or one that was disconnected.
-        if self.devices.get(&id).is_none_or(|device| device.leaving) {
+        let Some(device) = self.devices.get(&id).filter(|device| !device.leaving) else {
             return self.dropped(publication.class);
-        }
-        if let Some(class) = self.queues.push(id, publication) {
+        };
+        let key = device.key;
+        if let Some(class) = self.queues.push(key, Queued { device: id, publication }) {
             self.dropped(class);
         }
-        self.publish_next(now, id);
+        self.publish_next(now, key);
     }
 
-    /// Publishes what is first in the queue, if the device is ready and nothing of it is under way.
-    pub(super) fn publish_next(&mut self, now: Instant, id: DeviceId) {
-        let Some(device) = self.devices.get_mut(&id) else { return };
-        let State::Ready { anchor, publishing } = &mut device.state else { return };
-        if publishing.is_some() {
-            return;
+    /// Publishes what is first in the queue, if a device of the clientid is ready and nothing is under way.
+    pub(super) fn publish_next(&mut self, now: Instant, key: ClientKey) {
+        let Some(id) = self.ready_device(key) else { return };
+        if let Some(Publishing { patience, .. }) = self.publishing(key) {
+            match *patience {
+                Some(until) if until > now => return self.deadlines.set(Timer::Device(id), until),
+                Some(_) => self.set_publishing(key, None),
+                None => return,
+            }
         }
-        let Some(((serial, publication), conn)) = self.queues.begin(id, 1).zip(device.conn.clone()) else {
+        self.deadlines.cancel(Timer::Device(id));
+        let Some(device) = self.devices.get(&id) else { return };
+        let Some((anchor, node, conn)) = device.state.anchor().zip(device.node).zip(device.conn.clone()).map(flat)
+        else {
+            return;
+        };
+        let Some((serial, publication)) = self.queues.begin(key, 1) else {
             if device.leaving {
                 self.remove(now, id);
             }
             return;
         };
-        let Some(node) = device.node else { return };
-        *publishing = Some(serial);
         let call = Call::Publish { conn, publication: publication.clone() };
-        self.actions.push_back(Action::Call { anchor: *anchor, node, call });
+        self.actions.push_back(Action::Call { anchor, node, call });
+        self.calls.insert(anchor, key);
+        self.set_publishing(key, Some(Publishing { anchor, serial, patience: None }));
         self.deadlines.set(Timer::Device(id), now + PUBLISH_TIMEOUT);
     }
 
+    /// The call that is under way on the connection of this device has an answer.
     pub(super) fn published(&mut self, now: Instant, id: DeviceId, outcome: Outcome) {
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        let key = device.key;
+        let unreachable = matches!(outcome, Outcome::Unreachable(_));
+        device.elsewhere |= unreachable;
+        let Some(serial) = self.publishing(key).map(|publishing| publishing.serial) else { return };
+        match self.conclude(key, serial, outcome) {
+            Ok(()) => {
+                self.set_publishing(key, None);
+                self.publish_next(now, key);
+            }
+            Err(why) => {
+                // A node that was not reached never saw the publication.
+                if !unreachable {
+                    self.blame_publication(id);
+                }
+                self.queues.give_back(key);
+                self.set_publishing(key, None);
+                self.lost(now, id, &format!("Publish: {why}"));
+            }
+        }
+    }
+
+    /// The connection of the call is gone. The publication waits in the queue again; if the broker took it, it is done with.
+    pub(super) fn published_late(&mut self, now: Instant, key: ClientKey, anchor: AnchorId, outcome: Outcome) {
+        let Some(publishing) = self.publishing(key).filter(|publishing| publishing.anchor == anchor) else { return };
+        let serial = publishing.serial;
+        if let Err(why) = self.conclude(key, serial, outcome) {
+            debug!(why, "a publication did not survive its connection");
+        }
+        self.set_publishing(key, None);
+        self.publish_next(now, key);
+    }
+
+    /// The timer of a ready device has expired: gives what is wrong if its own call has no answer. Else the device waited for
+    /// the answer to a call on an earlier connection, and does so no longer.
+    pub(super) fn unanswered_publish(&mut self, now: Instant, id: DeviceId) -> Option<(Fault<'static>, &'static str)> {
+        let device = self.devices.get(&id)?;
+        let (key, anchor) = (device.key, device.state.anchor());
+        if self.publishing(key).is_some_and(|publishing| Some(publishing.anchor) == anchor) {
+            return Some((Fault::Unanswered, "no answer to Publish"));
+        }
+        self.publish_next(now, key);
+        None
+    }
+
+    /// The connection of the device ends perhaps because of the publication that is under way there, unless it ends because a
+    /// newer registration takes its place.
+    pub(super) fn blame_publication(&mut self, id: DeviceId) {
+        let Some(device) = self.devices.get(&id) else { return };
+        let key = device.key;
+        let on =
+            self.publishing(key).filter(|publishing| publishing.patience.is_none()).map(|publishing| publishing.anchor);
+        if on.is_none() || on != device.state.anchor() || self.clients.is_superseded(key, id) {
+            return;
+        }
+        if let Some(Queued { publication, .. }) = self.queues.blame(key) {
+            debug!(topic = publication.topic, "a publication is given up: it never survives its connection");
+            self.dropped(publication.class);
+        }
+    }
+
+    /// No registration of the clientid is left.
+    pub(super) fn clear_queue(&mut self, key: ClientKey) {
+        self.set_publishing(key, None);
+        for class in self.queues.clear(key) {
+            self.dropped(class);
+        }
+    }
+
+    /// The broker has answered.
+    ///
+    /// # Errors
+    /// The publication has to be sent again; the text says why.
+    fn conclude(&mut self, key: ClientKey, serial: Serial, outcome: Outcome) -> Result<(), String> {
         match outcome {
             Outcome::Done => {
                 self.counters().publishes_ok.increment();
-                let published = self.finish(id);
-                if let Some(ticket) = published.and_then(|publication| publication.ticket) {
-                    self.tell(id, BrokerEvent::Published { device: id, ticket });
+                if let Some(Queued { device, publication }) = self.queues.finish(key, serial)
+                    && let Some(ticket) = publication.ticket
+                {
+                    self.tell(device, BrokerEvent::Published { device, ticket });
                 }
-                self.go_on(now, id);
             }
             Outcome::Refused(why) => {
                 self.counters().publishes_refused.increment();
-                debug!(device = id.0, why, "EMQX does not allow a publication");
-                self.publication_refused(id);
-                self.go_on(now, id);
+                debug!(why, "EMQX does not allow a publication");
+                if let Some(Queued { device, publication: Publication { topic, .. } }) = self.queues.finish(key, serial)
+                {
+                    self.tell(device, BrokerEvent::PublishRefused { device, topic });
+                }
             }
             Outcome::Rejected(why) => {
                 self.counters().publishes_failed.increment();
-                debug!(device = id.0, why, "EMQX rejects a publication");
-                if let Some(publication) = self.finish(id) {
+                debug!(why, "EMQX rejects a publication");
+                if let Some(Queued { publication, .. }) = self.queues.finish(key, serial) {
                     self.dropped(publication.class);
                 }
-                self.go_on(now, id);
             }
-            Outcome::ConnectionLost(why) | Outcome::Failed(why) => {
+            Outcome::ConnectionLost(why) | Outcome::Failed(why) | Outcome::Unreachable(why) => {
                 self.counters().publishes_failed.increment();
-                self.lost(now, id, &format!("Publish: {why}"));
-            }
-            Outcome::Unreachable(why) => {
-                self.counters().publishes_failed.increment();
-                self.queues.give_back(id);
-                if let Some(device) = self.devices.get_mut(&id) {
-                    device.elsewhere = true;
-                }
-                self.lost(now, id, &format!("Publish: {why}"));
+                return Err(why);
             }
         }
+        Ok(())
     }
 
-    /// The publication under way, if there is one, is first in the queue again, unless it was so too often.
-    pub(super) fn give_back_unanswered(&mut self, id: DeviceId) {
-        if let Some(publication) = self.queues.blame(id) {
-            self.dropped(publication.class);
-        }
-        self.queues.give_back(id);
+    /// The registration of the clientid that can publish.
+    fn ready_device(&self, key: ClientKey) -> Option<DeviceId> {
+        let mut newest_first = self.clients.registrations(key).iter().rev().copied();
+        newest_first.find(|id| matches!(self.state(*id), Some(State::Ready { .. })))
     }
 
-    /// The publication under way is done with.
-    fn finish(&mut self, id: DeviceId) -> Option<Publication> {
-        let State::Ready { publishing, .. } = &self.devices.get(&id)?.state else { return None };
-        self.queues.finish(id, (*publishing)?)
+    fn publishing(&self, key: ClientKey) -> Option<&Publishing> {
+        self.clients.shared(key)?.publishing.as_ref()
     }
 
-    fn publication_refused(&mut self, id: DeviceId) {
-        if let Some(Publication { topic, .. }) = self.finish(id) {
-            self.tell(id, BrokerEvent::PublishRefused { device: id, topic });
+    fn set_publishing(&mut self, key: ClientKey, publishing: Option<Publishing>) {
+        if let Some(under_way) = self.clients.shared_mut(key) {
+            under_way.publishing = publishing;
         }
     }
+}
 
-    fn go_on(&mut self, now: Instant, id: DeviceId) {
-        self.deadlines.cancel(Timer::Device(id));
-        if let Some(State::Ready { publishing, .. }) = self.devices.get_mut(&id).map(|device| &mut device.state) {
-            *publishing = None;
-        }
-        self.publish_next(now, id);
-    }
+fn flat<A, B, C>(((a, b), c): ((A, B), C)) -> (A, B, C) {
+    (a, b, c)
 }

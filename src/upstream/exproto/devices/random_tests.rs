@@ -219,8 +219,24 @@ impl World {
         }
         let parked = self.devices.parked.len();
         assert!(parked == 0 || !self.devices.nodes.any_up(), "{parked} wait for a node that is up");
-        let conns = self.devices.devices.values().filter(|device| device.conn.is_some()).count();
-        assert_eq!(conns, self.devices.by_conn.len());
+        let conns =
+            self.devices.devices.values().map(|device| usize::from(device.conn.is_some()) + device.former.len());
+        assert_eq!(conns.sum::<usize>(), self.devices.by_conn.len());
+        self.check_that_only_the_newest_connects();
+    }
+
+    /// Of each clientid.
+    fn check_that_only_the_newest_connects(&self) {
+        for (id, device) in &self.devices.devices {
+            let connects = matches!(
+                device.state,
+                State::Dialing { .. }
+                    | State::Announced { .. }
+                    | State::Authenticating { .. }
+                    | State::Subscribing { .. }
+            );
+            assert!(!(connects && self.devices.clients.is_superseded(device.key, *id)), "{id:?} is superseded");
+        }
     }
 
     fn call(&mut self, node: NodeId, anchor: AnchorId, call: &Call) {
@@ -259,12 +275,11 @@ impl World {
                 assert!(known.connected || known.resumed, "{event:?} before Connected");
                 self.alive.swap_remove(index);
             }
-            BrokerEvent::Message { .. }
-            | BrokerEvent::Reconnected { .. }
-            | BrokerEvent::Published { .. }
-            | BrokerEvent::PublishRefused { .. } => {
+            BrokerEvent::Message { .. } | BrokerEvent::Reconnected { .. } => {
                 assert!(known.connected || known.resumed, "{event:?} before Connected");
             }
+            // The connection of an older registration may have published it.
+            BrokerEvent::Published { .. } | BrokerEvent::PublishRefused { .. } => {}
         }
     }
 
@@ -281,7 +296,12 @@ impl World {
         assert!(self.devices.is_empty());
         let is_probe = |anchor: &Anchor| matches!(self.devices.by_anchor[&anchor.id], Owner::Probe(_));
         assert!(self.anchors.iter().all(is_probe), "only probes are left");
-        assert!(self.devices.parked.is_empty() && self.devices.leaving.is_empty());
+        assert!(self.devices.parked.is_empty() && self.devices.by_conn.is_empty());
+        assert_eq!(self.devices.queues.len(), 0);
+        for (node, anchor) in std::mem::take(&mut self.calls) {
+            self.devices.called(self.now, node, anchor, Outcome::Done);
+        }
+        assert_eq!((self.devices.clients.len(), self.devices.calls.len()), (0, 0));
         self.pass_time(3999);
         let next = self.devices.deadlines.first();
         assert!(next.is_none_or(|(_, timer)| matches!(timer, Timer::Probe(_))), "{next:?}");

@@ -9,29 +9,33 @@ use tracing::debug;
 use crate::gateway::broker::{ClientInfo, DeviceId};
 use crate::upstream::pace::back_off;
 
-use super::device::Device;
-use super::{Devices, State, Timer, Wait};
+use super::device::{Device, State, Wait};
+use super::{Devices, Timer};
 
 impl Devices {
     /// The connection is gone, and it was not the broker's will as far as we know.
     pub(super) fn lost(&mut self, now: Instant, id: DeviceId, why: &str) {
         self.counters().anchors_lost.increment();
-        self.give_back_unanswered(id);
+        self.blame_publication(id);
+        self.abandon_call(now, id);
         self.gave_up(now, id, why);
     }
 
     /// The connection went with an earlier process: this one makes it again, as one among many.
     pub(super) fn resume(&mut self, now: Instant, id: DeviceId, client: ClientInfo) {
-        self.devices.insert(id, Device::resumed(client));
+        let key = self.clients.add(&client.clientid, id);
+        self.devices.insert(id, Device::resumed(client, key));
+        self.supersede_older(now, key, id);
         if self.nodes.any_up() { self.take_slot(now, id) } else { self.park(id) }
     }
 
     pub(super) fn back_off(&mut self, now: Instant, id: DeviceId) {
-        if self.devices.get(&id).is_some_and(|device| device.successor.is_some()) {
-            debug!(device = id.0, "gives way to the next device of its clientid");
-            return self.remove(now, id);
+        let Some(device) = self.devices.get(&id) else { return };
+        if self.clients.is_superseded(device.key, id) {
+            debug!(device = id.0, "a newer registration has its clientid");
+            return if device.leaving { self.remove(now, id) } else { self.rest(now, id) };
         }
-        self.hang_up(id);
+        self.hang_up(now, id);
         let Some(device) = self.devices.get_mut(&id) else { return };
         let wait = back_off(device.failures, &mut self.rng);
         device.failures += 1;
@@ -40,19 +44,21 @@ impl Devices {
     }
 
     pub(super) fn waited(&mut self, now: Instant, id: DeviceId, wait: Wait) {
-        if !self.nodes.any_up() {
+        if !self.nodes.any_up() && wait != Wait::Superseded {
             return self.park(id);
         }
         match wait {
             Wait::BackOff => self.take_slot(now, id),
             Wait::Slot | Wait::Parked => self.dial_again(now, id),
+            // Its time comes with the end of the newer registration.
+            Wait::Superseded => {}
         }
     }
 
     /// The node cannot serve the device, and another one can.
     pub(super) fn leave(&mut self, now: Instant, id: DeviceId) {
         self.counters().anchors_lost.increment();
-        self.queues.give_back(id);
+        self.abandon_call(now, id);
         self.gave_up(now, id, "its node of EMQX does not serve");
     }
 
@@ -83,8 +89,12 @@ impl Devices {
     }
 
     fn dial_again(&mut self, now: Instant, id: DeviceId) {
-        let before = self.devices.get(&id).map(|device| (device.node, device.elsewhere));
-        let (node, elsewhere) = before.unwrap_or_default();
+        let Some(device) = self.devices.get(&id) else { return };
+        let (key, node, elsewhere) = (device.key, device.node, device.elsewhere);
+        if let Some(until) = self.unanswered_until(now, key) {
+            self.wait_for(id, Wait::Slot);
+            return self.deadlines.set(Timer::Device(id), until);
+        }
         let Some(node) = self.nodes.choose(node, elsewhere) else { return self.park(id) };
         self.deadlines.set(Timer::Device(id), now + self.connect_timeout);
         self.dial(id, node);

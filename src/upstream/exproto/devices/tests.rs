@@ -2,6 +2,7 @@
 
 mod nodes;
 mod resuming;
+mod superseding;
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -26,6 +27,7 @@ struct Scene {
     metrics: Arc<Metrics>,
     /// Where the anchors were to go.
     dialed: HashMap<AnchorId, NodeId>,
+    clientids: HashMap<DeviceId, String>,
 }
 
 impl Scene {
@@ -50,7 +52,7 @@ impl Scene {
         change(&mut settings);
         let metrics = Arc::new(Metrics::default());
         let devices = Devices::new(&settings, StdRng::seed_from_u64(1), Arc::clone(&metrics));
-        Self { now: Instant::now(), devices, metrics, dialed: HashMap::new() }
+        Self { now: Instant::now(), devices, metrics, dialed: HashMap::new(), clientids: HashMap::new() }
     }
 
     /// With one device that is a client of the broker, with the conn `c1`.
@@ -62,7 +64,7 @@ impl Scene {
 
     /// Takes a device from Connect to the answer of Subscribe.
     fn connect(&mut self, device: DeviceId, conn: &str) -> AnchorId {
-        self.command_connect(device, "ep1");
+        self.command_connect(device, &format!("ep{}", device.0));
         let anchor = self.attempt(device, conn);
         self.expect(&[Action::Tell(BrokerEvent::Connected { device })]);
         anchor
@@ -81,13 +83,18 @@ impl Scene {
     }
 
     fn command_connect(&mut self, device: DeviceId, clientid: &str) {
-        let client = client(clientid);
+        let client = self.client(device, clientid);
         self.devices.command(self.now, BrokerCommand::Connect { device, client });
     }
 
     fn command_resume(&mut self, device: DeviceId, clientid: &str) {
-        let client = client(clientid);
+        let client = self.client(device, clientid);
         self.devices.command(self.now, BrokerCommand::Resume { device, client });
+    }
+
+    fn client(&mut self, device: DeviceId, clientid: &str) -> ClientInfo {
+        self.clientids.insert(device, clientid.to_owned());
+        client(clientid)
     }
 
     fn publish(&mut self, device: DeviceId, topic: &str) {
@@ -165,14 +172,15 @@ impl Scene {
 
     #[track_caller]
     fn expect_authenticate(&mut self, device: DeviceId, anchor: AnchorId, conn: &str) {
-        let call = Call::Authenticate { conn: conn.to_owned(), client: client("ep1") };
+        let call = Call::Authenticate { conn: conn.to_owned(), client: client(&self.clientids[&device]) };
         assert_eq!(self.devices.by_anchor.get(&anchor), Some(&Owner::Device(device)));
         self.expect(&[Action::Call { anchor, node: self.dialed[&anchor], call }]);
     }
 
     #[track_caller]
     fn expect_subscribe(&mut self, device: DeviceId, anchor: AnchorId, conn: &str) {
-        let call = Call::Subscribe { conn: conn.to_owned(), filter: "lwm2m/ep1/dn".to_owned(), qos: 1 };
+        let call =
+            Call::Subscribe { conn: conn.to_owned(), filter: format!("lwm2m/{}/dn", self.clientids[&device]), qos: 1 };
         assert_eq!(self.devices.by_anchor.get(&anchor), Some(&Owner::Device(device)));
         self.expect(&[Action::Call { anchor, node: self.dialed[&anchor], call }]);
     }
@@ -568,7 +576,7 @@ fn a_lost_connection_is_made_again_and_what_was_under_way_is_sent_again() {
         fault(&mut scene, anchor);
         scene.expect(&[hang_up(anchor)]);
         scene.publish(ONE, "b");
-        scene.answer(anchor, Outcome::Done);
+        scene.answer(anchor, gone());
         scene.expect_nothing();
 
         let waited = scene.advance_to_deadline();
@@ -744,9 +752,18 @@ fn an_older_device_that_cannot_finish_gives_way() {
 }
 
 #[test]
-fn a_clientid_that_is_connected_twice_ends_the_older_device() {
+fn an_endpoint_whose_clientid_another_one_takes_is_discarded() {
     let (mut scene, older) = Scene::with_ready_device();
-    scene.connect(TWO, "c2");
+    let other = ClientInfo { endpoint: "other".to_owned(), ..scene.client(TWO, "ep1") };
+    scene.devices.command(scene.now, BrokerCommand::Connect { device: TWO, client: other });
+    let (anchor, token) = scene.expect_dial();
+    scene.socket_says("c2", &token.line());
+    scene.devices.poll_action().expect("Authenticate");
     scene.socket_closed("c1", "{shutdown,discarded}");
-    scene.expect(&[closed(ONE, CloseReason::Discarded), hang_up(older)]);
+    scene.expect(&[hang_up(older)]);
+    scene.answer(anchor, Outcome::Done);
+    scene.devices.poll_action().expect("Subscribe");
+    scene.answer(anchor, Outcome::Done);
+    let connected = Action::Tell(BrokerEvent::Connected { device: TWO });
+    scene.expect(&[connected, closed(ONE, CloseReason::Discarded)]);
 }

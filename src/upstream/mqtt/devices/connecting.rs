@@ -7,11 +7,11 @@ use tracing::debug;
 
 use crate::gateway::broker::{BrokerEvent, ClientInfo, CloseReason, ConnectError, DeviceId};
 use crate::upstream::mqtt::brokers::BrokerId;
-use crate::upstream::mqtt::codec::{self, ConnAck, Connect, Version};
+use crate::upstream::mqtt::codec::{self, ConnAck, Connect, PacketId, Version};
 use crate::upstream::mqtt::reason::{Admission, Reason};
 
-use super::device::{Talk, Target};
-use super::{Action, ConnectionId, Device, Devices, State, Timer};
+use super::device::{Session, Talk, Target};
+use super::{Action, ConnectionId, Device, Devices, State, Timer, session_expiry};
 
 /// Servers in a row that may name another one.
 const REFERRALS: u8 = 3;
@@ -28,9 +28,13 @@ impl Devices {
         let connect = Connect {
             client: &device.client,
             keep_alive: self.keep_alive,
-            session_expiry: device.client.lifetime,
+            session_expiry: session_expiry(&device.client),
             max_packet_size: self.max_packet_size,
         };
+        if let Some(session) = self.clients.shared_mut(device.key) {
+            session.connecting.insert(connection, now);
+            session.last_connected = Some(connection);
+        }
         match codec::connect(device.version, connect) {
             Ok(bytes) => self.actions.push_back(Action::Send { connection, bytes }),
             Err(error) => self.refused(now, id, format!("CONNECT: {error}")),
@@ -38,33 +42,14 @@ impl Devices {
     }
 
     pub(super) fn connect(&mut self, now: Instant, id: DeviceId, client: ClientInfo) {
-        let clientid = client.clientid.clone();
-        self.devices.insert(id, Device::new(client));
+        let key = self.clients.add(&client.clientid, id);
+        self.devices.insert(id, Device::new(client, key));
         self.deadlines.set(Timer::Device(id), now + self.connect_timeout);
-        let held = self.wait_for_predecessor(id, &clientid);
-        self.newest.insert(clientid, id);
-        if !held {
-            self.first_attempt(now, id);
-        }
+        self.supersede_older(now, key, id);
+        self.advance(now, key);
     }
 
-    /// The last words of an older device of the same clientid go first: the broker would end its connection.
-    fn wait_for_predecessor(&mut self, id: DeviceId, clientid: &str) -> bool {
-        let predecessor = self.leaving.get(clientid).and_then(|older| self.devices.get_mut(older));
-        let Some(predecessor) = predecessor.filter(|older| matches!(older.state, State::Ready { .. })) else {
-            return false;
-        };
-        predecessor.successor = Some(id);
-        true
-    }
-
-    pub(super) fn predecessor_left(&mut self, now: Instant, id: DeviceId) {
-        if let Some(State::Held) = self.state(id) {
-            self.first_attempt(now, id);
-        }
-    }
-
-    fn first_attempt(&mut self, now: Instant, id: DeviceId) {
+    pub(super) fn first_attempt(&mut self, now: Instant, id: DeviceId) {
         match self.brokers.choose(now, None, false) {
             Some(broker) => self.dial(id, Target::Configured(broker)),
             None => self.gave_up(now, id, "the broker is away"),
@@ -134,6 +119,7 @@ impl Devices {
         let talk = Talk {
             connection,
             limits,
+            session_present,
             since: now,
             unwritten: 0,
             heard: now,
@@ -142,9 +128,9 @@ impl Devices {
             progress: now,
             keep_alive: (keep_alive > 0).then(|| Duration::from_secs(keep_alive.into())),
         };
-        let packet = device.next_packet();
+        let packet = self.clients.shared_mut(device.key).map_or(PacketId::FIRST, Session::next_packet);
         let said = codec::subscribe(device.version, packet, &device.client.command_filter, device.client.command_qos);
-        device.state = State::Subscribing { talk, packet, session_present, early: Vec::new() };
+        device.state = State::Subscribing { talk, packet, early: Vec::new() };
         match said {
             Ok(bytes) => self.send(now, id, bytes),
             Err(error) => self.refused(now, id, format!("SUBSCRIBE: {error}")),
@@ -162,14 +148,12 @@ impl Devices {
     fn ready(&mut self, now: Instant, id: DeviceId) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let before = mem::replace(&mut device.state, State::Held);
-        let State::Subscribing { talk, session_present, early, .. } = before else { return };
+        let State::Subscribing { talk, mut early, .. } = before else { return };
         device.state = State::Ready { talk };
+        let (key, inherited) = (device.key, mem::take(&mut device.inherited));
         device.referrals = 0;
         let first = !mem::replace(&mut device.connected_before, true);
         let awaited = first || mem::take(&mut device.resumed);
-        // To a broker that knows nothing of what was in flight it goes as if it never went.
-        let queues = &self.queues;
-        device.in_flight.retain(|in_flight| session_present && queues.publication(id, in_flight.serial).is_some());
         let counters = self.counters();
         if first {
             counters.connected.increment();
@@ -179,10 +163,12 @@ impl Devices {
         let event =
             if awaited { BrokerEvent::Connected { device: id } } else { BrokerEvent::Reconnected { device: id } };
         self.tell(id, event);
-        for message in early {
+        early.retain(|message| !inherited.contains(message));
+        for message in inherited.into_iter().chain(early) {
             self.deliver(now, id, message);
         }
-        self.publish_next(now, id);
+        self.retire_older(now, key, id);
+        self.publish_next(now, key);
         self.watch_connection(now, id);
     }
 
@@ -191,7 +177,7 @@ impl Devices {
         let Some(device) = self.devices.get(&id) else { return };
         debug!(device = id.0, clientid = device.client.clientid, why, "refused by the broker");
         if device.connected_before {
-            return self.close(now, id, CloseReason::Refused);
+            return self.end(now, id, CloseReason::Refused);
         }
         self.tell(id, BrokerEvent::ConnectFailed { device: id, error: ConnectError::Refused(why) });
         self.remove(now, id);
@@ -206,15 +192,15 @@ impl Devices {
         if let Some(broker) = device.broker() {
             self.brokers.speaks(broker, Version::V311);
         }
-        self.dial_anew(id);
+        self.dial_anew(now, id);
     }
 
     fn go_elsewhere(&mut self, now: Instant, id: DeviceId, server: Option<String>, why: &str) {
-        self.hang_up(id);
+        self.hang_up(now, id);
         if let Some(device) = self.devices.get_mut(&id) {
             device.state = State::Held;
         }
-        if self.refer(id, server) { self.dial_anew(id) } else { self.gave_up(now, id, why) }
+        if self.refer(id, server) { self.dial_anew(now, id) } else { self.gave_up(now, id, why) }
     }
 
     /// The next attempt goes to the server that this one named, if it named one and not too many did before.
@@ -232,8 +218,8 @@ impl Devices {
     }
 
     /// Dials the same target once more, at once.
-    fn dial_anew(&mut self, id: DeviceId) {
-        self.hang_up(id);
+    fn dial_anew(&mut self, now: Instant, id: DeviceId) {
+        self.hang_up(now, id);
         if let Some(target) = self.devices.get(&id).and_then(|device| device.target.clone()) {
             self.dial(id, target);
         }
@@ -248,7 +234,7 @@ impl Devices {
         let other =
             if again { self.brokers.choose(now, before, true).filter(|other| Some(*other) != before) } else { None };
         let Some(other) = other else { return self.gave_up(now, id, why) };
-        self.hang_up(id);
+        self.hang_up(now, id);
         if let Some(device) = self.devices.get_mut(&id) {
             debug!(device = id.0, clientid = device.client.clientid, why, "not connected to this broker");
             device.failures += 1;

@@ -1,8 +1,10 @@
-//! One device on its way to the broker.
+//! One device on its way to the broker, and the session that all registrations of one clientid have there.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::gateway::broker::{ClientInfo, DeviceId};
+use crate::gateway::broker::{ClientInfo, CloseReason, DeviceId};
+use crate::upstream::clients::ClientKey;
 use crate::upstream::mqtt::brokers::BrokerId;
 use crate::upstream::mqtt::codec::{Limits, Message, PacketId, Version};
 use crate::upstream::queue::Serial;
@@ -12,6 +14,7 @@ use super::ConnectionId;
 #[derive(Debug)]
 pub struct Device {
     pub client: ClientInfo,
+    pub key: ClientKey,
     pub state: State,
     /// Where it is, or where it was last.
     pub target: Option<Target>,
@@ -27,11 +30,24 @@ pub struct Device {
     /// Attempts in a row that led to nothing, or not for long.
     pub failures: u32,
     pub leaving: Option<Leaving>,
-    /// The device of the same clientid that waits for this one to have left.
-    pub successor: Option<DeviceId>,
+    /// The broker ended the connection by its will, while a newer registration was asked for.
+    pub ended: Option<CloseReason>,
+    /// Commands that other connections of the clientid received before this device was connected.
+    pub inherited: Vec<Message>,
+}
+
+/// What the registrations of one clientid have in common.
+#[derive(Debug)]
+pub struct Session {
     /// Publications that the broker has not acknowledged, in their order. They outlive their connection.
     pub in_flight: Vec<InFlight>,
     pub last_packet: PacketId,
+    /// The device on whose connection publications go out.
+    pub talker: Option<DeviceId>,
+    /// CONNECT packets without an answer, and when they were sent.
+    pub connecting: BTreeMap<ConnectionId, Instant>,
+    /// The connection on which CONNECT was sent last.
+    pub last_connected: Option<ConnectionId>,
 }
 
 /// In the order in which a device goes through them.
@@ -47,7 +63,6 @@ pub enum State {
     Subscribing {
         talk: Talk,
         packet: PacketId,
-        session_present: bool,
         /// Commands that overtook the answer to SUBSCRIBE.
         early: Vec<Message>,
     },
@@ -73,6 +88,8 @@ pub enum Wait {
     Slot,
     /// The broker is away.
     Parked,
+    /// A newer registration of the clientid was asked for.
+    Superseded,
 }
 
 /// How a device leaves that has still something to publish.
@@ -89,6 +106,8 @@ pub enum Leaving {
 pub struct Talk {
     pub connection: ConnectionId,
     pub limits: Limits,
+    /// The broker knows of what was in flight.
+    pub session_present: bool,
     pub since: Instant,
     /// Bytes that the system has not taken yet.
     pub unwritten: usize,
@@ -112,13 +131,15 @@ pub struct InFlight {
 
 impl Device {
     /// One that the core knows as connected, by an earlier process.
-    pub fn resumed(client: ClientInfo) -> Self {
-        Self { connected_before: true, resumed: true, ..Self::new(client) }
+    pub fn resumed(client: ClientInfo, key: ClientKey) -> Self {
+        let state = State::WaitingToReconnect(Wait::Slot);
+        Self { state, connected_before: true, resumed: true, ..Self::new(client, key) }
     }
 
-    pub fn new(client: ClientInfo) -> Self {
+    pub fn new(client: ClientInfo, key: ClientKey) -> Self {
         Self {
             client,
+            key,
             state: State::Held,
             target: None,
             version: Version::V5,
@@ -128,19 +149,8 @@ impl Device {
             resumed: false,
             failures: 0,
             leaving: None,
-            successor: None,
-            in_flight: Vec::new(),
-            last_packet: PacketId::FIRST,
-        }
-    }
-
-    /// A packet identifier that is not in use.
-    pub fn next_packet(&mut self) -> PacketId {
-        loop {
-            self.last_packet = self.last_packet.next();
-            if !self.in_flight.iter().any(|in_flight| in_flight.packet == self.last_packet) {
-                return self.last_packet;
-            }
+            ended: None,
+            inherited: Vec::new(),
         }
     }
 
@@ -155,6 +165,30 @@ impl Device {
         match self.target {
             Some(Target::Configured(broker)) => Some(broker),
             Some(Target::Referred(_)) | None => None,
+        }
+    }
+}
+
+impl Default for Session {
+    fn default() -> Self {
+        Self {
+            in_flight: Vec::new(),
+            last_packet: PacketId::FIRST,
+            talker: None,
+            connecting: BTreeMap::new(),
+            last_connected: None,
+        }
+    }
+}
+
+impl Session {
+    /// A packet identifier that is not in use.
+    pub fn next_packet(&mut self) -> PacketId {
+        loop {
+            self.last_packet = self.last_packet.next();
+            if !self.in_flight.iter().any(|in_flight| in_flight.packet == self.last_packet) {
+                return self.last_packet;
+            }
         }
     }
 }

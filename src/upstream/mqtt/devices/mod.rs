@@ -1,14 +1,16 @@
 //! All devices on their way to the broker, as a state machine without sockets and clock.
 //!
 //! A device goes through these states, and its connection with it:
-//! 1. `Held`: an older device of the same clientid still says its last words; connecting would cut them off.
+//! 1. `Held`: an older registration of the same clientid still says its last words, or may still be accepted.
 //! 2. `Dialing`: the connection is on its way to the broker.
 //! 3. `Connecting`: CONNECT is sent, with the session of before if there is one.
 //! 4. `Subscribing`: the filter of its commands. Those that waited in the session may come meanwhile.
 //! 5. `Ready`: publications go out, so many at a time as the windows allow, in order. Those that were in flight when an
 //!    earlier connection of the same session ended go first, once more.
-//! 6. `WaitingToReconnect`: the connection is gone; back to 2 after a back-off.
+//! 6. `WaitingToReconnect`: the connection is gone; back to 2 after a back-off. A registration that was superseded by a newer
+//!    one of its clientid stays here (`superseding`).
 //!
+//! Publications belong to the clientid, as its session does: whichever of its registrations is ready publishes them.
 //! A publication of QoS 1 is delivered at least once. One of QoS 0 is done when the connection has it.
 
 mod connecting;
@@ -17,6 +19,7 @@ mod publishing;
 #[cfg(test)]
 mod random_tests;
 mod reconnecting;
+mod superseding;
 #[cfg(test)]
 pub mod test_values;
 #[cfg(test)]
@@ -30,17 +33,19 @@ use rand::rngs::StdRng;
 use tracing::debug;
 
 use crate::deadlines::Deadlines;
-use crate::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, DeviceId, UplinkClass};
+use crate::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, CloseReason, DeviceId, UplinkClass};
 use crate::observability::metrics::{Metrics, UpstreamMetrics};
 use crate::upstream::Occupancy;
+use crate::upstream::clients::Clients;
 use crate::upstream::pace::Pace;
 use crate::upstream::queue::Queues;
 
 use super::Settings;
 use super::brokers::{BrokerId, Brokers, Fault, Standing};
-use super::codec::{self, Incoming, Message, Version};
+use super::codec::{self, Incoming, Message, PacketId, Version};
 use super::reason::{Ending, Reason};
-use device::{Device, Leaving, State, Wait};
+use device::{Device, Leaving, Session, State, Wait};
+use superseding::{ANSWER_PATIENCE, Orphan};
 
 pub use device::Target;
 
@@ -51,6 +56,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Commands that may arrive before the device is ready, for one device; more of QoS 0 are dropped, and the broker has no
 /// more of QoS 1 on its way than [`codec::RECEIVE_MAXIMUM`].
 const EARLY_MESSAGES: usize = 128;
+/// The broker keeps a session for no longer, whatever the lifetime of its device is: so the sessions of devices that never
+/// come back do not fill it.
+const LONGEST_SESSION: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// One connection attempt of one device. Never used again in the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -90,10 +98,8 @@ pub struct Devices {
     max_packet_size: usize,
     devices: HashMap<DeviceId, Device>,
     by_connection: HashMap<ConnectionId, DeviceId>,
-    /// By clientid: its newest device. An older one has lost its connection to it.
-    newest: HashMap<String, DeviceId>,
-    /// By clientid: devices that are disconnected, but still say their last words.
-    leaving: HashMap<String, DeviceId>,
+    clients: Clients<Session>,
+    orphans: HashMap<ConnectionId, Orphan>,
     /// Devices that wait for the broker to be there again.
     parked: BTreeSet<DeviceId>,
     queues: Queues,
@@ -111,6 +117,11 @@ enum Timer {
     /// What it means is the state's.
     Device(DeviceId),
     LastWords(DeviceId),
+    /// A CONNECT of an older registration need not be waited for any longer.
+    Held(DeviceId),
+    /// The connection of a replaced registration need not be read any longer.
+    HandOver(DeviceId),
+    Orphan(ConnectionId),
     /// A broker that is down is tried again.
     Probe,
 }
@@ -124,8 +135,8 @@ impl Devices {
             max_packet_size: settings.max_packet_size,
             devices: HashMap::new(),
             by_connection: HashMap::new(),
-            newest: HashMap::new(),
-            leaving: HashMap::new(),
+            clients: Clients::default(),
+            orphans: HashMap::new(),
             parked: BTreeSet::new(),
             queues: Queues::new(settings.queue_per_device, settings.queue_total),
             brokers: Brokers::new(&settings.brokers, settings.version),
@@ -162,8 +173,15 @@ impl Devices {
 
     /// What the broker said on a connection.
     pub fn heard(&mut self, now: Instant, connection: ConnectionId, incoming: Incoming) {
-        let Some(id) = self.by_connection.get(&connection).copied() else { return };
+        let Some(id) = self.by_connection.get(&connection).copied() else {
+            return self.orphan_heard(now, connection, &incoming);
+        };
         let Some(device) = self.devices.get_mut(&id) else { return };
+        if matches!(device.state, State::Connecting { .. })
+            && let Some(session) = self.clients.shared_mut(device.key)
+        {
+            session.connecting.remove(&connection);
+        }
         if let Some(talk) = device.state.talk_mut() {
             talk.heard = now;
             talk.pinged = None;
@@ -192,7 +210,9 @@ impl Devices {
         if let Some(talk) = self.devices.get_mut(&id).and_then(|device| device.state.talk_mut()) {
             talk.unwritten = talk.unwritten.saturating_sub(bytes);
         }
-        self.publish_next(now, id);
+        if let Some(key) = self.devices.get(&id).map(|device| device.key) {
+            self.publish_next(now, key);
+        }
     }
 
     /// No connection was opened, for want of a file descriptor of this process: no broker is to blame.
@@ -204,7 +224,12 @@ impl Devices {
 
     /// A dial failed, or the connection ended.
     pub fn ended(&mut self, now: Instant, connection: ConnectionId, why: &str) {
-        let Some(id) = self.by_connection.get(&connection).copied() else { return };
+        let Some(id) = self.by_connection.get(&connection).copied() else {
+            return self.orphan_ended(now, connection);
+        };
+        if let Some(session) = self.session_mut(id) {
+            session.connecting.remove(&connection);
+        }
         match self.state(id) {
             Some(State::Dialing { .. }) => {
                 self.counters().anchors_failed.increment();
@@ -231,6 +256,13 @@ impl Devices {
             match timer {
                 Timer::Device(device) => self.state_timed_out(now, device),
                 Timer::LastWords(device) => self.remove(now, device),
+                Timer::Held(device) => {
+                    if let Some(key) = self.devices.get(&device).map(|device| device.key) {
+                        self.advance(now, key);
+                    }
+                }
+                Timer::HandOver(device) => self.rest_or_leave(now, device),
+                Timer::Orphan(connection) => self.orphan_ended(now, connection),
                 Timer::Probe => self.probe(now),
             }
         }
@@ -270,12 +302,17 @@ impl Devices {
     }
 
     fn disconnect(&mut self, now: Instant, id: DeviceId, leaving: Leaving) {
+        let is_replaced = self.is_replaced(id);
+        let hands_over = self.deadlines.get(Timer::HandOver(id)).is_some();
         let Some(device) = self.devices.get_mut(&id) else { return };
-        if !device.connected_before || self.queues.is_empty(id) {
+        if is_replaced {
+            device.leaving = Some(leaving);
+            return if hands_over { () } else { self.remove(now, id) };
+        }
+        if !device.connected_before || self.queues.is_empty(device.key) {
             return self.say_goodbye(now, id, leaving);
         }
         if device.leaving.replace(leaving).is_none() {
-            self.leaving.insert(device.client.clientid.clone(), id);
             self.deadlines.set(Timer::LastWords(id), now + LAST_WORDS);
         }
     }
@@ -284,7 +321,8 @@ impl Devices {
     fn say_goodbye(&mut self, now: Instant, id: DeviceId, leaving: Leaving) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         if let Some(connection) = device.state.talk_mut().map(|talk| talk.connection) {
-            let bytes = goodbye(device, leaving);
+            let packet = self.clients.shared_mut(device.key).map_or(PacketId::FIRST, Session::next_packet);
+            let bytes = goodbye(device, packet, leaving);
             device.state = State::WaitingToReconnect(Wait::BackOff);
             self.leave_connection(id, connection);
             self.actions.push_back(Action::Send { connection, bytes });
@@ -297,7 +335,7 @@ impl Devices {
         let why = match self.state(id) {
             Some(State::WaitingToReconnect(wait)) => return self.waited(now, id, *wait),
             Some(State::Ready { .. }) => return self.check_connection(now, id),
-            Some(State::Held) => return self.gave_up(now, id, "the device before it is still leaving"),
+            Some(State::Held) => return self.gave_up(now, id, "the registration before it is still under way"),
             Some(State::Dialing { .. }) => {
                 self.blame_broker(now, id, Fault::NotReached("no answer"));
                 "the broker cannot be reached"
@@ -315,7 +353,8 @@ impl Devices {
     /// A connection that is ready is looked at when something may be due.
     fn check_connection(&mut self, now: Instant, id: DeviceId) {
         let Some(device) = self.devices.get_mut(&id) else { return };
-        let waits = !device.in_flight.is_empty();
+        let session = self.clients.shared(device.key);
+        let waits = session.is_some_and(|session| session.talker == Some(id) && !session.in_flight.is_empty());
         let State::Ready { talk } = &mut device.state else { return };
         let answer_due = [talk.pinged, waits.then_some(talk.progress)].into_iter().flatten().min();
         if answer_due.is_some_and(|since| now >= since + ANSWER_TIMEOUT) {
@@ -332,7 +371,8 @@ impl Devices {
     /// Sets when the connection is looked at next. What is sent meanwhile only makes that later than needed.
     fn watch_connection(&mut self, now: Instant, id: DeviceId) {
         let Some(device) = self.devices.get_mut(&id) else { return };
-        let waits = !device.in_flight.is_empty();
+        let session = self.clients.shared(device.key);
+        let waits = session.is_some_and(|session| session.talker == Some(id) && !session.in_flight.is_empty());
         let State::Ready { talk } = &mut device.state else { return };
         let answers = [talk.pinged, waits.then_some(talk.progress)].into_iter().flatten().map(|at| at + ANSWER_TIMEOUT);
         let ping = talk.keep_alive.filter(|_| talk.pinged.is_none()).map(|alive| talk.heard.min(talk.said) + alive);
@@ -360,6 +400,9 @@ impl Devices {
     fn disconnected(&mut self, now: Instant, id: DeviceId, reason: Reason, server: Option<String>) {
         debug!(device = id.0, %reason, "DISCONNECT");
         match reason.ending() {
+            Ending::Closed(CloseReason::Discarded) if self.discarded_by_us(id) => {
+                self.lost(now, id, &reason.to_string())
+            }
             Ending::Closed(closing) => self.close(now, id, closing),
             Ending::Elsewhere => {
                 self.lost(now, id, &reason.to_string());
@@ -374,6 +417,9 @@ impl Devices {
     }
 
     fn message_received(&mut self, now: Instant, id: DeviceId, message: Message) {
+        if self.is_replaced(id) {
+            return self.message_for_heir(now, id, message);
+        }
         let Some(device) = self.devices.get_mut(&id) else { return };
         // What is not acknowledged stays with the broker, for as long as the session does.
         if device.leaving.is_some() {
@@ -412,38 +458,57 @@ impl Devices {
                 }
             };
         }
+        if !self.clients.is_superseded(device.key, id) {
+            return self.end(now, id, reason);
+        }
+        // What becomes of it is decided when it is known what becomes of the newer registration.
+        if let Some(device) = self.devices.get_mut(&id) {
+            device.ended = Some(reason);
+        }
+        self.lost(now, id, "the broker ended the connection");
+    }
+
+    fn end(&mut self, now: Instant, id: DeviceId, reason: CloseReason) {
+        let Some(device) = self.devices.get(&id) else { return };
         debug!(device = id.0, clientid = device.client.clientid, ?reason, "connection ended by the broker");
         self.counters().closed.increment();
         self.tell(id, BrokerEvent::Closed { device: id, reason });
         self.remove(now, id);
     }
 
-    /// Forgets the device, and all that belongs to it.
+    /// Forgets the device. What waits to be published stays while there is another registration of the clientid.
     fn remove(&mut self, now: Instant, id: DeviceId) {
-        self.hang_up(id);
+        self.hang_up(now, id);
+        self.stop_talking(id);
         let Some(device) = self.devices.remove(&id) else { return };
-        let clientid = &device.client.clientid;
-        self.deadlines.cancel(Timer::Device(id));
-        self.deadlines.cancel(Timer::LastWords(id));
+        for timer in [Timer::Device(id), Timer::LastWords(id), Timer::Held(id), Timer::HandOver(id)] {
+            self.deadlines.cancel(timer);
+        }
         self.parked.remove(&id);
-        for owners in [&mut self.leaving, &mut self.newest] {
-            if owners.get(clientid) == Some(&id) {
-                owners.remove(clientid);
-            }
+        let key = device.key;
+        if self.clients.remove(key, id) {
+            self.clear_queue(key);
+        } else {
+            self.bequeath(now, device);
         }
-        for class in self.queues.clear(id) {
-            self.dropped(class);
-        }
-        if let Some(successor) = device.successor {
-            self.predecessor_left(now, successor);
-        }
+        self.go_on_with(now, key);
     }
 
     /// Gives up the connection, if there is one.
-    fn hang_up(&mut self, id: DeviceId) {
-        if let Some(connection) = self.state(id).and_then(State::connection) {
-            self.leave_connection(id, connection);
-            self.actions.push_back(Action::HangUp { connection });
+    fn hang_up(&mut self, now: Instant, id: DeviceId) {
+        self.stop_talking(id);
+        let Some(connection) = self.state(id).and_then(State::connection) else { return };
+        self.leave_connection(id, connection);
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        let key = device.key;
+        let session = self.clients.shared_mut(key);
+        let asked = session.and_then(|session| session.connecting.get(&connection).copied());
+        match asked.map(|asked| asked + ANSWER_PATIENCE).filter(|until| *until > now) {
+            Some(until) => self.orphan(id, connection, until),
+            None => {
+                self.connect_answered(key, connection);
+                self.actions.push_back(Action::HangUp { connection });
+            }
         }
     }
 
@@ -488,16 +553,20 @@ impl Devices {
     }
 }
 
+/// How long the broker keeps the session after the connection.
+fn session_expiry(client: &ClientInfo) -> Duration {
+    client.lifetime.min(LONGEST_SESSION)
+}
+
 /// The last packets of a connection.
-fn goodbye(device: &mut Device, leaving: Leaving) -> Vec<u8> {
-    let packet = device.next_packet();
+fn goodbye(device: &Device, packet: PacketId, leaving: Leaving) -> Vec<u8> {
     let client = &device.client;
     let said = match (leaving, device.version) {
         (Leaving::ForGood, Version::V5) => codec::disconnect(Version::V5, Duration::ZERO, false),
         // Nothing ends a session of 3.1.1 but another connection: it stays, and nothing waits in it.
         (Leaving::ForGood, Version::V311) => codec::unsubscribe_v311(packet, &client.command_filter)
             .and_then(|bytes| Ok([bytes, codec::disconnect(Version::V311, Duration::ZERO, false)?].concat())),
-        (Leaving::ForNow, Version::V5) => codec::disconnect(Version::V5, client.lifetime, client.will.is_some()),
+        (Leaving::ForNow, Version::V5) => codec::disconnect(Version::V5, session_expiry(client), client.will.is_some()),
         // Only a connection that ends without a word has its will published.
         (Leaving::ForNow, Version::V311) if client.will.is_some() => Ok(Vec::new()),
         (Leaving::ForNow, Version::V311) => codec::disconnect(Version::V311, Duration::ZERO, false),

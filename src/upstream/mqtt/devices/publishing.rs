@@ -1,13 +1,14 @@
-//! What a device publishes, in order.
+//! What a clientid publishes, in order.
 
 use std::time::Instant;
 
 use tracing::debug;
 
 use crate::gateway::broker::{BrokerEvent, DeviceId, Publication};
+use crate::upstream::clients::ClientKey;
 use crate::upstream::mqtt::codec::{self, PacketId, Sending};
 use crate::upstream::mqtt::reason::{Publishing, Reason};
-use crate::upstream::queue::Serial;
+use crate::upstream::queue::{Queued, Serial};
 
 use super::device::InFlight;
 use super::{ANSWER_TIMEOUT, Devices, State, Timer};
@@ -26,86 +27,118 @@ enum Next {
 impl Devices {
     pub(super) fn publish(&mut self, now: Instant, id: DeviceId, publication: Publication) {
         // A device that the broker closed, of which the core has still to hear, or one that was disconnected.
-        if self.devices.get(&id).is_none_or(|device| device.leaving.is_some()) {
+        let Some(device) = self.devices.get(&id).filter(|device| device.leaving.is_none()) else {
             return self.dropped(publication.class);
-        }
-        if let Some(class) = self.queues.push(id, publication) {
+        };
+        let key = device.key;
+        if let Some(class) = self.queues.push(key, Queued { device: id, publication }) {
             self.dropped(class);
         }
-        self.publish_next(now, id);
+        self.publish_next(now, key);
     }
 
-    /// Publishes what is first in the queue, as much of it as the windows allow, if the device is ready.
-    pub(super) fn publish_next(&mut self, now: Instant, id: DeviceId) {
-        while let Some(next) = self.next_to_publish(now, id) {
+    /// Publishes what is first in the queue, as much of it as the windows allow, if a device of the clientid is ready.
+    pub(super) fn publish_next(&mut self, now: Instant, key: ClientKey) {
+        let Some(id) = self.ready_device(key) else { return };
+        if !self.may_talk(key, id) {
+            return;
+        }
+        while let Some(next) = self.next_to_publish(now, key, id) {
             self.send_publication(now, id, next);
         }
-        let Some(device) = self.devices.get(&id) else { return };
-        if let (Some(leaving), State::Ready { .. }) = (device.leaving, &device.state)
-            && self.queues.is_empty(id)
-        {
+        let leaving = self.devices.get(&id).and_then(|device| device.leaving);
+        if let Some(leaving) = leaving.filter(|_| self.queues.is_empty(key)) {
             self.say_goodbye(now, id, leaving);
         }
     }
 
+    /// The registration of the clientid that can publish.
+    fn ready_device(&self, key: ClientKey) -> Option<DeviceId> {
+        let mut newest_first = self.clients.registrations(key).iter().rev().copied();
+        newest_first.find(|id| matches!(self.state(*id), Some(State::Ready { .. })))
+    }
+
     pub(super) fn acknowledged(&mut self, now: Instant, id: DeviceId, packet: PacketId, reason: Reason) {
         let Some(device) = self.devices.get_mut(&id) else { return };
+        let key = device.key;
+        let session = self.clients.shared_mut(key).filter(|session| session.talker == Some(id));
         let acknowledged = |in_flight: &InFlight| in_flight.packet == packet && in_flight.sent;
-        let Some(at) = device.in_flight.iter().position(acknowledged) else {
+        let Some((session, at)) = session.and_then(|session| {
+            let at = session.in_flight.iter().position(acknowledged)?;
+            Some((session, at))
+        }) else {
             return debug!(device = id.0, ?packet, "PUBACK of nothing");
         };
-        let InFlight { serial, .. } = device.in_flight.remove(at);
+        let InFlight { serial, .. } = session.in_flight.remove(at);
         if let Some(talk) = device.state.talk_mut() {
             talk.progress = now;
         }
-        match (self.queues.finish(id, serial), reason.publishing()) {
-            (Some(publication), Publishing::Done) => self.published(id, &publication),
-            (Some(Publication { topic, .. }), Publishing::Refused) => {
+        match (self.queues.finish(key, serial), reason.publishing()) {
+            (Some(queued), Publishing::Done) => self.published(&queued),
+            (Some(Queued { device, publication: Publication { topic, .. } }), Publishing::Refused) => {
                 self.counters().publishes_refused.increment();
-                self.tell(id, BrokerEvent::PublishRefused { device: id, topic });
+                self.tell(device, BrokerEvent::PublishRefused { device, topic });
             }
-            (Some(Publication { class, .. }), Publishing::Rejected) => {
+            (Some(Queued { publication: Publication { class, .. }, .. }), Publishing::Rejected) => {
                 debug!(device = id.0, %reason, "the broker rejects a publication");
                 self.counters().publishes_failed.increment();
                 self.dropped(class);
             }
             (None, _) => {}
         }
-        self.publish_next(now, id);
+        self.publish_next(now, key);
     }
 
-    /// The connection ends perhaps because of what was sent: of the first publication that has no answer.
+    /// The connection ends perhaps because of what was sent, of the first publication that has no answer, unless it ends
+    /// because a newer registration takes its place.
     pub(super) fn blame_publication(&mut self, id: DeviceId) {
-        let Some(publication) = self.queues.blame(id) else { return };
+        let Some(key) = self.devices.get(&id).map(|device| device.key) else { return };
+        let talks = self.clients.shared(key).is_some_and(|session| session.talker == Some(id));
+        if !talks || self.clients.is_superseded(key, id) {
+            return;
+        }
+        let Some(Queued { publication, .. }) = self.queues.blame(key) else { return };
         debug!(device = id.0, topic = publication.topic, "a publication is given up: it never survives its connection");
         self.dropped(publication.class);
-        if let Some(device) = self.devices.get_mut(&id) {
-            device.in_flight.drain(..1.min(device.in_flight.len()));
+        if let Some(session) = self.clients.shared_mut(key) {
+            session.in_flight.drain(..1.min(session.in_flight.len()));
         }
     }
 
-    fn next_to_publish(&mut self, now: Instant, id: DeviceId) -> Option<Next> {
+    /// No registration of the clientid is left.
+    pub(super) fn clear_queue(&mut self, key: ClientKey) {
+        if let Some(session) = self.clients.shared_mut(key) {
+            session.in_flight.clear();
+            session.talker = None;
+        }
+        for class in self.queues.clear(key) {
+            self.dropped(class);
+        }
+    }
+
+    fn next_to_publish(&mut self, now: Instant, key: ClientKey, id: DeviceId) -> Option<Next> {
         let device = self.devices.get_mut(&id)?;
         let State::Ready { talk } = &device.state else { return None };
         if talk.unwritten >= HIGH_WATER {
             return None;
         }
         let (max_qos, window) = (talk.limits.max_qos, self.window.min(talk.limits.receive_maximum.into()));
-        let (serial, publication) = self.queues.begin(id, window)?;
-        if let Some(again) = device.in_flight.iter_mut().find(|in_flight| in_flight.serial == serial) {
+        let session = self.clients.shared_mut(key)?;
+        let (serial, publication) = self.queues.begin(key, window)?;
+        if let Some(again) = session.in_flight.iter_mut().find(|in_flight| in_flight.serial == serial) {
             again.sent = true;
             return Some(Next::Again(serial, again.packet));
         }
         if publication.qos.min(max_qos) == 0 {
             return Some(Next::First(serial, None));
         }
-        let packet = device.next_packet();
-        if device.in_flight.is_empty()
+        let packet = session.next_packet();
+        if session.in_flight.is_empty()
             && let Some(talk) = device.state.talk_mut()
         {
             talk.progress = now;
         }
-        device.in_flight.push(InFlight { packet, serial, sent: true });
+        session.in_flight.push(InFlight { packet, serial, sent: true });
         Some(Next::First(serial, Some(packet)))
     }
 
@@ -116,7 +149,8 @@ impl Devices {
         };
         let Some(device) = self.devices.get_mut(&id) else { return };
         let Some(limits) = device.state.talk_mut().map(|talk| talk.limits) else { return };
-        let Some(publication) = self.queues.publication(id, serial) else { return };
+        let key = device.key;
+        let Some(publication) = self.queues.publication(key, serial) else { return };
         let sending = Sending { client: &device.client, packet, again, retain: publication.retain && limits.retain };
         let said = codec::publish(device.version, publication, sending);
         let too_large = said.as_ref().is_ok_and(|bytes| bytes.len() > limits.max_packet_size);
@@ -124,9 +158,9 @@ impl Devices {
             Ok(bytes) if !too_large => {
                 self.send(now, id, bytes);
                 if packet.is_none()
-                    && let Some(publication) = self.queues.finish(id, serial)
+                    && let Some(queued) = self.queues.finish(key, serial)
                 {
-                    self.published(id, &publication);
+                    self.published(&queued);
                 }
                 self.expect_answer(now, id);
             }
@@ -143,20 +177,21 @@ impl Devices {
         }
     }
 
-    fn published(&mut self, id: DeviceId, publication: &Publication) {
+    fn published(&mut self, Queued { device, publication }: &Queued) {
         self.counters().publishes_ok.increment();
         if let Some(ticket) = publication.ticket {
-            self.tell(id, BrokerEvent::Published { device: id, ticket });
+            self.tell(*device, BrokerEvent::Published { device: *device, ticket });
         }
     }
 
     fn unsendable(&mut self, id: DeviceId, serial: Serial, why: &str) {
         debug!(device = id.0, why, "a publication is given up");
         self.counters().publishes_failed.increment();
-        if let Some(device) = self.devices.get_mut(&id) {
-            device.in_flight.retain(|in_flight| in_flight.serial != serial);
+        let Some(key) = self.devices.get(&id).map(|device| device.key) else { return };
+        if let Some(session) = self.clients.shared_mut(key) {
+            session.in_flight.retain(|in_flight| in_flight.serial != serial);
         }
-        if let Some(publication) = self.queues.finish(id, serial) {
+        if let Some(Queued { publication, .. }) = self.queues.finish(key, serial) {
             self.dropped(publication.class);
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use crate::gateway::broker::{ClientInfo, CloseReason, DeviceId};
+use crate::gateway::broker::{ClientInfo, DeviceId};
 use crate::upstream::mqtt::brokers::{BrokerId, Fault};
 use crate::upstream::pace::back_off;
 
@@ -21,36 +21,31 @@ impl Devices {
     /// The connection is gone, and it was not the broker's will as far as we know.
     pub(super) fn lost(&mut self, now: Instant, id: DeviceId, why: &str) {
         self.counters().anchors_lost.increment();
-        // What was in flight may give way again to what matters more.
-        self.queues.give_back(id);
+        self.stop_talking(id);
         let Some(device) = self.devices.get_mut(&id) else { return };
-        for in_flight in &mut device.in_flight {
-            in_flight.sent = false;
-        }
         if let State::Ready { talk } = &device.state
             && now >= talk.since + STABLE
         {
             device.failures = 0;
-        }
-        if self.is_overtaken(id) {
-            return self.close(now, id, CloseReason::Discarded);
         }
         self.gave_up(now, id, why);
     }
 
     /// The connection went with an earlier process: this one makes it again, as one among many.
     pub(super) fn resume(&mut self, now: Instant, id: DeviceId, client: ClientInfo) {
-        self.newest.insert(client.clientid.clone(), id);
-        self.devices.insert(id, Device::resumed(client));
+        let key = self.clients.add(&client.clientid, id);
+        self.devices.insert(id, Device::resumed(client, key));
+        self.supersede_older(now, key, id);
         if self.brokers.any_up() { self.take_slot(now, id) } else { self.park(id) }
     }
 
     pub(super) fn back_off(&mut self, now: Instant, id: DeviceId) {
-        if self.devices.get(&id).is_some_and(|device| device.successor.is_some()) {
-            debug!(device = id.0, "gives way to the next device of its clientid");
-            return self.remove(now, id);
+        let Some(device) = self.devices.get(&id) else { return };
+        if self.clients.is_superseded(device.key, id) {
+            debug!(device = id.0, "a newer registration has its clientid");
+            return self.rest_or_leave(now, id);
         }
-        self.hang_up(id);
+        self.hang_up(now, id);
         let Some(device) = self.devices.get_mut(&id) else { return };
         let wait = back_off(device.failures, &mut self.rng);
         device.failures = device.failures.saturating_add(1);
@@ -63,6 +58,8 @@ impl Devices {
             Wait::BackOff if self.has_target(id) => self.take_slot(now, id),
             Wait::BackOff => self.park(id),
             Wait::Slot | Wait::Parked => self.dial_again(now, id),
+            // Its time comes with the end of the newer registration.
+            Wait::Superseded => {}
         }
     }
 
@@ -111,15 +108,6 @@ impl Devices {
         self.plan_probe();
     }
 
-    /// Whether a newer device of ours has the clientid now. Version 3.1.1 does not tell that another connection took it, nor
-    /// does Mosquitto 2.0.11 in version 5.
-    fn is_overtaken(&self, id: DeviceId) -> bool {
-        let Some(device) = self.devices.get(&id).filter(|device| device.connected_before) else { return false };
-        let newest = self.newest.get(&device.client.clientid).filter(|newest| **newest != id);
-        let newest = newest.and_then(|newest| self.state(*newest));
-        matches!(newest, Some(State::Subscribing { .. } | State::Ready { .. }))
-    }
-
     fn has_target(&self, id: DeviceId) -> bool {
         let referred = self.devices.get(&id).is_some_and(|device| matches!(device.target, Some(Target::Referred(_))));
         referred || self.brokers.any_up()
@@ -155,10 +143,11 @@ impl Devices {
     }
 
     fn dial_again(&mut self, now: Instant, id: DeviceId) {
-        if self.is_overtaken(id) {
-            return self.close(now, id, CloseReason::Discarded);
-        }
         let Some(device) = self.devices.get(&id) else { return };
+        if let Some(until) = self.unanswered_until(now, device.key) {
+            self.wait_for(id, Wait::Slot);
+            return self.deadlines.set(Timer::Device(id), until);
+        }
         let target = match &device.target {
             Some(Target::Referred(server)) => Some(Target::Referred(server.clone())),
             Some(Target::Configured(_)) | None => {

@@ -1,5 +1,7 @@
 //! The devices against a broker that is played by hand, in virtual time.
 
+mod superseding;
+
 use rand::SeedableRng;
 
 use crate::gateway::broker::{ConnectError, MessageProperties, Publication, Ticket};
@@ -855,32 +857,6 @@ fn a_device_that_registers_again_waits_for_the_last_words_of_its_predecessor() {
         matches!(actions.as_slice(), [Action::Send { .. }, Action::Close { .. }, Action::Dial { .. }]),
         "{actions:?}"
     );
-}
-
-#[test]
-fn an_older_device_whose_connection_goes_to_the_next_one_is_discarded_without_a_word_of_the_broker() {
-    let discarded = Action::Tell(BrokerEvent::Closed { device: ONE, reason: CloseReason::Discarded });
-    for known_first in [true, false] {
-        let mut scene = Scene::with(|settings| settings.version = Version::V311);
-        let connection = scene.connect(ONE);
-        scene.command_connect(TWO, "ep1");
-        let next = scene.expect_dial(&A);
-        scene.open(next);
-        if !known_first {
-            scene.devices.ended(scene.now, connection, "reset");
-            scene.expect(&[Action::HangUp { connection }]);
-        }
-        scene.hear(next, accepted(true));
-        scene.answer_subscribe(next, 1);
-        scene.expect_told(&[BrokerEvent::Connected { device: TWO }]);
-        if known_first {
-            scene.devices.ended(scene.now, connection, "reset");
-            scene.expect(&[discarded.clone(), Action::HangUp { connection }]);
-        } else {
-            scene.advance_to_deadline();
-            scene.expect(std::slice::from_ref(&discarded));
-        }
-    }
 }
 
 #[test]

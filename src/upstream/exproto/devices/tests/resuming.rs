@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn devices_of_before_are_connected_again_at_the_limited_rate() {
     let mut scene = Scene::new();
-    (1..=3).for_each(|device| scene.command_resume(DeviceId(device), "ep1"));
+    (1..=3).for_each(|device| scene.command_resume(DeviceId(device), &format!("ep{device}")));
     for device in 1..=3 {
         let anchor = scene.attempt(DeviceId(device), &format!("c{device}"));
         scene.expect(&[Action::Tell(BrokerEvent::Connected { device: DeviceId(device) })]);

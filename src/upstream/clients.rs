@@ -1,0 +1,155 @@
+//! The registrations of each client of the broker. A device that registers again has two registrations with one clientid
+//! for a while, and the broker keeps one connection of a clientid: it closes the older one when a newer one is
+//! authenticated.
+//!
+//! So only the newest registration of a clientid may connect. An older one may use the connection that it has until the
+//! newer one has its own. It connects again only when all newer ones are gone.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::gateway::broker::DeviceId;
+
+/// A clientid, for as long as something of it is known. Never used again in the life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientKey(u64);
+
+/// `Shared` is what the registrations of one clientid have in common.
+#[derive(Debug)]
+pub struct Clients<Shared> {
+    keys: HashMap<Arc<str>, ClientKey>,
+    clients: HashMap<ClientKey, Client<Shared>>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Client<Shared> {
+    clientid: Arc<str>,
+    /// The oldest first.
+    registrations: Vec<DeviceId>,
+    shared: Shared,
+}
+
+impl<Shared> Default for Clients<Shared> {
+    fn default() -> Self {
+        Self { keys: HashMap::new(), clients: HashMap::new(), next: 0 }
+    }
+}
+
+impl<Shared: Default> Clients<Shared> {
+    /// Adds a registration, which is the newest of its clientid from now on.
+    pub fn add(&mut self, clientid: &str, device: DeviceId) -> ClientKey {
+        let key = self.key(clientid);
+        let client = self.clients.get_mut(&key).expect("a key that is given out has its client");
+        client.registrations.push(device);
+        key
+    }
+
+    /// Removes a registration. Returns whether it was the last one of its clientid.
+    pub fn remove(&mut self, key: ClientKey, device: DeviceId) -> bool {
+        let Some(client) = self.clients.get_mut(&key) else { return true };
+        client.registrations.retain(|other| *other != device);
+        client.registrations.is_empty()
+    }
+
+    /// Forgets a clientid that has no registration. What it has in common goes as well.
+    pub fn forget(&mut self, key: ClientKey) {
+        if self.clients.get(&key).is_some_and(|client| client.registrations.is_empty())
+            && let Some(client) = self.clients.remove(&key)
+        {
+            self.keys.remove(&client.clientid);
+        }
+    }
+
+    pub fn shared_mut(&mut self, key: ClientKey) -> Option<&mut Shared> {
+        self.clients.get_mut(&key).map(|client| &mut client.shared)
+    }
+
+    pub fn shared(&self, key: ClientKey) -> Option<&Shared> {
+        self.clients.get(&key).map(|client| &client.shared)
+    }
+
+    /// The oldest first.
+    pub fn registrations(&self, key: ClientKey) -> &[DeviceId] {
+        self.clients.get(&key).map_or(&[], |client| &client.registrations)
+    }
+
+    pub fn newest(&self, key: ClientKey) -> Option<DeviceId> {
+        self.registrations(key).last().copied()
+    }
+
+    /// The registrations before this one, the oldest first.
+    pub fn older(&self, key: ClientKey, device: DeviceId) -> Vec<DeviceId> {
+        self.registrations(key).iter().copied().take_while(|other| *other != device).collect()
+    }
+
+    /// The registrations after this one, the newest first.
+    pub fn newer(&self, key: ClientKey, device: DeviceId) -> impl Iterator<Item = DeviceId> + '_ {
+        self.registrations(key).iter().rev().copied().take_while(move |other| *other != device)
+    }
+
+    /// Whether a newer registration of the clientid was asked for, and is not gone.
+    pub fn is_superseded(&self, key: ClientKey, device: DeviceId) -> bool {
+        self.newer(key, device).next().is_some()
+    }
+
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.clients.len()
+    }
+
+    fn key(&mut self, clientid: &str) -> ClientKey {
+        if let Some(key) = self.keys.get(clientid) {
+            return *key;
+        }
+        let (key, clientid) = (ClientKey(self.next), Arc::<str>::from(clientid));
+        self.next += 1;
+        let client = Client { clientid: Arc::clone(&clientid), registrations: Vec::new(), shared: Shared::default() };
+        self.keys.insert(clientid, key);
+        self.clients.insert(key, client);
+        key
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: DeviceId = DeviceId(1);
+    const B: DeviceId = DeviceId(2);
+    const C: DeviceId = DeviceId(3);
+
+    #[test]
+    fn each_registration_supersedes_those_before_it() {
+        let mut clients = Clients::<u32>::default();
+        let key = clients.add("ep", A);
+        assert!(!clients.is_superseded(key, A));
+        assert_eq!((clients.add("ep", B), clients.add("ep", C)), (key, key));
+        assert_ne!(clients.add("other", DeviceId(4)), key);
+        assert_eq!(clients.newest(key), Some(C));
+        assert_eq!(clients.older(key, C), [A, B]);
+        assert_eq!(clients.newer(key, A).collect::<Vec<_>>(), [C, B]);
+        assert!(clients.is_superseded(key, A) && clients.is_superseded(key, B) && !clients.is_superseded(key, C));
+
+        assert!(!clients.remove(key, C));
+        assert!(!clients.is_superseded(key, B));
+        assert!(!clients.remove(key, A));
+        assert!(clients.remove(key, B));
+    }
+
+    #[test]
+    fn what_registrations_have_in_common_is_kept_until_it_is_forgotten() {
+        let mut clients = Clients::<u32>::default();
+        let key = clients.add("ep", A);
+        *clients.shared_mut(key).unwrap() = 7;
+        clients.forget(key);
+        assert_eq!(clients.shared(key), Some(&7), "a registration is there");
+        clients.remove(key, A);
+        assert_eq!(clients.add("ep", B), key);
+        assert_eq!(clients.shared(key), Some(&7));
+        clients.remove(key, B);
+        clients.forget(key);
+        assert_eq!((clients.shared(key), clients.len()), (None, 0));
+        assert_ne!(clients.add("ep", C), key);
+    }
+}
