@@ -23,6 +23,10 @@ use super::record::{Change, CommandRecord, DeviceRecord, IdentityRecord, Observa
 use super::report::{CommandOutcome, NotRestored, Report};
 use super::{Deadline, Gateway, Output};
 
+/// No time in a record is further ahead than that: a file may be damaged in a way that can still be read, and no clock
+/// counts further.
+const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// The endpoints of which there is news, in the order of their first mark.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
@@ -119,7 +123,7 @@ impl Gateway {
     fn moment(&self, unix_time: Duration) -> Instant {
         let (moment, reference) = self.clocks;
         let moved = match unix_time.checked_sub(reference) {
-            Some(later) => moment.checked_add(later),
+            Some(later) => moment.checked_add(later.min(FAR)),
             None => moment.checked_sub(reference - unix_time),
         };
         moved.unwrap_or(moment)
@@ -155,7 +159,7 @@ impl Gateway {
         if let Some(device) = self.registry.device_mut(id) {
             let mut add = |serial: &mut Option<u64>, expires, command: &Command| {
                 let serial = *serial.get_or_insert_with(|| {
-                    last += 1;
+                    last = last.wrapping_add(1);
                     last
                 });
                 commands.push((serial, expires, command.echo.clone(), command.reply.clone()));
@@ -178,6 +182,7 @@ impl Gateway {
     fn restore_device(&mut self, now: Instant, record: DeviceRecord) -> Result<(), NotRestored> {
         let DeviceRecord { mut registration, password, location, peer, observations, commands, .. } = record;
         registration.set_password(password);
+        registration.lifetime = registration.lifetime.min(FAR);
         // A clock that was set back since must not make the device younger than now.
         let last_heard = self.moment(record.last_heard).min(now);
         let serials = commands.iter().map(|command| command.serial);

@@ -74,6 +74,8 @@ pub struct Network {
     pub reports: Vec<Report>,
     /// Datagrams that were dropped because strangers sent too many.
     pub rate_limited: usize,
+    /// What left for addresses where no device is attached, if a test asks for it by an empty list.
+    pub to_others: Option<Vec<(Peer, Vec<u8>)>>,
     /// The notifications that the broker said it took.
     pub taken: HashSet<Notification>,
     /// With [`Acknowledging::OnDemand`]: the notifications that the core acknowledged before that.
@@ -153,6 +155,7 @@ impl Network {
             published: Vec::new(),
             reports: Vec::new(),
             rate_limited: 0,
+            to_others: None,
             taken: HashSet::new(),
             acknowledged_untaken: Vec::new(),
             tickets: HashMap::new(),
@@ -206,6 +209,18 @@ impl Network {
         self.now = until;
     }
 
+    /// Publishes a command of any form to whoever is subscribed for the endpoint, now.
+    pub fn command_bytes(&mut self, endpoint: &str, payload: Vec<u8>) {
+        let Some(device) = self.connected.get(endpoint).copied() else { return };
+        let topic = format!("lwm2m/{endpoint}/dn");
+        let properties = MessageProperties::default();
+        self.broker_says(BrokerEvent::Message { device, topic, payload, properties });
+    }
+
+    pub fn address(&self, number: Number) -> Peer {
+        self.devices[number].address
+    }
+
     /// When the core wants to be woken.
     pub fn gateway_deadline(&self) -> Option<Instant> {
         self.gateway_wakes
@@ -240,6 +255,8 @@ impl Network {
                 if let Some(number) = self.by_address.get(&to).copied() {
                     self.confirm(number, &datagram);
                     self.with_device(number, |device, now| device.handle_datagram(now, &datagram));
+                } else if let Some(others) = &mut self.to_others {
+                    others.push((to, datagram));
                 }
             }
             Happening::DeviceWakes(number) => {
