@@ -456,11 +456,10 @@ fn an_answer_without_observe_number_begins_no_observation() {
 #[test]
 fn a_cancellation_has_the_token_of_the_observation_whose_notifications_go_on_until_it_is_forgotten() {
     let (mut scene, observation, token) = Scene::with_observation();
-    let mut request = get();
-    request.options.add_uint(number::OBSERVE, 1);
-    let cancellation = scene.endpoint.send_cancellation(scene.now, observation, request).expect("it is observed");
+    let cancellation = scene.endpoint.send_cancellation(scene.now, observation).expect("it is observed");
     let sent = scene.sent();
-    assert_eq!(sent.token, token);
+    assert_eq!((sent.token, sent.options.uint(number::OBSERVE)), (token, Ok(Some(1))));
+    assert_eq!((sent.code, sent.options.iter().count()), (Code::GET, 1));
 
     scene.receive(message(Kind::NonConfirmable, Code::CONTENT, 90, token, &[(number::OBSERVE, 6)]));
     scene.expect_verdict(Verdict::Notification);

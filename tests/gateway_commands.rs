@@ -281,6 +281,100 @@ fn a_resource_without_definition_is_refused_or_opaque_as_the_operator_chose() {
     }
 }
 
+// --- Values in another format -----------------------------------------------------------------------------------------
+
+fn push(id: u64) -> Value {
+    json!({ "reqID": id, "msgType": "write", "data": { "path": "/5/0/0", "type": "Opaque", "value": "yv4=" } })
+}
+
+fn written(request: &Message) -> (Option<u16>, &[u8]) {
+    (request.options.content_format(), &request.payload)
+}
+
+/// The bytes themselves and TLV stand in for each other, whichever comes first.
+#[test]
+fn a_device_that_does_not_know_the_format_of_an_opaque_value_gets_the_other_one() {
+    let (bytes, tlv) = ((Some(42), &b"\xca\xfe"[..]), (Some(11542), &b"\xc2\x00\xca\xfe"[..]));
+    for (version, formats) in [("1.0", [tlv, bytes]), ("1.1", [bytes, tlv])] {
+        let mut scene = Scene::new();
+        scene.register(&format!("ep=dev-7&lt=300&lwm2m={version}"));
+        scene.command(&push(1));
+        scene.command(&read(2));
+        let first = scene.expect_request(Code::PUT, "/5/0/0");
+        assert_eq!(written(&first), formats[0]);
+        scene.answer(&first, Code::UNSUPPORTED_CONTENT_FORMAT);
+        let second = scene.expect_request(Code::PUT, "/5/0/0");
+        assert_eq!(written(&second), formats[1]);
+        assert_ne!((second.id, second.token), (first.id, first.token));
+        scene.expect_nothing_more();
+
+        scene.answer(&second, Code::CHANGED);
+        scene.expect_answer(&push(1), outcome("2.04", "changed", &json!("/5/0/0")));
+        finish(&mut scene, 2);
+        scene.expect_nothing_more();
+        assert_eq!(outcomes(&mut scene), [CommandOutcome::Answered; 2]);
+    }
+}
+
+#[test]
+fn a_device_that_knows_neither_format_is_asked_twice_and_the_last_answer_counts() {
+    let mut scene = Scene::registered();
+    scene.command(&push(1));
+    for _ in 0..2 {
+        let request = scene.expect_request(Code::PUT, "/5/0/0");
+        scene.device_sends(&Message::empty(Kind::Acknowledgement, request.id));
+        let id = scene.fresh_id();
+        let code = Code::UNSUPPORTED_CONTENT_FORMAT;
+        if written(&request).0 == Some(11542) {
+            let mut ack = push(1);
+            ack["msgType"] = json!("ack");
+            ack.as_object_mut().expect("an object").remove("data");
+            scene.expect_published("up/resp", &ack);
+        }
+        // Of the second request the application hears no second ack.
+        scene.expect_nothing_more();
+        let answer = Message { code, id, kind: Kind::Confirmable, ..reply(&request) };
+        scene.device_sends(&answer);
+        scene.expect_acknowledgement(&answer);
+    }
+    scene.expect_answer(&push(1), outcome("4.15", "unsupported_content_format", &json!("/5/0/0")));
+    scene.expect_nothing_more();
+    assert_eq!(outcomes(&mut scene), [CommandOutcome::Answered]);
+}
+
+#[test]
+fn other_values_go_to_the_device_once() {
+    let mut scene = Scene::registered();
+    let command = json!({ "reqID": 1, "msgType": "write", "data": { "path": "/1/0/1", "value": 60 } });
+    scene.command(&command);
+    let request = scene.expect_request(Code::PUT, "/1/0/1");
+    scene.answer(&request, Code::UNSUPPORTED_CONTENT_FORMAT);
+    scene.expect_answer(&command, outcome("4.15", "unsupported_content_format", &json!("/1/0/1")));
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn a_large_value_that_did_not_arrive_comes_back_as_its_size() {
+    let mut scene = Scene::registered();
+    let mut command = push(1);
+    command["data"]["value"] = json!("AAAA".repeat(300));
+    let mut returned = command.clone();
+    returned["data"]["value"] = json!({ "bytes": 900 });
+    scene.command(&command);
+    scene.expect_request(Code::PUT, "/5/0/0");
+    scene.advance(93.0);
+    for _ in 0..4 {
+        scene.expect_request(Code::PUT, "/5/0/0");
+    }
+    scene.expect_returned(&returned, "coap_timeout");
+
+    scene.command(&command);
+    let request = scene.expect_request(Code::PUT, "/5/0/0");
+    scene.device_sends(&Message::empty(Kind::Reset, request.id));
+    scene.expect_returned(&returned, "coap_reset");
+    scene.expect_nothing_more();
+}
+
 // --- Devices that sleep -------------------------------------------------------------------------------------------------
 
 /// Everything that makes a device one that sleeps, and one that does not.

@@ -211,6 +211,38 @@ fn a_cancellation_has_the_token_of_the_observation_and_ends_it() {
     scene.expect_nothing_more();
 }
 
+/// A device may tell observations apart by their options (RFC 7641 section 3.6).
+#[test]
+fn a_cancellation_repeats_the_options_of_its_observe() {
+    let mut scene = Scene::new();
+    let mut register = scene.register_message("ep=dev-7&lt=300&lwm2m=1.1");
+    register.payload = b"</>;rt=\"oma.lwm2m\";ct=\"0 60 112\",</3303/0>".to_vec();
+    scene.device_sends(&register);
+    scene.expect_connect();
+    scene.broker_takes_it();
+    scene.expect_created(&register);
+    scene.expect_reported("register");
+    let mut command = observe(1, TEMPERATURE);
+    command["data"]["path"] = json!(format!("{TEMPERATURE}?pmin=5"));
+    scene.command(&command);
+    let observed = scene.expect_request(Code::GET, TEMPERATURE);
+    assert_eq!(observed.options.uint(number::ACCEPT), Ok(Some(112)));
+    scene.answer_observe(&observed, 2, "20.5");
+    scene.expect_any_published(RESPONSES);
+
+    // The device announces other formats meanwhile: what was asked for does not change.
+    let update = scene.update_with_links("</3303/0>;ct=60");
+    scene.ask(&update, Code::CHANGED);
+    scene.expect_reported("update");
+    scene.command(&cancel(2));
+    let request = scene.expect_request(Code::GET, TEMPERATURE);
+    let mut expected = observed.options.clone();
+    expected.remove(number::OBSERVE);
+    expected.add_uint(number::OBSERVE, 1);
+    assert_eq!((request.token, request.options), (observed.token, expected));
+    scene.expect_nothing_more();
+}
+
 #[test]
 fn a_cancellation_that_is_not_answered_leaves_the_observation() {
     let mut scene = Scene::registered();
@@ -280,7 +312,7 @@ fn auto_observe_asks_for_every_defined_object_that_measures_after_what_applicati
     let mut scene = Scene::with(|settings| settings.auto_observe = AutoObserve::On);
     let mut register = scene.register_message(QUERY);
     register.payload = b"</0/0>,</1/0>,</2/0>,</3/0>,</4/0>,</5/0>,</6/0>,</7/0>,</9/0>,</15/0>,</3303/0>,</3303/1>,\
-                         </32769/0>,</3304>"
+                         </32769/0>,</3304>,</3303>;ver=1.1,</3303/0>,</3>"
         .to_vec();
     scene.device_sends(&register);
     scene.expect_connect();

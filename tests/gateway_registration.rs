@@ -216,6 +216,109 @@ fn more_requests_than_can_wait_are_dropped_and_taken_when_they_come_again() {
     assert_eq!(scene.expect_connect().clientid, "dev-8");
 }
 
+/// Some clients cannot keep more of it.
+#[test]
+fn the_location_has_twelve_characters_that_are_new_each_time() {
+    let mut scene = Scene::with(|settings| {
+        settings.translators.mountpoint = Template::for_topic("lwm2m/dev-7/").expect("a template");
+    });
+    let mut locations = std::collections::HashSet::new();
+    for number in 0..100 {
+        scene.register(&format!("ep=dev-{number}&lt=300"));
+        let [rd, id] = &scene.location[..] else { panic!("{:?}", scene.location) };
+        assert_eq!((rd.as_str(), id.len()), ("rd", 12));
+        assert!(locations.insert(id.clone()));
+    }
+}
+
+#[test]
+fn a_part_of_a_link_list_that_makes_no_sense_is_reported_once() {
+    let mut scene = Scene::new();
+    let mut register = scene.register_message(QUERY);
+    register.payload = b"</>;rt=\"oma.lwm2m\";ct=60 110,</1/0>,/2/0,</3/0>,".to_vec();
+    scene.device_sends(&register);
+    scene.expect_connect();
+    scene.broker_takes_it();
+    scene.expect_created(&register);
+    assert_eq!(scene.expect_reported("register")["objectList"], json!(["/1/0", "/3/0"]));
+    let left_out = |scene: &mut Scene| -> Vec<(String, bool)> {
+        let reports = scene.reports().into_iter().filter_map(|report| match report {
+            Report::LinksLeftOut { endpoint, reason, first } => {
+                assert_eq!(endpoint, "dev-7");
+                Some((reason, first))
+            }
+            _ => None,
+        });
+        reports.collect()
+    };
+    let reason = "1 links or attributes make no sense, the first of them: a link begins with '<', byte 36 does not";
+    assert_eq!(left_out(&mut scene), [(reason.to_owned(), true)]);
+
+    let list = String::from_utf8(register.payload).expect("text");
+    let update = scene.update_with_links(&list);
+    scene.ask(&update, Code::CHANGED);
+    assert_eq!(left_out(&mut scene), [], "the same list");
+    let update = scene.update_with_links("</1/0>,/2/0");
+    scene.ask(&update, Code::CHANGED);
+    scene.expect_reported("update");
+    let told = left_out(&mut scene);
+    assert_eq!((told.len(), told[0].1), (1, false), "another list of the same registration");
+
+    let discover = json!({ "reqID": 1, "msgType": "discover", "data": { "path": "/3" } });
+    scene.command(&discover);
+    let request = scene.expect_request(Code::GET, "/3");
+    let mut answer = text_reply(&request, Kind::Acknowledgement, request.id, None, "</3/0>;dim=,oops");
+    answer.code = Code::CONTENT;
+    scene.device_sends(&answer);
+    let told = scene.expect_any_published("lwm2m/dev-7/up/resp");
+    assert_eq!(told["data"]["content"], json!(["</3/0>;dim="]));
+    assert!(told["data"]["reason"].as_str().is_some_and(|reason| reason.contains("byte 12")), "{told}");
+    assert_eq!(left_out(&mut scene).len(), 1);
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn a_list_of_which_nothing_makes_sense_is_refused() {
+    let mut scene = Scene::new();
+    for (payload, content_format, code) in [
+        ("</1/0", None, Code::BAD_REQUEST),
+        ("objects", Some(40), Code::BAD_REQUEST),
+        ("{}", Some(50), Code::UNSUPPORTED_CONTENT_FORMAT),
+    ] {
+        let mut register = scene.register_message(QUERY);
+        register.options.remove(number::CONTENT_FORMAT);
+        content_format.into_iter().for_each(|format| register.options.add_uint(number::CONTENT_FORMAT, format));
+        register.payload = payload.as_bytes().to_vec();
+        scene.ask(&register, code);
+        scene.expect_nothing_more();
+    }
+}
+
+/// MQTT allows no control character in a topic, a clientid or a username: a broker closes the connection for one.
+#[test]
+fn names_that_mqtt_does_not_allow_are_refused_before_the_broker_sees_them() {
+    for (name, template) in [("ep", ""), ("imei", "${imei}")] {
+        for character in ['\u{1}', '\n', '\u{7f}', '\u{85}', '\u{fffe}', '\u{ffff}'] {
+            let mut scene = Scene::with(|settings| {
+                if !template.is_empty() {
+                    settings.client.clientid = Template::for_client(template).expect("a template");
+                }
+            });
+            let query = match name {
+                "ep" => format!("ep=dev{character}7&lt=300"),
+                _ => format!("ep=dev-7&lt=300&imei=1{character}"),
+            };
+            let register = scene.register_message(&query);
+            scene.ask(&register, Code::BAD_REQUEST);
+            scene.expect_nothing_more();
+            let [Report::RegisterRejected { code: Code::BAD_REQUEST, reason, .. }] = &scene.reports()[..] else {
+                panic!("one rejection");
+            };
+            assert!(reason.contains("control character"), "{reason}");
+        }
+    }
+}
+
 // --- Registering again --------------------------------------------------------------------------------------------------
 
 #[test]
@@ -443,7 +546,7 @@ fn updates_are_published_when_the_condition_says_so() {
 #[test]
 fn an_update_that_is_refused_changes_nothing() {
     let mut scene = Scene::registered();
-    for query in ["lt=soon", "lt=60&lt=70", "ep=other", "lwm2m=1.1", "bogus"] {
+    for query in ["lt=soon", "lt=60&lt=70", "ep=other", "lwm2m=1.1"] {
         let update = scene.update(query);
         scene.ask(&update, Code::BAD_REQUEST);
     }

@@ -29,12 +29,12 @@ async fn a_register_is_refused_with_the_code_that_fits_and_nothing_is_published(
         ("ep=a+b", Code::BAD_REQUEST),
         ("ep=a#", Code::BAD_REQUEST),
         ("ep=a/b", Code::BAD_REQUEST),
-        ("ep=refused&lt=0", Code::BAD_REQUEST),
+        ("ep=refused\u{1}", Code::BAD_REQUEST),
+        ("ep=refused\u{9f}", Code::BAD_REQUEST),
         ("ep=refused&lt=-1", Code::BAD_REQUEST),
         ("ep=refused&lt=soon", Code::BAD_REQUEST),
-        ("ep=refused&lt=86401", Code::BAD_REQUEST),
+        ("ep=refused&lt=315360001", Code::BAD_REQUEST),
         ("ep=refused&lwm2m=2.0", Code::PRECONDITION_FAILED),
-        ("ep=refused&bogus", Code::BAD_REQUEST),
         ("ep=refused&lt=60&lt=70", Code::BAD_REQUEST),
     ];
     for (query, code) in cases {

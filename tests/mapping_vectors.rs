@@ -66,7 +66,7 @@ fn check_exchange(
     for (at, (response, expected)) in responses.iter().zip(uplinks).enumerate() {
         let written = if response["empty"] == true {
             let reset = response["type"] == "RST";
-            if reset { uplink::reset(&command.echo) } else { uplink::acknowledged(&command.echo) }
+            if reset { uplink::reset(command) } else { uplink::acknowledged(&command.echo) }
         } else {
             let seq_num = response["observe"].as_u64().map(|number| number as u32);
             let undefined = UndefinedResources::Refuse;

@@ -222,9 +222,12 @@ impl Endpoint {
         id
     }
 
-    /// Sends a request that ends an observation: with its token and to its peer (RFC 7641 section 3.6).
-    pub fn send_cancellation(&mut self, now: Instant, observation: ExchangeId, request: Request) -> Option<ExchangeId> {
-        let peer = self.observations.get(&observation)?.peer;
+    /// Sends the request that ends an observation: the one that began it, to its peer and with its token, but for the
+    /// value of Observe (RFC 7641 section 3.6).
+    pub fn send_cancellation(&mut self, now: Instant, observation: ExchangeId) -> Option<ExchangeId> {
+        let Observation { peer, request, .. } = self.observations.get(&observation)?;
+        let (peer, mut request) = (*peer, request.clone());
+        request.options.add_uint(number::OBSERVE, 1);
         let id = self.exchanges.send_cancellation(now, observation, request.clone())?;
         self.begin(id, peer, request, Stage::Whole);
         Some(id)

@@ -33,6 +33,9 @@ use super::{Config, Written};
 /// Whatever is shorter than 32 bits of seconds would do; nobody keeps a device that was silent for so long.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(100 * YEAR.as_secs());
 
+/// Devices with a lifetime of a year exist.
+const TEN_YEARS: Duration = Duration::from_secs(3650 * 24 * HOUR.as_secs());
+
 /// The `apn` values of the devices that EMQX's gateway knows as sleeping.
 const POWER_SAVING_APN: [&str; 4] = ["Ctnb", "psmA.eDRX0.ctnb", "psmC.eDRX0.ctnb", "psmF.eDRXC.ctnb"];
 
@@ -108,7 +111,7 @@ fn gateway(reader: &mut Reader) -> Settings {
 
 fn lifetimes(reader: &mut Reader) -> RangeInclusive<Duration> {
     let least = reader.read("lifetime_min", SECOND, duration(Duration::ZERO..=LONGEST_LIFETIME));
-    let most = reader.read("lifetime_max", 24 * HOUR, duration(SECOND..=LONGEST_LIFETIME));
+    let most = reader.read("lifetime_max", TEN_YEARS, duration(SECOND..=LONGEST_LIFETIME));
     if reader.fine(&["lifetime_min", "lifetime_max"]) && least > most {
         let most = humantime::format_duration(most);
         reader.refuse("lifetime_min", format!("allowed is no more than lifetime_max, which is {most}"));

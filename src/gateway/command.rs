@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::coap::{BlockError, ExchangeId, Response};
+use crate::coap::{BlockError, Code, ExchangeId, Response};
 use crate::lwm2m::operation::Operation;
 use crate::mqtt::downlink::{self, Command, Echo, Reply};
 use crate::mqtt::uplink;
@@ -92,8 +92,8 @@ impl Gateway {
         self.heard_from(now, id);
         let payload = self
             .registry
-            .device(id)
-            .and_then(|device| device.in_flight(exchange))
+            .device_mut(id)
+            .and_then(|device| device.acknowledged(exchange))
             .map(|command| uplink::acknowledged(&command.echo));
         if let Some(payload) = payload {
             self.publish_answer(id, payload);
@@ -107,8 +107,12 @@ impl Gateway {
         response: &Response,
         observing: Option<u32>,
     ) {
-        let Some((id, InFlight { command, sent, .. })) = self.take_in_flight(exchange) else { return };
+        let Some((id, in_flight)) = self.take_in_flight(exchange) else { return };
         self.heard_from(now, id);
+        let InFlight { command, sent, .. } = match self.retry_in_other_format(now, id, in_flight, response) {
+            Ok(()) => return,
+            Err(in_flight) => in_flight,
+        };
         let Some(device) = self.registry.device(id) else { return };
         let endpoint = device.registration.endpoint.clone();
         let outcome = self.outcome(now, device, &command.operation, response);
@@ -118,7 +122,10 @@ impl Gateway {
         self.finished(id, &command, CommandOutcome::Answered, Some(now.saturating_duration_since(sent)));
         if let Some(reason) = outcome.reason {
             let path = command.operation.path().to_string();
-            self.report(Report::UndecodableContent { endpoint, path, reason });
+            match outcome.content {
+                Some(_) => self.links_left_out(id, reason),
+                None => self.report(Report::UndecodableContent { endpoint, path, reason }),
+            }
         }
         self.follow_observation(id, exchange, command, observing.is_some());
         self.send_next(now, id);
@@ -127,7 +134,7 @@ impl Gateway {
     pub(super) fn command_reset(&mut self, now: Instant, exchange: ExchangeId) {
         let Some((id, command)) = self.take_command(exchange) else { return };
         self.heard_from(now, id);
-        self.publish_final_answer(id, command.reply.as_deref(), uplink::reset(&command.echo));
+        self.publish_final_answer(id, command.reply.as_deref(), uplink::reset(&command));
         self.finished(id, &command, CommandOutcome::Reset, None);
         self.send_next(now, id);
     }
@@ -151,7 +158,7 @@ impl Gateway {
 
     /// The last word about a command that got no answer.
     pub(super) fn give_up(&mut self, id: DeviceId, command: &Command) {
-        self.publish_final_answer(id, command.reply.as_deref(), uplink::timed_out(&command.echo));
+        self.publish_final_answer(id, command.reply.as_deref(), uplink::timed_out(command));
         self.finished(id, command, CommandOutcome::TimedOut, None);
     }
 
@@ -241,7 +248,7 @@ impl Gateway {
                 return self.refuse_command(id, command, CommandOutcome::Refused, reason);
             }
             Operation::CancelObserve { .. } => observed
-                .and_then(|observation| self.coap.send_cancellation(now, observation, request.clone()))
+                .and_then(|observation| self.coap.send_cancellation(now, observation))
                 .unwrap_or_else(|| self.coap.send_request(now, peer, request)),
             _ => self.coap.send_request(now, peer, request),
         };
@@ -251,6 +258,29 @@ impl Gateway {
         if let Some(device) = self.registry.device_mut(id) {
             device.sent(now, exchange, waiting);
         }
+    }
+
+    /// Sends the command in flight once more, when the device did not know the format of its values and there is another.
+    /// It stays the same command: nothing else goes to the device meanwhile, and the application hears the last answer.
+    fn retry_in_other_format(
+        &mut self,
+        now: Instant,
+        id: DeviceId,
+        in_flight: InFlight,
+        response: &Response,
+    ) -> Result<(), InFlight> {
+        if response.code != Code::UNSUPPORTED_CONTENT_FORMAT || in_flight.in_other_format {
+            return Err(in_flight);
+        }
+        let Some(device) = self.registry.device_mut(id) else { return Err(in_flight) };
+        let other = in_flight.command.operation.request_in_other_format(&device.registration);
+        let Some(request) = other.filter(|request| request.payload.len() <= self.settings.limits.sent_body) else {
+            return Err(in_flight);
+        };
+        let exchange = self.coap.send_request(now, device.peer, request);
+        device.sent_in_other_format(exchange, in_flight);
+        self.exchanges.insert(exchange, id);
+        Ok(())
     }
 
     fn too_many_observations(&self, id: DeviceId, replaced: Option<ExchangeId>) -> bool {

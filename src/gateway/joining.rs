@@ -1,6 +1,6 @@
 //! The way in: a Register waits until the broker has connected, authenticated and subscribed the device.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -211,14 +211,15 @@ impl Gateway {
         if left_out > 0 {
             self.report(Report::AutoObserveCut { endpoint, paths: left_out });
         }
+        self.report_left_out(id);
     }
 
     /// The observations that `auto_observe` asks for, of what the device has.
     fn paths_to_observe(&self, registration: &Registration) -> VecDeque<Path> {
         match &self.settings.auto_observe {
             AutoObserve::Off => VecDeque::new(),
-            AutoObserve::On => registration
-                .object_paths()
+            AutoObserve::On => instances_or_objects(registration)
+                .into_iter()
                 .filter(|path| {
                     path.object().is_some_and(|object| {
                         !NEVER_AUTO_OBSERVED.contains(&object)
@@ -232,6 +233,17 @@ impl Gateway {
             }
         }
     }
+}
+
+/// The instances that the object list has, and the objects of which it has none, in its order. An observation of both
+/// would tell every value twice.
+fn instances_or_objects(registration: &Registration) -> Vec<Path> {
+    let with_instances: HashSet<_> =
+        registration.object_paths().filter(|path| path.len() > 1).filter_map(|path| path.object()).collect();
+    let mut listed = HashSet::new();
+    let has_instances = |path: &Path| path.object().is_some_and(|object| with_instances.contains(&object));
+    let paths = registration.object_paths().filter(|path| path.len() > 1 || !has_instances(path));
+    paths.filter(|path| listed.insert(*path)).collect()
 }
 
 fn created(location: &Location) -> Response {

@@ -7,7 +7,7 @@ use crate::coap::options::{format, number};
 use crate::coap::{Code, Peer, Request, RequestId, Response};
 use crate::dtls::credentials::Identity;
 use crate::lwm2m::register::{ObjectListChange, Registration, Rejection, Update};
-use crate::mqtt::topics::{Names, TopicError, Topics};
+use crate::mqtt::topics::{Names, TopicError, Topics, check_text};
 use crate::mqtt::uplink::{self, Proven};
 use crate::registry::Device;
 
@@ -182,6 +182,7 @@ impl Gateway {
         if let Some(device) = self.registry.device(id) {
             self.report(Report::Updated { endpoint: device.registration.endpoint.clone() });
         }
+        self.report_left_out(id);
         self.send_next(now, id);
     }
 
@@ -256,6 +257,21 @@ impl Gateway {
         }
     }
 
+    /// Tells of a link list that made no sense in parts.
+    pub(super) fn report_left_out(&mut self, id: DeviceId) {
+        let left_out = self.registry.device_mut(id).and_then(|device| device.registration.take_left_out());
+        if let Some(left_out) = left_out {
+            self.links_left_out(id, left_out.to_string());
+        }
+    }
+
+    pub(super) fn links_left_out(&mut self, id: DeviceId, reason: String) {
+        let Some(device) = self.registry.device_mut(id) else { return };
+        let first = !std::mem::replace(&mut device.links_left_out, true);
+        let endpoint = device.registration.endpoint.clone();
+        self.report(Report::LinksLeftOut { endpoint, reason, first });
+    }
+
     fn forbid(&mut self, now: Instant, id: RequestId, peer: Peer, endpoint: String, reason: Forbidden) {
         self.report_forbidden(&endpoint, peer, reason);
         let response = Response::with_diagnostic(Code::FORBIDDEN, "identity");
@@ -312,6 +328,8 @@ impl Gateway {
         let templates = &self.settings.client;
         let clientid = or_endpoint(templates.clientid.render(with(endpoint, endpoint)));
         let username = or_endpoint(templates.username.render(with(&clientid, endpoint)));
+        check_text("the clientid", &clientid)?;
+        check_text("the username", &username)?;
         let topics = self.settings.translators.topics(with(&clientid, &username))?;
         let client = ClientInfo {
             endpoint: endpoint.clone(),

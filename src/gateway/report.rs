@@ -91,6 +91,13 @@ pub enum Report {
         endpoint: String,
         paths: usize,
     },
+    /// Links or attributes of a list of the device made no sense: the others count. `first` for the first such list of
+    /// this registration.
+    LinksLeftOut {
+        endpoint: String,
+        reason: String,
+        first: bool,
+    },
     /// A payload that could not be understood; the application was told 4.00.
     UndecodableContent {
         endpoint: String,
@@ -131,6 +138,7 @@ impl Report {
             | Self::Left { endpoint, .. }
             | Self::Command { endpoint, .. }
             | Self::Notification { endpoint, .. }
+            | Self::LinksLeftOut { endpoint, .. }
             | Self::UndecodableContent { endpoint, .. }
             | Self::PublishRefused { endpoint, .. } => Some(endpoint),
         }

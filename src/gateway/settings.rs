@@ -51,7 +51,8 @@ pub enum PasswordSource {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AutoObserve {
     Off,
-    /// Every object of the list that has a definition, but 0, 1, 2, 4, 5, 6, 7, 9, 15.
+    /// Every instance of the list, or the object where the list has no instance of it, if there is a definition; but not
+    /// the objects 0, 1, 2, 4, 5, 6, 7, 9, 15.
     On,
     Paths(Vec<Path>),
 }

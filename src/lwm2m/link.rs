@@ -1,4 +1,9 @@
 //! The link format (RFC 6690): object lists of registrations, and answers to discover.
+//!
+//! Devices deviate from the format, and their links are clear all the same: this reader takes an unquoted value with
+//! blanks in it, blanks around `=`, empty values and links, commas and semicolons too many, and a NUL at the end. It
+//! leaves out what makes no sense, and says how much that was: an attribute without harm to its link, a link without
+//! harm to the others.
 
 use std::borrow::Cow;
 
@@ -9,11 +14,30 @@ use thiserror::Error;
 const MAX_LINKS: usize = 4096;
 const MAX_ATTRIBUTES: usize = 64;
 
+/// The links of a list that make sense.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Links<'a> {
+    pub links: Vec<Link<'a>>,
+    /// `None` when everything made sense.
+    pub left_out: Option<LeftOut>,
+}
+
+/// The links and attributes of a list that make no sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("{count} links or attributes make no sense, the first of them: {first}")]
+pub struct LeftOut {
+    /// Never 0.
+    pub count: usize,
+    pub first: LinkError,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link<'a> {
     /// What stands between `<` and `>`.
     pub target: &'a str,
     pub attributes: SmallVec<[Attribute<'a>; 2]>,
+    /// The link as it is written, without the attributes that make no sense.
+    pub text: Cow<'a, str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,94 +47,88 @@ pub struct Attribute<'a> {
     pub value: Option<Cow<'a, str>>,
 }
 
-/// Why a text is no list of links. Positions count bytes from 0.
+/// Why a link or an attribute makes no sense. Positions count bytes from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum LinkError {
-    #[error("the link list is not UTF-8")]
-    NotText,
+    #[error("the text that begins at byte {0} is not UTF-8")]
+    NotText(usize),
     #[error("a link begins with '<', byte {0} does not")]
     NoTarget(usize),
     #[error("the target that begins at byte {0} has no end")]
     OpenTarget(usize),
     #[error("an attribute without a name at byte {0}")]
     NoName(usize),
-    #[error("an attribute value is missing at byte {0}")]
-    NoValue(usize),
     #[error("the quoted text that begins at byte {0} has no end")]
     OpenQuote(usize),
-    #[error("neither ',' nor ';' behind a link at byte {0}")]
+    #[error("neither ',' nor ';' behind a link or an attribute at byte {0}")]
     NoSeparator(usize),
-    #[error("more than {MAX_LINKS} links or {MAX_ATTRIBUTES} attributes of one")]
-    TooMany,
+    #[error("more than {MAX_ATTRIBUTES} attributes of the link at byte {0}")]
+    TooManyAttributes(usize),
+    #[error("more than {MAX_LINKS} links")]
+    TooManyLinks,
 }
 
 impl<'a> Link<'a> {
-    /// The value of the first attribute of this name; names are the same in any case.
+    /// The value of the first attribute of this name that has one, and not an empty one; names are the same in any case.
     pub fn attribute(&self, name: &str) -> Option<&str> {
-        self.attributes.iter().find(|attribute| attribute.name.eq_ignore_ascii_case(name))?.value.as_deref()
+        let named = self.attributes.iter().filter(|attribute| attribute.name.eq_ignore_ascii_case(name));
+        named.filter_map(|attribute| attribute.value.as_deref()).find(|value| !value.is_empty())
     }
 }
 
-/// Reads a list of links. An empty text is the empty list.
-pub fn parse(payload: &[u8]) -> Result<Vec<Link<'_>>, LinkError> {
-    Ok(read(payload)?.into_iter().map(|(link, _)| link).collect())
-}
-
-/// The links as they are written, without the commas between them.
-pub fn split(payload: &[u8]) -> Result<Vec<&str>, LinkError> {
-    Ok(read(payload)?.into_iter().map(|(_, text)| text).collect())
-}
-
-/// Each link with its own text.
-fn read(payload: &[u8]) -> Result<Vec<(Link<'_>, &str)>, LinkError> {
-    let text = std::str::from_utf8(payload).map_err(|_| LinkError::NotText)?;
-    let mut cursor = Cursor { text, at: 0 };
+/// Reads a list of links. A text without any is the empty list; a list of which nothing makes sense is an error.
+pub fn parse(payload: &[u8]) -> Result<Links<'_>, LinkError> {
+    let mut reader = Reader { bytes: payload, at: 0, left_out: None };
     let mut links = Vec::new();
-    cursor.skip_blanks();
-    if cursor.is_at_end() {
-        return Ok(links);
-    }
-    loop {
-        cursor.skip_blanks();
-        let begin = cursor.at;
-        let (link, end) = cursor.link()?;
-        if links.len() == MAX_LINKS {
-            return Err(LinkError::TooMany);
-        }
-        links.push((link, &text[begin..end]));
-        if cursor.is_at_end() {
-            return Ok(links);
-        }
-        if !cursor.take(b',') {
-            return Err(LinkError::NoSeparator(cursor.at));
-        }
-    }
-}
-
-/// Walks over the text. `at` is always at the boundary of a character: all that it stops at or steps over is ASCII, or a
-/// whole character.
-struct Cursor<'a> {
-    text: &'a str,
-    at: usize,
-}
-
-impl<'a> Cursor<'a> {
-    /// One link with its attributes, and where its own text ends.
-    fn link(&mut self) -> Result<(Link<'a>, usize), LinkError> {
-        let target = self.target()?;
-        let mut attributes = SmallVec::new();
-        let mut end = self.at;
-        self.skip_blanks();
-        while self.take(b';') {
-            self.skip_blanks();
-            if attributes.len() == MAX_ATTRIBUTES {
-                return Err(LinkError::TooMany);
+    while reader.skip_to_something() {
+        match reader.link() {
+            Ok(_) if links.len() == MAX_LINKS => return Err(LinkError::TooManyLinks),
+            Ok(link) => links.push(link),
+            Err(error) => {
+                reader.leave_out(error);
+                reader.until(|byte| matches!(byte, b',' | b'<'));
             }
-            attributes.push(self.attribute()?);
-            end = self.at;
-            self.skip_blanks();
         }
-        Ok((Link { target, attributes }, end))
+    }
+    match reader.left_out {
+        Some(LeftOut { first, .. }) if links.is_empty() => Err(first),
+        left_out => Ok(Links { links, left_out }),
+    }
+}
+
+/// Walks over the bytes, from one ASCII character to the next that means something.
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    left_out: Option<LeftOut>,
+}
+
+impl<'a> Reader<'a> {
+    /// Skips blanks and commas; `false` at the end.
+    fn skip_to_something(&mut self) -> bool {
+        self.until(|byte| byte != b',' && !is_blank(byte));
+        self.peek().is_some()
+    }
+
+    /// One link with its attributes.
+    fn link(&mut self) -> Result<Link<'a>, LinkError> {
+        let begin = self.at;
+        let target = self.target()?;
+        let mut written = Written { bytes: self.bytes, spans: smallvec::smallvec![(begin, self.at)], complete: true };
+        let mut attributes = SmallVec::new();
+        while self.has_attribute(&mut written) {
+            let begin = self.at;
+            match self.attribute() {
+                Ok(None) => {}
+                Ok(Some(attribute)) if attributes.len() < MAX_ATTRIBUTES => {
+                    attributes.push(attribute);
+                    written.spans.push((begin, self.at));
+                }
+                Ok(Some(_)) => self.leave_attribute_out(LinkError::TooManyAttributes(begin), &mut written),
+                Err(error) => self.leave_attribute_out(error, &mut written),
+            }
+        }
+        Ok(Link { target, attributes, text: written.text()? })
     }
 
     fn target(&mut self) -> Result<&'a str, LinkError> {
@@ -118,49 +136,119 @@ impl<'a> Cursor<'a> {
         if !self.take(b'<') {
             return Err(LinkError::NoTarget(begin));
         }
-        let target = self.until(|byte| byte == b'>');
-        if self.take(b'>') { Ok(target) } else { Err(LinkError::OpenTarget(begin)) }
+        // No URI holds a '<': there another link begins.
+        let target = self.until(|byte| matches!(byte, b'>' | b'<'));
+        if self.take(b'>') { text(target, begin) } else { Err(LinkError::OpenTarget(begin)) }
     }
 
-    fn attribute(&mut self) -> Result<Attribute<'a>, LinkError> {
-        let name = self.until(|byte| matches!(byte, b'=' | b';' | b',' | b' ' | b'\t' | b'\r' | b'\n' | b'"'));
-        if name.is_empty() {
-            return Err(LinkError::NoName(self.at));
+    /// Goes to the next attribute of a link, over what is none; `false` at the end of the link, or where another begins
+    /// without a comma.
+    fn has_attribute(&mut self, written: &mut Written<'a>) -> bool {
+        loop {
+            self.skip_blanks();
+            match self.peek() {
+                Some(b';') => {
+                    self.at += 1;
+                    self.skip_blanks();
+                    return true;
+                }
+                Some(b',' | b'<') | None => return false,
+                Some(_) => {
+                    self.leave_attribute_out(LinkError::NoSeparator(self.at), written);
+                    self.until(|byte| matches!(byte, b';' | b',' | b'<'));
+                }
+            }
         }
+    }
+
+    /// An attribute; `None` for an empty one, as behind a semicolon too many.
+    fn attribute(&mut self) -> Result<Option<Attribute<'a>>, LinkError> {
+        let begin = self.at;
+        let name = self.until(|byte| matches!(byte, b'=' | b';' | b',' | b'<' | b'"') || is_blank(byte));
+        let end = self.at;
+        self.skip_blanks();
         let value = if self.take(b'=') { Some(self.value()?) } else { None };
-        Ok(Attribute { name, value })
+        match (name, value) {
+            (b"", None) if self.peek() != Some(b'"') => Ok(None),
+            (b"", None | Some(_)) => Err(LinkError::NoName(begin)),
+            (name, Some(value)) => Ok(Some(Attribute { name: text(name, begin)?, value: Some(value) })),
+            (name, None) => {
+                // The blanks behind it are not the attribute's.
+                self.at = end;
+                Ok(Some(Attribute { name: text(name, begin)?, value: None }))
+            }
+        }
     }
 
     fn value(&mut self) -> Result<Cow<'a, str>, LinkError> {
-        if self.peek() == Some(b'"') {
-            return self.quoted();
+        let behind_equals = self.at;
+        self.skip_blanks();
+        let begin = self.at;
+        match self.peek() {
+            Some(b'"') => self.quoted().inspect_err(|_| {
+                // Only the part up to the next separator is lost by a quotation mark that stands alone.
+                self.at = begin + 1;
+                self.until(|byte| matches!(byte, b';' | b','));
+            }),
+            Some(b'<') if begin > behind_equals => Ok(Cow::Borrowed("")),
+            Some(_) | None => self.unquoted().map(Cow::Borrowed),
         }
-        let value = self.until(|byte| matches!(byte, b';' | b',' | b' ' | b'\t' | b'\r' | b'\n' | b'"'));
-        if value.is_empty() { Err(LinkError::NoValue(self.at)) } else { Ok(Cow::Borrowed(value)) }
+    }
+
+    /// A value may have blanks in it, as in `ct=60 110`; a '<' behind a blank is the beginning of another link.
+    fn unquoted(&mut self) -> Result<&'a str, LinkError> {
+        let begin = self.at;
+        let rest = &self.bytes[begin..];
+        let ends = |(at, byte): (usize, &u8)| match byte {
+            b';' | b',' => true,
+            b'<' => at > 0 && is_blank(rest[at - 1]),
+            _ => false,
+        };
+        let length = rest.iter().enumerate().position(ends).unwrap_or(rest.len());
+        let value = without_blanks_behind(&rest[..length]);
+        self.at = begin + value.len();
+        text(value, begin)
     }
 
     /// RFC 2616 section 2.2: a backslash takes the character behind it as it is.
     fn quoted(&mut self) -> Result<Cow<'a, str>, LinkError> {
         let begin = self.at;
         self.take(b'"');
-        let mut value = Cow::Borrowed(self.until(|byte| matches!(byte, b'"' | b'\\')));
+        let mut value = Cow::Borrowed(text(self.until(|byte| matches!(byte, b'"' | b'\\')), begin)?);
         while self.take(b'\\') {
-            let Some(escaped) = self.text[self.at..].chars().next() else { break };
-            self.at += escaped.len_utf8();
-            value.to_mut().push(escaped);
-            value.to_mut().push_str(self.until(|byte| matches!(byte, b'"' | b'\\')));
+            let escaped = self.at;
+            self.at = (self.at + 1).min(self.bytes.len());
+            self.until(|byte| matches!(byte, b'"' | b'\\'));
+            value.to_mut().push_str(text(&self.bytes[escaped..self.at], begin)?);
         }
-        if self.take(b'"') { Ok(value) } else { Err(LinkError::OpenQuote(begin)) }
+        if !self.take(b'"') {
+            return Err(LinkError::OpenQuote(begin));
+        }
+        // Behind a text that really ends here something else begins.
+        let end = self.at;
+        self.skip_blanks();
+        let ends = matches!(self.peek(), Some(b';' | b',' | b'<') | None);
+        self.at = end;
+        if ends { Ok(value) } else { Err(LinkError::NoSeparator(end)) }
+    }
+
+    fn leave_attribute_out(&mut self, error: LinkError, written: &mut Written<'a>) {
+        written.complete = false;
+        self.leave_out(error);
+    }
+
+    fn leave_out(&mut self, error: LinkError) {
+        self.left_out.get_or_insert(LeftOut { count: 0, first: error }).count += 1;
     }
 
     fn skip_blanks(&mut self) {
-        self.until(|byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n'));
+        self.until(|byte| !is_blank(byte));
     }
 
-    /// The text up to an ASCII byte that ends it, or to the end.
-    fn until(&mut self, ends: impl Fn(u8) -> bool) -> &'a str {
-        let rest = &self.text[self.at..];
-        let length = rest.bytes().position(ends).unwrap_or(rest.len());
+    /// The bytes up to one that ends them, or to the end.
+    fn until(&mut self, ends: impl Fn(u8) -> bool) -> &'a [u8] {
+        let rest = &self.bytes[self.at..];
+        let length = rest.iter().position(|byte| ends(*byte)).unwrap_or(rest.len());
         self.at += length;
         &rest[..length]
     }
@@ -172,89 +260,42 @@ impl<'a> Cursor<'a> {
     }
 
     fn peek(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.at).copied()
+        self.bytes.get(self.at).copied()
     }
+}
 
-    fn is_at_end(&self) -> bool {
-        self.at == self.text.len()
+/// What becomes the text of a link: its target and its attributes, by where they stand.
+struct Written<'a> {
+    bytes: &'a [u8],
+    spans: SmallVec<[(usize, usize); 4]>,
+    /// Nothing between them is left out.
+    complete: bool,
+}
+
+impl<'a> Written<'a> {
+    fn text(&self) -> Result<Cow<'a, str>, LinkError> {
+        let (begin, end) = (self.spans[0].0, self.spans[self.spans.len() - 1].1);
+        if self.complete {
+            return text(&self.bytes[begin..end], begin).map(Cow::Borrowed);
+        }
+        let parts: Vec<&[u8]> = self.spans.iter().map(|(begin, end)| &self.bytes[*begin..*end]).collect();
+        Ok(Cow::Owned(text(&parts.join(&b';'), begin)?.to_owned()))
     }
+}
+
+/// A NUL is one too: programs in C send the end of their texts along.
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | b'\0')
+}
+
+fn without_blanks_behind(bytes: &[u8]) -> &[u8] {
+    let length = bytes.iter().rposition(|byte| !is_blank(*byte)).map_or(0, |last| last + 1);
+    &bytes[..length]
+}
+
+fn text(bytes: &[u8], begin: usize) -> Result<&str, LinkError> {
+    std::str::from_utf8(bytes).map_err(|_| LinkError::NotText(begin))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn targets(text: &str) -> Result<Vec<String>, LinkError> {
-        Ok(parse(text.as_bytes())?.into_iter().map(|link| link.target.to_owned()).collect())
-    }
-
-    #[test]
-    fn links_stand_between_commas_with_or_without_blanks() {
-        assert_eq!(targets("</1/0>, </3/0>,</5>"), Ok(vec!["/1/0".into(), "/3/0".into(), "/5".into()]));
-        assert_eq!(targets(""), Ok(vec![]));
-        assert_eq!(targets(" "), Ok(vec![]));
-    }
-
-    #[test]
-    fn a_quoted_text_may_hold_commas_semicolons_and_escapes() {
-        let text = r#"</>;rt="oma.lwm2m";title="a,b;c \"d\\ é";obs,</1>;ver=1.1"#;
-        let links = parse(text.as_bytes()).unwrap();
-        assert_eq!(links.len(), 2);
-        assert_eq!(links[0].attribute("RT"), Some("oma.lwm2m"));
-        assert_eq!(links[0].attribute("title"), Some(r#"a,b;c "d\ é"#));
-        assert_eq!(links[0].attribute("obs"), None);
-        assert_eq!(links[0].attributes.len(), 3);
-        assert_eq!(links[1].attribute("ver"), Some("1.1"));
-    }
-
-    #[test]
-    fn links_are_split_as_they_are_written() {
-        let text = r#"</3/0/9>;pmin=5;pmax=90 ,</3/0/10> , </3/0/11>;dim=1;title="a,b""#;
-        assert_eq!(
-            split(text.as_bytes()),
-            Ok(vec!["</3/0/9>;pmin=5;pmax=90", "</3/0/10>", r#"</3/0/11>;dim=1;title="a,b""#])
-        );
-    }
-
-    #[test]
-    fn what_is_no_link_list_is_refused_with_the_place() {
-        for (text, error) in [
-            ("x", LinkError::NoTarget(0)),
-            ("</1", LinkError::OpenTarget(0)),
-            ("</1>,", LinkError::NoTarget(5)),
-            ("</1>,,</2>", LinkError::NoTarget(5)),
-            ("</1></2>", LinkError::NoSeparator(4)),
-            ("</1>;", LinkError::NoName(5)),
-            ("</1>;=1", LinkError::NoName(5)),
-            ("</1>;ver=", LinkError::NoValue(9)),
-            ("</1>;ver=\"1", LinkError::OpenQuote(9)),
-            ("</1>;ver=\"1\\", LinkError::OpenQuote(9)),
-            ("</1>;ver=\"1\"x", LinkError::NoSeparator(12)),
-        ] {
-            assert_eq!(targets(text), Err(error), "{text}");
-        }
-        assert_eq!(parse(b"</\xff>"), Err(LinkError::NotText));
-    }
-
-    #[test]
-    fn a_list_has_an_end() {
-        let many = vec!["</1>"; MAX_LINKS + 1].join(",");
-        assert_eq!(targets(&many), Err(LinkError::TooMany));
-        assert_eq!(targets(&format!("</1>{}", ";a".repeat(MAX_ATTRIBUTES + 1))), Err(LinkError::TooMany));
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_a_list_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            prop_assert_eq!(parse(&bytes).is_ok(), split(&bytes).is_ok());
-        }
-
-        #[test]
-        fn what_was_split_is_the_same_list_when_joined(text in r#"(<[/a-zé0-9]{0,6}>(;[a-zé]{1,4}(=("[a-zé,;]{0,5}"|[0-9]{1,3}))?){0,3}, ?){0,5}<>"#) {
-            let parts = split(text.as_bytes()).unwrap();
-            let joined = parts.join(",");
-            prop_assert_eq!(parse(joined.as_bytes()), parse(text.as_bytes()));
-        }
-    }
-}
+mod tests;

@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use super::path::Path;
 use super::value::{ResourceType, Value};
 
 /// The definitions of all objects that this program knows; several versions of one object may be there.
@@ -65,6 +66,14 @@ pub struct Version {
     pub minor: u16,
 }
 
+/// The versions of an object that are loaded, where the device announced another major number; else nothing. It is
+/// written behind the words "has no definition".
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OtherVersions {
+    announced: Option<Version>,
+    loaded: Vec<Version>,
+}
+
 /// A definition file that could not be taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokenFile {
@@ -116,8 +125,9 @@ impl Model {
         self.objects.values().flatten()
     }
 
-    /// The definition for a device that announced this version, or none: that version, else the newest one with the
-    /// same major number.
+    /// The definition for a device that announced this version: that version, else the newest one with the same major
+    /// number. A device that announced none has 1.0 (LwM2M 1.1 section 7.2.2) or, where no version 1 is loaded, the newest
+    /// there is.
     pub fn object(&self, id: u16, announced: Option<&str>) -> Option<&Object> {
         self.candidates(id, announced).next()
     }
@@ -127,21 +137,49 @@ impl Model {
         self.candidates(object, announced).find_map(|object| object.resource(resource))
     }
 
+    /// Why this path has no definition, as far as the versions of its object tell.
+    pub fn other_versions(&self, path: Path, announced: Option<&str>) -> OtherVersions {
+        let Some(announced) = announced.and_then(|text| Version::from_str(text).ok()) else {
+            return OtherVersions::default();
+        };
+        let of_object = path.object().and_then(|id| self.objects.get(&id)).map_or(&[][..], Vec::as_slice);
+        if of_object.iter().any(|object| object.version.major == announced.major) {
+            return OtherVersions::default();
+        }
+        OtherVersions { announced: Some(announced), loaded: of_object.iter().map(|object| object.version).collect() }
+    }
+
     /// The best definition first. What a device announces in a form that is no version says nothing.
     fn candidates(&self, id: u16, announced: Option<&str>) -> impl Iterator<Item = &Object> {
-        let version = announced.map_or(Ok(Version::FIRST), Version::from_str).unwrap_or(Version::FIRST);
         let of_object = self.objects.get(&id).map_or(&[][..], Vec::as_slice);
-        let exact = of_object.iter().filter(move |object| announced.is_some() && object.version == version);
+        let announced = announced.and_then(|text| Version::from_str(text).ok());
+        let major = announced.map_or_else(|| default_major(of_object), |version| version.major);
+        let exact = of_object.iter().filter(move |object| Some(object.version) == announced);
         let others = of_object
             .iter()
-            .filter(move |object| object.version.major == version.major)
-            .filter(move |object| announced.is_none() || object.version != version);
+            .filter(move |object| object.version.major == major)
+            .filter(move |object| Some(object.version) != announced);
         exact.chain(others)
     }
 
     fn insert_file(&mut self, content: &[u8]) -> Result<(), String> {
         let objects = xml::parse(content).map_err(|error| error.to_string())?;
         objects.into_iter().try_for_each(|object| self.insert(object)).map_err(|error| error.to_string())
+    }
+}
+
+/// The major number for a device that announces none: 1 or, where that is not loaded, the newest. Some objects of the
+/// registry have no version 1 at all.
+fn default_major(newest_first: &[Object]) -> u16 {
+    let has_first = newest_first.iter().any(|object| object.version.major == Version::FIRST.major);
+    newest_first.first().filter(|_| !has_first).map_or(Version::FIRST, |newest| newest.version).major
+}
+
+impl fmt::Display for OtherVersions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(announced) = self.announced.filter(|_| !self.loaded.is_empty()) else { return Ok(()) };
+        let loaded: Vec<_> = self.loaded.iter().map(Version::to_string).collect();
+        write!(f, " in version {announced}, which the device announced; loaded: {}", loaded.join(", "))
     }
 }
 
@@ -289,7 +327,34 @@ mod tests {
         assert_eq!(version(Some("1.1")).as_deref(), Some("1.2"));
         assert_eq!(version(Some("2.3")).as_deref(), Some("2.0"));
         assert_eq!(version(Some("3.0")), None);
+        assert_eq!(version(Some("x")).as_deref(), Some("1.2"), "what is no version says nothing");
         assert_eq!(model.object(8, None), None);
+    }
+
+    #[test]
+    fn a_device_that_announces_no_version_has_the_newest_where_no_version_1_is_loaded() {
+        let mut model = model();
+        model.insert(object(20, "2.0", &[(0, ResourceType::String)])).unwrap();
+        model.insert(object(20, "2.1", &[(1, ResourceType::Time)])).unwrap();
+        model.insert(object(20, "3.0", &[(0, ResourceType::Float)])).unwrap();
+        for (announced, version) in [(None, Some("3.0")), (Some("x"), Some("3.0")), (Some("2.9"), Some("2.1"))] {
+            assert_eq!(model.object(20, announced).map(|object| object.version.to_string()).as_deref(), version);
+        }
+        assert_eq!(model.object(20, Some("1.0")), None);
+        assert_eq!(model.resource(20, None, 1), None, "a resource is not of another major number");
+    }
+
+    #[test]
+    fn what_is_loaded_is_told_where_the_device_announced_another_major_number() {
+        let model = model();
+        let told = |path: &str, announced| model.other_versions(path.parse().unwrap(), announced).to_string();
+        let expected = " in version 3.1, which the device announced; loaded: 2.0, 1.2, 1.0";
+        assert_eq!(told("/7/0/1", Some("3.1")), expected);
+        for (path, announced) in
+            [("/7/0/99", Some("1.5")), ("/7/0/99", None), ("/7/0/99", Some("x")), ("/8/0/1", Some("3.1"))]
+        {
+            assert_eq!(told(path, announced), "", "{path} {announced:?}");
+        }
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub struct Outcome {
     /// The device's code, or 4.00 when its payload could not be understood.
     pub code: Code,
     pub content: Option<Content>,
-    /// Why the gateway itself says so, in words.
+    /// Why the gateway itself says so, or what it left out of the content, in words.
     pub reason: Option<String>,
 }
 
@@ -90,8 +90,33 @@ impl Operation {
         }
     }
 
-    /// The request to the device, the alternate path in front; Observe 0 or 1 where it belongs.
+    /// Returns the request to the device, the alternate path in front; Observe 0 or 1 where it belongs.
     pub fn request(&self, registration: &Registration) -> Request {
+        let mut request = self.request_without_values(registration);
+        if let Self::Write { path, values, .. } | Self::Create { path, values, .. } = self {
+            let content_format = format_to_write(*path, values, registration);
+            put(&mut request, content_format, codec::encode(*path, values, content_format));
+        }
+        request
+    }
+
+    /// Returns the request that follows when the device did not know the format of the first one (4.15): a single Opaque
+    /// value goes as TLV in the place of its bytes, and the other way round. `None` where there is no other format to try.
+    pub fn request_in_other_format(&self, registration: &Registration) -> Option<Request> {
+        let Self::Write { path, values, .. } = self else { return None };
+        if !codec::is_single_opaque(*path, values) {
+            return None;
+        }
+        let content_format = match format_to_write(*path, values, registration) {
+            format::OCTET_STREAM => format::TLV,
+            _ => format::OCTET_STREAM,
+        };
+        let mut request = self.request_without_values(registration);
+        put(&mut request, content_format, codec::encode(*path, values, content_format));
+        Some(request)
+    }
+
+    fn request_without_values(&self, registration: &Registration) -> Request {
         let mut request = Request::new(self.method());
         registration.alternate_segments().for_each(|segment| request.options.add_text(number::URI_PATH, segment));
         for id in self.path().segments() {
@@ -103,10 +128,13 @@ impl Operation {
         match self {
             Self::Read { path, .. } => ask_for_format(&mut request, *path, registration),
             Self::Discover { .. } => request.options.add_uint(number::ACCEPT, format::LINK_FORMAT.into()),
-            Self::Observe { .. } => request.options.add_uint(number::OBSERVE, 0),
-            Self::CancelObserve { .. } => request.options.add_uint(number::OBSERVE, 1),
-            Self::Write { path, values, .. } | Self::Create { path, values, .. } => {
-                put_values(&mut request, *path, values, registration);
+            Self::Observe { path, .. } => {
+                request.options.add_uint(number::OBSERVE, 0);
+                ask_for_format(&mut request, *path, registration);
+            }
+            Self::CancelObserve { path, .. } => {
+                request.options.add_uint(number::OBSERVE, 1);
+                ask_for_format(&mut request, *path, registration);
             }
             Self::Execute { arguments, .. } => put(&mut request, format::TEXT, arguments.as_bytes().to_vec()),
             Self::WriteAttributes { attributes, .. } => {
@@ -114,7 +142,7 @@ impl Operation {
                     request.options.add_text(number::URI_QUERY, &format!("{name}={value}"));
                 }
             }
-            Self::Delete { .. } => {}
+            Self::Write { .. } | Self::Create { .. } | Self::Delete { .. } => {}
         }
         request
     }
@@ -126,17 +154,17 @@ impl Operation {
         }
         let content = match self {
             Self::Read { path, .. } | Self::Observe { path, .. } | Self::CancelObserve { path, .. } => {
-                entries(*path, response, context).map(Some)
+                entries(*path, response, context).map(|content| (Some(content), None))
             }
-            Self::Discover { .. } => links(response).map(Some),
+            Self::Discover { .. } => links(response).map(|(content, left_out)| (Some(content), left_out)),
             Self::Write { .. }
             | Self::WriteAttributes { .. }
             | Self::Execute { .. }
             | Self::Create { .. }
-            | Self::Delete { .. } => Ok(None),
+            | Self::Delete { .. } => Ok((None, None)),
         };
         match content {
-            Ok(content) => Outcome { code: response.code, content, reason: None },
+            Ok((content, reason)) => Outcome { code: response.code, content, reason },
             Err(reason) => Outcome { code: Code::BAD_REQUEST, content: None, reason: Some(reason) },
         }
     }
@@ -178,11 +206,19 @@ fn ask_for_format(request: &mut Request, path: Path, registration: &Registration
     }
 }
 
-fn put_values(request: &mut Request, path: Path, values: &[Assignment], registration: &Registration) {
+/// A 1.0 device gets TLV, whatever it announced. The bytes of an Opaque value go as they are to a device that announced
+/// so, and to one of 1.1 that announced nothing, which has to read them (LwM2M 1.1 section 7.4): some clients cannot read
+/// base64url, and it makes a firmware image a third larger.
+fn format_to_write(path: Path, values: &[Assignment], registration: &Registration) -> u16 {
     let announced = path.object().map_or(&[][..], |object| registration.object_formats(object));
-    let announced = if registration.is_1_1_or_newer() { announced } else { &[] };
-    let (chosen, payload) = codec::encode(path, values, announced);
-    put(request, chosen, payload);
+    let modern = registration.is_1_1_or_newer();
+    let opaque = codec::is_single_opaque(path, values);
+    let takes_bytes = announced.contains(&format::OCTET_STREAM) || (modern && announced.is_empty());
+    match (opaque && takes_bytes, modern) {
+        (true, _) => format::OCTET_STREAM,
+        (false, true) => codec::best_to_write(path, values, announced),
+        (false, false) => format::TLV,
+    }
 }
 
 fn put(request: &mut Request, content_format: u16, payload: Vec<u8>) {
@@ -196,13 +232,15 @@ fn entries(path: Path, response: &Response, context: Context<'_>) -> Result<Cont
     entries.map(Content::Entries).map_err(|error| error.to_string())
 }
 
-fn links(response: &Response) -> Result<Content, String> {
+/// The links, and how much of the list made no sense. Some devices call their list a text.
+fn links(response: &Response) -> Result<(Content, Option<String>), String> {
     match content_format(response)? {
-        None | Some(format::LINK_FORMAT) => {}
+        None | Some(format::LINK_FORMAT | format::TEXT | format::LEGACY_TEXT) => {}
         Some(other) => return Err(format!("content format {other} has no links")),
     }
-    let links = link::split(&response.payload).map_err(|error| error.to_string())?;
-    Ok(Content::Links(links.into_iter().map(str::to_owned).collect()))
+    let list = link::parse(&response.payload).map_err(|error| error.to_string())?;
+    let links = list.links.into_iter().map(|link| link.text.into_owned()).collect();
+    Ok((Content::Links(links), list.left_out.map(|left_out| left_out.to_string())))
 }
 
 fn content_format(response: &Response) -> Result<Option<u16>, String> {
@@ -337,6 +375,63 @@ mod tests {
         assert_eq!(request.options.uint(number::ACCEPT), Ok(None));
     }
 
+    /// An object that is read well is understood when it is observed.
+    #[test]
+    fn observe_asks_for_the_format_that_read_asks_for() {
+        let objects = "</>;rt=\"oma.lwm2m\";ct=\"11542 110\",</3/0>;ct=112,</3303/0>";
+        for (version, at, accept) in
+            [("lwm2m=1.1", "/3303/0", Some(110)), ("lwm2m=1.1", "/3/0", Some(112)), ("lwm2m=1.0", "/3303/0", None)]
+        {
+            let registration = registration(&[version], objects);
+            let (at, query) = (path(at), Vec::new());
+            for operation in [
+                Operation::Read { path: at, query: query.clone() },
+                Operation::Observe { path: at, query: query.clone() },
+                Operation::CancelObserve { path: at, query },
+            ] {
+                let request = operation.request(&registration);
+                assert_eq!(request.options.uint(number::ACCEPT), Ok(accept), "{operation:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_an_opaque_value_go_as_they_are_to_a_device_that_reads_them() {
+        let write = |target: &str, at: &str, value| {
+            let values = vec![Assignment { path: path(at), value }];
+            Operation::Write { path: path(target), query: Vec::new(), values }
+        };
+        let image = || Value::Opaque(vec![0xca, 0xfe]);
+        let (bytes, tlv, senml) = (&b"\xca\xfe"[..], &b"\xc2\x00\xca\xfe"[..], Some(112));
+        for (version, objects, content_format, payload) in [
+            ("lwm2m=1.0", "</5/0>", Some(11542), Some(tlv)),
+            ("lwm2m=1.0", "</5/0>;ct=\"11542 42\"", Some(42), Some(bytes)),
+            ("lwm2m=1.0", "</5/0>;ct=112", Some(11542), Some(tlv)),
+            ("lwm2m=1.1", "</5/0>", Some(42), Some(bytes)),
+            ("lwm2m=1.1", "</5>;ct=\"112 11542 42\",</5/0>", Some(42), Some(bytes)),
+            ("lwm2m=1.1", "</5/0>;ct=112", senml, None),
+            ("lwm2m=1.1", "</5/0>;ct=\"112 11542\"", Some(11542), Some(tlv)),
+        ] {
+            let registration = registration(&[version], objects);
+            let operation = write("/5/0/0", "/5/0/0", image());
+            let request = operation.request(&registration);
+            assert_eq!(request.options.content_format(), content_format, "{version} {objects}");
+            assert!(payload.is_none_or(|payload| request.payload == payload), "{version} {objects}");
+
+            let other = operation.request_in_other_format(&registration).expect("another format");
+            let expected = if content_format == Some(42) { (Some(11542), tlv) } else { (Some(42), bytes) };
+            assert_eq!((other.options.content_format(), &other.payload[..]), expected, "{version} {objects}");
+            assert_eq!((other.method, texts(&other, number::URI_PATH)), (Code::PUT, vec!["5", "0", "0"]));
+
+            for operation in
+                [write("/5/0", "/5/0/0", image()), write("/5/0/1", "/5/0/1", Value::String("x".into())), read("/5/0/0")]
+            {
+                assert_ne!(operation.request(&registration).options.content_format(), Some(42));
+                assert_eq!(operation.request_in_other_format(&registration), None);
+            }
+        }
+    }
+
     #[test]
     fn content_is_understood_or_the_answer_is_4_00_with_a_reason() {
         let good = outcome(&read("/3/0/9"), &content(None, b"81"));
@@ -363,8 +458,24 @@ mod tests {
         let links = outcome(&discover, &content(Some(40), b"</3/0/9>;pmin=5,</3/0/10>;t=\"a,b\""));
         let expected = vec!["</3/0/9>;pmin=5".to_owned(), "</3/0/10>;t=\"a,b\"".to_owned()];
         assert_eq!(links.content, Some(Content::Links(expected)));
-        for response in [content(Some(40), b"</3"), content(Some(0), b"</3>")] {
-            assert_eq!(outcome(&discover, &response).code, Code::BAD_REQUEST);
+        for response in [content(Some(40), b"</3"), content(Some(0), b"ACME"), content(Some(11542), b"</3>")] {
+            let bad = outcome(&discover, &response);
+            assert_eq!((bad.code, bad.content, bad.reason.is_some()), (Code::BAD_REQUEST, None, true));
+        }
+        let empty = outcome(&discover, &content(None, b""));
+        assert_eq!((empty.content, empty.reason), (Some(Content::Links(vec![])), None));
+    }
+
+    #[test]
+    fn discover_may_be_called_a_text_and_have_links_that_deviate() {
+        let discover = Operation::Discover { path: path("/3"), query: Vec::new() };
+        for content_format in [None, Some(40), Some(0), Some(1541)] {
+            let list = b"</3>;ver= 1.1;dim=,</3/0/9>;pmin=5;,oops,</3/0/6>;x=\"1\"y\0";
+            let links = outcome(&discover, &content(content_format, list));
+            let expected = ["</3>;ver= 1.1;dim=", "</3/0/9>;pmin=5", "</3/0/6>"].map(str::to_owned).to_vec();
+            assert_eq!((links.code, links.content), (Code::CONTENT, Some(Content::Links(expected))));
+            let reason = links.reason.expect("what was left out is told");
+            assert!(reason.starts_with("2 links or attributes make no sense"), "{reason}");
         }
     }
 }

@@ -10,9 +10,10 @@ use crate::coap::options::{format, number};
 use crate::coap::{Code, Request};
 use crate::secret::Secret;
 
-use super::link::{self, Link};
+use super::link::{self, LeftOut, Link};
 use super::path::Path;
 use super::texts::Texts;
+use super::value::Value;
 
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(86_400);
 const DEFAULT_VERSION: &str = "1.0";
@@ -22,6 +23,8 @@ const MAX_ENDPOINT: usize = 255;
 const MAX_SEGMENT: usize = 255;
 /// Bytes of a query item: the longest endpoint name with its `ep=` fits, which is more than RFC 7252 section 5.10 allows.
 const MAX_ITEM: usize = 512;
+/// Items that go into reports as they are, but that cannot be there twice.
+const KNOWN_OTHERS: &[&str] = &["sms", "imei", "imsi"];
 /// Items that this program knows nothing of: Updates add them to the registration.
 const MAX_OTHER_ITEMS: usize = 64;
 /// Bytes that an entry of a map or list takes in memory beside its own text, about.
@@ -42,6 +45,9 @@ pub struct Registration {
     /// `imei`, `sms` and all the rest, in the order of their first appearance.
     others: Vec<(String, String)>,
     objects: Option<ObjectList>,
+    /// The part of the newest link list that makes no sense, until it is taken.
+    #[serde(skip)]
+    left_out: Option<LeftOut>,
 }
 
 /// What the payload of Register or Update says.
@@ -77,6 +83,8 @@ pub struct Update {
     /// Whether it had an object list, be it the same again.
     has_objects: bool,
     objects: Option<ObjectList>,
+    /// The part of it that makes no sense.
+    left_out: Option<LeftOut>,
 }
 
 /// What an Update said of the object list.
@@ -101,13 +109,13 @@ impl Registration {
         lifetimes: &RangeInclusive<Duration>,
         known_as: Option<&str>,
     ) -> Result<Self, Rejection> {
-        check_content_format(request)?;
         let items = Items::read(request, lifetimes)?;
         let endpoint = match (items.endpoint, known_as) {
             (Some(given), _) => given,
             (None, Some(known)) => endpoint(known)?,
             (None, None) => return Err(Rejection::bad_request("the query item ep is missing")),
         };
+        let (objects, left_out) = ObjectList::parse(request)?;
         Ok(Self {
             endpoint,
             lifetime: match items.lifetime {
@@ -119,7 +127,8 @@ impl Registration {
             queue: items.queue,
             password: items.password,
             others: items.others,
-            objects: ObjectList::parse(&request.payload)?,
+            objects,
+            left_out,
         })
     }
 
@@ -136,7 +145,6 @@ impl Registration {
     /// Reads an Update and changes nothing. One that brings nothing new costs no more than its own bytes, and where it has
     /// an object list a comparison with the one that is known.
     pub fn read_update(&self, request: &Request, lifetimes: &RangeInclusive<Duration>) -> Result<Update, Rejection> {
-        check_content_format(request)?;
         let items = Items::read(request, lifetimes)?;
         if items.endpoint.is_some_and(|endpoint| endpoint != self.endpoint) {
             return Err(Rejection::bad_request("an Update cannot change ep"));
@@ -144,7 +152,7 @@ impl Registration {
         if items.version.is_some_and(|version| version != self.version()) {
             return Err(Rejection::bad_request("an Update cannot change lwm2m"));
         }
-        let objects = ObjectList::parse(&request.payload)?;
+        let (objects, left_out) = ObjectList::parse(request)?;
         Ok(Update {
             lifetime: items.lifetime.filter(|lifetime| *lifetime != self.lifetime),
             binding: items.binding.filter(|binding| self.binding() != Some(binding.as_str())),
@@ -153,13 +161,14 @@ impl Registration {
             others: self.merged(items.others)?,
             has_objects: objects.is_some(),
             objects: objects.filter(|objects| self.objects.as_ref() != Some(objects)),
+            left_out,
         })
     }
 
     /// Merges an Update that was read for this registration.
     pub fn apply(&mut self, update: Update) -> ObjectListChange {
         let change = update.object_list();
-        let Update { lifetime, binding, queue, password, others, objects, .. } = update;
+        let Update { lifetime, binding, queue, password, others, has_objects: _, objects, left_out } = update;
         self.lifetime = lifetime.unwrap_or(self.lifetime);
         self.queue |= queue;
         self.binding = binding.or(self.binding.take());
@@ -167,8 +176,17 @@ impl Registration {
         if let Some(others) = others {
             self.others = others;
         }
-        self.objects = objects.or(self.objects.take());
+        if objects.is_some() {
+            self.objects = objects;
+            self.left_out = left_out;
+        }
         change
+    }
+
+    /// Takes the part of the link list that makes no sense. There is one after a Register and after an Update that changed
+    /// the list, so that a list which a device repeats is told once.
+    pub fn take_left_out(&mut self) -> Option<LeftOut> {
+        self.left_out.take()
     }
 
     /// Returns the bytes that the registration takes in memory, about: its object list with attributes, its query items
@@ -293,7 +311,7 @@ impl Registration {
 impl Update {
     /// Whether the registration stays as it is: the device said no more than that it is there.
     pub fn is_empty(&self) -> bool {
-        let Self { lifetime, binding, queue, password, others, has_objects: _, objects } = self;
+        let Self { lifetime, binding, queue, password, others, has_objects: _, objects, left_out: _ } = self;
         let items = binding.is_none() && !queue && password.is_none() && others.is_none();
         lifetime.is_none() && items && objects.is_none()
     }
@@ -332,17 +350,17 @@ struct Items {
 
 impl Items {
     fn read(request: &Request, lifetimes: &RangeInclusive<Duration>) -> Result<Self, Rejection> {
-        let query = request.options.texts(number::URI_QUERY);
-        let query = query.map_err(|_| Rejection::bad_request("a query item is not UTF-8"))?;
         let mut items = Self::default();
-        for item in query {
+        for item in request.options.all(number::URI_QUERY) {
             if item.len() > MAX_ITEM {
                 return Err(Rejection::bad_request("a query item is too long"));
             }
+            let Some(item) = text_of_item(item)? else { continue };
             match item.split_once('=') {
                 Some((name, value)) if !name.is_empty() => items.take(name, value, lifetimes)?,
                 None if item == "Q" => items.take_queue()?,
-                Some(_) | None => return Err(Rejection::bad_request("a query item is not of the form name=value")),
+                // An empty item, or one without `=`, says nothing.
+                Some(_) | None => {}
             }
         }
         Ok(items)
@@ -369,12 +387,21 @@ impl Items {
     }
 
     fn take_other(&mut self, name: &str, value: &str) -> Result<(), Rejection> {
-        let known = matches!(name, "sms" | "imei" | "imsi");
-        if known && self.others.iter().any(|(other, _)| other == name) {
+        if KNOWN_OTHERS.contains(&name) && self.others.iter().any(|(other, _)| other == name) {
             return Err(twice(name));
         }
         put(&mut self.others, name.to_owned(), value.to_owned())
     }
+}
+
+/// What is no text says nothing; but an item that would say something to this program is refused.
+fn text_of_item(item: &[u8]) -> Result<Option<&str>, Rejection> {
+    let Err(error) = std::str::from_utf8(item).map_err(|_| Rejection::bad_request("a query item is not UTF-8")) else {
+        return Ok(std::str::from_utf8(item).ok());
+    };
+    let name = item.split(|byte| *byte == b'=').next().unwrap_or_default();
+    let known = ["ep", "lt", "lwm2m", "b", "password"].iter().chain(KNOWN_OTHERS).any(|known| known.as_bytes() == name);
+    if known { Err(error) } else { Ok(None) }
 }
 
 fn once<T>(name: &str, place: &mut Option<T>, value: T) -> Result<(), Rejection> {
@@ -395,9 +422,16 @@ fn endpoint(value: &str) -> Result<String, Rejection> {
     Ok(value.to_owned())
 }
 
+/// A lifetime of 0 is one without end (LwM2M 1.1 section 6.2.1): the longest that is allowed.
 fn lifetime(value: &str, lifetimes: &RangeInclusive<Duration>) -> Result<Duration, Rejection> {
-    let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-    let seconds = if digits { value.parse().ok() } else { None };
+    let seconds = match Value::number(value) {
+        Some(Value::Integer(0)) => return Ok(*lifetimes.end()),
+        Some(Value::Integer(seconds)) => u64::try_from(seconds).ok(),
+        Some(Value::UnsignedInteger(seconds)) => Some(seconds),
+        // More digits than 64 bits hold.
+        Some(Value::Float(seconds)) if seconds > 0.0 && seconds.fract() == 0.0 => Some(seconds as u64),
+        Some(_) | None => None,
+    };
     let Some(seconds) = seconds else {
         return Err(Rejection::bad_request("lt is not a whole number of seconds"));
     };
@@ -405,11 +439,16 @@ fn lifetime(value: &str, lifetimes: &RangeInclusive<Duration>) -> Result<Duratio
 }
 
 fn within(lifetime: Duration, lifetimes: &RangeInclusive<Duration>) -> Result<Duration, Rejection> {
-    if lifetimes.contains(&lifetime) {
-        return Ok(lifetime);
+    let (min, max, seconds) = (lifetimes.start(), lifetimes.end(), lifetime.as_secs());
+    if lifetime < *min {
+        let reason = format!("lt is {seconds} s, less than lifetime_min, which is {} s", min.as_secs());
+        return Err(Rejection::bad_request(reason));
     }
-    let (min, max) = (lifetimes.start().as_secs(), lifetimes.end().as_secs());
-    Err(Rejection::bad_request(format!("lt is {}; {min} to {max} is allowed", lifetime.as_secs())))
+    if lifetime > *max {
+        let reason = format!("lt is {seconds} s, more than lifetime_max, which is {} s", max.as_secs());
+        return Err(Rejection::bad_request(reason));
+    }
+    Ok(lifetime)
 }
 
 fn version(value: &str) -> Result<String, Rejection> {
@@ -430,25 +469,29 @@ fn put(items: &mut Vec<(String, String)>, name: String, value: String) -> Result
     Ok(())
 }
 
-fn check_content_format(request: &Request) -> Result<(), Rejection> {
-    let unsupported =
-        || Rejection { code: Code::UNSUPPORTED_CONTENT_FORMAT, diagnostic: "link-format (40)".to_owned() };
+/// Why a payload is no object list. One that calls itself by another format is not of that format, either: so the answer
+/// is what RFC 7252 has for it.
+fn no_object_list(request: &Request, error: link::LinkError) -> Rejection {
     match request.options.uint(number::CONTENT_FORMAT) {
-        Ok(None) => Ok(()),
-        Ok(Some(value)) if value == u32::from(format::LINK_FORMAT) => Ok(()),
-        Ok(Some(_)) | Err(_) => Err(unsupported()),
+        Ok(None) => Rejection::bad_request(error.to_string()),
+        Ok(Some(value)) if value == u32::from(format::LINK_FORMAT) => Rejection::bad_request(error.to_string()),
+        Ok(Some(_)) | Err(_) => {
+            Rejection { code: Code::UNSUPPORTED_CONTENT_FORMAT, diagnostic: "link-format (40)".to_owned() }
+        }
     }
 }
 
 impl ObjectList {
-    fn parse(payload: &[u8]) -> Result<Option<Self>, Rejection> {
-        let links = link::parse(payload).map_err(|error| Rejection::bad_request(error.to_string()))?;
+    /// Reads the payload, whatever its Content-Format says, and how much of it makes no sense.
+    fn parse(request: &Request) -> Result<(Option<Self>, Option<LeftOut>), Rejection> {
+        let list = link::parse(&request.payload).map_err(|error| no_object_list(request, error))?;
+        let (links, left_out) = (list.links, list.left_out);
         if links.is_empty() {
-            return Ok(None);
+            return Ok((None, left_out));
         }
         let root = links.iter().find(|link| is_root(link));
         let mut list = Self {
-            alternate_path: root.map_or("/", |link| link.target).to_owned(),
+            alternate_path: root.map(|link| link.target).filter(|path| !path.is_empty()).unwrap_or("/").to_owned(),
             targets: Texts::default(),
             versions: BTreeMap::new(),
             formats: root.and_then(|link| link.attribute("ct")).map(formats).unwrap_or_default(),
@@ -457,9 +500,10 @@ impl ObjectList {
         if list.alternate_path.split('/').any(|segment| segment.len() > MAX_SEGMENT) {
             return Err(Rejection::bad_request("a segment of the alternate path is too long"));
         }
-        links.iter().filter(|link| !is_root(link)).for_each(|link| list.add(link));
+        // A link to nowhere says nothing.
+        links.iter().filter(|link| !is_root(link) && !link.target.is_empty()).for_each(|link| list.add(link));
         list.targets.shrink();
-        Ok(Some(list))
+        Ok((Some(list), left_out))
     }
 
     /// Returns the bytes that the list takes in memory, about.
@@ -585,16 +629,13 @@ mod tests {
             (&["lt=300"][..], Code::BAD_REQUEST),
             (&["ep="], Code::BAD_REQUEST),
             (&["ep=a", "ep=a"], Code::BAD_REQUEST),
-            (&["ep=a", "bogus"], Code::BAD_REQUEST),
-            (&["ep=a", "=x"], Code::BAD_REQUEST),
             (&["ep=a", "Q=1"], Code::BAD_REQUEST),
             (&["ep=a", "Q", "Q"], Code::BAD_REQUEST),
             (&["ep=a", "imei=1", "imei=1"], Code::BAD_REQUEST),
             (&["ep=a", "password=1", "password=2"], Code::BAD_REQUEST),
             (&["ep=a", "lt="], Code::BAD_REQUEST),
-            (&["ep=a", "lt=0"], Code::BAD_REQUEST),
             (&["ep=a", "lt=-1"], Code::BAD_REQUEST),
-            (&["ep=a", "lt=+5"], Code::BAD_REQUEST),
+            (&["ep=a", "lt=soon"], Code::BAD_REQUEST),
             (&["ep=a", "lt=1.5"], Code::BAD_REQUEST),
             (&["ep=a", "lt=86401"], Code::BAD_REQUEST),
             (&["ep=a", "lt=99999999999999999999"], Code::BAD_REQUEST),
@@ -604,9 +645,52 @@ mod tests {
         ] {
             assert_eq!(register(query, "").map_err(|rejection| rejection.code), Err(code), "{query:?}");
         }
-        let mut not_text = request(&["ep=a"], "");
-        not_text.options.add(number::URI_QUERY, b"x=\xff");
-        assert!(Registration::from_register(&not_text, &lifetimes()).is_err());
+        for known in [&b"ep=\xff"[..], b"lt=\xff", b"imei=\xff"] {
+            let mut not_text = request(&["ep=a"], "");
+            not_text.options.add(number::URI_QUERY, known);
+            assert!(Registration::from_register(&not_text, &lifetimes()).is_err(), "{known:?}");
+        }
+    }
+
+    #[test]
+    fn a_query_item_that_says_nothing_is_passed_over() {
+        let mut register = request(&["", "ep=dev-7", "bogus", "=x", "=", "lt=300", "Q"], "</3/0>");
+        register.options.add(number::URI_QUERY, b"x=\xff");
+        register.options.add(number::URI_QUERY, b"\xff");
+        let registration = Registration::from_register(&register, &lifetimes()).unwrap();
+        assert_eq!((registration.endpoint.as_str(), registration.lifetime), ("dev-7", Duration::from_secs(300)));
+        assert_eq!((registration.queue_item(), registration.items().count()), (true, 0));
+        let mut registration = registered();
+        assert_eq!(registration.update(&request(&["", "bogus"], ""), &lifetimes()), Ok(ObjectListChange::Absent));
+        assert_eq!(registration, registered());
+    }
+
+    #[test]
+    fn a_lifetime_has_the_forms_of_a_number_and_zero_is_the_longest() {
+        for (text, seconds) in
+            [("300", 300), ("+300", 300), ("300.0", 300), (" 300", 300), ("86400", 86_400), ("0", 86_400)]
+        {
+            let registration = register(&["ep=a", &format!("lt={text}")], "").unwrap();
+            assert_eq!(registration.lifetime, Duration::from_secs(seconds), "{text}");
+        }
+        let mut registration = registered();
+        registration.update(&request(&["lt=0"], ""), &lifetimes()).unwrap();
+        assert_eq!(registration.lifetime, Duration::from_secs(86_400));
+    }
+
+    #[test]
+    fn a_lifetime_out_of_bounds_is_refused_with_the_key_that_sets_them() {
+        let lifetimes = Duration::from_secs(60)..=Duration::from_secs(86_400);
+        for (lt, reason) in [
+            ("lt=86401", "lt is 86401 s, more than lifetime_max, which is 86400 s"),
+            ("lt=1", "lt is 1 s, less than lifetime_min, which is 60 s"),
+            ("lt=99999999999999999999", "lt is 18446744073709551615 s, more than lifetime_max, which is 86400 s"),
+        ] {
+            let rejection = Registration::from_register(&request(&["ep=a", lt], ""), &lifetimes).unwrap_err();
+            assert_eq!((rejection.code, rejection.diagnostic.as_str()), (Code::BAD_REQUEST, reason));
+            let mut registration = registered();
+            assert_eq!(registration.update(&request(&[lt], ""), &lifetimes), Err(rejection));
+        }
     }
 
     #[test]
@@ -616,12 +700,49 @@ mod tests {
     }
 
     #[test]
-    fn an_object_list_is_link_format_and_well_formed() {
-        assert_eq!(register(&["ep=a"], "</1>,").map_err(|rejection| rejection.code), Err(Code::BAD_REQUEST));
-        let mut other = request(&["ep=a"], "");
-        other.options.add_uint(number::CONTENT_FORMAT, 0);
-        let rejection = Registration::from_register(&other, &lifetimes()).unwrap_err();
+    fn an_object_list_is_taken_whatever_its_format_is_called() {
+        for content_format in [&[0][..], &[50], &[40], &[], &[0xff; 5]] {
+            for (payload, objects) in [("</1/0>,</3/0>", Some(2)), ("", None)] {
+                let mut register = request(&["ep=a"], "");
+                register.options.add(number::CONTENT_FORMAT, content_format);
+                register.payload = payload.as_bytes().to_vec();
+                let registration = Registration::from_register(&register, &lifetimes()).unwrap();
+                assert_eq!(registration.object_list().map(Iterator::count), objects, "{content_format:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_payload_that_is_no_list_at_all_is_refused() {
+        assert_eq!(register(&["ep=a"], "</1").map_err(|rejection| rejection.code), Err(Code::BAD_REQUEST));
+        assert_eq!(registered().update(&request(&[], "x"), &lifetimes()).unwrap_err().code, Code::BAD_REQUEST);
+        let mut json = request(&["ep=a"], "");
+        json.options.add_uint(number::CONTENT_FORMAT, 50);
+        json.payload = b"{}".to_vec();
+        let rejection = Registration::from_register(&json, &lifetimes()).unwrap_err();
         assert_eq!(rejection.code, Code::UNSUPPORTED_CONTENT_FORMAT);
+    }
+
+    #[test]
+    fn what_makes_no_sense_in_a_list_is_left_out_and_told_once() {
+        let list = "</>;ct=60 110;rt=\"oma.lwm2m\",</1>;ver= \"1.1\",/2,</3/0>;=,<>,</5,";
+        let mut registration = register(&["ep=a"], list).unwrap();
+        assert_eq!(object_list(&registration), ["/1", "/3/0"]);
+        assert_eq!((registration.object_version(1), registration.object_formats(3)), (Some("1.1"), &[60, 110][..]));
+        assert_eq!(registration.take_left_out().map(|left_out| left_out.count), Some(3));
+        assert_eq!(registration.take_left_out(), None);
+
+        assert_eq!(registration.update(&request(&[], list), &lifetimes()), Ok(ObjectListChange::Same));
+        assert_eq!(registration.take_left_out(), None, "the same list again");
+        assert_eq!(registration.update(&request(&[], "</1>,/2"), &lifetimes()), Ok(ObjectListChange::Changed));
+        assert_eq!(registration.take_left_out().map(|left_out| left_out.count), Some(1));
+    }
+
+    #[test]
+    fn a_root_link_to_nowhere_is_the_root() {
+        let registration = register(&["ep=a"], "<>;rt=\"oma.lwm2m\";ct=112,</3/0>").unwrap();
+        assert_eq!((registration.alternate_path(), registration.formats()), (Some("/"), &[112][..]));
+        assert_eq!(object_list(&registration), ["/3/0"]);
     }
 
     #[test]
@@ -649,8 +770,8 @@ mod tests {
     #[test]
     fn a_bad_update_changes_nothing() {
         for (query, payload) in [
-            (&["lt=900", "bogus"][..], ""),
-            (&["lt=0", "color=red"], ""),
+            (&["lt=900", "Q=1"][..], ""),
+            (&["lt=-1", "color=red"], ""),
             (&["lt=900", "ep=other"], ""),
             (&["lt=900", "lwm2m=1.1"], ""),
             (&["lt=900", "color=red"], "x"),

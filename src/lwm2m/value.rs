@@ -1,8 +1,11 @@
 //! The value of a resource, and its types (LwM2M 1.1 appendix C).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD_PAD_INDIFFERENT, URL_SAFE_PAD_INDIFFERENT};
 use thiserror::Error;
 
 /// Above this a double holds only some of the whole numbers.
@@ -92,8 +95,26 @@ impl Value {
         i64::try_from(value).map(Self::Integer).or_else(|_| u64::try_from(value).map(Self::UnsignedInteger)).ok()
     }
 
+    /// Reads a number from its text, in any form that JSON or a C library writes: `52`, `+52`, `52.0`, `5.2e1`. A whole
+    /// number is exact over 64 bits.
+    pub fn number(text: &str) -> Option<Self> {
+        let text = without_blanks(text);
+        // The parser of the standard library takes the names of infinity and NaN, too.
+        let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+        if !unsigned.starts_with(|first: char| first.is_ascii_digit() || first == '.') {
+            return None;
+        }
+        let whole = match text.split_once('.') {
+            Some((whole, fraction)) if fraction.bytes().all(|digit| digit == b'0') => whole,
+            Some(_) | None => text,
+        };
+        let exact = whole.parse().ok().and_then(Self::whole);
+        exact.or_else(|| text.parse().ok().and_then(|number| Self::float(number).ok()))
+    }
+
     /// This value, which a format with few types gave, as one of the definition's type. Numbers fit when nothing of them
-    /// is lost; nothing else changes its kind.
+    /// is lost. A text fits an object link when it is one: some clients write it so where SenML has `vlo`. Nothing else
+    /// changes its kind.
     pub fn conform(self, expected: ResourceType) -> Result<Self, ValueError> {
         let conformed = match expected {
             ResourceType::Integer => self.as_whole().and_then(|whole| i64::try_from(whole).ok()).map(Self::Integer),
@@ -106,9 +127,11 @@ impl Value {
                 Self::String(text) => return Ok(Self::CoreLink(text)),
                 other => return other.only(expected),
             },
-            ResourceType::String | ResourceType::Boolean | ResourceType::Opaque | ResourceType::ObjectLink => {
-                return self.only(expected);
-            }
+            ResourceType::ObjectLink => match self {
+                Self::String(text) => return text.parse().map(Self::ObjectLink),
+                other => return other.only(expected),
+            },
+            ResourceType::String | ResourceType::Boolean | ResourceType::Opaque => return self.only(expected),
         };
         conformed.ok_or_else(|| self.mismatch(expected))
     }
@@ -123,6 +146,16 @@ impl Value {
             Self::Integer(value) => Ok(Self::Float(value as f64)),
             Self::UnsignedInteger(value) => Ok(Self::Float(value as f64)),
             other => Err(other.mismatch(ResourceType::Float)),
+        }
+    }
+
+    /// The nearest double of a number.
+    pub fn as_f64(&self) -> Option<f64> {
+        match self {
+            Self::Integer(value) | Self::Time(value) => Some(*value as f64),
+            Self::UnsignedInteger(value) => Some(*value as f64),
+            Self::Float(value) => Some(*value),
+            Self::String(_) | Self::Boolean(_) | Self::Opaque(_) | Self::ObjectLink(_) | Self::CoreLink(_) => None,
         }
     }
 
@@ -152,6 +185,20 @@ impl Value {
         };
         ValueError::Type { expected, value }
     }
+}
+
+/// Reads base64 in either alphabet, with or without padding, blanks and line breaks passed over.
+pub fn from_base64(text: &str) -> Result<Vec<u8>, ValueError> {
+    let blank = |character: char| character.is_ascii_whitespace();
+    let text = if text.contains(blank) { Cow::Owned(text.replace(blank, "")) } else { Cow::Borrowed(text) };
+    let other_alphabet = text.contains(['-', '_']);
+    let alphabet = if other_alphabet { &URL_SAFE_PAD_INDIFFERENT } else { &STANDARD_PAD_INDIFFERENT };
+    alphabet.decode(&*text).map_err(|_| ValueError::NotBase64)
+}
+
+/// The text of a number, a boolean or a link without the blanks around it, and without the NUL of a C string.
+pub fn without_blanks(text: &str) -> &str {
+    text.trim_matches(|character: char| character.is_ascii_whitespace() || character == '\0')
 }
 
 /// The whole number that this double is, where every whole number has a double of its own.
@@ -232,7 +279,7 @@ impl FromStr for ObjectLink {
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
         let id = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-        let link = text
+        let link = without_blanks(text)
             .split_once(':')
             .and_then(|(object, instance)| Some(Self { object: id(object)?, instance: id(instance)? }));
         let shown = || text.chars().take(32).collect::<String>();
@@ -254,10 +301,51 @@ mod tests {
 
     #[test]
     fn an_object_link_is_two_ids_with_a_colon() {
-        assert_eq!("3:65535".parse(), Ok(ObjectLink { object: 3, instance: 65535 }));
+        for text in ["3:65535", " 3:65535\n", "3:65535\0"] {
+            assert_eq!(text.parse(), Ok(ObjectLink { object: 3, instance: 65535 }), "{text:?}");
+        }
         for text in ["", "3", "3:", ":0", "+3:0", "3:65536", "3:0:1", "3/0"] {
             assert!(text.parse::<ObjectLink>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_number_has_a_text_in_many_forms() {
+        for (text, value) in [
+            ("52", Value::Integer(52)),
+            ("+52", Value::Integer(52)),
+            ("-52.00", Value::Integer(-52)),
+            ("9223372036854775807.0", Value::Integer(i64::MAX)),
+            ("18446744073709551615", Value::UnsignedInteger(u64::MAX)),
+            (" 52\r\n", Value::Integer(52)),
+            ("52\0", Value::Integer(52)),
+            ("5.2e1", Value::Float(52.0)),
+            ("+21.5", Value::Float(21.5)),
+            (".5", Value::Float(0.5)),
+            ("123456789012345678901234567890", Value::Float(1.234_567_890_123_456_8e29)),
+        ] {
+            assert_eq!(Value::number(text), Some(value), "{text:?}");
+        }
+        for text in ["", " ", "+", "-.", ".", "5 2", "0x10", "inf", "-inf", "NaN", "--5", "1e400", "5,2", "1_000"] {
+            assert_eq!(Value::number(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn base64_may_have_blanks_either_alphabet_and_no_padding() {
+        for text in ["++//yv4=", "--__yv4=", "++//yv4", "++//\r\nyv4=\n", " ++ //\tyv4 = "] {
+            assert_eq!(from_base64(text), Ok(vec![0xfb, 0xef, 0xff, 0xca, 0xfe]), "{text:?}");
+        }
+        for text in ["*", "yv4==", "y", "+_8="] {
+            assert_eq!(from_base64(text), Err(ValueError::NotBase64), "{text:?}");
+        }
+        assert_eq!(from_base64(""), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_text_is_an_object_link_where_one_is_expected() {
+        let link = Value::ObjectLink(ObjectLink { object: 3, instance: 0 });
+        assert_eq!(Value::String("3:0".into()).conform(ResourceType::ObjectLink), Ok(link));
     }
 
     #[test]
@@ -278,7 +366,7 @@ mod tests {
             (Value::Boolean(true), ResourceType::Integer),
             (Value::String("1".into()), ResourceType::Integer),
             (Value::Integer(1), ResourceType::String),
-            (Value::String("3:0".into()), ResourceType::ObjectLink),
+            (Value::String("3:x".into()), ResourceType::ObjectLink),
             (Value::Opaque(vec![1]), ResourceType::String),
             (Value::Float(f64::NAN), ResourceType::Float),
         ] {

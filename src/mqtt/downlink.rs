@@ -2,20 +2,24 @@
 
 mod values;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
-use crate::lwm2m::model::{Model, Range, Resource};
+use crate::lwm2m::model::{Model, OtherVersions, Range, Resource};
 use crate::lwm2m::operation::Operation;
 use crate::lwm2m::path::{Path, PathError};
 use crate::lwm2m::register::Registration;
 use crate::lwm2m::value::{ResourceType, UnknownType, ValueError};
 
+use super::topics::is_allowed;
+
 use self::values::Values;
+
+pub(super) use self::values::relative_path;
+pub use super::echo::Echo;
 
 /// The longest value of a CoAP option that a query item can be (RFC 7252 section 5.10).
 const MAX_QUERY_ITEM: usize = 255;
@@ -24,14 +28,6 @@ const MAX_QUERY_ITEMS: usize = 32;
 const LONGEST_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// The attributes of LwM2M 1.0 to 1.2, in the order in which they are sent.
 const ATTRIBUTES: [&str; 10] = ["con", "edge", "epmax", "epmin", "gt", "hqmax", "lt", "pmax", "pmin", "st"];
-
-/// What every answer repeats: the command's own object, and its path. A clone shares it. It is serialized as a text of
-/// JSON, so that its depth does not add to that of what it is in.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub struct Echo {
-    pub(super) members: Arc<Map<String, Value>>,
-}
 
 /// A command that can be carried out.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,7 +56,7 @@ pub struct Refusal {
 
 /// Why a command cannot be carried out.
 #[derive(Debug, Error)]
-enum CommandError {
+pub(super) enum CommandError {
     #[error("{0:?} is no msgType")]
     UnknownMsgType(String),
     #[error("{0} is missing")]
@@ -77,8 +73,8 @@ enum CommandError {
     NoAttribute,
     #[error("{0}")]
     Type(#[from] UnknownType),
-    #[error("{path} has no definition: type is missing")]
-    NoType { path: Path },
+    #[error("{path} has no definition{loaded}: type is missing")]
+    NoType { path: Path, loaded: OtherVersions },
     #[error("{path} is of type {defined}, not {given}")]
     OtherType { path: Path, defined: ResourceType, given: ResourceType },
     #[error("{0} is executed, it has no value")]
@@ -97,48 +93,6 @@ enum CommandError {
     TooMany(usize),
     #[error("the values have more than {0} bytes")]
     TooLong(usize),
-}
-
-impl Echo {
-    fn read(payload: &[u8]) -> Result<Self, String> {
-        match serde_json::from_slice(payload) {
-            Ok(Value::Object(members)) => Ok(Self { members: Arc::new(members) }),
-            Ok(_) => Err("the command is no JSON object".to_owned()),
-            Err(error) => Err(format!("the command is no JSON: {error}")),
-        }
-    }
-
-    /// The command as JSON.
-    pub fn to_json(&self) -> String {
-        serde_json::to_string(&*self.members).expect("keys are texts, and numbers are finite")
-    }
-
-    /// `msgType` of the command; `error` where there is none.
-    pub fn msg_type(&self) -> &str {
-        self.members.get("msgType").and_then(Value::as_str).unwrap_or("error")
-    }
-
-    /// The command's path as written, without the query.
-    pub fn request_path(&self) -> Option<&str> {
-        let data = self.members.get("data")?;
-        let text = |member| data.get(member).and_then(Value::as_str);
-        let written = text("path").or_else(|| text("basePath"))?;
-        Some(written.split_once('?').map_or(written, |(path, _)| path))
-    }
-}
-
-impl From<Echo> for String {
-    fn from(echo: Echo) -> Self {
-        echo.to_json()
-    }
-}
-
-impl TryFrom<String> for Echo {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        Self::read(text.as_bytes())
-    }
 }
 
 /// What [`Command::msg_type`] may be.
@@ -171,19 +125,31 @@ impl Command {
 
 impl Reply {
     fn is_publishable(&self) -> bool {
-        !self.topic.is_empty() && !self.topic.contains(['+', '#', '\0'])
+        !self.topic.is_empty() && !self.topic.contains(['+', '#']) && is_allowed(&self.topic)
     }
 }
 
 /// Reads a command for the device of this registration.
 pub fn parse(payload: &[u8], registration: &Registration, model: &Model) -> Result<Command, Refusal> {
-    let echo = Echo::read(payload).map_err(|reason| Refusal { echo: Echo::default(), reason })?;
-    interpret(echo, registration, model)
+    let (echo, members) = Echo::read(payload).map_err(|reason| Refusal { echo: Echo::default(), reason })?;
+    interpret_members(echo, &members, registration, model)
 }
 
 /// Reads a command of which the JSON is read already.
 pub fn interpret(echo: Echo, registration: &Registration, model: &Model) -> Result<Command, Refusal> {
-    let source = Source { members: &echo.members, registration, model };
+    match echo.known_members() {
+        Ok(members) => interpret_members(echo, &members, registration, model),
+        Err(reason) => Err(Refusal { echo, reason }),
+    }
+}
+
+fn interpret_members(
+    echo: Echo,
+    members: &Map<String, Value>,
+    registration: &Registration,
+    model: &Model,
+) -> Result<Command, Refusal> {
+    let source = Source { members, registration, model };
     match source.operation().and_then(|operation| Ok((operation, source.ttl()?))) {
         Ok((operation, ttl)) => Ok(Command { echo, operation, ttl, reply: None }),
         Err(error) => Err(Refusal { echo, reason: error.to_string() }),
@@ -192,12 +158,9 @@ pub fn interpret(echo: Echo, registration: &Registration, model: &Model) -> Resu
 
 /// The command that `auto_observe` gives itself: its answers carry `"is_auto_observe":true`.
 pub fn auto_observe(path: &Path) -> Command {
-    let mut members = Map::new();
-    members.insert("msgType".to_owned(), "observe".into());
-    members.insert("is_auto_observe".to_owned(), true.into());
-    members.insert("data".to_owned(), json!({ "path": path.to_string() }));
+    let members = json!({ "msgType": "observe", "is_auto_observe": true, "data": { "path": path.to_string() } });
     let operation = Operation::Observe { path: *path, query: Vec::new() };
-    Command { echo: Echo { members: Arc::new(members) }, operation, ttl: None, reply: None }
+    Command { echo: Echo::of(&members), operation, ttl: None, reply: None }
 }
 
 /// A command's object, and what is known of its device.
@@ -308,6 +271,11 @@ impl<'a> Source<'a> {
     fn definition(&self, path: Path) -> Option<&'a Resource> {
         let (object, resource) = (path.object()?, path.resource()?);
         self.model.resource(object, self.registration.object_version(object), resource)
+    }
+
+    fn other_versions(&self, path: Path) -> OtherVersions {
+        let announced = path.object().and_then(|object| self.registration.object_version(object));
+        self.model.other_versions(path, announced)
     }
 
     fn data(&self) -> Result<&'a Map<String, Value>, CommandError> {

@@ -88,8 +88,8 @@ pub struct Topics {
     pub status: Option<Topic>,
 }
 
-/// The reason why the names of a device cannot be put into its topics: `+`, `#`, `/`, NUL, a `$` at the beginning, or too
-/// many bytes.
+/// The reason why the names of a device cannot be put into its topics: `+`, `#`, `/`, a `$` at the beginning, too many
+/// bytes, or a character that no text of MQTT may hold.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{0}")]
 pub struct TopicError(pub String);
@@ -166,8 +166,8 @@ impl Template {
     fn check_values(&self, names: Names<'_>) -> Result<(), TopicError> {
         for part in &self.parts {
             let Part::Placeholder(placeholder) = part else { continue };
-            if placeholder.value(names).contains(['+', '#', '/', '\0']) {
-                return Err(TopicError(format!("{} holds '+', '#', '/' or NUL", placeholder.name())));
+            if placeholder.value(names).contains(['+', '#', '/']) {
+                return Err(TopicError(format!("{} holds '+', '#' or '/'", placeholder.name())));
             }
         }
         Ok(())
@@ -186,6 +186,7 @@ impl Translators {
             if name.is_empty() || name.len() > MAX_TOPIC {
                 return Err(TopicError(format!("a topic of {} bytes; 1 to {MAX_TOPIC} are allowed", name.len())));
             }
+            check_text("a topic", &name)?;
             Ok(Topic { name, qos: translator.qos })
         };
         Ok(Topics {
@@ -208,6 +209,22 @@ impl Translators {
         }
         Ok(())
     }
+}
+
+/// Refuses a text that a broker may not take: it would close the connection, not refuse the text.
+pub fn check_text(what: &str, text: &str) -> Result<(), TopicError> {
+    if is_allowed(text) {
+        return Ok(());
+    }
+    Err(TopicError(format!("{what} holds a control character, or another one that MQTT does not allow")))
+}
+
+/// Whether a text has at most the length and only the characters that every broker takes: no control characters and no
+/// non-characters (MQTT 5 section 1.5.4).
+pub fn is_allowed(text: &str) -> bool {
+    let is_noncharacter = |code: u32| code & 0xfffe == 0xfffe || (0xfdd0..=0xfdef).contains(&code);
+    text.len() <= MAX_TOPIC
+        && !text.chars().any(|character| character.is_control() || is_noncharacter(character.into()))
 }
 
 impl Placeholder {
@@ -353,6 +370,21 @@ mod tests {
         }
         assert!(translators.topics(Names { clientid: "a/b", ..NAMES }).is_ok());
         assert!(translators.topics(Names { endpoint_name: &"x".repeat(65_530), ..NAMES }).is_err());
+    }
+
+    /// MQTT 5 section 1.5.4: a broker may close the connection for them.
+    #[test]
+    fn a_device_cannot_put_into_a_topic_what_a_broker_may_not_take() {
+        let translators = translators("lwm2m/%e/", "dn/#", "up/resp");
+        for code in [0, 1, 0x0a, 0x1f, 0x7f, 0x80, 0x9f, 0xfdd0, 0xfdef, 0xfffe, 0xffff, 0x1_fffe, 0x10_ffff] {
+            let name = format!("a{}", char::from_u32(code).unwrap());
+            assert!(translators.topics(Names { endpoint_name: &name, ..NAMES }).is_err(), "{name:?}");
+            assert!(!is_allowed(&name) && check_text("the clientid", &name).is_err(), "{name:?}");
+        }
+        for name in ["a b", "é\u{a0}", "\u{fdcf}\u{fdf0}\u{fffd}", "\u{1f600}", "\u{feff}"] {
+            assert!(translators.topics(Names { endpoint_name: name, ..NAMES }).is_ok(), "{name:?}");
+        }
+        assert!(is_allowed(&"x".repeat(65_535)) && !is_allowed(&"x".repeat(65_536)));
     }
 
     #[test]

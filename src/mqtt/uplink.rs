@@ -14,7 +14,8 @@ use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
 use crate::lwm2m::value::{Value, whole_of};
 
-use super::downlink::Echo;
+use super::downlink::{Command, Echo};
+use super::echo::UnansweredData;
 
 /// What a report says of the identity that a device proved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,14 +73,14 @@ pub fn acknowledged(echo: &Echo) -> Vec<u8> {
     written(&Uplink { echo, msg_type: "ack", data: None, seq_num: None })
 }
 
-/// `coap_reset`, with the command's `data`.
-pub fn reset(echo: &Echo) -> Vec<u8> {
-    written(&Uplink { echo, msg_type: "coap_reset", data: command_data(echo), seq_num: None })
+/// `coap_reset`, with the command's `data`; a large value in it is its size.
+pub fn reset(command: &Command) -> Vec<u8> {
+    written(&Uplink { echo: &command.echo, msg_type: "coap_reset", data: command_data(command), seq_num: None })
 }
 
-/// `coap_timeout`, with the command's `data`.
-pub fn timed_out(echo: &Echo) -> Vec<u8> {
-    written(&Uplink { echo, msg_type: "coap_timeout", data: command_data(echo), seq_num: None })
+/// `coap_timeout`, with the command's `data`; a large value in it is its size.
+pub fn timed_out(command: &Command) -> Vec<u8> {
+    written(&Uplink { echo: &command.echo, msg_type: "coap_timeout", data: command_data(command), seq_num: None })
 }
 
 /// 4.00 with the reason, for a command that never was one, or that the gateway gave up.
@@ -125,8 +126,9 @@ fn written(payload: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(payload).expect("members with text keys and finite numbers are JSON")
 }
 
-fn command_data(echo: &Echo) -> Option<Data<'_>> {
-    echo.members.get("data").map(Data::Command)
+fn command_data(command: &Command) -> Option<Data<'_>> {
+    let data = command.echo.data()?;
+    Some(Data::Command(UnansweredData { data, operation: &command.operation }))
 }
 
 /// `register` and `update`.
@@ -191,7 +193,7 @@ impl Serialize for Uplink<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let replaced = |name: &str| matches!(name, "msgType" | "data") || (name == "seqNum" && self.seq_num.is_some());
         let mut map = serializer.serialize_map(None)?;
-        for (name, value) in self.echo.members.iter().filter(|(name, _)| !replaced(name)) {
+        for (name, value) in self.echo.members().filter(|(name, _)| !replaced(name)) {
             map.serialize_entry(name, value)?;
         }
         map.serialize_entry("msgType", self.msg_type)?;
@@ -207,7 +209,7 @@ impl Serialize for Uplink<'_> {
 
 enum Data<'a> {
     /// As it came in the command.
-    Command(&'a serde_json::Value),
+    Command(UnansweredData<'a>),
     Outcome {
         echo: &'a Echo,
         outcome: &'a Outcome,
@@ -422,13 +424,73 @@ mod tests {
 
     #[test]
     fn an_ack_has_no_data_and_what_failed_has_the_command_s() {
-        let echo = read("/3/0/9").echo;
-        assert_eq!(shown(acknowledged(&echo)), json!({ "reqID": 7, "msgType": "ack", "cacheID": [1, null] }));
-        for (payload, msg_type) in [(reset(&echo), "coap_reset"), (timed_out(&echo), "coap_timeout")] {
+        let command = read("/3/0/9");
+        assert_eq!(shown(acknowledged(&command.echo)), json!({ "reqID": 7, "msgType": "ack", "cacheID": [1, null] }));
+        for (payload, msg_type) in [(reset(&command), "coap_reset"), (timed_out(&command), "coap_timeout")] {
             let expected =
                 json!({ "reqID": 7, "msgType": msg_type, "cacheID": [1, null], "data": { "path": "/3/0/9" } });
             assert_eq!(shown(payload), expected);
         }
+    }
+
+    /// As large as 1 KiB a value comes back, beyond it its size: of an Opaque its bytes, not those of its base64.
+    #[test]
+    fn a_large_value_of_an_unanswered_command_is_its_size() {
+        let image = "A".repeat(4000);
+        let (largest, larger) = ("x".repeat(1022), "x".repeat(1023));
+        let value = |value: &str, kind: &str| json!({ "path": "/5/0/0", "type": kind, "value": value, "more": 1.0 });
+        let size = |bytes: usize, kind: &str| json!({ "path": "/5/0/0", "type": kind, "value": { "bytes": bytes }, "more": 1.0 });
+        for (sent, data) in [
+            (("write", value(&image, "Opaque")), size(3000, "Opaque")),
+            (("write", value(&largest, "String")), value(&largest, "String")),
+            (("write", value(&larger, "String")), size(1023, "String")),
+            (
+                (
+                    "write",
+                    json!({ "basePath": "/5/0", "content": [
+                    { "path": "0", "type": "Opaque", "value": image }, { "path": 3, "type": "Integer", "value": 7 } ] }),
+                ),
+                json!({ "basePath": "/5/0", "content": [
+                    { "path": "0", "type": "Opaque", "value": { "bytes": 3000 } },
+                    { "path": 3, "type": "Integer", "value": 7 } ] }),
+            ),
+            (
+                (
+                    "create",
+                    json!({ "basePath": "/5", "content": [{ "path": "1/0", "type": "Opaque", "value": image }] }),
+                ),
+                json!({ "basePath": "/5", "content": [{ "path": "1/0", "type": "Opaque", "value": { "bytes": 3000 } }] }),
+            ),
+            (
+                ("execute", json!({ "path": "/5/0/2", "args": larger })),
+                json!({ "path": "/5/0/2", "args": { "bytes": 1023 } }),
+            ),
+        ] {
+            let (msg_type, written) = sent;
+            let command = command(&json!({ "reqID": 7, "msgType": msg_type, "data": written }));
+            for (payload, msg_type) in [(reset(&command), "coap_reset"), (timed_out(&command), "coap_timeout")] {
+                assert_eq!(shown(payload), json!({ "reqID": 7, "msgType": msg_type, "data": data }));
+            }
+        }
+        let hex = "7a".repeat(1000);
+        let command = command(&json!({ "msgType": "write", "encoding": "hex",
+            "data": { "path": "/3/0/14", "type": "String", "value": hex } }));
+        assert_eq!(shown(timed_out(&command))["data"]["value"], json!({ "bytes": 1000 }));
+    }
+
+    #[test]
+    fn numbers_come_back_as_they_were_written() {
+        let registration = registration(&["ep=dev-7"], "");
+        let text = r#"{"reqID":123456789012345678901234567890,"f":1.50E+3,"msgType":"read","data":{"path":"/3/0/9","n":1e400}}"#;
+        let refused = downlink::parse(text.as_bytes(), &registration, &Model::default());
+        assert!(refused.is_err(), "what it means has to be read");
+        let text = text.replace("1e400", "1.0e2");
+        let command = downlink::parse(text.as_bytes(), &registration, &Model::default()).unwrap();
+        let payload = String::from_utf8(timed_out(&command)).unwrap();
+        assert!(payload.contains(r#""reqID":123456789012345678901234567890,"f":1.50E+3,"#), "{payload}");
+        assert!(payload.contains(r#""data":{"path":"/3/0/9","n":1.0e2}"#), "{payload}");
+        let payload = String::from_utf8(answer(&command.echo, &entries(vec![]), Some(1))).unwrap();
+        assert!(payload.contains(r#""reqID":123456789012345678901234567890,"f":1.50E+3,"#), "{payload}");
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub fn log(report: &Report) {
         Report::Notification { endpoint, outcome: NotificationOutcome::Ended } => {
             debug!(endpoint, "observation ended by the device");
         }
+        Report::LinksLeftOut { reason, first: true, .. } => info!(reason, "part of a link list ignored"),
+        Report::LinksLeftOut { reason, first: false, .. } => debug!(reason, "part of a link list ignored"),
         Report::UndecodableContent { path, reason, .. } => {
             error!(path, reason, "payload not understood");
         }

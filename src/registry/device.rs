@@ -33,6 +33,8 @@ pub struct Device {
     pub status: Option<(Presence, Instant)>,
     /// Whether a refused publication was reported before.
     pub publish_refused: bool,
+    /// Whether it was reported before that parts of its link lists make no sense.
+    pub links_left_out: bool,
     pub observations: HashMap<ExchangeId, Observation>,
     pub waiting: WaitingCommands,
     /// Acknowledgements of notifications that are not published yet, by ticket.
@@ -57,6 +59,10 @@ pub struct InFlight {
     pub sent: Instant,
     /// Until when it is worth being sent once more after a restart.
     pub expires: Instant,
+    /// The device has said that it answers later, and the application was told.
+    pub acknowledged: bool,
+    /// The device did not know the format of the first request, and this one has another.
+    pub in_other_format: bool,
     /// What its record is called by, once it has one.
     pub serial: Option<u64>,
 }
@@ -96,6 +102,7 @@ impl Device {
             topics,
             status: None,
             publish_refused: false,
+            links_left_out: false,
             observations: HashMap::new(),
             waiting: WaitingCommands::default(),
             owed: BTreeMap::new(),
@@ -173,12 +180,21 @@ impl Device {
 
     pub fn sent(&mut self, now: Instant, exchange: ExchangeId, waiting: Waiting) {
         let Waiting { command, expires, serial } = waiting;
-        self.in_flight = Some(InFlight { exchange, command, sent: now, expires, serial });
+        let in_flight =
+            InFlight { exchange, command, sent: now, expires, acknowledged: false, in_other_format: false, serial };
+        self.in_flight = Some(in_flight);
     }
 
-    /// The command of this exchange, which goes on being in flight.
-    pub fn in_flight(&self, exchange: ExchangeId) -> Option<&Command> {
-        self.in_flight.as_ref().filter(|in_flight| in_flight.exchange == exchange).map(|in_flight| &in_flight.command)
+    /// The command that was in flight goes on by another exchange.
+    pub fn sent_in_other_format(&mut self, exchange: ExchangeId, in_flight: InFlight) {
+        self.in_flight = Some(InFlight { exchange, in_other_format: true, ..in_flight });
+    }
+
+    /// The device will answer this exchange later; gives its command, unless the device said so of the command before.
+    pub fn acknowledged(&mut self, exchange: ExchangeId) -> Option<&Command> {
+        let in_flight = self.in_flight.as_mut().filter(|in_flight| in_flight.exchange == exchange)?;
+        let news = !std::mem::replace(&mut in_flight.acknowledged, true);
+        news.then_some(&in_flight.command)
     }
 
     pub fn in_flight_mut(&mut self) -> Option<&mut InFlight> {

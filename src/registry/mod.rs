@@ -14,13 +14,14 @@ use std::hash::Hash;
 
 use crate::coap::Peer;
 
-/// The last segment of a registration's Location-Path. It cannot be guessed: 96 random bits as URL-safe text.
+/// The last segment of a registration's Location-Path. It cannot be guessed: 72 random bits as URL-safe
+/// text. Some clients cannot keep more than these 12 characters.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Location(String);
 
 impl Location {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    const LENGTH: usize = 16;
+    const LENGTH: usize = 12;
 
     /// Six bits of each byte are used.
     pub fn from_random(bytes: [u8; Self::LENGTH]) -> Self {

@@ -7,7 +7,7 @@ use serde_json::Number;
 
 use crate::lwm2m::codec::Assignment;
 use crate::lwm2m::path::Path;
-use crate::lwm2m::value::{ResourceType, Value, ValueError};
+use crate::lwm2m::value::{ResourceType, Value, ValueError, from_base64};
 
 use super::{DecodeError, Reading, relative};
 
@@ -93,7 +93,7 @@ impl Element {
             (None, Some(boolean), None, None) => Ok(Value::Boolean(boolean)),
             (None, None, Some(link), None) => link.parse().map(Value::ObjectLink),
             (None, None, None, Some(text)) if expected == Some(ResourceType::Opaque) => {
-                STANDARD.decode(text).map(Value::Opaque).map_err(|_| ValueError::NotBase64)
+                from_base64(&text).map(Value::Opaque)
             }
             (None, None, None, Some(text)) => Ok(Value::String(text)),
             (None, None, None, None) => Err(ValueError::NoValue),

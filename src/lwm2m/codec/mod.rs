@@ -18,7 +18,7 @@ use thiserror::Error;
 
 use crate::coap::options::format;
 
-use super::model::{Model, Resource};
+use super::model::{Model, OtherVersions, Resource};
 use super::path::Path;
 use super::register::Registration;
 use super::value::{ResourceType, Value, ValueError};
@@ -71,8 +71,8 @@ pub struct Context<'a> {
 pub enum DecodeError {
     #[error("content format {0} holds no values")]
     Format(u16),
-    #[error("{0} has no definition")]
-    Undefined(Path),
+    #[error("{path} has no definition{loaded}")]
+    Undefined { path: Path, loaded: OtherVersions },
     #[error("{0} is executed and has no value")]
     NoValue(Path),
     #[error("the payload names {path}, which is not at or below {request}")]
@@ -108,8 +108,8 @@ pub fn decode(
 ) -> Result<Vec<Entry>, DecodeError> {
     let mut reading = Reading::new(request, context);
     match content_format {
-        // An instance with nothing in it may come without anything.
-        None if payload.is_empty() && request.len() < 3 => {}
+        _ if payload.is_empty() && reading.may_be_empty(content_format)? => {}
+        Some(format) if payload.is_empty() && !is_of_bytes(format) => return Err(DecodeError::Empty),
         None | Some(format::TEXT | format::LEGACY_TEXT) => text::read(payload, &mut reading)?,
         Some(format::OCTET_STREAM | format::LEGACY_OPAQUE) => opaque::read(payload, &mut reading)?,
         Some(format::TLV | format::LEGACY_TLV) => tlv::read(payload, &mut reading)?,
@@ -123,19 +123,16 @@ pub fn decode(
     Ok(reading.entries)
 }
 
-/// Writes values for a request of this path, in TLV or, for a device that announced formats without it, in the best of
-/// those: the format and the payload.
-pub fn encode(target: Path, values: &[Assignment], announced: &[u16]) -> (u16, Vec<u8>) {
-    let chosen = best_to_write(target, values, announced);
-    let payload = match chosen {
+/// Writes values for a request of this path in this format, in TLV for one that holds no values.
+pub fn encode(target: Path, values: &[Assignment], content_format: u16) -> Vec<u8> {
+    match content_format {
         format::SENML_CBOR => senml_cbor::write(target, values),
         format::SENML_JSON => senml_json::write(target, values),
         format::LWM2M_JSON => json::write(target, values),
         format::TEXT => values.first().map(|single| text::encode(&single.value)).unwrap_or_default(),
         format::OCTET_STREAM => values.first().map(|single| opaque::encode(&single.value)).unwrap_or_default(),
         _ => tlv::write(target, values),
-    };
-    (chosen, payload)
+    }
 }
 
 /// The format to ask for: those with times and several values first, those of one value for one resource only.
@@ -147,7 +144,8 @@ pub fn best_to_read(path: Path, announced: &[u16]) -> Option<u16> {
     SEVERAL.iter().chain(single).copied().find(|candidate| announced.contains(candidate))
 }
 
-fn best_to_write(target: Path, values: &[Assignment], announced: &[u16]) -> u16 {
+/// The format to write in: TLV or, for a device that announced formats without it, the best of those.
+pub fn best_to_write(target: Path, values: &[Assignment], announced: &[u16]) -> u16 {
     const SEVERAL: [u16; 3] = [format::SENML_CBOR, format::SENML_JSON, format::LWM2M_JSON];
     if announced.is_empty() || announced.contains(&format::TLV) {
         return format::TLV;
@@ -156,11 +154,21 @@ fn best_to_write(target: Path, values: &[Assignment], announced: &[u16]) -> u16 
         return best;
     }
     let single = match values {
-        [one] if one.path == target && matches!(one.value, Value::Opaque(_)) => format::OCTET_STREAM,
         [one] if one.path == target => format::TEXT,
         _ => format::TLV,
     };
     if announced.contains(&single) { single } else { format::TLV }
+}
+
+/// Whether the values are one Opaque for the very resource of the request.
+pub fn is_single_opaque(target: Path, values: &[Assignment]) -> bool {
+    matches!(values, [one] if one.path == target && matches!(one.value, Value::Opaque(_)))
+}
+
+/// Whether no bytes are a value in this format: an empty text, or no octets.
+fn is_of_bytes(content_format: u16) -> bool {
+    use format::{LEGACY_OPAQUE, LEGACY_TEXT, OCTET_STREAM, TEXT};
+    matches!(content_format, TEXT | LEGACY_TEXT | OCTET_STREAM | LEGACY_OPAQUE)
 }
 
 /// A payload on its way to entries: knows what was asked for and what its resources are.
@@ -194,7 +202,11 @@ impl<'a> Reading<'a> {
             (None, UndefinedResources::Opaque) => {
                 self.entries.push(Entry { path, value: Value::Opaque(bytes.to_vec()), time: None, undefined: true });
             }
-            (None, UndefinedResources::Refuse) => return Err(DecodeError::Undefined(path)),
+            (None, UndefinedResources::Refuse) => {
+                let announced = path.object().and_then(|object| self.registration.object_version(object));
+                let loaded = self.model.other_versions(path, announced);
+                return Err(DecodeError::Undefined { path, loaded });
+            }
         }
         Ok(())
     }
@@ -229,6 +241,25 @@ impl<'a> Reading<'a> {
             Some(Resource { resource_type, .. }) => Ok(*resource_type),
             None => Ok(None),
         }
+    }
+
+    /// Whether a device says by an empty payload that there is nothing: of an object, an instance or a resource with
+    /// instances. A resource without definition may have instances; but no bytes may be its value.
+    fn may_be_empty(&self, content_format: Option<u16>) -> Result<bool, DecodeError> {
+        let path = self.request;
+        let (Some(object), Some(resource)) = (path.object(), path.resource()) else { return Ok(true) };
+        match self.model.resource(object, self.registration.object_version(object), resource) {
+            Some(definition) if !definition.has_value() => Err(DecodeError::NoValue(path)),
+            Some(definition) => Ok(definition.multiple && path.len() == 3),
+            None => Ok(path.len() == 3 && content_format.is_some_and(|format| !is_of_bytes(format))),
+        }
+    }
+
+    /// The instance of the object that was asked for, when its definition says that it has one only.
+    fn only_instance(&self) -> Option<Path> {
+        let object = self.request.object()?;
+        let definition = self.model.object(object, self.registration.object_version(object))?;
+        if definition.multiple { None } else { Path::of(&[object, 0]) }
     }
 
     /// The path that a name in the payload means.

@@ -7,7 +7,7 @@ use minicbor::{Decoder, Encoder, decode, encode};
 
 use crate::lwm2m::codec::Assignment;
 use crate::lwm2m::path::Path;
-use crate::lwm2m::value::{Value, ValueError};
+use crate::lwm2m::value::{ResourceType, Value, ValueError};
 
 use super::senml::{self, Base, Record, RecordError};
 use super::{DecodeError, Reading, cbor};
@@ -42,7 +42,7 @@ pub(super) fn read(payload: &[u8], reading: &mut Reading<'_>) -> Result<(), Deco
     while cbor::goes_on(&mut decoder, &mut left)? {
         let record = record(&mut decoder)?;
         if let Some((path, time, item)) = base.resolve(record, reading)? {
-            reading.push_value(path, time, |_| item.read())?;
+            reading.push_value(path, time, |expected| item.read(expected))?;
         }
     }
     cbor::end(&decoder)
@@ -56,9 +56,9 @@ pub(super) fn write(target: Path, values: &[Assignment]) -> Vec<u8> {
 }
 
 impl Item {
-    fn read(self) -> Result<Value, ValueError> {
+    fn read(self, expected: Option<ResourceType>) -> Result<Value, ValueError> {
         match self {
-            Self::Value(value) => Ok(value),
+            Self::Value(value) => cbor::typed(value, expected),
             Self::Link(link) => link.parse().map(Value::ObjectLink),
         }
     }
@@ -110,9 +110,11 @@ fn numbered(decoder: &mut Decoder<'_>, record: &mut Record<Item>) -> Result<(), 
     if former { Err(decode::Error::message("a label stands twice in a record").into()) } else { Ok(()) }
 }
 
+/// NaN and infinities are refused later, as no times.
 fn time(decoder: &mut Decoder<'_>) -> Result<f64, decode::Error> {
     match decoder.datatype()? {
         Type::F16 | Type::F32 | Type::F64 => decoder.f64(),
+        Type::Tag => Ok(cbor::number(decoder)?.as_f64().unwrap_or(f64::NAN)),
         _ => Ok(i128::from(decoder.int()?) as f64),
     }
 }

@@ -3,13 +3,13 @@
 use std::fmt;
 
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD_PAD_INDIFFERENT, URL_SAFE_NO_PAD, URL_SAFE_PAD_INDIFFERENT};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Number};
 
 use crate::lwm2m::codec::Assignment;
 use crate::lwm2m::path::Path;
-use crate::lwm2m::value::{Value, ValueError};
+use crate::lwm2m::value::{Value, ValueError, from_base64};
 
 use super::senml::{self, Base, Record, RecordError};
 use super::{DecodeError, Reading, json};
@@ -64,16 +64,10 @@ impl Labelled {
             Self::Text(text) => Ok(Value::String(text)),
             Self::Boolean(value) => Ok(Value::Boolean(value)),
             Self::Link(link) => link.parse().map(Value::ObjectLink),
-            Self::Data(text) => data(&text),
+            // RFC 8428 section 5: the alphabet for URLs, no padding. Devices use the other one, too.
+            Self::Data(text) => from_base64(&text).map(Value::Opaque),
         }
     }
-}
-
-/// RFC 8428 section 5: the alphabet for URLs, no padding. Devices use the other one, too; no text can be both.
-fn data(text: &str) -> Result<Value, ValueError> {
-    let other_alphabet = text.contains(['+', '/']);
-    let alphabet = if other_alphabet { &STANDARD_PAD_INDIFFERENT } else { &URL_SAFE_PAD_INDIFFERENT };
-    alphabet.decode(text).map(Value::Opaque).map_err(|_| ValueError::NotBase64)
 }
 
 struct JsonRecord(Record<Labelled>);

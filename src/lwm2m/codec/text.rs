@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::lwm2m::value::{ResourceType, Value, ValueError};
+use crate::lwm2m::value::{ResourceType, Value, ValueError, from_base64, without_blanks};
 
 use super::{DecodeError, Reading};
 
@@ -20,22 +20,18 @@ pub fn decode(expected: ResourceType, text: &[u8]) -> Result<Value, ValueError> 
     parse(expected, std::str::from_utf8(text).map_err(|_| ValueError::NotText)?)
 }
 
-/// The same for text that is known to be UTF-8; Opaque is base64 here and nothing else.
+/// The same for text that is known to be UTF-8; Opaque is base64 here and nothing else. Numbers have the forms that
+/// [`Value::number`] reads, where nothing of them is lost.
 pub fn parse(expected: ResourceType, text: &str) -> Result<Value, ValueError> {
     let wrong = || ValueError::Type { expected, value: format!("{:?}", text.chars().take(32).collect::<String>()) };
     match expected {
         ResourceType::String => Ok(Value::String(text.to_owned())),
         ResourceType::CoreLink => Ok(Value::CoreLink(text.to_owned())),
-        ResourceType::Integer => whole(text).map(Value::Integer).ok_or_else(wrong),
-        ResourceType::Time => whole(text).map(Value::Time).ok_or_else(wrong),
-        ResourceType::UnsignedInteger => whole(text).map(Value::UnsignedInteger).ok_or_else(wrong),
-        ResourceType::Float => Value::float(text.parse().map_err(|_| wrong())?),
-        ResourceType::Boolean => match text {
-            "1" | "true" => Ok(Value::Boolean(true)),
-            "0" | "false" => Ok(Value::Boolean(false)),
-            _ => Err(wrong()),
-        },
-        ResourceType::Opaque => STANDARD.decode(text).map(Value::Opaque).map_err(|_| ValueError::NotBase64),
+        ResourceType::Integer | ResourceType::Time | ResourceType::UnsignedInteger | ResourceType::Float => {
+            Value::number(text).and_then(|number| number.conform(expected).ok()).ok_or_else(wrong)
+        }
+        ResourceType::Boolean => boolean(without_blanks(text)).map(Value::Boolean).ok_or_else(wrong),
+        ResourceType::Opaque => from_base64(text).map(Value::Opaque),
         ResourceType::ObjectLink => text.parse().map(Value::ObjectLink),
     }
 }
@@ -52,9 +48,7 @@ pub fn encode(value: &Value) -> Vec<u8> {
     }
 }
 
-/// Digits, and a minus for those that may be negative; no plus, no blanks.
-fn whole<T: std::str::FromStr>(text: &str) -> Option<T> {
-    let digits = text.strip_prefix('-').unwrap_or(text);
-    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    if plain { text.parse().ok() } else { None }
+fn boolean(text: &str) -> Option<bool> {
+    let is = |names: [&str; 2]| names.iter().any(|name| text.eq_ignore_ascii_case(name));
+    if is(["1", "true"]) { Some(true) } else { is(["0", "false"]).then_some(false) }
 }

@@ -106,11 +106,7 @@ pub fn decode_value(expected: ResourceType, bytes: &[u8]) -> Result<Value, Value
 }
 
 pub(super) fn read(payload: &[u8], reading: &mut Reading<'_>) -> Result<(), DecodeError> {
-    let elements = parse(payload)?;
-    if elements.is_empty() && reading.request.len() >= 3 {
-        return Err(DecodeError::Empty);
-    }
-    elements.iter().try_for_each(|element| place(element, reading))
+    parse(payload)?.iter().try_for_each(|element| place(element, reading))
 }
 
 pub(super) fn write(target: Path, values: &[Assignment]) -> Vec<u8> {
@@ -125,13 +121,19 @@ pub(super) fn write(target: Path, values: &[Assignment]) -> Vec<u8> {
     encode(&elements)
 }
 
-/// Finds the path of an element at the top: it is relative to the request, as far as its kind says.
+/// Finds the path of an element at the top: it is relative to the request, as far as its kind says. Of an object that
+/// has one instance, drafts of LwM2M 1.0 let a device leave out the level of instances.
 fn place(element: &Tlv<'_>, reading: &mut Reading<'_>) -> Result<(), DecodeError> {
-    let asked = reading.request.segments();
+    let asked = reading.request;
+    let asked = if asked.len() == 1 && !matches!(element, Tlv::ObjectInstance { .. }) {
+        reading.only_instance().unwrap_or(asked)
+    } else {
+        asked
+    };
     let (above, id) = match element {
-        Tlv::ObjectInstance { id, .. } => (asked.get(..1), *id),
-        Tlv::MultipleResource { id, .. } | Tlv::Resource { id, .. } => (asked.get(..2), *id),
-        Tlv::ResourceInstance { id, .. } => (asked.get(..3), *id),
+        Tlv::ObjectInstance { id, .. } => (asked.segments().get(..1), *id),
+        Tlv::MultipleResource { id, .. } | Tlv::Resource { id, .. } => (asked.segments().get(..2), *id),
+        Tlv::ResourceInstance { id, .. } => (asked.segments().get(..3), *id),
     };
     let path = above.and_then(Path::of).and_then(|above| above.child(id)).ok_or(TlvError::NoPlace(id))?;
     push(element, path, reading)
@@ -287,18 +289,16 @@ fn shortest(value: i64) -> Vec<u8> {
     value.to_be_bytes()[8 - length..].to_vec()
 }
 
+/// Of any length up to 8 bytes: devices leave out leading bytes that say nothing.
 fn signed(bytes: &[u8]) -> Option<i64> {
-    match bytes.len() {
-        1 => Some(i64::from(i8::from_be_bytes(bytes.try_into().ok()?))),
-        2 => Some(i64::from(i16::from_be_bytes(bytes.try_into().ok()?))),
-        4 => Some(i64::from(i32::from_be_bytes(bytes.try_into().ok()?))),
-        8 => Some(i64::from_be_bytes(bytes.try_into().ok()?)),
-        _ => None,
-    }
+    let negative = bytes.first()? & 0x80 != 0;
+    let mut value = [if negative { 0xff } else { 0 }; 8];
+    value.get_mut(8_usize.checked_sub(bytes.len())?..)?.copy_from_slice(bytes);
+    Some(i64::from_be_bytes(value))
 }
 
 fn unsigned(bytes: &[u8]) -> Option<u64> {
-    matches!(bytes.len(), 1 | 2 | 4 | 8).then(|| bytes.iter().fold(0, |value, byte| (value << 8) | u64::from(*byte)))
+    matches!(bytes.len(), 1..=8).then(|| bytes.iter().fold(0, |value, byte| (value << 8) | u64::from(*byte)))
 }
 
 fn float(bytes: &[u8]) -> Option<f64> {

@@ -71,9 +71,55 @@ fn a_command_is_an_operation_with_its_own_object() {
     let payload = json!({ "reqID": 7, "msgType": "read", "imei": "1", "data": { "path": "3/0/9/?a=1&b" } });
     let command = command(payload.clone()).unwrap();
     assert_eq!(command.operation, Operation::Read { path: path("/3/0/9"), query: vec!["a=1".into(), "b".into()] });
-    assert_eq!(Value::Object((*command.echo.members).clone()), payload);
+    assert_eq!(serde_json::from_str::<Value>(&command.echo.to_json()).unwrap(), payload);
     assert_eq!(command.echo.request_path(), Some("3/0/9/"));
     assert_eq!((command.msg_type(), command.echo.msg_type(), command.ttl), ("read", "read", None));
+}
+
+/// Numbers of any size and form, escapes and depth: nothing of it is read.
+#[test]
+fn the_members_of_a_command_are_kept_as_they_were_written() {
+    let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+    for member in [
+        "123456789012345678901234567890",
+        "-0",
+        "1E5",
+        "1.50e+010",
+        "1e400",
+        "[1.0,{\"a\":1e2 }]",
+        "\"\\u00e9\\ud83d\\ude00\"",
+        &deep,
+    ] {
+        let payload = format!(r#"{{"reqID":{member},"msgType":"read","data":{{"path":"/3/0/9"}}}}"#);
+        let command = parse(payload.as_bytes(), &registration(), &model()).unwrap();
+        assert_eq!(command.echo.to_json(), payload);
+        assert_eq!(Echo::try_from(payload).unwrap(), command.echo, "it is read again after a restart");
+    }
+}
+
+#[test]
+fn of_two_members_with_one_name_the_later_counts() {
+    let payload = br#"{"reqID":1,"msgType":"write","msgType":"read","data":{"path":"/3/0/9"},"reqID":2}"#;
+    let command = parse(payload, &registration(), &model()).unwrap();
+    assert_eq!(command.echo.to_json(), r#"{"reqID":2,"msgType":"read","data":{"path":"/3/0/9"}}"#);
+    assert_eq!((command.msg_type(), command.echo.msg_type()), ("read", "read"));
+}
+
+#[test]
+fn what_is_no_object_of_json_is_refused_with_the_reason() {
+    for (payload, reason) in [
+        (&b"[1]"[..], "the command is no JSON object"),
+        (b"7", "the command is no JSON object"),
+        (b"reboot", "the command is no JSON: expected value at line 1 column 1"),
+        (b"{\"reqID\":01}", "the command is no JSON: invalid number at line 1 column 11"),
+        (b"{} x", "the command is no JSON: trailing characters at line 1 column 4"),
+    ] {
+        let refusal = parse(payload, &registration(), &model()).unwrap_err();
+        assert_eq!((refusal.reason.as_str(), refusal.echo), (reason, Echo::default()));
+    }
+    assert!(parse(b"{\"reqID\":\"\xff\"}", &registration(), &model()).is_err());
+    let deep = format!(r#"{{"msgType":"read","data":{}{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
+    assert!(parse(deep.as_bytes(), &registration(), &model()).is_err());
 }
 
 #[test]
@@ -153,6 +199,10 @@ fn a_value_is_its_json_type_or_its_text() {
         ("/3/0/11", json!(true), Lwm2mValue::Boolean(true)),
         ("/3/0/11", json!("false"), Lwm2mValue::Boolean(false)),
         ("/3/0/12", json!("yv4="), Lwm2mValue::Opaque(vec![0xca, 0xfe])),
+        ("/3/0/12", json!("yv\r\n4=\n"), Lwm2mValue::Opaque(vec![0xca, 0xfe])),
+        ("/3/0/12", json!(" yv 4"), Lwm2mValue::Opaque(vec![0xca, 0xfe])),
+        ("/3/0/9", json!("+52"), Lwm2mValue::UnsignedInteger(52)),
+        ("/3/0/9", json!("52.0"), Lwm2mValue::UnsignedInteger(52)),
         ("/3/0/13", json!(1_735_689_600), Lwm2mValue::Time(1_735_689_600)),
         ("/3/0/22", json!("3:0"), Lwm2mValue::ObjectLink(ObjectLink { object: 3, instance: 0 })),
     ] {
@@ -275,7 +325,8 @@ fn an_observation_of_our_own_says_so() {
     let command = auto_observe(&path("/3303/0"));
     assert_eq!(command.operation, Operation::Observe { path: path("/3303/0"), query: vec![] });
     assert_eq!(command.echo.request_path(), Some("/3303/0"));
-    assert_eq!(command.echo.members.get("is_auto_observe"), Some(&Value::Bool(true)));
+    let echoed: Value = serde_json::from_str(&command.echo.to_json()).unwrap();
+    assert_eq!(echoed["is_auto_observe"], true);
 }
 
 proptest! {

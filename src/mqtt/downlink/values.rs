@@ -31,12 +31,7 @@ impl<'a> Values<'a> {
     /// An item of `content`; its path counts from the base.
     pub(super) fn add_item(&mut self, base: Path, item: &Json) -> Result<(), CommandError> {
         let item = item.as_object().ok_or(CommandError::Member { member: "content", expected: "a list of objects" })?;
-        let relative: Path = match item.get("path") {
-            None | Some(Json::Null) => Path::ROOT,
-            Some(Json::String(path)) => path.parse()?,
-            Some(Json::Number(id)) => id.to_string().parse()?,
-            Some(_) => return Err(CommandError::Member { member: "path of content", expected: "a text" }),
-        };
+        let relative = relative_path(item.get("path"))?;
         let path = relative.segments().iter().try_fold(base, |path, id| path.child(*id));
         let path = path.filter(|path| path.len() >= 3).ok_or(CommandError::Member {
             member: "path of content",
@@ -91,7 +86,7 @@ impl<'a> Values<'a> {
             }
             (Some(defined), _) => Ok(defined),
             (None, Some(given)) => Ok(given),
-            (None, None) => Err(CommandError::NoType { path }),
+            (None, None) => Err(CommandError::NoType { path, loaded: self.source.other_versions(path) }),
         }
     }
 
@@ -106,6 +101,18 @@ impl<'a> Values<'a> {
             (false, value) => read(expected, value),
         };
         read.map_err(|error| CommandError::Value { path, error })
+    }
+}
+
+/// The path of an item of `content`, as it is written: a text or a number.
+pub(in crate::mqtt) fn relative_path(written: Option<&Json>) -> Result<Path, CommandError> {
+    match written {
+        None | Some(Json::Null) => Ok(Path::ROOT),
+        Some(Json::String(path)) => Ok(path.parse()?),
+        Some(Json::Number(id)) => Ok(id.to_string().parse()?),
+        Some(Json::Bool(_) | Json::Array(_) | Json::Object(_)) => {
+            Err(CommandError::Member { member: "path of content", expected: "a text" })
+        }
     }
 }
 

@@ -31,6 +31,7 @@ pub struct CoreMetrics {
     notifications: Counters<NotificationOutcome>,
     auto_observe_cut: Counter,
     undecodable_contents: Counter,
+    links_left_out: Counter,
     transfers_failed: Counters<BlockError>,
     publications_refused: Counter,
 }
@@ -56,6 +57,7 @@ impl CoreMetrics {
             Report::Notification { outcome, .. } => self.notifications.increment(*outcome),
             Report::AutoObserveCut { paths, .. } => self.auto_observe_cut.add(*paths as u64),
             Report::UndecodableContent { .. } => self.undecodable_contents.increment(),
+            Report::LinksLeftOut { .. } => self.links_left_out.increment(),
             Report::TransferFailed { error, .. } => self.transfers_failed.increment(*error),
             Report::PublishRefused { .. } => self.publications_refused.increment(),
         }
@@ -98,6 +100,11 @@ impl CoreMetrics {
                 "lwm2m_undecodable_contents_total",
                 "Payloads of devices that could not be understood.",
                 &self.undecodable_contents,
+            ),
+            alone(
+                "lwm2m_links_left_out_total",
+                "Link lists of which a part could not be understood; the rest was taken.",
+                &self.links_left_out,
             ),
             self.transfers_failed.samples("lwm2m_transfers_failed_total", "Block-wise transfers that came to nothing."),
             alone(
@@ -373,6 +380,7 @@ mod tests {
             Report::Restored { endpoint: endpoint(), peer: peer() },
             Report::Moved { endpoint: endpoint(), from: peer(), to: peer() },
             Report::UndecodableContent { endpoint: endpoint(), path: "/3/0".to_owned(), reason: String::new() },
+            Report::LinksLeftOut { endpoint: endpoint(), reason: String::new(), first: true },
             Report::PublishRefused { endpoint: endpoint(), topic: "up/resp".to_owned(), first: true },
         ];
         datagrams

@@ -8,7 +8,7 @@ fuzz_target!(|payload: &[u8]| {
         Ok(command) => {
             let request = command.operation.request(scene::registration());
             assert!(request.options.iter().all(|(_, value)| value.len() <= 255));
-            assert!(!uplink::timed_out(&command.echo).is_empty());
+            assert!(!uplink::timed_out(&command).is_empty());
         }
         Err(refusal) => assert!(!uplink::refused(&refusal.echo, &refusal.reason).is_empty()),
     }
