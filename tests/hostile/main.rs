@@ -18,6 +18,7 @@ mod network;
 #[path = "../common/virtual_scene.rs"]
 mod virtual_scene;
 
+mod attacks;
 mod bombs;
 mod core;
 mod corpus;

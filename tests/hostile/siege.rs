@@ -194,6 +194,7 @@ impl Siege {
         let (limits, coap) = (&self.settings.limits, &self.settings.coap);
         assert!(occupancy.devices + occupancy.joinings <= limits.devices, "{occupancy:?}");
         assert!(occupancy.joinings <= limits.joinings, "{occupancy:?}");
+        assert!(occupancy.registration_bytes <= occupancy.devices * limits.registration_size, "{occupancy:?}");
         assert!(occupancy.waiting_commands <= occupancy.devices * limits.waiting_commands, "{occupancy:?}");
         assert!(occupancy.exchanges <= occupancy.devices * (limits.observations + 1), "{occupancy:?}");
         assert!(occupancy.coap.pending_requests <= coap.pending_requests, "{occupancy:?}");

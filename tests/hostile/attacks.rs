@@ -1,0 +1,107 @@
+//! Attacks as they were done to the program, one by one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use lwm2m_gateway::coap::Code;
+use lwm2m_gateway::coap::options::{format, number};
+use lwm2m_gateway::gateway::broker::BrokerCommand;
+
+use super::common::device::{Device, request};
+use super::effort::now;
+use super::program::Fort;
+use super::virtual_scene::{Said, Scene};
+
+/// One registered device sends thousands of Updates in a second; its object list is as long as the gateway takes one.
+/// Two thousand a second showed after a minute what five thousand show after some seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_device_that_sends_thousands_of_updates_does_not_slow_the_others_down() {
+    let Some(mut fort) = Fort::build("").await else { return };
+    let mut attacker = Device::new(fort.gateway.address());
+    let list = longest_list(&mut attacker);
+    println!("{list} links");
+    let location = attacker.location.clone();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let thread = thread::spawn(move || {
+        let path: Vec<&str> = location.iter().map(String::as_str).collect();
+        let begun = now();
+        let mut sent = 0_u32;
+        while !stopped.load(Ordering::Relaxed) {
+            while begun + Duration::from_micros(200) * sent <= now() {
+                attacker.send(&request(Code::POST, &path, &[], None));
+                sent += 1;
+            }
+            thread::park_timeout(Duration::from_millis(1));
+        }
+        sent
+    });
+    fort.live_for(Duration::from_secs(6));
+    stop.store(true, Ordering::Relaxed);
+    println!("{} Updates", thread.join().expect("an attacker does not panic"));
+    fort.fall_silent();
+    fort.assert_all_were_served();
+}
+
+/// Returns the number of links of the longest list that a Register with it is answered 2.01 to.
+fn longest_list(device: &mut Device) -> usize {
+    let mut number = 2_900;
+    loop {
+        let links: Vec<String> = (0..number).map(|link| format!("</{}/{}>", 3300 + link % 10, link)).collect();
+        if register_in_blocks(device, links.join(",").as_bytes()) == Code::CREATED {
+            return number;
+        }
+        number /= 2;
+    }
+}
+
+fn register_in_blocks(device: &mut Device, links: &[u8]) -> Code {
+    const SIZE: usize = 1024;
+    let blocks = links.len().div_ceil(SIZE);
+    let mut code = Code::EMPTY;
+    for (block, payload) in links.chunks(SIZE).enumerate() {
+        let content = Some((format::LINK_FORMAT, payload));
+        let mut message = request(Code::POST, &["rd"], &["ep=attacker", "lt=300", "lwm2m=1.0"], content);
+        let more = u32::from(block + 1 < blocks) << 3;
+        message.options.add_uint(number::BLOCK1, (block as u32) << 4 | more | 6);
+        let answer = device.request(&message);
+        let location = answer.options.texts(number::LOCATION_PATH).expect("text");
+        device.location = location.into_iter().map(str::to_owned).collect();
+        code = answer.code;
+        if code != Code::CONTINUE {
+            break;
+        }
+    }
+    code
+}
+
+/// A registration that fills a datagram is answered 4.13, or little of it is kept, whatever is large about it.
+#[test]
+fn nothing_that_is_large_is_kept_of_a_registration() {
+    let attributes = format!("</3/0>;a=\"{}\"", "x".repeat(60_000));
+    let links: String = (0..4_500).map(|link| format!("</3303/{link}>,")).collect();
+    let long_links = format!("</{}>", "3303/".repeat(10_000));
+    let versions: String = (0..2_500).map(|object| format!("</{object}>;ver=1.{object},")).collect();
+    for payload in [attributes, links, long_links, versions, String::new()] {
+        let mut scene = Scene::new();
+        let mut register = scene.request(Code::POST, &["rd"], "ep=large");
+        if payload.is_empty() {
+            (0..240).for_each(|item| {
+                register.options.add_text(number::URI_QUERY, &format!("{item}={}", "x".repeat(240)));
+            });
+        }
+        register.options.add_uint(number::CONTENT_FORMAT, format::LINK_FORMAT.into());
+        register.payload = payload.into_bytes();
+        let bytes = register.encode().len();
+        assert!(bytes < 65_000, "{bytes}");
+        scene.device_sends(&register);
+        if let Some(Said::ToBroker(BrokerCommand::Connect { device, .. })) = scene.next_said() {
+            scene.device = device;
+            scene.broker_takes_it();
+        }
+        let kept = scene.gateway.occupancy().registration_bytes;
+        assert!(kept <= 16 * 1024, "{kept} bytes of {bytes}");
+    }
+}
