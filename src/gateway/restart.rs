@@ -9,6 +9,7 @@
 //!
 //! A device that does nothing but speak is marked now and then: see [`crate::registry::Device::needs_new_record`].
 
+use std::cmp::Reverse;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,8 +56,10 @@ impl Changes {
 impl Gateway {
     /// Takes up the devices of an earlier process. From now on the changes of all devices are kept for
     /// [`Gateway::take_changes`]; a gateway that is never restored, be it with no records, keeps none.
-    pub fn restore(&mut self, now: Instant, records: Vec<DeviceRecord>) {
+    pub fn restore(&mut self, now: Instant, mut records: Vec<DeviceRecord>) {
         self.changes.kept = true;
+        // The devices that were heard last are connected first.
+        records.sort_by_key(|record| Reverse(record.last_heard));
         for record in records {
             let (endpoint, peer) = (record.registration.endpoint.clone(), record.peer);
             match self.restore_device(now, record) {

@@ -140,6 +140,9 @@ counters! {
     UpstreamMetrics {
         "lwm2m_anchors_dialed_total": "Connections to the broker's listener that were begun." [anchors_dialed ""]
         "lwm2m_anchors_failed_total": "Connections that the broker's listener did not take." [anchors_failed ""]
+        "lwm2m_anchors_unopened_total": "Connections to the broker that this machine could not open: no file descriptor, port or memory left." [
+            anchors_unopened ""
+        ]
         "lwm2m_anchors_lost_total": "Connections that ended without the broker's or our will, after the broker knew the device." [
             anchors_lost ""
         ]
@@ -153,7 +156,7 @@ counters! {
             nodes_failed r#"state="down""#,
             nodes_recovered r#"state="up""#
         ]
-        "lwm2m_node_probes_total": "Probes of nodes that are down." [probes ""]
+        "lwm2m_node_probes_total": "Probes of the nodes of the broker." [probes ""]
         "lwm2m_clients_closed_total": "Clients that the broker ended for good: kicked, discarded, expired or refused." [
             closed ""
         ]

@@ -64,14 +64,18 @@ pub enum DialError {
 pub enum DialFailure {
     /// The broker, or the network before it.
     NotReached(String),
-    /// This process has no file descriptor left.
-    NoDescriptor,
+    /// This process has no file descriptor left, or no port. It says nothing of the broker.
+    Local(String),
 }
+
+const NO_PORT: &str = "no source port is left, or this machine does not have an address of source_addresses. A source \
+                       address is good for about 28,000 connections to each address of the broker: add some";
 
 impl From<DialError> for DialFailure {
     fn from(error: DialError) -> Self {
-        match error {
-            DialError::NoDescriptor => Self::NoDescriptor,
+        match &error {
+            DialError::NoDescriptor => Self::Local(error.to_string()),
+            DialError::Connect { error: cause, .. } if is_out_of_ports(cause) => Self::Local(NO_PORT.to_owned()),
             DialError::Lookup { .. }
             | DialError::Connect { .. }
             | DialError::Secure { .. }
@@ -273,7 +277,22 @@ mod tests {
             let mut dialer = Dialer::new(vec![target], Vec::new(), None);
             dialer.descriptors = Descriptors { limit: 0 };
             let error = dialer.dial().await.expect_err("a descriptor of those that are kept");
-            assert_eq!(DialFailure::from(error), DialFailure::NoDescriptor);
+            assert!(matches!(DialFailure::from(error), DialFailure::Local(_)));
+        }
+    }
+
+    #[test]
+    fn a_want_of_source_ports_is_not_the_fault_of_the_broker_either() {
+        let failure = |number| {
+            let (target, address) = ("broker:1883".to_owned(), ([10, 0, 0, 1], 1883).into());
+            DialFailure::from(DialError::Connect { target, address, error: io::Error::from_raw_os_error(number) })
+        };
+        // EADDRINUSE and EADDRNOTAVAIL; then ECONNREFUSED, ETIMEDOUT, EHOSTUNREACH.
+        for number in [98, 99] {
+            assert!(matches!(failure(number), DialFailure::Local(_)), "{number}");
+        }
+        for number in [111, 110, 113] {
+            assert!(matches!(failure(number), DialFailure::NotReached(_)), "{number}");
         }
     }
 }

@@ -4,9 +4,11 @@
 mod clients;
 mod dialer;
 pub mod exproto;
+mod health;
 pub mod mqtt;
 mod pace;
 mod queue;
+mod returning;
 mod source_port;
 
 use std::io;

@@ -1,34 +1,93 @@
-//! How fast devices come back to the broker: each after a back-off of its own, and so many in a second together.
+//! The pace at which devices are connected again: a back-off for each device after a loss, and a bounded rate for all of
+//! them together, in which the devices that were active last come first.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use rand::{Rng, RngExt};
 
+use crate::gateway::broker::DeviceId;
+
 const BACK_OFF_MIN: Duration = Duration::from_secs(1);
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
+/// A turn that is later than this is not made up for: after a stall of the process the rate still holds.
+const LATE: Duration = Duration::from_millis(100);
 
-/// Slots for anchors, so many in a second.
+/// When a device was active last; `None` is a device that this process has not heard of yet. The order is that of the
+/// turns.
+type Order = Reverse<Option<Instant>>;
+
+/// The devices that wait for their turn to be connected again.
 #[derive(Debug)]
-pub struct Pace {
+pub struct Turns {
     interval: Duration,
+    /// The earliest time of the next turn.
     next: Option<Instant>,
+    queue: BTreeSet<(Order, DeviceId)>,
+    order: HashMap<DeviceId, Order>,
 }
 
-impl Pace {
+impl Turns {
     pub fn per_second(rate: u32) -> Self {
-        Self { interval: Duration::from_secs(1) / rate.max(1), next: None }
+        Self {
+            interval: Duration::from_secs(1) / rate.max(1),
+            next: None,
+            queue: BTreeSet::new(),
+            order: HashMap::new(),
+        }
     }
 
-    /// Takes the next free slot: `now`, or later.
-    pub fn reserve(&mut self, now: Instant) -> Instant {
-        let slot = self.next.map_or(now, |next| next.max(now));
-        self.next = Some(slot + self.interval);
-        slot
+    /// Adds a device, which was active last at `active`.
+    pub fn add(&mut self, device: DeviceId, active: Option<Instant>) {
+        self.remove(device);
+        self.order.insert(device, Reverse(active));
+        self.queue.insert((Reverse(active), device));
+    }
+
+    /// A device is active now: where it waits, it comes earlier.
+    pub fn active(&mut self, device: DeviceId, now: Instant) {
+        if self.order.contains_key(&device) {
+            self.add(device, Some(now));
+        }
+    }
+
+    pub fn remove(&mut self, device: DeviceId) {
+        if let Some(order) = self.order.remove(&device) {
+            self.queue.remove(&(order, device));
+        }
+    }
+
+    /// Takes out the device whose turn it is; `None` before the time of the next turn, and when no device waits.
+    pub fn take(&mut self, now: Instant) -> Option<DeviceId> {
+        let at = self.next.unwrap_or(now);
+        let (_, device) = self.queue.first().filter(|_| at <= now).copied()?;
+        self.remove(device);
+        let late = now.saturating_duration_since(at) > LATE;
+        self.next = Some(if late { now } else { at } + self.interval);
+        Some(device)
+    }
+
+    /// Returns the time of the next turn, if a device waits for it.
+    pub fn next(&self, now: Instant) -> Option<Instant> {
+        let waits = !self.queue.is_empty();
+        waits.then(|| self.next.unwrap_or(now))
+    }
+
+    /// There is no turn before this time.
+    #[cfg(test)]
+    pub fn hold(&mut self, until: Instant) {
+        self.next = Some(until);
+    }
+
+    #[cfg(test)]
+    pub fn contains(&self, device: DeviceId) -> bool {
+        self.order.contains_key(&device)
     }
 }
 
-/// How long to wait before attempt `failures + 1`: doubling, up to a bound, and up to once more of it at random, so that
-/// what was lost together does not come back together.
+/// Returns the time to wait before attempt `failures + 1`. It doubles up to a bound, and has a random part, so that
+/// devices that were lost together do not come back together.
 pub fn back_off(failures: u32, rng: &mut impl Rng) -> Duration {
     let doubled = BACK_OFF_MIN.saturating_mul(2_u32.saturating_pow(failures));
     doubled.min(BACK_OFF_MAX / 2).mul_f64(rng.random_range(1.0..=2.0))
@@ -41,14 +100,63 @@ mod tests {
 
     use super::*;
 
+    const fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    /// Returns when each device has its turn, with a clock that looks every 10 ms.
+    fn turns_within(turns: &mut Turns, start: Instant, time: Duration) -> Vec<(u64, u128)> {
+        let mut taken = Vec::new();
+        let mut now = start;
+        while now <= start + time {
+            while let Some(device) = turns.take(now) {
+                taken.push((device.0, (now - start).as_millis()));
+            }
+            now += millis(10);
+        }
+        taken
+    }
+
     #[test]
-    fn slots_are_as_many_in_a_second_as_set() {
+    fn the_first_turn_is_at_once_and_the_others_are_as_many_in_a_second_as_set() {
         let start = Instant::now();
-        let mut pace = Pace::per_second(10);
-        let slots: Vec<_> = (0..3).map(|_| pace.reserve(start) - start).collect();
-        assert_eq!(slots, [0, 100, 200].map(Duration::from_millis));
+        let mut turns = Turns::per_second(10);
+        (1..=3).for_each(|id| turns.add(DeviceId(id), Some(start)));
+        assert_eq!(turns_within(&mut turns, start, millis(500)), [(1, 0), (2, 100), (3, 200)]);
+        assert_eq!(turns.next(start + millis(500)), None);
+
+        // A device that comes alone, after a pause, does not wait.
+        turns.add(DeviceId(4), Some(start));
         let later = start + Duration::from_secs(5);
-        assert_eq!(pace.reserve(later), later);
+        assert_eq!(turns_within(&mut turns, later, millis(0)), [(4, 0)]);
+    }
+
+    #[test]
+    fn the_devices_that_were_active_last_come_first() {
+        let start = Instant::now();
+        let mut turns = Turns::per_second(1_000);
+        turns.add(DeviceId(1), None);
+        turns.add(DeviceId(2), Some(start + millis(10)));
+        turns.add(DeviceId(3), Some(start + millis(20)));
+        turns.add(DeviceId(4), Some(start + millis(5)));
+        turns.add(DeviceId(5), None);
+        turns.active(DeviceId(5), start + millis(30));
+        turns.active(DeviceId(9), start + millis(40));
+        turns.remove(DeviceId(4));
+        let order: Vec<_> =
+            turns_within(&mut turns, start + millis(50), millis(50)).iter().map(|(id, _)| *id).collect();
+        assert_eq!(order, [5, 3, 2, 1]);
+    }
+
+    #[test]
+    fn turns_that_a_stalled_process_missed_are_not_made_up_for() {
+        let start = Instant::now();
+        let mut turns = Turns::per_second(10);
+        (1..=30).for_each(|id| turns.add(DeviceId(id), None));
+        assert_eq!(turns_within(&mut turns, start, millis(0)).len(), 1);
+        let taken = turns_within(&mut turns, start + Duration::from_secs(2), millis(0));
+        assert_eq!(taken, [(2, 0)]);
+        assert_eq!(turns.next(start), Some(start + Duration::from_secs(2) + millis(100)));
     }
 
     #[test]

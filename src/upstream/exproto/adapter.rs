@@ -4,11 +4,13 @@
 //! that sees many of these closes the connection, with all the other calls on it.
 
 use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
+use crate::descriptors;
 use crate::errors::with_causes;
 
 use super::devices::{AnchorId, Call, Outcome};
@@ -118,7 +120,8 @@ fn outcome(result: Result<Response<v1::CodeResponse>, Status>) -> Outcome {
         Ok(response) => answered(&response.into_inner()),
         // A status with a cause was made on this side: it tells what became of the connection.
         Err(status) if status.code() == Code::Unavailable || status.source().is_some() => {
-            Outcome::Unreachable(with_causes(status.message(), status.source()))
+            let why = with_causes(status.message(), status.source());
+            if is_short_of_descriptors(&status) { Outcome::Short(why) } else { Outcome::Unreachable(why) }
         }
         Err(status) => Outcome::Failed(format!("{:?}: {}", status.code(), status.message())),
     }
@@ -140,6 +143,11 @@ fn answered(response: &v1::CodeResponse) -> Outcome {
         v1::ResultCode::ConnProcessNotAlive | v1::ResultCode::Unknown => Outcome::ConnectionLost(message),
         v1::ResultCode::RequiredParamsMissed | v1::ResultCode::ParamsTypeError => Outcome::Rejected(message),
     }
+}
+
+fn is_short_of_descriptors(status: &Status) -> bool {
+    let causes = std::iter::successors(status.source(), |error| (*error).source());
+    causes.filter_map(|cause| cause.downcast_ref::<io::Error>()).any(descriptors::is_used_up)
 }
 
 /// EMQX writes its reasons as terms of Erlang, such as `<<"Authorization deny">>`: these are for people.
@@ -176,6 +184,8 @@ mod tests {
         assert!(matches!(outcome(Err(Status::unavailable("refused"))), Outcome::Unreachable(_)));
         let broken = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
         assert!(matches!(outcome(Err(Status::from_error(Box::new(broken)))), Outcome::Unreachable(_)));
+        let none_left = Status::from_error(Box::new(descriptors::used_up()));
+        assert!(matches!(outcome(Err(none_left)), Outcome::Short(_)));
     }
 
     #[tokio::test]

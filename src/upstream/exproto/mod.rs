@@ -139,10 +139,8 @@ impl Link {
     /// # Errors
     /// If `handler_bind` cannot be bound, an `adapter` is no URI, the files of `ssl` are of no use, or the system has no
     /// randomness.
-    pub async fn start(settings: Settings, metrics: Arc<Metrics>, condition: Condition) -> io::Result<Self> {
+    pub async fn start(mut settings: Settings, metrics: Arc<Metrics>, condition: Condition) -> io::Result<Self> {
         let rng = StdRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?;
-        let mut devices = Devices::new(&settings, rng, Arc::clone(&metrics));
-        devices.probe_all(now());
         let connector = settings.connector()?;
         let way = |node: &Node| Way::new(node, &settings, connector.clone());
         let ways = settings.nodes.iter().map(way).collect::<io::Result<_>>()?;
@@ -151,6 +149,9 @@ impl Link {
             io::Error::new(error.kind(), format!("upstream.exproto.handler_bind = {bind}: {error}"))
         })?;
         let handler_address = socket.local_addr()?;
+        settings.handler_bind = handler_address;
+        let mut devices = Devices::new(&settings, rng, Arc::clone(&metrics));
+        devices.probe_all(now());
         let (sender, events) = mpsc::channel(settings.event_queue.max(1));
         let mut tasks = JoinSet::new();
         let serving = handler::serve(socket, sender, Arc::clone(&metrics));
@@ -257,10 +258,7 @@ impl Link {
             }
             Ended::Dial { anchor, result: Err(error) } => {
                 self.anchors.remove(&anchor);
-                match error {
-                    DialFailure::NotReached(why) => self.devices.dialed(now, anchor, Err(why)),
-                    DialFailure::NoDescriptor => self.devices.not_dialed(now, anchor),
-                }
+                self.devices.dialed(now, anchor, Err(error));
             }
             Ended::Anchor { anchor } => {
                 self.anchors.remove(&anchor);

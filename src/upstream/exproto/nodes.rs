@@ -1,8 +1,8 @@
-//! Which of EMQX's nodes are up, as far as dials, calls and probes have shown, and which of them a device goes to.
+//! The state of EMQX's nodes, as far as dials, calls and probes have shown, and the choice of the node that a device goes to.
 //!
-//! A node goes down by the faults that devices meet there, and comes up again by a probe alone: an anchor without a
-//! device, of which the node has to tell our handler, and a call on it. So the listener, the handler's channel and the
-//! adapter are known to work before devices come back.
+//! A node goes down by the faults that devices and probes meet there, and comes up again by a probe alone: an anchor
+//! without a device, of which the node has to tell our handler, and a call on it. So the listener, the handler's channel and
+//! the adapter are known to work before devices come back.
 //!
 //! A node that is down gets no new anchors. The clients that it has stay as long as their connections do, unless two
 //! probes have shown that the node cannot serve them and another one is up: then they are taken away from it. Nothing is
@@ -63,6 +63,8 @@ struct Node {
     fault: String,
     /// Anchors of devices there, those that are on their way included.
     anchors: usize,
+    /// Devices there that are clients of EMQX.
+    clients: usize,
     /// Whether it ever told us of an anchor, and whether its adapter ever answered.
     told: bool,
     answered: bool,
@@ -119,13 +121,16 @@ impl Nodes {
         self.nodes.iter().filter(|node| node.is_up()).count()
     }
 
-    /// How it is, when that has changed since the last time.
-    pub fn take_standing(&mut self) -> Option<Standing> {
-        let changed = std::mem::take(&mut self.changed);
-        changed.then(|| Standing {
+    /// Whether the standing has changed since this was asked last.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    pub fn standing(&self) -> Standing {
+        Standing {
             serving: self.nodes.iter().any(|node| node.is_up() && node.answered),
             detail: self.nodes.iter().map(Node::told_to_people).collect::<Vec<_>>().join("; "),
-        })
+        }
     }
 
     /// Where a device goes next: to the node where it was, if that is up, else to the one with the fewest anchors. With
@@ -147,6 +152,20 @@ impl Nodes {
         self.nodes[id.0].anchors -= 1;
     }
 
+    /// A device there is a client of EMQX now.
+    pub fn add_client(&mut self, id: NodeId) {
+        self.nodes[id.0].clients += 1;
+    }
+
+    pub fn remove_client(&mut self, id: NodeId) {
+        self.nodes[id.0].clients -= 1;
+    }
+
+    /// Returns how many devices are clients, at all nodes.
+    pub fn clients(&self) -> usize {
+        self.nodes.iter().map(|node| node.clients).sum()
+    }
+
     #[cfg(test)]
     pub fn anchors(&self, id: NodeId) -> usize {
         self.nodes[id.0].anchors
@@ -164,7 +183,7 @@ impl Nodes {
         let node = &mut self.nodes[id.0];
         node.unanswered = 0;
         if !std::mem::replace(&mut node.answered, true) {
-            info!(node = node.name, "EMQX is reached");
+            info!(node = node.name, "EMQX available");
             self.changed = true;
         }
     }
@@ -183,7 +202,7 @@ impl Nodes {
                     node.state = State::Down { failed_probes: 0, clients_lost: fault.loses_clients(), left: false };
                     node.fault = node.in_words(fault);
                     self.changed = true;
-                    warn!(node = node.name, "EMQX does not serve: {}", node.fault);
+                    warn!(node = node.name, "EMQX unavailable: {}", node.fault);
                 }
                 down
             }
@@ -203,7 +222,7 @@ impl Nodes {
         let was_down = !node.is_up();
         (node.state, node.untold, node.unanswered) = (State::Up, 0, 0);
         if was_down {
-            info!(node = node.name, "EMQX serves again");
+            info!(node = node.name, "EMQX available again");
             self.changed = true;
         }
         was_down
@@ -227,6 +246,7 @@ impl Node {
             state: State::Up,
             fault: String::new(),
             anchors: 0,
+            clients: 0,
             told: false,
             answered: false,
             untold: 0,
@@ -236,9 +256,9 @@ impl Node {
 
     fn told_to_people(&self) -> String {
         match self.state {
-            State::Up if self.answered => format!("{} serves", self.name),
-            State::Up => format!("{} was not reached yet", self.name),
-            State::Down { .. } => format!("{} does not serve: {}", self.name, self.fault),
+            State::Up if self.answered => format!("{} is available", self.name),
+            State::Up => format!("{} has not answered yet", self.name),
+            State::Down { .. } => format!("{} is unavailable: {}", self.name, self.fault),
         }
     }
 

@@ -13,6 +13,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::upstream::dialer::DialFailure;
+
 use super::codec::{Frames, Incoming};
 use super::devices::ConnectionId;
 
@@ -31,10 +33,10 @@ thread_local! {
 pub enum Event {
     Opened,
     Heard(Incoming),
+    /// The connection could not be opened. Nothing else is told then.
+    NotOpened(DialFailure),
     /// So many bytes more are with the system.
     Written(usize),
-    /// It was never open, for want of a file descriptor of this process.
-    NoDescriptor,
     Ended(String),
 }
 

@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
+use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tracing::info;
@@ -36,14 +37,19 @@ use crate::observability::conditions::{Condition, State};
 use crate::observability::metrics::Metrics;
 use crate::tls::{self, Connector};
 use crate::upstream::Occupancy;
-use crate::upstream::dialer::{DialFailure, Dialer, SECURE, Stream};
+use crate::upstream::dialer::{DialError, Dialer, SECURE, Stream};
 
 use brokers::{BrokerId, Standing};
 use codec::Frames;
 use connection::{Event, Outbox, Teller};
-use devices::{Action, ConnectionId, Devices, Target};
+use devices::{Action, ConnectionId, Devices, Probed, Target};
 
 pub use codec::Version;
+
+/// How long a probe may take, where devices may take longer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that is open for so long was not closed at once.
+const CLOSES_AT_ONCE: Duration = Duration::from_millis(300);
 
 /// Where the broker is, and how much of it to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,7 +115,7 @@ enum Ended {
     Connection,
     Probe {
         broker: BrokerId,
-        result: Result<(), DialFailure>,
+        outcome: Probed,
     },
 }
 
@@ -128,7 +134,7 @@ impl Link {
     pub fn start(settings: Settings, metrics: Arc<Metrics>, condition: Condition) -> io::Result<Self> {
         let rng = StdRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?;
         let mut devices = Devices::new(&settings, rng, metrics);
-        devices.probe_all();
+        devices.probe_all(now());
         let connector = settings.connector()?;
         let sources = &settings.source_addresses;
         let dialer = |broker: &String| Dialer::new(vec![broker.clone()], sources.clone(), connector.clone());
@@ -236,22 +242,18 @@ impl Link {
         let now = now();
         match input {
             Input::Event(connection, Event::Opened) => self.devices.opened(now, connection),
+            Input::Event(connection, Event::NotOpened(failure)) => {
+                self.outboxes.remove(&connection);
+                self.devices.not_opened(now, connection, &failure);
+            }
             Input::Event(connection, Event::Heard(packet)) => self.devices.heard(now, connection, packet),
             Input::Event(connection, Event::Written(bytes)) => self.devices.written(now, connection, bytes),
-            Input::Event(connection, Event::NoDescriptor) => {
-                self.outboxes.remove(&connection);
-                self.devices.not_dialed(now, connection);
-            }
             Input::Event(connection, Event::Ended(why)) => {
                 self.outboxes.remove(&connection);
                 self.devices.ended(now, connection, &why);
             }
             Input::Ended(Ok(Ended::Connection)) => {}
-            Input::Ended(Ok(Ended::Probe { result: Err(DialFailure::NoDescriptor), .. })) => self.devices.not_probed(),
-            Input::Ended(Ok(Ended::Probe { broker, result: Err(DialFailure::NotReached(why)) })) => {
-                self.devices.probed(now, broker, Err(why));
-            }
-            Input::Ended(Ok(Ended::Probe { broker, result: Ok(()) })) => self.devices.probed(now, broker, Ok(())),
+            Input::Ended(Ok(Ended::Probe { broker, outcome })) => self.devices.probed(now, broker, outcome),
             Input::Ended(Err(error)) => std::panic::resume_unwind(error.into_panic()),
             Input::Deadline => self.devices.handle_timeout(now),
         }
@@ -275,7 +277,7 @@ impl Link {
             match opened {
                 Ok(Stream::Plain(stream)) => connection::serve(stream, outbox, frames, teller).await,
                 Ok(Stream::Secure(stream)) => Box::pin(connection::serve(*stream, outbox, frames, teller)).await,
-                Err(error) => teller.tell(not_opened(error.into())).await,
+                Err(error) => teller.tell(Event::NotOpened(error.into())).await,
             }
             Ended::Connection
         });
@@ -288,25 +290,32 @@ impl Link {
         Dialer::new(vec![target], self.settings.source_addresses.clone(), self.connector.clone())
     }
 
-    /// Whether the broker takes connections.
+    /// Looks whether the broker accepts connections.
     fn probe(&mut self, broker: BrokerId) {
         let dial = self.dialers[broker.0].dial();
-        let patience = self.settings.connect_timeout;
-        self.tasks.spawn(async move {
-            let result = match tokio::time::timeout(patience, dial).await {
-                Ok(Ok(_)) => Ok(()),
-                Ok(Err(error)) => Err(error.into()),
-                Err(_) => Err(DialFailure::NotReached("no answer".to_owned())),
-            };
-            Ended::Probe { broker, result }
-        });
+        let patience = self.settings.connect_timeout.min(PROBE_TIMEOUT);
+        self.tasks.spawn(async move { Ended::Probe { broker, outcome: probe(dial, patience).await } });
     }
 }
 
-fn not_opened(failure: DialFailure) -> Event {
-    match failure {
-        DialFailure::NotReached(why) => Event::Ended(why),
-        DialFailure::NoDescriptor => Event::NoDescriptor,
+/// A broker waits for CONNECT. One that closes at once is full, or a load balancer without a broker behind it.
+async fn probe(dial: impl Future<Output = Result<Stream, DialError>>, patience: Duration) -> Probed {
+    let begun = now();
+    let stream = match tokio::time::timeout(patience, dial).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Probed::NotOpened(error.into()),
+        Err(_) => return Probed::NoAnswer,
+    };
+    let took = now().saturating_duration_since(begun);
+    let closed = async {
+        match stream {
+            Stream::Plain(mut stream) => stream.read(&mut [0]).await,
+            Stream::Secure(mut stream) => stream.read(&mut [0]).await,
+        }
+    };
+    match tokio::time::timeout(CLOSES_AT_ONCE, closed).await {
+        Ok(Ok(0) | Err(_)) => Probed::Closed,
+        Ok(Ok(_)) | Err(_) => Probed::Accepted { took },
     }
 }
 

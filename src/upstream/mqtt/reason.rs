@@ -22,6 +22,16 @@ pub enum Admission {
     Unavailable,
 }
 
+/// What becomes of a device whose SUBSCRIBE was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subscription {
+    Accepted,
+    /// The device may not subscribe its command topic: 4.03.
+    Refused,
+    /// The broker cannot take it now: 5.03.
+    Unavailable,
+}
+
 /// What becomes of a publication that was acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Publishing {
@@ -53,9 +63,16 @@ impl Reason {
     pub const BAD_USER_NAME_OR_PASSWORD: Self = Self(0x86);
     pub const NOT_AUTHORIZED: Self = Self(0x87);
     pub const SERVER_UNAVAILABLE: Self = Self(0x88);
+    pub const BANNED: Self = Self(0x8a);
+    pub const QUOTA_EXCEEDED: Self = Self(0x97);
 
-    pub fn is_failure(self) -> bool {
-        self.0 >= 0x80
+    /// Of SUBACK.
+    pub fn subscription(self) -> Subscription {
+        match self {
+            Self(..0x80) => Subscription::Accepted,
+            Self::QUOTA_EXCEEDED => Subscription::Unavailable,
+            Self(0x80..) => Subscription::Refused,
+        }
     }
 
     /// Of CONNACK.

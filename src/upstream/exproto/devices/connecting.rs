@@ -1,40 +1,48 @@
 //! From Connect to `Ready`.
 
 use std::mem;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::debug;
 
 use crate::gateway::broker::{BrokerEvent, ClientInfo, CloseReason, ConnectError, DeviceId};
+use crate::upstream::dialer::DialFailure;
 use crate::upstream::exproto::announcements::Token;
 use crate::upstream::exproto::nodes::{Fault, NodeId};
 
 use super::{Action, AnchorId, Call, Device, Devices, Outcome, Owner, State, Timer};
 
+/// A device that was a client before is refused for good when EMQX has refused it for so long and serves others: after a
+/// restart EMQX may listen before its authentication is there.
+const REFUSED_FOR_GOOD: Duration = Duration::from_secs(30);
+
 impl Devices {
     /// The anchor is open and has sent its token, or there is none.
-    pub fn dialed(&mut self, now: Instant, anchor: AnchorId, outcome: Result<(), String>) {
+    pub fn dialed(&mut self, now: Instant, anchor: AnchorId, outcome: Result<(), DialFailure>) {
+        match &outcome {
+            Ok(()) => self.health.opened(),
+            Err(DialFailure::Local(why)) => self.health.not_opened(why),
+            Err(DialFailure::NotReached(_)) => {}
+        }
         match (self.by_anchor.get(&anchor).copied(), outcome) {
             (Some(Owner::Probe(node)), outcome) => self.probe_dialed(now, node, outcome),
             (Some(Owner::Device(id)), Ok(())) => self.anchor_open(id),
-            (Some(Owner::Device(id)), Err(error)) => {
-                self.counters().anchors_failed.increment();
-                self.blame_node(now, id, Fault::NotReached(&error));
-                self.attempt_failed(now, id, &error);
-            }
+            (Some(Owner::Device(id)), Err(failure)) => self.not_dialed(now, id, &failure),
             (None, _) => {}
         }
     }
 
-    /// No anchor was opened, for want of a file descriptor of this process: no node is to blame.
-    pub fn not_dialed(&mut self, now: Instant, anchor: AnchorId) {
-        match self.by_anchor.get(&anchor).copied() {
-            Some(Owner::Probe(node)) => self.probe_not_dialed(now, node),
-            Some(Owner::Device(id)) => {
+    fn not_dialed(&mut self, now: Instant, id: DeviceId, failure: &DialFailure) {
+        match failure {
+            DialFailure::NotReached(why) => {
                 self.counters().anchors_failed.increment();
-                self.gave_up(now, id, "no file descriptor is left");
+                self.blame_node(now, id, Fault::NotReached(why));
+                self.attempt_failed(now, id, why);
             }
-            None => {}
+            DialFailure::Local(why) => {
+                self.counters().anchors_unopened.increment();
+                self.gave_up(now, id, why);
+            }
         }
     }
 
@@ -55,7 +63,7 @@ impl Devices {
 
     pub(super) fn connect(&mut self, now: Instant, id: DeviceId, client: ClientInfo) {
         let key = self.clients.add(&client.clientid, id);
-        self.devices.insert(id, Device::new(client, key));
+        self.devices.insert(id, Device::registered(now, client, key));
         self.deadlines.set(Timer::Device(id), now + self.connect_timeout);
         self.supersede_older(now, key, id);
         self.advance(now, key);
@@ -130,7 +138,8 @@ impl Devices {
             Outcome::ConnectionLost(why)
             | Outcome::Rejected(why)
             | Outcome::Failed(why)
-            | Outcome::Unreachable(why) => {
+            | Outcome::Unreachable(why)
+            | Outcome::Short(why) => {
                 self.counters().authenticate_unavailable.increment();
                 self.call_failed(now, id, &format!("Authenticate: {why}"));
             }
@@ -158,7 +167,8 @@ impl Devices {
             Outcome::ConnectionLost(why)
             | Outcome::Rejected(why)
             | Outcome::Failed(why)
-            | Outcome::Unreachable(why) => self.call_failed(now, id, &format!("Subscribe: {why}")),
+            | Outcome::Unreachable(why)
+            | Outcome::Short(why) => self.call_failed(now, id, &format!("Subscribe: {why}")),
         }
     }
 
@@ -177,6 +187,10 @@ impl Devices {
         let before = mem::replace(&mut device.state, State::Ready { anchor });
         let inherited = mem::take(&mut device.inherited);
         device.failures = 0;
+        device.refused_since = None;
+        if let Some(node) = device.node {
+            self.nodes.add_client(node);
+        }
         let first = !mem::replace(&mut device.connected_before, true);
         let awaited = first || mem::take(&mut device.resumed);
         let before_here = mem::replace(&mut device.home, device.node);
@@ -201,14 +215,21 @@ impl Devices {
         }
         self.retire_older(now, key, id);
         self.publish_next(now, key);
+        self.returning.connected(now, id);
+        if self.health.accepted() {
+            self.connect_waiting(now);
+        }
     }
 
     /// The broker does not want this device.
     fn refused(&mut self, now: Instant, id: DeviceId, why: String) {
-        let Some(device) = self.devices.get(&id) else { return };
+        self.health.refused(&why, self.nodes.clients());
+        let Some(device) = self.devices.get_mut(&id) else { return };
         debug!(device = id.0, clientid = device.client.clientid, why, "refused by EMQX");
         if device.connected_before {
-            return self.end(now, id, CloseReason::Refused);
+            let since = *device.refused_since.get_or_insert(now);
+            let is_final = now >= since + REFUSED_FOR_GOOD && self.nodes.clients() > 0;
+            return if is_final { self.end(now, id, CloseReason::Refused) } else { self.back_off(now, id) };
         }
         self.tell(id, BrokerEvent::ConnectFailed { device: id, error: ConnectError::Refused(why) });
         self.remove(now, id);
@@ -229,7 +250,8 @@ impl Devices {
 
     /// It did not work, and there is no time, or no node, for another attempt now.
     pub(super) fn gave_up(&mut self, now: Instant, id: DeviceId, why: &str) {
-        let Some(device) = self.devices.get(&id) else { return };
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        device.refused_since = None;
         debug!(device = id.0, clientid = device.client.clientid, why, "not connected to EMQX");
         if device.connected_before {
             return self.back_off(now, id);

@@ -36,6 +36,10 @@ pub struct Device {
     pub resumed: bool,
     /// Attempts in a row that led to nothing.
     pub failures: u32,
+    /// When EMQX refused it first since it was a client, without another fault since.
+    pub refused_since: Option<Instant>,
+    /// When it said something last, as far as this process knows.
+    pub active: Option<Instant>,
     /// Disconnected, but it has something to publish.
     pub leaving: bool,
     /// The broker ended the connection by its will, while a newer registration was asked for.
@@ -93,7 +97,7 @@ pub enum State {
 pub enum Wait {
     BackOff,
     /// Its turn among the many that come back.
-    Slot,
+    Turn,
     /// The broker is away.
     Parked,
     /// A newer registration of the clientid was asked for.
@@ -103,11 +107,16 @@ pub enum Wait {
 impl Device {
     /// One that the core knows as connected, by an earlier process.
     pub fn resumed(client: ClientInfo, key: ClientKey) -> Self {
-        let state = State::WaitingToReconnect(Wait::Slot);
+        let state = State::WaitingToReconnect(Wait::Turn);
         Self { state, connected_before: true, resumed: true, ..Self::new(client, key) }
     }
 
-    pub fn new(client: ClientInfo, key: ClientKey) -> Self {
+    /// One that has just registered.
+    pub fn registered(now: Instant, client: ClientInfo, key: ClientKey) -> Self {
+        Self { active: Some(now), ..Self::new(client, key) }
+    }
+
+    fn new(client: ClientInfo, key: ClientKey) -> Self {
         Self {
             client,
             key,
@@ -122,6 +131,8 @@ impl Device {
             connected_before: false,
             resumed: false,
             failures: 0,
+            refused_since: None,
+            active: None,
             leaving: false,
             ended: None,
         }
@@ -138,6 +149,10 @@ impl State {
             | Self::Ready { anchor } => Some(*anchor),
             Self::Held | Self::WaitingToReconnect(_) => None,
         }
+    }
+
+    pub fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready { .. })
     }
 
     /// The token that the broker has not told yet.

@@ -42,8 +42,10 @@ use crate::gateway::broker::{
 use crate::observability::metrics::{Metrics, UpstreamMetrics};
 use crate::upstream::Occupancy;
 use crate::upstream::clients::{ClientKey, Clients};
-use crate::upstream::pace::Pace;
+use crate::upstream::health::Health;
+use crate::upstream::pace::Turns;
 use crate::upstream::queue::Queues;
+use crate::upstream::returning::Returning;
 
 use super::Settings;
 use super::announcements::{Announcements, Heard, Token};
@@ -126,6 +128,8 @@ pub enum Outcome {
     Failed(String),
     /// The broker was not reached.
     Unreachable(String),
+    /// This machine has no descriptor, port or memory left to reach it with.
+    Short(String),
 }
 
 /// What the broker tells our handler.
@@ -159,7 +163,10 @@ pub struct Devices {
     nodes: Nodes,
     /// One for each node.
     probers: Vec<Prober>,
-    pace: Pace,
+    health: Health,
+    /// Devices that are connected again in their turn.
+    turns: Turns,
+    returning: Returning,
     deadlines: Deadlines<Timer>,
     actions: VecDeque<Action>,
     next_anchor: u64,
@@ -175,6 +182,8 @@ enum Timer {
     Held(DeviceId),
     LastWords(DeviceId),
     Probe(NodeId),
+    /// The next device has its turn to be connected again.
+    Turn,
 }
 
 impl Devices {
@@ -191,7 +200,9 @@ impl Devices {
             queues: Queues::new(settings.queue_per_device, settings.queue_total),
             nodes: Nodes::new(settings),
             probers: settings.nodes.iter().map(|_| Prober::default()).collect(),
-            pace: Pace::per_second(settings.anchors_per_second),
+            health: Health::default(),
+            turns: Turns::per_second(settings.anchors_per_second),
+            returning: Returning::default(),
             deadlines: Deadlines::default(),
             actions: VecDeque::new(),
             next_anchor: 0,
@@ -213,7 +224,9 @@ impl Devices {
 
     /// Disconnects every device.
     pub fn disconnect_all(&mut self, now: Instant) {
-        let all: Vec<DeviceId> = self.devices.keys().copied().collect();
+        let mut all: Vec<DeviceId> = self.devices.keys().copied().collect();
+        // The older ones first: none of them comes back because a newer registration of its clientid has left.
+        all.sort();
         for device in all {
             self.disconnect(now, device);
         }
@@ -254,6 +267,7 @@ impl Devices {
                     self.node_failed(now, node, Fault::NotServed(error));
                 }
             }
+            Outcome::Short(why) => self.health.not_opened(why),
             Outcome::Done
             | Outcome::Refused(_)
             | Outcome::ConnectionLost(_)
@@ -295,6 +309,7 @@ impl Devices {
                 }
                 Timer::LastWords(device) => self.remove(now, device),
                 Timer::Probe(node) => self.probe_due(now, node),
+                Timer::Turn => self.serve_turns(now),
             }
         }
     }
@@ -329,7 +344,11 @@ impl Devices {
 
     /// How it is with the nodes, when that has changed since the last time.
     pub fn take_standing(&mut self) -> Option<nodes::Standing> {
-        self.nodes.take_standing()
+        let changed = self.nodes.take_changed() | self.health.take_changed();
+        changed.then(|| {
+            let nodes::Standing { serving, detail } = self.nodes.standing();
+            nodes::Standing { serving, detail: self.health.add_to(detail) }
+        })
     }
 
     fn disconnect(&mut self, now: Instant, id: DeviceId) {
@@ -480,6 +499,8 @@ impl Devices {
             self.deadlines.cancel(timer);
         }
         self.parked.remove(&id);
+        self.turns.remove(id);
+        self.returning.left(now, id);
         let key = device.key;
         let was_last = self.clients.remove(key, id);
         self.bequeath(device);
@@ -501,6 +522,9 @@ impl Devices {
             self.actions.push_back(Action::HangUp { anchor });
             if let Some(node) = device.node {
                 self.nodes.remove_anchor(node);
+                if let State::Ready { .. } = device.state {
+                    self.nodes.remove_client(node);
+                }
             }
         }
     }

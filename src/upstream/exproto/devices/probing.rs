@@ -1,16 +1,19 @@
-//! Probes of the nodes that are down, and of each node when the program begins: an anchor without a device, of which the
-//! node has to tell the handler, and one call on it. At most one in a second for each node, so that it costs a node
-//! nothing, whatever it suffers from.
+//! Probes of all nodes, also while there is no device: an anchor without a device, of which the node has to tell the handler,
+//! and one call on it. A node that serves is probed every few seconds. One that does not, or whose last probe failed, is
+//! probed once in a second at most, so that a probe costs it nothing, whatever it suffers from.
 
 use std::time::{Duration, Instant};
 
+use crate::upstream::dialer::DialFailure;
 use crate::upstream::exproto::announcements::Token;
 use crate::upstream::exproto::nodes::{Fault, NodeId};
 
 use super::{Action, AnchorId, Call, Devices, Outcome, Owner, State, Timer};
 
-/// From the begin of one probe of a node to that of the next.
+/// From the begin of one probe of a node to that of the next, after a probe that failed.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// The same, after a probe that succeeded.
+const QUIET_INTERVAL: Duration = Duration::from_secs(5);
 /// After a fault, and between two probes at least. What failed for a moment has come back by then.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a probe may take, where devices may take longer.
@@ -73,25 +76,21 @@ impl Devices {
         self.deadlines.set(Timer::Probe(node), now + self.connect_timeout.min(PROBE_TIMEOUT));
     }
 
-    pub(super) fn probe_dialed(&mut self, now: Instant, node: NodeId, outcome: Result<(), String>) {
+    pub(super) fn probe_dialed(&mut self, now: Instant, node: NodeId, outcome: Result<(), DialFailure>) {
         match (outcome, &mut self.probers[node.0].probe) {
-            (Err(error), _) => self.probe_failed(now, node, Fault::NotReached(&error)),
+            (Err(DialFailure::NotReached(why)), _) => self.probe_failed(now, node, Fault::NotReached(&why)),
+            (Err(DialFailure::Local(_)), _) => self.probe_said_nothing(now, node),
             // Where the node was faster the probe is past this.
             (Ok(()), Some(Probe { stage: stage @ Stage::Dialing, .. })) => *stage = Stage::Announced,
             (Ok(()), _) => {}
         }
     }
 
-    /// Nothing was learnt of the node.
-    pub(super) fn probe_not_dialed(&mut self, now: Instant, node: NodeId) {
-        self.end_probe(node);
-        self.schedule_probe(now, node);
-    }
-
     pub(super) fn probe_announced(&mut self, node: NodeId, conn: String) {
         let Some(probe) = &mut self.probers[node.0].probe else { return };
         probe.stage = Stage::Calling;
         self.actions.push_back(Action::Call { anchor: probe.anchor, node, call: Call::Ping { conn } });
+        self.nodes.told(node);
     }
 
     pub(super) fn probe_anchor_ended(&mut self, now: Instant, node: NodeId) {
@@ -101,6 +100,7 @@ impl Devices {
     pub(super) fn probe_answered(&mut self, now: Instant, node: NodeId, outcome: &Outcome) {
         match outcome {
             Outcome::Done => self.probe_succeeded(now, node),
+            Outcome::Short(_) => self.probe_said_nothing(now, node),
             Outcome::Refused(why)
             | Outcome::ConnectionLost(why)
             | Outcome::Rejected(why)
@@ -111,12 +111,19 @@ impl Devices {
 
     fn probe_succeeded(&mut self, now: Instant, node: NodeId) {
         self.end_probe(node);
-        self.deadlines.cancel(Timer::Probe(node));
+        let begun = self.probers[node.0].not_before.map_or(now, |next| next - PROBE_INTERVAL);
+        self.deadlines.set(Timer::Probe(node), (begun + QUIET_INTERVAL).max(now + PAUSE));
         if self.nodes.probe_succeeded(node) {
             self.counters().nodes_recovered.increment();
+            self.recovered(now);
         }
-        self.release_parked(now);
         self.leave_nodes(now);
+    }
+
+    /// It did not come to the node, for a reason of this machine.
+    fn probe_said_nothing(&mut self, now: Instant, node: NodeId) {
+        self.end_probe(node);
+        self.schedule_probe(now, node);
     }
 
     fn probe_failed(&mut self, now: Instant, node: NodeId, fault: Fault<'_>) {

@@ -19,10 +19,18 @@ impl Devices {
             return self.dropped(publication.class);
         };
         let key = device.key;
+        self.is_active(now, id);
         if let Some(class) = self.queues.push(key, Queued { device: id, publication }) {
             self.dropped(class);
         }
         self.publish_next(now, key);
+    }
+
+    fn is_active(&mut self, now: Instant, id: DeviceId) {
+        if let Some(device) = self.devices.get_mut(&id) {
+            device.active = Some(now);
+            self.turns.active(id, now);
+        }
     }
 
     /// Publishes what is first in the queue, if a device of the clientid is ready and nothing is under way.
@@ -154,7 +162,7 @@ impl Devices {
                     self.dropped(publication.class);
                 }
             }
-            Outcome::ConnectionLost(why) | Outcome::Failed(why) | Outcome::Unreachable(why) => {
+            Outcome::ConnectionLost(why) | Outcome::Failed(why) | Outcome::Unreachable(why) | Outcome::Short(why) => {
                 self.counters().publishes_failed.increment();
                 return Err(why);
             }

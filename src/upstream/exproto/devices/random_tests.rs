@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use proptest::prelude::*;
 use rand::SeedableRng;
 
+use crate::upstream::dialer::DialFailure;
 use crate::upstream::exproto::Node;
 
 use super::*;
@@ -142,7 +143,11 @@ impl World {
         if std::mem::replace(&mut anchor.dialed, true) {
             return;
         }
-        let outcome = if which.is_multiple_of(5) { Err("refused".to_owned()) } else { Ok(()) };
+        let outcome = match which % 10 {
+            0 => Err(DialFailure::NotReached("refused".to_owned())),
+            5 => Err(DialFailure::Local("no file descriptor is left".to_owned())),
+            _ => Ok(()),
+        };
         self.devices.dialed(self.now, anchor.id, outcome);
     }
 
@@ -159,8 +164,9 @@ impl World {
         let Some(index) = index(&self.calls, which) else { return };
         let (node, anchor) = self.calls.swap_remove(index);
         let text = String::new;
-        let outcome = match which % 16 {
-            0 => Outcome::Refused(text()),
+        let outcome = match which % 18 {
+            0 | 16 => Outcome::Refused(text()),
+            17 => Outcome::Short(text()),
             1 => Outcome::ConnectionLost(text()),
             2 => Outcome::Rejected(text()),
             3 => Outcome::Failed(text()),
@@ -217,6 +223,15 @@ impl World {
             let there = self.anchors.iter().filter(|open| open.node == node && of_device(open.id)).count();
             assert_eq!(self.devices.nodes.anchors(node), there);
         }
+        let clients = self.devices.devices.values().filter(|device| device.state.is_ready()).count();
+        assert_eq!(self.devices.nodes.clients(), clients);
+        for (id, device) in &self.devices.devices {
+            let waits = |wait| matches!(&device.state, State::WaitingToReconnect(waiting) if *waiting == wait);
+            assert_eq!(self.devices.turns.contains(*id), waits(device::Wait::Turn));
+            assert_eq!(self.devices.parked.contains(id), waits(device::Wait::Parked));
+        }
+        let next = self.devices.turns.next(self.now);
+        assert!(next.is_none() || next == self.devices.deadlines.get(Timer::Turn), "{next:?}");
         let parked = self.devices.parked.len();
         assert!(parked == 0 || !self.devices.nodes.any_up(), "{parked} wait for a node that is up");
         let conns =

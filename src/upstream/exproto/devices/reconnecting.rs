@@ -1,6 +1,7 @@
 //! From the loss of a connection, or a restart of this program, to the next attempt: a back-off after a loss, then a turn
-//! among the many that come back. While no node of the broker is up the devices are parked; the first node of which a probe
-//! succeeds brings all of them back.
+//! among the many that come back, where the devices that were active last come first. While no node of the broker is up
+//! the devices are parked. When a probe of a node succeeds that was down, all devices that wait have their turn, also those
+//! whose back-off is not over.
 
 use std::time::Instant;
 
@@ -25,8 +26,9 @@ impl Devices {
     pub(super) fn resume(&mut self, now: Instant, id: DeviceId, client: ClientInfo) {
         let key = self.clients.add(&client.clientid, id);
         self.devices.insert(id, Device::resumed(client, key));
+        self.returning.add(now, id);
         self.supersede_older(now, key, id);
-        if self.nodes.any_up() { self.take_slot(now, id) } else { self.park(id) }
+        if self.nodes.any_up() { self.take_turn(now, id) } else { self.park(id) }
     }
 
     pub(super) fn back_off(&mut self, now: Instant, id: DeviceId) {
@@ -48,10 +50,9 @@ impl Devices {
             return self.park(id);
         }
         match wait {
-            Wait::BackOff => self.take_slot(now, id),
-            Wait::Slot | Wait::Parked => self.dial_again(now, id),
-            // Its time comes with the end of the newer registration.
-            Wait::Superseded => {}
+            Wait::BackOff => self.take_turn(now, id),
+            // None of these has a time of its own.
+            Wait::Turn | Wait::Parked | Wait::Superseded => {}
         }
     }
 
@@ -62,22 +63,57 @@ impl Devices {
         self.gave_up(now, id, "its node of EMQX does not serve");
     }
 
-    pub(super) fn release_parked(&mut self, now: Instant) {
-        while let Some(id) = self.parked.pop_first() {
-            self.take_slot(now, id);
+    /// A node that was down serves again.
+    pub(super) fn recovered(&mut self, now: Instant) {
+        let away = |device: &Device| device.connected_before && !device.leaving && !device.state.is_ready();
+        let away = self.devices.iter().filter(|(_, device)| away(device)).map(|(id, _)| *id);
+        self.returning.begin(now, away);
+        self.connect_waiting(now);
+    }
+
+    /// Gives a turn to every device that waits, whatever for.
+    pub(super) fn connect_waiting(&mut self, now: Instant) {
+        let waits = |device: &Device| match &device.state {
+            State::WaitingToReconnect(Wait::BackOff | Wait::Turn | Wait::Parked) => true,
+            State::WaitingToReconnect(Wait::Superseded)
+            | State::Held
+            | State::Dialing { .. }
+            | State::Announced { .. }
+            | State::Authenticating { .. }
+            | State::Subscribing { .. }
+            | State::Ready { .. } => false,
+        };
+        let waiting: Vec<_> = self.devices.iter().filter(|(_, device)| waits(device)).map(|(id, _)| *id).collect();
+        waiting.into_iter().for_each(|id| self.queue_for_turn(id));
+        self.serve_turns(now);
+    }
+
+    /// Connects those devices again that have their turn now.
+    pub(super) fn serve_turns(&mut self, now: Instant) {
+        while let Some(id) = self.turns.take(now) {
+            self.dial_again(now, id);
+        }
+        match self.turns.next(now) {
+            Some(at) => self.deadlines.set(Timer::Turn, at),
+            None => self.deadlines.cancel(Timer::Turn),
         }
     }
 
-    fn take_slot(&mut self, now: Instant, id: DeviceId) {
-        let slot = self.pace.reserve(now);
-        if slot <= now {
-            return self.dial_again(now, id);
-        }
-        self.wait_for(id, Wait::Slot);
-        self.deadlines.set(Timer::Device(id), slot);
+    fn take_turn(&mut self, now: Instant, id: DeviceId) {
+        self.queue_for_turn(id);
+        self.serve_turns(now);
+    }
+
+    fn queue_for_turn(&mut self, id: DeviceId) {
+        self.parked.remove(&id);
+        self.deadlines.cancel(Timer::Device(id));
+        self.wait_for(id, Wait::Turn);
+        let active = self.devices.get(&id).and_then(|device| device.active);
+        self.turns.add(id, active);
     }
 
     fn park(&mut self, id: DeviceId) {
+        self.deadlines.cancel(Timer::Device(id));
         self.wait_for(id, Wait::Parked);
         self.parked.insert(id);
     }
@@ -92,7 +128,7 @@ impl Devices {
         let Some(device) = self.devices.get(&id) else { return };
         let (key, node, elsewhere) = (device.key, device.node, device.elsewhere);
         if let Some(until) = self.unanswered_until(now, key) {
-            self.wait_for(id, Wait::Slot);
+            self.wait_for(id, Wait::BackOff);
             return self.deadlines.set(Timer::Device(id), until);
         }
         let Some(node) = self.nodes.choose(node, elsewhere) else { return self.park(id) };

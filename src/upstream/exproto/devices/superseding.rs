@@ -53,6 +53,7 @@ impl Devices {
         self.hang_up(now, id);
         self.deadlines.cancel(Timer::Device(id));
         self.parked.remove(&id);
+        self.turns.remove(id);
         if let Some(device) = self.devices.get_mut(&id) {
             device.state = State::WaitingToReconnect(Wait::Superseded);
         }

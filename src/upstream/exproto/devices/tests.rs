@@ -1,5 +1,6 @@
 //! The devices against a broker that is played by hand, in virtual time.
 
+mod availability;
 mod nodes;
 mod resuming;
 mod superseding;
@@ -10,6 +11,7 @@ use rand::SeedableRng;
 
 use crate::gateway::broker::{ConnectError, Ticket};
 use crate::secret::Secret;
+use crate::upstream::dialer::DialFailure;
 use crate::upstream::exproto::Node;
 
 use super::*;
@@ -256,6 +258,14 @@ fn hang_up(anchor: AnchorId) -> Action {
     Action::HangUp { anchor }
 }
 
+fn not_reached() -> Result<(), DialFailure> {
+    Err(DialFailure::NotReached("connection refused".to_owned()))
+}
+
+fn nothing_left() -> Result<(), DialFailure> {
+    Err(DialFailure::Local("no file descriptor is left".to_owned()))
+}
+
 fn gone() -> Outcome {
     Outcome::ConnectionLost("Connection process is not alive".to_owned())
 }
@@ -331,7 +341,7 @@ fn a_first_connect_that_is_lost_on_its_way_is_unavailable_at_once() {
     let crash: Fault = |scene, anchor| scene.answer(anchor, Outcome::Failed("Internal".to_owned()));
     let mistake: Fault = |scene, anchor| scene.answer(anchor, Outcome::Rejected("params".to_owned()));
     let silence: Fault = |scene, _| scene.advance(seconds(8));
-    let refused: Fault = |scene, anchor| scene.devices.dialed(scene.now, anchor, Err("refused".to_owned()));
+    let refused: Fault = |scene, anchor| scene.devices.dialed(scene.now, anchor, not_reached());
 
     let calls = vec![eof, told, kicked, dead, away, crash, mistake, silence];
     let faults = [
@@ -604,26 +614,6 @@ fn a_publication_that_ends_its_connection_every_time_is_given_up() {
     }
     scene.expect_publish(ONE, anchor, "good");
     assert_eq!(scene.metrics.upstream.dropped_answers.value(), 1);
-}
-
-#[test]
-fn a_device_that_is_refused_when_it_comes_back_is_closed() {
-    for refuse_subscribe in [false, true] {
-        let (mut scene, anchor) = Scene::with_ready_device();
-        scene.devices.anchor_ended(scene.now, anchor);
-        scene.expect(&[hang_up(anchor)]);
-        scene.advance_to_deadline();
-        let (anchor, token) = scene.expect_dial();
-        scene.socket_says("c2", &token.line());
-        scene.expect_authenticate(ONE, anchor, "c2");
-        if refuse_subscribe {
-            scene.answer(anchor, Outcome::Done);
-            scene.expect_subscribe(ONE, anchor, "c2");
-        }
-        scene.answer(anchor, Outcome::Refused("not_authorized".to_owned()));
-        scene.expect(&[closed(ONE, CloseReason::Refused), hang_up(anchor)]);
-        assert!(scene.devices.is_empty());
-    }
 }
 
 #[test]

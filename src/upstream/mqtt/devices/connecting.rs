@@ -8,7 +8,7 @@ use tracing::debug;
 use crate::gateway::broker::{BrokerEvent, ClientInfo, CloseReason, ConnectError, DeviceId};
 use crate::upstream::mqtt::brokers::BrokerId;
 use crate::upstream::mqtt::codec::{self, ConnAck, Connect, PacketId, Version};
-use crate::upstream::mqtt::reason::{Admission, Reason};
+use crate::upstream::mqtt::reason::{Admission, Reason, Subscription};
 
 use super::device::{Session, Talk, Target};
 use super::{Action, ConnectionId, Device, Devices, State, Timer, session_expiry};
@@ -17,14 +17,18 @@ use super::{Action, ConnectionId, Device, Devices, State, Timer, session_expiry}
 const REFERRALS: u8 = 3;
 /// What a server reference leaves out.
 const DEFAULT_PORT: &str = "1883";
+/// A device that was a client before is refused for good when the broker has refused it for so long and serves others: after
+/// a restart EMQX listens before its authentication is there, and refuses everybody meanwhile.
+const REFUSED_FOR_GOOD: Duration = Duration::from_secs(30);
 
 impl Devices {
     /// The connection is open.
     pub fn opened(&mut self, now: Instant, connection: ConnectionId) {
+        self.health.opened();
         let Some(id) = self.by_connection.get(&connection).copied() else { return };
         let Some(device) = self.devices.get_mut(&id) else { return };
         let State::Dialing { .. } = device.state else { return };
-        device.state = State::Connecting { connection };
+        device.state = State::Connecting { connection, since: now };
         let connect = Connect {
             client: &device.client,
             keep_alive: self.keep_alive,
@@ -43,7 +47,7 @@ impl Devices {
 
     pub(super) fn connect(&mut self, now: Instant, id: DeviceId, client: ClientInfo) {
         let key = self.clients.add(&client.clientid, id);
-        self.devices.insert(id, Device::new(client, key));
+        self.devices.insert(id, Device::registered(now, client, key));
         self.deadlines.set(Timer::Device(id), now + self.connect_timeout);
         self.supersede_older(now, key, id);
         self.advance(now, key);
@@ -74,18 +78,24 @@ impl Devices {
 
     /// The broker answered to CONNECT.
     pub(super) fn admitted(&mut self, now: Instant, id: DeviceId, ack: ConnAck) {
-        if let Some(broker) = self.devices.get(&id).and_then(Device::broker) {
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        let admission = ack.reason.admission();
+        if let State::Connecting { since, .. } = &device.state {
+            let took = now.saturating_duration_since(*since);
+            self.metrics.times.authenticate.observe(took.as_secs_f64());
+        }
+        if let Some(broker) = device.broker() {
             self.broker_answered(now, broker);
         }
         let why = || format!("CONNECT: {}", ack.reason);
-        match ack.reason.admission() {
+        match admission {
             Admission::Accepted => {
                 self.counters().authenticate_ok.increment();
                 self.subscribe(now, id, &ack);
             }
             Admission::Refused => {
                 self.counters().authenticate_refused.increment();
-                self.refused(now, id, why());
+                self.refused_by_broker(now, id, ack.reason, why());
             }
             Admission::OtherVersion => self.speak_v311(now, id, &why()),
             Admission::Elsewhere => {
@@ -104,16 +114,14 @@ impl Devices {
     }
 
     pub(super) fn broker_answered(&mut self, now: Instant, broker: BrokerId) {
-        if self.brokers.answers(broker) {
-            self.counters().nodes_recovered.increment();
-            self.plan_probe();
-            self.release_parked(now);
+        if self.brokers.answers(now, broker) {
+            self.recovered(now);
         }
     }
 
     fn subscribe(&mut self, now: Instant, id: DeviceId, ack: &ConnAck) {
         let Some(device) = self.devices.get_mut(&id) else { return };
-        let State::Connecting { connection } = device.state else { return };
+        let State::Connecting { connection, .. } = device.state else { return };
         let ConnAck { limits, session_present, .. } = *ack;
         let keep_alive = limits.keep_alive.unwrap_or(self.keep_alive);
         let talk = Talk {
@@ -138,11 +146,18 @@ impl Devices {
     }
 
     pub(super) fn subscribed(&mut self, now: Instant, id: DeviceId, reason: Reason) {
-        if reason.is_failure() {
-            self.counters().subscribe_refused.increment();
-            return self.refused(now, id, format!("SUBSCRIBE: {reason}"));
+        if let Some(talk) = self.devices.get_mut(&id).and_then(|device| device.state.talk_mut()) {
+            let took = now.saturating_duration_since(talk.since);
+            self.metrics.times.subscribe.observe(took.as_secs_f64());
         }
-        self.ready(now, id);
+        match reason.subscription() {
+            Subscription::Accepted => self.ready(now, id),
+            Subscription::Refused => {
+                self.counters().subscribe_refused.increment();
+                self.refused_by_broker(now, id, reason, format!("SUBSCRIBE: {reason}"));
+            }
+            Subscription::Unavailable => self.attempt_failed(now, id, &format!("SUBSCRIBE: {reason}")),
+        }
     }
 
     fn ready(&mut self, now: Instant, id: DeviceId) {
@@ -152,6 +167,10 @@ impl Devices {
         device.state = State::Ready { talk };
         let (key, inherited) = (device.key, mem::take(&mut device.inherited));
         device.referrals = 0;
+        device.refused_since = None;
+        if let Some(broker) = device.broker() {
+            self.brokers.add_client(broker);
+        }
         let first = !mem::replace(&mut device.connected_before, true);
         let awaited = first || mem::take(&mut device.resumed);
         let counters = self.counters();
@@ -170,6 +189,26 @@ impl Devices {
         self.retire_older(now, key, id);
         self.publish_next(now, key);
         self.watch_connection(now, id);
+        self.returning.connected(now, id);
+        if self.health.accepted() {
+            self.connect_waiting(now);
+        }
+    }
+
+    /// The broker refused the device. For one that was a client before that is final when it is repeated for a time in
+    /// which the broker serves others; a ban is meant.
+    pub(super) fn refused_by_broker(&mut self, now: Instant, id: DeviceId, reason: Reason, why: String) {
+        let clients = self.brokers.clients();
+        self.health.refused(&why, clients);
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        if device.connected_before && reason != Reason::BANNED {
+            let since = *device.refused_since.get_or_insert(now);
+            if now < since + REFUSED_FOR_GOOD || clients == 0 {
+                debug!(device = id.0, clientid = device.client.clientid, why, "refused by the broker for now");
+                return self.back_off(now, id);
+            }
+        }
+        self.refused(now, id, why);
     }
 
     /// The broker does not want this device.
@@ -244,7 +283,8 @@ impl Devices {
 
     /// It did not work, and there is no time, or no broker, for another attempt now.
     pub(super) fn gave_up(&mut self, now: Instant, id: DeviceId, why: &str) {
-        let Some(device) = self.devices.get(&id) else { return };
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        device.refused_since = None;
         debug!(device = id.0, clientid = device.client.clientid, why, "not connected to the broker");
         if device.connected_before {
             return self.back_off(now, id);

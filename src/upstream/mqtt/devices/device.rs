@@ -29,6 +29,10 @@ pub struct Device {
     pub resumed: bool,
     /// Attempts in a row that led to nothing, or not for long.
     pub failures: u32,
+    /// When the broker refused it first since it was a client, without another fault since.
+    pub refused_since: Option<Instant>,
+    /// When it said something last, as far as this process knows.
+    pub active: Option<Instant>,
     pub leaving: Option<Leaving>,
     /// The broker ended the connection by its will, while a newer registration was asked for.
     pub ended: Option<CloseReason>,
@@ -59,6 +63,8 @@ pub enum State {
     },
     Connecting {
         connection: ConnectionId,
+        /// When CONNECT went out.
+        since: Instant,
     },
     Subscribing {
         talk: Talk,
@@ -85,7 +91,7 @@ pub enum Target {
 pub enum Wait {
     BackOff,
     /// Its turn among the many that come back.
-    Slot,
+    Turn,
     /// The broker is away.
     Parked,
     /// A newer registration of the clientid was asked for.
@@ -125,18 +131,23 @@ pub struct Talk {
 pub struct InFlight {
     pub packet: PacketId,
     pub serial: Serial,
-    /// On the connection that there is now.
-    pub sent: bool,
+    /// When it went out on the connection that there is now.
+    pub sent: Option<Instant>,
 }
 
 impl Device {
     /// One that the core knows as connected, by an earlier process.
     pub fn resumed(client: ClientInfo, key: ClientKey) -> Self {
-        let state = State::WaitingToReconnect(Wait::Slot);
+        let state = State::WaitingToReconnect(Wait::Turn);
         Self { state, connected_before: true, resumed: true, ..Self::new(client, key) }
     }
 
-    pub fn new(client: ClientInfo, key: ClientKey) -> Self {
+    /// One that has just registered.
+    pub fn registered(now: Instant, client: ClientInfo, key: ClientKey) -> Self {
+        Self { active: Some(now), ..Self::new(client, key) }
+    }
+
+    fn new(client: ClientInfo, key: ClientKey) -> Self {
         Self {
             client,
             key,
@@ -148,6 +159,8 @@ impl Device {
             connected_before: false,
             resumed: false,
             failures: 0,
+            refused_since: None,
+            active: None,
             leaving: None,
             ended: None,
             inherited: Vec::new(),
@@ -196,10 +209,14 @@ impl Session {
 impl State {
     pub fn connection(&self) -> Option<ConnectionId> {
         match self {
-            Self::Dialing { connection } | Self::Connecting { connection } => Some(*connection),
+            Self::Dialing { connection } | Self::Connecting { connection, .. } => Some(*connection),
             Self::Subscribing { talk, .. } | Self::Ready { talk } => Some(talk.connection),
             Self::Held | Self::WaitingToReconnect(_) => None,
         }
+    }
+
+    pub fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready { .. })
     }
 
     pub fn talk_mut(&mut self) -> Option<&mut Talk> {

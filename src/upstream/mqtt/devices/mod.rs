@@ -37,8 +37,11 @@ use crate::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, CloseReason
 use crate::observability::metrics::{Metrics, UpstreamMetrics};
 use crate::upstream::Occupancy;
 use crate::upstream::clients::Clients;
-use crate::upstream::pace::Pace;
+use crate::upstream::dialer::DialFailure;
+use crate::upstream::health::Health;
+use crate::upstream::pace::Turns;
 use crate::upstream::queue::Queues;
+use crate::upstream::returning::Returning;
 
 use super::Settings;
 use super::brokers::{BrokerId, Brokers, Fault, Standing};
@@ -48,6 +51,7 @@ use device::{Device, Leaving, Session, State, Wait};
 use superseding::{ANSWER_PATIENCE, Orphan};
 
 pub use device::Target;
+pub use reconnecting::Probed;
 
 /// How long the last publications of a device may take.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -67,7 +71,7 @@ pub struct ConnectionId(pub u64);
 /// What is to be done outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// [`Devices::opened`] or [`Devices::ended`] has to follow, unless `HangUp` is faster.
+    /// [`Devices::opened`], [`Devices::not_opened`] or [`Devices::ended`] has to follow, unless `HangUp` is faster.
     Dial {
         connection: ConnectionId,
         target: Target,
@@ -104,7 +108,10 @@ pub struct Devices {
     parked: BTreeSet<DeviceId>,
     queues: Queues,
     brokers: Brokers,
-    pace: Pace,
+    health: Health,
+    /// Devices that are connected again in their turn.
+    turns: Turns,
+    returning: Returning,
     deadlines: Deadlines<Timer>,
     actions: VecDeque<Action>,
     next_connection: u64,
@@ -122,8 +129,10 @@ enum Timer {
     /// The connection of a replaced registration need not be read any longer.
     HandOver(DeviceId),
     Orphan(ConnectionId),
-    /// A broker that is down is tried again.
+    /// A broker is probed, or one that is down is tried again.
     Probe,
+    /// The next device has its turn to be connected again.
+    Turn,
 }
 
 impl Devices {
@@ -140,7 +149,9 @@ impl Devices {
             parked: BTreeSet::new(),
             queues: Queues::new(settings.queue_per_device, settings.queue_total),
             brokers: Brokers::new(&settings.brokers, settings.version),
-            pace: Pace::per_second(settings.connections_per_second),
+            health: Health::default(),
+            turns: Turns::per_second(settings.connections_per_second),
+            returning: Returning::default(),
             deadlines: Deadlines::default(),
             actions: VecDeque::new(),
             next_connection: 0,
@@ -165,7 +176,9 @@ impl Devices {
 
     /// Disconnects every device; the sessions stay.
     pub fn disconnect_all(&mut self, now: Instant) {
-        let all: Vec<DeviceId> = self.devices.keys().copied().collect();
+        let mut all: Vec<DeviceId> = self.devices.keys().copied().collect();
+        // The older ones first: none of them comes back because a newer registration of its clientid has left.
+        all.sort();
         for device in all {
             self.disconnect(now, device, Leaving::ForNow);
         }
@@ -215,13 +228,6 @@ impl Devices {
         }
     }
 
-    /// No connection was opened, for want of a file descriptor of this process: no broker is to blame.
-    pub fn not_dialed(&mut self, now: Instant, connection: ConnectionId) {
-        let Some(id) = self.by_connection.get(&connection).copied() else { return };
-        self.counters().anchors_failed.increment();
-        self.gave_up(now, id, "no file descriptor is left");
-    }
-
     /// A dial failed, or the connection ended.
     pub fn ended(&mut self, now: Instant, connection: ConnectionId, why: &str) {
         let Some(id) = self.by_connection.get(&connection).copied() else {
@@ -237,7 +243,7 @@ impl Devices {
                 self.attempt_failed(now, id, why);
             }
             Some(State::Connecting { .. }) => {
-                self.blame_broker(now, id, Fault::Silent);
+                self.blame_broker(now, id, Fault::Closed);
                 self.attempt_failed(now, id, "the broker closed the connection without an answer to CONNECT");
             }
             Some(State::Subscribing { .. } | State::Ready { .. }) => {
@@ -248,6 +254,20 @@ impl Devices {
                 self.lost(now, id, why);
             }
             Some(State::Held | State::WaitingToReconnect(_)) | None => {}
+        }
+    }
+
+    /// The connection could not be opened.
+    pub fn not_opened(&mut self, now: Instant, connection: ConnectionId, failure: &DialFailure) {
+        match failure {
+            DialFailure::NotReached(why) => self.ended(now, connection, why),
+            DialFailure::Local(why) => {
+                self.counters().anchors_unopened.increment();
+                self.health.not_opened(why);
+                if let Some(id) = self.by_connection.get(&connection).copied() {
+                    self.gave_up(now, id, why);
+                }
+            }
         }
     }
 
@@ -264,6 +284,7 @@ impl Devices {
                 Timer::HandOver(device) => self.rest_or_leave(now, device),
                 Timer::Orphan(connection) => self.orphan_ended(now, connection),
                 Timer::Probe => self.probe(now),
+                Timer::Turn => self.serve_turns(now),
             }
         }
     }
@@ -294,7 +315,11 @@ impl Devices {
 
     /// How it is with the brokers, when that has changed since the last time.
     pub fn take_standing(&mut self) -> Option<Standing> {
-        self.brokers.take_standing()
+        let changed = self.brokers.take_changed() | self.health.take_changed();
+        changed.then(|| {
+            let Standing { serving, detail } = self.brokers.standing();
+            Standing { serving, detail: self.health.add_to(detail) }
+        })
     }
 
     pub fn is_empty(&self) -> bool {
@@ -323,8 +348,8 @@ impl Devices {
         if let Some(connection) = device.state.talk_mut().map(|talk| talk.connection) {
             let packet = self.clients.shared_mut(device.key).map_or(PacketId::FIRST, Session::next_packet);
             let bytes = goodbye(device, packet, leaving);
-            device.state = State::WaitingToReconnect(Wait::BackOff);
             self.leave_connection(id, connection);
+            self.wait_for(id, Wait::BackOff);
             self.actions.push_back(Action::Send { connection, bytes });
             self.actions.push_back(Action::Close { connection });
         }
@@ -402,6 +427,10 @@ impl Devices {
         match reason.ending() {
             Ending::Closed(CloseReason::Discarded) if self.discarded_by_us(id) => {
                 self.lost(now, id, &reason.to_string())
+            }
+            // It was not let in: as CONNACK and SUBACK say it.
+            Ending::Closed(CloseReason::Refused) if !self.state(id).is_some_and(State::is_ready) => {
+                self.refused_by_broker(now, id, reason, format!("DISCONNECT: {reason}"));
             }
             Ending::Closed(closing) => self.close(now, id, closing),
             Ending::Elsewhere => {
@@ -485,6 +514,8 @@ impl Devices {
             self.deadlines.cancel(timer);
         }
         self.parked.remove(&id);
+        self.turns.remove(id);
+        self.returning.left(now, id);
         let key = device.key;
         if self.clients.remove(key, id) {
             self.clear_queue(key);
@@ -498,6 +529,7 @@ impl Devices {
     fn hang_up(&mut self, now: Instant, id: DeviceId) {
         self.stop_talking(id);
         let Some(connection) = self.state(id).and_then(State::connection) else { return };
+        let farewell = self.farewell(id);
         self.leave_connection(id, connection);
         let Some(device) = self.devices.get_mut(&id) else { return };
         let key = device.key;
@@ -507,17 +539,42 @@ impl Devices {
             Some(until) => self.orphan(id, connection, until),
             None => {
                 self.connect_answered(key, connection);
-                self.actions.push_back(Action::HangUp { connection });
+                match farewell {
+                    Some(bytes) => {
+                        self.actions.extend([Action::Send { connection, bytes }, Action::Close { connection }]);
+                    }
+                    None => self.actions.push_back(Action::HangUp { connection }),
+                }
             }
         }
+    }
+
+    /// The last packets to a broker that has the will of a device which was never let in. Without them the broker would
+    /// publish it.
+    fn farewell(&mut self, id: DeviceId) -> Option<Vec<u8>> {
+        let device = self.devices.get(&id)?;
+        let has_will = device.client.will.is_some() && matches!(device.state, State::Subscribing { .. });
+        if !has_will || device.connected_before {
+            return None;
+        }
+        // Another registration of the clientid needs the session.
+        if self.clients.registrations(device.key).len() > 1 {
+            return codec::disconnect(device.version, session_expiry(&device.client), false).ok();
+        }
+        let packet = self.clients.shared_mut(device.key).map_or(PacketId::FIRST, Session::next_packet);
+        Some(goodbye(device, packet, Leaving::ForGood))
     }
 
     /// It belongs to the device no more.
     fn leave_connection(&mut self, id: DeviceId, connection: ConnectionId) {
         if self.by_connection.remove(&connection).is_some()
-            && let Some(broker) = self.devices.get(&id).and_then(Device::broker)
+            && let Some(device) = self.devices.get(&id)
+            && let Some(broker) = device.broker()
         {
             self.brokers.remove_connection(broker);
+            if device.state.is_ready() {
+                self.brokers.remove_client(broker);
+            }
         }
     }
 

@@ -31,10 +31,18 @@ impl Devices {
             return self.dropped(publication.class);
         };
         let key = device.key;
+        self.is_active(now, id);
         if let Some(class) = self.queues.push(key, Queued { device: id, publication }) {
             self.dropped(class);
         }
         self.publish_next(now, key);
+    }
+
+    fn is_active(&mut self, now: Instant, id: DeviceId) {
+        if let Some(device) = self.devices.get_mut(&id) {
+            device.active = Some(now);
+            self.turns.active(id, now);
+        }
     }
 
     /// Publishes what is first in the queue, as much of it as the windows allow, if a device of the clientid is ready.
@@ -62,14 +70,17 @@ impl Devices {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let key = device.key;
         let session = self.clients.shared_mut(key).filter(|session| session.talker == Some(id));
-        let acknowledged = |in_flight: &InFlight| in_flight.packet == packet && in_flight.sent;
+        let acknowledged = |in_flight: &InFlight| in_flight.packet == packet && in_flight.sent.is_some();
         let Some((session, at)) = session.and_then(|session| {
             let at = session.in_flight.iter().position(acknowledged)?;
             Some((session, at))
         }) else {
             return debug!(device = id.0, ?packet, "PUBACK of nothing");
         };
-        let InFlight { serial, .. } = session.in_flight.remove(at);
+        let InFlight { serial, sent, .. } = session.in_flight.remove(at);
+        if let Some(sent) = sent {
+            self.metrics.times.publish.observe(now.saturating_duration_since(sent).as_secs_f64());
+        }
         if let Some(talk) = device.state.talk_mut() {
             talk.progress = now;
         }
@@ -126,7 +137,7 @@ impl Devices {
         let session = self.clients.shared_mut(key)?;
         let (serial, publication) = self.queues.begin(key, window)?;
         if let Some(again) = session.in_flight.iter_mut().find(|in_flight| in_flight.serial == serial) {
-            again.sent = true;
+            again.sent = Some(now);
             return Some(Next::Again(serial, again.packet));
         }
         if publication.qos.min(max_qos) == 0 {
@@ -138,7 +149,7 @@ impl Devices {
         {
             talk.progress = now;
         }
-        session.in_flight.push(InFlight { packet, serial, sent: true });
+        session.in_flight.push(InFlight { packet, serial, sent: Some(now) });
         Some(Next::First(serial, Some(packet)))
     }
 

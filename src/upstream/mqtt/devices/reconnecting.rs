@@ -1,12 +1,14 @@
 //! From the loss of a connection, or a restart of this program, to the next attempt: a back-off after a loss, then a turn
-//! among the many that come back. While the broker cannot be reached the devices are parked, and one in a second tries; the
-//! first that is answered brings all of them back.
+//! among the many that come back, where the devices that were active last come first. While the broker cannot be reached
+//! the devices are parked, and one in a second tries. When it, or a probe, is answered, all devices that wait have their
+//! turn, also those whose back-off is not over.
 
 use std::time::{Duration, Instant};
 
 use tracing::debug;
 
 use crate::gateway::broker::{ClientInfo, DeviceId};
+use crate::upstream::dialer::DialFailure;
 use crate::upstream::mqtt::brokers::{BrokerId, Fault};
 use crate::upstream::pace::back_off;
 
@@ -16,6 +18,19 @@ use super::{Action, Devices, State, Timer, Wait};
 /// A connection that ends earlier counts as an attempt that led to nothing: two gateways that take a clientid from each
 /// other do so at a slow pace.
 const STABLE: Duration = Duration::from_secs(10);
+
+/// How a probe ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probed {
+    /// The broker accepted a connection, in this time.
+    Accepted {
+        took: Duration,
+    },
+    /// It closed the connection at once.
+    Closed,
+    NoAnswer,
+    NotOpened(DialFailure),
+}
 
 impl Devices {
     /// The connection is gone, and it was not the broker's will as far as we know.
@@ -35,8 +50,9 @@ impl Devices {
     pub(super) fn resume(&mut self, now: Instant, id: DeviceId, client: ClientInfo) {
         let key = self.clients.add(&client.clientid, id);
         self.devices.insert(id, Device::resumed(client, key));
+        self.returning.add(now, id);
         self.supersede_older(now, key, id);
-        if self.brokers.any_up() { self.take_slot(now, id) } else { self.park(id) }
+        if self.brokers.any_up() { self.take_turn(now, id) } else { self.park(id) }
     }
 
     pub(super) fn back_off(&mut self, now: Instant, id: DeviceId) {
@@ -55,57 +71,104 @@ impl Devices {
 
     pub(super) fn waited(&mut self, now: Instant, id: DeviceId, wait: Wait) {
         match wait {
-            Wait::BackOff if self.has_target(id) => self.take_slot(now, id),
+            Wait::BackOff if self.has_target(id) => self.take_turn(now, id),
             Wait::BackOff => self.park(id),
-            Wait::Slot | Wait::Parked => self.dial_again(now, id),
-            // Its time comes with the end of the newer registration.
-            Wait::Superseded => {}
+            // None of these has a time of its own.
+            Wait::Turn | Wait::Parked | Wait::Superseded => {}
         }
     }
 
-    pub(super) fn release_parked(&mut self, now: Instant) {
-        while let Some(id) = self.parked.pop_first() {
-            self.take_slot(now, id);
+    /// A broker that was down serves again.
+    pub(super) fn recovered(&mut self, now: Instant) {
+        self.counters().nodes_recovered.increment();
+        self.plan_probe();
+        let away = |device: &Device| device.connected_before && device.leaving.is_none() && !device.state.is_ready();
+        let away = self.devices.iter().filter(|(_, device)| away(device)).map(|(id, _)| *id);
+        self.returning.begin(now, away);
+        self.connect_waiting(now);
+    }
+
+    /// Gives a turn to every device that waits, whatever for.
+    pub(super) fn connect_waiting(&mut self, now: Instant) {
+        let waits = |device: &Device| match &device.state {
+            State::WaitingToReconnect(Wait::BackOff | Wait::Turn | Wait::Parked) => true,
+            State::WaitingToReconnect(Wait::Superseded)
+            | State::Held
+            | State::Dialing { .. }
+            | State::Connecting { .. }
+            | State::Subscribing { .. }
+            | State::Ready { .. } => false,
+        };
+        let waiting: Vec<_> = self.devices.iter().filter(|(_, device)| waits(device)).map(|(id, _)| *id).collect();
+        waiting.into_iter().for_each(|id| self.queue_for_turn(id));
+        self.serve_turns(now);
+    }
+
+    /// Connects those devices again that have their turn now.
+    pub(super) fn serve_turns(&mut self, now: Instant) {
+        while let Some(id) = self.turns.take(now) {
+            self.dial_again(now, id);
+        }
+        match self.turns.next(now) {
+            Some(at) => self.deadlines.set(Timer::Turn, at),
+            None => self.deadlines.cancel(Timer::Turn),
         }
     }
 
-    /// Looks at every broker, before there is any device.
-    pub fn probe_all(&mut self) {
-        for broker in self.brokers.ids() {
-            self.actions.push_back(Action::Probe { broker });
-        }
+    /// Begins to probe every broker, before there is any device.
+    pub fn probe_all(&mut self, now: Instant) {
+        self.brokers.begin_probing(now);
+        self.probe(now);
     }
 
-    pub fn probed(&mut self, now: Instant, broker: BrokerId, result: Result<(), String>) {
-        match result {
-            Ok(()) => self.broker_answered(now, broker),
-            Err(why) => {
-                if self.brokers.failed(now, broker, Fault::NotReached(&why)) {
-                    self.counters().nodes_failed.increment();
+    /// How a probe ended.
+    pub fn probed(&mut self, now: Instant, broker: BrokerId, outcome: Probed) {
+        match outcome {
+            Probed::Accepted { took } => {
+                self.metrics.times.probe.observe(took.as_secs_f64());
+                self.health.opened();
+                if self.brokers.accepts(now, broker) {
+                    self.recovered(now);
                 }
-                self.plan_probe();
+            }
+            Probed::Closed => self.probe_failed(now, broker, Fault::Closed),
+            Probed::NoAnswer => self.probe_failed(now, broker, Fault::NotReached("no answer")),
+            Probed::NotOpened(DialFailure::NotReached(why)) => self.probe_failed(now, broker, Fault::NotReached(&why)),
+            // It says nothing of the broker.
+            Probed::NotOpened(DialFailure::Local(why)) => {
+                self.health.not_opened(&why);
+                self.brokers.probe_soon(now, broker);
             }
         }
-    }
-
-    /// No probe was made, for want of a file descriptor of this process.
-    pub fn not_probed(&mut self) {
         self.plan_probe();
     }
 
-    /// One of the devices that wait for the broker looks whether it is there again; where none waits, nobody does more than
-    /// connect.
+    fn probe_failed(&mut self, now: Instant, broker: BrokerId, fault: Fault<'_>) {
+        if self.brokers.failed(now, broker, fault) {
+            self.counters().nodes_failed.increment();
+        } else {
+            self.brokers.probe_soon(now, broker);
+        }
+    }
+
+    /// Probes the brokers that are due. At one that is down, one of the devices that wait for it looks whether it is there
+    /// again, which says more than a connection.
     pub(super) fn probe(&mut self, now: Instant) {
-        self.counters().probes.increment();
-        match self.parked.pop_first() {
-            Some(id) => self.dial_again(now, id),
-            None => {
-                if let Some(broker) = self.brokers.due(now) {
-                    self.actions.push_back(Action::Probe { broker });
-                }
+        while let Some(broker) = self.brokers.due_up(now) {
+            self.begin_probe(broker);
+        }
+        while self.brokers.is_due_down(now) {
+            match self.parked.pop_first() {
+                Some(id) => self.dial_again(now, id),
+                None => self.brokers.due_down(now).into_iter().for_each(|broker| self.begin_probe(broker)),
             }
         }
         self.plan_probe();
+    }
+
+    fn begin_probe(&mut self, broker: BrokerId) {
+        self.counters().probes.increment();
+        self.actions.push_back(Action::Probe { broker });
     }
 
     fn has_target(&self, id: DeviceId) -> bool {
@@ -113,13 +176,17 @@ impl Devices {
         referred || self.brokers.any_up()
     }
 
-    fn take_slot(&mut self, now: Instant, id: DeviceId) {
-        let slot = self.pace.reserve(now);
-        if slot <= now {
-            return self.dial_again(now, id);
-        }
-        self.wait_for(id, Wait::Slot);
-        self.deadlines.set(Timer::Device(id), slot);
+    fn take_turn(&mut self, now: Instant, id: DeviceId) {
+        self.queue_for_turn(id);
+        self.serve_turns(now);
+    }
+
+    fn queue_for_turn(&mut self, id: DeviceId) {
+        self.parked.remove(&id);
+        self.deadlines.cancel(Timer::Device(id));
+        self.wait_for(id, Wait::Turn);
+        let active = self.devices.get(&id).and_then(|device| device.active);
+        self.turns.add(id, active);
     }
 
     fn park(&mut self, id: DeviceId) {
@@ -136,7 +203,7 @@ impl Devices {
         }
     }
 
-    fn wait_for(&mut self, id: DeviceId, wait: Wait) {
+    pub(super) fn wait_for(&mut self, id: DeviceId, wait: Wait) {
         if let Some(device) = self.devices.get_mut(&id) {
             device.state = State::WaitingToReconnect(wait);
         }
@@ -145,7 +212,7 @@ impl Devices {
     fn dial_again(&mut self, now: Instant, id: DeviceId) {
         let Some(device) = self.devices.get(&id) else { return };
         if let Some(until) = self.unanswered_until(now, device.key) {
-            self.wait_for(id, Wait::Slot);
+            self.wait_for(id, Wait::BackOff);
             return self.deadlines.set(Timer::Device(id), until);
         }
         let target = match &device.target {

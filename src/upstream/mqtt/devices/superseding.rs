@@ -66,6 +66,7 @@ impl Devices {
         self.deadlines.cancel(Timer::Device(id));
         self.deadlines.cancel(Timer::HandOver(id));
         self.parked.remove(&id);
+        self.turns.remove(id);
         if let Some(device) = self.devices.get_mut(&id) {
             device.state = State::WaitingToReconnect(Wait::Superseded);
         }
@@ -197,7 +198,7 @@ impl Devices {
         let Some(session) = self.clients.shared_mut(key).filter(|session| session.talker == Some(id)) else { return };
         session.talker = None;
         for in_flight in &mut session.in_flight {
-            in_flight.sent = false;
+            in_flight.sent = None;
         }
         self.queues.give_back(key);
     }

@@ -28,7 +28,7 @@ impl Scene {
     }
 
     /// Everything that is to be done now; remembers where the anchors go.
-    fn actions(&mut self) -> Vec<Action> {
+    pub(super) fn actions(&mut self) -> Vec<Action> {
         let actions: Vec<Action> = std::iter::from_fn(|| self.devices.poll_action()).collect();
         for action in &actions {
             if let Action::Dial { anchor, node, .. } = action {
@@ -40,7 +40,11 @@ impl Scene {
 
     /// Lets the time pass and gives each dial, and when it was; each anchor to a node that `refuses` is refused, a probe
     /// too.
-    fn dials(&mut self, time: Duration, refuses: &[NodeId]) -> Vec<(Duration, Owner, NodeId, AnchorId, Token)> {
+    pub(super) fn dials(
+        &mut self,
+        time: Duration,
+        refuses: &[NodeId],
+    ) -> Vec<(Duration, Owner, NodeId, AnchorId, Token)> {
         let (start, mut dials) = (self.now, Vec::new());
         while let Some(at) = self.devices.next_deadline().filter(|at| *at <= start + time) {
             self.now = at;
@@ -49,7 +53,7 @@ impl Scene {
                 let Action::Dial { anchor, node, token } = action else { continue };
                 dials.push((at - start, self.devices.by_anchor[&anchor], node, anchor, token));
                 if refuses.contains(&node) {
-                    self.devices.dialed(at, anchor, Err("connection refused".to_owned()));
+                    self.devices.dialed(at, anchor, not_reached());
                     self.expect(&[hang_up(anchor)]);
                 }
             }
@@ -59,7 +63,7 @@ impl Scene {
     }
 
     /// The node has a probe under way by now, after at most a second: gives it.
-    fn probe_of(&mut self, node: NodeId) -> (AnchorId, Token) {
+    pub(super) fn probe_of(&mut self, node: NodeId) -> (AnchorId, Token) {
         let dials = self.dials(seconds(1), &[]);
         let probe = dials.into_iter().find(|(_, owner, ..)| *owner == Owner::Probe(node));
         let (_, _, to, anchor, token) = probe.expect("a probe");
@@ -68,7 +72,7 @@ impl Scene {
     }
 
     /// Answers a probe all the way.
-    fn serve_probe(&mut self, node: NodeId, anchor: AnchorId, token: &Token) {
+    pub(super) fn serve_probe(&mut self, node: NodeId, anchor: AnchorId, token: &Token) {
         self.devices.dialed(self.now, anchor, Ok(()));
         self.socket_says("probe", &token.line());
         let call = Call::Ping { conn: "probe".to_owned() };
@@ -85,7 +89,7 @@ impl Scene {
 
     /// The device has become a client again, there.
     #[track_caller]
-    fn come_back(&mut self, anchor: AnchorId, token: &Token, device: DeviceId, conn: &str) {
+    pub(super) fn come_back(&mut self, anchor: AnchorId, token: &Token, device: DeviceId, conn: &str) {
         self.devices.dialed(self.now, anchor, Ok(()));
         self.socket_says(conn, &token.line());
         self.expect_authenticate(device, anchor, conn);
@@ -95,7 +99,7 @@ impl Scene {
     }
 }
 
-fn of_devices(dials: &[(Duration, Owner, NodeId, AnchorId, Token)]) -> Vec<(DeviceId, NodeId)> {
+pub(super) fn of_devices(dials: &[(Duration, Owner, NodeId, AnchorId, Token)]) -> Vec<(DeviceId, NodeId)> {
     let device = |owner: &Owner| match owner {
         Owner::Device(device) => Some(*device),
         Owner::Probe(_) => None,
@@ -108,7 +112,7 @@ fn while_the_broker_is_away_connects_fail_at_once_and_one_probe_a_second_looks_f
     let mut scene = Scene::new();
     scene.command_connect(ONE, "ep1");
     let (anchor, _) = scene.expect_dial();
-    scene.devices.dialed(scene.now, anchor, Err("connection refused".to_owned()));
+    scene.devices.dialed(scene.now, anchor, not_reached());
     scene.expect_unavailable(ONE);
     scene.expect(&[hang_up(anchor)]);
 
@@ -124,7 +128,6 @@ fn while_the_broker_is_away_connects_fail_at_once_and_one_probe_a_second_looks_f
 
     scene.recover(A);
     scene.expect_nothing();
-    assert_eq!(scene.devices.next_deadline(), None);
     scene.connect(ONE, "c1");
     assert_eq!((scene.metrics.upstream.nodes_failed.value(), scene.metrics.upstream.nodes_recovered.value()), (1, 1));
     assert_eq!(scene.metrics.upstream.probes.value(), 11);
@@ -175,7 +178,7 @@ fn new_devices_are_spread_over_the_nodes_that_are_up() {
     assert_eq!(scene.dialed[&refused], A);
 
     // A node that refuses it is no matter to the device: it is at the next one within the same Connect.
-    scene.devices.dialed(scene.now, refused, Err("connection refused".to_owned()));
+    scene.devices.dialed(scene.now, refused, not_reached());
     assert_eq!(scene.devices.poll_action(), Some(hang_up(refused)));
     let anchor = scene.attempt(DeviceId(7), "c7");
     scene.expect(&[Action::Tell(BrokerEvent::Connected { device: DeviceId(7) })]);
@@ -407,7 +410,7 @@ fn a_node_that_is_back_gets_the_next_devices_and_none_is_moved() {
 
     scene.recover(A);
     scene.expect_nothing();
-    assert!(scene.dials(seconds(60), &[]).is_empty());
+    assert_eq!(of_devices(&scene.dials(seconds(4), &[])), []);
     for (id, expected) in [(5, A), (6, A), (7, A), (8, A)] {
         let anchor = scene.connect(DeviceId(id), &format!("c{id}"));
         assert_eq!(scene.dialed[&anchor], expected, "{id}");
@@ -438,14 +441,14 @@ fn the_kick_of_a_device_that_moved_is_heard_from_its_new_node_and_not_from_the_o
 fn a_node_is_looked_at_before_there_are_devices() {
     let mut scene = Scene::new();
     let standing = scene.devices.take_standing().unwrap();
-    assert_eq!((standing.serving, standing.detail.as_str()), (false, "a was not reached yet"));
+    assert_eq!((standing.serving, standing.detail.as_str()), (false, "a has not answered yet"));
     scene.devices.probe_all(scene.now);
     let (anchor, token) = scene.expect_dial();
     scene.serve_probe(A, anchor, &token);
     let standing = scene.devices.take_standing().unwrap();
-    assert_eq!((standing.serving, standing.detail.as_str()), (true, "a serves"));
+    assert_eq!((standing.serving, standing.detail.as_str()), (true, "a is available"));
     assert_eq!(scene.metrics.upstream.nodes_recovered.value(), 0);
-    assert_eq!((scene.devices.take_standing(), scene.devices.next_deadline()), (None, None));
+    assert_eq!(scene.devices.take_standing(), None);
 }
 
 #[test]
@@ -453,7 +456,7 @@ fn a_node_that_is_away_from_the_start_is_probed_until_it_serves() {
     let mut scene = Scene::new();
     scene.devices.probe_all(scene.now);
     let (anchor, _) = scene.expect_dial();
-    scene.devices.dialed(scene.now, anchor, Err("connection refused".to_owned()));
+    scene.devices.dialed(scene.now, anchor, not_reached());
     scene.expect(&[hang_up(anchor)]);
     let standing = scene.devices.take_standing().unwrap();
     assert!(
@@ -474,7 +477,7 @@ fn a_device_that_finds_the_node_away_first_leaves_the_first_probe_its_time() {
     let (probe, token) = scene.expect_dial();
     scene.command_connect(ONE, "ep1");
     let (anchor, _) = scene.expect_dial();
-    scene.devices.dialed(scene.now, anchor, Err("connection refused".to_owned()));
+    scene.devices.dialed(scene.now, anchor, not_reached());
     assert_eq!(scene.devices.occupancy().nodes_down, 1);
     while scene.devices.poll_action().is_some() {}
     assert_eq!(scene.dials(seconds(4), &[]), []);
@@ -487,7 +490,7 @@ fn a_want_of_file_descriptors_is_no_fault_of_the_node() {
     let mut scene = Scene::new();
     scene.devices.probe_all(scene.now);
     let (anchor, _) = scene.expect_dial();
-    scene.devices.not_dialed(scene.now, anchor);
+    scene.devices.dialed(scene.now, anchor, nothing_left());
     scene.expect(&[hang_up(anchor)]);
     scene.advance_to_deadline();
     let (anchor, token) = scene.expect_dial();
@@ -495,7 +498,7 @@ fn a_want_of_file_descriptors_is_no_fault_of_the_node() {
 
     scene.command_connect(ONE, "ep1");
     let (anchor, _) = scene.expect_dial();
-    scene.devices.not_dialed(scene.now, anchor);
+    scene.devices.dialed(scene.now, anchor, nothing_left());
     scene.expect_unavailable(ONE);
     assert_eq!((scene.devices.occupancy().nodes_up, scene.metrics.upstream.nodes_failed.value()), (1, 0));
 }

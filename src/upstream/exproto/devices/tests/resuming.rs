@@ -24,10 +24,9 @@ fn a_device_of_before_waits_for_a_broker_that_is_away_and_so_does_what_it_says()
     scene.command_resume(ONE, "ep1");
     scene.publish(ONE, "a");
     let (anchor, _) = scene.expect_dial();
-    scene.devices.dialed(scene.now, anchor, Err("connection refused".to_owned()));
+    scene.devices.dialed(scene.now, anchor, not_reached());
     scene.expect(&[hang_up(anchor)]);
     scene.recover(NodeId(0));
-    scene.advance_to_deadline();
     let anchor = scene.attempt(ONE, "c1");
     let conn = "c1".to_owned();
     let publication = publication("a", UplinkClass::Answer);
@@ -48,19 +47,6 @@ fn a_device_of_before_is_told_as_connected_once() {
     scene.advance_to_deadline();
     scene.attempt(ONE, "c2");
     scene.expect_nothing();
-}
-
-#[test]
-fn a_device_of_before_that_the_broker_refuses_is_closed() {
-    let mut scene = Scene::new();
-    scene.command_resume(ONE, "ep1");
-    let (anchor, token) = scene.expect_dial();
-    scene.socket_says("c1", &token.line());
-    scene.expect_authenticate(ONE, anchor, "c1");
-    scene.answer(anchor, Outcome::Refused("not_authorized".to_owned()));
-    let closed = BrokerEvent::Closed { device: ONE, reason: CloseReason::Refused };
-    scene.expect(&[Action::Tell(closed), hang_up(anchor)]);
-    assert!(scene.devices.is_empty());
 }
 
 #[test]

@@ -207,7 +207,7 @@ fn when_the_newer_registration_fails_the_older_one_comes_back() {
             scene.expect(&[hang_up(anchor)]);
         }
         if state == "Slot" {
-            scene.devices.pace.reserve(scene.now + seconds(3));
+            scene.devices.turns.hold(scene.now + seconds(3));
             scene.advance_to_deadline();
             scene.expect_nothing();
         }

@@ -1,0 +1,127 @@
+//! Disturbances that are not the fault of one of the broker's nodes: a broker that refuses every device, and a machine on
+//! which no more connections can be opened. Each is logged once per change, and stands in the detail of the condition.
+
+use tracing::{info, warn};
+
+/// Refusals in a row, with no device accepted between them and none connected, after which the broker refuses everybody.
+const EVERYBODY: u32 = 3;
+
+#[derive(Debug, Default)]
+pub struct Health {
+    refused_in_a_row: u32,
+    /// The reason of the last refusal, while every device is refused.
+    refusal: Option<String>,
+    /// Why connections cannot be opened.
+    unopened: Option<String>,
+    /// Since the details were asked for last.
+    changed: bool,
+}
+
+impl Health {
+    /// The broker refused a device while so many are connected.
+    pub fn refused(&mut self, reason: &str, connected: usize) {
+        if connected > 0 {
+            self.refused_in_a_row = 0;
+            return;
+        }
+        self.refused_in_a_row = self.refused_in_a_row.saturating_add(1);
+        if self.refused_in_a_row < EVERYBODY || self.refusal.is_some() {
+            return;
+        }
+        self.refusal = Some(reason.to_owned());
+        self.changed = true;
+        warn!(reason, "{}", REFUSES_ALL);
+    }
+
+    /// The broker accepted a device. Says whether it refused several before that one, and so perhaps all of them.
+    pub fn accepted(&mut self) -> bool {
+        if self.refusal.take().is_some() {
+            self.changed = true;
+            info!("the broker accepts devices again");
+        }
+        std::mem::take(&mut self.refused_in_a_row) >= EVERYBODY
+    }
+
+    /// A connection to the broker could not be opened, for a reason of this machine.
+    pub fn not_opened(&mut self, why: &str) {
+        if self.unopened.as_deref() != Some(why) {
+            self.unopened = Some(why.to_owned());
+            self.changed = true;
+            warn!("no connection to the broker can be opened: {why}");
+        }
+    }
+
+    pub fn opened(&mut self) {
+        if self.unopened.take().is_some() {
+            self.changed = true;
+            info!("connections to the broker can be opened again");
+        }
+    }
+
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Adds what there is to say to the detail of the condition.
+    pub fn add_to(&self, detail: String) -> String {
+        let refusal = self.refusal.as_ref().map(|reason| format!("{REFUSES_ALL} ({reason})"));
+        let unopened = self.unopened.as_ref().map(|why| format!("no connection to the broker can be opened: {why}"));
+        [Some(detail), refusal, unopened].into_iter().flatten().collect::<Vec<_>>().join("; ")
+    }
+}
+
+const REFUSES_ALL: &str = "the broker refuses every device. It needs an authenticator that accepts what `clientinfo` makes of \
+                           a device, and access rules that allow its topics: see docs/emqx.md, \"Authentication and \
+                           authorization\"";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_refuses_everybody_when_none_is_connected_and_three_in_a_row_were_refused() {
+        let mut health = Health::default();
+        health.refused("not authorized", 0);
+        health.refused("not authorized", 0);
+        assert!(!health.take_changed());
+        health.refused("not authorized", 0);
+        assert!(health.take_changed());
+        let detail = health.add_to("a".to_owned());
+        assert!(detail.starts_with("a; the broker refuses every device") && detail.ends_with("(not authorized)"));
+        health.refused("not authorized", 0);
+        assert!(!health.take_changed());
+
+        assert!(health.accepted());
+        assert!(health.take_changed());
+        assert_eq!(health.add_to("a".to_owned()), "a");
+        assert!(!health.accepted());
+    }
+
+    #[test]
+    fn a_broker_that_serves_others_does_not_refuse_everybody() {
+        let mut health = Health::default();
+        (0..10).for_each(|_| health.refused("banned", 1));
+        assert!(!health.take_changed());
+        assert_eq!(health.add_to("a".to_owned()), "a");
+        for _ in 0..10 {
+            health.refused("banned", 0);
+            health.refused("banned", 0);
+            assert!(!health.accepted());
+        }
+        assert!(!health.take_changed());
+    }
+
+    #[test]
+    fn connections_that_cannot_be_opened_are_told_until_one_is() {
+        let mut health = Health::default();
+        health.not_opened("too many open files");
+        assert!(health.take_changed());
+        health.not_opened("too many open files");
+        assert!(!health.take_changed());
+        assert_eq!(health.add_to("a".to_owned()), "a; no connection to the broker can be opened: too many open files");
+        health.opened();
+        assert!(health.take_changed());
+        health.opened();
+        assert!(!health.take_changed());
+    }
+}
