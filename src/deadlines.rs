@@ -57,6 +57,11 @@ impl<K: Copy + Ord + Hash> Deadlines<K> {
         self.ordered.first().copied()
     }
 
+    /// Returns every key, the one with the earliest deadline first.
+    pub fn keys(&self) -> impl Iterator<Item = K> {
+        self.ordered.iter().map(|(_, key)| *key)
+    }
+
     pub fn len(&self) -> usize {
         self.ordered.len()
     }

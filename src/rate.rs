@@ -1,5 +1,6 @@
-//! How much strangers may do: buckets of tokens, one for each address and one for all of them.
+//! How much peers may do: buckets of tokens. For strangers there is one for each address and one for all of them.
 
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,14 @@ pub struct Rate {
 }
 
 impl Rate {
+    /// Returns this many times the rate, and the rate itself for none.
+    pub fn times(self, factor: usize) -> Self {
+        let factor = u32::try_from(factor).unwrap_or(u32::MAX).max(1);
+        let times = |number: u32| number.saturating_mul(factor);
+        // Beyond a million a second the interval would be shorter than the clock tells.
+        Self { per_second: times(self.per_second).min(1_000_000), burst: times(self.burst) }
+    }
+
     /// How long one of them counts.
     pub fn interval(self) -> Duration {
         Duration::from_secs(1) / self.per_second
@@ -33,6 +42,43 @@ impl Rate {
 pub enum Exceeded {
     Address,
     Total,
+}
+
+/// A bucket for each key, by the time when it is full again. A key whose bucket is full is like one that never took.
+#[derive(Debug)]
+pub struct Buckets<K> {
+    full: Deadlines<K>,
+}
+
+impl<K> Default for Buckets<K> {
+    fn default() -> Self {
+        Self { full: Deadlines::default() }
+    }
+}
+
+impl<K: Copy + Ord + Hash> Buckets<K> {
+    /// Takes a token from the bucket of this key. Returns `false`, and takes nothing, if it is empty.
+    pub fn take(&mut self, now: Instant, key: K, rate: Rate) -> bool {
+        self.forget_full(now);
+        let full = after_one_more(rate, now, self.full.get(key));
+        if let Some(full) = full {
+            self.full.set(key, full);
+        }
+        full.is_some()
+    }
+
+    /// To be called now and then: else a key is remembered until something is taken.
+    pub fn forget_full(&mut self, now: Instant) {
+        while self.full.pop_expired(now).is_some() {}
+    }
+
+    pub fn len(&self) -> usize {
+        self.full.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.full.is_empty()
+    }
 }
 
 /// One limit, for each address and for all.
@@ -126,6 +172,22 @@ mod tests {
         assert_eq!(limiter.take(start, source(1)), Err(Exceeded::Address));
         assert_eq!(taken(&mut limiter, start + Duration::from_millis(1_000), source(1), 100), 10);
         assert_eq!(taken(&mut limiter, start + Duration::from_secs(60), source(1), 100), 20);
+    }
+
+    #[test]
+    fn each_key_has_its_burst_at_once_and_then_its_rate() {
+        let (start, mut buckets) = (Instant::now(), Buckets::default());
+        let mut taken = |key, seconds, rate: Rate| {
+            let now = start + Duration::from_secs(seconds);
+            (0..100).filter(|_| buckets.take(now, key, rate)).count()
+        };
+        assert_eq!(taken('a', 0, LIMIT.address), 20);
+        assert_eq!(taken('b', 0, LIMIT.address), 20);
+        assert_eq!(taken('a', 1, LIMIT.address), 10);
+        assert_eq!(taken('a', 60, LIMIT.address.times(2)), 40);
+        assert_eq!(taken('a', 61, LIMIT.address.times(2)), 20);
+        buckets.forget_full(start + Duration::from_secs(120));
+        assert!(buckets.is_empty());
     }
 
     #[test]

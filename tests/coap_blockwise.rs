@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use lwm2m_gateway::coap::options::number;
 use lwm2m_gateway::coap::{
-    BlockError, Code, Endpoint, Event, ExchangeId, Kind, Message, MessageId, Options, Output, Parameters, Peer,
-    Request, Response, Token, Transmit,
+    AssociationId, BlockError, Code, Endpoint, Event, ExchangeId, Failure, Kind, Message, MessageId, Occupancy,
+    Options, Output, Parameters, Peer, Request, Response, Standing, Token, Transmit,
 };
 use proptest::prelude::*;
 use rand::rngs::StdRng;
@@ -326,7 +326,7 @@ fn a_body_that_changes_is_fetched_anew_once() {
     scene.answer(&again, Code::CONTENT, &[(number::BLOCK2, block(0, true, 64)), (number::ETAG, 2)], &body(64));
     let rest = scene.sent();
     scene.answer(&rest, Code::CONTENT, &[(number::BLOCK2, block(1, false, 64)), (number::ETAG, 3)], b"newer");
-    assert!(matches!(scene.event(), Some(Event::Failed { error: BlockError::Changed, .. })));
+    assert!(matches!(scene.event(), Some(Event::Failed { error: Failure::Transfer(BlockError::Changed), .. })));
     scene.expect_nothing_more();
 }
 
@@ -348,34 +348,91 @@ fn blocks_that_do_not_fit_together_fail_the_transfer() {
         scene.answer(&first, Code::CONTENT, &[(number::BLOCK2, block(0, true, 64))], &body(64));
         let second = scene.sent();
         scene.answer(&second, Code::CONTENT, options, &body(length));
-        assert_eq!(scene.event(), Some(Event::Failed { exchange, error }), "{options:?}");
+        assert_eq!(scene.event(), Some(Event::Failed { exchange, error: error.into() }), "{options:?}");
         scene.expect_nothing_more();
         assert_eq!(scene.endpoint.next_deadline(), None);
     }
 }
 
+/// Some devices answer 5.03 to everything until their transfer has ended (eclipse-leshan and others).
 #[test]
-fn a_body_beyond_the_limit_is_given_up() {
+fn a_body_beyond_the_limit_is_fetched_to_its_end_and_discarded() {
     let mut scene = Scene::with(Parameters { received_body: 100, ..Parameters::default() });
     let exchange = scene.send(Request::new(Code::GET));
-    let first = scene.sent();
-    scene.answer(&first, Code::CONTENT, &[(number::BLOCK2, block(0, true, 64))], &body(64));
-    let second = scene.sent();
-    scene.answer(&second, Code::CONTENT, &[(number::BLOCK2, block(1, true, 64))], &body(64));
-    assert_eq!(scene.event(), Some(Event::Failed { exchange, error: BlockError::TooLarge }));
+    for number in 0..5 {
+        let sent = scene.sent();
+        scene.answer(&sent, Code::CONTENT, &[(number::BLOCK2, block(number, number < 4, 64))], &body(64));
+        let held = scene.endpoint.occupancy().received_bytes;
+        assert_eq!(held, if number == 0 { 64 } else { 0 }, "what is discarded is not held");
+    }
+    let error = Failure::Discarded { size: 320, limit: 100 };
+    assert_eq!(scene.event(), Some(Event::Failed { exchange, error }));
+    let told = error.to_string();
+    assert!(told.contains("320 bytes") && told.contains("coap.received_body is 100"), "{told}");
     scene.expect_nothing_more();
+    assert_eq!(scene.endpoint.next_deadline(), None);
+}
+
+#[test]
+fn a_body_that_has_no_end_is_given_up_after_16_mebibytes() {
+    let mut scene = Scene::new();
+    let exchange = scene.send(Request::new(Code::GET));
+    for number in 0..16 * 1024 {
+        let sent = scene.sent();
+        scene.answer(&sent, Code::CONTENT, &[(number::BLOCK2, block(number, true, 1024))], &body(1024));
+        assert!(scene.endpoint.occupancy().received_bytes <= 1024 * 1024);
+    }
+    let error = BlockError::TooLarge.into();
+    assert_eq!(scene.event(), Some(Event::Failed { exchange, error }));
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn a_body_beyond_the_room_for_all_bodies_fails_with_the_reason() {
+    let parameters = Parameters { received_body: 100, received_bytes: 200, ..Parameters::default() };
+    let mut scene = Scene::with(parameters);
+    let mut fetches = Vec::new();
+    for host in 1..=3 {
+        let exchange = scene.endpoint.send_request(scene.now, peer(host), Request::new(Code::GET));
+        let sent = scene.sent();
+        fetches.push((exchange, sent.clone()));
+        let first = message(
+            Kind::Acknowledgement,
+            Code::CONTENT,
+            sent.id,
+            sent.token,
+            &[(number::BLOCK2, block(0, true, 64))],
+            &body(64),
+        );
+        scene.endpoint.handle_datagram(scene.now, peer(host), &first.encode());
+        scene.sent();
+    }
+    assert_eq!(scene.endpoint.occupancy().received_bytes, 192);
+    scene.expect_nothing_more();
+    let exchange = scene.endpoint.send_request(scene.now, peer(4), Request::new(Code::GET));
+    let sent = scene.sent();
+    let options = [(number::BLOCK2, block(0, true, 16))];
+    let first = message(Kind::Acknowledgement, Code::CONTENT, sent.id, sent.token, &options, &body(16));
+    scene.endpoint.handle_datagram(scene.now, peer(4), &first.encode());
+    let error = Failure::Transfer(BlockError::NoRoom);
+    assert!(error.to_string().contains("coap.received_bytes"));
+    assert_eq!(scene.event(), Some(Event::Failed { exchange, error }));
+
+    // An end of another one makes room.
+    scene.endpoint.forget(fetches[0].0);
+    assert_eq!(scene.endpoint.occupancy().received_bytes, 128);
 }
 
 #[test]
 fn notifications_keep_their_order_while_the_body_of_one_is_fetched() {
     let (mut scene, observation, token) = Scene::observing();
-    scene.notify(token, &[(number::OBSERVE, 2), (number::BLOCK2, block(0, true, 16))], &body(16));
+    scene.notify(token, &[(number::OBSERVE, 2), (number::ETAG, 7), (number::BLOCK2, block(0, true, 16))], &body(16));
     let fetch = scene.sent();
     assert_ne!(fetch.token, token);
     scene.notify(token, &[(number::OBSERVE, 3)], b"small");
     scene.expect_nothing_more();
 
-    scene.answer(&fetch, Code::CONTENT, &[(number::BLOCK2, block(1, false, 16))], b"end");
+    scene.answer(&fetch, Code::CONTENT, &[(number::ETAG, 7), (number::BLOCK2, block(1, false, 16))], b"end");
     let told: Vec<_> = std::iter::from_fn(|| scene.event())
         .map(|event| match event {
             Event::Notification { observation: of, number, response, .. } if of == observation => {
@@ -395,11 +452,12 @@ fn a_notification_waits_for_the_first_answer_whose_body_is_fetched() {
     request.options.add_uint(number::OBSERVE, 0);
     scene.send(request);
     let first = scene.sent();
-    scene.answer(&first, Code::CONTENT, &[(number::OBSERVE, 1), (number::BLOCK2, block(0, true, 16))], &body(16));
+    let options = [(number::OBSERVE, 1), (number::ETAG, 7), (number::BLOCK2, block(0, true, 16))];
+    scene.answer(&first, Code::CONTENT, &options, &body(16));
     let fetch = scene.sent();
     scene.notify(first.token, &[(number::OBSERVE, 2)], b"two");
     scene.expect_nothing_more();
-    scene.answer(&fetch, Code::CONTENT, &[(number::BLOCK2, block(1, false, 16))], b"end");
+    scene.answer(&fetch, Code::CONTENT, &[(number::ETAG, 7), (number::BLOCK2, block(1, false, 16))], b"end");
     assert!(matches!(scene.event(), Some(Event::Response { observing: Some(1), .. })));
     assert!(matches!(scene.event(), Some(Event::Notification { number: Some(2), .. })));
     scene.expect_nothing_more();
@@ -411,8 +469,8 @@ fn a_notification_whose_body_cannot_be_fetched_is_told_as_such() {
     scene.notify(token, &[(number::OBSERVE, 2), (number::BLOCK2, block(0, true, 16))], &body(16));
     let fetch = scene.sent();
     scene.receive(Message::empty(Kind::Reset, fetch.id));
-    let error = BlockError::OutOfOrder;
-    assert_eq!(scene.event(), Some(Event::NotificationFailed { observation, number: Some(2), error }));
+    let (error, over) = (BlockError::OutOfOrder.into(), false);
+    assert_eq!(scene.event(), Some(Event::NotificationFailed { observation, number: Some(2), error, over }));
     scene.notify(token, &[(number::OBSERVE, 3)], b"goes on");
     assert!(matches!(scene.event(), Some(Event::Notification { number: Some(3), .. })));
     scene.expect_nothing_more();
@@ -520,6 +578,406 @@ fn our_large_answer_is_served_in_blocks() {
     }
     assert_eq!(received, body(150));
 }
+
+// --- A body is of one state ---------------------------------------------------------------------------------------------
+
+/// Of a device without ETag, which answers each block from its present state.
+#[test]
+fn a_newer_notification_ends_the_fetch_of_the_older_one() {
+    let (mut scene, observation, token) = Scene::observing();
+    scene.notify(token, &[(number::OBSERVE, 2), (number::BLOCK2, block(0, true, 16))], &[b'O'; 16]);
+    let older = scene.sent();
+    scene.notify(token, &[(number::OBSERVE, 3), (number::BLOCK2, block(0, true, 16))], &[b'N'; 16]);
+    let newer = scene.sent();
+    assert_ne!(newer.token, older.token);
+    assert_eq!(scene.event(), Some(Event::NotificationSuperseded { observation }));
+    scene.answer(&older, Code::CONTENT, &[(number::BLOCK2, block(1, false, 16))], &[b'N'; 16]);
+    scene.expect_nothing_more();
+    scene.answer(&newer, Code::CONTENT, &[(number::BLOCK2, block(1, false, 16))], &[b'N'; 16]);
+    let Some(Event::Notification { number, response, .. }) = scene.event() else { panic!("no notification") };
+    assert_eq!((number, response.payload), (Some(3), vec![b'N'; 32]));
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn a_newer_notification_in_one_message_ends_the_fetch_too() {
+    let (mut scene, observation, token) = Scene::observing();
+    scene.notify(token, &[(number::OBSERVE, 2), (number::BLOCK2, block(0, true, 16))], &[b'O'; 16]);
+    scene.sent();
+    scene.notify(token, &[(number::OBSERVE, 3)], b"small");
+    assert_eq!(scene.event(), Some(Event::NotificationSuperseded { observation }));
+    assert!(matches!(scene.event(), Some(Event::Notification { number: Some(3), .. })));
+    scene.expect_nothing_more();
+    assert_eq!(scene.endpoint.occupancy().transfers, 0, "nothing is fetched any more");
+}
+
+#[test]
+fn a_notification_that_waited_with_a_newer_one_behind_it_is_not_fetched() {
+    let (mut scene, observation, token) = Scene::observing();
+    scene.notify(token, &[(number::OBSERVE, 2), (number::ETAG, 7), (number::BLOCK2, block(0, true, 16))], &body(16));
+    let tagged = scene.sent();
+    scene.notify(token, &[(number::OBSERVE, 3), (number::BLOCK2, block(0, true, 16))], &[b'O'; 16]);
+    scene.notify(token, &[(number::OBSERVE, 4)], b"small");
+    scene.expect_nothing_more();
+    scene.answer(&tagged, Code::CONTENT, &[(number::ETAG, 7), (number::BLOCK2, block(1, false, 16))], b"end");
+    assert!(matches!(scene.event(), Some(Event::Notification { number: Some(2), .. })));
+    assert_eq!(scene.event(), Some(Event::NotificationSuperseded { observation }));
+    assert!(matches!(scene.event(), Some(Event::Notification { number: Some(4), .. })));
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn a_notification_is_the_answer_whose_body_was_being_fetched() {
+    for rest in [false, true] {
+        let mut scene = Scene::new();
+        let mut request = Request::new(Code::GET);
+        request.options.add_uint(number::OBSERVE, 0);
+        let exchange = scene.send(request);
+        let first = scene.sent();
+        let options = [(number::OBSERVE, 1), (number::BLOCK2, block(0, true, 16))];
+        scene.answer(&first, Code::CONTENT, &options, &[b'O'; 16]);
+        let older = scene.sent();
+        let newer = [(number::OBSERVE, 2), (number::BLOCK2, block(0, rest, 16))];
+        scene.notify(first.token, &newer, &[b'N'; 16]);
+        if rest {
+            let newer = scene.sent();
+            scene.answer(&older, Code::CONTENT, &[(number::BLOCK2, block(1, false, 16))], b"N");
+            scene.expect_nothing_more();
+            scene.answer(&newer, Code::CONTENT, &[(number::BLOCK2, block(1, false, 16))], b"N");
+        }
+        let Some(Event::Response { exchange: told, response, observing }) = scene.event() else { panic!("no answer") };
+        assert_eq!((told, observing, response.payload), (exchange, Some(2), vec![b'N'; 16 + usize::from(rest)]));
+        scene.notify(first.token, &[(number::OBSERVE, 3)], b"goes on");
+        assert!(matches!(scene.event(), Some(Event::Notification { number: Some(3), .. })));
+        scene.expect_nothing_more();
+    }
+}
+
+#[test]
+fn that_no_body_can_be_fetched_between_notifications_is_told_now_and_then() {
+    let (mut scene, observation, token) = Scene::observing();
+    let mut told = Vec::new();
+    for number in 2..20 {
+        scene.notify(token, &[(number::OBSERVE, number), (number::BLOCK2, block(0, true, 16))], &body(16));
+        scene.sent();
+        told.extend(scene.event());
+    }
+    let error = Failure::from(BlockError::Superseded);
+    let failed = |number| Event::NotificationFailed { observation, number: Some(number), error, over: false };
+    let superseded = Event::NotificationSuperseded { observation };
+    assert_eq!(told.len(), 17);
+    assert_eq!((&told[7], &told[15]), (&failed(9), &failed(17)));
+    assert_eq!(told.iter().filter(|event| **event == superseded).count(), 15);
+}
+
+/// RFC 7252 section 5.10.6.1.
+#[test]
+fn an_absent_etag_makes_no_statement() {
+    let tags: [&[Option<u32>]; 4] =
+        [&[Some(5), None, None], &[None, Some(5), Some(5)], &[Some(5), None, Some(5)], &[None, Some(5), None]];
+    for tags in tags {
+        let mut scene = Scene::new();
+        scene.send(Request::new(Code::GET));
+        for (number, tag) in (0..).zip(tags) {
+            let sent = scene.sent();
+            let mut options = vec![(number::BLOCK2, block(number, number < 2, 16))];
+            options.extend(tag.map(|tag| (number::ETAG, tag)));
+            scene.answer(&sent, Code::CONTENT, &options, &body(16));
+        }
+        let told = scene.event();
+        assert!(matches!(&told, Some(Event::Response { response, .. }) if response.payload.len() == 48), "{told:?}");
+        scene.expect_nothing_more();
+    }
+    // A tag that a later block brings is compared with those after it.
+    let mut scene = Scene::new();
+    scene.send(Request::new(Code::GET));
+    for (number, tag) in [(0, None), (1, Some(5)), (2, Some(6))] {
+        let sent = scene.sent();
+        let mut options = vec![(number::BLOCK2, block(number, true, 16))];
+        options.extend(tag.map(|tag| (number::ETAG, tag)));
+        scene.answer(&sent, Code::CONTENT, &options, &body(16));
+    }
+    assert_eq!(block2(&scene.sent()), block(0, false, 16), "from the beginning");
+}
+
+/// wakaama: the first block as SenML JSON, the next ones as TLV.
+#[test]
+fn blocks_of_another_content_format_are_not_glued_together() {
+    let mut scene = Scene::new();
+    scene.send(Request::new(Code::GET));
+    let answer = |scene: &mut Scene, format: Option<u32>, number, more, payload: &[u8]| {
+        let sent = scene.sent();
+        let mut options = vec![(number::BLOCK2, block(number, more, 16))];
+        options.extend(format.map(|format| (number::CONTENT_FORMAT, format)));
+        assert_eq!(block2_or_first(&sent), block(number, false, 16) >> 4);
+        scene.answer(&sent, Code::CONTENT, &options, payload);
+    };
+    answer(&mut scene, Some(110), 0, true, &[b'['; 16]);
+    answer(&mut scene, Some(11542), 1, true, &[1; 16]);
+    answer(&mut scene, Some(11542), 0, true, &[0; 16]);
+    answer(&mut scene, Some(11542), 1, true, &[1; 16]);
+    answer(&mut scene, None, 2, false, &[2; 3]);
+    let Some(Event::Response { response, .. }) = scene.event() else { panic!("no response") };
+    assert_eq!(response.options.content_format(), Some(11542));
+    assert_eq!(response.payload, [&[0; 16][..], &[1; 16], &[2; 3]].concat());
+    scene.expect_nothing_more();
+}
+
+/// The number of the block that is asked for.
+fn block2_or_first(message: &Message) -> u32 {
+    message.options.uint(number::BLOCK2).expect("an integer").unwrap_or_default() >> 4
+}
+
+// --- 4.13 to a request in one message (RFC 7959 section 2.9.3) ----------------------------------------------------------
+
+#[test]
+fn a_request_that_is_too_large_for_one_message_goes_again_in_blocks() {
+    // The bytes that were sent, the options of 4.13, and the size of the blocks.
+    let cases: [(usize, &[(u16, u32)], u32); 6] = [
+        (300, &[(number::BLOCK1, block(0, false, 128))], 128),
+        (300, &[(number::BLOCK1, block(0, true, 64)), (number::SIZE1, 200)], 64),
+        (300, &[], 128),
+        (300, &[(number::BLOCK1, block(0, false, 512))], 128),
+        (300, &[(number::SIZE1, 4096)], 128),
+        (17, &[], 16),
+    ];
+    for (length, options, size) in cases {
+        let mut scene = Scene::new();
+        let exchange = scene.send(put(length));
+        let whole = scene.sent();
+        assert_eq!((whole.payload.len(), whole.options.contains(number::BLOCK1)), (length, false));
+        scene.answer(&whole, Code::REQUEST_ENTITY_TOO_LARGE, options, b"");
+        let mut received = Vec::new();
+        loop {
+            let sent = scene.sent();
+            let value = block1(&sent);
+            assert_eq!(
+                (value & 7, sent.options.content_format()),
+                (size.ilog2() - 4, Some(42)),
+                "{length} {options:?}"
+            );
+            received.extend(sent.payload.clone());
+            let more = value & 8 != 0;
+            let code = if more { Code::CONTINUE } else { Code::CHANGED };
+            scene.answer(&sent, code, &[(number::BLOCK1, value)], b"");
+            if !more {
+                break;
+            }
+        }
+        assert_eq!(received, body(length));
+        let response = Response::new(Code::CHANGED);
+        assert_eq!(scene.event(), Some(Event::Response { exchange, response, observing: None }));
+        scene.expect_nothing_more();
+    }
+}
+
+#[test]
+fn blocks_that_would_not_help_are_not_tried() {
+    let too_large = |told: &Option<Event>| matches!(told, Some(Event::Response { response, .. }) if response.code == Code::REQUEST_ENTITY_TOO_LARGE);
+    let cases: [(usize, &[(u16, u32)]); 3] = [(16, &[]), (0, &[]), (300, &[(number::SIZE1, 200)])];
+    for (length, options) in cases {
+        let mut scene = Scene::new();
+        scene.send(put(length));
+        let whole = scene.sent();
+        scene.answer(&whole, Code::REQUEST_ENTITY_TOO_LARGE, options, b"");
+        let told = scene.event();
+        assert!(too_large(&told), "{length}: {told:?}");
+        scene.expect_nothing_more();
+    }
+    // Blocks that are too large as well, without a smaller size, are the end.
+    let mut scene = Scene::new();
+    scene.send(put(300));
+    for _ in 0..2 {
+        let sent = scene.sent();
+        scene.answer(&sent, Code::REQUEST_ENTITY_TOO_LARGE, &[], b"");
+    }
+    assert!(too_large(&scene.event()));
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn a_success_before_the_last_block_or_2_31_after_it_is_a_failure() {
+    let cases: [(usize, &[(Code, bool)]); 5] = [
+        (1500, &[(Code::CHANGED, false)]),
+        (1500, &[(Code::CREATED, false)]),
+        (2500, &[(Code::CONTINUE, true), (Code::CHANGED, false)]),
+        (1500, &[(Code::CONTINUE, true), (Code::CONTINUE, true)]),
+        (10, &[(Code::CONTINUE, false)]),
+    ];
+    for (length, answers) in cases {
+        let mut scene = Scene::new();
+        let exchange = scene.send(put(length));
+        for (code, with_block) in answers {
+            let sent = scene.sent();
+            let options: Vec<_> = sent.options.uint(number::BLOCK1).expect("an integer").into_iter().collect();
+            let options: Vec<_> =
+                options.iter().filter(|_| *with_block).map(|value| (number::BLOCK1, *value)).collect();
+            scene.answer(&sent, *code, &options, b"");
+        }
+        let error = Failure::Transfer(BlockError::Unfinished);
+        assert_eq!(scene.event(), Some(Event::Failed { exchange, error }), "{length} {answers:?}");
+        scene.expect_nothing_more();
+    }
+}
+
+// --- Bodies of peers ----------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_block_that_came_already_is_answered_as_before() {
+    let mut scene = Scene::new();
+    let blocks = [(block(0, true, 32), &body(96)[..32]), (block(1, true, 32), &body(96)[32..64])];
+    for (value, payload) in [blocks[0], blocks[1], blocks[1]] {
+        let answer = scene.request(&[(number::BLOCK1, value)], payload).expect("an answer");
+        assert_eq!((answer.code, block1(&answer)), (Code::CONTINUE, value));
+    }
+    let last = [(number::BLOCK1, block(2, false, 32))];
+    assert_eq!(scene.request(&last, b"end"), None);
+    let Some(Event::Request { id, request, .. }) = scene.event() else { panic!("no request") };
+    assert_eq!(request.payload, [&body(96)[..64], b"end"].concat());
+    // Before the answer is there, and after it.
+    assert_eq!(scene.request(&last, b"end"), None);
+    let mut created = Response::new(Code::CREATED);
+    created.options.add_text(number::LOCATION_PATH, "rd");
+    scene.endpoint.respond(scene.now, id, created);
+    let answers = [scene.sent(), scene.sent(), scene.request(&last, b"end").expect("an answer")];
+    for answer in &answers {
+        assert_eq!((answer.code, block1(answer)), (Code::CREATED, block(2, false, 32)));
+        assert_eq!(answer.options.first(number::LOCATION_PATH), Some(&b"rd"[..]));
+    }
+    assert!(answers[0].id != answers[1].id && answers[1].id != answers[2].id);
+    scene.expect_nothing_more();
+
+    // Another last block is none of this body.
+    let other = scene.request(&last, b"END").expect("an answer");
+    assert_eq!(other.code, Code::REQUEST_ENTITY_INCOMPLETE);
+}
+
+#[test]
+fn a_block_that_comes_again_with_other_bytes_is_refused_and_a_first_one_begins_anew() {
+    let mut scene = Scene::new();
+    scene.request(&[(number::BLOCK1, block(0, true, 16))], &[1; 16]);
+    scene.request(&[(number::BLOCK1, block(1, true, 16))], &[2; 16]);
+    let other = scene.request(&[(number::BLOCK1, block(1, true, 16))], &[3; 16]).expect("an answer");
+    assert_eq!(other.code, Code::REQUEST_ENTITY_INCOMPLETE);
+    scene.event();
+
+    scene.request(&[(number::BLOCK1, block(0, true, 16))], &[1; 16]);
+    scene.request(&[(number::BLOCK1, block(1, true, 16))], &[2; 16]);
+    for value in [block(0, true, 16), block(1, true, 16)] {
+        assert_eq!(scene.request(&[(number::BLOCK1, value)], &[4; 16]).map(|answer| answer.code), Some(Code::CONTINUE));
+    }
+    assert_eq!(scene.request(&[(number::BLOCK1, block(2, false, 16))], b"end"), None);
+    assert!(
+        matches!(scene.event(), Some(Event::Request { request, .. }) if request.payload == [&[4; 32][..], b"end"].concat())
+    );
+}
+
+#[test]
+fn repeated_last_blocks_leave_nothing_behind() {
+    let mut scene = Scene::new();
+    scene.request(&[(number::BLOCK1, block(0, true, 16))], &[1; 16]);
+    let last = [(number::BLOCK1, block(1, false, 16))];
+    for _ in 0..4 {
+        scene.request(&last, b"end");
+    }
+    let Some(Event::Request { id, .. }) = scene.event() else { panic!("no request") };
+    scene.endpoint.respond(scene.now, id, Response::new(Code::CREATED));
+    while scene.maybe_sent().is_some() {}
+    assert_eq!(scene.endpoint.occupancy().pending_requests, 0);
+    while let Some(deadline) = scene.endpoint.next_deadline() {
+        scene.now = deadline;
+        scene.endpoint.handle_timeout(deadline);
+        while scene.maybe_sent().is_some() {}
+    }
+    scene.endpoint.handle_timeout(scene.now + Duration::from_secs(1000));
+    assert_eq!(scene.endpoint.occupancy(), Occupancy::default());
+}
+
+/// The first block of a body of a stranger; what it is answered with.
+fn strangers_block(scene: &mut Scene, from: Peer, number: u32) -> Code {
+    let options = [(number::BLOCK1, block(number, true, 16))];
+    let first = message(Kind::Confirmable, Code::POST, MessageId(number as u16), Token::EMPTY, &options, &body(16));
+    let datagram = first.encode();
+    scene.endpoint.handle_decoded(scene.now, from, Standing::Stranger, Message::decode(&datagram), &datagram);
+    scene.sent().code
+}
+
+fn stranger(address: u32, port: u16) -> Peer {
+    let [_, b, c, d] = address.to_be_bytes();
+    Peer::udp(0, SocketAddr::from(([10, b, c, d], port)))
+}
+
+#[test]
+fn bodies_of_strangers_take_no_room_of_others_and_the_oldest_goes() {
+    let mut scene = Scene::with(Parameters { received_bodies: 200, ..Parameters::default() });
+    let over_dtls = Peer { association: Some(AssociationId(7)), ..stranger(1, 1) };
+    assert_eq!(strangers_block(&mut scene, over_dtls, 0), Code::CONTINUE);
+    // One that went on stays while there are others that did not.
+    let going_on = stranger(2, 1);
+    assert_eq!(strangers_block(&mut scene, going_on, 0), Code::CONTINUE);
+    assert_eq!(strangers_block(&mut scene, going_on, 1), Code::CONTINUE);
+    for number in 0..510 {
+        assert_eq!(strangers_block(&mut scene, stranger(1000 + number, 1), 0), Code::CONTINUE);
+    }
+    let evicted = std::iter::from_fn(|| scene.event())
+        .filter(|event| matches!(event, Event::BodyRefused { error: BlockError::Evicted, .. }));
+    assert_eq!(evicted.count(), 510 - 99);
+    assert_eq!(scene.endpoint.occupancy().assemblies, 101, "half of the room, and the one over DTLS");
+    assert_eq!(strangers_block(&mut scene, over_dtls, 1), Code::CONTINUE);
+    assert_eq!(strangers_block(&mut scene, going_on, 2), Code::CONTINUE);
+    assert_eq!(strangers_block(&mut scene, stranger(1000, 1), 1), Code::REQUEST_ENTITY_INCOMPLETE);
+    // Those that are known have all of their room.
+    for host in 1..=200 {
+        let options = [(number::BLOCK1, block(0, true, 16))];
+        let first = message(Kind::Confirmable, Code::POST, MessageId(1), Token::EMPTY, &options, &body(16));
+        scene.endpoint.handle_datagram(scene.now, peer(host), &first.encode());
+        assert_eq!(scene.sent().code, Code::CONTINUE);
+    }
+    scene.now += Duration::from_secs(31);
+    scene.endpoint.handle_timeout(scene.now);
+    assert_eq!(scene.endpoint.occupancy().assemblies, 200, "strangers have seconds");
+}
+
+#[test]
+fn an_address_may_have_what_nobody_else_wants_and_its_share_beyond_half() {
+    let mut scene = Scene::with(Parameters { received_bodies: 200, ..Parameters::default() });
+    for port in 1..=60 {
+        assert_eq!(strangers_block(&mut scene, stranger(1, port), 0), Code::CONTINUE);
+    }
+    // Half of a hundred is there: each further one of this address replaces one of its own.
+    assert_eq!(scene.endpoint.occupancy().assemblies, 50);
+    for number in 0..50 {
+        assert_eq!(strangers_block(&mut scene, stranger(1000 + number, 1), 0), Code::CONTINUE);
+    }
+    assert_eq!(scene.endpoint.occupancy().assemblies, 100);
+    for port in 100..200 {
+        assert_eq!(strangers_block(&mut scene, stranger(1, port), 0), Code::CONTINUE);
+    }
+    for number in 0..50 {
+        assert_eq!(strangers_block(&mut scene, stranger(1000 + number, 1), 1), Code::CONTINUE, "others keep theirs");
+    }
+}
+
+#[test]
+fn bodies_of_strangers_give_way_to_what_was_asked_for() {
+    let parameters = Parameters { received_bytes: 4096, received_body: 4096, ..Parameters::default() };
+    let mut scene = Scene::with(parameters);
+    for number in 0..40 {
+        strangers_block(&mut scene, stranger(number, 1), 0);
+    }
+    let of_strangers = scene.endpoint.occupancy().received_bytes;
+    assert_eq!(of_strangers, 512, "an eighth of all");
+    scene.send(Request::new(Code::GET));
+    for number in 0..4 {
+        let sent = scene.sent();
+        scene.answer(&sent, Code::CONTENT, &[(number::BLOCK2, block(number, number < 3, 1024))], &body(1024));
+        assert!(scene.endpoint.occupancy().received_bytes <= 4096);
+    }
+    let answered = std::iter::from_fn(|| scene.event()).find(|event| matches!(event, Event::Response { .. }));
+    assert!(answered.is_some());
+}
+
+// --- Two endpoints ------------------------------------------------------------------------------------------------------
 
 /// When a datagram arrives, its number, the end that it goes to, and its bytes.
 type UnderWay = (Instant, u64, usize, Vec<u8>);

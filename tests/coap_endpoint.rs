@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use lwm2m_gateway::coap::options::number;
 use lwm2m_gateway::coap::{
-    Code, DropReason, Endpoint, Event, ExchangeId, Kind, Message, MessageId, Options, Output, Parameters, Peer,
-    Request, RequestId, Response, Token, Transmit, Verdict,
+    Code, DecodeError, DropReason, Endpoint, Event, ExchangeId, Failure, Kind, Message, MessageId, Options, Output,
+    Parameters, Peer, Request, RequestId, Response, Token, Transmit, Verdict,
 };
 use proptest::prelude::*;
 
@@ -501,6 +501,61 @@ fn what_is_under_way_follows_the_device_to_its_new_address() {
     assert_eq!(scene.sent_to(old).kind, Kind::Reset);
 }
 
+#[test]
+fn a_request_leaves_for_the_new_address_at_once_however_often_it_was_repeated_before() {
+    for repetitions in 0..=4 {
+        let mut scene = Scene::new();
+        let exchange = scene.send(get());
+        let request = scene.sent();
+        for _ in 0..repetitions {
+            scene.wait_for_deadline();
+            scene.expect_retransmission_of(&request, scene.peer);
+        }
+        let new = peer(7000);
+        scene.endpoint.readdress(scene.now, [exchange], new);
+        assert_eq!(scene.wait_for_deadline(), Duration::ZERO, "{repetitions}");
+        scene.expect_retransmission_of(&request, new);
+        // There it is repeated as a new one is.
+        let initial = scene.wait_for_deadline();
+        assert!((Duration::from_secs(2)..=Duration::from_secs(3)).contains(&initial), "{initial:?}");
+        scene.expect_retransmission_of(&request, new);
+        for doubled in [2, 4, 8] {
+            assert_eq!(scene.wait_for_deadline(), initial * doubled);
+            scene.expect_retransmission_of(&request, new);
+        }
+        scene.wait_for_deadline();
+        assert_eq!(scene.event(), Some(Event::TimedOut { exchange }));
+        scene.expect_nothing_more();
+    }
+}
+
+/// The device may have answered from its new address before anybody knew that it is there, and was reset.
+#[test]
+fn an_acknowledged_request_is_sent_again_to_the_new_address() {
+    let mut scene = Scene::new();
+    let exchange = scene.send(get());
+    let request = scene.sent();
+    scene.receive(Message::empty(Kind::Acknowledgement, request.id));
+    scene.expect_verdict(Verdict::Acknowledgement);
+    assert_eq!(scene.event(), Some(Event::Acknowledged { exchange }));
+    let new = peer(7000);
+    let answer = message(Kind::Confirmable, Code::CONTENT, 90, request.token, &[]);
+    scene.receive_from(new, answer);
+    assert_eq!(scene.sent_to(new).kind, Kind::Reset);
+    scene.expect_verdict(Verdict::Dropped(DropReason::Unexpected));
+
+    scene.endpoint.readdress(scene.now, [exchange], new);
+    assert_eq!(scene.wait_for_deadline(), Duration::ZERO);
+    scene.expect_retransmission_of(&request, new);
+    scene.receive_from(new, Message::empty(Kind::Acknowledgement, request.id));
+    scene.expect_verdict(Verdict::Acknowledgement);
+    scene.receive_from(new, message(Kind::Confirmable, Code::CONTENT, 91, request.token, &[]));
+    assert_eq!(scene.sent_to(new).kind, Kind::Acknowledgement);
+    scene.expect_verdict(Verdict::Response);
+    assert!(matches!(scene.event(), Some(Event::Response { exchange: answered, .. }) if answered == exchange));
+    scene.expect_nothing_more();
+}
+
 /// Message ids begin anywhere for each peer, so that of many peers two begin alike.
 fn two_peers_with_the_same_message_id(scene: &mut Scene) -> [(Peer, ExchangeId, Message); 2] {
     let mut first_with = std::collections::HashMap::new();
@@ -548,6 +603,166 @@ fn a_message_id_that_came_along_with_a_move_is_not_given_twice() {
     scene.expect_retransmission_of(&request, to);
     scene.receive_from(to, piggybacked(&request, Code::CONTENT, &[]));
     assert!(matches!(scene.event(), Some(Event::Response { exchange, .. }) if exchange == moving));
+}
+
+// --- What cannot be read ------------------------------------------------------------------------------------------------
+
+fn hex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("hex")).collect()
+}
+
+/// RFC 7252 sections 4.2 and 4.3; another version of CoAP is ignored (section 3).
+#[test]
+fn a_confirmable_message_with_a_format_error_is_reset_and_any_other_is_not_answered() {
+    let cases = [
+        ("4d0220010031323334353637383930313233b27264", DecodeError::TokenLength, true),
+        ("40452002c0ff", DecodeError::EmptyPayload, true),
+        ("40012002ff", DecodeError::EmptyPayload, true),
+        ("400020020a", DecodeError::NonEmptyEmpty, true),
+        ("40e02002", DecodeError::ReservedClass, true),
+        ("48022002010203", DecodeError::Malformed, true),
+        ("40012002b5", DecodeError::Malformed, true),
+        ("50452002c0ff", DecodeError::EmptyPayload, false),
+        ("60452002c0ff", DecodeError::EmptyPayload, false),
+        ("7000200201", DecodeError::NonEmptyEmpty, false),
+        ("80452002", DecodeError::Version, false),
+        ("404520", DecodeError::TooShort, false),
+        ("", DecodeError::TooShort, false),
+    ];
+    for (datagram, error, reset) in cases {
+        let mut scene = Scene::new();
+        // Its repetition is answered alike.
+        for _ in 0..2 {
+            scene.endpoint.handle_datagram(scene.now, scene.peer, &hex(datagram));
+            if reset {
+                let id = MessageId(u16::from_str_radix(&datagram[4..8], 16).expect("hex"));
+                assert_eq!(scene.sent(), Message::empty(Kind::Reset, id), "{datagram}");
+            }
+            scene.expect_verdict(Verdict::Dropped(DropReason::NoMessage(error)));
+            scene.expect_nothing_more();
+        }
+        assert_eq!(scene.endpoint.occupancy().remembered_messages, 0);
+    }
+}
+
+/// An answer with the message id and the token of the request, as the first byte and the code say, and with this behind it.
+fn answer_bytes(request: &Message, first: u8, code: u8, rest: &[u8]) -> Vec<u8> {
+    [&[first, code], &request.id.0.to_be_bytes()[..], request.token.as_bytes(), rest].concat()
+}
+
+#[test]
+fn an_answer_that_cannot_be_read_ends_its_exchange_at_once() {
+    let malformed = |error| (DropReason::NoMessage(error), Failure::Malformed(error));
+    // First byte, code, what stands behind the token, and what is said.
+    let cases: [(u8, u8, &[u8], (DropReason, Failure)); 10] = [
+        (0x68, 0x45, b"\xff", malformed(DecodeError::EmptyPayload)),
+        (0x68, 0x45, b"\xc0\xff", malformed(DecodeError::EmptyPayload)),
+        (0x68, 0x45, b"\xc5", malformed(DecodeError::Malformed)),
+        (0x68, 0xe0, b"", malformed(DecodeError::ReservedClass)),
+        (0x48, 0x45, b"\xff", malformed(DecodeError::EmptyPayload)),
+        (0x58, 0x45, b"\xf0", malformed(DecodeError::Malformed)),
+        (0x78, 0x00, b"", malformed(DecodeError::NonEmptyEmpty)),
+        (0x68, 0x45, b"\x90", (DropReason::CriticalOption, Failure::CriticalOption(9))),
+        (0x48, 0x45, b"\x90", (DropReason::CriticalOption, Failure::CriticalOption(9))),
+        (0x68, 0x01, b"", (DropReason::Senseless, Failure::NotAResponse(Code::GET))),
+    ];
+    for (first, code, rest, (reason, error)) in cases {
+        let mut scene = Scene::new();
+        let exchange = scene.send(get());
+        let request = scene.sent();
+        let datagram = answer_bytes(&request, first, code, rest);
+        scene.endpoint.handle_datagram(scene.now, scene.peer, &datagram);
+        if first == 0x48 {
+            assert_eq!(scene.sent(), Message::empty(Kind::Reset, request.id), "{datagram:02x?}");
+        }
+        scene.expect_verdict(Verdict::Dropped(reason));
+        assert_eq!(scene.event(), Some(Event::Failed { exchange, error }), "{datagram:02x?}");
+        scene.expect_nothing_more();
+        let occupancy = scene.endpoint.occupancy();
+        assert_eq!((occupancy.exchanges, occupancy.transmissions, occupancy.tokens), (0, 0, 0), "{datagram:02x?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_and_matches_nothing_leaves_the_exchange_alone() {
+    let mut scene = Scene::new();
+    let exchange = scene.send(get());
+    let request = scene.sent();
+    let other = Message { token: token(b"othertok"), ..request.clone() };
+    let later = Message { id: MessageId(request.id.0.wrapping_add(1)), ..request.clone() };
+    let datagrams = [
+        answer_bytes(&other, 0x68, 0x45, b"\xff"),
+        answer_bytes(&later, 0x68, 0x45, b"\xff"),
+        answer_bytes(&other, 0x58, 0x45, b"\xff"),
+        // An empty acknowledgement with a token is no answer: that is still to come.
+        answer_bytes(&request, 0x68, 0x00, b""),
+        // A request.
+        answer_bytes(&request, 0x58, 0x01, b"\xff"),
+        // The token is cut short.
+        answer_bytes(&request, 0x68, 0x45, b"")[..9].to_vec(),
+    ];
+    for datagram in datagrams {
+        scene.endpoint.handle_datagram(scene.now, scene.peer, &datagram);
+        assert!(matches!(scene.output(), Some(Output::Verdict(_, Verdict::Dropped(_)))), "{datagram:02x?}");
+        scene.expect_nothing_more();
+    }
+    scene.endpoint.handle_datagram(scene.now, peer(9), &answer_bytes(&request, 0x68, 0x45, b"\xff"));
+    assert!(matches!(scene.output(), Some(Output::Verdict(..))));
+    scene.receive(piggybacked(&request, Code::CONTENT, &[]));
+    assert!(matches!(scene.event(), Some(Event::Response { exchange: answered, .. }) if answered == exchange));
+}
+
+/// RFC 7641 section 3.6: with the reset the device forgets the observation.
+#[test]
+fn a_notification_that_cannot_be_read_is_told_and_a_reset_ends_the_observation() {
+    let cases: [(u8, &[u8], Failure, bool); 4] = [
+        (0x48, b"\xff", Failure::Malformed(DecodeError::EmptyPayload), true),
+        (0x58, b"\xff", Failure::Malformed(DecodeError::EmptyPayload), false),
+        (0x48, b"\x61\x09\x30", Failure::CriticalOption(9), true),
+        (0x58, b"\x61\x09\x30", Failure::CriticalOption(9), true),
+    ];
+    for (first, rest, error, over) in cases {
+        let (mut scene, observation, token) = Scene::with_observation();
+        let like = message(Kind::Confirmable, Code::CONTENT, 700, token, &[]);
+        scene.endpoint.handle_datagram(scene.now, scene.peer, &answer_bytes(&like, first, 0x45, rest));
+        if over {
+            assert_eq!(scene.sent(), Message::empty(Kind::Reset, MessageId(700)));
+        }
+        assert!(matches!(scene.output(), Some(Output::Verdict(_, Verdict::Dropped(_)))));
+        let told = Event::NotificationFailed { observation, number: None, error, over };
+        assert_eq!(scene.event(), Some(told));
+        scene.expect_nothing_more();
+
+        scene.receive(message(Kind::NonConfirmable, Code::CONTENT, 701, token, &[(number::OBSERVE, 9)]));
+        let goes_on = matches!(scene.event(), Some(Event::Notification { number: Some(9), .. }));
+        assert_eq!(goes_on, !over, "{rest:02x?}");
+    }
+}
+
+/// Clients of old Leshan versions do not count.
+#[test]
+fn the_same_observe_number_is_news_with_another_body() {
+    let (mut scene, observation, token) = Scene::with_observation();
+    let notification = |id, text: &str| Message {
+        payload: text.as_bytes().to_vec(),
+        ..message(Kind::NonConfirmable, Code::CONTENT, id, token, &[(number::OBSERVE, 5)])
+    };
+    let mut told = Vec::new();
+    for (id, text) in [(80, "20.5"), (81, "21.5"), (82, "21.5"), (83, "20.5"), (83, "20.5")] {
+        scene.receive(notification(id, text));
+        match scene.event() {
+            Some(Event::Notification { observation: of, number: Some(5), response, .. }) if of == observation => {
+                scene.expect_verdict(Verdict::Notification);
+                told.push((id, response.payload));
+            }
+            None if id == 83 => scene.expect_verdict(Verdict::Duplicate),
+            None => scene.expect_verdict(Verdict::Dropped(DropReason::StaleNotification)),
+            other => panic!("{other:?}"),
+        }
+    }
+    let expected = [(80, "20.5"), (81, "21.5"), (83, "20.5")].map(|(id, text)| (id, text.as_bytes().to_vec()));
+    assert_eq!(told, expected);
+    scene.expect_nothing_more();
 }
 
 #[test]

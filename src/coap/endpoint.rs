@@ -2,21 +2,29 @@
 //! others see.
 //!
 //! A request of ours keeps its id through all of its blocks:
-//! 1. A body larger than a block goes up by Block1, block by block; then the response is there, or its first block.
+//! 1. A body larger than a block goes up by Block1, block by block; then the response is there, or its first block. A
+//!    smaller one that is answered 4.13 goes up so, too.
 //! 2. A response in blocks is fetched to its end by Block2. Only then it is an [`Event::Response`].
-//! 3. Notifications that come meanwhile wait; a notification in blocks is fetched likewise, and those after it wait. So
-//!    what is told keeps its order.
+//! 3. A notification in blocks is fetched likewise. A newer one ends the fetch, for the further blocks would be those of
+//!    another state; where the blocks have an ETag, that shows such a block, and the newer one waits. So what is told keeps
+//!    its order, and no body is of two states.
 //!
 //! A request of a peer that comes in blocks is told when it is whole; our answer is cut into the blocks that it asks for.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-use super::block::{Assembled, Assemblies, Block, BlockError, BlockSize, Download, Fetched, Sent, Upload, slice};
+use super::block::{
+    Assembled, Assemblies, Block, BlockError, BlockSize, Concluded, Download, Fetched, LastBlock, Repeated, Sent,
+    Upload, slice, smaller_size,
+};
 use super::exchange::{self, Acknowledge, ExchangeId, Exchanges, Output, RequestId};
 use super::observe::Freshness;
 use super::options::number;
-use super::{Code, DecodeError, Message, MessageId, Occupancy, Parameters, Peer, Request, Response, Standing, Token};
+use super::transfers::{Purpose, Stage, Transfer, Transfers};
+use super::{
+    Code, DecodeError, Failure, Message, MessageId, Occupancy, Parameters, Peer, Request, Response, Standing, Token,
+};
 
 /// What the endpoint tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,10 +51,10 @@ pub enum Event {
     TimedOut {
         exchange: ExchangeId,
     },
-    /// The body of the request or of its response could not be transferred.
+    /// The response cannot be read, or the body of the request or of the response could not be transferred.
     Failed {
         exchange: ExchangeId,
-        error: BlockError,
+        error: Failure,
     },
     /// Without a number, or with an error code, it was the last one: the observation is over. What is `owed` has to be
     /// given to [`Endpoint::acknowledge`].
@@ -56,11 +64,17 @@ pub enum Event {
         response: Response,
         owed: Option<Acknowledge>,
     },
-    /// The body of a notification could not be fetched.
+    /// A notification cannot be read, or its body could not be fetched.
     NotificationFailed {
         observation: ExchangeId,
         number: Option<u32>,
-        error: BlockError,
+        error: Failure,
+        /// It was the last one.
+        over: bool,
+    },
+    /// A newer notification came before the body of this one was fetched.
+    NotificationSuperseded {
+        observation: ExchangeId,
     },
     /// A peer's body was not taken; it was told by the answer.
     BodyRefused {
@@ -74,46 +88,17 @@ pub struct Endpoint {
     exchanges: Exchanges,
     block_size: BlockSize,
     body_limit: usize,
-    transfers: HashMap<ExchangeId, Transfer>,
+    /// What all bodies may have together that come in blocks.
+    received_bytes: usize,
+    transfers: Transfers,
     /// Which transfer an exchange is a step of.
     steps: HashMap<ExchangeId, ExchangeId>,
     observations: HashMap<ExchangeId, Observation>,
     assemblies: Assemblies,
+    concluded: Concluded,
     /// The blocks that requests of peers came with, for the answers to them.
     requested: HashMap<RequestId, Requested>,
     events: VecDeque<Event>,
-}
-
-/// One request of ours, or one notification whose body is fetched.
-#[derive(Debug)]
-struct Transfer {
-    peer: Peer,
-    request: Request,
-    stage: Stage,
-    step: ExchangeId,
-    purpose: Purpose,
-    acknowledged: bool,
-}
-
-#[derive(Debug)]
-enum Stage {
-    /// The body fits into the request.
-    Whole,
-    Upload(Upload),
-    Download(Download),
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Purpose {
-    /// `observing`: the number of the first answer, while the rest of its body is fetched.
-    Request {
-        observing: Option<u32>,
-    },
-    Notification {
-        observation: ExchangeId,
-        number: Option<u32>,
-        owed: Option<Acknowledge>,
-    },
 }
 
 /// What the further blocks of notifications are asked for with, and what waits for them.
@@ -125,13 +110,17 @@ struct Observation {
     /// The first answer is told.
     told: bool,
     waiting: VecDeque<WaitingNotification>,
+    /// How many notifications in a row were superseded.
+    superseded: u32,
 }
 
 #[derive(Debug)]
 struct WaitingNotification {
     number: Option<u32>,
-    response: Response,
+    received: Result<Response, Failure>,
     owed: Option<Acknowledge>,
+    /// It is the last word of the device.
+    over: bool,
 }
 
 /// The Block options of a peer's request.
@@ -144,18 +133,21 @@ struct Requested {
 impl Endpoint {
     /// Notifications of one observation that wait while the body of an earlier one is fetched.
     const WAITING_NOTIFICATIONS: usize = 32;
+    /// After so many superseded notifications in a row it is told that no body can be fetched.
+    const SUPERSEDED_UNTOLD: u32 = 8;
 
     /// `seed` is where message ids, tokens and the random factor come from.
     pub fn new(parameters: Parameters, seed: [u8; 32]) -> Self {
         let block_size = BlockSize::at_most(parameters.block_size);
-        let lifetime = parameters.exchange_lifetime();
         Self {
             block_size,
             body_limit: parameters.received_body,
-            transfers: HashMap::new(),
+            received_bytes: parameters.received_bytes,
+            transfers: Transfers::new(&parameters),
             steps: HashMap::new(),
             observations: HashMap::new(),
-            assemblies: Assemblies::new(parameters.received_body, parameters.received_bodies, lifetime, block_size),
+            assemblies: Assemblies::new(&parameters, block_size),
+            concluded: Concluded::new(parameters.received_bodies, parameters.exchange_lifetime()),
             requested: HashMap::new(),
             events: VecDeque::new(),
             exchanges: Exchanges::new(parameters, seed),
@@ -192,6 +184,8 @@ impl Endpoint {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.exchanges.handle_timeout(now);
         self.assemblies.handle_timeout(now);
+        self.concluded.handle_timeout(now);
+        self.drop_orphans(now);
         self.follow(now);
     }
 
@@ -204,7 +198,8 @@ impl Endpoint {
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
-        [self.exchanges.next_deadline(), self.assemblies.next_deadline()].into_iter().flatten().min()
+        let bodies = [self.assemblies.next_deadline(), self.concluded.next_deadline()];
+        bodies.into_iter().chain([self.exchanges.next_deadline()]).flatten().min()
     }
 
     /// Sends a confirmable request under a new random token; a large body goes block by block.
@@ -215,7 +210,7 @@ impl Endpoint {
             let first = upload.block();
             (Request { method: first.method, options, payload: Vec::new() }, Stage::Upload(upload), first)
         } else {
-            (Request { payload: Vec::new(), ..request.clone() }, Stage::Whole, request)
+            (Request { payload: Vec::new(), ..request.clone() }, Stage::Whole(request.payload.clone()), request)
         };
         let id = self.exchanges.send_request(now, peer, first);
         self.begin(id, peer, request, stage);
@@ -229,7 +224,7 @@ impl Endpoint {
         let (peer, mut request) = (*peer, request.clone());
         request.options.add_uint(number::OBSERVE, 1);
         let id = self.exchanges.send_cancellation(now, observation, request.clone())?;
-        self.begin(id, peer, request, Stage::Whole);
+        self.begin(id, peer, request, Stage::Whole(Vec::new()));
         Some(id)
     }
 
@@ -248,22 +243,19 @@ impl Endpoint {
     ) -> ExchangeId {
         let id = self.exchanges.restore_observation(peer, token, freshness);
         request.options.remove(number::OBSERVE);
-        let observation = Observation { peer, request, fetching: None, told: true, waiting: VecDeque::new() };
-        self.observations.insert(id, observation);
+        self.observations.insert(id, Observation { told: true, ..Observation::new(peer, request) });
         id
     }
 
     /// Answers a request of a peer. A request that is not known any more is answered by nothing.
     pub fn respond(&mut self, now: Instant, id: RequestId, response: Response) {
-        let response = self.sliced(id, response);
-        self.exchanges.respond(now, id, response);
+        self.respond_by(now, id, response, Exchanges::respond);
     }
 
     /// The same, but that a response that is no acknowledgement is not repeated: for a peer that nobody knows, and whose
     /// address may be another one's.
     pub fn respond_once(&mut self, now: Instant, id: RequestId, response: Response) {
-        let response = self.sliced(id, response);
-        self.exchanges.respond_once(now, id, response);
+        self.respond_by(now, id, response, Exchanges::respond_once);
     }
 
     /// How full the tables are.
@@ -273,6 +265,8 @@ impl Endpoint {
         Occupancy {
             transfers: self.transfers.len().max(self.steps.len()),
             assemblies: self.assemblies.len(),
+            concluded_bodies: self.concluded.len(),
+            received_bytes: self.transfers.held() + self.assemblies.held(),
             waiting_notifications: waiting.sum(),
             pending_requests: exchanges.pending_requests.max(self.requested.len()),
             outputs: exchanges.outputs + self.events.len(),
@@ -283,6 +277,21 @@ impl Endpoint {
     /// Whether a request of ours, or the body of a notification, is under way.
     pub fn is_transferring(&self) -> bool {
         !self.transfers.is_empty()
+    }
+
+    fn respond_by(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        response: Response,
+        send: fn(&mut Exchanges, Instant, RequestId, Response),
+    ) {
+        let again = self.concluded.answered(id, &response);
+        for id in [Some(id), again].into_iter().flatten() {
+            let response = self.sliced(id, response.clone());
+            send(&mut self.exchanges, now, id, response);
+        }
+        self.drop_orphans(now);
     }
 
     /// The part of the response that the request asked for.
@@ -309,10 +318,7 @@ impl Endpoint {
             });
             let mut moved = vec![id];
             for transfer in [Some(id), fetching].into_iter().flatten() {
-                if let Some(transfer) = self.transfers.get_mut(&transfer) {
-                    transfer.peer = to;
-                    moved.push(transfer.step);
-                }
+                moved.extend(self.transfers.readdress(transfer, to));
             }
             moved.dedup();
             self.exchanges.readdress(now, moved, to);
@@ -324,12 +330,17 @@ impl Endpoint {
     pub fn forget(&mut self, id: ExchangeId) {
         let fetching = self.observations.remove(&id).and_then(|observation| observation.fetching);
         for transfer in [Some(id), fetching].into_iter().flatten() {
-            if let Some(transfer) = self.transfers.remove(&transfer) {
-                self.steps.remove(&transfer.step);
-                self.exchanges.forget(transfer.step);
-            }
+            self.abandon(transfer);
         }
         self.exchanges.forget(id);
+    }
+
+    /// Ends a transfer, whatever it is for.
+    fn abandon(&mut self, transfer: ExchangeId) -> Option<Transfer> {
+        let transfer = self.transfers.remove(transfer)?;
+        self.steps.remove(&transfer.step);
+        self.exchanges.forget(transfer.step);
+        Some(transfer)
     }
 
     fn begin(&mut self, id: ExchangeId, peer: Peer, request: Request, stage: Stage) {
@@ -353,8 +364,16 @@ impl Endpoint {
                 exchange::Event::TimedOut { exchange } => {
                     self.ended(now, exchange, |exchange| Event::TimedOut { exchange });
                 }
+                exchange::Event::Failed { exchange, error } => self.failed(now, exchange, error),
                 exchange::Event::Notification { observation, number, response, owed } => {
-                    self.notified(now, observation, WaitingNotification { number, response, owed });
+                    // RFC 7641 section 4.2: an error, or a response without the option, is the last word of the device.
+                    let over = number.is_none() || !response.code.is_success();
+                    let received = Ok(response);
+                    self.notified(now, observation, WaitingNotification { number, received, owed, over });
+                }
+                exchange::Event::NotificationFailed { observation, error, over } => {
+                    let (number, received, owed) = (None, Err(error), None);
+                    self.notified(now, observation, WaitingNotification { number, received, owed, over });
                 }
             }
         }
@@ -367,40 +386,87 @@ impl Endpoint {
             self.events.push_back(Event::BodyRefused { peer, error: BlockError::Malformed });
             return self.exchanges.respond(now, id, Response::new(Code::BAD_OPTION));
         };
-        let request = match block1.map(|block| self.assemblies.take(now, peer, standing, &request, block)) {
+        let last = block1.and_then(|block| LastBlock::of(&request, block));
+        if block1.is_some() || block2.is_some() {
+            self.requested.insert(id, Requested { block1, block2 });
+        }
+        if let Some(last) = &last
+            && self.answer_as_before(now, id, peer, last)
+        {
+            return;
+        }
+        let room = self.received_bytes.saturating_sub(self.transfers.held());
+        let assembled = block1.map(|block| self.assemblies.take(now, (peer, standing), &request, block, room));
+        self.tell_evicted();
+        let request = match assembled {
             None => request,
             Some(Assembled::Complete(request, _)) => request,
             Some(Assembled::Answer(response, error)) => {
+                self.requested.remove(&id);
                 self.events.extend(error.map(|error| Event::BodyRefused { peer, error }));
                 return self.exchanges.respond(now, id, response);
             }
         };
-        if block1.is_some() || block2.is_some() {
-            self.requested.insert(id, Requested { block1, block2 });
+        if let Some(last) = last {
+            self.concluded.begin(now, peer, last, id);
+            self.drop_orphans(now);
         }
         self.events.push_back(Event::Request { id, peer, request });
     }
 
+    /// A last block that came before, in another message, and whose body is not sent anew. Returns whether it was one.
+    fn answer_as_before(&mut self, now: Instant, id: RequestId, peer: Peer, last: &LastBlock) -> bool {
+        if self.assemblies.has(peer) {
+            return false;
+        }
+        let repeated = self.concluded.repeated(peer, last, id);
+        self.drop_orphans(now);
+        match repeated {
+            Some(Repeated::Answered(response)) => {
+                let response = self.sliced(id, response);
+                self.exchanges.respond(now, id, response);
+                true
+            }
+            Some(Repeated::Waits) => true,
+            None => false,
+        }
+    }
+
+    /// A repeated block that will not be answered as before is answered 5.03: nothing waits for ever.
+    fn drop_orphans(&mut self, now: Instant) {
+        while let Some(orphan) = self.concluded.poll_orphan() {
+            let response = self.sliced(orphan, Response::new(Code::SERVICE_UNAVAILABLE));
+            self.exchanges.respond_once(now, orphan, response);
+        }
+    }
+
+    fn tell_evicted(&mut self) {
+        while let Some(peer) = self.assemblies.poll_evicted() {
+            self.events.push_back(Event::BodyRefused { peer, error: BlockError::Evicted });
+        }
+    }
+
     fn acknowledged(&mut self, step: ExchangeId) {
-        let Some(id) = self.steps.get(&step) else { return };
-        let Some(transfer) = self.transfers.get_mut(id) else { return };
-        let news = !std::mem::replace(&mut transfer.acknowledged, true);
-        if news && matches!(transfer.purpose, Purpose::Request { .. }) {
-            self.events.push_back(Event::Acknowledged { exchange: *id });
+        let Some(&exchange) = self.steps.get(&step) else { return };
+        if self.transfers.acknowledged(exchange) {
+            self.events.push_back(Event::Acknowledged { exchange });
         }
     }
 
     fn responded(&mut self, now: Instant, step: ExchangeId, response: Response, observing: Option<u32>) {
         let Some(id) = self.steps.remove(&step) else { return };
-        let Some(mut transfer) = self.transfers.remove(&id) else { return };
+        let Some(mut transfer) = self.transfers.remove(id) else { return };
         if let (Purpose::Request { observing: number }, true) = (&mut transfer.purpose, observing.is_some()) {
             *number = observing;
             let mut request = transfer.request.clone();
             request.options.remove(number::OBSERVE);
-            let waiting = VecDeque::new();
-            let observation = Observation { peer: transfer.peer, request, fetching: None, told: false, waiting };
-            self.observations.insert(id, observation);
+            self.observations.insert(id, Observation::new(transfer.peer, request));
         }
+        self.proceed(now, id, transfer, response);
+    }
+
+    /// Goes on with a transfer that was taken out, after this response to its last step.
+    fn proceed(&mut self, now: Instant, id: ExchangeId, mut transfer: Transfer, response: Response) {
         match self.advance(&mut transfer, response) {
             Ok(Step::Next(request)) => self.send_step(now, id, transfer, request),
             Ok(Step::Complete(response)) => self.complete(now, id, transfer.purpose, Ok(response)),
@@ -408,27 +474,38 @@ impl Endpoint {
         }
     }
 
-    fn advance(&self, transfer: &mut Transfer, response: Response) -> Result<Step, BlockError> {
-        if let Stage::Upload(upload) = &mut transfer.stage
-            && let Sent::Next(request) = upload.answered(&response)?
-        {
+    fn advance(&mut self, transfer: &mut Transfer, response: Response) -> Result<Step, Failure> {
+        if let Some(request) = in_smaller_parts(transfer, &response)? {
             return Ok(Step::Next(request));
         }
         let fetched = match &mut transfer.stage {
             Stage::Download(download) => download.answered(response)?,
-            Stage::Whole | Stage::Upload(_) => {
+            Stage::Whole(_) | Stage::Upload(_) => {
                 let (download, fetched) = Download::begin(&transfer.request, response, self.body_limit)?;
                 transfer.stage = Stage::Download(download);
                 fetched
             }
         };
-        Ok(match fetched {
-            Fetched::Next(request) => Step::Next(request),
+        match fetched {
+            Fetched::Next(request) => {
+                self.make_room_for(transfer)?;
+                Ok(Step::Next(request))
+            }
             Fetched::Complete(mut response) => {
                 response.options.remove(number::BLOCK1);
-                Step::Complete(response)
+                Ok(Step::Complete(response))
             }
-        })
+        }
+    }
+
+    /// What peers send unasked who are strangers gives way to what was asked for.
+    fn make_room_for(&mut self, transfer: &Transfer) -> Result<(), BlockError> {
+        let asked_for = self.transfers.held() + transfer.held();
+        self.assemblies.shrink_to(self.received_bytes.saturating_sub(asked_for));
+        self.tell_evicted();
+        let fits = asked_for + self.assemblies.held() <= self.received_bytes && self.transfers.has_room_for(transfer);
+        // A body that is discarded holds nothing.
+        if fits || transfer.held() == 0 { Ok(()) } else { Err(BlockError::NoRoom) }
     }
 
     fn send_step(&mut self, now: Instant, id: ExchangeId, mut transfer: Transfer, request: Request) {
@@ -438,7 +515,7 @@ impl Endpoint {
     }
 
     /// The transfer is at its end; what waited for it has its turn.
-    fn complete(&mut self, now: Instant, id: ExchangeId, purpose: Purpose, result: Result<Response, BlockError>) {
+    fn complete(&mut self, now: Instant, id: ExchangeId, purpose: Purpose, result: Result<Response, Failure>) {
         let (event, observation) = match (purpose, result) {
             (Purpose::Request { observing }, Ok(response)) => {
                 (Event::Response { exchange: id, response, observing }, observing.map(|_| id))
@@ -452,7 +529,8 @@ impl Endpoint {
             }
             (Purpose::Notification { observation, number, owed }, Err(error)) => {
                 self.give(owed);
-                (Event::NotificationFailed { observation, number, error }, Some(observation))
+                let over = number.is_none();
+                (Event::NotificationFailed { observation, number, error, over }, Some(observation))
             }
         };
         self.events.push_back(event);
@@ -460,6 +538,7 @@ impl Endpoint {
         if let Some(observation) = self.observations.get_mut(&id) {
             observation.told = true;
             observation.fetching = None;
+            observation.superseded = 0;
         }
         self.tell_waiting(now, id);
     }
@@ -467,28 +546,95 @@ impl Endpoint {
     /// A step was reset or timed out: so was the whole.
     fn ended(&mut self, now: Instant, step: ExchangeId, how: impl FnOnce(ExchangeId) -> Event) {
         let Some(id) = self.steps.remove(&step) else { return };
-        let Some(transfer) = self.transfers.remove(&id) else { return };
+        let Some(transfer) = self.transfers.remove(id) else { return };
         match transfer.purpose {
             Purpose::Request { .. } => {
                 self.forget(id);
                 self.events.push_back(how(id));
             }
-            Purpose::Notification { .. } => self.complete(now, id, transfer.purpose, Err(BlockError::OutOfOrder)),
+            Purpose::Notification { .. } => {
+                self.complete(now, id, transfer.purpose, Err(BlockError::OutOfOrder.into()))
+            }
         }
     }
 
+    /// The answer to a step cannot be read.
+    fn failed(&mut self, now: Instant, step: ExchangeId, error: Failure) {
+        let Some(id) = self.steps.remove(&step) else { return };
+        let Some(transfer) = self.transfers.remove(id) else { return };
+        self.complete(now, id, transfer.purpose, Err(error));
+    }
+
     fn notified(&mut self, now: Instant, id: ExchangeId, notification: WaitingNotification) {
-        let Some(observation) = self.observations.get_mut(&id) else { return };
-        if observation.waiting.len() >= Self::WAITING_NOTIFICATIONS {
-            let oldest = observation.waiting.pop_front().expect("a queue at its limit is not empty");
-            let (number, error) = (oldest.number, BlockError::TooMany);
-            self.events.push_back(Event::NotificationFailed { observation: id, number, error });
-            observation.waiting.push_back(notification);
-            self.give(oldest.owed);
-        } else {
-            observation.waiting.push_back(notification);
+        let Some(observation) = self.observations.get(&id) else { return };
+        let fetched = if observation.told { observation.fetching } else { Some(id) };
+        let ended = fetched.filter(|fetched| self.transfers.get(*fetched).is_some_and(Transfer::may_mix));
+        match ended {
+            Some(answer) if answer == id => {
+                let Some(notification) = self.answer_with(now, id, notification) else { return };
+                self.wait(id, notification);
+            }
+            Some(older) => {
+                self.supersede(id, older);
+                self.wait(id, notification);
+            }
+            None => self.wait(id, notification),
         }
         self.tell_waiting(now, id);
+    }
+
+    /// The body of the first answer is being fetched, and a newer state is there: it is the answer. Gives a notification
+    /// back that cannot be one.
+    fn answer_with(
+        &mut self,
+        now: Instant,
+        id: ExchangeId,
+        notification: WaitingNotification,
+    ) -> Option<WaitingNotification> {
+        let WaitingNotification { number, received: Ok(response), owed, over: false } = notification else {
+            return Some(notification);
+        };
+        let transfer = self.abandon(id)?;
+        self.give(owed);
+        let purpose = Purpose::Request { observing: number };
+        self.proceed(now, id, Transfer { purpose, stage: Stage::Whole(Vec::new()), ..transfer }, response);
+        None
+    }
+
+    /// Ends the fetch of an older notification.
+    fn supersede(&mut self, id: ExchangeId, older: ExchangeId) {
+        let Some(transfer) = self.abandon(older) else { return };
+        if let Some(observation) = self.observations.get_mut(&id) {
+            observation.fetching = None;
+        }
+        if let Purpose::Notification { number, owed, .. } = transfer.purpose {
+            self.superseded(id, number, owed);
+        }
+    }
+
+    /// A newer notification is there, which an application can do with. But it is told when that happens again and again.
+    fn superseded(&mut self, id: ExchangeId, number: Option<u32>, owed: Option<Acknowledge>) {
+        self.give(owed);
+        let Some(observation) = self.observations.get_mut(&id) else { return };
+        observation.superseded += 1;
+        self.events.push_back(if observation.superseded.is_multiple_of(Self::SUPERSEDED_UNTOLD) {
+            let error = BlockError::Superseded.into();
+            Event::NotificationFailed { observation: id, number, error, over: false }
+        } else {
+            Event::NotificationSuperseded { observation: id }
+        });
+    }
+
+    fn wait(&mut self, id: ExchangeId, notification: WaitingNotification) {
+        let Some(observation) = self.observations.get_mut(&id) else { return };
+        observation.waiting.push_back(notification);
+        if observation.waiting.len() > Self::WAITING_NOTIFICATIONS
+            && let Some(WaitingNotification { number, owed, over, .. }) = observation.waiting.pop_front()
+        {
+            let error = BlockError::TooMany.into();
+            self.events.push_back(Event::NotificationFailed { observation: id, number, error, over });
+            self.give(owed);
+        }
     }
 
     /// A notification that comes to nothing is acknowledged all the same: its repetition would bring nothing else.
@@ -503,33 +649,90 @@ impl Endpoint {
         while let Some(observation) = self.observations.get_mut(&id)
             && observation.told
             && observation.fetching.is_none()
-            && let Some(WaitingNotification { number, response, owed }) = observation.waiting.pop_front()
+            && let Some(notification) = observation.waiting.pop_front()
         {
-            // RFC 7641 section 4.2: an error, or a response without the option, is the last word of the device.
-            let over = number.is_none() || !response.code.is_success();
-            let purpose = Purpose::Notification { observation: id, number, owed };
-            match Download::begin(&observation.request, response, self.body_limit) {
-                Ok((_, Fetched::Complete(response))) => {
-                    self.events.push_back(Event::Notification { observation: id, number, response, owed });
-                }
-                Ok((download, Fetched::Next(request))) => {
-                    let (peer, of) = (observation.peer, observation.request.clone());
-                    let step = self.exchanges.send_block(now, peer, request);
-                    observation.fetching = Some(step);
-                    let stage = Stage::Download(download);
-                    let transfer = Transfer { peer, request: of, stage, step, purpose, acknowledged: false };
-                    self.steps.insert(step, step);
-                    self.transfers.insert(step, transfer);
-                }
-                Err(error) => {
-                    self.events.push_back(Event::NotificationFailed { observation: id, number, error });
-                    self.give(owed);
-                }
-            }
+            let over = notification.over;
+            self.tell(now, id, notification);
             if over {
                 self.observations.remove(&id);
             }
         }
+    }
+
+    fn tell(&mut self, now: Instant, id: ExchangeId, notification: WaitingNotification) {
+        let WaitingNotification { number, received, owed, over } = notification;
+        let Some(observation) = self.observations.get_mut(&id) else { return };
+        let begun = received.and_then(|response| Download::begin(&observation.request, response, self.body_limit));
+        let error = match begun {
+            Ok((_, Fetched::Complete(response))) => {
+                observation.superseded = 0;
+                return self.events.push_back(Event::Notification { observation: id, number, response, owed });
+            }
+            Ok((download, Fetched::Next(_))) if !download.has_etag() && !observation.waiting.is_empty() => {
+                return self.superseded(id, number, owed);
+            }
+            Ok((download, Fetched::Next(request))) => {
+                let purpose = Purpose::Notification { observation: id, number, owed };
+                match self.fetch(now, id, purpose, download, request) {
+                    Ok(()) => return,
+                    Err(error) => error.into(),
+                }
+            }
+            Err(error) => error,
+        };
+        self.events.push_back(Event::NotificationFailed { observation: id, number, error, over });
+        self.give(owed);
+    }
+
+    /// Fetches the rest of the body of a notification.
+    fn fetch(
+        &mut self,
+        now: Instant,
+        id: ExchangeId,
+        purpose: Purpose,
+        download: Download,
+        next: Request,
+    ) -> Result<(), BlockError> {
+        let Some(observation) = self.observations.get(&id) else { return Ok(()) };
+        let (peer, request, stage) = (observation.peer, observation.request.clone(), Stage::Download(download));
+        let transfer = Transfer { peer, request, stage, step: id, purpose, acknowledged: false };
+        self.make_room_for(&transfer)?;
+        let step = self.exchanges.send_block(now, peer, next);
+        if let Some(observation) = self.observations.get_mut(&id) {
+            observation.fetching = Some(step);
+        }
+        self.steps.insert(step, step);
+        self.transfers.insert(step, Transfer { step, ..transfer });
+        Ok(())
+    }
+}
+
+impl Observation {
+    /// One whose first answer is not told.
+    fn new(peer: Peer, request: Request) -> Self {
+        Self { peer, request, fetching: None, told: false, waiting: VecDeque::new(), superseded: 0 }
+    }
+}
+
+/// What comes next of a body of ours, if this response asks for more of it: another block, or the first one of a body that
+/// was too large for one message (RFC 7959 section 2.9.3).
+fn in_smaller_parts(transfer: &mut Transfer, response: &Response) -> Result<Option<Request>, BlockError> {
+    match &mut transfer.stage {
+        Stage::Upload(upload) => Ok(match upload.answered(response)? {
+            Sent::Next(request) => Some(request),
+            Sent::Answer => None,
+        }),
+        Stage::Whole(payload) if response.code == Code::REQUEST_ENTITY_TOO_LARGE => {
+            let Some(size) = smaller_size(payload.len(), response) else { return Ok(None) };
+            let whole = Request { payload: std::mem::take(payload), ..transfer.request.clone() };
+            let upload = Upload::new(whole, size);
+            let first = upload.block();
+            transfer.stage = Stage::Upload(upload);
+            Ok(Some(first))
+        }
+        // Nothing is left to continue with: the device has not taken the request for a whole one.
+        Stage::Whole(_) if response.code == Code::CONTINUE => Err(BlockError::Unfinished),
+        Stage::Whole(_) | Stage::Download(_) => Ok(None),
     }
 }
 

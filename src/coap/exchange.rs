@@ -5,7 +5,7 @@
 //! 1. `send_request` sends a confirmable request and sets its first deadline; it is sent again until something comes.
 //! 2. An empty acknowledgement ends the retransmission: [`Event::Acknowledged`]. The response may take its time.
 //! 3. The response, piggybacked or separate, matched by token: [`Event::Response`]. A reset: [`Event::Reset`]. Nothing:
-//!    [`Event::TimedOut`].
+//!    [`Event::TimedOut`]. A response that cannot be read: [`Event::Failed`].
 //! 4. When request and response have the Observe option, the exchange has become an observation of the same id: each
 //!    further response with its token is an [`Event::Notification`], in the order of RFC 7641 section 3.4.
 //!
@@ -26,13 +26,15 @@ use crate::deadlines::Deadlines;
 
 use super::history::{History, Reply};
 use super::message_ids::MessageIds;
-use super::observe::Freshness;
+use super::observe::{Freshness, digest};
 use super::occupancy::Occupancy;
 use super::options::number;
 use super::parameters::Acknowledging;
-use super::transmission::{Expired, Key, Persistence, Transmissions};
+use super::transmission::{Expired, Key, Persistence, Sent, Transmissions};
 use super::verdict::{DropReason, Verdict};
-use super::{Code, DecodeError, Kind, Message, MessageId, Parameters, Peer, Request, Response, Standing, Token};
+use super::{
+    Code, DecodeError, Failure, Header, Kind, Message, MessageId, Parameters, Peer, Request, Response, Standing, Token,
+};
 
 /// A request of ours, and the observation that it may have begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -84,12 +86,24 @@ pub enum Event {
     TimedOut {
         exchange: ExchangeId,
     },
+    /// An answer came that cannot be read, and its repetition would be the same.
+    Failed {
+        exchange: ExchangeId,
+        error: Failure,
+    },
     /// Without a number, or with an error code, it was the last one: the observation is over.
     Notification {
         observation: ExchangeId,
         number: Option<u32>,
         response: Response,
         owed: Option<Acknowledge>,
+    },
+    /// A notification that cannot be read. When it was reset the observation is `over`: RFC 7641 section 3.6 lets the
+    /// device forget it.
+    NotificationFailed {
+        observation: ExchangeId,
+        error: Failure,
+        over: bool,
     },
 }
 
@@ -140,6 +154,8 @@ struct Exchange {
     token: Token,
     message_id: MessageId,
     observe: bool,
+    /// The request, once it was acknowledged: it is sent again if the device moves before it answers.
+    acknowledged: Option<Sent>,
 }
 
 #[derive(Debug)]
@@ -154,6 +170,13 @@ struct Observation {
 struct Expected {
     exchange: Option<ExchangeId>,
     observation: Option<ExchangeId>,
+}
+
+/// What a message that cannot be read as a whole was meant to answer.
+#[derive(Clone, Copy, Debug)]
+enum Answered {
+    Exchange(ExchangeId),
+    Observation(ExchangeId),
 }
 
 #[derive(Debug)]
@@ -204,7 +227,7 @@ impl Exchanges {
     ) {
         let verdict = match decoded {
             Ok(message) => self.handle_message(now, peer, standing, message, datagram),
-            Err(error) => Verdict::Dropped(DropReason::NoMessage(error)),
+            Err(error) => self.handle_malformed(peer, error, datagram),
         };
         self.outputs.push_back(Output::Verdict(peer, verdict));
     }
@@ -327,7 +350,7 @@ impl Exchanges {
         }
         if kind == Kind::Confirmable {
             let key = (peer, message_id);
-            let what = (datagram.clone(), Persistence::Ordinary);
+            let what = Sent { datagram: datagram.clone(), persistence: Persistence::Ordinary };
             self.transmissions.begin(now, key, what, Owner::SeparateResponse, &self.parameters, &mut self.rng);
         }
         self.transmit(peer, datagram);
@@ -417,7 +440,42 @@ impl Exchanges {
             Kind::Acknowledgement if message.code == Code::EMPTY => self.handle_acknowledgement(now, peer, message.id),
             Kind::Acknowledgement if message.code.is_response() => self.handle_piggybacked(now, peer, message),
             Kind::Reset if message.code == Code::EMPTY => self.handle_reset(peer, message.id),
-            Kind::Acknowledgement | Kind::Reset => Verdict::Dropped(DropReason::Senseless),
+            Kind::Acknowledgement | Kind::Reset => self.handle_senseless(peer, &message),
+        }
+    }
+
+    /// RFC 7252 sections 4.2 and 4.3: a confirmable message with a format error is reset, any other is ignored. When it
+    /// answers a request of ours, the request fails at once.
+    fn handle_malformed(&mut self, peer: Peer, error: DecodeError, datagram: &[u8]) -> Verdict {
+        if let Some(header) = Header::of(datagram) {
+            let confirmable = header.kind == Kind::Confirmable;
+            match self.malformed_answer(peer, header) {
+                Some(Answered::Exchange(exchange)) => self.fail(exchange, Failure::Malformed(error)),
+                Some(Answered::Observation(id)) => {
+                    self.notification_failed(id, Failure::Malformed(error), confirmable);
+                }
+                None => {}
+            }
+            if confirmable {
+                self.reset(peer, header.id);
+            }
+        }
+        Verdict::Dropped(DropReason::NoMessage(error))
+    }
+
+    /// Finds what the peer meant to answer with a message of which only this can be read.
+    fn malformed_answer(&self, peer: Peer, header: Header) -> Option<Answered> {
+        match header.kind {
+            // An empty acknowledgement with bytes behind it is no answer: that is still to come.
+            Kind::Acknowledgement if header.code == Code::EMPTY => None,
+            Kind::Acknowledgement => self.acknowledged_by(peer, header.id, header.token?).map(Answered::Exchange),
+            Kind::Reset => self.transmitted(peer, header.id).map(Answered::Exchange),
+            Kind::Confirmable | Kind::NonConfirmable if header.code.class() == 0 => None,
+            Kind::Confirmable | Kind::NonConfirmable => {
+                let expected = self.tokens.get(&(peer, header.token?))?;
+                let observation = expected.observation.map(Answered::Observation);
+                observation.or(expected.exchange.map(Answered::Exchange))
+            }
         }
     }
 
@@ -457,7 +515,13 @@ impl Exchanges {
     fn handle_response(&mut self, now: Instant, peer: Peer, message: Message) -> Verdict {
         let expected = self.tokens.get(&(peer, message.token)).copied().unwrap_or_default();
         let notifies = message.options.contains(number::OBSERVE) || expected.exchange.is_none();
-        if unknown_critical(&message, RESPONSE_OPTIONS).is_some() {
+        if let Some(option) = unknown_critical(&message, RESPONSE_OPTIONS) {
+            let error = Failure::CriticalOption(option);
+            match (expected.observation, expected.exchange) {
+                (Some(observation), _) if notifies => self.notification_failed(observation, error, true),
+                (_, Some(exchange)) => self.fail(exchange, error),
+                (_, None) => {}
+            }
             self.reset(peer, message.id);
             return Verdict::Dropped(DropReason::CriticalOption);
         }
@@ -476,28 +540,55 @@ impl Exchanges {
     }
 
     fn handle_piggybacked(&mut self, now: Instant, peer: Peer, message: Message) -> Verdict {
-        let Some(Owner::Exchange(exchange)) = self.transmissions.owner((peer, message.id)) else {
+        let token = message.token;
+        let Some(exchange) = self.acknowledged_by(peer, message.id, token) else {
             return Verdict::Dropped(DropReason::Unexpected);
         };
-        let token = message.token;
-        if self.exchanges.get(&exchange).is_none_or(|exchange| exchange.token != token) {
-            return Verdict::Dropped(DropReason::Unexpected);
-        }
-        if unknown_critical(&message, RESPONSE_OPTIONS).is_some() {
+        if let Some(option) = unknown_critical(&message, RESPONSE_OPTIONS) {
+            self.fail(exchange, Failure::CriticalOption(option));
             return Verdict::Dropped(DropReason::CriticalOption);
         }
         self.finish(now, exchange, peer, token, message)
     }
 
+    /// An acknowledgement or a reset with a code that it cannot have.
+    fn handle_senseless(&mut self, peer: Peer, message: &Message) -> Verdict {
+        let exchange = match message.kind {
+            Kind::Acknowledgement => self.acknowledged_by(peer, message.id, message.token),
+            Kind::Reset | Kind::Confirmable | Kind::NonConfirmable => self.transmitted(peer, message.id),
+        };
+        if let Some(exchange) = exchange {
+            self.fail(exchange, Failure::NotAResponse(message.code));
+        }
+        Verdict::Dropped(DropReason::Senseless)
+    }
+
+    /// The exchange whose request is on its way to this peer with this message id.
+    fn transmitted(&self, peer: Peer, id: MessageId) -> Option<ExchangeId> {
+        match self.transmissions.owner((peer, id))? {
+            Owner::Exchange(exchange) => Some(exchange),
+            Owner::SeparateResponse => None,
+        }
+    }
+
+    /// The same, if the request has this token.
+    fn acknowledged_by(&self, peer: Peer, id: MessageId, token: Token) -> Option<ExchangeId> {
+        let exchange = self.transmitted(peer, id)?;
+        self.exchanges.get(&exchange).is_some_and(|exchange| exchange.token == token).then_some(exchange)
+    }
+
     fn handle_acknowledgement(&mut self, now: Instant, peer: Peer, id: MessageId) -> Verdict {
-        match self.transmissions.end((peer, id)) {
-            Some(Owner::Exchange(exchange)) => {
+        match self.transmissions.take((peer, id)) {
+            Some((Owner::Exchange(id), sent)) => {
                 let patience = self.parameters.max_transmit_wait();
-                self.deadlines.set(Deadline::Response(exchange), now + patience);
-                self.events.push_back(Event::Acknowledged { exchange });
+                self.deadlines.set(Deadline::Response(id), now + patience);
+                if let Some(exchange) = self.exchanges.get_mut(&id) {
+                    exchange.acknowledged = Some(sent);
+                }
+                self.events.push_back(Event::Acknowledged { exchange: id });
                 Verdict::Acknowledgement
             }
-            Some(Owner::SeparateResponse) => Verdict::Acknowledgement,
+            Some((Owner::SeparateResponse, _)) => Verdict::Acknowledgement,
             None => Verdict::Dropped(DropReason::Unexpected),
         }
     }
@@ -520,7 +611,8 @@ impl Exchanges {
         self.end_exchange(id);
         let number = observe_number(&message).filter(|_| observe && message.code.is_success());
         if let Some(number) = number {
-            let observation = Observation { peer, token, freshness: Freshness::of(number, now) };
+            let body = digest(&message.options, &message.payload);
+            let observation = Observation { peer, token, freshness: Freshness::of(number, now).with_body(body) };
             self.observations.insert(id, observation);
             self.expected(peer, token, |expected| expected.observation = Some(id));
         }
@@ -531,11 +623,12 @@ impl Exchanges {
 
     fn notify(&mut self, now: Instant, peer: Peer, id: ExchangeId, message: Message) -> Verdict {
         let number = observe_number(&message);
+        let body = digest(&message.options, &message.payload);
         let Message { kind, id: message_id, .. } = message;
         let observation = self.observations.get_mut(&id).expect("a token points to observations that exist");
         // RFC 7641 section 4.2: an error, or a response without the option, is the last word of the device.
         match number.filter(|_| message.code.is_success()) {
-            Some(number) if !observation.freshness.advance(number, now) => {
+            Some(number) if !observation.freshness.advance(number, now, body) => {
                 self.acknowledge(peer, message_id, kind);
                 return Verdict::Dropped(DropReason::StaleNotification);
             }
@@ -565,37 +658,53 @@ impl Exchanges {
         let id = ExchangeId(self.new_id());
         let message_id = self.new_message_id(now, peer);
         let observe = request.options.uint(number::OBSERVE) == Ok(Some(0));
-        self.exchanges.insert(id, Exchange { peer, token, message_id, observe });
+        self.exchanges.insert(id, Exchange { peer, token, message_id, observe, acknowledged: None });
         self.expected(peer, token, |expected| expected.exchange = Some(id));
 
         let Request { method, options, payload } = request;
         let message = Message { kind: Kind::Confirmable, code: method, id: message_id, token, options, payload };
         let datagram = message.encode();
         let key = (peer, message_id);
-        let what = (datagram.clone(), persistence);
+        let what = Sent { datagram: datagram.clone(), persistence };
         self.transmissions.begin(now, key, what, Owner::Exchange(id), &self.parameters, &mut self.rng);
         self.transmit(peer, datagram);
         id
     }
 
-    /// The message keeps its id, so that the device sees a repetition, unless another one has it on its way there.
+    /// The message keeps its id, so that the device sees a repetition, unless another one has it on its way there. It is
+    /// due at once, and with as many repetitions before it as a new one. A request that was acknowledged is sent again
+    /// too: its answer may have come from the new address before anybody knew whose that is.
     fn readdress_transmission(&mut self, now: Instant, id: ExchangeId, from: Key, to: Peer) {
-        if !self.owns_transmission(id, from) {
-            return;
-        }
+        let on_its_way = if self.owns_transmission(id, from) { self.transmissions.take(from) } else { None };
+        let acknowledged = self.exchanges.get_mut(&id).and_then(|exchange| exchange.acknowledged.take());
+        let Some(mut sent) = on_its_way.map(|(_, sent)| sent).or(acknowledged) else { return };
+        self.deadlines.cancel(Deadline::Response(id));
         let mut key = (to, from.1);
         if self.transmissions.contains(key) {
             key.1 = self.new_message_id(now, to);
+            sent.set_message_id(key.1);
             if let Some(exchange) = self.exchanges.get_mut(&id) {
                 exchange.message_id = key.1;
             }
         }
-        self.transmissions.readdress(now, from, key);
+        self.transmissions.begin_anew(now, key, sent, Owner::Exchange(id), &self.parameters, &mut self.rng);
     }
 
     /// An exchange that waits for its separate response has no message on its way, and its id may be another one's.
     fn owns_transmission(&self, id: ExchangeId, key: Key) -> bool {
         matches!(self.transmissions.owner(key), Some(Owner::Exchange(owner)) if owner == id)
+    }
+
+    fn fail(&mut self, exchange: ExchangeId, error: Failure) {
+        self.end_exchange(exchange);
+        self.events.push_back(Event::Failed { exchange, error });
+    }
+
+    fn notification_failed(&mut self, observation: ExchangeId, error: Failure, over: bool) {
+        if over {
+            self.forget(observation);
+        }
+        self.events.push_back(Event::NotificationFailed { observation, error, over });
     }
 
     fn time_out(&mut self, exchange: ExchangeId) {

@@ -113,6 +113,36 @@ pub enum DecodeError {
     Malformed,
 }
 
+/// The fields of a message that stand before its options. They may be readable where the rest is malformed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    pub kind: Kind,
+    pub code: Code,
+    pub id: MessageId,
+    /// `None` where the token length is reserved, or the datagram ends within the token.
+    pub token: Option<Token>,
+}
+
+impl Header {
+    /// Reads the beginning of a datagram. Returns `None` for a datagram that is shorter than a header, and for another
+    /// version of CoAP: RFC 7252 section 3 wants such a message to be ignored.
+    pub fn of(datagram: &[u8]) -> Option<Self> {
+        let [first, code, high, low, rest @ ..] = datagram else { return None };
+        if first >> 6 != 1 {
+            return None;
+        }
+        let kind = match first >> 4 & 0x03 {
+            0 => Kind::Confirmable,
+            1 => Kind::NonConfirmable,
+            2 => Kind::Acknowledgement,
+            _ => Kind::Reset,
+        };
+        let length = usize::from(first & 0x0f);
+        let token = rest.get(..length).filter(|_| length <= Token::MAX_LENGTH).map(Token::new);
+        Some(Self { kind, code: Code(*code), id: MessageId(u16::from_be_bytes([*high, *low])), token })
+    }
+}
+
 impl Message {
     /// The empty message that acknowledges or resets `id` (RFC 7252 section 4.1).
     pub fn empty(kind: Kind, id: MessageId) -> Self {
@@ -235,6 +265,26 @@ mod tests {
             ("40010001f0", DecodeError::Malformed),
         ] {
             assert_eq!(Message::decode(&hex(bytes)), Err(error), "{bytes}");
+        }
+    }
+
+    #[test]
+    fn the_header_and_the_token_are_read_where_the_rest_is_malformed() {
+        let header = |kind, code, token: Option<&[u8]>| {
+            Some(Header { kind, code, id: MessageId(0x2002), token: token.map(Token::new) })
+        };
+        for (bytes, expected) in [
+            ("40452002c0ff", header(Kind::Confirmable, Code::CONTENT, Some(&[]))),
+            ("524520020102ff", header(Kind::NonConfirmable, Code::CONTENT, Some(&[1, 2]))),
+            ("61e0200201f0", header(Kind::Acknowledgement, Code::of(7, 0), Some(&[1]))),
+            ("7000200201", header(Kind::Reset, Code::EMPTY, Some(&[]))),
+            ("4d0220020102030405060708090a0b0c0d", header(Kind::Confirmable, Code::POST, None)),
+            ("4202200201", header(Kind::Confirmable, Code::POST, None)),
+            ("80452002", None),
+            ("404520", None),
+            ("", None),
+        ] {
+            assert_eq!(Header::of(&hex(bytes)), expected, "{bytes}");
         }
     }
 

@@ -7,6 +7,7 @@ mod block;
 mod code;
 mod endpoint;
 mod exchange;
+mod failure;
 mod history;
 mod message;
 mod message_ids;
@@ -15,6 +16,7 @@ mod occupancy;
 pub mod options;
 mod parameters;
 mod standing;
+mod transfers;
 mod transmission;
 mod verdict;
 
@@ -22,7 +24,8 @@ pub use block::BlockError;
 pub use code::Code;
 pub use endpoint::{Endpoint, Event};
 pub use exchange::{Acknowledge, ExchangeId, Output, RequestId, Transmit};
-pub use message::{DecodeError, Kind, Message, MessageId, Request, Response, Token};
+pub use failure::Failure;
+pub use message::{DecodeError, Header, Kind, Message, MessageId, Request, Response, Token};
 pub use observe::Freshness;
 pub use occupancy::Occupancy;
 pub use options::{OptionError, Options};
@@ -30,7 +33,7 @@ pub use parameters::{Acknowledging, Parameters};
 pub use standing::Standing;
 pub use verdict::{DropReason, Verdict};
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -55,5 +58,13 @@ impl Peer {
     /// An address over plain UDP.
     pub fn udp(socket: u16, address: SocketAddr) -> Self {
         Self { socket, address, association: None }
+    }
+
+    /// Returns the IP address, and of IPv6 the network of 64 bits, which belongs to one customer.
+    pub(crate) fn network(&self) -> IpAddr {
+        match self.address.ip().to_canonical() {
+            IpAddr::V4(address) => IpAddr::V4(address),
+            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        }
     }
 }

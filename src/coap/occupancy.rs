@@ -18,6 +18,10 @@ pub struct Occupancy {
     pub transfers: usize,
     /// Bodies of peers that are put together.
     pub assemblies: usize,
+    /// Bodies of peers that were put together, with what they were answered.
+    pub concluded_bodies: usize,
+    /// The bytes that have come of bodies in both directions.
+    pub received_bytes: usize,
     /// Notifications that wait for the body of an earlier one.
     pub waiting_notifications: usize,
     pub deadlines: usize,

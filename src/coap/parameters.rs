@@ -31,10 +31,13 @@ pub struct Parameters {
     pub pending_requests: usize,
     /// Bytes of a block of ours: 16 to 1024. A body that is larger goes block by block.
     pub block_size: usize,
-    /// Bytes of a body from a device that comes in blocks.
+    /// Bytes of a body that comes in blocks. A peer that the layer above does not know may send 64 KiB of them.
     pub received_body: usize,
-    /// Bodies that devices send in blocks at once.
+    /// Bodies that peers send in blocks at once, over DTLS and over plain UDP apart. Peers that the layer above does not
+    /// know have half as many for themselves.
     pub received_bodies: usize,
+    /// Bytes of all bodies together that come in blocks, asked for or not.
+    pub received_bytes: usize,
 }
 
 impl Default for Parameters {
@@ -51,8 +54,9 @@ impl Default for Parameters {
             exchanges: 200_000,
             pending_requests: 20_000,
             block_size: 1024,
-            received_body: 64 * 1024,
+            received_body: 1024 * 1024,
             received_bodies: 1000,
+            received_bytes: 64 * 1024 * 1024,
         }
     }
 }

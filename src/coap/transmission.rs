@@ -29,10 +29,27 @@ pub struct Transmissions<O> {
 #[derive(Debug)]
 struct Transmission<O> {
     owner: O,
-    datagram: Vec<u8>,
+    sent: Sent,
     timeout: Duration,
     retransmissions: u8,
-    persistence: Persistence,
+    /// It has not left for this address yet.
+    due: bool,
+}
+
+/// A confirmable message as it leaves.
+#[derive(Debug)]
+pub struct Sent {
+    pub datagram: Vec<u8>,
+    pub persistence: Persistence,
+}
+
+impl Sent {
+    pub fn set_message_id(&mut self, id: MessageId) {
+        // RFC 7252 section 3: the message id is the third and the fourth byte.
+        if let Some(bytes) = self.datagram.get_mut(2..4) {
+            bytes.copy_from_slice(&id.0.to_be_bytes());
+        }
+    }
 }
 
 /// How often a message is sent again.
@@ -61,18 +78,19 @@ impl<O> Default for Transmissions<O> {
 
 impl<O: Copy> Transmissions<O> {
     /// Begins with a message that leaves now. The first timeout is ACK_TIMEOUT times a random factor.
-    pub fn begin(
-        &mut self,
-        now: Instant,
-        key: Key,
-        (datagram, persistence): (Vec<u8>, Persistence),
-        owner: O,
-        how: &Parameters,
-        rng: &mut StdRng,
-    ) {
+    pub fn begin(&mut self, now: Instant, key: Key, sent: Sent, owner: O, how: &Parameters, rng: &mut StdRng) {
         let timeout = how.ack_timeout.mul_f64(rng.random_range(1.0..=how.ack_random_factor));
         self.deadlines.set(key, now + timeout);
-        self.waiting.insert(key, Transmission { owner, datagram, timeout, retransmissions: 0, persistence });
+        self.waiting.insert(key, Transmission { owner, sent, timeout, retransmissions: 0, due: false });
+    }
+
+    /// Begins anew with a message that was on its way to another address: it is due now.
+    pub fn begin_anew(&mut self, now: Instant, key: Key, sent: Sent, owner: O, how: &Parameters, rng: &mut StdRng) {
+        self.begin(now, key, sent, owner, how, rng);
+        self.deadlines.set(key, now);
+        if let Some(transmission) = self.waiting.get_mut(&key) {
+            transmission.due = true;
+        }
     }
 
     pub fn contains(&self, key: Key) -> bool {
@@ -81,31 +99,27 @@ impl<O: Copy> Transmissions<O> {
 
     /// Ends a transmission: it was acknowledged, reset, or is not wanted any more.
     pub fn end(&mut self, key: Key) -> Option<O> {
+        self.take(key).map(|(owner, _)| owner)
+    }
+
+    /// The same, and gives the message.
+    pub fn take(&mut self, key: Key) -> Option<(O, Sent)> {
         self.deadlines.cancel(key);
-        self.waiting.remove(&key).map(|transmission| transmission.owner)
+        self.waiting.remove(&key).map(|transmission| (transmission.owner, transmission.sent))
     }
 
     pub fn owner(&self, key: Key) -> Option<O> {
         self.waiting.get(&key).map(|transmission| transmission.owner)
     }
 
-    /// The peer is at another address now; the next retransmission goes there, at once, with the message id of `to`,
-    /// which no other message may have.
-    pub fn readdress(&mut self, now: Instant, from: Key, to: Key) {
-        let Some(mut transmission) = self.waiting.remove(&from) else { return };
-        self.deadlines.cancel(from);
-        // RFC 7252 section 3: the message id is the third and the fourth byte.
-        if let Some(id) = transmission.datagram.get_mut(2..4) {
-            id.copy_from_slice(&to.1.0.to_be_bytes());
-        }
-        self.deadlines.set(to, now);
-        self.waiting.insert(to, transmission);
-    }
-
     pub fn pop_expired(&mut self, now: Instant, how: &Parameters) -> Option<Expired<O>> {
         let key = self.deadlines.pop_expired(now)?;
         let transmission = self.waiting.get_mut(&key).expect("every deadline has its transmission");
-        if transmission.retransmissions >= transmission.persistence.retransmissions(how) {
+        if std::mem::take(&mut transmission.due) {
+            self.deadlines.set(key, now + transmission.timeout);
+            return Some(Expired::Retransmit(key.0, transmission.sent.datagram.clone()));
+        }
+        if transmission.retransmissions >= transmission.sent.persistence.retransmissions(how) {
             let owner = transmission.owner;
             self.waiting.remove(&key);
             return Some(Expired::GivenUp(owner));
@@ -115,7 +129,7 @@ impl<O: Copy> Transmissions<O> {
             transmission.timeout *= 2;
         }
         self.deadlines.set(key, now + transmission.timeout);
-        Some(Expired::Retransmit(key.0, transmission.datagram.clone()))
+        Some(Expired::Retransmit(key.0, transmission.sent.datagram.clone()))
     }
 
     pub fn len(&self) -> usize {

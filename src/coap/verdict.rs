@@ -18,7 +18,8 @@ pub enum Verdict {
     Dropped(DropReason),
 }
 
-/// Why nothing was done with a datagram but, where due, a reset.
+/// Why a datagram was dropped. It may have been answered with a reset, and where it was the answer to a request of ours,
+/// that request has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DropReason {
     NoMessage(DecodeError),
@@ -34,4 +35,6 @@ pub enum DropReason {
     TooManyRequests,
     /// More than strangers may send, together or from this address.
     RateLimited,
+    /// More than the devices that are registered at this address may send.
+    DeviceRateLimited,
 }

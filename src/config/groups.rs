@@ -12,11 +12,20 @@ use super::reader::Reader;
 
 /// `SECTION.per_second`, `.burst`, and the same for each address.
 pub fn rate_limit(reader: &mut Reader, section: &str, default: RateLimit) -> RateLimit {
-    let mut rate = |prefix: &str, default: Rate| Rate {
+    let total = rate(reader, section, default.total);
+    RateLimit { total, address: prefixed_rate(reader, section, "address_", default.address) }
+}
+
+/// `SECTION.per_second` and `.burst`.
+pub fn rate(reader: &mut Reader, section: &str, default: Rate) -> Rate {
+    prefixed_rate(reader, section, "", default)
+}
+
+fn prefixed_rate(reader: &mut Reader, section: &str, prefix: &str, default: Rate) -> Rate {
+    Rate {
         per_second: reader.read(&format!("{section}.{prefix}per_second"), default.per_second, whole(1..=1_000_000)),
         burst: reader.read(&format!("{section}.{prefix}burst"), default.burst, whole(1..=1_000_000)),
-    };
-    RateLimit { total: rate("", default.total), address: rate("address_", default.address) }
+    }
 }
 
 /// What one device may have of the queue is no more than the whole of it.

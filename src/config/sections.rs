@@ -20,7 +20,7 @@ use crate::upstream;
 
 use super::dtls;
 use super::exproto;
-use super::groups::rate_limit;
+use super::groups::{rate, rate_limit};
 use super::kinds::{
     HOUR, MANY, MILLISECOND, SECOND, SOCKET_ADDRESS, YEAR, choice, duration, list, number, parsed, switch, text,
     text_with_content, whole,
@@ -35,6 +35,8 @@ const LONGEST_LIFETIME: Duration = Duration::from_secs(100 * YEAR.as_secs());
 
 /// Devices with a lifetime of a year exist.
 const TEN_YEARS: Duration = Duration::from_secs(3650 * 24 * HOUR.as_secs());
+
+const MEBIBYTE: usize = 1024 * 1024;
 
 /// The `apn` values of the devices that EMQX's gateway knows as sleeping.
 const POWER_SAVING_APN: [&str; 4] = ["Ctnb", "psmA.eDRX0.ctnb", "psmC.eDRX0.ctnb", "psmF.eDRXC.ctnb"];
@@ -121,7 +123,7 @@ fn lifetimes(reader: &mut Reader) -> RangeInclusive<Duration> {
 
 fn coap(reader: &mut Reader) -> Parameters {
     let default = Parameters::default();
-    Parameters {
+    let parameters = Parameters {
         ack_timeout: reader.read("coap.ack_timeout", default.ack_timeout, duration(MILLISECOND..=HOUR)),
         ack_random_factor: reader.read("coap.ack_random_factor", default.ack_random_factor, number(1.0..=10.0)),
         max_retransmit: reader.read("coap.max_retransmit", default.max_retransmit, whole(0..=20)),
@@ -137,9 +139,16 @@ fn coap(reader: &mut Reader) -> Parameters {
         exchanges: reader.read("coap.exchanges", default.exchanges, whole(1..=MANY)),
         pending_requests: reader.read("coap.pending_requests", default.pending_requests, whole(1..=MANY)),
         block_size: reader.read("coap.block_size", default.block_size, whole(16..=1024)),
-        received_body: reader.read("coap.received_body", default.received_body, whole(1024..=64 * 1024 * 1024)),
+        received_body: reader.read("coap.received_body", default.received_body, whole(1024..=64 * MEBIBYTE)),
         received_bodies: reader.read("coap.received_bodies", default.received_bodies, whole(1..=MANY)),
+        received_bytes: reader.read("coap.received_bytes", default.received_bytes, whole(1024..=64 * 1024 * MEBIBYTE)),
+    };
+    let keys = ["coap.received_body", "coap.received_bytes"];
+    if reader.fine(&keys) && parameters.received_body > parameters.received_bytes {
+        let most = parameters.received_bytes;
+        reader.refuse(keys[0], format!("allowed is no more than coap.received_bytes, which is {most}"));
     }
+    parameters
 }
 
 fn limits(reader: &mut Reader, pending_requests: usize) -> Limits {
@@ -154,6 +163,7 @@ fn limits(reader: &mut Reader, pending_requests: usize) -> Limits {
             default.registration_size,
             whole(1024..=64 * 1024 * 1024),
         ),
+        registered: rate(reader, "limits.registered", default.registered),
         waiting_commands: reader.read("limits.waiting_commands", default.waiting_commands, whole(1..=MANY)),
         command_expiry: reader.read("limits.command_expiry", default.command_expiry, duration(SECOND..=YEAR)),
         observations: reader.read("limits.observations", default.observations, whole(1..=MANY)),

@@ -1,16 +1,18 @@
-//! What strangers may send, so that they cannot hurt those that are registered.
+//! How much strangers may send, so that they cannot hurt those that are registered, and how much a registered device may
+//! send, so that it cannot hurt the others.
 //!
-//! A datagram belongs to a registered device when it comes from its address, or names its location: it is never limited.
-//! Of all others, Registers have one limit, and what else would be answered has another; each of them for one address and
-//! for all. What is neither answered nor remembered needs none.
+//! A message belongs to a registered device when it comes from the address of that device. Of all others, Registers have
+//! one limit, and what else would be answered has another; each of them for one address and for all. A request for a
+//! registration from another address than that of its device is among them: anybody can name the location that he was
+//! given, from any address that he claims to have. What is neither answered nor remembered needs no limit.
 
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
 
 use crate::coap::options::number;
-use crate::coap::{Code, DecodeError, Kind, Message, Peer, Response, Standing};
-use crate::rate::{Exceeded, Limiter, Source};
+use crate::coap::{Code, DecodeError, Header, Kind, Message, Peer, Response, Standing};
+use crate::rate::{Buckets, Exceeded, Limiter, Rate, Source};
 use crate::registry::Device;
 
 use super::Gateway;
@@ -20,13 +22,15 @@ use super::settings::Limits;
 /// A device that registers again sooner is counted like a stranger: each Register costs a connection to the broker.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// Buckets of tokens for what strangers send.
+/// Buckets of tokens for what peers send.
 #[derive(Debug)]
 pub(super) struct Admission {
     registers: Limiter,
     /// Registers beyond their limit that are answered; those beyond this one are not.
     refusals: Limiter,
     others: Limiter,
+    registered: Buckets<Peer>,
+    rate_of_registered: Rate,
 }
 
 /// What is done with a datagram.
@@ -35,7 +39,7 @@ enum Decision {
     Admit(Standing),
     /// A Register: more than its address, or all together, may send.
     Refuse(Exceeded),
-    Drop,
+    Drop(DropReason),
 }
 
 impl Admission {
@@ -44,6 +48,8 @@ impl Admission {
             registers: Limiter::new(limits.registers),
             refusals: Limiter::new(limits.registers),
             others: Limiter::new(limits.strangers),
+            registered: Buckets::default(),
+            rate_of_registered: limits.registered,
         }
     }
 
@@ -51,32 +57,48 @@ impl Admission {
         self.registers.set_limit(limits.registers);
         self.refusals.set_limit(limits.registers);
         self.others.set_limit(limits.strangers);
+        self.rate_of_registered = limits.registered;
     }
 
-    /// Addresses that are remembered because they sent lately: for each kind at most the burst of all, and those of the
+    /// Addresses of strangers that are remembered because they sent lately: for each kind at most the burst of all, and those of the
     /// time that one token takes.
     pub fn addresses(&self) -> usize {
         [&self.registers, &self.refusals, &self.others].iter().map(|limiter| limiter.addresses()).sum()
+    }
+
+    /// Registered devices that are remembered because they sent lately.
+    pub fn senders(&self) -> usize {
+        self.registered.len()
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
         for limiter in [&mut self.registers, &mut self.refusals, &mut self.others] {
             limiter.forget_full(now);
         }
+        self.registered.forget_full(now);
     }
 
     fn register(&mut self, now: Instant, source: Source) -> Decision {
         match self.registers.take(now, source) {
             Ok(()) => Decision::Admit(Standing::Stranger),
             Err(exceeded) if self.refusals.take(now, source).is_ok() => Decision::Refuse(exceeded),
-            Err(_) => Decision::Drop,
+            Err(_) => Decision::Drop(DropReason::RateLimited),
         }
     }
 
     fn other(&mut self, now: Instant, source: Source, standing: Standing) -> Decision {
         match self.others.take(now, source) {
             Ok(()) => Decision::Admit(standing),
-            Err(_) => Decision::Drop,
+            Err(_) => Decision::Drop(DropReason::RateLimited),
+        }
+    }
+
+    /// A message from where so many registered devices are.
+    fn registered(&mut self, now: Instant, peer: Peer, devices: usize) -> Decision {
+        if self.registered.take(now, peer, self.rate_of_registered.times(devices)) {
+            Decision::Admit(Standing::Known)
+        } else {
+            Decision::Drop(DropReason::DeviceRateLimited)
         }
     }
 }
@@ -98,10 +120,8 @@ impl Gateway {
                 self.handle_coap(now);
             }
             (Decision::Refuse(exceeded), Ok(register)) => self.refuse_register(peer, &register, exceeded),
-            (Decision::Drop | Decision::Refuse(_), _) => {
-                let verdict = Verdict::Dropped(DropReason::RateLimited);
-                self.report(Report::Datagram { peer, verdict });
-            }
+            (Decision::Drop(reason), _) => self.drop_datagram(peer, reason),
+            (Decision::Refuse(_), Err(_)) => self.drop_datagram(peer, DropReason::RateLimited),
         }
     }
 
@@ -112,17 +132,20 @@ impl Gateway {
         decoded: &Result<Message, DecodeError>,
         datagram: &[u8],
     ) -> Decision {
-        let Ok(message) = decoded else { return Decision::Admit(Standing::Fleeting) };
+        let source = Source::of(peer.address);
+        let Ok(message) = decoded else { return self.decide_on_malformed(now, peer, datagram) };
         // They belong to a message of ours, or to nothing.
         if matches!(message.kind, Kind::Acknowledgement | Kind::Reset) {
             return Decision::Admit(Standing::Known);
         }
-        let source = Source::of(peer.address);
         let registers = is_register(message);
         if self.is_of_registered(now, peer, message, registers) {
-            return Decision::Admit(Standing::Known);
+            let devices = self.registry.devices_at(peer);
+            return self.admission.registered(now, peer, devices);
         }
         match registers {
+            // An Update moves the registration: a repetition of it should be told.
+            false if self.names_location(message) => self.admission.other(now, source, Standing::Stranger),
             false => self.admission.other(now, source, Standing::Fleeting),
             true if continues(message) || self.coap.is_duplicate(now, peer, message.id, datagram) => {
                 self.admission.other(now, source, Standing::Stranger)
@@ -131,7 +154,22 @@ impl Gateway {
         }
     }
 
-    /// Whether a registered device sends this. A Register is the device's own only with its own name.
+    /// What is no message is reset if it is confirmable, and that is an answer like any other.
+    fn decide_on_malformed(&mut self, now: Instant, peer: Peer, datagram: &[u8]) -> Decision {
+        let is_reset = Header::of(datagram).is_some_and(|header| header.kind == Kind::Confirmable);
+        let devices = self.registry.devices_at(peer);
+        match (is_reset, devices) {
+            (false, _) => Decision::Admit(Standing::Fleeting),
+            (true, 0) => self.admission.other(now, Source::of(peer.address), Standing::Fleeting),
+            (true, _) => self.admission.registered(now, peer, devices),
+        }
+    }
+
+    fn drop_datagram(&mut self, peer: Peer, reason: DropReason) {
+        self.report(Report::Datagram { peer, verdict: Verdict::Dropped(reason) });
+    }
+
+    /// Whether a registered device sends this, from where it is. A Register is the device's own only with its own name.
     fn is_of_registered(&self, now: Instant, peer: Peer, message: &Message, registers: bool) -> bool {
         if registers {
             let endpoint = message.options.all(number::URI_QUERY).find_map(|item| item.strip_prefix(b"ep="));
@@ -140,7 +178,7 @@ impl Gateway {
             let device = endpoint.and_then(|endpoint| self.device_at(&endpoint, peer));
             return device.is_some_and(|device| device.age(now) >= SETTLED);
         }
-        self.registry.is_known(peer) || self.names_location(message)
+        self.registry.is_known(peer)
     }
 
     /// The registered device of this name, if it last spoke from there.

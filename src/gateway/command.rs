@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::coap::{BlockError, Code, ExchangeId, Response};
+use crate::coap::{Code, ExchangeId, Failure, Response};
 use crate::lwm2m::operation::Operation;
 use crate::mqtt::downlink::{self, Command, Echo, Reply};
 use crate::mqtt::uplink;
@@ -145,14 +145,23 @@ impl Gateway {
         self.send_next(now, id);
     }
 
-    /// The body of the request or of the response could not be transferred.
-    pub(super) fn command_failed(&mut self, now: Instant, exchange: ExchangeId, error: BlockError) {
+    /// The response cannot be read, or the body of the request or of the response could not be transferred.
+    pub(super) fn command_failed(&mut self, now: Instant, exchange: ExchangeId, error: Failure) {
         let Some((id, command)) = self.take_command(exchange) else { return };
         self.heard_from(now, id);
-        self.refuse_command(id, &command, CommandOutcome::TransferFailed, &error.to_string());
-        if let Some(peer) = self.registry.device(id).map(|device| device.peer) {
-            self.report(Report::TransferFailed { peer, error });
-        }
+        let (reason, transfer) = (error.to_string(), error.transfer());
+        let outcome = match transfer {
+            Some(_) => CommandOutcome::TransferFailed,
+            None => CommandOutcome::MalformedAnswer,
+        };
+        self.refuse_command(id, &command, outcome, &reason);
+        let Some(device) = self.registry.device(id) else { return };
+        let (peer, endpoint) = (device.peer, device.registration.endpoint.clone());
+        let path = command.operation.path().to_string();
+        self.report(match transfer {
+            Some(error) => Report::TransferFailed { peer, error },
+            None => Report::UndecodableContent { endpoint, path, reason },
+        });
         self.send_next(now, id);
     }
 

@@ -43,6 +43,7 @@ use crate::registry::{Device, Registry};
 use admission::Admission;
 use broker::{BrokerCommand, BrokerEvent, DeviceId, Publication, Ticket, UplinkClass};
 use joining::Joinings;
+use notification::Notified;
 use obeyed::Obeyed;
 use report::Report;
 use restart::Changes;
@@ -206,11 +207,13 @@ impl Gateway {
                 coap::Event::TimedOut { exchange } => self.command_timed_out(now, exchange),
                 coap::Event::Failed { exchange, error } => self.command_failed(now, exchange, error),
                 coap::Event::Notification { observation, number, response, owed } => {
-                    self.notified(now, observation, number, Ok(&response), owed);
+                    let over = number.is_none() || !response.code.is_success();
+                    self.notified(now, observation, Notified { number, received: Ok(&response), owed, over });
                 }
-                coap::Event::NotificationFailed { observation, number, error } => {
-                    self.notified(now, observation, number, Err(error), None);
+                coap::Event::NotificationFailed { observation, number, error, over } => {
+                    self.notified(now, observation, Notified { number, received: Err(error), owed: None, over });
                 }
+                coap::Event::NotificationSuperseded { observation } => self.notification_superseded(now, observation),
                 coap::Event::BodyRefused { peer, error } => self.report(Report::TransferFailed { peer, error }),
             }
         }

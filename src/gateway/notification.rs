@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::coap::{Acknowledge, BlockError, Code, ExchangeId, Response};
+use crate::coap::{Acknowledge, Code, ExchangeId, Failure, Response};
 use crate::lwm2m::operation::Outcome;
 use crate::mqtt::uplink;
 
@@ -13,16 +13,18 @@ use super::report::{NotificationOutcome, Report};
 /// Acknowledgements that one device may wait for; RFC 7252 section 4.7 lets it have one message on its way.
 const OWED_PER_DEVICE: usize = 64;
 
+/// A notification, or the reason why there is none although the device sent one.
+pub(super) struct Notified<'r> {
+    pub number: Option<u32>,
+    pub received: Result<&'r Response, Failure>,
+    pub owed: Option<Acknowledge>,
+    /// It was the last one of its observation.
+    pub over: bool,
+}
+
 impl Gateway {
-    /// A notification, or the reason why its body could not be fetched.
-    pub(super) fn notified(
-        &mut self,
-        now: Instant,
-        observation_id: ExchangeId,
-        number: Option<u32>,
-        received: Result<&Response, BlockError>,
-        owed: Option<Acknowledge>,
-    ) {
+    pub(super) fn notified(&mut self, now: Instant, observation_id: ExchangeId, notified: Notified) {
+        let Notified { number, received, owed, over } = notified;
         let Some(&id) = self.exchanges.get(&observation_id) else { return };
         self.heard_from(now, id);
         let Some(device) = self.registry.device(id) else { return };
@@ -38,13 +40,12 @@ impl Gateway {
 
         let ticket = owed.map(|owed| self.owe(id, owed));
         self.publish_with(id, topic, payload, UplinkClass::Notification, ticket);
-        if let Err(error) = received {
+        if let Some(error) = received.err().and_then(Failure::transfer) {
             self.report(Report::TransferFailed { peer, error });
         } else if let Some(reason) = outcome.reason {
             let endpoint = endpoint.clone();
             self.report(Report::UndecodableContent { endpoint, path: path.to_string(), reason });
         }
-        let over = number.is_none() || received.is_ok_and(|response| !response.code.is_success());
         if over {
             self.exchanges.remove(&observation_id);
             self.changed(id);
@@ -55,6 +56,15 @@ impl Gateway {
         let outcome = if over { NotificationOutcome::Ended } else { NotificationOutcome::Published };
         self.report(Report::Notification { endpoint, outcome });
         self.send_next(now, id);
+    }
+
+    /// A newer state was told before this one could be read as a whole: there is nothing to publish.
+    pub(super) fn notification_superseded(&mut self, now: Instant, observation: ExchangeId) {
+        let Some(&id) = self.exchanges.get(&observation) else { return };
+        self.heard_from(now, id);
+        let Some(device) = self.registry.device(id) else { return };
+        let endpoint = device.registration.endpoint.clone();
+        self.report(Report::Notification { endpoint, outcome: NotificationOutcome::Superseded });
     }
 
     /// The broker took a notification: now the device may forget it.

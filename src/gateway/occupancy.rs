@@ -27,6 +27,8 @@ pub struct Occupancy {
     pub to_observe: usize,
     /// Addresses of strangers that sent lately.
     pub addresses: usize,
+    /// Registered devices that sent lately.
+    pub senders: usize,
     pub deadlines: usize,
     /// What was not polled yet.
     pub outputs: usize,
@@ -47,6 +49,7 @@ impl Gateway {
             owed_acknowledgements: self.registry.devices().map(|(_, device)| device.owed.len()).sum(),
             to_observe: self.registry.devices().map(|(_, device)| device.to_observe.len()).sum(),
             addresses: self.admission.addresses(),
+            senders: self.admission.senders(),
             deadlines: self.deadlines.len(),
             outputs: self.outputs.len(),
             coap: self.coap.occupancy(),

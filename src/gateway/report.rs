@@ -185,6 +185,8 @@ pub enum CommandOutcome {
     ObeyedBefore,
     /// Its body, or that of its answer, could not be transferred in blocks.
     TransferFailed,
+    /// The device answered with something that is no well-formed response.
+    MalformedAnswer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -192,4 +194,6 @@ pub enum NotificationOutcome {
     Published,
     /// It carried an error code; the observation is over.
     Ended,
+    /// A newer one came before its body was fetched.
+    Superseded,
 }

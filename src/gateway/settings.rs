@@ -78,6 +78,8 @@ pub struct Limits {
     pub strangers: RateLimit,
     /// Bytes that are kept of one registration: its object list with attributes, and its query items.
     pub registration_size: usize,
+    /// What one registered device may send beside its answers to commands.
+    pub registered: Rate,
     /// Commands that wait for one device.
     pub waiting_commands: usize,
     /// How long a command may wait when it does not say itself.
@@ -108,6 +110,8 @@ impl Default for Limits {
                 address: Rate { per_second: 1_000, burst: 10_000 },
             },
             registration_size: 16 * 1024,
+            // A device that notifies of every sample sends some hundreds a second.
+            registered: Rate { per_second: 1_000, burst: 2_000 },
             waiting_commands: 64,
             command_expiry: Duration::from_secs(24 * 3600),
             observations: 128,

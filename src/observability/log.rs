@@ -53,6 +53,7 @@ pub fn log(report: &Report) {
         }
         Report::LinksLeftOut { reason, first: true, .. } => info!(reason, "part of a link list ignored"),
         Report::LinksLeftOut { reason, first: false, .. } => debug!(reason, "part of a link list ignored"),
+        Report::Notification { outcome: NotificationOutcome::Superseded, .. } => trace!("notification superseded"),
         Report::UndecodableContent { path, reason, .. } => {
             error!(path, reason, "payload not understood");
         }

@@ -62,7 +62,12 @@ impl Vitals {
                 coap.remembered_messages => r#"table="remembered_messages""#,
                 coap.transfers => r#"table="transfers""#,
                 coap.assemblies => r#"table="assemblies""#,
-                gateway.addresses => r#"table="addresses""#
+                coap.concluded_bodies => r#"table="concluded_bodies""#,
+                gateway.addresses => r#"table="addresses""#,
+                gateway.senders => r#"table="senders""#
+            ]
+            "lwm2m_received_body_bytes": "Bytes that have come of bodies which devices send in blocks; coap.received_bytes is their limit." [
+                coap.received_bytes => ""
             ]
             "lwm2m_dtls_associations": "DTLS associations." [dtls.associations => ""]
             "lwm2m_dtls_table_entries": "Entries of the other tables of DTLS: handshakes under way, identities whose key is looked up, keys that are remembered." [

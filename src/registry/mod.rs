@@ -98,6 +98,11 @@ impl<K: Copy + Eq + Hash> Registry<K> {
         self.at_peer.contains_key(&peer)
     }
 
+    /// Returns how many registered devices speak from there.
+    pub fn devices_at(&self, peer: Peer) -> usize {
+        self.at_peer.get(&peer).copied().unwrap_or_default()
+    }
+
     pub fn devices(&self) -> impl Iterator<Item = (K, &Device)> {
         self.devices.iter().map(|(id, device)| (*id, device))
     }

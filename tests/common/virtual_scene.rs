@@ -167,6 +167,18 @@ impl Scene {
         assert_eq!(verdicts[0].0, peer);
     }
 
+    /// Sends a datagram that may be no message, and gives its verdict.
+    pub fn device_sends_bytes(&mut self, datagram: &[u8]) -> Verdict {
+        self.device_sends_bytes_from(self.peer, datagram)
+    }
+
+    pub fn device_sends_bytes_from(&mut self, peer: Peer, datagram: &[u8]) -> Verdict {
+        self.gateway.handle_datagram(self.now, peer, datagram);
+        let verdicts = self.poll();
+        assert_eq!(verdicts.len(), 1, "one verdict for each datagram, not {verdicts:?}");
+        verdicts[0].1
+    }
+
     /// Sends a request of the device and takes the piggybacked answer with this code.
     pub fn ask(&mut self, request: &Message, code: Code) {
         self.device_sends(request);

@@ -1,17 +1,28 @@
 //! A large body of a peer, fetched by Block2 (RFC 7959 section 2.4): each block by a request of its own.
+//!
+//! 1. The first response says that there is more; each further block is asked for in turn.
+//! 2. Where the ETag or the Content-Format of a block differs from that of the earlier ones, the body is another one now: it
+//!    is fetched from its first block, once. An option that is absent makes no statement (RFC 7252 section 5.10.6.1).
+//! 3. A body that becomes longer than is allowed is fetched to its end all the same, and discarded on the way: some devices
+//!    take no other request before.
 
 use crate::coap::options::number;
-use crate::coap::{Request, Response};
+use crate::coap::{Failure, Options, Request, Response};
 
 use super::{Block, BlockError, without_blocks};
+
+/// The bytes after which a body that is discarded is given up.
+const LONGEST_DISCARDED: usize = 16 * 1024 * 1024;
 
 /// A body that is not complete.
 #[derive(Debug)]
 pub struct Download {
     /// The request of every further block: that of the first one, without Observe (RFC 7959 section 2.6) and body.
     request: Request,
-    /// The first response; its body is what has come up to now.
+    /// The first response; its body is what has come up to now, and empty once that is more than the limit.
     response: Response,
+    /// The bytes that have come up to now.
+    received: usize,
     limit: usize,
     begun_again: bool,
 }
@@ -26,17 +37,18 @@ pub enum Fetched {
 
 impl Download {
     /// Begins with a first response; one without further blocks is complete at once. `limit` is of the body, in bytes.
-    pub fn begin(request: &Request, response: Response, limit: usize) -> Result<(Self, Fetched), BlockError> {
+    pub fn begin(request: &Request, response: Response, limit: usize) -> Result<(Self, Fetched), Failure> {
         let mut options = without_blocks(&request.options);
         options.remove(number::OBSERVE);
         let request = Request { method: request.method, options, payload: Vec::new() };
-        let mut download = Self { request, response: Response::new(response.code), limit, begun_again: false };
+        let response_of = Response::new(response.code);
+        let mut download = Self { request, response: response_of, received: 0, limit, begun_again: false };
         let fetched = download.first(response)?;
         Ok((download, fetched))
     }
 
     /// The response to the request of the next block.
-    pub fn answered(&mut self, response: Response) -> Result<Fetched, BlockError> {
+    pub fn answered(&mut self, response: Response) -> Result<Fetched, Failure> {
         let Some(block) = Block::of(&response.options, number::BLOCK2)? else {
             // The whole body in one message after all, or an error in the place of a block.
             return Ok(Fetched::Complete(response));
@@ -44,70 +56,101 @@ impl Download {
         if !response.code.is_success() {
             return Ok(Fetched::Complete(response));
         }
-        let tag = |response: &Response| response.options.first(number::ETAG).map(<[u8]>::to_vec);
-        if tag(&response) != tag(&self.response) {
+        if [number::ETAG, number::CONTENT_FORMAT].iter().any(|option| self.contradicts(&response.options, *option)) {
             return self.begin_again(response, block);
         }
-        if block.offset() != self.response.payload.len() {
-            return Err(BlockError::OutOfOrder);
+        if block.offset() != self.received {
+            return Err(BlockError::OutOfOrder.into());
         }
+        self.learn(&response.options);
         self.append(response.payload, block)
     }
 
-    fn first(&mut self, response: Response) -> Result<Fetched, BlockError> {
+    /// Returns the bytes that are kept of the body.
+    pub fn held(&self) -> usize {
+        self.response.payload.len()
+    }
+
+    /// Whether a block of another state of the resource would be noticed.
+    pub fn has_etag(&self) -> bool {
+        self.response.options.contains(number::ETAG)
+    }
+
+    fn first(&mut self, response: Response) -> Result<Fetched, Failure> {
         let Some(block) = Block::of(&response.options, number::BLOCK2)? else {
             return Ok(Fetched::Complete(response));
         };
         if block.number != 0 {
-            return Err(BlockError::OutOfOrder);
+            return Err(BlockError::OutOfOrder.into());
         }
         let Response { code, options, payload } = response;
         self.response = Response { code, options, payload: Vec::new() };
+        self.received = 0;
         self.append(payload, block)
     }
 
+    fn contradicts(&self, options: &Options, option: u16) -> bool {
+        let (earlier, later) = (self.response.options.first(option), options.first(option));
+        earlier.zip(later).is_some_and(|(earlier, later)| earlier != later)
+    }
+
+    /// Takes over what the first block did not state.
+    fn learn(&mut self, later: &Options) {
+        for option in [number::ETAG, number::CONTENT_FORMAT] {
+            if let (None, Some(value)) = (self.response.options.first(option), later.first(option)) {
+                self.response.options.add(option, value);
+            }
+        }
+    }
+
     /// The body is another one now (RFC 7959 section 2.4): from its first block, once.
-    fn begin_again(&mut self, response: Response, block: Block) -> Result<Fetched, BlockError> {
+    fn begin_again(&mut self, response: Response, block: Block) -> Result<Fetched, Failure> {
         if std::mem::replace(&mut self.begun_again, true) {
-            return Err(BlockError::Changed);
+            return Err(BlockError::Changed.into());
         }
         if block.number == 0 {
             return self.first(response);
         }
         let Response { code, options, .. } = response;
         self.response = Response { code, options, payload: Vec::new() };
+        self.received = 0;
         Ok(Fetched::Next(self.request_of(Block { number: 0, more: false, size: block.size })))
     }
 
-    fn append(&mut self, payload: Vec<u8>, block: Block) -> Result<Fetched, BlockError> {
+    fn append(&mut self, payload: Vec<u8>, block: Block) -> Result<Fetched, Failure> {
         if block.more && payload.len() != block.size.bytes() || payload.len() > block.size.bytes() {
-            return Err(BlockError::OutOfOrder);
+            return Err(BlockError::OutOfOrder.into());
         }
-        if self.response.payload.len() + payload.len() > self.limit {
-            return Err(BlockError::TooLarge);
+        self.received += payload.len();
+        if self.received > self.limit {
+            self.response.payload = Vec::new();
+        } else {
+            self.response.payload.extend(payload);
         }
-        self.response.payload.extend(payload);
         if !block.more {
-            return Ok(Fetched::Complete(self.take_response()));
+            return self.complete();
         }
-        let number = (self.response.payload.len() / block.size.bytes()) as u32;
-        if number > Block::MAX_NUMBER {
-            return Err(BlockError::TooLarge);
+        let number = (self.received / block.size.bytes()) as u32;
+        if number > Block::MAX_NUMBER || self.received >= LONGEST_DISCARDED.max(self.limit) {
+            return Err(BlockError::TooLarge.into());
         }
         Ok(Fetched::Next(self.request_of(Block { number, more: false, size: block.size })))
+    }
+
+    fn complete(&mut self) -> Result<Fetched, Failure> {
+        if self.received > self.limit {
+            return Err(Failure::Discarded { size: self.received, limit: self.limit });
+        }
+        let code = self.response.code;
+        let mut response = std::mem::replace(&mut self.response, Response::new(code));
+        response.options.remove(number::BLOCK2);
+        response.options.remove(number::SIZE2);
+        Ok(Fetched::Complete(response))
     }
 
     fn request_of(&self, block: Block) -> Request {
         let mut request = self.request.clone();
         block.add_to(&mut request.options, number::BLOCK2);
         request
-    }
-
-    fn take_response(&mut self) -> Response {
-        let code = self.response.code;
-        let mut response = std::mem::replace(&mut self.response, Response::new(code));
-        response.options.remove(number::BLOCK2);
-        response.options.remove(number::SIZE2);
-        response
     }
 }

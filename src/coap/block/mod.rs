@@ -1,17 +1,21 @@
 //! Block-wise transfer (RFC 7959): a body in parts, in both directions and both roles.
 //!
 //! `upload` sends a large body of ours by Block1, `download` fetches a large one by Block2, `assembly` puts together what
-//! peers send by Block1, and `slice` cuts our answers for Block2. Each is a plain state; `Endpoint` moves the messages.
+//! peers send by Block1, `concluded` remembers what such a body was answered, and `slice` cuts our answers for Block2. Each
+//! is a plain state; `Endpoint` moves the messages.
 
 mod assembly;
+mod classes;
+mod concluded;
 mod download;
 mod slice;
 mod upload;
 
 pub use assembly::{Assembled, Assemblies};
+pub use concluded::{Concluded, LastBlock, Repeated};
 pub use download::{Download, Fetched};
 pub use slice::slice;
-pub use upload::{Sent, Upload};
+pub use upload::{Sent, Upload, smaller_size};
 
 use thiserror::Error;
 
@@ -44,6 +48,15 @@ pub enum BlockError {
     TooLarge,
     #[error("too many block-wise transfers are under way")]
     TooMany,
+    #[error("the bodies that are received from devices have more bytes together than coap.received_bytes allows")]
+    NoRoom,
+    /// The oldest body of a peer that is not registered makes room for a newer one.
+    #[error("the body made room for a newer one")]
+    Evicted,
+    #[error("the device answered before it had the whole body")]
+    Unfinished,
+    #[error("newer notifications come faster than the body of one can be fetched")]
+    Superseded,
 }
 
 impl BlockSize {

@@ -3,7 +3,10 @@
 //! 1. The first block, with the size of the whole as Size1.
 //! 2. 2.31 asks for the next one; the peer may ask for smaller blocks from there on.
 //! 3. 4.13 to the first block with a smaller size, and 4.08 once, begin again.
-//! 4. Anything else is the answer.
+//! 4. A success without Block1 before the last block, or 2.31 to the last one, means that the peer has not got the whole.
+//! 5. Anything else is the answer.
+//!
+//! 4.13 to a request that was sent in one message asks for blocks, too (section 2.9.3): [`smaller_size`].
 
 use crate::coap::options::number;
 use crate::coap::{Code, Request, Response};
@@ -64,6 +67,8 @@ impl Upload {
                 self.size = smaller.unwrap_or(self.size);
                 Ok(Sent::Next(self.block()))
             }
+            Code::CONTINUE => Err(BlockError::Unfinished),
+            code if !last && code.is_success() => Err(BlockError::Unfinished),
             _ => Ok(Sent::Answer),
         }
     }
@@ -77,4 +82,17 @@ impl Upload {
     fn end(&self) -> usize {
         (self.offset + self.size.bytes()).min(self.request.payload.len())
     }
+}
+
+/// Returns the size of the blocks for a body of so many bytes that was too large for one message: that of the hint in the
+/// response, or half of what was sent. Returns `None` where blocks do not help: the body is as small as the smallest block,
+/// or the peer says by Size1 that it cannot take so much in blocks either.
+pub fn smaller_size(length: usize, response: &Response) -> Option<BlockSize> {
+    let fits = |size: &BlockSize| size.bytes() < length;
+    let hint = Block::of(&response.options, number::BLOCK1).ok().flatten().map(|block| block.size);
+    let most = response.options.uint(number::SIZE1).ok().flatten();
+    if hint.is_none() && most.is_some_and(|most| (most as usize) < length) {
+        return None;
+    }
+    hint.filter(fits).or_else(|| Some(BlockSize::at_most(length / 2)).filter(fits))
 }

@@ -252,6 +252,7 @@ labels!(Verdict {
     (Verdict::Dropped(DropReason::CriticalOption)) => r#"verdict="dropped",reason="critical_option""#,
     (Verdict::Dropped(DropReason::TooManyRequests)) => r#"verdict="dropped",reason="too_many_requests""#,
     (Verdict::Dropped(DropReason::RateLimited)) => r#"verdict="dropped",reason="rate_limited""#,
+    (Verdict::Dropped(DropReason::DeviceRateLimited)) => r#"verdict="dropped",reason="device_rate_limited""#,
 });
 
 labels!(BlockError {
@@ -260,6 +261,10 @@ labels!(BlockError {
     (BlockError::Changed) => r#"reason="changed""#,
     (BlockError::TooLarge) => r#"reason="too_large""#,
     (BlockError::TooMany) => r#"reason="too_many""#,
+    (BlockError::NoRoom) => r#"reason="no_room""#,
+    (BlockError::Evicted) => r#"reason="evicted""#,
+    (BlockError::Unfinished) => r#"reason="unfinished""#,
+    (BlockError::Superseded) => r#"reason="superseded""#,
 });
 
 labels!(Rejection {
@@ -304,11 +309,13 @@ labels!(CommandOutcome {
     (CommandOutcome::QueueFull) => r#"outcome="queue_full""#,
     (CommandOutcome::ObeyedBefore) => r#"outcome="obeyed_before""#,
     (CommandOutcome::TransferFailed) => r#"outcome="transfer_failed""#,
+    (CommandOutcome::MalformedAnswer) => r#"outcome="malformed_answer""#,
 });
 
 labels!(NotificationOutcome {
     (NotificationOutcome::Published) => r#"outcome="published""#,
     (NotificationOutcome::Ended) => r#"outcome="ended""#,
+    (NotificationOutcome::Superseded) => r#"outcome="superseded""#,
 });
 
 #[cfg(test)]
