@@ -23,6 +23,13 @@ fn files_below(folder: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
+/// Those of the folder itself.
+fn files_in(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let paths = fs::read_dir(folder).expect("a folder that can be read").map(|entry| entry.expect("an entry").path());
+    let files = paths.filter(|path| path.extension().is_some_and(|extension| extension == "xml"));
+    files.map(|path| (path.display().to_string(), fs::read(&path).expect("a file that can be read"))).collect()
+}
+
 fn shipped() -> Model {
     let (model, broken) = Model::from_files(files_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("xml")));
     assert_eq!(broken, []);
@@ -84,4 +91,11 @@ fn every_file_of_the_public_registry_is_taken_or_refused_with_a_reason() {
     // The newest version of most objects is there twice: in the folder, and in that of the older ones.
     assert_eq!(model.objects().count(), 424);
     assert_eq!(model.objects().map(|object| object.id).collect::<BTreeSet<_>>().len(), 327);
+
+    // The folder without its older versions has some objects of which there is no version 1: a device that announces no
+    // version has the newest.
+    let (newest, _) = Model::from_files(files_in(&registry));
+    let without_first = newest.objects().filter(|object| newest.object(object.id, Some("1.0")).is_none());
+    assert_eq!(without_first.count(), 19);
+    assert!(newest.objects().all(|object| newest.object(object.id, None).is_some()));
 }

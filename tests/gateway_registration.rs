@@ -251,7 +251,7 @@ fn a_part_of_a_link_list_that_makes_no_sense_is_reported_once() {
         });
         reports.collect()
     };
-    let reason = "1 links or attributes make no sense, the first of them: a link begins with '<', byte 36 does not";
+    let reason = "left out of the links: a link begins with '<', byte 36 does not";
     assert_eq!(left_out(&mut scene), [(reason.to_owned(), true)]);
 
     let list = String::from_utf8(register.payload).expect("text");

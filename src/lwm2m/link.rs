@@ -6,6 +6,7 @@
 //! harm to the others.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use smallvec::SmallVec;
 use thiserror::Error;
@@ -23,8 +24,7 @@ pub struct Links<'a> {
 }
 
 /// The links and attributes of a list that make no sense.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("{count} links or attributes make no sense, the first of them: {first}")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeftOut {
     /// Never 0.
     pub count: usize,
@@ -66,6 +66,13 @@ pub enum LinkError {
     TooManyAttributes(usize),
     #[error("more than {MAX_LINKS} links")]
     TooManyLinks,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "left out of the links: {}", self.first)?;
+        if self.count > 1 { write!(f, ", and {} more", self.count - 1) } else { Ok(()) }
+    }
 }
 
 impl<'a> Link<'a> {

@@ -146,6 +146,14 @@ mod tests {
     }
 
     #[test]
+    fn only_the_first_odd_link_list_of_a_registration_is_seen_at_info() {
+        let odd = |first| Report::LinksLeftOut { endpoint: "ep1".to_owned(), reason: "byte 5".to_owned(), first };
+        let line = logged(LevelFilter::INFO, &odd(true));
+        assert_eq!(line, "INFO device{endpoint=\"ep1\"}: part of a link list ignored reason=\"byte 5\"\n");
+        assert_eq!(logged(LevelFilter::INFO, &odd(false)), "");
+    }
+
+    #[test]
     fn a_payload_that_is_not_understood_is_an_error() {
         let report = Report::UndecodableContent {
             endpoint: "urn:imei:1".to_owned(),
