@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lwm2m_gateway::coap::{Kind, Message, MessageId, Peer, Token};
+use lwm2m_gateway::coap::options::number;
+use lwm2m_gateway::coap::{Code, Kind, Message, MessageId, Options, Peer, Token};
 use lwm2m_gateway::config::Config;
 use lwm2m_gateway::definitions;
 use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, DeviceId, MessageProperties};
@@ -63,6 +64,15 @@ impl Player {
         }
     }
 
+    /// The device answers this request, with this Block1 option.
+    pub fn answer(&mut self, request: &Message, code: Code, block1: u32) {
+        let mut options = Options::new();
+        options.add_uint(number::BLOCK1, block1);
+        let kind = Kind::Acknowledgement;
+        let answer = Message { kind, code, id: request.id, token: request.token, options, payload: Vec::new() };
+        self.receive(&answer.encode());
+    }
+
     /// What the report has from the device, as it is in this run. What answers a request that is not made any more is
     /// not sent.
     fn device_sends(&mut self, datagram: &[u8]) {
@@ -75,7 +85,12 @@ impl Player {
             }
             Err(_) => datagram.to_vec(),
         };
-        self.gateway.handle_datagram(self.now, Peer::udp(0, SocketAddr::from(([192, 0, 2, 7], 56_830))), &datagram);
+        self.receive(&datagram);
+    }
+
+    fn receive(&mut self, datagram: &[u8]) {
+        let peer = Peer::udp(0, SocketAddr::from(([192, 0, 2, 7], 56_830)));
+        self.gateway.handle_datagram(self.now, peer, datagram);
         self.take_outputs();
     }
 
