@@ -185,7 +185,7 @@ fn inhabit(
     secured: Option<&Secured>,
     store: Option<(Opened, Contents)>,
 ) -> anyhow::Result<(Gateway, Option<Store>)> {
-    let (store, Contents { devices, associations }) = match store {
+    let (store, Contents { devices, associations, obeyed }) = match store {
         Some((store, contents)) => (Some(store), contents),
         None => (None, Contents::default()),
     };
@@ -194,6 +194,7 @@ fn inhabit(
     }
     let Some(store) = store else { return Ok((gateway, None)) };
     gateway.restore(now, devices);
+    gateway.restore_obeyed(obeyed);
     Ok((gateway, Some(store.start()?)))
 }
 

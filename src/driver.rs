@@ -227,7 +227,8 @@ impl Driver {
                 self.gateway.set_acceptor(Some(acceptor));
                 false
             }
-            Request::Keys { revoked } => {
+            Request::Keys { revoked, identities } => {
+                self.gateway.set_keyed_identities(identities);
                 self.gateway.forget_keys();
                 self.gateway.revoke(now, |identity| revoked.contains(identity));
                 false
@@ -247,6 +248,7 @@ impl Driver {
             gateway: self.gateway.occupancy(),
             asleep: self.gateway.sleeping_devices(now),
             devices_limit: self.gateway.devices_limit(),
+            command_bytes_limit: self.gateway.command_bytes_limit(),
             upstream: self.link.occupancy(),
         }
     }

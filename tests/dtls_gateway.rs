@@ -229,6 +229,7 @@ impl Scene {
         match change {
             Change::Put(record) => drop(self.devices.insert(record.registration.endpoint.clone(), *record)),
             Change::Remove { endpoint } => drop(self.devices.remove(&endpoint)),
+            Change::Obeyed(record) => panic!("no command was retained, {record:?}"),
             Change::Association(AssociationChange::Put(saved)) => drop(self.associations.insert(saved.id, saved)),
             Change::Association(AssociationChange::Remove(id)) => drop(self.associations.remove(&id)),
         }

@@ -146,6 +146,81 @@ fn a_retained_command_is_obeyed_once_however_often_the_device_registers() {
 }
 
 #[test]
+fn a_retained_command_that_was_refused_is_carried_out_at_the_next_registration() {
+    let retained = MessageProperties { retained: true, ..MessageProperties::default() };
+    let asleep = "ep=dev-7&lt=300&lwm2m=1.0&b=UQ";
+
+    // It may not wait, and the device is asleep.
+    let mut now_or_never = read(1);
+    now_or_never["mheaders"] = json!({ "ttl": 0 });
+    let mut scene = Scene::new();
+    scene.register(asleep);
+    scene.advance(60.0);
+    command_with(&mut scene, &now_or_never, retained.clone());
+    scene.expect_refused(&now_or_never);
+    scene.expect_nothing_more();
+    registers_again(&mut scene, asleep);
+    command_with(&mut scene, &now_or_never, retained.clone());
+    scene.expect_request(Code::GET, "/3/0/0");
+
+    // The queue is full.
+    let mut scene = Scene::with(|settings| settings.limits.waiting_commands = 1);
+    scene.register(asleep);
+    scene.advance(60.0);
+    scene.command(&read(1));
+    command_with(&mut scene, &read(2), retained.clone());
+    scene.expect_refused(&read(2));
+    registers_again(&mut scene, asleep);
+    let request = scene.expect_request(Code::GET, "/3/0/0");
+    command_with(&mut scene, &read(2), retained.clone());
+    scene.answer_text(&request, "Acme");
+    scene.expect_answer(&read(1), content("/3/0/0", "Acme"));
+    scene.expect_request(Code::GET, "/3/0/0");
+
+    // It expired before the device woke up.
+    let mut short = read(1);
+    short["mheaders"] = json!({ "ttl": 5 });
+    let mut scene = Scene::new();
+    scene.register(asleep);
+    scene.advance(60.0);
+    command_with(&mut scene, &short, retained.clone());
+    scene.advance(6.0);
+    scene.expect_refused(&short);
+    registers_again(&mut scene, asleep);
+    command_with(&mut scene, &short, retained);
+    scene.expect_request(Code::GET, "/3/0/0");
+}
+
+#[test]
+fn a_retained_command_that_waits_is_not_taken_twice() {
+    let retained = MessageProperties { retained: true, ..MessageProperties::default() };
+    let asleep = "ep=dev-7&lt=300&lwm2m=1.0&b=UQ";
+    let mut scene = Scene::new();
+    scene.register(asleep);
+    scene.advance(60.0);
+    command_with(&mut scene, &read(1), retained.clone());
+    command_with(&mut scene, &read(1), retained.clone());
+    scene.expect_nothing_more();
+    assert_eq!(scene.gateway.occupancy().waiting_commands, 1);
+    registers_again(&mut scene, asleep);
+    let request = scene.expect_request(Code::GET, "/3/0/0");
+    command_with(&mut scene, &read(1), retained);
+    scene.answer_text(&request, "Acme");
+    scene.expect_answer(&read(1), content("/3/0/0", "Acme"));
+    scene.expect_nothing_more();
+}
+
+/// The device registers while it is registered.
+fn registers_again(scene: &mut Scene, query: &str) {
+    let (register, before) = (scene.send_register(query), scene.device);
+    scene.expect_connect();
+    scene.broker_takes_it();
+    scene.expect_disconnect(before);
+    scene.expect_created(&register);
+    scene.expect_reported("register");
+}
+
+#[test]
 fn the_broker_is_told_for_how_long_a_device_may_be_silent() {
     let mut scene = Scene::new();
     let register = scene.send_register(QUERY);

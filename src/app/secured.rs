@@ -78,6 +78,7 @@ impl Secured {
             }
         }
         let mut gateway = gateway.with_dtls(server, self.first_socket);
+        gateway.set_keyed_identities(self.file_keys.identities());
         if self.knows_all_keys() {
             gateway.revoke(now, |identity| !self.file_keys.contains(identity));
         }
@@ -122,11 +123,11 @@ impl Secured {
     }
 
     fn try_to_load(&mut self) -> Result<(), CredentialsError> {
+        // First, since names with a key are not for plain UDP, whatever else is wrong. There is nobody yet whose key it was
+        // before.
+        self.file_keys.replace(self.credentials.load_keys()?);
         self.service = Some(self.credentials.asker()?);
-        let credentials = self.credentials.load()?;
-        // There is nobody yet whose key it was before.
-        self.file_keys.replace(credentials.keys);
-        self.acceptor = Some(credentials.acceptor);
+        self.acceptor = Some(self.credentials.load_acceptor()?);
         Ok(())
     }
 }

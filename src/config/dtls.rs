@@ -77,6 +77,10 @@ pub fn identity(reader: &mut Reader) -> IdentityRule {
     })
 }
 
+pub fn names_with_key_over_udp(reader: &mut Reader) -> bool {
+    reader.read("dtls.names_with_key_over_udp", false, choice([("refuse", false), ("allow", true)]))
+}
+
 fn verify(reader: &mut Reader) -> VerifyMode {
     let verifies = reader.read("dtls.verify", true, choice([("verify_peer", true), ("verify_none", false)]));
     let required = reader.read("dtls.fail_if_no_peer_cert", true, switch);

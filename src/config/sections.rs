@@ -38,6 +38,9 @@ const TEN_YEARS: Duration = Duration::from_secs(3650 * 24 * HOUR.as_secs());
 
 const MEBIBYTE: usize = 1024 * 1024;
 
+/// Bytes that a bound of the memory may have: a TiB.
+const MOST_BYTES: usize = 1 << 40;
+
 /// The `apn` values of the devices that EMQX's gateway knows as sleeping.
 const POWER_SAVING_APN: [&str; 4] = ["Ctnb", "psmA.eDRX0.ctnb", "psmC.eDRX0.ctnb", "psmF.eDRXC.ctnb"];
 
@@ -106,6 +109,7 @@ fn gateway(reader: &mut Reader) -> Settings {
             choice(publish),
         ),
         identity: dtls::identity(reader),
+        names_with_key_over_udp: dtls::names_with_key_over_udp(reader),
         report_identity: reader.read("dtls.report_identity", false, switch),
         undefined_resources: reader.read("undefined_resources", UndefinedResources::Refuse, choice(undefined)),
     }
@@ -165,6 +169,12 @@ fn limits(reader: &mut Reader, pending_requests: usize) -> Limits {
         ),
         registered: rate(reader, "limits.registered", default.registered),
         waiting_commands: reader.read("limits.waiting_commands", default.waiting_commands, whole(1..=MANY)),
+        waiting_bytes: reader.read("limits.waiting_bytes", default.waiting_bytes, whole(1024..=MOST_BYTES)),
+        waiting_bytes_total: reader.read(
+            "limits.waiting_bytes_total",
+            default.waiting_bytes_total,
+            whole(1024..=MOST_BYTES),
+        ),
         command_expiry: reader.read("limits.command_expiry", default.command_expiry, duration(SECOND..=YEAR)),
         observations: reader.read("limits.observations", default.observations, whole(1..=MANY)),
         sent_body: reader.read("limits.sent_body", default.sent_body, whole(1024..=64 * 1024 * 1024)),

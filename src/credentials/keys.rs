@@ -34,6 +34,11 @@ impl FileKeys {
         self.0.read().unwrap_or_else(PoisonError::into_inner).contains_key(identity)
     }
 
+    /// Returns the identities that have a key.
+    pub fn identities(&self) -> HashSet<PskIdentity> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
     fn find(&self, identity: &PskIdentity) -> Option<KeyAnswer> {
         let keys = self.0.read().unwrap_or_else(PoisonError::into_inner);
         keys.get(identity).map(|key| KeyAnswer::Found { key: key.clone(), keep_for: KEEP })

@@ -84,6 +84,6 @@ impl Part for PskKeys {
         info!(keys = keys.len(), "the keys of devices were read");
         self.read = Some(looked);
         let revoked = self.keys.replace(keys);
-        Ok(vec![Request::Keys { revoked }])
+        Ok(vec![Request::Keys { revoked, identities: self.keys.identities() }])
     }
 }

@@ -30,8 +30,9 @@ pub enum Request {
     Model(Arc<Model>),
     /// Handshakes are made with these credentials from now on.
     Acceptor(Acceptor),
-    /// The keys of devices may be others now, and those of these identities are, or they have none.
-    Keys { revoked: HashSet<PskIdentity> },
+    /// The keys of devices may be others now. Those of the `revoked` identities are, or they have none any more; these
+    /// `identities` have one in the file.
+    Keys { revoked: HashSet<PskIdentity>, identities: HashSet<PskIdentity> },
     /// These bounds hold from now on; what is beyond them already stays.
     Limits(Box<Limits>),
 }

@@ -6,9 +6,10 @@ use crate::coap::{Code, ExchangeId, Failure, Response};
 use crate::lwm2m::operation::Operation;
 use crate::mqtt::downlink::{self, Command, Echo, Reply};
 use crate::mqtt::uplink;
-use crate::registry::{Admission, InFlight, Observation, Waiting};
+use crate::registry::{Admission, CommandDigest, InFlight, Observation, QueueFull, QueueLimits, Waiting};
 
 use super::broker::{DeviceId, MessageProperties, UplinkClass};
+use super::joining::EarlyCommand;
 use super::report::{CommandOutcome, Report};
 use super::{Deadline, Gateway};
 
@@ -23,7 +24,7 @@ impl Gateway {
         if self.joinings.get_mut(id).is_some() {
             return self.handle_early_command(id, payload, properties);
         }
-        let Some(device) = self.registry.device_mut(id) else { return };
+        let Some(device) = self.registry.device(id) else { return };
         let MessageProperties { expiry, reply, retained } = properties;
         if payload.len() > self.settings.limits.command_size {
             let reason = format!("the command is longer than {} bytes", self.settings.limits.command_size);
@@ -36,21 +37,20 @@ impl Gateway {
                 return self.refuse(id, echo, "error", CommandOutcome::Refused, &refusal.reason);
             }
         };
-        if retained && !self.obeyed.is_new(&device.registration.endpoint, &payload) {
-            let (endpoint, msg_type) = (device.registration.endpoint.clone(), command.msg_type());
-            return self.report(Report::Command {
-                endpoint,
-                msg_type,
-                outcome: CommandOutcome::ObeyedBefore,
-                took: None,
-            });
+        let retained = retained.then(|| CommandDigest::of(&payload));
+        if retained.is_some_and(|digest| self.knows_command(id, digest)) {
+            return self.finished(id, &command, CommandOutcome::ObeyedBefore, None);
         }
-        let limits = &self.settings.limits;
-        let admission = if self.draining {
-            device.keep(now, command, limits.command_expiry, limits.waiting_commands)
-        } else {
-            device.admit(now, command, limits.command_expiry, limits.waiting_commands)
-        };
+        let room = self.command_bytes.take(payload.len());
+        let waiting = Waiting::arrived(now, command, self.settings.limits.command_expiry, room);
+        self.admit_command(now, id, Waiting { retained, ..waiting });
+    }
+
+    fn admit_command(&mut self, now: Instant, id: DeviceId, waiting: Waiting) {
+        let limits = self.queue_limits();
+        let Some(device) = self.registry.device_mut(id) else { return };
+        let admission =
+            if self.draining { device.keep(now, waiting, limits) } else { device.admit(now, waiting, limits) };
         match admission {
             Admission::SendNow(waiting) => {
                 self.send(now, id, *waiting);
@@ -60,14 +60,22 @@ impl Gateway {
                 self.changed(id);
                 self.set_expiry(id);
             }
-            Admission::QueueFull(command) => {
-                let reason = "too many commands wait for this device";
-                self.refuse_command(id, &command, CommandOutcome::QueueFull, reason);
+            Admission::QueueFull(command, full) => {
+                self.refuse_command(id, &command, CommandOutcome::QueueFull, &full.to_string());
             }
             Admission::NowOrNever(command) => {
                 let reason = "the device is asleep or busy, and the command may not wait";
                 self.refuse_command(id, &command, CommandOutcome::Expired, reason);
             }
+        }
+    }
+
+    pub(super) fn queue_limits(&self) -> QueueLimits {
+        let limits = &self.settings.limits;
+        QueueLimits {
+            commands: limits.waiting_commands,
+            bytes: limits.waiting_bytes,
+            bytes_of_all: limits.waiting_bytes_total,
         }
     }
 
@@ -80,7 +88,7 @@ impl Gateway {
         while let Some(device) = self.registry.device_mut(id).filter(|device| !draining && device.is_ready(now)) {
             let next = device.waiting.pop().or_else(|| {
                 let path = device.next_to_observe()?;
-                Some(Waiting::new(downlink::auto_observe(&path), now))
+                Some(Waiting::new(downlink::auto_observe(&path), now, self.command_bytes.take(0)))
             });
             let Some(waiting) = next else { return };
             self.send(now, id, waiting);
@@ -207,17 +215,25 @@ impl Gateway {
 
     /// A command for a device whose Register is not answered yet waits until it is.
     fn handle_early_command(&mut self, id: DeviceId, payload: Vec<u8>, properties: MessageProperties) {
-        let (limit, size) = (self.settings.limits.waiting_commands, self.settings.limits.command_size);
+        let (limits, size) = (self.queue_limits(), self.settings.limits.command_size);
         let Some(joining) = self.joinings.get_mut(id) else { return };
         if payload.len() > size {
             let reason = format!("the command is longer than {size} bytes");
-            self.refuse_early(id, (&[], properties), CommandOutcome::Refused, &reason);
-        } else if joining.early.len() >= limit {
-            let reason = "too many commands wait for this device";
-            self.refuse_early(id, (&payload, properties), CommandOutcome::QueueFull, reason);
-        } else {
-            joining.early.push_back((payload, properties));
+            return self.refuse_early(id, (&[], properties), CommandOutcome::Refused, &reason);
         }
+        let room = self.command_bytes.take(payload.len());
+        let early = EarlyCommand { payload, properties, room };
+        let full = if joining.early.len() >= limits.commands {
+            QueueFull::Commands
+        } else if !joining.early.is_empty() && joining.early_bytes() + early.room.bytes() > limits.bytes {
+            QueueFull::Bytes
+        } else if self.command_bytes.taken() > limits.bytes_of_all {
+            QueueFull::BytesOfAll
+        } else {
+            return joining.early.push_back(early);
+        };
+        let EarlyCommand { payload, properties, .. } = early;
+        self.refuse_early(id, (&payload, properties), CommandOutcome::QueueFull, &full.to_string());
     }
 
     /// The last word about a command whose device is not registered yet.
@@ -262,6 +278,9 @@ impl Gateway {
             _ => self.coap.send_request(now, peer, request),
         };
         self.exchanges.insert(exchange, id);
+        if let Some(digest) = waiting.retained {
+            self.remember_command(id, digest);
+        }
         // For as long as an answer is waited for it may be sent once more, whatever its own patience was.
         waiting.expires = waiting.expires.max(now + self.settings.coap.max_transmit_wait());
         if let Some(device) = self.registry.device_mut(id) {

@@ -9,9 +9,11 @@
 
 use std::time::Instant;
 
-use super::broker::{BrokerCommand, DeviceId};
-use super::report::CommandOutcome;
-use super::{Gateway, Output};
+use super::Gateway;
+use super::broker::DeviceId;
+
+/// Why a device is turned away: in a word for the device, and in full.
+pub(super) const STOPPING: (&str, &str) = ("stopping", "the gateway is stopping");
 
 impl Gateway {
     /// Takes no new work. Registers under way are answered 5.03: their devices come back when the program does.
@@ -19,14 +21,7 @@ impl Gateway {
         self.now = now;
         self.draining = true;
         for id in self.joinings.ids() {
-            let early = self.joinings.get_mut(id).map(|joining| std::mem::take(&mut joining.early));
-            for (payload, properties) in early.into_iter().flatten() {
-                let command = (payload.as_slice(), properties);
-                self.refuse_early(id, command, CommandOutcome::Expired, "the gateway is stopping");
-            }
-            let Some(joining) = self.joinings.remove(id) else { continue };
-            self.respond_to_register(now, joining.peer, joining.request, self.unavailable("stopping"));
-            self.push(Output::Broker(BrokerCommand::Disconnect { device: id }));
+            self.turn_away(now, id, STOPPING);
         }
         self.flush_coap();
     }

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use crate::dtls::credentials::Identity;
+use crate::dtls::credentials::{Identity, PskIdentity};
 
 const PLACEHOLDER: &str = "${endpoint_name}";
 
@@ -42,6 +42,15 @@ impl IdentityRule {
         match self {
             Self::None => true,
             Self::Equals | Self::Pattern(_) => self.endpoints_of(identity).any(|named| named == endpoint),
+        }
+    }
+
+    /// Returns the pre-shared key identity that stands for this endpoint name; `None` under [`IdentityRule::None`].
+    pub fn identity_of(&self, endpoint: &str) -> Option<PskIdentity> {
+        match self {
+            Self::None => None,
+            Self::Equals => PskIdentity::new(endpoint.as_bytes()),
+            Self::Pattern(Pattern { before, after }) => PskIdentity::new([before, endpoint, after].concat().as_bytes()),
         }
     }
 
@@ -84,7 +93,6 @@ fn names(identity: &Identity) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtls::credentials::PskIdentity;
 
     fn psk(name: &str) -> Identity {
         Identity::Psk(PskIdentity::new(name.as_bytes()).unwrap())
@@ -121,6 +129,15 @@ mod tests {
         assert!("fixed".parse::<Pattern>().is_err());
         assert!("${endpoint_name}${endpoint_name}".parse::<Pattern>().is_err());
         assert!("${imei}${endpoint_name}".parse::<Pattern>().is_err());
+    }
+
+    #[test]
+    fn an_endpoint_name_tells_the_identity_that_stands_for_it() {
+        let of = |rule: IdentityRule, endpoint: &str| rule.identity_of(endpoint).map(|own| own.as_str().to_owned());
+        assert_eq!(of(IdentityRule::Equals, "dev-7").as_deref(), Some("dev-7"));
+        assert_eq!(of(pattern("lwm2m-${endpoint_name}.example"), "dev-7").as_deref(), Some("lwm2m-dev-7.example"));
+        assert_eq!(of(IdentityRule::None, "dev-7"), None);
+        assert_eq!(of(IdentityRule::Equals, ""), None);
     }
 
     #[test]

@@ -11,15 +11,18 @@ use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
 use crate::mqtt::topics::Topics;
 use crate::mqtt::uplink;
-use crate::registry::{Device, Location};
+use crate::registry::{Device, Location, Room};
 
 use super::broker::{BrokerCommand, CloseReason, ConnectError, DeviceId, MessageProperties, UplinkClass};
-use super::report::{LeaveReason, Report};
+use super::report::{CommandOutcome, LeaveReason, Report};
 use super::settings::AutoObserve;
 use super::{Deadline, Gateway, Output};
 
 /// Objects that `auto_observe` leaves out: they tell of the device's management, not of what it measures.
 const NEVER_AUTO_OBSERVED: [u16; 9] = [0, 1, 2, 4, 5, 6, 7, 9, 15];
+
+/// Why a device is turned away: in a word for the device, and in full.
+pub(super) const TOO_MANY_DEVICES: (&str, &str) = ("too many devices", "the limit of devices is reached");
 
 /// A Register that waits for the broker.
 #[derive(Debug)]
@@ -31,9 +34,24 @@ pub(super) struct Joining {
     pub identity: Option<Arc<Identity>>,
     pub topics: Topics,
     /// Commands that came before the answer to Register: retained ones come at once.
-    pub early: VecDeque<(Vec<u8>, MessageProperties)>,
+    pub early: VecDeque<EarlyCommand>,
     /// The broker has ended the connection of the registration before this one already.
     pub predecessor_closed: Option<CloseReason>,
+}
+
+/// A command for a device whose Register is not answered yet.
+#[derive(Debug)]
+pub(super) struct EarlyCommand {
+    pub payload: Vec<u8>,
+    pub properties: MessageProperties,
+    pub room: Room,
+}
+
+impl Joining {
+    /// Returns the bytes of the commands that came early.
+    pub fn early_bytes(&self) -> usize {
+        self.early.iter().map(|early| early.room.bytes()).sum()
+    }
 }
 
 /// One for each endpoint at the most.
@@ -116,6 +134,10 @@ impl Gateway {
     /// The broker has it: 2.01, then the report, then whatever waits for it. A device of before the restart has had the
     /// first two.
     pub(super) fn joined(&mut self, now: Instant, id: DeviceId) {
+        let endpoint = self.joinings.get_mut(id).map(|joining| joining.registration.endpoint.clone());
+        if endpoint.is_some_and(|endpoint| !self.make_room_for(now, &endpoint)) {
+            return self.turn_away(now, id, TOO_MANY_DEVICES);
+        }
         let Some(mut joining) = self.joinings.remove(id) else {
             self.publish_status(id);
             return self.send_next(now, id);
@@ -136,11 +158,28 @@ impl Gateway {
                 device.waiting = std::mem::take(&mut replaced.waiting);
             }
         }
-        for (payload, properties) in early {
+        for EarlyCommand { payload, properties, room } in early {
+            // It counts anew from here on.
+            drop(room);
             self.handle_command(now, id, payload, properties);
         }
         self.send_next(now, id);
         self.set_expiry(id);
+    }
+
+    /// A Register that the broker has accepted, or may accept yet, is answered 5.03 with a word; `why` has it in full, too.
+    pub(super) fn turn_away(&mut self, now: Instant, id: DeviceId, (word, why): (&str, &str)) {
+        let early = self.joinings.get_mut(id).map(|joining| std::mem::take(&mut joining.early));
+        for EarlyCommand { payload, properties, .. } in early.into_iter().flatten() {
+            self.refuse_early(id, (&payload, properties), CommandOutcome::Expired, why);
+        }
+        let Some(joining) = self.joinings.remove(id) else { return };
+        let response = self.unavailable(word);
+        let code = response.code;
+        self.respond_to_register(now, joining.peer, joining.request, response);
+        let (endpoint, reason) = (Some(joining.registration.endpoint), why.to_owned());
+        self.report(Report::RegisterRejected { peer: joining.peer, endpoint, code, reason });
+        self.push(Output::Broker(BrokerCommand::Disconnect { device: id }));
     }
 
     pub(super) fn join_failed(&mut self, now: Instant, id: DeviceId, error: ConnectError) {
@@ -203,6 +242,8 @@ impl Gateway {
         let endpoint = device.registration.endpoint.clone();
         self.set_status(id, &mut device);
         self.registry.insert(id, device);
+        self.watch_silence(id);
+        self.obeyed.registered(&endpoint);
         self.changed(id);
         self.deadlines.set(Deadline::Lifetime(id), ends);
         self.publish(id, topic, payload, UplinkClass::Report);

@@ -20,10 +20,11 @@ pub mod record;
 mod registration;
 pub mod report;
 mod restart;
+mod room;
 mod secured;
 pub mod settings;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,7 +39,7 @@ use crate::lwm2m::model::Model;
 use crate::lwm2m::operation::{Operation, Outcome};
 use crate::mqtt::downlink::Reply;
 use crate::mqtt::topics::Topic;
-use crate::registry::{Device, Registry};
+use crate::registry::{CommandBytes, Device, Registry};
 
 use admission::Admission;
 use broker::{BrokerCommand, BrokerEvent, DeviceId, Publication, Ticket, UplinkClass};
@@ -76,6 +77,13 @@ pub struct Gateway {
     registry: Registry<DeviceId>,
     joinings: Joinings,
     obeyed: Obeyed,
+    obeyed_changes: Changes,
+    /// Bytes of the commands that are kept for devices.
+    command_bytes: CommandBytes,
+    /// The devices of plain UDP, by when they were heard as of the last look.
+    silent: Deadlines<DeviceId>,
+    /// The identities that have a key of their own.
+    keyed: HashSet<PskIdentity>,
     /// Whose an exchange or an observation is.
     exchanges: HashMap<ExchangeId, DeviceId>,
     deadlines: Deadlines<Deadline>,
@@ -117,6 +125,10 @@ impl Gateway {
             registry: Registry::default(),
             joinings: Joinings::default(),
             obeyed: Obeyed::default(),
+            obeyed_changes: Changes::default(),
+            command_bytes: CommandBytes::default(),
+            silent: Deadlines::default(),
+            keyed: HashSet::new(),
             exchanges: HashMap::new(),
             deadlines: Deadlines::default(),
             outputs: VecDeque::new(),

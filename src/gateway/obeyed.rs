@@ -1,34 +1,144 @@
-//! The retained commands that were obeyed. The broker gives them to everybody who subscribes, each time that a device
+//! The retained commands that devices were sent. The broker gives them to everybody who subscribes, each time that a device
 //! registers: a device that is told to reboot by one would never come to rest.
+//!
+//! 1. A retained command is remembered when it is sent to its device. One that is refused is not: it comes again with the
+//!    next registration.
+//! 2. The memory of an endpoint lasts as long as its registration, over a new registration and over a restart of the
+//!    program: it is in the store.
+//! 3. When the registration ends the memory stays for a while, since a device that reboots may leave and register again.
+//!    The endpoint that left first is forgotten first.
 
-use std::collections::{HashSet, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
-/// Commands that are remembered; the oldest is forgotten then, and would be obeyed once more.
-const REMEMBERED: usize = 100_000;
+use crate::registry::CommandDigest;
+
+use super::Gateway;
+use super::broker::DeviceId;
+use super::record::{Change, ObeyedRecord};
+
+/// Commands that are remembered of one endpoint; the oldest is forgotten then, and would be sent once more.
+const OF_ENDPOINT: usize = 256;
+/// Endpoints without a registration that are remembered.
+const DEPARTED: usize = 100_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Obeyed {
-    hashes: HashSet<u64>,
-    order: VecDeque<u64>,
+    by_endpoint: HashMap<Arc<str>, Memory>,
+    /// The endpoints without a registration, in the order in which they left.
+    departed: BTreeMap<u64, Arc<str>>,
+    last_departure: u64,
+}
+
+/// What is remembered of one endpoint.
+#[derive(Debug, Default)]
+struct Memory {
+    /// The oldest first.
+    commands: VecDeque<CommandDigest>,
+    /// Its place among those that left; `None` while it is registered.
+    departure: Option<u64>,
 }
 
 impl Obeyed {
-    /// Whether this command comes to this device for the first time. From now on it does not.
-    pub fn is_new(&mut self, endpoint: &str, payload: &[u8]) -> bool {
-        let mut hasher = DefaultHasher::new();
-        (endpoint, payload).hash(&mut hasher);
-        let hash = hasher.finish();
-        if !self.hashes.insert(hash) {
-            return false;
+    pub fn contains(&self, endpoint: &str, command: CommandDigest) -> bool {
+        self.by_endpoint.get(endpoint).is_some_and(|memory| memory.commands.contains(&command))
+    }
+
+    /// Remembers a command that was sent to a registered device.
+    pub fn remember(&mut self, endpoint: &str, command: CommandDigest) {
+        let memory = match self.by_endpoint.get_mut(endpoint) {
+            Some(memory) => memory,
+            None => self.by_endpoint.entry(endpoint.into()).or_default(),
+        };
+        memory.commands.push_back(command);
+        if memory.commands.len() > OF_ENDPOINT {
+            memory.commands.pop_front();
         }
-        self.order.push_back(hash);
-        if self.order.len() > REMEMBERED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.hashes.remove(&oldest);
+    }
+
+    /// The endpoint is registered: its memory stays for as long as it is.
+    pub fn registered(&mut self, endpoint: &str) {
+        let departure = self.by_endpoint.get_mut(endpoint).and_then(|memory| memory.departure.take());
+        if let Some(departure) = departure {
+            self.departed.remove(&departure);
         }
-        true
+    }
+
+    /// The endpoint is not registered any more. Gives the one that is forgotten for it, if there are too many.
+    #[must_use]
+    pub fn left(&mut self, endpoint: &str) -> Option<Arc<str>> {
+        let (endpoint, memory) = self.by_endpoint.get_key_value(endpoint)?;
+        if memory.departure.is_some() {
+            return None;
+        }
+        let endpoint = Arc::clone(endpoint);
+        self.last_departure += 1;
+        self.departed.insert(self.last_departure, Arc::clone(&endpoint));
+        if let Some(memory) = self.by_endpoint.get_mut(&endpoint) {
+            memory.departure = Some(self.last_departure);
+        }
+        if self.departed.len() <= DEPARTED {
+            return None;
+        }
+        let (_, forgotten) = self.departed.pop_first()?;
+        self.by_endpoint.remove(&forgotten);
+        Some(forgotten)
+    }
+
+    /// Takes up what an earlier process remembered.
+    fn restore(&mut self, record: ObeyedRecord) {
+        let commands = record.commands.into_iter().rev().take(OF_ENDPOINT).rev().collect();
+        self.by_endpoint.insert(record.endpoint.into(), Memory { commands, departure: None });
+    }
+
+    /// Returns the record of an endpoint; without commands if nothing is remembered of it.
+    fn record(&self, endpoint: &str) -> ObeyedRecord {
+        let commands = self.by_endpoint.get(endpoint).into_iter().flat_map(|memory| &memory.commands);
+        ObeyedRecord { endpoint: endpoint.to_owned(), commands: commands.copied().collect() }
+    }
+
+    /// Returns the number of endpoints that are remembered.
+    pub fn len(&self) -> usize {
+        self.by_endpoint.len()
+    }
+}
+
+impl Gateway {
+    /// Takes up what an earlier process remembered of retained commands, after [`Gateway::restore`].
+    pub fn restore_obeyed(&mut self, records: Vec<ObeyedRecord>) {
+        for record in records {
+            let endpoint = record.endpoint.clone();
+            self.obeyed.restore(record);
+            if self.registry.id_by_endpoint(&endpoint).is_none() {
+                self.endpoint_left(&endpoint);
+            }
+        }
+    }
+
+    /// Whether this device was sent this retained command, or will be.
+    pub(super) fn knows_command(&self, id: DeviceId, command: CommandDigest) -> bool {
+        self.registry.device(id).is_some_and(|device| {
+            device.waiting.holds(command) || self.obeyed.contains(&device.registration.endpoint, command)
+        })
+    }
+
+    pub(super) fn remember_command(&mut self, id: DeviceId, command: CommandDigest) {
+        let Some(device) = self.registry.device(id) else { return };
+        let endpoint = &device.registration.endpoint;
+        self.obeyed.remember(endpoint, command);
+        self.obeyed_changes.mark(endpoint);
+    }
+
+    pub(super) fn endpoint_left(&mut self, endpoint: &str) {
+        if let Some(forgotten) = self.obeyed.left(endpoint) {
+            self.obeyed_changes.mark(&forgotten);
+        }
+    }
+
+    /// Returns the news for the store, at most so many.
+    pub(super) fn take_obeyed_changes(&mut self, most: usize) -> Vec<Change> {
+        let endpoints = std::iter::from_fn(|| self.obeyed_changes.take()).take(most);
+        endpoints.map(|endpoint| Change::Obeyed(self.obeyed.record(&endpoint))).collect()
     }
 }
 
@@ -36,22 +146,45 @@ impl Obeyed {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_command_is_new_once_for_each_device() {
-        let mut obeyed = Obeyed::default();
-        assert!(obeyed.is_new("ep1", b"reboot"));
-        assert!(obeyed.is_new("ep2", b"reboot"));
-        assert!(obeyed.is_new("ep1", b"reset"));
-        assert!(!obeyed.is_new("ep1", b"reboot"));
+    fn digest(number: usize) -> CommandDigest {
+        CommandDigest::of(&number.to_be_bytes())
     }
 
     #[test]
-    fn what_is_remembered_has_a_bound() {
+    fn a_command_is_known_by_its_payload_and_its_endpoint() {
         let mut obeyed = Obeyed::default();
-        for number in 0..=REMEMBERED {
-            assert!(obeyed.is_new("ep", &number.to_be_bytes()));
+        obeyed.remember("ep1", CommandDigest::of(b"reboot"));
+        assert!(obeyed.contains("ep1", CommandDigest::of(b"reboot")));
+        assert!(!obeyed.contains("ep2", CommandDigest::of(b"reboot")));
+        assert!(!obeyed.contains("ep1", CommandDigest::of(b"reset")));
+    }
+
+    #[test]
+    fn the_oldest_command_of_an_endpoint_is_forgotten() {
+        let mut obeyed = Obeyed::default();
+        (0..=OF_ENDPOINT).for_each(|number| obeyed.remember("ep", digest(number)));
+        assert!(!obeyed.contains("ep", digest(0)) && obeyed.contains("ep", digest(1)));
+        assert_eq!(obeyed.record("ep").commands.len(), OF_ENDPOINT);
+    }
+
+    #[test]
+    fn the_endpoint_that_left_first_is_forgotten_and_those_that_are_registered_are_not() {
+        let mut obeyed = Obeyed::default();
+        obeyed.remember("stays", digest(0));
+        let leave = |obeyed: &mut Obeyed, number: usize| {
+            let endpoint = format!("ep{number}");
+            obeyed.remember(&endpoint, digest(0));
+            obeyed.left(&endpoint)
+        };
+        for number in 0..DEPARTED {
+            assert_eq!(leave(&mut obeyed, number), None);
         }
-        assert_eq!((obeyed.hashes.len(), obeyed.order.len()), (REMEMBERED, REMEMBERED));
-        assert!(obeyed.is_new("ep", &0_usize.to_be_bytes()));
+        assert_eq!(obeyed.left("ep0"), None, "it left before");
+        obeyed.registered("ep0");
+        assert_eq!(leave(&mut obeyed, DEPARTED), None, "ep0 came back");
+        assert_eq!(leave(&mut obeyed, DEPARTED + 1).as_deref(), Some("ep1"));
+        assert_eq!(obeyed.len(), DEPARTED + 2);
+        assert!(obeyed.contains("stays", digest(0)) && obeyed.contains("ep0", digest(0)));
+        assert!(!obeyed.contains("ep1", digest(0)));
     }
 }

@@ -19,6 +19,10 @@ pub struct Occupancy {
     /// Commands that came before their device was registered.
     pub early_commands: usize,
     pub waiting_commands: usize,
+    /// Bytes of the commands that are kept: those that wait, early ones and those in flight.
+    pub command_bytes: usize,
+    /// Endpoints whose retained commands are remembered.
+    pub obeyed: usize,
     /// Exchanges and observations of devices.
     pub exchanges: usize,
     /// Notifications whose acknowledgement waits for the broker.
@@ -45,6 +49,8 @@ impl Gateway {
             joinings: self.joinings.len(),
             early_commands: self.joinings.early_commands(),
             waiting_commands: self.registry.devices().map(|(_, device)| device.waiting.len()).sum(),
+            command_bytes: self.command_bytes.taken(),
+            obeyed: self.obeyed.len(),
             exchanges: self.exchanges.len(),
             owed_acknowledgements: self.registry.devices().map(|(_, device)| device.owed.len()).sum(),
             to_observe: self.registry.devices().map(|(_, device)| device.to_observe.len()).sum(),
@@ -65,5 +71,10 @@ impl Gateway {
     /// How many devices there may be.
     pub fn devices_limit(&self) -> usize {
         self.settings.limits.devices
+    }
+
+    /// How many bytes of commands there may be before none may wait.
+    pub fn command_bytes_limit(&self) -> usize {
+        self.settings.limits.waiting_bytes_total
     }
 }

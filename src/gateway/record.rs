@@ -13,6 +13,7 @@ use crate::dtls::credentials::{Identity, PskIdentity};
 use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
 use crate::mqtt::downlink::{Echo, Reply};
+use crate::registry::CommandDigest;
 use crate::secret::Secret;
 
 /// The news of one device, or of one association, for the store.
@@ -22,8 +23,17 @@ pub enum Change {
     Put(Box<DeviceRecord>),
     /// Nothing is kept of this endpoint any more.
     Remove { endpoint: String },
+    /// The retained commands of this endpoint, in the place of what was kept of them. None is kept where there are none.
+    Obeyed(ObeyedRecord),
     /// The news of a DTLS association.
     Association(AssociationChange),
+}
+
+/// The retained commands that an endpoint was sent, the oldest first, each by its digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObeyedRecord {
+    pub endpoint: String,
+    pub commands: Vec<CommandDigest>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,6 +78,9 @@ pub struct CommandRecord {
     pub command: Echo,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply: Option<Box<Reply>>,
+    /// The digest of a retained command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retained: Option<CommandDigest>,
 }
 
 /// What a device proved to be. The association that it was proved by may be over: the registration stays this device's.

@@ -12,7 +12,8 @@ use crate::mqtt::uplink::{self, Proven};
 use crate::registry::Device;
 
 use super::broker::{BrokerCommand, ClientInfo, DeviceId, UplinkClass};
-use super::joining::Joining;
+use super::draining::STOPPING;
+use super::joining::{Joining, TOO_MANY_DEVICES};
 use super::presence::will;
 use super::report::{Forbidden, LeaveReason, Report};
 use super::settings::{PasswordSource, UpdatePublish};
@@ -95,7 +96,7 @@ impl Gateway {
         if let Some(reason) = self.forbids_name(&endpoint, peer, identity.as_deref()) {
             return self.forbid(now, request_id, peer, endpoint, reason);
         }
-        if let Some((word, reason)) = self.no_room_for(&endpoint, peer) {
+        if let Some((word, reason)) = self.no_room_for(now, &endpoint, peer) {
             let response = self.unavailable(word);
             self.respond_to_register(now, peer, request_id, response);
             let (code, reason) = (Code::SERVICE_UNAVAILABLE, reason.to_owned());
@@ -121,14 +122,13 @@ impl Gateway {
     }
 
     /// Why this device cannot register now, in a word for the device and in full; `None` if it can.
-    fn no_room_for(&self, endpoint: &str, peer: Peer) -> Option<(&'static str, &'static str)> {
-        let limits = &self.settings.limits;
+    fn no_room_for(&mut self, now: Instant, endpoint: &str, peer: Peer) -> Option<(&'static str, &'static str)> {
         let registered = self.registry.id_by_endpoint(endpoint).is_some();
         if self.draining {
-            Some(("stopping", "the gateway is stopping"))
-        } else if self.devices_and_joinings() >= limits.devices && !registered {
-            Some(("too many devices", "the limit of devices is reached"))
-        } else if self.joinings.len() >= limits.joinings
+            Some(STOPPING)
+        } else if !registered && self.is_full() && self.evictable(now).is_none() {
+            Some(TOO_MANY_DEVICES)
+        } else if self.joinings.len() >= self.settings.limits.joinings
             && !self.joinings.has(endpoint)
             && self.device_at(endpoint, peer).is_none()
         {
@@ -218,6 +218,9 @@ impl Gateway {
         // From now on it is one that speaks DTLS.
         let secured = device.identity.is_none() && identity.is_some();
         device.identity = device.identity.take().or(identity);
+        if secured {
+            self.silent.cancel(id);
+        }
         if is_news || secured || device.needs_new_record() {
             self.changes.mark(&device.registration.endpoint);
         }
@@ -357,6 +360,8 @@ impl Gateway {
     fn forget(&mut self, id: DeviceId) -> Option<Device> {
         let device = self.registry.remove(id)?;
         self.changes.mark(&device.registration.endpoint);
+        self.silent.cancel(id);
+        self.endpoint_left(&device.registration.endpoint);
         for exchange in device.exchanges() {
             self.coap.forget(exchange);
             self.exchanges.remove(&exchange);

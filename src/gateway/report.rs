@@ -153,6 +153,8 @@ pub enum Forbidden {
     OtherIdentity,
     /// Over plain UDP, for what is registered by DTLS.
     Unsecured,
+    /// Over plain UDP, for a name that has a key.
+    HasKey,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -161,6 +163,8 @@ pub enum LeaveReason {
     LifetimeOver,
     /// The endpoint registered again.
     Replaced,
+    /// It was silent the longest when another device needed its place.
+    Evicted,
     Broker(CloseReason),
 }
 
@@ -170,6 +174,10 @@ pub enum NotRestored {
     LifetimeOver,
     /// The configuration is another one now, and the device's names cannot be topics by it.
     NoTopics,
+    /// There are more devices than `limits.devices`; the others were heard later.
+    TooMany,
+    /// Its registration is larger than `limits.registration_size`.
+    TooLarge,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use crate::coap::Freshness;
 use crate::lwm2m::operation::Operation;
-use crate::mqtt::downlink::{self, Command, Refusal};
+use crate::lwm2m::register::Registration;
+use crate::mqtt::downlink::{self, Command, Echo, Refusal, Reply};
 use crate::registry::{Device, Location, Observation, Waiting};
 
 use super::broker::{BrokerCommand, DeviceId};
@@ -46,7 +47,7 @@ impl Changes {
         }
     }
 
-    fn take(&mut self) -> Option<Arc<str>> {
+    pub fn take(&mut self) -> Option<Arc<str>> {
         let endpoint = self.order.pop_front()?;
         self.marked.remove(&endpoint);
         Some(endpoint)
@@ -56,9 +57,11 @@ impl Changes {
 impl Gateway {
     /// Takes up the devices of an earlier process. From now on the changes of all devices are kept for
     /// [`Gateway::take_changes`]; a gateway that is never restored, be it with no records, keeps none.
+    ///
+    /// The limits of today hold: of too many devices those that were heard last are taken up. They are connected first, too.
     pub fn restore(&mut self, now: Instant, mut records: Vec<DeviceRecord>) {
         self.changes.kept = true;
-        // The devices that were heard last are connected first.
+        self.obeyed_changes.kept = true;
         records.sort_by_key(|record| Reverse(record.last_heard));
         for record in records {
             let (endpoint, peer) = (record.registration.endpoint.clone(), record.peer);
@@ -73,7 +76,7 @@ impl Gateway {
     }
 
     pub fn has_changes(&self) -> bool {
-        !self.changes.order.is_empty() || self.has_secured_changes()
+        !self.changes.order.is_empty() || !self.obeyed_changes.order.is_empty() || self.has_secured_changes()
     }
 
     /// What has changed since it was taken last, at most so many associations and devices, the longest changed first.
@@ -81,6 +84,7 @@ impl Gateway {
         // Associations first: a device whose association is not in the store yet could not be spoken to.
         let associations = self.secured_server().map(|server| server.take_changes(most)).unwrap_or_default();
         let mut changes: Vec<Change> = associations.into_iter().map(Change::Association).collect();
+        changes.extend(self.take_obeyed_changes(most - changes.len()));
         while changes.len() < most
             && let Some(endpoint) = self.changes.take()
         {
@@ -160,24 +164,24 @@ impl Gateway {
         let mut commands = Vec::new();
         let mut last = self.last_record;
         if let Some(device) = self.registry.device_mut(id) {
-            let mut add = |serial: &mut Option<u64>, expires, command: &Command| {
+            let mut add = |serial: &mut Option<u64>, expires, command: &Command, retained| {
                 let serial = *serial.get_or_insert_with(|| {
                     last = last.wrapping_add(1);
                     last
                 });
-                commands.push((serial, expires, command.echo.clone(), command.reply.clone()));
+                commands.push((serial, expires, command.echo.clone(), command.reply.clone(), retained));
             };
             if let Some(in_flight) = device.in_flight_mut() {
-                add(&mut in_flight.serial, in_flight.expires, &in_flight.command);
+                add(&mut in_flight.serial, in_flight.expires, &in_flight.command, in_flight.retained);
             }
             for waiting in device.waiting.iter_mut() {
-                add(&mut waiting.serial, waiting.expires, &waiting.command);
+                add(&mut waiting.serial, waiting.expires, &waiting.command, waiting.retained);
             }
         }
         self.last_record = last;
-        let record = |(serial, expires, command, reply)| {
+        let record = |(serial, expires, command, reply, retained)| {
             let expires = self.unix_time(expires);
-            CommandRecord { serial, expires, command, reply }
+            CommandRecord { serial, expires, command, reply, retained }
         };
         commands.into_iter().map(record).collect()
     }
@@ -186,6 +190,7 @@ impl Gateway {
         let DeviceRecord { mut registration, password, location, peer, observations, commands, .. } = record;
         registration.set_password(password);
         registration.lifetime = registration.lifetime.min(FAR);
+        self.check_bounds(&registration)?;
         // A clock that was set back since must not make the device younger than now.
         let last_heard = self.moment(record.last_heard).min(now);
         let serials = commands.iter().map(|command| command.serial);
@@ -204,17 +209,28 @@ impl Gateway {
         device.to_observe = record.to_observe.into();
         let id = self.new_device_id();
         self.set_status(id, &mut device);
-        for observation in observations {
+        for observation in observations.into_iter().take(self.settings.limits.observations) {
             self.restore_observation(id, &mut device, observation);
         }
         let refused = self.restore_commands(&mut device, commands);
         self.registry.insert(id, device);
+        self.watch_silence(id);
         self.deadlines.set(Deadline::Lifetime(id), ends);
         self.set_expiry(id);
         self.push(Output::Broker(BrokerCommand::Resume { device: id, client }));
-        for Refusal { echo, reason } in refused {
+        for NotTaken { echo, reply, outcome, reason } in refused {
             self.changed(id);
-            self.refuse(id, (&echo, None), "error", CommandOutcome::Refused, &reason);
+            self.refuse(id, (&echo, reply.as_deref()), "error", outcome, &reason);
+        }
+        Ok(())
+    }
+
+    fn check_bounds(&self, registration: &Registration) -> Result<(), NotRestored> {
+        if self.registry.len() >= self.settings.limits.devices {
+            return Err(NotRestored::TooMany);
+        }
+        if registration.size() > self.settings.limits.registration_size {
+            return Err(NotRestored::TooLarge);
         }
         Ok(())
     }
@@ -230,19 +246,37 @@ impl Gateway {
         device.observations.insert(exchange, Observation { path, command });
     }
 
-    /// Gives those back that the definitions of today do not allow.
-    fn restore_commands(&self, device: &mut Device, records: Vec<CommandRecord>) -> Vec<Refusal> {
+    /// Gives those back that the definitions or the limits of today do not allow.
+    fn restore_commands(&self, device: &mut Device, records: Vec<CommandRecord>) -> Vec<NotTaken> {
+        let mut limits = self.queue_limits();
+        // The first one may have been in flight, outside of these bounds.
+        limits.commands = limits.commands.saturating_add(1);
+        limits.bytes = limits.bytes.saturating_add(self.settings.limits.command_size);
         let mut refused = Vec::new();
-        for CommandRecord { serial, expires, command, reply } in records {
-            match downlink::interpret(command, &device.registration, &self.model) {
-                Ok(command) => {
-                    let command = Command { reply, ..command };
-                    let waiting = Waiting { command, expires: self.moment(expires), serial: Some(serial) };
-                    device.waiting.restore(waiting);
+        for CommandRecord { serial, expires, command, reply, retained } in records {
+            let room = self.command_bytes.take(command.to_json().len());
+            let command = match downlink::interpret(command, &device.registration, &self.model) {
+                Ok(command) => Command { reply, ..command },
+                Err(Refusal { echo, reason }) => {
+                    refused.push(NotTaken { echo, reply, outcome: CommandOutcome::Refused, reason });
+                    continue;
                 }
-                Err(refusal) => refused.push(refusal),
+            };
+            let waiting = Waiting::new(command, self.moment(expires), room);
+            let waiting = Waiting { serial: Some(serial), retained, ..waiting };
+            if let Err((Command { echo, reply, .. }, full)) = device.waiting.push(waiting, limits) {
+                let reason = full.to_string();
+                refused.push(NotTaken { echo, reply, outcome: CommandOutcome::QueueFull, reason });
             }
         }
         refused
     }
+}
+
+/// A command of before that is refused now.
+struct NotTaken {
+    echo: Echo,
+    reply: Option<Box<Reply>>,
+    outcome: CommandOutcome,
+    reason: String,
 }

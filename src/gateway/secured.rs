@@ -7,7 +7,7 @@
 //! 4. An association that is established moves the registrations that its identity names, at once: commands and
 //!    notifications go on before the device says anything. One that is closed ends nothing, for the device may be asleep.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -72,6 +72,11 @@ impl Gateway {
             secured.server.revoke(is_revoked);
             self.handle_secured(now);
         }
+    }
+
+    /// These identities have a key of their own from now on, and no others: their devices need no plain UDP.
+    pub fn set_keyed_identities(&mut self, identities: HashSet<PskIdentity>) {
+        self.keyed = identities;
     }
 
     pub fn associations(&self) -> dtls::Occupancy {
@@ -146,7 +151,11 @@ impl Gateway {
         let registered = self.registry.id_by_endpoint(endpoint).and_then(|id| self.registry.device(id));
         let secured = registered.is_some_and(|device| device.identity.is_some())
             || self.joinings.by_endpoint(endpoint).is_some_and(|joining| joining.identity.is_some());
-        secured.then_some(Forbidden::Unsecured)
+        if secured {
+            return Some(Forbidden::Unsecured);
+        }
+        let has_key = || self.settings.identity.identity_of(endpoint).is_some_and(|own| self.keyed.contains(&own));
+        (!self.settings.names_with_key_over_udp && has_key()).then_some(Forbidden::HasKey)
     }
 
     /// Why a request of this peer for this registration is not taken.

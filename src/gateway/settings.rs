@@ -27,6 +27,8 @@ pub struct Settings {
     pub undefined_resources: UndefinedResources,
     /// Who may use which endpoint name, of the devices that speak DTLS.
     pub identity: IdentityRule,
+    /// Whether a name that has a pre-shared key of its own may be registered over plain UDP.
+    pub names_with_key_over_udp: bool,
     /// Whether `register` and `update` say what identity a device proved.
     pub report_identity: bool,
     pub limits: Limits,
@@ -82,6 +84,10 @@ pub struct Limits {
     pub registered: Rate,
     /// Commands that wait for one device.
     pub waiting_commands: usize,
+    /// Bytes of the commands that wait for one device. One always has room where none waits.
+    pub waiting_bytes: usize,
+    /// Bytes of the commands of all devices: those that wait and those that are in flight. Beyond it none may wait.
+    pub waiting_bytes_total: usize,
     /// How long a command may wait when it does not say itself.
     pub command_expiry: Duration,
     /// Observations of one device.
@@ -113,6 +119,8 @@ impl Default for Limits {
             // A device that notifies of every sample sends some hundreds a second.
             registered: Rate { per_second: 1_000, burst: 2_000 },
             waiting_commands: 64,
+            waiting_bytes: 8 * 1024 * 1024,
+            waiting_bytes_total: 512 * 1024 * 1024,
             command_expiry: Duration::from_secs(24 * 3600),
             observations: 128,
             sent_body: 4 * 1024 * 1024,

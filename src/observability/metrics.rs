@@ -217,6 +217,9 @@ counters! {
             associations_put r#"change="put""#,
             associations_removed r#"change="removed""#
         ]
+        "lwm2m_store_retained_writes_total": "Records of the retained commands of a device that the store has written or removed." [
+            obeyed_written ""
+        ]
         "lwm2m_store_errors_total": "Attempts to write the store that failed; each is made again." [write_errors ""]
         "lwm2m_store_waits_total": "Times that changes had to wait because the store was too slow." [queue_full ""]
     }

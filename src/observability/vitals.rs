@@ -10,6 +10,8 @@ pub struct Vitals {
     pub asleep: usize,
     /// How many devices there may be.
     pub devices_limit: usize,
+    /// Bytes of commands beyond which none may wait.
+    pub command_bytes_limit: usize,
     pub upstream: upstream::Occupancy,
 }
 
@@ -51,10 +53,14 @@ impl Vitals {
                 gateway.owed_acknowledgements => r#"queue="acknowledgements""#,
                 upstream.publications => r#"queue="publications""#
             ]
+            "lwm2m_command_bytes": "Bytes of the commands that wait for their device or are in flight." [gateway.command_bytes => ""]
+            "lwm2m_command_bytes_limit": "Bytes of commands beyond which none may wait: limits.waiting_bytes_total." [
+                self.command_bytes_limit => ""
+            ]
             "lwm2m_publications_limit": "Publications that may wait for the broker: queue_total." [
                 upstream.publications_limit => ""
             ]
-            "lwm2m_table_entries": "Entries of the tables of the CoAP endpoint and of the rate limits." [
+            "lwm2m_table_entries": "Entries of the tables of the CoAP endpoint, of the rate limits, and endpoints whose retained commands are remembered." [
                 coap.exchanges => r#"table="exchanges""#,
                 coap.observations => r#"table="observations""#,
                 coap.transmissions => r#"table="transmissions""#,
@@ -64,7 +70,8 @@ impl Vitals {
                 coap.assemblies => r#"table="assemblies""#,
                 coap.concluded_bodies => r#"table="concluded_bodies""#,
                 gateway.addresses => r#"table="addresses""#,
-                gateway.senders => r#"table="senders""#
+                gateway.senders => r#"table="senders""#,
+                gateway.obeyed => r#"table="retained_commands""#
             ]
             "lwm2m_received_body_bytes": "Bytes that have come of bodies which devices send in blocks; coap.received_bytes is their limit." [
                 coap.received_bytes => ""

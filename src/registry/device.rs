@@ -12,13 +12,11 @@ use crate::mqtt::downlink::Command;
 use crate::mqtt::topics::Topics;
 use crate::mqtt::uplink::Presence;
 
-use super::Location;
-use super::queue::{Waiting, WaitingCommands};
+use super::queue::{QueueFull, QueueLimits, Room, Waiting, WaitingCommands};
+use super::{CommandDigest, Location};
 
 /// How old a record of a device may become that does nothing but speak.
 const RECORD_AGE: Duration = Duration::from_secs(60);
-/// Ten years: a `ttl` is any number, and a moment that far away may not exist.
-const LONGEST_PATIENCE: Duration = Duration::from_secs(315_360_000);
 
 #[derive(Debug)]
 pub struct Device {
@@ -65,6 +63,10 @@ pub struct InFlight {
     pub in_other_format: bool,
     /// What its record is called by, once it has one.
     pub serial: Option<u64>,
+    /// The digest of a retained command.
+    pub retained: Option<CommandDigest>,
+    /// Its bytes count until it is answered.
+    pub room: Room,
 }
 
 #[derive(Debug)]
@@ -80,7 +82,7 @@ pub enum Admission {
     SendNow(Box<Waiting>),
     /// It waits for its turn, or for the device to wake up.
     Waits,
-    QueueFull(Box<Command>),
+    QueueFull(Box<Command>, QueueFull),
     /// It may not wait (`ttl` 0) and cannot be sent now.
     NowOrNever(Box<Command>),
 }
@@ -143,24 +145,22 @@ impl Device {
         self.awake_window = window;
     }
 
-    /// Takes a command that came from the broker; `expiry` is for one that does not say how long it may wait.
-    pub fn admit(&mut self, now: Instant, command: Command, expiry: Duration, limit: usize) -> Admission {
-        let patience = command.ttl.unwrap_or(expiry).min(LONGEST_PATIENCE);
+    /// Takes a command that came from the broker.
+    pub fn admit(&mut self, now: Instant, waiting: Waiting, limits: QueueLimits) -> Admission {
         if self.is_ready(now) && self.waiting.is_empty() {
-            return Admission::SendNow(Box::new(Waiting::new(command, now + patience)));
+            return Admission::SendNow(Box::new(waiting));
         }
-        self.keep(now, command, expiry, limit)
+        self.keep(now, waiting, limits)
     }
 
     /// The same, but that the command is not sent now in any case.
-    pub fn keep(&mut self, now: Instant, command: Command, expiry: Duration, limit: usize) -> Admission {
-        let patience = command.ttl.unwrap_or(expiry).min(LONGEST_PATIENCE);
-        if patience.is_zero() {
-            return Admission::NowOrNever(Box::new(command));
+    pub fn keep(&mut self, now: Instant, waiting: Waiting, limits: QueueLimits) -> Admission {
+        if waiting.expires <= now {
+            return Admission::NowOrNever(Box::new(waiting.command));
         }
-        match self.waiting.push(Waiting::new(command, now + patience), limit) {
+        match self.waiting.push(waiting, limits) {
             Ok(()) => Admission::Waits,
-            Err(command) => Admission::QueueFull(Box::new(command)),
+            Err((command, full)) => Admission::QueueFull(Box::new(command), full),
         }
     }
 
@@ -179,10 +179,19 @@ impl Device {
     }
 
     pub fn sent(&mut self, now: Instant, exchange: ExchangeId, waiting: Waiting) {
-        let Waiting { command, expires, serial } = waiting;
-        let in_flight =
-            InFlight { exchange, command, sent: now, expires, acknowledged: false, in_other_format: false, serial };
-        self.in_flight = Some(in_flight);
+        let Waiting { command, expires, serial, retained, room } = waiting;
+        let (acknowledged, in_other_format) = (false, false);
+        self.in_flight = Some(InFlight {
+            exchange,
+            command,
+            sent: now,
+            expires,
+            acknowledged,
+            in_other_format,
+            serial,
+            retained,
+            room,
+        });
     }
 
     /// The command that was in flight goes on by another exchange.

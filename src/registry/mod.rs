@@ -4,9 +4,11 @@
 
 mod device;
 mod queue;
+mod retained;
 
 pub use device::{Admission, Device, InFlight, Observation};
-pub use queue::{Waiting, WaitingCommands};
+pub use queue::{CommandBytes, QueueFull, QueueLimits, Room, Waiting, WaitingCommands};
+pub use retained::CommandDigest;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -1,40 +1,87 @@
-//! Commands that wait for their device: in order, bounded, each with an expiry.
+//! Commands that wait for their device: in order, bounded by number and bytes, each with an expiry.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
 
 use crate::mqtt::downlink::Command;
 
-#[derive(Clone, Debug, PartialEq)]
+use super::CommandDigest;
+
+/// Ten years: a `ttl` is any number, and a moment that far away may not exist.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(315_360_000);
+
+#[derive(Debug, PartialEq)]
 pub struct Waiting {
     pub command: Command,
     pub expires: Instant,
     /// What its record is called by, once it has one.
     pub serial: Option<u64>,
+    /// The digest of a retained command.
+    pub retained: Option<CommandDigest>,
+    pub room: Room,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct WaitingCommands(VecDeque<Waiting>);
 
+/// The bounds of one device's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueLimits {
+    pub commands: usize,
+    /// A command always has room in an empty queue.
+    pub bytes: usize,
+    /// Of the commands of all devices.
+    pub bytes_of_all: usize,
+}
+
+/// Why a command cannot wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum QueueFull {
+    #[error("too many commands wait for this device (limits.waiting_commands)")]
+    Commands,
+    #[error("the commands that wait for this device have too many bytes (limits.waiting_bytes)")]
+    Bytes,
+    #[error("the commands of all devices have too many bytes (limits.waiting_bytes_total)")]
+    BytesOfAll,
+}
+
+/// The bytes of the commands that are kept for all devices. A clone counts in the same place.
+#[derive(Clone, Debug, Default)]
+pub struct CommandBytes(Arc<AtomicUsize>);
+
+/// The bytes of one command, counted until this is dropped.
+#[derive(Debug)]
+pub struct Room {
+    bytes: usize,
+    all: CommandBytes,
+}
+
 impl Waiting {
-    pub fn new(command: Command, expires: Instant) -> Self {
-        Self { command, expires, serial: None }
+    pub fn new(command: Command, expires: Instant, room: Room) -> Self {
+        Self { command, expires, serial: None, retained: None, room }
+    }
+
+    /// A command that has just come; `expiry` is for one that does not say how long it may wait.
+    pub fn arrived(now: Instant, command: Command, expiry: Duration, room: Room) -> Self {
+        let patience = command.ttl.unwrap_or(expiry).min(LONGEST_PATIENCE);
+        Self::new(command, now + patience, room)
     }
 }
 
 impl WaitingCommands {
-    /// Adds a command, unless `limit` of them wait already: then it comes back.
-    pub fn push(&mut self, waiting: Waiting, limit: usize) -> Result<(), Command> {
-        if self.0.len() >= limit {
-            return Err(waiting.command);
+    /// Adds a command, unless the queue is full: then it comes back.
+    pub fn push(&mut self, waiting: Waiting, limits: QueueLimits) -> Result<(), (Command, QueueFull)> {
+        match self.room_for(&waiting, limits) {
+            Ok(()) => {
+                self.0.push_back(waiting);
+                Ok(())
+            }
+            Err(full) => Err((waiting.command, full)),
         }
-        self.0.push_back(waiting);
-        Ok(())
-    }
-
-    /// Adds one that waited, or was in flight, before a restart: it had its place within the limit then.
-    pub fn restore(&mut self, waiting: Waiting) {
-        self.0.push_back(waiting);
     }
 
     pub fn pop(&mut self) -> Option<Waiting> {
@@ -53,6 +100,11 @@ impl WaitingCommands {
         self.0.iter().map(|waiting| waiting.expires).min()
     }
 
+    /// Whether the retained command with this digest waits.
+    pub fn holds(&self, retained: CommandDigest) -> bool {
+        self.0.iter().any(|waiting| waiting.retained == Some(retained))
+    }
+
     pub fn drain(&mut self) -> impl Iterator<Item = Command> + '_ {
         self.0.drain(..).map(|waiting| waiting.command)
     }
@@ -67,5 +119,53 @@ impl WaitingCommands {
 
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+
+    fn room_for(&self, waiting: &Waiting, limits: QueueLimits) -> Result<(), QueueFull> {
+        if self.0.len() >= limits.commands {
+            return Err(QueueFull::Commands);
+        }
+        if !self.0.is_empty() && self.bytes() + waiting.room.bytes > limits.bytes {
+            return Err(QueueFull::Bytes);
+        }
+        // Its own bytes are counted already.
+        if waiting.room.all.taken() > limits.bytes_of_all {
+            return Err(QueueFull::BytesOfAll);
+        }
+        Ok(())
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.iter().map(|waiting| waiting.room.bytes).sum()
+    }
+}
+
+impl CommandBytes {
+    /// Counts a command of so many bytes until the room is dropped.
+    pub fn take(&self, bytes: usize) -> Room {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+        Room { bytes, all: self.clone() }
+    }
+
+    pub fn taken(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Room {
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.all.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl PartialEq for Room {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
     }
 }

@@ -4,6 +4,7 @@
 //! - `devices`: by endpoint, the record as JSON, and the name of the listener that the device speaks to.
 //! - `commands`: by endpoint and serial, the JSON of the application. They are apart from the devices since they may be
 //!   large and never change: a device is written often, each of its commands once.
+//! - `obeyed`: by endpoint, the digests of the retained commands that it was sent, the oldest first, 8 bytes of each.
 //! - `associations`: by id, what DTLS keeps, with the names of the listeners.
 
 use std::collections::HashSet;
@@ -22,7 +23,8 @@ use zeroize::Zeroizing;
 
 use crate::coap::AssociationId;
 use crate::dtls::{AssociationChange, SavedAssociation};
-use crate::gateway::record::{Change, DeviceRecord};
+use crate::gateway::record::{Change, DeviceRecord, ObeyedRecord};
+use crate::registry::CommandDigest;
 use crate::transport::{Security, UdpListener};
 
 /// Counts up with each change of the tables that an older version could not read. 2: associations of DTLS. A program that
@@ -41,6 +43,7 @@ const MODE: u32 = 0o600;
 
 const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("about");
 const DEVICES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("devices");
+const OBEYED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("obeyed");
 const COMMANDS: TableDefinition<'_, (&str, u64), &str> = TableDefinition::new("commands");
 /// The listeners that it was made at and is reached by, and the bytes of DTLS.
 const ASSOCIATIONS: TableDefinition<'_, u64, (&str, &str, &[u8])> = TableDefinition::new("associations");
@@ -55,6 +58,7 @@ pub struct Database {
 pub struct Contents {
     pub devices: Vec<DeviceRecord>,
     pub associations: Vec<SavedAssociation>,
+    pub obeyed: Vec<ObeyedRecord>,
 }
 
 /// Why a file is no store.
@@ -104,6 +108,7 @@ impl Database {
             let mut devices = transaction.open_table(DEVICES)?;
             let mut commands = transaction.open_table(COMMANDS)?;
             let mut associations = transaction.open_table(ASSOCIATIONS)?;
+            let mut obeyed = transaction.open_table(OBEYED)?;
             for change in changes {
                 match change {
                     Change::Put(record) => {
@@ -114,6 +119,7 @@ impl Database {
                         devices.remove(endpoint.as_str())?;
                         keep_commands(&mut commands, endpoint, &HashSet::new())?;
                     }
+                    Change::Obeyed(record) => write_obeyed(&mut obeyed, record)?,
                     Change::Association(AssociationChange::Put(saved)) => {
                         let [made_at, reached_by] = [saved.made_at, saved.reached_by].map(|socket| self.name(socket));
                         associations.insert(saved.id.0, (made_at, reached_by, saved.bytes.as_slice()))?;
@@ -135,7 +141,8 @@ impl Database {
         database.check_format()?;
         let devices = database.read().map_err(damage)?;
         let associations = database.read_associations().map_err(damage)?;
-        Ok((database, Contents { devices, associations }))
+        let obeyed = database.read_obeyed().map_err(damage)?;
+        Ok((database, Contents { devices, associations, obeyed }))
     }
 
     /// A file without a format is a new one.
@@ -192,6 +199,18 @@ impl Database {
             }
             record.commands = complete;
             records.push(record);
+        }
+        Ok(records)
+    }
+
+    fn read_obeyed(&self) -> Result<Vec<ObeyedRecord>, redb::Error> {
+        let transaction = self.database.begin_read()?;
+        let mut records = Vec::new();
+        for entry in transaction.open_table(OBEYED)?.iter()? {
+            let (endpoint, commands) = entry?;
+            let (digests, _) = commands.value().as_chunks();
+            let commands = digests.iter().map(|digest| CommandDigest(u64::from_be_bytes(*digest))).collect();
+            records.push(ObeyedRecord { endpoint: endpoint.value().to_owned(), commands });
         }
         Ok(records)
     }
@@ -287,6 +306,17 @@ fn create_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(DEVICES)?;
     transaction.open_table(COMMANDS)?;
     transaction.open_table(ASSOCIATIONS)?;
+    transaction.open_table(OBEYED)?;
+    Ok(())
+}
+
+fn write_obeyed(table: &mut Table<'_, &str, &[u8]>, record: &ObeyedRecord) -> Result<(), StorageError> {
+    if record.commands.is_empty() {
+        table.remove(record.endpoint.as_str())?;
+    } else {
+        let digests: Vec<u8> = record.commands.iter().flat_map(|command| command.0.to_be_bytes()).collect();
+        table.insert(record.endpoint.as_str(), digests.as_slice())?;
+    }
     Ok(())
 }
 

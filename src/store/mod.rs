@@ -124,7 +124,7 @@ impl Store {
         metrics: Arc<Metrics>,
     ) -> Result<(Opened, Contents), StoreError> {
         let (database, contents) = open_or_put_aside(settings, listeners, unix_time)?;
-        let Contents { devices, associations } = &contents;
+        let Contents { devices, associations, .. } = &contents;
         let (file, devices, associations) = (settings.file.display(), devices.len(), associations.len());
         info!(%file, devices, associations, "store opened");
         let opened = Opened { database, settings: settings.clone(), listeners: listeners.to_vec(), metrics };

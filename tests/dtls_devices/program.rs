@@ -170,6 +170,8 @@ async fn a_certificate_that_is_missing_switches_dtls_off_and_plain_udp_is_served
     assert!(output.contains("dtls.certfile = nowhere.pem: No such file"), "{output}");
     let mut plain = Device::new(gateway.address());
     plain.register("ep=plain&lt=300", LINKS);
+    let taken = plain.request(&register("ep=secured&lt=300"));
+    assert_eq!(taken.code, Code::FORBIDDEN, "the name has a key, though it is of no use without DTLS");
     let refused = SecuredDevice::connect(place.secured, "secured", b"0123456789abcdef", Duration::from_secs(1));
     assert!(refused.is_none());
 }

@@ -190,6 +190,7 @@ impl Scene {
             match change {
                 Change::Put(record) => drop(self.records.insert(record.registration.endpoint.clone(), *record)),
                 Change::Remove { endpoint } => drop(self.records.remove(&endpoint)),
+                Change::Obeyed(record) => panic!("no command was retained, {record:?}"),
                 Change::Association(change) => self.keep_association(change),
             }
         }

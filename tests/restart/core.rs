@@ -11,7 +11,7 @@ use lwm2m_gateway::coap::{Code, Kind, Message, Peer};
 use lwm2m_gateway::config::Config;
 use lwm2m_gateway::definitions;
 use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, DeviceId, MessageProperties};
-use lwm2m_gateway::gateway::record::{Change, DeviceRecord};
+use lwm2m_gateway::gateway::record::{Change, DeviceRecord, ObeyedRecord};
 use lwm2m_gateway::gateway::report::{NotRestored, Report};
 use lwm2m_gateway::gateway::settings::Settings;
 use lwm2m_gateway::gateway::{Gateway, Output};
@@ -28,6 +28,8 @@ pub struct Core {
     pub now: Instant,
     pub unix_time: Duration,
     pub kept: BTreeMap<String, DeviceRecord>,
+    /// By endpoint, what is remembered of retained commands.
+    pub obeyed: BTreeMap<String, ObeyedRecord>,
     /// By endpoint, the newest.
     pub devices: BTreeMap<String, DeviceId>,
     pub to_devices: VecDeque<(Peer, Message)>,
@@ -55,6 +57,7 @@ impl Core {
             now,
             unix_time,
             kept: BTreeMap::new(),
+            obeyed: BTreeMap::new(),
             devices: BTreeMap::new(),
             to_devices: VecDeque::new(),
             published: VecDeque::new(),
@@ -73,6 +76,7 @@ impl Core {
         let mut gateway = Gateway::new(self.settings.clone(), model(), [self.seed; 32], self.now, self.unix_time);
         self.devices.clear();
         gateway.restore(self.now, self.kept.values().cloned().collect());
+        gateway.restore_obeyed(self.obeyed.values().cloned().collect());
         self.gateway = gateway;
         self.take_outputs();
         self.keep();
@@ -88,6 +92,8 @@ impl Core {
                 Change::Remove { endpoint } => {
                     self.kept.remove(&endpoint);
                 }
+                Change::Obeyed(record) if record.commands.is_empty() => drop(self.obeyed.remove(&record.endpoint)),
+                Change::Obeyed(record) => drop(self.obeyed.insert(record.endpoint.clone(), record)),
                 Change::Association(change) => panic!("nobody speaks DTLS here, {change:?}"),
             }
         }
@@ -119,14 +125,18 @@ impl Core {
     }
 
     pub fn command(&mut self, endpoint: &str, command: &Value) {
+        self.command_with(endpoint, command, MessageProperties::default());
+    }
+
+    /// As the broker gives a retained command to everybody who subscribes.
+    pub fn retained_command(&mut self, endpoint: &str, command: &Value) {
+        self.command_with(endpoint, command, MessageProperties { retained: true, ..MessageProperties::default() });
+    }
+
+    pub fn command_with(&mut self, endpoint: &str, command: &Value, properties: MessageProperties) {
         if let Some(&device) = self.devices.get(endpoint) {
-            let payload = command.to_string().into_bytes();
-            self.broker(BrokerEvent::Message {
-                device,
-                topic: "dn".to_owned(),
-                payload,
-                properties: MessageProperties::default(),
-            });
+            let (topic, payload) = ("dn".to_owned(), command.to_string().into_bytes());
+            self.broker(BrokerEvent::Message { device, topic, payload, properties });
         }
     }
 

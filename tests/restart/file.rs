@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use lwm2m_gateway::coap::AssociationId;
 use lwm2m_gateway::dtls::{AssociationChange, SavedAssociation};
-use lwm2m_gateway::gateway::record::{Change, DeviceRecord};
+use lwm2m_gateway::gateway::record::{Change, DeviceRecord, ObeyedRecord};
 use lwm2m_gateway::observability::metrics::Metrics;
+use lwm2m_gateway::registry::CommandDigest;
 use lwm2m_gateway::store::{Settings, Store, StoreError};
 use lwm2m_gateway::transport::{Security, UdpListener};
 use rand::rngs::StdRng;
@@ -126,7 +127,9 @@ async fn a_store_of_format_1_is_read_and_is_of_this_one_from_then_on() {
     let kept = close(store, core).await;
     place.set_format(1);
     const ASSOCIATIONS: TableDefinition<'_, u64, (&str, &str, &[u8])> = TableDefinition::new("associations");
+    const OBEYED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("obeyed");
     place.change(|transaction| assert!(transaction.delete_table(ASSOCIATIONS).unwrap()));
+    place.change(|transaction| assert!(transaction.delete_table(OBEYED).unwrap()));
 
     let (store, records) = place.open();
     assert_eq!(records, kept);
@@ -157,6 +160,28 @@ async fn a_store_of_format_2_is_read() {
     });
     let (_store, records) = place.open();
     assert_eq!(records, kept);
+}
+
+#[tokio::test]
+async fn what_is_remembered_of_retained_commands_is_written_and_read_again() {
+    let place = Place::new();
+    let mut core = Core::new();
+    let mut store = place.open_new();
+    for (number, endpoint) in [(1, "a"), (2, "b")] {
+        core.register(peer(number), &format!("ep={endpoint}&lt=300"));
+        core.retained_command(endpoint, &read(7));
+        core.expect_to_device(peer(number));
+    }
+    store.flush(core.now, &mut core.gateway);
+    store.close(core.now, core.gateway, PATIENCE).await;
+    let (opened, contents) = Store::open(&place.settings(), &default_listeners(), UNIX_TIME, Arc::default()).unwrap();
+    let digest = CommandDigest::of(read(7).to_string().as_bytes());
+    let record = |endpoint: &str| ObeyedRecord { endpoint: endpoint.to_owned(), commands: vec![digest] };
+    assert_eq!(contents.obeyed, [record("a"), record("b")]);
+    opened.write_now(&[Change::Obeyed(ObeyedRecord { endpoint: "a".to_owned(), commands: Vec::new() })]).unwrap();
+    drop(opened);
+    let (_, contents) = Store::open(&place.settings(), &default_listeners(), UNIX_TIME, Arc::default()).unwrap();
+    assert_eq!(contents.obeyed, [record("b")]);
 }
 
 #[tokio::test]

@@ -329,3 +329,137 @@ fn a_record_holds_the_password_and_does_not_show_it() {
     assert!(!format!("{record:?}").contains("secret"));
     assert!(!serde_json::to_string(&record.registration).unwrap().contains("secret"));
 }
+
+// --- Retained commands ------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_retained_command_is_not_carried_out_again_by_the_next_process() {
+    let mut core = Core::new();
+    core.register(peer(1), "ep=a&lt=300");
+    core.retained_command("a", &reboot(1));
+    let asked = core.expect_to_device(peer(1));
+    core.datagram(peer(1), &response_to(&asked, Code::CHANGED, None));
+    for _ in 0..3 {
+        core.restart(A_SECOND);
+        core.published.clear();
+        core.register(peer(1), "ep=a&lt=300");
+        core.retained_command("a", &reboot(1));
+        assert_eq!(core.to_devices, []);
+    }
+    // Another one is another one.
+    core.retained_command("a", &reboot(2));
+    assert_eq!(core.expect_to_device(peer(1)).code, Code::POST);
+}
+
+#[test]
+fn nor_by_a_device_that_left_before_the_restart_and_comes_back() {
+    let mut core = Core::new();
+    let location = core.register(peer(1), "ep=a&lt=300");
+    core.retained_command("a", &reboot(1));
+    let asked = core.expect_to_device(peer(1));
+    core.datagram(peer(1), &response_to(&asked, Code::CHANGED, None));
+    core.datagram(peer(1), &request(Code::DELETE, &["rd", &location], &[], None));
+    assert_eq!(core.expect_to_device(peer(1)).code, Code::DELETED);
+    core.restart(A_SECOND);
+    assert!(core.kept.is_empty());
+    core.register(peer(1), "ep=a&lt=300");
+    core.retained_command("a", &reboot(1));
+    assert_eq!(core.to_devices, []);
+}
+
+#[test]
+fn a_retained_command_that_waits_over_a_restart_is_not_taken_twice() {
+    let mut core = Core::new();
+    core.register(peer(1), "ep=a&lt=300&b=UQ");
+    core.advance(30 * A_SECOND);
+    core.retained_command("a", &reboot(1));
+    core.restart(A_SECOND);
+    core.connect_resumed();
+    core.retained_command("a", &reboot(1));
+    assert_eq!(core.gateway.occupancy().waiting_commands, 1);
+    core.register(peer(1), "ep=a&lt=300&b=UQ");
+    core.retained_command("a", &reboot(1));
+    assert_eq!(core.expect_to_device(peer(1)).code, Code::POST);
+    assert_eq!(core.to_devices, []);
+    assert_eq!(core.gateway.occupancy().waiting_commands, 0);
+}
+
+#[test]
+fn a_retained_command_that_was_refused_before_the_restart_is_carried_out_after_it() {
+    let mut core = Core::new();
+    core.register(peer(1), "ep=a&lt=300&b=UQ");
+    core.advance(30 * A_SECOND);
+    let mut command = reboot(1);
+    command["mheaders"] = json!({ "ttl": 0 });
+    core.retained_command("a", &command);
+    core.restart(A_SECOND);
+    core.register(peer(1), "ep=a&lt=300&b=UQ");
+    core.retained_command("a", &command);
+    assert_eq!(core.expect_to_device(peer(1)).code, Code::POST);
+}
+
+fn reboot(id: u64) -> serde_json::Value {
+    json!({ "reqID": id, "msgType": "execute", "data": { "path": "/3/0/4" } })
+}
+
+// --- Limits -----------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn of_more_devices_than_there_may_be_those_that_were_heard_last_are_taken_up() {
+    let mut core = Core::new();
+    for number in 1..=4 {
+        core.register(peer(number), &format!("ep=dev-{number}&lt=300"));
+        core.advance(A_SECOND);
+    }
+    core.settings.limits.devices = 2;
+    core.restart(A_SECOND);
+    let refused = |number| (format!("dev-{number}"), NotRestored::TooMany);
+    assert_eq!(core.not_restored, [refused(2), refused(1)]);
+    assert_eq!(core.kept.keys().collect::<Vec<_>>(), ["dev-3", "dev-4"]);
+}
+
+#[test]
+fn a_registration_that_is_too_large_by_the_limits_of_today_is_not_taken_up() {
+    let mut core = Core::new();
+    core.register(peer(1), &format!("ep=large&lt=300&x={}", "x".repeat(400)));
+    core.register(peer(2), "ep=small&lt=300");
+    core.settings.limits.registration_size = 400;
+    core.restart(A_SECOND);
+    assert_eq!(core.not_restored, [("large".to_owned(), NotRestored::TooLarge)]);
+    assert_eq!(core.kept.keys().collect::<Vec<_>>(), ["small"]);
+}
+
+#[test]
+fn commands_beyond_the_limits_of_today_are_refused_and_the_others_wait() {
+    let limits: [fn(&mut lwm2m_gateway::gateway::settings::Limits); 3] = [
+        |limits| limits.waiting_commands = 2,
+        |limits| (limits.waiting_bytes, limits.command_size) = (2_000, 1_300),
+        |limits| limits.waiting_bytes_total = 3_300,
+    ];
+    for limit in limits {
+        let mut core = Core::new();
+        let location = core.register(peer(1), "ep=a&lt=300&b=UQ");
+        core.advance(30 * A_SECOND);
+        (1..=5).for_each(|id| core.command("a", &padded(id, 1_000)));
+        core.published.clear();
+        limit(&mut core.settings.limits);
+        core.restart(A_SECOND);
+        for id in [4, 5] {
+            let refused = core.expect_published("lwm2m/a/up/resp");
+            assert_eq!((&refused["reqID"], &refused["data"]["code"]), (&json!(id), &json!("4.00")));
+            assert!(refused["data"]["reason"].as_str().expect("a reason").contains("limits.waiting_"), "{refused}");
+        }
+        core.expect_nothing_more();
+        assert_eq!(core.kept["a"].commands.len(), 3);
+        core.connect_resumed();
+        assert_eq!(core.update(peer(1), &location), Code::CHANGED);
+        assert_eq!(core.expect_to_device(peer(1)).code, Code::GET);
+    }
+}
+
+/// A command of a little more than so many bytes.
+fn padded(id: u64, bytes: usize) -> serde_json::Value {
+    let mut command = read(id);
+    command["padding"] = "x".repeat(bytes).into();
+    command
+}

@@ -49,6 +49,7 @@ fn record() -> impl Strategy<Value = DeviceRecord> {
         expires,
         command,
         reply: None,
+        retained: None,
     });
     let path = vec(any::<u16>(), 1..=4).prop_map(|ids| Path::of(&ids).expect("no more than four"));
     (

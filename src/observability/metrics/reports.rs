@@ -283,12 +283,14 @@ labels!(Forbidden {
     (Forbidden::OtherName) => r#"reason="other_name""#,
     (Forbidden::OtherIdentity) => r#"reason="other_identity""#,
     (Forbidden::Unsecured) => r#"reason="unsecured""#,
+    (Forbidden::HasKey) => r#"reason="has_key""#,
 });
 
 labels!(LeaveReason {
     (LeaveReason::Deregistered) => r#"reason="deregistered""#,
     (LeaveReason::LifetimeOver) => r#"reason="lifetime_over""#,
     (LeaveReason::Replaced) => r#"reason="replaced""#,
+    (LeaveReason::Evicted) => r#"reason="evicted""#,
     (LeaveReason::Broker(CloseReason::Kicked)) => r#"reason="kicked""#,
     (LeaveReason::Broker(CloseReason::Discarded)) => r#"reason="discarded""#,
     (LeaveReason::Broker(CloseReason::Expired)) => r#"reason="expired""#,
@@ -298,6 +300,8 @@ labels!(LeaveReason {
 labels!(NotRestored {
     (NotRestored::LifetimeOver) => r#"reason="lifetime_over""#,
     (NotRestored::NoTopics) => r#"reason="no_topics""#,
+    (NotRestored::TooMany) => r#"reason="too_many""#,
+    (NotRestored::TooLarge) => r#"reason="too_large""#,
 });
 
 labels!(CommandOutcome {
