@@ -392,6 +392,12 @@ fn a_registered_device_has_a_rate_and_what_is_beyond_it_is_dropped_and_counted()
     let request = scene.expect_request(Code::GET, "/3/0/0");
     scene.answer_text(&request, "Acme");
     scene.expect_any_published("lwm2m/dev-7/up/resp");
+    scene.command(&virtual_scene::read(3));
+    let request = scene.expect_request(Code::GET, "/3/0/0");
+    let separate = virtual_scene::text_reply(&request, Kind::Confirmable, MessageId(900), None, "Acme");
+    scene.device_sends(&separate);
+    scene.expect_acknowledgement(&separate);
+    scene.expect_any_published("lwm2m/dev-7/up/resp");
     scene.advance(1.0);
     assert_eq!(dropped(&mut scene, 50), 40);
     scene.forget_what_was_said();

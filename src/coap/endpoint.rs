@@ -176,6 +176,11 @@ impl Endpoint {
         self.exchanges.is_duplicate(now, peer, id, datagram)
     }
 
+    /// Whether a request of ours with this token waits for the answer of this peer.
+    pub fn awaits(&self, peer: Peer, token: Token) -> bool {
+        self.exchanges.awaits(peer, token)
+    }
+
     /// Answers a request at once instead of handling it, and keeps nothing of it.
     pub fn refuse(&mut self, peer: Peer, request: &Message, response: Response) {
         self.exchanges.refuse(peer, request, response);

@@ -394,6 +394,11 @@ impl Exchanges {
         self.duplicate(now, peer, id, datagram).is_some()
     }
 
+    /// Whether a request of ours with this token waits for the answer of this peer.
+    pub fn awaits(&self, peer: Peer, token: Token) -> bool {
+        self.tokens.get(&(peer, token)).is_some_and(|expected| expected.exchange.is_some())
+    }
+
     /// Answers a request at once, and keeps nothing of it: its duplicate will be looked at anew.
     pub fn refuse(&mut self, peer: Peer, request: &Message, response: Response) {
         let (kind, id) = match request.kind {

@@ -135,7 +135,8 @@ impl Gateway {
         let source = Source::of(peer.address);
         let Ok(message) = decoded else { return self.decide_on_malformed(now, peer, datagram) };
         // They belong to a message of ours, or to nothing.
-        if matches!(message.kind, Kind::Acknowledgement | Kind::Reset) {
+        let replies = matches!(message.kind, Kind::Acknowledgement | Kind::Reset);
+        if replies || message.code.is_response() && self.coap.awaits(peer, message.token) {
             return Decision::Admit(Standing::Known);
         }
         let registers = is_register(message);
