@@ -10,7 +10,7 @@ use common::application::{answer, content, done};
 use common::device::{Device, fresh_id, path_of, request};
 use common::scene::{LINKS, Scene};
 use lwm2m_gateway::coap::options::{format, number};
-use lwm2m_gateway::coap::{Code, Kind, Message};
+use lwm2m_gateway::coap::{Code, Kind, Message, MessageId};
 use serde_json::{Value, json};
 
 /// Long enough for everything that the gateway does at once.
@@ -98,9 +98,12 @@ async fn what_is_no_request_is_reset_refused_or_dropped_and_a_duplicate_is_answe
     assert_eq!(scene.device.request(&critical).code, Code::BAD_OPTION);
 
     // No version 1, cut short, and bytes of something else.
-    for datagram in [&[0x80, 1, 0, 1][..], &[0x40, 1], b"GET / HTTP/1.1"] {
+    for datagram in [&[0x80, 1, 0, 1][..], &[0x40, 1], b"\x16\xfe\xfd no CoAP"] {
         scene.device.send_bytes(datagram);
     }
+    // Confirmable by its first byte, and malformed behind its token (RFC 7252 section 4.2).
+    scene.device.send_bytes(b"GET / HTTP/1.1");
+    assert_eq!(scene.device.receive(), Message::empty(Kind::Reset, MessageId(u16::from_be_bytes(*b"T "))));
     let register = request(Code::POST, &["rd"], &["ep=message-layer", "lt=60"], Some((40, LINKS.as_bytes())));
     let first = scene.device.request(&register);
     let second = scene.device.request(&register);
