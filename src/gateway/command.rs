@@ -117,10 +117,8 @@ impl Gateway {
     ) {
         let Some((id, in_flight)) = self.take_in_flight(exchange) else { return };
         self.heard_from(now, id);
-        let InFlight { command, sent, .. } = match self.retry_in_other_format(now, id, in_flight, response) {
-            Ok(()) => return,
-            Err(in_flight) => in_flight,
-        };
+        let Some(in_flight) = self.retry_in_other_format(now, id, in_flight, response) else { return };
+        let InFlight { command, sent, .. } = in_flight;
         let Some(device) = self.registry.device(id) else { return };
         let endpoint = device.registration.endpoint.clone();
         let outcome = self.outcome(now, device, &command.operation, response);
@@ -290,25 +288,26 @@ impl Gateway {
 
     /// Sends the command in flight once more, when the device did not know the format of its values and there is another.
     /// It stays the same command: nothing else goes to the device meanwhile, and the application hears the last answer.
+    /// Gives the command back when the response is its answer.
     fn retry_in_other_format(
         &mut self,
         now: Instant,
         id: DeviceId,
         in_flight: InFlight,
         response: &Response,
-    ) -> Result<(), InFlight> {
+    ) -> Option<InFlight> {
         if response.code != Code::UNSUPPORTED_CONTENT_FORMAT || in_flight.in_other_format {
-            return Err(in_flight);
+            return Some(in_flight);
         }
-        let Some(device) = self.registry.device_mut(id) else { return Err(in_flight) };
+        let Some(device) = self.registry.device_mut(id) else { return Some(in_flight) };
         let other = in_flight.command.operation.request_in_other_format(&device.registration);
         let Some(request) = other.filter(|request| request.payload.len() <= self.settings.limits.sent_body) else {
-            return Err(in_flight);
+            return Some(in_flight);
         };
         let exchange = self.coap.send_request(now, device.peer, request);
         device.sent_in_other_format(exchange, in_flight);
         self.exchanges.insert(exchange, id);
-        Ok(())
+        None
     }
 
     fn too_many_observations(&self, id: DeviceId, replaced: Option<ExchangeId>) -> bool {

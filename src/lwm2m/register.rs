@@ -394,14 +394,17 @@ impl Items {
     }
 }
 
-/// What is no text says nothing; but an item that would say something to this program is refused.
+/// An item that is no text says nothing. But it is refused where its name says that it would mean something.
 fn text_of_item(item: &[u8]) -> Result<Option<&str>, Rejection> {
-    let Err(error) = std::str::from_utf8(item).map_err(|_| Rejection::bad_request("a query item is not UTF-8")) else {
-        return Ok(std::str::from_utf8(item).ok());
-    };
+    if let Ok(text) = std::str::from_utf8(item) {
+        return Ok(Some(text));
+    }
     let name = item.split(|byte| *byte == b'=').next().unwrap_or_default();
-    let known = ["ep", "lt", "lwm2m", "b", "password"].iter().chain(KNOWN_OTHERS).any(|known| known.as_bytes() == name);
-    if known { Err(error) } else { Ok(None) }
+    let mut known = ["ep", "lt", "lwm2m", "b", "password"].iter().chain(KNOWN_OTHERS);
+    if known.any(|known| known.as_bytes() == name) {
+        return Err(Rejection::bad_request("a query item is not UTF-8"));
+    }
+    Ok(None)
 }
 
 fn once<T>(name: &str, place: &mut Option<T>, value: T) -> Result<(), Rejection> {
