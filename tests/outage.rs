@@ -180,3 +180,107 @@ async fn the_devices_of_a_broker_that_stops_go_to_the_other_one_and_stay_there()
     expect_all(&mut application, std::slice::from_ref(&member));
     assert_eq!((control.clients().len(), other.clients().len()), (0, 1));
 }
+
+/// Nobody is registered: the gateway looks by itself whether the broker is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_gateway_notices_that_the_broker_stops_and_that_it_starts() {
+    let broker = TestBroker::start().await;
+    let Some(control) = broker.control() else { return };
+    let gateway = Gateway::start(&broker.addresses);
+    until("the broker is available", &gateway, |gateway| gateway.ask_admin("/readyz").0 == 200).await;
+    for _ in 0..2 {
+        control.stop().await;
+        until("the broker is unavailable", &gateway, |gateway| gateway.ask_admin("/readyz").0 == 503).await;
+        assert_eq!(nodes(&gateway, "down"), 1.0);
+        let readiness: Value = serde_json::from_str(&gateway.ask_admin("/readyz").1).expect("JSON");
+        let detail = readiness["conditions"]["broker"]["detail"].as_str().expect("a detail").to_owned();
+        assert!(detail.contains("is unavailable") && detail.contains("connection refused"), "{detail}");
+
+        control.start().await.expect("the addresses are still free");
+        until("the broker is available again", &gateway, |gateway| gateway.ask_admin("/readyz").0 == 200).await;
+        assert_eq!(nodes(&gateway, "up"), 1.0);
+    }
+    let log = gateway.output();
+    assert_eq!(log.matches("available again").count(), 2, "{log}");
+    assert!(log.contains("unavailable: "), "{log}");
+    assert!(!log.contains("connected again"), "there was none to connect: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_devices_are_connected_again_when_the_log_says_so_and_none_is_lost() {
+    const DEVICES: usize = 30;
+    let broker = TestBroker::start().await;
+    let Some(control) = broker.control() else { return };
+    let gateway = Gateway::start(&broker.addresses);
+    let devices: Vec<Device> = (0..DEVICES)
+        .map(|number| {
+            let mut device = Device::new(gateway.address());
+            device.register(&format!("ep=back-{number}&lt=300"), LINKS);
+            device
+        })
+        .collect();
+    control.stop().await;
+    until("the broker is unavailable", &gateway, |gateway| gateway.output().contains("unavailable: ")).await;
+    control.start().await.expect("the addresses are still free");
+    let line = "all devices are connected again";
+    until(line, &gateway, |gateway| gateway.output().contains(line)).await;
+    assert_eq!(control.clients().len(), DEVICES);
+    let log = gateway.output();
+    let told = log.lines().find(|told| told.contains(line)).expect("the line");
+    assert!(told.contains("devices=30") && told.contains("took="), "{told}");
+    let order = ["unavailable: ", "available again", line].map(|text| log.find(text).expect("a line"));
+    assert!(order.is_sorted(), "{log}");
+    for device in &devices {
+        assert_eq!(device.update(&[], None).code, Code::CHANGED);
+    }
+}
+
+/// A broker that listens before its authentication is up refuses everybody meanwhile: no registration ends by that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_refuses_everybody_for_a_while_after_its_start_costs_no_registration() {
+    const DEVICES: usize = 10;
+    let broker = TestBroker::start().await;
+    let Some(control) = broker.control() else { return };
+    let gateway = Gateway::start(&broker.addresses);
+    let devices: Vec<Device> = (0..DEVICES)
+        .map(|number| {
+            let mut device = Device::new(gateway.address());
+            device.register(&format!("ep=late-{number}&lt=300"), LINKS);
+            device
+        })
+        .collect();
+    control.stop().await;
+    until("the broker is unavailable", &gateway, |gateway| gateway.output().contains("unavailable: ")).await;
+    control.refuse(|_| true);
+    control.start().await.expect("the addresses are still free");
+    let refusal = "the broker refuses every device";
+    until(refusal, &gateway, |gateway| gateway.ask_admin("/readyz").1.contains(refusal)).await;
+    assert_eq!(gateway.output().matches(refusal).count(), 1, "{}", gateway.output());
+    assert_eq!(gateway.ask_admin("/readyz").0, 200);
+    // Each was refused by now, some more than once.
+    let refused = "lwm2m_authentications_total{result=\"refused\"}";
+    let count = |gateway: &Gateway| common::admin::sum(&gateway.ask_admin("/metrics").1, refused);
+    until("refusals", &gateway, |gateway| count(gateway) > 2.0 * DEVICES as f64).await;
+
+    control.allow_all();
+    until("all devices", &gateway, |gateway| gateway.output().contains("all devices are connected again")).await;
+    assert_eq!(control.clients().len(), DEVICES);
+    assert!(!gateway.ask_admin("/readyz").1.contains(refusal));
+    for device in &devices {
+        assert_eq!(device.update(&[], None).code, Code::CHANGED);
+    }
+}
+
+fn nodes(gateway: &Gateway, state: &str) -> f64 {
+    common::admin::sum(&gateway.ask_admin("/metrics").1, &format!("lwm2m_broker_nodes{{state=\"{state}\"}}"))
+}
+
+async fn until(what: &str, gateway: &Gateway, holds: impl Fn(&Gateway) -> bool) {
+    let waiting = async {
+        while !holds(gateway) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let held = tokio::time::timeout(PATIENCE, waiting).await;
+    assert!(held.is_ok(), "in vain waited for: {what}");
+}

@@ -161,6 +161,11 @@ impl Nodes {
         self.nodes[id.0].clients -= 1;
     }
 
+    /// Returns how many devices are clients there.
+    pub fn clients_of(&self, id: NodeId) -> usize {
+        self.nodes[id.0].clients
+    }
+
     /// Returns how many devices are clients, at all nodes.
     pub fn clients(&self) -> usize {
         self.nodes.iter().map(|node| node.clients).sum()

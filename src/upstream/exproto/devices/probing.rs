@@ -120,13 +120,17 @@ impl Devices {
         self.leave_nodes(now);
     }
 
-    /// It did not come to the node, for a reason of this machine.
+    /// Nothing was learnt of the node.
     fn probe_said_nothing(&mut self, now: Instant, node: NodeId) {
         self.end_probe(node);
         self.schedule_probe(now, node);
     }
 
     fn probe_failed(&mut self, now: Instant, node: NodeId, fault: Fault<'_>) {
+        // A listener that is full closes the probe, and serves the devices that it has.
+        if fault == Fault::AnchorClosed && self.nodes.is_up(node) && self.nodes.clients_of(node) > 0 {
+            return self.probe_said_nothing(now, node);
+        }
         self.end_probe(node);
         if self.nodes.is_up(node) {
             self.node_failed(now, node, fault);

@@ -101,6 +101,20 @@ fn probes_that_are_closed_at_once_find_a_node_unavailable_the_third_time() {
 }
 
 #[test]
+fn a_listener_that_is_full_serves_the_devices_that_it_has() {
+    let (mut scene, _) = Scene::with_clients(2);
+    scene.devices.probe_all(scene.now);
+    for _ in 0..20 {
+        let (anchor, _) = scene.expect_dial();
+        scene.devices.dialed(scene.now, anchor, Ok(()));
+        scene.devices.anchor_ended(scene.now, anchor);
+        scene.expect(&[hang_up(anchor)]);
+        assert_eq!(scene.advance_to_deadline(), seconds(1));
+    }
+    assert_eq!((scene.devices.occupancy().nodes_down, scene.metrics.upstream.nodes_failed.value()), (0, 0));
+}
+
+#[test]
 fn a_probe_that_succeeds_connects_the_device_that_was_active_last_at_once_and_the_others_in_their_turn() {
     let (mut scene, anchors) = Scene::with_clients(20);
     // The odd ones say something, the later the lower their number is.
