@@ -5,14 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use lwm2m_gateway::coap::Code;
 use lwm2m_gateway::coap::options::{format, number};
+use lwm2m_gateway::coap::{Code, Message, MessageId, Peer};
 use lwm2m_gateway::gateway::broker::BrokerCommand;
+use lwm2m_gateway::rate::{Rate, RateLimit};
 
 use super::common::device::{Device, request};
+use super::corpus;
 use super::effort::now;
 use super::program::Fort;
-use super::virtual_scene::{Said, Scene};
+use super::virtual_scene::{Said, Scene, peer};
 
 /// One registered device sends thousands of Updates in a second; its object list is as long as the gateway takes one.
 /// Two thousand a second showed after a minute what five thousand show after some seconds.
@@ -77,6 +79,63 @@ fn register_in_blocks(device: &mut Device, links: &[u8]) -> Code {
     code
 }
 
+/// Each of 510 addresses begins a Register in blocks, and never goes on.
+#[test]
+fn bodies_that_strangers_begin_and_leave_keep_no_other_register_in_blocks_out() {
+    let mut scene = Scene::new();
+    for number in 0..510 {
+        let register = begun(&format!("ep=spoofed-{number}"), 0, MessageId(7));
+        scene.device_sends_from(peer(1_000 + number), &register);
+    }
+    scene.advance(1.0);
+    scene.forget_what_was_said();
+
+    let first = begun("ep=dev-7&lt=300", 0, MessageId(1));
+    scene.ask(&first, Code::CONTINUE);
+    let mut last = begun("ep=dev-7&lt=300", 1, MessageId(2));
+    last.payload = b"</3/0>,</3303/0>".to_vec();
+    scene.device_sends(&last);
+    scene.expect_connect();
+}
+
+/// The same from one address: it takes no more than its share.
+#[test]
+fn bodies_that_one_address_begins_leave_room_for_other_strangers() {
+    let mut scene = Scene::new();
+    for number in 0..2_000 {
+        let register = begun(&format!("ep=spoofed-{number}"), 0, MessageId(number));
+        scene.device_sends_from(Peer::udp(0, ([198, 51, 100, 1], 1_024 + number).into()), &register);
+    }
+    scene.forget_what_was_said();
+    let first = begun("ep=dev-7&lt=300", 0, MessageId(1));
+    scene.ask(&first, Code::CONTINUE);
+    // It is not driven out before it is whole.
+    for number in 2_000..4_000 {
+        let register = begun(&format!("ep=spoofed-{number}"), 0, MessageId(number));
+        scene.device_sends_from(Peer::udp(0, ([198, 51, 100, 1], 1_024 + number).into()), &register);
+    }
+    scene.forget_what_was_said();
+    let mut last = begun("ep=dev-7&lt=300", 1, MessageId(2));
+    last.payload = b"</3/0>,</3303/0>".to_vec();
+    scene.device_sends(&last);
+    scene.expect_connect();
+}
+
+/// A block of 1,024 bytes. The last one has another number and its own payload.
+fn begun(query: &str, block: u32, id: MessageId) -> Message {
+    let items: Vec<&str> = query.split('&').collect();
+    let mut message = corpus::request(Code::POST, &["rd"], &items, id);
+    message.options.add_uint(number::CONTENT_FORMAT, format::LINK_FORMAT.into());
+    message.options.add_uint(number::BLOCK1, block << 4 | u32::from(block == 0) << 3 | 6);
+    message.payload = b"</3/0>;a=\"0123456789abcdef0123456789abcdef01234567\",</3303/0>;b=\"\""
+        .iter()
+        .copied()
+        .cycle()
+        .take(1024)
+        .collect();
+    message
+}
+
 /// A registration that fills a datagram is answered 4.13, or little of it is kept, whatever is large about it.
 #[test]
 fn nothing_that_is_large_is_kept_of_a_registration() {
@@ -104,4 +163,37 @@ fn nothing_that_is_large_is_kept_of_a_registration() {
         let kept = scene.gateway.occupancy().registration_bytes;
         assert!(kept <= 16 * 1024, "{kept} bytes of {bytes}");
     }
+}
+
+/// Who sees a location asks for it from many addresses: it counts as what a stranger sends.
+#[test]
+fn requests_for_the_location_of_another_are_limited_like_those_of_strangers() {
+    let limit = RateLimit { total: Rate { per_second: 1, burst: 6 }, address: Rate { per_second: 1, burst: 4 } };
+    let mut scene = Scene::registered_with(|settings| settings.limits.strangers = limit);
+    let location = scene.location.clone();
+    let mut answered = 0;
+    for number in 0..100 {
+        let get = scene.request(Code::GET, &location, "");
+        scene.device_sends_from(peer(5_000 + number), &get);
+        answered += usize::from(scene.next_said().is_some());
+    }
+    assert!(answered <= 6, "{answered} were answered");
+    // The device itself is served.
+    let update = scene.update("");
+    scene.ask(&update, Code::CHANGED);
+}
+
+#[test]
+fn the_rate_of_one_registered_device_is_bounded() {
+    let mut scene = Scene::registered();
+    let mut answered = 0;
+    for _ in 0..10_000 {
+        let update = scene.update("");
+        scene.device_sends(&update);
+        answered += usize::from(scene.next_said().is_some());
+    }
+    assert!((1_000..=3_000).contains(&answered), "{answered} Updates were answered at once");
+    scene.advance(10.0);
+    let update = scene.update("");
+    scene.ask(&update, Code::CHANGED);
 }
