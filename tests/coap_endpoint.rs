@@ -645,6 +645,22 @@ fn a_confirmable_message_with_a_format_error_is_reset_and_any_other_is_not_answe
     }
 }
 
+#[test]
+fn the_reset_of_a_malformed_message_is_not_the_answer_to_a_well_formed_one_with_its_id() {
+    let mut scene = Scene::new();
+    let register = message(Kind::Confirmable, Code::POST, 0x2002, token(b"r"), &[]);
+    let id = scene.request(register.clone());
+    scene.endpoint.respond(scene.now, id, Response::new(Code::CREATED));
+    let created = scene.sent();
+    scene.endpoint.handle_datagram(scene.now, scene.peer, &hex("4102200272ff"));
+    assert_eq!(scene.sent(), Message::empty(Kind::Reset, MessageId(0x2002)));
+    scene.output();
+    scene.receive(register);
+    assert_eq!(scene.sent(), created);
+    scene.expect_verdict(Verdict::Duplicate);
+    scene.expect_nothing_more();
+}
+
 /// An answer with the message id and the token of the request, as the first byte and the code say, and with this behind it.
 fn answer_bytes(request: &Message, first: u8, code: u8, rest: &[u8]) -> Vec<u8> {
     [&[first, code], &request.id.0.to_be_bytes()[..], request.token.as_bytes(), rest].concat()

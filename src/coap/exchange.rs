@@ -16,6 +16,8 @@
 //!
 //! Exactly one [`Output::Verdict`] comes out for each datagram.
 
+mod malformed;
+
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
@@ -33,7 +35,7 @@ use super::parameters::Acknowledging;
 use super::transmission::{Expired, Key, Persistence, Sent, Transmissions};
 use super::verdict::{DropReason, Verdict};
 use super::{
-    Code, DecodeError, Failure, Header, Kind, Message, MessageId, Parameters, Peer, Request, Response, Standing, Token,
+    Code, DecodeError, Failure, Kind, Message, MessageId, Parameters, Peer, Request, Response, Standing, Token,
 };
 
 /// A request of ours, and the observation that it may have begun.
@@ -170,13 +172,6 @@ struct Observation {
 struct Expected {
     exchange: Option<ExchangeId>,
     observation: Option<ExchangeId>,
-}
-
-/// What a message that cannot be read as a whole was meant to answer.
-#[derive(Clone, Copy, Debug)]
-enum Answered {
-    Exchange(ExchangeId),
-    Observation(ExchangeId),
 }
 
 #[derive(Debug)]
@@ -449,41 +444,6 @@ impl Exchanges {
         }
     }
 
-    /// RFC 7252 sections 4.2 and 4.3: a confirmable message with a format error is reset, any other is ignored. When it
-    /// answers a request of ours, the request fails at once.
-    fn handle_malformed(&mut self, peer: Peer, error: DecodeError, datagram: &[u8]) -> Verdict {
-        if let Some(header) = Header::of(datagram) {
-            let confirmable = header.kind == Kind::Confirmable;
-            match self.malformed_answer(peer, header) {
-                Some(Answered::Exchange(exchange)) => self.fail(exchange, Failure::Malformed(error)),
-                Some(Answered::Observation(id)) => {
-                    self.notification_failed(id, Failure::Malformed(error), confirmable);
-                }
-                None => {}
-            }
-            if confirmable {
-                self.reset(peer, header.id);
-            }
-        }
-        Verdict::Dropped(DropReason::NoMessage(error))
-    }
-
-    /// Finds what the peer meant to answer with a message of which only this can be read.
-    fn malformed_answer(&self, peer: Peer, header: Header) -> Option<Answered> {
-        match header.kind {
-            // An empty acknowledgement with bytes behind it is no answer: that is still to come.
-            Kind::Acknowledgement if header.code == Code::EMPTY => None,
-            Kind::Acknowledgement => self.acknowledged_by(peer, header.id, header.token?).map(Answered::Exchange),
-            Kind::Reset => self.transmitted(peer, header.id).map(Answered::Exchange),
-            Kind::Confirmable | Kind::NonConfirmable if header.code.class() == 0 => None,
-            Kind::Confirmable | Kind::NonConfirmable => {
-                let expected = self.tokens.get(&(peer, header.token?))?;
-                let observation = expected.observation.map(Answered::Observation);
-                observation.or(expected.exchange.map(Answered::Exchange))
-            }
-        }
-    }
-
     fn handle_empty(&mut self, peer: Peer, message: &Message) -> Verdict {
         if message.kind == Kind::NonConfirmable {
             return Verdict::Dropped(DropReason::Senseless);
@@ -554,18 +514,6 @@ impl Exchanges {
             return Verdict::Dropped(DropReason::CriticalOption);
         }
         self.finish(now, exchange, peer, token, message)
-    }
-
-    /// An acknowledgement or a reset with a code that it cannot have.
-    fn handle_senseless(&mut self, peer: Peer, message: &Message) -> Verdict {
-        let exchange = match message.kind {
-            Kind::Acknowledgement => self.acknowledged_by(peer, message.id, message.token),
-            Kind::Reset | Kind::Confirmable | Kind::NonConfirmable => self.transmitted(peer, message.id),
-        };
-        if let Some(exchange) = exchange {
-            self.fail(exchange, Failure::NotAResponse(message.code));
-        }
-        Verdict::Dropped(DropReason::Senseless)
     }
 
     /// The exchange whose request is on its way to this peer with this message id.
