@@ -7,5 +7,7 @@
 mod end_to_end;
 #[path = "outage.rs"]
 mod outage;
+#[path = "registering_again.rs"]
+mod registering_again;
 #[path = "vectors.rs"]
 mod vectors;

@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 
 use lwm2m_gateway::embedded::{Addresses, Broker, Control, Settings};
 use tokio::net::TcpSocket;
-use tokio::sync::{Mutex, MutexGuard};
+
+use super::turn::Turn;
 
 /// Keep it as long as the test runs.
 pub struct TestBroker {
@@ -38,8 +39,9 @@ enum Kind {
         /// Holds the handler's port without listening, so that nobody else is given it.
         _port: TcpSocket,
     },
-    /// There is one EMQX, and it knows one handler.
-    Emqx { _turn: MutexGuard<'static, ()> },
+    Emqx {
+        _turn: Turn,
+    },
 }
 
 /// The way of the gateway to the broker.
@@ -56,8 +58,6 @@ impl Upstream {
     }
 }
 
-static EMQX: Mutex<()> = Mutex::const_new(());
-
 impl TestBroker {
     pub async fn start() -> Self {
         Self::start_with(|_| ()).await
@@ -65,11 +65,7 @@ impl TestBroker {
 
     /// With other settings than the default. Settings do not reach an EMQX: such a test needs [`TestBroker::control`] first.
     pub async fn start_with(adjust: impl FnOnce(&mut Settings)) -> Self {
-        if env::var("EMQX_TEST").is_ok_and(|value| value == "1") {
-            Self::emqx().await
-        } else {
-            Self::embedded(adjust).await
-        }
+        if env::var("EMQX_TEST").is_ok_and(|value| value == "1") { Self::emqx() } else { Self::embedded(adjust).await }
     }
 
     /// What an administrator can do; none against an EMQX. A test that needs it says so and ends:
@@ -125,8 +121,8 @@ impl TestBroker {
         Self { addresses, kind: Kind::Embedded { broker, _port: port } }
     }
 
-    async fn emqx() -> Self {
-        let turn = EMQX.lock().await;
+    fn emqx() -> Self {
+        let turn = Turn::take();
         let setting = |name: &str, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());
         let handler_bind = setting("EMQX_HANDLER_BIND", "127.0.0.1:9001");
         let addresses = TestAddresses {

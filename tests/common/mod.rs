@@ -9,3 +9,4 @@ pub mod certificates;
 pub mod device;
 pub mod gateway;
 pub mod scene;
+pub mod turn;

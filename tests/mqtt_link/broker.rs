@@ -13,13 +13,14 @@ use tempfile::TempDir;
 
 use crate::common::certificates::Certified;
 use crate::common::device::PATIENCE;
+use crate::common::turn::Turn;
 
 /// Everybody but these: devices may publish and subscribe below `lwm2m/CLIENTID/`, the application everything.
 pub const FORBIDDEN: &str = "elsewhere/forbidden";
 
 pub enum Broker {
     Mosquitto { child: Option<Child>, folder: TempDir, port: u16 },
-    Emqx,
+    Emqx { _turn: Turn },
 }
 
 impl Broker {
@@ -40,7 +41,7 @@ impl Broker {
     /// With more lines of configuration.
     pub fn start_with(secure: bool, lines: &str) -> Option<Self> {
         if Self::is_emqx() {
-            return Some(Self::Emqx);
+            return Some(Self::Emqx { _turn: Turn::take() });
         }
         let Some(program) = mosquitto() else {
             assert!(env::var_os("CI").is_none(), "there is no mosquitto");
@@ -64,7 +65,7 @@ impl Broker {
     pub fn address(&self) -> String {
         match self {
             Self::Mosquitto { port, .. } => format!("localhost:{port}"),
-            Self::Emqx => env::var("EMQX_MQTT").unwrap_or_else(|_| "127.0.0.1:1883".to_owned()),
+            Self::Emqx { .. } => env::var("EMQX_MQTT").unwrap_or_else(|_| "127.0.0.1:1883".to_owned()),
         }
     }
 
@@ -72,7 +73,7 @@ impl Broker {
     pub fn folder(&self) -> Option<&Path> {
         match self {
             Self::Mosquitto { folder, .. } => Some(folder.path()),
-            Self::Emqx => None,
+            Self::Emqx { .. } => None,
         }
     }
 

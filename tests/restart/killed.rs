@@ -109,7 +109,7 @@ async fn a_program_without_a_store_forgets() {
 async fn a_second_program_does_not_take_the_store_of_another() {
     let first = Scene::registered("one").await;
     let lines = format!("listeners.udp.x.bind = \"127.0.0.1:0\"\nstore.file = {:?}", first.gateway.store());
-    let mut second = Gateway::start_without_waiting(&TestBroker::start().await.addresses, &lines);
+    let mut second = Gateway::start_without_waiting(&first.broker.addresses, &lines);
     assert_eq!(second.wait().code(), Some(1));
     assert!(second.output().contains("another process uses it"), "{}", second.output());
     assert_eq!(first.device.update(&[], None).code, Code::CHANGED);
