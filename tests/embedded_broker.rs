@@ -35,7 +35,10 @@ impl Scene {
     }
 
     async fn of(broker: TestBroker) -> Self {
-        let handler = Handler::bind(broker.addresses.handler_bind).await;
+        let mut handler = Handler::bind(broker.addresses.handler_bind).await;
+        if broker.is_emqx() {
+            handler.wait_for_calls(&broker.addresses.listener).await;
+        }
         let adapter = Adapter::connect(&broker.addresses.adapter).await;
         Self { broker, handler, adapter }
     }

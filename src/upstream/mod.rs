@@ -8,6 +8,8 @@ mod health;
 pub mod mqtt;
 mod pace;
 mod queue;
+#[cfg(test)]
+mod races;
 mod returning;
 mod source_port;
 

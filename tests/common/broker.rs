@@ -68,6 +68,10 @@ impl TestBroker {
         if env::var("EMQX_TEST").is_ok_and(|value| value == "1") { Self::emqx() } else { Self::embedded(adjust).await }
     }
 
+    pub fn is_emqx(&self) -> bool {
+        matches!(self.kind, Kind::Emqx { .. })
+    }
+
     /// What an administrator can do; none against an EMQX. A test that needs it says so and ends:
     ///
     /// ```ignore

@@ -72,11 +72,27 @@ pub struct Handler {
 impl Handler {
     pub async fn bind(address: SocketAddr) -> Self {
         let (shown, calls) = mpsc::unbounded_channel();
-        let listener = TcpListener::bind(address).await.expect("the handler's port is free");
+        let listener = soon("port for the handler", free_port(address)).await;
         let service = ConnectionUnaryHandlerServer::new(Shown(shown)).max_decoding_message_size(64 << 20);
         let serving = Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener));
         let server = tokio::spawn(async move { serving.await.expect("the handler serves") });
         Self { calls, known: HashSet::new(), server }
+    }
+
+    /// EMQX calls the handler of the test before this one until it has found out that it is gone. Meanwhile it closes each
+    /// connection.
+    pub async fn wait_for_calls(&mut self, listener: &str) {
+        let is_called = async {
+            loop {
+                let _device = dial(listener).await;
+                while let Ok(Some(call)) = timeout(Duration::from_millis(500), self.calls.recv()).await {
+                    if let Event::Created { .. } = call.accept() {
+                        return;
+                    }
+                }
+            }
+        };
+        soon("call of the handler", is_called).await;
     }
 
     pub async fn next(&mut self) -> Call {
@@ -146,6 +162,17 @@ impl Handler {
     pub async fn expect_closed(&mut self, conn: &str, reason: &str) {
         let expected = Event::Closed { conn: conn.to_owned(), reason: reason.to_owned() };
         assert_eq!(self.event().await, expected);
+    }
+}
+
+/// The handler of the test before this one may be about to go.
+async fn free_port(address: SocketAddr) -> TcpListener {
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return listener,
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse, "{address}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

@@ -52,6 +52,8 @@ pub struct UnderWay {
     /// Calls of Authenticate without an answer, and when they were made. The broker may carry one out at any time, and
     /// closes the connection that has the clientid then.
     pub authenticating: BTreeMap<AnchorId, Instant>,
+    /// Until when an Authenticate that ended without a verdict may be carried out after all.
+    pub doubtful_until: Option<Instant>,
     /// The anchor for which Authenticate was called last.
     pub last_authenticated: Option<AnchorId>,
     pub publishing: Option<Publishing>,
@@ -62,6 +64,7 @@ pub struct UnderWay {
 pub struct Publishing {
     pub anchor: AnchorId,
     pub serial: Serial,
+    pub begun: Instant,
     /// The anchor is gone: until when the answer is waited for, before the publication goes on another one.
     pub patience: Option<Instant>,
 }

@@ -22,6 +22,8 @@ mod device;
 mod probing;
 mod publishing;
 #[cfg(test)]
+mod races;
+#[cfg(test)]
 mod random_tests;
 mod reconnecting;
 mod superseding;
@@ -258,8 +260,7 @@ impl Devices {
     pub fn called(&mut self, now: Instant, node: NodeId, anchor: AnchorId, outcome: Outcome) {
         let owner = self.by_anchor.get(&anchor).copied();
         let client = self.calls.remove(&anchor);
-        let under_way = client.and_then(|client| self.clients.shared_mut(client));
-        let authenticated = under_way.is_some_and(|under_way| under_way.authenticating.remove(&anchor).is_some());
+        let authenticated = client.is_some_and(|client| self.authenticate_ended(now, client, anchor, &outcome));
         match &outcome {
             // A call that was given up says nothing of the node as it is now, and a probe's tells it itself.
             Outcome::Unreachable(error) => {
@@ -403,7 +404,7 @@ impl Devices {
             return self.forget_former(id, conn);
         }
         match close_reason(reason) {
-            Some(CloseReason::Discarded) if self.discarded_by_us(id) => self.connection_gone(now, id, reason),
+            Some(CloseReason::Discarded) if self.discarded_by_us(now, id) => self.connection_gone(now, id, reason),
             Some(meant) => self.close(now, id, meant),
             None => self.connection_gone(now, id, reason),
         }

@@ -58,7 +58,7 @@ impl Devices {
         let call = Call::Publish { conn, publication: publication.clone() };
         self.actions.push_back(Action::Call { anchor, node, call });
         self.calls.insert(anchor, key);
-        self.set_publishing(key, Some(Publishing { anchor, serial, patience: None }));
+        self.set_publishing(key, Some(Publishing { anchor, serial, begun: now, patience: None }));
         self.deadlines.set(Timer::Device(id), now + PUBLISH_TIMEOUT);
     }
 

@@ -17,12 +17,12 @@ use crate::gateway::broker::{BrokerEvent, CloseReason, ConnectError, DeviceId};
 use crate::upstream::clients::ClientKey;
 
 use super::device::{Device, Publishing, State, Wait};
-use super::{Devices, EARLY_MESSAGES, Message, Timer};
+use super::{AnchorId, Devices, EARLY_MESSAGES, Message, Outcome, PUBLISH_TIMEOUT, Timer};
 
 /// EMQX answers a call within 5 s, be it with an error.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
-/// The answer to a call whose connection was lost. It is here long before the device is connected again.
-const LATE_ANSWER: Duration = Duration::from_secs(1);
+/// EMQX gives up waiting for its authenticators after 5 s, and says so; they may answer later all the same.
+const DOUBT: Duration = Duration::from_secs(30);
 /// Closed connections of older registrations, for each device, of which EMQX may still tell messages.
 const FORMER_CONNECTIONS: usize = 4;
 
@@ -126,12 +126,29 @@ impl Devices {
         }
     }
 
+    /// The call on this anchor has ended. Returns whether it was Authenticate.
+    pub(super) fn authenticate_ended(
+        &mut self,
+        now: Instant,
+        key: ClientKey,
+        anchor: AnchorId,
+        outcome: &Outcome,
+    ) -> bool {
+        let Some(under_way) = self.clients.shared_mut(key) else { return false };
+        let was_authenticate = under_way.authenticating.remove(&anchor).is_some();
+        if was_authenticate && !matches!(outcome, Outcome::Done | Outcome::Refused(_)) {
+            under_way.doubtful_until = Some(now + DOUBT);
+        }
+        was_authenticate
+    }
+
     /// Whether EMQX discarded the connection of this device for another one of ours.
-    pub(super) fn discarded_by_us(&self, id: DeviceId) -> bool {
+    pub(super) fn discarded_by_us(&self, now: Instant, id: DeviceId) -> bool {
         let Some(device) = self.devices.get(&id) else { return false };
         let Some((own, under_way)) = device.announced.zip(self.clients.shared(device.key)) else { return false };
         let newer = under_way.last_authenticated.is_some_and(|last| last > own);
-        newer || under_way.authenticating.keys().any(|other| *other != own)
+        let doubtful = under_way.doubtful_until.is_some_and(|until| until > now);
+        newer || doubtful || under_way.authenticating.keys().any(|other| *other != own)
     }
 
     /// The publication that is under way on the device's connection waits for the answer to its call, which decides
@@ -139,12 +156,11 @@ impl Devices {
     pub(super) fn abandon_call(&mut self, now: Instant, id: DeviceId) {
         let Some(device) = self.devices.get(&id) else { return };
         let (key, anchor) = (device.key, device.state.anchor());
-        let patience = if self.clients.is_superseded(key, id) { ANSWER_PATIENCE } else { LATE_ANSWER };
         let Some(under_way) = self.clients.shared_mut(key) else { return };
-        if let Some(Publishing { anchor: on, patience: patience_end @ None, .. }) = &mut under_way.publishing
+        if let Some(Publishing { anchor: on, begun, patience: patience @ None, .. }) = &mut under_way.publishing
             && Some(*on) == anchor
         {
-            *patience_end = Some(now + patience);
+            *patience = Some((now + ANSWER_PATIENCE).min(*begun + PUBLISH_TIMEOUT));
             self.queues.give_back(key);
         }
     }

@@ -609,6 +609,7 @@ fn a_publication_that_ends_its_connection_every_time_is_given_up() {
         scene.expect_publish(ONE, anchor, "poison");
         scene.devices.anchor_ended(scene.now, anchor);
         scene.expect(&[hang_up(anchor)]);
+        scene.answer(anchor, gone());
         scene.advance_to_deadline();
         anchor = scene.attempt(ONE, conn);
     }
@@ -705,6 +706,7 @@ fn last_words_have_five_seconds_also_on_a_connection_that_has_to_be_made_again()
     scene.disconnect(ONE);
     scene.devices.anchor_ended(scene.now, anchor);
     scene.expect(&[hang_up(anchor)]);
+    scene.answer(anchor, gone());
     scene.advance_to_deadline();
     let anchor = scene.attempt(ONE, "c2");
     scene.expect_publish(ONE, anchor, "a");

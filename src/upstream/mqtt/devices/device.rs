@@ -50,6 +50,8 @@ pub struct Session {
     pub talker: Option<DeviceId>,
     /// CONNECT packets without an answer, and when they were sent.
     pub connecting: BTreeMap<ConnectionId, Instant>,
+    /// Until when a CONNECT that was given up without an answer may be accepted after all.
+    pub doubtful_until: Option<Instant>,
     /// The connection on which CONNECT was sent last.
     pub last_connected: Option<ConnectionId>,
 }
@@ -189,6 +191,7 @@ impl Default for Session {
             last_packet: PacketId::FIRST,
             talker: None,
             connecting: BTreeMap::new(),
+            doubtful_until: None,
             last_connected: None,
         }
     }

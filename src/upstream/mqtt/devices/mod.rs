@@ -17,6 +17,8 @@ mod connecting;
 mod device;
 mod publishing;
 #[cfg(test)]
+mod races;
+#[cfg(test)]
 mod random_tests;
 mod reconnecting;
 mod superseding;
@@ -425,7 +427,7 @@ impl Devices {
     fn disconnected(&mut self, now: Instant, id: DeviceId, reason: Reason, server: Option<String>) {
         debug!(device = id.0, %reason, "DISCONNECT");
         match reason.ending() {
-            Ending::Closed(CloseReason::Discarded) if self.discarded_by_us(id) => {
+            Ending::Closed(CloseReason::Discarded) if self.discarded_by_us(now, id) => {
                 self.lost(now, id, &reason.to_string())
             }
             // It was not let in: as CONNACK and SUBACK say it.
@@ -538,7 +540,7 @@ impl Devices {
         match asked.map(|asked| asked + ANSWER_PATIENCE).filter(|until| *until > now) {
             Some(until) => self.orphan(id, connection, until),
             None => {
-                self.connect_answered(key, connection);
+                self.give_up_connect(now, key, connection);
                 match farewell {
                     Some(bytes) => {
                         self.actions.extend([Action::Send { connection, bytes }, Action::Close { connection }]);

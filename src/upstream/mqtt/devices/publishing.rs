@@ -60,10 +60,21 @@ impl Devices {
         }
     }
 
-    /// The registration of the clientid that can publish.
+    /// The registration of the clientid that can publish. While a newer one is on its way to the broker nobody can: what is
+    /// sent on a connection just before the broker ends it may be lost, and of QoS 0 nobody would know.
     fn ready_device(&self, key: ClientKey) -> Option<DeviceId> {
-        let mut newest_first = self.clients.registrations(key).iter().rev().copied();
-        newest_first.find(|id| matches!(self.state(*id), Some(State::Ready { .. })))
+        if !self.clients.shared(key)?.connecting.is_empty() {
+            return None;
+        }
+        let newest_first = self.clients.registrations(key).iter().rev();
+        for id in newest_first {
+            match self.state(*id)? {
+                State::Ready { .. } => return Some(*id),
+                State::Held | State::WaitingToReconnect(_) => {}
+                State::Dialing { .. } | State::Connecting { .. } | State::Subscribing { .. } => return None,
+            }
+        }
+        None
     }
 
     pub(super) fn acknowledged(&mut self, now: Instant, id: DeviceId, packet: PacketId, reason: Reason) {

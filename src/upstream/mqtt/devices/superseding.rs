@@ -4,7 +4,7 @@
 //! 2. The newer one waits while the broker may still accept a CONNECT of an older one: it would end the newer connection. It
 //!    waits for the last words of a device that left as well.
 //! 3. The broker accepts the newer one and ends the connection of the older one. What it acknowledged there before is heard
-//!    to the end of that connection, for a second at most.
+//!    to the end of that connection, for five seconds at most.
 //! 4. The newer one publishes: what has no acknowledgement goes once more, then all that waits for the clientid.
 //! 5. If the newer one comes to nothing, the one before it connects again.
 
@@ -22,8 +22,10 @@ use super::{Action, ConnectionId, Devices, EARLY_MESSAGES, Timer, session_expiry
 
 /// How long the broker may take to answer CONNECT, before a newer registration of the clientid connects all the same.
 pub(super) const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the broker may take to accept a CONNECT on a connection that is closed.
+const DOUBT: Duration = Duration::from_secs(30);
 /// How long a connection that the broker is ending is still read.
-const HAND_OVER: Duration = Duration::from_secs(1);
+const HAND_OVER: Duration = Duration::from_secs(5);
 
 /// A connection without a device: its CONNECT is not answered yet. It is closed when it is, so that the broker never accepts
 /// it later than the connection of a newer registration.
@@ -145,10 +147,12 @@ impl Devices {
     }
 
     /// Whether the broker ended the connection of this device for another one of ours.
-    pub(super) fn discarded_by_us(&self, id: DeviceId) -> bool {
+    pub(super) fn discarded_by_us(&self, now: Instant, id: DeviceId) -> bool {
         let Some(device) = self.devices.get(&id) else { return false };
         let Some((own, session)) = device.state.connection().zip(self.clients.shared(device.key)) else { return false };
-        session.last_connected.is_some_and(|last| last > own) || session.connecting.keys().any(|other| *other != own)
+        let newer = session.last_connected.is_some_and(|last| last > own);
+        let doubtful = session.doubtful_until.is_some_and(|until| until > now);
+        newer || doubtful || session.connecting.keys().any(|other| *other != own)
     }
 
     /// The connection has no device any more. Its CONNECT has no answer: it is not known when the broker will accept it.
@@ -177,19 +181,25 @@ impl Devices {
     pub(super) fn orphan_ended(&mut self, now: Instant, connection: ConnectionId) {
         let Some(orphan) = self.orphans.remove(&connection) else { return };
         self.actions.push_back(Action::HangUp { connection });
+        self.give_up_connect(now, orphan.key, connection);
         self.answered(now, orphan.key, connection);
+    }
+
+    /// The connection is closed. If its CONNECT has no answer, the broker may accept it all the same.
+    pub(super) fn give_up_connect(&mut self, now: Instant, key: ClientKey, connection: ConnectionId) {
+        if let Some(session) = self.clients.shared_mut(key)
+            && session.connecting.remove(&connection).is_some()
+        {
+            session.doubtful_until = Some(now + DOUBT);
+        }
     }
 
     fn answered(&mut self, now: Instant, key: ClientKey, connection: ConnectionId) {
         self.deadlines.cancel(Timer::Orphan(connection));
-        self.connect_answered(key, connection);
-        self.go_on_with(now, key);
-    }
-
-    pub(super) fn connect_answered(&mut self, key: ClientKey, connection: ConnectionId) {
         if let Some(session) = self.clients.shared_mut(key) {
             session.connecting.remove(&connection);
         }
+        self.go_on_with(now, key);
     }
 
     /// The device cannot hear acknowledgements any more. What was in flight may give way to what matters more.

@@ -1,0 +1,284 @@
+//! EMQX as far as the races of a device that registers again need it: one clientid, one connection that has it, calls and
+//! events that take their time, discards, and an Authenticate that is carried out although its socket was closed meanwhile.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::Ipv4Addr;
+
+use rand::{RngExt, SeedableRng};
+
+use crate::upstream::exproto::Node;
+use crate::upstream::races::{Broker, Weather, command, race};
+
+use super::*;
+
+const SCHEDULES: u64 = 3_000;
+
+enum Happening {
+    Dialed(AnchorId),
+    Event(HandlerEvent),
+    /// EMQX begins to look at a call.
+    Begin(AnchorId, Call),
+    Authenticated(AnchorId),
+    Answer(AnchorId, Outcome),
+    AnchorEnded(AnchorId),
+    HungUp(AnchorId),
+    /// A message for the device leaves for the handler.
+    Message(AnchorId, u64),
+}
+
+/// A connection, by its anchor.
+#[derive(Default)]
+struct Connection {
+    /// The socket is closed.
+    closed: bool,
+    /// It was discarded, or its process has ended.
+    dead: bool,
+    authenticated: bool,
+    subscribed: bool,
+    /// When its last event for the handler arrives: they keep their order.
+    last_event: Option<Instant>,
+}
+
+struct Emqx {
+    devices: Devices,
+    metrics: Arc<Metrics>,
+    rng: StdRng,
+    happenings: BTreeMap<(Instant, u64), Happening>,
+    order: u64,
+    connections: BTreeMap<AnchorId, Connection>,
+    /// The connection that has the clientid.
+    holder: Option<AnchorId>,
+    events: VecDeque<BrokerEvent>,
+    published: Vec<Vec<u8>>,
+    promised: BTreeSet<u64>,
+}
+
+impl Emqx {
+    fn new(seed: u64) -> Self {
+        let settings = Settings {
+            ssl: crate::tls::Settings::default(),
+            nodes: vec![Node { listeners: vec!["a".to_owned()], adapter: String::new() }],
+            adapter_connections: 1,
+            handler_bind: (Ipv4Addr::LOCALHOST, 0).into(),
+            source_addresses: Vec::new(),
+            proto_name: "exproto".to_owned(),
+            connect_timeout: Duration::from_secs(8),
+            anchors_per_second: 500,
+            queue_per_device: 1_000,
+            queue_total: 10_000,
+            event_queue: 1,
+        };
+        let metrics = Arc::new(Metrics::default());
+        Self {
+            devices: Devices::new(&settings, StdRng::seed_from_u64(seed), Arc::clone(&metrics)),
+            metrics,
+            rng: StdRng::seed_from_u64(seed ^ 0x5eed),
+            happenings: BTreeMap::new(),
+            order: 0,
+            connections: BTreeMap::new(),
+            holder: None,
+            events: VecDeque::new(),
+            published: Vec::new(),
+            promised: BTreeSet::new(),
+        }
+    }
+
+    /// How long something takes that is seldom slow.
+    fn a_while(&mut self) -> Duration {
+        let most = if self.rng.random_bool(0.02) { 2_000_000 } else { 2_000 };
+        Duration::from_micros(self.rng.random_range(50..most))
+    }
+
+    fn happens_at(&mut self, at: Instant, happening: Happening) {
+        self.order += 1;
+        self.happenings.insert((at, self.order), happening);
+    }
+
+    fn tell(&mut self, now: Instant, anchor: AnchorId, event: HandlerEvent) {
+        let after = now + self.a_while();
+        let connection = self.connections.entry(anchor).or_default();
+        let at = connection.last_event.map_or(after, |last| last.max(after));
+        connection.last_event = Some(at);
+        self.happens_at(at, Happening::Event(event));
+    }
+
+    fn act(&mut self, now: Instant) {
+        while let Some(action) = self.devices.poll_action() {
+            match action {
+                Action::Dial { anchor, token, .. } => {
+                    self.connections.insert(anchor, Connection::default());
+                    let at = now + self.a_while();
+                    self.happens_at(at, Happening::Dialed(anchor));
+                    self.tell(now, anchor, HandlerEvent::ReceivedBytes { conn: conn(anchor), bytes: token.line() });
+                }
+                Action::HangUp { anchor } => {
+                    let at = now + self.a_while();
+                    self.happens_at(at, Happening::HungUp(anchor));
+                }
+                Action::Call { anchor, call, .. } => {
+                    let at = now + self.a_while();
+                    self.happens_at(at, Happening::Begin(anchor, call));
+                }
+                Action::Tell(event) => self.events.push_back(event),
+            }
+        }
+    }
+
+    fn happen(&mut self, now: Instant, happening: Happening) {
+        match happening {
+            Happening::Dialed(anchor) => self.devices.dialed(now, anchor, Ok(())),
+            Happening::Event(event) => self.devices.heard(now, event),
+            Happening::Begin(anchor, call) => self.begin(now, anchor, call),
+            Happening::Authenticated(anchor) => self.authenticated(now, anchor),
+            Happening::Answer(anchor, outcome) => self.devices.called(now, NodeId(0), anchor, outcome),
+            Happening::AnchorEnded(anchor) => self.devices.anchor_ended(now, anchor),
+            Happening::HungUp(anchor) => {
+                let connection = self.connections.get_mut(&anchor).expect("it was dialed");
+                connection.closed = true;
+                self.end(now, anchor, "{shutdown,tcp_closed}");
+            }
+            Happening::Message(anchor, number) => self.deliver(now, anchor, number),
+        }
+        self.act(now);
+    }
+
+    fn begin(&mut self, now: Instant, anchor: AnchorId, call: Call) {
+        let connection = self.connections.get_mut(&anchor).expect("it was dialed");
+        if connection.dead || connection.closed {
+            return self.answer(now, anchor, Outcome::ConnectionLost("not alive".to_owned()));
+        }
+        match call {
+            // The authenticator takes its time. What happens to the socket meanwhile is seen after it.
+            Call::Authenticate { .. } => {
+                let slow = if self.rng.random_bool(0.05) { 4_000 } else { 3 };
+                let at = now + Duration::from_micros(self.rng.random_range(100..slow * 1_000));
+                self.happens_at(at, Happening::Authenticated(anchor));
+            }
+            Call::Subscribe { .. } => {
+                connection.subscribed = connection.authenticated;
+                self.answer(now, anchor, Outcome::Done);
+            }
+            Call::Publish { publication, .. } => {
+                self.published.push(publication.payload);
+                self.answer(now, anchor, Outcome::Done);
+            }
+            Call::Ping { .. } => self.answer(now, anchor, Outcome::Done),
+        }
+    }
+
+    fn authenticated(&mut self, now: Instant, anchor: AnchorId) {
+        if let Some(older) = self.holder.replace(anchor) {
+            self.discard(now, older);
+        }
+        self.connections.get_mut(&anchor).expect("it was dialed").authenticated = true;
+        self.answer(now, anchor, Outcome::Done);
+        if self.connections[&anchor].closed {
+            self.end(now, anchor, "{shutdown,tcp_closed}");
+        }
+    }
+
+    fn answer(&mut self, now: Instant, anchor: AnchorId, outcome: Outcome) {
+        let at = now + self.a_while();
+        self.happens_at(at, Happening::Answer(anchor, outcome));
+    }
+
+    fn discard(&mut self, now: Instant, anchor: AnchorId) {
+        let lost = self.rng.random_bool(0.3);
+        self.connections.get_mut(&anchor).expect("it was dialed").dead = true;
+        if !lost {
+            let reason = "{shutdown,discarded}".to_owned();
+            self.tell(now, anchor, HandlerEvent::SocketClosed { conn: conn(anchor), reason });
+        }
+        let at = now + self.a_while();
+        self.happens_at(at, Happening::AnchorEnded(anchor));
+    }
+
+    fn end(&mut self, now: Instant, anchor: AnchorId, reason: &str) {
+        let connection = self.connections.get_mut(&anchor).expect("it was dialed");
+        if std::mem::replace(&mut connection.dead, true) {
+            return;
+        }
+        if self.holder == Some(anchor) {
+            self.holder = None;
+        }
+        self.tell(now, anchor, HandlerEvent::SocketClosed { conn: conn(anchor), reason: reason.to_owned() });
+    }
+
+    /// What waits in a connection that is discarded may be lost with it, or be told late.
+    fn deliver(&mut self, now: Instant, anchor: AnchorId, number: u64) {
+        if self.connections[&anchor].dead && self.rng.random_bool(0.5) {
+            return;
+        }
+        self.promised.insert(number);
+        let messages = vec![Message { topic: "dn".to_owned(), payload: command(number) }];
+        self.devices.heard(now, HandlerEvent::ReceivedMessages { conn: conn(anchor), messages });
+    }
+}
+
+impl Broker for Emqx {
+    fn submit(&mut self, now: Instant, command: BrokerCommand) {
+        self.devices.command(now, command);
+        self.act(now);
+    }
+
+    fn advance(&mut self, now: Instant) {
+        while let Some(first) = self.happenings.first_entry().filter(|first| first.key().0 <= now) {
+            let happening = first.remove();
+            self.happen(now, happening);
+        }
+        self.devices.handle_timeout(now);
+        self.act(now);
+    }
+
+    fn next(&self) -> Option<Instant> {
+        let first = self.happenings.first_key_value().map(|((at, _), _)| *at);
+        [first, self.devices.next_deadline()].into_iter().flatten().min()
+    }
+
+    fn take_event(&mut self) -> Option<BrokerEvent> {
+        self.events.pop_front()
+    }
+
+    fn command(&mut self, now: Instant, number: u64) {
+        let Some(anchor) = self.holder.filter(|anchor| self.connections[anchor].subscribed) else { return };
+        // Before the end of the connection is told.
+        let at = now + Duration::from_micros(self.rng.random_range(50..2_000));
+        let connection = self.connections.get_mut(&anchor).expect("it was dialed");
+        let at = connection.last_event.map_or(at, |last| last.max(at));
+        connection.last_event = Some(at);
+        self.happens_at(at, Happening::Message(anchor, number));
+    }
+
+    fn lose_connection(&mut self, now: Instant) {
+        let Some(anchor) = self.holder else { return };
+        self.connections.get_mut(&anchor).expect("it was dialed").closed = true;
+        self.end(now, anchor, "{shutdown,etimedout}");
+        let at = now + self.a_while();
+        self.happens_at(at, Happening::AnchorEnded(anchor));
+    }
+
+    fn published(&self) -> &[Vec<u8>] {
+        &self.published
+    }
+
+    fn promised(&self) -> &BTreeSet<u64> {
+        &self.promised
+    }
+
+    fn dropped(&self) -> u64 {
+        let counters = &self.metrics.upstream;
+        counters.dropped_answers.value() + counters.dropped_reports.value()
+    }
+}
+
+fn conn(anchor: AnchorId) -> String {
+    format!("c{}", anchor.0)
+}
+
+#[test]
+fn a_device_that_registers_again_loses_neither_its_registration_nor_an_answer() {
+    for seed in 0..SCHEDULES {
+        let weather = Weather { losses: seed % 2 == 1, repetitions: false };
+        race(seed, Instant::now(), Emqx::new(seed), 0, weather);
+    }
+}

@@ -1,0 +1,363 @@
+//! Races of a device that registers again, in virtual time: the core and the link are the program's, the broker behind the
+//! link is a model of EMQX. Each seed is another schedule of Registers, commands, answers, losses and delays.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::coap::options::{format, number};
+use crate::coap::{Code, Kind, Message, MessageId, Options, Peer, Token};
+use crate::config::Config;
+use crate::gateway::broker::{BrokerCommand, BrokerEvent};
+use crate::gateway::report::{LeaveReason, Report};
+use crate::gateway::{Gateway, Output};
+use crate::lwm2m::model::Model;
+use crate::mqtt::topics::Topic;
+
+/// Between the device and the gateway.
+const ON_THE_WAY: Duration = Duration::from_micros(300);
+/// A device registers again so long before or after its answer.
+const APART: Duration = Duration::from_millis(12);
+const ROUNDS: u64 = 6;
+/// Longer than anything takes to come to rest.
+const REST: Duration = Duration::from_secs(100);
+
+/// A broker with the link to it.
+pub trait Broker {
+    fn submit(&mut self, now: Instant, command: BrokerCommand);
+    /// Does what is due.
+    fn advance(&mut self, now: Instant);
+    fn next(&self) -> Option<Instant>;
+    fn take_event(&mut self) -> Option<BrokerEvent>;
+    /// An application publishes this command.
+    fn command(&mut self, now: Instant, number: u64);
+    /// The device's connection is lost.
+    fn lose_connection(&mut self, now: Instant);
+    /// The payloads that the broker took, in order.
+    fn published(&self) -> &[Vec<u8>];
+    /// The commands that the broker has delivered, or has to deliver: not all that are published.
+    fn promised(&self) -> &BTreeSet<u64>;
+    /// Publications that the link gave up.
+    fn dropped(&self) -> u64;
+}
+
+/// What may happen, besides Registers, commands and answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Weather {
+    pub losses: bool,
+    /// A publication may arrive once more when its acknowledgement was lost.
+    pub repetitions: bool,
+}
+
+enum Happening {
+    ToGateway(Vec<u8>),
+    ToDevice(Vec<u8>),
+    Register,
+    Command(u64),
+    LoseConnection,
+}
+
+struct Scheduled {
+    at: Instant,
+    order: u64,
+    happening: Happening,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+struct World<B> {
+    now: Instant,
+    gateway: Gateway,
+    broker: B,
+    weather: Weather,
+    rng: StdRng,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    order: u64,
+    deadline: Option<Instant>,
+    next_id: u16,
+    registering: Vec<Token>,
+    location: Vec<String>,
+    updated: Option<(Token, Option<Code>)>,
+    seen: Vec<MessageId>,
+    /// What the core asked the link to publish.
+    asked: Vec<Vec<u8>>,
+    ended: Vec<LeaveReason>,
+    /// How often the core was told each command.
+    told: BTreeMap<u64, usize>,
+}
+
+/// Plays one schedule. Panics if a registration or an answer is lost, or the order.
+pub fn race<B: Broker>(seed: u64, now: Instant, broker: B, qos: u8, weather: Weather) {
+    let mut world = World::new(seed, now, broker, qos, weather);
+    world.happens_in(Duration::ZERO, Happening::Register);
+    world.run_for(Duration::from_secs(1));
+    for number in 0..ROUNDS {
+        world.round(number);
+    }
+    world.run_for(REST);
+    world.check(seed);
+}
+
+impl<B: Broker> World<B> {
+    fn new(seed: u64, now: Instant, broker: B, qos: u8, weather: Weather) -> Self {
+        let mut settings = Config::default().gateway;
+        let topics = &mut settings.translators;
+        for translator in [&mut topics.command, &mut topics.response, &mut topics.register] {
+            translator.qos = qos;
+        }
+        let model = Arc::new(Model::default());
+        Self {
+            now,
+            gateway: Gateway::new(settings, model, [seed as u8; 32], now, Duration::from_secs(1_700_000_000)),
+            broker,
+            weather,
+            rng: StdRng::seed_from_u64(seed),
+            queue: BinaryHeap::new(),
+            order: 0,
+            deadline: None,
+            next_id: 0,
+            registering: Vec::new(),
+            location: Vec::new(),
+            updated: None,
+            seen: Vec::new(),
+            asked: Vec::new(),
+            ended: Vec::new(),
+            told: BTreeMap::new(),
+        }
+    }
+
+    /// A command, and perhaps Registers and a loss around its answer.
+    fn round(&mut self, number: u64) {
+        self.happens_in(Duration::ZERO, Happening::Command(number));
+        for _ in 0..self.rng.random_range(0..3) {
+            let at = self.rng.random_range(Duration::ZERO..2 * APART);
+            self.happens_in(at, Happening::Register);
+        }
+        if self.weather.losses && self.rng.random_bool(0.2) {
+            let at = self.rng.random_range(Duration::ZERO..2 * APART);
+            self.happens_in(at, Happening::LoseConnection);
+        }
+        let pause = if self.rng.random_bool(0.3) { 4_000 } else { 60 };
+        let pause = self.rng.random_range(0..pause);
+        self.run_for(Duration::from_millis(pause));
+    }
+
+    fn check(&mut self, seed: u64) {
+        self.update();
+        self.happens_in(Duration::ZERO, Happening::Command(ROUNDS));
+        self.run_for(REST);
+        let context = format!("seed {seed}: ended {:?}, told {:?}", self.ended, self.told);
+        let updated = self.updated.and_then(|(_, code)| code);
+        assert_eq!(updated, Some(Code::CHANGED), "the registration is lost, {context}");
+        assert!(self.told.contains_key(&ROUNDS), "no command comes any more, {context}");
+        assert_eq!(self.broker.dropped(), 0, "publications were given up, {context}");
+        for number in self.broker.promised() {
+            assert!(self.told.contains_key(number), "command {number} is lost, {context}");
+        }
+        for (number, told) in &self.told {
+            let of_it = |payload: &&Vec<u8>| is_answer(payload) && number_of(payload) == *number;
+            let answers = self.asked.iter().filter(of_it).count();
+            assert_eq!(answers, *told, "answers to command {number}, {context}");
+        }
+        let published = texts(self.broker.published());
+        if self.weather.repetitions {
+            let mut highest = 0;
+            let asked = texts(&self.asked);
+            for payload in published {
+                // Not ahead of what was not published yet: it is the next one, or one of before.
+                let next = asked.get(highest).is_some_and(|next| *next == payload);
+                assert!(next || asked[..highest].contains(&payload), "{payload} came early, {context}");
+                highest += usize::from(next);
+            }
+            assert_eq!(highest, asked.len(), "something was not published, {context}");
+        } else {
+            assert_eq!(published, texts(&self.asked), "{context}");
+        }
+    }
+
+    fn run_for(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            let first = self.queue.peek().map(|Reverse(first)| first.at);
+            let next = [first, self.deadline, self.broker.next()].into_iter().flatten().min();
+            let Some(at) = next.filter(|at| *at <= end) else { break };
+            self.now = at.max(self.now);
+            self.step();
+        }
+        self.now = end;
+    }
+
+    fn step(&mut self) {
+        if self.queue.peek().is_some_and(|Reverse(first)| first.at <= self.now) {
+            let Some(Reverse(Scheduled { happening, .. })) = self.queue.pop() else { return };
+            self.happen(happening);
+        }
+        if self.deadline.is_some_and(|at| at <= self.now) {
+            self.gateway.handle_timeout(self.now);
+            self.drain();
+        }
+        self.broker.advance(self.now);
+        while let Some(event) = self.broker.take_event() {
+            if let BrokerEvent::Message { payload, .. } = &event {
+                *self.told.entry(number_of(payload)).or_default() += 1;
+            }
+            self.gateway.handle_broker(self.now, event);
+            self.drain();
+        }
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::ToGateway(datagram) => {
+                self.gateway.handle_datagram(self.now, peer(), &datagram);
+                self.drain();
+            }
+            Happening::ToDevice(datagram) => self.device_hears(&Message::decode(&datagram).expect("a message")),
+            Happening::Register => self.register(),
+            // Nobody sends commands to a device that was never registered.
+            Happening::Command(number) if !self.location.is_empty() => self.broker.command(self.now, number),
+            Happening::Command(_) => {}
+            Happening::LoseConnection => self.broker.lose_connection(self.now),
+        }
+    }
+
+    fn drain(&mut self) {
+        loop {
+            match self.gateway.poll_output() {
+                Output::Transmit(transmit) => self.happens_in(ON_THE_WAY, Happening::ToDevice(transmit.datagram)),
+                Output::Broker(command) => {
+                    if let BrokerCommand::Publish { publication, .. } = &command {
+                        self.asked.push(publication.payload.clone());
+                    }
+                    self.broker.submit(self.now, command);
+                }
+                Output::Report(Report::Left { reason, .. }) => self.ended.push(reason),
+                Output::Report(_) | Output::FindKey(_) => {}
+                Output::Idle(deadline) => {
+                    self.deadline = deadline;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn happens_in(&mut self, time: Duration, happening: Happening) {
+        self.order += 1;
+        let at = self.now + time;
+        self.queue.push(Reverse(Scheduled { at, order: self.order, happening }));
+    }
+
+    // -- The device ---------------------------------------------------------------------------------------------------
+
+    fn device_hears(&mut self, message: &Message) {
+        if message.code == Code::POST {
+            return self.obey(message);
+        }
+        if message.kind == Kind::Confirmable {
+            let acknowledgement = Message::empty(Kind::Acknowledgement, message.id);
+            self.device_says(&acknowledgement, Duration::ZERO);
+        }
+        if message.code == Code::EMPTY {
+            return;
+        }
+        if let Some((_, code)) = self.updated.as_mut().filter(|(token, _)| *token == message.token) {
+            *code = Some(message.code);
+        }
+        let Some(at) = self.registering.iter().position(|token| *token == message.token) else { return };
+        self.registering.remove(at);
+        if message.code == Code::CREATED {
+            let location = message.options.texts(number::LOCATION_PATH).expect("a location is text");
+            self.location = location.into_iter().map(str::to_owned).collect();
+        }
+    }
+
+    fn obey(&mut self, request: &Message) {
+        if self.seen.contains(&request.id) {
+            return;
+        }
+        self.seen.push(request.id);
+        let mut answer = Message::empty(Kind::Acknowledgement, request.id);
+        (answer.code, answer.token) = (Code::CHANGED, request.token);
+        let after = self.rng.random_range(Duration::ZERO..APART);
+        self.device_says(&answer, after);
+    }
+
+    fn register(&mut self) {
+        let mut register = self.request(&["rd"]);
+        register.options.add_text(number::URI_QUERY, "ep=racer");
+        register.options.add_text(number::URI_QUERY, "lt=86400");
+        register.options.add_uint(number::CONTENT_FORMAT, u32::from(format::LINK_FORMAT));
+        register.payload = b"</3/0>".to_vec();
+        self.registering.push(register.token);
+        self.device_says(&register, Duration::ZERO);
+    }
+
+    fn update(&mut self) {
+        let location = self.location.clone();
+        let update = self.request(&location.iter().map(String::as_str).collect::<Vec<_>>());
+        self.updated = Some((update.token, None));
+        self.device_says(&update, Duration::ZERO);
+    }
+
+    fn request(&mut self, path: &[&str]) -> Message {
+        self.next_id += 1;
+        let mut request = Message {
+            kind: Kind::Confirmable,
+            code: Code::POST,
+            id: MessageId(self.next_id),
+            token: Token::new(&self.next_id.to_be_bytes()),
+            options: Options::new(),
+            payload: Vec::new(),
+        };
+        path.iter().for_each(|segment| request.options.add_text(number::URI_PATH, segment));
+        request
+    }
+
+    fn device_says(&mut self, message: &Message, after: Duration) {
+        self.happens_in(after + ON_THE_WAY, Happening::ToGateway(message.encode()));
+    }
+}
+
+/// The payload of a command.
+pub fn command(number: u64) -> Vec<u8> {
+    format!("{{\"reqID\":{number},\"msgType\":\"execute\",\"data\":{{\"path\":\"/3/0/4\"}}}}").into_bytes()
+}
+
+fn is_answer(payload: &[u8]) -> bool {
+    payload.starts_with(b"{\"reqID\"")
+}
+
+fn number_of(payload: &[u8]) -> u64 {
+    let value: serde_json::Value = serde_json::from_slice(payload).expect("JSON");
+    value["reqID"].as_u64().expect("the number of a command")
+}
+
+fn texts(payloads: &[Vec<u8>]) -> Vec<String> {
+    payloads.iter().map(|payload| String::from_utf8_lossy(payload).into_owned()).collect()
+}
+
+fn peer() -> Peer {
+    Peer::udp(0, ([10, 0, 0, 1], 5683).into())
+}
