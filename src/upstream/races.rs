@@ -16,7 +16,6 @@ use crate::gateway::broker::{BrokerCommand, BrokerEvent};
 use crate::gateway::report::{LeaveReason, Report};
 use crate::gateway::{Gateway, Output};
 use crate::lwm2m::model::Model;
-use crate::mqtt::topics::Topic;
 
 /// Between the device and the gateway.
 const ON_THE_WAY: Duration = Duration::from_micros(300);
@@ -180,6 +179,7 @@ impl<B: Broker> World<B> {
             let of_it = |payload: &&Vec<u8>| is_answer(payload) && number_of(payload) == *number;
             let answers = self.asked.iter().filter(of_it).count();
             assert_eq!(answers, *told, "answers to command {number}, {context}");
+            assert_eq!(*told, 1, "command {number} was told more than once, {context}");
         }
         let published = texts(self.broker.published());
         if self.weather.repetitions {

@@ -94,6 +94,8 @@ pub struct Message {
     pub payload: Vec<u8>,
     /// To be acknowledged.
     pub packet: Option<PacketId>,
+    /// The broker sent it before, perhaps on an earlier connection.
+    pub again: bool,
     pub properties: MessageProperties,
 }
 
@@ -443,27 +445,30 @@ fn publish_v5(flags: u8, body: &[u8]) -> Result<Incoming, Malformed> {
         }
     }
     properties.reply = topic.map(|topic| Reply { topic, correlation });
-    message(packet.topic_name(), packet.payload().as_slice(), (packet.qos(), packet.packet_id()), properties)
+    let delivery = (packet.qos(), packet.packet_id(), packet.dup());
+    message(packet.topic_name(), packet.payload().as_slice(), delivery, properties)
 }
 
 fn publish_v311(flags: u8, body: &[u8]) -> Result<Incoming, Malformed> {
     let packet = whole(body, v3_1_1::Publish::parse(flags, body.into()))?;
     let properties = MessageProperties { retained: packet.retain(), ..MessageProperties::default() };
-    message(packet.topic_name(), packet.payload().as_slice(), (packet.qos(), packet.packet_id()), properties)
+    let delivery = (packet.qos(), packet.packet_id(), packet.dup());
+    message(packet.topic_name(), packet.payload().as_slice(), delivery, properties)
 }
 
 /// QoS 2 was not subscribed.
 fn message(
     topic: &str,
     payload: &[u8],
-    (qos, packet): (Qos, Option<u16>),
+    (qos, packet, again): (Qos, Option<u16>, bool),
     properties: MessageProperties,
 ) -> Result<Incoming, Malformed> {
     if qos == Qos::ExactlyOnce {
         return Err(Malformed::Packet(MqttError::QosNotSupported));
     }
     let packet = packet.map(PacketId);
-    Ok(Incoming::Publish(Box::new(Message { topic: topic.to_owned(), payload: payload.to_vec(), packet, properties })))
+    let (topic, payload) = (topic.to_owned(), payload.to_vec());
+    Ok(Incoming::Publish(Box::new(Message { topic, payload, packet, again, properties })))
 }
 
 fn server_reference(properties: &[Property]) -> Option<String> {

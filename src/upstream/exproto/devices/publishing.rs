@@ -66,7 +66,7 @@ impl Devices {
     pub(super) fn published(&mut self, now: Instant, id: DeviceId, outcome: Outcome) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let key = device.key;
-        let unreachable = matches!(outcome, Outcome::Unreachable(_));
+        let unreachable = matches!(outcome, Outcome::Unreachable(_) | Outcome::Short(_));
         device.elsewhere |= unreachable;
         let Some(serial) = self.publishing(key).map(|publishing| publishing.serial) else { return };
         match self.conclude(key, serial, outcome) {

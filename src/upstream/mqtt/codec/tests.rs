@@ -97,16 +97,18 @@ fn what_comes_with_a_command_is_heard() {
     ]
     .concat();
     let length = u8::try_from(properties.len()).unwrap();
-    let packet = [&[0x33, length + 7, 0, 1, b't', 0, 5, length], properties.as_slice(), b"p"].concat();
+    let packet = [&[0x3b, length + 7, 0, 1, b't', 0, 5, length], properties.as_slice(), b"p"].concat();
     let reply = Reply { topic: "r".to_owned(), correlation: Some(vec![1, 2]) };
     let properties = MessageProperties { expiry: Some(Duration::from_secs(9)), reply: Some(reply), retained: true };
-    let message = Message { topic: "t".to_owned(), payload: b"p".to_vec(), packet: Some(id(5)), properties };
+    let message =
+        Message { topic: "t".to_owned(), payload: b"p".to_vec(), packet: Some(id(5)), again: true, properties };
     assert_eq!(v5(&packet), Ok(vec![Incoming::Publish(Box::new(message))]));
 
     let message = Message {
         topic: "t".to_owned(),
         payload: b"p".to_vec(),
         packet: None,
+        again: false,
         properties: MessageProperties::default(),
     };
     assert_eq!(v311(&[0x30, 4, 0, 1, b't', b'p']), Ok(vec![Incoming::Publish(Box::new(message))]));
@@ -162,7 +164,7 @@ proptest! {
         let mut frames = Frames::new(version, 1_000);
         let heard: Vec<Incoming> = bytes.chunks(cut).flat_map(|chunk| frames.push(chunk).unwrap()).collect();
         let properties = MessageProperties { retained: retain, ..MessageProperties::default() };
-        let message = Message { topic: "a/b".to_owned(), payload, packet: packet.map(PacketId), properties };
+        let message = Message { topic: "a/b".to_owned(), payload, packet: packet.map(PacketId), again: packet.is_some(), properties };
         prop_assert_eq!(heard, vec![Incoming::Publish(Box::new(message))]);
         prop_assert!(frames.partial.is_empty());
     }

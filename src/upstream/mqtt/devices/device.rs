@@ -1,12 +1,13 @@
 //! One device on its way to the broker, and the session that all registrations of one clientid have there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use crate::gateway::broker::{ClientInfo, CloseReason, DeviceId};
 use crate::upstream::clients::ClientKey;
 use crate::upstream::mqtt::brokers::BrokerId;
-use crate::upstream::mqtt::codec::{Limits, Message, PacketId, Version};
+use crate::upstream::mqtt::codec::{Limits, Message, PacketId, RECEIVE_MAXIMUM, Version};
 use crate::upstream::queue::Serial;
 
 use super::ConnectionId;
@@ -46,6 +47,9 @@ pub struct Session {
     /// Publications that the broker has not acknowledged, in their order. They outlive their connection.
     pub in_flight: Vec<InFlight>,
     pub last_packet: PacketId,
+    /// The commands that were acknowledged last. The broker may not have heard the acknowledgement when the connection
+    /// ended, and then it sends the command again.
+    acknowledged: VecDeque<(PacketId, u64)>,
     /// The device on whose connection publications go out.
     pub talker: Option<DeviceId>,
     /// CONNECT packets without an answer, and when they were sent.
@@ -189,6 +193,7 @@ impl Default for Session {
         Self {
             in_flight: Vec::new(),
             last_packet: PacketId::FIRST,
+            acknowledged: VecDeque::new(),
             talker: None,
             connecting: BTreeMap::new(),
             doubtful_until: None,
@@ -198,6 +203,22 @@ impl Default for Session {
 }
 
 impl Session {
+    /// Whether this command is not one of those that were told and acknowledged before. It is now.
+    pub fn takes(&mut self, message: &Message) -> bool {
+        let Some(packet) = message.packet else { return true };
+        let mut hasher = DefaultHasher::new();
+        (&message.topic, &message.payload).hash(&mut hasher);
+        let command = (packet, hasher.finish());
+        if message.again && self.acknowledged.contains(&command) {
+            return false;
+        }
+        self.acknowledged.push_back(command);
+        if self.acknowledged.len() > usize::from(RECEIVE_MAXIMUM) {
+            self.acknowledged.pop_front();
+        }
+        true
+    }
+
     /// A packet identifier that is not in use.
     pub fn next_packet(&mut self) -> PacketId {
         loop {

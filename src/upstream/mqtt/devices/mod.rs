@@ -471,8 +471,11 @@ impl Devices {
     }
 
     fn deliver(&mut self, now: Instant, device: DeviceId, message: Message) {
-        let Message { topic, payload, packet, properties } = message;
-        self.tell(device, BrokerEvent::Message { device, topic, payload, properties });
+        let is_new = self.session_mut(device).is_none_or(|session| session.takes(&message));
+        let Message { topic, payload, packet, properties, .. } = message;
+        if is_new {
+            self.tell(device, BrokerEvent::Message { device, topic, payload, properties });
+        }
         if let Some(packet) = packet {
             self.send(now, device, codec::puback(packet));
         }

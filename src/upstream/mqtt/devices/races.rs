@@ -209,7 +209,7 @@ impl World {
         let ack = ConnAck { reason: Reason::SUCCESS, session_present, limits: Limits::default(), server: None };
         self.say(now, connection, Incoming::ConnAck(Box::new(ack)));
         for (packet, number) in self.session.commands.clone() {
-            self.deliver(now, connection, packet, number);
+            self.deliver(now, connection, packet, number, true);
         }
         if self.connections[&connection].closed {
             self.leave(connection);
@@ -224,11 +224,12 @@ impl World {
         }
     }
 
-    fn deliver(&mut self, now: Instant, connection: ConnectionId, packet: u16, number: u64) {
+    fn deliver(&mut self, now: Instant, connection: ConnectionId, packet: u16, number: u64, again: bool) {
         let message = Message {
             topic: number.to_string(),
             payload: command(number),
             packet: Some(id(packet)),
+            again,
             properties: Default::default(),
         };
         self.say(now, connection, Incoming::Publish(Box::new(message)));
@@ -268,7 +269,7 @@ impl Broker for World {
         self.session.commands.push((packet, number));
         self.promised.insert(number);
         if let Some(connection) = self.holder {
-            self.deliver(now, connection, packet, number);
+            self.deliver(now, connection, packet, number, false);
         }
     }
 

@@ -121,6 +121,7 @@ impl World {
             topic: number.to_string(),
             payload: b"{}".to_vec(),
             packet: Some(id(u16::try_from(number).unwrap())),
+            again: false,
             properties: MessageProperties::default(),
         };
         self.devices.heard(self.now, connection, Incoming::Publish(Box::new(message)));

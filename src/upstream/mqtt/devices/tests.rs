@@ -274,7 +274,16 @@ fn connack(reason: Reason, session_present: bool, server: Option<&str>) -> Incom
 fn command(topic: &str, packet: Option<u16>) -> Incoming {
     let properties = MessageProperties::default();
     let packet = packet.map(id);
-    Incoming::Publish(Box::new(Message { topic: topic.to_owned(), payload: b"{}".to_vec(), packet, properties }))
+    let (topic, payload) = (topic.to_owned(), b"{}".to_vec());
+    Incoming::Publish(Box::new(Message { topic, payload, packet, again: false, properties }))
+}
+
+/// The same, sent once more.
+fn again(command: Incoming) -> Incoming {
+    match command {
+        Incoming::Publish(message) => Incoming::Publish(Box::new(Message { again: true, ..*message })),
+        other => other,
+    }
 }
 
 fn message(device: DeviceId, topic: &str) -> Action {

@@ -113,6 +113,21 @@ fn commands_of_qos_0_on_the_older_connection_are_for_the_next_registration_and_t
 }
 
 #[test]
+fn a_command_whose_acknowledgement_the_broker_did_not_hear_is_told_once() {
+    let (mut scene, older) = Scene::with_ready_device();
+    scene.hear(older, command("reboot", Some(7)));
+    scene.expect(&[message(ONE, "reboot"), Action::Send { connection: older, bytes: codec::puback(id(7)) }]);
+    let newer = scene.take_over(TWO);
+    scene.hear(newer, again(command("reboot", Some(7))));
+    scene.expect(&[Action::Send { connection: newer, bytes: codec::puback(id(7)) }]);
+    // Another one, and one that is sent for the first time.
+    for other in [again(command("reset", Some(7))), command("reboot", Some(7))] {
+        scene.hear(newer, other);
+        assert_eq!(scene.actions().len(), 2);
+    }
+}
+
+#[test]
 fn a_register_waits_until_the_connect_of_the_one_before_it_is_answered() {
     let mut scene = Scene::new();
     scene.command_connect(ONE, "ep1");
