@@ -16,11 +16,13 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::definitions::{self, Definitions};
+use crate::descriptors::{Descriptors, Room};
 use crate::driver::{self, Driver, control};
 use crate::gateway::Gateway;
 use crate::lwm2m::model::BrokenFile;
 use crate::observability::admin::{self, Sources};
 use crate::observability::conditions::{Condition, Conditions, State};
+use crate::observability::logging::LogFormat;
 use crate::observability::metrics::Metrics;
 use crate::reload::{self, Part, Reloading};
 use crate::service::{self, Watchdog};
@@ -50,6 +52,8 @@ pub struct App {
 pub struct Places {
     pub udp: Vec<SocketAddr>,
     pub dtls: Vec<SocketAddr>,
+    /// Why no handshakes are accepted there.
+    pub dtls_off: Option<String>,
     /// MQTT of the embedded broker.
     pub mqtt: Option<SocketAddr>,
     pub upstream: upstream::Settings,
@@ -64,8 +68,13 @@ pub async fn run(config: Config, embedded: bool) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     // A terminal that is closed ends a first try.
     let hangup = (!embedded).then(|| signal(SignalKind::hangup())).transpose()?;
+    let format = config.log.format;
     let mut app = start(config, embedded).await?;
-    println!("{}", app.places());
+    match format {
+        LogFormat::Text => println!("{}", app.places()),
+        // Where both outputs go to one place every line is JSON.
+        LogFormat::Json => app.places().log(),
+    }
     service::ready();
     let reloading = app.reloading.take().map(|reloading| tokio::spawn(reloading.run(hangup)));
     tokio::select! {
@@ -86,12 +95,16 @@ pub async fn run(config: Config, embedded: bool) -> anyhow::Result<()> {
 /// Builds the program and lets it run. With `embedded` the broker of the first try runs in this process.
 pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let unix_time = driver::unix_time()?;
-    raise_descriptor_limit();
-    let Definitions { model, broken } = definitions::read(&config.xml_dir)
+    let (conditions, metrics) = (Conditions::default(), Arc::new(Metrics::default()));
+    let secured = Secured::prepare(&config, &conditions, &metrics)?;
+    log_start(&config, secured.as_ref());
+    let room = raise_descriptor_limit(&config, embedded, &conditions);
+    let Definitions { model, broken, warnings, .. } = definitions::read(&config.xml_dir)
         .with_context(|| format!("xml_dir: cannot read the folder {}", config.xml_dir.display()))?;
     for BrokenFile { file, reason } in &broken {
         warn!(file, reason, "an object definition was not taken");
     }
+    config.warnings.iter().chain(&warnings).for_each(|warning| warn!("{warning}"));
     let objects = model.objects().count();
 
     #[cfg(feature = "embedded")]
@@ -101,10 +114,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
         return Err(anyhow!("this program was built without the embedded broker (the Cargo feature `embedded`)"));
     }
 
-    let conditions = Conditions::default();
     let sockets = bind_sockets(&config.listeners, &conditions.add("sockets"))?;
-    let metrics = Arc::new(Metrics::default());
-    let secured = Secured::prepare(&config, &conditions, &metrics)?;
     metrics.reload.definitions.set(objects as u64);
     let enabled = config.store.enable.unwrap_or(!embedded);
     let opened = || Store::open(&config.store, &config.listeners, unix_time, Arc::clone(&metrics));
@@ -115,6 +125,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let places = Places {
         udp,
         dtls,
+        dtls_off: secured.as_ref().and_then(Secured::problem).map(str::to_owned),
         #[cfg(feature = "embedded")]
         mqtt: broker.as_ref().map(|broker| broker.addresses().mqtt),
         #[cfg(not(feature = "embedded"))]
@@ -124,7 +135,9 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
         admin: listener.as_ref().map(TcpListener::local_addr).transpose()?,
     };
     let now = driver::monotonic_now();
-    let gateway = Gateway::new(config.gateway.clone(), Arc::new(model), random_seed()?, now, driver::unix_time()?);
+    let mut settings = config.gateway.clone();
+    settings.limits = room.bound(&settings.limits);
+    let gateway = Gateway::new(settings, Arc::new(model), random_seed()?, now, driver::unix_time()?);
     let (gateway, store) = inhabit(gateway, now, secured.as_ref(), store)?;
     let (stop, stopped) = oneshot::channel();
     let stopped = async { stopped.await.unwrap_or_default() };
@@ -137,7 +150,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let serving = conditions.add("serving");
     serving.set(State::Up, "devices are served");
     let mut parts: Vec<Box<dyn Part>> = vec![
-        Box::new(reload::Settings::new(&config)),
+        Box::new(reload::Settings::new(&config, room)),
         Box::new(reload::Definitions::new(&broken, Arc::clone(&metrics))),
     ];
     parts.extend(secured.into_iter().flat_map(Secured::parts));
@@ -198,6 +211,18 @@ fn inhabit(
     Ok((gateway, Some(store.start()?)))
 }
 
+impl Places {
+    /// Logs the addresses as they are, where a banner would be no JSON.
+    fn log(&self) {
+        let addresses =
+            |addresses: &[SocketAddr]| addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
+        let (udp, dtls) = (addresses(&self.udp), addresses(&self.dtls));
+        let (dtls_off, objects) = (self.dtls_off.as_deref(), self.objects);
+        let admin = self.admin.map(|admin| admin.to_string());
+        info!(udp, dtls, dtls_off, admin, objects, "devices are served");
+    }
+}
+
 /// One screen: what listens where, and what to try next.
 impl fmt::Display for Places {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -206,7 +231,10 @@ impl fmt::Display for Places {
             writeln!(f, "  devices (LwM2M, CoAP over UDP)   {address}")?;
         }
         for address in &self.dtls {
-            writeln!(f, "  devices (LwM2M, CoAP over DTLS)  {address}")?;
+            match &self.dtls_off {
+                None => writeln!(f, "  devices (LwM2M, CoAP over DTLS)  {address}")?,
+                Some(problem) => writeln!(f, "  devices (LwM2M, CoAP over DTLS)  {address}   OFF: {problem}")?,
+            }
         }
         writeln!(f, "  object definitions               {}", self.objects)?;
         if let Some(admin) = self.admin {
@@ -308,12 +336,43 @@ fn free_address(near: SocketAddr) -> std::io::Result<SocketAddr> {
     std::net::TcpListener::bind(near)?.local_addr()
 }
 
-/// One connection to EMQX for each device needs one descriptor each.
-fn raise_descriptor_limit() {
-    match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(limit) => info!(limit, "file descriptors: one for each device, and a few"),
-        Err(error) => warn!(%error, "the limit of file descriptors could not be raised"),
+/// The first line of the log.
+fn log_start(config: &Config, secured: Option<&Secured>) {
+    let version = env!("CARGO_PKG_VERSION");
+    let file = config.file.as_ref().map_or("none, all defaults".into(), |file| file.display().to_string());
+    let off = secured.and_then(Secured::problem).map_or("", |_| " (off)");
+    let listener = |listener: &UdpListener| match listener.security {
+        Security::None => format!("udp {}", listener.bind),
+        Security::Dtls => format!("dtls {}{off}", listener.bind),
+    };
+    let listeners: Vec<String> = config.listeners.iter().map(listener).collect();
+    info!(version, configuration = file, listeners = listeners.join(", "), "lwm2m-gateway starts");
+    if let Some(secured) = secured {
+        secured.tell();
     }
+}
+
+/// One connection to the broker for each device needs one descriptor each: fewer of them are fewer devices.
+fn raise_descriptor_limit(config: &Config, embedded: bool, conditions: &Conditions) -> Room {
+    let descriptors = Descriptors::raise().unwrap_or_else(|error| {
+        warn!(%error, "the limit of open files could not be raised");
+        Descriptors::of_process()
+    });
+    let room = Room { descriptors, embedded };
+    let (limit, devices, configured) = (descriptors.limit, room.devices(), config.gateway.limits.devices);
+    if devices < configured {
+        warn!(
+            open_files = limit,
+            devices,
+            limits.devices = configured,
+            "the limit of open files allows fewer devices than limits.devices: raise it (LimitNOFILE, ulimit -n)"
+        );
+    } else {
+        info!(open_files = limit, devices = configured, "room for all devices");
+    }
+    let detail = format!("{limit} open files are allowed: room for {devices} devices");
+    conditions.add("descriptors").set(State::Up, detail);
+    room
 }
 
 fn random_seed() -> anyhow::Result<[u8; 32]> {

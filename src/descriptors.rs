@@ -11,6 +11,8 @@ use std::os::fd::AsRawFd;
 
 use rlimit::Resource;
 
+use crate::gateway::settings::Limits;
+
 /// Descriptors that no device takes, but a quarter of all at the most.
 const KEPT: u64 = 200;
 
@@ -39,13 +41,6 @@ impl Descriptors {
         self.limit - KEPT.min(self.limit / 4)
     }
 
-    /// Returns how many devices there can be, of those that the configuration allows. With the embedded broker in the same
-    /// process a device has both ends of its connection here.
-    pub fn devices(self, configured: usize, embedded: bool) -> usize {
-        let ends = if embedded { 2 } else { 1 };
-        usize::try_from(self.ceiling() / ends).unwrap_or(usize::MAX).min(configured).max(1)
-    }
-
     /// Returns whether a descriptor is one of those that are kept.
     pub fn keeps(self, descriptor: &impl AsRawFd) -> bool {
         u64::try_from(descriptor.as_raw_fd()).is_ok_and(|number| number >= self.ceiling())
@@ -57,6 +52,27 @@ impl Descriptors {
             Ok(file) => self.keeps(&file),
             Err(error) => is_used_up(&error),
         }
+    }
+}
+
+/// How many devices there can be, whatever the configuration allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    pub descriptors: Descriptors,
+    /// With the embedded broker in the same process a device has both ends of its connection here.
+    pub embedded: bool,
+}
+
+impl Room {
+    /// Returns how many devices there can be.
+    pub fn devices(self) -> usize {
+        let ends = if self.embedded { 2 } else { 1 };
+        usize::try_from(self.descriptors.ceiling() / ends).unwrap_or(usize::MAX).max(1)
+    }
+
+    /// Returns the limits with no more devices than there can be.
+    pub fn bound(self, limits: &Limits) -> Limits {
+        Limits { devices: limits.devices.min(self.devices()), ..limits.clone() }
     }
 }
 
@@ -76,10 +92,13 @@ mod tests {
 
     #[test]
     fn some_descriptors_are_for_what_is_no_device() {
-        let devices = |limit| Descriptors { limit }.devices(100_000, false);
+        let room = |limit, embedded| Room { descriptors: Descriptors { limit }, embedded };
+        let devices = |limit| room(limit, false).devices();
         assert_eq!((devices(20_000), devices(1_024), devices(64), devices(1)), (19_800, 824, 48, 1));
-        assert_eq!(devices(1_048_576), 100_000);
-        assert_eq!(Descriptors { limit: 20_000 }.devices(100_000, true), 9_900);
+        assert_eq!(room(20_000, true).devices(), 9_900);
+        let limits = Limits { devices: 100_000, ..Limits::default() };
+        assert_eq!(room(20_000, false).bound(&limits).devices, 19_800);
+        assert_eq!(room(1_048_576, false).bound(&limits), limits);
     }
 
     #[test]

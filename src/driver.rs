@@ -19,7 +19,7 @@ use tracing::{debug, trace, warn};
 use crate::credentials::Keys;
 use crate::dtls::credentials::{KeyAnswer, PskIdentity};
 use crate::gateway::{Gateway, Output};
-use crate::observability::log;
+use crate::observability::log::Log;
 use crate::observability::metrics::Metrics;
 use crate::observability::vitals::Vitals;
 use crate::service::Watchdog;
@@ -39,6 +39,7 @@ pub struct Driver {
     sockets: Sockets,
     link: Link,
     metrics: Arc<Metrics>,
+    log: Log,
     store: Option<Store>,
     keys: Keys,
     requests: mpsc::Receiver<Request>,
@@ -76,6 +77,7 @@ impl Driver {
             sockets,
             link,
             metrics,
+            log: Log::default(),
             store,
             keys,
             requests,
@@ -130,6 +132,7 @@ impl Driver {
                 return;
             }
             let deadline = self.plan_flush().map_or(deadline, |flush| flush.min(deadline));
+            let deadline = self.log.next_deadline().map_or(deadline, |told| told.min(deadline));
             let deadline = self.watchdog.as_ref().map_or(deadline, |watchdog| watchdog.next().min(deadline));
             let input = tokio::select! {
                 index = self.sockets.readable() => Input::Readable(index),
@@ -148,6 +151,7 @@ impl Driver {
                 Input::Deadline => self.gateway.handle_timeout(now),
                 Input::Stop => return,
             }
+            self.log.handle_timeout(now);
             self.flush(now);
             if let Some(watchdog) = &mut self.watchdog {
                 watchdog.feed(now);
@@ -175,7 +179,7 @@ impl Driver {
                 }
                 Output::Report(said) => {
                     self.metrics.record(&said);
-                    log::log(&said);
+                    self.log.log(monotonic_now(), &said);
                 }
                 Output::Idle(deadline) => return deadline.unwrap_or_else(|| monotonic_now() + LONGEST_SLEEP),
             }

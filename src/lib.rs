@@ -56,7 +56,7 @@ pub mod credentials;
 pub mod definitions;
 #[cfg(feature = "embedded")]
 pub mod demo;
-mod descriptors;
+pub mod descriptors;
 pub mod driver;
 #[cfg(feature = "embedded")]
 pub mod embedded;

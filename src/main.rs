@@ -12,7 +12,11 @@ use lwm2m_gateway::demo;
 use lwm2m_gateway::observability::logging;
 
 fn main() -> ExitCode {
-    match execute(Arguments::parse().command) {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return wrong_usage(&error),
+    };
+    match execute(arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
         // Who reads the list has seen enough: `objects | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -30,9 +34,20 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Run { config, .. } => serve(config.load()?, |config| app::run(config, false)),
         #[cfg(feature = "embedded")]
         Command::Demo { config, once } => serve(demo::with_quiet_log(config.load()?), |config| demo::run(config, once)),
-        Command::Check { config } => cli::check(&config, &mut io::stdout().lock()),
+        Command::Check { config, connect } => cli::check(&config, connect, &mut io::stdout().lock()),
         Command::EmqxConfig { config } => cli::emqx_config(&config, &mut io::stdout().lock()),
-        Command::Objects { id, config } => cli::objects(id, &config, &mut io::stdout().lock()),
+        Command::Objects { query, config } => cli::objects(&query, &config, &mut io::stdout().lock()),
+    }
+}
+
+/// Prints the error, or the help that was asked for, and ends the program.
+fn wrong_usage(error: &clap::Error) -> ExitCode {
+    match cli::suggestion(error) {
+        None => error.exit(),
+        Some(meant) => {
+            eprint!("{error}\n  tip: did you mean 'lwm2m-gateway {meant}'?\n");
+            ExitCode::from(2)
+        }
     }
 }
 

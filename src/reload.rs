@@ -25,6 +25,7 @@ use tracing::{debug, error, info, warn};
 use crate::config::Config;
 use crate::driver::control::{Control, Request};
 use crate::driver::unix_time;
+use crate::errors::one_line;
 use crate::observability::metrics::{Metrics, Part as Counted};
 use crate::service;
 
@@ -113,7 +114,7 @@ impl Reloading {
         match Config::load(self.config.file.as_deref(), env::vars_os()) {
             Ok(config) => self.config = config,
             Err(error) => {
-                self.failed(Counted::Settings, reason, error.to_string());
+                self.failed(Counted::Settings, reason, one_line(&error.to_string()));
                 return Vec::new();
             }
         }

@@ -20,7 +20,20 @@ fn check_is_content_with_a_good_configuration() {
     let file = place.file("good.toml", "lifetime_max = \"2h\"\n[coap]\ntoken_length = 4\n");
     let output = place.run(&["check", "--config", &file], &[]);
     assert_eq!(text(&output.stderr), "");
-    assert_eq!(text(&output.stdout), "configuration: no mistakes\nxml: 1 object definitions\n");
+    let here = fs::canonicalize(place.0.path()).unwrap();
+    let expected = format!(
+        "configuration: no mistakes
+devices: CoAP over UDP at 0.0.0.0:5683
+broker: EMQX by ExProto, listener 127.0.0.1:7993, adapter http://127.0.0.1:9100
+broker: EMQX calls the handler at 127.0.0.1:9001
+topics of a device ep1: lwm2m/ep1/dn/#, lwm2m/ep1/up/resp, lwm2m/ep1/up/notify
+store: {}
+metrics and health: http://127.0.0.1:8085
+object definitions: 16, 15 of them built in, 1 of the folder xml
+",
+        here.join("lwm2m-gateway.redb").display()
+    );
+    assert_eq!(text(&output.stdout), expected);
     assert_eq!(output.status.code(), Some(0));
 }
 
@@ -43,7 +56,7 @@ fn check_names_every_mistake_of_a_bad_configuration() {
         "coap.token_length = 9: allowed is a whole number from 1 to 8\n",
         "lifetime_max = \"soon\": allowed is a duration",
         "log.level = \"loud\": \"loud\" is no level",
-        "mountpiont: there is no such key; did you mean mountpoint?\n",
+        "mountpiont: unknown key; did you mean mountpoint?\n",
     ] {
         assert!(complaint.contains(&format!("\n  {part}")), "{part} is not in {complaint}");
     }
@@ -56,7 +69,65 @@ fn check_says_where_a_file_is_no_toml() {
     let output = place.run(&["check", "--config", &file], &[]);
     assert_eq!(output.status.code(), Some(1));
     let complaint = text(&output.stderr);
-    assert!(complaint.contains("broken.toml is not TOML") && complaint.contains("line 1"), "{complaint}");
+    assert!(complaint.contains("broken.toml is not TOML: line 1, column 16: "), "{complaint}");
+}
+
+#[test]
+fn check_says_what_to_do_with_a_file_of_another_format() {
+    let place = Place::new();
+    for (content, format) in
+        [("gateway.lwm2m {\n  xml_dir = \"x\"\n}\n", "HOCON"), ("upstream:\n  kind: mqtt\n", "YAML")]
+    {
+        let file = place.file("gateway.conf", content);
+        let complaint = text(&place.run(&["check", "-c", &file], &[]).stderr);
+        let hint = format!("(this looks like {format}; docs/migration.md has the keys of EMQX's gateway in TOML)\n");
+        assert!(complaint.contains("is not TOML: line 1, column ") && complaint.ends_with(&hint), "{complaint}");
+    }
+}
+
+#[test]
+fn check_warns_of_what_is_hardly_meant_and_is_content() {
+    let place = Place::new();
+    place.file("xml/again.xml", TEMPERATURE);
+    place.file("keys.psk", "urn:imei:1:hunter2\n");
+    let content = "
+        mountpoint = \"lwm2m/\"
+        [listeners.dtls.default]
+        [dtls]
+        psk_file = \"keys.psk\"
+        [upstream.mqtt]
+        brokers = [\"10.0.0.5:1883\"]
+        [upstream.exproto]
+        adapter = \"http://10.0.0.5:9100\"
+    ";
+    let file = place.file("gateway.toml", content);
+    let output = place.run(&["check", "-c", &file], &[("LWM2M_GATEWAY_UPSTREAM_KIND", "mqtt")]);
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+    let said = text(&output.stdout);
+    let warnings: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("warning: ")).collect();
+    let begins = [
+        "LWM2M_GATEWAY_UPSTREAM_KIND: this environment variable has no effect; did you mean LWM2M_GATEWAY__UPSTREAM__KIND?",
+        "upstream.mqtt: this section has no effect",
+        "mountpoint: all devices share the topic",
+        "upstream.exproto.handler_bind = \"127.0.0.1:9001\": EMQX at 10.0.0.5:9100 cannot call",
+        "xml_dir: xml/again.xml: object 3303 version 1.0 is defined in xml/3303.xml already",
+        "dtls.psk_file = keys.psk, line 1: the identity is \"urn\"",
+    ];
+    assert_eq!(warnings.len(), begins.len(), "{said}");
+    for (warning, begin) in warnings.iter().zip(begins) {
+        assert!(warning.starts_with(begin), "{warning}\nis not\n{begin}");
+    }
+    assert!(!said.contains("hunter2"));
+}
+
+#[test]
+fn the_program_runs_from_any_folder() {
+    let place = Place(tempfile::tempdir().unwrap());
+    for variables in [&[][..], &[("LWM2M_GATEWAY__XML_DIR", "")]] {
+        let output = place.run(&["check"], variables);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        assert!(text(&output.stdout).ends_with("object definitions: 15, all built in\n"), "{}", text(&output.stdout));
+    }
 }
 
 #[test]
@@ -70,7 +141,7 @@ fn check_looks_at_the_files_of_dtls() {
         assert!(!text(&output.stdout).contains("hunter") && !text(&output.stderr).contains("hunter"));
         (output.status.code(), text(&output.stdout).lines().last().unwrap_or_default().to_owned())
     };
-    assert_eq!(checked("psk_file = \"keys.psk\""), (Some(0), "dtls: 2 keys, nothing is wrong".to_owned()));
+    assert_eq!(checked("psk_file = \"keys.psk\""), (Some(0), "dtls: 2 keys, OK".to_owned()));
     let bad = "dtls.psk_file = bad.psk, line 2: there is no separator between an identity and a secret";
     assert_eq!(checked("psk_file = \"bad.psk\""), (Some(1), bad.to_owned()));
     let (code, said) = checked("certfile = \"nowhere.pem\"\nkeyfile = \"nowhere.pem\"");
@@ -84,7 +155,10 @@ fn no_complaint_shows_a_line_of_the_file() {
     let place = Place::new();
     let file = place.file("broken.toml", "[dtls]\nmtu = 1200\npassword = \"hunter2\" \"\n");
     let complaint = text(&place.run(&["check", "--config", &file], &[]).stderr);
-    assert!(complaint.contains("broken.toml is not TOML: line 3: ") && !complaint.contains("hunter2"), "{complaint}");
+    assert!(
+        complaint.contains("broken.toml is not TOML: line 3, column ") && !complaint.contains("hunter2"),
+        "{complaint}"
+    );
 }
 
 #[test]
@@ -102,7 +176,11 @@ fn check_names_a_broken_definition_and_fails() {
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output.stdout);
     let broken = Path::new("xml").join("broken.xml").display().to_string();
-    assert!(said.contains(&format!("\n{broken}: ")) && said.ends_with("\nxml: 1 object definitions\n"), "{said}");
+    assert!(
+        said.contains(&format!("\n{broken}: "))
+            && said.ends_with("\nobject definitions: 16, 15 of them built in, 1 of the folder xml\n"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -111,7 +189,9 @@ fn check_fails_without_the_folder_of_definitions() {
     let output = place.run(&["check"], &[("LWM2M_GATEWAY__XML_DIR", "elsewhere")]);
     assert_eq!(output.status.code(), Some(1));
     let complaint = text(&output.stderr);
-    assert!(complaint.starts_with("lwm2m-gateway: xml_dir: cannot read the folder elsewhere: "), "{complaint}");
+    let folder = fs::canonicalize(place.0.path()).unwrap().join("elsewhere");
+    let expected = format!("lwm2m-gateway: xml_dir: cannot read the folder {}: ", folder.display());
+    assert!(complaint.starts_with(&expected), "{complaint}");
 }
 
 #[test]
@@ -192,7 +272,7 @@ fn emqx_config_says_what_ours_says() {
 }
 "#
     );
-    assert!(text(&output.stdout).contains(r#"it is "lwm2m", and this chain is for "exproto""#));
+    assert!(text(&output.stdout).contains("gateway sends \"lwm2m\" (`clientinfo.proto_name`)"));
     assert!(text(&output.stdout).contains("mqtt.max_packet_size = 2MB"));
 }
 
@@ -252,27 +332,52 @@ fn emqx_config_says_that_nothing_is_needed_for_mqtt() {
 fn objects_lists_what_is_defined() {
     let output = Place::new().run(&["objects"], &[]);
     assert_eq!(output.status.code(), Some(0));
-    let expected = "ID    VERSION  RESOURCES  NAME\n3303  1.0      2          Temperature\n";
+    let said = text(&output.stdout);
+    assert_eq!(said.lines().count(), 17);
+    for line in [
+        "ID    VERSION  RESOURCES  FROM          NAME",
+        "3     1.2      23         built in      Device",
+        "3303  1.0      2          xml/3303.xml  Temperature",
+    ] {
+        assert!(said.lines().any(|there| there == line), "{line} is not in\n{said}");
+    }
+}
+
+#[test]
+fn objects_are_found_by_a_part_of_their_name() {
+    let place = Place::new();
+    let output = place.run(&["objects", "temp"], &[]);
+    let expected = "ID    VERSION  RESOURCES  FROM          NAME
+3303  1.1      12         built in      Temperature
+3303  1.0      2          xml/3303.xml  Temperature
+";
     assert_eq!(text(&output.stdout), expected);
+    let output = place.run(&["objects", "connectivity", "mon"], &[]);
+    assert!(text(&output.stdout).ends_with("built in  Connectivity Monitoring\n"), "{}", text(&output.stdout));
+    let output = place.run(&["objects", "submarine"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("has \"submarine\" in its name"), "{}", text(&output.stderr));
 }
 
 #[test]
 fn objects_shows_the_resources_of_one() {
     let output = Place::new().run(&["objects", "3303"], &[]);
     assert_eq!(output.status.code(), Some(0));
-    let expected = "3303 Temperature, version 1.0, several instances
+    let expected = "3303 Temperature, version 1.0, several instances, xml/3303.xml
 ID    OPERATIONS  TYPE   INSTANCES  RANGE  UNITS  NAME
 5605  E                  single                   Reset Min and Max
 5700  R           Float  single            Cel    Sensor Value
 ";
-    assert_eq!(text(&output.stdout), expected);
+    // Behind the built-in definition of version 1.1.
+    assert!(text(&output.stdout).ends_with(expected), "{}", text(&output.stdout));
 }
 
 #[test]
 fn an_object_without_definition_is_a_failure() {
-    let output = Place::new().run(&["objects", "3304"], &[]);
+    let output = Place::new().run(&["objects", "33040"], &[]);
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(text(&output.stderr), "lwm2m-gateway: object 3304 has no definition\n");
+    let said = text(&output.stderr);
+    assert!(said.starts_with("lwm2m-gateway: object 33040 has no definition: ") && said.contains("xml_dir"), "{said}");
 }
 
 #[test]
@@ -287,7 +392,24 @@ fn wrong_usage_has_its_own_exit_code() {
     let place = Place::new();
     assert_eq!(place.run(&[], &[]).status.code(), Some(2));
     assert_eq!(place.run(&["serve"], &[]).status.code(), Some(2));
-    assert_eq!(place.run(&["objects", "temperature"], &[]).status.code(), Some(2));
+    let mistyped = place.run(&["rnu"], &[]);
+    assert_eq!(mistyped.status.code(), Some(2));
+    assert!(text(&mistyped.stderr).contains("tip: did you mean 'lwm2m-gateway run'?"), "{}", text(&mistyped.stderr));
+}
+
+#[test]
+fn the_help_has_examples_the_environment_and_the_exit_codes() {
+    let output = Place::new().run(&["--help"], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    for part in ["lwm2m-gateway demo", "LWM2M_GATEWAY__SECTION__KEY", "LWM2M_GATEWAY_LOG", "Exit codes: 0 success"] {
+        assert!(text(&output.stdout).contains(part), "{part}");
+    }
+}
+
+#[test]
+fn emqx_config_says_how_to_load_it() {
+    let said = text(&Place::new().run(&["emqx-config"], &[]).stdout);
+    assert!(said.contains("## emqx ctl conf load --merge exproto.hocon\n"), "{said}");
 }
 
 /// A working directory with one object definition in `xml`.

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use lwm2m_gateway::coap::options::{format, number};
 use lwm2m_gateway::coap::{Code, Kind, Message};
+use lwm2m_gateway::config::Config;
 use lwm2m_gateway::gateway::broker::BrokerCommand;
 use serde_json::Value;
 use virtual_scene::{Said, Scene, path_of, reply, text_reply};
@@ -53,6 +54,52 @@ fn no_link_in_the_documentation_leads_nowhere() {
             let outside = link.contains("://") || link.is_empty();
             assert!(outside || page.with_file_name(link).exists(), "{}: {link} is not there", page.display());
         }
+    }
+}
+
+/// A page shows a part of a configuration, which is one by itself.
+#[test]
+fn every_configuration_in_the_documentation_is_taken() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("gateway.toml");
+    let mut shown = 0;
+    for page in [
+        "README.md",
+        "docs/emqx.md",
+        "docs/migration.md",
+        "docs/mqtt-upstream.md",
+        "docs/operations.md",
+        "docs/security.md",
+    ] {
+        let document = read(page);
+        for block in document.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+            fs::write(&file, block.replace("\n   ", "\n")).expect("a file");
+            if let Err(error) = Config::load(Some(&file), []) {
+                panic!("{page}:\n{block}\n{error}");
+            }
+            shown += 1;
+        }
+    }
+    assert!(shown >= 7, "{shown}");
+}
+
+/// The second column of its tables has the key that takes the place of the one in the first.
+#[test]
+fn every_key_of_the_migration_page_is_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("gateway.toml");
+    let page = read("docs/migration.md");
+    let keys = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split(" | ").nth(1)?.strip_prefix('`')?.strip_suffix('`'));
+    let keys: Vec<&str> = keys.filter(|key| key.chars().all(|c| c.is_ascii_lowercase() || "._".contains(c))).collect();
+    assert!(keys.len() > 45, "{keys:?}");
+    for key in keys {
+        // No key takes a date, and only one that there is says what it takes instead.
+        fs::write(&file, format!("{key} = 1970-01-01")).expect("a file");
+        let error = Config::load(Some(&file), []).expect_err(key).to_string();
+        let named = [format!("{key} = 1970-01-01: "), format!("{key}: allowed is ")];
+        assert!(named.iter().any(|named| error.contains(named)), "{error}");
     }
 }
 

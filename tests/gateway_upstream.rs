@@ -43,7 +43,7 @@ fn expect_status(scene: &mut Scene, status: &str, since: u64) {
     let publication = Publication {
         topic: "lwm2m/dev-7/up/status".to_owned(),
         qos: 1,
-        payload: json!({ "status": status, "since": since }).to_string().into_bytes(),
+        payload: json!({ "msgType": "status", "status": status, "since": since }).to_string().into_bytes(),
         class: UplinkClass::Report,
         retain: true,
         correlation: None,
@@ -245,7 +245,7 @@ fn the_presence_of_a_device_is_told_where_it_is_wanted() {
     let mut scene = Scene::with(presence);
     let register = scene.send_register("ep=dev-7&lt=300&lwm2m=1.0&b=UQ");
     let client = scene.expect_connect();
-    let payload = br#"{"status":"offline","since":null}"#.to_vec();
+    let payload = br#"{"msgType":"status","status":"offline","since":null}"#.to_vec();
     let will = Will { topic: "lwm2m/dev-7/up/status".to_owned(), qos: 1, payload };
     assert_eq!(client.will, Some(will));
     scene.broker_takes_it();

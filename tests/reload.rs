@@ -77,7 +77,7 @@ fn what_a_device_sends_is_read_by_the_definitions_that_are_in_force_when_it_come
 fn a_hangup_puts_new_limits_and_a_new_log_level_in_force() {
     let place = Place::new(ONLY_SIGNALS);
     let program = place.start();
-    assert_eq!(program.metric("lwm2m_devices_limit"), 100_000.0);
+    assert!(program.metric("lwm2m_devices_limit") > 9.0);
     assert!(!program.output().contains("DEBUG"));
     place.configure("watch_interval = 0\nlimits.devices = 7\nlog.level = \"debug\"\nlifetime_max = 600");
     program.signal("HUP");
@@ -101,8 +101,8 @@ fn a_configuration_with_a_mistake_leaves_all_as_it_was_and_the_mistake_is_named(
     program.signal("HUP");
     let failed = "lwm2m_reloads_total{part=\"settings\",result=\"failed\"}";
     program.wait_for_metric(failed, 1.0);
-    program.wait_for("limits.observations = 0: allowed is a whole number from 1");
-    assert_eq!(program.metric("lwm2m_devices_limit"), 100_000.0);
+    program.wait_for("why=\"the configuration has 1 mistake limits.observations = 0: allowed is a whole number from 1");
+    assert!(program.metric("lwm2m_devices_limit") > 9.0);
     assert_eq!(program.metric("lwm2m_reload_failing{part=\"settings\"}"), 1.0);
 
     place.configure("limits.devices = 7\nlimits.observations = 1");
@@ -127,19 +127,19 @@ fn a_file_that_was_edited_is_read_without_a_signal() {
 fn a_definition_more_is_taken_and_a_broken_one_leaves_all_definitions_as_they_were() {
     let place = Place::new(WATCH);
     let program = place.start();
-    assert_eq!(program.metric("lwm2m_object_definitions"), 1.0);
+    assert_eq!(program.metric("lwm2m_object_definitions"), 16.0);
     place.define("3304.xml");
-    program.wait_for_metric("lwm2m_object_definitions", 2.0);
+    program.wait_for_metric("lwm2m_object_definitions", 17.0);
 
     fs::write(place.definitions().join("3303.xml"), "<LWM2M>").unwrap();
     place.define("3311.xml");
     program.wait_for_metric("lwm2m_reload_failing{part=\"definitions\"}", 1.0);
     program.wait_for("3303.xml: ");
-    assert_eq!(program.metric("lwm2m_object_definitions"), 2.0);
+    assert_eq!(program.metric("lwm2m_object_definitions"), 17.0);
 
     place.define("3303.xml");
-    program.wait_for_metric("lwm2m_object_definitions", 3.0);
-    assert_eq!(program.metric("lwm2m_reload_failing{part=\"definitions\"}"), 0.0);
+    program.wait_for_metric("lwm2m_object_definitions", 18.0);
+    program.wait_for_metric("lwm2m_reload_failing{part=\"definitions\"}", 0.0);
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn a_definition_that_is_broken_from_the_start_does_not_keep_others_out() {
     fs::write(place.definitions().join("broken.xml"), "<LWM2M>").unwrap();
     let program = place.start();
     place.define("3304.xml");
-    program.wait_for_metric("lwm2m_object_definitions", 2.0);
+    program.wait_for_metric("lwm2m_object_definitions", 17.0);
 }
 
 /// A configuration and a folder with one definition.
@@ -182,7 +182,10 @@ impl Place {
     }
 
     fn define(&self, name: &str) {
-        fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("xml").join(name), self.definitions().join(name)).unwrap();
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("xml").join(name);
+        // Another object than the built-in ones.
+        let content = fs::read_to_string(shipped).unwrap().replace("<ObjectID>3", "<ObjectID>23");
+        fs::write(self.definitions().join(name), content).unwrap();
     }
 
     fn start(&self) -> Program {

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::anyhow;
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::config::Config;
-use crate::credentials::{self, Certificates, CredentialsError, FileKeys, Keys, OnError, PskKeys};
+use crate::credentials::{self, Certificates, CredentialsError, FileKeys, Keys, OnError, PskKeys, Read};
 use crate::dtls::handshake::Acceptor;
 use crate::dtls::{self, SavedAssociation, Server};
+use crate::errors::one_line;
 use crate::gateway::Gateway;
 use crate::gateway::record::Change;
 use crate::observability::conditions::{Condition, Conditions, State};
@@ -29,14 +30,18 @@ pub struct Secured {
     service: Option<Service>,
     condition: Condition,
     metrics: Arc<Metrics>,
+    /// Why there are no handshakes.
+    problem: Option<String>,
+    /// What is hardly meant.
+    warnings: Vec<String>,
 }
 
 /// The service of keys, or that there is none.
 type Service = Option<(credentials::Asker, usize)>;
 
 impl Secured {
-    /// None where no listener is for DTLS. Credentials that are of no use are an error if the configuration says so; or
-    /// else there are no handshakes until they are of use.
+    /// Returns nothing where no listener is for DTLS. Missing or invalid credentials are an error if the configuration says
+    /// so; or else there are no handshakes until they are valid, and [`Secured::tell`] says it in the log.
     pub fn prepare(config: &Config, conditions: &Conditions, metrics: &Arc<Metrics>) -> anyhow::Result<Option<Self>> {
         let plain = config.listeners.iter().filter(|listener| listener.security == Security::None).count();
         if plain == config.listeners.len() {
@@ -51,9 +56,24 @@ impl Secured {
             service: None,
             condition: conditions.add("dtls"),
             metrics: Arc::clone(metrics),
+            problem: None,
+            warnings: Vec::new(),
         };
         secured.load()?;
         Ok(Some(secured))
+    }
+
+    /// Returns why there are no handshakes.
+    pub fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
+    /// Logs what is wrong with the credentials.
+    pub fn tell(&self) {
+        if let Some(problem) = &self.problem {
+            error!(problem, "DTLS is off: its credentials are missing or invalid");
+        }
+        self.warnings.iter().for_each(|warning| warn!("{warning}"));
     }
 
     /// Gives the gateway its DTLS, with the associations that the store has.
@@ -102,21 +122,25 @@ impl Secured {
         }
         let in_force = self.acceptor.is_some();
         vec![
-            Box::new(Certificates::new(&self.credentials, in_force, self.condition)),
+            Box::new(Certificates::new(&self.credentials, in_force, self.condition, self.metrics)),
             Box::new(PskKeys::new(&self.credentials, in_force, self.file_keys)),
         ]
     }
 
     fn load(&mut self) -> anyhow::Result<()> {
         match self.try_to_load() {
-            Ok(()) => self.condition.set(State::Up, "handshakes are taken"),
+            Ok(()) => {
+                self.condition.set(State::Up, "handshakes are taken");
+                self.metrics.dtls_up.set(1);
+            }
             Err(problem) if self.credentials.on_error == OnError::Exit => {
                 return Err(anyhow!("{problem} (`dtls.on_error = \"disable\"` serves plain UDP in that case)"));
             }
             Err(problem) => {
                 self.metrics.reload.failed(Counted::Certificates);
-                error!(%problem, "DTLS is off: its credentials are of no use");
-                self.condition.set(State::Off, problem.to_string());
+                let problem = one_line(&problem.to_string());
+                self.condition.set(State::Off, problem.clone());
+                self.problem = Some(problem);
             }
         }
         Ok(())
@@ -125,7 +149,9 @@ impl Secured {
     fn try_to_load(&mut self) -> Result<(), CredentialsError> {
         // First, since names with a key are not for plain UDP, whatever else is wrong. There is nobody yet whose key it was
         // before.
-        self.file_keys.replace(self.credentials.load_keys()?);
+        let Read { keys, warnings } = self.credentials.load_keys()?;
+        self.file_keys.replace(keys);
+        self.warnings = warnings;
         self.service = Some(self.credentials.asker()?);
         self.acceptor = Some(self.credentials.load_acceptor()?);
         Ok(())

@@ -5,6 +5,7 @@
 
 mod dtls;
 mod exproto;
+mod former;
 mod groups;
 mod kinds;
 mod listeners;
@@ -13,6 +14,7 @@ mod reader;
 #[cfg(all(test, feature = "embedded"))]
 mod reference;
 mod sections;
+mod warnings;
 
 #[cfg(test)]
 mod tests;
@@ -28,6 +30,7 @@ use thiserror::Error;
 use toml::{Table, Value};
 
 use crate::credentials;
+use crate::errors::one_line;
 use crate::gateway;
 use crate::observability::admin;
 use crate::observability::logging::LogSettings;
@@ -52,7 +55,7 @@ pub struct Config {
     pub store: store::Settings,
     pub admin: admin::Settings,
     pub log: LogSettings,
-    /// The folder of the object definitions; a relative one counts from the working directory.
+    /// The folder of object definitions beside those that are built in; a relative one counts from the working directory.
     pub xml_dir: PathBuf,
     /// How often is looked whether a file has changed; zero for never.
     pub watch_interval: Duration,
@@ -61,6 +64,8 @@ pub struct Config {
     /// Where it was read from.
     pub file: Option<PathBuf>,
     pub written: Written,
+    /// What is taken, and hardly meant: a sentence each, for `check` and the log.
+    pub warnings: Vec<String>,
 }
 
 /// What the file and the environment say, key by key, to be compared with what they say later. There may be secrets in it.
@@ -73,8 +78,8 @@ pub enum ConfigError {
     #[error("{}: {error}", .file.display())]
     Unreadable { file: PathBuf, error: std::io::Error },
     /// Without the line itself: there may be a secret in it.
-    #[error("{} is not TOML: line {line}: {problem}", .file.display())]
-    NotToml { file: PathBuf, line: usize, problem: String },
+    #[error("{} is not TOML: line {line}, column {column}: {problem}{}", .file.display(), hint(*.looks_like))]
+    NotToml { file: PathBuf, line: usize, column: usize, problem: String, looks_like: Option<&'static str> },
     #[error("{0}")]
     Mistakes(Mistakes),
 }
@@ -98,8 +103,9 @@ impl Config {
     fn from_table(table: Table, environment: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Mistakes> {
         let mut reader = Reader::new(table);
         reader.override_from(environment);
-        let config = sections::config(&mut reader);
-        let config = Self { written: Written(reader.written()), ..config };
+        let (config, others) = sections::config(&mut reader);
+        let warnings = warnings::of(&reader, &config, &others);
+        let config = Self { written: Written(reader.written()), warnings, ..config };
         let mistakes = reader.finish();
         if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
     }
@@ -139,6 +145,17 @@ fn read_table(file: &Path) -> Result<Table, ConfigError> {
     text.parse().map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
-        ConfigError::NotToml { file: file.to_owned(), line, problem: error.message().to_owned() }
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        let looks_like = former::format_of(file, &text);
+        // The library explains some mistakes on several lines.
+        let problem = one_line(error.message());
+        ConfigError::NotToml { file: file.to_owned(), line, column, problem, looks_like }
     })
+}
+
+/// The next step of somebody who brings a file along.
+fn hint(looks_like: Option<&str>) -> String {
+    let said =
+        |format| format!(" (this looks like {format}; docs/migration.md has the keys of EMQX's gateway in TOML)");
+    looks_like.map(said).unwrap_or_default()
 }

@@ -8,6 +8,7 @@ use std::fmt;
 
 use toml::{Table, Value};
 
+use super::former;
 use super::kinds::{shown, text_with_content};
 
 /// Environment variables that begin so override a key: `LWM2M_GATEWAY__COAP__ACK_TIMEOUT` is `coap.ack_timeout`.
@@ -15,6 +16,12 @@ const PREFIX: &str = "LWM2M_GATEWAY__";
 
 /// Overrides `log.level`, as it is usual for a log.
 const LOG_VARIABLE: &str = "LWM2M_GATEWAY_LOG";
+
+/// Environment variables that begin so are meant for this program, unless Kubernetes made them of a Service.
+const MEANT: &str = "LWM2M_GATEWAY_";
+
+/// Keys of a section that a message lists.
+const SHOWN_KEYS: usize = 4;
 
 /// Two keys that differ in so many letters may be the same word mistyped.
 const TYPING_ERRORS: usize = 3;
@@ -35,6 +42,8 @@ pub struct Mistake {
 pub struct Reader {
     table: Table,
     variables: BTreeMap<String, String>,
+    /// Variables that are meant for this program, and that it does not understand.
+    unknown_variables: Vec<String>,
     asked: BTreeSet<String>,
     mistakes: Vec<Mistake>,
     /// What each key that was asked for takes, in words.
@@ -47,6 +56,7 @@ impl Reader {
         Self {
             table,
             variables: BTreeMap::new(),
+            unknown_variables: Vec::new(),
             asked: BTreeSet::new(),
             mistakes: Vec::new(),
             #[cfg(test)]
@@ -61,7 +71,12 @@ impl Reader {
             let key = match variable.strip_prefix(PREFIX) {
                 Some(rest) => rest.to_lowercase().replace("__", "."),
                 None if variable == LOG_VARIABLE => "log.level".to_owned(),
-                None => continue,
+                None => {
+                    if variable.strip_prefix(MEANT).is_some_and(|rest| !is_of_kubernetes(rest)) {
+                        self.unknown_variables.push(variable);
+                    }
+                    continue;
+                }
             };
             match value.into_string() {
                 Ok(text) => self.override_one(key, variable, &text),
@@ -128,6 +143,21 @@ impl Reader {
     /// Whether nothing was wrong with these keys so far: a comparison of them makes sense.
     pub fn fine(&self, keys: &[&str]) -> bool {
         !self.mistakes.iter().any(|mistake| keys.contains(&mistake.key.as_str()))
+    }
+
+    /// Returns a warning for each variable that is meant for this program, and that it does not understand. Call it when
+    /// every key was asked for.
+    pub fn unknown_variables(&self) -> Vec<String> {
+        let warning = |variable: &String| {
+            let rest = variable.trim_start_matches(MEANT).to_lowercase().replace("__", "_");
+            let meant = self.asked.iter().find(|asked| asked.replace('.', "_") == rest);
+            let hint = match meant {
+                Some(key) => format!("did you mean {PREFIX}{}?", key.to_uppercase().replace('.', "__")),
+                None => format!("variables are {PREFIX}SECTION__KEY, with two underscores for each dot"),
+            };
+            format!("{variable}: this environment variable has no effect; {hint}")
+        };
+        self.unknown_variables.iter().map(warning).collect()
     }
 
     /// Every key that was asked for.
@@ -203,7 +233,7 @@ impl Reader {
                 (None, true) => unknown.push(Mistake {
                     variable: self.variables.get(&key).cloned(),
                     value: Some(shown(value)),
-                    problem: "allowed is a section of keys".to_owned(),
+                    problem: self.section_expected(&key),
                     key,
                 }),
                 (_, false) => unknown.push(Mistake {
@@ -220,10 +250,31 @@ impl Reader {
         self.asked.iter().any(|asked| asked.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
     }
 
+    /// Names the section, and what stands in it.
+    fn section_expected(&self, key: &str) -> String {
+        let below: Vec<&str> =
+            self.asked.iter().filter_map(|asked| asked.strip_prefix(key)?.strip_prefix('.')).collect();
+        let keys: Vec<&str> = below.iter().copied().filter(|rest| !rest.contains('.')).collect();
+        match below.first().and_then(|rest| rest.split_once('.')) {
+            Some((section, _)) if keys.is_empty() => format!("expected a section, such as [{key}.{section}]"),
+            _ => {
+                let more = if keys.len() > SHOWN_KEYS { " ..." } else { "" };
+                let keys = keys.into_iter().take(SHOWN_KEYS).collect::<Vec<_>>().join(", ");
+                format!("expected a section: [{key}] with {keys}{more}")
+            }
+        }
+    }
+
     fn hint(&self, key: &str) -> String {
+        if let Some(successor) = former::successor(key) {
+            return format!("unknown key; here: {successor} (docs/migration.md)");
+        }
         match self.nearest(key) {
-            Some(nearest) => format!("there is no such key; did you mean {nearest}?"),
-            None => "there is no such key".to_owned(),
+            Some(nearest) if key.contains('.') && !nearest.contains('.') => {
+                format!("unknown key; did you mean {nearest}? It stands above the first [section]")
+            }
+            Some(nearest) => format!("unknown key; did you mean {nearest}?"),
+            None => "unknown key".to_owned(),
         }
     }
 
@@ -270,4 +321,15 @@ fn with_sections(key: &str) -> impl Iterator<Item = &str> {
 
 fn last_name(key: &str) -> &str {
     key.rsplit('.').next().unwrap_or(key)
+}
+
+/// Returns whether Kubernetes made the variable: it tells each container of the Services, by variables that begin with a
+/// Service's name, such as `lwm2m-gateway`.
+fn is_of_kubernetes(rest: &str) -> bool {
+    let parts: Vec<&str> = rest.split('_').collect();
+    let has = |pair: [&str; 2]| parts.windows(2).any(|window| window == pair);
+    has(["SERVICE", "HOST"])
+        || has(["SERVICE", "PORT"])
+        || parts.last() == Some(&"PORT")
+        || parts.windows(2).any(|window| window[0] == "PORT" && window[1].parse::<u16>().is_ok())
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use toml::Value;
 
 use crate::coap::{Acknowledging, Parameters};
+use crate::definitions::DEFAULT_FOLDER;
 use crate::gateway::settings::{AutoObserve, ClientTemplates, Limits, PasswordSource, Settings, UpdatePublish};
 use crate::lwm2m::codec::UndefinedResources;
 use crate::lwm2m::path::Path;
@@ -28,6 +29,7 @@ use super::kinds::{
 use super::listeners::listeners;
 use super::mqtt;
 use super::reader::Reader;
+use super::warnings::Others;
 use super::{Config, Written};
 
 /// Whatever is shorter than 32 bits of seconds would do; nobody keeps a device that was silent for so long.
@@ -52,7 +54,7 @@ enum Kind {
 }
 
 /// Reads all of it. Where something is wrong the reader knows, and the default stands in its place.
-pub fn config(reader: &mut Reader) -> Config {
+pub fn config(reader: &mut Reader) -> (Config, Others) {
     let kind = reader.read("upstream.kind", Kind::ExProto, choice([("exproto", Kind::ExProto), ("mqtt", Kind::Mqtt)]));
     let (exproto, mqtt) = (exproto::settings(reader), mqtt::settings(reader));
     let gateway = gateway(reader);
@@ -63,7 +65,14 @@ pub fn config(reader: &mut Reader) -> Config {
     // One file fits every build: one without that broker knows the section, and does not look into it.
     #[cfg(not(feature = "embedded"))]
     reader.pass_over("embedded");
-    Config {
+    let mut without_file = Reader::new(toml::Table::new());
+    let others = Others {
+        exproto: exproto.clone(),
+        mqtt: mqtt.clone(),
+        default_exproto: exproto::settings(&mut without_file),
+        default_mqtt: mqtt::settings(&mut without_file),
+    };
+    let config = Config {
         gateway,
         listeners: listeners(reader),
         dtls: dtls::settings(reader),
@@ -80,9 +89,11 @@ pub fn config(reader: &mut Reader) -> Config {
         watch_interval: reader.read("watch_interval", 5 * SECOND, duration(Duration::ZERO..=HOUR)),
         file: None,
         written: Written::default(),
-        xml_dir: PathBuf::from(reader.read("xml_dir", "xml".to_owned(), text_with_content)),
+        warnings: Vec::new(),
+        xml_dir: PathBuf::from(reader.read("xml_dir", DEFAULT_FOLDER.to_owned(), text)),
         shutdown_timeout: reader.read("shutdown_timeout", 10 * SECOND, duration(Duration::ZERO..=HOUR)),
-    }
+    };
+    (config, others)
 }
 
 fn gateway(reader: &mut Reader) -> Settings {

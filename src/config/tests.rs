@@ -15,6 +15,7 @@ pub const DOCUMENTED: &str = include_str!("../../deploy/lwm2m-gateway.toml");
 fn the_documented_file_sets_exactly_the_defaults() {
     let config = Config::from_table(DOCUMENTED.parse().unwrap(), []).unwrap();
     assert_eq!(format!("{config:#?}"), format!("{:#?}", Config::default()));
+    assert_eq!(config.warnings, [""; 0]);
 }
 
 #[cfg(feature = "embedded")]
@@ -63,32 +64,176 @@ fn every_mistake_is_reported_at_once() {
         "translators.response.qos = 3: allowed is a whole number from 0 to 2",
         "auto_observe = [\"/3/0\", \"temperature\"]: \"temperature\" has a segment that is no whole number from 0 to 65535",
         "update_msg_publish_condition = \"never\": allowed is \"object_list_changed\" or \"contains_object_list\" or \"always\"",
-        "mountpiont: there is no such key; did you mean mountpoint?",
+        "mountpiont: unknown key; did you mean mountpoint?",
     ];
     assert_eq!(mistakes, expected);
 }
 
 #[test]
 fn a_key_of_another_section_is_pointed_out() {
-    assert_eq!(mistakes("token_length = 4"), ["token_length: there is no such key; did you mean coap.token_length?"]);
+    assert_eq!(mistakes("token_length = 4"), ["token_length: unknown key; did you mean coap.token_length?"]);
+}
+
+#[test]
+fn a_key_below_the_first_section_that_belongs_above_it_is_pointed_out() {
+    let expected = "limits.lifetime_max: unknown key; did you mean lifetime_max? It stands above the first [section]";
+    assert_eq!(mistakes("[limits]\nlifetime_max = 600"), [expected]);
+}
+
+#[test]
+fn a_key_of_emqx_has_its_successor_named() {
+    let found = mistakes("enable_stats = true\n[listeners.udp.default]\nmax_connections = 1024");
+    assert_eq!(
+        found[0],
+        "enable_stats: unknown key; here: metrics are at admin.bind, under /metrics (docs/migration.md)"
+    );
+    assert!(
+        found[1].starts_with("listeners.udp.default.max_connections: unknown key; here: limits.devices"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn a_section_of_the_other_upstream_is_a_warning() {
+    let warned = |text: &str| config(text).warnings.iter().filter(|warning| warning.contains("upstream.")).count();
+    let mqtt = "[upstream.mqtt]\nbrokers = [\"10.0.0.5:1883\"]";
+    assert_eq!(warned(mqtt), 1);
+    assert_eq!(warned(&format!("[upstream]\nkind = \"exproto\"\n{mqtt}")), 1);
+    assert_eq!(warned(&format!("[upstream]\nkind = \"mqtt\"\n{mqtt}")), 0);
+    assert_eq!(warned("[upstream]\nkind = \"mqtt\"\n[upstream.exproto]\nlistener = \"10.0.0.5:7993\""), 1);
+    // As in the image, which fits both.
+    assert_eq!(warned("[upstream]\nkind = \"mqtt\"\n[upstream.exproto]\nhandler_bind = \"0.0.0.0:9001\""), 0);
+}
+
+#[test]
+fn variables_that_are_not_understood_are_warnings_but_for_those_of_kubernetes() {
+    let warned = |variable: &str| {
+        Config::from_table(Table::new(), environment(&[(variable, "mqtt")])).unwrap().warnings.concat()
+    };
+    for variable in ["LWM2M_GATEWAY_UPSTREAM_KIND", "LWM2M_GATEWAY_UPSTREAM__KIND"] {
+        let expected = "this environment variable has no effect; did you mean LWM2M_GATEWAY__UPSTREAM__KIND?";
+        assert_eq!(warned(variable), format!("{variable}: {expected}"));
+    }
+    assert!(warned("LWM2M_GATEWAY_FILE").contains("with two underscores for each dot"));
+    for variable in [
+        "LWM2M_GATEWAY_SERVICE_HOST",
+        "LWM2M_GATEWAY_SERVICE_PORT_COAP",
+        "LWM2M_GATEWAY_PORT",
+        "LWM2M_GATEWAY_PORT_5683_UDP_ADDR",
+        "LWM2M_GATEWAY_HANDLER_PORT_9001_TCP",
+        "LWM2M_GATEWAYS",
+    ] {
+        assert_eq!(warned(variable), "", "{variable}");
+    }
+}
+
+#[test]
+fn credentials_without_a_listener_for_dtls_are_a_warning() {
+    let warnings = |text: &str| config(text).warnings;
+    let expected = "dtls.psk_file: it has no effect without a listener for DTLS; [listeners.dtls.default] adds one on port \
+                    5684";
+    assert_eq!(warnings("[dtls]\npsk_file = \"keys.psk\""), [expected]);
+    assert_eq!(warnings("[listeners.dtls.default]\n[dtls]\npsk_file = \"keys.psk\""), [""; 0]);
+    assert_eq!(warnings("[dtls]\nmtu = 1200"), [""; 0]);
+    assert_eq!(warnings("[dtls.psk_http]\nauthorization = \"hunter2\"").len(), 1);
+    assert_eq!(warnings("[dtls]\npassword = \"hunter2\"").len(), 1);
+}
+
+#[test]
+fn tls_without_an_address_that_has_it_is_a_warning() {
+    let warnings = |text: &str| config(text).warnings;
+    let expected = "upstream.exproto.ssl.cacertfile: it has no effect, since no address in upstream.exproto.listener begins \
+                    with ssl://";
+    assert_eq!(warnings("[upstream.exproto.ssl]\ncacertfile = \"ca.pem\""), [expected]);
+    let secure =
+        "[upstream.exproto]\nlistener = \"ssl://127.0.0.1:7994\"\n[upstream.exproto.ssl]\ncacertfile = \"ca.pem\"";
+    assert_eq!(warnings(secure), [""; 0]);
+}
+
+#[test]
+fn topics_that_are_hardly_meant_are_warnings() {
+    let warned = |text: &str| config(text).warnings.join("\n");
+    assert!(warned("mountpoint = \"lwm2m/\"").contains("all devices share the topic \"lwm2m/dn/#\""));
+    let unfinished = warned("mountpoint = \"lwm2m\"");
+    assert!(unfinished.contains("all devices share") && unfinished.contains("does not end with \"/\""), "{unfinished}");
+    assert!(warned("mountpoint = \"/lwm2m/${endpoint_name}/\"").contains("first level of each topic is empty"));
+    let empty_level = "translators.command.topic: the topic \"lwm2m/ep1//dn/#\" has an empty level";
+    assert_eq!(warned("[translators.command]\ntopic = \"/dn/#\""), empty_level);
+    for begins in ["${endpoint_name}/", "%e/", "${imei}/lwm2m/"] {
+        let warned = warned(&format!("mountpoint = {begins:?}"));
+        assert!(warned.contains("it begins with a placeholder"), "{begins}: {warned}");
+    }
+    assert_eq!(
+        warned(
+            "mountpoint = \"lwm2m/\"\n[translators]\ncommand.topic = \"%e/dn\"\nresponse.topic = \"%e/up\"\n\
+        notify.topic = \"%e/up\"\nregister.topic = \"%e/up\"\nupdate.topic = \"%e/up\""
+        ),
+        ""
+    );
+}
+
+#[test]
+fn a_client_id_that_a_device_can_choose_is_a_warning_over_mqtt() {
+    let warned = |text: &str| config(text).warnings.iter().any(|warning| warning.starts_with("clientinfo.clientid"));
+    assert!(!warned(""));
+    let mqtt = "upstream.kind = \"mqtt\"\n";
+    assert!(warned(mqtt));
+    assert!(!warned(&format!("{mqtt}clientinfo.clientid = \"lwm2m-${{endpoint_name}}\"")));
+    assert!(!warned(&format!("{mqtt}clientinfo.clientid = \"%e.lwm2m\"")));
+    // There the identity is proven.
+    assert!(!warned(&format!("{mqtt}[listeners.dtls.default]")));
+    assert!(warned(&format!("{mqtt}dtls.identity = \"none\"\n[listeners.dtls.default]")));
+    assert!(warned("clientinfo.clientid = \"gateway\""));
+}
+
+#[test]
+fn a_protocol_name_without_authenticators_is_a_warning() {
+    let warnings = config("clientinfo.proto_name = \"lwm2m\"").warnings;
+    assert!(warnings[0].starts_with("clientinfo.proto_name = \"lwm2m\": EMQX asks the authenticators of this name"));
+    assert_eq!(
+        config("upstream.kind = \"mqtt\"\nclientinfo = { proto_name = \"lwm2m\", clientid = \"l-%e\" }").warnings,
+        [""; 0]
+    );
+}
+
+#[test]
+fn a_handler_that_a_remote_emqx_cannot_call_is_a_warning() {
+    let warnings = |text: &str| config(&format!("[upstream.exproto]\n{text}")).warnings;
+    let expected = "upstream.exproto.handler_bind = \"127.0.0.1:9001\": EMQX at 10.0.0.5:9100 cannot call a loopback \
+                    address of this machine; give an address that EMQX reaches, or 0.0.0.0:9001";
+    assert_eq!(warnings("adapter = \"http://10.0.0.5:9100\""), [expected]);
+    assert_eq!(warnings("adapter = \"http://10.0.0.5:9100\"\nhandler_bind = \"0.0.0.0:9001\""), [""; 0]);
+    for here in ["127.0.0.2", "[::1]", "localhost"] {
+        assert_eq!(warnings(&format!("adapter = \"http://{here}:9100\"")), [""; 0]);
+    }
 }
 
 #[test]
 fn an_unknown_section_is_one_mistake() {
     let text = "[caop]\nack_timeout = 2\ntoken_length = 4\n[bridge]\nuser = 1";
-    let expected = ["bridge: there is no such key", "caop: there is no such key; did you mean coap?"];
+    let expected = ["bridge: unknown key", "caop: unknown key; did you mean coap?"];
     assert_eq!(mistakes(text), expected);
 }
 
 #[test]
 fn a_value_in_the_place_of_a_section_is_a_mistake() {
-    assert_eq!(mistakes("coap = 3"), ["coap = 3: allowed is a section of keys"]);
-    assert_eq!(mistakes("[listeners]\nudp = 5683"), ["listeners.udp = 5683: allowed is a section of keys"]);
+    assert_eq!(
+        mistakes("coap = 3"),
+        ["coap = 3: expected a section: [coap] with ack_random_factor, ack_timeout, block_size, exchanges ..."]
+    );
+    assert_eq!(
+        mistakes("[listeners]\nudp = 5683"),
+        ["listeners.udp = 5683: expected a section, such as [listeners.udp.default]"]
+    );
+    assert_eq!(
+        mistakes("translators.command = \"dn/#\""),
+        ["translators.command = \"dn/#\": expected a section: [translators.command] with qos, topic"]
+    );
 }
 
 #[test]
 fn a_section_in_the_place_of_a_value_is_a_mistake() {
-    assert_eq!(mistakes("[xml_dir]\npath = 1"), ["xml_dir = { path = 1 }: allowed is a text that is not empty"]);
+    assert_eq!(mistakes("[xml_dir]\npath = 1"), ["xml_dir = { path = 1 }: allowed is a text"]);
 }
 
 #[test]
@@ -416,7 +561,7 @@ fn a_mistake_of_the_environment_names_the_variable() {
     let mistakes = Config::from_table(Table::new(), environment(&variables)).unwrap_err();
     let expected = "the configuration has 2 mistakes
   coap.token_length = \"many\" (from LWM2M_GATEWAY__COAP__TOKEN_LENGTH): allowed is a whole number from 1 to 8
-  coap.tokens (from LWM2M_GATEWAY__COAP__TOKENS): there is no such key";
+  coap.tokens (from LWM2M_GATEWAY__COAP__TOKENS): unknown key";
     assert_eq!(mistakes.to_string(), expected);
 }
 

@@ -48,6 +48,8 @@ pub enum OnError {
 pub struct Credentials {
     pub acceptor: Acceptor,
     pub keys: psk_file::Keys,
+    /// What is valid, and hardly meant: a sentence each, without secrets.
+    pub warnings: Vec<String>,
 }
 
 /// Why credentials are of no use. It names files, never what is in them.
@@ -66,11 +68,12 @@ pub enum CredentialsError {
 impl Settings {
     /// Reads all of it.
     pub fn load(&self) -> Result<Credentials, CredentialsError> {
-        Ok(Credentials { keys: self.load_keys()?, acceptor: self.load_acceptor()? })
+        let psk_file::Read { keys, warnings } = self.load_keys()?;
+        Ok(Credentials { keys, warnings, acceptor: self.load_acceptor()? })
     }
 
     /// None where there is no file of keys.
-    pub fn load_keys(&self) -> Result<psk_file::Keys, PskFileError> {
+    pub fn load_keys(&self) -> Result<psk_file::Read, PskFileError> {
         self.psk_file.as_ref().map(psk_file::read).transpose().map(Option::unwrap_or_default)
     }
 

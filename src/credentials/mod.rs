@@ -14,5 +14,5 @@ mod psk_http;
 pub use files::{Credentials, CredentialsError, OnError, Settings};
 pub use keys::{FileKeys, Keys};
 pub use parts::{Certificates, PskKeys};
-pub use psk_file::{Encoding, PskFileError, PskFileSettings};
+pub use psk_file::{Encoding, PskFileError, PskFileSettings, Read};
 pub use psk_http::{AskError, Asker, PLACEHOLDER, PskHttpSettings, SetUpError};

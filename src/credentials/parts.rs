@@ -2,21 +2,24 @@
 //! ones from then on; the associations that there are stay, but for those of pre-shared keys that are not in the file any more.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::driver::control::Request;
 use crate::observability::conditions::{Condition, State};
-use crate::observability::metrics::Part as Counted;
+use crate::observability::metrics::{Metrics, Part as Counted};
 use crate::reload::{Look, Part};
 
 use super::files::Settings;
 use super::keys::FileKeys;
+use super::psk_file::Read;
 
 /// Our certificate and key, and what is trusted.
 pub struct Certificates {
     condition: Condition,
+    metrics: Arc<Metrics>,
     /// What is in force; None if that is nothing.
     read: Option<(Settings, Look)>,
 }
@@ -29,9 +32,9 @@ pub struct PskKeys {
 
 impl Certificates {
     /// `in_force`: whether the program began with these. The condition says whether there can be handshakes.
-    pub fn new(settings: &Settings, in_force: bool, condition: Condition) -> Self {
+    pub fn new(settings: &Settings, in_force: bool, condition: Condition, metrics: Arc<Metrics>) -> Self {
         let look = || (settings.clone(), Look::at(settings.certificate_files()));
-        Self { condition, read: in_force.then(look) }
+        Self { condition, metrics, read: in_force.then(look) }
     }
 }
 
@@ -54,6 +57,7 @@ impl Part for Certificates {
         info!("the credentials of DTLS were read");
         self.read = Some(looked);
         self.condition.set(State::Up, "handshakes are taken");
+        self.metrics.dtls_up.set(1);
         Ok(vec![Request::Acceptor(acceptor)])
     }
 }
@@ -80,8 +84,9 @@ impl Part for PskKeys {
         if self.read.as_ref() == Some(&looked) {
             return Ok(Vec::new());
         }
-        let keys = settings.load_keys().map_err(|error| error.to_string())?;
+        let Read { keys, warnings } = settings.load_keys().map_err(|error| error.to_string())?;
         info!(keys = keys.len(), "the keys of devices were read");
+        warnings.iter().for_each(|warning| warn!("{warning}"));
         self.read = Some(looked);
         let revoked = self.keys.replace(keys);
         Ok(vec![Request::Keys { revoked, identities: self.keys.identities() }])

@@ -57,28 +57,74 @@ pub enum LineProblem {
 /// The keys of a file; of an identity that is there twice the last one.
 pub type Keys = HashMap<PskIdentity, PskKey>;
 
-pub fn read(settings: &PskFileSettings) -> Result<Keys, PskFileError> {
+/// What a file has.
+#[derive(Default)]
+pub struct Read {
+    pub keys: Keys,
+    /// What is valid, and hardly meant: a sentence each, without secrets.
+    pub warnings: Vec<String>,
+}
+
+/// Reads the file.
+///
+/// # Errors
+/// If it cannot be read, or one of its lines is no identity with its secret.
+pub fn read(settings: &PskFileSettings) -> Result<Read, PskFileError> {
     let PskFileSettings { file, separator, encoding } = settings;
     let bytes = fs::read(file).map_err(|error| PskFileError::Unreadable { file: file.clone(), error })?;
-    parse(&Zeroizing::new(bytes), separator, *encoding).map_err(|(line, problem)| PskFileError::BadLine {
-        file: Path::to_owned(file),
-        line,
-        problem,
-    })
+    let lines = parse(&Zeroizing::new(bytes), separator, *encoding)
+        .map_err(|(line, problem)| PskFileError::BadLine { file: Path::to_owned(file), line, problem })?;
+    Ok(Read { warnings: lines.warnings(file, separator), keys: lines.keys })
+}
+
+/// The keys, and the numbers of lines that are hardly meant, from 1.
+#[derive(Default)]
+struct Lines {
+    keys: Keys,
+    /// Their identity is the beginning of a URN.
+    cut_urns: Vec<usize>,
+    /// Their identity stands on an earlier line too.
+    again: Vec<usize>,
+}
+
+impl Lines {
+    fn warnings(&self, file: &Path, separator: &str) -> Vec<String> {
+        let at = |lines: &[usize]| {
+            let first = lines.first()?;
+            let others = lines.len() - 1;
+            let more = if others > 0 { format!(" and {others} more") } else { String::new() };
+            Some(format!("dtls.psk_file = {}, line {first}{more}", file.display()))
+        };
+        let cut_urns = at(&self.cut_urns).map(|at| {
+            format!(
+                "{at}: the identity is \"urn\", for the first {separator:?} of a line ends it; identities such as \
+                 urn:imei:1 need another dtls.psk_separator, such as \"=\""
+            )
+        });
+        // Cut identities are all the same.
+        let again = at(&self.again).filter(|_| self.cut_urns.is_empty());
+        let again = again.map(|at| format!("{at}: this identity stands in the file already; the last line counts"));
+        cut_urns.into_iter().chain(again).collect()
+    }
 }
 
 /// On an error its line, from 1.
-fn parse(bytes: &[u8], separator: &str, encoding: Encoding) -> Result<Keys, (usize, LineProblem)> {
-    let mut keys = Keys::new();
+fn parse(bytes: &[u8], separator: &str, encoding: Encoding) -> Result<Lines, (usize, LineProblem)> {
+    let mut lines = Lines::default();
     for (line, number) in bytes.split(|byte| *byte == b'\n').zip(1..) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.is_empty() || line.starts_with(b"#") {
             continue;
         }
         let (identity, key) = entry(line, separator.as_bytes(), encoding).map_err(|problem| (number, problem))?;
-        keys.insert(identity, key);
+        if identity.as_str().eq_ignore_ascii_case("urn") {
+            lines.cut_urns.push(number);
+        }
+        if lines.keys.insert(identity, key).is_some() {
+            lines.again.push(number);
+        }
     }
-    Ok(keys)
+    Ok(lines)
 }
 
 fn entry(line: &[u8], separator: &[u8], encoding: Encoding) -> Result<(PskIdentity, PskKey), LineProblem> {
@@ -112,7 +158,7 @@ mod tests {
     type Parsed = Vec<(String, Vec<u8>)>;
 
     fn parsed(text: &str, separator: &str, encoding: Encoding) -> Result<Parsed, (usize, LineProblem)> {
-        let keys = parse(text.as_bytes(), separator, encoding)?;
+        let keys = parse(text.as_bytes(), separator, encoding)?.keys;
         let mut keys: Vec<_> =
             keys.iter().map(|(identity, key)| (identity.to_string(), key.reveal().to_vec())).collect();
         keys.sort();
@@ -134,6 +180,20 @@ mod tests {
     fn an_identity_with_a_colon_needs_another_separator() {
         assert_eq!(parsed("urn:imei:1,abc", ",", Encoding::Text).unwrap(), [key("urn:imei:1", b"abc")]);
         assert_eq!(parsed("urn:imei:1 = abc", " = ", Encoding::Text).unwrap(), [key("urn:imei:1", b"abc")]);
+    }
+
+    #[test]
+    fn an_identity_that_is_cut_at_its_colon_or_stands_there_twice_is_a_warning() {
+        let warnings = |text: &str, separator: &str| {
+            let lines = parse(text.as_bytes(), separator, Encoding::Text).ok().unwrap();
+            lines.warnings(Path::new("keys.psk"), separator)
+        };
+        let cut = "dtls.psk_file = keys.psk, line 1 and 1 more: the identity is \"urn\", for the first \":\" of a line ends \
+                   it; identities such as urn:imei:1 need another dtls.psk_separator, such as \"=\"";
+        assert_eq!(warnings("urn:imei:1:hunter2\nurn:imei:2:hunter3", ":"), [cut]);
+        assert_eq!(warnings("urn:imei:1=hunter2\nurn:imei:2=hunter3", "="), [""; 0]);
+        let again = "dtls.psk_file = keys.psk, line 3: this identity stands in the file already; the last line counts";
+        assert_eq!(warnings("a:1\nb:1\na:2", ":"), [again]);
     }
 
     #[test]
@@ -167,7 +227,7 @@ mod tests {
         let file = folder.path().join("keys.psk");
         fs::write(&file, "a:b\nhunter2\n").unwrap();
         let settings = PskFileSettings { file, separator: ":".to_owned(), encoding: Encoding::Text };
-        let error = read(&settings).unwrap_err();
+        let error = read(&settings).err().unwrap();
         let said = format!("{error} {error:?}");
         assert!(said.contains("keys.psk, line 2: there is no separator") && !said.contains("hunter2"), "{said}");
     }

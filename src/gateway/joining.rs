@@ -14,6 +14,7 @@ use crate::mqtt::uplink;
 use crate::registry::{Device, Location, Room};
 
 use super::broker::{BrokerCommand, CloseReason, ConnectError, DeviceId, MessageProperties, UplinkClass};
+use super::diagnostic::fitting;
 use super::report::{CommandOutcome, LeaveReason, Report};
 use super::settings::AutoObserve;
 use super::{Deadline, Gateway, Output};
@@ -28,6 +29,8 @@ pub(super) const TOO_MANY_DEVICES: (&str, &str) = ("too many devices", "the limi
 #[derive(Debug)]
 pub(super) struct Joining {
     pub request: RequestId,
+    /// Bytes of a reason that its answer may have.
+    pub room: usize,
     pub registration: Registration,
     pub peer: Peer,
     /// What the device proved to be; `None` over plain UDP.
@@ -186,7 +189,11 @@ impl Gateway {
         let Some(joining) = self.joinings.remove(id) else { return };
         let endpoint = joining.registration.endpoint;
         let (response, reason) = match error {
-            ConnectError::Refused(reason) => (Response::with_diagnostic(Code::FORBIDDEN, "refused"), reason),
+            ConnectError::Refused(reason) => {
+                let told = fitting(&reason, "refused", joining.room);
+                (Response::with_diagnostic(Code::FORBIDDEN, told), reason)
+            }
+            // Addresses of the broker are nothing for strangers.
             ConnectError::Unavailable(reason) => (self.unavailable("no broker"), reason),
         };
         let code = response.code;
@@ -201,7 +208,7 @@ impl Gateway {
     /// The broker ended the connection for good: the next Update is answered 4.04, so that the device registers again.
     pub(super) fn closed_by_broker(&mut self, now: Instant, id: DeviceId, reason: CloseReason) {
         if self.joinings.get_mut(id).is_some() {
-            return self.join_failed(now, id, ConnectError::Refused(format!("closed by the broker: {reason:?}")));
+            return self.join_failed(now, id, ConnectError::Refused("closed by the broker".to_owned()));
         }
         let Some(device) = self.registry.device(id) else { return };
         // Its commands wait for the registration that is under way.

@@ -9,6 +9,7 @@
 mod admission;
 pub mod broker;
 mod command;
+mod diagnostic;
 mod draining;
 pub mod identity;
 mod joining;

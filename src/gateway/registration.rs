@@ -12,6 +12,7 @@ use crate::mqtt::uplink::{self, Proven};
 use crate::registry::Device;
 
 use super::broker::{BrokerCommand, ClientInfo, DeviceId, UplinkClass};
+use super::diagnostic::{fitting, room};
 use super::draining::STOPPING;
 use super::joining::{Joining, TOO_MANY_DEVICES};
 use super::presence::will;
@@ -87,17 +88,21 @@ impl Gateway {
         let registration = Registration::from_register_of(request, &self.settings.lifetimes, named.as_deref());
         let registration = match registration {
             Ok(registration) => registration,
-            Err(rejection) => return self.reject(now, request_id, peer, None, rejection.code, rejection.diagnostic),
+            Err(rejection) => {
+                let Rejection { code, diagnostic } = rejection;
+                return self.reject(now, (request_id, request), peer, None, code, diagnostic);
+            }
         };
         let endpoint = registration.endpoint.clone();
         if let Err(rejection) = self.check_size(registration.size()) {
-            return self.reject(now, request_id, peer, Some(endpoint), rejection.code, rejection.diagnostic);
+            let Rejection { code, diagnostic } = rejection;
+            return self.reject(now, (request_id, request), peer, Some(endpoint), code, diagnostic);
         }
         if let Some(reason) = self.forbids_name(&endpoint, peer, identity.as_deref()) {
-            return self.forbid(now, request_id, peer, endpoint, reason);
+            return self.forbid(now, (request_id, request), peer, endpoint, reason);
         }
         if let Some((word, reason)) = self.no_room_for(now, &endpoint, peer) {
-            let response = self.unavailable(word);
+            let response = self.unavailable(fitting(reason, word, room(request)));
             self.respond_to_register(now, peer, request_id, response);
             let (code, reason) = (Code::SERVICE_UNAVAILABLE, reason.to_owned());
             return self.report(Report::RegisterRejected { peer, endpoint: Some(endpoint), code, reason });
@@ -105,12 +110,14 @@ impl Gateway {
         let (client, topics) = match self.client(&registration, peer, identity.as_deref()) {
             Ok(client) => client,
             Err(error) => {
-                return self.reject(now, request_id, peer, Some(endpoint), Code::BAD_REQUEST, error.to_string());
+                let (code, reason) = (Code::BAD_REQUEST, error.to_string());
+                return self.reject(now, (request_id, request), peer, Some(endpoint), code, reason);
             }
         };
         let device = self.new_device_id();
         let joining = Joining {
             request: request_id,
+            room: room(request),
             registration,
             peer,
             identity,
@@ -149,7 +156,7 @@ impl Gateway {
     ) {
         if let Some(reason) = self.forbids_request(device, peer) {
             let endpoint = self.registry.device(device).map(|device| device.registration.endpoint.clone());
-            return self.forbid(now, request_id, peer, endpoint.unwrap_or_default(), reason);
+            return self.forbid(now, (request_id, request), peer, endpoint.unwrap_or_default(), reason);
         }
         match method {
             Code::POST | Code::PUT => self.update(now, request_id, device, peer, request),
@@ -168,7 +175,8 @@ impl Gateway {
             Ok(update) => update,
             Err(rejection) => {
                 let endpoint = Some(device.registration.endpoint.clone());
-                return self.reject(now, request_id, peer, endpoint, rejection.code, rejection.diagnostic);
+                let Rejection { code, diagnostic } = rejection;
+                return self.reject(now, (request_id, request), peer, endpoint, code, diagnostic);
             }
         };
         let change = self.merge_update(now, id, peer, update);
@@ -275,9 +283,22 @@ impl Gateway {
         self.report(Report::LinksLeftOut { endpoint, reason, first });
     }
 
-    fn forbid(&mut self, now: Instant, id: RequestId, peer: Peer, endpoint: String, reason: Forbidden) {
+    fn forbid(
+        &mut self,
+        now: Instant,
+        (id, request): (RequestId, &Request),
+        peer: Peer,
+        endpoint: String,
+        reason: Forbidden,
+    ) {
         self.report_forbidden(&endpoint, peer, reason);
-        let response = Response::with_diagnostic(Code::FORBIDDEN, "identity");
+        let why = match reason {
+            Forbidden::OtherName => "the identity stands for another endpoint name",
+            Forbidden::OtherIdentity => "the registration is of another identity",
+            Forbidden::Unsecured => "this endpoint name is registered over DTLS",
+            Forbidden::HasKey => "this endpoint name has a key: use DTLS",
+        };
+        let response = Response::with_diagnostic(Code::FORBIDDEN, fitting(why, "identity", room(request)));
         self.respond_to_register(now, peer, id, response);
     }
 
@@ -286,20 +307,19 @@ impl Gateway {
         if self.settings.report_identity { Proven::Told(identity.and_then(Identity::name)) } else { Proven::Untold }
     }
 
-    /// A peer that may be a stranger is told the code and, for what it could not guess from it, a word. 4.00 and 4.04 say
-    /// nothing more, so that no answer is larger than its request.
+    /// Tells the device why, as far as that fits into an answer that is no larger than the request.
     fn reject(
         &mut self,
         now: Instant,
-        id: RequestId,
+        (id, request): (RequestId, &Request),
         peer: Peer,
         endpoint: Option<String>,
         code: Code,
         reason: String,
     ) {
         let response = match code {
-            Code::BAD_REQUEST | Code::NOT_FOUND => Response::new(code),
-            _ => Response::with_diagnostic(code, &reason),
+            Code::NOT_FOUND => Response::new(code),
+            _ => Response::with_diagnostic(code, fitting(&reason, "", room(request))),
         };
         self.respond(now, id, response);
         self.report(Report::RegisterRejected { peer, endpoint, code, reason });

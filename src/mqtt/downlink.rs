@@ -21,6 +21,10 @@ use self::values::Values;
 pub(super) use self::values::relative_path;
 pub use super::echo::Echo;
 
+/// Characters of an unknown type that an answer repeats.
+const LONGEST_SHOWN: usize = 64;
+/// Letters in which two types may differ and still be the same one mistyped.
+const TYPING_ERRORS: usize = 2;
 /// The longest value of a CoAP option that a query item can be (RFC 7252 section 5.10).
 const MAX_QUERY_ITEM: usize = 255;
 const MAX_QUERY_ITEMS: usize = 32;
@@ -57,10 +61,13 @@ pub struct Refusal {
 /// Why a command cannot be carried out.
 #[derive(Debug, Error)]
 pub(super) enum CommandError {
-    #[error("{0:?} is no msgType")]
-    UnknownMsgType(String),
+    #[error("unknown msgType {0:?}; {1}")]
+    UnknownMsgType(String, String),
     #[error("{0} is missing")]
     Missing(&'static str),
+    /// It stands there under a name like it, or at another place.
+    #[error("{0} is missing; {1}")]
+    Misplaced(&'static str, String),
     #[error("{member} is not {expected}")]
     Member { member: &'static str, expected: &'static str },
     #[error("{0}")]
@@ -73,7 +80,7 @@ pub(super) enum CommandError {
     NoAttribute,
     #[error("{0}")]
     Type(#[from] UnknownType),
-    #[error("{path} has no definition{loaded}: type is missing")]
+    #[error("{path} has no definition{loaded}: type is missing; add \"type\", or the object's XML to xml_dir")]
     NoType { path: Path, loaded: OtherVersions },
     #[error("{path} is of type {defined}, not {given}")]
     OtherType { path: Path, defined: ResourceType, given: ResourceType },
@@ -149,7 +156,7 @@ fn interpret_members(
     registration: &Registration,
     model: &Model,
 ) -> Result<Command, Refusal> {
-    let source = Source { members, registration, model };
+    let source = Source { echo: &echo, members, registration, model };
     match source.operation().and_then(|operation| Ok((operation, source.ttl()?))) {
         Ok((operation, ttl)) => Ok(Command { echo, operation, ttl, reply: None }),
         Err(error) => Err(Refusal { echo, reason: error.to_string() }),
@@ -165,6 +172,8 @@ pub fn auto_observe(path: &Path) -> Command {
 
 /// A command's object, and what is known of its device.
 struct Source<'a> {
+    echo: &'a Echo,
+    /// Those of the members that mean something.
     members: &'a Map<String, Value>,
     registration: &'a Registration,
     model: &'a Model,
@@ -172,7 +181,7 @@ struct Source<'a> {
 
 impl<'a> Source<'a> {
     fn operation(&self) -> Result<Operation, CommandError> {
-        let msg_type = self.members.get("msgType").ok_or(CommandError::Missing("msgType"))?;
+        let msg_type = self.members.get("msgType").ok_or_else(|| missing("msgType", self.names()))?;
         let msg_type = msg_type.as_str().ok_or(CommandError::Member { member: "msgType", expected: "a text" })?;
         match msg_type {
             "read" => self.target("read", 1..=4).map(|(path, query)| Operation::Read { path, query }),
@@ -186,7 +195,11 @@ impl<'a> Source<'a> {
             "execute" => self.execute(),
             "create" => self.create(),
             "delete" => self.delete(),
-            unknown => Err(CommandError::UnknownMsgType(unknown.chars().take(64).collect())),
+            unknown => {
+                let unknown: String = unknown.chars().take(LONGEST_SHOWN).collect();
+                let known = known_msg_types(&unknown);
+                Err(CommandError::UnknownMsgType(unknown, known))
+            }
         }
     }
 
@@ -278,8 +291,18 @@ impl<'a> Source<'a> {
         self.model.other_versions(path, announced)
     }
 
+    /// Returns the names of all members, as they are written.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.echo.members().map(|(name, _)| name)
+    }
+
     fn data(&self) -> Result<&'a Map<String, Value>, CommandError> {
-        let data = self.members.get("data").ok_or(CommandError::Missing("data"))?;
+        let data = self.members.get("data").ok_or_else(|| {
+            match ["path", "basePath"].into_iter().find(|name| self.names().any(|there| there == *name)) {
+                Some(name) => CommandError::Misplaced("data", format!("{name} belongs inside data")),
+                None => missing("data", self.names()),
+            }
+        })?;
         data.as_object().ok_or(CommandError::Member { member: "data", expected: "an object" })
     }
 
@@ -298,7 +321,8 @@ impl<'a> Source<'a> {
         msg_type: &'static str,
         lengths: Lengths,
     ) -> Result<(Path, Vec<String>), CommandError> {
-        let text = self.data()?.get(member).ok_or(CommandError::Missing(member))?;
+        let data = self.data()?;
+        let text = data.get(member).ok_or_else(|| missing(member, data.keys().map(String::as_str)))?;
         let text = text.as_str().ok_or(CommandError::Member { member, expected: "a text" })?;
         let (path, query) = text.split_once('?').unwrap_or((text, ""));
         let path: Path = path.parse()?;
@@ -310,6 +334,27 @@ impl<'a> Source<'a> {
             return Err(CommandError::Query);
         }
         Ok((path, query))
+    }
+}
+
+/// Names the types that there are, and the one that was perhaps meant.
+fn known_msg_types(unknown: &str) -> String {
+    let like = unknown.to_lowercase().replace('_', "-");
+    let nearest = MSG_TYPES.into_iter().min_by_key(|known| strsim::damerau_levenshtein(&like, known));
+    let meant = nearest.filter(|known| strsim::damerau_levenshtein(&like, known) <= TYPING_ERRORS);
+    let known = MSG_TYPES.join(", ");
+    match meant {
+        Some(meant) => format!("did you mean {meant:?}? Known are {known}"),
+        None => format!("known are {known}"),
+    }
+}
+
+/// A member that is not there, with one that is there under a name like it.
+fn missing<'n>(name: &'static str, mut names: impl Iterator<Item = &'n str>) -> CommandError {
+    let plain = |text: &str| text.to_lowercase().replace(['_', '-'], "");
+    match names.find(|there| plain(there) == plain(name)) {
+        Some(like) => CommandError::Misplaced(name, format!("the command has {like:?}")),
+        None => CommandError::Missing(name),
     }
 }
 

@@ -51,7 +51,7 @@ pub fn status(presence: Presence, since: Option<Duration>) -> Vec<u8> {
         Presence::Asleep => "asleep",
         Presence::Offline => "offline",
     };
-    written(&json!({ "status": status, "since": since.map(|since| since.as_secs()) }))
+    written(&json!({ "msgType": "status", "status": status, "since": since.map(|since| since.as_secs()) }))
 }
 
 /// The final answer to a command. `seq_num` is the Observe number of the first answer to `observe`.

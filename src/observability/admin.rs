@@ -5,13 +5,17 @@
 //! - `GET /readyz`: 200 as long as no condition is down; each of them with its state, as JSON.
 //!
 //! It has neither authentication nor TLS, and tells nothing of single devices. Whoever reaches it can hold a few
-//! connections for a few seconds, and no more: heads, connections and their time are bounded, and bodies are not read.
+//! connections for a few seconds, and no more: heads, connections and their time are bounded, and bodies are not read. A new
+//! connection is always accepted, and the oldest one goes for it: a probe of an orchestrator has its answer long before
+//! others have opened so many connections more.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use http_body_util::Full;
@@ -23,7 +27,8 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
@@ -35,10 +40,11 @@ use super::metrics::Metrics;
 use super::page::{self, Page};
 use super::vitals::Vitals;
 
-/// At once; one more waits until another has ended.
-const CONNECTIONS: usize = 16;
-/// A connection is for one request. Whatever happens on it, it is over after this time.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// At once; for one more the oldest goes, of those that have not sent their head if there is one.
+const CONNECTIONS: usize = 64;
+/// Whoever has something to ask sends the head at once. A connection is for one request, and whatever happens on it, it is
+/// over in the end.
+const PATIENCE: Patience = Patience { head: Duration::from_secs(1), whole: Duration::from_secs(10) };
 /// The least that hyper can do with is 8 KiB.
 const HEAD_BYTES: usize = 8 * 1024;
 const HEADERS: usize = 32;
@@ -73,40 +79,77 @@ struct Told {
 
 type Answer = Response<Full<Bytes>>;
 
-/// Serves for as long as it is polled.
-pub async fn serve(listener: TcpListener, sources: Sources) {
-    serve_each_for(CONNECTION_TIMEOUT, listener, sources).await;
+/// How long a connection may take.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// To the end of the head.
+    head: Duration,
+    whole: Duration,
 }
 
-async fn serve_each_for(longest: Duration, listener: TcpListener, sources: Sources) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+/// The open connections, the oldest first.
+#[derive(Debug, Default)]
+struct Connections(VecDeque<Open>);
+
+#[derive(Debug)]
+struct Open {
+    task: AbortHandle,
+    /// Whether its head has come.
+    asked: Arc<AtomicBool>,
+}
+
+/// Serves for as long as it is polled.
+pub async fn serve(listener: TcpListener, sources: Sources) {
+    serve_with(PATIENCE, listener, sources).await;
+}
+
+async fn serve_with(patience: Patience, listener: TcpListener, sources: Sources) {
+    let mut connections = Connections::default();
     loop {
-        let turn = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
         match listener.accept().await {
             Ok((stream, _)) => {
-                let sources = sources.clone();
-                tokio::spawn(async move {
-                    serve_connection(longest, stream, &sources).await;
-                    drop(turn);
-                });
+                connections.make_room(&sources);
+                let (sources, asked) = (sources.clone(), Arc::new(AtomicBool::new(false)));
+                let served = Arc::clone(&asked);
+                let task = tokio::spawn(async move { serve_connection(patience, stream, &sources, &served).await });
+                connections.0.push_back(Open { task: task.abort_handle(), asked });
             }
             Err(error) => {
-                debug!(%error, "an admin connection was not taken");
+                debug!(%error, "an admin connection was not accepted");
                 sleep(PAUSE).await;
             }
         }
     }
 }
 
-async fn serve_connection(longest: Duration, stream: TcpStream, sources: &Sources) {
-    let service = service_fn(|request| async move { Ok::<_, Infallible>(sources.answer(&request).await) });
+impl Connections {
+    /// Closes a connection where there are as many as there may be.
+    fn make_room(&mut self, sources: &Sources) {
+        self.0.retain(|open| !open.task.is_finished());
+        if self.0.len() < CONNECTIONS {
+            return;
+        }
+        let silent = self.0.iter().position(|open| !open.asked.load(Ordering::Relaxed));
+        if let Some(open) = self.0.remove(silent.unwrap_or_default()) {
+            open.task.abort();
+            sources.cut(&"a newer one took its place");
+        }
+    }
+}
+
+async fn serve_connection(patience: Patience, stream: TcpStream, sources: &Sources, asked: &AtomicBool) {
+    let service = service_fn(|request| {
+        asked.store(true, Ordering::Relaxed);
+        async move { Ok::<_, Infallible>(sources.answer(&request).await) }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        .header_read_timeout(patience.head)
         .keep_alive(false)
         .max_buf_size(HEAD_BYTES)
         .max_headers(HEADERS)
         .serve_connection(TokioIo::new(stream), service);
-    match timeout(longest, connection).await {
+    match timeout(patience.whole, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => sources.cut(&error),
         Err(_) => sources.cut(&io::Error::from(io::ErrorKind::TimedOut)),

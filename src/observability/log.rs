@@ -3,18 +3,101 @@
 //! What a device says of itself is recorded as text, never with `%`: so it comes out quoted, and no line break in an
 //! endpoint name can forge a line.
 
+use std::time::{Duration, Instant};
+
 use tracing::{Level, debug, enabled, error, error_span, info, trace, warn};
 
+use crate::coap::Peer;
 use crate::dtls;
+use crate::dtls::HandshakeFailure;
 use crate::dtls::credentials::PskIdentity;
-use crate::gateway::report::{NotificationOutcome, Report, Verdict};
+use crate::dtls::handshake::{CertificateFault, Failure};
+use crate::gateway::broker::CloseReason;
+use crate::gateway::report::{Forbidden, LeaveReason, NotRestored, NotificationOutcome, Report, Verdict};
 
-/// Logs a report: the life of a device at `info`, what a device did wrong at `debug`, what a person must look at above.
-pub fn log(report: &Report) {
-    // As high as any event in it, so that no filter takes the name from a line; but none for each notification, which
-    // hardly anybody wants to see.
-    let seen = enabled!(Level::TRACE) || !matches!(report, Report::Notification { .. });
-    let _device = report.endpoint().filter(|_| seen).map(|endpoint| error_span!("device", endpoint).entered());
+use super::repeats::{Again, Repeats};
+
+const REJECTED: &str = "registration rejected";
+const FORBIDDEN: &str = "request forbidden";
+const HANDSHAKE: &str = "DTLS handshake failed";
+const PAYLOAD: &str = "payload not understood";
+
+/// The log of what the core reports.
+#[derive(Debug, Default)]
+pub struct Log {
+    repeats: Repeats,
+}
+
+impl Log {
+    /// Logs a report: the life of a device at `info`, and what keeps it from being served, once for each device and minute;
+    /// all else that a device did wrong at `debug`.
+    pub fn log(&mut self, now: Instant, report: &Report) {
+        // As high as any event in it, so that no filter takes the name from a line; but none for each notification, which
+        // hardly anybody wants to see.
+        let seen = enabled!(Level::TRACE) || !matches!(report, Report::Notification { .. });
+        let _device = report.endpoint().filter(|_| seen).map(|endpoint| error_span!("device", endpoint).entered());
+        match report {
+            Report::RegisterRejected { peer, endpoint, code, reason } => {
+                let device = endpoint.clone().unwrap_or_else(|| peer.address.ip().to_string());
+                if self.repeats.is_first(now, REJECTED, &device, reason) {
+                    info!(peer = %peer.address, %code, reason, "{REJECTED}");
+                } else {
+                    debug!(peer = %peer.address, %code, reason, "{REJECTED}");
+                }
+            }
+            Report::Forbidden { peer, endpoint, identity, reason } => {
+                let why = why_forbidden(*reason);
+                if self.repeats.is_first(now, FORBIDDEN, endpoint, why) {
+                    info!(peer = %peer.address, identity, reason = why, "{FORBIDDEN}");
+                } else {
+                    debug!(peer = %peer.address, identity, reason = why, "{FORBIDDEN}");
+                }
+            }
+            Report::Dtls(dtls::Report::HandshakeFailed { peer, identity, reason }) => {
+                self.log_handshake(now, *peer, identity.as_ref().map(PskIdentity::as_str), *reason);
+            }
+            Report::UndecodableContent { endpoint, path, reason } => {
+                if self.repeats.is_first(now, PAYLOAD, endpoint, reason) {
+                    warn!(path, reason, "{PAYLOAD}");
+                } else {
+                    debug!(path, reason, "{PAYLOAD}");
+                }
+            }
+            other => log_once(other),
+        }
+    }
+
+    /// Credentials that do not fit are told; what the network or an attacker does is not.
+    fn log_handshake(&mut self, now: Instant, peer: Peer, identity: Option<&str>, reason: HandshakeFailure) {
+        let why = why_no_handshake(reason);
+        let address = peer.address.ip().to_string();
+        match why {
+            Some(why) if self.repeats.is_first(now, HANDSHAKE, identity.unwrap_or(&address), why) => {
+                info!(peer = %peer.address, identity, reason = why, "{HANDSHAKE}");
+            }
+            Some(_) | None => debug!(peer = %peer.address, identity, ?reason, "{HANDSHAKE}"),
+        }
+    }
+
+    /// Returns when [`Log::handle_timeout`] has something to say.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.repeats.next_end()
+    }
+
+    /// Logs how often the lines of the last minute came.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(Again { kind, device, times, reason }) = self.repeats.pop_ended(now) {
+            if kind == PAYLOAD {
+                warn!(device, times, reason, "{kind} again");
+            } else {
+                info!(device, times, reason, "{kind} again");
+            }
+        }
+    }
+}
+
+/// What comes no more often than a device does something right.
+fn log_once(report: &Report) {
     match report {
         Report::Datagram { peer, verdict: Verdict::Dropped(reason) } => {
             debug!(peer = %peer.address, ?reason, "datagram dropped");
@@ -26,26 +109,20 @@ pub fn log(report: &Report) {
             warn!(paths, "auto_observe leaves paths out: the limit of observations");
         }
         Report::Registered { peer, lifetime, .. } => {
-            info!(peer = %peer.address, ?lifetime, "device registered");
-        }
-        Report::RegisterRejected { peer, code, reason, .. } => {
-            debug!(peer = %peer.address, %code, reason, "register refused");
+            let lifetime = humantime::format_duration(Duration::from_secs(lifetime.as_secs()));
+            info!(peer = %peer.address, %lifetime, "device registered");
         }
         Report::Updated { .. } => debug!("registration updated"),
-        // What a device did wrong, however often.
-        Report::Forbidden { peer, identity, reason, .. } => {
-            debug!(peer = %peer.address, identity, ?reason, "forbidden");
-        }
         Report::AssociationClosed { peer, reason } => {
             debug!(peer = %peer.address, association = peer.association.map(|id| id.0), ?reason, "association closed");
         }
         Report::Dtls(report) => log_dtls(report),
-        Report::Restored { peer, .. } => debug!(peer = %peer.address, "device taken up again"),
-        Report::NotRestored { reason, .. } => info!(?reason, "device not taken up again"),
+        Report::Restored { peer, .. } => debug!(peer = %peer.address, "device restored"),
+        Report::NotRestored { reason, .. } => info!(reason = why_not_restored(*reason), "device not restored"),
         Report::Moved { from, to, .. } => {
             info!(from = %from.address, peer = %to.address, "device has a new address");
         }
-        Report::Left { reason, .. } => info!(?reason, "device left"),
+        Report::Left { reason, .. } => info!(reason = why_left(*reason), "device left"),
         Report::Command { msg_type, outcome, .. } => debug!(msg_type, ?outcome, "command done"),
         Report::Notification { outcome: NotificationOutcome::Published, .. } => trace!("notification"),
         Report::Notification { endpoint, outcome: NotificationOutcome::Ended } => {
@@ -54,14 +131,75 @@ pub fn log(report: &Report) {
         Report::LinksLeftOut { reason, first: true, .. } => info!(reason, "part of a link list ignored"),
         Report::LinksLeftOut { reason, first: false, .. } => debug!(reason, "part of a link list ignored"),
         Report::Notification { outcome: NotificationOutcome::Superseded, .. } => trace!("notification superseded"),
-        Report::UndecodableContent { path, reason, .. } => {
-            error!(path, reason, "payload not understood");
-        }
         Report::TransferFailed { peer, error } => debug!(peer = %peer.address, %error, "block-wise transfer failed"),
         Report::PublishRefused { topic, first: true, .. } => {
             warn!(topic, "the broker does not allow this device to publish here");
         }
         Report::PublishRefused { topic, first: false, .. } => debug!(topic, "publication refused"),
+        // They repeat: see `Log::log`.
+        Report::RegisterRejected { .. } | Report::Forbidden { .. } | Report::UndecodableContent { .. } => {}
+    }
+}
+
+fn why_left(reason: LeaveReason) -> &'static str {
+    match reason {
+        LeaveReason::Deregistered => "de-registered",
+        LeaveReason::LifetimeOver => "lifetime expired",
+        LeaveReason::Replaced => "registered again",
+        LeaveReason::Evicted => "silent for long, and limits.devices is reached",
+        LeaveReason::Broker(CloseReason::Kicked) => "kicked by the broker",
+        LeaveReason::Broker(CloseReason::Discarded) => "another client connected with its client ID",
+        LeaveReason::Broker(CloseReason::Expired) => "its authentication at the broker expired",
+        LeaveReason::Broker(CloseReason::Refused) => "refused by the broker",
+    }
+}
+
+fn why_not_restored(reason: NotRestored) -> &'static str {
+    match reason {
+        NotRestored::LifetimeOver => "lifetime expired",
+        NotRestored::NoTopics => "no topics for its names by this configuration",
+        NotRestored::TooMany => "limits.devices is reached",
+        NotRestored::TooLarge => "larger than the limits allow now",
+    }
+}
+
+fn why_forbidden(reason: Forbidden) -> &'static str {
+    match reason {
+        Forbidden::OtherName => "the DTLS identity stands for another endpoint name (dtls.identity)",
+        Forbidden::OtherIdentity => "the registration belongs to another DTLS identity",
+        Forbidden::Unsecured => "the endpoint name is registered over DTLS",
+        Forbidden::HasKey => "the endpoint name has a key in psk_file, and the device does not use DTLS",
+    }
+}
+
+/// Why credentials did not fit; nothing where it was not for them.
+fn why_no_handshake(reason: HandshakeFailure) -> Option<&'static str> {
+    match reason {
+        HandshakeFailure::WrongKey => Some("the device has another key for this identity"),
+        HandshakeFailure::Revoked => Some("the key of this identity has changed"),
+        HandshakeFailure::KeyUnavailable => Some("the key could not be looked up (dtls.psk_http)"),
+        HandshakeFailure::Failed(failure) => why_failed(failure),
+        HandshakeFailure::Deadline | HandshakeFailure::Evicted | HandshakeFailure::Restarted => None,
+    }
+}
+
+fn why_failed(failure: Failure) -> Option<&'static str> {
+    match failure {
+        Failure::UnknownIdentity => Some("no key is known for this identity"),
+        Failure::NoCommonSuite => Some("no cipher suite in common (dtls.ciphers)"),
+        Failure::NoCertificate => Some("the device has no certificate"),
+        Failure::BadProof => Some("the device does not have the key of its certificate"),
+        Failure::CertificateRefused(fault) => Some(match fault {
+            CertificateFault::Expired => "the certificate of the device has expired",
+            CertificateFault::NotYetValid => "the certificate of the device is not valid yet",
+            CertificateFault::UnknownAuthority => "the certificate of the device is of an unknown authority",
+            CertificateFault::UnknownKey => "the public key of the device is not known (dtls.pinned)",
+            CertificateFault::BadSignature => "the signature of the device's certificate is wrong",
+            CertificateFault::Purpose => "the certificate of the device is not for clients",
+            CertificateFault::Revoked => "the certificate of the device is revoked",
+            CertificateFault::Other(_) => "the certificate of the device was refused",
+        }),
+        Failure::Alert(_) | Failure::BadHello | Failure::LateCookie | Failure::Protocol | Failure::Internal => None,
     }
 }
 
@@ -78,10 +216,8 @@ fn log_dtls(report: &dtls::Report) {
             let association = peer.association.map(|id| id.0);
             debug!(peer = %peer.address, association, ?suite, connection_id, resumed, "association established");
         }
-        dtls::Report::HandshakeFailed { peer, identity, reason } => {
-            let identity = identity.as_ref().map(PskIdentity::as_str);
-            debug!(peer = %peer.address, identity, ?reason, "handshake failed");
-        }
+        // It repeats: see `Log::log`.
+        dtls::Report::HandshakeFailed { .. } => {}
         dtls::Report::Moved { peer, from, to } => {
             debug!(association = peer.association.map(|id| id.0), %from, %to, "association has a new address");
         }
@@ -111,13 +247,14 @@ mod tests {
     use tracing_subscriber::filter::LevelFilter;
 
     use super::*;
-    use crate::coap::{DecodeError, Peer};
-    use crate::gateway::report::{DropReason, LeaveReason};
+    use crate::coap::{Code, DecodeError};
+    use crate::gateway::report::DropReason;
+    use crate::observability::repeats::PERIOD;
 
     #[test]
     fn the_life_of_a_device_is_logged_at_info() {
         let line = logged(LevelFilter::INFO, &left());
-        assert_eq!(line, "INFO device{endpoint=\"urn:imei:1\"}: device left reason=LifetimeOver\n");
+        assert_eq!(line, "INFO device{endpoint=\"urn:imei:1\"}: device left reason=\"lifetime expired\"\n");
     }
 
     #[test]
@@ -154,17 +291,57 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_that_is_not_understood_is_an_error() {
+    fn a_payload_that_is_not_understood_is_a_warning() {
         let report = Report::UndecodableContent {
             endpoint: "urn:imei:1".to_owned(),
             path: "/3/0".to_owned(),
             reason: "cut short".to_owned(),
         };
-        let line = logged(LevelFilter::ERROR, &report);
+        let line = logged(LevelFilter::WARN, &report);
         assert_eq!(
             line,
-            "ERROR device{endpoint=\"urn:imei:1\"}: payload not understood path=\"/3/0\" reason=\"cut short\"\n"
+            "WARN device{endpoint=\"urn:imei:1\"}: payload not understood path=\"/3/0\" reason=\"cut short\"\n"
         );
+    }
+
+    #[test]
+    fn what_keeps_devices_out_is_told_once_in_a_minute_and_then_how_often() {
+        let peer = Peer::udp(0, ([192, 0, 2, 1], 56830).into());
+        let identity = || Some("dev-7".to_owned());
+        let rejected = Report::RegisterRejected {
+            peer,
+            endpoint: Some("ep1".to_owned()),
+            code: Code::FORBIDDEN,
+            reason: "Authenticate: not_authorized".to_owned(),
+        };
+        let forbidden =
+            Report::Forbidden { endpoint: "ep1".to_owned(), peer, identity: identity(), reason: Forbidden::OtherName };
+        let failed =
+            |reason| Report::Dtls(dtls::Report::HandshakeFailed { peer, identity: PskIdentity::new(b"dev-7"), reason });
+        let wrong_key = failed(HandshakeFailure::WrongKey);
+        let (mut log, now) = (Log::default(), Instant::now());
+        let text = captured(LevelFilter::INFO, || {
+            for report in [&rejected, &forbidden, &wrong_key, &failed(HandshakeFailure::Deadline)] {
+                (0..3).for_each(|_| log.log(now, report));
+            }
+            assert_eq!(log.next_deadline(), Some(now + PERIOD));
+            log.handle_timeout(now + PERIOD);
+        });
+        let expected = [
+            "INFO device{endpoint=\"ep1\"}: registration rejected peer=192.0.2.1:56830 code=4.03 \
+             reason=\"Authenticate: not_authorized\"",
+            "INFO device{endpoint=\"ep1\"}: request forbidden peer=192.0.2.1:56830 identity=\"dev-7\" reason=\"the DTLS \
+             identity stands for another endpoint name (dtls.identity)\"",
+            "INFO DTLS handshake failed peer=192.0.2.1:56830 identity=\"dev-7\" reason=\"the device has another key for \
+             this identity\"",
+            "INFO registration rejected again device=\"ep1\" times=2 reason=\"Authenticate: not_authorized\"",
+            "INFO request forbidden again device=\"ep1\" times=2 reason=\"the DTLS identity stands for another endpoint \
+             name (dtls.identity)\"",
+            "INFO DTLS handshake failed again device=\"dev-7\" times=2 reason=\"the device has another key for this \
+             identity\"",
+        ];
+        let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+        assert_eq!(lines, expected);
     }
 
     fn left() -> Report {
@@ -173,6 +350,10 @@ mod tests {
 
     /// The lines that a report makes in a log of this level.
     fn logged(level: LevelFilter, report: &Report) -> String {
+        captured(level, || Log::default().log(Instant::now(), report)).trim_start().to_owned()
+    }
+
+    fn captured(level: LevelFilter, logging: impl FnOnce()) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -182,9 +363,9 @@ mod tests {
             .with_target(false)
             .with_ansi(false)
             .finish();
-        tracing::subscriber::with_default(subscriber, || log(report));
+        tracing::subscriber::with_default(subscriber, logging);
         let bytes = lines.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap().trim_start().to_owned()
+        String::from_utf8(bytes).unwrap()
     }
 
     #[derive(Clone, Default)]

@@ -1,11 +1,16 @@
 //! Starts the log: text or JSON, to the standard error output.
 
+use std::fmt;
 use std::io::{self, IsTerminal};
 use std::sync::OnceLock;
 
 use thiserror::Error;
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::fmt::format::{Format, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, format};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
@@ -69,15 +74,42 @@ pub fn start(settings: &LogSettings) -> Result<(), TryInitError> {
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours);
     match settings.format {
         LogFormat::Text => {
-            let builder = builder.with_filter_reloading();
+            let builder = builder.event_format(Lines::of(format())).with_filter_reloading();
             keep(builder.reload_handle());
             builder.finish().try_init()
         }
         LogFormat::Json => {
-            let builder = builder.json().flatten_event(true).with_filter_reloading();
+            let json = format().json().flatten_event(true);
+            let builder = builder.json().event_format(Lines::of(json)).with_filter_reloading();
             keep(builder.reload_handle());
             builder.finish().try_init()
         }
+    }
+}
+
+/// Lines of the log. The modules of this program are named where a developer looks, at `debug` and `trace`; those of
+/// libraries always.
+struct Lines<F> {
+    named: Format<F>,
+    bare: Format<F>,
+}
+
+impl<F: Clone> Lines<F> {
+    fn of(format: Format<F>) -> Self {
+        Self { bare: format.clone().with_target(false), named: format }
+    }
+}
+
+impl<S, N, F> FormatEvent<S, N> for Lines<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    Format<F>: FormatEvent<S, N>,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let ours = event.metadata().target().starts_with(env!("CARGO_CRATE_NAME"));
+        let lines = if ours && *event.metadata().level() <= Level::INFO { &self.bare } else { &self.named };
+        lines.format_event(context, writer, event)
     }
 }
 

@@ -59,6 +59,8 @@ pub struct Metrics {
     pub credentials: CredentialMetrics,
     pub admin: AdminMetrics,
     pub reload: ReloadMetrics,
+    /// 1 while handshakes are accepted.
+    pub dtls_up: Gauge,
     pub times: Times,
 }
 
@@ -97,7 +99,13 @@ impl Metrics {
 
     /// What is known without the driver, and goes up and down.
     pub fn levels(&self) -> Vec<Level> {
-        self.reload.levels()
+        let dtls = Level {
+            name: "lwm2m_dtls_up",
+            meaning: "Whether DTLS handshakes are accepted: 0 without a listener for DTLS, or without valid credentials.",
+            labels: "",
+            value: self.dtls_up.value(),
+        };
+        [vec![dtls], self.reload.levels()].concat()
     }
 }
 

@@ -7,4 +7,5 @@ pub mod logging;
 pub mod metrics;
 pub mod page;
 pub mod process;
+mod repeats;
 pub mod vitals;

@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Written};
 use crate::definitions;
+use crate::descriptors::Room;
 use crate::driver::control::Request;
 use crate::lwm2m::model::BrokenFile;
 use crate::observability::logging;
@@ -46,11 +47,23 @@ pub struct Settings {
     in_force: Written,
     /// The keys that were named last as needing a restart.
     named: Vec<String>,
+    room: Room,
+    /// The warnings that were told.
+    warned: Vec<String>,
 }
 
 impl Settings {
-    pub fn new(config: &Config) -> Self {
-        Self { started: config.written.clone(), in_force: config.written.clone(), named: Vec::new() }
+    /// `room` bounds the devices, whatever the configuration says.
+    pub fn new(config: &Config, room: Room) -> Self {
+        let (written, warned) = (config.written.clone(), config.warnings.clone());
+        Self { started: written.clone(), in_force: written, named: Vec::new(), room, warned }
+    }
+
+    fn tell_new_warnings(&mut self, config: &Config) {
+        for warning in config.warnings.iter().filter(|warning| !self.warned.contains(warning)) {
+            warn!("{warning}");
+        }
+        self.warned = config.warnings.clone();
     }
 
     /// Keys of other parts are none of these.
@@ -75,6 +88,7 @@ impl Part for Settings {
 
     fn read(&mut self, config: &Config) -> Result<Vec<Request>, String> {
         self.name_those_that_need_a_restart(config);
+        self.tell_new_warnings(config);
         let mut changed = self.in_force.differences(&config.written);
         self.in_force = config.written.clone();
         changed.retain(|key| takes_effect_at_once(key));
@@ -83,7 +97,7 @@ impl Part for Settings {
         }
         logging::set_filter(&config.log.filter).map_err(|error| error.to_string())?;
         info!(keys = changed.join(", "), "these settings have changed, and take effect");
-        Ok(vec![Request::Limits(Box::new(config.gateway.limits.clone()))])
+        Ok(vec![Request::Limits(Box::new(self.room.bound(&config.gateway.limits)))])
     }
 }
 
@@ -126,6 +140,7 @@ impl Part for Definitions {
         self.broken = names(&read.broken);
         let objects = read.model.objects().count();
         self.metrics.reload.definitions.set(objects as u64);
+        read.warnings.iter().for_each(|warning| warn!("{warning}"));
         info!(objects, "the object definitions were read");
         Ok(vec![Request::Model(Arc::new(read.model))])
     }

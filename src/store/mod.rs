@@ -12,8 +12,10 @@
 mod database;
 mod writer;
 
+use std::fs::{OpenOptions, TryLockError};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -173,6 +175,32 @@ impl Store {
             Err(_) => warn!("changes of devices were left when the store was closed"),
         }
     }
+}
+
+/// Looks whether the file could be opened and written; it is neither read nor changed, and none is made.
+///
+/// # Errors
+/// If another process uses it, or the system does not allow it.
+pub fn try_out(settings: &Settings) -> Result<(), StoreError> {
+    let file = &settings.file;
+    let not_opened = |error| StoreError::NotOpened { file: file.clone(), error };
+    match OpenOptions::new().read(true).write(true).open(file) {
+        Ok(opened) => match opened.try_lock() {
+            Ok(()) => Ok(()),
+            Err(TryLockError::WouldBlock) => Err(StoreError::InUse(file.clone())),
+            Err(TryLockError::Error(error)) => Err(not_opened(error)),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => try_folder(file).map_err(not_opened),
+        Err(error) => Err(not_opened(error)),
+    }
+}
+
+/// A new file can be made beside this one.
+fn try_folder(file: &Path) -> io::Result<()> {
+    let mut beside = file.to_owned().into_os_string();
+    beside.push(format!(".check-{}", std::process::id()));
+    OpenOptions::new().write(true).create_new(true).open(&beside)?;
+    std::fs::remove_file(&beside)
 }
 
 fn open_or_put_aside(

@@ -9,11 +9,15 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
 use crate::coap::Peer;
+use crate::errors::plain;
 
 /// The largest datagram of UDP.
 const LARGEST_DATAGRAM: usize = 65_535;
 /// Datagrams taken from one socket before the others, the broker and the clock have their turn.
 const BATCH: usize = 64;
+
+/// Ports below this one are for programs with a right to them.
+const FIRST_FREE_PORT: u16 = 1024;
 
 /// A UDP socket for devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +73,13 @@ impl Sockets {
         let bind = |listener: &UdpListener| {
             open(listener).map_err(|error| {
                 let (key, bind) = (listener.key(), listener.bind);
-                io::Error::new(error.kind(), format!("{key}.bind = {bind}: {error}"))
+                let hint = match error.kind() {
+                    io::ErrorKind::PermissionDenied if bind.port() < FIRST_FREE_PORT => {
+                        "; a port below 1024 needs CAP_NET_BIND_SERVICE"
+                    }
+                    _ => "",
+                };
+                io::Error::new(error.kind(), format!("{key}.bind = {bind}: {}{hint}", plain(&error)))
             })
         };
         let sockets = listeners.iter().map(bind).collect::<io::Result<_>>()?;

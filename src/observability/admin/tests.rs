@@ -27,15 +27,15 @@ impl Rig {
     }
 
     async fn start_with(control: Control) -> Self {
-        Self::start_for(CONNECTION_TIMEOUT, control).await
+        Self::start_for(PATIENCE, control).await
     }
 
-    async fn start_for(longest: Duration, control: Control) -> Self {
+    async fn start_for(patience: Patience, control: Control) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (metrics, conditions) = (Arc::new(Metrics::default()), Conditions::default());
         let sources = Sources::new(Arc::clone(&metrics), conditions.clone(), control);
-        tokio::spawn(serve_each_for(longest, listener, sources));
+        tokio::spawn(serve_with(patience, listener, sources));
         Self { address, conditions, metrics }
     }
 
@@ -135,14 +135,50 @@ async fn a_head_that_is_too_large_is_refused() {
     assert!(rig.ask("GET /healthz").await.starts_with("HTTP/1.1 200"));
 }
 
+/// Time plays no part.
+const FOR_EVER: Patience = Patience { head: Duration::from_secs(600), whole: Duration::from_secs(600) };
+
 #[tokio::test]
-async fn connections_that_say_nothing_are_cut_and_then_others_have_their_turn() {
+async fn a_head_that_does_not_come_at_once_ends_its_connection() {
     let (control, _requests) = control::control();
-    let rig = Rig::start_for(Duration::from_millis(200), control).await;
-    let mut silent = Vec::new();
-    for _ in 0..CONNECTIONS {
-        silent.push(TcpStream::connect(rig.address).await.unwrap());
+    let rig = Rig::start_for(Patience { head: Duration::from_millis(50), ..FOR_EVER }, control).await;
+    for begun in ["", "GET /healthz HTTP/1.1\r\nHost: gate"] {
+        let mut stream = TcpStream::connect(rig.address).await.unwrap();
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // It ends without an answer, or with one that says so.
+        let _reset = stream.read_to_end(&mut answer).await;
+        assert!(!answer.starts_with(b"HTTP/1.1 200"), "{begun:?}");
     }
+    assert_eq!(rig.metrics.admin.connections_cut.value(), 2);
     assert!(rig.ask("GET /readyz").await.starts_with("HTTP/1.1 200"));
-    assert!(rig.metrics.admin.connections_cut.value() > 0);
+}
+
+#[tokio::test]
+async fn probes_are_answered_however_many_connections_are_half_open() {
+    let (control, mut requests) = control::control();
+    tokio::spawn(async move {
+        while let Some(Request::Beat(asker)) = requests.recv().await {
+            asker.send(()).unwrap();
+        }
+    });
+    let rig = Rig::start_for(FOR_EVER, control).await;
+    let mut half_open = Vec::new();
+    for _ in 0..5 * CONNECTIONS {
+        let mut stream = TcpStream::connect(rig.address).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\n").await.unwrap();
+        half_open.push(stream);
+        if half_open.len().is_multiple_of(8) {
+            assert!(rig.ask("GET /healthz").await.starts_with("HTTP/1.1 200"), "{}", half_open.len());
+        }
+    }
+    assert!(rig.metrics.admin.connections_cut.value() >= 4 * CONNECTIONS as u64);
+
+    // The oldest went, and the newest is still served.
+    assert_eq!(half_open[0].read(&mut [0]).await.unwrap_or_default(), 0);
+    let newest = half_open.last_mut().unwrap();
+    newest.write_all(b"Host: gateway\r\n\r\n").await.unwrap();
+    let mut answer = [0; 15];
+    newest.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200 OK");
 }

@@ -1,4 +1,4 @@
-//! EMQX's side of the link, written from ours: what belongs into its `etc/emqx.conf`, so that both sides agree.
+//! EMQX's side of the link, written from ours, so that both sides agree.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,6 +9,23 @@ use crate::gateway::settings::Limits;
 const GATEWAY: &str = include_str!("emqx/gateway.hocon");
 const LISTENER: &str = include_str!("emqx/listener.hocon");
 const SSL_OPTIONS: &str = include_str!("emqx/ssl_options.hocon");
+
+const FOR_ONE_NODE: &str = "\
+## EMQX's side of lwm2m-gateway, for EMQX 5.1 to 6.2, printed by `lwm2m-gateway emqx-config`. Save it as exproto.hocon, and
+## load it into the running EMQX, without a restart:
+##
+## emqx ctl conf load --merge exproto.hocon
+##
+## Then `emqx ctl gateway list` shows exproto as running, and each LwM2M device is a client there: see
+## `emqx ctl gateway-clients list exproto`. docs/emqx.md tells of the other ways: etc/emqx.conf, dashboard, environment.
+";
+
+const FOR_EACH_NODE: &str = "\
+## EMQX's side of lwm2m-gateway, for EMQX 5.1 to 6.2, printed by `lwm2m-gateway emqx-config`. There is a part for each node:
+## put it into etc/emqx.conf of that node, and restart the node. (`emqx ctl conf load` would give all nodes the same part.)
+## Then `emqx ctl gateway list` shows exproto as running, and each LwM2M device is a client there: see
+## `emqx ctl gateway-clients list exproto`.
+";
 
 /// A listener counts devices that register and those that are connected again; a multiple of our pace has room for both.
 const PACES: u32 = 10;
@@ -23,11 +40,7 @@ pub struct EmqxConfig<'a> {
 
 impl fmt::Display for EmqxConfig<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "## EMQX's side of lwm2m-gateway, for EMQX 5.1 to 6.2, printed by `lwm2m-gateway emqx-config`: paste it into\n\
-             ## etc/emqx.conf and restart EMQX. Then `emqx ctl gateway list` shows exproto as running, and each LwM2M device\n\
-             ## is a client there: `emqx ctl gateway-clients list exproto`.\n",
-        )?;
+        f.write_str(if self.settings.nodes.len() > 1 { FOR_EACH_NODE } else { FOR_ONE_NODE })?;
         for node in &self.settings.nodes {
             writeln!(f)?;
             if self.settings.nodes.len() > 1 {
@@ -38,8 +51,8 @@ impl fmt::Display for EmqxConfig<'_> {
         let size = self.limits.command_size.div_ceil(MIB);
         write!(
             f,
-            "\n## What applications may publish in one message. EMQX's default of 1MB is less than a firmware image of 1 MiB\n\
-             ## in base64; {size}MB is what the gateway takes (`limits.command_size`).\n\
+            "\n## The largest message that an application may publish. EMQX's default of 1MB is less than a firmware image of\n\
+             ## 1 MiB in base64; the gateway accepts {size}MB (`limits.command_size`).\n\
              ##\n## mqtt.max_packet_size = {size}MB\n",
         )
     }

@@ -1,0 +1,120 @@
+//! `check`: what is wrong with a configuration and the files that it names, what is hardly meant, and what is in force.
+
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::ensure;
+
+use crate::config::Config;
+use crate::credentials::CredentialsError;
+use crate::definitions::Definitions;
+use crate::errors::one_line;
+use crate::lwm2m::model::BrokenFile;
+use crate::mqtt::topics::Names;
+use crate::transport::Security;
+use crate::upstream::Settings;
+
+use super::{ConfigFile, absolute, connect, read_definitions};
+
+/// Says what is wrong with the configuration, the definitions and the credentials; with `try_out` also what is wrong with
+/// the world around. An error when anything is; a warning is none.
+pub fn check(config: &ConfigFile, try_out: bool, output: &mut impl Write) -> anyhow::Result<()> {
+    let config = config.load()?;
+    writeln!(output, "configuration: no mistakes")?;
+    let definitions = read_definitions(&config.xml_dir)?;
+    for warning in config.warnings.iter().chain(&definitions.warnings) {
+        writeln!(output, "warning: {warning}")?;
+    }
+    write_in_force(&config, output)?;
+    write_definitions(&config, &definitions, output)?;
+    let secured = check_credentials(&config, output)?;
+    let problems = if try_out { connect::try_out(&config, output)? } else { 0 };
+    ensure!(definitions.broken.is_empty(), "{} of the object definitions are broken", definitions.broken.len());
+    ensure!(secured, "the credentials of DTLS are missing or invalid");
+    ensure!(problems == 0, "{problems} of the things that were tried do not work");
+    Ok(())
+}
+
+/// The settings that an operator asks for first, as they are with the defaults, the file and the environment together.
+fn write_in_force(config: &Config, output: &mut impl Write) -> io::Result<()> {
+    for listener in &config.listeners {
+        let protocol = match listener.security {
+            Security::None => "CoAP over UDP",
+            Security::Dtls => "CoAP over DTLS",
+        };
+        writeln!(output, "devices: {protocol} at {}", listener.bind)?;
+    }
+    match &config.upstream {
+        Settings::ExProto(exproto) => {
+            for node in &exproto.nodes {
+                writeln!(
+                    output,
+                    "broker: EMQX by ExProto, listener {}, adapter {}",
+                    node.listeners.join(", "),
+                    node.adapter
+                )?;
+            }
+            writeln!(output, "broker: EMQX calls the handler at {}", exproto.handler_bind)?;
+        }
+        Settings::Mqtt(mqtt) => writeln!(output, "broker: MQTT, {}", mqtt.brokers.join(", "))?,
+    }
+    let names = Names {
+        endpoint_name: "ep1",
+        clientid: "ep1",
+        username: "ep1",
+        imei: None,
+        peerhost: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        psk_identity: None,
+        cert_cn: None,
+    };
+    if let Ok(topics) = config.gateway.translators.topics(names) {
+        let (command, response, notify) = (topics.command.name, topics.response.name, topics.notify.name);
+        writeln!(output, "topics of a device ep1: {command}, {response}, {notify}")?;
+    }
+    if config.store.enable.unwrap_or(true) {
+        writeln!(output, "store: {}", absolute(&config.store.file).display())?;
+    }
+    if config.admin.enable.unwrap_or(true) {
+        writeln!(output, "metrics and health: http://{}", config.admin.bind)?;
+    }
+    Ok(())
+}
+
+fn write_definitions(config: &Config, definitions: &Definitions, output: &mut impl Write) -> io::Result<()> {
+    for BrokenFile { file, reason } in &definitions.broken {
+        writeln!(output, "{file}: {reason}")?;
+    }
+    let (all, built_in) = definitions.count();
+    let folder = config.xml_dir.display();
+    match all - built_in {
+        0 => writeln!(output, "object definitions: {all}, all built in"),
+        own => writeln!(output, "object definitions: {all}, {built_in} of them built in, {own} of the folder {folder}"),
+    }
+}
+
+/// Returns whether the credentials are valid, or not needed.
+fn check_credentials(config: &Config, output: &mut impl Write) -> io::Result<bool> {
+    if config.listeners.iter().all(|listener| listener.security == Security::None) {
+        return Ok(true);
+    }
+    match read_credentials(config) {
+        Ok((keys, warnings)) => {
+            for warning in warnings {
+                writeln!(output, "warning: {warning}")?;
+            }
+            writeln!(output, "dtls: {keys} {}, OK", if keys == 1 { "key" } else { "keys" })?;
+        }
+        Err(problem) => {
+            writeln!(output, "{}", one_line(&problem.to_string()))?;
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Returns how many keys there are, and what is hardly meant.
+fn read_credentials(config: &Config) -> Result<(usize, Vec<String>), CredentialsError> {
+    config.credentials.asker()?;
+    let credentials = config.credentials.load()?;
+    Ok((credentials.keys.len(), credentials.warnings))
+}

@@ -1,0 +1,270 @@
+//! `check --connect`: tries what a configuration needs of the world, and takes back whatever it did for that.
+//!
+//! 1. Ports: each listener for devices is bound, and that of metrics and health.
+//! 2. The store: it could be opened and written. Nothing in it is read or changed.
+//! 3. Keys: the service of pre-shared keys answers to an identity of this check.
+//! 4. The broker, node by node: a device of an invented name connects as a real one would, by the same code, and publishes
+//!    one small message with QoS 1 to each of its topics. With QoS 0 MQTT has no answer to a publication, so that a denied
+//!    one is never told.
+
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use rand::TryRng;
+use rand::rngs::SysRng;
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+use crate::config::Config;
+use crate::dtls::credentials::PskIdentity;
+use crate::errors::{one_line, plain};
+use crate::gateway::broker::{
+    BrokerCommand, BrokerEvent, ClientInfo, ConnectError, DeviceId, Publication, Ticket, UplinkClass,
+};
+use crate::mqtt::topics::{Names, TopicError, Topics};
+use crate::observability::conditions::Conditions;
+use crate::observability::metrics::Metrics;
+use crate::store;
+use crate::transport::{Security, Sockets};
+use crate::upstream::{Link, Settings};
+
+/// The name of the device of this check, in front of something random: it must not be that of a real one.
+const NAME: &str = "lwm2m-gateway-check";
+/// What it publishes.
+const PAYLOAD: &[u8] = br#"{"msgType":"check"}"#;
+const DEVICE: DeviceId = DeviceId(0);
+/// Beside `connect_timeout`, for the link to tell its end.
+const GRACE: Duration = Duration::from_secs(2);
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What was found: a line, and whether it is a problem.
+struct Found {
+    problem: bool,
+    line: String,
+}
+
+fn fine(line: impl Into<String>) -> Found {
+    Found { problem: false, line: line.into() }
+}
+
+fn problem(line: impl Into<String>) -> Found {
+    Found { problem: true, line: line.into() }
+}
+
+/// Tries everything, and returns how much of it does not work.
+pub fn try_out(config: &Config, output: &mut impl Write) -> anyhow::Result<usize> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let mut problems = 0;
+    let mut tell = |found: Vec<Found>| -> io::Result<()> {
+        problems += found.iter().filter(|found| found.problem).count();
+        found.iter().try_for_each(|Found { problem, line }| {
+            writeln!(output, "{}: {line}", if *problem { "failed" } else { "tried" })
+        })
+    };
+    let _inside = runtime.enter();
+    tell(try_sockets(config))?;
+    tell(runtime.block_on(try_admin(config)))?;
+    tell(try_store(config))?;
+    tell(runtime.block_on(try_keys(config)))?;
+    for upstream in each_node(&config.upstream) {
+        let mut random = [0; 4];
+        SysRng.try_fill_bytes(&mut random).context("the system's randomness")?;
+        let endpoint = format!("{NAME}-{:08x}", u32::from_be_bytes(random));
+        tell(runtime.block_on(try_broker(config, upstream, &endpoint)))?;
+    }
+    Ok(problems)
+}
+
+fn try_sockets(config: &Config) -> Vec<Found> {
+    let tried = config.listeners.iter().map(|listener| match Sockets::bind(std::slice::from_ref(listener)) {
+        Ok(_) => fine(format!("{} can listen at {}", listener.key(), listener.bind)),
+        Err(error) => problem(in_use(&error, error.to_string())),
+    });
+    tried.collect()
+}
+
+async fn try_admin(config: &Config) -> Vec<Found> {
+    if !config.admin.enable.unwrap_or(true) {
+        return Vec::new();
+    }
+    let bind = config.admin.bind;
+    vec![match TcpListener::bind(bind).await {
+        Ok(_) => fine(format!("admin can listen at {bind}")),
+        Err(error) => problem(in_use(&error, format!("admin.bind = {bind}: {}", plain(&error)))),
+    }]
+}
+
+fn in_use(error: &io::Error, text: String) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!("{text}. Is a gateway running here already?"),
+        _ => text,
+    }
+}
+
+fn try_store(config: &Config) -> Vec<Found> {
+    if !config.store.enable.unwrap_or(true) {
+        return Vec::new();
+    }
+    vec![match store::try_out(&config.store) {
+        Ok(()) => fine(format!("store.file = {} can be written", config.store.file.display())),
+        Err(error) => problem(one_line(&error.to_string())),
+    }]
+}
+
+async fn try_keys(config: &Config) -> Vec<Found> {
+    let secured = config.listeners.iter().any(|listener| listener.security == Security::Dtls);
+    let Ok(Some((asker, _))) = config.credentials.asker() else { return Vec::new() };
+    if !secured {
+        return Vec::new();
+    }
+    let identity = PskIdentity::new(NAME.as_bytes()).expect("a short text is an identity");
+    vec![match asker.ask(&identity).await {
+        Ok(_) => fine("dtls.psk_http.url: the service of keys answers"),
+        Err(error) => problem(format!("dtls.psk_http.url: the service of keys does not answer as it should: {error}")),
+    }]
+}
+
+/// The way up with one node, or one broker, at a time.
+fn each_node(upstream: &Settings) -> Vec<Settings> {
+    match upstream {
+        Settings::ExProto(exproto) => {
+            let of =
+                |node| Settings::ExProto(crate::upstream::exproto::Settings { nodes: vec![node], ..exproto.clone() });
+            exproto.nodes.iter().cloned().map(of).collect()
+        }
+        Settings::Mqtt(mqtt) => {
+            let of = |broker| Settings::Mqtt(crate::upstream::mqtt::Settings { brokers: vec![broker], ..mqtt.clone() });
+            mqtt.brokers.iter().cloned().map(of).collect()
+        }
+    }
+}
+
+async fn try_broker(config: &Config, upstream: Settings, endpoint: &str) -> Vec<Found> {
+    let (name, patience) = match &upstream {
+        Settings::ExProto(exproto) => (exproto.nodes[0].listeners.join(", "), exproto.connect_timeout),
+        Settings::Mqtt(mqtt) => (mqtt.brokers[0].clone(), mqtt.connect_timeout),
+    };
+    let (client, topics) = match invented(config, endpoint) {
+        Ok(invented) => invented,
+        Err(error) => return vec![problem(format!("no topics for a device {endpoint}: {error}"))],
+    };
+    let conditions = Conditions::default();
+    let link = Link::start(upstream, Arc::new(Metrics::default()), conditions.add("broker")).await;
+    let mut link = match link {
+        Ok(link) => link,
+        Err(error) => return vec![problem(in_use(&error, error.to_string()))],
+    };
+    link.submit(BrokerCommand::Connect { device: DEVICE, client });
+    let answer = timeout(patience + GRACE, link.event()).await;
+    let mut found = Vec::new();
+    match answer {
+        Ok(BrokerEvent::Connected { .. }) => {
+            found.push(fine(format!(
+                "the broker {name} serves. It let in a device of an invented name without a password: nothing \
+                 authenticates devices there"
+            )));
+            found.extend(try_publications(&mut link, &name, topics).await);
+        }
+        Ok(BrokerEvent::ConnectFailed { error: ConnectError::Refused(why), .. }) => found.push(fine(format!(
+            "the broker {name} answers. It refused a device of an invented name ({why}): right where devices are \
+             authenticated; its access rules could not be tried"
+        ))),
+        Ok(BrokerEvent::ConnectFailed { error: ConnectError::Unavailable(why), .. }) => {
+            let told = conditions.standings().remove("broker").map(|standing| standing.detail);
+            // The link has looked into it, unless a single attempt was too slow.
+            let why_unavailable = told.filter(|detail| detail.contains(": "));
+            let why = why_unavailable.unwrap_or_else(|| format!("{name}: {why}"));
+            found.push(problem(format!("the broker {why}")));
+        }
+        Ok(
+            BrokerEvent::Closed { .. }
+            | BrokerEvent::Message { .. }
+            | BrokerEvent::Reconnected { .. }
+            | BrokerEvent::Published { .. }
+            | BrokerEvent::PublishRefused { .. },
+        ) => found.push(problem(format!("the broker {name} closed the connection"))),
+        Err(_) => found.push(problem(format!("the broker {name}: no answer within {patience:?}"))),
+    }
+    link.submit(BrokerCommand::Disconnect { device: DEVICE });
+    link.shut_down(GRACE).await;
+    found
+}
+
+/// Publishes to every topic of the device; with QoS 1, so that a denied publication is told.
+async fn try_publications(link: &mut Link, name: &str, topics: Vec<String>) -> Vec<Found> {
+    let mut found = Vec::new();
+    for (topic, number) in topics.into_iter().zip(0..) {
+        let publication = Publication {
+            topic: topic.clone(),
+            qos: 1,
+            payload: PAYLOAD.to_vec(),
+            class: UplinkClass::Answer,
+            retain: false,
+            correlation: None,
+            ticket: Some(Ticket(number)),
+        };
+        link.submit(BrokerCommand::Publish { device: DEVICE, publication });
+        found.push(match timeout(PUBLISH_TIMEOUT, published(link)).await {
+            Ok(true) => fine(format!("the broker {name} takes publications to {topic}")),
+            Ok(false) => problem(format!(
+                "the broker {name} denies the publication to {topic}: its access rules have to allow a device its own \
+                 topics (docs/emqx.md)"
+            )),
+            Err(_) => problem(format!("the broker {name} does not acknowledge the publication to {topic}")),
+        });
+    }
+    found
+}
+
+/// Returns whether the broker took the publication that is under way.
+async fn published(link: &mut Link) -> bool {
+    loop {
+        match link.event().await {
+            BrokerEvent::Published { .. } => return true,
+            BrokerEvent::PublishRefused { .. } | BrokerEvent::Closed { .. } => return false,
+            BrokerEvent::Connected { .. }
+            | BrokerEvent::ConnectFailed { .. }
+            | BrokerEvent::Message { .. }
+            | BrokerEvent::Reconnected { .. } => {}
+        }
+    }
+}
+
+/// A device that nobody has, and the topics that it would publish to, each once.
+fn invented(config: &Config, endpoint: &str) -> Result<(ClientInfo, Vec<String>), TopicError> {
+    let with = |clientid, username| Names {
+        endpoint_name: endpoint,
+        clientid,
+        username,
+        imei: None,
+        peerhost: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        psk_identity: None,
+        cert_cn: None,
+    };
+    let templates = &config.gateway.client;
+    let or_endpoint = |text: String| if text.is_empty() { endpoint.to_owned() } else { text };
+    let clientid = or_endpoint(templates.clientid.render(with(endpoint, endpoint)));
+    let username = or_endpoint(templates.username.render(with(&clientid, endpoint)));
+    let Topics { command, response, notify, register, update, status } =
+        config.gateway.translators.topics(with(&clientid, &username))?;
+    let mut topics = vec![response.name, notify.name, register.name, update.name];
+    topics.extend(status.map(|status| status.name));
+    topics.sort();
+    topics.dedup();
+    let client = ClientInfo {
+        endpoint: endpoint.to_owned(),
+        clientid,
+        username,
+        password: None,
+        proto_ver: "1.1".to_owned(),
+        peerhost: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        command_filter: command.name,
+        command_qos: command.qos,
+        lifetime: PUBLISH_TIMEOUT,
+        will: None,
+    };
+    Ok((client, topics))
+}

@@ -1,0 +1,52 @@
+//! Reasons for devices: diagnostic payloads are short plain text for people (RFC 7252 section 5.5.2).
+//!
+//! An answer to a stranger is no larger than its request, for its address may be forged: as much of a reason is sent as fits.
+
+use crate::coap::Request;
+
+/// Bytes of a reason that fit into every answer: a few words.
+const LEAST: usize = 12;
+/// Nobody reads more.
+const MOST: usize = 128;
+/// Options of the answer (Max-Age), and the marker in front of the payload.
+const OVERHEAD: usize = 6;
+
+/// Returns how many bytes of a reason the answer to this request may have. It counts the options of the request as short as
+/// they can be encoded.
+pub(super) fn room(request: &Request) -> usize {
+    let options: usize = request.options.iter().map(|(_, value)| value.len() + 1).sum();
+    (options + request.payload.len()).saturating_sub(OVERHEAD).clamp(LEAST, MOST)
+}
+
+/// Returns the whole reason where it fits, or else the word that stands for it, or else the beginning of the reason.
+pub(super) fn fitting<'r>(reason: &'r str, word: &'r str, room: usize) -> &'r str {
+    if reason.len() <= room {
+        return reason;
+    }
+    if !word.is_empty() { word } else { &reason[..reason.floor_char_boundary(room)] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coap::Code;
+    use crate::coap::options::number;
+
+    #[test]
+    fn a_reason_has_as_much_room_as_the_request_took() {
+        let mut request = Request::new(Code::POST);
+        assert_eq!(room(&request), LEAST);
+        request.options.add_text(number::URI_PATH, "rd");
+        request.options.add_text(number::URI_QUERY, "ep=urn:imei:123456789012345");
+        assert_eq!(room(&request), 3 + 28 - OVERHEAD);
+        request.payload = vec![b'x'; 1000];
+        assert_eq!(room(&request), MOST);
+    }
+
+    #[test]
+    fn a_reason_that_does_not_fit_is_a_word_or_its_beginning() {
+        assert_eq!(fitting("not authorized", "refused", 20), "not authorized");
+        assert_eq!(fitting("not authorized", "refused", 12), "refused");
+        assert_eq!(fitting("ep hält \"x\"", "", 5), "ep h");
+    }
+}

@@ -1,0 +1,120 @@
+//! Lines of the log that repeat: each is logged once for each device and minute, and at the end of the minute how often it
+//! came. Strangers choose the names of devices, so that both the devices that are told apart and their lines have a bound.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// One line for each device in this time.
+pub const PERIOD: Duration = Duration::from_secs(60);
+
+/// Devices that are told apart at once. Those beyond it share one line.
+const MOST: usize = 1_000;
+
+/// Stands for all devices beyond [`MOST`].
+const OTHERS: &str = "(other devices)";
+
+/// What is repeated, and by which device.
+pub type Key = (&'static str, String);
+
+#[derive(Debug, Default)]
+pub struct Repeats {
+    lines: HashMap<Key, Line>,
+    /// When the time of each line ends, in that order: it is the same for all.
+    ends: VecDeque<(Instant, Key)>,
+}
+
+#[derive(Debug)]
+struct Line {
+    /// How often it came since it was logged.
+    more: u64,
+    /// As it came last.
+    last: String,
+}
+
+/// A line that came again within its time.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Again {
+    pub kind: &'static str,
+    pub device: String,
+    pub times: u64,
+    /// The last reason.
+    pub reason: String,
+}
+
+impl Repeats {
+    /// Returns whether the line is to be logged now; or else it is counted.
+    pub fn is_first(&mut self, now: Instant, kind: &'static str, device: &str, reason: &str) -> bool {
+        let key = (kind, device.to_owned());
+        let key =
+            if self.lines.len() < MOST || self.lines.contains_key(&key) { key } else { (kind, OTHERS.to_owned()) };
+        if let Some(line) = self.lines.get_mut(&key) {
+            line.more += 1;
+            reason.clone_into(&mut line.last);
+            return false;
+        }
+        self.begin(now, key);
+        true
+    }
+
+    /// Returns when [`Repeats::pop_ended`] has something to say.
+    pub fn next_end(&self) -> Option<Instant> {
+        self.ends.front().map(|(end, _)| *end)
+    }
+
+    /// Returns the next line that came again, of those whose time is over. It begins a new time; one that did not come again
+    /// is forgotten.
+    pub fn pop_ended(&mut self, now: Instant) -> Option<Again> {
+        while let Some((_, key)) = self.ends.pop_front_if(|(end, _)| *end <= now) {
+            let line = self.lines.remove(&key).expect("a line is forgotten at its end");
+            if line.more > 0 {
+                let (kind, device) = key.clone();
+                self.begin(now, key);
+                return Some(Again { kind, device, times: line.more, reason: line.last });
+            }
+        }
+        None
+    }
+
+    fn begin(&mut self, now: Instant, key: Key) {
+        self.ends.push_back((now + PERIOD, key.clone()));
+        self.lines.insert(key, Line { more: 0, last: String::new() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_line_of_a_device_is_logged_once_in_a_minute_and_then_how_often_it_came() {
+        let (mut repeats, now) = (Repeats::default(), Instant::now());
+        assert!(repeats.is_first(now, "refused", "ep1", "a"));
+        assert!(repeats.is_first(now, "refused", "ep2", "a"));
+        assert!(repeats.is_first(now, "forbidden", "ep1", "a"));
+        for _ in 0..20 {
+            assert!(!repeats.is_first(now + SECOND, "refused", "ep1", "b"));
+        }
+        assert_eq!(repeats.next_end(), Some(now + PERIOD));
+        assert_eq!(repeats.pop_ended(now + PERIOD - SECOND), None);
+        let again = Again { kind: "refused", device: "ep1".to_owned(), times: 20, reason: "b".to_owned() };
+        assert_eq!(repeats.pop_ended(now + PERIOD), Some(again));
+        assert_eq!(repeats.pop_ended(now + PERIOD), None);
+        // It still comes, and has had its line; the others have not come again.
+        assert!(!repeats.is_first(now + PERIOD, "refused", "ep1", "c"));
+        assert!(repeats.is_first(now + PERIOD, "refused", "ep2", "a"));
+        assert_eq!(repeats.pop_ended(now + 2 * PERIOD).map(|again| again.times), Some(1));
+        assert_eq!(repeats.pop_ended(now + 3 * PERIOD), None);
+        assert_eq!((repeats.next_end(), repeats.lines.len()), (None, 0));
+    }
+
+    #[test]
+    fn invented_names_fill_neither_the_memory_nor_the_log() {
+        let (mut repeats, now) = (Repeats::default(), Instant::now());
+        let logged = (0..20_000).filter(|name| repeats.is_first(now, "refused", &name.to_string(), "")).count();
+        assert_eq!((logged, repeats.lines.len(), repeats.ends.len()), (MOST + 1, MOST + 1, MOST + 1));
+        let others = repeats.pop_ended(now + PERIOD).unwrap();
+        assert_eq!((others.device.as_str(), others.times), (OTHERS, 20_000 - MOST as u64 - 1));
+    }
+}
