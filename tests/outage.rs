@@ -191,14 +191,15 @@ async fn an_idle_gateway_notices_that_the_broker_stops_and_that_it_starts() {
     for _ in 0..2 {
         control.stop().await;
         until("the broker is unavailable", &gateway, |gateway| gateway.ask_admin("/readyz").0 == 503).await;
-        assert_eq!(nodes(&gateway, "down"), 1.0);
+        // The page repeats what it had within a second.
+        until("the node is down", &gateway, |gateway| nodes(gateway, "down") == 1.0).await;
         let readiness: Value = serde_json::from_str(&gateway.ask_admin("/readyz").1).expect("JSON");
         let detail = readiness["conditions"]["broker"]["detail"].as_str().expect("a detail").to_owned();
         assert!(detail.contains("is unavailable") && detail.contains("connection refused"), "{detail}");
 
         control.start().await.expect("the addresses are still free");
         until("the broker is available again", &gateway, |gateway| gateway.ask_admin("/readyz").0 == 200).await;
-        assert_eq!(nodes(&gateway, "up"), 1.0);
+        until("the node is up", &gateway, |gateway| nodes(gateway, "up") == 1.0).await;
     }
     let log = gateway.output();
     assert_eq!(log.matches("available again").count(), 2, "{log}");

@@ -38,6 +38,8 @@ struct World {
     devices: Devices,
     metrics: Arc<Metrics>,
     away: bool,
+    /// It has restarted, and its authentication is not up: it refuses everybody.
+    refusing: bool,
     dialing: Vec<ConnectionId>,
     open: HashMap<ConnectionId, Open>,
     sessions: HashMap<u64, Session>,
@@ -59,6 +61,7 @@ impl World {
             devices,
             metrics,
             away: false,
+            refusing: false,
             dialing: Vec::new(),
             open: HashMap::new(),
             sessions: HashMap::new(),
@@ -76,7 +79,8 @@ impl World {
             30..40 => self.send_command(),
             40..80 => self.broker_works(),
             80..84 => self.lose_one(),
-            84..86 => self.away = !self.away,
+            84 => self.away = !self.away,
+            85 => self.refusing = false,
             86..88 if self.rng.random_bool(0.1) => self.broker_restarts(),
             _ => self.time_passes(),
         }
@@ -155,6 +159,10 @@ impl World {
     fn look_at(&mut self, connection: ConnectionId, packet: Said) {
         let device = self.open[&connection].device;
         let answer = match packet {
+            Said::Connect if self.refusing => {
+                let (reason, limits) = (Reason::NOT_AUTHORIZED, Limits::default());
+                Incoming::ConnAck(Box::new(ConnAck { reason, session_present: false, limits, server: None }))
+            }
             Said::Connect => {
                 let session_present = self.sessions.contains_key(&device);
                 self.sessions.entry(device).or_default();
@@ -201,6 +209,7 @@ impl World {
 
     /// With its sessions.
     fn broker_restarts(&mut self) {
+        self.refusing = true;
         let mut all: Vec<_> = self.open.drain().map(|(connection, _)| connection).collect();
         all.sort();
         for connection in all {
@@ -246,7 +255,7 @@ impl World {
 
     /// The broker is there, and everything comes to rest.
     fn settle(&mut self) {
-        self.away = false;
+        (self.away, self.refusing) = (false, false);
         for _ in 0..20_000 {
             self.broker_works();
             self.act();
