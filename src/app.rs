@@ -138,7 +138,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let mut settings = config.gateway.clone();
     settings.limits = room.bound(&settings.limits);
     let gateway = Gateway::new(settings, Arc::new(model), random_seed()?, now, driver::unix_time()?);
-    let (gateway, store) = inhabit(gateway, now, secured.as_ref(), store)?;
+    let (gateway, store) = inhabit(gateway, now, secured.as_ref(), store, conditions.add("store"))?;
     let (stop, stopped) = oneshot::channel();
     let stopped = async { stopped.await.unwrap_or_default() };
     let (control, requests) = control::control();
@@ -197,6 +197,7 @@ fn inhabit(
     now: Instant,
     secured: Option<&Secured>,
     store: Option<(Opened, Contents)>,
+    condition: Condition,
 ) -> anyhow::Result<(Gateway, Option<Store>)> {
     let (store, Contents { devices, associations, obeyed }) = match store {
         Some((store, contents)) => (Some(store), contents),
@@ -205,10 +206,13 @@ fn inhabit(
     if let Some(secured) = secured {
         gateway = secured.join(gateway, now, random_seed()?, store.as_ref().map(|store| (store, associations)));
     }
-    let Some(store) = store else { return Ok((gateway, None)) };
+    let Some(store) = store else {
+        condition.set(State::Off, "there is none (store.enable): a restart forgets the devices");
+        return Ok((gateway, None));
+    };
     gateway.restore(now, devices);
     gateway.restore_obeyed(obeyed);
-    Ok((gateway, Some(store.start()?)))
+    Ok((gateway, Some(store.start(condition)?)))
 }
 
 impl Places {

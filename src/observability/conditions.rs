@@ -25,6 +25,8 @@ pub struct Standing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Up,
+    /// The program does its work, but not as well as it should: the detail says what is missing.
+    Degraded,
     /// The program cannot do its work.
     Down,
     /// The program does its work without it.
@@ -60,6 +62,7 @@ impl State {
     pub fn name(self) -> &'static str {
         match self {
             Self::Up => "up",
+            Self::Degraded => "degraded",
             Self::Down => "down",
             Self::Off => "off",
         }

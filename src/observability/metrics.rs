@@ -56,6 +56,8 @@ pub struct Metrics {
     pub transport: TransportMetrics,
     pub upstream: UpstreamMetrics,
     pub store: StoreMetrics,
+    /// 1 while the store cannot be written.
+    pub store_failing: Gauge,
     pub credentials: CredentialMetrics,
     pub admin: AdminMetrics,
     pub reload: ReloadMetrics,
@@ -105,7 +107,13 @@ impl Metrics {
             labels: "",
             value: self.dtls_up.value(),
         };
-        [vec![dtls], self.reload.levels()].concat()
+        let store = Level {
+            name: "lwm2m_store_failing",
+            meaning: "Whether the last attempt to write the store failed: a restart would forget what changes.",
+            labels: "",
+            value: self.store_failing.value(),
+        };
+        [vec![dtls, store], self.reload.levels()].concat()
     }
 }
 

@@ -27,6 +27,7 @@ use tracing::{error, info, warn};
 
 use crate::gateway::Gateway;
 use crate::gateway::record::Change;
+use crate::observability::conditions::Condition;
 use crate::observability::metrics::Metrics;
 use crate::transport::UdpListener;
 
@@ -101,18 +102,18 @@ impl Opened {
         Err(StoreError::NotWritten { file: self.settings.file.clone(), problem })
     }
 
-    /// From now on changes are taken and written.
-    pub fn start(self) -> Result<Store, StoreError> {
-        let Self { database, settings, listeners, metrics } = self;
+    /// From now on changes are taken and written. The condition tells whether that succeeds.
+    pub fn start(self, condition: Condition) -> Result<Store, StoreError> {
         let (batches, receiver) = sync_channel(BATCHES);
         let closing = Arc::new(AtomicBool::new(false));
-        let file = settings.file.clone();
-        let writer = Writer::new(database, file, listeners, receiver, Arc::clone(&closing), Arc::clone(&metrics));
+        let (file, interval) = (self.settings.file.clone(), self.settings.flush_interval);
+        let metrics = Arc::clone(&self.metrics);
+        let writer = Writer::new(self, receiver, Arc::clone(&closing), condition);
         let writer = thread::Builder::new()
             .name("store".to_owned())
             .spawn(|| writer.run())
-            .map_err(|error| StoreError::NotOpened { file: settings.file, error })?;
-        Ok(Store { batches, held: None, writer, closing, interval: settings.flush_interval, metrics })
+            .map_err(|error| StoreError::NotOpened { file, error })?;
+        Ok(Store { batches, held: None, writer, closing, interval, metrics })
     }
 }
 

@@ -16,9 +16,11 @@ use tracing::{error, info};
 
 use crate::dtls::AssociationChange;
 use crate::gateway::record::Change;
+use crate::observability::conditions::{Condition, State};
 use crate::observability::metrics::Metrics;
 use crate::transport::UdpListener;
 
+use super::Opened;
 use super::database::{Database, OpenError};
 
 /// Batches that are written at once, if so many wait.
@@ -37,6 +39,7 @@ pub struct Writer {
     closing: Arc<AtomicBool>,
     failing: bool,
     metrics: Arc<Metrics>,
+    condition: Condition,
 }
 
 #[derive(Debug, Error)]
@@ -50,15 +53,12 @@ enum WriteError {
 }
 
 impl Writer {
-    pub fn new(
-        database: Database,
-        file: PathBuf,
-        listeners: Vec<UdpListener>,
-        batches: Receiver<Vec<Change>>,
-        closing: Arc<AtomicBool>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self { database: Some(database), file, listeners, batches, closing, failing: false, metrics }
+    /// The condition is that of the store from now on.
+    pub fn new(opened: Opened, batches: Receiver<Vec<Change>>, closing: Arc<AtomicBool>, condition: Condition) -> Self {
+        let Opened { database, settings, listeners, metrics } = opened;
+        let file = settings.file;
+        condition.set(State::Up, format!("{} is written", file.display()));
+        Self { database: Some(database), file, listeners, batches, closing, failing: false, metrics, condition }
     }
 
     /// Until nobody sends any more, and all is written.
@@ -92,6 +92,8 @@ impl Writer {
         }
         if std::mem::take(&mut self.failing) {
             info!(file = %self.file.display(), "the store is written again");
+            self.metrics.store_failing.set(0);
+            self.condition.set(State::Up, format!("{} is written", self.file.display()));
         }
         Ok(())
     }
@@ -109,6 +111,10 @@ impl Writer {
 
     fn failed(&mut self, error: &WriteError) {
         self.metrics.store.write_errors.increment();
+        self.metrics.store_failing.set(1);
+        let detail =
+            format!("{} cannot be written: {error}; a restart would forget what changes now", self.file.display());
+        self.condition.set(State::Degraded, detail);
         if !std::mem::replace(&mut self.failing, true) {
             error!(
                 file = %self.file.display(), %error,

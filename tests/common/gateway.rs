@@ -23,6 +23,8 @@ pub struct Gateway {
     pub listeners: Vec<SocketAddr>,
     folder: TempDir,
     file_limit: Option<u32>,
+    /// How often it was started: as often it says where its admin listener is.
+    starts: usize,
     variables: Vec<(String, OsString)>,
 }
 
@@ -88,7 +90,7 @@ impl Gateway {
         let own_store = format!("\nstore.file = {:?}", folder.path().join("store.redb"));
         let config = if config.contains("store.file") { config } else { config + &own_store };
         fs::write(folder.path().join("gateway.toml"), config).expect("a place for the configuration");
-        let mut gateway = Self { child: None, listeners: Vec::new(), folder, file_limit: None, variables };
+        let mut gateway = Self { child: None, listeners: Vec::new(), folder, file_limit: None, starts: 0, variables };
         gateway.spawn();
         gateway
     }
@@ -120,12 +122,21 @@ impl Gateway {
         self.file_limit = Some(kibibytes);
     }
 
+    /// The program that runs may write files of any size again: as on a disk that has room again.
+    pub fn unlimit_files(&mut self) {
+        self.file_limit = None;
+        let process = self.child.as_ref().expect("it runs").id();
+        let process = process.try_into().expect("the system has given this number");
+        let unlimited = Some((rlimit::INFINITY, rlimit::INFINITY));
+        rlimit::prlimit(process, rlimit::Resource::FSIZE, unlimited, None).expect("a child of ours");
+    }
+
     fn spawn(&mut self) {
         let place = self.folder.path().join("output");
         let output = OpenOptions::new().create(true).append(true).open(place).expect("a place for the output");
         let limit = self.file_limit.map_or_else(|| "unlimited".to_owned(), |kibibytes| (kibibytes * 2).to_string());
         // POSIX counts blocks of 512 bytes. Who ignores the signal gets an error from the write.
-        let limited = format!("trap '' XFSZ; ulimit -f {limit}; exec \"$0\" run --config \"$1\"");
+        let limited = format!("trap '' XFSZ; ulimit -S -f {limit}; exec \"$0\" run --config \"$1\"");
         let child = Command::new("sh")
             .args(["-c", &limited, env!("CARGO_BIN_EXE_lwm2m-gateway")])
             .arg(self.folder.path().join("gateway.toml"))
@@ -136,6 +147,7 @@ impl Gateway {
             .spawn()
             .expect("the program is built");
         self.child = Some(child);
+        self.starts += 1;
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -144,6 +156,16 @@ impl Gateway {
 
     /// Asks its admin listener; gives the status and the body.
     pub fn ask_admin(&self, path: &str) -> (u16, String) {
+        let printed = || self.output().matches("metrics and health").count() >= self.starts;
+        // Its devices may be served already when it prints.
+        let printed = (0..200).any(|_| {
+            let there = printed();
+            if !there {
+                thread::park_timeout(Duration::from_millis(50));
+            }
+            there
+        });
+        assert!(printed, "it does not say where:\n{}", self.output());
         admin::ask(admin::address(&self.output()).expect("it prints where"), path)
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use lwm2m_gateway::coap::AssociationId;
 use lwm2m_gateway::dtls::{AssociationChange, SavedAssociation};
 use lwm2m_gateway::gateway::record::{Change, DeviceRecord, ObeyedRecord};
+use lwm2m_gateway::observability::conditions::{Condition, Conditions};
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::registry::CommandDigest;
 use lwm2m_gateway::store::{Settings, Store, StoreError};
@@ -58,7 +59,7 @@ async fn a_device_comes_back_to_the_listener_of_its_name_or_to_one_that_reaches_
         (&[("v6", "[::1]:1")], 0),
     ] {
         let (store, contents) = Store::open(&place.settings(), &listeners(names), UNIX_TIME, Arc::default()).unwrap();
-        let (store, records) = (store.start().unwrap(), contents.devices);
+        let (store, records) = (store.start(condition()).unwrap(), contents.devices);
         assert_eq!(records[0].peer.socket, socket, "{names:?}");
         close(store, Core::new()).await;
     }
@@ -281,6 +282,10 @@ async fn close(mut store: Store, mut core: Core) -> Vec<DeviceRecord> {
     core.kept.into_values().collect()
 }
 
+fn condition() -> Condition {
+    Conditions::default().add("store")
+}
+
 fn listeners(names: &[(&str, &str)]) -> Vec<UdpListener> {
     let listener = |&(name, bind): &(&str, &str)| UdpListener {
         name: name.to_owned(),
@@ -313,7 +318,7 @@ impl Place {
     fn open(&self) -> (Store, Vec<DeviceRecord>) {
         let opened = Store::open(&self.settings(), &default_listeners(), UNIX_TIME, Arc::<Metrics>::default());
         let (store, contents) = opened.unwrap();
-        (store.start().unwrap(), contents.devices)
+        (store.start(condition()).unwrap(), contents.devices)
     }
 
     fn open_new(&self) -> Store {

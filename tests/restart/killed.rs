@@ -8,6 +8,7 @@ use lwm2m_gateway::coap::options::format;
 use lwm2m_gateway::coap::{Code, Kind, Message};
 use serde_json::{Value, json};
 
+use super::common::admin::sum;
 use super::common::application::Application;
 use super::common::broker::TestBroker;
 use super::common::device::Device;
@@ -129,14 +130,16 @@ async fn a_damaged_store_is_put_aside_and_the_program_serves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_is_full_is_told_once_and_stops_nobody() {
+async fn a_disk_that_is_full_is_told_once_stops_nobody_and_loses_nothing_once_it_has_room_again() {
     let mut scene = Scene::registered_with("full", ASLEEP_AT_ONCE).await;
     scene.device.register("ep=full&lt=300&b=UQ", LINKS);
     scene.hear("up/resp", "register");
+    assert_eq!(store(&scene.gateway), (true, "up".to_owned(), 0.0));
     assert_eq!(scene.gateway.stop("TERM").code(), Some(0));
     let size = std::fs::metadata(scene.gateway.store()).expect("the store is there").len();
     scene.gateway.limit_files(u32::try_from(size / 1024).expect("a small file"));
     scene.gateway.start_again();
+    scene.gateway.wait_for_clients(1.0);
 
     for id in 0..60 {
         let mut command = read(id);
@@ -153,8 +156,35 @@ async fn a_disk_that_is_full_is_told_once_and_stops_nobody() {
     // It is tried again each second.
     thread::sleep(Duration::from_secs(2));
     assert_eq!(complaints(), 1, "{}", scene.gateway.output());
-    assert_eq!(scene.device.update(&[], None).code, Code::CHANGED);
+    assert_eq!(store(&scene.gateway), (true, "degraded".to_owned(), 1.0));
+
+    scene.gateway.unlimit_files();
+    for _ in 0..100 {
+        if store(&scene.gateway).1 == "up" {
+            break;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(store(&scene.gateway), (true, "up".to_owned(), 0.0), "{}", scene.gateway.output());
     assert_eq!(scene.gateway.stop("TERM").code(), Some(0));
+    scene.gateway.start_again();
+    scene.gateway.wait_for_clients(1.0);
+    assert_eq!(scene.device.update(&[], None).code, Code::CHANGED);
+    for id in 0..60 {
+        let request = scene.device.expect_request(Code::GET, "/3/0/0");
+        scene.device.answer_text(&request, "Acme");
+        assert_eq!(scene.hear("up/resp", "read")["reqID"], id);
+    }
+    assert_eq!(scene.gateway.stop("TERM").code(), Some(0));
+}
+
+/// Whether the program is ready, the state of its store, and whether that is failing by the metrics.
+fn store(gateway: &Gateway) -> (bool, String, f64) {
+    let (status, readiness) = gateway.ask_admin("/readyz");
+    let readiness: Value = serde_json::from_str(&readiness).expect("JSON");
+    let state = readiness["conditions"]["store"]["state"].as_str().expect("a state").to_owned();
+    assert_eq!(readiness["ready"], status == 200, "{readiness}");
+    (status == 200, state, sum(&gateway.ask_admin("/metrics").1, "lwm2m_store_failing"))
 }
 
 /// Does it while all of them tell their temperature, over and over.
