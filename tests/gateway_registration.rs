@@ -72,6 +72,41 @@ fn a_device_that_the_broker_refuses_gets_4_03() {
 }
 
 #[test]
+fn a_device_that_is_refused_is_told_why_as_far_as_that_fits_into_its_request() {
+    let mut scene = Scene::new();
+    let told = |message: &Message| String::from_utf8(message.payload.clone()).unwrap();
+
+    let register = scene.send_register("ep=dev-7&lt=soon");
+    let reply = scene.expect_reply(scene.peer, &register, Code::BAD_REQUEST);
+    let Report::RegisterRejected { reason, .. } = &scene.reports()[0] else { panic!("not rejected") };
+    assert_eq!(told(&reply), *reason);
+
+    // A stranger with little to say is told little.
+    let mut short = scene.request(Code::POST, &["rd"], "lt=1");
+    short.token = Token::EMPTY;
+    scene.device_sends(&short);
+    let reply = scene.expect_reply(scene.peer, &short, Code::BAD_REQUEST);
+    let Report::RegisterRejected { reason, .. } = &scene.reports()[0] else { panic!("not rejected") };
+    assert!(reason.starts_with(&told(&reply)) && reason.len() > reply.payload.len(), "{reason}");
+    assert!(reply.encode().len() <= short.encode().len() + 16);
+
+    let register = scene.send_register(QUERY);
+    scene.expect_connect();
+    let error = ConnectError::Refused("Authenticate: bad_username_or_password".to_owned());
+    scene.broker_says(BrokerEvent::ConnectFailed { device: scene.device, error });
+    let reply = scene.expect_reply(scene.peer, &register, Code::FORBIDDEN);
+    assert_eq!(told(&reply), "Authenticate: bad_username_or_password");
+
+    // Where the broker is, is nothing for strangers.
+    let register = scene.send_register(QUERY);
+    scene.expect_connect();
+    let error = ConnectError::Unavailable("10.0.0.5:7993: connection refused".to_owned());
+    scene.broker_says(BrokerEvent::ConnectFailed { device: scene.device, error });
+    let reply = scene.expect_reply(scene.peer, &register, Code::SERVICE_UNAVAILABLE);
+    assert_eq!(told(&reply), "no broker");
+}
+
+#[test]
 fn a_device_that_comes_while_the_broker_is_away_is_told_when_to_try_again() {
     let mut scene = Scene::with(|settings| settings.limits.retry_after = Duration::from_secs(17));
     let register = scene.send_register(QUERY);

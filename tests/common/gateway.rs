@@ -25,6 +25,7 @@ pub struct Gateway {
     file_limit: Option<u32>,
     /// How often it was started: as often it says where its admin listener is.
     starts: usize,
+    descriptor_limit: Option<u32>,
     variables: Vec<(String, OsString)>,
 }
 
@@ -90,7 +91,15 @@ impl Gateway {
         let own_store = format!("\nstore.file = {:?}", folder.path().join("store.redb"));
         let config = if config.contains("store.file") { config } else { config + &own_store };
         fs::write(folder.path().join("gateway.toml"), config).expect("a place for the configuration");
-        let mut gateway = Self { child: None, listeners: Vec::new(), folder, file_limit: None, starts: 0, variables };
+        let mut gateway = Self {
+            child: None,
+            listeners: Vec::new(),
+            folder,
+            file_limit: None,
+            descriptor_limit: None,
+            starts: 0,
+            variables,
+        };
         gateway.spawn();
         gateway
     }
@@ -131,12 +140,26 @@ impl Gateway {
         rlimit::prlimit(process, rlimit::Resource::FSIZE, unlimited, None).expect("a child of ours");
     }
 
+    /// Changes its configuration, which it does not read before it is told to.
+    pub fn edit(&self, from: &str, to: &str) {
+        let file = self.folder.path().join("gateway.toml");
+        let before = fs::read_to_string(&file).expect("the configuration is text");
+        assert!(before.contains(from), "{from} is not in\n{before}");
+        fs::write(&file, before.replace(from, to)).expect("a place for the configuration");
+    }
+
+    /// It may have so many files open from the next start on.
+    pub fn limit_descriptors(&mut self, descriptors: u32) {
+        self.descriptor_limit = Some(descriptors);
+    }
+
     fn spawn(&mut self) {
         let place = self.folder.path().join("output");
         let output = OpenOptions::new().create(true).append(true).open(place).expect("a place for the output");
         let limit = self.file_limit.map_or_else(|| "unlimited".to_owned(), |kibibytes| (kibibytes * 2).to_string());
         // POSIX counts blocks of 512 bytes. Who ignores the signal gets an error from the write.
-        let limited = format!("trap '' XFSZ; ulimit -S -f {limit}; exec \"$0\" run --config \"$1\"");
+        let descriptors = self.descriptor_limit.map(|limit| format!("ulimit -n {limit};")).unwrap_or_default();
+        let limited = format!("trap '' XFSZ; ulimit -S -f {limit}; {descriptors} exec \"$0\" run --config \"$1\"");
         let child = Command::new("sh")
             .args(["-c", &limited, env!("CARGO_BIN_EXE_lwm2m-gateway")])
             .arg(self.folder.path().join("gateway.toml"))

@@ -167,7 +167,17 @@ async fn a_certificate_that_is_missing_switches_dtls_off_and_plain_udp_is_served
     let gateway = Gateway::start_with(&broker.addresses, 1, &(place.lines() + missing));
     let output = gateway.output();
     assert!(output.contains("ERROR") && output.contains("DTLS is off"), "{output}");
-    assert!(output.contains("dtls.certfile = nowhere.pem: No such file"), "{output}");
+    // Wherever it is shown: in the first line of the log, in an error, in the banner, in readiness and in the metrics.
+    let (first, _) = output.split_once('\n').expect("a first line");
+    assert!(first.contains(&format!("dtls {} (off)\"", place.secured)), "{first}");
+    assert!(
+        output.contains(&format!("{}   OFF: dtls.certfile = nowhere.pem: No such file", place.secured)),
+        "{output}"
+    );
+    let (status, ready) = gateway.ask_admin("/readyz");
+    let ready: serde_json::Value = serde_json::from_str(&ready).expect("JSON");
+    assert_eq!((status, &ready["conditions"]["dtls"]["state"]), (200, &"off".into()), "{ready}");
+    assert!(gateway.ask_admin("/metrics").1.contains("\nlwm2m_dtls_up 0\n"));
     let mut plain = Device::new(gateway.address());
     plain.register("ep=plain&lt=300", LINKS);
     let taken = plain.request(&register("ep=secured&lt=300"));
