@@ -1,5 +1,7 @@
 //! Attacks as they were done to the program, one by one.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -10,6 +12,7 @@ use lwm2m_gateway::coap::{Code, Message, MessageId, Peer};
 use lwm2m_gateway::gateway::broker::BrokerCommand;
 use lwm2m_gateway::rate::{Rate, RateLimit};
 
+use super::common::admin;
 use super::common::device::{Device, request};
 use super::corpus;
 use super::effort::now;
@@ -162,6 +165,30 @@ fn nothing_that_is_large_is_kept_of_a_registration() {
         }
         let kept = scene.gateway.occupancy().registration_bytes;
         assert!(kept <= 16 * 1024, "{kept} bytes of {bytes}");
+    }
+}
+
+/// Four heads in a second that never end: the probes of Kubernetes are answered all the while.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_say_nothing_leave_the_probes_their_answers() {
+    let Some(fort) = Fort::build("").await else { return };
+    let address = admin::address(&fort.gateway.output()).expect("it prints where");
+    let mut held = Vec::new();
+    let begun = now();
+    while now() < begun + Duration::from_secs(8) {
+        // Twice as many as were enough, from the beginning on.
+        for _ in 0..2 {
+            let mut stream = TcpStream::connect(address).expect("it listens");
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost:").expect("it takes a part of a request");
+            held.push(stream);
+        }
+        let asked = now();
+        let (status, _) = fort.gateway.ask_admin("/healthz");
+        assert_eq!(status, 200);
+        let took = now() - asked;
+        // A probe of Kubernetes waits for a second by default.
+        assert!(took < Duration::from_secs(1), "{took:?} with {} connections", held.len());
+        thread::park_timeout(Duration::from_millis(250));
     }
 }
 
