@@ -206,9 +206,13 @@ async fn a_changed_file_of_keys_is_in_force_and_a_bad_one_leaves_the_old_keys() 
     let mut first =
         SecuredDevice::connect(place.secured, "one", b"0123456789abcdef", PATIENCE).expect("an association");
     assert!(!connects("two", b"hunter2-hunter2-", 1));
+    let by_plain_udp =
+        |name: &str| Device::new(gateway.address()).try_register(&format!("ep={name}&lt=300"), LINKS).code;
+    assert_eq!([by_plain_udp("one"), by_plain_udp("two")], [Code::FORBIDDEN, Code::CREATED]);
 
     place.write("one:0123456789abcdef\ntwo:hunter2-hunter2-\n");
     until(|| connects("two", b"hunter2-hunter2-", 1)).await;
+    assert_eq!([by_plain_udp("one"), by_plain_udp("two")], [Code::FORBIDDEN; 2], "both have a key now");
     place.write("one:0123456789abcdef\nhunter2-without-a-separator\n");
     until(|| gateway.output().contains("keys.psk, line 2: there is no separator")).await;
     assert!(connects("two", b"hunter2-hunter2-", 20));
