@@ -23,7 +23,11 @@ pub(super) fn fitting<'r>(reason: &'r str, word: &'r str, room: usize) -> &'r st
     if reason.len() <= room {
         return reason;
     }
-    if !word.is_empty() { word } else { &reason[..reason.floor_char_boundary(room)] }
+    if !word.is_empty() {
+        return word;
+    }
+    let whole = (0..=room).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or_default();
+    reason.get(..whole).unwrap_or_default()
 }
 
 #[cfg(test)]

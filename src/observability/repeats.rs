@@ -64,7 +64,8 @@ impl Repeats {
     /// Returns the next line that came again, of those whose time is over. It begins a new time; one that did not come again
     /// is forgotten.
     pub fn pop_ended(&mut self, now: Instant) -> Option<Again> {
-        while let Some((_, key)) = self.ends.pop_front_if(|(end, _)| *end <= now) {
+        while self.next_end().is_some_and(|end| end <= now) {
+            let (_, key) = self.ends.pop_front()?;
             let line = self.lines.remove(&key).expect("a line is forgotten at its end");
             if line.more > 0 {
                 let (kind, device) = key.clone();

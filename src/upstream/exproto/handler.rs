@@ -1,6 +1,7 @@
 //! The ConnectionUnaryHandler: what EMQX calls. An event is answered as soon as it is queued, and never with an error:
 //! EMQX would close the device's connection.
 
+use std::error::Error;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
@@ -10,6 +11,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 use tracing::{debug, error};
 
+use crate::errors::with_causes;
 use crate::observability::metrics::Metrics;
 
 use super::devices::{HandlerEvent, Message};
@@ -36,7 +38,8 @@ pub async fn serve(listener: TcpListener, events: mpsc::Sender<HandlerEvent>, me
         .add_service(handler)
         .serve_with_incoming(incoming)
         .await;
-    error!(?served, "the ExProto handler has ended");
+    let reason = served.err().map(|error| with_causes(&error.to_string(), error.source()));
+    error!(reason, "the ExProto handler has ended");
 }
 
 struct Handler {

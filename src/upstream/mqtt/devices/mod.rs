@@ -334,7 +334,10 @@ impl Devices {
         let Some(device) = self.devices.get_mut(&id) else { return };
         if is_replaced {
             device.leaving = Some(leaving);
-            return if hands_over { () } else { self.remove(now, id) };
+            if !hands_over {
+                self.remove(now, id);
+            }
+            return;
         }
         if !device.connected_before || self.queues.is_empty(device.key) {
             return self.say_goodbye(now, id, leaving);
