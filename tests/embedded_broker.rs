@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use lwm2m_gateway::embedded::{Broker, Settings};
 use lwm2m_gateway::upstream::exproto::v1::{ClientInfo, ResultCode};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use application::Application;
@@ -202,7 +203,12 @@ async fn an_older_connection_with_the_same_clientid_is_discarded() {
     let older = scene.client(&clientid).await;
     assert_eq!(scene.adapter.subscribe(&older.conn, &topic, 0).await, success());
     let newer = scene.client(&clientid).await;
-    scene.handler.expect_closed(&older.conn.clone(), "{shutdown,discarded}").await;
+    if scene.broker.is_emqx() {
+        // It tells nothing of a connection whose last event is not answered yet.
+        scene.handler.forget(&older.conn);
+    } else {
+        scene.handler.expect_closed(&older.conn.clone(), "{shutdown,discarded}").await;
+    }
     older.expect_eof().await;
     // The subscriptions are not taken over.
     assert_eq!(scene.adapter.publish(&newer.conn, &topic, 0, b"to nobody").await, success());
@@ -296,8 +302,16 @@ async fn a_device_whose_creation_is_refused_is_closed() {
 #[tokio::test]
 async fn without_a_handler_devices_are_closed_until_it_is_there() {
     let broker = TestBroker::start().await;
-    let mut socket = dial(&broker.addresses.listener).await;
-    expect_eof(&mut socket).await;
+    // EMQX needs a moment to find out that the handler of the test before this one is gone.
+    let closed = async {
+        loop {
+            let mut socket = dial(&broker.addresses.listener).await;
+            if timeout(Duration::from_secs(1), expect_eof(&mut socket)).await.is_ok() {
+                return;
+            }
+        }
+    };
+    soon("end of a connection", closed).await;
     let mut scene = Scene::of(broker).await;
     let device = scene.device().await;
     assert_eq!(scene.adapter.send(&device.conn, b"x").await, success());

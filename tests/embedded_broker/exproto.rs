@@ -95,6 +95,11 @@ impl Handler {
         soon("call of the handler", is_called).await;
     }
 
+    /// Passes over the end of this connection.
+    pub fn forget(&mut self, conn: &str) {
+        self.known.remove(conn);
+    }
+
     pub async fn next(&mut self) -> Call {
         loop {
             let call = soon("event", self.calls.recv()).await.expect("the handler serves");

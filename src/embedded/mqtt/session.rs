@@ -88,19 +88,22 @@ impl End {
 }
 
 impl Sessions {
-    /// Ends the connection that has this clientid, and gives what it left, if there is still something.
+    /// Ends the connection that has this clientid, and gives what it left, if there is still something. While it ends,
+    /// another one may take the clientid: that one is ended as well.
     async fn take(&self, clientid: &str) -> Option<Box<Kept>> {
-        let older = match self.0.lock().expect(UNPOISONED).get(clientid) {
-            Some(Place::Connected { end, .. }) => Some(end.clone()),
-            Some(Place::Kept(_)) | None => None,
-        };
-        if let Some(older) = older {
+        loop {
+            let older = {
+                let mut places = self.0.lock().expect(UNPOISONED);
+                match places.get(clientid)? {
+                    Place::Connected { end, .. } => end.clone(),
+                    Place::Kept(_) => {
+                        let Some(Place::Kept(kept)) = places.remove(clientid) else { return None };
+                        return Some(kept).filter(|kept| kept.until > clock::now());
+                    }
+                }
+            };
             older.tell(Ending::TakenOver);
             older.done.cancelled().await;
-        }
-        match self.0.lock().expect(UNPOISONED).remove(clientid) {
-            Some(Place::Kept(kept)) if kept.until > clock::now() => Some(kept),
-            Some(Place::Kept(_) | Place::Connected { .. }) | None => None,
         }
     }
 
