@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use lwm2m_gateway::coap::options::{format, number};
-use lwm2m_gateway::coap::{Code, Kind, Message, MessageId, Options, Peer, Token};
+use lwm2m_base::Peer;
+use lwm2m_core::coap::options::{format, number};
+use lwm2m_core::coap::{Code, Kind, Message, MessageId, Options, Token};
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, DeviceId, Publication};
+use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_gateway::config::Config;
 use lwm2m_gateway::definitions;
-use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, DeviceId, Publication};
-use lwm2m_gateway::gateway::{Gateway, Output};
 
 /// Between two messages: so that what the gateway remembers for EXCHANGE_LIFETIME has the size of a busy minute.
 const PAUSE: Duration = Duration::from_millis(10);

@@ -4,23 +4,20 @@
 //! the server's part is counted, in processor time of this thread. Both servers keep what a handshake leaves: this one its
 //! associations, OpenSSL its sessions, the last few thousand of them.
 
-#[path = "../tests/common/dtls/mod.rs"]
-mod dtls;
-
 use std::collections::VecDeque;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use lwm2m_gateway::coap::AssociationId;
-use lwm2m_gateway::dtls::credentials::{KeyAnswer, PskKey};
-use lwm2m_gateway::dtls::handshake::{Acceptor, AcceptorSettings};
-use lwm2m_gateway::dtls::{AssociationChange, Output, Server, Settings};
+use lwm2m_base::AssociationId;
+use lwm2m_dtls::credentials::{KeyAnswer, PskKey};
+use lwm2m_dtls::handshake::{Acceptor, AcceptorSettings};
+use lwm2m_dtls::{AssociationChange, Output, Server, Settings};
 use openssl::ssl::{Ssl, SslContext, SslMethod, SslOptions, SslStream, SslVersion};
 use rustix::time::{ClockId, clock_gettime};
 
-use dtls::ffi::listen;
-use dtls::{ClientSettings, DtlsClient, Wire};
+use lwm2m_dtls::test_client::ffi::listen;
+use lwm2m_dtls::test_client::{ClientSettings, DtlsClient, Wire};
 
 const IDENTITY: &str = "urn:imei:490154203237518";
 const KEY: &[u8] = b"0123456789abcdef";

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, DeviceId};
+use lwm2m_base::secret::Secret;
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, DeviceId};
 use lwm2m_gateway::observability::conditions::Conditions;
 use lwm2m_gateway::observability::metrics::Metrics;
-use lwm2m_gateway::secret::Secret;
 use lwm2m_gateway::tls;
 use lwm2m_gateway::upstream::mqtt::{Link, Settings, Version};
 

@@ -18,8 +18,6 @@ use crate::config::Config;
 use crate::definitions::{self, Definitions};
 use crate::descriptors::{Descriptors, Room};
 use crate::driver::{self, Driver, control};
-use crate::gateway::Gateway;
-use crate::lwm2m::model::BrokenFile;
 use crate::observability::admin::{self, Sources};
 use crate::observability::conditions::{Condition, Conditions, State};
 use crate::observability::logging::LogFormat;
@@ -29,6 +27,8 @@ use crate::service::{self, Watchdog};
 use crate::store::{Contents, Opened, Store};
 use crate::transport::{Security, Sockets, UdpListener};
 use crate::upstream::{self, Link};
+use lwm2m_core::gateway::Gateway;
+use lwm2m_core::lwm2m::model::BrokenFile;
 
 use secured::Secured;
 
@@ -44,7 +44,7 @@ pub struct App {
     /// Until it runs.
     reloading: Option<Reloading>,
     #[cfg(feature = "embedded")]
-    broker: Option<crate::embedded::Broker>,
+    broker: Option<lwm2m_broker::Broker>,
 }
 
 /// What listens where.
@@ -309,7 +309,7 @@ async fn admin_listener(settings: &admin::Settings, embedded: bool) -> anyhow::R
 }
 
 #[cfg(feature = "embedded")]
-async fn with_broker(config: Config) -> anyhow::Result<(Config, Option<crate::embedded::Broker>)> {
+async fn with_broker(config: Config) -> anyhow::Result<(Config, Option<lwm2m_broker::Broker>)> {
     let mut config = config;
     if let upstream::Settings::ExProto(exproto) = &mut config.upstream
         && exproto.handler_bind.port() == 0
@@ -320,7 +320,7 @@ async fn with_broker(config: Config) -> anyhow::Result<(Config, Option<crate::em
     if let upstream::Settings::Mqtt(_) = config.upstream {
         config.embedded.devices = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
     }
-    let broker = crate::embedded::Broker::start(config.embedded.clone()).await.context("the embedded broker")?;
+    let broker = lwm2m_broker::Broker::start(config.embedded.clone()).await.context("the embedded broker")?;
     let addresses = broker.addresses();
     match &mut config.upstream {
         upstream::Settings::ExProto(exproto) => {

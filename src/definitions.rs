@@ -11,7 +11,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::lwm2m::model::{BrokenFile, Model, Object, Version, xml};
+use lwm2m_core::lwm2m::model::{BrokenFile, Model, Object, Version, xml};
 
 /// The folder that is read where the configuration names none. It need not be there.
 pub const DEFAULT_FOLDER: &str = "xml";

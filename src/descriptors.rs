@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd;
 
 use rlimit::Resource;
 
-use crate::gateway::settings::Limits;
+use lwm2m_core::gateway::settings::Limits;
 
 /// Descriptors that no device takes, but a quarter of all at the most.
 const KEPT: u64 = 200;

@@ -17,8 +17,6 @@ use tokio::time::sleep_until;
 use tracing::{debug, trace, warn};
 
 use crate::credentials::Keys;
-use crate::dtls::credentials::{KeyAnswer, PskIdentity};
-use crate::gateway::{Gateway, Output};
 use crate::observability::log::Log;
 use crate::observability::metrics::Metrics;
 use crate::observability::vitals::Vitals;
@@ -26,6 +24,8 @@ use crate::service::Watchdog;
 use crate::store::Store;
 use crate::transport::{Batch, Sockets};
 use crate::upstream::Link;
+use lwm2m_core::gateway::{Gateway, Output};
+use lwm2m_dtls::credentials::{KeyAnswer, PskIdentity};
 
 use control::Request;
 
@@ -53,7 +53,7 @@ pub struct Driver {
 /// What happened while the driver waited.
 enum Input {
     Readable(usize),
-    Broker(crate::gateway::broker::BrokerEvent),
+    Broker(lwm2m_core::gateway::broker::BrokerEvent),
     Key(PskIdentity, KeyAnswer),
     Request(Request),
     Deadline,

@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 
 use anyhow::Context;
-use lwm2m_gateway::embedded::{self, Control, Settings};
+use lwm2m_broker::{self as embedded, Control, Settings};
 use lwm2m_gateway::observability::logging::{self, LogFormat, LogSettings};
 use tokio::sync::mpsc;
 

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lwm2m_gateway::lwm2m::path::Path;
-use lwm2m_gateway::simulator::{Device, DeviceEvent, DeviceSettings, Output, Value};
+use lwm2m_core::lwm2m::path::Path;
+use lwm2m_simulator::{Device, DeviceEvent, DeviceSettings, Output, Value};
 use tokio::net::UdpSocket;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::spawn_local;

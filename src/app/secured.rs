@@ -8,16 +8,16 @@ use tracing::{error, warn};
 
 use crate::config::Config;
 use crate::credentials::{self, Certificates, CredentialsError, FileKeys, Keys, OnError, PskKeys, Read};
-use crate::dtls::handshake::Acceptor;
-use crate::dtls::{self, SavedAssociation, Server};
 use crate::errors::one_line;
-use crate::gateway::Gateway;
-use crate::gateway::record::Change;
 use crate::observability::conditions::{Condition, Conditions, State};
 use crate::observability::metrics::{Metrics, Part as Counted};
 use crate::reload::Part;
 use crate::store::Opened;
 use crate::transport::Security;
+use lwm2m_core::gateway::Gateway;
+use lwm2m_core::gateway::record::Change;
+use lwm2m_dtls::handshake::Acceptor;
+use lwm2m_dtls::{self as dtls, SavedAssociation, Server};
 
 /// What the listeners for DTLS need.
 pub struct Secured {

@@ -9,10 +9,10 @@ use crate::config::Config;
 use crate::credentials::CredentialsError;
 use crate::definitions::Definitions;
 use crate::errors::one_line;
-use crate::lwm2m::model::BrokenFile;
-use crate::mqtt::topics::Names;
 use crate::transport::Security;
 use crate::upstream::Settings;
+use lwm2m_core::lwm2m::model::BrokenFile;
+use lwm2m_core::mqtt::topics::Names;
 
 use super::{ConfigFile, absolute, connect, read_definitions};
 

@@ -19,17 +19,17 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use crate::config::Config;
-use crate::dtls::credentials::PskIdentity;
 use crate::errors::{one_line, plain};
-use crate::gateway::broker::{
-    BrokerCommand, BrokerEvent, ClientInfo, ConnectError, DeviceId, Publication, Ticket, UplinkClass,
-};
-use crate::mqtt::topics::{Names, TopicError, Topics};
 use crate::observability::conditions::Conditions;
 use crate::observability::metrics::Metrics;
 use crate::store;
 use crate::transport::{Security, Sockets};
 use crate::upstream::{Link, Settings};
+use lwm2m_core::gateway::broker::{
+    BrokerCommand, BrokerEvent, ClientInfo, ConnectError, DeviceId, Publication, Ticket, UplinkClass,
+};
+use lwm2m_core::mqtt::topics::{Names, TopicError, Topics};
+use lwm2m_dtls::credentials::PskIdentity;
 
 /// The name of the device of this check, in front of something random: it must not be that of a real one.
 const NAME: &str = "lwm2m-gateway-check";

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use anyhow::bail;
 
 use crate::definitions::Definitions;
-use crate::lwm2m::model::{BrokenFile, Object, Resource};
+use lwm2m_core::lwm2m::model::{BrokenFile, Object, Resource};
 
 use super::{ConfigFile, read_definitions};
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use toml::Value;
 
 use crate::credentials::{Encoding, OnError, PLACEHOLDER, PskFileSettings, PskHttpSettings, Settings};
-use crate::dtls;
-use crate::dtls::handshake::{AcceptorSettings, VerifyMode};
-use crate::gateway::identity::{IdentityRule, Pattern};
-use crate::secret::Secret;
+use lwm2m_base::secret::Secret;
+use lwm2m_core::gateway::identity::{IdentityRule, Pattern};
+use lwm2m_dtls as dtls;
+use lwm2m_dtls::handshake::{AcceptorSettings, VerifyMode};
 
 use super::groups::{rate_limit, tls};
 use super::kinds::{

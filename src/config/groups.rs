@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use toml::Value;
 
-use crate::rate::{Rate, RateLimit};
 use crate::tls;
+use lwm2m_base::rate::{Rate, RateLimit};
 
 use super::kinds::{choice, text_with_content, whole};
 use super::reader::Reader;

@@ -31,12 +31,12 @@ use toml::{Table, Value};
 
 use crate::credentials;
 use crate::errors::one_line;
-use crate::gateway;
 use crate::observability::admin;
 use crate::observability::logging::LogSettings;
 use crate::store;
 use crate::transport::UdpListener;
 use crate::upstream;
+use lwm2m_core::gateway;
 
 pub use reader::Mistake;
 use reader::Reader;
@@ -47,11 +47,11 @@ pub struct Config {
     pub gateway: gateway::settings::Settings,
     /// At least one; the position of a listener is the `socket` of its peers. Those for plain UDP come first.
     pub listeners: Vec<UdpListener>,
-    pub dtls: crate::dtls::Settings,
+    pub dtls: lwm2m_dtls::Settings,
     pub credentials: credentials::Settings,
     pub upstream: upstream::Settings,
     #[cfg(feature = "embedded")]
-    pub embedded: crate::embedded::Settings,
+    pub embedded: lwm2m_broker::Settings,
     pub store: store::Settings,
     pub admin: admin::Settings,
     pub log: LogSettings,

@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use toml::Value;
 
-use crate::coap::{Acknowledging, Parameters};
 use crate::definitions::DEFAULT_FOLDER;
-use crate::gateway::settings::{AutoObserve, ClientTemplates, Limits, PasswordSource, Settings, UpdatePublish};
-use crate::lwm2m::codec::UndefinedResources;
-use crate::lwm2m::path::Path;
-use crate::mqtt::topics::{Template, TemplateError, Translator, Translators};
 use crate::observability::admin;
 use crate::observability::logging::{LogFormat, LogSettings, filter};
 use crate::store;
 use crate::upstream;
+use lwm2m_core::coap::{Acknowledging, Parameters};
+use lwm2m_core::gateway::settings::{AutoObserve, ClientTemplates, Limits, PasswordSource, Settings, UpdatePublish};
+use lwm2m_core::lwm2m::codec::UndefinedResources;
+use lwm2m_core::lwm2m::path::Path;
+use lwm2m_core::mqtt::topics::{Template, TemplateError, Translator, Translators};
 
 use super::dtls;
 use super::exproto;
@@ -247,12 +247,12 @@ fn client(reader: &mut Reader) -> ClientTemplates {
 
 /// With port 0 the system chooses: the broker tells where it is.
 #[cfg(feature = "embedded")]
-fn embedded(reader: &mut Reader, mut handler: SocketAddr) -> crate::embedded::Settings {
+fn embedded(reader: &mut Reader, mut handler: SocketAddr) -> lwm2m_broker::Settings {
     if handler.ip().is_unspecified() {
         handler.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
-    let default = crate::embedded::Settings::default();
-    crate::embedded::Settings {
+    let default = lwm2m_broker::Settings::default();
+    lwm2m_broker::Settings {
         mqtt: reader.read("embedded.mqtt", default.mqtt, parsed(SOCKET_ADDRESS)),
         listener: reader.read("embedded.listener", default.listener, parsed(SOCKET_ADDRESS)),
         adapter: reader.read("embedded.adapter", default.adapter, parsed(SOCKET_ADDRESS)),

@@ -2,12 +2,12 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::credentials::{Encoding, OnError};
-use crate::dtls::handshake::VerifyMode;
-use crate::gateway::identity::IdentityRule;
-use crate::gateway::settings::{AutoObserve, PasswordSource, UpdatePublish};
 use crate::tls;
 use crate::transport::Security;
 use crate::upstream::{Settings, exproto, mqtt};
+use lwm2m_core::gateway::identity::IdentityRule;
+use lwm2m_core::gateway::settings::{AutoObserve, PasswordSource, UpdatePublish};
+use lwm2m_dtls::handshake::VerifyMode;
 
 pub const DOCUMENTED: &str = include_str!("../../deploy/lwm2m-gateway.toml");
 

@@ -4,10 +4,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::credentials;
-use crate::gateway::identity::IdentityRule;
-use crate::mqtt::topics::{Names, Topics};
 use crate::transport::Security;
 use crate::upstream::{Settings, exproto, mqtt};
+use lwm2m_core::gateway::identity::IdentityRule;
+use lwm2m_core::mqtt::topics::{Names, Topics};
 
 use super::Config;
 use super::reader::Reader;

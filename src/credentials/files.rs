@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::dtls::handshake::{Acceptor, AcceptorSettings, CredentialError, PemSecret, Pinned, VerifyMode};
-use crate::secret::Secret;
+use lwm2m_base::secret::Secret;
+use lwm2m_dtls::handshake::{Acceptor, AcceptorSettings, CredentialError, PemSecret, Pinned, VerifyMode};
 
 use super::psk_file::{self, PskFileError, PskFileSettings};
 use super::psk_http::{Asker, PskHttpSettings, SetUpError};

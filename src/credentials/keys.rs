@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::task::{JoinError, JoinSet};
 use tracing::{debug, info, warn};
 
-use crate::dtls::credentials::{KeyAnswer, PskIdentity};
 use crate::observability::metrics::Metrics;
+use lwm2m_dtls::credentials::{KeyAnswer, PskIdentity};
 
 use super::psk_file;
 use super::psk_http::{AskError, Asker};

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::dtls::credentials::{PskIdentity, PskKey};
+use lwm2m_dtls::credentials::{PskIdentity, PskKey};
 
 /// Where it is and how it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]

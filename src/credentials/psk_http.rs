@@ -20,9 +20,9 @@ use thiserror::Error;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use crate::dtls::credentials::{KeyAnswer, PskIdentity, PskKey};
-use crate::secret::Secret;
 use crate::tls;
+use lwm2m_base::secret::Secret;
+use lwm2m_dtls::credentials::{KeyAnswer, PskIdentity, PskKey};
 
 use super::psk_file::{Encoding, LineProblem, decode};
 

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use crate::app::{self, App};
 use crate::config::Config;
 use crate::observability::logging;
-use crate::simulator::DeviceSettings;
+use lwm2m_simulator::DeviceSettings;
 
 use application::Application;
 use screen::Screen;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use crate::simulator::DeviceEvent;
+use lwm2m_simulator::DeviceEvent;
 
 /// A message that is longer has the entries of its content on lines of their own.
 const LINE: usize = 110;

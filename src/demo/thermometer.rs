@@ -9,7 +9,7 @@ use tokio::net::UdpSocket;
 use tokio::time::sleep_until;
 
 use crate::driver::monotonic_now as now;
-use crate::simulator::{Device, DeviceEvent, DeviceSettings, Output};
+use lwm2m_simulator::{Device, DeviceEvent, DeviceSettings, Output};
 
 /// More than a datagram of the gateway has.
 const LARGEST_DATAGRAM: usize = 65_535;

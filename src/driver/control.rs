@@ -9,11 +9,11 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::dtls::credentials::PskIdentity;
-use crate::dtls::handshake::Acceptor;
-use crate::gateway::settings::Limits;
-use crate::lwm2m::model::Model;
 use crate::observability::vitals::Vitals;
+use lwm2m_core::gateway::settings::Limits;
+use lwm2m_core::lwm2m::model::Model;
+use lwm2m_dtls::credentials::PskIdentity;
+use lwm2m_dtls::handshake::Acceptor;
 
 /// A driver that takes longer than this is stuck: what it does in one turn takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use tracing::{Level, debug, enabled, error, error_span, info, trace, warn};
 
-use crate::coap::Peer;
-use crate::dtls;
-use crate::dtls::HandshakeFailure;
-use crate::dtls::credentials::PskIdentity;
-use crate::dtls::handshake::{CertificateFault, Failure};
-use crate::gateway::broker::CloseReason;
-use crate::gateway::report::{Forbidden, LeaveReason, NotRestored, NotificationOutcome, Report, Verdict};
+use lwm2m_base::Peer;
+use lwm2m_core::gateway::broker::CloseReason;
+use lwm2m_core::gateway::report::{Forbidden, LeaveReason, NotRestored, NotificationOutcome, Report, Verdict};
+use lwm2m_dtls as dtls;
+use lwm2m_dtls::HandshakeFailure;
+use lwm2m_dtls::credentials::PskIdentity;
+use lwm2m_dtls::handshake::{CertificateFault, Failure};
 
 use super::repeats::{Again, Repeats};
 
@@ -247,9 +247,9 @@ mod tests {
     use tracing_subscriber::filter::LevelFilter;
 
     use super::*;
-    use crate::coap::{Code, DecodeError};
-    use crate::gateway::report::DropReason;
     use crate::observability::repeats::PERIOD;
+    use lwm2m_core::coap::{Code, DecodeError};
+    use lwm2m_core::gateway::report::DropReason;
 
     #[test]
     fn the_life_of_a_device_is_logged_at_info() {

@@ -9,7 +9,7 @@ mod times;
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::gateway::report::Report;
+use lwm2m_core::gateway::report::Report;
 
 use super::vitals::Level;
 

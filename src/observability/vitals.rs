@@ -1,7 +1,7 @@
 //! How full the program is at one moment, as the driver tells it when it is asked.
 
-use crate::gateway::Occupancy;
 use crate::upstream;
+use lwm2m_core::gateway::Occupancy;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Vitals {

@@ -10,9 +10,9 @@ use crate::config::{Config, Written};
 use crate::definitions;
 use crate::descriptors::Room;
 use crate::driver::control::Request;
-use crate::lwm2m::model::BrokenFile;
 use crate::observability::logging;
 use crate::observability::metrics::{Metrics, Part as Counted};
+use lwm2m_core::lwm2m::model::BrokenFile;
 
 use super::Part;
 

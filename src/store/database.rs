@@ -21,11 +21,11 @@ use tracing::error;
 
 use zeroize::Zeroizing;
 
-use crate::coap::AssociationId;
-use crate::dtls::{AssociationChange, SavedAssociation};
-use crate::gateway::record::{Change, DeviceRecord, ObeyedRecord};
-use crate::registry::CommandDigest;
 use crate::transport::{Security, UdpListener};
+use lwm2m_base::AssociationId;
+use lwm2m_core::gateway::record::{Change, DeviceRecord, ObeyedRecord};
+use lwm2m_core::registry::CommandDigest;
+use lwm2m_dtls::{AssociationChange, SavedAssociation};
 
 /// Counts up with each change of the tables that an older version could not read. 2: associations of DTLS. A program that
 /// knows nothing of them would leave them as they are, and a later one would then use sequence numbers twice. 3: an object

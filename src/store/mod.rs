@@ -25,11 +25,11 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tracing::{error, info, warn};
 
-use crate::gateway::Gateway;
-use crate::gateway::record::Change;
 use crate::observability::conditions::Condition;
 use crate::observability::metrics::Metrics;
 use crate::transport::UdpListener;
+use lwm2m_core::gateway::Gateway;
+use lwm2m_core::gateway::record::Change;
 
 use database::{Database, OpenError};
 

@@ -14,11 +14,11 @@ use std::time::Duration;
 use thiserror::Error;
 use tracing::{error, info};
 
-use crate::dtls::AssociationChange;
-use crate::gateway::record::Change;
 use crate::observability::conditions::{Condition, State};
 use crate::observability::metrics::Metrics;
 use crate::transport::UdpListener;
+use lwm2m_core::gateway::record::Change;
+use lwm2m_dtls::AssociationChange;
 
 use super::Opened;
 use super::database::{Database, OpenError};

@@ -8,8 +8,8 @@ use std::task::Poll;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
-use crate::coap::Peer;
 use crate::errors::plain;
+use lwm2m_base::Peer;
 
 /// The largest datagram of UDP.
 const LARGEST_DATAGRAM: usize = 65_535;

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::gateway::broker::DeviceId;
+use lwm2m_core::gateway::broker::DeviceId;
 
 /// A clientid, for as long as something of it is known. Never used again in the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

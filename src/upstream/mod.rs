@@ -17,9 +17,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::gateway::broker::{BrokerCommand, BrokerEvent};
 use crate::observability::conditions::Condition;
 use crate::observability::metrics::Metrics;
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
 
 /// Which way, and what to know of it.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rand::{Rng, RngExt};
 
-use crate::gateway::broker::DeviceId;
+use lwm2m_core::gateway::broker::DeviceId;
 
 const BACK_OFF_MIN: Duration = Duration::from_secs(1);
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 
-use crate::gateway::broker::{DeviceId, Publication, UplinkClass};
 use crate::upstream::clients::ClientKey;
+use lwm2m_core::gateway::broker::{DeviceId, Publication, UplinkClass};
 
 /// How often a publication may be under way when its connection ends. The broker may be ending the connection because
 /// of it, and would do so for ever.

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::coap::options::{format, number};
-use crate::coap::{Code, Kind, Message, MessageId, Options, Peer, Token};
 use crate::config::Config;
-use crate::gateway::broker::{BrokerCommand, BrokerEvent};
-use crate::gateway::report::{LeaveReason, Report};
-use crate::gateway::{Gateway, Output};
-use crate::lwm2m::model::Model;
+use lwm2m_base::Peer;
+use lwm2m_core::coap::options::{format, number};
+use lwm2m_core::coap::{Code, Kind, Message, MessageId, Options, Token};
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
+use lwm2m_core::gateway::report::{LeaveReason, Report};
+use lwm2m_core::gateway::{Gateway, Output};
+use lwm2m_core::lwm2m::model::Model;
 
 /// Between the device and the gateway.
 const ON_THE_WAY: Duration = Duration::from_micros(300);

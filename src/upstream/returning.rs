@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tracing::info;
 
-use crate::gateway::broker::DeviceId;
+use lwm2m_core::gateway::broker::DeviceId;
 
 #[derive(Debug, Default)]
 pub struct Returning {

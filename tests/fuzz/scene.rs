@@ -3,13 +3,13 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use lwm2m_gateway::coap::options::number;
-use lwm2m_gateway::coap::{Code, Request};
-use lwm2m_gateway::lwm2m::codec;
-use lwm2m_gateway::lwm2m::model::Model;
-use lwm2m_gateway::lwm2m::codec::{Context, UndefinedResources};
-use lwm2m_gateway::lwm2m::path::Path;
-use lwm2m_gateway::lwm2m::register::Registration;
+use lwm2m_core::coap::options::number;
+use lwm2m_core::coap::{Code, Request};
+use lwm2m_core::lwm2m::codec;
+use lwm2m_core::lwm2m::model::Model;
+use lwm2m_core::lwm2m::codec::{Context, UndefinedResources};
+use lwm2m_core::lwm2m::path::Path;
+use lwm2m_core::lwm2m::register::Registration;
 
 pub fn registration() -> &'static Registration {
     static REGISTRATION: OnceLock<Registration> = OnceLock::new();

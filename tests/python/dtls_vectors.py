@@ -1,6 +1,6 @@
 """Known answers for the records of DTLS, by another hand: Python's `cryptography` and `hmac`.
 
-It prints what src/dtls/cipher/vectors.txt holds: for each suite the key block and one record of the client, without a
+It prints what crates/dtls/src/cipher/vectors.txt holds: for each suite the key block and one record of the client, without a
 connection id (RFC 6347) and with one (RFC 9146, padded with three zeros). Needs `cryptography`.
 """
 

@@ -1,7 +1,7 @@
 //! The counters of DTLS.
 
-use crate::dtls::handshake::Failure;
-use crate::dtls::{CloseReason, DropReason, HandshakeFailure, Report, Verdict};
+use lwm2m_dtls::handshake::Failure;
+use lwm2m_dtls::{CloseReason, DropReason, HandshakeFailure, Report, Verdict};
 
 use super::reports::{Counters, Label, alone, labels};
 use super::{Counter, Sample};
@@ -211,10 +211,10 @@ labels!(Closed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::coap::{AssociationId, Peer};
-    use crate::dtls::cipher::Suite;
-    use crate::dtls::credentials::PskIdentity;
-    use crate::dtls::handshake::CertificateFault;
+    use lwm2m_base::{AssociationId, Peer};
+    use lwm2m_dtls::cipher::Suite;
+    use lwm2m_dtls::credentials::PskIdentity;
+    use lwm2m_dtls::handshake::CertificateFault;
 
     #[test]
     fn every_report_counts_in_exactly_one_counter_of_its_own() {

@@ -2,12 +2,12 @@
 
 use std::marker::PhantomData;
 
-use crate::coap::{BlockError, Code, DecodeError};
-use crate::gateway::broker::CloseReason;
-use crate::gateway::report::{
+use lwm2m_core::coap::{BlockError, Code, DecodeError};
+use lwm2m_core::gateway::broker::CloseReason;
+use lwm2m_core::gateway::report::{
     CommandOutcome, DropReason, Forbidden, LeaveReason, NotRestored, NotificationOutcome, Report, Verdict,
 };
-use crate::mqtt::downlink::MSG_TYPES;
+use lwm2m_core::mqtt::downlink::MSG_TYPES;
 
 use super::dtls::DtlsMetrics;
 use super::{Counter, Sample, sample};
@@ -327,7 +327,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::coap::Peer;
+    use lwm2m_base::Peer;
 
     #[test]
     fn every_report_counts_in_exactly_one_counter_of_its_own() {

@@ -36,12 +36,12 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::info;
 
-use crate::gateway::broker::{BrokerCommand, BrokerEvent};
 use crate::observability::conditions::{Condition, State};
 use crate::observability::metrics::Metrics;
 use crate::tls::{self, Connector};
 use crate::upstream::Occupancy;
 use crate::upstream::dialer::{DialFailure, Dialer, SECURE, Stream};
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
 
 use adapter::Adapter;
 use announcements::Token;

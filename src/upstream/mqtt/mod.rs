@@ -32,12 +32,12 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tracing::info;
 
-use crate::gateway::broker::{BrokerCommand, BrokerEvent};
 use crate::observability::conditions::{Condition, State};
 use crate::observability::metrics::Metrics;
 use crate::tls::{self, Connector};
 use crate::upstream::Occupancy;
 use crate::upstream::dialer::{DialError, Dialer, SECURE, Stream};
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
 
 use brokers::{BrokerId, Standing};
 use codec::Frames;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::gateway::broker::CloseReason;
+use lwm2m_core::gateway::broker::CloseReason;
 
 /// A reason code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

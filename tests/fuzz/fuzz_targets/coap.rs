@@ -1,7 +1,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use lwm2m_gateway::coap::Message;
+use lwm2m_core::coap::Message;
 
 fuzz_target!(|datagram: &[u8]| {
     if let Ok(message) = Message::decode(datagram) {

@@ -1,7 +1,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use lwm2m_gateway::mqtt::{downlink, uplink};
+use lwm2m_core::mqtt::{downlink, uplink};
 
 fuzz_target!(|payload: &[u8]| {
     match downlink::parse(payload, scene::registration(), scene::model()) {

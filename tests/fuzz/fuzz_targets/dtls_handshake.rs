@@ -7,9 +7,9 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use lwm2m_gateway::dtls::credentials::PskKey;
-use lwm2m_gateway::dtls::handshake::{Acceptor, AcceptorSettings, Handshake, Step};
-use lwm2m_gateway::dtls::record::{ContentType, OwnCid, VERSION, write_plain};
+use lwm2m_dtls::credentials::PskKey;
+use lwm2m_dtls::handshake::{Acceptor, AcceptorSettings, Handshake, Step};
+use lwm2m_dtls::record::{ContentType, OwnCid, VERSION, write_plain};
 
 #[derive(Arbitrary, Debug)]
 enum Said<'a> {

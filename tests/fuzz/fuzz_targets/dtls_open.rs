@@ -6,8 +6,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use lwm2m_gateway::dtls::cipher::{Keys, Sealing, Suite, Writer};
-use lwm2m_gateway::dtls::record::{ContentType, SEQUENCES, records};
+use lwm2m_dtls::cipher::{Keys, Sealing, Suite, Writer};
+use lwm2m_dtls::record::{ContentType, SEQUENCES, records};
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {

@@ -1,7 +1,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use lwm2m_gateway::dtls::record::records;
+use lwm2m_dtls::record::records;
 
 fuzz_target!(|datagram: &[u8]| {
     for cid_length in [0, 8] {

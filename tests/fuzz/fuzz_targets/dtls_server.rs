@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use lwm2m_gateway::coap::AssociationId;
-use lwm2m_gateway::dtls::handshake::{Acceptor, AcceptorSettings};
-use lwm2m_gateway::dtls::{Output, Report, SavedAssociation, Server, Settings};
+use lwm2m_base::AssociationId;
+use lwm2m_dtls::handshake::{Acceptor, AcceptorSettings};
+use lwm2m_dtls::{Output, Report, SavedAssociation, Server, Settings};
 
 #[derive(Arbitrary, Debug)]
 enum Happening<'a> {

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use lwm2m_gateway::coap::options::number;
-use lwm2m_gateway::coap::{Code, Kind, Message, MessageId, Options, Peer, Token};
-use lwm2m_gateway::config::Config;
-use lwm2m_gateway::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, ConnectError, DeviceId, MessageProperties};
-use lwm2m_gateway::gateway::report::Report;
-use lwm2m_gateway::gateway::settings::{AutoObserve, Settings};
-use lwm2m_gateway::gateway::{Gateway, Output};
+use lwm2m_core::coap::options::number;
+use lwm2m_base::Peer;
+use lwm2m_core::coap::{Code, Kind, Message, MessageId, Options, Token};
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, ConnectError, DeviceId, MessageProperties};
+use lwm2m_core::gateway::report::Report;
+use lwm2m_core::gateway::settings::{AutoObserve, Settings};
+use lwm2m_core::gateway::{Gateway, Output};
 
 /// More than one event can bring about: every waiting command of every device is refused, and told, at once.
 const MOST_OUTPUTS: usize = 200;
@@ -262,7 +262,7 @@ impl Run {
 fn settings() -> &'static Settings {
     static SETTINGS: OnceLock<Settings> = OnceLock::new();
     SETTINGS.get_or_init(|| {
-        let mut settings = Config::default().gateway;
+        let mut settings = Settings::default();
         settings.limits.devices = 3;
         settings.limits.waiting_commands = 4;
         settings.limits.observations = 2;

@@ -1,10 +1,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use lwm2m_gateway::coap::options::number;
-use lwm2m_gateway::coap::{Code, Request};
-use lwm2m_gateway::lwm2m::link;
-use lwm2m_gateway::lwm2m::register::Registration;
+use lwm2m_core::coap::options::number;
+use lwm2m_core::coap::{Code, Request};
+use lwm2m_core::lwm2m::link;
+use lwm2m_core::lwm2m::register::Registration;
 
 fuzz_target!(|payload: &[u8]| {
     // What was taken of any list is a list of which nothing is left out.

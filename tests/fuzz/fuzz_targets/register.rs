@@ -3,9 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use lwm2m_gateway::coap::options::number;
-use lwm2m_gateway::coap::{Code, Request};
-use lwm2m_gateway::lwm2m::register::Registration;
+use lwm2m_core::coap::options::number;
+use lwm2m_core::coap::{Code, Request};
+use lwm2m_core::lwm2m::register::Registration;
 
 fuzz_target!(|input: (Option<&[u8]>, Vec<&[u8]>, &[u8])| {
     let (endpoint, items, payload) = input;

@@ -1,7 +1,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use lwm2m_gateway::lwm2m::codec::tlv;
+use lwm2m_core::lwm2m::codec::tlv;
 
 fuzz_target!(|payload: &[u8]| {
     if let Ok(tree) = tlv::parse(payload) {

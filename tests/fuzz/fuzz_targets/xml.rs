@@ -1,7 +1,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use lwm2m_gateway::lwm2m::model::xml;
+use lwm2m_core::lwm2m::model::xml;
 
 fuzz_target!(|content: &[u8]| {
     if let Ok(objects) = xml::parse(content) {

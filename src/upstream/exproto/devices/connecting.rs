@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use crate::gateway::broker::{BrokerEvent, ClientInfo, CloseReason, ConnectError, DeviceId};
 use crate::upstream::dialer::DialFailure;
 use crate::upstream::exproto::announcements::Token;
 use crate::upstream::exproto::nodes::{Fault, NodeId};
+use lwm2m_core::gateway::broker::{BrokerEvent, ClientInfo, CloseReason, ConnectError, DeviceId};
 
 use super::{Action, AnchorId, Call, Device, Devices, Outcome, Owner, State, Timer};
 

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use crate::gateway::broker::{ClientInfo, CloseReason};
 use crate::upstream::clients::ClientKey;
 use crate::upstream::exproto::announcements::Token;
 use crate::upstream::exproto::nodes::NodeId;
 use crate::upstream::queue::Serial;
+use lwm2m_core::gateway::broker::{ClientInfo, CloseReason};
 
 use super::{AnchorId, Message};
 

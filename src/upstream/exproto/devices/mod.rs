@@ -37,10 +37,6 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use tracing::debug;
 
-use crate::deadlines::Deadlines;
-use crate::gateway::broker::{
-    BrokerCommand, BrokerEvent, ClientInfo, CloseReason, DeviceId, MessageProperties, Publication, UplinkClass,
-};
 use crate::observability::metrics::{Metrics, UpstreamMetrics};
 use crate::upstream::Occupancy;
 use crate::upstream::clients::{ClientKey, Clients};
@@ -48,6 +44,10 @@ use crate::upstream::health::Health;
 use crate::upstream::pace::Turns;
 use crate::upstream::queue::Queues;
 use crate::upstream::returning::Returning;
+use lwm2m_base::deadlines::Deadlines;
+use lwm2m_core::gateway::broker::{
+    BrokerCommand, BrokerEvent, ClientInfo, CloseReason, DeviceId, MessageProperties, Publication, UplinkClass,
+};
 
 use super::Settings;
 use super::announcements::{Announcements, Heard, Token};

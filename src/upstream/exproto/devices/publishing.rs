@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use tracing::debug;
 
-use crate::gateway::broker::{BrokerEvent, DeviceId, Publication};
 use crate::upstream::clients::ClientKey;
 use crate::upstream::exproto::nodes::Fault;
 use crate::upstream::queue::{Queued, Serial};
+use lwm2m_core::gateway::broker::{BrokerEvent, DeviceId, Publication};
 
 use super::device::Publishing;
 use super::{Action, AnchorId, Call, Devices, Outcome, PUBLISH_TIMEOUT, State, Timer};

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use tracing::debug;
 
-use crate::gateway::broker::{ClientInfo, DeviceId};
 use crate::upstream::pace::back_off;
+use lwm2m_core::gateway::broker::{ClientInfo, DeviceId};
 
 use super::device::{Device, State, Wait};
 use super::{Devices, Timer};

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use crate::gateway::broker::{BrokerEvent, CloseReason, ConnectError, DeviceId};
 use crate::upstream::clients::ClientKey;
+use lwm2m_core::gateway::broker::{BrokerEvent, CloseReason, ConnectError, DeviceId};
 
 use super::device::{Device, Publishing, State, Wait};
 use super::{AnchorId, Devices, EARLY_MESSAGES, Message, Outcome, PUBLISH_TIMEOUT, Timer};

@@ -9,10 +9,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use rand::SeedableRng;
 
-use crate::gateway::broker::{ConnectError, Ticket};
-use crate::secret::Secret;
 use crate::upstream::dialer::DialFailure;
 use crate::upstream::exproto::Node;
+use lwm2m_base::secret::Secret;
+use lwm2m_core::gateway::broker::{ConnectError, Ticket};
 
 use super::*;
 

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use crate::gateway::broker::{BrokerEvent, ClientInfo, CloseReason, ConnectError, DeviceId};
 use crate::upstream::mqtt::brokers::BrokerId;
 use crate::upstream::mqtt::codec::{self, ConnAck, Connect, PacketId, Version};
 use crate::upstream::mqtt::reason::{Admission, Reason, Subscription};
+use lwm2m_core::gateway::broker::{BrokerEvent, ClientInfo, CloseReason, ConnectError, DeviceId};
 
 use super::device::{Session, Talk, Target};
 use super::{Action, ConnectionId, Device, Devices, State, Timer, session_expiry};

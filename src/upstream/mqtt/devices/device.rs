@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
-use crate::gateway::broker::{ClientInfo, CloseReason, DeviceId};
 use crate::upstream::clients::ClientKey;
 use crate::upstream::mqtt::brokers::BrokerId;
 use crate::upstream::mqtt::codec::{Limits, Message, PacketId, RECEIVE_MAXIMUM, Version};
 use crate::upstream::queue::Serial;
+use lwm2m_core::gateway::broker::{ClientInfo, CloseReason, DeviceId};
 
 use super::ConnectionId;
 

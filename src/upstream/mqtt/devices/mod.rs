@@ -34,8 +34,6 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use tracing::debug;
 
-use crate::deadlines::Deadlines;
-use crate::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, CloseReason, DeviceId, UplinkClass};
 use crate::observability::metrics::{Metrics, UpstreamMetrics};
 use crate::upstream::Occupancy;
 use crate::upstream::clients::Clients;
@@ -44,6 +42,8 @@ use crate::upstream::health::Health;
 use crate::upstream::pace::Turns;
 use crate::upstream::queue::Queues;
 use crate::upstream::returning::Returning;
+use lwm2m_base::deadlines::Deadlines;
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, CloseReason, DeviceId, UplinkClass};
 
 use super::Settings;
 use super::brokers::{BrokerId, Brokers, Fault, Standing};

@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use tracing::debug;
 
-use crate::gateway::broker::{BrokerEvent, DeviceId, Publication};
 use crate::upstream::clients::ClientKey;
 use crate::upstream::mqtt::codec::{self, PacketId, Sending};
 use crate::upstream::mqtt::reason::{Publishing, Reason};
 use crate::upstream::queue::{Queued, Serial};
+use lwm2m_core::gateway::broker::{BrokerEvent, DeviceId, Publication};
 
 use super::device::InFlight;
 use super::{ANSWER_TIMEOUT, Devices, State, Timer};

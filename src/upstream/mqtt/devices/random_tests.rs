@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::gateway::broker::{MessageProperties, Publication};
 use crate::upstream::mqtt::codec::{ConnAck, Limits};
+use lwm2m_core::gateway::broker::{MessageProperties, Publication};
 
 use super::test_values::{client, settings};
 use super::tests::{Said, id, said};

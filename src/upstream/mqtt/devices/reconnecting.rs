@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use crate::gateway::broker::{ClientInfo, DeviceId};
 use crate::upstream::dialer::DialFailure;
 use crate::upstream::mqtt::brokers::{BrokerId, Fault};
 use crate::upstream::pace::back_off;
+use lwm2m_core::gateway::broker::{ClientInfo, DeviceId};
 
 use super::device::{Device, Target};
 use super::{Action, Devices, State, Timer, Wait};

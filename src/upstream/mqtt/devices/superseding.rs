@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use crate::gateway::broker::{BrokerEvent, CloseReason, ConnectError, DeviceId};
 use crate::upstream::clients::ClientKey;
 use crate::upstream::mqtt::codec::{self, Incoming, Message};
 use crate::upstream::mqtt::reason::Admission;
+use lwm2m_core::gateway::broker::{BrokerEvent, CloseReason, ConnectError, DeviceId};
 
 use super::device::{Device, Session, State, Wait};
 use super::{Action, ConnectionId, Devices, EARLY_MESSAGES, Timer, session_expiry};

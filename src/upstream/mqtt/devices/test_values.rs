@@ -3,10 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use crate::gateway::broker::{ClientInfo, Publication, UplinkClass};
-use crate::secret::Secret;
 use crate::upstream::mqtt::Settings;
 use crate::upstream::mqtt::codec::Version;
+use lwm2m_base::secret::Secret;
+use lwm2m_core::gateway::broker::{ClientInfo, Publication, UplinkClass};
 
 pub fn settings() -> Settings {
     Settings {

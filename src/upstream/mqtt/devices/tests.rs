@@ -5,9 +5,9 @@ mod superseding;
 
 use rand::SeedableRng;
 
-use crate::gateway::broker::{ConnectError, MessageProperties, Publication, Ticket};
 use crate::upstream::mqtt::brokers::BrokerId;
 use crate::upstream::mqtt::codec::{ConnAck, Limits, PacketId};
+use lwm2m_core::gateway::broker::{ConnectError, MessageProperties, Publication, Ticket};
 
 use super::test_values::{client, publication, settings};
 use super::*;

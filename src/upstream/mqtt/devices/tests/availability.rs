@@ -1,6 +1,6 @@
 //! What the gateway knows of a broker without devices, how it brings devices back, and what a refusal means.
 
-use crate::gateway::broker::Will;
+use lwm2m_core::gateway::broker::Will;
 
 use super::*;
 
@@ -366,7 +366,7 @@ fn the_will_of_a_device_that_was_never_let_in_is_not_published() {
         for version in [Version::V5, Version::V311] {
             let mut scene = Scene::with(|settings| settings.version = version);
             let will = Some(Will { topic: "up/status".to_owned(), qos: 1, payload: b"offline".to_vec() });
-            let client = crate::gateway::broker::ClientInfo { will, ..client("ep1") };
+            let client = lwm2m_core::gateway::broker::ClientInfo { will, ..client("ep1") };
             scene.devices.command(scene.now, BrokerCommand::Connect { device: ONE, client });
             let connection = scene.expect_dial(&A);
             scene.open(connection);

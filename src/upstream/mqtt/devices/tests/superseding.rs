@@ -91,7 +91,7 @@ fn an_older_connection_that_the_broker_does_not_end_is_read_for_five_seconds() {
 #[test]
 fn an_endpoint_whose_clientid_another_one_takes_is_discarded() {
     let (mut scene, connection) = Scene::with_ready_device();
-    let other = crate::gateway::broker::ClientInfo { endpoint: "other".to_owned(), ..client("ep1") };
+    let other = lwm2m_core::gateway::broker::ClientInfo { endpoint: "other".to_owned(), ..client("ep1") };
     scene.devices.command(scene.now, BrokerCommand::Connect { device: TWO, client: other });
     scene.attempt(&A, false);
     let connected = Action::Tell(BrokerEvent::Connected { device: TWO });
@@ -225,7 +225,7 @@ fn when_the_newer_registration_fails_the_older_one_comes_back() {
 fn a_session_is_kept_for_the_lifetime_of_its_device_and_a_week_at_most() {
     for (lifetime, expiry) in [(seconds(86_400), 86_400), (seconds(315_360_000), 604_800)] {
         let mut scene = Scene::new();
-        let client = crate::gateway::broker::ClientInfo { lifetime, ..client("ep1") };
+        let client = lwm2m_core::gateway::broker::ClientInfo { lifetime, ..client("ep1") };
         scene.devices.command(scene.now, BrokerCommand::Connect { device: ONE, client });
         let connection = scene.expect_dial(&A);
         scene.devices.opened(scene.now, connection);

@@ -1,0 +1,37 @@
+//! Names of the far ends of the device side: peers and DTLS associations.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+/// Where a device's datagrams come from and go to: one of our sockets, and what is at its other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Peer {
+    /// Index of the listener in the configuration's order: an answer leaves by the socket that the request came in by.
+    pub socket: u16,
+    /// Of a DTLS association it is where it was made. The association moves without a word to this layer, so that this is
+    /// part of its name and no place to send to.
+    pub address: SocketAddr,
+    /// None over plain UDP, where a peer is its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub association: Option<AssociationId>,
+}
+
+/// A DTLS association. Never given to another one, not even after a restart that takes the associations up again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AssociationId(pub u64);
+
+impl Peer {
+    /// An address over plain UDP.
+    pub fn udp(socket: u16, address: SocketAddr) -> Self {
+        Self { socket, address, association: None }
+    }
+
+    /// Returns the IP address, and of IPv6 the network of 64 bits, which belongs to one customer.
+    pub fn network(&self) -> IpAddr {
+        match self.address.ip().to_canonical() {
+            IpAddr::V4(address) => IpAddr::V4(address),
+            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! One device connection, from accept to OnSocketClosed. The life of it:
+//!
+//! 1. OnSocketCreated is told; what the device sends meanwhile waits behind it.
+//! 2. Open: bytes and messages become events, the adapter's calls are answered. Authenticate makes it a client.
+//! 3. It ends (`ending`): the client is gone, the socket is closed.
+//! 4. Ending: what waits is delivered if the ending allows it, the adapter's calls are still answered. Then the `conn` is
+//!    dead, and OnSocketClosed is told, last.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf as _, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep_until, timeout, timeout_at};
+use tracing::debug;
+
+use super::Site;
+use super::answer::Answer;
+use super::calls::closed_socket_answers;
+use super::ending::{Ending, Rest};
+use super::events::{Event, Events, Failure};
+use super::registry::Asked;
+use super::timers::{Timeout, Timers};
+use crate::bus::{Delivery, Member};
+use crate::clock;
+use crate::exproto::v1::{Address, ConnInfo, SocketType};
+
+/// Bytes of one read, and so of one OnReceivedBytes, at most.
+const CHUNK: usize = 1_460;
+/// Messages of one OnReceivedMessages, at most.
+const BATCH: usize = 101;
+/// How long a closing socket may take to send what it was given (EMQX: `send_timeout`).
+const SEND_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the events of an ended connection may take.
+const FLUSH: Duration = Duration::from_secs(15);
+
+pub(super) struct Connection {
+    pub(super) conn: String,
+    pub(super) site: Arc<Site>,
+    calls: mpsc::Receiver<Asked>,
+    events: Events,
+    pub(super) timers: Timers,
+    pub(super) client: Option<Client>,
+    pub(super) unwritten: BytesMut,
+}
+
+/// What Authenticate made of the connection.
+pub(super) struct Client {
+    pub(super) clientid: String,
+    pub(super) member: Arc<Member>,
+    pub(super) arriving: mpsc::Receiver<Delivery>,
+}
+
+/// What an open connection met.
+enum Step {
+    Answered(Result<(), Failure>),
+    Read(io::Result<usize>),
+    Written(io::Result<usize>),
+    Asked(Asked),
+    Arrived(Vec<Delivery>),
+    TimerDue,
+}
+
+impl Connection {
+    /// Known to the adapter from now on.
+    pub(super) fn new(socket: &TcpStream, kind: SocketType, peer: SocketAddr, site: &Arc<Site>) -> io::Result<Self> {
+        socket.set_nodelay(true)?;
+        let conninfo = ConnInfo {
+            socktype: kind.into(),
+            peername: Some(address(peer)),
+            sockname: Some(address(socket.local_addr()?)),
+            peercert: None,
+        };
+        let (conn, calls) = site.registry.enter();
+        let mut events = Events::new(conn.clone(), site.handler.client());
+        events.push(Event::SocketCreated(Box::new(conninfo)));
+        let timers = Timers::new(clock::now(), site.idle_timeout);
+        Ok(Self { conn, site: site.clone(), calls, events, timers, client: None, unwritten: BytesMut::new() })
+    }
+
+    /// Over TCP, or over TLS in it.
+    pub(super) async fn serve(mut self, mut socket: impl AsyncRead + AsyncWrite + Unpin) {
+        let ending = self.open(&mut socket).await;
+        debug!(conn = self.conn, ?ending, "a device connection ends");
+        self.disconnect();
+        if matches!(ending, Ending::Closed | Ending::KeepaliveTimeout) {
+            self.write_rest(&mut socket).await;
+        }
+        drop(socket);
+        self.finish(ending).await;
+    }
+
+    async fn open(&mut self, socket: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Ending {
+        let mut chunk = [0; CHUNK];
+        loop {
+            let step = self.next_step(socket, &mut chunk).await;
+            let ended = match step {
+                Step::Answered(outcome) => outcome.err().map(Ending::Failed),
+                Step::Read(read) => self.received(read, &chunk),
+                Step::Written(written) => self.written(written),
+                Step::Asked(Asked { call, answer }) => {
+                    let (outcome, ended) = self.obey(call).await;
+                    reply(answer, outcome);
+                    ended
+                }
+                Step::Arrived(deliveries) => {
+                    self.events.push(Event::ReceivedMessages(deliveries));
+                    None
+                }
+                Step::TimerDue => self.timer_due(),
+            };
+            if let Some(ending) = ended {
+                return ending;
+            }
+        }
+    }
+
+    async fn next_step(&mut self, socket: &mut (impl AsyncRead + AsyncWrite + Unpin), chunk: &mut [u8; CHUNK]) -> Step {
+        let Self { calls, events, timers, client, unwritten, .. } = self;
+        let (mut input, mut output) = split(socket);
+        let has_room = events.has_room();
+        let deadline = timers.deadline();
+        tokio::select! {
+            outcome = events.answered() => Step::Answered(outcome),
+            read = input.read(chunk), if has_room => Step::Read(read),
+            written = output.write(unwritten), if !unwritten.is_empty() => Step::Written(written),
+            Some(asked) = calls.recv() => Step::Asked(asked),
+            Some(deliveries) = arrived(client), if has_room => Step::Arrived(deliveries),
+            () = sleep_until(deadline.unwrap_or_else(clock::now)), if deadline.is_some() => Step::TimerDue,
+        }
+    }
+
+    /// The end of the stream and a reset look alike.
+    fn received(&mut self, read: io::Result<usize>, chunk: &[u8]) -> Option<Ending> {
+        let bytes = chunk.get(..read.unwrap_or(0)).filter(|bytes| !bytes.is_empty());
+        let Some(bytes) = bytes else { return Some(Ending::ClosedByPeer) };
+        self.timers.received();
+        self.events.push(Event::ReceivedBytes(bytes.to_vec()));
+        None
+    }
+
+    fn written(&mut self, written: io::Result<usize>) -> Option<Ending> {
+        match written {
+            Ok(count) => {
+                self.unwritten.advance(count);
+                None
+            }
+            Err(_) => Some(Ending::ClosedByPeer),
+        }
+    }
+
+    /// OnTimerTimeout is told, and the connection closed all the same.
+    fn timer_due(&mut self) -> Option<Ending> {
+        match self.timers.expired(clock::now())? {
+            Timeout::Idle => Some(Ending::IdleTimeout),
+            Timeout::Keepalive => {
+                self.events.push(Event::KeepaliveTimeout);
+                Some(Ending::KeepaliveTimeout)
+            }
+        }
+    }
+
+    /// What was sent before Close arrives.
+    async fn write_rest(&mut self, socket: &mut (impl AsyncWrite + Unpin)) {
+        let rest = async {
+            socket.write_all(&self.unwritten).await?;
+            socket.shutdown().await
+        };
+        if !matches!(timeout(SEND_TIMEOUT, rest).await, Ok(Ok(()))) {
+            debug!(conn = self.conn, "the device did not take what was sent to it");
+        }
+    }
+
+    async fn finish(mut self, ending: Ending) {
+        let all_told = match ending.rest() {
+            Rest::Delivered => self.deliver_rest().await,
+            Rest::LostWithTheEnd => self.events.is_empty(),
+            Rest::Skipped => {
+                self.events.clear();
+                true
+            }
+        };
+        self.site.registry.leave(&self.conn);
+        if all_told {
+            self.calls.close();
+            self.events.push(Event::SocketClosed { reason: ending.reason() });
+            if let Err(failure) = self.events.answered().await {
+                debug!(conn = self.conn, %failure, "OnSocketClosed is lost");
+            }
+        }
+    }
+
+    /// False if that takes too long: then OnSocketClosed is lost.
+    async fn deliver_rest(&mut self) -> bool {
+        let deadline = clock::now() + FLUSH;
+        while !self.events.is_empty() {
+            let step = async {
+                tokio::select! {
+                    outcome = self.events.answered() => Step::Answered(outcome),
+                    Some(asked) = self.calls.recv() => Step::Asked(asked),
+                }
+            };
+            match timeout_at(deadline, step).await {
+                Ok(Step::Answered(Err(_))) => self.events.clear(),
+                Ok(Step::Asked(Asked { call, answer })) => reply(answer, closed_socket_answers(&call)),
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+}
+
+fn reply(caller: oneshot::Sender<Answer>, answer: Answer) {
+    if caller.send(answer).is_err() {
+        debug!(?answer, "the caller has given up");
+    }
+}
+
+/// The next messages for a client; none, ever, before there is one.
+async fn arrived(client: &mut Option<Client>) -> Option<Vec<Delivery>> {
+    let client = client.as_mut()?;
+    let mut deliveries = Vec::new();
+    client.arriving.recv_many(&mut deliveries, BATCH).await;
+    Some(deliveries)
+}
+
+fn address(of: SocketAddr) -> Address {
+    Address { host: of.ip().to_string(), port: of.port().into() }
+}

@@ -1,0 +1,33 @@
+//! The client of the gateway's ConnectionUnaryHandler.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::Context as _;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::exproto::v1::connection_unary_handler_client::ConnectionUnaryHandlerClient;
+
+/// EMQX opens one HTTP/2 connection per scheduler.
+const CHANNELS: usize = 2;
+
+pub(super) type Client = ConnectionUnaryHandlerClient<Channel>;
+
+/// Connects when there is something to tell. A call is tried once: the next one connects again.
+pub(super) struct Handler {
+    clients: [Client; CHANNELS],
+    next: AtomicUsize,
+}
+
+impl Handler {
+    pub(super) fn new(url: &str) -> anyhow::Result<Self> {
+        let endpoint = Endpoint::from_shared(url.to_owned()).with_context(|| format!("the handler's address {url}"))?;
+        let client = |_| Client::new(endpoint.clone().tcp_nodelay(true).connect_lazy());
+        Ok(Self { clients: std::array::from_fn(client), next: AtomicUsize::new(0) })
+    }
+
+    /// For the events of one connection.
+    pub(super) fn client(&self) -> Client {
+        let next = self.next.fetch_add(1, Ordering::Relaxed);
+        self.clients[next % CHANNELS].clone()
+    }
+}

@@ -1,0 +1,139 @@
+//! The connections by their `conn`, and the authenticated clients by their clientid.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use super::answer::Answer;
+use crate::bus::Member;
+use crate::clock;
+use crate::control::Credentials;
+
+/// Calls that wait for one connection; the next caller waits for a place.
+const WAITING_CALLS: usize = 64;
+/// What every `conn` begins with, decoded: so one of a dead connection is told from garbage.
+const MARK: &[u8] = b"conn";
+
+/// What is asked of a connection, by the adapter or by its administrator.
+pub(super) enum Call {
+    Send(Bytes),
+    Close,
+    Authenticate(Credentials),
+    /// The interval in seconds, not 0.
+    StartTimer(u32),
+    Publish {
+        topic: String,
+        qos: u8,
+        payload: Bytes,
+    },
+    Subscribe {
+        filter: String,
+        qos: u8,
+    },
+    Unsubscribe {
+        filter: String,
+    },
+    Kick,
+    /// Another connection has authenticated with its clientid.
+    Discard,
+}
+
+pub(super) struct Asked {
+    pub(super) call: Call,
+    pub(super) answer: oneshot::Sender<Answer>,
+}
+
+/// A way to a connection, as long as it lives.
+#[derive(Clone)]
+pub(super) struct Caller(mpsc::Sender<Asked>);
+
+impl Caller {
+    /// None if the connection has ended, or ends before it answers.
+    pub(super) async fn call(&self, call: Call) -> Option<Answer> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(Asked { call, answer }).await.ok()?;
+        answered.await.ok()
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Registry(Mutex<Entries>);
+
+#[derive(Default)]
+struct Entries {
+    connections: HashMap<String, Caller>,
+    clients: BTreeMap<String, Client>,
+}
+
+struct Client {
+    conn: String,
+    caller: Caller,
+    member: Arc<Member>,
+}
+
+impl Registry {
+    /// A new connection: its `conn`, which nobody can guess, and the calls that will come for it.
+    pub(super) fn enter(&self) -> (String, mpsc::Receiver<Asked>) {
+        let conn = STANDARD.encode([MARK, &clock::random()].concat());
+        let (caller, calls) = mpsc::channel(WAITING_CALLS);
+        self.with(|entries| entries.connections.insert(conn.clone(), Caller(caller)));
+        (conn, calls)
+    }
+
+    pub(super) fn leave(&self, conn: &str) {
+        self.with(|entries| entries.connections.remove(conn));
+    }
+
+    /// Gives a clientid to a connection. Who had it before has to be discarded.
+    pub(super) fn claim(&self, clientid: &str, conn: &str, member: Arc<Member>) -> Option<Caller> {
+        self.with(|entries| {
+            let caller = entries.connections.get(conn)?.clone();
+            let client = Client { conn: conn.to_owned(), caller, member };
+            entries.clients.insert(clientid.to_owned(), client).map(|older| older.caller)
+        })
+    }
+
+    /// Unless another connection has it by now.
+    pub(super) fn release(&self, clientid: &str, conn: &str) {
+        self.with(|entries| {
+            if entries.clients.get(clientid).is_some_and(|client| client.conn == conn) {
+                entries.clients.remove(clientid);
+            }
+        });
+    }
+
+    /// The connection of a `conn`.
+    ///
+    /// # Errors
+    /// The answer for one that has ended, or that never was one.
+    pub(super) fn connection(&self, conn: &str) -> Result<Caller, Answer> {
+        let caller = self.with(|entries| entries.connections.get(conn).cloned());
+        let was_one = || STANDARD.decode(conn).is_ok_and(|decoded| decoded.starts_with(MARK));
+        caller.ok_or_else(|| if was_one() { Answer::NotAlive } else { Answer::Crashed })
+    }
+
+    pub(super) fn client(&self, clientid: &str) -> Option<Caller> {
+        self.with(|entries| entries.clients.get(clientid).map(|client| client.caller.clone()))
+    }
+
+    pub(super) fn clients(&self) -> Vec<String> {
+        self.with(|entries| entries.clients.keys().cloned().collect())
+    }
+
+    pub(super) fn subscriptions(&self, clientid: &str) -> Option<Vec<String>> {
+        self.with(|entries| entries.clients.get(clientid).map(|client| client.member.clone()))
+            .map(|member| member.filters())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.with(|entries| entries.connections.len())
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Entries) -> T) -> T {
+        act(&mut self.0.lock().expect("nobody panics while holding the registry"))
+    }
+}

@@ -1,0 +1,187 @@
+//! What a session says and hears, in the same words for both versions of MQTT. The packets are `rumqttc`'s.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use thiserror::Error;
+
+use super::{v5, v311};
+use crate::bus::{Options, Properties};
+use crate::control::Credentials;
+
+/// The largest packet that is taken.
+pub(super) const MAX_PACKET: usize = 16 * 1024 * 1024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    V311,
+    V5,
+}
+
+/// The client broke the protocol.
+#[derive(Debug, Error)]
+#[error("malformed packet: {0}")]
+pub(super) struct Malformed(pub(super) String);
+
+#[derive(Debug)]
+pub(super) enum Request {
+    Connect(Connect),
+    Publish {
+        packet: u16,
+        publish: Publish,
+    },
+    PubAck(u16),
+    PubRec(u16),
+    PubRel(u16),
+    PubComp(u16),
+    Subscribe {
+        packet: u16,
+        filters: Vec<(String, Options)>,
+    },
+    Unsubscribe {
+        packet: u16,
+        filters: Vec<String>,
+    },
+    Ping,
+    Disconnect {
+        with_will: bool,
+        /// In place of that of CONNECT.
+        session_expiry: Option<Duration>,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Connect {
+    /// An empty clientid: the broker chooses one.
+    pub(super) credentials: Credentials,
+    /// What an earlier connection left is forgotten.
+    pub(super) clean_start: bool,
+    /// How long the session is kept after the connection.
+    pub(super) session_expiry: Duration,
+    /// Zero: none.
+    pub(super) keep_alive: Duration,
+    /// How many messages of QoS 1 and 2 may be unacknowledged.
+    pub(super) receive_maximum: u16,
+    pub(super) will: Option<Publish>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Publish {
+    pub(super) topic: String,
+    pub(super) qos: u8,
+    pub(super) retain: bool,
+    /// It was sent before.
+    pub(super) dup: bool,
+    pub(super) payload: Bytes,
+    pub(super) properties: Properties,
+}
+
+/// What a client may be told no for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Grant {
+    Granted(u8),
+    Invalid,
+    Denied,
+}
+
+/// Why the broker ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    TakenOver,
+    Kicked,
+    Stopped,
+}
+
+#[derive(Debug)]
+pub(super) enum Reply<'a> {
+    /// Accepted. The clientid, if the broker chose it.
+    ConnAck {
+        chosen: Option<&'a str>,
+        session_present: bool,
+    },
+    /// Not authorized.
+    Refused,
+    /// Version 3.1.1 has no such packet.
+    Disconnect(Ending),
+    /// The packet identifier is 0 for QoS 0.
+    Publish {
+        packet: u16,
+        publish: Publish,
+    },
+    PubAck {
+        packet: u16,
+        allowed: bool,
+    },
+    PubRec(u16),
+    PubRel(u16),
+    PubComp(u16),
+    SubAck {
+        packet: u16,
+        grants: Vec<Grant>,
+    },
+    /// Whether each filter was subscribed.
+    UnsubAck {
+        packet: u16,
+        existed: Vec<bool>,
+    },
+    Pong,
+}
+
+impl Version {
+    /// The version that the first packet asks for (MQTT 5.0 section 3.1.2.2); none while too little of it is there.
+    ///
+    /// # Errors
+    /// Not a CONNECT, or another version.
+    pub(super) fn of_connect(bytes: &[u8]) -> Result<Option<Self>, Malformed> {
+        let length = bytes.iter().skip(1).take(4).position(|byte| byte & 0x80 == 0);
+        let Some(after_length) = length.map(|length| length + 2) else {
+            return if bytes.len() > 4 { Err(Malformed("remaining length".to_owned())) } else { Ok(None) };
+        };
+        match bytes.get(after_length..after_length + 7) {
+            None => Ok(None),
+            Some([0, 4, b'M', b'Q', b'T', b'T', 4]) if bytes.first() == Some(&0x10) => Ok(Some(Self::V311)),
+            Some([0, 4, b'M', b'Q', b'T', b'T', 5]) if bytes.first() == Some(&0x10) => Ok(Some(Self::V5)),
+            Some(_) => Err(Malformed("no CONNECT of MQTT 3.1.1 or 5".to_owned())),
+        }
+    }
+
+    /// Takes the next packet, if all of it is there.
+    pub(super) fn decode(self, bytes: &mut BytesMut) -> Result<Option<Request>, Malformed> {
+        match self {
+            Self::V311 => v311::decode(bytes),
+            Self::V5 => v5::decode(bytes),
+        }
+    }
+
+    pub(super) fn encode(self, reply: Reply<'_>, out: &mut BytesMut) -> Result<(), Malformed> {
+        match self {
+            Self::V311 => v311::encode(reply, out),
+            Self::V5 => v5::encode(reply, out),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_packet_tells_the_version() {
+        let v311 = [0x10, 12, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 0];
+        let v5 = [0x10, 0x80, 1, 0, 4, b'M', b'Q', b'T', b'T', 5];
+        assert_eq!(Version::of_connect(&v311).unwrap(), Some(Version::V311));
+        assert_eq!(Version::of_connect(&v5).unwrap(), Some(Version::V5));
+        for cut in 0..9 {
+            assert_eq!(Version::of_connect(&v311[..cut]).unwrap(), None, "{cut} bytes");
+        }
+    }
+
+    #[test]
+    fn what_is_no_connect_of_a_known_version_is_refused() {
+        for bytes in
+            [&b"GET / HTTP/1.1\r\n"[..], &[0x10, 12, 0, 4, b'M', b'Q', b'T', b'T', 3], &[0x10, 255, 255, 255, 255, 1]]
+        {
+            assert!(Version::of_connect(bytes).is_err(), "{bytes:?}");
+        }
+    }
+}

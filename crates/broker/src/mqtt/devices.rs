@@ -1,0 +1,58 @@
+//! The listener of devices: clients that the rules apply to, apart from the applications so that it can be stopped.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use super::session::Site;
+use super::{Sessions, serve};
+use crate::bus::Bus;
+use crate::control::Rules;
+use crate::reserved::Reserved;
+use crate::tasks::{Ended, Tasks};
+
+pub(crate) struct DeviceListener {
+    listener: Reserved,
+    site: Arc<Site>,
+    tasks: Tasks,
+    run: Mutex<Option<(Tasks, Ended)>>,
+}
+
+impl DeviceListener {
+    pub(crate) fn start(wanted: SocketAddr, bus: Arc<Bus>, rules: Arc<Rules>, tasks: Tasks) -> anyhow::Result<Self> {
+        let site = Arc::new(Site { bus, sessions: Arc::default(), rules });
+        let listener = Self { listener: Reserved::new(wanted)?, site, tasks, run: Mutex::new(None) };
+        listener.resume()?;
+        Ok(listener)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listener.address
+    }
+
+    pub(crate) fn sessions(&self) -> &Sessions {
+        &self.site.sessions
+    }
+
+    /// With the sessions of before.
+    pub(crate) fn resume(&self) -> anyhow::Result<()> {
+        let mut run = self.run.lock().expect(UNPOISONED);
+        if run.is_none() {
+            let (tasks, ended) = self.tasks.child();
+            tasks.spawn(serve(self.listener.listen()?, self.site.clone(), tasks.clone()));
+            *run = Some((tasks, ended));
+        }
+        Ok(())
+    }
+
+    /// Listener and connections go; the sessions stay.
+    pub(crate) async fn stop(&self) {
+        let run = self.run.lock().expect(UNPOISONED).take();
+        if let Some((tasks, ended)) = run {
+            tasks.cancel();
+            drop(tasks);
+            ended.wait().await;
+        }
+    }
+}
+
+const UNPOISONED: &str = "nobody panics while holding the run";

@@ -1,0 +1,480 @@
+//! One MQTT client, from CONNECT to the end of its connection.
+
+use std::collections::{HashMap, HashSet};
+use std::future::pending;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::{Buf as _, BytesMut};
+use thiserror::Error;
+use tokio::io::{AsyncReadExt, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::codec::{Connect, Ending, Grant, Malformed, Publish, Reply, Request, Version};
+use crate::bus::{Bus, Delivery, Member, Message, Options};
+use crate::clock;
+use crate::control::Rules;
+
+/// From accept to CONNECT.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Messages of QoS 1 and 2 without acknowledgement, whatever more the client allows.
+const MAX_IN_FLIGHT: u16 = 100;
+/// While so much waits to be written, no messages are taken for the client, nor bytes from it.
+const HIGH_WATER: usize = 4 * 1024 * 1024;
+/// For DISCONNECT to be written.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// A session is kept for no longer.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+const READ: usize = 16 * 1024;
+
+/// Why a session ended; nobody is told but the log.
+#[derive(Debug, Error)]
+pub(super) enum Ended {
+    #[error("the client is gone: {0}")]
+    Gone(#[from] io::Error),
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    #[error("the client was silent for too long")]
+    Silent,
+    #[error("refused")]
+    Refused,
+    #[error("ended by the broker: {0:?}")]
+    Told(Ending),
+}
+
+/// What the clients of one listener share.
+pub(crate) struct Site {
+    pub(super) bus: Arc<Bus>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) rules: Arc<Rules>,
+}
+
+/// The sessions by their clientid: there is one of each (MQTT 5.0 section 3.1.4).
+#[derive(Default)]
+pub(crate) struct Sessions(Mutex<HashMap<String, Place>>);
+
+/// Of one clientid.
+enum Place {
+    Connected { filters: Arc<Member>, end: Arc<End> },
+    Kept(Box<Kept>),
+}
+
+/// How a connection is told to end, and tells that it has.
+#[derive(Default)]
+struct End {
+    why: Mutex<Option<Ending>>,
+    told: CancellationToken,
+    done: CancellationToken,
+}
+
+/// What outlives a connection.
+struct Kept {
+    member: Arc<Member>,
+    arriving: mpsc::Receiver<Delivery>,
+    in_flight: Vec<(u16, Option<Publish>)>,
+    last_packet: u16,
+    until: Instant,
+}
+
+impl End {
+    fn tell(&self, why: Ending) {
+        self.why.lock().expect(UNPOISONED).get_or_insert(why);
+        self.told.cancel();
+    }
+}
+
+impl Sessions {
+    /// Ends the connection that has this clientid, and gives what it left, if there is still something. While it ends,
+    /// another one may take the clientid: that one is ended as well.
+    async fn take(&self, clientid: &str) -> Option<Box<Kept>> {
+        loop {
+            let older = {
+                let mut places = self.0.lock().expect(UNPOISONED);
+                match places.get(clientid)? {
+                    Place::Connected { end, .. } => end.clone(),
+                    Place::Kept(_) => {
+                        let Some(Place::Kept(kept)) = places.remove(clientid) else { return None };
+                        return Some(kept).filter(|kept| kept.until > clock::now());
+                    }
+                }
+            };
+            older.tell(Ending::TakenOver);
+            older.done.cancelled().await;
+        }
+    }
+
+    fn enter(&self, clientid: &str, filters: Arc<Member>) -> Arc<End> {
+        let end = Arc::new(End::default());
+        let place = Place::Connected { filters, end: end.clone() };
+        if let Some(Place::Connected { end, .. }) = self.0.lock().expect(UNPOISONED).insert(clientid.to_owned(), place)
+        {
+            end.tell(Ending::TakenOver);
+        }
+        end
+    }
+
+    /// A connection that was overtaken meanwhile leaves nothing.
+    fn leave(&self, clientid: &str, end: &Arc<End>, kept: Option<Kept>) {
+        let mut places = self.0.lock().expect(UNPOISONED);
+        let mine =
+            matches!(places.get(clientid), Some(Place::Connected { end: current, .. }) if Arc::ptr_eq(current, end));
+        if mine {
+            match kept {
+                Some(kept) => drop(places.insert(clientid.to_owned(), Place::Kept(Box::new(kept)))),
+                None => drop(places.remove(clientid)),
+            }
+            let now = clock::now();
+            places.retain(|_, place| !matches!(place, Place::Kept(kept) if kept.until <= now));
+        }
+        end.done.cancel();
+    }
+
+    /// False if there is no such client.
+    pub(crate) async fn kick(&self, clientid: &str) -> bool {
+        let end = match self.0.lock().expect(UNPOISONED).get(clientid) {
+            Some(Place::Connected { end, .. }) => end.clone(),
+            Some(Place::Kept(_)) | None => return false,
+        };
+        end.tell(Ending::Kicked);
+        end.done.cancelled().await;
+        true
+    }
+
+    /// Those that are connected, in alphabetical order.
+    pub(crate) fn clients(&self) -> Vec<String> {
+        let places = self.0.lock().expect(UNPOISONED);
+        let connected = places.iter().filter(|(_, place)| matches!(place, Place::Connected { .. }));
+        let mut clients: Vec<String> = connected.map(|(clientid, _)| clientid.clone()).collect();
+        clients.sort();
+        clients
+    }
+
+    pub(crate) fn subscriptions(&self, clientid: &str) -> Vec<String> {
+        match self.0.lock().expect(UNPOISONED).get(clientid) {
+            Some(Place::Connected { filters, .. }) => filters.filters(),
+            Some(Place::Kept(_)) | None => Vec::new(),
+        }
+    }
+}
+
+const UNPOISONED: &str = "nobody panics while holding the sessions";
+
+pub(super) struct Session {
+    socket: TcpStream,
+    site: Arc<Site>,
+    unread: BytesMut,
+}
+
+impl Session {
+    pub(super) fn new(socket: TcpStream, site: Arc<Site>) -> Self {
+        Self { socket, site, unread: BytesMut::new() }
+    }
+
+    /// Returns when the client has said goodbye.
+    ///
+    /// # Errors
+    /// It ended otherwise; then its will has been published.
+    pub(super) async fn serve(mut self, stopped: impl Future<Output = ()>) -> Result<(), Ended> {
+        tokio::pin!(stopped);
+        self.socket.set_nodelay(true)?;
+        let connected = async { timeout(CONNECT_TIMEOUT, self.connected()).await.map_err(|_| Ended::Silent)? };
+        let (version, connect) = tokio::select! {
+            connected = connected => connected?,
+            () = &mut stopped => return Err(Ended::Told(Ending::Stopped)),
+        };
+        sleep(self.site.rules.delay()).await;
+        if self.site.rules.refuses(&connect.credentials) {
+            let mut refusal = BytesMut::new();
+            version.encode(Reply::Refused, &mut refusal)?;
+            self.socket.write_all(&refusal).await?;
+            return Err(Ended::Refused);
+        }
+        let given = &connect.credentials.clientid;
+        let chosen = given.is_empty().then(|| format!("{:032x}", u128::from_be_bytes(clock::random())));
+        let clientid = chosen.clone().unwrap_or_else(|| given.clone());
+        let kept = self.site.sessions.take(&clientid).await.filter(|_| !connect.clean_start);
+
+        let session_present = kept.is_some();
+        let mut client = Client::new(version, clientid, &connect, kept, &self.site);
+        let end = self.site.sessions.enter(&client.clientid, client.member.clone());
+        client.say(Reply::ConnAck { chosen: chosen.as_deref(), session_present })?;
+        client.send_again()?;
+        let outcome = tokio::select! {
+            outcome = client.converse(&mut self.socket, &mut self.unread) => outcome,
+            () = end.told.cancelled() => Err(Ended::Told(end.why.lock().expect(UNPOISONED).unwrap_or(Ending::TakenOver))),
+            () = stopped => Err(Ended::Told(Ending::Stopped)),
+        };
+        if let Err(Ended::Told(ending)) = &outcome
+            && version == Version::V5
+        {
+            let mut farewell = BytesMut::new();
+            version.encode(Reply::Disconnect(*ending), &mut farewell)?;
+            // Nobody waits for a client that does not read.
+            let sent = timeout(FAREWELL, self.socket.write_all(&farewell)).await;
+            tracing::trace!(?sent, "DISCONNECT");
+        }
+        let with_will = !matches!(outcome, Ok(Goodbye { with_will: false, .. }));
+        client.publish_will(connect.will.filter(|_| with_will));
+        let expiry = match &outcome {
+            Ok(Goodbye { session_expiry: Some(expiry), .. }) => *expiry,
+            Ok(_) | Err(_) => connect.session_expiry,
+        };
+        let clientid = client.clientid.clone();
+        self.site.sessions.leave(&clientid, &end, (!expiry.is_zero()).then(|| client.keep(expiry)));
+        outcome.map(drop)
+    }
+
+    async fn connected(&mut self) -> Result<(Version, Connect), Ended> {
+        loop {
+            if let Some(version) = Version::of_connect(&self.unread)?
+                && let Some(request) = version.decode(&mut self.unread)?
+            {
+                let Request::Connect(connect) = request else { return Err(unexpected().into()) };
+                return Ok((version, connect));
+            }
+            read(&mut self.socket, &mut self.unread).await?;
+        }
+    }
+}
+
+/// The client said DISCONNECT.
+struct Goodbye {
+    with_will: bool,
+    session_expiry: Option<Duration>,
+}
+
+struct Client {
+    version: Version,
+    clientid: String,
+    rules: Arc<Rules>,
+    member: Arc<Member>,
+    arriving: mpsc::Receiver<Delivery>,
+    unwritten: BytesMut,
+    window: usize,
+    last_packet: u16,
+    /// What we sent with QoS 1 and 2, until it is acknowledged, in order; without the message once it is received (QoS 2).
+    in_flight: Vec<(u16, Option<Publish>)>,
+    /// What came with QoS 2, until it is released: it is not published twice.
+    received: HashSet<u16>,
+    keep_alive: Duration,
+    silent_at: Option<Instant>,
+}
+
+enum Step {
+    Read(io::Result<()>),
+    Written(io::Result<usize>),
+    Arrived(Delivery),
+    Silent,
+}
+
+impl Client {
+    fn new(version: Version, clientid: String, connect: &Connect, kept: Option<Box<Kept>>, site: &Arc<Site>) -> Self {
+        let (member, arriving, in_flight, last_packet) = match kept {
+            Some(kept) => (kept.member, kept.arriving, kept.in_flight, kept.last_packet),
+            None => {
+                let (member, arriving) = site.bus.join();
+                (Arc::new(member), arriving, Vec::new(), 0)
+            }
+        };
+        let mut client = Self {
+            version,
+            clientid,
+            rules: site.rules.clone(),
+            member,
+            arriving,
+            unwritten: BytesMut::new(),
+            window: connect.receive_maximum.clamp(1, MAX_IN_FLIGHT).into(),
+            last_packet,
+            in_flight,
+            received: HashSet::new(),
+            keep_alive: connect.keep_alive,
+            silent_at: None,
+        };
+        client.heard();
+        client
+    }
+
+    /// What the connection before left without acknowledgement (MQTT 5.0 section 4.4).
+    fn send_again(&mut self) -> Result<(), Malformed> {
+        for (packet, publish) in self.in_flight.clone() {
+            match publish {
+                Some(publish) => self.say(Reply::Publish { packet, publish: Publish { dup: true, ..publish } })?,
+                None => self.say(Reply::PubRel(packet))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(self, expiry: Duration) -> Kept {
+        let Self { member, arriving, in_flight, last_packet, .. } = self;
+        Kept { member, arriving, in_flight, last_packet, until: clock::now() + expiry.min(LONGEST) }
+    }
+
+    async fn converse(&mut self, socket: &mut TcpStream, unread: &mut BytesMut) -> Result<Goodbye, Ended> {
+        loop {
+            while let Some(request) = self.version.decode(unread)? {
+                if let Some(goodbye) = self.obey(request)? {
+                    return Ok(goodbye);
+                }
+            }
+            match self.next_step(socket, unread).await {
+                Step::Read(read) => {
+                    read?;
+                    self.heard();
+                }
+                Step::Written(written) => self.unwritten.advance(written?),
+                Step::Arrived(delivery) => self.deliver(delivery)?,
+                Step::Silent => return Err(Ended::Silent),
+            }
+        }
+    }
+
+    async fn next_step(&mut self, socket: &mut TcpStream, unread: &mut BytesMut) -> Step {
+        let (mut input, mut output) = socket.split();
+        let flows = self.unwritten.len() < HIGH_WATER;
+        let takes = flows && self.in_flight.len() < self.window;
+        tokio::select! {
+            read = read(&mut input, unread), if flows => Step::Read(read),
+            written = output.write(&self.unwritten), if !self.unwritten.is_empty() => Step::Written(written),
+            Some(delivery) = self.arriving.recv(), if takes => Step::Arrived(delivery),
+            () = at(self.silent_at) => Step::Silent,
+        }
+    }
+
+    /// MQTT 5.0 section 3.1.2.10: one and a half times the Keep Alive.
+    fn heard(&mut self) {
+        self.silent_at = (!self.keep_alive.is_zero()).then(|| clock::now() + self.keep_alive * 3 / 2);
+    }
+
+    fn obey(&mut self, request: Request) -> Result<Option<Goodbye>, Malformed> {
+        match request {
+            Request::Connect(_) => return Err(unexpected()),
+            Request::Publish { packet, publish } => self.published(packet, publish)?,
+            Request::PubAck(packet) | Request::PubComp(packet) => {
+                self.in_flight.retain(|(waits, _)| *waits != packet);
+            }
+            Request::PubRec(packet) => {
+                if let Some((_, publish)) = self.in_flight.iter_mut().find(|(waits, _)| *waits == packet) {
+                    *publish = None;
+                }
+                self.say(Reply::PubRel(packet))?;
+            }
+            Request::PubRel(packet) => {
+                self.received.remove(&packet);
+                self.say(Reply::PubComp(packet))?;
+            }
+            Request::Subscribe { packet, filters } => self.subscribe(packet, filters)?,
+            Request::Unsubscribe { packet, filters } => {
+                let existed = filters.iter().map(|filter| self.member.unsubscribe(filter)).collect();
+                self.say(Reply::UnsubAck { packet, existed })?;
+            }
+            Request::Ping => self.say(Reply::Pong)?,
+            Request::Disconnect { with_will, session_expiry } => {
+                return Ok(Some(Goodbye { with_will, session_expiry }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn published(&mut self, packet: u16, publish: Publish) -> Result<(), Malformed> {
+        let allowed = self.rules.may_publish(&publish.topic);
+        match publish.qos {
+            _ if !allowed && publish.qos != 1 => {}
+            0 => self.publish(publish),
+            1 => {
+                if allowed {
+                    self.publish(publish);
+                }
+                self.say(Reply::PubAck { packet, allowed })?;
+            }
+            _ => {
+                if self.received.insert(packet) {
+                    self.publish(publish);
+                }
+                self.say(Reply::PubRec(packet))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn publish(&self, publish: Publish) {
+        let Publish { topic, qos, retain, payload, properties, .. } = publish;
+        self.member.publish(Message { retain, properties, ..Message::new(&self.clientid, topic, qos, payload) });
+    }
+
+    fn publish_will(&self, will: Option<Publish>) {
+        if let Some(will) = will {
+            self.publish(will);
+        }
+    }
+
+    /// The SUBACK goes before the retained messages: these wait in `arriving`.
+    fn subscribe(&mut self, packet: u16, filters: Vec<(String, Options)>) -> Result<(), Malformed> {
+        let subscribe = |(filter, options): (String, Options)| {
+            if !self.rules.may_subscribe(&filter) {
+                Grant::Denied
+            } else if self.member.subscribe(&filter, options) {
+                Grant::Granted(options.max_qos)
+            } else {
+                Grant::Invalid
+            }
+        };
+        let grants = filters.into_iter().map(subscribe).collect();
+        self.say(Reply::SubAck { packet, grants })
+    }
+
+    fn deliver(&mut self, delivery: Delivery) -> Result<(), Malformed> {
+        let Delivery { message, max_qos, retain } = delivery;
+        let qos = message.qos.min(max_qos);
+        let publish = Publish {
+            topic: message.topic.clone(),
+            qos,
+            retain,
+            dup: false,
+            payload: message.payload.clone(),
+            properties: message.properties.clone(),
+        };
+        let packet = if qos == 0 { 0 } else { self.next_packet() };
+        if qos > 0 {
+            self.in_flight.push((packet, Some(publish.clone())));
+        }
+        self.say(Reply::Publish { packet, publish })
+    }
+
+    /// The window keeps most identifiers free.
+    fn next_packet(&mut self) -> u16 {
+        loop {
+            self.last_packet = self.last_packet.checked_add(1).unwrap_or(1);
+            if !self.in_flight.iter().any(|(packet, _)| *packet == self.last_packet) {
+                return self.last_packet;
+            }
+        }
+    }
+
+    fn say(&mut self, reply: Reply<'_>) -> Result<(), Malformed> {
+        self.version.encode(reply, &mut self.unwritten)
+    }
+}
+
+async fn read(from: &mut (impl AsyncReadExt + Unpin), unread: &mut BytesMut) -> io::Result<()> {
+    unread.reserve(READ);
+    match from.read_buf(unread).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => pending().await,
+    }
+}
+
+fn unexpected() -> Malformed {
+    Malformed("CONNECT is the first packet, and only the first".to_owned())
+}

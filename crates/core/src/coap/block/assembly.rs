@@ -1,0 +1,237 @@
+//! Bodies that peers send by Block1 (RFC 7959 section 2.3): put together, bounded in size, number and age.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::coap::options::number;
+use crate::coap::{Code, Parameters, Request, Response, Standing};
+use lwm2m_base::Peer;
+
+use super::classes::{Class, ClassId};
+use super::{Block, BlockError, BlockSize, without_blocks};
+
+/// The longest body of a peer that the layer above does not know.
+const LONGEST_OF_STRANGERS: usize = 64 * 1024;
+/// How long a stranger may take for its next block: all repetitions of it with the default parameters, and some.
+const LIFETIME_OF_STRANGERS: Duration = Duration::from_secs(30);
+/// What each class of strangers may have of the bytes of all bodies: one part of so many.
+const BYTES_OF_STRANGERS: usize = 8;
+
+/// A peer has one body under way at the most; what it is for tells whether the next block belongs to it.
+#[derive(Debug)]
+pub struct Assemblies {
+    by_peer: HashMap<Peer, Assembly>,
+    classes: [Class; ClassId::COUNT],
+    /// The bytes of all bodies, and of those of each class.
+    held: usize,
+    held_by_class: [usize; ClassId::COUNT],
+    body_limit: usize,
+    bytes_of_strangers: usize,
+    largest: BlockSize,
+    evicted: Vec<Peer>,
+}
+
+#[derive(Debug)]
+struct Assembly {
+    /// The request with what has come of its body.
+    request: Request,
+    blocks: usize,
+    class: ClassId,
+}
+
+/// What a request with a Block1 option is.
+#[derive(Debug, PartialEq)]
+pub enum Assembled {
+    /// Whole now: the response to it carries this block.
+    Complete(Request, Block),
+    /// To be answered so.
+    Answer(Response, Option<BlockError>),
+}
+
+impl Assemblies {
+    /// Those that are known have as many bodies as the parameters say, over DTLS and over plain UDP apart; each of the two
+    /// classes of strangers has half as many.
+    pub fn new(parameters: &Parameters, largest: BlockSize) -> Self {
+        let limit = parameters.received_bodies;
+        let of_known = || Class::new(true, limit, parameters.exchange_lifetime());
+        let lifetime = LIFETIME_OF_STRANGERS.min(parameters.exchange_lifetime());
+        let of_strangers = || Class::new(false, limit.div_ceil(2), lifetime);
+        Self {
+            by_peer: HashMap::new(),
+            classes: [of_strangers(), of_strangers(), of_known(), of_known()],
+            held: 0,
+            held_by_class: [0; ClassId::COUNT],
+            body_limit: parameters.received_body,
+            bytes_of_strangers: parameters.received_bytes / BYTES_OF_STRANGERS,
+            largest,
+            evicted: Vec::new(),
+        }
+    }
+
+    /// Takes a block; `room` is how many bytes all bodies of peers may have now.
+    pub fn take(
+        &mut self,
+        now: Instant,
+        (peer, standing): (Peer, Standing),
+        request: &Request,
+        block: Block,
+        room: usize,
+    ) -> Assembled {
+        let begun = self.remove(peer).filter(|begun| block.number != 0 && begun.is_of(request));
+        let class = ClassId::of(peer, standing);
+        let mut assembly = match begun {
+            Some(begun) => Assembly { class, ..begun },
+            None if block.number == 0 => Assembly::new(request, class),
+            None => return failed(Code::REQUEST_ENTITY_INCOMPLETE, BlockError::OutOfOrder),
+        };
+        if assembly.has(request, block) {
+            self.insert(now, peer, assembly);
+            return Assembled::Answer(self.go_on(block), None);
+        }
+        if block.offset() != assembly.request.payload.len() {
+            return failed(Code::REQUEST_ENTITY_INCOMPLETE, BlockError::OutOfOrder);
+        }
+        if block.more && request.payload.len() != block.size.bytes() || request.payload.len() > block.size.bytes() {
+            return failed(Code::BAD_REQUEST, BlockError::OutOfOrder);
+        }
+        let length = assembly.request.payload.len() + request.payload.len();
+        if length > self.longest(class) {
+            return self.too_large(class);
+        }
+        assembly.request.payload.extend(&request.payload);
+        assembly.blocks += 1;
+        if !block.more {
+            return Assembled::Complete(assembly.request, block);
+        }
+        if let Err(error) = self.make_room(peer, class, length, room) {
+            return failed(Code::SERVICE_UNAVAILABLE, error);
+        }
+        self.insert(now, peer, assembly);
+        Assembled::Answer(self.go_on(block), None)
+    }
+
+    /// Returns a peer whose body made room for another one.
+    pub fn poll_evicted(&mut self) -> Option<Peer> {
+        self.evicted.pop()
+    }
+
+    /// Gives up bodies of strangers, the oldest first, until all bodies have so many bytes at the most.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        while self.held > bytes
+            && let Some(oldest) = self.oldest_of_strangers()
+        {
+            self.evict(oldest);
+        }
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(peer) = self.classes.iter().find_map(|class| class.expired(now)) {
+            self.remove(peer);
+        }
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.classes.iter().filter_map(Class::next_deadline).min()
+    }
+
+    /// Whether a body of this peer is under way.
+    pub fn has(&self, peer: Peer) -> bool {
+        self.by_peer.contains_key(&peer)
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_peer.len()
+    }
+
+    /// Returns the bytes of all bodies.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
+    fn longest(&self, class: ClassId) -> usize {
+        if class.is_known() { self.body_limit } else { self.body_limit.min(LONGEST_OF_STRANGERS) }
+    }
+
+    /// Makes room for one more body of this class, of so many bytes.
+    fn make_room(&mut self, peer: Peer, class: ClassId, bytes: usize, room: usize) -> Result<(), BlockError> {
+        let index = class.index();
+        if !self.classes[index].has_room(peer) {
+            let victim = self.classes[index].victim(peer).ok_or(BlockError::TooMany)?;
+            self.evict(victim);
+        }
+        while !class.is_known()
+            && self.held_by_class[index] + bytes > self.bytes_of_strangers
+            && let Some(oldest) = self.classes[index].oldest()
+        {
+            self.evict(oldest);
+        }
+        self.shrink_to(room.saturating_sub(bytes));
+        if self.held + bytes > room { Err(BlockError::NoRoom) } else { Ok(()) }
+    }
+
+    fn oldest_of_strangers(&self) -> Option<Peer> {
+        let strangers =
+            self.classes.iter().zip(self.held_by_class).filter(|(class, held)| !class.is_known() && *held > 0);
+        strangers.max_by_key(|(_, held)| *held).and_then(|(class, _)| class.oldest())
+    }
+
+    fn evict(&mut self, peer: Peer) {
+        self.remove(peer);
+        self.evicted.push(peer);
+    }
+
+    fn insert(&mut self, now: Instant, peer: Peer, assembly: Assembly) {
+        let (index, length) = (assembly.class.index(), assembly.request.payload.len());
+        self.classes[index].insert(now, peer, assembly.blocks);
+        self.held += length;
+        self.held_by_class[index] += length;
+        self.by_peer.insert(peer, assembly);
+    }
+
+    fn remove(&mut self, peer: Peer) -> Option<Assembly> {
+        let assembly = self.by_peer.remove(&peer)?;
+        let (index, length) = (assembly.class.index(), assembly.request.payload.len());
+        self.classes[index].remove(peer);
+        self.held -= length;
+        self.held_by_class[index] -= length;
+        Some(assembly)
+    }
+
+    /// 2.31; a first block that is larger than ours tells our size, and the peer goes on with that.
+    fn go_on(&self, block: Block) -> Response {
+        let mut response = Response::new(Code::CONTINUE);
+        let size = if block.number == 0 { block.size.min(self.largest) } else { block.size };
+        Block { size, ..block }.add_to(&mut response.options, number::BLOCK1);
+        response
+    }
+
+    /// With the limit as Size1, so that the peer knows (RFC 7959 section 2.9.3).
+    fn too_large(&self, class: ClassId) -> Assembled {
+        let mut response = Response::new(Code::REQUEST_ENTITY_TOO_LARGE);
+        response.options.add_uint(number::SIZE1, u32::try_from(self.longest(class)).unwrap_or(u32::MAX));
+        Assembled::Answer(response, Some(BlockError::TooLarge))
+    }
+}
+
+impl Assembly {
+    fn new(request: &Request, class: ClassId) -> Self {
+        let options = without_blocks(&request.options);
+        let request = Request { method: request.method, options, payload: Vec::new() };
+        Self { request, blocks: 0, class }
+    }
+
+    fn is_of(&self, request: &Request) -> bool {
+        self.request.method == request.method && self.request.options == without_blocks(&request.options)
+    }
+
+    /// Whether this block came before: its answer was lost, and the peer sends it again in a message of its own.
+    fn has(&self, request: &Request, block: Block) -> bool {
+        let end = block.offset() + request.payload.len();
+        let there = self.request.payload.get(block.offset()..end);
+        block.more && !request.payload.is_empty() && there == Some(&request.payload[..])
+    }
+}
+
+fn failed(code: Code, error: BlockError) -> Assembled {
+    Assembled::Answer(Response::new(code), Some(error))
+}

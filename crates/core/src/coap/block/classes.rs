@@ -1,0 +1,133 @@
+//! The room for bodies that peers send by Block1, in classes apart: for peers that the layer above knows and for strangers,
+//! over DTLS and over plain UDP. What one class takes is not missing in another.
+//!
+//! A stranger always gets room, for anybody can claim to be many strangers over plain UDP: the oldest body of the class
+//! goes, one that never went on before one that did. While less than half of a class is taken, an address may have all of
+//! it, for a NAT may hide a whole fleet; beyond that, an address with its share replaces a body of its own.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use crate::coap::Standing;
+use lwm2m_base::Peer;
+use lwm2m_base::deadlines::Deadlines;
+
+/// One part of so many of a class of strangers that an address may have when the class is half full.
+const ADDRESS_SHARE: usize = 50;
+
+/// Which class a body belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClassId {
+    known: bool,
+    secured: bool,
+}
+
+impl ClassId {
+    pub const COUNT: usize = 4;
+
+    pub fn of(peer: Peer, standing: Standing) -> Self {
+        Self { known: standing == Standing::Known, secured: peer.association.is_some() }
+    }
+
+    pub fn is_known(self) -> bool {
+        self.known
+    }
+
+    pub fn index(self) -> usize {
+        usize::from(self.known) * 2 + usize::from(self.secured)
+    }
+}
+
+/// The peers of one class that have a body under way, in the order in which their bodies expire.
+#[derive(Debug)]
+pub struct Class {
+    known: bool,
+    limit: usize,
+    lifetime: Duration,
+    /// Those with one block.
+    begun: Deadlines<Peer>,
+    /// Those with more.
+    continued: Deadlines<Peer>,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+impl Class {
+    pub fn new(known: bool, limit: usize, lifetime: Duration) -> Self {
+        let (begun, continued) = (Deadlines::default(), Deadlines::default());
+        Self { known, limit, lifetime, begun, continued, by_address: HashMap::new() }
+    }
+
+    pub fn is_known(&self) -> bool {
+        self.known
+    }
+
+    /// Whether there is room for one more peer; where there is not, [`Class::victim`] may make it.
+    pub fn has_room(&self, peer: Peer) -> bool {
+        let crowded = self.len() >= self.limit.div_ceil(2);
+        let too_many = !self.known && crowded && self.of_address(peer) >= self.address_share();
+        self.len() < self.limit && !too_many
+    }
+
+    /// Returns the peer that makes room for this one; `None` where nobody has to: those that are known keep their room.
+    pub fn victim(&self, peer: Peer) -> Option<Peer> {
+        if self.known {
+            return None;
+        }
+        if self.of_address(peer) >= self.address_share() {
+            let network = peer.network();
+            return self.in_order().find(|other| other.network() == network);
+        }
+        self.oldest()
+    }
+
+    /// Returns the peer whose body is given up first.
+    pub fn oldest(&self) -> Option<Peer> {
+        self.in_order().next()
+    }
+
+    pub fn insert(&mut self, now: Instant, peer: Peer, blocks: usize) {
+        let deadlines = if blocks > 1 { &mut self.continued } else { &mut self.begun };
+        deadlines.set(peer, now + self.lifetime);
+        *self.by_address.entry(peer.network()).or_default() += 1;
+    }
+
+    pub fn remove(&mut self, peer: Peer) {
+        let there = self.begun.get(peer).or_else(|| self.continued.get(peer)).is_some();
+        self.begun.cancel(peer);
+        self.continued.cancel(peer);
+        let network = peer.network();
+        if let Some(count) = self.by_address.get_mut(&network).filter(|_| there) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_address.remove(&network);
+            }
+        }
+    }
+
+    /// Returns a peer whose body has expired.
+    pub fn expired(&self, now: Instant) -> Option<Peer> {
+        let first = [self.begun.first(), self.continued.first()].into_iter().flatten().min();
+        first.filter(|(at, _)| *at <= now).map(|(_, peer)| peer)
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        [self.begun.next(), self.continued.next()].into_iter().flatten().min()
+    }
+
+    pub fn len(&self) -> usize {
+        self.begun.len() + self.continued.len()
+    }
+
+    fn address_share(&self) -> usize {
+        self.limit.div_ceil(ADDRESS_SHARE)
+    }
+
+    fn of_address(&self, peer: Peer) -> usize {
+        self.by_address.get(&peer.network()).copied().unwrap_or_default()
+    }
+
+    fn in_order(&self) -> impl Iterator<Item = Peer> {
+        self.begun.keys().chain(self.continued.keys())
+    }
+}

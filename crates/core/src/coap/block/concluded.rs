@@ -1,0 +1,146 @@
+//! The last blocks of bodies that peers have sent by Block1, and what they were answered. A peer that did not get the answer
+//! may send its last block again in a message of its own: it gets the same answer, and nothing is done twice.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::{Duration, Instant};
+
+use crate::coap::{Code, Options, Request, RequestId, Response};
+use lwm2m_base::Peer;
+use lwm2m_base::deadlines::Deadlines;
+
+use super::{Block, without_blocks};
+
+/// A longer answer is not remembered.
+const LONGEST_ANSWER: usize = 1024;
+
+/// One body of each peer, the newest, and a bounded number of them: the oldest is forgotten.
+#[derive(Debug)]
+pub struct Concluded {
+    by_peer: HashMap<Peer, Conclusion>,
+    by_request: HashMap<RequestId, Peer>,
+    deadlines: Deadlines<Peer>,
+    limit: usize,
+    lifetime: Duration,
+    orphans: Vec<RequestId>,
+}
+
+#[derive(Debug)]
+struct Conclusion {
+    last: LastBlock,
+    answer: Answer,
+}
+
+#[derive(Debug)]
+enum Answer {
+    /// To the first message with this block, and to the newest repetition of it.
+    Pending {
+        first: RequestId,
+        again: Option<RequestId>,
+    },
+    Given(Response),
+}
+
+/// The last block of a body: its request without the message, and the digest of its payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastBlock {
+    method: Code,
+    options: Options,
+    block: (u32, usize),
+    payload: u64,
+}
+
+/// What becomes of a last block that came before.
+#[derive(Debug, PartialEq)]
+pub enum Repeated {
+    /// Answer it so.
+    Answered(Response),
+    /// It is answered when the first one is.
+    Waits,
+}
+
+impl LastBlock {
+    /// Returns `None` for a block that is not the last one of several.
+    pub fn of(request: &Request, block: Block) -> Option<Self> {
+        let mut hasher = DefaultHasher::new();
+        request.payload.hash(&mut hasher);
+        (block.number > 0 && !block.more).then(|| Self {
+            method: request.method,
+            options: without_blocks(&request.options),
+            block: (block.number, block.size.bytes()),
+            payload: hasher.finish(),
+        })
+    }
+}
+
+impl Concluded {
+    pub fn new(limit: usize, lifetime: Duration) -> Self {
+        let (by_peer, by_request, deadlines) = (HashMap::new(), HashMap::new(), Deadlines::default());
+        Self { by_peer, by_request, deadlines, limit, lifetime, orphans: Vec::new() }
+    }
+
+    /// The body of this peer is whole, and waits for its answer.
+    pub fn begin(&mut self, now: Instant, peer: Peer, last: LastBlock, first: RequestId) {
+        self.forget(peer);
+        if self.by_peer.len() >= self.limit
+            && let Some((_, oldest)) = self.deadlines.first()
+        {
+            self.forget(oldest);
+        }
+        self.by_request.insert(first, peer);
+        self.by_peer.insert(peer, Conclusion { last, answer: Answer::Pending { first, again: None } });
+        self.deadlines.set(peer, now + self.lifetime);
+    }
+
+    /// Looks whether this last block came before in another message.
+    pub fn repeated(&mut self, peer: Peer, last: &LastBlock, request: RequestId) -> Option<Repeated> {
+        let conclusion = self.by_peer.get_mut(&peer).filter(|conclusion| conclusion.last == *last)?;
+        Some(match &mut conclusion.answer {
+            Answer::Given(response) => Repeated::Answered(response.clone()),
+            Answer::Pending { again, .. } => {
+                self.orphans.extend(again.replace(request));
+                Repeated::Waits
+            }
+        })
+    }
+
+    /// The body has its answer. Returns the request that repeated its last block meanwhile, which gets the same.
+    pub fn answered(&mut self, request: RequestId, response: &Response) -> Option<RequestId> {
+        let peer = self.by_request.remove(&request)?;
+        let conclusion = self.by_peer.get_mut(&peer)?;
+        let Answer::Pending { again, .. } = conclusion.answer else { return None };
+        if response.payload.len() <= LONGEST_ANSWER {
+            conclusion.answer = Answer::Given(response.clone());
+        } else {
+            self.forget(peer);
+        }
+        again
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(peer) = self.deadlines.pop_expired(now) {
+            self.forget(peer);
+        }
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.next()
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_peer.len().max(self.by_request.len())
+    }
+
+    /// Returns a repetition that nothing will answer any more.
+    pub fn poll_orphan(&mut self) -> Option<RequestId> {
+        self.orphans.pop()
+    }
+
+    fn forget(&mut self, peer: Peer) {
+        self.deadlines.cancel(peer);
+        if let Some(Conclusion { answer: Answer::Pending { first, again }, .. }) = self.by_peer.remove(&peer) {
+            self.by_request.remove(&first);
+            self.orphans.extend(again);
+        }
+    }
+}

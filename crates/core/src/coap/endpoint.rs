@@ -1,0 +1,749 @@
+//! The CoAP endpoint: exchanges and observations, with block-wise transfer over them. The only state machine of CoAP that
+//! others see.
+//!
+//! A request of ours keeps its id through all of its blocks:
+//! 1. A body larger than a block goes up by Block1, block by block; then the response is there, or its first block. A
+//!    smaller one that is answered 4.13 goes up so, too.
+//! 2. A response in blocks is fetched to its end by Block2. Only then it is an [`Event::Response`].
+//! 3. A notification in blocks is fetched likewise. A newer one ends the fetch, for the further blocks would be those of
+//!    another state; where the blocks have an ETag, that shows such a block, and the newer one waits. So what is told keeps
+//!    its order, and no body is of two states.
+//!
+//! A request of a peer that comes in blocks is told when it is whole; our answer is cut into the blocks that it asks for.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
+
+use super::block::{
+    Assembled, Assemblies, Block, BlockError, BlockSize, Concluded, Download, Fetched, LastBlock, Repeated, Sent,
+    Upload, slice, smaller_size,
+};
+use super::exchange::{self, Acknowledge, ExchangeId, Exchanges, Output, RequestId};
+use super::observe::Freshness;
+use super::options::number;
+use super::transfers::{Purpose, Stage, Transfer, Transfers};
+use lwm2m_base::Peer;
+
+use super::{
+    Code, DecodeError, Failure, Message, MessageId, Occupancy, Parameters, Request, Response, Standing, Token,
+};
+
+/// What the endpoint tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Has to be answered with [`Endpoint::respond`].
+    Request {
+        id: RequestId,
+        peer: Peer,
+        request: Request,
+    },
+    /// The peer has the request and will answer later. Told once for each request, whatever its number of blocks.
+    Acknowledged {
+        exchange: ExchangeId,
+    },
+    /// The final answer. `observing` has the Observe number when the exchange lives on as an observation.
+    Response {
+        exchange: ExchangeId,
+        response: Response,
+        observing: Option<u32>,
+    },
+    Reset {
+        exchange: ExchangeId,
+    },
+    TimedOut {
+        exchange: ExchangeId,
+    },
+    /// The response cannot be read, or the body of the request or of the response could not be transferred.
+    Failed {
+        exchange: ExchangeId,
+        error: Failure,
+    },
+    /// Without a number, or with an error code, it was the last one: the observation is over. What is `owed` has to be
+    /// given to [`Endpoint::acknowledge`].
+    Notification {
+        observation: ExchangeId,
+        number: Option<u32>,
+        response: Response,
+        owed: Option<Acknowledge>,
+    },
+    /// A notification cannot be read, or its body could not be fetched.
+    NotificationFailed {
+        observation: ExchangeId,
+        number: Option<u32>,
+        error: Failure,
+        /// It was the last one.
+        over: bool,
+    },
+    /// A newer notification came before the body of this one was fetched.
+    NotificationSuperseded {
+        observation: ExchangeId,
+    },
+    /// A peer's body was not taken; it was told by the answer.
+    BodyRefused {
+        peer: Peer,
+        error: BlockError,
+    },
+}
+
+#[derive(Debug)]
+pub struct Endpoint {
+    exchanges: Exchanges,
+    block_size: BlockSize,
+    body_limit: usize,
+    /// What all bodies may have together that come in blocks.
+    received_bytes: usize,
+    transfers: Transfers,
+    /// Which transfer an exchange is a step of.
+    steps: HashMap<ExchangeId, ExchangeId>,
+    observations: HashMap<ExchangeId, Observation>,
+    assemblies: Assemblies,
+    concluded: Concluded,
+    /// The blocks that requests of peers came with, for the answers to them.
+    requested: HashMap<RequestId, Requested>,
+    events: VecDeque<Event>,
+}
+
+/// What the further blocks of notifications are asked for with, and what waits for them.
+#[derive(Debug)]
+struct Observation {
+    peer: Peer,
+    request: Request,
+    fetching: Option<ExchangeId>,
+    /// The first answer is told.
+    told: bool,
+    waiting: VecDeque<WaitingNotification>,
+    /// How many notifications in a row were superseded.
+    superseded: u32,
+}
+
+#[derive(Debug)]
+struct WaitingNotification {
+    number: Option<u32>,
+    received: Result<Response, Failure>,
+    owed: Option<Acknowledge>,
+    /// It is the last word of the device.
+    over: bool,
+}
+
+/// The Block options of a peer's request.
+#[derive(Clone, Copy, Debug)]
+struct Requested {
+    block1: Option<Block>,
+    block2: Option<Block>,
+}
+
+impl Endpoint {
+    /// Notifications of one observation that wait while the body of an earlier one is fetched.
+    const WAITING_NOTIFICATIONS: usize = 32;
+    /// After so many superseded notifications in a row it is told that no body can be fetched.
+    const SUPERSEDED_UNTOLD: u32 = 8;
+
+    /// `seed` is where message ids, tokens and the random factor come from.
+    pub fn new(parameters: Parameters, seed: [u8; 32]) -> Self {
+        let block_size = BlockSize::at_most(parameters.block_size);
+        Self {
+            block_size,
+            body_limit: parameters.received_body,
+            received_bytes: parameters.received_bytes,
+            transfers: Transfers::new(&parameters),
+            steps: HashMap::new(),
+            observations: HashMap::new(),
+            assemblies: Assemblies::new(&parameters, block_size),
+            concluded: Concluded::new(parameters.received_bodies, parameters.exchange_lifetime()),
+            requested: HashMap::new(),
+            events: VecDeque::new(),
+            exchanges: Exchanges::new(parameters, seed),
+        }
+    }
+
+    pub fn handle_datagram(&mut self, now: Instant, peer: Peer, datagram: &[u8]) {
+        self.handle_decoded(now, peer, Standing::Known, Message::decode(datagram), datagram);
+    }
+
+    /// The same for a datagram that was decoded already, of a peer of this standing.
+    pub fn handle_decoded(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        standing: Standing,
+        decoded: Result<Message, DecodeError>,
+        datagram: &[u8],
+    ) {
+        self.exchanges.handle_decoded(now, peer, standing, decoded, datagram);
+        self.follow(now);
+    }
+
+    /// Whether this message came before, and is remembered.
+    pub fn is_duplicate(&self, now: Instant, peer: Peer, id: MessageId, datagram: &[u8]) -> bool {
+        self.exchanges.is_duplicate(now, peer, id, datagram)
+    }
+
+    /// Whether a request of ours with this token waits for the answer of this peer.
+    pub fn awaits(&self, peer: Peer, token: Token) -> bool {
+        self.exchanges.awaits(peer, token)
+    }
+
+    /// Answers a request at once instead of handling it, and keeps nothing of it.
+    pub fn refuse(&mut self, peer: Peer, request: &Message, response: Response) {
+        self.exchanges.refuse(peer, request, response);
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.exchanges.handle_timeout(now);
+        self.assemblies.handle_timeout(now);
+        self.concluded.handle_timeout(now);
+        self.drop_orphans(now);
+        self.follow(now);
+    }
+
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.exchanges.poll_output()
+    }
+
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let bodies = [self.assemblies.next_deadline(), self.concluded.next_deadline()];
+        bodies.into_iter().chain([self.exchanges.next_deadline()]).flatten().min()
+    }
+
+    /// Sends a confirmable request under a new random token; a large body goes block by block.
+    pub fn send_request(&mut self, now: Instant, peer: Peer, request: Request) -> ExchangeId {
+        let (request, stage, first) = if request.payload.len() > self.block_size.bytes() {
+            let options = request.options.clone();
+            let upload = Upload::new(request, self.block_size);
+            let first = upload.block();
+            (Request { method: first.method, options, payload: Vec::new() }, Stage::Upload(upload), first)
+        } else {
+            (Request { payload: Vec::new(), ..request.clone() }, Stage::Whole(request.payload.clone()), request)
+        };
+        let id = self.exchanges.send_request(now, peer, first);
+        self.begin(id, peer, request, stage);
+        id
+    }
+
+    /// Sends the request that ends an observation: the one that began it, to its peer and with its token, but for the
+    /// value of Observe (RFC 7641 section 3.6).
+    pub fn send_cancellation(&mut self, now: Instant, observation: ExchangeId) -> Option<ExchangeId> {
+        let Observation { peer, request, .. } = self.observations.get(&observation)?;
+        let (peer, mut request) = (*peer, request.clone());
+        request.options.add_uint(number::OBSERVE, 1);
+        let id = self.exchanges.send_cancellation(now, observation, request.clone())?;
+        self.begin(id, peer, request, Stage::Whole(Vec::new()));
+        Some(id)
+    }
+
+    /// The token of an observation, and its newest notification: what [`Endpoint::restore_observation`] needs.
+    pub fn observation(&self, id: ExchangeId) -> Option<(Token, Freshness)> {
+        self.exchanges.observation(id)
+    }
+
+    /// Takes up an observation that an earlier process had with this peer; `request` is what began it.
+    pub fn restore_observation(
+        &mut self,
+        peer: Peer,
+        token: Token,
+        mut request: Request,
+        freshness: Freshness,
+    ) -> ExchangeId {
+        let id = self.exchanges.restore_observation(peer, token, freshness);
+        request.options.remove(number::OBSERVE);
+        self.observations.insert(id, Observation { told: true, ..Observation::new(peer, request) });
+        id
+    }
+
+    /// Answers a request of a peer. A request that is not known any more is answered by nothing.
+    pub fn respond(&mut self, now: Instant, id: RequestId, response: Response) {
+        self.respond_by(now, id, response, Exchanges::respond);
+    }
+
+    /// The same, but that a response that is no acknowledgement is not repeated: for a peer that nobody knows, and whose
+    /// address may be another one's.
+    pub fn respond_once(&mut self, now: Instant, id: RequestId, response: Response) {
+        self.respond_by(now, id, response, Exchanges::respond_once);
+    }
+
+    /// How full the tables are.
+    pub fn occupancy(&self) -> Occupancy {
+        let waiting = self.observations.values().map(|observation| observation.waiting.len());
+        let exchanges = self.exchanges.occupancy();
+        Occupancy {
+            transfers: self.transfers.len().max(self.steps.len()),
+            assemblies: self.assemblies.len(),
+            concluded_bodies: self.concluded.len(),
+            received_bytes: self.transfers.held() + self.assemblies.held(),
+            waiting_notifications: waiting.sum(),
+            pending_requests: exchanges.pending_requests.max(self.requested.len()),
+            outputs: exchanges.outputs + self.events.len(),
+            ..exchanges
+        }
+    }
+
+    /// Whether a request of ours, or the body of a notification, is under way.
+    pub fn is_transferring(&self) -> bool {
+        !self.transfers.is_empty()
+    }
+
+    fn respond_by(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        response: Response,
+        send: fn(&mut Exchanges, Instant, RequestId, Response),
+    ) {
+        let again = self.concluded.answered(id, &response);
+        for id in [Some(id), again].into_iter().flatten() {
+            let response = self.sliced(id, response.clone());
+            send(&mut self.exchanges, now, id, response);
+        }
+        self.drop_orphans(now);
+    }
+
+    /// The part of the response that the request asked for.
+    fn sliced(&mut self, id: RequestId, response: Response) -> Response {
+        let requested = self.requested.remove(&id);
+        let mut response = slice(response, requested.and_then(|requested| requested.block2), self.block_size);
+        if let Some(block) = requested.and_then(|requested| requested.block1) {
+            block.add_to(&mut response.options, number::BLOCK1);
+        }
+        response
+    }
+
+    /// Acknowledges a notification that was told.
+    pub fn acknowledge(&mut self, owed: Acknowledge) {
+        self.exchanges.acknowledge_owed(owed);
+    }
+
+    /// The device of these exchanges and observations has another address now; what is under way is sent there.
+    pub fn readdress(&mut self, now: Instant, ids: impl IntoIterator<Item = ExchangeId>, to: Peer) {
+        for id in ids {
+            let fetching = self.observations.get_mut(&id).and_then(|observation| {
+                observation.peer = to;
+                observation.fetching
+            });
+            let mut moved = vec![id];
+            for transfer in [Some(id), fetching].into_iter().flatten() {
+                moved.extend(self.transfers.readdress(transfer, to));
+            }
+            moved.dedup();
+            self.exchanges.readdress(now, moved, to);
+        }
+    }
+
+    /// Forgets an exchange or an observation: nothing is heard of it any more, and a notification of it is answered with
+    /// a reset.
+    pub fn forget(&mut self, id: ExchangeId) {
+        let fetching = self.observations.remove(&id).and_then(|observation| observation.fetching);
+        for transfer in [Some(id), fetching].into_iter().flatten() {
+            self.abandon(transfer);
+        }
+        self.exchanges.forget(id);
+    }
+
+    /// Ends a transfer, whatever it is for.
+    fn abandon(&mut self, transfer: ExchangeId) -> Option<Transfer> {
+        let transfer = self.transfers.remove(transfer)?;
+        self.steps.remove(&transfer.step);
+        self.exchanges.forget(transfer.step);
+        Some(transfer)
+    }
+
+    fn begin(&mut self, id: ExchangeId, peer: Peer, request: Request, stage: Stage) {
+        let purpose = Purpose::Request { observing: None };
+        self.steps.insert(id, id);
+        self.transfers.insert(id, Transfer { peer, request, stage, step: id, purpose, acknowledged: false });
+    }
+
+    /// Takes what the exchanges tell, and goes on with the transfers that it belongs to.
+    fn follow(&mut self, now: Instant) {
+        while let Some(event) = self.exchanges.poll_event() {
+            match event {
+                exchange::Event::Request { id, peer, standing, request } => {
+                    self.requested(now, id, peer, standing, request);
+                }
+                exchange::Event::Acknowledged { exchange } => self.acknowledged(exchange),
+                exchange::Event::Response { exchange, response, observing } => {
+                    self.responded(now, exchange, response, observing);
+                }
+                exchange::Event::Reset { exchange } => self.ended(now, exchange, |exchange| Event::Reset { exchange }),
+                exchange::Event::TimedOut { exchange } => {
+                    self.ended(now, exchange, |exchange| Event::TimedOut { exchange });
+                }
+                exchange::Event::Failed { exchange, error } => self.failed(now, exchange, error),
+                exchange::Event::Notification { observation, number, response, owed } => {
+                    // RFC 7641 section 4.2: an error, or a response without the option, is the last word of the device.
+                    let over = number.is_none() || !response.code.is_success();
+                    let received = Ok(response);
+                    self.notified(now, observation, WaitingNotification { number, received, owed, over });
+                }
+                exchange::Event::NotificationFailed { observation, error, over } => {
+                    let (number, received, owed) = (None, Err(error), None);
+                    self.notified(now, observation, WaitingNotification { number, received, owed, over });
+                }
+            }
+        }
+    }
+
+    fn requested(&mut self, now: Instant, id: RequestId, peer: Peer, standing: Standing, request: Request) {
+        let blocks = Block::of(&request.options, number::BLOCK1)
+            .and_then(|block1| Ok((block1, Block::of(&request.options, number::BLOCK2)?)));
+        let Ok((block1, block2)) = blocks else {
+            self.events.push_back(Event::BodyRefused { peer, error: BlockError::Malformed });
+            return self.exchanges.respond(now, id, Response::new(Code::BAD_OPTION));
+        };
+        let last = block1.and_then(|block| LastBlock::of(&request, block));
+        if block1.is_some() || block2.is_some() {
+            self.requested.insert(id, Requested { block1, block2 });
+        }
+        if let Some(last) = &last
+            && self.answer_as_before(now, id, peer, last)
+        {
+            return;
+        }
+        let room = self.received_bytes.saturating_sub(self.transfers.held());
+        let assembled = block1.map(|block| self.assemblies.take(now, (peer, standing), &request, block, room));
+        self.tell_evicted();
+        let request = match assembled {
+            None => request,
+            Some(Assembled::Complete(request, _)) => request,
+            Some(Assembled::Answer(response, error)) => {
+                self.requested.remove(&id);
+                self.events.extend(error.map(|error| Event::BodyRefused { peer, error }));
+                return self.exchanges.respond(now, id, response);
+            }
+        };
+        if let Some(last) = last {
+            self.concluded.begin(now, peer, last, id);
+            self.drop_orphans(now);
+        }
+        self.events.push_back(Event::Request { id, peer, request });
+    }
+
+    /// A last block that came before, in another message, and whose body is not sent anew. Returns whether it was one.
+    fn answer_as_before(&mut self, now: Instant, id: RequestId, peer: Peer, last: &LastBlock) -> bool {
+        if self.assemblies.has(peer) {
+            return false;
+        }
+        let repeated = self.concluded.repeated(peer, last, id);
+        self.drop_orphans(now);
+        match repeated {
+            Some(Repeated::Answered(response)) => {
+                let response = self.sliced(id, response);
+                self.exchanges.respond(now, id, response);
+                true
+            }
+            Some(Repeated::Waits) => true,
+            None => false,
+        }
+    }
+
+    /// A repeated block that will not be answered as before is answered 5.03: nothing waits for ever.
+    fn drop_orphans(&mut self, now: Instant) {
+        while let Some(orphan) = self.concluded.poll_orphan() {
+            let response = self.sliced(orphan, Response::new(Code::SERVICE_UNAVAILABLE));
+            self.exchanges.respond_once(now, orphan, response);
+        }
+    }
+
+    fn tell_evicted(&mut self) {
+        while let Some(peer) = self.assemblies.poll_evicted() {
+            self.events.push_back(Event::BodyRefused { peer, error: BlockError::Evicted });
+        }
+    }
+
+    fn acknowledged(&mut self, step: ExchangeId) {
+        let Some(&exchange) = self.steps.get(&step) else { return };
+        if self.transfers.acknowledged(exchange) {
+            self.events.push_back(Event::Acknowledged { exchange });
+        }
+    }
+
+    fn responded(&mut self, now: Instant, step: ExchangeId, response: Response, observing: Option<u32>) {
+        let Some(id) = self.steps.remove(&step) else { return };
+        let Some(mut transfer) = self.transfers.remove(id) else { return };
+        if let (Purpose::Request { observing: number }, true) = (&mut transfer.purpose, observing.is_some()) {
+            *number = observing;
+            let mut request = transfer.request.clone();
+            request.options.remove(number::OBSERVE);
+            self.observations.insert(id, Observation::new(transfer.peer, request));
+        }
+        self.proceed(now, id, transfer, response);
+    }
+
+    /// Goes on with a transfer that was taken out, after this response to its last step.
+    fn proceed(&mut self, now: Instant, id: ExchangeId, mut transfer: Transfer, response: Response) {
+        match self.advance(&mut transfer, response) {
+            Ok(Step::Next(request)) => self.send_step(now, id, transfer, request),
+            Ok(Step::Complete(response)) => self.complete(now, id, transfer.purpose, Ok(response)),
+            Err(error) => self.complete(now, id, transfer.purpose, Err(error)),
+        }
+    }
+
+    fn advance(&mut self, transfer: &mut Transfer, response: Response) -> Result<Step, Failure> {
+        if let Some(request) = in_smaller_parts(transfer, &response)? {
+            return Ok(Step::Next(request));
+        }
+        let fetched = match &mut transfer.stage {
+            Stage::Download(download) => download.answered(response)?,
+            Stage::Whole(_) | Stage::Upload(_) => {
+                let (download, fetched) = Download::begin(&transfer.request, response, self.body_limit)?;
+                transfer.stage = Stage::Download(download);
+                fetched
+            }
+        };
+        match fetched {
+            Fetched::Next(request) => {
+                self.make_room_for(transfer)?;
+                Ok(Step::Next(request))
+            }
+            Fetched::Complete(mut response) => {
+                response.options.remove(number::BLOCK1);
+                Ok(Step::Complete(response))
+            }
+        }
+    }
+
+    /// What peers send unasked who are strangers gives way to what was asked for.
+    fn make_room_for(&mut self, transfer: &Transfer) -> Result<(), BlockError> {
+        let asked_for = self.transfers.held() + transfer.held();
+        self.assemblies.shrink_to(self.received_bytes.saturating_sub(asked_for));
+        self.tell_evicted();
+        let fits = asked_for + self.assemblies.held() <= self.received_bytes && self.transfers.has_room_for(transfer);
+        // A body that is discarded holds nothing.
+        if fits || transfer.held() == 0 { Ok(()) } else { Err(BlockError::NoRoom) }
+    }
+
+    fn send_step(&mut self, now: Instant, id: ExchangeId, mut transfer: Transfer, request: Request) {
+        transfer.step = self.exchanges.send_block(now, transfer.peer, request);
+        self.steps.insert(transfer.step, id);
+        self.transfers.insert(id, transfer);
+    }
+
+    /// The transfer is at its end; what waited for it has its turn.
+    fn complete(&mut self, now: Instant, id: ExchangeId, purpose: Purpose, result: Result<Response, Failure>) {
+        let (event, observation) = match (purpose, result) {
+            (Purpose::Request { observing }, Ok(response)) => {
+                (Event::Response { exchange: id, response, observing }, observing.map(|_| id))
+            }
+            (Purpose::Request { .. }, Err(error)) => {
+                self.forget(id);
+                (Event::Failed { exchange: id, error }, None)
+            }
+            (Purpose::Notification { observation, number, owed }, Ok(response)) => {
+                (Event::Notification { observation, number, response, owed }, Some(observation))
+            }
+            (Purpose::Notification { observation, number, owed }, Err(error)) => {
+                self.give(owed);
+                let over = number.is_none();
+                (Event::NotificationFailed { observation, number, error, over }, Some(observation))
+            }
+        };
+        self.events.push_back(event);
+        let Some(id) = observation else { return };
+        if let Some(observation) = self.observations.get_mut(&id) {
+            observation.told = true;
+            observation.fetching = None;
+            observation.superseded = 0;
+        }
+        self.tell_waiting(now, id);
+    }
+
+    /// A step was reset or timed out: so was the whole.
+    fn ended(&mut self, now: Instant, step: ExchangeId, how: impl FnOnce(ExchangeId) -> Event) {
+        let Some(id) = self.steps.remove(&step) else { return };
+        let Some(transfer) = self.transfers.remove(id) else { return };
+        match transfer.purpose {
+            Purpose::Request { .. } => {
+                self.forget(id);
+                self.events.push_back(how(id));
+            }
+            Purpose::Notification { .. } => {
+                self.complete(now, id, transfer.purpose, Err(BlockError::OutOfOrder.into()))
+            }
+        }
+    }
+
+    /// The answer to a step cannot be read.
+    fn failed(&mut self, now: Instant, step: ExchangeId, error: Failure) {
+        let Some(id) = self.steps.remove(&step) else { return };
+        let Some(transfer) = self.transfers.remove(id) else { return };
+        self.complete(now, id, transfer.purpose, Err(error));
+    }
+
+    fn notified(&mut self, now: Instant, id: ExchangeId, notification: WaitingNotification) {
+        let Some(observation) = self.observations.get(&id) else { return };
+        let fetched = if observation.told { observation.fetching } else { Some(id) };
+        let ended = fetched.filter(|fetched| self.transfers.get(*fetched).is_some_and(Transfer::may_mix));
+        match ended {
+            Some(answer) if answer == id => {
+                let Some(notification) = self.answer_with(now, id, notification) else { return };
+                self.wait(id, notification);
+            }
+            Some(older) => {
+                self.supersede(id, older);
+                self.wait(id, notification);
+            }
+            None => self.wait(id, notification),
+        }
+        self.tell_waiting(now, id);
+    }
+
+    /// The body of the first answer is being fetched, and a newer state is there: it is the answer. Gives a notification
+    /// back that cannot be one.
+    fn answer_with(
+        &mut self,
+        now: Instant,
+        id: ExchangeId,
+        notification: WaitingNotification,
+    ) -> Option<WaitingNotification> {
+        let WaitingNotification { number, received: Ok(response), owed, over: false } = notification else {
+            return Some(notification);
+        };
+        let transfer = self.abandon(id)?;
+        self.give(owed);
+        let purpose = Purpose::Request { observing: number };
+        self.proceed(now, id, Transfer { purpose, stage: Stage::Whole(Vec::new()), ..transfer }, response);
+        None
+    }
+
+    /// Ends the fetch of an older notification.
+    fn supersede(&mut self, id: ExchangeId, older: ExchangeId) {
+        let Some(transfer) = self.abandon(older) else { return };
+        if let Some(observation) = self.observations.get_mut(&id) {
+            observation.fetching = None;
+        }
+        if let Purpose::Notification { number, owed, .. } = transfer.purpose {
+            self.superseded(id, number, owed);
+        }
+    }
+
+    /// A newer notification is there, which an application can do with. But it is told when that happens again and again.
+    fn superseded(&mut self, id: ExchangeId, number: Option<u32>, owed: Option<Acknowledge>) {
+        self.give(owed);
+        let Some(observation) = self.observations.get_mut(&id) else { return };
+        observation.superseded += 1;
+        self.events.push_back(if observation.superseded.is_multiple_of(Self::SUPERSEDED_UNTOLD) {
+            let error = BlockError::Superseded.into();
+            Event::NotificationFailed { observation: id, number, error, over: false }
+        } else {
+            Event::NotificationSuperseded { observation: id }
+        });
+    }
+
+    fn wait(&mut self, id: ExchangeId, notification: WaitingNotification) {
+        let Some(observation) = self.observations.get_mut(&id) else { return };
+        observation.waiting.push_back(notification);
+        if observation.waiting.len() > Self::WAITING_NOTIFICATIONS
+            && let Some(WaitingNotification { number, owed, over, .. }) = observation.waiting.pop_front()
+        {
+            let error = BlockError::TooMany.into();
+            self.events.push_back(Event::NotificationFailed { observation: id, number, error, over });
+            self.give(owed);
+        }
+    }
+
+    /// A notification that comes to nothing is acknowledged all the same: its repetition would bring nothing else.
+    fn give(&mut self, owed: Option<Acknowledge>) {
+        if let Some(owed) = owed {
+            self.exchanges.acknowledge_owed(owed);
+        }
+    }
+
+    /// Tells the notifications that wait, up to one whose body has to be fetched first.
+    fn tell_waiting(&mut self, now: Instant, id: ExchangeId) {
+        while let Some(observation) = self.observations.get_mut(&id)
+            && observation.told
+            && observation.fetching.is_none()
+            && let Some(notification) = observation.waiting.pop_front()
+        {
+            let over = notification.over;
+            self.tell(now, id, notification);
+            if over {
+                self.observations.remove(&id);
+            }
+        }
+    }
+
+    fn tell(&mut self, now: Instant, id: ExchangeId, notification: WaitingNotification) {
+        let WaitingNotification { number, received, owed, over } = notification;
+        let Some(observation) = self.observations.get_mut(&id) else { return };
+        let begun = received.and_then(|response| Download::begin(&observation.request, response, self.body_limit));
+        let error = match begun {
+            Ok((_, Fetched::Complete(response))) => {
+                observation.superseded = 0;
+                return self.events.push_back(Event::Notification { observation: id, number, response, owed });
+            }
+            Ok((download, Fetched::Next(_))) if !download.has_etag() && !observation.waiting.is_empty() => {
+                return self.superseded(id, number, owed);
+            }
+            Ok((download, Fetched::Next(request))) => {
+                let purpose = Purpose::Notification { observation: id, number, owed };
+                match self.fetch(now, id, purpose, download, request) {
+                    Ok(()) => return,
+                    Err(error) => error.into(),
+                }
+            }
+            Err(error) => error,
+        };
+        self.events.push_back(Event::NotificationFailed { observation: id, number, error, over });
+        self.give(owed);
+    }
+
+    /// Fetches the rest of the body of a notification.
+    fn fetch(
+        &mut self,
+        now: Instant,
+        id: ExchangeId,
+        purpose: Purpose,
+        download: Download,
+        next: Request,
+    ) -> Result<(), BlockError> {
+        let Some(observation) = self.observations.get(&id) else { return Ok(()) };
+        let (peer, request, stage) = (observation.peer, observation.request.clone(), Stage::Download(download));
+        let transfer = Transfer { peer, request, stage, step: id, purpose, acknowledged: false };
+        self.make_room_for(&transfer)?;
+        let step = self.exchanges.send_block(now, peer, next);
+        if let Some(observation) = self.observations.get_mut(&id) {
+            observation.fetching = Some(step);
+        }
+        self.steps.insert(step, step);
+        self.transfers.insert(step, Transfer { step, ..transfer });
+        Ok(())
+    }
+}
+
+impl Observation {
+    /// One whose first answer is not told.
+    fn new(peer: Peer, request: Request) -> Self {
+        Self { peer, request, fetching: None, told: false, waiting: VecDeque::new(), superseded: 0 }
+    }
+}
+
+/// What comes next of a body of ours, if this response asks for more of it: another block, or the first one of a body that
+/// was too large for one message (RFC 7959 section 2.9.3).
+fn in_smaller_parts(transfer: &mut Transfer, response: &Response) -> Result<Option<Request>, BlockError> {
+    match &mut transfer.stage {
+        Stage::Upload(upload) => Ok(match upload.answered(response)? {
+            Sent::Next(request) => Some(request),
+            Sent::Answer => None,
+        }),
+        Stage::Whole(payload) if response.code == Code::REQUEST_ENTITY_TOO_LARGE => {
+            let Some(size) = smaller_size(payload.len(), response) else { return Ok(None) };
+            let whole = Request { payload: std::mem::take(payload), ..transfer.request.clone() };
+            let upload = Upload::new(whole, size);
+            let first = upload.block();
+            transfer.stage = Stage::Upload(upload);
+            Ok(Some(first))
+        }
+        // Nothing is left to continue with: the device has not taken the request for a whole one.
+        Stage::Whole(_) if response.code == Code::CONTINUE => Err(BlockError::Unfinished),
+        Stage::Whole(_) | Stage::Download(_) => Ok(None),
+    }
+}
+
+enum Step {
+    Next(Request),
+    Complete(Response),
+}

@@ -1,0 +1,793 @@
+//! Messages, exchanges and observations: client and server at once, for all peers. A body is one message here; `Endpoint`
+//! puts block-wise transfer over it.
+//!
+//! As a client:
+//! 1. `send_request` sends a confirmable request and sets its first deadline; it is sent again until something comes.
+//! 2. An empty acknowledgement ends the retransmission: [`Event::Acknowledged`]. The response may take its time.
+//! 3. The response, piggybacked or separate, matched by token: [`Event::Response`]. A reset: [`Event::Reset`]. Nothing:
+//!    [`Event::TimedOut`]. A response that cannot be read: [`Event::Failed`].
+//! 4. When request and response have the Observe option, the exchange has become an observation of the same id: each
+//!    further response with its token is an [`Event::Notification`], in the order of RFC 7641 section 3.4.
+//!
+//! As a server:
+//! 1. A request comes: [`Event::Request`]. Its duplicates get what it got.
+//! 2. `respond` answers: piggybacked, or, when the empty acknowledgement has left meanwhile, as a confirmable separate
+//!    response.
+//!
+//! Exactly one [`Output::Verdict`] comes out for each datagram.
+
+mod malformed;
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
+
+use rand::rngs::StdRng;
+use rand::{Rng, RngExt, SeedableRng};
+
+use lwm2m_base::deadlines::Deadlines;
+
+use super::history::{History, Reply};
+use super::message_ids::MessageIds;
+use super::observe::{Freshness, digest};
+use super::occupancy::Occupancy;
+use super::options::number;
+use super::parameters::Acknowledging;
+use super::transmission::{Expired, Key, Persistence, Sent, Transmissions};
+use super::verdict::{DropReason, Verdict};
+use lwm2m_base::Peer;
+
+use super::{Code, DecodeError, Failure, Kind, Message, MessageId, Parameters, Request, Response, Standing, Token};
+
+/// A request of ours, and the observation that it may have begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ExchangeId(u64);
+
+/// A request of a peer that waits for our response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(u64);
+
+/// A datagram that has to leave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    pub peer: Peer,
+    pub datagram: Vec<u8>,
+}
+
+/// What leaves the endpoint for the world; its events are polled apart from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    Transmit(Transmit),
+    Verdict(Peer, Verdict),
+    Retransmitted(Peer),
+    /// A message of this peer was forgotten before its time, for want of room: a duplicate of it would pass for new.
+    Forgotten(Peer),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Has to be answered with [`Exchanges::respond`].
+    Request {
+        id: RequestId,
+        peer: Peer,
+        standing: Standing,
+        request: Request,
+    },
+    /// The peer has the request and will answer later.
+    Acknowledged {
+        exchange: ExchangeId,
+    },
+    /// The final answer. `observing` has the Observe number when the exchange lives on as an observation.
+    Response {
+        exchange: ExchangeId,
+        response: Response,
+        observing: Option<u32>,
+    },
+    Reset {
+        exchange: ExchangeId,
+    },
+    TimedOut {
+        exchange: ExchangeId,
+    },
+    /// An answer came that cannot be read, and its repetition would be the same.
+    Failed {
+        exchange: ExchangeId,
+        error: Failure,
+    },
+    /// Without a number, or with an error code, it was the last one: the observation is over.
+    Notification {
+        observation: ExchangeId,
+        number: Option<u32>,
+        response: Response,
+        owed: Option<Acknowledge>,
+    },
+    /// A notification that cannot be read. When it was reset the observation is `over`: RFC 7641 section 3.6 lets the
+    /// device forget it.
+    NotificationFailed {
+        observation: ExchangeId,
+        error: Failure,
+        over: bool,
+    },
+}
+
+/// The acknowledgement that a peer still waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acknowledge {
+    peer: Peer,
+    id: MessageId,
+}
+
+/// The layer below block-wise transfer.
+#[derive(Debug)]
+pub struct Exchanges {
+    parameters: Parameters,
+    rng: StdRng,
+    history: History,
+    /// The same for strangers, so that they cannot push out what is known of others.
+    strangers: History,
+    transmissions: Transmissions<Owner>,
+    exchanges: HashMap<ExchangeId, Exchange>,
+    observations: HashMap<ExchangeId, Observation>,
+    tokens: HashMap<(Peer, Token), Expected>,
+    requests: HashMap<RequestId, PendingRequest>,
+    deadlines: Deadlines<Deadline>,
+    message_ids: MessageIds,
+    last_id: u64,
+    outputs: VecDeque<Output>,
+    events: VecDeque<Event>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Owner {
+    Exchange(ExchangeId),
+    SeparateResponse,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Deadline {
+    /// The separate response of an exchange has not come.
+    Response(ExchangeId),
+    /// The peer's request has to be acknowledged, answered or not.
+    Acknowledge(RequestId),
+}
+
+#[derive(Debug)]
+struct Exchange {
+    peer: Peer,
+    token: Token,
+    message_id: MessageId,
+    observe: bool,
+    /// The request, once it was acknowledged: it is sent again if the device moves before it answers.
+    acknowledged: Option<Sent>,
+}
+
+#[derive(Debug)]
+struct Observation {
+    peer: Peer,
+    token: Token,
+    freshness: Freshness,
+}
+
+/// Whom a token belongs to. An Observe 1 has the token of the observation that it ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Expected {
+    exchange: Option<ExchangeId>,
+    observation: Option<ExchangeId>,
+}
+
+#[derive(Debug)]
+struct PendingRequest {
+    peer: Peer,
+    token: Token,
+    message_id: MessageId,
+    standing: Standing,
+    answer_as: AnswerAs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AnswerAs {
+    Piggybacked,
+    Separate,
+    NonConfirmable,
+}
+
+impl Exchanges {
+    /// `seed` is where message ids, tokens and the random factor come from.
+    pub fn new(parameters: Parameters, seed: [u8; 32]) -> Self {
+        Self {
+            history: History::new(&parameters, parameters.exchanges),
+            strangers: History::new(&parameters, parameters.exchanges.div_ceil(STRANGERS_SHARE)),
+            message_ids: MessageIds::new(&parameters),
+            parameters,
+            rng: StdRng::from_seed(seed),
+            transmissions: Transmissions::default(),
+            exchanges: HashMap::new(),
+            observations: HashMap::new(),
+            tokens: HashMap::new(),
+            requests: HashMap::new(),
+            deadlines: Deadlines::default(),
+            last_id: 0,
+            outputs: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Takes what was read from a datagram, and the datagram itself: a duplicate has the same bytes.
+    pub fn handle_decoded(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        standing: Standing,
+        decoded: Result<Message, DecodeError>,
+        datagram: &[u8],
+    ) {
+        let verdict = match decoded {
+            Ok(message) => self.handle_message(now, peer, standing, message, datagram),
+            Err(error) => self.handle_malformed(peer, error, datagram),
+        };
+        self.outputs.push_back(Output::Verdict(peer, verdict));
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(expired) = self.transmissions.pop_expired(now, &self.parameters) {
+            match expired {
+                Expired::Retransmit(peer, datagram) => {
+                    self.outputs.push_back(Output::Retransmitted(peer));
+                    self.transmit(peer, datagram);
+                }
+                Expired::GivenUp(Owner::Exchange(exchange)) => self.time_out(exchange),
+                // The peer does not hear; its registration stays until its lifetime is over.
+                Expired::GivenUp(Owner::SeparateResponse) => {}
+            }
+        }
+        while let Some(deadline) = self.deadlines.pop_expired(now) {
+            match deadline {
+                Deadline::Response(exchange) => self.time_out(exchange),
+                Deadline::Acknowledge(request) => self.acknowledge_early(request),
+            }
+        }
+        self.history.handle_timeout(now);
+        self.strangers.handle_timeout(now);
+        self.message_ids.handle_timeout(now);
+    }
+
+    /// How full the tables are.
+    pub fn occupancy(&self) -> Occupancy {
+        Occupancy {
+            exchanges: self.exchanges.len(),
+            observations: self.observations.len(),
+            tokens: self.tokens.len(),
+            transmissions: self.transmissions.len(),
+            pending_requests: self.requests.len(),
+            remembered_messages: self.history.len() + self.strangers.len(),
+            message_ids: self.message_ids.len(),
+            deadlines: self.deadlines.len(),
+            outputs: self.outputs.len() + self.events.len(),
+            ..Occupancy::default()
+        }
+    }
+
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let memory = [self.history.next_deadline(), self.strangers.next_deadline()];
+        let deadlines = [self.transmissions.next_deadline(), self.deadlines.next()];
+        deadlines.into_iter().chain(memory).flatten().min()
+    }
+
+    /// Sends a confirmable request under a new random token.
+    pub fn send_request(&mut self, now: Instant, peer: Peer, request: Request) -> ExchangeId {
+        let token = self.random_token(peer);
+        self.send_with_token(now, peer, request, token, Persistence::Ordinary)
+    }
+
+    /// The same for a further block of a transfer that the peer has begun to answer.
+    pub fn send_block(&mut self, now: Instant, peer: Peer, request: Request) -> ExchangeId {
+        let token = self.random_token(peer);
+        self.send_with_token(now, peer, request, token, Persistence::WithinTransfer)
+    }
+
+    /// Sends a request that ends an observation: with its token and to its peer (RFC 7641 section 3.6).
+    pub fn send_cancellation(&mut self, now: Instant, observation: ExchangeId, request: Request) -> Option<ExchangeId> {
+        let Observation { peer, token, .. } = *self.observations.get(&observation)?;
+        Some(self.send_with_token(now, peer, request, token, Persistence::Ordinary))
+    }
+
+    /// The token of an observation, and its newest notification.
+    pub fn observation(&self, id: ExchangeId) -> Option<(Token, Freshness)> {
+        self.observations.get(&id).map(|observation| (observation.token, observation.freshness))
+    }
+
+    /// Takes up an observation that an earlier process had with this peer under this token. Where notifications are
+    /// acknowledged on demand, the newest may not have been: the peer repeats it, and then it is heard.
+    pub fn restore_observation(&mut self, peer: Peer, token: Token, freshness: Freshness) -> ExchangeId {
+        let id = ExchangeId(self.new_id());
+        let freshness = match self.parameters.acknowledge_notifications {
+            Acknowledging::AtOnce => freshness,
+            Acknowledging::OnDemand => freshness.without_newest(),
+        };
+        self.observations.insert(id, Observation { peer, token, freshness });
+        self.expected(peer, token, |expected| expected.observation = Some(id));
+        id
+    }
+
+    /// Answers a request of a peer. A request that is not known any more is answered by nothing.
+    pub fn respond(&mut self, now: Instant, id: RequestId, response: Response) {
+        self.respond_as(now, id, response, Kind::Confirmable);
+    }
+
+    /// The same, but that a separate response is sent once only: for a peer whose address may be another one's.
+    pub fn respond_once(&mut self, now: Instant, id: RequestId, response: Response) {
+        self.respond_as(now, id, response, Kind::NonConfirmable);
+    }
+
+    fn respond_as(&mut self, now: Instant, id: RequestId, response: Response, separate: Kind) {
+        let Some(pending) = self.requests.remove(&id) else { return };
+        self.deadlines.cancel(Deadline::Acknowledge(id));
+        let peer = pending.peer;
+        let (kind, message_id) = match pending.answer_as {
+            AnswerAs::Piggybacked => (Kind::Acknowledgement, pending.message_id),
+            AnswerAs::Separate => (separate, self.new_message_id(now, peer)),
+            AnswerAs::NonConfirmable if pending.standing == Standing::Fleeting => {
+                (Kind::NonConfirmable, MessageId(self.rng.random()))
+            }
+            AnswerAs::NonConfirmable => (Kind::NonConfirmable, self.new_message_id(now, peer)),
+        };
+        let Response { code, options, payload } = response;
+        let datagram = Message { kind, code, id: message_id, token: pending.token, options, payload }.encode();
+        if kind == Kind::Acknowledgement {
+            self.replied(peer, pending.message_id, &datagram);
+        }
+        if kind == Kind::Confirmable {
+            let key = (peer, message_id);
+            let what = Sent { datagram: datagram.clone(), persistence: Persistence::Ordinary };
+            self.transmissions.begin(now, key, what, Owner::SeparateResponse, &self.parameters, &mut self.rng);
+        }
+        self.transmit(peer, datagram);
+    }
+
+    /// Gives a peer the acknowledgement that it waits for.
+    pub fn acknowledge_owed(&mut self, owed: Acknowledge) {
+        self.acknowledge(owed.peer, owed.id, Kind::Confirmable);
+    }
+
+    /// The device of these exchanges and observations has another address now; what is under way is sent there.
+    pub fn readdress(&mut self, now: Instant, ids: impl IntoIterator<Item = ExchangeId>, to: Peer) {
+        for id in ids {
+            if let Some(exchange) = self.exchanges.get_mut(&id) {
+                let from = std::mem::replace(&mut exchange.peer, to);
+                let (token, message_id) = (exchange.token, exchange.message_id);
+                self.readdress_transmission(now, id, (from, message_id), to);
+                self.expected(from, token, |expected| expected.exchange = None);
+                self.expected(to, token, |expected| expected.exchange = Some(id));
+            }
+            if let Some(observation) = self.observations.get_mut(&id) {
+                let from = std::mem::replace(&mut observation.peer, to);
+                let token = observation.token;
+                self.expected(from, token, |expected| expected.observation = None);
+                self.expected(to, token, |expected| expected.observation = Some(id));
+            }
+        }
+    }
+
+    /// Forgets an exchange or an observation: nothing is heard of it any more, and a notification of it is answered with
+    /// a reset.
+    pub fn forget(&mut self, id: ExchangeId) {
+        self.end_exchange(id);
+        if let Some(Observation { peer, token, .. }) = self.observations.remove(&id) {
+            self.expected(peer, token, |expected| expected.observation = None);
+        }
+    }
+
+    /// Whether this message came before, and is remembered.
+    pub fn is_duplicate(&self, now: Instant, peer: Peer, id: MessageId, datagram: &[u8]) -> bool {
+        self.duplicate(now, peer, id, datagram).is_some()
+    }
+
+    /// Whether a request of ours with this token waits for the answer of this peer.
+    pub fn awaits(&self, peer: Peer, token: Token) -> bool {
+        self.tokens.get(&(peer, token)).is_some_and(|expected| expected.exchange.is_some())
+    }
+
+    /// Answers a request at once, and keeps nothing of it: its duplicate will be looked at anew.
+    pub fn refuse(&mut self, peer: Peer, request: &Message, response: Response) {
+        let (kind, id) = match request.kind {
+            Kind::Confirmable => (Kind::Acknowledgement, request.id),
+            Kind::NonConfirmable | Kind::Acknowledgement | Kind::Reset => {
+                (Kind::NonConfirmable, MessageId(self.rng.random()))
+            }
+        };
+        let Response { code, options, payload } = response;
+        self.transmit(peer, Message { kind, code, id, token: request.token, options, payload }.encode());
+        self.outputs.push_back(Output::Verdict(peer, Verdict::Refused));
+    }
+
+    fn handle_message(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        standing: Standing,
+        message: Message,
+        datagram: &[u8],
+    ) -> Verdict {
+        match message.kind {
+            Kind::Confirmable | Kind::NonConfirmable => {
+                if let Some(reply) = self.duplicate(now, peer, message.id, datagram) {
+                    if let Reply::Datagram(reply) = reply.clone() {
+                        self.transmit(peer, reply);
+                    }
+                    return Verdict::Duplicate;
+                }
+                if message.code == Code::EMPTY {
+                    return self.handle_empty(peer, &message);
+                }
+                if message.code.is_request() && self.requests.len() >= self.parameters.pending_requests {
+                    // It is not remembered: when it comes again there may be room.
+                    return Verdict::Dropped(DropReason::TooManyRequests);
+                }
+                self.remember(now, peer, standing, &message, datagram);
+                if message.code.is_request() {
+                    self.handle_request(now, peer, standing, message)
+                } else {
+                    self.handle_response(now, peer, message)
+                }
+            }
+            Kind::Acknowledgement if message.code == Code::EMPTY => self.handle_acknowledgement(now, peer, message.id),
+            Kind::Acknowledgement if message.code.is_response() => self.handle_piggybacked(now, peer, message),
+            Kind::Reset if message.code == Code::EMPTY => self.handle_reset(peer, message.id),
+            Kind::Acknowledgement | Kind::Reset => self.handle_senseless(peer, &message),
+        }
+    }
+
+    fn handle_empty(&mut self, peer: Peer, message: &Message) -> Verdict {
+        if message.kind == Kind::NonConfirmable {
+            return Verdict::Dropped(DropReason::Senseless);
+        }
+        self.transmit(peer, Message::empty(Kind::Reset, message.id).encode());
+        Verdict::Ping
+    }
+
+    fn handle_request(&mut self, now: Instant, peer: Peer, standing: Standing, message: Message) -> Verdict {
+        let confirmable = message.kind == Kind::Confirmable;
+        let unknown = unknown_critical(&message, REQUEST_OPTIONS);
+        if unknown.is_some() && !confirmable {
+            self.reset(peer, message.id);
+            return Verdict::Dropped(DropReason::CriticalOption);
+        }
+        let id = RequestId(self.new_id());
+        let answer_as = if confirmable { AnswerAs::Piggybacked } else { AnswerAs::NonConfirmable };
+        let (token, message_id) = (message.token, message.id);
+        self.requests.insert(id, PendingRequest { peer, token, message_id, standing, answer_as });
+        if let Some(option) = unknown {
+            let code = if PROXY_OPTIONS.contains(&option) { Code::PROXYING_NOT_SUPPORTED } else { Code::BAD_OPTION };
+            self.respond(now, id, Response::new(code));
+            return Verdict::Request;
+        }
+        if confirmable {
+            self.deadlines.set(Deadline::Acknowledge(id), now + self.parameters.ack_timeout / 2);
+        }
+        let request = Request { method: message.code, options: message.options, payload: message.payload };
+        self.events.push_back(Event::Request { id, peer, standing, request });
+        Verdict::Request
+    }
+
+    /// A response in a message of its own, confirmable or not (RFC 7252 section 5.2.2).
+    fn handle_response(&mut self, now: Instant, peer: Peer, message: Message) -> Verdict {
+        let expected = self.tokens.get(&(peer, message.token)).copied().unwrap_or_default();
+        let notifies = message.options.contains(number::OBSERVE) || expected.exchange.is_none();
+        if let Some(option) = unknown_critical(&message, RESPONSE_OPTIONS) {
+            let error = Failure::CriticalOption(option);
+            match (expected.observation, expected.exchange) {
+                (Some(observation), _) if notifies => self.notification_failed(observation, error, true),
+                (_, Some(exchange)) => self.fail(exchange, error),
+                (_, None) => {}
+            }
+            self.reset(peer, message.id);
+            return Verdict::Dropped(DropReason::CriticalOption);
+        }
+        let (id, kind, token) = (message.id, message.kind, message.token);
+        match (expected.observation, expected.exchange) {
+            (Some(observation), _) if notifies => self.notify(now, peer, observation, message),
+            (_, Some(exchange)) => {
+                self.acknowledge(peer, id, kind);
+                self.finish(now, exchange, peer, token, message)
+            }
+            (_, None) => {
+                self.reset(peer, id);
+                Verdict::Dropped(DropReason::Unexpected)
+            }
+        }
+    }
+
+    fn handle_piggybacked(&mut self, now: Instant, peer: Peer, message: Message) -> Verdict {
+        let token = message.token;
+        let Some(exchange) = self.acknowledged_by(peer, message.id, token) else {
+            return Verdict::Dropped(DropReason::Unexpected);
+        };
+        if let Some(option) = unknown_critical(&message, RESPONSE_OPTIONS) {
+            self.fail(exchange, Failure::CriticalOption(option));
+            return Verdict::Dropped(DropReason::CriticalOption);
+        }
+        self.finish(now, exchange, peer, token, message)
+    }
+
+    /// The exchange whose request is on its way to this peer with this message id.
+    fn transmitted(&self, peer: Peer, id: MessageId) -> Option<ExchangeId> {
+        match self.transmissions.owner((peer, id))? {
+            Owner::Exchange(exchange) => Some(exchange),
+            Owner::SeparateResponse => None,
+        }
+    }
+
+    /// The same, if the request has this token.
+    fn acknowledged_by(&self, peer: Peer, id: MessageId, token: Token) -> Option<ExchangeId> {
+        let exchange = self.transmitted(peer, id)?;
+        self.exchanges.get(&exchange).is_some_and(|exchange| exchange.token == token).then_some(exchange)
+    }
+
+    fn handle_acknowledgement(&mut self, now: Instant, peer: Peer, id: MessageId) -> Verdict {
+        match self.transmissions.take((peer, id)) {
+            Some((Owner::Exchange(id), sent)) => {
+                let patience = self.parameters.max_transmit_wait();
+                self.deadlines.set(Deadline::Response(id), now + patience);
+                if let Some(exchange) = self.exchanges.get_mut(&id) {
+                    exchange.acknowledged = Some(sent);
+                }
+                self.events.push_back(Event::Acknowledged { exchange: id });
+                Verdict::Acknowledgement
+            }
+            Some((Owner::SeparateResponse, _)) => Verdict::Acknowledgement,
+            None => Verdict::Dropped(DropReason::Unexpected),
+        }
+    }
+
+    fn handle_reset(&mut self, peer: Peer, id: MessageId) -> Verdict {
+        match self.transmissions.end((peer, id)) {
+            Some(Owner::Exchange(exchange)) => {
+                self.end_exchange(exchange);
+                self.events.push_back(Event::Reset { exchange });
+                Verdict::Reset
+            }
+            Some(Owner::SeparateResponse) => Verdict::Reset,
+            None => Verdict::Dropped(DropReason::Unexpected),
+        }
+    }
+
+    /// The response of an exchange is there; with the Observe option it lives on as an observation.
+    fn finish(&mut self, now: Instant, id: ExchangeId, peer: Peer, token: Token, message: Message) -> Verdict {
+        let observe = self.exchanges.get(&id).is_some_and(|exchange| exchange.observe);
+        self.end_exchange(id);
+        let number = observe_number(&message).filter(|_| observe && message.code.is_success());
+        if let Some(number) = number {
+            let body = digest(&message.options, &message.payload);
+            let observation = Observation { peer, token, freshness: Freshness::of(number, now).with_body(body) };
+            self.observations.insert(id, observation);
+            self.expected(peer, token, |expected| expected.observation = Some(id));
+        }
+        let response = Response { code: message.code, options: message.options, payload: message.payload };
+        self.events.push_back(Event::Response { exchange: id, response, observing: number });
+        Verdict::Response
+    }
+
+    fn notify(&mut self, now: Instant, peer: Peer, id: ExchangeId, message: Message) -> Verdict {
+        let number = observe_number(&message);
+        let body = digest(&message.options, &message.payload);
+        let Message { kind, id: message_id, .. } = message;
+        let observation = self.observations.get_mut(&id).expect("a token points to observations that exist");
+        // RFC 7641 section 4.2: an error, or a response without the option, is the last word of the device.
+        match number.filter(|_| message.code.is_success()) {
+            Some(number) if !observation.freshness.advance(number, now, body) => {
+                self.acknowledge(peer, message_id, kind);
+                return Verdict::Dropped(DropReason::StaleNotification);
+            }
+            Some(_) => {}
+            None => self.forget(id),
+        }
+        let response = Response { code: message.code, options: message.options, payload: message.payload };
+        let owed = match self.parameters.acknowledge_notifications {
+            Acknowledging::OnDemand if kind == Kind::Confirmable => Some(Acknowledge { peer, id: message_id }),
+            Acknowledging::OnDemand | Acknowledging::AtOnce => None,
+        };
+        if owed.is_none() {
+            self.acknowledge(peer, message_id, kind);
+        }
+        self.events.push_back(Event::Notification { observation: id, number, response, owed });
+        Verdict::Notification
+    }
+
+    fn send_with_token(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        request: Request,
+        token: Token,
+        persistence: Persistence,
+    ) -> ExchangeId {
+        let id = ExchangeId(self.new_id());
+        let message_id = self.new_message_id(now, peer);
+        let observe = request.options.uint(number::OBSERVE) == Ok(Some(0));
+        self.exchanges.insert(id, Exchange { peer, token, message_id, observe, acknowledged: None });
+        self.expected(peer, token, |expected| expected.exchange = Some(id));
+
+        let Request { method, options, payload } = request;
+        let message = Message { kind: Kind::Confirmable, code: method, id: message_id, token, options, payload };
+        let datagram = message.encode();
+        let key = (peer, message_id);
+        let what = Sent { datagram: datagram.clone(), persistence };
+        self.transmissions.begin(now, key, what, Owner::Exchange(id), &self.parameters, &mut self.rng);
+        self.transmit(peer, datagram);
+        id
+    }
+
+    /// The message keeps its id, so that the device sees a repetition, unless another one has it on its way there. It is
+    /// due at once, and with as many repetitions before it as a new one. A request that was acknowledged is sent again
+    /// too: its answer may have come from the new address before anybody knew whose that is.
+    fn readdress_transmission(&mut self, now: Instant, id: ExchangeId, from: Key, to: Peer) {
+        let on_its_way = if self.owns_transmission(id, from) { self.transmissions.take(from) } else { None };
+        let acknowledged = self.exchanges.get_mut(&id).and_then(|exchange| exchange.acknowledged.take());
+        let Some(mut sent) = on_its_way.map(|(_, sent)| sent).or(acknowledged) else { return };
+        self.deadlines.cancel(Deadline::Response(id));
+        let mut key = (to, from.1);
+        if self.transmissions.contains(key) {
+            key.1 = self.new_message_id(now, to);
+            sent.set_message_id(key.1);
+            if let Some(exchange) = self.exchanges.get_mut(&id) {
+                exchange.message_id = key.1;
+            }
+        }
+        self.transmissions.begin_anew(now, key, sent, Owner::Exchange(id), &self.parameters, &mut self.rng);
+    }
+
+    /// An exchange that waits for its separate response has no message on its way, and its id may be another one's.
+    fn owns_transmission(&self, id: ExchangeId, key: Key) -> bool {
+        matches!(self.transmissions.owner(key), Some(Owner::Exchange(owner)) if owner == id)
+    }
+
+    fn fail(&mut self, exchange: ExchangeId, error: Failure) {
+        self.end_exchange(exchange);
+        self.events.push_back(Event::Failed { exchange, error });
+    }
+
+    fn notification_failed(&mut self, observation: ExchangeId, error: Failure, over: bool) {
+        if over {
+            self.forget(observation);
+        }
+        self.events.push_back(Event::NotificationFailed { observation, error, over });
+    }
+
+    fn time_out(&mut self, exchange: ExchangeId) {
+        self.end_exchange(exchange);
+        self.events.push_back(Event::TimedOut { exchange });
+    }
+
+    fn end_exchange(&mut self, id: ExchangeId) {
+        let Some(exchange) = self.exchanges.remove(&id) else { return };
+        let key = (exchange.peer, exchange.message_id);
+        if self.owns_transmission(id, key) {
+            self.transmissions.end(key);
+        }
+        self.deadlines.cancel(Deadline::Response(id));
+        self.expected(exchange.peer, exchange.token, |expected| expected.exchange = None);
+    }
+
+    /// The answer takes longer than the peer should wait for the acknowledgement (RFC 7252 section 5.2.2).
+    fn acknowledge_early(&mut self, id: RequestId) {
+        let Some(pending) = self.requests.get_mut(&id) else { return };
+        pending.answer_as = AnswerAs::Separate;
+        let (peer, message_id) = (pending.peer, pending.message_id);
+        self.acknowledge(peer, message_id, Kind::Confirmable);
+    }
+
+    fn acknowledge(&mut self, peer: Peer, id: MessageId, kind: Kind) {
+        if kind == Kind::Confirmable {
+            self.reply(peer, id, Kind::Acknowledgement);
+        }
+    }
+
+    fn reset(&mut self, peer: Peer, id: MessageId) {
+        self.reply(peer, id, Kind::Reset);
+    }
+
+    fn reply(&mut self, peer: Peer, id: MessageId, kind: Kind) {
+        let datagram = Message::empty(kind, id).encode();
+        self.replied(peer, id, &datagram);
+        self.transmit(peer, datagram);
+    }
+
+    /// A peer may have been a stranger when its message came.
+    fn duplicate(&self, now: Instant, peer: Peer, id: MessageId, datagram: &[u8]) -> Option<&Reply> {
+        let known = self.history.duplicate(now, peer, id, datagram);
+        known.or_else(|| self.strangers.duplicate(now, peer, id, datagram))
+    }
+
+    fn remember(&mut self, now: Instant, peer: Peer, standing: Standing, message: &Message, datagram: &[u8]) {
+        let history = match standing {
+            Standing::Known => &mut self.history,
+            Standing::Stranger => &mut self.strangers,
+            Standing::Fleeting => return,
+        };
+        let forgotten = history.remember(now, peer, message.id, message.kind, datagram);
+        self.outputs.extend(forgotten.map(Output::Forgotten));
+    }
+
+    fn replied(&mut self, peer: Peer, id: MessageId, datagram: &[u8]) {
+        if !self.history.replied(peer, id, datagram) {
+            self.strangers.replied(peer, id, datagram);
+        }
+    }
+
+    fn transmit(&mut self, peer: Peer, datagram: Vec<u8>) {
+        self.outputs.push_back(Output::Transmit(Transmit { peer, datagram }));
+    }
+
+    /// Changes whom a token belongs to; a token that belongs to nobody is forgotten.
+    fn expected(&mut self, peer: Peer, token: Token, change: impl FnOnce(&mut Expected)) {
+        let expected = self.tokens.entry((peer, token)).or_default();
+        change(expected);
+        if *expected == Expected::default() {
+            self.tokens.remove(&(peer, token));
+        }
+    }
+
+    /// A token that nothing of this peer has. Where tokens of the length that was asked for run out, it is longer.
+    fn random_token(&mut self, peer: Peer) -> Token {
+        let mut length = self.parameters.token_length;
+        loop {
+            let mut bytes = [0; Token::MAX_LENGTH];
+            self.rng.fill_bytes(&mut bytes);
+            let token = Token::new(&bytes[..length.min(Token::MAX_LENGTH)]);
+            if !self.tokens.contains_key(&(peer, token)) {
+                return token;
+            }
+            length += 1;
+        }
+    }
+
+    /// The next message id toward this peer that none of our messages has: one that was on its way to another address may
+    /// have brought its id along.
+    fn new_message_id(&mut self, now: Instant, peer: Peer) -> MessageId {
+        loop {
+            let id = self.message_ids.next(now, peer, &mut self.rng);
+            if !self.transmissions.contains((peer, id)) {
+                return id;
+            }
+        }
+    }
+
+    fn new_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+}
+
+/// What strangers may take of the memory for duplicates: one part of so many.
+const STRANGERS_SHARE: usize = 4;
+
+/// The critical options that a request may have here.
+const REQUEST_OPTIONS: &[u16] = &[
+    number::URI_HOST,
+    number::URI_PORT,
+    number::URI_PATH,
+    number::URI_QUERY,
+    number::ACCEPT,
+    number::BLOCK1,
+    number::BLOCK2,
+];
+/// The critical options that a response may have here.
+const RESPONSE_OPTIONS: &[u16] = &[number::BLOCK1, number::BLOCK2];
+/// Proxy-Uri and Proxy-Scheme: this is no proxy (RFC 7252 section 5.10.2).
+const PROXY_OPTIONS: &[u16] = &[35, 39];
+
+/// The first critical option, one with an odd number, that is not among `known` (RFC 7252 section 5.4.1).
+fn unknown_critical(message: &Message, known: &[u16]) -> Option<u16> {
+    message.options.iter().map(|(number, _)| number).find(|number| number % 2 == 1 && !known.contains(number))
+}
+
+fn observe_number(message: &Message) -> Option<u32> {
+    message.options.uint(number::OBSERVE).ok().flatten()
+}

@@ -1,0 +1,64 @@
+//! Messages that cannot be read as a whole. Where header and token say what such a message was meant to answer, waiting for
+//! a better one is in vain: the device would send the same again.
+
+use crate::coap::{Code, DecodeError, DropReason, Failure, Header, Kind, Message, Verdict};
+use lwm2m_base::Peer;
+
+use super::{ExchangeId, Exchanges};
+
+/// What a message that cannot be read as a whole was meant to answer.
+#[derive(Clone, Copy, Debug)]
+enum Answered {
+    Exchange(ExchangeId),
+    Observation(ExchangeId),
+}
+
+impl Exchanges {
+    /// RFC 7252 sections 4.2 and 4.3: a confirmable message with a format error is reset, any other is ignored. When it
+    /// answers a request of ours, the request fails at once.
+    pub(super) fn handle_malformed(&mut self, peer: Peer, error: DecodeError, datagram: &[u8]) -> Verdict {
+        if let Some(header) = Header::of(datagram) {
+            let confirmable = header.kind == Kind::Confirmable;
+            match self.malformed_answer(peer, header) {
+                Some(Answered::Exchange(exchange)) => self.fail(exchange, Failure::Malformed(error)),
+                Some(Answered::Observation(id)) => {
+                    self.notification_failed(id, Failure::Malformed(error), confirmable);
+                }
+                None => {}
+            }
+            if confirmable {
+                // It is no answer to a well-formed message that came with this id.
+                self.transmit(peer, Message::empty(Kind::Reset, header.id).encode());
+            }
+        }
+        Verdict::Dropped(DropReason::NoMessage(error))
+    }
+
+    /// Finds what the peer meant to answer with a message of which only this can be read.
+    fn malformed_answer(&self, peer: Peer, header: Header) -> Option<Answered> {
+        match header.kind {
+            // An empty acknowledgement with bytes behind it is no answer: that is still to come.
+            Kind::Acknowledgement if header.code == Code::EMPTY => None,
+            Kind::Acknowledgement => self.acknowledged_by(peer, header.id, header.token?).map(Answered::Exchange),
+            Kind::Reset => self.transmitted(peer, header.id).map(Answered::Exchange),
+            Kind::Confirmable | Kind::NonConfirmable if header.code.class() == 0 => None,
+            Kind::Confirmable | Kind::NonConfirmable => {
+                let expected = self.tokens.get(&(peer, header.token?))?;
+                let observation = expected.observation.map(Answered::Observation);
+                observation.or(expected.exchange.map(Answered::Exchange))
+            }
+        }
+    }
+
+    /// An acknowledgement or a reset with a code that it cannot have.
+    pub(super) fn handle_senseless(&mut self, peer: Peer, message: &Message) -> Verdict {
+        let exchange = match message.kind {
+            Kind::Acknowledgement => self.acknowledged_by(peer, message.id, message.token),
+            Kind::Reset | Kind::Confirmable | Kind::NonConfirmable => self.transmitted(peer, message.id),
+        };
+        if let Some(exchange) = exchange {
+            self.fail(exchange, Failure::NotAResponse(message.code));
+        }
+        Verdict::Dropped(DropReason::Senseless)
+    }
+}

@@ -1,0 +1,145 @@
+//! The requests of ours that are under way, and the bytes that they hold of bodies which come in blocks.
+
+use std::collections::HashMap;
+
+use super::block::{Download, Upload};
+use super::exchange::{Acknowledge, ExchangeId};
+use lwm2m_base::Peer;
+
+use super::{Parameters, Request};
+
+/// One request of ours, or one notification whose body is fetched.
+#[derive(Debug)]
+pub struct Transfer {
+    pub peer: Peer,
+    pub request: Request,
+    pub stage: Stage,
+    pub step: ExchangeId,
+    pub purpose: Purpose,
+    pub acknowledged: bool,
+}
+
+#[derive(Debug)]
+pub enum Stage {
+    /// The body fits into the request: this one.
+    Whole(Vec<u8>),
+    Upload(Upload),
+    Download(Download),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Purpose {
+    /// `observing`: the number of the first answer, while the rest of its body is fetched.
+    Request {
+        observing: Option<u32>,
+    },
+    Notification {
+        observation: ExchangeId,
+        number: Option<u32>,
+        owed: Option<Acknowledge>,
+    },
+}
+
+/// All transfers. The bytes that one peer holds, and those of all, are bounded.
+#[derive(Debug)]
+pub struct Transfers {
+    by_id: HashMap<ExchangeId, Transfer>,
+    held: usize,
+    held_by_peer: HashMap<Peer, usize>,
+    share: usize,
+}
+
+/// What one peer may hold of the bytes of all bodies: one part of so many, and one body in any case.
+const PEER_SHARE: usize = 8;
+
+impl Transfer {
+    /// Returns the bytes that have come of its body.
+    pub fn held(&self) -> usize {
+        match &self.stage {
+            Stage::Whole(_) | Stage::Upload(_) => 0,
+            Stage::Download(download) => download.held(),
+        }
+    }
+
+    /// Whether blocks of another state of the resource would pass for blocks of this body.
+    pub fn may_mix(&self) -> bool {
+        match &self.stage {
+            Stage::Whole(_) | Stage::Upload(_) => false,
+            Stage::Download(download) => !download.has_etag(),
+        }
+    }
+}
+
+impl Transfers {
+    pub fn new(parameters: &Parameters) -> Self {
+        let share = (parameters.received_bytes / PEER_SHARE).max(parameters.received_body);
+        Self { by_id: HashMap::new(), held: 0, held_by_peer: HashMap::new(), share }
+    }
+
+    /// Whether the peer of this transfer, which is not among these now, may hold what has come of its body.
+    pub fn has_room_for(&self, transfer: &Transfer) -> bool {
+        let others = self.held_by_peer.get(&transfer.peer).copied().unwrap_or_default();
+        transfer.held() == 0 || others + transfer.held() <= self.share
+    }
+
+    pub fn insert(&mut self, id: ExchangeId, transfer: Transfer) {
+        self.hold(transfer.peer, transfer.held());
+        self.by_id.insert(id, transfer);
+    }
+
+    pub fn remove(&mut self, id: ExchangeId) -> Option<Transfer> {
+        let transfer = self.by_id.remove(&id)?;
+        self.release(transfer.peer, transfer.held());
+        Some(transfer)
+    }
+
+    pub fn get(&self, id: ExchangeId) -> Option<&Transfer> {
+        self.by_id.get(&id)
+    }
+
+    /// Notes that the peer has acknowledged the request. Returns whether it is the first time, of a request of ours.
+    pub fn acknowledged(&mut self, id: ExchangeId) -> bool {
+        let Some(transfer) = self.by_id.get_mut(&id) else { return false };
+        let news = !std::mem::replace(&mut transfer.acknowledged, true);
+        news && matches!(transfer.purpose, Purpose::Request { .. })
+    }
+
+    /// The peer is at another address now. Returns the step that is under way.
+    pub fn readdress(&mut self, id: ExchangeId, to: Peer) -> Option<ExchangeId> {
+        let mut transfer = self.remove(id)?;
+        let step = transfer.step;
+        transfer.peer = to;
+        self.insert(id, transfer);
+        Some(step)
+    }
+
+    /// Returns the bytes that have come of all bodies.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    fn hold(&mut self, peer: Peer, bytes: usize) {
+        if bytes > 0 {
+            self.held += bytes;
+            *self.held_by_peer.entry(peer).or_default() += bytes;
+        }
+    }
+
+    fn release(&mut self, peer: Peer, bytes: usize) {
+        self.held -= bytes;
+        if let Some(held) = self.held_by_peer.get_mut(&peer) {
+            *held = held.saturating_sub(bytes);
+            if *held == 0 {
+                self.held_by_peer.remove(&peer);
+            }
+        }
+    }
+}

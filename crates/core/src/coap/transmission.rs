@@ -1,0 +1,153 @@
+//! Confirmable messages on their way: sent again with exponential back-off until they are acknowledged, reset or given
+//! up (RFC 7252 section 4.2).
+//!
+//! A further block of a transfer is sent again twice as often, the later half without longer waits: where a tenth of the
+//! datagrams is lost each way, one exchange in four thousand fails with MAX_RETRANSMIT 4, and so every fourth firmware
+//! image of a thousand blocks would. With the default parameters the last repetition leaves within EXCHANGE_LIFETIME: the
+//! peer knows it for one.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use lwm2m_base::deadlines::Deadlines;
+
+use lwm2m_base::Peer;
+
+use super::{MessageId, Parameters};
+
+/// For whom a message is on its way.
+pub type Key = (Peer, MessageId);
+
+/// The messages that wait for an acknowledgement. `O` tells the owner what a message was.
+#[derive(Debug)]
+pub struct Transmissions<O> {
+    waiting: HashMap<Key, Transmission<O>>,
+    deadlines: Deadlines<Key>,
+}
+
+#[derive(Debug)]
+struct Transmission<O> {
+    owner: O,
+    sent: Sent,
+    timeout: Duration,
+    retransmissions: u8,
+    /// It has not left for this address yet.
+    due: bool,
+}
+
+/// A confirmable message as it leaves.
+#[derive(Debug)]
+pub struct Sent {
+    pub datagram: Vec<u8>,
+    pub persistence: Persistence,
+}
+
+impl Sent {
+    pub fn set_message_id(&mut self, id: MessageId) {
+        // RFC 7252 section 3: the message id is the third and the fourth byte.
+        if let Some(bytes) = self.datagram.get_mut(2..4) {
+            bytes.copy_from_slice(&id.0.to_be_bytes());
+        }
+    }
+}
+
+/// How often a message is sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    /// MAX_RETRANSMIT times.
+    Ordinary,
+    /// Twice that: the peer has answered an earlier block of the same transfer.
+    WithinTransfer,
+}
+
+/// What a deadline brought.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Expired<O> {
+    /// Send these bytes once more.
+    Retransmit(Peer, Vec<u8>),
+    /// Nobody answered all of them.
+    GivenUp(O),
+}
+
+impl<O> Default for Transmissions<O> {
+    fn default() -> Self {
+        Self { waiting: HashMap::new(), deadlines: Deadlines::default() }
+    }
+}
+
+impl<O: Copy> Transmissions<O> {
+    /// Begins with a message that leaves now. The first timeout is ACK_TIMEOUT times a random factor.
+    pub fn begin(&mut self, now: Instant, key: Key, sent: Sent, owner: O, how: &Parameters, rng: &mut StdRng) {
+        let timeout = how.ack_timeout.mul_f64(rng.random_range(1.0..=how.ack_random_factor));
+        self.deadlines.set(key, now + timeout);
+        self.waiting.insert(key, Transmission { owner, sent, timeout, retransmissions: 0, due: false });
+    }
+
+    /// Begins anew with a message that was on its way to another address: it is due now.
+    pub fn begin_anew(&mut self, now: Instant, key: Key, sent: Sent, owner: O, how: &Parameters, rng: &mut StdRng) {
+        self.begin(now, key, sent, owner, how, rng);
+        self.deadlines.set(key, now);
+        if let Some(transmission) = self.waiting.get_mut(&key) {
+            transmission.due = true;
+        }
+    }
+
+    pub fn contains(&self, key: Key) -> bool {
+        self.waiting.contains_key(&key)
+    }
+
+    /// Ends a transmission: it was acknowledged, reset, or is not wanted any more.
+    pub fn end(&mut self, key: Key) -> Option<O> {
+        self.take(key).map(|(owner, _)| owner)
+    }
+
+    /// The same, and gives the message.
+    pub fn take(&mut self, key: Key) -> Option<(O, Sent)> {
+        self.deadlines.cancel(key);
+        self.waiting.remove(&key).map(|transmission| (transmission.owner, transmission.sent))
+    }
+
+    pub fn owner(&self, key: Key) -> Option<O> {
+        self.waiting.get(&key).map(|transmission| transmission.owner)
+    }
+
+    pub fn pop_expired(&mut self, now: Instant, how: &Parameters) -> Option<Expired<O>> {
+        let key = self.deadlines.pop_expired(now)?;
+        let transmission = self.waiting.get_mut(&key).expect("every deadline has its transmission");
+        if std::mem::take(&mut transmission.due) {
+            self.deadlines.set(key, now + transmission.timeout);
+            return Some(Expired::Retransmit(key.0, transmission.sent.datagram.clone()));
+        }
+        if transmission.retransmissions >= transmission.sent.persistence.retransmissions(how) {
+            let owner = transmission.owner;
+            self.waiting.remove(&key);
+            return Some(Expired::GivenUp(owner));
+        }
+        transmission.retransmissions += 1;
+        if transmission.retransmissions <= how.max_retransmit {
+            transmission.timeout *= 2;
+        }
+        self.deadlines.set(key, now + transmission.timeout);
+        Some(Expired::Retransmit(key.0, transmission.sent.datagram.clone()))
+    }
+
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.next()
+    }
+}
+
+impl Persistence {
+    fn retransmissions(self, how: &Parameters) -> u8 {
+        match self {
+            Self::Ordinary => how.max_retransmit,
+            Self::WithinTransfer => how.max_retransmit.saturating_mul(2),
+        }
+    }
+}

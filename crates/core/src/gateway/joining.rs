@@ -1,0 +1,303 @@
+//! The way in: a Register waits until the broker has connected, authenticated and subscribed the device.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::coap::options::number;
+use crate::coap::{Code, RequestId, Response};
+use crate::lwm2m::path::Path;
+use crate::lwm2m::register::Registration;
+use crate::mqtt::topics::Topics;
+use crate::mqtt::uplink;
+use crate::registry::{Device, Location, Room};
+use lwm2m_base::Peer;
+use lwm2m_dtls::credentials::Identity;
+
+use super::broker::{BrokerCommand, CloseReason, ConnectError, DeviceId, MessageProperties, UplinkClass};
+use super::diagnostic::fitting;
+use super::report::{CommandOutcome, LeaveReason, Report};
+use super::settings::AutoObserve;
+use super::{Deadline, Gateway, Output};
+
+/// Objects that `auto_observe` leaves out: they tell of the device's management, not of what it measures.
+const NEVER_AUTO_OBSERVED: [u16; 9] = [0, 1, 2, 4, 5, 6, 7, 9, 15];
+
+/// Why a device is turned away: in a word for the device, and in full.
+pub(super) const TOO_MANY_DEVICES: (&str, &str) = ("too many devices", "the limit of devices is reached");
+
+/// A Register that waits for the broker.
+#[derive(Debug)]
+pub(super) struct Joining {
+    pub request: RequestId,
+    /// Bytes of a reason that its answer may have.
+    pub room: usize,
+    pub registration: Registration,
+    pub peer: Peer,
+    /// What the device proved to be; `None` over plain UDP.
+    pub identity: Option<Arc<Identity>>,
+    pub topics: Topics,
+    /// Commands that came before the answer to Register: retained ones come at once.
+    pub early: VecDeque<EarlyCommand>,
+    /// The broker has ended the connection of the registration before this one already.
+    pub predecessor_closed: Option<CloseReason>,
+}
+
+/// A command for a device whose Register is not answered yet.
+#[derive(Debug)]
+pub(super) struct EarlyCommand {
+    pub payload: Vec<u8>,
+    pub properties: MessageProperties,
+    pub room: Room,
+}
+
+impl Joining {
+    /// Returns the bytes of the commands that came early.
+    pub fn early_bytes(&self) -> usize {
+        self.early.iter().map(|early| early.room.bytes()).sum()
+    }
+}
+
+/// One for each endpoint at the most.
+#[derive(Debug, Default)]
+pub(super) struct Joinings {
+    by_id: HashMap<DeviceId, Joining>,
+    by_endpoint: HashMap<String, DeviceId>,
+}
+
+impl Joinings {
+    /// Adds one; the earlier one of the same endpoint comes back.
+    fn insert(&mut self, id: DeviceId, joining: Joining) -> Option<(DeviceId, Joining)> {
+        let earlier = self.by_endpoint.insert(joining.registration.endpoint.clone(), id);
+        self.by_id.insert(id, joining);
+        earlier.and_then(|earlier| Some((earlier, self.by_id.remove(&earlier)?)))
+    }
+
+    pub fn remove(&mut self, id: DeviceId) -> Option<Joining> {
+        let joining = self.by_id.remove(&id)?;
+        self.by_endpoint.remove(&joining.registration.endpoint);
+        Some(joining)
+    }
+
+    pub fn get_mut(&mut self, id: DeviceId) -> Option<&mut Joining> {
+        self.by_id.get_mut(&id)
+    }
+
+    pub fn by_endpoint(&self, endpoint: &str) -> Option<&Joining> {
+        self.by_endpoint.get(endpoint).and_then(|id| self.by_id.get(id))
+    }
+
+    /// The registration of this endpoint that is under way, if the broker has ended the connection of the one before it.
+    pub fn instead_of(&self, endpoint: &str) -> Option<DeviceId> {
+        let id = self.by_endpoint.get(endpoint)?;
+        self.by_id.get(id).filter(|joining| joining.predecessor_closed.is_some()).map(|_| *id)
+    }
+
+    fn by_endpoint_mut(&mut self, endpoint: &str) -> Option<&mut Joining> {
+        self.by_endpoint.get(endpoint).and_then(|id| self.by_id.get_mut(id))
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether a Register of this endpoint waits.
+    pub fn has(&self, endpoint: &str) -> bool {
+        self.by_endpoint.contains_key(endpoint)
+    }
+
+    pub fn early_commands(&self) -> usize {
+        self.by_id.values().map(|joining| joining.early.len()).sum()
+    }
+
+    /// All of them, the oldest first.
+    pub fn ids(&self) -> Vec<DeviceId> {
+        let mut ids: Vec<DeviceId> = self.by_id.keys().copied().collect();
+        ids.sort();
+        ids
+    }
+}
+
+impl Gateway {
+    /// Asks the broker for this device. A Register of the same endpoint that still waits gives way.
+    pub(super) fn join(&mut self, now: Instant, id: DeviceId, joining: Joining, connect: BrokerCommand) {
+        let Some((earlier, given_way)) = self.joinings.insert(id, joining) else {
+            return self.push(Output::Broker(connect));
+        };
+        if let Some(joining) = self.joinings.get_mut(id) {
+            joining.predecessor_closed = given_way.predecessor_closed;
+            joining.early = given_way.early;
+        }
+        let response = self.unavailable("superseded");
+        self.respond_to_register(now, given_way.peer, given_way.request, response);
+        // The newer one is asked for first: it inherits what waits for the earlier one.
+        self.push(Output::Broker(connect));
+        self.push(Output::Broker(BrokerCommand::Disconnect { device: earlier }));
+    }
+
+    /// The broker has it: 2.01, then the report, then whatever waits for it. A device of before the restart has had the
+    /// first two.
+    pub(super) fn joined(&mut self, now: Instant, id: DeviceId) {
+        let endpoint = self.joinings.get_mut(id).map(|joining| joining.registration.endpoint.clone());
+        if endpoint.is_some_and(|endpoint| !self.make_room_for(now, &endpoint)) {
+            return self.turn_away(now, id, TOO_MANY_DEVICES);
+        }
+        let Some(mut joining) = self.joinings.remove(id) else {
+            self.publish_status(id);
+            return self.send_next(now, id);
+        };
+        let predecessor = self.registry.id_by_endpoint(&joining.registration.endpoint);
+        let replaced = predecessor.and_then(|predecessor| self.replace(predecessor));
+
+        let location = Location::from_random(rand::RngExt::random(&mut self.rng));
+        self.respond(now, joining.request, created(&location));
+        let early = std::mem::take(&mut joining.early);
+        self.enter(now, id, joining, location);
+
+        if let Some(mut replaced) = replaced {
+            if let Some(in_flight) = replaced.take_in_flight() {
+                self.give_up(id, &in_flight.command);
+            }
+            if let Some(device) = self.registry.device_mut(id) {
+                device.waiting = std::mem::take(&mut replaced.waiting);
+            }
+        }
+        for EarlyCommand { payload, properties, room } in early {
+            // It counts anew from here on.
+            drop(room);
+            self.handle_command(now, id, payload, properties);
+        }
+        self.send_next(now, id);
+        self.set_expiry(id);
+    }
+
+    /// A Register that the broker has accepted, or may accept yet, is answered 5.03 with a word; `why` has it in full, too.
+    pub(super) fn turn_away(&mut self, now: Instant, id: DeviceId, (word, why): (&str, &str)) {
+        let early = self.joinings.get_mut(id).map(|joining| std::mem::take(&mut joining.early));
+        for EarlyCommand { payload, properties, .. } in early.into_iter().flatten() {
+            self.refuse_early(id, (&payload, properties), CommandOutcome::Expired, why);
+        }
+        let Some(joining) = self.joinings.remove(id) else { return };
+        let response = self.unavailable(word);
+        let code = response.code;
+        self.respond_to_register(now, joining.peer, joining.request, response);
+        let (endpoint, reason) = (Some(joining.registration.endpoint), why.to_owned());
+        self.report(Report::RegisterRejected { peer: joining.peer, endpoint, code, reason });
+        self.push(Output::Broker(BrokerCommand::Disconnect { device: id }));
+    }
+
+    pub(super) fn join_failed(&mut self, now: Instant, id: DeviceId, error: ConnectError) {
+        let Some(joining) = self.joinings.remove(id) else { return };
+        let endpoint = joining.registration.endpoint;
+        let (response, reason) = match error {
+            ConnectError::Refused(reason) => {
+                let told = fitting(&reason, "refused", joining.room);
+                (Response::with_diagnostic(Code::FORBIDDEN, told), reason)
+            }
+            // Addresses of the broker are nothing for strangers.
+            ConnectError::Unavailable(reason) => (self.unavailable("no broker"), reason),
+        };
+        let code = response.code;
+        self.respond_to_register(now, joining.peer, joining.request, response);
+        let predecessor = self.registry.id_by_endpoint(&endpoint).zip(joining.predecessor_closed);
+        self.report(Report::RegisterRejected { peer: joining.peer, endpoint: Some(endpoint), code, reason });
+        if let Some((predecessor, reason)) = predecessor {
+            self.leave(now, predecessor, LeaveReason::Broker(reason));
+        }
+    }
+
+    /// The broker ended the connection for good: the next Update is answered 4.04, so that the device registers again.
+    pub(super) fn closed_by_broker(&mut self, now: Instant, id: DeviceId, reason: CloseReason) {
+        if self.joinings.get_mut(id).is_some() {
+            return self.join_failed(now, id, ConnectError::Refused("closed by the broker".to_owned()));
+        }
+        let Some(device) = self.registry.device(id) else { return };
+        // Its commands wait for the registration that is under way.
+        if let Some(successor) = self.joinings.by_endpoint_mut(&device.registration.endpoint) {
+            successor.predecessor_closed = Some(reason);
+            return;
+        }
+        self.leave(now, id, LeaveReason::Broker(reason));
+    }
+
+    /// 5.03 with few words (a stranger's answer is no larger than about its request), and with the time after which the device may try again (RFC 7252 section 5.9.3.4).
+    pub(super) fn unavailable(&self, why: &str) -> Response {
+        let mut response = Response::with_diagnostic(Code::SERVICE_UNAVAILABLE, why);
+        self.add_max_age(&mut response, self.settings.limits.retry_after);
+        response
+    }
+
+    /// In whole seconds.
+    pub(super) fn add_max_age(&self, response: &mut Response, retry_after: Duration) {
+        let seconds = u32::try_from(retry_after.as_secs()).unwrap_or(u32::MAX);
+        response.options.add_uint(number::MAX_AGE, seconds);
+    }
+
+    fn enter(&mut self, now: Instant, id: DeviceId, joining: Joining, location: Location) {
+        let Joining { registration, peer, identity, topics, .. } = joining;
+        let report =
+            Report::Registered { endpoint: registration.endpoint.clone(), peer, lifetime: registration.lifetime };
+        let proven = self.proven(identity.as_deref());
+        let (topic, payload) = (topics.register.clone(), uplink::register(&registration, proven));
+        let window = self.awake_window(&registration);
+        let mut device = Device::new(registration, location, peer, topics, window, now);
+        device.identity = identity;
+        let mut paths = self.paths_to_observe(&device.registration);
+        let left_out = paths.len().saturating_sub(self.settings.limits.observations);
+        paths.truncate(self.settings.limits.observations);
+        device.to_observe = paths;
+        let ends = device.lifetime_ends(*self.settings.lifetimes.end());
+        let endpoint = device.registration.endpoint.clone();
+        self.set_status(id, &mut device);
+        self.registry.insert(id, device);
+        self.watch_silence(id);
+        self.obeyed.registered(&endpoint);
+        self.changed(id);
+        self.deadlines.set(Deadline::Lifetime(id), ends);
+        self.publish(id, topic, payload, UplinkClass::Report);
+        self.publish_status(id);
+        self.report(report);
+        if left_out > 0 {
+            self.report(Report::AutoObserveCut { endpoint, paths: left_out });
+        }
+        self.report_left_out(id);
+    }
+
+    /// The observations that `auto_observe` asks for, of what the device has.
+    fn paths_to_observe(&self, registration: &Registration) -> VecDeque<Path> {
+        match &self.settings.auto_observe {
+            AutoObserve::Off => VecDeque::new(),
+            AutoObserve::On => instances_or_objects(registration)
+                .into_iter()
+                .filter(|path| {
+                    path.object().is_some_and(|object| {
+                        !NEVER_AUTO_OBSERVED.contains(&object)
+                            && self.model.object(object, registration.object_version(object)).is_some()
+                    })
+                })
+                .collect(),
+            AutoObserve::Paths(paths) => {
+                let has = |object| registration.object_paths().any(|path| path.object() == object);
+                paths.iter().copied().filter(|path| has(path.object())).collect()
+            }
+        }
+    }
+}
+
+/// The instances that the object list has, and the objects of which it has none, in its order. An observation of both
+/// would tell every value twice.
+fn instances_or_objects(registration: &Registration) -> Vec<Path> {
+    let with_instances: HashSet<_> =
+        registration.object_paths().filter(|path| path.len() > 1).filter_map(|path| path.object()).collect();
+    let mut listed = HashSet::new();
+    let has_instances = |path: &Path| path.object().is_some_and(|object| with_instances.contains(&object));
+    let paths = registration.object_paths().filter(|path| path.len() > 1 || !has_instances(path));
+    paths.filter(|path| listed.insert(*path)).collect()
+}
+
+fn created(location: &Location) -> Response {
+    let mut response = Response::new(Code::CREATED);
+    response.options.add_text(number::LOCATION_PATH, "rd");
+    response.options.add_text(number::LOCATION_PATH, location.as_str());
+    response
+}

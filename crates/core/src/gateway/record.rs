@@ -1,0 +1,173 @@
+//! What is kept of a device over a restart, as plain values. Times are those of the wall clock, since 1970: a monotonic
+//! clock does not outlive the machine.
+//!
+//! What the registration and the configuration tell is not kept but found anew: topics, the clientid, the awake window.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::coap::Token;
+use crate::lwm2m::path::Path;
+use crate::lwm2m::register::Registration;
+use crate::mqtt::downlink::{Echo, Reply};
+use crate::registry::CommandDigest;
+use lwm2m_base::Peer;
+use lwm2m_base::secret::Secret;
+use lwm2m_dtls::AssociationChange;
+use lwm2m_dtls::credentials::{Identity, PskIdentity};
+
+/// The news of one device, or of one association, for the store.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// In the place of what was kept of this endpoint.
+    Put(Box<DeviceRecord>),
+    /// Nothing is kept of this endpoint any more.
+    Remove { endpoint: String },
+    /// The retained commands of this endpoint, in the place of what was kept of them. None is kept where there are none.
+    Obeyed(ObeyedRecord),
+    /// The news of a DTLS association.
+    Association(AssociationChange),
+}
+
+/// The retained commands that an endpoint was sent, the oldest first, each by its digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObeyedRecord {
+    pub endpoint: String,
+    pub commands: Vec<CommandDigest>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeviceRecord {
+    pub registration: Registration,
+    /// The broker asks for it when the device is connected again. Serialized as it is: the file is for the program alone.
+    #[serde(with = "password")]
+    pub password: Option<Secret>,
+    pub location: String,
+    pub peer: Peer,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<IdentityRecord>,
+    #[serde(with = "milliseconds")]
+    pub last_heard: Duration,
+    pub observations: Vec<ObservationRecord>,
+    /// The one in flight first, then those that wait, in their order.
+    pub commands: Vec<CommandRecord>,
+    /// Paths that `auto_observe` has still to ask for.
+    pub to_observe: Vec<Path>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ObservationRecord {
+    #[serde(with = "token")]
+    pub token: Token,
+    /// The observe command: its path, and what each notification echoes.
+    pub command: Echo,
+    /// The Observe number of the newest notification, and when it came.
+    pub number: u32,
+    #[serde(with = "milliseconds")]
+    pub at: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CommandRecord {
+    /// Never given to another command. A command does not change: what is kept under a serial need not be written again.
+    pub serial: u64,
+    #[serde(with = "milliseconds")]
+    pub expires: Duration,
+    /// Serialized apart from the rest of the record: it may be as large as a firmware image.
+    #[serde(skip)]
+    pub command: Echo,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<Box<Reply>>,
+    /// The digest of a retained command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retained: Option<CommandDigest>,
+}
+
+/// What a device proved to be. The association that it was proved by may be over: the registration stays this device's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdentityRecord {
+    Psk(String),
+    Certificate { common_name: Option<String>, alternative_names: Vec<String> },
+    RawPublicKey { name: String },
+    Unknown,
+}
+
+impl From<&Identity> for IdentityRecord {
+    fn from(identity: &Identity) -> Self {
+        match identity.clone() {
+            Identity::Psk(identity) => Self::Psk(identity.as_str().to_owned()),
+            Identity::Certificate { common_name, alternative_names } => {
+                Self::Certificate { common_name, alternative_names }
+            }
+            Identity::RawPublicKey { name } => Self::RawPublicKey { name },
+            Identity::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl IdentityRecord {
+    pub fn into_identity(self) -> Identity {
+        match self {
+            // What is no identity is nobody's.
+            Self::Psk(identity) => PskIdentity::new(identity.as_bytes()).map_or(Identity::Unknown, Identity::Psk),
+            Self::Certificate { common_name, alternative_names } => {
+                Identity::Certificate { common_name, alternative_names }
+            }
+            Self::RawPublicKey { name } => Identity::RawPublicKey { name },
+            Self::Unknown => Identity::Unknown,
+        }
+    }
+}
+
+mod password {
+    use super::*;
+    use serde::{Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(password: &Option<Secret>, serializer: S) -> Result<S::Ok, S::Error> {
+        password.as_ref().map(Secret::reveal).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
+        Ok(Option::<String>::deserialize(deserializer)?.map(Secret::new))
+    }
+}
+
+mod milliseconds {
+    use super::*;
+    use serde::{Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        u64::try_from(time.as_millis()).unwrap_or(u64::MAX).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+}
+
+/// As hexadecimal digits.
+mod token {
+    use super::*;
+    use serde::de::Error;
+    use serde::{Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(token: &Token, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{token:?}"))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Token, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let digits: Option<Vec<u8>> =
+            text.chars().map(|digit| digit.to_digit(16).and_then(|digit| digit.try_into().ok())).collect();
+        let bytes = |digits: Vec<u8>| {
+            digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect()
+        };
+        let bytes: Option<Vec<u8>> = digits.filter(|digits| digits.len() % 2 == 0).map(bytes);
+        match bytes {
+            Some(bytes) if bytes.len() <= Token::MAX_LENGTH => Ok(Token::new(&bytes)),
+            Some(_) | None => Err(D::Error::custom(format!("{text:?} is no token"))),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What an operator can choose about the core. `config` builds it, checked.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::coap::Parameters;
+use crate::lwm2m::codec::UndefinedResources;
+use crate::lwm2m::path::Path;
+use crate::mqtt::topics::{Template, Translators};
+use lwm2m_base::rate::{Rate, RateLimit};
+
+use super::identity::IdentityRule;
+
+const SECOND: Duration = Duration::from_secs(1);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The `apn` values of the devices that EMQX's gateway knows as sleeping.
+const POWER_SAVING_APN: [&str; 4] = ["Ctnb", "psmA.eDRX0.ctnb", "psmC.eDRX0.ctnb", "psmF.eDRXC.ctnb"];
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub coap: Parameters,
+    /// `lifetime_min` to `lifetime_max`.
+    pub lifetimes: RangeInclusive<Duration>,
+    pub translators: Translators,
+    pub client: ClientTemplates,
+    /// A sleeping device counts as awake for so long after its last message.
+    pub qmode_time_window: Duration,
+    /// Values of the query item `apn` that mean queue mode.
+    pub qmode_apn: Vec<String>,
+    pub auto_observe: AutoObserve,
+    pub update_msg_publish_condition: UpdatePublish,
+    pub undefined_resources: UndefinedResources,
+    /// Who may use which endpoint name, of the devices that speak DTLS.
+    pub identity: IdentityRule,
+    /// Whether a name that has a pre-shared key of its own may be registered over plain UDP.
+    pub names_with_key_over_udp: bool,
+    /// Whether `register` and `update` say what identity a device proved.
+    pub report_identity: bool,
+    pub limits: Limits,
+}
+
+/// What holds where an operator says nothing. `config` takes its defaults from here.
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            coap: Parameters::default(),
+            lifetimes: SECOND..=10 * YEAR,
+            translators: Translators::default(),
+            client: ClientTemplates::default(),
+            qmode_time_window: 22 * SECOND,
+            qmode_apn: POWER_SAVING_APN.map(str::to_owned).to_vec(),
+            auto_observe: AutoObserve::Off,
+            update_msg_publish_condition: UpdatePublish::ObjectListChanged,
+            undefined_resources: UndefinedResources::Refuse,
+            identity: IdentityRule::default(),
+            report_identity: false,
+            names_with_key_over_udp: false,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// How a device names itself to the broker. A clientid or username that comes out empty is the endpoint name instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientTemplates {
+    pub clientid: Template,
+    pub username: Template,
+    /// The query item that holds the password.
+    pub password: PasswordSource,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PasswordSource {
+    None,
+    /// The query item `password`.
+    QueryItem,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AutoObserve {
+    Off,
+    /// Every instance of the list, or the object where the list has no instance of it, if there is a definition; but not
+    /// the objects 0, 1, 2, 4, 5, 6, 7, 9, 15.
+    On,
+    Paths(Vec<Path>),
+}
+
+impl Default for ClientTemplates {
+    fn default() -> Self {
+        let template = |text| Template::for_client(text).expect("a default is a template");
+        Self {
+            clientid: template("${endpoint_name}"),
+            username: template("${imei}"),
+            password: PasswordSource::QueryItem,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpdatePublish {
+    ObjectListChanged,
+    ContainsObjectList,
+    Always,
+}
+
+/// Bounds on what strangers can make grow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Registered devices and Registers under way.
+    pub devices: usize,
+    /// Registers that wait for the broker at once. Fewer than [`Parameters::pending_requests`], so that the requests of
+    /// registered devices always have room.
+    pub joinings: usize,
+    /// Registers of devices that are not registered at the address they come from.
+    pub registers: RateLimit,
+    /// What else would be answered to peers that are not registered.
+    pub strangers: RateLimit,
+    /// Bytes that are kept of one registration: its object list with attributes, and its query items.
+    pub registration_size: usize,
+    /// What one registered device may send beside its answers to commands.
+    pub registered: Rate,
+    /// Commands that wait for one device.
+    pub waiting_commands: usize,
+    /// Bytes of the commands that wait for one device. One always has room where none waits.
+    pub waiting_bytes: usize,
+    /// Bytes of the commands of all devices: those that wait and those that are in flight. Beyond it none may wait.
+    pub waiting_bytes_total: usize,
+    /// How long a command may wait when it does not say itself.
+    pub command_expiry: Duration,
+    /// Observations of one device.
+    pub observations: usize,
+    /// Bytes of a body that is sent to a device.
+    pub sent_body: usize,
+    /// Bytes of one command from the broker.
+    pub command_size: usize,
+    /// `Max-Age` of a 5.03: when a device may try again.
+    pub retry_after: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            devices: 100_000,
+            joinings: 10_000,
+            // After a power cut a whole fleet comes back within seconds, thousands of it behind one NAT address.
+            registers: RateLimit {
+                total: Rate { per_second: 2_000, burst: 20_000 },
+                address: Rate { per_second: 1_000, burst: 10_000 },
+            },
+            // After a restart that forgot the devices, each of them needs one 4.04 to register anew.
+            strangers: RateLimit {
+                total: Rate { per_second: 4_000, burst: 20_000 },
+                address: Rate { per_second: 1_000, burst: 10_000 },
+            },
+            registration_size: 16 * 1024,
+            // A device that notifies of every sample sends some hundreds a second.
+            registered: Rate { per_second: 1_000, burst: 2_000 },
+            waiting_commands: 64,
+            waiting_bytes: 8 * 1024 * 1024,
+            waiting_bytes_total: 512 * 1024 * 1024,
+            command_expiry: Duration::from_secs(24 * 3600),
+            observations: 128,
+            sent_body: 4 * 1024 * 1024,
+            command_size: 6 * 1024 * 1024,
+            retry_after: Duration::from_secs(30),
+        }
+    }
+}

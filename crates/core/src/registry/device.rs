@@ -1,0 +1,249 @@
+//! One device's session: its registration, whether it is awake, what is in flight, what waits, what is observed.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::coap::{Acknowledge, ExchangeId};
+use crate::lwm2m::path::Path;
+use crate::lwm2m::register::Registration;
+use crate::mqtt::downlink::Command;
+use crate::mqtt::topics::Topics;
+use crate::mqtt::uplink::Presence;
+use lwm2m_base::Peer;
+use lwm2m_dtls::credentials::Identity;
+
+use super::queue::{QueueFull, QueueLimits, Room, Waiting, WaitingCommands};
+use super::{CommandDigest, Location};
+
+/// How old a record of a device may become that does nothing but speak.
+const RECORD_AGE: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub struct Device {
+    pub registration: Registration,
+    pub location: Location,
+    /// Where it was heard of last.
+    pub peer: Peer,
+    /// What it proved to be; `None` for a device that speaks plain UDP.
+    pub identity: Option<Arc<Identity>>,
+    pub topics: Topics,
+    /// What was told of its presence, and since when it is so; `None` where nothing is told.
+    pub status: Option<(Presence, Instant)>,
+    /// Whether a refused publication was reported before.
+    pub publish_refused: bool,
+    /// Whether it was reported before that parts of its link lists make no sense.
+    pub links_left_out: bool,
+    pub observations: HashMap<ExchangeId, Observation>,
+    pub waiting: WaitingCommands,
+    /// Acknowledgements of notifications that are not published yet, by ticket.
+    pub owed: BTreeMap<u64, Acknowledge>,
+    /// Paths that `auto_observe` has still to ask for: after the commands of applications.
+    pub to_observe: VecDeque<Path>,
+    in_flight: Option<InFlight>,
+    /// How long it stays awake after it was heard of; `None` for a device that never sleeps.
+    awake_window: Option<Duration>,
+    last_heard: Instant,
+    registered: Instant,
+    /// What the newest record of this device says of `last_heard`.
+    recorded: Instant,
+}
+
+/// The one exchange with the device (NSTART 1, RFC 7252 section 4.7).
+#[derive(Debug)]
+pub struct InFlight {
+    pub exchange: ExchangeId,
+    pub command: Command,
+    /// When its first datagram left.
+    pub sent: Instant,
+    /// Until when it is worth being sent once more after a restart.
+    pub expires: Instant,
+    /// The device has said that it answers later, and the application was told.
+    pub acknowledged: bool,
+    /// The device did not know the format of the first request, and this one has another.
+    pub in_other_format: bool,
+    /// What its record is called by, once it has one.
+    pub serial: Option<u64>,
+    /// The digest of a retained command.
+    pub retained: Option<CommandDigest>,
+    /// Its bytes count until it is answered.
+    pub room: Room,
+}
+
+#[derive(Debug)]
+pub struct Observation {
+    pub path: Path,
+    /// The observe command: each notification echoes it.
+    pub command: Command,
+}
+
+/// What becomes of a command that has just come.
+#[derive(Debug, PartialEq)]
+pub enum Admission {
+    SendNow(Box<Waiting>),
+    /// It waits for its turn, or for the device to wake up.
+    Waits,
+    QueueFull(Box<Command>, QueueFull),
+    /// It may not wait (`ttl` 0) and cannot be sent now.
+    NowOrNever(Box<Command>),
+}
+
+impl Device {
+    pub fn new(
+        registration: Registration,
+        location: Location,
+        peer: Peer,
+        topics: Topics,
+        awake_window: Option<Duration>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            registration,
+            location,
+            peer,
+            identity: None,
+            topics,
+            status: None,
+            publish_refused: false,
+            links_left_out: false,
+            observations: HashMap::new(),
+            waiting: WaitingCommands::default(),
+            owed: BTreeMap::new(),
+            to_observe: VecDeque::new(),
+            in_flight: None,
+            awake_window,
+            last_heard: now,
+            registered: now,
+            recorded: now,
+        }
+    }
+
+    /// The device sent something valid: it is awake, and its lifetime begins again.
+    pub fn heard_from(&mut self, now: Instant) {
+        self.last_heard = now;
+    }
+
+    pub fn last_heard(&self) -> Instant {
+        self.last_heard
+    }
+
+    /// Whether the newest record is too old to tell when the registration ends: older than a minute, or an eighth of the
+    /// lifetime. So a record makes a lifetime shorter by no more than this, and the device that goes on speaking at its
+    /// pace does not notice.
+    pub fn needs_new_record(&self) -> bool {
+        let lifetime = self.registration.lifetime;
+        let tolerance = if lifetime.is_zero() { RECORD_AGE } else { RECORD_AGE.min(lifetime / 8) };
+        self.last_heard.saturating_duration_since(self.recorded) >= tolerance
+    }
+
+    /// A record has been made of what the device is now.
+    pub fn recorded(&mut self) {
+        self.recorded = self.last_heard;
+    }
+
+    /// An Update may change whether the device sleeps.
+    pub fn set_awake_window(&mut self, window: Option<Duration>) {
+        self.awake_window = window;
+    }
+
+    /// Takes a command that came from the broker.
+    pub fn admit(&mut self, now: Instant, waiting: Waiting, limits: QueueLimits) -> Admission {
+        if self.is_ready(now) && self.waiting.is_empty() {
+            return Admission::SendNow(Box::new(waiting));
+        }
+        self.keep(now, waiting, limits)
+    }
+
+    /// The same, but that the command is not sent now in any case.
+    pub fn keep(&mut self, now: Instant, waiting: Waiting, limits: QueueLimits) -> Admission {
+        if waiting.expires <= now {
+            return Admission::NowOrNever(Box::new(waiting.command));
+        }
+        match self.waiting.push(waiting, limits) {
+            Ok(()) => Admission::Waits,
+            Err((command, full)) => Admission::QueueFull(Box::new(command), full),
+        }
+    }
+
+    /// Whether a command may leave now: nothing is in flight and the device is awake.
+    pub fn is_ready(&self, now: Instant) -> bool {
+        self.in_flight.is_none() && self.is_awake(now)
+    }
+
+    pub fn is_awake(&self, now: Instant) -> bool {
+        self.awake_window.is_none_or(|window| now < self.last_heard + window)
+    }
+
+    /// When it falls asleep if nothing more is heard; `None` for a device that never sleeps.
+    pub fn awake_until(&self) -> Option<Instant> {
+        self.awake_window.map(|window| self.last_heard + window)
+    }
+
+    pub fn sent(&mut self, now: Instant, exchange: ExchangeId, waiting: Waiting) {
+        let Waiting { command, expires, serial, retained, room } = waiting;
+        let (acknowledged, in_other_format) = (false, false);
+        self.in_flight = Some(InFlight {
+            exchange,
+            command,
+            sent: now,
+            expires,
+            acknowledged,
+            in_other_format,
+            serial,
+            retained,
+            room,
+        });
+    }
+
+    /// The command that was in flight goes on by another exchange.
+    pub fn sent_in_other_format(&mut self, exchange: ExchangeId, in_flight: InFlight) {
+        self.in_flight = Some(InFlight { exchange, in_other_format: true, ..in_flight });
+    }
+
+    /// The device will answer this exchange later; gives its command, unless the device said so of the command before.
+    pub fn acknowledged(&mut self, exchange: ExchangeId) -> Option<&Command> {
+        let in_flight = self.in_flight.as_mut().filter(|in_flight| in_flight.exchange == exchange)?;
+        let news = !std::mem::replace(&mut in_flight.acknowledged, true);
+        news.then_some(&in_flight.command)
+    }
+
+    pub fn in_flight_mut(&mut self) -> Option<&mut InFlight> {
+        self.in_flight.as_mut()
+    }
+
+    /// The exchange has come to its end.
+    pub fn take_in_flight(&mut self) -> Option<InFlight> {
+        self.in_flight.take()
+    }
+
+    /// When the registration is over if nothing more is heard; `longest` stands for a lifetime of zero.
+    pub fn lifetime_ends(&self, longest: Duration) -> Instant {
+        let lifetime = self.registration.lifetime;
+        self.last_heard + if lifetime.is_zero() { longest } else { lifetime }
+    }
+
+    /// The next path that `auto_observe` has to ask for; what an application observes meanwhile stays as it asked.
+    pub fn next_to_observe(&mut self) -> Option<Path> {
+        loop {
+            let path = self.to_observe.pop_front()?;
+            if self.observation_of(path).is_none() {
+                return Some(path);
+            }
+        }
+    }
+
+    /// How long ago it registered.
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.registered)
+    }
+
+    pub fn observation_of(&self, path: Path) -> Option<ExchangeId> {
+        self.observations.iter().find(|(_, observation)| observation.path == path).map(|(id, _)| *id)
+    }
+
+    /// What is under way with this device: the exchange in flight and the observations.
+    pub fn exchanges(&self) -> Vec<ExchangeId> {
+        let in_flight = self.in_flight.iter().map(|in_flight| in_flight.exchange);
+        in_flight.chain(self.observations.keys().copied()).collect()
+    }
+}

@@ -1,0 +1,149 @@
+//! The registered devices: by id, by endpoint and by location, with a session for each.
+//!
+//! This layer never builds a packet or a topic, and it does not know how a device or the broker is reached.
+
+mod device;
+mod queue;
+mod retained;
+
+pub use device::{Admission, Device, InFlight, Observation};
+pub use queue::{CommandBytes, QueueFull, QueueLimits, Room, Waiting, WaitingCommands};
+pub use retained::CommandDigest;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::Hash;
+
+use lwm2m_base::Peer;
+
+/// The last segment of a registration's Location-Path. It cannot be guessed: 72 random bits as URL-safe
+/// text. Some clients cannot keep more than these 12 characters.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Location(String);
+
+impl Location {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    const LENGTH: usize = 12;
+
+    /// Six bits of each byte are used.
+    pub fn from_random(bytes: [u8; Self::LENGTH]) -> Self {
+        Self(bytes.iter().map(|byte| char::from(Self::ALPHABET[usize::from(byte & 0x3f)])).collect())
+    }
+
+    /// One that was given to a device before.
+    pub fn from_text(text: String) -> Self {
+        Self(text)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// All registered devices. `K` is what the rest of the program calls a registration by.
+#[derive(Debug)]
+pub struct Registry<K> {
+    devices: HashMap<K, Device>,
+    by_endpoint: HashMap<String, K>,
+    by_location: HashMap<Location, K>,
+    /// How many devices speak from there: a proxy may speak for several.
+    at_peer: HashMap<Peer, usize>,
+}
+
+impl<K> Default for Registry<K> {
+    fn default() -> Self {
+        Self {
+            devices: HashMap::new(),
+            by_endpoint: HashMap::new(),
+            by_location: HashMap::new(),
+            at_peer: HashMap::new(),
+        }
+    }
+}
+
+impl<K: Copy + Eq + Hash> Registry<K> {
+    /// Adds a device. One of the same endpoint has to be removed first.
+    pub fn insert(&mut self, id: K, device: Device) {
+        self.by_location.insert(device.location.clone(), id);
+        self.by_endpoint.insert(device.registration.endpoint.clone(), id);
+        *self.at_peer.entry(device.peer).or_default() += 1;
+        self.devices.insert(id, device);
+    }
+
+    pub fn remove(&mut self, id: K) -> Option<Device> {
+        let device = self.devices.remove(&id)?;
+        self.by_location.remove(&device.location);
+        if self.by_endpoint.get(&device.registration.endpoint) == Some(&id) {
+            self.by_endpoint.remove(&device.registration.endpoint);
+        }
+        self.left(device.peer);
+        Some(device)
+    }
+
+    /// The device speaks from another address now; gives the former one, if it did not speak from there already.
+    pub fn readdress(&mut self, id: K, to: Peer) -> Option<Peer> {
+        let device = self.devices.get_mut(&id).filter(|device| device.peer != to)?;
+        let from = std::mem::replace(&mut device.peer, to);
+        *self.at_peer.entry(to).or_default() += 1;
+        self.left(from);
+        Some(from)
+    }
+
+    /// Whether a registered device speaks from there.
+    pub fn is_known(&self, peer: Peer) -> bool {
+        self.at_peer.contains_key(&peer)
+    }
+
+    /// Returns how many registered devices speak from there.
+    pub fn devices_at(&self, peer: Peer) -> usize {
+        self.at_peer.get(&peer).copied().unwrap_or_default()
+    }
+
+    pub fn devices(&self) -> impl Iterator<Item = (K, &Device)> {
+        self.devices.iter().map(|(id, device)| (*id, device))
+    }
+
+    pub fn ids(&self) -> impl Iterator<Item = K> + '_ {
+        self.devices.keys().copied()
+    }
+
+    pub fn device_mut(&mut self, id: K) -> Option<&mut Device> {
+        self.devices.get_mut(&id)
+    }
+
+    pub fn device(&self, id: K) -> Option<&Device> {
+        self.devices.get(&id)
+    }
+
+    pub fn id_by_endpoint(&self, endpoint: &str) -> Option<K> {
+        self.by_endpoint.get(endpoint).copied()
+    }
+
+    pub fn id_by_location(&self, location: &str) -> Option<K> {
+        // The key is a newtype of text, so the look-up needs one; locations are short.
+        self.by_location.get(&Location(location.to_owned())).copied()
+    }
+
+    pub fn len(&self) -> usize {
+        self.devices.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.devices.is_empty()
+    }
+
+    fn left(&mut self, peer: Peer) {
+        if let Some(count) = self.at_peer.get_mut(&peer) {
+            *count -= 1;
+            if *count == 0 {
+                self.at_peer.remove(&peer);
+            }
+        }
+    }
+}

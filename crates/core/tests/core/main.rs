@@ -1,0 +1,17 @@
+//! The core through its public face, in virtual time.
+
+mod coap_blockwise;
+mod coap_endpoint;
+mod dtls_gateway;
+mod floods;
+mod gateway_answers;
+mod gateway_commands;
+mod gateway_crowd;
+mod gateway_network;
+mod gateway_observations;
+mod gateway_registration;
+mod gateway_stopping;
+mod gateway_upstream;
+mod hostile_device;
+mod mapping_vectors;
+mod soak;

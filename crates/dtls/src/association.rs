@@ -1,0 +1,230 @@
+//! What is left of a handshake: keys, sequence numbers, and where the device is.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use lwm2m_base::{AssociationId, Peer};
+
+use super::cipher::{Keys, OpenError, Sealing, Writer};
+use super::credentials::Identity;
+use super::handshake::Established;
+use super::hello::{CLIENT_HELLO, FINISHED};
+use super::record::{ContentType, PeerCid, Record, SEQUENCES};
+use super::report::DropReason;
+use super::saved::Restored;
+use super::window::{Standing, Window};
+
+/// What a record of the device says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Received {
+    Data(Vec<u8>),
+    /// It did not get our last flight; here it is.
+    LastFlightLost(Vec<Vec<u8>>),
+    /// It wants to renegotiate, which is not done here.
+    Renegotiation,
+    CloseNotify,
+    FatalAlert(u8),
+    /// A warning; nothing is to be done.
+    Warning,
+    /// Nothing that has a place here.
+    Unexpected,
+}
+
+/// Alerts (RFC 5246 section 7.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alert {
+    CloseNotify,
+    NoRenegotiation,
+}
+
+impl Alert {
+    const WARNING: u8 = 1;
+    const FATAL: u8 = 2;
+    const CLOSE_NOTIFY: u8 = 0;
+
+    fn bytes(self) -> [u8; 2] {
+        match self {
+            Self::CloseNotify => [Self::WARNING, Self::CLOSE_NOTIFY],
+            Self::NoRenegotiation => [Self::WARNING, 100],
+        }
+    }
+}
+
+/// An association is kept over a restart, so that it is written anew when it sent so many records; a process that takes
+/// it up goes on [`Association::JUMP`] ahead of what was written.
+const SENT_BETWEEN_CHANGES: u64 = 1 << 16;
+/// What came after the last change could be replayed after a crash: not more than this.
+const RECEIVED_BETWEEN_CHANGES: u8 = 64;
+
+pub struct Association {
+    pub(super) id: AssociationId,
+    /// Where it was made: a part of its name.
+    pub(super) made_at: (u16, SocketAddr),
+    /// Where the device is.
+    pub(super) place: (u16, SocketAddr),
+    pub(super) keys: Keys,
+    /// The device's records carry our connection id, which is `id`.
+    pub(super) has_own_cid: bool,
+    pub(super) peer_cid: Option<PeerCid>,
+    pub(super) next_write: u64,
+    pub(super) window: Window,
+    pub(super) failed_tags: u64,
+    /// Our datagrams that end the handshake, until the device is known to have them.
+    pub(super) last_flight: Box<[Vec<u8>]>,
+    pub(super) identity: Arc<Identity>,
+    heard: Instant,
+    /// `next_write` when it was a change for the last time.
+    written_at: u64,
+    received_since: u8,
+    queued: bool,
+}
+
+impl Association {
+    /// More records than can be sent between two changes: 18 hours of 65,536 in a second.
+    pub const JUMP: u64 = 1 << 32;
+
+    pub fn new(id: AssociationId, made_at: (u16, SocketAddr), established: Established, now: Instant) -> Self {
+        Self {
+            id,
+            made_at,
+            place: made_at,
+            keys: established.keys,
+            has_own_cid: established.own_cid.is_some(),
+            peer_cid: established.peer_cid,
+            next_write: established.next_write_sequence,
+            window: Window::with_newest(established.newest_read_sequence),
+            failed_tags: 0,
+            last_flight: established.last_flight.into(),
+            identity: Arc::new(established.identity),
+            heard: now,
+            written_at: established.next_write_sequence,
+            received_since: 0,
+            queued: false,
+        }
+    }
+
+    /// One that a process before this one had. What it sends from now on was not sent by that one; None if there are no
+    /// sequence numbers left for that.
+    pub fn restored(restored: Restored, now: Instant) -> Option<Self> {
+        let next_write = restored.next_write.checked_add(Self::JUMP).filter(|next| *next < SEQUENCES)?;
+        Some(Self {
+            id: restored.id,
+            made_at: restored.made_at,
+            place: restored.place,
+            keys: restored.keys,
+            has_own_cid: restored.has_own_cid,
+            peer_cid: restored.peer_cid,
+            next_write,
+            window: restored.window,
+            failed_tags: restored.failed_tags,
+            last_flight: restored.last_flight.into(),
+            identity: Arc::new(restored.identity),
+            heard: now,
+            written_at: next_write,
+            received_since: 0,
+            queued: false,
+        })
+    }
+
+    /// Verifies a record of the device, and takes it up if it was not received before. First it is known to be authentic,
+    /// then the window is marked.
+    pub fn open(&mut self, now: Instant, record: &Record<'_>) -> Result<(Standing, Received), DropReason> {
+        let standing = self.window.standing(record.sequence);
+        if standing == Standing::Replayed {
+            return Err(DropReason::Replayed);
+        }
+        let opened = match self.keys.open(Writer::Client, record) {
+            Ok(opened) => Some(opened),
+            Err(OpenError::Senseless) => None,
+            Err(OpenError::Forged) => return Err(DropReason::Forged),
+        };
+        self.window.mark(record.sequence);
+        self.received_since = self.received_since.saturating_add(1);
+        self.heard = now;
+        let Some(opened) = opened else { return Ok((standing, Received::Unexpected)) };
+        let received = match opened.content_type {
+            ContentType::ApplicationData => self.data(opened.plaintext),
+            ContentType::Handshake => self.handshake(&opened.plaintext),
+            ContentType::Alert => alert(&opened.plaintext),
+            ContentType::ChangeCipherSpec | ContentType::Tls12Cid => Received::Unexpected,
+        };
+        Ok((standing, received))
+    }
+
+    /// A record with data; None when there are no sequence numbers left.
+    pub fn seal(&mut self, plaintext: &[u8]) -> Option<Vec<u8>> {
+        // The last one is for the alert that closes it.
+        (self.next_write < SEQUENCES - 1).then(|| self.seal_record(ContentType::ApplicationData, plaintext))
+    }
+
+    pub fn seal_alert(&mut self, alert: Alert) -> Option<Vec<u8>> {
+        (self.next_write < SEQUENCES).then(|| self.seal_record(ContentType::Alert, &alert.bytes()))
+    }
+
+    /// Counts a record that was not authentic.
+    pub fn count_forged(&mut self) -> u64 {
+        self.failed_tags = self.failed_tags.saturating_add(1);
+        self.failed_tags
+    }
+
+    /// It has to be written anew, for what was sent and received since.
+    pub fn is_worn(&self) -> bool {
+        self.next_write - self.written_at >= SENT_BETWEEN_CHANGES || self.received_since >= RECEIVED_BETWEEN_CHANGES
+    }
+
+    /// Whether it waits to be written; from now on it does.
+    pub fn queue(&mut self) -> bool {
+        std::mem::replace(&mut self.queued, true)
+    }
+
+    /// It is being written as it is now.
+    pub fn written(&mut self) {
+        self.queued = false;
+        self.written_at = self.next_write;
+        self.received_since = 0;
+    }
+
+    pub fn peer(&self) -> Peer {
+        let (socket, address) = self.made_at;
+        Peer { socket, address, association: Some(self.id) }
+    }
+
+    pub fn last_heard(&self) -> Instant {
+        self.heard
+    }
+
+    fn seal_record(&mut self, content_type: ContentType, plaintext: &[u8]) -> Vec<u8> {
+        let sequence = self.next_write;
+        self.next_write += 1;
+        let cid = self.peer_cid.as_ref().map_or(&[][..], PeerCid::as_bytes);
+        self.keys.seal(Sealing { writer: Writer::Server, content_type, sequence, cid }, plaintext)
+    }
+
+    /// Who sends data has our last flight.
+    fn data(&mut self, plaintext: Vec<u8>) -> Received {
+        self.last_flight = Box::default();
+        Received::Data(plaintext)
+    }
+
+    fn handshake(&self, message: &[u8]) -> Received {
+        match message.first() {
+            // The same bytes, or its sequence numbers would be used twice.
+            Some(&FINISHED) if !self.last_flight.is_empty() => Received::LastFlightLost(self.last_flight.to_vec()),
+            Some(&CLIENT_HELLO) => Received::Renegotiation,
+            _ => Received::Unexpected,
+        }
+    }
+}
+
+fn alert(fragment: &[u8]) -> Received {
+    match *fragment {
+        [_, Alert::CLOSE_NOTIFY] => Received::CloseNotify,
+        [Alert::FATAL, number] => Received::FatalAlert(number),
+        [Alert::WARNING, _] => Received::Warning,
+        _ => Received::Unexpected,
+    }
+}
+
+#[cfg(test)]
+pub mod tests;

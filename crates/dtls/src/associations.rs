@@ -1,0 +1,166 @@
+//! The associations, by what their records are found with.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
+
+use lwm2m_base::AssociationId;
+use lwm2m_base::deadlines::Deadlines;
+
+use super::association::Association;
+use super::credentials::{Identity, PskIdentity};
+use super::record::OwnCid;
+
+/// One of our sockets, and what is at its other end.
+pub type Place = (u16, SocketAddr);
+
+/// Associations of one identity that count as little when there is no room.
+const FEW: usize = 4;
+
+#[derive(Default)]
+pub struct Associations {
+    /// Our connection id is the association's id.
+    by_id: HashMap<AssociationId, Box<Association>>,
+    /// An association without our connection id has its place for itself. Of those with one it is the last to come there:
+    /// behind a NAT an address is given to one device after the other.
+    by_place: HashMap<Place, AssociationId>,
+    /// In the order in which they were made.
+    by_identity: HashMap<Arc<Identity>, SmallVec<[AssociationId; 1]>>,
+    /// When each is to be looked at again: it is then forgotten, if nothing was heard since.
+    silence: Deadlines<AssociationId>,
+}
+
+impl Associations {
+    pub fn insert(&mut self, mut association: Association, idle: Duration) {
+        let id = association.id;
+        if let Some((known, _)) = self.by_identity.get_key_value(&association.identity) {
+            association.identity = Arc::clone(known);
+        }
+        self.by_identity.entry(Arc::clone(&association.identity)).or_default().push(id);
+        self.silence.set(id, association.last_heard() + idle);
+        let place = association.place;
+        let by_cid = association.has_own_cid;
+        self.by_id.insert(id, Box::new(association));
+        self.come(id, by_cid, place);
+    }
+
+    pub fn remove(&mut self, id: AssociationId) -> Option<Box<Association>> {
+        let association = self.by_id.remove(&id)?;
+        self.silence.cancel(id);
+        self.leave(id, association.place);
+        if let Some(ids) = self.by_identity.get_mut(&association.identity) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.by_identity.remove(&association.identity);
+            }
+        }
+        Some(association)
+    }
+
+    /// The device is at another place now; gives the one before.
+    pub fn moved(&mut self, id: AssociationId, to: Place) -> Option<Place> {
+        let association = self.by_id.get_mut(&id)?;
+        let by_cid = association.has_own_cid;
+        let from = std::mem::replace(&mut association.place, to);
+        self.leave(id, from);
+        self.come(id, by_cid, to);
+        Some(from)
+    }
+
+    /// Takes one out that was silent for too long, if there is one.
+    pub fn pop_silent(&mut self, now: Instant, idle: Duration) -> Option<Box<Association>> {
+        while let Some(id) = self.silence.pop_expired(now) {
+            let Some(association) = self.by_id.get(&id) else { continue };
+            let until = association.last_heard() + idle;
+            if until <= now {
+                return self.remove(id);
+            }
+            self.silence.set(id, until);
+        }
+        None
+    }
+
+    /// Takes one out to make room for one of this identity: the oldest of its own, if it has more than a few, so that one
+    /// device that makes handshake after handshake drives out nobody else; or the one that was silent for the longest time.
+    pub fn pop_for(&mut self, identity: &Identity, idle: Duration) -> Option<Box<Association>> {
+        let own = self.by_identity.get(identity).filter(|own| own.len() > FEW).and_then(|own| own.first().copied());
+        match own {
+            Some(oldest) => self.remove(oldest),
+            None => self.pop_most_silent(idle),
+        }
+    }
+
+    pub fn get_mut(&mut self, id: AssociationId) -> Option<&mut Association> {
+        self.by_id.get_mut(&id).map(Box::as_mut)
+    }
+
+    pub fn get(&self, id: AssociationId) -> Option<&Association> {
+        self.by_id.get(&id).map(Box::as_ref)
+    }
+
+    /// Whose records carry this connection id of ours. A record with one is never looked up by its place: who is there may
+    /// be another device (RFC 9146 section 3).
+    pub fn by_cid(&self, cid: OwnCid) -> Option<AssociationId> {
+        let id = AssociationId(u64::from_be_bytes(cid.0));
+        self.get(id).filter(|association| association.has_own_cid).map(|association| association.id)
+    }
+
+    /// Whose records come from there and carry no connection id.
+    pub fn by_place(&self, place: Place) -> Option<AssociationId> {
+        self.at(place).filter(|association| !association.has_own_cid).map(|association| association.id)
+    }
+
+    /// The last one that was there, in whatever way it is found.
+    pub fn at(&self, place: Place) -> Option<&Association> {
+        self.by_place.get(&place).and_then(|id| self.get(*id))
+    }
+
+    /// Those that were made by a key of such an identity.
+    pub fn of_identities(&self, wanted: impl Fn(&PskIdentity) -> bool) -> Vec<AssociationId> {
+        let of_wanted = self.by_identity.iter().filter(|(identity, _)| match &***identity {
+            Identity::Psk(identity) => wanted(identity),
+            Identity::Certificate { .. } | Identity::RawPublicKey { .. } | Identity::Unknown => false,
+        });
+        of_wanted.flat_map(|(_, ids)| ids.iter().copied()).collect()
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.silence.next()
+    }
+
+    pub fn ids(&self) -> impl Iterator<Item = AssociationId> {
+        self.by_id.keys().copied()
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    fn pop_most_silent(&mut self, idle: Duration) -> Option<Box<Association>> {
+        while let Some((at, id)) = self.silence.first() {
+            let until = self.by_id.get(&id)?.last_heard() + idle;
+            if until <= at {
+                return self.remove(id);
+            }
+            // Something was heard since: it is not the first any more. Each record makes this happen once at most.
+            self.silence.set(id, until);
+        }
+        None
+    }
+
+    fn come(&mut self, id: AssociationId, by_cid: bool, place: Place) {
+        let taken = self.by_place(place).is_some();
+        if !(by_cid && taken) {
+            self.by_place.insert(place, id);
+        }
+    }
+
+    fn leave(&mut self, id: AssociationId, place: Place) {
+        if self.by_place.get(&place) == Some(&id) {
+            self.by_place.remove(&place);
+        }
+    }
+}

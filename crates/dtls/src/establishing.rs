@@ -1,0 +1,164 @@
+//! Handshakes: what they want done, the keys that they wait for, and what they leave.
+
+use std::time::Instant;
+
+use lwm2m_base::AssociationId;
+
+use super::association::{Alert, Association};
+use super::credentials::{Identity, KeyAnswer, PskIdentity};
+use super::handshake::{Established, Step};
+use super::handshakes::Underway;
+use super::keys::Known;
+use super::record::{OwnCid, records};
+use super::report::{CloseReason, HandshakeFailure, Report};
+use super::{Output, Server};
+
+impl Server {
+    /// The answer to [`Output::FindKey`].
+    pub fn handle_key(&mut self, now: Instant, identity: &PskIdentity, answer: KeyAnswer) {
+        for id in self.keys.answered(now, identity, &answer) {
+            let Some(underway) = self.handshakes.get_mut(id) else { continue };
+            underway.asking = false;
+            match &answer {
+                KeyAnswer::Found { key, .. } => underway.handshake.handle_key(Some(key)),
+                KeyAnswer::Unknown { .. } => underway.handshake.handle_key(None),
+                // Without a word: the device tries again, and is not told that its identity is wrong.
+                KeyAnswer::Unavailable => self.handshake_failed(id, HandshakeFailure::KeyUnavailable),
+            }
+            self.drive_handshake(now, id);
+        }
+    }
+
+    /// Does what the handshake wants, until there is nothing more.
+    pub(super) fn drive_handshake(&mut self, now: Instant, id: AssociationId) {
+        while let Some(underway) = self.handshakes.get_mut(id) {
+            let place = underway.place;
+            match underway.handshake.poll() {
+                Some(Step::Transmit(datagram)) => {
+                    underway.sent(now);
+                    self.transmit(place, datagram);
+                }
+                Some(Step::FindKey(identity)) => self.find_key(now, id, identity),
+                Some(Step::Established(established)) => self.established(now, id, *established),
+                Some(Step::Failed(failure)) => self.handshake_failed(id, HandshakeFailure::Failed(failure)),
+                None => break,
+            }
+        }
+        self.handshakes.set_deadline(id);
+    }
+
+    /// Flights that wait for an answer for too long, and handshakes.
+    pub(super) fn handle_handshake_timeouts(&mut self, now: Instant) {
+        while let Some(id) = self.handshakes.pop_due(now) {
+            let Some(underway) = self.handshakes.get_mut(id) else { continue };
+            if underway.is_over(now) {
+                let wrong_key = underway.handshake.suspects_wrong_key();
+                let reason = if wrong_key { HandshakeFailure::WrongKey } else { HandshakeFailure::Deadline };
+                self.handshake_failed(id, reason);
+            } else {
+                self.repeat_flight(now, id);
+            }
+        }
+    }
+
+    pub(super) fn handshake_failed(&mut self, id: AssociationId, reason: HandshakeFailure) {
+        let Some(underway) = self.end_handshake(id) else { return };
+        let (peer, identity) = (underway.peer(), underway.identity);
+        self.report(Report::HandshakeFailed { peer, identity, reason });
+    }
+
+    /// Takes the place of a handshake for another one. A client that has answered would repeat its answer for a minute: it
+    /// is told. One that has not repeats its hello, and so begins again by itself.
+    pub(super) fn evict_handshake(&mut self, id: AssociationId) {
+        let Some(underway) = self.handshakes.get_mut(id) else { return };
+        let place = underway.place;
+        underway.handshake.abandon();
+        while let Some(Step::Transmit(datagram)) = self.handshakes.get_mut(id).and_then(|u| u.handshake.poll()) {
+            self.transmit(place, datagram);
+        }
+        self.handshake_failed(id, HandshakeFailure::Evicted);
+    }
+
+    fn repeat_flight(&mut self, now: Instant, id: AssociationId) {
+        let Some(underway) = self.handshakes.get_mut(id) else { return };
+        if underway.repeats(now) {
+            let (place, peer) = (underway.place, underway.peer());
+            underway.handshake.retransmit();
+            let mut repeated = false;
+            while let Some(Step::Transmit(datagram)) = self.handshakes.get_mut(id).and_then(|u| u.handshake.poll()) {
+                repeated = true;
+                self.transmit(place, datagram);
+            }
+            if repeated {
+                self.report(Report::HandshakeRetransmitted { peer });
+            }
+        }
+        self.handshakes.set_deadline(id);
+    }
+
+    fn find_key(&mut self, now: Instant, id: AssociationId, identity: PskIdentity) {
+        let Some(underway) = self.handshakes.get_mut(id) else { return };
+        underway.identity = Some(identity.clone());
+        match self.keys.find(now, &identity, id) {
+            Known::Key(key) => underway.handshake.handle_key(Some(&key)),
+            Known::Unknown => underway.handshake.handle_key(None),
+            Known::Asked => underway.asking = true,
+            Known::Ask => {
+                underway.asking = true;
+                self.push(Output::FindKey { identity });
+            }
+            Known::TooManyQuestions => {
+                self.report(Report::KeyNotAsked { identity });
+                self.handshake_failed(id, HandshakeFailure::KeyUnavailable);
+            }
+        }
+    }
+
+    fn established(&mut self, now: Instant, id: AssociationId, mut established: Established) {
+        let Some(underway) = self.end_handshake(id) else { return };
+        let place = underway.place;
+        let (suite, resumed) = (established.keys.suite(), established.resumed);
+        let early = std::mem::take(&mut established.early);
+        let association = Association::new(id, place, established, now);
+        let (peer, identity) = (association.peer(), association.identity.clone());
+        let connection_id = association.has_own_cid;
+        let replaced = self.replaced_by(&association).and_then(|id| self.associations.remove(id));
+        self.make_room(&identity);
+        self.associations.insert(association, self.settings.idle);
+        self.changed(id);
+        self.report(Report::HandshakeCompleted { peer, suite, connection_id, resumed });
+        self.push(Output::Established { peer, identity });
+        if let Some(replaced) = replaced {
+            self.closed(replaced, CloseReason::Replaced);
+        }
+        for record in early.iter().flat_map(|record| records(record, OwnCid::LENGTH)) {
+            self.handle_by_association(now, place, id, &record);
+        }
+    }
+
+    /// The association that the new one takes the place of (RFC 6347 section 4.2.8). One with a connection id is found
+    /// wherever its device is, and stays unless this is the same device: behind a NAT the address may be another's now.
+    fn replaced_by(&self, new: &Association) -> Option<AssociationId> {
+        let former = self.associations.at(new.place)?;
+        (!former.has_own_cid || former.identity == new.identity).then_some(former.id)
+    }
+
+    fn make_room(&mut self, identity: &Identity) {
+        while self.associations.len() >= self.settings.associations {
+            let Some(mut evicted) = self.associations.pop_for(identity, self.settings.idle) else { return };
+            // So that the device knows, if it listens.
+            if let Some(datagram) = evicted.seal_alert(Alert::CloseNotify) {
+                self.transmit(evicted.place, datagram);
+            }
+            self.closed(evicted, CloseReason::Evicted);
+        }
+    }
+
+    fn end_handshake(&mut self, id: AssociationId) -> Option<Box<Underway>> {
+        let underway = self.handshakes.remove(id)?;
+        if let Some(identity) = underway.identity.as_ref().filter(|_| underway.asking) {
+            self.keys.leave(identity, id);
+        }
+        Some(underway)
+    }
+}

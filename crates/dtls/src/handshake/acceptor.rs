@@ -1,0 +1,432 @@
+//! The credentials and choices of this side, checked once and kept in OpenSSL's contexts.
+
+use std::fmt;
+use std::sync::Arc;
+
+use openssl::error::ErrorStack;
+use openssl::pkey::{Id, PKey, Private};
+use openssl::ssl::{
+    ExtensionContext, SslAlert, SslContext, SslContextBuilder, SslMethod, SslOptions, SslSessionCacheMode,
+    SslVerifyMode, SslVersion,
+};
+use openssl::x509::X509;
+use openssl::x509::verify::X509VerifyFlags;
+use zeroize::Zeroizing;
+
+use lwm2m_base::secret::Secret;
+
+use super::ffi;
+use super::negotiation::SharedNegotiation;
+use super::suites::{self, Authentication, CipherSuite};
+use super::tickets::KeyBound;
+use super::trust::Trust;
+
+/// What handshakes are made with. Cheap to clone.
+#[derive(Clone)]
+pub struct Acceptor(Arc<Contexts>);
+
+/// What it is made of: the content of files, never their paths.
+#[derive(Clone, Debug)]
+pub struct AcceptorSettings {
+    /// PEM: ours, then those of the authorities between it and the root.
+    pub certificate_chain: Option<Vec<u8>>,
+    /// PEM, of the certificate; or alone, as a raw public key.
+    pub private_key: Option<PemSecret>,
+    /// Where the private key is encrypted.
+    pub private_key_password: Option<Secret>,
+    /// PEM: the authorities that client certificates are of. Any one of these ends a chain, not only a root.
+    pub authorities: Option<Vec<u8>>,
+    pub pinned: Vec<Pinned>,
+    pub verify: VerifyMode,
+    /// Whether pre-shared keys are asked for with `FindKey`.
+    pub psk: bool,
+    /// RFC 7250, both ways: our key without a certificate for clients that want that, and clients with a pinned key.
+    pub raw_public_keys: bool,
+    /// Names of OpenSSL (EMQX's) or of IANA; empty: all that are possible.
+    pub cipher_suites: Vec<String>,
+    /// RFC 9146, for clients that offer it.
+    pub connection_ids: bool,
+    /// A client may resume a session of the last two hours by a ticket (RFC 5077).
+    pub tickets: bool,
+    /// Bytes of a datagram that a flight is cut into.
+    pub mtu: u16,
+}
+
+impl AcceptorSettings {
+    /// Bytes. OpenSSL cuts no flight into smaller pieces.
+    pub const MIN_MTU: u16 = 256;
+}
+
+/// What is asked of clients that speak a suite with certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerifyMode {
+    /// `verify_none`: no certificate is asked for.
+    None,
+    /// `verify_peer`.
+    Peer {
+        /// `fail_if_no_peer_cert`
+        required: bool,
+    },
+}
+
+/// A certificate or a public key that is trusted by itself.
+#[derive(Clone, Debug)]
+pub struct Pinned {
+    /// What the configuration calls it; the name of a device with this public key.
+    pub name: String,
+    /// `CERTIFICATE`: that very certificate. `PUBLIC KEY`: any certificate of that key, or the raw public key.
+    pub pem: Vec<u8>,
+}
+
+/// A private key in PEM. Overwritten when it goes; its `Debug` says nothing.
+#[derive(Clone)]
+pub struct PemSecret(Zeroizing<Vec<u8>>);
+
+/// What is wrong with the credentials of this side.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialError {
+    #[error("neither pre-shared keys nor a private key: no handshake is possible")]
+    Nothing,
+    #[error("no certificate in PEM in the certificate file (certfile)")]
+    NoCertificate,
+    #[error("the certificate file (certfile) has an unreadable certificate: {0}")]
+    Certificate(#[source] ErrorStack),
+    #[error("a certificate (certfile) without its private key (keyfile)")]
+    CertificateWithoutKey,
+    #[error("no private key in PEM in the key file (keyfile), or its password is wrong")]
+    PrivateKey,
+    #[error("the private key (keyfile) is not that of the certificate (certfile)")]
+    KeyDoesNotFit,
+    #[error("no certificate in PEM in the authorities' file (cacertfile)")]
+    NoAuthority,
+    #[error("the authorities' file (cacertfile) has an unreadable certificate: {0}")]
+    Authority(#[source] ErrorStack),
+    #[error("verify_peer needs authorities (cacertfile) or pinned certificates or keys")]
+    NobodyToTrust,
+    #[error("pinned {name}: neither a certificate nor a public key in PEM")]
+    Pinned { name: String },
+    #[error(
+        "no such cipher suites, or none that this can do (DTLS 1.2 with PSK or ECDHE, AES in CCM, CCM_8, GCM, or CBC with \
+         SHA-2): {}",
+        names.join(", ")
+    )]
+    CipherSuites { names: Vec<String> },
+    #[error("none of the cipher suites goes with the credentials")]
+    NoCipherSuite,
+    #[error("raw public keys need OpenSSL 3.2, and this is {version}")]
+    RawPublicKeys { version: &'static str },
+    #[error("raw public keys need a private key (keyfile)")]
+    RawPublicKeysWithoutKey,
+    #[error("an MTU of {mtu} bytes: OpenSSL needs at least {min}", min = AcceptorSettings::MIN_MTU)]
+    Mtu { mtu: u16 },
+    #[error("OpenSSL refused: {0}")]
+    Library(#[from] ErrorStack),
+}
+
+impl Acceptor {
+    pub fn new(settings: &AcceptorSettings) -> Result<Self, CredentialError> {
+        let credentials = Credentials::of(settings)?;
+        let chosen = credentials.suites(settings)?;
+        let plain: Vec<_> = chosen.iter().copied().filter(|suite| !suite.needs_encrypt_then_mac()).collect();
+        let without_encrypt_then_mac =
+            if plain.is_empty() { None } else { Some(credentials.context(settings, &plain)?) };
+        Ok(Self(Arc::new(Contexts {
+            complete: credentials.context(settings, &chosen)?,
+            without_encrypt_then_mac,
+            trust: credentials.trust.clone(),
+            tickets: KeyBound::new()?,
+            mtu: settings.mtu,
+        })))
+    }
+
+    /// The context for a client: one that offers no encrypt-then-MAC gets no suite that needs it, so that it gets another
+    /// one or an alert. None: there is no other one.
+    pub(super) fn context(&self, encrypt_then_mac: bool) -> Option<&SslContext> {
+        if encrypt_then_mac { Some(&self.0.complete) } else { self.0.without_encrypt_then_mac.as_ref() }
+    }
+
+    pub(super) fn trust(&self) -> &Trust {
+        &self.0.trust
+    }
+
+    pub(super) fn tickets(&self) -> &KeyBound {
+        &self.0.tickets
+    }
+
+    pub(super) fn mtu(&self) -> usize {
+        self.0.mtu.into()
+    }
+}
+
+struct Contexts {
+    complete: SslContext,
+    without_encrypt_then_mac: Option<SslContext>,
+    trust: Arc<Trust>,
+    tickets: KeyBound,
+    mtu: u16,
+}
+
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Acceptor(..)")
+    }
+}
+
+impl Default for AcceptorSettings {
+    /// Pre-shared keys only.
+    fn default() -> Self {
+        Self {
+            certificate_chain: None,
+            private_key: None,
+            private_key_password: None,
+            authorities: None,
+            pinned: Vec::new(),
+            verify: VerifyMode::None,
+            psk: true,
+            raw_public_keys: false,
+            cipher_suites: Vec::new(),
+            connection_ids: true,
+            tickets: true,
+            // Under the 1,280 that every path of IPv6 carries, with its headers.
+            mtu: 1200,
+        }
+    }
+}
+
+impl PemSecret {
+    pub fn new(pem: Vec<u8>) -> Self {
+        Self(Zeroizing::new(pem))
+    }
+}
+
+impl fmt::Debug for PemSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PemSecret(..)")
+    }
+}
+
+/// OpenSSL's security level of the chain of a client's certificate: 112 bits, which is RSA of 2,048 bits, curves of 224, and
+/// no SHA-1 (SSL_CTX_set_security_level(3)). A pinned certificate has no chain.
+const CERTIFICATE_LEVEL: i32 = 2;
+
+/// Of both sides in the handshake: all of them but those with SHA-1 and SHA-224.
+const SIGNATURES: &str = "ECDSA+SHA256:ECDSA+SHA384:ECDSA+SHA512:ed25519:ed448:RSA-PSS+SHA256:RSA-PSS+SHA384:\
+                          RSA-PSS+SHA512:RSA+SHA256:RSA+SHA384:RSA+SHA512";
+
+/// What the settings hold, read and found to fit together.
+struct Credentials {
+    /// Ours first.
+    chain: Vec<X509>,
+    authorities: Vec<X509>,
+    key: Option<PKey<Private>>,
+    trust: Arc<Trust>,
+}
+
+impl Credentials {
+    fn of(settings: &AcceptorSettings) -> Result<Self, CredentialError> {
+        let credentials = Self {
+            chain: read_chain(settings)?,
+            authorities: read_authorities(settings)?,
+            key: read_key(settings)?,
+            trust: Arc::new(Trust::new(&settings.pinned)?),
+        };
+        credentials.check(settings)?;
+        Ok(credentials)
+    }
+
+    fn check(&self, settings: &AcceptorSettings) -> Result<(), CredentialError> {
+        if self.key.is_none() && !settings.psk && self.chain.is_empty() {
+            return Err(CredentialError::Nothing);
+        }
+        if settings.mtu < AcceptorSettings::MIN_MTU {
+            return Err(CredentialError::Mtu { mtu: settings.mtu });
+        }
+        self.check_key()?;
+        self.check_raw_public_keys(settings)?;
+        if matches!(settings.verify, VerifyMode::Peer { .. }) && self.authorities.is_empty() && self.trust.is_empty() {
+            return Err(CredentialError::NobodyToTrust);
+        }
+        Ok(())
+    }
+
+    fn check_key(&self) -> Result<(), CredentialError> {
+        let Some(certificate) = self.chain.first() else { return Ok(()) };
+        let key = self.key.as_ref().ok_or(CredentialError::CertificateWithoutKey)?;
+        let fits = certificate.public_key().map_err(CredentialError::Certificate)?.public_eq(key);
+        if fits { Ok(()) } else { Err(CredentialError::KeyDoesNotFit) }
+    }
+
+    fn check_raw_public_keys(&self, settings: &AcceptorSettings) -> Result<(), CredentialError> {
+        if !settings.raw_public_keys {
+            return Ok(());
+        }
+        if cfg!(not(raw_public_keys)) {
+            return Err(CredentialError::RawPublicKeys { version: openssl::version::version() });
+        }
+        if self.key.is_none() { Err(CredentialError::RawPublicKeysWithoutKey) } else { Ok(()) }
+    }
+
+    /// The chosen suites that these credentials can do, in the order of the settings.
+    fn suites(&self, settings: &AcceptorSettings) -> Result<Vec<&'static CipherSuite>, CredentialError> {
+        let named = if settings.cipher_suites.is_empty() {
+            suites::ALL.iter().collect()
+        } else {
+            named_suites(&settings.cipher_suites)?
+        };
+        let possible: Vec<_> = named.into_iter().filter(|suite| self.can_do(suite, settings)).collect();
+        if possible.is_empty() { Err(CredentialError::NoCipherSuite) } else { Ok(possible) }
+    }
+
+    fn can_do(&self, suite: &CipherSuite, settings: &AcceptorSettings) -> bool {
+        match suite.authentication {
+            Authentication::PreSharedKey => settings.psk,
+            Authentication::Ecdsa => self.has_key(Id::EC) || self.has_key(Id::ED25519) || self.has_key(Id::ED448),
+            Authentication::Rsa => self.has_key(Id::RSA),
+        }
+    }
+
+    fn has_key(&self, kind: Id) -> bool {
+        self.key.as_ref().is_some_and(|key| key.id() == kind)
+    }
+
+    fn context(&self, settings: &AcceptorSettings, suites: &[&CipherSuite]) -> Result<SslContext, CredentialError> {
+        let mut context = SslContext::builder(SslMethod::dtls())?;
+        context.set_min_proto_version(Some(SslVersion::DTLS1_2))?;
+        context.set_max_proto_version(Some(SslVersion::DTLS1_2))?;
+        context.set_options(SslOptions::NO_RENEGOTIATION | SslOptions::NO_QUERY_MTU | SslOptions::NO_COMPRESSION);
+        context.set_session_cache_mode(SslSessionCacheMode::OFF);
+        context.set_session_id_context(b"lwm2m-gateway")?;
+        // Security level 0, for the 64-bit tags of CCM_8, which OpenSSL has at no other one since 3.2. It would allow SHA-1
+        // and short keys, too: so suites and signatures are said by name, and `ask` raises the level of certificates.
+        let names: Vec<_> = suites.iter().map(|suite| suite.name).collect();
+        context.set_cipher_list(&format!("{}:@SECLEVEL=0", names.join(":")))?;
+        context.set_sigalgs_list(SIGNATURES)?;
+        // The record with the cookie was verified before it came here.
+        context.set_cookie_verify_cb(|_, _| true);
+        self.show(&mut context, settings)?;
+        self.ask(&mut context, settings)?;
+        set_psk(&mut context, settings);
+        set_tickets(&mut context, settings)?;
+        set_connection_ids(&mut context, settings)?;
+        Ok(context.build())
+    }
+
+    /// What proves who we are.
+    fn show(&self, context: &mut SslContextBuilder, settings: &AcceptorSettings) -> Result<(), ErrorStack> {
+        if let Some(certificate) = self.chain.first() {
+            context.set_certificate(certificate)?;
+        }
+        for certificate in self.chain.iter().skip(1) {
+            context.add_extra_chain_cert(certificate.clone())?;
+        }
+        if let Some(key) = &self.key {
+            context.set_private_key(key)?;
+        }
+        if settings.raw_public_keys {
+            self.set_certificate_types(context)?;
+        }
+        Ok(())
+    }
+
+    /// RFC 7250: of ours the raw key is the better one, it is smaller; of the client's, what there is to compare with.
+    #[cfg(raw_public_keys)]
+    fn set_certificate_types(&self, context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
+        const CERTIFICATE: u8 = 0;
+        const RAW_PUBLIC_KEY: u8 = 2;
+        let ours: &[u8] = if self.chain.is_empty() { &[RAW_PUBLIC_KEY] } else { &[RAW_PUBLIC_KEY, CERTIFICATE] };
+        let theirs: &[u8] = if self.trust.has_keys() { &[RAW_PUBLIC_KEY, CERTIFICATE] } else { &[CERTIFICATE] };
+        ffi::set_certificate_types(context, ours, theirs)
+    }
+
+    #[cfg(not(raw_public_keys))]
+    fn set_certificate_types(&self, _context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
+        Ok(())
+    }
+
+    /// What is asked of the client.
+    fn ask(&self, context: &mut SslContextBuilder, settings: &AcceptorSettings) -> Result<(), ErrorStack> {
+        let mode = match settings.verify {
+            VerifyMode::None => SslVerifyMode::NONE,
+            VerifyMode::Peer { required: false } => SslVerifyMode::PEER,
+            VerifyMode::Peer { required: true } => SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
+        };
+        context.verify_param_mut().set_auth_level(CERTIFICATE_LEVEL);
+        let trust = Arc::clone(&self.trust);
+        context.set_verify_callback(mode, move |ok, verification| trust.verify(ok, verification));
+        for authority in &self.authorities {
+            context.cert_store_mut().add_cert(authority.clone())?;
+        }
+        context.verify_param_mut().set_flags(X509VerifyFlags::PARTIAL_CHAIN)
+    }
+}
+
+fn set_psk(context: &mut SslContextBuilder, settings: &AcceptorSettings) {
+    if settings.psk {
+        context.set_psk_server_callback(|ssl, _identity, out| {
+            let key = SharedNegotiation::of(ssl).and_then(|negotiation| negotiation.lock().key.clone());
+            Ok(key.map_or(0, |key| copy_key(key.reveal(), out)))
+        });
+    }
+}
+
+/// The length of the key, 0 (an unknown identity) if there is no room for it.
+fn copy_key(key: &[u8], out: &mut [u8]) -> usize {
+    let Some(place) = out.get_mut(..key.len()) else { return 0 };
+    place.copy_from_slice(key);
+    key.len()
+}
+
+fn set_tickets(context: &mut SslContextBuilder, settings: &AcceptorSettings) -> Result<(), ErrorStack> {
+    if settings.tickets {
+        return ffi::set_tickets::<KeyBound>(context);
+    }
+    context.set_options(SslOptions::NO_TICKET);
+    Ok(())
+}
+
+fn set_connection_ids(context: &mut SslContextBuilder, settings: &AcceptorSettings) -> Result<(), ErrorStack> {
+    /// RFC 9146 section 3.
+    const CONNECTION_ID: u16 = 54;
+    if !settings.connection_ids {
+        return Ok(());
+    }
+    context.add_custom_ext(
+        CONNECTION_ID,
+        ExtensionContext::CLIENT_HELLO | ExtensionContext::TLS1_2_SERVER_HELLO,
+        |ssl, _, _| Ok(SharedNegotiation::of(ssl).and_then(|negotiation| negotiation.lock().answer_connection_id())),
+        |ssl, _, extension, _| {
+            let negotiation = SharedNegotiation::of(ssl).ok_or(SslAlert::INTERNAL_ERROR)?;
+            let offered = negotiation.lock().offer_connection_id(extension);
+            if offered { Ok(()) } else { Err(SslAlert::DECODE_ERROR) }
+        },
+    )
+}
+
+fn read_chain(settings: &AcceptorSettings) -> Result<Vec<X509>, CredentialError> {
+    let Some(pem) = &settings.certificate_chain else { return Ok(Vec::new()) };
+    let chain = X509::stack_from_pem(pem).map_err(CredentialError::Certificate)?;
+    if chain.is_empty() { Err(CredentialError::NoCertificate) } else { Ok(chain) }
+}
+
+fn read_authorities(settings: &AcceptorSettings) -> Result<Vec<X509>, CredentialError> {
+    let Some(pem) = &settings.authorities else { return Ok(Vec::new()) };
+    let authorities = X509::stack_from_pem(pem).map_err(CredentialError::Authority)?;
+    if authorities.is_empty() { Err(CredentialError::NoAuthority) } else { Ok(authorities) }
+}
+
+fn read_key(settings: &AcceptorSettings) -> Result<Option<PKey<Private>>, CredentialError> {
+    let Some(PemSecret(pem)) = &settings.private_key else { return Ok(None) };
+    // A password is always given: without one OpenSSL would ask for it at the terminal.
+    let password = settings.private_key_password.as_ref().map_or("", Secret::reveal);
+    PKey::private_key_from_pem_passphrase(pem, password.as_bytes()).map(Some).map_err(|_| CredentialError::PrivateKey)
+}
+
+/// All names that are wrong at once: a list is often copied as a whole.
+fn named_suites(names: &[String]) -> Result<Vec<&'static CipherSuite>, CredentialError> {
+    let unknown = names.iter().filter(|name| CipherSuite::by_name(name).is_none());
+    let unknown: Vec<String> = unknown.cloned().collect();
+    if unknown.is_empty() {
+        return Ok(names.iter().filter_map(|name| CipherSuite::by_name(name)).collect());
+    }
+    Err(CredentialError::CipherSuites { names: unknown })
+}

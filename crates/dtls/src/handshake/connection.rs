@@ -1,0 +1,234 @@
+//! The OpenSSL object of one handshake: records in, records out.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+
+use openssl::asn1::Asn1Time;
+use openssl::error::ErrorStack;
+use openssl::ssl::{ErrorCode, ShutdownState, Ssl, SslContext, SslStream};
+use openssl::x509::X509;
+use zeroize::Zeroizing;
+
+use crate::credentials::{Identity, PskIdentity, PskKey};
+use crate::record::OwnCid;
+
+use super::acceptor::Acceptor;
+use super::failure::Failure;
+use super::ffi;
+use super::negotiation::{ConnectionIds, SharedNegotiation};
+use super::suites::CipherSuite;
+
+pub(super) struct Connection {
+    stream: SslStream<Records>,
+    negotiation: SharedNegotiation,
+    /// Of epoch 0, of the records that it is given. They are numbered here: OpenSSL would take a repeated message for a
+    /// replayed one, and epoch 0 proves nothing anyway.
+    next_sequence: u64,
+}
+
+pub(super) enum Progress {
+    /// It waits for more.
+    Going,
+    Finished,
+    Failed(Failure),
+}
+
+/// What the keys are made of.
+pub(super) struct Secrets {
+    pub master: Zeroizing<[u8; 48]>,
+    pub client_random: [u8; 32],
+    pub server_random: [u8; 32],
+}
+
+/// What a session that is to be resumed was made with.
+pub(super) enum ResumedBy {
+    Psk(PskIdentity),
+    /// A certificate or a raw public key; whether its time is over.
+    Certificate {
+        expired: bool,
+    },
+}
+
+impl Connection {
+    /// `hello` is the ClientHello in one record, its cookie verified. Then it is to be gone on with [`Connection::accept`].
+    pub fn new(
+        acceptor: &Acceptor,
+        context: &SslContext,
+        hello: &[u8],
+        own_cid: OwnCid,
+        tickets_accepted: bool,
+    ) -> Result<Self, Failure> {
+        let negotiation = SharedNegotiation::new(own_cid, tickets_accepted);
+        let stream = stream(acceptor, context, &negotiation).map_err(|_| Failure::Internal)?;
+        let mut connection = Self { stream, negotiation, next_sequence: 0 };
+        connection.give(hello.to_vec());
+        let taken = ffi::listen(&mut connection.stream);
+        forget_errors();
+        if taken { Ok(connection) } else { Err(Failure::BadHello) }
+    }
+
+    /// One record of the client.
+    pub fn feed(&mut self, record: Vec<u8>) -> Progress {
+        self.give(record);
+        self.accept()
+    }
+
+    pub fn accept(&mut self) -> Progress {
+        let accepted = self.stream.accept();
+        forget_errors();
+        let Err(error) = accepted else { return Progress::Finished };
+        if error.code() == ErrorCode::WANT_READ {
+            return Progress::Going;
+        }
+        Progress::Failed(Failure::of(&error, self.stream.ssl().verify_result()))
+    }
+
+    /// What it wrote since it was asked: datagrams of one or more records.
+    pub fn take_written(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.stream.get_mut().written)
+    }
+
+    pub fn set_key(&mut self, key: PskKey, ticket_note: Vec<u8>) {
+        let mut negotiation = self.negotiation.lock();
+        negotiation.key = Some(key);
+        negotiation.ticket_note = Some(ticket_note);
+    }
+
+    /// What was negotiated; known since the ServerHello.
+    pub fn suite(&self) -> Option<&'static CipherSuite> {
+        let [high, low] = ffi::pending_cipher(self.stream.ssl())?.protocol_id();
+        CipherSuite::by_id(u16::from_be_bytes([high, low]))
+    }
+
+    pub fn connection_ids(&self) -> Option<ConnectionIds> {
+        self.negotiation.lock().connection_ids()
+    }
+
+    pub fn is_resumed(&self) -> bool {
+        self.stream.ssl().session_reused()
+    }
+
+    /// None if it is a full handshake.
+    pub fn resumed_by(&self) -> Option<ResumedBy> {
+        let ssl = self.stream.ssl();
+        if !ssl.session_reused() {
+            return None;
+        }
+        if let Some(identity) = ssl.psk_identity() {
+            return PskIdentity::new(identity).map(ResumedBy::Psk);
+        }
+        // When OpenSSL cannot tell the time, no certificate is taken for one that still holds.
+        let now = Asn1Time::days_from_now(0).ok();
+        let is_over = |certificate: X509| now.is_none_or(|now| *certificate.not_after() < *now);
+        let expired = ssl.peer_certificate().is_some_and(is_over);
+        Some(ResumedBy::Certificate { expired })
+    }
+
+    /// What the ticket says of the key that its session was made with.
+    pub fn ticket_note(&self) -> &[u8] {
+        self.stream.ssl().session().map_or(&[], ffi::ticket_note)
+    }
+
+    /// Known since the ClientKeyExchange, of a session that is resumed since the ServerHello.
+    pub fn secrets(&self) -> Option<Secrets> {
+        let ssl = self.stream.ssl();
+        let mut master = Zeroizing::new([0; 48]);
+        let known = ssl.session()?.master_key(master.as_mut_slice()) == master.len();
+        let (mut client_random, mut server_random) = ([0; 32], [0; 32]);
+        ssl.client_random(&mut client_random);
+        ssl.server_random(&mut server_random);
+        known.then_some(Secrets { master, client_random, server_random })
+    }
+
+    /// Whether ChangeCipherSpec is the next thing to come. OpenSSL drops one that comes before its time.
+    pub fn awaits_change_cipher_spec(&self) -> bool {
+        let ssl = self.stream.ssl();
+        match ssl.state_string() {
+            READ_KEY_EXCHANGE => !self.has_certificate(),
+            READ_CERTIFICATE_VERIFY => true,
+            WROTE_FINISHED => ssl.session_reused(),
+            _ => false,
+        }
+    }
+
+    /// Of a handshake that is finished, where it was not by PSK.
+    pub fn certificate_identity(&self, acceptor: &Acceptor) -> Identity {
+        acceptor.trust().identity(self.stream.ssl())
+    }
+
+    /// A certificate or a key whose possession the client has to prove.
+    fn has_certificate(&self) -> bool {
+        let ssl = self.stream.ssl();
+        #[cfg(raw_public_keys)]
+        if ffi::peer_raw_public_key(ssl).is_some() {
+            return true;
+        }
+        ssl.peer_certificate().is_some()
+    }
+
+    fn give(&mut self, mut record: Vec<u8>) {
+        if let Some([0, 0, sequence @ ..]) = record.get_mut(3..11) {
+            let [_, _, number @ ..] = self.next_sequence.to_be_bytes();
+            sequence.copy_from_slice(&number);
+            self.next_sequence += 1;
+        }
+        self.stream.get_mut().unread.push_back(record);
+    }
+}
+
+impl Drop for Connection {
+    /// Without it OpenSSL takes the session for broken off and its ticket for worthless.
+    fn drop(&mut self) {
+        self.stream.set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
+    }
+}
+
+/// `SSL_state_string` after the message of that name.
+const READ_KEY_EXCHANGE: &str = "TRCKE";
+const READ_CERTIFICATE_VERIFY: &str = "TRCV";
+const WROTE_FINISHED: &str = "TWFIN";
+
+fn stream(
+    acceptor: &Acceptor,
+    context: &SslContext,
+    negotiation: &SharedNegotiation,
+) -> Result<SslStream<Records>, ErrorStack> {
+    let mut ssl = Ssl::new(context)?;
+    ssl.set_accept_state();
+    ssl.set_mtu(acceptor.mtu().try_into().unwrap_or(u32::MAX))?;
+    negotiation.attach(&mut ssl)?;
+    ffi::never_retransmit(&mut ssl);
+    SslStream::new(ssl, Records::default())
+}
+
+/// OpenSSL keeps what it has to say about errors for each thread, and takes what it finds there for the outcome of whatever it
+/// does next, be it for another connection of the program.
+fn forget_errors() {
+    drop(ErrorStack::get());
+}
+
+/// The wire, in memory.
+#[derive(Default)]
+struct Records {
+    unread: VecDeque<Vec<u8>>,
+    written: Vec<Vec<u8>>,
+}
+
+impl Read for Records {
+    /// One record, as a datagram. OpenSSL reads with room for the largest one.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let record = self.unread.pop_front().ok_or(io::ErrorKind::WouldBlock)?;
+        record.as_slice().read(buffer)
+    }
+}
+
+impl Write for Records {
+    fn write(&mut self, datagram: &[u8]) -> io::Result<usize> {
+        self.written.push(datagram.to_vec());
+        Ok(datagram.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,70 @@
+//! Our flights: what we sent last, to be sent again (RFC 6347 section 4.2.4).
+
+use crate::record::{Record, records};
+
+/// The records of a flight, as OpenSSL wrote them and as they are protected on the wire.
+#[derive(Default)]
+pub(super) struct Flight {
+    records: Vec<Vec<u8>>,
+    /// Of epoch 0. They are numbered here, since a message that is sent again is in a new record (section 4.2.4): a client
+    /// that received a record and had no use for it yet would take the same one for replayed. A record of epoch 1 is sent
+    /// again as it is: the same bytes under the same number.
+    next_sequence: u64,
+}
+
+impl Flight {
+    /// The first record has this number: that of the hello which it answers, which is above all that was sent before.
+    pub fn starting_at(sequence: u64) -> Self {
+        Self { records: Vec::new(), next_sequence: sequence }
+    }
+
+    /// What follows is a new flight.
+    pub fn begin(&mut self) {
+        self.records.clear();
+    }
+
+    pub fn push(&mut self, record: Vec<u8>) {
+        self.records.push(record);
+    }
+
+    pub fn extend(&mut self, records: impl IntoIterator<Item = Vec<u8>>) {
+        self.records.extend(records);
+    }
+
+    /// The flight, numbered anew, in datagrams of at most so many bytes; a larger record has one for itself.
+    pub fn datagrams(&mut self, mtu: usize) -> Vec<Vec<u8>> {
+        for record in &mut self.records {
+            number(record, &mut self.next_sequence);
+        }
+        self.sent(mtu)
+    }
+
+    /// The same as last time.
+    pub fn sent(&self, mtu: usize) -> Vec<Vec<u8>> {
+        pack(&self.records, mtu)
+    }
+}
+
+/// The records in what OpenSSL wrote: none with a connection id.
+pub(super) fn written_records(datagram: &[u8]) -> impl Iterator<Item = Record<'_>> {
+    records(datagram, 0)
+}
+
+fn number(record: &mut [u8], next_sequence: &mut u64) {
+    // Type, version, epoch, sequence number (RFC 6347 section 4.1).
+    let Some([0, 0, sequence @ ..]) = record.get_mut(3..11) else { return };
+    let [_, _, number @ ..] = next_sequence.to_be_bytes();
+    sequence.copy_from_slice(&number);
+    *next_sequence += 1;
+}
+
+fn pack(records: &[Vec<u8>], mtu: usize) -> Vec<Vec<u8>> {
+    let mut datagrams: Vec<Vec<u8>> = Vec::new();
+    for record in records {
+        match datagrams.last_mut().filter(|datagram| datagram.len() + record.len() <= mtu) {
+            Some(datagram) => datagram.extend(record),
+            None => datagrams.push(record.clone()),
+        }
+    }
+    datagrams
+}

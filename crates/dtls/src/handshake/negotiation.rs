@@ -1,0 +1,94 @@
+//! What OpenSSL's callbacks and a handshake have to tell each other.
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use openssl::error::ErrorStack;
+use openssl::ex_data::Index;
+use openssl::ssl::{Ssl, SslRef};
+
+use crate::credentials::PskKey;
+use crate::record::{OwnCid, PeerCid};
+
+/// Found again in the callbacks by the SSL object. The lock is never waited for: one thread at a time has a handshake, and
+/// its callbacks run within its calls.
+#[derive(Clone)]
+pub(super) struct SharedNegotiation(Arc<Mutex<Negotiation>>);
+
+pub(super) struct Negotiation {
+    own_cid: OwnCid,
+    /// What the client wants its records to carry: RFC 9146 section 3, empty for nothing.
+    offered_cid: Option<Vec<u8>>,
+    answered_cid: bool,
+    /// To be used for the identity that the client named.
+    pub key: Option<PskKey>,
+    /// For the ticket of this session.
+    pub ticket_note: Option<Vec<u8>>,
+    pub tickets_accepted: bool,
+}
+
+/// The connection ids of both sides, where both wanted some.
+pub(super) struct ConnectionIds {
+    pub own: OwnCid,
+    /// None: our records carry none.
+    pub peer: Option<PeerCid>,
+}
+
+impl SharedNegotiation {
+    pub fn new(own_cid: OwnCid, tickets_accepted: bool) -> Self {
+        Self(Arc::new(Mutex::new(Negotiation {
+            own_cid,
+            offered_cid: None,
+            answered_cid: false,
+            key: None,
+            ticket_note: None,
+            tickets_accepted,
+        })))
+    }
+
+    pub fn attach(&self, ssl: &mut SslRef) -> Result<(), ErrorStack> {
+        ssl.set_ex_data(index()?, self.clone());
+        Ok(())
+    }
+
+    pub fn of(ssl: &SslRef) -> Option<&Self> {
+        ssl.ex_data(index().ok()?)
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, Negotiation> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Negotiation {
+    /// The extension of the ClientHello. False if it is malformed.
+    pub fn offer_connection_id(&mut self, extension: &[u8]) -> bool {
+        let Some((&length, cid)) = extension.split_first() else { return false };
+        let well_formed = usize::from(length) == cid.len();
+        self.offered_cid = well_formed.then(|| cid.to_vec());
+        well_formed
+    }
+
+    /// The extension of the ServerHello, if the client asked for it.
+    pub fn answer_connection_id(&mut self) -> Option<Vec<u8>> {
+        self.offered_cid.as_ref()?;
+        self.answered_cid = true;
+        let OwnCid(own) = self.own_cid;
+        let length = u8::try_from(own.len()).ok()?;
+        Some([&[length], own.as_slice()].concat())
+    }
+
+    pub fn connection_ids(&self) -> Option<ConnectionIds> {
+        let offered = self.offered_cid.as_ref().filter(|_| self.answered_cid)?;
+        Some(ConnectionIds { own: self.own_cid, peer: PeerCid::new(offered) })
+    }
+}
+
+/// Where an SSL object keeps it: one place for the whole process.
+fn index() -> Result<Index<Ssl, SharedNegotiation>, ErrorStack> {
+    static INDEX: OnceLock<Index<Ssl, SharedNegotiation>> = OnceLock::new();
+    if let Some(index) = INDEX.get() {
+        return Ok(*index);
+    }
+    let index = Ssl::new_ex_index()?;
+    Ok(*INDEX.get_or_init(|| index))
+}

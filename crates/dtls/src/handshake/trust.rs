@@ -1,0 +1,154 @@
+//! Whose proof of identity counts: pinned certificates and keys, beside the authorities that OpenSSL knows.
+
+use std::collections::{HashMap, HashSet};
+
+use openssl::error::ErrorStack;
+use openssl::nid::Nid;
+use openssl::pkey::{PKey, PKeyRef, Public};
+use openssl::ssl::SslRef;
+use openssl::x509::{X509, X509NameRef, X509Ref, X509StoreContextRef, X509VerifyResult};
+use sha2::{Digest, Sha256};
+
+use crate::credentials::Identity;
+
+use super::acceptor::{CredentialError, Pinned};
+#[cfg(raw_public_keys)]
+use super::ffi;
+
+type Fingerprint = [u8; 32];
+
+/// Bytes of a name, and names, that are taken from a certificate: the association keeps them as long as it lives.
+const MAX_NAME: usize = 255;
+const MAX_ALTERNATIVE_NAMES: usize = 8;
+
+/// The pinned certificates and keys, by SHA-256.
+#[derive(Debug, Default)]
+pub(super) struct Trust {
+    /// Whole certificates.
+    certificates: HashSet<Fingerprint>,
+    /// Public keys (SubjectPublicKeyInfo), with what the configuration calls them.
+    keys: HashMap<Fingerprint, String>,
+}
+
+impl Trust {
+    pub fn new(pinned: &[Pinned]) -> Result<Self, CredentialError> {
+        let mut trust = Self::default();
+        pinned.iter().try_for_each(|pinned| trust.pin(pinned))?;
+        Ok(trust)
+    }
+
+    fn pin(&mut self, Pinned { name, pem }: &Pinned) -> Result<(), CredentialError> {
+        let unreadable = || CredentialError::Pinned { name: name.clone() };
+        let certificates = X509::stack_from_pem(pem).unwrap_or_default();
+        if certificates.is_empty() {
+            let key = PKey::public_key_from_pem(pem).map_err(|_| unreadable())?;
+            self.keys.insert(key_fingerprint(&key).map_err(|_| unreadable())?, name.clone());
+        }
+        for certificate in certificates {
+            self.certificates.insert(certificate_fingerprint(&certificate).map_err(|_| unreadable())?);
+        }
+        Ok(())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.certificates.is_empty() && self.keys.is_empty()
+    }
+
+    #[cfg_attr(not(raw_public_keys), expect(dead_code, reason = "there are no raw public keys"))]
+    pub fn has_keys(&self) -> bool {
+        !self.keys.is_empty()
+    }
+
+    /// OpenSSL's question while it verifies what a client showed: `ok` is its own opinion. That the client has the private
+    /// key is proved apart from this, by its CertificateVerify.
+    ///
+    /// A pin is the whole of the trust: neither the dates nor the issuer of a pinned certificate matter, it is trusted until
+    /// it is no longer configured.
+    pub fn verify(&self, ok: bool, context: &mut X509StoreContextRef) -> bool {
+        let trusted = ok || self.holds_leaf(context) || self.holds_raw_key(context);
+        if trusted {
+            context.set_error(X509VerifyResult::OK);
+        }
+        trusted
+    }
+
+    fn holds_leaf(&self, context: &X509StoreContextRef) -> bool {
+        let leaf = context.chain().and_then(|chain| chain.get(0));
+        leaf.is_some_and(|leaf| self.holds_certificate(leaf).unwrap_or(false))
+    }
+
+    fn holds_certificate(&self, certificate: &X509Ref) -> Result<bool, ErrorStack> {
+        let whole = certificate_fingerprint(certificate)?;
+        let key = certificate.public_key()?;
+        Ok(self.certificates.contains(&whole) || self.keys.contains_key(&key_fingerprint(&key)?))
+    }
+
+    #[cfg(raw_public_keys)]
+    fn holds_raw_key(&self, context: &X509StoreContextRef) -> bool {
+        ffi::raw_public_key_to_verify(context).is_some_and(|key| self.key_identity(key).is_some())
+    }
+
+    #[cfg(not(raw_public_keys))]
+    fn holds_raw_key(&self, _context: &X509StoreContextRef) -> bool {
+        false
+    }
+
+    /// Who is at the other end of a finished handshake that was not by PSK.
+    ///
+    /// Who has a pinned key is called as the pin is, whatever certificate it shows: nobody vouches for the names in there,
+    /// and it could write those of another device.
+    pub fn identity(&self, ssl: &SslRef) -> Identity {
+        let Some(certificate) = ssl.peer_certificate() else {
+            return self.raw_key_identity(ssl).unwrap_or(Identity::Unknown);
+        };
+        let pinned = certificate.public_key().ok().and_then(|key| self.key_identity(&key));
+        pinned.unwrap_or_else(|| certificate_identity(&certificate))
+    }
+
+    #[cfg(raw_public_keys)]
+    fn raw_key_identity(&self, ssl: &SslRef) -> Option<Identity> {
+        self.key_identity(ffi::peer_raw_public_key(ssl)?)
+    }
+
+    #[cfg(not(raw_public_keys))]
+    fn raw_key_identity(&self, _ssl: &SslRef) -> Option<Identity> {
+        None
+    }
+
+    fn key_identity(&self, key: &PKeyRef<Public>) -> Option<Identity> {
+        let name = self.keys.get(&key_fingerprint(key).ok()?)?;
+        Some(Identity::RawPublicKey { name: name.clone() })
+    }
+}
+
+fn certificate_identity(certificate: &X509Ref) -> Identity {
+    let alternative_names = certificate.subject_alt_names();
+    let alternative_names = alternative_names
+        .iter()
+        .flatten()
+        .filter_map(|name| name.dnsname().or_else(|| name.uri()))
+        .filter(|name| is_plain(name))
+        .take(MAX_ALTERNATIVE_NAMES)
+        .map(str::to_owned)
+        .collect();
+    Identity::Certificate { common_name: common_name(certificate.subject_name()), alternative_names }
+}
+
+/// The last one: it is the most specific (RFC 6125 section 2.3.1, X.520).
+fn common_name(subject: &X509NameRef) -> Option<String> {
+    let name = subject.entries_by_nid(Nid::COMMONNAME).last()?;
+    name.data().to_string().ok().filter(|name| is_plain(name))
+}
+
+/// A name with a NUL in it is one thing to who issued it and another one to who reads it up to there.
+fn is_plain(name: &str) -> bool {
+    (1..=MAX_NAME).contains(&name.len()) && !name.contains('\0')
+}
+
+fn certificate_fingerprint(certificate: &X509Ref) -> Result<Fingerprint, ErrorStack> {
+    Ok(Sha256::digest(certificate.to_der()?).into())
+}
+
+fn key_fingerprint(key: &PKeyRef<Public>) -> Result<Fingerprint, ErrorStack> {
+    Ok(Sha256::digest(key.public_key_to_der()?).into())
+}

@@ -1,0 +1,242 @@
+//! The handshakes under way: how many there may be and from where, and when their flights are sent again.
+//!
+//! While less than half of the places are taken, one address may have all that are free: behind a carrier's NAT a whole
+//! fleet comes back from a power cut. Beyond that an address has a small share. A handshake whose client does not answer
+//! makes room for others long before its deadline: see [`super::sources`].
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use lwm2m_base::deadlines::Deadlines;
+use lwm2m_base::rate::{Exceeded, Limiter, Source};
+use lwm2m_base::{AssociationId, Peer};
+
+use super::associations::Place;
+use super::credentials::PskIdentity;
+use super::handshake::Handshake;
+use super::record::OwnCid;
+use super::report::DropReason;
+use super::settings::Settings;
+use super::sources::{Number, Sources};
+
+/// The wait for the answer to a flight, the first time and at most (RFC 6347 section 4.2.4.1).
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// A handshake is overdue if its client does not answer the first flight for so long, or does not finish the handshake so
+/// long after that. The flight was sent twice by then. Places for as many handshakes as begin meanwhile are enough for
+/// everybody: a thousand of an attacker in a second leave room for a device in a table of two thousand.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A handshake, and what is known beside it.
+pub struct Underway {
+    pub handshake: Handshake,
+    pub place: Place,
+    /// Of its hello: another one is of another handshake.
+    pub random: [u8; 32],
+    /// The client named it.
+    pub identity: Option<PskIdentity>,
+    /// The key of that identity is being looked up: the client waits for us, and is not to be asked again.
+    pub asking: bool,
+    number: Number,
+    answered: bool,
+    /// It is given up then.
+    ends: Instant,
+    /// When our flight goes out again, and how long it was waited for that.
+    repeats: Instant,
+    wait: Duration,
+}
+
+impl Underway {
+    pub fn new(handshake: Handshake, place: Place, random: [u8; 32], ends: Instant) -> Self {
+        Self {
+            handshake,
+            place,
+            random,
+            identity: None,
+            asking: false,
+            number: 0,
+            answered: false,
+            ends,
+            repeats: ends,
+            wait: FIRST_WAIT,
+        }
+    }
+
+    pub fn peer(&self) -> Peer {
+        Peer::udp(self.place.0, self.place.1)
+    }
+
+    fn source(&self) -> Source {
+        Source::of(self.place.1)
+    }
+
+    /// A flight went out, in answer to something.
+    pub fn sent(&mut self, now: Instant) {
+        self.wait = FIRST_WAIT;
+        self.repeats = now + self.wait;
+    }
+
+    /// Whether our flight is to go out again; the next time it takes twice as long.
+    pub fn repeats(&mut self, now: Instant) -> bool {
+        if self.repeats > now {
+            return false;
+        }
+        self.wait = (2 * self.wait).min(LONGEST_WAIT);
+        self.repeats = now + self.wait;
+        !self.asking
+    }
+
+    pub fn is_over(&self, now: Instant) -> bool {
+        self.ends <= now
+    }
+
+    fn deadline(&self) -> Instant {
+        self.ends.min(self.repeats)
+    }
+}
+
+pub struct Handshakes {
+    most: usize,
+    /// Places of one address, once half of all are taken.
+    share: usize,
+    begun: Limiter,
+    /// By the id of the association to be, which is our connection id.
+    by_id: HashMap<AssociationId, Box<Underway>>,
+    by_place: HashMap<Place, AssociationId>,
+    sources: Sources,
+    /// When each is overdue.
+    patience: Deadlines<AssociationId>,
+    /// How many ever began.
+    begun_ever: Number,
+    deadlines: Deadlines<AssociationId>,
+}
+
+impl Handshakes {
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            most: settings.handshakes,
+            share: settings.handshakes_per_address,
+            begun: Limiter::new(settings.begun),
+            by_id: HashMap::new(),
+            by_place: HashMap::new(),
+            sources: Sources::default(),
+            patience: Deadlines::default(),
+            begun_ever: 0,
+            deadlines: Deadlines::default(),
+        }
+    }
+
+    /// Admits one more handshake from this address; it then counts as begun. Returns the handshake that has to be evicted
+    /// for it, if there is one.
+    pub fn admit(&mut self, now: Instant, (_, address): Place) -> Result<Option<AssociationId>, DropReason> {
+        let source = Source::of(address);
+        self.find_overdue(now);
+        let evicted = self.place_for(source)?;
+        self.begun.take(now, source).map_err(|exceeded| match exceeded {
+            Exceeded::Address => DropReason::TooManyHandshakesFromAddress,
+            Exceeded::Total => DropReason::TooManyHandshakes,
+        })?;
+        Ok(evicted)
+    }
+
+    fn find_overdue(&mut self, now: Instant) {
+        while let Some(id) = self.patience.pop_expired(now) {
+            match self.by_id.get(&id) {
+                // The client waits for us.
+                Some(underway) if underway.asking => self.patience.set(id, now + PATIENCE),
+                Some(underway) => self.sources.overdue(underway.source(), underway.number, id),
+                None => {}
+            }
+        }
+    }
+
+    fn place_for(&self, source: Source) -> Result<Option<AssociationId>, DropReason> {
+        let taken = self.by_id.len();
+        if 2 * taken < self.most {
+            return Ok(None);
+        }
+        if self.sources.count(source) >= self.share {
+            let own = self.sources.victim_of(source);
+            return own.map(Some).ok_or(DropReason::TooManyHandshakesFromAddress);
+        }
+        if taken < self.most {
+            return Ok(None);
+        }
+        self.sources.victim().map(Some).ok_or(DropReason::TooManyHandshakes)
+    }
+
+    pub fn insert(&mut self, now: Instant, id: AssociationId, mut underway: Underway) {
+        self.begun_ever += 1;
+        underway.number = self.begun_ever;
+        self.by_place.insert(underway.place, id);
+        self.sources.begun(underway.source());
+        self.patience.set(id, now + PATIENCE);
+        self.deadlines.set(id, underway.deadline());
+        self.by_id.insert(id, Box::new(underway));
+    }
+
+    /// Notes it when the client has answered for the first time.
+    pub fn heard(&mut self, now: Instant, id: AssociationId) {
+        let Some(underway) = self.by_id.get_mut(&id) else { return };
+        if underway.handshake.is_answered() && !underway.answered {
+            underway.answered = true;
+            self.sources.answered(underway.source(), underway.number);
+            self.patience.set(id, now + PATIENCE);
+        }
+    }
+
+    pub fn remove(&mut self, id: AssociationId) -> Option<Box<Underway>> {
+        let underway = self.by_id.remove(&id)?;
+        self.deadlines.cancel(id);
+        if self.by_place.get(&underway.place) == Some(&id) {
+            self.by_place.remove(&underway.place);
+        }
+        self.patience.cancel(id);
+        self.sources.ended(underway.source(), underway.number);
+        Some(underway)
+    }
+
+    /// One whose deadline came. It has another one after [`Handshakes::set_deadline`].
+    pub fn pop_due(&mut self, now: Instant) -> Option<AssociationId> {
+        self.deadlines.pop_expired(now)
+    }
+
+    pub fn set_deadline(&mut self, id: AssociationId) {
+        if let Some(underway) = self.by_id.get(&id) {
+            self.deadlines.set(id, underway.deadline());
+        }
+    }
+
+    pub fn get_mut(&mut self, id: AssociationId) -> Option<&mut Underway> {
+        self.by_id.get_mut(&id).map(Box::as_mut)
+    }
+
+    pub fn by_place(&self, place: Place) -> Option<AssociationId> {
+        self.by_place.get(&place).copied()
+    }
+
+    /// Whose records carry this connection id of ours. A handshake stays where it began.
+    pub fn by_cid(&self, cid: OwnCid, place: Place) -> Option<AssociationId> {
+        let id = AssociationId(u64::from_be_bytes(cid.0));
+        self.by_id.get(&id).filter(|underway| underway.place == place).map(|_| id)
+    }
+
+    /// Those that have the key of such an identity.
+    pub fn of_identities(&self, wanted: impl Fn(&PskIdentity) -> bool) -> Vec<AssociationId> {
+        let have_key = self.by_id.iter().filter(|(_, underway)| !underway.asking);
+        have_key.filter(|(_, underway)| underway.identity.as_ref().is_some_and(&wanted)).map(|(id, _)| *id).collect()
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.next()
+    }
+
+    pub fn contains(&self, id: AssociationId) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+}

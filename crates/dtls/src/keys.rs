@@ -1,0 +1,235 @@
+//! The keys of PSK identities that were looked up, for as long as the answer holds; and the questions under way.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use lwm2m_base::AssociationId;
+
+use super::credentials::{KeyAnswer, PskIdentity, PskKey};
+
+/// No answer is believed for longer: a clock cannot be asked for the end of time.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+pub struct Keys {
+    found: Expiring<PskKey>,
+    /// Apart from the others: strangers can make up identities, and shall not drive out the keys of devices.
+    unknown: Expiring<()>,
+    /// Who waits for the key of an identity.
+    questions: HashMap<PskIdentity, Vec<AssociationId>>,
+    most_questions: usize,
+}
+
+/// What there is to say about an identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known {
+    Key(PskKey),
+    Unknown,
+    /// To be asked now.
+    Ask,
+    /// It was asked; the answer will come.
+    Asked,
+    /// It cannot be asked: there are too many questions.
+    TooManyQuestions,
+}
+
+impl Keys {
+    pub fn new(most: usize, most_questions: usize) -> Self {
+        let (found, unknown) = (Expiring::new(most), Expiring::new(most));
+        Self { found, unknown, questions: HashMap::new(), most_questions }
+    }
+
+    /// Looks for the key, for a handshake that waits for it if it is not there.
+    pub fn find(&mut self, now: Instant, identity: &PskIdentity, waiting: AssociationId) -> Known {
+        if let Some(key) = self.found.get(now, identity) {
+            return Known::Key(key.clone());
+        }
+        if self.unknown.get(now, identity).is_some() {
+            return Known::Unknown;
+        }
+        if let Some(others) = self.questions.get_mut(identity) {
+            others.push(waiting);
+            return Known::Asked;
+        }
+        if self.questions.len() >= self.most_questions {
+            return Known::TooManyQuestions;
+        }
+        self.questions.insert(identity.clone(), vec![waiting]);
+        Known::Ask
+    }
+
+    /// Gives who waited for it.
+    pub fn answered(&mut self, now: Instant, identity: &PskIdentity, answer: &KeyAnswer) -> Vec<AssociationId> {
+        let remembered = |keep_for: Duration| now.checked_add(keep_for.min(LONGEST)).filter(|until| *until > now);
+        self.forget(identity);
+        match answer {
+            KeyAnswer::Found { key, keep_for } => {
+                if let Some(until) = remembered(*keep_for) {
+                    self.found.insert(now, identity, until, key.clone());
+                }
+            }
+            KeyAnswer::Unknown { keep_for } => {
+                if let Some(until) = remembered(*keep_for) {
+                    self.unknown.insert(now, identity, until, ());
+                }
+            }
+            KeyAnswer::Unavailable => {}
+        }
+        self.questions.remove(identity).unwrap_or_default()
+    }
+
+    /// A handshake does not wait any more. The question stays: its answer will come.
+    pub fn leave(&mut self, identity: &PskIdentity, waiting: AssociationId) {
+        if let Some(others) = self.questions.get_mut(identity) {
+            others.retain(|other| *other != waiting);
+        }
+    }
+
+    pub fn forget(&mut self, identity: &PskIdentity) {
+        self.found.remove(identity);
+        self.unknown.remove(identity);
+    }
+
+    pub fn forget_all(&mut self) {
+        self.found.clear();
+        self.unknown.clear();
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.found.expire(now);
+        self.unknown.expire(now);
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        [self.found.next(), self.unknown.next()].into_iter().flatten().min()
+    }
+
+    pub fn remembered(&self) -> usize {
+        self.found.by_identity.len() + self.unknown.by_identity.len()
+    }
+
+    pub fn questions(&self) -> usize {
+        self.questions.len()
+    }
+}
+
+/// Values by identity, each until its time. When there is no room, the one whose time comes first goes.
+struct Expiring<V> {
+    by_identity: HashMap<PskIdentity, (Instant, V)>,
+    by_time: BTreeSet<(Instant, PskIdentity)>,
+    most: usize,
+}
+
+impl<V> Expiring<V> {
+    fn new(most: usize) -> Self {
+        Self { by_identity: HashMap::new(), by_time: BTreeSet::new(), most }
+    }
+
+    fn get(&self, now: Instant, identity: &PskIdentity) -> Option<&V> {
+        self.by_identity.get(identity).filter(|(until, _)| *until > now).map(|(_, value)| value)
+    }
+
+    fn insert(&mut self, now: Instant, identity: &PskIdentity, until: Instant, value: V) {
+        self.expire(now);
+        if self.by_identity.len() >= self.most {
+            let Some((_, first)) = self.by_time.first().cloned() else { return };
+            self.remove(&first);
+        }
+        self.by_time.insert((until, identity.clone()));
+        self.by_identity.insert(identity.clone(), (until, value));
+    }
+
+    fn remove(&mut self, identity: &PskIdentity) {
+        if let Some((identity, (until, _))) = self.by_identity.remove_entry(identity) {
+            self.by_time.remove(&(until, identity));
+        }
+    }
+
+    fn clear(&mut self) {
+        self.by_identity.clear();
+        self.by_time.clear();
+    }
+
+    fn expire(&mut self, now: Instant) {
+        while let Some((until, identity)) = self.by_time.first()
+            && *until <= now
+        {
+            self.remove(&identity.clone());
+        }
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.by_time.first().map(|(until, _)| *until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(name: &str) -> PskIdentity {
+        PskIdentity::new(name.as_bytes()).unwrap()
+    }
+
+    fn found(seconds: u64) -> KeyAnswer {
+        KeyAnswer::Found { key: PskKey::new(*b"key").unwrap(), keep_for: Duration::from_secs(seconds) }
+    }
+
+    fn unknown(seconds: u64) -> KeyAnswer {
+        KeyAnswer::Unknown { keep_for: Duration::from_secs(seconds) }
+    }
+
+    const ONE: AssociationId = AssociationId(1);
+    const TWO: AssociationId = AssociationId(2);
+
+    #[test]
+    fn an_identity_is_asked_about_once_and_all_who_wait_hear_of_it() {
+        let now = Instant::now();
+        let mut keys = Keys::new(10, 10);
+        assert_eq!(keys.find(now, &identity("a"), ONE), Known::Ask);
+        assert_eq!(keys.find(now, &identity("a"), TWO), Known::Asked);
+        assert_eq!(keys.answered(now, &identity("a"), &KeyAnswer::Unavailable), [ONE, TWO]);
+        assert_eq!(keys.find(now, &identity("a"), ONE), Known::Ask);
+        keys.leave(&identity("a"), ONE);
+        assert_eq!(keys.find(now, &identity("a"), TWO), Known::Asked);
+        assert_eq!(keys.answered(now, &identity("a"), &found(9)), [TWO]);
+        assert_eq!(keys.find(now, &identity("a"), ONE), Known::Key(PskKey::new(*b"key").unwrap()));
+        assert_eq!(keys.questions(), 0);
+    }
+
+    #[test]
+    fn answers_hold_for_their_time_and_until_they_are_forgotten() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(9);
+        let mut keys = Keys::new(10, 10);
+        for (name, answer) in [("a", found(9)), ("b", unknown(9)), ("c", unknown(0)), ("d", found(u64::MAX))] {
+            assert_eq!(keys.answered(now, &identity(name), &answer), []);
+        }
+        assert_eq!(keys.remembered(), 3);
+        assert_eq!(keys.find(now, &identity("b"), ONE), Known::Unknown);
+        assert_eq!(keys.next_deadline(), Some(later));
+        keys.handle_timeout(later);
+        assert_eq!(keys.remembered(), 1);
+        assert_eq!(keys.find(later, &identity("a"), ONE), Known::Ask);
+        keys.forget(&identity("d"));
+        assert_eq!(keys.find(later, &identity("d"), ONE), Known::Ask);
+        keys.answered(now, &identity("d"), &found(9));
+        keys.forget_all();
+        assert_eq!(keys.remembered(), 0);
+    }
+
+    #[test]
+    fn unknown_identities_do_not_drive_out_keys_and_questions_are_bounded() {
+        let now = Instant::now();
+        let mut keys = Keys::new(2, 2);
+        keys.answered(now, &identity("device"), &found(9));
+        for name in ["x", "y", "z"] {
+            keys.answered(now, &identity(name), &unknown(99));
+        }
+        assert_eq!(keys.remembered(), 3);
+        assert!(matches!(keys.find(now, &identity("device"), ONE), Known::Key(_)));
+        keys.find(now, &identity("1"), ONE);
+        keys.find(now, &identity("2"), ONE);
+        assert_eq!(keys.find(now, &identity("3"), ONE), Known::TooManyQuestions);
+        assert_eq!(keys.find(now, &identity("2"), TWO), Known::Asked);
+    }
+}

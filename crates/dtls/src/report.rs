@@ -1,0 +1,122 @@
+//! What DTLS has to say to people: to be counted and logged by the shell.
+
+use std::net::SocketAddr;
+
+use lwm2m_base::{AssociationId, Peer};
+
+use super::cipher::Suite;
+use super::credentials::PskIdentity;
+use super::handshake::Failure;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// What became of a datagram: exactly one of these for each. `peer` has the association that a record of it belongs
+    /// to, where it does; its address is where the datagram came from.
+    Datagram { peer: Peer, verdict: Verdict },
+    /// A client with a valid cookie began one.
+    HandshakeBegun { peer: Peer },
+    /// Our flight was sent once more.
+    HandshakeRetransmitted { peer: Peer },
+    HandshakeCompleted {
+        peer: Peer,
+        suite: Suite,
+        /// Our connection id is in the client's records.
+        connection_id: bool,
+        resumed: bool,
+    },
+    HandshakeFailed {
+        peer: Peer,
+        /// Where the client named one.
+        identity: Option<PskIdentity>,
+        reason: HandshakeFailure,
+    },
+    /// The device speaks from another address now.
+    Moved { peer: Peer, from: SocketAddr, to: SocketAddr },
+    /// An association of before the restart goes on.
+    Restored { peer: Peer },
+    /// A record of an association of before the restart that cannot be read.
+    NotRestored { association: AssociationId },
+    /// There was nothing to send a plaintext by.
+    Unsent { association: AssociationId },
+    /// A key is needed, and cannot be asked for: too many others are asked for.
+    KeyNotAsked { identity: PskIdentity },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HandshakeFailure {
+    /// It was not finished in time.
+    Deadline,
+    /// The same, after the client sent what our key does not open: it has another one.
+    WrongKey,
+    /// The same client began another one.
+    Restarted,
+    /// Another handshake needed its place.
+    Evicted,
+    /// Its key is not the one of before any more.
+    Revoked,
+    /// The key could not be looked up.
+    KeyUnavailable,
+    /// By the library's word.
+    Failed(Failure),
+}
+
+/// Of a datagram with several records: what became of the first one that meant something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Data of an association.
+    Data,
+    /// A part of a handshake.
+    Handshake,
+    /// A hello without a valid cookie, answered with one.
+    CookieAsked,
+    /// Kept until its handshake is finished.
+    Early,
+    Alert,
+    /// The client lost our last flight; it was sent again.
+    LastFlightRepeated,
+    /// A wish to renegotiate, refused.
+    RenegotiationRefused,
+    Dropped(DropReason),
+}
+
+/// Why nothing was done with a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DropReason {
+    NoRecord,
+    /// A hello of which not enough is there, or not of this protocol.
+    NoHello,
+    /// Of no association and no handshake.
+    Unknown,
+    UnknownConnectionId,
+    /// A record that is not authentic.
+    Forged,
+    /// A record that was received before, or is too old to tell (RFC 6347 section 4.1.2.6).
+    Replayed,
+    /// A handshake would be begun, and DTLS is switched off.
+    NoAcceptor,
+    TooManyHandshakes,
+    TooManyHandshakesFromAddress,
+    /// More came before the end of a handshake than is kept.
+    TooMuchHeld,
+    /// An authentic record that has no place here.
+    Unexpected,
+}
+
+/// Why an association is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// The device closed it.
+    CloseNotify,
+    /// The device sent a fatal alert, of this number.
+    Alert(u8),
+    /// A newer one from the same address is established.
+    Replaced,
+    /// The key that it was made by is not its device's any more.
+    Revoked,
+    Idle,
+    /// There was no room for a newer one, and this one was silent for the longest time, or one of many of its device.
+    Evicted,
+    FailedTags,
+    /// Its sequence numbers are used up.
+    SequenceExhausted,
+}

@@ -1,0 +1,248 @@
+//! What is kept of an association over a restart.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+
+use zeroize::Zeroizing;
+
+use lwm2m_base::AssociationId;
+
+use super::association::Association;
+use super::cipher::{Keys, Suite};
+use super::credentials::{Identity, PskIdentity};
+use super::record::PeerCid;
+use super::window::Window;
+
+/// The record of an association. It has its keys in it: its `Debug` does not say them.
+///
+/// Sockets are numbers of a configuration, and the next process may have another one: they stand here, and not in `bytes`,
+/// so that who keeps the record can keep the names of the listeners.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SavedAssociation {
+    pub id: AssociationId,
+    /// The socket that it was made at: a part of its name, [`lwm2m_base::Peer`].
+    pub made_at: u16,
+    /// The socket that it is reached by.
+    pub reached_by: u16,
+    /// All the rest. Opaque; for [`super::Server::restore`].
+    pub bytes: Zeroizing<Vec<u8>>,
+}
+
+impl fmt::Debug for SavedAssociation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SavedAssociation({:?}, ..)", self.id)
+    }
+}
+
+/// The news of one association, for the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AssociationChange {
+    /// In the place of what was kept of it.
+    Put(SavedAssociation),
+    Remove(AssociationId),
+}
+
+impl AssociationChange {
+    pub fn id(&self) -> AssociationId {
+        match self {
+            Self::Put(saved) => saved.id,
+            Self::Remove(id) => *id,
+        }
+    }
+}
+
+/// An association as it was when it was saved.
+pub(super) struct Restored {
+    pub id: AssociationId,
+    pub made_at: (u16, SocketAddr),
+    pub place: (u16, SocketAddr),
+    pub keys: Keys,
+    pub has_own_cid: bool,
+    pub peer_cid: Option<PeerCid>,
+    pub next_write: u64,
+    pub window: Window,
+    pub failed_tags: u64,
+    pub last_flight: Vec<Vec<u8>>,
+    pub identity: Identity,
+}
+
+/// Raised when what stands behind it changes its meaning.
+const FORMAT: u8 = 1;
+
+/// Integers are big-endian; what has no fixed length has it before it, in two bytes. The keys are the last, so that no copy
+/// of them is left behind by a buffer that grows.
+pub(super) fn save(association: &Association) -> SavedAssociation {
+    let (window, received) = association.window.parts();
+    let mut open = vec![FORMAT, suite_number(association.keys.suite()), association.has_own_cid.into()];
+    for number in [association.next_write, window, received, association.failed_tags] {
+        open.extend_from_slice(&number.to_be_bytes());
+    }
+    put(&mut open, association.peer_cid.as_ref().map_or(&[], PeerCid::as_bytes));
+    put_address(&mut open, association.made_at.1);
+    put_address(&mut open, association.place.1);
+    put_identity(&mut open, &association.identity);
+    put_all(&mut open, association.last_flight.iter().map(Vec::as_slice));
+    let block = association.keys.block();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(open.len() + block.len()));
+    bytes.extend_from_slice(&open);
+    bytes.extend_from_slice(block);
+    let (made_at, reached_by) = (association.made_at.0, association.place.0);
+    SavedAssociation { id: association.id, made_at, reached_by, bytes }
+}
+
+/// None for what [`save`] did not write, or another version of it.
+pub(super) fn load(saved: &SavedAssociation) -> Option<Restored> {
+    let mut reader = Reader(&saved.bytes);
+    if reader.byte()? != FORMAT {
+        return None;
+    }
+    let suite = Suite::ALL.into_iter().find(|suite| Some(suite_number(*suite)) == saved.bytes.get(1).copied())?;
+    reader.byte()?;
+    let has_own_cid = reader.byte()? != 0;
+    let [next_write, newest, received, failed_tags] =
+        [reader.number()?, reader.number()?, reader.number()?, reader.number()?];
+    let peer_cid = PeerCid::new(reader.bytes()?);
+    let made_at = (saved.made_at, reader.address()?);
+    let place = (saved.reached_by, reader.address()?);
+    let identity = reader.identity()?;
+    let last_flight = (0..reader.length()?).map(|_| Some(reader.bytes()?.to_vec())).collect::<Option<_>>()?;
+    let keys = Keys::from_block(suite, reader.0)?;
+    let window = Window::from_parts(newest, received);
+    let id = saved.id;
+    let restored = Restored {
+        id,
+        made_at,
+        place,
+        keys,
+        has_own_cid,
+        peer_cid,
+        next_write,
+        window,
+        failed_tags,
+        last_flight,
+        identity,
+    };
+    Some(restored)
+}
+
+/// It outlives the program: a suite keeps its number.
+fn suite_number(suite: Suite) -> u8 {
+    match suite {
+        Suite::Aes128Ccm8 => 1,
+        Suite::Aes128Ccm => 2,
+        Suite::Aes128Gcm => 3,
+        Suite::Aes128CbcSha256 => 4,
+        Suite::Aes256Ccm8 => 5,
+        Suite::Aes256Ccm => 6,
+        Suite::Aes256Gcm => 7,
+        Suite::Aes256CbcSha384 => 8,
+    }
+}
+
+fn put(bytes: &mut Vec<u8>, value: &[u8]) {
+    let length = u16::try_from(value.len()).expect("a datagram, a key or a name is shorter than 64 KiB");
+    bytes.extend_from_slice(&length.to_be_bytes());
+    bytes.extend_from_slice(value);
+}
+
+fn put_all<'a>(bytes: &mut Vec<u8>, values: impl Iterator<Item = &'a [u8]> + Clone) {
+    let number =
+        u16::try_from(values.clone().count()).expect("a certificate has fewer names, a flight fewer datagrams");
+    bytes.extend_from_slice(&number.to_be_bytes());
+    values.for_each(|value| put(bytes, value));
+}
+
+fn put_address(bytes: &mut Vec<u8>, address: SocketAddr) {
+    match address {
+        SocketAddr::V4(v4) => put(bytes, &[&v4.ip().octets()[..], &v4.port().to_be_bytes()].concat()),
+        SocketAddr::V6(v6) => {
+            let ip = v6.ip().octets();
+            put(bytes, &[&ip[..], &v6.port().to_be_bytes(), &v6.scope_id().to_be_bytes()].concat());
+        }
+    }
+}
+
+fn put_identity(bytes: &mut Vec<u8>, identity: &Identity) {
+    match identity {
+        Identity::Unknown => bytes.push(0),
+        Identity::Psk(identity) => {
+            bytes.push(1);
+            put(bytes, identity.as_str().as_bytes());
+        }
+        Identity::Certificate { common_name, alternative_names } => {
+            bytes.push(if common_name.is_some() { 2 } else { 3 });
+            put_all(bytes, common_name.iter().chain(alternative_names).map(String::as_bytes));
+        }
+        Identity::RawPublicKey { name } => {
+            bytes.push(4);
+            put(bytes, name.as_bytes());
+        }
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn byte(&mut self) -> Option<u8> {
+        let (byte, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*byte)
+    }
+
+    fn length(&mut self) -> Option<usize> {
+        let (length, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u16::from_be_bytes(*length).into())
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        let (number, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u64::from_be_bytes(*number))
+    }
+
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let length = self.length()?;
+        let (bytes, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
+    fn text(&mut self) -> Option<String> {
+        String::from_utf8(self.bytes()?.to_vec()).ok()
+    }
+
+    fn address(&mut self) -> Option<SocketAddr> {
+        match *self.bytes()? {
+            [a, b, c, d, p0, p1] => Some((IpAddr::from([a, b, c, d]), u16::from_be_bytes([p0, p1])).into()),
+            ref v6 => {
+                let (ip, rest) = v6.split_first_chunk::<16>()?;
+                let [p0, p1, s0, s1, s2, s3] = *rest else { return None };
+                let (port, scope) = (u16::from_be_bytes([p0, p1]), u32::from_be_bytes([s0, s1, s2, s3]));
+                Some(SocketAddrV6::new((*ip).into(), port, 0, scope).into())
+            }
+        }
+    }
+
+    fn identity(&mut self) -> Option<Identity> {
+        match self.byte()? {
+            0 => Some(Identity::Unknown),
+            1 => Some(Identity::Psk(PskIdentity::new(self.bytes()?)?)),
+            2 => {
+                let mut names = self.names()?.into_iter();
+                Some(Identity::Certificate { common_name: names.next(), alternative_names: names.collect() })
+            }
+            3 => Some(Identity::Certificate { common_name: None, alternative_names: self.names()? }),
+            4 => Some(Identity::RawPublicKey { name: self.text()? }),
+            _ => None,
+        }
+    }
+
+    fn names(&mut self) -> Option<Vec<String>> {
+        let number = self.length()?;
+        std::iter::repeat_with(|| self.text()).take(number).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+//! The handshakes under way by the address that they come from, and which of them loses its place to a newer one.
+//!
+//! A client that completes the cookie exchange and then goes silent keeps a place until the deadline of its handshake. Its
+//! handshake is overdue long before that. If room is needed, the address with the most overdue handshakes loses the oldest
+//! of them: a slow device at an address of its own stays while an attacker has more than one.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use lwm2m_base::AssociationId;
+use lwm2m_base::rate::Source;
+
+/// The position of a handshake in the order in which all of them began.
+pub type Number = u64;
+
+/// The last one of a set has the most overdue handshakes, and of several with as many, the oldest of these.
+type Rank = (usize, Reverse<Number>, Source);
+
+#[derive(Default)]
+pub struct Sources {
+    by_source: HashMap<Source, Crowd>,
+    /// The addresses that have overdue handshakes.
+    by_overdue: BTreeSet<Rank>,
+}
+
+/// The handshakes of one address.
+#[derive(Default)]
+struct Crowd {
+    count: usize,
+    overdue: BTreeMap<Number, AssociationId>,
+}
+
+impl Sources {
+    pub fn begun(&mut self, source: Source) {
+        self.change(source, |crowd| crowd.count += 1);
+    }
+
+    /// The client of this handshake has not answered for too long.
+    pub fn overdue(&mut self, source: Source, number: Number, id: AssociationId) {
+        self.change(source, |crowd| {
+            crowd.overdue.insert(number, id);
+        });
+    }
+
+    /// The client of this handshake has answered after all.
+    pub fn answered(&mut self, source: Source, number: Number) {
+        self.change(source, |crowd| {
+            crowd.overdue.remove(&number);
+        });
+    }
+
+    /// A handshake that began is over.
+    pub fn ended(&mut self, source: Source, number: Number) {
+        self.change(source, |crowd| {
+            crowd.overdue.remove(&number);
+            crowd.count = crowd.count.saturating_sub(1);
+        });
+    }
+
+    pub fn count(&self, source: Source) -> usize {
+        self.by_source.get(&source).map_or(0, |crowd| crowd.count)
+    }
+
+    /// Returns the oldest overdue handshake of the address that has the most of them.
+    pub fn victim(&self) -> Option<AssociationId> {
+        self.by_overdue.last().and_then(|(.., source)| self.victim_of(*source))
+    }
+
+    /// Returns the oldest overdue handshake of this address.
+    pub fn victim_of(&self, source: Source) -> Option<AssociationId> {
+        self.by_source.get(&source)?.overdue.values().next().copied()
+    }
+
+    fn change(&mut self, source: Source, change: impl FnOnce(&mut Crowd)) {
+        let crowd = self.by_source.entry(source).or_default();
+        let before = crowd.rank(source);
+        change(crowd);
+        let (after, is_empty) = (crowd.rank(source), crowd.count == 0);
+        if let Some(before) = before {
+            self.by_overdue.remove(&before);
+        }
+        self.by_overdue.extend(after);
+        if is_empty {
+            self.by_source.remove(&source);
+        }
+    }
+}
+
+impl Crowd {
+    fn rank(&self, source: Source) -> Option<Rank> {
+        let oldest = *self.overdue.keys().next()?;
+        Some((self.overdue.len(), Reverse(oldest), source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn source(number: u8) -> Source {
+        Source::V4(Ipv4Addr::new(192, 0, 2, number))
+    }
+
+    /// Address and number of each handshake, in this order; its id is its number. All are overdue.
+    fn overdue(begun: &[(u8, Number)]) -> Sources {
+        let mut sources = Sources::default();
+        for (of, number) in begun {
+            sources.begun(source(*of));
+            sources.overdue(source(*of), *number, AssociationId(*number));
+        }
+        sources
+    }
+
+    #[test]
+    fn the_address_with_the_most_overdue_handshakes_loses_the_oldest_of_them() {
+        let mut sources = overdue(&[(1, 1), (2, 2), (2, 3), (3, 4), (3, 5), (3, 6)]);
+        assert_eq!(sources.victim(), Some(AssociationId(4)));
+        // Two here and two there: the older of the two goes.
+        sources.answered(source(3), 4);
+        assert_eq!(sources.victim(), Some(AssociationId(2)));
+        assert_eq!((sources.count(source(2)), sources.count(source(3))), (2, 3));
+    }
+
+    #[test]
+    fn a_handshake_that_is_not_overdue_is_no_victim() {
+        let mut sources = overdue(&[(1, 1)]);
+        sources.begun(source(2));
+        sources.answered(source(1), 1);
+        assert_eq!((sources.victim(), sources.victim_of(source(1))), (None, None));
+        assert_eq!(sources.count(source(1)), 1);
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_handshake_that_is_over() {
+        let mut sources = overdue(&[(1, 1), (2, 2)]);
+        sources.answered(source(2), 2);
+        sources.ended(source(1), 1);
+        sources.ended(source(2), 2);
+        assert_eq!((sources.by_source.len(), sources.by_overdue.len()), (0, 0));
+    }
+}

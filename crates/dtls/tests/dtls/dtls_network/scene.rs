@@ -1,0 +1,421 @@
+//! A server, devices, and the network between them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lwm2m_base::{AssociationId, Peer};
+use lwm2m_dtls::cipher::{Keys, Sealing, Writer};
+use lwm2m_dtls::credentials::{Identity, KeyAnswer, PskIdentity, PskKey};
+use lwm2m_dtls::handshake::{Acceptor, AcceptorSettings};
+use lwm2m_dtls::record::{ContentType, EPOCH, Record, records};
+use lwm2m_dtls::{
+    AssociationChange, CloseReason, HandshakeFailure, Output, Report, SavedAssociation, Server, Settings, Verdict,
+};
+
+use lwm2m_dtls::test_client::{ClientSettings, DtlsClient, State};
+
+pub const KEY: &[u8] = b"0123456789abcdef";
+/// From one end of the network to the other.
+pub const LATENCY: Duration = Duration::from_millis(100);
+const SOCKET: u16 = 0;
+
+/// The way of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Up,
+    Down,
+}
+
+/// What becomes of a datagram: the copies that arrive, each after its delay.
+pub type Network = Box<dyn FnMut(Way, &[u8]) -> Vec<(Duration, Vec<u8>)>>;
+
+pub struct Scene {
+    pub now: Instant,
+    pub server: Server,
+    pub settings: Settings,
+    acceptor: Acceptor,
+    pub devices: Vec<Device>,
+    network: Network,
+    under_way: BTreeMap<(Instant, u64), Datagram>,
+    sent: u64,
+    /// What a key server knows.
+    pub keys: HashMap<String, Vec<u8>>,
+    pub answers: bool,
+    pub asked: Vec<PskIdentity>,
+    /// What is durable.
+    pub store: HashMap<AssociationId, SavedAssociation>,
+    restarts: u8,
+    pub plaintexts: Vec<(Peer, Vec<u8>)>,
+    pub established: Vec<(Peer, Arc<Identity>)>,
+    pub closed: Vec<(Peer, CloseReason)>,
+    pub verdicts: Vec<Verdict>,
+    pub reports: Vec<Report>,
+    /// By the keys of a handshake: what left with each sequence number.
+    protected: Vec<(Keys, HashMap<u64, Vec<u8>>)>,
+    /// Datagrams of the server, in their order.
+    pub transmitted: Vec<(SocketAddr, Vec<u8>)>,
+}
+
+pub struct Device {
+    pub client: DtlsClient,
+    pub address: SocketAddr,
+    pub received: Vec<Vec<u8>>,
+}
+
+enum Datagram {
+    Up(SocketAddr, Vec<u8>),
+    Down(SocketAddr, Vec<u8>),
+}
+
+impl Scene {
+    pub fn new() -> Self {
+        Self::with(Settings::default())
+    }
+
+    pub fn with(settings: Settings) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "a start for the test's clock")]
+        let now = Instant::now();
+        let acceptor = Acceptor::new(&AcceptorSettings::default()).expect("PSK needs nothing");
+        let mut server = Server::new(settings.clone(), Some(acceptor.clone()), [0; 32], now);
+        assert_eq!(server.restore(now, Vec::new()), []);
+        Self {
+            now,
+            server,
+            settings,
+            acceptor,
+            devices: Vec::new(),
+            network: quiet(),
+            under_way: BTreeMap::new(),
+            sent: 0,
+            keys: HashMap::new(),
+            answers: true,
+            asked: Vec::new(),
+            store: HashMap::new(),
+            restarts: 0,
+            plaintexts: Vec::new(),
+            established: Vec::new(),
+            closed: Vec::new(),
+            verdicts: Vec::new(),
+            reports: Vec::new(),
+            protected: Vec::new(),
+            transmitted: Vec::new(),
+        }
+    }
+
+    /// A device with a key that is known; it begins its handshake at once.
+    pub fn add(&mut self, client: ClientSettings) -> usize {
+        let number = self.devices.len();
+        if let lwm2m_dtls::test_client::Credentials::Psk { identity, .. } = &client.credentials {
+            self.keys.insert(identity.clone(), KEY.to_vec());
+        }
+        let client = DtlsClient::new(self.now, client);
+        let address = format!("192.0.2.{}:5000", number + 1).parse().expect("an address");
+        self.devices.push(Device { client, address, received: Vec::new() });
+        number
+    }
+
+    /// One device that is established, on a network that does nothing to it.
+    pub fn established(client: ClientSettings) -> (Self, usize) {
+        let mut scene = Self::new();
+        let device = scene.add(client);
+        scene.settle();
+        scene.assert_established(device);
+        (scene, device)
+    }
+
+    pub fn set_network(&mut self, network: impl FnMut(Way, &[u8]) -> Vec<(Duration, Vec<u8>)> + 'static) {
+        self.network = Box::new(network);
+    }
+
+    pub fn set_quiet_network(&mut self) {
+        self.network = quiet();
+    }
+
+    /// Two seconds: what is on its way arrives, and is answered; a first retransmission takes place.
+    pub fn settle(&mut self) {
+        self.run_for(Duration::from_secs(2));
+    }
+
+    pub fn run_for(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            self.take_transmits();
+            let next = self.next_event().filter(|next| *next <= end);
+            let Some(next) = next else { break };
+            self.now = self.now.max(next);
+            self.step();
+        }
+        self.now = end;
+    }
+
+    fn next_event(&self) -> Option<Instant> {
+        let arrival = self.under_way.first_key_value().map(|((at, _), _)| *at);
+        let devices = self.devices.iter().filter_map(|device| device.client.next_deadline());
+        devices.chain(arrival).chain(self.server.next_deadline()).min()
+    }
+
+    fn step(&mut self) {
+        while let Some(entry) = self.under_way.first_entry().filter(|entry| entry.key().0 <= self.now) {
+            match entry.remove() {
+                Datagram::Up(from, datagram) => self.give_server(from, &datagram),
+                Datagram::Down(to, datagram) => self.give_device(to, &datagram),
+            }
+        }
+        for device in &mut self.devices {
+            device.client.handle_timeout(self.now);
+        }
+        if self.server.next_deadline().is_some_and(|at| at <= self.now) {
+            self.server.handle_timeout(self.now);
+            assert!(self.server.next_deadline().is_none_or(|at| at > self.now), "a deadline that does not go away");
+            self.drain();
+        }
+    }
+
+    /// Puts what the devices want to send on its way.
+    pub fn take_transmits(&mut self) {
+        for number in 0..self.devices.len() {
+            let from = self.devices[number].address;
+            for datagram in self.devices[number].client.transmits() {
+                self.carry(Way::Up, from, datagram);
+            }
+        }
+    }
+
+    fn carry(&mut self, way: Way, address: SocketAddr, datagram: Vec<u8>) {
+        for (delay, copy) in (self.network)(way, &datagram) {
+            self.sent += 1;
+            let datagram = match way {
+                Way::Up => Datagram::Up(address, copy),
+                Way::Down => Datagram::Down(address, copy),
+            };
+            self.under_way.insert((self.now + delay, self.sent), datagram);
+        }
+    }
+
+    /// A datagram at the server, from wherever; it has exactly one verdict.
+    pub fn give_server(&mut self, from: SocketAddr, datagram: &[u8]) {
+        let before = self.verdicts.len();
+        self.server.handle_datagram(self.now, SOCKET, from, datagram);
+        self.drain();
+        assert_eq!(self.verdicts.len(), before + 1, "one verdict for each datagram");
+    }
+
+    /// The same, and what became of it.
+    pub fn verdict_of(&mut self, from: SocketAddr, datagram: &[u8]) -> Verdict {
+        self.give_server(from, datagram);
+        *self.verdicts.last().expect("it has a verdict")
+    }
+
+    fn give_device(&mut self, to: SocketAddr, datagram: &[u8]) {
+        for device in self.devices.iter_mut().filter(|device| device.address == to) {
+            device.client.handle_datagram(self.now, datagram);
+            while let Some(plaintext) = device.client.poll_plaintext() {
+                device.received.push(plaintext);
+            }
+        }
+    }
+
+    pub fn drain(&mut self) {
+        while let Some(output) = self.server.poll_output() {
+            match output {
+                Output::Transmit { socket, to, datagram } => {
+                    assert_eq!(socket, SOCKET);
+                    self.watch(&datagram);
+                    self.transmitted.push((to, datagram.clone()));
+                    self.carry(Way::Down, to, datagram);
+                }
+                Output::Plaintext { peer, plaintext } => self.plaintexts.push((peer, plaintext)),
+                Output::FindKey { identity } => {
+                    self.asked.push(identity.clone());
+                    if self.answers {
+                        let answer = self.answer(&identity);
+                        self.server.handle_key(self.now, &identity, answer);
+                    }
+                }
+                Output::Established { peer, identity } => self.established.push((peer, identity)),
+                Output::Closed { peer, reason } => self.closed.push((peer, reason)),
+                Output::Report(Report::Datagram { verdict, .. }) => self.verdicts.push(verdict),
+                Output::Report(report) => self.reports.push(report),
+            }
+        }
+    }
+
+    pub fn answer(&self, identity: &PskIdentity) -> KeyAnswer {
+        let keep_for = Duration::from_secs(300);
+        match self.keys.get(identity.as_str()) {
+            Some(key) => KeyAnswer::Found { key: PskKey::new(key.as_slice()).expect("a key"), keep_for },
+            None => KeyAnswer::Unknown { keep_for },
+        }
+    }
+
+    /// Keeps what left under protection, and looks whether a sequence number left twice with different bytes.
+    fn watch(&mut self, datagram: &[u8]) {
+        for device in &self.devices {
+            if let Some(keys) = device.client.keys().filter(|_| device.client.is_established())
+                && !self.protected.iter().any(|(known, _)| *known == keys)
+            {
+                self.protected.push((keys, HashMap::new()));
+            }
+        }
+        let cids = self.devices.iter().map(|device| device.client.own_cid_length()).chain([0]);
+        for length in cids.collect::<std::collections::BTreeSet<_>>() {
+            for record in records(datagram, length).filter(|record| record.epoch == EPOCH) {
+                for (keys, seen) in &mut self.protected {
+                    if keys.open(Writer::Server, &record).is_ok() {
+                        let before = seen.insert(record.sequence, record.bytes.to_vec());
+                        assert!(
+                            before.is_none_or(|before| before == record.bytes),
+                            "sequence number {} left twice",
+                            record.sequence
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// The store takes what changed.
+    pub fn save(&mut self) {
+        for change in self.server.take_changes(usize::MAX) {
+            self.keep(change);
+        }
+    }
+
+    pub fn keep(&mut self, change: AssociationChange) {
+        match change {
+            AssociationChange::Put(saved) => self.store.insert(saved.id, saved),
+            AssociationChange::Remove(id) => self.store.remove(&id),
+        };
+    }
+
+    /// kill -9, and a new process with what is in the store.
+    pub fn restart(&mut self) {
+        self.restarts += 1;
+        let seed = [self.restarts; 32];
+        self.server = Server::new(self.settings.clone(), Some(self.acceptor.clone()), seed, self.now);
+        for change in self.server.restore(self.now, self.store.values().cloned().collect()) {
+            self.keep(change);
+        }
+        self.drain();
+    }
+
+    /// The device sends data; it is on its way.
+    pub fn device_sends(&mut self, device: usize, plaintext: &[u8]) {
+        self.devices[device].client.send(plaintext);
+        self.take_transmits();
+    }
+
+    pub fn put_on_its_way(&mut self, device: usize, datagram: Vec<u8>) {
+        self.carry(Way::Up, self.devices[device].address, datagram);
+    }
+
+    /// What the device would send, and does not.
+    pub fn device_makes(&mut self, device: usize, plaintext: &[u8]) -> Vec<u8> {
+        self.devices[device].client.send(plaintext);
+        self.devices[device].client.poll_transmit().expect("a record")
+    }
+
+    /// A record of the device that OpenSSL would not make.
+    pub fn device_seals(&self, device: usize, content_type: ContentType, sequence: u64, plaintext: &[u8]) -> Vec<u8> {
+        let client = &self.devices[device].client;
+        let cid = client.cid_of_server().unwrap_or_default();
+        let keys = client.keys().expect("it is established");
+        keys.seal(Sealing { writer: Writer::Client, content_type, sequence, cid: &cid }, plaintext)
+    }
+
+    /// What the last datagram of the server has in it, for the device.
+    pub fn last_sealed(&self, device: usize) -> Option<(ContentType, Vec<u8>)> {
+        let client = &self.devices[device].client;
+        let (_, datagram) = self.transmitted.last()?;
+        let record = records(datagram, client.own_cid_length()).next()?;
+        let opened = client.keys()?.open(Writer::Server, &record).ok()?;
+        Some((opened.content_type, opened.plaintext))
+    }
+
+    pub fn server_sends(&mut self, to: Peer, plaintext: &[u8]) {
+        self.server.send(self.now, to.association.expect("an association"), plaintext);
+        self.drain();
+    }
+
+    /// The network gives the device another address.
+    pub fn rebind(&mut self, device: usize) -> SocketAddr {
+        let address = &mut self.devices[device].address;
+        address.set_port(address.port() + 1);
+        *address
+    }
+
+    /// It begins anew, from the same address.
+    pub fn reboot(&mut self, device: usize) {
+        let client = self.devices[device].client.reboot(self.now);
+        self.devices[device].client = client;
+    }
+
+    /// The association that was made last.
+    pub fn peer(&self) -> Peer {
+        self.established.last().expect("an association").0
+    }
+
+    pub fn assert_established(&self, device: usize) {
+        assert_eq!(self.devices[device].client.state(), State::Established, "{:?}", self.reports);
+        assert!(!self.established.is_empty(), "{:?}", self.reports);
+    }
+
+    /// Data both ways, and nothing else.
+    pub fn assert_data_flows(&mut self, device: usize, peer: Peer) {
+        self.plaintexts.clear();
+        self.devices[device].received.clear();
+        self.device_sends(device, b"up");
+        self.settle();
+        assert_eq!(self.plaintexts, [(peer, b"up".to_vec())], "{:?} {:?}", self.verdicts.last(), self.reports.last());
+        self.server_sends(peer, b"down");
+        self.settle();
+        assert_eq!(self.devices[device].received, [b"down".to_vec()]);
+        self.plaintexts.clear();
+        self.devices[device].received.clear();
+    }
+
+    pub fn failures(&self) -> Vec<HandshakeFailure> {
+        let failure = |report: &Report| match report {
+            Report::HandshakeFailed { reason, .. } => Some(*reason),
+            _ => None,
+        };
+        self.reports.iter().filter_map(failure).collect()
+    }
+
+    /// Since this was asked for the last time: handshakes that were begun.
+    pub fn take_begun(&mut self) -> usize {
+        let begun = self.reports.iter().filter(|report| matches!(report, Report::HandshakeBegun { .. })).count();
+        self.reports.clear();
+        begun
+    }
+}
+
+fn quiet() -> Network {
+    Box::new(|_, datagram| vec![(LATENCY, datagram.to_vec())])
+}
+
+pub fn psk() -> ClientSettings {
+    ClientSettings::psk("urn:imei:1", KEY)
+}
+
+pub fn other_psk() -> ClientSettings {
+    ClientSettings::psk("urn:imei:2", KEY)
+}
+
+/// With a connection id in both ways.
+pub fn psk_cid() -> ClientSettings {
+    psk().with_cid(b"dev")
+}
+
+/// Without connection ids; with one in the device's records; with one both ways.
+pub fn each_kind() -> [ClientSettings; 3] {
+    [psk(), psk().with_cid(&[]), psk_cid()]
+}
+
+/// Whether a datagram is the end of the server's part: it has its only ChangeCipherSpec in it.
+pub fn is_last_flight(way: Way, datagram: &[u8]) -> bool {
+    let changes = |record: Record<'_>| record.content_type == ContentType::ChangeCipherSpec;
+    way == Way::Down && records(datagram, 0).any(changes)
+}

@@ -1,0 +1,101 @@
+//! Clients that complete the exchange of cookies and leave their handshakes there: they keep nobody out.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lwm2m_dtls::Settings;
+
+use crate::dtls_network::crowd::{Attack, Crowd, Depth};
+
+/// A device repeats its hello after 1, 3, 7 and 15 seconds: it got in by one of the first four repetitions.
+const FOUR_REPETITIONS: Duration = Duration::from_secs(16);
+/// Clients of an attack that are enough to take every place that it can take.
+const MANY: u32 = 3_000;
+
+fn own_address(number: u32) -> SocketAddr {
+    let [_, b, c, d] = number.to_be_bytes();
+    SocketAddr::from(([10, b, c, d], 5000))
+}
+
+fn behind_the_nat(number: u32) -> SocketAddr {
+    SocketAddr::from(([203, 0, 113, 7], 2_000 + number as u16))
+}
+
+/// Fifty devices at addresses of their own come in two seconds, while the attack has every place that it can get.
+#[track_caller]
+fn devices_get_in_during(attack: Attack) -> Crowd {
+    let mut crowd = Crowd::new(Settings::default());
+    crowd.attack(attack);
+    crowd.run_for(Duration::from_secs(1) * MANY / attack.per_second);
+    for number in 0..50 {
+        crowd.add(own_address(number), Duration::from_millis(40) * number);
+    }
+    crowd.run_until_established(50, Duration::from_secs(2) + FOUR_REPETITIONS);
+    assert!(crowd.longest() < FOUR_REPETITIONS, "{attack:?}: {:?}", crowd.longest());
+    assert!(crowd.devices.values().all(|device| device.restarts == 0), "{attack:?}");
+    assert!(crowd.server.occupancy().handshakes <= Settings::default().handshakes);
+    crowd
+}
+
+#[test]
+fn eighty_silent_clients_a_second_from_two_addresses_keep_nobody_out() {
+    let crowd = devices_get_in_during(Attack { addresses: 2, per_second: 80, depth: Depth::Silent });
+    assert!(crowd.longest() < Duration::from_secs(1), "{:?}: there is room", crowd.longest());
+}
+
+#[test]
+fn a_thousand_silent_clients_a_second_from_two_addresses_keep_nobody_out() {
+    devices_get_in_during(Attack { addresses: 2, per_second: 1_000, depth: Depth::Silent });
+}
+
+#[test]
+fn a_thousand_silent_clients_a_second_from_a_hundred_addresses_keep_nobody_out() {
+    let crowd = devices_get_in_during(Attack { addresses: 100, per_second: 1_000, depth: Depth::Silent });
+    assert!(crowd.evicted() > 1_000, "{:?}", crowd.failures);
+}
+
+#[test]
+fn clients_that_name_a_device_and_then_are_silent_keep_nobody_out() {
+    for (addresses, per_second) in [(2, 80), (100, 1_000)] {
+        devices_get_in_during(Attack { addresses, per_second, depth: Depth::NamesAnIdentity });
+    }
+}
+
+#[test]
+fn thousands_of_devices_behind_one_address_get_in_after_a_power_cut() {
+    let mut crowd = Crowd::new(Settings::default());
+    for number in 0..3_000 {
+        crowd.add(behind_the_nat(number), Duration::from_millis(number.into()) / 3);
+    }
+    crowd.run_for(Duration::from_secs(4));
+    assert!(crowd.waiting() < 2_000, "{} wait", crowd.waiting());
+    crowd.run_until_established(3_000, FOUR_REPETITIONS);
+    assert!(crowd.devices.values().all(|device| device.restarts == 0), "{:?}", crowd.failures);
+}
+
+/// An address has 40 places then, each for a fifth of a second; the devices repeat their hellos at the same times.
+#[test]
+fn hundreds_of_devices_behind_one_address_get_in_during_an_attack_from_elsewhere() {
+    let mut crowd = Crowd::new(Settings::default());
+    crowd.attack(Attack { addresses: 100, per_second: 500, depth: Depth::Silent });
+    crowd.run_for(Duration::from_secs(5));
+    for number in 0..400 {
+        crowd.add(behind_the_nat(number), Duration::from_millis(number.into()) * 2);
+    }
+    crowd.run_until_established(400, FOUR_REPETITIONS);
+    assert!(crowd.devices.values().all(|device| device.restarts == 0), "{:?}", crowd.failures);
+}
+
+/// An attacker behind the NAT of the devices shares their places, and its silent clients make room.
+#[test]
+fn devices_get_in_beside_an_attacker_at_their_own_address() {
+    let mut crowd = Crowd::new(Settings::default());
+    crowd.attack(Attack { addresses: 1, per_second: 80, depth: Depth::Silent });
+    crowd.run_for(Duration::from_secs(40));
+    for number in 0..50 {
+        // The address of the attack.
+        let address = SocketAddr::from(([198, 18, 0, 1], 65_100 + number));
+        crowd.add(address, Duration::from_millis(40) * u32::from(number));
+    }
+    crowd.run_until_established(50, FOUR_REPETITIONS);
+}

@@ -1,0 +1,517 @@
+//! A network between many simulated devices and the core, in virtual time: it loses, repeats, delays and so reorders
+//! datagrams, and gives devices new addresses. The broker behind the core takes its time for each Connect.
+//!
+//! Everything that will happen stands in one queue, by time; a step handles the first of it. Nothing looks at every device,
+//! so that a thousand of them cost a thousand times what one costs.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use lwm2m_base::Peer;
+use lwm2m_core::coap::options::number;
+use lwm2m_core::coap::{Acknowledging, Code, Kind, Message, MessageId, Token};
+use lwm2m_core::gateway::broker::{
+    BrokerCommand, BrokerEvent, CloseReason, ConnectError, DeviceId, MessageProperties, Publication, Ticket,
+};
+use lwm2m_core::gateway::report::{DropReason, Report, Verdict};
+use lwm2m_core::gateway::settings::Settings;
+use lwm2m_core::gateway::{Gateway, Output};
+use lwm2m_simulator::{self as simulator, Device, DeviceEvent, DeviceSettings};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::Value;
+
+use super::scene::{beginning, model, peer};
+
+/// How the network and the broker treat what is given to them. Shares are of 1.
+#[derive(Clone, Copy, Debug)]
+pub struct Weather {
+    pub loss: f64,
+    pub duplication: f64,
+    /// Each datagram takes a time up to this: what is sent later may arrive earlier.
+    pub delay: Duration,
+    /// The broker answers a Connect, and tells that it took a publication, after a time up to this.
+    pub broker_delay: Duration,
+    /// Of the publications with a ticket, which the broker never says a word about.
+    pub untold: f64,
+}
+
+impl Weather {
+    pub const FAIR: Weather = Weather {
+        loss: 0.0,
+        duplication: 0.0,
+        delay: Duration::from_millis(50),
+        broker_delay: Duration::from_millis(50),
+        untold: 0.0,
+    };
+}
+
+/// What the broker makes of a Connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broker {
+    Takes,
+    Refuses,
+    /// The link gives up after ten seconds.
+    NeverAnswers,
+}
+
+/// Which of the devices.
+pub type Number = usize;
+
+/// A notification, by its device, the path that is observed and the Observe number.
+pub type Notification = (Number, String, u32);
+
+pub struct Network {
+    pub gateway: Gateway,
+    pub now: Instant,
+    pub weather: Weather,
+    pub broker: Broker,
+    pub devices: Vec<Attached>,
+    /// What was published, in order, and for which registration.
+    pub published: Vec<(DeviceId, Publication)>,
+    pub reports: Vec<Report>,
+    /// Datagrams that were dropped because strangers sent too many.
+    pub rate_limited: usize,
+    /// What left for addresses where no device is attached, if a test asks for it by an empty list.
+    pub to_others: Option<Vec<(Peer, Vec<u8>)>>,
+    /// The notifications that the broker said it took.
+    pub taken: HashSet<Notification>,
+    /// With [`Acknowledging::OnDemand`]: the notifications that the core acknowledged before that.
+    pub acknowledged_untaken: Vec<Notification>,
+    /// The notifications that a ticket was given out for, until the broker says that it took them.
+    tickets: HashMap<Ticket, Notification>,
+    asks_the_broker: bool,
+    begun: Instant,
+    by_address: HashMap<Peer, Number>,
+    /// The registration of each endpoint that the broker has now.
+    connected: HashMap<String, DeviceId>,
+    clientids: HashMap<DeviceId, String>,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    scheduled: u64,
+    addresses: u32,
+    gateway_wakes: Option<Instant>,
+    rng: StdRng,
+}
+
+/// A device, where it is and what the network saw of it.
+pub struct Attached {
+    pub device: Device,
+    pub endpoint: String,
+    pub events: Vec<DeviceEvent>,
+    /// The commands that reached the core, in order.
+    pub commanded: Vec<Value>,
+    /// How many Registers it sent, repetitions not counted.
+    pub registers: usize,
+    /// The Observe numbers of the confirmable notifications that the core acknowledged, in the order in which the
+    /// acknowledgements came.
+    pub confirmed: Vec<(Token, u32)>,
+    /// What each token of the core observes.
+    pub observed: HashMap<Token, String>,
+    /// How many confirmable notifications it sent, repetitions not counted.
+    pub notifications: usize,
+    address: Peer,
+    wakes: Option<Instant>,
+    /// Confirmable notifications that were not acknowledged yet.
+    unconfirmed: HashMap<MessageId, (Token, u32)>,
+    last_register: Option<MessageId>,
+}
+
+struct Scheduled {
+    at: Instant,
+    /// What was scheduled first happens first.
+    order: u64,
+    happening: Happening,
+}
+
+/// What an application, the device or the network does at its time.
+pub enum Happening {
+    ToGateway(Peer, Vec<u8>),
+    ToDevice(Peer, Vec<u8>),
+    GatewayWakes,
+    DeviceWakes(Number),
+    FromBroker(BrokerEvent),
+    Start(Number),
+    Stop(Number),
+    /// The device has another address from now on; nothing that was under way to the old one arrives.
+    Move(Number),
+    Change(Number, f64),
+    /// An application publishes a command for whoever is subscribed for the endpoint.
+    Command(Number, Vec<u8>),
+}
+
+impl Network {
+    pub fn new(settings: Settings, weather: Weather, seed: u64) -> Self {
+        let now = beginning();
+        let mut rng = StdRng::seed_from_u64(seed);
+        let asks_the_broker = settings.coap.acknowledge_notifications == Acknowledging::OnDemand;
+        Self {
+            gateway: Gateway::new(settings, model(), rng.random(), now, Duration::from_secs(1_700_000_000)),
+            now,
+            weather,
+            broker: Broker::Takes,
+            devices: Vec::new(),
+            published: Vec::new(),
+            reports: Vec::new(),
+            rate_limited: 0,
+            to_others: None,
+            taken: HashSet::new(),
+            acknowledged_untaken: Vec::new(),
+            tickets: HashMap::new(),
+            asks_the_broker,
+            begun: now,
+            by_address: HashMap::new(),
+            connected: HashMap::new(),
+            clientids: HashMap::new(),
+            queue: BinaryHeap::new(),
+            scheduled: 0,
+            addresses: 0,
+            gateway_wakes: None,
+            rng,
+        }
+    }
+
+    /// Attaches a device at an address of its own; it does nothing yet.
+    pub fn attach(&mut self, settings: DeviceSettings) -> Number {
+        let number = self.devices.len();
+        let address = self.fresh_address(number);
+        self.devices.push(Attached {
+            endpoint: settings.endpoint.clone(),
+            device: Device::new(settings, self.rng.random()),
+            events: Vec::new(),
+            commanded: Vec::new(),
+            registers: 0,
+            confirmed: Vec::new(),
+            observed: HashMap::new(),
+            notifications: 0,
+            address,
+            wakes: None,
+            unconfirmed: HashMap::new(),
+            last_register: None,
+        });
+        number
+    }
+
+    /// Lets something happen, so many seconds after the beginning.
+    pub fn at(&mut self, seconds: f64, happening: Happening) {
+        self.schedule(self.begun + Duration::from_secs_f64(seconds), happening);
+    }
+
+    /// Runs until so many seconds after the beginning.
+    pub fn run_until(&mut self, seconds: f64) {
+        let until = self.begun + Duration::from_secs_f64(seconds);
+        while self.queue.peek().is_some_and(|Reverse(first)| first.at <= until) {
+            let Some(Reverse(Scheduled { at, happening, .. })) = self.queue.pop() else { return };
+            self.now = at;
+            self.happen(happening);
+        }
+        self.now = until;
+    }
+
+    /// Publishes a command of any form to whoever is subscribed for the endpoint, now.
+    pub fn command_bytes(&mut self, endpoint: &str, payload: Vec<u8>) {
+        let Some(device) = self.connected.get(endpoint).copied() else { return };
+        let topic = format!("lwm2m/{endpoint}/dn");
+        let properties = MessageProperties::default();
+        self.broker_says(BrokerEvent::Message { device, topic, payload, properties });
+    }
+
+    pub fn address(&self, number: Number) -> Peer {
+        self.devices[number].address
+    }
+
+    /// When the core wants to be woken.
+    pub fn gateway_deadline(&self) -> Option<Instant> {
+        self.gateway_wakes
+    }
+
+    /// Every publication for this endpoint, as JSON, in order.
+    pub fn published_for(&self, number: Number) -> impl Iterator<Item = Value> + '_ {
+        let prefix = format!("lwm2m/{}/", self.devices[number].endpoint);
+        self.published
+            .iter()
+            .filter(move |(_, publication)| publication.topic.starts_with(&prefix))
+            .map(|(_, publication)| serde_json::from_slice(&publication.payload).expect("JSON"))
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::ToGateway(from, datagram) => {
+                self.gateway.handle_datagram(self.now, from, &datagram);
+                let verdicts = self.drain_gateway();
+                assert_eq!(verdicts, 1, "one verdict for each datagram");
+            }
+            Happening::GatewayWakes => {
+                // It may have been put off since.
+                if self.gateway_wakes == Some(self.now) {
+                    self.gateway_wakes = None;
+                    self.gateway.handle_timeout(self.now);
+                    assert_eq!(self.drain_gateway(), 0);
+                }
+            }
+            Happening::FromBroker(event) => self.broker_says(event),
+            Happening::ToDevice(to, datagram) => {
+                if let Some(number) = self.by_address.get(&to).copied() {
+                    self.confirm(number, &datagram);
+                    self.with_device(number, |device, now| device.handle_datagram(now, &datagram));
+                } else if let Some(others) = &mut self.to_others {
+                    others.push((to, datagram));
+                }
+            }
+            Happening::DeviceWakes(number) => {
+                if self.devices[number].wakes == Some(self.now) {
+                    self.devices[number].wakes = None;
+                    self.with_device(number, Device::handle_timeout);
+                }
+            }
+            Happening::Start(number) => self.with_device(number, Device::start),
+            Happening::Stop(number) => self.with_device(number, Device::stop),
+            Happening::Move(number) => {
+                self.by_address.remove(&self.devices[number].address);
+                self.devices[number].address = self.fresh_address(number);
+            }
+            Happening::Change(number, value) => {
+                let path = "/3303/0/5700".parse().expect("a path");
+                let value = simulator::Value::Float(value);
+                self.with_device(number, |device, now| assert!(device.notify(now, path, value)));
+            }
+            Happening::Command(number, payload) => {
+                let endpoint = &self.devices[number].endpoint;
+                if let Some(device) = self.connected.get(endpoint).copied() {
+                    let topic = format!("lwm2m/{endpoint}/dn");
+                    let command = serde_json::from_slice(&payload).expect("a command of a test is JSON");
+                    self.devices[number].commanded.push(command);
+                    self.broker_says(BrokerEvent::Message {
+                        device,
+                        topic,
+                        payload,
+                        properties: MessageProperties::default(),
+                    });
+                }
+            }
+        }
+    }
+
+    fn broker_says(&mut self, event: BrokerEvent) {
+        if let BrokerEvent::Connected { device } = &event {
+            // It was disconnected before it was connected.
+            let Some(clientid) = self.clientids.get(device).cloned() else { return };
+            if let Some(former) = self.connected.insert(clientid, *device) {
+                self.clientids.remove(&former);
+                let reason = CloseReason::Discarded;
+                self.gateway.handle_broker(self.now, BrokerEvent::Closed { device: former, reason });
+            }
+        }
+        if let BrokerEvent::Published { ticket, .. } = &event {
+            self.taken.extend(self.tickets.remove(ticket));
+        }
+        if let BrokerEvent::ConnectFailed { device, .. } = &event {
+            self.clientids.remove(device);
+        }
+        self.gateway.handle_broker(self.now, event);
+        assert_eq!(self.drain_gateway(), 0, "a verdict without a datagram");
+    }
+
+    fn with_device(&mut self, number: Number, act: impl FnOnce(&mut Device, Instant)) {
+        let now = self.now;
+        act(&mut self.devices[number].device, now);
+        loop {
+            match self.devices[number].device.poll_output() {
+                simulator::Output::Transmit(datagram) => {
+                    self.watch(number, &datagram);
+                    let from = self.devices[number].address;
+                    self.carry(datagram, |datagram| Happening::ToGateway(from, datagram));
+                }
+                simulator::Output::Event(event) => self.devices[number].events.push(event),
+                simulator::Output::Idle(next) => {
+                    let next = next.map(|next| next.max(now));
+                    if let Some(at) = next.filter(|_| self.devices[number].wakes != next) {
+                        self.schedule(at, Happening::DeviceWakes(number));
+                    }
+                    self.devices[number].wakes = next;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Gives how many verdicts there were.
+    fn drain_gateway(&mut self) -> usize {
+        let mut verdicts = 0;
+        loop {
+            match self.gateway.poll_output() {
+                Output::Transmit(transmit) => {
+                    self.watch_gateway(transmit.peer, &transmit.datagram);
+                    self.carry(transmit.datagram, |datagram| Happening::ToDevice(transmit.peer, datagram));
+                }
+                Output::Broker(command) => self.serve(command),
+                Output::Report(Report::Datagram { verdict, .. }) => {
+                    verdicts += 1;
+                    self.rate_limited += usize::from(verdict == Verdict::Dropped(DropReason::RateLimited));
+                }
+                Output::Report(report) => self.reports.push(report),
+                Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
+                Output::Idle(next) => {
+                    let next = next.map(|next| next.max(self.now));
+                    if let Some(next) = next.filter(|_| self.gateway_wakes != next) {
+                        self.schedule(next, Happening::GatewayWakes);
+                    }
+                    self.gateway_wakes = next;
+                    return verdicts;
+                }
+            }
+        }
+    }
+
+    /// The broker's side.
+    fn serve(&mut self, command: BrokerCommand) {
+        match command {
+            BrokerCommand::Connect { device, client } | BrokerCommand::Resume { device, client } => {
+                self.clientids.insert(device, client.clientid);
+                let soon = self.now + self.weather.broker_delay.mul_f64(self.rng.random_range(0.0..1.0));
+                let (at, event) = match self.broker {
+                    Broker::Takes => (soon, BrokerEvent::Connected { device }),
+                    Broker::Refuses => {
+                        let error = ConnectError::Refused("not this one".to_owned());
+                        (soon, BrokerEvent::ConnectFailed { device, error })
+                    }
+                    Broker::NeverAnswers => {
+                        let error = ConnectError::Unavailable("no answer".to_owned());
+                        (self.now + Duration::from_secs(10), BrokerEvent::ConnectFailed { device, error })
+                    }
+                };
+                self.schedule(at, Happening::FromBroker(event));
+            }
+            BrokerCommand::Publish { device, publication } => {
+                assert!(
+                    self.clientids.contains_key(&device),
+                    "a publication for a device that the broker does not have"
+                );
+                if let Some(ticket) = publication.ticket {
+                    self.issue(device, ticket, &publication);
+                }
+                self.published.push((device, publication));
+            }
+            BrokerCommand::SetLifetime { .. } => {}
+            BrokerCommand::Disconnect { device } => {
+                let Some(clientid) = self.clientids.remove(&device) else { return };
+                if self.connected.get(&clientid) == Some(&device) {
+                    self.connected.remove(&clientid);
+                }
+            }
+        }
+    }
+
+    /// The broker tells that it took a notification, sooner or later or never.
+    fn issue(&mut self, device: DeviceId, ticket: Ticket, publication: &Publication) {
+        let endpoint = self.clientids.get(&device).expect("it was published for");
+        let number = self.devices.iter().position(|attached| attached.endpoint == *endpoint).expect("it is attached");
+        let payload: Value = serde_json::from_slice(&publication.payload).expect("JSON");
+        if let Some((path, observe)) = notification_of(&payload) {
+            self.tickets.insert(ticket, (number, path, observe));
+        }
+        if !self.rng.random_bool(self.weather.untold) {
+            let at = self.now + self.weather.broker_delay.mul_f64(self.rng.random_range(0.0..1.0));
+            self.schedule(at, Happening::FromBroker(BrokerEvent::Published { device, ticket }));
+        }
+    }
+
+    fn carry(&mut self, datagram: Vec<u8>, arrival: impl Fn(Vec<u8>) -> Happening) {
+        let copies = if self.rng.random_bool(self.weather.duplication) { 2 } else { 1 };
+        for _ in 0..copies {
+            if !self.rng.random_bool(self.weather.loss) {
+                let at = self.now + self.weather.delay.mul_f64(self.rng.random_range(0.0..1.0));
+                self.schedule(at, arrival(datagram.clone()));
+            }
+        }
+    }
+
+    /// Keeps what a test wants to know of a datagram of a device.
+    fn watch(&mut self, number: Number, datagram: &[u8]) {
+        let attached = &mut self.devices[number];
+        let Message { kind, code, id, token, options, .. } = Message::decode(datagram).expect("devices send messages");
+        if kind == Kind::Confirmable && code == Code::CONTENT {
+            let observe = options.uint(number::OBSERVE).expect("a number").expect("a notification has a number");
+            if attached.unconfirmed.insert(id, (token, observe)) != Some((token, observe)) {
+                attached.notifications += 1;
+            }
+        }
+        let registers = code == Code::POST && options.all(number::URI_PATH).eq([b"rd".as_slice()]);
+        if registers && attached.last_register.replace(id) != Some(id) {
+            attached.registers += 1;
+        }
+    }
+
+    /// Keeps what a test wants to know of a datagram of the core.
+    fn watch_gateway(&mut self, to: Peer, datagram: &[u8]) {
+        // Most are neither, and a thousand devices get many.
+        let code = datagram.get(1).copied().map(Code);
+        let (true, Some(&number)) = (matches!(code, Some(Code::GET | Code::EMPTY)), self.by_address.get(&to)) else {
+            return;
+        };
+        let message = Message::decode(datagram).expect("the gateway sends messages");
+        let attached = &mut self.devices[number];
+        if message.code == Code::GET && message.options.uint(number::OBSERVE) == Ok(Some(0)) {
+            let path = message.options.texts(number::URI_PATH).expect("text");
+            let path = path.iter().map(|segment| format!("/{segment}")).collect();
+            attached.observed.insert(message.token, path);
+        }
+        if message == Message::empty(Kind::Acknowledgement, message.id)
+            && let Some((token, observe)) = attached.unconfirmed.get(&message.id)
+            && let Some(path) = attached.observed.get(token)
+        {
+            let notification = (number, path.clone(), *observe);
+            if self.asks_the_broker && !self.taken.contains(&notification) {
+                self.acknowledged_untaken.push(notification);
+            }
+        }
+    }
+
+    fn confirm(&mut self, number: Number, datagram: &[u8]) {
+        let message = Message::decode(datagram).expect("the gateway sends messages");
+        let attached = &mut self.devices[number];
+        if message == Message::empty(Kind::Acknowledgement, message.id)
+            && let Some(notification) = attached.unconfirmed.remove(&message.id)
+        {
+            attached.confirmed.push(notification);
+        }
+    }
+
+    fn schedule(&mut self, at: Instant, happening: Happening) {
+        self.scheduled += 1;
+        self.queue.push(Reverse(Scheduled { at, order: self.scheduled, happening }));
+    }
+
+    fn fresh_address(&mut self, number: Number) -> Peer {
+        self.addresses += 1;
+        let address = peer(self.addresses);
+        self.by_address.insert(address, number);
+        address
+    }
+}
+
+/// The observed path and the Observe number of a published notification, or of the first answer to `observe`.
+pub fn notification_of(payload: &Value) -> Option<(String, u32)> {
+    let number = u32::try_from(payload["seqNum"].as_u64()?).expect("24 bits");
+    Some((payload["data"]["reqPath"].as_str().expect("a path").to_owned(), number))
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.order == other.order
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}

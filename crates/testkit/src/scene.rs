@@ -1,0 +1,563 @@
+//! The core in virtual time: the test is the devices, the broker and the clock.
+//!
+//! What comes out for devices and for the broker stands in one queue, in the order in which it came out, and every
+//! `expect_*` takes its head: a test that ends with [`Scene::expect_nothing_more`] has seen everything. Of what is said to
+//! people, the verdicts are checked at once (one for each datagram), the rest is kept for [`Scene::reports`].
+
+use std::collections::VecDeque;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use lwm2m_base::Peer;
+use lwm2m_core::coap::options::{format, number};
+use lwm2m_core::coap::{Code, Kind, Message, MessageId, Options, Token, Verdict};
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, DeviceId, MessageProperties, UplinkClass};
+use lwm2m_core::gateway::report::Report;
+use lwm2m_core::gateway::settings::Settings;
+use lwm2m_core::gateway::{Gateway, Output};
+use lwm2m_core::lwm2m::model::Model;
+use serde_json::{Value, json};
+
+/// The object list that a device registers with, if the test does not care.
+pub const LINKS: &str = "</1/0>,</3/0>,</3303/0>";
+/// How a device registers, if the test does not care.
+pub const QUERY: &str = "ep=dev-7&lt=300&lwm2m=1.0";
+/// The password of every device that has one: it must never come out.
+pub const PASSWORD: &str = "hunter2-and-more";
+
+pub struct Scene {
+    pub gateway: Gateway,
+    pub now: Instant,
+    /// Where the device speaks from.
+    pub peer: Peer,
+    /// The registration that commands are for: the last one.
+    pub device: DeviceId,
+    /// The segments of its Location-Path.
+    pub location: Vec<String>,
+    /// The request of the last observation.
+    pub observed: Option<Message>,
+    /// What the broker was told of lifetimes.
+    pub lifetimes: Vec<(DeviceId, Duration)>,
+    said: VecDeque<Said>,
+    reports: VecDeque<Report>,
+    deadline: Option<Instant>,
+    next_id: u16,
+}
+
+/// What came out for the world.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Said {
+    ToDevice(Peer, Message),
+    ToBroker(BrokerCommand),
+}
+
+impl Scene {
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// With settings of its own.
+    pub fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        let now = beginning();
+        Self {
+            gateway: Gateway::new(settings, model(), [7; 32], now, Duration::from_secs(1_700_000_000)),
+            now,
+            peer: peer(1),
+            device: DeviceId(0),
+            location: Vec::new(),
+            observed: None,
+            lifetimes: Vec::new(),
+            said: VecDeque::new(),
+            reports: VecDeque::new(),
+            deadline: None,
+            next_id: 0,
+        }
+    }
+
+    /// With one device, `dev-7`, that is registered for 300 s.
+    pub fn registered() -> Self {
+        Self::registered_with(|_| {})
+    }
+
+    pub fn registered_with(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut scene = Self::with(change);
+        scene.register(QUERY);
+        scene
+    }
+
+    // --- The device --------------------------------------------------------------------------------------------------
+
+    /// Registers by way of the broker; what comes out on the way is checked.
+    pub fn register(&mut self, query: &str) {
+        self.join(query);
+        self.expect_reported("register");
+    }
+
+    /// Sends a Register, lets the broker take it and takes the 2.01: the report and whatever else comes are the test's.
+    pub fn join(&mut self, query: &str) {
+        let register = self.send_register(query);
+        self.expect_connect();
+        self.broker_takes_it();
+        self.expect_created(&register);
+    }
+
+    pub fn send_register(&mut self, query: &str) -> Message {
+        let register = self.register_message(query);
+        self.device_sends(&register);
+        register
+    }
+
+    pub fn register_message(&mut self, query: &str) -> Message {
+        let mut register = self.request(Code::POST, &["rd"], query);
+        register.options.add_uint(number::CONTENT_FORMAT, format::LINK_FORMAT.into());
+        register.payload = LINKS.as_bytes().to_vec();
+        register
+    }
+
+    /// An Update of the last registration.
+    pub fn update(&mut self, query: &str) -> Message {
+        let path = self.location.clone();
+        self.request(Code::POST, &path, query)
+    }
+
+    pub fn update_with_links(&mut self, links: &str) -> Message {
+        let mut update = self.update("");
+        update.options.add_uint(number::CONTENT_FORMAT, format::LINK_FORMAT.into());
+        update.payload = links.as_bytes().to_vec();
+        update
+    }
+
+    pub fn deregister(&mut self) -> Message {
+        let path = self.location.clone();
+        self.request(Code::DELETE, &path, "")
+    }
+
+    /// A confirmable request of the device with a message id and a token of its own.
+    pub fn request(&mut self, method: Code, path: &[impl AsRef<str>], query: &str) -> Message {
+        let id = self.fresh_id();
+        let token = Token::new(&id.0.to_be_bytes());
+        let mut message =
+            Message { kind: Kind::Confirmable, code: method, id, token, options: Options::new(), payload: Vec::new() };
+        for segment in path {
+            message.options.add_text(number::URI_PATH, segment.as_ref());
+        }
+        for item in query.split('&').filter(|item| !item.is_empty()) {
+            message.options.add_text(number::URI_QUERY, item);
+        }
+        message
+    }
+
+    pub fn device_sends(&mut self, message: &Message) {
+        self.device_sends_from(self.peer, message);
+    }
+
+    pub fn device_sends_from(&mut self, peer: Peer, message: &Message) {
+        self.gateway.handle_datagram(self.now, peer, &message.encode());
+        let verdicts = self.poll();
+        assert_eq!(verdicts.len(), 1, "one verdict for each datagram, not {verdicts:?}");
+        assert_eq!(verdicts[0].0, peer);
+    }
+
+    /// Sends a datagram that may be no message, and gives its verdict.
+    pub fn device_sends_bytes(&mut self, datagram: &[u8]) -> Verdict {
+        self.device_sends_bytes_from(self.peer, datagram)
+    }
+
+    pub fn device_sends_bytes_from(&mut self, peer: Peer, datagram: &[u8]) -> Verdict {
+        self.gateway.handle_datagram(self.now, peer, datagram);
+        let verdicts = self.poll();
+        assert_eq!(verdicts.len(), 1, "one verdict for each datagram, not {verdicts:?}");
+        verdicts[0].1
+    }
+
+    /// Sends a request of the device and takes the piggybacked answer with this code.
+    pub fn ask(&mut self, request: &Message, code: Code) {
+        self.device_sends(request);
+        let peer = self.peer;
+        self.expect_reply(peer, request, code);
+    }
+
+    /// The device's answer, in the acknowledgement.
+    pub fn answer(&mut self, request: &Message, code: Code) {
+        let answer = Message { kind: Kind::Acknowledgement, code, id: request.id, ..reply(request) };
+        self.device_sends(&answer);
+    }
+
+    /// 2.05 with text.
+    pub fn answer_text(&mut self, request: &Message, text: &str) {
+        let answer = text_reply(request, Kind::Acknowledgement, request.id, None, text);
+        self.device_sends(&answer);
+    }
+
+    /// 2.05 with text and an Observe number: the observation begins.
+    pub fn answer_observe(&mut self, request: &Message, number: u32, text: &str) {
+        let answer = text_reply(request, Kind::Acknowledgement, request.id, Some(number), text);
+        self.device_sends(&answer);
+    }
+
+    /// Observes by way of an application; the first answer has the number 2. Gives the request that the device got.
+    pub fn observe(&mut self, id: u64, path: &str) -> Message {
+        self.command(&observe(id, path));
+        let request = self.expect_request(Code::GET, path);
+        self.answer_observe(&request, 2, "20.5");
+        let mut data = observe(id, path);
+        data["seqNum"] = json!(2);
+        self.expect_answer(&data, content(path, 20.5));
+        self.observed = Some(request.clone());
+        request
+    }
+
+    /// A notification of the observation that this request began; gives the message.
+    pub fn notify(&mut self, observe: &Message, kind: Kind, number: u32, text: &str) -> Message {
+        let id = self.fresh_id();
+        let notification = text_reply(observe, kind, id, Some(number), text);
+        self.device_sends(&notification);
+        notification
+    }
+
+    pub fn fresh_id(&mut self) -> MessageId {
+        self.next_id += 1;
+        MessageId(self.next_id)
+    }
+
+    // --- The broker --------------------------------------------------------------------------------------------------
+
+    pub fn broker_says(&mut self, event: BrokerEvent) {
+        self.gateway.handle_broker(self.now, event);
+        let verdicts = self.poll();
+        assert_eq!(verdicts, [], "a verdict without a datagram");
+    }
+
+    pub fn broker_takes_it(&mut self) {
+        self.broker_says(BrokerEvent::Connected { device: self.device });
+    }
+
+    pub fn command(&mut self, command: &Value) {
+        self.command_bytes(command.to_string().as_bytes());
+    }
+
+    pub fn command_bytes(&mut self, payload: &[u8]) {
+        self.command_to(self.device, payload);
+    }
+
+    pub fn command_to(&mut self, device: DeviceId, payload: &[u8]) {
+        let topic = "lwm2m/dev-7/dn".to_owned();
+        let properties = MessageProperties::default();
+        self.broker_says(BrokerEvent::Message { device, topic, payload: payload.to_vec(), properties });
+    }
+
+    /// The program is told to end.
+    pub fn drains(&mut self) {
+        self.gateway.drain(self.now);
+        assert_eq!(self.poll(), [], "a verdict without a datagram");
+    }
+
+    /// The program's patience is at its end.
+    pub fn gateway_ends(&mut self) {
+        self.gateway.end(self.now);
+        assert_eq!(self.poll(), [], "a verdict without a datagram");
+    }
+
+    // --- The clock ---------------------------------------------------------------------------------------------------
+
+    /// Lets time pass, and wakes the core each time that it asked for it.
+    pub fn advance(&mut self, seconds: f64) {
+        let until = self.now + Duration::from_secs_f64(seconds);
+        while let Some(next) = self.deadline.filter(|next| *next <= until) {
+            self.now = next.max(self.now);
+            self.time_out();
+        }
+        self.now = until;
+        self.time_out();
+    }
+
+    /// Gives how long it took.
+    pub fn advance_to_next_deadline(&mut self) -> Duration {
+        let next = self.deadline.expect("a deadline");
+        let waited = next.saturating_duration_since(self.now);
+        self.now = next.max(self.now);
+        self.time_out();
+        waited
+    }
+
+    fn time_out(&mut self) {
+        self.gateway.handle_timeout(self.now);
+        let verdicts = self.poll();
+        assert_eq!(verdicts, [], "a verdict without a datagram");
+        assert!(self.deadline.is_none_or(|next| next > self.now), "a deadline that has passed is asked for again");
+    }
+
+    /// Lets every memory of duplicates expire and asserts that then nothing is left to wait for.
+    pub fn expect_nothing_left_behind(&mut self) {
+        self.expect_nothing_more();
+        self.advance(250.0);
+        self.expect_nothing_more();
+        assert_eq!((self.gateway.registered_devices(), self.deadline), (0, None));
+    }
+
+    // --- What comes out ----------------------------------------------------------------------------------------------
+
+    /// What came out so far is of no interest.
+    pub fn forget_what_was_said(&mut self) {
+        self.said.clear();
+    }
+
+    /// The head of the queue, whatever it is.
+    pub fn next_said(&mut self) -> Option<Said> {
+        self.said.pop_front()
+    }
+
+    pub fn expect_sent(&mut self) -> (Peer, Message) {
+        match self.said.pop_front() {
+            Some(Said::ToDevice(peer, message)) => (peer, message),
+            other => panic!("expected a datagram, not {other:?}"),
+        }
+    }
+
+    pub fn expect_message(&mut self, message: &Message) {
+        self.expect_message_to(self.peer, message);
+    }
+
+    pub fn expect_message_to(&mut self, peer: Peer, message: &Message) {
+        assert_eq!(self.expect_sent(), (peer, message.clone()));
+    }
+
+    pub fn expect_reset(&mut self, of: &Message) {
+        self.expect_message(&Message::empty(Kind::Reset, of.id));
+    }
+
+    pub fn expect_acknowledgement(&mut self, of: &Message) {
+        self.expect_message(&Message::empty(Kind::Acknowledgement, of.id));
+    }
+
+    /// A confirmable request to the device.
+    pub fn expect_request(&mut self, method: Code, path: &str) -> Message {
+        let (peer, message) = self.expect_sent();
+        assert_eq!(peer, self.peer);
+        assert_eq!((message.kind, message.code, path_of(&message).as_str()), (Kind::Confirmable, method, path));
+        message
+    }
+
+    /// A piggybacked answer to a request of the device.
+    pub fn expect_reply(&mut self, peer: Peer, request: &Message, code: Code) -> Message {
+        let (to, message) = self.expect_sent();
+        assert_eq!((to, message.kind, message.id), (peer, Kind::Acknowledgement, request.id));
+        assert_eq!((message.code, message.token), (code, request.token));
+        message
+    }
+
+    pub fn expect_created(&mut self, register: &Message) {
+        let created = self.expect_reply(self.peer, register, Code::CREATED);
+        self.location = location_of(&created);
+    }
+
+    pub fn expect_broker_command(&mut self) -> BrokerCommand {
+        match self.said.pop_front() {
+            Some(Said::ToBroker(command)) => command,
+            other => panic!("expected a command to the broker, not {other:?}"),
+        }
+    }
+
+    /// The broker is asked for a device, which becomes the scene's.
+    pub fn expect_connect(&mut self) -> ClientInfo {
+        match self.expect_broker_command() {
+            BrokerCommand::Connect { device, client } => {
+                self.device = device;
+                client
+            }
+            other => panic!("expected Connect, not {other:?}"),
+        }
+    }
+
+    pub fn expect_disconnect(&mut self, expected: DeviceId) {
+        assert_eq!(self.expect_broker_command(), BrokerCommand::Disconnect { device: expected });
+    }
+
+    /// Any publication, for this device and on this topic below `lwm2m/ENDPOINT/`.
+    pub fn expect_any_published(&mut self, topic: &str) -> Value {
+        let device = self.device;
+        match self.expect_broker_command() {
+            BrokerCommand::Publish { device: of, publication } => {
+                let payload = serde_json::from_slice(&publication.payload).expect("JSON");
+                assert_eq!((of, publication.topic.as_str()), (device, topic), "{payload}");
+                assert_eq!(publication.class, class_of(&payload), "{payload}");
+                payload
+            }
+            other => panic!("expected a publication on {topic}, not {other:?}"),
+        }
+    }
+
+    pub fn expect_published(&mut self, topic: &str, payload: &Value) {
+        assert_eq!(&self.expect_any_published(&format!("lwm2m/dev-7/{topic}")), payload);
+    }
+
+    /// A `register` or an `update`; gives its `data`.
+    pub fn expect_reported(&mut self, msg_type: &str) -> Value {
+        let mut payload = self.expect_any_published("lwm2m/dev-7/up/resp");
+        assert_eq!(payload["msgType"], msg_type, "{payload}");
+        payload["data"].take()
+    }
+
+    /// The final answer: the command's object, its `data` replaced.
+    pub fn expect_answer(&mut self, command: &Value, data: Value) {
+        let mut answer = command.clone();
+        answer["data"] = data;
+        self.expect_published("up/resp", &answer);
+    }
+
+    /// `coap_timeout`, `coap_reset`: the command's object with another `msgType`.
+    pub fn expect_returned(&mut self, command: &Value, msg_type: &str) {
+        let mut returned = command.clone();
+        returned["msgType"] = json!(msg_type);
+        self.expect_published("up/resp", &returned);
+    }
+
+    /// 4.00 of the gateway's own making; gives the reason.
+    pub fn expect_refused(&mut self, command: &Value) -> String {
+        let mut payload = self.expect_any_published("lwm2m/dev-7/up/resp");
+        let reason = payload["data"].as_object_mut().and_then(|data| data.remove("reason")).expect("a reason");
+        let mut refused = command.clone();
+        refused["data"] = outcome("4.00", "bad_request", &command["data"]["path"]);
+        assert_eq!(payload, refused);
+        reason.as_str().expect("text").to_owned()
+    }
+
+    pub fn expect_nothing_more(&mut self) {
+        assert_eq!(self.said, []);
+    }
+
+    /// What was said to people since the last look, without the verdicts.
+    pub fn reports(&mut self) -> Vec<Report> {
+        self.reports.drain(..).collect()
+    }
+
+    /// Takes everything out of the core; gives the verdicts.
+    fn poll(&mut self) -> Vec<(Peer, Verdict)> {
+        let mut verdicts = Vec::new();
+        loop {
+            let output = self.gateway.poll_output();
+            keeps_the_secret(&output);
+            match output {
+                Output::Transmit(transmit) => {
+                    let message = Message::decode(&transmit.datagram).expect("what leaves is a message");
+                    self.said.push_back(Said::ToDevice(transmit.peer, message));
+                }
+                Output::Broker(BrokerCommand::SetLifetime { device, lifetime }) => {
+                    self.lifetimes.push((device, lifetime));
+                }
+                Output::Broker(command) => self.said.push_back(Said::ToBroker(command)),
+                Output::Report(Report::Datagram { peer, verdict }) => verdicts.push((peer, verdict)),
+                Output::Report(report) => self.reports.push_back(report),
+                Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
+                Output::Idle(deadline) => {
+                    self.deadline = deadline;
+                    return verdicts;
+                }
+            }
+        }
+    }
+}
+
+/// The start of every scene.
+#[expect(clippy::disallowed_methods, reason = "virtual time has to begin somewhere")]
+pub fn beginning() -> Instant {
+    Instant::now()
+}
+
+/// The definitions that the project ships.
+pub fn model() -> Arc<Model> {
+    static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
+    Arc::clone(MODEL.get_or_init(|| {
+        let (model, broken) = Model::from_files(shipped_definitions());
+        assert!(broken.is_empty(), "{broken:?}");
+        Arc::new(model)
+    }))
+}
+
+/// Each number is an address of its own.
+pub fn peer(number: u32) -> Peer {
+    let [_, a, b, c] = number.to_be_bytes();
+    Peer::udp(0, SocketAddr::from(([10, a, b, c], 5683)))
+}
+
+pub fn read(id: u64) -> Value {
+    json!({ "reqID": id, "msgType": "read", "data": { "path": "/3/0/0" } })
+}
+
+pub fn observe(id: u64, path: &str) -> Value {
+    json!({ "reqID": id, "msgType": "observe", "data": { "path": path } })
+}
+
+/// The `data` of an answer without content.
+pub fn outcome(code: &str, message: &str, path: &Value) -> Value {
+    json!({ "code": code, "codeMsg": message, "reqPath": path })
+}
+
+/// The `data` of a 2.05 with one value.
+pub fn content(path: &str, value: impl Into<Value>) -> Value {
+    let value: Value = value.into();
+    json!({ "code": "2.05", "codeMsg": "content", "reqPath": path, "content": [{ "path": path, "value": value }] })
+}
+
+pub fn path_of(message: &Message) -> String {
+    let segments = message.options.texts(number::URI_PATH).expect("text");
+    segments.iter().map(|segment| format!("/{segment}")).collect()
+}
+
+pub fn location_of(created: &Message) -> Vec<String> {
+    created.options.texts(number::LOCATION_PATH).expect("text").into_iter().map(str::to_owned).collect()
+}
+
+/// An answer of the device, its options and payload empty.
+pub fn reply(request: &Message) -> Message {
+    Message {
+        kind: Kind::Confirmable,
+        code: Code::CONTENT,
+        id: request.id,
+        token: request.token,
+        options: Options::new(),
+        payload: Vec::new(),
+    }
+}
+
+pub fn text_reply(request: &Message, kind: Kind, id: MessageId, observe: Option<u32>, text: &str) -> Message {
+    let mut message = Message { kind, id, payload: text.as_bytes().to_vec(), ..reply(request) };
+    if let Some(number) = observe {
+        message.options.add_uint(number::OBSERVE, number);
+    }
+    message.options.add_uint(number::CONTENT_FORMAT, format::TEXT.into());
+    message
+}
+
+fn class_of(payload: &Value) -> UplinkClass {
+    match payload["msgType"].as_str() {
+        Some("register" | "update") => UplinkClass::Report,
+        Some("notify") => UplinkClass::Notification,
+        _ => UplinkClass::Answer,
+    }
+}
+
+/// The password may leave toward the broker's authenticator, wrapped, and nowhere else.
+fn keeps_the_secret(output: &Output) {
+    let bytes = match output {
+        Output::Transmit(transmit) => &transmit.datagram[..],
+        Output::Broker(BrokerCommand::Publish { publication, .. }) => &publication.payload[..],
+        Output::Broker(_) | Output::FindKey(_) | Output::Report(_) | Output::Idle(_) => &[],
+    };
+    let shown = format!("{output:?}") + &String::from_utf8_lossy(bytes);
+    assert!(!shown.contains(PASSWORD), "{shown}");
+}
+
+/// The files of `xml/`, with their names.
+fn shipped_definitions() -> Vec<(String, Vec<u8>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../xml");
+    let files =
+        fs::read_dir(folder).expect("the folder of the shipped definitions").map(|entry| entry.expect("a file").path());
+    let read = |file: std::path::PathBuf| (file.display().to_string(), fs::read(file).expect("a readable file"));
+    files.map(read).collect()
+}

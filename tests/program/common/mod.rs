@@ -1,0 +1,11 @@
+//! What the tests that need a broker share.
+
+pub mod admin;
+pub mod application;
+pub mod broker;
+pub mod certificates;
+pub mod device;
+pub mod gateway;
+pub mod program;
+pub mod scene;
+pub mod turn;

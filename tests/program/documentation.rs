@@ -1,0 +1,216 @@
+//! What the documentation shows is what the program does.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::path::Path;
+
+use lwm2m_core::coap::options::{format, number};
+use lwm2m_core::coap::{Code, Kind, Message};
+use lwm2m_core::gateway::broker::BrokerCommand;
+use lwm2m_gateway::config::Config;
+use lwm2m_testkit::scene::{Said, Scene, path_of, reply, text_reply};
+use serde_json::Value;
+
+/// `docs/mqtt.md` shows what an application publishes and what it hears, in order. The device of the examples is in
+/// [`answers`].
+#[test]
+fn every_example_of_the_mqtt_interface_is_what_happens() {
+    let document = read("docs/mqtt.md");
+    let examples: Vec<(&str, &str)> = examples(&document).collect();
+    assert!(examples.len() > 40, "{examples:?}");
+    let mut play = Play { scene: Scene::new(), published: VecDeque::new(), observed: None };
+    for (topic, payload) in examples {
+        match topic {
+            "lwm2m/ep1/dn" => play.command(payload),
+            _ => {
+                play.expect(topic, &serde_json::from_str(payload).unwrap_or_else(|error| panic!("{payload}: {error}")))
+            }
+        }
+    }
+    assert_eq!(play.published, []);
+}
+
+/// What other clients send and get is shown there.
+#[test]
+fn every_message_on_the_first_pages_is_json() {
+    for document in ["README.md", "docs/quick-start.md"].map(read) {
+        for (topic, payload) in examples(&document).filter(|(_, payload)| payload.starts_with('{')) {
+            serde_json::from_str::<Value>(payload).unwrap_or_else(|error| panic!("{topic} {payload}: {error}"));
+        }
+    }
+}
+
+/// A page names other pages and files of the project by their relative path.
+#[test]
+fn no_link_in_the_documentation_leads_nowhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = fs::read_dir(root.join("docs")).expect("the folder").map(|entry| entry.expect("an entry").path());
+    for page in docs.chain([root.join("README.md")]).filter(|page| page.extension().is_some_and(|end| end == "md")) {
+        let text = fs::read_to_string(&page).expect("text");
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            let outside = link.contains("://") || link.is_empty();
+            assert!(outside || page.with_file_name(link).exists(), "{}: {link} is not there", page.display());
+        }
+    }
+}
+
+/// A page shows a part of a configuration, which is one by itself.
+#[test]
+fn every_configuration_in_the_documentation_is_taken() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("gateway.toml");
+    let mut shown = 0;
+    for page in [
+        "README.md",
+        "docs/emqx.md",
+        "docs/migration.md",
+        "docs/mqtt-upstream.md",
+        "docs/operations.md",
+        "docs/security.md",
+    ] {
+        let document = read(page);
+        for block in document.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+            fs::write(&file, block.replace("\n   ", "\n")).expect("a file");
+            if let Err(error) = Config::load(Some(&file), []) {
+                panic!("{page}:\n{block}\n{error}");
+            }
+            shown += 1;
+        }
+    }
+    assert!(shown >= 7, "{shown}");
+}
+
+/// The second column of its tables has the key that takes the place of the one in the first.
+#[test]
+fn every_key_of_the_migration_page_is_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("gateway.toml");
+    let page = read("docs/migration.md");
+    let keys = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split(" | ").nth(1)?.strip_prefix('`')?.strip_suffix('`'));
+    let keys: Vec<&str> = keys.filter(|key| key.chars().all(|c| c.is_ascii_lowercase() || "._".contains(c))).collect();
+    assert!(keys.len() > 45, "{keys:?}");
+    for key in keys {
+        // No key takes a date, and only one that there is says what it takes instead.
+        fs::write(&file, format!("{key} = 1970-01-01")).expect("a file");
+        let error = Config::load(Some(&file), []).expect_err(key).to_string();
+        let named = [format!("{key} = 1970-01-01: "), format!("{key}: allowed is ")];
+        assert!(named.iter().any(|named| error.contains(named)), "{error}");
+    }
+}
+
+struct Play {
+    scene: Scene,
+    published: VecDeque<(String, Value)>,
+    observed: Option<Message>,
+}
+
+impl Play {
+    fn command(&mut self, payload: &str) {
+        let waits = payload.contains("mheaders");
+        let update = self.scene.update("");
+        self.scene.ask(&update, Code::CHANGED);
+        if waits {
+            // Nothing is heard of the device for long: it is asleep.
+            self.scene.advance(60.0);
+        }
+        self.scene.command_bytes(payload.as_bytes());
+        self.settle();
+        self.scene.advance(if waits { 70.0 } else { 120.0 });
+        self.settle();
+    }
+
+    /// The device answers whatever it is asked, until there is nothing more.
+    fn settle(&mut self) {
+        while let Some(said) = self.scene.next_said() {
+            match said {
+                Said::ToDevice(_, request) => self.answer(&request),
+                Said::ToBroker(BrokerCommand::Publish { publication, .. }) => {
+                    let payload = serde_json::from_slice(&publication.payload).expect("JSON");
+                    self.published.push_back((publication.topic, payload));
+                }
+                Said::ToBroker(command) => panic!("{command:?}"),
+            }
+        }
+    }
+
+    fn answer(&mut self, request: &Message) {
+        if request.options.uint(number::OBSERVE) == Ok(Some(0)) {
+            self.observed = Some(request.clone());
+        }
+        for answer in answers(request) {
+            self.scene.device_sends(&answer);
+        }
+    }
+
+    /// The next publication is this one; what a device says by itself it says now.
+    fn expect(&mut self, topic: &str, payload: &Value) {
+        match payload["msgType"].as_str() {
+            Some("register") => self.scene.join("ep=ep1&lt=300&lwm2m=1.0&b=UQ"),
+            Some("update") => {
+                let update = self.scene.update_with_links("</1/0>,</3/0>,</3303/0>,</6/0>");
+                self.scene.ask(&update, Code::CHANGED);
+            }
+            Some("notify") => {
+                let observed = self.observed.clone().expect("an observation");
+                self.scene.notify(&observed, Kind::NonConfirmable, 3, "22.5");
+            }
+            _ => {}
+        }
+        self.settle();
+        let published = self.published.pop_front();
+        assert_eq!(published, Some((topic.to_owned(), payload.clone())), "{payload}");
+    }
+}
+
+/// How the device of the examples answers.
+fn answers(request: &Message) -> Vec<Message> {
+    let acknowledge = |code: Code| Message { kind: Kind::Acknowledgement, code, ..reply(request) };
+    let text = |text: &str| text_reply(request, Kind::Acknowledgement, request.id, observe_number(request), text);
+    let path = path_of(request);
+    match (request.code, path.as_str()) {
+        (Code::EMPTY, _) => Vec::new(),
+        (Code::GET, _) if request.options.uint(number::ACCEPT) == Ok(Some(format::LINK_FORMAT.into())) => {
+            vec![with_content(acknowledge(Code::CONTENT), format::LINK_FORMAT, b"</3/0/0>,</3/0/9>;pmin=5")]
+        }
+        (Code::GET, "/3303/0") => {
+            let tlv = b"\xe4\x16\x44\x41\xac\x00\x00\xe3\x16\x45Cel";
+            vec![with_content(acknowledge(Code::CONTENT), format::TLV, tlv)]
+        }
+        (Code::GET, "/3303/0/5700") => vec![text("21.5")],
+        (Code::GET, "/3/0/9") => {
+            let later = text_reply(request, Kind::Confirmable, lwm2m_core::coap::MessageId(9999), None, "95");
+            vec![Message::empty(Kind::Acknowledgement, request.id), later]
+        }
+        (Code::GET, "/3/0/13") => vec![Message::empty(Kind::Reset, request.id)],
+        (Code::GET, "/3/0/16") => Vec::new(),
+        (Code::GET, _) => vec![text("ACME")],
+        (Code::DELETE, "/3/0") => vec![acknowledge(Code::METHOD_NOT_ALLOWED)],
+        (Code::DELETE, _) => vec![acknowledge(Code::DELETED)],
+        (Code::POST, "/6") => vec![acknowledge(Code::CREATED)],
+        _ => vec![acknowledge(Code::CHANGED)],
+    }
+}
+
+/// An observation that begins has the number 2.
+fn observe_number(request: &Message) -> Option<u32> {
+    (request.options.uint(number::OBSERVE) == Ok(Some(0))).then_some(2)
+}
+
+fn with_content(mut message: Message, content_format: u16, payload: &[u8]) -> Message {
+    message.options.add_uint(number::CONTENT_FORMAT, content_format.into());
+    message.payload = payload.to_vec();
+    message
+}
+
+/// Topic and payload of each line in a block that begins with a topic.
+fn examples(document: &str) -> impl Iterator<Item = (&str, &str)> {
+    let blocks = document.split("```").skip(1).step_by(2);
+    blocks.flat_map(str::lines).filter(|line| line.starts_with("lwm2m/")).filter_map(|line| line.split_once(' '))
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name))
+        .unwrap_or_else(|error| panic!("{name}: {error}"))
+}

@@ -1,0 +1,235 @@
+//! The built program with DTLS: what its files say, and what is left after a `kill -9`.
+
+use std::fs;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lwm2m_core::coap::options::number;
+use lwm2m_core::coap::{Code, Message};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+use crate::common::application::{Application, answer, content};
+use crate::common::broker::TestBroker;
+use crate::common::device::{Device, PATIENCE, path_of, response_to};
+use crate::common::gateway::Gateway;
+use crate::common::scene::LINKS;
+use lwm2m_dtls::test_client::{ClientSettings, DtlsClient};
+use super::scene::{register, update};
+use lwm2m_testkit::scene::beginning as now;
+
+/// Longer than a change may wait to be written, by far.
+const WRITTEN: Duration = Duration::from_millis(500);
+
+/// A device behind a real socket.
+struct SecuredDevice {
+    socket: UdpSocket,
+    client: DtlsClient,
+}
+
+impl SecuredDevice {
+    /// None when the handshake does not come to its end.
+    fn connect(gateway: SocketAddr, identity: &str, key: &[u8], patience: Duration) -> Option<Self> {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        socket.connect(gateway).expect("loopback");
+        socket.set_read_timeout(Some(Duration::from_millis(50))).expect("the option is known");
+        let client = DtlsClient::new(now(), ClientSettings::psk(identity, key).with_cid(b""));
+        let mut device = Self { socket, client };
+        let end = now() + patience;
+        while !device.client.is_established() {
+            if now() > end {
+                return None;
+            }
+            device.exchange();
+        }
+        device.exchange();
+        Some(device)
+    }
+
+    fn exchange(&mut self) {
+        for datagram in self.client.transmits() {
+            self.socket.send(&datagram).expect("loopback takes a datagram");
+        }
+        let mut buffer = [0; 2048];
+        if let Ok(length) = self.socket.recv(&mut buffer) {
+            self.client.handle_datagram(now(), &buffer[..length]);
+        }
+        self.client.handle_timeout(now());
+    }
+
+    fn send(&mut self, message: &Message) {
+        self.client.send(&message.encode());
+        self.exchange();
+    }
+
+    fn receive(&mut self) -> Message {
+        let end = now() + PATIENCE;
+        loop {
+            if let Some(plaintext) = self.client.poll_plaintext() {
+                return Message::decode(&plaintext).expect("a message");
+            }
+            assert!(now() < end, "the gateway has something to say to the device");
+            self.exchange();
+        }
+    }
+
+    fn ask(&mut self, request: &Message) -> Message {
+        self.send(request);
+        let answer = self.receive();
+        assert_eq!(answer.token, request.token);
+        answer
+    }
+
+    /// The same device behind another NAT.
+    fn moves(&mut self) {
+        let gateway = self.socket.peer_addr().expect("it is connected");
+        self.socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        self.socket.connect(gateway).expect("loopback");
+        self.socket.set_read_timeout(Some(Duration::from_millis(50))).expect("the option is known");
+    }
+}
+
+struct Place {
+    folder: TempDir,
+    secured: SocketAddr,
+}
+
+impl Place {
+    fn new(keys: &str) -> Self {
+        let folder = TempDir::new().expect("a place for the keys");
+        let secured = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
+        let place = Self { folder, secured };
+        place.write(keys);
+        place
+    }
+
+    fn keys(&self) -> PathBuf {
+        self.folder.path().join("keys.psk")
+    }
+
+    fn write(&self, keys: &str) {
+        fs::write(self.keys(), keys).expect("a place for the keys");
+    }
+
+    fn lines(&self) -> String {
+        let (bind, keys) = (self.secured, self.keys());
+        format!("watch_interval = \"100ms\"\nlisteners.dtls.secured.bind = \"{bind}\"\ndtls.psk_file = {keys:?}\n")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_registers_by_dtls_moves_and_outlives_a_kill_without_a_handshake() {
+    let place = Place::new("secured:0123456789abcdef\n");
+    let broker = TestBroker::start().await;
+    let Some(control) = broker.control() else { return };
+    let mut gateway = Gateway::start_with(&broker.addresses, 1, &(place.lines() + "log.level = \"debug\"\n"));
+    let mut application = Application::connect(&broker.addresses.mqtt, &["secured"]);
+    let mut device =
+        SecuredDevice::connect(place.secured, "secured", b"0123456789abcdef", PATIENCE).expect("an association");
+    let created = device.ask(&register("lt=300"));
+    assert_eq!(created.code, Code::CREATED);
+    let location = created.options.texts(number::LOCATION_PATH).expect("text")[1].to_owned();
+    assert_eq!(application.receive().1["msgType"], "register");
+
+    let mut read = |device: &mut SecuredDevice, id: u64| {
+        let command = json!({ "reqID": id, "msgType": "read", "data": { "path": "/3/0/0" } });
+        application.send("secured", &command);
+        let request = device.receive();
+        assert_eq!(path_of(&request), "/3/0/0");
+        device.send(&response_to(&request, Code::CONTENT, Some((0, b"Acme"))));
+        application.expect("lwm2m/secured/up/resp", &answer(&command, content("/3/0/0", "Acme")));
+    };
+    read(&mut device, 1);
+    device.moves();
+    assert_eq!(device.ask(&update(&location)).code, Code::CHANGED);
+    read(&mut device, 2);
+
+    for id in 3..6 {
+        sleep(WRITTEN).await;
+        gateway.kill();
+        until(|| control.clients().is_empty()).await;
+        gateway.start_again();
+        until(|| !control.subscriptions("secured").is_empty()).await;
+        assert_eq!(device.ask(&update(&location)).code, Code::CHANGED);
+        read(&mut device, id);
+    }
+    assert_eq!(gateway.output().matches("association established").count(), 1, "{}", gateway.output());
+    assert!(!gateway.output().contains("0123456789abcdef"), "no key is in the log");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_missing_switches_dtls_off_and_plain_udp_is_served() {
+    let place = Place::new("secured:0123456789abcdef\n");
+    let broker = TestBroker::start().await;
+    let missing = "dtls.certfile = \"nowhere.pem\"\ndtls.keyfile = \"nowhere-key.pem\"\n";
+    let gateway = Gateway::start_with(&broker.addresses, 1, &(place.lines() + missing));
+    let output = gateway.output();
+    assert!(output.contains("ERROR") && output.contains("DTLS is off"), "{output}");
+    // Wherever it is shown: in the first line of the log, in an error, in the banner, in readiness and in the metrics.
+    let (first, _) = output.split_once('\n').expect("a first line");
+    assert!(first.contains(&format!("dtls {} (off)\"", place.secured)), "{first}");
+    assert!(
+        output.contains(&format!("{}   OFF: dtls.certfile = nowhere.pem: No such file", place.secured)),
+        "{output}"
+    );
+    let (status, ready) = gateway.ask_admin("/readyz");
+    let ready: serde_json::Value = serde_json::from_str(&ready).expect("JSON");
+    assert_eq!((status, &ready["conditions"]["dtls"]["state"]), (200, &"off".into()), "{ready}");
+    assert!(gateway.ask_admin("/metrics").1.contains("\nlwm2m_dtls_up 0\n"));
+    let mut plain = Device::new(gateway.address());
+    plain.register("ep=plain&lt=300", LINKS);
+    let taken = plain.request(&register("ep=secured&lt=300"));
+    assert_eq!(taken.code, Code::FORBIDDEN, "the name has a key, though it is of no use without DTLS");
+    let refused = SecuredDevice::connect(place.secured, "secured", b"0123456789abcdef", Duration::from_secs(1));
+    assert!(refused.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_missing_ends_the_program_if_it_is_told_so() {
+    let place = Place::new("");
+    let lines = place.lines() + "dtls.certfile = \"nowhere.pem\"\ndtls.on_error = \"exit\"\n";
+    let mut gateway = Gateway::start_without_waiting(&TestBroker::start().await.addresses, &lines);
+    assert_eq!(gateway.wait().code(), Some(1));
+    assert!(gateway.output().contains("dtls.certfile = nowhere.pem: No such file"), "{}", gateway.output());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_file_of_keys_is_in_force_and_a_bad_one_leaves_the_old_keys() {
+    let place = Place::new("one:0123456789abcdef\n");
+    let broker = TestBroker::start().await;
+    let gateway = Gateway::start_with(&broker.addresses, 1, &place.lines());
+    let connects = |identity, key: &[u8], patience| {
+        SecuredDevice::connect(place.secured, identity, key, Duration::from_secs(patience)).is_some()
+    };
+    let mut first =
+        SecuredDevice::connect(place.secured, "one", b"0123456789abcdef", PATIENCE).expect("an association");
+    assert!(!connects("two", b"hunter2-hunter2-", 1));
+    let by_plain_udp =
+        |name: &str| Device::new(gateway.address()).try_register(&format!("ep={name}&lt=300"), LINKS).code;
+    assert_eq!([by_plain_udp("one"), by_plain_udp("two")], [Code::FORBIDDEN, Code::CREATED]);
+
+    place.write("one:0123456789abcdef\ntwo:hunter2-hunter2-\n");
+    until(|| connects("two", b"hunter2-hunter2-", 1)).await;
+    assert_eq!([by_plain_udp("one"), by_plain_udp("two")], [Code::FORBIDDEN; 2], "both have a key now");
+    place.write("one:0123456789abcdef\nhunter2-without-a-separator\n");
+    until(|| gateway.output().contains("keys.psk, line 2: there is no separator")).await;
+    assert!(connects("two", b"hunter2-hunter2-", 20));
+    assert!(!gateway.output().contains("hunter2"), "{}", gateway.output());
+
+    place.write("two:fedcba9876543210\n");
+    until(|| connects("two", b"fedcba9876543210", 1)).await;
+    assert!(!connects("one", b"0123456789abcdef", 1));
+    // What was made by a key that is gone is over, and its device was told.
+    first.exchange();
+    assert!(!first.client.is_established());
+}
+
+async fn until(mut done: impl FnMut() -> bool) {
+    let end = now() + PATIENCE;
+    while !done() {
+        assert!(now() < end, "it does not happen");
+        sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,294 @@
+//! The core with DTLS in virtual time, on a network without losses, at a broker that takes everybody.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+
+use std::time::{Duration, Instant};
+
+use lwm2m_base::{AssociationId, Peer};
+use lwm2m_core::coap::options::{format, number};
+use lwm2m_core::coap::{Code, Message};
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, DeviceId, MessageProperties};
+use lwm2m_core::gateway::record::{Change, DeviceRecord};
+use lwm2m_core::gateway::report::Report;
+use lwm2m_core::gateway::settings::Settings;
+use lwm2m_core::gateway::{Gateway, Output};
+use lwm2m_dtls::credentials::{KeyAnswer, PskKey};
+use lwm2m_dtls::handshake::{Acceptor, AcceptorSettings};
+use lwm2m_dtls::{self as dtls, AssociationChange, SavedAssociation, Server};
+use lwm2m_gateway::config::Config;
+use serde_json::{Value, json};
+
+use crate::common::device::{request, response_to};
+use lwm2m_dtls::test_client::{ClientSettings, DtlsClient};
+use lwm2m_testkit::scene::{beginning, model};
+
+pub const KEY: &[u8] = b"0123456789abcdef";
+const SECURED: u16 = 1;
+const LINKS: &[u8] = b"</1/0>,</3/0>,</3303/0>";
+
+pub struct Scene {
+    pub gateway: Gateway,
+    settings: Settings,
+    pub now: Instant,
+    unix_time: Duration,
+    clients: BTreeMap<SocketAddr, DtlsClient>,
+    /// What came to the devices, over DTLS and over plain UDP.
+    heard: VecDeque<(SocketAddr, Message)>,
+    pub connects: Vec<ClientInfo>,
+    /// By endpoint.
+    pub devices: BTreeMap<String, DeviceId>,
+    pub published: VecDeque<Value>,
+    pub reports: Vec<Report>,
+    /// While the broker thinks, nobody is connected.
+    pub broker_thinks: bool,
+    records: BTreeMap<String, DeviceRecord>,
+    associations: BTreeMap<AssociationId, SavedAssociation>,
+    restarts: u8,
+}
+
+impl Scene {
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Config::default().gateway;
+        change(&mut settings);
+        let (now, unix_time) = (beginning(), Duration::from_secs(1_800_000_000));
+        let mut server = server(now, 1);
+        assert_eq!(server.restore(now, Vec::new()), []);
+        let mut gateway = Gateway::new(settings.clone(), model(), [1; 32], now, unix_time).with_dtls(server, SECURED);
+        gateway.restore(now, Vec::new());
+        Self {
+            gateway,
+            settings,
+            now,
+            unix_time,
+            clients: BTreeMap::new(),
+            heard: VecDeque::new(),
+            connects: Vec::new(),
+            devices: BTreeMap::new(),
+            published: VecDeque::new(),
+            reports: Vec::new(),
+            broker_thinks: false,
+            records: BTreeMap::new(),
+            associations: BTreeMap::new(),
+            restarts: 0,
+        }
+    }
+
+    /// A device at this address shakes hands.
+    pub fn connect(&mut self, device: u8, identity: &str) -> SocketAddr {
+        let address = address(device);
+        self.clients.insert(address, DtlsClient::new(self.now, ClientSettings::psk(identity, KEY)));
+        self.pump();
+        assert!(self.clients[&address].is_established());
+        address
+    }
+
+    pub fn close(&mut self, address: SocketAddr) {
+        self.clients.get_mut(&address).expect("a device").close();
+        self.pump();
+    }
+
+    /// Over DTLS where there is an association.
+    pub fn say(&mut self, address: SocketAddr, message: &Message) {
+        match self.clients.get_mut(&address) {
+            Some(client) => client.send(&message.encode()),
+            None => self.gateway.handle_datagram(self.now, Peer::udp(0, address), &message.encode()),
+        }
+        self.pump();
+    }
+
+    /// The answer to this request.
+    #[track_caller]
+    pub fn ask(&mut self, address: SocketAddr, request: &Message) -> Message {
+        self.say(address, request);
+        let answer = self.hear(address);
+        assert_eq!(answer.token, request.token);
+        answer
+    }
+
+    #[track_caller]
+    pub fn hear(&mut self, address: SocketAddr) -> Message {
+        let (to, message) = self.heard.pop_front().expect("something for a device");
+        assert_eq!(to, address);
+        message
+    }
+
+    #[track_caller]
+    pub fn nobody_hears_anything(&self) {
+        assert_eq!(self.heard, []);
+    }
+
+    /// Registers and gives the location.
+    #[track_caller]
+    pub fn register(&mut self, address: SocketAddr, query: &str) -> String {
+        let created = self.ask(address, &register(query));
+        assert_eq!(created.code, Code::CREATED);
+        created.options.texts(number::LOCATION_PATH).expect("text")[1].to_owned()
+    }
+
+    #[track_caller]
+    pub fn update(&mut self, address: SocketAddr, location: &str) -> Code {
+        self.ask(address, &update(location)).code
+    }
+
+    pub fn command(&mut self, endpoint: &str, command: &Value) {
+        let event = BrokerEvent::Message {
+            device: self.devices[endpoint],
+            topic: "dn".to_owned(),
+            payload: command.to_string().into_bytes(),
+            properties: MessageProperties::default(),
+        };
+        self.gateway.handle_broker(self.now, event);
+        self.pump();
+    }
+
+    pub fn answer(&mut self, address: SocketAddr, asked: &Message, text: &str, observing: Option<u32>) {
+        let mut answer = response_to(asked, Code::CONTENT, Some((format::TEXT, text.as_bytes())));
+        if let Some(number) = observing {
+            answer.options.add_uint(number::OBSERVE, number);
+        }
+        self.say(address, &answer);
+    }
+
+    pub fn advance(&mut self, duration: Duration) {
+        self.now += duration;
+        self.unix_time += duration;
+        self.gateway.handle_timeout(self.now);
+        self.pump();
+    }
+
+    /// Handshakes that were begun.
+    pub fn handshakes(&self) -> usize {
+        let begun = |report: &&Report| matches!(report, Report::Dtls(dtls::Report::HandshakeBegun { .. }));
+        self.reports.iter().filter(begun).count()
+    }
+
+    /// The process is killed, and another one begins.
+    pub fn restart(&mut self) {
+        self.keep();
+        self.restarts += 1;
+        self.now += Duration::from_secs(5);
+        self.unix_time += Duration::from_secs(5);
+        let mut server = server(self.now, 100 + self.restarts);
+        let first = server.restore(self.now, self.associations.values().cloned().collect());
+        first.into_iter().for_each(|change| self.keep_association(change));
+        let seed = [self.restarts; 32];
+        let mut gateway = Gateway::new(self.settings.clone(), model(), seed, self.now, self.unix_time);
+        gateway = gateway.with_dtls(server, SECURED);
+        gateway.restore(self.now, self.records.values().cloned().collect());
+        self.devices.clear();
+        self.gateway = gateway;
+        self.pump();
+    }
+
+    /// What has changed is durable.
+    pub fn keep(&mut self) {
+        for change in self.gateway.take_changes(self.now, usize::MAX) {
+            match change {
+                Change::Put(record) => drop(self.records.insert(record.registration.endpoint.clone(), *record)),
+                Change::Remove { endpoint } => drop(self.records.remove(&endpoint)),
+                Change::Obeyed(record) => panic!("no command was retained, {record:?}"),
+                Change::Association(change) => self.keep_association(change),
+            }
+        }
+    }
+
+    fn keep_association(&mut self, change: AssociationChange) {
+        match change {
+            AssociationChange::Put(saved) => drop(self.associations.insert(saved.id, saved)),
+            AssociationChange::Remove(id) => drop(self.associations.remove(&id)),
+        }
+    }
+
+    /// Until nobody has anything to say.
+    pub fn pump(&mut self) {
+        loop {
+            let mut quiet = self.take_outputs();
+            for (address, client) in &mut self.clients {
+                while let Some(datagram) = client.poll_transmit() {
+                    quiet = false;
+                    self.gateway.handle_datagram(self.now, Peer::udp(SECURED, *address), &datagram);
+                }
+                while let Some(plaintext) = client.poll_plaintext() {
+                    self.heard.push_back((*address, Message::decode(&plaintext).expect("a message")));
+                }
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    /// True if there were none.
+    fn take_outputs(&mut self) -> bool {
+        let mut quiet = true;
+        loop {
+            match self.gateway.poll_output() {
+                Output::Idle(_) => return quiet,
+                Output::Transmit(transmit) if transmit.peer.socket == SECURED => {
+                    if let Some(client) = self.clients.get_mut(&transmit.peer.address) {
+                        client.handle_datagram(self.now, &transmit.datagram);
+                    }
+                }
+                Output::Transmit(transmit) => {
+                    let message = Message::decode(&transmit.datagram).expect("a message");
+                    self.heard.push_back((transmit.peer.address, message));
+                }
+                Output::FindKey(identity) => {
+                    let key = PskKey::new(KEY.to_vec()).expect("a key");
+                    let answer = KeyAnswer::Found { key, keep_for: Duration::from_secs(60) };
+                    self.gateway.handle_key(self.now, &identity, answer);
+                }
+                Output::Broker(
+                    BrokerCommand::Connect { device, client } | BrokerCommand::Resume { device, client },
+                ) => {
+                    self.devices.insert(client.endpoint.clone(), device);
+                    self.connects.push(client);
+                    if !self.broker_thinks {
+                        self.gateway.handle_broker(self.now, BrokerEvent::Connected { device });
+                    }
+                }
+                Output::Broker(BrokerCommand::Publish { publication, .. }) => {
+                    self.published.push_back(serde_json::from_slice(&publication.payload).expect("JSON"));
+                }
+                Output::Broker(BrokerCommand::Disconnect { .. } | BrokerCommand::SetLifetime { .. }) => {}
+                Output::Report(report) => self.reports.push(report),
+            }
+            quiet = false;
+        }
+    }
+}
+
+fn server(now: Instant, seed: u8) -> Server {
+    let acceptor = Acceptor::new(&AcceptorSettings::default()).expect("PSK needs nothing");
+    Server::new(dtls::Settings::default(), Some(acceptor), [seed; 32], now)
+}
+
+pub fn address(device: u8) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, device], 5684))
+}
+
+pub fn register(query: &str) -> Message {
+    let items: Vec<&str> = query.split('&').filter(|item| !item.is_empty()).collect();
+    request(Code::POST, &["rd"], &items, Some((format::LINK_FORMAT, LINKS)))
+}
+
+pub fn update(location: &str) -> Message {
+    request(Code::POST, &["rd", location], &[], None)
+}
+
+pub fn deregister(location: &str) -> Message {
+    request(Code::DELETE, &["rd", location], &[], None)
+}
+
+pub fn read(id: u64) -> Value {
+    json!({ "reqID": id, "msgType": "read", "data": { "path": "/3/0/0" } })
+}
+
+pub fn observe(id: u64) -> Value {
+    json!({ "reqID": id, "msgType": "observe", "data": { "path": "/3303/0/5700" } })
+}

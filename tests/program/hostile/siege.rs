@@ -1,0 +1,266 @@
+//! The core in virtual time, with honest devices, and with hostile ones that the test plays.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use lwm2m_base::Peer;
+use lwm2m_core::coap::options::number;
+use lwm2m_core::coap::{Code, Kind, Message, MessageId};
+use lwm2m_core::gateway::settings::Settings;
+use lwm2m_core::gateway::{Occupancy, Output};
+use lwm2m_gateway::config::Config;
+use lwm2m_simulator::{DeviceEvent, DeviceSettings};
+use rand::RngExt;
+use rand::rngs::StdRng;
+use serde_json::{Value, json};
+
+use super::corpus;
+use lwm2m_testkit::network::{Happening, Network, Number, Weather};
+
+/// How long the honest devices have registered for.
+const LIFETIME: f64 = 60.0;
+const NOTIFIES_EVERY: f64 = 5.0;
+const COMMANDED_EVERY: f64 = 10.0;
+/// Time for what is under way when it is counted.
+const LEEWAY: f64 = 10.0;
+/// Requests that a hostile device remembers.
+const REMEMBERED: usize = 32;
+
+pub struct Siege {
+    pub network: Network,
+    pub settings: Settings,
+    pub rng: StdRng,
+    /// In seconds.
+    pub at: f64,
+    pub hostile: Vec<Hostile>,
+    honest: Vec<Honest>,
+    next_command: f64,
+}
+
+/// A registered device that answers whatever it likes.
+pub struct Hostile {
+    pub peer: Peer,
+    pub endpoint: String,
+    pub location: Option<String>,
+    /// What the gateway asked it last.
+    pub asked: VecDeque<Message>,
+    /// What it was asked to observe last.
+    pub observed: VecDeque<Message>,
+    next_id: u16,
+}
+
+/// What was counted of an honest device.
+#[derive(Clone, Copy, Debug, Default)]
+struct Honest {
+    since: f64,
+    updated: usize,
+    notified: usize,
+    published: usize,
+    commanded: usize,
+    answered: usize,
+    refused: usize,
+    registers: usize,
+}
+
+impl Siege {
+    /// Registers this many honest and hostile devices; the application observes all of them.
+    pub fn begin(honest: usize, hostile: usize, mut rng: StdRng) -> Self {
+        let mut settings = Config::default().gateway;
+        // So that the end of all registrations can be waited for.
+        settings.lifetimes = Duration::from_secs(1)..=Duration::from_secs(86_400);
+        let mut network = Network::new(settings.clone(), Weather::FAIR, rng.random());
+        network.to_others = Some(Vec::new());
+        for number in 0..honest {
+            let device = network.attach(DeviceSettings {
+                lifetime: Duration::from_secs_f64(LIFETIME),
+                notification_interval: Some(Duration::from_secs_f64(NOTIFIES_EVERY)),
+                confirmable_notifications: true,
+                ..DeviceSettings::new(format!("honest-{number}"))
+            });
+            network.at(number as f64 * 0.01, Happening::Start(device));
+            network.at(5.0, Happening::Command(device, command("observe", "/3303/0/5700")));
+        }
+        let hostile = (0..hostile).map(Hostile::new).collect();
+        let honest = vec![Honest::default(); honest];
+        let mut siege = Self { network, settings, rng, at: 0.0, hostile, honest, next_command: 20.0 };
+        siege.pass(15.0);
+        siege.look();
+        let fresh = |honest: &Honest| Honest { since: siege.at, registers: honest.registers, ..Honest::default() };
+        siege.honest = siege.honest.iter().map(fresh).collect();
+        siege
+    }
+
+    /// Lets time pass, and takes what came for the hostile devices.
+    pub fn pass(&mut self, seconds: f64) {
+        self.at += seconds;
+        while self.next_command <= self.at {
+            for number in 0..self.honest.len() {
+                self.network.at(self.next_command, Happening::Command(number, command("read", "/3/0/0")));
+                self.honest[number].commanded += 1;
+            }
+            self.next_command += COMMANDED_EVERY;
+        }
+        self.network.run_until(self.at);
+        self.hear();
+    }
+
+    /// A datagram arrives at the core, now; there is one verdict for it.
+    pub fn strike(&mut self, from: Peer, datagram: Vec<u8>) {
+        self.network.at(self.at, Happening::ToGateway(from, datagram));
+        self.pass(0.0);
+    }
+
+    pub fn honest_address(&mut self) -> Peer {
+        let number = self.rng.random_range(0..self.honest.len());
+        self.network.address(number)
+    }
+
+    /// A hostile device that is not registered registers, as it should.
+    pub fn register_hostile(&mut self, number: usize) {
+        let hostile = &mut self.hostile[number];
+        if hostile.location.is_none() {
+            let id = hostile.fresh_id();
+            let register = corpus::register(&hostile.endpoint, number, id);
+            let peer = hostile.peer;
+            self.strike(peer, register.encode());
+        }
+    }
+
+    /// Counts what the honest devices did and got, forgets it, and looks at the tables.
+    #[track_caller]
+    pub fn look(&mut self) {
+        for (number, honest) in self.honest.iter_mut().enumerate() {
+            let device = &mut self.network.devices[number];
+            for event in device.events.drain(..) {
+                match event {
+                    DeviceEvent::Updated => honest.updated += 1,
+                    DeviceEvent::Notified { .. } => honest.notified += 1,
+                    DeviceEvent::Refused { .. } => honest.refused += 1,
+                    _ => {}
+                }
+            }
+            honest.registers = device.registers;
+            device.commanded.clear();
+            device.confirmed.clear();
+        }
+        for (_, publication) in std::mem::take(&mut self.network.published) {
+            let Some(rest) = publication.topic.strip_prefix("lwm2m/honest-") else { continue };
+            let Some(number) = rest.split('/').next().and_then(|number| number.parse::<Number>().ok()) else {
+                continue;
+            };
+            let payload: Value = serde_json::from_slice(&publication.payload).expect("JSON");
+            let honest = &mut self.honest[number];
+            match payload["msgType"].as_str() {
+                Some("notify") => honest.published += 1,
+                Some("read") if payload["data"]["code"] == "2.05" => honest.answered += 1,
+                _ => {}
+            }
+        }
+        self.network.reports.clear();
+        self.assert_bounds();
+    }
+
+    /// Each honest device kept its registration, and its Updates, notifications and commands arrived.
+    #[track_caller]
+    pub fn assert_honest_were_served(&mut self) {
+        self.pass(LEEWAY);
+        self.look();
+        for (number, honest) in self.honest.iter().enumerate() {
+            let time = self.at - honest.since - 2.0 * LEEWAY;
+            let at_least = |every: f64| (time / every).floor().max(0.0) as usize;
+            assert_eq!((honest.registers, honest.refused), (1, 0), "honest-{number}: {honest:?}");
+            assert!(honest.updated >= at_least(LIFETIME), "honest-{number}: {honest:?}");
+            assert!(honest.notified >= at_least(NOTIFIES_EVERY), "honest-{number}: {honest:?}");
+            assert!(honest.notified - honest.published.min(honest.notified) <= 1, "honest-{number}: {honest:?}");
+            assert!(honest.commanded - honest.answered.min(honest.commanded) <= 1, "honest-{number}: {honest:?}");
+        }
+    }
+
+    /// The devices leave, and all registrations and messages are over: nothing is kept.
+    #[track_caller]
+    pub fn assert_nothing_stays(mut self) {
+        for number in 0..self.honest.len() {
+            self.network.at(self.at, Happening::Stop(number));
+        }
+        self.next_command = f64::INFINITY;
+        self.pass(86_400.0 + 500.0);
+        self.network.gateway.handle_timeout(self.network.now);
+        while !matches!(self.network.gateway.poll_output(), Output::Idle(_)) {}
+        assert_eq!(self.network.gateway.occupancy(), Occupancy::default());
+    }
+
+    #[track_caller]
+    fn assert_bounds(&self) {
+        let occupancy = self.network.gateway.occupancy();
+        let (limits, coap) = (&self.settings.limits, &self.settings.coap);
+        assert!(occupancy.devices + occupancy.joinings <= limits.devices, "{occupancy:?}");
+        assert!(occupancy.joinings <= limits.joinings, "{occupancy:?}");
+        assert!(occupancy.registration_bytes <= occupancy.devices * limits.registration_size, "{occupancy:?}");
+        assert!(occupancy.waiting_commands <= occupancy.devices * limits.waiting_commands, "{occupancy:?}");
+        assert!(occupancy.exchanges <= occupancy.devices * (limits.observations + 1), "{occupancy:?}");
+        assert!(occupancy.coap.pending_requests <= coap.pending_requests, "{occupancy:?}");
+        assert!(occupancy.coap.remembered_messages <= coap.exchanges + coap.exchanges / 4, "{occupancy:?}");
+        assert!(occupancy.coap.assemblies <= coap.received_bodies, "{occupancy:?}");
+        assert!(occupancy.coap.message_ids <= coap.exchanges, "{occupancy:?}");
+        assert_eq!((occupancy.outputs, occupancy.coap.outputs), (0, 0));
+    }
+
+    fn hear(&mut self) {
+        for (to, datagram) in self.network.to_others.as_mut().map(std::mem::take).unwrap_or_default() {
+            if let Some(hostile) = self.hostile.iter_mut().find(|hostile| hostile.peer == to) {
+                hostile.hear(Message::decode(&datagram).expect("the gateway sends messages"));
+            }
+        }
+    }
+}
+
+impl Hostile {
+    fn new(number: usize) -> Self {
+        let peer = Peer::udp(0, ([198, 51, 100, number as u8], 5683).into());
+        let (asked, observed) = (VecDeque::new(), VecDeque::new());
+        Self { peer, endpoint: format!("hostile-{number}"), location: None, asked, observed, next_id: 0 }
+    }
+
+    pub fn fresh_id(&mut self) -> MessageId {
+        self.next_id = self.next_id.wrapping_add(1);
+        MessageId(self.next_id)
+    }
+
+    fn hear(&mut self, message: Message) {
+        match message.code {
+            Code::CREATED => {
+                let location = message.options.texts(number::LOCATION_PATH).expect("text");
+                self.location = location.get(1).map(|segment| (*segment).to_owned());
+            }
+            // What it thought to be its registration is none.
+            Code::NOT_FOUND => self.location = None,
+            _ if message.code.is_request() => {
+                let observes = message.options.uint(number::OBSERVE) == Ok(Some(0));
+                if observes {
+                    keep(&mut self.observed, message.clone());
+                }
+                keep(&mut self.asked, message);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn keep(messages: &mut VecDeque<Message>, message: Message) {
+    messages.truncate(REMEMBERED - 1);
+    messages.push_front(message);
+}
+
+pub fn command(kind: &str, path: &str) -> Vec<u8> {
+    json!({ "reqID": 1, "msgType": kind, "data": { "path": path } }).to_string().into_bytes()
+}
+
+/// An answer of a device to what it was asked.
+pub fn answer(rng: &mut StdRng, to: &Message, id: MessageId) -> Message {
+    let kinds = [Kind::Acknowledgement, Kind::Acknowledgement, Kind::Confirmable, Kind::NonConfirmable];
+    let kind = kinds[rng.random_range(0..kinds.len())];
+    let codes = [Code::CONTENT, Code::CONTENT, Code::CONTENT, Code::CHANGED, Code::CONTINUE, Code::NOT_FOUND];
+    let code = codes[rng.random_range(0..codes.len())];
+    let id = if kind == Kind::Acknowledgement { to.id } else { id };
+    Message { kind, code, token: to.token, ..Message::empty(kind, id) }
+}

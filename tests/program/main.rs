@@ -1,0 +1,30 @@
+//! The built program and its shell, over real sockets, with brokers and devices.
+
+#![cfg(feature = "embedded")]
+
+#[macro_use]
+mod common;
+mod check_connect;
+mod cli;
+mod definitions;
+mod documentation;
+mod documented_metrics;
+mod dtls_devices;
+mod embedded_broker;
+mod end_to_end;
+mod exproto_link;
+mod field_reports;
+mod hostile;
+mod lifecycle;
+mod mapping;
+mod metrics;
+mod mqtt_link;
+mod outage;
+mod psk_http;
+mod registering_again;
+mod reload;
+mod restart;
+mod service;
+mod start;
+mod tls;
+mod vectors;

@@ -1,0 +1,177 @@
+//! The service of keys, over real HTTP: a small server that is told what to say.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::common::certificates::Certified;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use lwm2m_base::secret::Secret;
+use lwm2m_dtls::credentials::{KeyAnswer, PskIdentity, PskKey};
+use lwm2m_gateway::credentials::{AskError, Asker, Encoding, FileKeys, Keys, PskHttpSettings};
+use lwm2m_gateway::observability::metrics::Metrics;
+use lwm2m_gateway::tls;
+use openssl::ssl::{Ssl, SslAcceptor, SslMethod};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_openssl::SslStream;
+
+const FOUND: Duration = Duration::from_secs(3600);
+const UNKNOWN: Duration = Duration::from_secs(60);
+
+/// What was asked, with the header Authorization.
+type Asked = Arc<Mutex<Vec<(String, String)>>>;
+
+/// Says this, or nothing at all.
+async fn server(says: Option<(u16, Vec<u8>)>, tls: Option<SslAcceptor>) -> (String, Asked) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = Asked::default();
+    let heard = Arc::clone(&asked);
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (says, heard, tls) = (says.clone(), Arc::clone(&heard), tls.clone());
+            tokio::spawn(async move {
+                let answer = service_fn(move |request: Request<Incoming>| {
+                    let header = request.headers().get("authorization");
+                    let header = header.map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
+                    heard.lock().unwrap().push((request.uri().to_string(), header));
+                    let says = says.clone();
+                    async move {
+                        match says {
+                            None => std::future::pending().await,
+                            Some((status, body)) => Ok::<_, Infallible>(
+                                Response::builder().status(status).body(Full::new(Bytes::from(body))).unwrap(),
+                            ),
+                        }
+                    }
+                });
+                match tls {
+                    None => drop(http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await),
+                    Some(acceptor) => {
+                        let ssl = Ssl::new(acceptor.context()).unwrap();
+                        let mut stream = SslStream::new(ssl, stream).unwrap();
+                        if std::pin::Pin::new(&mut stream).accept().await.is_ok() {
+                            drop(http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    (format!("{scheme}://localhost:{}", address.port()), asked)
+}
+
+fn settings(base: &str) -> PskHttpSettings {
+    PskHttpSettings {
+        url: format!("{base}/psk/${{psk_identity}}?for=dtls"),
+        authorization: Some(Secret::new("Bearer hunter2")),
+        encoding: Encoding::Hex,
+        ssl: tls::Settings::default(),
+        timeout: Duration::from_secs(10),
+        requests: 2,
+        keep_found: FOUND,
+        keep_unknown: UNKNOWN,
+    }
+}
+
+fn identity(name: &str) -> PskIdentity {
+    PskIdentity::new(name.as_bytes()).unwrap()
+}
+
+fn found(key: &[u8]) -> KeyAnswer {
+    KeyAnswer::Found { key: PskKey::new(key).unwrap(), keep_for: FOUND }
+}
+
+#[tokio::test]
+async fn a_key_is_asked_for_by_the_encoded_identity() {
+    let (base, asked) = server(Some((200, b"00ff10\n".to_vec())), None).await;
+    let asker = Asker::new(&settings(&base)).unwrap();
+    assert_eq!(asker.ask(&identity("urn:imei/7?ä")).await.unwrap(), found(&[0, 0xff, 0x10]));
+    let expected = ("/psk/urn%3Aimei%2F7%3F%C3%A4?for=dtls".to_owned(), "Bearer hunter2".to_owned());
+    assert_eq!(*asked.lock().unwrap(), [expected]);
+}
+
+#[tokio::test]
+async fn only_404_says_that_an_identity_is_unknown() {
+    let ask = async |status, body: &[u8]| {
+        let (base, _) = server(Some((status, body.to_vec())), None).await;
+        Asker::new(&settings(&base)).unwrap().ask(&identity("a")).await
+    };
+    assert_eq!(ask(404, b"").await.unwrap(), KeyAnswer::Unknown { keep_for: UNKNOWN });
+    for status in [204, 301, 401, 500, 503] {
+        assert!(matches!(ask(status, b"00").await, Err(AskError::Status(said)) if said == status), "{status}");
+    }
+    assert!(matches!(ask(200, b"hunter2").await, Err(AskError::NoKey(_))));
+    assert!(matches!(ask(200, b"").await, Err(AskError::NoKey(_))));
+    assert!(matches!(ask(200, &[b'0'; 10_000]).await, Err(AskError::TooLong)));
+    let error = ask(200, b"hunter2").await.unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("hunter2"));
+}
+
+#[tokio::test]
+async fn a_service_that_is_away_or_silent_is_no_answer_in_time() {
+    let (base, _) = server(None, None).await;
+    let impatient = PskHttpSettings { timeout: Duration::from_millis(50), ..settings(&base) };
+    let error = Asker::new(&impatient).unwrap().ask(&identity("a")).await.unwrap_err();
+    assert!(matches!(error, AskError::TimedOut), "{error}");
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let away = settings(&format!("http://{closed}"));
+    let error = Asker::new(&away).unwrap().ask(&identity("a")).await.unwrap_err();
+    assert!(matches!(error, AskError::Unreachable(_)) && !error.to_string().contains("hunter2"), "{error}");
+}
+
+#[tokio::test]
+async fn https_asks_only_a_server_that_is_trusted() {
+    let folder = TempDir::new().unwrap();
+    let ca = Certified::authority("Test CA");
+    let (authority, _) = ca.write(folder.path(), "ca");
+    let localhost = ca.certify("localhost");
+    let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
+    acceptor.set_certificate(&localhost.certificate).unwrap();
+    acceptor.set_private_key(&localhost.key).unwrap();
+    let (base, asked) = server(Some((200, b"0a".to_vec())), Some(acceptor.build())).await;
+
+    let error = Asker::new(&settings(&base)).unwrap().ask(&identity("a")).await.unwrap_err();
+    assert!(matches!(error, AskError::Unreachable(_)) && error.to_string().contains("certificate"), "{error}");
+    assert_eq!(*asked.lock().unwrap(), [], "nothing is said to somebody else");
+
+    let trusting = |server_name: Option<&str>| {
+        let ssl = tls::Settings {
+            cacertfile: Some(authority.clone()),
+            server_name: server_name.map(str::to_owned),
+            ..tls::Settings::default()
+        };
+        Asker::new(&PskHttpSettings { ssl, ..settings(&base) }).unwrap()
+    };
+    assert_eq!(trusting(None).ask(&identity("a")).await.unwrap(), found(&[10]));
+    assert_eq!(trusting(Some("localhost")).ask(&identity("a")).await.unwrap(), found(&[10]));
+    assert!(trusting(Some("other")).ask(&identity("a")).await.is_err());
+}
+
+#[tokio::test]
+async fn the_file_answers_at_once_and_the_service_later_and_never_too_many_at_a_time() {
+    let (base, _) = server(Some((200, b"0a".to_vec())), None).await;
+    let asker = Asker::new(&settings(&base)).unwrap();
+    let file = FileKeys::default();
+    file.replace([(identity("in-file"), PskKey::new(*b"secret").unwrap())].into());
+    let mut keys = Keys::new(file, Some((asker, 2)), Arc::new(Metrics::default()));
+    assert!(matches!(keys.find(&identity("in-file")), Some(KeyAnswer::Found { key, .. }) if key.reveal() == b"secret"));
+    assert_eq!(keys.find(&identity("a")), None);
+    assert_eq!(keys.find(&identity("b")), None);
+    assert_eq!(keys.find(&identity("c")), Some(KeyAnswer::Unavailable));
+    let mut answers = [keys.answer().await, keys.answer().await];
+    answers.sort_by(|(one, _), (other, _)| one.cmp(other));
+    assert_eq!(answers, [(identity("a"), found(&[10])), (identity("b"), found(&[10]))]);
+    assert_eq!(keys.find(&identity("c")), None);
+
+    let mut none = Keys::none(Arc::new(Metrics::default()));
+    assert!(matches!(none.find(&identity("a")), Some(KeyAnswer::Unknown { .. })));
+}

@@ -1,0 +1,261 @@
+//! The core by itself in virtual time, with a store that is a map: what a restart keeps goes through JSON, as in the file.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use lwm2m_base::Peer;
+use lwm2m_core::coap::options::{format, number};
+use lwm2m_core::coap::{Code, Kind, Message};
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, DeviceId, MessageProperties};
+use lwm2m_core::gateway::record::{Change, DeviceRecord, ObeyedRecord};
+use lwm2m_core::gateway::report::{NotRestored, Report};
+use lwm2m_core::gateway::settings::Settings;
+use lwm2m_core::gateway::{Gateway, Output};
+use lwm2m_core::lwm2m::model::Model;
+use lwm2m_gateway::config::Config;
+use lwm2m_gateway::definitions;
+use serde_json::{Value, json};
+
+use crate::common::device::{fresh_id, request, response_to};
+
+pub const LINKS: &str = "</1/0>,</3/0>,</3303/0>";
+
+pub struct Core {
+    pub gateway: Gateway,
+    pub settings: Settings,
+    pub now: Instant,
+    pub unix_time: Duration,
+    pub kept: BTreeMap<String, DeviceRecord>,
+    /// By endpoint, what is remembered of retained commands.
+    pub obeyed: BTreeMap<String, ObeyedRecord>,
+    /// By endpoint, the newest.
+    pub devices: BTreeMap<String, DeviceId>,
+    pub to_devices: VecDeque<(Peer, Message)>,
+    pub published: VecDeque<(String, Value)>,
+    /// The devices that were asked to be connected again and are not yet.
+    pub resumed: VecDeque<(String, DeviceId)>,
+    pub not_restored: Vec<(String, NotRestored)>,
+    seed: u8,
+}
+
+impl Core {
+    pub fn new() -> Self {
+        Self::with(|_| ())
+    }
+
+    pub fn with(adjust: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Config::default().gateway;
+        adjust(&mut settings);
+        let (now, unix_time) = (Instant::now(), Duration::from_secs(1_800_000_000));
+        let mut gateway = Gateway::new(settings.clone(), model(), [1; 32], now, unix_time);
+        gateway.restore(now, Vec::new());
+        Self {
+            gateway,
+            settings,
+            now,
+            unix_time,
+            kept: BTreeMap::new(),
+            obeyed: BTreeMap::new(),
+            devices: BTreeMap::new(),
+            to_devices: VecDeque::new(),
+            published: VecDeque::new(),
+            resumed: VecDeque::new(),
+            not_restored: Vec::new(),
+            seed: 1,
+        }
+    }
+
+    /// The process is killed, and another one begins `later`. Its monotonic clock tells nothing of the one before.
+    pub fn restart(&mut self, later: Duration) {
+        self.keep();
+        self.seed += 1;
+        self.now += Duration::from_secs(7);
+        self.unix_time += later;
+        let mut gateway = Gateway::new(self.settings.clone(), model(), [self.seed; 32], self.now, self.unix_time);
+        self.devices.clear();
+        gateway.restore(self.now, self.kept.values().cloned().collect());
+        gateway.restore_obeyed(self.obeyed.values().cloned().collect());
+        self.gateway = gateway;
+        self.take_outputs();
+        self.keep();
+    }
+
+    /// Writes what has changed.
+    pub fn keep(&mut self) {
+        for change in self.gateway.take_changes(self.now, usize::MAX) {
+            match change {
+                Change::Put(record) => {
+                    self.kept.insert(record.registration.endpoint.clone(), through_json(&record));
+                }
+                Change::Remove { endpoint } => {
+                    self.kept.remove(&endpoint);
+                }
+                Change::Obeyed(record) if record.commands.is_empty() => drop(self.obeyed.remove(&record.endpoint)),
+                Change::Obeyed(record) => drop(self.obeyed.insert(record.endpoint.clone(), record)),
+                Change::Association(change) => panic!("nobody speaks DTLS here, {change:?}"),
+            }
+        }
+    }
+
+    pub fn advance(&mut self, duration: Duration) {
+        self.now += duration;
+        self.unix_time += duration;
+        self.gateway.handle_timeout(self.now);
+        self.take_outputs();
+    }
+
+    /// The broker has connected everybody who was to be connected again.
+    pub fn connect_resumed(&mut self) {
+        while let Some((_, device)) = self.resumed.pop_front() {
+            self.broker(BrokerEvent::Connected { device });
+        }
+    }
+
+    pub fn broker(&mut self, event: BrokerEvent) {
+        self.gateway.handle_broker(self.now, event);
+        self.take_outputs();
+    }
+
+    pub fn close(&mut self, endpoint: &str, reason: CloseReason) {
+        if let Some(&device) = self.devices.get(endpoint) {
+            self.broker(BrokerEvent::Closed { device, reason });
+        }
+    }
+
+    pub fn command(&mut self, endpoint: &str, command: &Value) {
+        self.command_with(endpoint, command, MessageProperties::default());
+    }
+
+    /// As the broker gives a retained command to everybody who subscribes.
+    pub fn retained_command(&mut self, endpoint: &str, command: &Value) {
+        self.command_with(endpoint, command, MessageProperties { retained: true, ..MessageProperties::default() });
+    }
+
+    pub fn command_with(&mut self, endpoint: &str, command: &Value, properties: MessageProperties) {
+        if let Some(&device) = self.devices.get(endpoint) {
+            let (topic, payload) = ("dn".to_owned(), command.to_string().into_bytes());
+            self.broker(BrokerEvent::Message { device, topic, payload, properties });
+        }
+    }
+
+    pub fn datagram(&mut self, peer: Peer, message: &Message) {
+        self.gateway.handle_datagram(self.now, peer, &message.encode());
+        self.take_outputs();
+    }
+
+    /// Registers, and gives the location.
+    pub fn register(&mut self, peer: Peer, query: &str) -> String {
+        let query: Vec<&str> = query.split('&').collect();
+        self.datagram(peer, &request(Code::POST, &["rd"], &query, Some((format::LINK_FORMAT, LINKS.as_bytes()))));
+        let created = self.expect_to_device(peer);
+        assert_eq!(created.code, Code::CREATED);
+        created.options.texts(number::LOCATION_PATH).unwrap()[1].to_owned()
+    }
+
+    pub fn update(&mut self, peer: Peer, location: &str) -> Code {
+        self.datagram(peer, &request(Code::POST, &["rd", location], &[], None));
+        self.to_devices.pop_front().expect("an answer").1.code
+    }
+
+    /// Has the device observed, and gives the request that began it.
+    pub fn observe(&mut self, endpoint: &str, peer: Peer, id: u64) -> Message {
+        self.command(endpoint, &observe(id));
+        let asked = self.expect_to_device(peer);
+        let mut answer = response_to(&asked, Code::CONTENT, Some((format::TEXT, b"20.5")));
+        answer.options.add_uint(number::OBSERVE, 5);
+        self.datagram(peer, &answer);
+        asked
+    }
+
+    #[track_caller]
+    pub fn expect_to_device(&mut self, peer: Peer) -> Message {
+        let (to, message) = self.to_devices.pop_front().expect("something for the device");
+        assert_eq!(to, peer);
+        message
+    }
+
+    #[track_caller]
+    pub fn expect_published(&mut self, topic: &str) -> Value {
+        let (heard, payload) = self.published.pop_front().expect("a publication");
+        assert_eq!(heard, topic, "{payload}");
+        payload
+    }
+
+    #[track_caller]
+    pub fn expect_nothing_more(&self) {
+        assert_eq!((&self.to_devices, &self.published), (&VecDeque::new(), &VecDeque::new()));
+    }
+
+    fn take_outputs(&mut self) {
+        loop {
+            match self.gateway.poll_output() {
+                Output::Transmit(transmit) => {
+                    let message = Message::decode(&transmit.datagram).expect("a well-formed message");
+                    self.to_devices.push_back((transmit.peer, message));
+                }
+                Output::Broker(BrokerCommand::Connect { device, client }) => {
+                    self.devices.insert(client.clientid, device);
+                    self.gateway.handle_broker(self.now, BrokerEvent::Connected { device });
+                }
+                Output::Broker(BrokerCommand::Resume { device, client }) => {
+                    self.devices.insert(client.clientid.clone(), device);
+                    self.resumed.push_back((client.clientid, device));
+                }
+                Output::Broker(BrokerCommand::Publish { publication, .. }) => {
+                    let payload = serde_json::from_slice(&publication.payload).expect("what is published is JSON");
+                    self.published.push_back((publication.topic, payload));
+                }
+                Output::Broker(BrokerCommand::Disconnect { device }) => {
+                    self.devices.retain(|_, other| *other != device);
+                }
+                Output::Broker(BrokerCommand::SetLifetime { .. }) => {}
+                Output::Report(Report::NotRestored { endpoint, reason }) => self.not_restored.push((endpoint, reason)),
+                Output::Report(_) => {}
+                Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
+                Output::Idle(_) => return,
+            }
+        }
+    }
+}
+
+pub fn peer(number: u8) -> Peer {
+    Peer::udp(0, SocketAddr::from(([192, 0, 2, number], 56_830)))
+}
+
+pub fn read(id: u64) -> Value {
+    json!({ "reqID": id, "msgType": "read", "data": { "path": "/3/0/0" } })
+}
+
+pub fn observe(id: u64) -> Value {
+    json!({ "reqID": id, "msgType": "observe", "data": { "path": "/3303/0/5700" } })
+}
+
+pub fn notification(of: &Message, number: u32, text: &str) -> Message {
+    let mut message = response_to(of, Code::CONTENT, Some((format::TEXT, text.as_bytes())));
+    message.kind = Kind::Confirmable;
+    message.id = fresh_id();
+    message.options.add_uint(number::OBSERVE, number);
+    message
+}
+
+/// The record as it comes out of the file: the commands are kept apart.
+pub fn through_json(record: &DeviceRecord) -> DeviceRecord {
+    let json = serde_json::to_string(record).expect("a record is JSON");
+    let mut read: DeviceRecord = serde_json::from_str(&json).expect("it can be read back");
+    for (read, written) in read.commands.iter_mut().zip(&record.commands) {
+        read.command = written.command.to_json().try_into().expect("a command is JSON");
+    }
+    read
+}
+
+fn model() -> Arc<Model> {
+    static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
+    let read = || {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("xml");
+        Arc::new(definitions::read(&folder).expect("the project's own definitions").model)
+    };
+    Arc::clone(MODEL.get_or_init(read))
+}

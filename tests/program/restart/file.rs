@@ -1,0 +1,355 @@
+//! The file of the store: what is in it comes out again, and whatever is wrong with it stops nobody.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use lwm2m_base::AssociationId;
+use lwm2m_core::gateway::record::{Change, DeviceRecord, ObeyedRecord};
+use lwm2m_core::registry::CommandDigest;
+use lwm2m_dtls::{AssociationChange, SavedAssociation};
+use lwm2m_gateway::observability::conditions::{Condition, Conditions};
+use lwm2m_gateway::observability::metrics::Metrics;
+use lwm2m_gateway::store::{Settings, Store, StoreError};
+use lwm2m_gateway::transport::{Security, UdpListener};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use redb::{ReadableTable, TableDefinition};
+use tempfile::TempDir;
+use zeroize::Zeroizing;
+
+use super::core::{Core, peer, read};
+
+const UNIX_TIME: Duration = Duration::from_secs(1_800_000_123);
+const PATIENCE: Duration = Duration::from_secs(20);
+const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("about");
+
+#[tokio::test]
+async fn what_is_written_is_read_again_and_what_left_is_not() {
+    let place = Place::new();
+    let mut core = Core::new();
+    let mut store = place.open_new();
+    let gone = core.register(peer(9), "ep=gone&lt=300");
+    inhabit(&mut core);
+    store.flush(core.now, &mut core.gateway);
+    core.datagram(peer(9), &super::request(super::Code::DELETE, &["rd", &gone], &[], None));
+    core.advance(Duration::from_secs(1));
+    let kept = close(store, core).await;
+
+    let (store, records) = place.open();
+    assert_eq!(records, kept);
+    assert_eq!(records.len(), 3);
+    assert_eq!(records.iter().map(|record| record.commands.len()).sum::<usize>(), 5);
+    close(store, Core::new()).await;
+}
+
+#[tokio::test]
+async fn a_device_comes_back_to_the_listener_of_its_name_or_to_one_that_reaches_it() {
+    let place = Place::new();
+    let mut core = Core::new();
+    let store = place.open_new();
+    core.register(peer(1), "ep=a&lt=300");
+    close(store, core).await;
+    for (names, socket) in [
+        (&[("other", "0.0.0.0:1"), ("default", "0.0.0.0:2")][..], 1),
+        (&[("v6", "[::1]:1"), ("v4", "0.0.0.0:2")], 1),
+        (&[("v6", "[::1]:1")], 0),
+    ] {
+        let (store, contents) = Store::open(&place.settings(), &listeners(names), UNIX_TIME, Arc::default()).unwrap();
+        let (store, records) = (store.start(condition()).unwrap(), contents.devices);
+        assert_eq!(records[0].peer.socket, socket, "{names:?}");
+        close(store, Core::new()).await;
+    }
+}
+
+#[tokio::test]
+async fn only_the_owner_can_read_the_file() {
+    let place = Place::new();
+    close(place.open_new(), Core::new()).await;
+    assert_eq!(place.mode(), 0o600);
+    fs::set_permissions(place.file(), fs::Permissions::from_mode(0o644)).unwrap();
+    drop(place.open());
+    assert_eq!(place.mode(), 0o600);
+}
+
+#[tokio::test]
+async fn two_cannot_share_a_file() {
+    let place = Place::new();
+    let store = place.open_new();
+    let second = Store::open(&place.settings(), &default_listeners(), UNIX_TIME, Arc::default());
+    assert!(matches!(second.err(), Some(StoreError::InUse(_))));
+    assert_eq!(place.files(), ["store.redb"]);
+    drop(store);
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_an_error_that_names_the_key() {
+    let settings = Settings { file: PathBuf::from("/nowhere/store.redb"), ..Place::new().settings() };
+    let error = Store::open(&settings, &default_listeners(), UNIX_TIME, Arc::default()).err().unwrap();
+    assert!(error.to_string().starts_with("store.file = /nowhere/store.redb: No such file"), "{error}");
+}
+
+#[tokio::test]
+async fn a_file_of_something_else_is_put_aside() {
+    for content in [&b"no store"[..], &[0; 4096], &[0xff; 1_000_000]] {
+        let place = Place::new();
+        fs::write(place.file(), content).unwrap();
+        let (_store, records) = place.open();
+        assert_eq!(records, []);
+        assert_eq!(place.files(), ["store.redb", "store.redb.damaged-1800000123"]);
+        assert_eq!(fs::read(place.file().with_extension("redb.damaged-1800000123")).unwrap(), content);
+    }
+}
+
+#[tokio::test]
+async fn a_store_of_a_newer_format_is_put_aside_as_it_is() {
+    let place = Place::new();
+    let mut core = Core::new();
+    let store = place.open_new();
+    inhabit(&mut core);
+    close(store, core).await;
+    place.set_format(4);
+
+    let (_store, records) = place.open();
+    assert_eq!(records, []);
+    assert_eq!(place.files(), ["store.redb", "store.redb.newer-1800000123"]);
+}
+
+/// It had no associations.
+#[tokio::test]
+async fn a_store_of_format_1_is_read_and_is_of_this_one_from_then_on() {
+    let place = Place::new();
+    let mut core = Core::new();
+    let store = place.open_new();
+    inhabit(&mut core);
+    let kept = close(store, core).await;
+    place.set_format(1);
+    const ASSOCIATIONS: TableDefinition<'_, u64, (&str, &str, &[u8])> = TableDefinition::new("associations");
+    const OBEYED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("obeyed");
+    place.change(|transaction| assert!(transaction.delete_table(ASSOCIATIONS).unwrap()));
+    place.change(|transaction| assert!(transaction.delete_table(OBEYED).unwrap()));
+
+    let (store, records) = place.open();
+    assert_eq!(records, kept);
+    let nobody = Core::new();
+    store.close(nobody.now, nobody.gateway, PATIENCE).await;
+    place.change(|transaction| {
+        assert_eq!(transaction.open_table(ABOUT).unwrap().get("format").unwrap().unwrap().value(), 3)
+    });
+}
+
+/// Its object lists had each link twice: as a text and as a path.
+#[tokio::test]
+async fn a_store_of_format_2_is_read() {
+    let place = Place::new();
+    let mut core = Core::new();
+    let store = place.open_new();
+    inhabit(&mut core);
+    let kept = close(store, core).await;
+    place.set_format(2);
+    const DEVICES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("devices");
+    place.change(|transaction| {
+        let mut devices = transaction.open_table(DEVICES).unwrap();
+        let json: Vec<u8> = devices.get("a").unwrap().unwrap().value().to_vec();
+        let mut device: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        let objects = &mut device["record"]["registration"]["objects"];
+        objects["paths"] = objects["targets"].clone();
+        devices.insert("a", device.to_string().as_bytes()).unwrap();
+    });
+    let (_store, records) = place.open();
+    assert_eq!(records, kept);
+}
+
+#[tokio::test]
+async fn what_is_remembered_of_retained_commands_is_written_and_read_again() {
+    let place = Place::new();
+    let mut core = Core::new();
+    let mut store = place.open_new();
+    for (number, endpoint) in [(1, "a"), (2, "b")] {
+        core.register(peer(number), &format!("ep={endpoint}&lt=300"));
+        core.retained_command(endpoint, &read(7));
+        core.expect_to_device(peer(number));
+    }
+    store.flush(core.now, &mut core.gateway);
+    store.close(core.now, core.gateway, PATIENCE).await;
+    let (opened, contents) = Store::open(&place.settings(), &default_listeners(), UNIX_TIME, Arc::default()).unwrap();
+    let digest = CommandDigest::of(read(7).to_string().as_bytes());
+    let record = |endpoint: &str| ObeyedRecord { endpoint: endpoint.to_owned(), commands: vec![digest] };
+    assert_eq!(contents.obeyed, [record("a"), record("b")]);
+    opened.write_now(&[Change::Obeyed(ObeyedRecord { endpoint: "a".to_owned(), commands: Vec::new() })]).unwrap();
+    drop(opened);
+    let (_, contents) = Store::open(&place.settings(), &default_listeners(), UNIX_TIME, Arc::default()).unwrap();
+    assert_eq!(contents.obeyed, [record("b")]);
+}
+
+#[tokio::test]
+async fn an_association_comes_back_with_the_listeners_of_the_same_names() {
+    let place = Place::new();
+    let dtls = |name: &str| UdpListener { security: Security::Dtls, ..listeners(&[(name, "127.0.0.1:0")]).remove(0) };
+    let plain = || listeners(&[("one", "127.0.0.1:0")]).remove(0);
+    let open = |listeners: &[UdpListener]| {
+        let (opened, contents) = Store::open(&place.settings(), listeners, UNIX_TIME, Arc::default()).unwrap();
+        (opened, contents.associations)
+    };
+    let saved = |id: u64, made_at, reached_by| SavedAssociation {
+        id: AssociationId(id),
+        made_at,
+        reached_by,
+        bytes: Zeroizing::new(vec![7; 80]),
+    };
+    let put = |saved| Change::Association(AssociationChange::Put(saved));
+    let (opened, none) = open(&[plain(), dtls("a"), dtls("b")]);
+    assert_eq!(none, []);
+    opened.write_now(&[put(saved(1, 1, 2)), put(saved(2, 2, 2)), put(saved(3, 1, 1))]).unwrap();
+    opened.write_now(&[Change::Association(AssociationChange::Remove(AssociationId(3)))]).unwrap();
+    drop(opened);
+    let (opened, moved) = open(&[dtls("b"), dtls("new"), dtls("a")]);
+    assert_eq!(moved, [saved(1, 2, 0), saved(2, 0, 0)]);
+    drop(opened);
+    // Where a listener is gone there is another one.
+    let (_opened, moved) = open(&[plain(), dtls("new"), dtls("a")]);
+    assert_eq!(moved, [saved(1, 2, 1), saved(2, 1, 1)]);
+}
+
+#[tokio::test]
+async fn a_store_that_was_cut_short_is_read_or_put_aside() {
+    let (whole, kept) = sample().await;
+    for share in 0..16 {
+        let place = Place::new();
+        fs::write(place.file(), &whole[..whole.len() * share / 16]).unwrap();
+        check_what_comes_out(&place, &kept);
+    }
+}
+
+#[tokio::test]
+async fn a_store_with_other_bytes_in_it_is_read_or_put_aside() {
+    let (whole, kept) = sample().await;
+    let mut put_aside = 0;
+    for seed in 0..40 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut bytes = whole.clone();
+        for _ in 0..100 {
+            let at = rng.random_range(0..bytes.len());
+            bytes[at] = rng.random();
+        }
+        let place = Place::new();
+        OpenOptions::new().write(true).create_new(true).open(place.file()).unwrap().write_all(&bytes).unwrap();
+        put_aside += check_what_comes_out(&place, &kept);
+    }
+    assert!(put_aside > 0, "a hundred bytes hit something now and then");
+}
+
+/// Whatever is read has been written; 1 if nothing was, and the file is kept for whoever wants to look at it.
+fn check_what_comes_out(place: &Place, kept: &[DeviceRecord]) -> usize {
+    let (_store, records) = place.open();
+    let aside = place.files().iter().filter(|name| name.contains(".damaged-")).count();
+    match aside {
+        0 => assert!(records.is_empty() || records == kept, "{records:?}"),
+        _ => assert_eq!(records, []),
+    }
+    aside
+}
+
+/// The bytes of a store, and what is in it.
+async fn sample() -> (Vec<u8>, Vec<DeviceRecord>) {
+    let place = Place::new();
+    let mut core = Core::new();
+    let store = place.open_new();
+    inhabit(&mut core);
+    let kept = close(store, core).await;
+    (fs::read(place.file()).unwrap(), kept)
+}
+
+/// Three devices, one observed, one with five commands.
+fn inhabit(core: &mut Core) {
+    core.register(peer(1), "ep=a&lt=300&password=secret");
+    core.register(peer(2), "ep=b&lt=300&b=UQ");
+    core.register(peer(3), "ep=c&lt=300&lwm2m=1.1&imei=7");
+    core.observe("a", peer(1), 1);
+    core.advance(Duration::from_secs(30));
+    (1..=5).for_each(|id| core.command("b", &read(id)));
+}
+
+/// Closes the store, and gives what it has to contain.
+async fn close(mut store: Store, mut core: Core) -> Vec<DeviceRecord> {
+    store.flush(core.now, &mut core.gateway);
+    core.gateway.change_all();
+    core.keep();
+    store.close(core.now, core.gateway, PATIENCE).await;
+    core.kept.into_values().collect()
+}
+
+fn condition() -> Condition {
+    Conditions::default().add("store")
+}
+
+fn listeners(names: &[(&str, &str)]) -> Vec<UdpListener> {
+    let listener = |&(name, bind): &(&str, &str)| UdpListener {
+        name: name.to_owned(),
+        security: Security::None,
+        bind: bind.parse().unwrap(),
+        recbuf: 2048,
+    };
+    names.iter().map(listener).collect()
+}
+
+fn default_listeners() -> Vec<UdpListener> {
+    listeners(&[("default", "0.0.0.0:5683")])
+}
+
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.path().join("store.redb")
+    }
+
+    fn settings(&self) -> Settings {
+        Settings { enable: Some(true), file: self.file(), flush_interval: Duration::from_millis(50) }
+    }
+
+    fn open(&self) -> (Store, Vec<DeviceRecord>) {
+        let opened = Store::open(&self.settings(), &default_listeners(), UNIX_TIME, Arc::<Metrics>::default());
+        let (store, contents) = opened.unwrap();
+        (store.start(condition()).unwrap(), contents.devices)
+    }
+
+    fn open_new(&self) -> Store {
+        let (store, records) = self.open();
+        assert_eq!(records, []);
+        store
+    }
+
+    fn set_format(&self, format: u64) {
+        self.change(|transaction| {
+            transaction.open_table(ABOUT).unwrap().insert("format", format).unwrap();
+        });
+    }
+
+    /// Changes the file from outside.
+    fn change(&self, change: impl FnOnce(&redb::WriteTransaction)) {
+        let database = redb::Database::open(self.file()).unwrap();
+        let transaction = database.begin_write().unwrap();
+        change(&transaction);
+        transaction.commit().unwrap();
+    }
+
+    fn mode(&self) -> u32 {
+        fs::metadata(self.file()).unwrap().permissions().mode() & 0o777
+    }
+
+    fn files(&self) -> Vec<String> {
+        let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+        let mut names: Vec<_> =
+            fs::read_dir(self.0.path()).unwrap().map(|entry| name(&entry.unwrap().path())).collect();
+        names.sort();
+        names
+    }
+}
