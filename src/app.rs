@@ -56,7 +56,7 @@ pub struct Places {
     pub dtls_off: Option<String>,
     /// MQTT of the embedded broker.
     pub mqtt: Option<SocketAddr>,
-    pub upstream: upstream::Settings,
+    pub upstream: upstream::UpstreamConfig,
     pub objects: usize,
     /// Metrics and health, over HTTP.
     pub admin: Option<SocketAddr>,
@@ -265,9 +265,9 @@ impl fmt::Display for Places {
     }
 }
 
-fn write_upstream(f: &mut fmt::Formatter<'_>, upstream: &upstream::Settings) -> fmt::Result {
+fn write_upstream(f: &mut fmt::Formatter<'_>, upstream: &upstream::UpstreamConfig) -> fmt::Result {
     match upstream {
-        upstream::Settings::ExProto(exproto) => {
+        upstream::UpstreamConfig::ExProto(exproto) => {
             for node in &exproto.nodes {
                 writeln!(f, "  EMQX, exproto listener           {}", node.listeners.join(", "))?;
                 writeln!(f, "  EMQX, ConnectionAdapter          {}", node.adapter)?;
@@ -275,7 +275,7 @@ fn write_upstream(f: &mut fmt::Formatter<'_>, upstream: &upstream::Settings) -> 
             writeln!(f, "  our ConnectionUnaryHandler       {}", exproto.handler_bind)?;
             write!(f, "In EMQX `emqx ctl gateway list` shows exproto running, with each device as a client.")
         }
-        upstream::Settings::Mqtt(mqtt) => {
+        upstream::UpstreamConfig::Mqtt(mqtt) => {
             writeln!(f, "  broker (MQTT)                    {}", mqtt.brokers.join(", "))?;
             write!(f, "Each device is a client of the broker, by its endpoint name.")
         }
@@ -311,23 +311,23 @@ async fn admin_listener(settings: &admin::Settings, embedded: bool) -> anyhow::R
 #[cfg(feature = "embedded")]
 async fn with_broker(config: Config) -> anyhow::Result<(Config, Option<lwm2m_broker::Broker>)> {
     let mut config = config;
-    if let upstream::Settings::ExProto(exproto) = &mut config.upstream
+    if let upstream::UpstreamConfig::ExProto(exproto) = &mut config.upstream
         && exproto.handler_bind.port() == 0
     {
         exproto.handler_bind = free_address(exproto.handler_bind)?;
         config.embedded.handler = format!("http://{}", exproto.handler_bind);
     }
-    if let upstream::Settings::Mqtt(_) = config.upstream {
+    if let upstream::UpstreamConfig::Mqtt(_) = config.upstream {
         config.embedded.devices = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
     }
     let broker = lwm2m_broker::Broker::start(config.embedded.clone()).await.context("the embedded broker")?;
     let addresses = broker.addresses();
     match &mut config.upstream {
-        upstream::Settings::ExProto(exproto) => {
+        upstream::UpstreamConfig::ExProto(exproto) => {
             let adapter = format!("http://{}", addresses.adapter);
             exproto.nodes = vec![upstream::exproto::Node { listeners: vec![addresses.listener.to_string()], adapter }];
         }
-        upstream::Settings::Mqtt(mqtt) => {
+        upstream::UpstreamConfig::Mqtt(mqtt) => {
             mqtt.brokers = addresses.devices.iter().map(SocketAddr::to_string).collect();
         }
     }

@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::Config;
 use crate::definitions::{self, Definitions};
-use crate::upstream::Settings;
+use crate::upstream::UpstreamConfig;
 use crate::upstream::exproto::emqx::EmqxConfig;
 
 pub use check::check;
@@ -106,7 +106,7 @@ impl ConfigFile {
 /// Prints EMQX's side of the link.
 pub fn emqx_config(config: &ConfigFile, output: &mut impl Write) -> anyhow::Result<()> {
     let config = config.load()?;
-    let Settings::ExProto(settings) = &config.upstream else {
+    let UpstreamConfig::ExProto(settings) = &config.upstream else {
         bail!("with upstream.kind = \"mqtt\" the devices use EMQX's MQTT listener: it needs nothing else for them");
     };
     write!(output, "{}", EmqxConfig { settings, limits: &config.gateway.limits })?;

@@ -10,7 +10,7 @@ use crate::credentials::CredentialsError;
 use crate::definitions::Definitions;
 use crate::errors::one_line;
 use crate::transport::Security;
-use crate::upstream::Settings;
+use crate::upstream::UpstreamConfig;
 use lwm2m_core::lwm2m::model::BrokenFile;
 use lwm2m_core::mqtt::topics::Names;
 
@@ -45,7 +45,7 @@ fn write_in_force(config: &Config, output: &mut impl Write) -> io::Result<()> {
         writeln!(output, "devices: {protocol} at {}", listener.bind)?;
     }
     match &config.upstream {
-        Settings::ExProto(exproto) => {
+        UpstreamConfig::ExProto(exproto) => {
             for node in &exproto.nodes {
                 writeln!(
                     output,
@@ -56,7 +56,7 @@ fn write_in_force(config: &Config, output: &mut impl Write) -> io::Result<()> {
             }
             writeln!(output, "broker: EMQX calls the handler at {}", exproto.handler_bind)?;
         }
-        Settings::Mqtt(mqtt) => writeln!(output, "broker: MQTT, {}", mqtt.brokers.join(", "))?,
+        UpstreamConfig::Mqtt(mqtt) => writeln!(output, "broker: MQTT, {}", mqtt.brokers.join(", "))?,
     }
     let names = Names {
         endpoint_name: "ep1",

@@ -24,7 +24,7 @@ use crate::observability::conditions::Conditions;
 use crate::observability::metrics::Metrics;
 use crate::store;
 use crate::transport::{Security, Sockets};
-use crate::upstream::{Link, Settings};
+use crate::upstream::{Link, UpstreamConfig};
 use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, ClientInfo, ConnectError, DeviceId, Publication, Ticket, UplinkClass,
 };
@@ -128,24 +128,30 @@ async fn try_keys(config: &Config) -> Vec<Found> {
 }
 
 /// The way up with one node, or one broker, at a time.
-fn each_node(upstream: &Settings) -> Vec<Settings> {
+fn each_node(upstream: &UpstreamConfig) -> Vec<UpstreamConfig> {
     match upstream {
-        Settings::ExProto(exproto) => {
-            let of =
-                |node| Settings::ExProto(crate::upstream::exproto::Settings { nodes: vec![node], ..exproto.clone() });
+        UpstreamConfig::ExProto(exproto) => {
+            let of = |node| {
+                UpstreamConfig::ExProto(crate::upstream::exproto::ExProtoConfig {
+                    nodes: vec![node],
+                    ..exproto.clone()
+                })
+            };
             exproto.nodes.iter().cloned().map(of).collect()
         }
-        Settings::Mqtt(mqtt) => {
-            let of = |broker| Settings::Mqtt(crate::upstream::mqtt::Settings { brokers: vec![broker], ..mqtt.clone() });
+        UpstreamConfig::Mqtt(mqtt) => {
+            let of = |broker| {
+                UpstreamConfig::Mqtt(crate::upstream::mqtt::MqttConfig { brokers: vec![broker], ..mqtt.clone() })
+            };
             mqtt.brokers.iter().cloned().map(of).collect()
         }
     }
 }
 
-async fn try_broker(config: &Config, upstream: Settings, endpoint: &str) -> Vec<Found> {
+async fn try_broker(config: &Config, upstream: UpstreamConfig, endpoint: &str) -> Vec<Found> {
     let (name, patience) = match &upstream {
-        Settings::ExProto(exproto) => (exproto.nodes[0].listeners.join(", "), exproto.connect_timeout),
-        Settings::Mqtt(mqtt) => (mqtt.brokers[0].clone(), mqtt.connect_timeout),
+        UpstreamConfig::ExProto(exproto) => (exproto.nodes[0].listeners.join(", "), exproto.connect_timeout),
+        UpstreamConfig::Mqtt(mqtt) => (mqtt.brokers[0].clone(), mqtt.connect_timeout),
     };
     let (client, topics) = match invented(config, endpoint) {
         Ok(invented) => invented,

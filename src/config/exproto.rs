@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use toml::Value;
 
-use crate::upstream::exproto::{Node, Settings};
+use crate::upstream::exproto::{ExProtoConfig, Node};
 
 use super::groups::{check_queues, tls};
 use super::kinds::{
@@ -13,11 +13,11 @@ use super::kinds::{
 };
 use super::reader::Reader;
 
-pub fn settings(reader: &mut Reader) -> Settings {
+pub fn settings(reader: &mut Reader) -> ExProtoConfig {
     let key = |last: &str| format!("upstream.exproto.{last}");
     let nodes = nodes(reader);
     let handler_bind = SocketAddr::from(([127, 0, 0, 1], 9001));
-    let settings = Settings {
+    let settings = ExProtoConfig {
         nodes,
         ssl: tls(reader, "upstream.exproto.ssl"),
         adapter_connections: reader.read(&key("adapter_connections"), 2, whole(1..=64)),

@@ -49,7 +49,7 @@ pub struct Config {
     pub listeners: Vec<UdpListener>,
     pub dtls: lwm2m_dtls::Settings,
     pub credentials: credentials::Settings,
-    pub upstream: upstream::Settings,
+    pub upstream: upstream::UpstreamConfig,
     #[cfg(feature = "embedded")]
     pub embedded: lwm2m_broker::Settings,
     pub store: store::Settings,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::upstream::mqtt::{Settings, Version};
+use crate::upstream::mqtt::{MqttConfig, Version};
 
 use super::groups::{check_queues, tls};
 use super::kinds::{HOUR, MANY, MILLISECOND, SECOND, broker_address, choice, duration, list, not_empty, parsed, whole};
@@ -13,10 +13,10 @@ const LONGEST_KEEP_ALIVE: Duration = Duration::from_secs(65_535);
 /// The largest that there is (MQTT 5.0 section 2.1.4).
 const LARGEST_PACKET: usize = 268_435_460;
 
-pub fn settings(reader: &mut Reader) -> Settings {
+pub fn settings(reader: &mut Reader) -> MqttConfig {
     let key = |last: &str| format!("upstream.mqtt.{last}");
     let versions = [("5", Version::V5), ("3.1.1", Version::V311)];
-    let settings = Settings {
+    let settings = MqttConfig {
         brokers: reader.read(&key("brokers"), vec!["127.0.0.1:1883".to_owned()], not_empty(list(broker_address))),
         ssl: tls(reader, "upstream.mqtt.ssl"),
         version: reader.read(&key("version"), Version::V5, choice(versions)),

@@ -80,8 +80,8 @@ pub fn config(reader: &mut Reader) -> (Config, Others) {
         #[cfg(feature = "embedded")]
         embedded: embedded(reader, exproto.handler_bind),
         upstream: match kind {
-            Kind::ExProto => upstream::Settings::ExProto(exproto),
-            Kind::Mqtt => upstream::Settings::Mqtt(mqtt),
+            Kind::ExProto => upstream::UpstreamConfig::ExProto(exproto),
+            Kind::Mqtt => upstream::UpstreamConfig::Mqtt(mqtt),
         },
         store: store(reader),
         admin: admin(reader),

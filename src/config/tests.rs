@@ -4,7 +4,7 @@ use super::*;
 use crate::credentials::{Encoding, OnError};
 use crate::tls;
 use crate::transport::Security;
-use crate::upstream::{Settings, exproto, mqtt};
+use crate::upstream::{UpstreamConfig, exproto, mqtt};
 use lwm2m_core::gateway::identity::IdentityRule;
 use lwm2m_core::gateway::settings::{AutoObserve, PasswordSource, UpdatePublish};
 use lwm2m_dtls::handshake::VerifyMode;
@@ -357,13 +357,13 @@ fn the_addresses_of_the_upstream_are_checked() {
     }
 }
 
-fn exproto_of(text: &str) -> exproto::Settings {
-    let Settings::ExProto(settings) = config(text).upstream else { panic!("another kind") };
+fn exproto_of(text: &str) -> exproto::ExProtoConfig {
+    let UpstreamConfig::ExProto(settings) = config(text).upstream else { panic!("another kind") };
     settings
 }
 
-fn mqtt_of(text: &str) -> mqtt::Settings {
-    let Settings::Mqtt(settings) = config(&format!("upstream.kind = \"mqtt\"\n{text}")).upstream else {
+fn mqtt_of(text: &str) -> mqtt::MqttConfig {
+    let UpstreamConfig::Mqtt(settings) = config(&format!("upstream.kind = \"mqtt\"\n{text}")).upstream else {
         panic!("another kind")
     };
     settings

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::credentials;
 use crate::transport::Security;
-use crate::upstream::{Settings, exproto, mqtt};
+use crate::upstream::{UpstreamConfig, exproto, mqtt};
 use lwm2m_core::gateway::identity::IdentityRule;
 use lwm2m_core::mqtt::topics::{Names, Topics};
 
@@ -27,7 +27,7 @@ pub fn of(reader: &Reader, config: &Config, others: &Others) -> Vec<String> {
     warnings.extend(unused_tls(reader, config));
     warnings.extend(topics(config));
     warnings.extend(clientid(config));
-    if let Settings::ExProto(exproto) = &config.upstream {
+    if let UpstreamConfig::ExProto(exproto) = &config.upstream {
         warnings.extend(proto_name(exproto));
         warnings.extend(unreachable_handler(exproto));
     }
@@ -36,21 +36,21 @@ pub fn of(reader: &Reader, config: &Config, others: &Others) -> Vec<String> {
 
 /// The sections of both kinds of upstream, and as they are without a file: only one of them is in force.
 pub struct Others {
-    pub exproto: exproto::Settings,
-    pub mqtt: mqtt::Settings,
-    pub default_exproto: exproto::Settings,
-    pub default_mqtt: mqtt::Settings,
+    pub exproto: exproto::ExProtoConfig,
+    pub mqtt: mqtt::MqttConfig,
+    pub default_exproto: exproto::ExProtoConfig,
+    pub default_mqtt: mqtt::MqttConfig,
 }
 
 fn other_upstream(config: &Config, others: &Others) -> Option<String> {
     match &config.upstream {
-        Settings::ExProto(_) if others.mqtt != others.default_mqtt => Some(
+        UpstreamConfig::ExProto(_) if others.mqtt != others.default_mqtt => Some(
             "upstream.mqtt: this section has no effect, since upstream.kind is \"exproto\"; devices use MQTT with \
              upstream.kind = \"mqtt\""
                 .to_owned(),
         ),
         // A configuration for both has handler_bind and the like; only an address shows what was meant.
-        Settings::Mqtt(mqtt)
+        UpstreamConfig::Mqtt(mqtt)
             if others.exproto.nodes != others.default_exproto.nodes && mqtt.brokers == others.default_mqtt.brokers =>
         {
             Some(format!(
@@ -59,7 +59,7 @@ fn other_upstream(config: &Config, others: &Others) -> Option<String> {
                 mqtt.brokers.join(", ")
             ))
         }
-        Settings::ExProto(_) | Settings::Mqtt(_) => None,
+        UpstreamConfig::ExProto(_) | UpstreamConfig::Mqtt(_) => None,
     }
 }
 
@@ -84,10 +84,10 @@ fn unused_credentials(reader: &Reader, config: &Config) -> Vec<String> {
 /// Settings of TLS toward the broker where no address has it.
 fn unused_tls(reader: &Reader, config: &Config) -> Option<String> {
     let (section, key, addresses) = match &config.upstream {
-        Settings::ExProto(exproto) => {
+        UpstreamConfig::ExProto(exproto) => {
             ("upstream.exproto.ssl", "listener", exproto.nodes.iter().flat_map(|node| node.listeners.clone()).collect())
         }
-        Settings::Mqtt(mqtt) => ("upstream.mqtt.ssl", "brokers", mqtt.brokers.clone()),
+        UpstreamConfig::Mqtt(mqtt) => ("upstream.mqtt.ssl", "brokers", mqtt.brokers.clone()),
     };
     let addresses: Vec<String> = addresses;
     let names = ["cacertfile", "certfile", "keyfile", "server_name_indication"];
@@ -148,7 +148,7 @@ fn clientid(config: &Config) -> Option<String> {
              the one before; ${{endpoint_name}} keeps them apart"
         ));
     }
-    let Settings::Mqtt(_) = config.upstream else { return None };
+    let UpstreamConfig::Mqtt(_) = config.upstream else { return None };
     let proven = config.listeners.iter().all(|listener| listener.security == Security::Dtls)
         && config.gateway.identity != IdentityRule::None;
     let begins = one.chars().next() == other.chars().next();
@@ -160,7 +160,7 @@ fn clientid(config: &Config) -> Option<String> {
     })
 }
 
-fn proto_name(exproto: &exproto::Settings) -> Option<String> {
+fn proto_name(exproto: &exproto::ExProtoConfig) -> Option<String> {
     let name = &exproto.proto_name;
     (name != PROTO_NAME).then(|| {
         format!(
@@ -171,7 +171,7 @@ fn proto_name(exproto: &exproto::Settings) -> Option<String> {
 }
 
 /// EMQX calls the handler from where it runs.
-fn unreachable_handler(exproto: &exproto::Settings) -> Option<String> {
+fn unreachable_handler(exproto: &exproto::ExProtoConfig) -> Option<String> {
     let handler = exproto.handler_bind;
     let remote =
         exproto.nodes.iter().map(|node| node.adapter.trim_start_matches("http://")).find(|adapter| !is_here(adapter));

@@ -23,9 +23,9 @@ use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
 
 /// Which way, and what to know of it.
 #[derive(Clone, Debug)]
-pub enum Settings {
-    ExProto(exproto::Settings),
-    Mqtt(mqtt::Settings),
+pub enum UpstreamConfig {
+    ExProto(exproto::ExProtoConfig),
+    Mqtt(mqtt::MqttConfig),
 }
 
 /// The link to the broker. Its state lives where it is polled.
@@ -39,12 +39,12 @@ impl Link {
     ///
     /// # Errors
     /// What the configuration names cannot be had: an address to listen at, a file with a key.
-    pub async fn start(settings: Settings, metrics: Arc<Metrics>, condition: Condition) -> io::Result<Self> {
+    pub async fn start(settings: UpstreamConfig, metrics: Arc<Metrics>, condition: Condition) -> io::Result<Self> {
         Ok(match settings {
-            Settings::ExProto(settings) => {
+            UpstreamConfig::ExProto(settings) => {
                 Self::ExProto(Box::new(exproto::Link::start(settings, metrics, condition).await?))
             }
-            Settings::Mqtt(settings) => Self::Mqtt(Box::new(mqtt::Link::start(settings, metrics, condition)?)),
+            UpstreamConfig::Mqtt(settings) => Self::Mqtt(Box::new(mqtt::Link::start(settings, metrics, condition)?)),
         })
     }
 

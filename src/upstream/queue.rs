@@ -32,7 +32,7 @@ pub struct Queues {
 struct Queue {
     waiting: BTreeMap<Serial, Waiting>,
     /// The first ones, while the broker has them.
-    under_way: VecDeque<Serial>,
+    in_flight: VecDeque<Serial>,
 }
 
 #[derive(Debug)]
@@ -89,43 +89,43 @@ impl Queues {
     /// The next publication of the client, if fewer than `window` of it are under way; it is now.
     pub fn begin(&mut self, client: ClientKey, window: usize) -> Option<(Serial, &Publication)> {
         let queue = self.queues.get_mut(&client)?;
-        if queue.under_way.len() >= window {
+        if queue.in_flight.len() >= window {
             return None;
         }
         // Those under way are the first ones.
-        let (serial, _) = match queue.under_way.back() {
+        let (serial, _) = match queue.in_flight.back() {
             Some(last) => queue.waiting.range((Bound::Excluded(*last), Bound::Unbounded)).next()?,
             None => queue.waiting.first_key_value()?,
         };
         let serial = *serial;
-        queue.under_way.push_back(serial);
-        self.spare(client, serial);
+        queue.in_flight.push_back(serial);
+        self.unmark_droppable(client, serial);
         self.publication(client, serial).map(|publication| (serial, publication))
     }
 
     /// The publication under way is done with.
     pub fn finish(&mut self, client: ClientKey, serial: Serial) -> Option<Queued> {
         let queue = self.queues.get_mut(&client)?;
-        queue.under_way.retain(|under_way| *under_way != serial);
+        queue.in_flight.retain(|in_flight| *in_flight != serial);
         self.take(client, serial)
     }
 
     /// The connection ended while the broker had the publications under way: perhaps because of the first of them, for it
     /// takes them in order. Gives that one when it has had its attempts.
-    pub fn blame(&mut self, client: ClientKey) -> Option<Queued> {
+    pub fn count_failed_attempt(&mut self, client: ClientKey) -> Option<Queued> {
         let queue = self.queues.get_mut(&client)?;
-        let first = *queue.under_way.front()?;
+        let first = *queue.in_flight.front()?;
         let waiting = queue.waiting.get_mut(&first)?;
         waiting.attempts += 1;
         if waiting.attempts >= ATTEMPTS { self.finish(client, first) } else { None }
     }
 
     /// The publications under way are the first of the queue again.
-    pub fn give_back(&mut self, client: ClientKey) {
+    pub fn requeue_in_flight(&mut self, client: ClientKey) {
         let Some(queue) = self.queues.get_mut(&client) else { return };
-        for serial in std::mem::take(&mut queue.under_way) {
+        for serial in std::mem::take(&mut queue.in_flight) {
             if let Some(class) = self.publication(client, serial).map(|publication| publication.class) {
-                self.offer(client, serial, class);
+                self.mark_droppable(client, serial, class);
             }
         }
     }
@@ -140,7 +140,7 @@ impl Queues {
         let Some(queue) = self.queues.remove(&client) else { return Vec::new() };
         self.length -= queue.waiting.len();
         for serial in queue.waiting.keys() {
-            self.spare(client, *serial);
+            self.unmark_droppable(client, *serial);
         }
         queue.waiting.into_values().map(|waiting| waiting.queued.publication.class).collect()
     }
@@ -184,7 +184,7 @@ impl Queues {
         let serial = Serial(self.next);
         self.next += 1;
         self.length += 1;
-        self.offer(client, serial, queued.publication.class);
+        self.mark_droppable(client, serial, queued.publication.class);
         self.queues.entry(client).or_default().waiting.insert(serial, Waiting { queued, attempts: 0 });
     }
 
@@ -195,12 +195,12 @@ impl Queues {
             self.queues.remove(&client);
         }
         self.length -= 1;
-        self.spare(client, serial);
+        self.unmark_droppable(client, serial);
         Some(waiting.queued)
     }
 
     /// May be dropped from now on.
-    fn offer(&mut self, client: ClientKey, serial: Serial, class: UplinkClass) {
+    fn mark_droppable(&mut self, client: ClientKey, serial: Serial, class: UplinkClass) {
         match class {
             UplinkClass::Notification => self.notifications.insert((serial, client)),
             UplinkClass::Answer => self.answers.insert((serial, client)),
@@ -209,7 +209,7 @@ impl Queues {
     }
 
     /// May not be dropped any more.
-    fn spare(&mut self, client: ClientKey, serial: Serial) {
+    fn unmark_droppable(&mut self, client: ClientKey, serial: Serial) {
         self.notifications.remove(&(serial, client));
         self.answers.remove(&(serial, client));
     }
@@ -217,7 +217,7 @@ impl Queues {
 
 impl Queue {
     fn oldest(&self, class: UplinkClass) -> Option<Serial> {
-        let mut droppable = self.waiting.iter().filter(|(serial, _)| self.under_way.back() < Some(*serial));
+        let mut droppable = self.waiting.iter().filter(|(serial, _)| self.in_flight.back() < Some(*serial));
         droppable.find(|(_, waiting)| waiting.queued.publication.class == class).map(|(serial, _)| *serial)
     }
 }
@@ -267,7 +267,7 @@ mod tests {
         }
         assert_eq!(queues.begin(one, 1).map(|(_, publication)| publication.topic.as_str()), Some("a"));
         assert_eq!(begin(&mut queues, one, 1), None);
-        queues.give_back(one);
+        queues.requeue_in_flight(one);
         assert_eq!(drain(&mut queues, one), ["a", "b", "c"]);
         assert!(queues.is_empty(one));
         assert_eq!(queues.length, 0);
@@ -280,12 +280,12 @@ mod tests {
         for topic in ["a", "b", "c", "d"] {
             queues.push(one, publication(topic, UplinkClass::Answer));
         }
-        let under_way: Vec<_> = std::iter::from_fn(|| begin(&mut queues, one, 3)).collect();
-        assert_eq!(under_way.len(), 3);
-        assert_eq!(queues.finish(one, under_way[1]).map(|queued| queued.publication.topic).as_deref(), Some("b"));
+        let in_flight: Vec<_> = std::iter::from_fn(|| begin(&mut queues, one, 3)).collect();
+        assert_eq!(in_flight.len(), 3);
+        assert_eq!(queues.finish(one, in_flight[1]).map(|queued| queued.publication.topic).as_deref(), Some("b"));
         let next = begin(&mut queues, one, 3).unwrap();
         assert_eq!(queues.publication(one, next).map(|publication| publication.topic.as_str()), Some("d"));
-        queues.give_back(one);
+        queues.requeue_in_flight(one);
         assert_eq!(drain(&mut queues, one), ["a", "c", "d"]);
         assert!(queues.notifications.is_empty() && queues.answers.is_empty());
     }
@@ -340,8 +340,8 @@ mod tests {
         queues.push(one, publication("poison", UplinkClass::Answer));
         for outcome in [None, None, Some(UplinkClass::Answer)] {
             begin(&mut queues, one, 1);
-            assert_eq!(queues.blame(one).map(|queued| queued.publication.class), outcome);
-            queues.give_back(one);
+            assert_eq!(queues.count_failed_attempt(one).map(|queued| queued.publication.class), outcome);
+            queues.requeue_in_flight(one);
         }
         assert_eq!(begin(&mut queues, one, 1), None);
         assert_eq!(queues.length, 0);

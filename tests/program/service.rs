@@ -91,7 +91,7 @@ async fn nobody_feeds_the_watchdog_for_an_event_loop_that_is_stuck() {
 async fn driver(manager: &Manager, timeout: Duration) -> Driver {
     let mut config = Config::default();
     config.listeners[0].bind = "127.0.0.1:0".parse().expect("an address");
-    let upstream::Settings::ExProto(exproto) = &mut config.upstream else { panic!("the default is ExProto") };
+    let upstream::UpstreamConfig::ExProto(exproto) = &mut config.upstream else { panic!("the default is ExProto") };
     exproto.handler_bind = "127.0.0.1:0".parse().expect("an address");
     let metrics = Arc::new(Metrics::default());
     let sockets = Sockets::bind(&config.listeners).expect("free ports");

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::{Node, Settings};
+use super::{ExProtoConfig, Node};
 use lwm2m_core::gateway::settings::Limits;
 
 const GATEWAY: &str = include_str!("emqx/gateway.hocon");
@@ -34,7 +34,7 @@ const MIB: usize = 1024 * 1024;
 
 /// The section `gateway.exproto` of each node of EMQX, in HOCON.
 pub struct EmqxConfig<'a> {
-    pub settings: &'a Settings,
+    pub settings: &'a ExProtoConfig,
     pub limits: &'a Limits,
 }
 
@@ -70,7 +70,7 @@ impl EmqxConfig<'_> {
     }
 
     fn listener(&self, number: u32, listener: &str) -> String {
-        let Settings { anchors_per_second, .. } = self.settings;
+        let ExProtoConfig { anchors_per_second, .. } = self.settings;
         let least = anchors_per_second.saturating_add(self.limits.registers.total.per_second);
         let rate = anchors_per_second.saturating_mul(PACES).max(least);
         let name = if number == 1 { "lwm2m".to_owned() } else { format!("lwm2m{number}") };

@@ -54,7 +54,7 @@ const CALLS_UNDER_WAY: usize = 200_000;
 
 /// Where EMQX is, and how much of it to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct ExProtoConfig {
     /// At least one. They need not be of one cluster, but all of them call the same handler.
     pub nodes: Vec<Node>,
     /// HTTP/2 connections to the adapter of each node.
@@ -87,7 +87,7 @@ pub struct Node {
     pub adapter: String,
 }
 
-impl Settings {
+impl ExProtoConfig {
     /// None where no listener speaks TLS: then its files are not looked at.
     fn connector(&self) -> io::Result<Option<Connector>> {
         let mut listeners = self.nodes.iter().flat_map(|node| &node.listeners);
@@ -139,7 +139,7 @@ impl Link {
     /// # Errors
     /// If `handler_bind` cannot be bound, an `adapter` is no URI, the files of `ssl` are of no use, or the system has no
     /// randomness.
-    pub async fn start(mut settings: Settings, metrics: Arc<Metrics>, condition: Condition) -> io::Result<Self> {
+    pub async fn start(mut settings: ExProtoConfig, metrics: Arc<Metrics>, condition: Condition) -> io::Result<Self> {
         let rng = StdRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?;
         let connector = settings.connector()?;
         let way = |node: &Node| Way::new(node, &settings, connector.clone());
@@ -217,7 +217,7 @@ impl Link {
                 Action::Dial { anchor, node, token } => self.dial(anchor, node, token),
                 Action::HangUp { anchor } => self.hang_up(anchor),
                 Action::Call { anchor, node, call } => self.call(anchor, node, call),
-                Action::Tell(event) => return Some(event),
+                Action::Emit(event) => return Some(event),
             }
         }
         None
@@ -311,8 +311,8 @@ impl Link {
 }
 
 impl Way {
-    fn new(node: &Node, settings: &Settings, connector: Option<Connector>) -> io::Result<Self> {
-        let Settings { adapter_connections, proto_name, connect_timeout, .. } = settings;
+    fn new(node: &Node, settings: &ExProtoConfig, connector: Option<Connector>) -> io::Result<Self> {
+        let ExProtoConfig { adapter_connections, proto_name, connect_timeout, .. } = settings;
         let adapter = Adapter::new(&node.adapter, *adapter_connections, proto_name.clone(), *connect_timeout);
         let adapter = adapter.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let dialer = Dialer::new(node.listeners.clone(), settings.source_addresses.clone(), connector);

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 
 use tracing::{info, warn};
 
-use super::Settings;
+use super::ExProtoConfig;
 
 /// Faults in a row after which a node is down, of those that a single device may meet on a node that is fine.
 const TOLERATED: u32 = 3;
@@ -96,7 +96,7 @@ enum State {
 
 impl Nodes {
     /// All of them count as up until something else is known.
-    pub fn new(settings: &Settings) -> Self {
+    pub fn new(settings: &ExProtoConfig) -> Self {
         let several = settings.nodes.len() > 1;
         let node = |node: &super::Node| {
             let sides = Sides::new(several, &node.adapter, settings.handler_bind);

@@ -22,7 +22,7 @@ const READ: usize = 64 * 1024;
 /// Written bytes that are told together.
 const TELL_WRITTEN: usize = 16 * 1024;
 /// How long the broker may take to close a connection that we have closed.
-const FAREWELL: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
@@ -123,12 +123,12 @@ const UNPOISONED: &str = "nobody panics while appending bytes";
 
 /// Where the events of a connection go.
 #[derive(Clone)]
-pub struct Teller {
+pub struct EventSender {
     pub connection: ConnectionId,
     pub events: mpsc::Sender<(ConnectionId, Event)>,
 }
 
-impl Teller {
+impl EventSender {
     /// Waits while the queue to the link is full. A link that is gone has no need of it.
     pub async fn tell(&self, event: Event) {
         if self.events.send((self.connection, event)).await.is_err() {
@@ -138,22 +138,22 @@ impl Teller {
 }
 
 /// Serves an open stream until its end.
-pub async fn serve<S>(stream: S, outbox: Arc<Outbox>, frames: Frames, teller: Teller)
+pub async fn serve<S>(stream: S, outbox: Arc<Outbox>, frames: Frames, sender: EventSender)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    teller.tell(Event::Opened).await;
+    sender.tell(Event::Opened).await;
     let mut connection = Connection { stream, outbox, frames, unwritten: Vec::new(), begun: 0, untold: 0 };
     loop {
         match std::future::poll_fn(|context| connection.poll_step(context)).await {
             Step::Heard(packets) => {
                 for packet in packets {
-                    teller.tell(Event::Heard(packet)).await;
+                    sender.tell(Event::Heard(packet)).await;
                 }
             }
-            Step::Written(bytes) => teller.tell(Event::Written(bytes)).await,
-            Step::Ended(why) => return teller.tell(Event::Ended(why)).await,
-            Step::Closed => return connection.take_leave().await,
+            Step::Written(bytes) => sender.tell(Event::Written(bytes)).await,
+            Step::Ended(why) => return sender.tell(Event::Ended(why)).await,
+            Step::Closed => return connection.close_gracefully().await,
             Step::Aborted => return,
         }
     }
@@ -237,14 +237,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Everything is written. A socket that is closed while something in it is unread takes back what the broker has not
     /// read yet: so the broker may close first.
-    async fn take_leave(mut self) {
+    async fn close_gracefully(mut self) {
         let farewell = async {
             self.stream.shutdown().await?;
             let mut ignored = [0; 256];
             while self.stream.read(&mut ignored).await? > 0 {}
             Ok::<(), io::Error>(())
         };
-        if !matches!(timeout(FAREWELL, farewell).await, Ok(Ok(()))) {
+        if !matches!(timeout(CLOSE_TIMEOUT, farewell).await, Ok(Ok(()))) {
             tracing::debug!("the broker did not close a connection that we had closed");
         }
     }
@@ -262,8 +262,8 @@ mod tests {
         let (ours, broker) = duplex(capacity);
         let outbox = Arc::new(Outbox::default());
         let (events, told) = mpsc::channel(10);
-        let teller = Teller { connection: ConnectionId(1), events };
-        tokio::spawn(serve(ours, outbox.clone(), Frames::new(Version::V5, 1000), teller));
+        let sender = EventSender { connection: ConnectionId(1), events };
+        tokio::spawn(serve(ours, outbox.clone(), Frames::new(Version::V5, 1000), sender));
         (broker, outbox, told)
     }
 

@@ -41,7 +41,7 @@ use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
 
 use brokers::{BrokerId, Standing};
 use codec::Frames;
-use connection::{Event, Outbox, Teller};
+use connection::{Event, EventSender, Outbox};
 use devices::{Action, ConnectionId, Devices, Probed, Target};
 
 pub use codec::Version;
@@ -53,7 +53,7 @@ const CLOSES_AT_ONCE: Duration = Duration::from_millis(300);
 
 /// Where the broker is, and how much of it to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct MqttConfig {
     /// `host:port` for TCP, `ssl://host:port` for TLS, at least one. They are of one cluster: which of them a device is at
     /// makes no difference to applications.
     pub brokers: Vec<String>,
@@ -80,7 +80,7 @@ pub struct Settings {
     pub event_queue: usize,
 }
 
-impl Settings {
+impl MqttConfig {
     fn keep_alive_seconds(&self) -> u16 {
         u16::try_from(self.keep_alive.as_secs()).unwrap_or(u16::MAX)
     }
@@ -98,7 +98,7 @@ impl Settings {
 /// The link to the broker. Its state lives where it is polled; sockets are served beside it and report back.
 pub struct Link {
     devices: Devices,
-    settings: Settings,
+    settings: MqttConfig,
     connector: Option<Connector>,
     /// One for each address.
     dialers: Vec<Dialer>,
@@ -131,7 +131,7 @@ impl Link {
     ///
     /// # Errors
     /// If a file for TLS cannot be used, or the system has no randomness.
-    pub fn start(settings: Settings, metrics: Arc<Metrics>, condition: Condition) -> io::Result<Self> {
+    pub fn start(settings: MqttConfig, metrics: Arc<Metrics>, condition: Condition) -> io::Result<Self> {
         let rng = StdRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?;
         let mut devices = Devices::new(&settings, rng, metrics);
         devices.probe_all(now());
@@ -217,7 +217,7 @@ impl Link {
                     }
                 }
                 Action::Probe { broker } => self.probe(broker),
-                Action::Tell(event) => return Some(event),
+                Action::Emit(event) => return Some(event),
             }
         }
         None
@@ -267,7 +267,7 @@ impl Link {
         let outbox = Arc::new(Outbox::default());
         self.outboxes.insert(connection, outbox.clone());
         let frames = Frames::new(version, self.settings.max_packet_size);
-        let teller = Teller { connection, events: self.sender.clone() };
+        let sender = EventSender { connection, events: self.sender.clone() };
         self.tasks.spawn(async move {
             // What only dialing needs is freed after it, and what only TLS needs is there only with TLS.
             let opened = tokio::select! {
@@ -275,9 +275,9 @@ impl Link {
                 () = outbox.aborted() => return Ended::Connection,
             };
             match opened {
-                Ok(Stream::Plain(stream)) => connection::serve(stream, outbox, frames, teller).await,
-                Ok(Stream::Secure(stream)) => Box::pin(connection::serve(*stream, outbox, frames, teller)).await,
-                Err(error) => teller.tell(Event::NotOpened(error.into())).await,
+                Ok(Stream::Plain(stream)) => connection::serve(stream, outbox, frames, sender).await,
+                Ok(Stream::Secure(stream)) => Box::pin(connection::serve(*stream, outbox, frames, sender)).await,
+                Err(error) => sender.tell(Event::NotOpened(error.into())).await,
             }
             Ended::Connection
         });

@@ -15,7 +15,7 @@ use lwm2m_core::gateway::broker::{
 use lwm2m_gateway::observability::conditions::Conditions;
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::tls;
-use lwm2m_gateway::upstream::exproto::{Link, Node, Settings};
+use lwm2m_gateway::upstream::exproto::{ExProtoConfig, Link, Node};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -43,7 +43,7 @@ impl Rig {
     }
 
     /// With more nodes than the one that it has.
-    async fn start_with(mut emqx: Emqx, others: &mut [&mut Emqx], settings: Settings) -> Self {
+    async fn start_with(mut emqx: Emqx, others: &mut [&mut Emqx], settings: ExProtoConfig) -> Self {
         let metrics = Arc::new(Metrics::default());
         let conditions = Conditions::default();
         let link = Link::start(settings, Arc::clone(&metrics), conditions.add("broker")).await.expect("a link");
@@ -115,10 +115,10 @@ async fn drive(mut link: Link, mut commands: mpsc::Receiver<BrokerCommand>, even
     link.shut_down(PATIENCE).await;
 }
 
-fn settings(nodes: &[&Emqx]) -> Settings {
+fn settings(nodes: &[&Emqx]) -> ExProtoConfig {
     let node =
         |emqx: &&Emqx| Node { listeners: vec![emqx.listener.to_string()], adapter: format!("http://{}", emqx.adapter) };
-    Settings {
+    ExProtoConfig {
         nodes: nodes.iter().map(node).collect(),
         ssl: tls::Settings::default(),
         adapter_connections: 2,

@@ -19,7 +19,7 @@ use lwm2m_core::mqtt::downlink::Reply;
 use lwm2m_gateway::observability::conditions::Conditions;
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::tls;
-use lwm2m_gateway::upstream::mqtt::{Link, Settings, Version};
+use lwm2m_gateway::upstream::mqtt::{Link, MqttConfig, Version};
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -45,7 +45,7 @@ impl Rig {
         Self::start_with(settings(broker))
     }
 
-    fn start_with(settings: Settings) -> Self {
+    fn start_with(settings: MqttConfig) -> Self {
         let metrics = Arc::new(Metrics::default());
         let condition = Conditions::default().add("broker");
         let link = Link::start(settings, Arc::clone(&metrics), condition).expect("a link");
@@ -104,8 +104,8 @@ async fn drive(mut link: Link, mut commands: mpsc::Receiver<BrokerCommand>, even
     link.shut_down(PATIENCE).await;
 }
 
-fn settings(broker: &Broker) -> Settings {
-    Settings {
+fn settings(broker: &Broker) -> MqttConfig {
+    MqttConfig {
         brokers: vec![broker.address()],
         ssl: tls::Settings::default(),
         version: Version::V5,
@@ -165,7 +165,7 @@ async fn a_device_becomes_a_client_publishes_and_hears() {
         let device = client("device");
         let mut application = Application::connect(&broker.address(), &client("app").clientid).await;
         application.subscribe(&below(&device, "up/#")).await;
-        let mut rig = Rig::start_with(Settings { version, ..settings(&broker) });
+        let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connected(DEVICE, device.clone()).await;
 
         for number in 0..100 {
@@ -226,7 +226,7 @@ async fn a_client_that_the_broker_refuses_is_refused() {
     }
     for version in [Version::V5, Version::V311] {
         let Some(broker) = Broker::start() else { return };
-        let mut rig = Rig::start_with(Settings { version, ..settings(&broker) });
+        let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connect(DEVICE, ClientInfo { password: Some(Secret::new("wrong")), ..client("bad") }).await;
         let BrokerEvent::ConnectFailed { device: DEVICE, error: ConnectError::Refused(why) } = rig.event().await else {
             panic!("not refused")
@@ -278,7 +278,7 @@ async fn a_device_that_registers_again_takes_over_what_its_older_registration_pu
         let device = client("again");
         let mut application = Application::connect(&broker.address(), &client("app").clientid).await;
         application.subscribe(&below(&device, "up")).await;
-        let mut rig = Rig::start_with(Settings { version, ..settings(&broker) });
+        let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connected(DEVICE, device.clone()).await;
         rig.connect(DeviceId(2), device.clone()).await;
         rig.expect(BrokerEvent::Connected { device: DeviceId(2) }).await;
@@ -298,7 +298,7 @@ async fn commands_that_are_published_while_the_gateway_restarts_are_heard_after(
         let Some(broker) = Broker::start() else { return };
         let device = client("restarted");
         let mut application = Application::connect(&broker.address(), &client("app").clientid).await;
-        let mut rig = Rig::start_with(Settings { version, ..settings(&broker) });
+        let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connected(DEVICE, device.clone()).await;
         rig.end().await;
 
@@ -306,7 +306,7 @@ async fn commands_that_are_published_while_the_gateway_restarts_are_heard_after(
         for payload in ["1", "2"] {
             application.publish(&topic, payload, PublishProperties::default()).await;
         }
-        let mut rig = Rig::start_with(Settings { version, ..settings(&broker) });
+        let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
         rig.submit(BrokerCommand::Resume { device: DEVICE, client: device }).await;
         let mut events = [rig.event().await, rig.event().await, rig.event().await];
         // The broker may be faster with them than with the answer to SUBSCRIBE.
@@ -324,14 +324,14 @@ async fn commands_for_a_registration_that_is_over_do_not_wait_for_the_next_one()
         let Some(broker) = Broker::start() else { return };
         let device = client("over");
         let mut application = Application::connect(&broker.address(), &client("app").clientid).await;
-        let mut rig = Rig::start_with(Settings { version, ..settings(&broker) });
+        let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connected(DEVICE, device.clone()).await;
         rig.submit(BrokerCommand::Disconnect { device: DEVICE }).await;
         rig.end().await;
 
         let topic = below(&device, "dn");
         application.publish(&topic, "old", PublishProperties::default()).await;
-        let mut rig = Rig::start_with(Settings { version, ..settings(&broker) });
+        let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connected(DeviceId(2), device).await;
         application.publish(&topic, "new", PublishProperties::default()).await;
         rig.expect(message(DeviceId(2), topic, "new")).await;
@@ -376,12 +376,12 @@ async fn the_broker_tells_that_a_device_is_offline_when_the_gateway_vanishes_or_
         let will = Some(Will { topic: topic.clone(), qos: 1, payload: b"offline".to_vec() });
         let mut application = Application::connect(&broker.address(), &client("app").clientid).await;
         application.subscribe(&topic).await;
-        let mut rig = Rig::start_with(Settings { version, ..settings(&broker) });
+        let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connected(DEVICE, ClientInfo { will: will.clone(), ..device.clone() }).await;
         rig.driver.abort();
         assert_eq!(application.message().await.payload, "offline");
 
-        let mut rig = Rig::start_with(Settings { version, ..settings(&broker) });
+        let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connected(DEVICE, ClientInfo { will, ..device }).await;
         rig.end().await;
         assert_eq!(application.message().await.payload, "offline");
@@ -399,7 +399,7 @@ async fn a_restart_of_the_broker_under_load_loses_nothing_and_keeps_the_order() 
         let Some(mut broker) = Broker::start() else { return };
         let mut application = Application::connect(&broker.address(), &client("app").clientid).await;
         application.subscribe("lwm2m/+/up").await;
-        let mut rig = Rig::start_with(Settings { version, ..settings(&broker) });
+        let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
         let clients: Vec<ClientInfo> = (0..DEVICES).map(|number| client(&format!("load{number}"))).collect();
         for (number, client) in (0..).zip(&clients) {
             rig.connected(DeviceId(number), client.clone()).await;
@@ -454,7 +454,7 @@ async fn devices_go_to_another_address_when_theirs_cannot_be_reached() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let brokers = vec![nobody.to_string(), broker.address()];
     let sources = vec![IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9))];
-    let mut rig = Rig::start_with(Settings { brokers, source_addresses: sources, ..settings(&broker) });
+    let mut rig = Rig::start_with(MqttConfig { brokers, source_addresses: sources, ..settings(&broker) });
     rig.connected(DEVICE, client("failover")).await;
     rig.end().await;
 }
@@ -470,7 +470,7 @@ async fn devices_are_clients_by_tls_and_strangers_are_not() {
         keyfile: file("client-key.pem"),
         ..Default::default()
     };
-    let secure = |ssl| Settings { brokers: vec![format!("ssl://{}", broker.address())], ssl, ..settings(&broker) };
+    let secure = |ssl| MqttConfig { brokers: vec![format!("ssl://{}", broker.address())], ssl, ..settings(&broker) };
     let mut rig = Rig::start_with(secure(ssl.clone()));
     rig.connected(DEVICE, client("secure")).await;
     rig.publish(DEVICE, &below(&client("secure"), "up"), "x").await;

@@ -1,7 +1,8 @@
 //! All devices on their way to the broker, as a state machine without sockets, calls and clock.
 //!
 //! A device goes through these states, and its anchor and calls with it:
-//! 1. `Held`: an older registration of the same clientid still says its last words, or may still be authenticated.
+//! 1. `Held`: an older registration of the same clientid still publishes what is queued before it
+//!    leaves, or may still be authenticated.
 //! 2. `Dialing`: the anchor is on its way to the broker's listener.
 //! 3. `Announced`: the anchor is open and has sent its token; the broker has to tell us of it.
 //! 4. `Authenticating`: the broker told us the token, so that the `conn` is known.
@@ -49,14 +50,14 @@ use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, ClientInfo, CloseReason, DeviceId, MessageProperties, Publication, UplinkClass,
 };
 
-use super::Settings;
+use super::ExProtoConfig;
 use super::announcements::{Announcements, Heard, Token};
 use super::nodes::{self, Fault, NodeId, Nodes};
 use device::{Device, State, UnderWay};
 use probing::Prober;
 
-/// How long the last publications of a device may take.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Limits how long a device that was disconnected still publishes what is queued.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// EMQX answers a publish within 5 s, be it with an error. The call itself is not cancelled: its answer comes too late.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Commands that may arrive between Subscribe and its answer, for one device; more are dropped.
@@ -91,7 +92,7 @@ pub enum Action {
         node: NodeId,
         call: Call,
     },
-    Tell(BrokerEvent),
+    Emit(BrokerEvent),
 }
 
 /// A call to the ConnectionAdapter.
@@ -182,14 +183,14 @@ enum Timer {
     Device(DeviceId),
     /// An Authenticate of an older registration need not be waited for any longer.
     Held(DeviceId),
-    LastWords(DeviceId),
+    Drain(DeviceId),
     Probe(NodeId),
     /// The next device has its turn to be connected again.
     Turn,
 }
 
 impl Devices {
-    pub fn new(settings: &Settings, rng: StdRng, metrics: Arc<Metrics>) -> Self {
+    pub fn new(settings: &ExProtoConfig, rng: StdRng, metrics: Arc<Metrics>) -> Self {
         Self {
             connect_timeout: settings.connect_timeout,
             devices: HashMap::new(),
@@ -308,7 +309,7 @@ impl Devices {
                         self.advance(now, key);
                     }
                 }
-                Timer::LastWords(device) => self.remove(now, device),
+                Timer::Drain(device) => self.remove(now, device),
                 Timer::Probe(node) => self.probe_due(now, node),
                 Timer::Turn => self.serve_turns(now),
             }
@@ -363,7 +364,7 @@ impl Devices {
         if let Some(device) = self.devices.get_mut(&id)
             && !std::mem::replace(&mut device.leaving, true)
         {
-            self.deadlines.set(Timer::LastWords(id), now + LAST_WORDS);
+            self.deadlines.set(Timer::Drain(id), now + DRAIN_TIMEOUT);
         }
     }
 
@@ -496,7 +497,7 @@ impl Devices {
     fn remove(&mut self, now: Instant, id: DeviceId) {
         self.hang_up(now, id);
         let Some(device) = self.devices.remove(&id) else { return };
-        for timer in [Timer::Device(id), Timer::Held(id), Timer::LastWords(id)] {
+        for timer in [Timer::Device(id), Timer::Held(id), Timer::Drain(id)] {
             self.deadlines.cancel(timer);
         }
         self.parked.remove(&id);
@@ -533,7 +534,7 @@ impl Devices {
     /// Nothing is heard of a device that was disconnected.
     fn tell(&mut self, device: DeviceId, event: BrokerEvent) {
         if self.devices.get(&device).is_some_and(|device| !device.leaving) {
-            self.actions.push_back(Action::Tell(event));
+            self.actions.push_back(Action::Emit(event));
         }
     }
 

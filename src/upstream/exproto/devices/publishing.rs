@@ -79,7 +79,7 @@ impl Devices {
                 if !unreachable {
                     self.blame_publication(id);
                 }
-                self.queues.give_back(key);
+                self.queues.requeue_in_flight(key);
                 self.set_publishing(key, None);
                 self.lost(now, id, &format!("Publish: {why}"));
             }
@@ -119,7 +119,7 @@ impl Devices {
         if on.is_none() || on != device.state.anchor() || self.clients.is_superseded(key, id) {
             return;
         }
-        if let Some(Queued { publication, .. }) = self.queues.blame(key) {
+        if let Some(Queued { publication, .. }) = self.queues.count_failed_attempt(key) {
             debug!(topic = publication.topic, "a publication is given up: it never survives its connection");
             self.dropped(publication.class);
         }

@@ -55,7 +55,7 @@ struct Emqx {
 
 impl Emqx {
     fn new(seed: u64) -> Self {
-        let settings = Settings {
+        let settings = ExProtoConfig {
             ssl: crate::tls::Settings::default(),
             nodes: vec![Node { listeners: vec!["a".to_owned()], adapter: String::new() }],
             adapter_connections: 1,
@@ -119,7 +119,7 @@ impl Emqx {
                     let at = now + self.a_while();
                     self.happens_at(at, Happening::Begin(anchor, call));
                 }
-                Action::Tell(event) => self.events.push_back(event),
+                Action::Emit(event) => self.events.push_back(event),
             }
         }
     }

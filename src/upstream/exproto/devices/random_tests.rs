@@ -43,7 +43,7 @@ struct Known {
 
 impl World {
     fn new() -> Self {
-        let settings = Settings {
+        let settings = ExProtoConfig {
             ssl: crate::tls::Settings::default(),
             nodes: ["a", "b"].map(|name| Node { listeners: vec![name.to_owned()], adapter: String::new() }).to_vec(),
             adapter_connections: 1,
@@ -210,7 +210,7 @@ impl World {
                     self.anchors.retain(|open| open.id != anchor);
                 }
                 Action::Call { anchor, node, call } => self.call(node, anchor, &call),
-                Action::Tell(event) => self.told(&event),
+                Action::Emit(event) => self.told(&event),
             }
         }
         assert!(self.devices.next_deadline().is_none_or(|at| at > self.now));
@@ -305,7 +305,7 @@ impl World {
             known.disconnected = true;
         }
         self.check();
-        self.now += LAST_WORDS;
+        self.now += DRAIN_TIMEOUT;
         self.devices.handle_timeout(self.now);
         self.check();
         assert!(self.devices.is_empty());

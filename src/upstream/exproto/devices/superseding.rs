@@ -2,7 +2,7 @@
 //!
 //! 1. The newer registration is asked for. From then on the older one makes no connection; the one that it has goes on.
 //! 2. The newer one waits while EMQX may still carry out an Authenticate of an older one: it would close the newer
-//!    connection. It waits for the last words of a device that left as well.
+//!    connection. It also waits until a device that left has published what was queued.
 //! 3. EMQX authenticates the newer one and closes the connection of the older one. The publication that was under way there
 //!    is sent again only if its call did not succeed.
 //! 4. The newer one is ready: it publishes all that waits for the clientid. What EMQX still tells of the older connections is
@@ -68,14 +68,14 @@ impl Devices {
     }
 
     fn is_held(&mut self, now: Instant, key: ClientKey, id: DeviceId) -> bool {
-        let says_last_words = |device: &Device| device.leaving && matches!(device.state, State::Ready { .. });
+        let drains = |device: &Device| device.leaving && matches!(device.state, State::Ready { .. });
         let older = self.clients.older(key, id);
-        let last_words = older.iter().any(|older| self.devices.get(older).is_some_and(says_last_words));
+        let draining = older.iter().any(|older| self.devices.get(older).is_some_and(drains));
         let unanswered = self.unanswered_until(now, key);
         if let Some(at) = unanswered {
             self.deadlines.set(Timer::Held(id), at);
         }
-        last_words || unanswered.is_some()
+        draining || unanswered.is_some()
     }
 
     /// Until when EMQX may still carry out an Authenticate that it has not answered.
@@ -161,7 +161,7 @@ impl Devices {
             && Some(*on) == anchor
         {
             *patience = Some((now + ANSWER_PATIENCE).min(*begun + PUBLISH_TIMEOUT));
-            self.queues.give_back(key);
+            self.queues.requeue_in_flight(key);
         }
     }
 

@@ -37,8 +37,8 @@ impl Scene {
         Self::with(|_| {})
     }
 
-    fn with(change: impl FnOnce(&mut Settings)) -> Self {
-        let mut settings = Settings {
+    fn with(change: impl FnOnce(&mut ExProtoConfig)) -> Self {
+        let mut settings = ExProtoConfig {
             ssl: crate::tls::Settings::default(),
             nodes: vec![node("a")],
             adapter_connections: 1,
@@ -68,7 +68,7 @@ impl Scene {
     fn connect(&mut self, device: DeviceId, conn: &str) -> AnchorId {
         self.command_connect(device, &format!("ep{}", device.0));
         let anchor = self.attempt(device, conn);
-        self.expect(&[Action::Tell(BrokerEvent::Connected { device })]);
+        self.expect(&[Action::Emit(BrokerEvent::Connected { device })]);
         anchor
     }
 
@@ -201,7 +201,7 @@ impl Scene {
     #[track_caller]
     fn expect_unavailable(&mut self, device: DeviceId) {
         let action = self.devices.poll_action();
-        let Some(Action::Tell(BrokerEvent::ConnectFailed { device: failed, error: ConnectError::Unavailable(_) })) =
+        let Some(Action::Emit(BrokerEvent::ConnectFailed { device: failed, error: ConnectError::Unavailable(_) })) =
             action
         else {
             panic!("not unavailable, but {action:?}")
@@ -242,7 +242,7 @@ fn publication(topic: &str, class: UplinkClass) -> Publication {
 }
 
 fn message(device: DeviceId, topic: &str) -> Action {
-    Action::Tell(BrokerEvent::Message {
+    Action::Emit(BrokerEvent::Message {
         device,
         topic: topic.to_owned(),
         payload: b"{}".to_vec(),
@@ -251,7 +251,7 @@ fn message(device: DeviceId, topic: &str) -> Action {
 }
 
 fn closed(device: DeviceId, reason: CloseReason) -> Action {
-    Action::Tell(BrokerEvent::Closed { device, reason })
+    Action::Emit(BrokerEvent::Closed { device, reason })
 }
 
 fn hang_up(anchor: AnchorId) -> Action {
@@ -323,7 +323,7 @@ fn a_device_that_the_broker_refuses_is_told_so_and_its_anchor_closed() {
         }
         scene.answer(anchor, Outcome::Refused("not_authorized".to_owned()));
         let error = ConnectError::Refused(format!("{refused_call}: not_authorized"));
-        scene.expect(&[Action::Tell(BrokerEvent::ConnectFailed { device: ONE, error }), hang_up(anchor)]);
+        scene.expect(&[Action::Emit(BrokerEvent::ConnectFailed { device: ONE, error }), hang_up(anchor)]);
         assert!(scene.devices.is_empty());
         assert_eq!(scene.devices.next_deadline(), None);
     }
@@ -418,7 +418,7 @@ fn who_waits_for_a_publication_is_told_when_it_is_taken() {
     scene.devices.command(scene.now, BrokerCommand::Publish { device: ONE, publication });
     scene.expect_publish(ONE, anchor, "a");
     scene.answer(anchor, Outcome::Done);
-    scene.expect(&[Action::Tell(BrokerEvent::Published { device: ONE, ticket })]);
+    scene.expect(&[Action::Emit(BrokerEvent::Published { device: ONE, ticket })]);
 }
 
 #[test]
@@ -442,7 +442,7 @@ fn a_publication_that_is_not_allowed_is_told_and_the_next_one_goes() {
     scene.answer(anchor, Outcome::Refused("Authorization deny".to_owned()));
     assert_eq!(
         scene.devices.poll_action(),
-        Some(Action::Tell(BrokerEvent::PublishRefused { device: ONE, topic: "a".to_owned() }))
+        Some(Action::Emit(BrokerEvent::PublishRefused { device: ONE, topic: "a".to_owned() }))
     );
     scene.expect_publish(ONE, anchor, "b");
 }
@@ -498,7 +498,7 @@ fn commands_that_overtake_the_answer_to_subscribe_come_after_connected() {
 
     scene.answer(anchor, Outcome::Done);
     let kept = topics[..EARLY_MESSAGES].iter().map(|topic| message(ONE, topic));
-    let connected = Action::Tell(BrokerEvent::Connected { device: ONE });
+    let connected = Action::Emit(BrokerEvent::Connected { device: ONE });
     scene.expect(&std::iter::once(connected).chain(kept).collect::<Vec<_>>());
     assert_eq!(scene.metrics.upstream.messages_dropped.value(), 2);
 }
@@ -664,7 +664,7 @@ fn devices_come_back_so_many_in_a_second() {
             match action {
                 Action::Dial { .. } => dials.push(scene.now - start),
                 Action::HangUp { .. } => {}
-                Action::Call { .. } | Action::Tell(_) => panic!("{action:?}"),
+                Action::Call { .. } | Action::Emit(_) => panic!("{action:?}"),
             }
         }
     }
@@ -710,7 +710,7 @@ fn last_words_have_five_seconds_also_on_a_connection_that_has_to_be_made_again()
     scene.advance_to_deadline();
     let anchor = scene.attempt(ONE, "c2");
     scene.expect_publish(ONE, anchor, "a");
-    scene.advance(LAST_WORDS);
+    scene.advance(DRAIN_TIMEOUT);
     scene.expect(&[hang_up(anchor)]);
     assert!(scene.devices.is_empty());
     assert_eq!(scene.metrics.upstream.dropped_answers.value(), 1);
@@ -727,7 +727,7 @@ fn a_new_device_of_the_same_clientid_lets_the_older_one_finish() {
     scene.answer(older, Outcome::Done);
     assert_eq!(scene.devices.poll_action(), Some(hang_up(older)));
     scene.attempt(TWO, "c2");
-    scene.expect(&[Action::Tell(BrokerEvent::Connected { device: TWO })]);
+    scene.expect(&[Action::Emit(BrokerEvent::Connected { device: TWO })]);
 }
 
 #[test]
@@ -740,7 +740,7 @@ fn an_older_device_that_cannot_finish_gives_way() {
     scene.devices.anchor_ended(scene.now, older);
     assert_eq!(scene.devices.poll_action(), Some(hang_up(older)));
     scene.attempt(TWO, "c2");
-    scene.expect(&[Action::Tell(BrokerEvent::Connected { device: TWO })]);
+    scene.expect(&[Action::Emit(BrokerEvent::Connected { device: TWO })]);
 }
 
 #[test]
@@ -756,6 +756,6 @@ fn an_endpoint_whose_clientid_another_one_takes_is_discarded() {
     scene.answer(anchor, Outcome::Done);
     scene.devices.poll_action().expect("Subscribe");
     scene.answer(anchor, Outcome::Done);
-    let connected = Action::Tell(BrokerEvent::Connected { device: TWO });
+    let connected = Action::Emit(BrokerEvent::Connected { device: TWO });
     scene.expect(&[connected, closed(ONE, CloseReason::Discarded)]);
 }

@@ -10,7 +10,7 @@ use crate::upstream::mqtt::codec::{self, ConnAck, Connect, PacketId, Version};
 use crate::upstream::mqtt::reason::{Admission, Reason, Subscription};
 use lwm2m_core::gateway::broker::{BrokerEvent, ClientInfo, CloseReason, ConnectError, DeviceId};
 
-use super::device::{Session, Talk, Target};
+use super::device::{OpenConnection, Session, Target};
 use super::{Action, ConnectionId, Device, Devices, State, Timer, session_expiry};
 
 /// Servers in a row that may name another one.
@@ -124,21 +124,21 @@ impl Devices {
         let State::Connecting { connection, .. } = device.state else { return };
         let ConnAck { limits, session_present, .. } = *ack;
         let keep_alive = limits.keep_alive.unwrap_or(self.keep_alive);
-        let talk = Talk {
+        let open = OpenConnection {
             connection,
             limits,
             session_present,
             since: now,
             unwritten: 0,
-            heard: now,
-            said: now,
+            last_received: now,
+            last_sent: now,
             pinged: None,
             progress: now,
             keep_alive: (keep_alive > 0).then(|| Duration::from_secs(keep_alive.into())),
         };
         let packet = self.clients.shared_mut(device.key).map_or(PacketId::FIRST, Session::next_packet);
         let said = codec::subscribe(device.version, packet, &device.client.command_filter, device.client.command_qos);
-        device.state = State::Subscribing { talk, packet, early: Vec::new() };
+        device.state = State::Subscribing { open, packet, early: Vec::new() };
         match said {
             Ok(bytes) => self.send(now, id, bytes),
             Err(error) => self.refused(now, id, format!("SUBSCRIBE: {error}")),
@@ -146,8 +146,8 @@ impl Devices {
     }
 
     pub(super) fn subscribed(&mut self, now: Instant, id: DeviceId, reason: Reason) {
-        if let Some(talk) = self.devices.get_mut(&id).and_then(|device| device.state.talk_mut()) {
-            let took = now.saturating_duration_since(talk.since);
+        if let Some(open) = self.devices.get_mut(&id).and_then(|device| device.state.open_mut()) {
+            let took = now.saturating_duration_since(open.since);
             self.metrics.times.subscribe.observe(took.as_secs_f64());
         }
         match reason.subscription() {
@@ -163,8 +163,8 @@ impl Devices {
     fn ready(&mut self, now: Instant, id: DeviceId) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let before = mem::replace(&mut device.state, State::Held);
-        let State::Subscribing { talk, mut early, .. } = before else { return };
-        device.state = State::Ready { talk };
+        let State::Subscribing { open, mut early, .. } = before else { return };
+        device.state = State::Ready { open };
         let (key, inherited) = (device.key, mem::take(&mut device.inherited));
         device.referrals = 0;
         device.refused_since = None;

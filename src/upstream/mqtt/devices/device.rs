@@ -51,7 +51,7 @@ pub struct Session {
     /// ended, and then it sends the command again.
     acknowledged: VecDeque<(PacketId, u64)>,
     /// The device on whose connection publications go out.
-    pub talker: Option<DeviceId>,
+    pub publisher: Option<DeviceId>,
     /// CONNECT packets without an answer, and when they were sent.
     pub connecting: BTreeMap<ConnectionId, Instant>,
     /// Until when a CONNECT that was given up without an answer may be accepted after all.
@@ -73,13 +73,13 @@ pub enum State {
         since: Instant,
     },
     Subscribing {
-        talk: Talk,
+        open: OpenConnection,
         packet: PacketId,
         /// Commands that overtook the answer to SUBSCRIBE.
         early: Vec<Message>,
     },
     Ready {
-        talk: Talk,
+        open: OpenConnection,
     },
     WaitingToReconnect(Wait),
 }
@@ -115,7 +115,7 @@ pub enum Leaving {
 
 /// A connection on which the broker has accepted the device.
 #[derive(Debug)]
-pub struct Talk {
+pub struct OpenConnection {
     pub connection: ConnectionId,
     pub limits: Limits,
     /// The broker knows of what was in flight.
@@ -123,8 +123,8 @@ pub struct Talk {
     pub since: Instant,
     /// Bytes that the system has not taken yet.
     pub unwritten: usize,
-    pub heard: Instant,
-    pub said: Instant,
+    pub last_received: Instant,
+    pub last_sent: Instant,
     /// When a PINGREQ went out that has no answer yet.
     pub pinged: Option<Instant>,
     /// When the first of the publications in flight went out, or the one before it was acknowledged.
@@ -194,7 +194,7 @@ impl Default for Session {
             in_flight: Vec::new(),
             last_packet: PacketId::FIRST,
             acknowledged: VecDeque::new(),
-            talker: None,
+            publisher: None,
             connecting: BTreeMap::new(),
             doubtful_until: None,
             last_connected: None,
@@ -234,7 +234,7 @@ impl State {
     pub fn connection(&self) -> Option<ConnectionId> {
         match self {
             Self::Dialing { connection } | Self::Connecting { connection, .. } => Some(*connection),
-            Self::Subscribing { talk, .. } | Self::Ready { talk } => Some(talk.connection),
+            Self::Subscribing { open, .. } | Self::Ready { open } => Some(open.connection),
             Self::Held | Self::WaitingToReconnect(_) => None,
         }
     }
@@ -243,9 +243,9 @@ impl State {
         matches!(self, Self::Ready { .. })
     }
 
-    pub fn talk_mut(&mut self) -> Option<&mut Talk> {
+    pub fn open_mut(&mut self) -> Option<&mut OpenConnection> {
         match self {
-            Self::Subscribing { talk, .. } | Self::Ready { talk } => Some(talk),
+            Self::Subscribing { open, .. } | Self::Ready { open } => Some(open),
             Self::Held | Self::Dialing { .. } | Self::Connecting { .. } | Self::WaitingToReconnect(_) => None,
         }
     }

@@ -1,7 +1,8 @@
 //! All devices on their way to the broker, as a state machine without sockets and clock.
 //!
 //! A device goes through these states, and its connection with it:
-//! 1. `Held`: an older registration of the same clientid still says its last words, or may still be accepted.
+//! 1. `Held`: an older registration of the same clientid still publishes what is queued before it
+//!    leaves, or may still be accepted.
 //! 2. `Dialing`: the connection is on its way to the broker.
 //! 3. `Connecting`: CONNECT is sent, with the session of before if there is one.
 //! 4. `Subscribing`: the filter of its commands. Those that waited in the session may come meanwhile.
@@ -45,7 +46,7 @@ use crate::upstream::returning::Returning;
 use lwm2m_base::deadlines::Deadlines;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, CloseReason, DeviceId, UplinkClass};
 
-use super::Settings;
+use super::MqttConfig;
 use super::brokers::{BrokerId, Brokers, Fault, Standing};
 use super::codec::{self, Incoming, Message, PacketId, Version};
 use super::reason::{Ending, Reason};
@@ -55,8 +56,8 @@ use superseding::{ANSWER_PATIENCE, Orphan};
 pub use device::Target;
 pub use reconnecting::Probed;
 
-/// How long the last publications of a device may take.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Limits how long a device that was disconnected still publishes what is queued.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Without an answer to PUBLISH or PINGREQ for so long a connection is given up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Commands that may arrive before the device is ready, for one device; more of QoS 0 are dropped, and the broker has no
@@ -94,7 +95,7 @@ pub enum Action {
     Probe {
         broker: BrokerId,
     },
-    Tell(BrokerEvent),
+    Emit(BrokerEvent),
 }
 
 pub struct Devices {
@@ -125,7 +126,7 @@ pub struct Devices {
 enum Timer {
     /// What it means is the state's.
     Device(DeviceId),
-    LastWords(DeviceId),
+    Drain(DeviceId),
     /// A CONNECT of an older registration need not be waited for any longer.
     Held(DeviceId),
     /// The connection of a replaced registration need not be read any longer.
@@ -138,7 +139,7 @@ enum Timer {
 }
 
 impl Devices {
-    pub fn new(settings: &Settings, rng: StdRng, metrics: Arc<Metrics>) -> Self {
+    pub fn new(settings: &MqttConfig, rng: StdRng, metrics: Arc<Metrics>) -> Self {
         Self {
             connect_timeout: settings.connect_timeout,
             keep_alive: settings.keep_alive_seconds(),
@@ -197,9 +198,9 @@ impl Devices {
         {
             session.connecting.remove(&connection);
         }
-        if let Some(talk) = device.state.talk_mut() {
-            talk.heard = now;
-            talk.pinged = None;
+        if let Some(open) = device.state.open_mut() {
+            open.last_received = now;
+            open.pinged = None;
         }
         match (incoming, &device.state) {
             (Incoming::ConnAck(ack), State::Connecting { .. }) => self.admitted(now, id, *ack),
@@ -222,8 +223,8 @@ impl Devices {
     /// The system took so many bytes more.
     pub fn written(&mut self, now: Instant, connection: ConnectionId, bytes: usize) {
         let Some(id) = self.by_connection.get(&connection).copied() else { return };
-        if let Some(talk) = self.devices.get_mut(&id).and_then(|device| device.state.talk_mut()) {
-            talk.unwritten = talk.unwritten.saturating_sub(bytes);
+        if let Some(open) = self.devices.get_mut(&id).and_then(|device| device.state.open_mut()) {
+            open.unwritten = open.unwritten.saturating_sub(bytes);
         }
         if let Some(key) = self.devices.get(&id).map(|device| device.key) {
             self.publish_next(now, key);
@@ -277,7 +278,7 @@ impl Devices {
         while let Some(timer) = self.deadlines.pop_expired(now) {
             match timer {
                 Timer::Device(device) => self.state_timed_out(now, device),
-                Timer::LastWords(device) => self.remove(now, device),
+                Timer::Drain(device) => self.remove(now, device),
                 Timer::Held(device) => {
                     if let Some(key) = self.devices.get(&device).map(|device| device.key) {
                         self.advance(now, key);
@@ -340,17 +341,17 @@ impl Devices {
             return;
         }
         if !device.connected_before || self.queues.is_empty(device.key) {
-            return self.say_goodbye(now, id, leaving);
+            return self.send_disconnect(now, id, leaving);
         }
         if device.leaving.replace(leaving).is_none() {
-            self.deadlines.set(Timer::LastWords(id), now + LAST_WORDS);
+            self.deadlines.set(Timer::Drain(id), now + DRAIN_TIMEOUT);
         }
     }
 
     /// Nothing is left to publish: DISCONNECT, where there is somebody to hear it.
-    fn say_goodbye(&mut self, now: Instant, id: DeviceId, leaving: Leaving) {
+    fn send_disconnect(&mut self, now: Instant, id: DeviceId, leaving: Leaving) {
         let Some(device) = self.devices.get_mut(&id) else { return };
-        if let Some(connection) = device.state.talk_mut().map(|talk| talk.connection) {
+        if let Some(connection) = device.state.open_mut().map(|open| open.connection) {
             let packet = self.clients.shared_mut(device.key).map_or(PacketId::FIRST, Session::next_packet);
             let bytes = goodbye(device, packet, leaving);
             self.leave_connection(id, connection);
@@ -384,15 +385,15 @@ impl Devices {
     fn check_connection(&mut self, now: Instant, id: DeviceId) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let session = self.clients.shared(device.key);
-        let waits = session.is_some_and(|session| session.talker == Some(id) && !session.in_flight.is_empty());
-        let State::Ready { talk } = &mut device.state else { return };
-        let answer_due = [talk.pinged, waits.then_some(talk.progress)].into_iter().flatten().min();
+        let waits = session.is_some_and(|session| session.publisher == Some(id) && !session.in_flight.is_empty());
+        let State::Ready { open } = &mut device.state else { return };
+        let answer_due = [open.pinged, waits.then_some(open.progress)].into_iter().flatten().min();
         if answer_due.is_some_and(|since| now >= since + ANSWER_TIMEOUT) {
             return self.lost(now, id, "no answer to PUBLISH or PINGREQ");
         }
-        let silent = talk.heard.min(talk.said);
-        if talk.pinged.is_none() && talk.keep_alive.is_some_and(|keep_alive| now >= silent + keep_alive) {
-            talk.pinged = Some(now);
+        let silent = open.last_received.min(open.last_sent);
+        if open.pinged.is_none() && open.keep_alive.is_some_and(|keep_alive| now >= silent + keep_alive) {
+            open.pinged = Some(now);
             self.send(now, id, codec::ping());
         }
         self.watch_connection(now, id);
@@ -402,10 +403,13 @@ impl Devices {
     fn watch_connection(&mut self, now: Instant, id: DeviceId) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let session = self.clients.shared(device.key);
-        let waits = session.is_some_and(|session| session.talker == Some(id) && !session.in_flight.is_empty());
-        let State::Ready { talk } = &mut device.state else { return };
-        let answers = [talk.pinged, waits.then_some(talk.progress)].into_iter().flatten().map(|at| at + ANSWER_TIMEOUT);
-        let ping = talk.keep_alive.filter(|_| talk.pinged.is_none()).map(|alive| talk.heard.min(talk.said) + alive);
+        let waits = session.is_some_and(|session| session.publisher == Some(id) && !session.in_flight.is_empty());
+        let State::Ready { open } = &mut device.state else { return };
+        let answers = [open.pinged, waits.then_some(open.progress)].into_iter().flatten().map(|at| at + ANSWER_TIMEOUT);
+        let ping = open
+            .keep_alive
+            .filter(|_| open.pinged.is_none())
+            .map(|alive| open.last_received.min(open.last_sent) + alive);
         match answers.chain(ping).min() {
             Some(at) => self.deadlines.set(Timer::Device(id), at.max(now + Duration::from_millis(1))),
             None => self.deadlines.cancel(Timer::Device(id)),
@@ -516,9 +520,9 @@ impl Devices {
     /// Forgets the device. What waits to be published stays while there is another registration of the clientid.
     fn remove(&mut self, now: Instant, id: DeviceId) {
         self.hang_up(now, id);
-        self.stop_talking(id);
+        self.stop_publishing(id);
         let Some(device) = self.devices.remove(&id) else { return };
-        for timer in [Timer::Device(id), Timer::LastWords(id), Timer::Held(id), Timer::HandOver(id)] {
+        for timer in [Timer::Device(id), Timer::Drain(id), Timer::Held(id), Timer::HandOver(id)] {
             self.deadlines.cancel(timer);
         }
         self.parked.remove(&id);
@@ -535,7 +539,7 @@ impl Devices {
 
     /// Gives up the connection, if there is one.
     fn hang_up(&mut self, now: Instant, id: DeviceId) {
-        self.stop_talking(id);
+        self.stop_publishing(id);
         let Some(connection) = self.state(id).and_then(State::connection) else { return };
         let farewell = self.farewell(id);
         self.leave_connection(id, connection);
@@ -587,17 +591,17 @@ impl Devices {
     }
 
     fn send(&mut self, now: Instant, id: DeviceId, bytes: Vec<u8>) {
-        let Some(talk) = self.devices.get_mut(&id).and_then(|device| device.state.talk_mut()) else { return };
-        talk.unwritten += bytes.len();
-        talk.said = now;
-        let connection = talk.connection;
+        let Some(open) = self.devices.get_mut(&id).and_then(|device| device.state.open_mut()) else { return };
+        open.unwritten += bytes.len();
+        open.last_sent = now;
+        let connection = open.connection;
         self.actions.push_back(Action::Send { connection, bytes });
     }
 
     /// Nothing is heard of a device that was disconnected.
     fn tell(&mut self, device: DeviceId, event: BrokerEvent) {
         if self.devices.get(&device).is_some_and(|device| device.leaving.is_none()) {
-            self.actions.push_back(Action::Tell(event));
+            self.actions.push_back(Action::Emit(event));
         }
     }
 

@@ -48,7 +48,7 @@ impl Devices {
     /// Publishes what is first in the queue, as much of it as the windows allow, if a device of the clientid is ready.
     pub(super) fn publish_next(&mut self, now: Instant, key: ClientKey) {
         let Some(id) = self.ready_device(key) else { return };
-        if !self.may_talk(key, id) {
+        if !self.may_publish(key, id) {
             return;
         }
         while let Some(next) = self.next_to_publish(now, key, id) {
@@ -56,7 +56,7 @@ impl Devices {
         }
         let leaving = self.devices.get(&id).and_then(|device| device.leaving);
         if let Some(leaving) = leaving.filter(|_| self.queues.is_empty(key)) {
-            self.say_goodbye(now, id, leaving);
+            self.send_disconnect(now, id, leaving);
         }
     }
 
@@ -80,7 +80,7 @@ impl Devices {
     pub(super) fn acknowledged(&mut self, now: Instant, id: DeviceId, packet: PacketId, reason: Reason) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let key = device.key;
-        let session = self.clients.shared_mut(key).filter(|session| session.talker == Some(id));
+        let session = self.clients.shared_mut(key).filter(|session| session.publisher == Some(id));
         let acknowledged = |in_flight: &InFlight| in_flight.packet == packet && in_flight.sent.is_some();
         let Some((session, at)) = session.and_then(|session| {
             let at = session.in_flight.iter().position(acknowledged)?;
@@ -92,8 +92,8 @@ impl Devices {
         if let Some(sent) = sent {
             self.metrics.times.publish.observe(now.saturating_duration_since(sent).as_secs_f64());
         }
-        if let Some(talk) = device.state.talk_mut() {
-            talk.progress = now;
+        if let Some(open) = device.state.open_mut() {
+            open.progress = now;
         }
         match (self.queues.finish(key, serial), reason.publishing()) {
             (Some(queued), Publishing::Done) => self.published(&queued),
@@ -115,11 +115,11 @@ impl Devices {
     /// because a newer registration takes its place.
     pub(super) fn blame_publication(&mut self, id: DeviceId) {
         let Some(key) = self.devices.get(&id).map(|device| device.key) else { return };
-        let talks = self.clients.shared(key).is_some_and(|session| session.talker == Some(id));
+        let talks = self.clients.shared(key).is_some_and(|session| session.publisher == Some(id));
         if !talks || self.clients.is_superseded(key, id) {
             return;
         }
-        let Some(Queued { publication, .. }) = self.queues.blame(key) else { return };
+        let Some(Queued { publication, .. }) = self.queues.count_failed_attempt(key) else { return };
         debug!(device = id.0, topic = publication.topic, "a publication is given up: it never survives its connection");
         self.dropped(publication.class);
         if let Some(session) = self.clients.shared_mut(key) {
@@ -131,7 +131,7 @@ impl Devices {
     pub(super) fn clear_queue(&mut self, key: ClientKey) {
         if let Some(session) = self.clients.shared_mut(key) {
             session.in_flight.clear();
-            session.talker = None;
+            session.publisher = None;
         }
         for class in self.queues.clear(key) {
             self.dropped(class);
@@ -140,11 +140,11 @@ impl Devices {
 
     fn next_to_publish(&mut self, now: Instant, key: ClientKey, id: DeviceId) -> Option<Next> {
         let device = self.devices.get_mut(&id)?;
-        let State::Ready { talk } = &device.state else { return None };
-        if talk.unwritten >= HIGH_WATER {
+        let State::Ready { open } = &device.state else { return None };
+        if open.unwritten >= HIGH_WATER {
             return None;
         }
-        let (max_qos, window) = (talk.limits.max_qos, self.window.min(talk.limits.receive_maximum.into()));
+        let (max_qos, window) = (open.limits.max_qos, self.window.min(open.limits.receive_maximum.into()));
         let session = self.clients.shared_mut(key)?;
         let (serial, publication) = self.queues.begin(key, window)?;
         if let Some(again) = session.in_flight.iter_mut().find(|in_flight| in_flight.serial == serial) {
@@ -156,9 +156,9 @@ impl Devices {
         }
         let packet = session.next_packet();
         if session.in_flight.is_empty()
-            && let Some(talk) = device.state.talk_mut()
+            && let Some(open) = device.state.open_mut()
         {
-            talk.progress = now;
+            open.progress = now;
         }
         session.in_flight.push(InFlight { packet, serial, sent: Some(now) });
         Some(Next::First(serial, Some(packet)))
@@ -170,7 +170,7 @@ impl Devices {
             Next::First(serial, packet) => (serial, packet, false),
         };
         let Some(device) = self.devices.get_mut(&id) else { return };
-        let Some(limits) = device.state.talk_mut().map(|talk| talk.limits) else { return };
+        let Some(limits) = device.state.open_mut().map(|open| open.limits) else { return };
         let key = device.key;
         let Some(publication) = self.queues.publication(key, serial) else { return };
         let sending = Sending { client: &device.client, packet, again, retain: publication.retain && limits.retain };

@@ -62,7 +62,7 @@ struct World {
 impl World {
     fn new(seed: u64, version: Version) -> Self {
         let metrics = Arc::new(Metrics::default());
-        let settings = Settings { version, queue_per_device: 1_000, queue_total: 10_000, ..settings() };
+        let settings = MqttConfig { version, queue_per_device: 1_000, queue_total: 10_000, ..settings() };
         Self {
             version,
             devices: Devices::new(&settings, StdRng::seed_from_u64(seed), Arc::clone(&metrics)),
@@ -124,7 +124,7 @@ impl World {
                     self.happens_at(now + Self::ON_THE_WAY, Happening::Gone(connection));
                 }
                 Action::Probe { .. } => {}
-                Action::Tell(event) => self.events.push_back(event),
+                Action::Emit(event) => self.events.push_back(event),
             }
         }
     }

@@ -53,7 +53,7 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let metrics = Arc::new(Metrics::default());
-        let settings = Settings { queue_per_device: 10_000, queue_total: 100_000, ..settings() };
+        let settings = MqttConfig { queue_per_device: 10_000, queue_total: 100_000, ..settings() };
         let devices = Devices::new(&settings, StdRng::seed_from_u64(seed), Arc::clone(&metrics));
         Self {
             now: Instant::now(),
@@ -244,11 +244,11 @@ impl World {
                     self.open.remove(&connection);
                 }
                 Action::Close { .. } | Action::Probe { .. } => {}
-                Action::Tell(BrokerEvent::Message { device, topic, .. }) => {
+                Action::Emit(BrokerEvent::Message { device, topic, .. }) => {
                     self.obeyed.entry(device.0).or_default().push(topic.parse().unwrap());
                 }
-                Action::Tell(BrokerEvent::Connected { .. } | BrokerEvent::Reconnected { .. }) => {}
-                Action::Tell(other) => panic!("{other:?}"),
+                Action::Emit(BrokerEvent::Connected { .. } | BrokerEvent::Reconnected { .. }) => {}
+                Action::Emit(other) => panic!("{other:?}"),
             }
         }
     }

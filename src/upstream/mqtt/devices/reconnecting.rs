@@ -36,10 +36,10 @@ impl Devices {
     /// The connection is gone, and it was not the broker's will as far as we know.
     pub(super) fn lost(&mut self, now: Instant, id: DeviceId, why: &str) {
         self.counters().anchors_lost.increment();
-        self.stop_talking(id);
+        self.stop_publishing(id);
         let Some(device) = self.devices.get_mut(&id) else { return };
-        if let State::Ready { talk } = &device.state
-            && now >= talk.since + STABLE
+        if let State::Ready { open } = &device.state
+            && now >= open.since + STABLE
         {
             device.failures = 0;
         }

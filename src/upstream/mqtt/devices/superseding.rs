@@ -2,7 +2,7 @@
 //!
 //! 1. The newer registration is asked for. From then on the older one makes no connection; the one that it has goes on.
 //! 2. The newer one waits while the broker may still accept a CONNECT of an older one: it would end the newer connection. It
-//!    waits for the last words of a device that left as well.
+//!    also waits until a device that left has published what was queued.
 //! 3. The broker accepts the newer one and ends the connection of the older one. What it acknowledged there before is heard
 //!    to the end of that connection, for five seconds at most.
 //! 4. The newer one publishes: what has no acknowledgement goes once more, then all that waits for the clientid.
@@ -84,14 +84,14 @@ impl Devices {
     }
 
     fn is_held(&mut self, now: Instant, key: ClientKey, id: DeviceId) -> bool {
-        let says_last_words = |device: &Device| device.leaving.is_some() && matches!(device.state, State::Ready { .. });
+        let drains = |device: &Device| device.leaving.is_some() && matches!(device.state, State::Ready { .. });
         let older = self.clients.older(key, id);
-        let last_words = older.iter().any(|older| self.devices.get(older).is_some_and(says_last_words));
+        let draining = older.iter().any(|older| self.devices.get(older).is_some_and(drains));
         let unanswered = self.unanswered_until(now, key);
         if let Some(at) = unanswered {
             self.deadlines.set(Timer::Held(id), at);
         }
-        last_words || unanswered.is_some()
+        draining || unanswered.is_some()
     }
 
     /// Until when the broker may still accept a CONNECT that it has not answered.
@@ -203,30 +203,32 @@ impl Devices {
     }
 
     /// The device cannot hear acknowledgements any more. What was in flight may give way to what matters more.
-    pub(super) fn stop_talking(&mut self, id: DeviceId) {
+    pub(super) fn stop_publishing(&mut self, id: DeviceId) {
         let Some(key) = self.devices.get(&id).map(|device| device.key) else { return };
-        let Some(session) = self.clients.shared_mut(key).filter(|session| session.talker == Some(id)) else { return };
-        session.talker = None;
+        let Some(session) = self.clients.shared_mut(key).filter(|session| session.publisher == Some(id)) else {
+            return;
+        };
+        session.publisher = None;
         for in_flight in &mut session.in_flight {
             in_flight.sent = None;
         }
-        self.queues.give_back(key);
+        self.queues.requeue_in_flight(key);
     }
 
     /// Whether the device may publish. It takes over what an earlier connection of the session left in flight, when that
     /// connection is read to its end.
-    pub(super) fn may_talk(&mut self, key: ClientKey, id: DeviceId) -> bool {
-        let Some(State::Ready { talk }) = self.devices.get(&id).map(|device| &device.state) else { return false };
+    pub(super) fn may_publish(&mut self, key: ClientKey, id: DeviceId) -> bool {
+        let Some(State::Ready { open }) = self.devices.get(&id).map(|device| &device.state) else { return false };
         let Some(session) = self.clients.shared_mut(key) else { return false };
-        if session.talker == Some(id) {
+        if session.publisher == Some(id) {
             return true;
         }
-        if session.talker.is_some() && !session.in_flight.is_empty() {
+        if session.publisher.is_some() && !session.in_flight.is_empty() {
             return false;
         }
-        session.talker = Some(id);
+        session.publisher = Some(id);
         // To a broker that knows nothing of what was in flight it goes as if it never went.
-        let (known, queues) = (talk.session_present, &self.queues);
+        let (known, queues) = (open.session_present, &self.queues);
         session.in_flight.retain(|in_flight| known && queues.publication(key, in_flight.serial).is_some());
         true
     }

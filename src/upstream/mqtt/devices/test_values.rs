@@ -3,13 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use crate::upstream::mqtt::Settings;
+use crate::upstream::mqtt::MqttConfig;
 use crate::upstream::mqtt::codec::Version;
 use lwm2m_base::secret::Secret;
 use lwm2m_core::gateway::broker::{ClientInfo, Publication, UplinkClass};
 
-pub fn settings() -> Settings {
-    Settings {
+pub fn settings() -> MqttConfig {
+    MqttConfig {
         brokers: vec!["a:1883".to_owned()],
         ssl: Default::default(),
         version: Version::V5,

@@ -94,7 +94,7 @@ impl Scene {
         Self::with(|_| {})
     }
 
-    fn with(change: impl FnOnce(&mut Settings)) -> Self {
+    fn with(change: impl FnOnce(&mut MqttConfig)) -> Self {
         let mut settings = settings();
         change(&mut settings);
         let metrics = Arc::new(Metrics::default());
@@ -199,7 +199,7 @@ impl Scene {
 
     #[track_caller]
     fn expect_told(&mut self, events: &[BrokerEvent]) {
-        let told: Vec<Action> = events.iter().cloned().map(Action::Tell).collect();
+        let told: Vec<Action> = events.iter().cloned().map(Action::Emit).collect();
         self.expect(&told);
     }
 
@@ -251,7 +251,7 @@ impl Scene {
     #[track_caller]
     fn expect_failed(&mut self, device: DeviceId, connection: ConnectionId) -> ConnectError {
         let actions = self.actions();
-        let [Action::Tell(BrokerEvent::ConnectFailed { device: failed, error }), Action::HangUp { connection: ended }] =
+        let [Action::Emit(BrokerEvent::ConnectFailed { device: failed, error }), Action::HangUp { connection: ended }] =
             actions.as_slice()
         else {
             panic!("no failure, but {actions:?}")
@@ -288,7 +288,7 @@ fn again(command: Incoming) -> Incoming {
 
 fn message(device: DeviceId, topic: &str) -> Action {
     let properties = MessageProperties::default();
-    Action::Tell(BrokerEvent::Message { device, topic: topic.to_owned(), payload: b"{}".to_vec(), properties })
+    Action::Emit(BrokerEvent::Message { device, topic: topic.to_owned(), payload: b"{}".to_vec(), properties })
 }
 
 fn unreachable() -> Probed {
@@ -411,7 +411,7 @@ fn a_device_follows_the_server_that_is_named_and_not_for_ever() {
     scene.open(connection);
     scene.hear(connection, connack(Reason(0x9c), false, Some("other:1885")));
     let actions = scene.actions();
-    assert!(matches!(actions.as_slice(), [Action::HangUp { .. }, Action::Tell(BrokerEvent::ConnectFailed { .. })]));
+    assert!(matches!(actions.as_slice(), [Action::HangUp { .. }, Action::Emit(BrokerEvent::ConnectFailed { .. })]));
 }
 
 #[test]
@@ -445,7 +445,7 @@ fn a_first_connect_tries_each_address_once() {
     // Both are down: nobody waits for them.
     scene.command_connect(TWO, "ep2");
     let actions = scene.actions();
-    assert!(matches!(actions.as_slice(), [Action::Tell(BrokerEvent::ConnectFailed { .. })]), "{actions:?}");
+    assert!(matches!(actions.as_slice(), [Action::Emit(BrokerEvent::ConnectFailed { .. })]), "{actions:?}");
 }
 
 #[test]
@@ -587,7 +587,7 @@ fn what_was_in_flight_goes_again_in_order_and_then_what_waited() {
     scene.advance_to_deadline();
     let again = scene.attempt(&A, true);
     let mut actions = scene.actions();
-    assert_eq!(actions.remove(0), Action::Tell(BrokerEvent::Reconnected { device: ONE }));
+    assert_eq!(actions.remove(0), Action::Emit(BrokerEvent::Reconnected { device: ONE }));
     scene.devices.actions.extend(actions);
     let repeated = scene.expect_published(again, &["b", "c", "d"], true);
     assert_eq!(repeated[..2], ids[1..]);
@@ -610,7 +610,7 @@ fn what_was_in_flight_gives_way_to_a_report_while_the_connection_is_away() {
     scene.advance_to_deadline();
     let again = scene.attempt(&A, true);
     let mut packets = scene.actions();
-    assert_eq!(packets.remove(0), Action::Tell(BrokerEvent::Reconnected { device: ONE }));
+    assert_eq!(packets.remove(0), Action::Emit(BrokerEvent::Reconnected { device: ONE }));
     let sent = packets.iter().flat_map(|action| match action {
         Action::Send { connection, bytes } if *connection == again => said(bytes),
         other => panic!("{other:?}"),
@@ -633,7 +633,7 @@ fn a_broker_that_lost_the_session_is_given_everything_as_if_for_the_first_time()
     scene.advance_to_deadline();
     let again = scene.attempt(&A, false);
     let mut actions = scene.actions();
-    assert_eq!(actions.remove(0), Action::Tell(BrokerEvent::Reconnected { device: ONE }));
+    assert_eq!(actions.remove(0), Action::Emit(BrokerEvent::Reconnected { device: ONE }));
     scene.devices.actions.extend(actions);
     scene.expect_published(again, &["a", "b"], false);
 }
@@ -653,7 +653,7 @@ fn the_reasons_of_disconnect_end_a_registration_or_bring_the_device_back() {
         match closed {
             Some(reason) => {
                 let event = BrokerEvent::Closed { device: ONE, reason };
-                scene.expect(&[Action::Tell(event), Action::HangUp { connection }]);
+                scene.expect(&[Action::Emit(event), Action::HangUp { connection }]);
                 assert!(scene.devices.is_empty());
             }
             None => {
@@ -679,7 +679,7 @@ fn a_publication_that_the_broker_disconnects_for_is_given_up_the_third_time() {
         scene.advance_to_deadline();
         connection = scene.attempt(&A, true);
         let mut actions = scene.actions();
-        assert_eq!(actions.remove(0), Action::Tell(BrokerEvent::Reconnected { device: ONE }));
+        assert_eq!(actions.remove(0), Action::Emit(BrokerEvent::Reconnected { device: ONE }));
         scene.devices.actions.extend(actions);
         let left: &[&str] = if attempt < 3 { &["poison", "fine"] } else { &["fine"] };
         scene.expect_published(connection, left, true);
@@ -737,7 +737,7 @@ fn while_the_broker_is_away_one_device_in_a_second_tries_and_the_first_answer_br
                     back += 1;
                 }
                 Action::Probe { broker } => scene.devices.probed(scene.now, broker, accepts()),
-                Action::Tell(BrokerEvent::Reconnected { .. }) | Action::HangUp { .. } => {}
+                Action::Emit(BrokerEvent::Reconnected { .. }) | Action::HangUp { .. } => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -793,7 +793,7 @@ fn commands_of_the_session_wait_until_a_new_device_is_connected() {
     scene.expect_nothing();
     scene.hear(connection, Incoming::SubAck { packet: id(packet), reason: Reason(1) });
     let actions = scene.actions();
-    assert_eq!(actions[..2], [Action::Tell(BrokerEvent::Connected { device: ONE }), message(ONE, "dn/1")]);
+    assert_eq!(actions[..2], [Action::Emit(BrokerEvent::Connected { device: ONE }), message(ONE, "dn/1")]);
     assert_eq!(actions[2], Action::Send { connection, bytes: codec::puback(id(7)) });
 }
 

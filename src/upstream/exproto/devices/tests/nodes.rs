@@ -181,7 +181,7 @@ fn new_devices_are_spread_over_the_nodes_that_are_up() {
     scene.devices.dialed(scene.now, refused, not_reached());
     assert_eq!(scene.devices.poll_action(), Some(hang_up(refused)));
     let anchor = scene.attempt(DeviceId(7), "c7");
-    scene.expect(&[Action::Tell(BrokerEvent::Connected { device: DeviceId(7) })]);
+    scene.expect(&[Action::Emit(BrokerEvent::Connected { device: DeviceId(7) })]);
     assert_eq!(scene.dialed[&anchor], B);
     for id in 8..12 {
         let anchor = scene.connect(DeviceId(id), &format!("c{id}"));

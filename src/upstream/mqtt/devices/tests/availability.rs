@@ -198,7 +198,7 @@ fn a_probe_that_succeeds_connects_the_device_that_was_active_last_at_once_and_th
         let [connection] = due.as_slice() else { panic!("not ten in a second: {due:?}") };
         order.push(scene.devices.by_connection[connection].0);
         let after = scene.come_back(*connection);
-        assert!(matches!(after.as_slice(), [Action::Tell(BrokerEvent::Reconnected { .. })]), "{after:?}");
+        assert!(matches!(after.as_slice(), [Action::Emit(BrokerEvent::Reconnected { .. })]), "{after:?}");
         if scene.devices.returning.awaited() == 0 {
             break;
         }
@@ -227,7 +227,7 @@ fn a_client_that_is_refused_when_it_comes_back_is_closed_when_that_lasts_while_o
                 continue;
             }
             let event = BrokerEvent::Closed { device: ONE, reason: CloseReason::Refused };
-            assert_eq!(actions, [Action::Tell(event), Action::HangUp { connection }]);
+            assert_eq!(actions, [Action::Emit(event), Action::HangUp { connection }]);
             assert!((seconds(30)..=seconds(60)).contains(&(scene.now - since)), "{:?}", scene.now - since);
             break;
         }
@@ -266,7 +266,7 @@ fn a_ban_is_final_at_once() {
     let connection = scene.next_dial();
     scene.refuse(connection, Reason::BANNED);
     let event = BrokerEvent::Closed { device: ONE, reason: CloseReason::Refused };
-    scene.expect(&[Action::Tell(event), Action::HangUp { connection }]);
+    scene.expect(&[Action::Emit(event), Action::HangUp { connection }]);
 }
 
 #[test]
@@ -281,7 +281,7 @@ fn a_broker_that_is_short_of_something_gives_no_verdict() {
             scene.expect(&[Action::HangUp { connection }]);
         }
         let connection = scene.next_dial();
-        assert_eq!(scene.come_back(connection), [Action::Tell(BrokerEvent::Reconnected { device: ONE })], "{reason:x}");
+        assert_eq!(scene.come_back(connection), [Action::Emit(BrokerEvent::Reconnected { device: ONE })], "{reason:x}");
     }
     // The quota of subscriptions is none either: 5.03, and not 4.03.
     let mut scene = Scene::new();

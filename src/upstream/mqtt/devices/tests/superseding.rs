@@ -8,7 +8,7 @@ impl Scene {
     fn take_over(&mut self, device: DeviceId) -> ConnectionId {
         self.command_connect(device, "ep1");
         let connection = self.attempt(&A, true);
-        self.expect_first(&Action::Tell(BrokerEvent::Connected { device }));
+        self.expect_first(&Action::Emit(BrokerEvent::Connected { device }));
         connection
     }
 
@@ -40,7 +40,7 @@ fn a_registration_that_waits_to_reconnect_never_dials_after_its_successor_and_th
         scene.publish(ONE, "answer");
         scene.hear(newer, accepted(true));
         scene.answer_subscribe(newer, 1);
-        scene.expect_first(&Action::Tell(BrokerEvent::Connected { device: TWO }));
+        scene.expect_first(&Action::Emit(BrokerEvent::Connected { device: TWO }));
         scene.disconnect(ONE);
         scene.publish(TWO, "register");
         let ids = scene.expect_published(newer, &["answer", "register"], false);
@@ -94,8 +94,8 @@ fn an_endpoint_whose_clientid_another_one_takes_is_discarded() {
     let other = lwm2m_core::gateway::broker::ClientInfo { endpoint: "other".to_owned(), ..client("ep1") };
     scene.devices.command(scene.now, BrokerCommand::Connect { device: TWO, client: other });
     scene.attempt(&A, false);
-    let connected = Action::Tell(BrokerEvent::Connected { device: TWO });
-    let discarded = Action::Tell(BrokerEvent::Closed { device: ONE, reason: CloseReason::Discarded });
+    let connected = Action::Emit(BrokerEvent::Connected { device: TWO });
+    let discarded = Action::Emit(BrokerEvent::Closed { device: ONE, reason: CloseReason::Discarded });
     scene.expect(&[connected, discarded, Action::HangUp { connection }]);
 }
 
@@ -139,7 +139,7 @@ fn a_register_waits_until_the_connect_of_the_one_before_it_is_answered() {
     scene.disconnect(TWO);
     let failed = scene.actions();
     assert!(
-        failed.iter().all(|action| matches!(action, Action::Tell(BrokerEvent::ConnectFailed { .. }))),
+        failed.iter().all(|action| matches!(action, Action::Emit(BrokerEvent::ConnectFailed { .. }))),
         "{failed:?}"
     );
     scene.advance(seconds(2));
@@ -207,14 +207,14 @@ fn when_the_newer_registration_fails_the_older_one_comes_back() {
         scene.expect_nothing();
         scene.hear(newer, connack(Reason::NOT_AUTHORIZED, false, None));
         let failed = scene.devices.poll_action();
-        assert!(matches!(failed, Some(Action::Tell(BrokerEvent::ConnectFailed { device: TWO, .. }))), "{failed:?}");
+        assert!(matches!(failed, Some(Action::Emit(BrokerEvent::ConnectFailed { device: TWO, .. }))), "{failed:?}");
         scene.expect_first(&Action::HangUp { connection: newer });
         if state == "Ready" {
             scene.expect_published(connection, &["answer"], false);
         } else {
             scene.advance_to_deadline();
             let again = scene.attempt(&A, true);
-            scene.expect_first(&Action::Tell(BrokerEvent::Reconnected { device: ONE }));
+            scene.expect_first(&Action::Emit(BrokerEvent::Reconnected { device: ONE }));
             scene.expect_published(again, &["answer"], false);
         }
         scene.expect_no_drops();
