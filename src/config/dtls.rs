@@ -72,13 +72,13 @@ pub fn identity(reader: &mut Reader) -> IdentityRule {
         "none" => Ok(IdentityRule::None),
         "equals" => Ok(IdentityRule::Equals),
         around => around.parse::<Pattern>().map(IdentityRule::Pattern).map_err(|error| {
-            format!("allowed is \"none\", \"equals\" or a text such as \"device-${{endpoint_name}}\": {error}")
+            format!("expected \"none\", \"equals\" or a string such as \"device-${{endpoint_name}}\": {error}")
         }),
     })
 }
 
 pub fn names_with_key_over_udp(reader: &mut Reader) -> bool {
-    reader.read("dtls.names_with_key_over_udp", false, choice([("refuse", false), ("allow", true)]))
+    reader.read("dtls.plain_udp_for_psk_devices", false, choice([("refuse", false), ("allow", true)]))
 }
 
 fn verify(reader: &mut Reader) -> VerifyMode {
@@ -105,8 +105,8 @@ fn psk_http(reader: &mut Reader) -> Option<PskHttpSettings> {
         ssl: tls(reader, &key("ssl")),
         timeout: reader.read(&key("timeout"), 5 * SECOND, duration(MILLISECOND..=HOUR)),
         requests: reader.read(&key("requests"), 100, whole(1..=100_000)),
-        keep_found: reader.read(&key("keep_found"), HOUR, duration(Duration::ZERO..=most)),
-        keep_unknown: reader.read(&key("keep_unknown"), 60 * SECOND, duration(Duration::ZERO..=most)),
+        keep_found: reader.read(&key("cache_ttl"), HOUR, duration(Duration::ZERO..=most)),
+        keep_unknown: reader.read(&key("negative_cache_ttl"), 60 * SECOND, duration(Duration::ZERO..=most)),
     };
     given.map(|_| settings)
 }
@@ -124,7 +124,7 @@ fn suites(value: &Value) -> Result<Vec<String>, String> {
 }
 
 fn url(value: &Value) -> Result<String, String> {
-    let allowed = || format!("allowed is http://... or https://... with {PLACEHOLDER} in its path or query");
+    let allowed = || format!("expected http://... or https://... with {PLACEHOLDER} in its path or query");
     let given = value.as_str().filter(|text| text.starts_with("http://") || text.starts_with("https://"));
     let given = given.ok_or_else(allowed)?;
     let (_, behind) = given.split_once("://").ok_or_else(allowed)?;

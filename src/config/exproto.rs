@@ -25,7 +25,7 @@ pub fn settings(reader: &mut Reader) -> ExProtoConfig {
         source_addresses: reader.read(&key("source_addresses"), Vec::new(), list(parsed("an IP address"))),
         proto_name: reader.read("clientinfo.proto_name", "exproto".to_owned(), text_with_content),
         connect_timeout: reader.read(&key("connect_timeout"), 10 * SECOND, duration(MILLISECOND..=HOUR)),
-        anchors_per_second: reader.read(&key("anchors_per_second"), 500, whole(1..=1_000_000)),
+        anchors_per_second: reader.read(&key("connections_per_second"), 500, whole(1..=1_000_000)),
         queue_per_device: reader.read(&key("queue_per_device"), 100, whole(1..=MANY)),
         queue_total: reader.read(&key("queue_total"), 100_000, whole(1..=MANY)),
         event_queue: reader.read(&key("event_queue"), 65_536, whole(1..=MANY)),
@@ -44,14 +44,14 @@ fn nodes(reader: &mut Reader) -> Vec<Node> {
     let nodes = reader.read(&several, None, |value| not_empty(list(node))(value).map(Some));
     for key in [listener, adapter] {
         if reader.has(&several) && reader.has(&key) {
-            reader.refuse(&key, "allowed is this or upstream.exproto.nodes, not both");
+            reader.refuse(&key, "set this key or upstream.exproto.nodes, not both");
         }
     }
     nodes.unwrap_or_else(|| vec![one])
 }
 
 fn node(value: &Value) -> Result<Node, String> {
-    const ALLOWED: &str = "allowed is { listener = \"host:port\", adapter = \"http://host:port\" }";
+    const ALLOWED: &str = "expected { listener = \"host:port\", adapter = \"http://host:port\" }";
     let table =
         value.as_table().filter(|table| table.keys().all(|key| ["listener", "adapter"].contains(&key.as_str())));
     let entries = table.and_then(|table| table.get("listener").zip(table.get("adapter")));

@@ -32,7 +32,7 @@ fn prefixed_rate(reader: &mut Reader, section: &str, prefix: &str, default: Rate
 pub fn check_queues(reader: &mut Reader, section: &str, per_device: usize, total: usize) {
     let [one, all] = ["queue_per_device", "queue_total"].map(|last| format!("{section}.{last}"));
     if reader.fine(&[&one, &all]) && per_device > total {
-        reader.refuse(&one, format!("allowed is no more than queue_total, which is {total}"));
+        reader.refuse(&one, format!("expected at most queue_total, which is {total}"));
     }
 }
 
@@ -50,7 +50,7 @@ pub fn tls(reader: &mut Reader, below: &str) -> tls::Settings {
     };
     for (one, other) in [("certfile", "keyfile"), ("keyfile", "certfile")] {
         if reader.has(&key(one)) && !reader.has(&key(other)) {
-            reader.refuse(&key(one), format!("allowed is this with {} beside it", key(other)));
+            reader.refuse(&key(one), format!("requires {} as well", key(other)));
         }
     }
     settings

@@ -30,7 +30,7 @@ where
         let number = value.as_integer().and_then(|number| N::try_from(number).ok());
         number
             .filter(|number| range.contains(number))
-            .ok_or_else(|| format!("allowed is a whole number from {} to {}", range.start(), range.end()))
+            .ok_or_else(|| format!("expected a whole number from {} to {}", range.start(), range.end()))
     }
 }
 
@@ -42,7 +42,7 @@ pub fn number(range: RangeInclusive<f64>) -> impl Fn(&Value) -> Result<f64, Stri
             .as_float()
             .or_else(whole)
             .filter(|number| range.contains(number))
-            .ok_or_else(|| format!("allowed is a number from {:?} to {:?}", range.start(), range.end()))
+            .ok_or_else(|| format!("expected a number from {:?} to {:?}", range.start(), range.end()))
     }
 }
 
@@ -53,29 +53,29 @@ pub fn duration(range: RangeInclusive<Duration>) -> impl Fn(&Value) -> Result<Du
         let text = value.as_str().and_then(|text| humantime::parse_duration(text).ok());
         text.or_else(seconds).filter(|duration| range.contains(duration)).ok_or_else(|| {
             let [least, most] = [*range.start(), *range.end()].map(humantime::format_duration);
-            format!("allowed is a duration (\"90s\", \"1h 30m\") or whole seconds, from {least} to {most}")
+            format!("expected a duration (\"90s\", \"1h 30m\") or whole seconds, from {least} to {most}")
         })
     }
 }
 
 pub fn switch(value: &Value) -> Result<bool, String> {
-    value.as_bool().ok_or_else(|| "allowed is true or false".to_owned())
+    value.as_bool().ok_or_else(|| "expected true or false".to_owned())
 }
 
 pub fn text(value: &Value) -> Result<String, String> {
-    value.as_str().map(str::to_owned).ok_or_else(|| "allowed is a text".to_owned())
+    value.as_str().map(str::to_owned).ok_or_else(|| "expected a string".to_owned())
 }
 
 pub fn text_with_content(value: &Value) -> Result<String, String> {
     let given = value.as_str().filter(|text| !text.is_empty());
-    given.map(str::to_owned).ok_or_else(|| "allowed is a text that is not empty".to_owned())
+    given.map(str::to_owned).ok_or_else(|| "expected a non-empty string".to_owned())
 }
 
 /// A text that a type reads; `allowed` says what it takes.
 pub fn parsed<T: FromStr>(allowed: &'static str) -> impl Fn(&Value) -> Result<T, String> {
     move |value| {
         let given = value.as_str().and_then(|text| text.parse().ok());
-        given.ok_or_else(|| format!("allowed is {allowed}"))
+        given.ok_or_else(|| format!("expected {allowed}"))
     }
 }
 
@@ -85,7 +85,7 @@ pub fn choice<T: Copy, const N: usize>(words: [(&'static str, T); N]) -> impl Fn
         let given = value.as_str().and_then(|text| words.iter().find(|(word, _)| *word == text));
         given.map(|(_, meaning)| *meaning).ok_or_else(|| {
             let names = words.map(|(word, _)| format!("{word:?}"));
-            format!("allowed is {}", names.join(" or "))
+            format!("expected {}", names.join(" or "))
         })
     }
 }
@@ -108,13 +108,13 @@ pub fn not_empty<T>(list: impl Fn(&Value) -> Result<Vec<T>, String>) -> impl Fn(
 /// An address that others reach by this very port, so that the system may not choose it.
 pub fn reachable_address(value: &Value) -> Result<SocketAddr, String> {
     let address: SocketAddr = parsed("an IP address with a port, such as \"127.0.0.1:9001\" or \"[::1]:9001\"")(value)?;
-    if address.port() == 0 { Err("allowed is a port from 1 to 65535".to_owned()) } else { Ok(address) }
+    if address.port() == 0 { Err("expected a port from 1 to 65535".to_owned()) } else { Ok(address) }
 }
 
 /// `host:port`, or `ssl://host:port`.
 pub fn broker_address(value: &Value) -> Result<String, String> {
     let given = value.as_str().filter(|text| is_host_and_port(text.strip_prefix("ssl://").unwrap_or(text)));
-    let allowed = "allowed is host:port, such as \"127.0.0.1:7993\", or ssl://host:port";
+    let allowed = "expected host:port, such as \"127.0.0.1:7993\", or ssl://host:port";
     given.map(str::to_owned).ok_or_else(|| allowed.to_owned())
 }
 
@@ -122,7 +122,7 @@ pub fn broker_address(value: &Value) -> Result<String, String> {
 pub fn http_address(value: &Value) -> Result<String, String> {
     let authority = |text: &str| text.strip_prefix("http://").is_some_and(is_host_and_port);
     let given = value.as_str().filter(|text| authority(text));
-    given.map(str::to_owned).ok_or_else(|| "allowed is http://host:port, such as \"http://127.0.0.1:9100\"".to_owned())
+    given.map(str::to_owned).ok_or_else(|| "expected http://host:port, such as \"http://127.0.0.1:9100\"".to_owned())
 }
 
 /// A value as a person knows it from the file, not too long.

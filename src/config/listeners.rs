@@ -29,7 +29,7 @@ fn named(reader: &mut Reader, key: &str) -> Option<Vec<String>> {
     let (fit, unfit): (Vec<String>, Vec<String>) =
         reader.names_below(key)?.into_iter().partition(|name| is_listener_name(name));
     for name in unfit {
-        let problem = "allowed are letters, digits, - and _ in the name of a listener";
+        let problem = "expected letters, digits, - and _ in the name of a listener";
         reader.refuse(&format!("{key}.{name}"), problem);
     }
     Some(fit)

@@ -21,7 +21,7 @@ pub fn settings(reader: &mut Reader) -> MqttConfig {
         ssl: tls(reader, "upstream.mqtt.ssl"),
         version: reader.read(&key("version"), Version::V5, choice(versions)),
         keep_alive: reader.read(&key("keep_alive"), 120 * SECOND, duration(Duration::ZERO..=LONGEST_KEEP_ALIVE)),
-        window: reader.read(&key("window"), 8, whole(1..=1024)),
+        window: reader.read(&key("max_inflight"), 8, whole(1..=1024)),
         max_packet_size: reader.read(&key("max_packet_size"), 8 * 1024 * 1024, whole(1024..=LARGEST_PACKET)),
         source_addresses: reader.read(&key("source_addresses"), Vec::new(), list(parsed("an IP address"))),
         connect_timeout: reader.read(&key("connect_timeout"), 10 * SECOND, duration(MILLISECOND..=HOUR)),

@@ -180,7 +180,7 @@ impl Reader {
         let Err(problem) = kind(&date) else { panic!("{key} takes a date") };
         // A list says which of its items is wrong.
         let said = match problem.strip_prefix(&format!("{DATE}: ")) {
-            Some(item) => format!("allowed is a list, each of it {}", item.trim_start_matches("allowed is ")),
+            Some(item) => format!("expected a list, each of it {}", item.trim_start_matches("expected ")),
             None => problem,
         };
         self.allowed.insert(key.to_owned(), said);
@@ -267,9 +267,9 @@ impl Reader {
 
     fn hint(&self, key: &str) -> String {
         if let Some(successor) = former::successor(key) {
-            return format!("unknown key; here: {successor} (docs/migration.md)");
+            return format!("unknown key; instead: {successor} (docs/migration.md)");
         }
-        match self.nearest(key) {
+        match former::renamed(key).or_else(|| self.nearest(key)) {
             Some(nearest) if key.contains('.') && !nearest.contains('.') => {
                 format!("unknown key; did you mean {nearest}? It stands above the first [section]")
             }

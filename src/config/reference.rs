@@ -46,8 +46,8 @@ fn keys_that_share_a_comment_stand_together() {
 ack_timeout = \"2s\"
 # Messages that are remembered,
 # and of all.
-exchanges_per_peer = 64
-exchanges = 200_000
+deduplication_entries_per_peer = 64
+deduplication_entries = 200_000
 ";
     let expected = "
 ## CoAP
@@ -58,8 +58,8 @@ exchanges = 200_000
 
   The first wait.
 
-- `coap.exchanges_per_peer = 64` takes a whole number from 1 to 10000000
-- `coap.exchanges = 200_000` takes a whole number from 1 to 10000000
+- `coap.deduplication_entries_per_peer = 64` takes a whole number from 1 to 10000000
+- `coap.deduplication_entries = 200_000` takes a whole number from 1 to 10000000
 
   Messages that are remembered,
   and of all.
@@ -132,7 +132,7 @@ impl Page {
     fn add_key(&mut self, key: &str, value: &str, example: bool) {
         let key = format!("{}{key}", self.section);
         let allowed = self.allowed.get(&key).unwrap_or_else(|| panic!("the program has no key {key}"));
-        let allowed = allowed.strip_prefix("allowed is ").unwrap_or(allowed);
+        let allowed = allowed.strip_prefix("expected ").unwrap_or(allowed);
         let star = if reload::takes_effect_at_once(&key) { " \\*" } else { "" };
         self.keys.push(match example {
             true => format!("- `{key}`{star} takes {allowed}; it has no default. For example: `{value}`"),

@@ -59,7 +59,7 @@ pub fn config(reader: &mut Reader) -> (Config, Others) {
     let (exproto, mqtt) = (exproto::settings(reader), mqtt::settings(reader));
     let gateway = gateway(reader);
     if kind == Kind::ExProto && gateway.translators.status.is_some() {
-        let problem = "allowed with upstream.kind = \"mqtt\" only: ExProto has neither retained messages nor wills";
+        let problem = "requires upstream.kind = \"mqtt\": ExProto has neither retained messages nor wills";
         reader.refuse("translators.status.enable", problem);
     }
     // One file fits every build: one without that broker knows the section, and does not look into it.
@@ -131,7 +131,7 @@ fn lifetimes(reader: &mut Reader) -> RangeInclusive<Duration> {
     let most = reader.read("lifetime_max", TEN_YEARS, duration(SECOND..=LONGEST_LIFETIME));
     if reader.fine(&["lifetime_min", "lifetime_max"]) && least > most {
         let most = humantime::format_duration(most);
-        reader.refuse("lifetime_min", format!("allowed is no more than lifetime_max, which is {most}"));
+        reader.refuse("lifetime_min", format!("expected at most lifetime_max, which is {most}"));
     }
     least..=most
 }
@@ -145,23 +145,31 @@ fn coap(reader: &mut Reader) -> Parameters {
         max_latency: reader.read("coap.max_latency", default.max_latency, duration(MILLISECOND..=HOUR)),
         processing_delay: reader.read("coap.processing_delay", default.processing_delay, duration(MILLISECOND..=HOUR)),
         acknowledge_notifications: reader.read(
-            "ack",
+            "notification_ack",
             default.acknowledge_notifications,
             choice([("received", Acknowledging::AtOnce), ("published", Acknowledging::OnDemand)]),
         ),
         token_length: reader.read("coap.token_length", default.token_length, whole(1..=8)),
-        exchanges_per_peer: reader.read("coap.exchanges_per_peer", default.exchanges_per_peer, whole(1..=MANY)),
-        exchanges: reader.read("coap.exchanges", default.exchanges, whole(1..=MANY)),
+        exchanges_per_peer: reader.read(
+            "coap.deduplication_entries_per_peer",
+            default.exchanges_per_peer,
+            whole(1..=MANY),
+        ),
+        exchanges: reader.read("coap.deduplication_entries", default.exchanges, whole(1..=MANY)),
         pending_requests: reader.read("coap.pending_requests", default.pending_requests, whole(1..=MANY)),
         block_size: reader.read("coap.block_size", default.block_size, whole(16..=1024)),
-        received_body: reader.read("coap.received_body", default.received_body, whole(1024..=64 * MEBIBYTE)),
-        received_bodies: reader.read("coap.received_bodies", default.received_bodies, whole(1..=MANY)),
-        received_bytes: reader.read("coap.received_bytes", default.received_bytes, whole(1024..=64 * 1024 * MEBIBYTE)),
+        received_body: reader.read("coap.received_body_size", default.received_body, whole(1024..=64 * MEBIBYTE)),
+        received_bodies: reader.read("coap.block_uploads", default.received_bodies, whole(1..=MANY)),
+        received_bytes: reader.read(
+            "coap.block_transfer_bytes",
+            default.received_bytes,
+            whole(1024..=64 * 1024 * MEBIBYTE),
+        ),
     };
-    let keys = ["coap.received_body", "coap.received_bytes"];
+    let keys = ["coap.received_body_size", "coap.block_transfer_bytes"];
     if reader.fine(&keys) && parameters.received_body > parameters.received_bytes {
         let most = parameters.received_bytes;
-        reader.refuse(keys[0], format!("allowed is no more than coap.received_bytes, which is {most}"));
+        reader.refuse(keys[0], format!("expected at most coap.block_transfer_bytes, which is {most}"));
     }
     parameters
 }
@@ -170,31 +178,31 @@ fn limits(reader: &mut Reader, pending_requests: usize) -> Limits {
     let default = Limits::default();
     let limits = Limits {
         devices: reader.read("limits.devices", default.devices, whole(1..=MANY)),
-        joinings: reader.read("limits.joinings", default.joinings, whole(1..=MANY)),
+        joinings: reader.read("limits.pending_registrations", default.joinings, whole(1..=MANY)),
         registers: rate_limit(reader, "limits.registers", default.registers),
-        strangers: rate_limit(reader, "limits.strangers", default.strangers),
+        strangers: rate_limit(reader, "limits.unregistered", default.strangers),
         registration_size: reader.read(
             "limits.registration_size",
             default.registration_size,
             whole(1024..=64 * 1024 * 1024),
         ),
         registered: rate(reader, "limits.registered", default.registered),
-        waiting_commands: reader.read("limits.waiting_commands", default.waiting_commands, whole(1..=MANY)),
-        waiting_bytes: reader.read("limits.waiting_bytes", default.waiting_bytes, whole(1024..=MOST_BYTES)),
+        waiting_commands: reader.read("limits.pending_commands", default.waiting_commands, whole(1..=MANY)),
+        waiting_bytes: reader.read("limits.pending_command_bytes", default.waiting_bytes, whole(1024..=MOST_BYTES)),
         waiting_bytes_total: reader.read(
-            "limits.waiting_bytes_total",
+            "limits.pending_command_bytes_total",
             default.waiting_bytes_total,
             whole(1024..=MOST_BYTES),
         ),
         command_expiry: reader.read("limits.command_expiry", default.command_expiry, duration(SECOND..=YEAR)),
         observations: reader.read("limits.observations", default.observations, whole(1..=MANY)),
-        sent_body: reader.read("limits.sent_body", default.sent_body, whole(1024..=64 * 1024 * 1024)),
+        sent_body: reader.read("limits.sent_body_size", default.sent_body, whole(1024..=64 * 1024 * 1024)),
         command_size: reader.read("limits.command_size", default.command_size, whole(64..=256 * 1024 * 1024)),
         retry_after: reader.read("limits.retry_after", default.retry_after, duration(SECOND..=24 * HOUR)),
     };
-    let keys = ["limits.joinings", "coap.pending_requests"];
+    let keys = ["limits.pending_registrations", "coap.pending_requests"];
     if reader.fine(&keys) && limits.joinings >= pending_requests {
-        reader.refuse(keys[0], format!("allowed is less than coap.pending_requests, which is {pending_requests}"));
+        reader.refuse(keys[0], format!("expected less than coap.pending_requests, which is {pending_requests}"));
     }
     limits
 }
@@ -240,7 +248,7 @@ fn client(reader: &mut Reader) -> ClientTemplates {
         username: reader.read("clientinfo.username", for_client("${imei}"), template),
         password: reader.read("clientinfo.password", PasswordSource::QueryItem, |value| {
             let given = password.iter().find(|(word, _)| value.as_str() == Some(word));
-            given.map(|(_, source)| source.clone()).ok_or_else(|| "allowed is \"${password}\" or \"\"".to_owned())
+            given.map(|(_, source)| source.clone()).ok_or_else(|| "expected \"${password}\" or \"\"".to_owned())
         }),
     }
 }
@@ -294,7 +302,7 @@ fn auto_observe(value: &Value) -> Result<AutoObserve, String> {
         (Value::Boolean(false), _) | (_, Some("off")) => Ok(AutoObserve::Off),
         (Value::Boolean(true), _) | (_, Some("on")) => Ok(AutoObserve::On),
         (Value::Array(paths), _) => paths.iter().map(observable_path).collect::<Result<_, _>>().map(AutoObserve::Paths),
-        _ => Err("allowed is true, false or a list of paths, such as [\"/3303/0\", \"/3/0/9\"]".to_owned()),
+        _ => Err("expected true, false or a list of paths, such as [\"/3303/0\", \"/3/0/9\"]".to_owned()),
     }
 }
 
@@ -307,7 +315,7 @@ fn observable_path(value: &Value) -> Result<Path, String> {
 fn topic_name(value: &Value) -> Result<Template, String> {
     let topic = text(value)?;
     if topic.contains(['+', '#', '\0']) {
-        return Err("allowed is a topic without the wildcards + and #".to_owned());
+        return Err("expected a topic without the wildcards + and #".to_owned());
     }
     Template::for_topic(&topic).map_err(template_problem)
 }
@@ -318,7 +326,7 @@ fn topic_filter(value: &Value) -> Result<Template, String> {
     let (before, last) = topic.rsplit_once('/').unwrap_or(("", &topic));
     let fits = |level: &str| level == "+" || !level.contains(['+', '#', '\0']);
     if !before.split('/').all(fits) || !(last == "#" || fits(last)) {
-        return Err("allowed is a topic filter: + as a whole level, # as the last one".to_owned());
+        return Err("expected a topic filter: + as a whole level, # as the last one".to_owned());
     }
     Template::for_topic(&topic).map_err(template_problem)
 }

@@ -55,15 +55,15 @@ fn every_mistake_is_reported_at_once() {
         "#,
     );
     let expected = [
-        "coap.ack_random_factor = 0.5: allowed is a number from 1.0 to 10.0",
-        "coap.token_length = 9: allowed is a whole number from 1 to 8",
-        "lifetime_max = \"tomorrow\": allowed is a duration (\"90s\", \"1h 30m\") or whole seconds, \
+        "coap.ack_random_factor = 0.5: expected a number from 1.0 to 10.0",
+        "coap.token_length = 9: expected a whole number from 1 to 8",
+        "lifetime_max = \"tomorrow\": expected a duration (\"90s\", \"1h 30m\") or whole seconds, \
          from 1s to 100years",
         "translators.response.topic = \"up/${serial}\": unknown placeholder \"${serial}\"; \
-         allowed are ${endpoint_name}, ${clientid}, ${username}, ${imei}, ${peerhost}, %e, %a",
-        "translators.response.qos = 3: allowed is a whole number from 0 to 2",
+         expected one of ${endpoint_name}, ${clientid}, ${username}, ${imei}, ${peerhost}, %e, %a",
+        "translators.response.qos = 3: expected a whole number from 0 to 2",
         "auto_observe = [\"/3/0\", \"temperature\"]: \"temperature\" has a segment that is no whole number from 0 to 65535",
-        "update_msg_publish_condition = \"never\": allowed is \"object_list_changed\" or \"contains_object_list\" or \"always\"",
+        "update_msg_publish_condition = \"never\": expected \"object_list_changed\" or \"contains_object_list\" or \"always\"",
         "mountpiont: unknown key; did you mean mountpoint?",
     ];
     assert_eq!(mistakes, expected);
@@ -85,10 +85,10 @@ fn a_key_of_emqx_has_its_successor_named() {
     let found = mistakes("enable_stats = true\n[listeners.udp.default]\nmax_connections = 1024");
     assert_eq!(
         found[0],
-        "enable_stats: unknown key; here: metrics are at admin.bind, under /metrics (docs/migration.md)"
+        "enable_stats: unknown key; instead: metrics are at admin.bind, under /metrics (docs/migration.md)"
     );
     assert!(
-        found[1].starts_with("listeners.udp.default.max_connections: unknown key; here: limits.devices"),
+        found[1].starts_with("listeners.udp.default.max_connections: unknown key; instead: limits.devices"),
         "{found:?}"
     );
 }
@@ -219,7 +219,9 @@ fn an_unknown_section_is_one_mistake() {
 fn a_value_in_the_place_of_a_section_is_a_mistake() {
     assert_eq!(
         mistakes("coap = 3"),
-        ["coap = 3: expected a section: [coap] with ack_random_factor, ack_timeout, block_size, exchanges ..."]
+        [
+            "coap = 3: expected a section: [coap] with ack_random_factor, ack_timeout, block_size, block_transfer_bytes ..."
+        ]
     );
     assert_eq!(
         mistakes("[listeners]\nudp = 5683"),
@@ -233,13 +235,13 @@ fn a_value_in_the_place_of_a_section_is_a_mistake() {
 
 #[test]
 fn a_section_in_the_place_of_a_value_is_a_mistake() {
-    assert_eq!(mistakes("[xml_dir]\npath = 1"), ["xml_dir = { path = 1 }: allowed is a text"]);
+    assert_eq!(mistakes("[xml_dir]\npath = 1"), ["xml_dir = { path = 1 }: expected a string"]);
 }
 
 #[test]
 fn the_bounds_of_the_lifetime_must_fit_together() {
     let crossed = mistakes("lifetime_min = \"2h\"\nlifetime_max = 3600");
-    assert_eq!(crossed, ["lifetime_min = \"2h\": allowed is no more than lifetime_max, which is 1h"]);
+    assert_eq!(crossed, ["lifetime_min = \"2h\": expected at most lifetime_max, which is 1h"]);
 }
 
 #[test]
@@ -407,7 +409,7 @@ fn a_listener_may_speak_tls() {
     assert_eq!(mistakes("[upstream.exproto]\nlistener = \"tls://h:7994\"").len(), 1);
     assert_eq!(
         mistakes("[upstream.exproto.ssl]\nkeyfile = \"key.pem\""),
-        ["upstream.exproto.ssl.keyfile = \"key.pem\": allowed is this with upstream.exproto.ssl.certfile beside it"]
+        ["upstream.exproto.ssl.keyfile = \"key.pem\": requires upstream.exproto.ssl.certfile as well"]
     );
 }
 
@@ -445,7 +447,7 @@ fn the_identity_is_nothing_the_name_or_a_text_around_it() {
     assert_eq!(rule("dev-${endpoint_name}"), IdentityRule::Pattern("dev-${endpoint_name}".parse().unwrap()));
     let wrong = mistakes("[dtls]\nidentity = \"dev\"");
     assert!(
-        wrong[0].starts_with("dtls.identity = \"dev\": allowed is \"none\", \"equals\" or a text such as"),
+        wrong[0].starts_with("dtls.identity = \"dev\": expected \"none\", \"equals\" or a string such as"),
         "{wrong:?}"
     );
 }
@@ -520,8 +522,8 @@ fn nodes_stand_in_place_of_listener_and_adapter() {
     let node = "nodes = [{ listener = \"h:7993\", adapter = \"http://h:9100\" }]";
     let text = format!("[upstream.exproto]\nlistener = \"h:7993\"\nadapter = \"http://h:9100\"\n{node}");
     let expected = [
-        "upstream.exproto.listener = \"h:7993\": allowed is this or upstream.exproto.nodes, not both",
-        "upstream.exproto.adapter = \"http://h:9100\": allowed is this or upstream.exproto.nodes, not both",
+        "upstream.exproto.listener = \"h:7993\": set this key or upstream.exproto.nodes, not both",
+        "upstream.exproto.adapter = \"http://h:9100\": set this key or upstream.exproto.nodes, not both",
     ];
     assert_eq!(mistakes(&text), expected);
 }
@@ -529,7 +531,7 @@ fn nodes_stand_in_place_of_listener_and_adapter() {
 #[test]
 fn a_queue_of_one_device_fits_into_that_of_all() {
     let text = "[upstream.exproto]\nqueue_per_device = 10\nqueue_total = 5";
-    let expected = ["upstream.exproto.queue_per_device = 10: allowed is no more than queue_total, which is 5"];
+    let expected = ["upstream.exproto.queue_per_device = 10: expected at most queue_total, which is 5"];
     assert_eq!(mistakes(text), expected);
 }
 
@@ -560,7 +562,7 @@ fn a_mistake_of_the_environment_names_the_variable() {
     let variables = [("LWM2M_GATEWAY__COAP__TOKEN_LENGTH", "many"), ("LWM2M_GATEWAY__COAP__TOKENS", "1")];
     let mistakes = Config::from_table(Table::new(), environment(&variables)).unwrap_err();
     let expected = "the configuration has 2 mistakes
-  coap.token_length = \"many\" (from LWM2M_GATEWAY__COAP__TOKEN_LENGTH): allowed is a whole number from 1 to 8
+  coap.token_length = \"many\" (from LWM2M_GATEWAY__COAP__TOKEN_LENGTH): expected a whole number from 1 to 8
   coap.tokens (from LWM2M_GATEWAY__COAP__TOKENS): unknown key";
     assert_eq!(mistakes.to_string(), expected);
 }
@@ -583,10 +585,13 @@ fn the_embedded_broker_finds_the_handler_where_it_is() {
 #[test]
 fn fewer_registers_wait_than_requests_may_so_that_registered_devices_have_room() {
     assert_eq!(
-        mistakes("[coap]\npending_requests = 100\n[limits]\njoinings = 100"),
-        ["limits.joinings = 100: allowed is less than coap.pending_requests, which is 100"]
+        mistakes("[coap]\npending_requests = 100\n[limits]\npending_registrations = 100"),
+        ["limits.pending_registrations = 100: expected less than coap.pending_requests, which is 100"]
     );
-    assert_eq!(config("[coap]\npending_requests = 100\n[limits]\njoinings = 99").gateway.limits.joinings, 99);
+    assert_eq!(
+        config("[coap]\npending_requests = 100\n[limits]\npending_registrations = 99").gateway.limits.joinings,
+        99
+    );
 }
 
 fn listener(security: Security, name: &str, bind: &str, recbuf: usize) -> UdpListener {
@@ -623,4 +628,27 @@ fn keys(table: &Table) -> BTreeSet<String> {
         None => vec![name.clone()],
     };
     table.iter().flat_map(below).collect()
+}
+
+#[test]
+fn a_renamed_key_is_refused_with_its_name_of_today() {
+    assert_eq!(
+        mistakes("ack = \"received\"\n[limits]\njoinings = 1\n[limits.strangers]\nburst = 1"),
+        [
+            "ack: unknown key; did you mean notification_ack?",
+            "limits.joinings: unknown key; did you mean limits.pending_registrations?",
+            "limits.strangers: unknown key; did you mean limits.unregistered?",
+        ]
+    );
+}
+
+#[test]
+fn every_renamed_key_has_a_name_that_the_reader_asks_for() {
+    let mut reader = Reader::new(with_examples(DOCUMENTED));
+    sections::config(&mut reader);
+    for (earlier, today) in former::RENAMED {
+        let is_section = reader.asked().iter().any(|asked| asked.starts_with(&format!("{today}.")));
+        assert!(is_section || reader.asked().contains(today), "{today}");
+        assert!(!reader.asked().contains(earlier), "{earlier}");
+    }
 }

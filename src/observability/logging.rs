@@ -41,7 +41,7 @@ pub enum LogFormat {
 #[derive(Debug, Error)]
 pub enum FilterError {
     #[error(
-        "{0:?} is no level; allowed is off, error, warn, info, debug, trace, or directives such as \"info,h2=debug\""
+        "{0:?} is no level; expected off, error, warn, info, debug, trace, or directives such as \"info,h2=debug\""
     )]
     NoLevel(String),
     #[error("no filter directive: {0}")]

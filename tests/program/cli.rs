@@ -53,8 +53,8 @@ fn check_names_every_mistake_of_a_bad_configuration() {
     let complaint = text(&output.stderr);
     assert!(complaint.starts_with("lwm2m-gateway: the configuration has 4 mistakes\n"), "{complaint}");
     for part in [
-        "coap.token_length = 9: allowed is a whole number from 1 to 8\n",
-        "lifetime_max = \"soon\": allowed is a duration",
+        "coap.token_length = 9: expected a whole number from 1 to 8\n",
+        "lifetime_max = \"soon\": expected a duration",
         "log.level = \"loud\": \"loud\" is no level",
         "mountpiont: unknown key; did you mean mountpoint?\n",
     ] {
@@ -204,7 +204,7 @@ fn the_environment_goes_over_the_file() {
     let broken = place.run(&["check"], &[("LWM2M_GATEWAY__COAP__TOKEN_LENGTH", "0")]);
     assert_eq!(broken.status.code(), Some(1));
     let expected =
-        "coap.token_length = 0 (from LWM2M_GATEWAY__COAP__TOKEN_LENGTH): allowed is a whole number from 1 to 8";
+        "coap.token_length = 0 (from LWM2M_GATEWAY__COAP__TOKEN_LENGTH): expected a whole number from 1 to 8";
     assert!(text(&broken.stderr).contains(expected), "{}", text(&broken.stderr));
 }
 
@@ -227,7 +227,7 @@ fn emqx_config_says_what_ours_says() {
         listener = ["10.0.0.5:7993", "[fd00::5]:7994", "emqx.internal:7995", "localhost:7996"]
         adapter = "http://10.0.0.5:9200"
         handler_bind = "10.0.0.7:9101"
-        anchors_per_second = 4_000
+        connections_per_second = 4_000
     "#;
     let output = place.run(&["emqx-config", "--config", &place.file("gateway.toml", content)], &[]);
     assert_eq!(output.status.code(), Some(0));

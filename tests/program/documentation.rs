@@ -95,7 +95,7 @@ fn every_key_of_the_migration_page_is_one() {
         // No key takes a date, and only one that there is says what it takes instead.
         fs::write(&file, format!("{key} = 1970-01-01")).expect("a file");
         let error = Config::load(Some(&file), []).expect_err(key).to_string();
-        let named = [format!("{key} = 1970-01-01: "), format!("{key}: allowed is ")];
+        let named = [format!("{key} = 1970-01-01: "), format!("{key}: expected ")];
         assert!(named.iter().any(|named| error.contains(named)), "{error}");
     }
 }

@@ -569,7 +569,7 @@ async fn commands_go_out_one_by_one_in_their_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_and_an_expired_command_are_told() {
-    let mut scene = Scene::registered_with("full", "limits.waiting_commands = 1\n").await;
+    let mut scene = Scene::registered_with("full", "limits.pending_commands = 1\n").await;
     let [flying, waiting, refused] = [(1, 60), (2, 1), (3, 60)].map(
         |(id, ttl)| json!({ "reqID": id, "msgType": "read", "data": { "path": "/3/0/0" }, "mheaders": { "ttl": ttl } }),
     );

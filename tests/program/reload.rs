@@ -28,7 +28,7 @@ fn limits_that_become_narrower_keep_the_devices_that_are_there() {
     let request = scene.expect_request(Code::GET, "/3/0/0");
     scene.command(&read(2));
     scene.command(&read(3));
-    assert_eq!(scene.expect_refused(&read(3)), "too many commands wait for this device (limits.waiting_commands)");
+    assert_eq!(scene.expect_refused(&read(3)), "too many commands wait for this device (limits.pending_commands)");
     scene.answer_text(&request, "Acme");
     scene.expect_answer(&read(1), content("/3/0/0", "Acme"));
     scene.expect_request(Code::GET, "/3/0/0");
@@ -96,7 +96,7 @@ fn a_configuration_with_a_mistake_leaves_all_as_it_was_and_the_mistake_is_named(
     program.signal("HUP");
     let failed = "lwm2m_reloads_total{part=\"settings\",result=\"failed\"}";
     program.wait_for_metric(failed, 1.0);
-    program.wait_for("why=\"the configuration has 1 mistake limits.observations = 0: allowed is a whole number from 1");
+    program.wait_for("why=\"the configuration has 1 mistake limits.observations = 0: expected a whole number from 1");
     assert!(program.metric("lwm2m_devices_limit") > 9.0);
     assert_eq!(program.metric("lwm2m_reload_failing{part=\"settings\"}"), 1.0);
 

@@ -73,8 +73,10 @@ async fn every_case_holds_through_the_built_program() {
 async fn every_tlv_case_holds_through_the_built_program() {
     let Some(cases) = cases() else { return };
     let broker = TestBroker::start().await;
-    let mut sides =
-        Sockets::start(&broker, &format!("undefined_resources = \"opaque\"\ncoap.received_body = {RECEIVED_BODY}\n"));
+    let mut sides = Sockets::start(
+        &broker,
+        &format!("undefined_resources = \"opaque\"\ncoap.received_body_size = {RECEIVED_BODY}\n"),
+    );
     cases.iter().filter(|case| kind(case) == "tlv_codec").for_each(|case| play(&mut sides, case));
 }
 

@@ -58,7 +58,7 @@ def test_aiocoap_takes_a_firmware_image_and_gives_a_large_text(line):
 
 def test_an_image_beyond_the_limit_is_refused_before_a_block_is_sent():
     limit = 64 * 1024
-    with running_gateway(f"limits.sent_body = {limit}") as gateway:
+    with running_gateway(f"limits.sent_body_size = {limit}") as gateway:
         device = Device(gateway.uri, "aiocoap-6", {(5, 0, 3): 0})
         with contextlib.closing(device), Application(gateway, "aiocoap-6") as application:
             device.register()

@@ -32,7 +32,7 @@ enum Placeholder {
 
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TemplateError {
-    #[error("unknown placeholder {placeholder:?}; allowed are {allowed}")]
+    #[error("unknown placeholder {placeholder:?}; expected one of {allowed}")]
     Unknown { placeholder: String, allowed: String },
     #[error("the placeholder {0:?} has no end")]
     Open(String),

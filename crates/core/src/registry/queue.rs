@@ -41,11 +41,11 @@ pub struct QueueLimits {
 /// Why a command cannot wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum QueueFull {
-    #[error("too many commands wait for this device (limits.waiting_commands)")]
+    #[error("too many commands wait for this device (limits.pending_commands)")]
     Commands,
-    #[error("the commands that wait for this device have too many bytes (limits.waiting_bytes)")]
+    #[error("the commands that wait for this device have too many bytes (limits.pending_command_bytes)")]
     Bytes,
-    #[error("the commands of all devices have too many bytes (limits.waiting_bytes_total)")]
+    #[error("the commands of all devices have too many bytes (limits.pending_command_bytes_total)")]
     BytesOfAll,
 }
 

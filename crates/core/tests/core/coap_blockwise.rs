@@ -369,7 +369,7 @@ fn a_body_beyond_the_limit_is_fetched_to_its_end_and_discarded() {
     let error = Failure::Discarded { size: 320, limit: 100 };
     assert_eq!(scene.event(), Some(Event::Failed { exchange, error }));
     let told = error.to_string();
-    assert!(told.contains("320 bytes") && told.contains("coap.received_body is 100"), "{told}");
+    assert!(told.contains("320 bytes") && told.contains("coap.received_body_size is 100"), "{told}");
     scene.expect_nothing_more();
     assert_eq!(scene.endpoint.next_deadline(), None);
 }
@@ -416,7 +416,7 @@ fn a_body_beyond_the_room_for_all_bodies_fails_with_the_reason() {
     let first = message(Kind::Acknowledgement, Code::CONTENT, sent.id, sent.token, &options, &body(16));
     scene.endpoint.handle_datagram(scene.now, peer(4), &first.encode());
     let error = Failure::Transfer(BlockError::NoRoom);
-    assert!(error.to_string().contains("coap.received_bytes"));
+    assert!(error.to_string().contains("coap.block_transfer_bytes"));
     assert_eq!(scene.event(), Some(Event::Failed { exchange, error }));
 
     // An end of another one makes room.

@@ -209,7 +209,7 @@ fn a_body_that_is_too_large_is_fetched_to_its_end_and_the_answer_says_so() {
         answer(&mut scene, &request, Code::CONTENT, &options, &[b'x'; 1024]);
     }
     let reason = scene.expect_refused(&read(1));
-    assert!(reason.contains("4096 bytes") && reason.contains("coap.received_body is 2048"), "{reason}");
+    assert!(reason.contains("4096 bytes") && reason.contains("coap.received_body_size is 2048"), "{reason}");
     scene.expect_request(Code::GET, MANUFACTURER);
     scene.expect_nothing_more();
     let told: Vec<Report> = scene.reports();

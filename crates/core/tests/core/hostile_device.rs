@@ -171,11 +171,11 @@ fn commands_that_wait_have_a_bound_in_bytes_for_a_device_and_for_all() {
     };
     // One always has room in an empty queue, and then no other.
     assert_eq!(refused(&mut scene, sleepers[0], 12_000), None);
-    let of_device = "the commands that wait for this device have too many bytes (limits.waiting_bytes)";
+    let of_device = "the commands that wait for this device have too many bytes (limits.pending_command_bytes)";
     assert_eq!(refused(&mut scene, sleepers[0], 1).as_deref(), Some(of_device));
     assert_eq!(refused(&mut scene, sleepers[1], 5_000), None);
     assert_eq!(refused(&mut scene, sleepers[1], 4_000), None);
-    let of_all = "the commands of all devices have too many bytes (limits.waiting_bytes_total)";
+    let of_all = "the commands of all devices have too many bytes (limits.pending_command_bytes_total)";
     assert_eq!(refused(&mut scene, sleepers[2], 5_000).as_deref(), Some(of_all));
     let taken = scene.gateway.occupancy().command_bytes;
     assert!((21_000..22_000).contains(&taken), "{taken}");
@@ -192,7 +192,7 @@ fn a_command_counts_until_it_is_answered_and_one_that_need_not_wait_is_never_ref
     let request = scene.expect_request(Code::GET, "/3/0/0");
     assert!(scene.gateway.occupancy().command_bytes > 5_000);
     scene.command(&padded(1));
-    assert!(reason(&mut scene).expect("refused").contains("limits.waiting_bytes_total"));
+    assert!(reason(&mut scene).expect("refused").contains("limits.pending_command_bytes_total"));
     scene.answer_text(&request, "Acme");
     assert_eq!(scene.gateway.occupancy().command_bytes, 0);
 }
@@ -200,7 +200,7 @@ fn a_command_counts_until_it_is_answered_and_one_that_need_not_wait_is_never_ref
 #[test]
 fn early_commands_have_the_same_bounds() {
     for (bytes, total, key) in
-        [(2_000, 1_000_000, "limits.waiting_bytes)"), (1_000_000, 2_000, "limits.waiting_bytes_total)")]
+        [(2_000, 1_000_000, "limits.pending_command_bytes)"), (1_000_000, 2_000, "limits.pending_command_bytes_total)")]
     {
         let mut scene = Scene::with(|settings| {
             (settings.limits.waiting_bytes, settings.limits.waiting_bytes_total) = (bytes, total);

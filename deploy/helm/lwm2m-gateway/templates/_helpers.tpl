@@ -109,7 +109,7 @@ dashboard.listeners.http.bind = 18083
 {{- if eq .Values.kind "exproto" }}
 {{ $config := include "gateway.config" . | fromJson -}}
 {{- $exproto := $config.upstream.exproto -}}
-{{- $anchors := dig "anchors_per_second" 500 $exproto | int -}}
+{{- $anchors := dig "connections_per_second" 500 $exproto | int -}}
 {{- $registers := dig "limits" "registers" "per_second" 2000 $config | int }}
 gateway.exproto {
   enable = true

@@ -48,7 +48,7 @@ pub enum BlockError {
     TooLarge,
     #[error("too many block-wise transfers are under way")]
     TooMany,
-    #[error("the bodies that are received from devices have more bytes together than coap.received_bytes allows")]
+    #[error("the bodies that are received from devices have more bytes together than coap.block_transfer_bytes allows")]
     NoRoom,
     /// The oldest body of a peer that is not registered makes room for a newer one.
     #[error("the body made room for a newer one")]
