@@ -9,6 +9,7 @@
 //! 4. The association is over when the device closes it, makes a new one from the same address, or is silent for too long.
 //!
 //! It knows neither CoAP nor devices, reads no clock and has no socket.
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 mod association;
 mod associations;

@@ -7,6 +7,7 @@
 //! 1. [`Device::start`] registers, again and again until a server takes it.
 //! 2. Requests of the server are answered, observed values notified, Updates sent before the lifetime ends.
 //! 3. [`Device::stop`] de-registers.
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 mod device;
 mod messages;

@@ -54,9 +54,15 @@ pub enum Said {
     ToBroker(BrokerCommand),
 }
 
+impl Default for Scene {
+    fn default() -> Self {
+        Self::with(|_| {})
+    }
+}
+
 impl Scene {
     pub fn new() -> Self {
-        Self::with(|_| {})
+        Self::default()
     }
 
     /// With settings of its own.

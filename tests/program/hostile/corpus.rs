@@ -58,7 +58,7 @@ const LISTS: [&str; 4] = [
 
 /// Registers, in one message or as the first block of several.
 pub fn register(endpoint: &str, number: usize, id: MessageId) -> Message {
-    let version = if number % 2 == 0 { "lwm2m=1.0" } else { "lwm2m=1.1" };
+    let version = if number.is_multiple_of(2) { "lwm2m=1.0" } else { "lwm2m=1.1" };
     let binding = ["b=U", "b=UQ", "b=UQS", "Q"][number / 2 % 4];
     let mut message = request(Code::POST, &["rd"], &[&format!("ep={endpoint}"), "lt=600", version, binding], id);
     message.options.add_uint(number::CONTENT_FORMAT, format::LINK_FORMAT.into());

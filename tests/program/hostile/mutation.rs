@@ -1,4 +1,6 @@
-//! What becomes of a datagram on a hostile way: bits, lengths, options and whole pieces change.
+//! Mutates datagrams: bits, lengths, options and whole pieces change.
+
+#![expect(clippy::ptr_arg, reason = "all changes have one signature, and some change the length")]
 
 use rand::RngExt;
 use rand::rngs::StdRng;

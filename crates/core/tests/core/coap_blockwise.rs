@@ -734,7 +734,8 @@ fn block2_or_first(message: &Message) -> u32 {
 #[test]
 fn a_request_that_is_too_large_for_one_message_goes_again_in_blocks() {
     // The bytes that were sent, the options of 4.13, and the size of the blocks.
-    let cases: [(usize, &[(u16, u32)], u32); 6] = [
+    type HintOptions<'a> = &'a [(u16, u32)];
+    let cases: [(usize, HintOptions, u32); 6] = [
         (300, &[(number::BLOCK1, block(0, false, 128))], 128),
         (300, &[(number::BLOCK1, block(0, true, 64)), (number::SIZE1, 200)], 64),
         (300, &[], 128),

@@ -671,7 +671,8 @@ fn answer_bytes(request: &Message, first: u8, code: u8, rest: &[u8]) -> Vec<u8> 
 fn an_answer_that_cannot_be_read_ends_its_exchange_at_once() {
     let malformed = |error| (DropReason::NoMessage(error), Failure::Malformed(error));
     // First byte, code, what stands behind the token, and what is said.
-    let cases: [(u8, u8, &[u8], (DropReason, Failure)); 10] = [
+    type Said = (DropReason, Failure);
+    let cases: [(u8, u8, &[u8], Said); 10] = [
         (0x68, 0x45, b"\xff", malformed(DecodeError::EmptyPayload)),
         (0x68, 0x45, b"\xc0\xff", malformed(DecodeError::EmptyPayload)),
         (0x68, 0x45, b"\xc5", malformed(DecodeError::Malformed)),

@@ -17,7 +17,7 @@ enum Happening {
     Dialed(AnchorId),
     Event(HandlerEvent),
     /// EMQX begins to look at a call.
-    Begin(AnchorId, Call),
+    Begin(AnchorId, Box<Call>),
     Authenticated(AnchorId),
     Answer(AnchorId, Outcome),
     AnchorEnded(AnchorId),
@@ -117,7 +117,7 @@ impl Emqx {
                 }
                 Action::Call { anchor, call, .. } => {
                     let at = now + self.a_while();
-                    self.happens_at(at, Happening::Begin(anchor, call));
+                    self.happens_at(at, Happening::Begin(anchor, Box::new(call)));
                 }
                 Action::Emit(event) => self.events.push_back(event),
             }
@@ -128,7 +128,7 @@ impl Emqx {
         match happening {
             Happening::Dialed(anchor) => self.devices.dialed(now, anchor, Ok(())),
             Happening::Event(event) => self.devices.heard(now, event),
-            Happening::Begin(anchor, call) => self.begin(now, anchor, call),
+            Happening::Begin(anchor, call) => self.begin(now, anchor, *call),
             Happening::Authenticated(anchor) => self.authenticated(now, anchor),
             Happening::Answer(anchor, outcome) => self.devices.called(now, NodeId(0), anchor, outcome),
             Happening::AnchorEnded(anchor) => self.devices.anchor_ended(now, anchor),
