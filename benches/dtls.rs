@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use lwm2m_base::AssociationId;
 use lwm2m_dtls::credentials::{KeyAnswer, PskKey};
-use lwm2m_dtls::handshake::{Acceptor, AcceptorSettings};
-use lwm2m_dtls::{AssociationChange, Output, Server, Settings};
+use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig};
+use lwm2m_dtls::{AssociationChange, DtlsConfig, DtlsOutput, DtlsServer};
 use openssl::ssl::{Ssl, SslContext, SslMethod, SslOptions, SslStream, SslVersion};
 use rustix::time::{ClockId, clock_gettime};
 
 use lwm2m_dtls::test_client::ffi::listen;
-use lwm2m_dtls::test_client::{ClientSettings, DtlsClient, Wire};
+use lwm2m_dtls::test_client::{DtlsClient, DtlsClientConfig, Wire};
 
 const IDENTITY: &str = "urn:imei:490154203237518";
 const KEY: &[u8] = b"0123456789abcdef";
@@ -118,17 +118,17 @@ fn echoes_alone() -> impl FnMut() -> Duration {
 fn print_occupancy(associations: u32) {
     let mut gateway = Gateway::new();
     let establish = |gateway: &mut Gateway, number: u32, cid: Option<&[u8]>| {
-        let settings = ClientSettings::psk(&format!("urn:dev:os:32473-{number:06}"), KEY);
-        let settings = ClientSettings { cid: cid.map(<[u8]>::to_vec), ..settings };
+        let settings = DtlsClientConfig::psk(&format!("urn:dev:os:32473-{number:06}"), KEY);
+        let settings = DtlsClientConfig { cid: cid.map(<[u8]>::to_vec), ..settings };
         let (mut client, association, address) = gateway.shake_hands(DtlsClient::new(gateway.now, settings));
         gateway.echo(&mut client, association, address);
     };
     (0..WARM_UP).for_each(|number| establish(&mut gateway, number, None));
     for (name, cid) in [("without", None), ("with", Some(&b"12345678"[..]))] {
-        let (before, there) = (resident(), gateway.server.occupancy().associations);
+        let (before, there) = (resident(), gateway.server.table_sizes().associations);
         (0..associations).for_each(|number| establish(&mut gateway, number, cid));
         let memory = (resident() - before) / f64::from(associations);
-        let made = gateway.server.occupancy().associations - there;
+        let made = gateway.server.table_sizes().associations - there;
         gateway.server.change_all();
         let changes = gateway.server.take_changes(made);
         let saved = changes.iter().map(saved_size).sum::<usize>() as f64 / changes.len() as f64;
@@ -155,8 +155,8 @@ fn resident() -> f64 {
 }
 
 fn client(cid: Option<&[u8]>) -> DtlsClient {
-    let settings = ClientSettings::psk(IDENTITY, KEY).with_suites(SUITE);
-    DtlsClient::new(now(), ClientSettings { cid: cid.map(<[u8]>::to_vec), ..settings })
+    let settings = DtlsClientConfig::psk(IDENTITY, KEY).with_suites(SUITE);
+    DtlsClient::new(now(), DtlsClientConfig { cid: cid.map(<[u8]>::to_vec), ..settings })
 }
 
 #[expect(clippy::disallowed_methods, reason = "a benchmark starts somewhere")]
@@ -178,7 +178,7 @@ fn timed<T>(spent: &mut Duration, work: impl FnOnce() -> T) -> T {
 
 /// The server of this project.
 struct Gateway {
-    server: Server,
+    server: DtlsServer,
     now: Instant,
     spent: Duration,
     devices: u32,
@@ -187,9 +187,9 @@ struct Gateway {
 impl Gateway {
     fn new() -> Self {
         let now = now();
-        let acceptor = Acceptor::new(&AcceptorSettings::default()).expect("PSK needs nothing");
-        let settings = Settings { associations: 200_000, ..Settings::default() };
-        let mut server = Server::new(settings, Some(acceptor), [7; 32], now);
+        let acceptor = Acceptor::new(&AcceptorConfig::default()).expect("PSK needs nothing");
+        let settings = DtlsConfig { associations: 200_000, ..DtlsConfig::default() };
+        let mut server = DtlsServer::new(settings, Some(acceptor), [7; 32], now);
         assert!(server.restore(now, Vec::new()).is_empty());
         Self { server, now, spent: Duration::ZERO, devices: 0 }
     }
@@ -207,9 +207,9 @@ impl Gateway {
             let outputs: Vec<_> = datagrams.iter().flat_map(|datagram| self.hear(address, datagram)).collect();
             for output in outputs {
                 match output {
-                    Output::Transmit { datagram, .. } => client.handle_datagram(self.now, &datagram),
-                    Output::Established { peer, .. } => association = peer.association,
-                    Output::Report(_) => {}
+                    DtlsOutput::Transmit { datagram, .. } => client.handle_datagram(self.now, &datagram),
+                    DtlsOutput::Established { peer, .. } => association = peer.association,
+                    DtlsOutput::Report(_) => {}
                     other => panic!("not a handshake: {other:?}"),
                 }
             }
@@ -218,14 +218,14 @@ impl Gateway {
     }
 
     /// What comes of a datagram. Keys are known at once, and not remembered: their table is no part of an association.
-    fn hear(&mut self, from: SocketAddr, datagram: &[u8]) -> Vec<Output> {
+    fn hear(&mut self, from: SocketAddr, datagram: &[u8]) -> Vec<DtlsOutput> {
         let Self { server, now, spent, .. } = self;
         timed(spent, || {
             let mut outputs = Vec::new();
             server.handle_datagram(*now, SOCKET, from, datagram);
             while let Some(output) = server.poll_output() {
                 match output {
-                    Output::FindKey { identity } => {
+                    DtlsOutput::FindKey { identity } => {
                         let key = PskKey::new(KEY).expect("a key");
                         server.handle_key(*now, &identity, KeyAnswer::Found { key, keep_for: Duration::ZERO });
                     }
@@ -241,16 +241,16 @@ impl Gateway {
         let datagram = client.poll_transmit().expect("a record");
         let outputs = self.hear(address, &datagram);
         let plaintext = outputs.iter().find_map(|output| match output {
-            Output::Plaintext { plaintext, .. } => Some(plaintext),
+            DtlsOutput::Plaintext { plaintext, .. } => Some(plaintext),
             _ => None,
         });
         assert_eq!(plaintext.map(Vec::as_slice), Some(&DATA[..]));
         let server = &mut self.server;
         let answer = timed(&mut self.spent, || {
-            server.send(self.now, association, DATA);
+            server.send(association, DATA);
             server.poll_output()
         });
-        let Some(Output::Transmit { datagram, .. }) = answer else { panic!("not sent: {answer:?}") };
+        let Some(DtlsOutput::Transmit { datagram, .. }) = answer else { panic!("not sent: {answer:?}") };
         client.handle_datagram(self.now, &datagram);
         assert!(client.poll_plaintext().is_some());
         // The store takes them, a few at a time.

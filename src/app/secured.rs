@@ -17,11 +17,11 @@ use crate::transport::Security;
 use lwm2m_core::gateway::Gateway;
 use lwm2m_core::gateway::record::Change;
 use lwm2m_dtls::handshake::Acceptor;
-use lwm2m_dtls::{self as dtls, SavedAssociation, Server};
+use lwm2m_dtls::{self as dtls, DtlsServer, SavedAssociation};
 
 /// What the listeners for DTLS need.
 pub struct Secured {
-    settings: dtls::Settings,
+    settings: dtls::DtlsConfig,
     credentials: credentials::Settings,
     first_socket: u16,
     acceptor: Option<Acceptor>,
@@ -84,7 +84,7 @@ impl Secured {
         seed: [u8; 32],
         store: Option<(&Opened, Vec<SavedAssociation>)>,
     ) -> Gateway {
-        let new = || Server::new(self.settings.clone(), self.acceptor.clone(), seed, now);
+        let new = || DtlsServer::new(self.settings.clone(), self.acceptor.clone(), seed, now);
         let mut server = new();
         if let Some((store, associations)) = store {
             let changes: Vec<Change> = server.restore(now, associations).into_iter().map(Change::Association).collect();

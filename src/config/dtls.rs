@@ -1,4 +1,4 @@
-//! `[dtls]`: credentials, with EMQX's words where it has them, and the bounds of [`dtls::Settings`].
+//! `[dtls]`: credentials, with EMQX's words where it has them, and the bounds of [`dtls::DtlsConfig`].
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::credentials::{Encoding, OnError, PLACEHOLDER, PskFileSettings, PskHtt
 use lwm2m_base::secret::Secret;
 use lwm2m_core::gateway::identity::{IdentityRule, Pattern};
 use lwm2m_dtls as dtls;
-use lwm2m_dtls::handshake::{AcceptorSettings, VerifyMode};
+use lwm2m_dtls::handshake::{AcceptorConfig, VerifyMode};
 
 use super::groups::{rate_limit, tls};
 use super::kinds::{
@@ -40,23 +40,23 @@ pub fn credentials(reader: &mut Reader) -> Settings {
         cipher_suites,
         connection_ids: reader.read("dtls.connection_id", true, switch),
         tickets: reader.read("dtls.session_tickets", true, switch),
-        mtu: reader.read("dtls.mtu", 1200, whole(AcceptorSettings::MIN_MTU..=16_384)),
+        mtu: reader.read("dtls.mtu", 1200, whole(AcceptorConfig::MIN_MTU..=16_384)),
         psk_file: psk_file(reader),
         psk_http: psk_http(reader),
     }
 }
 
 /// The bounds.
-pub fn settings(reader: &mut Reader) -> dtls::Settings {
-    let default = dtls::Settings::default();
+pub fn settings(reader: &mut Reader) -> dtls::DtlsConfig {
+    let default = dtls::DtlsConfig::default();
     let key = |last: &str| format!("dtls.{last}");
     let handshakes = reader.read(&key("handshakes"), default.handshakes, whole(1..=MANY));
-    dtls::Settings {
+    dtls::DtlsConfig {
         begun: rate_limit(reader, "dtls.handshake_rate", default.begun),
         handshakes,
         handshakes_per_address: reader.read(
             &key("handshakes_per_address"),
-            dtls::Settings::share_of(handshakes),
+            dtls::DtlsConfig::share_of(handshakes),
             whole(1..=MANY),
         ),
         handshake_deadline: reader.read(&key("handshake_timeout"), default.handshake_deadline, duration(SECOND..=HOUR)),

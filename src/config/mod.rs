@@ -47,7 +47,7 @@ pub struct Config {
     pub gateway: gateway::settings::Settings,
     /// At least one; the position of a listener is the `socket` of its peers. Those for plain UDP come first.
     pub listeners: Vec<UdpListener>,
-    pub dtls: lwm2m_dtls::Settings,
+    pub dtls: lwm2m_dtls::DtlsConfig,
     pub credentials: credentials::Settings,
     pub upstream: upstream::UpstreamConfig,
     #[cfg(feature = "embedded")]

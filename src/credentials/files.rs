@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use lwm2m_base::secret::Secret;
-use lwm2m_dtls::handshake::{Acceptor, AcceptorSettings, CredentialError, PemSecret, Pinned, VerifyMode};
+use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig, CredentialError, PemSecret, Pinned, VerifyMode};
 
 use super::psk_file::{self, PskFileError, PskFileSettings};
 use super::psk_http::{Asker, PskHttpSettings, SetUpError};
@@ -78,7 +78,7 @@ impl Settings {
     }
 
     pub fn load_acceptor(&self) -> Result<Acceptor, CredentialsError> {
-        let settings = AcceptorSettings {
+        let settings = AcceptorConfig {
             certificate_chain: read("certfile", self.certfile.as_deref())?,
             private_key: read("keyfile", self.keyfile.as_deref())?.map(PemSecret::new),
             private_key_password: self.password.clone(),

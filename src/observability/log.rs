@@ -13,7 +13,7 @@ use lwm2m_core::gateway::report::{Forbidden, LeaveReason, NotRestored, Notificat
 use lwm2m_dtls as dtls;
 use lwm2m_dtls::HandshakeFailure;
 use lwm2m_dtls::credentials::PskIdentity;
-use lwm2m_dtls::handshake::{CertificateFault, Failure};
+use lwm2m_dtls::handshake::{CertificateFault, HandshakeError};
 
 use super::repeats::{Again, Repeats};
 
@@ -53,7 +53,7 @@ impl Log {
                     debug!(peer = %peer.address, identity, reason = why, "{FORBIDDEN}");
                 }
             }
-            Report::Dtls(dtls::Report::HandshakeFailed { peer, identity, reason }) => {
+            Report::Dtls(dtls::DtlsReport::HandshakeFailed { peer, identity, reason }) => {
                 self.log_handshake(now, *peer, identity.as_ref().map(PskIdentity::as_str), *reason);
             }
             Report::UndecodableContent { endpoint, path, reason } => {
@@ -183,13 +183,13 @@ fn why_no_handshake(reason: HandshakeFailure) -> Option<&'static str> {
     }
 }
 
-fn why_failed(failure: Failure) -> Option<&'static str> {
+fn why_failed(failure: HandshakeError) -> Option<&'static str> {
     match failure {
-        Failure::UnknownIdentity => Some("no key is known for this identity"),
-        Failure::NoCommonSuite => Some("no cipher suite in common (dtls.ciphers)"),
-        Failure::NoCertificate => Some("the device has no certificate"),
-        Failure::BadProof => Some("the device does not have the key of its certificate"),
-        Failure::CertificateRefused(fault) => Some(match fault {
+        HandshakeError::UnknownIdentity => Some("no key is known for this identity"),
+        HandshakeError::NoCommonSuite => Some("no cipher suite in common (dtls.ciphers)"),
+        HandshakeError::NoCertificate => Some("the device has no certificate"),
+        HandshakeError::BadProof => Some("the device does not have the key of its certificate"),
+        HandshakeError::CertificateRefused(fault) => Some(match fault {
             CertificateFault::Expired => "the certificate of the device has expired",
             CertificateFault::NotYetValid => "the certificate of the device is not valid yet",
             CertificateFault::UnknownAuthority => "the certificate of the device is of an unknown authority",
@@ -199,41 +199,45 @@ fn why_failed(failure: Failure) -> Option<&'static str> {
             CertificateFault::Revoked => "the certificate of the device is revoked",
             CertificateFault::Other(_) => "the certificate of the device was refused",
         }),
-        Failure::Alert(_) | Failure::BadHello | Failure::LateCookie | Failure::Protocol | Failure::Internal => None,
+        HandshakeError::Alert(_)
+        | HandshakeError::BadHello
+        | HandshakeError::LateCookie
+        | HandshakeError::Protocol
+        | HandshakeError::Internal => None,
     }
 }
 
 /// An identity is what a stranger calls itself: it comes out quoted.
-fn log_dtls(report: &dtls::Report) {
+fn log_dtls(report: &dtls::DtlsReport) {
     match report {
-        dtls::Report::Datagram { peer, verdict: dtls::Verdict::Dropped(reason) } => {
+        dtls::DtlsReport::Datagram { peer, verdict: dtls::DtlsDatagramOutcome::Dropped(reason) } => {
             debug!(peer = %peer.address, ?reason, "DTLS datagram dropped");
         }
-        dtls::Report::Datagram { peer, verdict } => trace!(peer = %peer.address, ?verdict, "DTLS datagram"),
-        dtls::Report::HandshakeBegun { peer } => trace!(peer = %peer.address, "handshake begun"),
-        dtls::Report::HandshakeRetransmitted { peer } => debug!(peer = %peer.address, "flight sent once more"),
-        dtls::Report::HandshakeCompleted { peer, suite, connection_id, resumed } => {
+        dtls::DtlsReport::Datagram { peer, verdict } => trace!(peer = %peer.address, ?verdict, "DTLS datagram"),
+        dtls::DtlsReport::HandshakeBegun { peer } => trace!(peer = %peer.address, "handshake begun"),
+        dtls::DtlsReport::HandshakeRetransmitted { peer } => debug!(peer = %peer.address, "flight sent once more"),
+        dtls::DtlsReport::HandshakeCompleted { peer, suite, connection_id, resumed } => {
             let association = peer.association.map(|id| id.0);
             debug!(peer = %peer.address, association, ?suite, connection_id, resumed, "association established");
         }
         // It repeats: see `Log::log`.
-        dtls::Report::HandshakeFailed { .. } => {}
-        dtls::Report::Moved { peer, from, to } => {
+        dtls::DtlsReport::HandshakeFailed { .. } => {}
+        dtls::DtlsReport::Moved { peer, from, to } => {
             debug!(association = peer.association.map(|id| id.0), %from, %to, "association has a new address");
         }
-        dtls::Report::Restored { peer } => {
+        dtls::DtlsReport::Restored { peer } => {
             trace!(peer = %peer.address, association = peer.association.map(|id| id.0), "association taken up again");
         }
-        dtls::Report::NotRestored { association } => {
+        dtls::DtlsReport::NotRestored { association } => {
             error!(
                 association = association.0,
                 "an association of the store cannot be read, its device has to make one anew"
             );
         }
-        dtls::Report::KeyNotAsked { identity } => {
+        dtls::DtlsReport::KeyNotAsked { identity } => {
             debug!(identity = identity.as_str(), "a key was not asked for: too many others are");
         }
-        dtls::Report::Unsent { association } => {
+        dtls::DtlsReport::Unsent { association } => {
             debug!(association = association.0, "nothing was sent: the association is over");
         }
     }
@@ -316,8 +320,9 @@ mod tests {
         };
         let forbidden =
             Report::Forbidden { endpoint: "ep1".to_owned(), peer, identity: identity(), reason: Forbidden::OtherName };
-        let failed =
-            |reason| Report::Dtls(dtls::Report::HandshakeFailed { peer, identity: PskIdentity::new(b"dev-7"), reason });
+        let failed = |reason| {
+            Report::Dtls(dtls::DtlsReport::HandshakeFailed { peer, identity: PskIdentity::new(b"dev-7"), reason })
+        };
         let wrong_key = failed(HandshakeFailure::WrongKey);
         let (mut log, now) = (Log::default(), Instant::now());
         let text = captured(LevelFilter::INFO, || {

@@ -3,7 +3,7 @@
 //! ```text
 //! gateway -> registry -> mqtt -> lwm2m -> coap::{Request, Options ...}
 //!    |-----> coap::Endpoint
-//!    \-----> lwm2m_dtls::Server
+//!    \-----> lwm2m_dtls::DtlsServer
 //! ```
 //!
 //! Each room knows those to its right:

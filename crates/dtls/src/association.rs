@@ -6,18 +6,18 @@ use std::time::Instant;
 
 use lwm2m_base::{AssociationId, Peer};
 
-use super::cipher::{Keys, OpenError, Sealing, Writer};
+use super::cipher::{RecordKeys, RecordOpenError, RecordWriter, Sealing};
 use super::credentials::Identity;
 use super::handshake::Established;
 use super::hello::{CLIENT_HELLO, FINISHED};
-use super::record::{ContentType, PeerCid, Record, SEQUENCES};
-use super::report::DropReason;
-use super::saved::Restored;
-use super::window::{Standing, Window};
+use super::record::{ContentType, DtlsRecord, PeerCid, SEQUENCES};
+use super::replay_window::{ReplayCheck, ReplayWindow};
+use super::report::DtlsDropReason;
+use super::saved::RestoredAssociation;
 
 /// What a record of the device says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Received {
+pub enum ReceivedContent {
     Data(Vec<u8>),
     /// It did not get our last flight; here it is.
     LastFlightLost(Vec<Vec<u8>>),
@@ -63,12 +63,12 @@ pub struct Association {
     pub(super) made_at: (u16, SocketAddr),
     /// Where the device is.
     pub(super) place: (u16, SocketAddr),
-    pub(super) keys: Keys,
+    pub(super) keys: RecordKeys,
     /// The device's records carry our connection id, which is `id`.
     pub(super) has_own_cid: bool,
     pub(super) peer_cid: Option<PeerCid>,
     pub(super) next_write: u64,
-    pub(super) window: Window,
+    pub(super) window: ReplayWindow,
     pub(super) failed_tags: u64,
     /// Our datagrams that end the handshake, until the device is known to have them.
     pub(super) last_flight: Box<[Vec<u8>]>,
@@ -93,7 +93,7 @@ impl Association {
             has_own_cid: established.own_cid.is_some(),
             peer_cid: established.peer_cid,
             next_write: established.next_write_sequence,
-            window: Window::with_newest(established.newest_read_sequence),
+            window: ReplayWindow::with_newest(established.newest_read_sequence),
             failed_tags: 0,
             last_flight: established.last_flight.into(),
             identity: Arc::new(established.identity),
@@ -106,7 +106,7 @@ impl Association {
 
     /// One that a process before this one had. What it sends from now on was not sent by that one; None if there are no
     /// sequence numbers left for that.
-    pub fn restored(restored: Restored, now: Instant) -> Option<Self> {
+    pub fn restored(restored: RestoredAssociation, now: Instant) -> Option<Self> {
         let next_write = restored.next_write.checked_add(Self::JUMP).filter(|next| *next < SEQUENCES)?;
         Some(Self {
             id: restored.id,
@@ -129,25 +129,29 @@ impl Association {
 
     /// Verifies a record of the device, and takes it up if it was not received before. First it is known to be authentic,
     /// then the window is marked.
-    pub fn open(&mut self, now: Instant, record: &Record<'_>) -> Result<(Standing, Received), DropReason> {
-        let standing = self.window.standing(record.sequence);
-        if standing == Standing::Replayed {
-            return Err(DropReason::Replayed);
+    pub fn open(
+        &mut self,
+        now: Instant,
+        record: &DtlsRecord<'_>,
+    ) -> Result<(ReplayCheck, ReceivedContent), DtlsDropReason> {
+        let standing = self.window.check(record.sequence);
+        if standing == ReplayCheck::Replayed {
+            return Err(DtlsDropReason::Replayed);
         }
-        let opened = match self.keys.open(Writer::Client, record) {
+        let opened = match self.keys.open(RecordWriter::Client, record) {
             Ok(opened) => Some(opened),
-            Err(OpenError::Senseless) => None,
-            Err(OpenError::Forged) => return Err(DropReason::Forged),
+            Err(RecordOpenError::Senseless) => None,
+            Err(RecordOpenError::Forged) => return Err(DtlsDropReason::Forged),
         };
         self.window.mark(record.sequence);
         self.received_since = self.received_since.saturating_add(1);
         self.heard = now;
-        let Some(opened) = opened else { return Ok((standing, Received::Unexpected)) };
+        let Some(opened) = opened else { return Ok((standing, ReceivedContent::Unexpected)) };
         let received = match opened.content_type {
             ContentType::ApplicationData => self.data(opened.plaintext),
             ContentType::Handshake => self.handshake(&opened.plaintext),
             ContentType::Alert => alert(&opened.plaintext),
-            ContentType::ChangeCipherSpec | ContentType::Tls12Cid => Received::Unexpected,
+            ContentType::ChangeCipherSpec | ContentType::Tls12Cid => ReceivedContent::Unexpected,
         };
         Ok((standing, received))
     }
@@ -198,31 +202,33 @@ impl Association {
         let sequence = self.next_write;
         self.next_write += 1;
         let cid = self.peer_cid.as_ref().map_or(&[][..], PeerCid::as_bytes);
-        self.keys.seal(Sealing { writer: Writer::Server, content_type, sequence, cid }, plaintext)
+        self.keys.seal(Sealing { writer: RecordWriter::Server, content_type, sequence, cid }, plaintext)
     }
 
     /// Who sends data has our last flight.
-    fn data(&mut self, plaintext: Vec<u8>) -> Received {
+    fn data(&mut self, plaintext: Vec<u8>) -> ReceivedContent {
         self.last_flight = Box::default();
-        Received::Data(plaintext)
+        ReceivedContent::Data(plaintext)
     }
 
-    fn handshake(&self, message: &[u8]) -> Received {
+    fn handshake(&self, message: &[u8]) -> ReceivedContent {
         match message.first() {
             // The same bytes, or its sequence numbers would be used twice.
-            Some(&FINISHED) if !self.last_flight.is_empty() => Received::LastFlightLost(self.last_flight.to_vec()),
-            Some(&CLIENT_HELLO) => Received::Renegotiation,
-            _ => Received::Unexpected,
+            Some(&FINISHED) if !self.last_flight.is_empty() => {
+                ReceivedContent::LastFlightLost(self.last_flight.to_vec())
+            }
+            Some(&CLIENT_HELLO) => ReceivedContent::Renegotiation,
+            _ => ReceivedContent::Unexpected,
         }
     }
 }
 
-fn alert(fragment: &[u8]) -> Received {
+fn alert(fragment: &[u8]) -> ReceivedContent {
     match *fragment {
-        [_, Alert::CLOSE_NOTIFY] => Received::CloseNotify,
-        [Alert::FATAL, number] => Received::FatalAlert(number),
-        [Alert::WARNING, _] => Received::Warning,
-        _ => Received::Unexpected,
+        [_, Alert::CLOSE_NOTIFY] => ReceivedContent::CloseNotify,
+        [Alert::FATAL, number] => ReceivedContent::FatalAlert(number),
+        [Alert::WARNING, _] => ReceivedContent::Warning,
+        _ => ReceivedContent::Unexpected,
     }
 }
 

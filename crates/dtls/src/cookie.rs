@@ -11,7 +11,7 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::hello::{HELLO_VERIFY_REQUEST, Hello, MESSAGE_HEADER};
+use super::hello::{ClientHello, HELLO_VERIFY_REQUEST, MESSAGE_HEADER};
 use super::record::{ContentType, VERSION_1_0, write_plain};
 
 /// Short enough for a hello in fragments of 128 bytes; too long to be guessed.
@@ -32,13 +32,13 @@ impl Cookies {
     }
 
     /// The answer to a hello without a valid cookie: shorter than any hello.
-    pub fn verify_request(
+    pub fn hello_verify_request(
         &mut self,
         now: Instant,
         rng: &mut StdRng,
         from: (u16, SocketAddr),
         sequence: u64,
-        hello: &Hello<'_>,
+        hello: &ClientHello<'_>,
     ) -> Vec<u8> {
         self.rotate(now, rng);
         let cookie = cookie(&self.secret, from, hello);
@@ -57,7 +57,13 @@ impl Cookies {
         write_plain(ContentType::Handshake, VERSION_1_0, sequence, &message)
     }
 
-    pub fn is_valid(&mut self, now: Instant, rng: &mut StdRng, from: (u16, SocketAddr), hello: &Hello<'_>) -> bool {
+    pub fn is_valid(
+        &mut self,
+        now: Instant,
+        rng: &mut StdRng,
+        from: (u16, SocketAddr),
+        hello: &ClientHello<'_>,
+    ) -> bool {
         self.rotate(now, rng);
         let is_of = |secret| bool::from(cookie(secret, from, hello).ct_eq(hello.cookie));
         hello.cookie.len() == LENGTH && (is_of(&self.secret) || is_of(&self.former))
@@ -76,7 +82,7 @@ impl Cookies {
     }
 }
 
-fn cookie(secret: &[u8; 32], (socket, from): (u16, SocketAddr), hello: &Hello<'_>) -> [u8; LENGTH] {
+fn cookie(secret: &[u8; 32], (socket, from): (u16, SocketAddr), hello: &ClientHello<'_>) -> [u8; LENGTH] {
     let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(secret).expect("HMAC takes keys of any length");
     mac.update(&socket.to_be_bytes());
     match from.ip() {
@@ -117,9 +123,9 @@ mod tests {
         shortest.insert(MESSAGE_HEADER + 34, 0);
         shortest.truncate(MESSAGE_HEADER + 36);
         shortest[11] = 36;
-        let hello = Hello::parse(&shortest).unwrap();
+        let hello = ClientHello::parse(&shortest).unwrap();
 
-        let request = cookies.verify_request(now, &mut rng, at("192.0.2.1:5000"), 0x1234, &hello);
+        let request = cookies.hello_verify_request(now, &mut rng, at("192.0.2.1:5000"), 0x1234, &hello);
 
         assert!(request.len() < HEADER + shortest.len(), "{} bytes", request.len());
         let record = records(&request, 8).next().unwrap();
@@ -133,11 +139,12 @@ mod tests {
         let (now, mut rng) = (Instant::now(), StdRng::from_seed([1; 32]));
         let mut cookies = Cookies::new(LIFETIME, &mut rng, now);
         let first = hello(1, &[]);
-        let request = cookies.verify_request(now, &mut rng, at("192.0.2.1:5000"), 0, &Hello::parse(&first).unwrap());
+        let request =
+            cookies.hello_verify_request(now, &mut rng, at("192.0.2.1:5000"), 0, &ClientHello::parse(&first).unwrap());
         let cookie = asked(&request);
         let mut is_valid = |from: (u16, SocketAddr), random: u8, cookie: &[u8]| {
             let second = hello(random, cookie);
-            cookies.is_valid(now, &mut rng, from, &Hello::parse(&second).unwrap())
+            cookies.is_valid(now, &mut rng, from, &ClientHello::parse(&second).unwrap())
         };
 
         assert!(is_valid(at("192.0.2.1:5000"), 1, &cookie));
@@ -159,9 +166,10 @@ mod tests {
             let (made, shown) = (start + Duration::from_secs(made), start + Duration::from_secs(shown));
             let from = at("[2001:db8::1]:5000");
             let first = hello(1, &[]);
-            let cookie = asked(&cookies.verify_request(made, &mut rng, from, 0, &Hello::parse(&first).unwrap()));
+            let cookie =
+                asked(&cookies.hello_verify_request(made, &mut rng, from, 0, &ClientHello::parse(&first).unwrap()));
             let second = hello(1, &cookie);
-            let is_valid = cookies.is_valid(shown, &mut rng, from, &Hello::parse(&second).unwrap());
+            let is_valid = cookies.is_valid(shown, &mut rng, from, &ClientHello::parse(&second).unwrap());
             assert_eq!(is_valid, believed, "{:?}", shown - made);
         }
     }

@@ -6,15 +6,15 @@ use lwm2m_base::AssociationId;
 
 use super::association::{Alert, Association};
 use super::credentials::{Identity, KeyAnswer, PskIdentity};
-use super::handshake::{Established, Step};
-use super::handshakes::Underway;
-use super::keys::Known;
+use super::handshake::{Established, HandshakeOutput};
+use super::handshakes::PendingHandshake;
+use super::key_cache::KeyLookup;
 use super::record::{OwnCid, records};
-use super::report::{CloseReason, HandshakeFailure, Report};
-use super::{Output, Server};
+use super::report::{AssociationCloseReason, DtlsReport, HandshakeFailure};
+use super::{DtlsOutput, DtlsServer};
 
-impl Server {
-    /// The answer to [`Output::FindKey`].
+impl DtlsServer {
+    /// The answer to [`DtlsOutput::FindKey`].
     pub fn handle_key(&mut self, now: Instant, identity: &PskIdentity, answer: KeyAnswer) {
         for id in self.keys.answered(now, identity, &answer) {
             let Some(underway) = self.handshakes.get_mut(id) else { continue };
@@ -34,13 +34,13 @@ impl Server {
         while let Some(underway) = self.handshakes.get_mut(id) {
             let place = underway.place;
             match underway.handshake.poll() {
-                Some(Step::Transmit(datagram)) => {
+                Some(HandshakeOutput::Transmit(datagram)) => {
                     underway.sent(now);
                     self.transmit(place, datagram);
                 }
-                Some(Step::FindKey(identity)) => self.find_key(now, id, identity),
-                Some(Step::Established(established)) => self.established(now, id, *established),
-                Some(Step::Failed(failure)) => self.handshake_failed(id, HandshakeFailure::Failed(failure)),
+                Some(HandshakeOutput::FindKey(identity)) => self.find_key(now, id, identity),
+                Some(HandshakeOutput::Established(established)) => self.established(now, id, *established),
+                Some(HandshakeOutput::Failed(failure)) => self.handshake_failed(id, HandshakeFailure::Failed(failure)),
                 None => break,
             }
         }
@@ -64,7 +64,7 @@ impl Server {
     pub(super) fn handshake_failed(&mut self, id: AssociationId, reason: HandshakeFailure) {
         let Some(underway) = self.end_handshake(id) else { return };
         let (peer, identity) = (underway.peer(), underway.identity);
-        self.report(Report::HandshakeFailed { peer, identity, reason });
+        self.report(DtlsReport::HandshakeFailed { peer, identity, reason });
     }
 
     /// Takes the place of a handshake for another one. A client that has answered would repeat its answer for a minute: it
@@ -73,7 +73,9 @@ impl Server {
         let Some(underway) = self.handshakes.get_mut(id) else { return };
         let place = underway.place;
         underway.handshake.abandon();
-        while let Some(Step::Transmit(datagram)) = self.handshakes.get_mut(id).and_then(|u| u.handshake.poll()) {
+        while let Some(HandshakeOutput::Transmit(datagram)) =
+            self.handshakes.get_mut(id).and_then(|u| u.handshake.poll())
+        {
             self.transmit(place, datagram);
         }
         self.handshake_failed(id, HandshakeFailure::Evicted);
@@ -85,12 +87,14 @@ impl Server {
             let (place, peer) = (underway.place, underway.peer());
             underway.handshake.retransmit();
             let mut repeated = false;
-            while let Some(Step::Transmit(datagram)) = self.handshakes.get_mut(id).and_then(|u| u.handshake.poll()) {
+            while let Some(HandshakeOutput::Transmit(datagram)) =
+                self.handshakes.get_mut(id).and_then(|u| u.handshake.poll())
+            {
                 repeated = true;
                 self.transmit(place, datagram);
             }
             if repeated {
-                self.report(Report::HandshakeRetransmitted { peer });
+                self.report(DtlsReport::HandshakeRetransmitted { peer });
             }
         }
         self.handshakes.set_deadline(id);
@@ -100,15 +104,15 @@ impl Server {
         let Some(underway) = self.handshakes.get_mut(id) else { return };
         underway.identity = Some(identity.clone());
         match self.keys.find(now, &identity, id) {
-            Known::Key(key) => underway.handshake.handle_key(Some(&key)),
-            Known::Unknown => underway.handshake.handle_key(None),
-            Known::Asked => underway.asking = true,
-            Known::Ask => {
+            KeyLookup::Key(key) => underway.handshake.handle_key(Some(&key)),
+            KeyLookup::Unknown => underway.handshake.handle_key(None),
+            KeyLookup::Asked => underway.asking = true,
+            KeyLookup::Ask => {
                 underway.asking = true;
-                self.push(Output::FindKey { identity });
+                self.push(DtlsOutput::FindKey { identity });
             }
-            Known::TooManyQuestions => {
-                self.report(Report::KeyNotAsked { identity });
+            KeyLookup::TooManyQuestions => {
+                self.report(DtlsReport::KeyNotAsked { identity });
                 self.handshake_failed(id, HandshakeFailure::KeyUnavailable);
             }
         }
@@ -126,10 +130,10 @@ impl Server {
         self.make_room(&identity);
         self.associations.insert(association, self.settings.idle);
         self.changed(id);
-        self.report(Report::HandshakeCompleted { peer, suite, connection_id, resumed });
-        self.push(Output::Established { peer, identity });
+        self.report(DtlsReport::HandshakeCompleted { peer, suite, connection_id, resumed });
+        self.push(DtlsOutput::Established { peer, identity });
         if let Some(replaced) = replaced {
-            self.closed(replaced, CloseReason::Replaced);
+            self.closed(replaced, AssociationCloseReason::Replaced);
         }
         for record in early.iter().flat_map(|record| records(record, OwnCid::LENGTH)) {
             self.handle_by_association(now, place, id, &record);
@@ -150,11 +154,11 @@ impl Server {
             if let Some(datagram) = evicted.seal_alert(Alert::CloseNotify) {
                 self.transmit(evicted.place, datagram);
             }
-            self.closed(evicted, CloseReason::Evicted);
+            self.closed(evicted, AssociationCloseReason::Evicted);
         }
     }
 
-    fn end_handshake(&mut self, id: AssociationId) -> Option<Box<Underway>> {
+    fn end_handshake(&mut self, id: AssociationId) -> Option<Box<PendingHandshake>> {
         let underway = self.handshakes.remove(id)?;
         if let Some(identity) = underway.identity.as_ref().filter(|_| underway.asking) {
             self.keys.leave(identity, id);

@@ -12,12 +12,12 @@ use lwm2m_base::rate::{Exceeded, Limiter, Source};
 use lwm2m_base::{AssociationId, Peer};
 
 use super::associations::Place;
+use super::config::DtlsConfig;
 use super::credentials::PskIdentity;
 use super::handshake::Handshake;
 use super::record::OwnCid;
-use super::report::DropReason;
-use super::settings::Settings;
-use super::sources::{Number, Sources};
+use super::report::DtlsDropReason;
+use super::sources::{HandshakeNumber, HandshakeSources};
 
 /// The wait for the answer to a flight, the first time and at most (RFC 6347 section 4.2.4.1).
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -29,7 +29,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A handshake, and what is known beside it.
-pub struct Underway {
+pub struct PendingHandshake {
     pub handshake: Handshake,
     pub place: Place,
     /// Of its hello: another one is of another handshake.
@@ -38,7 +38,7 @@ pub struct Underway {
     pub identity: Option<PskIdentity>,
     /// The key of that identity is being looked up: the client waits for us, and is not to be asked again.
     pub asking: bool,
-    number: Number,
+    number: HandshakeNumber,
     answered: bool,
     /// It is given up then.
     ends: Instant,
@@ -47,7 +47,7 @@ pub struct Underway {
     wait: Duration,
 }
 
-impl Underway {
+impl PendingHandshake {
     pub fn new(handshake: Handshake, place: Place, random: [u8; 32], ends: Instant) -> Self {
         Self {
             handshake,
@@ -102,25 +102,25 @@ pub struct Handshakes {
     share: usize,
     begun: Limiter,
     /// By the id of the association to be, which is our connection id.
-    by_id: HashMap<AssociationId, Box<Underway>>,
+    by_id: HashMap<AssociationId, Box<PendingHandshake>>,
     by_place: HashMap<Place, AssociationId>,
-    sources: Sources,
+    sources: HandshakeSources,
     /// When each is overdue.
     patience: Deadlines<AssociationId>,
     /// How many ever began.
-    begun_ever: Number,
+    begun_ever: HandshakeNumber,
     deadlines: Deadlines<AssociationId>,
 }
 
 impl Handshakes {
-    pub fn new(settings: &Settings) -> Self {
+    pub fn new(settings: &DtlsConfig) -> Self {
         Self {
             most: settings.handshakes,
             share: settings.handshakes_per_address,
             begun: Limiter::new(settings.begun),
             by_id: HashMap::new(),
             by_place: HashMap::new(),
-            sources: Sources::default(),
+            sources: HandshakeSources::default(),
             patience: Deadlines::default(),
             begun_ever: 0,
             deadlines: Deadlines::default(),
@@ -129,13 +129,13 @@ impl Handshakes {
 
     /// Admits one more handshake from this address; it then counts as begun. Returns the handshake that has to be evicted
     /// for it, if there is one.
-    pub fn admit(&mut self, now: Instant, (_, address): Place) -> Result<Option<AssociationId>, DropReason> {
+    pub fn admit(&mut self, now: Instant, (_, address): Place) -> Result<Option<AssociationId>, DtlsDropReason> {
         let source = Source::of(address);
         self.find_overdue(now);
         let evicted = self.place_for(source)?;
         self.begun.take(now, source).map_err(|exceeded| match exceeded {
-            Exceeded::Address => DropReason::TooManyHandshakesFromAddress,
-            Exceeded::Total => DropReason::TooManyHandshakes,
+            Exceeded::Address => DtlsDropReason::TooManyHandshakesFromAddress,
+            Exceeded::Total => DtlsDropReason::TooManyHandshakes,
         })?;
         Ok(evicted)
     }
@@ -151,22 +151,22 @@ impl Handshakes {
         }
     }
 
-    fn place_for(&self, source: Source) -> Result<Option<AssociationId>, DropReason> {
+    fn place_for(&self, source: Source) -> Result<Option<AssociationId>, DtlsDropReason> {
         let taken = self.by_id.len();
         if 2 * taken < self.most {
             return Ok(None);
         }
         if self.sources.count(source) >= self.share {
             let own = self.sources.victim_of(source);
-            return own.map(Some).ok_or(DropReason::TooManyHandshakesFromAddress);
+            return own.map(Some).ok_or(DtlsDropReason::TooManyHandshakesFromAddress);
         }
         if taken < self.most {
             return Ok(None);
         }
-        self.sources.victim().map(Some).ok_or(DropReason::TooManyHandshakes)
+        self.sources.victim().map(Some).ok_or(DtlsDropReason::TooManyHandshakes)
     }
 
-    pub fn insert(&mut self, now: Instant, id: AssociationId, mut underway: Underway) {
+    pub fn insert(&mut self, now: Instant, id: AssociationId, mut underway: PendingHandshake) {
         self.begun_ever += 1;
         underway.number = self.begun_ever;
         self.by_place.insert(underway.place, id);
@@ -186,7 +186,7 @@ impl Handshakes {
         }
     }
 
-    pub fn remove(&mut self, id: AssociationId) -> Option<Box<Underway>> {
+    pub fn remove(&mut self, id: AssociationId) -> Option<Box<PendingHandshake>> {
         let underway = self.by_id.remove(&id)?;
         self.deadlines.cancel(id);
         if self.by_place.get(&underway.place) == Some(&id) {
@@ -208,7 +208,7 @@ impl Handshakes {
         }
     }
 
-    pub fn get_mut(&mut self, id: AssociationId) -> Option<&mut Underway> {
+    pub fn get_mut(&mut self, id: AssociationId) -> Option<&mut PendingHandshake> {
         self.by_id.get_mut(&id).map(Box::as_mut)
     }
 

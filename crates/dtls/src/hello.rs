@@ -11,7 +11,7 @@ pub const MESSAGE_HEADER: usize = 12;
 
 /// The first fragment of a ClientHello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hello<'a> {
+pub struct ClientHello<'a> {
     pub message_sequence: [u8; 2],
     pub random: &'a [u8; 32],
     /// Version, random and session id: what a client says the same way each time (RFC 6347 section 4.2.1).
@@ -20,7 +20,7 @@ pub struct Hello<'a> {
     pub cookie: &'a [u8],
 }
 
-impl<'a> Hello<'a> {
+impl<'a> ClientHello<'a> {
     /// None unless it is all there, up to the cookie.
     pub fn parse(fragment: &'a [u8]) -> Option<Self> {
         let (header, body) = fragment.split_first_chunk::<MESSAGE_HEADER>()?;
@@ -66,7 +66,7 @@ pub mod tests {
     #[test]
     fn a_hello_is_read_up_to_its_cookie() {
         let message = hello(7, b"cookie");
-        let hello = Hello::parse(&message).unwrap();
+        let hello = ClientHello::parse(&message).unwrap();
         assert_eq!((hello.message_sequence, hello.random, hello.cookie), ([0, 1], &[7; 32], &b"cookie"[..]));
         assert_eq!(hello.parameters, &message[12..12 + 2 + 32 + 5]);
     }
@@ -75,12 +75,12 @@ pub mod tests {
     fn nothing_is_read_of_another_message_or_of_a_part_without_the_cookie() {
         let message = hello(7, b"cookie");
         for length in 0..message.len() {
-            assert_eq!(Hello::parse(&message[..length]), None, "the length of the fragment is not {length}");
+            assert_eq!(ClientHello::parse(&message[..length]), None, "the length of the fragment is not {length}");
         }
         for (at, byte) in [(0, 2), (8, 1), (12, 3), (12 + 34, 33), (12 + 34 + 5, 200)] {
             let mut mutated = message.clone();
             mutated[at] = byte;
-            assert_eq!(Hello::parse(&mutated), None, "byte {at}");
+            assert_eq!(ClientHello::parse(&mutated), None, "byte {at}");
         }
     }
 }

@@ -14,24 +14,24 @@
 mod association;
 mod associations;
 pub mod cipher;
+mod config;
 mod cookie;
 pub mod credentials;
 mod establishing;
 pub mod handshake;
 mod handshakes;
 mod hello;
-mod keys;
+mod key_cache;
 mod prf;
 mod receiving;
 pub mod record;
+mod replay_window;
 mod report;
 mod restart;
 mod saved;
-mod settings;
 mod sources;
 #[cfg(feature = "test-client")]
 pub mod test_client;
-mod window;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -49,17 +49,17 @@ use cookie::Cookies;
 use credentials::{Identity, PskIdentity};
 use handshake::Acceptor;
 use handshakes::Handshakes;
-use keys::Keys;
+use key_cache::KeyCache;
 use record::MAX_PLAINTEXT;
-use restart::Changes;
+use restart::AssociationChanges;
 
-pub use report::{CloseReason, DropReason, HandshakeFailure, Report, Verdict};
+pub use config::DtlsConfig;
+pub use report::{AssociationCloseReason, DtlsDatagramOutcome, DtlsDropReason, DtlsReport, HandshakeFailure};
 pub use saved::{AssociationChange, SavedAssociation};
-pub use settings::Settings;
 
-/// What the owner has to do. What has to be kept over a restart is apart from it: [`Server::take_changes`].
+/// What the owner has to do. What has to be kept over a restart is apart from it: [`DtlsServer::take_changes`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
+pub enum DtlsOutput {
     Transmit {
         socket: u16,
         to: SocketAddr,
@@ -70,7 +70,7 @@ pub enum Output {
         peer: Peer,
         plaintext: Vec<u8>,
     },
-    /// To be answered with [`Server::handle_key`]. There is one question at a time for each identity.
+    /// To be answered with [`DtlsServer::handle_key`]. There is one question at a time for each identity.
     FindKey {
         identity: PskIdentity,
     },
@@ -80,28 +80,28 @@ pub enum Output {
     },
     Closed {
         peer: Peer,
-        reason: CloseReason,
+        reason: AssociationCloseReason,
     },
     /// To be counted, and logged.
-    Report(Report),
+    Report(DtlsReport),
 }
 
-pub struct Server {
-    settings: Settings,
+pub struct DtlsServer {
+    settings: DtlsConfig,
     /// None: DTLS is switched off for those who have no association.
     acceptor: Option<Acceptor>,
     rng: StdRng,
     cookies: Cookies,
-    keys: Keys,
+    keys: KeyCache,
     handshakes: Handshakes,
     associations: Associations,
-    changes: Changes,
-    outputs: VecDeque<Output>,
+    changes: AssociationChanges,
+    outputs: VecDeque<DtlsOutput>,
 }
 
 /// The entries of each table: all of them are bounded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Occupancy {
+pub struct DtlsTableSizes {
     pub handshakes: usize,
     pub associations: usize,
     /// Keys, and identities that are known to be unknown.
@@ -112,32 +112,32 @@ pub struct Occupancy {
     pub outputs: usize,
 }
 
-impl Server {
+impl DtlsServer {
     /// `seed` is the source of all randomness: of cookies and of connection ids, so that nobody may guess it. Without an
     /// acceptor there are no handshakes; the associations that there are go on.
-    pub fn new(settings: Settings, acceptor: Option<Acceptor>, seed: [u8; 32], now: Instant) -> Self {
+    pub fn new(settings: DtlsConfig, acceptor: Option<Acceptor>, seed: [u8; 32], now: Instant) -> Self {
         let mut rng = StdRng::from_seed(seed);
         Self {
             acceptor,
             cookies: Cookies::new(settings.cookie_lifetime, &mut rng, now),
             rng,
-            keys: Keys::new(settings.cached_keys, settings.handshakes),
+            keys: KeyCache::new(settings.cached_keys, settings.handshakes),
             handshakes: Handshakes::new(&settings),
             associations: Associations::default(),
-            changes: Changes::default(),
+            changes: AssociationChanges::default(),
             outputs: VecDeque::new(),
             settings,
         }
     }
 
     /// One record in one datagram, to where the device is now.
-    pub fn send(&mut self, _now: Instant, to: AssociationId, plaintext: &[u8]) {
+    pub fn send(&mut self, to: AssociationId, plaintext: &[u8]) {
         let association = self.associations.get_mut(to).filter(|_| plaintext.len() < MAX_PLAINTEXT);
-        let Some(association) = association else { return self.report(Report::Unsent { association: to }) };
+        let Some(association) = association else { return self.report(DtlsReport::Unsent { association: to }) };
         let Some(datagram) = association.seal(plaintext) else {
             self.alert(to, Alert::CloseNotify);
-            self.close(to, CloseReason::SequenceExhausted);
-            return self.report(Report::Unsent { association: to });
+            self.close(to, AssociationCloseReason::SequenceExhausted);
+            return self.report(DtlsReport::Unsent { association: to });
         };
         if association.is_worn() {
             self.changed(to);
@@ -149,12 +149,12 @@ impl Server {
         self.keys.handle_timeout(now);
         self.handle_handshake_timeouts(now);
         while let Some(silent) = self.associations.pop_silent(now, self.settings.idle) {
-            self.closed(silent, CloseReason::Idle);
+            self.closed(silent, AssociationCloseReason::Idle);
         }
     }
 
     /// Call after everything else until it returns None.
-    pub fn poll_output(&mut self) -> Option<Output> {
+    pub fn poll_output(&mut self) -> Option<DtlsOutput> {
         self.outputs.pop_front()
     }
 
@@ -172,15 +172,11 @@ impl Server {
     pub fn revoke(&mut self, is_revoked: impl Fn(&PskIdentity) -> bool) {
         for id in self.associations.of_identities(&is_revoked) {
             self.alert(id, Alert::CloseNotify);
-            self.close(id, CloseReason::Revoked);
+            self.close(id, AssociationCloseReason::Revoked);
         }
         for id in self.handshakes.of_identities(&is_revoked) {
             self.handshake_failed(id, HandshakeFailure::Revoked);
         }
-    }
-
-    pub fn forget_key(&mut self, identity: &PskIdentity) {
-        self.keys.forget(identity);
     }
 
     /// When `handle_timeout` is due.
@@ -194,8 +190,8 @@ impl Server {
         self.associations.get(association).map(|association| &association.identity)
     }
 
-    pub fn occupancy(&self) -> Occupancy {
-        Occupancy {
+    pub fn table_sizes(&self) -> DtlsTableSizes {
+        DtlsTableSizes {
             handshakes: self.handshakes.len(),
             associations: self.associations.len(),
             cached_keys: self.keys.remembered(),
@@ -225,16 +221,16 @@ impl Server {
         }
     }
 
-    fn close(&mut self, id: AssociationId, reason: CloseReason) {
+    fn close(&mut self, id: AssociationId, reason: AssociationCloseReason) {
         if let Some(association) = self.associations.remove(id) {
             self.closed(association, reason);
         }
     }
 
     /// It is in no table any more.
-    fn closed(&mut self, mut association: Box<Association>, reason: CloseReason) {
+    fn closed(&mut self, mut association: Box<Association>, reason: AssociationCloseReason) {
         self.changes.push(&mut association);
-        self.push(Output::Closed { peer: association.peer(), reason });
+        self.push(DtlsOutput::Closed { peer: association.peer(), reason });
     }
 
     fn changed(&mut self, id: AssociationId) {
@@ -250,14 +246,14 @@ impl Server {
     }
 
     fn transmit(&mut self, (socket, to): Place, datagram: Vec<u8>) {
-        self.push(Output::Transmit { socket, to, datagram });
+        self.push(DtlsOutput::Transmit { socket, to, datagram });
     }
 
-    fn report(&mut self, report: Report) {
-        self.push(Output::Report(report));
+    fn report(&mut self, report: DtlsReport) {
+        self.push(DtlsOutput::Report(report));
     }
 
-    fn push(&mut self, output: Output) {
+    fn push(&mut self, output: DtlsOutput) {
         self.outputs.push_back(output);
     }
 }

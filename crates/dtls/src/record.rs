@@ -66,7 +66,7 @@ impl PeerCid {
 
 /// A record in a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Record<'a> {
+pub struct DtlsRecord<'a> {
     pub content_type: ContentType,
     pub version: [u8; 2],
     pub epoch: u16,
@@ -82,7 +82,7 @@ pub struct Record<'a> {
 ///
 /// A record with a type or a version that is not known is left out, as RFC 6347 section 4.1.2.7 wants it; after one that
 /// is cut off there is nothing more.
-pub fn records(datagram: &[u8], cid_length: usize) -> impl Iterator<Item = Record<'_>> {
+pub fn records(datagram: &[u8], cid_length: usize) -> impl Iterator<Item = DtlsRecord<'_>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
         loop {
@@ -96,7 +96,7 @@ pub fn records(datagram: &[u8], cid_length: usize) -> impl Iterator<Item = Recor
 }
 
 /// The first record, and what is behind it; None for the record where it cannot be one of ours.
-fn split_record(bytes: &[u8], cid_length: usize) -> Option<(Option<Record<'_>>, &[u8])> {
+fn split_record(bytes: &[u8], cid_length: usize) -> Option<(Option<DtlsRecord<'_>>, &[u8])> {
     let content_type = ContentType::from_number(*bytes.first()?);
     let cid_length = if content_type == Some(ContentType::Tls12Cid) { cid_length } else { 0 };
     let (head, rest) = bytes.split_at_checked(HEADER - 2 + cid_length)?;
@@ -108,7 +108,7 @@ fn split_record(bytes: &[u8], cid_length: usize) -> Option<(Option<Record<'_>>, 
     let numbers = u64::from_be_bytes(*numbers);
     let bytes = &bytes[..bytes.len() - behind.len()];
     let known = content_type.filter(|_| [VERSION, VERSION_1_0].contains(version));
-    let record = known.map(|content_type| Record {
+    let record = known.map(|content_type| DtlsRecord {
         content_type,
         version: *version,
         epoch: (numbers >> 48) as u16,
@@ -123,14 +123,14 @@ fn split_record(bytes: &[u8], cid_length: usize) -> Option<(Option<Record<'_>>, 
 /// A record that is not protected.
 pub fn write_plain(content_type: ContentType, version: [u8; 2], sequence: u64, fragment: &[u8]) -> Vec<u8> {
     let mut record = Vec::with_capacity(HEADER + fragment.len());
-    write_header(&mut record, Header { content_type, version, epoch: 0, sequence, cid: &[] }, fragment.len());
+    write_header(&mut record, RecordHeader { content_type, version, epoch: 0, sequence, cid: &[] }, fragment.len());
     record.extend_from_slice(fragment);
     record
 }
 
 /// What stands before a fragment.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Header<'a> {
+pub(super) struct RecordHeader<'a> {
     pub content_type: ContentType,
     pub version: [u8; 2],
     pub epoch: u16,
@@ -138,7 +138,7 @@ pub(super) struct Header<'a> {
     pub cid: &'a [u8],
 }
 
-pub(super) fn write_header(record: &mut Vec<u8>, header: Header<'_>, length: usize) {
+pub(super) fn write_header(record: &mut Vec<u8>, header: RecordHeader<'_>, length: usize) {
     debug_assert!(header.sequence < SEQUENCES);
     record.push(header.content_type.number());
     record.extend_from_slice(&header.version);
@@ -162,7 +162,7 @@ mod tests {
         datagram.extend(write_plain(ContentType::Alert, VERSION, SEQUENCES - 1, b""));
         datagram.extend([25, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 9, 0xc1, 0xc2, 0, 3, 4, 5, 6]);
 
-        let split: Vec<Record<'_>> = records(&datagram, 2).collect();
+        let split: Vec<DtlsRecord<'_>> = records(&datagram, 2).collect();
 
         assert_eq!(split.len(), 3);
         assert_eq!((split[0].content_type, split[0].version), (ContentType::Handshake, VERSION_1_0));

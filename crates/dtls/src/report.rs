@@ -6,13 +6,13 @@ use lwm2m_base::{AssociationId, Peer};
 
 use super::cipher::Suite;
 use super::credentials::PskIdentity;
-use super::handshake::Failure;
+use super::handshake::HandshakeError;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Report {
+pub enum DtlsReport {
     /// What became of a datagram: exactly one of these for each. `peer` has the association that a record of it belongs
     /// to, where it does; its address is where the datagram came from.
-    Datagram { peer: Peer, verdict: Verdict },
+    Datagram { peer: Peer, verdict: DtlsDatagramOutcome },
     /// A client with a valid cookie began one.
     HandshakeBegun { peer: Peer },
     /// Our flight was sent once more.
@@ -57,12 +57,12 @@ pub enum HandshakeFailure {
     /// The key could not be looked up.
     KeyUnavailable,
     /// By the library's word.
-    Failed(Failure),
+    Failed(HandshakeError),
 }
 
 /// Of a datagram with several records: what became of the first one that meant something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Verdict {
+pub enum DtlsDatagramOutcome {
     /// Data of an association.
     Data,
     /// A part of a handshake.
@@ -76,12 +76,12 @@ pub enum Verdict {
     LastFlightRepeated,
     /// A wish to renegotiate, refused.
     RenegotiationRefused,
-    Dropped(DropReason),
+    Dropped(DtlsDropReason),
 }
 
 /// Why nothing was done with a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DropReason {
+pub enum DtlsDropReason {
     NoRecord,
     /// A hello of which not enough is there, or not of this protocol.
     NoHello,
@@ -104,7 +104,7 @@ pub enum DropReason {
 
 /// Why an association is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CloseReason {
+pub enum AssociationCloseReason {
     /// The device closed it.
     CloseNotify,
     /// The device sent a fatal alert, of this number.

@@ -12,20 +12,20 @@ use std::time::Instant;
 
 use lwm2m_base::AssociationId;
 
-use super::Server;
+use super::DtlsServer;
 use super::association::Association;
-use super::report::Report;
+use super::report::DtlsReport;
 use super::saved::{AssociationChange, SavedAssociation, load, save};
 
-/// Whose record is not that of today. Nothing is noted before [`Server::restore`]: there is no store then.
+/// Whose record is not that of today. Nothing is noted before [`DtlsServer::restore`]: there is no store then.
 #[derive(Default)]
-pub struct Changes {
+pub struct AssociationChanges {
     are_kept: bool,
     /// Each once.
     queue: VecDeque<AssociationId>,
 }
 
-impl Changes {
+impl AssociationChanges {
     pub fn push(&mut self, association: &mut Association) {
         if self.are_kept && !association.queue() {
             self.queue.push_back(association.id);
@@ -33,7 +33,7 @@ impl Changes {
     }
 }
 
-impl Server {
+impl DtlsServer {
     /// Takes up what was kept by a process of before, and keeps changes from now on.
     ///
     /// The changes that it returns have to be in the store, durably, before anything else is asked of this: the sequence
@@ -67,12 +67,12 @@ impl Server {
         let room = self.associations.len() < self.settings.associations && self.associations.get(record.id).is_none();
         let loaded = load(record).filter(|_| room).and_then(|restored| Association::restored(restored, now));
         let Some(association) = loaded else {
-            self.report(Report::NotRestored { association: record.id });
+            self.report(DtlsReport::NotRestored { association: record.id });
             return AssociationChange::Remove(record.id);
         };
         let peer = association.peer();
         self.associations.insert(association, self.settings.idle);
-        self.report(Report::Restored { peer });
+        self.report(DtlsReport::Restored { peer });
         self.change(record.id)
     }
 

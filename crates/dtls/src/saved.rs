@@ -8,10 +8,10 @@ use zeroize::Zeroizing;
 use lwm2m_base::AssociationId;
 
 use super::association::Association;
-use super::cipher::{Keys, Suite};
+use super::cipher::{RecordKeys, Suite};
 use super::credentials::{Identity, PskIdentity};
 use super::record::PeerCid;
-use super::window::Window;
+use super::replay_window::ReplayWindow;
 
 /// The record of an association. It has its keys in it: its `Debug` does not say them.
 ///
@@ -24,7 +24,7 @@ pub struct SavedAssociation {
     pub made_at: u16,
     /// The socket that it is reached by.
     pub reached_by: u16,
-    /// All the rest. Opaque; for [`super::Server::restore`].
+    /// All the rest. Opaque; for [`super::DtlsServer::restore`].
     pub bytes: Zeroizing<Vec<u8>>,
 }
 
@@ -52,15 +52,15 @@ impl AssociationChange {
 }
 
 /// An association as it was when it was saved.
-pub(super) struct Restored {
+pub(super) struct RestoredAssociation {
     pub id: AssociationId,
     pub made_at: (u16, SocketAddr),
     pub place: (u16, SocketAddr),
-    pub keys: Keys,
+    pub keys: RecordKeys,
     pub has_own_cid: bool,
     pub peer_cid: Option<PeerCid>,
     pub next_write: u64,
-    pub window: Window,
+    pub window: ReplayWindow,
     pub failed_tags: u64,
     pub last_flight: Vec<Vec<u8>>,
     pub identity: Identity,
@@ -91,8 +91,8 @@ pub(super) fn save(association: &Association) -> SavedAssociation {
 }
 
 /// None for what [`save`] did not write, or another version of it.
-pub(super) fn load(saved: &SavedAssociation) -> Option<Restored> {
-    let mut reader = Reader(&saved.bytes);
+pub(super) fn load(saved: &SavedAssociation) -> Option<RestoredAssociation> {
+    let mut reader = SavedReader(&saved.bytes);
     if reader.byte()? != FORMAT {
         return None;
     }
@@ -106,10 +106,10 @@ pub(super) fn load(saved: &SavedAssociation) -> Option<Restored> {
     let place = (saved.reached_by, reader.address()?);
     let identity = reader.identity()?;
     let last_flight = (0..reader.length()?).map(|_| Some(reader.bytes()?.to_vec())).collect::<Option<_>>()?;
-    let keys = Keys::from_block(suite, reader.0)?;
-    let window = Window::from_parts(newest, received);
+    let keys = RecordKeys::from_block(suite, reader.0)?;
+    let window = ReplayWindow::from_parts(newest, received);
     let id = saved.id;
-    let restored = Restored {
+    let restored = RestoredAssociation {
         id,
         made_at,
         place,
@@ -180,9 +180,9 @@ fn put_identity(bytes: &mut Vec<u8>, identity: &Identity) {
     }
 }
 
-struct Reader<'a>(&'a [u8]);
+struct SavedReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> SavedReader<'a> {
     fn byte(&mut self) -> Option<u8> {
         let (byte, rest) = self.0.split_first()?;
         self.0 = rest;

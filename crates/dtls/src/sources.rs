@@ -11,46 +11,46 @@ use lwm2m_base::AssociationId;
 use lwm2m_base::rate::Source;
 
 /// The position of a handshake in the order in which all of them began.
-pub type Number = u64;
+pub type HandshakeNumber = u64;
 
 /// The last one of a set has the most overdue handshakes, and of several with as many, the oldest of these.
-type Rank = (usize, Reverse<Number>, Source);
+type EvictionRank = (usize, Reverse<HandshakeNumber>, Source);
 
 #[derive(Default)]
-pub struct Sources {
-    by_source: HashMap<Source, Crowd>,
+pub struct HandshakeSources {
+    by_source: HashMap<Source, SourceHandshakes>,
     /// The addresses that have overdue handshakes.
-    by_overdue: BTreeSet<Rank>,
+    by_overdue: BTreeSet<EvictionRank>,
 }
 
 /// The handshakes of one address.
 #[derive(Default)]
-struct Crowd {
+struct SourceHandshakes {
     count: usize,
-    overdue: BTreeMap<Number, AssociationId>,
+    overdue: BTreeMap<HandshakeNumber, AssociationId>,
 }
 
-impl Sources {
+impl HandshakeSources {
     pub fn begun(&mut self, source: Source) {
         self.change(source, |crowd| crowd.count += 1);
     }
 
     /// The client of this handshake has not answered for too long.
-    pub fn overdue(&mut self, source: Source, number: Number, id: AssociationId) {
+    pub fn overdue(&mut self, source: Source, number: HandshakeNumber, id: AssociationId) {
         self.change(source, |crowd| {
             crowd.overdue.insert(number, id);
         });
     }
 
     /// The client of this handshake has answered after all.
-    pub fn answered(&mut self, source: Source, number: Number) {
+    pub fn answered(&mut self, source: Source, number: HandshakeNumber) {
         self.change(source, |crowd| {
             crowd.overdue.remove(&number);
         });
     }
 
     /// A handshake that began is over.
-    pub fn ended(&mut self, source: Source, number: Number) {
+    pub fn ended(&mut self, source: Source, number: HandshakeNumber) {
         self.change(source, |crowd| {
             crowd.overdue.remove(&number);
             crowd.count = crowd.count.saturating_sub(1);
@@ -71,7 +71,7 @@ impl Sources {
         self.by_source.get(&source)?.overdue.values().next().copied()
     }
 
-    fn change(&mut self, source: Source, change: impl FnOnce(&mut Crowd)) {
+    fn change(&mut self, source: Source, change: impl FnOnce(&mut SourceHandshakes)) {
         let crowd = self.by_source.entry(source).or_default();
         let before = crowd.rank(source);
         change(crowd);
@@ -86,8 +86,8 @@ impl Sources {
     }
 }
 
-impl Crowd {
-    fn rank(&self, source: Source) -> Option<Rank> {
+impl SourceHandshakes {
+    fn rank(&self, source: Source) -> Option<EvictionRank> {
         let oldest = *self.overdue.keys().next()?;
         Some((self.overdue.len(), Reverse(oldest), source))
     }
@@ -104,8 +104,8 @@ mod tests {
     }
 
     /// Address and number of each handshake, in this order; its id is its number. All are overdue.
-    fn overdue(begun: &[(u8, Number)]) -> Sources {
-        let mut sources = Sources::default();
+    fn overdue(begun: &[(u8, HandshakeNumber)]) -> HandshakeSources {
+        let mut sources = HandshakeSources::default();
         for (of, number) in begun {
             sources.begun(source(*of));
             sources.overdue(source(*of), *number, AssociationId(*number));

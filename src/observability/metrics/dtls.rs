@@ -1,7 +1,7 @@
 //! The counters of DTLS.
 
-use lwm2m_dtls::handshake::Failure;
-use lwm2m_dtls::{CloseReason, DropReason, HandshakeFailure, Report, Verdict};
+use lwm2m_dtls::handshake::HandshakeError;
+use lwm2m_dtls::{AssociationCloseReason, DtlsDatagramOutcome, DtlsDropReason, DtlsReport, HandshakeFailure};
 
 use super::reports::{Counters, Label, alone, labels};
 use super::{Counter, Sample};
@@ -9,7 +9,7 @@ use super::{Counter, Sample};
 /// What DTLS reports.
 #[derive(Debug, Default)]
 pub struct DtlsMetrics {
-    datagrams: Counters<Verdict>,
+    datagrams: Counters<DtlsDatagramOutcome>,
     handshakes_begun: Counter,
     handshakes: Counters<Handshake>,
     flights_repeated: Counter,
@@ -23,22 +23,22 @@ pub struct DtlsMetrics {
 
 impl DtlsMetrics {
     /// Counts a report in exactly one counter.
-    pub fn record(&self, report: &Report) {
+    pub fn record(&self, report: &DtlsReport) {
         match report {
-            Report::Datagram { verdict, .. } => self.datagrams.increment(*verdict),
-            Report::HandshakeBegun { .. } => self.handshakes_begun.increment(),
-            Report::HandshakeRetransmitted { .. } => self.flights_repeated.increment(),
-            Report::HandshakeCompleted { resumed, .. } => self.handshakes.increment(Handshake::completed(*resumed)),
-            Report::HandshakeFailed { reason, .. } => self.handshakes.increment(Handshake::failed(*reason)),
-            Report::Moved { .. } => self.moves.increment(),
-            Report::Restored { .. } => self.restored.increment(),
-            Report::NotRestored { .. } => self.not_restored.increment(),
-            Report::Unsent { .. } => self.unsent.increment(),
-            Report::KeyNotAsked { .. } => self.keys_not_asked.increment(),
+            DtlsReport::Datagram { verdict, .. } => self.datagrams.increment(*verdict),
+            DtlsReport::HandshakeBegun { .. } => self.handshakes_begun.increment(),
+            DtlsReport::HandshakeRetransmitted { .. } => self.flights_repeated.increment(),
+            DtlsReport::HandshakeCompleted { resumed, .. } => self.handshakes.increment(Handshake::completed(*resumed)),
+            DtlsReport::HandshakeFailed { reason, .. } => self.handshakes.increment(Handshake::failed(*reason)),
+            DtlsReport::Moved { .. } => self.moves.increment(),
+            DtlsReport::Restored { .. } => self.restored.increment(),
+            DtlsReport::NotRestored { .. } => self.not_restored.increment(),
+            DtlsReport::Unsent { .. } => self.unsent.increment(),
+            DtlsReport::KeyNotAsked { .. } => self.keys_not_asked.increment(),
         }
     }
 
-    pub fn closed(&self, reason: CloseReason) {
+    pub fn closed(&self, reason: AssociationCloseReason) {
         self.closed.increment(Closed::of(reason));
     }
 
@@ -117,14 +117,16 @@ impl Handshake {
             HandshakeFailure::Revoked => Self::Revoked,
             HandshakeFailure::WrongKey => Self::WrongKey,
             HandshakeFailure::KeyUnavailable => Self::KeyUnavailable,
-            HandshakeFailure::Failed(Failure::UnknownIdentity) => Self::UnknownIdentity,
-            HandshakeFailure::Failed(Failure::NoCommonSuite) => Self::NoCommonSuite,
-            HandshakeFailure::Failed(Failure::NoCertificate) => Self::NoCertificate,
-            HandshakeFailure::Failed(Failure::CertificateRefused(_)) => Self::CertificateRefused,
-            HandshakeFailure::Failed(Failure::BadProof) => Self::BadProof,
-            HandshakeFailure::Failed(Failure::Alert(_)) => Self::Alert,
-            HandshakeFailure::Failed(Failure::BadHello | Failure::LateCookie | Failure::Protocol) => Self::Protocol,
-            HandshakeFailure::Failed(Failure::Internal) => Self::Internal,
+            HandshakeFailure::Failed(HandshakeError::UnknownIdentity) => Self::UnknownIdentity,
+            HandshakeFailure::Failed(HandshakeError::NoCommonSuite) => Self::NoCommonSuite,
+            HandshakeFailure::Failed(HandshakeError::NoCertificate) => Self::NoCertificate,
+            HandshakeFailure::Failed(HandshakeError::CertificateRefused(_)) => Self::CertificateRefused,
+            HandshakeFailure::Failed(HandshakeError::BadProof) => Self::BadProof,
+            HandshakeFailure::Failed(HandshakeError::Alert(_)) => Self::Alert,
+            HandshakeFailure::Failed(
+                HandshakeError::BadHello | HandshakeError::LateCookie | HandshakeError::Protocol,
+            ) => Self::Protocol,
+            HandshakeFailure::Failed(HandshakeError::Internal) => Self::Internal,
         }
     }
 }
@@ -143,39 +145,39 @@ enum Closed {
 }
 
 impl Closed {
-    fn of(reason: CloseReason) -> Self {
+    fn of(reason: AssociationCloseReason) -> Self {
         match reason {
-            CloseReason::CloseNotify => Self::CloseNotify,
-            CloseReason::Alert(_) => Self::Alert,
-            CloseReason::Replaced => Self::Replaced,
-            CloseReason::Revoked => Self::Revoked,
-            CloseReason::Idle => Self::Idle,
-            CloseReason::Evicted => Self::Evicted,
-            CloseReason::FailedTags => Self::FailedTags,
-            CloseReason::SequenceExhausted => Self::SequenceExhausted,
+            AssociationCloseReason::CloseNotify => Self::CloseNotify,
+            AssociationCloseReason::Alert(_) => Self::Alert,
+            AssociationCloseReason::Replaced => Self::Replaced,
+            AssociationCloseReason::Revoked => Self::Revoked,
+            AssociationCloseReason::Idle => Self::Idle,
+            AssociationCloseReason::Evicted => Self::Evicted,
+            AssociationCloseReason::FailedTags => Self::FailedTags,
+            AssociationCloseReason::SequenceExhausted => Self::SequenceExhausted,
         }
     }
 }
 
-labels!(Verdict {
-    (Verdict::Data) => r#"verdict="data""#,
-    (Verdict::Handshake) => r#"verdict="handshake""#,
-    (Verdict::CookieAsked) => r#"verdict="cookie_asked""#,
-    (Verdict::Early) => r#"verdict="early""#,
-    (Verdict::Alert) => r#"verdict="alert""#,
-    (Verdict::LastFlightRepeated) => r#"verdict="last_flight_repeated""#,
-    (Verdict::RenegotiationRefused) => r#"verdict="renegotiation_refused""#,
-    (Verdict::Dropped(DropReason::NoRecord)) => r#"verdict="dropped",reason="no_record""#,
-    (Verdict::Dropped(DropReason::NoHello)) => r#"verdict="dropped",reason="no_hello""#,
-    (Verdict::Dropped(DropReason::Unknown)) => r#"verdict="dropped",reason="unknown""#,
-    (Verdict::Dropped(DropReason::UnknownConnectionId)) => r#"verdict="dropped",reason="unknown_connection_id""#,
-    (Verdict::Dropped(DropReason::Forged)) => r#"verdict="dropped",reason="forged""#,
-    (Verdict::Dropped(DropReason::Replayed)) => r#"verdict="dropped",reason="replayed""#,
-    (Verdict::Dropped(DropReason::NoAcceptor)) => r#"verdict="dropped",reason="switched_off""#,
-    (Verdict::Dropped(DropReason::TooManyHandshakes)) => r#"verdict="dropped",reason="too_many_handshakes""#,
-    (Verdict::Dropped(DropReason::TooManyHandshakesFromAddress)) => r#"verdict="dropped",reason="too_many_from_address""#,
-    (Verdict::Dropped(DropReason::TooMuchHeld)) => r#"verdict="dropped",reason="too_much_held""#,
-    (Verdict::Dropped(DropReason::Unexpected)) => r#"verdict="dropped",reason="unexpected""#,
+labels!(DtlsDatagramOutcome {
+    (DtlsDatagramOutcome::Data) => r#"verdict="data""#,
+    (DtlsDatagramOutcome::Handshake) => r#"verdict="handshake""#,
+    (DtlsDatagramOutcome::CookieAsked) => r#"verdict="cookie_asked""#,
+    (DtlsDatagramOutcome::Early) => r#"verdict="early""#,
+    (DtlsDatagramOutcome::Alert) => r#"verdict="alert""#,
+    (DtlsDatagramOutcome::LastFlightRepeated) => r#"verdict="last_flight_repeated""#,
+    (DtlsDatagramOutcome::RenegotiationRefused) => r#"verdict="renegotiation_refused""#,
+    (DtlsDatagramOutcome::Dropped(DtlsDropReason::NoRecord)) => r#"verdict="dropped",reason="no_record""#,
+    (DtlsDatagramOutcome::Dropped(DtlsDropReason::NoHello)) => r#"verdict="dropped",reason="no_hello""#,
+    (DtlsDatagramOutcome::Dropped(DtlsDropReason::Unknown)) => r#"verdict="dropped",reason="unknown""#,
+    (DtlsDatagramOutcome::Dropped(DtlsDropReason::UnknownConnectionId)) => r#"verdict="dropped",reason="unknown_connection_id""#,
+    (DtlsDatagramOutcome::Dropped(DtlsDropReason::Forged)) => r#"verdict="dropped",reason="forged""#,
+    (DtlsDatagramOutcome::Dropped(DtlsDropReason::Replayed)) => r#"verdict="dropped",reason="replayed""#,
+    (DtlsDatagramOutcome::Dropped(DtlsDropReason::NoAcceptor)) => r#"verdict="dropped",reason="switched_off""#,
+    (DtlsDatagramOutcome::Dropped(DtlsDropReason::TooManyHandshakes)) => r#"verdict="dropped",reason="too_many_handshakes""#,
+    (DtlsDatagramOutcome::Dropped(DtlsDropReason::TooManyHandshakesFromAddress)) => r#"verdict="dropped",reason="too_many_from_address""#,
+    (DtlsDatagramOutcome::Dropped(DtlsDropReason::TooMuchHeld)) => r#"verdict="dropped",reason="too_much_held""#,
+    (DtlsDatagramOutcome::Dropped(DtlsDropReason::Unexpected)) => r#"verdict="dropped",reason="unexpected""#,
 });
 
 labels!(Handshake {
@@ -225,14 +227,14 @@ mod tests {
             assert_eq!(counted, index, "{report:?}");
         }
         for reason in [
-            CloseReason::CloseNotify,
-            CloseReason::Alert(40),
-            CloseReason::Replaced,
-            CloseReason::Revoked,
-            CloseReason::Idle,
-            CloseReason::Evicted,
-            CloseReason::FailedTags,
-            CloseReason::SequenceExhausted,
+            AssociationCloseReason::CloseNotify,
+            AssociationCloseReason::Alert(40),
+            AssociationCloseReason::Replaced,
+            AssociationCloseReason::Revoked,
+            AssociationCloseReason::Idle,
+            AssociationCloseReason::Evicted,
+            AssociationCloseReason::FailedTags,
+            AssociationCloseReason::SequenceExhausted,
         ] {
             metrics.closed(reason);
         }
@@ -240,41 +242,41 @@ mod tests {
         assert_eq!(untouched, []);
     }
 
-    fn reports() -> Vec<Report> {
+    fn reports() -> Vec<DtlsReport> {
         let association = AssociationId(7);
         let address = std::net::SocketAddr::from(([192, 0, 2, 1], 5684));
         let peer = Peer { association: Some(association), ..Peer::udp(1, address) };
         let completed =
-            |resumed| Report::HandshakeCompleted { peer, suite: Suite::Aes128Ccm8, connection_id: true, resumed };
+            |resumed| DtlsReport::HandshakeCompleted { peer, suite: Suite::Aes128Ccm8, connection_id: true, resumed };
         let failures = [
             HandshakeFailure::Deadline,
             HandshakeFailure::Restarted,
             HandshakeFailure::Evicted,
             HandshakeFailure::Revoked,
             HandshakeFailure::WrongKey,
-            HandshakeFailure::Failed(Failure::UnknownIdentity),
+            HandshakeFailure::Failed(HandshakeError::UnknownIdentity),
             HandshakeFailure::KeyUnavailable,
-            HandshakeFailure::Failed(Failure::NoCommonSuite),
-            HandshakeFailure::Failed(Failure::NoCertificate),
-            HandshakeFailure::Failed(Failure::CertificateRefused(CertificateFault::Expired)),
-            HandshakeFailure::Failed(Failure::BadProof),
-            HandshakeFailure::Failed(Failure::Alert(40)),
-            HandshakeFailure::Failed(Failure::Protocol),
-            HandshakeFailure::Failed(Failure::Internal),
+            HandshakeFailure::Failed(HandshakeError::NoCommonSuite),
+            HandshakeFailure::Failed(HandshakeError::NoCertificate),
+            HandshakeFailure::Failed(HandshakeError::CertificateRefused(CertificateFault::Expired)),
+            HandshakeFailure::Failed(HandshakeError::BadProof),
+            HandshakeFailure::Failed(HandshakeError::Alert(40)),
+            HandshakeFailure::Failed(HandshakeError::Protocol),
+            HandshakeFailure::Failed(HandshakeError::Internal),
         ];
-        let failed = failures.map(|reason| Report::HandshakeFailed { peer, identity: None, reason });
+        let failed = failures.map(|reason| DtlsReport::HandshakeFailed { peer, identity: None, reason });
         let single = [
-            Report::HandshakeBegun { peer },
-            Report::HandshakeRetransmitted { peer },
+            DtlsReport::HandshakeBegun { peer },
+            DtlsReport::HandshakeRetransmitted { peer },
             completed(false),
             completed(true),
-            Report::Moved { peer, from: address, to: address },
-            Report::Restored { peer },
-            Report::NotRestored { association },
-            Report::Unsent { association },
-            Report::KeyNotAsked { identity: PskIdentity::new(b"dev-7").unwrap() },
+            DtlsReport::Moved { peer, from: address, to: address },
+            DtlsReport::Restored { peer },
+            DtlsReport::NotRestored { association },
+            DtlsReport::Unsent { association },
+            DtlsReport::KeyNotAsked { identity: PskIdentity::new(b"dev-7").unwrap() },
         ];
-        let datagrams = Verdict::ALL.iter().map(|&verdict| Report::Datagram { peer, verdict });
+        let datagrams = DtlsDatagramOutcome::ALL.iter().map(|&verdict| DtlsReport::Datagram { peer, verdict });
         datagrams.chain(failed).chain(single).collect()
     }
 }

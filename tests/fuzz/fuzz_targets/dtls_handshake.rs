@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use lwm2m_dtls::credentials::PskKey;
-use lwm2m_dtls::handshake::{Acceptor, AcceptorSettings, Handshake, Step};
+use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig, Handshake, HandshakeOutput};
 use lwm2m_dtls::record::{ContentType, OwnCid, VERSION, write_plain};
 
 #[derive(Arbitrary, Debug)]
@@ -42,12 +42,12 @@ fn fragment(kind: u8, length: u16, sequence: u8, offset: u16, body: &[u8]) -> Ve
 
 fn acceptor() -> &'static Acceptor {
     static ACCEPTOR: OnceLock<Acceptor> = OnceLock::new();
-    ACCEPTOR.get_or_init(|| Acceptor::new(&AcceptorSettings::default()).expect("PSK needs nothing"))
+    ACCEPTOR.get_or_init(|| Acceptor::new(&AcceptorConfig::default()).expect("PSK needs nothing"))
 }
 
 fn poll(handshake: &mut Handshake) {
     while let Some(step) = handshake.poll() {
-        assert!(!matches!(step, Step::Established(_)), "nobody here knows a key");
+        assert!(!matches!(step, HandshakeOutput::Established(_)), "nobody here knows a key");
     }
 }
 

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use lwm2m_dtls::cipher::{Keys, Sealing, Suite, Writer};
+use lwm2m_dtls::cipher::{RecordKeys, Sealing, Suite, RecordWriter};
 use lwm2m_dtls::record::{ContentType, SEQUENCES, records};
 
 #[derive(Arbitrary, Debug)]
@@ -31,9 +31,9 @@ fuzz_target!(|input: Input| {
     (input.sequence, input.cid, input.has_cid, input.plaintext).hash(&mut hasher);
     let mut client_random = [2; 32];
     client_random[..8].copy_from_slice(&hasher.finish().to_be_bytes());
-    let keys = Keys::derive(suite, &[1; 48], &client_random, &[3; 32]);
+    let keys = RecordKeys::derive(suite, &[1; 48], &client_random, &[3; 32]);
     let cid = if input.has_cid { &input.cid[..] } else { &[] };
-    let (writer, content_type) = (Writer::Client, ContentType::ApplicationData);
+    let (writer, content_type) = (RecordWriter::Client, ContentType::ApplicationData);
     let plaintext = &input.plaintext[..input.plaintext.len().min(2_000)];
     let sealing = Sealing { writer, content_type, sequence: input.sequence % SEQUENCES, cid };
     let sealed = keys.seal(sealing, plaintext);

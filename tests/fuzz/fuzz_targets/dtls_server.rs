@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use lwm2m_base::AssociationId;
-use lwm2m_dtls::handshake::{Acceptor, AcceptorSettings};
-use lwm2m_dtls::{Output, Report, SavedAssociation, Server, Settings};
+use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig};
+use lwm2m_dtls::{DtlsOutput, DtlsReport, SavedAssociation, DtlsServer, DtlsConfig};
 
 #[derive(Arbitrary, Debug)]
 enum Happening<'a> {
@@ -23,7 +23,7 @@ enum Happening<'a> {
 
 fn acceptor() -> &'static Acceptor {
     static ACCEPTOR: OnceLock<Acceptor> = OnceLock::new();
-    ACCEPTOR.get_or_init(|| Acceptor::new(&AcceptorSettings::default()).expect("PSK needs nothing"))
+    ACCEPTOR.get_or_init(|| Acceptor::new(&AcceptorConfig::default()).expect("PSK needs nothing"))
 }
 
 fn address(number: u8) -> SocketAddr {
@@ -31,14 +31,14 @@ fn address(number: u8) -> SocketAddr {
 }
 
 /// Gives what was sent and how many verdicts there were.
-fn drain(server: &mut Server, sent: &mut Vec<Vec<u8>>) -> usize {
+fn drain(server: &mut DtlsServer, sent: &mut Vec<Vec<u8>>) -> usize {
     let mut verdicts = 0;
     while let Some(output) = server.poll_output() {
         match output {
-            Output::Transmit { datagram, .. } => sent.push(datagram),
-            Output::Report(Report::Datagram { .. }) => verdicts += 1,
-            Output::Plaintext { .. } | Output::Established { .. } => panic!("nobody here knows a key"),
-            Output::FindKey { .. } | Output::Closed { .. } | Output::Report(_) => {}
+            DtlsOutput::Transmit { datagram, .. } => sent.push(datagram),
+            DtlsOutput::Report(DtlsReport::Datagram { .. }) => verdicts += 1,
+            DtlsOutput::Plaintext { .. } | DtlsOutput::Established { .. } => panic!("nobody here knows a key"),
+            DtlsOutput::FindKey { .. } | DtlsOutput::Closed { .. } | DtlsOutput::Report(_) => {}
         }
     }
     verdicts
@@ -47,7 +47,7 @@ fn drain(server: &mut Server, sent: &mut Vec<Vec<u8>>) -> usize {
 fuzz_target!(|input: (Vec<&[u8]>, Vec<Happening>)| {
     let (records, happenings) = input;
     let mut now = Instant::now();
-    let mut server = Server::new(Settings::default(), Some(acceptor().clone()), [0; 32], now);
+    let mut server = DtlsServer::new(DtlsConfig::default(), Some(acceptor().clone()), [0; 32], now);
     let record = |(id, bytes): (u64, &&[u8])| SavedAssociation {
         id: AssociationId(id),
         made_at: 0,
@@ -68,7 +68,7 @@ fuzz_target!(|input: (Vec<&[u8]>, Vec<Happening>)| {
                 continue;
             }
             Happening::Sends(id) => {
-                server.send(now, AssociationId(id.into()), b"down");
+                server.send(AssociationId(id.into()), b"down");
                 drain(&mut server, &mut sent);
                 continue;
             }
@@ -78,6 +78,6 @@ fuzz_target!(|input: (Vec<&[u8]>, Vec<Happening>)| {
         server.handle_datagram(now, 0, address(from), &datagram);
         assert_eq!(drain(&mut server, &mut sent), 1);
         let answered: usize = sent[before..].iter().map(Vec::len).sum();
-        assert!(answered <= datagram.len() || server.occupancy().associations > 0, "more than was asked");
+        assert!(answered <= datagram.len() || server.table_sizes().associations > 0, "more than was asked");
     }
 });

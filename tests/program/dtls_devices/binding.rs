@@ -6,7 +6,7 @@ use lwm2m_core::coap::{Code, Kind};
 use lwm2m_core::gateway::identity::IdentityRule;
 use lwm2m_core::gateway::report::{Forbidden, Report};
 use lwm2m_core::mqtt::topics::Template;
-use lwm2m_dtls::CloseReason;
+use lwm2m_dtls::AssociationCloseReason;
 
 use super::scene::{Scene, address, deregister, observe, read, register, update};
 
@@ -156,8 +156,9 @@ fn a_closed_association_ends_no_registration() {
     let device = scene.connect(1, "dev-7");
     let location = scene.register(device, "ep=dev-7&lt=300");
     scene.close(device);
-    let closed =
-        |report: &&Report| matches!(report, Report::AssociationClosed { reason: CloseReason::CloseNotify, .. });
+    let closed = |report: &&Report| {
+        matches!(report, Report::AssociationClosed { reason: AssociationCloseReason::CloseNotify, .. })
+    };
     assert_eq!(scene.reports.iter().filter(closed).count(), 1);
     assert_eq!(scene.gateway.registered_devices(), 1);
     scene.command("dev-7", &read(1));

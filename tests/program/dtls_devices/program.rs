@@ -16,7 +16,7 @@ use crate::common::broker::TestBroker;
 use crate::common::device::{Device, PATIENCE, path_of, response_to};
 use crate::common::gateway::Gateway;
 use crate::common::scene::LINKS;
-use lwm2m_dtls::test_client::{ClientSettings, DtlsClient};
+use lwm2m_dtls::test_client::{DtlsClientConfig, DtlsClient};
 use super::scene::{register, update};
 use lwm2m_testkit::scene::beginning as now;
 
@@ -35,7 +35,7 @@ impl SecuredDevice {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
         socket.connect(gateway).expect("loopback");
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("the option is known");
-        let client = DtlsClient::new(now(), ClientSettings::psk(identity, key).with_cid(b""));
+        let client = DtlsClient::new(now(), DtlsClientConfig::psk(identity, key).with_cid(b""));
         let mut device = Self { socket, client };
         let end = now() + patience;
         while !device.client.is_established() {

@@ -14,13 +14,13 @@ use lwm2m_core::gateway::report::Report;
 use lwm2m_core::gateway::settings::Settings;
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_dtls::credentials::{KeyAnswer, PskKey};
-use lwm2m_dtls::handshake::{Acceptor, AcceptorSettings};
-use lwm2m_dtls::{self as dtls, AssociationChange, SavedAssociation, Server};
+use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig};
+use lwm2m_dtls::{self as dtls, AssociationChange, DtlsServer, SavedAssociation};
 use lwm2m_gateway::config::Config;
 use serde_json::{Value, json};
 
 use crate::common::device::{request, response_to};
-use lwm2m_dtls::test_client::{ClientSettings, DtlsClient};
+use lwm2m_dtls::test_client::{DtlsClient, DtlsClientConfig};
 use lwm2m_testkit::scene::{beginning, model};
 
 pub const KEY: &[u8] = b"0123456789abcdef";
@@ -81,7 +81,7 @@ impl Scene {
     /// A device at this address shakes hands.
     pub fn connect(&mut self, device: u8, identity: &str) -> SocketAddr {
         let address = address(device);
-        self.clients.insert(address, DtlsClient::new(self.now, ClientSettings::psk(identity, KEY)));
+        self.clients.insert(address, DtlsClient::new(self.now, DtlsClientConfig::psk(identity, KEY)));
         self.pump();
         assert!(self.clients[&address].is_established());
         address
@@ -163,7 +163,7 @@ impl Scene {
 
     /// Handshakes that were begun.
     pub fn handshakes(&self) -> usize {
-        let begun = |report: &&Report| matches!(report, Report::Dtls(dtls::Report::HandshakeBegun { .. }));
+        let begun = |report: &&Report| matches!(report, Report::Dtls(dtls::DtlsReport::HandshakeBegun { .. }));
         self.reports.iter().filter(begun).count()
     }
 
@@ -263,9 +263,9 @@ impl Scene {
     }
 }
 
-fn server(now: Instant, seed: u8) -> Server {
-    let acceptor = Acceptor::new(&AcceptorSettings::default()).expect("PSK needs nothing");
-    Server::new(dtls::Settings::default(), Some(acceptor), [seed; 32], now)
+fn server(now: Instant, seed: u8) -> DtlsServer {
+    let acceptor = Acceptor::new(&AcceptorConfig::default()).expect("PSK needs nothing");
+    DtlsServer::new(dtls::DtlsConfig::default(), Some(acceptor), [seed; 32], now)
 }
 
 pub fn address(device: u8) -> SocketAddr {

@@ -37,7 +37,7 @@ pub struct Occupancy {
     /// What was not polled yet.
     pub outputs: usize,
     pub coap: coap::Occupancy,
-    pub dtls: dtls::Occupancy,
+    pub dtls: dtls::DtlsTableSizes,
 }
 
 impl Gateway {

@@ -50,10 +50,10 @@ pub enum Report {
     /// An association is over. The registrations that were made by it are not.
     AssociationClosed {
         peer: Peer,
-        reason: dtls::CloseReason,
+        reason: dtls::AssociationCloseReason,
     },
     /// What DTLS has to say, exactly one verdict for each datagram of its sockets in it.
-    Dtls(dtls::Report),
+    Dtls(dtls::DtlsReport),
     /// A device of before the restart is registered again, without a word of its own.
     Restored {
         endpoint: String,

@@ -1,4 +1,4 @@
-//! Devices that speak DTLS: their datagrams go through [`dtls::Server`], and who they are says what they may do.
+//! Devices that speak DTLS: their datagrams go through [`dtls::DtlsServer`], and who they are says what they may do.
 //!
 //! 1. A datagram of a DTLS socket becomes plaintext of an association, which then goes the way of any other datagram.
 //! 2. What is for the peer of an association is sealed, and goes to where its device is now.
@@ -15,7 +15,7 @@ use crate::coap::{self, Transmit};
 use lwm2m_base::{AssociationId, Peer};
 use lwm2m_dtls::credentials::{Identity, KeyAnswer, PskIdentity};
 use lwm2m_dtls::handshake::Acceptor;
-use lwm2m_dtls::{self as dtls, Server};
+use lwm2m_dtls::{self as dtls, DtlsServer};
 
 use super::broker::DeviceId;
 use super::report::{Forbidden, Report};
@@ -23,7 +23,7 @@ use super::{Gateway, Output};
 
 /// DTLS, where the gateway has it.
 pub(super) struct Secured {
-    server: Server,
+    server: DtlsServer,
     /// This socket and all after it speak DTLS.
     first_socket: u16,
     events: VecDeque<Event>,
@@ -37,7 +37,7 @@ enum Event {
 
 impl Gateway {
     /// With DTLS at this socket and all after it.
-    pub fn with_dtls(mut self, server: Server, first_socket: u16) -> Self {
+    pub fn with_dtls(mut self, server: DtlsServer, first_socket: u16) -> Self {
         self.secured = Some(Secured { server, first_socket, events: VecDeque::new() });
         self
     }
@@ -80,8 +80,8 @@ impl Gateway {
         self.keyed = identities;
     }
 
-    pub fn associations(&self) -> dtls::Occupancy {
-        self.secured.as_ref().map(|secured| secured.server.occupancy()).unwrap_or_default()
+    pub fn associations(&self) -> dtls::DtlsTableSizes {
+        self.secured.as_ref().map(|secured| secured.server.table_sizes()).unwrap_or_default()
     }
 
     /// A datagram of a DTLS socket is taken; one of another socket comes back.
@@ -105,7 +105,7 @@ impl Gateway {
         self.secured.as_ref()?.server.next_deadline()
     }
 
-    pub(super) fn secured_server(&mut self) -> Option<&mut Server> {
+    pub(super) fn secured_server(&mut self) -> Option<&mut DtlsServer> {
         self.secured.as_mut().map(|secured| &mut secured.server)
     }
 
@@ -117,12 +117,12 @@ impl Gateway {
     pub(super) fn transmit(&mut self, transmit: Transmit) {
         match (transmit.peer.association, &mut self.secured) {
             (Some(association), Some(secured)) => {
-                secured.server.send(self.now, association, &transmit.datagram);
+                secured.server.send(association, &transmit.datagram);
                 self.take_secured_outputs();
             }
             // A device of before a restart, when there was DTLS: its address may be another one's by now.
             (Some(association), None) => {
-                self.outputs.push_back(Output::Report(Report::Dtls(dtls::Report::Unsent { association })));
+                self.outputs.push_back(Output::Report(Report::Dtls(dtls::DtlsReport::Unsent { association })));
             }
             (None, _) => self.outputs.push_back(Output::Transmit(transmit)),
         }
@@ -199,17 +199,17 @@ impl Gateway {
         let Some(secured) = &mut self.secured else { return };
         while let Some(output) = secured.server.poll_output() {
             let output = match output {
-                dtls::Output::Transmit { socket, to, datagram } => {
+                dtls::DtlsOutput::Transmit { socket, to, datagram } => {
                     Output::Transmit(coap::Transmit { peer: Peer::udp(socket, to), datagram })
                 }
-                dtls::Output::FindKey { identity } => Output::FindKey(identity),
-                dtls::Output::Closed { peer, reason } => Output::Report(Report::AssociationClosed { peer, reason }),
-                dtls::Output::Report(report) => Output::Report(Report::Dtls(report)),
-                dtls::Output::Plaintext { peer, plaintext } => {
+                dtls::DtlsOutput::FindKey { identity } => Output::FindKey(identity),
+                dtls::DtlsOutput::Closed { peer, reason } => Output::Report(Report::AssociationClosed { peer, reason }),
+                dtls::DtlsOutput::Report(report) => Output::Report(Report::Dtls(report)),
+                dtls::DtlsOutput::Plaintext { peer, plaintext } => {
                     secured.events.push_back(Event::Plaintext { peer, plaintext });
                     continue;
                 }
-                dtls::Output::Established { peer, identity } => {
+                dtls::DtlsOutput::Established { peer, identity } => {
                     secured.events.push_back(Event::Established { peer, identity });
                     continue;
                 }

@@ -12,9 +12,9 @@ use lwm2m_core::gateway::record::{Change, DeviceRecord};
 use lwm2m_core::gateway::report::Report;
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_dtls::credentials::{KeyAnswer, PskKey};
-use lwm2m_dtls::handshake::{Acceptor, AcceptorSettings};
-use lwm2m_dtls::test_client::{ClientSettings, DtlsClient};
-use lwm2m_dtls::{self as server, AssociationChange, SavedAssociation, Server};
+use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig};
+use lwm2m_dtls::test_client::{DtlsClient, DtlsClientConfig};
+use lwm2m_dtls::{self as server, AssociationChange, DtlsServer, SavedAssociation};
 use lwm2m_simulator::{self as simulator, Device, DeviceEvent, DeviceSettings};
 use lwm2m_testkit::scene::{beginning, model};
 use serde_json::{Value, json};
@@ -51,7 +51,7 @@ struct Scene {
 
 impl Scene {
     /// The device has made its association, and is registered and observed.
-    fn registered(client: ClientSettings) -> Self {
+    fn registered(client: DtlsClientConfig) -> Self {
         let mut scene = Self::new(client);
         // Its first Register is lost: there was no association yet.
         scene.run_for(Duration::from_secs(30));
@@ -62,7 +62,7 @@ impl Scene {
         scene
     }
 
-    fn new(client: ClientSettings) -> Self {
+    fn new(client: DtlsClientConfig) -> Self {
         let now = beginning();
         let settings = DeviceSettings {
             notification_interval: None,
@@ -247,26 +247,26 @@ impl Scene {
     }
 
     fn handshakes(&self) -> usize {
-        let begun = |report: &&Report| matches!(report, Report::Dtls(server::Report::HandshakeBegun { .. }));
+        let begun = |report: &&Report| matches!(report, Report::Dtls(server::DtlsReport::HandshakeBegun { .. }));
         self.reports.iter().filter(begun).count()
     }
 }
 
 fn gateway(now: Instant, number: u8, associations: Vec<SavedAssociation>) -> (Gateway, Vec<AssociationChange>) {
-    let acceptor = Acceptor::new(&AcceptorSettings::default()).expect("PSK needs nothing");
-    let mut server = Server::new(server::Settings::default(), Some(acceptor), [number; 32], now);
+    let acceptor = Acceptor::new(&AcceptorConfig::default()).expect("PSK needs nothing");
+    let mut server = DtlsServer::new(server::DtlsConfig::default(), Some(acceptor), [number; 32], now);
     let changes = server.restore(now, associations);
     let seconds = Duration::from_secs(1_700_000_000);
     let gateway = Gateway::new(lwm2m_core::gateway::settings::Settings::default(), model(), [number; 32], now, seconds);
     (gateway.with_dtls(server, 0), changes)
 }
 
-fn psk() -> ClientSettings {
-    ClientSettings::psk(ENDPOINT, KEY)
+fn psk() -> DtlsClientConfig {
+    DtlsClientConfig::psk(ENDPOINT, KEY)
 }
 
 /// Without connection ids; with one in the device's records; with one both ways.
-fn each_kind() -> [ClientSettings; 3] {
+fn each_kind() -> [DtlsClientConfig; 3] {
     [psk(), psk().with_cid(&[]), psk().with_cid(b"dev")]
 }
 

@@ -1,4 +1,4 @@
-use super::super::cipher::{Opened, Suite};
+use super::super::cipher::{OpenedRecord, Suite};
 use super::super::credentials::PskIdentity;
 use super::super::record::{OwnCid, records};
 use super::*;
@@ -21,7 +21,7 @@ impl Default for Making {
 pub fn association(making: Making) -> Association {
     let id = AssociationId(7);
     let established = Established {
-        keys: Keys::derive(making.suite, &[3; 48], &[1; 32], &[2; 32]),
+        keys: RecordKeys::derive(making.suite, &[3; 48], &[1; 32], &[2; 32]),
         own_cid: making.own_cid.then(|| OwnCid(id.0.to_be_bytes())),
         peer_cid: PeerCid::new(making.peer_cid),
         next_write_sequence: 1,
@@ -36,7 +36,7 @@ pub fn association(making: Making) -> Association {
 
 /// The other end of an association of a test.
 struct Device {
-    keys: Keys,
+    keys: RecordKeys,
     own_cid: bool,
 }
 
@@ -47,16 +47,16 @@ impl Device {
 
     fn seal(&self, content_type: ContentType, sequence: u64, plaintext: &[u8]) -> Vec<u8> {
         let cid = if self.own_cid { &7u64.to_be_bytes()[..] } else { &[] };
-        self.keys.seal(Sealing { writer: Writer::Client, content_type, sequence, cid }, plaintext)
+        self.keys.seal(Sealing { writer: RecordWriter::Client, content_type, sequence, cid }, plaintext)
     }
 
-    fn open(&self, datagram: &[u8], cid_length: usize) -> Opened {
+    fn open(&self, datagram: &[u8], cid_length: usize) -> OpenedRecord {
         let record = records(datagram, cid_length).next().unwrap();
-        self.keys.open(Writer::Server, &record).unwrap()
+        self.keys.open(RecordWriter::Server, &record).unwrap()
     }
 }
 
-fn open(association: &mut Association, datagram: &[u8]) -> Result<(Standing, Received), DropReason> {
+fn open(association: &mut Association, datagram: &[u8]) -> Result<(ReplayCheck, ReceivedContent), DtlsDropReason> {
     let record = records(datagram, OwnCid::LENGTH).next().unwrap();
     association.open(Instant::now(), &record)
 }
@@ -74,7 +74,7 @@ fn data_goes_both_ways_with_each_suite_with_and_without_connection_ids() {
             let mut association = association(Making { suite, own_cid, peer_cid, ..Making::default() });
             let device = Device::of(&association);
             let up = device.seal(ContentType::ApplicationData, 1, b"up");
-            assert_eq!(open(&mut association, &up), Ok((Standing::Newest, Received::Data(b"up".to_vec()))));
+            assert_eq!(open(&mut association, &up), Ok((ReplayCheck::Newest, ReceivedContent::Data(b"up".to_vec()))));
             let down = association.seal(b"down").unwrap();
             assert_eq!(down[0], if peer_cid.is_empty() { 23 } else { 25 });
             let opened = device.open(&down, peer_cid.len());
@@ -91,16 +91,16 @@ fn a_record_is_taken_once_and_a_forged_one_does_not_mark_the_window() {
     let mut forged = second.clone();
     *forged.last_mut().unwrap() ^= 1;
 
-    assert_eq!(open(&mut association, &forged), Err(DropReason::Forged));
+    assert_eq!(open(&mut association, &forged), Err(DtlsDropReason::Forged));
     // Far ahead: were it believed, all of the device's records would be too old.
     let mut ahead = first.clone();
     ahead[5] = 0xff;
-    assert_eq!(open(&mut association, &ahead), Err(DropReason::Forged));
+    assert_eq!(open(&mut association, &ahead), Err(DtlsDropReason::Forged));
 
-    assert_eq!(open(&mut association, &second), Ok((Standing::Newest, Received::Data(b"6".to_vec()))));
-    assert_eq!(open(&mut association, &first), Ok((Standing::Late, Received::Data(b"5".to_vec()))));
-    assert_eq!(open(&mut association, &first), Err(DropReason::Replayed));
-    assert_eq!(open(&mut association, &second), Err(DropReason::Replayed));
+    assert_eq!(open(&mut association, &second), Ok((ReplayCheck::Newest, ReceivedContent::Data(b"6".to_vec()))));
+    assert_eq!(open(&mut association, &first), Ok((ReplayCheck::Late, ReceivedContent::Data(b"5".to_vec()))));
+    assert_eq!(open(&mut association, &first), Err(DtlsDropReason::Replayed));
+    assert_eq!(open(&mut association, &second), Err(DtlsDropReason::Replayed));
 }
 
 #[test]
@@ -109,32 +109,36 @@ fn the_last_flight_is_repeated_as_it_was_until_data_comes() {
     let flight = association.last_flight.to_vec();
     for sequence in 1..4 {
         let finished = device.seal(ContentType::Handshake, sequence, &[FINISHED, 0, 0, 12]);
-        assert_eq!(open(&mut association, &finished).unwrap().1, Received::LastFlightLost(flight.clone()));
+        assert_eq!(open(&mut association, &finished).unwrap().1, ReceivedContent::LastFlightLost(flight.clone()));
     }
     assert_eq!(association.next_write, 1, "it takes no sequence numbers");
     open(&mut association, &device.seal(ContentType::ApplicationData, 4, b"data")).unwrap();
     let finished = device.seal(ContentType::Handshake, 5, &[FINISHED, 0, 0, 12]);
-    assert_eq!(open(&mut association, &finished).unwrap().1, Received::Unexpected);
+    assert_eq!(open(&mut association, &finished).unwrap().1, ReceivedContent::Unexpected);
 }
 
 #[test]
 fn alerts_and_handshake_messages_are_told_apart() {
     let (mut association, device) = pair();
-    let cases: [(ContentType, &[u8], Received); 10] = [
-        (ContentType::Alert, &[1, 0], Received::CloseNotify),
-        (ContentType::Alert, &[2, 0], Received::CloseNotify),
-        (ContentType::Alert, &[2, 40], Received::FatalAlert(40)),
-        (ContentType::Alert, &[1, 90], Received::Warning),
-        (ContentType::Alert, &[3, 90], Received::Unexpected),
-        (ContentType::Alert, &[1], Received::Unexpected),
-        (ContentType::Handshake, &[CLIENT_HELLO, 0, 0, 50], Received::Renegotiation),
-        (ContentType::Handshake, &[0, 0, 0, 0], Received::Unexpected),
-        (ContentType::Handshake, &[], Received::Unexpected),
-        (ContentType::ChangeCipherSpec, &[1], Received::Unexpected),
+    let cases: [(ContentType, &[u8], ReceivedContent); 10] = [
+        (ContentType::Alert, &[1, 0], ReceivedContent::CloseNotify),
+        (ContentType::Alert, &[2, 0], ReceivedContent::CloseNotify),
+        (ContentType::Alert, &[2, 40], ReceivedContent::FatalAlert(40)),
+        (ContentType::Alert, &[1, 90], ReceivedContent::Warning),
+        (ContentType::Alert, &[3, 90], ReceivedContent::Unexpected),
+        (ContentType::Alert, &[1], ReceivedContent::Unexpected),
+        (ContentType::Handshake, &[CLIENT_HELLO, 0, 0, 50], ReceivedContent::Renegotiation),
+        (ContentType::Handshake, &[0, 0, 0, 0], ReceivedContent::Unexpected),
+        (ContentType::Handshake, &[], ReceivedContent::Unexpected),
+        (ContentType::ChangeCipherSpec, &[1], ReceivedContent::Unexpected),
     ];
     for (sequence, (content_type, plaintext, received)) in (1..).zip(cases) {
         let record = device.seal(content_type, sequence, plaintext);
-        assert_eq!(open(&mut association, &record), Ok((Standing::Newest, received)), "{content_type:?} {plaintext:?}");
+        assert_eq!(
+            open(&mut association, &record),
+            Ok((ReplayCheck::Newest, received)),
+            "{content_type:?} {plaintext:?}"
+        );
     }
 }
 

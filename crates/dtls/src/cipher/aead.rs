@@ -7,7 +7,7 @@ use ccm::aead::array::Array;
 use ccm::aead::{AeadInOut, KeyInit};
 use ccm::consts::{U8, U12, U16};
 
-use super::{Authenticated, Parts};
+use super::{Authenticated, DirectionKeys};
 
 pub const IMPLICIT_IV: usize = 4;
 pub const EXPLICIT_NONCE: usize = 8;
@@ -32,7 +32,13 @@ impl Aead {
 }
 
 /// Appends the fragment. The explicit part of the nonce is epoch and sequence number, which are never used twice.
-pub fn seal(keys: Parts<'_>, aead: Aead, authenticated: &Authenticated, content: [&[u8]; 2], record: &mut Vec<u8>) {
+pub fn seal(
+    keys: DirectionKeys<'_>,
+    aead: Aead,
+    authenticated: &Authenticated,
+    content: [&[u8]; 2],
+    record: &mut Vec<u8>,
+) {
     let explicit = authenticated.numbers();
     record.extend_from_slice(&explicit);
     let start = record.len();
@@ -40,7 +46,7 @@ pub fn seal(keys: Parts<'_>, aead: Aead, authenticated: &Authenticated, content:
     let nonce = nonce(keys, explicit);
     let plaintext = &mut record[start..];
     let additional = authenticated.with_length(plaintext.len());
-    let call = Call { key: keys.key, nonce: &nonce, additional: &additional };
+    let call = AeadCall { key: keys.key, nonce: &nonce, additional: &additional };
     let tag = match aead {
         Aead::Aes128Ccm8 => call.seal::<Ccm<Aes128Enc, U8, U12>>(plaintext),
         Aead::Aes128Ccm => call.seal::<Ccm<Aes128Enc, U16, U12>>(plaintext),
@@ -53,13 +59,13 @@ pub fn seal(keys: Parts<'_>, aead: Aead, authenticated: &Authenticated, content:
 }
 
 /// The plaintext, if it is authentic.
-pub fn open(keys: Parts<'_>, aead: Aead, authenticated: &Authenticated, fragment: &[u8]) -> Option<Vec<u8>> {
+pub fn open(keys: DirectionKeys<'_>, aead: Aead, authenticated: &Authenticated, fragment: &[u8]) -> Option<Vec<u8>> {
     let (explicit, rest) = fragment.split_first_chunk::<EXPLICIT_NONCE>()?;
     let length = rest.len().checked_sub(aead.tag_length())?;
     let (ciphertext, tag) = rest.split_at(length);
     let nonce = nonce(keys, *explicit);
     let additional = authenticated.with_length(length);
-    let call = Call { key: keys.key, nonce: &nonce, additional: &additional };
+    let call = AeadCall { key: keys.key, nonce: &nonce, additional: &additional };
     let mut plaintext = ciphertext.to_vec();
     let authentic = match aead {
         Aead::Aes128Ccm8 => call.open::<Ccm<Aes128Enc, U8, U12>>(&mut plaintext, tag),
@@ -72,20 +78,20 @@ pub fn open(keys: Parts<'_>, aead: Aead, authenticated: &Authenticated, fragment
     authentic.then_some(plaintext)
 }
 
-fn nonce(keys: Parts<'_>, explicit: [u8; EXPLICIT_NONCE]) -> [u8; 12] {
+fn nonce(keys: DirectionKeys<'_>, explicit: [u8; EXPLICIT_NONCE]) -> [u8; 12] {
     let mut nonce = [0; 12];
     nonce[..keys.iv.len()].copy_from_slice(keys.iv);
     nonce[keys.iv.len()..].copy_from_slice(&explicit);
     nonce
 }
 
-struct Call<'a> {
+struct AeadCall<'a> {
     key: &'a [u8],
     nonce: &'a [u8; 12],
     additional: &'a [u8],
 }
 
-impl Call<'_> {
+impl AeadCall<'_> {
     /// Encrypts in place, and gives the tag.
     fn seal<A: AeadInOut<NonceSize = U12> + KeyInit>(&self, plaintext: &mut [u8]) -> Vec<u8> {
         let tag = self.cipher::<A>().encrypt_inout_detached(&Array(*self.nonce), self.additional, plaintext.into());

@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::super::record::{ContentType, Header, numbers};
+use super::super::record::{ContentType, RecordHeader, numbers};
 
 /// All but the length, which is the last of it.
 pub struct Authenticated {
@@ -11,7 +11,7 @@ pub struct Authenticated {
 }
 
 impl Authenticated {
-    pub fn of(header: &Header<'_>) -> Self {
+    pub fn of(header: &RecordHeader<'_>) -> Self {
         let numbers = numbers(header.epoch, header.sequence);
         let mut bytes = SmallVec::new();
         if header.content_type == ContentType::Tls12Cid {

@@ -7,7 +7,7 @@ use hmac::digest::KeyInit;
 use hmac::{Hmac, Mac};
 use sha2::{Sha256, Sha384};
 
-use super::{Authenticated, OpenError, Parts};
+use super::{Authenticated, DirectionKeys, RecordOpenError};
 
 pub const BLOCK: usize = 16;
 
@@ -28,7 +28,13 @@ impl Cbc {
 }
 
 /// Appends the fragment.
-pub fn seal(keys: Parts<'_>, cbc: Cbc, authenticated: &Authenticated, content: [&[u8]; 2], record: &mut Vec<u8>) {
+pub fn seal(
+    keys: DirectionKeys<'_>,
+    cbc: Cbc,
+    authenticated: &Authenticated,
+    content: [&[u8]; 2],
+    record: &mut Vec<u8>,
+) {
     let start = record.len();
     let iv = iv(keys, cbc, authenticated);
     record.extend_from_slice(&iv);
@@ -46,22 +52,27 @@ pub fn seal(keys: Parts<'_>, cbc: Cbc, authenticated: &Authenticated, content: [
 }
 
 /// The MAC first: nothing is decrypted that is not authentic.
-pub fn open(keys: Parts<'_>, cbc: Cbc, authenticated: &Authenticated, fragment: &[u8]) -> Result<Vec<u8>, OpenError> {
-    let length = fragment.len().checked_sub(cbc.tag_length()).ok_or(OpenError::Forged)?;
+pub fn open(
+    keys: DirectionKeys<'_>,
+    cbc: Cbc,
+    authenticated: &Authenticated,
+    fragment: &[u8],
+) -> Result<Vec<u8>, RecordOpenError> {
+    let length = fragment.len().checked_sub(cbc.tag_length()).ok_or(RecordOpenError::Forged)?;
     let (encrypted, tag) = fragment.split_at(length);
     if !is_mac(keys, cbc, &[&authenticated.with_length(length), encrypted], tag) {
-        return Err(OpenError::Forged);
+        return Err(RecordOpenError::Forged);
     }
-    let (iv, ciphertext) = encrypted.split_first_chunk::<BLOCK>().ok_or(OpenError::Senseless)?;
+    let (iv, ciphertext) = encrypted.split_first_chunk::<BLOCK>().ok_or(RecordOpenError::Senseless)?;
     if ciphertext.len() % BLOCK != 0 {
-        return Err(OpenError::Senseless);
+        return Err(RecordOpenError::Senseless);
     }
     let mut plaintext = ciphertext.to_vec();
     match cbc {
         Cbc::Aes256Sha384 => decrypt::<cbc::Decryptor<Aes256>>(keys, iv, &mut plaintext),
         Cbc::Aes128Sha256 => decrypt::<cbc::Decryptor<Aes128>>(keys, iv, &mut plaintext),
     }
-    strip_padding(&mut plaintext).ok_or(OpenError::Senseless)?;
+    strip_padding(&mut plaintext).ok_or(RecordOpenError::Senseless)?;
     Ok(plaintext)
 }
 
@@ -77,14 +88,14 @@ fn strip_padding(plaintext: &mut Vec<u8>) -> Option<()> {
     plaintext[length..].iter().all(|byte| *byte == padding).then(|| plaintext.truncate(length))
 }
 
-fn encrypt<E: BlockModeEncrypt + KeyIvInit>(keys: Parts<'_>, iv: &[u8; BLOCK], bytes: &mut [u8]) {
+fn encrypt<E: BlockModeEncrypt + KeyIvInit>(keys: DirectionKeys<'_>, iv: &[u8; BLOCK], bytes: &mut [u8]) {
     let mut cipher = E::new_from_slices(keys.key, iv).expect("keys are cut by the suite");
     for block in bytes.chunks_exact_mut(BLOCK) {
         cipher.encrypt_block(<&mut Block<E>>::try_from(block).expect("AES has blocks of 16 bytes"));
     }
 }
 
-fn decrypt<D: BlockModeDecrypt + KeyIvInit>(keys: Parts<'_>, iv: &[u8; BLOCK], bytes: &mut [u8]) {
+fn decrypt<D: BlockModeDecrypt + KeyIvInit>(keys: DirectionKeys<'_>, iv: &[u8; BLOCK], bytes: &mut [u8]) {
     let mut cipher = D::new_from_slices(keys.key, iv).expect("keys are cut by the suite");
     for block in bytes.chunks_exact_mut(BLOCK) {
         cipher.decrypt_block(<&mut Block<D>>::try_from(block).expect("AES has blocks of 16 bytes"));
@@ -93,12 +104,12 @@ fn decrypt<D: BlockModeDecrypt + KeyIvInit>(keys: Parts<'_>, iv: &[u8; BLOCK], b
 
 /// It has to be one that nobody can tell in advance (RFC 5246 section 6.2.3.2): a keyed hash of a number that is never
 /// used twice. What is hashed for a MAC begins with the epoch, 1, or with 0xff: never with these letters.
-fn iv(keys: Parts<'_>, cbc: Cbc, authenticated: &Authenticated) -> [u8; BLOCK] {
+fn iv(keys: DirectionKeys<'_>, cbc: Cbc, authenticated: &Authenticated) -> [u8; BLOCK] {
     let hash = mac(keys, cbc, &[b"IV", &authenticated.numbers()]);
     *hash.first_chunk().expect("a MAC is longer than a block")
 }
 
-fn mac(keys: Parts<'_>, cbc: Cbc, parts: &[&[u8]]) -> Vec<u8> {
+fn mac(keys: DirectionKeys<'_>, cbc: Cbc, parts: &[&[u8]]) -> Vec<u8> {
     match cbc {
         Cbc::Aes256Sha384 => hashed::<Hmac<Sha384>>(keys, parts).finalize().into_bytes().to_vec(),
         Cbc::Aes128Sha256 => hashed::<Hmac<Sha256>>(keys, parts).finalize().into_bytes().to_vec(),
@@ -106,14 +117,14 @@ fn mac(keys: Parts<'_>, cbc: Cbc, parts: &[&[u8]]) -> Vec<u8> {
 }
 
 /// Takes as long for a wrong one as for the right one.
-fn is_mac(keys: Parts<'_>, cbc: Cbc, parts: &[&[u8]], tag: &[u8]) -> bool {
+fn is_mac(keys: DirectionKeys<'_>, cbc: Cbc, parts: &[&[u8]], tag: &[u8]) -> bool {
     match cbc {
         Cbc::Aes256Sha384 => hashed::<Hmac<Sha384>>(keys, parts).verify_slice(tag).is_ok(),
         Cbc::Aes128Sha256 => hashed::<Hmac<Sha256>>(keys, parts).verify_slice(tag).is_ok(),
     }
 }
 
-fn hashed<M: Mac + KeyInit>(keys: Parts<'_>, parts: &[&[u8]]) -> M {
+fn hashed<M: Mac + KeyInit>(keys: DirectionKeys<'_>, parts: &[&[u8]]) -> M {
     let mut mac = <M as KeyInit>::new_from_slice(keys.mac).expect("HMAC takes keys of any length");
     parts.iter().for_each(|part| mac.update(part));
     mac

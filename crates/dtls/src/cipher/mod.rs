@@ -13,7 +13,7 @@ use std::fmt;
 use zeroize::Zeroizing;
 
 use super::prf;
-use super::record::{ContentType, EPOCH, Header, MAX_PLAINTEXT, Record, VERSION, write_header};
+use super::record::{ContentType, DtlsRecord, EPOCH, MAX_PLAINTEXT, RecordHeader, VERSION, write_header};
 
 use authenticated::Authenticated;
 use suite::Mode;
@@ -22,14 +22,14 @@ pub use suite::Suite;
 
 /// Who wrote a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Writer {
+pub enum RecordWriter {
     Client,
     Server,
 }
 
 /// What protects the records of epoch 1, in both directions. Overwritten when it goes; its `Debug` says no key.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Keys {
+pub struct RecordKeys {
     suite: Suite,
     /// RFC 5246 section 6.3.
     block: Zeroizing<Box<[u8]>>,
@@ -37,13 +37,13 @@ pub struct Keys {
 
 /// What was in a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opened {
+pub struct OpenedRecord {
     pub content_type: ContentType,
     pub plaintext: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
+pub enum RecordOpenError {
     #[error("not a record of who has the keys")]
     Forged,
     /// Whoever has the keys made it, and not by the rules.
@@ -54,7 +54,7 @@ pub enum OpenError {
 /// What a record is sealed with, beside the keys.
 #[derive(Clone, Copy, Debug)]
 pub struct Sealing<'a> {
-    pub writer: Writer,
+    pub writer: RecordWriter,
     /// Of what is in it; not `Tls12Cid`.
     pub content_type: ContentType,
     /// Never the same one twice for different plaintexts: that would give the key away (RFC 5288 section 3).
@@ -63,12 +63,12 @@ pub struct Sealing<'a> {
     pub cid: &'a [u8],
 }
 
-impl Keys {
+impl RecordKeys {
     pub fn derive(suite: Suite, master_secret: &[u8; 48], client_random: &[u8; 32], server_random: &[u8; 32]) -> Self {
         Self { suite, block: prf::key_block(suite, master_secret, client_random, server_random) }
     }
 
-    /// Keys as [`Keys::block`] gave them; None if they are too few or too many for the suite.
+    /// Keys as [`RecordKeys::block`] gave them; None if they are too few or too many for the suite.
     pub fn from_block(suite: Suite, block: &[u8]) -> Option<Self> {
         (block.len() == suite.key_block_length()).then(|| Self { suite, block: Zeroizing::new(block.into()) })
     }
@@ -88,7 +88,7 @@ impl Keys {
         debug_assert!(plaintext.len() < MAX_PLAINTEXT && content_type != ContentType::Tls12Cid);
         let inner = if cid.is_empty() { &[][..] } else { &[content_type.number()] };
         let outer = if cid.is_empty() { content_type } else { ContentType::Tls12Cid };
-        let header = Header { content_type: outer, version: VERSION, epoch: EPOCH, sequence, cid };
+        let header = RecordHeader { content_type: outer, version: VERSION, epoch: EPOCH, sequence, cid };
         let length = self.suite.sealed_length(plaintext.len() + inner.len());
         let mut record = Vec::with_capacity(super::record::HEADER + cid.len() + length);
         write_header(&mut record, header, length);
@@ -102,11 +102,11 @@ impl Keys {
     }
 
     /// Verifies and decrypts a record of epoch 1.
-    pub fn open(&self, writer: Writer, record: &Record<'_>) -> Result<Opened, OpenError> {
+    pub fn open(&self, writer: RecordWriter, record: &DtlsRecord<'_>) -> Result<OpenedRecord, RecordOpenError> {
         if record.epoch != EPOCH || record.version != VERSION {
-            return Err(OpenError::Forged);
+            return Err(RecordOpenError::Forged);
         }
-        let authenticated = Authenticated::of(&Header {
+        let authenticated = Authenticated::of(&RecordHeader {
             content_type: record.content_type,
             version: record.version,
             epoch: record.epoch,
@@ -115,13 +115,15 @@ impl Keys {
         });
         let keys = self.parts(writer);
         let plaintext = match self.suite.mode() {
-            Mode::Aead(aead) => aead::open(keys, aead, &authenticated, record.fragment).ok_or(OpenError::Forged)?,
+            Mode::Aead(aead) => {
+                aead::open(keys, aead, &authenticated, record.fragment).ok_or(RecordOpenError::Forged)?
+            }
             Mode::Cbc(cbc) => cbc::open(keys, cbc, &authenticated, record.fragment)?,
         };
-        unwrap(record.content_type, plaintext).ok_or(OpenError::Senseless)
+        unwrap(record.content_type, plaintext).ok_or(RecordOpenError::Senseless)
     }
 
-    fn parts(&self, writer: Writer) -> Parts<'_> {
+    fn parts(&self, writer: RecordWriter) -> DirectionKeys<'_> {
         let suite = self.suite;
         let mut rest = &self.block[..];
         let mut part = |length: usize| {
@@ -129,40 +131,44 @@ impl Keys {
             rest = behind;
             let (client, server) = both.split_at(length);
             match writer {
-                Writer::Client => client,
-                Writer::Server => server,
+                RecordWriter::Client => client,
+                RecordWriter::Server => server,
             }
         };
-        Parts { mac: part(suite.mac_key_length()), key: part(suite.key_length()), iv: part(suite.implicit_iv_length()) }
+        DirectionKeys {
+            mac: part(suite.mac_key_length()),
+            key: part(suite.key_length()),
+            iv: part(suite.implicit_iv_length()),
+        }
     }
 }
 
-impl fmt::Debug for Keys {
+impl fmt::Debug for RecordKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Keys({:?}, ..)", self.suite)
+        write!(f, "RecordKeys({:?}, ..)", self.suite)
     }
 }
 
 /// The keys of one direction. `mac` is empty with AEAD, `iv` with CBC.
 #[derive(Clone, Copy)]
-struct Parts<'a> {
+struct DirectionKeys<'a> {
     mac: &'a [u8],
     key: &'a [u8],
     iv: &'a [u8],
 }
 
 /// DTLSInnerPlaintext (RFC 9146 section 4): content, its type, and any number of zeros.
-fn unwrap(outer: ContentType, mut plaintext: Vec<u8>) -> Option<Opened> {
+fn unwrap(outer: ContentType, mut plaintext: Vec<u8>) -> Option<OpenedRecord> {
     if plaintext.len() > MAX_PLAINTEXT {
         return None;
     }
     if outer != ContentType::Tls12Cid {
-        return Some(Opened { content_type: outer, plaintext });
+        return Some(OpenedRecord { content_type: outer, plaintext });
     }
     let end = plaintext.iter().rposition(|byte| *byte != 0)?;
     let content_type = ContentType::from_number(plaintext[end]).filter(|inner| *inner != ContentType::Tls12Cid)?;
     plaintext.truncate(end);
-    Some(Opened { content_type, plaintext })
+    Some(OpenedRecord { content_type, plaintext })
 }
 
 #[cfg(test)]

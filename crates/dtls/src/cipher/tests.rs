@@ -40,19 +40,19 @@ fn bytes(digits: &str) -> Vec<u8> {
     pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
-fn keys(suite: Suite) -> Keys {
+fn keys(suite: Suite) -> RecordKeys {
     let master_secret = std::array::from_fn(|at| at as u8);
-    Keys::derive(suite, &master_secret, &[0xc1; 32], &[0x5e; 32])
+    RecordKeys::derive(suite, &master_secret, &[0xc1; 32], &[0x5e; 32])
 }
 
 fn sealing(cid: &[u8]) -> Sealing<'_> {
-    Sealing { writer: Writer::Client, content_type: ContentType::ApplicationData, sequence: SEQUENCE, cid }
+    Sealing { writer: RecordWriter::Client, content_type: ContentType::ApplicationData, sequence: SEQUENCE, cid }
 }
 
-fn open(keys: &Keys, bytes: &[u8], cid_length: usize) -> Result<Opened, OpenError> {
+fn open(keys: &RecordKeys, bytes: &[u8], cid_length: usize) -> Result<OpenedRecord, RecordOpenError> {
     let mut records = records(bytes, cid_length);
-    let record = records.next().ok_or(OpenError::Forged)?;
-    keys.open(Writer::Client, &record)
+    let record = records.next().ok_or(RecordOpenError::Forged)?;
+    keys.open(RecordWriter::Client, &record)
 }
 
 #[test]
@@ -64,8 +64,8 @@ fn there_is_a_vector_for_each_suite() {
 fn key_blocks_are_those_of_rfc_5246() {
     for Vector { suite, block, .. } in vectors() {
         assert_eq!(keys(suite).block(), block, "{suite:?}");
-        assert_eq!(Keys::from_block(suite, &block), Some(keys(suite)));
-        assert_eq!(Keys::from_block(suite, &block[1..]), None);
+        assert_eq!(RecordKeys::from_block(suite, &block), Some(keys(suite)));
+        assert_eq!(RecordKeys::from_block(suite, &block[1..]), None);
     }
 }
 
@@ -79,7 +79,7 @@ fn records_are_sealed_as_another_hand_seals_them() {
 
 #[test]
 fn records_of_another_hand_are_opened_and_padding_is_taken_off() {
-    let expected = Opened { content_type: ContentType::ApplicationData, plaintext: PLAINTEXT.to_vec() };
+    let expected = OpenedRecord { content_type: ContentType::ApplicationData, plaintext: PLAINTEXT.to_vec() };
     for Vector { suite, without_cid, with_cid, padded, .. } in vectors() {
         for record in [without_cid, with_cid, padded] {
             assert_eq!(open(&keys(suite), &record, CID.len()).as_ref(), Ok(&expected), "{suite:?}");
@@ -94,7 +94,11 @@ fn no_bit_of_a_record_can_be_turned() {
             for bit in 0..record.len() * 8 {
                 let mut mutated = record.clone();
                 mutated[bit / 8] ^= 1 << (bit % 8);
-                assert_eq!(open(&keys(suite), &mutated, CID.len()), Err(OpenError::Forged), "{suite:?}, bit {bit}");
+                assert_eq!(
+                    open(&keys(suite), &mutated, CID.len()),
+                    Err(RecordOpenError::Forged),
+                    "{suite:?}, bit {bit}"
+                );
             }
         }
     }
@@ -103,13 +107,13 @@ fn no_bit_of_a_record_can_be_turned() {
 #[test]
 fn a_record_belongs_to_its_writer_and_its_connection_id() {
     for suite in Suite::ALL {
-        let own = keys(suite).seal(Sealing { writer: Writer::Server, ..sealing(&[]) }, PLAINTEXT);
-        assert_eq!(open(&keys(suite), &own, 0), Err(OpenError::Forged), "{suite:?}: our own record comes back");
+        let own = keys(suite).seal(Sealing { writer: RecordWriter::Server, ..sealing(&[]) }, PLAINTEXT);
+        assert_eq!(open(&keys(suite), &own, 0), Err(RecordOpenError::Forged), "{suite:?}: our own record comes back");
 
         // Three bytes of the connection id, read as two and a longer fragment ... and the other way.
         let with_cid = keys(suite).seal(sealing(CID), PLAINTEXT);
-        assert_eq!(open(&keys(suite), &with_cid, 2), Err(OpenError::Forged));
-        assert_eq!(open(&keys(suite), &with_cid, 4), Err(OpenError::Forged));
+        assert_eq!(open(&keys(suite), &with_cid, 2), Err(RecordOpenError::Forged));
+        assert_eq!(open(&keys(suite), &with_cid, 4), Err(RecordOpenError::Forged));
     }
 }
 
@@ -126,7 +130,7 @@ fn an_inner_plaintext_without_a_type_is_no_record() {
         assert_eq!(typed(&[0; 20], 0), None);
         assert_eq!(typed(b"content", 25), None);
         assert_eq!(typed(b"content", 99), None);
-        assert_eq!(typed(&[], 21), Some(Opened { content_type: ContentType::Alert, plaintext: Vec::new() }));
+        assert_eq!(typed(&[], 21), Some(OpenedRecord { content_type: ContentType::Alert, plaintext: Vec::new() }));
         assert!(keys.seal(sealing(CID), &[]).len() > 16);
     }
 }
@@ -138,13 +142,13 @@ fn sequence_numbers_have_48_bits_and_epochs_are_not_mixed() {
         let mut record = keys(suite).seal(last, PLAINTEXT);
         assert!(open(&keys(suite), &record, 0).is_ok());
         record[4] = 2;
-        assert_eq!(open(&keys(suite), &record, 0), Err(OpenError::Forged));
+        assert_eq!(open(&keys(suite), &record, 0), Err(RecordOpenError::Forged));
     }
 }
 
 #[test]
 fn keys_are_not_in_a_debug_print() {
-    assert_eq!(format!("{:?}", keys(Suite::Aes128Ccm8)), "Keys(Aes128Ccm8, ..)");
+    assert_eq!(format!("{:?}", keys(Suite::Aes128Ccm8)), "RecordKeys(Aes128Ccm8, ..)");
 }
 
 proptest! {
@@ -157,12 +161,12 @@ proptest! {
         content_type in proptest::sample::select(&[ContentType::Alert, ContentType::ApplicationData][..]),
     ) {
         let keys = keys(suite);
-        let sealing = Sealing { writer: Writer::Client, content_type, sequence, cid: &cid };
+        let sealing = Sealing { writer: RecordWriter::Client, content_type, sequence, cid: &cid };
         let record = keys.seal(sealing, &plaintext);
         let mut split = records(&record, cid.len());
         let parsed = split.next().unwrap();
         prop_assert_eq!((parsed.sequence, parsed.cid), (sequence, &cid[..]));
-        prop_assert_eq!(keys.open(Writer::Client, &parsed), Ok(Opened { content_type, plaintext }));
+        prop_assert_eq!(keys.open(RecordWriter::Client, &parsed), Ok(OpenedRecord { content_type, plaintext }));
         prop_assert!(split.next().is_none());
     }
 
@@ -184,6 +188,6 @@ proptest! {
             mutated.truncate(cut.index(record.len()));
         }
         prop_assume!(mutated != record);
-        prop_assert_eq!(open(&keys, &mutated, CID.len()), Err(OpenError::Forged));
+        prop_assert_eq!(open(&keys, &mutated, CID.len()), Err(RecordOpenError::Forged));
     }
 }

@@ -18,7 +18,7 @@ use lwm2m_base::secret::Secret;
 use super::ffi;
 use super::negotiation::SharedNegotiation;
 use super::suites::{self, Authentication, CipherSuite};
-use super::tickets::KeyBound;
+use super::tickets::TicketKey;
 use super::trust::Trust;
 
 /// What handshakes are made with. Cheap to clone.
@@ -27,7 +27,7 @@ pub struct Acceptor(Arc<Contexts>);
 
 /// What it is made of: the content of files, never their paths.
 #[derive(Clone, Debug)]
-pub struct AcceptorSettings {
+pub struct AcceptorConfig {
     /// PEM: ours, then those of the authorities between it and the root.
     pub certificate_chain: Option<Vec<u8>>,
     /// PEM, of the certificate; or alone, as a raw public key.
@@ -52,7 +52,7 @@ pub struct AcceptorSettings {
     pub mtu: u16,
 }
 
-impl AcceptorSettings {
+impl AcceptorConfig {
     /// Bytes. OpenSSL cuts no flight into smaller pieces.
     pub const MIN_MTU: u16 = 256;
 }
@@ -117,15 +117,15 @@ pub enum CredentialError {
     RawPublicKeys { version: &'static str },
     #[error("raw public keys need a private key (keyfile)")]
     RawPublicKeysWithoutKey,
-    #[error("an MTU of {mtu} bytes: OpenSSL needs at least {min}", min = AcceptorSettings::MIN_MTU)]
+    #[error("an MTU of {mtu} bytes: OpenSSL needs at least {min}", min = AcceptorConfig::MIN_MTU)]
     Mtu { mtu: u16 },
     #[error("OpenSSL refused: {0}")]
     Library(#[from] ErrorStack),
 }
 
 impl Acceptor {
-    pub fn new(settings: &AcceptorSettings) -> Result<Self, CredentialError> {
-        let credentials = Credentials::of(settings)?;
+    pub fn new(settings: &AcceptorConfig) -> Result<Self, CredentialError> {
+        let credentials = CheckedCredentials::of(settings)?;
         let chosen = credentials.suites(settings)?;
         let plain: Vec<_> = chosen.iter().copied().filter(|suite| !suite.needs_encrypt_then_mac()).collect();
         let without_encrypt_then_mac =
@@ -134,7 +134,7 @@ impl Acceptor {
             complete: credentials.context(settings, &chosen)?,
             without_encrypt_then_mac,
             trust: credentials.trust.clone(),
-            tickets: KeyBound::new()?,
+            tickets: TicketKey::new()?,
             mtu: settings.mtu,
         })))
     }
@@ -149,7 +149,7 @@ impl Acceptor {
         &self.0.trust
     }
 
-    pub(super) fn tickets(&self) -> &KeyBound {
+    pub(super) fn tickets(&self) -> &TicketKey {
         &self.0.tickets
     }
 
@@ -162,7 +162,7 @@ struct Contexts {
     complete: SslContext,
     without_encrypt_then_mac: Option<SslContext>,
     trust: Arc<Trust>,
-    tickets: KeyBound,
+    tickets: TicketKey,
     mtu: u16,
 }
 
@@ -172,7 +172,7 @@ impl fmt::Debug for Acceptor {
     }
 }
 
-impl Default for AcceptorSettings {
+impl Default for AcceptorConfig {
     /// Pre-shared keys only.
     fn default() -> Self {
         Self {
@@ -214,7 +214,7 @@ const SIGNATURES: &str = "ECDSA+SHA256:ECDSA+SHA384:ECDSA+SHA512:ed25519:ed448:R
                           RSA-PSS+SHA512:RSA+SHA256:RSA+SHA384:RSA+SHA512";
 
 /// What the settings hold, read and found to fit together.
-struct Credentials {
+struct CheckedCredentials {
     /// Ours first.
     chain: Vec<X509>,
     authorities: Vec<X509>,
@@ -222,8 +222,8 @@ struct Credentials {
     trust: Arc<Trust>,
 }
 
-impl Credentials {
-    fn of(settings: &AcceptorSettings) -> Result<Self, CredentialError> {
+impl CheckedCredentials {
+    fn of(settings: &AcceptorConfig) -> Result<Self, CredentialError> {
         let credentials = Self {
             chain: read_chain(settings)?,
             authorities: read_authorities(settings)?,
@@ -234,11 +234,11 @@ impl Credentials {
         Ok(credentials)
     }
 
-    fn check(&self, settings: &AcceptorSettings) -> Result<(), CredentialError> {
+    fn check(&self, settings: &AcceptorConfig) -> Result<(), CredentialError> {
         if self.key.is_none() && !settings.psk && self.chain.is_empty() {
             return Err(CredentialError::Nothing);
         }
-        if settings.mtu < AcceptorSettings::MIN_MTU {
+        if settings.mtu < AcceptorConfig::MIN_MTU {
             return Err(CredentialError::Mtu { mtu: settings.mtu });
         }
         self.check_key()?;
@@ -256,7 +256,7 @@ impl Credentials {
         if fits { Ok(()) } else { Err(CredentialError::KeyDoesNotFit) }
     }
 
-    fn check_raw_public_keys(&self, settings: &AcceptorSettings) -> Result<(), CredentialError> {
+    fn check_raw_public_keys(&self, settings: &AcceptorConfig) -> Result<(), CredentialError> {
         if !settings.raw_public_keys {
             return Ok(());
         }
@@ -267,7 +267,7 @@ impl Credentials {
     }
 
     /// The chosen suites that these credentials can do, in the order of the settings.
-    fn suites(&self, settings: &AcceptorSettings) -> Result<Vec<&'static CipherSuite>, CredentialError> {
+    fn suites(&self, settings: &AcceptorConfig) -> Result<Vec<&'static CipherSuite>, CredentialError> {
         let named = if settings.cipher_suites.is_empty() {
             suites::ALL.iter().collect()
         } else {
@@ -277,7 +277,7 @@ impl Credentials {
         if possible.is_empty() { Err(CredentialError::NoCipherSuite) } else { Ok(possible) }
     }
 
-    fn can_do(&self, suite: &CipherSuite, settings: &AcceptorSettings) -> bool {
+    fn can_do(&self, suite: &CipherSuite, settings: &AcceptorConfig) -> bool {
         match suite.authentication {
             Authentication::PreSharedKey => settings.psk,
             Authentication::Ecdsa => self.has_key(Id::EC) || self.has_key(Id::ED25519) || self.has_key(Id::ED448),
@@ -289,7 +289,7 @@ impl Credentials {
         self.key.as_ref().is_some_and(|key| key.id() == kind)
     }
 
-    fn context(&self, settings: &AcceptorSettings, suites: &[&CipherSuite]) -> Result<SslContext, CredentialError> {
+    fn context(&self, settings: &AcceptorConfig, suites: &[&CipherSuite]) -> Result<SslContext, CredentialError> {
         let mut context = SslContext::builder(SslMethod::dtls())?;
         context.set_min_proto_version(Some(SslVersion::DTLS1_2))?;
         context.set_max_proto_version(Some(SslVersion::DTLS1_2))?;
@@ -312,7 +312,7 @@ impl Credentials {
     }
 
     /// What proves who we are.
-    fn show(&self, context: &mut SslContextBuilder, settings: &AcceptorSettings) -> Result<(), ErrorStack> {
+    fn show(&self, context: &mut SslContextBuilder, settings: &AcceptorConfig) -> Result<(), ErrorStack> {
         if let Some(certificate) = self.chain.first() {
             context.set_certificate(certificate)?;
         }
@@ -344,7 +344,7 @@ impl Credentials {
     }
 
     /// What is asked of the client.
-    fn ask(&self, context: &mut SslContextBuilder, settings: &AcceptorSettings) -> Result<(), ErrorStack> {
+    fn ask(&self, context: &mut SslContextBuilder, settings: &AcceptorConfig) -> Result<(), ErrorStack> {
         let mode = match settings.verify {
             VerifyMode::None => SslVerifyMode::NONE,
             VerifyMode::Peer { required: false } => SslVerifyMode::PEER,
@@ -360,7 +360,7 @@ impl Credentials {
     }
 }
 
-fn set_psk(context: &mut SslContextBuilder, settings: &AcceptorSettings) {
+fn set_psk(context: &mut SslContextBuilder, settings: &AcceptorConfig) {
     if settings.psk {
         context.set_psk_server_callback(|ssl, _identity, out| {
             let key = SharedNegotiation::of(ssl).and_then(|negotiation| negotiation.lock().key.clone());
@@ -376,15 +376,15 @@ fn copy_key(key: &[u8], out: &mut [u8]) -> usize {
     key.len()
 }
 
-fn set_tickets(context: &mut SslContextBuilder, settings: &AcceptorSettings) -> Result<(), ErrorStack> {
+fn set_tickets(context: &mut SslContextBuilder, settings: &AcceptorConfig) -> Result<(), ErrorStack> {
     if settings.tickets {
-        return ffi::set_tickets::<KeyBound>(context);
+        return ffi::set_tickets(context);
     }
     context.set_options(SslOptions::NO_TICKET);
     Ok(())
 }
 
-fn set_connection_ids(context: &mut SslContextBuilder, settings: &AcceptorSettings) -> Result<(), ErrorStack> {
+fn set_connection_ids(context: &mut SslContextBuilder, settings: &AcceptorConfig) -> Result<(), ErrorStack> {
     /// RFC 9146 section 3.
     const CONNECTION_ID: u16 = 54;
     if !settings.connection_ids {
@@ -402,19 +402,19 @@ fn set_connection_ids(context: &mut SslContextBuilder, settings: &AcceptorSettin
     )
 }
 
-fn read_chain(settings: &AcceptorSettings) -> Result<Vec<X509>, CredentialError> {
+fn read_chain(settings: &AcceptorConfig) -> Result<Vec<X509>, CredentialError> {
     let Some(pem) = &settings.certificate_chain else { return Ok(Vec::new()) };
     let chain = X509::stack_from_pem(pem).map_err(CredentialError::Certificate)?;
     if chain.is_empty() { Err(CredentialError::NoCertificate) } else { Ok(chain) }
 }
 
-fn read_authorities(settings: &AcceptorSettings) -> Result<Vec<X509>, CredentialError> {
+fn read_authorities(settings: &AcceptorConfig) -> Result<Vec<X509>, CredentialError> {
     let Some(pem) = &settings.authorities else { return Ok(Vec::new()) };
     let authorities = X509::stack_from_pem(pem).map_err(CredentialError::Authority)?;
     if authorities.is_empty() { Err(CredentialError::NoAuthority) } else { Ok(authorities) }
 }
 
-fn read_key(settings: &AcceptorSettings) -> Result<Option<PKey<Private>>, CredentialError> {
+fn read_key(settings: &AcceptorConfig) -> Result<Option<PKey<Private>>, CredentialError> {
     let Some(PemSecret(pem)) = &settings.private_key else { return Ok(None) };
     // A password is always given: without one OpenSSL would ask for it at the terminal.
     let password = settings.private_key_password.as_ref().map_or("", Secret::reveal);

@@ -13,12 +13,12 @@ use crate::credentials::{Identity, PskIdentity, PskKey};
 use crate::record::OwnCid;
 
 use super::acceptor::Acceptor;
-use super::failure::Failure;
+use super::failure::HandshakeError;
 use super::ffi;
 use super::negotiation::{ConnectionIds, SharedNegotiation};
 use super::suites::CipherSuite;
 
-pub(super) struct Connection {
+pub(super) struct OpenSslHandshake {
     stream: SslStream<Records>,
     negotiation: SharedNegotiation,
     /// Of epoch 0, of the records that it is given. They are numbered here: OpenSSL would take a repeated message for a
@@ -30,7 +30,7 @@ pub(super) enum Progress {
     /// It waits for more.
     Going,
     Finished,
-    Failed(Failure),
+    Failed(HandshakeError),
 }
 
 /// What the keys are made of.
@@ -49,22 +49,22 @@ pub(super) enum ResumedBy {
     },
 }
 
-impl Connection {
-    /// `hello` is the ClientHello in one record, its cookie verified. Then it is to be gone on with [`Connection::accept`].
+impl OpenSslHandshake {
+    /// `hello` is the ClientHello in one record, its cookie verified. Then it is to be gone on with [`OpenSslHandshake::accept`].
     pub fn new(
         acceptor: &Acceptor,
         context: &SslContext,
         hello: &[u8],
         own_cid: OwnCid,
         tickets_accepted: bool,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, HandshakeError> {
         let negotiation = SharedNegotiation::new(own_cid, tickets_accepted);
-        let stream = stream(acceptor, context, &negotiation).map_err(|_| Failure::Internal)?;
+        let stream = stream(acceptor, context, &negotiation).map_err(|_| HandshakeError::Internal)?;
         let mut connection = Self { stream, negotiation, next_sequence: 0 };
         connection.give(hello.to_vec());
         let taken = ffi::listen(&mut connection.stream);
         forget_errors();
-        if taken { Ok(connection) } else { Err(Failure::BadHello) }
+        if taken { Ok(connection) } else { Err(HandshakeError::BadHello) }
     }
 
     /// One record of the client.
@@ -80,7 +80,7 @@ impl Connection {
         if error.code() == ErrorCode::WANT_READ {
             return Progress::Going;
         }
-        Progress::Failed(Failure::of(&error, self.stream.ssl().verify_result()))
+        Progress::Failed(HandshakeError::of(&error, self.stream.ssl().verify_result()))
     }
 
     /// What it wrote since it was asked: datagrams of one or more records.
@@ -176,7 +176,7 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+impl Drop for OpenSslHandshake {
     /// Without it OpenSSL takes the session for broken off and its ticket for worthless.
     fn drop(&mut self) {
         self.stream.set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);

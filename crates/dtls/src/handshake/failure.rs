@@ -9,7 +9,7 @@ use openssl_sys as sys;
 
 /// Why a handshake failed; the client was told by an alert, but for its own alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Failure {
+pub enum HandshakeError {
     /// No key belongs to the PSK identity, or it is none (RFC 4279 section 5.1: UTF-8).
     UnknownIdentity,
     /// The client offers no cipher suite that is both allowed and possible with our credentials. So it is with a client
@@ -50,7 +50,7 @@ pub enum CertificateFault {
     Other(i32),
 }
 
-impl Failure {
+impl HandshakeError {
     /// What OpenSSL says about an `accept` that failed, with the result of verifying the client's certificate.
     pub(super) fn of(error: &ssl::Error, verified: X509VerifyResult) -> Self {
         if error.code() == ErrorCode::ZERO_RETURN {
@@ -119,7 +119,7 @@ mod reason {
     pub const NO_SHARED_GROUPS: i32 = 410;
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for HandshakeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownIdentity => f.write_str("unknown PSK identity"),

@@ -13,6 +13,8 @@ use openssl::error::ErrorStack;
 use openssl::ssl::{SslCipherRef, SslContextBuilder, SslRef, SslSessionRef, SslStream};
 use openssl_sys as sys;
 
+use super::tickets;
+
 #[cfg(raw_public_keys)]
 use openssl::pkey::{PKeyRef, Public};
 #[cfg(raw_public_keys)]
@@ -32,15 +34,6 @@ const IGNORE_AND_RENEW: c_int = 2;
 const USE: c_int = 3;
 /// `SSL_TICKET_RETURN_USE_RENEW`.
 const USE_AND_RENEW: c_int = 4;
-
-/// What is decided about session tickets.
-pub(super) trait Tickets {
-    /// What is written into a ticket beside the session, where there is anything.
-    fn note(ssl: &SslRef) -> Option<Vec<u8>>;
-
-    /// Whether a ticket that the client brings may be looked at.
-    fn accepted(ssl: &SslRef) -> bool;
-}
 
 /// Takes a ClientHello whose cookie was verified (the callback of the context has to say so) as the beginning of the
 /// handshake: to `accept` it is as if OpenSSL had asked for that cookie. True if it was taken.
@@ -80,21 +73,16 @@ pub(super) fn pending_cipher(ssl: &SslRef) -> Option<&SslCipherRef> {
     }
 }
 
-/// Lets `T` decide about the tickets of a context.
-pub(super) fn set_tickets<T: Tickets>(context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
+/// Lets [`tickets`] decide about the tickets of a context.
+pub(super) fn set_tickets(context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
     // SAFETY: the context is a living SSL_CTX; the callbacks are functions of this program, and their argument is not used.
     let set = unsafe {
-        SSL_CTX_set_session_ticket_cb(
-            context.as_ptr(),
-            Some(write_ticket::<T>),
-            Some(read_ticket::<T>),
-            ptr::null_mut(),
-        )
+        SSL_CTX_set_session_ticket_cb(context.as_ptr(), Some(write_ticket), Some(read_ticket), ptr::null_mut())
     };
     done(set)
 }
 
-/// What [`Tickets::note`] wrote into the ticket that the session came from. Empty where it wrote nothing.
+/// Returns the note of [`tickets::note`] in the ticket that the session came from, which is empty if there is none.
 pub(super) fn ticket_note(session: &SslSessionRef) -> &[u8] {
     let mut note: *mut c_void = ptr::null_mut();
     let mut length = 0;
@@ -150,17 +138,17 @@ extern "C" fn never(_ssl: *mut sys::SSL, _microseconds: c_uint) -> c_uint {
     NEVER
 }
 
-extern "C" fn write_ticket<T: Tickets>(ssl: *mut sys::SSL, _argument: *mut c_void) -> c_int {
+extern "C" fn write_ticket(ssl: *mut sys::SSL, _argument: *mut c_void) -> c_int {
     // SAFETY: OpenSSL calls this with the SSL whose ticket it is about to write: alive, and not in use elsewhere. A panic
     // would end the process at this border, as it has to (extern "C" aborts).
     let ssl = unsafe { SslRef::from_ptr(ssl) };
-    let (Some(note), Some(session)) = (T::note(ssl), ssl.session()) else { return 1 };
+    let (Some(note), Some(session)) = (tickets::note(ssl), ssl.session()) else { return 1 };
     // SAFETY: the session is alive; it is the one of this SSL and not in a cache (there is none here), so that nobody else
     // reads it. The bytes are copied by the call.
     unsafe { SSL_SESSION_set1_ticket_appdata(session.as_ptr(), note.as_ptr().cast(), note.len()) }
 }
 
-extern "C" fn read_ticket<T: Tickets>(
+extern "C" fn read_ticket(
     ssl: *mut sys::SSL,
     _session: *mut sys::SSL_SESSION,
     _name: *const c_uchar,
@@ -171,8 +159,8 @@ extern "C" fn read_ticket<T: Tickets>(
     // SAFETY: as in `write_ticket`.
     let ssl = unsafe { SslRef::from_ptr(ssl) };
     match status {
-        TICKET_SUCCESS if T::accepted(ssl) => USE,
-        TICKET_SUCCESS_RENEW if T::accepted(ssl) => USE_AND_RENEW,
+        TICKET_SUCCESS if tickets::are_accepted(ssl) => USE,
+        TICKET_SUCCESS_RENEW if tickets::are_accepted(ssl) => USE_AND_RENEW,
         _ => IGNORE_AND_RENEW,
     }
 }

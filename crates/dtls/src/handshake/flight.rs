@@ -1,6 +1,6 @@
 //! Our flights: what we sent last, to be sent again (RFC 6347 section 4.2.4).
 
-use crate::record::{Record, records};
+use crate::record::{DtlsRecord, records};
 
 /// The records of a flight, as OpenSSL wrote them and as they are protected on the wire.
 #[derive(Default)]
@@ -46,7 +46,7 @@ impl Flight {
 }
 
 /// The records in what OpenSSL wrote: none with a connection id.
-pub(super) fn written_records(datagram: &[u8]) -> impl Iterator<Item = Record<'_>> {
+pub(super) fn written_records(datagram: &[u8]) -> impl Iterator<Item = DtlsRecord<'_>> {
     records(datagram, 0)
 }
 

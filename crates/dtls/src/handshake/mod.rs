@@ -9,7 +9,7 @@
 //!    records are opened and protected again the way OpenSSL expects them, and its own the other way.
 //! 5. When OpenSSL is content it goes, and what is left is [`Established`].
 //!
-//! When a flight is sent again is said by the [`Server`](super::Server), which has the clock: OpenSSL's timer is taken out.
+//! When a flight is sent again is said by the [`DtlsServer`](super::DtlsServer), which has the clock: OpenSSL's timer is taken out.
 
 mod acceptor;
 mod connection;
@@ -25,16 +25,16 @@ mod trust;
 
 use std::collections::VecDeque;
 
-use super::cipher::Keys;
+use super::cipher::RecordKeys;
 use super::credentials::{Identity, PskIdentity, PskKey};
-use super::record::{ContentType, EPOCH, OwnCid, PeerCid, Record, VERSION, records, write_plain};
-use connection::{Connection, Progress, ResumedBy};
+use super::record::{ContentType, DtlsRecord, EPOCH, OwnCid, PeerCid, VERSION, records, write_plain};
+use connection::{OpenSslHandshake, Progress, ResumedBy};
 use flight::Flight;
 use message::{Fragment, Reassembly};
 use protection::Protection;
 
-pub use acceptor::{Acceptor, AcceptorSettings, CredentialError, PemSecret, Pinned, VerifyMode};
-pub use failure::{CertificateFault, Failure};
+pub use acceptor::{Acceptor, AcceptorConfig, CredentialError, PemSecret, Pinned, VerifyMode};
+pub use failure::{CertificateFault, HandshakeError};
 
 /// Bytes of a ClientHello. A ticket with a certificate in it is the largest thing there.
 const MAX_HELLO: usize = 8 * 1024;
@@ -52,8 +52,8 @@ pub struct Handshake {
     own_cid: OwnCid,
     /// As far as it is there.
     hello: Option<Reassembly>,
-    stage: Stage,
-    steps: VecDeque<Step>,
+    stage: HandshakeStage,
+    steps: VecDeque<HandshakeOutput>,
     flight: Flight,
     protection: Option<Protection>,
     /// ChangeCipherSpec came, and has to wait.
@@ -72,19 +72,19 @@ pub struct Handshake {
 }
 
 /// What a handshake wants done.
-pub enum Step {
+pub enum HandshakeOutput {
     /// A datagram.
     Transmit(Vec<u8>),
     /// To be answered with [`Handshake::handle_key`].
     FindKey(PskIdentity),
     Established(Box<Established>),
-    Failed(Failure),
+    Failed(HandshakeError),
 }
 
 /// What is left of a handshake: enough to go on without OpenSSL.
 pub struct Established {
     /// With CBC they are for encrypt-then-MAC.
-    pub keys: Keys,
+    pub keys: RecordKeys,
     /// None unless both agreed on connection ids (RFC 9146).
     pub own_cid: Option<OwnCid>,
     /// What our records carry; None where they carry none.
@@ -104,7 +104,7 @@ pub struct Established {
 
 /// What became of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum HandshakeRecordOutcome {
     /// Part of the handshake, also where it had to be told once more.
     Taken,
     /// Kept until the handshake is finished.
@@ -117,23 +117,23 @@ pub enum Heard {
     Unexpected,
 }
 
-enum Stage {
+enum HandshakeStage {
     /// Waits for the rest of the hello.
     Hello,
     /// Asks whether the key of a ticket's session is the key of today; nothing was sent.
     Resuming {
-        connection: Box<Connection>,
+        connection: Box<OpenSslHandshake>,
         identity: PskIdentity,
     },
     Exchanging {
-        connection: Box<Connection>,
-        key: Key,
+        connection: Box<OpenSslHandshake>,
+        key: ClientPsk,
     },
     Over,
 }
 
 /// The client's PSK.
-enum Key {
+enum ClientPsk {
     /// It was not named, or not wholly.
     Awaited(Option<Reassembly>),
     /// It is asked for; the ClientKeyExchange waits.
@@ -153,7 +153,7 @@ impl Handshake {
             acceptor: acceptor.clone(),
             own_cid,
             hello: None,
-            stage: Stage::Hello,
+            stage: HandshakeStage::Hello,
             steps: VecDeque::new(),
             flight: Flight::starting_at(record.map_or(0, |record| record.sequence)),
             protection: None,
@@ -171,14 +171,14 @@ impl Handshake {
     }
 
     /// One record of the client, without a connection id or with the one of [`Handshake::accept`].
-    pub fn handle_record(&mut self, record: &[u8]) -> Heard {
-        let Some(record) = records(record, OwnCid::LENGTH).next() else { return Heard::Unexpected };
+    pub fn handle_record(&mut self, record: &[u8]) -> HandshakeRecordOutcome {
+        let Some(record) = records(record, OwnCid::LENGTH).next() else { return HandshakeRecordOutcome::Unexpected };
         match (record.epoch, record.content_type) {
             (0, ContentType::Handshake) => self.handle_messages(record),
             (0, ContentType::ChangeCipherSpec) => self.handle_change_cipher_spec(record),
             (0, ContentType::Alert) => self.handle_alert(record),
             (EPOCH, _) => self.handle_protected(record),
-            _ => Heard::Unexpected,
+            _ => HandshakeRecordOutcome::Unexpected,
         }
     }
 
@@ -188,9 +188,9 @@ impl Handshake {
     /// instead, which hides what identities there are; but identities are sent in the clear anyway, and a device that is
     /// left without an answer would spend a minute of its battery on repeating itself.
     pub fn handle_key(&mut self, key: Option<&PskKey>) {
-        match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Resuming { connection, identity } => self.resume(connection, identity, key),
-            Stage::Exchanging { connection, key: Key::Asked(message, identity) } => {
+        match std::mem::replace(&mut self.stage, HandshakeStage::Over) {
+            HandshakeStage::Resuming { connection, identity } => self.resume(connection, identity, key),
+            HandshakeStage::Exchanging { connection, key: ClientPsk::Asked(message, identity) } => {
                 self.give_key(connection, &message, identity, key);
             }
             stage => self.stage = stage,
@@ -198,22 +198,22 @@ impl Handshake {
     }
 
     /// Call after everything else until it returns None.
-    pub fn poll(&mut self) -> Option<Step> {
+    pub fn poll(&mut self) -> Option<HandshakeOutput> {
         self.steps.pop_front()
     }
 
     /// The current flight once more, where there is one.
     pub fn retransmit(&mut self) {
-        if matches!(self.stage, Stage::Exchanging { .. }) {
+        if matches!(self.stage, HandshakeStage::Exchanging { .. }) {
             self.transmit_flight();
         }
     }
 
     /// Tells a client that has answered that its handshake ends here.
     pub fn abandon(&mut self) {
-        if self.answered && matches!(self.stage, Stage::Exchanging { .. }) {
+        if self.answered && matches!(self.stage, HandshakeStage::Exchanging { .. }) {
             self.transmit_alert(alert::INTERNAL_ERROR);
-            self.stage = Stage::Over;
+            self.stage = HandshakeStage::Over;
         }
     }
 
@@ -229,7 +229,7 @@ impl Handshake {
         self.unopened > 0
     }
 
-    fn begin(&mut self, record: Option<Record<'_>>) {
+    fn begin(&mut self, record: Option<DtlsRecord<'_>>) {
         let fragment = record.and_then(|record| message::fragments(record.fragment).next());
         let hello = fragment.filter(|fragment| fragment.kind == message::CLIENT_HELLO);
         self.hello = hello.and_then(|fragment| Reassembly::begin(&fragment, MAX_HELLO));
@@ -239,10 +239,10 @@ impl Handshake {
     /// As soon as it is whole.
     fn open_hello(&mut self) {
         match &self.hello {
-            Some(hello) if hello.sequence() > 1 => self.refuse(Failure::LateCookie, alert::HANDSHAKE_FAILURE),
+            Some(hello) if hello.sequence() > 1 => self.refuse(HandshakeError::LateCookie, alert::HANDSHAKE_FAILURE),
             Some(hello) if hello.is_whole() => self.open(true),
             Some(_) => {}
-            None => self.fail(Failure::BadHello),
+            None => self.fail(HandshakeError::BadHello),
         }
     }
 
@@ -250,34 +250,34 @@ impl Handshake {
     fn open(&mut self, tickets_accepted: bool) {
         let Some(hello) = &self.hello else { return };
         let Some(context) = self.acceptor.context(message::hello_offers(hello.body(), ENCRYPT_THEN_MAC)) else {
-            return self.refuse(Failure::NoCommonSuite, alert::HANDSHAKE_FAILURE);
+            return self.refuse(HandshakeError::NoCommonSuite, alert::HANDSHAKE_FAILURE);
         };
-        match Connection::new(&self.acceptor, context, &hello.record(), self.own_cid, tickets_accepted) {
+        match OpenSslHandshake::new(&self.acceptor, context, &hello.record(), self.own_cid, tickets_accepted) {
             Ok(connection) => self.answer_hello(Box::new(connection)),
             Err(failure) => self.fail(failure),
         }
     }
 
-    fn answer_hello(&mut self, mut connection: Box<Connection>) {
+    fn answer_hello(&mut self, mut connection: Box<OpenSslHandshake>) {
         let progress = connection.accept();
         match connection.resumed_by() {
             Some(ResumedBy::Psk(identity)) => {
-                self.steps.push_back(Step::FindKey(identity.clone()));
-                self.stage = Stage::Resuming { connection, identity };
+                self.steps.push_back(HandshakeOutput::FindKey(identity.clone()));
+                self.stage = HandshakeStage::Resuming { connection, identity };
             }
             Some(ResumedBy::Certificate { expired: true }) => self.open(false),
             Some(ResumedBy::Certificate { expired: false }) | None => {
                 let psk = connection.suite().is_some_and(|suite| suite.is_psk());
-                let key = if psk { Key::Awaited(None) } else { Key::NoPsk };
+                let key = if psk { ClientPsk::Awaited(None) } else { ClientPsk::NoPsk };
                 self.go_on(connection, key, progress);
             }
         }
     }
 
-    fn resume(&mut self, connection: Box<Connection>, identity: PskIdentity, key: Option<&PskKey>) {
+    fn resume(&mut self, connection: Box<OpenSslHandshake>, identity: PskIdentity, key: Option<&PskKey>) {
         let tickets = self.acceptor.tickets();
         if key.is_some_and(|key| tickets.belongs_to(connection.ticket_note(), &identity, key)) {
-            self.go_on(connection, Key::Given(identity), Progress::Going);
+            self.go_on(connection, ClientPsk::Given(identity), Progress::Going);
         } else {
             self.open(false);
         }
@@ -285,7 +285,7 @@ impl Handshake {
 
     fn give_key(
         &mut self,
-        mut connection: Box<Connection>,
+        mut connection: Box<OpenSslHandshake>,
         message: &Reassembly,
         identity: PskIdentity,
         key: Option<&PskKey>,
@@ -294,112 +294,119 @@ impl Handshake {
             connection.set_key(key.clone(), self.acceptor.tickets().note(&identity, key));
         }
         let progress = connection.feed(message.record());
-        self.go_on(connection, Key::Given(identity), progress);
+        self.go_on(connection, ClientPsk::Given(identity), progress);
     }
 
-    fn handle_messages(&mut self, record: Record<'_>) -> Heard {
-        match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Exchanging { connection, key } => self.exchange(connection, key, record),
-            Stage::Hello => {
-                self.stage = Stage::Hello;
+    fn handle_messages(&mut self, record: DtlsRecord<'_>) -> HandshakeRecordOutcome {
+        match std::mem::replace(&mut self.stage, HandshakeStage::Over) {
+            HandshakeStage::Exchanging { connection, key } => self.exchange(connection, key, record),
+            HandshakeStage::Hello => {
+                self.stage = HandshakeStage::Hello;
                 self.add_to_hello(record);
-                Heard::Taken
+                HandshakeRecordOutcome::Taken
             }
-            stage @ Stage::Resuming { .. } => {
+            stage @ HandshakeStage::Resuming { .. } => {
                 self.stage = stage;
-                Heard::Taken
+                HandshakeRecordOutcome::Taken
             }
-            Stage::Over => Heard::Unexpected,
+            HandshakeStage::Over => HandshakeRecordOutcome::Unexpected,
         }
     }
 
-    fn add_to_hello(&mut self, record: Record<'_>) {
+    fn add_to_hello(&mut self, record: DtlsRecord<'_>) {
         if let Some(hello) = &mut self.hello {
             message::fragments(record.fragment).for_each(|fragment| hello.add(&fragment));
         }
         self.open_hello();
     }
 
-    fn exchange(&mut self, mut connection: Box<Connection>, key: Key, record: Record<'_>) -> Heard {
+    fn exchange(
+        &mut self,
+        mut connection: Box<OpenSslHandshake>,
+        key: ClientPsk,
+        record: DtlsRecord<'_>,
+    ) -> HandshakeRecordOutcome {
         let Some(first) = message::fragments(record.fragment).next() else {
-            self.stage = Stage::Exchanging { connection, key };
-            return Heard::Unexpected;
+            self.stage = HandshakeStage::Exchanging { connection, key };
+            return HandshakeRecordOutcome::Unexpected;
         };
         match (first.kind, key) {
             (message::CLIENT_HELLO, key) => {
-                self.stage = Stage::Exchanging { connection, key };
+                self.stage = HandshakeStage::Exchanging { connection, key };
                 return self.hear_hello_again(&first);
             }
-            (message::CLIENT_KEY_EXCHANGE, Key::Awaited(message)) => self.collect_key(connection, message, record),
-            (_, key @ Key::Asked(..)) => self.stage = Stage::Exchanging { connection, key },
+            (message::CLIENT_KEY_EXCHANGE, ClientPsk::Awaited(message)) => {
+                self.collect_key(connection, message, record)
+            }
+            (_, key @ ClientPsk::Asked(..)) => self.stage = HandshakeStage::Exchanging { connection, key },
             (_, key) => {
                 self.answered = true;
                 let progress = connection.feed(record.bytes.to_vec());
                 self.go_on(connection, key, progress);
             }
         }
-        Heard::Taken
+        HandshakeRecordOutcome::Taken
     }
 
     /// The client did not see our flight. Once for each hello, also for one in fragments; and only for the very hello, which
     /// nobody knows who does not see what passes: a flight is larger than what asks for it.
-    fn hear_hello_again(&mut self, fragment: &Fragment<'_>) -> Heard {
+    fn hear_hello_again(&mut self, fragment: &Fragment<'_>) -> HandshakeRecordOutcome {
         let same = self.hello.as_ref().is_some_and(|hello| hello.has(fragment));
         if !same {
-            return Heard::Unexpected;
+            return HandshakeRecordOutcome::Unexpected;
         }
         if fragment.offset == 0 {
             self.transmit_flight();
         }
-        Heard::Taken
+        HandshakeRecordOutcome::Taken
     }
 
     /// Fragments of the ClientKeyExchange with PSK. Nothing else is in the same record: nothing else of that flight is a
     /// handshake message of epoch 0.
-    fn collect_key(&mut self, connection: Box<Connection>, message: Option<Reassembly>, record: Record<'_>) {
+    fn collect_key(&mut self, connection: Box<OpenSslHandshake>, message: Option<Reassembly>, record: DtlsRecord<'_>) {
         let mut fragments = message::fragments(record.fragment);
         let message = message.or_else(|| Reassembly::begin(&fragments.next()?, MAX_KEY_EXCHANGE));
         let Some(mut message) = message else {
-            return self.refuse(Failure::UnknownIdentity, alert::UNKNOWN_PSK_IDENTITY);
+            return self.refuse(HandshakeError::UnknownIdentity, alert::UNKNOWN_PSK_IDENTITY);
         };
         message::fragments(record.fragment).for_each(|fragment| message.add(&fragment));
         if !message.is_whole() {
-            self.stage = Stage::Exchanging { connection, key: Key::Awaited(Some(message)) };
+            self.stage = HandshakeStage::Exchanging { connection, key: ClientPsk::Awaited(Some(message)) };
             return;
         }
         self.answered = true;
         let Some(identity) = message::psk_identity(message.body()).and_then(PskIdentity::new) else {
-            return self.refuse(Failure::UnknownIdentity, alert::UNKNOWN_PSK_IDENTITY);
+            return self.refuse(HandshakeError::UnknownIdentity, alert::UNKNOWN_PSK_IDENTITY);
         };
-        self.steps.push_back(Step::FindKey(identity.clone()));
-        self.stage = Stage::Exchanging { connection, key: Key::Asked(message, identity) };
+        self.steps.push_back(HandshakeOutput::FindKey(identity.clone()));
+        self.stage = HandshakeStage::Exchanging { connection, key: ClientPsk::Asked(message, identity) };
     }
 
-    fn handle_change_cipher_spec(&mut self, record: Record<'_>) -> Heard {
-        if !matches!(self.stage, Stage::Exchanging { .. }) {
-            return Heard::Unexpected;
+    fn handle_change_cipher_spec(&mut self, record: DtlsRecord<'_>) -> HandshakeRecordOutcome {
+        if !matches!(self.stage, HandshakeStage::Exchanging { .. }) {
+            return HandshakeRecordOutcome::Unexpected;
         }
         self.change_cipher_spec = Some(record.bytes.to_vec());
         self.feed_what_waits();
-        Heard::Taken
+        HandshakeRecordOutcome::Taken
     }
 
-    fn handle_alert(&mut self, record: Record<'_>) -> Heard {
-        if !matches!(self.stage, Stage::Exchanging { .. }) {
-            return Heard::Unexpected;
+    fn handle_alert(&mut self, record: DtlsRecord<'_>) -> HandshakeRecordOutcome {
+        if !matches!(self.stage, HandshakeStage::Exchanging { .. }) {
+            return HandshakeRecordOutcome::Unexpected;
         }
         self.feed(record.bytes.to_vec());
-        Heard::Taken
+        HandshakeRecordOutcome::Taken
     }
 
-    fn handle_protected(&mut self, record: Record<'_>) -> Heard {
-        if matches!(self.stage, Stage::Hello | Stage::Over) {
-            return Heard::Unexpected;
+    fn handle_protected(&mut self, record: DtlsRecord<'_>) -> HandshakeRecordOutcome {
+        if matches!(self.stage, HandshakeStage::Hello | HandshakeStage::Over) {
+            return HandshakeRecordOutcome::Unexpected;
         }
         let Some(protection) = self.protection.as_ref().filter(|_| self.spec_changed) else { return self.hold(record) };
         let Some(opened) = protection.open(record) else {
             self.unopened += 1;
-            return Heard::NotAuthentic;
+            return HandshakeRecordOutcome::NotAuthentic;
         };
         if opened.content_type == ContentType::ApplicationData {
             return self.keep_early(record);
@@ -407,31 +414,31 @@ impl Handshake {
         let classic = protection.seal_for_openssl(record, &opened);
         self.newest_read_sequence = self.newest_read_sequence.max(record.sequence);
         self.feed(classic);
-        Heard::Taken
+        HandshakeRecordOutcome::Taken
     }
 
-    fn hold(&mut self, record: Record<'_>) -> Heard {
+    fn hold(&mut self, record: DtlsRecord<'_>) -> HandshakeRecordOutcome {
         if self.held.iter().any(|held| held == record.bytes) {
-            return Heard::Early;
+            return HandshakeRecordOutcome::Early;
         }
         if self.held.len() >= MAX_HELD {
-            return Heard::TooMuch;
+            return HandshakeRecordOutcome::TooMuch;
         }
         self.held.push_back(record.bytes.to_vec());
-        Heard::Early
+        HandshakeRecordOutcome::Early
     }
 
-    fn keep_early(&mut self, record: Record<'_>) -> Heard {
+    fn keep_early(&mut self, record: DtlsRecord<'_>) -> HandshakeRecordOutcome {
         if self.early.len() >= MAX_HELD {
-            return Heard::TooMuch;
+            return HandshakeRecordOutcome::TooMuch;
         }
         self.early.push(record.bytes.to_vec());
-        Heard::Early
+        HandshakeRecordOutcome::Early
     }
 
     fn feed(&mut self, record: Vec<u8>) {
-        match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Exchanging { mut connection, key } => {
+        match std::mem::replace(&mut self.stage, HandshakeStage::Over) {
+            HandshakeStage::Exchanging { mut connection, key } => {
                 let progress = connection.feed(record);
                 self.go_on(connection, key, progress);
             }
@@ -440,14 +447,14 @@ impl Handshake {
     }
 
     /// After OpenSSL was asked: sends what it wrote, and looks how far it is.
-    fn go_on(&mut self, mut connection: Box<Connection>, key: Key, progress: Progress) {
+    fn go_on(&mut self, mut connection: Box<OpenSslHandshake>, key: ClientPsk, progress: Progress) {
         if self.protection.is_none() {
             self.protection = Protection::of(&connection);
         }
         self.send(connection.take_written());
         match progress {
             Progress::Going => {
-                self.stage = Stage::Exchanging { connection, key };
+                self.stage = HandshakeStage::Exchanging { connection, key };
                 self.feed_what_waits();
             }
             Progress::Finished => self.establish(connection, key),
@@ -462,7 +469,7 @@ impl Handshake {
             self.change_cipher_spec.take().into_iter().for_each(|record| self.feed(record));
         }
         while self.spec_changed
-            && matches!(self.stage, Stage::Exchanging { .. })
+            && matches!(self.stage, HandshakeStage::Exchanging { .. })
             && let Some(held) = self.held.pop_front()
         {
             for record in records(&held, OwnCid::LENGTH) {
@@ -472,7 +479,7 @@ impl Handshake {
     }
 
     fn awaits_change_cipher_spec(&self) -> bool {
-        let Stage::Exchanging { connection, .. } = &self.stage else { return false };
+        let HandshakeStage::Exchanging { connection, .. } = &self.stage else { return false };
         self.change_cipher_spec.is_some() && connection.awaits_change_cipher_spec()
     }
 
@@ -488,7 +495,7 @@ impl Handshake {
         self.transmit_flight();
     }
 
-    fn add_to_flight(&mut self, record: Record<'_>) {
+    fn add_to_flight(&mut self, record: DtlsRecord<'_>) {
         if record.epoch == 0 {
             return self.flight.push(record.bytes.to_vec());
         }
@@ -500,22 +507,24 @@ impl Handshake {
 
     fn transmit_flight(&mut self) {
         let datagrams = self.flight.datagrams(self.acceptor.mtu());
-        self.steps.extend(datagrams.into_iter().map(Step::Transmit));
+        self.steps.extend(datagrams.into_iter().map(HandshakeOutput::Transmit));
     }
 
     /// What stays is allocated after OpenSSL's object is gone: in the midst of its memory it would leave holes that no other
     /// such object fits into.
-    fn establish(&mut self, connection: Box<Connection>, key: Key) {
-        let Some(protection) = self.protection.take() else { return self.fail(Failure::Internal) };
+    fn establish(&mut self, connection: Box<OpenSslHandshake>, key: ClientPsk) {
+        let Some(protection) = self.protection.take() else { return self.fail(HandshakeError::Internal) };
         let identity = match key {
-            Key::Given(identity) => Identity::Psk(identity),
-            Key::Awaited(_) | Key::Asked(..) | Key::NoPsk => connection.certificate_identity(&self.acceptor),
+            ClientPsk::Given(identity) => Identity::Psk(identity),
+            ClientPsk::Awaited(_) | ClientPsk::Asked(..) | ClientPsk::NoPsk => {
+                connection.certificate_identity(&self.acceptor)
+            }
         };
         let resumed = connection.is_resumed();
         drop(connection);
         let mut early = std::mem::take(&mut self.early);
         early.extend(self.held.drain(..));
-        self.steps.push_back(Step::Established(Box::new(Established {
+        self.steps.push_back(HandshakeOutput::Established(Box::new(Established {
             keys: protection.keys.clone(),
             own_cid: protection.own_cid,
             peer_cid: protection.peer_cid.clone(),
@@ -529,7 +538,7 @@ impl Handshake {
     }
 
     /// Where it is not OpenSSL that refuses.
-    fn refuse(&mut self, failure: Failure, description: u8) {
+    fn refuse(&mut self, failure: HandshakeError, description: u8) {
         self.transmit_alert(description);
         self.fail(failure);
     }
@@ -540,9 +549,9 @@ impl Handshake {
         self.transmit_flight();
     }
 
-    fn fail(&mut self, failure: Failure) {
-        self.stage = Stage::Over;
-        self.steps.push_back(Step::Failed(failure));
+    fn fail(&mut self, failure: HandshakeError) {
+        self.stage = HandshakeStage::Over;
+        self.steps.push_back(HandshakeOutput::Failed(failure));
     }
 }
 

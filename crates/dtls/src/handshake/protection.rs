@@ -1,13 +1,13 @@
 //! Records of epoch 1 between what is on the wire and what OpenSSL knows.
 
-use crate::cipher::{Keys, Opened, Sealing, Writer};
-use crate::record::{ContentType, OwnCid, PeerCid, Record};
+use crate::cipher::{OpenedRecord, RecordKeys, RecordWriter, Sealing};
+use crate::record::{ContentType, DtlsRecord, OwnCid, PeerCid};
 
-use super::connection::{Connection, Secrets};
+use super::connection::{OpenSslHandshake, Secrets};
 
 /// The keys of a handshake that is nearly finished, and the connection ids.
 pub(super) struct Protection {
-    pub keys: Keys,
+    pub keys: RecordKeys,
     pub own_cid: Option<OwnCid>,
     /// None: our records carry none.
     pub peer_cid: Option<PeerCid>,
@@ -15,39 +15,39 @@ pub(super) struct Protection {
 
 impl Protection {
     /// None as long as the keys are not known.
-    pub fn of(connection: &Connection) -> Option<Self> {
+    pub fn of(connection: &OpenSslHandshake) -> Option<Self> {
         let Secrets { master, client_random, server_random } = connection.secrets()?;
-        let keys = Keys::derive(connection.suite()?.records(), &master, &client_random, &server_random);
+        let keys = RecordKeys::derive(connection.suite()?.records(), &master, &client_random, &server_random);
         let (own_cid, peer_cid) = connection.connection_ids().map(|ids| (ids.own, ids.peer)).unzip();
         Some(Self { keys, own_cid, peer_cid: peer_cid.flatten() })
     }
 
     /// A record of the client, if it is authentic. Where connection ids were agreed on it has to have ours (RFC 9146 section
     /// 3), else it has to have none.
-    pub fn open(&self, record: Record<'_>) -> Option<Opened> {
+    pub fn open(&self, record: DtlsRecord<'_>) -> Option<OpenedRecord> {
         let cid = self.own_cid.as_ref().map_or(&[][..], |OwnCid(cid)| cid);
-        (record.cid == cid).then(|| self.keys.open(Writer::Client, &record).ok()).flatten()
+        (record.cid == cid).then(|| self.keys.open(RecordWriter::Client, &record).ok()).flatten()
     }
 
     /// What the client sent, the way it would have sent it without connection id: with the same sequence number.
-    pub fn seal_for_openssl(&self, record: Record<'_>, opened: &Opened) -> Vec<u8> {
+    pub fn seal_for_openssl(&self, record: DtlsRecord<'_>, opened: &OpenedRecord) -> Vec<u8> {
         if record.content_type != ContentType::Tls12Cid {
             return record.bytes.to_vec();
         }
-        self.seal(Writer::Client, record.sequence, &[], opened)
+        self.seal(RecordWriter::Client, record.sequence, &[], opened)
     }
 
     /// What OpenSSL wrote, with the client's connection id and the same sequence number.
     ///
     /// Also without a connection id: OpenSSL's explicit nonce for GCM starts anywhere, and could be met again by ours, which
     /// is epoch and sequence number.
-    pub fn seal_for_client(&self, record: Record<'_>) -> Option<Vec<u8>> {
-        let opened = self.keys.open(Writer::Server, &record).ok()?;
+    pub fn seal_for_client(&self, record: DtlsRecord<'_>) -> Option<Vec<u8>> {
+        let opened = self.keys.open(RecordWriter::Server, &record).ok()?;
         let cid = self.peer_cid.as_ref().map_or(&[][..], PeerCid::as_bytes);
-        Some(self.seal(Writer::Server, record.sequence, cid, &opened))
+        Some(self.seal(RecordWriter::Server, record.sequence, cid, &opened))
     }
 
-    fn seal(&self, writer: Writer, sequence: u64, cid: &[u8], opened: &Opened) -> Vec<u8> {
+    fn seal(&self, writer: RecordWriter, sequence: u64, cid: &[u8], opened: &OpenedRecord) -> Vec<u8> {
         self.keys.seal(Sealing { writer, content_type: opened.content_type, sequence, cid }, &opened.plaintext)
     }
 }

@@ -13,13 +13,12 @@ use zeroize::Zeroizing;
 
 use crate::credentials::{PskIdentity, PskKey};
 
-use super::ffi::Tickets;
 use super::negotiation::SharedNegotiation;
 
 /// The key of those digests: without it a ticket that is broken into would give the key to who can guess it.
-pub(super) struct KeyBound(Zeroizing<[u8; 32]>);
+pub(super) struct TicketKey(Zeroizing<[u8; 32]>);
 
-impl KeyBound {
+impl TicketKey {
     pub fn new() -> Result<Self, ErrorStack> {
         let mut secret = Zeroizing::new([0; 32]);
         rand_bytes(secret.as_mut_slice())?;
@@ -44,12 +43,12 @@ impl KeyBound {
     }
 }
 
-impl Tickets for KeyBound {
-    fn note(ssl: &SslRef) -> Option<Vec<u8>> {
-        SharedNegotiation::of(ssl)?.lock().ticket_note.clone()
-    }
+/// Returns the note that is written into the ticket of this session, if there is one.
+pub(super) fn note(ssl: &SslRef) -> Option<Vec<u8>> {
+    SharedNegotiation::of(ssl)?.lock().ticket_note.clone()
+}
 
-    fn accepted(ssl: &SslRef) -> bool {
-        SharedNegotiation::of(ssl).is_some_and(|negotiation| negotiation.lock().tickets_accepted)
-    }
+/// Returns whether this handshake may resume the session of a ticket.
+pub(super) fn are_accepted(ssl: &SslRef) -> bool {
+    SharedNegotiation::of(ssl).is_some_and(|negotiation| negotiation.lock().tickets_accepted)
 }

@@ -15,7 +15,7 @@ use super::ffi;
 
 /// What a client proves itself with.
 #[derive(Clone)]
-pub enum Credentials {
+pub enum ClientCredentials {
     Psk {
         identity: String,
         key: Vec<u8>,
@@ -33,7 +33,7 @@ pub struct Certified {
     pub key: PKey<Private>,
 }
 
-impl Credentials {
+impl ClientCredentials {
     pub(super) fn install(&self, context: &mut SslContextBuilder) {
         match self {
             Self::Psk { identity, key } => {
@@ -76,7 +76,7 @@ pub fn short_rsa_key() -> PKey<Private> {
 impl Certified {
     /// An authority, by itself.
     pub fn authority(name: &str) -> Self {
-        Request::new(name).authority().issue(None)
+        CertificateRequest::new(name).authority().issue(None)
     }
 
     pub fn certificate_pem(&self) -> Vec<u8> {
@@ -94,7 +94,7 @@ pub fn public_key_pem(key: &PKey<Private>) -> Vec<u8> {
 }
 
 /// A certificate to be.
-pub struct Request {
+pub struct CertificateRequest {
     name: String,
     key: PKey<Private>,
     dns_names: Vec<String>,
@@ -104,7 +104,7 @@ pub struct Request {
     digest: MessageDigest,
 }
 
-impl Request {
+impl CertificateRequest {
     pub fn new(name: &str) -> Self {
         let (name, digest) = (name.to_owned(), MessageDigest::sha256());
         Self { name, key: ec_key(), dns_names: Vec::new(), valid: (-2, 100), authority: false, digest }

@@ -12,15 +12,15 @@ use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::cipher::{Keys, Sealing, Suite, Writer};
-use crate::record::{ContentType, EPOCH, Record, records};
+use crate::cipher::{RecordKeys, RecordWriter, Sealing, Suite};
+use crate::record::{ContentType, DtlsRecord, EPOCH, records};
 use openssl::ssl::{
     ErrorCode, ExtensionContext, ShutdownState, Ssl, SslAlert, SslContext, SslMethod, SslOptions, SslSession,
     SslSessionCacheMode, SslStream, SslVerifyMode, SslVersion,
 };
 use openssl::x509::X509;
 
-pub use credentials::Credentials;
+pub use credentials::ClientCredentials;
 
 /// Of the first retransmission (RFC 6347 section 4.2.4.1).
 const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
@@ -33,8 +33,8 @@ const NO_EXTENDED_MASTER_SECRET: SslOptions = SslOptions::from_bits_retain(1);
 
 /// How a client is made.
 #[derive(Clone)]
-pub struct ClientSettings {
-    pub credentials: Credentials,
+pub struct DtlsClientConfig {
+    pub credentials: ClientCredentials,
     /// OpenSSL's names, with colons between.
     pub cipher_suites: String,
     /// The connection id that its peer is to put into records; empty: none, but the extension is there. None: no extension.
@@ -49,13 +49,13 @@ pub struct ClientSettings {
     pub authorities: Option<X509>,
 }
 
-impl ClientSettings {
+impl DtlsClientConfig {
     pub fn psk(identity: &str, key: &[u8]) -> Self {
-        let credentials = Credentials::Psk { identity: identity.to_owned(), key: key.to_vec() };
+        let credentials = ClientCredentials::Psk { identity: identity.to_owned(), key: key.to_vec() };
         Self::new(credentials, "PSK-AES128-CCM8")
     }
 
-    pub fn new(credentials: Credentials, cipher_suites: &str) -> Self {
+    pub fn new(credentials: ClientCredentials, cipher_suites: &str) -> Self {
         Self {
             credentials,
             cipher_suites: cipher_suites.to_owned(),
@@ -80,10 +80,10 @@ impl ClientSettings {
 /// It has its first hello to send as soon as it is made.
 pub struct DtlsClient {
     context: SslContext,
-    settings: ClientSettings,
+    settings: DtlsClientConfig,
     stream: SslStream<Wire>,
     cids: Arc<Mutex<Cids>>,
-    state: State,
+    state: ClientState,
     /// Its current flight: records, as they are on the wire.
     flight: Vec<Vec<u8>>,
     next_plain_sequence: u64,
@@ -95,7 +95,7 @@ pub struct DtlsClient {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum ClientState {
     Handshaking,
     Established,
     /// By a close_notify.
@@ -115,7 +115,7 @@ struct Cids {
 }
 
 impl DtlsClient {
-    pub fn new(now: Instant, settings: ClientSettings) -> Self {
+    pub fn new(now: Instant, settings: DtlsClientConfig) -> Self {
         Self::start(now, context(&settings), settings, None)
     }
 
@@ -130,7 +130,7 @@ impl DtlsClient {
         Self::start(now, self.context.clone(), self.settings.clone(), Some(session))
     }
 
-    fn start(now: Instant, context: SslContext, settings: ClientSettings, session: Option<SslSession>) -> Self {
+    fn start(now: Instant, context: SslContext, settings: DtlsClientConfig, session: Option<SslSession>) -> Self {
         let cids = Arc::new(Mutex::new(Cids { own: settings.cid.clone(), peer: None }));
         let mut ssl = Ssl::new(&context).expect("memory");
         ssl.set_connect_state();
@@ -145,7 +145,7 @@ impl DtlsClient {
             context,
             settings,
             cids,
-            state: State::Handshaking,
+            state: ClientState::Handshaking,
             flight: Vec::new(),
             next_plain_sequence: 0,
             next_protected_sequence: 0,
@@ -195,7 +195,7 @@ impl DtlsClient {
 
     /// Application data. To be polled as a datagram.
     pub fn send(&mut self, plaintext: &[u8]) {
-        assert_eq!(self.state, State::Established, "only an established client sends data");
+        assert_eq!(self.state, ClientState::Established, "only an established client sends data");
         self.stream.ssl_write(plaintext).expect("a record");
         self.take_written();
     }
@@ -204,7 +204,7 @@ impl DtlsClient {
     pub fn close(&mut self) {
         self.stream.shutdown().expect("a close_notify can be written");
         self.take_written();
-        self.state = State::Closed;
+        self.state = ClientState::Closed;
     }
 
     /// The next datagram to the server: one record each.
@@ -222,12 +222,12 @@ impl DtlsClient {
         self.received.pop_front()
     }
 
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> ClientState {
         self.state
     }
 
     pub fn is_established(&self) -> bool {
-        self.state == State::Established
+        self.state == ClientState::Established
     }
 
     pub fn is_resumed(&self) -> bool {
@@ -264,7 +264,7 @@ impl DtlsClient {
     }
 
     /// The keys of its records, for a test that makes some itself.
-    pub fn keys(&self) -> Option<Keys> {
+    pub fn keys(&self) -> Option<RecordKeys> {
         let ssl = self.stream.ssl();
         let [high, low] = ssl.current_cipher()?.protocol_id();
         let suite = Suite::from_iana(u16::from_be_bytes([high, low]))?;
@@ -273,11 +273,11 @@ impl DtlsClient {
         let (mut client_random, mut server_random) = ([0; 32], [0; 32]);
         ssl.client_random(&mut client_random);
         ssl.server_random(&mut server_random);
-        (length == master.len()).then(|| Keys::derive(suite, &master, &client_random, &server_random))
+        (length == master.len()).then(|| RecordKeys::derive(suite, &master, &client_random, &server_random))
     }
 
     fn go_on(&mut self, now: Instant) {
-        if self.state == State::Handshaking {
+        if self.state == ClientState::Handshaking {
             let result = self.stream.do_handshake();
             let wrote = self.take_written();
             match result {
@@ -285,18 +285,18 @@ impl DtlsClient {
                 Err(error) if error.code() == ErrorCode::WANT_READ => {}
                 Err(error) => self.failed(&error),
             }
-            if wrote && self.state == State::Handshaking {
+            if wrote && self.state == ClientState::Handshaking {
                 self.timer = Some((now + FIRST_TIMEOUT, FIRST_TIMEOUT));
             }
         }
-        if self.state == State::Established {
+        if self.state == ClientState::Established {
             self.read();
             self.take_written();
         }
     }
 
     fn established(&mut self) {
-        self.state = State::Established;
+        self.state = ClientState::Established;
         self.timer = None;
     }
 
@@ -305,8 +305,8 @@ impl DtlsClient {
         let reasons = error.ssl_error().map(|stack| stack.errors()).unwrap_or_default();
         let reason = reasons.iter().find(|reason| reason.library_code() == LIBRARY_SSL).map_or(0, |r| r.reason_code());
         self.state = match reason {
-            1000..=1255 => State::Refused((reason - 1000) as u8),
-            other => State::Failed(other),
+            1000..=1255 => ClientState::Refused((reason - 1000) as u8),
+            other => ClientState::Failed(other),
         };
         self.timer = None;
     }
@@ -318,7 +318,7 @@ impl DtlsClient {
                 Ok(length) => self.received.push_back(buffer[..length].to_vec()),
                 Err(error) if error.code() == ErrorCode::WANT_READ => return,
                 Err(error) if error.code() == ErrorCode::ZERO_RETURN => {
-                    self.state = State::Closed;
+                    self.state = ClientState::Closed;
                     return;
                 }
                 Err(error) => return self.failed(&error),
@@ -329,7 +329,7 @@ impl DtlsClient {
     /// What OpenSSL wrote goes onto the wire. In a handshake it is a new flight.
     fn take_written(&mut self) -> bool {
         let written = std::mem::take(&mut self.stream.get_mut().written);
-        let in_handshake = self.state == State::Handshaking;
+        let in_handshake = self.state == ClientState::Handshaking;
         if !written.is_empty() && in_handshake {
             self.flight.clear();
         }
@@ -344,7 +344,7 @@ impl DtlsClient {
         !written.is_empty()
     }
 
-    fn on_wire(&mut self, record: &Record<'_>) -> Vec<Vec<u8>> {
+    fn on_wire(&mut self, record: &DtlsRecord<'_>) -> Vec<Vec<u8>> {
         if record.epoch == 0 {
             let mut pieces = wire::fragmented(record, self.settings.mtu);
             pieces.iter_mut().for_each(|piece| wire::number(piece, &mut self.next_plain_sequence));
@@ -354,24 +354,24 @@ impl DtlsClient {
     }
 
     /// With the next number, and the connection id of the server.
-    fn seal_for_wire(&mut self, record: &Record<'_>) -> Vec<u8> {
+    fn seal_for_wire(&mut self, record: &DtlsRecord<'_>) -> Vec<u8> {
         let cid = self.cids().peer.unwrap_or_default();
         let sequence = self.next_protected_sequence;
         self.next_protected_sequence += 1;
         if record.cid == cid && record.sequence == sequence {
             return record.bytes.to_vec();
         }
-        self.seal_again(Writer::Client, record, sequence, &cid)
+        self.seal_again(RecordWriter::Client, record, sequence, &cid)
     }
 
     /// None for what cannot be opened: lost.
-    fn to_openssl(&self, record: &Record<'_>) -> Option<Vec<u8>> {
+    fn to_openssl(&self, record: &DtlsRecord<'_>) -> Option<Vec<u8>> {
         let Cids { own, peer } = self.cids();
         let own = own.filter(|_| peer.is_some()).unwrap_or_default();
         match (record.epoch, record.content_type) {
             (EPOCH, ContentType::Tls12Cid) if record.cid == own && !own.is_empty() => {
-                self.keys()?.open(Writer::Server, record).ok()?;
-                Some(self.seal_again(Writer::Server, record, record.sequence, &[]))
+                self.keys()?.open(RecordWriter::Server, record).ok()?;
+                Some(self.seal_again(RecordWriter::Server, record, record.sequence, &[]))
             }
             (_, ContentType::Tls12Cid) => None,
             // RFC 9146 section 3: what carries no connection id where one was agreed on is not for us.
@@ -380,7 +380,7 @@ impl DtlsClient {
         }
     }
 
-    fn seal_again(&self, writer: Writer, record: &Record<'_>, sequence: u64, cid: &[u8]) -> Vec<u8> {
+    fn seal_again(&self, writer: RecordWriter, record: &DtlsRecord<'_>, sequence: u64, cid: &[u8]) -> Vec<u8> {
         let keys = self.keys().expect("a record of epoch 1 has keys");
         let opened = keys.open(writer, record).expect("OpenSSL and this have the same keys");
         let sealing = Sealing { writer, content_type: opened.content_type, sequence, cid };
@@ -399,7 +399,7 @@ impl Drop for DtlsClient {
     }
 }
 
-fn context(settings: &ClientSettings) -> SslContext {
+fn context(settings: &DtlsClientConfig) -> SslContext {
     let mut context = SslContext::builder(SslMethod::dtls_client()).expect("memory");
     context.set_min_proto_version(Some(SslVersion::DTLS1_2)).expect("OpenSSL has DTLS 1.2");
     context.set_options(SslOptions::NO_QUERY_MTU);

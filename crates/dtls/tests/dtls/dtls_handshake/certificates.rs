@@ -2,30 +2,30 @@
 
 use lwm2m_dtls::credentials::Identity;
 use lwm2m_dtls::handshake::{
-    Acceptor, AcceptorSettings, CertificateFault, CredentialError, Failure, PemSecret, Pinned, VerifyMode,
+    Acceptor, AcceptorConfig, CertificateFault, CredentialError, HandshakeError, PemSecret, Pinned, VerifyMode,
 };
 use openssl::hash::MessageDigest;
 use openssl::symm::Cipher;
 
-use lwm2m_dtls::test_client::credentials::{Certified, Credentials, Request, ec_key, public_key_pem, short_rsa_key};
-use lwm2m_dtls::test_client::{ClientSettings, State};
+use lwm2m_dtls::test_client::credentials::{Certified, ClientCredentials, CertificateRequest, ec_key, public_key_pem, short_rsa_key};
+use lwm2m_dtls::test_client::{DtlsClientConfig, ClientState};
 use crate::dtls_handshake::scene::{Scene, with_certificate};
 
 const SUITE: &str = "ECDHE-ECDSA-AES128-CCM8";
 const REQUIRED: VerifyMode = VerifyMode::Peer { required: true };
 
-fn gateway(authority: &Certified, verify: VerifyMode) -> AcceptorSettings {
-    with_certificate(&Request::new("gateway").issue(Some(authority)), authority, verify)
+fn gateway(authority: &Certified, verify: VerifyMode) -> AcceptorConfig {
+    with_certificate(&CertificateRequest::new("gateway").issue(Some(authority)), authority, verify)
 }
 
-fn client(device: &Certified) -> ClientSettings {
-    ClientSettings::new(Credentials::Certificate(device.clone()), SUITE)
+fn client(device: &Certified) -> DtlsClientConfig {
+    DtlsClientConfig::new(ClientCredentials::Certificate(device.clone()), SUITE)
 }
 
 #[test]
 fn the_names_in_a_certificate_are_the_identity() {
     let authority = Certified::authority("CA");
-    let device = Request::new("device 1").with_dns_name("d1.example").with_dns_name("d2.example");
+    let device = CertificateRequest::new("device 1").with_dns_name("d1.example").with_dns_name("d2.example");
     let mut scene = Scene::new(&gateway(&authority, REQUIRED), client(&device.issue(Some(&authority))));
 
     scene.run().assert_established().assert_data_flows();
@@ -42,7 +42,7 @@ fn no_more_of_a_certificate_is_kept_than_some_names_of_some_length() {
     let authority = Certified::authority("CA");
     let long = "d".repeat(256);
     let names = (0..20).map(|number| format!("d{number}.example")).chain([long]);
-    let request = names.rev().fold(Request::new("device"), |request, name| request.with_dns_name(&name));
+    let request = names.rev().fold(CertificateRequest::new("device"), |request, name| request.with_dns_name(&name));
     let mut scene = Scene::new(&gateway(&authority, REQUIRED), client(&request.issue(Some(&authority))));
 
     scene.run().assert_established();
@@ -55,12 +55,12 @@ fn no_more_of_a_certificate_is_kept_than_some_names_of_some_length() {
 #[test]
 fn our_chain_is_shown_with_the_authorities_between() {
     let root = Certified::authority("root");
-    let server = Request::new("gateway").issue(Some(&root));
+    let server = CertificateRequest::new("gateway").issue(Some(&root));
     let mut settings = with_certificate(&server, &root, VerifyMode::None);
     settings.certificate_chain = Some([server.certificate_pem(), root.certificate_pem()].concat());
-    let client = ClientSettings {
+    let client = DtlsClientConfig {
         authorities: Some(root.certificate.clone()),
-        ..ClientSettings::new(Credentials::Nothing, SUITE)
+        ..DtlsClientConfig::new(ClientCredentials::Nothing, SUITE)
     };
     let mut scene = Scene::new(&settings, client);
 
@@ -72,10 +72,10 @@ fn our_chain_is_shown_with_the_authorities_between() {
 #[test]
 fn a_missing_certificate_is_refused_where_one_is_required() {
     let authority = Certified::authority("CA");
-    let nobody = ClientSettings::new(Credentials::Nothing, SUITE);
+    let nobody = DtlsClientConfig::new(ClientCredentials::Nothing, SUITE);
     let mut scene = Scene::new(&gateway(&authority, REQUIRED), nobody.clone());
-    scene.run().assert_failed(Failure::NoCertificate);
-    assert!(matches!(scene.client.state(), State::Refused(_)));
+    scene.run().assert_failed(HandshakeError::NoCertificate);
+    assert!(matches!(scene.client.state(), ClientState::Refused(_)));
 
     let mut scene = Scene::new(&gateway(&authority, VerifyMode::Peer { required: false }), nobody);
     scene.run().assert_established();
@@ -85,9 +85,9 @@ fn a_missing_certificate_is_refused_where_one_is_required() {
 #[test]
 fn a_certificate_that_does_not_hold_is_refused_with_the_reason() {
     let authority = Certified::authority("CA");
-    let expired = Request::new("device").expired().issue(Some(&authority));
-    let foreign = Request::new("device").issue(Some(&Certified::authority("another CA")));
-    let self_signed = Request::new("device").issue(None);
+    let expired = CertificateRequest::new("device").expired().issue(Some(&authority));
+    let foreign = CertificateRequest::new("device").issue(Some(&Certified::authority("another CA")));
+    let self_signed = CertificateRequest::new("device").issue(None);
     for (device, fault, alert) in [
         (expired, CertificateFault::Expired, 45),
         (foreign, CertificateFault::UnknownAuthority, 48),
@@ -96,8 +96,8 @@ fn a_certificate_that_does_not_hold_is_refused_with_the_reason() {
         for required in [true, false] {
             let settings = gateway(&authority, VerifyMode::Peer { required });
             let mut scene = Scene::new(&settings, client(&device));
-            scene.run().assert_failed(Failure::CertificateRefused(fault));
-            assert_eq!(scene.client.state(), State::Refused(alert));
+            scene.run().assert_failed(HandshakeError::CertificateRefused(fault));
+            assert_eq!(scene.client.state(), ClientState::Refused(alert));
         }
     }
 }
@@ -105,40 +105,40 @@ fn a_certificate_that_does_not_hold_is_refused_with_the_reason() {
 #[test]
 fn a_certificate_that_is_weak_is_refused() {
     let authority = Certified::authority("CA");
-    let weak_key = Request::new("device").with_key(short_rsa_key()).issue(Some(&authority));
-    let weak_digest = Request::new("device").signed_with(MessageDigest::sha1()).issue(Some(&authority));
+    let weak_key = CertificateRequest::new("device").with_key(short_rsa_key()).issue(Some(&authority));
+    let weak_digest = CertificateRequest::new("device").signed_with(MessageDigest::sha1()).issue(Some(&authority));
     // X509_V_ERR_EE_KEY_TOO_SMALL, X509_V_ERR_CA_MD_TOO_WEAK.
     for (device, error) in [(weak_key, 66), (weak_digest, 68)] {
         let mut scene = Scene::new(&gateway(&authority, REQUIRED), client(&device));
-        scene.run().assert_failed(Failure::CertificateRefused(CertificateFault::Other(error)));
+        scene.run().assert_failed(HandshakeError::CertificateRefused(CertificateFault::Other(error)));
     }
 }
 
 #[test]
 fn signatures_of_sha_1_are_not_spoken() {
     let authority = Certified::authority("CA");
-    let device = Request::new("device").issue(Some(&authority));
-    let with = |signatures: &'static str| ClientSettings { signatures: Some(signatures), ..client(&device) };
+    let device = CertificateRequest::new("device").issue(Some(&authority));
+    let with = |signatures: &'static str| DtlsClientConfig { signatures: Some(signatures), ..client(&device) };
     Scene::new(&gateway(&authority, REQUIRED), with("ECDSA+SHA256")).run().assert_established();
-    Scene::new(&gateway(&authority, REQUIRED), with("ECDSA+SHA1")).run().assert_failed(Failure::NoCommonSuite);
+    Scene::new(&gateway(&authority, REQUIRED), with("ECDSA+SHA1")).run().assert_failed(HandshakeError::NoCommonSuite);
 }
 
 #[test]
 fn a_pinned_certificate_needs_no_authority_and_no_date() {
     let authority = Certified::authority("CA");
-    let device = Request::new("device").expired().issue(None);
+    let device = CertificateRequest::new("device").expired().issue(None);
     let pin = Pinned { name: "device".to_owned(), pem: device.certificate_pem() };
-    let settings = AcceptorSettings { pinned: vec![pin], authorities: None, ..gateway(&authority, REQUIRED) };
+    let settings = AcceptorConfig { pinned: vec![pin], authorities: None, ..gateway(&authority, REQUIRED) };
 
     let mut scene = Scene::new(&settings, client(&device));
     scene.run().assert_established().assert_data_flows();
     assert_eq!(scene.identity().name(), Some("device"));
 
     // Another certificate of the same name and the same key is another one.
-    let again = Request::new("device").with_key(device.key.clone()).issue(None);
+    let again = CertificateRequest::new("device").with_key(device.key.clone()).issue(None);
     Scene::new(&settings, client(&again))
         .run()
-        .assert_failed(Failure::CertificateRefused(CertificateFault::UnknownAuthority));
+        .assert_failed(HandshakeError::CertificateRefused(CertificateFault::UnknownAuthority));
 }
 
 #[test]
@@ -146,33 +146,33 @@ fn a_pinned_key_accepts_any_certificate_of_it_and_none_of_its_names() {
     let authority = Certified::authority("CA");
     let key = ec_key();
     let pin = Pinned { name: "a device".to_owned(), pem: public_key_pem(&key) };
-    let settings = AcceptorSettings { pinned: vec![pin], ..gateway(&authority, REQUIRED) };
+    let settings = AcceptorConfig { pinned: vec![pin], ..gateway(&authority, REQUIRED) };
     for name in ["one", "two"] {
-        let device = Request::new(name).with_key(key.clone()).issue(None);
+        let device = CertificateRequest::new(name).with_key(key.clone()).issue(None);
         let mut scene = Scene::new(&settings, client(&device));
         scene.run().assert_established();
         // Who has the key may have written any name.
         assert_eq!(*scene.identity(), Identity::RawPublicKey { name: "a device".to_owned() });
     }
-    let other = Request::new("one").issue(None);
+    let other = CertificateRequest::new("one").issue(None);
     Scene::new(&settings, client(&other))
         .run()
-        .assert_failed(Failure::CertificateRefused(CertificateFault::UnknownAuthority));
+        .assert_failed(HandshakeError::CertificateRefused(CertificateFault::UnknownAuthority));
 }
 
 #[cfg(raw_public_keys)]
 #[test]
 fn raw_public_keys_of_both_sides_need_no_certificate() {
     let (ours, theirs) = (ec_key(), ec_key());
-    let settings = AcceptorSettings {
+    let settings = AcceptorConfig {
         private_key: Some(PemSecret::new(ours.private_key_to_pem_pkcs8().unwrap())),
         pinned: vec![Pinned { name: "meter 7".to_owned(), pem: public_key_pem(&theirs) }],
         verify: REQUIRED,
         raw_public_keys: true,
-        ..AcceptorSettings::default()
+        ..AcceptorConfig::default()
     };
     for cid in [None, Some(b"cid".to_vec())] {
-        let client = ClientSettings { cid, ..ClientSettings::new(Credentials::RawPublicKey(theirs.clone()), SUITE) };
+        let client = DtlsClientConfig { cid, ..DtlsClientConfig::new(ClientCredentials::RawPublicKey(theirs.clone()), SUITE) };
         let mut scene = Scene::new(&settings, client);
 
         scene.run().assert_established().assert_data_flows();
@@ -184,8 +184,8 @@ fn raw_public_keys_of_both_sides_need_no_certificate() {
         assert!(scene.client.is_resumed());
         assert_eq!(*scene.identity(), Identity::RawPublicKey { name: "meter 7".to_owned() });
     }
-    let stranger = ClientSettings::new(Credentials::RawPublicKey(ec_key()), SUITE);
-    Scene::new(&settings, stranger).run().assert_failed(Failure::CertificateRefused(CertificateFault::UnknownKey));
+    let stranger = DtlsClientConfig::new(ClientCredentials::RawPublicKey(ec_key()), SUITE);
+    Scene::new(&settings, stranger).run().assert_failed(HandshakeError::CertificateRefused(CertificateFault::UnknownKey));
 }
 
 #[cfg(raw_public_keys)]
@@ -193,17 +193,17 @@ fn raw_public_keys_of_both_sides_need_no_certificate() {
 fn who_wants_certificates_gets_them_beside_raw_public_keys() {
     let authority = Certified::authority("CA");
     let key = ec_key();
-    let settings = AcceptorSettings {
+    let settings = AcceptorConfig {
         pinned: vec![Pinned { name: "meter 7".to_owned(), pem: public_key_pem(&key) }],
         raw_public_keys: true,
         ..gateway(&authority, REQUIRED)
     };
-    let device = Request::new("device").issue(Some(&authority));
+    let device = CertificateRequest::new("device").issue(Some(&authority));
     let mut scene = Scene::new(&settings, client(&device));
     scene.run().assert_established();
     assert_eq!(scene.identity().name(), Some("device"));
 
-    let raw = ClientSettings::new(Credentials::RawPublicKey(key), SUITE);
+    let raw = DtlsClientConfig::new(ClientCredentials::RawPublicKey(key), SUITE);
     let mut scene = Scene::new(&settings, raw);
     scene.run().assert_established();
     assert_eq!(scene.identity().name(), Some("meter 7"));
@@ -212,7 +212,7 @@ fn who_wants_certificates_gets_them_beside_raw_public_keys() {
 #[cfg(not(raw_public_keys))]
 #[test]
 fn without_raw_public_keys_in_the_library_the_settings_are_refused() {
-    let settings = AcceptorSettings { raw_public_keys: true, ..AcceptorSettings::default() };
+    let settings = AcceptorConfig { raw_public_keys: true, ..AcceptorConfig::default() };
     assert!(matches!(Acceptor::new(&settings), Err(CredentialError::RawPublicKeys { .. })));
 }
 
@@ -225,24 +225,24 @@ fn what_is_wrong_with_the_credentials_is_named() {
     let no_key = Some(PemSecret::new(b"nothing".to_vec()));
     let pin = vec![Pinned { name: "d".to_owned(), pem: b"nothing".to_vec() }];
     type IsRight = fn(&CredentialError) -> bool;
-    let cases: Vec<(AcceptorSettings, IsRight)> = vec![
-        (AcceptorSettings { certificate_chain: not_pem.clone(), ..good.clone() }, |e| {
+    let cases: Vec<(AcceptorConfig, IsRight)> = vec![
+        (AcceptorConfig { certificate_chain: not_pem.clone(), ..good.clone() }, |e| {
             matches!(e, CredentialError::NoCertificate)
         }),
-        (AcceptorSettings { private_key: other_key, ..good.clone() }, |e| matches!(e, CredentialError::KeyDoesNotFit)),
-        (AcceptorSettings { private_key: no_key, ..good.clone() }, |e| matches!(e, CredentialError::PrivateKey)),
-        (AcceptorSettings { private_key: None, ..good.clone() }, |e| {
+        (AcceptorConfig { private_key: other_key, ..good.clone() }, |e| matches!(e, CredentialError::KeyDoesNotFit)),
+        (AcceptorConfig { private_key: no_key, ..good.clone() }, |e| matches!(e, CredentialError::PrivateKey)),
+        (AcceptorConfig { private_key: None, ..good.clone() }, |e| {
             matches!(e, CredentialError::CertificateWithoutKey)
         }),
-        (AcceptorSettings { authorities: not_pem, ..good.clone() }, |e| matches!(e, CredentialError::NoAuthority)),
-        (AcceptorSettings { authorities: None, ..good.clone() }, |e| matches!(e, CredentialError::NobodyToTrust)),
+        (AcceptorConfig { authorities: not_pem, ..good.clone() }, |e| matches!(e, CredentialError::NoAuthority)),
+        (AcceptorConfig { authorities: None, ..good.clone() }, |e| matches!(e, CredentialError::NobodyToTrust)),
         (
-            AcceptorSettings { pinned: pin, ..good.clone() },
+            AcceptorConfig { pinned: pin, ..good.clone() },
             |e| matches!(e, CredentialError::Pinned { name } if name == "d"),
         ),
-        (AcceptorSettings { mtu: 100, ..good.clone() }, |e| matches!(e, CredentialError::Mtu { mtu: 100 })),
-        (AcceptorSettings { psk: false, ..AcceptorSettings::default() }, |e| matches!(e, CredentialError::Nothing)),
-        (AcceptorSettings { cipher_suites: vec![SUITE.to_owned()], ..AcceptorSettings::default() }, |e| {
+        (AcceptorConfig { mtu: 100, ..good.clone() }, |e| matches!(e, CredentialError::Mtu { mtu: 100 })),
+        (AcceptorConfig { psk: false, ..AcceptorConfig::default() }, |e| matches!(e, CredentialError::Nothing)),
+        (AcceptorConfig { cipher_suites: vec![SUITE.to_owned()], ..AcceptorConfig::default() }, |e| {
             matches!(e, CredentialError::NoCipherSuite)
         }),
     ];
@@ -256,13 +256,13 @@ fn what_is_wrong_with_the_credentials_is_named() {
 #[test]
 fn an_encrypted_private_key_is_read_with_its_password() {
     let authority = Certified::authority("CA");
-    let server = Request::new("gateway").issue(Some(&authority));
+    let server = CertificateRequest::new("gateway").issue(Some(&authority));
     let pem = server.key.private_key_to_pem_pkcs8_passphrase(Cipher::aes_128_cbc(), b"open sesame").unwrap();
-    let encrypted = AcceptorSettings {
+    let encrypted = AcceptorConfig {
         private_key: Some(PemSecret::new(pem)),
         ..with_certificate(&server, &authority, VerifyMode::None)
     };
-    let with = |password: &str| AcceptorSettings {
+    let with = |password: &str| AcceptorConfig {
         private_key_password: Some(lwm2m_base::secret::Secret::new(password)),
         ..encrypted.clone()
     };

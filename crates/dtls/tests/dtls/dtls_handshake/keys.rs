@@ -1,9 +1,9 @@
 //! Pre-shared keys: asked for, unknown, wrong, late.
 
-use lwm2m_dtls::handshake::{Failure, Heard};
+use lwm2m_dtls::handshake::{HandshakeError, HandshakeRecordOutcome};
 
 use crate::dtls_handshake::scene::{IDENTITY, KEY, Scene, psk_identity};
-use lwm2m_dtls::test_client::{ClientSettings, State};
+use lwm2m_dtls::test_client::{ClientState, DtlsClientConfig};
 
 #[test]
 fn the_key_of_the_identity_is_asked_for_once_and_the_identity_is_the_associations() {
@@ -21,9 +21,9 @@ fn an_unknown_identity_is_told_so_by_an_alert() {
     let mut scene = Scene::psk();
     scene.keys.clear();
 
-    scene.run().assert_failed(Failure::UnknownIdentity);
+    scene.run().assert_failed(HandshakeError::UnknownIdentity);
 
-    assert_eq!(scene.client.state(), State::Refused(115), "unknown_psk_identity");
+    assert_eq!(scene.client.state(), ClientState::Refused(115), "unknown_psk_identity");
 }
 
 #[test]
@@ -39,29 +39,30 @@ fn an_identity_that_is_not_utf_8_is_unknown_without_a_question() {
     });
 
     assert!(replaced);
-    scene.assert_failed(Failure::UnknownIdentity);
+    scene.assert_failed(HandshakeError::UnknownIdentity);
     assert!(scene.asked.is_empty());
-    assert_eq!(scene.client.state(), State::Refused(115), "unknown_psk_identity");
+    assert_eq!(scene.client.state(), ClientState::Refused(115), "unknown_psk_identity");
 }
 
 #[test]
 fn a_wrong_key_is_silent_and_suspected() {
-    for client in [ClientSettings::psk(IDENTITY, b"another key"), ClientSettings::psk(IDENTITY, b"x").with_cid(b"cid")]
+    for client in
+        [DtlsClientConfig::psk(IDENTITY, b"another key"), DtlsClientConfig::psk(IDENTITY, b"x").with_cid(b"cid")]
     {
         let mut scene = Scene::new(&Default::default(), client);
 
         scene.run();
 
         assert!(scene.established.is_none() && scene.failed.is_none());
-        assert_eq!(scene.client.state(), State::Handshaking);
+        assert_eq!(scene.client.state(), ClientState::Handshaking);
         assert!(scene.server.as_ref().unwrap().suspects_wrong_key());
-        assert_eq!(scene.heard.last(), Some(&Heard::NotAuthentic));
+        assert_eq!(scene.heard.last(), Some(&HandshakeRecordOutcome::NotAuthentic));
     }
 }
 
 #[test]
 fn a_key_that_comes_late_finishes_the_handshake_with_what_came_meanwhile() {
-    for client in [ClientSettings::psk(IDENTITY, KEY), ClientSettings::psk(IDENTITY, KEY).with_cid(b"cid")] {
+    for client in [DtlsClientConfig::psk(IDENTITY, KEY), DtlsClientConfig::psk(IDENTITY, KEY).with_cid(b"cid")] {
         let mut scene = Scene::new(&Default::default(), client);
         scene.answers_keys = false;
         scene.run();
@@ -95,7 +96,7 @@ fn an_answer_that_nobody_asked_for_changes_nothing() {
 #[test]
 fn a_long_identity_and_a_long_key_are_fine() {
     let (identity, key) = ("i".repeat(255), vec![7; 256]);
-    let mut scene = Scene::new(&Default::default(), ClientSettings::psk(&identity, &key));
+    let mut scene = Scene::new(&Default::default(), DtlsClientConfig::psk(&identity, &key));
     scene.keys.insert(identity.clone(), key);
 
     scene.run().assert_established();

@@ -1,11 +1,11 @@
 //! Whatever arrives: nothing panics, and what is established is established on both sides alike.
 
-use lwm2m_dtls::handshake::{AcceptorSettings, VerifyMode};
+use lwm2m_dtls::handshake::{AcceptorConfig, VerifyMode};
 use proptest::prelude::*;
 
 use crate::dtls_handshake::scene::{From, IDENTITY, KEY, Scene, with_certificate};
-use lwm2m_dtls::test_client::ClientSettings;
-use lwm2m_dtls::test_client::credentials::{Certified, Credentials, Request};
+use lwm2m_dtls::test_client::DtlsClientConfig;
+use lwm2m_dtls::test_client::credentials::{CertificateRequest, Certified, ClientCredentials};
 
 /// What the wire does to a datagram of the client.
 #[derive(Clone, Debug)]
@@ -85,8 +85,8 @@ proptest! {
         cid in prop::option::of(prop::collection::vec(any::<u8>(), 0..4)),
         mtu in prop_oneof![Just(80_usize), Just(1200)],
     ) {
-        let client = ClientSettings { cid, mtu, ..ClientSettings::psk(IDENTITY, KEY) };
-        assert_alike(Scene::new(&AcceptorSettings::default(), client), &mischiefs);
+        let client = DtlsClientConfig { cid, mtu, ..DtlsClientConfig::psk(IDENTITY, KEY) };
+        assert_alike(Scene::new(&AcceptorConfig::default(), client), &mischiefs);
     }
 
     #[test]
@@ -95,10 +95,10 @@ proptest! {
         cid in prop::option::of(prop::collection::vec(any::<u8>(), 0..4)),
     ) {
         let authority = Certified::authority("CA");
-        let server = Request::new("gateway").issue(Some(&authority));
-        let device = Request::new("device").issue(Some(&authority));
+        let server = CertificateRequest::new("gateway").issue(Some(&authority));
+        let device = CertificateRequest::new("device").issue(Some(&authority));
         let settings = with_certificate(&server, &authority, VerifyMode::Peer { required: true });
-        let client = ClientSettings::new(Credentials::Certificate(device), "ECDHE-ECDSA-AES128-CCM8");
-        assert_alike(Scene::new(&settings, ClientSettings { cid, ..client }), &mischiefs);
+        let client = DtlsClientConfig::new(ClientCredentials::Certificate(device), "ECDHE-ECDSA-AES128-CCM8");
+        assert_alike(Scene::new(&settings, DtlsClientConfig { cid, ..client }), &mischiefs);
     }
 }

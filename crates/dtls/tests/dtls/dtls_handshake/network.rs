@@ -1,20 +1,20 @@
 //! What a network does to a handshake.
 
-use lwm2m_dtls::handshake::{AcceptorSettings, Heard, VerifyMode};
+use lwm2m_dtls::handshake::{AcceptorConfig, HandshakeRecordOutcome, VerifyMode};
 use lwm2m_dtls::record::{OwnCid, records};
 
 use crate::dtls_handshake::scene::{From, IDENTITY, KEY, Scene, with_certificate};
-use lwm2m_dtls::test_client::ClientSettings;
-use lwm2m_dtls::test_client::credentials::{Certified, Credentials, Request};
+use lwm2m_dtls::test_client::DtlsClientConfig;
+use lwm2m_dtls::test_client::credentials::{CertificateRequest, Certified, ClientCredentials};
 
 /// Clients of each kind, with and without connection ids.
 fn scenes() -> Vec<Scene> {
     let authority = Certified::authority("CA");
-    let server = Request::new("gateway").issue(Some(&authority));
-    let device = Request::new("device").issue(Some(&authority));
+    let server = CertificateRequest::new("gateway").issue(Some(&authority));
+    let device = CertificateRequest::new("device").issue(Some(&authority));
     let settings = with_certificate(&server, &authority, VerifyMode::Peer { required: true });
-    let psk = ClientSettings::psk(IDENTITY, KEY);
-    let certificate = ClientSettings::new(Credentials::Certificate(device), "ECDHE-ECDSA-AES128-CCM8");
+    let psk = DtlsClientConfig::psk(IDENTITY, KEY);
+    let certificate = DtlsClientConfig::new(ClientCredentials::Certificate(device), "ECDHE-ECDSA-AES128-CCM8");
     [psk.clone(), psk.clone().with_cid(b"cid"), psk.with_cid(b""), certificate.clone(), certificate.with_cid(b"c")]
         .into_iter()
         .map(|client| Scene::new(&settings, client))
@@ -67,8 +67,8 @@ fn hellos_and_key_exchanges_come_in_fragments() {
     for mtu in [64, 100, 128, 256] {
         for cid in [None, Some(b"cid".to_vec())] {
             let identity = "i".repeat(200);
-            let client = ClientSettings { mtu, cid, ..ClientSettings::psk(&identity, KEY) };
-            let mut scene = Scene::new(&AcceptorSettings::default(), client);
+            let client = DtlsClientConfig { mtu, cid, ..DtlsClientConfig::psk(&identity, KEY) };
+            let mut scene = Scene::new(&AcceptorConfig::default(), client);
             scene.keys.insert(identity.clone(), KEY.to_vec());
 
             scene.run().assert_established().assert_data_flows();
@@ -81,19 +81,20 @@ fn hellos_and_key_exchanges_come_in_fragments() {
 #[test]
 fn certificates_come_in_fragments_both_ways() {
     let authority = Certified::authority("CA");
-    let server = Request::new("gateway").issue(Some(&authority));
-    let device = Request::new("device").issue(Some(&authority));
-    let settings = AcceptorSettings {
-        mtu: AcceptorSettings::MIN_MTU,
+    let server = CertificateRequest::new("gateway").issue(Some(&authority));
+    let device = CertificateRequest::new("device").issue(Some(&authority));
+    let settings = AcceptorConfig {
+        mtu: AcceptorConfig::MIN_MTU,
         ..with_certificate(&server, &authority, VerifyMode::Peer { required: true })
     };
-    let client = ClientSettings::new(Credentials::Certificate(device), "ECDHE-ECDSA-AES128-CCM8").with_cid(b"cid");
-    let mut scene = Scene::new(&settings, ClientSettings { mtu: 128, ..client });
+    let client =
+        DtlsClientConfig::new(ClientCredentials::Certificate(device), "ECDHE-ECDSA-AES128-CCM8").with_cid(b"cid");
+    let mut scene = Scene::new(&settings, DtlsClientConfig { mtu: 128, ..client });
 
     scene.run().assert_established().assert_data_flows();
 
     let largest = scene.sent.iter().map(Vec::len).max();
-    assert!(largest <= Some(AcceptorSettings::MIN_MTU.into()), "{largest:?}");
+    assert!(largest <= Some(AcceptorConfig::MIN_MTU.into()), "{largest:?}");
 }
 
 #[test]
@@ -165,8 +166,8 @@ fn the_same_bytes_leave_under_the_same_number_of_epoch_1() {
 
 #[test]
 fn data_that_comes_before_the_finished_is_for_the_association() {
-    for client in [ClientSettings::psk(IDENTITY, KEY), ClientSettings::psk(IDENTITY, KEY).with_cid(b"cid")] {
-        let mut scene = Scene::new(&AcceptorSettings::default(), client);
+    for client in [DtlsClientConfig::psk(IDENTITY, KEY), DtlsClientConfig::psk(IDENTITY, KEY).with_cid(b"cid")] {
+        let mut scene = Scene::new(&AcceptorConfig::default(), client);
         scene.run().assert_established();
         // A resumed client is finished as soon as it has sent its Finished.
         scene.resume().run_with(|from, datagram| {
@@ -177,7 +178,7 @@ fn data_that_comes_before_the_finished_is_for_the_association() {
         scene.client.send(b"early");
         let early = scene.client.transmits();
         early.iter().for_each(|datagram| scene.give_server(datagram));
-        assert_eq!(scene.heard.last(), Some(&Heard::Early));
+        assert_eq!(scene.heard.last(), Some(&HandshakeRecordOutcome::Early));
 
         scene.client.retransmit();
         scene.run().assert_established();
@@ -198,7 +199,7 @@ fn what_comes_early_is_bounded() {
         scene.client.send(b"early");
         scene.client.transmits().iter().for_each(|datagram| scene.give_server(datagram));
     }
-    assert_eq!(scene.heard.last(), Some(&Heard::TooMuch));
+    assert_eq!(scene.heard.last(), Some(&HandshakeRecordOutcome::TooMuch));
 
     scene.client.retransmit();
     scene.run().assert_established();
@@ -219,7 +220,7 @@ fn forged_records_do_not_end_a_handshake() {
             *forged.last_mut().unwrap() ^= 1;
             vec![forged, datagram]
         });
-        assert!(scene.heard.contains(&Heard::NotAuthentic));
+        assert!(scene.heard.contains(&HandshakeRecordOutcome::NotAuthentic));
         scene.assert_established().assert_data_flows();
     }
 }
@@ -236,7 +237,7 @@ fn what_is_no_record_of_a_handshake_has_no_place() {
         b"\x16\xfe\xfd\x00\x02\x00\x00\x00\x00\x00\x01\x00\x01x",
         b"\x16\xfe\xfd\x00\x00\x00\x00\x00\x00\x00\x01\x00\x01x",
     ] {
-        assert_eq!(server.handle_record(record), Heard::Unexpected);
+        assert_eq!(server.handle_record(record), HandshakeRecordOutcome::Unexpected);
     }
     server.retransmit();
     scene.run().assert_established();
@@ -259,6 +260,6 @@ fn a_hello_that_is_another_one_has_nothing_repeated() {
 
     scene.give_server(&hello);
 
-    assert_eq!(scene.heard.last(), Some(&Heard::Unexpected));
+    assert_eq!(scene.heard.last(), Some(&HandshakeRecordOutcome::Unexpected));
     assert!(scene.server_transmits().is_empty());
 }

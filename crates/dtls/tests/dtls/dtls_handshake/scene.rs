@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use lwm2m_dtls::cipher::{Sealing, Writer};
+use lwm2m_dtls::cipher::{RecordWriter, Sealing};
 use lwm2m_dtls::credentials::{Identity, PskIdentity, PskKey};
 use lwm2m_dtls::handshake::{
-    Acceptor, AcceptorSettings, Established, Failure, Handshake, Heard, PemSecret, Step, VerifyMode,
+    Acceptor, AcceptorConfig, Established, Handshake, HandshakeError, HandshakeOutput, HandshakeRecordOutcome,
+    PemSecret, VerifyMode,
 };
-use lwm2m_dtls::record::{ContentType, OwnCid, PeerCid, Record, VERSION_1_0, records, write_plain};
+use lwm2m_dtls::record::{ContentType, DtlsRecord, OwnCid, PeerCid, VERSION_1_0, records, write_plain};
 
 use lwm2m_dtls::test_client::credentials::Certified;
-use lwm2m_dtls::test_client::{ClientSettings, DtlsClient, State};
+use lwm2m_dtls::test_client::{ClientState, DtlsClient, DtlsClientConfig};
 
 pub const IDENTITY: &str = "urn:imei:490154203237518";
 pub const KEY: &[u8] = b"0123456789abcdef";
@@ -31,10 +32,10 @@ pub struct Scene {
     /// Whether questions for keys are answered at once.
     pub answers_keys: bool,
     pub established: Option<Box<Established>>,
-    pub failed: Option<Failure>,
+    pub failed: Option<HandshakeError>,
     /// What the server sent since it was last looked at.
     pub sent: Vec<Vec<u8>>,
-    pub heard: Vec<Heard>,
+    pub heard: Vec<HandshakeRecordOutcome>,
     /// To be sent.
     transmits: Vec<Vec<u8>>,
 }
@@ -47,7 +48,7 @@ pub enum From {
 }
 
 impl Scene {
-    pub fn new(acceptor: &AcceptorSettings, client: ClientSettings) -> Self {
+    pub fn new(acceptor: &AcceptorConfig, client: DtlsClientConfig) -> Self {
         let acceptor = Acceptor::new(acceptor).expect("credentials that fit");
         #[expect(clippy::disallowed_methods, reason = "a start for the test's clock")]
         let now = Instant::now();
@@ -68,7 +69,7 @@ impl Scene {
     }
 
     pub fn psk() -> Self {
-        Self::new(&AcceptorSettings::default(), ClientSettings::psk(IDENTITY, KEY))
+        Self::new(&AcceptorConfig::default(), DtlsClientConfig::psk(IDENTITY, KEY))
     }
 
     /// Until nobody has anything to say.
@@ -120,7 +121,7 @@ impl Scene {
 
     /// What the client sends, to the handshake or to what asks for a cookie.
     pub fn give_server(&mut self, datagram: &[u8]) {
-        let split: Vec<Record<'_>> = records(datagram, OwnCid::LENGTH).collect();
+        let split: Vec<DtlsRecord<'_>> = records(datagram, OwnCid::LENGTH).collect();
         for record in split {
             match &mut self.server {
                 Some(server) => self.heard.push(server.handle_record(record.bytes)),
@@ -141,22 +142,24 @@ impl Scene {
     fn poll(&mut self) {
         while let Some(step) = self.server.as_mut().and_then(Handshake::poll) {
             match step {
-                Step::Transmit(datagram) => self.transmits.push(datagram),
-                Step::FindKey(identity) => {
+                HandshakeOutput::Transmit(datagram) => self.transmits.push(datagram),
+                HandshakeOutput::FindKey(identity) => {
                     self.asked.push(identity.as_str().to_owned());
                     if self.answers_keys {
                         self.answer_key();
                     }
                 }
-                Step::Established(established) => {
+                HandshakeOutput::Established(established) => {
                     assert!(self.established.replace(established).is_none(), "a handshake ends once");
                 }
-                Step::Failed(failure) => assert!(self.failed.replace(failure).is_none(), "a handshake ends once"),
+                HandshakeOutput::Failed(failure) => {
+                    assert!(self.failed.replace(failure).is_none(), "a handshake ends once")
+                }
             }
         }
     }
 
-    fn hello(&mut self, record: &Record<'_>) {
+    fn hello(&mut self, record: &DtlsRecord<'_>) {
         // RFC 6347 section 4.2.2: type, length, message_seq, fragment offset and length.
         let (sequence, offset) = (record.fragment.get(4..6), record.fragment.get(6..9));
         if record.content_type != ContentType::Handshake || offset != Some(&[0, 0, 0]) {
@@ -172,11 +175,11 @@ impl Scene {
     pub fn assert_established(&mut self) -> &mut Self {
         assert_eq!(self.failed, None, "client: {:?}", self.client.state());
         assert!(self.established.is_some(), "server not established; client: {:?}", self.client.state());
-        assert_eq!(self.client.state(), State::Established);
+        assert_eq!(self.client.state(), ClientState::Established);
         self
     }
 
-    pub fn assert_failed(&mut self, failure: Failure) -> &mut Self {
+    pub fn assert_failed(&mut self, failure: HandshakeError) -> &mut Self {
         assert_eq!(self.failed, Some(failure), "client: {:?}", self.client.state());
         assert!(self.established.is_none());
         self
@@ -196,12 +199,12 @@ impl Scene {
         let record = records(&sent, OwnCid::LENGTH).next().expect("a record");
         assert_eq!(record.cid, left.own_cid.as_ref().map_or(&[][..], |OwnCid(cid)| cid), "our connection id");
         assert!(record.sequence > left.newest_read_sequence);
-        let opened = keys.open(Writer::Client, &record).expect("a record by the same keys");
+        let opened = keys.open(RecordWriter::Client, &record).expect("a record by the same keys");
         assert_eq!((opened.content_type, &*opened.plaintext), (ContentType::ApplicationData, &b"from the device"[..]));
 
         let cid = left.peer_cid.as_ref().map_or(&[][..], PeerCid::as_bytes);
         let sealing = Sealing {
-            writer: Writer::Server,
+            writer: RecordWriter::Server,
             content_type: ContentType::ApplicationData,
             sequence: left.next_write_sequence,
             cid,
@@ -233,13 +236,13 @@ fn hello_verify_request(sequence: u64) -> Vec<u8> {
 }
 
 /// Pre-shared keys and a certificate, of an authority that clients may have theirs of.
-pub fn with_certificate(server: &Certified, authority: &Certified, verify: VerifyMode) -> AcceptorSettings {
-    AcceptorSettings {
+pub fn with_certificate(server: &Certified, authority: &Certified, verify: VerifyMode) -> AcceptorConfig {
+    AcceptorConfig {
         certificate_chain: Some(server.certificate_pem()),
         private_key: Some(PemSecret::new(server.key_pem())),
         authorities: Some(authority.certificate_pem()),
         verify,
-        ..AcceptorSettings::default()
+        ..AcceptorConfig::default()
     }
 }
 

@@ -1,10 +1,10 @@
 //! Every cipher suite, with and without connection ids.
 
-use lwm2m_dtls::handshake::{Acceptor, AcceptorSettings, CredentialError, Failure, VerifyMode};
+use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig, CredentialError, HandshakeError, VerifyMode};
 
 use crate::dtls_handshake::scene::{IDENTITY, KEY, Scene, with_certificate};
-use lwm2m_dtls::test_client::credentials::{Certified, Credentials, Request, rsa_key};
-use lwm2m_dtls::test_client::{ClientSettings, State};
+use lwm2m_dtls::test_client::credentials::{CertificateRequest, Certified, ClientCredentials, rsa_key};
+use lwm2m_dtls::test_client::{ClientState, DtlsClientConfig};
 
 const PSK: &[&str] = &[
     "PSK-AES128-CCM8",
@@ -40,35 +40,35 @@ const CIDS: &[Option<&[u8]>] = &[None, Some(b""), Some(b"\x17"), Some(b"twenty b
 
 #[test]
 fn every_suite_with_a_pre_shared_key_leaves_keys_that_the_client_has_too() {
-    assert_each_works(PSK, &AcceptorSettings::default(), &|suite| {
-        ClientSettings::psk(IDENTITY, KEY).with_suites(suite)
+    assert_each_works(PSK, &AcceptorConfig::default(), &|suite| {
+        DtlsClientConfig::psk(IDENTITY, KEY).with_suites(suite)
     });
 }
 
 #[test]
 fn every_suite_with_ecdsa_certificates_of_both_sides_leaves_keys_that_the_client_has_too() {
     let authority = Certified::authority("CA");
-    let server = Request::new("gateway").issue(Some(&authority));
-    let device = Request::new("device").issue(Some(&authority));
+    let server = CertificateRequest::new("gateway").issue(Some(&authority));
+    let device = CertificateRequest::new("device").issue(Some(&authority));
     let settings = with_certificate(&server, &authority, VerifyMode::Peer { required: true });
-    assert_each_works(ECDSA, &settings, &|suite| ClientSettings {
+    assert_each_works(ECDSA, &settings, &|suite| DtlsClientConfig {
         authorities: Some(authority.certificate.clone()),
-        ..ClientSettings::new(Credentials::Certificate(device.clone()), suite)
+        ..DtlsClientConfig::new(ClientCredentials::Certificate(device.clone()), suite)
     });
 }
 
 #[test]
 fn every_suite_with_an_rsa_certificate_leaves_keys_that_the_client_has_too() {
     let authority = Certified::authority("CA");
-    let server = Request::new("gateway").with_key(rsa_key()).issue(Some(&authority));
+    let server = CertificateRequest::new("gateway").with_key(rsa_key()).issue(Some(&authority));
     let settings = with_certificate(&server, &authority, VerifyMode::None);
-    assert_each_works(RSA, &settings, &|suite| ClientSettings::new(Credentials::Nothing, suite));
+    assert_each_works(RSA, &settings, &|suite| DtlsClientConfig::new(ClientCredentials::Nothing, suite));
 }
 
-fn assert_each_works(suites: &[&str], acceptor: &AcceptorSettings, client: &dyn Fn(&str) -> ClientSettings) {
+fn assert_each_works(suites: &[&str], acceptor: &AcceptorConfig, client: &dyn Fn(&str) -> DtlsClientConfig) {
     for suite in suites {
         for cid in CIDS {
-            let client = ClientSettings { cid: cid.map(<[u8]>::to_vec), ..client(suite) };
+            let client = DtlsClientConfig { cid: cid.map(<[u8]>::to_vec), ..client(suite) };
             let mut scene = Scene::new(acceptor, client);
             scene.run().assert_established().assert_data_flows();
             let left = scene.established.as_ref().unwrap();
@@ -81,11 +81,11 @@ fn assert_each_works(suites: &[&str], acceptor: &AcceptorSettings, client: &dyn 
 
 #[test]
 fn a_client_without_encrypt_then_mac_gets_the_suite_that_needs_none() {
-    let client = ClientSettings {
+    let client = DtlsClientConfig {
         encrypt_then_mac: false,
-        ..ClientSettings::psk(IDENTITY, KEY).with_suites("PSK-AES128-CBC-SHA256:PSK-AES128-CCM8")
+        ..DtlsClientConfig::psk(IDENTITY, KEY).with_suites("PSK-AES128-CBC-SHA256:PSK-AES128-CCM8")
     };
-    let mut scene = Scene::new(&AcceptorSettings::default(), client);
+    let mut scene = Scene::new(&AcceptorConfig::default(), client);
 
     scene.run().assert_established().assert_data_flows();
 
@@ -95,35 +95,35 @@ fn a_client_without_encrypt_then_mac_gets_the_suite_that_needs_none() {
 #[test]
 fn a_client_that_could_only_mac_then_encrypt_is_told_so_in_the_handshake() {
     for acceptor_suites in [vec![], vec!["PSK-AES128-CBC-SHA256".to_owned()]] {
-        let client = ClientSettings {
+        let client = DtlsClientConfig {
             encrypt_then_mac: false,
-            ..ClientSettings::psk(IDENTITY, KEY).with_suites("PSK-AES128-CBC-SHA256")
+            ..DtlsClientConfig::psk(IDENTITY, KEY).with_suites("PSK-AES128-CBC-SHA256")
         };
-        let acceptor = AcceptorSettings { cipher_suites: acceptor_suites, ..AcceptorSettings::default() };
+        let acceptor = AcceptorConfig { cipher_suites: acceptor_suites, ..AcceptorConfig::default() };
         let mut scene = Scene::new(&acceptor, client);
 
-        scene.run().assert_failed(Failure::NoCommonSuite);
+        scene.run().assert_failed(HandshakeError::NoCommonSuite);
 
-        assert_eq!(scene.client.state(), State::Refused(40), "handshake_failure");
+        assert_eq!(scene.client.state(), ClientState::Refused(40), "handshake_failure");
     }
 }
 
 #[test]
 fn only_the_configured_suites_are_spoken() {
-    let only = AcceptorSettings {
+    let only = AcceptorConfig {
         cipher_suites: vec!["TLS_PSK_WITH_AES_128_GCM_SHA256".to_owned()],
-        ..AcceptorSettings::default()
+        ..AcceptorConfig::default()
     };
-    Scene::new(&only, ClientSettings::psk(IDENTITY, KEY)).run().assert_failed(Failure::NoCommonSuite);
-    let gcm = ClientSettings::psk(IDENTITY, KEY).with_suites("PSK-AES128-GCM-SHA256");
+    Scene::new(&only, DtlsClientConfig::psk(IDENTITY, KEY)).run().assert_failed(HandshakeError::NoCommonSuite);
+    let gcm = DtlsClientConfig::psk(IDENTITY, KEY).with_suites("PSK-AES128-GCM-SHA256");
     Scene::new(&only, gcm).run().assert_established();
 }
 
 #[test]
 fn the_clients_order_of_suites_decides() {
     for suites in ["PSK-AES128-CCM8:PSK-AES128-GCM-SHA256", "PSK-AES128-GCM-SHA256:PSK-AES128-CCM8"] {
-        let client = ClientSettings::psk(IDENTITY, KEY).with_suites(suites);
-        let mut scene = Scene::new(&AcceptorSettings::default(), client);
+        let client = DtlsClientConfig::psk(IDENTITY, KEY).with_suites(suites);
+        let mut scene = Scene::new(&AcceptorConfig::default(), client);
         scene.run().assert_established();
         assert_eq!(scene.client.suite(), suites.split(':').next());
     }
@@ -131,18 +131,17 @@ fn the_clients_order_of_suites_decides() {
 
 #[test]
 fn a_client_without_extended_master_secret_is_served() {
-    let client = ClientSettings { extended_master_secret: false, ..ClientSettings::psk(IDENTITY, KEY).with_cid(b"c") };
-    Scene::new(&AcceptorSettings::default(), client).run().assert_established().assert_data_flows();
+    let client =
+        DtlsClientConfig { extended_master_secret: false, ..DtlsClientConfig::psk(IDENTITY, KEY).with_cid(b"c") };
+    Scene::new(&AcceptorConfig::default(), client).run().assert_established().assert_data_flows();
 }
 
 #[test]
 fn the_suites_that_cannot_be_done_are_named_all_at_once() {
     let cannot = ["PSK-AES128-CBC-SHA", "TLS_AES_128_GCM_SHA256", "RSA-PSK-AES128-GCM-SHA256", "nonsense", "ALL"];
     let list = [&cannot[..], &["PSK-AES128-CCM8"]].concat();
-    let settings = AcceptorSettings {
-        cipher_suites: list.into_iter().map(str::to_owned).collect(),
-        ..AcceptorSettings::default()
-    };
+    let settings =
+        AcceptorConfig { cipher_suites: list.into_iter().map(str::to_owned).collect(), ..AcceptorConfig::default() };
     let Err(error) = Acceptor::new(&settings) else { panic!("taken") };
     assert!(matches!(&error, CredentialError::CipherSuites { names } if names == &cannot), "{error}");
 }

@@ -1,17 +1,18 @@
 //! Session tickets, and what makes them worthless.
 
-use lwm2m_dtls::handshake::{Acceptor, AcceptorSettings, VerifyMode};
+use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig, VerifyMode};
 
 use crate::dtls_handshake::scene::{IDENTITY, KEY, Scene, psk_identity, with_certificate};
-use lwm2m_dtls::test_client::ClientSettings;
-use lwm2m_dtls::test_client::credentials::{Certified, Credentials, Request};
+use lwm2m_dtls::test_client::DtlsClientConfig;
+use lwm2m_dtls::test_client::credentials::{CertificateRequest, Certified, ClientCredentials};
 
 #[test]
 fn a_session_is_resumed_with_the_key_of_today_looked_up() {
     for cid in [None, Some(b"".to_vec()), Some(b"cid".to_vec())] {
         for suite in ["PSK-AES128-CCM8", "PSK-AES128-GCM-SHA256", "PSK-AES128-CBC-SHA256"] {
-            let client = ClientSettings { cid: cid.clone(), ..ClientSettings::psk(IDENTITY, KEY).with_suites(suite) };
-            let mut scene = Scene::new(&AcceptorSettings::default(), client);
+            let client =
+                DtlsClientConfig { cid: cid.clone(), ..DtlsClientConfig::psk(IDENTITY, KEY).with_suites(suite) };
+            let mut scene = Scene::new(&AcceptorConfig::default(), client);
             scene.run().assert_established();
 
             scene.resume().run().assert_established();
@@ -62,7 +63,7 @@ fn a_revoked_identity_does_not_come_back_by_its_ticket() {
 
     scene.resume().run();
 
-    scene.assert_failed(lwm2m_dtls::handshake::Failure::UnknownIdentity);
+    scene.assert_failed(lwm2m_dtls::handshake::HandshakeError::UnknownIdentity);
     assert!(!scene.client.is_resumed());
 }
 
@@ -88,7 +89,7 @@ fn after_a_refused_ticket_there_is_a_full_handshake_and_a_ticket_that_works() {
 fn tickets_do_not_outlive_the_credentials() {
     let mut scene = Scene::psk();
     scene.run().assert_established();
-    scene.acceptor = Acceptor::new(&AcceptorSettings::default()).unwrap();
+    scene.acceptor = Acceptor::new(&AcceptorConfig::default()).unwrap();
 
     scene.resume().run().assert_established();
 
@@ -98,10 +99,11 @@ fn tickets_do_not_outlive_the_credentials() {
 #[test]
 fn a_client_with_a_certificate_resumes_as_the_same() {
     let authority = Certified::authority("CA");
-    let server = Request::new("gateway").issue(Some(&authority));
-    let device = Request::new("device").issue(Some(&authority));
+    let server = CertificateRequest::new("gateway").issue(Some(&authority));
+    let device = CertificateRequest::new("device").issue(Some(&authority));
     let settings = with_certificate(&server, &authority, VerifyMode::Peer { required: true });
-    let client = ClientSettings::new(Credentials::Certificate(device), "ECDHE-ECDSA-AES128-CCM8").with_cid(b"cid");
+    let client =
+        DtlsClientConfig::new(ClientCredentials::Certificate(device), "ECDHE-ECDSA-AES128-CCM8").with_cid(b"cid");
     let mut scene = Scene::new(&settings, client);
     scene.run().assert_established();
     assert_eq!(scene.identity().name(), Some("device"));
@@ -115,8 +117,8 @@ fn a_client_with_a_certificate_resumes_as_the_same() {
 
 #[test]
 fn switched_off_there_are_none() {
-    let off = AcceptorSettings { tickets: false, ..AcceptorSettings::default() };
-    let mut scene = Scene::new(&off, ClientSettings::psk(IDENTITY, KEY));
+    let off = AcceptorConfig { tickets: false, ..AcceptorConfig::default() };
+    let mut scene = Scene::new(&off, DtlsClientConfig::psk(IDENTITY, KEY));
     scene.run().assert_established();
 
     scene.resume().run().assert_established();

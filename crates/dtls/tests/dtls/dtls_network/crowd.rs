@@ -6,11 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use lwm2m_dtls::credentials::{KeyAnswer, PskKey};
-use lwm2m_dtls::handshake::{Acceptor, AcceptorSettings};
-use lwm2m_dtls::{HandshakeFailure, Output, Report, Server, Settings};
+use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig};
+use lwm2m_dtls::{DtlsConfig, DtlsOutput, DtlsReport, DtlsServer, HandshakeFailure};
 
 use crate::dtls_network::scene::KEY;
-use lwm2m_dtls::test_client::{ClientSettings, DtlsClient, State};
+use lwm2m_dtls::test_client::{ClientState, DtlsClient, DtlsClientConfig};
 
 const SOCKET: u16 = 0;
 /// The devices have this identity in common: what is tested here does not look at it.
@@ -25,7 +25,7 @@ const MESSAGE_HEADER: usize = 12;
 
 pub struct Crowd {
     pub now: Instant,
-    pub server: Server,
+    pub server: DtlsServer,
     pub devices: HashMap<SocketAddr, Device>,
     pub failures: HashMap<HandshakeFailure, usize>,
     /// What is answered to an attacker, until it is read.
@@ -68,11 +68,11 @@ enum Event {
 }
 
 impl Crowd {
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: DtlsConfig) -> Self {
         #[expect(clippy::disallowed_methods, reason = "a start for the test's clock")]
         let now = Instant::now();
-        let acceptor = Acceptor::new(&AcceptorSettings::default()).expect("PSK needs nothing");
-        let mut server = Server::new(settings, Some(acceptor), [0; 32], now);
+        let acceptor = Acceptor::new(&AcceptorConfig::default()).expect("PSK needs nothing");
+        let mut server = DtlsServer::new(settings, Some(acceptor), [0; 32], now);
         assert_eq!(server.restore(now, Vec::new()), []);
         Self {
             now,
@@ -80,7 +80,7 @@ impl Crowd {
             devices: HashMap::new(),
             failures: HashMap::new(),
             to_attacker: Vec::new(),
-            model: DtlsClient::new(now, ClientSettings::psk(IDENTITY, KEY)),
+            model: DtlsClient::new(now, DtlsClientConfig::psk(IDENTITY, KEY)),
             agenda: BTreeMap::new(),
             scheduled: 0,
         }
@@ -171,17 +171,19 @@ impl Crowd {
         let sent = device.client.transmits();
         let wakes = device.client.next_deadline();
         let state = device.client.state();
-        if state == State::Established && device.established_after.is_none() {
+        if state == ClientState::Established && device.established_after.is_none() {
             device.established_after = Some(now.duration_since(device.started));
         }
         for datagram in sent {
             self.schedule(now + LATENCY, Event::ToServer(address, datagram));
         }
         match state {
-            State::Handshaking => wakes.into_iter().for_each(|at| self.schedule(at, Event::Wake(address))),
-            State::Established => {}
-            State::Closed | State::Refused(_) | State::Failed(_) if before == state => {}
-            State::Closed | State::Refused(_) | State::Failed(_) => self.schedule(now + AGAIN, Event::Start(address)),
+            ClientState::Handshaking => wakes.into_iter().for_each(|at| self.schedule(at, Event::Wake(address))),
+            ClientState::Established => {}
+            ClientState::Closed | ClientState::Refused(_) | ClientState::Failed(_) if before == state => {}
+            ClientState::Closed | ClientState::Refused(_) | ClientState::Failed(_) => {
+                self.schedule(now + AGAIN, Event::Start(address))
+            }
         }
     }
 
@@ -193,19 +195,22 @@ impl Crowd {
     fn drain(&mut self) {
         while let Some(output) = self.server.poll_output() {
             match output {
-                Output::Transmit { to, datagram, .. } if self.devices.contains_key(&to) => {
+                DtlsOutput::Transmit { to, datagram, .. } if self.devices.contains_key(&to) => {
                     self.schedule(self.now + LATENCY, Event::ToDevice(to, datagram));
                 }
-                Output::Transmit { datagram, .. } => self.to_attacker.push(datagram),
-                Output::FindKey { identity } => {
+                DtlsOutput::Transmit { datagram, .. } => self.to_attacker.push(datagram),
+                DtlsOutput::FindKey { identity } => {
                     let key = PskKey::new(KEY).expect("a key");
                     let answer = KeyAnswer::Found { key, keep_for: Duration::from_secs(3600) };
                     self.server.handle_key(self.now, &identity, answer);
                 }
-                Output::Report(Report::HandshakeFailed { reason, .. }) => {
+                DtlsOutput::Report(DtlsReport::HandshakeFailed { reason, .. }) => {
                     *self.failures.entry(reason).or_default() += 1;
                 }
-                Output::Plaintext { .. } | Output::Established { .. } | Output::Closed { .. } | Output::Report(_) => {}
+                DtlsOutput::Plaintext { .. }
+                | DtlsOutput::Established { .. }
+                | DtlsOutput::Closed { .. }
+                | DtlsOutput::Report(_) => {}
             }
         }
     }

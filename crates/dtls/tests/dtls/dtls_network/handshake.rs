@@ -5,12 +5,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use lwm2m_dtls::credentials::{Identity, KeyAnswer, PskIdentity};
-use lwm2m_dtls::handshake::Failure;
+use lwm2m_dtls::handshake::HandshakeError;
 use lwm2m_dtls::record::{ContentType, records};
-use lwm2m_dtls::{CloseReason, DropReason, HandshakeFailure, Report, Verdict};
+use lwm2m_dtls::{AssociationCloseReason, DtlsDatagramOutcome, DtlsDropReason, DtlsReport, HandshakeFailure};
 
 use crate::dtls_network::scene::*;
-use lwm2m_dtls::test_client::{ClientSettings, State};
+use lwm2m_dtls::test_client::{ClientState, DtlsClientConfig};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -23,21 +23,21 @@ fn a_device_is_established_and_data_flows_both_ways() {
         assert_eq!(peer.address, scene.devices[device].address);
         let identity = Identity::Psk(PskIdentity::new(b"urn:imei:1").unwrap());
         assert_eq!(scene.server.identity(peer.association.unwrap()).map(|i| (**i).clone()), Some(identity));
-        let completed = |report: &Report| match report {
-            Report::HandshakeCompleted { connection_id, .. } => Some(*connection_id),
+        let completed = |report: &DtlsReport| match report {
+            DtlsReport::HandshakeCompleted { connection_id, .. } => Some(*connection_id),
             _ => None,
         };
         assert_eq!(scene.reports.iter().find_map(completed), Some(connection_id));
         for _ in 0..3 {
             scene.assert_data_flows(device, peer);
         }
-        assert_eq!(scene.server.occupancy().handshakes, 0);
+        assert_eq!(scene.server.table_sizes().handshakes, 0);
         assert_eq!((scene.asked.len(), scene.closed.len()), (1, 0));
     }
 }
 
 /// The numbers of the datagrams of a handshake that is not disturbed.
-fn datagrams(client: &ClientSettings) -> usize {
+fn datagrams(client: &DtlsClientConfig) -> usize {
     let number = Rc::new(RefCell::new(0));
     let mut scene = Scene::new();
     let counted = Rc::clone(&number);
@@ -52,8 +52,8 @@ fn datagrams(client: &ClientSettings) -> usize {
 }
 
 /// With a hello in fragments, too.
-fn every_shape() -> Vec<ClientSettings> {
-    each_kind().into_iter().flat_map(|client| [client.clone(), ClientSettings { mtu: 128, ..client }]).collect()
+fn every_shape() -> Vec<DtlsClientConfig> {
+    each_kind().into_iter().flat_map(|client| [client.clone(), DtlsClientConfig { mtu: 128, ..client }]).collect()
 }
 
 #[test]
@@ -144,7 +144,8 @@ fn a_lost_last_flight_is_repeated_as_it_was_until_the_device_sends_data() {
             scene.run_for(20 * SECOND);
 
             scene.assert_established(device);
-            let repeated = scene.verdicts.iter().filter(|verdict| **verdict == Verdict::LastFlightRepeated).count();
+            let repeated =
+                scene.verdicts.iter().filter(|verdict| **verdict == DtlsDatagramOutcome::LastFlightRepeated).count();
             assert_eq!(repeated, losses);
             let flights: Vec<_> =
                 scene.transmitted.iter().filter(|(_, datagram)| is_last_flight(Way::Down, datagram)).collect();
@@ -154,7 +155,7 @@ fn a_lost_last_flight_is_repeated_as_it_was_until_the_device_sends_data() {
             scene.assert_data_flows(device, scene.peer());
             scene.devices[device].client.retransmit();
             scene.settle();
-            assert_eq!(scene.verdicts.last(), Some(&Verdict::Dropped(DropReason::Unexpected)));
+            assert_eq!(scene.verdicts.last(), Some(&DtlsDatagramOutcome::Dropped(DtlsDropReason::Unexpected)));
             scene.assert_data_flows(device, scene.peer());
         }
     }
@@ -187,9 +188,9 @@ fn data_that_overtakes_the_end_of_the_handshake_is_kept_for_it() {
         let peer = scene.peer();
         let early: Vec<_> = scene.plaintexts.iter().map(|(from, plaintext)| (*from, plaintext[0])).collect();
         assert_eq!(early, (0..4).map(|number| (peer, number)).collect::<Vec<_>>(), "four, and no more");
-        assert_eq!(scene.verdicts.iter().filter(|verdict| **verdict == Verdict::Early).count(), 4);
+        assert_eq!(scene.verdicts.iter().filter(|verdict| **verdict == DtlsDatagramOutcome::Early).count(), 4);
         assert_eq!(
-            scene.verdicts.iter().filter(|v| **v == Verdict::Dropped(DropReason::TooMuchHeld)).count(),
+            scene.verdicts.iter().filter(|v| **v == DtlsDatagramOutcome::Dropped(DtlsDropReason::TooMuchHeld)).count(),
             2,
             "{:?}",
             scene.verdicts
@@ -215,7 +216,7 @@ fn our_flight_is_repeated_after_1_2_4_8_and_16_seconds_and_given_up_after_60() {
     scene.transmitted.clear();
 
     let mut sent = Vec::new();
-    while scene.server.occupancy().handshakes == 1 {
+    while scene.server.table_sizes().handshakes == 1 {
         scene.run_for(SECOND / 10);
         let number = scene.transmitted.len();
         scene.transmitted.clear();
@@ -231,16 +232,16 @@ fn our_flight_is_repeated_after_1_2_4_8_and_16_seconds_and_given_up_after_60() {
 
 #[test]
 fn a_device_with_another_key_hears_nothing_and_its_handshake_ends_at_the_deadline() {
-    for client in [ClientSettings::psk("urn:imei:1", b"another key"), psk_cid()] {
+    for client in [DtlsClientConfig::psk("urn:imei:1", b"another key"), psk_cid()] {
         let mut scene = Scene::new();
         let device = scene.add(client);
         scene.keys.insert("urn:imei:1".into(), b"the key of today".to_vec());
         scene.run_for(90 * SECOND);
-        assert_eq!(scene.devices[device].client.state(), State::Handshaking);
+        assert_eq!(scene.devices[device].client.state(), ClientState::Handshaking);
         assert_eq!((scene.established.len(), scene.failures()), (0, vec![HandshakeFailure::WrongKey]));
-        assert_eq!(scene.server.occupancy().handshakes, 0);
+        assert_eq!(scene.server.table_sizes().handshakes, 0);
         let named = scene.reports.iter().any(|report| {
-            matches!(report, Report::HandshakeFailed { identity: Some(identity), .. } if identity.as_str() == "urn:imei:1")
+            matches!(report, DtlsReport::HandshakeFailed { identity: Some(identity), .. } if identity.as_str() == "urn:imei:1")
         });
         assert!(named, "{:?}", scene.reports);
     }
@@ -253,11 +254,11 @@ fn an_unknown_device_is_told_so_and_its_identity_is_not_asked_about_again() {
     scene.keys.clear();
     for _ in 0..3 {
         scene.settle();
-        assert_eq!(scene.devices[device].client.state(), State::Refused(115));
+        assert_eq!(scene.devices[device].client.state(), ClientState::Refused(115));
         scene.reboot(device);
     }
     assert_eq!(scene.asked.len(), 1);
-    assert_eq!(scene.failures(), [HandshakeFailure::Failed(Failure::UnknownIdentity); 3]);
+    assert_eq!(scene.failures(), [HandshakeFailure::Failed(HandshakeError::UnknownIdentity); 3]);
 
     // Its owner enters it, and the answer of before is not believed for ever.
     scene.keys.insert("urn:imei:1".into(), KEY.to_vec());
@@ -277,7 +278,7 @@ fn a_key_that_takes_long_to_be_found_is_asked_for_once_and_nothing_is_sent_meanw
     scene.run_for(5 * SECOND);
     assert_eq!(scene.asked.len(), 1, "both have the same identity");
     assert_eq!(scene.transmitted.len(), sent);
-    assert_eq!(scene.server.occupancy().key_questions, 1);
+    assert_eq!(scene.server.table_sizes().key_questions, 1);
 
     let identity = scene.asked[0].clone();
     let answer = scene.answer(&identity);
@@ -287,7 +288,7 @@ fn a_key_that_takes_long_to_be_found_is_asked_for_once_and_nothing_is_sent_meanw
     scene.assert_established(one);
     scene.assert_established(two);
     assert_eq!(scene.established.len(), 2);
-    assert_eq!(scene.server.occupancy().key_questions, 0);
+    assert_eq!(scene.server.table_sizes().key_questions, 0);
     let (first, second) = (scene.established[0].0, scene.established[1].0);
     let (first, second) = if first.address == scene.devices[one].address { (first, second) } else { (second, first) };
     scene.assert_data_flows(one, first);
@@ -305,8 +306,8 @@ fn a_device_whose_key_cannot_be_looked_up_is_left_without_a_word() {
     scene.drain();
     scene.run_for(10 * SECOND);
     assert_eq!(scene.failures(), [HandshakeFailure::KeyUnavailable]);
-    assert_eq!((scene.transmitted.len(), scene.devices[device].client.state()), (sent, State::Handshaking));
-    assert_eq!(scene.server.occupancy().handshakes, 0);
+    assert_eq!((scene.transmitted.len(), scene.devices[device].client.state()), (sent, ClientState::Handshaking));
+    assert_eq!(scene.server.table_sizes().handshakes, 0);
 
     scene.answers = true;
     scene.reboot(device);
@@ -338,8 +339,8 @@ fn without_an_acceptor_there_are_cookies_and_no_handshakes_and_associations_go_o
     scene.assert_data_flows(device, peer);
     let other = scene.add(other_psk());
     scene.settle();
-    assert_eq!(scene.devices[other].client.state(), State::Handshaking);
-    assert_eq!(scene.verdicts.last(), Some(&Verdict::Dropped(DropReason::NoAcceptor)));
+    assert_eq!(scene.devices[other].client.state(), ClientState::Handshaking);
+    assert_eq!(scene.verdicts.last(), Some(&DtlsDatagramOutcome::Dropped(DtlsDropReason::NoAcceptor)));
 }
 
 #[test]
@@ -349,11 +350,11 @@ fn a_device_that_says_goodbye_is_answered_and_forgotten() {
         let peer = scene.peer();
         scene.devices[device].client.close();
         scene.settle();
-        assert_eq!(scene.closed, [(peer, CloseReason::CloseNotify)]);
+        assert_eq!(scene.closed, [(peer, AssociationCloseReason::CloseNotify)]);
         assert_eq!(scene.last_sealed(device), Some((ContentType::Alert, vec![1, 0])));
-        assert_eq!(scene.server.occupancy().associations, 0);
+        assert_eq!(scene.server.table_sizes().associations, 0);
         scene.server_sends(peer, b"too late");
-        assert!(matches!(scene.reports.last(), Some(Report::Unsent { .. })));
+        assert!(matches!(scene.reports.last(), Some(DtlsReport::Unsent { .. })));
     }
 }
 
@@ -362,11 +363,11 @@ fn a_fatal_alert_ends_an_association_and_a_warning_does_not() {
     let (mut scene, device) = Scene::established(psk());
     let (peer, address) = (scene.peer(), scene.devices[device].address);
     let warning = scene.device_seals(device, ContentType::Alert, 5, &[1, 90]);
-    assert_eq!(scene.verdict_of(address, &warning), Verdict::Alert);
+    assert_eq!(scene.verdict_of(address, &warning), DtlsDatagramOutcome::Alert);
     assert_eq!(scene.closed, []);
     let fatal = scene.device_seals(device, ContentType::Alert, 6, &[2, 80]);
-    assert_eq!(scene.verdict_of(address, &fatal), Verdict::Alert);
-    assert_eq!(scene.closed, [(peer, CloseReason::Alert(80))]);
+    assert_eq!(scene.verdict_of(address, &fatal), DtlsDatagramOutcome::Alert);
+    assert_eq!(scene.closed, [(peer, AssociationCloseReason::Alert(80))]);
 }
 
 #[test]
@@ -375,14 +376,14 @@ fn a_wish_to_renegotiate_is_refused_and_the_association_goes_on() {
         let (mut scene, device) = Scene::established(client);
         let address = scene.devices[device].address;
         let hello = scene.device_seals(device, ContentType::Handshake, 9, &[1, 0, 0, 40, 0, 0]);
-        assert_eq!(scene.verdict_of(address, &hello), Verdict::RenegotiationRefused);
+        assert_eq!(scene.verdict_of(address, &hello), DtlsDatagramOutcome::RenegotiationRefused);
         assert_eq!(scene.last_sealed(device), Some((ContentType::Alert, vec![1, 100])));
         let hello_request = scene.device_seals(device, ContentType::Handshake, 10, &[0, 0, 0, 0]);
         let sent = scene.transmitted.len();
-        assert_eq!(scene.verdict_of(address, &hello_request), Verdict::Dropped(DropReason::Unexpected));
+        assert_eq!(scene.verdict_of(address, &hello_request), DtlsDatagramOutcome::Dropped(DtlsDropReason::Unexpected));
         assert_eq!((scene.transmitted.len(), scene.closed.len()), (sent, 0));
         let data = scene.device_seals(device, ContentType::ApplicationData, 11, b"still here");
-        assert_eq!(scene.verdict_of(address, &data), Verdict::Data);
+        assert_eq!(scene.verdict_of(address, &data), DtlsDatagramOutcome::Data);
     }
 }
 
@@ -392,10 +393,16 @@ fn several_records_in_a_datagram_have_one_verdict() {
     let address = scene.devices[device].address;
     let [one, two] = [scene.device_makes(device, b"one"), scene.device_makes(device, b"two")];
     let junk = [&one[..one.len() - 1], &[one[one.len() - 1] ^ 1]].concat();
-    assert_eq!(scene.verdict_of(address, &[junk, one.clone(), two, b"rest".to_vec()].concat()), Verdict::Data);
+    assert_eq!(
+        scene.verdict_of(address, &[junk, one.clone(), two, b"rest".to_vec()].concat()),
+        DtlsDatagramOutcome::Data
+    );
     let plaintexts: Vec<_> = scene.plaintexts.iter().map(|(_, plaintext)| plaintext.as_slice()).collect();
     assert_eq!(plaintexts, [b"one", b"two"]);
-    assert_eq!(scene.verdict_of(address, &[one.clone(), one].concat()), Verdict::Dropped(DropReason::Replayed));
+    assert_eq!(
+        scene.verdict_of(address, &[one.clone(), one].concat()),
+        DtlsDatagramOutcome::Dropped(DtlsDropReason::Replayed)
+    );
     assert!(records(&[], 8).next().is_none());
-    assert_eq!(scene.verdict_of(address, &[]), Verdict::Dropped(DropReason::NoRecord));
+    assert_eq!(scene.verdict_of(address, &[]), DtlsDatagramOutcome::Dropped(DtlsDropReason::NoRecord));
 }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use lwm2m_dtls::{DropReason, Report, Verdict};
+use lwm2m_dtls::{DtlsDatagramOutcome, DtlsDropReason, DtlsReport};
 
 use crate::dtls_network::scene::*;
-use lwm2m_dtls::test_client::State;
+use lwm2m_dtls::test_client::ClientState;
 
 fn moves(scene: &Scene) -> usize {
-    scene.reports.iter().filter(|report| matches!(report, Report::Moved { .. })).count()
+    scene.reports.iter().filter(|report| matches!(report, DtlsReport::Moved { .. })).count()
 }
 
 #[test]
@@ -22,7 +22,7 @@ fn with_a_connection_id_the_association_follows_its_device() {
             assert_eq!(moves(&scene), number);
             assert_eq!(scene.transmitted.last().map(|(to, _)| *to), Some(address));
         }
-        assert_eq!(scene.server.occupancy().associations, 1);
+        assert_eq!(scene.server.table_sizes().associations, 1);
     }
 }
 
@@ -33,7 +33,7 @@ fn without_a_connection_id_a_device_at_another_address_is_a_stranger_and_may_com
     scene.rebind(device);
     scene.device_sends(device, b"who am I");
     scene.settle();
-    assert_eq!(scene.verdicts.last(), Some(&Verdict::Dropped(DropReason::Unknown)));
+    assert_eq!(scene.verdicts.last(), Some(&DtlsDatagramOutcome::Dropped(DtlsDropReason::Unknown)));
     assert_eq!((scene.plaintexts.len(), scene.closed.len()), (0, 0));
     scene.devices[device].address = before;
     scene.assert_data_flows(device, peer);
@@ -45,7 +45,7 @@ fn without_a_connection_id_a_device_at_another_address_is_a_stranger_and_may_com
     scene.assert_established(device);
     let after = scene.peer();
     scene.assert_data_flows(device, after);
-    assert_eq!(scene.server.occupancy().associations, 2, "the former one is not at this address");
+    assert_eq!(scene.server.table_sizes().associations, 2, "the former one is not at this address");
 }
 
 #[test]
@@ -54,14 +54,14 @@ fn only_the_newest_record_tells_where_a_device_is() {
     let (peer, home) = (scene.peer(), scene.devices[device].address);
     let elsewhere = "203.0.113.9:9".parse().unwrap();
     let [late, seen] = [scene.device_makes(device, b"late"), scene.device_makes(device, b"seen")];
-    assert_eq!(scene.verdict_of(home, &seen), Verdict::Data);
+    assert_eq!(scene.verdict_of(home, &seen), DtlsDatagramOutcome::Data);
 
     // Replayed, forged, and late: from where somebody wants the answers to go.
-    assert_eq!(scene.verdict_of(elsewhere, &seen), Verdict::Dropped(DropReason::Replayed));
+    assert_eq!(scene.verdict_of(elsewhere, &seen), DtlsDatagramOutcome::Dropped(DtlsDropReason::Replayed));
     let mut forged = scene.device_makes(device, b"newer");
     *forged.last_mut().unwrap() ^= 1;
-    assert_eq!(scene.verdict_of(elsewhere, &forged), Verdict::Dropped(DropReason::Forged));
-    assert_eq!(scene.verdict_of(elsewhere, &late), Verdict::Data, "late, but its own");
+    assert_eq!(scene.verdict_of(elsewhere, &forged), DtlsDatagramOutcome::Dropped(DtlsDropReason::Forged));
+    assert_eq!(scene.verdict_of(elsewhere, &late), DtlsDatagramOutcome::Data, "late, but its own");
     assert_eq!(moves(&scene), 0);
     scene.server_sends(peer, b"down");
     assert_eq!(scene.transmitted.last().unwrap().0, home);
@@ -99,7 +99,7 @@ fn devices_without_connection_ids_that_swap_their_addresses_are_not_taken_for_ea
     for device in [one, two] {
         scene.device_sends(device, b"up");
         scene.settle();
-        assert_eq!(scene.verdicts.last(), Some(&Verdict::Dropped(DropReason::Forged)));
+        assert_eq!(scene.verdicts.last(), Some(&DtlsDatagramOutcome::Dropped(DtlsDropReason::Forged)));
     }
     assert_eq!((scene.plaintexts.len(), scene.closed.len()), (0, 0));
     (scene.devices[one].address, scene.devices[two].address) = home;
@@ -121,7 +121,7 @@ fn a_device_that_moves_by_its_connection_id_does_not_take_the_place_of_one_witho
     let (resident_peer, mover_peer) = (at(&scene, address), at(&scene, home));
 
     let record = scene.device_makes(mover, b"from there");
-    assert_eq!(scene.verdict_of(address, &record), Verdict::Data);
+    assert_eq!(scene.verdict_of(address, &record), DtlsDatagramOutcome::Data);
     assert_eq!(moves(&scene), 1);
 
     scene.assert_data_flows(resident, resident_peer);
@@ -141,7 +141,7 @@ fn a_device_that_moves_within_its_handshake_is_established_by_the_same_or_the_ne
             scene.run_for(tenths * Duration::from_millis(100) + Duration::from_millis(50));
             scene.rebind(device);
             scene.run_for(Duration::from_secs(30));
-            if scene.devices[device].client.state() != State::Established {
+            if scene.devices[device].client.state() != ClientState::Established {
                 scene.reboot(device);
                 scene.run_for(Duration::from_secs(30));
             }
@@ -154,7 +154,7 @@ fn a_device_that_moves_within_its_handshake_is_established_by_the_same_or_the_ne
             let peer = scene.peer();
             scene.assert_data_flows(device, peer);
             scene.run_for(Duration::from_secs(61));
-            assert_eq!(scene.server.occupancy().handshakes, 0);
+            assert_eq!(scene.server.table_sizes().handshakes, 0);
         }
     }
 }
@@ -187,12 +187,12 @@ fn a_record_without_the_connection_id_that_was_agreed_on_is_not_taken() {
     let address = scene.devices[device].address;
     let keys = scene.devices[device].client.keys().unwrap();
     let sealing = lwm2m_dtls::cipher::Sealing {
-        writer: lwm2m_dtls::cipher::Writer::Client,
+        writer: lwm2m_dtls::cipher::RecordWriter::Client,
         content_type: lwm2m_dtls::record::ContentType::ApplicationData,
         sequence: 50,
         cid: &[],
     };
     let bare = keys.seal(sealing, b"without");
-    assert_eq!(scene.verdict_of(address, &bare), Verdict::Dropped(DropReason::Unknown));
+    assert_eq!(scene.verdict_of(address, &bare), DtlsDatagramOutcome::Dropped(DtlsDropReason::Unknown));
     scene.assert_data_flows(device, scene.peer());
 }

@@ -4,13 +4,13 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use lwm2m_dtls::Settings;
+use lwm2m_dtls::DtlsConfig;
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::dtls_network::scene::*;
-use lwm2m_dtls::test_client::State;
+use lwm2m_dtls::test_client::ClientState;
 
 #[derive(Clone, Debug)]
 enum Happening {
@@ -116,9 +116,9 @@ proptest! {
         seed in any::<u64>(),
         loss in prop_oneof![Just(0.0), Just(0.1), Just(0.25)],
     ) {
-        let mut scene = Scene::with(Settings { associations: 6, ..Settings::default() });
+        let mut scene = Scene::with(DtlsConfig { associations: 6, ..DtlsConfig::default() });
         scene.set_network(badly(seed, loss));
-        for client in [psk(), other_psk().with_cid(&[]), lwm2m_dtls::test_client::ClientSettings::psk("urn:imei:3", KEY).with_cid(b"dev")] {
+        for client in [psk(), other_psk().with_cid(&[]), lwm2m_dtls::test_client::DtlsClientConfig::psk("urn:imei:3", KEY).with_cid(b"dev")] {
             scene.add(client);
         }
         let mut seen = Vec::new();
@@ -131,12 +131,12 @@ proptest! {
             // Whatever became of it, a reboot is enough.
             scene.reboot(device);
             scene.run_for(Duration::from_secs(5));
-            prop_assert_eq!(scene.devices[device].client.state(), State::Established);
+            prop_assert_eq!(scene.devices[device].client.state(), ClientState::Established);
             let peer = scene.peer();
             scene.assert_data_flows(device, peer);
         }
         scene.run_for(Duration::from_secs(61));
-        prop_assert_eq!(scene.server.occupancy().handshakes, 0);
+        prop_assert_eq!(scene.server.table_sizes().handshakes, 0);
         let ids: HashSet<_> = scene.established.iter().map(|(peer, _)| peer.association).collect();
         prop_assert_eq!(ids.len(), scene.established.len(), "an id is given once");
     }

@@ -1,19 +1,19 @@
 use std::time::Duration;
 
 use lwm2m_base::rate::{Rate, RateLimit};
-use lwm2m_dtls::{DropReason, Settings, Verdict};
+use lwm2m_dtls::{DtlsConfig, DtlsDatagramOutcome, DtlsDropReason};
 
 use crate::dtls_network::scene::*;
-use lwm2m_dtls::test_client::ClientSettings;
+use lwm2m_dtls::test_client::DtlsClientConfig;
 
-fn slow() -> Settings {
+fn slow() -> DtlsConfig {
     let begun = RateLimit { total: Rate { per_second: 4, burst: 5 }, address: Rate { per_second: 2, burst: 3 } };
-    Settings { begun, ..Settings::default() }
+    DtlsConfig { begun, ..DtlsConfig::default() }
 }
 
 fn add_at(scene: &mut Scene, address: &str) -> usize {
     let number = scene.devices.len();
-    let device = scene.add(ClientSettings::psk(&format!("urn:imei:{number}"), KEY));
+    let device = scene.add(DtlsClientConfig::psk(&format!("urn:imei:{number}"), KEY));
     scene.devices[device].address = address.parse().unwrap();
     device
 }
@@ -25,7 +25,10 @@ fn handshakes_beyond_the_rate_of_an_address_are_begun_later_and_none_is_lost() {
 
     scene.run_for(Duration::from_millis(450));
     assert_eq!(scene.take_begun(), 3);
-    assert_eq!(scene.verdicts.last(), Some(&Verdict::Dropped(DropReason::TooManyHandshakesFromAddress)));
+    assert_eq!(
+        scene.verdicts.last(),
+        Some(&DtlsDatagramOutcome::Dropped(DtlsDropReason::TooManyHandshakesFromAddress))
+    );
 
     scene.run_for(Duration::from_secs(30));
     devices.into_iter().for_each(|device| scene.assert_established(device));
@@ -41,12 +44,12 @@ fn all_addresses_share_a_rate() {
     scene.run_for(Duration::from_millis(450));
 
     assert_eq!(scene.take_begun(), 5);
-    assert_eq!(scene.verdicts.last(), Some(&Verdict::Dropped(DropReason::TooManyHandshakes)));
+    assert_eq!(scene.verdicts.last(), Some(&DtlsDatagramOutcome::Dropped(DtlsDropReason::TooManyHandshakes)));
 }
 
 #[test]
 fn ipv4_addresses_at_a_socket_of_ipv6_are_not_one_network() {
-    let mut scene = Scene::with(Settings { handshakes: 4, handshakes_per_address: 1, ..Settings::default() });
+    let mut scene = Scene::with(DtlsConfig { handshakes: 4, handshakes_per_address: 1, ..DtlsConfig::default() });
     scene.answers = false;
     // The first two take the half of the places that is free for everybody.
     for address in ["[2001:db8:0:1::1]:1", "[2001:db8:0:2::1]:2", "[::ffff:192.0.2.1]:3", "[::ffff:192.0.2.2]:4"] {
@@ -56,6 +59,6 @@ fn ipv4_addresses_at_a_socket_of_ipv6_are_not_one_network() {
 
     scene.settle();
 
-    assert_eq!((scene.server.occupancy().handshakes, scene.failures()), (4, vec![]));
-    assert!(scene.verdicts.contains(&Verdict::Dropped(DropReason::TooManyHandshakesFromAddress)));
+    assert_eq!((scene.server.table_sizes().handshakes, scene.failures()), (4, vec![]));
+    assert!(scene.verdicts.contains(&DtlsDatagramOutcome::Dropped(DtlsDropReason::TooManyHandshakesFromAddress)));
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lwm2m_dtls::{CloseReason, DropReason, HandshakeFailure, Report, Verdict};
+use lwm2m_dtls::{AssociationCloseReason, DtlsDatagramOutcome, DtlsDropReason, DtlsReport, HandshakeFailure};
 
 use crate::dtls_network::scene::*;
 
@@ -13,17 +13,17 @@ fn a_device_that_reboots_takes_the_place_of_its_association_when_it_is_done() {
         let before = scene.peer();
         scene.reboot(device);
         scene.run_for(Duration::from_millis(450));
-        assert_eq!((scene.server.occupancy().handshakes, scene.closed.len()), (1, 0), "not before");
+        assert_eq!((scene.server.table_sizes().handshakes, scene.closed.len()), (1, 0), "not before");
         scene.settle();
 
         scene.assert_established(device);
         let after = scene.peer();
         assert_ne!(before.association, after.association);
-        assert_eq!(scene.closed, [(before, CloseReason::Replaced)]);
+        assert_eq!(scene.closed, [(before, AssociationCloseReason::Replaced)]);
         scene.assert_data_flows(device, after);
         scene.server_sends(before, b"lost");
-        assert!(matches!(scene.reports.last(), Some(Report::Unsent { .. })));
-        assert_eq!(scene.server.occupancy().associations, 1);
+        assert!(matches!(scene.reports.last(), Some(DtlsReport::Unsent { .. })));
+        assert_eq!(scene.server.table_sizes().associations, 1);
     }
 }
 
@@ -41,7 +41,7 @@ fn a_handshake_that_is_not_finished_does_not_disturb_the_association_at_its_addr
         });
         for _ in 0..5 {
             scene.run_for(Duration::from_secs(3));
-            assert_eq!(scene.server.occupancy().handshakes, 1);
+            assert_eq!(scene.server.table_sizes().handshakes, 1);
             scene.assert_data_flows(device, peer);
         }
         scene.run_for(Duration::from_secs(60));
@@ -60,9 +60,9 @@ fn a_hello_without_a_cookie_or_with_a_false_one_changes_nothing() {
         let stranger = scene.add(client);
         let hello = scene.devices[stranger].client.poll_transmit().unwrap();
         for _ in 0..100 {
-            assert_eq!(scene.verdict_of(address, &hello), Verdict::CookieAsked);
+            assert_eq!(scene.verdict_of(address, &hello), DtlsDatagramOutcome::CookieAsked);
         }
-        assert_eq!(scene.server.occupancy().handshakes, 0);
+        assert_eq!(scene.server.table_sizes().handshakes, 0);
         assert_eq!(scene.take_begun(), 1, "its own");
         scene.devices.remove(stranger);
         scene.assert_data_flows(device, peer);
@@ -90,7 +90,7 @@ fn another_device_at_the_address_replaces_an_association_only_if_that_is_found_b
             scene.assert_data_flows(device, peer);
             scene.assert_data_flows(other, newer);
         } else {
-            assert_eq!(scene.closed, [(peer, CloseReason::Replaced)]);
+            assert_eq!(scene.closed, [(peer, AssociationCloseReason::Replaced)]);
         }
     }
 }
@@ -106,7 +106,7 @@ fn a_device_that_begins_anew_within_a_handshake_goes_on_with_the_new_one() {
             if lost { vec![] } else { vec![(LATENCY, datagram.to_vec())] }
         });
         scene.run_for(Duration::from_millis(350));
-        assert_eq!(scene.server.occupancy().handshakes, 1);
+        assert_eq!(scene.server.table_sizes().handshakes, 1);
         scene.set_quiet_network();
         scene.reboot(device);
         scene.settle();
@@ -126,8 +126,8 @@ fn records_of_the_association_that_was_replaced_are_not_taken() {
         scene.reboot(device);
         scene.settle();
         scene.assert_established(device);
-        let reason = if has_cid { DropReason::UnknownConnectionId } else { DropReason::Forged };
-        assert_eq!(scene.verdict_of(address, &late), Verdict::Dropped(reason));
+        let reason = if has_cid { DtlsDropReason::UnknownConnectionId } else { DtlsDropReason::Forged };
+        assert_eq!(scene.verdict_of(address, &late), DtlsDatagramOutcome::Dropped(reason));
         scene.assert_data_flows(device, scene.peer());
     }
 }

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use lwm2m_dtls::{CloseReason, DropReason, Report, Verdict};
+use lwm2m_dtls::{AssociationCloseReason, DtlsDatagramOutcome, DtlsDropReason, DtlsReport};
 
 use crate::dtls_network::scene::*;
-use lwm2m_dtls::test_client::State;
+use lwm2m_dtls::test_client::ClientState;
 
 #[test]
 fn an_established_device_notices_nothing_and_makes_no_handshake() {
@@ -16,7 +16,7 @@ fn an_established_device_notices_nothing_and_makes_no_handshake() {
         scene.save();
         for _ in 0..3 {
             scene.restart();
-            assert!(scene.reports.contains(&Report::Restored { peer }));
+            assert!(scene.reports.contains(&DtlsReport::Restored { peer }));
             assert_eq!(scene.server.identity(peer.association.unwrap()).unwrap().name(), Some("urn:imei:1"));
             scene.server_sends(peer, b"first");
             scene.settle();
@@ -81,10 +81,10 @@ fn a_device_in_the_middle_of_its_handshake_begins_anew_and_is_established() {
             scene.save();
             scene.restart();
             scene.run_for(Duration::from_secs(30));
-            if scene.devices[device].client.state() != State::Established {
+            if scene.devices[device].client.state() != ClientState::Established {
                 // Where it had its cookie of the former process it is told; later there is nobody who would know it.
                 assert!(tenths > 0, "nothing was asked of it yet: {:?}", scene.verdicts);
-                let state = if tenths < 3 { State::Refused(40) } else { State::Handshaking };
+                let state = if tenths < 3 { ClientState::Refused(40) } else { ClientState::Handshaking };
                 assert_eq!(scene.devices[device].client.state(), state, "after {tenths} tenths: {:?}", scene.verdicts);
                 scene.reboot(device);
                 scene.settle();
@@ -104,8 +104,8 @@ fn a_device_that_was_not_saved_hears_nothing_until_it_begins_anew() {
         scene.restart();
         scene.device_sends(device, b"up");
         scene.settle();
-        let reason = if has_cid { DropReason::UnknownConnectionId } else { DropReason::Unknown };
-        assert_eq!(scene.verdicts.last(), Some(&Verdict::Dropped(reason)));
+        let reason = if has_cid { DtlsDropReason::UnknownConnectionId } else { DtlsDropReason::Unknown };
+        assert_eq!(scene.verdicts.last(), Some(&DtlsDatagramOutcome::Dropped(reason)));
         scene.reboot(device);
         scene.settle();
         scene.assert_established(device);
@@ -145,8 +145,8 @@ fn a_closed_association_is_removed_from_the_store() {
     assert_eq!((scene.store.len(), scene.server.has_changes()), (0, false));
     scene.restart();
     assert_eq!(
-        (scene.server.occupancy().associations, scene.closed.clone()),
-        (0, vec![(peer, CloseReason::CloseNotify)])
+        (scene.server.table_sizes().associations, scene.closed.clone()),
+        (0, vec![(peer, AssociationCloseReason::CloseNotify)])
     );
 }
 
@@ -155,13 +155,13 @@ fn what_was_received_before_the_save_is_not_taken_again_and_what_came_after_it_a
     let (mut scene, device) = Scene::established(psk_cid());
     let (peer, address) = (scene.peer(), scene.devices[device].address);
     let [before, after] = [scene.device_makes(device, b"before"), scene.device_makes(device, b"after")];
-    assert_eq!(scene.verdict_of(address, &before), Verdict::Data);
+    assert_eq!(scene.verdict_of(address, &before), DtlsDatagramOutcome::Data);
     scene.save();
-    assert_eq!(scene.verdict_of(address, &after), Verdict::Data);
+    assert_eq!(scene.verdict_of(address, &after), DtlsDatagramOutcome::Data);
     scene.restart();
-    assert_eq!(scene.verdict_of(address, &before), Verdict::Dropped(DropReason::Replayed));
-    assert_eq!(scene.verdict_of(address, &after), Verdict::Data);
-    assert_eq!(scene.verdict_of(address, &after), Verdict::Dropped(DropReason::Replayed));
+    assert_eq!(scene.verdict_of(address, &before), DtlsDatagramOutcome::Dropped(DtlsDropReason::Replayed));
+    assert_eq!(scene.verdict_of(address, &after), DtlsDatagramOutcome::Data);
+    assert_eq!(scene.verdict_of(address, &after), DtlsDatagramOutcome::Dropped(DtlsDropReason::Replayed));
     scene.assert_data_flows(device, peer);
 }
 
@@ -194,6 +194,6 @@ fn a_record_that_cannot_be_read_is_reported_and_removed() {
     scene.save();
     scene.store.get_mut(&id).unwrap().bytes.pop();
     scene.restart();
-    assert_eq!(scene.reports.last(), Some(&Report::NotRestored { association: id }));
+    assert_eq!(scene.reports.last(), Some(&DtlsReport::NotRestored { association: id }));
     assert!(scene.store.is_empty());
 }

@@ -1,7 +1,7 @@
-use lwm2m_dtls::{CloseReason, HandshakeFailure};
+use lwm2m_dtls::{AssociationCloseReason, HandshakeFailure};
 
 use crate::dtls_network::scene::*;
-use lwm2m_dtls::test_client::State;
+use lwm2m_dtls::test_client::ClientState;
 
 #[test]
 fn what_was_made_by_a_key_that_is_gone_is_over_and_its_device_is_told() {
@@ -17,8 +17,8 @@ fn what_was_made_by_a_key_that_is_gone_is_over_and_its_device_is_told() {
         scene.drain();
         scene.settle();
 
-        assert_eq!(scene.closed, [(revoked, CloseReason::Revoked)]);
-        assert_eq!(scene.devices[device].client.state(), State::Closed);
+        assert_eq!(scene.closed, [(revoked, AssociationCloseReason::Revoked)]);
+        assert_eq!(scene.devices[device].client.state(), ClientState::Closed);
         scene.assert_data_flows(other, stays);
         scene.save();
         assert_eq!(scene.store.keys().copied().collect::<Vec<_>>(), [stays.association.unwrap()]);
@@ -37,13 +37,13 @@ fn a_handshake_that_has_such_a_key_ends_and_one_that_still_waits_for_its_key_get
             if is_lost { Vec::new() } else { vec![(LATENCY, datagram.to_vec())] }
         });
         scene.settle();
-        assert_eq!((scene.asked.len(), scene.server.occupancy().handshakes), (1, 1));
+        assert_eq!((scene.asked.len(), scene.server.table_sizes().handshakes), (1, 1));
 
         scene.server.revoke(|identity| identity.as_str() == "urn:imei:1");
         scene.drain();
 
         let expected = if has_key { vec![HandshakeFailure::Revoked] } else { vec![] };
         assert_eq!(scene.failures(), expected);
-        assert_eq!(scene.devices[device].client.state(), State::Handshaking);
+        assert_eq!(scene.devices[device].client.state(), ClientState::Handshaking);
     }
 }

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lwm2m_base::{AssociationId, Peer};
-use lwm2m_dtls::cipher::{Keys, Sealing, Writer};
+use lwm2m_dtls::cipher::{RecordKeys, RecordWriter, Sealing};
 use lwm2m_dtls::credentials::{Identity, KeyAnswer, PskIdentity, PskKey};
-use lwm2m_dtls::handshake::{Acceptor, AcceptorSettings};
-use lwm2m_dtls::record::{ContentType, EPOCH, Record, records};
+use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig};
+use lwm2m_dtls::record::{ContentType, DtlsRecord, EPOCH, records};
 use lwm2m_dtls::{
-    AssociationChange, CloseReason, HandshakeFailure, Output, Report, SavedAssociation, Server, Settings, Verdict,
+    AssociationChange, AssociationCloseReason, DtlsConfig, DtlsDatagramOutcome, DtlsOutput, DtlsReport, DtlsServer,
+    HandshakeFailure, SavedAssociation,
 };
 
-use lwm2m_dtls::test_client::{ClientSettings, DtlsClient, State};
+use lwm2m_dtls::test_client::{ClientState, DtlsClient, DtlsClientConfig};
 
 pub const KEY: &[u8] = b"0123456789abcdef";
 /// From one end of the network to the other.
@@ -33,8 +34,8 @@ pub type Network = Box<dyn FnMut(Way, &[u8]) -> Vec<(Duration, Vec<u8>)>>;
 
 pub struct Scene {
     pub now: Instant,
-    pub server: Server,
-    pub settings: Settings,
+    pub server: DtlsServer,
+    pub settings: DtlsConfig,
     acceptor: Acceptor,
     pub devices: Vec<Device>,
     network: Network,
@@ -49,11 +50,11 @@ pub struct Scene {
     restarts: u8,
     pub plaintexts: Vec<(Peer, Vec<u8>)>,
     pub established: Vec<(Peer, Arc<Identity>)>,
-    pub closed: Vec<(Peer, CloseReason)>,
-    pub verdicts: Vec<Verdict>,
-    pub reports: Vec<Report>,
+    pub closed: Vec<(Peer, AssociationCloseReason)>,
+    pub verdicts: Vec<DtlsDatagramOutcome>,
+    pub reports: Vec<DtlsReport>,
     /// By the keys of a handshake: what left with each sequence number.
-    protected: Vec<(Keys, HashMap<u64, Vec<u8>>)>,
+    protected: Vec<(RecordKeys, HashMap<u64, Vec<u8>>)>,
     /// Datagrams of the server, in their order.
     pub transmitted: Vec<(SocketAddr, Vec<u8>)>,
 }
@@ -71,14 +72,14 @@ enum Datagram {
 
 impl Scene {
     pub fn new() -> Self {
-        Self::with(Settings::default())
+        Self::with(DtlsConfig::default())
     }
 
-    pub fn with(settings: Settings) -> Self {
+    pub fn with(settings: DtlsConfig) -> Self {
         #[expect(clippy::disallowed_methods, reason = "a start for the test's clock")]
         let now = Instant::now();
-        let acceptor = Acceptor::new(&AcceptorSettings::default()).expect("PSK needs nothing");
-        let mut server = Server::new(settings.clone(), Some(acceptor.clone()), [0; 32], now);
+        let acceptor = Acceptor::new(&AcceptorConfig::default()).expect("PSK needs nothing");
+        let mut server = DtlsServer::new(settings.clone(), Some(acceptor.clone()), [0; 32], now);
         assert_eq!(server.restore(now, Vec::new()), []);
         Self {
             now,
@@ -105,9 +106,9 @@ impl Scene {
     }
 
     /// A device with a key that is known; it begins its handshake at once.
-    pub fn add(&mut self, client: ClientSettings) -> usize {
+    pub fn add(&mut self, client: DtlsClientConfig) -> usize {
         let number = self.devices.len();
-        if let lwm2m_dtls::test_client::Credentials::Psk { identity, .. } = &client.credentials {
+        if let lwm2m_dtls::test_client::ClientCredentials::Psk { identity, .. } = &client.credentials {
             self.keys.insert(identity.clone(), KEY.to_vec());
         }
         let client = DtlsClient::new(self.now, client);
@@ -117,7 +118,7 @@ impl Scene {
     }
 
     /// One device that is established, on a network that does nothing to it.
-    pub fn established(client: ClientSettings) -> (Self, usize) {
+    pub fn established(client: DtlsClientConfig) -> (Self, usize) {
         let mut scene = Self::new();
         let device = scene.add(client);
         scene.settle();
@@ -203,7 +204,7 @@ impl Scene {
     }
 
     /// The same, and what became of it.
-    pub fn verdict_of(&mut self, from: SocketAddr, datagram: &[u8]) -> Verdict {
+    pub fn verdict_of(&mut self, from: SocketAddr, datagram: &[u8]) -> DtlsDatagramOutcome {
         self.give_server(from, datagram);
         *self.verdicts.last().expect("it has a verdict")
     }
@@ -220,24 +221,24 @@ impl Scene {
     pub fn drain(&mut self) {
         while let Some(output) = self.server.poll_output() {
             match output {
-                Output::Transmit { socket, to, datagram } => {
+                DtlsOutput::Transmit { socket, to, datagram } => {
                     assert_eq!(socket, SOCKET);
                     self.watch(&datagram);
                     self.transmitted.push((to, datagram.clone()));
                     self.carry(Way::Down, to, datagram);
                 }
-                Output::Plaintext { peer, plaintext } => self.plaintexts.push((peer, plaintext)),
-                Output::FindKey { identity } => {
+                DtlsOutput::Plaintext { peer, plaintext } => self.plaintexts.push((peer, plaintext)),
+                DtlsOutput::FindKey { identity } => {
                     self.asked.push(identity.clone());
                     if self.answers {
                         let answer = self.answer(&identity);
                         self.server.handle_key(self.now, &identity, answer);
                     }
                 }
-                Output::Established { peer, identity } => self.established.push((peer, identity)),
-                Output::Closed { peer, reason } => self.closed.push((peer, reason)),
-                Output::Report(Report::Datagram { verdict, .. }) => self.verdicts.push(verdict),
-                Output::Report(report) => self.reports.push(report),
+                DtlsOutput::Established { peer, identity } => self.established.push((peer, identity)),
+                DtlsOutput::Closed { peer, reason } => self.closed.push((peer, reason)),
+                DtlsOutput::Report(DtlsReport::Datagram { verdict, .. }) => self.verdicts.push(verdict),
+                DtlsOutput::Report(report) => self.reports.push(report),
             }
         }
     }
@@ -263,7 +264,7 @@ impl Scene {
         for length in cids.collect::<std::collections::BTreeSet<_>>() {
             for record in records(datagram, length).filter(|record| record.epoch == EPOCH) {
                 for (keys, seen) in &mut self.protected {
-                    if keys.open(Writer::Server, &record).is_ok() {
+                    if keys.open(RecordWriter::Server, &record).is_ok() {
                         let before = seen.insert(record.sequence, record.bytes.to_vec());
                         assert!(
                             before.is_none_or(|before| before == record.bytes),
@@ -294,7 +295,7 @@ impl Scene {
     pub fn restart(&mut self) {
         self.restarts += 1;
         let seed = [self.restarts; 32];
-        self.server = Server::new(self.settings.clone(), Some(self.acceptor.clone()), seed, self.now);
+        self.server = DtlsServer::new(self.settings.clone(), Some(self.acceptor.clone()), seed, self.now);
         for change in self.server.restore(self.now, self.store.values().cloned().collect()) {
             self.keep(change);
         }
@@ -322,7 +323,7 @@ impl Scene {
         let client = &self.devices[device].client;
         let cid = client.cid_of_server().unwrap_or_default();
         let keys = client.keys().expect("it is established");
-        keys.seal(Sealing { writer: Writer::Client, content_type, sequence, cid: &cid }, plaintext)
+        keys.seal(Sealing { writer: RecordWriter::Client, content_type, sequence, cid: &cid }, plaintext)
     }
 
     /// What the last datagram of the server has in it, for the device.
@@ -330,12 +331,12 @@ impl Scene {
         let client = &self.devices[device].client;
         let (_, datagram) = self.transmitted.last()?;
         let record = records(datagram, client.own_cid_length()).next()?;
-        let opened = client.keys()?.open(Writer::Server, &record).ok()?;
+        let opened = client.keys()?.open(RecordWriter::Server, &record).ok()?;
         Some((opened.content_type, opened.plaintext))
     }
 
     pub fn server_sends(&mut self, to: Peer, plaintext: &[u8]) {
-        self.server.send(self.now, to.association.expect("an association"), plaintext);
+        self.server.send(to.association.expect("an association"), plaintext);
         self.drain();
     }
 
@@ -358,7 +359,7 @@ impl Scene {
     }
 
     pub fn assert_established(&self, device: usize) {
-        assert_eq!(self.devices[device].client.state(), State::Established, "{:?}", self.reports);
+        assert_eq!(self.devices[device].client.state(), ClientState::Established, "{:?}", self.reports);
         assert!(!self.established.is_empty(), "{:?}", self.reports);
     }
 
@@ -377,8 +378,8 @@ impl Scene {
     }
 
     pub fn failures(&self) -> Vec<HandshakeFailure> {
-        let failure = |report: &Report| match report {
-            Report::HandshakeFailed { reason, .. } => Some(*reason),
+        let failure = |report: &DtlsReport| match report {
+            DtlsReport::HandshakeFailed { reason, .. } => Some(*reason),
             _ => None,
         };
         self.reports.iter().filter_map(failure).collect()
@@ -386,7 +387,7 @@ impl Scene {
 
     /// Since this was asked for the last time: handshakes that were begun.
     pub fn take_begun(&mut self) -> usize {
-        let begun = self.reports.iter().filter(|report| matches!(report, Report::HandshakeBegun { .. })).count();
+        let begun = self.reports.iter().filter(|report| matches!(report, DtlsReport::HandshakeBegun { .. })).count();
         self.reports.clear();
         begun
     }
@@ -396,26 +397,26 @@ fn quiet() -> Network {
     Box::new(|_, datagram| vec![(LATENCY, datagram.to_vec())])
 }
 
-pub fn psk() -> ClientSettings {
-    ClientSettings::psk("urn:imei:1", KEY)
+pub fn psk() -> DtlsClientConfig {
+    DtlsClientConfig::psk("urn:imei:1", KEY)
 }
 
-pub fn other_psk() -> ClientSettings {
-    ClientSettings::psk("urn:imei:2", KEY)
+pub fn other_psk() -> DtlsClientConfig {
+    DtlsClientConfig::psk("urn:imei:2", KEY)
 }
 
 /// With a connection id in both ways.
-pub fn psk_cid() -> ClientSettings {
+pub fn psk_cid() -> DtlsClientConfig {
     psk().with_cid(b"dev")
 }
 
 /// Without connection ids; with one in the device's records; with one both ways.
-pub fn each_kind() -> [ClientSettings; 3] {
+pub fn each_kind() -> [DtlsClientConfig; 3] {
     [psk(), psk().with_cid(&[]), psk_cid()]
 }
 
 /// Whether a datagram is the end of the server's part: it has its only ChangeCipherSpec in it.
 pub fn is_last_flight(way: Way, datagram: &[u8]) -> bool {
-    let changes = |record: Record<'_>| record.content_type == ContentType::ChangeCipherSpec;
+    let changes = |record: DtlsRecord<'_>| record.content_type == ContentType::ChangeCipherSpec;
     way == Way::Down && records(datagram, 0).any(changes)
 }

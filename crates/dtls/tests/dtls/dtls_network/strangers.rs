@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lwm2m_dtls::Settings;
+use lwm2m_dtls::DtlsConfig;
 
 use crate::dtls_network::crowd::{Attack, Crowd, Depth};
 
@@ -24,7 +24,7 @@ fn behind_the_nat(number: u32) -> SocketAddr {
 /// Fifty devices at addresses of their own come in two seconds, while the attack has every place that it can get.
 #[track_caller]
 fn devices_get_in_during(attack: Attack) -> Crowd {
-    let mut crowd = Crowd::new(Settings::default());
+    let mut crowd = Crowd::new(DtlsConfig::default());
     crowd.attack(attack);
     crowd.run_for(Duration::from_secs(1) * MANY / attack.per_second);
     for number in 0..50 {
@@ -33,7 +33,7 @@ fn devices_get_in_during(attack: Attack) -> Crowd {
     crowd.run_until_established(50, Duration::from_secs(2) + FOUR_REPETITIONS);
     assert!(crowd.longest() < FOUR_REPETITIONS, "{attack:?}: {:?}", crowd.longest());
     assert!(crowd.devices.values().all(|device| device.restarts == 0), "{attack:?}");
-    assert!(crowd.server.occupancy().handshakes <= Settings::default().handshakes);
+    assert!(crowd.server.table_sizes().handshakes <= DtlsConfig::default().handshakes);
     crowd
 }
 
@@ -63,7 +63,7 @@ fn clients_that_name_a_device_and_then_are_silent_keep_nobody_out() {
 
 #[test]
 fn thousands_of_devices_behind_one_address_get_in_after_a_power_cut() {
-    let mut crowd = Crowd::new(Settings::default());
+    let mut crowd = Crowd::new(DtlsConfig::default());
     for number in 0..3_000 {
         crowd.add(behind_the_nat(number), Duration::from_millis(number.into()) / 3);
     }
@@ -76,7 +76,7 @@ fn thousands_of_devices_behind_one_address_get_in_after_a_power_cut() {
 /// An address has 40 places then, each for a fifth of a second; the devices repeat their hellos at the same times.
 #[test]
 fn hundreds_of_devices_behind_one_address_get_in_during_an_attack_from_elsewhere() {
-    let mut crowd = Crowd::new(Settings::default());
+    let mut crowd = Crowd::new(DtlsConfig::default());
     crowd.attack(Attack { addresses: 100, per_second: 500, depth: Depth::Silent });
     crowd.run_for(Duration::from_secs(5));
     for number in 0..400 {
@@ -89,7 +89,7 @@ fn hundreds_of_devices_behind_one_address_get_in_during_an_attack_from_elsewhere
 /// An attacker behind the NAT of the devices shares their places, and its silent clients make room.
 #[test]
 fn devices_get_in_beside_an_attacker_at_their_own_address() {
-    let mut crowd = Crowd::new(Settings::default());
+    let mut crowd = Crowd::new(DtlsConfig::default());
     crowd.attack(Attack { addresses: 1, per_second: 80, depth: Depth::Silent });
     crowd.run_for(Duration::from_secs(40));
     for number in 0..50 {

@@ -6,7 +6,7 @@ use lwm2m_base::rate::{Rate, RateLimit};
 
 /// Bounds on what strangers can make grow, and times.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct DtlsConfig {
     /// Handshakes that are begun. Each takes about as much time as 500 records do, and that time is the devices' too.
     pub begun: RateLimit,
     /// Handshakes under way at once. One keeps about 70 KiB.
@@ -27,7 +27,7 @@ pub struct Settings {
     pub cookie_lifetime: Duration,
 }
 
-impl Settings {
+impl DtlsConfig {
     const HANDSHAKES: usize = 2_000;
 
     /// Returns the share of one address, 2 % of all handshakes.
@@ -36,7 +36,7 @@ impl Settings {
     }
 }
 
-impl Default for Settings {
+impl Default for DtlsConfig {
     fn default() -> Self {
         Self {
             // A client repeats its hello until it is taken, after 1, 2, 4 ... seconds: a fleet that a power cut brings back

@@ -2,7 +2,7 @@
 
 /// The newest sequence number, and the 63 before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
+pub struct ReplayWindow {
     newest: u64,
     /// Bit n: `newest - n` was received.
     received: u64,
@@ -10,7 +10,7 @@ pub struct Window {
 
 /// What a sequence number is to a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum ReplayCheck {
     /// Newer than all before.
     Newest,
     /// Late, and not received yet.
@@ -19,7 +19,7 @@ pub enum Standing {
     Replayed,
 }
 
-impl Window {
+impl ReplayWindow {
     pub const SIZE: u64 = 64;
 
     /// With this one received, and none before it.
@@ -35,13 +35,13 @@ impl Window {
         (self.newest, self.received)
     }
 
-    pub fn standing(self, sequence: u64) -> Standing {
+    pub fn check(self, sequence: u64) -> ReplayCheck {
         if sequence > self.newest {
-            return Standing::Newest;
+            return ReplayCheck::Newest;
         }
         match self.newest - sequence {
-            age if age < Self::SIZE && self.received >> age & 1 == 0 => Standing::Late,
-            _ => Standing::Replayed,
+            age if age < Self::SIZE && self.received >> age & 1 == 0 => ReplayCheck::Late,
+            _ => ReplayCheck::Replayed,
         }
     }
 
@@ -67,21 +67,21 @@ mod tests {
 
     #[test]
     fn a_record_is_new_once_late_within_the_window_and_replayed_before_it() {
-        let mut window = Window::with_newest(100);
-        assert_eq!(window.standing(100), Standing::Replayed);
-        assert_eq!(window.standing(101), Standing::Newest);
-        assert_eq!(window.standing(99), Standing::Late);
-        assert_eq!(window.standing(37), Standing::Late);
-        assert_eq!(window.standing(36), Standing::Replayed);
+        let mut window = ReplayWindow::with_newest(100);
+        assert_eq!(window.check(100), ReplayCheck::Replayed);
+        assert_eq!(window.check(101), ReplayCheck::Newest);
+        assert_eq!(window.check(99), ReplayCheck::Late);
+        assert_eq!(window.check(37), ReplayCheck::Late);
+        assert_eq!(window.check(36), ReplayCheck::Replayed);
 
         window.mark(163);
-        assert_eq!(window.standing(101), Standing::Late);
-        assert_eq!(window.standing(100), Standing::Replayed);
+        assert_eq!(window.check(101), ReplayCheck::Late);
+        assert_eq!(window.check(100), ReplayCheck::Replayed);
         window.mark(101);
-        assert_eq!(window.standing(101), Standing::Replayed);
+        assert_eq!(window.check(101), ReplayCheck::Replayed);
         window.mark(1_000);
-        assert_eq!(window.standing(163), Standing::Replayed);
-        assert_eq!(window.standing(999), Standing::Late);
+        assert_eq!(window.check(163), ReplayCheck::Replayed);
+        assert_eq!(window.check(999), ReplayCheck::Late);
     }
 
     proptest! {
@@ -89,13 +89,13 @@ mod tests {
         fn nothing_is_accepted_twice_and_nothing_within_the_window_is_lost(
             sequences in proptest::collection::vec(0..400u64, 1..400),
         ) {
-            let mut window = Window::with_newest(0);
+            let mut window = ReplayWindow::with_newest(0);
             let mut received = HashSet::from([0]);
             for sequence in sequences {
                 let newest = received.iter().max().copied().unwrap_or_default();
-                let accepted = window.standing(sequence) != Standing::Replayed;
+                let accepted = window.check(sequence) != ReplayCheck::Replayed;
                 let known = received.contains(&sequence);
-                prop_assert_eq!(accepted, !known && sequence + Window::SIZE > newest);
+                prop_assert_eq!(accepted, !known && sequence + ReplayWindow::SIZE > newest);
                 if accepted {
                     window.mark(sequence);
                     received.insert(sequence);

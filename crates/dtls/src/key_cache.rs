@@ -10,7 +10,7 @@ use super::credentials::{KeyAnswer, PskIdentity, PskKey};
 /// No answer is believed for longer: a clock cannot be asked for the end of time.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
-pub struct Keys {
+pub struct KeyCache {
     found: Expiring<PskKey>,
     /// Apart from the others: strangers can make up identities, and shall not drive out the keys of devices.
     unknown: Expiring<()>,
@@ -21,7 +21,7 @@ pub struct Keys {
 
 /// What there is to say about an identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Known {
+pub enum KeyLookup {
     Key(PskKey),
     Unknown,
     /// To be asked now.
@@ -32,29 +32,29 @@ pub enum Known {
     TooManyQuestions,
 }
 
-impl Keys {
+impl KeyCache {
     pub fn new(most: usize, most_questions: usize) -> Self {
         let (found, unknown) = (Expiring::new(most), Expiring::new(most));
         Self { found, unknown, questions: HashMap::new(), most_questions }
     }
 
     /// Looks for the key, for a handshake that waits for it if it is not there.
-    pub fn find(&mut self, now: Instant, identity: &PskIdentity, waiting: AssociationId) -> Known {
+    pub fn find(&mut self, now: Instant, identity: &PskIdentity, waiting: AssociationId) -> KeyLookup {
         if let Some(key) = self.found.get(now, identity) {
-            return Known::Key(key.clone());
+            return KeyLookup::Key(key.clone());
         }
         if self.unknown.get(now, identity).is_some() {
-            return Known::Unknown;
+            return KeyLookup::Unknown;
         }
         if let Some(others) = self.questions.get_mut(identity) {
             others.push(waiting);
-            return Known::Asked;
+            return KeyLookup::Asked;
         }
         if self.questions.len() >= self.most_questions {
-            return Known::TooManyQuestions;
+            return KeyLookup::TooManyQuestions;
         }
         self.questions.insert(identity.clone(), vec![waiting]);
-        Known::Ask
+        KeyLookup::Ask
     }
 
     /// Gives who waited for it.
@@ -184,15 +184,15 @@ mod tests {
     #[test]
     fn an_identity_is_asked_about_once_and_all_who_wait_hear_of_it() {
         let now = Instant::now();
-        let mut keys = Keys::new(10, 10);
-        assert_eq!(keys.find(now, &identity("a"), ONE), Known::Ask);
-        assert_eq!(keys.find(now, &identity("a"), TWO), Known::Asked);
+        let mut keys = KeyCache::new(10, 10);
+        assert_eq!(keys.find(now, &identity("a"), ONE), KeyLookup::Ask);
+        assert_eq!(keys.find(now, &identity("a"), TWO), KeyLookup::Asked);
         assert_eq!(keys.answered(now, &identity("a"), &KeyAnswer::Unavailable), [ONE, TWO]);
-        assert_eq!(keys.find(now, &identity("a"), ONE), Known::Ask);
+        assert_eq!(keys.find(now, &identity("a"), ONE), KeyLookup::Ask);
         keys.leave(&identity("a"), ONE);
-        assert_eq!(keys.find(now, &identity("a"), TWO), Known::Asked);
+        assert_eq!(keys.find(now, &identity("a"), TWO), KeyLookup::Asked);
         assert_eq!(keys.answered(now, &identity("a"), &found(9)), [TWO]);
-        assert_eq!(keys.find(now, &identity("a"), ONE), Known::Key(PskKey::new(*b"key").unwrap()));
+        assert_eq!(keys.find(now, &identity("a"), ONE), KeyLookup::Key(PskKey::new(*b"key").unwrap()));
         assert_eq!(keys.questions(), 0);
     }
 
@@ -200,18 +200,18 @@ mod tests {
     fn answers_hold_for_their_time_and_until_they_are_forgotten() {
         let now = Instant::now();
         let later = now + Duration::from_secs(9);
-        let mut keys = Keys::new(10, 10);
+        let mut keys = KeyCache::new(10, 10);
         for (name, answer) in [("a", found(9)), ("b", unknown(9)), ("c", unknown(0)), ("d", found(u64::MAX))] {
             assert_eq!(keys.answered(now, &identity(name), &answer), []);
         }
         assert_eq!(keys.remembered(), 3);
-        assert_eq!(keys.find(now, &identity("b"), ONE), Known::Unknown);
+        assert_eq!(keys.find(now, &identity("b"), ONE), KeyLookup::Unknown);
         assert_eq!(keys.next_deadline(), Some(later));
         keys.handle_timeout(later);
         assert_eq!(keys.remembered(), 1);
-        assert_eq!(keys.find(later, &identity("a"), ONE), Known::Ask);
+        assert_eq!(keys.find(later, &identity("a"), ONE), KeyLookup::Ask);
         keys.forget(&identity("d"));
-        assert_eq!(keys.find(later, &identity("d"), ONE), Known::Ask);
+        assert_eq!(keys.find(later, &identity("d"), ONE), KeyLookup::Ask);
         keys.answered(now, &identity("d"), &found(9));
         keys.forget_all();
         assert_eq!(keys.remembered(), 0);
@@ -220,16 +220,16 @@ mod tests {
     #[test]
     fn unknown_identities_do_not_drive_out_keys_and_questions_are_bounded() {
         let now = Instant::now();
-        let mut keys = Keys::new(2, 2);
+        let mut keys = KeyCache::new(2, 2);
         keys.answered(now, &identity("device"), &found(9));
         for name in ["x", "y", "z"] {
             keys.answered(now, &identity(name), &unknown(99));
         }
         assert_eq!(keys.remembered(), 3);
-        assert!(matches!(keys.find(now, &identity("device"), ONE), Known::Key(_)));
+        assert!(matches!(keys.find(now, &identity("device"), ONE), KeyLookup::Key(_)));
         keys.find(now, &identity("1"), ONE);
         keys.find(now, &identity("2"), ONE);
-        assert_eq!(keys.find(now, &identity("3"), ONE), Known::TooManyQuestions);
-        assert_eq!(keys.find(now, &identity("2"), TWO), Known::Asked);
+        assert_eq!(keys.find(now, &identity("3"), ONE), KeyLookup::TooManyQuestions);
+        assert_eq!(keys.find(now, &identity("2"), TWO), KeyLookup::Asked);
     }
 }
