@@ -1,16 +1,12 @@
 //! The way up to the broker: both kinds of it stand behind the port of `gateway::broker`, and above it nobody knows which
 //! one it is.
 
-mod clients;
+mod client;
 mod dialer;
 pub mod exproto;
-mod health;
 pub mod mqtt;
-mod pace;
-mod queue;
 #[cfg(test)]
 mod races;
-mod returning;
 mod source_port;
 
 use std::io;

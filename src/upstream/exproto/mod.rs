@@ -40,13 +40,13 @@ use crate::observability::conditions::{Condition, State};
 use crate::observability::metrics::Metrics;
 use crate::tls::{self, Connector};
 use crate::upstream::Occupancy;
+use crate::upstream::client::targets::{TargetId, TargetsHealth};
 use crate::upstream::dialer::{DialFailure, Dialer, SECURE, Stream};
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
 
 use adapter::Adapter;
 use announcements::Token;
 use devices::{Action, AnchorId, Call, Devices, HandlerEvent, Outcome};
-use nodes::{NodeId, Standing};
 
 /// Calls of one node without an answer, those included for which nobody waits any more. An adapter that takes calls and
 /// does not answer them must not fill the memory.
@@ -122,7 +122,7 @@ struct Way {
 enum Ended {
     Dial { anchor: AnchorId, result: Result<Stream, DialFailure> },
     Anchor { anchor: AnchorId },
-    Call { node: NodeId, anchor: AnchorId, outcome: Outcome },
+    Call { node: TargetId, anchor: AnchorId, outcome: Outcome },
     Handler,
 }
 
@@ -209,7 +209,7 @@ impl Link {
 
     /// Does what the devices want done, up to the next event for the core.
     fn act(&mut self) -> Option<BrokerEvent> {
-        if let Some(Standing { serving, detail }) = self.devices.take_standing() {
+        if let Some(TargetsHealth { serving, detail }) = self.devices.take_health() {
             self.condition.set(if serving { State::Up } else { State::Down }, detail);
         }
         while let Some(action) = self.devices.poll_action() {
@@ -272,7 +272,7 @@ impl Link {
         }
     }
 
-    fn dial(&mut self, anchor: AnchorId, node: NodeId, token: Token) {
+    fn dial(&mut self, anchor: AnchorId, node: TargetId, token: Token) {
         let dial = anchor::open(self.ways[node.0].dialer.dial(), token);
         let task = self.tasks.spawn(async move { Ended::Dial { anchor, result: dial.await } });
         self.anchors.insert(anchor, task);
@@ -293,7 +293,7 @@ impl Link {
         }
     }
 
-    fn call(&mut self, anchor: AnchorId, node: NodeId, call: Call) {
+    fn call(&mut self, anchor: AnchorId, node: TargetId, call: Call) {
         let way = &mut self.ways[node.0];
         if way.calls_under_way >= CALLS_UNDER_WAY {
             let outcome = Outcome::Unreachable("too many calls without an answer".to_owned());

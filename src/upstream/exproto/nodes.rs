@@ -10,18 +10,15 @@
 
 use std::net::SocketAddr;
 
-use tracing::{info, warn};
+use crate::upstream::client::targets::{TOLERATED_FAULTS, Target, TargetId, Targets};
 
-use super::ExProtoConfig;
+use super::{ExProtoConfig, Node};
 
-/// Faults in a row after which a node is down, of those that a single device may meet on a node that is fine.
-const TOLERATED: u32 = 3;
 /// Probes that have to fail before the clients of a node are taken away from it.
 const FAILED_PROBES: u32 = 2;
 
-/// The position of a node in the settings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct NodeId(pub usize);
+/// The nodes of EMQX, each of which has a listener and a ConnectionAdapter.
+pub type Nodes = Targets<NodeFaults>;
 
 /// What can be wrong with a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,39 +35,27 @@ pub enum Fault<'a> {
     Unanswered,
 }
 
+/// What devices and probes have met at one node.
 #[derive(Debug)]
-pub struct Nodes {
-    nodes: Vec<Node>,
-    /// Since the standing was told last.
-    changed: bool,
-}
-
-/// How it is with all nodes, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// One at least is known to serve.
-    pub serving: bool,
-    pub detail: String,
-}
-
-#[derive(Debug)]
-struct Node {
-    /// As it stands in the log: its listeners.
-    name: String,
+pub struct NodeFaults {
     sides: Sides,
-    state: State,
-    /// Why it went down last.
-    fault: String,
-    /// Anchors of devices there, those that are on their way included.
-    anchors: usize,
-    /// Devices there that are clients of EMQX.
-    clients: usize,
-    /// Whether it ever told us of an anchor, and whether its adapter ever answered.
+    /// Whether it ever told us of an anchor.
     told: bool,
-    answered: bool,
-    /// In a row, up to now.
+    /// Anchors in a row that it did not tell us of.
     untold: u32,
+    /// Calls in a row that it did not answer.
     unanswered: u32,
+    /// Counts while the node is down.
+    outage: Outage,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Outage {
+    failed_probes: u32,
+    /// The node cannot serve those either that are connected.
+    clients_lost: bool,
+    /// Its clients were taken away from it.
+    left: bool,
 }
 
 /// The addresses that have to fit together with those of a node, with the keys that name them.
@@ -82,197 +67,77 @@ struct Sides {
     handler: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Up,
-    Down {
-        failed_probes: u32,
-        /// It cannot serve those either that are connected.
-        clients_lost: bool,
-        /// They were taken away from it.
-        left: bool,
-    },
-}
-
 impl Nodes {
-    /// All of them count as up until something else is known.
-    pub fn new(settings: &ExProtoConfig) -> Self {
-        let several = settings.nodes.len() > 1;
-        let node = |node: &super::Node| {
-            let sides = Sides::new(several, &node.adapter, settings.handler_bind);
-            Node::new(node.listeners.join(", "), sides)
+    pub fn of(config: &ExProtoConfig) -> Self {
+        let several = config.nodes.len() > 1;
+        let node = |node: &Node| {
+            let sides = Sides::new(several, &node.adapter, config.handler_bind);
+            (node.listeners.join(", "), NodeFaults::new(sides))
         };
-        Self { nodes: settings.nodes.iter().map(node).collect(), changed: true }
+        Self::new(config.nodes.iter().map(node))
     }
 
-    pub fn len(&self) -> usize {
-        self.nodes.len()
+    /// Notes that the node told us of an anchor.
+    pub fn told(&mut self, id: TargetId) {
+        let faults = &mut self.target_mut(id).faults;
+        faults.untold = 0;
+        faults.told = true;
     }
 
-    pub fn is_up(&self, id: NodeId) -> bool {
-        self.nodes.get(id.0).is_some_and(Node::is_up)
+    /// Notes that the node's adapter answered a call, whatever the answer was.
+    pub fn answered(&mut self, id: TargetId) {
+        self.target_mut(id).faults.unanswered = 0;
+        self.mark_answered(id);
     }
 
-    pub fn any_up(&self) -> bool {
-        self.nodes.iter().any(Node::is_up)
-    }
-
-    pub fn up(&self) -> usize {
-        self.nodes.iter().filter(|node| node.is_up()).count()
-    }
-
-    /// Whether the standing has changed since this was asked last.
-    pub fn take_changed(&mut self) -> bool {
-        std::mem::take(&mut self.changed)
-    }
-
-    pub fn standing(&self) -> Standing {
-        Standing {
-            serving: self.nodes.iter().any(|node| node.is_up() && node.answered),
-            detail: self.nodes.iter().map(Node::told_to_people).collect::<Vec<_>>().join("; "),
+    /// Notes a fault that a device met at the node. Returns whether the node goes down by it.
+    pub fn failed(&mut self, id: TargetId, fault: Fault<'_>) -> bool {
+        let node = self.target_mut(id);
+        if !node.is_up() {
+            node.faults.outage.clients_lost |= fault.loses_clients();
+            return false;
         }
-    }
-
-    /// Where a device goes next: to the node where it was, if that is up, else to the one with the fewest anchors. With
-    /// `elsewhere`, to the node where it was only if no other is up.
-    pub fn choose(&self, before: Option<NodeId>, elsewhere: bool) -> Option<NodeId> {
-        let before = before.filter(|id| self.is_up(*id));
-        let others =
-            self.nodes.iter().enumerate().filter(|(index, node)| node.is_up() && Some(NodeId(*index)) != before);
-        let other = others.min_by_key(|(_, node)| node.anchors).map(|(index, _)| NodeId(index));
-        if elsewhere { other.or(before) } else { before.or(other) }
-    }
-
-    /// An anchor goes there.
-    pub fn add_anchor(&mut self, id: NodeId) {
-        self.nodes[id.0].anchors += 1;
-    }
-
-    pub fn remove_anchor(&mut self, id: NodeId) {
-        self.nodes[id.0].anchors -= 1;
-    }
-
-    /// A device there is a client of EMQX now.
-    pub fn add_client(&mut self, id: NodeId) {
-        self.nodes[id.0].clients += 1;
-    }
-
-    pub fn remove_client(&mut self, id: NodeId) {
-        self.nodes[id.0].clients -= 1;
-    }
-
-    /// Returns how many devices are clients there.
-    pub fn clients_of(&self, id: NodeId) -> usize {
-        self.nodes[id.0].clients
-    }
-
-    /// Returns how many devices are clients, at all nodes.
-    pub fn clients(&self) -> usize {
-        self.nodes.iter().map(|node| node.clients).sum()
-    }
-
-    #[cfg(test)]
-    pub fn anchors(&self, id: NodeId) -> usize {
-        self.nodes[id.0].anchors
-    }
-
-    /// It told us of an anchor.
-    pub fn told(&mut self, id: NodeId) {
-        let node = &mut self.nodes[id.0];
-        node.untold = 0;
-        node.told = true;
-    }
-
-    /// Its adapter answered a call, whatever the answer was.
-    pub fn answered(&mut self, id: NodeId) {
-        let node = &mut self.nodes[id.0];
-        node.unanswered = 0;
-        if !std::mem::replace(&mut node.answered, true) {
-            info!(node = node.name, "EMQX available");
-            self.changed = true;
+        if !node.faults.counts(fault) {
+            return false;
         }
+        node.faults.outage = Outage { clients_lost: fault.loses_clients(), ..Outage::default() };
+        let fault = node.in_words(fault);
+        self.mark_down(id, fault);
+        true
     }
 
-    /// A device met this there. Says whether the node is down by it.
-    pub fn failed(&mut self, id: NodeId, fault: Fault<'_>) -> bool {
-        let node = &mut self.nodes[id.0];
-        match &mut node.state {
-            State::Down { clients_lost, .. } => {
-                *clients_lost |= fault.loses_clients();
-                false
-            }
-            State::Up => {
-                let down = node.counts(fault);
-                if down {
-                    node.state = State::Down { failed_probes: 0, clients_lost: fault.loses_clients(), left: false };
-                    node.fault = node.in_words(fault);
-                    self.changed = true;
-                    warn!(node = node.name, "EMQX unavailable: {}", node.fault);
-                }
-                down
-            }
-        }
-    }
-
-    pub fn probe_failed(&mut self, id: NodeId, fault: Fault<'_>) {
-        if let State::Down { failed_probes, clients_lost, .. } = &mut self.nodes[id.0].state {
+    pub fn probe_failed(&mut self, id: TargetId, fault: Fault<'_>) {
+        let node = self.target_mut(id);
+        if !node.is_up() {
+            let Outage { failed_probes, clients_lost, .. } = &mut node.faults.outage;
             *failed_probes = failed_probes.saturating_add(1);
             *clients_lost |= fault.loses_clients();
         }
     }
 
-    /// Says whether the node was down until now.
-    pub fn probe_succeeded(&mut self, id: NodeId) -> bool {
-        let node = &mut self.nodes[id.0];
-        let was_down = !node.is_up();
-        (node.state, node.untold, node.unanswered) = (State::Up, 0, 0);
-        if was_down {
-            info!(node = node.name, "EMQX available again");
-            self.changed = true;
-        }
-        was_down
+    /// Returns whether the node was down until now.
+    pub fn probe_succeeded(&mut self, id: TargetId) -> bool {
+        let faults = &mut self.target_mut(id).faults;
+        (faults.untold, faults.unanswered) = (0, 0);
+        self.mark_up(id)
     }
 
-    /// The nodes whose clients have to be taken away now. Gives each of them once in its time of being down.
-    pub fn take_left(&mut self) -> Vec<NodeId> {
+    /// Returns the nodes whose clients have to be taken away now, each of them once per outage.
+    pub fn take_left(&mut self) -> Vec<TargetId> {
         if !self.any_up() {
             return Vec::new();
         }
-        let due = self.nodes.iter_mut().enumerate().filter_map(|(index, node)| node.leave().then_some(NodeId(index)));
-        due.collect()
+        self.iter_mut().filter_map(|(id, node)| node.leave().then_some(id)).collect()
     }
 }
 
-impl Node {
-    fn new(name: String, sides: Sides) -> Self {
-        Self {
-            name,
-            sides,
-            state: State::Up,
-            fault: String::new(),
-            anchors: 0,
-            clients: 0,
-            told: false,
-            answered: false,
-            untold: 0,
-            unanswered: 0,
-        }
-    }
-
-    fn told_to_people(&self) -> String {
-        match self.state {
-            State::Up if self.answered => format!("{} is available", self.name),
-            State::Up => format!("{} has not answered yet", self.name),
-            State::Down { .. } => format!("{} is unavailable: {}", self.name, self.fault),
-        }
-    }
-
+impl Target<NodeFaults> {
     /// Says what is wrong, which key names what was tried, and what to look at. The node itself is named around it.
     fn in_words(&self, fault: Fault<'_>) -> String {
-        let Self { name, sides: Sides { listener_key, adapter_key, adapter, handler }, .. } = self;
+        let Sides { listener_key, adapter_key, adapter, handler } = &self.faults.sides;
         match fault {
             Fault::NotReached(why) => {
-                let why = why.strip_prefix(name.as_str()).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(why);
+                let why = self.without_name(why);
                 format!(
                     "its exproto listener ({listener_key}) cannot be reached: {why}. Is EMQX running, and exproto \
                      enabled? \"emqx ctl gateway list\" tells"
@@ -296,29 +161,35 @@ impl Node {
         }
     }
 
-    fn is_up(&self) -> bool {
-        self.state == State::Up
+    fn leave(&mut self) -> bool {
+        let is_down = !self.is_up();
+        match &mut self.faults.outage {
+            Outage { failed_probes: FAILED_PROBES.., clients_lost: true, left } if is_down => {
+                !std::mem::replace(left, true)
+            }
+            Outage { .. } => false,
+        }
+    }
+}
+
+impl NodeFaults {
+    fn new(sides: Sides) -> Self {
+        Self { sides, told: false, untold: 0, unanswered: 0, outage: Outage::default() }
     }
 
-    /// Whether this fault is one too many. A node that never told us of an anchor is not given the benefit of the doubt.
+    /// Returns whether this fault is one too many. A node that never told us of an anchor is not given the benefit of the
+    /// doubt.
     fn counts(&mut self, fault: Fault<'_>) -> bool {
         match fault {
             Fault::NotReached(_) | Fault::NotServed(_) => true,
             Fault::AnchorClosed | Fault::AnchorUntold => {
                 self.untold += 1;
-                !self.told || self.untold >= TOLERATED
+                !self.told || self.untold >= TOLERATED_FAULTS
             }
             Fault::Unanswered => {
                 self.unanswered += 1;
-                self.unanswered >= TOLERATED
+                self.unanswered >= TOLERATED_FAULTS
             }
-        }
-    }
-
-    fn leave(&mut self) -> bool {
-        match &mut self.state {
-            State::Down { failed_probes: FAILED_PROBES.., clients_lost: true, left } => !std::mem::replace(left, true),
-            State::Down { .. } | State::Up => false,
         }
     }
 }
@@ -352,22 +223,23 @@ impl Sides {
 mod tests {
     use super::*;
 
-    const A: NodeId = NodeId(0);
-    const B: NodeId = NodeId(1);
+    const A: TargetId = TargetId(0);
+    const B: TargetId = TargetId(1);
     const REFUSED: Fault<'_> = Fault::NotReached("connection refused");
     const UNAVAILABLE: Fault<'_> = Fault::NotServed("unavailable");
 
     fn two() -> Nodes {
         let handler = SocketAddr::from(([10, 0, 0, 7], 9002));
-        let node = |name: &str| Node::new(format!("{name}:7993"), Sides::new(true, "http://10.0.0.5:9100", handler));
-        Nodes { nodes: vec![node("a"), node("b")], changed: true }
+        let node =
+            |name: &str| (format!("{name}:7993"), NodeFaults::new(Sides::new(true, "http://10.0.0.5:9100", handler)));
+        Nodes::new([node("a"), node("b")])
     }
 
     #[test]
     fn a_fault_is_told_once_with_the_key_that_names_what_was_tried_and_with_the_next_step() {
         let handler = |address: &str| {
             let sides = Sides::new(false, "http://10.0.0.5:9100", address.parse().expect("an address"));
-            Node::new("10.0.0.5:7994".to_owned(), sides)
+            Target::new("10.0.0.5:7994".to_owned(), NodeFaults::new(sides))
         };
         let node = handler("10.0.0.7:9002");
         assert_eq!(
@@ -386,22 +258,6 @@ mod tests {
         }
         let everywhere = handler("0.0.0.0:9001").in_words(Fault::AnchorUntold);
         assert!(everywhere.contains("has to lead to port 9001 of this machine"), "{everywhere}");
-    }
-
-    #[test]
-    fn new_devices_go_where_the_fewest_are_and_others_back_to_where_they_were() {
-        let mut nodes = two();
-        let mut chosen = Vec::new();
-        for _ in 0..4 {
-            let node = nodes.choose(None, false).expect("a node");
-            nodes.add_anchor(node);
-            chosen.push(node);
-        }
-        assert_eq!(chosen, [A, B, A, B]);
-        nodes.remove_anchor(B);
-        assert_eq!(nodes.choose(None, false), Some(B));
-        assert_eq!(nodes.choose(Some(A), false), Some(A));
-        assert_eq!(nodes.choose(Some(A), true), Some(B));
     }
 
     #[test]
@@ -429,12 +285,12 @@ mod tests {
         for fault in [Fault::Unanswered, Fault::AnchorClosed, Fault::AnchorUntold] {
             let mut nodes = two();
             nodes.told(A);
-            for _ in 1..TOLERATED {
+            for _ in 1..TOLERATED_FAULTS {
                 assert!(!nodes.failed(A, fault));
             }
             nodes.told(A);
             nodes.answered(A);
-            for _ in 1..TOLERATED {
+            for _ in 1..TOLERATED_FAULTS {
                 assert!(!nodes.failed(A, fault), "{fault:?}");
             }
             assert!(nodes.failed(A, fault), "{fault:?}");

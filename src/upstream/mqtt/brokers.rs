@@ -8,7 +8,9 @@
 
 use std::time::{Duration, Instant};
 
-use tracing::{info, warn};
+use tracing::warn;
+
+use crate::upstream::client::targets::{TOLERATED_FAULTS, Target, TargetId, Targets};
 
 use super::codec::Version;
 
@@ -16,12 +18,9 @@ use super::codec::Version;
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// From one probe to the next at an address that is up.
 const QUIET_INTERVAL: Duration = Duration::from_secs(5);
-/// Faults in a row after which an address is down, of those that a single device may meet on one that is fine.
-const TOLERATED: u32 = 3;
 
-/// The position of an address in the settings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct BrokerId(pub usize);
+/// The addresses of an MQTT broker.
+pub type Brokers = Targets<BrokerFaults>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault<'a> {
@@ -32,214 +31,114 @@ pub enum Fault<'a> {
     Silent,
 }
 
+/// What devices and probes have met at one address.
 #[derive(Debug)]
-pub struct Brokers {
-    brokers: Vec<Broker>,
-    /// Since the standing was told last.
-    changed: bool,
-}
-
-/// How it is with all of them, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// One at least is known to serve.
-    pub serving: bool,
-    pub detail: String,
-}
-
-#[derive(Debug)]
-struct Broker {
-    address: String,
+pub struct BrokerFaults {
     version: Version,
-    connections: usize,
-    /// Devices there that are clients of the broker.
-    clients: usize,
-    /// Whether it ever answered.
-    answered: bool,
-    /// Why it went down last.
-    fault: String,
-    /// In a row, up to now.
+    /// Connections in a row on which CONNECT had no answer.
     silent: u32,
-    up: bool,
-    /// When a device may try it while it is down, or the next probe begins while it is up; none before the first probe.
+    /// When a device may try the address while it is down, or the next probe begins while it is up; none before the first
+    /// probe.
     next_probe: Option<Instant>,
 }
 
 impl Brokers {
-    /// All of them count as up until something else is known.
-    pub fn new(addresses: &[String], version: Version) -> Self {
-        let broker = |address: &String| Broker {
-            address: address.clone(),
-            version,
-            connections: 0,
-            clients: 0,
-            answered: false,
-            fault: String::new(),
-            silent: 0,
-            up: true,
-            next_probe: None,
-        };
-        Self { brokers: addresses.iter().map(broker).collect(), changed: true }
+    pub fn of(addresses: &[String], version: Version) -> Self {
+        let broker = |address: &String| (address.clone(), BrokerFaults { version, silent: 0, next_probe: None });
+        Self::new(addresses.iter().map(broker))
     }
 
-    pub fn len(&self) -> usize {
-        self.brokers.len()
-    }
-
-    pub fn any_up(&self) -> bool {
-        self.brokers.iter().any(Broker::is_up)
-    }
-
-    pub fn up(&self) -> usize {
-        self.brokers.iter().filter(|broker| broker.is_up()).count()
-    }
-
-    /// Whether the standing has changed since this was asked last.
-    pub fn take_changed(&mut self) -> bool {
-        std::mem::take(&mut self.changed)
-    }
-
-    pub fn standing(&self) -> Standing {
-        Standing {
-            serving: self.brokers.iter().any(|broker| broker.is_up() && broker.answered),
-            detail: self.brokers.iter().map(Broker::told_to_people).collect::<Vec<_>>().join("; "),
-        }
-    }
-
-    /// Returns when the next one is due, to be tried or probed.
+    /// Returns when the next address is due, to be tried or probed.
     pub fn next_probe(&self) -> Option<Instant> {
-        self.brokers.iter().filter_map(|broker| broker.next_probe).min()
+        self.iter().filter_map(|(_, broker)| broker.faults.next_probe).min()
     }
 
-    /// Where a device goes next: to one whose turn to be tried has come, else to where it was, if that is up, else to the
-    /// one with the fewest connections. With `elsewhere`, to where it was only if no other is up.
-    pub fn choose(&mut self, now: Instant, before: Option<BrokerId>, elsewhere: bool) -> Option<BrokerId> {
-        if let Some(due) = self.due_down(now) {
-            return Some(due);
-        }
-        let is_up = |id: BrokerId| self.brokers.get(id.0).is_some_and(Broker::is_up);
-        let before = before.filter(|id| is_up(*id));
-        let others = self
-            .brokers
-            .iter()
-            .enumerate()
-            .filter(|(index, broker)| broker.is_up() && Some(BrokerId(*index)) != before);
-        let other = others.min_by_key(|(_, broker)| broker.connections).map(|(index, _)| BrokerId(index));
-        if elsewhere { other.or(before) } else { before.or(other) }
+    /// Returns where a device goes next: an address whose turn to be tried has come, else as [`Targets::choose`] says.
+    pub fn try_or_choose(&mut self, now: Instant, before: Option<TargetId>, elsewhere: bool) -> Option<TargetId> {
+        self.due_down(now).or_else(|| self.choose(before, elsewhere))
     }
 
-    /// Returns one that is down whose turn to be tried has come: it is being tried now.
-    pub fn due_down(&mut self, now: Instant) -> Option<BrokerId> {
-        self.due(now, |broker| !broker.up)
+    /// Returns an address that is down and whose turn to be tried has come: it is being tried now.
+    pub fn due_down(&mut self, now: Instant) -> Option<TargetId> {
+        self.due(now, |broker| !broker.is_up())
     }
 
-    /// The same for one that is up: it is being probed now.
-    pub fn due_up(&mut self, now: Instant) -> Option<BrokerId> {
-        self.due(now, |broker| broker.up)
+    /// Returns an address that is up and whose next probe is due: it is being probed now.
+    pub fn due_up(&mut self, now: Instant) -> Option<TargetId> {
+        self.due(now, Target::is_up)
     }
 
     pub fn is_due_down(&self, now: Instant) -> bool {
-        self.brokers.iter().any(|broker| !broker.up && broker.next_probe.is_some_and(|at| at <= now))
+        self.iter().any(|(_, broker)| !broker.is_up() && broker.faults.is_due(now))
     }
 
-    fn due(&mut self, now: Instant, wanted: impl Fn(&Broker) -> bool) -> Option<BrokerId> {
-        let is_due = |broker: &Broker| wanted(broker) && broker.next_probe.is_some_and(|at| at <= now);
-        let index = self.brokers.iter().position(is_due)?;
-        let broker = &mut self.brokers[index];
-        broker.next_probe = Some(now + if broker.up { QUIET_INTERVAL } else { PROBE_INTERVAL });
-        Some(BrokerId(index))
+    fn due(&mut self, now: Instant, wanted: impl Fn(&Target<BrokerFaults>) -> bool) -> Option<TargetId> {
+        let (id, broker) = self.iter_mut().find(|(_, broker)| wanted(broker) && broker.faults.is_due(now))?;
+        broker.faults.next_probe = Some(now + if broker.is_up() { QUIET_INTERVAL } else { PROBE_INTERVAL });
+        Some(id)
     }
 
-    /// The first probe of all of them is due.
+    /// Makes the first probe of all addresses due.
     pub fn begin_probing(&mut self, now: Instant) {
-        self.brokers.iter_mut().for_each(|broker| broker.next_probe = Some(now));
+        self.iter_mut().for_each(|(_, broker)| broker.faults.next_probe = Some(now));
     }
 
-    /// A probe said nothing, or left a doubt: the next one is soon.
-    pub fn probe_soon(&mut self, now: Instant, id: BrokerId) {
-        let broker = &mut self.brokers[id.0];
+    /// Plans the next probe of an address soon, after one that said nothing or left a doubt.
+    pub fn probe_soon(&mut self, now: Instant, id: TargetId) {
+        let faults = &mut self.target_mut(id).faults;
         let soon = now + PROBE_INTERVAL;
-        broker.next_probe = Some(broker.next_probe.map_or(soon, |at| at.min(soon)));
+        faults.next_probe = Some(faults.next_probe.map_or(soon, |at| at.min(soon)));
     }
 
-    pub fn add_connection(&mut self, id: BrokerId) {
-        self.brokers[id.0].connections += 1;
+    pub fn version(&self, id: TargetId) -> Version {
+        self.target(id).faults.version
     }
 
-    pub fn remove_connection(&mut self, id: BrokerId) {
-        self.brokers[id.0].connections -= 1;
-    }
-
-    /// A device there is a client of the broker now.
-    pub fn add_client(&mut self, id: BrokerId) {
-        self.brokers[id.0].clients += 1;
-    }
-
-    pub fn remove_client(&mut self, id: BrokerId) {
-        self.brokers[id.0].clients -= 1;
-    }
-
-    /// Returns how many devices are clients, at all addresses.
-    pub fn clients(&self) -> usize {
-        self.brokers.iter().map(|broker| broker.clients).sum()
-    }
-
-    pub fn version(&self, id: BrokerId) -> Version {
-        self.brokers[id.0].version
-    }
-
-    pub fn speaks(&mut self, id: BrokerId, version: Version) {
-        let broker = &mut self.brokers[id.0];
-        if broker.version != version {
-            broker.version = version;
-            warn!(broker = broker.address, "the broker has no MQTT 5: 3.1.1 is spoken, without what only 5 can say");
+    pub fn speaks(&mut self, id: TargetId, version: Version) {
+        let broker = self.target_mut(id);
+        if broker.faults.version != version {
+            broker.faults.version = version;
+            warn!(broker = broker.name, "the broker has no MQTT 5: 3.1.1 is spoken, without what only 5 can say");
         }
     }
 
-    /// It answered to a CONNECT, whatever the answer was. Says whether it was down.
-    pub fn answers(&mut self, now: Instant, id: BrokerId) -> bool {
-        self.brokers[id.0].silent = 0;
+    /// Notes an answer to CONNECT, whatever the answer was. Returns whether the address was down.
+    pub fn answers(&mut self, now: Instant, id: TargetId) -> bool {
+        self.target_mut(id).faults.silent = 0;
         self.accepts(now, id)
     }
 
-    /// It accepted a connection. Says whether it was down.
-    pub fn accepts(&mut self, now: Instant, id: BrokerId) -> bool {
-        let broker = &mut self.brokers[id.0];
-        let was_down = !std::mem::replace(&mut broker.up, true);
+    /// Notes that the address accepted a connection. Returns whether it was down.
+    pub fn accepts(&mut self, now: Instant, id: TargetId) -> bool {
+        let was_down = self.mark_up(id);
         if was_down {
-            broker.silent = 0;
-            broker.next_probe = Some(now + QUIET_INTERVAL);
-            info!(broker = broker.address, "broker available again");
-        } else if !broker.answered {
-            info!(broker = broker.address, "broker available");
+            let broker = self.target_mut(id);
+            (broker.faults.silent, broker.faults.next_probe) = (0, Some(now + QUIET_INTERVAL));
+            broker.answered = true;
         }
-        self.changed |= was_down || !broker.answered;
-        broker.answered = true;
+        self.mark_answered(id);
         was_down
     }
 
-    /// A device met this there. Says whether it is down by it.
-    pub fn failed(&mut self, now: Instant, id: BrokerId, fault: Fault<'_>) -> bool {
-        let broker = &mut self.brokers[id.0];
-        if !broker.counts(fault) || !broker.up {
+    /// Notes a fault that a device met at the address. Returns whether the address goes down by it.
+    pub fn failed(&mut self, now: Instant, id: TargetId, fault: Fault<'_>) -> bool {
+        let broker = self.target_mut(id);
+        if !broker.counts(fault) || !broker.is_up() {
             return false;
         }
-        broker.up = false;
-        broker.next_probe = Some(now + PROBE_INTERVAL);
-        broker.fault = broker.in_words(fault);
-        self.changed = true;
-        warn!(broker = broker.address, "broker unavailable: {}", broker.fault);
+        broker.faults.next_probe = Some(now + PROBE_INTERVAL);
+        let fault = broker.in_words(fault);
+        self.mark_down(id, fault);
         true
     }
 }
 
-impl Broker {
+impl Target<BrokerFaults> {
     /// Says what is wrong, which key names what was tried, and what to look at. The broker itself is named around it.
     fn in_words(&self, fault: Fault<'_>) -> String {
         match fault {
             Fault::NotReached(why) => {
-                let address = self.address.as_str();
-                let why = why.strip_prefix(address).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(why);
+                let why = self.without_name(why);
                 format!(
                     "it cannot be reached (upstream.mqtt.brokers): {why}. Is it running, and its MQTT listener here?"
                 )
@@ -253,29 +152,23 @@ impl Broker {
         }
     }
 
-    fn told_to_people(&self) -> String {
-        match (self.is_up(), self.answered) {
-            (true, true) => format!("{} is available", self.address),
-            (true, false) => format!("{} has not answered yet", self.address),
-            (false, _) => format!("{} is unavailable: {}", self.address, self.fault),
-        }
-    }
-
-    fn is_up(&self) -> bool {
-        self.up
-    }
-
-    /// Whether this fault is one too many. A broker may close the connection of one device, for what that device is; while
-    /// others are connected that is no fault of the broker.
+    /// Returns whether this fault is one too many. A broker may close the connection of one device, for what that device is;
+    /// while others are connected that is no fault of the broker.
     fn counts(&mut self, fault: Fault<'_>) -> bool {
         match fault {
             Fault::NotReached(_) => true,
             Fault::Closed if self.clients > 0 => false,
             Fault::Closed | Fault::Silent => {
-                self.silent += 1;
-                !self.answered || self.silent >= TOLERATED
+                self.faults.silent += 1;
+                !self.answered || self.faults.silent >= TOLERATED_FAULTS
             }
         }
+    }
+}
+
+impl BrokerFaults {
+    fn is_due(&self, now: Instant) -> bool {
+        self.next_probe.is_some_and(|at| at <= now)
     }
 }
 
@@ -283,21 +176,21 @@ impl Broker {
 mod tests {
     use super::*;
 
-    const A: BrokerId = BrokerId(0);
-    const B: BrokerId = BrokerId(1);
+    const A: TargetId = TargetId(0);
+    const B: TargetId = TargetId(1);
 
     fn two() -> Brokers {
-        Brokers::new(&["a:1883".to_owned(), "b:1883".to_owned()], Version::V5)
+        Brokers::of(&["a:1883".to_owned(), "b:1883".to_owned()], Version::V5)
     }
 
     #[test]
     fn devices_spread_and_stay_where_they_were() {
         let (now, mut brokers) = (Instant::now(), two());
-        assert_eq!(brokers.choose(now, None, false), Some(A));
+        assert_eq!(brokers.try_or_choose(now, None, false), Some(A));
         brokers.add_connection(A);
-        assert_eq!(brokers.choose(now, None, false), Some(B));
-        assert_eq!(brokers.choose(now, Some(A), false), Some(A));
-        assert_eq!(brokers.choose(now, Some(A), true), Some(B));
+        assert_eq!(brokers.try_or_choose(now, None, false), Some(B));
+        assert_eq!(brokers.try_or_choose(now, Some(A), false), Some(A));
+        assert_eq!(brokers.try_or_choose(now, Some(A), true), Some(B));
     }
 
     #[test]
@@ -305,12 +198,12 @@ mod tests {
         let (mut now, mut brokers) = (Instant::now(), two());
         assert!(brokers.failed(now, A, Fault::NotReached("refused")));
         assert!(!brokers.failed(now, A, Fault::NotReached("refused")));
-        assert_eq!(brokers.choose(now, Some(A), false), Some(B));
+        assert_eq!(brokers.try_or_choose(now, Some(A), false), Some(B));
         now += PROBE_INTERVAL;
-        assert_eq!(brokers.choose(now, Some(B), false), Some(A));
-        assert_eq!(brokers.choose(now, Some(A), false), Some(B));
+        assert_eq!(brokers.try_or_choose(now, Some(B), false), Some(A));
+        assert_eq!(brokers.try_or_choose(now, Some(A), false), Some(B));
         assert!(brokers.answers(now, A));
-        assert_eq!(brokers.choose(now, Some(A), false), Some(A));
+        assert_eq!(brokers.try_or_choose(now, Some(A), false), Some(A));
         assert!(!brokers.answers(now, A));
     }
 
@@ -322,14 +215,14 @@ mod tests {
         assert!(!brokers.failed(now, A, Fault::Silent));
         assert!(!brokers.failed(now, A, Fault::Silent));
         assert!(brokers.failed(now, A, Fault::Silent));
-        assert_eq!((brokers.any_up(), brokers.choose(now, None, false)), (false, None));
+        assert_eq!((brokers.any_up(), brokers.try_or_choose(now, None, false)), (false, None));
     }
 
     #[test]
     fn a_fault_is_told_once_with_the_key_that_names_what_was_tried() {
         let brokers = two();
         assert_eq!(
-            brokers.brokers[0].in_words(Fault::NotReached("a:1883: connection refused")),
+            brokers.target(A).in_words(Fault::NotReached("a:1883: connection refused")),
             "it cannot be reached (upstream.mqtt.brokers): connection refused. Is it running, and its MQTT listener here?"
         );
     }

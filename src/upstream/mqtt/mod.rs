@@ -36,10 +36,10 @@ use crate::observability::conditions::{Condition, State};
 use crate::observability::metrics::Metrics;
 use crate::tls::{self, Connector};
 use crate::upstream::Occupancy;
+use crate::upstream::client::targets::{TargetId, TargetsHealth};
 use crate::upstream::dialer::{DialError, Dialer, SECURE, Stream};
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
 
-use brokers::{BrokerId, Standing};
 use codec::Frames;
 use connection::{Event, EventSender, Outbox};
 use devices::{Action, ConnectionId, Devices, Probed, Target};
@@ -114,7 +114,7 @@ enum Ended {
     /// All about it was told as events.
     Connection,
     Probe {
-        broker: BrokerId,
+        broker: TargetId,
         outcome: Probed,
     },
 }
@@ -195,7 +195,7 @@ impl Link {
 
     /// Does what the devices want done, up to the next event for the core.
     fn act(&mut self) -> Option<BrokerEvent> {
-        if let Some(Standing { serving, detail }) = self.devices.take_standing() {
+        if let Some(TargetsHealth { serving, detail }) = self.devices.take_health() {
             self.condition.set(if serving { State::Up } else { State::Down }, detail);
         }
         while let Some(action) = self.devices.poll_action() {
@@ -291,7 +291,7 @@ impl Link {
     }
 
     /// Looks whether the broker accepts connections.
-    fn probe(&mut self, broker: BrokerId) {
+    fn probe(&mut self, broker: TargetId) {
         let dial = self.dialers[broker.0].dial();
         let patience = self.settings.connect_timeout.min(PROBE_TIMEOUT);
         self.tasks.spawn(async move { Ended::Probe { broker, outcome: probe(dial, patience).await } });

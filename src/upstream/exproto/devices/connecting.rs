@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
+use crate::upstream::client::targets::TargetId;
 use crate::upstream::dialer::DialFailure;
 use crate::upstream::exproto::announcements::Token;
-use crate::upstream::exproto::nodes::{Fault, NodeId};
+use crate::upstream::exproto::nodes::Fault;
 use lwm2m_core::gateway::broker::{BrokerEvent, ClientInfo, CloseReason, ConnectError, DeviceId};
 
 use super::{Action, AnchorId, Call, Device, Devices, Outcome, Owner, State, Timer};
@@ -20,8 +21,8 @@ impl Devices {
     /// The anchor is open and has sent its token, or there is none.
     pub fn dialed(&mut self, now: Instant, anchor: AnchorId, outcome: Result<(), DialFailure>) {
         match &outcome {
-            Ok(()) => self.health.opened(),
-            Err(DialFailure::Local(why)) => self.health.not_opened(why),
+            Ok(()) => self.disturbances.opened(),
+            Err(DialFailure::Local(why)) => self.disturbances.not_opened(why),
             Err(DialFailure::NotReached(_)) => {}
         }
         match (self.by_anchor.get(&anchor).copied(), outcome) {
@@ -76,7 +77,7 @@ impl Devices {
         }
     }
 
-    pub(super) fn dial(&mut self, id: DeviceId, node: NodeId) {
+    pub(super) fn dial(&mut self, id: DeviceId, node: TargetId) {
         self.counters().anchors_dialed.increment();
         let (anchor, token) = self.dial_for(Owner::Device(id), node);
         let Some(device) = self.devices.get_mut(&id) else { return };
@@ -85,13 +86,13 @@ impl Devices {
         device.elsewhere = false;
     }
 
-    pub(super) fn dial_for(&mut self, owner: Owner, node: NodeId) -> (AnchorId, Token) {
+    pub(super) fn dial_for(&mut self, owner: Owner, node: TargetId) -> (AnchorId, Token) {
         let anchor = AnchorId(self.next_anchor);
         self.next_anchor += 1;
         let token = Token::random(&mut self.rng);
         self.by_anchor.insert(anchor, owner);
         match owner {
-            Owner::Device(_) => self.nodes.add_anchor(node),
+            Owner::Device(_) => self.nodes.add_connection(node),
             // It is none of those that are spread over the nodes.
             Owner::Probe(_) => {}
         }
@@ -216,14 +217,14 @@ impl Devices {
         self.retire_older(now, key, id);
         self.publish_next(now, key);
         self.returning.connected(now, id);
-        if self.health.accepted() {
+        if self.disturbances.accepted() {
             self.connect_waiting(now);
         }
     }
 
     /// The broker does not want this device.
     fn refused(&mut self, now: Instant, id: DeviceId, why: String) {
-        self.health.refused(&why, self.nodes.clients());
+        self.disturbances.refused(&why, self.nodes.clients());
         let Some(device) = self.devices.get_mut(&id) else { return };
         debug!(device = id.0, clientid = device.client.clientid, why, "refused by EMQX");
         if device.connected_before {

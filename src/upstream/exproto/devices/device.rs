@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use crate::upstream::clients::ClientKey;
+use crate::upstream::client::clients::ClientKey;
+use crate::upstream::client::queue::Serial;
+use crate::upstream::client::targets::TargetId;
 use crate::upstream::exproto::announcements::Token;
-use crate::upstream::exproto::nodes::NodeId;
-use crate::upstream::queue::Serial;
 use lwm2m_core::gateway::broker::{ClientInfo, CloseReason};
 
 use super::{AnchorId, Message};
@@ -25,11 +25,11 @@ pub struct Device {
     /// Commands that such connections received before this device was connected.
     pub inherited: Vec<Message>,
     /// Where it is, or where it was last.
-    pub node: Option<NodeId>,
+    pub node: Option<TargetId>,
     /// That node did not serve it: the next attempt goes to another one.
     pub elsewhere: bool,
     /// Where it was last a client.
-    pub home: Option<NodeId>,
+    pub home: Option<TargetId>,
     /// The core knows it as connected: from now on it is the link that connects it again.
     pub connected_before: bool,
     /// It was so before this process began; the core waits to hear that it is again.

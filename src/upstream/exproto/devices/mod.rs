@@ -40,11 +40,12 @@ use tracing::debug;
 
 use crate::observability::metrics::{Metrics, UpstreamMetrics};
 use crate::upstream::Occupancy;
-use crate::upstream::clients::{ClientKey, Clients};
-use crate::upstream::health::Health;
-use crate::upstream::pace::Turns;
-use crate::upstream::queue::Queues;
-use crate::upstream::returning::Returning;
+use crate::upstream::client::clients::{ClientKey, Clients};
+use crate::upstream::client::disturbances::Disturbances;
+use crate::upstream::client::pace::Turns;
+use crate::upstream::client::queue::Queues;
+use crate::upstream::client::returning::Returning;
+use crate::upstream::client::targets::{TargetId, TargetsHealth};
 use lwm2m_base::deadlines::Deadlines;
 use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, ClientInfo, CloseReason, DeviceId, MessageProperties, Publication, UplinkClass,
@@ -52,7 +53,7 @@ use lwm2m_core::gateway::broker::{
 
 use super::ExProtoConfig;
 use super::announcements::{Announcements, Heard, Token};
-use super::nodes::{self, Fault, NodeId, Nodes};
+use super::nodes::{Fault, Nodes};
 use device::{Device, State, UnderWay};
 use probing::Prober;
 
@@ -71,7 +72,7 @@ pub struct AnchorId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Owner {
     Device(DeviceId),
-    Probe(NodeId),
+    Probe(TargetId),
 }
 
 /// What is to be done outside.
@@ -80,7 +81,7 @@ pub enum Action {
     /// [`Devices::dialed`] has to follow, and after a success [`Devices::anchor_ended`], unless `HangUp` is faster.
     Dial {
         anchor: AnchorId,
-        node: NodeId,
+        node: TargetId,
         token: Token,
     },
     HangUp {
@@ -89,7 +90,7 @@ pub enum Action {
     /// [`Devices::called`] has to follow.
     Call {
         anchor: AnchorId,
-        node: NodeId,
+        node: TargetId,
         call: Call,
     },
     Emit(BrokerEvent),
@@ -166,7 +167,7 @@ pub struct Devices {
     nodes: Nodes,
     /// One for each node.
     probers: Vec<Prober>,
-    health: Health,
+    disturbances: Disturbances,
     /// Devices that are connected again in their turn.
     turns: Turns,
     returning: Returning,
@@ -184,7 +185,7 @@ enum Timer {
     /// An Authenticate of an older registration need not be waited for any longer.
     Held(DeviceId),
     Drain(DeviceId),
-    Probe(NodeId),
+    Probe(TargetId),
     /// The next device has its turn to be connected again.
     Turn,
 }
@@ -201,9 +202,9 @@ impl Devices {
             parked: BTreeSet::new(),
             announcements: Announcements::default(),
             queues: Queues::new(settings.queue_per_device, settings.queue_total),
-            nodes: Nodes::new(settings),
+            nodes: Nodes::of(settings),
             probers: settings.nodes.iter().map(|_| Prober::default()).collect(),
-            health: Health::default(),
+            disturbances: Disturbances::default(),
             turns: Turns::per_second(settings.anchors_per_second),
             returning: Returning::default(),
             deadlines: Deadlines::default(),
@@ -258,7 +259,7 @@ impl Devices {
 
     /// How a call to this node ended. There is at most one call of an anchor at a time, so that the state says which one it
     /// was. A call that was given up finds no anchor; what it meant for the clientid counts all the same.
-    pub fn called(&mut self, now: Instant, node: NodeId, anchor: AnchorId, outcome: Outcome) {
+    pub fn called(&mut self, now: Instant, node: TargetId, anchor: AnchorId, outcome: Outcome) {
         let owner = self.by_anchor.get(&anchor).copied();
         let client = self.calls.remove(&anchor);
         let authenticated = client.is_some_and(|client| self.authenticate_ended(now, client, anchor, &outcome));
@@ -269,7 +270,7 @@ impl Devices {
                     self.node_failed(now, node, Fault::NotServed(error));
                 }
             }
-            Outcome::Short(why) => self.health.not_opened(why),
+            Outcome::Short(why) => self.disturbances.not_opened(why),
             Outcome::Done
             | Outcome::Refused(_)
             | Outcome::ConnectionLost(_)
@@ -345,11 +346,11 @@ impl Devices {
     }
 
     /// How it is with the nodes, when that has changed since the last time.
-    pub fn take_standing(&mut self) -> Option<nodes::Standing> {
-        let changed = self.nodes.take_changed() | self.health.take_changed();
+    pub fn take_health(&mut self) -> Option<TargetsHealth> {
+        let changed = self.nodes.take_changed() | self.disturbances.take_changed();
         changed.then(|| {
-            let nodes::Standing { serving, detail } = self.nodes.standing();
-            nodes::Standing { serving, detail: self.health.add_to(detail) }
+            let TargetsHealth { serving, detail } = self.nodes.health();
+            TargetsHealth { serving, detail: self.disturbances.add_to(detail) }
         })
     }
 
@@ -523,7 +524,7 @@ impl Devices {
             self.by_anchor.remove(&anchor);
             self.actions.push_back(Action::HangUp { anchor });
             if let Some(node) = device.node {
-                self.nodes.remove_anchor(node);
+                self.nodes.remove_connection(node);
                 if let State::Ready { .. } = device.state {
                     self.nodes.remove_client(node);
                 }

@@ -4,9 +4,10 @@
 
 use std::time::{Duration, Instant};
 
+use crate::upstream::client::targets::TargetId;
 use crate::upstream::dialer::DialFailure;
 use crate::upstream::exproto::announcements::Token;
-use crate::upstream::exproto::nodes::{Fault, NodeId};
+use crate::upstream::exproto::nodes::Fault;
 
 use super::{Action, AnchorId, Call, Devices, Outcome, Owner, State, Timer};
 
@@ -43,11 +44,11 @@ enum Stage {
 impl Devices {
     /// Looks whether the nodes serve, before there are devices.
     pub fn probe_all(&mut self, now: Instant) {
-        (0..self.nodes.len()).for_each(|index| self.begin_probe(now, NodeId(index)));
+        (0..self.nodes.len()).for_each(|index| self.begin_probe(now, TargetId(index)));
     }
 
     /// A device, or the first probe, met this fault at the node.
-    pub(super) fn node_failed(&mut self, now: Instant, node: NodeId, fault: Fault<'_>) {
+    pub(super) fn node_failed(&mut self, now: Instant, node: TargetId, fault: Fault<'_>) {
         if self.nodes.failed(node, fault) {
             self.counters().nodes_failed.increment();
             if self.probers[node.0].probe.is_none() {
@@ -57,7 +58,7 @@ impl Devices {
     }
 
     /// The next probe is due, or the one under way has taken too long.
-    pub(super) fn probe_due(&mut self, now: Instant, node: NodeId) {
+    pub(super) fn probe_due(&mut self, now: Instant, node: TargetId) {
         match self.probers[node.0].probe.as_ref().map(|probe| probe.stage) {
             None => self.begin_probe(now, node),
             Some(Stage::Dialing) => self.probe_failed(now, node, Fault::NotReached("no answer")),
@@ -66,7 +67,7 @@ impl Devices {
         }
     }
 
-    fn begin_probe(&mut self, now: Instant, node: NodeId) {
+    fn begin_probe(&mut self, now: Instant, node: TargetId) {
         self.counters().probes.increment();
         let (anchor, token) = self.dial_for(Owner::Probe(node), node);
         self.probers[node.0] = Prober {
@@ -76,7 +77,7 @@ impl Devices {
         self.deadlines.set(Timer::Probe(node), now + self.connect_timeout.min(PROBE_TIMEOUT));
     }
 
-    pub(super) fn probe_dialed(&mut self, now: Instant, node: NodeId, outcome: Result<(), DialFailure>) {
+    pub(super) fn probe_dialed(&mut self, now: Instant, node: TargetId, outcome: Result<(), DialFailure>) {
         match (outcome, &mut self.probers[node.0].probe) {
             (Err(DialFailure::NotReached(why)), _) => self.probe_failed(now, node, Fault::NotReached(&why)),
             (Err(DialFailure::Local(_)), _) => self.probe_said_nothing(now, node),
@@ -86,18 +87,18 @@ impl Devices {
         }
     }
 
-    pub(super) fn probe_announced(&mut self, node: NodeId, conn: String) {
+    pub(super) fn probe_announced(&mut self, node: TargetId, conn: String) {
         let Some(probe) = &mut self.probers[node.0].probe else { return };
         probe.stage = Stage::Calling;
         self.actions.push_back(Action::Call { anchor: probe.anchor, node, call: Call::Ping { conn } });
         self.nodes.told(node);
     }
 
-    pub(super) fn probe_anchor_ended(&mut self, now: Instant, node: NodeId) {
+    pub(super) fn probe_anchor_ended(&mut self, now: Instant, node: TargetId) {
         self.probe_failed(now, node, Fault::AnchorClosed);
     }
 
-    pub(super) fn probe_answered(&mut self, now: Instant, node: NodeId, outcome: &Outcome) {
+    pub(super) fn probe_answered(&mut self, now: Instant, node: TargetId, outcome: &Outcome) {
         match outcome {
             Outcome::Done => self.probe_succeeded(now, node),
             Outcome::Short(_) => self.probe_said_nothing(now, node),
@@ -109,7 +110,7 @@ impl Devices {
         }
     }
 
-    fn probe_succeeded(&mut self, now: Instant, node: NodeId) {
+    fn probe_succeeded(&mut self, now: Instant, node: TargetId) {
         self.end_probe(node);
         let begun = self.probers[node.0].not_before.map_or(now, |next| next - PROBE_INTERVAL);
         self.deadlines.set(Timer::Probe(node), (begun + QUIET_INTERVAL).max(now + PAUSE));
@@ -121,14 +122,14 @@ impl Devices {
     }
 
     /// Nothing was learnt of the node.
-    fn probe_said_nothing(&mut self, now: Instant, node: NodeId) {
+    fn probe_said_nothing(&mut self, now: Instant, node: TargetId) {
         self.end_probe(node);
         self.schedule_probe(now, node);
     }
 
-    fn probe_failed(&mut self, now: Instant, node: NodeId, fault: Fault<'_>) {
+    fn probe_failed(&mut self, now: Instant, node: TargetId, fault: Fault<'_>) {
         // A listener that is full closes the probe, and serves the devices that it has.
-        if fault == Fault::AnchorClosed && self.nodes.is_up(node) && self.nodes.clients_of(node) > 0 {
+        if fault == Fault::AnchorClosed && self.nodes.is_up(node) && self.nodes.target(node).clients > 0 {
             return self.probe_said_nothing(now, node);
         }
         self.end_probe(node);
@@ -141,13 +142,13 @@ impl Devices {
         self.leave_nodes(now);
     }
 
-    fn schedule_probe(&mut self, now: Instant, node: NodeId) {
+    fn schedule_probe(&mut self, now: Instant, node: TargetId) {
         let earliest = now + PAUSE;
         let at = self.probers[node.0].not_before.map_or(earliest, |at| at.max(earliest));
         self.deadlines.set(Timer::Probe(node), at);
     }
 
-    fn end_probe(&mut self, node: NodeId) {
+    fn end_probe(&mut self, node: TargetId) {
         let Some(Probe { anchor, token, .. }) = self.probers[node.0].probe.take() else { return };
         self.announcements.forget(&token);
         self.by_anchor.remove(&anchor);

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use tracing::debug;
 
-use crate::upstream::clients::ClientKey;
+use crate::upstream::client::clients::ClientKey;
+use crate::upstream::client::queue::{Queued, Serial};
 use crate::upstream::exproto::nodes::Fault;
-use crate::upstream::queue::{Queued, Serial};
 use lwm2m_core::gateway::broker::{BrokerEvent, DeviceId, Publication};
 
 use super::device::Publishing;

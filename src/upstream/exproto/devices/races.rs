@@ -130,7 +130,7 @@ impl Emqx {
             Happening::Event(event) => self.devices.heard(now, event),
             Happening::Begin(anchor, call) => self.begin(now, anchor, *call),
             Happening::Authenticated(anchor) => self.authenticated(now, anchor),
-            Happening::Answer(anchor, outcome) => self.devices.called(now, NodeId(0), anchor, outcome),
+            Happening::Answer(anchor, outcome) => self.devices.called(now, TargetId(0), anchor, outcome),
             Happening::AnchorEnded(anchor) => self.devices.anchor_ended(now, anchor),
             Happening::HungUp(anchor) => {
                 let connection = self.connections.get_mut(&anchor).expect("it was dialed");

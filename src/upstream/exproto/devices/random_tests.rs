@@ -21,14 +21,14 @@ struct World {
     alive: Vec<Known>,
     /// Anchors that were to be dialed and are not hung up, and whether they are.
     anchors: Vec<Anchor>,
-    calls: Vec<(NodeId, AnchorId)>,
+    calls: Vec<(TargetId, AnchorId)>,
     conns: Vec<String>,
     hung_up: HashSet<AnchorId>,
 }
 
 struct Anchor {
     id: AnchorId,
-    node: NodeId,
+    node: TargetId,
     token: Token,
     dialed: bool,
 }
@@ -218,10 +218,10 @@ impl World {
         let probing = self.devices.by_anchor.values().filter(|owner| matches!(owner, Owner::Probe(_))).count();
         assert_eq!(anchored + probing, self.anchors.len());
         assert_eq!(anchored + probing, self.devices.by_anchor.len());
-        for node in [NodeId(0), NodeId(1)] {
+        for node in [TargetId(0), TargetId(1)] {
             let of_device = |anchor: AnchorId| matches!(self.devices.by_anchor[&anchor], Owner::Device(_));
             let there = self.anchors.iter().filter(|open| open.node == node && of_device(open.id)).count();
-            assert_eq!(self.devices.nodes.anchors(node), there);
+            assert_eq!(self.devices.nodes.target(node).connections, there);
         }
         let clients = self.devices.devices.values().filter(|device| device.state.is_ready()).count();
         assert_eq!(self.devices.nodes.clients(), clients);
@@ -254,7 +254,7 @@ impl World {
         }
     }
 
-    fn call(&mut self, node: NodeId, anchor: AnchorId, call: &Call) {
+    fn call(&mut self, node: TargetId, anchor: AnchorId, call: &Call) {
         let open = self.anchors.iter().find(|open| open.id == anchor).expect("a call without an anchor");
         assert_eq!(open.node, node, "a call to another node than its anchor");
         assert!(!self.calls.contains(&(node, anchor)), "two calls at a time");

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use tracing::debug;
 
-use crate::upstream::pace::back_off;
+use crate::upstream::client::pace::back_off;
 use lwm2m_core::gateway::broker::{ClientInfo, DeviceId};
 
 use super::device::{Device, State, Wait};

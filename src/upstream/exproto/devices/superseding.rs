@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use crate::upstream::clients::ClientKey;
+use crate::upstream::client::clients::ClientKey;
 use lwm2m_core::gateway::broker::{BrokerEvent, CloseReason, ConnectError, DeviceId};
 
 use super::device::{Device, Publishing, State, Wait};

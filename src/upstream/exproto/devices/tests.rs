@@ -28,7 +28,7 @@ struct Scene {
     devices: Devices,
     metrics: Arc<Metrics>,
     /// Where the anchors were to go.
-    dialed: HashMap<AnchorId, NodeId>,
+    dialed: HashMap<AnchorId, TargetId>,
     clientids: HashMap<DeviceId, String>,
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use crate::upstream::mqtt::brokers::BrokerId;
+use crate::upstream::client::targets::TargetId;
 use crate::upstream::mqtt::codec::{self, ConnAck, Connect, PacketId, Version};
 use crate::upstream::mqtt::reason::{Admission, Reason, Subscription};
 use lwm2m_core::gateway::broker::{BrokerEvent, ClientInfo, CloseReason, ConnectError, DeviceId};
@@ -24,7 +24,7 @@ const REFUSED_FOR_GOOD: Duration = Duration::from_secs(30);
 impl Devices {
     /// The connection is open.
     pub fn opened(&mut self, now: Instant, connection: ConnectionId) {
-        self.health.opened();
+        self.disturbances.opened();
         let Some(id) = self.by_connection.get(&connection).copied() else { return };
         let Some(device) = self.devices.get_mut(&id) else { return };
         let State::Dialing { .. } = device.state else { return };
@@ -54,7 +54,7 @@ impl Devices {
     }
 
     pub(super) fn first_attempt(&mut self, now: Instant, id: DeviceId) {
-        match self.brokers.choose(now, None, false) {
+        match self.brokers.try_or_choose(now, None, false) {
             Some(broker) => self.dial(id, Target::Configured(broker)),
             None => self.gave_up(now, id, "the broker is away"),
         }
@@ -113,7 +113,7 @@ impl Devices {
         }
     }
 
-    pub(super) fn broker_answered(&mut self, now: Instant, broker: BrokerId) {
+    pub(super) fn broker_answered(&mut self, now: Instant, broker: TargetId) {
         if self.brokers.answers(now, broker) {
             self.recovered(now);
         }
@@ -190,7 +190,7 @@ impl Devices {
         self.publish_next(now, key);
         self.watch_connection(now, id);
         self.returning.connected(now, id);
-        if self.health.accepted() {
+        if self.disturbances.accepted() {
             self.connect_waiting(now);
         }
     }
@@ -199,7 +199,7 @@ impl Devices {
     /// which the broker serves others; a ban is meant.
     pub(super) fn refused_by_broker(&mut self, now: Instant, id: DeviceId, reason: Reason, why: String) {
         let clients = self.brokers.clients();
-        self.health.refused(&why, clients);
+        self.disturbances.refused(&why, clients);
         let Some(device) = self.devices.get_mut(&id) else { return };
         if device.connected_before && reason != Reason::BANNED {
             let since = *device.refused_since.get_or_insert(now);
@@ -270,8 +270,11 @@ impl Devices {
         let Some(device) = self.devices.get(&id) else { return };
         let again = !device.connected_before && (device.failures as usize) + 1 < brokers;
         let before = device.broker();
-        let other =
-            if again { self.brokers.choose(now, before, true).filter(|other| Some(*other) != before) } else { None };
+        let other = if again {
+            self.brokers.try_or_choose(now, before, true).filter(|other| Some(*other) != before)
+        } else {
+            None
+        };
         let Some(other) = other else { return self.gave_up(now, id, why) };
         self.hang_up(now, id);
         if let Some(device) = self.devices.get_mut(&id) {

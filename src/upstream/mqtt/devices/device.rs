@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
-use crate::upstream::clients::ClientKey;
-use crate::upstream::mqtt::brokers::BrokerId;
+use crate::upstream::client::clients::ClientKey;
+use crate::upstream::client::queue::Serial;
+use crate::upstream::client::targets::TargetId;
 use crate::upstream::mqtt::codec::{Limits, Message, PacketId, RECEIVE_MAXIMUM, Version};
-use crate::upstream::queue::Serial;
 use lwm2m_core::gateway::broker::{ClientInfo, CloseReason, DeviceId};
 
 use super::ConnectionId;
@@ -87,7 +87,7 @@ pub enum State {
 /// Where a connection goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    Configured(BrokerId),
+    Configured(TargetId),
     /// `host:port`, as a server named it.
     Referred(String),
 }
@@ -180,7 +180,7 @@ impl Device {
         }
     }
 
-    pub fn broker(&self) -> Option<BrokerId> {
+    pub fn broker(&self) -> Option<TargetId> {
         match self.target {
             Some(Target::Configured(broker)) => Some(broker),
             Some(Target::Referred(_)) | None => None,

@@ -37,17 +37,18 @@ use tracing::debug;
 
 use crate::observability::metrics::{Metrics, UpstreamMetrics};
 use crate::upstream::Occupancy;
-use crate::upstream::clients::Clients;
+use crate::upstream::client::clients::Clients;
+use crate::upstream::client::disturbances::Disturbances;
+use crate::upstream::client::pace::Turns;
+use crate::upstream::client::queue::Queues;
+use crate::upstream::client::returning::Returning;
+use crate::upstream::client::targets::{TargetId, TargetsHealth};
 use crate::upstream::dialer::DialFailure;
-use crate::upstream::health::Health;
-use crate::upstream::pace::Turns;
-use crate::upstream::queue::Queues;
-use crate::upstream::returning::Returning;
 use lwm2m_base::deadlines::Deadlines;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, CloseReason, DeviceId, UplinkClass};
 
 use super::MqttConfig;
-use super::brokers::{BrokerId, Brokers, Fault, Standing};
+use super::brokers::{Brokers, Fault};
 use super::codec::{self, Incoming, Message, PacketId, Version};
 use super::reason::{Ending, Reason};
 use device::{Device, Leaving, Session, State, Wait};
@@ -93,7 +94,7 @@ pub enum Action {
     },
     /// [`Devices::probed`] has to follow.
     Probe {
-        broker: BrokerId,
+        broker: TargetId,
     },
     Emit(BrokerEvent),
 }
@@ -111,7 +112,7 @@ pub struct Devices {
     parked: BTreeSet<DeviceId>,
     queues: Queues,
     brokers: Brokers,
-    health: Health,
+    disturbances: Disturbances,
     /// Devices that are connected again in their turn.
     turns: Turns,
     returning: Returning,
@@ -151,8 +152,8 @@ impl Devices {
             orphans: HashMap::new(),
             parked: BTreeSet::new(),
             queues: Queues::new(settings.queue_per_device, settings.queue_total),
-            brokers: Brokers::new(&settings.brokers, settings.version),
-            health: Health::default(),
+            brokers: Brokers::of(&settings.brokers, settings.version),
+            disturbances: Disturbances::default(),
             turns: Turns::per_second(settings.connections_per_second),
             returning: Returning::default(),
             deadlines: Deadlines::default(),
@@ -266,7 +267,7 @@ impl Devices {
             DialFailure::NotReached(why) => self.ended(now, connection, why),
             DialFailure::Local(why) => {
                 self.counters().anchors_unopened.increment();
-                self.health.not_opened(why);
+                self.disturbances.not_opened(why);
                 if let Some(id) = self.by_connection.get(&connection).copied() {
                     self.gave_up(now, id, why);
                 }
@@ -317,11 +318,11 @@ impl Devices {
     }
 
     /// How it is with the brokers, when that has changed since the last time.
-    pub fn take_standing(&mut self) -> Option<Standing> {
-        let changed = self.brokers.take_changed() | self.health.take_changed();
+    pub fn take_health(&mut self) -> Option<TargetsHealth> {
+        let changed = self.brokers.take_changed() | self.disturbances.take_changed();
         changed.then(|| {
-            let Standing { serving, detail } = self.brokers.standing();
-            Standing { serving, detail: self.health.add_to(detail) }
+            let TargetsHealth { serving, detail } = self.brokers.health();
+            TargetsHealth { serving, detail: self.disturbances.add_to(detail) }
         })
     }
 

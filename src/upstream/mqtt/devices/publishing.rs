@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use tracing::debug;
 
-use crate::upstream::clients::ClientKey;
+use crate::upstream::client::clients::ClientKey;
+use crate::upstream::client::queue::{Queued, Serial};
 use crate::upstream::mqtt::codec::{self, PacketId, Sending};
 use crate::upstream::mqtt::reason::{Publishing, Reason};
-use crate::upstream::queue::{Queued, Serial};
 use lwm2m_core::gateway::broker::{BrokerEvent, DeviceId, Publication};
 
 use super::device::InFlight;

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
+use crate::upstream::client::pace::back_off;
+use crate::upstream::client::targets::TargetId;
 use crate::upstream::dialer::DialFailure;
-use crate::upstream::mqtt::brokers::{BrokerId, Fault};
-use crate::upstream::pace::back_off;
+use crate::upstream::mqtt::brokers::Fault;
 use lwm2m_core::gateway::broker::{ClientInfo, DeviceId};
 
 use super::device::{Device, Target};
@@ -122,11 +123,11 @@ impl Devices {
     }
 
     /// How a probe ended.
-    pub fn probed(&mut self, now: Instant, broker: BrokerId, outcome: Probed) {
+    pub fn probed(&mut self, now: Instant, broker: TargetId, outcome: Probed) {
         match outcome {
             Probed::Accepted { took } => {
                 self.metrics.times.probe.observe(took.as_secs_f64());
-                self.health.opened();
+                self.disturbances.opened();
                 if self.brokers.accepts(now, broker) {
                     self.recovered(now);
                 }
@@ -136,14 +137,14 @@ impl Devices {
             Probed::NotOpened(DialFailure::NotReached(why)) => self.probe_failed(now, broker, Fault::NotReached(&why)),
             // It says nothing of the broker.
             Probed::NotOpened(DialFailure::Local(why)) => {
-                self.health.not_opened(&why);
+                self.disturbances.not_opened(&why);
                 self.brokers.probe_soon(now, broker);
             }
         }
         self.plan_probe();
     }
 
-    fn probe_failed(&mut self, now: Instant, broker: BrokerId, fault: Fault<'_>) {
+    fn probe_failed(&mut self, now: Instant, broker: TargetId, fault: Fault<'_>) {
         if self.brokers.failed(now, broker, fault) {
             self.counters().nodes_failed.increment();
         } else {
@@ -166,7 +167,7 @@ impl Devices {
         self.plan_probe();
     }
 
-    fn begin_probe(&mut self, broker: BrokerId) {
+    fn begin_probe(&mut self, broker: TargetId) {
         self.counters().probes.increment();
         self.actions.push_back(Action::Probe { broker });
     }
@@ -218,7 +219,7 @@ impl Devices {
         let target = match &device.target {
             Some(Target::Referred(server)) => Some(Target::Referred(server.clone())),
             Some(Target::Configured(_)) | None => {
-                self.brokers.choose(now, device.broker(), device.elsewhere).map(Target::Configured)
+                self.brokers.try_or_choose(now, device.broker(), device.elsewhere).map(Target::Configured)
             }
         };
         let Some(target) = target else { return self.park(id) };

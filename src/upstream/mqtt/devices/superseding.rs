@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use crate::upstream::clients::ClientKey;
+use crate::upstream::client::clients::ClientKey;
 use crate::upstream::mqtt::codec::{self, Incoming, Message};
 use crate::upstream::mqtt::reason::Admission;
 use lwm2m_core::gateway::broker::{BrokerEvent, CloseReason, ConnectError, DeviceId};

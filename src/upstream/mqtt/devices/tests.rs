@@ -5,7 +5,6 @@ mod superseding;
 
 use rand::SeedableRng;
 
-use crate::upstream::mqtt::brokers::BrokerId;
 use crate::upstream::mqtt::codec::{ConnAck, Limits, PacketId};
 use lwm2m_core::gateway::broker::{ConnectError, MessageProperties, Publication, Ticket};
 
@@ -14,8 +13,8 @@ use super::*;
 
 const ONE: DeviceId = DeviceId(1);
 const TWO: DeviceId = DeviceId(2);
-const A: Target = Target::Configured(BrokerId(0));
-const B: Target = Target::Configured(BrokerId(1));
+const A: Target = Target::Configured(TargetId(0));
+const B: Target = Target::Configured(TargetId(1));
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -456,7 +455,7 @@ fn a_want_of_file_descriptors_is_no_fault_of_the_broker() {
     scene.devices.not_opened(scene.now, connection, &DialFailure::Local("no file descriptor is left".to_owned()));
     assert!(matches!(scene.expect_failed(ONE, connection), ConnectError::Unavailable(_)));
     let outcome = Probed::NotOpened(DialFailure::Local("no file descriptor is left".to_owned()));
-    scene.devices.probed(scene.now, BrokerId(0), outcome);
+    scene.devices.probed(scene.now, TargetId(0), outcome);
     assert_eq!(scene.devices.occupancy().nodes_down, 0);
     assert_eq!(scene.metrics.upstream.nodes_failed.value(), 0);
 }

@@ -3,7 +3,7 @@
 use super::nodes::of_devices;
 use super::*;
 
-const A: NodeId = NodeId(0);
+const A: TargetId = TargetId(0);
 
 impl Scene {
     /// So many devices, `1..=count`, are clients.
@@ -40,7 +40,7 @@ impl Scene {
 
     #[track_caller]
     fn detail(&mut self) -> String {
-        self.devices.take_standing().expect("a change").detail
+        self.devices.take_health().expect("a change").detail
     }
 }
 
@@ -50,22 +50,22 @@ fn a_node_without_devices_is_probed_all_the_time_and_its_end_is_noticed() {
     scene.devices.probe_all(scene.now);
     let (anchor, token) = scene.expect_dial();
     scene.serve_probe(A, anchor, &token);
-    assert!(scene.devices.take_standing().expect("a change").serving);
+    assert!(scene.devices.take_health().expect("a change").serving);
 
     for _ in 0..3 {
         assert_eq!(scene.advance_to_deadline(), seconds(5));
         let (anchor, token) = scene.expect_dial();
         scene.serve_probe(A, anchor, &token);
-        assert_eq!(scene.devices.take_standing(), None);
+        assert_eq!(scene.devices.take_health(), None);
     }
     let dials = scene.dials(seconds(9), &[A]);
     let times: Vec<_> = dials.iter().map(|(at, ..)| at.as_millis()).collect();
     assert_eq!(times, [5_000, 6_000, 7_000, 8_000, 9_000]);
-    assert!(!scene.devices.take_standing().expect("a change").serving);
+    assert!(!scene.devices.take_health().expect("a change").serving);
     assert_eq!((scene.devices.occupancy().nodes_down, scene.metrics.upstream.nodes_failed.value()), (1, 1));
 
     scene.recover(A);
-    assert!(scene.devices.take_standing().expect("a change").serving);
+    assert!(scene.devices.take_health().expect("a change").serving);
     assert_eq!((scene.devices.occupancy().nodes_down, scene.metrics.upstream.nodes_recovered.value()), (0, 1));
 }
 
@@ -76,7 +76,7 @@ fn probes_that_are_closed_at_once_find_a_node_unavailable_the_third_time() {
         scene.devices.probe_all(scene.now);
         let (anchor, token) = scene.expect_dial();
         scene.serve_probe(A, anchor, &token);
-        scene.devices.take_standing();
+        scene.devices.take_health();
         for number in 1..=3 {
             scene.advance_to_deadline();
             let (anchor, token) = scene.expect_dial();
@@ -90,7 +90,7 @@ fn probes_that_are_closed_at_once_find_a_node_unavailable_the_third_time() {
                 scene.devices.anchor_ended(scene.now, anchor);
             }
             scene.expect(&[hang_up(anchor)]);
-            let down = scene.devices.take_standing().is_some_and(|standing| !standing.serving);
+            let down = scene.devices.take_health().is_some_and(|standing| !standing.serving);
             // Where the adapter says that it cannot serve, once is enough.
             assert_eq!(down, number == 3 || told, "probe {number}");
             if down {
@@ -272,12 +272,12 @@ fn a_client_that_is_refused_with_everybody_stays_registered_and_comes_back_when_
 fn refusals_of_new_devices_are_told_when_all_of_the_last_three_were_refused_and_none_is_connected() {
     let mut scene = Scene::new();
     for number in 1..=3 {
-        scene.devices.take_standing();
+        scene.devices.take_health();
         scene.command_connect(ONE, "ep1");
         let (anchor, token) = scene.expect_dial();
         scene.refuse_attempt(ONE, anchor, &token, "Authenticate");
         scene.actions();
-        assert_eq!(scene.devices.take_standing().is_some(), number == 1 || number == 3);
+        assert_eq!(scene.devices.take_health().is_some(), number == 1 || number == 3);
     }
     scene.connect(ONE, "c1");
     assert_eq!(scene.detail(), "a is available");
@@ -289,19 +289,19 @@ fn refusals_of_new_devices_are_told_when_all_of_the_last_three_were_refused_and_
         scene.refuse_attempt(TWO, anchor, &token, "Authenticate");
         scene.actions();
     }
-    assert_eq!(scene.devices.take_standing(), None);
+    assert_eq!(scene.devices.take_health(), None);
 }
 
 #[test]
 fn a_want_of_descriptors_is_told_until_a_connection_is_opened() {
     let (mut scene, anchors) = Scene::with_clients(2);
-    scene.devices.take_standing();
+    scene.devices.take_health();
     scene.lose(&anchors[..1]);
     scene.advance_to_deadline();
     let (anchor, _) = scene.expect_dial();
     scene.devices.dialed(scene.now, anchor, nothing_left());
     scene.expect(&[hang_up(anchor)]);
-    let standing = scene.devices.take_standing().expect("a change");
+    let standing = scene.devices.take_health().expect("a change");
     assert!(standing.serving && standing.detail.contains("no file descriptor is left"), "{standing:?}");
     assert_eq!((scene.devices.occupancy().nodes_down, scene.metrics.upstream.anchors_unopened.value()), (0, 1));
 

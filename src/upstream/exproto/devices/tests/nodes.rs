@@ -2,8 +2,8 @@
 
 use super::*;
 
-const A: NodeId = NodeId(0);
-const B: NodeId = NodeId(1);
+const A: TargetId = TargetId(0);
+const B: TargetId = TargetId(1);
 
 /// Longer than a probe may take.
 const CONNECT_TIMEOUT: Duration = seconds(60);
@@ -43,8 +43,8 @@ impl Scene {
     pub(super) fn dials(
         &mut self,
         time: Duration,
-        refuses: &[NodeId],
-    ) -> Vec<(Duration, Owner, NodeId, AnchorId, Token)> {
+        refuses: &[TargetId],
+    ) -> Vec<(Duration, Owner, TargetId, AnchorId, Token)> {
         let (start, mut dials) = (self.now, Vec::new());
         while let Some(at) = self.devices.next_deadline().filter(|at| *at <= start + time) {
             self.now = at;
@@ -63,7 +63,7 @@ impl Scene {
     }
 
     /// The node has a probe under way by now, after at most a second: gives it.
-    pub(super) fn probe_of(&mut self, node: NodeId) -> (AnchorId, Token) {
+    pub(super) fn probe_of(&mut self, node: TargetId) -> (AnchorId, Token) {
         let dials = self.dials(seconds(1), &[]);
         let probe = dials.into_iter().find(|(_, owner, ..)| *owner == Owner::Probe(node));
         let (_, _, to, anchor, token) = probe.expect("a probe");
@@ -72,7 +72,7 @@ impl Scene {
     }
 
     /// Answers a probe all the way.
-    pub(super) fn serve_probe(&mut self, node: NodeId, anchor: AnchorId, token: &Token) {
+    pub(super) fn serve_probe(&mut self, node: TargetId, anchor: AnchorId, token: &Token) {
         self.devices.dialed(self.now, anchor, Ok(()));
         self.socket_says("probe", &token.line());
         let call = Call::Ping { conn: "probe".to_owned() };
@@ -82,7 +82,7 @@ impl Scene {
     }
 
     /// A probe finds the node up again, in a second.
-    pub(super) fn recover(&mut self, node: NodeId) {
+    pub(super) fn recover(&mut self, node: TargetId) {
         let (anchor, token) = self.probe_of(node);
         self.serve_probe(node, anchor, &token);
     }
@@ -99,7 +99,7 @@ impl Scene {
     }
 }
 
-pub(super) fn of_devices(dials: &[(Duration, Owner, NodeId, AnchorId, Token)]) -> Vec<(DeviceId, NodeId)> {
+pub(super) fn of_devices(dials: &[(Duration, Owner, TargetId, AnchorId, Token)]) -> Vec<(DeviceId, TargetId)> {
     let device = |owner: &Owner| match owner {
         Owner::Device(device) => Some(*device),
         Owner::Probe(_) => None,
@@ -440,15 +440,15 @@ fn the_kick_of_a_device_that_moved_is_heard_from_its_new_node_and_not_from_the_o
 #[test]
 fn a_node_is_looked_at_before_there_are_devices() {
     let mut scene = Scene::new();
-    let standing = scene.devices.take_standing().unwrap();
+    let standing = scene.devices.take_health().unwrap();
     assert_eq!((standing.serving, standing.detail.as_str()), (false, "a has not answered yet"));
     scene.devices.probe_all(scene.now);
     let (anchor, token) = scene.expect_dial();
     scene.serve_probe(A, anchor, &token);
-    let standing = scene.devices.take_standing().unwrap();
+    let standing = scene.devices.take_health().unwrap();
     assert_eq!((standing.serving, standing.detail.as_str()), (true, "a is available"));
     assert_eq!(scene.metrics.upstream.nodes_recovered.value(), 0);
-    assert_eq!(scene.devices.take_standing(), None);
+    assert_eq!(scene.devices.take_health(), None);
 }
 
 #[test]
@@ -458,7 +458,7 @@ fn a_node_that_is_away_from_the_start_is_probed_until_it_serves() {
     let (anchor, _) = scene.expect_dial();
     scene.devices.dialed(scene.now, anchor, not_reached());
     scene.expect(&[hang_up(anchor)]);
-    let standing = scene.devices.take_standing().unwrap();
+    let standing = scene.devices.take_health().unwrap();
     assert!(
         !standing.serving && standing.detail.contains("cannot be reached: connection refused. Is EMQX running"),
         "{standing:?}"
@@ -466,7 +466,7 @@ fn a_node_that_is_away_from_the_start_is_probed_until_it_serves() {
     let occupancy = scene.devices.occupancy();
     assert_eq!((occupancy.nodes_up, occupancy.nodes_down), (0, 1));
     scene.recover(A);
-    assert!(scene.devices.take_standing().unwrap().serving);
+    assert!(scene.devices.take_health().unwrap().serving);
     assert_eq!(scene.devices.occupancy().nodes_up, 1);
 }
 

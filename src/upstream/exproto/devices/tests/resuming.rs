@@ -26,7 +26,7 @@ fn a_device_of_before_waits_for_a_broker_that_is_away_and_so_does_what_it_says()
     let (anchor, _) = scene.expect_dial();
     scene.devices.dialed(scene.now, anchor, not_reached());
     scene.expect(&[hang_up(anchor)]);
-    scene.recover(NodeId(0));
+    scene.recover(TargetId(0));
     let anchor = scene.attempt(ONE, "c1");
     let conn = "c1".to_owned();
     let publication = publication("a", UplinkClass::Answer);

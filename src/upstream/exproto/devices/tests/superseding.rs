@@ -284,7 +284,7 @@ fn a_device_that_left_and_registers_again_while_the_broker_is_away_loses_no_last
             connected(TWO),
             Action::Call {
                 anchor: AnchorId(1),
-                node: NodeId(0),
+                node: TargetId(0),
                 call: Call::Publish { conn: "c2".to_owned(), publication: publication("answer", UplinkClass::Answer) },
             },
         ],

@@ -71,16 +71,16 @@ impl Scene {
 
     #[track_caller]
     fn detail(&mut self) -> String {
-        self.devices.take_standing().expect("a change").detail
+        self.devices.take_health().expect("a change").detail
     }
 
     fn probed(&mut self, outcome: Probed) {
-        self.devices.probed(self.now, BrokerId(0), outcome);
+        self.devices.probed(self.now, TargetId(0), outcome);
     }
 
     #[track_caller]
     fn expect_probe(&mut self) {
-        self.expect(&[Action::Probe { broker: BrokerId(0) }]);
+        self.expect(&[Action::Probe { broker: TargetId(0) }]);
     }
 }
 
@@ -105,13 +105,13 @@ fn a_broker_without_devices_is_probed_all_the_time_and_its_end_is_noticed() {
         assert_eq!(scene.advance_to_deadline(), seconds(5));
         scene.expect_probe();
         scene.probed(accepts());
-        assert_eq!(scene.devices.take_standing(), None);
+        assert_eq!(scene.devices.take_health(), None);
     }
 
     assert_eq!(scene.advance_to_deadline(), seconds(5));
     scene.expect_probe();
     scene.probed(unreachable());
-    assert!(!scene.devices.take_standing().expect("a change").serving);
+    assert!(!scene.devices.take_health().expect("a change").serving);
     assert_eq!((scene.devices.occupancy().nodes_down, scene.metrics.upstream.nodes_failed.value()), (1, 1));
     for _ in 0..3 {
         assert_eq!(scene.advance_to_deadline(), seconds(1));
@@ -121,7 +121,7 @@ fn a_broker_without_devices_is_probed_all_the_time_and_its_end_is_noticed() {
     assert_eq!(scene.advance_to_deadline(), seconds(1));
     scene.expect_probe();
     scene.probed(accepts());
-    assert!(scene.devices.take_standing().expect("a change").serving);
+    assert!(scene.devices.take_health().expect("a change").serving);
     assert_eq!((scene.devices.occupancy().nodes_down, scene.metrics.upstream.nodes_recovered.value()), (0, 1));
     assert_eq!(scene.metrics.upstream.probes.value(), 9);
 }
@@ -131,12 +131,12 @@ fn a_broker_that_closes_probes_at_once_is_unavailable_the_third_time() {
     let mut scene = Scene::new();
     scene.devices.probe_all(scene.now);
     scene.probed(accepts());
-    scene.devices.take_standing();
+    scene.devices.take_health();
     for number in 1..=3 {
         let wait = scene.advance_to_deadline();
         assert_eq!(wait, seconds(if number == 1 { 5 } else { 1 }));
         scene.probed(Probed::Closed);
-        assert_eq!(scene.devices.take_standing().is_some(), number == 3);
+        assert_eq!(scene.devices.take_health().is_some(), number == 3);
     }
 }
 
@@ -146,9 +146,9 @@ fn a_probe_that_finds_no_descriptor_says_nothing_of_the_broker() {
     scene.devices.probe_all(scene.now);
     scene.probed(accepts());
     scene.advance_to_deadline();
-    scene.devices.take_standing();
+    scene.devices.take_health();
     scene.probed(Probed::NotOpened(DialFailure::Local("no file descriptor is left".to_owned())));
-    let standing = scene.devices.take_standing().expect("a change");
+    let standing = scene.devices.take_health().expect("a change");
     assert!(standing.serving && standing.detail.contains("no file descriptor is left"), "{standing:?}");
     assert_eq!(scene.advance_to_deadline(), seconds(1));
     scene.probed(accepts());
@@ -307,7 +307,7 @@ fn a_broker_whose_authentication_is_late_costs_no_device_its_registration() {
         refusals += 1;
     }
     assert!(refusals > 24, "{refusals}");
-    let standing = scene.devices.take_standing().expect("a change");
+    let standing = scene.devices.take_health().expect("a change");
     assert!(standing.serving && standing.detail.contains("the broker refuses every device"), "{standing:?}");
 
     // The first that is accepted brings back the others, at ten in a second.
@@ -340,9 +340,9 @@ fn refusals_of_new_devices_are_told_when_all_of_the_last_three_were_refused_and_
         scene.actions();
     };
     for number in 1..=3 {
-        scene.devices.take_standing();
+        scene.devices.take_health();
         refuse_subscription(&mut scene);
-        assert_eq!(scene.devices.take_standing().is_some(), number == 1 || number == 3);
+        assert_eq!(scene.devices.take_health().is_some(), number == 1 || number == 3);
     }
     scene.connect(ONE);
     assert_eq!(scene.detail(), "a:1883 is available");

@@ -7,7 +7,7 @@ use tracing::{info, warn};
 const EVERYBODY: u32 = 3;
 
 #[derive(Debug, Default)]
-pub struct Health {
+pub struct Disturbances {
     refused_in_a_row: u32,
     /// The reason of the last refusal, while every device is refused.
     refusal: Option<String>,
@@ -17,7 +17,7 @@ pub struct Health {
     changed: bool,
 }
 
-impl Health {
+impl Disturbances {
     /// The broker refused a device while so many are connected.
     pub fn refused(&mut self, reason: &str, connected: usize) {
         if connected > 0 {
@@ -80,48 +80,51 @@ mod tests {
 
     #[test]
     fn a_broker_refuses_everybody_when_none_is_connected_and_three_in_a_row_were_refused() {
-        let mut health = Health::default();
-        health.refused("not authorized", 0);
-        health.refused("not authorized", 0);
-        assert!(!health.take_changed());
-        health.refused("not authorized", 0);
-        assert!(health.take_changed());
-        let detail = health.add_to("a".to_owned());
+        let mut disturbances = Disturbances::default();
+        disturbances.refused("not authorized", 0);
+        disturbances.refused("not authorized", 0);
+        assert!(!disturbances.take_changed());
+        disturbances.refused("not authorized", 0);
+        assert!(disturbances.take_changed());
+        let detail = disturbances.add_to("a".to_owned());
         assert!(detail.starts_with("a; the broker refuses every device") && detail.ends_with("(not authorized)"));
-        health.refused("not authorized", 0);
-        assert!(!health.take_changed());
+        disturbances.refused("not authorized", 0);
+        assert!(!disturbances.take_changed());
 
-        assert!(health.accepted());
-        assert!(health.take_changed());
-        assert_eq!(health.add_to("a".to_owned()), "a");
-        assert!(!health.accepted());
+        assert!(disturbances.accepted());
+        assert!(disturbances.take_changed());
+        assert_eq!(disturbances.add_to("a".to_owned()), "a");
+        assert!(!disturbances.accepted());
     }
 
     #[test]
     fn a_broker_that_serves_others_does_not_refuse_everybody() {
-        let mut health = Health::default();
-        (0..10).for_each(|_| health.refused("banned", 1));
-        assert!(!health.take_changed());
-        assert_eq!(health.add_to("a".to_owned()), "a");
+        let mut disturbances = Disturbances::default();
+        (0..10).for_each(|_| disturbances.refused("banned", 1));
+        assert!(!disturbances.take_changed());
+        assert_eq!(disturbances.add_to("a".to_owned()), "a");
         for _ in 0..10 {
-            health.refused("banned", 0);
-            health.refused("banned", 0);
-            assert!(!health.accepted());
+            disturbances.refused("banned", 0);
+            disturbances.refused("banned", 0);
+            assert!(!disturbances.accepted());
         }
-        assert!(!health.take_changed());
+        assert!(!disturbances.take_changed());
     }
 
     #[test]
     fn connections_that_cannot_be_opened_are_told_until_one_is() {
-        let mut health = Health::default();
-        health.not_opened("too many open files");
-        assert!(health.take_changed());
-        health.not_opened("too many open files");
-        assert!(!health.take_changed());
-        assert_eq!(health.add_to("a".to_owned()), "a; no connection to the broker can be opened: too many open files");
-        health.opened();
-        assert!(health.take_changed());
-        health.opened();
-        assert!(!health.take_changed());
+        let mut disturbances = Disturbances::default();
+        disturbances.not_opened("too many open files");
+        assert!(disturbances.take_changed());
+        disturbances.not_opened("too many open files");
+        assert!(!disturbances.take_changed());
+        assert_eq!(
+            disturbances.add_to("a".to_owned()),
+            "a; no connection to the broker can be opened: too many open files"
+        );
+        disturbances.opened();
+        assert!(disturbances.take_changed());
+        disturbances.opened();
+        assert!(!disturbances.take_changed());
     }
 }

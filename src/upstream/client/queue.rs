@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 
-use crate::upstream::clients::ClientKey;
+use crate::upstream::client::clients::ClientKey;
 use lwm2m_core::gateway::broker::{DeviceId, Publication, UplinkClass};
 
 /// How often a publication may be under way when its connection ends. The broker may be ending the connection because
@@ -224,7 +224,7 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use crate::upstream::clients::Clients;
+    use crate::upstream::client::clients::Clients;
 
     use super::*;
 
