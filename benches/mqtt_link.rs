@@ -63,7 +63,7 @@ async fn main() {
 fn settings(broker: String) -> Settings {
     Settings {
         brokers: vec![broker],
-        ssl: tls::Settings::default(),
+        ssl: tls::TlsConfig::default(),
         version: Version::V5,
         keep_alive: Duration::from_secs(600),
         window: 8,

@@ -298,7 +298,7 @@ fn bind_sockets(listeners: &[UdpListener], condition: &Condition) -> anyhow::Res
     Ok(sockets)
 }
 
-async fn admin_listener(settings: &admin::Settings, embedded: bool) -> anyhow::Result<Option<TcpListener>> {
+async fn admin_listener(settings: &admin::AdminConfig, embedded: bool) -> anyhow::Result<Option<TcpListener>> {
     if !settings.enable.unwrap_or(!embedded) {
         return Ok(None);
     }

@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser};
 
 use crate::config::Config;
 use crate::definitions::{self, Definitions};
@@ -41,11 +41,11 @@ deploy/lwm2m-gateway.toml has every key of the configuration with its default, d
 #[command(name = "lwm2m-gateway", version, after_help = HELP)]
 pub struct Arguments {
     #[command(subcommand)]
-    pub command: Command,
+    pub command: Subcommand,
 }
 
-#[derive(Debug, Subcommand)]
-pub enum Command {
+#[derive(Debug, clap::Subcommand)]
+pub enum Subcommand {
     /// Serve devices until Ctrl-C or SIGTERM
     Run {
         #[command(flatten)]

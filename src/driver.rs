@@ -221,7 +221,7 @@ impl Driver {
 
     fn handle_request(&mut self, now: Instant, request: Request) {
         let asked_in_vain = match request {
-            Request::Beat(asker) => asker.send(()).is_err(),
+            Request::Ping(asker) => asker.send(()).is_err(),
             Request::Vitals(asker) => asker.send(self.vitals(now)).is_err(),
             Request::Model(model) => {
                 self.gateway.set_model(model);

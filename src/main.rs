@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use lwm2m_gateway::app;
-use lwm2m_gateway::cli::{self, Arguments, Command};
+use lwm2m_gateway::cli::{self, Arguments, Subcommand};
 use lwm2m_gateway::config::Config;
 #[cfg(feature = "embedded")]
 use lwm2m_gateway::demo;
@@ -27,16 +27,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn execute(command: Command) -> anyhow::Result<()> {
+fn execute(command: Subcommand) -> anyhow::Result<()> {
     match command {
         #[cfg(feature = "embedded")]
-        Command::Run { config, embedded: true } => serve(config.load()?, |config| app::run(config, true)),
-        Command::Run { config, .. } => serve(config.load()?, |config| app::run(config, false)),
+        Subcommand::Run { config, embedded: true } => serve(config.load()?, |config| app::run(config, true)),
+        Subcommand::Run { config, .. } => serve(config.load()?, |config| app::run(config, false)),
         #[cfg(feature = "embedded")]
-        Command::Demo { config, once } => serve(demo::with_quiet_log(config.load()?), |config| demo::run(config, once)),
-        Command::Check { config, connect } => cli::check(&config, connect, &mut io::stdout().lock()),
-        Command::EmqxConfig { config } => cli::emqx_config(&config, &mut io::stdout().lock()),
-        Command::Objects { query, config } => cli::objects(&query, &config, &mut io::stdout().lock()),
+        Subcommand::Demo { config, once } => {
+            serve(demo::with_quiet_log(config.load()?), |config| demo::run(config, once))
+        }
+        Subcommand::Check { config, connect } => cli::check(&config, connect, &mut io::stdout().lock()),
+        Subcommand::EmqxConfig { config } => cli::emqx_config(&config, &mut io::stdout().lock()),
+        Subcommand::Objects { query, config } => cli::objects(&query, &config, &mut io::stdout().lock()),
     }
 }
 

@@ -30,7 +30,7 @@ use crate::observability::metrics::{Metrics, Part as Counted};
 use crate::service;
 
 pub use parts::{Definitions, Settings, takes_effect_at_once};
-pub use watch::Look;
+pub use watch::FileSnapshot;
 
 /// One thing that can be read anew. What it gives is put in force by the driver.
 pub trait Part: Send + 'static {
@@ -56,7 +56,7 @@ pub struct Reloading {
     /// What is wrong, and was said.
     failures: BTreeMap<Counted, String>,
     /// How the files looked when the program began: what is edited from then on is a change.
-    beginning: Look,
+    beginning: FileSnapshot,
 }
 
 /// Why something is read anew.
@@ -71,7 +71,7 @@ impl Reloading {
     /// `config` is what the program runs with.
     pub fn new(config: Config, parts: Vec<Box<dyn Part>>, control: Control, metrics: Arc<Metrics>) -> Self {
         let mut reloading =
-            Self { config, parts, control, metrics, failures: BTreeMap::new(), beginning: Look::default() };
+            Self { config, parts, control, metrics, failures: BTreeMap::new(), beginning: FileSnapshot::default() };
         reloading.beginning = reloading.look();
         reloading
     }
@@ -105,9 +105,9 @@ impl Reloading {
         }
     }
 
-    fn look(&self) -> Look {
+    fn look(&self) -> FileSnapshot {
         let files = self.parts.iter().flat_map(|part| part.files(&self.config));
-        Look::at(self.config.file.clone().into_iter().chain(files))
+        FileSnapshot::at(self.config.file.clone().into_iter().chain(files))
     }
 
     fn read(&mut self, reason: Reason) -> Vec<Request> {

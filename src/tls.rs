@@ -28,7 +28,7 @@ const SYSTEM_BUNDLES: [&str; 4] = [
 
 /// What a client of TLS trusts, and who it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settings {
+pub struct TlsConfig {
     /// The certificates that are trusted, as PEM; `None` for those of the system.
     pub cacertfile: Option<PathBuf>,
     /// Our certificate with its chain, and its key.
@@ -57,7 +57,7 @@ pub struct Connector {
 
 /// Why settings are of no use. It names files, never what is in them.
 #[derive(Debug, Error)]
-pub enum SettingsError {
+pub enum TlsError {
     #[error("{}: {error}", .file.display())]
     Unreadable { file: PathBuf, error: io::Error },
     #[error("{}: no certificate in it (PEM)", .0.display())]
@@ -79,8 +79,8 @@ pub struct ConnectError(String);
 
 impl Connector {
     /// Reads the files.
-    pub fn new(settings: &Settings) -> Result<Self, SettingsError> {
-        let Settings { verify, server_name, .. } = settings;
+    pub fn new(settings: &TlsConfig) -> Result<Self, TlsError> {
+        let TlsConfig { verify, server_name, .. } = settings;
         Ok(Self { connector: builder(settings)?.build(), verify: *verify, server_name: server_name.clone() })
     }
 
@@ -115,7 +115,7 @@ impl fmt::Debug for Connector {
 }
 
 /// A connector as these settings have it, for those who build their own connections of it.
-pub fn builder(settings: &Settings) -> Result<SslConnectorBuilder, SettingsError> {
+pub fn builder(settings: &TlsConfig) -> Result<SslConnectorBuilder, TlsError> {
     let mut builder = SslConnector::builder(SslMethod::tls_client())?;
     builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
     match &settings.cacertfile {
@@ -128,13 +128,13 @@ pub fn builder(settings: &Settings) -> Result<SslConnectorBuilder, SettingsError
     match (&settings.certfile, &settings.keyfile) {
         (Some(certificate), Some(key)) => identify(&mut builder, certificate, key)?,
         (None, None) => {}
-        (Some(_), None) | (None, Some(_)) => return Err(SettingsError::HalfPair),
+        (Some(_), None) | (None, Some(_)) => return Err(TlsError::HalfPair),
     }
     Ok(builder)
 }
 
 /// What name the other side has to show, on a connection that somebody else makes with such a connector.
-pub fn expect_name(configuration: &mut ConnectConfiguration, settings: &Settings) -> Result<(), ErrorStack> {
+pub fn expect_name(configuration: &mut ConnectConfiguration, settings: &TlsConfig) -> Result<(), ErrorStack> {
     let verifies = settings.verify == Verify::Peer;
     configuration.set_verify_hostname(verifies && settings.server_name.is_none());
     let Some(name) = &settings.server_name else { return Ok(()) };
@@ -148,22 +148,22 @@ pub fn expect_name(configuration: &mut ConnectConfiguration, settings: &Settings
 }
 
 /// The certificates of a PEM file, at least one.
-pub fn read_certificates(file: &Path) -> Result<Vec<X509>, SettingsError> {
+pub fn read_certificates(file: &Path) -> Result<Vec<X509>, TlsError> {
     let certificates = X509::stack_from_pem(&read(file)?).unwrap_or_default();
     if certificates.is_empty() {
-        return Err(SettingsError::NoCertificate(file.to_owned()));
+        return Err(TlsError::NoCertificate(file.to_owned()));
     }
     Ok(certificates)
 }
 
 /// The first private key of a PEM file.
-pub fn read_key(file: &Path) -> Result<PKey<Private>, SettingsError> {
+pub fn read_key(file: &Path) -> Result<PKey<Private>, TlsError> {
     let pem = zeroize::Zeroizing::new(read(file)?);
     // With a passphrase of our own, or OpenSSL would ask for one at the terminal.
-    PKey::private_key_from_pem_passphrase(&pem, b"").map_err(|_| SettingsError::NoKey(file.to_owned()))
+    PKey::private_key_from_pem_passphrase(&pem, b"").map_err(|_| TlsError::NoKey(file.to_owned()))
 }
 
-fn trust(builder: &mut SslConnectorBuilder, file: &Path) -> Result<(), SettingsError> {
+fn trust(builder: &mut SslConnectorBuilder, file: &Path) -> Result<(), TlsError> {
     let mut store = openssl::x509::store::X509StoreBuilder::new()?;
     for certificate in read_certificates(file)? {
         store.add_cert(certificate)?;
@@ -172,7 +172,7 @@ fn trust(builder: &mut SslConnectorBuilder, file: &Path) -> Result<(), SettingsE
     Ok(())
 }
 
-fn trust_the_system(builder: &mut SslConnectorBuilder) -> Result<(), SettingsError> {
+fn trust_the_system(builder: &mut SslConnectorBuilder) -> Result<(), TlsError> {
     // SSL_CERT_FILE and SSL_CERT_DIR are looked at already, by OpenSSL.
     match SYSTEM_BUNDLES.iter().find(|bundle| Path::new(bundle).exists()) {
         Some(bundle) => Ok(builder.load_verify_locations(Some(Path::new(bundle)), None)?),
@@ -180,16 +180,16 @@ fn trust_the_system(builder: &mut SslConnectorBuilder) -> Result<(), SettingsErr
     }
 }
 
-fn identify(builder: &mut SslConnectorBuilder, certificate: &Path, key: &Path) -> Result<(), SettingsError> {
+fn identify(builder: &mut SslConnectorBuilder, certificate: &Path, key: &Path) -> Result<(), TlsError> {
     let mut chain = read_certificates(certificate)?.into_iter();
-    let own = chain.next().ok_or_else(|| SettingsError::NoCertificate(certificate.to_owned()))?;
+    let own = chain.next().ok_or_else(|| TlsError::NoCertificate(certificate.to_owned()))?;
     builder.set_certificate(&own)?;
     chain.try_for_each(|issuer| builder.add_extra_chain_cert(issuer))?;
-    let mismatch = |_| SettingsError::Mismatch { key: key.to_owned(), certificate: certificate.to_owned() };
+    let mismatch = |_| TlsError::Mismatch { key: key.to_owned(), certificate: certificate.to_owned() };
     builder.set_private_key(&*read_key(key)?).map_err(mismatch)?;
     builder.check_private_key().map_err(mismatch)
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, SettingsError> {
-    fs::read(file).map_err(|error| SettingsError::Unreadable { file: file.to_owned(), error })
+fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
+    fs::read(file).map_err(|error| TlsError::Unreadable { file: file.to_owned(), error })
 }

@@ -22,7 +22,7 @@ use lwm2m_dtls::{self as dtls, DtlsServer, SavedAssociation};
 /// What the listeners for DTLS need.
 pub struct Secured {
     settings: dtls::DtlsConfig,
-    credentials: credentials::Settings,
+    credentials: credentials::CredentialsConfig,
     first_socket: u16,
     acceptor: Option<Acceptor>,
     file_keys: FileKeys,

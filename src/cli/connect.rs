@@ -46,7 +46,7 @@ struct Found {
     line: String,
 }
 
-fn fine(line: impl Into<String>) -> Found {
+fn works(line: impl Into<String>) -> Found {
     Found { problem: false, line: line.into() }
 }
 
@@ -80,7 +80,7 @@ pub fn try_out(config: &Config, output: &mut impl Write) -> anyhow::Result<usize
 
 fn try_sockets(config: &Config) -> Vec<Found> {
     let tried = config.listeners.iter().map(|listener| match Sockets::bind(std::slice::from_ref(listener)) {
-        Ok(_) => fine(format!("{} can listen at {}", listener.key(), listener.bind)),
+        Ok(_) => works(format!("{} can listen at {}", listener.key(), listener.bind)),
         Err(error) => problem(in_use(&error, error.to_string())),
     });
     tried.collect()
@@ -92,7 +92,7 @@ async fn try_admin(config: &Config) -> Vec<Found> {
     }
     let bind = config.admin.bind;
     vec![match TcpListener::bind(bind).await {
-        Ok(_) => fine(format!("admin can listen at {bind}")),
+        Ok(_) => works(format!("admin can listen at {bind}")),
         Err(error) => problem(in_use(&error, format!("admin.bind = {bind}: {}", plain(&error)))),
     }]
 }
@@ -109,7 +109,7 @@ fn try_store(config: &Config) -> Vec<Found> {
         return Vec::new();
     }
     vec![match store::try_out(&config.store) {
-        Ok(()) => fine(format!("store.file = {} can be written", config.store.file.display())),
+        Ok(()) => works(format!("store.file = {} can be written", config.store.file.display())),
         Err(error) => problem(one_line(&error.to_string())),
     }]
 }
@@ -122,7 +122,7 @@ async fn try_keys(config: &Config) -> Vec<Found> {
     }
     let identity = PskIdentity::new(NAME.as_bytes()).expect("a short text is an identity");
     vec![match asker.ask(&identity).await {
-        Ok(_) => fine("dtls.psk_http.url: the service of keys answers"),
+        Ok(_) => works("dtls.psk_http.url: the service of keys answers"),
         Err(error) => problem(format!("dtls.psk_http.url: the service of keys does not answer as it should: {error}")),
     }]
 }
@@ -168,13 +168,13 @@ async fn try_broker(config: &Config, upstream: UpstreamConfig, endpoint: &str) -
     let mut found = Vec::new();
     match answer {
         Ok(BrokerEvent::Connected { .. }) => {
-            found.push(fine(format!(
+            found.push(works(format!(
                 "the broker {name} serves. It let in a device of an invented name without a password: nothing \
                  authenticates devices there"
             )));
             found.extend(try_publications(&mut link, &name, topics).await);
         }
-        Ok(BrokerEvent::ConnectFailed { error: ConnectError::Refused(why), .. }) => found.push(fine(format!(
+        Ok(BrokerEvent::ConnectFailed { error: ConnectError::Refused(why), .. }) => found.push(works(format!(
             "the broker {name} answers. It refused a device of an invented name ({why}): right where devices are \
              authenticated; its access rules could not be tried"
         ))),
@@ -214,7 +214,7 @@ async fn try_publications(link: &mut Link, name: &str, topics: Vec<String>) -> V
         };
         link.submit(BrokerCommand::Publish { device: DEVICE, publication });
         found.push(match timeout(PUBLISH_TIMEOUT, published(link)).await {
-            Ok(true) => fine(format!("the broker {name} takes publications to {topic}")),
+            Ok(true) => works(format!("the broker {name} takes publications to {topic}")),
             Ok(false) => problem(format!(
                 "the broker {name} denies the publication to {topic}: its access rules have to allow a device its own \
                  topics (docs/emqx.md)"

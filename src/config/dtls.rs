@@ -5,26 +5,27 @@ use std::time::Duration;
 
 use toml::Value;
 
-use crate::credentials::{Encoding, OnError, PLACEHOLDER, PskFileSettings, PskHttpSettings, Settings};
+use crate::credentials::{CredentialsConfig, Encoding, OnError, PLACEHOLDER, PskFileSettings, PskHttpSettings};
 use lwm2m_base::secret::Secret;
 use lwm2m_core::gateway::identity::{IdentityRule, Pattern};
 use lwm2m_dtls as dtls;
 use lwm2m_dtls::handshake::{AcceptorConfig, VerifyMode};
 
 use super::groups::{rate_limit, tls};
-use super::kinds::{
-    HOUR, MANY, MILLISECOND, SECOND, YEAR, choice, duration, list, switch, text, text_with_content, whole,
-};
 use super::reader::Reader;
+use super::value_parsers::{
+    HOUR, MAX_COUNT, MILLISECOND, SECOND, YEAR, choice, duration, list, switch, text, text_with_content, whole,
+};
 
 const ENCODINGS: [(&str, Encoding); 3] =
     [("text", Encoding::Text), ("hex", Encoding::Hex), ("base64", Encoding::Base64)];
 
-pub fn credentials(reader: &mut Reader) -> Settings {
+pub fn credentials(reader: &mut Reader) -> CredentialsConfig {
+    let default = AcceptorConfig::default();
     let on_error = [("disable", OnError::Disable), ("exit", OnError::Exit)];
     let mut cipher_suites = reader.read("dtls.ciphers", Vec::new(), suites);
     cipher_suites.extend(reader.read("dtls.psk_ciphers", Vec::new(), suites));
-    Settings {
+    CredentialsConfig {
         on_error: reader.read("dtls.on_error", OnError::Disable, choice(on_error)),
         certfile: reader.read("dtls.certfile", None, file),
         keyfile: reader.read("dtls.keyfile", None, file),
@@ -36,11 +37,11 @@ pub fn credentials(reader: &mut Reader) -> Settings {
             .into_iter()
             .map(PathBuf::from)
             .collect(),
-        raw_public_keys: reader.read("dtls.raw_public_keys", false, switch),
+        raw_public_keys: reader.read("dtls.raw_public_keys", default.raw_public_keys, switch),
         cipher_suites,
-        connection_ids: reader.read("dtls.connection_id", true, switch),
-        tickets: reader.read("dtls.session_tickets", true, switch),
-        mtu: reader.read("dtls.mtu", 1200, whole(AcceptorConfig::MIN_MTU..=16_384)),
+        connection_ids: reader.read("dtls.connection_id", default.connection_ids, switch),
+        tickets: reader.read("dtls.session_tickets", default.tickets, switch),
+        mtu: reader.read("dtls.mtu", default.mtu, whole(AcceptorConfig::MIN_MTU..=16_384)),
         psk_file: psk_file(reader),
         psk_http: psk_http(reader),
     }
@@ -50,25 +51,25 @@ pub fn credentials(reader: &mut Reader) -> Settings {
 pub fn settings(reader: &mut Reader) -> dtls::DtlsConfig {
     let default = dtls::DtlsConfig::default();
     let key = |last: &str| format!("dtls.{last}");
-    let handshakes = reader.read(&key("handshakes"), default.handshakes, whole(1..=MANY));
+    let handshakes = reader.read(&key("handshakes"), default.handshakes, whole(1..=MAX_COUNT));
     dtls::DtlsConfig {
         begun: rate_limit(reader, "dtls.handshake_rate", default.begun),
         handshakes,
         handshakes_per_address: reader.read(
             &key("handshakes_per_address"),
             dtls::DtlsConfig::share_of(handshakes),
-            whole(1..=MANY),
+            whole(1..=MAX_COUNT),
         ),
         handshake_deadline: reader.read(&key("handshake_timeout"), default.handshake_deadline, duration(SECOND..=HOUR)),
-        associations: reader.read(&key("associations"), default.associations, whole(1..=MANY)),
+        associations: reader.read(&key("associations"), default.associations, whole(1..=MAX_COUNT)),
         idle: reader.read(&key("idle_timeout"), default.idle, duration(SECOND..=YEAR)),
-        cached_keys: reader.read(&key("cached_keys"), default.cached_keys, whole(1..=MANY)),
+        cached_keys: reader.read(&key("cached_keys"), default.cached_keys, whole(1..=MAX_COUNT)),
         ..default
     }
 }
 
-pub fn identity(reader: &mut Reader) -> IdentityRule {
-    reader.read("dtls.identity", IdentityRule::Equals, |value: &Value| match text(value)?.as_str() {
+pub fn identity(reader: &mut Reader, default: IdentityRule) -> IdentityRule {
+    reader.read("dtls.identity", default, |value: &Value| match text(value)?.as_str() {
         "none" => Ok(IdentityRule::None),
         "equals" => Ok(IdentityRule::Equals),
         around => around.parse::<Pattern>().map(IdentityRule::Pattern).map_err(|error| {
@@ -77,8 +78,8 @@ pub fn identity(reader: &mut Reader) -> IdentityRule {
     })
 }
 
-pub fn names_with_key_over_udp(reader: &mut Reader) -> bool {
-    reader.read("dtls.plain_udp_for_psk_devices", false, choice([("refuse", false), ("allow", true)]))
+pub fn names_with_key_over_udp(reader: &mut Reader, default: bool) -> bool {
+    reader.read("dtls.plain_udp_for_psk_devices", default, choice([("refuse", false), ("allow", true)]))
 }
 
 fn verify(reader: &mut Reader) -> VerifyMode {

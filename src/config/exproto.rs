@@ -7,11 +7,11 @@ use toml::Value;
 use crate::upstream::exproto::{ExProtoConfig, Node};
 
 use super::groups::{check_queues, tls};
-use super::kinds::{
-    HOUR, MANY, MILLISECOND, SECOND, broker_address, duration, http_address, list, not_empty, parsed,
+use super::reader::Reader;
+use super::value_parsers::{
+    HOUR, MAX_COUNT, MILLISECOND, SECOND, broker_address, duration, http_address, list, not_empty, parsed,
     reachable_address, text_with_content, whole,
 };
-use super::reader::Reader;
 
 pub fn settings(reader: &mut Reader) -> ExProtoConfig {
     let key = |last: &str| format!("upstream.exproto.{last}");
@@ -26,9 +26,9 @@ pub fn settings(reader: &mut Reader) -> ExProtoConfig {
         proto_name: reader.read("clientinfo.proto_name", "exproto".to_owned(), text_with_content),
         connect_timeout: reader.read(&key("connect_timeout"), 10 * SECOND, duration(MILLISECOND..=HOUR)),
         anchors_per_second: reader.read(&key("connections_per_second"), 500, whole(1..=1_000_000)),
-        queue_per_device: reader.read(&key("queue_per_device"), 100, whole(1..=MANY)),
-        queue_total: reader.read(&key("queue_total"), 100_000, whole(1..=MANY)),
-        event_queue: reader.read(&key("event_queue"), 65_536, whole(1..=MANY)),
+        queue_per_device: reader.read(&key("queue_per_device"), 100, whole(1..=MAX_COUNT)),
+        queue_total: reader.read(&key("queue_total"), 100_000, whole(1..=MAX_COUNT)),
+        event_queue: reader.read(&key("event_queue"), 65_536, whole(1..=MAX_COUNT)),
     };
     check_queues(reader, "upstream.exproto", settings.queue_per_device, settings.queue_total);
     settings

@@ -7,8 +7,8 @@ use toml::Value;
 use crate::tls;
 use lwm2m_base::rate::{Rate, RateLimit};
 
-use super::kinds::{choice, text_with_content, whole};
 use super::reader::Reader;
+use super::value_parsers::{choice, text_with_content, whole};
 
 /// `SECTION.per_second`, `.burst`, and the same for each address.
 pub fn rate_limit(reader: &mut Reader, section: &str, default: RateLimit) -> RateLimit {
@@ -31,17 +31,17 @@ fn prefixed_rate(reader: &mut Reader, section: &str, prefix: &str, default: Rate
 /// What one device may have of the queue is no more than the whole of it.
 pub fn check_queues(reader: &mut Reader, section: &str, per_device: usize, total: usize) {
     let [one, all] = ["queue_per_device", "queue_total"].map(|last| format!("{section}.{last}"));
-    if reader.fine(&[&one, &all]) && per_device > total {
+    if reader.all_valid(&[&one, &all]) && per_device > total {
         reader.refuse(&one, format!("expected at most queue_total, which is {total}"));
     }
 }
 
 /// TLS as a client, below a key.
-pub fn tls(reader: &mut Reader, below: &str) -> tls::Settings {
+pub fn tls(reader: &mut Reader, below: &str) -> tls::TlsConfig {
     let key = |last: &str| format!("{below}.{last}");
     let file = |value: &Value| text_with_content(value).map(|file| Some(PathBuf::from(file)));
     let verify = [("verify_peer", tls::Verify::Peer), ("verify_none", tls::Verify::None)];
-    let settings = tls::Settings {
+    let settings = tls::TlsConfig {
         cacertfile: reader.read(&key("cacertfile"), None, file),
         certfile: reader.read(&key("certfile"), None, file),
         keyfile: reader.read(&key("keyfile"), None, file),

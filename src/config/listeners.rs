@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use crate::transport::{Security, UdpListener};
 
-use super::kinds::{SOCKET_ADDRESS, parsed, whole};
 use super::reader::Reader;
+use super::value_parsers::{SOCKET_ADDRESS, parsed, whole};
 
 /// Those for plain UDP first. One of them, `default`, when the configuration names none at all; for DTLS there is none that
 /// is not named, for it needs credentials.

@@ -7,13 +7,13 @@ mod dtls;
 mod exproto;
 mod former;
 mod groups;
-mod kinds;
 mod listeners;
 mod mqtt;
 mod reader;
 #[cfg(all(test, feature = "embedded"))]
 mod reference;
 mod sections;
+mod value_parsers;
 mod warnings;
 
 #[cfg(test)]
@@ -48,12 +48,12 @@ pub struct Config {
     /// At least one; the position of a listener is the `socket` of its peers. Those for plain UDP come first.
     pub listeners: Vec<UdpListener>,
     pub dtls: lwm2m_dtls::DtlsConfig,
-    pub credentials: credentials::Settings,
+    pub credentials: credentials::CredentialsConfig,
     pub upstream: upstream::UpstreamConfig,
     #[cfg(feature = "embedded")]
     pub embedded: lwm2m_broker::Settings,
-    pub store: store::Settings,
-    pub admin: admin::Settings,
+    pub store: store::StoreConfig,
+    pub admin: admin::AdminConfig,
     pub log: LogSettings,
     /// The folder of object definitions beside those that are built in; a relative one counts from the working directory.
     pub xml_dir: PathBuf,

@@ -5,8 +5,10 @@ use std::time::Duration;
 use crate::upstream::mqtt::{MqttConfig, Version};
 
 use super::groups::{check_queues, tls};
-use super::kinds::{HOUR, MANY, MILLISECOND, SECOND, broker_address, choice, duration, list, not_empty, parsed, whole};
 use super::reader::Reader;
+use super::value_parsers::{
+    HOUR, MAX_COUNT, MILLISECOND, SECOND, broker_address, choice, duration, list, not_empty, parsed, whole,
+};
 
 /// Keep Alive is a number of two bytes (MQTT 5.0 section 3.1.2.10).
 const LONGEST_KEEP_ALIVE: Duration = Duration::from_secs(65_535);
@@ -26,9 +28,9 @@ pub fn settings(reader: &mut Reader) -> MqttConfig {
         source_addresses: reader.read(&key("source_addresses"), Vec::new(), list(parsed("an IP address"))),
         connect_timeout: reader.read(&key("connect_timeout"), 10 * SECOND, duration(MILLISECOND..=HOUR)),
         connections_per_second: reader.read(&key("connections_per_second"), 500, whole(1..=1_000_000)),
-        queue_per_device: reader.read(&key("queue_per_device"), 100, whole(1..=MANY)),
-        queue_total: reader.read(&key("queue_total"), 100_000, whole(1..=MANY)),
-        event_queue: reader.read(&key("event_queue"), 65_536, whole(1..=MANY)),
+        queue_per_device: reader.read(&key("queue_per_device"), 100, whole(1..=MAX_COUNT)),
+        queue_total: reader.read(&key("queue_total"), 100_000, whole(1..=MAX_COUNT)),
+        event_queue: reader.read(&key("event_queue"), 65_536, whole(1..=MAX_COUNT)),
     };
     check_queues(reader, "upstream.mqtt", settings.queue_per_device, settings.queue_total);
     settings

@@ -9,7 +9,7 @@ use std::fmt;
 use toml::{Table, Value};
 
 use super::former;
-use super::kinds::{shown, text_with_content};
+use super::value_parsers::{shown, text_with_content};
 
 /// Environment variables that begin so override a key: `LWM2M_GATEWAY__COAP__ACK_TIMEOUT` is `coap.ack_timeout`.
 const PREFIX: &str = "LWM2M_GATEWAY__";
@@ -141,7 +141,7 @@ impl Reader {
     }
 
     /// Whether nothing was wrong with these keys so far: a comparison of them makes sense.
-    pub fn fine(&self, keys: &[&str]) -> bool {
+    pub fn all_valid(&self, keys: &[&str]) -> bool {
         !self.mistakes.iter().any(|mistake| keys.contains(&mistake.key.as_str()))
     }
 

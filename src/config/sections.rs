@@ -22,29 +22,26 @@ use lwm2m_core::mqtt::topics::{Template, TemplateError, Translator, Translators}
 use super::dtls;
 use super::exproto;
 use super::groups::{rate, rate_limit};
-use super::kinds::{
-    HOUR, MANY, MILLISECOND, SECOND, SOCKET_ADDRESS, YEAR, choice, duration, list, number, parsed, switch, text,
-    text_with_content, whole,
-};
 use super::listeners::listeners;
 use super::mqtt;
 use super::reader::Reader;
+use super::value_parsers::{
+    HOUR, MAX_COUNT, MILLISECOND, SECOND, SOCKET_ADDRESS, YEAR, choice, duration, list, number, parsed, switch, text,
+    text_with_content, whole,
+};
 use super::warnings::Others;
 use super::{Config, Written};
 
 /// Whatever is shorter than 32 bits of seconds would do; nobody keeps a device that was silent for so long.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(100 * YEAR.as_secs());
 
-/// Devices with a lifetime of a year exist.
-const TEN_YEARS: Duration = Duration::from_secs(3650 * 24 * HOUR.as_secs());
-
 const MEBIBYTE: usize = 1024 * 1024;
 
 /// Bytes that a bound of the memory may have: a TiB.
 const MOST_BYTES: usize = 1 << 40;
 
-/// The `apn` values of the devices that EMQX's gateway knows as sleeping.
-const POWER_SAVING_APN: [&str; 4] = ["Ctnb", "psmA.eDRX0.ctnb", "psmC.eDRX0.ctnb", "psmF.eDRXC.ctnb"];
+/// The topic of presence messages, where they are enabled. The default of the core is none.
+const STATUS_TOPIC: &str = "up/status";
 
 /// Which way up.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -103,41 +100,40 @@ fn gateway(reader: &mut Reader) -> Settings {
         ("always", UpdatePublish::Always),
     ];
     let undefined = [("refuse", UndefinedResources::Refuse), ("opaque", UndefinedResources::Opaque)];
-    let coap = coap(reader);
-    let apn = POWER_SAVING_APN.map(str::to_owned).to_vec();
+    let default = Settings::default();
+    let coap = coap(reader, default.coap);
     Settings {
-        limits: limits(reader, coap.pending_requests),
+        limits: limits(reader, coap.pending_requests, default.limits),
         coap,
-        lifetimes: lifetimes(reader),
-        translators: translators(reader),
-        client: client(reader),
-        qmode_time_window: reader.read("qmode_time_window", 22 * SECOND, duration(Duration::ZERO..=YEAR)),
-        qmode_apn: reader.read("qmode_apn", apn, list(text_with_content)),
-        auto_observe: reader.read("auto_observe", AutoObserve::Off, auto_observe),
+        lifetimes: lifetimes(reader, &default.lifetimes),
+        translators: translators(reader, default.translators),
+        client: client(reader, default.client),
+        qmode_time_window: reader.read("qmode_time_window", default.qmode_time_window, duration(Duration::ZERO..=YEAR)),
+        qmode_apn: reader.read("qmode_apn", default.qmode_apn, list(text_with_content)),
+        auto_observe: reader.read("auto_observe", default.auto_observe, auto_observe),
         update_msg_publish_condition: reader.read(
             "update_msg_publish_condition",
-            UpdatePublish::ObjectListChanged,
+            default.update_msg_publish_condition,
             choice(publish),
         ),
-        identity: dtls::identity(reader),
-        names_with_key_over_udp: dtls::names_with_key_over_udp(reader),
-        report_identity: reader.read("dtls.report_identity", false, switch),
-        undefined_resources: reader.read("undefined_resources", UndefinedResources::Refuse, choice(undefined)),
+        identity: dtls::identity(reader, default.identity),
+        names_with_key_over_udp: dtls::names_with_key_over_udp(reader, default.names_with_key_over_udp),
+        report_identity: reader.read("dtls.report_identity", default.report_identity, switch),
+        undefined_resources: reader.read("undefined_resources", default.undefined_resources, choice(undefined)),
     }
 }
 
-fn lifetimes(reader: &mut Reader) -> RangeInclusive<Duration> {
-    let least = reader.read("lifetime_min", SECOND, duration(Duration::ZERO..=LONGEST_LIFETIME));
-    let most = reader.read("lifetime_max", TEN_YEARS, duration(SECOND..=LONGEST_LIFETIME));
-    if reader.fine(&["lifetime_min", "lifetime_max"]) && least > most {
+fn lifetimes(reader: &mut Reader, default: &RangeInclusive<Duration>) -> RangeInclusive<Duration> {
+    let least = reader.read("lifetime_min", *default.start(), duration(Duration::ZERO..=LONGEST_LIFETIME));
+    let most = reader.read("lifetime_max", *default.end(), duration(SECOND..=LONGEST_LIFETIME));
+    if reader.all_valid(&["lifetime_min", "lifetime_max"]) && least > most {
         let most = humantime::format_duration(most);
         reader.refuse("lifetime_min", format!("expected at most lifetime_max, which is {most}"));
     }
     least..=most
 }
 
-fn coap(reader: &mut Reader) -> Parameters {
-    let default = Parameters::default();
+fn coap(reader: &mut Reader, default: Parameters) -> Parameters {
     let parameters = Parameters {
         ack_timeout: reader.read("coap.ack_timeout", default.ack_timeout, duration(MILLISECOND..=HOUR)),
         ack_random_factor: reader.read("coap.ack_random_factor", default.ack_random_factor, number(1.0..=10.0)),
@@ -153,13 +149,13 @@ fn coap(reader: &mut Reader) -> Parameters {
         exchanges_per_peer: reader.read(
             "coap.deduplication_entries_per_peer",
             default.exchanges_per_peer,
-            whole(1..=MANY),
+            whole(1..=MAX_COUNT),
         ),
-        exchanges: reader.read("coap.deduplication_entries", default.exchanges, whole(1..=MANY)),
-        pending_requests: reader.read("coap.pending_requests", default.pending_requests, whole(1..=MANY)),
+        exchanges: reader.read("coap.deduplication_entries", default.exchanges, whole(1..=MAX_COUNT)),
+        pending_requests: reader.read("coap.pending_requests", default.pending_requests, whole(1..=MAX_COUNT)),
         block_size: reader.read("coap.block_size", default.block_size, whole(16..=1024)),
         received_body: reader.read("coap.received_body_size", default.received_body, whole(1024..=64 * MEBIBYTE)),
-        received_bodies: reader.read("coap.block_uploads", default.received_bodies, whole(1..=MANY)),
+        received_bodies: reader.read("coap.block_uploads", default.received_bodies, whole(1..=MAX_COUNT)),
         received_bytes: reader.read(
             "coap.block_transfer_bytes",
             default.received_bytes,
@@ -167,18 +163,17 @@ fn coap(reader: &mut Reader) -> Parameters {
         ),
     };
     let keys = ["coap.received_body_size", "coap.block_transfer_bytes"];
-    if reader.fine(&keys) && parameters.received_body > parameters.received_bytes {
+    if reader.all_valid(&keys) && parameters.received_body > parameters.received_bytes {
         let most = parameters.received_bytes;
         reader.refuse(keys[0], format!("expected at most coap.block_transfer_bytes, which is {most}"));
     }
     parameters
 }
 
-fn limits(reader: &mut Reader, pending_requests: usize) -> Limits {
-    let default = Limits::default();
+fn limits(reader: &mut Reader, pending_requests: usize, default: Limits) -> Limits {
     let limits = Limits {
-        devices: reader.read("limits.devices", default.devices, whole(1..=MANY)),
-        joinings: reader.read("limits.pending_registrations", default.joinings, whole(1..=MANY)),
+        devices: reader.read("limits.devices", default.devices, whole(1..=MAX_COUNT)),
+        joinings: reader.read("limits.pending_registrations", default.joinings, whole(1..=MAX_COUNT)),
         registers: rate_limit(reader, "limits.registers", default.registers),
         strangers: rate_limit(reader, "limits.unregistered", default.strangers),
         registration_size: reader.read(
@@ -187,7 +182,7 @@ fn limits(reader: &mut Reader, pending_requests: usize) -> Limits {
             whole(1024..=64 * 1024 * 1024),
         ),
         registered: rate(reader, "limits.registered", default.registered),
-        waiting_commands: reader.read("limits.pending_commands", default.waiting_commands, whole(1..=MANY)),
+        waiting_commands: reader.read("limits.pending_commands", default.waiting_commands, whole(1..=MAX_COUNT)),
         waiting_bytes: reader.read("limits.pending_command_bytes", default.waiting_bytes, whole(1024..=MOST_BYTES)),
         waiting_bytes_total: reader.read(
             "limits.pending_command_bytes_total",
@@ -195,58 +190,58 @@ fn limits(reader: &mut Reader, pending_requests: usize) -> Limits {
             whole(1024..=MOST_BYTES),
         ),
         command_expiry: reader.read("limits.command_expiry", default.command_expiry, duration(SECOND..=YEAR)),
-        observations: reader.read("limits.observations", default.observations, whole(1..=MANY)),
+        observations: reader.read("limits.observations", default.observations, whole(1..=MAX_COUNT)),
         sent_body: reader.read("limits.sent_body_size", default.sent_body, whole(1024..=64 * 1024 * 1024)),
         command_size: reader.read("limits.command_size", default.command_size, whole(64..=256 * 1024 * 1024)),
         retry_after: reader.read("limits.retry_after", default.retry_after, duration(SECOND..=24 * HOUR)),
     };
     let keys = ["limits.pending_registrations", "coap.pending_requests"];
-    if reader.fine(&keys) && limits.joinings >= pending_requests {
+    if reader.all_valid(&keys) && limits.joinings >= pending_requests {
         reader.refuse(keys[0], format!("expected less than coap.pending_requests, which is {pending_requests}"));
     }
     limits
 }
 
-fn translators(reader: &mut Reader) -> Translators {
+fn translators(reader: &mut Reader, default: Translators) -> Translators {
     Translators {
-        mountpoint: reader.read("mountpoint", for_topic("lwm2m/${endpoint_name}/"), topic_name),
+        mountpoint: reader.read("mountpoint", default.mountpoint, topic_name),
         command: Translator {
-            topic: reader.read("translators.command.topic", for_topic("dn/#"), topic_filter),
-            qos: reader.read("translators.command.qos", 0, whole(0..=2)),
+            topic: reader.read("translators.command.topic", default.command.topic, topic_filter),
+            qos: reader.read("translators.command.qos", default.command.qos, whole(0..=2)),
         },
-        response: translator(reader, "response", "up/resp"),
-        notify: translator(reader, "notify", "up/notify"),
-        register: translator(reader, "register", "up/resp"),
-        update: translator(reader, "update", "up/resp"),
-        status: status(reader),
+        response: translator(reader, "response", default.response),
+        notify: translator(reader, "notify", default.notify),
+        register: translator(reader, "register", default.register),
+        update: translator(reader, "update", default.update),
+        status: status(reader, default.status),
     }
 }
 
-/// Presence is told only where it is wanted.
-fn status(reader: &mut Reader) -> Option<Translator> {
-    let enabled = reader.read("translators.status.enable", false, switch);
-    let status = translator(reader, "status", "up/status");
+/// Reads whether presence is published, and where.
+fn status(reader: &mut Reader, default: Option<Translator>) -> Option<Translator> {
+    let enabled = reader.read("translators.status.enable", default.is_some(), switch);
+    let topic = || Template::for_topic(STATUS_TOPIC).expect("a default is a template");
+    let status = translator(reader, "status", default.unwrap_or_else(|| Translator { topic: topic(), qos: 0 }));
     enabled.then_some(status)
 }
 
-fn translator(reader: &mut Reader, name: &str, topic: &str) -> Translator {
+fn translator(reader: &mut Reader, name: &str, default: Translator) -> Translator {
     Translator {
-        topic: reader.read(&format!("translators.{name}.topic"), for_topic(topic), |value| {
+        topic: reader.read(&format!("translators.{name}.topic"), default.topic, |value| {
             text_with_content(value)?;
             topic_name(value)
         }),
-        qos: reader.read(&format!("translators.{name}.qos"), 0, whole(0..=2)),
+        qos: reader.read(&format!("translators.{name}.qos"), default.qos, whole(0..=2)),
     }
 }
 
-fn client(reader: &mut Reader) -> ClientTemplates {
-    let for_client = |text: &str| Template::for_client(text).expect("a default is a template");
+fn client(reader: &mut Reader, default: ClientTemplates) -> ClientTemplates {
     let template = |value: &Value| Template::for_client(&text(value)?).map_err(template_problem);
     let password = [("${password}", PasswordSource::QueryItem), ("", PasswordSource::None)];
     ClientTemplates {
-        clientid: reader.read("clientinfo.clientid", for_client("${endpoint_name}"), template),
-        username: reader.read("clientinfo.username", for_client("${imei}"), template),
-        password: reader.read("clientinfo.password", PasswordSource::QueryItem, |value| {
+        clientid: reader.read("clientinfo.clientid", default.clientid, template),
+        username: reader.read("clientinfo.username", default.username, template),
+        password: reader.read("clientinfo.password", default.password, |value| {
             let given = password.iter().find(|(word, _)| value.as_str() == Some(word));
             given.map(|(_, source)| source.clone()).ok_or_else(|| "expected \"${password}\" or \"\"".to_owned())
         }),
@@ -269,17 +264,17 @@ fn embedded(reader: &mut Reader, mut handler: SocketAddr) -> lwm2m_broker::Setti
     }
 }
 
-fn store(reader: &mut Reader) -> store::Settings {
+fn store(reader: &mut Reader) -> store::StoreConfig {
     let tenth = 100 * MILLISECOND;
-    store::Settings {
+    store::StoreConfig {
         enable: reader.read("store.enable", None, |value| switch(value).map(Some)),
         file: PathBuf::from(reader.read("store.file", "lwm2m-gateway.redb".to_owned(), text_with_content)),
         flush_interval: reader.read("store.flush_interval", tenth / 2, duration(MILLISECOND..=tenth)),
     }
 }
 
-fn admin(reader: &mut Reader) -> admin::Settings {
-    admin::Settings {
+fn admin(reader: &mut Reader) -> admin::AdminConfig {
+    admin::AdminConfig {
         enable: reader.read("admin.enable", None, |value| switch(value).map(Some)),
         bind: reader.read("admin.bind", SocketAddr::from(([127, 0, 0, 1], 8085)), parsed(SOCKET_ADDRESS)),
     }
@@ -333,9 +328,4 @@ fn topic_filter(value: &Value) -> Result<Template, String> {
 
 fn template_problem(error: TemplateError) -> String {
     error.to_string()
-}
-
-/// The template of a default.
-fn for_topic(text: &str) -> Template {
-    Template::for_topic(text).expect("a default is a template")
 }

@@ -71,7 +71,7 @@ fn unused_credentials(reader: &Reader, config: &Config) -> Vec<String> {
             "{key}: it has no effect without a listener for DTLS; [listeners.dtls.default] adds one on port 5684"
         ));
     }
-    let credentials::Settings { psk_http, keyfile, .. } = &config.credentials;
+    let credentials::CredentialsConfig { psk_http, keyfile, .. } = &config.credentials;
     if psk_http.is_none() && reader.has("dtls.psk_http.authorization") {
         warnings.push("dtls.psk_http.authorization: it has no effect without dtls.psk_http.url".to_owned());
     }

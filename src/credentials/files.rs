@@ -14,7 +14,7 @@ use super::psk_http::{Asker, PskHttpSettings, SetUpError};
 
 /// What an operator can choose about credentials, with EMQX's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct CredentialsConfig {
     /// What becomes of a start with credentials that are of no use.
     pub on_error: OnError,
     /// Our certificate with its chain, and its key, as PEM.
@@ -65,7 +65,7 @@ pub enum CredentialsError {
     Service(#[from] SetUpError),
 }
 
-impl Settings {
+impl CredentialsConfig {
     /// Reads all of it.
     pub fn load(&self) -> Result<Credentials, CredentialsError> {
         let psk_file::Read { keys, warnings } = self.load_keys()?;

@@ -11,7 +11,7 @@ mod parts;
 mod psk_file;
 mod psk_http;
 
-pub use files::{Credentials, CredentialsError, OnError, Settings};
+pub use files::{Credentials, CredentialsConfig, CredentialsError, OnError};
 pub use keys::{FileKeys, Keys};
 pub use parts::{Certificates, PskKeys};
 pub use psk_file::{Encoding, PskFileError, PskFileSettings, Read};

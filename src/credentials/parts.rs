@@ -10,9 +10,9 @@ use crate::config::Config;
 use crate::driver::control::Request;
 use crate::observability::conditions::{Condition, State};
 use crate::observability::metrics::{Metrics, Part as Counted};
-use crate::reload::{Look, Part};
+use crate::reload::{FileSnapshot, Part};
 
-use super::files::Settings;
+use super::files::CredentialsConfig;
 use super::keys::FileKeys;
 use super::psk_file::Read;
 
@@ -21,19 +21,19 @@ pub struct Certificates {
     condition: Condition,
     metrics: Arc<Metrics>,
     /// What is in force; None if that is nothing.
-    read: Option<(Settings, Look)>,
+    read: Option<(CredentialsConfig, FileSnapshot)>,
 }
 
 /// The file of pre-shared keys.
 pub struct PskKeys {
     keys: FileKeys,
-    read: Option<(Settings, Look)>,
+    read: Option<(CredentialsConfig, FileSnapshot)>,
 }
 
 impl Certificates {
     /// `in_force`: whether the program began with these. The condition says whether there can be handshakes.
-    pub fn new(settings: &Settings, in_force: bool, condition: Condition, metrics: Arc<Metrics>) -> Self {
-        let look = || (settings.clone(), Look::at(settings.certificate_files()));
+    pub fn new(settings: &CredentialsConfig, in_force: bool, condition: Condition, metrics: Arc<Metrics>) -> Self {
+        let look = || (settings.clone(), FileSnapshot::at(settings.certificate_files()));
         Self { condition, metrics, read: in_force.then(look) }
     }
 }
@@ -49,7 +49,7 @@ impl Part for Certificates {
 
     fn read(&mut self, config: &Config) -> Result<Vec<Request>, String> {
         let settings = &config.credentials;
-        let looked = (settings.clone(), Look::at(settings.certificate_files()));
+        let looked = (settings.clone(), FileSnapshot::at(settings.certificate_files()));
         if self.read.as_ref() == Some(&looked) {
             return Ok(Vec::new());
         }
@@ -63,8 +63,8 @@ impl Part for Certificates {
 }
 
 impl PskKeys {
-    pub fn new(settings: &Settings, in_force: bool, keys: FileKeys) -> Self {
-        let look = || (settings.clone(), Look::at(settings.key_file()));
+    pub fn new(settings: &CredentialsConfig, in_force: bool, keys: FileKeys) -> Self {
+        let look = || (settings.clone(), FileSnapshot::at(settings.key_file()));
         Self { keys, read: in_force.then(look) }
     }
 }
@@ -80,7 +80,7 @@ impl Part for PskKeys {
 
     fn read(&mut self, config: &Config) -> Result<Vec<Request>, String> {
         let settings = &config.credentials;
-        let looked = (settings.clone(), Look::at(settings.key_file()));
+        let looked = (settings.clone(), FileSnapshot::at(settings.key_file()));
         if self.read.as_ref() == Some(&looked) {
             return Ok(Vec::new());
         }

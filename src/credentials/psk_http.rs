@@ -41,7 +41,7 @@ pub struct PskHttpSettings {
     /// The header `Authorization`.
     pub authorization: Option<Secret>,
     pub encoding: Encoding,
-    pub ssl: tls::Settings,
+    pub ssl: tls::TlsConfig,
     /// Of one question.
     pub timeout: Duration,
     /// Questions under way at once.
@@ -64,7 +64,7 @@ struct Inner {
 #[derive(Debug, Error)]
 pub enum SetUpError {
     #[error("dtls.psk_http.ssl: {0}")]
-    Ssl(#[from] tls::SettingsError),
+    Ssl(#[from] tls::TlsError),
     #[error("dtls.psk_http.authorization: no text of a header")]
     Authorization,
     #[error("TLS: {0}")]
@@ -198,7 +198,7 @@ mod tests {
             url: "http://127.0.0.1:1/psk/${psk_identity}".to_owned(),
             authorization: None,
             encoding: Encoding::Text,
-            ssl: tls::Settings::default(),
+            ssl: tls::TlsConfig::default(),
             timeout: Duration::from_secs(1),
             requests: 1,
             keep_found: Duration::from_secs(1),

@@ -23,7 +23,7 @@ const WAITING: usize = 16;
 #[derive(Debug)]
 pub enum Request {
     /// To be answered, and nothing else.
-    Beat(oneshot::Sender<()>),
+    Ping(oneshot::Sender<()>),
     /// How full everything is. It looks at every device, some milliseconds where there are many.
     Vitals(oneshot::Sender<Vitals>),
     /// What comes from devices is read by these definitions from now on.
@@ -56,8 +56,8 @@ pub fn control() -> (Control, mpsc::Receiver<Request>) {
 
 impl Control {
     /// Whether the driver is alive.
-    pub async fn beat(&self) -> Result<(), Silent> {
-        self.ask(Request::Beat).await
+    pub async fn ping(&self) -> Result<(), Silent> {
+        self.ask(Request::Ping).await
     }
 
     pub async fn vitals(&self) -> Result<Vitals, Silent> {
@@ -87,18 +87,18 @@ mod tests {
     async fn a_driver_that_does_nothing_is_silent() {
         let (mut control, _requests) = control();
         control.patience = Duration::from_millis(1);
-        assert_eq!(control.beat().await, Err(Silent));
+        assert_eq!(control.ping().await, Err(Silent));
         for _ in 1..WAITING {
             assert_eq!(control.vitals().await, Err(Silent));
         }
         // Now there is no room for one more, and nobody waits for ever.
-        assert_eq!(control.beat().await, Err(Silent));
+        assert_eq!(control.ping().await, Err(Silent));
     }
 
     #[tokio::test]
     async fn a_driver_that_has_ended_is_silent() {
         let (control, requests) = control();
         drop(requests);
-        assert_eq!(control.beat().await, Err(Silent));
+        assert_eq!(control.ping().await, Err(Silent));
     }
 }

@@ -54,7 +54,7 @@ const FRESH: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct AdminConfig {
     /// `None`: when the broker is another process. Next to the embedded one several may be tried on one machine.
     pub enable: Option<bool>,
     pub bind: SocketAddr,
@@ -196,7 +196,7 @@ impl Sources {
     }
 
     async fn health(&self) -> Answer {
-        match self.control.beat().await {
+        match self.control.ping().await {
             Ok(()) => text(StatusCode::OK, "ok\n"),
             Err(silent) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{silent}\n")),
         }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// How files look at one moment: what is not there looks different from what is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Look(BTreeMap<PathBuf, Option<Stamp>>);
+pub struct FileSnapshot(BTreeMap<PathBuf, Option<Stamp>>);
 
 /// Differs when the content does, unless somebody takes pains: device and inode, length, time in seconds and nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ struct Stamp {
     modified: (i64, i64),
 }
 
-impl Look {
+impl FileSnapshot {
     /// At files, and at what is directly in folders. Links are followed.
     pub fn at(paths: impl IntoIterator<Item = PathBuf>) -> Self {
         let mut look = Self::default();
@@ -65,7 +65,7 @@ mod tests {
     fn a_file_that_is_written_removed_or_made_again_looks_different() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("gateway.toml");
-        let look = || Look::at([file.clone()]);
+        let look = || FileSnapshot::at([file.clone()]);
         let absent = look();
         fs::write(&file, "a = 1").unwrap();
         let first = look();
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn a_file_more_in_a_folder_looks_different() {
         let folder = tempfile::tempdir().unwrap();
-        let look = || Look::at([folder.path().to_owned()]);
+        let look = || FileSnapshot::at([folder.path().to_owned()]);
         fs::write(folder.path().join("1.xml"), "").unwrap();
         let one = look();
         fs::write(folder.path().join("2.xml"), "").unwrap();
@@ -98,7 +98,7 @@ mod tests {
         }
         symlink("..2025_1", at("..data")).unwrap();
         symlink("..data/gateway.toml", at("gateway.toml")).unwrap();
-        let look = || Look::at([at("gateway.toml")]);
+        let look = || FileSnapshot::at([at("gateway.toml")]);
         let first = look();
         symlink("..2025_2", at("..data_tmp")).unwrap();
         fs::rename(at("..data_tmp"), at("..data")).unwrap();

@@ -42,7 +42,7 @@ const BATCHES: usize = 64;
 
 /// Where and how often.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct StoreConfig {
     /// `None`: when the broker is another process. The embedded one forgets everything at the end of this one.
     pub enable: Option<bool>,
     /// A relative one counts from the working directory.
@@ -81,7 +81,7 @@ pub struct Store {
 /// A store whose file is read, and which nobody writes yet.
 pub struct Opened {
     database: Database,
-    settings: Settings,
+    settings: StoreConfig,
     listeners: Vec<UdpListener>,
     metrics: Arc<Metrics>,
 }
@@ -121,7 +121,7 @@ impl Store {
     /// Opens the file, or creates it, and gives what is in it. A device comes back to the listener of the same name.
     /// `unix_time` names a file that is put aside.
     pub fn open(
-        settings: &Settings,
+        settings: &StoreConfig,
         listeners: &[UdpListener],
         unix_time: Duration,
         metrics: Arc<Metrics>,
@@ -182,7 +182,7 @@ impl Store {
 ///
 /// # Errors
 /// If another process uses it, or the system does not allow it.
-pub fn try_out(settings: &Settings) -> Result<(), StoreError> {
+pub fn try_out(settings: &StoreConfig) -> Result<(), StoreError> {
     let file = &settings.file;
     let not_opened = |error| StoreError::NotOpened { file: file.clone(), error };
     match OpenOptions::new().read(true).write(true).open(file) {
@@ -205,7 +205,7 @@ fn try_folder(file: &Path) -> io::Result<()> {
 }
 
 fn open_or_put_aside(
-    settings: &Settings,
+    settings: &StoreConfig,
     listeners: &[UdpListener],
     unix_time: Duration,
 ) -> Result<(Database, Contents), StoreError> {

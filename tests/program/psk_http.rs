@@ -74,7 +74,7 @@ fn settings(base: &str) -> PskHttpSettings {
         url: format!("{base}/psk/${{psk_identity}}?for=dtls"),
         authorization: Some(Secret::new("Bearer hunter2")),
         encoding: Encoding::Hex,
-        ssl: tls::Settings::default(),
+        ssl: tls::TlsConfig::default(),
         timeout: Duration::from_secs(10),
         requests: 2,
         keep_found: FOUND,
@@ -144,10 +144,10 @@ async fn https_asks_only_a_server_that_is_trusted() {
     assert_eq!(*asked.lock().unwrap(), [], "nothing is said to somebody else");
 
     let trusting = |server_name: Option<&str>| {
-        let ssl = tls::Settings {
+        let ssl = tls::TlsConfig {
             cacertfile: Some(authority.clone()),
             server_name: server_name.map(str::to_owned),
-            ..tls::Settings::default()
+            ..tls::TlsConfig::default()
         };
         Asker::new(&PskHttpSettings { ssl, ..settings(&base) }).unwrap()
     };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use lwm2m_broker::{Broker, Settings as BrokerSettings, SslListener};
 use lwm2m_core::coap::Code;
-use lwm2m_gateway::tls::{Connector, Settings, SettingsError, Verify};
+use lwm2m_gateway::tls::{Connector, TlsConfig, TlsError, Verify};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -41,11 +41,11 @@ impl Place {
         (Self { folder, authority, broker }, ca)
     }
 
-    fn settings(&self) -> Settings {
-        Settings { cacertfile: Some(self.authority.clone()), ..Settings::default() }
+    fn settings(&self) -> TlsConfig {
+        TlsConfig { cacertfile: Some(self.authority.clone()), ..TlsConfig::default() }
     }
 
-    async fn connect(&self, settings: &Settings) -> Result<(), String> {
+    async fn connect(&self, settings: &TlsConfig) -> Result<(), String> {
         let connector = Connector::new(settings).unwrap();
         let stream = TcpStream::connect(self.broker.addresses().ssl.unwrap()).await.unwrap();
         connector.connect("localhost", stream).await.map(|_| ()).map_err(|error| error.to_string())
@@ -62,10 +62,10 @@ async fn who_shows_a_certificate_of_the_authority_for_its_name_is_trusted() {
 async fn a_certificate_of_another_authority_is_refused_by_name() {
     let (place, _) = Place::new("localhost", false).await;
     let (other, _) = Certified::authority("Other CA").write(place.folder.path(), "other");
-    let refused = place.connect(&Settings { cacertfile: Some(other), ..Settings::default() }).await;
+    let refused = place.connect(&TlsConfig { cacertfile: Some(other), ..TlsConfig::default() }).await;
     let error = refused.unwrap_err();
     assert!(error.starts_with("TLS: the certificate of localhost: "), "{error}");
-    let of_the_system = place.connect(&Settings::default()).await;
+    let of_the_system = place.connect(&TlsConfig::default()).await;
     assert!(of_the_system.is_err());
 }
 
@@ -74,14 +74,14 @@ async fn a_certificate_of_another_name_is_refused_unless_that_name_is_expected()
     let (place, _) = Place::new("emqx.example", false).await;
     let error = place.connect(&place.settings()).await.unwrap_err();
     assert!(error.contains("hostname mismatch"), "{error}");
-    let expected = Settings { server_name: Some("emqx.example".to_owned()), ..place.settings() };
+    let expected = TlsConfig { server_name: Some("emqx.example".to_owned()), ..place.settings() };
     assert_eq!(place.connect(&expected).await, Ok(()));
 }
 
 #[tokio::test]
 async fn who_verifies_nothing_takes_anybody() {
     let (place, _) = Place::new("emqx.example", false).await;
-    let careless = Settings { verify: Verify::None, ..Settings::default() };
+    let careless = TlsConfig { verify: Verify::None, ..TlsConfig::default() };
     assert_eq!(place.connect(&careless).await, Ok(()));
 }
 
@@ -132,8 +132,11 @@ fn files_that_are_of_no_use_are_named_and_nothing_of_what_is_in_them() {
     let (certificate, key) = ca.certify("client").write(folder.path(), "client");
     let (_, other_key) = ca.certify("other").write(folder.path(), "other");
     let problem = |certfile: &Path, keyfile: &Path| {
-        let settings =
-            Settings { certfile: Some(certfile.to_owned()), keyfile: Some(keyfile.to_owned()), ..Settings::default() };
+        let settings = TlsConfig {
+            certfile: Some(certfile.to_owned()),
+            keyfile: Some(keyfile.to_owned()),
+            ..TlsConfig::default()
+        };
         match Connector::new(&settings) {
             Ok(_) => "fine".to_owned(),
             Err(error) => format!("{error} {error:?}"),
@@ -146,6 +149,6 @@ fn files_that_are_of_no_use_are_named_and_nothing_of_what_is_in_them() {
     assert!(problem(&certificate, &certificate).contains("client.pem: no private key in it"));
     let mismatch = problem(&certificate, &other_key);
     assert!(mismatch.contains("other-key.pem: not the key of the certificate in"), "{mismatch}");
-    let half = Connector::new(&Settings { certfile: Some(certificate), ..Settings::default() });
-    assert!(matches!(half, Err(SettingsError::HalfPair)));
+    let half = Connector::new(&TlsConfig { certfile: Some(certificate), ..TlsConfig::default() });
+    assert!(matches!(half, Err(TlsError::HalfPair)));
 }

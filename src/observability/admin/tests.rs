@@ -17,7 +17,7 @@ impl Rig {
         tokio::spawn(async move {
             while let Some(request) = requests.recv().await {
                 match request {
-                    Request::Beat(asker) => asker.send(()).unwrap(),
+                    Request::Ping(asker) => asker.send(()).unwrap(),
                     Request::Vitals(asker) => asker.send(Vitals { asleep: 3, ..Vitals::default() }).unwrap(),
                     Request::Model(_) | Request::Limits(_) | Request::Acceptor(_) | Request::Keys { .. } => {}
                 }
@@ -158,7 +158,7 @@ async fn a_head_that_does_not_come_at_once_ends_its_connection() {
 async fn probes_are_answered_however_many_connections_are_half_open() {
     let (control, mut requests) = control::control();
     tokio::spawn(async move {
-        while let Some(Request::Beat(asker)) = requests.recv().await {
+        while let Some(Request::Ping(asker)) = requests.recv().await {
             asker.send(()).unwrap();
         }
     });

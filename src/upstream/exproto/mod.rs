@@ -60,7 +60,7 @@ pub struct ExProtoConfig {
     /// HTTP/2 connections to the adapter of each node.
     pub adapter_connections: usize,
     /// For listeners that speak TLS.
-    pub ssl: tls::Settings,
+    pub ssl: tls::TlsConfig,
     /// Where our ConnectionUnaryHandler listens.
     pub handler_bind: SocketAddr,
     /// Source addresses of the anchors; none lets the system choose. A source address is good for about 28,000 anchors to each listener.

@@ -58,7 +58,7 @@ pub struct MqttConfig {
     /// makes no difference to applications.
     pub brokers: Vec<String>,
     /// For brokers that speak TLS.
-    pub ssl: tls::Settings,
+    pub ssl: tls::TlsConfig,
     /// What is tried first. A broker that has no version 5 is spoken to in 3.1.1 from then on.
     pub version: Version,
     /// After so much silence a connection is asked whether it is still there; zero: never.

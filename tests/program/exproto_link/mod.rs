@@ -120,7 +120,7 @@ fn settings(nodes: &[&Emqx]) -> ExProtoConfig {
         |emqx: &&Emqx| Node { listeners: vec![emqx.listener.to_string()], adapter: format!("http://{}", emqx.adapter) };
     ExProtoConfig {
         nodes: nodes.iter().map(node).collect(),
-        ssl: tls::Settings::default(),
+        ssl: tls::TlsConfig::default(),
         adapter_connections: 2,
         handler_bind: (Ipv4Addr::LOCALHOST, 0).into(),
         source_addresses: Vec::new(),

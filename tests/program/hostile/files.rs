@@ -10,7 +10,7 @@ use lwm2m_core::gateway::record::{Change, DeviceRecord};
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_core::lwm2m::model::Model;
 use lwm2m_gateway::config::Config;
-use lwm2m_gateway::store::{Settings, Store};
+use lwm2m_gateway::store::{Store, StoreConfig};
 use lwm2m_gateway::transport::{Security, UdpListener};
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -177,8 +177,8 @@ fn live_with(records: Vec<DeviceRecord>) {
     }
 }
 
-fn settings(file: &Path) -> Settings {
-    Settings { enable: Some(true), file: PathBuf::from(file), flush_interval: Duration::from_millis(50) }
+fn settings(file: &Path) -> StoreConfig {
+    StoreConfig { enable: Some(true), file: PathBuf::from(file), flush_interval: Duration::from_millis(50) }
 }
 
 fn listeners() -> Vec<UdpListener> {

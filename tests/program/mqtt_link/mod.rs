@@ -107,7 +107,7 @@ async fn drive(mut link: Link, mut commands: mpsc::Receiver<BrokerCommand>, even
 fn settings(broker: &Broker) -> MqttConfig {
     MqttConfig {
         brokers: vec![broker.address()],
-        ssl: tls::Settings::default(),
+        ssl: tls::TlsConfig::default(),
         version: Version::V5,
         keep_alive: Duration::from_secs(30),
         window: 8,
@@ -464,7 +464,7 @@ async fn devices_are_clients_by_tls_and_strangers_are_not() {
     let Some(broker) = Broker::start_secure() else { return };
     let Some(folder) = broker.folder() else { return };
     let file = |name: &str| Some(folder.join(name));
-    let ssl = tls::Settings {
+    let ssl = tls::TlsConfig {
         cacertfile: file("ca.pem"),
         certfile: file("client.pem"),
         keyfile: file("client-key.pem"),
@@ -477,9 +477,9 @@ async fn devices_are_clients_by_tls_and_strangers_are_not() {
     rig.end().await;
 
     for wrong in [
-        tls::Settings { certfile: None, keyfile: None, ..ssl.clone() },
-        tls::Settings { server_name: Some("somebody.else".to_owned()), ..ssl.clone() },
-        tls::Settings { cacertfile: file("client.pem"), ..ssl },
+        tls::TlsConfig { certfile: None, keyfile: None, ..ssl.clone() },
+        tls::TlsConfig { server_name: Some("somebody.else".to_owned()), ..ssl.clone() },
+        tls::TlsConfig { cacertfile: file("client.pem"), ..ssl },
     ] {
         let mut rig = Rig::start_with(secure(wrong.clone()));
         rig.connect(DEVICE, client("stranger")).await;

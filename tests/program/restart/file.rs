@@ -13,7 +13,7 @@ use lwm2m_core::registry::CommandDigest;
 use lwm2m_dtls::{AssociationChange, SavedAssociation};
 use lwm2m_gateway::observability::conditions::{Condition, Conditions};
 use lwm2m_gateway::observability::metrics::Metrics;
-use lwm2m_gateway::store::{Settings, Store, StoreError};
+use lwm2m_gateway::store::{Store, StoreConfig, StoreError};
 use lwm2m_gateway::transport::{Security, UdpListener};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -87,7 +87,7 @@ async fn two_cannot_share_a_file() {
 
 #[test]
 fn a_place_that_cannot_be_written_is_an_error_that_names_the_key() {
-    let settings = Settings { file: PathBuf::from("/nowhere/store.redb"), ..Place::new().settings() };
+    let settings = StoreConfig { file: PathBuf::from("/nowhere/store.redb"), ..Place::new().settings() };
     let error = Store::open(&settings, &default_listeners(), UNIX_TIME, Arc::default()).err().unwrap();
     assert!(error.to_string().starts_with("store.file = /nowhere/store.redb: No such file"), "{error}");
 }
@@ -311,8 +311,8 @@ impl Place {
         self.0.path().join("store.redb")
     }
 
-    fn settings(&self) -> Settings {
-        Settings { enable: Some(true), file: self.file(), flush_interval: Duration::from_millis(50) }
+    fn settings(&self) -> StoreConfig {
+        StoreConfig { enable: Some(true), file: self.file(), flush_interval: Duration::from_millis(50) }
     }
 
     fn open(&self) -> (Store, Vec<DeviceRecord>) {

@@ -56,7 +56,7 @@ struct Emqx {
 impl Emqx {
     fn new(seed: u64) -> Self {
         let settings = ExProtoConfig {
-            ssl: crate::tls::Settings::default(),
+            ssl: crate::tls::TlsConfig::default(),
             nodes: vec![Node { listeners: vec!["a".to_owned()], adapter: String::new() }],
             adapter_connections: 1,
             handler_bind: (Ipv4Addr::LOCALHOST, 0).into(),

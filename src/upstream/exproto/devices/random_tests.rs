@@ -44,7 +44,7 @@ struct Known {
 impl World {
     fn new() -> Self {
         let settings = ExProtoConfig {
-            ssl: crate::tls::Settings::default(),
+            ssl: crate::tls::TlsConfig::default(),
             nodes: ["a", "b"].map(|name| Node { listeners: vec![name.to_owned()], adapter: String::new() }).to_vec(),
             adapter_connections: 1,
             handler_bind: (Ipv4Addr::LOCALHOST, 0).into(),

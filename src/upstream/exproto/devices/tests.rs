@@ -39,7 +39,7 @@ impl Scene {
 
     fn with(change: impl FnOnce(&mut ExProtoConfig)) -> Self {
         let mut settings = ExProtoConfig {
-            ssl: crate::tls::Settings::default(),
+            ssl: crate::tls::TlsConfig::default(),
             nodes: vec![node("a")],
             adapter_connections: 1,
             handler_bind: (Ipv4Addr::LOCALHOST, 0).into(),

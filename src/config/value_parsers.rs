@@ -15,7 +15,7 @@ pub const HOUR: Duration = Duration::from_secs(3600);
 pub const YEAR: Duration = Duration::from_secs(31_557_600);
 
 /// What anything that is counted may be at most.
-pub const MANY: usize = 10_000_000;
+pub const MAX_COUNT: usize = 10_000_000;
 
 pub const SOCKET_ADDRESS: &str = "an IP address with a port, such as \"0.0.0.0:5683\" or \"[::]:5683\"";
 
