@@ -11,7 +11,7 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use lwm2m_base::Peer;
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Kind, Message, MessageId, Options, Token};
-use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, DeviceId, Publication};
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, Publication, RegistrationId};
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_gateway::config::Config;
 use lwm2m_gateway::definitions;
@@ -80,7 +80,7 @@ struct Bench {
 #[derive(Default)]
 struct Outcome {
     sent: Vec<Message>,
-    connect: Option<DeviceId>,
+    connect: Option<RegistrationId>,
     publication: Option<Publication>,
 }
 
@@ -97,11 +97,11 @@ impl Bench {
     }
 
     /// Gives the path of the registration, too.
-    fn register(&mut self, number: u32) -> (DeviceId, Vec<Vec<u8>>) {
+    fn register(&mut self, number: u32) -> (RegistrationId, Vec<Vec<u8>>) {
         self.register_with(number, b"</1/0>,</3/0>,</3303/0>".to_vec())
     }
 
-    fn register_with(&mut self, number: u32, links: Vec<u8>) -> (DeviceId, Vec<Vec<u8>>) {
+    fn register_with(&mut self, number: u32, links: Vec<u8>) -> (RegistrationId, Vec<Vec<u8>>) {
         let endpoint = format!("ep=bench-{number}");
         let mut message = self.request(Code::POST, &["rd"]);
         for item in [endpoint.as_str(), "lt=300", "lwm2m=1.0", "b=U"] {
@@ -138,7 +138,7 @@ impl Bench {
     }
 
     /// Gives the token of the observation.
-    fn observe(&mut self, device: DeviceId, path: &str) -> Token {
+    fn observe(&mut self, device: RegistrationId, path: &str) -> Token {
         let command = format!(r#"{{"reqID":1,"msgType":"observe","data":{{"path":"{path}"}}}}"#);
         let topic = "lwm2m/bench-0/dn".to_owned();
         let event =

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use lwm2m_base::secret::Secret;
-use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, DeviceId};
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, RegistrationId};
 use lwm2m_gateway::observability::conditions::Conditions;
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::tls;
@@ -45,7 +45,7 @@ async fn main() {
     let (mut asked, mut connected) = (0, 0);
     while connected < devices {
         while asked < devices && asked < connected + AT_ONCE {
-            link.submit(BrokerCommand::Connect { device: DeviceId(asked), client: client(asked) });
+            link.submit(BrokerCommand::Connect { device: RegistrationId(asked), client: client(asked) });
             asked += 1;
         }
         match link.event().await {

@@ -138,7 +138,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let mut settings = config.gateway.clone();
     settings.limits = room.bound(&settings.limits);
     let gateway = Gateway::new(settings, Arc::new(model), random_seed()?, now, driver::unix_time()?);
-    let (gateway, store) = inhabit(gateway, now, secured.as_ref(), store, conditions.add("store"))?;
+    let (gateway, store) = install_restored_state(gateway, now, secured.as_ref(), store, conditions.add("store"))?;
     let (stop, stopped) = oneshot::channel();
     let stopped = async { stopped.await.unwrap_or_default() };
     let (control, requests) = control::control();
@@ -192,14 +192,14 @@ impl App {
 }
 
 /// Gives the gateway its DTLS and the devices of before, and starts the store.
-fn inhabit(
+fn install_restored_state(
     mut gateway: Gateway,
     now: Instant,
     secured: Option<&Secured>,
     store: Option<(Opened, Contents)>,
     condition: Condition,
 ) -> anyhow::Result<(Gateway, Option<Store>)> {
-    let (store, Contents { devices, associations, obeyed }) = match store {
+    let (store, Contents { devices, associations, retained_commands }) = match store {
         Some((store, contents)) => (Some(store), contents),
         None => (None, Contents::default()),
     };
@@ -211,7 +211,7 @@ fn inhabit(
         return Ok((gateway, None));
     };
     gateway.restore(now, devices);
-    gateway.restore_obeyed(obeyed);
+    gateway.restore_retained_commands(retained_commands);
     Ok((gateway, Some(store.start(condition)?)))
 }
 

@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd;
 
 use rlimit::Resource;
 
-use lwm2m_core::gateway::settings::Limits;
+use lwm2m_core::gateway::config::Limits;
 
 /// Descriptors that no device takes, but a quarter of all at the most.
 const KEPT: u64 = 200;

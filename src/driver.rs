@@ -249,7 +249,7 @@ impl Driver {
 
     fn vitals(&self, now: Instant) -> Vitals {
         Vitals {
-            gateway: self.gateway.occupancy(),
+            gateway: self.gateway.table_sizes(),
             asleep: self.gateway.sleeping_devices(now),
             devices_limit: self.gateway.devices_limit(),
             command_bytes_limit: self.gateway.command_bytes_limit(),

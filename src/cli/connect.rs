@@ -26,7 +26,7 @@ use crate::store;
 use crate::transport::{Security, Sockets};
 use crate::upstream::{Link, UpstreamConfig};
 use lwm2m_core::gateway::broker::{
-    BrokerCommand, BrokerEvent, ClientInfo, ConnectError, DeviceId, Publication, Ticket, UplinkClass,
+    BrokerCommand, BrokerEvent, ClientInfo, ConnectError, Publication, RegistrationId, Ticket, UplinkClass,
 };
 use lwm2m_core::mqtt::topics::{Names, TopicError, Topics};
 use lwm2m_dtls::credentials::PskIdentity;
@@ -35,7 +35,7 @@ use lwm2m_dtls::credentials::PskIdentity;
 const NAME: &str = "lwm2m-gateway-check";
 /// What it publishes.
 const PAYLOAD: &[u8] = br#"{"msgType":"check"}"#;
-const DEVICE: DeviceId = DeviceId(0);
+const DEVICE: RegistrationId = RegistrationId(0);
 /// Beside `connect_timeout`, for the link to tell its end.
 const GRACE: Duration = Duration::from_secs(2);
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);

@@ -44,7 +44,7 @@ use reader::Reader;
 /// Everything that an operator can choose, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
-    pub gateway: gateway::settings::Settings,
+    pub gateway: gateway::config::GatewayConfig,
     /// At least one; the position of a listener is the `socket` of its peers. Those for plain UDP come first.
     pub listeners: Vec<UdpListener>,
     pub dtls: lwm2m_dtls::DtlsConfig,

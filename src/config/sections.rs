@@ -14,7 +14,7 @@ use crate::observability::logging::{LogFormat, LogSettings, filter};
 use crate::store;
 use crate::upstream;
 use lwm2m_core::coap::{Acknowledging, Parameters};
-use lwm2m_core::gateway::settings::{AutoObserve, ClientTemplates, Limits, PasswordSource, Settings, UpdatePublish};
+use lwm2m_core::gateway::config::{AutoObserve, ClientTemplates, GatewayConfig, Limits, PasswordSource, UpdatePublish};
 use lwm2m_core::lwm2m::codec::UndefinedResources;
 use lwm2m_core::lwm2m::path::Path;
 use lwm2m_core::mqtt::topics::{Template, TemplateError, Translator, Translators};
@@ -93,16 +93,16 @@ pub fn config(reader: &mut Reader) -> (Config, Others) {
     (config, others)
 }
 
-fn gateway(reader: &mut Reader) -> Settings {
+fn gateway(reader: &mut Reader) -> GatewayConfig {
     let publish = [
         ("object_list_changed", UpdatePublish::ObjectListChanged),
         ("contains_object_list", UpdatePublish::ContainsObjectList),
         ("always", UpdatePublish::Always),
     ];
     let undefined = [("refuse", UndefinedResources::Refuse), ("opaque", UndefinedResources::Opaque)];
-    let default = Settings::default();
+    let default = GatewayConfig::default();
     let coap = coap(reader, default.coap);
-    Settings {
+    GatewayConfig {
         limits: limits(reader, coap.pending_requests, default.limits),
         coap,
         lifetimes: lifetimes(reader, &default.lifetimes),
@@ -173,7 +173,11 @@ fn coap(reader: &mut Reader, default: Parameters) -> Parameters {
 fn limits(reader: &mut Reader, pending_requests: usize, default: Limits) -> Limits {
     let limits = Limits {
         devices: reader.read("limits.devices", default.devices, whole(1..=MAX_COUNT)),
-        joinings: reader.read("limits.pending_registrations", default.joinings, whole(1..=MAX_COUNT)),
+        pending_registrations: reader.read(
+            "limits.pending_registrations",
+            default.pending_registrations,
+            whole(1..=MAX_COUNT),
+        ),
         registers: rate_limit(reader, "limits.registers", default.registers),
         strangers: rate_limit(reader, "limits.unregistered", default.strangers),
         registration_size: reader.read(
@@ -196,7 +200,7 @@ fn limits(reader: &mut Reader, pending_requests: usize, default: Limits) -> Limi
         retry_after: reader.read("limits.retry_after", default.retry_after, duration(SECOND..=24 * HOUR)),
     };
     let keys = ["limits.pending_registrations", "coap.pending_requests"];
-    if reader.all_valid(&keys) && limits.joinings >= pending_requests {
+    if reader.all_valid(&keys) && limits.pending_registrations >= pending_requests {
         reader.refuse(keys[0], format!("expected less than coap.pending_requests, which is {pending_requests}"));
     }
     limits

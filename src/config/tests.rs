@@ -5,8 +5,8 @@ use crate::credentials::{Encoding, OnError};
 use crate::tls;
 use crate::transport::Security;
 use crate::upstream::{UpstreamConfig, exproto, mqtt};
+use lwm2m_core::gateway::config::{AutoObserve, PasswordSource, UpdatePublish};
 use lwm2m_core::gateway::identity::IdentityRule;
-use lwm2m_core::gateway::settings::{AutoObserve, PasswordSource, UpdatePublish};
 use lwm2m_dtls::handshake::VerifyMode;
 
 pub const DOCUMENTED: &str = include_str!("../../deploy/lwm2m-gateway.toml");
@@ -589,7 +589,10 @@ fn fewer_registers_wait_than_requests_may_so_that_registered_devices_have_room()
         ["limits.pending_registrations = 100: expected less than coap.pending_requests, which is 100"]
     );
     assert_eq!(
-        config("[coap]\npending_requests = 100\n[limits]\npending_registrations = 99").gateway.limits.joinings,
+        config("[coap]\npending_requests = 100\n[limits]\npending_registrations = 99")
+            .gateway
+            .limits
+            .pending_registrations,
         99
     );
 }
@@ -633,10 +636,10 @@ fn keys(table: &Table) -> BTreeSet<String> {
 #[test]
 fn a_renamed_key_is_refused_with_its_name_of_today() {
     assert_eq!(
-        mistakes("ack = \"received\"\n[limits]\njoinings = 1\n[limits.strangers]\nburst = 1"),
+        mistakes("ack = \"received\"\n[limits]\npending_registrations = 1\n[limits.strangers]\nburst = 1"),
         [
             "ack: unknown key; did you mean notification_ack?",
-            "limits.joinings: unknown key; did you mean limits.pending_registrations?",
+            "limits.pending_registrations: unknown key; did you mean limits.pending_registrations?",
             "limits.strangers: unknown key; did you mean limits.unregistered?",
         ]
     );

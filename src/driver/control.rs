@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::observability::vitals::Vitals;
-use lwm2m_core::gateway::settings::Limits;
+use lwm2m_core::gateway::config::Limits;
 use lwm2m_core::lwm2m::model::Model;
 use lwm2m_dtls::credentials::PskIdentity;
 use lwm2m_dtls::handshake::Acceptor;

@@ -1,11 +1,11 @@
 //! How full the program is at one moment, as the driver tells it when it is asked.
 
 use crate::upstream;
-use lwm2m_core::gateway::Occupancy;
+use lwm2m_core::gateway::TableSizes;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Vitals {
-    pub gateway: Occupancy,
+    pub gateway: TableSizes,
     /// Of the registered devices, those that sleep.
     pub asleep: usize,
     /// How many devices there may be.
@@ -38,7 +38,7 @@ impl Vitals {
         let (coap, dtls) = (&gateway.coap, &gateway.dtls);
         levels! {
             "lwm2m_devices": "Devices: on their way in, registered and awake, registered and asleep." [
-                gateway.joinings => r#"state="joining""#,
+                gateway.pending_registrations => r#"state="joining""#,
                 gateway.devices.saturating_sub(self.asleep) => r#"state="awake""#,
                 self.asleep => r#"state="asleep""#
             ]
@@ -50,7 +50,7 @@ impl Vitals {
                 gateway.waiting_commands => r#"queue="commands""#,
                 gateway.early_commands => r#"queue="early_commands""#,
                 gateway.to_observe => r#"queue="auto_observe""#,
-                gateway.owed_acknowledgements => r#"queue="acknowledgements""#,
+                gateway.deferred_acks => r#"queue="acknowledgements""#,
                 upstream.publications => r#"queue="publications""#
             ]
             "lwm2m_command_bytes": "Bytes of the commands that wait for their device or are in flight." [gateway.command_bytes => ""]
@@ -71,7 +71,7 @@ impl Vitals {
                 coap.concluded_bodies => r#"table="concluded_bodies""#,
                 gateway.addresses => r#"table="addresses""#,
                 gateway.senders => r#"table="senders""#,
-                gateway.obeyed => r#"table="retained_commands""#
+                gateway.retained_commands => r#"table="retained_commands""#
             ]
             "lwm2m_received_body_bytes": "Bytes that have come of bodies which devices send in blocks; coap.received_bytes is their limit." [
                 coap.received_bytes => ""

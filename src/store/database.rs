@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 
 use crate::transport::{Security, UdpListener};
 use lwm2m_base::AssociationId;
-use lwm2m_core::gateway::record::{Change, DeviceRecord, ObeyedRecord};
+use lwm2m_core::gateway::record::{Change, DeviceRecord, RetainedCommandsRecord};
 use lwm2m_core::registry::CommandDigest;
 use lwm2m_dtls::{AssociationChange, SavedAssociation};
 
@@ -58,7 +58,7 @@ pub struct Database {
 pub struct Contents {
     pub devices: Vec<DeviceRecord>,
     pub associations: Vec<SavedAssociation>,
-    pub obeyed: Vec<ObeyedRecord>,
+    pub retained_commands: Vec<RetainedCommandsRecord>,
 }
 
 /// Why a file is no store.
@@ -119,7 +119,7 @@ impl Database {
                         devices.remove(endpoint.as_str())?;
                         keep_commands(&mut commands, endpoint, &HashSet::new())?;
                     }
-                    Change::Obeyed(record) => write_obeyed(&mut obeyed, record)?,
+                    Change::RetainedCommands(record) => write_retained_commands(&mut obeyed, record)?,
                     Change::Association(AssociationChange::Put(saved)) => {
                         let [made_at, reached_by] = [saved.made_at, saved.reached_by].map(|socket| self.name(socket));
                         associations.insert(saved.id.0, (made_at, reached_by, saved.bytes.as_slice()))?;
@@ -141,8 +141,8 @@ impl Database {
         database.check_format()?;
         let devices = database.read().map_err(damage)?;
         let associations = database.read_associations().map_err(damage)?;
-        let obeyed = database.read_obeyed().map_err(damage)?;
-        Ok((database, Contents { devices, associations, obeyed }))
+        let retained_commands = database.read_retained_commands().map_err(damage)?;
+        Ok((database, Contents { devices, associations, retained_commands }))
     }
 
     /// A file without a format is a new one.
@@ -203,14 +203,14 @@ impl Database {
         Ok(records)
     }
 
-    fn read_obeyed(&self) -> Result<Vec<ObeyedRecord>, redb::Error> {
+    fn read_retained_commands(&self) -> Result<Vec<RetainedCommandsRecord>, redb::Error> {
         let transaction = self.database.begin_read()?;
         let mut records = Vec::new();
         for entry in transaction.open_table(OBEYED)?.iter()? {
             let (endpoint, commands) = entry?;
             let (digests, _) = commands.value().as_chunks();
             let commands = digests.iter().map(|digest| CommandDigest(u64::from_be_bytes(*digest))).collect();
-            records.push(ObeyedRecord { endpoint: endpoint.value().to_owned(), commands });
+            records.push(RetainedCommandsRecord { endpoint: endpoint.value().to_owned(), commands });
         }
         Ok(records)
     }
@@ -310,7 +310,10 @@ fn create_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     Ok(())
 }
 
-fn write_obeyed(table: &mut Table<'_, &str, &[u8]>, record: &ObeyedRecord) -> Result<(), StorageError> {
+fn write_retained_commands(
+    table: &mut Table<'_, &str, &[u8]>,
+    record: &RetainedCommandsRecord,
+) -> Result<(), StorageError> {
     if record.commands.is_empty() {
         table.remove(record.endpoint.as_str())?;
     } else {

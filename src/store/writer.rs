@@ -83,7 +83,7 @@ impl Writer {
             match change {
                 Change::Put(_) => self.metrics.store.put.increment(),
                 Change::Remove { .. } => self.metrics.store.removed.increment(),
-                Change::Obeyed(_) => self.metrics.store.obeyed_written.increment(),
+                Change::RetainedCommands(_) => self.metrics.store.obeyed_written.increment(),
                 Change::Association(AssociationChange::Put(_)) => self.metrics.store.associations_put.increment(),
                 Change::Association(AssociationChange::Remove(_)) => {
                     self.metrics.store.associations_removed.increment();

@@ -60,7 +60,7 @@ fn no_series_is_added_by_a_device() {
             scene.forget_what_was_said();
         }
         scene.reports().iter().for_each(|report| metrics.record(report));
-        let vitals = Vitals { gateway: scene.gateway.occupancy(), ..Vitals::default() };
+        let vitals = Vitals { gateway: scene.gateway.table_sizes(), ..Vitals::default() };
         Page { metrics, vitals: Some(vitals) }.text()
     };
     let (one, many) = (page_of(1), page_of(1000));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::program::Program;
 use lwm2m_core::coap::Code;
-use lwm2m_core::gateway::settings::Limits;
+use lwm2m_core::gateway::config::Limits;
 use lwm2m_core::lwm2m::model::Model;
 use lwm2m_testkit::scene::{content, peer, read};
 use serde_json::json;
@@ -46,7 +46,7 @@ fn limits_that_become_narrower_keep_the_devices_that_are_there() {
 fn more_registers_never_wait_than_requests_may() {
     let mut scene = lwm2m_testkit::scene::Scene::with(|settings| {
         settings.coap.pending_requests = 2;
-        settings.limits.joinings = 1;
+        settings.limits.pending_registrations = 1;
     });
     scene.gateway.set_limits(Limits::default());
     scene.send_register("ep=dev-7&lt=300");

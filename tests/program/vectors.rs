@@ -21,8 +21,8 @@ use base64::engine::general_purpose::STANDARD;
 use lwm2m_base::Peer;
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Kind, Message, MessageId, Token};
-use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ConnectError, DeviceId, MessageProperties};
-use lwm2m_core::gateway::settings::Settings;
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ConnectError, MessageProperties, RegistrationId};
+use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_core::gateway::{self, Output};
 use lwm2m_core::lwm2m::codec::UndefinedResources;
 use lwm2m_gateway::config::Config;
@@ -131,13 +131,13 @@ fn every_case_holds_in_the_core() {
 struct Core {
     gateway: gateway::Gateway,
     now: Instant,
-    device: Option<DeviceId>,
+    device: Option<RegistrationId>,
     to_device: VecDeque<Message>,
     published: VecDeque<(String, Value)>,
 }
 
 impl Core {
-    fn new(settings: Settings) -> Self {
+    fn new(settings: GatewayConfig) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("xml");
         let model = definitions::read(&folder).expect("the project's own definitions").model;
         let now = Instant::now();

@@ -12,10 +12,10 @@ use lwm2m_base::Peer;
 use lwm2m_core::coap::options::number;
 use lwm2m_core::coap::{Acknowledging, Code, Kind, Message, MessageId, Token};
 use lwm2m_core::gateway::broker::{
-    BrokerCommand, BrokerEvent, CloseReason, ConnectError, DeviceId, MessageProperties, Publication, Ticket,
+    BrokerCommand, BrokerEvent, CloseReason, ConnectError, MessageProperties, Publication, RegistrationId, Ticket,
 };
+use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_core::gateway::report::{DropReason, Report, Verdict};
-use lwm2m_core::gateway::settings::Settings;
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_simulator::{self as simulator, Device, DeviceEvent, DeviceSettings};
 use rand::rngs::StdRng;
@@ -69,7 +69,7 @@ pub struct Network {
     pub broker: Broker,
     pub devices: Vec<Attached>,
     /// What was published, in order, and for which registration.
-    pub published: Vec<(DeviceId, Publication)>,
+    pub published: Vec<(RegistrationId, Publication)>,
     pub reports: Vec<Report>,
     /// Datagrams that were dropped because strangers sent too many.
     pub rate_limited: usize,
@@ -85,8 +85,8 @@ pub struct Network {
     begun: Instant,
     by_address: HashMap<Peer, Number>,
     /// The registration of each endpoint that the broker has now.
-    connected: HashMap<String, DeviceId>,
-    clientids: HashMap<DeviceId, String>,
+    connected: HashMap<String, RegistrationId>,
+    clientids: HashMap<RegistrationId, String>,
     queue: BinaryHeap<Reverse<Scheduled>>,
     scheduled: u64,
     addresses: u32,
@@ -141,7 +141,7 @@ pub enum Happening {
 }
 
 impl Network {
-    pub fn new(settings: Settings, weather: Weather, seed: u64) -> Self {
+    pub fn new(settings: GatewayConfig, weather: Weather, seed: u64) -> Self {
         let now = beginning();
         let mut rng = StdRng::seed_from_u64(seed);
         let asks_the_broker = settings.coap.acknowledge_notifications == Acknowledging::OnDemand;
@@ -403,7 +403,7 @@ impl Network {
     }
 
     /// The broker tells that it took a notification, sooner or later or never.
-    fn issue(&mut self, device: DeviceId, ticket: Ticket, publication: &Publication) {
+    fn issue(&mut self, device: RegistrationId, ticket: Ticket, publication: &Publication) {
         let endpoint = self.clientids.get(&device).expect("it was published for");
         let number = self.devices.iter().position(|attached| attached.endpoint == *endpoint).expect("it is attached");
         let payload: Value = serde_json::from_slice(&publication.payload).expect("JSON");

@@ -14,9 +14,11 @@ use std::time::{Duration, Instant};
 use lwm2m_base::Peer;
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Kind, Message, MessageId, Options, Token, Verdict};
-use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, DeviceId, MessageProperties, UplinkClass};
+use lwm2m_core::gateway::broker::{
+    BrokerCommand, BrokerEvent, ClientInfo, MessageProperties, RegistrationId, UplinkClass,
+};
+use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_core::gateway::report::Report;
-use lwm2m_core::gateway::settings::Settings;
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_core::lwm2m::model::Model;
 use serde_json::{Value, json};
@@ -34,13 +36,13 @@ pub struct Scene {
     /// Where the device speaks from.
     pub peer: Peer,
     /// The registration that commands are for: the last one.
-    pub device: DeviceId,
+    pub device: RegistrationId,
     /// The segments of its Location-Path.
     pub location: Vec<String>,
     /// The request of the last observation.
     pub observed: Option<Message>,
     /// What the broker was told of lifetimes.
-    pub lifetimes: Vec<(DeviceId, Duration)>,
+    pub lifetimes: Vec<(RegistrationId, Duration)>,
     said: VecDeque<Said>,
     reports: VecDeque<Report>,
     deadline: Option<Instant>,
@@ -66,15 +68,15 @@ impl Scene {
     }
 
     /// With settings of its own.
-    pub fn with(change: impl FnOnce(&mut Settings)) -> Self {
-        let mut settings = Settings::default();
+    pub fn with(change: impl FnOnce(&mut GatewayConfig)) -> Self {
+        let mut settings = GatewayConfig::default();
         change(&mut settings);
         let now = beginning();
         Self {
             gateway: Gateway::new(settings, model(), [7; 32], now, Duration::from_secs(1_700_000_000)),
             now,
             peer: peer(1),
-            device: DeviceId(0),
+            device: RegistrationId(0),
             location: Vec::new(),
             observed: None,
             lifetimes: Vec::new(),
@@ -90,7 +92,7 @@ impl Scene {
         Self::registered_with(|_| {})
     }
 
-    pub fn registered_with(change: impl FnOnce(&mut Settings)) -> Self {
+    pub fn registered_with(change: impl FnOnce(&mut GatewayConfig)) -> Self {
         let mut scene = Self::with(change);
         scene.register(QUERY);
         scene
@@ -251,7 +253,7 @@ impl Scene {
         self.command_to(self.device, payload);
     }
 
-    pub fn command_to(&mut self, device: DeviceId, payload: &[u8]) {
+    pub fn command_to(&mut self, device: RegistrationId, payload: &[u8]) {
         let topic = "lwm2m/dev-7/dn".to_owned();
         let properties = MessageProperties::default();
         self.broker_says(BrokerEvent::Message { device, topic, payload: payload.to_vec(), properties });
@@ -303,7 +305,7 @@ impl Scene {
         self.expect_nothing_more();
         self.advance(250.0);
         self.expect_nothing_more();
-        assert_eq!((self.gateway.registered_devices(), self.deadline), (0, None));
+        assert_eq!((self.gateway.table_sizes().devices, self.deadline), (0, None));
     }
 
     // --- What comes out ----------------------------------------------------------------------------------------------
@@ -380,7 +382,7 @@ impl Scene {
         }
     }
 
-    pub fn expect_disconnect(&mut self, expected: DeviceId) {
+    pub fn expect_disconnect(&mut self, expected: RegistrationId) {
         assert_eq!(self.expect_broker_command(), BrokerCommand::Disconnect { device: expected });
     }
 

@@ -311,7 +311,7 @@ labels!(CommandOutcome {
     (CommandOutcome::Refused) => r#"outcome="refused""#,
     (CommandOutcome::Expired) => r#"outcome="expired""#,
     (CommandOutcome::QueueFull) => r#"outcome="queue_full""#,
-    (CommandOutcome::ObeyedBefore) => r#"outcome="obeyed_before""#,
+    (CommandOutcome::DuplicateRetained) => r#"outcome="obeyed_before""#,
     (CommandOutcome::TransferFailed) => r#"outcome="transfer_failed""#,
     (CommandOutcome::MalformedAnswer) => r#"outcome="malformed_answer""#,
 });

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use lwm2m_core::gateway::broker::DeviceId;
+use lwm2m_core::gateway::broker::RegistrationId;
 
 /// A clientid, for as long as something of it is known. Never used again in the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,7 +26,7 @@ pub struct Clients<Shared> {
 struct Client<Shared> {
     clientid: Arc<str>,
     /// The oldest first.
-    registrations: Vec<DeviceId>,
+    registrations: Vec<RegistrationId>,
     shared: Shared,
 }
 
@@ -38,7 +38,7 @@ impl<Shared> Default for Clients<Shared> {
 
 impl<Shared: Default> Clients<Shared> {
     /// Adds a registration, which is the newest of its clientid from now on.
-    pub fn add(&mut self, clientid: &str, device: DeviceId) -> ClientKey {
+    pub fn add(&mut self, clientid: &str, device: RegistrationId) -> ClientKey {
         let key = self.key(clientid);
         let client = self.clients.get_mut(&key).expect("a key that is given out has its client");
         client.registrations.push(device);
@@ -46,7 +46,7 @@ impl<Shared: Default> Clients<Shared> {
     }
 
     /// Removes a registration. Returns whether it was the last one of its clientid.
-    pub fn remove(&mut self, key: ClientKey, device: DeviceId) -> bool {
+    pub fn remove(&mut self, key: ClientKey, device: RegistrationId) -> bool {
         let Some(client) = self.clients.get_mut(&key) else { return true };
         client.registrations.retain(|other| *other != device);
         client.registrations.is_empty()
@@ -70,26 +70,26 @@ impl<Shared: Default> Clients<Shared> {
     }
 
     /// The oldest first.
-    pub fn registrations(&self, key: ClientKey) -> &[DeviceId] {
+    pub fn registrations(&self, key: ClientKey) -> &[RegistrationId] {
         self.clients.get(&key).map_or(&[], |client| &client.registrations)
     }
 
-    pub fn newest(&self, key: ClientKey) -> Option<DeviceId> {
+    pub fn newest(&self, key: ClientKey) -> Option<RegistrationId> {
         self.registrations(key).last().copied()
     }
 
     /// The registrations before this one, the oldest first.
-    pub fn older(&self, key: ClientKey, device: DeviceId) -> Vec<DeviceId> {
+    pub fn older(&self, key: ClientKey, device: RegistrationId) -> Vec<RegistrationId> {
         self.registrations(key).iter().copied().take_while(|other| *other != device).collect()
     }
 
     /// The registrations after this one, the newest first.
-    pub fn newer(&self, key: ClientKey, device: DeviceId) -> impl Iterator<Item = DeviceId> + '_ {
+    pub fn newer(&self, key: ClientKey, device: RegistrationId) -> impl Iterator<Item = RegistrationId> + '_ {
         self.registrations(key).iter().rev().copied().take_while(move |other| *other != device)
     }
 
     /// Whether a newer registration of the clientid was asked for, and is not gone.
-    pub fn is_superseded(&self, key: ClientKey, device: DeviceId) -> bool {
+    pub fn is_superseded(&self, key: ClientKey, device: RegistrationId) -> bool {
         self.newer(key, device).next().is_some()
     }
 
@@ -115,9 +115,9 @@ impl<Shared: Default> Clients<Shared> {
 mod tests {
     use super::*;
 
-    const A: DeviceId = DeviceId(1);
-    const B: DeviceId = DeviceId(2);
-    const C: DeviceId = DeviceId(3);
+    const A: RegistrationId = RegistrationId(1);
+    const B: RegistrationId = RegistrationId(2);
+    const C: RegistrationId = RegistrationId(3);
 
     #[test]
     fn each_registration_supersedes_those_before_it() {
@@ -125,7 +125,7 @@ mod tests {
         let key = clients.add("ep", A);
         assert!(!clients.is_superseded(key, A));
         assert_eq!((clients.add("ep", B), clients.add("ep", C)), (key, key));
-        assert_ne!(clients.add("other", DeviceId(4)), key);
+        assert_ne!(clients.add("other", RegistrationId(4)), key);
         assert_eq!(clients.newest(key), Some(C));
         assert_eq!(clients.older(key, C), [A, B]);
         assert_eq!(clients.newer(key, A).collect::<Vec<_>>(), [C, B]);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rand::{Rng, RngExt};
 
-use lwm2m_core::gateway::broker::DeviceId;
+use lwm2m_core::gateway::broker::RegistrationId;
 
 const BACK_OFF_MIN: Duration = Duration::from_secs(1);
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
@@ -24,8 +24,8 @@ pub struct Turns {
     interval: Duration,
     /// The earliest time of the next turn.
     next: Option<Instant>,
-    queue: BTreeSet<(Order, DeviceId)>,
-    order: HashMap<DeviceId, Order>,
+    queue: BTreeSet<(Order, RegistrationId)>,
+    order: HashMap<RegistrationId, Order>,
 }
 
 impl Turns {
@@ -39,27 +39,27 @@ impl Turns {
     }
 
     /// Adds a device, which was active last at `active`.
-    pub fn add(&mut self, device: DeviceId, active: Option<Instant>) {
+    pub fn add(&mut self, device: RegistrationId, active: Option<Instant>) {
         self.remove(device);
         self.order.insert(device, Reverse(active));
         self.queue.insert((Reverse(active), device));
     }
 
     /// A device is active now: where it waits, it comes earlier.
-    pub fn active(&mut self, device: DeviceId, now: Instant) {
+    pub fn active(&mut self, device: RegistrationId, now: Instant) {
         if self.order.contains_key(&device) {
             self.add(device, Some(now));
         }
     }
 
-    pub fn remove(&mut self, device: DeviceId) {
+    pub fn remove(&mut self, device: RegistrationId) {
         if let Some(order) = self.order.remove(&device) {
             self.queue.remove(&(order, device));
         }
     }
 
     /// Takes out the device whose turn it is; `None` before the time of the next turn, and when no device waits.
-    pub fn take(&mut self, now: Instant) -> Option<DeviceId> {
+    pub fn take(&mut self, now: Instant) -> Option<RegistrationId> {
         let at = self.next.unwrap_or(now);
         let (_, device) = self.queue.first().filter(|_| at <= now).copied()?;
         self.remove(device);
@@ -81,7 +81,7 @@ impl Turns {
     }
 
     #[cfg(test)]
-    pub fn contains(&self, device: DeviceId) -> bool {
+    pub fn contains(&self, device: RegistrationId) -> bool {
         self.order.contains_key(&device)
     }
 }
@@ -121,12 +121,12 @@ mod tests {
     fn the_first_turn_is_at_once_and_the_others_are_as_many_in_a_second_as_set() {
         let start = Instant::now();
         let mut turns = Turns::per_second(10);
-        (1..=3).for_each(|id| turns.add(DeviceId(id), Some(start)));
+        (1..=3).for_each(|id| turns.add(RegistrationId(id), Some(start)));
         assert_eq!(turns_within(&mut turns, start, millis(500)), [(1, 0), (2, 100), (3, 200)]);
         assert_eq!(turns.next(start + millis(500)), None);
 
         // A device that comes alone, after a pause, does not wait.
-        turns.add(DeviceId(4), Some(start));
+        turns.add(RegistrationId(4), Some(start));
         let later = start + Duration::from_secs(5);
         assert_eq!(turns_within(&mut turns, later, millis(0)), [(4, 0)]);
     }
@@ -135,14 +135,14 @@ mod tests {
     fn the_devices_that_were_active_last_come_first() {
         let start = Instant::now();
         let mut turns = Turns::per_second(1_000);
-        turns.add(DeviceId(1), None);
-        turns.add(DeviceId(2), Some(start + millis(10)));
-        turns.add(DeviceId(3), Some(start + millis(20)));
-        turns.add(DeviceId(4), Some(start + millis(5)));
-        turns.add(DeviceId(5), None);
-        turns.active(DeviceId(5), start + millis(30));
-        turns.active(DeviceId(9), start + millis(40));
-        turns.remove(DeviceId(4));
+        turns.add(RegistrationId(1), None);
+        turns.add(RegistrationId(2), Some(start + millis(10)));
+        turns.add(RegistrationId(3), Some(start + millis(20)));
+        turns.add(RegistrationId(4), Some(start + millis(5)));
+        turns.add(RegistrationId(5), None);
+        turns.active(RegistrationId(5), start + millis(30));
+        turns.active(RegistrationId(9), start + millis(40));
+        turns.remove(RegistrationId(4));
         let order: Vec<_> =
             turns_within(&mut turns, start + millis(50), millis(50)).iter().map(|(id, _)| *id).collect();
         assert_eq!(order, [5, 3, 2, 1]);
@@ -152,7 +152,7 @@ mod tests {
     fn turns_that_a_stalled_process_missed_are_not_made_up_for() {
         let start = Instant::now();
         let mut turns = Turns::per_second(10);
-        (1..=30).for_each(|id| turns.add(DeviceId(id), None));
+        (1..=30).for_each(|id| turns.add(RegistrationId(id), None));
         assert_eq!(turns_within(&mut turns, start, millis(0)).len(), 1);
         let taken = turns_within(&mut turns, start + Duration::from_secs(2), millis(0));
         assert_eq!(taken, [(2, 0)]);

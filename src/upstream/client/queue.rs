@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 
 use crate::upstream::client::clients::ClientKey;
-use lwm2m_core::gateway::broker::{DeviceId, Publication, UplinkClass};
+use lwm2m_core::gateway::broker::{Publication, RegistrationId, UplinkClass};
 
 /// How often a publication may be under way when its connection ends. The broker may be ending the connection because
 /// of it, and would do so for ever.
@@ -44,7 +44,7 @@ struct Waiting {
 /// A publication, and the registration that asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queued {
-    pub device: DeviceId,
+    pub device: RegistrationId,
     pub publication: Publication,
 }
 
@@ -230,7 +230,7 @@ mod tests {
 
     fn two_clients() -> (ClientKey, ClientKey) {
         let mut clients = Clients::<()>::default();
-        (clients.add("one", DeviceId(1)), clients.add("two", DeviceId(2)))
+        (clients.add("one", RegistrationId(1)), clients.add("two", RegistrationId(2)))
     }
 
     fn publication(topic: &str, class: UplinkClass) -> Queued {
@@ -243,7 +243,7 @@ mod tests {
             correlation: None,
             ticket: None,
         };
-        Queued { device: DeviceId(1), publication }
+        Queued { device: RegistrationId(1), publication }
     }
 
     fn begin(queues: &mut Queues, client: ClientKey, window: usize) -> Option<Serial> {

@@ -6,29 +6,29 @@ use std::time::Instant;
 
 use tracing::info;
 
-use lwm2m_core::gateway::broker::DeviceId;
+use lwm2m_core::gateway::broker::RegistrationId;
 
 #[derive(Debug, Default)]
 pub struct Returning {
     since: Option<Instant>,
-    awaited: HashSet<DeviceId>,
+    awaited: HashSet<RegistrationId>,
     connected: usize,
 }
 
 impl Returning {
     /// The broker serves again, and these devices are not connected. Their return is measured from now on.
-    pub fn begin(&mut self, now: Instant, devices: impl IntoIterator<Item = DeviceId>) {
+    pub fn begin(&mut self, now: Instant, devices: impl IntoIterator<Item = RegistrationId>) {
         *self = Self::default();
         devices.into_iter().for_each(|device| self.add(now, device));
     }
 
     /// Adds a device of before the restart.
-    pub fn add(&mut self, now: Instant, device: DeviceId) {
+    pub fn add(&mut self, now: Instant, device: RegistrationId) {
         self.since.get_or_insert(now);
         self.awaited.insert(device);
     }
 
-    pub fn connected(&mut self, now: Instant, device: DeviceId) {
+    pub fn connected(&mut self, now: Instant, device: RegistrationId) {
         if self.awaited.remove(&device) {
             self.connected += 1;
             self.tell_the_end(now);
@@ -36,7 +36,7 @@ impl Returning {
     }
 
     /// The device is gone: its registration ended.
-    pub fn left(&mut self, now: Instant, device: DeviceId) {
+    pub fn left(&mut self, now: Instant, device: RegistrationId) {
         if self.awaited.remove(&device) {
             self.tell_the_end(now);
         }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::{ExProtoConfig, Node};
-use lwm2m_core::gateway::settings::Limits;
+use lwm2m_core::gateway::config::Limits;
 
 const GATEWAY: &str = include_str!("emqx/gateway.hocon");
 const LISTENER: &str = include_str!("emqx/listener.hocon");

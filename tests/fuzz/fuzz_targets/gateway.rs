@@ -10,9 +10,9 @@ use libfuzzer_sys::fuzz_target;
 use lwm2m_core::coap::options::number;
 use lwm2m_base::Peer;
 use lwm2m_core::coap::{Code, Kind, Message, MessageId, Options, Token};
-use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, ConnectError, DeviceId, MessageProperties};
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, ConnectError, RegistrationId, MessageProperties};
 use lwm2m_core::gateway::report::Report;
-use lwm2m_core::gateway::settings::{AutoObserve, Settings};
+use lwm2m_core::gateway::config::{AutoObserve, GatewayConfig};
 use lwm2m_core::gateway::{Gateway, Output};
 
 /// More than one event can bring about: every waiting command of every device is refused, and told, at once.
@@ -225,11 +225,11 @@ impl Run {
     fn end(mut self) {
         for id in 1..=self.devices {
             let error = ConnectError::Unavailable(String::new());
-            self.broker(BrokerEvent::ConnectFailed { device: DeviceId(id), error });
+            self.broker(BrokerEvent::ConnectFailed { device: RegistrationId(id), error });
         }
         for _ in 0..10_000 {
             let Some(deadline) = self.deadline else {
-                assert_eq!(self.gateway.registered_devices(), 0);
+                assert_eq!(self.gateway.table_sizes().devices, 0);
                 return;
             };
             self.pass(deadline.saturating_duration_since(self.now));
@@ -238,8 +238,8 @@ impl Run {
     }
 
     /// One of the last devices that the broker was asked for.
-    fn device(&self, before: u8) -> DeviceId {
-        DeviceId(self.devices.saturating_sub(u64::from(before % 6)))
+    fn device(&self, before: u8) -> RegistrationId {
+        RegistrationId(self.devices.saturating_sub(u64::from(before % 6)))
     }
 
     fn request(&mut self, method: Code, path: &[&[u8]]) -> Message {
@@ -259,10 +259,10 @@ impl Run {
 }
 
 /// Small bounds, so that they are reached.
-fn settings() -> &'static Settings {
-    static SETTINGS: OnceLock<Settings> = OnceLock::new();
+fn settings() -> &'static GatewayConfig {
+    static SETTINGS: OnceLock<GatewayConfig> = OnceLock::new();
     SETTINGS.get_or_init(|| {
-        let mut settings = Settings::default();
+        let mut settings = GatewayConfig::default();
         settings.limits.devices = 3;
         settings.limits.waiting_commands = 4;
         settings.limits.observations = 2;

@@ -160,7 +160,7 @@ fn a_closed_association_ends_no_registration() {
         matches!(report, Report::AssociationClosed { reason: AssociationCloseReason::CloseNotify, .. })
     };
     assert_eq!(scene.reports.iter().filter(closed).count(), 1);
-    assert_eq!(scene.gateway.registered_devices(), 1);
+    assert_eq!(scene.gateway.table_sizes().devices, 1);
     scene.command("dev-7", &read(1));
     scene.nobody_hears_anything();
     let again = scene.connect(1, "dev-7");

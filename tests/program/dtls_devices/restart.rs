@@ -34,7 +34,7 @@ fn of_an_idle_device_and_again_and_again() {
         assert_eq!(scene.update(device, &location), Code::CHANGED);
     }
     assert_eq!(scene.handshakes(), 1);
-    assert_eq!(scene.gateway.registered_devices(), 1);
+    assert_eq!(scene.gateway.table_sizes().devices, 1);
 }
 
 #[test]

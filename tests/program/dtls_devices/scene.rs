@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use lwm2m_base::{AssociationId, Peer};
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Message};
-use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, DeviceId, MessageProperties};
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, MessageProperties, RegistrationId};
+use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_core::gateway::record::{Change, DeviceRecord};
 use lwm2m_core::gateway::report::Report;
-use lwm2m_core::gateway::settings::Settings;
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_dtls::credentials::{KeyAnswer, PskKey};
 use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig};
@@ -29,7 +29,7 @@ const LINKS: &[u8] = b"</1/0>,</3/0>,</3303/0>";
 
 pub struct Scene {
     pub gateway: Gateway,
-    settings: Settings,
+    settings: GatewayConfig,
     pub now: Instant,
     unix_time: Duration,
     clients: BTreeMap<SocketAddr, DtlsClient>,
@@ -37,7 +37,7 @@ pub struct Scene {
     heard: VecDeque<(SocketAddr, Message)>,
     pub connects: Vec<ClientInfo>,
     /// By endpoint.
-    pub devices: BTreeMap<String, DeviceId>,
+    pub devices: BTreeMap<String, RegistrationId>,
     pub published: VecDeque<Value>,
     pub reports: Vec<Report>,
     /// While the broker thinks, nobody is connected.
@@ -52,7 +52,7 @@ impl Scene {
         Self::with(|_| {})
     }
 
-    pub fn with(change: impl FnOnce(&mut Settings)) -> Self {
+    pub fn with(change: impl FnOnce(&mut GatewayConfig)) -> Self {
         let mut settings = Config::default().gateway;
         change(&mut settings);
         let (now, unix_time) = (beginning(), Duration::from_secs(1_800_000_000));
@@ -191,7 +191,7 @@ impl Scene {
             match change {
                 Change::Put(record) => drop(self.records.insert(record.registration.endpoint.clone(), *record)),
                 Change::Remove { endpoint } => drop(self.records.remove(&endpoint)),
-                Change::Obeyed(record) => panic!("no command was retained, {record:?}"),
+                Change::RetainedCommands(record) => panic!("no command was retained, {record:?}"),
                 Change::Association(change) => self.keep_association(change),
             }
         }

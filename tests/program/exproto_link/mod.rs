@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use lwm2m_base::secret::Secret;
 use lwm2m_core::gateway::broker::{
-    BrokerCommand, BrokerEvent, ClientInfo, CloseReason, ConnectError, DeviceId, MessageProperties, Publication,
+    BrokerCommand, BrokerEvent, ClientInfo, CloseReason, ConnectError, MessageProperties, Publication, RegistrationId,
     UplinkClass,
 };
 use lwm2m_gateway::observability::conditions::Conditions;
@@ -24,7 +24,7 @@ use emqx::{Emqx, Published};
 
 /// Long enough for a slow machine; nothing waits for it to pass.
 const PATIENCE: Duration = Duration::from_secs(30);
-const DEVICE: DeviceId = DeviceId(1);
+const DEVICE: RegistrationId = RegistrationId(1);
 
 /// A link that is driven as the gateway's driver does it.
 struct Rig {
@@ -64,11 +64,11 @@ impl Rig {
         rig
     }
 
-    async fn connect(&self, device: DeviceId, clientid: &str) {
+    async fn connect(&self, device: RegistrationId, clientid: &str) {
         self.submit(BrokerCommand::Connect { device, client: client(clientid) }).await;
     }
 
-    async fn publish(&self, device: DeviceId, topic: &str, payload: &str) {
+    async fn publish(&self, device: RegistrationId, topic: &str, payload: &str) {
         let publication = Publication {
             topic: topic.to_owned(),
             qos: 1,
@@ -203,9 +203,9 @@ async fn a_client_that_emqx_refuses_is_refused() {
     rig.expect(BrokerEvent::ConnectFailed { device: DEVICE, error }).await;
 
     rig.emqx.deny("lwm2m/deaf/dn");
-    rig.connect(DeviceId(2), "deaf").await;
+    rig.connect(RegistrationId(2), "deaf").await;
     let error = ConnectError::Refused("Subscribe: Authorization deny".to_owned());
-    rig.expect(BrokerEvent::ConnectFailed { device: DeviceId(2), error }).await;
+    rig.expect(BrokerEvent::ConnectFailed { device: RegistrationId(2), error }).await;
 
     rig.emqx.until_no_clients().await;
     rig.end().await;
@@ -225,14 +225,14 @@ async fn a_publication_that_is_not_allowed_is_told_and_the_next_one_goes() {
 #[tokio::test]
 async fn a_kicked_client_is_closed_and_a_lost_one_comes_back() {
     let mut rig = Rig::with_connected_device().await;
-    rig.connect(DeviceId(2), "ep2").await;
-    rig.expect(BrokerEvent::Connected { device: DeviceId(2) }).await;
+    rig.connect(RegistrationId(2), "ep2").await;
+    rig.expect(BrokerEvent::Connected { device: RegistrationId(2) }).await;
 
     rig.emqx.close("ep1", "{shutdown,kicked}").await;
     rig.expect(BrokerEvent::Closed { device: DEVICE, reason: CloseReason::Kicked }).await;
 
     rig.emqx.close("ep2", "{shutdown,etimedout}").await;
-    rig.publish(DeviceId(2), "t", "after the loss").await;
+    rig.publish(RegistrationId(2), "t", "after the loss").await;
     assert_eq!(rig.emqx.published().await, published("ep2", "t", "after the loss"));
     assert_eq!(rig.metrics.upstream.reconnected.value(), 1);
     rig.end().await;
@@ -241,10 +241,10 @@ async fn a_kicked_client_is_closed_and_a_lost_one_comes_back() {
 #[tokio::test]
 async fn a_device_that_registers_again_takes_over_what_its_older_registration_published() {
     let mut rig = Rig::with_connected_device().await;
-    rig.connect(DeviceId(2), "ep1").await;
-    rig.expect(BrokerEvent::Connected { device: DeviceId(2) }).await;
+    rig.connect(RegistrationId(2), "ep1").await;
+    rig.expect(BrokerEvent::Connected { device: RegistrationId(2) }).await;
     rig.publish(DEVICE, "t", "of the older one").await;
-    rig.publish(DeviceId(2), "t", "of the newer one").await;
+    rig.publish(RegistrationId(2), "t", "of the newer one").await;
     for payload in ["of the older one", "of the newer one"] {
         assert_eq!(rig.emqx.published().await, published("ep1", "t", payload));
     }
@@ -257,9 +257,9 @@ async fn when_emqx_stops_and_starts_again_devices_come_back_and_new_ones_fail_me
     let mut rig = Rig::with_connected_device().await;
     rig.emqx.stop().await;
     rig.publish(DEVICE, "t", "during the outage").await;
-    rig.connect(DeviceId(2), "ep2").await;
+    rig.connect(RegistrationId(2), "ep2").await;
     let event = rig.event().await;
-    let BrokerEvent::ConnectFailed { device: DeviceId(2), error: ConnectError::Unavailable(_) } = event else {
+    let BrokerEvent::ConnectFailed { device: RegistrationId(2), error: ConnectError::Unavailable(_) } = event else {
         panic!("{event:?}")
     };
 
@@ -274,8 +274,8 @@ async fn when_emqx_stops_and_starts_again_devices_come_back_and_new_ones_fail_me
         properties: MessageProperties::default(),
     })
     .await;
-    rig.connect(DeviceId(3), "ep3").await;
-    rig.expect(BrokerEvent::Connected { device: DeviceId(3) }).await;
+    rig.connect(RegistrationId(3), "ep3").await;
+    rig.expect(BrokerEvent::Connected { device: RegistrationId(3) }).await;
     rig.end().await;
 }
 
@@ -283,7 +283,7 @@ async fn when_emqx_stops_and_starts_again_devices_come_back_and_new_ones_fail_me
 async fn a_burst_of_messages_beyond_the_queue_waits_and_none_is_lost() {
     let mut rig = Rig::with_connected_device().await;
     for device in 2..42 {
-        rig.connect(DeviceId(device), &format!("ep{device}")).await;
+        rig.connect(RegistrationId(device), &format!("ep{device}")).await;
     }
     for _ in 2..42 {
         let event = rig.event().await;

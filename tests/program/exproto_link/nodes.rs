@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lwm2m_core::gateway::broker::{BrokerEvent, ConnectError, DeviceId, MessageProperties};
+use lwm2m_core::gateway::broker::{BrokerEvent, ConnectError, MessageProperties, RegistrationId};
 
 use super::emqx::{Emqx, HandlerLost};
 use super::{Rig, published, settings};
@@ -23,8 +23,8 @@ async fn two_nodes() -> (Rig, Emqx) {
 }
 
 async fn connect(rig: &mut Rig, id: u64) {
-    rig.connect(DeviceId(id), &format!("ep{id}")).await;
-    rig.expect(BrokerEvent::Connected { device: DeviceId(id) }).await;
+    rig.connect(RegistrationId(id), &format!("ep{id}")).await;
+    rig.expect(BrokerEvent::Connected { device: RegistrationId(id) }).await;
 }
 
 /// What each of these devices publishes arrives, in order, and so does a command to it.
@@ -32,7 +32,7 @@ async fn expect_served(rig: &mut Rig, at: &mut Emqx, ids: &[u64]) {
     for id in ids {
         let clientid = format!("ep{id}");
         for payload in ["1", "2", "3"] {
-            rig.publish(DeviceId(*id), "t", payload).await;
+            rig.publish(RegistrationId(*id), "t", payload).await;
         }
         for payload in ["1", "2", "3"] {
             assert_eq!(at.published().await, published(&clientid, "t", payload));
@@ -40,7 +40,7 @@ async fn expect_served(rig: &mut Rig, at: &mut Emqx, ids: &[u64]) {
         at.send(&clientid, &[("dn", "command")]).await;
         let (topic, payload) = ("dn".to_owned(), b"command".to_vec());
         rig.expect(BrokerEvent::Message {
-            device: DeviceId(*id),
+            device: RegistrationId(*id),
             topic,
             payload,
             properties: MessageProperties::default(),
@@ -54,7 +54,7 @@ async fn a_node_that_is_killed_is_left_and_used_again_when_it_is_back() {
     let (mut rig, mut second) = two_nodes().await;
     rig.emqx.stop().await;
     for number in 0..20 {
-        rig.publish(DeviceId(1), "t", &number.to_string()).await;
+        rig.publish(RegistrationId(1), "t", &number.to_string()).await;
     }
     for number in 0..20 {
         assert_eq!(second.published().await, published("ep1", "t", &number.to_string()));
@@ -79,7 +79,7 @@ async fn a_node_that_is_killed_is_left_and_used_again_when_it_is_back() {
 async fn a_node_whose_adapter_is_away_is_left_by_its_silent_clients_too() {
     let (mut rig, mut second) = two_nodes().await;
     rig.emqx.stop_adapter().await;
-    rig.publish(DeviceId(1), "t", "finds out").await;
+    rig.publish(RegistrationId(1), "t", "finds out").await;
     assert_eq!(second.published().await, published("ep1", "t", "finds out"));
     second.until_clients(&["ep1", "ep2", "ep3", "ep4"]).await;
     expect_served(&mut rig, &mut second, &[1, 2, 3, 4]).await;
@@ -96,7 +96,7 @@ async fn a_node_whose_adapter_hangs_is_left_when_three_calls_had_no_answer() {
     while rig.metrics.upstream.nodes_failed.value() == 0 {
         failed += 1;
         // Every second one goes to the node that is fine.
-        rig.connect(DeviceId(100 + failed), &format!("new{failed}")).await;
+        rig.connect(RegistrationId(100 + failed), &format!("new{failed}")).await;
         match rig.event().await {
             BrokerEvent::Connected { .. } => {}
             BrokerEvent::ConnectFailed { error: ConnectError::Unavailable(_), .. } => {}
@@ -144,7 +144,7 @@ async fn a_node_that_takes_anchors_and_never_tells_of_them_is_left_by_its_silent
     let mut attempts = 0;
     while rig.metrics.upstream.nodes_failed.value() == 0 {
         attempts += 1;
-        rig.connect(DeviceId(100 + attempts), &format!("new{attempts}")).await;
+        rig.connect(RegistrationId(100 + attempts), &format!("new{attempts}")).await;
         match rig.event().await {
             BrokerEvent::Connected { .. } => {}
             BrokerEvent::ConnectFailed { error: ConnectError::Unavailable(_), .. } => {}

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use lwm2m_base::Peer;
 use lwm2m_core::coap::options::number;
 use lwm2m_core::coap::{Code, Kind, Message, MessageId, Options, Token};
-use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, DeviceId, MessageProperties};
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, MessageProperties, RegistrationId};
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_gateway::config::Config;
 use lwm2m_gateway::definitions;
@@ -19,7 +19,7 @@ use super::cases::Step;
 pub struct Player {
     gateway: Gateway,
     now: Instant,
-    device: DeviceId,
+    device: RegistrationId,
     /// The requests of the gateway that the report has not come to.
     asked: VecDeque<Message>,
     /// The requests of the report by their tokens, and those of this run that stand for them.
@@ -42,7 +42,7 @@ impl Player {
         Self {
             gateway: Gateway::new(Config::default().gateway, model, [7; 32], now, unix_time),
             now,
-            device: DeviceId(0),
+            device: RegistrationId(0),
             asked: VecDeque::new(),
             same: HashMap::new(),
             requests: Vec::new(),

@@ -164,7 +164,7 @@ fn nothing_that_is_large_is_kept_of_a_registration() {
             scene.device = device;
             scene.broker_takes_it();
         }
-        let kept = scene.gateway.occupancy().registration_bytes;
+        let kept = scene.gateway.table_sizes().registration_bytes;
         assert!(kept <= 16 * 1024, "{kept} bytes of {bytes}");
     }
 }

@@ -28,7 +28,7 @@ fn guesses_from_elsewhere_reach_no_registration_and_no_exchange() {
         }
     }
     siege.assert_honest_were_served();
-    assert_eq!(siege.network.gateway.registered_devices(), HONEST);
+    assert_eq!(siege.network.gateway.table_sizes().devices, HONEST);
     siege.assert_nothing_stays();
 }
 
@@ -55,7 +55,7 @@ fn guesses_from_the_address_of_a_device_harm_neither_it_nor_the_others() {
         }
     }
     siege.assert_honest_were_served();
-    assert_eq!(siege.network.gateway.registered_devices(), HONEST);
+    assert_eq!(siege.network.gateway.table_sizes().devices, HONEST);
     siege.assert_nothing_stays();
 }
 

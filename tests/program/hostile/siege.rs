@@ -6,8 +6,8 @@ use std::time::Duration;
 use lwm2m_base::Peer;
 use lwm2m_core::coap::options::number;
 use lwm2m_core::coap::{Code, Kind, Message, MessageId};
-use lwm2m_core::gateway::settings::Settings;
-use lwm2m_core::gateway::{Occupancy, Output};
+use lwm2m_core::gateway::config::GatewayConfig;
+use lwm2m_core::gateway::{Output, TableSizes};
 use lwm2m_gateway::config::Config;
 use lwm2m_simulator::{DeviceEvent, DeviceSettings};
 use rand::RngExt;
@@ -28,7 +28,7 @@ const REMEMBERED: usize = 32;
 
 pub struct Siege {
     pub network: Network,
-    pub settings: Settings,
+    pub settings: GatewayConfig,
     pub rng: StdRng,
     /// In seconds.
     pub at: f64,
@@ -186,15 +186,15 @@ impl Siege {
         self.pass(86_400.0 + 500.0);
         self.network.gateway.handle_timeout(self.network.now);
         while !matches!(self.network.gateway.poll_output(), Output::Idle(_)) {}
-        assert_eq!(self.network.gateway.occupancy(), Occupancy::default());
+        assert_eq!(self.network.gateway.table_sizes(), TableSizes::default());
     }
 
     #[track_caller]
     fn assert_bounds(&self) {
-        let occupancy = self.network.gateway.occupancy();
+        let occupancy = self.network.gateway.table_sizes();
         let (limits, coap) = (&self.settings.limits, &self.settings.coap);
-        assert!(occupancy.devices + occupancy.joinings <= limits.devices, "{occupancy:?}");
-        assert!(occupancy.joinings <= limits.joinings, "{occupancy:?}");
+        assert!(occupancy.devices + occupancy.pending_registrations <= limits.devices, "{occupancy:?}");
+        assert!(occupancy.pending_registrations <= limits.pending_registrations, "{occupancy:?}");
         assert!(occupancy.registration_bytes <= occupancy.devices * limits.registration_size, "{occupancy:?}");
         assert!(occupancy.waiting_commands <= occupancy.devices * limits.waiting_commands, "{occupancy:?}");
         assert!(occupancy.exchanges <= occupancy.devices * (limits.observations + 1), "{occupancy:?}");

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use lwm2m_base::secret::Secret;
 use lwm2m_core::gateway::broker::{
-    BrokerCommand, BrokerEvent, ClientInfo, CloseReason, ConnectError, DeviceId, MessageProperties, Publication,
+    BrokerCommand, BrokerEvent, ClientInfo, CloseReason, ConnectError, MessageProperties, Publication, RegistrationId,
     UplinkClass, Will,
 };
 use lwm2m_core::mqtt::downlink::Reply;
@@ -30,7 +30,7 @@ use broker::{A_MOMENT, Broker, FORBIDDEN};
 
 /// Long enough for a slow machine; nothing waits for it to pass.
 const PATIENCE: Duration = Duration::from_secs(30);
-const DEVICE: DeviceId = DeviceId(1);
+const DEVICE: RegistrationId = RegistrationId(1);
 
 /// A link that is driven as the gateway's driver does it.
 struct Rig {
@@ -55,16 +55,16 @@ impl Rig {
         Self { commands, events, driver, metrics }
     }
 
-    async fn connect(&self, device: DeviceId, client: ClientInfo) {
+    async fn connect(&self, device: RegistrationId, client: ClientInfo) {
         self.submit(BrokerCommand::Connect { device, client }).await;
     }
 
-    async fn connected(&mut self, device: DeviceId, client: ClientInfo) {
+    async fn connected(&mut self, device: RegistrationId, client: ClientInfo) {
         self.connect(device, client).await;
         self.expect(BrokerEvent::Connected { device }).await;
     }
 
-    async fn publish(&self, device: DeviceId, topic: &str, payload: &str) {
+    async fn publish(&self, device: RegistrationId, topic: &str, payload: &str) {
         self.submit(BrokerCommand::Publish { device, publication: publication(topic, payload) }).await;
     }
 
@@ -154,7 +154,7 @@ fn below(client: &ClientInfo, topic: &str) -> String {
     format!("lwm2m/{}/{topic}", client.clientid)
 }
 
-fn message(device: DeviceId, topic: String, payload: &str) -> BrokerEvent {
+fn message(device: RegistrationId, topic: String, payload: &str) -> BrokerEvent {
     BrokerEvent::Message { device, topic, payload: payload.as_bytes().to_vec(), properties: Default::default() }
 }
 
@@ -280,10 +280,10 @@ async fn a_device_that_registers_again_takes_over_what_its_older_registration_pu
         application.subscribe(&below(&device, "up")).await;
         let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connected(DEVICE, device.clone()).await;
-        rig.connect(DeviceId(2), device.clone()).await;
-        rig.expect(BrokerEvent::Connected { device: DeviceId(2) }).await;
+        rig.connect(RegistrationId(2), device.clone()).await;
+        rig.expect(BrokerEvent::Connected { device: RegistrationId(2) }).await;
         rig.publish(DEVICE, &below(&device, "up"), "of the older one").await;
-        rig.publish(DeviceId(2), &below(&device, "up"), "of the newer one").await;
+        rig.publish(RegistrationId(2), &below(&device, "up"), "of the newer one").await;
         for payload in ["of the older one", "of the newer one"] {
             assert_eq!(application.message().await.payload, payload);
         }
@@ -332,9 +332,9 @@ async fn commands_for_a_registration_that_is_over_do_not_wait_for_the_next_one()
         let topic = below(&device, "dn");
         application.publish(&topic, "old", PublishProperties::default()).await;
         let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
-        rig.connected(DeviceId(2), device).await;
+        rig.connected(RegistrationId(2), device).await;
         application.publish(&topic, "new", PublishProperties::default()).await;
-        rig.expect(message(DeviceId(2), topic, "new")).await;
+        rig.expect(message(RegistrationId(2), topic, "new")).await;
         rig.end().await;
     }
 }
@@ -402,11 +402,11 @@ async fn a_restart_of_the_broker_under_load_loses_nothing_and_keeps_the_order() 
         let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
         let clients: Vec<ClientInfo> = (0..DEVICES).map(|number| client(&format!("load{number}"))).collect();
         for (number, client) in (0..).zip(&clients) {
-            rig.connected(DeviceId(number), client.clone()).await;
+            rig.connected(RegistrationId(number), client.clone()).await;
         }
         for number in 0..EACH {
             for (device, client) in (0..).zip(&clients) {
-                rig.publish(DeviceId(device), &below(client, "up"), &number.to_string()).await;
+                rig.publish(RegistrationId(device), &below(client, "up"), &number.to_string()).await;
             }
             match number {
                 30 => broker.stop(),
@@ -438,8 +438,9 @@ async fn when_the_broker_is_away_new_devices_fail_at_once_and_old_ones_come_back
     rig.connected(DEVICE, client("old")).await;
     broker.stop();
     sleep(A_MOMENT).await;
-    rig.connect(DeviceId(2), client("new")).await;
-    let BrokerEvent::ConnectFailed { device: DeviceId(2), error: ConnectError::Unavailable(_) } = rig.event().await
+    rig.connect(RegistrationId(2), client("new")).await;
+    let BrokerEvent::ConnectFailed { device: RegistrationId(2), error: ConnectError::Unavailable(_) } =
+        rig.event().await
     else {
         panic!("not unavailable")
     };

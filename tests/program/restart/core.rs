@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use lwm2m_base::Peer;
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Kind, Message};
-use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, DeviceId, MessageProperties};
-use lwm2m_core::gateway::record::{Change, DeviceRecord, ObeyedRecord};
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, MessageProperties, RegistrationId};
+use lwm2m_core::gateway::config::GatewayConfig;
+use lwm2m_core::gateway::record::{Change, DeviceRecord, RetainedCommandsRecord};
 use lwm2m_core::gateway::report::{NotRestored, Report};
-use lwm2m_core::gateway::settings::Settings;
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_core::lwm2m::model::Model;
 use lwm2m_gateway::config::Config;
@@ -25,18 +25,18 @@ pub const LINKS: &str = "</1/0>,</3/0>,</3303/0>";
 
 pub struct Core {
     pub gateway: Gateway,
-    pub settings: Settings,
+    pub settings: GatewayConfig,
     pub now: Instant,
     pub unix_time: Duration,
     pub kept: BTreeMap<String, DeviceRecord>,
     /// By endpoint, what is remembered of retained commands.
-    pub obeyed: BTreeMap<String, ObeyedRecord>,
+    pub retained_commands: BTreeMap<String, RetainedCommandsRecord>,
     /// By endpoint, the newest.
-    pub devices: BTreeMap<String, DeviceId>,
+    pub devices: BTreeMap<String, RegistrationId>,
     pub to_devices: VecDeque<(Peer, Message)>,
     pub published: VecDeque<(String, Value)>,
     /// The devices that were asked to be connected again and are not yet.
-    pub resumed: VecDeque<(String, DeviceId)>,
+    pub resumed: VecDeque<(String, RegistrationId)>,
     pub not_restored: Vec<(String, NotRestored)>,
     seed: u8,
 }
@@ -46,7 +46,7 @@ impl Core {
         Self::with(|_| ())
     }
 
-    pub fn with(adjust: impl FnOnce(&mut Settings)) -> Self {
+    pub fn with(adjust: impl FnOnce(&mut GatewayConfig)) -> Self {
         let mut settings = Config::default().gateway;
         adjust(&mut settings);
         let (now, unix_time) = (Instant::now(), Duration::from_secs(1_800_000_000));
@@ -58,7 +58,7 @@ impl Core {
             now,
             unix_time,
             kept: BTreeMap::new(),
-            obeyed: BTreeMap::new(),
+            retained_commands: BTreeMap::new(),
             devices: BTreeMap::new(),
             to_devices: VecDeque::new(),
             published: VecDeque::new(),
@@ -77,7 +77,7 @@ impl Core {
         let mut gateway = Gateway::new(self.settings.clone(), model(), [self.seed; 32], self.now, self.unix_time);
         self.devices.clear();
         gateway.restore(self.now, self.kept.values().cloned().collect());
-        gateway.restore_obeyed(self.obeyed.values().cloned().collect());
+        gateway.restore_retained_commands(self.retained_commands.values().cloned().collect());
         self.gateway = gateway;
         self.take_outputs();
         self.keep();
@@ -93,8 +93,12 @@ impl Core {
                 Change::Remove { endpoint } => {
                     self.kept.remove(&endpoint);
                 }
-                Change::Obeyed(record) if record.commands.is_empty() => drop(self.obeyed.remove(&record.endpoint)),
-                Change::Obeyed(record) => drop(self.obeyed.insert(record.endpoint.clone(), record)),
+                Change::RetainedCommands(record) if record.commands.is_empty() => {
+                    drop(self.retained_commands.remove(&record.endpoint))
+                }
+                Change::RetainedCommands(record) => {
+                    drop(self.retained_commands.insert(record.endpoint.clone(), record))
+                }
                 Change::Association(change) => panic!("nobody speaks DTLS here, {change:?}"),
             }
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lwm2m_base::AssociationId;
-use lwm2m_core::gateway::record::{Change, DeviceRecord, ObeyedRecord};
+use lwm2m_core::gateway::record::{Change, DeviceRecord, RetainedCommandsRecord};
 use lwm2m_core::registry::CommandDigest;
 use lwm2m_dtls::{AssociationChange, SavedAssociation};
 use lwm2m_gateway::observability::conditions::{Condition, Conditions};
@@ -33,7 +33,7 @@ async fn what_is_written_is_read_again_and_what_left_is_not() {
     let mut core = Core::new();
     let mut store = place.open_new();
     let gone = core.register(peer(9), "ep=gone&lt=300");
-    inhabit(&mut core);
+    install_restored_state(&mut core);
     store.flush(core.now, &mut core.gateway);
     core.datagram(peer(9), &super::request(super::Code::DELETE, &["rd", &gone], &[], None));
     core.advance(Duration::from_secs(1));
@@ -109,7 +109,7 @@ async fn a_store_of_a_newer_format_is_put_aside_as_it_is() {
     let place = Place::new();
     let mut core = Core::new();
     let store = place.open_new();
-    inhabit(&mut core);
+    install_restored_state(&mut core);
     close(store, core).await;
     place.set_format(4);
 
@@ -124,7 +124,7 @@ async fn a_store_of_format_1_is_read_and_is_of_this_one_from_then_on() {
     let place = Place::new();
     let mut core = Core::new();
     let store = place.open_new();
-    inhabit(&mut core);
+    install_restored_state(&mut core);
     let kept = close(store, core).await;
     place.set_format(1);
     const ASSOCIATIONS: TableDefinition<'_, u64, (&str, &str, &[u8])> = TableDefinition::new("associations");
@@ -147,7 +147,7 @@ async fn a_store_of_format_2_is_read() {
     let place = Place::new();
     let mut core = Core::new();
     let store = place.open_new();
-    inhabit(&mut core);
+    install_restored_state(&mut core);
     let kept = close(store, core).await;
     place.set_format(2);
     const DEVICES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("devices");
@@ -177,12 +177,17 @@ async fn what_is_remembered_of_retained_commands_is_written_and_read_again() {
     store.close(core.now, core.gateway, PATIENCE).await;
     let (opened, contents) = Store::open(&place.settings(), &default_listeners(), UNIX_TIME, Arc::default()).unwrap();
     let digest = CommandDigest::of(read(7).to_string().as_bytes());
-    let record = |endpoint: &str| ObeyedRecord { endpoint: endpoint.to_owned(), commands: vec![digest] };
-    assert_eq!(contents.obeyed, [record("a"), record("b")]);
-    opened.write_now(&[Change::Obeyed(ObeyedRecord { endpoint: "a".to_owned(), commands: Vec::new() })]).unwrap();
+    let record = |endpoint: &str| RetainedCommandsRecord { endpoint: endpoint.to_owned(), commands: vec![digest] };
+    assert_eq!(contents.retained_commands, [record("a"), record("b")]);
+    opened
+        .write_now(&[Change::RetainedCommands(RetainedCommandsRecord {
+            endpoint: "a".to_owned(),
+            commands: Vec::new(),
+        })])
+        .unwrap();
     drop(opened);
     let (_, contents) = Store::open(&place.settings(), &default_listeners(), UNIX_TIME, Arc::default()).unwrap();
-    assert_eq!(contents.obeyed, [record("b")]);
+    assert_eq!(contents.retained_commands, [record("b")]);
 }
 
 #[tokio::test]
@@ -258,13 +263,13 @@ async fn sample() -> (Vec<u8>, Vec<DeviceRecord>) {
     let place = Place::new();
     let mut core = Core::new();
     let store = place.open_new();
-    inhabit(&mut core);
+    install_restored_state(&mut core);
     let kept = close(store, core).await;
     (fs::read(place.file()).unwrap(), kept)
 }
 
 /// Three devices, one observed, one with five commands.
-fn inhabit(core: &mut Core) {
+fn install_restored_state(core: &mut Core) {
     core.register(peer(1), "ep=a&lt=300&password=secret");
     core.register(peer(2), "ep=b&lt=300&b=UQ");
     core.register(peer(3), "ep=c&lt=300&lwm2m=1.1&imei=7");

@@ -17,8 +17,8 @@ use crate::common::device::{request, response_to};
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Acknowledging, Code, Kind, Message};
 use lwm2m_core::gateway::broker::CloseReason;
+use lwm2m_core::gateway::config::AutoObserve;
 use lwm2m_core::gateway::report::NotRestored;
-use lwm2m_core::gateway::settings::AutoObserve;
 use serde_json::json;
 
 use core::{Core, notification, observe, peer, read, through_json};
@@ -374,12 +374,12 @@ fn a_retained_command_that_waits_over_a_restart_is_not_taken_twice() {
     core.restart(A_SECOND);
     core.connect_resumed();
     core.retained_command("a", &reboot(1));
-    assert_eq!(core.gateway.occupancy().waiting_commands, 1);
+    assert_eq!(core.gateway.table_sizes().waiting_commands, 1);
     core.register(peer(1), "ep=a&lt=300&b=UQ");
     core.retained_command("a", &reboot(1));
     assert_eq!(core.expect_to_device(peer(1)).code, Code::POST);
     assert_eq!(core.to_devices, []);
-    assert_eq!(core.gateway.occupancy().waiting_commands, 0);
+    assert_eq!(core.gateway.table_sizes().waiting_commands, 0);
 }
 
 #[test]
@@ -429,7 +429,7 @@ fn a_registration_that_is_too_large_by_the_limits_of_today_is_not_taken_up() {
 
 #[test]
 fn commands_beyond_the_limits_of_today_are_refused_and_the_others_wait() {
-    let limits: [fn(&mut lwm2m_core::gateway::settings::Limits); 3] = [
+    let limits: [fn(&mut lwm2m_core::gateway::config::Limits); 3] = [
         |limits| limits.waiting_commands = 2,
         |limits| (limits.waiting_bytes, limits.command_size) = (2_000, 1_300),
         |limits| limits.waiting_bytes_total = 3_300,

@@ -155,7 +155,7 @@ fn record_of(change: &Change) -> &DeviceRecord {
     match change {
         Change::Put(record) => record,
         Change::Remove { endpoint } => panic!("{endpoint} is there, and not to be removed"),
-        Change::Obeyed(record) => panic!("no command was retained, {record:?}"),
+        Change::RetainedCommands(record) => panic!("no command was retained, {record:?}"),
         Change::Association(change) => panic!("nobody speaks DTLS here, {change:?}"),
     }
 }

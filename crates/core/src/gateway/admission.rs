@@ -17,15 +17,15 @@ use lwm2m_base::Peer;
 use lwm2m_base::rate::{Buckets, Exceeded, Limiter, Rate, Source};
 
 use super::Gateway;
+use super::config::Limits;
 use super::report::{DropReason, Report, Verdict};
-use super::settings::Limits;
 
 /// A device that registers again sooner is counted like a stranger: each Register costs a connection to the broker.
 const SETTLED: Duration = Duration::from_secs(10);
 
 /// Buckets of tokens for what peers send.
 #[derive(Debug)]
-pub(super) struct Admission {
+pub(super) struct AdmissionControl {
     registers: Limiter,
     /// Registers beyond their limit that are answered; those beyond this one are not.
     refusals: Limiter,
@@ -43,7 +43,7 @@ enum Decision {
     Drop(DropReason),
 }
 
-impl Admission {
+impl AdmissionControl {
     pub fn new(limits: &Limits) -> Self {
         Self {
             registers: Limiter::new(limits.registers),
@@ -107,7 +107,7 @@ impl Admission {
 impl Gateway {
     pub fn handle_datagram(&mut self, now: Instant, peer: Peer, datagram: &[u8]) {
         self.now = now;
-        if !self.take_secured(now, peer, datagram) {
+        if !self.handle_dtls_datagram(now, peer, datagram) {
             self.handle_message(now, peer, datagram);
         }
     }

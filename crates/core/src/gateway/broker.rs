@@ -4,11 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::mqtt::downlink::Reply;
+pub use crate::registry::RegistrationId;
 use lwm2m_base::secret::Secret;
-
-/// One registration of one device, as the broker's side sees it. Never used again in the life of the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct DeviceId(pub u64);
 
 /// What the device is to the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,17 +66,17 @@ pub enum BrokerCommand {
     /// Connect this device, authenticate it, subscribe its command filter: [`BrokerEvent::Connected`] or
     /// [`BrokerEvent::ConnectFailed`] comes back, exactly one of them, unless [`BrokerCommand::Disconnect`] is faster.
     /// Once connected, the link keeps it so: a connection that the world takes away is made again, by the link.
-    Connect { device: DeviceId, client: ClientInfo },
+    Connect { device: RegistrationId, client: ClientInfo },
     /// The same for a device that was connected before this process began: as after a loss of the connection, at the
     /// limited rate and for as long as it takes, while publications wait. [`BrokerEvent::Connected`] comes when it is
     /// done, or [`BrokerEvent::Closed`].
-    Resume { device: DeviceId, client: ClientInfo },
+    Resume { device: RegistrationId, client: ClientInfo },
     /// In the order of the commands, per device. Waits in a bounded queue while the connection is away.
-    Publish { device: DeviceId, publication: Publication },
+    Publish { device: RegistrationId, publication: Publication },
     /// The device may be silent for so long from now on: [`ClientInfo::lifetime`].
-    SetLifetime { device: DeviceId, lifetime: Duration },
+    SetLifetime { device: RegistrationId, lifetime: Duration },
     /// What is queued is still published, to a deadline; nothing is heard of this device any more.
-    Disconnect { device: DeviceId },
+    Disconnect { device: RegistrationId },
 }
 
 /// Why a device could not be connected.
@@ -106,36 +103,36 @@ pub enum CloseReason {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BrokerEvent {
     Connected {
-        device: DeviceId,
+        device: RegistrationId,
     },
     ConnectFailed {
-        device: DeviceId,
+        device: RegistrationId,
         error: ConnectError,
     },
     /// The connection is gone and stays so: the registration ends.
     Closed {
-        device: DeviceId,
+        device: RegistrationId,
         reason: CloseReason,
     },
     /// An application's command.
     Message {
-        device: DeviceId,
+        device: RegistrationId,
         topic: String,
         payload: Vec<u8>,
         properties: MessageProperties,
     },
     /// The connection was lost meanwhile, and is there again. Only an upstream with wills tells it.
     Reconnected {
-        device: DeviceId,
+        device: RegistrationId,
     },
     /// The broker took the publication with this ticket.
     Published {
-        device: DeviceId,
+        device: RegistrationId,
         ticket: Ticket,
     },
     /// The broker did not allow a publication.
     PublishRefused {
-        device: DeviceId,
+        device: RegistrationId,
         topic: String,
     },
 }

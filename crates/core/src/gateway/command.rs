@@ -6,10 +6,10 @@ use crate::coap::{Code, ExchangeId, Failure, Response};
 use crate::lwm2m::operation::Operation;
 use crate::mqtt::downlink::{self, Command, Echo, Reply};
 use crate::mqtt::uplink;
-use crate::registry::{Admission, CommandDigest, InFlight, Observation, QueueFull, QueueLimits, Waiting};
+use crate::registry::{AdmitOutcome, CommandDigest, InFlight, Observation, PendingCommand, QueueFull, QueueLimits};
 
-use super::broker::{DeviceId, MessageProperties, UplinkClass};
-use super::joining::EarlyCommand;
+use super::broker::{MessageProperties, RegistrationId, UplinkClass};
+use super::pending_registrations::EarlyCommand;
 use super::report::{CommandOutcome, Report};
 use super::{Deadline, Gateway};
 
@@ -17,11 +17,11 @@ impl Gateway {
     pub(super) fn handle_command(
         &mut self,
         now: Instant,
-        id: DeviceId,
+        id: RegistrationId,
         payload: Vec<u8>,
         properties: MessageProperties,
     ) {
-        if self.joinings.get_mut(id).is_some() {
+        if self.pending_registrations.get_mut(id).is_some() {
             return self.handle_early_command(id, payload, properties);
         }
         let Some(device) = self.registry.device(id) else { return };
@@ -39,31 +39,31 @@ impl Gateway {
         };
         let retained = retained.then(|| CommandDigest::of(&payload));
         if retained.is_some_and(|digest| self.knows_command(id, digest)) {
-            return self.finished(id, &command, CommandOutcome::ObeyedBefore, None);
+            return self.finished(id, &command, CommandOutcome::DuplicateRetained, None);
         }
         let room = self.command_bytes.take(payload.len());
-        let waiting = Waiting::arrived(now, command, self.settings.limits.command_expiry, room);
-        self.admit_command(now, id, Waiting { retained, ..waiting });
+        let waiting = PendingCommand::arrived(now, command, self.settings.limits.command_expiry, room);
+        self.admit_command(now, id, PendingCommand { retained, ..waiting });
     }
 
-    fn admit_command(&mut self, now: Instant, id: DeviceId, waiting: Waiting) {
+    fn admit_command(&mut self, now: Instant, id: RegistrationId, waiting: PendingCommand) {
         let limits = self.queue_limits();
         let Some(device) = self.registry.device_mut(id) else { return };
         let admission =
             if self.draining { device.keep(now, waiting, limits) } else { device.admit(now, waiting, limits) };
         match admission {
-            Admission::SendNow(waiting) => {
+            AdmitOutcome::SendNow(waiting) => {
                 self.send(now, id, *waiting);
                 self.send_next(now, id);
             }
-            Admission::Waits => {
+            AdmitOutcome::Waits => {
                 self.changed(id);
                 self.set_expiry(id);
             }
-            Admission::QueueFull(command, full) => {
+            AdmitOutcome::QueueFull(command, full) => {
                 self.refuse_command(id, &command, CommandOutcome::QueueFull, &full.to_string());
             }
-            Admission::NowOrNever(command) => {
+            AdmitOutcome::NowOrNever(command) => {
                 let reason = "the device is asleep or busy, and the command may not wait";
                 self.refuse_command(id, &command, CommandOutcome::Expired, reason);
             }
@@ -80,7 +80,7 @@ impl Gateway {
     }
 
     /// Sends waiting commands while the device can take one: those of applications, then those of `auto_observe`.
-    pub(super) fn send_next(&mut self, now: Instant, id: DeviceId) {
+    pub(super) fn send_next(&mut self, now: Instant, id: RegistrationId) {
         if self.registry.device(id).and_then(|device| device.waiting.next_expiry()).is_some_and(|at| at <= now) {
             self.expire_commands(now, id);
         }
@@ -88,7 +88,7 @@ impl Gateway {
         while let Some(device) = self.registry.device_mut(id).filter(|device| !draining && device.is_ready(now)) {
             let next = device.waiting.pop().or_else(|| {
                 let path = device.next_to_observe()?;
-                Some(Waiting::new(downlink::auto_observe(&path), now, self.command_bytes.take(0)))
+                Some(PendingCommand::new(downlink::auto_observe(&path), now, self.command_bytes.take(0)))
             });
             let Some(waiting) = next else { return };
             self.send(now, id, waiting);
@@ -172,13 +172,13 @@ impl Gateway {
     }
 
     /// The last word about a command that got no answer.
-    pub(super) fn give_up(&mut self, id: DeviceId, command: &Command) {
+    pub(super) fn give_up(&mut self, id: RegistrationId, command: &Command) {
         self.publish_final_answer(id, command.reply.as_deref(), uplink::timed_out(command));
         self.finished(id, command, CommandOutcome::TimedOut, None);
     }
 
     /// The device goes: what is in flight is given up, what waits is refused.
-    pub(super) fn give_up_all(&mut self, id: DeviceId) {
+    pub(super) fn give_up_all(&mut self, id: RegistrationId) {
         let Some(device) = self.registry.device_mut(id) else { return };
         let waiting: Vec<Command> = device.waiting.drain().collect();
         if let Some(in_flight) = device.take_in_flight() {
@@ -191,7 +191,7 @@ impl Gateway {
         }
     }
 
-    pub(super) fn expire_commands(&mut self, now: Instant, id: DeviceId) {
+    pub(super) fn expire_commands(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.registry.device_mut(id) else { return };
         let expired = device.waiting.take_expired(now);
         if !expired.is_empty() {
@@ -203,7 +203,7 @@ impl Gateway {
         self.set_expiry(id);
     }
 
-    pub(super) fn set_expiry(&mut self, id: DeviceId) {
+    pub(super) fn set_expiry(&mut self, id: RegistrationId) {
         let expiry = self.registry.device(id).and_then(|device| device.waiting.next_expiry());
         match expiry {
             Some(at) => self.deadlines.set(Deadline::Expiry(id), at),
@@ -212,23 +212,23 @@ impl Gateway {
     }
 
     /// A command for a device whose Register is not answered yet waits until it is.
-    fn handle_early_command(&mut self, id: DeviceId, payload: Vec<u8>, properties: MessageProperties) {
+    fn handle_early_command(&mut self, id: RegistrationId, payload: Vec<u8>, properties: MessageProperties) {
         let (limits, size) = (self.queue_limits(), self.settings.limits.command_size);
-        let Some(joining) = self.joinings.get_mut(id) else { return };
+        let Some(pending) = self.pending_registrations.get_mut(id) else { return };
         if payload.len() > size {
             let reason = format!("the command is longer than {size} bytes");
             return self.refuse_early(id, (&[], properties), CommandOutcome::Refused, &reason);
         }
         let room = self.command_bytes.take(payload.len());
         let early = EarlyCommand { payload, properties, room };
-        let full = if joining.early.len() >= limits.commands {
+        let full = if pending.early.len() >= limits.commands {
             QueueFull::Commands
-        } else if !joining.early.is_empty() && joining.early_bytes() + early.room.bytes() > limits.bytes {
+        } else if !pending.early.is_empty() && pending.early_bytes() + early.room.bytes() > limits.bytes {
             QueueFull::Bytes
         } else if self.command_bytes.taken() > limits.bytes_of_all {
             QueueFull::BytesOfAll
         } else {
-            return joining.early.push_back(early);
+            return pending.early.push_back(early);
         };
         let EarlyCommand { payload, properties, .. } = early;
         self.refuse_early(id, (&payload, properties), CommandOutcome::QueueFull, &full.to_string());
@@ -237,24 +237,24 @@ impl Gateway {
     /// The last word about a command whose device is not registered yet.
     pub(super) fn refuse_early(
         &mut self,
-        id: DeviceId,
+        id: RegistrationId,
         (payload, properties): (&[u8], MessageProperties),
         outcome: CommandOutcome,
         reason: &str,
     ) {
-        let Some(joining) = self.joinings.get_mut(id) else { return };
-        let (echo, msg_type) = match downlink::parse(payload, &joining.registration, &self.model) {
+        let Some(pending) = self.pending_registrations.get_mut(id) else { return };
+        let (echo, msg_type) = match downlink::parse(payload, &pending.registration, &self.model) {
             Ok(command) => (command.echo.clone(), command.msg_type()),
             Err(refusal) => (refusal.echo, "error"),
         };
-        let (topic, endpoint) = (joining.topics.response.clone(), joining.registration.endpoint.clone());
+        let (topic, endpoint) = (pending.topics.response.clone(), pending.registration.endpoint.clone());
         let payload = uplink::refused(&echo, reason);
         self.publish_reply(id, topic.qos, properties.reply.as_ref(), &payload);
         self.publish(id, topic, payload, UplinkClass::Answer);
         self.report(Report::Command { endpoint, msg_type, outcome, took: None });
     }
 
-    fn send(&mut self, now: Instant, id: DeviceId, mut waiting: Waiting) {
+    fn send(&mut self, now: Instant, id: RegistrationId, mut waiting: PendingCommand) {
         self.changed(id);
         let Some(device) = self.registry.device(id) else { return };
         let command = &waiting.command;
@@ -292,7 +292,7 @@ impl Gateway {
     fn retry_in_other_format(
         &mut self,
         now: Instant,
-        id: DeviceId,
+        id: RegistrationId,
         in_flight: InFlight,
         response: &Response,
     ) -> Option<InFlight> {
@@ -310,7 +310,7 @@ impl Gateway {
         None
     }
 
-    fn too_many_observations(&self, id: DeviceId, replaced: Option<ExchangeId>) -> bool {
+    fn too_many_observations(&self, id: RegistrationId, replaced: Option<ExchangeId>) -> bool {
         replaced.is_none()
             && self
                 .registry
@@ -319,7 +319,7 @@ impl Gateway {
     }
 
     /// An `observe` that was taken replaces the observation of the same path; the answer to `cancel-observe` ends it.
-    fn follow_observation(&mut self, id: DeviceId, exchange: ExchangeId, command: Command, observing: bool) {
+    fn follow_observation(&mut self, id: RegistrationId, exchange: ExchangeId, command: Command, observing: bool) {
         let ends = matches!(command.operation, Operation::CancelObserve { .. });
         let Some(device) = self.registry.device_mut(id).filter(|_| observing || ends) else { return };
         let path = command.operation.path();
@@ -338,24 +338,24 @@ impl Gateway {
         }
     }
 
-    fn take_command(&mut self, exchange: ExchangeId) -> Option<(DeviceId, Command)> {
+    fn take_command(&mut self, exchange: ExchangeId) -> Option<(RegistrationId, Command)> {
         self.take_in_flight(exchange).map(|(id, in_flight)| (id, in_flight.command))
     }
 
-    fn take_in_flight(&mut self, exchange: ExchangeId) -> Option<(DeviceId, InFlight)> {
+    fn take_in_flight(&mut self, exchange: ExchangeId) -> Option<(RegistrationId, InFlight)> {
         let id = self.exchanges.remove(&exchange)?;
         let in_flight = self.registry.device_mut(id)?.take_in_flight()?;
         self.changed(id);
         Some((id, in_flight))
     }
 
-    fn refuse_command(&mut self, id: DeviceId, command: &Command, outcome: CommandOutcome, reason: &str) {
+    fn refuse_command(&mut self, id: RegistrationId, command: &Command, outcome: CommandOutcome, reason: &str) {
         self.refuse(id, (&command.echo, command.reply.as_deref()), command.msg_type(), outcome, reason);
     }
 
     pub(super) fn refuse(
         &mut self,
-        id: DeviceId,
+        id: RegistrationId,
         (echo, reply): (&Echo, Option<&Reply>),
         msg_type: &'static str,
         outcome: CommandOutcome,
@@ -367,7 +367,7 @@ impl Gateway {
         self.report(Report::Command { endpoint, msg_type, outcome, took: None });
     }
 
-    fn finished(&mut self, id: DeviceId, command: &Command, outcome: CommandOutcome, took: Option<Duration>) {
+    fn finished(&mut self, id: RegistrationId, command: &Command, outcome: CommandOutcome, took: Option<Duration>) {
         let Some(device) = self.registry.device(id) else { return };
         let endpoint = device.registration.endpoint.clone();
         self.report(Report::Command { endpoint, msg_type: command.msg_type(), outcome, took });

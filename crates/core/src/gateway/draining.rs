@@ -10,7 +10,7 @@
 use std::time::Instant;
 
 use super::Gateway;
-use super::broker::DeviceId;
+use super::broker::RegistrationId;
 
 /// Why a device is turned away: in a word for the device, and in full.
 pub(super) const STOPPING: (&str, &str) = ("stopping", "the gateway is stopping");
@@ -20,7 +20,7 @@ impl Gateway {
     pub fn drain(&mut self, now: Instant) {
         self.now = now;
         self.draining = true;
-        for id in self.joinings.ids() {
+        for id in self.pending_registrations.ids() {
             self.turn_away(now, id, STOPPING);
         }
         self.flush_coap();
@@ -34,7 +34,7 @@ impl Gateway {
     /// Gives up the commands that are in flight still: each of them has its last answer.
     pub fn end(&mut self, now: Instant) {
         self.now = now;
-        let devices: Vec<DeviceId> = self.registry.devices().map(|(id, _)| id).collect();
+        let devices: Vec<RegistrationId> = self.registry.devices().map(|(id, _)| id).collect();
         for id in devices {
             let Some(in_flight) = self.registry.device_mut(id).and_then(|device| device.take_in_flight()) else {
                 continue;

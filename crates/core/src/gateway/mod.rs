@@ -1,29 +1,29 @@
 //! The only place where coap, lwm2m, registry and mqtt meet: devices' datagrams and the broker's events in, datagrams and
 //! commands to the broker out.
 //!
-//! A device's way: Register -> joining (the broker connects and authenticates it) -> registered (2.01, then the report)
-//! -> left. `registration` has the requests of devices, `joining` the way in, `command` what applications ask of
+//! A device's way: Register -> pending (the broker connects and authenticates it) -> registered (2.01, then the report)
+//! -> left. `registration` has the requests of devices, `pending` the way in, `command` what applications ask of
 //! devices and `notification` what devices tell by themselves. `secured` has the devices that speak DTLS. `restart` makes records of the devices and takes them up
 //! again.
 
 mod admission;
 pub mod broker;
 mod command;
+pub mod config;
 mod diagnostic;
 mod draining;
+mod dtls;
+mod eviction;
 pub mod identity;
-mod joining;
 mod notification;
-mod obeyed;
-mod occupancy;
+mod pending_registrations;
 mod presence;
 pub mod record;
 mod registration;
 pub mod report;
 mod restart;
-mod room;
-mod secured;
-pub mod settings;
+mod retained_command_dedup;
+mod table_sizes;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -43,17 +43,17 @@ use lwm2m_base::Peer;
 use lwm2m_base::deadlines::Deadlines;
 use lwm2m_dtls::credentials::PskIdentity;
 
-use admission::Admission;
-use broker::{BrokerCommand, BrokerEvent, DeviceId, Publication, Ticket, UplinkClass};
-use joining::Joinings;
-use notification::Notified;
-use obeyed::Obeyed;
+use admission::AdmissionControl;
+use broker::{BrokerCommand, BrokerEvent, Publication, RegistrationId, Ticket, UplinkClass};
+use config::{GatewayConfig, Limits};
+use dtls::DtlsLayer;
+use notification::ReceivedNotification;
+use pending_registrations::PendingRegistrations;
 use report::Report;
-use restart::Changes;
-use secured::Secured;
-use settings::{Limits, Settings};
+use restart::PendingChanges;
+use retained_command_dedup::RetainedCommandDedup;
 
-pub use occupancy::Occupancy;
+pub use table_sizes::TableSizes;
 
 /// What the shell has to do. What has to be kept over a restart is apart from it: [`Gateway::take_changes`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,27 +70,27 @@ pub enum Output {
 }
 
 pub struct Gateway {
-    settings: Settings,
+    settings: GatewayConfig,
     model: Arc<Model>,
     rng: StdRng,
-    admission: Admission,
+    admission: AdmissionControl,
     coap: Endpoint,
-    secured: Option<Secured>,
-    registry: Registry<DeviceId>,
-    joinings: Joinings,
-    obeyed: Obeyed,
-    obeyed_changes: Changes,
+    dtls: Option<DtlsLayer>,
+    registry: Registry,
+    pending_registrations: PendingRegistrations,
+    retained_commands: RetainedCommandDedup,
+    retained_changes: PendingChanges,
     /// Bytes of the commands that are kept for devices.
     command_bytes: CommandBytes,
     /// The devices of plain UDP, by when they were heard as of the last look.
-    silent: Deadlines<DeviceId>,
+    silent: Deadlines<RegistrationId>,
     /// The identities that have a key of their own.
     keyed: HashSet<PskIdentity>,
     /// Whose an exchange or an observation is.
-    exchanges: HashMap<ExchangeId, DeviceId>,
+    exchanges: HashMap<ExchangeId, RegistrationId>,
     deadlines: Deadlines<Deadline>,
     outputs: VecDeque<Output>,
-    changes: Changes,
+    changes: PendingChanges,
     /// The serial of the newest record of a command.
     last_record: u64,
     /// The same moment by both clocks: monotonic, and since 1970.
@@ -106,35 +106,35 @@ pub struct Gateway {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Deadline {
     /// Looked at anew when it comes: every message of the device moves the end of its lifetime.
-    Lifetime(DeviceId),
+    Lifetime(RegistrationId),
     /// The first of the waiting commands expires.
-    Expiry(DeviceId),
+    Expiry(RegistrationId),
     /// A device in queue mode falls asleep. Looked at anew when it comes, and set only where presence is told.
-    Sleep(DeviceId),
+    Sleep(RegistrationId),
 }
 
 impl Gateway {
     /// `seed` is the source of all randomness; `unix_time` is what the wall clock (since 1970) says at `now`.
-    pub fn new(settings: Settings, model: Arc<Model>, seed: [u8; 32], now: Instant, unix_time: Duration) -> Self {
+    pub fn new(settings: GatewayConfig, model: Arc<Model>, seed: [u8; 32], now: Instant, unix_time: Duration) -> Self {
         let mut rng = StdRng::from_seed(seed);
         Self {
-            admission: Admission::new(&settings.limits),
+            admission: AdmissionControl::new(&settings.limits),
             coap: Endpoint::new(settings.coap.clone(), rng.random()),
-            secured: None,
+            dtls: None,
             settings,
             model,
             rng,
             registry: Registry::default(),
-            joinings: Joinings::default(),
-            obeyed: Obeyed::default(),
-            obeyed_changes: Changes::default(),
+            pending_registrations: PendingRegistrations::default(),
+            retained_commands: RetainedCommandDedup::default(),
+            retained_changes: PendingChanges::default(),
             command_bytes: CommandBytes::default(),
             silent: Deadlines::default(),
             keyed: HashSet::new(),
             exchanges: HashMap::new(),
             deadlines: Deadlines::default(),
             outputs: VecDeque::new(),
-            changes: Changes::default(),
+            changes: PendingChanges::default(),
             last_record: 0,
             clocks: (now, unix_time),
             now,
@@ -148,7 +148,7 @@ impl Gateway {
         self.now = now;
         match event {
             BrokerEvent::Connected { device } => self.joined(now, device),
-            BrokerEvent::ConnectFailed { device, error } => self.join_failed(now, device, error),
+            BrokerEvent::ConnectFailed { device, error } => self.connect_failed(now, device, error),
             BrokerEvent::Closed { device, reason } => self.closed_by_broker(now, device, reason),
             BrokerEvent::Reconnected { device } => self.publish_status(device),
             BrokerEvent::Message { device, payload, properties, .. } => {
@@ -163,7 +163,7 @@ impl Gateway {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.now = now;
         self.admission.handle_timeout(now);
-        self.secured_timeout(now);
+        self.handle_dtls_timeout(now);
         self.coap.handle_timeout(now);
         self.handle_coap(now);
         while let Some(deadline) = self.deadlines.pop_expired(now) {
@@ -181,7 +181,7 @@ impl Gateway {
         match self.outputs.pop_front() {
             Some(output) => output,
             None => {
-                let deadlines = [self.coap.next_deadline(), self.deadlines.next(), self.next_secured_deadline()];
+                let deadlines = [self.coap.next_deadline(), self.deadlines.next(), self.next_dtls_deadline()];
                 Output::Idle(deadlines.into_iter().flatten().min())
             }
         }
@@ -200,7 +200,8 @@ impl Gateway {
     /// These bounds hold from now on. Devices, commands and observations that are beyond them already stay.
     pub fn set_limits(&mut self, mut limits: Limits) {
         // The requests of registered devices keep their room: that of the endpoint is as it was at the start.
-        limits.joinings = limits.joinings.min(self.settings.coap.pending_requests.saturating_sub(1)).max(1);
+        limits.pending_registrations =
+            limits.pending_registrations.min(self.settings.coap.pending_requests.saturating_sub(1)).max(1);
         self.admission.set_limits(&limits);
         self.settings.limits = limits;
     }
@@ -222,10 +223,18 @@ impl Gateway {
                 coap::Event::Failed { exchange, error } => self.command_failed(now, exchange, error),
                 coap::Event::Notification { observation, number, response, owed } => {
                     let over = number.is_none() || !response.code.is_success();
-                    self.notified(now, observation, Notified { number, received: Ok(&response), owed, over });
+                    self.notified(
+                        now,
+                        observation,
+                        ReceivedNotification { number, received: Ok(&response), owed, over },
+                    );
                 }
                 coap::Event::NotificationFailed { observation, number, error, over } => {
-                    self.notified(now, observation, Notified { number, received: Err(error), owed: None, over });
+                    self.notified(
+                        now,
+                        observation,
+                        ReceivedNotification { number, received: Err(error), owed: None, over },
+                    );
                 }
                 coap::Event::NotificationSuperseded { observation } => self.notification_superseded(now, observation),
                 coap::Event::BodyRefused { peer, error } => self.report(Report::TransferFailed { peer, error }),
@@ -273,13 +282,13 @@ impl Gateway {
         }
     }
 
-    fn publish(&mut self, device: DeviceId, topic: Topic, payload: Vec<u8>, class: UplinkClass) {
+    fn publish(&mut self, device: RegistrationId, topic: Topic, payload: Vec<u8>, class: UplinkClass) {
         self.publish_with(device, topic, payload, class, None);
     }
 
     fn publish_with(
         &mut self,
-        device: DeviceId,
+        device: RegistrationId,
         topic: Topic,
         payload: Vec<u8>,
         class: UplinkClass,
@@ -291,20 +300,20 @@ impl Gateway {
     }
 
     /// By the registration that is under way where the broker has ended the connection of this one.
-    fn push_publication(&mut self, device: DeviceId, publication: Publication) {
+    fn push_publication(&mut self, device: RegistrationId, publication: Publication) {
         let endpoint = self.registry.device(device).map(|device| device.registration.endpoint.as_str());
-        let device = endpoint.and_then(|endpoint| self.joinings.instead_of(endpoint)).unwrap_or(device);
+        let device = endpoint.and_then(|endpoint| self.pending_registrations.instead_of(endpoint)).unwrap_or(device);
         self.push(Output::Broker(BrokerCommand::Publish { device, publication }));
     }
 
     /// The same answer to the topic that the command named, if it named one, and to the device's own.
-    fn publish_final_answer(&mut self, device: DeviceId, reply: Option<&Reply>, payload: Vec<u8>) {
+    fn publish_final_answer(&mut self, device: RegistrationId, reply: Option<&Reply>, payload: Vec<u8>) {
         let qos = self.registry.device(device).map(|device| device.topics.response.qos);
         self.publish_reply(device, qos.unwrap_or(0), reply, &payload);
         self.publish_answer(device, payload);
     }
 
-    fn publish_reply(&mut self, device: DeviceId, qos: u8, reply: Option<&Reply>, payload: &[u8]) {
+    fn publish_reply(&mut self, device: RegistrationId, qos: u8, reply: Option<&Reply>, payload: &[u8]) {
         let Some(Reply { topic, correlation }) = reply.cloned() else { return };
         let (payload, class) = (payload.to_vec(), UplinkClass::Answer);
         let publication = Publication { topic, qos, payload, class, retain: false, correlation, ticket: None };
@@ -312,12 +321,12 @@ impl Gateway {
     }
 
     /// To the device's topic for answers.
-    fn publish_answer(&mut self, device: DeviceId, payload: Vec<u8>) {
+    fn publish_answer(&mut self, device: RegistrationId, payload: Vec<u8>) {
         let Some(topic) = self.registry.device(device).map(|device| device.topics.response.clone()) else { return };
         self.publish(device, topic, payload, UplinkClass::Answer);
     }
 
-    fn publish_refused(&mut self, id: DeviceId, topic: String) {
+    fn publish_refused(&mut self, id: RegistrationId, topic: String) {
         let Some(device) = self.registry.device_mut(id) else { return };
         let first = !std::mem::replace(&mut device.publish_refused, true);
         let endpoint = device.registration.endpoint.clone();
@@ -336,7 +345,7 @@ impl Gateway {
     }
 
     /// Something valid came from the device: it is awake, and its lifetime begins again.
-    fn heard_from(&mut self, now: Instant, id: DeviceId) {
+    fn heard_from(&mut self, now: Instant, id: RegistrationId) {
         if let Some(device) = self.registry.device_mut(id) {
             device.heard_from(now);
             if device.needs_new_record() {
@@ -346,17 +355,17 @@ impl Gateway {
         self.wakes_up(now, id);
     }
 
-    fn new_device_id(&mut self) -> DeviceId {
+    fn new_registration_id(&mut self) -> RegistrationId {
         self.last_device += 1;
-        DeviceId(self.last_device)
+        RegistrationId(self.last_device)
     }
 
-    fn devices_and_joinings(&self) -> usize {
-        self.registry.len() + self.joinings.len()
+    fn devices_and_pending(&self) -> usize {
+        self.registry.len() + self.pending_registrations.len()
     }
 
     /// The device speaks from another address of the same transport.
-    fn moved(&mut self, now: Instant, id: DeviceId, to: Peer) {
+    fn moved(&mut self, now: Instant, id: RegistrationId, to: Peer) {
         let Some(from) = self.registry.readdress(id, to) else { return };
         let Some(device) = self.registry.device(id) else { return };
         let endpoint = device.registration.endpoint.clone();

@@ -7,14 +7,14 @@ use crate::lwm2m::operation::Outcome;
 use crate::mqtt::uplink;
 
 use super::Gateway;
-use super::broker::{DeviceId, Ticket, UplinkClass};
+use super::broker::{RegistrationId, Ticket, UplinkClass};
 use super::report::{NotificationOutcome, Report};
 
 /// Acknowledgements that one device may wait for; RFC 7252 section 4.7 lets it have one message on its way.
-const OWED_PER_DEVICE: usize = 64;
+const DEFERRED_ACKS_PER_DEVICE: usize = 64;
 
 /// A notification, or the reason why there is none although the device sent one.
-pub(super) struct Notified<'r> {
+pub(super) struct ReceivedNotification<'r> {
     pub number: Option<u32>,
     pub received: Result<&'r Response, Failure>,
     pub owed: Option<Acknowledge>,
@@ -23,8 +23,8 @@ pub(super) struct Notified<'r> {
 }
 
 impl Gateway {
-    pub(super) fn notified(&mut self, now: Instant, observation_id: ExchangeId, notified: Notified) {
-        let Notified { number, received, owed, over } = notified;
+    pub(super) fn notified(&mut self, now: Instant, observation_id: ExchangeId, notified: ReceivedNotification) {
+        let ReceivedNotification { number, received, owed, over } = notified;
         let Some(&id) = self.exchanges.get(&observation_id) else { return };
         self.heard_from(now, id);
         let Some(device) = self.registry.device(id) else { return };
@@ -38,7 +38,7 @@ impl Gateway {
         let (topic, endpoint) = (device.topics.notify.clone(), device.registration.endpoint.clone());
         let (path, peer) = (observation.path, device.peer);
 
-        let ticket = owed.map(|owed| self.owe(id, owed));
+        let ticket = owed.map(|owed| self.defer_ack(id, owed));
         self.publish_with(id, topic, payload, UplinkClass::Notification, ticket);
         if let Some(error) = received.err().and_then(Failure::transfer) {
             self.report(Report::TransferFailed { peer, error });
@@ -68,8 +68,8 @@ impl Gateway {
     }
 
     /// The broker took a notification: now the device may forget it.
-    pub(super) fn published(&mut self, id: DeviceId, ticket: Ticket) {
-        let owed = self.registry.device_mut(id).and_then(|device| device.owed.remove(&ticket.0));
+    pub(super) fn published(&mut self, id: RegistrationId, ticket: Ticket) {
+        let owed = self.registry.device_mut(id).and_then(|device| device.deferred_acks.remove(&ticket.0));
         if let Some(owed) = owed {
             self.coap.acknowledge(owed);
         }
@@ -77,13 +77,13 @@ impl Gateway {
 
     /// The acknowledgement waits for the publication with this ticket. The oldest one of a device that has too many of
     /// them is never given: the device repeats its notification until it gives up itself.
-    fn owe(&mut self, id: DeviceId, owed: Acknowledge) -> Ticket {
+    fn defer_ack(&mut self, id: RegistrationId, owed: Acknowledge) -> Ticket {
         self.last_ticket += 1;
         if let Some(device) = self.registry.device_mut(id) {
-            if device.owed.len() >= OWED_PER_DEVICE {
-                device.owed.pop_first();
+            if device.deferred_acks.len() >= DEFERRED_ACKS_PER_DEVICE {
+                device.deferred_acks.pop_first();
             }
-            device.owed.insert(self.last_ticket, owed);
+            device.deferred_acks.insert(self.last_ticket, owed);
         }
         Ticket(self.last_ticket)
     }

@@ -7,12 +7,12 @@ use crate::mqtt::topics::Topics;
 use crate::mqtt::uplink::{self, Presence};
 use crate::registry::Device;
 
-use super::broker::{DeviceId, Publication, UplinkClass, Will};
+use super::broker::{Publication, RegistrationId, UplinkClass, Will};
 use super::{Deadline, Gateway};
 
 impl Gateway {
     /// A device that has just registered, or was restored.
-    pub(super) fn set_status(&mut self, id: DeviceId, device: &mut Device) {
+    pub(super) fn set_status(&mut self, id: RegistrationId, device: &mut Device) {
         if device.topics.status.is_none() {
             return;
         }
@@ -23,7 +23,7 @@ impl Gateway {
     }
 
     /// A message of the device has come.
-    pub(super) fn wakes_up(&mut self, now: Instant, id: DeviceId) {
+    pub(super) fn wakes_up(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.registry.device_mut(id) else { return };
         let Some((Presence::Asleep, _)) = device.status else { return };
         device.status = Some((Presence::Online, now));
@@ -35,7 +35,7 @@ impl Gateway {
     }
 
     /// Whether it sleeps may have changed.
-    pub(super) fn watch_sleep(&mut self, id: DeviceId) {
+    pub(super) fn watch_sleep(&mut self, id: RegistrationId) {
         let device = self.registry.device(id).filter(|device| device.status.is_some());
         match device.and_then(Device::awake_until) {
             Some(until) => self.deadlines.set(Deadline::Sleep(id), until),
@@ -44,7 +44,7 @@ impl Gateway {
     }
 
     /// Every message of a device moves the end of its awake time: called when the one of the last look has come.
-    pub(super) fn check_sleep(&mut self, now: Instant, id: DeviceId) {
+    pub(super) fn check_sleep(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.registry.device_mut(id) else { return };
         let Some(until) = device.awake_until() else { return };
         if until > now {
@@ -55,14 +55,14 @@ impl Gateway {
     }
 
     /// The device leaves.
-    pub(super) fn goes_offline(&mut self, now: Instant, id: DeviceId) {
+    pub(super) fn goes_offline(&mut self, now: Instant, id: RegistrationId) {
         if let Some(status) = self.registry.device_mut(id).and_then(|device| device.status.as_mut()) {
             *status = (Presence::Offline, now);
             self.publish_status(id);
         }
     }
 
-    pub(super) fn publish_status(&mut self, id: DeviceId) {
+    pub(super) fn publish_status(&mut self, id: RegistrationId) {
         let Some(device) = self.registry.device(id) else { return };
         let Some(((presence, since), topic)) = device.status.zip(device.topics.status.clone()) else { return };
         let publication = Publication {

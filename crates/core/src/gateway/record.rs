@@ -25,14 +25,14 @@ pub enum Change {
     /// Nothing is kept of this endpoint any more.
     Remove { endpoint: String },
     /// The retained commands of this endpoint, in the place of what was kept of them. None is kept where there are none.
-    Obeyed(ObeyedRecord),
+    RetainedCommands(RetainedCommandsRecord),
     /// The news of a DTLS association.
     Association(AssociationChange),
 }
 
 /// The retained commands that an endpoint was sent, the oldest first, each by its digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ObeyedRecord {
+pub struct RetainedCommandsRecord {
     pub endpoint: String,
     pub commands: Vec<CommandDigest>,
 }

@@ -12,13 +12,13 @@ use crate::registry::Device;
 use lwm2m_base::Peer;
 use lwm2m_dtls::credentials::Identity;
 
-use super::broker::{BrokerCommand, ClientInfo, DeviceId, UplinkClass};
+use super::broker::{BrokerCommand, ClientInfo, RegistrationId, UplinkClass};
+use super::config::{PasswordSource, UpdatePublish};
 use super::diagnostic::{fitting, room};
 use super::draining::STOPPING;
-use super::joining::{Joining, TOO_MANY_DEVICES};
+use super::pending_registrations::{PendingRegistration, TOO_MANY_DEVICES};
 use super::presence::will;
 use super::report::{Forbidden, LeaveReason, Report};
-use super::settings::{PasswordSource, UpdatePublish};
 use super::{Deadline, Gateway, Output};
 
 /// What this server has (RFC 6690; LwM2M Core 1.1 section 6.2.1 names the resource of the registration interface).
@@ -42,7 +42,7 @@ impl Gateway {
     }
 
     /// Ends registrations whose lifetime is over; called when the deadline of the last look has come.
-    pub(super) fn check_lifetime(&mut self, now: Instant, id: DeviceId) {
+    pub(super) fn check_lifetime(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.registry.device(id) else { return };
         let ends = device.lifetime_ends(*self.settings.lifetimes.end());
         if ends > now {
@@ -53,7 +53,7 @@ impl Gateway {
     }
 
     /// The device goes; every command of it gets its last answer while there is somebody to publish it.
-    pub(super) fn leave(&mut self, now: Instant, id: DeviceId, reason: LeaveReason) {
+    pub(super) fn leave(&mut self, now: Instant, id: RegistrationId, reason: LeaveReason) {
         let connected = !matches!(reason, LeaveReason::Broker(_));
         if connected {
             self.give_up_all(id);
@@ -67,7 +67,7 @@ impl Gateway {
     }
 
     /// The device registered again: its old session goes, and what waits in it comes back.
-    pub(super) fn replace(&mut self, id: DeviceId) -> Option<Device> {
+    pub(super) fn replace(&mut self, id: RegistrationId) -> Option<Device> {
         let device = self.forget(id)?;
         self.push(Output::Broker(BrokerCommand::Disconnect { device: id }));
         let endpoint = device.registration.endpoint.clone();
@@ -115,8 +115,8 @@ impl Gateway {
                 return self.reject(now, (request_id, request), peer, Some(endpoint), code, reason);
             }
         };
-        let device = self.new_device_id();
-        let joining = Joining {
+        let device = self.new_registration_id();
+        let pending = PendingRegistration {
             request: request_id,
             room: room(request),
             registration,
@@ -126,7 +126,7 @@ impl Gateway {
             early: VecDeque::new(),
             predecessor_closed: None,
         };
-        self.join(now, device, joining, BrokerCommand::Connect { device, client });
+        self.join(now, device, pending, BrokerCommand::Connect { device, client });
     }
 
     /// Why this device cannot register now, in a word for the device and in full; `None` if it can.
@@ -136,8 +136,8 @@ impl Gateway {
             Some(STOPPING)
         } else if !registered && self.is_full() && self.evictable(now).is_none() {
             Some(TOO_MANY_DEVICES)
-        } else if self.joinings.len() >= self.settings.limits.joinings
-            && !self.joinings.has(endpoint)
+        } else if self.pending_registrations.len() >= self.settings.limits.pending_registrations
+            && !self.pending_registrations.has(endpoint)
             && self.device_at(endpoint, peer).is_none()
         {
             Some(("busy", "the limit of Registers under way is reached"))
@@ -150,7 +150,7 @@ impl Gateway {
         &mut self,
         now: Instant,
         request_id: RequestId,
-        device: DeviceId,
+        device: RegistrationId,
         peer: Peer,
         method: Code,
         request: &Request,
@@ -170,7 +170,7 @@ impl Gateway {
     }
 
     /// An Update that brings nothing new costs nothing that grows with the registration: a device may send many of them.
-    fn update(&mut self, now: Instant, request_id: RequestId, id: DeviceId, peer: Peer, request: &Request) {
+    fn update(&mut self, now: Instant, request_id: RequestId, id: RegistrationId, peer: Peer, request: &Request) {
         let Some(device) = self.registry.device(id) else { return };
         let update = match self.read_update(device, request) {
             Ok(update) => update,
@@ -218,7 +218,7 @@ impl Gateway {
         Err(Rejection { code: Code::REQUEST_ENTITY_TOO_LARGE, diagnostic })
     }
 
-    fn merge_update(&mut self, now: Instant, id: DeviceId, peer: Peer, update: Update) -> ObjectListChange {
+    fn merge_update(&mut self, now: Instant, id: RegistrationId, peer: Peer, update: Update) -> ObjectListChange {
         let identity = self.identity(peer);
         let (is_news, changes_lifetime) = (!update.is_empty(), update.changes_lifetime());
         let Some(device) = self.registry.device_mut(id) else { return ObjectListChange::Absent };
@@ -239,7 +239,7 @@ impl Gateway {
         change
     }
 
-    fn registration_changed(&mut self, id: DeviceId, lifetime_too: bool) {
+    fn registration_changed(&mut self, id: RegistrationId, lifetime_too: bool) {
         let Some(device) = self.registry.device(id) else { return };
         let window = self.awake_window(&device.registration);
         let lifetime = self.silence_allowed(&device.registration);
@@ -254,7 +254,7 @@ impl Gateway {
         }
     }
 
-    fn publish_update(&mut self, id: DeviceId) {
+    fn publish_update(&mut self, id: RegistrationId) {
         let Some(device) = self.registry.device(id) else { return };
         let report = uplink::update(&device.registration, self.proven(device.identity.as_deref()));
         let topic = device.topics.update.clone();
@@ -270,14 +270,14 @@ impl Gateway {
     }
 
     /// Tells of a link list that made no sense in parts.
-    pub(super) fn report_left_out(&mut self, id: DeviceId) {
+    pub(super) fn report_left_out(&mut self, id: RegistrationId) {
         let left_out = self.registry.device_mut(id).and_then(|device| device.registration.take_left_out());
         if let Some(left_out) = left_out {
             self.links_left_out(id, left_out.to_string());
         }
     }
 
-    pub(super) fn links_left_out(&mut self, id: DeviceId, reason: String) {
+    pub(super) fn links_left_out(&mut self, id: RegistrationId, reason: String) {
         let Some(device) = self.registry.device_mut(id) else { return };
         let first = !std::mem::replace(&mut device.links_left_out, true);
         let endpoint = device.registration.endpoint.clone();
@@ -378,7 +378,7 @@ impl Gateway {
         if lifetime.is_zero() { *self.settings.lifetimes.end() } else { lifetime }
     }
 
-    fn forget(&mut self, id: DeviceId) -> Option<Device> {
+    fn forget(&mut self, id: RegistrationId) -> Option<Device> {
         let device = self.registry.remove(id)?;
         self.changes.mark(&device.registration.endpoint);
         self.silent.cancel(id);

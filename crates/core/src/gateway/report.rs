@@ -190,8 +190,8 @@ pub enum CommandOutcome {
     Refused,
     Expired,
     QueueFull,
-    /// A retained one that was obeyed before.
-    ObeyedBefore,
+    /// A retained command that this device was sent before.
+    DuplicateRetained,
     /// Its body, or that of its answer, could not be transferred in blocks.
     TransferFailed,
     /// The device answered with something that is no well-formed response.

@@ -18,9 +18,9 @@ use crate::coap::Freshness;
 use crate::lwm2m::operation::Operation;
 use crate::lwm2m::register::Registration;
 use crate::mqtt::downlink::{self, Command, Echo, Refusal, Reply};
-use crate::registry::{Device, Location, Observation, Waiting};
+use crate::registry::{Device, Location, Observation, PendingCommand};
 
-use super::broker::{BrokerCommand, DeviceId};
+use super::broker::{BrokerCommand, RegistrationId};
 use super::record::{Change, CommandRecord, DeviceRecord, IdentityRecord, ObservationRecord};
 use super::report::{CommandOutcome, NotRestored, Report};
 use super::{Deadline, Gateway, Output};
@@ -31,14 +31,14 @@ const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// The endpoints of which there is news, in the order of their first mark.
 #[derive(Debug, Default)]
-pub(super) struct Changes {
+pub(super) struct PendingChanges {
     /// Whether anybody takes them.
     kept: bool,
     marked: HashSet<Arc<str>>,
     order: VecDeque<Arc<str>>,
 }
 
-impl Changes {
+impl PendingChanges {
     pub fn mark(&mut self, endpoint: &str) {
         if self.kept && !self.marked.contains(endpoint) {
             let endpoint: Arc<str> = endpoint.into();
@@ -61,7 +61,7 @@ impl Gateway {
     /// The limits of today hold: of too many devices those that were heard last are taken up. They are connected first, too.
     pub fn restore(&mut self, now: Instant, mut records: Vec<DeviceRecord>) {
         self.changes.kept = true;
-        self.obeyed_changes.kept = true;
+        self.retained_changes.kept = true;
         records.sort_by_key(|record| Reverse(record.last_heard));
         for record in records {
             let (endpoint, peer) = (record.registration.endpoint.clone(), record.peer);
@@ -76,15 +76,15 @@ impl Gateway {
     }
 
     pub fn has_changes(&self) -> bool {
-        !self.changes.order.is_empty() || !self.obeyed_changes.order.is_empty() || self.has_secured_changes()
+        !self.changes.order.is_empty() || !self.retained_changes.order.is_empty() || self.has_dtls_changes()
     }
 
     /// What has changed since it was taken last, at most so many associations and devices, the longest changed first.
     pub fn take_changes(&mut self, now: Instant, most: usize) -> Vec<Change> {
         // Associations first: a device whose association is not in the store yet could not be spoken to.
-        let associations = self.secured_server().map(|server| server.take_changes(most)).unwrap_or_default();
+        let associations = self.dtls_server().map(|server| server.take_changes(most)).unwrap_or_default();
         let mut changes: Vec<Change> = associations.into_iter().map(Change::Association).collect();
-        changes.extend(self.take_obeyed_changes(most - changes.len()));
+        changes.extend(self.take_retained_changes(most - changes.len()));
         while changes.len() < most
             && let Some(endpoint) = self.changes.take()
         {
@@ -100,7 +100,7 @@ impl Gateway {
     /// Marks every association and every device, for the last records of a process that ends in order: they tell when each
     /// device was heard of.
     pub fn change_all(&mut self) {
-        if let Some(server) = self.secured_server() {
+        if let Some(server) = self.dtls_server() {
             server.change_all();
         }
         for id in self.registry.ids() {
@@ -110,7 +110,7 @@ impl Gateway {
         }
     }
 
-    pub(super) fn changed(&mut self, id: DeviceId) {
+    pub(super) fn changed(&mut self, id: RegistrationId) {
         if let Some(device) = self.registry.device(id) {
             self.changes.mark(&device.registration.endpoint);
         }
@@ -136,7 +136,7 @@ impl Gateway {
         moved.unwrap_or(moment)
     }
 
-    fn record(&mut self, now: Instant, id: DeviceId) -> Option<DeviceRecord> {
+    fn record(&mut self, now: Instant, id: RegistrationId) -> Option<DeviceRecord> {
         let commands = self.record_commands(id);
         let device = self.registry.device_mut(id)?;
         device.recorded();
@@ -160,7 +160,7 @@ impl Gateway {
     }
 
     /// Gives a serial to those that have none.
-    fn record_commands(&mut self, id: DeviceId) -> Vec<CommandRecord> {
+    fn record_commands(&mut self, id: RegistrationId) -> Vec<CommandRecord> {
         let mut commands = Vec::new();
         let mut last = self.last_record;
         if let Some(device) = self.registry.device_mut(id) {
@@ -207,7 +207,7 @@ impl Gateway {
         }
         device.identity = identity;
         device.to_observe = record.to_observe.into();
-        let id = self.new_device_id();
+        let id = self.new_registration_id();
         self.set_status(id, &mut device);
         for observation in observations.into_iter().take(self.settings.limits.observations) {
             self.restore_observation(id, &mut device, observation);
@@ -235,7 +235,7 @@ impl Gateway {
         Ok(())
     }
 
-    fn restore_observation(&mut self, id: DeviceId, device: &mut Device, record: ObservationRecord) {
+    fn restore_observation(&mut self, id: RegistrationId, device: &mut Device, record: ObservationRecord) {
         // It was an observe command when it was recorded; in whatever else it may have turned, there is nothing to observe.
         let Ok(command) = downlink::interpret(record.command, &device.registration, &self.model) else { return };
         let Operation::Observe { path, .. } = command.operation else { return };
@@ -262,8 +262,8 @@ impl Gateway {
                     continue;
                 }
             };
-            let waiting = Waiting::new(command, self.moment(expires), room);
-            let waiting = Waiting { serial: Some(serial), retained, ..waiting };
+            let waiting = PendingCommand::new(command, self.moment(expires), room);
+            let waiting = PendingCommand { serial: Some(serial), retained, ..waiting };
             if let Err((Command { echo, reply, .. }, full)) = device.waiting.push(waiting, limits) {
                 let reason = full.to_string();
                 refused.push(NotTaken { echo, reply, outcome: CommandOutcome::QueueFull, reason });

@@ -13,7 +13,7 @@ use crate::mqtt::uplink::Presence;
 use lwm2m_base::Peer;
 use lwm2m_dtls::credentials::Identity;
 
-use super::queue::{QueueFull, QueueLimits, Room, Waiting, WaitingCommands};
+use super::queue::{ByteReservation, CommandQueue, PendingCommand, QueueFull, QueueLimits};
 use super::{CommandDigest, Location};
 
 /// How old a record of a device may become that does nothing but speak.
@@ -35,9 +35,9 @@ pub struct Device {
     /// Whether it was reported before that parts of its link lists make no sense.
     pub links_left_out: bool,
     pub observations: HashMap<ExchangeId, Observation>,
-    pub waiting: WaitingCommands,
+    pub waiting: CommandQueue,
     /// Acknowledgements of notifications that are not published yet, by ticket.
-    pub owed: BTreeMap<u64, Acknowledge>,
+    pub deferred_acks: BTreeMap<u64, Acknowledge>,
     /// Paths that `auto_observe` has still to ask for: after the commands of applications.
     pub to_observe: VecDeque<Path>,
     in_flight: Option<InFlight>,
@@ -67,7 +67,7 @@ pub struct InFlight {
     /// The digest of a retained command.
     pub retained: Option<CommandDigest>,
     /// Its bytes count until it is answered.
-    pub room: Room,
+    pub room: ByteReservation,
 }
 
 #[derive(Debug)]
@@ -79,8 +79,8 @@ pub struct Observation {
 
 /// What becomes of a command that has just come.
 #[derive(Debug, PartialEq)]
-pub enum Admission {
-    SendNow(Box<Waiting>),
+pub enum AdmitOutcome {
+    SendNow(Box<PendingCommand>),
     /// It waits for its turn, or for the device to wake up.
     Waits,
     QueueFull(Box<Command>, QueueFull),
@@ -107,8 +107,8 @@ impl Device {
             publish_refused: false,
             links_left_out: false,
             observations: HashMap::new(),
-            waiting: WaitingCommands::default(),
-            owed: BTreeMap::new(),
+            waiting: CommandQueue::default(),
+            deferred_acks: BTreeMap::new(),
             to_observe: VecDeque::new(),
             in_flight: None,
             awake_window,
@@ -147,21 +147,21 @@ impl Device {
     }
 
     /// Takes a command that came from the broker.
-    pub fn admit(&mut self, now: Instant, waiting: Waiting, limits: QueueLimits) -> Admission {
+    pub fn admit(&mut self, now: Instant, waiting: PendingCommand, limits: QueueLimits) -> AdmitOutcome {
         if self.is_ready(now) && self.waiting.is_empty() {
-            return Admission::SendNow(Box::new(waiting));
+            return AdmitOutcome::SendNow(Box::new(waiting));
         }
         self.keep(now, waiting, limits)
     }
 
     /// The same, but that the command is not sent now in any case.
-    pub fn keep(&mut self, now: Instant, waiting: Waiting, limits: QueueLimits) -> Admission {
+    pub fn keep(&mut self, now: Instant, waiting: PendingCommand, limits: QueueLimits) -> AdmitOutcome {
         if waiting.expires <= now {
-            return Admission::NowOrNever(Box::new(waiting.command));
+            return AdmitOutcome::NowOrNever(Box::new(waiting.command));
         }
         match self.waiting.push(waiting, limits) {
-            Ok(()) => Admission::Waits,
-            Err((command, full)) => Admission::QueueFull(Box::new(command), full),
+            Ok(()) => AdmitOutcome::Waits,
+            Err((command, full)) => AdmitOutcome::QueueFull(Box::new(command), full),
         }
     }
 
@@ -179,8 +179,8 @@ impl Device {
         self.awake_window.map(|window| self.last_heard + window)
     }
 
-    pub fn sent(&mut self, now: Instant, exchange: ExchangeId, waiting: Waiting) {
-        let Waiting { command, expires, serial, retained, room } = waiting;
+    pub fn sent(&mut self, now: Instant, exchange: ExchangeId, waiting: PendingCommand) {
+        let PendingCommand { command, expires, serial, retained, room } = waiting;
         let (acknowledged, in_other_format) = (false, false);
         self.in_flight = Some(InFlight {
             exchange,

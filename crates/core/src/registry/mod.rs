@@ -6,15 +6,18 @@ mod device;
 mod queue;
 mod retained;
 
-pub use device::{Admission, Device, InFlight, Observation};
-pub use queue::{CommandBytes, QueueFull, QueueLimits, Room, Waiting, WaitingCommands};
+pub use device::{AdmitOutcome, Device, InFlight, Observation};
+pub use queue::{ByteReservation, CommandBytes, CommandQueue, PendingCommand, QueueFull, QueueLimits};
 pub use retained::CommandDigest;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::Hash;
 
 use lwm2m_base::Peer;
+
+/// Names one registration of one device to both sides of the gateway. No other registration gets it while the process lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RegistrationId(pub u64);
 
 /// The last segment of a registration's Location-Path. It cannot be guessed: 72 random bits as URL-safe
 /// text. Some clients cannot keep more than these 12 characters.
@@ -46,37 +49,26 @@ impl fmt::Display for Location {
     }
 }
 
-/// All registered devices. `K` is what the rest of the program calls a registration by.
-#[derive(Debug)]
-pub struct Registry<K> {
-    devices: HashMap<K, Device>,
-    by_endpoint: HashMap<String, K>,
-    by_location: HashMap<Location, K>,
+/// Holds all registered devices.
+#[derive(Debug, Default)]
+pub struct Registry {
+    devices: HashMap<RegistrationId, Device>,
+    by_endpoint: HashMap<String, RegistrationId>,
+    by_location: HashMap<Location, RegistrationId>,
     /// How many devices speak from there: a proxy may speak for several.
     at_peer: HashMap<Peer, usize>,
 }
 
-impl<K> Default for Registry<K> {
-    fn default() -> Self {
-        Self {
-            devices: HashMap::new(),
-            by_endpoint: HashMap::new(),
-            by_location: HashMap::new(),
-            at_peer: HashMap::new(),
-        }
-    }
-}
-
-impl<K: Copy + Eq + Hash> Registry<K> {
+impl Registry {
     /// Adds a device. One of the same endpoint has to be removed first.
-    pub fn insert(&mut self, id: K, device: Device) {
+    pub fn insert(&mut self, id: RegistrationId, device: Device) {
         self.by_location.insert(device.location.clone(), id);
         self.by_endpoint.insert(device.registration.endpoint.clone(), id);
         *self.at_peer.entry(device.peer).or_default() += 1;
         self.devices.insert(id, device);
     }
 
-    pub fn remove(&mut self, id: K) -> Option<Device> {
+    pub fn remove(&mut self, id: RegistrationId) -> Option<Device> {
         let device = self.devices.remove(&id)?;
         self.by_location.remove(&device.location);
         if self.by_endpoint.get(&device.registration.endpoint) == Some(&id) {
@@ -87,7 +79,7 @@ impl<K: Copy + Eq + Hash> Registry<K> {
     }
 
     /// The device speaks from another address now; gives the former one, if it did not speak from there already.
-    pub fn readdress(&mut self, id: K, to: Peer) -> Option<Peer> {
+    pub fn readdress(&mut self, id: RegistrationId, to: Peer) -> Option<Peer> {
         let device = self.devices.get_mut(&id).filter(|device| device.peer != to)?;
         let from = std::mem::replace(&mut device.peer, to);
         *self.at_peer.entry(to).or_default() += 1;
@@ -105,27 +97,27 @@ impl<K: Copy + Eq + Hash> Registry<K> {
         self.at_peer.get(&peer).copied().unwrap_or_default()
     }
 
-    pub fn devices(&self) -> impl Iterator<Item = (K, &Device)> {
+    pub fn devices(&self) -> impl Iterator<Item = (RegistrationId, &Device)> {
         self.devices.iter().map(|(id, device)| (*id, device))
     }
 
-    pub fn ids(&self) -> impl Iterator<Item = K> + '_ {
+    pub fn ids(&self) -> impl Iterator<Item = RegistrationId> + '_ {
         self.devices.keys().copied()
     }
 
-    pub fn device_mut(&mut self, id: K) -> Option<&mut Device> {
+    pub fn device_mut(&mut self, id: RegistrationId) -> Option<&mut Device> {
         self.devices.get_mut(&id)
     }
 
-    pub fn device(&self, id: K) -> Option<&Device> {
+    pub fn device(&self, id: RegistrationId) -> Option<&Device> {
         self.devices.get(&id)
     }
 
-    pub fn id_by_endpoint(&self, endpoint: &str) -> Option<K> {
+    pub fn id_by_endpoint(&self, endpoint: &str) -> Option<RegistrationId> {
         self.by_endpoint.get(endpoint).copied()
     }
 
-    pub fn id_by_location(&self, location: &str) -> Option<K> {
+    pub fn id_by_location(&self, location: &str) -> Option<RegistrationId> {
         // The key is a newtype of text, so the look-up needs one; locations are short.
         self.by_location.get(&Location(location.to_owned())).copied()
     }

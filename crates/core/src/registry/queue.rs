@@ -15,18 +15,18 @@ use super::CommandDigest;
 const LONGEST_PATIENCE: Duration = Duration::from_secs(315_360_000);
 
 #[derive(Debug, PartialEq)]
-pub struct Waiting {
+pub struct PendingCommand {
     pub command: Command,
     pub expires: Instant,
     /// What its record is called by, once it has one.
     pub serial: Option<u64>,
     /// The digest of a retained command.
     pub retained: Option<CommandDigest>,
-    pub room: Room,
+    pub room: ByteReservation,
 }
 
 #[derive(Debug, Default)]
-pub struct WaitingCommands(VecDeque<Waiting>);
+pub struct CommandQueue(VecDeque<PendingCommand>);
 
 /// The bounds of one device's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,26 +55,26 @@ pub struct CommandBytes(Arc<AtomicUsize>);
 
 /// The bytes of one command, counted until this is dropped.
 #[derive(Debug)]
-pub struct Room {
+pub struct ByteReservation {
     bytes: usize,
     all: CommandBytes,
 }
 
-impl Waiting {
-    pub fn new(command: Command, expires: Instant, room: Room) -> Self {
+impl PendingCommand {
+    pub fn new(command: Command, expires: Instant, room: ByteReservation) -> Self {
         Self { command, expires, serial: None, retained: None, room }
     }
 
     /// A command that has just come; `expiry` is for one that does not say how long it may wait.
-    pub fn arrived(now: Instant, command: Command, expiry: Duration, room: Room) -> Self {
+    pub fn arrived(now: Instant, command: Command, expiry: Duration, room: ByteReservation) -> Self {
         let patience = command.ttl.unwrap_or(expiry).min(LONGEST_PATIENCE);
         Self::new(command, now + patience, room)
     }
 }
 
-impl WaitingCommands {
+impl CommandQueue {
     /// Adds a command, unless the queue is full: then it comes back.
-    pub fn push(&mut self, waiting: Waiting, limits: QueueLimits) -> Result<(), (Command, QueueFull)> {
+    pub fn push(&mut self, waiting: PendingCommand, limits: QueueLimits) -> Result<(), (Command, QueueFull)> {
         match self.room_for(&waiting, limits) {
             Ok(()) => {
                 self.0.push_back(waiting);
@@ -84,7 +84,7 @@ impl WaitingCommands {
         }
     }
 
-    pub fn pop(&mut self) -> Option<Waiting> {
+    pub fn pop(&mut self) -> Option<PendingCommand> {
         self.0.pop_front()
     }
 
@@ -92,7 +92,7 @@ impl WaitingCommands {
     pub fn take_expired(&mut self, now: Instant) -> Vec<Command> {
         let (expired, kept) = std::mem::take(&mut self.0).into_iter().partition(|waiting| waiting.expires <= now);
         self.0 = kept;
-        let expired: VecDeque<Waiting> = expired;
+        let expired: VecDeque<PendingCommand> = expired;
         expired.into_iter().map(|waiting| waiting.command).collect()
     }
 
@@ -109,7 +109,7 @@ impl WaitingCommands {
         self.0.drain(..).map(|waiting| waiting.command)
     }
 
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Waiting> {
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut PendingCommand> {
         self.0.iter_mut()
     }
 
@@ -121,7 +121,7 @@ impl WaitingCommands {
         self.0.len()
     }
 
-    fn room_for(&self, waiting: &Waiting, limits: QueueLimits) -> Result<(), QueueFull> {
+    fn room_for(&self, waiting: &PendingCommand, limits: QueueLimits) -> Result<(), QueueFull> {
         if self.0.len() >= limits.commands {
             return Err(QueueFull::Commands);
         }
@@ -142,9 +142,9 @@ impl WaitingCommands {
 
 impl CommandBytes {
     /// Counts a command of so many bytes until the room is dropped.
-    pub fn take(&self, bytes: usize) -> Room {
+    pub fn take(&self, bytes: usize) -> ByteReservation {
         self.0.fetch_add(bytes, Ordering::Relaxed);
-        Room { bytes, all: self.clone() }
+        ByteReservation { bytes, all: self.clone() }
     }
 
     pub fn taken(&self) -> usize {
@@ -152,19 +152,19 @@ impl CommandBytes {
     }
 }
 
-impl Room {
+impl ByteReservation {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 }
 
-impl Drop for Room {
+impl Drop for ByteReservation {
     fn drop(&mut self) {
         self.all.0.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
-impl PartialEq for Room {
+impl PartialEq for ByteReservation {
     fn eq(&self, other: &Self) -> bool {
         self.bytes == other.bytes
     }

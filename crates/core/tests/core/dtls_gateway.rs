@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use lwm2m_base::{AssociationId, Peer};
 use lwm2m_core::coap::Transmit;
-use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, DeviceId, MessageProperties};
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, MessageProperties, RegistrationId};
 use lwm2m_core::gateway::record::{Change, DeviceRecord};
 use lwm2m_core::gateway::report::Report;
 use lwm2m_core::gateway::{Gateway, Output};
@@ -40,7 +40,7 @@ struct Scene {
     loses: Option<u64>,
     under_way: BTreeMap<(Instant, u64), Datagram>,
     sent: u64,
-    connected: Option<DeviceId>,
+    connected: Option<RegistrationId>,
     published: Vec<Value>,
     reports: Vec<Report>,
     events: Vec<DeviceEvent>,
@@ -224,7 +224,7 @@ impl Scene {
         match change {
             Change::Put(record) => drop(self.devices.insert(record.registration.endpoint.clone(), *record)),
             Change::Remove { endpoint } => drop(self.devices.remove(&endpoint)),
-            Change::Obeyed(record) => panic!("no command was retained, {record:?}"),
+            Change::RetainedCommands(record) => panic!("no command was retained, {record:?}"),
             Change::Association(AssociationChange::Put(saved)) => drop(self.associations.insert(saved.id, saved)),
             Change::Association(AssociationChange::Remove(id)) => drop(self.associations.remove(&id)),
         }
@@ -257,7 +257,8 @@ fn gateway(now: Instant, number: u8, associations: Vec<SavedAssociation>) -> (Ga
     let mut server = DtlsServer::new(server::DtlsConfig::default(), Some(acceptor), [number; 32], now);
     let changes = server.restore(now, associations);
     let seconds = Duration::from_secs(1_700_000_000);
-    let gateway = Gateway::new(lwm2m_core::gateway::settings::Settings::default(), model(), [number; 32], now, seconds);
+    let gateway =
+        Gateway::new(lwm2m_core::gateway::config::GatewayConfig::default(), model(), [number; 32], now, seconds);
     (gateway.with_dtls(server, 0), changes)
 }
 

@@ -8,9 +8,9 @@ use lwm2m_base::rate::{Rate, RateLimit};
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Kind, Message, MessageId, Options, Token};
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ConnectError};
+use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_core::gateway::report::{DropReason, LeaveReason, Report, Verdict};
-use lwm2m_core::gateway::settings::Settings;
-use lwm2m_core::gateway::{Gateway, Occupancy, Output};
+use lwm2m_core::gateway::{Gateway, Output, TableSizes};
 use lwm2m_simulator::{DeviceEvent, DeviceSettings};
 use lwm2m_testkit::network::{Broker, Happening, Network, Weather};
 use lwm2m_testkit::scene::{Scene, beginning, model, observe, peer};
@@ -47,20 +47,20 @@ fn a_flood_of_registers_that_the_broker_refuses_stays_within_the_bounds() {
 #[test]
 fn a_flood_of_registers_that_the_broker_never_answers_stays_within_the_bounds() {
     let (network, most) = flooded(Broker::NeverAnswers, register_of_a_stranger);
-    assert!(most.joinings > 1_000, "{most:?}");
+    assert!(most.pending_registrations > 1_000, "{most:?}");
     gone_when_it_is_over(network);
 }
 
 #[test]
 fn a_flood_of_garbage_leaves_nothing_behind() {
     let (network, most) = flooded(Broker::Takes, garbage);
-    assert_eq!((most.devices, most.joinings), (DEVICES, 0));
+    assert_eq!((most.devices, most.pending_registrations), (DEVICES, 0));
     gone_when_it_is_over(network);
 }
 
 /// A hundred devices that notify and update, and strangers between them; gives the most that the tables ever held.
-fn flooded(broker: Broker, of_strangers: impl Fn(u64, &mut StdRng) -> Vec<u8>) -> (Network, Occupancy) {
-    let mut settings = lwm2m_core::gateway::settings::Settings::default();
+fn flooded(broker: Broker, of_strangers: impl Fn(u64, &mut StdRng) -> Vec<u8>) -> (Network, TableSizes) {
+    let mut settings = lwm2m_core::gateway::config::GatewayConfig::default();
     let rate = |per_second, burst| Rate { per_second, burst };
     settings.limits.registers.total = rate(500, 2_500);
     settings.limits.strangers.total = rate(500, 2_500);
@@ -77,9 +77,9 @@ fn flooded(broker: Broker, of_strangers: impl Fn(u64, &mut StdRng) -> Vec<u8>) -
         network.at((BEFORE + FLOOD + AFTER) as f64, Happening::Stop(device));
     }
     network.run_until(BEFORE as f64);
-    assert_eq!(network.gateway.registered_devices(), DEVICES);
+    assert_eq!(network.gateway.table_sizes().devices, DEVICES);
     network.broker = broker;
-    let (mut rng, mut most) = (StdRng::seed_from_u64(2), Occupancy::default());
+    let (mut rng, mut most) = (StdRng::seed_from_u64(2), TableSizes::default());
     for second in BEFORE..BEFORE + FLOOD {
         for number in 0..RATE {
             let at = second as f64 + number as f64 / RATE as f64;
@@ -98,12 +98,15 @@ fn flooded(broker: Broker, of_strangers: impl Fn(u64, &mut StdRng) -> Vec<u8>) -
 }
 
 #[track_caller]
-fn within_bounds(network: &Network, settings: &Settings, most: Occupancy) -> Occupancy {
-    let occupancy = network.gateway.occupancy();
+fn within_bounds(network: &Network, settings: &GatewayConfig, most: TableSizes) -> TableSizes {
+    let occupancy = network.gateway.table_sizes();
     let (limits, coap) = (&settings.limits, &settings.coap);
-    let Occupancy { devices, joinings, addresses, outputs, .. } = occupancy;
+    let TableSizes { devices, pending_registrations, addresses, outputs, .. } = occupancy;
     let of_all = |limit: RateLimit| (limit.total.burst + limit.total.per_second) as usize;
-    assert!(devices + joinings <= limits.devices && joinings <= limits.joinings, "{occupancy:?}");
+    assert!(
+        devices + pending_registrations <= limits.devices && pending_registrations <= limits.pending_registrations,
+        "{occupancy:?}"
+    );
     assert!(addresses <= 2 * of_all(limits.registers) + of_all(limits.strangers), "{occupancy:?}");
     assert!(occupancy.coap.pending_requests <= coap.pending_requests, "{occupancy:?}");
     assert!(occupancy.coap.remembered_messages <= coap.exchanges + coap.exchanges / 4, "{occupancy:?}");
@@ -113,7 +116,11 @@ fn within_bounds(network: &Network, settings: &Settings, most: Occupancy) -> Occ
     assert!(occupancy.exchanges <= devices * (limits.observations + 1), "{occupancy:?}");
     assert_eq!(occupancy.coap.exchanges, 0, "nobody asked a device for anything");
     assert_eq!((outputs, occupancy.coap.outputs), (0, 0));
-    Occupancy { devices: most.devices.max(devices), joinings: most.joinings.max(joinings), ..most }
+    TableSizes {
+        devices: most.devices.max(devices),
+        pending_registrations: most.pending_registrations.max(pending_registrations),
+        ..most
+    }
 }
 
 /// What the devices said was taken, answered and published.
@@ -144,7 +151,7 @@ fn gone_when_it_is_over(mut network: Network) {
     network.run_until((BEFORE + FLOOD + AFTER) as f64 + 500.0);
     network.gateway.handle_timeout(network.now);
     while !matches!(network.gateway.poll_output(), Output::Idle(_)) {}
-    assert_eq!(network.gateway.occupancy(), Occupancy::default());
+    assert_eq!(network.gateway.table_sizes(), TableSizes::default());
     let over = |report: &&Report| matches!(report, Report::Left { reason: LeaveReason::LifetimeOver, endpoint } if endpoint.starts_with("dev-"));
     assert_eq!(network.reports.iter().filter(over).count(), 0);
 }
@@ -187,7 +194,7 @@ fn garbage(number: u64, rng: &mut StdRng) -> Vec<u8> {
 
 // --- Limits -------------------------------------------------------------------------------------------------------------
 
-fn narrow(settings: &mut Settings) {
+fn narrow(settings: &mut GatewayConfig) {
     let rate = |per_second, burst| Rate { per_second, burst };
     settings.limits.registers = RateLimit { total: rate(1, 6), address: rate(1, 4) };
     settings.limits.strangers = RateLimit { total: rate(1, 6), address: rate(1, 4) };
@@ -286,7 +293,7 @@ fn strangers_have_half_as_many_bodies_in_blocks_and_the_oldest_makes_room() {
     }
     let codes: Vec<_> = world.sent.drain(..).map(|(_, message)| message.code).collect();
     assert_eq!(codes, [Code::CONTINUE; 4]);
-    assert_eq!(world.gateway.occupancy().coap.assemblies, 2);
+    assert_eq!(world.gateway.table_sizes().coap.assemblies, 2);
 }
 
 /// The first and the last block of a Register, of 16 bytes and of 7.
@@ -315,10 +322,10 @@ fn spoofed_beginnings_of_bodies_do_not_keep_devices_out() {
     }
     assert_eq!(world.connects, 4);
     assert!(world.sent.iter().all(|(_, message)| message.code == Code::CONTINUE));
-    let occupancy = world.gateway.occupancy().coap;
+    let occupancy = world.gateway.table_sizes().coap;
     assert_eq!((occupancy.assemblies, occupancy.received_bytes), (500, 500 * 16));
     world.advance(Duration::from_secs(31));
-    let occupancy = world.gateway.occupancy().coap;
+    let occupancy = world.gateway.table_sizes().coap;
     assert_eq!((occupancy.assemblies, occupancy.received_bytes), (0, 0));
 }
 
@@ -364,7 +371,7 @@ fn a_reset_of_what_is_no_message_counts_as_an_answer_to_a_stranger() {
 
 #[test]
 fn a_registered_device_has_a_rate_and_what_is_beyond_it_is_dropped_and_counted() {
-    let slow = |settings: &mut Settings| settings.limits.registered = Rate { per_second: 10, burst: 20 };
+    let slow = |settings: &mut GatewayConfig| settings.limits.registered = Rate { per_second: 10, burst: 20 };
     let mut scene = Scene::registered_with(slow);
     // The observation, and a command later: acknowledgements are not counted.
     let observed = scene.observe(1, TEMPERATURE);
@@ -409,23 +416,23 @@ fn a_registered_device_has_a_rate_and_what_is_beyond_it_is_dropped_and_counted()
     scene.forget_what_was_said();
     assert_eq!(dropped(&mut scene, 50), 10);
     scene.advance(60.0);
-    assert_eq!(scene.gateway.occupancy().senders, 0);
+    assert_eq!(scene.gateway.table_sizes().senders, 0);
 }
 
 #[test]
 fn a_register_more_than_may_wait_for_the_broker_is_answered_5_03() {
-    let mut world = World::with(|settings| settings.limits.joinings = 2);
+    let mut world = World::with(|settings| settings.limits.pending_registrations = 2);
     let codes: Vec<_> = (0..3).map(|number| world.register_from(stranger(number), number)).collect();
     assert_eq!(codes, [None, None, Some((Code::SERVICE_UNAVAILABLE, 30))]);
     // The same endpoint again takes the place that it has.
     let again = request(Code::POST, &["rd"], "ep=stranger-0", MessageId(100));
     world.send(stranger(0), &again.encode());
-    assert_eq!((world.connects, world.gateway.occupancy().joinings), (3, 2));
+    assert_eq!((world.connects, world.gateway.table_sizes().pending_registrations), (3, 2));
 }
 
 // --- Amplification ------------------------------------------------------------------------------------------------------
 
-type Change = fn(&mut Settings);
+type Change = fn(&mut GatewayConfig);
 
 /// How much larger all the answers to a stranger's datagram may be together.
 const ABOUT: usize = 16;
@@ -451,7 +458,7 @@ fn the_answers_to_a_stranger_are_together_no_larger_than_about_the_datagram() {
     let settings: [(&str, Change); 4] = [
         ("default", |_| {}),
         ("full", |settings| settings.limits.devices = 0),
-        ("busy", |settings| settings.limits.joinings = 0),
+        ("busy", |settings| settings.limits.pending_registrations = 0),
         ("limited", |settings| settings.limits.registers.total = Rate { per_second: 1, burst: 1 }),
     ];
     for (case, change) in settings {
@@ -576,12 +583,12 @@ struct World {
     sent: Vec<(Peer, Message)>,
     said: Vec<Verdict>,
     connects: usize,
-    joining: Vec<lwm2m_core::gateway::broker::DeviceId>,
+    joining: Vec<lwm2m_core::gateway::broker::RegistrationId>,
 }
 
 impl World {
-    fn with(change: impl FnOnce(&mut Settings)) -> Self {
-        let mut settings = lwm2m_core::gateway::settings::Settings::default();
+    fn with(change: impl FnOnce(&mut GatewayConfig)) -> Self {
+        let mut settings = lwm2m_core::gateway::config::GatewayConfig::default();
         change(&mut settings);
         let now = beginning();
         Self {

@@ -518,7 +518,7 @@ fn commands_that_wait_for_a_sleeping_device_outlive_its_registration() {
     scene.device = before;
     scene.expect_acknowledgement(&register);
     scene.expect_refused(&hasty);
-    scene.device = lwm2m_core::gateway::broker::DeviceId(before.0 + 1);
+    scene.device = lwm2m_core::gateway::broker::RegistrationId(before.0 + 1);
     scene.broker_takes_it();
     scene.expect_disconnect(before);
     assert_eq!(scene.expect_sent().1.code, Code::CREATED);

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use lwm2m_core::coap::Acknowledging;
+use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_core::gateway::report::Report;
-use lwm2m_core::gateway::settings::Settings;
 use lwm2m_simulator::DeviceSettings;
 use lwm2m_testkit::network::{Happening, Network, Notification, Number, Weather, notification_of};
 use lwm2m_testkit::scene::{observe, read};
@@ -30,7 +30,7 @@ fn weather(loss: f64) -> Weather {
 }
 
 /// One device in four gets another address twice, and is not heard or found until its next Update.
-fn lived_through(settings: Settings, weather: Weather) -> Network {
+fn lived_through(settings: GatewayConfig, weather: Weather) -> Network {
     let mut network = Network::new(settings, weather, 1);
     let mut rng = StdRng::seed_from_u64(2);
     for number in 0..DEVICES {
@@ -159,7 +159,7 @@ fn first_answers(network: &Network) -> HashSet<Notification> {
 }
 
 fn expect_nothing_left_behind(network: &Network) {
-    assert_eq!((network.gateway.registered_devices(), network.gateway_deadline()), (0, None));
+    assert_eq!((network.gateway.table_sizes().devices, network.gateway_deadline()), (0, None));
 }
 
 fn retransmissions(network: &Network) -> usize {
@@ -167,7 +167,7 @@ fn retransmissions(network: &Network) -> usize {
 }
 
 fn expect_nothing_lost(loss: f64) -> Tally {
-    let network = lived_through(lwm2m_core::gateway::settings::Settings::default(), weather(loss));
+    let network = lived_through(lwm2m_core::gateway::config::GatewayConfig::default(), weather(loss));
     let tally = Tally::of(&network);
     println!("{loss}: {DEVICES} devices, {tally:?}, {} retransmissions", retransmissions(&network));
     assert!(tally.commands() > DEVICES * 18, "too few commands reached the core: {tally:?}");
@@ -195,7 +195,7 @@ fn nothing_is_lost_where_three_tenths_are_lost_each_way() {
 
 #[test]
 fn with_ack_published_nothing_is_acknowledged_that_the_broker_did_not_take() {
-    let mut settings = lwm2m_core::gateway::settings::Settings::default();
+    let mut settings = lwm2m_core::gateway::config::GatewayConfig::default();
     settings.coap.acknowledge_notifications = Acknowledging::OnDemand;
     let weather = Weather { untold: 0.02, broker_delay: Duration::from_secs(10), ..weather(0.1) };
     let network = lived_through(settings, weather);

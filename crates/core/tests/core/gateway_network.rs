@@ -33,7 +33,7 @@ fn weathers() -> [Weather; 4] {
 
 /// Devices that live through all of it, each with its commands at random times; with `moves`, their addresses change.
 fn lived_through(weather: Weather, seed: u64, moves: bool) -> Network {
-    let mut network = Network::new(lwm2m_core::gateway::settings::Settings::default(), weather, seed);
+    let mut network = Network::new(lwm2m_core::gateway::config::GatewayConfig::default(), weather, seed);
     let mut rng = StdRng::seed_from_u64(!seed);
     for number in 0..DEVICES {
         let device = network.attach(DeviceSettings {
@@ -162,7 +162,7 @@ fn a_register_that_is_repeated_is_one_registration() {
 #[test]
 fn when_all_have_left_nothing_is_left_behind() {
     in_every_weather(true, |network, case| {
-        assert_eq!((network.gateway.registered_devices(), network.gateway_deadline()), (0, None), "{case}");
+        assert_eq!((network.gateway.table_sizes().devices, network.gateway_deadline()), (0, None), "{case}");
         let registered = network.reports.iter().filter(|report| matches!(report, Report::Registered { .. })).count();
         let left = network.reports.iter().filter(|report| matches!(report, Report::Left { .. })).count();
         assert_eq!(registered, left, "{case}");

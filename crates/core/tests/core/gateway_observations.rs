@@ -3,8 +3,8 @@
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Acknowledging, Code, Kind, Message, MessageId};
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
+use lwm2m_core::gateway::config::AutoObserve;
 use lwm2m_core::gateway::report::{NotificationOutcome, Report};
-use lwm2m_core::gateway::settings::AutoObserve;
 use lwm2m_testkit::scene::{QUERY, Scene, content, observe, outcome, read, reply, text_reply};
 use serde_json::{Value, json};
 

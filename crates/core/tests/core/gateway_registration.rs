@@ -5,10 +5,10 @@ use std::time::Duration;
 use lwm2m_base::secret::Secret;
 use lwm2m_core::coap::options::number;
 use lwm2m_core::coap::{Code, Kind, Message, MessageId, Token};
-use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, ConnectError, DeviceId};
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, ConnectError, RegistrationId};
+use lwm2m_core::gateway::config::UpdatePublish;
 use lwm2m_core::gateway::identity::IdentityRule;
 use lwm2m_core::gateway::report::{CommandOutcome, Forbidden, LeaveReason, Report};
-use lwm2m_core::gateway::settings::UpdatePublish;
 use lwm2m_core::mqtt::topics::Template;
 use lwm2m_dtls::credentials::PskIdentity;
 use lwm2m_testkit::scene::{LINKS, PASSWORD, QUERY, Said, Scene, content, peer, read, reply, text_reply};
@@ -30,7 +30,7 @@ fn a_device_is_answered_and_reported_only_when_the_broker_has_it() {
     assert_eq!((client.command_filter.as_str(), client.command_qos), ("lwm2m/dev-7/dn/#", 0));
     assert_eq!(client.password, Some(Secret::new(PASSWORD)));
     scene.expect_nothing_more();
-    assert_eq!(scene.gateway.registered_devices(), 0);
+    assert_eq!(scene.gateway.table_sizes().devices, 0);
 
     scene.broker_takes_it();
     scene.expect_created(&register);
@@ -154,7 +154,7 @@ fn a_repeated_register_is_one_registration() {
     scene.expect_created(&register);
     assert_eq!(scene.location, location);
     scene.expect_nothing_more();
-    assert_eq!(scene.gateway.registered_devices(), 1);
+    assert_eq!(scene.gateway.table_sizes().devices, 1);
 }
 
 #[test]
@@ -389,7 +389,7 @@ fn a_new_registration_ends_what_is_in_flight_keeps_what_waits_and_drops_observat
     let update = scene.request(Code::POST, &old, "");
     scene.ask(&update, Code::NOT_FOUND);
     scene.expect_nothing_more();
-    assert_eq!(scene.gateway.registered_devices(), 1);
+    assert_eq!(scene.gateway.table_sizes().devices, 1);
     let left = Report::Left { endpoint: "dev-7".to_owned(), reason: LeaveReason::Replaced };
     assert_eq!(scene.reports().iter().filter(|report| **report == left).count(), 1);
 }
@@ -494,7 +494,7 @@ fn what_a_kicked_registration_has_goes_to_the_one_that_is_under_way() {
     scene.answer_text(&request, "Acme");
     scene.expect_answer(&read(3), content("/3/0/0", "Acme"));
     scene.expect_nothing_more();
-    assert_eq!(scene.gateway.registered_devices(), 1);
+    assert_eq!(scene.gateway.table_sizes().devices, 1);
 }
 
 #[test]
@@ -549,7 +549,7 @@ fn a_refused_publication_is_counted_and_the_first_of_a_device_is_marked() {
         scene.broker_says(BrokerEvent::PublishRefused { device: scene.device, topic: topic.clone() });
         assert_eq!(scene.reports(), [Report::PublishRefused { endpoint: "dev-7".to_owned(), topic, first }]);
     }
-    scene.broker_says(BrokerEvent::PublishRefused { device: DeviceId(99), topic: String::new() });
+    scene.broker_says(BrokerEvent::PublishRefused { device: RegistrationId(99), topic: String::new() });
     assert_eq!(scene.reports(), []);
     scene.expect_nothing_more();
 }
@@ -734,10 +734,10 @@ fn every_valid_message_of_the_device_begins_its_lifetime_anew() {
         scene.advance(200.0);
         happens(&mut scene);
         scene.advance(299.0);
-        assert_eq!(scene.gateway.registered_devices(), 1, "{what}");
+        assert_eq!(scene.gateway.table_sizes().devices, 1, "{what}");
         scene.expect_nothing_more();
         scene.advance(1.0);
-        assert_eq!(scene.gateway.registered_devices(), 0, "{what}");
+        assert_eq!(scene.gateway.table_sizes().devices, 0, "{what}");
         scene.expect_disconnect(scene.device);
         scene.expect_nothing_left_behind();
     }
@@ -869,7 +869,7 @@ fn full_house() -> Scene {
     scene
 }
 
-fn joins(scene: &mut Scene, query: &str) -> DeviceId {
+fn joins(scene: &mut Scene, query: &str) -> RegistrationId {
     scene.join(query);
     scene.forget_what_was_said();
     scene.device
@@ -901,7 +901,7 @@ fn the_device_that_was_silent_the_longest_makes_room_when_the_house_is_full() {
     let said: Vec<_> = std::iter::from_fn(|| scene.next_said()).collect();
     assert!(format!("{said:?}").contains("Disconnect"), "{said:?}");
     assert_eq!(evicted(&mut scene), ["old-2"]);
-    assert_eq!(scene.gateway.registered_devices(), 3);
+    assert_eq!(scene.gateway.table_sizes().devices, 3);
 
     // The others were silent for less than a day.
     let refused = scene.register_message("ep=new-2&lt=300");
@@ -926,7 +926,7 @@ fn a_device_that_the_broker_refuses_evicts_nobody() {
         scene.forget_what_was_said();
     }
     assert_eq!(evicted(&mut scene), Vec::<String>::new());
-    assert_eq!(scene.gateway.registered_devices(), 3);
+    assert_eq!(scene.gateway.table_sizes().devices, 3);
 }
 
 #[test]
@@ -954,7 +954,7 @@ fn of_many_that_wait_for_one_place_the_broker_s_first_gets_it_and_the_others_are
         scene.expect_disconnect(*device);
         scene.expect_nothing_more();
     }
-    assert_eq!(scene.gateway.registered_devices(), 3);
+    assert_eq!(scene.gateway.table_sizes().devices, 3);
 }
 
 #[test]

@@ -20,7 +20,7 @@ fn a_command_in_flight_is_answered_and_the_next_one_waits() {
     scene.expect_answer(&read(1), content("/3/0/0", "Acme"));
     scene.expect_nothing_more();
     assert!(scene.gateway.is_drained());
-    let occupancy = scene.gateway.occupancy();
+    let occupancy = scene.gateway.table_sizes();
     assert_eq!((occupancy.devices, occupancy.waiting_commands), (1, 2), "they are kept, for whoever stores them");
 }
 
@@ -34,7 +34,7 @@ fn a_command_whose_device_does_not_answer_in_time_is_given_up() {
     scene.expect_returned(&read(1), "coap_timeout");
     scene.expect_nothing_more();
     assert!(scene.gateway.is_drained());
-    assert_eq!(scene.gateway.registered_devices(), 1, "a registration does not end with the program");
+    assert_eq!(scene.gateway.table_sizes().devices, 1, "a registration does not end with the program");
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_register_under_way_and_its_commands_have_their_last_word() {
     scene.expect_disconnect(scene.device);
     scene.expect_nothing_more();
     assert!(scene.gateway.is_drained());
-    assert_eq!(scene.gateway.occupancy().joinings, 0);
+    assert_eq!(scene.gateway.table_sizes().pending_registrations, 0);
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn an_early_command_beyond_the_limit_is_answered_at_once() {
     scene.command(&read(2));
     assert_eq!(scene.expect_refused(&read(2)), "too many commands wait for this device (limits.pending_commands)");
     scene.expect_nothing_more();
-    assert_eq!(scene.gateway.occupancy().early_commands, 1);
+    assert_eq!(scene.gateway.table_sizes().early_commands, 1);
     let full = |report: &Report| matches!(report, Report::Command { outcome: CommandOutcome::QueueFull, .. });
     assert_eq!(scene.reports().iter().filter(|report| full(report)).count(), 1);
 }

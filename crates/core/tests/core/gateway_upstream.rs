@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use lwm2m_core::coap::Code;
 use lwm2m_core::gateway::broker::{
-    BrokerCommand, BrokerEvent, DeviceId, MessageProperties, Publication, UplinkClass, Will,
+    BrokerCommand, BrokerEvent, MessageProperties, Publication, RegistrationId, UplinkClass, Will,
 };
+use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_core::gateway::report::{CommandOutcome, Report};
-use lwm2m_core::gateway::settings::Settings;
 use lwm2m_core::mqtt::downlink::Reply;
 use lwm2m_core::mqtt::topics::{Template, Translator};
 use lwm2m_testkit::scene::{QUERY, Scene, content, read};
@@ -31,7 +31,7 @@ fn expect_reply(scene: &mut Scene, topic: &str) -> Value {
     serde_json::from_slice(&publication.payload).unwrap()
 }
 
-fn presence(settings: &mut Settings) {
+fn presence(settings: &mut GatewayConfig) {
     let topic = Template::for_topic("up/status").unwrap();
     settings.translators.status = Some(Translator { topic, qos: 1 });
 }
@@ -114,7 +114,7 @@ fn the_expiry_of_the_message_is_that_of_the_command_unless_its_ttl_is_shorter() 
 }
 
 #[test]
-fn a_retained_command_is_obeyed_once_however_often_the_device_registers() {
+fn a_retained_command_is_executed_once_however_often_the_device_registers() {
     let mut scene = Scene::new();
     let retained = MessageProperties { retained: true, ..MessageProperties::default() };
     scene.register(QUERY);
@@ -131,7 +131,7 @@ fn a_retained_command_is_obeyed_once_however_often_the_device_registers() {
     command_with(&mut scene, &read(1), retained.clone());
     scene.expect_nothing_more();
     let reports = scene.reports();
-    let before = |report: &Report| matches!(report, Report::Command { outcome: CommandOutcome::ObeyedBefore, .. });
+    let before = |report: &Report| matches!(report, Report::Command { outcome: CommandOutcome::DuplicateRetained, .. });
     assert!(reports.iter().any(before), "{reports:?}");
     // Another one is another one, and a live one too.
     command_with(&mut scene, &read(2), retained);
@@ -198,7 +198,7 @@ fn a_retained_command_that_waits_is_not_taken_twice() {
     command_with(&mut scene, &read(1), retained.clone());
     command_with(&mut scene, &read(1), retained.clone());
     scene.expect_nothing_more();
-    assert_eq!(scene.gateway.occupancy().waiting_commands, 1);
+    assert_eq!(scene.gateway.table_sizes().waiting_commands, 1);
     registers_again(&mut scene, asleep);
     let request = scene.expect_request(Code::GET, "/3/0/0");
     command_with(&mut scene, &read(1), retained);
@@ -231,7 +231,7 @@ fn the_broker_is_told_for_how_long_a_device_may_be_silent() {
         scene.device_sends(&update);
         let peer = scene.peer;
         scene.expect_reply(peer, &update, Code::CHANGED);
-        let lifetimes: Vec<(DeviceId, Duration)> = std::mem::take(&mut scene.lifetimes);
+        let lifetimes: Vec<(RegistrationId, Duration)> = std::mem::take(&mut scene.lifetimes);
         let expected = [(scene.device, Duration::from_secs(lifetime))];
         assert_eq!(lifetimes, if told { &expected[..] } else { &[] });
     }

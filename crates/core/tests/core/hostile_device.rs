@@ -6,11 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use lwm2m_base::Peer;
 use lwm2m_core::coap::options::number;
 use lwm2m_core::coap::{Code, Message};
-use lwm2m_core::gateway::Occupancy;
-use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ConnectError, DeviceId, MessageProperties};
+use lwm2m_core::gateway::TableSizes;
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ConnectError, MessageProperties, RegistrationId};
+use lwm2m_core::gateway::config::Limits;
 use lwm2m_core::gateway::record::Change;
 use lwm2m_core::gateway::report::Report;
-use lwm2m_core::gateway::settings::Limits;
 use lwm2m_core::registry::CommandDigest;
 use lwm2m_testkit::scene::{QUERY, Said, Scene, peer};
 use rand::rngs::StdRng;
@@ -90,7 +90,7 @@ fn a_register_that_is_too_large_is_answered_4_13_and_the_broker_is_not_asked() {
 #[test]
 fn no_update_makes_a_registration_grow_beyond_its_bound_and_a_refused_one_changes_nothing() {
     let mut scene = Scene::registered();
-    let kept = |scene: &Scene| scene.gateway.occupancy().registration_bytes;
+    let kept = |scene: &Scene| scene.gateway.table_sizes().registration_bytes;
     let before = kept(&scene);
     let update = scene.update_with_links(&list(2_900));
     scene.ask(&update, Code::REQUEST_ENTITY_TOO_LARGE);
@@ -163,9 +163,9 @@ fn commands_that_wait_have_a_bound_in_bytes_for_a_device_and_for_all() {
         settings.limits.waiting_bytes = 10_000;
         settings.limits.waiting_bytes_total = 25_000;
     });
-    let sleepers: Vec<DeviceId> = (1..=3).map(|number| sleeper(&mut scene, number)).collect();
+    let sleepers: Vec<RegistrationId> = (1..=3).map(|number| sleeper(&mut scene, number)).collect();
     scene.advance(60.0);
-    let refused = |scene: &mut Scene, device: DeviceId, bytes: usize| {
+    let refused = |scene: &mut Scene, device: RegistrationId, bytes: usize| {
         scene.command_to(device, padded(bytes).to_string().as_bytes());
         reason(scene)
     };
@@ -177,12 +177,12 @@ fn commands_that_wait_have_a_bound_in_bytes_for_a_device_and_for_all() {
     assert_eq!(refused(&mut scene, sleepers[1], 4_000), None);
     let of_all = "the commands of all devices have too many bytes (limits.pending_command_bytes_total)";
     assert_eq!(refused(&mut scene, sleepers[2], 5_000).as_deref(), Some(of_all));
-    let taken = scene.gateway.occupancy().command_bytes;
+    let taken = scene.gateway.table_sizes().command_bytes;
     assert!((21_000..22_000).contains(&taken), "{taken}");
 
     // What expires makes room, and so does what is answered.
     scene.advance(86_400.0 + 60.0);
-    assert_eq!(scene.gateway.occupancy().command_bytes, 0);
+    assert_eq!(scene.gateway.table_sizes().command_bytes, 0);
 }
 
 #[test]
@@ -190,11 +190,11 @@ fn a_command_counts_until_it_is_answered_and_one_that_need_not_wait_is_never_ref
     let mut scene = Scene::registered_with(|settings| settings.limits.waiting_bytes_total = 4_000);
     scene.command(&padded(5_000));
     let request = scene.expect_request(Code::GET, "/3/0/0");
-    assert!(scene.gateway.occupancy().command_bytes > 5_000);
+    assert!(scene.gateway.table_sizes().command_bytes > 5_000);
     scene.command(&padded(1));
     assert!(reason(&mut scene).expect("refused").contains("limits.pending_command_bytes_total"));
     scene.answer_text(&request, "Acme");
-    assert_eq!(scene.gateway.occupancy().command_bytes, 0);
+    assert_eq!(scene.gateway.table_sizes().command_bytes, 0);
 }
 
 #[test]
@@ -215,12 +215,12 @@ fn early_commands_have_the_same_bounds() {
             device: scene.device,
             error: ConnectError::Refused("no".to_owned()),
         });
-        assert_eq!(scene.gateway.occupancy().command_bytes, 0);
+        assert_eq!(scene.gateway.table_sizes().command_bytes, 0);
     }
 }
 
 /// A device in queue mode at an address of its own.
-fn sleeper(scene: &mut Scene, number: u32) -> DeviceId {
+fn sleeper(scene: &mut Scene, number: u32) -> RegistrationId {
     scene.peer = peer(number);
     scene.join(&format!("ep=sleeper-{number}&lt=400000&b=UQ"));
     scene.forget_what_was_said();
@@ -262,22 +262,25 @@ fn an_hour_of_a_device_that_does_its_worst_stays_within_the_bounds_and_others_ar
     scene.join(QUERY);
 
     let mut store = Store::default();
-    let mut most = Occupancy::default();
+    let mut most = TableSizes::default();
     for act in 0..ACTS {
         hostile.acts(&mut scene);
         hostile.is_commanded(&mut scene);
         scene.forget_what_was_said();
         store.keep(&mut scene);
-        let now = scene.gateway.occupancy();
+        let now = scene.gateway.table_sizes();
         assert!(now.registration_bytes <= 2 * limits.registration_size, "{now:?}");
         assert!(now.command_bytes <= limits.waiting_bytes_total + limits.command_size, "{now:?}");
         assert!(now.waiting_commands <= 2 * limits.waiting_commands, "{now:?}");
-        assert!(now.devices <= 2 && now.joinings <= 1 && now.obeyed <= 1 && now.outputs == 0, "{now:?}");
+        assert!(
+            now.devices <= 2 && now.pending_registrations <= 1 && now.retained_commands <= 1 && now.outputs == 0,
+            "{now:?}"
+        );
         assert!(now.deadlines < 16 && now.exchanges <= limits.observations + 1, "{now:?}");
         assert!(store.bytes() <= limits.waiting_bytes + limits.command_size + 4 * limits.registration_size, "{act}");
         most.registration_bytes = most.registration_bytes.max(now.registration_bytes);
         most.command_bytes = most.command_bytes.max(now.command_bytes);
-        most.obeyed = most.obeyed.max(now.obeyed);
+        most.retained_commands = most.retained_commands.max(now.retained_commands);
         if act % 20 == 0 {
             is_served(&mut scene, &honest);
         }
@@ -288,14 +291,14 @@ fn an_hour_of_a_device_that_does_its_worst_stays_within_the_bounds_and_others_ar
     // The bounds were reached.
     assert!(most.registration_bytes > limits.registration_size * 9 / 10, "{most:?}");
     assert!(most.command_bytes > limits.waiting_bytes * 9 / 10, "{most:?}");
-    assert_eq!(most.obeyed, 1, "{most:?}");
+    assert_eq!(most.retained_commands, 1, "{most:?}");
 
     scene.advance(4.0 * 86_400.0);
     scene.forget_what_was_said();
     store.keep(&mut scene);
-    let left = scene.gateway.occupancy();
+    let left = scene.gateway.table_sizes();
     assert_eq!((left.devices, left.command_bytes, left.exchanges, left.deadlines), (0, 0, 0, 0), "{left:?}");
-    assert!(store.devices.is_empty() && store.obeyed.values().all(|commands| commands.len() <= 256));
+    assert!(store.devices.is_empty() && store.retained_commands.values().all(|commands| commands.len() <= 256));
 }
 
 const HOSTILE: Peer =
@@ -374,7 +377,7 @@ impl Hostile {
 #[derive(Default)]
 struct Store {
     devices: BTreeMap<String, usize>,
-    obeyed: BTreeMap<String, Vec<CommandDigest>>,
+    retained_commands: BTreeMap<String, Vec<CommandDigest>>,
 }
 
 impl Store {
@@ -387,13 +390,16 @@ impl Store {
                     self.devices.insert(record.registration.endpoint, json + commands);
                 }
                 Change::Remove { endpoint } => drop(self.devices.remove(&endpoint)),
-                Change::Obeyed(record) => drop(self.obeyed.insert(record.endpoint, record.commands)),
+                Change::RetainedCommands(record) => {
+                    drop(self.retained_commands.insert(record.endpoint, record.commands))
+                }
                 Change::Association(change) => panic!("nobody speaks DTLS here, {change:?}"),
             }
         }
     }
 
     fn bytes(&self) -> usize {
-        self.devices.values().sum::<usize>() + self.obeyed.values().map(|commands| 8 * commands.len()).sum::<usize>()
+        self.devices.values().sum::<usize>()
+            + self.retained_commands.values().map(|commands| 8 * commands.len()).sum::<usize>()
     }
 }

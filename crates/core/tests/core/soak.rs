@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lwm2m_core::gateway::report::{CommandOutcome, Report};
-use lwm2m_core::gateway::{Occupancy, Output};
+use lwm2m_core::gateway::{Output, TableSizes};
 use lwm2m_simulator::DeviceSettings;
 use lwm2m_testkit::network::{Happening, Network, Weather};
 use lwm2m_testkit::scene::{observe, read};
@@ -49,21 +49,21 @@ impl Counts {
 
 #[test]
 fn an_hour_of_ten_thousand_devices_leaves_the_memory_flat() {
-    let mut network = Network::new(lwm2m_core::gateway::settings::Settings::default(), Weather::FAIR, 5);
+    let mut network = Network::new(lwm2m_core::gateway::config::GatewayConfig::default(), Weather::FAIR, 5);
     let mut rng = StdRng::seed_from_u64(6);
     live_for_an_hour(&mut network, &mut rng);
 
     let mut counts = Counts::default();
     network.run_until(SETTLED);
     counts.take(&mut network);
-    assert_eq!(network.gateway.registered_devices(), DEVICES);
+    assert_eq!(network.gateway.table_sizes().devices, DEVICES);
     let mut looks = Vec::new();
     let mut at = SETTLED;
     while at < HOUR {
         at += LOOK;
         network.run_until(at);
         counts.take(&mut network);
-        looks.push(network.gateway.occupancy());
+        looks.push(network.gateway.table_sizes());
     }
     assert!(looks.iter().all(|look| is_flat(*look, looks[0])), "{looks:#?}");
 
@@ -105,7 +105,7 @@ fn live_for_an_hour(network: &mut Network, rng: &mut StdRng) {
 }
 
 /// Devices come and go, and their messages are remembered for minutes: a twentieth up and down is nothing.
-fn is_flat(look: Occupancy, first: Occupancy) -> bool {
+fn is_flat(look: TableSizes, first: TableSizes) -> bool {
     let near = |now: usize, then: usize| now <= then + then / 20 + 100;
     near(look.devices, first.devices)
         && near(look.exchanges, first.exchanges)
@@ -116,7 +116,7 @@ fn is_flat(look: Occupancy, first: Occupancy) -> bool {
         // An Update and a notification each twenty minutes and more, remembered for four minutes.
         && look.coap.remembered_messages <= 2 * DEVICES
         && near(look.coap.transmissions + look.coap.transfers + look.coap.deadlines, 0)
-        && near(look.waiting_commands + look.early_commands + look.to_observe + look.joinings, 0)
+        && near(look.waiting_commands + look.early_commands + look.to_observe + look.pending_registrations, 0)
         && near(look.addresses, 0)
         && look.outputs + look.coap.outputs + look.coap.assemblies + look.coap.waiting_notifications == 0
 }
@@ -125,5 +125,5 @@ fn gone_when_all_have_left(mut network: Network) {
     network.run_until(HOUR + 1500.0);
     network.gateway.handle_timeout(network.now);
     while !matches!(network.gateway.poll_output(), Output::Idle(_)) {}
-    assert_eq!(network.gateway.occupancy(), Occupancy::default());
+    assert_eq!(network.gateway.table_sizes(), TableSizes::default());
 }

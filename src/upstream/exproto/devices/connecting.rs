@@ -9,7 +9,7 @@ use crate::upstream::client::targets::TargetId;
 use crate::upstream::dialer::DialFailure;
 use crate::upstream::exproto::announcements::Token;
 use crate::upstream::exproto::nodes::Fault;
-use lwm2m_core::gateway::broker::{BrokerEvent, ClientInfo, CloseReason, ConnectError, DeviceId};
+use lwm2m_core::gateway::broker::{BrokerEvent, ClientInfo, CloseReason, ConnectError, RegistrationId};
 
 use super::{Action, AnchorId, Call, Device, Devices, Outcome, Owner, State, Timer};
 
@@ -33,7 +33,7 @@ impl Devices {
         }
     }
 
-    fn not_dialed(&mut self, now: Instant, id: DeviceId, failure: &DialFailure) {
+    fn not_dialed(&mut self, now: Instant, id: RegistrationId, failure: &DialFailure) {
         match failure {
             DialFailure::NotReached(why) => {
                 self.counters().anchors_failed.increment();
@@ -62,7 +62,7 @@ impl Devices {
         self.lost(now, id, "the anchor ended");
     }
 
-    pub(super) fn connect(&mut self, now: Instant, id: DeviceId, client: ClientInfo) {
+    pub(super) fn connect(&mut self, now: Instant, id: RegistrationId, client: ClientInfo) {
         let key = self.clients.add(&client.clientid, id);
         self.devices.insert(id, Device::registered(now, client, key));
         self.deadlines.set(Timer::Device(id), now + self.connect_timeout);
@@ -70,14 +70,14 @@ impl Devices {
         self.advance(now, key);
     }
 
-    pub(super) fn first_attempt(&mut self, now: Instant, id: DeviceId) {
+    pub(super) fn first_attempt(&mut self, now: Instant, id: RegistrationId) {
         match self.nodes.choose(None, false) {
             Some(node) => self.dial(id, node),
             None => self.gave_up(now, id, "EMQX is away"),
         }
     }
 
-    pub(super) fn dial(&mut self, id: DeviceId, node: TargetId) {
+    pub(super) fn dial(&mut self, id: RegistrationId, node: TargetId) {
         self.counters().anchors_dialed.increment();
         let (anchor, token) = self.dial_for(Owner::Device(id), node);
         let Some(device) = self.devices.get_mut(&id) else { return };
@@ -101,7 +101,7 @@ impl Devices {
         (anchor, token)
     }
 
-    fn anchor_open(&mut self, id: DeviceId) {
+    fn anchor_open(&mut self, id: RegistrationId) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         // Where the broker was faster the device is past this.
         if let State::Dialing { anchor, token } = &device.state {
@@ -110,7 +110,7 @@ impl Devices {
     }
 
     /// The broker told the device's token: this is its connection.
-    pub(super) fn announced(&mut self, now: Instant, id: DeviceId, conn: String) {
+    pub(super) fn announced(&mut self, now: Instant, id: RegistrationId, conn: String) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let Some((anchor, node)) = device.state.anchor().zip(device.node) else { return };
         device.state = State::Authenticating { anchor };
@@ -129,7 +129,7 @@ impl Devices {
         self.nodes.told(node);
     }
 
-    pub(super) fn authenticated(&mut self, now: Instant, id: DeviceId, outcome: Outcome) {
+    pub(super) fn authenticated(&mut self, now: Instant, id: RegistrationId, outcome: Outcome) {
         match outcome {
             Outcome::Done => self.subscribe(id),
             Outcome::Refused(why) => {
@@ -147,7 +147,7 @@ impl Devices {
         }
     }
 
-    fn subscribe(&mut self, id: DeviceId) {
+    fn subscribe(&mut self, id: RegistrationId) {
         self.counters().authenticate_ok.increment();
         let Some(device) = self.devices.get_mut(&id) else { return };
         let Some((anchor, node)) = device.state.anchor().zip(device.node) else { return };
@@ -158,7 +158,7 @@ impl Devices {
         self.actions.push_back(Action::Call { anchor, node, call });
     }
 
-    pub(super) fn subscribed(&mut self, now: Instant, id: DeviceId, outcome: Outcome) {
+    pub(super) fn subscribed(&mut self, now: Instant, id: RegistrationId, outcome: Outcome) {
         match outcome {
             Outcome::Done => self.ready(now, id),
             Outcome::Refused(why) => {
@@ -173,14 +173,14 @@ impl Devices {
         }
     }
 
-    fn call_failed(&mut self, now: Instant, id: DeviceId, why: &str) {
+    fn call_failed(&mut self, now: Instant, id: RegistrationId, why: &str) {
         if let Some(device) = self.devices.get_mut(&id) {
             device.elsewhere = true;
         }
         self.attempt_failed(now, id, why);
     }
 
-    fn ready(&mut self, now: Instant, id: DeviceId) {
+    fn ready(&mut self, now: Instant, id: RegistrationId) {
         self.deadlines.cancel(Timer::Device(id));
         let Some(device) = self.devices.get_mut(&id) else { return };
         let Some(anchor) = device.state.anchor() else { return };
@@ -223,7 +223,7 @@ impl Devices {
     }
 
     /// The broker does not want this device.
-    fn refused(&mut self, now: Instant, id: DeviceId, why: String) {
+    fn refused(&mut self, now: Instant, id: RegistrationId, why: String) {
         self.disturbances.refused(&why, self.nodes.clients());
         let Some(device) = self.devices.get_mut(&id) else { return };
         debug!(device = id.0, clientid = device.client.clientid, why, "refused by EMQX");
@@ -237,7 +237,7 @@ impl Devices {
     }
 
     /// It did not work this time, for a reason that is not the device's. A first connect tries each node once.
-    pub(super) fn attempt_failed(&mut self, now: Instant, id: DeviceId, why: &str) {
+    pub(super) fn attempt_failed(&mut self, now: Instant, id: RegistrationId, why: &str) {
         let nodes = self.nodes.len();
         let Some(device) = self.devices.get_mut(&id) else { return };
         let again = !device.connected_before && (device.failures as usize) + 1 < nodes;
@@ -250,7 +250,7 @@ impl Devices {
     }
 
     /// It did not work, and there is no time, or no node, for another attempt now.
-    pub(super) fn gave_up(&mut self, now: Instant, id: DeviceId, why: &str) {
+    pub(super) fn gave_up(&mut self, now: Instant, id: RegistrationId, why: &str) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         device.refused_since = None;
         debug!(device = id.0, clientid = device.client.clientid, why, "not connected to EMQX");

@@ -48,7 +48,7 @@ use crate::upstream::client::returning::Returning;
 use crate::upstream::client::targets::{TargetId, TargetsHealth};
 use lwm2m_base::deadlines::Deadlines;
 use lwm2m_core::gateway::broker::{
-    BrokerCommand, BrokerEvent, ClientInfo, CloseReason, DeviceId, MessageProperties, Publication, UplinkClass,
+    BrokerCommand, BrokerEvent, ClientInfo, CloseReason, MessageProperties, Publication, RegistrationId, UplinkClass,
 };
 
 use super::ExProtoConfig;
@@ -71,7 +71,7 @@ pub struct AnchorId(pub u64);
 /// Whose an anchor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Owner {
-    Device(DeviceId),
+    Device(RegistrationId),
     Probe(TargetId),
 }
 
@@ -154,14 +154,14 @@ pub struct Message {
 
 pub struct Devices {
     connect_timeout: Duration,
-    devices: HashMap<DeviceId, Device>,
+    devices: HashMap<RegistrationId, Device>,
     by_anchor: HashMap<AnchorId, Owner>,
-    by_conn: HashMap<String, DeviceId>,
+    by_conn: HashMap<String, RegistrationId>,
     clients: Clients<UnderWay>,
     /// Whose the calls of Authenticate and Publish are that have no answer yet. They outlive their devices.
     calls: HashMap<AnchorId, ClientKey>,
     /// Devices that wait for the broker to be there again.
-    parked: BTreeSet<DeviceId>,
+    parked: BTreeSet<RegistrationId>,
     announcements: Announcements<Owner>,
     queues: Queues,
     nodes: Nodes,
@@ -181,10 +181,10 @@ pub struct Devices {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Timer {
     /// What it means is the state's.
-    Device(DeviceId),
+    Device(RegistrationId),
     /// An Authenticate of an older registration need not be waited for any longer.
-    Held(DeviceId),
-    Drain(DeviceId),
+    Held(RegistrationId),
+    Drain(RegistrationId),
     Probe(TargetId),
     /// The next device has its turn to be connected again.
     Turn,
@@ -228,7 +228,7 @@ impl Devices {
 
     /// Disconnects every device.
     pub fn disconnect_all(&mut self, now: Instant) {
-        let mut all: Vec<DeviceId> = self.devices.keys().copied().collect();
+        let mut all: Vec<RegistrationId> = self.devices.keys().copied().collect();
         // The older ones first: none of them comes back because a newer registration of its clientid has left.
         all.sort();
         for device in all {
@@ -291,7 +291,7 @@ impl Devices {
         }
     }
 
-    fn device_called(&mut self, now: Instant, device: DeviceId, outcome: Outcome) {
+    fn device_called(&mut self, now: Instant, device: RegistrationId, outcome: Outcome) {
         match self.state(device) {
             Some(State::Authenticating { .. }) => self.authenticated(now, device, outcome),
             Some(State::Subscribing { .. }) => self.subscribed(now, device, outcome),
@@ -354,7 +354,7 @@ impl Devices {
         })
     }
 
-    fn disconnect(&mut self, now: Instant, id: DeviceId) {
+    fn disconnect(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get(&id) else { return };
         let key = device.key;
         let is_replaced =
@@ -369,7 +369,7 @@ impl Devices {
         }
     }
 
-    fn state_timed_out(&mut self, now: Instant, id: DeviceId) {
+    fn state_timed_out(&mut self, now: Instant, id: RegistrationId) {
         let (fault, why) = match self.state(id) {
             Some(State::WaitingToReconnect(wait)) => return self.waited(now, id, *wait),
             Some(State::Held) => return self.gave_up(now, id, "the registration before it is still under way"),
@@ -391,7 +391,7 @@ impl Devices {
     }
 
     /// The device met this at its node, and tries another one next.
-    fn blame_node(&mut self, now: Instant, id: DeviceId, fault: Fault<'_>) {
+    fn blame_node(&mut self, now: Instant, id: RegistrationId, fault: Fault<'_>) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         device.elsewhere = true;
         if let Some(node) = device.node {
@@ -412,7 +412,7 @@ impl Devices {
         }
     }
 
-    fn connection_gone(&mut self, now: Instant, id: DeviceId, reason: &str) {
+    fn connection_gone(&mut self, now: Instant, id: RegistrationId, reason: &str) {
         match self.state(id) {
             Some(State::Authenticating { .. } | State::Subscribing { .. } | State::Ready { .. }) => {
                 self.lost(now, id, reason);
@@ -463,7 +463,7 @@ impl Devices {
         self.counters().messages_dropped.add((count - kept) as u64);
     }
 
-    fn deliver(&mut self, device: DeviceId, messages: Vec<Message>) {
+    fn deliver(&mut self, device: RegistrationId, messages: Vec<Message>) {
         for Message { topic, payload } in messages {
             let properties = MessageProperties::default();
             self.tell(device, BrokerEvent::Message { device, topic, payload, properties });
@@ -471,7 +471,7 @@ impl Devices {
     }
 
     /// The connection is gone for good.
-    fn close(&mut self, now: Instant, id: DeviceId, reason: CloseReason) {
+    fn close(&mut self, now: Instant, id: RegistrationId, reason: CloseReason) {
         let Some(device) = self.devices.get(&id) else { return };
         if !device.connected_before {
             return self.gave_up(now, id, &format!("EMQX ended the connection: {reason:?}"));
@@ -486,7 +486,7 @@ impl Devices {
         self.connection_gone(now, id, "EMQX ended the connection");
     }
 
-    fn end(&mut self, now: Instant, id: DeviceId, reason: CloseReason) {
+    fn end(&mut self, now: Instant, id: RegistrationId, reason: CloseReason) {
         let Some(device) = self.devices.get(&id) else { return };
         debug!(device = id.0, clientid = device.client.clientid, ?reason, "connection ended by EMQX");
         self.counters().closed.increment();
@@ -495,7 +495,7 @@ impl Devices {
     }
 
     /// Forgets the device. What waits to be published stays while there is another registration of the clientid.
-    fn remove(&mut self, now: Instant, id: DeviceId) {
+    fn remove(&mut self, now: Instant, id: RegistrationId) {
         self.hang_up(now, id);
         let Some(device) = self.devices.remove(&id) else { return };
         for timer in [Timer::Device(id), Timer::Held(id), Timer::Drain(id)] {
@@ -514,7 +514,7 @@ impl Devices {
     }
 
     /// Gives up the anchor, if there is one.
-    fn hang_up(&mut self, now: Instant, id: DeviceId) {
+    fn hang_up(&mut self, now: Instant, id: RegistrationId) {
         self.abandon_call(now, id);
         let Some(device) = self.devices.get(&id) else { return };
         if let Some(token) = device.state.token() {
@@ -533,13 +533,13 @@ impl Devices {
     }
 
     /// Nothing is heard of a device that was disconnected.
-    fn tell(&mut self, device: DeviceId, event: BrokerEvent) {
+    fn tell(&mut self, device: RegistrationId, event: BrokerEvent) {
         if self.devices.get(&device).is_some_and(|device| !device.leaving) {
             self.actions.push_back(Action::Emit(event));
         }
     }
 
-    fn state(&self, device: DeviceId) -> Option<&State> {
+    fn state(&self, device: RegistrationId) -> Option<&State> {
         self.devices.get(&device).map(|device| &device.state)
     }
 

@@ -7,13 +7,13 @@ use tracing::debug;
 use crate::upstream::client::clients::ClientKey;
 use crate::upstream::client::queue::{Queued, Serial};
 use crate::upstream::exproto::nodes::Fault;
-use lwm2m_core::gateway::broker::{BrokerEvent, DeviceId, Publication};
+use lwm2m_core::gateway::broker::{BrokerEvent, Publication, RegistrationId};
 
 use super::device::Publishing;
 use super::{Action, AnchorId, Call, Devices, Outcome, PUBLISH_TIMEOUT, State, Timer};
 
 impl Devices {
-    pub(super) fn publish(&mut self, now: Instant, id: DeviceId, publication: Publication) {
+    pub(super) fn publish(&mut self, now: Instant, id: RegistrationId, publication: Publication) {
         // A device that the broker closed, of which the core has still to hear, or one that was disconnected.
         let Some(device) = self.devices.get(&id).filter(|device| !device.leaving) else {
             return self.dropped(publication.class);
@@ -26,7 +26,7 @@ impl Devices {
         self.publish_next(now, key);
     }
 
-    fn is_active(&mut self, now: Instant, id: DeviceId) {
+    fn is_active(&mut self, now: Instant, id: RegistrationId) {
         if let Some(device) = self.devices.get_mut(&id) {
             device.active = Some(now);
             self.turns.active(id, now);
@@ -63,7 +63,7 @@ impl Devices {
     }
 
     /// The call that is under way on the connection of this device has an answer.
-    pub(super) fn published(&mut self, now: Instant, id: DeviceId, outcome: Outcome) {
+    pub(super) fn published(&mut self, now: Instant, id: RegistrationId, outcome: Outcome) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let key = device.key;
         let unreachable = matches!(outcome, Outcome::Unreachable(_) | Outcome::Short(_));
@@ -99,7 +99,11 @@ impl Devices {
 
     /// The timer of a ready device has expired: gives what is wrong if its own call has no answer. Else the device waited for
     /// the answer to a call on an earlier connection, and does so no longer.
-    pub(super) fn unanswered_publish(&mut self, now: Instant, id: DeviceId) -> Option<(Fault<'static>, &'static str)> {
+    pub(super) fn unanswered_publish(
+        &mut self,
+        now: Instant,
+        id: RegistrationId,
+    ) -> Option<(Fault<'static>, &'static str)> {
         let device = self.devices.get(&id)?;
         let (key, anchor) = (device.key, device.state.anchor());
         if self.publishing(key).is_some_and(|publishing| Some(publishing.anchor) == anchor) {
@@ -111,7 +115,7 @@ impl Devices {
 
     /// The connection of the device ends perhaps because of the publication that is under way there, unless it ends because a
     /// newer registration takes its place.
-    pub(super) fn blame_publication(&mut self, id: DeviceId) {
+    pub(super) fn blame_publication(&mut self, id: RegistrationId) {
         let Some(device) = self.devices.get(&id) else { return };
         let key = device.key;
         let on =
@@ -171,7 +175,7 @@ impl Devices {
     }
 
     /// The registration of the clientid that can publish.
-    fn ready_device(&self, key: ClientKey) -> Option<DeviceId> {
+    fn ready_device(&self, key: ClientKey) -> Option<RegistrationId> {
         let mut newest_first = self.clients.registrations(key).iter().rev().copied();
         newest_first.find(|id| matches!(self.state(*id), Some(State::Ready { .. })))
     }

@@ -34,7 +34,7 @@ struct Anchor {
 }
 
 struct Known {
-    device: DeviceId,
+    device: RegistrationId,
     resumed: bool,
     connected: bool,
     disconnected: bool,
@@ -91,7 +91,7 @@ impl World {
     }
 
     fn connect(&mut self, which: usize) {
-        let device = DeviceId(self.next_device);
+        let device = RegistrationId(self.next_device);
         self.next_device += 1;
         // Every fifth is one of an earlier process: nobody may be told that it failed.
         let resumed = which.is_multiple_of(5);

@@ -8,14 +8,14 @@ use std::time::Instant;
 use tracing::debug;
 
 use crate::upstream::client::pace::back_off;
-use lwm2m_core::gateway::broker::{ClientInfo, DeviceId};
+use lwm2m_core::gateway::broker::{ClientInfo, RegistrationId};
 
 use super::device::{Device, State, Wait};
 use super::{Devices, Timer};
 
 impl Devices {
     /// The connection is gone, and it was not the broker's will as far as we know.
-    pub(super) fn lost(&mut self, now: Instant, id: DeviceId, why: &str) {
+    pub(super) fn lost(&mut self, now: Instant, id: RegistrationId, why: &str) {
         self.counters().anchors_lost.increment();
         self.blame_publication(id);
         self.abandon_call(now, id);
@@ -23,7 +23,7 @@ impl Devices {
     }
 
     /// The connection went with an earlier process: this one makes it again, as one among many.
-    pub(super) fn resume(&mut self, now: Instant, id: DeviceId, client: ClientInfo) {
+    pub(super) fn resume(&mut self, now: Instant, id: RegistrationId, client: ClientInfo) {
         let key = self.clients.add(&client.clientid, id);
         self.devices.insert(id, Device::resumed(client, key));
         self.returning.add(now, id);
@@ -31,7 +31,7 @@ impl Devices {
         if self.nodes.any_up() { self.take_turn(now, id) } else { self.park(id) }
     }
 
-    pub(super) fn back_off(&mut self, now: Instant, id: DeviceId) {
+    pub(super) fn back_off(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get(&id) else { return };
         if self.clients.is_superseded(device.key, id) {
             debug!(device = id.0, "a newer registration has its clientid");
@@ -45,7 +45,7 @@ impl Devices {
         self.deadlines.set(Timer::Device(id), now + wait);
     }
 
-    pub(super) fn waited(&mut self, now: Instant, id: DeviceId, wait: Wait) {
+    pub(super) fn waited(&mut self, now: Instant, id: RegistrationId, wait: Wait) {
         if !self.nodes.any_up() && wait != Wait::Superseded {
             return self.park(id);
         }
@@ -57,7 +57,7 @@ impl Devices {
     }
 
     /// The node cannot serve the device, and another one can.
-    pub(super) fn leave(&mut self, now: Instant, id: DeviceId) {
+    pub(super) fn leave(&mut self, now: Instant, id: RegistrationId) {
         self.counters().anchors_lost.increment();
         self.abandon_call(now, id);
         self.gave_up(now, id, "its node of EMQX does not serve");
@@ -99,12 +99,12 @@ impl Devices {
         }
     }
 
-    fn take_turn(&mut self, now: Instant, id: DeviceId) {
+    fn take_turn(&mut self, now: Instant, id: RegistrationId) {
         self.queue_for_turn(id);
         self.serve_turns(now);
     }
 
-    fn queue_for_turn(&mut self, id: DeviceId) {
+    fn queue_for_turn(&mut self, id: RegistrationId) {
         self.parked.remove(&id);
         self.deadlines.cancel(Timer::Device(id));
         self.wait_for(id, Wait::Turn);
@@ -112,19 +112,19 @@ impl Devices {
         self.turns.add(id, active);
     }
 
-    fn park(&mut self, id: DeviceId) {
+    fn park(&mut self, id: RegistrationId) {
         self.deadlines.cancel(Timer::Device(id));
         self.wait_for(id, Wait::Parked);
         self.parked.insert(id);
     }
 
-    fn wait_for(&mut self, id: DeviceId, wait: Wait) {
+    fn wait_for(&mut self, id: RegistrationId, wait: Wait) {
         if let Some(device) = self.devices.get_mut(&id) {
             device.state = State::WaitingToReconnect(wait);
         }
     }
 
-    fn dial_again(&mut self, now: Instant, id: DeviceId) {
+    fn dial_again(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get(&id) else { return };
         let (key, node, elsewhere) = (device.key, device.node, device.elsewhere);
         if let Some(until) = self.unanswered_until(now, key) {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 
 use crate::upstream::client::clients::ClientKey;
-use lwm2m_core::gateway::broker::{BrokerEvent, CloseReason, ConnectError, DeviceId};
+use lwm2m_core::gateway::broker::{BrokerEvent, CloseReason, ConnectError, RegistrationId};
 
 use super::device::{Device, Publishing, State, Wait};
 use super::{AnchorId, Devices, EARLY_MESSAGES, Message, Outcome, PUBLISH_TIMEOUT, Timer};
@@ -28,13 +28,13 @@ const FORMER_CONNECTIONS: usize = 4;
 
 impl Devices {
     /// The registrations before this one of the same clientid make no connection any more.
-    pub(super) fn supersede_older(&mut self, now: Instant, key: ClientKey, id: DeviceId) {
+    pub(super) fn supersede_older(&mut self, now: Instant, key: ClientKey, id: RegistrationId) {
         for older in self.clients.older(key, id) {
             self.give_way(now, older);
         }
     }
 
-    fn give_way(&mut self, now: Instant, id: DeviceId) {
+    fn give_way(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get(&id) else { return };
         if matches!(device.state, State::Ready { .. }) {
             return;
@@ -49,7 +49,7 @@ impl Devices {
     }
 
     /// Has no connection, and makes none while there is a newer registration.
-    pub(super) fn rest(&mut self, now: Instant, id: DeviceId) {
+    pub(super) fn rest(&mut self, now: Instant, id: RegistrationId) {
         self.hang_up(now, id);
         self.deadlines.cancel(Timer::Device(id));
         self.parked.remove(&id);
@@ -67,7 +67,7 @@ impl Devices {
         }
     }
 
-    fn is_held(&mut self, now: Instant, key: ClientKey, id: DeviceId) -> bool {
+    fn is_held(&mut self, now: Instant, key: ClientKey, id: RegistrationId) -> bool {
         let drains = |device: &Device| device.leaving && matches!(device.state, State::Ready { .. });
         let older = self.clients.older(key, id);
         let draining = older.iter().any(|older| self.devices.get(older).is_some_and(drains));
@@ -86,7 +86,7 @@ impl Devices {
 
     /// This one is ready: the connections of the registrations before it are closed, or about to be. A registration of the
     /// same endpoint stays until the core disconnects it.
-    pub(super) fn retire_older(&mut self, now: Instant, key: ClientKey, id: DeviceId) {
+    pub(super) fn retire_older(&mut self, now: Instant, key: ClientKey, id: RegistrationId) {
         for older in self.clients.older(key, id) {
             let Some(device) = self.devices.get(&older) else { continue };
             if device.leaving {
@@ -112,7 +112,7 @@ impl Devices {
     }
 
     /// All newer registrations came to nothing.
-    fn come_back(&mut self, now: Instant, id: DeviceId) {
+    fn come_back(&mut self, now: Instant, id: RegistrationId) {
         match self.devices.get(&id).and_then(|device| device.ended) {
             Some(reason) => self.end(now, id, reason),
             None => self.back_off(now, id),
@@ -143,7 +143,7 @@ impl Devices {
     }
 
     /// Whether EMQX discarded the connection of this device for another one of ours.
-    pub(super) fn discarded_by_us(&self, now: Instant, id: DeviceId) -> bool {
+    pub(super) fn discarded_by_us(&self, now: Instant, id: RegistrationId) -> bool {
         let Some(device) = self.devices.get(&id) else { return false };
         let Some((own, under_way)) = device.announced.zip(self.clients.shared(device.key)) else { return false };
         let newer = under_way.last_authenticated.is_some_and(|last| last > own);
@@ -153,7 +153,7 @@ impl Devices {
 
     /// The publication that is under way on the device's connection waits for the answer to its call, which decides
     /// whether it has to be sent again.
-    pub(super) fn abandon_call(&mut self, now: Instant, id: DeviceId) {
+    pub(super) fn abandon_call(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get(&id) else { return };
         let (key, anchor) = (device.key, device.state.anchor());
         let Some(under_way) = self.clients.shared_mut(key) else { return };
@@ -190,13 +190,13 @@ impl Devices {
         self.inherit(heir, device.inherited.into_iter().chain(early).collect());
     }
 
-    fn bequeath_connections(&mut self, from: DeviceId, heir: DeviceId) {
+    fn bequeath_connections(&mut self, from: RegistrationId, heir: RegistrationId) {
         let Some(device) = self.devices.get_mut(&from) else { return };
         let conns: Vec<String> = device.conn.take().into_iter().chain(std::mem::take(&mut device.former)).collect();
         conns.into_iter().for_each(|conn| self.adopt(heir, conn));
     }
 
-    fn adopt(&mut self, heir: DeviceId, conn: String) {
+    fn adopt(&mut self, heir: RegistrationId, conn: String) {
         let Some(device) = self.devices.get_mut(&heir) else { return };
         self.by_conn.insert(conn.clone(), heir);
         device.former.push_back(conn);
@@ -208,7 +208,7 @@ impl Devices {
     }
 
     /// Commands for a registration that is not connected yet, and that another connection of its clientid received.
-    pub(super) fn inherit(&mut self, heir: DeviceId, messages: Vec<Message>) {
+    pub(super) fn inherit(&mut self, heir: RegistrationId, messages: Vec<Message>) {
         if self.devices.get(&heir).is_some_and(|heir| heir.connected_before) {
             return self.deliver(heir, messages);
         }
@@ -220,14 +220,14 @@ impl Devices {
     }
 
     /// EMQX has closed a connection of an older registration.
-    pub(super) fn forget_former(&mut self, id: DeviceId, conn: &str) {
+    pub(super) fn forget_former(&mut self, id: RegistrationId, conn: &str) {
         self.by_conn.remove(conn);
         if let Some(device) = self.devices.get_mut(&id) {
             device.former.retain(|former| former != conn);
         }
     }
 
-    fn is_same_endpoint(&self, one: DeviceId, other: DeviceId) -> bool {
+    fn is_same_endpoint(&self, one: RegistrationId, other: RegistrationId) -> bool {
         let endpoint = |id| self.devices.get(&id).map(|device| &device.client.endpoint);
         endpoint(one) == endpoint(other)
     }

@@ -16,8 +16,8 @@ use lwm2m_core::gateway::broker::{ConnectError, Ticket};
 
 use super::*;
 
-const ONE: DeviceId = DeviceId(1);
-const TWO: DeviceId = DeviceId(2);
+const ONE: RegistrationId = RegistrationId(1);
+const TWO: RegistrationId = RegistrationId(2);
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -29,7 +29,7 @@ struct Scene {
     metrics: Arc<Metrics>,
     /// Where the anchors were to go.
     dialed: HashMap<AnchorId, TargetId>,
-    clientids: HashMap<DeviceId, String>,
+    clientids: HashMap<RegistrationId, String>,
 }
 
 impl Scene {
@@ -65,7 +65,7 @@ impl Scene {
     }
 
     /// Takes a device from Connect to the answer of Subscribe.
-    fn connect(&mut self, device: DeviceId, conn: &str) -> AnchorId {
+    fn connect(&mut self, device: RegistrationId, conn: &str) -> AnchorId {
         self.command_connect(device, &format!("ep{}", device.0));
         let anchor = self.attempt(device, conn);
         self.expect(&[Action::Emit(BrokerEvent::Connected { device })]);
@@ -73,7 +73,7 @@ impl Scene {
     }
 
     /// Plays a broker to which everything succeeds, from the dial on.
-    fn attempt(&mut self, device: DeviceId, conn: &str) -> AnchorId {
+    fn attempt(&mut self, device: RegistrationId, conn: &str) -> AnchorId {
         let (anchor, token) = self.expect_dial();
         self.devices.dialed(self.now, anchor, Ok(()));
         self.socket_says(conn, &token.line());
@@ -84,31 +84,31 @@ impl Scene {
         anchor
     }
 
-    fn command_connect(&mut self, device: DeviceId, clientid: &str) {
+    fn command_connect(&mut self, device: RegistrationId, clientid: &str) {
         let client = self.client(device, clientid);
         self.devices.command(self.now, BrokerCommand::Connect { device, client });
     }
 
-    fn command_resume(&mut self, device: DeviceId, clientid: &str) {
+    fn command_resume(&mut self, device: RegistrationId, clientid: &str) {
         let client = self.client(device, clientid);
         self.devices.command(self.now, BrokerCommand::Resume { device, client });
     }
 
-    fn client(&mut self, device: DeviceId, clientid: &str) -> ClientInfo {
+    fn client(&mut self, device: RegistrationId, clientid: &str) -> ClientInfo {
         self.clientids.insert(device, clientid.to_owned());
         client(clientid)
     }
 
-    fn publish(&mut self, device: DeviceId, topic: &str) {
+    fn publish(&mut self, device: RegistrationId, topic: &str) {
         self.publish_as(device, topic, UplinkClass::Answer);
     }
 
-    fn publish_as(&mut self, device: DeviceId, topic: &str, class: UplinkClass) {
+    fn publish_as(&mut self, device: RegistrationId, topic: &str, class: UplinkClass) {
         let publication = publication(topic, class);
         self.devices.command(self.now, BrokerCommand::Publish { device, publication });
     }
 
-    fn disconnect(&mut self, device: DeviceId) {
+    fn disconnect(&mut self, device: RegistrationId) {
         self.devices.command(self.now, BrokerCommand::Disconnect { device });
     }
 
@@ -173,14 +173,14 @@ impl Scene {
     }
 
     #[track_caller]
-    fn expect_authenticate(&mut self, device: DeviceId, anchor: AnchorId, conn: &str) {
+    fn expect_authenticate(&mut self, device: RegistrationId, anchor: AnchorId, conn: &str) {
         let call = Call::Authenticate { conn: conn.to_owned(), client: client(&self.clientids[&device]) };
         assert_eq!(self.devices.by_anchor.get(&anchor), Some(&Owner::Device(device)));
         self.expect(&[Action::Call { anchor, node: self.dialed[&anchor], call }]);
     }
 
     #[track_caller]
-    fn expect_subscribe(&mut self, device: DeviceId, anchor: AnchorId, conn: &str) {
+    fn expect_subscribe(&mut self, device: RegistrationId, anchor: AnchorId, conn: &str) {
         let call =
             Call::Subscribe { conn: conn.to_owned(), filter: format!("lwm2m/{}/dn", self.clientids[&device]), qos: 1 };
         assert_eq!(self.devices.by_anchor.get(&anchor), Some(&Owner::Device(device)));
@@ -188,7 +188,7 @@ impl Scene {
     }
 
     #[track_caller]
-    fn expect_publish(&mut self, device: DeviceId, anchor: AnchorId, topic: &str) {
+    fn expect_publish(&mut self, device: RegistrationId, anchor: AnchorId, topic: &str) {
         let action = self.devices.poll_action();
         let Some(Action::Call { anchor: on, node, call: Call::Publish { publication, .. } }) = action else {
             panic!("no publish, but {action:?}")
@@ -199,7 +199,7 @@ impl Scene {
     }
 
     #[track_caller]
-    fn expect_unavailable(&mut self, device: DeviceId) {
+    fn expect_unavailable(&mut self, device: RegistrationId) {
         let action = self.devices.poll_action();
         let Some(Action::Emit(BrokerEvent::ConnectFailed { device: failed, error: ConnectError::Unavailable(_) })) =
             action
@@ -241,7 +241,7 @@ fn publication(topic: &str, class: UplinkClass) -> Publication {
     }
 }
 
-fn message(device: DeviceId, topic: &str) -> Action {
+fn message(device: RegistrationId, topic: &str) -> Action {
     Action::Emit(BrokerEvent::Message {
         device,
         topic: topic.to_owned(),
@@ -250,7 +250,7 @@ fn message(device: DeviceId, topic: &str) -> Action {
     })
 }
 
-fn closed(device: DeviceId, reason: CloseReason) -> Action {
+fn closed(device: RegistrationId, reason: CloseReason) -> Action {
     Action::Emit(BrokerEvent::Closed { device, reason })
 }
 
@@ -652,7 +652,7 @@ fn attempts_to_come_back_are_repeated_with_a_growing_back_off_whatever_fails() {
 #[test]
 fn devices_come_back_so_many_in_a_second() {
     let mut scene = Scene::with(|settings| settings.anchors_per_second = 5);
-    let anchors: Vec<AnchorId> = (0..20).map(|id| scene.connect(DeviceId(id), &format!("c{id}"))).collect();
+    let anchors: Vec<AnchorId> = (0..20).map(|id| scene.connect(RegistrationId(id), &format!("c{id}"))).collect();
     for anchor in anchors {
         scene.devices.anchor_ended(scene.now, anchor);
     }

@@ -8,7 +8,7 @@ use tracing::debug;
 use crate::upstream::client::targets::TargetId;
 use crate::upstream::mqtt::codec::{self, ConnAck, Connect, PacketId, Version};
 use crate::upstream::mqtt::reason::{Admission, Reason, Subscription};
-use lwm2m_core::gateway::broker::{BrokerEvent, ClientInfo, CloseReason, ConnectError, DeviceId};
+use lwm2m_core::gateway::broker::{BrokerEvent, ClientInfo, CloseReason, ConnectError, RegistrationId};
 
 use super::device::{OpenConnection, Session, Target};
 use super::{Action, ConnectionId, Device, Devices, State, Timer, session_expiry};
@@ -45,7 +45,7 @@ impl Devices {
         }
     }
 
-    pub(super) fn connect(&mut self, now: Instant, id: DeviceId, client: ClientInfo) {
+    pub(super) fn connect(&mut self, now: Instant, id: RegistrationId, client: ClientInfo) {
         let key = self.clients.add(&client.clientid, id);
         self.devices.insert(id, Device::registered(now, client, key));
         self.deadlines.set(Timer::Device(id), now + self.connect_timeout);
@@ -53,14 +53,14 @@ impl Devices {
         self.advance(now, key);
     }
 
-    pub(super) fn first_attempt(&mut self, now: Instant, id: DeviceId) {
+    pub(super) fn first_attempt(&mut self, now: Instant, id: RegistrationId) {
         match self.brokers.try_or_choose(now, None, false) {
             Some(broker) => self.dial(id, Target::Configured(broker)),
             None => self.gave_up(now, id, "the broker is away"),
         }
     }
 
-    pub(super) fn dial(&mut self, id: DeviceId, target: Target) {
+    pub(super) fn dial(&mut self, id: RegistrationId, target: Target) {
         self.counters().anchors_dialed.increment();
         let Some(device) = self.devices.get_mut(&id) else { return };
         let connection = ConnectionId(self.next_connection);
@@ -77,7 +77,7 @@ impl Devices {
     }
 
     /// The broker answered to CONNECT.
-    pub(super) fn admitted(&mut self, now: Instant, id: DeviceId, ack: ConnAck) {
+    pub(super) fn admitted(&mut self, now: Instant, id: RegistrationId, ack: ConnAck) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let admission = ack.reason.admission();
         if let State::Connecting { since, .. } = &device.state {
@@ -119,7 +119,7 @@ impl Devices {
         }
     }
 
-    fn subscribe(&mut self, now: Instant, id: DeviceId, ack: &ConnAck) {
+    fn subscribe(&mut self, now: Instant, id: RegistrationId, ack: &ConnAck) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let State::Connecting { connection, .. } = device.state else { return };
         let ConnAck { limits, session_present, .. } = *ack;
@@ -145,7 +145,7 @@ impl Devices {
         }
     }
 
-    pub(super) fn subscribed(&mut self, now: Instant, id: DeviceId, reason: Reason) {
+    pub(super) fn subscribed(&mut self, now: Instant, id: RegistrationId, reason: Reason) {
         if let Some(open) = self.devices.get_mut(&id).and_then(|device| device.state.open_mut()) {
             let took = now.saturating_duration_since(open.since);
             self.metrics.times.subscribe.observe(took.as_secs_f64());
@@ -160,7 +160,7 @@ impl Devices {
         }
     }
 
-    fn ready(&mut self, now: Instant, id: DeviceId) {
+    fn ready(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let before = mem::replace(&mut device.state, State::Held);
         let State::Subscribing { open, mut early, .. } = before else { return };
@@ -197,7 +197,7 @@ impl Devices {
 
     /// The broker refused the device. For one that was a client before that is final when it is repeated for a time in
     /// which the broker serves others; a ban is meant.
-    pub(super) fn refused_by_broker(&mut self, now: Instant, id: DeviceId, reason: Reason, why: String) {
+    pub(super) fn refused_by_broker(&mut self, now: Instant, id: RegistrationId, reason: Reason, why: String) {
         let clients = self.brokers.clients();
         self.disturbances.refused(&why, clients);
         let Some(device) = self.devices.get_mut(&id) else { return };
@@ -212,7 +212,7 @@ impl Devices {
     }
 
     /// The broker does not want this device.
-    pub(super) fn refused(&mut self, now: Instant, id: DeviceId, why: String) {
+    pub(super) fn refused(&mut self, now: Instant, id: RegistrationId, why: String) {
         let Some(device) = self.devices.get(&id) else { return };
         debug!(device = id.0, clientid = device.client.clientid, why, "refused by the broker");
         if device.connected_before {
@@ -222,7 +222,7 @@ impl Devices {
         self.remove(now, id);
     }
 
-    fn speak_v311(&mut self, now: Instant, id: DeviceId, why: &str) {
+    fn speak_v311(&mut self, now: Instant, id: RegistrationId, why: &str) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         if device.version == Version::V311 {
             return self.attempt_failed(now, id, why);
@@ -234,7 +234,7 @@ impl Devices {
         self.dial_anew(now, id);
     }
 
-    fn go_elsewhere(&mut self, now: Instant, id: DeviceId, server: Option<String>, why: &str) {
+    fn go_elsewhere(&mut self, now: Instant, id: RegistrationId, server: Option<String>, why: &str) {
         self.hang_up(now, id);
         if let Some(device) = self.devices.get_mut(&id) {
             device.state = State::Held;
@@ -243,7 +243,7 @@ impl Devices {
     }
 
     /// The next attempt goes to the server that this one named, if it named one and not too many did before.
-    pub(super) fn refer(&mut self, id: DeviceId, server: Option<String>) -> bool {
+    pub(super) fn refer(&mut self, id: RegistrationId, server: Option<String>) -> bool {
         let Some(server) = server.as_deref().and_then(server_address) else { return false };
         let Some(device) = self.devices.get_mut(&id) else { return false };
         device.referrals += 1;
@@ -257,7 +257,7 @@ impl Devices {
     }
 
     /// Dials the same target once more, at once.
-    fn dial_anew(&mut self, now: Instant, id: DeviceId) {
+    fn dial_anew(&mut self, now: Instant, id: RegistrationId) {
         self.hang_up(now, id);
         if let Some(target) = self.devices.get(&id).and_then(|device| device.target.clone()) {
             self.dial(id, target);
@@ -265,7 +265,7 @@ impl Devices {
     }
 
     /// It did not work this time, for a reason that is not the device's. A first connect tries each address once.
-    pub(super) fn attempt_failed(&mut self, now: Instant, id: DeviceId, why: &str) {
+    pub(super) fn attempt_failed(&mut self, now: Instant, id: RegistrationId, why: &str) {
         let brokers = self.brokers.len();
         let Some(device) = self.devices.get(&id) else { return };
         let again = !device.connected_before && (device.failures as usize) + 1 < brokers;
@@ -285,7 +285,7 @@ impl Devices {
     }
 
     /// It did not work, and there is no time, or no broker, for another attempt now.
-    pub(super) fn gave_up(&mut self, now: Instant, id: DeviceId, why: &str) {
+    pub(super) fn gave_up(&mut self, now: Instant, id: RegistrationId, why: &str) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         device.refused_since = None;
         debug!(device = id.0, clientid = device.client.clientid, why, "not connected to the broker");

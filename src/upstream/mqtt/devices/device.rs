@@ -8,7 +8,7 @@ use crate::upstream::client::clients::ClientKey;
 use crate::upstream::client::queue::Serial;
 use crate::upstream::client::targets::TargetId;
 use crate::upstream::mqtt::codec::{Limits, Message, PacketId, RECEIVE_MAXIMUM, Version};
-use lwm2m_core::gateway::broker::{ClientInfo, CloseReason, DeviceId};
+use lwm2m_core::gateway::broker::{ClientInfo, CloseReason, RegistrationId};
 
 use super::ConnectionId;
 
@@ -51,7 +51,7 @@ pub struct Session {
     /// ended, and then it sends the command again.
     acknowledged: VecDeque<(PacketId, u64)>,
     /// The device on whose connection publications go out.
-    pub publisher: Option<DeviceId>,
+    pub publisher: Option<RegistrationId>,
     /// CONNECT packets without an answer, and when they were sent.
     pub connecting: BTreeMap<ConnectionId, Instant>,
     /// Until when a CONNECT that was given up without an answer may be accepted after all.

@@ -45,7 +45,7 @@ use crate::upstream::client::returning::Returning;
 use crate::upstream::client::targets::{TargetId, TargetsHealth};
 use crate::upstream::dialer::DialFailure;
 use lwm2m_base::deadlines::Deadlines;
-use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, CloseReason, DeviceId, UplinkClass};
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, CloseReason, RegistrationId, UplinkClass};
 
 use super::MqttConfig;
 use super::brokers::{Brokers, Fault};
@@ -104,12 +104,12 @@ pub struct Devices {
     keep_alive: u16,
     window: usize,
     max_packet_size: usize,
-    devices: HashMap<DeviceId, Device>,
-    by_connection: HashMap<ConnectionId, DeviceId>,
+    devices: HashMap<RegistrationId, Device>,
+    by_connection: HashMap<ConnectionId, RegistrationId>,
     clients: Clients<Session>,
     orphans: HashMap<ConnectionId, Orphan>,
     /// Devices that wait for the broker to be there again.
-    parked: BTreeSet<DeviceId>,
+    parked: BTreeSet<RegistrationId>,
     queues: Queues,
     brokers: Brokers,
     disturbances: Disturbances,
@@ -126,12 +126,12 @@ pub struct Devices {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Timer {
     /// What it means is the state's.
-    Device(DeviceId),
-    Drain(DeviceId),
+    Device(RegistrationId),
+    Drain(RegistrationId),
     /// A CONNECT of an older registration need not be waited for any longer.
-    Held(DeviceId),
+    Held(RegistrationId),
     /// The connection of a replaced registration need not be read any longer.
-    HandOver(DeviceId),
+    HandOver(RegistrationId),
     Orphan(ConnectionId),
     /// A broker is probed, or one that is down is tried again.
     Probe,
@@ -180,7 +180,7 @@ impl Devices {
 
     /// Disconnects every device; the sessions stay.
     pub fn disconnect_all(&mut self, now: Instant) {
-        let mut all: Vec<DeviceId> = self.devices.keys().copied().collect();
+        let mut all: Vec<RegistrationId> = self.devices.keys().copied().collect();
         // The older ones first: none of them comes back because a newer registration of its clientid has left.
         all.sort();
         for device in all {
@@ -330,7 +330,7 @@ impl Devices {
         self.devices.is_empty()
     }
 
-    fn disconnect(&mut self, now: Instant, id: DeviceId, leaving: Leaving) {
+    fn disconnect(&mut self, now: Instant, id: RegistrationId, leaving: Leaving) {
         let is_replaced = self.is_replaced(id);
         let hands_over = self.deadlines.get(Timer::HandOver(id)).is_some();
         let Some(device) = self.devices.get_mut(&id) else { return };
@@ -350,7 +350,7 @@ impl Devices {
     }
 
     /// Nothing is left to publish: DISCONNECT, where there is somebody to hear it.
-    fn send_disconnect(&mut self, now: Instant, id: DeviceId, leaving: Leaving) {
+    fn send_disconnect(&mut self, now: Instant, id: RegistrationId, leaving: Leaving) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         if let Some(connection) = device.state.open_mut().map(|open| open.connection) {
             let packet = self.clients.shared_mut(device.key).map_or(PacketId::FIRST, Session::next_packet);
@@ -363,7 +363,7 @@ impl Devices {
         self.remove(now, id);
     }
 
-    fn state_timed_out(&mut self, now: Instant, id: DeviceId) {
+    fn state_timed_out(&mut self, now: Instant, id: RegistrationId) {
         let why = match self.state(id) {
             Some(State::WaitingToReconnect(wait)) => return self.waited(now, id, *wait),
             Some(State::Ready { .. }) => return self.check_connection(now, id),
@@ -383,7 +383,7 @@ impl Devices {
     }
 
     /// A connection that is ready is looked at when something may be due.
-    fn check_connection(&mut self, now: Instant, id: DeviceId) {
+    fn check_connection(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let session = self.clients.shared(device.key);
         let waits = session.is_some_and(|session| session.publisher == Some(id) && !session.in_flight.is_empty());
@@ -401,7 +401,7 @@ impl Devices {
     }
 
     /// Sets when the connection is looked at next. What is sent meanwhile only makes that later than needed.
-    fn watch_connection(&mut self, now: Instant, id: DeviceId) {
+    fn watch_connection(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let session = self.clients.shared(device.key);
         let waits = session.is_some_and(|session| session.publisher == Some(id) && !session.in_flight.is_empty());
@@ -418,7 +418,7 @@ impl Devices {
     }
 
     /// The device met this at its broker, and tries another one next.
-    fn blame_broker(&mut self, now: Instant, id: DeviceId, fault: Fault<'_>) {
+    fn blame_broker(&mut self, now: Instant, id: RegistrationId, fault: Fault<'_>) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         device.elsewhere = true;
         match device.broker() {
@@ -432,7 +432,7 @@ impl Devices {
         }
     }
 
-    fn disconnected(&mut self, now: Instant, id: DeviceId, reason: Reason, server: Option<String>) {
+    fn disconnected(&mut self, now: Instant, id: RegistrationId, reason: Reason, server: Option<String>) {
         debug!(device = id.0, %reason, "DISCONNECT");
         match reason.ending() {
             Ending::Closed(CloseReason::Discarded) if self.discarded_by_us(now, id) => {
@@ -455,7 +455,7 @@ impl Devices {
         }
     }
 
-    fn message_received(&mut self, now: Instant, id: DeviceId, message: Message) {
+    fn message_received(&mut self, now: Instant, id: RegistrationId, message: Message) {
         if self.is_replaced(id) {
             return self.message_for_heir(now, id, message);
         }
@@ -478,7 +478,7 @@ impl Devices {
         }
     }
 
-    fn deliver(&mut self, now: Instant, device: DeviceId, message: Message) {
+    fn deliver(&mut self, now: Instant, device: RegistrationId, message: Message) {
         let is_new = self.session_mut(device).is_none_or(|session| session.takes(&message));
         let Message { topic, payload, packet, properties, .. } = message;
         if is_new {
@@ -490,7 +490,7 @@ impl Devices {
     }
 
     /// The connection is gone for good.
-    fn close(&mut self, now: Instant, id: DeviceId, reason: CloseReason) {
+    fn close(&mut self, now: Instant, id: RegistrationId, reason: CloseReason) {
         let Some(device) = self.devices.get(&id) else { return };
         if !device.connected_before {
             return match reason {
@@ -510,7 +510,7 @@ impl Devices {
         self.lost(now, id, "the broker ended the connection");
     }
 
-    fn end(&mut self, now: Instant, id: DeviceId, reason: CloseReason) {
+    fn end(&mut self, now: Instant, id: RegistrationId, reason: CloseReason) {
         let Some(device) = self.devices.get(&id) else { return };
         debug!(device = id.0, clientid = device.client.clientid, ?reason, "connection ended by the broker");
         self.counters().closed.increment();
@@ -519,7 +519,7 @@ impl Devices {
     }
 
     /// Forgets the device. What waits to be published stays while there is another registration of the clientid.
-    fn remove(&mut self, now: Instant, id: DeviceId) {
+    fn remove(&mut self, now: Instant, id: RegistrationId) {
         self.hang_up(now, id);
         self.stop_publishing(id);
         let Some(device) = self.devices.remove(&id) else { return };
@@ -539,7 +539,7 @@ impl Devices {
     }
 
     /// Gives up the connection, if there is one.
-    fn hang_up(&mut self, now: Instant, id: DeviceId) {
+    fn hang_up(&mut self, now: Instant, id: RegistrationId) {
         self.stop_publishing(id);
         let Some(connection) = self.state(id).and_then(State::connection) else { return };
         let farewell = self.farewell(id);
@@ -564,7 +564,7 @@ impl Devices {
 
     /// The last packets to a broker that has the will of a device which was never let in. Without them the broker would
     /// publish it.
-    fn farewell(&mut self, id: DeviceId) -> Option<Vec<u8>> {
+    fn farewell(&mut self, id: RegistrationId) -> Option<Vec<u8>> {
         let device = self.devices.get(&id)?;
         let has_will = device.client.will.is_some() && matches!(device.state, State::Subscribing { .. });
         if !has_will || device.connected_before {
@@ -579,7 +579,7 @@ impl Devices {
     }
 
     /// It belongs to the device no more.
-    fn leave_connection(&mut self, id: DeviceId, connection: ConnectionId) {
+    fn leave_connection(&mut self, id: RegistrationId, connection: ConnectionId) {
         if self.by_connection.remove(&connection).is_some()
             && let Some(device) = self.devices.get(&id)
             && let Some(broker) = device.broker()
@@ -591,7 +591,7 @@ impl Devices {
         }
     }
 
-    fn send(&mut self, now: Instant, id: DeviceId, bytes: Vec<u8>) {
+    fn send(&mut self, now: Instant, id: RegistrationId, bytes: Vec<u8>) {
         let Some(open) = self.devices.get_mut(&id).and_then(|device| device.state.open_mut()) else { return };
         open.unwritten += bytes.len();
         open.last_sent = now;
@@ -600,13 +600,13 @@ impl Devices {
     }
 
     /// Nothing is heard of a device that was disconnected.
-    fn tell(&mut self, device: DeviceId, event: BrokerEvent) {
+    fn tell(&mut self, device: RegistrationId, event: BrokerEvent) {
         if self.devices.get(&device).is_some_and(|device| device.leaving.is_none()) {
             self.actions.push_back(Action::Emit(event));
         }
     }
 
-    fn state(&self, device: DeviceId) -> Option<&State> {
+    fn state(&self, device: RegistrationId) -> Option<&State> {
         self.devices.get(&device).map(|device| &device.state)
     }
 

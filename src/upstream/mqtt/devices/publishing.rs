@@ -8,7 +8,7 @@ use crate::upstream::client::clients::ClientKey;
 use crate::upstream::client::queue::{Queued, Serial};
 use crate::upstream::mqtt::codec::{self, PacketId, Sending};
 use crate::upstream::mqtt::reason::{Publishing, Reason};
-use lwm2m_core::gateway::broker::{BrokerEvent, DeviceId, Publication};
+use lwm2m_core::gateway::broker::{BrokerEvent, Publication, RegistrationId};
 
 use super::device::InFlight;
 use super::{ANSWER_TIMEOUT, Devices, State, Timer};
@@ -25,7 +25,7 @@ enum Next {
 }
 
 impl Devices {
-    pub(super) fn publish(&mut self, now: Instant, id: DeviceId, publication: Publication) {
+    pub(super) fn publish(&mut self, now: Instant, id: RegistrationId, publication: Publication) {
         // A device that the broker closed, of which the core has still to hear, or one that was disconnected.
         let Some(device) = self.devices.get(&id).filter(|device| device.leaving.is_none()) else {
             return self.dropped(publication.class);
@@ -38,7 +38,7 @@ impl Devices {
         self.publish_next(now, key);
     }
 
-    fn is_active(&mut self, now: Instant, id: DeviceId) {
+    fn is_active(&mut self, now: Instant, id: RegistrationId) {
         if let Some(device) = self.devices.get_mut(&id) {
             device.active = Some(now);
             self.turns.active(id, now);
@@ -62,7 +62,7 @@ impl Devices {
 
     /// The registration of the clientid that can publish. While a newer one is on its way to the broker nobody can: what is
     /// sent on a connection just before the broker ends it may be lost, and of QoS 0 nobody would know.
-    fn ready_device(&self, key: ClientKey) -> Option<DeviceId> {
+    fn ready_device(&self, key: ClientKey) -> Option<RegistrationId> {
         if !self.clients.shared(key)?.connecting.is_empty() {
             return None;
         }
@@ -77,7 +77,7 @@ impl Devices {
         None
     }
 
-    pub(super) fn acknowledged(&mut self, now: Instant, id: DeviceId, packet: PacketId, reason: Reason) {
+    pub(super) fn acknowledged(&mut self, now: Instant, id: RegistrationId, packet: PacketId, reason: Reason) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let key = device.key;
         let session = self.clients.shared_mut(key).filter(|session| session.publisher == Some(id));
@@ -113,7 +113,7 @@ impl Devices {
 
     /// The connection ends perhaps because of what was sent, of the first publication that has no answer, unless it ends
     /// because a newer registration takes its place.
-    pub(super) fn blame_publication(&mut self, id: DeviceId) {
+    pub(super) fn blame_publication(&mut self, id: RegistrationId) {
         let Some(key) = self.devices.get(&id).map(|device| device.key) else { return };
         let talks = self.clients.shared(key).is_some_and(|session| session.publisher == Some(id));
         if !talks || self.clients.is_superseded(key, id) {
@@ -138,7 +138,7 @@ impl Devices {
         }
     }
 
-    fn next_to_publish(&mut self, now: Instant, key: ClientKey, id: DeviceId) -> Option<Next> {
+    fn next_to_publish(&mut self, now: Instant, key: ClientKey, id: RegistrationId) -> Option<Next> {
         let device = self.devices.get_mut(&id)?;
         let State::Ready { open } = &device.state else { return None };
         if open.unwritten >= HIGH_WATER {
@@ -164,7 +164,7 @@ impl Devices {
         Some(Next::First(serial, Some(packet)))
     }
 
-    fn send_publication(&mut self, now: Instant, id: DeviceId, next: Next) {
+    fn send_publication(&mut self, now: Instant, id: RegistrationId, next: Next) {
         let (serial, packet, again) = match next {
             Next::Again(serial, packet) => (serial, Some(packet), true),
             Next::First(serial, packet) => (serial, packet, false),
@@ -192,7 +192,7 @@ impl Devices {
     }
 
     /// The connection is looked at in time, if it was not to be earlier.
-    fn expect_answer(&mut self, now: Instant, id: DeviceId) {
+    fn expect_answer(&mut self, now: Instant, id: RegistrationId) {
         let at = now + ANSWER_TIMEOUT;
         if self.deadlines.get(Timer::Device(id)).is_none_or(|planned| planned > at) {
             self.deadlines.set(Timer::Device(id), at);
@@ -206,7 +206,7 @@ impl Devices {
         }
     }
 
-    fn unsendable(&mut self, id: DeviceId, serial: Serial, why: &str) {
+    fn unsendable(&mut self, id: RegistrationId, serial: Serial, why: &str) {
         debug!(device = id.0, why, "a publication is given up");
         self.counters().publishes_failed.increment();
         let Some(key) = self.devices.get(&id).map(|device| device.key) else { return };

@@ -100,7 +100,7 @@ impl World {
             correlation: None,
             ticket: None,
         };
-        self.devices.command(self.now, BrokerCommand::Publish { device: DeviceId(device), publication });
+        self.devices.command(self.now, BrokerCommand::Publish { device: RegistrationId(device), publication });
     }
 
     /// An application publishes a command of QoS 1: the broker keeps it for the session.
@@ -283,7 +283,7 @@ fn whatever_happens_publications_arrive_in_order_and_commands_are_heard() {
     for seed in 0..20 {
         let mut world = World::new(seed);
         for device in 1..=DEVICES {
-            let (device, client) = (DeviceId(device), client(&format!("ep{device}")));
+            let (device, client) = (RegistrationId(device), client(&format!("ep{device}")));
             world.devices.command(world.now, BrokerCommand::Resume { device, client });
         }
         world.act();

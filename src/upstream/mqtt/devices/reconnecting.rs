@@ -11,7 +11,7 @@ use crate::upstream::client::pace::back_off;
 use crate::upstream::client::targets::TargetId;
 use crate::upstream::dialer::DialFailure;
 use crate::upstream::mqtt::brokers::Fault;
-use lwm2m_core::gateway::broker::{ClientInfo, DeviceId};
+use lwm2m_core::gateway::broker::{ClientInfo, RegistrationId};
 
 use super::device::{Device, Target};
 use super::{Action, Devices, State, Timer, Wait};
@@ -35,7 +35,7 @@ pub enum Probed {
 
 impl Devices {
     /// The connection is gone, and it was not the broker's will as far as we know.
-    pub(super) fn lost(&mut self, now: Instant, id: DeviceId, why: &str) {
+    pub(super) fn lost(&mut self, now: Instant, id: RegistrationId, why: &str) {
         self.counters().anchors_lost.increment();
         self.stop_publishing(id);
         let Some(device) = self.devices.get_mut(&id) else { return };
@@ -48,7 +48,7 @@ impl Devices {
     }
 
     /// The connection went with an earlier process: this one makes it again, as one among many.
-    pub(super) fn resume(&mut self, now: Instant, id: DeviceId, client: ClientInfo) {
+    pub(super) fn resume(&mut self, now: Instant, id: RegistrationId, client: ClientInfo) {
         let key = self.clients.add(&client.clientid, id);
         self.devices.insert(id, Device::resumed(client, key));
         self.returning.add(now, id);
@@ -56,7 +56,7 @@ impl Devices {
         if self.brokers.any_up() { self.take_turn(now, id) } else { self.park(id) }
     }
 
-    pub(super) fn back_off(&mut self, now: Instant, id: DeviceId) {
+    pub(super) fn back_off(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get(&id) else { return };
         if self.clients.is_superseded(device.key, id) {
             debug!(device = id.0, "a newer registration has its clientid");
@@ -70,7 +70,7 @@ impl Devices {
         self.deadlines.set(Timer::Device(id), now + wait);
     }
 
-    pub(super) fn waited(&mut self, now: Instant, id: DeviceId, wait: Wait) {
+    pub(super) fn waited(&mut self, now: Instant, id: RegistrationId, wait: Wait) {
         match wait {
             Wait::BackOff if self.has_target(id) => self.take_turn(now, id),
             Wait::BackOff => self.park(id),
@@ -172,17 +172,17 @@ impl Devices {
         self.actions.push_back(Action::Probe { broker });
     }
 
-    fn has_target(&self, id: DeviceId) -> bool {
+    fn has_target(&self, id: RegistrationId) -> bool {
         let referred = self.devices.get(&id).is_some_and(|device| matches!(device.target, Some(Target::Referred(_))));
         referred || self.brokers.any_up()
     }
 
-    fn take_turn(&mut self, now: Instant, id: DeviceId) {
+    fn take_turn(&mut self, now: Instant, id: RegistrationId) {
         self.queue_for_turn(id);
         self.serve_turns(now);
     }
 
-    fn queue_for_turn(&mut self, id: DeviceId) {
+    fn queue_for_turn(&mut self, id: RegistrationId) {
         self.parked.remove(&id);
         self.deadlines.cancel(Timer::Device(id));
         self.wait_for(id, Wait::Turn);
@@ -190,7 +190,7 @@ impl Devices {
         self.turns.add(id, active);
     }
 
-    fn park(&mut self, id: DeviceId) {
+    fn park(&mut self, id: RegistrationId) {
         self.wait_for(id, Wait::Parked);
         self.deadlines.cancel(Timer::Device(id));
         self.parked.insert(id);
@@ -204,13 +204,13 @@ impl Devices {
         }
     }
 
-    pub(super) fn wait_for(&mut self, id: DeviceId, wait: Wait) {
+    pub(super) fn wait_for(&mut self, id: RegistrationId, wait: Wait) {
         if let Some(device) = self.devices.get_mut(&id) {
             device.state = State::WaitingToReconnect(wait);
         }
     }
 
-    fn dial_again(&mut self, now: Instant, id: DeviceId) {
+    fn dial_again(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get(&id) else { return };
         if let Some(until) = self.unanswered_until(now, device.key) {
             self.wait_for(id, Wait::BackOff);

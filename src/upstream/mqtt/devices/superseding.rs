@@ -15,7 +15,7 @@ use tracing::debug;
 use crate::upstream::client::clients::ClientKey;
 use crate::upstream::mqtt::codec::{self, Incoming, Message};
 use crate::upstream::mqtt::reason::Admission;
-use lwm2m_core::gateway::broker::{BrokerEvent, CloseReason, ConnectError, DeviceId};
+use lwm2m_core::gateway::broker::{BrokerEvent, CloseReason, ConnectError, RegistrationId};
 
 use super::device::{Device, Session, State, Wait};
 use super::{Action, ConnectionId, Devices, EARLY_MESSAGES, Timer, session_expiry};
@@ -37,13 +37,13 @@ pub struct Orphan {
 
 impl Devices {
     /// The registrations before this one of the same clientid make no connection any more.
-    pub(super) fn supersede_older(&mut self, now: Instant, key: ClientKey, id: DeviceId) {
+    pub(super) fn supersede_older(&mut self, now: Instant, key: ClientKey, id: RegistrationId) {
         for older in self.clients.older(key, id) {
             self.give_way(now, older);
         }
     }
 
-    fn give_way(&mut self, now: Instant, id: DeviceId) {
+    fn give_way(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get(&id) else { return };
         if matches!(device.state, State::Ready { .. }) {
             return;
@@ -58,7 +58,7 @@ impl Devices {
     }
 
     /// Has no connection, and makes none while there is a newer registration.
-    pub(super) fn rest_or_leave(&mut self, now: Instant, id: DeviceId) {
+    pub(super) fn rest_or_leave(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get(&id) else { return };
         let key = device.key;
         if device.leaving.is_some() {
@@ -83,7 +83,7 @@ impl Devices {
         }
     }
 
-    fn is_held(&mut self, now: Instant, key: ClientKey, id: DeviceId) -> bool {
+    fn is_held(&mut self, now: Instant, key: ClientKey, id: RegistrationId) -> bool {
         let drains = |device: &Device| device.leaving.is_some() && matches!(device.state, State::Ready { .. });
         let older = self.clients.older(key, id);
         let draining = older.iter().any(|older| self.devices.get(older).is_some_and(drains));
@@ -102,7 +102,7 @@ impl Devices {
 
     /// This one is ready: the connections of the registrations before it are ended, or about to be. A registration of the
     /// same endpoint stays until the core disconnects it.
-    pub(super) fn retire_older(&mut self, now: Instant, key: ClientKey, id: DeviceId) {
+    pub(super) fn retire_older(&mut self, now: Instant, key: ClientKey, id: RegistrationId) {
         for older in self.clients.older(key, id) {
             let Some(device) = self.devices.get(&older) else { continue };
             if device.leaving.is_none() && !self.is_same_endpoint(older, id) {
@@ -116,7 +116,7 @@ impl Devices {
     }
 
     /// Whether a newer registration of the clientid is connected.
-    pub(super) fn is_replaced(&self, id: DeviceId) -> bool {
+    pub(super) fn is_replaced(&self, id: RegistrationId) -> bool {
         let Some(device) = self.devices.get(&id) else { return false };
         self.clients.newer(device.key, id).any(|newer| matches!(self.state(newer), Some(State::Ready { .. })))
     }
@@ -133,7 +133,7 @@ impl Devices {
     }
 
     /// All newer registrations came to nothing.
-    fn come_back(&mut self, now: Instant, id: DeviceId) {
+    fn come_back(&mut self, now: Instant, id: RegistrationId) {
         match self.devices.get(&id).and_then(|device| device.ended) {
             Some(reason) => self.end(now, id, reason),
             None => self.back_off(now, id),
@@ -147,7 +147,7 @@ impl Devices {
     }
 
     /// Whether the broker ended the connection of this device for another one of ours.
-    pub(super) fn discarded_by_us(&self, now: Instant, id: DeviceId) -> bool {
+    pub(super) fn discarded_by_us(&self, now: Instant, id: RegistrationId) -> bool {
         let Some(device) = self.devices.get(&id) else { return false };
         let Some((own, session)) = device.state.connection().zip(self.clients.shared(device.key)) else { return false };
         let newer = session.last_connected.is_some_and(|last| last > own);
@@ -156,7 +156,7 @@ impl Devices {
     }
 
     /// The connection has no device any more. Its CONNECT has no answer: it is not known when the broker will accept it.
-    pub(super) fn orphan(&mut self, id: DeviceId, connection: ConnectionId, until: Instant) {
+    pub(super) fn orphan(&mut self, id: RegistrationId, connection: ConnectionId, until: Instant) {
         let Some(device) = self.devices.get(&id) else { return };
         let expiry = session_expiry(&device.client);
         let goodbye = codec::disconnect(device.version, expiry, false).unwrap_or_default();
@@ -203,7 +203,7 @@ impl Devices {
     }
 
     /// The device cannot hear acknowledgements any more. What was in flight may give way to what matters more.
-    pub(super) fn stop_publishing(&mut self, id: DeviceId) {
+    pub(super) fn stop_publishing(&mut self, id: RegistrationId) {
         let Some(key) = self.devices.get(&id).map(|device| device.key) else { return };
         let Some(session) = self.clients.shared_mut(key).filter(|session| session.publisher == Some(id)) else {
             return;
@@ -217,7 +217,7 @@ impl Devices {
 
     /// Whether the device may publish. It takes over what an earlier connection of the session left in flight, when that
     /// connection is read to its end.
-    pub(super) fn may_publish(&mut self, key: ClientKey, id: DeviceId) -> bool {
+    pub(super) fn may_publish(&mut self, key: ClientKey, id: RegistrationId) -> bool {
         let Some(State::Ready { open }) = self.devices.get(&id).map(|device| &device.state) else { return false };
         let Some(session) = self.clients.shared_mut(key) else { return false };
         if session.publisher == Some(id) {
@@ -250,14 +250,14 @@ impl Devices {
         }
     }
 
-    fn heir(&self, device: &Device) -> Option<DeviceId> {
+    fn heir(&self, device: &Device) -> Option<RegistrationId> {
         let heir = self.clients.newest(device.key)?;
         let is_same = self.devices.get(&heir).is_some_and(|heir| heir.client.endpoint == device.client.endpoint);
         is_same.then_some(heir)
     }
 
     /// A command came on the connection of a device that a newer registration has replaced.
-    pub(super) fn message_for_heir(&mut self, now: Instant, id: DeviceId, message: Message) {
+    pub(super) fn message_for_heir(&mut self, now: Instant, id: RegistrationId, message: Message) {
         if message.packet.is_some() {
             return;
         }
@@ -267,7 +267,7 @@ impl Devices {
         }
     }
 
-    fn inherit(&mut self, now: Instant, heir: DeviceId, message: Message) {
+    fn inherit(&mut self, now: Instant, heir: RegistrationId, message: Message) {
         if self.devices.get(&heir).is_some_and(|heir| heir.connected_before) {
             return self.deliver(now, heir, message);
         }
@@ -277,12 +277,12 @@ impl Devices {
         }
     }
 
-    fn is_same_endpoint(&self, one: DeviceId, other: DeviceId) -> bool {
+    fn is_same_endpoint(&self, one: RegistrationId, other: RegistrationId) -> bool {
         let endpoint = |id| self.devices.get(&id).map(|device| &device.client.endpoint);
         endpoint(one) == endpoint(other)
     }
 
-    pub(super) fn session_mut(&mut self, id: DeviceId) -> Option<&mut Session> {
+    pub(super) fn session_mut(&mut self, id: RegistrationId) -> Option<&mut Session> {
         let key = self.devices.get(&id)?.key;
         self.clients.shared_mut(key)
     }

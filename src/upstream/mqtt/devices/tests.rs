@@ -11,8 +11,8 @@ use lwm2m_core::gateway::broker::{ConnectError, MessageProperties, Publication, 
 use super::test_values::{client, publication, settings};
 use super::*;
 
-const ONE: DeviceId = DeviceId(1);
-const TWO: DeviceId = DeviceId(2);
+const ONE: RegistrationId = RegistrationId(1);
+const TWO: RegistrationId = RegistrationId(2);
 const A: Target = Target::Configured(TargetId(0));
 const B: Target = Target::Configured(TargetId(1));
 
@@ -108,19 +108,19 @@ impl Scene {
         (scene, connection)
     }
 
-    fn connect(&mut self, device: DeviceId) -> ConnectionId {
+    fn connect(&mut self, device: RegistrationId) -> ConnectionId {
         self.command_connect(device, "ep1");
         let connection = self.attempt(&A, false);
         self.expect_told(&[BrokerEvent::Connected { device }]);
         connection
     }
 
-    fn command_connect(&mut self, device: DeviceId, clientid: &str) {
+    fn command_connect(&mut self, device: RegistrationId, clientid: &str) {
         let client = client(clientid);
         self.devices.command(self.now, BrokerCommand::Connect { device, client });
     }
 
-    fn command_resume(&mut self, device: DeviceId, clientid: &str) {
+    fn command_resume(&mut self, device: RegistrationId, clientid: &str) {
         let client = client(clientid);
         self.devices.command(self.now, BrokerCommand::Resume { device, client });
     }
@@ -157,15 +157,15 @@ impl Scene {
         self.hear(connection, Incoming::Disconnect { reason: Reason(reason), server });
     }
 
-    fn publish(&mut self, device: DeviceId, topic: &str) {
+    fn publish(&mut self, device: RegistrationId, topic: &str) {
         self.publish_with(device, publication(topic, 1));
     }
 
-    fn publish_with(&mut self, device: DeviceId, publication: Publication) {
+    fn publish_with(&mut self, device: RegistrationId, publication: Publication) {
         self.devices.command(self.now, BrokerCommand::Publish { device, publication });
     }
 
-    fn disconnect(&mut self, device: DeviceId) {
+    fn disconnect(&mut self, device: RegistrationId) {
         self.devices.command(self.now, BrokerCommand::Disconnect { device });
     }
 
@@ -248,7 +248,7 @@ impl Scene {
     }
 
     #[track_caller]
-    fn expect_failed(&mut self, device: DeviceId, connection: ConnectionId) -> ConnectError {
+    fn expect_failed(&mut self, device: RegistrationId, connection: ConnectionId) -> ConnectError {
         let actions = self.actions();
         let [Action::Emit(BrokerEvent::ConnectFailed { device: failed, error }), Action::HangUp { connection: ended }] =
             actions.as_slice()
@@ -285,7 +285,7 @@ fn again(command: Incoming) -> Incoming {
     }
 }
 
-fn message(device: DeviceId, topic: &str) -> Action {
+fn message(device: RegistrationId, topic: &str) -> Action {
     let properties = MessageProperties::default();
     Action::Emit(BrokerEvent::Message { device, topic: topic.to_owned(), payload: b"{}".to_vec(), properties })
 }
@@ -690,9 +690,9 @@ fn a_publication_that_the_broker_disconnects_for_is_given_up_the_third_time() {
 fn while_the_broker_is_away_one_device_in_a_second_tries_and_the_first_answer_brings_all_back() {
     let mut scene = Scene::new();
     for number in 1..=3 {
-        scene.command_connect(DeviceId(number), &format!("ep{number}"));
+        scene.command_connect(RegistrationId(number), &format!("ep{number}"));
         scene.attempt(&A, false);
-        scene.expect_told(&[BrokerEvent::Connected { device: DeviceId(number) }]);
+        scene.expect_told(&[BrokerEvent::Connected { device: RegistrationId(number) }]);
     }
     for number in 0..3 {
         scene.devices.ended(scene.now, ConnectionId(number), "reset");

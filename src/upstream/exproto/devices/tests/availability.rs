@@ -9,7 +9,7 @@ impl Scene {
     /// So many devices, `1..=count`, are clients.
     fn with_clients(count: u64) -> (Self, Vec<AnchorId>) {
         let mut scene = Self::new();
-        let anchors = (1..=count).map(|id| scene.connect(DeviceId(id), &format!("c{id}"))).collect();
+        let anchors = (1..=count).map(|id| scene.connect(RegistrationId(id), &format!("c{id}"))).collect();
         (scene, anchors)
     }
 
@@ -21,13 +21,13 @@ impl Scene {
     }
 
     /// The next attempt of the device, when its back-off is over, is refused.
-    fn refuse(&mut self, device: DeviceId, refused_call: &str) {
+    fn refuse(&mut self, device: RegistrationId, refused_call: &str) {
         self.advance_to_deadline();
         let (anchor, token) = self.expect_dial();
         self.refuse_attempt(device, anchor, &token, refused_call);
     }
 
-    fn refuse_attempt(&mut self, device: DeviceId, anchor: AnchorId, token: &Token, refused_call: &str) {
+    fn refuse_attempt(&mut self, device: RegistrationId, anchor: AnchorId, token: &Token, refused_call: &str) {
         self.devices.dialed(self.now, anchor, Ok(()));
         self.socket_says(&format!("again{}", anchor.0), &token.line());
         self.expect_authenticate(device, anchor, &format!("again{}", anchor.0));
@@ -120,7 +120,7 @@ fn a_probe_that_succeeds_connects_the_device_that_was_active_last_at_once_and_th
     // The odd ones say something, the later the lower their number is.
     for id in (1..=20).rev().filter(|id| id % 2 == 1) {
         scene.now += Duration::from_millis(1);
-        scene.publish(DeviceId(id), "a");
+        scene.publish(RegistrationId(id), "a");
         scene.actions();
         scene.answer(anchors[id as usize - 1], Outcome::Done);
     }
@@ -136,7 +136,7 @@ fn a_probe_that_succeeds_connects_the_device_that_was_active_last_at_once_and_th
     let [Action::Dial { anchor, token, .. }] = actions.as_slice() else { panic!("{actions:?}") };
     let begun = scene.now;
     let mut order = vec![scene.devices.by_anchor[anchor]];
-    scene.come_back(*anchor, token, DeviceId(1), "again1");
+    scene.come_back(*anchor, token, RegistrationId(1), "again1");
     scene.actions();
     assert_eq!(scene.devices.returning.awaited(), 19);
     while scene.devices.returning.awaited() > 0 {
@@ -150,7 +150,7 @@ fn a_probe_that_succeeds_connects_the_device_that_was_active_last_at_once_and_th
     }
     let active = (1..=20).step_by(2);
     let silent = (2..=20).step_by(2);
-    let expected: Vec<_> = active.chain(silent).map(|id| Owner::Device(DeviceId(id))).collect();
+    let expected: Vec<_> = active.chain(silent).map(|id| Owner::Device(RegistrationId(id))).collect();
     assert_eq!(order, expected);
     assert_eq!(scene.now - begun, Duration::from_millis(1_900));
     assert_eq!(scene.metrics.upstream.reconnected.value(), 20);
@@ -159,10 +159,10 @@ fn a_probe_that_succeeds_connects_the_device_that_was_active_last_at_once_and_th
 #[test]
 fn a_device_that_says_something_while_it_waits_comes_earlier() {
     let mut scene = Scene::new();
-    (1..=4).for_each(|id| scene.command_resume(DeviceId(id), &format!("ep{id}")));
+    (1..=4).for_each(|id| scene.command_resume(RegistrationId(id), &format!("ep{id}")));
     scene.actions();
     scene.now += Duration::from_millis(1);
-    scene.publish(DeviceId(4), "a");
+    scene.publish(RegistrationId(4), "a");
     scene.expect_nothing();
     let order: Vec<_> = of_devices(&scene.dials(seconds(1), &[])).iter().map(|(device, _)| device.0).collect();
     assert_eq!(order, [4, 2, 3]);
@@ -171,7 +171,7 @@ fn a_device_that_says_something_while_it_waits_comes_earlier() {
 #[test]
 fn devices_whose_turn_was_near_when_the_broker_went_again_do_not_wait_longer_for_it() {
     let mut scene = Scene::new();
-    (1..=100).for_each(|id| scene.command_resume(DeviceId(id), &format!("ep{id}")));
+    (1..=100).for_each(|id| scene.command_resume(RegistrationId(id), &format!("ep{id}")));
     for action in scene.actions() {
         let Action::Dial { anchor, .. } = action else { panic!("{action:?}") };
         scene.devices.dialed(scene.now, anchor, not_reached());

@@ -21,7 +21,7 @@ impl Scene {
     /// Devices `1..=count`, each with the conn `c` and its number, in turn at A and at B.
     fn with_devices(count: u64) -> (Self, Vec<AnchorId>) {
         let mut scene = Self::with_two_nodes();
-        let anchors: Vec<_> = (1..=count).map(|id| scene.connect(DeviceId(id), &format!("c{id}"))).collect();
+        let anchors: Vec<_> = (1..=count).map(|id| scene.connect(RegistrationId(id), &format!("c{id}"))).collect();
         let nodes: Vec<_> = anchors.iter().map(|anchor| scene.dialed[anchor]).collect();
         assert!(nodes.chunks(2).all(|pair| pair == &[A, B][..pair.len()]), "{nodes:?}");
         (scene, anchors)
@@ -89,7 +89,7 @@ impl Scene {
 
     /// The device has become a client again, there.
     #[track_caller]
-    pub(super) fn come_back(&mut self, anchor: AnchorId, token: &Token, device: DeviceId, conn: &str) {
+    pub(super) fn come_back(&mut self, anchor: AnchorId, token: &Token, device: RegistrationId, conn: &str) {
         self.devices.dialed(self.now, anchor, Ok(()));
         self.socket_says(conn, &token.line());
         self.expect_authenticate(device, anchor, conn);
@@ -99,7 +99,7 @@ impl Scene {
     }
 }
 
-pub(super) fn of_devices(dials: &[(Duration, Owner, TargetId, AnchorId, Token)]) -> Vec<(DeviceId, TargetId)> {
+pub(super) fn of_devices(dials: &[(Duration, Owner, TargetId, AnchorId, Token)]) -> Vec<(RegistrationId, TargetId)> {
     let device = |owner: &Owner| match owner {
         Owner::Device(device) => Some(*device),
         Owner::Probe(_) => None,
@@ -117,8 +117,8 @@ fn while_the_broker_is_away_connects_fail_at_once_and_one_probe_a_second_looks_f
     scene.expect(&[hang_up(anchor)]);
 
     for id in 2..5 {
-        scene.command_connect(DeviceId(id), &format!("ep{id}"));
-        scene.expect_unavailable(DeviceId(id));
+        scene.command_connect(RegistrationId(id), &format!("ep{id}"));
+        scene.expect_unavailable(RegistrationId(id));
         scene.expect_nothing();
     }
     let probes = scene.dials(seconds(10), &[A]);
@@ -136,13 +136,13 @@ fn while_the_broker_is_away_connects_fail_at_once_and_one_probe_a_second_looks_f
 #[test]
 fn devices_that_were_lost_wait_for_a_probe_that_succeeds_and_come_back_in_turn() {
     let mut scene = Scene::new();
-    let anchors: Vec<_> = (1..=20).map(|id| scene.connect(DeviceId(id), &format!("c{id}"))).collect();
+    let anchors: Vec<_> = (1..=20).map(|id| scene.connect(RegistrationId(id), &format!("c{id}"))).collect();
     for anchor in &anchors {
         scene.devices.anchor_ended(scene.now, *anchor);
     }
     scene.actions();
     for id in 1..=20 {
-        scene.publish(DeviceId(id), "during the outage");
+        scene.publish(RegistrationId(id), "during the outage");
     }
     let dials = scene.dials(seconds(30), &[A]);
     assert_eq!(of_devices(&dials).len(), 1, "one device finds out that the broker is away");
@@ -173,18 +173,18 @@ fn devices_that_were_lost_wait_for_a_probe_that_succeeds_and_come_back_in_turn()
 fn new_devices_are_spread_over_the_nodes_that_are_up() {
     let (mut scene, _) = Scene::with_devices(6);
     scene.expect_nothing();
-    scene.command_connect(DeviceId(7), "ep7");
+    scene.command_connect(RegistrationId(7), "ep7");
     let (refused, _) = scene.expect_dial();
     assert_eq!(scene.dialed[&refused], A);
 
     // A node that refuses it is no matter to the device: it is at the next one within the same Connect.
     scene.devices.dialed(scene.now, refused, not_reached());
     assert_eq!(scene.devices.poll_action(), Some(hang_up(refused)));
-    let anchor = scene.attempt(DeviceId(7), "c7");
-    scene.expect(&[Action::Emit(BrokerEvent::Connected { device: DeviceId(7) })]);
+    let anchor = scene.attempt(RegistrationId(7), "c7");
+    scene.expect(&[Action::Emit(BrokerEvent::Connected { device: RegistrationId(7) })]);
     assert_eq!(scene.dialed[&anchor], B);
     for id in 8..12 {
-        let anchor = scene.connect(DeviceId(id), &format!("c{id}"));
+        let anchor = scene.connect(RegistrationId(id), &format!("c{id}"));
         assert_eq!(scene.dialed[&anchor], B);
     }
 }
@@ -221,7 +221,7 @@ fn when_a_node_is_killed_its_devices_move_and_those_of_the_other_node_notice_not
     moved.sort_unstable();
     assert_eq!(moved, [1, 3, 5, 7]);
     for (number, anchor) in anchors.iter().skip(1).step_by(2).enumerate() {
-        let device = DeviceId(number as u64 * 2 + 2);
+        let device = RegistrationId(number as u64 * 2 + 2);
         scene.publish(device, "undisturbed");
         scene.expect_publish(device, *anchor, "undisturbed");
     }
@@ -292,12 +292,12 @@ fn the_silent_clients_of_a_node_whose_adapter_is_away_are_taken_to_the_other_one
 fn a_hanging_adapter_is_left_after_three_calls_in_a_row_without_an_answer() {
     let (mut scene, anchors) = Scene::with_devices(8);
     for number in [0, 2] {
-        scene.publish(DeviceId(number as u64 + 1), "a");
-        scene.expect_publish(DeviceId(number as u64 + 1), anchors[number], "a");
+        scene.publish(RegistrationId(number as u64 + 1), "a");
+        scene.expect_publish(RegistrationId(number as u64 + 1), anchors[number], "a");
     }
     scene.advance(seconds(1));
-    scene.publish(DeviceId(5), "a");
-    scene.expect_publish(DeviceId(5), anchors[4], "a");
+    scene.publish(RegistrationId(5), "a");
+    scene.expect_publish(RegistrationId(5), anchors[4], "a");
     scene.advance(PUBLISH_TIMEOUT - seconds(1));
     scene.expect(&[hang_up(anchors[0]), hang_up(anchors[2])]);
     assert_eq!(scene.metrics.upstream.nodes_failed.value(), 0);
@@ -349,7 +349,7 @@ fn a_node_that_does_not_call_the_handler_gets_no_more_devices() {
         }
         scene.actions();
         assert_eq!(scene.metrics.upstream.nodes_failed.value(), 1);
-        scene.command_connect(DeviceId(13), "ep13");
+        scene.command_connect(RegistrationId(13), "ep13");
         let (anchor, _) = scene.expect_dial();
         assert_eq!(scene.dialed[&anchor], B);
         // The three move. The clients that are there stay for now.
@@ -366,8 +366,8 @@ fn clients_stay_at_a_node_that_only_takes_no_new_anchors() {
     scene.devices.anchor_ended(scene.now, anchors[0]);
     scene.expect(&[hang_up(anchors[0])]);
     scene.dials(seconds(30), &[A]);
-    scene.publish(DeviceId(3), "a");
-    scene.expect_publish(DeviceId(3), anchors[2], "a");
+    scene.publish(RegistrationId(3), "a");
+    scene.expect_publish(RegistrationId(3), anchors[2], "a");
     assert_eq!(scene.metrics.upstream.anchors_lost.value(), 1);
 }
 
@@ -375,7 +375,7 @@ fn clients_stay_at_a_node_that_only_takes_no_new_anchors() {
 fn with_no_other_node_up_the_clients_stay_until_one_is() {
     let (mut scene, anchors) = Scene::with_devices(4);
     for number in [0, 1] {
-        let device = DeviceId(number as u64 + 1);
+        let device = RegistrationId(number as u64 + 1);
         scene.publish(device, "a");
         scene.expect_publish(device, anchors[number], "a");
         scene.answer(anchors[number], unreachable());
@@ -383,8 +383,8 @@ fn with_no_other_node_up_the_clients_stay_until_one_is() {
     }
     scene.dials(seconds(20), &[A, B]);
     assert_eq!(scene.metrics.upstream.anchors_lost.value(), 2);
-    scene.command_connect(DeviceId(9), "ep9");
-    scene.expect_unavailable(DeviceId(9));
+    scene.command_connect(RegistrationId(9), "ep9");
+    scene.expect_unavailable(RegistrationId(9));
 
     scene.recover(B);
     let now = scene.actions();
@@ -412,10 +412,10 @@ fn a_node_that_is_back_gets_the_next_devices_and_none_is_moved() {
     scene.expect_nothing();
     assert_eq!(of_devices(&scene.dials(seconds(4), &[])), []);
     for (id, expected) in [(5, A), (6, A), (7, A), (8, A)] {
-        let anchor = scene.connect(DeviceId(id), &format!("c{id}"));
+        let anchor = scene.connect(RegistrationId(id), &format!("c{id}"));
         assert_eq!(scene.dialed[&anchor], expected, "{id}");
     }
-    let anchor = scene.connect(DeviceId(9), "c9");
+    let anchor = scene.connect(RegistrationId(9), "c9");
     assert_eq!(scene.dialed[&anchor], A, "as many there as at B, and A is the first");
 }
 

@@ -5,11 +5,11 @@ use super::*;
 #[test]
 fn devices_of_before_are_connected_again_at_the_limited_rate() {
     let mut scene = Scene::new();
-    (1..=3).for_each(|device| scene.command_resume(DeviceId(device), &format!("ep{device}")));
+    (1..=3).for_each(|device| scene.command_resume(RegistrationId(device), &format!("ep{device}")));
     for device in 1..=3 {
-        let anchor = scene.attempt(DeviceId(device), &format!("c{device}"));
-        scene.expect(&[Action::Emit(BrokerEvent::Connected { device: DeviceId(device) })]);
-        assert_eq!(scene.devices.by_anchor.get(&anchor), Some(&Owner::Device(DeviceId(device))));
+        let anchor = scene.attempt(RegistrationId(device), &format!("c{device}"));
+        scene.expect(&[Action::Emit(BrokerEvent::Connected { device: RegistrationId(device) })]);
+        assert_eq!(scene.devices.by_anchor.get(&anchor), Some(&Owner::Device(RegistrationId(device))));
         if device < 3 {
             assert_eq!(scene.advance_to_deadline(), Duration::from_millis(100), "ten in a second");
         }
@@ -54,8 +54,8 @@ fn a_device_of_before_that_is_disconnected_before_its_turn_is_forgotten() {
     let mut scene = Scene::new();
     scene.command_resume(ONE, "ep1");
     scene.expect_dial();
-    scene.command_resume(DeviceId(2), "ep2");
-    scene.disconnect(DeviceId(2));
+    scene.command_resume(RegistrationId(2), "ep2");
+    scene.disconnect(RegistrationId(2));
     scene.expect_nothing();
     scene.advance(Duration::from_secs(1));
     scene.expect_nothing();

@@ -2,9 +2,9 @@
 
 use super::*;
 
-const THREE: DeviceId = DeviceId(3);
+const THREE: RegistrationId = RegistrationId(3);
 
-fn connected(device: DeviceId) -> Action {
+fn connected(device: RegistrationId) -> Action {
     Action::Emit(BrokerEvent::Connected { device })
 }
 
@@ -16,7 +16,7 @@ impl Scene {
     }
 
     /// Takes a device up to the call of Authenticate, which has no answer.
-    fn begin(&mut self, device: DeviceId, conn: &str) -> AnchorId {
+    fn begin(&mut self, device: RegistrationId, conn: &str) -> AnchorId {
         let (anchor, token) = self.expect_dial();
         self.devices.dialed(self.now, anchor, Ok(()));
         self.socket_says(conn, &token.line());
@@ -25,7 +25,7 @@ impl Scene {
     }
 
     /// Of the device that has begun.
-    fn accept(&mut self, device: DeviceId, anchor: AnchorId, conn: &str) {
+    fn accept(&mut self, device: RegistrationId, anchor: AnchorId, conn: &str) {
         self.answer(anchor, Outcome::Done);
         self.expect_subscribe(device, anchor, conn);
         self.answer(anchor, Outcome::Done);
@@ -114,7 +114,7 @@ fn a_publish_on_the_older_connection_that_is_never_answered_is_sent_again_after_
 }
 
 impl Scene {
-    fn connect_again(&mut self, device: DeviceId, conn: &str, then: &[Action]) {
+    fn connect_again(&mut self, device: RegistrationId, conn: &str, then: &[Action]) {
         self.command_connect(device, "ep1");
         self.attempt(device, conn);
         self.expect(then);

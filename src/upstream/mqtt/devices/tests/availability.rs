@@ -8,15 +8,15 @@ impl Scene {
     /// So many devices, `1..=count`, are clients.
     fn with_clients(count: u64) -> (Self, Vec<ConnectionId>) {
         let mut scene = Self::new();
-        let connections = (1..=count).map(|id| scene.connect(DeviceId(id))).collect();
+        let connections = (1..=count).map(|id| scene.connect(RegistrationId(id))).collect();
         (scene, connections)
     }
 
     /// With a clientid of its own.
     fn connect_another(&mut self, id: u64) -> ConnectionId {
-        self.command_connect(DeviceId(id), &format!("ep{id}"));
+        self.command_connect(RegistrationId(id), &format!("ep{id}"));
         let connection = self.attempt(&A, false);
-        self.expect_told(&[BrokerEvent::Connected { device: DeviceId(id) }]);
+        self.expect_told(&[BrokerEvent::Connected { device: RegistrationId(id) }]);
         connection
     }
 
@@ -177,7 +177,7 @@ fn a_probe_that_succeeds_connects_the_device_that_was_active_last_at_once_and_th
     // The odd ones say something, the later the lower their number is.
     for id in (1..=20).rev().filter(|id| id % 2 == 1) {
         scene.now += Duration::from_millis(1);
-        scene.publish(DeviceId(id), "a");
+        scene.publish(RegistrationId(id), "a");
         let packet = scene.expect_published(connections[id as usize - 1], &["a"], false)[0];
         scene.acknowledge(connections[id as usize - 1], packet);
     }

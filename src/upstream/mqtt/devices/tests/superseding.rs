@@ -2,10 +2,10 @@
 
 use super::*;
 
-const THREE: DeviceId = DeviceId(3);
+const THREE: RegistrationId = RegistrationId(3);
 
 impl Scene {
-    fn take_over(&mut self, device: DeviceId) -> ConnectionId {
+    fn take_over(&mut self, device: RegistrationId) -> ConnectionId {
         self.command_connect(device, "ep1");
         let connection = self.attempt(&A, true);
         self.expect_first(&Action::Emit(BrokerEvent::Connected { device }));

@@ -18,7 +18,7 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const POWER_SAVING_APN: [&str; 4] = ["Ctnb", "psmA.eDRX0.ctnb", "psmC.eDRX0.ctnb", "psmF.eDRXC.ctnb"];
 
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct GatewayConfig {
     pub coap: Parameters,
     /// `lifetime_min` to `lifetime_max`.
     pub lifetimes: RangeInclusive<Duration>,
@@ -41,7 +41,7 @@ pub struct Settings {
 }
 
 /// What holds where an operator says nothing. `config` takes its defaults from here.
-impl Default for Settings {
+impl Default for GatewayConfig {
     fn default() -> Self {
         Self {
             coap: Parameters::default(),
@@ -111,7 +111,7 @@ pub struct Limits {
     pub devices: usize,
     /// Registers that wait for the broker at once. Fewer than [`Parameters::pending_requests`], so that the requests of
     /// registered devices always have room.
-    pub joinings: usize,
+    pub pending_registrations: usize,
     /// Registers of devices that are not registered at the address they come from.
     pub registers: RateLimit,
     /// What else would be answered to peers that are not registered.
@@ -142,7 +142,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             devices: 100_000,
-            joinings: 10_000,
+            pending_registrations: 10_000,
             // After a power cut a whole fleet comes back within seconds, thousands of it behind one NAT address.
             registers: RateLimit {
                 total: Rate { per_second: 2_000, burst: 20_000 },

@@ -17,12 +17,12 @@ use lwm2m_dtls::credentials::{Identity, KeyAnswer, PskIdentity};
 use lwm2m_dtls::handshake::Acceptor;
 use lwm2m_dtls::{self as dtls, DtlsServer};
 
-use super::broker::DeviceId;
+use super::broker::RegistrationId;
 use super::report::{Forbidden, Report};
 use super::{Gateway, Output};
 
 /// DTLS, where the gateway has it.
-pub(super) struct Secured {
+pub(super) struct DtlsLayer {
     server: DtlsServer,
     /// This socket and all after it speak DTLS.
     first_socket: u16,
@@ -38,29 +38,29 @@ enum Event {
 impl Gateway {
     /// With DTLS at this socket and all after it.
     pub fn with_dtls(mut self, server: DtlsServer, first_socket: u16) -> Self {
-        self.secured = Some(Secured { server, first_socket, events: VecDeque::new() });
+        self.dtls = Some(DtlsLayer { server, first_socket, events: VecDeque::new() });
         self
     }
 
     /// The answer to [`Output::FindKey`].
     pub fn handle_key(&mut self, now: Instant, identity: &PskIdentity, answer: KeyAnswer) {
         self.now = now;
-        let Some(secured) = &mut self.secured else { return };
+        let Some(secured) = &mut self.dtls else { return };
         secured.server.handle_key(now, identity, answer);
-        self.handle_secured(now);
+        self.handle_dtls_outputs(now);
     }
 
     /// Other credentials of ours; `None` if there are none that could be used: then there are no handshakes, and the
     /// associations that there are go on.
     pub fn set_acceptor(&mut self, acceptor: Option<Acceptor>) {
-        if let Some(secured) = &mut self.secured {
+        if let Some(secured) = &mut self.dtls {
             secured.server.set_acceptor(acceptor);
         }
     }
 
     /// The keys of devices may be others now: they are looked up anew.
     pub fn forget_keys(&mut self) {
-        if let Some(secured) = &mut self.secured {
+        if let Some(secured) = &mut self.dtls {
             secured.server.forget_keys();
         }
     }
@@ -69,9 +69,9 @@ impl Gateway {
     /// stay, and their devices cannot use them before they have the new keys.
     pub fn revoke(&mut self, now: Instant, is_revoked: impl Fn(&PskIdentity) -> bool) {
         self.now = now;
-        if let Some(secured) = &mut self.secured {
+        if let Some(secured) = &mut self.dtls {
             secured.server.revoke(is_revoked);
-            self.handle_secured(now);
+            self.handle_dtls_outputs(now);
         }
     }
 
@@ -81,44 +81,44 @@ impl Gateway {
     }
 
     pub fn associations(&self) -> dtls::DtlsTableSizes {
-        self.secured.as_ref().map(|secured| secured.server.table_sizes()).unwrap_or_default()
+        self.dtls.as_ref().map(|secured| secured.server.table_sizes()).unwrap_or_default()
     }
 
     /// A datagram of a DTLS socket is taken; one of another socket comes back.
-    pub(super) fn take_secured(&mut self, now: Instant, peer: Peer, datagram: &[u8]) -> bool {
-        let Some(secured) = self.secured.as_mut().filter(|secured| peer.socket >= secured.first_socket) else {
+    pub(super) fn handle_dtls_datagram(&mut self, now: Instant, peer: Peer, datagram: &[u8]) -> bool {
+        let Some(secured) = self.dtls.as_mut().filter(|secured| peer.socket >= secured.first_socket) else {
             return false;
         };
         secured.server.handle_datagram(now, peer.socket, peer.address, datagram);
-        self.handle_secured(now);
+        self.handle_dtls_outputs(now);
         true
     }
 
-    pub(super) fn secured_timeout(&mut self, now: Instant) {
-        if let Some(secured) = &mut self.secured {
+    pub(super) fn handle_dtls_timeout(&mut self, now: Instant) {
+        if let Some(secured) = &mut self.dtls {
             secured.server.handle_timeout(now);
-            self.handle_secured(now);
+            self.handle_dtls_outputs(now);
         }
     }
 
-    pub(super) fn next_secured_deadline(&self) -> Option<Instant> {
-        self.secured.as_ref()?.server.next_deadline()
+    pub(super) fn next_dtls_deadline(&self) -> Option<Instant> {
+        self.dtls.as_ref()?.server.next_deadline()
     }
 
-    pub(super) fn secured_server(&mut self) -> Option<&mut DtlsServer> {
-        self.secured.as_mut().map(|secured| &mut secured.server)
+    pub(super) fn dtls_server(&mut self) -> Option<&mut DtlsServer> {
+        self.dtls.as_mut().map(|secured| &mut secured.server)
     }
 
-    pub(super) fn has_secured_changes(&self) -> bool {
-        self.secured.as_ref().is_some_and(|secured| secured.server.has_changes())
+    pub(super) fn has_dtls_changes(&self) -> bool {
+        self.dtls.as_ref().is_some_and(|secured| secured.server.has_changes())
     }
 
     /// What the endpoint has to send: as it is over UDP, as a record over DTLS.
     pub(super) fn transmit(&mut self, transmit: Transmit) {
-        match (transmit.peer.association, &mut self.secured) {
+        match (transmit.peer.association, &mut self.dtls) {
             (Some(association), Some(secured)) => {
                 secured.server.send(association, &transmit.datagram);
-                self.take_secured_outputs();
+                self.take_dtls_outputs();
             }
             // A device of before a restart, when there was DTLS: its address may be another one's by now.
             (Some(association), None) => {
@@ -131,7 +131,7 @@ impl Gateway {
     /// Who is at the other end; `None` over plain UDP.
     pub(super) fn identity(&self, peer: Peer) -> Option<Arc<Identity>> {
         let association: AssociationId = peer.association?;
-        self.secured.as_ref()?.server.identity(association).cloned()
+        self.dtls.as_ref()?.server.identity(association).cloned()
     }
 
     /// The endpoint name that the identity of this peer stands for.
@@ -151,7 +151,7 @@ impl Gateway {
         }
         let registered = self.registry.id_by_endpoint(endpoint).and_then(|id| self.registry.device(id));
         let secured = registered.is_some_and(|device| device.identity.is_some())
-            || self.joinings.by_endpoint(endpoint).is_some_and(|joining| joining.identity.is_some());
+            || self.pending_registrations.by_endpoint(endpoint).is_some_and(|pending| pending.identity.is_some());
         if secured {
             return Some(Forbidden::Unsecured);
         }
@@ -160,7 +160,7 @@ impl Gateway {
     }
 
     /// Why a request of this peer for this registration is not taken.
-    pub(super) fn forbids_request(&self, id: DeviceId, peer: Peer) -> Option<Forbidden> {
+    pub(super) fn forbids_request(&self, id: RegistrationId, peer: Peer) -> Option<Forbidden> {
         let device = self.registry.device(id)?;
         if device.peer == peer {
             return None;
@@ -181,22 +181,22 @@ impl Gateway {
     }
 
     /// Does what the server says, until it says no more.
-    fn handle_secured(&mut self, now: Instant) {
-        self.take_secured_outputs();
-        while let Some(event) = self.secured.as_mut().and_then(|secured| secured.events.pop_front()) {
+    fn handle_dtls_outputs(&mut self, now: Instant) {
+        self.take_dtls_outputs();
+        while let Some(event) = self.dtls.as_mut().and_then(|secured| secured.events.pop_front()) {
             match event {
                 Event::Plaintext { peer, plaintext } => self.handle_message(now, peer, &plaintext),
                 Event::Established { peer, identity } => self.established(now, peer, &identity),
             }
-            self.take_secured_outputs();
+            self.take_dtls_outputs();
         }
         self.flush_coap();
     }
 
     /// What goes out goes at once. What is for the gateway waits for its turn, or a message would be handled in the middle
     /// of another.
-    fn take_secured_outputs(&mut self) {
-        let Some(secured) = &mut self.secured else { return };
+    fn take_dtls_outputs(&mut self) {
+        let Some(secured) = &mut self.dtls else { return };
         while let Some(output) = secured.server.poll_output() {
             let output = match output {
                 dtls::DtlsOutput::Transmit { socket, to, datagram } => {
@@ -221,7 +221,8 @@ impl Gateway {
     /// The registrations that this identity made, and that it names, are here now.
     fn established(&mut self, now: Instant, peer: Peer, identity: &Arc<Identity>) {
         let endpoints = self.settings.identity.endpoints_of(identity);
-        let devices: Vec<DeviceId> = endpoints.filter_map(|endpoint| self.registry.id_by_endpoint(endpoint)).collect();
+        let devices: Vec<RegistrationId> =
+            endpoints.filter_map(|endpoint| self.registry.id_by_endpoint(endpoint)).collect();
         for id in devices {
             let own = self.registry.device(id).is_some_and(|device| device.identity.as_ref() == Some(identity));
             if own {

@@ -10,23 +10,23 @@ use super::Gateway;
 /// The entries of each table: all of them are bounded, and empty when every device has left and its messages are
 /// forgotten.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Occupancy {
+pub struct TableSizes {
     pub devices: usize,
     /// Bytes that the registrations of the devices take.
     pub registration_bytes: usize,
     /// Registers that wait for the broker.
-    pub joinings: usize,
+    pub pending_registrations: usize,
     /// Commands that came before their device was registered.
     pub early_commands: usize,
     pub waiting_commands: usize,
     /// Bytes of the commands that are kept: those that wait, early ones and those in flight.
     pub command_bytes: usize,
     /// Endpoints whose retained commands are remembered.
-    pub obeyed: usize,
+    pub retained_commands: usize,
     /// Exchanges and observations of devices.
     pub exchanges: usize,
     /// Notifications whose acknowledgement waits for the broker.
-    pub owed_acknowledgements: usize,
+    pub deferred_acks: usize,
     /// Observations that `auto_observe` has still to ask for.
     pub to_observe: usize,
     /// Addresses of strangers that sent lately.
@@ -42,17 +42,17 @@ pub struct Occupancy {
 
 impl Gateway {
     /// Counts; it looks at every device.
-    pub fn occupancy(&self) -> Occupancy {
-        Occupancy {
+    pub fn table_sizes(&self) -> TableSizes {
+        TableSizes {
             devices: self.registry.len(),
             registration_bytes: self.registry.devices().map(|(_, device)| device.registration.size()).sum(),
-            joinings: self.joinings.len(),
-            early_commands: self.joinings.early_commands(),
+            pending_registrations: self.pending_registrations.len(),
+            early_commands: self.pending_registrations.early_commands(),
             waiting_commands: self.registry.devices().map(|(_, device)| device.waiting.len()).sum(),
             command_bytes: self.command_bytes.taken(),
-            obeyed: self.obeyed.len(),
+            retained_commands: self.retained_commands.len(),
             exchanges: self.exchanges.len(),
-            owed_acknowledgements: self.registry.devices().map(|(_, device)| device.owed.len()).sum(),
+            deferred_acks: self.registry.devices().map(|(_, device)| device.deferred_acks.len()).sum(),
             to_observe: self.registry.devices().map(|(_, device)| device.to_observe.len()).sum(),
             addresses: self.admission.addresses(),
             senders: self.admission.senders(),

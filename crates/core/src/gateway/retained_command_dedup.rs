@@ -14,8 +14,8 @@ use std::sync::Arc;
 use crate::registry::CommandDigest;
 
 use super::Gateway;
-use super::broker::DeviceId;
-use super::record::{Change, ObeyedRecord};
+use super::broker::RegistrationId;
+use super::record::{Change, RetainedCommandsRecord};
 
 /// Commands that are remembered of one endpoint; the oldest is forgotten then, and would be sent once more.
 const OF_ENDPOINT: usize = 256;
@@ -23,7 +23,7 @@ const OF_ENDPOINT: usize = 256;
 const DEPARTED: usize = 100_000;
 
 #[derive(Debug, Default)]
-pub(super) struct Obeyed {
+pub(super) struct RetainedCommandDedup {
     by_endpoint: HashMap<Arc<str>, Memory>,
     /// The endpoints without a registration, in the order in which they left.
     departed: BTreeMap<u64, Arc<str>>,
@@ -39,7 +39,7 @@ struct Memory {
     departure: Option<u64>,
 }
 
-impl Obeyed {
+impl RetainedCommandDedup {
     pub fn contains(&self, endpoint: &str, command: CommandDigest) -> bool {
         self.by_endpoint.get(endpoint).is_some_and(|memory| memory.commands.contains(&command))
     }
@@ -86,15 +86,15 @@ impl Obeyed {
     }
 
     /// Takes up what an earlier process remembered.
-    fn restore(&mut self, record: ObeyedRecord) {
+    fn restore(&mut self, record: RetainedCommandsRecord) {
         let commands = record.commands.into_iter().rev().take(OF_ENDPOINT).rev().collect();
         self.by_endpoint.insert(record.endpoint.into(), Memory { commands, departure: None });
     }
 
     /// Returns the record of an endpoint; without commands if nothing is remembered of it.
-    fn record(&self, endpoint: &str) -> ObeyedRecord {
+    fn record(&self, endpoint: &str) -> RetainedCommandsRecord {
         let commands = self.by_endpoint.get(endpoint).into_iter().flat_map(|memory| &memory.commands);
-        ObeyedRecord { endpoint: endpoint.to_owned(), commands: commands.copied().collect() }
+        RetainedCommandsRecord { endpoint: endpoint.to_owned(), commands: commands.copied().collect() }
     }
 
     /// Returns the number of endpoints that are remembered.
@@ -105,10 +105,10 @@ impl Obeyed {
 
 impl Gateway {
     /// Takes up what an earlier process remembered of retained commands, after [`Gateway::restore`].
-    pub fn restore_obeyed(&mut self, records: Vec<ObeyedRecord>) {
+    pub fn restore_retained_commands(&mut self, records: Vec<RetainedCommandsRecord>) {
         for record in records {
             let endpoint = record.endpoint.clone();
-            self.obeyed.restore(record);
+            self.retained_commands.restore(record);
             if self.registry.id_by_endpoint(&endpoint).is_none() {
                 self.endpoint_left(&endpoint);
             }
@@ -116,29 +116,29 @@ impl Gateway {
     }
 
     /// Whether this device was sent this retained command, or will be.
-    pub(super) fn knows_command(&self, id: DeviceId, command: CommandDigest) -> bool {
+    pub(super) fn knows_command(&self, id: RegistrationId, command: CommandDigest) -> bool {
         self.registry.device(id).is_some_and(|device| {
-            device.waiting.holds(command) || self.obeyed.contains(&device.registration.endpoint, command)
+            device.waiting.holds(command) || self.retained_commands.contains(&device.registration.endpoint, command)
         })
     }
 
-    pub(super) fn remember_command(&mut self, id: DeviceId, command: CommandDigest) {
+    pub(super) fn remember_command(&mut self, id: RegistrationId, command: CommandDigest) {
         let Some(device) = self.registry.device(id) else { return };
         let endpoint = &device.registration.endpoint;
-        self.obeyed.remember(endpoint, command);
-        self.obeyed_changes.mark(endpoint);
+        self.retained_commands.remember(endpoint, command);
+        self.retained_changes.mark(endpoint);
     }
 
     pub(super) fn endpoint_left(&mut self, endpoint: &str) {
-        if let Some(forgotten) = self.obeyed.left(endpoint) {
-            self.obeyed_changes.mark(&forgotten);
+        if let Some(forgotten) = self.retained_commands.left(endpoint) {
+            self.retained_changes.mark(&forgotten);
         }
     }
 
     /// Returns the news for the store, at most so many.
-    pub(super) fn take_obeyed_changes(&mut self, most: usize) -> Vec<Change> {
-        let endpoints = std::iter::from_fn(|| self.obeyed_changes.take()).take(most);
-        endpoints.map(|endpoint| Change::Obeyed(self.obeyed.record(&endpoint))).collect()
+    pub(super) fn take_retained_changes(&mut self, most: usize) -> Vec<Change> {
+        let endpoints = std::iter::from_fn(|| self.retained_changes.take()).take(most);
+        endpoints.map(|endpoint| Change::RetainedCommands(self.retained_commands.record(&endpoint))).collect()
     }
 }
 
@@ -152,39 +152,39 @@ mod tests {
 
     #[test]
     fn a_command_is_known_by_its_payload_and_its_endpoint() {
-        let mut obeyed = Obeyed::default();
-        obeyed.remember("ep1", CommandDigest::of(b"reboot"));
-        assert!(obeyed.contains("ep1", CommandDigest::of(b"reboot")));
-        assert!(!obeyed.contains("ep2", CommandDigest::of(b"reboot")));
-        assert!(!obeyed.contains("ep1", CommandDigest::of(b"reset")));
+        let mut dedup = RetainedCommandDedup::default();
+        dedup.remember("ep1", CommandDigest::of(b"reboot"));
+        assert!(dedup.contains("ep1", CommandDigest::of(b"reboot")));
+        assert!(!dedup.contains("ep2", CommandDigest::of(b"reboot")));
+        assert!(!dedup.contains("ep1", CommandDigest::of(b"reset")));
     }
 
     #[test]
     fn the_oldest_command_of_an_endpoint_is_forgotten() {
-        let mut obeyed = Obeyed::default();
-        (0..=OF_ENDPOINT).for_each(|number| obeyed.remember("ep", digest(number)));
-        assert!(!obeyed.contains("ep", digest(0)) && obeyed.contains("ep", digest(1)));
-        assert_eq!(obeyed.record("ep").commands.len(), OF_ENDPOINT);
+        let mut dedup = RetainedCommandDedup::default();
+        (0..=OF_ENDPOINT).for_each(|number| dedup.remember("ep", digest(number)));
+        assert!(!dedup.contains("ep", digest(0)) && dedup.contains("ep", digest(1)));
+        assert_eq!(dedup.record("ep").commands.len(), OF_ENDPOINT);
     }
 
     #[test]
     fn the_endpoint_that_left_first_is_forgotten_and_those_that_are_registered_are_not() {
-        let mut obeyed = Obeyed::default();
-        obeyed.remember("stays", digest(0));
-        let leave = |obeyed: &mut Obeyed, number: usize| {
+        let mut dedup = RetainedCommandDedup::default();
+        dedup.remember("stays", digest(0));
+        let leave = |dedup: &mut RetainedCommandDedup, number: usize| {
             let endpoint = format!("ep{number}");
-            obeyed.remember(&endpoint, digest(0));
-            obeyed.left(&endpoint)
+            dedup.remember(&endpoint, digest(0));
+            dedup.left(&endpoint)
         };
         for number in 0..DEPARTED {
-            assert_eq!(leave(&mut obeyed, number), None);
+            assert_eq!(leave(&mut dedup, number), None);
         }
-        assert_eq!(obeyed.left("ep0"), None, "it left before");
-        obeyed.registered("ep0");
-        assert_eq!(leave(&mut obeyed, DEPARTED), None, "ep0 came back");
-        assert_eq!(leave(&mut obeyed, DEPARTED + 1).as_deref(), Some("ep1"));
-        assert_eq!(obeyed.len(), DEPARTED + 2);
-        assert!(obeyed.contains("stays", digest(0)) && obeyed.contains("ep0", digest(0)));
-        assert!(!obeyed.contains("ep1", digest(0)));
+        assert_eq!(dedup.left("ep0"), None, "it left before");
+        dedup.registered("ep0");
+        assert_eq!(leave(&mut dedup, DEPARTED), None, "ep0 came back");
+        assert_eq!(leave(&mut dedup, DEPARTED + 1).as_deref(), Some("ep1"));
+        assert_eq!(dedup.len(), DEPARTED + 2);
+        assert!(dedup.contains("stays", digest(0)) && dedup.contains("ep0", digest(0)));
+        assert!(!dedup.contains("ep1", digest(0)));
     }
 }

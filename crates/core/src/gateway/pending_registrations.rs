@@ -10,14 +10,14 @@ use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
 use crate::mqtt::topics::Topics;
 use crate::mqtt::uplink;
-use crate::registry::{Device, Location, Room};
+use crate::registry::{ByteReservation, Device, Location};
 use lwm2m_base::Peer;
 use lwm2m_dtls::credentials::Identity;
 
-use super::broker::{BrokerCommand, CloseReason, ConnectError, DeviceId, MessageProperties, UplinkClass};
+use super::broker::{BrokerCommand, CloseReason, ConnectError, MessageProperties, RegistrationId, UplinkClass};
+use super::config::AutoObserve;
 use super::diagnostic::fitting;
 use super::report::{CommandOutcome, LeaveReason, Report};
-use super::settings::AutoObserve;
 use super::{Deadline, Gateway, Output};
 
 /// Objects that `auto_observe` leaves out: they tell of the device's management, not of what it measures.
@@ -28,7 +28,7 @@ pub(super) const TOO_MANY_DEVICES: (&str, &str) = ("too many devices", "the limi
 
 /// A Register that waits for the broker.
 #[derive(Debug)]
-pub(super) struct Joining {
+pub(super) struct PendingRegistration {
     pub request: RequestId,
     /// Bytes of a reason that its answer may have.
     pub room: usize,
@@ -48,10 +48,10 @@ pub(super) struct Joining {
 pub(super) struct EarlyCommand {
     pub payload: Vec<u8>,
     pub properties: MessageProperties,
-    pub room: Room,
+    pub room: ByteReservation,
 }
 
-impl Joining {
+impl PendingRegistration {
     /// Returns the bytes of the commands that came early.
     pub fn early_bytes(&self) -> usize {
         self.early.iter().map(|early| early.room.bytes()).sum()
@@ -60,40 +60,44 @@ impl Joining {
 
 /// One for each endpoint at the most.
 #[derive(Debug, Default)]
-pub(super) struct Joinings {
-    by_id: HashMap<DeviceId, Joining>,
-    by_endpoint: HashMap<String, DeviceId>,
+pub(super) struct PendingRegistrations {
+    by_id: HashMap<RegistrationId, PendingRegistration>,
+    by_endpoint: HashMap<String, RegistrationId>,
 }
 
-impl Joinings {
+impl PendingRegistrations {
     /// Adds one; the earlier one of the same endpoint comes back.
-    fn insert(&mut self, id: DeviceId, joining: Joining) -> Option<(DeviceId, Joining)> {
-        let earlier = self.by_endpoint.insert(joining.registration.endpoint.clone(), id);
-        self.by_id.insert(id, joining);
+    fn insert(
+        &mut self,
+        id: RegistrationId,
+        pending: PendingRegistration,
+    ) -> Option<(RegistrationId, PendingRegistration)> {
+        let earlier = self.by_endpoint.insert(pending.registration.endpoint.clone(), id);
+        self.by_id.insert(id, pending);
         earlier.and_then(|earlier| Some((earlier, self.by_id.remove(&earlier)?)))
     }
 
-    pub fn remove(&mut self, id: DeviceId) -> Option<Joining> {
-        let joining = self.by_id.remove(&id)?;
-        self.by_endpoint.remove(&joining.registration.endpoint);
-        Some(joining)
+    pub fn remove(&mut self, id: RegistrationId) -> Option<PendingRegistration> {
+        let pending = self.by_id.remove(&id)?;
+        self.by_endpoint.remove(&pending.registration.endpoint);
+        Some(pending)
     }
 
-    pub fn get_mut(&mut self, id: DeviceId) -> Option<&mut Joining> {
+    pub fn get_mut(&mut self, id: RegistrationId) -> Option<&mut PendingRegistration> {
         self.by_id.get_mut(&id)
     }
 
-    pub fn by_endpoint(&self, endpoint: &str) -> Option<&Joining> {
+    pub fn by_endpoint(&self, endpoint: &str) -> Option<&PendingRegistration> {
         self.by_endpoint.get(endpoint).and_then(|id| self.by_id.get(id))
     }
 
     /// The registration of this endpoint that is under way, if the broker has ended the connection of the one before it.
-    pub fn instead_of(&self, endpoint: &str) -> Option<DeviceId> {
+    pub fn instead_of(&self, endpoint: &str) -> Option<RegistrationId> {
         let id = self.by_endpoint.get(endpoint)?;
-        self.by_id.get(id).filter(|joining| joining.predecessor_closed.is_some()).map(|_| *id)
+        self.by_id.get(id).filter(|pending| pending.predecessor_closed.is_some()).map(|_| *id)
     }
 
-    fn by_endpoint_mut(&mut self, endpoint: &str) -> Option<&mut Joining> {
+    fn by_endpoint_mut(&mut self, endpoint: &str) -> Option<&mut PendingRegistration> {
         self.by_endpoint.get(endpoint).and_then(|id| self.by_id.get_mut(id))
     }
 
@@ -107,12 +111,12 @@ impl Joinings {
     }
 
     pub fn early_commands(&self) -> usize {
-        self.by_id.values().map(|joining| joining.early.len()).sum()
+        self.by_id.values().map(|pending| pending.early.len()).sum()
     }
 
     /// All of them, the oldest first.
-    pub fn ids(&self) -> Vec<DeviceId> {
-        let mut ids: Vec<DeviceId> = self.by_id.keys().copied().collect();
+    pub fn ids(&self) -> Vec<RegistrationId> {
+        let mut ids: Vec<RegistrationId> = self.by_id.keys().copied().collect();
         ids.sort();
         ids
     }
@@ -120,13 +124,19 @@ impl Joinings {
 
 impl Gateway {
     /// Asks the broker for this device. A Register of the same endpoint that still waits gives way.
-    pub(super) fn join(&mut self, now: Instant, id: DeviceId, joining: Joining, connect: BrokerCommand) {
-        let Some((earlier, given_way)) = self.joinings.insert(id, joining) else {
+    pub(super) fn join(
+        &mut self,
+        now: Instant,
+        id: RegistrationId,
+        pending: PendingRegistration,
+        connect: BrokerCommand,
+    ) {
+        let Some((earlier, given_way)) = self.pending_registrations.insert(id, pending) else {
             return self.push(Output::Broker(connect));
         };
-        if let Some(joining) = self.joinings.get_mut(id) {
-            joining.predecessor_closed = given_way.predecessor_closed;
-            joining.early = given_way.early;
+        if let Some(pending) = self.pending_registrations.get_mut(id) {
+            pending.predecessor_closed = given_way.predecessor_closed;
+            pending.early = given_way.early;
         }
         let response = self.unavailable("superseded");
         self.respond_to_register(now, given_way.peer, given_way.request, response);
@@ -137,22 +147,22 @@ impl Gateway {
 
     /// The broker has it: 2.01, then the report, then whatever waits for it. A device of before the restart has had the
     /// first two.
-    pub(super) fn joined(&mut self, now: Instant, id: DeviceId) {
-        let endpoint = self.joinings.get_mut(id).map(|joining| joining.registration.endpoint.clone());
+    pub(super) fn joined(&mut self, now: Instant, id: RegistrationId) {
+        let endpoint = self.pending_registrations.get_mut(id).map(|pending| pending.registration.endpoint.clone());
         if endpoint.is_some_and(|endpoint| !self.make_room_for(now, &endpoint)) {
             return self.turn_away(now, id, TOO_MANY_DEVICES);
         }
-        let Some(mut joining) = self.joinings.remove(id) else {
+        let Some(mut pending) = self.pending_registrations.remove(id) else {
             self.publish_status(id);
             return self.send_next(now, id);
         };
-        let predecessor = self.registry.id_by_endpoint(&joining.registration.endpoint);
+        let predecessor = self.registry.id_by_endpoint(&pending.registration.endpoint);
         let replaced = predecessor.and_then(|predecessor| self.replace(predecessor));
 
         let location = Location::from_random(rand::RngExt::random(&mut self.rng));
-        self.respond(now, joining.request, created(&location));
-        let early = std::mem::take(&mut joining.early);
-        self.enter(now, id, joining, location);
+        self.respond(now, pending.request, created(&location));
+        let early = std::mem::take(&mut pending.early);
+        self.enter(now, id, pending, location);
 
         if let Some(mut replaced) = replaced {
             if let Some(in_flight) = replaced.take_in_flight() {
@@ -172,48 +182,48 @@ impl Gateway {
     }
 
     /// A Register that the broker has accepted, or may accept yet, is answered 5.03 with a word; `why` has it in full, too.
-    pub(super) fn turn_away(&mut self, now: Instant, id: DeviceId, (word, why): (&str, &str)) {
-        let early = self.joinings.get_mut(id).map(|joining| std::mem::take(&mut joining.early));
+    pub(super) fn turn_away(&mut self, now: Instant, id: RegistrationId, (word, why): (&str, &str)) {
+        let early = self.pending_registrations.get_mut(id).map(|pending| std::mem::take(&mut pending.early));
         for EarlyCommand { payload, properties, .. } in early.into_iter().flatten() {
             self.refuse_early(id, (&payload, properties), CommandOutcome::Expired, why);
         }
-        let Some(joining) = self.joinings.remove(id) else { return };
+        let Some(pending) = self.pending_registrations.remove(id) else { return };
         let response = self.unavailable(word);
         let code = response.code;
-        self.respond_to_register(now, joining.peer, joining.request, response);
-        let (endpoint, reason) = (Some(joining.registration.endpoint), why.to_owned());
-        self.report(Report::RegisterRejected { peer: joining.peer, endpoint, code, reason });
+        self.respond_to_register(now, pending.peer, pending.request, response);
+        let (endpoint, reason) = (Some(pending.registration.endpoint), why.to_owned());
+        self.report(Report::RegisterRejected { peer: pending.peer, endpoint, code, reason });
         self.push(Output::Broker(BrokerCommand::Disconnect { device: id }));
     }
 
-    pub(super) fn join_failed(&mut self, now: Instant, id: DeviceId, error: ConnectError) {
-        let Some(joining) = self.joinings.remove(id) else { return };
-        let endpoint = joining.registration.endpoint;
+    pub(super) fn connect_failed(&mut self, now: Instant, id: RegistrationId, error: ConnectError) {
+        let Some(pending) = self.pending_registrations.remove(id) else { return };
+        let endpoint = pending.registration.endpoint;
         let (response, reason) = match error {
             ConnectError::Refused(reason) => {
-                let told = fitting(&reason, "refused", joining.room);
+                let told = fitting(&reason, "refused", pending.room);
                 (Response::with_diagnostic(Code::FORBIDDEN, told), reason)
             }
             // Addresses of the broker are nothing for strangers.
             ConnectError::Unavailable(reason) => (self.unavailable("no broker"), reason),
         };
         let code = response.code;
-        self.respond_to_register(now, joining.peer, joining.request, response);
-        let predecessor = self.registry.id_by_endpoint(&endpoint).zip(joining.predecessor_closed);
-        self.report(Report::RegisterRejected { peer: joining.peer, endpoint: Some(endpoint), code, reason });
+        self.respond_to_register(now, pending.peer, pending.request, response);
+        let predecessor = self.registry.id_by_endpoint(&endpoint).zip(pending.predecessor_closed);
+        self.report(Report::RegisterRejected { peer: pending.peer, endpoint: Some(endpoint), code, reason });
         if let Some((predecessor, reason)) = predecessor {
             self.leave(now, predecessor, LeaveReason::Broker(reason));
         }
     }
 
     /// The broker ended the connection for good: the next Update is answered 4.04, so that the device registers again.
-    pub(super) fn closed_by_broker(&mut self, now: Instant, id: DeviceId, reason: CloseReason) {
-        if self.joinings.get_mut(id).is_some() {
-            return self.join_failed(now, id, ConnectError::Refused("closed by the broker".to_owned()));
+    pub(super) fn closed_by_broker(&mut self, now: Instant, id: RegistrationId, reason: CloseReason) {
+        if self.pending_registrations.get_mut(id).is_some() {
+            return self.connect_failed(now, id, ConnectError::Refused("closed by the broker".to_owned()));
         }
         let Some(device) = self.registry.device(id) else { return };
         // Its commands wait for the registration that is under way.
-        if let Some(successor) = self.joinings.by_endpoint_mut(&device.registration.endpoint) {
+        if let Some(successor) = self.pending_registrations.by_endpoint_mut(&device.registration.endpoint) {
             successor.predecessor_closed = Some(reason);
             return;
         }
@@ -233,8 +243,8 @@ impl Gateway {
         response.options.add_uint(number::MAX_AGE, seconds);
     }
 
-    fn enter(&mut self, now: Instant, id: DeviceId, joining: Joining, location: Location) {
-        let Joining { registration, peer, identity, topics, .. } = joining;
+    fn enter(&mut self, now: Instant, id: RegistrationId, pending: PendingRegistration, location: Location) {
+        let PendingRegistration { registration, peer, identity, topics, .. } = pending;
         let report =
             Report::Registered { endpoint: registration.endpoint.clone(), peer, lifetime: registration.lifetime };
         let proven = self.proven(identity.as_deref());
@@ -251,7 +261,7 @@ impl Gateway {
         self.set_status(id, &mut device);
         self.registry.insert(id, device);
         self.watch_silence(id);
-        self.obeyed.registered(&endpoint);
+        self.retained_commands.registered(&endpoint);
         self.changed(id);
         self.deadlines.set(Deadline::Lifetime(id), ends);
         self.publish(id, topic, payload, UplinkClass::Report);

@@ -1,4 +1,4 @@
-//! Room for new devices when `limits.devices` is reached: the registration of plain UDP that was silent the longest is
+//! ByteReservation for new devices when `limits.devices` is reached: the registration of plain UDP that was silent the longest is
 //! evicted for a device that the broker has accepted. A lifetime may be years, and nobody can tell a device that sleeps from
 //! one that is dead; one that was heard within a day is not evicted.
 //!
@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use super::Gateway;
-use super::broker::DeviceId;
+use super::broker::RegistrationId;
 use super::report::LeaveReason;
 
 /// A device that was silent for less than this is not evicted.
@@ -18,18 +18,18 @@ const LOOKS: usize = 1_000;
 
 impl Gateway {
     /// A device of plain UDP is here. One that speaks DTLS is never evicted: it proved who it is.
-    pub(super) fn watch_silence(&mut self, id: DeviceId) {
+    pub(super) fn watch_silence(&mut self, id: RegistrationId) {
         if let Some(device) = self.registry.device(id).filter(|device| device.identity.is_none()) {
             self.silent.set(id, device.last_heard());
         }
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.devices_and_joinings() >= self.settings.limits.devices
+        self.devices_and_pending() >= self.settings.limits.devices
     }
 
     /// Returns the device that may be evicted now.
-    pub(super) fn evictable(&mut self, now: Instant) -> Option<DeviceId> {
+    pub(super) fn evictable(&mut self, now: Instant) -> Option<RegistrationId> {
         for _ in 0..LOOKS {
             let (heard, id) = self.silent.first().filter(|(heard, _)| *heard + LEAST_SILENCE <= now)?;
             match self.registry.device(id).map(|device| device.last_heard()) {
