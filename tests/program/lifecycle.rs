@@ -1,5 +1,5 @@
 //! What an administrator does to EMQX's exproto gateway, and what becomes of the devices: each claim of
-//! `deploy/emqx/lifecycle.md` that no other test has. To the gateway `unload` is a stop, and `load` a start with
+//! `docs/upstream.md` that no other test has. To the gateway `unload` is a stop, and `load` a start with
 //! nothing remembered.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Why a broker says no (MQTT 5.0 section 2.4), and what that means for a device: the table of `docs/mqtt-upstream.md`.
+//! Why a broker says no (MQTT 5.0 section 2.4), and what that means for a device: the table of `docs/upstream.md`.
 
 use std::fmt;
 
@@ -162,10 +162,10 @@ impl fmt::Display for Reason {
 mod tests {
     use super::*;
 
-    /// The table of `docs/mqtt-upstream.md`, read from there: every row is checked, and every row has a code.
+    /// The table of `docs/upstream.md`, read from there: every row is checked, and every row has a code.
     #[test]
     fn the_documented_table_is_what_happens() {
-        let text = include_str!("../../../docs/mqtt-upstream.md");
+        let text = include_str!("../../../docs/upstream.md");
         let rows = text.lines().filter_map(|line| line.strip_prefix("| `0x"));
         let mut checked = 0;
         for row in rows {
@@ -189,8 +189,8 @@ mod tests {
         match admission {
             Admission::Accepted => "accepted",
             Admission::Refused => "4.03",
-            Admission::OtherVersion => "3.1.1 is tried",
-            Admission::Elsewhere => "the named server is tried, or 5.03",
+            Admission::OtherVersion => "retries with 3.1.1",
+            Admission::Elsewhere => "connects to the named server, or 5.03",
             Admission::Unavailable => "5.03",
         }
     }
@@ -198,8 +198,8 @@ mod tests {
     fn publishing(publishing: Publishing) -> &'static str {
         match publishing {
             Publishing::Done => "published",
-            Publishing::Refused => "refused, told once in the log",
-            Publishing::Rejected => "given up",
+            Publishing::Refused => "refused, logged once",
+            Publishing::Rejected => "dropped",
         }
     }
 
@@ -210,8 +210,8 @@ mod tests {
             Ending::Closed(CloseReason::Expired) => "the registration ends: expired",
             Ending::Closed(CloseReason::Refused) => "the registration ends: refused",
             Ending::Elsewhere => "connects to the named server",
-            Ending::OurFault => "connects again; the first unanswered publication is given up the third time",
-            Ending::Lost => "connects again",
+            Ending::OurFault => "reconnects; the first unanswered publication is dropped after three attempts",
+            Ending::Lost => "reconnects",
         }
     }
 }
