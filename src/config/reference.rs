@@ -1,5 +1,5 @@
-//! `docs/configuration.md`, made of the two things that know the keys: `deploy/lwm2m-gateway.toml` has their defaults and
-//! their meaning (tests hold it against the reader, key by key), the reader knows what each of them takes.
+//! Generates `docs/configuration.md` from the two places that know the keys: `deploy/lwm2m-gateway.toml` has their defaults
+//! and descriptions, the reader knows their types.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -17,12 +17,23 @@ const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md")
 
 const INTRODUCTION: &str = "# Configuration
 
-<!-- Made of deploy/lwm2m-gateway.toml and of what the program takes: UPDATE_DOCS=1 cargo test --lib config::reference -->
+<!-- Generated from deploy/lwm2m-gateway.toml and the program: UPDATE_DOCS=1 cargo test --lib config::reference -->
 
-[`deploy/lwm2m-gateway.toml`](../deploy/lwm2m-gateway.toml) is this page as a configuration. Keys are written with their
-section here: `coap.ack_timeout` is `ack_timeout` in `[coap]`. Those with a star take effect while the program runs
-(`SIGHUP`, or the file is seen to have changed); the others at the next start.
+The configuration is a TOML file: `lwm2m-gateway run --config FILE`. Without a file all defaults apply. A file needs only the keys that
+differ. [`deploy/lwm2m-gateway.toml`](../deploy/lwm2m-gateway.toml) is this page as a file. Unknown keys are rejected, and
+`lwm2m-gateway check` reports all mistakes at once.
+
+Environment variables override the file: `LWM2M_GATEWAY__SECTION__KEY=value`, with two underscores for each dot, such as
+`LWM2M_GATEWAY__COAP__ACK_TIMEOUT=3s`. The value is TOML, or else a string. Durations are strings (`\"90s\"`, `\"1h 30m\"`) or whole seconds.
+
+A key of a section is written `section.key`: `coap.ack_timeout` is `ack_timeout` in `[coap]`. Keys with a star take effect while the program
+runs (on `SIGHUP`, or when the file has changed); the others at the next start.
 ";
+
+/// The description of a duration in an error; the introduction explains it once.
+const DURATION: &str = "duration (\"90s\", \"1h 30m\") or whole seconds, ";
+
+const TABLE: &str = "| Key | Type | Default | Description |\n|---|---|---|---|\n";
 
 #[test]
 fn the_reference_is_that_of_the_keys_there_are() {
@@ -37,16 +48,17 @@ fn the_reference_is_that_of_the_keys_there_are() {
 }
 
 #[test]
-fn keys_that_share_a_comment_stand_together() {
+fn each_key_is_a_row_with_its_comment() {
     let documented = "
 # --- CoAP ---
 
+# The message layer.
 [coap]
-# The first wait.
+# The first | wait,
+# in seconds.
 ack_timeout = \"2s\"
-# Messages that are remembered,
-# and of all.
-deduplication_entries_per_peer = 64
+
+# Messages that are remembered.
 deduplication_entries = 200_000
 ";
     let expected = "
@@ -54,23 +66,21 @@ deduplication_entries = 200_000
 
 ### `[coap]`
 
-- `coap.ack_timeout = \"2s\"` takes a duration (\"90s\", \"1h 30m\") or whole seconds, from 1ms to 1h
+The message layer.
 
-  The first wait.
-
-- `coap.deduplication_entries_per_peer = 64` takes a whole number from 1 to 10000000
-- `coap.deduplication_entries = 200_000` takes a whole number from 1 to 10000000
-
-  Messages that are remembered,
-  and of all.
+| Key | Type | Default | Description |
+|---|---|---|---|
+| `coap.ack_timeout` | duration from 1ms to 1h | `\"2s\"` | The first \\| wait, in seconds. |
+| `coap.deduplication_entries` | whole number from 1 to 10000000 | `200_000` | Messages that are remembered. |
 ";
     assert_eq!(reference(documented), INTRODUCTION.to_owned() + expected);
 }
 
 fn reference(documented: &str) -> String {
     let mut page = Page { allowed: allowed(), text: INTRODUCTION.to_owned(), ..Page::default() };
-    documented.lines().for_each(|line| page.add(line));
-    page.end_group();
+    // The introduction says what the head of the file says.
+    documented.lines().skip_while(|line| !line.starts_with("# ---")).for_each(|line| page.add(line));
+    page.end_paragraph();
     page.text
 }
 
@@ -90,10 +100,9 @@ struct Page {
     allowed: BTreeMap<String, String>,
     text: String,
     section: String,
-    /// What was said since the last key.
+    /// The lines of comment since the last key.
     comment: Vec<String>,
-    /// Keys that one comment is about.
-    keys: Vec<String>,
+    in_table: bool,
 }
 
 impl Page {
@@ -102,56 +111,61 @@ impl Page {
         match (line, key) {
             (_, Some((key, value))) => self.add_key(key, value, line.starts_with('#')),
             (line, None) if line.starts_with("# ---") => {
-                self.end_group();
+                self.end_paragraph();
+                self.section.clear();
                 let title = line.trim_matches(['#', '-', ' ']);
-                writeln!(self.text, "\n## {title}").unwrap();
+                self.add_heading(&format!("## {title}"));
             }
             (line, None) if line.starts_with("#[") => self.begin_section(&line[1..]),
             (line, None) if line.starts_with('#') => {
-                if !self.keys.is_empty() {
-                    self.end_group();
-                }
                 self.comment.push(line.trim_start_matches('#').trim_start().to_owned());
             }
             (line, None) if line.starts_with('[') => self.begin_section(line),
-            (line, None) if line.trim().is_empty() => self.end_group(),
-            // A value goes on.
+            (line, None) if line.trim().is_empty() => self.end_paragraph(),
+            // A value continues.
             (_, None) => {}
         }
     }
 
     fn begin_section(&mut self, line: &str) {
-        let about = std::mem::take(&mut self.comment);
-        self.end_group();
         self.section = format!("{}.", line.trim_matches(['[', ']']));
-        writeln!(self.text, "\n### `{line}`").unwrap();
-        self.comment = about;
-        self.end_group();
+        self.add_heading(&format!("### `{line}`"));
+        self.end_paragraph();
+    }
+
+    fn add_heading(&mut self, heading: &str) {
+        self.in_table = false;
+        writeln!(self.text, "\n{heading}").unwrap();
     }
 
     fn add_key(&mut self, key: &str, value: &str, example: bool) {
+        if !self.in_table {
+            self.in_table = true;
+            write!(self.text, "\n{TABLE}").unwrap();
+        }
         let key = format!("{}{key}", self.section);
-        let allowed = self.allowed.get(&key).unwrap_or_else(|| panic!("the program has no key {key}"));
-        let allowed = allowed.strip_prefix("expected ").unwrap_or(allowed);
+        let kind = self.allowed.get(&key).unwrap_or_else(|| panic!("the program has no key {key}"));
+        let kind = kind.strip_prefix("expected ").unwrap_or(kind);
+        let kind = cell(&kind.strip_prefix("a ").unwrap_or(kind).replace(DURATION, "duration "));
         let star = if reload::takes_effect_at_once(&key) { " \\*" } else { "" };
-        self.keys.push(match example {
-            true => format!("- `{key}`{star} takes {allowed}; it has no default. For example: `{value}`"),
-            false => format!("- `{key} = {value}`{star} takes {allowed}"),
-        });
+        let default = if example { format!("none; example: `{value}`") } else { format!("`{value}`") };
+        let description = cell(&std::mem::take(&mut self.comment).join(" "));
+        assert!(!description.is_empty(), "{key} has no comment");
+        writeln!(self.text, "| `{key}`{star} | {kind} | {default} | {description} |").unwrap();
     }
 
-    /// The keys, and below them what is said of them; a comment without keys is a paragraph.
-    fn end_group(&mut self) {
-        let (keys, comment) = (std::mem::take(&mut self.keys), std::mem::take(&mut self.comment));
-        if keys.is_empty() && comment.is_empty() {
-            return;
-        }
-        let indent = if keys.is_empty() { "" } else { "  " };
-        let comment: Vec<String> = comment.iter().map(|line| format!("{indent}{line}")).collect();
-        for block in [keys, comment].into_iter().filter(|block| !block.is_empty()) {
-            write!(self.text, "\n{}\n", block.join("\n")).unwrap();
+    /// Adds a comment that belongs to no key as a paragraph.
+    fn end_paragraph(&mut self) {
+        if !self.comment.is_empty() {
+            self.in_table = false;
+            write!(self.text, "\n{}\n", std::mem::take(&mut self.comment).join("\n")).unwrap();
         }
     }
+}
+
+/// Returns the text for a cell of a table.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|")
 }
 
 fn is_key(text: &str) -> bool {
