@@ -44,7 +44,7 @@ pub struct App {
     /// Until it runs.
     reloading: Option<Reloading>,
     #[cfg(feature = "embedded")]
-    broker: Option<lwm2m_broker::Broker>,
+    broker: Option<lwm2m_broker::EmbeddedBroker>,
 }
 
 /// What listens where.
@@ -309,7 +309,7 @@ async fn admin_listener(settings: &admin::AdminConfig, embedded: bool) -> anyhow
 }
 
 #[cfg(feature = "embedded")]
-async fn with_broker(config: Config) -> anyhow::Result<(Config, Option<lwm2m_broker::Broker>)> {
+async fn with_broker(config: Config) -> anyhow::Result<(Config, Option<lwm2m_broker::EmbeddedBroker>)> {
     let mut config = config;
     if let upstream::UpstreamConfig::ExProto(exproto) = &mut config.upstream
         && exproto.handler_bind.port() == 0
@@ -320,7 +320,7 @@ async fn with_broker(config: Config) -> anyhow::Result<(Config, Option<lwm2m_bro
     if let upstream::UpstreamConfig::Mqtt(_) = config.upstream {
         config.embedded.devices = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
     }
-    let broker = lwm2m_broker::Broker::start(config.embedded.clone()).await.context("the embedded broker")?;
+    let broker = lwm2m_broker::EmbeddedBroker::start(config.embedded.clone()).await.context("the embedded broker")?;
     let addresses = broker.addresses();
     match &mut config.upstream {
         upstream::UpstreamConfig::ExProto(exproto) => {

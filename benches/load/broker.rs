@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 
 use anyhow::Context;
-use lwm2m_broker::{self as embedded, Control, Settings};
+use lwm2m_broker::{self as embedded, BrokerConfig, BrokerControl};
 use lwm2m_gateway::observability::logging::{self, LogFormat, LogSettings};
 use tokio::sync::mpsc;
 
@@ -92,8 +92,8 @@ pub async fn serve(handler: SocketAddr) -> anyhow::Result<()> {
     logging::start(&LogSettings { filter, format: LogFormat::Text })?;
     rlimit::increase_nofile_limit(u64::MAX).context("the limit of file descriptors")?;
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let settings = Settings { devices: Some(any), ..Settings::on_free_ports(format!("http://{handler}")) };
-    let broker = embedded::Broker::start(settings).await?;
+    let settings = BrokerConfig { devices: Some(any), ..BrokerConfig::on_free_ports(format!("http://{handler}")) };
+    let broker = embedded::EmbeddedBroker::start(settings).await?;
     let addresses = broker.addresses();
     let devices = addresses.devices.context("its listener for devices")?;
     println!("{} {devices} {} {}", addresses.mqtt, addresses.listener, addresses.adapter);
@@ -105,7 +105,7 @@ pub async fn serve(handler: SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn obey(control: &Control, order: &str) -> anyhow::Result<usize> {
+async fn obey(control: &BrokerControl, order: &str) -> anyhow::Result<usize> {
     match order {
         "stop" => control.stop().await,
         "start" => control.start().await?,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lwm2m_core::lwm2m::path::Path;
-use lwm2m_simulator::{Device, DeviceEvent, DeviceSettings, Output, Value};
+use lwm2m_simulator::{DeviceEvent, SimulatedDevice, SimulatedDeviceConfig, SimulatedDeviceOutput, SimulatedValue};
 use tokio::net::UdpSocket;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::spawn_local;
@@ -84,7 +84,7 @@ pub fn endpoint(number: u32) -> String {
 
 /// One device.
 struct Member {
-    device: Device,
+    device: SimulatedDevice,
     socket: UdpSocket,
     counts: Rc<Counts>,
     interval: watch::Receiver<Option<Duration>>,
@@ -110,15 +110,15 @@ impl Member {
         socket.connect(server).await?;
         // Before its first look at a socket the runtime takes it for full, and the Register would be lost.
         socket.writable().await?;
-        let settings = DeviceSettings {
+        let settings = SimulatedDeviceConfig {
             lifetime,
             binding: if asleep { "UQ" } else { "U" }.to_owned(),
             wave: None,
             notification_interval: None,
-            ..DeviceSettings::new(endpoint(number))
+            ..SimulatedDeviceConfig::new(endpoint(number))
         };
         Ok(Self {
-            device: Device::new(settings, number.into()),
+            device: SimulatedDevice::new(settings, number.into()),
             socket,
             counts: Rc::clone(&fleet.counts),
             interval: if asleep { &fleet.interval_of_sleepers } else { &fleet.interval }.subscribe(),
@@ -157,20 +157,20 @@ impl Member {
         let count = |counter: &Cell<u64>| counter.set(counter.get() + 1);
         loop {
             match self.device.poll_output() {
-                Output::Transmit(datagram) => {
+                SimulatedDeviceOutput::Transmit(datagram) => {
                     if self.socket.try_send(&datagram).is_err() {
                         count(&self.counts.unsent);
                     }
                 }
-                Output::Event(DeviceEvent::Registered { .. }) => {
+                SimulatedDeviceOutput::Event(DeviceEvent::Registered { .. }) => {
                     count(&self.counts.registered);
                     drop(self.registering.take());
                 }
-                Output::Event(DeviceEvent::ObservationBegan { .. }) => count(&self.counts.observed),
-                Output::Event(DeviceEvent::Updated) => count(&self.counts.updated),
-                Output::Event(DeviceEvent::Notified { .. }) => count(&self.counts.notified),
-                Output::Event(_) => {}
-                Output::Idle(deadline) => return deadline,
+                SimulatedDeviceOutput::Event(DeviceEvent::ObservationBegan { .. }) => count(&self.counts.observed),
+                SimulatedDeviceOutput::Event(DeviceEvent::Updated) => count(&self.counts.updated),
+                SimulatedDeviceOutput::Event(DeviceEvent::Notified { .. }) => count(&self.counts.notified),
+                SimulatedDeviceOutput::Event(_) => {}
+                SimulatedDeviceOutput::Idle(deadline) => return deadline,
             }
         }
     }
@@ -184,7 +184,7 @@ impl Member {
     fn notify(&mut self) {
         let Some(interval) = *self.interval.borrow() else { return };
         self.sent += 1;
-        self.device.notify(Instant::now(), self.temperature, Value::Float(self.sent.into()));
+        self.device.notify(Instant::now(), self.temperature, SimulatedValue::Float(self.sent.into()));
         // Counted from when it was due: what comes late is made up for.
         self.next_notification = self.next_notification.map(|due| due + interval);
     }

@@ -51,7 +51,7 @@ pub struct Config {
     pub credentials: credentials::CredentialsConfig,
     pub upstream: upstream::UpstreamConfig,
     #[cfg(feature = "embedded")]
-    pub embedded: lwm2m_broker::Settings,
+    pub embedded: lwm2m_broker::BrokerConfig,
     pub store: store::StoreConfig,
     pub admin: admin::AdminConfig,
     pub log: LogSettings,

@@ -254,12 +254,12 @@ fn client(reader: &mut Reader, default: ClientTemplates) -> ClientTemplates {
 
 /// With port 0 the system chooses: the broker tells where it is.
 #[cfg(feature = "embedded")]
-fn embedded(reader: &mut Reader, mut handler: SocketAddr) -> lwm2m_broker::Settings {
+fn embedded(reader: &mut Reader, mut handler: SocketAddr) -> lwm2m_broker::BrokerConfig {
     if handler.ip().is_unspecified() {
         handler.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
-    let default = lwm2m_broker::Settings::default();
-    lwm2m_broker::Settings {
+    let default = lwm2m_broker::BrokerConfig::default();
+    lwm2m_broker::BrokerConfig {
         mqtt: reader.read("embedded.mqtt", default.mqtt, parsed(SOCKET_ADDRESS)),
         listener: reader.read("embedded.listener", default.listener, parsed(SOCKET_ADDRESS)),
         adapter: reader.read("embedded.adapter", default.adapter, parsed(SOCKET_ADDRESS)),

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use crate::app::{self, App};
 use crate::config::Config;
 use crate::observability::logging;
-use lwm2m_simulator::DeviceSettings;
+use lwm2m_simulator::SimulatedDeviceConfig;
 
 use application::Application;
 use screen::Screen;
@@ -87,8 +87,10 @@ async fn demonstrate(app: &App, once: bool) -> anyhow::Result<()> {
         .explain(&format!("The gateway listens for devices on {server} and the broker for applications on {mqtt}."))?;
     screen.explain("An application subscribes lwm2m/#, and a thermometer registers.")?;
     let application = Application::connect(mqtt).await?;
-    let settings =
-        DeviceSettings { notification_interval: Some(NOTIFICATION_INTERVAL), ..DeviceSettings::new(ENDPOINT) };
+    let settings = SimulatedDeviceConfig {
+        notification_interval: Some(NOTIFICATION_INTERVAL),
+        ..SimulatedDeviceConfig::new(ENDPOINT)
+    };
     let thermometer = Thermometer::start(server, settings).await.context("the simulated device")?;
     let watched = std::io::stdout().is_terminal();
     let reading_time = if watched { READING_TIME } else { Duration::ZERO };

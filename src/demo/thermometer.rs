@@ -9,14 +9,14 @@ use tokio::net::UdpSocket;
 use tokio::time::sleep_until;
 
 use crate::driver::monotonic_now as now;
-use lwm2m_simulator::{Device, DeviceEvent, DeviceSettings, Output};
+use lwm2m_simulator::{DeviceEvent, SimulatedDevice, SimulatedDeviceConfig, SimulatedDeviceOutput};
 
 /// More than a datagram of the gateway has.
 const LARGEST_DATAGRAM: usize = 65_535;
 
 /// A device that lives while somebody asks for its next event.
 pub struct Thermometer {
-    device: Device,
+    device: SimulatedDevice,
     socket: UdpSocket,
     buffer: Vec<u8>,
     stopped: bool,
@@ -24,7 +24,7 @@ pub struct Thermometer {
 
 impl Thermometer {
     /// Registers at the gateway with this address.
-    pub async fn start(server: SocketAddr, settings: DeviceSettings) -> io::Result<Self> {
+    pub async fn start(server: SocketAddr, settings: SimulatedDeviceConfig) -> io::Result<Self> {
         let any: SocketAddr =
             if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
         let socket = UdpSocket::bind(any).await?;
@@ -32,7 +32,7 @@ impl Thermometer {
         // Before its first look at a socket the runtime takes it for full, and the Register would be lost.
         socket.writable().await?;
         // The gateway is as new as the device: nobody remembers the message ids of an earlier demonstration.
-        let mut device = Device::new(settings, 0);
+        let mut device = SimulatedDevice::new(settings, 0);
         device.start(now());
         Ok(Self { device, socket, buffer: vec![0; LARGEST_DATAGRAM], stopped: false })
     }
@@ -45,15 +45,15 @@ impl Thermometer {
     pub async fn next_event(&mut self) -> Option<DeviceEvent> {
         while !self.stopped {
             let deadline = match self.device.poll_output() {
-                Output::Transmit(datagram) => {
+                SimulatedDeviceOutput::Transmit(datagram) => {
                     self.transmit(&datagram);
                     continue;
                 }
-                Output::Event(event) => {
+                SimulatedDeviceOutput::Event(event) => {
                     self.stopped = event == DeviceEvent::Stopped;
                     return Some(event);
                 }
-                Output::Idle(deadline) => deadline,
+                SimulatedDeviceOutput::Idle(deadline) => deadline,
             };
             tokio::select! {
                 received = self.socket.recv(&mut self.buffer) => self.receive(received),

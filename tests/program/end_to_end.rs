@@ -7,7 +7,7 @@ use crate::common::broker::TestBroker;
 use crate::common::device::{Device, PATIENCE, request};
 use crate::common::gateway::Gateway;
 use crate::common::scene::{LINKS, Scene};
-use lwm2m_broker::Control;
+use lwm2m_broker::BrokerControl;
 use lwm2m_core::coap::options::number;
 use lwm2m_core::coap::{Code, Kind, Message};
 use serde_json::{Value, json};
@@ -339,7 +339,7 @@ async fn a_signal_stops_it_without_error_and_its_clients_leave() {
         scene.device.expect_acknowledgement(&last);
         assert_eq!(scene.gateway.stop(signal).code(), Some(0), "{}", scene.gateway.output());
         scene.expect("up/notify", &notification(&command, 2, 21.5));
-        let control: Option<Control> = scene.broker.control();
+        let control: Option<BrokerControl> = scene.broker.control();
         if let Some(control) = control {
             until(|| control.clients().is_empty()).await;
         }

@@ -9,7 +9,7 @@ use crate::common::broker::TestBroker;
 use crate::common::device::{Device, PATIENCE};
 use crate::common::gateway::Gateway;
 use crate::common::scene::{LINKS, Scene};
-use lwm2m_broker::Control;
+use lwm2m_broker::BrokerControl;
 use lwm2m_core::coap::Code;
 use serde_json::json;
 
@@ -114,7 +114,7 @@ fn reads(application: &mut Application, device: &Device, endpoint: &str, id: &st
 }
 
 /// These and no other devices are clients, and hear commands.
-async fn until_connected(control: &Control, endpoints: &[&str]) {
+async fn until_connected(control: &BrokerControl, endpoints: &[&str]) {
     let hears = |endpoint: &&str| control.subscriptions(endpoint) == [format!("lwm2m/{endpoint}/dn/#")];
     let connected = async {
         while control.clients() != endpoints || !endpoints.iter().all(hears) {

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lwm2m_broker::{Broker, Settings as BrokerSettings, SslListener};
+use lwm2m_broker::{BrokerConfig, EmbeddedBroker, SslListener};
 use lwm2m_core::coap::Code;
 use lwm2m_gateway::tls::{Connector, TlsConfig, TlsError, Verify};
 use serde_json::json;
@@ -20,7 +20,7 @@ use crate::common::scene::LINKS;
 struct Place {
     folder: TempDir,
     authority: PathBuf,
-    broker: Broker,
+    broker: EmbeddedBroker,
 }
 
 impl Place {
@@ -36,8 +36,8 @@ impl Place {
             keyfile,
             cacertfile: asks.then(|| authority.clone()),
         };
-        let settings = BrokerSettings { ssl: Some(ssl), ..BrokerSettings::on_free_ports("http://127.0.0.1:1") };
-        let broker = Broker::start(settings).await.unwrap();
+        let settings = BrokerConfig { ssl: Some(ssl), ..BrokerConfig::on_free_ports("http://127.0.0.1:1") };
+        let broker = EmbeddedBroker::start(settings).await.unwrap();
         (Self { folder, authority, broker }, ca)
     }
 

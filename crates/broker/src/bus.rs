@@ -10,7 +10,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tracing::warn;
 
 use super::clock;
-use super::filters::{self, FilterTree, Place};
+use super::filters::{self, FilterEntry, FilterTree};
 
 /// Messages that wait for one member; what comes when it is full is lost to this member (EMQX: `max_mqueue_len`).
 const INBOX: usize = 16_384;
@@ -21,19 +21,19 @@ const MAX_RETAINED: usize = 100_000;
 
 /// A published message.
 #[derive(Debug)]
-pub(super) struct Message {
+pub(super) struct RoutedMessage {
     /// The publisher's clientid.
     pub(super) from: String,
     pub(super) topic: String,
     pub(super) qos: u8,
     pub(super) payload: Bytes,
     pub(super) retain: bool,
-    pub(super) properties: Properties,
+    pub(super) properties: ForwardedProperties,
     /// Milliseconds since 1970.
     pub(super) timestamp: u64,
 }
 
-impl Message {
+impl RoutedMessage {
     pub(super) fn new(from: impl Into<String>, topic: impl Into<String>, qos: u8, payload: Bytes) -> Self {
         let timestamp = clock::unix_milliseconds();
         Self {
@@ -42,7 +42,7 @@ impl Message {
             qos,
             payload,
             retain: false,
-            properties: Properties::default(),
+            properties: ForwardedProperties::default(),
             timestamp,
         }
     }
@@ -50,7 +50,7 @@ impl Message {
 
 /// What MQTT 5 forwards with a message as it is (section 3.3.2.3).
 #[derive(Clone, Debug, Default)]
-pub(super) struct Properties {
+pub(super) struct ForwardedProperties {
     pub(super) content_type: Option<String>,
     pub(super) response_topic: Option<String>,
     pub(super) correlation_data: Option<Bytes>,
@@ -62,7 +62,7 @@ pub(super) struct Properties {
 /// A message on its way to a subscriber.
 #[derive(Debug)]
 pub(super) struct Delivery {
-    pub(super) message: Arc<Message>,
+    pub(super) message: Arc<RoutedMessage>,
     /// Of the subscription: what MQTT delivers is at most this.
     pub(super) max_qos: u8,
     /// The retain flag to deliver with.
@@ -70,7 +70,7 @@ pub(super) struct Delivery {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Options {
+pub(super) struct SubscriptionOptions {
     pub(super) max_qos: u8,
     pub(super) no_local: bool,
     pub(super) retain_as_published: bool,
@@ -92,14 +92,14 @@ pub(super) struct Bus(Mutex<Routes>);
 
 impl Bus {
     /// A member without subscriptions, and where its messages arrive.
-    pub(super) fn join(self: &Arc<Self>) -> (Member, mpsc::Receiver<Delivery>) {
+    pub(super) fn join(self: &Arc<Self>) -> (BusMember, mpsc::Receiver<Delivery>) {
         let (inbox, arriving) = mpsc::channel(INBOX);
         let id = self.with(|routes| routes.admit(inbox));
-        (Member { id, bus: self.clone() }, arriving)
+        (BusMember { id, bus: self.clone() }, arriving)
     }
 
     /// To everybody; what nobody has subscribed is gone. A topic with a wildcard reaches nobody.
-    pub(super) fn publish(&self, message: Message) {
+    pub(super) fn publish(&self, message: RoutedMessage) {
         self.with(|routes| routes.publish(message, None));
     }
 
@@ -109,18 +109,18 @@ impl Bus {
 }
 
 /// A place in the bus; leaves it, with all subscriptions, when dropped.
-pub(super) struct Member {
+pub(super) struct BusMember {
     id: MemberId,
     bus: Arc<Bus>,
 }
 
-impl Member {
-    pub(super) fn publish(&self, message: Message) {
+impl BusMember {
+    pub(super) fn publish(&self, message: RoutedMessage) {
         self.bus.with(|routes| routes.publish(message, Some(self.id)));
     }
 
     /// Again with the same filter changes the options. False if the filter is invalid, or one too much.
-    pub(super) fn subscribe(&self, filter: &str, options: Options) -> bool {
+    pub(super) fn subscribe(&self, filter: &str, options: SubscriptionOptions) -> bool {
         filters::is_valid(filters::split_group(filter).1)
             && self.bus.with(|routes| routes.subscribe(self.id, filter, options))
     }
@@ -135,7 +135,7 @@ impl Member {
     }
 }
 
-impl Drop for Member {
+impl Drop for BusMember {
     fn drop(&mut self) {
         self.bus.with(|routes| routes.dismiss(self.id));
     }
@@ -148,31 +148,31 @@ struct MemberId(u64);
 struct Routes {
     tree: FilterTree<Subscribers>,
     inboxes: HashMap<MemberId, Inbox>,
-    retained: BTreeMap<String, Arc<Message>>,
+    retained: BTreeMap<String, Arc<RoutedMessage>>,
     last: u64,
 }
 
 struct Inbox {
     sender: mpsc::Sender<Delivery>,
-    filters: BTreeMap<String, Options>,
+    filters: BTreeMap<String, SubscriptionOptions>,
     full: Cell<bool>,
 }
 
 /// Of one filter.
 #[derive(Default)]
 struct Subscribers {
-    each: BTreeMap<MemberId, Options>,
-    groups: BTreeMap<String, Group>,
+    each: BTreeMap<MemberId, SubscriptionOptions>,
+    groups: BTreeMap<String, SharedGroup>,
 }
 
 /// One of them gets a message, in turn.
 #[derive(Default)]
-struct Group {
-    members: BTreeMap<MemberId, Options>,
+struct SharedGroup {
+    members: BTreeMap<MemberId, SubscriptionOptions>,
     turn: Cell<usize>,
 }
 
-impl Place for Subscribers {
+impl FilterEntry for Subscribers {
     fn is_empty(&self) -> bool {
         self.each.is_empty() && self.groups.is_empty()
     }
@@ -193,7 +193,7 @@ impl Routes {
         }
     }
 
-    fn subscribe(&mut self, id: MemberId, filter: &str, options: Options) -> bool {
+    fn subscribe(&mut self, id: MemberId, filter: &str, options: SubscriptionOptions) -> bool {
         let inbox = self.inboxes.get_mut(&id).expect("a member is there until it leaves");
         if inbox.filters.len() >= MAX_FILTERS && !inbox.filters.contains_key(filter) {
             return false;
@@ -240,7 +240,7 @@ impl Routes {
         });
     }
 
-    fn publish(&mut self, message: Message, publisher: Option<MemberId>) {
+    fn publish(&mut self, message: RoutedMessage, publisher: Option<MemberId>) {
         if message.topic.is_empty() || filters::has_wildcard(&message.topic) {
             return;
         }
@@ -248,7 +248,7 @@ impl Routes {
         if message.retain {
             self.retain(&message);
         }
-        let send = |id: &MemberId, options: &Options| {
+        let send = |id: &MemberId, options: &SubscriptionOptions| {
             if !(options.no_local && publisher == Some(*id)) {
                 let retain = options.retain_as_published && message.retain;
                 self.inboxes[id].put(id, Delivery { message: message.clone(), max_qos: options.max_qos, retain });
@@ -264,7 +264,7 @@ impl Routes {
         });
     }
 
-    fn retain(&mut self, message: &Arc<Message>) {
+    fn retain(&mut self, message: &Arc<RoutedMessage>) {
         if message.payload.is_empty() {
             self.retained.remove(&message.topic);
         } else if self.retained.len() < MAX_RETAINED || self.retained.contains_key(&message.topic) {
@@ -274,10 +274,10 @@ impl Routes {
         }
     }
 
-    fn deliver_retained(&self, id: MemberId, filter: &str, options: Options) {
+    fn deliver_retained(&self, id: MemberId, filter: &str, options: SubscriptionOptions) {
         let exact = self.retained.get(filter).into_iter();
         let matching = self.retained.values().filter(|message| filters::matches(filter, &message.topic));
-        let deliver = |message: &Arc<Message>| {
+        let deliver = |message: &Arc<RoutedMessage>| {
             let delivery = Delivery { message: message.clone(), max_qos: options.max_qos, retain: true };
             self.inboxes[&id].put(&id, delivery);
         };

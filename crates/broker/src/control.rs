@@ -9,15 +9,15 @@ use super::exproto::ExProto;
 use super::filters;
 use super::mqtt::DeviceListener;
 
-/// Administers a [`Broker`](super::Broker) from beside it.
+/// Administers an [`EmbeddedBroker`](super::EmbeddedBroker) from beside it.
 #[derive(Clone)]
-pub struct Control {
+pub struct BrokerControl {
     exproto: Arc<ExProto>,
     devices: Option<Arc<DeviceListener>>,
     rules: Arc<Rules>,
 }
 
-impl Control {
+impl BrokerControl {
     pub(super) fn new(exproto: ExProto, devices: Option<DeviceListener>, rules: Arc<Rules>) -> Self {
         Self { exproto: Arc::new(exproto), devices: devices.map(Arc::new), rules }
     }
@@ -67,7 +67,7 @@ impl Control {
     }
 
     /// From now on Authenticate is refused (`not_authorized`) to whom this applies, too.
-    pub fn refuse(&self, applies: impl Fn(&Credentials) -> bool + Send + Sync + 'static) {
+    pub fn refuse(&self, applies: impl Fn(&DeviceCredentials) -> bool + Send + Sync + 'static) {
         self.rules.change(|rules| rules.refused.push(Arc::new(applies)));
     }
 
@@ -94,34 +94,34 @@ impl Control {
 
 /// What a device says of itself in Authenticate.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Credentials {
+pub struct DeviceCredentials {
     pub clientid: String,
     pub username: String,
     pub password: String,
 }
 
-impl fmt::Debug for Credentials {
+impl fmt::Debug for DeviceCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").field("clientid", &self.clientid).finish_non_exhaustive()
+        f.debug_struct("DeviceCredentials").field("clientid", &self.clientid).finish_non_exhaustive()
     }
 }
 
-/// What [`Control`] has ordered, for those who obey it.
+/// What [`BrokerControl`] has ordered, for those who obey it.
 #[derive(Default)]
 pub(super) struct Rules(Mutex<RuleSet>);
 
-type Refusal = Arc<dyn Fn(&Credentials) -> bool + Send + Sync>;
+type RefusalRule = Arc<dyn Fn(&DeviceCredentials) -> bool + Send + Sync>;
 
 #[derive(Default)]
 struct RuleSet {
-    refused: Vec<Refusal>,
+    refused: Vec<RefusalRule>,
     unpublishable: Vec<String>,
     unsubscribable: Vec<String>,
     delay: Duration,
 }
 
 impl Rules {
-    pub(super) fn refuses(&self, who: &Credentials) -> bool {
+    pub(super) fn refuses(&self, who: &DeviceCredentials) -> bool {
         let refused = self.read(|rules| rules.refused.clone());
         refused.iter().any(|applies| applies(who))
     }

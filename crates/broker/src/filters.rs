@@ -45,7 +45,7 @@ pub(super) fn split_group(filter: &str) -> (Option<&str>, &str) {
 }
 
 /// What a place of the tree holds.
-pub(super) trait Place: Default {
+pub(super) trait FilterEntry: Default {
     /// Then the place can go.
     fn is_empty(&self) -> bool;
 }
@@ -57,7 +57,7 @@ pub(super) struct FilterTree<T> {
     value: T,
 }
 
-impl<T: Place> FilterTree<T> {
+impl<T: FilterEntry> FilterTree<T> {
     /// The place of a valid filter, made if need be.
     pub(super) fn entry(&mut self, filter: &str) -> &mut T {
         let mut node = self;
@@ -113,9 +113,9 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Names(Vec<&'static str>);
+    struct FilterNames(Vec<&'static str>);
 
-    impl Place for Names {
+    impl FilterEntry for FilterNames {
         fn is_empty(&self) -> bool {
             self.0.is_empty()
         }
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn the_tree_finds_what_matches_one_by_one() {
-        let mut tree = FilterTree::<Names>::default();
+        let mut tree = FilterTree::<FilterNames>::default();
         for filter in FILTERS {
             tree.entry(filter).0.push(filter);
         }
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn what_is_removed_leaves_no_place_behind() {
-        let mut tree = FilterTree::<Names>::default();
+        let mut tree = FilterTree::<FilterNames>::default();
         tree.entry("a/b/c").0.push("x");
         tree.entry("a/b").0.push("y");
         tree.remove("a/b/c", |names| names.0.clear());

@@ -34,7 +34,7 @@ use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tracing::warn;
 
-pub use self::control::{Control, Credentials};
+pub use self::control::{BrokerControl, DeviceCredentials};
 
 use self::bus::Bus;
 use self::control::Rules;
@@ -43,7 +43,7 @@ use self::tasks::Tasks;
 
 /// Where it listens, and where it finds its handler. The default has EMQX's ports, on the loopback address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct BrokerConfig {
     /// MQTT, for applications: versions 3.1.1 and 5 on one port.
     pub mqtt: SocketAddr,
     /// MQTT, for devices: apart from the applications, so that it can be stopped and refuse; none is needed for ExProto.
@@ -70,7 +70,7 @@ pub struct SslListener {
     pub cacertfile: Option<PathBuf>,
 }
 
-impl Default for Settings {
+impl Default for BrokerConfig {
     fn default() -> Self {
         let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         Self {
@@ -85,8 +85,8 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
-    /// Every port chosen by the system: [`Broker::addresses`] tells them.
+impl BrokerConfig {
+    /// Every port chosen by the system: [`EmbeddedBroker::addresses`] tells them.
     pub fn on_free_ports(handler: impl Into<String>) -> Self {
         let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
         Self { mqtt: any, listener: any, adapter: any, handler: handler.into(), ..Self::default() }
@@ -95,7 +95,7 @@ impl Settings {
 
 /// Where it really listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Addresses {
+pub struct BrokerAddresses {
     pub mqtt: SocketAddr,
     pub devices: Option<SocketAddr>,
     pub listener: SocketAddr,
@@ -104,19 +104,19 @@ pub struct Addresses {
 }
 
 /// The broker at work. Dropping it ends its tasks and closes its sockets.
-pub struct Broker {
-    addresses: Addresses,
-    control: Control,
+pub struct EmbeddedBroker {
+    addresses: BrokerAddresses,
+    control: BrokerControl,
     tasks: Tasks,
 }
 
-impl Broker {
+impl EmbeddedBroker {
     /// Binds everything; from then on it serves until it is dropped. The handler may come later: as with EMQX, a device that
     /// connects meanwhile is closed.
     ///
     /// # Errors
     /// An address that cannot be bound, or a handler that is no URL.
-    pub async fn start(settings: Settings) -> anyhow::Result<Self> {
+    pub async fn start(settings: BrokerConfig) -> anyhow::Result<Self> {
         warn!("the embedded broker is for trying and testing, not for production");
         let tasks = Tasks::new();
         let bus = Arc::new(Bus::default());
@@ -128,29 +128,29 @@ impl Broker {
         let exproto = ExProto::start(&settings, bus.clone(), rules.clone(), tasks.clone()).await?;
         let start = |wanted| mqtt::DeviceListener::start(wanted, bus.clone(), rules.clone(), tasks.clone());
         let devices = settings.devices.map(start).transpose()?;
-        tasks.spawn(mqtt::serve(applications, mqtt::open_site(bus), tasks.clone()));
+        tasks.spawn(mqtt::serve(applications, mqtt::open_context(bus), tasks.clone()));
 
-        let addresses = Addresses {
+        let addresses = BrokerAddresses {
             mqtt,
             devices: devices.as_ref().map(mqtt::DeviceListener::address),
             listener: exproto.listener(),
             ssl: exproto.secure_listener(),
             adapter: exproto.adapter(),
         };
-        Ok(Self { addresses, control: Control::new(exproto, devices, rules), tasks })
+        Ok(Self { addresses, control: BrokerControl::new(exproto, devices, rules), tasks })
     }
 
-    pub fn addresses(&self) -> Addresses {
+    pub fn addresses(&self) -> BrokerAddresses {
         self.addresses
     }
 
     /// What an administrator of EMQX does, and the faults that a test wants.
-    pub fn control(&self) -> Control {
+    pub fn control(&self) -> BrokerControl {
         self.control.clone()
     }
 }
 
-impl Drop for Broker {
+impl Drop for EmbeddedBroker {
     fn drop(&mut self) {
         self.tasks.cancel();
     }

@@ -14,7 +14,7 @@ pub(super) struct Tasks {
 }
 
 /// Tells when the tasks are gone.
-pub(super) struct Ended(mpsc::Receiver<Infallible>);
+pub(super) struct TasksEnded(mpsc::Receiver<Infallible>);
 
 impl Tasks {
     pub(super) fn new() -> Self {
@@ -22,9 +22,9 @@ impl Tasks {
     }
 
     /// Tasks that are cancelled with these, or before them.
-    pub(super) fn child(&self) -> (Self, Ended) {
+    pub(super) fn child(&self) -> (Self, TasksEnded) {
         let (alive, ended) = mpsc::channel(1);
-        (Self { cancelled: self.cancelled.child_token(), alive }, Ended(ended))
+        (Self { cancelled: self.cancelled.child_token(), alive }, TasksEnded(ended))
     }
 
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -53,7 +53,7 @@ impl Tasks {
     }
 }
 
-impl Ended {
+impl TasksEnded {
     /// Returns when the last task has ended and the last [`Tasks`] is dropped.
     pub(super) async fn wait(mut self) {
         let nothing = self.0.recv().await;

@@ -8,35 +8,35 @@ use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Message, Response, Token};
 use lwm2m_core::lwm2m::path::Path;
 
-use super::messages::{Messages, Occurrence, Purpose};
-use super::objects::{Objects, Resource};
+use super::messages::{MessagePurpose, Messages, Occurrence};
+use super::objects::{Objects, SimulatedResource};
 use super::observations::Observations;
-use super::registration::{self, DeviceSettings, Location, State};
-use super::value::Value;
+use super::registration::{self, LocationPath, RegistrationState, SimulatedDeviceConfig};
+use super::value::SimulatedValue;
 
-/// A simulated device. Call [`Device::poll_output`] after everything else, until it is idle.
+/// A simulated device. Call [`SimulatedDevice::poll_output`] after everything else, until it is idle.
 #[derive(Debug)]
-pub struct Device {
-    settings: DeviceSettings,
+pub struct SimulatedDevice {
+    settings: SimulatedDeviceConfig,
     /// As the server knows it, or will know it with the next Update.
     lifetime: Duration,
     objects: Objects,
-    state: State,
+    state: RegistrationState,
     /// What the next Update has to say.
-    unsaid: Unsaid,
+    pending_update: PendingUpdate,
     observations: Observations,
     messages: Messages,
-    timers: Deadlines<Timer>,
+    timers: Deadlines<DeviceTimer>,
     events: VecDeque<DeviceEvent>,
     started: Option<Instant>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
+pub enum SimulatedDeviceOutput {
     /// A datagram for the server.
     Transmit(Vec<u8>),
     Event(DeviceEvent),
-    /// Nothing left; [`Device::handle_timeout`] is due then.
+    /// Nothing left; [`SimulatedDevice::handle_timeout`] is due then.
     Idle(Option<Instant>),
 }
 
@@ -76,28 +76,28 @@ pub enum DeviceEvent {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-struct Unsaid {
+struct PendingUpdate {
     lifetime: bool,
     objects: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Timer {
+enum DeviceTimer {
     Registration,
     Notify(Token),
 }
 
-impl Device {
+impl SimulatedDevice {
     /// A device that does nothing yet; `seed` decides its message ids, its tokens and its waiting times.
-    pub fn new(settings: DeviceSettings, seed: u64) -> Self {
+    pub fn new(settings: SimulatedDeviceConfig, seed: u64) -> Self {
         let mut objects = settings.objects.clone();
         let seconds = i64::try_from(settings.lifetime.as_secs()).unwrap_or(i64::MAX);
-        objects.set(lifetime_path(), Value::Integer(seconds));
+        objects.set(lifetime_path(), SimulatedValue::Integer(seconds));
         Self {
             lifetime: settings.lifetime,
             objects,
-            state: State::Stopped,
-            unsaid: Unsaid::default(),
+            state: RegistrationState::Stopped,
+            pending_update: PendingUpdate::default(),
             observations: Observations::default(),
             messages: Messages::new(settings.coap.clone(), seed),
             timers: Deadlines::default(),
@@ -116,22 +116,22 @@ impl Device {
     /// De-registers; [`DeviceEvent::Stopped`] comes when the server knows, or does not answer.
     pub fn stop(&mut self, now: Instant) {
         self.forget_observations();
-        self.timers.cancel(Timer::Registration);
+        self.timers.cancel(DeviceTimer::Registration);
         self.messages.abandon_all();
-        match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Registered(location) | State::Updating(_, location) => {
+        match std::mem::replace(&mut self.state, RegistrationState::Stopped) {
+            RegistrationState::Registered(location) | RegistrationState::Updating(_, location) => {
                 let token = self.messages.send_request(now, registration::deregister(&location));
-                self.state = State::Deregistering(token);
+                self.state = RegistrationState::Deregistering(token);
             }
-            State::Registering(_) | State::Waiting | State::Deregistering(_) => {
+            RegistrationState::Registering(_) | RegistrationState::Waiting | RegistrationState::Deregistering(_) => {
                 self.events.push_back(DeviceEvent::Stopped);
             }
-            State::Stopped => {}
+            RegistrationState::Stopped => {}
         }
     }
 
     pub fn handle_datagram(&mut self, now: Instant, datagram: &[u8]) {
-        if self.state == State::Stopped {
+        if self.state == RegistrationState::Stopped {
             return;
         }
         self.follow_wave(now);
@@ -147,14 +147,14 @@ impl Device {
         }
         while let Some(timer) = self.timers.pop_expired(now) {
             match timer {
-                Timer::Registration => self.registration_due(now),
-                Timer::Notify(token) => self.send_notification(now, token),
+                DeviceTimer::Registration => self.registration_due(now),
+                DeviceTimer::Notify(token) => self.send_notification(now, token),
             }
         }
     }
 
     /// Gives a single resource a new value and notifies those who observe it; whether there is such a resource.
-    pub fn notify(&mut self, now: Instant, path: Path, value: Value) -> bool {
+    pub fn notify(&mut self, now: Instant, path: Path, value: SimulatedValue) -> bool {
         let known = self.objects.set(path, value);
         if known {
             self.changed(now, path);
@@ -162,39 +162,41 @@ impl Device {
         known
     }
 
-    pub fn poll_output(&mut self) -> Output {
+    pub fn poll_output(&mut self) -> SimulatedDeviceOutput {
         if let Some(datagram) = self.messages.take_datagram() {
-            return Output::Transmit(datagram);
+            return SimulatedDeviceOutput::Transmit(datagram);
         }
         if let Some(event) = self.events.pop_front() {
-            return Output::Event(event);
+            return SimulatedDeviceOutput::Event(event);
         }
-        Output::Idle(self.messages.next_deadline().into_iter().chain(self.timers.next()).min())
+        SimulatedDeviceOutput::Idle(self.messages.next_deadline().into_iter().chain(self.timers.next()).min())
     }
 
-    pub fn resource(&self, path: Path) -> Option<&Resource> {
+    pub fn resource(&self, path: Path) -> Option<&SimulatedResource> {
         self.objects.resource(path)
     }
 
     pub fn is_registered(&self) -> bool {
-        matches!(self.state, State::Registered(_) | State::Updating(..))
+        matches!(self.state, RegistrationState::Registered(_) | RegistrationState::Updating(..))
     }
 
     fn follow_wave(&mut self, now: Instant) {
         let (Some(wave), Some(started)) = (self.settings.wave, self.started) else { return };
-        self.objects.set(wave.path, Value::Float(wave.value(now.saturating_duration_since(started))));
+        self.objects.set(wave.path, SimulatedValue::Float(wave.value(now.saturating_duration_since(started))));
     }
 
     fn handle_occurrence(&mut self, now: Instant, occurrence: Occurrence) {
         match occurrence {
             Occurrence::Request(request) => self.handle_request(now, &request),
             Occurrence::Response(token, response) => self.handle_response(now, token, Some(&response)),
-            Occurrence::Reset(Purpose::Request(token)) | Occurrence::TimedOut(Purpose::Request(token)) => {
+            Occurrence::Reset(MessagePurpose::Request(token))
+            | Occurrence::TimedOut(MessagePurpose::Request(token)) => {
                 self.handle_response(now, token, None);
             }
-            Occurrence::Acknowledged(Purpose::Request(_)) => {}
-            Occurrence::Acknowledged(Purpose::Notification(token)) => self.notification_arrived(now, token),
-            Occurrence::Reset(Purpose::Notification(token)) | Occurrence::TimedOut(Purpose::Notification(token)) => {
+            Occurrence::Acknowledged(MessagePurpose::Request(_)) => {}
+            Occurrence::Acknowledged(MessagePurpose::Notification(token)) => self.notification_arrived(now, token),
+            Occurrence::Reset(MessagePurpose::Notification(token))
+            | Occurrence::TimedOut(MessagePurpose::Notification(token)) => {
                 self.end_observation(token);
             }
         }
@@ -202,46 +204,53 @@ impl Device {
 }
 
 /// The registration.
-impl Device {
+impl SimulatedDevice {
     fn register(&mut self, now: Instant) {
-        self.timers.cancel(Timer::Registration);
-        self.unsaid = Unsaid::default();
+        self.timers.cancel(DeviceTimer::Registration);
+        self.pending_update = PendingUpdate::default();
         let request = registration::register(&self.settings, self.lifetime, &self.objects);
-        self.state = State::Registering(self.messages.send_request(now, request));
+        self.state = RegistrationState::Registering(self.messages.send_request(now, request));
     }
 
     fn registration_due(&mut self, now: Instant) {
         match self.state {
-            State::Waiting => self.register(now),
-            State::Registered(_) => self.update(now),
-            State::Stopped | State::Registering(_) | State::Updating(..) | State::Deregistering(_) => {}
+            RegistrationState::Waiting => self.register(now),
+            RegistrationState::Registered(_) => self.update(now),
+            RegistrationState::Stopped
+            | RegistrationState::Registering(_)
+            | RegistrationState::Updating(..)
+            | RegistrationState::Deregistering(_) => {}
         }
     }
 
     /// Sends an Update, unless one is on its way: then the next one says what is new.
     fn update(&mut self, now: Instant) {
-        let State::Registered(location) = &self.state else { return };
+        let RegistrationState::Registered(location) = &self.state else { return };
         let location = location.clone();
-        let Unsaid { lifetime, objects } = std::mem::take(&mut self.unsaid);
+        let PendingUpdate { lifetime, objects } = std::mem::take(&mut self.pending_update);
         let request =
             registration::update(&location, lifetime.then_some(self.lifetime), objects.then_some(&self.objects));
-        self.state = State::Updating(self.messages.send_request(now, request), location);
+        self.state = RegistrationState::Updating(self.messages.send_request(now, request), location);
     }
 
     /// The answer to a request of ours; none when it was reset or nothing came.
     fn handle_response(&mut self, now: Instant, token: Token, response: Option<&Response>) {
-        match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Registering(awaited) if awaited == token => match response {
+        match std::mem::replace(&mut self.state, RegistrationState::Stopped) {
+            RegistrationState::Registering(awaited) if awaited == token => match response {
                 Some(response) if response.code == Code::CREATED => self.registered(now, response),
-                _ => self.refused(now, response, State::Waiting),
+                _ => self.refused(now, response, RegistrationState::Waiting),
             },
-            State::Updating(awaited, location) if awaited == token => match response.map(|response| response.code) {
+            RegistrationState::Updating(awaited, location) if awaited == token => match response
+                .map(|response| response.code)
+            {
                 Some(Code::CHANGED) => self.updated(now, location),
-                Some(Code::SERVICE_UNAVAILABLE) => self.refused(now, response, State::Registered(location)),
+                Some(Code::SERVICE_UNAVAILABLE) => self.refused(now, response, RegistrationState::Registered(location)),
                 // The server does not know the registration, or it is away.
                 _ => self.register_again(now),
             },
-            State::Deregistering(awaited) if awaited == token => self.events.push_back(DeviceEvent::Stopped),
+            RegistrationState::Deregistering(awaited) if awaited == token => {
+                self.events.push_back(DeviceEvent::Stopped)
+            }
             unconcerned => self.state = unconcerned,
         }
     }
@@ -254,24 +263,24 @@ impl Device {
         self.stay_registered(now, location);
     }
 
-    fn updated(&mut self, now: Instant, location: Location) {
+    fn updated(&mut self, now: Instant, location: LocationPath) {
         self.events.push_back(DeviceEvent::Updated);
         self.stay_registered(now, location);
     }
 
-    fn stay_registered(&mut self, now: Instant, location: Location) {
-        self.state = State::Registered(location);
+    fn stay_registered(&mut self, now: Instant, location: LocationPath) {
+        self.state = RegistrationState::Registered(location);
         let after = registration::update_after(self.lifetime, &self.settings.coap);
-        self.timers.set(Timer::Registration, now + after);
-        if self.unsaid != Unsaid::default() {
+        self.timers.set(DeviceTimer::Registration, now + after);
+        if self.pending_update != PendingUpdate::default() {
             self.update(now);
         }
     }
 
-    fn refused(&mut self, now: Instant, response: Option<&Response>, next: State) {
+    fn refused(&mut self, now: Instant, response: Option<&Response>, next: RegistrationState) {
         let retry_after = registration::retry_after(response);
         self.events.push_back(DeviceEvent::Refused { code: response.map(|response| response.code), retry_after });
-        self.timers.set(Timer::Registration, now + retry_after);
+        self.timers.set(DeviceTimer::Registration, now + retry_after);
         self.state = next;
     }
 
@@ -284,7 +293,7 @@ impl Device {
 }
 
 /// The requests of the server.
-impl Device {
+impl SimulatedDevice {
     fn handle_request(&mut self, now: Instant, request: &Message) {
         let path = uri_path(request);
         let response = match self.answer(now, request, path) {
@@ -368,7 +377,7 @@ impl Device {
             (Code::POST, [1, _, 8]) => self.update(now),
             (Code::POST, [_]) | (Code::DELETE, _) => {
                 self.changed(now, path);
-                self.unsaid.objects = true;
+                self.pending_update.objects = true;
                 self.update(now);
             }
             _ => {
@@ -380,19 +389,23 @@ impl Device {
 
     /// The server object has the lifetime too (OMA LwM2M 1.0 appendix E.2): what is written there is told with an Update.
     fn follow_lifetime(&mut self, now: Instant) {
-        let Some(Resource::Single(_, Value::Integer(seconds))) = self.objects.resource(lifetime_path()) else { return };
+        let Some(SimulatedResource::Single(_, SimulatedValue::Integer(seconds))) =
+            self.objects.resource(lifetime_path())
+        else {
+            return;
+        };
         let Ok(seconds) = u32::try_from(*seconds) else { return };
         let lifetime = Duration::from_secs(seconds.into());
         if lifetime != self.lifetime && !lifetime.is_zero() {
             self.lifetime = lifetime;
-            self.unsaid.lifetime = true;
+            self.pending_update.lifetime = true;
             self.update(now);
         }
     }
 }
 
 /// Observation.
-impl Device {
+impl SimulatedDevice {
     fn begin_observation(&mut self, now: Instant, token: Token, path: Path, accept: Option<u16>) -> Result<u32, Code> {
         let number = self.observations.begin(token, path, accept, now)?;
         self.schedule(now, token);
@@ -401,7 +414,7 @@ impl Device {
     }
 
     fn end_observation(&mut self, token: Token) {
-        self.timers.cancel(Timer::Notify(token));
+        self.timers.cancel(DeviceTimer::Notify(token));
         self.messages.abandon_notifications(token);
         if let Some(observation) = self.observations.end(token) {
             self.events.push_back(DeviceEvent::ObservationEnded { path: observation.path });
@@ -410,7 +423,7 @@ impl Device {
 
     fn forget_observations(&mut self) {
         for token in self.observations.clear() {
-            self.timers.cancel(Timer::Notify(token));
+            self.timers.cancel(DeviceTimer::Notify(token));
         }
     }
 
@@ -421,7 +434,7 @@ impl Device {
             let (observed, last_sent) = (observation.path, observation.last_sent);
             let earliest = last_sent + self.observations.periods(observed).0;
             if earliest > now {
-                self.timers.set(Timer::Notify(token), earliest);
+                self.timers.set(DeviceTimer::Notify(token), earliest);
             } else {
                 self.send_notification(now, token);
             }
@@ -433,8 +446,8 @@ impl Device {
         let Some(path) = self.observations.get_mut(token).map(|observation| observation.path) else { return };
         let (pmin, pmax) = self.observations.periods(path);
         match pmax.or(self.settings.notification_interval) {
-            Some(interval) => self.timers.set(Timer::Notify(token), now + interval.max(pmin)),
-            None => self.timers.cancel(Timer::Notify(token)),
+            Some(interval) => self.timers.set(DeviceTimer::Notify(token), now + interval.max(pmin)),
+            None => self.timers.cancel(DeviceTimer::Notify(token)),
         }
     }
 

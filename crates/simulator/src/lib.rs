@@ -4,9 +4,9 @@
 //! messages of `coap` with the gateway and nothing above them: its message layer and its content are its own, so that a
 //! fault of the gateway does not meet the same fault at the other end.
 //!
-//! 1. [`Device::start`] registers, again and again until a server takes it.
+//! 1. [`SimulatedDevice::start`] registers, again and again until a server takes it.
 //! 2. Requests of the server are answered, observed values notified, Updates sent before the lifetime ends.
-//! 3. [`Device::stop`] de-registers.
+//! 3. [`SimulatedDevice::stop`] de-registers.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 mod device;
@@ -17,10 +17,10 @@ mod registration;
 mod tlv;
 mod value;
 
-pub use device::{Device, DeviceEvent, Output};
-pub use objects::{Access, Objects, Resource};
-pub use registration::{DeviceSettings, Wave};
-pub use value::Value;
+pub use device::{DeviceEvent, SimulatedDevice, SimulatedDeviceOutput};
+pub use objects::{Access, Objects, SimulatedResource};
+pub use registration::{SimulatedDeviceConfig, Wave};
+pub use value::SimulatedValue;
 
 #[cfg(test)]
 mod tests {
@@ -35,7 +35,7 @@ mod tests {
 
     /// A device, and the server that the test plays.
     struct Scene {
-        device: Device,
+        device: SimulatedDevice,
         now: Instant,
         next_id: u16,
         sent: VecDeque<Message>,
@@ -43,8 +43,8 @@ mod tests {
     }
 
     impl Scene {
-        fn new(settings: DeviceSettings) -> Self {
-            let device = Device::new(settings, 7);
+        fn new(settings: SimulatedDeviceConfig) -> Self {
+            let device = SimulatedDevice::new(settings, 7);
             Self { device, now: Instant::now(), next_id: 0, sent: VecDeque::new(), events: VecDeque::new() }
         }
 
@@ -53,7 +53,7 @@ mod tests {
             Self::registered_with(settings())
         }
 
-        fn registered_with(settings: DeviceSettings) -> Self {
+        fn registered_with(settings: SimulatedDeviceConfig) -> Self {
             let mut scene = Self::new(settings);
             scene.device.start(scene.now);
             let register = scene.expect_transmitted();
@@ -120,16 +120,18 @@ mod tests {
         }
 
         fn change(&mut self, path: &str, value: f64) {
-            assert!(self.device.notify(self.now, at(path), Value::Float(value)));
+            assert!(self.device.notify(self.now, at(path), SimulatedValue::Float(value)));
         }
 
         /// Takes what the device has to say; gives when it is due again.
         fn poll(&mut self) -> Option<Instant> {
             loop {
                 match self.device.poll_output() {
-                    Output::Transmit(datagram) => self.sent.push_back(Message::decode(&datagram).expect("a message")),
-                    Output::Event(event) => self.events.push_back(event),
-                    Output::Idle(next) => return next,
+                    SimulatedDeviceOutput::Transmit(datagram) => {
+                        self.sent.push_back(Message::decode(&datagram).expect("a message"))
+                    }
+                    SimulatedDeviceOutput::Event(event) => self.events.push_back(event),
+                    SimulatedDeviceOutput::Idle(next) => return next,
                 }
             }
         }
@@ -177,8 +179,8 @@ mod tests {
         }
     }
 
-    fn settings() -> DeviceSettings {
-        DeviceSettings { notification_interval: None, wave: None, ..DeviceSettings::new("dev-7") }
+    fn settings() -> SimulatedDeviceConfig {
+        SimulatedDeviceConfig { notification_interval: None, wave: None, ..SimulatedDeviceConfig::new("dev-7") }
     }
 
     fn created() -> Response {
@@ -198,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_device_registers_with_what_it_is_and_what_it_has() {
-        let mut scene = Scene::new(DeviceSettings { query: vec!["imei=49".to_owned()], ..settings() });
+        let mut scene = Scene::new(SimulatedDeviceConfig { query: vec!["imei=49".to_owned()], ..settings() });
         scene.device.start(scene.now);
 
         let register = scene.expect_transmitted();
@@ -406,7 +408,7 @@ mod tests {
         scene.receive(&request);
         assert_eq!(scene.expect_transmitted(), reply);
         scene.expect_nothing_more();
-        assert_eq!(scene.device.resource(at("/3303/0/5605")), Some(&Resource::Executable { runs: 1 }));
+        assert_eq!(scene.device.resource(at("/3303/0/5605")), Some(&SimulatedResource::Executable { runs: 1 }));
     }
 
     #[test]
@@ -454,7 +456,7 @@ mod tests {
 
     #[test]
     fn a_confirmable_notification_is_repeated_and_the_newest_value_follows_its_acknowledgement() {
-        let mut scene = Scene::registered_with(DeviceSettings { confirmable_notifications: true, ..settings() });
+        let mut scene = Scene::registered_with(SimulatedDeviceConfig { confirmable_notifications: true, ..settings() });
         let token = scene.observe("/3303/0/5700");
         scene.change("/3303/0/5700", 19.5);
         let id = scene.expect_notification(token, Kind::Confirmable, 2, "19.5");
@@ -470,7 +472,7 @@ mod tests {
 
     #[test]
     fn a_server_that_acknowledges_no_notification_is_given_up() {
-        let mut scene = Scene::registered_with(DeviceSettings { confirmable_notifications: true, ..settings() });
+        let mut scene = Scene::registered_with(SimulatedDeviceConfig { confirmable_notifications: true, ..settings() });
         let token = scene.observe("/3303/0/5700");
         scene.change("/3303/0/5700", 19.5);
         for _ in 0..5 {
@@ -500,7 +502,7 @@ mod tests {
 
     #[test]
     fn the_temperature_goes_up_and_down_by_itself() {
-        let mut scene = Scene::registered_with(DeviceSettings::new("dev-7"));
+        let mut scene = Scene::registered_with(SimulatedDeviceConfig::new("dev-7"));
         let token = scene.observe("/3303/0/5700");
         for (number, value) in [(2, "22.5"), (3, "23.6"), (4, "24"), (5, "23.6"), (6, "22.5"), (7, "21"), (8, "19.5")] {
             assert_eq!(scene.advance_to_next_deadline(), Duration::from_secs(5));

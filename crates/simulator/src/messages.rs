@@ -17,7 +17,7 @@ const RESETTABLE: usize = 16;
 
 /// Why a message was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(super) enum MessagePurpose {
     /// A request of ours, with this token.
     Request(Token),
     /// A notification, with the token of its observation.
@@ -29,9 +29,9 @@ pub(super) enum Purpose {
 pub(super) enum Occurrence {
     Request(Message),
     Response(Token, Response),
-    Acknowledged(Purpose),
-    Reset(Purpose),
-    TimedOut(Purpose),
+    Acknowledged(MessagePurpose),
+    Reset(MessagePurpose),
+    TimedOut(MessagePurpose),
 }
 
 #[derive(Debug)]
@@ -39,34 +39,34 @@ pub(super) struct Messages {
     parameters: Parameters,
     rng: StdRng,
     next_id: MessageId,
-    transmissions: HashMap<MessageId, Transmission>,
+    transmissions: HashMap<MessageId, OutstandingMessage>,
     /// The tokens of our requests that have no response yet.
     awaited: Vec<Token>,
     resettable: VecDeque<(MessageId, Token)>,
-    seen: VecDeque<Seen>,
-    deadlines: Deadlines<Timer>,
+    seen: VecDeque<ReceivedMessage>,
+    deadlines: Deadlines<MessageTimer>,
     outbox: VecDeque<Vec<u8>>,
 }
 
 /// A confirmable message without acknowledgement.
 #[derive(Debug)]
-struct Transmission {
+struct OutstandingMessage {
     datagram: Vec<u8>,
-    purpose: Purpose,
+    purpose: MessagePurpose,
     retransmissions: u8,
     timeout: Duration,
 }
 
 /// A message of the server, and the reply that its duplicate gets.
 #[derive(Debug)]
-struct Seen {
+struct ReceivedMessage {
     id: MessageId,
     at: Instant,
     reply: Option<Vec<u8>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Timer {
+enum MessageTimer {
     Retransmit(MessageId),
     /// The request was acknowledged; its response does not come.
     Response(Token),
@@ -95,7 +95,7 @@ impl Messages {
         let id = self.take_id();
         let message = Message { kind: Kind::Confirmable, code: method, id, token, options, payload };
         self.awaited.push(token);
-        self.transmit(now, &message, Purpose::Request(token));
+        self.transmit(now, &message, MessagePurpose::Request(token));
         token
     }
 
@@ -104,7 +104,7 @@ impl Messages {
         let kind = if confirmable { Kind::Confirmable } else { Kind::NonConfirmable };
         let message = Message { kind, code, id: self.take_id(), token, options, payload };
         if confirmable {
-            self.transmit(now, &message, Purpose::Notification(token));
+            self.transmit(now, &message, MessagePurpose::Notification(token));
             return;
         }
         self.resettable.truncate(RESETTABLE - 1);
@@ -137,11 +137,11 @@ impl Messages {
     pub fn poll_timeout(&mut self, now: Instant) -> Option<Occurrence> {
         loop {
             match self.deadlines.pop_expired(now)? {
-                Timer::Response(token) => {
+                MessageTimer::Response(token) => {
                     self.awaited.retain(|awaited| *awaited != token);
-                    return Some(Occurrence::TimedOut(Purpose::Request(token)));
+                    return Some(Occurrence::TimedOut(MessagePurpose::Request(token)));
                 }
-                Timer::Retransmit(id) => {
+                MessageTimer::Retransmit(id) => {
                     if let Some(purpose) = self.retransmit(now, id) {
                         return Some(Occurrence::TimedOut(purpose));
                     }
@@ -161,9 +161,9 @@ impl Messages {
     /// Ends what still goes on about a notification of this observation.
     pub fn abandon_notifications(&mut self, token: Token) {
         self.transmissions.retain(|id, transmission| {
-            let keep = transmission.purpose != Purpose::Notification(token);
+            let keep = transmission.purpose != MessagePurpose::Notification(token);
             if !keep {
-                self.deadlines.cancel(Timer::Retransmit(*id));
+                self.deadlines.cancel(MessageTimer::Retransmit(*id));
             }
             keep
         });
@@ -184,34 +184,34 @@ impl Messages {
         id
     }
 
-    fn transmit(&mut self, now: Instant, message: &Message, purpose: Purpose) {
+    fn transmit(&mut self, now: Instant, message: &Message, purpose: MessagePurpose) {
         let spread = self.rng.random_range(1.0..=self.parameters.ack_random_factor.max(1.0));
         let timeout = self.parameters.ack_timeout.mul_f64(spread);
         let datagram = message.encode();
         self.outbox.push_back(datagram.clone());
-        self.deadlines.set(Timer::Retransmit(message.id), now + timeout);
-        self.transmissions.insert(message.id, Transmission { datagram, purpose, retransmissions: 0, timeout });
+        self.deadlines.set(MessageTimer::Retransmit(message.id), now + timeout);
+        self.transmissions.insert(message.id, OutstandingMessage { datagram, purpose, retransmissions: 0, timeout });
     }
 
     /// Sends it once more; gives its purpose when that is in vain.
-    fn retransmit(&mut self, now: Instant, id: MessageId) -> Option<Purpose> {
+    fn retransmit(&mut self, now: Instant, id: MessageId) -> Option<MessagePurpose> {
         let transmission = self.transmissions.get_mut(&id)?;
         if transmission.retransmissions < self.parameters.max_retransmit {
             transmission.retransmissions += 1;
             transmission.timeout *= 2;
-            self.deadlines.set(Timer::Retransmit(id), now + transmission.timeout);
+            self.deadlines.set(MessageTimer::Retransmit(id), now + transmission.timeout);
             self.outbox.push_back(transmission.datagram.clone());
             return None;
         }
         let purpose = self.end_transmission(id)?;
-        if let Purpose::Request(token) = purpose {
+        if let MessagePurpose::Request(token) = purpose {
             self.awaited.retain(|awaited| *awaited != token);
         }
         Some(purpose)
     }
 
-    fn end_transmission(&mut self, id: MessageId) -> Option<Purpose> {
-        self.deadlines.cancel(Timer::Retransmit(id));
+    fn end_transmission(&mut self, id: MessageId) -> Option<MessagePurpose> {
+        self.deadlines.cancel(MessageTimer::Retransmit(id));
         self.transmissions.remove(&id).map(|transmission| transmission.purpose)
     }
 
@@ -220,21 +220,21 @@ impl Messages {
             return self.response(message);
         }
         let purpose = self.end_transmission(message.id)?;
-        if let Purpose::Request(token) = purpose {
-            self.deadlines.set(Timer::Response(token), now + self.parameters.max_transmit_wait());
+        if let MessagePurpose::Request(token) = purpose {
+            self.deadlines.set(MessageTimer::Response(token), now + self.parameters.max_transmit_wait());
         }
         Some(Occurrence::Acknowledged(purpose))
     }
 
     fn reset(&mut self, id: MessageId) -> Option<Occurrence> {
         if let Some(purpose) = self.end_transmission(id) {
-            if let Purpose::Request(token) = purpose {
+            if let MessagePurpose::Request(token) = purpose {
                 self.awaited.retain(|awaited| *awaited != token);
             }
             return Some(Occurrence::Reset(purpose));
         }
         let (_, token) = *self.resettable.iter().find(|(sent, _)| *sent == id)?;
-        Some(Occurrence::Reset(Purpose::Notification(token)))
+        Some(Occurrence::Reset(MessagePurpose::Notification(token)))
     }
 
     fn received(&mut self, now: Instant, message: Message) -> Option<Occurrence> {
@@ -264,9 +264,10 @@ impl Messages {
     fn response(&mut self, message: Message) -> Option<Occurrence> {
         let at = self.awaited.iter().position(|awaited| *awaited == message.token)?;
         let token = self.awaited.swap_remove(at);
-        self.deadlines.cancel(Timer::Response(token));
+        self.deadlines.cancel(MessageTimer::Response(token));
         let mut transmissions = self.transmissions.iter();
-        let unacknowledged = transmissions.find(|(_, one)| one.purpose == Purpose::Request(token)).map(|(id, _)| *id);
+        let unacknowledged =
+            transmissions.find(|(_, one)| one.purpose == MessagePurpose::Request(token)).map(|(id, _)| *id);
         if let Some(id) = unacknowledged {
             self.end_transmission(id);
         }
@@ -291,7 +292,7 @@ impl Messages {
 
     fn remember(&mut self, now: Instant, id: MessageId) {
         self.seen.truncate(REMEMBERED - 1);
-        self.seen.push_front(Seen { id, at: now, reply: None });
+        self.seen.push_front(ReceivedMessage { id, at: now, reply: None });
     }
 
     fn store_reply(&mut self, id: MessageId, reply: &[u8]) {

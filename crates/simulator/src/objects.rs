@@ -8,8 +8,8 @@ use lwm2m_core::coap::Code;
 use lwm2m_core::coap::options::format;
 use lwm2m_core::lwm2m::path::Path;
 
-use super::tlv::{self, Kind, Record};
-use super::value::Value;
+use super::tlv::{self, TlvKind, TlvRecord};
+use super::value::SimulatedValue;
 
 /// Instances that one object may have: a server cannot create more.
 const MAX_INSTANCES: usize = 64;
@@ -22,9 +22,9 @@ pub enum Access {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Resource {
-    Single(Access, Value),
-    Multiple(Access, BTreeMap<u16, Value>),
+pub enum SimulatedResource {
+    Single(Access, SimulatedValue),
+    Multiple(Access, BTreeMap<u16, SimulatedValue>),
     Executable {
         /// How often it was executed.
         runs: u32,
@@ -36,48 +36,48 @@ pub enum Resource {
 pub struct Objects {
     objects: BTreeMap<u16, BTreeMap<u16, Instance>>,
     /// What a resource is like that a server gives a new instance: by object and resource.
-    kinds: BTreeMap<(u16, u16), Resource>,
+    kinds: BTreeMap<(u16, u16), SimulatedResource>,
 }
 
-type Instance = BTreeMap<u16, Resource>;
+type Instance = BTreeMap<u16, SimulatedResource>;
 
 /// What a read gives: the content format and the payload.
-pub(super) type Content = (u16, Vec<u8>);
+pub(super) type FormattedContent = (u16, Vec<u8>);
 
 /// A server (object 1), a device (object 3) and a temperature sensor (object 3303), one instance of each.
 impl Default for Objects {
     fn default() -> Self {
         use Access::{Read, ReadWrite};
-        let integers = |values: &[i64]| (0..).zip(values.iter().copied().map(Value::Integer)).collect();
+        let integers = |values: &[i64]| (0..).zip(values.iter().copied().map(SimulatedValue::Integer)).collect();
         let mut objects = Self::empty();
         let mut add = |object, resource, content| objects.insert(object, 0, resource, content);
-        add(1, 0, Resource::Single(Read, Value::Integer(1)));
-        add(1, 1, Resource::Single(ReadWrite, Value::Integer(300)));
-        add(1, 2, Resource::Single(ReadWrite, Value::Integer(0)));
-        add(1, 6, Resource::Single(ReadWrite, Value::Boolean(false)));
-        add(1, 7, Resource::Single(ReadWrite, "U".into()));
-        add(1, 8, Resource::Executable { runs: 0 });
-        add(3, 0, Resource::Single(Read, "Weather Works".into()));
-        add(3, 1, Resource::Single(Read, "Thermometer 2".into()));
-        add(3, 2, Resource::Single(Read, "WW-2-000417".into()));
-        add(3, 3, Resource::Single(Read, "2.4.1".into()));
-        add(3, 4, Resource::Executable { runs: 0 });
-        add(3, 6, Resource::Multiple(Read, integers(&[1, 5])));
-        add(3, 7, Resource::Multiple(Read, integers(&[3800, 5000])));
-        add(3, 9, Resource::Single(Read, Value::Integer(87)));
-        add(3, 11, Resource::Multiple(Read, integers(&[0])));
-        add(3, 12, Resource::Executable { runs: 0 });
-        add(3, 13, Resource::Single(ReadWrite, Value::Integer(1_767_225_600)));
-        add(3, 14, Resource::Single(ReadWrite, "+01:00".into()));
-        add(3, 15, Resource::Single(ReadWrite, "Europe/Stockholm".into()));
-        add(3, 16, Resource::Single(Read, "U".into()));
-        add(3303, 5601, Resource::Single(Read, Value::Float(18.0)));
-        add(3303, 5602, Resource::Single(Read, Value::Float(24.0)));
-        add(3303, 5603, Resource::Single(Read, Value::Float(-40.0)));
-        add(3303, 5604, Resource::Single(Read, Value::Float(85.0)));
-        add(3303, 5605, Resource::Executable { runs: 0 });
-        add(3303, 5700, Resource::Single(Read, Value::Float(21.0)));
-        add(3303, 5701, Resource::Single(Read, "Cel".into()));
+        add(1, 0, SimulatedResource::Single(Read, SimulatedValue::Integer(1)));
+        add(1, 1, SimulatedResource::Single(ReadWrite, SimulatedValue::Integer(300)));
+        add(1, 2, SimulatedResource::Single(ReadWrite, SimulatedValue::Integer(0)));
+        add(1, 6, SimulatedResource::Single(ReadWrite, SimulatedValue::Boolean(false)));
+        add(1, 7, SimulatedResource::Single(ReadWrite, "U".into()));
+        add(1, 8, SimulatedResource::Executable { runs: 0 });
+        add(3, 0, SimulatedResource::Single(Read, "Weather Works".into()));
+        add(3, 1, SimulatedResource::Single(Read, "Thermometer 2".into()));
+        add(3, 2, SimulatedResource::Single(Read, "WW-2-000417".into()));
+        add(3, 3, SimulatedResource::Single(Read, "2.4.1".into()));
+        add(3, 4, SimulatedResource::Executable { runs: 0 });
+        add(3, 6, SimulatedResource::Multiple(Read, integers(&[1, 5])));
+        add(3, 7, SimulatedResource::Multiple(Read, integers(&[3800, 5000])));
+        add(3, 9, SimulatedResource::Single(Read, SimulatedValue::Integer(87)));
+        add(3, 11, SimulatedResource::Multiple(Read, integers(&[0])));
+        add(3, 12, SimulatedResource::Executable { runs: 0 });
+        add(3, 13, SimulatedResource::Single(ReadWrite, SimulatedValue::Integer(1_767_225_600)));
+        add(3, 14, SimulatedResource::Single(ReadWrite, "+01:00".into()));
+        add(3, 15, SimulatedResource::Single(ReadWrite, "Europe/Stockholm".into()));
+        add(3, 16, SimulatedResource::Single(Read, "U".into()));
+        add(3303, 5601, SimulatedResource::Single(Read, SimulatedValue::Float(18.0)));
+        add(3303, 5602, SimulatedResource::Single(Read, SimulatedValue::Float(24.0)));
+        add(3303, 5603, SimulatedResource::Single(Read, SimulatedValue::Float(-40.0)));
+        add(3303, 5604, SimulatedResource::Single(Read, SimulatedValue::Float(85.0)));
+        add(3303, 5605, SimulatedResource::Executable { runs: 0 });
+        add(3303, 5700, SimulatedResource::Single(Read, SimulatedValue::Float(21.0)));
+        add(3303, 5701, SimulatedResource::Single(Read, "Cel".into()));
         objects
     }
 }
@@ -88,23 +88,23 @@ impl Objects {
     }
 
     /// Adds a resource, or puts it in place of the one that is there.
-    pub fn insert(&mut self, object: u16, instance: u16, resource: u16, content: Resource) {
+    pub fn insert(&mut self, object: u16, instance: u16, resource: u16, content: SimulatedResource) {
         self.kinds.insert((object, resource), content.clone());
         self.objects.entry(object).or_default().entry(instance).or_default().insert(resource, content);
     }
 
     /// Gives a single resource a new value; whether there is such a resource.
-    pub fn set(&mut self, path: Path, value: Value) -> bool {
+    pub fn set(&mut self, path: Path, value: SimulatedValue) -> bool {
         match self.resource_mut(path) {
-            Ok(Resource::Single(_, old)) => {
+            Ok(SimulatedResource::Single(_, old)) => {
                 *old = value;
                 true
             }
-            Ok(Resource::Multiple(..) | Resource::Executable { .. }) | Err(_) => false,
+            Ok(SimulatedResource::Multiple(..) | SimulatedResource::Executable { .. }) | Err(_) => false,
         }
     }
 
-    pub fn resource(&self, path: Path) -> Option<&Resource> {
+    pub fn resource(&self, path: Path) -> Option<&SimulatedResource> {
         let [object, instance, resource] = *path.segments() else { return None };
         self.objects.get(&object)?.get(&instance)?.get(&resource)
     }
@@ -133,7 +133,7 @@ impl Objects {
     }
 
     /// Reads what can be read; `accept` is the format that the server asked for.
-    pub(super) fn read(&self, path: Path, accept: Option<u16>) -> Result<Content, Code> {
+    pub(super) fn read(&self, path: Path, accept: Option<u16>) -> Result<FormattedContent, Code> {
         let (text, tlv) = match *path.segments() {
             [object] => (None, encode_instances(self.objects.get(&object).ok_or(Code::NOT_FOUND)?)),
             [object, instance] => {
@@ -173,11 +173,11 @@ impl Objects {
 
     pub(super) fn execute(&mut self, path: Path) -> Result<(), Code> {
         match self.resource_mut(path)? {
-            Resource::Executable { runs } => {
+            SimulatedResource::Executable { runs } => {
                 *runs = runs.saturating_add(1);
                 Ok(())
             }
-            Resource::Single(..) | Resource::Multiple(..) => Err(Code::METHOD_NOT_ALLOWED),
+            SimulatedResource::Single(..) | SimulatedResource::Multiple(..) => Err(Code::METHOD_NOT_ALLOWED),
         }
     }
 
@@ -193,7 +193,9 @@ impl Objects {
         }
         let records = tlv::records(payload).ok_or(Code::BAD_REQUEST)?;
         let (id, records) = match records.as_slice() {
-            [Record { kind: Kind::ObjectInstance, id, value }] => (*id, tlv::records(value).ok_or(Code::BAD_REQUEST)?),
+            [TlvRecord { kind: TlvKind::ObjectInstance, id, value }] => {
+                (*id, tlv::records(value).ok_or(Code::BAD_REQUEST)?)
+            }
             _ => ((0..=u16::MAX).find(|id| !instances.contains_key(id)).ok_or(Code::BAD_REQUEST)?, records),
         };
         if instances.contains_key(&id) {
@@ -223,7 +225,7 @@ impl Objects {
         }
         let known = self.objects.get(&object).and_then(|instances| instances.get(&instance)).ok_or(Code::NOT_FOUND)?;
         let mut records = tlv::records(payload).ok_or(Code::BAD_REQUEST)?;
-        if let [Record { kind: Kind::ObjectInstance, id, value }] = records.as_slice()
+        if let [TlvRecord { kind: TlvKind::ObjectInstance, id, value }] = records.as_slice()
             && *id == instance
         {
             records = tlv::records(value).ok_or(Code::BAD_REQUEST)?;
@@ -240,15 +242,15 @@ impl Objects {
         Ok(())
     }
 
-    fn parse_resources(&self, object: u16, records: &[Record<'_>]) -> Result<Vec<(u16, Resource)>, Code> {
-        let parse = |record: &Record<'_>| {
+    fn parse_resources(&self, object: u16, records: &[TlvRecord<'_>]) -> Result<Vec<(u16, SimulatedResource)>, Code> {
+        let parse = |record: &TlvRecord<'_>| {
             let kind = self.kinds.get(&(object, record.id)).ok_or(Code::NOT_FOUND)?;
             Ok((record.id, from_record(kind, *record)?))
         };
         records.iter().map(parse).collect()
     }
 
-    fn resource_mut(&mut self, path: Path) -> Result<&mut Resource, Code> {
+    fn resource_mut(&mut self, path: Path) -> Result<&mut SimulatedResource, Code> {
         let [object, instance, resource] = *path.segments() else { return Err(Code::METHOD_NOT_ALLOWED) };
         let instance = self.objects.get_mut(&object).and_then(|instances| instances.get_mut(&instance));
         instance.and_then(|resources| resources.get_mut(&resource)).ok_or(Code::NOT_FOUND)
@@ -259,25 +261,26 @@ fn child(path: Path, id: u16) -> Path {
     path.child(id).expect("objects, instances and resources are three levels")
 }
 
-fn readable(resource: &Resource) -> bool {
+fn readable(resource: &SimulatedResource) -> bool {
     matches!(
         resource,
-        Resource::Single(Access::Read | Access::ReadWrite, _) | Resource::Multiple(Access::Read | Access::ReadWrite, _)
+        SimulatedResource::Single(Access::Read | Access::ReadWrite, _)
+            | SimulatedResource::Multiple(Access::Read | Access::ReadWrite, _)
     )
 }
 
-fn writable(resource: &Resource) -> bool {
+fn writable(resource: &SimulatedResource) -> bool {
     matches!(
         resource,
-        Resource::Single(Access::Write | Access::ReadWrite, _)
-            | Resource::Multiple(Access::Write | Access::ReadWrite, _)
+        SimulatedResource::Single(Access::Write | Access::ReadWrite, _)
+            | SimulatedResource::Multiple(Access::Write | Access::ReadWrite, _)
     )
 }
 
 fn encode_instances(instances: &BTreeMap<u16, Instance>) -> Vec<u8> {
     let mut out = Vec::new();
     for (id, instance) in instances {
-        tlv::push(&mut out, Kind::ObjectInstance, *id, &encode_instance(instance));
+        tlv::push(&mut out, TlvKind::ObjectInstance, *id, &encode_instance(instance));
     }
     out
 }
@@ -290,81 +293,81 @@ fn encode_instance(instance: &Instance) -> Vec<u8> {
     out
 }
 
-fn encode_resource(out: &mut Vec<u8>, id: u16, resource: &Resource) {
+fn encode_resource(out: &mut Vec<u8>, id: u16, resource: &SimulatedResource) {
     match resource {
-        Resource::Single(_, value) => tlv::push(out, Kind::Resource, id, &value.bytes()),
-        Resource::Multiple(_, values) => {
+        SimulatedResource::Single(_, value) => tlv::push(out, TlvKind::Resource, id, &value.bytes()),
+        SimulatedResource::Multiple(_, values) => {
             let mut inner = Vec::new();
             for (index, value) in values {
-                tlv::push(&mut inner, Kind::ResourceInstance, *index, &value.bytes());
+                tlv::push(&mut inner, TlvKind::ResourceInstance, *index, &value.bytes());
             }
-            tlv::push(out, Kind::MultipleResource, id, &inner);
+            tlv::push(out, TlvKind::MultipleResource, id, &inner);
         }
-        Resource::Executable { .. } => {}
+        SimulatedResource::Executable { .. } => {}
     }
 }
 
 /// As text, when it has a text form, and as TLV.
 type Forms = (Option<String>, Vec<u8>);
 
-fn read_resource(id: u16, resource: &Resource) -> Result<Forms, Code> {
+fn read_resource(id: u16, resource: &SimulatedResource) -> Result<Forms, Code> {
     if !readable(resource) {
         return Err(Code::METHOD_NOT_ALLOWED);
     }
     let mut tlv = Vec::new();
     encode_resource(&mut tlv, id, resource);
     let text = match resource {
-        Resource::Single(_, value) => Some(value.text()),
-        Resource::Multiple(..) | Resource::Executable { .. } => None,
+        SimulatedResource::Single(_, value) => Some(value.text()),
+        SimulatedResource::Multiple(..) | SimulatedResource::Executable { .. } => None,
     };
     Ok((text, tlv))
 }
 
-fn read_resource_instance(index: u16, resource: &Resource) -> Result<Forms, Code> {
-    let Resource::Multiple(Access::Read | Access::ReadWrite, values) = resource else {
+fn read_resource_instance(index: u16, resource: &SimulatedResource) -> Result<Forms, Code> {
+    let SimulatedResource::Multiple(Access::Read | Access::ReadWrite, values) = resource else {
         return Err(Code::METHOD_NOT_ALLOWED);
     };
     let value = values.get(&index).ok_or(Code::NOT_FOUND)?;
     let mut tlv = Vec::new();
-    tlv::push(&mut tlv, Kind::ResourceInstance, index, &value.bytes());
+    tlv::push(&mut tlv, TlvKind::ResourceInstance, index, &value.bytes());
     Ok((Some(value.text()), tlv))
 }
 
-fn parse_resource(old: &Resource, id: u16, format: u16, payload: &[u8]) -> Result<Resource, Code> {
+fn parse_resource(old: &SimulatedResource, id: u16, format: u16, payload: &[u8]) -> Result<SimulatedResource, Code> {
     if !writable(old) {
         return Err(Code::METHOD_NOT_ALLOWED);
     }
     match (format, old) {
-        (format::TEXT, Resource::Single(access, value)) => {
+        (format::TEXT, SimulatedResource::Single(access, value)) => {
             let text = std::str::from_utf8(payload).map_err(|_| Code::BAD_REQUEST)?;
             let value = value.same_type_from_text(text).ok_or(Code::BAD_REQUEST)?;
-            Ok(Resource::Single(*access, value))
+            Ok(SimulatedResource::Single(*access, value))
         }
         (format::TLV, _) => match tlv::records(payload).ok_or(Code::BAD_REQUEST)?.as_slice() {
             [record] if record.id == id => from_record(old, *record),
             _ => Err(Code::BAD_REQUEST),
         },
-        (format::OCTET_STREAM, Resource::Single(access, Value::Opaque(_))) => {
-            Ok(Resource::Single(*access, Value::Opaque(payload.to_vec())))
+        (format::OCTET_STREAM, SimulatedResource::Single(access, SimulatedValue::Opaque(_))) => {
+            Ok(SimulatedResource::Single(*access, SimulatedValue::Opaque(payload.to_vec())))
         }
         _ => Err(Code::UNSUPPORTED_CONTENT_FORMAT),
     }
 }
 
 /// A resource like `kind`, with the values of the record.
-fn from_record(kind: &Resource, record: Record<'_>) -> Result<Resource, Code> {
+fn from_record(kind: &SimulatedResource, record: TlvRecord<'_>) -> Result<SimulatedResource, Code> {
     match (kind, record.kind) {
-        (Resource::Single(access, value), Kind::Resource) => {
+        (SimulatedResource::Single(access, value), TlvKind::Resource) => {
             let value = value.same_type_from_bytes(record.value).ok_or(Code::BAD_REQUEST)?;
-            Ok(Resource::Single(*access, value))
+            Ok(SimulatedResource::Single(*access, value))
         }
-        (Resource::Multiple(access, values), Kind::MultipleResource) => {
-            let opaque = Value::Opaque(Vec::new());
+        (SimulatedResource::Multiple(access, values), TlvKind::MultipleResource) => {
+            let opaque = SimulatedValue::Opaque(Vec::new());
             let like = values.values().next().unwrap_or(&opaque);
-            let parse = |inner: Record<'_>| Some((inner.id, like.same_type_from_bytes(inner.value)?));
+            let parse = |inner: TlvRecord<'_>| Some((inner.id, like.same_type_from_bytes(inner.value)?));
             let records = tlv::records(record.value).ok_or(Code::BAD_REQUEST)?;
             let values = records.into_iter().map(parse).collect::<Option<_>>().ok_or(Code::BAD_REQUEST)?;
-            Ok(Resource::Multiple(*access, values))
+            Ok(SimulatedResource::Multiple(*access, values))
         }
         _ => Err(Code::BAD_REQUEST),
     }

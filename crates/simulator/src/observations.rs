@@ -12,7 +12,7 @@ const MAX_OBSERVATIONS: usize = 32;
 const ATTRIBUTES: [&str; 10] = ["pmin", "pmax", "gt", "lt", "st", "epmin", "epmax", "con", "edge", "hqmax"];
 
 #[derive(Clone, Debug)]
-pub(super) struct Observation {
+pub(super) struct ServedObservation {
     pub path: Path,
     pub accept: Option<u16>,
     /// The Observe number of the last notification: 24 bits.
@@ -26,7 +26,7 @@ pub(super) struct Observation {
 
 #[derive(Debug, Default)]
 pub(super) struct Observations {
-    by_token: BTreeMap<Token, Observation>,
+    by_token: BTreeMap<Token, ServedObservation>,
     attributes: BTreeMap<Path, BTreeMap<String, String>>,
 }
 
@@ -36,17 +36,18 @@ impl Observations {
         if self.by_token.len() >= MAX_OBSERVATIONS && !self.by_token.contains_key(&token) {
             return Err(Code::SERVICE_UNAVAILABLE);
         }
-        let observation = Observation { path, accept, number: 1, last_sent: now, in_flight: false, missed: false };
+        let observation =
+            ServedObservation { path, accept, number: 1, last_sent: now, in_flight: false, missed: false };
         let number = observation.number;
         self.by_token.insert(token, observation);
         Ok(number)
     }
 
-    pub fn end(&mut self, token: Token) -> Option<Observation> {
+    pub fn end(&mut self, token: Token) -> Option<ServedObservation> {
         self.by_token.remove(&token)
     }
 
-    pub fn get_mut(&mut self, token: Token) -> Option<&mut Observation> {
+    pub fn get_mut(&mut self, token: Token) -> Option<&mut ServedObservation> {
         self.by_token.get_mut(&token)
     }
 

@@ -16,7 +16,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(24 * 3600);
 
 /// What the device is and how it behaves.
 #[derive(Clone, Debug)]
-pub struct DeviceSettings {
+pub struct SimulatedDeviceConfig {
     pub endpoint: String,
     pub lifetime: Duration,
     /// Of LwM2M, as it goes into the query: `1.0`, `1.1`.
@@ -43,7 +43,7 @@ pub struct Wave {
     pub period: Duration,
 }
 
-impl DeviceSettings {
+impl SimulatedDeviceConfig {
     /// A device with the default objects, whose temperature goes from 18 to 24 degrees and back in a minute.
     pub fn new(endpoint: impl Into<String>) -> Self {
         let temperature = "/3303/0/5700".parse().expect("a path");
@@ -73,20 +73,20 @@ impl Wave {
 
 /// Where the device stands with its server, in the order of its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum RegistrationState {
     Stopped,
     Registering(Token),
     /// Refused, or not answered: it registers when the time has come.
     Waiting,
-    Registered(Location),
-    Updating(Token, Location),
+    Registered(LocationPath),
+    Updating(Token, LocationPath),
     Deregistering(Token),
 }
 
 /// The segments of Location-Path.
-pub(super) type Location = Vec<Vec<u8>>;
+pub(super) type LocationPath = Vec<Vec<u8>>;
 
-pub(super) fn register(settings: &DeviceSettings, lifetime: Duration, objects: &Objects) -> Request {
+pub(super) fn register(settings: &SimulatedDeviceConfig, lifetime: Duration, objects: &Objects) -> Request {
     let mut request = Request::new(Code::POST);
     request.options.add_text(number::URI_PATH, "rd");
     request.options.add_uint(number::CONTENT_FORMAT, format::LINK_FORMAT.into());
@@ -106,7 +106,7 @@ pub(super) fn register(settings: &DeviceSettings, lifetime: Duration, objects: &
 }
 
 /// An Update that says what is new: the lifetime, the object list.
-pub(super) fn update(location: &Location, lifetime: Option<Duration>, objects: Option<&Objects>) -> Request {
+pub(super) fn update(location: &LocationPath, lifetime: Option<Duration>, objects: Option<&Objects>) -> Request {
     let mut request = at_location(Code::POST, location);
     if let Some(lifetime) = lifetime {
         request.options.add_text(number::URI_QUERY, &format!("lt={}", lifetime.as_secs()));
@@ -118,11 +118,11 @@ pub(super) fn update(location: &Location, lifetime: Option<Duration>, objects: O
     request
 }
 
-pub(super) fn deregister(location: &Location) -> Request {
+pub(super) fn deregister(location: &LocationPath) -> Request {
     at_location(Code::DELETE, location)
 }
 
-pub(super) fn location(response: &Response) -> Location {
+pub(super) fn location(response: &Response) -> LocationPath {
     response.options.all(number::LOCATION_PATH).map(<[u8]>::to_vec).collect()
 }
 
@@ -137,7 +137,7 @@ pub(super) fn update_after(lifetime: Duration, parameters: &Parameters) -> Durat
     lifetime.saturating_sub(parameters.max_transmit_wait()).max(lifetime / 2)
 }
 
-fn at_location(method: Code, location: &Location) -> Request {
+fn at_location(method: Code, location: &LocationPath) -> Request {
     let mut request = Request::new(method);
     for segment in location {
         request.options.add(number::URI_PATH, segment);

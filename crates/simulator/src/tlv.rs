@@ -2,7 +2,7 @@
 
 /// What a record stands for; the upper two bits of its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum TlvKind {
     ObjectInstance,
     ResourceInstance,
     MultipleResource,
@@ -10,19 +10,19 @@ pub(super) enum Kind {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Record<'a> {
-    pub kind: Kind,
+pub(super) struct TlvRecord<'a> {
+    pub kind: TlvKind,
     pub id: u16,
     pub value: &'a [u8],
 }
 
 /// Appends one record. A value has less than 2^24 bytes: more fits no datagram.
-pub(super) fn push(out: &mut Vec<u8>, kind: Kind, id: u16, value: &[u8]) {
+pub(super) fn push(out: &mut Vec<u8>, kind: TlvKind, id: u16, value: &[u8]) {
     let kind_bits = match kind {
-        Kind::ObjectInstance => 0b0000_0000,
-        Kind::ResourceInstance => 0b0100_0000,
-        Kind::MultipleResource => 0b1000_0000,
-        Kind::Resource => 0b1100_0000,
+        TlvKind::ObjectInstance => 0b0000_0000,
+        TlvKind::ResourceInstance => 0b0100_0000,
+        TlvKind::MultipleResource => 0b1000_0000,
+        TlvKind::Resource => 0b1100_0000,
     };
     let id_bits = if id > 0xff { 0b0010_0000 } else { 0 };
     let length = (value.len() as u32).to_be_bytes();
@@ -39,14 +39,14 @@ pub(super) fn push(out: &mut Vec<u8>, kind: Kind, id: u16, value: &[u8]) {
 }
 
 /// The records of one level; `None` when the last one is cut short.
-pub(super) fn records(mut bytes: &[u8]) -> Option<Vec<Record<'_>>> {
+pub(super) fn records(mut bytes: &[u8]) -> Option<Vec<TlvRecord<'_>>> {
     let mut records = Vec::new();
     while let Some((first, rest)) = bytes.split_first() {
         let kind = match first >> 6 {
-            0 => Kind::ObjectInstance,
-            1 => Kind::ResourceInstance,
-            2 => Kind::MultipleResource,
-            _ => Kind::Resource,
+            0 => TlvKind::ObjectInstance,
+            1 => TlvKind::ResourceInstance,
+            2 => TlvKind::MultipleResource,
+            _ => TlvKind::Resource,
         };
         let (id, rest) = number(rest, if first & 0b0010_0000 == 0 { 1 } else { 2 })?;
         let (length, rest) = match (first >> 3) & 0b11 {
@@ -54,7 +54,7 @@ pub(super) fn records(mut bytes: &[u8]) -> Option<Vec<Record<'_>>> {
             size => number(rest, usize::from(size))?,
         };
         let (value, rest) = rest.split_at_checked(usize::try_from(length).ok()?)?;
-        records.push(Record { kind, id: u16::try_from(id).ok()?, value });
+        records.push(TlvRecord { kind, id: u16::try_from(id).ok()?, value });
         bytes = rest;
     }
     Some(records)
@@ -74,12 +74,12 @@ mod tests {
         for length in [0, 7, 8, 255, 256, 70_000] {
             let value = vec![0xab; length];
             let mut bytes = Vec::new();
-            push(&mut bytes, Kind::Resource, 9, &value);
-            push(&mut bytes, Kind::ObjectInstance, 5700, &value);
+            push(&mut bytes, TlvKind::Resource, 9, &value);
+            push(&mut bytes, TlvKind::ObjectInstance, 5700, &value);
 
             let expected = [
-                Record { kind: Kind::Resource, id: 9, value: &value },
-                Record { kind: Kind::ObjectInstance, id: 5700, value: &value },
+                TlvRecord { kind: TlvKind::Resource, id: 9, value: &value },
+                TlvRecord { kind: TlvKind::ObjectInstance, id: 5700, value: &value },
             ];
             assert_eq!(records(&bytes), Some(expected.to_vec()));
             assert_eq!(records(&bytes[..bytes.len() - usize::from(length > 0)]).is_some(), length == 0);
@@ -94,8 +94,8 @@ mod tests {
         assert_eq!(
             records(bytes),
             Some(vec![
-                Record { kind: Kind::Resource, id: 0, value: b"Open Mobile Alliance" },
-                Record { kind: Kind::MultipleResource, id: 6, value: power_sources },
+                TlvRecord { kind: TlvKind::Resource, id: 0, value: b"Open Mobile Alliance" },
+                TlvRecord { kind: TlvKind::MultipleResource, id: 6, value: power_sources },
             ])
         );
     }

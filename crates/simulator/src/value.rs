@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Value {
+pub enum SimulatedValue {
     String(String),
     /// Integer and Time.
     Integer(i64),
@@ -17,71 +17,76 @@ pub enum Value {
     },
 }
 
-impl Value {
+impl SimulatedValue {
     pub(super) fn text(&self) -> String {
         match self {
-            Value::String(text) => text.clone(),
-            Value::Integer(number) => number.to_string(),
-            Value::Float(number) => number.to_string(),
-            Value::Boolean(truth) => u8::from(*truth).to_string(),
-            Value::Opaque(bytes) => BASE64.encode(bytes),
-            Value::ObjectLink { object, instance } => format!("{object}:{instance}"),
+            SimulatedValue::String(text) => text.clone(),
+            SimulatedValue::Integer(number) => number.to_string(),
+            SimulatedValue::Float(number) => number.to_string(),
+            SimulatedValue::Boolean(truth) => u8::from(*truth).to_string(),
+            SimulatedValue::Opaque(bytes) => BASE64.encode(bytes),
+            SimulatedValue::ObjectLink { object, instance } => format!("{object}:{instance}"),
         }
     }
 
     pub(super) fn bytes(&self) -> Vec<u8> {
         match self {
-            Value::String(text) => text.clone().into_bytes(),
-            Value::Integer(number) => shortest(*number),
-            Value::Float(number) => number.to_be_bytes().to_vec(),
-            Value::Boolean(truth) => vec![u8::from(*truth)],
-            Value::Opaque(bytes) => bytes.clone(),
-            Value::ObjectLink { object, instance } => [object.to_be_bytes(), instance.to_be_bytes()].concat(),
+            SimulatedValue::String(text) => text.clone().into_bytes(),
+            SimulatedValue::Integer(number) => shortest(*number),
+            SimulatedValue::Float(number) => number.to_be_bytes().to_vec(),
+            SimulatedValue::Boolean(truth) => vec![u8::from(*truth)],
+            SimulatedValue::Opaque(bytes) => bytes.clone(),
+            SimulatedValue::ObjectLink { object, instance } => [object.to_be_bytes(), instance.to_be_bytes()].concat(),
         }
     }
 
     /// A value of this one's type from its text form; `None` when the text is not of the type.
-    pub(super) fn same_type_from_text(&self, text: &str) -> Option<Value> {
+    pub(super) fn same_type_from_text(&self, text: &str) -> Option<SimulatedValue> {
         match self {
-            Value::String(_) => Some(Value::String(text.to_owned())),
-            Value::Integer(_) => text.parse().ok().map(Value::Integer),
-            Value::Float(_) => text.parse().ok().filter(|number: &f64| number.is_finite()).map(Value::Float),
-            Value::Boolean(_) => match text {
-                "0" => Some(Value::Boolean(false)),
-                "1" => Some(Value::Boolean(true)),
+            SimulatedValue::String(_) => Some(SimulatedValue::String(text.to_owned())),
+            SimulatedValue::Integer(_) => text.parse().ok().map(SimulatedValue::Integer),
+            SimulatedValue::Float(_) => {
+                text.parse().ok().filter(|number: &f64| number.is_finite()).map(SimulatedValue::Float)
+            }
+            SimulatedValue::Boolean(_) => match text {
+                "0" => Some(SimulatedValue::Boolean(false)),
+                "1" => Some(SimulatedValue::Boolean(true)),
                 _ => None,
             },
-            Value::Opaque(_) => BASE64.decode(text).ok().map(Value::Opaque),
-            Value::ObjectLink { .. } => {
+            SimulatedValue::Opaque(_) => BASE64.decode(text).ok().map(SimulatedValue::Opaque),
+            SimulatedValue::ObjectLink { .. } => {
                 let (object, instance) = text.split_once(':')?;
-                Some(Value::ObjectLink { object: object.parse().ok()?, instance: instance.parse().ok()? })
+                Some(SimulatedValue::ObjectLink { object: object.parse().ok()?, instance: instance.parse().ok()? })
             }
         }
     }
 
     /// A value of this one's type from its bytes in TLV; `None` when they are not of the type.
-    pub(super) fn same_type_from_bytes(&self, bytes: &[u8]) -> Option<Value> {
+    pub(super) fn same_type_from_bytes(&self, bytes: &[u8]) -> Option<SimulatedValue> {
         match self {
-            Value::String(_) => String::from_utf8(bytes.to_vec()).ok().map(Value::String),
-            Value::Integer(_) => integer(bytes).map(Value::Integer),
-            Value::Float(_) => float(bytes).map(Value::Float),
-            Value::Boolean(_) => match bytes {
-                [0] => Some(Value::Boolean(false)),
-                [1] => Some(Value::Boolean(true)),
+            SimulatedValue::String(_) => String::from_utf8(bytes.to_vec()).ok().map(SimulatedValue::String),
+            SimulatedValue::Integer(_) => integer(bytes).map(SimulatedValue::Integer),
+            SimulatedValue::Float(_) => float(bytes).map(SimulatedValue::Float),
+            SimulatedValue::Boolean(_) => match bytes {
+                [0] => Some(SimulatedValue::Boolean(false)),
+                [1] => Some(SimulatedValue::Boolean(true)),
                 _ => None,
             },
-            Value::Opaque(_) => Some(Value::Opaque(bytes.to_vec())),
-            Value::ObjectLink { .. } => {
+            SimulatedValue::Opaque(_) => Some(SimulatedValue::Opaque(bytes.to_vec())),
+            SimulatedValue::ObjectLink { .. } => {
                 let [a, b, c, d] = *bytes else { return None };
-                Some(Value::ObjectLink { object: u16::from_be_bytes([a, b]), instance: u16::from_be_bytes([c, d]) })
+                Some(SimulatedValue::ObjectLink {
+                    object: u16::from_be_bytes([a, b]),
+                    instance: u16::from_be_bytes([c, d]),
+                })
             }
         }
     }
 }
 
-impl From<&str> for Value {
+impl From<&str> for SimulatedValue {
     fn from(text: &str) -> Self {
-        Value::String(text.to_owned())
+        SimulatedValue::String(text.to_owned())
     }
 }
 

@@ -17,7 +17,7 @@ use lwm2m_core::gateway::broker::{
 use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_core::gateway::report::{DropReason, Report, Verdict};
 use lwm2m_core::gateway::{Gateway, Output};
-use lwm2m_simulator::{self as simulator, Device, DeviceEvent, DeviceSettings};
+use lwm2m_simulator::{self as simulator, DeviceEvent, SimulatedDevice, SimulatedDeviceConfig};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
@@ -96,7 +96,7 @@ pub struct Network {
 
 /// A device, where it is and what the network saw of it.
 pub struct Attached {
-    pub device: Device,
+    pub device: SimulatedDevice,
     pub endpoint: String,
     pub events: Vec<DeviceEvent>,
     /// The commands that reached the core, in order.
@@ -172,12 +172,12 @@ impl Network {
     }
 
     /// Attaches a device at an address of its own; it does nothing yet.
-    pub fn attach(&mut self, settings: DeviceSettings) -> Number {
+    pub fn attach(&mut self, settings: SimulatedDeviceConfig) -> Number {
         let number = self.devices.len();
         let address = self.fresh_address(number);
         self.devices.push(Attached {
             endpoint: settings.endpoint.clone(),
-            device: Device::new(settings, self.rng.random()),
+            device: SimulatedDevice::new(settings, self.rng.random()),
             events: Vec::new(),
             commanded: Vec::new(),
             registers: 0,
@@ -261,18 +261,18 @@ impl Network {
             Happening::DeviceWakes(number) => {
                 if self.devices[number].wakes == Some(self.now) {
                     self.devices[number].wakes = None;
-                    self.with_device(number, Device::handle_timeout);
+                    self.with_device(number, SimulatedDevice::handle_timeout);
                 }
             }
-            Happening::Start(number) => self.with_device(number, Device::start),
-            Happening::Stop(number) => self.with_device(number, Device::stop),
+            Happening::Start(number) => self.with_device(number, SimulatedDevice::start),
+            Happening::Stop(number) => self.with_device(number, SimulatedDevice::stop),
             Happening::Move(number) => {
                 self.by_address.remove(&self.devices[number].address);
                 self.devices[number].address = self.fresh_address(number);
             }
             Happening::Change(number, value) => {
                 let path = "/3303/0/5700".parse().expect("a path");
-                let value = simulator::Value::Float(value);
+                let value = simulator::SimulatedValue::Float(value);
                 self.with_device(number, |device, now| assert!(device.notify(now, path, value)));
             }
             Happening::Command(number, payload) => {
@@ -312,18 +312,18 @@ impl Network {
         assert_eq!(self.drain_gateway(), 0, "a verdict without a datagram");
     }
 
-    fn with_device(&mut self, number: Number, act: impl FnOnce(&mut Device, Instant)) {
+    fn with_device(&mut self, number: Number, act: impl FnOnce(&mut SimulatedDevice, Instant)) {
         let now = self.now;
         act(&mut self.devices[number].device, now);
         loop {
             match self.devices[number].device.poll_output() {
-                simulator::Output::Transmit(datagram) => {
+                simulator::SimulatedDeviceOutput::Transmit(datagram) => {
                     self.watch(number, &datagram);
                     let from = self.devices[number].address;
                     self.carry(datagram, |datagram| Happening::ToGateway(from, datagram));
                 }
-                simulator::Output::Event(event) => self.devices[number].events.push(event),
-                simulator::Output::Idle(next) => {
+                simulator::SimulatedDeviceOutput::Event(event) => self.devices[number].events.push(event),
+                simulator::SimulatedDeviceOutput::Idle(next) => {
                     let next = next.map(|next| next.max(now));
                     if let Some(at) = next.filter(|_| self.devices[number].wakes != next) {
                         self.schedule(at, Happening::DeviceWakes(number));

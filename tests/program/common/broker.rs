@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::env;
 use std::net::SocketAddr;
 
-use lwm2m_broker::{Addresses, Broker, Control, Settings};
+use lwm2m_broker::{BrokerAddresses, BrokerConfig, BrokerControl, EmbeddedBroker};
 use tokio::net::TcpSocket;
 
 use super::turn::Turn;
@@ -34,7 +34,7 @@ pub struct TestAddresses {
 
 enum Kind {
     Embedded {
-        broker: Broker,
+        broker: EmbeddedBroker,
         /// Holds the handler's port without listening, so that nobody else is given it.
         _port: TcpSocket,
     },
@@ -93,7 +93,7 @@ impl TestBroker {
     }
 
     /// With other settings than the default. Settings do not reach an EMQX: such a test needs [`TestBroker::control`] first.
-    pub async fn start_with(adjust: impl FnOnce(&mut Settings)) -> Self {
+    pub async fn start_with(adjust: impl FnOnce(&mut BrokerConfig)) -> Self {
         if env::var("EMQX_TEST").is_ok_and(|value| value == "1") { Self::emqx() } else { Self::embedded(adjust).await }
     }
 
@@ -106,7 +106,7 @@ impl TestBroker {
     /// ```ignore
     /// let Some(control) = broker.control() else { return };
     /// ```
-    pub fn control(&self) -> Option<Control> {
+    pub fn control(&self) -> Option<BrokerControl> {
         match &self.kind {
             Kind::Embedded { broker, .. } => Some(broker.control()),
             Kind::Emqx { .. } => {
@@ -125,23 +125,24 @@ impl TestBroker {
     pub async fn restart(self) -> Option<Self> {
         let Self { addresses, kind: Kind::Embedded { broker, _port: port } } = self else { return None };
         let handler_bind = addresses.handler_bind;
-        let Addresses { listener, adapter, .. } = broker.addresses();
+        let BrokerAddresses { listener, adapter, .. } = broker.addresses();
         broker.control().stop().await;
         drop(broker);
-        let settings = Settings { listener, adapter, ..Settings::on_free_ports(format!("http://{handler_bind}")) };
+        let settings =
+            BrokerConfig { listener, adapter, ..BrokerConfig::on_free_ports(format!("http://{handler_bind}")) };
         Some(Self::embedded_with(settings, port, handler_bind).await)
     }
 
-    async fn embedded(adjust: impl FnOnce(&mut Settings)) -> Self {
+    async fn embedded(adjust: impl FnOnce(&mut BrokerConfig)) -> Self {
         let (port, handler_bind) = reserve_port();
-        let mut settings = Settings::on_free_ports(format!("http://{handler_bind}"));
+        let mut settings = BrokerConfig::on_free_ports(format!("http://{handler_bind}"));
         adjust(&mut settings);
         Self::embedded_with(settings, port, handler_bind).await
     }
 
-    async fn embedded_with(settings: Settings, port: TcpSocket, handler_bind: SocketAddr) -> Self {
+    async fn embedded_with(settings: BrokerConfig, port: TcpSocket, handler_bind: SocketAddr) -> Self {
         let devices = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
-        let broker = Broker::start(Settings { devices, ..settings }).await.expect("free ports");
+        let broker = EmbeddedBroker::start(BrokerConfig { devices, ..settings }).await.expect("free ports");
         let real = broker.addresses();
         let addresses = TestAddresses {
             mqtt: real.mqtt.to_string(),

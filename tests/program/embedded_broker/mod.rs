@@ -9,7 +9,7 @@ mod mqtt;
 
 use std::time::{Duration, Instant};
 
-use lwm2m_broker::{Broker, Settings};
+use lwm2m_broker::{BrokerConfig, EmbeddedBroker};
 use lwm2m_gateway::upstream::exproto::v1::{ClientInfo, ResultCode};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -508,7 +508,7 @@ async fn a_slow_broker_answers_late() {
 
 #[tokio::test]
 async fn a_dropped_broker_frees_its_addresses() {
-    let broker = Broker::start(Settings::on_free_ports("http://127.0.0.1:1")).await.unwrap();
+    let broker = EmbeddedBroker::start(BrokerConfig::on_free_ports("http://127.0.0.1:1")).await.unwrap();
     let addresses = broker.addresses();
     let mut application = TcpStream::connect(addresses.mqtt).await.unwrap();
     drop(broker);

@@ -9,7 +9,7 @@ use lwm2m_core::coap::{Code, Kind, Message, MessageId};
 use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_core::gateway::{Output, TableSizes};
 use lwm2m_gateway::config::Config;
-use lwm2m_simulator::{DeviceEvent, DeviceSettings};
+use lwm2m_simulator::{DeviceEvent, SimulatedDeviceConfig};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
@@ -71,11 +71,11 @@ impl Siege {
         let mut network = Network::new(settings.clone(), Weather::FAIR, rng.random());
         network.to_others = Some(Vec::new());
         for number in 0..honest {
-            let device = network.attach(DeviceSettings {
+            let device = network.attach(SimulatedDeviceConfig {
                 lifetime: Duration::from_secs_f64(LIFETIME),
                 notification_interval: Some(Duration::from_secs_f64(NOTIFIES_EVERY)),
                 confirmable_notifications: true,
-                ..DeviceSettings::new(format!("honest-{number}"))
+                ..SimulatedDeviceConfig::new(format!("honest-{number}"))
             });
             network.at(number as f64 * 0.01, Happening::Start(device));
             network.at(5.0, Happening::Command(device, command("observe", "/3303/0/5700")));

@@ -11,11 +11,11 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 use tracing::{debug, warn};
 
-use super::Site;
-use super::answer::Answer;
-use super::registry::Call;
-use crate::bus::Message;
-use crate::control::Credentials;
+use super::ExProtoContext;
+use super::answer::AdapterAnswer;
+use super::registry::ConnectionCall;
+use crate::bus::RoutedMessage;
+use crate::control::DeviceCredentials;
 use crate::exproto::v1::connection_adapter_server::{ConnectionAdapter, ConnectionAdapterServer};
 use crate::exproto::v1::{
     AuthenticateRequest, CloseSocketRequest, CodeResponse, PublishRequest, RawPublishRequest, SendBytesRequest,
@@ -33,9 +33,9 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 const MAX_QOS: u32 = 2;
 
 /// Serves until the tasks are cancelled; calls under way are answered still.
-pub(super) fn serve(listener: TcpListener, site: Arc<Site>, tasks: &Tasks) {
+pub(super) fn serve(listener: TcpListener, context: Arc<ExProtoContext>, tasks: &Tasks) {
     let cancelled = tasks.cancelled();
-    let adapter = Adapter { site, stopped: tasks.clone() };
+    let adapter = EmbeddedAdapter { context, stopped: tasks.clone() };
     let service = ConnectionAdapterServer::new(adapter).max_decoding_message_size(MAX_REQUEST);
     let server = Server::builder()
         // The gateway gives up calls at its deadlines: that must not look like an attack.
@@ -55,30 +55,30 @@ pub(super) fn serve(listener: TcpListener, site: Arc<Site>, tasks: &Tasks) {
     });
 }
 
-struct Adapter {
-    site: Arc<Site>,
+struct EmbeddedAdapter {
+    context: Arc<ExProtoContext>,
     stopped: Tasks,
 }
 
-impl Adapter {
-    async fn ask(&self, conn: &str, call: Call) -> Result<Response<CodeResponse>, Status> {
+impl EmbeddedAdapter {
+    async fn ask(&self, conn: &str, call: ConnectionCall) -> Result<Response<CodeResponse>, Status> {
         Ok(Response::new(self.answer(conn, call).await.into()))
     }
 
-    async fn answer(&self, conn: &str, call: Call) -> Answer {
-        let connection = match self.site.registry.connection(conn) {
+    async fn answer(&self, conn: &str, call: ConnectionCall) -> AdapterAnswer {
+        let connection = match self.context.registry.connection(conn) {
             Ok(connection) => connection,
             Err(answer) => return answer,
         };
         // A connection that ends before it answers has crashed, or the gateway is being stopped.
         match timeout(ANSWER_TIMEOUT, connection.call(call)).await {
-            Ok(answer) => answer.unwrap_or(Answer::NotAlive),
-            Err(_) => Answer::Crashed,
+            Ok(answer) => answer.unwrap_or(AdapterAnswer::NotAlive),
+            Err(_) => AdapterAnswer::Crashed,
         }
     }
 
     async fn delay(&self) {
-        let delay = self.site.rules.delay();
+        let delay = self.context.rules.delay();
         if !delay.is_zero() {
             tokio::select! {
                 () = sleep(delay) => {}
@@ -89,16 +89,16 @@ impl Adapter {
 }
 
 #[tonic::async_trait]
-impl ConnectionAdapter for Adapter {
+impl ConnectionAdapter for EmbeddedAdapter {
     async fn send(&self, request: Request<SendBytesRequest>) -> Result<Response<CodeResponse>, Status> {
         self.delay().await;
         let SendBytesRequest { conn, bytes } = request.into_inner();
-        self.ask(&conn, Call::Send(bytes.into())).await
+        self.ask(&conn, ConnectionCall::Send(bytes.into())).await
     }
 
     async fn close(&self, request: Request<CloseSocketRequest>) -> Result<Response<CodeResponse>, Status> {
         self.delay().await;
-        self.ask(&request.into_inner().conn, Call::Close).await
+        self.ask(&request.into_inner().conn, ConnectionCall::Close).await
     }
 
     /// Without the clientinfo the call crashes; all of its fields may be empty.
@@ -106,37 +106,37 @@ impl ConnectionAdapter for Adapter {
         self.delay().await;
         let AuthenticateRequest { conn, clientinfo, password } = request.into_inner();
         let Some(info) = clientinfo else { return Err(crash()) };
-        let credentials = Credentials { clientid: info.clientid, username: info.username, password };
-        self.ask(&conn, Call::Authenticate(credentials)).await
+        let credentials = DeviceCredentials { clientid: info.clientid, username: info.username, password };
+        self.ask(&conn, ConnectionCall::Authenticate(credentials)).await
     }
 
     async fn start_timer(&self, request: Request<TimerRequest>) -> Result<Response<CodeResponse>, Status> {
         self.delay().await;
         let TimerRequest { conn, r#type, interval } = request.into_inner();
         if interval == 0 || r#type != i32::from(TimerType::Keepalive) {
-            return reply(Answer::BadParameter);
+            return reply(AdapterAnswer::BadParameter);
         }
-        self.ask(&conn, Call::StartTimer(interval)).await
+        self.ask(&conn, ConnectionCall::StartTimer(interval)).await
     }
 
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<CodeResponse>, Status> {
         self.delay().await;
         let PublishRequest { conn, topic, qos, payload } = request.into_inner();
-        let Some(qos) = quality(qos) else { return reply(Answer::BadParameter) };
-        self.ask(&conn, Call::Publish { topic, qos, payload: payload.into() }).await
+        let Some(qos) = quality(qos) else { return reply(AdapterAnswer::BadParameter) };
+        self.ask(&conn, ConnectionCall::Publish { topic, qos, payload: payload.into() }).await
     }
 
     async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<CodeResponse>, Status> {
         self.delay().await;
         let SubscribeRequest { conn, topic, qos } = request.into_inner();
-        let Some(qos) = quality(qos) else { return reply(Answer::BadParameter) };
-        self.ask(&conn, Call::Subscribe { filter: topic, qos }).await
+        let Some(qos) = quality(qos) else { return reply(AdapterAnswer::BadParameter) };
+        self.ask(&conn, ConnectionCall::Subscribe { filter: topic, qos }).await
     }
 
     async fn unsubscribe(&self, request: Request<UnsubscribeRequest>) -> Result<Response<CodeResponse>, Status> {
         self.delay().await;
         let UnsubscribeRequest { conn, topic } = request.into_inner();
-        self.ask(&conn, Call::Unsubscribe { filter: topic }).await
+        self.ask(&conn, ConnectionCall::Unsubscribe { filter: topic }).await
     }
 
     /// Needs no connection and no permission; the publisher is `exproto`.
@@ -144,8 +144,8 @@ impl ConnectionAdapter for Adapter {
         self.delay().await;
         let RawPublishRequest { topic, qos, payload } = request.into_inner();
         let qos = quality(qos).ok_or_else(crash)?;
-        self.site.bus.publish(Message::new("exproto", topic, qos, Bytes::from(payload)));
-        reply(Answer::Success)
+        self.context.bus.publish(RoutedMessage::new("exproto", topic, qos, Bytes::from(payload)));
+        reply(AdapterAnswer::Success)
     }
 }
 
@@ -157,6 +157,6 @@ fn crash() -> Status {
     Status::internal("RPC Execution Crashed")
 }
 
-fn reply(answer: Answer) -> Result<Response<CodeResponse>, Status> {
+fn reply(answer: AdapterAnswer) -> Result<Response<CodeResponse>, Status> {
     Ok(Response::new(answer.into()))
 }

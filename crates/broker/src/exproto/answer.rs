@@ -3,7 +3,7 @@
 use crate::exproto::v1::{CodeResponse, ResultCode};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum AdapterAnswer {
     Success,
     /// A QoS above 2, an interval of 0. EMQX means code 4, but that never reaches the wire.
     BadParameter,
@@ -20,18 +20,20 @@ pub(super) enum Answer {
     SocketDisconnected,
 }
 
-impl From<Answer> for CodeResponse {
-    fn from(answer: Answer) -> Self {
+impl From<AdapterAnswer> for CodeResponse {
+    fn from(answer: AdapterAnswer) -> Self {
         let (code, message) = match answer {
-            Answer::Success => (ResultCode::Success, ""),
-            Answer::BadParameter => (ResultCode::Unknown, "{error,'PARAMS_TYPE_ERROR'}"),
-            Answer::UnexpectedCall => (ResultCode::Unknown, "{error,unexpected_call}"),
-            Answer::Crashed => (ResultCode::Unknown, "{error,'UNKNOWN',<<\"Unknown crashes\">>}"),
-            Answer::NotAlive => (ResultCode::ConnProcessNotAlive, "<<\"Connection process is not alive\">>"),
-            Answer::AuthorizationDenied => (ResultCode::PermissionDeny, "<<\"Authorization deny\">>"),
-            Answer::NotAuthorized => (ResultCode::PermissionDeny, "not_authorized"),
-            Answer::DuplicatedAuthenticate => (ResultCode::PermissionDeny, "<<\"Duplicated authenticate command\">>"),
-            Answer::SocketDisconnected => (ResultCode::PermissionDeny, "<<\"Client socket disconnected\">>"),
+            AdapterAnswer::Success => (ResultCode::Success, ""),
+            AdapterAnswer::BadParameter => (ResultCode::Unknown, "{error,'PARAMS_TYPE_ERROR'}"),
+            AdapterAnswer::UnexpectedCall => (ResultCode::Unknown, "{error,unexpected_call}"),
+            AdapterAnswer::Crashed => (ResultCode::Unknown, "{error,'UNKNOWN',<<\"Unknown crashes\">>}"),
+            AdapterAnswer::NotAlive => (ResultCode::ConnProcessNotAlive, "<<\"Connection process is not alive\">>"),
+            AdapterAnswer::AuthorizationDenied => (ResultCode::PermissionDeny, "<<\"Authorization deny\">>"),
+            AdapterAnswer::NotAuthorized => (ResultCode::PermissionDeny, "not_authorized"),
+            AdapterAnswer::DuplicatedAuthenticate => {
+                (ResultCode::PermissionDeny, "<<\"Duplicated authenticate command\">>")
+            }
+            AdapterAnswer::SocketDisconnected => (ResultCode::PermissionDeny, "<<\"Client socket disconnected\">>"),
         };
         Self { code: code.into(), message: message.to_owned() }
     }

@@ -7,12 +7,12 @@ use bytes::Bytes;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::answer::Answer;
-use super::connection::{Client, Connection};
-use super::ending::Ending;
-use super::registry::Call;
-use crate::bus::{Message, Options};
-use crate::control::Credentials;
+use super::answer::AdapterAnswer;
+use super::connection::{AuthenticatedClient, DeviceConnection};
+use super::ending::ConnectionEnd;
+use super::registry::ConnectionCall;
+use crate::bus::{RoutedMessage, SubscriptionOptions};
+use crate::control::DeviceCredentials;
 use crate::{clock, filters};
 
 /// What waits to be written to a device that does not read.
@@ -20,105 +20,112 @@ const MAX_UNWRITTEN: usize = 64 * 1024 * 1024;
 /// How long an older connection with the same clientid may take to give way.
 const DISCARD: Duration = Duration::from_secs(5);
 
-impl Connection {
+impl DeviceConnection {
     /// What to answer, and the end if it is one. Whoever kicks or discards hears of it when the client is gone.
-    pub(super) async fn obey(&mut self, call: Call) -> (Answer, Option<Ending>) {
+    pub(super) async fn handle_call(&mut self, call: ConnectionCall) -> (AdapterAnswer, Option<ConnectionEnd>) {
         match call {
-            Call::Send(bytes) => self.send(&bytes),
-            Call::Close => (Answer::Success, Some(Ending::Closed)),
-            Call::Authenticate(credentials) => (self.authenticate(credentials).await, None),
-            Call::StartTimer(seconds) => {
+            ConnectionCall::Send(bytes) => self.send(&bytes),
+            ConnectionCall::Close => (AdapterAnswer::Success, Some(ConnectionEnd::Closed)),
+            ConnectionCall::Authenticate(credentials) => (self.authenticate(credentials).await, None),
+            ConnectionCall::StartTimer(seconds) => {
                 self.timers.start_keepalive(clock::now(), Duration::from_secs(seconds.into()));
-                (Answer::Success, None)
+                (AdapterAnswer::Success, None)
             }
-            Call::Publish { topic, qos, payload } => self.publish(topic, qos, payload),
-            Call::Subscribe { filter, qos } => self.subscribe(&filter, qos),
-            Call::Unsubscribe { filter } => (self.unsubscribe(&filter), None),
-            Call::Kick => {
+            ConnectionCall::Publish { topic, qos, payload } => self.publish(topic, qos, payload),
+            ConnectionCall::Subscribe { filter, qos } => self.subscribe(&filter, qos),
+            ConnectionCall::Unsubscribe { filter } => (self.unsubscribe(&filter), None),
+            ConnectionCall::Kick => {
                 self.disconnect();
-                (Answer::Success, Some(Ending::Kicked))
+                (AdapterAnswer::Success, Some(ConnectionEnd::Kicked))
             }
-            Call::Discard => {
+            ConnectionCall::Discard => {
                 self.disconnect();
-                (Answer::Success, Some(Ending::Discarded))
+                (AdapterAnswer::Success, Some(ConnectionEnd::Discarded))
             }
         }
     }
 
     /// SUCCESS comes before the bytes are written.
-    fn send(&mut self, bytes: &[u8]) -> (Answer, Option<Ending>) {
+    fn send(&mut self, bytes: &[u8]) -> (AdapterAnswer, Option<ConnectionEnd>) {
         self.unwritten.extend_from_slice(bytes);
         let stuck = self.unwritten.len() > MAX_UNWRITTEN;
-        (Answer::Success, stuck.then_some(Ending::SendTimeout))
+        (AdapterAnswer::Success, stuck.then_some(ConnectionEnd::SendTimeout))
     }
 
     /// After a refusal it may be tried again. An older connection with this clientid is discarded first.
-    async fn authenticate(&mut self, credentials: Credentials) -> Answer {
+    async fn authenticate(&mut self, credentials: DeviceCredentials) -> AdapterAnswer {
         if self.client.is_some() {
-            return Answer::DuplicatedAuthenticate;
+            return AdapterAnswer::DuplicatedAuthenticate;
         }
-        if self.site.rules.refuses(&credentials) {
-            return Answer::NotAuthorized;
+        if self.context.rules.refuses(&credentials) {
+            return AdapterAnswer::NotAuthorized;
         }
         let clientid = credentials.clientid;
-        let (member, arriving) = self.site.bus.join();
+        let (member, arriving) = self.context.bus.join();
         let member = Arc::new(member);
-        if let Some(older) = self.site.registry.claim(&clientid, &self.conn, member.clone())
-            && timeout(DISCARD, older.call(Call::Discard)).await.is_err()
+        if let Some(older) = self.context.registry.claim(&clientid, &self.conn, member.clone())
+            && timeout(DISCARD, older.call(ConnectionCall::Discard)).await.is_err()
         {
             debug!(clientid, "the older connection does not answer");
         }
-        self.client = Some(Client { clientid, member, arriving });
-        Answer::Success
+        self.client = Some(AuthenticatedClient { clientid, member, arriving });
+        AdapterAnswer::Success
     }
 
     /// The permission is that of the topic; whether somebody receives it is not told.
-    fn publish(&mut self, topic: String, qos: u8, payload: Bytes) -> (Answer, Option<Ending>) {
-        let Some(client) = &self.client else { return (Answer::UnexpectedCall, None) };
-        if !self.site.rules.may_publish(&topic) {
-            return (Answer::AuthorizationDenied, None);
+    fn publish(&mut self, topic: String, qos: u8, payload: Bytes) -> (AdapterAnswer, Option<ConnectionEnd>) {
+        let Some(client) = &self.client else { return (AdapterAnswer::UnexpectedCall, None) };
+        if !self.context.rules.may_publish(&topic) {
+            return (AdapterAnswer::AuthorizationDenied, None);
         }
         if filters::has_wildcard(&topic) {
-            return (Answer::Crashed, Some(Ending::Crashed));
+            return (AdapterAnswer::Crashed, Some(ConnectionEnd::Crashed));
         }
-        client.member.publish(Message::new(&client.clientid, topic, qos, payload));
-        (Answer::Success, None)
+        client.member.publish(RoutedMessage::new(&client.clientid, topic, qos, payload));
+        (AdapterAnswer::Success, None)
     }
 
     /// Retained messages come at the first Subscribe of a filter only; an invalid filter is accepted, and matches nothing.
-    fn subscribe(&mut self, filter: &str, qos: u8) -> (Answer, Option<Ending>) {
-        let Some(client) = &self.client else { return (Answer::UnexpectedCall, None) };
-        if !self.site.rules.may_subscribe(filter) {
-            return (Answer::AuthorizationDenied, None);
+    fn subscribe(&mut self, filter: &str, qos: u8) -> (AdapterAnswer, Option<ConnectionEnd>) {
+        let Some(client) = &self.client else { return (AdapterAnswer::UnexpectedCall, None) };
+        if !self.context.rules.may_subscribe(filter) {
+            return (AdapterAnswer::AuthorizationDenied, None);
         }
         if filters::split_group(filter).0.is_some() {
-            return (Answer::Crashed, Some(Ending::Crashed));
+            return (AdapterAnswer::Crashed, Some(ConnectionEnd::Crashed));
         }
-        let valid = client.member.subscribe(filter, Options { max_qos: qos, ..Options::default() });
+        let valid =
+            client.member.subscribe(filter, SubscriptionOptions { max_qos: qos, ..SubscriptionOptions::default() });
         debug!(filter, valid, "a device subscribes");
-        (Answer::Success, None)
+        (AdapterAnswer::Success, None)
     }
 
-    fn unsubscribe(&mut self, filter: &str) -> Answer {
-        let Some(client) = &self.client else { return Answer::UnexpectedCall };
+    fn unsubscribe(&mut self, filter: &str) -> AdapterAnswer {
+        let Some(client) = &self.client else { return AdapterAnswer::UnexpectedCall };
         let was_subscribed = client.member.unsubscribe(filter);
         debug!(filter, was_subscribed, "a device unsubscribes");
-        Answer::Success
+        AdapterAnswer::Success
     }
 
     /// The client is gone, with its subscriptions.
     pub(super) fn disconnect(&mut self) {
         if let Some(client) = self.client.take() {
-            self.site.registry.release(&client.clientid, &self.conn);
+            self.context.registry.release(&client.clientid, &self.conn);
         }
     }
 }
 
 /// While the events are delivered, Send still succeeds.
-pub(super) fn closed_socket_answers(call: &Call) -> Answer {
+pub(super) fn closed_socket_answers(call: &ConnectionCall) -> AdapterAnswer {
     match call {
-        Call::Send(_) | Call::Close | Call::StartTimer(_) | Call::Kick | Call::Discard => Answer::Success,
-        Call::Authenticate(_) => Answer::SocketDisconnected,
-        Call::Publish { .. } | Call::Subscribe { .. } | Call::Unsubscribe { .. } => Answer::UnexpectedCall,
+        ConnectionCall::Send(_)
+        | ConnectionCall::Close
+        | ConnectionCall::StartTimer(_)
+        | ConnectionCall::Kick
+        | ConnectionCall::Discard => AdapterAnswer::Success,
+        ConnectionCall::Authenticate(_) => AdapterAnswer::SocketDisconnected,
+        ConnectionCall::Publish { .. } | ConnectionCall::Subscribe { .. } | ConnectionCall::Unsubscribe { .. } => {
+            AdapterAnswer::UnexpectedCall
+        }
     }
 }

@@ -18,14 +18,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep_until, timeout, timeout_at};
 use tracing::debug;
 
-use super::Site;
-use super::answer::Answer;
+use super::ExProtoContext;
+use super::answer::AdapterAnswer;
 use super::calls::closed_socket_answers;
-use super::ending::{Ending, Rest};
-use super::events::{Event, Events, Failure};
-use super::registry::Asked;
-use super::timers::{Timeout, Timers};
-use crate::bus::{Delivery, Member};
+use super::ending::{ConnectionEnd, RemainingEvents};
+use super::events::{EventQueue, HandlerCallError, HandlerEvent};
+use super::registry::PendingCall;
+use super::timers::{ConnectionTimeout, Timers};
+use crate::bus::{BusMember, Delivery};
 use crate::clock;
 use crate::exproto::v1::{Address, ConnInfo, SocketType};
 
@@ -38,36 +38,41 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the events of an ended connection may take.
 const FLUSH: Duration = Duration::from_secs(15);
 
-pub(super) struct Connection {
+pub(super) struct DeviceConnection {
     pub(super) conn: String,
-    pub(super) site: Arc<Site>,
-    calls: mpsc::Receiver<Asked>,
-    events: Events,
+    pub(super) context: Arc<ExProtoContext>,
+    calls: mpsc::Receiver<PendingCall>,
+    events: EventQueue,
     pub(super) timers: Timers,
-    pub(super) client: Option<Client>,
+    pub(super) client: Option<AuthenticatedClient>,
     pub(super) unwritten: BytesMut,
 }
 
 /// What Authenticate made of the connection.
-pub(super) struct Client {
+pub(super) struct AuthenticatedClient {
     pub(super) clientid: String,
-    pub(super) member: Arc<Member>,
+    pub(super) member: Arc<BusMember>,
     pub(super) arriving: mpsc::Receiver<Delivery>,
 }
 
 /// What an open connection met.
-enum Step {
-    Answered(Result<(), Failure>),
+enum ConnectionStep {
+    Answered(Result<(), HandlerCallError>),
     Read(io::Result<usize>),
     Written(io::Result<usize>),
-    Asked(Asked),
+    Asked(PendingCall),
     Arrived(Vec<Delivery>),
     TimerDue,
 }
 
-impl Connection {
+impl DeviceConnection {
     /// Known to the adapter from now on.
-    pub(super) fn new(socket: &TcpStream, kind: SocketType, peer: SocketAddr, site: &Arc<Site>) -> io::Result<Self> {
+    pub(super) fn new(
+        socket: &TcpStream,
+        kind: SocketType,
+        peer: SocketAddr,
+        context: &Arc<ExProtoContext>,
+    ) -> io::Result<Self> {
         socket.set_nodelay(true)?;
         let conninfo = ConnInfo {
             socktype: kind.into(),
@@ -75,11 +80,11 @@ impl Connection {
             sockname: Some(address(socket.local_addr()?)),
             peercert: None,
         };
-        let (conn, calls) = site.registry.enter();
-        let mut events = Events::new(conn.clone(), site.handler.client());
-        events.push(Event::SocketCreated(Box::new(conninfo)));
-        let timers = Timers::new(clock::now(), site.idle_timeout);
-        Ok(Self { conn, site: site.clone(), calls, events, timers, client: None, unwritten: BytesMut::new() })
+        let (conn, calls) = context.registry.enter();
+        let mut events = EventQueue::new(conn.clone(), context.handler.client());
+        events.push(HandlerEvent::SocketCreated(Box::new(conninfo)));
+        let timers = Timers::new(clock::now(), context.idle_timeout);
+        Ok(Self { conn, context: context.clone(), calls, events, timers, client: None, unwritten: BytesMut::new() })
     }
 
     /// Over TCP, or over TLS in it.
@@ -87,31 +92,31 @@ impl Connection {
         let ending = self.open(&mut socket).await;
         debug!(conn = self.conn, ?ending, "a device connection ends");
         self.disconnect();
-        if matches!(ending, Ending::Closed | Ending::KeepaliveTimeout) {
+        if matches!(ending, ConnectionEnd::Closed | ConnectionEnd::KeepaliveTimeout) {
             self.write_rest(&mut socket).await;
         }
         drop(socket);
         self.finish(ending).await;
     }
 
-    async fn open(&mut self, socket: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Ending {
+    async fn open(&mut self, socket: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> ConnectionEnd {
         let mut chunk = [0; CHUNK];
         loop {
             let step = self.next_step(socket, &mut chunk).await;
             let ended = match step {
-                Step::Answered(outcome) => outcome.err().map(Ending::Failed),
-                Step::Read(read) => self.received(read, &chunk),
-                Step::Written(written) => self.written(written),
-                Step::Asked(Asked { call, answer }) => {
-                    let (outcome, ended) = self.obey(call).await;
+                ConnectionStep::Answered(outcome) => outcome.err().map(ConnectionEnd::Failed),
+                ConnectionStep::Read(read) => self.received(read, &chunk),
+                ConnectionStep::Written(written) => self.written(written),
+                ConnectionStep::Asked(PendingCall { call, answer }) => {
+                    let (outcome, ended) = self.handle_call(call).await;
                     reply(answer, outcome);
                     ended
                 }
-                Step::Arrived(deliveries) => {
-                    self.events.push(Event::ReceivedMessages(deliveries));
+                ConnectionStep::Arrived(deliveries) => {
+                    self.events.push(HandlerEvent::ReceivedMessages(deliveries));
                     None
                 }
-                Step::TimerDue => self.timer_due(),
+                ConnectionStep::TimerDue => self.timer_due(),
             };
             if let Some(ending) = ended {
                 return ending;
@@ -119,47 +124,51 @@ impl Connection {
         }
     }
 
-    async fn next_step(&mut self, socket: &mut (impl AsyncRead + AsyncWrite + Unpin), chunk: &mut [u8; CHUNK]) -> Step {
+    async fn next_step(
+        &mut self,
+        socket: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        chunk: &mut [u8; CHUNK],
+    ) -> ConnectionStep {
         let Self { calls, events, timers, client, unwritten, .. } = self;
         let (mut input, mut output) = split(socket);
         let has_room = events.has_room();
         let deadline = timers.deadline();
         tokio::select! {
-            outcome = events.answered() => Step::Answered(outcome),
-            read = input.read(chunk), if has_room => Step::Read(read),
-            written = output.write(unwritten), if !unwritten.is_empty() => Step::Written(written),
-            Some(asked) = calls.recv() => Step::Asked(asked),
-            Some(deliveries) = arrived(client), if has_room => Step::Arrived(deliveries),
-            () = sleep_until(deadline.unwrap_or_else(clock::now)), if deadline.is_some() => Step::TimerDue,
+            outcome = events.answered() => ConnectionStep::Answered(outcome),
+            read = input.read(chunk), if has_room => ConnectionStep::Read(read),
+            written = output.write(unwritten), if !unwritten.is_empty() => ConnectionStep::Written(written),
+            Some(asked) = calls.recv() => ConnectionStep::Asked(asked),
+            Some(deliveries) = arrived(client), if has_room => ConnectionStep::Arrived(deliveries),
+            () = sleep_until(deadline.unwrap_or_else(clock::now)), if deadline.is_some() => ConnectionStep::TimerDue,
         }
     }
 
     /// The end of the stream and a reset look alike.
-    fn received(&mut self, read: io::Result<usize>, chunk: &[u8]) -> Option<Ending> {
+    fn received(&mut self, read: io::Result<usize>, chunk: &[u8]) -> Option<ConnectionEnd> {
         let bytes = chunk.get(..read.unwrap_or(0)).filter(|bytes| !bytes.is_empty());
-        let Some(bytes) = bytes else { return Some(Ending::ClosedByPeer) };
+        let Some(bytes) = bytes else { return Some(ConnectionEnd::ClosedByPeer) };
         self.timers.received();
-        self.events.push(Event::ReceivedBytes(bytes.to_vec()));
+        self.events.push(HandlerEvent::ReceivedBytes(bytes.to_vec()));
         None
     }
 
-    fn written(&mut self, written: io::Result<usize>) -> Option<Ending> {
+    fn written(&mut self, written: io::Result<usize>) -> Option<ConnectionEnd> {
         match written {
             Ok(count) => {
                 self.unwritten.advance(count);
                 None
             }
-            Err(_) => Some(Ending::ClosedByPeer),
+            Err(_) => Some(ConnectionEnd::ClosedByPeer),
         }
     }
 
     /// OnTimerTimeout is told, and the connection closed all the same.
-    fn timer_due(&mut self) -> Option<Ending> {
+    fn timer_due(&mut self) -> Option<ConnectionEnd> {
         match self.timers.expired(clock::now())? {
-            Timeout::Idle => Some(Ending::IdleTimeout),
-            Timeout::Keepalive => {
-                self.events.push(Event::KeepaliveTimeout);
-                Some(Ending::KeepaliveTimeout)
+            ConnectionTimeout::Idle => Some(ConnectionEnd::IdleTimeout),
+            ConnectionTimeout::Keepalive => {
+                self.events.push(HandlerEvent::KeepaliveTimeout);
+                Some(ConnectionEnd::KeepaliveTimeout)
             }
         }
     }
@@ -175,19 +184,19 @@ impl Connection {
         }
     }
 
-    async fn finish(mut self, ending: Ending) {
+    async fn finish(mut self, ending: ConnectionEnd) {
         let all_told = match ending.rest() {
-            Rest::Delivered => self.deliver_rest().await,
-            Rest::LostWithTheEnd => self.events.is_empty(),
-            Rest::Skipped => {
+            RemainingEvents::Delivered => self.deliver_rest().await,
+            RemainingEvents::LostWithTheEnd => self.events.is_empty(),
+            RemainingEvents::Skipped => {
                 self.events.clear();
                 true
             }
         };
-        self.site.registry.leave(&self.conn);
+        self.context.registry.leave(&self.conn);
         if all_told {
             self.calls.close();
-            self.events.push(Event::SocketClosed { reason: ending.reason() });
+            self.events.push(HandlerEvent::SocketClosed { reason: ending.reason() });
             if let Err(failure) = self.events.answered().await {
                 debug!(conn = self.conn, %failure, "OnSocketClosed is lost");
             }
@@ -200,13 +209,13 @@ impl Connection {
         while !self.events.is_empty() {
             let step = async {
                 tokio::select! {
-                    outcome = self.events.answered() => Step::Answered(outcome),
-                    Some(asked) = self.calls.recv() => Step::Asked(asked),
+                    outcome = self.events.answered() => ConnectionStep::Answered(outcome),
+                    Some(asked) = self.calls.recv() => ConnectionStep::Asked(asked),
                 }
             };
             match timeout_at(deadline, step).await {
-                Ok(Step::Answered(Err(_))) => self.events.clear(),
-                Ok(Step::Asked(Asked { call, answer })) => reply(answer, closed_socket_answers(&call)),
+                Ok(ConnectionStep::Answered(Err(_))) => self.events.clear(),
+                Ok(ConnectionStep::Asked(PendingCall { call, answer })) => reply(answer, closed_socket_answers(&call)),
                 Ok(_) => {}
                 Err(_) => return false,
             }
@@ -215,14 +224,14 @@ impl Connection {
     }
 }
 
-fn reply(caller: oneshot::Sender<Answer>, answer: Answer) {
+fn reply(caller: oneshot::Sender<AdapterAnswer>, answer: AdapterAnswer) {
     if caller.send(answer).is_err() {
         debug!(?answer, "the caller has given up");
     }
 }
 
 /// The next messages for a client; none, ever, before there is one.
-async fn arrived(client: &mut Option<Client>) -> Option<Vec<Delivery>> {
+async fn arrived(client: &mut Option<AuthenticatedClient>) -> Option<Vec<Delivery>> {
     let client = client.as_mut()?;
     let mut deliveries = Vec::new();
     client.arriving.recv_many(&mut deliveries, BATCH).await;

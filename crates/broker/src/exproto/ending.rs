@@ -1,9 +1,9 @@
 //! Why a connection ended, and what that means for the events that still wait.
 
-use super::events::Failure;
+use super::events::HandlerCallError;
 
 #[derive(Debug)]
-pub(super) enum Ending {
+pub(super) enum ConnectionEnd {
     ClosedByPeer,
     /// The gateway called Close.
     Closed,
@@ -14,14 +14,14 @@ pub(super) enum Ending {
     /// The device does not read what is sent to it.
     SendTimeout,
     /// The handler refused an event, or was not there.
-    Failed(Failure),
+    Failed(HandlerCallError),
     /// EMQX 5.8.9 crashes on a wildcard in a Publish and on a shared Subscribe.
     Crashed,
 }
 
 /// What happens to the events that wait when the connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rest {
+pub(super) enum RemainingEvents {
     /// They are delivered, then OnSocketClosed, if all of that takes no more than 15 s.
     Delivered,
     /// If any wait, they and OnSocketClosed are lost.
@@ -30,14 +30,14 @@ pub(super) enum Rest {
     Skipped,
 }
 
-impl Ending {
-    pub(super) fn rest(&self) -> Rest {
+impl ConnectionEnd {
+    pub(super) fn rest(&self) -> RemainingEvents {
         match self {
             Self::ClosedByPeer | Self::Closed | Self::KeepaliveTimeout | Self::Kicked | Self::SendTimeout => {
-                Rest::Delivered
+                RemainingEvents::Delivered
             }
-            Self::IdleTimeout | Self::Discarded | Self::Crashed => Rest::LostWithTheEnd,
-            Self::Failed(_) => Rest::Skipped,
+            Self::IdleTimeout | Self::Discarded | Self::Crashed => RemainingEvents::LostWithTheEnd,
+            Self::Failed(_) => RemainingEvents::Skipped,
         }
     }
 

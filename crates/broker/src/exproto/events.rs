@@ -8,7 +8,7 @@ use std::pin::Pin;
 
 use tonic::{Code, Status};
 
-use super::handler::Client;
+use super::handler::HandlerClient;
 use crate::bus::Delivery;
 use crate::clock;
 use crate::exproto::v1::{
@@ -21,7 +21,7 @@ const WAITING: usize = 1_024;
 const NODE: &str = "embedded@127.0.0.1";
 
 #[derive(Debug)]
-pub(super) enum Event {
+pub(super) enum HandlerEvent {
     SocketCreated(Box<ConnInfo>),
     ReceivedBytes(Vec<u8>),
     ReceivedMessages(Vec<Delivery>),
@@ -29,21 +29,21 @@ pub(super) enum Event {
     SocketClosed { reason: String },
 }
 
-type Calling = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>;
+type Calling = Pin<Box<dyn Future<Output = Result<(), HandlerCallError>> + Send>>;
 
-pub(super) struct Events {
+pub(super) struct EventQueue {
     conn: String,
-    handler: Client,
-    waiting: VecDeque<Event>,
+    handler: HandlerClient,
+    waiting: VecDeque<HandlerEvent>,
     calling: Option<Calling>,
 }
 
-impl Events {
-    pub(super) fn new(conn: String, handler: Client) -> Self {
+impl EventQueue {
+    pub(super) fn new(conn: String, handler: HandlerClient) -> Self {
         Self { conn, handler, waiting: VecDeque::new(), calling: None }
     }
 
-    pub(super) fn push(&mut self, event: Event) {
+    pub(super) fn push(&mut self, event: HandlerEvent) {
         self.waiting.push_back(event);
         self.call_next();
     }
@@ -52,7 +52,7 @@ impl Events {
     ///
     /// # Errors
     /// The handler did not take the event: the connection has to be closed. There is no deadline.
-    pub(super) async fn answered(&mut self) -> Result<(), Failure> {
+    pub(super) async fn answered(&mut self) -> Result<(), HandlerCallError> {
         let Some(calling) = &mut self.calling else { return pending().await };
         let outcome = calling.await;
         self.calling = None;
@@ -81,34 +81,34 @@ impl Events {
         }
     }
 
-    fn call(&self, event: Event) -> Calling {
+    fn call(&self, event: HandlerEvent) -> Calling {
         Box::pin(call(self.handler.clone(), self.conn.clone(), event))
     }
 }
 
-async fn call(mut handler: Client, conn: String, event: Event) -> Result<(), Failure> {
+async fn call(mut handler: HandlerClient, conn: String, event: HandlerEvent) -> Result<(), HandlerCallError> {
     let (name, answer) = match event {
-        Event::SocketCreated(conninfo) => {
+        HandlerEvent::SocketCreated(conninfo) => {
             let request = SocketCreatedRequest { conn, conninfo: Some(*conninfo) };
             ("on_socket_created", handler.on_socket_created(request).await)
         }
-        Event::ReceivedBytes(bytes) => {
+        HandlerEvent::ReceivedBytes(bytes) => {
             let request = ReceivedBytesRequest { conn, bytes };
             ("on_received_bytes", handler.on_received_bytes(request).await)
         }
-        Event::ReceivedMessages(deliveries) => {
+        HandlerEvent::ReceivedMessages(deliveries) => {
             let request = ReceivedMessagesRequest { conn, messages: deliveries.iter().map(message).collect() };
             ("on_received_messages", handler.on_received_messages(request).await)
         }
-        Event::KeepaliveTimeout => {
+        HandlerEvent::KeepaliveTimeout => {
             let request = TimerTimeoutRequest { conn, r#type: TimerType::Keepalive.into() };
             ("on_timer_timeout", handler.on_timer_timeout(request).await)
         }
-        Event::SocketClosed { reason } => {
+        HandlerEvent::SocketClosed { reason } => {
             ("on_socket_closed", handler.on_socket_closed(SocketClosedRequest { conn, reason }).await)
         }
     };
-    answer.map(drop).map_err(|status| Failure { event: name, status })
+    answer.map(drop).map_err(|status| HandlerCallError { event: name, status })
 }
 
 /// The QoS is the publisher's, whatever was subscribed.
@@ -127,13 +127,13 @@ fn message(delivery: &Delivery) -> Message {
 
 /// A call that the handler refused, or that did not reach it.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct HandlerCallError {
     event: &'static str,
     status: Status,
 }
 
 /// As EMQX prints it, within the reason of OnSocketClosed.
-impl fmt::Display for Failure {
+impl fmt::Display for HandlerCallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { event, status } = self;
         if status.code() == Code::Unavailable && status.source().is_some() {

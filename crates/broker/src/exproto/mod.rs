@@ -21,15 +21,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 use tracing::warn;
 
-use self::connection::Connection;
-use self::handler::Handler;
-use self::registry::{Call, Registry};
-use self::secure::Acceptor;
+use self::connection::DeviceConnection;
+use self::handler::HandlerChannels;
+use self::registry::{ConnectionCall, ConnectionRegistry};
+use self::secure::TlsAcceptor;
 use super::bus::Bus;
 use super::control::Rules;
 use super::reserved::Reserved;
-use super::tasks::{Ended, Tasks};
-use super::{Settings, SslListener};
+use super::tasks::{Tasks, TasksEnded};
+use super::{BrokerConfig, SslListener};
 use crate::exproto::v1::SocketType;
 
 /// Device connections at a time; more are closed at once (EMQX: `max_connections` of the listener).
@@ -40,39 +40,39 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct ExProto {
     listener: Reserved,
     /// The one for TLS.
-    secure: Option<(Reserved, Acceptor)>,
+    secure: Option<(Reserved, TlsAcceptor)>,
     adapter: Reserved,
-    settings: Settings,
+    settings: BrokerConfig,
     bus: Arc<Bus>,
     rules: Arc<Rules>,
     tasks: Tasks,
-    run: Mutex<Option<Run>>,
+    run: Mutex<Option<RunningExProto>>,
 }
 
 /// From a start to the next stop.
-struct Run {
-    site: Arc<Site>,
+struct RunningExProto {
+    context: Arc<ExProtoContext>,
     tasks: Tasks,
-    ended: Ended,
+    ended: TasksEnded,
 }
 
 /// What the connections and the adapter of one run share.
-struct Site {
+struct ExProtoContext {
     bus: Arc<Bus>,
     rules: Arc<Rules>,
-    registry: Registry,
-    handler: Handler,
+    registry: ConnectionRegistry,
+    handler: HandlerChannels,
     idle_timeout: Duration,
 }
 
 impl ExProto {
     pub(super) async fn start(
-        settings: &Settings,
+        settings: &BrokerConfig,
         bus: Arc<Bus>,
         rules: Arc<Rules>,
         tasks: Tasks,
     ) -> anyhow::Result<Self> {
-        let secure = |ssl: &SslListener| anyhow::Ok((Reserved::new(ssl.bind)?, Acceptor::new(ssl)?));
+        let secure = |ssl: &SslListener| anyhow::Ok((Reserved::new(ssl.bind)?, TlsAcceptor::new(ssl)?));
         let exproto = Self {
             listener: Reserved::new(settings.listener)?,
             secure: settings.ssl.as_ref().map(secure).transpose()?,
@@ -101,68 +101,69 @@ impl ExProto {
 
     /// Nothing is sent to the handler, and the old connections are known no more.
     pub(super) async fn resume(&self) -> anyhow::Result<()> {
-        if self.site().is_some() {
+        if self.context().is_some() {
             return Ok(());
         }
         let devices = self.listener.listen()?;
-        let secure = |(listener, acceptor): &(Reserved, Acceptor)| anyhow::Ok((listener.listen()?, acceptor.clone()));
+        let secure =
+            |(listener, acceptor): &(Reserved, TlsAcceptor)| anyhow::Ok((listener.listen()?, acceptor.clone()));
         let secure = self.secure.as_ref().map(secure).transpose()?;
         let calls = self.adapter.listen()?;
-        let site = Arc::new(Site {
+        let context = Arc::new(ExProtoContext {
             bus: self.bus.clone(),
             rules: self.rules.clone(),
-            registry: Registry::default(),
-            handler: Handler::new(&self.settings.handler)?,
+            registry: ConnectionRegistry::default(),
+            handler: HandlerChannels::new(&self.settings.handler)?,
             idle_timeout: self.settings.idle_timeout,
         });
         let (tasks, ended) = self.tasks.child();
-        tasks.spawn(accept(devices, None, site.clone(), tasks.clone()));
+        tasks.spawn(accept(devices, None, context.clone(), tasks.clone()));
         if let Some((devices, acceptor)) = secure {
-            tasks.spawn(accept(devices, Some(acceptor), site.clone(), tasks.clone()));
+            tasks.spawn(accept(devices, Some(acceptor), context.clone(), tasks.clone()));
         }
-        adapter::serve(calls, site.clone(), &tasks);
-        *self.run.lock().expect(UNPOISONED) = Some(Run { site, tasks, ended });
+        adapter::serve(calls, context.clone(), &tasks);
+        *self.run.lock().expect(UNPOISONED) = Some(RunningExProto { context, tasks, ended });
         Ok(())
     }
 
     /// Listener, adapter and connections go; no OnSocketClosed for any of them.
     pub(super) async fn stop(&self) {
         let run = self.run.lock().expect(UNPOISONED).take();
-        if let Some(Run { site, tasks, ended }) = run {
+        if let Some(RunningExProto { context, tasks, ended }) = run {
             tasks.cancel();
-            drop((site, tasks));
+            drop((context, tasks));
             ended.wait().await;
         }
     }
 
     pub(super) async fn kick(&self, clientid: &str) -> bool {
-        let Some(site) = self.site() else { return false };
-        let Some(client) = site.registry.client(clientid) else { return false };
-        client.call(Call::Kick).await.is_some()
+        let Some(context) = self.context() else { return false };
+        let Some(client) = context.registry.client(clientid) else { return false };
+        client.call(ConnectionCall::Kick).await.is_some()
     }
 
     pub(super) fn clients(&self) -> Vec<String> {
-        self.site().map(|site| site.registry.clients()).unwrap_or_default()
+        self.context().map(|context| context.registry.clients()).unwrap_or_default()
     }
 
     pub(super) fn subscriptions(&self, clientid: &str) -> Vec<String> {
-        self.site().and_then(|site| site.registry.subscriptions(clientid)).unwrap_or_default()
+        self.context().and_then(|context| context.registry.subscriptions(clientid)).unwrap_or_default()
     }
 
-    fn site(&self) -> Option<Arc<Site>> {
-        self.run.lock().expect(UNPOISONED).as_ref().map(|run| run.site.clone())
+    fn context(&self) -> Option<Arc<ExProtoContext>> {
+        self.run.lock().expect(UNPOISONED).as_ref().map(|run| run.context.clone())
     }
 }
 
 const UNPOISONED: &str = "nobody panics while holding the run";
 
 /// Without an acceptor over plain TCP.
-async fn accept(listener: TcpListener, acceptor: Option<Acceptor>, site: Arc<Site>, tasks: Tasks) {
+async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, context: Arc<ExProtoContext>, tasks: Tasks) {
     loop {
         match listener.accept().await {
-            Ok((socket, peer)) if site.registry.len() < MAX_CONNECTIONS => match &acceptor {
-                None => tasks.spawn(serve(socket, peer, site.clone())),
-                Some(acceptor) => tasks.spawn(serve_secure(acceptor.clone(), socket, peer, site.clone())),
+            Ok((socket, peer)) if context.registry.len() < MAX_CONNECTIONS => match &acceptor {
+                None => tasks.spawn(serve(socket, peer, context.clone())),
+                Some(acceptor) => tasks.spawn(serve_secure(acceptor.clone(), socket, peer, context.clone())),
             },
             Ok((_, peer)) => warn!(%peer, "too many connections"),
             Err(error) => {
@@ -173,17 +174,17 @@ async fn accept(listener: TcpListener, acceptor: Option<Acceptor>, site: Arc<Sit
     }
 }
 
-async fn serve(socket: TcpStream, peer: SocketAddr, site: Arc<Site>) {
-    match Connection::new(&socket, SocketType::Tcp, peer, &site) {
+async fn serve(socket: TcpStream, peer: SocketAddr, context: Arc<ExProtoContext>) {
+    match DeviceConnection::new(&socket, SocketType::Tcp, peer, &context) {
         Ok(connection) => connection.serve(socket).await,
         Err(error) => warn!(%peer, %error, "a device was gone before it could be served"),
     }
 }
 
 /// The connection begins after the handshake.
-async fn serve_secure(acceptor: Acceptor, socket: TcpStream, peer: SocketAddr, site: Arc<Site>) {
+async fn serve_secure(acceptor: TlsAcceptor, socket: TcpStream, peer: SocketAddr, context: Arc<ExProtoContext>) {
     let Some(socket) = acceptor.accept(socket, peer).await else { return };
-    match Connection::new(socket.get_ref(), SocketType::Ssl, peer, &site) {
+    match DeviceConnection::new(socket.get_ref(), SocketType::Ssl, peer, &context) {
         Ok(connection) => connection.serve(socket).await,
         Err(error) => warn!(%peer, %error, "a device was gone before it could be served"),
     }

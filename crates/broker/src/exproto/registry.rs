@@ -8,10 +8,10 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use super::answer::Answer;
-use crate::bus::Member;
+use super::answer::AdapterAnswer;
+use crate::bus::BusMember;
 use crate::clock;
-use crate::control::Credentials;
+use crate::control::DeviceCredentials;
 
 /// Calls that wait for one connection; the next caller waits for a place.
 const WAITING_CALLS: usize = 64;
@@ -19,10 +19,10 @@ const WAITING_CALLS: usize = 64;
 const MARK: &[u8] = b"conn";
 
 /// What is asked of a connection, by the adapter or by its administrator.
-pub(super) enum Call {
+pub(super) enum ConnectionCall {
     Send(Bytes),
     Close,
-    Authenticate(Credentials),
+    Authenticate(DeviceCredentials),
     /// The interval in seconds, not 0.
     StartTimer(u32),
     Publish {
@@ -42,45 +42,45 @@ pub(super) enum Call {
     Discard,
 }
 
-pub(super) struct Asked {
-    pub(super) call: Call,
-    pub(super) answer: oneshot::Sender<Answer>,
+pub(super) struct PendingCall {
+    pub(super) call: ConnectionCall,
+    pub(super) answer: oneshot::Sender<AdapterAnswer>,
 }
 
 /// A way to a connection, as long as it lives.
 #[derive(Clone)]
-pub(super) struct Caller(mpsc::Sender<Asked>);
+pub(super) struct ConnectionHandle(mpsc::Sender<PendingCall>);
 
-impl Caller {
+impl ConnectionHandle {
     /// None if the connection has ended, or ends before it answers.
-    pub(super) async fn call(&self, call: Call) -> Option<Answer> {
+    pub(super) async fn call(&self, call: ConnectionCall) -> Option<AdapterAnswer> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(Asked { call, answer }).await.ok()?;
+        self.0.send(PendingCall { call, answer }).await.ok()?;
         answered.await.ok()
     }
 }
 
 #[derive(Default)]
-pub(super) struct Registry(Mutex<Entries>);
+pub(super) struct ConnectionRegistry(Mutex<RegistryEntries>);
 
 #[derive(Default)]
-struct Entries {
-    connections: HashMap<String, Caller>,
-    clients: BTreeMap<String, Client>,
+struct RegistryEntries {
+    connections: HashMap<String, ConnectionHandle>,
+    clients: BTreeMap<String, RegisteredClient>,
 }
 
-struct Client {
+struct RegisteredClient {
     conn: String,
-    caller: Caller,
-    member: Arc<Member>,
+    caller: ConnectionHandle,
+    member: Arc<BusMember>,
 }
 
-impl Registry {
+impl ConnectionRegistry {
     /// A new connection: its `conn`, which nobody can guess, and the calls that will come for it.
-    pub(super) fn enter(&self) -> (String, mpsc::Receiver<Asked>) {
+    pub(super) fn enter(&self) -> (String, mpsc::Receiver<PendingCall>) {
         let conn = STANDARD.encode([MARK, &clock::random()].concat());
         let (caller, calls) = mpsc::channel(WAITING_CALLS);
-        self.with(|entries| entries.connections.insert(conn.clone(), Caller(caller)));
+        self.with(|entries| entries.connections.insert(conn.clone(), ConnectionHandle(caller)));
         (conn, calls)
     }
 
@@ -89,10 +89,10 @@ impl Registry {
     }
 
     /// Gives a clientid to a connection. Who had it before has to be discarded.
-    pub(super) fn claim(&self, clientid: &str, conn: &str, member: Arc<Member>) -> Option<Caller> {
+    pub(super) fn claim(&self, clientid: &str, conn: &str, member: Arc<BusMember>) -> Option<ConnectionHandle> {
         self.with(|entries| {
             let caller = entries.connections.get(conn)?.clone();
-            let client = Client { conn: conn.to_owned(), caller, member };
+            let client = RegisteredClient { conn: conn.to_owned(), caller, member };
             entries.clients.insert(clientid.to_owned(), client).map(|older| older.caller)
         })
     }
@@ -110,13 +110,13 @@ impl Registry {
     ///
     /// # Errors
     /// The answer for one that has ended, or that never was one.
-    pub(super) fn connection(&self, conn: &str) -> Result<Caller, Answer> {
+    pub(super) fn connection(&self, conn: &str) -> Result<ConnectionHandle, AdapterAnswer> {
         let caller = self.with(|entries| entries.connections.get(conn).cloned());
         let was_one = || STANDARD.decode(conn).is_ok_and(|decoded| decoded.starts_with(MARK));
-        caller.ok_or_else(|| if was_one() { Answer::NotAlive } else { Answer::Crashed })
+        caller.ok_or_else(|| if was_one() { AdapterAnswer::NotAlive } else { AdapterAnswer::Crashed })
     }
 
-    pub(super) fn client(&self, clientid: &str) -> Option<Caller> {
+    pub(super) fn client(&self, clientid: &str) -> Option<ConnectionHandle> {
         self.with(|entries| entries.clients.get(clientid).map(|client| client.caller.clone()))
     }
 
@@ -133,7 +133,7 @@ impl Registry {
         self.with(|entries| entries.connections.len())
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut Entries) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&mut RegistryEntries) -> T) -> T {
         act(&mut self.0.lock().expect("nobody panics while holding the registry"))
     }
 }

@@ -16,9 +16,9 @@ use crate::SslListener;
 const HANDSHAKE: Duration = Duration::from_secs(15);
 
 #[derive(Clone)]
-pub(super) struct Acceptor(SslAcceptor);
+pub(super) struct TlsAcceptor(SslAcceptor);
 
-impl Acceptor {
+impl TlsAcceptor {
     pub fn new(listener: &SslListener) -> anyhow::Result<Self> {
         let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
         builder.set_certificate_chain_file(&listener.certfile)?;

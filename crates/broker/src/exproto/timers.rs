@@ -10,7 +10,7 @@ const LONGEST_PERIOD: Duration = Duration::from_secs(30);
 const SHORTEST_PERIOD: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Timeout {
+pub(super) enum ConnectionTimeout {
     Idle,
     Keepalive,
 }
@@ -74,9 +74,9 @@ impl Timers {
     }
 
     /// What has run out. The keepalive does when there was no read for 1.5 intervals, in whole periods.
-    pub(super) fn expired(&mut self, now: Instant) -> Option<Timeout> {
+    pub(super) fn expired(&mut self, now: Instant) -> Option<ConnectionTimeout> {
         if self.idle.is_some_and(|deadline| deadline <= now) {
-            return Some(Timeout::Idle);
+            return Some(ConnectionTimeout::Idle);
         }
         let keepalive = self.keepalive.as_mut().filter(|keepalive| keepalive.check <= now)?;
         let silent = self.reads == keepalive.reads_at_check;
@@ -84,7 +84,7 @@ impl Timers {
         keepalive.reads_at_check = self.reads;
         keepalive.period = keepalive.next_period;
         keepalive.check = now + keepalive.period;
-        (keepalive.silent >= keepalive.allowed).then_some(Timeout::Keepalive)
+        (keepalive.silent >= keepalive.allowed).then_some(ConnectionTimeout::Keepalive)
     }
 }
 
@@ -106,7 +106,7 @@ mod tests {
             while reads.next_if(|read| *read <= deadline).is_some() {
                 timers.received();
             }
-            if timers.expired(deadline) == Some(Timeout::Keepalive) {
+            if timers.expired(deadline) == Some(ConnectionTimeout::Keepalive) {
                 return (deadline - start).as_secs_f64();
             }
         }
@@ -133,7 +133,7 @@ mod tests {
         timers.start_keepalive(start, Duration::from_secs(60));
         timers.start_keepalive(start, Duration::from_secs(2));
         assert_eq!(timers.deadline(), Some(start + Duration::from_secs(30)));
-        assert_eq!(timers.expired(start + Duration::from_secs(30)), Some(Timeout::Keepalive));
+        assert_eq!(timers.expired(start + Duration::from_secs(30)), Some(ConnectionTimeout::Keepalive));
     }
 
     #[test]
@@ -141,7 +141,7 @@ mod tests {
         let start = Instant::now();
         let mut timers = Timers::new(start, IDLE);
         assert_eq!(timers.expired(start + IDLE - Duration::from_millis(1)), None);
-        assert_eq!(timers.expired(start + IDLE), Some(Timeout::Idle));
+        assert_eq!(timers.expired(start + IDLE), Some(ConnectionTimeout::Idle));
         timers.received();
         assert_eq!(timers.deadline(), None);
         assert_eq!(timers.expired(start + IDLE), None);

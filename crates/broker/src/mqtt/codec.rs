@@ -6,14 +6,14 @@ use bytes::{Bytes, BytesMut};
 use thiserror::Error;
 
 use super::{v5, v311};
-use crate::bus::{Options, Properties};
-use crate::control::Credentials;
+use crate::bus::{ForwardedProperties, SubscriptionOptions};
+use crate::control::DeviceCredentials;
 
 /// The largest packet that is taken.
 pub(super) const MAX_PACKET: usize = 16 * 1024 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Version {
+pub(super) enum MqttVersion {
     V311,
     V5,
 }
@@ -21,14 +21,14 @@ pub(super) enum Version {
 /// The client broke the protocol.
 #[derive(Debug, Error)]
 #[error("malformed packet: {0}")]
-pub(super) struct Malformed(pub(super) String);
+pub(super) struct MalformedClientPacket(pub(super) String);
 
 #[derive(Debug)]
-pub(super) enum Request {
-    Connect(Connect),
+pub(super) enum ClientPacket {
+    Connect(ConnectPacket),
     Publish {
         packet: u16,
-        publish: Publish,
+        publish: PublishPacket,
     },
     PubAck(u16),
     PubRec(u16),
@@ -36,7 +36,7 @@ pub(super) enum Request {
     PubComp(u16),
     Subscribe {
         packet: u16,
-        filters: Vec<(String, Options)>,
+        filters: Vec<(String, SubscriptionOptions)>,
     },
     Unsubscribe {
         packet: u16,
@@ -51,9 +51,9 @@ pub(super) enum Request {
 }
 
 #[derive(Debug)]
-pub(super) struct Connect {
+pub(super) struct ConnectPacket {
     /// An empty clientid: the broker chooses one.
-    pub(super) credentials: Credentials,
+    pub(super) credentials: DeviceCredentials,
     /// What an earlier connection left is forgotten.
     pub(super) clean_start: bool,
     /// How long the session is kept after the connection.
@@ -62,18 +62,18 @@ pub(super) struct Connect {
     pub(super) keep_alive: Duration,
     /// How many messages of QoS 1 and 2 may be unacknowledged.
     pub(super) receive_maximum: u16,
-    pub(super) will: Option<Publish>,
+    pub(super) will: Option<PublishPacket>,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Publish {
+pub(super) struct PublishPacket {
     pub(super) topic: String,
     pub(super) qos: u8,
     pub(super) retain: bool,
     /// It was sent before.
     pub(super) dup: bool,
     pub(super) payload: Bytes,
-    pub(super) properties: Properties,
+    pub(super) properties: ForwardedProperties,
 }
 
 /// What a client may be told no for.
@@ -86,14 +86,14 @@ pub(super) enum Grant {
 
 /// Why the broker ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(super) enum DisconnectCause {
     TakenOver,
     Kicked,
     Stopped,
 }
 
 #[derive(Debug)]
-pub(super) enum Reply<'a> {
+pub(super) enum ServerPacket<'a> {
     /// Accepted. The clientid, if the broker chose it.
     ConnAck {
         chosen: Option<&'a str>,
@@ -102,11 +102,11 @@ pub(super) enum Reply<'a> {
     /// Not authorized.
     Refused,
     /// Version 3.1.1 has no such packet.
-    Disconnect(Ending),
+    Disconnect(DisconnectCause),
     /// The packet identifier is 0 for QoS 0.
     Publish {
         packet: u16,
-        publish: Publish,
+        publish: PublishPacket,
     },
     PubAck {
         packet: u16,
@@ -127,33 +127,33 @@ pub(super) enum Reply<'a> {
     Pong,
 }
 
-impl Version {
+impl MqttVersion {
     /// The version that the first packet asks for (MQTT 5.0 section 3.1.2.2); none while too little of it is there.
     ///
     /// # Errors
     /// Not a CONNECT, or another version.
-    pub(super) fn of_connect(bytes: &[u8]) -> Result<Option<Self>, Malformed> {
+    pub(super) fn of_connect(bytes: &[u8]) -> Result<Option<Self>, MalformedClientPacket> {
         let length = bytes.iter().skip(1).take(4).position(|byte| byte & 0x80 == 0);
         let Some(after_length) = length.map(|length| length + 2) else {
-            return if bytes.len() > 4 { Err(Malformed("remaining length".to_owned())) } else { Ok(None) };
+            return if bytes.len() > 4 { Err(MalformedClientPacket("remaining length".to_owned())) } else { Ok(None) };
         };
         match bytes.get(after_length..after_length + 7) {
             None => Ok(None),
             Some([0, 4, b'M', b'Q', b'T', b'T', 4]) if bytes.first() == Some(&0x10) => Ok(Some(Self::V311)),
             Some([0, 4, b'M', b'Q', b'T', b'T', 5]) if bytes.first() == Some(&0x10) => Ok(Some(Self::V5)),
-            Some(_) => Err(Malformed("no CONNECT of MQTT 3.1.1 or 5".to_owned())),
+            Some(_) => Err(MalformedClientPacket("no CONNECT of MQTT 3.1.1 or 5".to_owned())),
         }
     }
 
     /// Takes the next packet, if all of it is there.
-    pub(super) fn decode(self, bytes: &mut BytesMut) -> Result<Option<Request>, Malformed> {
+    pub(super) fn decode(self, bytes: &mut BytesMut) -> Result<Option<ClientPacket>, MalformedClientPacket> {
         match self {
             Self::V311 => v311::decode(bytes),
             Self::V5 => v5::decode(bytes),
         }
     }
 
-    pub(super) fn encode(self, reply: Reply<'_>, out: &mut BytesMut) -> Result<(), Malformed> {
+    pub(super) fn encode(self, reply: ServerPacket<'_>, out: &mut BytesMut) -> Result<(), MalformedClientPacket> {
         match self {
             Self::V311 => v311::encode(reply, out),
             Self::V5 => v5::encode(reply, out),
@@ -169,10 +169,10 @@ mod tests {
     fn the_first_packet_tells_the_version() {
         let v311 = [0x10, 12, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 0];
         let v5 = [0x10, 0x80, 1, 0, 4, b'M', b'Q', b'T', b'T', 5];
-        assert_eq!(Version::of_connect(&v311).unwrap(), Some(Version::V311));
-        assert_eq!(Version::of_connect(&v5).unwrap(), Some(Version::V5));
+        assert_eq!(MqttVersion::of_connect(&v311).unwrap(), Some(MqttVersion::V311));
+        assert_eq!(MqttVersion::of_connect(&v5).unwrap(), Some(MqttVersion::V5));
         for cut in 0..9 {
-            assert_eq!(Version::of_connect(&v311[..cut]).unwrap(), None, "{cut} bytes");
+            assert_eq!(MqttVersion::of_connect(&v311[..cut]).unwrap(), None, "{cut} bytes");
         }
     }
 
@@ -181,7 +181,7 @@ mod tests {
         for bytes in
             [&b"GET / HTTP/1.1\r\n"[..], &[0x10, 12, 0, 4, b'M', b'Q', b'T', b'T', 3], &[0x10, 255, 255, 255, 255, 1]]
         {
-            assert!(Version::of_connect(bytes).is_err(), "{bytes:?}");
+            assert!(MqttVersion::of_connect(bytes).is_err(), "{bytes:?}");
         }
     }
 }

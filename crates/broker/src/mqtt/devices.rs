@@ -3,24 +3,24 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use super::session::Site;
+use super::session::ListenerContext;
 use super::{Sessions, serve};
 use crate::bus::Bus;
 use crate::control::Rules;
 use crate::reserved::Reserved;
-use crate::tasks::{Ended, Tasks};
+use crate::tasks::{Tasks, TasksEnded};
 
 pub(crate) struct DeviceListener {
     listener: Reserved,
-    site: Arc<Site>,
+    context: Arc<ListenerContext>,
     tasks: Tasks,
-    run: Mutex<Option<(Tasks, Ended)>>,
+    run: Mutex<Option<(Tasks, TasksEnded)>>,
 }
 
 impl DeviceListener {
     pub(crate) fn start(wanted: SocketAddr, bus: Arc<Bus>, rules: Arc<Rules>, tasks: Tasks) -> anyhow::Result<Self> {
-        let site = Arc::new(Site { bus, sessions: Arc::default(), rules });
-        let listener = Self { listener: Reserved::new(wanted)?, site, tasks, run: Mutex::new(None) };
+        let context = Arc::new(ListenerContext { bus, sessions: Arc::default(), rules });
+        let listener = Self { listener: Reserved::new(wanted)?, context, tasks, run: Mutex::new(None) };
         listener.resume()?;
         Ok(listener)
     }
@@ -30,7 +30,7 @@ impl DeviceListener {
     }
 
     pub(crate) fn sessions(&self) -> &Sessions {
-        &self.site.sessions
+        &self.context.sessions
     }
 
     /// With the sessions of before.
@@ -38,7 +38,7 @@ impl DeviceListener {
         let mut run = self.run.lock().expect(UNPOISONED);
         if run.is_none() {
             let (tasks, ended) = self.tasks.child();
-            tasks.spawn(serve(self.listener.listen()?, self.site.clone(), tasks.clone()));
+            tasks.spawn(serve(self.listener.listen()?, self.context.clone(), tasks.clone()));
             *run = Some((tasks, ended));
         }
         Ok(())

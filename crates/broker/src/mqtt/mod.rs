@@ -1,5 +1,5 @@
 //! MQTT, versions 3.1.1 and 5 on one port: for applications, and, at a listener of its own that obeys the rules of
-//! [`Control`](super::Control) and can be stopped, for devices. Sessions outlive their connections for as long as the clients
+//! [`BrokerControl`](super::BrokerControl) and can be stopped, for devices. Sessions outlive their connections for as long as the clients
 //! ask for, in memory; shared subscriptions work.
 
 mod codec;
@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
-use self::session::{Session, Site};
+use self::session::{ClientConnection, ListenerContext};
 use super::tasks::Tasks;
 
 pub(super) use self::devices::DeviceListener;
@@ -25,11 +25,11 @@ pub(super) use self::session::Sessions;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts clients until it is cancelled.
-pub(super) async fn serve(listener: TcpListener, site: Arc<Site>, tasks: Tasks) {
+pub(super) async fn serve(listener: TcpListener, context: Arc<ListenerContext>, tasks: Tasks) {
     loop {
         match listener.accept().await {
             Ok((socket, peer)) => {
-                let session = Session::new(socket, site.clone());
+                let session = ClientConnection::new(socket, context.clone());
                 let stopped = tasks.cancelled();
                 tasks.spawn_uncancelled(async move {
                     if let Err(reason) = session.serve(stopped).await {
@@ -46,6 +46,6 @@ pub(super) async fn serve(listener: TcpListener, site: Arc<Site>, tasks: Tasks) 
 }
 
 /// For applications: nothing is asked, and nothing forbidden.
-pub(super) fn open_site(bus: Arc<super::bus::Bus>) -> Arc<Site> {
-    Arc::new(Site { bus, sessions: Arc::default(), rules: Arc::default() })
+pub(super) fn open_context(bus: Arc<super::bus::Bus>) -> Arc<ListenerContext> {
+    Arc::new(ListenerContext { bus, sessions: Arc::default(), rules: Arc::default() })
 }

@@ -14,8 +14,11 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::codec::{Connect, Ending, Grant, Malformed, Publish, Reply, Request, Version};
-use crate::bus::{Bus, Delivery, Member, Message, Options};
+use super::codec::{
+    ClientPacket, ConnectPacket, DisconnectCause, Grant, MalformedClientPacket, MqttVersion, PublishPacket,
+    ServerPacket,
+};
+use crate::bus::{Bus, BusMember, Delivery, RoutedMessage, SubscriptionOptions};
 use crate::clock;
 use crate::control::Rules;
 
@@ -26,28 +29,28 @@ const MAX_IN_FLIGHT: u16 = 100;
 /// While so much waits to be written, no messages are taken for the client, nor bytes from it.
 const HIGH_WATER: usize = 4 * 1024 * 1024;
 /// For DISCONNECT to be written.
-const FAREWELL: Duration = Duration::from_secs(1);
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A session is kept for no longer.
-const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
-const READ: usize = 16 * 1024;
+const MAX_SESSION_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
+const READ_SIZE: usize = 16 * 1024;
 
 /// Why a session ended; nobody is told but the log.
 #[derive(Debug, Error)]
-pub(super) enum Ended {
+pub(super) enum SessionError {
     #[error("the client is gone: {0}")]
     Gone(#[from] io::Error),
     #[error(transparent)]
-    Malformed(#[from] Malformed),
+    MalformedClientPacket(#[from] MalformedClientPacket),
     #[error("the client was silent for too long")]
     Silent,
     #[error("refused")]
     Refused,
     #[error("ended by the broker: {0:?}")]
-    Told(Ending),
+    Told(DisconnectCause),
 }
 
 /// What the clients of one listener share.
-pub(crate) struct Site {
+pub(crate) struct ListenerContext {
     pub(super) bus: Arc<Bus>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) rules: Arc<Rules>,
@@ -55,33 +58,33 @@ pub(crate) struct Site {
 
 /// The sessions by their clientid: there is one of each (MQTT 5.0 section 3.1.4).
 #[derive(Default)]
-pub(crate) struct Sessions(Mutex<HashMap<String, Place>>);
+pub(crate) struct Sessions(Mutex<HashMap<String, SessionEntry>>);
 
 /// Of one clientid.
-enum Place {
-    Connected { filters: Arc<Member>, end: Arc<End> },
-    Kept(Box<Kept>),
+enum SessionEntry {
+    Connected { filters: Arc<BusMember>, end: Arc<ConnectionStop> },
+    Kept(Box<KeptSession>),
 }
 
 /// How a connection is told to end, and tells that it has.
 #[derive(Default)]
-struct End {
-    why: Mutex<Option<Ending>>,
+struct ConnectionStop {
+    why: Mutex<Option<DisconnectCause>>,
     told: CancellationToken,
     done: CancellationToken,
 }
 
 /// What outlives a connection.
-struct Kept {
-    member: Arc<Member>,
+struct KeptSession {
+    member: Arc<BusMember>,
     arriving: mpsc::Receiver<Delivery>,
-    in_flight: Vec<(u16, Option<Publish>)>,
+    in_flight: Vec<(u16, Option<PublishPacket>)>,
     last_packet: u16,
     until: Instant,
 }
 
-impl End {
-    fn tell(&self, why: Ending) {
+impl ConnectionStop {
+    fn tell(&self, why: DisconnectCause) {
         self.why.lock().expect(UNPOISONED).get_or_insert(why);
         self.told.cancel();
     }
@@ -90,45 +93,45 @@ impl End {
 impl Sessions {
     /// Ends the connection that has this clientid, and gives what it left, if there is still something. While it ends,
     /// another one may take the clientid: that one is ended as well.
-    async fn take(&self, clientid: &str) -> Option<Box<Kept>> {
+    async fn take(&self, clientid: &str) -> Option<Box<KeptSession>> {
         loop {
             let older = {
                 let mut places = self.0.lock().expect(UNPOISONED);
                 match places.get(clientid)? {
-                    Place::Connected { end, .. } => end.clone(),
-                    Place::Kept(_) => {
-                        let Some(Place::Kept(kept)) = places.remove(clientid) else { return None };
+                    SessionEntry::Connected { end, .. } => end.clone(),
+                    SessionEntry::Kept(_) => {
+                        let Some(SessionEntry::Kept(kept)) = places.remove(clientid) else { return None };
                         return Some(kept).filter(|kept| kept.until > clock::now());
                     }
                 }
             };
-            older.tell(Ending::TakenOver);
+            older.tell(DisconnectCause::TakenOver);
             older.done.cancelled().await;
         }
     }
 
-    fn enter(&self, clientid: &str, filters: Arc<Member>) -> Arc<End> {
-        let end = Arc::new(End::default());
-        let place = Place::Connected { filters, end: end.clone() };
-        if let Some(Place::Connected { end, .. }) = self.0.lock().expect(UNPOISONED).insert(clientid.to_owned(), place)
+    fn enter(&self, clientid: &str, filters: Arc<BusMember>) -> Arc<ConnectionStop> {
+        let end = Arc::new(ConnectionStop::default());
+        let place = SessionEntry::Connected { filters, end: end.clone() };
+        if let Some(SessionEntry::Connected { end, .. }) =
+            self.0.lock().expect(UNPOISONED).insert(clientid.to_owned(), place)
         {
-            end.tell(Ending::TakenOver);
+            end.tell(DisconnectCause::TakenOver);
         }
         end
     }
 
     /// A connection that was overtaken meanwhile leaves nothing.
-    fn leave(&self, clientid: &str, end: &Arc<End>, kept: Option<Kept>) {
+    fn leave(&self, clientid: &str, end: &Arc<ConnectionStop>, kept: Option<KeptSession>) {
         let mut places = self.0.lock().expect(UNPOISONED);
-        let mine =
-            matches!(places.get(clientid), Some(Place::Connected { end: current, .. }) if Arc::ptr_eq(current, end));
+        let mine = matches!(places.get(clientid), Some(SessionEntry::Connected { end: current, .. }) if Arc::ptr_eq(current, end));
         if mine {
             match kept {
-                Some(kept) => drop(places.insert(clientid.to_owned(), Place::Kept(Box::new(kept)))),
+                Some(kept) => drop(places.insert(clientid.to_owned(), SessionEntry::Kept(Box::new(kept)))),
                 None => drop(places.remove(clientid)),
             }
             let now = clock::now();
-            places.retain(|_, place| !matches!(place, Place::Kept(kept) if kept.until <= now));
+            places.retain(|_, place| !matches!(place, SessionEntry::Kept(kept) if kept.until <= now));
         }
         end.done.cancel();
     }
@@ -136,10 +139,10 @@ impl Sessions {
     /// False if there is no such client.
     pub(crate) async fn kick(&self, clientid: &str) -> bool {
         let end = match self.0.lock().expect(UNPOISONED).get(clientid) {
-            Some(Place::Connected { end, .. }) => end.clone(),
-            Some(Place::Kept(_)) | None => return false,
+            Some(SessionEntry::Connected { end, .. }) => end.clone(),
+            Some(SessionEntry::Kept(_)) | None => return false,
         };
-        end.tell(Ending::Kicked);
+        end.tell(DisconnectCause::Kicked);
         end.done.cancelled().await;
         true
     }
@@ -147,7 +150,7 @@ impl Sessions {
     /// Those that are connected, in alphabetical order.
     pub(crate) fn clients(&self) -> Vec<String> {
         let places = self.0.lock().expect(UNPOISONED);
-        let connected = places.iter().filter(|(_, place)| matches!(place, Place::Connected { .. }));
+        let connected = places.iter().filter(|(_, place)| matches!(place, SessionEntry::Connected { .. }));
         let mut clients: Vec<String> = connected.map(|(clientid, _)| clientid.clone()).collect();
         clients.sort();
         clients
@@ -155,85 +158,85 @@ impl Sessions {
 
     pub(crate) fn subscriptions(&self, clientid: &str) -> Vec<String> {
         match self.0.lock().expect(UNPOISONED).get(clientid) {
-            Some(Place::Connected { filters, .. }) => filters.filters(),
-            Some(Place::Kept(_)) | None => Vec::new(),
+            Some(SessionEntry::Connected { filters, .. }) => filters.filters(),
+            Some(SessionEntry::Kept(_)) | None => Vec::new(),
         }
     }
 }
 
 const UNPOISONED: &str = "nobody panics while holding the sessions";
 
-pub(super) struct Session {
+pub(super) struct ClientConnection {
     socket: TcpStream,
-    site: Arc<Site>,
+    context: Arc<ListenerContext>,
     unread: BytesMut,
 }
 
-impl Session {
-    pub(super) fn new(socket: TcpStream, site: Arc<Site>) -> Self {
-        Self { socket, site, unread: BytesMut::new() }
+impl ClientConnection {
+    pub(super) fn new(socket: TcpStream, context: Arc<ListenerContext>) -> Self {
+        Self { socket, context, unread: BytesMut::new() }
     }
 
-    /// Returns when the client has said goodbye.
+    /// Returns when the client has sent DISCONNECT.
     ///
     /// # Errors
     /// It ended otherwise; then its will has been published.
-    pub(super) async fn serve(mut self, stopped: impl Future<Output = ()>) -> Result<(), Ended> {
+    pub(super) async fn serve(mut self, stopped: impl Future<Output = ()>) -> Result<(), SessionError> {
         tokio::pin!(stopped);
         self.socket.set_nodelay(true)?;
-        let connected = async { timeout(CONNECT_TIMEOUT, self.connected()).await.map_err(|_| Ended::Silent)? };
+        let connected = async { timeout(CONNECT_TIMEOUT, self.connected()).await.map_err(|_| SessionError::Silent)? };
         let (version, connect) = tokio::select! {
             connected = connected => connected?,
-            () = &mut stopped => return Err(Ended::Told(Ending::Stopped)),
+            () = &mut stopped => return Err(SessionError::Told(DisconnectCause::Stopped)),
         };
-        sleep(self.site.rules.delay()).await;
-        if self.site.rules.refuses(&connect.credentials) {
+        sleep(self.context.rules.delay()).await;
+        if self.context.rules.refuses(&connect.credentials) {
             let mut refusal = BytesMut::new();
-            version.encode(Reply::Refused, &mut refusal)?;
+            version.encode(ServerPacket::Refused, &mut refusal)?;
             self.socket.write_all(&refusal).await?;
-            return Err(Ended::Refused);
+            return Err(SessionError::Refused);
         }
         let given = &connect.credentials.clientid;
         let chosen = given.is_empty().then(|| format!("{:032x}", u128::from_be_bytes(clock::random())));
         let clientid = chosen.clone().unwrap_or_else(|| given.clone());
-        let kept = self.site.sessions.take(&clientid).await.filter(|_| !connect.clean_start);
+        let kept = self.context.sessions.take(&clientid).await.filter(|_| !connect.clean_start);
 
         let session_present = kept.is_some();
-        let mut client = Client::new(version, clientid, &connect, kept, &self.site);
-        let end = self.site.sessions.enter(&client.clientid, client.member.clone());
-        client.say(Reply::ConnAck { chosen: chosen.as_deref(), session_present })?;
+        let mut client = ConnectedClient::new(version, clientid, &connect, kept, &self.context);
+        let end = self.context.sessions.enter(&client.clientid, client.member.clone());
+        client.send(ServerPacket::ConnAck { chosen: chosen.as_deref(), session_present })?;
         client.send_again()?;
         let outcome = tokio::select! {
-            outcome = client.converse(&mut self.socket, &mut self.unread) => outcome,
-            () = end.told.cancelled() => Err(Ended::Told(end.why.lock().expect(UNPOISONED).unwrap_or(Ending::TakenOver))),
-            () = stopped => Err(Ended::Told(Ending::Stopped)),
+            outcome = client.run(&mut self.socket, &mut self.unread) => outcome,
+            () = end.told.cancelled() => Err(SessionError::Told(end.why.lock().expect(UNPOISONED).unwrap_or(DisconnectCause::TakenOver))),
+            () = stopped => Err(SessionError::Told(DisconnectCause::Stopped)),
         };
-        if let Err(Ended::Told(ending)) = &outcome
-            && version == Version::V5
+        if let Err(SessionError::Told(ending)) = &outcome
+            && version == MqttVersion::V5
         {
-            let mut farewell = BytesMut::new();
-            version.encode(Reply::Disconnect(*ending), &mut farewell)?;
+            let mut disconnect = BytesMut::new();
+            version.encode(ServerPacket::Disconnect(*ending), &mut disconnect)?;
             // Nobody waits for a client that does not read.
-            let sent = timeout(FAREWELL, self.socket.write_all(&farewell)).await;
+            let sent = timeout(DISCONNECT_TIMEOUT, self.socket.write_all(&disconnect)).await;
             tracing::trace!(?sent, "DISCONNECT");
         }
-        let with_will = !matches!(outcome, Ok(Goodbye { with_will: false, .. }));
+        let with_will = !matches!(outcome, Ok(ClientDisconnect { with_will: false, .. }));
         client.publish_will(connect.will.filter(|_| with_will));
         let expiry = match &outcome {
-            Ok(Goodbye { session_expiry: Some(expiry), .. }) => *expiry,
+            Ok(ClientDisconnect { session_expiry: Some(expiry), .. }) => *expiry,
             Ok(_) | Err(_) => connect.session_expiry,
         };
         let clientid = client.clientid.clone();
-        self.site.sessions.leave(&clientid, &end, (!expiry.is_zero()).then(|| client.keep(expiry)));
+        self.context.sessions.leave(&clientid, &end, (!expiry.is_zero()).then(|| client.keep(expiry)));
         outcome.map(drop)
     }
 
-    async fn connected(&mut self) -> Result<(Version, Connect), Ended> {
+    async fn connected(&mut self) -> Result<(MqttVersion, ConnectPacket), SessionError> {
         loop {
-            if let Some(version) = Version::of_connect(&self.unread)?
+            if let Some(version) = MqttVersion::of_connect(&self.unread)?
                 && let Some(request) = version.decode(&mut self.unread)?
             {
-                let Request::Connect(connect) = request else { return Err(unexpected().into()) };
+                let ClientPacket::Connect(connect) = request else { return Err(unexpected().into()) };
                 return Ok((version, connect));
             }
             read(&mut self.socket, &mut self.unread).await?;
@@ -242,48 +245,54 @@ impl Session {
 }
 
 /// The client said DISCONNECT.
-struct Goodbye {
+struct ClientDisconnect {
     with_will: bool,
     session_expiry: Option<Duration>,
 }
 
-struct Client {
-    version: Version,
+struct ConnectedClient {
+    version: MqttVersion,
     clientid: String,
     rules: Arc<Rules>,
-    member: Arc<Member>,
+    member: Arc<BusMember>,
     arriving: mpsc::Receiver<Delivery>,
     unwritten: BytesMut,
     window: usize,
     last_packet: u16,
     /// What we sent with QoS 1 and 2, until it is acknowledged, in order; without the message once it is received (QoS 2).
-    in_flight: Vec<(u16, Option<Publish>)>,
+    in_flight: Vec<(u16, Option<PublishPacket>)>,
     /// What came with QoS 2, until it is released: it is not published twice.
     received: HashSet<u16>,
     keep_alive: Duration,
     silent_at: Option<Instant>,
 }
 
-enum Step {
+enum SessionStep {
     Read(io::Result<()>),
     Written(io::Result<usize>),
     Arrived(Delivery),
     Silent,
 }
 
-impl Client {
-    fn new(version: Version, clientid: String, connect: &Connect, kept: Option<Box<Kept>>, site: &Arc<Site>) -> Self {
+impl ConnectedClient {
+    fn new(
+        version: MqttVersion,
+        clientid: String,
+        connect: &ConnectPacket,
+        kept: Option<Box<KeptSession>>,
+        context: &Arc<ListenerContext>,
+    ) -> Self {
         let (member, arriving, in_flight, last_packet) = match kept {
             Some(kept) => (kept.member, kept.arriving, kept.in_flight, kept.last_packet),
             None => {
-                let (member, arriving) = site.bus.join();
+                let (member, arriving) = context.bus.join();
                 (Arc::new(member), arriving, Vec::new(), 0)
             }
         };
         let mut client = Self {
             version,
             clientid,
-            rules: site.rules.clone(),
+            rules: context.rules.clone(),
             member,
             arriving,
             unwritten: BytesMut::new(),
@@ -294,93 +303,95 @@ impl Client {
             keep_alive: connect.keep_alive,
             silent_at: None,
         };
-        client.heard();
+        client.restart_keep_alive();
         client
     }
 
     /// What the connection before left without acknowledgement (MQTT 5.0 section 4.4).
-    fn send_again(&mut self) -> Result<(), Malformed> {
+    fn send_again(&mut self) -> Result<(), MalformedClientPacket> {
         for (packet, publish) in self.in_flight.clone() {
             match publish {
-                Some(publish) => self.say(Reply::Publish { packet, publish: Publish { dup: true, ..publish } })?,
-                None => self.say(Reply::PubRel(packet))?,
+                Some(publish) => {
+                    self.send(ServerPacket::Publish { packet, publish: PublishPacket { dup: true, ..publish } })?
+                }
+                None => self.send(ServerPacket::PubRel(packet))?,
             }
         }
         Ok(())
     }
 
-    fn keep(self, expiry: Duration) -> Kept {
+    fn keep(self, expiry: Duration) -> KeptSession {
         let Self { member, arriving, in_flight, last_packet, .. } = self;
-        Kept { member, arriving, in_flight, last_packet, until: clock::now() + expiry.min(LONGEST) }
+        KeptSession { member, arriving, in_flight, last_packet, until: clock::now() + expiry.min(MAX_SESSION_EXPIRY) }
     }
 
-    async fn converse(&mut self, socket: &mut TcpStream, unread: &mut BytesMut) -> Result<Goodbye, Ended> {
+    async fn run(&mut self, socket: &mut TcpStream, unread: &mut BytesMut) -> Result<ClientDisconnect, SessionError> {
         loop {
             while let Some(request) = self.version.decode(unread)? {
-                if let Some(goodbye) = self.obey(request)? {
-                    return Ok(goodbye);
+                if let Some(disconnect) = self.handle_packet(request)? {
+                    return Ok(disconnect);
                 }
             }
             match self.next_step(socket, unread).await {
-                Step::Read(read) => {
+                SessionStep::Read(read) => {
                     read?;
-                    self.heard();
+                    self.restart_keep_alive();
                 }
-                Step::Written(written) => self.unwritten.advance(written?),
-                Step::Arrived(delivery) => self.deliver(delivery)?,
-                Step::Silent => return Err(Ended::Silent),
+                SessionStep::Written(written) => self.unwritten.advance(written?),
+                SessionStep::Arrived(delivery) => self.deliver(delivery)?,
+                SessionStep::Silent => return Err(SessionError::Silent),
             }
         }
     }
 
-    async fn next_step(&mut self, socket: &mut TcpStream, unread: &mut BytesMut) -> Step {
+    async fn next_step(&mut self, socket: &mut TcpStream, unread: &mut BytesMut) -> SessionStep {
         let (mut input, mut output) = socket.split();
         let flows = self.unwritten.len() < HIGH_WATER;
         let takes = flows && self.in_flight.len() < self.window;
         tokio::select! {
-            read = read(&mut input, unread), if flows => Step::Read(read),
-            written = output.write(&self.unwritten), if !self.unwritten.is_empty() => Step::Written(written),
-            Some(delivery) = self.arriving.recv(), if takes => Step::Arrived(delivery),
-            () = at(self.silent_at) => Step::Silent,
+            read = read(&mut input, unread), if flows => SessionStep::Read(read),
+            written = output.write(&self.unwritten), if !self.unwritten.is_empty() => SessionStep::Written(written),
+            Some(delivery) = self.arriving.recv(), if takes => SessionStep::Arrived(delivery),
+            () = at(self.silent_at) => SessionStep::Silent,
         }
     }
 
     /// MQTT 5.0 section 3.1.2.10: one and a half times the Keep Alive.
-    fn heard(&mut self) {
+    fn restart_keep_alive(&mut self) {
         self.silent_at = (!self.keep_alive.is_zero()).then(|| clock::now() + self.keep_alive * 3 / 2);
     }
 
-    fn obey(&mut self, request: Request) -> Result<Option<Goodbye>, Malformed> {
+    fn handle_packet(&mut self, request: ClientPacket) -> Result<Option<ClientDisconnect>, MalformedClientPacket> {
         match request {
-            Request::Connect(_) => return Err(unexpected()),
-            Request::Publish { packet, publish } => self.published(packet, publish)?,
-            Request::PubAck(packet) | Request::PubComp(packet) => {
+            ClientPacket::Connect(_) => return Err(unexpected()),
+            ClientPacket::Publish { packet, publish } => self.published(packet, publish)?,
+            ClientPacket::PubAck(packet) | ClientPacket::PubComp(packet) => {
                 self.in_flight.retain(|(waits, _)| *waits != packet);
             }
-            Request::PubRec(packet) => {
+            ClientPacket::PubRec(packet) => {
                 if let Some((_, publish)) = self.in_flight.iter_mut().find(|(waits, _)| *waits == packet) {
                     *publish = None;
                 }
-                self.say(Reply::PubRel(packet))?;
+                self.send(ServerPacket::PubRel(packet))?;
             }
-            Request::PubRel(packet) => {
+            ClientPacket::PubRel(packet) => {
                 self.received.remove(&packet);
-                self.say(Reply::PubComp(packet))?;
+                self.send(ServerPacket::PubComp(packet))?;
             }
-            Request::Subscribe { packet, filters } => self.subscribe(packet, filters)?,
-            Request::Unsubscribe { packet, filters } => {
+            ClientPacket::Subscribe { packet, filters } => self.subscribe(packet, filters)?,
+            ClientPacket::Unsubscribe { packet, filters } => {
                 let existed = filters.iter().map(|filter| self.member.unsubscribe(filter)).collect();
-                self.say(Reply::UnsubAck { packet, existed })?;
+                self.send(ServerPacket::UnsubAck { packet, existed })?;
             }
-            Request::Ping => self.say(Reply::Pong)?,
-            Request::Disconnect { with_will, session_expiry } => {
-                return Ok(Some(Goodbye { with_will, session_expiry }));
+            ClientPacket::Ping => self.send(ServerPacket::Pong)?,
+            ClientPacket::Disconnect { with_will, session_expiry } => {
+                return Ok(Some(ClientDisconnect { with_will, session_expiry }));
             }
         }
         Ok(None)
     }
 
-    fn published(&mut self, packet: u16, publish: Publish) -> Result<(), Malformed> {
+    fn published(&mut self, packet: u16, publish: PublishPacket) -> Result<(), MalformedClientPacket> {
         let allowed = self.rules.may_publish(&publish.topic);
         match publish.qos {
             _ if !allowed && publish.qos != 1 => {}
@@ -389,32 +400,40 @@ impl Client {
                 if allowed {
                     self.publish(publish);
                 }
-                self.say(Reply::PubAck { packet, allowed })?;
+                self.send(ServerPacket::PubAck { packet, allowed })?;
             }
             _ => {
                 if self.received.insert(packet) {
                     self.publish(publish);
                 }
-                self.say(Reply::PubRec(packet))?;
+                self.send(ServerPacket::PubRec(packet))?;
             }
         }
         Ok(())
     }
 
-    fn publish(&self, publish: Publish) {
-        let Publish { topic, qos, retain, payload, properties, .. } = publish;
-        self.member.publish(Message { retain, properties, ..Message::new(&self.clientid, topic, qos, payload) });
+    fn publish(&self, publish: PublishPacket) {
+        let PublishPacket { topic, qos, retain, payload, properties, .. } = publish;
+        self.member.publish(RoutedMessage {
+            retain,
+            properties,
+            ..RoutedMessage::new(&self.clientid, topic, qos, payload)
+        });
     }
 
-    fn publish_will(&self, will: Option<Publish>) {
+    fn publish_will(&self, will: Option<PublishPacket>) {
         if let Some(will) = will {
             self.publish(will);
         }
     }
 
     /// The SUBACK goes before the retained messages: these wait in `arriving`.
-    fn subscribe(&mut self, packet: u16, filters: Vec<(String, Options)>) -> Result<(), Malformed> {
-        let subscribe = |(filter, options): (String, Options)| {
+    fn subscribe(
+        &mut self,
+        packet: u16,
+        filters: Vec<(String, SubscriptionOptions)>,
+    ) -> Result<(), MalformedClientPacket> {
+        let subscribe = |(filter, options): (String, SubscriptionOptions)| {
             if !self.rules.may_subscribe(&filter) {
                 Grant::Denied
             } else if self.member.subscribe(&filter, options) {
@@ -424,13 +443,13 @@ impl Client {
             }
         };
         let grants = filters.into_iter().map(subscribe).collect();
-        self.say(Reply::SubAck { packet, grants })
+        self.send(ServerPacket::SubAck { packet, grants })
     }
 
-    fn deliver(&mut self, delivery: Delivery) -> Result<(), Malformed> {
+    fn deliver(&mut self, delivery: Delivery) -> Result<(), MalformedClientPacket> {
         let Delivery { message, max_qos, retain } = delivery;
         let qos = message.qos.min(max_qos);
-        let publish = Publish {
+        let publish = PublishPacket {
             topic: message.topic.clone(),
             qos,
             retain,
@@ -442,7 +461,7 @@ impl Client {
         if qos > 0 {
             self.in_flight.push((packet, Some(publish.clone())));
         }
-        self.say(Reply::Publish { packet, publish })
+        self.send(ServerPacket::Publish { packet, publish })
     }
 
     /// The window keeps most identifiers free.
@@ -455,13 +474,13 @@ impl Client {
         }
     }
 
-    fn say(&mut self, reply: Reply<'_>) -> Result<(), Malformed> {
+    fn send(&mut self, reply: ServerPacket<'_>) -> Result<(), MalformedClientPacket> {
         self.version.encode(reply, &mut self.unwritten)
     }
 }
 
 async fn read(from: &mut (impl AsyncReadExt + Unpin), unread: &mut BytesMut) -> io::Result<()> {
-    unread.reserve(READ);
+    unread.reserve(READ_SIZE);
     match from.read_buf(unread).await? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         _ => Ok(()),
@@ -475,6 +494,6 @@ async fn at(deadline: Option<Instant>) {
     }
 }
 
-fn unexpected() -> Malformed {
-    Malformed("CONNECT is the first packet, and only the first".to_owned())
+fn unexpected() -> MalformedClientPacket {
+    MalformedClientPacket("CONNECT is the first packet, and only the first".to_owned())
 }

@@ -9,14 +9,16 @@ use rumqttc::mqttbytes::v4::{
 };
 use rumqttc::mqttbytes::{Error, v4};
 
-use super::codec::{Connect, Grant, MAX_PACKET, Malformed, Publish, Reply, Request};
-use crate::bus::{Options, Properties, Retained};
-use crate::control::Credentials;
+use super::codec::{
+    ClientPacket, ConnectPacket, Grant, MAX_PACKET, MalformedClientPacket, PublishPacket, ServerPacket,
+};
+use crate::bus::{ForwardedProperties, Retained, SubscriptionOptions};
+use crate::control::DeviceCredentials;
 
 /// For how long a session is kept whose client did not say.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
 
-pub(super) fn decode(bytes: &mut BytesMut) -> Result<Option<Request>, Malformed> {
+pub(super) fn decode(bytes: &mut BytesMut) -> Result<Option<ClientPacket>, MalformedClientPacket> {
     match Packet::read(bytes, MAX_PACKET) {
         Ok(packet) => request(packet).map(Some),
         Err(Error::InsufficientBytes(_)) => Ok(None),
@@ -24,77 +26,83 @@ pub(super) fn decode(bytes: &mut BytesMut) -> Result<Option<Request>, Malformed>
     }
 }
 
-pub(super) fn encode(reply: Reply<'_>, out: &mut BytesMut) -> Result<(), Malformed> {
+pub(super) fn encode(reply: ServerPacket<'_>, out: &mut BytesMut) -> Result<(), MalformedClientPacket> {
     packet(reply)?.write(out, usize::MAX).map(drop).map_err(|error| malformed(&error))
 }
 
-fn request(packet: Packet) -> Result<Request, Malformed> {
+fn request(packet: Packet) -> Result<ClientPacket, MalformedClientPacket> {
     Ok(match packet {
-        Packet::Connect(connect) => Request::Connect(connected(connect)),
-        Packet::Publish(publish) => Request::Publish {
+        Packet::Connect(connect) => ClientPacket::Connect(connected(connect)),
+        Packet::Publish(publish) => ClientPacket::Publish {
             packet: publish.pkid,
-            publish: Publish {
+            publish: PublishPacket {
                 topic: publish.topic,
                 qos: publish.qos as u8,
                 retain: publish.retain,
                 dup: publish.dup,
                 payload: publish.payload,
-                properties: Properties::default(),
+                properties: ForwardedProperties::default(),
             },
         },
-        Packet::PubAck(ack) => Request::PubAck(ack.pkid),
-        Packet::PubRec(ack) => Request::PubRec(ack.pkid),
-        Packet::PubRel(ack) => Request::PubRel(ack.pkid),
-        Packet::PubComp(ack) => Request::PubComp(ack.pkid),
-        Packet::Subscribe(subscribe) => Request::Subscribe {
+        Packet::PubAck(ack) => ClientPacket::PubAck(ack.pkid),
+        Packet::PubRec(ack) => ClientPacket::PubRec(ack.pkid),
+        Packet::PubRel(ack) => ClientPacket::PubRel(ack.pkid),
+        Packet::PubComp(ack) => ClientPacket::PubComp(ack.pkid),
+        Packet::Subscribe(subscribe) => ClientPacket::Subscribe {
             packet: subscribe.pkid,
             filters: subscribe.filters.into_iter().map(|filter| (filter.path, options(filter.qos as u8))).collect(),
         },
         Packet::Unsubscribe(unsubscribe) => {
-            Request::Unsubscribe { packet: unsubscribe.pkid, filters: unsubscribe.topics }
+            ClientPacket::Unsubscribe { packet: unsubscribe.pkid, filters: unsubscribe.topics }
         }
-        Packet::PingReq => Request::Ping,
-        Packet::Disconnect => Request::Disconnect { with_will: false, session_expiry: None },
+        Packet::PingReq => ClientPacket::Ping,
+        Packet::Disconnect => ClientPacket::Disconnect { with_will: false, session_expiry: None },
         Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
-            return Err(Malformed("a packet that only a server sends".to_owned()));
+            return Err(MalformedClientPacket("a packet that only a server sends".to_owned()));
         }
     })
 }
 
-fn connected(connect: v4::Connect) -> Connect {
+fn connected(connect: v4::Connect) -> ConnectPacket {
     let login = connect.login.unwrap_or_else(|| v4::Login::new("", ""));
-    Connect {
-        credentials: Credentials { clientid: connect.client_id, username: login.username, password: login.password },
+    ConnectPacket {
+        credentials: DeviceCredentials {
+            clientid: connect.client_id,
+            username: login.username,
+            password: login.password,
+        },
         clean_start: connect.clean_session,
         // This version does not say how long.
         session_expiry: if connect.clean_session { Duration::ZERO } else { KEPT },
         keep_alive: Duration::from_secs(connect.keep_alive.into()),
         receive_maximum: u16::MAX,
-        will: connect.last_will.map(|will| Publish {
+        will: connect.last_will.map(|will| PublishPacket {
             topic: will.topic,
             qos: will.qos as u8,
             retain: will.retain,
             dup: false,
             payload: will.message,
-            properties: Properties::default(),
+            properties: ForwardedProperties::default(),
         }),
     }
 }
 
 /// MQTT 3.1.1 section 3.8.4: every SUBSCRIBE delivers the retained messages.
-fn options(max_qos: u8) -> Options {
-    Options { max_qos, retained: Retained::Always, ..Options::default() }
+fn options(max_qos: u8) -> SubscriptionOptions {
+    SubscriptionOptions { max_qos, retained: Retained::Always, ..SubscriptionOptions::default() }
 }
 
-fn packet(reply: Reply<'_>) -> Result<Packet, Malformed> {
+fn packet(reply: ServerPacket<'_>) -> Result<Packet, MalformedClientPacket> {
     Ok(match reply {
         // Version 3.1.1 cannot tell a chosen clientid.
-        Reply::ConnAck { chosen: _, session_present } => {
+        ServerPacket::ConnAck { chosen: _, session_present } => {
             Packet::ConnAck(ConnAck::new(ConnectReturnCode::Success, session_present))
         }
-        Reply::Refused => Packet::ConnAck(ConnAck::new(ConnectReturnCode::NotAuthorized, false)),
-        Reply::Disconnect(_) => return Err(Malformed("version 3.1.1 has no DISCONNECT of the server".to_owned())),
-        Reply::Publish { packet, publish } => {
+        ServerPacket::Refused => Packet::ConnAck(ConnAck::new(ConnectReturnCode::NotAuthorized, false)),
+        ServerPacket::Disconnect(_) => {
+            return Err(MalformedClientPacket("version 3.1.1 has no DISCONNECT of the server".to_owned()));
+        }
+        ServerPacket::Publish { packet, publish } => {
             let qos = quality(publish.qos).map_err(|error| malformed(&error))?;
             let mut packet_out = v4::Publish::from_bytes(publish.topic, qos, publish.payload);
             packet_out.pkid = packet;
@@ -103,15 +111,15 @@ fn packet(reply: Reply<'_>) -> Result<Packet, Malformed> {
             Packet::Publish(packet_out)
         }
         // Nor can it tell that a publication is denied.
-        Reply::PubAck { packet, allowed: _ } => Packet::PubAck(PubAck::new(packet)),
-        Reply::PubRec(packet) => Packet::PubRec(PubRec::new(packet)),
-        Reply::PubRel(packet) => Packet::PubRel(PubRel::new(packet)),
-        Reply::PubComp(packet) => Packet::PubComp(PubComp::new(packet)),
-        Reply::SubAck { packet, grants } => {
+        ServerPacket::PubAck { packet, allowed: _ } => Packet::PubAck(PubAck::new(packet)),
+        ServerPacket::PubRec(packet) => Packet::PubRec(PubRec::new(packet)),
+        ServerPacket::PubRel(packet) => Packet::PubRel(PubRel::new(packet)),
+        ServerPacket::PubComp(packet) => Packet::PubComp(PubComp::new(packet)),
+        ServerPacket::SubAck { packet, grants } => {
             Packet::SubAck(SubAck::new(packet, grants.into_iter().map(reason).collect()))
         }
-        Reply::UnsubAck { packet, existed: _ } => Packet::UnsubAck(UnsubAck::new(packet)),
-        Reply::Pong => Packet::PingResp,
+        ServerPacket::UnsubAck { packet, existed: _ } => Packet::UnsubAck(UnsubAck::new(packet)),
+        ServerPacket::Pong => Packet::PingResp,
     })
 }
 
@@ -120,6 +128,6 @@ fn reason(grant: Grant) -> SubscribeReasonCode {
     granted.map_or(SubscribeReasonCode::Failure, SubscribeReasonCode::Success)
 }
 
-fn malformed(error: &Error) -> Malformed {
-    Malformed(error.to_string())
+fn malformed(error: &Error) -> MalformedClientPacket {
+    MalformedClientPacket(error.to_string())
 }

@@ -10,16 +10,18 @@ use rumqttc::v5::mqttbytes::v5::{
 };
 use rumqttc::v5::mqttbytes::{Error, qos as quality};
 
-use super::codec::{Connect, Ending, Grant, MAX_PACKET, Malformed, Publish, Reply, Request};
-use crate::bus::{Options, Properties, Retained};
-use crate::control::Credentials;
+use super::codec::{
+    ClientPacket, ConnectPacket, DisconnectCause, Grant, MAX_PACKET, MalformedClientPacket, PublishPacket, ServerPacket,
+};
+use crate::bus::{ForwardedProperties, Retained, SubscriptionOptions};
+use crate::control::DeviceCredentials;
 
 /// A DISCONNECT without a reason code: 0, normal (MQTT 5.0 section 3.14.2.1). The codec does not know it.
 const PLAIN_DISCONNECT: [u8; 2] = [0xe0, 0];
 
-pub(super) fn decode(bytes: &mut BytesMut) -> Result<Option<Request>, Malformed> {
+pub(super) fn decode(bytes: &mut BytesMut) -> Result<Option<ClientPacket>, MalformedClientPacket> {
     if bytes.starts_with(&PLAIN_DISCONNECT) {
-        let disconnect = Request::Disconnect { with_will: false, session_expiry: None };
+        let disconnect = ClientPacket::Disconnect { with_will: false, session_expiry: None };
         bytes.advance(PLAIN_DISCONNECT.len());
         return Ok(Some(disconnect));
     }
@@ -30,8 +32,8 @@ pub(super) fn decode(bytes: &mut BytesMut) -> Result<Option<Request>, Malformed>
     }
 }
 
-pub(super) fn encode(reply: Reply<'_>, out: &mut BytesMut) -> Result<(), Malformed> {
-    if let Reply::Disconnect(ending) = reply {
+pub(super) fn encode(reply: ServerPacket<'_>, out: &mut BytesMut) -> Result<(), MalformedClientPacket> {
+    if let ServerPacket::Disconnect(ending) = reply {
         // The codec leaves the reason out where there are no properties.
         out.extend_from_slice(&[0xe0, 2, reason_of(ending) as u8, 0]);
         return Ok(());
@@ -43,12 +45,12 @@ fn largest() -> u32 {
     u32::try_from(MAX_PACKET).expect("a packet length of MQTT has 28 bits")
 }
 
-fn request(packet: Packet) -> Result<Request, Malformed> {
+fn request(packet: Packet) -> Result<ClientPacket, MalformedClientPacket> {
     Ok(match packet {
-        Packet::Connect(connect, will, login) => Request::Connect(connected(connect, will, login)?),
-        Packet::Publish(publish) => Request::Publish {
+        Packet::Connect(connect, will, login) => ClientPacket::Connect(connected(connect, will, login)?),
+        Packet::Publish(publish) => ClientPacket::Publish {
             packet: publish.pkid,
-            publish: Publish {
+            publish: PublishPacket {
                 topic: text(&publish.topic)?,
                 qos: publish.qos as u8,
                 retain: publish.retain,
@@ -57,43 +59,58 @@ fn request(packet: Packet) -> Result<Request, Malformed> {
                 properties: publish.properties.map(forwarded).unwrap_or_default(),
             },
         },
-        Packet::PubAck(ack) => Request::PubAck(ack.pkid),
-        Packet::PubRec(ack) => Request::PubRec(ack.pkid),
-        Packet::PubRel(ack) => Request::PubRel(ack.pkid),
-        Packet::PubComp(ack) => Request::PubComp(ack.pkid),
-        Packet::Subscribe(subscribe) => Request::Subscribe {
+        Packet::PubAck(ack) => ClientPacket::PubAck(ack.pkid),
+        Packet::PubRec(ack) => ClientPacket::PubRec(ack.pkid),
+        Packet::PubRel(ack) => ClientPacket::PubRel(ack.pkid),
+        Packet::PubComp(ack) => ClientPacket::PubComp(ack.pkid),
+        Packet::Subscribe(subscribe) => ClientPacket::Subscribe {
             packet: subscribe.pkid,
             filters: subscribe.filters.into_iter().map(subscription).collect(),
         },
         Packet::Unsubscribe(unsubscribe) => {
-            Request::Unsubscribe { packet: unsubscribe.pkid, filters: unsubscribe.filters }
+            ClientPacket::Unsubscribe { packet: unsubscribe.pkid, filters: unsubscribe.filters }
         }
-        Packet::PingReq(_) => Request::Ping,
+        Packet::PingReq(_) => ClientPacket::Ping,
         Packet::Disconnect(disconnect) => {
             let expiry = disconnect.properties.and_then(|properties| properties.session_expiry_interval);
-            Request::Disconnect {
+            ClientPacket::Disconnect {
                 with_will: disconnect.reason_code == DisconnectReasonCode::DisconnectWithWillMessage,
                 session_expiry: expiry.map(|seconds| Duration::from_secs(seconds.into())),
             }
         }
         Packet::Auth(_) | Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp(_) => {
-            return Err(Malformed("a packet that is not understood from a client".to_owned()));
+            return Err(MalformedClientPacket("a packet that is not understood from a client".to_owned()));
         }
     })
 }
 
-fn connected(connect: v5::Connect, will: Option<v5::LastWill>, login: Option<v5::Login>) -> Result<Connect, Malformed> {
+fn connected(
+    connect: v5::Connect,
+    will: Option<v5::LastWill>,
+    login: Option<v5::Login>,
+) -> Result<ConnectPacket, MalformedClientPacket> {
     let will = will.map(|will| {
         let topic = text(&will.topic)?;
-        let properties = Properties::default();
-        Ok(Publish { topic, qos: will.qos as u8, retain: will.retain, dup: false, payload: will.message, properties })
+        let properties = ForwardedProperties::default();
+        Ok(PublishPacket {
+            topic,
+            qos: will.qos as u8,
+            retain: will.retain,
+            dup: false,
+            payload: will.message,
+            properties,
+        })
     });
     let (expiry, receive_maximum) = connect
         .properties
         .map_or((None, None), |properties| (properties.session_expiry_interval, properties.receive_maximum));
     let login = login.unwrap_or_else(|| v5::Login::new("", ""));
-    Ok(Connect {
-        credentials: Credentials { clientid: connect.client_id, username: login.username, password: login.password },
+    Ok(ConnectPacket {
+        credentials: DeviceCredentials {
+            clientid: connect.client_id,
+            username: login.username,
+            password: login.password,
+        },
         clean_start: connect.clean_start,
         session_expiry: Duration::from_secs(expiry.unwrap_or(0).into()),
         keep_alive: Duration::from_secs(connect.keep_alive.into()),
@@ -103,12 +120,12 @@ fn connected(connect: v5::Connect, will: Option<v5::LastWill>, login: Option<v5:
 }
 
 /// A topic alias is not allowed to clients: no Topic Alias Maximum is announced (MQTT 5.0 section 3.2.2.3.8).
-fn text(topic: &Bytes) -> Result<String, Malformed> {
-    String::from_utf8(topic.to_vec()).map_err(|error| Malformed(error.to_string()))
+fn text(topic: &Bytes) -> Result<String, MalformedClientPacket> {
+    String::from_utf8(topic.to_vec()).map_err(|error| MalformedClientPacket(error.to_string()))
 }
 
-fn subscription(filter: v5::Filter) -> (String, Options) {
-    let options = Options {
+fn subscription(filter: v5::Filter) -> (String, SubscriptionOptions) {
+    let options = SubscriptionOptions {
         max_qos: filter.qos as u8,
         no_local: filter.nolocal,
         retain_as_published: filter.preserve_retain,
@@ -121,48 +138,48 @@ fn subscription(filter: v5::Filter) -> (String, Options) {
     (filter.path, options)
 }
 
-fn packet(reply: Reply<'_>) -> Result<Packet, Malformed> {
+fn packet(reply: ServerPacket<'_>) -> Result<Packet, MalformedClientPacket> {
     Ok(match reply {
-        Reply::ConnAck { chosen, session_present } => Packet::ConnAck(ConnAck {
+        ServerPacket::ConnAck { chosen, session_present } => Packet::ConnAck(ConnAck {
             session_present,
             code: ConnectReturnCode::Success,
             properties: Some(properties(chosen)),
         }),
-        Reply::Refused => Packet::ConnAck(ConnAck {
+        ServerPacket::Refused => Packet::ConnAck(ConnAck {
             session_present: false,
             code: ConnectReturnCode::NotAuthorized,
             properties: Some(properties(None)),
         }),
-        Reply::Disconnect(ending) => Packet::Disconnect(v5::Disconnect::new(reason_of(ending))),
-        Reply::Publish { packet, publish } => {
-            let qos = quality(publish.qos).ok_or_else(|| Malformed("QoS".to_owned()))?;
+        ServerPacket::Disconnect(ending) => Packet::Disconnect(v5::Disconnect::new(reason_of(ending))),
+        ServerPacket::Publish { packet, publish } => {
+            let qos = quality(publish.qos).ok_or_else(|| MalformedClientPacket("QoS".to_owned()))?;
             let mut packet_out = v5::Publish::new(publish.topic, qos, publish.payload, Some(told(publish.properties)));
             packet_out.pkid = packet;
             packet_out.retain = publish.retain;
             packet_out.dup = publish.dup;
             Packet::Publish(packet_out)
         }
-        Reply::PubAck { packet, allowed: true } => Packet::PubAck(PubAck::new(packet, None)),
-        Reply::PubAck { packet, allowed: false } => Packet::PubAck(PubAck {
+        ServerPacket::PubAck { packet, allowed: true } => Packet::PubAck(PubAck::new(packet, None)),
+        ServerPacket::PubAck { packet, allowed: false } => Packet::PubAck(PubAck {
             pkid: packet,
             reason: PubAckReason::NotAuthorized,
             // The codec writes a wrong length without.
             properties: Some(PubAckProperties { reason_string: None, user_properties: Vec::new() }),
         }),
-        Reply::PubRec(packet) => Packet::PubRec(PubRec::new(packet, None)),
-        Reply::PubRel(packet) => Packet::PubRel(PubRel::new(packet, None)),
-        Reply::PubComp(packet) => Packet::PubComp(PubComp::new(packet, None)),
-        Reply::SubAck { packet, grants } => {
+        ServerPacket::PubRec(packet) => Packet::PubRec(PubRec::new(packet, None)),
+        ServerPacket::PubRel(packet) => Packet::PubRel(PubRel::new(packet, None)),
+        ServerPacket::PubComp(packet) => Packet::PubComp(PubComp::new(packet, None)),
+        ServerPacket::SubAck { packet, grants } => {
             let return_codes = grants.into_iter().map(reason).collect();
             Packet::SubAck(SubAck { pkid: packet, return_codes, properties: None })
         }
-        Reply::UnsubAck { packet, existed } => {
+        ServerPacket::UnsubAck { packet, existed } => {
             let reason =
                 |existed| if existed { UnsubAckReason::Success } else { UnsubAckReason::NoSubscriptionExisted };
             let reasons = existed.into_iter().map(reason).collect();
             Packet::UnsubAck(UnsubAck { pkid: packet, reasons, properties: None })
         }
-        Reply::Pong => Packet::PingResp(PingResp),
+        ServerPacket::Pong => Packet::PingResp(PingResp),
     })
 }
 
@@ -176,16 +193,16 @@ fn reason(grant: Grant) -> SubscribeReasonCode {
     }
 }
 
-fn reason_of(ending: Ending) -> DisconnectReasonCode {
+fn reason_of(ending: DisconnectCause) -> DisconnectReasonCode {
     match ending {
-        Ending::TakenOver => DisconnectReasonCode::SessionTakenOver,
-        Ending::Kicked => DisconnectReasonCode::AdministrativeAction,
-        Ending::Stopped => DisconnectReasonCode::ServerShuttingDown,
+        DisconnectCause::TakenOver => DisconnectReasonCode::SessionTakenOver,
+        DisconnectCause::Kicked => DisconnectReasonCode::AdministrativeAction,
+        DisconnectCause::Stopped => DisconnectReasonCode::ServerShuttingDown,
     }
 }
 
-fn forwarded(properties: v5::PublishProperties) -> Properties {
-    Properties {
+fn forwarded(properties: v5::PublishProperties) -> ForwardedProperties {
+    ForwardedProperties {
         content_type: properties.content_type,
         response_topic: properties.response_topic,
         correlation_data: properties.correlation_data,
@@ -194,7 +211,7 @@ fn forwarded(properties: v5::PublishProperties) -> Properties {
     }
 }
 
-fn told(properties: Properties) -> v5::PublishProperties {
+fn told(properties: ForwardedProperties) -> v5::PublishProperties {
     v5::PublishProperties {
         content_type: properties.content_type,
         response_topic: properties.response_topic,
@@ -228,6 +245,6 @@ fn properties(chosen: Option<&str>) -> ConnAckProperties {
     }
 }
 
-fn malformed(error: &Error) -> Malformed {
-    Malformed(error.to_string())
+fn malformed(error: &Error) -> MalformedClientPacket {
+    MalformedClientPacket(error.to_string())
 }

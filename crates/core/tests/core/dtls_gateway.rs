@@ -15,7 +15,7 @@ use lwm2m_dtls::credentials::{KeyAnswer, PskKey};
 use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig};
 use lwm2m_dtls::test_client::{DtlsClient, DtlsClientConfig};
 use lwm2m_dtls::{self as server, AssociationChange, DtlsServer, SavedAssociation};
-use lwm2m_simulator::{self as simulator, Device, DeviceEvent, DeviceSettings};
+use lwm2m_simulator::{self as simulator, DeviceEvent, SimulatedDevice, SimulatedDeviceConfig};
 use lwm2m_testkit::scene::{beginning, model};
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ enum Datagram {
 struct Scene {
     gateway: Gateway,
     now: Instant,
-    device: Device,
+    device: SimulatedDevice,
     wakes: Option<Instant>,
     client: DtlsClient,
     address: SocketAddr,
@@ -64,16 +64,16 @@ impl Scene {
 
     fn new(client: DtlsClientConfig) -> Self {
         let now = beginning();
-        let settings = DeviceSettings {
+        let settings = SimulatedDeviceConfig {
             notification_interval: None,
             wave: None,
             confirmable_notifications: true,
-            ..DeviceSettings::new(ENDPOINT)
+            ..SimulatedDeviceConfig::new(ENDPOINT)
         };
         let mut scene = Self {
             gateway: gateway(now, 0, Vec::new()).0,
             now,
-            device: Device::new(settings, 7),
+            device: SimulatedDevice::new(settings, 7),
             wakes: None,
             client: DtlsClient::new(now, client),
             address: "192.0.2.1:5000".parse().expect("an address"),
@@ -128,11 +128,13 @@ impl Scene {
         }
         loop {
             match self.device.poll_output() {
-                simulator::Output::Transmit(plaintext) if self.client.is_established() => self.client.send(&plaintext),
+                simulator::SimulatedDeviceOutput::Transmit(plaintext) if self.client.is_established() => {
+                    self.client.send(&plaintext)
+                }
                 // Its reliability layer sends it again.
-                simulator::Output::Transmit(_) => {}
-                simulator::Output::Event(event) => self.events.push(event),
-                simulator::Output::Idle(next) => {
+                simulator::SimulatedDeviceOutput::Transmit(_) => {}
+                simulator::SimulatedDeviceOutput::Event(event) => self.events.push(event),
+                simulator::SimulatedDeviceOutput::Idle(next) => {
                     self.wakes = next.map(|next| next.max(self.now));
                     break;
                 }
@@ -208,7 +210,7 @@ impl Scene {
         assert_eq!(self.answer(id)["data"]["code"], "2.05", "{:?}", self.answer(id));
         let notifications = self.reported("notify");
         let path = TEMPERATURE.parse().expect("a path");
-        assert!(self.device.notify(self.now, path, simulator::Value::Float(self.sent as f64)));
+        assert!(self.device.notify(self.now, path, simulator::SimulatedValue::Float(self.sent as f64)));
         self.run_for(Duration::from_secs(60));
         assert_eq!(self.reported("notify"), notifications + 1);
         assert_eq!(self.reported("register"), 1);
@@ -311,7 +313,7 @@ fn a_device_with_a_connection_id_moves_in_every_state_of_a_command() {
             scene.rebind();
             // A device behind a NAT is found again when it speaks.
             let path = TEMPERATURE.parse().expect("a path");
-            assert!(scene.device.notify(scene.now, path, simulator::Value::Float(f64::from(tenths))));
+            assert!(scene.device.notify(scene.now, path, simulator::SimulatedValue::Float(f64::from(tenths))));
             scene.run_for(Duration::from_secs(60));
             assert_eq!(scene.answer(7)["data"]["code"], "2.05");
             scene.assert_all_is_well();

@@ -11,7 +11,7 @@ use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ConnectError};
 use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_core::gateway::report::{DropReason, LeaveReason, Report, Verdict};
 use lwm2m_core::gateway::{Gateway, Output, TableSizes};
-use lwm2m_simulator::{DeviceEvent, DeviceSettings};
+use lwm2m_simulator::{DeviceEvent, SimulatedDeviceConfig};
 use lwm2m_testkit::network::{Broker, Happening, Network, Weather};
 use lwm2m_testkit::scene::{Scene, beginning, model, observe, peer};
 use rand::rngs::StdRng;
@@ -66,11 +66,11 @@ fn flooded(broker: Broker, of_strangers: impl Fn(u64, &mut StdRng) -> Vec<u8>) -
     settings.limits.strangers.total = rate(500, 2_500);
     let mut network = Network::new(settings.clone(), Weather::FAIR, 1);
     for number in 0..DEVICES {
-        let device = network.attach(DeviceSettings {
+        let device = network.attach(SimulatedDeviceConfig {
             lifetime: Duration::from_secs(60),
             notification_interval: Some(Duration::from_secs(5)),
             confirmable_notifications: true,
-            ..DeviceSettings::new(format!("dev-{number}"))
+            ..SimulatedDeviceConfig::new(format!("dev-{number}"))
         });
         network.at(number as f64 * 0.01, Happening::Start(device));
         network.at(5.0, Happening::Command(device, observe(0, TEMPERATURE).to_string().into_bytes()));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lwm2m_core::coap::Acknowledging;
 use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_core::gateway::report::Report;
-use lwm2m_simulator::DeviceSettings;
+use lwm2m_simulator::SimulatedDeviceConfig;
 use lwm2m_testkit::network::{Happening, Network, Notification, Number, Weather, notification_of};
 use lwm2m_testkit::scene::{observe, read};
 use rand::rngs::StdRng;
@@ -34,12 +34,12 @@ fn lived_through(settings: GatewayConfig, weather: Weather) -> Network {
     let mut network = Network::new(settings, weather, 1);
     let mut rng = StdRng::seed_from_u64(2);
     for number in 0..DEVICES {
-        let device = network.attach(DeviceSettings {
+        let device = network.attach(SimulatedDeviceConfig {
             notification_interval: None,
             wave: None,
             confirmable_notifications: true,
             binding: if number % 8 == 1 { "UQ" } else { "U" }.to_owned(),
-            ..DeviceSettings::new(format!("dev-{number}"))
+            ..SimulatedDeviceConfig::new(format!("dev-{number}"))
         });
         network.at(rng.random_range(0.0..30.0), Happening::Start(device));
         for id in 0..COMMANDS {

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use lwm2m_core::gateway::report::Report;
-use lwm2m_simulator::{DeviceEvent, DeviceSettings};
+use lwm2m_simulator::{DeviceEvent, SimulatedDeviceConfig};
 use lwm2m_testkit::network::{Happening, Network, Number, Weather};
 use lwm2m_testkit::scene::{observe, read};
 use rand::rngs::StdRng;
@@ -36,11 +36,11 @@ fn lived_through(weather: Weather, seed: u64, moves: bool) -> Network {
     let mut network = Network::new(lwm2m_core::gateway::config::GatewayConfig::default(), weather, seed);
     let mut rng = StdRng::seed_from_u64(!seed);
     for number in 0..DEVICES {
-        let device = network.attach(DeviceSettings {
+        let device = network.attach(SimulatedDeviceConfig {
             notification_interval: Some(Duration::from_secs(20)),
             confirmable_notifications: true,
             binding: if number == 0 { "UQ" } else { "U" }.to_owned(),
-            ..DeviceSettings::new(format!("dev-{number}"))
+            ..SimulatedDeviceConfig::new(format!("dev-{number}"))
         });
         network.at(rng.random_range(0.0..5.0), Happening::Start(device));
         for id in 0..COMMANDS {

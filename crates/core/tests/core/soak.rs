@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lwm2m_core::gateway::report::{CommandOutcome, Report};
 use lwm2m_core::gateway::{Output, TableSizes};
-use lwm2m_simulator::DeviceSettings;
+use lwm2m_simulator::SimulatedDeviceConfig;
 use lwm2m_testkit::network::{Happening, Network, Weather};
 use lwm2m_testkit::scene::{observe, read};
 use rand::rngs::StdRng;
@@ -81,10 +81,10 @@ fn an_hour_of_ten_thousand_devices_leaves_the_memory_flat() {
 /// Registers over four minutes, observes, reads, notifies and updates; some devices leave and come back.
 fn live_for_an_hour(network: &mut Network, rng: &mut StdRng) {
     for number in 0..DEVICES {
-        let device = network.attach(DeviceSettings {
+        let device = network.attach(SimulatedDeviceConfig {
             lifetime: Duration::from_secs(1500),
             notification_interval: Some(Duration::from_secs(1200)),
-            ..DeviceSettings::new(format!("dev-{number}"))
+            ..SimulatedDeviceConfig::new(format!("dev-{number}"))
         });
         let start = rng.random_range(0.0..SETTLED - 60.0);
         network.at(start, Happening::Start(device));
