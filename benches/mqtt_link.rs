@@ -13,7 +13,7 @@ use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, Regist
 use lwm2m_gateway::observability::conditions::Conditions;
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::tls;
-use lwm2m_gateway::upstream::mqtt::{Link, Settings, Version};
+use lwm2m_gateway::upstream::mqtt::{Link, MqttConfig, Version};
 
 /// Connects that are under way at once: Mosquitto's backlog is 100.
 const AT_ONCE: u64 = 64;
@@ -60,8 +60,8 @@ async fn main() {
     link.shut_down(Duration::from_secs(60)).await;
 }
 
-fn settings(broker: String) -> Settings {
-    Settings {
+fn settings(broker: String) -> MqttConfig {
+    MqttConfig {
         brokers: vec![broker],
         ssl: tls::TlsConfig::default(),
         version: Version::V5,
