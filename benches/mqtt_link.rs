@@ -11,7 +11,6 @@ use clap::Parser;
 use lwm2m_base::secret::Secret;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, RegistrationId};
 use lwm2m_gateway::observability::conditions::Conditions;
-use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::tls;
 use lwm2m_gateway::upstream::mqtt::{Link, MqttConfig, Version};
 
@@ -39,8 +38,7 @@ async fn main() {
     }
     rlimit::increase_nofile_limit(u64::MAX).expect("the limit is known");
     let before = resident();
-    let mut link = Link::start(settings(broker), Arc::new(Metrics::default()), Conditions::default().add("broker"))
-        .expect("a link");
+    let mut link = Link::start(settings(broker), Arc::default(), Conditions::default().add("broker")).expect("a link");
     let begun = Instant::now();
     let (mut asked, mut connected) = (0, 0);
     while connected < devices {

@@ -115,11 +115,11 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     }
 
     let sockets = bind_sockets(&config.listeners, &conditions.add("sockets"))?;
-    metrics.reload.definitions.set(objects as u64);
+    metrics.reload.definitions.set(objects as i64);
     let enabled = config.store.enable.unwrap_or(!embedded);
     let opened = || Store::open(&config.store, &config.listeners, unix_time, Arc::clone(&metrics));
     let store = enabled.then(opened).transpose()?;
-    let link = Link::start(config.upstream.clone(), Arc::clone(&metrics), conditions.add("broker")).await?;
+    let link = Link::start(config.upstream.clone(), Arc::clone(&metrics.upstream), conditions.add("broker")).await?;
     let listener = admin_listener(&config.admin, embedded).await?;
     let (udp, dtls) = addresses(&config.listeners, &sockets)?;
     let places = Places {

@@ -19,7 +19,7 @@ use tracing::{debug, trace, warn};
 use crate::credentials::Keys;
 use crate::observability::log::Log;
 use crate::observability::metrics::Metrics;
-use crate::observability::vitals::Vitals;
+use crate::observability::snapshot::DriverSnapshot;
 use crate::service::Watchdog;
 use crate::store::Store;
 use crate::transport::{Batch, Sockets};
@@ -166,7 +166,9 @@ impl Driver {
                 Output::Transmit(transmit) => {
                     trace!(peer = %transmit.peer.address, bytes = transmit.datagram.len(), "datagram out");
                     match self.sockets.send(transmit.peer, &transmit.datagram) {
-                        Ok(()) => self.metrics.transport.datagrams_sent.increment(),
+                        Ok(()) => {
+                            self.metrics.transport.datagrams_sent.inc();
+                        }
                         Err(error) => self.not_sent(&error),
                     }
                 }
@@ -205,15 +207,17 @@ impl Driver {
         let Self { gateway, sockets, metrics, .. } = self;
         let received = sockets.receive(index, |peer, datagram| {
             trace!(peer = %peer.address, bytes = datagram.len(), "datagram in");
-            metrics.transport.datagrams_received.increment();
+            metrics.transport.datagrams_received.inc();
             gateway.handle_datagram(now, peer, datagram);
         });
         // What the network says of an earlier datagram of ours; the device will be given up by its own deadlines.
         match received {
             Ok(Batch::Emptied) => {}
-            Ok(Batch::Full) => self.metrics.transport.full_batches.increment(),
+            Ok(Batch::Full) => {
+                self.metrics.transport.full_batches.inc();
+            }
             Err(error) => {
-                self.metrics.transport.receive_errors.increment();
+                self.metrics.transport.receive_errors.inc();
                 debug!(%error, "receiving failed");
             }
         }
@@ -222,7 +226,7 @@ impl Driver {
     fn handle_request(&mut self, now: Instant, request: Request) {
         let asked_in_vain = match request {
             Request::Ping(asker) => asker.send(()).is_err(),
-            Request::Vitals(asker) => asker.send(self.vitals(now)).is_err(),
+            Request::Snapshot(asker) => asker.send(self.snapshot(now)).is_err(),
             Request::Model(model) => {
                 self.gateway.set_model(model);
                 false
@@ -247,8 +251,8 @@ impl Driver {
         }
     }
 
-    fn vitals(&self, now: Instant) -> Vitals {
-        Vitals {
+    fn snapshot(&self, now: Instant) -> DriverSnapshot {
+        DriverSnapshot {
             gateway: self.gateway.table_sizes(),
             asleep: self.gateway.sleeping_devices(now),
             devices_limit: self.gateway.devices_limit(),
@@ -258,7 +262,7 @@ impl Driver {
     }
 
     fn not_sent(&self, error: &io::Error) {
-        self.metrics.transport.send_errors.increment();
+        self.metrics.transport.send_errors.inc();
         debug!(%error, "a datagram was not sent");
     }
 

@@ -42,6 +42,7 @@ pub mod demo;
 pub mod descriptors;
 pub mod driver;
 mod errors;
+mod meters;
 pub mod observability;
 pub mod reload;
 pub mod service;

@@ -21,7 +21,6 @@ use tokio::time::timeout;
 use crate::config::Config;
 use crate::errors::{one_line, plain};
 use crate::observability::conditions::Conditions;
-use crate::observability::metrics::Metrics;
 use crate::store;
 use crate::transport::{Security, Sockets};
 use crate::upstream::{Link, UpstreamConfig};
@@ -158,7 +157,7 @@ async fn try_broker(config: &Config, upstream: UpstreamConfig, endpoint: &str) -
         Err(error) => return vec![problem(format!("no topics for a device {endpoint}: {error}"))],
     };
     let conditions = Conditions::default();
-    let link = Link::start(upstream, Arc::new(Metrics::default()), conditions.add("broker")).await;
+    let link = Link::start(upstream, Arc::default(), conditions.add("broker")).await;
     let mut link = match link {
         Ok(link) => link,
         Err(error) => return vec![problem(in_use(&error, error.to_string()))],

@@ -79,15 +79,15 @@ impl Keys {
     pub fn find(&mut self, identity: &PskIdentity) -> Option<KeyAnswer> {
         let counters = &self.metrics.credentials;
         if let Some(found) = self.file.find(identity) {
-            counters.keys_of_file.increment();
+            counters.keys_of_file.inc();
             return Some(found);
         }
         let Some(asker) = &self.asker else {
-            counters.keys_unknown.increment();
+            counters.keys_unknown.inc();
             return Some(KeyAnswer::Unknown { keep_for: KEEP });
         };
         if self.asked.len() >= self.most {
-            counters.keys_refused.increment();
+            counters.keys_refused.inc();
             return Some(KeyAnswer::Unavailable);
         }
         let (asker, identity) = (asker.clone(), identity.clone());
@@ -114,17 +114,18 @@ impl Keys {
         let counters = &self.metrics.credentials;
         let answer = match result {
             Ok(answer) => {
-                match answer {
-                    KeyAnswer::Found { .. } => counters.keys_of_service.increment(),
-                    KeyAnswer::Unknown { .. } | KeyAnswer::Unavailable => counters.keys_unknown.increment(),
-                }
+                let counter = match answer {
+                    KeyAnswer::Found { .. } => &counters.keys_of_service,
+                    KeyAnswer::Unknown { .. } | KeyAnswer::Unavailable => &counters.keys_unknown,
+                };
+                counter.inc();
                 if std::mem::take(&mut self.failing) {
                     info!("the service of keys (dtls.psk_http) answers again");
                 }
                 answer
             }
             Err(error) => {
-                counters.keys_failed.increment();
+                counters.keys_failed.inc();
                 if std::mem::replace(&mut self.failing, true) {
                     debug!(identity = identity.as_str(), %error, "no key");
                 } else {

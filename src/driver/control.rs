@@ -9,7 +9,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::observability::vitals::Vitals;
+use crate::observability::snapshot::DriverSnapshot;
 use lwm2m_core::gateway::config::Limits;
 use lwm2m_core::lwm2m::model::Model;
 use lwm2m_dtls::credentials::PskIdentity;
@@ -25,7 +25,7 @@ pub enum Request {
     /// To be answered, and nothing else.
     Ping(oneshot::Sender<()>),
     /// How full everything is. It looks at every device, some milliseconds where there are many.
-    Vitals(oneshot::Sender<Vitals>),
+    Snapshot(oneshot::Sender<DriverSnapshot>),
     /// What comes from devices is read by these definitions from now on.
     Model(Arc<Model>),
     /// Handshakes are made with these credentials from now on.
@@ -60,8 +60,8 @@ impl Control {
         self.ask(Request::Ping).await
     }
 
-    pub async fn vitals(&self) -> Result<Vitals, Silent> {
-        self.ask(Request::Vitals).await
+    pub async fn snapshot(&self) -> Result<DriverSnapshot, Silent> {
+        self.ask(Request::Snapshot).await
     }
 
     /// Hands a request over that has no answer.
@@ -89,7 +89,7 @@ mod tests {
         control.patience = Duration::from_millis(1);
         assert_eq!(control.ping().await, Err(Silent));
         for _ in 1..WAITING {
-            assert_eq!(control.vitals().await, Err(Silent));
+            assert_eq!(control.snapshot().await, Err(Silent));
         }
         // Now there is no room for one more, and nobody waits for ever.
         assert_eq!(control.ping().await, Err(Silent));

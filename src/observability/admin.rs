@@ -38,7 +38,7 @@ use crate::driver::monotonic_now;
 use super::conditions::{Conditions, State};
 use super::metrics::Metrics;
 use super::page::{self, Page};
-use super::vitals::Vitals;
+use super::snapshot::DriverSnapshot;
 
 /// At once; for one more the oldest goes, of those that have not sent their head if there is one.
 const CONNECTIONS: usize = 64;
@@ -74,7 +74,7 @@ pub struct Sources {
 struct Told {
     asked: Instant,
     /// `None` if it was silent.
-    vitals: Option<Vitals>,
+    snapshot: Option<DriverSnapshot>,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -172,27 +172,27 @@ impl Sources {
         };
         let counters = &self.metrics.admin;
         let refused = answer.status().is_client_error();
-        if refused { &counters.requests_refused } else { &counters.requests_answered }.increment();
+        if refused { &counters.requests_refused } else { &counters.requests_answered }.inc();
         answer
     }
 
     async fn metrics(&self) -> Answer {
-        let page = Page { metrics: Arc::clone(&self.metrics), vitals: self.vitals().await };
+        let page = Page { metrics: Arc::clone(&self.metrics), snapshot: self.snapshot().await };
         answer(StatusCode::OK, page::CONTENT_TYPE, page.text())
     }
 
     /// Asks the driver, but not so often that devices would notice: it looks at each of them for the answer.
-    async fn vitals(&self) -> Option<Vitals> {
+    async fn snapshot(&self) -> Option<DriverSnapshot> {
         // Who comes meanwhile waits for the same answer.
         let mut told = self.told.lock().await;
-        if let Some(Told { asked, vitals }) = &*told
+        if let Some(Told { asked, snapshot }) = &*told
             && monotonic_now() - *asked < FRESH
         {
-            return vitals.clone();
+            return snapshot.clone();
         }
-        let vitals = self.control.vitals().await.ok();
-        *told = Some(Told { asked: monotonic_now(), vitals: vitals.clone() });
-        vitals
+        let snapshot = self.control.snapshot().await.ok();
+        *told = Some(Told { asked: monotonic_now(), snapshot: snapshot.clone() });
+        snapshot
     }
 
     async fn health(&self) -> Answer {
@@ -217,7 +217,7 @@ impl Sources {
     }
 
     fn cut(&self, error: &impl Display) {
-        self.metrics.admin.connections_cut.increment();
+        self.metrics.admin.connections_aborted.inc();
         debug!(%error, "an admin connection was cut");
     }
 }

@@ -8,4 +8,4 @@ pub mod metrics;
 pub mod page;
 pub mod process;
 mod repeats;
-pub mod vitals;
+pub mod snapshot;

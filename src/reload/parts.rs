@@ -139,7 +139,7 @@ impl Part for Definitions {
         }
         self.broken = names(&read.broken);
         let objects = read.model.objects().count();
-        self.metrics.reload.definitions.set(objects as u64);
+        self.metrics.reload.definitions.set(objects as i64);
         read.warnings.iter().for_each(|warning| warn!("{warning}"));
         info!(objects, "the object definitions were read");
         Ok(vec![Request::Model(Arc::new(read.model))])

@@ -98,7 +98,7 @@ impl Opened {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "the pages of the file contradict each other".to_owned(),
         };
-        self.metrics.store.write_errors.increment();
+        self.metrics.store.write_errors.inc();
         Err(StoreError::NotWritten { file: self.settings.file.clone(), problem })
     }
 
@@ -145,7 +145,7 @@ impl Store {
         match self.batches.try_send(batch) {
             Ok(()) => gateway.has_changes().then_some(now),
             Err(TrySendError::Full(batch)) => {
-                self.metrics.store.queue_full.increment();
+                self.metrics.store.queue_full.inc();
                 self.held = Some(batch);
                 Some(now + self.interval)
             }

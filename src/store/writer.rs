@@ -79,20 +79,20 @@ impl Writer {
         // redb asserts what a file of its own cannot contain. The gateway goes on without a store rather than not at all.
         let written = catch_unwind(AssertUnwindSafe(|| self.try_to_write(changes)));
         written.unwrap_or(Err(WriteError::Senseless))?;
+        let counters = &self.metrics.store;
         for change in changes {
-            match change {
-                Change::Put(_) => self.metrics.store.put.increment(),
-                Change::Remove { .. } => self.metrics.store.removed.increment(),
-                Change::RetainedCommands(_) => self.metrics.store.obeyed_written.increment(),
-                Change::Association(AssociationChange::Put(_)) => self.metrics.store.associations_put.increment(),
-                Change::Association(AssociationChange::Remove(_)) => {
-                    self.metrics.store.associations_removed.increment();
-                }
-            }
+            let counter = match change {
+                Change::Put(_) => &counters.put,
+                Change::Remove { .. } => &counters.removed,
+                Change::RetainedCommands(_) => &counters.retained_written,
+                Change::Association(AssociationChange::Put(_)) => &counters.associations_put,
+                Change::Association(AssociationChange::Remove(_)) => &counters.associations_removed,
+            };
+            counter.inc();
         }
         if std::mem::take(&mut self.failing) {
             info!(file = %self.file.display(), "the store is written again");
-            self.metrics.store_failing.set(0);
+            self.metrics.store.failing.set(0);
             self.condition.set(State::Up, format!("{} is written", self.file.display()));
         }
         Ok(())
@@ -110,8 +110,8 @@ impl Writer {
     }
 
     fn failed(&mut self, error: &WriteError) {
-        self.metrics.store.write_errors.increment();
-        self.metrics.store_failing.set(1);
+        self.metrics.store.write_errors.inc();
+        self.metrics.store.failing.set(1);
         let detail =
             format!("{} cannot be written: {error}; a restart would forget what changes now", self.file.display());
         self.condition.set(State::Degraded, detail);

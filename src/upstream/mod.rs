@@ -4,6 +4,7 @@
 mod client;
 mod dialer;
 pub mod exproto;
+pub mod metrics;
 pub mod mqtt;
 #[cfg(test)]
 mod races;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::observability::conditions::Condition;
-use crate::observability::metrics::Metrics;
+use crate::upstream::metrics::UpstreamMetrics;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
 
 /// Which way, and what to know of it.
@@ -35,7 +36,11 @@ impl Link {
     ///
     /// # Errors
     /// What the configuration names cannot be had: an address to listen at, a file with a key.
-    pub async fn start(settings: UpstreamConfig, metrics: Arc<Metrics>, condition: Condition) -> io::Result<Self> {
+    pub async fn start(
+        settings: UpstreamConfig,
+        metrics: Arc<UpstreamMetrics>,
+        condition: Condition,
+    ) -> io::Result<Self> {
         Ok(match settings {
             UpstreamConfig::ExProto(settings) => {
                 Self::ExProto(Box::new(exproto::Link::start(settings, metrics, condition).await?))

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use lwm2m_gateway::observability::page::Page;
-use lwm2m_gateway::observability::vitals::Vitals;
+use lwm2m_gateway::observability::snapshot::DriverSnapshot;
 use serde_json::Value;
 
 /// Where the table stands in the page of operations.
@@ -109,12 +109,14 @@ fn labels(series: &str) -> String {
     }
     // Buckets are of no interest, and a version changes.
     labels.retain(|label, _| *label != "le" && *label != "version");
+    // The page has the series of a family in no order.
+    labels.values_mut().for_each(|values| values.sort_unstable());
     let told = labels.iter().map(|(label, values)| format!("`{label}`: {}", values.join(", ").replace('"', "")));
     told.collect::<Vec<_>>().join("; ")
 }
 
 fn page() -> String {
-    Page { metrics: Default::default(), vitals: Some(Vitals::default()) }.text()
+    Page { metrics: Default::default(), snapshot: Some(DriverSnapshot::default()) }.text()
 }
 
 fn at(name: &str) -> PathBuf {

@@ -14,7 +14,7 @@ use lwm2m_core::coap::{Code, Kind};
 use lwm2m_core::gateway::report::Report;
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::observability::page::Page;
-use lwm2m_gateway::observability::vitals::Vitals;
+use lwm2m_gateway::observability::snapshot::DriverSnapshot;
 use lwm2m_testkit::scene::{peer, read};
 use serde_json::{Value, json};
 
@@ -60,8 +60,8 @@ fn no_series_is_added_by_a_device() {
             scene.forget_what_was_said();
         }
         scene.reports().iter().for_each(|report| metrics.record(report));
-        let vitals = Vitals { gateway: scene.gateway.table_sizes(), ..Vitals::default() };
-        Page { metrics, vitals: Some(vitals) }.text()
+        let snapshot = DriverSnapshot { gateway: scene.gateway.table_sizes(), ..DriverSnapshot::default() };
+        Page { metrics, snapshot: Some(snapshot) }.text()
     };
     let (one, many) = (page_of(1), page_of(1000));
     assert!(many.contains("\nlwm2m_registrations_total 1000\n"), "{many}");
@@ -86,9 +86,9 @@ async fn every_datagram_is_accounted_for_exactly_once() {
     assert!(received >= 8.0, "{page}");
     assert_eq!(sum(&page, "lwm2m_datagrams_total{"), received, "{page}");
     for (series, least) in [
-        ("lwm2m_datagrams_total{verdict=\"dropped\",reason=\"too_short\"}", 1.0),
-        ("lwm2m_datagrams_total{verdict=\"dropped\",reason=\"version\"}", 1.0),
-        ("lwm2m_datagrams_total{verdict=\"dropped\",reason=\"unexpected\"}", 1.0),
+        ("lwm2m_datagrams_total{outcome=\"dropped\",reason=\"too_short\"}", 1.0),
+        ("lwm2m_datagrams_total{outcome=\"dropped\",reason=\"version\"}", 1.0),
+        ("lwm2m_datagrams_total{outcome=\"dropped\",reason=\"unexpected\"}", 1.0),
         ("lwm2m_registrations_total", 1.0),
         ("lwm2m_commands_total{type=\"read\",outcome=\"answered\"}", 1.0),
         ("lwm2m_exchange_seconds_count", 1.0),
@@ -97,7 +97,7 @@ async fn every_datagram_is_accounted_for_exactly_once() {
         ("lwm2m_devices{state=\"awake\"}", 1.0),
         ("lwm2m_broker_clients{state=\"connected\"}", 1.0),
         ("lwm2m_broker_nodes{state=\"up\"}", 1.0),
-        ("lwm2m_driver_up", 1.0),
+        ("lwm2m_event_loop_up", 1.0),
     ] {
         assert!(sum(&page, series) >= least, "{series} in\n{page}");
     }

@@ -95,7 +95,7 @@ async fn driver(manager: &Manager, timeout: Duration) -> Driver {
     exproto.handler_bind = "127.0.0.1:0".parse().expect("an address");
     let metrics = Arc::new(Metrics::default());
     let sockets = Sockets::bind(&config.listeners).expect("free ports");
-    let link = Link::start(config.upstream, Arc::clone(&metrics), Conditions::default().add("emqx"))
+    let link = Link::start(config.upstream, Arc::clone(&metrics.upstream), Conditions::default().add("emqx"))
         .await
         .expect("free ports");
     let now = driver::monotonic_now();

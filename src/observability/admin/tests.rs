@@ -18,7 +18,9 @@ impl Rig {
             while let Some(request) = requests.recv().await {
                 match request {
                     Request::Ping(asker) => asker.send(()).unwrap(),
-                    Request::Vitals(asker) => asker.send(Vitals { asleep: 3, ..Vitals::default() }).unwrap(),
+                    Request::Snapshot(asker) => {
+                        asker.send(DriverSnapshot { asleep: 3, ..DriverSnapshot::default() }).unwrap()
+                    }
                     Request::Model(_) | Request::Limits(_) | Request::Acceptor(_) | Request::Keys { .. } => {}
                 }
             }
@@ -57,7 +59,7 @@ impl Rig {
 #[tokio::test]
 async fn the_page_of_metrics_has_what_was_counted_and_what_the_driver_tells() {
     let rig = Rig::start().await;
-    rig.metrics.transport.send_errors.increment();
+    rig.metrics.transport.send_errors.inc();
     let answer = rig.ask("GET /metrics").await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     assert!(answer.contains(&format!("content-type: {}\r\n", page::CONTENT_TYPE)), "{answer}");
@@ -70,8 +72,8 @@ async fn who_asks_often_does_not_keep_the_driver_busy() {
     let (control, mut requests) = control::control();
     let rig = Rig::start_with(control).await;
     let driver = tokio::spawn(async move {
-        let Some(Request::Vitals(asker)) = requests.recv().await else { panic!("it is asked for something else") };
-        asker.send(Vitals::default()).unwrap();
+        let Some(Request::Snapshot(asker)) = requests.recv().await else { panic!("it is asked for something else") };
+        asker.send(DriverSnapshot::default()).unwrap();
         requests
     });
     for _ in 0..3 {
@@ -120,7 +122,7 @@ async fn head_has_no_body_and_nothing_else_is_taken() {
     assert!(post.starts_with("HTTP/1.1 405") && post.contains("allow: GET, HEAD\r\n"), "{post}");
     assert!(rig.ask("GET /").await.starts_with("HTTP/1.1 404"));
     let counted = &rig.metrics.admin;
-    assert_eq!((counted.requests_answered.value(), counted.requests_refused.value()), (1, 2));
+    assert_eq!((counted.requests_answered.get(), counted.requests_refused.get()), (1, 2));
 }
 
 #[tokio::test]
@@ -150,7 +152,7 @@ async fn a_head_that_does_not_come_at_once_ends_its_connection() {
         let _reset = stream.read_to_end(&mut answer).await;
         assert!(!answer.starts_with(b"HTTP/1.1 200"), "{begun:?}");
     }
-    assert_eq!(rig.metrics.admin.connections_cut.value(), 2);
+    assert_eq!(rig.metrics.admin.connections_aborted.get(), 2);
     assert!(rig.ask("GET /readyz").await.starts_with("HTTP/1.1 200"));
 }
 
@@ -172,7 +174,7 @@ async fn probes_are_answered_however_many_connections_are_half_open() {
             assert!(rig.ask("GET /healthz").await.starts_with("HTTP/1.1 200"), "{}", half_open.len());
         }
     }
-    assert!(rig.metrics.admin.connections_cut.value() >= 4 * CONNECTIONS as u64);
+    assert!(rig.metrics.admin.connections_aborted.get() >= 4 * CONNECTIONS as u64);
 
     // The oldest went, and the newest is still served.
     assert_eq!(half_open[0].read(&mut [0]).await.unwrap_or_default(), 0);

@@ -2,281 +2,271 @@
 
 use lwm2m_dtls::handshake::HandshakeError;
 use lwm2m_dtls::{AssociationCloseReason, DtlsDatagramOutcome, DtlsDropReason, DtlsReport, HandshakeFailure};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 
-use super::reports::{Counters, Label, alone, labels};
-use super::{Counter, Sample};
+use crate::meters::{counter, counters};
 
-/// What DTLS reports.
-#[derive(Debug, Default)]
+use super::labels::{DatagramLabels, ReasonLabel, ResultLabel};
+
+/// Counts what DTLS reports.
+#[derive(Debug)]
 pub struct DtlsMetrics {
-    datagrams: Counters<DtlsDatagramOutcome>,
-    handshakes_begun: Counter,
-    handshakes: Counters<Handshake>,
-    flights_repeated: Counter,
-    closed: Counters<Closed>,
-    moves: Counter,
+    datagrams: DatagramCounters,
+    handshakes_started: Counter,
+    handshakes: HandshakeCounters,
+    flights_retransmitted: Counter,
+    closed: CloseCounters,
+    address_changes: Counter,
     restored: Counter,
     not_restored: Counter,
-    unsent: Counter,
-    keys_not_asked: Counter,
+    messages_unsent: Counter,
+    key_lookups_skipped: Counter,
 }
 
 impl DtlsMetrics {
-    /// Counts a report in exactly one counter.
-    pub fn record(&self, report: &DtlsReport) {
-        match report {
-            DtlsReport::Datagram { verdict, .. } => self.datagrams.increment(*verdict),
-            DtlsReport::HandshakeBegun { .. } => self.handshakes_begun.increment(),
-            DtlsReport::HandshakeRetransmitted { .. } => self.flights_repeated.increment(),
-            DtlsReport::HandshakeCompleted { resumed, .. } => self.handshakes.increment(Handshake::completed(*resumed)),
-            DtlsReport::HandshakeFailed { reason, .. } => self.handshakes.increment(Handshake::failed(*reason)),
-            DtlsReport::Moved { .. } => self.moves.increment(),
-            DtlsReport::Restored { .. } => self.restored.increment(),
-            DtlsReport::NotRestored { .. } => self.not_restored.increment(),
-            DtlsReport::Unsent { .. } => self.unsent.increment(),
-            DtlsReport::KeyNotAsked { .. } => self.keys_not_asked.increment(),
+    pub fn register(registry: &mut Registry) -> Self {
+        let started = "DTLS handshakes started by clients with a valid cookie";
+        let flights = "Retransmitted flights of DTLS handshakes";
+        let not_restored = "DTLS associations that could not be restored after a restart";
+        let unsent = "Messages not sent because the DTLS association of the device is closed";
+        let skipped = "Pre-shared key lookups skipped because too many were in flight";
+        Self {
+            datagrams: DatagramCounters::register(registry),
+            handshakes_started: counter(registry, "lwm2m_dtls_handshakes_started", started),
+            handshakes: HandshakeCounters::register(registry),
+            flights_retransmitted: counter(registry, "lwm2m_dtls_flights_retransmitted", flights),
+            closed: CloseCounters::register(registry),
+            address_changes: counter(registry, "lwm2m_dtls_address_changes", "Address changes of DTLS associations"),
+            restored: counter(
+                registry,
+                "lwm2m_dtls_associations_restored",
+                "DTLS associations restored after a restart",
+            ),
+            not_restored: counter(registry, "lwm2m_dtls_associations_not_restored", not_restored),
+            messages_unsent: counter(registry, "lwm2m_dtls_messages_unsent", unsent),
+            key_lookups_skipped: counter(registry, "lwm2m_dtls_key_lookups_skipped", skipped),
         }
     }
 
-    pub fn closed(&self, reason: AssociationCloseReason) {
-        self.closed.increment(Closed::of(reason));
+    /// Returns the one counter of a report.
+    pub fn of(&self, report: &DtlsReport) -> &Counter {
+        match report {
+            DtlsReport::Datagram { verdict, .. } => self.datagrams.of(*verdict),
+            DtlsReport::HandshakeBegun { .. } => &self.handshakes_started,
+            DtlsReport::HandshakeRetransmitted { .. } => &self.flights_retransmitted,
+            DtlsReport::HandshakeCompleted { resumed: false, .. } => &self.handshakes.full,
+            DtlsReport::HandshakeCompleted { resumed: true, .. } => &self.handshakes.resumed,
+            DtlsReport::HandshakeFailed { reason, .. } => self.handshakes.failed(*reason),
+            DtlsReport::Moved { .. } => &self.address_changes,
+            DtlsReport::Restored { .. } => &self.restored,
+            DtlsReport::NotRestored { .. } => &self.not_restored,
+            DtlsReport::Unsent { .. } => &self.messages_unsent,
+            DtlsReport::KeyNotAsked { .. } => &self.key_lookups_skipped,
+        }
     }
 
-    pub(super) fn samples(&self) -> Vec<Sample> {
-        [
-            self.datagrams.samples("lwm2m_dtls_datagrams_total", "Datagrams of DTLS listeners, each counted once."),
-            alone(
-                "lwm2m_dtls_handshakes_begun_total",
-                "Handshakes that were begun: clients that came back with a cookie.",
-                &self.handshakes_begun,
-            ),
-            self.handshakes.samples("lwm2m_dtls_handshakes_total", "Handshakes that came to their end, by how."),
-            alone(
-                "lwm2m_dtls_flights_repeated_total",
-                "Flights of handshakes that were sent once more.",
-                &self.flights_repeated,
-            ),
-            self.closed.samples("lwm2m_dtls_associations_closed_total", "Associations that are over, by why."),
-            alone("lwm2m_dtls_moves_total", "Associations whose device came from another address.", &self.moves),
-            alone(
-                "lwm2m_dtls_restored_total",
-                "Associations of before a restart that were taken up again.",
-                &self.restored,
-            ),
-            alone(
-                "lwm2m_dtls_not_restored_total",
-                "Associations of before a restart that could not be read.",
-                &self.not_restored,
-            ),
-            alone(
-                "lwm2m_dtls_unsent_total",
-                "Messages for devices whose association is over: lost, as on the way.",
-                &self.unsent,
-            ),
-            alone(
-                "lwm2m_dtls_keys_not_asked_total",
-                "Keys that were not asked for: too many others were.",
-                &self.keys_not_asked,
-            ),
-        ]
-        .concat()
+    /// Returns the counter of associations that were closed for this reason.
+    pub fn closed(&self, reason: AssociationCloseReason) -> &Counter {
+        self.closed.of(reason)
     }
 }
 
-/// How a handshake ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Handshake {
-    Full,
-    Resumed,
-    Deadline,
-    WrongKey,
-    Restarted,
-    Evicted,
-    Revoked,
-    UnknownIdentity,
-    KeyUnavailable,
-    NoCommonSuite,
-    NoCertificate,
-    CertificateRefused,
-    BadProof,
-    Alert,
-    Protocol,
-    Internal,
+#[derive(Debug)]
+struct DatagramCounters {
+    data: Counter,
+    handshake: Counter,
+    cookie_requested: Counter,
+    early: Counter,
+    alert: Counter,
+    last_flight_retransmitted: Counter,
+    renegotiation_refused: Counter,
+    dropped: DropCounters,
 }
 
-impl Handshake {
-    fn completed(resumed: bool) -> Self {
-        if resumed { Self::Resumed } else { Self::Full }
+#[derive(Debug)]
+struct DropCounters {
+    not_dtls: Counter,
+    no_client_hello: Counter,
+    unknown_association: Counter,
+    unknown_connection_id: Counter,
+    forged: Counter,
+    replayed: Counter,
+    dtls_disabled: Counter,
+    too_many_handshakes: Counter,
+    too_many_from_address: Counter,
+    buffer_full: Counter,
+    unexpected: Counter,
+}
+
+impl DatagramCounters {
+    fn register(registry: &mut Registry) -> Self {
+        let counters = counters(registry, "lwm2m_dtls_datagrams", "Datagrams received by DTLS listeners by outcome");
+        let accepted = |outcome| counters(DatagramLabels::accepted(outcome));
+        Self {
+            data: accepted("data"),
+            handshake: accepted("handshake"),
+            cookie_requested: accepted("cookie_requested"),
+            early: accepted("early"),
+            alert: accepted("alert"),
+            last_flight_retransmitted: accepted("last_flight_retransmitted"),
+            renegotiation_refused: accepted("renegotiation_refused"),
+            dropped: DropCounters::new(|reason| counters(DatagramLabels::dropped(reason))),
+        }
     }
 
-    fn failed(reason: HandshakeFailure) -> Self {
+    fn of(&self, outcome: DtlsDatagramOutcome) -> &Counter {
+        match outcome {
+            DtlsDatagramOutcome::Data => &self.data,
+            DtlsDatagramOutcome::Handshake => &self.handshake,
+            DtlsDatagramOutcome::CookieAsked => &self.cookie_requested,
+            DtlsDatagramOutcome::Early => &self.early,
+            DtlsDatagramOutcome::Alert => &self.alert,
+            DtlsDatagramOutcome::LastFlightRepeated => &self.last_flight_retransmitted,
+            DtlsDatagramOutcome::RenegotiationRefused => &self.renegotiation_refused,
+            DtlsDatagramOutcome::Dropped(reason) => self.dropped.of(reason),
+        }
+    }
+}
+
+impl DropCounters {
+    fn new(dropped: impl Fn(&'static str) -> Counter) -> Self {
+        Self {
+            not_dtls: dropped("not_dtls"),
+            no_client_hello: dropped("no_client_hello"),
+            unknown_association: dropped("unknown_association"),
+            unknown_connection_id: dropped("unknown_connection_id"),
+            forged: dropped("forged"),
+            replayed: dropped("replayed"),
+            dtls_disabled: dropped("dtls_disabled"),
+            too_many_handshakes: dropped("too_many_handshakes"),
+            too_many_from_address: dropped("too_many_from_address"),
+            buffer_full: dropped("buffer_full"),
+            unexpected: dropped("unexpected"),
+        }
+    }
+
+    fn of(&self, reason: DtlsDropReason) -> &Counter {
         match reason {
-            HandshakeFailure::Deadline => Self::Deadline,
-            HandshakeFailure::Restarted => Self::Restarted,
-            HandshakeFailure::Evicted => Self::Evicted,
-            HandshakeFailure::Revoked => Self::Revoked,
-            HandshakeFailure::WrongKey => Self::WrongKey,
-            HandshakeFailure::KeyUnavailable => Self::KeyUnavailable,
-            HandshakeFailure::Failed(HandshakeError::UnknownIdentity) => Self::UnknownIdentity,
-            HandshakeFailure::Failed(HandshakeError::NoCommonSuite) => Self::NoCommonSuite,
-            HandshakeFailure::Failed(HandshakeError::NoCertificate) => Self::NoCertificate,
-            HandshakeFailure::Failed(HandshakeError::CertificateRefused(_)) => Self::CertificateRefused,
-            HandshakeFailure::Failed(HandshakeError::BadProof) => Self::BadProof,
-            HandshakeFailure::Failed(HandshakeError::Alert(_)) => Self::Alert,
+            DtlsDropReason::NoRecord => &self.not_dtls,
+            DtlsDropReason::NoHello => &self.no_client_hello,
+            DtlsDropReason::Unknown => &self.unknown_association,
+            DtlsDropReason::UnknownConnectionId => &self.unknown_connection_id,
+            DtlsDropReason::Forged => &self.forged,
+            DtlsDropReason::Replayed => &self.replayed,
+            DtlsDropReason::NoAcceptor => &self.dtls_disabled,
+            DtlsDropReason::TooManyHandshakes => &self.too_many_handshakes,
+            DtlsDropReason::TooManyHandshakesFromAddress => &self.too_many_from_address,
+            DtlsDropReason::TooMuchHeld => &self.buffer_full,
+            DtlsDropReason::Unexpected => &self.unexpected,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct HandshakeCounters {
+    full: Counter,
+    resumed: Counter,
+    timed_out: Counter,
+    wrong_key: Counter,
+    restarted: Counter,
+    evicted: Counter,
+    revoked: Counter,
+    unknown_identity: Counter,
+    key_unavailable: Counter,
+    no_common_suite: Counter,
+    no_certificate: Counter,
+    certificate_refused: Counter,
+    bad_proof: Counter,
+    alert: Counter,
+    protocol: Counter,
+    internal: Counter,
+}
+
+impl HandshakeCounters {
+    fn register(registry: &mut Registry) -> Self {
+        let counters = counters(registry, "lwm2m_dtls_handshakes", "Completed and failed DTLS handshakes by result");
+        let result = |result| counters(ResultLabel { result });
+        Self {
+            full: result("full"),
+            resumed: result("resumed"),
+            timed_out: result("timed_out"),
+            wrong_key: result("wrong_key"),
+            restarted: result("restarted"),
+            evicted: result("evicted"),
+            revoked: result("revoked"),
+            unknown_identity: result("unknown_identity"),
+            key_unavailable: result("key_unavailable"),
+            no_common_suite: result("no_common_suite"),
+            no_certificate: result("no_certificate"),
+            certificate_refused: result("certificate_refused"),
+            bad_proof: result("bad_proof"),
+            alert: result("alert"),
+            protocol: result("protocol"),
+            internal: result("internal"),
+        }
+    }
+
+    fn failed(&self, reason: HandshakeFailure) -> &Counter {
+        match reason {
+            HandshakeFailure::Deadline => &self.timed_out,
+            HandshakeFailure::Restarted => &self.restarted,
+            HandshakeFailure::Evicted => &self.evicted,
+            HandshakeFailure::Revoked => &self.revoked,
+            HandshakeFailure::WrongKey => &self.wrong_key,
+            HandshakeFailure::KeyUnavailable => &self.key_unavailable,
+            HandshakeFailure::Failed(HandshakeError::UnknownIdentity) => &self.unknown_identity,
+            HandshakeFailure::Failed(HandshakeError::NoCommonSuite) => &self.no_common_suite,
+            HandshakeFailure::Failed(HandshakeError::NoCertificate) => &self.no_certificate,
+            HandshakeFailure::Failed(HandshakeError::CertificateRefused(_)) => &self.certificate_refused,
+            HandshakeFailure::Failed(HandshakeError::BadProof) => &self.bad_proof,
+            HandshakeFailure::Failed(HandshakeError::Alert(_)) => &self.alert,
             HandshakeFailure::Failed(
                 HandshakeError::BadHello | HandshakeError::LateCookie | HandshakeError::Protocol,
-            ) => Self::Protocol,
-            HandshakeFailure::Failed(HandshakeError::Internal) => Self::Internal,
+            ) => &self.protocol,
+            HandshakeFailure::Failed(HandshakeError::Internal) => &self.internal,
         }
     }
 }
 
-/// Why an association is over, without the number of an alert.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Closed {
-    CloseNotify,
-    Alert,
-    Replaced,
-    Revoked,
-    Idle,
-    Evicted,
-    FailedTags,
-    SequenceExhausted,
+#[derive(Debug)]
+struct CloseCounters {
+    close_notify: Counter,
+    alert: Counter,
+    replaced: Counter,
+    revoked: Counter,
+    idle: Counter,
+    evicted: Counter,
+    failed_tags: Counter,
+    sequence_exhausted: Counter,
 }
 
-impl Closed {
-    fn of(reason: AssociationCloseReason) -> Self {
+impl CloseCounters {
+    fn register(registry: &mut Registry) -> Self {
+        let counters = counters(registry, "lwm2m_dtls_associations_closed", "Closed DTLS associations by reason");
+        let reason = |reason| counters(ReasonLabel { reason });
+        Self {
+            close_notify: reason("close_notify"),
+            alert: reason("alert"),
+            replaced: reason("replaced"),
+            revoked: reason("revoked"),
+            idle: reason("idle"),
+            evicted: reason("evicted"),
+            failed_tags: reason("failed_tags"),
+            sequence_exhausted: reason("sequence_exhausted"),
+        }
+    }
+
+    fn of(&self, reason: AssociationCloseReason) -> &Counter {
         match reason {
-            AssociationCloseReason::CloseNotify => Self::CloseNotify,
-            AssociationCloseReason::Alert(_) => Self::Alert,
-            AssociationCloseReason::Replaced => Self::Replaced,
-            AssociationCloseReason::Revoked => Self::Revoked,
-            AssociationCloseReason::Idle => Self::Idle,
-            AssociationCloseReason::Evicted => Self::Evicted,
-            AssociationCloseReason::FailedTags => Self::FailedTags,
-            AssociationCloseReason::SequenceExhausted => Self::SequenceExhausted,
+            AssociationCloseReason::CloseNotify => &self.close_notify,
+            AssociationCloseReason::Alert(_) => &self.alert,
+            AssociationCloseReason::Replaced => &self.replaced,
+            AssociationCloseReason::Revoked => &self.revoked,
+            AssociationCloseReason::Idle => &self.idle,
+            AssociationCloseReason::Evicted => &self.evicted,
+            AssociationCloseReason::FailedTags => &self.failed_tags,
+            AssociationCloseReason::SequenceExhausted => &self.sequence_exhausted,
         }
-    }
-}
-
-labels!(DtlsDatagramOutcome {
-    (DtlsDatagramOutcome::Data) => r#"verdict="data""#,
-    (DtlsDatagramOutcome::Handshake) => r#"verdict="handshake""#,
-    (DtlsDatagramOutcome::CookieAsked) => r#"verdict="cookie_asked""#,
-    (DtlsDatagramOutcome::Early) => r#"verdict="early""#,
-    (DtlsDatagramOutcome::Alert) => r#"verdict="alert""#,
-    (DtlsDatagramOutcome::LastFlightRepeated) => r#"verdict="last_flight_repeated""#,
-    (DtlsDatagramOutcome::RenegotiationRefused) => r#"verdict="renegotiation_refused""#,
-    (DtlsDatagramOutcome::Dropped(DtlsDropReason::NoRecord)) => r#"verdict="dropped",reason="no_record""#,
-    (DtlsDatagramOutcome::Dropped(DtlsDropReason::NoHello)) => r#"verdict="dropped",reason="no_hello""#,
-    (DtlsDatagramOutcome::Dropped(DtlsDropReason::Unknown)) => r#"verdict="dropped",reason="unknown""#,
-    (DtlsDatagramOutcome::Dropped(DtlsDropReason::UnknownConnectionId)) => r#"verdict="dropped",reason="unknown_connection_id""#,
-    (DtlsDatagramOutcome::Dropped(DtlsDropReason::Forged)) => r#"verdict="dropped",reason="forged""#,
-    (DtlsDatagramOutcome::Dropped(DtlsDropReason::Replayed)) => r#"verdict="dropped",reason="replayed""#,
-    (DtlsDatagramOutcome::Dropped(DtlsDropReason::NoAcceptor)) => r#"verdict="dropped",reason="switched_off""#,
-    (DtlsDatagramOutcome::Dropped(DtlsDropReason::TooManyHandshakes)) => r#"verdict="dropped",reason="too_many_handshakes""#,
-    (DtlsDatagramOutcome::Dropped(DtlsDropReason::TooManyHandshakesFromAddress)) => r#"verdict="dropped",reason="too_many_from_address""#,
-    (DtlsDatagramOutcome::Dropped(DtlsDropReason::TooMuchHeld)) => r#"verdict="dropped",reason="too_much_held""#,
-    (DtlsDatagramOutcome::Dropped(DtlsDropReason::Unexpected)) => r#"verdict="dropped",reason="unexpected""#,
-});
-
-labels!(Handshake {
-    (Handshake::Full) => r#"result="full""#,
-    (Handshake::Resumed) => r#"result="resumed""#,
-    (Handshake::Deadline) => r#"result="deadline""#,
-    (Handshake::WrongKey) => r#"result="wrong_key""#,
-    (Handshake::Restarted) => r#"result="restarted""#,
-    (Handshake::Evicted) => r#"result="evicted""#,
-    (Handshake::Revoked) => r#"result="revoked""#,
-    (Handshake::UnknownIdentity) => r#"result="unknown_identity""#,
-    (Handshake::KeyUnavailable) => r#"result="key_unavailable""#,
-    (Handshake::NoCommonSuite) => r#"result="no_common_suite""#,
-    (Handshake::NoCertificate) => r#"result="no_certificate""#,
-    (Handshake::CertificateRefused) => r#"result="certificate_refused""#,
-    (Handshake::BadProof) => r#"result="bad_proof""#,
-    (Handshake::Alert) => r#"result="alert""#,
-    (Handshake::Protocol) => r#"result="protocol""#,
-    (Handshake::Internal) => r#"result="internal""#,
-});
-
-labels!(Closed {
-    (Closed::CloseNotify) => r#"reason="close_notify""#,
-    (Closed::Alert) => r#"reason="alert""#,
-    (Closed::Replaced) => r#"reason="replaced""#,
-    (Closed::Revoked) => r#"reason="revoked""#,
-    (Closed::Idle) => r#"reason="idle""#,
-    (Closed::Evicted) => r#"reason="evicted""#,
-    (Closed::FailedTags) => r#"reason="failed_tags""#,
-    (Closed::SequenceExhausted) => r#"reason="sequence_exhausted""#,
-});
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use lwm2m_base::{AssociationId, Peer};
-    use lwm2m_dtls::cipher::Suite;
-    use lwm2m_dtls::credentials::PskIdentity;
-    use lwm2m_dtls::handshake::CertificateFault;
-
-    #[test]
-    fn every_report_counts_in_exactly_one_counter_of_its_own() {
-        let metrics = DtlsMetrics::default();
-        for (report, index) in reports().iter().zip(1..) {
-            metrics.record(report);
-            let counted: u64 = metrics.samples().iter().map(|sample| sample.value).sum();
-            assert_eq!(counted, index, "{report:?}");
-        }
-        for reason in [
-            AssociationCloseReason::CloseNotify,
-            AssociationCloseReason::Alert(40),
-            AssociationCloseReason::Replaced,
-            AssociationCloseReason::Revoked,
-            AssociationCloseReason::Idle,
-            AssociationCloseReason::Evicted,
-            AssociationCloseReason::FailedTags,
-            AssociationCloseReason::SequenceExhausted,
-        ] {
-            metrics.closed(reason);
-        }
-        let untouched: Vec<_> = metrics.samples().into_iter().filter(|sample| sample.value != 1).collect();
-        assert_eq!(untouched, []);
-    }
-
-    fn reports() -> Vec<DtlsReport> {
-        let association = AssociationId(7);
-        let address = std::net::SocketAddr::from(([192, 0, 2, 1], 5684));
-        let peer = Peer { association: Some(association), ..Peer::udp(1, address) };
-        let completed =
-            |resumed| DtlsReport::HandshakeCompleted { peer, suite: Suite::Aes128Ccm8, connection_id: true, resumed };
-        let failures = [
-            HandshakeFailure::Deadline,
-            HandshakeFailure::Restarted,
-            HandshakeFailure::Evicted,
-            HandshakeFailure::Revoked,
-            HandshakeFailure::WrongKey,
-            HandshakeFailure::Failed(HandshakeError::UnknownIdentity),
-            HandshakeFailure::KeyUnavailable,
-            HandshakeFailure::Failed(HandshakeError::NoCommonSuite),
-            HandshakeFailure::Failed(HandshakeError::NoCertificate),
-            HandshakeFailure::Failed(HandshakeError::CertificateRefused(CertificateFault::Expired)),
-            HandshakeFailure::Failed(HandshakeError::BadProof),
-            HandshakeFailure::Failed(HandshakeError::Alert(40)),
-            HandshakeFailure::Failed(HandshakeError::Protocol),
-            HandshakeFailure::Failed(HandshakeError::Internal),
-        ];
-        let failed = failures.map(|reason| DtlsReport::HandshakeFailed { peer, identity: None, reason });
-        let single = [
-            DtlsReport::HandshakeBegun { peer },
-            DtlsReport::HandshakeRetransmitted { peer },
-            completed(false),
-            completed(true),
-            DtlsReport::Moved { peer, from: address, to: address },
-            DtlsReport::Restored { peer },
-            DtlsReport::NotRestored { association },
-            DtlsReport::Unsent { association },
-            DtlsReport::KeyNotAsked { identity: PskIdentity::new(b"dev-7").unwrap() },
-        ];
-        let datagrams = DtlsDatagramOutcome::ALL.iter().map(|&verdict| DtlsReport::Datagram { peer, verdict });
-        datagrams.chain(failed).chain(single).collect()
     }
 }

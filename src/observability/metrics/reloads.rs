@@ -1,12 +1,16 @@
-//! What was read anew while the program ran.
+//! The counters of what was reloaded while the program ran.
 
 use std::time::Duration;
 
-use crate::observability::vitals::Level;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 
-use super::{Counter, Gauge, Sample, sample};
+use crate::meters::{counters, gauge, gauges};
 
-/// What is read anew by itself, whatever becomes of the others.
+use super::labels::{PartLabel, ReloadLabels};
+
+/// What is reloaded by itself, whatever becomes of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     Settings,
@@ -15,73 +19,64 @@ pub enum Part {
     Certificates,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ReloadMetrics {
-    settings: Counts,
-    definitions_read: Counts,
-    keys: Counts,
-    certificates: Counts,
+    settings: PartMetrics,
+    definitions_read: PartMetrics,
+    keys: PartMetrics,
+    certificates: PartMetrics,
     /// Object definitions in force.
     pub definitions: Gauge,
 }
 
-#[derive(Debug, Default)]
-struct Counts {
+#[derive(Debug)]
+struct PartMetrics {
     ok: Counter,
     failed: Counter,
-    /// The last attempt.
+    /// 1 if the last attempt failed.
     failing: Gauge,
     /// Seconds since 1970; 0 for never.
     last_success: Gauge,
 }
 
 impl ReloadMetrics {
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let reloads = counters(registry, "lwm2m_reloads", "Reloads by part and result");
+        let failing = "1 if the last reload of this part failed; the previous state stays in force";
+        let failing = gauges(registry, "lwm2m_reload_failing", failing);
+        let last = "Time of the last successful reload in seconds since 1970; 0 for none since the start";
+        let last = gauges(registry, "lwm2m_reload_last_success_timestamp_seconds", last);
+        let of = |part: Part| {
+            let part = part.name();
+            PartMetrics {
+                ok: reloads(ReloadLabels { part, result: "ok" }),
+                failed: reloads(ReloadLabels { part, result: "failed" }),
+                failing: failing(PartLabel { part }),
+                last_success: last(PartLabel { part }),
+            }
+        };
+        Self {
+            settings: of(Part::Settings),
+            definitions_read: of(Part::Definitions),
+            keys: of(Part::Keys),
+            certificates: of(Part::Certificates),
+            definitions: gauge(registry, "lwm2m_object_definitions", "Object definitions in force"),
+        }
+    }
+
     pub fn succeeded(&self, part: Part, unix_time: Duration) {
-        let counts = self.of(part);
-        counts.ok.increment();
-        counts.failing.set(0);
-        counts.last_success.set(unix_time.as_secs());
+        let metrics = self.of(part);
+        metrics.ok.inc();
+        metrics.failing.set(0);
+        metrics.last_success.set(unix_time.as_secs().cast_signed());
     }
 
     pub fn failed(&self, part: Part) {
-        self.of(part).failed.increment();
+        self.of(part).failed.inc();
         self.of(part).failing.set(1);
     }
 
-    pub(super) fn samples(&self) -> Vec<Sample> {
-        let meaning = "Attempts to read anew what may change while the program runs.";
-        let of = |part: Part| {
-            let (name, counts) = (part.name(), self.of(part));
-            [("ok", &counts.ok), ("failed", &counts.failed)].map(|(result, counter)| {
-                sample("lwm2m_reloads_total", meaning, format!("part=\"{name}\",result=\"{result}\""), counter)
-            })
-        };
-        Part::ALL.into_iter().flat_map(of).collect()
-    }
-
-    pub(super) fn levels(&self) -> Vec<Level> {
-        let failing = |part: Part| Level {
-            name: "lwm2m_reload_failing",
-            meaning: "Whether the last attempt to read this anew failed: what was in force before still is.",
-            labels: part.label(),
-            value: self.of(part).failing.value(),
-        };
-        let last = |part: Part| Level {
-            name: "lwm2m_reload_last_success_timestamp_seconds",
-            meaning: "When this was last read anew, in seconds since 1970; 0 for not since the start.",
-            labels: part.label(),
-            value: self.of(part).last_success.value(),
-        };
-        let definitions = Level {
-            name: "lwm2m_object_definitions",
-            meaning: "Object definitions in force.",
-            labels: "",
-            value: self.definitions.value(),
-        };
-        Part::ALL.map(failing).into_iter().chain(Part::ALL.map(last)).chain([definitions]).collect()
-    }
-
-    fn of(&self, part: Part) -> &Counts {
+    fn of(&self, part: Part) -> &PartMetrics {
         match part {
             Part::Settings => &self.settings,
             Part::Definitions => &self.definitions_read,
@@ -92,23 +87,12 @@ impl ReloadMetrics {
 }
 
 impl Part {
-    const ALL: [Self; 4] = [Self::Settings, Self::Definitions, Self::Keys, Self::Certificates];
-
     pub fn name(self) -> &'static str {
         match self {
             Self::Settings => "settings",
             Self::Definitions => "definitions",
             Self::Keys => "keys",
             Self::Certificates => "certificates",
-        }
-    }
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Settings => r#"part="settings""#,
-            Self::Definitions => r#"part="definitions""#,
-            Self::Keys => r#"part="keys""#,
-            Self::Certificates => r#"part="certificates""#,
         }
     }
 }

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use tracing::{debug, error};
 
 use crate::errors::with_causes;
-use crate::observability::metrics::Metrics;
+use crate::upstream::metrics::UpstreamMetrics;
 
 use super::devices::{HandlerEvent, Message};
 use super::v1;
@@ -27,7 +27,7 @@ const CALLS_AT_ONCE: u32 = 1_000_000;
 const GIVEN_UP_CALLS: usize = 1_000_000;
 
 /// Serves on the socket, until it is aborted.
-pub async fn serve(listener: TcpListener, events: mpsc::Sender<HandlerEvent>, metrics: Arc<Metrics>) {
+pub async fn serve(listener: TcpListener, events: mpsc::Sender<HandlerEvent>, metrics: Arc<UpstreamMetrics>) {
     let handler =
         ConnectionUnaryHandlerServer::new(Handler { events, metrics }).max_decoding_message_size(LARGEST_CALL);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
@@ -44,7 +44,7 @@ pub async fn serve(listener: TcpListener, events: mpsc::Sender<HandlerEvent>, me
 
 struct Handler {
     events: mpsc::Sender<HandlerEvent>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<UpstreamMetrics>,
 }
 
 type Answer = Result<Response<v1::EmptySuccess>, Status>;
@@ -80,7 +80,7 @@ impl Handler {
     /// While the queue is full EMQX waits, connection by connection. When the link has ended there is nobody to tell.
     async fn queue(&self, event: HandlerEvent) -> Answer {
         if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
-            self.metrics.upstream.handler_queue_waits.increment();
+            self.metrics.handler_queue_waits.inc();
             if self.events.send(event).await.is_err() {
                 debug!("an event came after the end of the link");
             }

@@ -37,11 +37,11 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::info;
 
 use crate::observability::conditions::{Condition, State};
-use crate::observability::metrics::Metrics;
 use crate::tls::{self, Connector};
 use crate::upstream::Occupancy;
 use crate::upstream::client::targets::{TargetId, TargetsHealth};
 use crate::upstream::dialer::{DialFailure, Dialer, SECURE, Stream};
+use crate::upstream::metrics::UpstreamMetrics;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
 
 use adapter::Adapter;
@@ -107,7 +107,7 @@ pub struct Link {
     handler_address: SocketAddr,
     anchors: HashMap<AnchorId, AbortHandle>,
     tasks: JoinSet<Ended>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<UpstreamMetrics>,
     condition: Condition,
 }
 
@@ -139,7 +139,11 @@ impl Link {
     /// # Errors
     /// If `handler_bind` cannot be bound, an `adapter` is no URI, the files of `ssl` are of no use, or the system has no
     /// randomness.
-    pub async fn start(mut settings: ExProtoConfig, metrics: Arc<Metrics>, condition: Condition) -> io::Result<Self> {
+    pub async fn start(
+        mut settings: ExProtoConfig,
+        metrics: Arc<UpstreamMetrics>,
+        condition: Condition,
+    ) -> io::Result<Self> {
         let rng = StdRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?;
         let connector = settings.connector()?;
         let way = |node: &Node| Way::new(node, &settings, connector.clone());
@@ -320,7 +324,7 @@ impl Way {
     }
 }
 
-fn time_of<'a>(call: &Call, metrics: &'a Metrics) -> &'a Histogram {
+fn time_of<'a>(call: &Call, metrics: &'a UpstreamMetrics) -> &'a Histogram {
     match call {
         Call::Authenticate { .. } => &metrics.times.authenticate,
         Call::Subscribe { .. } => &metrics.times.subscribe,

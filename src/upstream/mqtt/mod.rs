@@ -33,11 +33,11 @@ use tokio::task::{JoinError, JoinSet};
 use tracing::info;
 
 use crate::observability::conditions::{Condition, State};
-use crate::observability::metrics::Metrics;
 use crate::tls::{self, Connector};
 use crate::upstream::Occupancy;
 use crate::upstream::client::targets::{TargetId, TargetsHealth};
 use crate::upstream::dialer::{DialError, Dialer, SECURE, Stream};
+use crate::upstream::metrics::UpstreamMetrics;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
 
 use codec::Frames;
@@ -131,7 +131,7 @@ impl Link {
     ///
     /// # Errors
     /// If a file for TLS cannot be used, or the system has no randomness.
-    pub fn start(settings: MqttConfig, metrics: Arc<Metrics>, condition: Condition) -> io::Result<Self> {
+    pub fn start(settings: MqttConfig, metrics: Arc<UpstreamMetrics>, condition: Condition) -> io::Result<Self> {
         let rng = StdRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?;
         let mut devices = Devices::new(&settings, rng, metrics);
         devices.probe_all(now());

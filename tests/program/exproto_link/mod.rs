@@ -46,7 +46,8 @@ impl Rig {
     async fn start_with(mut emqx: Emqx, others: &mut [&mut Emqx], settings: ExProtoConfig) -> Self {
         let metrics = Arc::new(Metrics::default());
         let conditions = Conditions::default();
-        let link = Link::start(settings, Arc::clone(&metrics), conditions.add("broker")).await.expect("a link");
+        let link =
+            Link::start(settings, Arc::clone(&metrics.upstream), conditions.add("broker")).await.expect("a link");
         emqx.start(link.handler_address()).await;
         for other in others {
             other.start(link.handler_address()).await;
@@ -234,7 +235,7 @@ async fn a_kicked_client_is_closed_and_a_lost_one_comes_back() {
     rig.emqx.close("ep2", "{shutdown,etimedout}").await;
     rig.publish(RegistrationId(2), "t", "after the loss").await;
     assert_eq!(rig.emqx.published().await, published("ep2", "t", "after the loss"));
-    assert_eq!(rig.metrics.upstream.reconnected.value(), 1);
+    assert_eq!(rig.metrics.upstream.reconnected.get(), 1);
     rig.end().await;
 }
 
@@ -248,7 +249,7 @@ async fn a_device_that_registers_again_takes_over_what_its_older_registration_pu
     for payload in ["of the older one", "of the newer one"] {
         assert_eq!(rig.emqx.published().await, published("ep1", "t", payload));
     }
-    assert_eq!(rig.metrics.upstream.closed.value(), 0);
+    assert_eq!(rig.metrics.upstream.closed.get(), 0);
     rig.end().await;
 }
 

@@ -269,6 +269,6 @@ pub fn assert_each_is_counted_once(page: &str) {
     let plain = sum("lwm2m_datagrams_total");
     let secured = sum("lwm2m_dtls_datagrams_total");
     // Nobody has a key here: what is inside of records would be counted as messages too.
-    assert_eq!(sum("lwm2m_dtls_datagrams_total{verdict=\"data\"}"), 0.0);
+    assert_eq!(sum("lwm2m_dtls_datagrams_total{outcome=\"data\"}"), 0.0);
     assert_eq!(taken, plain + secured, "{taken} were taken in, {plain} and {secured} counted");
 }

@@ -36,12 +36,12 @@ impl Devices {
     fn not_dialed(&mut self, now: Instant, id: RegistrationId, failure: &DialFailure) {
         match failure {
             DialFailure::NotReached(why) => {
-                self.counters().anchors_failed.increment();
+                self.counters().connections_failed.inc();
                 self.blame_node(now, id, Fault::NotReached(why));
                 self.attempt_failed(now, id, why);
             }
             DialFailure::Local(why) => {
-                self.counters().anchors_unopened.increment();
+                self.counters().connections_not_opened.inc();
                 self.gave_up(now, id, why);
             }
         }
@@ -78,7 +78,7 @@ impl Devices {
     }
 
     pub(super) fn dial(&mut self, id: RegistrationId, node: TargetId) {
-        self.counters().anchors_dialed.increment();
+        self.counters().connections_attempted.inc();
         let (anchor, token) = self.dial_for(Owner::Device(id), node);
         let Some(device) = self.devices.get_mut(&id) else { return };
         device.state = State::Dialing { anchor, token };
@@ -133,7 +133,7 @@ impl Devices {
         match outcome {
             Outcome::Done => self.subscribe(id),
             Outcome::Refused(why) => {
-                self.counters().authenticate_refused.increment();
+                self.counters().authenticate_refused.inc();
                 self.refused(now, id, format!("Authenticate: {why}"));
             }
             Outcome::ConnectionLost(why)
@@ -141,14 +141,14 @@ impl Devices {
             | Outcome::Failed(why)
             | Outcome::Unreachable(why)
             | Outcome::Short(why) => {
-                self.counters().authenticate_unavailable.increment();
+                self.counters().authenticate_unavailable.inc();
                 self.call_failed(now, id, &format!("Authenticate: {why}"));
             }
         }
     }
 
     fn subscribe(&mut self, id: RegistrationId) {
-        self.counters().authenticate_ok.increment();
+        self.counters().authenticate_ok.inc();
         let Some(device) = self.devices.get_mut(&id) else { return };
         let Some((anchor, node)) = device.state.anchor().zip(device.node) else { return };
         let Some(conn) = device.conn.clone() else { return };
@@ -162,7 +162,7 @@ impl Devices {
         match outcome {
             Outcome::Done => self.ready(now, id),
             Outcome::Refused(why) => {
-                self.counters().subscribe_refused.increment();
+                self.counters().subscribe_refused.inc();
                 self.refused(now, id, format!("Subscribe: {why}"));
             }
             Outcome::ConnectionLost(why)
@@ -198,12 +198,12 @@ impl Devices {
         let moved = before_here.is_some() && before_here != device.node;
         let counters = self.counters();
         if moved {
-            counters.moved.increment();
+            counters.moved.inc();
         }
         if first {
-            counters.connected.increment()
+            counters.connected.inc();
         } else {
-            counters.reconnected.increment()
+            counters.reconnected.inc();
         }
         if awaited {
             self.tell(id, BrokerEvent::Connected { device: id });

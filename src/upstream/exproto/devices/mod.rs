@@ -38,7 +38,6 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use tracing::debug;
 
-use crate::observability::metrics::{Metrics, UpstreamMetrics};
 use crate::upstream::Occupancy;
 use crate::upstream::client::clients::{ClientKey, Clients};
 use crate::upstream::client::disturbances::Disturbances;
@@ -46,6 +45,7 @@ use crate::upstream::client::pace::Turns;
 use crate::upstream::client::queue::Queues;
 use crate::upstream::client::returning::Returning;
 use crate::upstream::client::targets::{TargetId, TargetsHealth};
+use crate::upstream::metrics::UpstreamMetrics;
 use lwm2m_base::deadlines::Deadlines;
 use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, ClientInfo, CloseReason, MessageProperties, Publication, RegistrationId, UplinkClass,
@@ -175,7 +175,7 @@ pub struct Devices {
     actions: VecDeque<Action>,
     next_anchor: u64,
     rng: StdRng,
-    metrics: Arc<Metrics>,
+    metrics: Arc<UpstreamMetrics>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -191,7 +191,7 @@ enum Timer {
 }
 
 impl Devices {
-    pub fn new(settings: &ExProtoConfig, rng: StdRng, metrics: Arc<Metrics>) -> Self {
+    pub fn new(settings: &ExProtoConfig, rng: StdRng, metrics: Arc<UpstreamMetrics>) -> Self {
         Self {
             connect_timeout: settings.connect_timeout,
             devices: HashMap::new(),
@@ -240,18 +240,22 @@ impl Devices {
     pub fn heard(&mut self, now: Instant, event: HandlerEvent) {
         let counters = self.counters();
         match event {
-            HandlerEvent::SocketCreated => counters.events_socket_created.increment(),
+            HandlerEvent::SocketCreated => {
+                counters.events_socket_created.inc();
+            }
             HandlerEvent::SocketClosed { conn, reason } => {
-                counters.events_socket_closed.increment();
+                counters.events_socket_closed.inc();
                 self.socket_closed(now, &conn, &reason);
             }
             HandlerEvent::ReceivedBytes { conn, bytes } => {
-                counters.events_received_bytes.increment();
+                counters.events_received_bytes.inc();
                 self.bytes_received(now, conn, &bytes);
             }
-            HandlerEvent::TimerTimeout => counters.events_timer_timeout.increment(),
+            HandlerEvent::TimerTimeout => {
+                counters.events_timer_timeout.inc();
+            }
             HandlerEvent::ReceivedMessages { conn, messages } => {
-                counters.events_received_messages.increment();
+                counters.events_received_messages.inc();
                 self.messages_received(&conn, messages);
             }
         }
@@ -430,7 +434,9 @@ impl Devices {
         match self.announcements.received(now, &conn, bytes) {
             Heard::Token(Owner::Device(device)) => self.announced(now, device, conn),
             Heard::Token(Owner::Probe(node)) => self.probe_announced(node, conn),
-            Heard::Stranger => self.counters().unknown_tokens.increment(),
+            Heard::Stranger => {
+                self.counters().unknown_tokens.inc();
+            }
             Heard::Incomplete => {}
         }
     }
@@ -438,7 +444,8 @@ impl Devices {
     fn messages_received(&mut self, conn: &str, messages: Vec<Message>) {
         let device = self.by_conn.get(conn).copied();
         let Some((id, device)) = device.and_then(|id| Some((id, self.devices.get_mut(&id)?))) else {
-            return self.counters().messages_dropped.add(messages.len() as u64);
+            self.counters().messages_dropped.inc_by(messages.len() as u64);
+            return;
         };
         if device.connected_before {
             return self.deliver(id, messages);
@@ -460,7 +467,7 @@ impl Devices {
             | State::Ready { .. }
             | State::WaitingToReconnect(_) => 0,
         };
-        self.counters().messages_dropped.add((count - kept) as u64);
+        self.counters().messages_dropped.inc_by((count - kept) as u64);
     }
 
     fn deliver(&mut self, device: RegistrationId, messages: Vec<Message>) {
@@ -489,7 +496,7 @@ impl Devices {
     fn end(&mut self, now: Instant, id: RegistrationId, reason: CloseReason) {
         let Some(device) = self.devices.get(&id) else { return };
         debug!(device = id.0, clientid = device.client.clientid, ?reason, "connection ended by EMQX");
-        self.counters().closed.increment();
+        self.counters().closed.inc();
         self.tell(id, BrokerEvent::Closed { device: id, reason });
         self.remove(now, id);
     }
@@ -545,14 +552,20 @@ impl Devices {
 
     fn dropped(&self, class: UplinkClass) {
         match class {
-            UplinkClass::Report => self.counters().dropped_reports.increment(),
-            UplinkClass::Answer => self.counters().dropped_answers.increment(),
-            UplinkClass::Notification => self.counters().dropped_notifications.increment(),
+            UplinkClass::Report => {
+                self.counters().dropped_reports.inc();
+            }
+            UplinkClass::Answer => {
+                self.counters().dropped_answers.inc();
+            }
+            UplinkClass::Notification => {
+                self.counters().dropped_notifications.inc();
+            }
         }
     }
 
     fn counters(&self) -> &UpstreamMetrics {
-        &self.metrics.upstream
+        &self.metrics
     }
 }
 

@@ -50,7 +50,7 @@ impl Devices {
     /// A device, or the first probe, met this fault at the node.
     pub(super) fn node_failed(&mut self, now: Instant, node: TargetId, fault: Fault<'_>) {
         if self.nodes.failed(node, fault) {
-            self.counters().nodes_failed.increment();
+            self.counters().nodes_failed.inc();
             if self.probers[node.0].probe.is_none() {
                 self.schedule_probe(now, node);
             }
@@ -68,7 +68,7 @@ impl Devices {
     }
 
     fn begin_probe(&mut self, now: Instant, node: TargetId) {
-        self.counters().probes.increment();
+        self.counters().probes.inc();
         let (anchor, token) = self.dial_for(Owner::Probe(node), node);
         self.probers[node.0] = Prober {
             not_before: Some(now + PROBE_INTERVAL),
@@ -115,7 +115,7 @@ impl Devices {
         let begun = self.probers[node.0].not_before.map_or(now, |next| next - PROBE_INTERVAL);
         self.deadlines.set(Timer::Probe(node), (begun + QUIET_INTERVAL).max(now + PAUSE));
         if self.nodes.probe_succeeded(node) {
-            self.counters().nodes_recovered.increment();
+            self.counters().nodes_recovered.inc();
             self.recovered(now);
         }
         self.leave_nodes(now);

@@ -144,7 +144,7 @@ impl Devices {
     fn conclude(&mut self, key: ClientKey, serial: Serial, outcome: Outcome) -> Result<(), String> {
         match outcome {
             Outcome::Done => {
-                self.counters().publishes_ok.increment();
+                self.counters().publishes_ok.inc();
                 if let Some(Queued { device, publication }) = self.queues.finish(key, serial)
                     && let Some(ticket) = publication.ticket
                 {
@@ -152,7 +152,7 @@ impl Devices {
                 }
             }
             Outcome::Refused(why) => {
-                self.counters().publishes_refused.increment();
+                self.counters().publishes_refused.inc();
                 debug!(why, "EMQX does not allow a publication");
                 if let Some(Queued { device, publication: Publication { topic, .. } }) = self.queues.finish(key, serial)
                 {
@@ -160,14 +160,14 @@ impl Devices {
                 }
             }
             Outcome::Rejected(why) => {
-                self.counters().publishes_failed.increment();
+                self.counters().publishes_failed.inc();
                 debug!(why, "EMQX rejects a publication");
                 if let Some(Queued { publication, .. }) = self.queues.finish(key, serial) {
                     self.dropped(publication.class);
                 }
             }
             Outcome::ConnectionLost(why) | Outcome::Failed(why) | Outcome::Unreachable(why) | Outcome::Short(why) => {
-                self.counters().publishes_failed.increment();
+                self.counters().publishes_failed.inc();
                 return Err(why);
             }
         }

@@ -41,7 +41,7 @@ struct Connection {
 
 struct Emqx {
     devices: Devices,
-    metrics: Arc<Metrics>,
+    metrics: Arc<UpstreamMetrics>,
     rng: StdRng,
     happenings: BTreeMap<(Instant, u64), Happening>,
     order: u64,
@@ -68,7 +68,7 @@ impl Emqx {
             queue_total: 10_000,
             event_queue: 1,
         };
-        let metrics = Arc::new(Metrics::default());
+        let metrics = Arc::new(UpstreamMetrics::default());
         Self {
             devices: Devices::new(&settings, StdRng::seed_from_u64(seed), Arc::clone(&metrics)),
             metrics,
@@ -266,8 +266,8 @@ impl Broker for Emqx {
     }
 
     fn dropped(&self) -> u64 {
-        let counters = &self.metrics.upstream;
-        counters.dropped_answers.value() + counters.dropped_reports.value()
+        let counters = &self.metrics;
+        counters.dropped_answers.get() + counters.dropped_reports.get()
     }
 }
 

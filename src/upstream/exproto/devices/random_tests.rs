@@ -57,7 +57,7 @@ impl World {
             event_queue: 1,
         };
         let now = Instant::now();
-        let mut devices = Devices::new(&settings, StdRng::seed_from_u64(1), Arc::new(Metrics::default()));
+        let mut devices = Devices::new(&settings, StdRng::seed_from_u64(1), Arc::new(UpstreamMetrics::default()));
         devices.probe_all(now);
         Self {
             now,

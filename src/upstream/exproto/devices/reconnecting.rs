@@ -16,7 +16,7 @@ use super::{Devices, Timer};
 impl Devices {
     /// The connection is gone, and it was not the broker's will as far as we know.
     pub(super) fn lost(&mut self, now: Instant, id: RegistrationId, why: &str) {
-        self.counters().anchors_lost.increment();
+        self.counters().connections_lost.inc();
         self.blame_publication(id);
         self.abandon_call(now, id);
         self.gave_up(now, id, why);
@@ -58,7 +58,7 @@ impl Devices {
 
     /// The node cannot serve the device, and another one can.
     pub(super) fn leave(&mut self, now: Instant, id: RegistrationId) {
-        self.counters().anchors_lost.increment();
+        self.counters().connections_lost.inc();
         self.abandon_call(now, id);
         self.gave_up(now, id, "its node of EMQX does not serve");
     }

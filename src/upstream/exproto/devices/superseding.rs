@@ -216,7 +216,7 @@ impl Devices {
         let count = messages.len();
         let kept = count.min(EARLY_MESSAGES.saturating_sub(device.inherited.len()));
         device.inherited.extend(messages.into_iter().take(kept));
-        self.counters().messages_dropped.add((count - kept) as u64);
+        self.counters().messages_dropped.inc_by((count - kept) as u64);
     }
 
     /// EMQX has closed a connection of an older registration.

@@ -61,7 +61,7 @@ impl Devices {
     }
 
     pub(super) fn dial(&mut self, id: RegistrationId, target: Target) {
-        self.counters().anchors_dialed.increment();
+        self.counters().connections_attempted.inc();
         let Some(device) = self.devices.get_mut(&id) else { return };
         let connection = ConnectionId(self.next_connection);
         self.next_connection += 1;
@@ -90,20 +90,20 @@ impl Devices {
         let why = || format!("CONNECT: {}", ack.reason);
         match admission {
             Admission::Accepted => {
-                self.counters().authenticate_ok.increment();
+                self.counters().authenticate_ok.inc();
                 self.subscribe(now, id, &ack);
             }
             Admission::Refused => {
-                self.counters().authenticate_refused.increment();
+                self.counters().authenticate_refused.inc();
                 self.refused_by_broker(now, id, ack.reason, why());
             }
             Admission::OtherVersion => self.speak_v311(now, id, &why()),
             Admission::Elsewhere => {
-                self.counters().authenticate_unavailable.increment();
+                self.counters().authenticate_unavailable.inc();
                 self.go_elsewhere(now, id, ack.server, &why());
             }
             Admission::Unavailable => {
-                self.counters().authenticate_unavailable.increment();
+                self.counters().authenticate_unavailable.inc();
                 if let Some(device) = self.devices.get_mut(&id) {
                     device.elsewhere = true;
                     device.forget_referral();
@@ -153,7 +153,7 @@ impl Devices {
         match reason.subscription() {
             Subscription::Accepted => self.ready(now, id),
             Subscription::Refused => {
-                self.counters().subscribe_refused.increment();
+                self.counters().subscribe_refused.inc();
                 self.refused_by_broker(now, id, reason, format!("SUBSCRIBE: {reason}"));
             }
             Subscription::Unavailable => self.attempt_failed(now, id, &format!("SUBSCRIBE: {reason}")),
@@ -175,9 +175,9 @@ impl Devices {
         let awaited = first || mem::take(&mut device.resumed);
         let counters = self.counters();
         if first {
-            counters.connected.increment();
+            counters.connected.inc();
         } else {
-            counters.reconnected.increment();
+            counters.reconnected.inc();
         }
         let event =
             if awaited { BrokerEvent::Connected { device: id } } else { BrokerEvent::Reconnected { device: id } };
@@ -251,7 +251,7 @@ impl Devices {
             (device.referrals, device.target) = (0, None);
             return false;
         }
-        self.metrics.upstream.referrals.increment();
+        self.metrics.referrals.inc();
         device.target = Some(Target::Referred(server));
         true
     }

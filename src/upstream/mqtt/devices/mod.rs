@@ -35,7 +35,6 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use tracing::debug;
 
-use crate::observability::metrics::{Metrics, UpstreamMetrics};
 use crate::upstream::Occupancy;
 use crate::upstream::client::clients::Clients;
 use crate::upstream::client::disturbances::Disturbances;
@@ -44,6 +43,7 @@ use crate::upstream::client::queue::Queues;
 use crate::upstream::client::returning::Returning;
 use crate::upstream::client::targets::{TargetId, TargetsHealth};
 use crate::upstream::dialer::DialFailure;
+use crate::upstream::metrics::UpstreamMetrics;
 use lwm2m_base::deadlines::Deadlines;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, CloseReason, RegistrationId, UplinkClass};
 
@@ -120,7 +120,7 @@ pub struct Devices {
     actions: VecDeque<Action>,
     next_connection: u64,
     rng: StdRng,
-    metrics: Arc<Metrics>,
+    metrics: Arc<UpstreamMetrics>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -140,7 +140,7 @@ enum Timer {
 }
 
 impl Devices {
-    pub fn new(settings: &MqttConfig, rng: StdRng, metrics: Arc<Metrics>) -> Self {
+    pub fn new(settings: &MqttConfig, rng: StdRng, metrics: Arc<UpstreamMetrics>) -> Self {
         Self {
             connect_timeout: settings.connect_timeout,
             keep_alive: settings.keep_alive_seconds(),
@@ -242,7 +242,7 @@ impl Devices {
         }
         match self.state(id) {
             Some(State::Dialing { .. }) => {
-                self.counters().anchors_failed.increment();
+                self.counters().connections_failed.inc();
                 self.blame_broker(now, id, Fault::NotReached(why));
                 self.attempt_failed(now, id, why);
             }
@@ -266,7 +266,7 @@ impl Devices {
         match failure {
             DialFailure::NotReached(why) => self.ended(now, connection, why),
             DialFailure::Local(why) => {
-                self.counters().anchors_unopened.increment();
+                self.counters().connections_not_opened.inc();
                 self.disturbances.not_opened(why);
                 if let Some(id) = self.by_connection.get(&connection).copied() {
                     self.gave_up(now, id, why);
@@ -424,7 +424,7 @@ impl Devices {
         match device.broker() {
             Some(broker) => {
                 if self.brokers.failed(now, broker, fault) {
-                    self.counters().nodes_failed.increment();
+                    self.counters().nodes_failed.inc();
                     self.plan_probe();
                 }
             }
@@ -462,7 +462,8 @@ impl Devices {
         let Some(device) = self.devices.get_mut(&id) else { return };
         // What is not acknowledged stays with the broker, for as long as the session does.
         if device.leaving.is_some() {
-            return self.counters().messages_dropped.increment();
+            self.counters().messages_dropped.inc();
+            return;
         }
         if device.connected_before {
             return self.deliver(now, id, message);
@@ -474,7 +475,9 @@ impl Devices {
             | State::Connecting { .. }
             | State::Subscribing { .. }
             | State::Ready { .. }
-            | State::WaitingToReconnect(_) => self.counters().messages_dropped.increment(),
+            | State::WaitingToReconnect(_) => {
+                self.counters().messages_dropped.inc();
+            }
         }
     }
 
@@ -513,7 +516,7 @@ impl Devices {
     fn end(&mut self, now: Instant, id: RegistrationId, reason: CloseReason) {
         let Some(device) = self.devices.get(&id) else { return };
         debug!(device = id.0, clientid = device.client.clientid, ?reason, "connection ended by the broker");
-        self.counters().closed.increment();
+        self.counters().closed.inc();
         self.tell(id, BrokerEvent::Closed { device: id, reason });
         self.remove(now, id);
     }
@@ -612,14 +615,20 @@ impl Devices {
 
     fn dropped(&self, class: UplinkClass) {
         match class {
-            UplinkClass::Report => self.counters().dropped_reports.increment(),
-            UplinkClass::Answer => self.counters().dropped_answers.increment(),
-            UplinkClass::Notification => self.counters().dropped_notifications.increment(),
+            UplinkClass::Report => {
+                self.counters().dropped_reports.inc();
+            }
+            UplinkClass::Answer => {
+                self.counters().dropped_answers.inc();
+            }
+            UplinkClass::Notification => {
+                self.counters().dropped_notifications.inc();
+            }
         }
     }
 
     fn counters(&self) -> &UpstreamMetrics {
-        &self.metrics.upstream
+        &self.metrics
     }
 }
 

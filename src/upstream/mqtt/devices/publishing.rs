@@ -98,12 +98,12 @@ impl Devices {
         match (self.queues.finish(key, serial), reason.publishing()) {
             (Some(queued), Publishing::Done) => self.published(&queued),
             (Some(Queued { device, publication: Publication { topic, .. } }), Publishing::Refused) => {
-                self.counters().publishes_refused.increment();
+                self.counters().publishes_refused.inc();
                 self.tell(device, BrokerEvent::PublishRefused { device, topic });
             }
             (Some(Queued { publication: Publication { class, .. }, .. }), Publishing::Rejected) => {
                 debug!(device = id.0, %reason, "the broker rejects a publication");
-                self.counters().publishes_failed.increment();
+                self.counters().publishes_failed.inc();
                 self.dropped(class);
             }
             (None, _) => {}
@@ -200,7 +200,7 @@ impl Devices {
     }
 
     fn published(&mut self, Queued { device, publication }: &Queued) {
-        self.counters().publishes_ok.increment();
+        self.counters().publishes_ok.inc();
         if let Some(ticket) = publication.ticket {
             self.tell(*device, BrokerEvent::Published { device: *device, ticket });
         }
@@ -208,7 +208,7 @@ impl Devices {
 
     fn unsendable(&mut self, id: RegistrationId, serial: Serial, why: &str) {
         debug!(device = id.0, why, "a publication is given up");
-        self.counters().publishes_failed.increment();
+        self.counters().publishes_failed.inc();
         let Some(key) = self.devices.get(&id).map(|device| device.key) else { return };
         if let Some(session) = self.clients.shared_mut(key) {
             session.in_flight.retain(|in_flight| in_flight.serial != serial);

@@ -47,7 +47,7 @@ struct Session {
 struct World {
     version: Version,
     devices: Devices,
-    metrics: Arc<Metrics>,
+    metrics: Arc<UpstreamMetrics>,
     rng: StdRng,
     happenings: BTreeMap<(Instant, u64), Happening>,
     order: u64,
@@ -61,7 +61,7 @@ struct World {
 
 impl World {
     fn new(seed: u64, version: Version) -> Self {
-        let metrics = Arc::new(Metrics::default());
+        let metrics = Arc::new(UpstreamMetrics::default());
         let settings = MqttConfig { version, queue_per_device: 1_000, queue_total: 10_000, ..settings() };
         Self {
             version,
@@ -290,8 +290,8 @@ impl Broker for World {
     }
 
     fn dropped(&self) -> u64 {
-        let counters = &self.metrics.upstream;
-        counters.dropped_answers.value() + counters.dropped_reports.value()
+        let counters = &self.metrics;
+        counters.dropped_answers.get() + counters.dropped_reports.get()
     }
 }
 

@@ -36,7 +36,7 @@ struct World {
     now: Instant,
     rng: StdRng,
     devices: Devices,
-    metrics: Arc<Metrics>,
+    metrics: Arc<UpstreamMetrics>,
     away: bool,
     /// It has restarted, and its authentication is not up: it refuses everybody.
     refusing: bool,
@@ -52,7 +52,7 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let metrics = Arc::new(Metrics::default());
+        let metrics = Arc::new(UpstreamMetrics::default());
         let settings = MqttConfig { queue_per_device: 10_000, queue_total: 100_000, ..settings() };
         let devices = Devices::new(&settings, StdRng::seed_from_u64(seed), Arc::clone(&metrics));
         Self {
@@ -298,6 +298,6 @@ fn whatever_happens_publications_arrive_in_order_and_commands_are_heard() {
             let obeyed = world.obeyed.get(&device).unwrap_or(&nothing);
             expect_at_least_once_in_order(obeyed, world.commanded.get(&device).copied().unwrap_or(0));
         }
-        assert_eq!(world.metrics.upstream.dropped_reports.value(), 0, "seed {seed}");
+        assert_eq!(world.metrics.dropped_reports.get(), 0, "seed {seed}");
     }
 }

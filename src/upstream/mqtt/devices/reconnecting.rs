@@ -36,7 +36,7 @@ pub enum Probed {
 impl Devices {
     /// The connection is gone, and it was not the broker's will as far as we know.
     pub(super) fn lost(&mut self, now: Instant, id: RegistrationId, why: &str) {
-        self.counters().anchors_lost.increment();
+        self.counters().connections_lost.inc();
         self.stop_publishing(id);
         let Some(device) = self.devices.get_mut(&id) else { return };
         if let State::Ready { open } = &device.state
@@ -81,7 +81,7 @@ impl Devices {
 
     /// A broker that was down serves again.
     pub(super) fn recovered(&mut self, now: Instant) {
-        self.counters().nodes_recovered.increment();
+        self.counters().nodes_recovered.inc();
         self.plan_probe();
         let away = |device: &Device| device.connected_before && device.leaving.is_none() && !device.state.is_ready();
         let away = self.devices.iter().filter(|(_, device)| away(device)).map(|(id, _)| *id);
@@ -146,7 +146,7 @@ impl Devices {
 
     fn probe_failed(&mut self, now: Instant, broker: TargetId, fault: Fault<'_>) {
         if self.brokers.failed(now, broker, fault) {
-            self.counters().nodes_failed.increment();
+            self.counters().nodes_failed.inc();
         } else {
             self.brokers.probe_soon(now, broker);
         }
@@ -168,7 +168,7 @@ impl Devices {
     }
 
     fn begin_probe(&mut self, broker: TargetId) {
-        self.counters().probes.increment();
+        self.counters().probes.inc();
         self.actions.push_back(Action::Probe { broker });
     }
 

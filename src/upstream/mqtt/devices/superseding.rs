@@ -263,7 +263,9 @@ impl Devices {
         }
         match self.devices.get(&id).and_then(|device| self.heir(device)) {
             Some(heir) => self.inherit(now, heir, message),
-            None => self.counters().messages_dropped.increment(),
+            None => {
+                self.counters().messages_dropped.inc();
+            }
         }
     }
 
@@ -273,7 +275,9 @@ impl Devices {
         }
         match self.devices.get_mut(&heir) {
             Some(device) if device.inherited.len() < EARLY_MESSAGES => device.inherited.push(message),
-            Some(_) | None => self.counters().messages_dropped.increment(),
+            Some(_) | None => {
+                self.counters().messages_dropped.inc();
+            }
         }
     }
 

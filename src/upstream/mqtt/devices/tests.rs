@@ -85,7 +85,7 @@ fn packet(first: u8, body: &[u8]) -> Said {
 struct Scene {
     now: Instant,
     devices: Devices,
-    metrics: Arc<Metrics>,
+    metrics: Arc<UpstreamMetrics>,
 }
 
 impl Scene {
@@ -96,7 +96,7 @@ impl Scene {
     fn with(change: impl FnOnce(&mut MqttConfig)) -> Self {
         let mut settings = settings();
         change(&mut settings);
-        let metrics = Arc::new(Metrics::default());
+        let metrics = Arc::new(UpstreamMetrics::default());
         let devices = Devices::new(&settings, StdRng::seed_from_u64(1), Arc::clone(&metrics));
         Self { now: Instant::now(), devices, metrics }
     }
@@ -308,7 +308,7 @@ pub(super) fn id(number: u16) -> PacketId {
 fn a_device_is_connected_when_its_command_topic_is_subscribed() {
     let (mut scene, _) = Scene::with_ready_device();
     scene.expect_nothing();
-    assert_eq!(scene.metrics.upstream.connected.value(), 1);
+    assert_eq!(scene.metrics.connected.get(), 1);
 }
 
 #[test]
@@ -457,7 +457,7 @@ fn a_want_of_file_descriptors_is_no_fault_of_the_broker() {
     let outcome = Probed::NotOpened(DialFailure::Local("no file descriptor is left".to_owned()));
     scene.devices.probed(scene.now, TargetId(0), outcome);
     assert_eq!(scene.devices.occupancy().nodes_down, 0);
-    assert_eq!(scene.metrics.upstream.nodes_failed.value(), 0);
+    assert_eq!(scene.metrics.nodes_failed.get(), 0);
 }
 
 #[test]
@@ -468,7 +468,7 @@ fn a_disconnect_before_the_end_of_connect_is_the_end_of_it() {
     scene.publish(ONE, "a");
     scene.disconnect(ONE);
     scene.expect(&[Action::HangUp { connection }]);
-    assert_eq!(scene.metrics.upstream.dropped_answers.value(), 1);
+    assert_eq!(scene.metrics.dropped_answers.get(), 1);
 }
 
 // -- Publications ---------------------------------------------------------------------------------------------------------
@@ -486,7 +486,7 @@ fn as_many_publications_as_the_window_has_are_in_flight_and_order_is_kept() {
     scene.acknowledge(connection, next[0]);
     scene.acknowledge(connection, last[0]);
     scene.expect_nothing();
-    assert_eq!(scene.metrics.upstream.publishes_ok.value(), 5);
+    assert_eq!(scene.metrics.publishes_ok.get(), 5);
 }
 
 #[test]
@@ -521,7 +521,7 @@ fn what_is_larger_than_the_broker_takes_is_given_up_and_the_next_one_goes() {
     scene.publish_with(ONE, Publication { payload: vec![b'x'; 100], ..publication("large", 1) });
     scene.publish(ONE, "small");
     scene.expect_published(connection, &["small"], false);
-    assert_eq!(scene.metrics.upstream.dropped_answers.value(), 1);
+    assert_eq!(scene.metrics.dropped_answers.get(), 1);
 }
 
 #[test]
@@ -564,7 +564,7 @@ fn a_publication_that_is_not_allowed_is_told_and_the_next_one_goes() {
         scene.hear(connection, Incoming::PubAck { packet: id(ids[0]), reason: Reason(reason) });
         let event = BrokerEvent::PublishRefused { device: ONE, topic: "a".to_owned() };
         scene.expect_told(if told { std::slice::from_ref(&event) } else { &[] });
-        assert_eq!(scene.metrics.upstream.dropped_answers.value(), u64::from(!told));
+        assert_eq!(scene.metrics.dropped_answers.get(), u64::from(!told));
         scene.publish(ONE, "b");
         scene.expect_published(connection, &["b"], false);
     }
@@ -604,7 +604,7 @@ fn what_was_in_flight_gives_way_to_a_report_while_the_connection_is_away() {
     scene.devices.ended(scene.now, connection, "reset");
     scene.expect(&[Action::HangUp { connection }]);
     scene.publish_with(ONE, Publication { class: UplinkClass::Report, ..publication("report", 1) });
-    assert_eq!(scene.metrics.upstream.dropped_notifications.value(), 1);
+    assert_eq!(scene.metrics.dropped_notifications.get(), 1);
 
     scene.advance_to_deadline();
     let again = scene.attempt(&A, true);
@@ -683,7 +683,7 @@ fn a_publication_that_the_broker_disconnects_for_is_given_up_the_third_time() {
         let left: &[&str] = if attempt < 3 { &["poison", "fine"] } else { &["fine"] };
         scene.expect_published(connection, left, true);
     }
-    assert_eq!(scene.metrics.upstream.dropped_answers.value(), 1);
+    assert_eq!(scene.metrics.dropped_answers.get(), 1);
 }
 
 #[test]

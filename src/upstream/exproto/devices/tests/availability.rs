@@ -62,11 +62,11 @@ fn a_node_without_devices_is_probed_all_the_time_and_its_end_is_noticed() {
     let times: Vec<_> = dials.iter().map(|(at, ..)| at.as_millis()).collect();
     assert_eq!(times, [5_000, 6_000, 7_000, 8_000, 9_000]);
     assert!(!scene.devices.take_health().expect("a change").serving);
-    assert_eq!((scene.devices.occupancy().nodes_down, scene.metrics.upstream.nodes_failed.value()), (1, 1));
+    assert_eq!((scene.devices.occupancy().nodes_down, scene.metrics.nodes_failed.get()), (1, 1));
 
     scene.recover(A);
     assert!(scene.devices.take_health().expect("a change").serving);
-    assert_eq!((scene.devices.occupancy().nodes_down, scene.metrics.upstream.nodes_recovered.value()), (0, 1));
+    assert_eq!((scene.devices.occupancy().nodes_down, scene.metrics.nodes_recovered.get()), (0, 1));
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn a_listener_that_is_full_serves_the_devices_that_it_has() {
         scene.expect(&[hang_up(anchor)]);
         assert_eq!(scene.advance_to_deadline(), seconds(1));
     }
-    assert_eq!((scene.devices.occupancy().nodes_down, scene.metrics.upstream.nodes_failed.value()), (0, 0));
+    assert_eq!((scene.devices.occupancy().nodes_down, scene.metrics.nodes_failed.get()), (0, 0));
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn a_probe_that_succeeds_connects_the_device_that_was_active_last_at_once_and_th
     let expected: Vec<_> = active.chain(silent).map(|id| Owner::Device(RegistrationId(id))).collect();
     assert_eq!(order, expected);
     assert_eq!(scene.now - begun, Duration::from_millis(1_900));
-    assert_eq!(scene.metrics.upstream.reconnected.value(), 20);
+    assert_eq!(scene.metrics.reconnected.get(), 20);
 }
 
 #[test]
@@ -303,7 +303,7 @@ fn a_want_of_descriptors_is_told_until_a_connection_is_opened() {
     scene.expect(&[hang_up(anchor)]);
     let standing = scene.devices.take_health().expect("a change");
     assert!(standing.serving && standing.detail.contains("no file descriptor is left"), "{standing:?}");
-    assert_eq!((scene.devices.occupancy().nodes_down, scene.metrics.upstream.anchors_unopened.value()), (0, 1));
+    assert_eq!((scene.devices.occupancy().nodes_down, scene.metrics.connections_not_opened.get()), (0, 1));
 
     // The device tries again after its back-off, as after any loss.
     scene.advance_to_deadline();

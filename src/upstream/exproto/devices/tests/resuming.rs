@@ -14,8 +14,8 @@ fn devices_of_before_are_connected_again_at_the_limited_rate() {
             assert_eq!(scene.advance_to_deadline(), Duration::from_millis(100), "ten in a second");
         }
     }
-    assert_eq!(scene.metrics.upstream.connected.value(), 0);
-    assert_eq!(scene.metrics.upstream.reconnected.value(), 3);
+    assert_eq!(scene.metrics.connected.get(), 0);
+    assert_eq!(scene.metrics.reconnected.get(), 3);
 }
 
 #[test]

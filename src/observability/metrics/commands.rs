@@ -1,0 +1,88 @@
+//! The commands, by their type and their outcome, and how long devices take to answer.
+
+use std::time::Duration;
+
+use lwm2m_core::gateway::report::CommandOutcome;
+use lwm2m_core::mqtt::downlink::MSG_TYPES;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::meters::{counters, histogram};
+
+use super::labels::CommandLabels;
+
+/// From a device on the same table to one that answers the last retransmission, in seconds.
+const EXCHANGE_BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0];
+
+#[derive(Debug)]
+pub struct CommandMetrics {
+    by_type: [OutcomeCounters; MSG_TYPES.len()],
+    /// Those that could not be read.
+    unreadable: OutcomeCounters,
+    exchange: Histogram,
+}
+
+#[derive(Debug)]
+struct OutcomeCounters {
+    answered: Counter,
+    reset: Counter,
+    timed_out: Counter,
+    refused: Counter,
+    expired: Counter,
+    queue_full: Counter,
+    duplicate_retained: Counter,
+    transfer_failed: Counter,
+    malformed_answer: Counter,
+}
+
+impl CommandMetrics {
+    pub fn register(registry: &mut Registry) -> Self {
+        let counters = counters(registry, "lwm2m_commands", "Completed commands by type and outcome");
+        let of = |r#type| OutcomeCounters::new(|outcome| counters(CommandLabels { r#type, outcome }));
+        let exchange = "Time from the first datagram of a command to the device's answer";
+        Self {
+            by_type: MSG_TYPES.map(of),
+            unreadable: of("error"),
+            exchange: histogram(registry, "lwm2m_exchange", exchange, EXCHANGE_BUCKETS),
+        }
+    }
+
+    pub fn record(&self, msg_type: &str, outcome: CommandOutcome, took: Option<Duration>) {
+        let index = MSG_TYPES.iter().position(|known| *known == msg_type);
+        index.map_or(&self.unreadable, |index| &self.by_type[index]).of(outcome).inc();
+        if let Some(took) = took {
+            self.exchange.observe(took.as_secs_f64());
+        }
+    }
+}
+
+impl OutcomeCounters {
+    fn new(counter: impl Fn(&'static str) -> Counter) -> Self {
+        Self {
+            answered: counter("answered"),
+            reset: counter("reset"),
+            timed_out: counter("timed_out"),
+            refused: counter("refused"),
+            expired: counter("expired"),
+            queue_full: counter("queue_full"),
+            duplicate_retained: counter("duplicate_retained"),
+            transfer_failed: counter("transfer_failed"),
+            malformed_answer: counter("malformed_answer"),
+        }
+    }
+
+    fn of(&self, outcome: CommandOutcome) -> &Counter {
+        match outcome {
+            CommandOutcome::Answered => &self.answered,
+            CommandOutcome::Reset => &self.reset,
+            CommandOutcome::TimedOut => &self.timed_out,
+            CommandOutcome::Refused => &self.refused,
+            CommandOutcome::Expired => &self.expired,
+            CommandOutcome::QueueFull => &self.queue_full,
+            CommandOutcome::DuplicateRetained => &self.duplicate_retained,
+            CommandOutcome::TransferFailed => &self.transfer_failed,
+            CommandOutcome::MalformedAnswer => &self.malformed_answer,
+        }
+    }
+}

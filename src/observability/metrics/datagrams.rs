@@ -1,0 +1,113 @@
+//! What became of the messages of devices: each is counted exactly once.
+
+use lwm2m_core::coap::DecodeError;
+use lwm2m_core::gateway::report::{DropReason, Verdict};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
+
+use crate::meters::counters;
+
+use super::labels::DatagramLabels;
+
+#[derive(Debug)]
+pub struct DatagramCounters {
+    request: Counter,
+    response: Counter,
+    notification: Counter,
+    acknowledgement: Counter,
+    reset: Counter,
+    ping: Counter,
+    duplicate: Counter,
+    refused: Counter,
+    dropped: DropCounters,
+}
+
+#[derive(Debug)]
+struct DropCounters {
+    too_short: Counter,
+    version: Counter,
+    token_length: Counter,
+    non_empty_empty: Counter,
+    empty_payload: Counter,
+    reserved_class: Counter,
+    malformed: Counter,
+    unexpected: Counter,
+    stale_notification: Counter,
+    senseless: Counter,
+    critical_option: Counter,
+    too_many_requests: Counter,
+    rate_limited: Counter,
+    device_rate_limited: Counter,
+}
+
+impl DatagramCounters {
+    pub fn register(registry: &mut Registry) -> Self {
+        let counters = counters(registry, "lwm2m_datagrams", "CoAP messages received from devices by outcome");
+        let accepted = |outcome| counters(DatagramLabels::accepted(outcome));
+        Self {
+            request: accepted("request"),
+            response: accepted("response"),
+            notification: accepted("notification"),
+            acknowledgement: accepted("acknowledgement"),
+            reset: accepted("reset"),
+            ping: accepted("ping"),
+            duplicate: accepted("duplicate"),
+            refused: accepted("refused"),
+            dropped: DropCounters::new(|reason| counters(DatagramLabels::dropped(reason))),
+        }
+    }
+
+    pub fn of(&self, outcome: Verdict) -> &Counter {
+        match outcome {
+            Verdict::Request => &self.request,
+            Verdict::Response => &self.response,
+            Verdict::Notification => &self.notification,
+            Verdict::Acknowledgement => &self.acknowledgement,
+            Verdict::Reset => &self.reset,
+            Verdict::Ping => &self.ping,
+            Verdict::Duplicate => &self.duplicate,
+            Verdict::Refused => &self.refused,
+            Verdict::Dropped(reason) => self.dropped.of(reason),
+        }
+    }
+}
+
+impl DropCounters {
+    fn new(dropped: impl Fn(&'static str) -> Counter) -> Self {
+        Self {
+            too_short: dropped("too_short"),
+            version: dropped("version"),
+            token_length: dropped("token_length"),
+            non_empty_empty: dropped("non_empty_empty"),
+            empty_payload: dropped("empty_payload"),
+            reserved_class: dropped("reserved_class"),
+            malformed: dropped("malformed"),
+            unexpected: dropped("unexpected"),
+            stale_notification: dropped("stale_notification"),
+            senseless: dropped("senseless"),
+            critical_option: dropped("critical_option"),
+            too_many_requests: dropped("too_many_requests"),
+            rate_limited: dropped("rate_limited"),
+            device_rate_limited: dropped("device_rate_limited"),
+        }
+    }
+
+    fn of(&self, reason: DropReason) -> &Counter {
+        match reason {
+            DropReason::NoMessage(DecodeError::TooShort) => &self.too_short,
+            DropReason::NoMessage(DecodeError::Version) => &self.version,
+            DropReason::NoMessage(DecodeError::TokenLength) => &self.token_length,
+            DropReason::NoMessage(DecodeError::NonEmptyEmpty) => &self.non_empty_empty,
+            DropReason::NoMessage(DecodeError::EmptyPayload) => &self.empty_payload,
+            DropReason::NoMessage(DecodeError::ReservedClass) => &self.reserved_class,
+            DropReason::NoMessage(DecodeError::Malformed) => &self.malformed,
+            DropReason::Unexpected => &self.unexpected,
+            DropReason::StaleNotification => &self.stale_notification,
+            DropReason::Senseless => &self.senseless,
+            DropReason::CriticalOption => &self.critical_option,
+            DropReason::TooManyRequests => &self.too_many_requests,
+            DropReason::RateLimited => &self.rate_limited,
+            DropReason::DeviceRateLimited => &self.device_rate_limited,
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The labels of the metrics.
+
+use std::fmt;
+
+use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ResultLabel {
+    pub result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    pub reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabel {
+    pub outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CodeLabel {
+    pub code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DirectionLabel {
+    pub direction: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ChangeLabel {
+    pub change: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CommandLabels {
+    pub r#type: &'static str,
+    pub outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PartLabel {
+    pub part: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReloadLabels {
+    pub part: &'static str,
+    pub result: &'static str,
+}
+
+/// What became of a datagram; a dropped one has a reason.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum DatagramLabels {
+    Accepted(OutcomeLabel),
+    Dropped(DropLabels),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DropLabels {
+    outcome: &'static str,
+    reason: &'static str,
+}
+
+impl DatagramLabels {
+    pub fn accepted(outcome: &'static str) -> Self {
+        Self::Accepted(OutcomeLabel { outcome })
+    }
+
+    pub fn dropped(reason: &'static str) -> Self {
+        Self::Dropped(DropLabels { outcome: "dropped", reason })
+    }
+}
+
+// A derived set with an optional reason would show the label, empty, on datagrams that were not dropped.
+impl EncodeLabelSet for DatagramLabels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        match self {
+            Self::Accepted(labels) => labels.encode(encoder),
+            Self::Dropped(labels) => labels.encode(encoder),
+        }
+    }
+}
