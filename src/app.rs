@@ -78,8 +78,8 @@ pub async fn run(config: Config, embedded: bool) -> anyhow::Result<()> {
     service::ready();
     let reloading = app.reloading.take().map(|reloading| tokio::spawn(reloading.run(hangup)));
     tokio::select! {
-        _ = interrupt.recv() => info!("interrupted: stopping"),
-        _ = terminate.recv() => info!("told to terminate: stopping"),
+        _ = interrupt.recv() => info!("SIGINT received, shutting down"),
+        _ = terminate.recv() => info!("SIGTERM received, shutting down"),
     }
     if let Some(reloading) = reloading {
         reloading.abort();
@@ -87,8 +87,8 @@ pub async fn run(config: Config, embedded: bool) -> anyhow::Result<()> {
     service::stopping();
     tokio::select! {
         stopped = app.stop() => stopped,
-        _ = interrupt.recv() => Err(anyhow!("interrupted again: ended at once")),
-        _ = terminate.recv() => Err(anyhow!("told to terminate again: ended at once")),
+        _ = interrupt.recv() => Err(anyhow!("second SIGINT received, stopped at once")),
+        _ = terminate.recv() => Err(anyhow!("second SIGTERM received, stopped at once")),
     }
 }
 
@@ -179,7 +179,7 @@ impl App {
         self.serving.set(State::Down, "the program is about to end");
         // The driver that is gone already tells why by its own result.
         if self.stop.send(()).is_err() {
-            warn!("the driver had ended before it was told to");
+            warn!("the driver ended before the shutdown");
         }
         self.driver.await.map_err(|error| anyhow!("the driver failed: {error}"))?;
         if let Some(admin) = self.admin {

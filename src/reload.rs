@@ -141,7 +141,7 @@ impl Reloading {
         // Without a clock the metric cannot say when.
         self.metrics.reload.succeeded(part, unix_time().unwrap_or(Duration::ZERO));
         if self.failures.remove(&part).is_some() {
-            info!(part = part.name(), "nothing is wrong any more");
+            info!(part = part.name(), "configuration is valid again");
         }
     }
 
@@ -150,9 +150,9 @@ impl Reloading {
         self.metrics.reload.failed(part);
         let said = self.failures.insert(part, why.clone());
         if reason == Reason::Signal || said.as_ref() != Some(&why) {
-            warn!(part = part.name(), why, "not read anew; what was in force stays so");
+            warn!(part = part.name(), why, "reload failed; the old settings stay in force");
         } else {
-            debug!(part = part.name(), why, "not read anew");
+            debug!(part = part.name(), why, "reload failed");
         }
     }
 }
@@ -165,7 +165,7 @@ async fn signalled(hangup: &mut Option<Signal>) {
     if received.is_none() {
         std::future::pending().await
     }
-    info!("SIGHUP: reading anew what may change");
+    info!("SIGHUP received, reloading");
 }
 
 async fn pause(interval: Duration) {
@@ -178,7 +178,7 @@ async fn pause(interval: Duration) {
 async fn put_in_force(control: &Control, requests: Vec<Request>) {
     for request in requests {
         if let Err(silent) = control.send(request).await {
-            error!(%silent, "what was read anew is not in force");
+            error!(%silent, "reloaded settings are not in force");
         }
     }
 }

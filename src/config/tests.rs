@@ -636,10 +636,10 @@ fn keys(table: &Table) -> BTreeSet<String> {
 #[test]
 fn a_renamed_key_is_refused_with_its_name_of_today() {
     assert_eq!(
-        mistakes("ack = \"received\"\n[limits]\npending_registrations = 1\n[limits.strangers]\nburst = 1"),
+        mistakes("ack = \"received\"\n[limits]\njoinings = 1\n[limits.strangers]\nburst = 1"),
         [
             "ack: unknown key; did you mean notification_ack?",
-            "limits.pending_registrations: unknown key; did you mean limits.pending_registrations?",
+            "limits.joinings: unknown key; did you mean limits.pending_registrations?",
             "limits.strangers: unknown key; did you mean limits.unregistered?",
         ]
     );
