@@ -108,7 +108,7 @@ fn gateway(reader: &mut Reader) -> GatewayConfig {
         lifetimes: lifetimes(reader, &default.lifetimes),
         translators: translators(reader, default.translators),
         client: client(reader, default.client),
-        qmode_time_window: reader.read("qmode_time_window", default.qmode_time_window, duration(Duration::ZERO..=YEAR)),
+        awake_window: reader.read("qmode_time_window", default.awake_window, duration(Duration::ZERO..=YEAR)),
         qmode_apn: reader.read("qmode_apn", default.qmode_apn, list(text_with_content)),
         auto_observe: reader.read("auto_observe", default.auto_observe, auto_observe),
         update_msg_publish_condition: reader.read(

@@ -253,7 +253,7 @@ fn a_value_that_is_wrong_by_itself_is_not_compared() {
 fn durations_are_text_or_whole_seconds() {
     let config = config("lifetime_max = 600\nqmode_time_window = \"1m 30s\"");
     assert_eq!(*config.gateway.lifetimes.end(), Duration::from_secs(600));
-    assert_eq!(config.gateway.qmode_time_window, Duration::from_secs(90));
+    assert_eq!(config.gateway.awake_window, Duration::from_secs(90));
 }
 
 #[test]

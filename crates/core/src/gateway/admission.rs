@@ -105,13 +105,6 @@ impl AdmissionControl {
 }
 
 impl Gateway {
-    pub fn handle_datagram(&mut self, now: Instant, peer: Peer, datagram: &[u8]) {
-        self.now = now;
-        if !self.handle_dtls_datagram(now, peer, datagram) {
-            self.handle_message(now, peer, datagram);
-        }
-    }
-
     /// A message of a peer: a datagram, or what a record held.
     pub(super) fn handle_message(&mut self, now: Instant, peer: Peer, datagram: &[u8]) {
         let decoded = Message::decode(datagram);

@@ -25,7 +25,7 @@ pub struct GatewayConfig {
     pub translators: Translators,
     pub client: ClientTemplates,
     /// A sleeping device counts as awake for so long after its last message.
-    pub qmode_time_window: Duration,
+    pub awake_window: Duration,
     /// Values of the query item `apn` that mean queue mode.
     pub qmode_apn: Vec<String>,
     pub auto_observe: AutoObserve,
@@ -48,7 +48,7 @@ impl Default for GatewayConfig {
             lifetimes: SECOND..=10 * YEAR,
             translators: Translators::default(),
             client: ClientTemplates::default(),
-            qmode_time_window: 22 * SECOND,
+            awake_window: 22 * SECOND,
             qmode_apn: POWER_SAVING_APN.map(str::to_owned).to_vec(),
             auto_observe: AutoObserve::Off,
             update_msg_publish_condition: UpdatePublish::ObjectListChanged,

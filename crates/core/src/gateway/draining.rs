@@ -18,7 +18,6 @@ pub(super) const STOPPING: (&str, &str) = ("stopping", "the gateway is stopping"
 impl Gateway {
     /// Takes no new work. Registers under way are answered 5.03: their devices come back when the program does.
     pub fn drain(&mut self, now: Instant) {
-        self.now = now;
         self.draining = true;
         for id in self.pending_registrations.ids() {
             self.turn_away(now, id, STOPPING);
@@ -33,7 +32,6 @@ impl Gateway {
 
     /// Gives up the commands that are in flight still: each of them has its last answer.
     pub fn end(&mut self, now: Instant) {
-        self.now = now;
         let devices: Vec<RegistrationId> = self.registry.devices().map(|(id, _)| id).collect();
         for id in devices {
             let Some(in_flight) = self.registry.device_mut(id).and_then(|device| device.take_in_flight()) else {

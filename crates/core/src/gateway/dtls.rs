@@ -21,56 +21,92 @@ use super::broker::RegistrationId;
 use super::report::{Forbidden, Report};
 use super::{Gateway, Output};
 
-/// DTLS, where the gateway has it.
+/// The DTLS server of the gateway, with what it has for the gateway itself.
 pub(super) struct DtlsLayer {
     server: DtlsServer,
     /// This socket and all after it speak DTLS.
     first_socket: u16,
-    events: VecDeque<Event>,
+    events: VecDeque<DtlsEvent>,
 }
 
-/// What the server says to the gateway itself.
-enum Event {
+/// An event that the gateway handles when the server has nothing more to send.
+enum DtlsEvent {
     Plaintext { peer: Peer, plaintext: Vec<u8> },
     Established { peer: Peer, identity: Arc<Identity> },
+}
+
+impl DtlsLayer {
+    fn new(server: DtlsServer, first_socket: u16) -> Self {
+        Self { server, first_socket, events: VecDeque::new() }
+    }
+
+    /// Whether the socket that this peer speaks to is one of DTLS.
+    fn serves(&self, peer: Peer) -> bool {
+        peer.socket >= self.first_socket
+    }
+
+    /// Returns what leaves the gateway, in order. Events for the gateway itself wait for [`DtlsLayer::next_event`], or a
+    /// message would be handled in the middle of another.
+    fn poll_output(&mut self) -> Option<Output> {
+        loop {
+            return Some(match self.server.poll_output()? {
+                dtls::DtlsOutput::Transmit { socket, to, datagram } => {
+                    Output::Transmit(coap::Transmit { peer: Peer::udp(socket, to), datagram })
+                }
+                dtls::DtlsOutput::FindKey { identity } => Output::FindKey(identity),
+                dtls::DtlsOutput::Closed { peer, reason } => Output::Report(Report::AssociationClosed { peer, reason }),
+                dtls::DtlsOutput::Report(report) => Output::Report(Report::Dtls(report)),
+                dtls::DtlsOutput::Plaintext { peer, plaintext } => {
+                    self.events.push_back(DtlsEvent::Plaintext { peer, plaintext });
+                    continue;
+                }
+                dtls::DtlsOutput::Established { peer, identity } => {
+                    self.events.push_back(DtlsEvent::Established { peer, identity });
+                    continue;
+                }
+            });
+        }
+    }
+
+    fn next_event(&mut self) -> Option<DtlsEvent> {
+        self.events.pop_front()
+    }
 }
 
 impl Gateway {
     /// With DTLS at this socket and all after it.
     pub fn with_dtls(mut self, server: DtlsServer, first_socket: u16) -> Self {
-        self.dtls = Some(DtlsLayer { server, first_socket, events: VecDeque::new() });
+        self.dtls = Some(DtlsLayer::new(server, first_socket));
         self
     }
 
     /// The answer to [`Output::FindKey`].
     pub fn handle_key(&mut self, now: Instant, identity: &PskIdentity, answer: KeyAnswer) {
-        self.now = now;
-        let Some(secured) = &mut self.dtls else { return };
-        secured.server.handle_key(now, identity, answer);
+        let Some(dtls) = &mut self.dtls else { return };
+        dtls.server.handle_key(now, identity, answer);
         self.handle_dtls_outputs(now);
     }
 
     /// Other credentials of ours; `None` if there are none that could be used: then there are no handshakes, and the
     /// associations that there are go on.
     pub fn set_acceptor(&mut self, acceptor: Option<Acceptor>) {
-        if let Some(secured) = &mut self.dtls {
-            secured.server.set_acceptor(acceptor);
+        if let Some(dtls) = &mut self.dtls {
+            dtls.server.set_acceptor(acceptor);
         }
     }
 
     /// The keys of devices may be others now: they are looked up anew.
     pub fn forget_keys(&mut self) {
-        if let Some(secured) = &mut self.dtls {
-            secured.server.forget_keys();
+        if let Some(dtls) = &mut self.dtls {
+            dtls.server.forget_keys();
         }
     }
 
     /// The keys of these identities are others now, or none: what was made by those of before is over. The registrations
     /// stay, and their devices cannot use them before they have the new keys.
     pub fn revoke(&mut self, now: Instant, is_revoked: impl Fn(&PskIdentity) -> bool) {
-        self.now = now;
-        if let Some(secured) = &mut self.dtls {
-            secured.server.revoke(is_revoked);
+        if let Some(dtls) = &mut self.dtls {
+            dtls.server.revoke(is_revoked);
             self.handle_dtls_outputs(now);
         }
     }
@@ -81,22 +117,22 @@ impl Gateway {
     }
 
     pub fn associations(&self) -> dtls::DtlsTableSizes {
-        self.dtls.as_ref().map(|secured| secured.server.table_sizes()).unwrap_or_default()
+        self.dtls.as_ref().map(|dtls| dtls.server.table_sizes()).unwrap_or_default()
     }
 
     /// A datagram of a DTLS socket is taken; one of another socket comes back.
     pub(super) fn handle_dtls_datagram(&mut self, now: Instant, peer: Peer, datagram: &[u8]) -> bool {
-        let Some(secured) = self.dtls.as_mut().filter(|secured| peer.socket >= secured.first_socket) else {
+        let Some(dtls) = self.dtls.as_mut().filter(|dtls| dtls.serves(peer)) else {
             return false;
         };
-        secured.server.handle_datagram(now, peer.socket, peer.address, datagram);
+        dtls.server.handle_datagram(now, peer.socket, peer.address, datagram);
         self.handle_dtls_outputs(now);
         true
     }
 
     pub(super) fn handle_dtls_timeout(&mut self, now: Instant) {
-        if let Some(secured) = &mut self.dtls {
-            secured.server.handle_timeout(now);
+        if let Some(dtls) = &mut self.dtls {
+            dtls.server.handle_timeout(now);
             self.handle_dtls_outputs(now);
         }
     }
@@ -106,18 +142,18 @@ impl Gateway {
     }
 
     pub(super) fn dtls_server(&mut self) -> Option<&mut DtlsServer> {
-        self.dtls.as_mut().map(|secured| &mut secured.server)
+        self.dtls.as_mut().map(|dtls| &mut dtls.server)
     }
 
     pub(super) fn has_dtls_changes(&self) -> bool {
-        self.dtls.as_ref().is_some_and(|secured| secured.server.has_changes())
+        self.dtls.as_ref().is_some_and(|dtls| dtls.server.has_changes())
     }
 
     /// What the endpoint has to send: as it is over UDP, as a record over DTLS.
     pub(super) fn transmit(&mut self, transmit: Transmit) {
         match (transmit.peer.association, &mut self.dtls) {
-            (Some(association), Some(secured)) => {
-                secured.server.send(association, &transmit.datagram);
+            (Some(association), Some(dtls)) => {
+                dtls.server.send(association, &transmit.datagram);
                 self.take_dtls_outputs();
             }
             // A device of before a restart, when there was DTLS: its address may be another one's by now.
@@ -180,41 +216,22 @@ impl Gateway {
         self.report(Report::Forbidden { endpoint: endpoint.to_owned(), peer, identity, reason });
     }
 
-    /// Does what the server says, until it says no more.
+    /// Carries out the outputs and events of the DTLS server until it has no more.
     fn handle_dtls_outputs(&mut self, now: Instant) {
         self.take_dtls_outputs();
-        while let Some(event) = self.dtls.as_mut().and_then(|secured| secured.events.pop_front()) {
+        while let Some(event) = self.dtls.as_mut().and_then(DtlsLayer::next_event) {
             match event {
-                Event::Plaintext { peer, plaintext } => self.handle_message(now, peer, &plaintext),
-                Event::Established { peer, identity } => self.established(now, peer, &identity),
+                DtlsEvent::Plaintext { peer, plaintext } => self.handle_message(now, peer, &plaintext),
+                DtlsEvent::Established { peer, identity } => self.established(now, peer, &identity),
             }
             self.take_dtls_outputs();
         }
         self.flush_coap();
     }
 
-    /// What goes out goes at once. What is for the gateway waits for its turn, or a message would be handled in the middle
-    /// of another.
     fn take_dtls_outputs(&mut self) {
-        let Some(secured) = &mut self.dtls else { return };
-        while let Some(output) = secured.server.poll_output() {
-            let output = match output {
-                dtls::DtlsOutput::Transmit { socket, to, datagram } => {
-                    Output::Transmit(coap::Transmit { peer: Peer::udp(socket, to), datagram })
-                }
-                dtls::DtlsOutput::FindKey { identity } => Output::FindKey(identity),
-                dtls::DtlsOutput::Closed { peer, reason } => Output::Report(Report::AssociationClosed { peer, reason }),
-                dtls::DtlsOutput::Report(report) => Output::Report(Report::Dtls(report)),
-                dtls::DtlsOutput::Plaintext { peer, plaintext } => {
-                    secured.events.push_back(Event::Plaintext { peer, plaintext });
-                    continue;
-                }
-                dtls::DtlsOutput::Established { peer, identity } => {
-                    secured.events.push_back(Event::Established { peer, identity });
-                    continue;
-                }
-            };
-            self.outputs.push_back(output);
+        if let Some(dtls) = &mut self.dtls {
+            self.outputs.extend(std::iter::from_fn(|| dtls.poll_output()));
         }
     }
 

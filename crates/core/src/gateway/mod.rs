@@ -1,12 +1,19 @@
 //! The only place where coap, lwm2m, registry and mqtt meet: devices' datagrams and the broker's events in, datagrams and
 //! commands to the broker out.
 //!
-//! A device's way: Register -> pending (the broker connects and authenticates it) -> registered (2.01, then the report)
-//! -> left. `registration` has the requests of devices, `pending` the way in, `command` what applications ask of
-//! devices and `notification` what devices tell by themselves. `secured` has the devices that speak DTLS. `restart` makes records of the devices and takes them up
-//! again.
+//! A registration passes these stages:
+//!
+//! 1. pending: a Register has come, and the broker connects, authenticates and subscribes the device
+//!    (`pending_registrations`);
+//! 2. registered: the device has its 2.01, and the `register` report is published (`registration`);
+//! 3. left: the device deregistered, its lifetime ended, it registered again, or the broker closed its connection.
+//!
+//! `command` sends what applications ask of devices, `notification` publishes what devices send by themselves,
+//! `auto_observe` chooses what the gateway observes on its own, `queue_mode` tells which devices sleep, `dtls` has the
+//! devices that speak DTLS, and `restart` makes records of the devices and restores them.
 
 mod admission;
+mod auto_observe;
 pub mod broker;
 mod command;
 pub mod config;
@@ -16,14 +23,17 @@ mod dtls;
 mod eviction;
 pub mod identity;
 mod notification;
+mod pending_changes;
 mod pending_registrations;
 mod presence;
+mod queue_mode;
 pub mod record;
 mod registration;
 pub mod report;
 mod restart;
 mod retained_command_dedup;
 mod table_sizes;
+mod wall_clock;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -48,27 +58,68 @@ use broker::{BrokerCommand, BrokerEvent, Publication, RegistrationId, Ticket, Up
 use config::{GatewayConfig, Limits};
 use dtls::DtlsLayer;
 use notification::ReceivedNotification;
+use pending_changes::PendingChanges;
 use pending_registrations::PendingRegistrations;
 use report::Report;
-use restart::PendingChanges;
 use retained_command_dedup::RetainedCommandDedup;
+use wall_clock::WallClock;
 
 pub use table_sizes::TableSizes;
 
-/// What the shell has to do. What has to be kept over a restart is apart from it: [`Gateway::take_changes`].
+/// An obligation of the shell. Changes for the store are apart from it: [`Gateway::take_changes`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// To a device.
+    /// The shell sends this datagram to a device. It may be lost: the core retransmits what matters.
     Transmit(Transmit),
+    /// The shell passes this to the broker's side, in order for each registration. Every [`BrokerCommand::Connect`] is
+    /// answered as its documentation says.
     Broker(BrokerCommand),
-    /// A DTLS handshake needs the key of this identity: [`Gateway::handle_key`], now or later.
+    /// A DTLS handshake needs the key of this identity. The shell answers by [`Gateway::handle_key`], now or later.
     FindKey(PskIdentity),
-    /// To be counted, and logged.
+    /// The shell counts this, and logs it.
     Report(Report),
-    /// Nothing is left; `handle_timeout` is due at this time, if nothing comes before.
+    /// No output is left. The shell calls [`Gateway::handle_timeout`] at this time, if nothing comes before; `None` asks
+    /// for no call.
     Idle(Option<Instant>),
 }
 
+/// The protocol logic of the gateway as a state machine without IO: LwM2M devices on one side, the broker on the other.
+///
+/// # Kinds of methods
+///
+/// - Four doors take what happens outside: [`handle_datagram`](Self::handle_datagram) what a device sent,
+///   [`handle_broker`](Self::handle_broker) what the broker's side did, [`handle_timeout`](Self::handle_timeout) that time
+///   has passed, and [`handle_key`](Self::handle_key) the key that a DTLS handshake asked for.
+/// - [`poll_output`](Self::poll_output) returns what the shell has to do, one thing at a time.
+/// - [`take_changes`](Self::take_changes) returns what the store has to write, for those who keep one; it produces nothing
+///   before [`restore`](Self::restore) was called.
+/// - Setters ([`set_model`](Self::set_model), [`set_limits`](Self::set_limits), [`set_acceptor`](Self::set_acceptor),
+///   [`set_keyed_identities`](Self::set_keyed_identities), [`set_unix_time`](Self::set_unix_time), ...) replace a part of
+///   the configuration. They hold for what comes after.
+/// - [`drain`](Self::drain), [`is_drained`](Self::is_drained) and [`end`](Self::end) shut the gateway down, in this order.
+/// - Methods that take `&self` only count: [`table_sizes`](Self::table_sizes), [`sleeping_devices`](Self::sleeping_devices).
+///
+/// # Order of calls
+///
+/// 1. [`new`](Self::new), then [`with_dtls`](Self::with_dtls) if DTLS listeners exist.
+/// 2. [`restore`](Self::restore) and after it [`restore_retained_commands`](Self::restore_retained_commands), if a store is
+///    used, before the first datagram.
+/// 3. Any method that takes `now`, then [`poll_output`](Self::poll_output) until it returns [`Output::Idle`], again and
+///    again. Each output is carried out in the order in which it came; the core relies on the order of datagrams and
+///    publications. A shell may handle several datagrams before it polls: outputs wait.
+/// 4. [`handle_timeout`](Self::handle_timeout) no earlier than the time of the last [`Output::Idle`]. An early call does no
+///    harm; a late one delays retransmissions and expiries.
+///
+/// # Time
+///
+/// `now` is monotonic: no call may have an earlier `now` than the call before. The core reads no clock. Times that
+/// outlive the process are those of the wall clock, which [`set_unix_time`](Self::set_unix_time) compares with `now`; a step
+/// of the wall clock moves no deadline.
+///
+/// # Randomness
+///
+/// Tokens, message IDs, locations and jitter derive from the seed of [`new`](Self::new): the same calls give the same
+/// outputs.
 pub struct Gateway {
     settings: GatewayConfig,
     model: Arc<Model>,
@@ -79,37 +130,34 @@ pub struct Gateway {
     registry: Registry,
     pending_registrations: PendingRegistrations,
     retained_commands: RetainedCommandDedup,
-    retained_changes: PendingChanges,
-    /// Bytes of the commands that are kept for devices.
+    /// Counts the bytes of the commands that are kept for devices.
     command_bytes: CommandBytes,
-    /// The devices of plain UDP, by when they were heard as of the last look.
+    /// The devices of plain UDP, by the time of their last message as of the last look.
     silent: Deadlines<RegistrationId>,
     /// The identities that have a key of their own.
     keyed: HashSet<PskIdentity>,
-    /// Whose an exchange or an observation is.
+    /// The registration that each exchange and observation belongs to.
     exchanges: HashMap<ExchangeId, RegistrationId>,
     deadlines: Deadlines<Deadline>,
     outputs: VecDeque<Output>,
+    /// The endpoints whose record in the store is out of date.
     changes: PendingChanges,
     /// The serial of the newest record of a command.
     last_record: u64,
-    /// The same moment by both clocks: monotonic, and since 1970.
-    clocks: (Instant, Duration),
-    /// What the shell said last.
-    now: Instant,
-    last_device: u64,
-    /// The program ends: nothing new is begun.
+    wall_clock: WallClock,
+    last_registration: u64,
+    /// The program shuts down: no new work begins.
     draining: bool,
     last_ticket: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Deadline {
-    /// Looked at anew when it comes: every message of the device moves the end of its lifetime.
+    /// The lifetime may be over. Every message of the device moves its end, so that it is checked when this comes.
     Lifetime(RegistrationId),
-    /// The first of the waiting commands expires.
+    /// The first of the pending commands expires.
     Expiry(RegistrationId),
-    /// A device in queue mode falls asleep. Looked at anew when it comes, and set only where presence is told.
+    /// A device in queue mode may fall asleep: checked when it comes, and set only where presence is published.
     Sleep(RegistrationId),
 }
 
@@ -127,7 +175,6 @@ impl Gateway {
             registry: Registry::default(),
             pending_registrations: PendingRegistrations::default(),
             retained_commands: RetainedCommandDedup::default(),
-            retained_changes: PendingChanges::default(),
             command_bytes: CommandBytes::default(),
             silent: Deadlines::default(),
             keyed: HashSet::new(),
@@ -136,16 +183,23 @@ impl Gateway {
             outputs: VecDeque::new(),
             changes: PendingChanges::default(),
             last_record: 0,
-            clocks: (now, unix_time),
-            now,
-            last_device: 0,
+            wall_clock: WallClock::new(now, unix_time),
+            last_registration: 0,
             draining: false,
             last_ticket: 0,
         }
     }
 
+    /// Takes a datagram that came from this peer: a CoAP message, or DTLS records if its socket speaks DTLS. Exactly one
+    /// [`Report::Datagram`], or one DTLS report, tells what became of it.
+    pub fn handle_datagram(&mut self, now: Instant, peer: Peer, datagram: &[u8]) {
+        if !self.handle_dtls_datagram(now, peer, datagram) {
+            self.handle_message(now, peer, datagram);
+        }
+    }
+
+    /// Takes what the broker's side reports of a registration. An event of a registration that has left has no effect.
     pub fn handle_broker(&mut self, now: Instant, event: BrokerEvent) {
-        self.now = now;
         match event {
             BrokerEvent::Connected { device } => self.joined(now, device),
             BrokerEvent::ConnectFailed { device, error } => self.connect_failed(now, device, error),
@@ -160,8 +214,8 @@ impl Gateway {
         self.handle_coap(now);
     }
 
+    /// Does what is due at this time: retransmissions, expiries, ends of lifetimes.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.now = now;
         self.admission.handle_timeout(now);
         self.handle_dtls_timeout(now);
         self.coap.handle_timeout(now);
@@ -176,7 +230,7 @@ impl Gateway {
         self.flush_coap();
     }
 
-    /// Call after every `handle_*` until it returns [`Output::Idle`].
+    /// Returns the next output. It is called after every `handle_*` until it returns [`Output::Idle`].
     pub fn poll_output(&mut self) -> Output {
         match self.outputs.pop_front() {
             Some(output) => output,
@@ -187,27 +241,23 @@ impl Gateway {
         }
     }
 
-    /// Tells what the wall clock says; it may have been set since.
+    /// Compares the clocks anew: `unix_time` is the wall clock at `now`. An operator may have set it since.
     pub fn set_unix_time(&mut self, now: Instant, unix_time: Duration) {
-        self.clocks = (now, unix_time);
+        self.wall_clock = WallClock::new(now, unix_time);
     }
 
-    /// What comes from devices, and what applications ask of them, is read by these definitions from now on.
+    /// Replaces the object definitions that payloads and commands are read by.
     pub fn set_model(&mut self, model: Arc<Model>) {
         self.model = model;
     }
 
-    /// These bounds hold from now on. Devices, commands and observations that are beyond them already stay.
+    /// Replaces the limits. Devices, commands and observations beyond the new limits stay.
     pub fn set_limits(&mut self, mut limits: Limits) {
         // The requests of registered devices keep their room: that of the endpoint is as it was at the start.
         limits.pending_registrations =
             limits.pending_registrations.min(self.settings.coap.pending_requests.saturating_sub(1)).max(1);
         self.admission.set_limits(&limits);
         self.settings.limits = limits;
-    }
-
-    pub fn registered_devices(&self) -> usize {
-        self.registry.len()
     }
 
     fn handle_coap(&mut self, now: Instant) {
@@ -339,7 +389,7 @@ impl Gateway {
             registration: &device.registration,
             model: &self.model,
             undefined: self.settings.undefined_resources,
-            unix_time: self.unix_time(now),
+            unix_time: self.wall_clock.unix_time(now),
         };
         operation.outcome(response, context)
     }
@@ -356,8 +406,8 @@ impl Gateway {
     }
 
     fn new_registration_id(&mut self) -> RegistrationId {
-        self.last_device += 1;
-        RegistrationId(self.last_device)
+        self.last_registration += 1;
+        RegistrationId(self.last_registration)
     }
 
     fn devices_and_pending(&self) -> usize {

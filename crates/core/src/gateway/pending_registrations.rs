@@ -1,12 +1,11 @@
 //! The way in: a Register waits until the broker has connected, authenticated and subscribed the device.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::coap::options::number;
 use crate::coap::{Code, RequestId, Response};
-use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
 use crate::mqtt::topics::Topics;
 use crate::mqtt::uplink;
@@ -15,13 +14,10 @@ use lwm2m_base::Peer;
 use lwm2m_dtls::credentials::Identity;
 
 use super::broker::{BrokerCommand, CloseReason, ConnectError, MessageProperties, RegistrationId, UplinkClass};
-use super::config::AutoObserve;
 use super::diagnostic::fitting;
+use super::queue_mode::awake_window;
 use super::report::{CommandOutcome, LeaveReason, Report};
-use super::{Deadline, Gateway, Output};
-
-/// Objects that `auto_observe` leaves out: they tell of the device's management, not of what it measures.
-const NEVER_AUTO_OBSERVED: [u16; 9] = [0, 1, 2, 4, 5, 6, 7, 9, 15];
+use super::{Deadline, Gateway, Output, auto_observe};
 
 /// Why a device is turned away: in a word for the device, and in full.
 pub(super) const TOO_MANY_DEVICES: (&str, &str) = ("too many devices", "the limit of devices is reached");
@@ -249,10 +245,10 @@ impl Gateway {
             Report::Registered { endpoint: registration.endpoint.clone(), peer, lifetime: registration.lifetime };
         let proven = self.proven(identity.as_deref());
         let (topic, payload) = (topics.register.clone(), uplink::register(&registration, proven));
-        let window = self.awake_window(&registration);
+        let window = awake_window(&self.settings, &registration);
         let mut device = Device::new(registration, location, peer, topics, window, now);
         device.identity = identity;
-        let mut paths = self.paths_to_observe(&device.registration);
+        let mut paths = auto_observe::paths(&self.settings.auto_observe, &device.registration, &self.model);
         let left_out = paths.len().saturating_sub(self.settings.limits.observations);
         paths.truncate(self.settings.limits.observations);
         device.to_observe = paths;
@@ -272,37 +268,6 @@ impl Gateway {
         }
         self.report_left_out(id);
     }
-
-    /// The observations that `auto_observe` asks for, of what the device has.
-    fn paths_to_observe(&self, registration: &Registration) -> VecDeque<Path> {
-        match &self.settings.auto_observe {
-            AutoObserve::Off => VecDeque::new(),
-            AutoObserve::On => instances_or_objects(registration)
-                .into_iter()
-                .filter(|path| {
-                    path.object().is_some_and(|object| {
-                        !NEVER_AUTO_OBSERVED.contains(&object)
-                            && self.model.object(object, registration.object_version(object)).is_some()
-                    })
-                })
-                .collect(),
-            AutoObserve::Paths(paths) => {
-                let has = |object| registration.object_paths().any(|path| path.object() == object);
-                paths.iter().copied().filter(|path| has(path.object())).collect()
-            }
-        }
-    }
-}
-
-/// The instances that the object list has, and the objects of which it has none, in its order. An observation of both
-/// would tell every value twice.
-fn instances_or_objects(registration: &Registration) -> Vec<Path> {
-    let with_instances: HashSet<_> =
-        registration.object_paths().filter(|path| path.len() > 1).filter_map(|path| path.object()).collect();
-    let mut listed = HashSet::new();
-    let has_instances = |path: &Path| path.object().is_some_and(|object| with_instances.contains(&object));
-    let paths = registration.object_paths().filter(|path| path.len() > 1 || !has_instances(path));
-    paths.filter(|path| listed.insert(*path)).collect()
 }
 
 fn created(location: &Location) -> Response {

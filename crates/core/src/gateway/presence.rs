@@ -68,7 +68,7 @@ impl Gateway {
         let publication = Publication {
             topic: topic.name,
             qos: topic.qos,
-            payload: uplink::status(presence, Some(self.unix_time(since))),
+            payload: uplink::status(presence, Some(self.wall_clock.unix_time(since))),
             class: UplinkClass::Report,
             retain: true,
             correlation: None,

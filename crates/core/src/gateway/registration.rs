@@ -18,6 +18,7 @@ use super::diagnostic::{fitting, room};
 use super::draining::STOPPING;
 use super::pending_registrations::{PendingRegistration, TOO_MANY_DEVICES};
 use super::presence::will;
+use super::queue_mode::awake_window;
 use super::report::{Forbidden, LeaveReason, Report};
 use super::{Deadline, Gateway, Output};
 
@@ -73,14 +74,6 @@ impl Gateway {
         let endpoint = device.registration.endpoint.clone();
         self.report(Report::Left { endpoint, reason: LeaveReason::Replaced });
         Some(device)
-    }
-
-    /// For how long such a device is awake after its last message; `None` for one that does not sleep.
-    pub(super) fn awake_window(&self, registration: &Registration) -> Option<Duration> {
-        let apn = registration.item("apn");
-        let sleeps = registration.queue_mode()
-            || apn.is_some_and(|apn| self.settings.qmode_apn.iter().any(|name| name.eq_ignore_ascii_case(apn)));
-        sleeps.then_some(self.settings.qmode_time_window)
     }
 
     fn register(&mut self, now: Instant, request_id: RequestId, peer: Peer, request: &Request) {
@@ -224,7 +217,7 @@ impl Gateway {
         let Some(device) = self.registry.device_mut(id) else { return ObjectListChange::Absent };
         device.heard_from(now);
         let change = device.registration.apply(update);
-        // From now on it is one that speaks DTLS.
+        // Binds the registration to its DTLS identity.
         let secured = device.identity.is_none() && identity.is_some();
         device.identity = device.identity.take().or(identity);
         if secured {
@@ -241,7 +234,7 @@ impl Gateway {
 
     fn registration_changed(&mut self, id: RegistrationId, lifetime_too: bool) {
         let Some(device) = self.registry.device(id) else { return };
-        let window = self.awake_window(&device.registration);
+        let window = awake_window(&self.settings, &device.registration);
         let lifetime = self.silence_allowed(&device.registration);
         let ends = device.lifetime_ends(*self.settings.lifetimes.end());
         if let Some(device) = self.registry.device_mut(id) {
@@ -382,7 +375,7 @@ impl Gateway {
         let device = self.registry.remove(id)?;
         self.changes.mark(&device.registration.endpoint);
         self.silent.cancel(id);
-        self.endpoint_left(&device.registration.endpoint);
+        self.retained_commands.left(&device.registration.endpoint);
         for exchange in device.exchanges() {
             self.coap.forget(exchange);
             self.exchanges.remove(&exchange);

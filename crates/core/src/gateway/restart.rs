@@ -10,9 +10,8 @@
 //! A device that does nothing but speak is marked now and then: see [`crate::registry::Device::needs_new_record`].
 
 use std::cmp::Reverse;
-use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::coap::Freshness;
 use crate::lwm2m::operation::Operation;
@@ -21,38 +20,11 @@ use crate::mqtt::downlink::{self, Command, Echo, Refusal, Reply};
 use crate::registry::{Device, Location, Observation, PendingCommand};
 
 use super::broker::{BrokerCommand, RegistrationId};
+use super::queue_mode::awake_window;
 use super::record::{Change, CommandRecord, DeviceRecord, IdentityRecord, ObservationRecord};
 use super::report::{CommandOutcome, NotRestored, Report};
+use super::wall_clock::FURTHEST;
 use super::{Deadline, Gateway, Output};
-
-/// No time in a record is further ahead than that: a file may be damaged in a way that can still be read, and no clock
-/// counts further.
-const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-
-/// The endpoints of which there is news, in the order of their first mark.
-#[derive(Debug, Default)]
-pub(super) struct PendingChanges {
-    /// Whether anybody takes them.
-    kept: bool,
-    marked: HashSet<Arc<str>>,
-    order: VecDeque<Arc<str>>,
-}
-
-impl PendingChanges {
-    pub fn mark(&mut self, endpoint: &str) {
-        if self.kept && !self.marked.contains(endpoint) {
-            let endpoint: Arc<str> = endpoint.into();
-            self.marked.insert(Arc::clone(&endpoint));
-            self.order.push_back(endpoint);
-        }
-    }
-
-    pub fn take(&mut self) -> Option<Arc<str>> {
-        let endpoint = self.order.pop_front()?;
-        self.marked.remove(&endpoint);
-        Some(endpoint)
-    }
-}
 
 impl Gateway {
     /// Takes up the devices of an earlier process. From now on the changes of all devices are kept for
@@ -60,8 +32,8 @@ impl Gateway {
     ///
     /// The limits of today hold: of too many devices those that were heard last are taken up. They are connected first, too.
     pub fn restore(&mut self, now: Instant, mut records: Vec<DeviceRecord>) {
-        self.changes.kept = true;
-        self.retained_changes.kept = true;
+        self.changes.keep();
+        self.retained_commands.keep_changes();
         records.sort_by_key(|record| Reverse(record.last_heard));
         for record in records {
             let (endpoint, peer) = (record.registration.endpoint.clone(), record.peer);
@@ -76,7 +48,7 @@ impl Gateway {
     }
 
     pub fn has_changes(&self) -> bool {
-        !self.changes.order.is_empty() || !self.retained_changes.order.is_empty() || self.has_dtls_changes()
+        !self.changes.is_empty() || self.retained_commands.has_changes() || self.has_dtls_changes()
     }
 
     /// What has changed since it was taken last, at most so many associations and devices, the longest changed first.
@@ -84,7 +56,7 @@ impl Gateway {
         // Associations first: a device whose association is not in the store yet could not be spoken to.
         let associations = self.dtls_server().map(|server| server.take_changes(most)).unwrap_or_default();
         let mut changes: Vec<Change> = associations.into_iter().map(Change::Association).collect();
-        changes.extend(self.take_retained_changes(most - changes.len()));
+        changes.extend(self.retained_commands.take_changes(most - changes.len()));
         while changes.len() < most
             && let Some(endpoint) = self.changes.take()
         {
@@ -116,26 +88,6 @@ impl Gateway {
         }
     }
 
-    /// What the wall clock says at this moment, since 1970.
-    pub(super) fn unix_time(&self, at: Instant) -> Duration {
-        let (moment, unix_time) = self.clocks;
-        match at.checked_duration_since(moment) {
-            Some(later) => unix_time + later,
-            None => unix_time.saturating_sub(moment.duration_since(at)),
-        }
-    }
-
-    /// The moment of a time of the wall clock. The monotonic clock may not reach back so far: then it is the moment of
-    /// the clocks' last comparison, so that a lifetime ends too late rather than too early.
-    fn moment(&self, unix_time: Duration) -> Instant {
-        let (moment, reference) = self.clocks;
-        let moved = match unix_time.checked_sub(reference) {
-            Some(later) => moment.checked_add(later.min(FAR)),
-            None => moment.checked_sub(reference - unix_time),
-        };
-        moved.unwrap_or(moment)
-    }
-
     fn record(&mut self, now: Instant, id: RegistrationId) -> Option<DeviceRecord> {
         let commands = self.record_commands(id);
         let device = self.registry.device_mut(id)?;
@@ -144,7 +96,12 @@ impl Gateway {
         let observations = device.observations.iter().filter_map(|(exchange, observation)| {
             let (token, newest) = self.coap.observation(*exchange)?;
             let command = observation.command.echo.clone();
-            Some(ObservationRecord { token, command, number: newest.number(), at: self.unix_time(newest.at()) })
+            Some(ObservationRecord {
+                token,
+                command,
+                number: newest.number(),
+                at: self.wall_clock.unix_time(newest.at()),
+            })
         });
         Some(DeviceRecord {
             password: device.registration.password().cloned(),
@@ -152,7 +109,7 @@ impl Gateway {
             location: device.location.as_str().to_owned(),
             peer: device.peer,
             identity: device.identity.as_deref().map(IdentityRecord::from),
-            last_heard: self.unix_time(device.last_heard().min(now)),
+            last_heard: self.wall_clock.unix_time(device.last_heard().min(now)),
             observations: observations.collect(),
             commands,
             to_observe: device.to_observe.iter().copied().collect(),
@@ -180,7 +137,7 @@ impl Gateway {
         }
         self.last_record = last;
         let record = |(serial, expires, command, reply, retained)| {
-            let expires = self.unix_time(expires);
+            let expires = self.wall_clock.unix_time(expires);
             CommandRecord { serial, expires, command, reply, retained }
         };
         commands.into_iter().map(record).collect()
@@ -189,16 +146,16 @@ impl Gateway {
     fn restore_device(&mut self, now: Instant, record: DeviceRecord) -> Result<(), NotRestored> {
         let DeviceRecord { mut registration, password, location, peer, observations, commands, .. } = record;
         registration.set_password(password);
-        registration.lifetime = registration.lifetime.min(FAR);
+        registration.lifetime = registration.lifetime.min(FURTHEST);
         self.check_bounds(&registration)?;
         // A clock that was set back since must not make the device younger than now.
-        let last_heard = self.moment(record.last_heard).min(now);
+        let last_heard = self.wall_clock.moment(record.last_heard).min(now);
         let serials = commands.iter().map(|command| command.serial);
         self.last_record = serials.fold(self.last_record, u64::max);
         let identity = record.identity.map(|identity| Arc::new(identity.into_identity()));
         let client = self.client(&registration, peer, identity.as_deref());
         let (client, topics) = client.map_err(|_| NotRestored::NoTopics)?;
-        let window = self.awake_window(&registration);
+        let window = awake_window(&self.settings, &registration);
         let location = Location::from_text(location);
         let mut device = Device::new(registration, location, peer, topics, window, last_heard);
         let ends = device.lifetime_ends(*self.settings.lifetimes.end());
@@ -240,13 +197,13 @@ impl Gateway {
         let Ok(command) = downlink::interpret(record.command, &device.registration, &self.model) else { return };
         let Operation::Observe { path, .. } = command.operation else { return };
         let request = command.operation.request(&device.registration);
-        let freshness = Freshness::of(record.number, self.moment(record.at));
+        let freshness = Freshness::of(record.number, self.wall_clock.moment(record.at));
         let exchange = self.coap.restore_observation(device.peer, record.token, request, freshness);
         self.exchanges.insert(exchange, id);
         device.observations.insert(exchange, Observation { path, command });
     }
 
-    /// Gives those back that the definitions or the limits of today do not allow.
+    /// Returns the commands that the current object model or the current limits reject.
     fn restore_commands(&self, device: &mut Device, records: Vec<CommandRecord>) -> Vec<NotTaken> {
         let mut limits = self.queue_limits();
         // The first one may have been in flight, outside of these bounds.
@@ -262,7 +219,7 @@ impl Gateway {
                     continue;
                 }
             };
-            let waiting = PendingCommand::new(command, self.moment(expires), room);
+            let waiting = PendingCommand::new(command, self.wall_clock.moment(expires), room);
             let waiting = PendingCommand { serial: Some(serial), retained, ..waiting };
             if let Err((Command { echo, reply, .. }, full)) = device.waiting.push(waiting, limits) {
                 let reason = full.to_string();

@@ -15,6 +15,7 @@ use crate::registry::CommandDigest;
 
 use super::Gateway;
 use super::broker::RegistrationId;
+use super::pending_changes::PendingChanges;
 use super::record::{Change, RetainedCommandsRecord};
 
 /// Commands that are remembered of one endpoint; the oldest is forgotten then, and would be sent once more.
@@ -28,6 +29,8 @@ pub(super) struct RetainedCommandDedup {
     /// The endpoints without a registration, in the order in which they left.
     departed: BTreeMap<u64, Arc<str>>,
     last_departure: u64,
+    /// The endpoints whose memory the store does not have yet.
+    changes: PendingChanges,
 }
 
 /// What is remembered of one endpoint.
@@ -40,6 +43,11 @@ struct Memory {
 }
 
 impl RetainedCommandDedup {
+    /// Keeps what changes from now on for [`RetainedCommandDedup::take_changes`].
+    pub fn keep_changes(&mut self) {
+        self.changes.keep();
+    }
+
     pub fn contains(&self, endpoint: &str, command: CommandDigest) -> bool {
         self.by_endpoint.get(endpoint).is_some_and(|memory| memory.commands.contains(&command))
     }
@@ -54,6 +62,7 @@ impl RetainedCommandDedup {
         if memory.commands.len() > OF_ENDPOINT {
             memory.commands.pop_front();
         }
+        self.changes.mark(endpoint);
     }
 
     /// The endpoint is registered: its memory stays for as long as it is.
@@ -64,12 +73,11 @@ impl RetainedCommandDedup {
         }
     }
 
-    /// The endpoint is not registered any more. Gives the one that is forgotten for it, if there are too many.
-    #[must_use]
-    pub fn left(&mut self, endpoint: &str) -> Option<Arc<str>> {
-        let (endpoint, memory) = self.by_endpoint.get_key_value(endpoint)?;
+    /// Marks the endpoint as not registered any more. If too many have left, the one that left first is forgotten.
+    pub fn left(&mut self, endpoint: &str) {
+        let Some((endpoint, memory)) = self.by_endpoint.get_key_value(endpoint) else { return };
         if memory.departure.is_some() {
-            return None;
+            return;
         }
         let endpoint = Arc::clone(endpoint);
         self.last_departure += 1;
@@ -77,15 +85,25 @@ impl RetainedCommandDedup {
         if let Some(memory) = self.by_endpoint.get_mut(&endpoint) {
             memory.departure = Some(self.last_departure);
         }
-        if self.departed.len() <= DEPARTED {
-            return None;
+        if self.departed.len() > DEPARTED
+            && let Some((_, forgotten)) = self.departed.pop_first()
+        {
+            self.by_endpoint.remove(&forgotten);
+            self.changes.mark(&forgotten);
         }
-        let (_, forgotten) = self.departed.pop_first()?;
-        self.by_endpoint.remove(&forgotten);
-        Some(forgotten)
     }
 
-    /// Takes up what an earlier process remembered.
+    pub fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
+    /// Returns the changes for the store, at most so many.
+    pub fn take_changes(&mut self, most: usize) -> Vec<Change> {
+        let endpoints: Vec<Arc<str>> = std::iter::from_fn(|| self.changes.take()).take(most).collect();
+        endpoints.iter().map(|endpoint| Change::RetainedCommands(self.record(endpoint))).collect()
+    }
+
+    /// Restores what an earlier process remembered.
     fn restore(&mut self, record: RetainedCommandsRecord) {
         let commands = record.commands.into_iter().rev().take(OF_ENDPOINT).rev().collect();
         self.by_endpoint.insert(record.endpoint.into(), Memory { commands, departure: None });
@@ -104,13 +122,13 @@ impl RetainedCommandDedup {
 }
 
 impl Gateway {
-    /// Takes up what an earlier process remembered of retained commands, after [`Gateway::restore`].
+    /// Restores what an earlier process remembered of retained commands, after [`Gateway::restore`].
     pub fn restore_retained_commands(&mut self, records: Vec<RetainedCommandsRecord>) {
         for record in records {
             let endpoint = record.endpoint.clone();
             self.retained_commands.restore(record);
             if self.registry.id_by_endpoint(&endpoint).is_none() {
-                self.endpoint_left(&endpoint);
+                self.retained_commands.left(&endpoint);
             }
         }
     }
@@ -123,22 +141,9 @@ impl Gateway {
     }
 
     pub(super) fn remember_command(&mut self, id: RegistrationId, command: CommandDigest) {
-        let Some(device) = self.registry.device(id) else { return };
-        let endpoint = &device.registration.endpoint;
-        self.retained_commands.remember(endpoint, command);
-        self.retained_changes.mark(endpoint);
-    }
-
-    pub(super) fn endpoint_left(&mut self, endpoint: &str) {
-        if let Some(forgotten) = self.retained_commands.left(endpoint) {
-            self.retained_changes.mark(&forgotten);
+        if let Some(device) = self.registry.device(id) {
+            self.retained_commands.remember(&device.registration.endpoint, command);
         }
-    }
-
-    /// Returns the news for the store, at most so many.
-    pub(super) fn take_retained_changes(&mut self, most: usize) -> Vec<Change> {
-        let endpoints = std::iter::from_fn(|| self.retained_changes.take()).take(most);
-        endpoints.map(|endpoint| Change::RetainedCommands(self.retained_commands.record(&endpoint))).collect()
     }
 }
 
@@ -170,16 +175,20 @@ mod tests {
     #[test]
     fn the_endpoint_that_left_first_is_forgotten_and_those_that_are_registered_are_not() {
         let mut dedup = RetainedCommandDedup::default();
+        dedup.keep_changes();
         dedup.remember("stays", digest(0));
+        assert_eq!(dedup.take_changes(9).len(), 1);
         let leave = |dedup: &mut RetainedCommandDedup, number: usize| {
             let endpoint = format!("ep{number}");
             dedup.remember(&endpoint, digest(0));
-            dedup.left(&endpoint)
+            dedup.left(&endpoint);
+            std::iter::from_fn(|| dedup.changes.take()).filter(|forgotten| **forgotten != *endpoint).last()
         };
         for number in 0..DEPARTED {
             assert_eq!(leave(&mut dedup, number), None);
         }
-        assert_eq!(dedup.left("ep0"), None, "it left before");
+        dedup.left("ep0");
+        assert!(!dedup.has_changes(), "it left before");
         dedup.registered("ep0");
         assert_eq!(leave(&mut dedup, DEPARTED), None, "ep0 came back");
         assert_eq!(leave(&mut dedup, DEPARTED + 1).as_deref(), Some("ep1"));

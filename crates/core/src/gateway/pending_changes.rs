@@ -1,0 +1,62 @@
+//! Marks of what the store does not have yet.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+/// The endpoints whose stored record is out of date, each once, in the order of their first mark.
+#[derive(Debug, Default)]
+pub(super) struct PendingChanges {
+    /// Marks are kept: somebody takes them.
+    kept: bool,
+    marked: HashSet<Arc<str>>,
+    order: VecDeque<Arc<str>>,
+}
+
+impl PendingChanges {
+    /// Keeps the marks from now on. Before this call there is no store, and marks are ignored.
+    pub fn keep(&mut self) {
+        self.kept = true;
+    }
+
+    pub fn mark(&mut self, endpoint: &str) {
+        if self.kept && !self.marked.contains(endpoint) {
+            let endpoint: Arc<str> = endpoint.into();
+            self.marked.insert(Arc::clone(&endpoint));
+            self.order.push_back(endpoint);
+        }
+    }
+
+    /// Takes the endpoint that was marked first.
+    pub fn take(&mut self) -> Option<Arc<str>> {
+        let endpoint = self.order.pop_front()?;
+        self.marked.remove(&endpoint);
+        Some(endpoint)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_taken_once_however_often_it_was_marked() {
+        let mut changes = PendingChanges::default();
+        changes.keep();
+        ["a", "b", "a"].into_iter().for_each(|endpoint| changes.mark(endpoint));
+        assert_eq!(std::iter::from_fn(|| changes.take()).collect::<Vec<_>>(), ["a".into(), "b".into()]);
+        assert!(changes.is_empty());
+        changes.mark("a");
+        assert_eq!(changes.take().as_deref(), Some("a"), "it changed again");
+    }
+
+    #[test]
+    fn without_a_store_nothing_is_marked() {
+        let mut changes = PendingChanges::default();
+        changes.mark("a");
+        assert!(changes.is_empty() && changes.take().is_none());
+    }
+}
