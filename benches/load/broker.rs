@@ -46,7 +46,7 @@ impl Broker {
         self.child.id()
     }
 
-    /// What tells the server of its exproto gateway.
+    /// Configures the exproto gateway of the server.
     pub fn exproto(&self) -> [(&'static str, String); 3] {
         [
             ("LWM2M_GATEWAY__UPSTREAM__EXPROTO__LISTENER", self.listener.to_string()),

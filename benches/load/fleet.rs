@@ -19,7 +19,7 @@ pub const TEMPERATURE: &str = "/3303/0/5700";
 /// Devices that register at once: more would overflow the server's socket, and wait for their retransmissions.
 const REGISTERING_AT_ONCE: usize = 200;
 
-/// What the devices did, all together.
+/// Counts the events of all devices.
 #[derive(Debug, Default)]
 pub struct Counts {
     pub registered: Cell<u64>,
@@ -32,7 +32,7 @@ pub struct Counts {
 
 pub struct Fleet {
     counts: Rc<Counts>,
-    /// How long each device waits between two notifications.
+    /// Each device waits this long between two notifications.
     interval: watch::Sender<Option<Duration>>,
     interval_of_sleepers: watch::Sender<Option<Duration>>,
 }
@@ -82,7 +82,7 @@ pub fn endpoint(number: u32) -> String {
     format!("load-{number}")
 }
 
-/// One device.
+/// A device of the fleet.
 struct Member {
     device: SimulatedDevice,
     socket: UdpSocket,

@@ -57,7 +57,7 @@ const COMMANDS_AT_ONCE: usize = 64;
 /// The lifetime of a device that need not update.
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// How long one part of the preparation may take.
+/// A step of the preparation fails after this time.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Parser)]
@@ -86,7 +86,7 @@ struct Arguments {
     /// Be the broker of a server at this address
     #[arg(long, hide = true)]
     broker_of: Option<SocketAddr>,
-    /// What Cargo says to every benchmark
+    /// Cargo passes this to every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -181,7 +181,7 @@ async fn observe(arguments: &Arguments, subscriber: &Subscriber, fleet: &Fleet) 
     wait_until("every device is observed", || observed() == arguments.devices as usize).await
 }
 
-/// One rate; gives the share that was lost.
+/// Runs the load at a single rate and returns the share of notifications that was lost.
 async fn notify(
     arguments: &Arguments,
     rate: u32,

@@ -17,7 +17,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Killed when it is dropped.
 pub struct Mosquitto {
     child: Child,
-    /// It reads the configuration there again when it is told to.
+    /// Mosquitto reads this configuration again on SIGHUP.
     _folder: TempDir,
     pub mqtt: SocketAddr,
 }

@@ -20,11 +20,11 @@ use crate::server::Server;
 use crate::subscriber::Subscriber;
 use crate::{HOUR, PATIENCE, settle, wait_until};
 
-/// Of each device.
+/// The interval at which each device notifies.
 const NOTIFICATIONS: Duration = Duration::from_secs(1);
 /// Commands that wait for each device that sleeps.
 const WAITING: u64 = 2;
-/// How long the load lasts before and after the outage.
+/// The load runs this long before the outage and this long after it.
 const LOAD: Duration = Duration::from_secs(5);
 /// Between two looks at the broker's clients.
 const LOOK: Duration = Duration::from_millis(50);
@@ -107,12 +107,12 @@ async fn come_back(broker: &mut Broker, devices: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the application heard of the notifications, each of which has the number of the device's notification as value.
+/// Counts the notifications that reached the application. The value of each is its number at the device.
 struct Heard {
     notifications: u64,
-    /// Those that had come before.
+    /// Notifications that arrived more than once.
     twice: u64,
-    /// Those that came for the first time, and after a later one of the same device.
+    /// Notifications that arrived after a later one of the same device.
     late: u64,
 }
 
@@ -137,7 +137,7 @@ impl Heard {
     }
 }
 
-/// How many different commands of different devices were answered, at last all of them.
+/// Returns the number of different commands that were answered. It waits for all of them, within a limit.
 async fn answers(subscriber: &mut Subscriber, expected: u64) -> anyhow::Result<u64> {
     let mut answered = HashSet::new();
     let all = async {

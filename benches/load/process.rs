@@ -1,4 +1,4 @@
-//! What the system says of a process.
+//! Reads the CPU time and the memory of a process.
 
 use std::fs;
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub fn resident(process: u32) -> anyhow::Result<u64> {
     Ok(kibibytes * 1024)
 }
 
-/// What else the machine does: processes that run or want to, in the last minute.
+/// Returns the load average of the last minute.
 pub fn load() -> anyhow::Result<String> {
     let averages = fs::read_to_string("/proc/loadavg")?;
     averages.split_whitespace().next().map(str::to_owned).context("no average in loadavg")

@@ -22,7 +22,7 @@ const RATE: u32 = 1_000;
 /// Commands that wait for each device that sleeps.
 const WAITING: u64 = 2;
 
-/// How long the load lasts before the server is killed.
+/// The load runs this long before the server is killed.
 const LOAD: Duration = Duration::from_secs(3);
 
 pub async fn run(arguments: &Arguments) -> anyhow::Result<()> {

@@ -1,4 +1,4 @@
-//! Where the devices become clients: which broker, and which way up to it.
+//! The broker of a run and the upstream that connects the gateway to it.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -53,7 +53,7 @@ impl Site {
         })
     }
 
-    /// What tells the server of it.
+    /// Configures the server for this broker.
     pub fn environment(&self, upstream: Upstream) -> anyhow::Result<Vec<(&'static str, String)>> {
         Ok(match (upstream, self) {
             (Upstream::Exproto, Self::Embedded(broker)) => broker.exproto().to_vec(),

@@ -8,7 +8,7 @@ use crate::fleet::{self, Fleet};
 use crate::server::Server;
 use crate::subscriber::Subscriber;
 
-/// Of each device: it updates every minute.
+/// The lifetime of each device, which makes it send an Update every minute.
 pub const LIFETIME: Duration = Duration::from_secs(120);
 /// Between two notifications of one device.
 const NOTIFICATIONS: Duration = Duration::from_secs(10);

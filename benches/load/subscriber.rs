@@ -22,7 +22,7 @@ pub struct Subscriber {
     notified: Rc<RefCell<HashSet<String>>>,
     /// The notifications since `record`, in the order in which they came.
     recorded: Rc<RefCell<Option<Vec<Publish>>>>,
-    /// What came on the topics of answers.
+    /// Messages that arrived on the topics of answers.
     answers: mpsc::UnboundedReceiver<Publish>,
 }
 
@@ -99,7 +99,7 @@ impl Subscriber {
         }
     }
 
-    /// What came so far does not count.
+    /// Discards the messages that have arrived so far.
     pub fn forget(&mut self) {
         self.notified.borrow_mut().clear();
         while self.answers.try_recv().is_ok() {}
@@ -115,7 +115,7 @@ impl Subscriber {
         self.recorded.replace(Some(Vec::new()));
     }
 
-    /// What was kept, in the order in which it came.
+    /// Returns the stored messages in the order of arrival.
     pub fn take_recorded(&self) -> Vec<Publish> {
         self.recorded.take().unwrap_or_default()
     }

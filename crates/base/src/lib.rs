@@ -1,7 +1,18 @@
-//! Names, deadlines, rate limits and secrets that all layers share.
+//! Types that all layers share: the name of a peer, deadlines, rate limits and secrets.
 //!
-//! This crate guarantees that nothing in it reads a clock, rolls a die or does IO: time and randomness are arguments.
-//! It knows neither DTLS, CoAP, LwM2M nor MQTT.
+//! - [`Peer`] names the other end of a datagram; [`AssociationId`] names a DTLS association.
+//! - [`deadlines`] orders what is due, with one deadline for each key.
+//! - [`rate`] limits the rate of one address and of all together, with a bounded number of buckets.
+//! - [`secret`] holds texts that no log, report or error shows.
+//!
+//! # What this crate guarantees
+//!
+//! Nothing in it reads a clock, draws random numbers or does IO: time is an argument. It has no dependency on another
+//! crate of the workspace.
+//!
+//! # What it does not know
+//!
+//! DTLS, CoAP, LwM2M and MQTT.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 pub mod deadlines;

@@ -4,13 +4,13 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-/// Where a device's datagrams come from and go to: one of our sockets, and what is at its other end.
+/// Identifies the peer of a device's datagrams: one of our sockets and the remote address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Peer {
     /// Index of the listener in the configuration's order: an answer leaves by the socket that the request came in by.
     pub socket: u16,
-    /// Of a DTLS association it is where it was made. The association moves without a word to this layer, so that this is
-    /// part of its name and no place to send to.
+    /// The remote address. A DTLS association keeps the address at which it was established, although its device may
+    /// move: for such a peer the address is a part of the name and not a destination.
     pub address: SocketAddr,
     /// None over plain UDP, where a peer is its address.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! How much peers may do: buckets of tokens. For strangers there is one for each address and one for all of them.
+//! Rate limits as token buckets. Unregistered peers share one bucket, and each of their addresses has another one.
 
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::deadlines::Deadlines;
 
-/// How much is taken from one address (of IPv6: from one network of 64 bits), and from all together.
+/// Limits the rate of one address (for IPv6: of one network of 64 bits) and the rate of all addresses together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
     pub total: Rate,
@@ -31,7 +31,7 @@ impl Rate {
         Self { per_second: times(self.per_second).min(1_000_000), burst: times(self.burst) }
     }
 
-    /// How long one of them counts.
+    /// Returns the time in which one token is refilled.
     pub fn interval(self) -> Duration {
         Duration::from_secs(1) / self.per_second
     }
@@ -81,7 +81,7 @@ impl<K: Copy + Ord + Hash> Buckets<K> {
     }
 }
 
-/// One limit, for each address and for all.
+/// Enforces a rate limit per address and in total.
 #[derive(Debug)]
 pub struct Limiter {
     limit: RateLimit,
@@ -131,7 +131,7 @@ fn after_one_more(rate: Rate, now: Instant, full: Option<Instant>) -> Option<Ins
     (full <= now + rate.interval() * rate.burst).then_some(full)
 }
 
-/// Whom an address belongs to: behind IPv6, a network of 64 bits is one customer's.
+/// Groups addresses by their owner: an IPv6 network of 64 bits belongs to one customer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Source {
     V4(Ipv4Addr),

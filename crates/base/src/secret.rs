@@ -1,4 +1,4 @@
-//! What must never be seen: in a log, a report, an error or a debug print.
+//! A secret text, which never appears in a log, a report, an error or debug output.
 
 use std::fmt;
 

@@ -48,7 +48,7 @@ impl RoutedMessage {
     }
 }
 
-/// What MQTT 5 forwards with a message as it is (section 3.3.2.3).
+/// The properties that MQTT 5 forwards unchanged with a message (section 3.3.2.3).
 #[derive(Clone, Debug, Default)]
 pub(super) struct ForwardedProperties {
     pub(super) content_type: Option<String>,
@@ -63,7 +63,7 @@ pub(super) struct ForwardedProperties {
 #[derive(Debug)]
 pub(super) struct Delivery {
     pub(super) message: Arc<RoutedMessage>,
-    /// Of the subscription: what MQTT delivers is at most this.
+    /// The maximum QoS of the subscription.
     pub(super) max_qos: u8,
     /// The retain flag to deliver with.
     pub(super) retain: bool,
@@ -158,14 +158,14 @@ struct Inbox {
     full: Cell<bool>,
 }
 
-/// Of one filter.
+/// The subscribers of one filter.
 #[derive(Default)]
 struct Subscribers {
     each: BTreeMap<MemberId, SubscriptionOptions>,
     groups: BTreeMap<String, SharedGroup>,
 }
 
-/// One of them gets a message, in turn.
+/// A shared subscription. Its members receive messages in turn.
 #[derive(Default)]
 struct SharedGroup {
     members: BTreeMap<MemberId, SubscriptionOptions>,

@@ -92,7 +92,7 @@ impl BrokerControl {
     }
 }
 
-/// What a device says of itself in Authenticate.
+/// The credentials of a device in Authenticate.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DeviceCredentials {
     pub clientid: String,
@@ -106,7 +106,7 @@ impl fmt::Debug for DeviceCredentials {
     }
 }
 
-/// What [`BrokerControl`] has ordered, for those who obey it.
+/// The rules that [`BrokerControl`] has set.
 #[derive(Default)]
 pub(super) struct Rules(Mutex<RuleSet>);
 

@@ -44,13 +44,13 @@ pub(super) fn split_group(filter: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// What a place of the tree holds.
+/// The value at a node of the tree.
 pub(super) trait FilterEntry: Default {
     /// Then the place can go.
     fn is_empty(&self) -> bool;
 }
 
-/// What belongs to filters, found by a topic in the time of its levels, however many filters there are.
+/// Maps filters to values. A topic is matched in the time of its levels, however many filters there are.
 #[derive(Default)]
 pub(super) struct FilterTree<T> {
     children: HashMap<String, FilterTree<T>>,

@@ -1,8 +1,20 @@
-//! A small broker for a first try and for the tests: MQTT on one side, the ExProto contract on the other, as EMQX has
+//! The embedded broker, for a first try and for tests: MQTT on one side, the ExProto contract on the other, as EMQX has
 //! both. The gateway talks to it over the same TCP and gRPC as to EMQX.
 //!
-//! **Not for production.** Nothing is written to disk, MQTT has no TLS and there is no
-//! user database, and everybody may publish everything.
+//! **Not for production.** Nothing is written to disk, MQTT has no TLS, there is no user database, and everybody may
+//! publish everything.
+//!
+//! # What this crate guarantees
+//!
+//! - MQTT 3.1.1 and 5 on one port, with QoS 0 to 2, retained messages, shared subscriptions, wills and sessions in memory.
+//! - The ExProto services with EMQX's answers, order of events and reasons of OnSocketClosed.
+//! - Inboxes, filters, retained messages and connections are bounded. A subscriber that is too slow loses messages.
+//! - Dropping [`EmbeddedBroker`] ends its tasks and closes its sockets. [`BrokerControl`] stops and starts the gateway
+//!   on the same ports, kicks clients and injects faults.
+//!
+//! # What it does not know
+//!
+//! LwM2M, CoAP and DTLS, and the code of the gateway: both share only the ExProto contract in `proto/`.
 //!
 //! ```text
 //!   MQTT clients -> mqtt (listener, session) -> bus <- exproto (connection) <- TCP, one connection per device
@@ -10,10 +22,11 @@
 //!              the gateway's calls  -> exproto::adapter-+  +-> exproto::events -> the gateway's handler
 //! ```
 //!
-//! `bus` routes messages and keeps the retained ones. How EMQX behaves was observed on running ones; the rules stand where
-//! they are kept, named after the RPC or the event. Where versions of EMQX differ, 5.8.9 is followed. Only the packet codec of MQTT is borrowed (from
-//! `rumqttc`): an embedded `rumqttd` overwrites the QoS of a message with that of the subscription, does not tell the
-//! publisher, serves one version of MQTT on a port, and can neither be stopped nor tell the port that it was given.
+//! `bus` routes messages and keeps the retained ones. EMQX's behaviour was observed on running nodes; each rule is
+//! documented where it is implemented, named after the RPC or the event. If versions of EMQX differ, 5.8.9 is followed.
+//! Only the packet codec of MQTT is borrowed (from `rumqttc`): an embedded `rumqttd` overwrites the QoS of a message with
+//! that of the subscription, does not tell the publisher, serves one version of MQTT per port, and can neither be stopped
+//! nor report the port that it was given.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 mod bus;
@@ -41,7 +54,7 @@ use self::control::Rules;
 use self::exproto::ExProto;
 use self::tasks::Tasks;
 
-/// Where it listens, and where it finds its handler. The default has EMQX's ports, on the loopback address.
+/// The configuration of the embedded broker. The default has EMQX's ports on the loopback address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokerConfig {
     /// MQTT, for applications: versions 3.1.1 and 5 on one port.
@@ -66,7 +79,7 @@ pub struct SslListener {
     pub bind: SocketAddr,
     pub certfile: PathBuf,
     pub keyfile: PathBuf,
-    /// Whose certificates clients have to show; `None`: they need none.
+    /// The authorities of client certificates. With `None` clients need no certificate.
     pub cacertfile: Option<PathBuf>,
 }
 
@@ -93,7 +106,7 @@ impl BrokerConfig {
     }
 }
 
-/// Where it really listens.
+/// The addresses on which the broker listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BrokerAddresses {
     pub mqtt: SocketAddr,
@@ -103,7 +116,7 @@ pub struct BrokerAddresses {
     pub adapter: SocketAddr,
 }
 
-/// The broker at work. Dropping it ends its tasks and closes its sockets.
+/// A running broker. Dropping it ends its tasks and closes its sockets.
 pub struct EmbeddedBroker {
     addresses: BrokerAddresses,
     control: BrokerControl,
@@ -144,7 +157,7 @@ impl EmbeddedBroker {
         self.addresses
     }
 
-    /// What an administrator of EMQX does, and the faults that a test wants.
+    /// Returns the administration of the broker, which can also inject faults in tests.
     pub fn control(&self) -> BrokerControl {
         self.control.clone()
     }

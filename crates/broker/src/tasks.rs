@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Clone)]
 pub(super) struct Tasks {
     cancelled: CancellationToken,
-    /// One clone lives in every task.
+    /// Every task holds a clone.
     alive: mpsc::Sender<Infallible>,
 }
 

@@ -1,4 +1,4 @@
-//! What is left of a handshake: keys, sequence numbers, and where the device is.
+//! An association is what remains after a handshake: keys, sequence numbers and the address of the device.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use super::replay_window::{ReplayCheck, ReplayWindow};
 use super::report::DtlsDropReason;
 use super::saved::RestoredAssociation;
 
-/// What a record of the device says.
+/// The meaning of an authentic record of the device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReceivedContent {
     Data(Vec<u8>),
-    /// It did not get our last flight; here it is.
+    /// The device repeated its Finished because our last flight was lost. The flight is to be sent again.
     LastFlightLost(Vec<Vec<u8>>),
-    /// It wants to renegotiate, which is not done here.
+    /// The device asks for renegotiation, which is refused.
     Renegotiation,
     CloseNotify,
     FatalAlert(u8),
@@ -54,14 +54,14 @@ impl Alert {
 /// An association is kept over a restart, so that it is written anew when it sent so many records; a process that takes
 /// it up goes on [`Association::JUMP`] ahead of what was written.
 const SENT_BETWEEN_CHANGES: u64 = 1 << 16;
-/// What came after the last change could be replayed after a crash: not more than this.
+/// Records that an association may receive between two changes. After a crash only these could be replayed.
 const RECEIVED_BETWEEN_CHANGES: u8 = 64;
 
 pub struct Association {
     pub(super) id: AssociationId,
-    /// Where it was made: a part of its name.
+    /// The address at which the association was established; part of its name.
     pub(super) made_at: (u16, SocketAddr),
-    /// Where the device is.
+    /// The current address of the device.
     pub(super) place: (u16, SocketAddr),
     pub(super) keys: RecordKeys,
     /// The device's records carry our connection id, which is `id`.
@@ -104,8 +104,8 @@ impl Association {
         }
     }
 
-    /// One that a process before this one had. What it sends from now on was not sent by that one; None if there are no
-    /// sequence numbers left for that.
+    /// Restores an association of an earlier process. Its sequence numbers continue beyond all that the earlier
+    /// process can have used. Returns None if too few sequence numbers are left.
     pub fn restored(restored: RestoredAssociation, now: Instant) -> Option<Self> {
         let next_write = restored.next_write.checked_add(Self::JUMP).filter(|next| *next < SEQUENCES)?;
         Some(Self {
@@ -172,7 +172,7 @@ impl Association {
         self.failed_tags
     }
 
-    /// It has to be written anew, for what was sent and received since.
+    /// Returns whether so much was sent or received since the last change that the stored copy has to be replaced.
     pub fn is_worn(&self) -> bool {
         self.next_write - self.written_at >= SENT_BETWEEN_CHANGES || self.received_since >= RECEIVED_BETWEEN_CHANGES
     }
@@ -182,7 +182,7 @@ impl Association {
         std::mem::replace(&mut self.queued, true)
     }
 
-    /// It is being written as it is now.
+    /// Marks the current state as written.
     pub fn written(&mut self) {
         self.queued = false;
         self.written_at = self.next_write;
@@ -205,7 +205,7 @@ impl Association {
         self.keys.seal(Sealing { writer: RecordWriter::Server, content_type, sequence, cid }, plaintext)
     }
 
-    /// Who sends data has our last flight.
+    /// Data proves that the device has received our last flight, which is dropped.
     fn data(&mut self, plaintext: Vec<u8>) -> ReceivedContent {
         self.last_flight = Box::default();
         ReceivedContent::Data(plaintext)

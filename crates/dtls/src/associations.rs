@@ -14,7 +14,7 @@ use super::association::Association;
 use super::credentials::{Identity, PskIdentity};
 use super::record::OwnCid;
 
-/// One of our sockets, and what is at its other end.
+/// One of our sockets and the remote address.
 pub type Place = (u16, SocketAddr);
 
 /// Associations of one identity that count as little when there is no room.
@@ -101,14 +101,14 @@ impl Associations {
         self.by_id.get(&id).map(Box::as_ref)
     }
 
-    /// Whose records carry this connection id of ours. A record with one is never looked up by its place: who is there may
-    /// be another device (RFC 9146 section 3).
+    /// Returns the association whose records carry this connection id of ours. A record with a connection id is never
+    /// looked up by its address, which may belong to another device by now (RFC 9146 section 3).
     pub fn by_cid(&self, cid: OwnCid) -> Option<AssociationId> {
         let id = AssociationId(u64::from_be_bytes(cid.0));
         self.get(id).filter(|association| association.has_own_cid).map(|association| association.id)
     }
 
-    /// Whose records come from there and carry no connection id.
+    /// Returns the association at this address whose records carry no connection id.
     pub fn by_place(&self, place: Place) -> Option<AssociationId> {
         self.at(place).filter(|association| !association.has_own_cid).map(|association| association.id)
     }
@@ -118,7 +118,7 @@ impl Associations {
         self.by_place.get(&place).and_then(|id| self.get(*id))
     }
 
-    /// Those that were made by a key of such an identity.
+    /// Returns the associations that were established with the key of a matching identity.
     pub fn of_identities(&self, wanted: impl Fn(&PskIdentity) -> bool) -> Vec<AssociationId> {
         let of_wanted = self.by_identity.iter().filter(|(identity, _)| match &***identity {
             Identity::Psk(identity) => wanted(identity),

@@ -1,4 +1,4 @@
-//! What an operator can choose about DTLS. `config` builds it, checked.
+//! The configuration of the DTLS server.
 
 use std::time::Duration;
 

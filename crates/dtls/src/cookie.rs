@@ -1,4 +1,5 @@
-//! Cookies (RFC 6347 section 4.2.1): who sends one back can be reached at its address. Nothing is kept of who is asked.
+//! HelloVerifyRequest and its cookies (RFC 6347 section 4.2.1). A client that returns a cookie can be reached at its
+//! address. The server keeps no state for clients that it asks.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -31,7 +32,7 @@ impl Cookies {
         Self { lifetime, secret: secret(), former: secret(), since: now }
     }
 
-    /// The answer to a hello without a valid cookie: shorter than any hello.
+    /// Returns the HelloVerifyRequest that answers a hello without a valid cookie. It is shorter than any hello.
     pub fn hello_verify_request(
         &mut self,
         now: Instant,

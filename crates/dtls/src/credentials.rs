@@ -1,4 +1,4 @@
-//! Who a device is, and the keys that prove it.
+//! Identities of devices and the keys that prove them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-/// Who is at the other end of an association, as the handshake proved it.
+/// The identity of a device as the handshake proved it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Identity {
     Psk(PskIdentity),
@@ -17,16 +17,16 @@ pub enum Identity {
         alternative_names: Vec<String>,
     },
     RawPublicKey {
-        /// What the configuration calls the key.
+        /// The name of the key in the configuration.
         name: String,
     },
-    /// It proved nothing, and the configuration allows that.
+    /// The device proved no identity, which the configuration allows.
     Unknown,
 }
 
 impl Identity {
-    /// What an endpoint name is compared with: the PSK identity, CN (or the first alternative name where there is none),
-    /// or the name of the key.
+    /// Returns the name that is compared with the endpoint name: the PSK identity, the common name (or the first
+    /// alternative name if there is none), or the name of the key.
     pub fn name(&self) -> Option<&str> {
         match self {
             Self::Psk(identity) => Some(identity.as_str()),
@@ -94,7 +94,7 @@ impl fmt::Debug for PskKey {
     }
 }
 
-/// What the shell found out about an identity.
+/// The result of a key look-up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyAnswer {
     Found {
@@ -104,6 +104,6 @@ pub enum KeyAnswer {
     Unknown {
         keep_for: Duration,
     },
-    /// It could not be asked now. The device is left without an answer, so that it tries again.
+    /// The look-up failed. The device gets no answer, so that it tries again.
     Unavailable,
 }

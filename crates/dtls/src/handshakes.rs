@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct PendingHandshake {
     pub handshake: Handshake,
     pub place: Place,
-    /// Of its hello: another one is of another handshake.
+    /// The random of the hello. A hello with another one begins another handshake.
     pub random: [u8; 32],
     /// The client named it.
     pub identity: Option<PskIdentity>,
@@ -40,7 +40,7 @@ pub struct PendingHandshake {
     pub asking: bool,
     number: HandshakeNumber,
     answered: bool,
-    /// It is given up then.
+    /// The handshake is given up at this time.
     ends: Instant,
     /// When our flight goes out again, and how long it was waited for that.
     repeats: Instant,
@@ -107,7 +107,7 @@ pub struct Handshakes {
     sources: HandshakeSources,
     /// When each is overdue.
     patience: Deadlines<AssociationId>,
-    /// How many ever began.
+    /// The number of handshakes that ever began.
     begun_ever: HandshakeNumber,
     deadlines: Deadlines<AssociationId>,
 }
@@ -197,7 +197,7 @@ impl Handshakes {
         Some(underway)
     }
 
-    /// One whose deadline came. It has another one after [`Handshakes::set_deadline`].
+    /// Returns a handshake whose deadline has passed. [`Handshakes::set_deadline`] sets the next one.
     pub fn pop_due(&mut self, now: Instant) -> Option<AssociationId> {
         self.deadlines.pop_expired(now)
     }
@@ -216,13 +216,14 @@ impl Handshakes {
         self.by_place.get(&place).copied()
     }
 
-    /// Whose records carry this connection id of ours. A handshake stays where it began.
+    /// Returns the handshake whose records carry this connection id of ours. A handshake does not move to another
+    /// address.
     pub fn by_cid(&self, cid: OwnCid, place: Place) -> Option<AssociationId> {
         let id = AssociationId(u64::from_be_bytes(cid.0));
         self.by_id.get(&id).filter(|underway| underway.place == place).map(|_| id)
     }
 
-    /// Those that have the key of such an identity.
+    /// Returns the handshakes that use the key of a matching identity.
     pub fn of_identities(&self, wanted: impl Fn(&PskIdentity) -> bool) -> Vec<AssociationId> {
         let have_key = self.by_id.iter().filter(|(_, underway)| !underway.asking);
         have_key.filter(|(_, underway)| underway.identity.as_ref().is_some_and(&wanted)).map(|(id, _)| *id).collect()

@@ -14,21 +14,21 @@ pub struct KeyCache {
     found: Expiring<PskKey>,
     /// Apart from the others: strangers can make up identities, and shall not drive out the keys of devices.
     unknown: Expiring<()>,
-    /// Who waits for the key of an identity.
+    /// The handshakes that wait for the key of an identity.
     questions: HashMap<PskIdentity, Vec<AssociationId>>,
     most_questions: usize,
 }
 
-/// What there is to say about an identity.
+/// The result of a look-up in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyLookup {
     Key(PskKey),
     Unknown,
     /// To be asked now.
     Ask,
-    /// It was asked; the answer will come.
+    /// The identity is already being looked up.
     Asked,
-    /// It cannot be asked: there are too many questions.
+    /// Too many identities are being looked up.
     TooManyQuestions,
 }
 

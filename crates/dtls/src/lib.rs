@@ -1,14 +1,41 @@
-//! DTLS 1.2 (RFC 6347) with connection ids (RFC 9146): datagrams in, plaintext out, and back.
+//! A DTLS 1.2 server (RFC 6347) with connection ids (RFC 9146), without sockets and without a clock.
 //!
-//! OpenSSL does the handshake; the records after it are ours, so that an association costs less than 1 KiB, moves with
-//! its device and outlives the process. A device's way:
+//! OpenSSL performs the handshake. The record layer after it is our own, so that an association takes less than 1 KiB,
+//! follows its device to another address and survives a restart of the process. The life of an association:
 //!
-//! 1. Its hello is answered with a cookie; nothing is kept of it.
-//! 2. Its hello with that cookie begins a handshake.
-//! 3. The finished handshake leaves an association.
-//! 4. The association is over when the device closes it, makes a new one from the same address, or is silent for too long.
+//! 1. The server answers a ClientHello with a HelloVerifyRequest, whose cookie proves the address of the client. The
+//!    server keeps no state for it (`cookie`).
+//! 2. The ClientHello with that cookie begins a handshake ([`handshake`], `handshakes`).
+//! 3. The finished handshake leaves an association (`association`, `associations`).
+//! 4. The association ends when the device closes it, establishes a new one from the same address or is silent for too
+//!    long, when its key is revoked, or when it is evicted.
 //!
-//! It knows neither CoAP nor devices, reads no clock and has no socket.
+//! # How to use it
+//!
+//! [`DtlsServer`] takes datagrams, plaintexts, keys and the time, and queues [`DtlsOutput`]s. The owner calls
+//! [`DtlsServer::poll_output`] after every other call until it returns None, and [`DtlsServer::handle_timeout`] at
+//! [`DtlsServer::next_deadline`]. Time never runs backwards. The owner stores the changes of
+//! [`DtlsServer::take_changes`]; the changes that [`DtlsServer::restore`] returns have to be durable before anything is
+//! sent.
+//!
+//! # What this crate guarantees
+//!
+//! - Each datagram has exactly one [`DtlsDatagramOutcome`] in the reports, and no datagram makes the server panic.
+//! - A plaintext is authentic, was not received before ([RFC 6347 section 4.1.2.6]), and comes with the association that
+//!   it belongs to. After a crash at most the last 64 records of a device could be accepted again.
+//! - No sequence number protects two records, not even over a restart.
+//! - A device's address changes only by an authentic record that is newer than all before it (RFC 9146 section 6).
+//! - Every table has a bound ([`DtlsConfig`]) and a gauge ([`DtlsTableSizes`]).
+//! - All `unsafe` code of the program is here, in `handshake::ffi`, behind functions that are safe to call.
+//! - Keys are zeroized on drop, and `Debug` shows none of them.
+//!
+//! # What it does not know
+//!
+//! CoAP, LwM2M, registrations and the broker; where keys and certificates come from; what an identity may do. It reads no
+//! clock (except that OpenSSL checks the dates of certificates), opens no socket and writes no file. Randomness comes from
+//! the seed that the owner passes, except inside OpenSSL.
+//!
+//! [RFC 6347 section 4.1.2.6]: https://www.rfc-editor.org/rfc/rfc6347#section-4.1.2.6
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 mod association;
@@ -57,7 +84,8 @@ pub use config::DtlsConfig;
 pub use report::{AssociationCloseReason, DtlsDatagramOutcome, DtlsDropReason, DtlsReport, HandshakeFailure};
 pub use saved::{AssociationChange, SavedAssociation};
 
-/// What the owner has to do. What has to be kept over a restart is apart from it: [`DtlsServer::take_changes`].
+/// An instruction of the server to its owner. Changes for the store are polled separately:
+/// [`DtlsServer::take_changes`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DtlsOutput {
     Transmit {
@@ -86,6 +114,7 @@ pub enum DtlsOutput {
     Report(DtlsReport),
 }
 
+/// A DTLS server: handshakes, associations and the keys of PSK identities. See the documentation of the crate.
 pub struct DtlsServer {
     settings: DtlsConfig,
     /// None: DTLS is switched off for those who have no association.
@@ -108,7 +137,7 @@ pub struct DtlsTableSizes {
     pub cached_keys: usize,
     /// Identities whose key is being looked up.
     pub key_questions: usize,
-    /// What was not polled yet.
+    /// Outputs that were not polled yet.
     pub outputs: usize,
 }
 
@@ -130,7 +159,7 @@ impl DtlsServer {
         }
     }
 
-    /// One record in one datagram, to where the device is now.
+    /// Sends a plaintext as one record in one datagram to the current address of the device.
     pub fn send(&mut self, to: AssociationId, plaintext: &[u8]) {
         let association = self.associations.get_mut(to).filter(|_| plaintext.len() < MAX_PLAINTEXT);
         let Some(association) = association else { return self.report(DtlsReport::Unsent { association: to }) };
@@ -185,7 +214,7 @@ impl DtlsServer {
         deadlines.into_iter().flatten().min()
     }
 
-    /// Who is at the other end of an association.
+    /// Returns the identity of the device of an association.
     pub fn identity(&self, association: AssociationId) -> Option<&Arc<Identity>> {
         self.associations.get(association).map(|association| &association.identity)
     }
@@ -227,7 +256,7 @@ impl DtlsServer {
         }
     }
 
-    /// It is in no table any more.
+    /// Reports that an association is closed. The association is no longer in any table.
     fn closed(&mut self, mut association: Box<Association>, reason: AssociationCloseReason) {
         self.changes.push(&mut association);
         self.push(DtlsOutput::Closed { peer: association.peer(), reason });

@@ -15,7 +15,7 @@ use super::replay_window::ReplayCheck;
 use super::report::{AssociationCloseReason, DtlsDatagramOutcome, DtlsDropReason, DtlsReport, HandshakeFailure};
 use super::{DtlsOutput, DtlsServer};
 
-/// What became of a record, and of which association it is.
+/// The outcome of a record and the association that it belongs to.
 type RecordOutcome = (DtlsDatagramOutcome, Option<AssociationId>);
 
 impl DtlsServer {

@@ -1,6 +1,7 @@
 //! Records of DTLS 1.2 as they are on the wire (RFC 6347 section 4.1, RFC 9146 section 4).
 
-/// What is in a record. `Tls12Cid` hides it: what is in there is known when it is opened (RFC 9146 section 4).
+/// The content type of a record. A record of `Tls12Cid` hides the type of its content until it is decrypted (RFC 9146
+/// section 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ContentType {
     ChangeCipherSpec = 20,
@@ -128,7 +129,7 @@ pub fn write_plain(content_type: ContentType, version: [u8; 2], sequence: u64, f
     record
 }
 
-/// What stands before a fragment.
+/// The header of a record, which precedes the fragment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RecordHeader<'a> {
     pub content_type: ContentType,

@@ -8,7 +8,7 @@ pub struct ReplayWindow {
     received: u64,
 }
 
-/// What a sequence number is to a window.
+/// The result of checking a sequence number against the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplayCheck {
     /// Newer than all before.

@@ -1,4 +1,4 @@
-//! What DTLS has to say to people: to be counted and logged by the shell.
+//! Reports for metrics and logs, which the shell writes.
 
 use std::net::SocketAddr;
 
@@ -10,8 +10,8 @@ use super::handshake::HandshakeError;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DtlsReport {
-    /// What became of a datagram: exactly one of these for each. `peer` has the association that a record of it belongs
-    /// to, where it does; its address is where the datagram came from.
+    /// The outcome of a datagram. There is exactly one for each datagram. The association of `peer` is the one that a
+    /// record belongs to, if there is one; the address is the source of the datagram.
     Datagram { peer: Peer, verdict: DtlsDatagramOutcome },
     /// A client with a valid cookie began one.
     HandshakeBegun { peer: Peer },
@@ -26,7 +26,7 @@ pub enum DtlsReport {
     },
     HandshakeFailed {
         peer: Peer,
-        /// Where the client named one.
+        /// The PSK identity, if the client named one.
         identity: Option<PskIdentity>,
         reason: HandshakeFailure,
     },
@@ -44,7 +44,7 @@ pub enum DtlsReport {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HandshakeFailure {
-    /// It was not finished in time.
+    /// The handshake was not finished in time.
     Deadline,
     /// The same, after the client sent what our key does not open: it has another one.
     WrongKey,
@@ -52,7 +52,7 @@ pub enum HandshakeFailure {
     Restarted,
     /// Another handshake needed its place.
     Evicted,
-    /// Its key is not the one of before any more.
+    /// The key of the client was revoked or replaced.
     Revoked,
     /// The key could not be looked up.
     KeyUnavailable,
@@ -60,7 +60,8 @@ pub enum HandshakeFailure {
     Failed(HandshakeError),
 }
 
-/// Of a datagram with several records: what became of the first one that meant something.
+/// The outcome of a datagram. For a datagram with several records it is that of the first record that was not
+/// dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DtlsDatagramOutcome {
     /// Data of an association.
@@ -85,7 +86,7 @@ pub enum DtlsDropReason {
     NoRecord,
     /// A hello of which not enough is there, or not of this protocol.
     NoHello,
-    /// Of no association and no handshake.
+    /// The record belongs to no association and to no handshake.
     Unknown,
     UnknownConnectionId,
     /// A record that is not authentic.
@@ -117,6 +118,6 @@ pub enum AssociationCloseReason {
     /// There was no room for a newer one, and this one was silent for the longest time, or one of many of its device.
     Evicted,
     FailedTags,
-    /// Its sequence numbers are used up.
+    /// The sequence numbers of the association are exhausted.
     SequenceExhausted,
 }

@@ -17,7 +17,8 @@ use super::association::Association;
 use super::report::DtlsReport;
 use super::saved::{AssociationChange, SavedAssociation, load, save};
 
-/// Whose record is not that of today. Nothing is noted before [`DtlsServer::restore`]: there is no store then.
+/// Associations whose stored copy is out of date. Nothing is recorded before [`DtlsServer::restore`], since there is
+/// no store then.
 #[derive(Default)]
 pub struct AssociationChanges {
     are_kept: bool,

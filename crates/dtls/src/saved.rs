@@ -1,4 +1,4 @@
-//! What is kept of an association over a restart.
+//! Serialization of associations, so that they survive a restart.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
@@ -125,7 +125,7 @@ pub(super) fn load(saved: &SavedAssociation) -> Option<RestoredAssociation> {
     Some(restored)
 }
 
-/// It outlives the program: a suite keeps its number.
+/// Returns the number of a suite in the stored format. A number never changes, since the store outlives the process.
 fn suite_number(suite: Suite) -> u8 {
     match suite {
         Suite::Aes128Ccm8 => 1,

@@ -22,7 +22,7 @@ pub struct SimulatedDevice {
     lifetime: Duration,
     objects: Objects,
     state: RegistrationState,
-    /// What the next Update has to say.
+    /// The changes that the next Update reports.
     pending_update: PendingUpdate,
     observations: Observations,
     messages: Messages,
@@ -40,7 +40,7 @@ pub enum SimulatedDeviceOutput {
     Idle(Option<Instant>),
 }
 
-/// What happened to the device, for those who watch it.
+/// An event of the device for its observer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceEvent {
     /// The server took the Register; the location is its path there.
@@ -71,7 +71,7 @@ pub enum DeviceEvent {
     },
     /// The server made it start again.
     Rebooted,
-    /// It is registered no longer.
+    /// The device is no longer registered.
     Stopped,
 }
 
@@ -365,7 +365,7 @@ impl SimulatedDevice {
         Ok(Response::new(Code::CHANGED))
     }
 
-    /// What an operation that succeeded brings about.
+    /// Performs the consequences of a successful operation.
     fn follow_up(&mut self, now: Instant, request: &Message, path: Path) {
         match (request.code, path.segments()) {
             (Code::GET, _) => {}

@@ -1,12 +1,22 @@
-//! A simulated LwM2M device: what `demo` shows, what the load generator multiplies, and what behaviour tests talk to.
+//! A simulated LwM2M 1.0 device, for the demo, the load generator and the behaviour tests.
 //!
-//! It is a state machine like the core: the time, the datagrams and the seed come in, outputs come out. It shares the
-//! messages of `coap` with the gateway and nothing above them: its message layer and its content are its own, so that a
-//! fault of the gateway does not meet the same fault at the other end.
+//! It is a state machine like the core: it takes datagrams, the time and a seed, and returns outputs.
 //!
 //! 1. [`SimulatedDevice::start`] registers, again and again until a server takes it.
-//! 2. Requests of the server are answered, observed values notified, Updates sent before the lifetime ends.
+//! 2. It answers requests of the server, notifies observed values and sends Updates before the lifetime ends.
 //! 3. [`SimulatedDevice::stop`] de-registers.
+//!
+//! # What this crate guarantees
+//!
+//! - The same seed and the same inputs give the same outputs: it reads no clock, opens no socket and draws no randomness.
+//! - Its message layer (RFC 7252 section 4), its TLV codec and its objects are its own. It shares only the CoAP message
+//!   format with the gateway, so that a fault of the gateway does not meet the same fault at the other end.
+//! - A request that arrives twice is executed once.
+//!
+//! # What it does not know
+//!
+//! DTLS (the owner puts its datagrams into records), block-wise transfer, content formats other than TLV, text and opaque,
+//! and bootstrap.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 mod device;

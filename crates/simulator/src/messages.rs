@@ -24,7 +24,7 @@ pub(super) enum MessagePurpose {
     Notification(Token),
 }
 
-/// What a datagram, or the time, meant.
+/// The meaning of a received datagram or of an expired timer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Occurrence {
     Request(Message),
@@ -133,7 +133,7 @@ impl Messages {
         }
     }
 
-    /// What is over by now, one at a time; `None` when nothing is left to do at `now`.
+    /// Returns the expired exchanges one at a time, and `None` when nothing is left to do at `now`.
     pub fn poll_timeout(&mut self, now: Instant) -> Option<Occurrence> {
         loop {
             match self.deadlines.pop_expired(now)? {

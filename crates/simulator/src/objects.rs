@@ -26,7 +26,7 @@ pub enum SimulatedResource {
     Single(Access, SimulatedValue),
     Multiple(Access, BTreeMap<u16, SimulatedValue>),
     Executable {
-        /// How often it was executed.
+        /// The number of executions.
         runs: u32,
     },
 }
@@ -35,13 +35,13 @@ pub enum SimulatedResource {
 #[derive(Clone, Debug)]
 pub struct Objects {
     objects: BTreeMap<u16, BTreeMap<u16, Instance>>,
-    /// What a resource is like that a server gives a new instance: by object and resource.
+    /// Templates by object and resource, for instances that the server creates.
     kinds: BTreeMap<(u16, u16), SimulatedResource>,
 }
 
 type Instance = BTreeMap<u16, SimulatedResource>;
 
-/// What a read gives: the content format and the payload.
+/// The result of a read: the content format and the payload.
 pub(super) type FormattedContent = (u16, Vec<u8>);
 
 /// A server (object 1), a device (object 3) and a temperature sensor (object 3303), one instance of each.

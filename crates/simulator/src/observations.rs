@@ -1,4 +1,5 @@
-//! What the server observes, and the attributes that it wrote: they say how often to notify (OMA LwM2M 1.0 section 5.1.2).
+//! Observations of the server and the attributes that it wrote, which set the rate of notifications (OMA LwM2M 1.0
+//! section 5.1.2).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -14,19 +14,19 @@ const RETRY_AFTER: Duration = Duration::from_secs(60);
 /// The longest that a server can make the device wait.
 const LONGEST_RETRY: Duration = Duration::from_secs(24 * 3600);
 
-/// What the device is and how it behaves.
+/// The identity and the behaviour of a simulated device.
 #[derive(Clone, Debug)]
 pub struct SimulatedDeviceConfig {
     pub endpoint: String,
     pub lifetime: Duration,
-    /// Of LwM2M, as it goes into the query: `1.0`, `1.1`.
+    /// The version of LwM2M in the query: `1.0`, `1.1`.
     pub version: String,
     /// As it goes into the query: `U`, `UQ`.
     pub binding: String,
     /// More items for the query of Register: `imei=490154203237518`.
     pub query: Vec<String>,
     pub objects: Objects,
-    /// How often an observed value is notified when the server wrote no `pmax`; `None` for changes only.
+    /// The interval of notifications if the server wrote no `pmax`. With `None` only changes are notified.
     pub notification_interval: Option<Duration>,
     pub confirmable_notifications: bool,
     /// The single Float resource that goes up and down by itself.
@@ -71,7 +71,7 @@ impl Wave {
     }
 }
 
-/// Where the device stands with its server, in the order of its life.
+/// The state of the registration, in the order of the device's life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum RegistrationState {
     Stopped,

@@ -1,6 +1,6 @@
 //! Records of type, identifier, length and value (OMA LwM2M 1.0 section 6.4.3).
 
-/// What a record stands for; the upper two bits of its first byte.
+/// The type of a record: the upper two bits of its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TlvKind {
     ObjectInstance,

@@ -1,7 +1,16 @@
-//! The test kit: the core in virtual time, and a network between it and many simulated devices.
+//! The test kit: scenes in which the gateway's core runs in virtual time.
 //!
-//! This crate guarantees that a test decides all that happens: time, loss, duplication, reordering and what the broker
-//! says. It opens no socket and never sleeps. It knows nothing of the program around the core.
+//! - [`scene`]: one device, played by the test message by message, and the core.
+//! - [`network`]: many simulated devices, a network that loses, repeats and reorders datagrams, and a broker.
+//!
+//! # What this crate guarantees
+//!
+//! A test decides everything that happens: time, loss, duplication, reordering and the answers of the broker. The same
+//! seed gives the same run. The kit opens no socket, starts no thread and never sleeps.
+//!
+//! # What it does not know
+//!
+//! The program around the core: configuration files, sockets, the store and the upstream connections to a broker.
 
 pub mod network;
 pub mod scene;

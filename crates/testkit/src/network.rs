@@ -24,7 +24,7 @@ use serde_json::Value;
 
 use super::scene::{beginning, model, peer};
 
-/// How the network and the broker treat what is given to them. Shares are of 1.
+/// Sets how the network and the broker treat what they receive. A share is a number between 0 and 1.
 #[derive(Clone, Copy, Debug)]
 pub struct Weather {
     pub loss: f64,
@@ -33,7 +33,7 @@ pub struct Weather {
     pub delay: Duration,
     /// The broker answers a Connect, and tells that it took a publication, after a time up to this.
     pub broker_delay: Duration,
-    /// Of the publications with a ticket, which the broker never says a word about.
+    /// The share of publications with a ticket that the broker never acknowledges.
     pub untold: f64,
 }
 
@@ -47,7 +47,7 @@ impl Weather {
     };
 }
 
-/// What the broker makes of a Connect.
+/// The reaction of the broker to a Connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broker {
     Takes,
@@ -68,12 +68,12 @@ pub struct Network {
     pub weather: Weather,
     pub broker: Broker,
     pub devices: Vec<Attached>,
-    /// What was published, in order, and for which registration.
+    /// The publications in order, each with its registration.
     pub published: Vec<(RegistrationId, Publication)>,
     pub reports: Vec<Report>,
     /// Datagrams that were dropped because strangers sent too many.
     pub rate_limited: usize,
-    /// What left for addresses where no device is attached, if a test asks for it by an empty list.
+    /// The datagrams to addresses without a device. A test turns the recording on with an empty list.
     pub to_others: Option<Vec<(Peer, Vec<u8>)>>,
     /// The notifications that the broker said it took.
     pub taken: HashSet<Notification>,
@@ -101,14 +101,14 @@ pub struct Attached {
     pub events: Vec<DeviceEvent>,
     /// The commands that reached the core, in order.
     pub commanded: Vec<Value>,
-    /// How many Registers it sent, repetitions not counted.
+    /// The number of Registers that the device sent, without retransmissions.
     pub registers: usize,
     /// The Observe numbers of the confirmable notifications that the core acknowledged, in the order in which the
     /// acknowledgements came.
     pub confirmed: Vec<(Token, u32)>,
-    /// What each token of the core observes.
+    /// The observed path of each token of the core.
     pub observed: HashMap<Token, String>,
-    /// How many confirmable notifications it sent, repetitions not counted.
+    /// The number of confirmable notifications that the device sent, without retransmissions.
     pub notifications: usize,
     address: Peer,
     wakes: Option<Instant>,
@@ -119,12 +119,12 @@ pub struct Attached {
 
 struct Scheduled {
     at: Instant,
-    /// What was scheduled first happens first.
+    /// Orders events by time, and by the order of scheduling within the same instant.
     order: u64,
     happening: Happening,
 }
 
-/// What an application, the device or the network does at its time.
+/// A scheduled event of an application, the device or the network.
 pub enum Happening {
     ToGateway(Peer, Vec<u8>),
     ToDevice(Peer, Vec<u8>),

@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 /// The object list that a device registers with, if the test does not care.
 pub const LINKS: &str = "</1/0>,</3/0>,</3303/0>";
-/// How a device registers, if the test does not care.
+/// The query of a Register in tests that do not depend on it.
 pub const QUERY: &str = "ep=dev-7&lt=300&lwm2m=1.0";
 /// The password of every device that has one: it must never come out.
 pub const PASSWORD: &str = "hunter2-and-more";
@@ -33,7 +33,7 @@ pub const PASSWORD: &str = "hunter2-and-more";
 pub struct Scene {
     pub gateway: Gateway,
     pub now: Instant,
-    /// Where the device speaks from.
+    /// The peer of the device.
     pub peer: Peer,
     /// The registration that commands are for: the last one.
     pub device: RegistrationId,
@@ -41,7 +41,7 @@ pub struct Scene {
     pub location: Vec<String>,
     /// The request of the last observation.
     pub observed: Option<Message>,
-    /// What the broker was told of lifetimes.
+    /// The lifetimes that were sent to the broker.
     pub lifetimes: Vec<(RegistrationId, Duration)>,
     said: VecDeque<Said>,
     reports: VecDeque<Report>,
@@ -49,7 +49,7 @@ pub struct Scene {
     next_id: u16,
 }
 
-/// What came out for the world.
+/// An output of the gateway for the outside.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Said {
     ToDevice(Peer, Message),
@@ -310,7 +310,7 @@ impl Scene {
 
     // --- What comes out ----------------------------------------------------------------------------------------------
 
-    /// What came out so far is of no interest.
+    /// Discards all outputs so far.
     pub fn forget_what_was_said(&mut self) {
         self.said.clear();
     }
@@ -439,7 +439,7 @@ impl Scene {
         assert_eq!(self.said, []);
     }
 
-    /// What was said to people since the last look, without the verdicts.
+    /// Takes the reports since the last call, except the outcomes of datagrams.
     pub fn reports(&mut self) -> Vec<Report> {
         self.reports.drain(..).collect()
     }

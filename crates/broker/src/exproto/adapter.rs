@@ -25,9 +25,9 @@ use crate::tasks::Tasks;
 
 /// EMQX takes 5 MiB in one call and more.
 const MAX_REQUEST: usize = 64 * 1024 * 1024;
-/// How long a connection may take to answer.
+/// Limits the time in which a connection has to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the connections of a stopped adapter may take to end.
+/// Limits the time in which the connections of a stopped adapter have to end.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 /// The highest QoS of MQTT.
 const MAX_QOS: u32 = 2;

@@ -1,4 +1,4 @@
-//! What the adapter answers: the codes and texts that EMQX really puts on the wire.
+//! The answers of the adapter, with the codes and texts that EMQX puts on the wire.
 
 use crate::exproto::v1::{CodeResponse, ResultCode};
 

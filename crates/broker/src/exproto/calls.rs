@@ -1,4 +1,4 @@
-//! What a connection answers to the adapter's calls, and to its administrator's.
+//! Handles the calls of the adapter and of the administrator to a connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +15,14 @@ use crate::bus::{RoutedMessage, SubscriptionOptions};
 use crate::control::DeviceCredentials;
 use crate::{clock, filters};
 
-/// What waits to be written to a device that does not read.
+/// Limits the bytes that wait for a device that does not read.
 const MAX_UNWRITTEN: usize = 64 * 1024 * 1024;
-/// How long an older connection with the same clientid may take to give way.
+/// Limits the time in which an older connection with the same clientid has to end.
 const DISCARD: Duration = Duration::from_secs(5);
 
 impl DeviceConnection {
-    /// What to answer, and the end if it is one. Whoever kicks or discards hears of it when the client is gone.
+    /// Returns the answer, and the end of the connection if the call ends it. A Kick or a Discard is answered after
+    /// the client is removed.
     pub(super) async fn handle_call(&mut self, call: ConnectionCall) -> (AdapterAnswer, Option<ConnectionEnd>) {
         match call {
             ConnectionCall::Send(bytes) => self.send(&bytes),

@@ -1,10 +1,11 @@
-//! One device connection, from accept to OnSocketClosed. The life of it:
+//! A device connection from accept to OnSocketClosed:
 //!
-//! 1. OnSocketCreated is told; what the device sends meanwhile waits behind it.
-//! 2. Open: bytes and messages become events, the adapter's calls are answered. Authenticate makes it a client.
-//! 3. It ends (`ending`): the client is gone, the socket is closed.
-//! 4. Ending: what waits is delivered if the ending allows it, the adapter's calls are still answered. Then the `conn` is
-//!    dead, and OnSocketClosed is told, last.
+//! 1. OnSocketCreated is called. Bytes of the device wait behind it.
+//! 2. Open: bytes and messages become events, and the calls of the adapter are answered. Authenticate makes it
+//!    a client.
+//! 3. The connection ends (`ending`): the client is removed and the socket is closed.
+//! 4. Ending: waiting events are delivered if the cause allows it, and calls of the adapter are still answered.
+//!    Then the `conn` is dead, and OnSocketClosed is called last.
 
 use std::io;
 use std::net::SocketAddr;
@@ -33,9 +34,9 @@ use crate::exproto::v1::{Address, ConnInfo, SocketType};
 const CHUNK: usize = 1_460;
 /// Messages of one OnReceivedMessages, at most.
 const BATCH: usize = 101;
-/// How long a closing socket may take to send what it was given (EMQX: `send_timeout`).
+/// Limits the time in which a closing socket has to send its remaining bytes (EMQX: `send_timeout`).
 const SEND_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long the events of an ended connection may take.
+/// Limits the time in which the events of an ended connection are delivered.
 const FLUSH: Duration = Duration::from_secs(15);
 
 pub(super) struct DeviceConnection {
@@ -48,14 +49,14 @@ pub(super) struct DeviceConnection {
     pub(super) unwritten: BytesMut,
 }
 
-/// What Authenticate made of the connection.
+/// The client of an authenticated connection.
 pub(super) struct AuthenticatedClient {
     pub(super) clientid: String,
     pub(super) member: Arc<BusMember>,
     pub(super) arriving: mpsc::Receiver<Delivery>,
 }
 
-/// What an open connection met.
+/// An event in the loop of an open connection.
 enum ConnectionStep {
     Answered(Result<(), HandlerCallError>),
     Read(io::Result<usize>),
@@ -173,7 +174,7 @@ impl DeviceConnection {
         }
     }
 
-    /// What was sent before Close arrives.
+    /// Writes the remaining bytes, since what was sent before Close has to arrive.
     async fn write_rest(&mut self, socket: &mut (impl AsyncWrite + Unpin)) {
         let rest = async {
             socket.write_all(&self.unwritten).await?;

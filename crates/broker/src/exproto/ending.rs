@@ -19,7 +19,7 @@ pub(super) enum ConnectionEnd {
     Crashed,
 }
 
-/// What happens to the events that wait when the connection ends.
+/// The treatment of the events that wait when the connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RemainingEvents {
     /// They are delivered, then OnSocketClosed, if all of that takes no more than 15 s.

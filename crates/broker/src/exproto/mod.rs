@@ -56,7 +56,7 @@ struct RunningExProto {
     ended: TasksEnded,
 }
 
-/// What the connections and the adapter of one run share.
+/// State that the connections and the adapter share between a start and the next stop.
 struct ExProtoContext {
     bus: Arc<Bus>,
     rules: Arc<Rules>,

@@ -15,10 +15,10 @@ use crate::control::DeviceCredentials;
 
 /// Calls that wait for one connection; the next caller waits for a place.
 const WAITING_CALLS: usize = 64;
-/// What every `conn` begins with, decoded: so one of a dead connection is told from garbage.
+/// The prefix of every decoded `conn`. It distinguishes a dead connection from garbage.
 const MARK: &[u8] = b"conn";
 
-/// What is asked of a connection, by the adapter or by its administrator.
+/// A call of the adapter or of the administrator to a connection.
 pub(super) enum ConnectionCall {
     Send(Bytes),
     Close,

@@ -12,7 +12,7 @@ use tracing::debug;
 
 use crate::SslListener;
 
-/// How long a handshake may take (EMQX: `handshake_timeout`).
+/// Limits the time of a TLS handshake (EMQX: `handshake_timeout`).
 const HANDSHAKE: Duration = Duration::from_secs(15);
 
 #[derive(Clone)]

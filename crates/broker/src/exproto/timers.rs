@@ -73,7 +73,7 @@ impl Timers {
         [self.idle, check].into_iter().flatten().min()
     }
 
-    /// What has run out. The keepalive does when there was no read for 1.5 intervals, in whole periods.
+    /// The timer that expired. The keepalive expires when nothing was read for 1.5 intervals, in whole periods.
     pub(super) fn expired(&mut self, now: Instant) -> Option<ConnectionTimeout> {
         if self.idle.is_some_and(|deadline| deadline <= now) {
             return Some(ConnectionTimeout::Idle);

@@ -1,4 +1,4 @@
-//! What a session says and hears, in the same words for both versions of MQTT. The packets are `rumqttc`'s.
+//! Packets of a session in the same form for both versions of MQTT. They are encoded and decoded by `rumqttc`.
 
 use std::time::Duration;
 
@@ -54,13 +54,13 @@ pub(super) enum ClientPacket {
 pub(super) struct ConnectPacket {
     /// An empty clientid: the broker chooses one.
     pub(super) credentials: DeviceCredentials,
-    /// What an earlier connection left is forgotten.
+    /// Whether the session of an earlier connection is discarded.
     pub(super) clean_start: bool,
-    /// How long the session is kept after the connection.
+    /// The session is kept for this time after the connection has ended.
     pub(super) session_expiry: Duration,
     /// Zero: none.
     pub(super) keep_alive: Duration,
-    /// How many messages of QoS 1 and 2 may be unacknowledged.
+    /// The maximum number of unacknowledged messages with QoS 1 and 2.
     pub(super) receive_maximum: u16,
     pub(super) will: Option<PublishPacket>,
 }
@@ -70,13 +70,13 @@ pub(super) struct PublishPacket {
     pub(super) topic: String,
     pub(super) qos: u8,
     pub(super) retain: bool,
-    /// It was sent before.
+    /// Whether the packet was sent before.
     pub(super) dup: bool,
     pub(super) payload: Bytes,
     pub(super) properties: ForwardedProperties,
 }
 
-/// What a client may be told no for.
+/// The result of a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Grant {
     Granted(u8),

@@ -1,4 +1,4 @@
-//! One MQTT client, from CONNECT to the end of its connection.
+//! An MQTT client from CONNECT to the end of its connection.
 
 use std::collections::{HashMap, HashSet};
 use std::future::pending;
@@ -49,7 +49,7 @@ pub(super) enum SessionError {
     Told(DisconnectCause),
 }
 
-/// What the clients of one listener share.
+/// State that the clients of one listener share.
 pub(crate) struct ListenerContext {
     pub(super) bus: Arc<Bus>,
     pub(super) sessions: Arc<Sessions>,
@@ -60,13 +60,13 @@ pub(crate) struct ListenerContext {
 #[derive(Default)]
 pub(crate) struct Sessions(Mutex<HashMap<String, SessionEntry>>);
 
-/// Of one clientid.
+/// The entry of one clientid.
 enum SessionEntry {
     Connected { filters: Arc<BusMember>, end: Arc<ConnectionStop> },
     Kept(Box<KeptSession>),
 }
 
-/// How a connection is told to end, and tells that it has.
+/// Signals a connection to end, and signals back that it has ended.
 #[derive(Default)]
 struct ConnectionStop {
     why: Mutex<Option<DisconnectCause>>,
@@ -74,7 +74,7 @@ struct ConnectionStop {
     done: CancellationToken,
 }
 
-/// What outlives a connection.
+/// The part of a session that outlives its connection.
 struct KeptSession {
     member: Arc<BusMember>,
     arriving: mpsc::Receiver<Delivery>,
@@ -147,7 +147,7 @@ impl Sessions {
         true
     }
 
-    /// Those that are connected, in alphabetical order.
+    /// Returns the clientids of the connected clients in alphabetical order.
     pub(crate) fn clients(&self) -> Vec<String> {
         let places = self.0.lock().expect(UNPOISONED);
         let connected = places.iter().filter(|(_, place)| matches!(place, SessionEntry::Connected { .. }));
@@ -259,9 +259,9 @@ struct ConnectedClient {
     unwritten: BytesMut,
     window: usize,
     last_packet: u16,
-    /// What we sent with QoS 1 and 2, until it is acknowledged, in order; without the message once it is received (QoS 2).
+    /// Unacknowledged messages with QoS 1 and 2, in order. After a PUBREC (QoS 2) the message itself is dropped.
     in_flight: Vec<(u16, Option<PublishPacket>)>,
-    /// What came with QoS 2, until it is released: it is not published twice.
+    /// Packet identifiers of QoS 2 that are not released yet. Such a message is not published twice.
     received: HashSet<u16>,
     keep_alive: Duration,
     silent_at: Option<Instant>,
@@ -307,7 +307,7 @@ impl ConnectedClient {
         client
     }
 
-    /// What the connection before left without acknowledgement (MQTT 5.0 section 4.4).
+    /// Sends again what the previous connection left unacknowledged (MQTT 5.0 section 4.4).
     fn send_again(&mut self) -> Result<(), MalformedClientPacket> {
         for (packet, publish) in self.in_flight.clone() {
             match publish {

@@ -222,7 +222,7 @@ fn told(properties: ForwardedProperties) -> v5::PublishProperties {
     }
 }
 
-/// What this broker does otherwise than a client may expect.
+/// Returns the CONNACK properties in which this broker differs from the defaults of MQTT.
 fn properties(chosen: Option<&str>) -> ConnAckProperties {
     ConnAckProperties {
         session_expiry_interval: None,

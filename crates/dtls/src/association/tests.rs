@@ -3,7 +3,7 @@ use super::super::credentials::PskIdentity;
 use super::super::record::{OwnCid, records};
 use super::*;
 
-/// What an association of a test is made of.
+/// The parameters of an association in a test.
 pub struct Making {
     pub suite: Suite,
     pub own_cid: bool,

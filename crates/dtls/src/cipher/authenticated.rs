@@ -1,4 +1,4 @@
-//! What is authenticated beside the content of a record: the additional data of an AEAD, and what a MAC begins with.
+//! Computes the additional data of an AEAD and the prefix of a MAC.
 
 use smallvec::SmallVec;
 
@@ -31,7 +31,8 @@ impl Authenticated {
         Self { bytes, numbers }
     }
 
-    /// Of the plaintext for an AEAD; for a MAC that follows the encryption, of IV and ciphertext (RFC 7366 section 3).
+    /// Appends the length: of the plaintext for an AEAD, of IV and ciphertext for encrypt-then-MAC (RFC 7366 section
+    /// 3).
     pub fn with_length(&self, length: usize) -> SmallVec<[u8; 48]> {
         let mut bytes = self.bytes.clone();
         bytes.extend_from_slice(&(length as u16).to_be_bytes());

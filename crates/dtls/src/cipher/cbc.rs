@@ -102,8 +102,8 @@ fn decrypt<D: BlockModeDecrypt + KeyIvInit>(keys: DirectionKeys<'_>, iv: &[u8; B
     }
 }
 
-/// It has to be one that nobody can tell in advance (RFC 5246 section 6.2.3.2): a keyed hash of a number that is never
-/// used twice. What is hashed for a MAC begins with the epoch, 1, or with 0xff: never with these letters.
+/// Computes an IV that nobody can predict (RFC 5246 section 6.2.3.2): a keyed hash of a number that is never used
+/// twice. The input of a MAC begins with the epoch, 1, or with 0xff, and so never with these letters.
 fn iv(keys: DirectionKeys<'_>, cbc: Cbc, authenticated: &Authenticated) -> [u8; BLOCK] {
     let hash = mac(keys, cbc, &[b"IV", &authenticated.numbers()]);
     *hash.first_chunk().expect("a MAC is longer than a block")

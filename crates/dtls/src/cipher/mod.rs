@@ -20,14 +20,15 @@ use suite::Mode;
 
 pub use suite::Suite;
 
-/// Who wrote a record.
+/// The side that wrote a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordWriter {
     Client,
     Server,
 }
 
-/// What protects the records of epoch 1, in both directions. Overwritten when it goes; its `Debug` says no key.
+/// The keys that protect the records of epoch 1 in both directions. They are zeroized on drop, and `Debug` does not
+/// show them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RecordKeys {
     suite: Suite,
@@ -35,7 +36,7 @@ pub struct RecordKeys {
     block: Zeroizing<Box<[u8]>>,
 }
 
-/// What was in a record.
+/// The decrypted content of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenedRecord {
     pub content_type: ContentType,
@@ -51,15 +52,15 @@ pub enum RecordOpenError {
     Senseless,
 }
 
-/// What a record is sealed with, beside the keys.
+/// The parameters of a record to seal, except the keys.
 #[derive(Clone, Copy, Debug)]
 pub struct Sealing<'a> {
     pub writer: RecordWriter,
-    /// Of what is in it; not `Tls12Cid`.
+    /// The type of the content; never `Tls12Cid`.
     pub content_type: ContentType,
     /// Never the same one twice for different plaintexts: that would give the key away (RFC 5288 section 3).
     pub sequence: u64,
-    /// Where it is empty the record is one of RFC 6347, else one of RFC 9146.
+    /// An empty connection id makes a record of RFC 6347, any other one a record of RFC 9146.
     pub cid: &'a [u8],
 }
 

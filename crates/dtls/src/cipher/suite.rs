@@ -4,7 +4,8 @@ use super::super::prf::Hash;
 use super::aead::{self, Aead};
 use super::cbc::{self, Cbc};
 
-/// How the records of epoch 1 are protected, and which hash the PRF is made of. The key exchange is the handshake's.
+/// Selects the protection of the records of epoch 1 and the hash of the PRF. The key exchange belongs to the
+/// handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Suite {
     Aes128Ccm8,

@@ -21,18 +21,18 @@ use super::suites::{self, Authentication, CipherSuite};
 use super::tickets::TicketKey;
 use super::trust::Trust;
 
-/// What handshakes are made with. Cheap to clone.
+/// The checked credentials and options of all handshakes. An acceptor is cheap to clone.
 #[derive(Clone)]
 pub struct Acceptor(Arc<Contexts>);
 
-/// What it is made of: the content of files, never their paths.
+/// The configuration of an [`Acceptor`]. It holds the content of files, never their paths.
 #[derive(Clone, Debug)]
 pub struct AcceptorConfig {
     /// PEM: ours, then those of the authorities between it and the root.
     pub certificate_chain: Option<Vec<u8>>,
     /// PEM, of the certificate; or alone, as a raw public key.
     pub private_key: Option<PemSecret>,
-    /// Where the private key is encrypted.
+    /// The password of an encrypted private key.
     pub private_key_password: Option<Secret>,
     /// PEM: the authorities that client certificates are of. Any one of these ends a chain, not only a root.
     pub authorities: Option<Vec<u8>>,
@@ -57,7 +57,7 @@ impl AcceptorConfig {
     pub const MIN_MTU: u16 = 256;
 }
 
-/// What is asked of clients that speak a suite with certificates.
+/// Controls whether clients have to show a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VerifyMode {
     /// `verify_none`: no certificate is asked for.
@@ -72,7 +72,7 @@ pub enum VerifyMode {
 /// A certificate or a public key that is trusted by itself.
 #[derive(Clone, Debug)]
 pub struct Pinned {
-    /// What the configuration calls it; the name of a device with this public key.
+    /// The name in the configuration, which is also the name of a device with this public key.
     pub name: String,
     /// `CERTIFICATE`: that very certificate. `PUBLIC KEY`: any certificate of that key, or the raw public key.
     pub pem: Vec<u8>,
@@ -82,7 +82,7 @@ pub struct Pinned {
 #[derive(Clone)]
 pub struct PemSecret(Zeroizing<Vec<u8>>);
 
-/// What is wrong with the credentials of this side.
+/// An error in the credentials or options of the server.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
     #[error("neither pre-shared keys nor a private key: no handshake is possible")]
@@ -209,11 +209,11 @@ impl fmt::Debug for PemSecret {
 /// no SHA-1 (SSL_CTX_set_security_level(3)). A pinned certificate has no chain.
 const CERTIFICATE_LEVEL: i32 = 2;
 
-/// Of both sides in the handshake: all of them but those with SHA-1 and SHA-224.
+/// The signature algorithms of both sides: all except those with SHA-1 and SHA-224.
 const SIGNATURES: &str = "ECDSA+SHA256:ECDSA+SHA384:ECDSA+SHA512:ed25519:ed448:RSA-PSS+SHA256:RSA-PSS+SHA384:\
                           RSA-PSS+SHA512:RSA+SHA256:RSA+SHA384:RSA+SHA512";
 
-/// What the settings hold, read and found to fit together.
+/// The parsed credentials, which are known to fit together.
 struct CheckedCredentials {
     /// Ours first.
     chain: Vec<X509>,
@@ -311,7 +311,7 @@ impl CheckedCredentials {
         Ok(context.build())
     }
 
-    /// What proves who we are.
+    /// Adds the certificates and keys that prove the identity of the server.
     fn show(&self, context: &mut SslContextBuilder, settings: &AcceptorConfig) -> Result<(), ErrorStack> {
         if let Some(certificate) = self.chain.first() {
             context.set_certificate(certificate)?;
@@ -343,7 +343,7 @@ impl CheckedCredentials {
         Ok(())
     }
 
-    /// What is asked of the client.
+    /// Sets the verification of client certificates.
     fn ask(&self, context: &mut SslContextBuilder, settings: &AcceptorConfig) -> Result<(), ErrorStack> {
         let mode = match settings.verify {
             VerifyMode::None => SslVerifyMode::NONE,

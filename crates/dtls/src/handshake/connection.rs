@@ -21,26 +21,26 @@ use super::suites::CipherSuite;
 pub(super) struct OpenSslHandshake {
     stream: SslStream<Records>,
     negotiation: SharedNegotiation,
-    /// Of epoch 0, of the records that it is given. They are numbered here: OpenSSL would take a repeated message for a
-    /// replayed one, and epoch 0 proves nothing anyway.
+    /// The sequence number of the next record of epoch 0 for OpenSSL. Records are renumbered here because OpenSSL
+    /// would drop a repeated message as a replay, and epoch 0 proves nothing anyway.
     next_sequence: u64,
 }
 
 pub(super) enum Progress {
-    /// It waits for more.
+    /// OpenSSL waits for more records.
     Going,
     Finished,
     Failed(HandshakeError),
 }
 
-/// What the keys are made of.
+/// The secrets from which the keys are derived.
 pub(super) struct Secrets {
     pub master: Zeroizing<[u8; 48]>,
     pub client_random: [u8; 32],
     pub server_random: [u8; 32],
 }
 
-/// What a session that is to be resumed was made with.
+/// The credentials with which a session that is to be resumed was established.
 pub(super) enum ResumedBy {
     Psk(PskIdentity),
     /// A certificate or a raw public key; whether its time is over.
@@ -67,7 +67,7 @@ impl OpenSslHandshake {
         if taken { Ok(connection) } else { Err(HandshakeError::BadHello) }
     }
 
-    /// One record of the client.
+    /// Passes a record of the client to OpenSSL.
     pub fn feed(&mut self, record: Vec<u8>) -> Progress {
         self.give(record);
         self.accept()
@@ -83,7 +83,7 @@ impl OpenSslHandshake {
         Progress::Failed(HandshakeError::of(&error, self.stream.ssl().verify_result()))
     }
 
-    /// What it wrote since it was asked: datagrams of one or more records.
+    /// Takes the datagrams that OpenSSL has written since the last call. Each has one or more records.
     pub fn take_written(&mut self) -> Vec<Vec<u8>> {
         std::mem::take(&mut self.stream.get_mut().written)
     }
@@ -94,7 +94,7 @@ impl OpenSslHandshake {
         negotiation.ticket_note = Some(ticket_note);
     }
 
-    /// What was negotiated; known since the ServerHello.
+    /// Returns the negotiated cipher suite, which is known since the ServerHello.
     pub fn suite(&self) -> Option<&'static CipherSuite> {
         let [high, low] = ffi::pending_cipher(self.stream.ssl())?.protocol_id();
         CipherSuite::by_id(u16::from_be_bytes([high, low]))
@@ -124,7 +124,7 @@ impl OpenSslHandshake {
         Some(ResumedBy::Certificate { expired })
     }
 
-    /// What the ticket says of the key that its session was made with.
+    /// Returns the note in the ticket that binds its session to a key.
     pub fn ticket_note(&self) -> &[u8] {
         self.stream.ssl().session().map_or(&[], ffi::ticket_note)
     }
@@ -151,7 +151,7 @@ impl OpenSslHandshake {
         }
     }
 
-    /// Of a handshake that is finished, where it was not by PSK.
+    /// Returns the identity of the client after a finished handshake without PSK.
     pub fn certificate_identity(&self, acceptor: &Acceptor) -> Identity {
         acceptor.trust().identity(self.stream.ssl())
     }
@@ -215,7 +215,7 @@ struct Records {
 }
 
 impl Read for Records {
-    /// One record, as a datagram. OpenSSL reads with room for the largest one.
+    /// Reads one record as a datagram. OpenSSL passes a buffer with room for the largest one.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let record = self.unread.pop_front().ok_or(io::ErrorKind::WouldBlock)?;
         record.as_slice().read(buffer)

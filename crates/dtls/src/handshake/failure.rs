@@ -27,13 +27,13 @@ pub enum HandshakeError {
     /// The client had to be asked for a cookie twice, as its first one was of another process or of two minutes ago.
     /// OpenSSL cannot count on from there; the client is told, so that it begins anew at once.
     LateCookie,
-    /// What the client sent is against the protocol.
+    /// The client violated the protocol.
     Protocol,
     /// The library could not go on, by no fault of the client.
     Internal,
 }
 
-/// What is wrong with a certificate or a raw public key.
+/// The reason why a certificate or a raw public key is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CertificateFault {
     Expired,
@@ -51,7 +51,7 @@ pub enum CertificateFault {
 }
 
 impl HandshakeError {
-    /// What OpenSSL says about an `accept` that failed, with the result of verifying the client's certificate.
+    /// Translates the error of a failed `accept` and the result of verifying the client's certificate.
     pub(super) fn of(error: &ssl::Error, verified: X509VerifyResult) -> Self {
         if error.code() == ErrorCode::ZERO_RETURN {
             return Self::Alert(CLOSE_NOTIFY);

@@ -1,8 +1,9 @@
-//! What OpenSSL can do and the `openssl` crate has no words for. All of the program's `unsafe` is here, behind functions
-//! that are safe to call.
+//! Bindings to OpenSSL functions that the `openssl` crate lacks. All `unsafe` code of the program is here, behind
+//! functions that are safe to call.
 //!
-//! The declarations are those of OpenSSL's headers (`ssl.h`, `bio.h`, `x509_vfy.h`), which are the same from 1.1.1 to 3.6,
-//! but for raw public keys: those came with 3.2 (`cfg(raw_public_keys)`, which `build.rs` sets by the library's version).
+//! The declarations are those of OpenSSL's headers (`ssl.h`, `bio.h`, `x509_vfy.h`), which are the same from 1.1.1 to
+//! 3.6, except for raw public keys: those came with 3.2 (`cfg(raw_public_keys)`, which `build.rs` sets by the
+//! library's version).
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_uchar, c_uint, c_void};

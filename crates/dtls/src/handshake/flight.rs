@@ -6,9 +6,9 @@ use crate::record::{DtlsRecord, records};
 #[derive(Default)]
 pub(super) struct Flight {
     records: Vec<Vec<u8>>,
-    /// Of epoch 0. They are numbered here, since a message that is sent again is in a new record (section 4.2.4): a client
-    /// that received a record and had no use for it yet would take the same one for replayed. A record of epoch 1 is sent
-    /// again as it is: the same bytes under the same number.
+    /// The sequence number of the next record of epoch 0. A message that is sent again is in a new record (section
+    /// 4.2.4): a client that could not use a record yet would drop the same one as a replay. A record of epoch 1 is
+    /// sent again unchanged: the same bytes under the same number.
     next_sequence: u64,
 }
 
@@ -18,7 +18,7 @@ impl Flight {
         Self { records: Vec::new(), next_sequence: sequence }
     }
 
-    /// What follows is a new flight.
+    /// Begins a new flight.
     pub fn begin(&mut self) {
         self.records.clear();
     }

@@ -9,7 +9,7 @@ const HEADER: usize = 12;
 /// RFC 6347 section 4.3.1: type, version, epoch, sequence number, length.
 const RECORD_HEADER: usize = 13;
 
-/// One fragment of a message; of a message that is whole there is one.
+/// A fragment of a handshake message. An unfragmented message is a single fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fragment<'a> {
     pub kind: u8,

@@ -60,18 +60,18 @@ pub struct Handshake {
     change_cipher_spec: Option<Vec<u8>>,
     /// OpenSSL has it.
     spec_changed: bool,
-    /// What came under protection before the ChangeCipherSpec could be taken.
+    /// Protected records that arrived before the ChangeCipherSpec could be processed.
     held: VecDeque<Vec<u8>>,
     early: Vec<Vec<u8>>,
     /// The client has answered the first flight.
     answered: bool,
-    /// Of epoch 1.
+    /// The next sequence number of epoch 1.
     next_write_sequence: u64,
     newest_read_sequence: u64,
     unopened: u64,
 }
 
-/// What a handshake wants done.
+/// An instruction of a handshake to its owner.
 pub enum HandshakeOutput {
     /// A datagram.
     Transmit(Vec<u8>),
@@ -81,17 +81,17 @@ pub enum HandshakeOutput {
     Failed(HandshakeError),
 }
 
-/// What is left of a handshake: enough to go on without OpenSSL.
+/// The result of a finished handshake, which needs no OpenSSL from here on.
 pub struct Established {
     /// With CBC they are for encrypt-then-MAC.
     pub keys: RecordKeys,
     /// None unless both agreed on connection ids (RFC 9146).
     pub own_cid: Option<OwnCid>,
-    /// What our records carry; None where they carry none.
+    /// The connection id in our records, or None if they carry none.
     pub peer_cid: Option<PeerCid>,
-    /// Of epoch 1: the first that was not used.
+    /// The first unused sequence number of epoch 1.
     pub next_write_sequence: u64,
-    /// Of epoch 1: that of the client's Finished.
+    /// The sequence number of the client's Finished in epoch 1.
     pub newest_read_sequence: u64,
     /// Our datagrams that the client has to have seen, as they were sent: empty where the client spoke last.
     pub last_flight: Vec<Vec<u8>>,
@@ -102,7 +102,7 @@ pub struct Established {
     pub resumed: bool,
 }
 
-/// What became of a record.
+/// The outcome of a record that a handshake received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HandshakeRecordOutcome {
     /// Part of the handshake, also where it had to be told once more.
@@ -113,7 +113,7 @@ pub enum HandshakeRecordOutcome {
     TooMuch,
     /// Protected, and not authentic by the keys of this handshake: forged, or the client has another PSK.
     NotAuthentic,
-    /// It has no place here.
+    /// The record does not belong to this stage of the handshake.
     Unexpected,
 }
 
@@ -134,9 +134,9 @@ enum HandshakeStage {
 
 /// The client's PSK.
 enum ClientPsk {
-    /// It was not named, or not wholly.
+    /// The client has not named its identity yet, or only a part of it.
     Awaited(Option<Reassembly>),
-    /// It is asked for; the ClientKeyExchange waits.
+    /// The key is being looked up while the ClientKeyExchange waits.
     Asked(Reassembly, PskIdentity),
     /// OpenSSL has it.
     Given(PskIdentity),
@@ -170,7 +170,7 @@ impl Handshake {
         handshake
     }
 
-    /// One record of the client, without a connection id or with the one of [`Handshake::accept`].
+    /// Processes a record of the client that has no connection id or the one of [`Handshake::accept`].
     pub fn handle_record(&mut self, record: &[u8]) -> HandshakeRecordOutcome {
         let Some(record) = records(record, OwnCid::LENGTH).next() else { return HandshakeRecordOutcome::Unexpected };
         match (record.epoch, record.content_type) {
@@ -483,7 +483,7 @@ impl Handshake {
         self.change_cipher_spec.is_some() && connection.awaits_change_cipher_spec()
     }
 
-    /// What OpenSSL wrote is the next flight.
+    /// Sends what OpenSSL wrote as the next flight.
     fn send(&mut self, written: Vec<Vec<u8>>) {
         if written.is_empty() {
             return;
@@ -510,8 +510,8 @@ impl Handshake {
         self.steps.extend(datagrams.into_iter().map(HandshakeOutput::Transmit));
     }
 
-    /// What stays is allocated after OpenSSL's object is gone: in the midst of its memory it would leave holes that no other
-    /// such object fits into.
+    /// Produces the result of the handshake. It is allocated after OpenSSL's object is freed: in the midst of that
+    /// memory it would leave holes into which no other such object fits.
     fn establish(&mut self, connection: Box<OpenSslHandshake>, key: ClientPsk) {
         let Some(protection) = self.protection.take() else { return self.fail(HandshakeError::Internal) };
         let identity = match key {
@@ -537,7 +537,7 @@ impl Handshake {
         })));
     }
 
-    /// Where it is not OpenSSL that refuses.
+    /// Rejects the client with an alert that OpenSSL did not send itself.
     fn refuse(&mut self, failure: HandshakeError, description: u8) {
         self.transmit_alert(description);
         self.fail(failure);

@@ -1,4 +1,4 @@
-//! What OpenSSL's callbacks and a handshake have to tell each other.
+//! State that OpenSSL's callbacks share with a handshake.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -16,7 +16,7 @@ pub(super) struct SharedNegotiation(Arc<Mutex<Negotiation>>);
 
 pub(super) struct Negotiation {
     own_cid: OwnCid,
-    /// What the client wants its records to carry: RFC 9146 section 3, empty for nothing.
+    /// The connection id that the client offered (RFC 9146 section 3). An empty one asks for records without one.
     offered_cid: Option<Vec<u8>>,
     answered_cid: bool,
     /// To be used for the identity that the client named.
@@ -83,7 +83,7 @@ impl Negotiation {
     }
 }
 
-/// Where an SSL object keeps it: one place for the whole process.
+/// Returns the index of the negotiation in the extra data of SSL objects, which is allocated once per process.
 fn index() -> Result<Index<Ssl, SharedNegotiation>, ErrorStack> {
     static INDEX: OnceLock<Index<Ssl, SharedNegotiation>> = OnceLock::new();
     if let Some(index) = INDEX.get() {

@@ -29,7 +29,7 @@ impl Protection {
         (record.cid == cid).then(|| self.keys.open(RecordWriter::Client, &record).ok()).flatten()
     }
 
-    /// What the client sent, the way it would have sent it without connection id: with the same sequence number.
+    /// Seals a record of the client again without its connection id and with the same sequence number.
     pub fn seal_for_openssl(&self, record: DtlsRecord<'_>, opened: &OpenedRecord) -> Vec<u8> {
         if record.content_type != ContentType::Tls12Cid {
             return record.bytes.to_vec();
@@ -37,10 +37,10 @@ impl Protection {
         self.seal(RecordWriter::Client, record.sequence, &[], opened)
     }
 
-    /// What OpenSSL wrote, with the client's connection id and the same sequence number.
+    /// Seals a record of OpenSSL again with the client's connection id and the same sequence number.
     ///
-    /// Also without a connection id: OpenSSL's explicit nonce for GCM starts anywhere, and could be met again by ours, which
-    /// is epoch and sequence number.
+    /// This is done without a connection id, too: OpenSSL's explicit nonce for GCM starts anywhere and could collide
+    /// with ours, which is epoch and sequence number.
     pub fn seal_for_client(&self, record: DtlsRecord<'_>) -> Option<Vec<u8>> {
         let opened = self.keys.open(RecordWriter::Server, &record).ok()?;
         let cid = self.peer_cid.as_ref().map_or(&[][..], PeerCid::as_bytes);

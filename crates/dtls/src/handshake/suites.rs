@@ -5,7 +5,7 @@ use crate::cipher::Suite;
 /// A cipher suite of TLS 1.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CipherSuite {
-    /// Its number at IANA.
+    /// The number in IANA's registry.
     pub id: u16,
     /// OpenSSL's name, which is EMQX's too.
     pub name: &'static str,
@@ -30,7 +30,7 @@ impl CipherSuite {
         ALL.iter().find(|suite| suite.name == name || suite.standard_name == name)
     }
 
-    /// How its records are protected.
+    /// Returns the protection of the records of this suite.
     pub fn records(&self) -> Suite {
         Suite::from_iana(self.id).expect("no other suite is in the table")
     }

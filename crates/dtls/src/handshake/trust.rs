@@ -1,4 +1,4 @@
-//! Whose proof of identity counts: pinned certificates and keys, beside the authorities that OpenSSL knows.
+//! Verifies clients against pinned certificates and keys, in addition to OpenSSL's authorities.
 
 use std::collections::{HashMap, HashSet};
 
@@ -93,10 +93,10 @@ impl Trust {
         false
     }
 
-    /// Who is at the other end of a finished handshake that was not by PSK.
+    /// Returns the identity of the client after a finished handshake without PSK.
     ///
-    /// Who has a pinned key is called as the pin is, whatever certificate it shows: nobody vouches for the names in there,
-    /// and it could write those of another device.
+    /// A client with a pinned key gets the name of the pin, whatever certificate it shows: nobody vouches for the
+    /// names in that certificate, and the client could write those of another device.
     pub fn identity(&self, ssl: &SslRef) -> Identity {
         let Some(certificate) = ssl.peer_certificate() else {
             return self.raw_key_identity(ssl).unwrap_or(Identity::Unknown);

@@ -13,7 +13,7 @@ use openssl::x509::{X509, X509Builder, X509Name};
 
 use super::ffi;
 
-/// What a client proves itself with.
+/// The credentials of a test client.
 #[derive(Clone)]
 pub enum ClientCredentials {
     Psk {
@@ -21,7 +21,7 @@ pub enum ClientCredentials {
         key: Vec<u8>,
     },
     Certificate(Certified),
-    /// Its public key, without a certificate (RFC 7250); and it wants the same of the server.
+    /// A raw public key without a certificate (RFC 7250). The client asks the server for one, too.
     RawPublicKey(PKey<Private>),
     Nothing,
 }
@@ -68,7 +68,7 @@ pub fn rsa_key() -> PKey<Private> {
     PKey::from_rsa(Rsa::generate(2048).expect("randomness")).expect("memory")
 }
 
-/// One that can be broken.
+/// Generates an RSA key that is too short to be secure.
 pub fn short_rsa_key() -> PKey<Private> {
     PKey::from_rsa(Rsa::generate(1024).expect("randomness")).expect("memory")
 }
@@ -119,12 +119,12 @@ impl CertificateRequest {
         self
     }
 
-    /// Its time was over yesterday.
+    /// Makes a certificate that expired yesterday.
     pub fn expired(self) -> Self {
         Self { valid: (-10, -1), ..self }
     }
 
-    /// What the issuer hashes it with.
+    /// Sets the digest of the issuer's signature.
     pub fn signed_with(self, digest: MessageDigest) -> Self {
         Self { digest, ..self }
     }

@@ -1,4 +1,4 @@
-//! What the `openssl` crate has no words for, on the client's side.
+//! Bindings to OpenSSL functions that the `openssl` crate lacks, for the client.
 #![allow(unsafe_code)]
 
 #[cfg(raw_public_keys)]

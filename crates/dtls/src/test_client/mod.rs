@@ -22,7 +22,7 @@ use openssl::x509::X509;
 
 pub use credentials::ClientCredentials;
 
-/// Of the first retransmission (RFC 6347 section 4.2.4.1).
+/// The timeout of the first retransmission (RFC 6347 section 4.2.4.1).
 const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -31,7 +31,7 @@ const NO_ENCRYPT_THEN_MAC: SslOptions = SslOptions::from_bits_retain(1 << 19);
 /// `SSL_OP_NO_EXTENDED_MASTER_SECRET`
 const NO_EXTENDED_MASTER_SECRET: SslOptions = SslOptions::from_bits_retain(1);
 
-/// How a client is made.
+/// The configuration of a test client.
 #[derive(Clone)]
 pub struct DtlsClientConfig {
     pub credentials: ClientCredentials,
@@ -45,7 +45,7 @@ pub struct DtlsClientConfig {
     pub extended_master_secret: bool,
     /// Algorithms of signatures, by OpenSSL's names; None: what OpenSSL has.
     pub signatures: Option<&'static str>,
-    /// Whom it believes; None: everybody.
+    /// The trusted authorities. Without any the client accepts every server.
     pub authorities: Option<X509>,
 }
 
@@ -77,17 +77,18 @@ impl DtlsClientConfig {
     }
 }
 
-/// It has its first hello to send as soon as it is made.
+/// A DTLS client. Its first hello is ready to be sent as soon as it is created.
 pub struct DtlsClient {
     context: SslContext,
     settings: DtlsClientConfig,
     stream: SslStream<Wire>,
     cids: Arc<Mutex<Cids>>,
     state: ClientState,
-    /// Its current flight: records, as they are on the wire.
+    /// The records of the current flight as they are on the wire.
     flight: Vec<Vec<u8>>,
     next_plain_sequence: u64,
-    /// Of epoch 1, on the wire: a message that is sent again is in a new record, of which OpenSSL does not know.
+    /// The next sequence number of epoch 1 on the wire. A message that is sent again is in a new record, which
+    /// OpenSSL does not know of.
     next_protected_sequence: u64,
     outgoing: VecDeque<Vec<u8>>,
     received: VecDeque<Vec<u8>>,
@@ -108,9 +109,9 @@ pub enum ClientState {
 
 #[derive(Clone, Default)]
 struct Cids {
-    /// What it wants to find in what it receives.
+    /// The connection id that the client expects in received records.
     own: Option<Vec<u8>>,
-    /// What the server wants, where it took part.
+    /// The connection id that the server asked for, if it supports connection ids.
     peer: Option<Vec<u8>>,
 }
 
@@ -166,7 +167,7 @@ impl DtlsClient {
         }
     }
 
-    /// Its flight once more, if it is due.
+    /// Sends the current flight again if that is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         if let Some((due, timeout)) = self.timer.filter(|(due, _)| *due <= now) {
             self.retransmit();
@@ -179,7 +180,7 @@ impl DtlsClient {
         self.timer.map(|(due, _)| due)
     }
 
-    /// Its flight once more, at once, in new records.
+    /// Sends the current flight again at once, in new records.
     pub fn retransmit(&mut self) {
         for mut bytes in std::mem::take(&mut self.flight) {
             let cid_length = self.cids().peer.map_or(0, |cid| cid.len());
@@ -258,7 +259,7 @@ impl DtlsClient {
         self.stream.ssl().peer_certificate()
     }
 
-    /// Of the connection id in the records that it receives.
+    /// Returns the length of the connection id in received records.
     pub fn own_cid_length(&self) -> usize {
         self.settings.cid.as_ref().map_or(0, Vec::len)
     }
@@ -326,7 +327,7 @@ impl DtlsClient {
         }
     }
 
-    /// What OpenSSL wrote goes onto the wire. In a handshake it is a new flight.
+    /// Sends what OpenSSL wrote. During a handshake it becomes the new flight.
     fn take_written(&mut self) -> bool {
         let written = std::mem::take(&mut self.stream.get_mut().written);
         let in_handshake = self.state == ClientState::Handshaking;

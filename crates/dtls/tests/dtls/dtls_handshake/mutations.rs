@@ -7,13 +7,13 @@ use crate::dtls_handshake::scene::{From, IDENTITY, KEY, Scene, with_certificate}
 use lwm2m_dtls::test_client::DtlsClientConfig;
 use lwm2m_dtls::test_client::credentials::{CertificateRequest, Certified, ClientCredentials};
 
-/// What the wire does to a datagram of the client.
+/// A change of the wire to a datagram of the client.
 #[derive(Clone, Debug)]
 enum Mischief {
     None,
     Lose,
     Double,
-    /// One byte is another one.
+    /// Replaces one byte.
     Change(prop::sample::Index, u8),
     Cut(prop::sample::Index),
     /// Something comes before it.

@@ -1,4 +1,4 @@
-//! What a network does to a handshake.
+//! Handshakes over a network that loses, repeats and reorders.
 
 use lwm2m_dtls::handshake::{AcceptorConfig, HandshakeRecordOutcome, VerifyMode};
 use lwm2m_dtls::record::{OwnCid, records};

@@ -1,4 +1,4 @@
-//! One client and one handshake, with a wire between them.
+//! A client and a handshake with a wire between them.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ pub struct Scene {
     pub acceptor: Acceptor,
     pub client: DtlsClient,
     pub server: Option<Handshake>,
-    /// What the shell would find.
+    /// The key that the look-up returns.
     pub keys: HashMap<String, Vec<u8>>,
     /// Keys that were asked for.
     pub asked: Vec<String>,
@@ -33,7 +33,7 @@ pub struct Scene {
     pub answers_keys: bool,
     pub established: Option<Box<Established>>,
     pub failed: Option<HandshakeError>,
-    /// What the server sent since it was last looked at.
+    /// The datagrams that the server sent since the last call.
     pub sent: Vec<Vec<u8>>,
     pub heard: Vec<HandshakeRecordOutcome>,
     /// To be sent.
@@ -119,7 +119,7 @@ impl Scene {
         self.server.as_mut().expect("it asked").handle_key(key.as_ref());
     }
 
-    /// What the client sends, to the handshake or to what asks for a cookie.
+    /// Passes a datagram of the client to the handshake or to the cookie exchange.
     pub fn give_server(&mut self, datagram: &[u8]) {
         let split: Vec<DtlsRecord<'_>> = records(datagram, OwnCid::LENGTH).collect();
         for record in split {
@@ -131,7 +131,7 @@ impl Scene {
         }
     }
 
-    /// What the server sends, since this was asked.
+    /// Takes the datagrams that the server sent since the last call.
     pub fn server_transmits(&mut self) -> Vec<Vec<u8>> {
         self.poll();
         self.sent.extend(self.transmits.iter().cloned());

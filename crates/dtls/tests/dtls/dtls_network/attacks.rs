@@ -1,4 +1,4 @@
-//! What somebody can do who sees the datagrams and makes some himself, and has no key.
+//! Attacks by somebody who sees and forges datagrams and has no key.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What strangers can make grow, and what happens when it is full.
+//! Bounds of the tables that unauthenticated peers can fill, and the eviction when they are full.
 
 use std::time::Duration;
 

@@ -28,7 +28,7 @@ pub struct Crowd {
     pub server: DtlsServer,
     pub devices: HashMap<SocketAddr, Device>,
     pub failures: HashMap<HandshakeFailure, usize>,
-    /// What is answered to an attacker, until it is read.
+    /// Answers to an attacker that were not read yet.
     to_attacker: Vec<Vec<u8>>,
     model: DtlsClient,
     agenda: BTreeMap<(Instant, u64), Event>,
@@ -38,7 +38,7 @@ pub struct Crowd {
 pub struct Device {
     client: DtlsClient,
     started: Instant,
-    /// How long its handshake took.
+    /// The duration of the handshake.
     pub established_after: Option<Duration>,
     /// Handshakes that it began anew since one failed.
     pub restarts: usize,
@@ -215,7 +215,7 @@ impl Crowd {
         }
     }
 
-    /// One client of an attack, and the time of the next one.
+    /// A client of an attack and the time of the next one.
     fn strike(&mut self, attack: Attack, number: u64) {
         let from = attacker(attack, number);
         let hello = self.model_hello();

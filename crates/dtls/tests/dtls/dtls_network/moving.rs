@@ -110,7 +110,7 @@ fn devices_without_connection_ids_that_swap_their_addresses_are_not_taken_for_ea
     }
 }
 
-/// Its records may be sent on from there by anybody, which shall not silence who lives there.
+/// Anybody may forward its records from that address, which must not silence the device that has the address.
 #[test]
 fn a_device_that_moves_by_its_connection_id_does_not_take_the_place_of_one_without() {
     let mut scene = Scene::new();

@@ -29,7 +29,7 @@ pub enum Way {
     Down,
 }
 
-/// What becomes of a datagram: the copies that arrive, each after its delay.
+/// The fate of a datagram: the copies that arrive, each after its delay.
 pub type Network = Box<dyn FnMut(Way, &[u8]) -> Vec<(Duration, Vec<u8>)>>;
 
 pub struct Scene {
@@ -41,11 +41,11 @@ pub struct Scene {
     network: Network,
     under_way: BTreeMap<(Instant, u64), Datagram>,
     sent: u64,
-    /// What a key server knows.
+    /// The keys that the key server knows.
     pub keys: HashMap<String, Vec<u8>>,
     pub answers: bool,
     pub asked: Vec<PskIdentity>,
-    /// What is durable.
+    /// The associations in the store.
     pub store: HashMap<AssociationId, SavedAssociation>,
     restarts: u8,
     pub plaintexts: Vec<(Peer, Vec<u8>)>,
@@ -117,7 +117,7 @@ impl Scene {
         number
     }
 
-    /// One device that is established, on a network that does nothing to it.
+    /// Sets up an established device on a perfect network.
     pub fn established(client: DtlsClientConfig) -> (Self, usize) {
         let mut scene = Self::new();
         let device = scene.add(client);
@@ -312,7 +312,7 @@ impl Scene {
         self.carry(Way::Up, self.devices[device].address, datagram);
     }
 
-    /// What the device would send, and does not.
+    /// Takes the datagrams of the device without delivering them.
     pub fn device_makes(&mut self, device: usize, plaintext: &[u8]) -> Vec<u8> {
         self.devices[device].client.send(plaintext);
         self.devices[device].client.poll_transmit().expect("a record")
@@ -326,7 +326,7 @@ impl Scene {
         keys.seal(Sealing { writer: RecordWriter::Client, content_type, sequence, cid: &cid }, plaintext)
     }
 
-    /// What the last datagram of the server has in it, for the device.
+    /// Returns the plaintext in the last datagram of the server.
     pub fn last_sealed(&self, device: usize) -> Option<(ContentType, Vec<u8>)> {
         let client = &self.devices[device].client;
         let (_, datagram) = self.transmitted.last()?;
@@ -347,7 +347,7 @@ impl Scene {
         *address
     }
 
-    /// It begins anew, from the same address.
+    /// Restarts the client at the same address.
     pub fn reboot(&mut self, device: usize) {
         let client = self.devices[device].client.reboot(self.now);
         self.devices[device].client = client;
