@@ -1,6 +1,6 @@
 //! From the configuration to the running program, and back to a clean end.
 
-mod secured;
+mod dtls;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ use crate::observability::admin::{self, Sources};
 use crate::observability::conditions::{Condition, Conditions, State};
 use crate::observability::logging::LogFormat;
 use crate::observability::metrics::Metrics;
-use crate::reload::{self, Part, Reloading};
+use crate::reload::{ReloadableDefinitions, ReloadableSettings, Reloading};
 use crate::service::{self, Watchdog};
 use crate::store::{Contents, Opened, Store};
 use crate::transport::{Security, Sockets, UdpListener};
@@ -30,11 +30,11 @@ use crate::upstream::{self, Link};
 use lwm2m_core::gateway::Gateway;
 use lwm2m_core::lwm2m::model::BrokenFile;
 
-use secured::Secured;
+use dtls::DtlsSetup;
 
 /// The running program.
 pub struct App {
-    places: Places,
+    addresses: BoundAddresses,
     stop: oneshot::Sender<()>,
     driver: JoinHandle<()>,
     /// Whether this is about to end.
@@ -47,9 +47,9 @@ pub struct App {
     broker: Option<lwm2m_broker::EmbeddedBroker>,
 }
 
-/// What listens where.
+/// The addresses at which the program listens.
 #[derive(Clone, Debug)]
-pub struct Places {
+pub struct BoundAddresses {
     pub udp: Vec<SocketAddr>,
     pub dtls: Vec<SocketAddr>,
     /// Why no handshakes are accepted there.
@@ -62,7 +62,7 @@ pub struct Places {
     pub admin: Option<SocketAddr>,
 }
 
-/// Serves until the program is told to end by Ctrl-C or SIGTERM. The second time ends it at once, and is an error.
+/// Serves until Ctrl-C or SIGTERM. A second one ends the program at once, and is an error.
 pub async fn run(config: Config, embedded: bool) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -71,9 +71,9 @@ pub async fn run(config: Config, embedded: bool) -> anyhow::Result<()> {
     let format = config.log.format;
     let mut app = start(config, embedded).await?;
     match format {
-        LogFormat::Text => println!("{}", app.places()),
+        LogFormat::Text => println!("{}", app.addresses()),
         // Where both outputs go to one place every line is JSON.
-        LogFormat::Json => app.places().log(),
+        LogFormat::Json => app.addresses().log(),
     }
     service::ready();
     let reloading = app.reloading.take().map(|reloading| tokio::spawn(reloading.run(hangup)));
@@ -96,7 +96,7 @@ pub async fn run(config: Config, embedded: bool) -> anyhow::Result<()> {
 pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let unix_time = driver::unix_time()?;
     let (conditions, metrics) = (Conditions::default(), Arc::new(Metrics::default()));
-    let secured = Secured::prepare(&config, &conditions, &metrics)?;
+    let secured = DtlsSetup::prepare(&config, &conditions, &metrics)?;
     log_start(&config, secured.as_ref());
     let room = raise_descriptor_limit(&config, embedded, &conditions);
     let Definitions { model, broken, warnings, .. } = definitions::read(&config.xml_dir)
@@ -121,11 +121,11 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let store = enabled.then(opened).transpose()?;
     let link = Link::start(config.upstream.clone(), Arc::clone(&metrics.upstream), conditions.add("broker")).await?;
     let listener = admin_listener(&config.admin, embedded).await?;
-    let (udp, dtls) = addresses(&config.listeners, &sockets)?;
-    let places = Places {
+    let (udp, dtls) = bound_addresses(&config.listeners, &sockets)?;
+    let addresses = BoundAddresses {
         udp,
         dtls,
-        dtls_off: secured.as_ref().and_then(Secured::problem).map(str::to_owned),
+        dtls_off: secured.as_ref().and_then(DtlsSetup::problem).map(str::to_owned),
         #[cfg(feature = "embedded")]
         mqtt: broker.as_ref().map(|broker| broker.addresses().mqtt),
         #[cfg(not(feature = "embedded"))]
@@ -145,20 +145,19 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let watchdog = Watchdog::from_environment(now).context("the watchdog of the service manager")?;
     let driver = Driver::new(gateway, sockets, link, store, requests, Arc::clone(&metrics))
         .watched_by(watchdog)
-        .with_keys(secured.as_ref().map(Secured::keys));
+        .with_keys(secured.as_ref().map(DtlsSetup::keys));
     let driver = tokio::spawn(driver.run(stopped, config.shutdown_timeout));
     let serving = conditions.add("serving");
     serving.set(State::Up, "devices are served");
-    let mut parts: Vec<Box<dyn Part>> = vec![
-        Box::new(reload::Settings::new(&config, room)),
-        Box::new(reload::Definitions::new(&broken, Arc::clone(&metrics))),
-    ];
-    parts.extend(secured.into_iter().flat_map(Secured::parts));
-    let reloading = Reloading::new(config, parts, control.clone(), Arc::clone(&metrics));
+    let reloadable = ReloadableSettings::new(&config, room);
+    let definitions = ReloadableDefinitions::new(&broken, Arc::clone(&metrics));
+    let credentials = secured.and_then(DtlsSetup::reloadable);
+    let (reload_control, reload_metrics) = (control.clone(), Arc::clone(&metrics));
+    let reloading = Reloading::new(config, reloadable, definitions, credentials, reload_control, reload_metrics);
     let sources = Sources::new(metrics, conditions, control);
     let admin = listener.map(|listener| tokio::spawn(admin::serve(listener, sources)));
     Ok(App {
-        places,
+        addresses,
         stop,
         driver,
         serving,
@@ -170,8 +169,8 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
 }
 
 impl App {
-    pub fn places(&self) -> &Places {
-        &self.places
+    pub fn addresses(&self) -> &BoundAddresses {
+        &self.addresses
     }
 
     /// Stops taking work, lets what is in flight come to its end, publishes what is queued, and ends.
@@ -191,11 +190,11 @@ impl App {
     }
 }
 
-/// Gives the gateway its DTLS and the devices of before, and starts the store.
+/// Gives the gateway its DTLS layer and the stored devices, and starts the store.
 fn install_restored_state(
     mut gateway: Gateway,
     now: Instant,
-    secured: Option<&Secured>,
+    secured: Option<&DtlsSetup>,
     store: Option<(Opened, Contents)>,
     condition: Condition,
 ) -> anyhow::Result<(Gateway, Option<Store>)> {
@@ -215,7 +214,7 @@ fn install_restored_state(
     Ok((gateway, Some(store.start(condition)?)))
 }
 
-impl Places {
+impl BoundAddresses {
     /// Logs the addresses as they are, where a banner would be no JSON.
     fn log(&self) {
         let addresses =
@@ -228,7 +227,7 @@ impl Places {
 }
 
 /// One screen: what listens where, and what to try next.
-impl fmt::Display for Places {
+impl fmt::Display for BoundAddresses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "lwm2m-gateway {}", env!("CARGO_PKG_VERSION"))?;
         for address in &self.udp {
@@ -283,7 +282,10 @@ fn write_upstream(f: &mut fmt::Formatter<'_>, upstream: &upstream::UpstreamConfi
 }
 
 /// Where the listeners for plain UDP are, and those for DTLS.
-fn addresses(listeners: &[UdpListener], sockets: &Sockets) -> std::io::Result<(Vec<SocketAddr>, Vec<SocketAddr>)> {
+fn bound_addresses(
+    listeners: &[UdpListener],
+    sockets: &Sockets,
+) -> std::io::Result<(Vec<SocketAddr>, Vec<SocketAddr>)> {
     let mut addresses = sockets.local_addresses()?;
     let plain = listeners.iter().filter(|listener| listener.security == Security::None).count();
     let secured = addresses.split_off(plain);
@@ -341,10 +343,10 @@ fn free_address(near: SocketAddr) -> std::io::Result<SocketAddr> {
 }
 
 /// The first line of the log.
-fn log_start(config: &Config, secured: Option<&Secured>) {
+fn log_start(config: &Config, secured: Option<&DtlsSetup>) {
     let version = env!("CARGO_PKG_VERSION");
     let file = config.file.as_ref().map_or("none, all defaults".into(), |file| file.display().to_string());
-    let off = secured.and_then(Secured::problem).map_or("", |_| " (off)");
+    let off = secured.and_then(DtlsSetup::problem).map_or("", |_| " (off)");
     let listener = |listener: &UdpListener| match listener.security {
         Security::None => format!("udp {}", listener.bind),
         Security::Dtls => format!("dtls {}{off}", listener.bind),

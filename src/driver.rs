@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tracing::{debug, trace, warn};
 
-use crate::credentials::Keys;
+use crate::credentials::KeyFinder;
 use crate::observability::log::Log;
 use crate::observability::metrics::Metrics;
 use crate::observability::snapshot::DriverSnapshot;
@@ -27,7 +27,7 @@ use crate::upstream::Link;
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_dtls::credentials::{KeyAnswer, PskIdentity};
 
-use control::Request;
+use control::DriverRequest;
 
 /// How often the core is told what the wall clock says.
 const WALL_CLOCK_EVERY: Duration = Duration::from_secs(60);
@@ -41,8 +41,8 @@ pub struct Driver {
     metrics: Arc<Metrics>,
     log: Log,
     store: Option<Store>,
-    keys: Keys,
-    requests: mpsc::Receiver<Request>,
+    keys: KeyFinder,
+    requests: mpsc::Receiver<DriverRequest>,
     /// When the changes of devices are handed to the store.
     next_flush: Option<Instant>,
     watchdog: Option<Watchdog>,
@@ -55,7 +55,7 @@ enum Input {
     Readable(usize),
     Broker(lwm2m_core::gateway::broker::BrokerEvent),
     Key(PskIdentity, KeyAnswer),
-    Request(Request),
+    Asked(DriverRequest),
     Deadline,
     Stop,
 }
@@ -67,11 +67,11 @@ impl Driver {
         sockets: Sockets,
         link: Link,
         store: Option<Store>,
-        requests: mpsc::Receiver<Request>,
+        requests: mpsc::Receiver<DriverRequest>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let wall_clock_read = monotonic_now();
-        let keys = Keys::none(Arc::clone(&metrics));
+        let keys = KeyFinder::none(Arc::clone(&metrics));
         Self {
             gateway,
             sockets,
@@ -94,7 +94,7 @@ impl Driver {
     }
 
     /// The keys of devices are found here.
-    pub fn with_keys(self, keys: Option<Keys>) -> Self {
+    pub fn with_keys(self, keys: Option<KeyFinder>) -> Self {
         Self { keys: keys.unwrap_or(self.keys), ..self }
     }
 
@@ -138,7 +138,7 @@ impl Driver {
                 index = self.sockets.readable() => Input::Readable(index),
                 event = self.link.event() => Input::Broker(event),
                 (identity, answer) = self.keys.answer() => Input::Key(identity, answer),
-                Some(request) = self.requests.recv() => Input::Request(request),
+                Some(request) = self.requests.recv() => Input::Asked(request),
                 () = sleep_until(deadline.into()) => Input::Deadline,
                 () = &mut stop => Input::Stop,
             };
@@ -147,7 +147,7 @@ impl Driver {
                 Input::Readable(index) => self.receive(now, index),
                 Input::Broker(event) => self.gateway.handle_broker(now, event),
                 Input::Key(identity, answer) => self.gateway.handle_key(now, &identity, answer),
-                Input::Request(request) => self.handle_request(now, request),
+                Input::Asked(request) => self.handle_request(now, request),
                 Input::Deadline => self.gateway.handle_timeout(now),
                 Input::Stop => return,
             }
@@ -223,25 +223,25 @@ impl Driver {
         }
     }
 
-    fn handle_request(&mut self, now: Instant, request: Request) {
+    fn handle_request(&mut self, now: Instant, request: DriverRequest) {
         let asked_in_vain = match request {
-            Request::Ping(asker) => asker.send(()).is_err(),
-            Request::Snapshot(asker) => asker.send(self.snapshot(now)).is_err(),
-            Request::Model(model) => {
+            DriverRequest::Ping(asker) => asker.send(()).is_err(),
+            DriverRequest::Snapshot(asker) => asker.send(self.snapshot(now)).is_err(),
+            DriverRequest::Model(model) => {
                 self.gateway.set_model(model);
                 false
             }
-            Request::Acceptor(acceptor) => {
+            DriverRequest::Acceptor(acceptor) => {
                 self.gateway.set_acceptor(Some(acceptor));
                 false
             }
-            Request::Keys { revoked, identities } => {
+            DriverRequest::Keys { revoked, identities } => {
                 self.gateway.set_keyed_identities(identities);
                 self.gateway.forget_keys();
                 self.gateway.revoke(now, |identity| revoked.contains(identity));
                 false
             }
-            Request::Limits(limits) => {
+            DriverRequest::Limits(limits) => {
                 self.gateway.set_limits(*limits);
                 false
             }

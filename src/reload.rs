@@ -1,20 +1,21 @@
-//! Reads anew what may change while the program runs: at SIGHUP, and when a file has changed.
+//! Reloads what may change while the program runs: at SIGHUP, and when a file has changed.
 //!
-//! 1. Something changed: SIGHUP, or the files look different than before, twice in the same way (`watch`), so that
-//!    nobody is caught in the middle of writing.
-//! 2. The configuration is read. With a mistake in it all stays as it is.
-//! 3. Each part (`parts`) reads what is its own by that configuration. One that cannot keeps its old state, says why, and
-//!    does not stop the others.
-//! 4. What a part has read goes to the driver, which puts it in force between two inputs.
+//! 1. Something changed: SIGHUP, or the files look different than before, twice in the same way (`watch`), so that a file
+//!    is not read while an editor writes it.
+//! 2. The configuration is read. With a mistake in it everything stays as it is.
+//! 3. The settings, the object definitions, the certificates and the keys of devices are read in this order, each by that
+//!    configuration. What cannot be read keeps its old state, is logged, and does not stop the others.
+//! 4. The driver applies each change between two inputs.
 //!
-//! A setting that is no part of this is named in the log: it needs a restart.
+//! A changed key that cannot be reloaded is named in the log: it needs a restart.
 
-mod parts;
+mod credentials;
+mod definitions;
+mod settings;
 mod watch;
 
 use std::collections::BTreeMap;
 use std::env;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,133 +24,159 @@ use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
 use crate::config::Config;
-use crate::driver::control::{Control, Request};
+use crate::driver::control::{Control, DriverRequest};
 use crate::driver::unix_time;
 use crate::errors::one_line;
-use crate::observability::metrics::{Metrics, Part as Counted};
+use crate::observability::metrics::{Metrics, Part};
 use crate::service;
 
-pub use parts::{Definitions, Settings, takes_effect_at_once};
-pub use watch::FileSnapshot;
+pub use credentials::{ReloadableCertificates, ReloadableCredentials, ReloadableKeys};
+pub use definitions::ReloadableDefinitions;
+pub use settings::ReloadableSettings;
+use watch::FileSnapshot;
 
-/// One thing that can be read anew. What it gives is put in force by the driver.
-pub trait Part: Send + 'static {
-    fn counted_as(&self) -> Counted;
-
-    /// Files, and folders for what is directly in them: a change is a reason to read anew. The configuration file is
-    /// looked at anyway.
-    fn files(&self, config: &Config) -> Vec<PathBuf>;
-
-    /// Reads and checks; may block.
-    ///
-    /// # Errors
-    /// In words, if something is wrong: the old state stays.
-    fn read(&mut self, config: &Config) -> Result<Vec<Request>, String>;
-}
-
+/// Everything that can be reloaded, with what is in force of it.
 pub struct Reloading {
     /// The last one without mistakes.
     config: Config,
-    parts: Vec<Box<dyn Part>>,
+    settings: ReloadableSettings,
+    definitions: ReloadableDefinitions,
+    /// `None` where no listener is for DTLS.
+    credentials: Option<ReloadableCredentials>,
     control: Control,
-    metrics: Arc<Metrics>,
-    /// What is wrong, and was said.
-    failures: BTreeMap<Counted, String>,
-    /// How the files looked when the program began: what is edited from then on is a change.
+    failures: Failures,
+    /// The files at the start of the program: what is edited from then on is a change.
     beginning: FileSnapshot,
 }
 
-/// Why something is read anew.
+/// What is wrong and was logged, so that it is logged once.
+struct Failures {
+    logged: BTreeMap<Part, String>,
+    metrics: Arc<Metrics>,
+}
+
+/// Why a reload happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reason {
-    /// An operator wants to know.
+enum ReloadReason {
+    /// An operator asked for it, and expects an answer in the log.
     Signal,
     Change,
 }
 
 impl Reloading {
     /// `config` is what the program runs with.
-    pub fn new(config: Config, parts: Vec<Box<dyn Part>>, control: Control, metrics: Arc<Metrics>) -> Self {
-        let mut reloading =
-            Self { config, parts, control, metrics, failures: BTreeMap::new(), beginning: FileSnapshot::default() };
-        reloading.beginning = reloading.look();
+    pub fn new(
+        config: Config,
+        settings: ReloadableSettings,
+        definitions: ReloadableDefinitions,
+        credentials: Option<ReloadableCredentials>,
+        control: Control,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let failures = Failures { logged: BTreeMap::new(), metrics };
+        let beginning = FileSnapshot::default();
+        let mut reloading = Self { config, settings, definitions, credentials, control, failures, beginning };
+        reloading.beginning = reloading.snapshot();
         reloading
     }
 
-    /// Runs until it is aborted. Without `hangup` only files are a reason.
+    /// Runs until it is aborted. Without `hangup` only changed files cause a reload.
     pub async fn run(mut self, mut hangup: Option<Signal>) {
         let mut known = std::mem::take(&mut self.beginning);
         let mut before = known.clone();
         loop {
             let reason = tokio::select! {
-                () = signalled(&mut hangup) => Reason::Signal,
-                () = pause(self.config.watch_interval) => Reason::Change,
+                () = signalled(&mut hangup) => ReloadReason::Signal,
+                () = pause(self.config.watch_interval) => ReloadReason::Change,
             };
-            let look;
-            (self, look) = blocking(self, |reloading| reloading.look()).await;
-            let settled = look == before;
-            before = look.clone();
-            if reason == Reason::Change && (look == known || !settled) {
+            let snapshot;
+            (self, snapshot) = blocking(self, |reloading| reloading.snapshot()).await;
+            let settled = snapshot == before;
+            before = snapshot.clone();
+            if reason == ReloadReason::Change && (snapshot == known || !settled) {
                 continue;
             }
-            known = look;
-            if reason == Reason::Signal {
+            known = snapshot;
+            if reason == ReloadReason::Signal {
                 service::reloading();
             }
-            let requests;
-            (self, requests) = blocking(self, move |reloading| reloading.read(reason)).await;
-            put_in_force(&self.control.clone(), requests).await;
-            if reason == Reason::Signal {
+            let changes;
+            (self, changes) = blocking(self, move |reloading| reloading.read(reason)).await;
+            apply(&self.control, changes).await;
+            if reason == ReloadReason::Signal {
                 service::ready();
             }
         }
     }
 
-    fn look(&self) -> FileSnapshot {
-        let files = self.parts.iter().flat_map(|part| part.files(&self.config));
-        FileSnapshot::at(self.config.file.clone().into_iter().chain(files))
+    /// Takes a snapshot of the configuration file, and of every file and folder that it names.
+    fn snapshot(&self) -> FileSnapshot {
+        let (config, mut files) = (&self.config, Vec::from_iter(self.config.file.clone()));
+        files.push(config.xml_dir.clone());
+        if self.credentials.is_some() {
+            files.extend(config.credentials.certificate_files());
+            files.extend(config.credentials.key_file());
+        }
+        FileSnapshot::at(files)
     }
 
-    fn read(&mut self, reason: Reason) -> Vec<Request> {
+    /// Reads everything, and returns what the driver has to apply, in this order.
+    fn read(&mut self, reason: ReloadReason) -> Vec<DriverRequest> {
+        let failures = &mut self.failures;
         match Config::load(self.config.file.as_deref(), env::vars_os()) {
             Ok(config) => self.config = config,
             Err(error) => {
-                self.failed(Counted::Settings, reason, one_line(&error.to_string()));
+                failures.failed(Part::Settings, reason, one_line(&error.to_string()));
                 return Vec::new();
             }
         }
-        let mut parts = std::mem::take(&mut self.parts);
-        let requests = parts.iter_mut().flat_map(|part| self.read_part(reason, part.as_mut())).collect();
-        self.parts = parts;
-        requests
+        let config = &self.config;
+        let limits = failures.note(Part::Settings, reason, self.settings.read(config));
+        let model = failures.note(Part::Definitions, reason, self.definitions.read(&config.xml_dir));
+        let (acceptor, keys) = match &mut self.credentials {
+            Some(ReloadableCredentials { certificates, keys }) => (
+                failures.note(Part::Certificates, reason, certificates.read(&config.credentials)),
+                failures.note(Part::Keys, reason, keys.read(&config.credentials)),
+            ),
+            None => (None, None),
+        };
+        [limits, model, acceptor, keys].into_iter().flatten().collect()
     }
+}
 
-    fn read_part(&mut self, reason: Reason, part: &mut dyn Part) -> Vec<Request> {
-        match part.read(&self.config) {
-            Ok(requests) => {
-                self.succeeded(part.counted_as());
-                requests
+impl Failures {
+    /// Counts and logs how reading a part went, and returns its change if there is one.
+    fn note(
+        &mut self,
+        part: Part,
+        reason: ReloadReason,
+        read: Result<Option<DriverRequest>, String>,
+    ) -> Option<DriverRequest> {
+        match read {
+            Ok(change) => {
+                self.succeeded(part);
+                change
             }
             Err(why) => {
-                self.failed(part.counted_as(), reason, why);
-                Vec::new()
+                self.failed(part, reason, why);
+                None
             }
         }
     }
 
-    fn succeeded(&mut self, part: Counted) {
+    fn succeeded(&mut self, part: Part) {
         // Without a clock the metric cannot say when.
         self.metrics.reload.succeeded(part, unix_time().unwrap_or(Duration::ZERO));
-        if self.failures.remove(&part).is_some() {
+        if self.logged.remove(&part).is_some() {
             info!(part = part.name(), "configuration is valid again");
         }
     }
 
-    /// Says it once, and to an operator who asks again.
-    fn failed(&mut self, part: Counted, reason: Reason, why: String) {
+    /// Logs a failure once, and again to an operator who asks again.
+    fn failed(&mut self, part: Part, reason: ReloadReason, why: String) {
         self.metrics.reload.failed(part);
-        let said = self.failures.insert(part, why.clone());
-        if reason == Reason::Signal || said.as_ref() != Some(&why) {
+        let logged = self.logged.insert(part, why.clone());
+        if reason == ReloadReason::Signal || logged.as_ref() != Some(&why) {
             warn!(part = part.name(), why, "reload failed; the old settings stay in force");
         } else {
             debug!(part = part.name(), why, "reload failed");
@@ -175,15 +202,15 @@ async fn pause(interval: Duration) {
     sleep(interval).await;
 }
 
-async fn put_in_force(control: &Control, requests: Vec<Request>) {
-    for request in requests {
-        if let Err(silent) = control.send(request).await {
+async fn apply(control: &Control, changes: Vec<DriverRequest>) {
+    for change in changes {
+        if let Err(silent) = control.send(change).await {
             error!(%silent, "reloaded settings are not in force");
         }
     }
 }
 
-/// Files may be slow.
+/// Does work that reads files, which may be slow, off the event loop.
 async fn blocking<T: Send + 'static>(
     mut reloading: Reloading,
     work: impl FnOnce(&mut Reloading) -> T + Send + 'static,

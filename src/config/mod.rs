@@ -118,6 +118,35 @@ impl Default for Config {
     }
 }
 
+/// The keys that take effect without a restart; those that end with a dot stand for a section.
+const RELOADED: [&str; 20] = [
+    "limits.",
+    "log.level",
+    "xml_dir",
+    "watch_interval",
+    "dtls.certfile",
+    "dtls.keyfile",
+    "dtls.password",
+    "dtls.cacertfile",
+    "dtls.verify",
+    "dtls.fail_if_no_peer_cert",
+    "dtls.pinned",
+    "dtls.raw_public_keys",
+    "dtls.ciphers",
+    "dtls.psk_ciphers",
+    "dtls.connection_id",
+    "dtls.session_tickets",
+    "dtls.mtu",
+    "dtls.psk_file",
+    "dtls.psk_separator",
+    "dtls.psk_encoding",
+];
+
+/// Returns whether a changed key of the configuration takes effect while the program runs.
+pub fn takes_effect_at_once(key: &str) -> bool {
+    RELOADED.iter().any(|reloaded| key == *reloaded || (reloaded.ends_with('.') && key.starts_with(reloaded)))
+}
+
 impl Written {
     /// The keys that the other says something else of.
     pub fn differences(&self, other: &Self) -> Vec<String> {

@@ -7,8 +7,6 @@ use std::{env, fs};
 
 use toml::Table;
 
-use crate::reload;
-
 use super::reader::Reader;
 use super::sections;
 use super::tests::{DOCUMENTED, with_examples};
@@ -147,7 +145,7 @@ impl Page {
         let kind = self.allowed.get(&key).unwrap_or_else(|| panic!("the program has no key {key}"));
         let kind = kind.strip_prefix("expected ").unwrap_or(kind);
         let kind = cell(&kind.strip_prefix("a ").unwrap_or(kind).replace(DURATION, "duration "));
-        let star = if reload::takes_effect_at_once(&key) { " \\*" } else { "" };
+        let star = if super::takes_effect_at_once(&key) { " \\*" } else { "" };
         let default = if example { format!("none; example: `{value}`") } else { format!("`{value}`") };
         let description = cell(&std::mem::take(&mut self.comment).join(" "));
         assert!(!description.is_empty(), "{key} has no comment");

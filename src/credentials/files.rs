@@ -9,7 +9,7 @@ use thiserror::Error;
 use lwm2m_base::secret::Secret;
 use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig, CredentialError, PemSecret, Pinned, VerifyMode};
 
-use super::psk_file::{self, PskFileError, PskFileSettings};
+use super::psk_file::{self, PskFileContents, PskFileError, PskFileSettings};
 use super::psk_http::{Asker, PskHttpSettings, SetUpError};
 
 /// What an operator can choose about credentials, with EMQX's words.
@@ -47,7 +47,7 @@ pub enum OnError {
 /// Credentials that can be used.
 pub struct Credentials {
     pub acceptor: Acceptor,
-    pub keys: psk_file::Keys,
+    pub keys: psk_file::PskTable,
     /// What is valid, and hardly meant: a sentence each, without secrets.
     pub warnings: Vec<String>,
 }
@@ -68,12 +68,12 @@ pub enum CredentialsError {
 impl CredentialsConfig {
     /// Reads all of it.
     pub fn load(&self) -> Result<Credentials, CredentialsError> {
-        let psk_file::Read { keys, warnings } = self.load_keys()?;
+        let PskFileContents { keys, warnings } = self.load_keys()?;
         Ok(Credentials { keys, warnings, acceptor: self.load_acceptor()? })
     }
 
     /// None where there is no file of keys.
-    pub fn load_keys(&self) -> Result<psk_file::Read, PskFileError> {
+    pub fn load_keys(&self) -> Result<PskFileContents, PskFileError> {
         self.psk_file.as_ref().map(psk_file::read).transpose().map(Option::unwrap_or_default)
     }
 

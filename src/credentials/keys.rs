@@ -19,11 +19,11 @@ const KEEP: Duration = Duration::from_secs(3600);
 
 /// The keys of the file as it was read last; a clone is the same.
 #[derive(Clone, Default)]
-pub struct FileKeys(Arc<RwLock<psk_file::Keys>>);
+pub struct FileKeys(Arc<RwLock<psk_file::PskTable>>);
 
 impl FileKeys {
     /// Gives the identities whose key was another one before.
-    pub fn replace(&self, keys: psk_file::Keys) -> HashSet<PskIdentity> {
+    pub fn replace(&self, keys: psk_file::PskTable) -> HashSet<PskIdentity> {
         let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let former = std::mem::replace(&mut *current, keys);
         let gone = former.into_iter().filter(|(identity, key)| current.get(identity) != Some(key));
@@ -45,25 +45,25 @@ impl FileKeys {
     }
 }
 
-/// The driver's end.
-pub struct Keys {
+/// Finds keys for the driver.
+pub struct KeyFinder {
     file: FileKeys,
     asker: Option<Asker>,
     /// Questions under way at once.
     most: usize,
-    asked: JoinSet<Asked>,
+    asked: JoinSet<KeyQuestion>,
     /// Whether the service did not answer the last time.
     failing: bool,
     metrics: Arc<Metrics>,
 }
 
 /// A question that came to its end.
-struct Asked {
+struct KeyQuestion {
     identity: PskIdentity,
     result: Result<KeyAnswer, AskError>,
 }
 
-impl Keys {
+impl KeyFinder {
     /// Those of the file come first. Without a service who is not in the file is unknown.
     pub fn new(file: FileKeys, asker: Option<(Asker, usize)>, metrics: Arc<Metrics>) -> Self {
         let (asker, most) = asker.map_or((None, 0), |(asker, most)| (Some(asker), most));
@@ -75,7 +75,7 @@ impl Keys {
         Self::new(FileKeys::default(), None, metrics)
     }
 
-    /// The key of this identity, if that can be told at once; or else it comes by [`Keys::answer`].
+    /// The key of this identity, if that can be told at once; or else it comes by [`KeyFinder::answer`].
     pub fn find(&mut self, identity: &PskIdentity) -> Option<KeyAnswer> {
         let counters = &self.metrics.credentials;
         if let Some(found) = self.file.find(identity) {
@@ -93,7 +93,7 @@ impl Keys {
         let (asker, identity) = (asker.clone(), identity.clone());
         self.asked.spawn(async move {
             let result = asker.ask(&identity).await;
-            Asked { identity, result }
+            KeyQuestion { identity, result }
         });
         None
     }
@@ -106,8 +106,8 @@ impl Keys {
         }
     }
 
-    fn ended(&mut self, ended: Result<Asked, JoinError>) -> (PskIdentity, KeyAnswer) {
-        let Asked { identity, result } = match ended {
+    fn ended(&mut self, ended: Result<KeyQuestion, JoinError>) -> (PskIdentity, KeyAnswer) {
+        let KeyQuestion { identity, result } = match ended {
             Ok(asked) => asked,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };

@@ -55,12 +55,12 @@ pub enum LineProblem {
 }
 
 /// The keys of a file; of an identity that is there twice the last one.
-pub type Keys = HashMap<PskIdentity, PskKey>;
+pub type PskTable = HashMap<PskIdentity, PskKey>;
 
-/// What a file has.
+/// The keys of a file, and its warnings.
 #[derive(Default)]
-pub struct Read {
-    pub keys: Keys,
+pub struct PskFileContents {
+    pub keys: PskTable,
     /// What is valid, and hardly meant: a sentence each, without secrets.
     pub warnings: Vec<String>,
 }
@@ -69,18 +69,18 @@ pub struct Read {
 ///
 /// # Errors
 /// If it cannot be read, or one of its lines is no identity with its secret.
-pub fn read(settings: &PskFileSettings) -> Result<Read, PskFileError> {
+pub fn read(settings: &PskFileSettings) -> Result<PskFileContents, PskFileError> {
     let PskFileSettings { file, separator, encoding } = settings;
     let bytes = fs::read(file).map_err(|error| PskFileError::Unreadable { file: file.clone(), error })?;
     let lines = parse(&Zeroizing::new(bytes), separator, *encoding)
         .map_err(|(line, problem)| PskFileError::BadLine { file: Path::to_owned(file), line, problem })?;
-    Ok(Read { warnings: lines.warnings(file, separator), keys: lines.keys })
+    Ok(PskFileContents { warnings: lines.warnings(file, separator), keys: lines.keys })
 }
 
 /// The keys, and the numbers of lines that are hardly meant, from 1.
 #[derive(Default)]
 struct Lines {
-    keys: Keys,
+    keys: PskTable,
     /// Their identity is the beginning of a URN.
     cut_urns: Vec<usize>,
     /// Their identity stands on an earlier line too.

@@ -78,9 +78,9 @@ pub async fn run(config: Config, once: bool) -> anyhow::Result<()> {
 }
 
 async fn demonstrate(app: &App, once: bool) -> anyhow::Result<()> {
-    let places = app.places();
-    let server = reachable(*places.udp.first().context("the gateway has no UDP listener")?);
-    let mqtt = places.mqtt.context("the gateway has no embedded broker")?;
+    let addresses = app.addresses();
+    let server = reachable(*addresses.udp.first().context("the gateway has no UDP listener")?);
+    let mqtt = addresses.mqtt.context("the gateway has no embedded broker")?;
 
     let mut screen = Screen::new();
     screen

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const WAITING: usize = 16;
 
 #[derive(Debug)]
-pub enum Request {
+pub enum DriverRequest {
     /// To be answered, and nothing else.
     Ping(oneshot::Sender<()>),
     /// How full everything is. It looks at every device, some milliseconds where there are many.
@@ -40,7 +40,7 @@ pub enum Request {
 /// The other end of the driver; a clone asks the same one.
 #[derive(Clone, Debug)]
 pub struct Control {
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::Sender<DriverRequest>,
     patience: Duration,
 }
 
@@ -49,7 +49,7 @@ pub struct Control {
 pub struct Silent;
 
 /// A control, and where its requests come out.
-pub fn control() -> (Control, mpsc::Receiver<Request>) {
+pub fn control() -> (Control, mpsc::Receiver<DriverRequest>) {
     let (requests, receiver) = mpsc::channel(WAITING);
     (Control { requests, patience: PATIENCE }, receiver)
 }
@@ -57,19 +57,19 @@ pub fn control() -> (Control, mpsc::Receiver<Request>) {
 impl Control {
     /// Whether the driver is alive.
     pub async fn ping(&self) -> Result<(), Silent> {
-        self.ask(Request::Ping).await
+        self.ask(DriverRequest::Ping).await
     }
 
     pub async fn snapshot(&self) -> Result<DriverSnapshot, Silent> {
-        self.ask(Request::Snapshot).await
+        self.ask(DriverRequest::Snapshot).await
     }
 
     /// Hands a request over that has no answer.
-    pub async fn send(&self, request: Request) -> Result<(), Silent> {
+    pub async fn send(&self, request: DriverRequest) -> Result<(), Silent> {
         timeout(self.patience, self.requests.send(request)).await.map_err(|_| Silent)?.map_err(|_| Silent)
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Silent> {
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> DriverRequest) -> Result<T, Silent> {
         let (sender, answer) = oneshot::channel();
         let asking = async {
             self.send(request(sender)).await?;

@@ -13,7 +13,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use lwm2m_base::secret::Secret;
 use lwm2m_dtls::credentials::{KeyAnswer, PskIdentity, PskKey};
-use lwm2m_gateway::credentials::{AskError, Asker, Encoding, FileKeys, Keys, PskHttpSettings};
+use lwm2m_gateway::credentials::{AskError, Asker, Encoding, FileKeys, KeyFinder, PskHttpSettings};
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::tls;
 use openssl::ssl::{Ssl, SslAcceptor, SslMethod};
@@ -162,7 +162,7 @@ async fn the_file_answers_at_once_and_the_service_later_and_never_too_many_at_a_
     let asker = Asker::new(&settings(&base)).unwrap();
     let file = FileKeys::default();
     file.replace([(identity("in-file"), PskKey::new(*b"secret").unwrap())].into());
-    let mut keys = Keys::new(file, Some((asker, 2)), Arc::new(Metrics::default()));
+    let mut keys = KeyFinder::new(file, Some((asker, 2)), Arc::new(Metrics::default()));
     assert!(matches!(keys.find(&identity("in-file")), Some(KeyAnswer::Found { key, .. }) if key.reveal() == b"secret"));
     assert_eq!(keys.find(&identity("a")), None);
     assert_eq!(keys.find(&identity("b")), None);
@@ -172,6 +172,6 @@ async fn the_file_answers_at_once_and_the_service_later_and_never_too_many_at_a_
     assert_eq!(answers, [(identity("a"), found(&[10])), (identity("b"), found(&[10]))]);
     assert_eq!(keys.find(&identity("c")), None);
 
-    let mut none = Keys::none(Arc::new(Metrics::default()));
+    let mut none = KeyFinder::none(Arc::new(Metrics::default()));
     assert!(matches!(none.find(&identity("a")), Some(KeyAnswer::Unknown { .. })));
 }

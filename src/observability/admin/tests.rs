@@ -2,7 +2,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::driver::control::{self, Request};
+use crate::driver::control::{self, DriverRequest};
 
 /// An admin listener, with a driver that answers or one that is stuck.
 struct Rig {
@@ -17,11 +17,14 @@ impl Rig {
         tokio::spawn(async move {
             while let Some(request) = requests.recv().await {
                 match request {
-                    Request::Ping(asker) => asker.send(()).unwrap(),
-                    Request::Snapshot(asker) => {
+                    DriverRequest::Ping(asker) => asker.send(()).unwrap(),
+                    DriverRequest::Snapshot(asker) => {
                         asker.send(DriverSnapshot { asleep: 3, ..DriverSnapshot::default() }).unwrap()
                     }
-                    Request::Model(_) | Request::Limits(_) | Request::Acceptor(_) | Request::Keys { .. } => {}
+                    DriverRequest::Model(_)
+                    | DriverRequest::Limits(_)
+                    | DriverRequest::Acceptor(_)
+                    | DriverRequest::Keys { .. } => {}
                 }
             }
         });
@@ -72,7 +75,9 @@ async fn who_asks_often_does_not_keep_the_driver_busy() {
     let (control, mut requests) = control::control();
     let rig = Rig::start_with(control).await;
     let driver = tokio::spawn(async move {
-        let Some(Request::Snapshot(asker)) = requests.recv().await else { panic!("it is asked for something else") };
+        let Some(DriverRequest::Snapshot(asker)) = requests.recv().await else {
+            panic!("it is asked for something else")
+        };
         asker.send(DriverSnapshot::default()).unwrap();
         requests
     });
@@ -160,7 +165,7 @@ async fn a_head_that_does_not_come_at_once_ends_its_connection() {
 async fn probes_are_answered_however_many_connections_are_half_open() {
     let (control, mut requests) = control::control();
     tokio::spawn(async move {
-        while let Some(Request::Ping(asker)) = requests.recv().await {
+        while let Some(DriverRequest::Ping(asker)) = requests.recv().await {
             asker.send(()).unwrap();
         }
     });

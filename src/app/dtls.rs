@@ -1,4 +1,4 @@
-//! DTLS, put together: credentials, the associations of before, and what is read anew while the program runs.
+//! Sets up DTLS: the credentials, the stored associations, and what is reloaded while the program runs.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,11 +7,11 @@ use anyhow::anyhow;
 use tracing::{error, warn};
 
 use crate::config::Config;
-use crate::credentials::{self, Certificates, CredentialsError, FileKeys, Keys, OnError, PskKeys, Read};
+use crate::credentials::{self, CredentialsConfig, CredentialsError, FileKeys, KeyFinder, OnError, PskFileContents};
 use crate::errors::one_line;
 use crate::observability::conditions::{Condition, Conditions, State};
-use crate::observability::metrics::{Metrics, Part as Counted};
-use crate::reload::Part;
+use crate::observability::metrics::{Metrics, Part};
+use crate::reload::{ReloadableCertificates, ReloadableCredentials, ReloadableKeys};
 use crate::store::Opened;
 use crate::transport::Security;
 use lwm2m_core::gateway::Gateway;
@@ -19,14 +19,14 @@ use lwm2m_core::gateway::record::Change;
 use lwm2m_dtls::handshake::Acceptor;
 use lwm2m_dtls::{self as dtls, DtlsServer, SavedAssociation};
 
-/// What the listeners for DTLS need.
-pub struct Secured {
+/// Everything that the listeners for DTLS need.
+pub struct DtlsSetup {
     settings: dtls::DtlsConfig,
-    credentials: credentials::CredentialsConfig,
+    credentials: CredentialsConfig,
     first_socket: u16,
     acceptor: Option<Acceptor>,
     file_keys: FileKeys,
-    /// Without it credentials that are of no use stay so until the next start.
+    /// `None` where the service cannot be set up: then nothing is reloaded, and DTLS stays off until the next start.
     service: Option<Service>,
     condition: Condition,
     metrics: Arc<Metrics>,
@@ -39,15 +39,15 @@ pub struct Secured {
 /// The service of keys, or that there is none.
 type Service = Option<(credentials::Asker, usize)>;
 
-impl Secured {
+impl DtlsSetup {
     /// Returns nothing where no listener is for DTLS. Missing or invalid credentials are an error if the configuration says
-    /// so; or else there are no handshakes until they are valid, and [`Secured::tell`] says it in the log.
+    /// so; or else there are no handshakes until they are valid, and [`DtlsSetup::tell`] says it in the log.
     pub fn prepare(config: &Config, conditions: &Conditions, metrics: &Arc<Metrics>) -> anyhow::Result<Option<Self>> {
         let plain = config.listeners.iter().filter(|listener| listener.security == Security::None).count();
         if plain == config.listeners.len() {
             return Ok(None);
         }
-        let mut secured = Self {
+        let mut setup = Self {
             settings: config.dtls.clone(),
             credentials: config.credentials.clone(),
             first_socket: u16::try_from(plain).expect("there are fewer listeners than ports"),
@@ -59,8 +59,8 @@ impl Secured {
             problem: None,
             warnings: Vec::new(),
         };
-        secured.load()?;
-        Ok(Some(secured))
+        setup.load()?;
+        Ok(Some(setup))
     }
 
     /// Returns why there are no handshakes.
@@ -110,34 +110,32 @@ impl Secured {
         self.acceptor.is_some() && matches!(self.service, Some(None))
     }
 
-    /// The driver's end of the keys.
-    pub fn keys(&self) -> Keys {
-        Keys::new(self.file_keys.clone(), self.service.clone().flatten(), Arc::clone(&self.metrics))
+    /// Returns where the driver finds the keys of devices.
+    pub fn keys(&self) -> KeyFinder {
+        KeyFinder::new(self.file_keys.clone(), self.service.clone().flatten(), Arc::clone(&self.metrics))
     }
 
-    /// What is read anew while the program runs; nothing where that would be of no use.
-    pub fn parts(self) -> Vec<Box<dyn Part>> {
-        if self.service.is_none() {
-            return Vec::new();
-        }
+    /// Returns what can be reloaded; `None` where DTLS stays off until the next start.
+    pub fn reloadable(self) -> Option<ReloadableCredentials> {
+        self.service.as_ref()?;
         let in_force = self.acceptor.is_some();
-        vec![
-            Box::new(Certificates::new(&self.credentials, in_force, self.condition, self.metrics)),
-            Box::new(PskKeys::new(&self.credentials, in_force, self.file_keys)),
-        ]
+        Some(ReloadableCredentials {
+            certificates: ReloadableCertificates::new(&self.credentials, in_force, self.condition, self.metrics),
+            keys: ReloadableKeys::new(&self.credentials, in_force, self.file_keys),
+        })
     }
 
     fn load(&mut self) -> anyhow::Result<()> {
         match self.try_to_load() {
             Ok(()) => {
-                self.condition.set(State::Up, "handshakes are taken");
+                self.condition.set(State::Up, "handshakes are accepted");
                 self.metrics.dtls_up.set(1);
             }
             Err(problem) if self.credentials.on_error == OnError::Exit => {
                 return Err(anyhow!("{problem} (`dtls.on_error = \"disable\"` serves plain UDP in that case)"));
             }
             Err(problem) => {
-                self.metrics.reload.failed(Counted::Certificates);
+                self.metrics.reload.failed(Part::Certificates);
                 let problem = one_line(&problem.to_string());
                 self.condition.set(State::Off, problem.clone());
                 self.problem = Some(problem);
@@ -149,7 +147,7 @@ impl Secured {
     fn try_to_load(&mut self) -> Result<(), CredentialsError> {
         // First, since names with a key are not for plain UDP, whatever else is wrong. There is nobody yet whose key it was
         // before.
-        let Read { keys, warnings } = self.credentials.load_keys()?;
+        let PskFileContents { keys, warnings } = self.credentials.load_keys()?;
         self.file_keys.replace(keys);
         self.warnings = warnings;
         self.service = Some(self.credentials.asker()?);

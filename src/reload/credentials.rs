@@ -1,0 +1,81 @@
+//! The credentials of DTLS, which can be reloaded. New handshakes use them; existing sessions continue, except those whose
+//! pre-shared key was removed from the file.
+
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use crate::credentials::{CredentialsConfig, FileKeys, PskFileContents};
+use crate::driver::control::DriverRequest;
+use crate::observability::conditions::{Condition, State};
+use crate::observability::metrics::Metrics;
+
+use super::watch::FileSnapshot;
+
+/// Both kinds of credentials; each is reloaded whatever becomes of the other.
+pub struct ReloadableCredentials {
+    pub certificates: ReloadableCertificates,
+    pub keys: ReloadableKeys,
+}
+
+/// The certificate and key of the gateway, and what it trusts.
+pub struct ReloadableCertificates {
+    condition: Condition,
+    metrics: Arc<Metrics>,
+    /// What is in force; `None` if that is nothing.
+    in_force: Option<(CredentialsConfig, FileSnapshot)>,
+}
+
+/// The file of pre-shared keys.
+pub struct ReloadableKeys {
+    keys: FileKeys,
+    in_force: Option<(CredentialsConfig, FileSnapshot)>,
+}
+
+impl ReloadableCertificates {
+    /// `in_force` is whether the program began with these. The condition says whether handshakes are accepted.
+    pub fn new(config: &CredentialsConfig, in_force: bool, condition: Condition, metrics: Arc<Metrics>) -> Self {
+        Self { condition, metrics, in_force: in_force.then(|| certificates_at(config)) }
+    }
+
+    pub(super) fn read(&mut self, config: &CredentialsConfig) -> Result<Option<DriverRequest>, String> {
+        let found = certificates_at(config);
+        if self.in_force.as_ref() == Some(&found) {
+            return Ok(None);
+        }
+        let acceptor = config.load_acceptor().map_err(|error| error.to_string())?;
+        info!("DTLS credentials reloaded");
+        self.in_force = Some(found);
+        self.condition.set(State::Up, "handshakes are accepted");
+        self.metrics.dtls_up.set(1);
+        Ok(Some(DriverRequest::Acceptor(acceptor)))
+    }
+}
+
+impl ReloadableKeys {
+    /// `in_force` is whether the program began with these.
+    pub fn new(config: &CredentialsConfig, in_force: bool, keys: FileKeys) -> Self {
+        Self { keys, in_force: in_force.then(|| keys_at(config)) }
+    }
+
+    pub(super) fn read(&mut self, config: &CredentialsConfig) -> Result<Option<DriverRequest>, String> {
+        let found = keys_at(config);
+        if self.in_force.as_ref() == Some(&found) {
+            return Ok(None);
+        }
+        let PskFileContents { keys, warnings } = config.load_keys().map_err(|error| error.to_string())?;
+        info!(keys = keys.len(), "pre-shared keys reloaded");
+        warnings.iter().for_each(|warning| warn!("{warning}"));
+        self.in_force = Some(found);
+        let revoked = self.keys.replace(keys);
+        Ok(Some(DriverRequest::Keys { revoked, identities: self.keys.identities() }))
+    }
+}
+
+fn certificates_at(config: &CredentialsConfig) -> (CredentialsConfig, FileSnapshot) {
+    (config.clone(), FileSnapshot::at(config.certificate_files()))
+}
+
+fn keys_at(config: &CredentialsConfig) -> (CredentialsConfig, FileSnapshot) {
+    (config.clone(), FileSnapshot::at(config.key_file()))
+}

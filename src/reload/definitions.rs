@@ -1,0 +1,50 @@
+//! The object definitions, which can be reloaded.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use crate::definitions;
+use crate::driver::control::DriverRequest;
+use crate::observability::metrics::Metrics;
+use lwm2m_core::lwm2m::model::BrokenFile;
+
+/// The object definitions, as they were read last.
+pub struct ReloadableDefinitions {
+    /// The files that are broken and were so when the definitions in force were read.
+    broken: BTreeSet<String>,
+    metrics: Arc<Metrics>,
+}
+
+impl ReloadableDefinitions {
+    /// `broken` are the files that were rejected at the start.
+    pub fn new(broken: &[BrokenFile], metrics: Arc<Metrics>) -> Self {
+        Self { broken: names(broken), metrics }
+    }
+
+    /// Reads the folder. If a file is broken that was not so before, all definitions stay as they are.
+    pub(super) fn read(&mut self, folder: &Path) -> Result<Option<DriverRequest>, String> {
+        let read = definitions::read(folder).map_err(|error| format!("xml_dir: {}: {error}", folder.display()))?;
+        let fresh: Vec<String> = read
+            .broken
+            .iter()
+            .filter(|broken| !self.broken.contains(&broken.file))
+            .map(|BrokenFile { file, reason }| format!("{file}: {reason}"))
+            .collect();
+        if !fresh.is_empty() {
+            return Err(fresh.join("; "));
+        }
+        self.broken = names(&read.broken);
+        let objects = read.model.objects().count();
+        self.metrics.reload.definitions.set(objects as i64);
+        read.warnings.iter().for_each(|warning| warn!("{warning}"));
+        info!(objects, "object definitions reloaded");
+        Ok(Some(DriverRequest::Model(Arc::new(read.model))))
+    }
+}
+
+fn names(broken: &[BrokenFile]) -> BTreeSet<String> {
+    broken.iter().map(|broken| broken.file.clone()).collect()
+}

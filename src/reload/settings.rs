@@ -1,0 +1,59 @@
+//! The settings that can be reloaded: the log level and the limits of the gateway.
+
+use tracing::{info, warn};
+
+use crate::config::{Config, Written, takes_effect_at_once};
+use crate::descriptors::Room;
+use crate::driver::control::DriverRequest;
+use crate::observability::logging;
+
+/// The settings in force, and what was logged of those that need a restart.
+pub struct ReloadableSettings {
+    /// What the program began with.
+    started: Written,
+    in_force: Written,
+    /// The keys that were named last as needing a restart.
+    named: Vec<String>,
+    room: Room,
+    /// The warnings that were logged.
+    warned: Vec<String>,
+}
+
+impl ReloadableSettings {
+    /// `room` bounds the devices, whatever the configuration says.
+    pub fn new(config: &Config, room: Room) -> Self {
+        let (written, warned) = (config.written.clone(), config.warnings.clone());
+        Self { started: written.clone(), in_force: written, named: Vec::new(), room, warned }
+    }
+
+    /// Applies the log level, and returns the limits, if a key has changed that takes effect at once.
+    pub(super) fn read(&mut self, config: &Config) -> Result<Option<DriverRequest>, String> {
+        self.name_those_that_need_a_restart(config);
+        self.log_new_warnings(config);
+        let mut changed = self.in_force.differences(&config.written);
+        self.in_force = config.written.clone();
+        changed.retain(|key| takes_effect_at_once(key));
+        if changed.is_empty() {
+            return Ok(None);
+        }
+        logging::set_filter(&config.log.filter).map_err(|error| error.to_string())?;
+        info!(keys = changed.join(", "), "these settings have changed, and take effect");
+        Ok(Some(DriverRequest::Limits(Box::new(self.room.bound(&config.gateway.limits)))))
+    }
+
+    fn log_new_warnings(&mut self, config: &Config) {
+        for warning in config.warnings.iter().filter(|warning| !self.warned.contains(warning)) {
+            warn!("{warning}");
+        }
+        self.warned = config.warnings.clone();
+    }
+
+    fn name_those_that_need_a_restart(&mut self, config: &Config) {
+        let mut changed = self.started.differences(&config.written);
+        changed.retain(|key| !takes_effect_at_once(key));
+        if !changed.is_empty() && changed != self.named {
+            warn!(keys = changed.join(", "), "these settings have changed, and need a restart to take effect");
+        }
+        self.named = changed;
+    }
+}
