@@ -9,7 +9,7 @@ use tracing::{Level, debug, enabled, error, error_span, info, trace, warn};
 
 use lwm2m_base::Peer;
 use lwm2m_core::gateway::broker::CloseReason;
-use lwm2m_core::gateway::report::{Forbidden, LeaveReason, NotRestored, NotificationOutcome, Report, Verdict};
+use lwm2m_core::gateway::report::{DatagramOutcome, Forbidden, LeaveReason, NotRestored, NotificationOutcome, Report};
 use lwm2m_dtls as dtls;
 use lwm2m_dtls::HandshakeFailure;
 use lwm2m_dtls::credentials::PskIdentity;
@@ -99,7 +99,7 @@ impl Log {
 /// What comes no more often than a device does something right.
 fn log_once(report: &Report) {
     match report {
-        Report::Datagram { peer, verdict: Verdict::Dropped(reason) } => {
+        Report::Datagram { peer, verdict: DatagramOutcome::Dropped(reason) } => {
             debug!(peer = %peer.address, ?reason, "datagram dropped");
         }
         Report::Datagram { peer, verdict } => trace!(peer = %peer.address, ?verdict, "datagram"),
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn what_a_stranger_does_wrong_fills_no_log() {
         let peer = Peer::udp(0, ([192, 0, 2, 1], 56830).into());
-        let verdict = Verdict::Dropped(DropReason::NoMessage(DecodeError::Version));
+        let verdict = DatagramOutcome::Dropped(DropReason::NoMessage(DecodeError::Version));
         let report = Report::Datagram { peer, verdict };
         assert_eq!(logged(LevelFilter::INFO, &report), "");
         let line = logged(LevelFilter::DEBUG, &report);

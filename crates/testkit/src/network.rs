@@ -15,7 +15,7 @@ use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, CloseReason, ConnectError, MessageProperties, Publication, RegistrationId, Ticket,
 };
 use lwm2m_core::gateway::config::GatewayConfig;
-use lwm2m_core::gateway::report::{DropReason, Report, Verdict};
+use lwm2m_core::gateway::report::{DatagramOutcome, DropReason, Report};
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_simulator::{self as simulator, DeviceEvent, SimulatedDevice, SimulatedDeviceConfig};
 use rand::rngs::StdRng;
@@ -347,7 +347,7 @@ impl Network {
                 Output::Broker(command) => self.serve(command),
                 Output::Report(Report::Datagram { verdict, .. }) => {
                     verdicts += 1;
-                    self.rate_limited += usize::from(verdict == Verdict::Dropped(DropReason::RateLimited));
+                    self.rate_limited += usize::from(verdict == DatagramOutcome::Dropped(DropReason::RateLimited));
                 }
                 Output::Report(report) => self.reports.push(report),
                 Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use lwm2m_base::Peer;
 use lwm2m_core::coap::options::{format, number};
-use lwm2m_core::coap::{Code, Kind, Message, MessageId, Options, Token, Verdict};
+use lwm2m_core::coap::{Code, DatagramOutcome, Kind, Message, MessageId, Options, Token};
 use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, ClientInfo, MessageProperties, RegistrationId, UplinkClass,
 };
@@ -172,11 +172,11 @@ impl Scene {
     }
 
     /// Sends a datagram that may be no message, and gives its verdict.
-    pub fn device_sends_bytes(&mut self, datagram: &[u8]) -> Verdict {
+    pub fn device_sends_bytes(&mut self, datagram: &[u8]) -> DatagramOutcome {
         self.device_sends_bytes_from(self.peer, datagram)
     }
 
-    pub fn device_sends_bytes_from(&mut self, peer: Peer, datagram: &[u8]) -> Verdict {
+    pub fn device_sends_bytes_from(&mut self, peer: Peer, datagram: &[u8]) -> DatagramOutcome {
         self.gateway.handle_datagram(self.now, peer, datagram);
         let verdicts = self.poll();
         assert_eq!(verdicts.len(), 1, "one verdict for each datagram, not {verdicts:?}");
@@ -445,7 +445,7 @@ impl Scene {
     }
 
     /// Takes everything out of the core; gives the verdicts.
-    fn poll(&mut self) -> Vec<(Peer, Verdict)> {
+    fn poll(&mut self) -> Vec<(Peer, DatagramOutcome)> {
         let mut verdicts = Vec::new();
         loop {
             let output = self.gateway.poll_output();

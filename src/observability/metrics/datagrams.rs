@@ -1,7 +1,7 @@
 //! What became of the messages of devices: each is counted exactly once.
 
 use lwm2m_core::coap::DecodeError;
-use lwm2m_core::gateway::report::{DropReason, Verdict};
+use lwm2m_core::gateway::report::{DatagramOutcome, DropReason};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
@@ -57,17 +57,17 @@ impl DatagramCounters {
         }
     }
 
-    pub fn of(&self, outcome: Verdict) -> &Counter {
+    pub fn of(&self, outcome: DatagramOutcome) -> &Counter {
         match outcome {
-            Verdict::Request => &self.request,
-            Verdict::Response => &self.response,
-            Verdict::Notification => &self.notification,
-            Verdict::Acknowledgement => &self.acknowledgement,
-            Verdict::Reset => &self.reset,
-            Verdict::Ping => &self.ping,
-            Verdict::Duplicate => &self.duplicate,
-            Verdict::Refused => &self.refused,
-            Verdict::Dropped(reason) => self.dropped.of(reason),
+            DatagramOutcome::Request => &self.request,
+            DatagramOutcome::Response => &self.response,
+            DatagramOutcome::Notification => &self.notification,
+            DatagramOutcome::Acknowledgement => &self.acknowledgement,
+            DatagramOutcome::Reset => &self.reset,
+            DatagramOutcome::Ping => &self.ping,
+            DatagramOutcome::Duplicate => &self.duplicate,
+            DatagramOutcome::Refused => &self.refused,
+            DatagramOutcome::Dropped(reason) => self.dropped.of(reason),
         }
     }
 }
@@ -103,7 +103,7 @@ impl DropCounters {
             DropReason::NoMessage(DecodeError::Malformed) => &self.malformed,
             DropReason::Unexpected => &self.unexpected,
             DropReason::StaleNotification => &self.stale_notification,
-            DropReason::Senseless => &self.senseless,
+            DropReason::InvalidCodeForType => &self.senseless,
             DropReason::CriticalOption => &self.critical_option,
             DropReason::TooManyRequests => &self.too_many_requests,
             DropReason::RateLimited => &self.rate_limited,

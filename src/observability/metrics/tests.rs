@@ -5,7 +5,7 @@ use lwm2m_base::{AssociationId, Peer};
 use lwm2m_core::coap::{BlockError, Code, DecodeError};
 use lwm2m_core::gateway::broker;
 use lwm2m_core::gateway::report::{
-    CommandOutcome, DropReason, Forbidden, LeaveReason, NotRestored, NotificationOutcome, Verdict,
+    CommandOutcome, DatagramOutcome, DropReason, Forbidden, LeaveReason, NotRestored, NotificationOutcome,
 };
 use lwm2m_core::mqtt::downlink::MSG_TYPES;
 use lwm2m_dtls as dtls;
@@ -42,7 +42,7 @@ fn every_report_counts_in_exactly_one_counter_of_its_own() {
 #[test]
 fn a_dropped_datagram_is_counted_by_its_reason() {
     let metrics = Metrics::default();
-    let verdict = Verdict::Dropped(DropReason::NoMessage(DecodeError::Version));
+    let verdict = DatagramOutcome::Dropped(DropReason::NoMessage(DecodeError::Version));
     metrics.record(&Report::Datagram { peer: peer(), verdict });
     let expected = r#"lwm2m_datagrams_total{outcome="dropped",reason="version"}"#;
     assert_eq!(counted(&metrics), [(expected.to_owned(), 1)]);
@@ -174,7 +174,7 @@ fn core_reports() -> Vec<Report> {
         .collect()
 }
 
-fn datagram_outcomes() -> Vec<Verdict> {
+fn datagram_outcomes() -> Vec<DatagramOutcome> {
     let undecodable = [
         DecodeError::TooShort,
         DecodeError::Version,
@@ -188,23 +188,23 @@ fn datagram_outcomes() -> Vec<Verdict> {
     let dropped = [
         DropReason::Unexpected,
         DropReason::StaleNotification,
-        DropReason::Senseless,
+        DropReason::InvalidCodeForType,
         DropReason::CriticalOption,
         DropReason::TooManyRequests,
         DropReason::RateLimited,
         DropReason::DeviceRateLimited,
     ];
     let taken = [
-        Verdict::Request,
-        Verdict::Response,
-        Verdict::Notification,
-        Verdict::Acknowledgement,
-        Verdict::Reset,
-        Verdict::Ping,
-        Verdict::Duplicate,
-        Verdict::Refused,
+        DatagramOutcome::Request,
+        DatagramOutcome::Response,
+        DatagramOutcome::Notification,
+        DatagramOutcome::Acknowledgement,
+        DatagramOutcome::Reset,
+        DatagramOutcome::Ping,
+        DatagramOutcome::Duplicate,
+        DatagramOutcome::Refused,
     ];
-    taken.into_iter().chain(undecodable.into_iter().chain(dropped).map(Verdict::Dropped)).collect()
+    taken.into_iter().chain(undecodable.into_iter().chain(dropped).map(DatagramOutcome::Dropped)).collect()
 }
 
 /// One report for every counter of DTLS.

@@ -15,8 +15,8 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
 use super::block::{
-    Assembled, Assemblies, Block, BlockError, BlockSize, Concluded, Download, Fetched, LastBlock, Repeated, Sent,
-    Upload, slice, smaller_size,
+    Assembled, Assemblies, Begun, Block, BlockError, BlockSize, Concluded, Download, Fetched, LastBlock, Repeated,
+    Sent, Upload, slice, smaller_size,
 };
 use super::exchange::{self, Acknowledge, ExchangeId, Exchanges, Output, RequestId};
 use super::observe::Freshness;
@@ -25,7 +25,7 @@ use super::transfers::{Purpose, Stage, Transfer, Transfers};
 use lwm2m_base::Peer;
 
 use super::{
-    Code, DecodeError, Failure, Message, MessageId, Occupancy, Parameters, Request, Response, Standing, Token,
+    CoapTableSizes, Code, DecodeError, Failure, Message, MessageId, Parameters, PeerClass, Request, Response, Token,
 };
 
 /// What the endpoint tells.
@@ -157,19 +157,19 @@ impl Endpoint {
     }
 
     pub fn handle_datagram(&mut self, now: Instant, peer: Peer, datagram: &[u8]) {
-        self.handle_decoded(now, peer, Standing::Known, Message::decode(datagram), datagram);
+        self.handle_decoded(now, peer, PeerClass::Registered, Message::decode(datagram), datagram);
     }
 
-    /// The same for a datagram that was decoded already, of a peer of this standing.
+    /// The same for a datagram that was decoded already, of a peer of this class.
     pub fn handle_decoded(
         &mut self,
         now: Instant,
         peer: Peer,
-        standing: Standing,
+        class: PeerClass,
         decoded: Result<Message, DecodeError>,
         datagram: &[u8],
     ) {
-        self.exchanges.handle_decoded(now, peer, standing, decoded, datagram);
+        self.exchanges.handle_decoded(now, peer, class, decoded, datagram);
         self.follow(now);
     }
 
@@ -211,16 +211,12 @@ impl Endpoint {
 
     /// Sends a confirmable request under a new random token; a large body goes block by block.
     pub fn send_request(&mut self, now: Instant, peer: Peer, request: Request) -> ExchangeId {
-        let (request, stage, first) = if request.payload.len() > self.block_size.bytes() {
-            let options = request.options.clone();
-            let upload = Upload::new(request, self.block_size);
-            let first = upload.block();
-            (Request { method: first.method, options, payload: Vec::new() }, Stage::Upload(upload), first)
-        } else {
-            (Request { payload: Vec::new(), ..request.clone() }, Stage::Whole(request.payload.clone()), request)
-        };
-        let id = self.exchanges.send_request(now, peer, first);
-        self.begin(id, peer, request, stage);
+        if request.payload.len() > self.block_size.bytes() {
+            return self.send_in_blocks(now, peer, request);
+        }
+        let id = self.exchanges.send_request(now, peer, &request);
+        let Request { method, options, payload } = request;
+        self.begin(id, peer, Request { method, options, payload: Vec::new() }, Stage::Whole(payload));
         id
     }
 
@@ -230,7 +226,7 @@ impl Endpoint {
         let Observation { peer, request, .. } = self.observations.get(&observation)?;
         let (peer, mut request) = (*peer, request.clone());
         request.options.add_uint(number::OBSERVE, 1);
-        let id = self.exchanges.send_cancellation(now, observation, request.clone())?;
+        let id = self.exchanges.send_cancellation(now, observation, &request)?;
         self.begin(id, peer, request, Stage::Whole(Vec::new()));
         Some(id)
     }
@@ -266,10 +262,10 @@ impl Endpoint {
     }
 
     /// How full the tables are.
-    pub fn occupancy(&self) -> Occupancy {
+    pub fn table_sizes(&self) -> CoapTableSizes {
         let waiting = self.observations.values().map(|observation| observation.waiting.len());
-        let exchanges = self.exchanges.occupancy();
-        Occupancy {
+        let exchanges = self.exchanges.table_sizes();
+        CoapTableSizes {
             transfers: self.transfers.len().max(self.steps.len()),
             assemblies: self.assemblies.len(),
             concluded_bodies: self.concluded.len(),
@@ -350,6 +346,14 @@ impl Endpoint {
         Some(transfer)
     }
 
+    fn send_in_blocks(&mut self, now: Instant, peer: Peer, request: Request) -> ExchangeId {
+        let (method, options) = (request.method, request.options.clone());
+        let upload = Upload::new(request, self.block_size);
+        let id = self.exchanges.send_request(now, peer, &upload.block());
+        self.begin(id, peer, Request { method, options, payload: Vec::new() }, Stage::Upload(upload));
+        id
+    }
+
     fn begin(&mut self, id: ExchangeId, peer: Peer, request: Request, stage: Stage) {
         let purpose = Purpose::Request { observing: None };
         self.steps.insert(id, id);
@@ -360,8 +364,8 @@ impl Endpoint {
     fn follow(&mut self, now: Instant) {
         while let Some(event) = self.exchanges.poll_event() {
             match event {
-                exchange::Event::Request { id, peer, standing, request } => {
-                    self.requested(now, id, peer, standing, request);
+                exchange::Event::Request { id, peer, class, request } => {
+                    self.requested(now, id, peer, class, request);
                 }
                 exchange::Event::Acknowledged { exchange } => self.acknowledged(exchange),
                 exchange::Event::Response { exchange, response, observing } => {
@@ -386,7 +390,7 @@ impl Endpoint {
         }
     }
 
-    fn requested(&mut self, now: Instant, id: RequestId, peer: Peer, standing: Standing, request: Request) {
+    fn requested(&mut self, now: Instant, id: RequestId, peer: Peer, class: PeerClass, request: Request) {
         let blocks = Block::of(&request.options, number::BLOCK1)
             .and_then(|block1| Ok((block1, Block::of(&request.options, number::BLOCK2)?)));
         let Ok((block1, block2)) = blocks else {
@@ -403,7 +407,7 @@ impl Endpoint {
             return;
         }
         let room = self.received_bytes.saturating_sub(self.transfers.held());
-        let assembled = block1.map(|block| self.assemblies.take(now, (peer, standing), &request, block, room));
+        let assembled = block1.map(|block| self.assemblies.take(now, (peer, class), &request, block, room));
         self.tell_evicted();
         let request = match assembled {
             None => request,
@@ -488,9 +492,13 @@ impl Endpoint {
         let fetched = match &mut transfer.stage {
             Stage::Download(download) => download.answered(response)?,
             Stage::Whole(_) | Stage::Upload(_) => {
-                let (download, fetched) = Download::begin(&transfer.request, response, self.body_limit)?;
-                transfer.stage = Stage::Download(download);
-                fetched
+                match Download::begin(&transfer.request, response, self.body_limit)? {
+                    Begun::Complete(response) => Fetched::Complete(response),
+                    Begun::Partial(download, next) => {
+                        transfer.stage = Stage::Download(download);
+                        Fetched::Next(next)
+                    }
+                }
             }
         };
         match fetched {
@@ -516,7 +524,7 @@ impl Endpoint {
     }
 
     fn send_step(&mut self, now: Instant, id: ExchangeId, mut transfer: Transfer, request: Request) {
-        transfer.step = self.exchanges.send_block(now, transfer.peer, request);
+        transfer.step = self.exchanges.send_block(now, transfer.peer, &request);
         self.steps.insert(transfer.step, id);
         self.transfers.insert(id, transfer);
     }
@@ -671,14 +679,14 @@ impl Endpoint {
         let Some(observation) = self.observations.get_mut(&id) else { return };
         let begun = received.and_then(|response| Download::begin(&observation.request, response, self.body_limit));
         let error = match begun {
-            Ok((_, Fetched::Complete(response))) => {
+            Ok(Begun::Complete(response)) => {
                 observation.superseded = 0;
                 return self.events.push_back(Event::Notification { observation: id, number, response, owed });
             }
-            Ok((download, Fetched::Next(_))) if !download.has_etag() && !observation.waiting.is_empty() => {
+            Ok(Begun::Partial(download, _)) if !download.has_etag() && !observation.waiting.is_empty() => {
                 return self.superseded(id, number, owed);
             }
-            Ok((download, Fetched::Next(request))) => {
+            Ok(Begun::Partial(download, request)) => {
                 let purpose = Purpose::Notification { observation: id, number, owed };
                 match self.fetch(now, id, purpose, download, request) {
                     Ok(()) => return,
@@ -704,7 +712,7 @@ impl Endpoint {
         let (peer, request, stage) = (observation.peer, observation.request.clone(), Stage::Download(download));
         let transfer = Transfer { peer, request, stage, step: id, purpose, acknowledged: false };
         self.make_room_for(&transfer)?;
-        let step = self.exchanges.send_block(now, peer, next);
+        let step = self.exchanges.send_block(now, peer, &next);
         if let Some(observation) = self.observations.get_mut(&id) {
             observation.fetching = Some(step);
         }

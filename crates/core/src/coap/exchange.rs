@@ -14,7 +14,7 @@
 //! 2. `respond` answers: piggybacked, or, when the empty acknowledgement has left meanwhile, as a confirmable separate
 //!    response.
 //!
-//! Exactly one [`Output::Verdict`] comes out for each datagram.
+//! Exactly one [`Output::Outcome`] comes out for each datagram.
 
 mod malformed;
 
@@ -26,17 +26,17 @@ use rand::{Rng, RngExt, SeedableRng};
 
 use lwm2m_base::deadlines::Deadlines;
 
-use super::history::{History, Reply};
+use super::dedup::{Deduplicator, Reply};
 use super::message_ids::MessageIds;
 use super::observe::{Freshness, digest};
-use super::occupancy::Occupancy;
 use super::options::number;
+use super::outcome::{DatagramOutcome, DropReason};
 use super::parameters::Acknowledging;
+use super::table_sizes::CoapTableSizes;
 use super::transmission::{Expired, Key, Persistence, Sent, Transmissions};
-use super::verdict::{DropReason, Verdict};
 use lwm2m_base::Peer;
 
-use super::{Code, DecodeError, Failure, Kind, Message, MessageId, Parameters, Request, Response, Standing, Token};
+use super::{Code, DecodeError, Failure, Kind, Message, MessageId, Parameters, PeerClass, Request, Response, Token};
 
 /// A request of ours, and the observation that it may have begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,14 +53,14 @@ pub struct Transmit {
     pub datagram: Vec<u8>,
 }
 
-/// What leaves the endpoint for the world; its events are polled apart from it.
+/// Datagrams to send, and what is counted. Events are polled separately.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     Transmit(Transmit),
-    Verdict(Peer, Verdict),
+    Outcome(Peer, DatagramOutcome),
     Retransmitted(Peer),
-    /// A message of this peer was forgotten before its time, for want of room: a duplicate of it would pass for new.
-    Forgotten(Peer),
+    /// The oldest remembered message of this peer was evicted early to make room: its duplicate would pass for a new message.
+    Evicted(Peer),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub enum Event {
     Request {
         id: RequestId,
         peer: Peer,
-        standing: Standing,
+        class: PeerClass,
         request: Request,
     },
     /// The peer has the request and will answer later.
@@ -121,9 +121,7 @@ pub struct Acknowledge {
 pub struct Exchanges {
     parameters: Parameters,
     rng: StdRng,
-    history: History,
-    /// The same for strangers, so that they cannot push out what is known of others.
-    strangers: History,
+    dedup: Deduplicator,
     transmissions: Transmissions<Owner>,
     exchanges: HashMap<ExchangeId, Exchange>,
     observations: HashMap<ExchangeId, Observation>,
@@ -179,7 +177,7 @@ struct PendingRequest {
     peer: Peer,
     token: Token,
     message_id: MessageId,
-    standing: Standing,
+    class: PeerClass,
     answer_as: AnswerAs,
 }
 
@@ -194,8 +192,7 @@ impl Exchanges {
     /// `seed` is where message ids, tokens and the random factor come from.
     pub fn new(parameters: Parameters, seed: [u8; 32]) -> Self {
         Self {
-            history: History::new(&parameters, parameters.exchanges),
-            strangers: History::new(&parameters, parameters.exchanges.div_ceil(STRANGERS_SHARE)),
+            dedup: Deduplicator::new(&parameters),
             message_ids: MessageIds::new(&parameters),
             parameters,
             rng: StdRng::from_seed(seed),
@@ -216,15 +213,15 @@ impl Exchanges {
         &mut self,
         now: Instant,
         peer: Peer,
-        standing: Standing,
+        class: PeerClass,
         decoded: Result<Message, DecodeError>,
         datagram: &[u8],
     ) {
-        let verdict = match decoded {
-            Ok(message) => self.handle_message(now, peer, standing, message, datagram),
+        let outcome = match decoded {
+            Ok(message) => self.handle_message(now, peer, class, message, datagram),
             Err(error) => self.handle_malformed(peer, error, datagram),
         };
-        self.outputs.push_back(Output::Verdict(peer, verdict));
+        self.outputs.push_back(Output::Outcome(peer, outcome));
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
@@ -245,24 +242,23 @@ impl Exchanges {
                 Deadline::Acknowledge(request) => self.acknowledge_early(request),
             }
         }
-        self.history.handle_timeout(now);
-        self.strangers.handle_timeout(now);
+        self.dedup.handle_timeout(now);
         self.message_ids.handle_timeout(now);
     }
 
     /// How full the tables are.
-    pub fn occupancy(&self) -> Occupancy {
-        Occupancy {
+    pub fn table_sizes(&self) -> CoapTableSizes {
+        CoapTableSizes {
             exchanges: self.exchanges.len(),
             observations: self.observations.len(),
             tokens: self.tokens.len(),
             transmissions: self.transmissions.len(),
             pending_requests: self.requests.len(),
-            remembered_messages: self.history.len() + self.strangers.len(),
+            remembered_messages: self.dedup.len(),
             message_ids: self.message_ids.len(),
             deadlines: self.deadlines.len(),
             outputs: self.outputs.len() + self.events.len(),
-            ..Occupancy::default()
+            ..CoapTableSizes::default()
         }
     }
 
@@ -275,25 +271,29 @@ impl Exchanges {
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
-        let memory = [self.history.next_deadline(), self.strangers.next_deadline()];
-        let deadlines = [self.transmissions.next_deadline(), self.deadlines.next()];
-        deadlines.into_iter().chain(memory).flatten().min()
+        let deadlines = [self.transmissions.next_deadline(), self.deadlines.next(), self.dedup.next_deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Sends a confirmable request under a new random token.
-    pub fn send_request(&mut self, now: Instant, peer: Peer, request: Request) -> ExchangeId {
+    pub fn send_request(&mut self, now: Instant, peer: Peer, request: &Request) -> ExchangeId {
         let token = self.random_token(peer);
         self.send_with_token(now, peer, request, token, Persistence::Ordinary)
     }
 
     /// The same for a further block of a transfer that the peer has begun to answer.
-    pub fn send_block(&mut self, now: Instant, peer: Peer, request: Request) -> ExchangeId {
+    pub fn send_block(&mut self, now: Instant, peer: Peer, request: &Request) -> ExchangeId {
         let token = self.random_token(peer);
         self.send_with_token(now, peer, request, token, Persistence::WithinTransfer)
     }
 
     /// Sends a request that ends an observation: with its token and to its peer (RFC 7641 section 3.6).
-    pub fn send_cancellation(&mut self, now: Instant, observation: ExchangeId, request: Request) -> Option<ExchangeId> {
+    pub fn send_cancellation(
+        &mut self,
+        now: Instant,
+        observation: ExchangeId,
+        request: &Request,
+    ) -> Option<ExchangeId> {
         let Observation { peer, token, .. } = *self.observations.get(&observation)?;
         Some(self.send_with_token(now, peer, request, token, Persistence::Ordinary))
     }
@@ -333,15 +333,14 @@ impl Exchanges {
         let (kind, message_id) = match pending.answer_as {
             AnswerAs::Piggybacked => (Kind::Acknowledgement, pending.message_id),
             AnswerAs::Separate => (separate, self.new_message_id(now, peer)),
-            AnswerAs::NonConfirmable if pending.standing == Standing::Fleeting => {
+            AnswerAs::NonConfirmable if pending.class == PeerClass::UnregisteredIdempotent => {
                 (Kind::NonConfirmable, MessageId(self.rng.random()))
             }
             AnswerAs::NonConfirmable => (Kind::NonConfirmable, self.new_message_id(now, peer)),
         };
-        let Response { code, options, payload } = response;
-        let datagram = Message { kind, code, id: message_id, token: pending.token, options, payload }.encode();
+        let datagram = response.encode(kind, message_id, pending.token);
         if kind == Kind::Acknowledgement {
-            self.replied(peer, pending.message_id, &datagram);
+            self.dedup.set_reply(peer, pending.message_id, &datagram);
         }
         if kind == Kind::Confirmable {
             let key = (peer, message_id);
@@ -386,7 +385,7 @@ impl Exchanges {
 
     /// Whether this message came before, and is remembered.
     pub fn is_duplicate(&self, now: Instant, peer: Peer, id: MessageId, datagram: &[u8]) -> bool {
-        self.duplicate(now, peer, id, datagram).is_some()
+        self.dedup.duplicate(now, peer, id, datagram).is_some()
     }
 
     /// Whether a request of ours with this token waits for the answer of this peer.
@@ -402,37 +401,37 @@ impl Exchanges {
                 (Kind::NonConfirmable, MessageId(self.rng.random()))
             }
         };
-        let Response { code, options, payload } = response;
-        self.transmit(peer, Message { kind, code, id, token: request.token, options, payload }.encode());
-        self.outputs.push_back(Output::Verdict(peer, Verdict::Refused));
+        self.transmit(peer, response.encode(kind, id, request.token));
+        self.outputs.push_back(Output::Outcome(peer, DatagramOutcome::Refused));
     }
 
     fn handle_message(
         &mut self,
         now: Instant,
         peer: Peer,
-        standing: Standing,
+        class: PeerClass,
         message: Message,
         datagram: &[u8],
-    ) -> Verdict {
+    ) -> DatagramOutcome {
         match message.kind {
             Kind::Confirmable | Kind::NonConfirmable => {
-                if let Some(reply) = self.duplicate(now, peer, message.id, datagram) {
+                if let Some(reply) = self.dedup.duplicate(now, peer, message.id, datagram) {
                     if let Reply::Datagram(reply) = reply.clone() {
                         self.transmit(peer, reply);
                     }
-                    return Verdict::Duplicate;
+                    return DatagramOutcome::Duplicate;
                 }
                 if message.code == Code::EMPTY {
                     return self.handle_empty(peer, &message);
                 }
                 if message.code.is_request() && self.requests.len() >= self.parameters.pending_requests {
                     // It is not remembered: when it comes again there may be room.
-                    return Verdict::Dropped(DropReason::TooManyRequests);
+                    return DatagramOutcome::Dropped(DropReason::TooManyRequests);
                 }
-                self.remember(now, peer, standing, &message, datagram);
+                let evicted = self.dedup.remember(now, (peer, class), (message.id, message.kind), datagram);
+                self.outputs.extend(evicted.map(Output::Evicted));
                 if message.code.is_request() {
-                    self.handle_request(now, peer, standing, message)
+                    self.handle_request(now, peer, class, message)
                 } else {
                     self.handle_response(now, peer, message)
                 }
@@ -440,44 +439,44 @@ impl Exchanges {
             Kind::Acknowledgement if message.code == Code::EMPTY => self.handle_acknowledgement(now, peer, message.id),
             Kind::Acknowledgement if message.code.is_response() => self.handle_piggybacked(now, peer, message),
             Kind::Reset if message.code == Code::EMPTY => self.handle_reset(peer, message.id),
-            Kind::Acknowledgement | Kind::Reset => self.handle_senseless(peer, &message),
+            Kind::Acknowledgement | Kind::Reset => self.handle_invalid_code(peer, &message),
         }
     }
 
-    fn handle_empty(&mut self, peer: Peer, message: &Message) -> Verdict {
+    fn handle_empty(&mut self, peer: Peer, message: &Message) -> DatagramOutcome {
         if message.kind == Kind::NonConfirmable {
-            return Verdict::Dropped(DropReason::Senseless);
+            return DatagramOutcome::Dropped(DropReason::InvalidCodeForType);
         }
         self.transmit(peer, Message::empty(Kind::Reset, message.id).encode());
-        Verdict::Ping
+        DatagramOutcome::Ping
     }
 
-    fn handle_request(&mut self, now: Instant, peer: Peer, standing: Standing, message: Message) -> Verdict {
+    fn handle_request(&mut self, now: Instant, peer: Peer, class: PeerClass, message: Message) -> DatagramOutcome {
         let confirmable = message.kind == Kind::Confirmable;
         let unknown = unknown_critical(&message, REQUEST_OPTIONS);
         if unknown.is_some() && !confirmable {
             self.reset(peer, message.id);
-            return Verdict::Dropped(DropReason::CriticalOption);
+            return DatagramOutcome::Dropped(DropReason::CriticalOption);
         }
         let id = RequestId(self.new_id());
         let answer_as = if confirmable { AnswerAs::Piggybacked } else { AnswerAs::NonConfirmable };
         let (token, message_id) = (message.token, message.id);
-        self.requests.insert(id, PendingRequest { peer, token, message_id, standing, answer_as });
+        self.requests.insert(id, PendingRequest { peer, token, message_id, class, answer_as });
         if let Some(option) = unknown {
             let code = if PROXY_OPTIONS.contains(&option) { Code::PROXYING_NOT_SUPPORTED } else { Code::BAD_OPTION };
             self.respond(now, id, Response::new(code));
-            return Verdict::Request;
+            return DatagramOutcome::Request;
         }
         if confirmable {
             self.deadlines.set(Deadline::Acknowledge(id), now + self.parameters.ack_timeout / 2);
         }
         let request = Request { method: message.code, options: message.options, payload: message.payload };
-        self.events.push_back(Event::Request { id, peer, standing, request });
-        Verdict::Request
+        self.events.push_back(Event::Request { id, peer, class, request });
+        DatagramOutcome::Request
     }
 
     /// A response in a message of its own, confirmable or not (RFC 7252 section 5.2.2).
-    fn handle_response(&mut self, now: Instant, peer: Peer, message: Message) -> Verdict {
+    fn handle_response(&mut self, now: Instant, peer: Peer, message: Message) -> DatagramOutcome {
         let expected = self.tokens.get(&(peer, message.token)).copied().unwrap_or_default();
         let notifies = message.options.contains(number::OBSERVE) || expected.exchange.is_none();
         if let Some(option) = unknown_critical(&message, RESPONSE_OPTIONS) {
@@ -488,7 +487,7 @@ impl Exchanges {
                 (_, None) => {}
             }
             self.reset(peer, message.id);
-            return Verdict::Dropped(DropReason::CriticalOption);
+            return DatagramOutcome::Dropped(DropReason::CriticalOption);
         }
         let (id, kind, token) = (message.id, message.kind, message.token);
         match (expected.observation, expected.exchange) {
@@ -499,19 +498,19 @@ impl Exchanges {
             }
             (_, None) => {
                 self.reset(peer, id);
-                Verdict::Dropped(DropReason::Unexpected)
+                DatagramOutcome::Dropped(DropReason::Unexpected)
             }
         }
     }
 
-    fn handle_piggybacked(&mut self, now: Instant, peer: Peer, message: Message) -> Verdict {
+    fn handle_piggybacked(&mut self, now: Instant, peer: Peer, message: Message) -> DatagramOutcome {
         let token = message.token;
         let Some(exchange) = self.acknowledged_by(peer, message.id, token) else {
-            return Verdict::Dropped(DropReason::Unexpected);
+            return DatagramOutcome::Dropped(DropReason::Unexpected);
         };
         if let Some(option) = unknown_critical(&message, RESPONSE_OPTIONS) {
             self.fail(exchange, Failure::CriticalOption(option));
-            return Verdict::Dropped(DropReason::CriticalOption);
+            return DatagramOutcome::Dropped(DropReason::CriticalOption);
         }
         self.finish(now, exchange, peer, token, message)
     }
@@ -530,7 +529,7 @@ impl Exchanges {
         self.exchanges.get(&exchange).is_some_and(|exchange| exchange.token == token).then_some(exchange)
     }
 
-    fn handle_acknowledgement(&mut self, now: Instant, peer: Peer, id: MessageId) -> Verdict {
+    fn handle_acknowledgement(&mut self, now: Instant, peer: Peer, id: MessageId) -> DatagramOutcome {
         match self.transmissions.take((peer, id)) {
             Some((Owner::Exchange(id), sent)) => {
                 let patience = self.parameters.max_transmit_wait();
@@ -539,27 +538,27 @@ impl Exchanges {
                     exchange.acknowledged = Some(sent);
                 }
                 self.events.push_back(Event::Acknowledged { exchange: id });
-                Verdict::Acknowledgement
+                DatagramOutcome::Acknowledgement
             }
-            Some((Owner::SeparateResponse, _)) => Verdict::Acknowledgement,
-            None => Verdict::Dropped(DropReason::Unexpected),
+            Some((Owner::SeparateResponse, _)) => DatagramOutcome::Acknowledgement,
+            None => DatagramOutcome::Dropped(DropReason::Unexpected),
         }
     }
 
-    fn handle_reset(&mut self, peer: Peer, id: MessageId) -> Verdict {
+    fn handle_reset(&mut self, peer: Peer, id: MessageId) -> DatagramOutcome {
         match self.transmissions.end((peer, id)) {
             Some(Owner::Exchange(exchange)) => {
                 self.end_exchange(exchange);
                 self.events.push_back(Event::Reset { exchange });
-                Verdict::Reset
+                DatagramOutcome::Reset
             }
-            Some(Owner::SeparateResponse) => Verdict::Reset,
-            None => Verdict::Dropped(DropReason::Unexpected),
+            Some(Owner::SeparateResponse) => DatagramOutcome::Reset,
+            None => DatagramOutcome::Dropped(DropReason::Unexpected),
         }
     }
 
     /// The response of an exchange is there; with the Observe option it lives on as an observation.
-    fn finish(&mut self, now: Instant, id: ExchangeId, peer: Peer, token: Token, message: Message) -> Verdict {
+    fn finish(&mut self, now: Instant, id: ExchangeId, peer: Peer, token: Token, message: Message) -> DatagramOutcome {
         let observe = self.exchanges.get(&id).is_some_and(|exchange| exchange.observe);
         self.end_exchange(id);
         let number = observe_number(&message).filter(|_| observe && message.code.is_success());
@@ -571,10 +570,10 @@ impl Exchanges {
         }
         let response = Response { code: message.code, options: message.options, payload: message.payload };
         self.events.push_back(Event::Response { exchange: id, response, observing: number });
-        Verdict::Response
+        DatagramOutcome::Response
     }
 
-    fn notify(&mut self, now: Instant, peer: Peer, id: ExchangeId, message: Message) -> Verdict {
+    fn notify(&mut self, now: Instant, peer: Peer, id: ExchangeId, message: Message) -> DatagramOutcome {
         let number = observe_number(&message);
         let body = digest(&message.options, &message.payload);
         let Message { kind, id: message_id, .. } = message;
@@ -583,7 +582,7 @@ impl Exchanges {
         match number.filter(|_| message.code.is_success()) {
             Some(number) if !observation.freshness.advance(number, now, body) => {
                 self.acknowledge(peer, message_id, kind);
-                return Verdict::Dropped(DropReason::StaleNotification);
+                return DatagramOutcome::Dropped(DropReason::StaleNotification);
             }
             Some(_) => {}
             None => self.forget(id),
@@ -597,14 +596,14 @@ impl Exchanges {
             self.acknowledge(peer, message_id, kind);
         }
         self.events.push_back(Event::Notification { observation: id, number, response, owed });
-        Verdict::Notification
+        DatagramOutcome::Notification
     }
 
     fn send_with_token(
         &mut self,
         now: Instant,
         peer: Peer,
-        request: Request,
+        request: &Request,
         token: Token,
         persistence: Persistence,
     ) -> ExchangeId {
@@ -614,9 +613,7 @@ impl Exchanges {
         self.exchanges.insert(id, Exchange { peer, token, message_id, observe, acknowledged: None });
         self.expected(peer, token, |expected| expected.exchange = Some(id));
 
-        let Request { method, options, payload } = request;
-        let message = Message { kind: Kind::Confirmable, code: method, id: message_id, token, options, payload };
-        let datagram = message.encode();
+        let datagram = request.encode(message_id, token);
         let key = (peer, message_id);
         let what = Sent { datagram: datagram.clone(), persistence };
         self.transmissions.begin(now, key, what, Owner::Exchange(id), &self.parameters, &mut self.rng);
@@ -695,30 +692,8 @@ impl Exchanges {
 
     fn reply(&mut self, peer: Peer, id: MessageId, kind: Kind) {
         let datagram = Message::empty(kind, id).encode();
-        self.replied(peer, id, &datagram);
+        self.dedup.set_reply(peer, id, &datagram);
         self.transmit(peer, datagram);
-    }
-
-    /// A peer may have been a stranger when its message came.
-    fn duplicate(&self, now: Instant, peer: Peer, id: MessageId, datagram: &[u8]) -> Option<&Reply> {
-        let known = self.history.duplicate(now, peer, id, datagram);
-        known.or_else(|| self.strangers.duplicate(now, peer, id, datagram))
-    }
-
-    fn remember(&mut self, now: Instant, peer: Peer, standing: Standing, message: &Message, datagram: &[u8]) {
-        let history = match standing {
-            Standing::Known => &mut self.history,
-            Standing::Stranger => &mut self.strangers,
-            Standing::Fleeting => return,
-        };
-        let forgotten = history.remember(now, peer, message.id, message.kind, datagram);
-        self.outputs.extend(forgotten.map(Output::Forgotten));
-    }
-
-    fn replied(&mut self, peer: Peer, id: MessageId, datagram: &[u8]) {
-        if !self.history.replied(peer, id, datagram) {
-            self.strangers.replied(peer, id, datagram);
-        }
     }
 
     fn transmit(&mut self, peer: Peer, datagram: Vec<u8>) {
@@ -764,9 +739,6 @@ impl Exchanges {
         self.last_id
     }
 }
-
-/// What strangers may take of the memory for duplicates: one part of so many.
-const STRANGERS_SHARE: usize = 4;
 
 /// The critical options that a request may have here.
 const REQUEST_OPTIONS: &[u16] = &[

@@ -73,6 +73,12 @@ impl Request {
     pub fn new(method: Code) -> Self {
         Self { method, options: Options::new(), payload: Vec::new() }
     }
+
+    /// Writes the datagram of a confirmable message with this request.
+    pub(super) fn encode(&self, id: MessageId, token: Token) -> Vec<u8> {
+        let Self { method, options, payload } = self;
+        encode((Kind::Confirmable, *method, id, token), options, payload)
+    }
 }
 
 /// A response without the fields of the message layer.
@@ -88,9 +94,14 @@ impl Response {
         Self { code, options: Options::new(), payload: Vec::new() }
     }
 
-    /// With a diagnostic payload: short plain text for people (RFC 7252 section 5.5.2).
+    /// Returns a response with a diagnostic payload: short plain text for people (RFC 7252 section 5.5.2).
     pub fn with_diagnostic(code: Code, text: &str) -> Self {
         Self { code, options: Options::new(), payload: text.as_bytes().to_vec() }
+    }
+
+    /// Writes the datagram of a message with this response.
+    pub(super) fn encode(&self, kind: Kind, id: MessageId, token: Token) -> Vec<u8> {
+        encode((kind, self.code, id, token), &self.options, &self.payload)
     }
 }
 
@@ -170,30 +181,14 @@ impl Message {
             return Err(DecodeError::ReservedClass);
         }
         let packet = Packet::from_bytes(datagram).map_err(|_| DecodeError::Malformed)?;
-        if packet.payload.is_empty() && ends_with_marker(datagram, &packet) {
+        if packet.payload.is_empty() && ends_with_marker(datagram) {
             return Err(DecodeError::EmptyPayload);
         }
         Ok(Self::from_packet(code, packet))
     }
 
     pub fn encode(&self) -> Vec<u8> {
-        let mut packet = Packet::new();
-        packet.header.message_id = self.id.0;
-        packet.header.code = MessageClass::from(self.code.0);
-        packet.header.set_type(match self.kind {
-            Kind::Confirmable => MessageType::Confirmable,
-            Kind::NonConfirmable => MessageType::NonConfirmable,
-            Kind::Acknowledgement => MessageType::Acknowledgement,
-            Kind::Reset => MessageType::Reset,
-        });
-        packet.set_token(self.token.as_bytes().to_vec());
-        for (number, value) in self.options.iter() {
-            packet.add_option(number.into(), value.to_vec());
-        }
-        packet.payload = self.payload.clone();
-        packet
-            .to_bytes_with_limit(usize::MAX)
-            .expect("a token of at most eight bytes, and a limit that nothing reaches, leave no error")
+        encode((self.kind, self.code, self.id, self.token), &self.options, &self.payload)
     }
 
     fn from_packet(code: Code, packet: Packet) -> Self {
@@ -203,22 +198,69 @@ impl Message {
             MessageType::Acknowledgement => Kind::Acknowledgement,
             MessageType::Reset => Kind::Reset,
         };
-        let mut options = Options::new();
-        for (number, values) in packet.options() {
-            for value in values {
-                options.add(*number, value);
-            }
-        }
+        let options =
+            packet.options().flat_map(|(number, values)| values.iter().map(|value| (*number, value.as_slice())));
+        let options = Options::from_sorted(options);
         let token = Token::new(packet.get_token());
         Self { kind, code, id: MessageId(packet.header.message_id), token, options, payload: packet.payload }
     }
 }
 
-/// A last byte 0xff is the marker, or it belongs to the last option's value: only a packet without the marker is as long
-/// when it is written again.
-fn ends_with_marker(datagram: &[u8], packet: &Packet) -> bool {
-    datagram.last() == Some(&0xff)
-        && packet.to_bytes_with_limit(usize::MAX).is_ok_and(|written| written.len() < datagram.len())
+/// Writes a datagram. The payload is copied once: coap-lite would take a copy of its own.
+fn encode((kind, code, id, token): (Kind, Code, MessageId, Token), options: &Options, payload: &[u8]) -> Vec<u8> {
+    let mut packet = Packet::new();
+    packet.header.message_id = id.0;
+    packet.header.code = MessageClass::from(code.0);
+    packet.header.set_type(match kind {
+        Kind::Confirmable => MessageType::Confirmable,
+        Kind::NonConfirmable => MessageType::NonConfirmable,
+        Kind::Acknowledgement => MessageType::Acknowledgement,
+        Kind::Reset => MessageType::Reset,
+    });
+    packet.set_token(token.as_bytes().to_vec());
+    for (number, value) in options.iter() {
+        packet.add_option(number.into(), value.to_vec());
+    }
+    let mut datagram = packet
+        .to_bytes_with_limit(usize::MAX)
+        .expect("a token of at most eight bytes, and a limit that nothing reaches, leave no error");
+    if !payload.is_empty() {
+        datagram.reserve_exact(1 + payload.len());
+        datagram.push(PAYLOAD_MARKER);
+        datagram.extend_from_slice(payload);
+    }
+    datagram
+}
+
+/// The byte between the options and the payload (RFC 7252 section 3).
+const PAYLOAD_MARKER: u8 = 0xff;
+
+/// Returns whether the last byte of a datagram without payload is the payload marker. It may also be the last byte of an
+/// option, so the options are passed over (RFC 7252 section 3.1). The datagram is well-formed otherwise.
+fn ends_with_marker(datagram: &[u8]) -> bool {
+    let [first, _, _, _, rest @ ..] = datagram else { return false };
+    let mut options = rest.get(usize::from(first & 0x0f)..).unwrap_or_default();
+    while let [head, behind @ ..] = options {
+        if *head == PAYLOAD_MARKER {
+            return true;
+        }
+        options = after_option(*head, behind).unwrap_or_default();
+    }
+    false
+}
+
+/// Returns what follows an option, given its first byte and the bytes behind that.
+fn after_option(head: u8, behind: &[u8]) -> Option<&[u8]> {
+    let extension = |nibble: u8| usize::from(nibble.saturating_sub(12).min(2));
+    let (delta, length) = (head >> 4, head & 0x0f);
+    let behind = behind.get(extension(delta)..)?;
+    let value = behind.get(extension(length)..)?;
+    let length = match (length, behind) {
+        (13, [low, ..]) => 13 + usize::from(*low),
+        (14, [high, low, ..]) => 269 + usize::from(u16::from_be_bytes([*high, *low])),
+        (length, _) => usize::from(length),
+    };
+    value.get(length..)
 }
 
 #[cfg(test)]
@@ -292,5 +334,18 @@ mod tests {
     fn an_option_value_may_end_in_the_byte_of_the_marker() {
         let message = Message::decode(&hex("40010001b3 6162ff".replace(' ', "").as_str())).expect("well-formed");
         assert_eq!(message.options.first(number::URI_PATH), Some(&[0x61, 0x62, 0xff][..]));
+    }
+
+    #[test]
+    fn the_marker_is_told_from_the_end_of_an_option_of_any_length() {
+        for (number, length) in [(11, 1), (11, 12), (11, 13), (15, 268), (300, 269), (65_000, 600), (20, 0xff + 269)] {
+            let mut message = Message { code: Code::POST, ..Message::empty(Kind::Confirmable, MessageId(1)) };
+            message.options.add(number::URI_PATH, b"rd");
+            message.options.add(number, &vec![0xff; length]);
+            let mut datagram = message.encode();
+            assert_eq!(Message::decode(&datagram), Ok(message), "{number} {length}");
+            datagram.push(0xff);
+            assert_eq!(Message::decode(&datagram), Err(DecodeError::EmptyPayload), "{number} {length}");
+        }
     }
 }

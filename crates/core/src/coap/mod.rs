@@ -5,20 +5,20 @@
 
 mod block;
 mod code;
+mod dedup;
 mod endpoint;
 mod exchange;
 mod failure;
-mod history;
 mod message;
 mod message_ids;
 mod observe;
-mod occupancy;
 pub mod options;
+mod outcome;
 mod parameters;
-mod standing;
+mod peer_class;
+mod table_sizes;
 mod transfers;
 mod transmission;
-mod verdict;
 
 pub use block::BlockError;
 pub use code::Code;
@@ -27,8 +27,8 @@ pub use exchange::{Acknowledge, ExchangeId, Output, RequestId, Transmit};
 pub use failure::Failure;
 pub use message::{DecodeError, Header, Kind, Message, MessageId, Request, Response, Token};
 pub use observe::Freshness;
-pub use occupancy::Occupancy;
 pub use options::{OptionError, Options};
+pub use outcome::{DatagramOutcome, DropReason};
 pub use parameters::{Acknowledging, Parameters};
-pub use standing::Standing;
-pub use verdict::{DropReason, Verdict};
+pub use peer_class::PeerClass;
+pub use table_sizes::CoapTableSizes;

@@ -61,6 +61,11 @@ impl Options {
         Self(Vec::new())
     }
 
+    /// Takes options that are in the order of their numbers already.
+    pub(super) fn from_sorted<'a>(options: impl Iterator<Item = (u16, &'a [u8])>) -> Self {
+        Self(options.map(|(number, value)| (number, Value::from_slice(value))).collect())
+    }
+
     pub fn add(&mut self, number: u16, value: &[u8]) {
         let at = self.0.partition_point(|(n, _)| *n <= number);
         self.0.insert(at, (number, Value::from_slice(value)));

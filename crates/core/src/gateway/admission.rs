@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 
 use crate::coap::options::number;
-use crate::coap::{Code, DecodeError, Header, Kind, Message, Response, Standing};
+use crate::coap::{Code, DecodeError, Header, Kind, Message, PeerClass, Response};
 use crate::registry::Device;
 use lwm2m_base::Peer;
 use lwm2m_base::rate::{Buckets, Exceeded, Limiter, Rate, Source};
 
 use super::Gateway;
 use super::config::Limits;
-use super::report::{DropReason, Report, Verdict};
+use super::report::{DatagramOutcome, DropReason, Report};
 
 /// A device that registers again sooner is counted like a stranger: each Register costs a connection to the broker.
 const SETTLED: Duration = Duration::from_secs(10);
@@ -37,7 +37,7 @@ pub(super) struct AdmissionControl {
 /// What is done with a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Decision {
-    Admit(Standing),
+    Admit(PeerClass),
     /// A Register: more than its address, or all together, may send.
     Refuse(Exceeded),
     Drop(DropReason),
@@ -81,15 +81,15 @@ impl AdmissionControl {
 
     fn register(&mut self, now: Instant, source: Source) -> Decision {
         match self.registers.take(now, source) {
-            Ok(()) => Decision::Admit(Standing::Stranger),
+            Ok(()) => Decision::Admit(PeerClass::Unregistered),
             Err(exceeded) if self.refusals.take(now, source).is_ok() => Decision::Refuse(exceeded),
             Err(_) => Decision::Drop(DropReason::RateLimited),
         }
     }
 
-    fn other(&mut self, now: Instant, source: Source, standing: Standing) -> Decision {
+    fn other(&mut self, now: Instant, source: Source, class: PeerClass) -> Decision {
         match self.others.take(now, source) {
-            Ok(()) => Decision::Admit(standing),
+            Ok(()) => Decision::Admit(class),
             Err(_) => Decision::Drop(DropReason::RateLimited),
         }
     }
@@ -97,7 +97,7 @@ impl AdmissionControl {
     /// A message from where so many registered devices are.
     fn registered(&mut self, now: Instant, peer: Peer, devices: usize) -> Decision {
         if self.registered.take(now, peer, self.rate_of_registered.times(devices)) {
-            Decision::Admit(Standing::Known)
+            Decision::Admit(PeerClass::Registered)
         } else {
             Decision::Drop(DropReason::DeviceRateLimited)
         }
@@ -109,8 +109,8 @@ impl Gateway {
     pub(super) fn handle_message(&mut self, now: Instant, peer: Peer, datagram: &[u8]) {
         let decoded = Message::decode(datagram);
         match (self.decide(now, peer, &decoded, datagram), decoded) {
-            (Decision::Admit(standing), decoded) => {
-                self.coap.handle_decoded(now, peer, standing, decoded, datagram);
+            (Decision::Admit(class), decoded) => {
+                self.coap.handle_decoded(now, peer, class, decoded, datagram);
                 self.handle_coap(now);
             }
             (Decision::Refuse(exceeded), Ok(register)) => self.refuse_register(peer, &register, exceeded),
@@ -131,7 +131,7 @@ impl Gateway {
         // They belong to a message of ours, or to nothing.
         let replies = matches!(message.kind, Kind::Acknowledgement | Kind::Reset);
         if replies || message.code.is_response() && self.coap.awaits(peer, message.token) {
-            return Decision::Admit(Standing::Known);
+            return Decision::Admit(PeerClass::Registered);
         }
         let registers = is_register(message);
         if self.is_of_registered(now, peer, message, registers) {
@@ -140,10 +140,10 @@ impl Gateway {
         }
         match registers {
             // An Update moves the registration: a repetition of it should be told.
-            false if self.names_location(message) => self.admission.other(now, source, Standing::Stranger),
-            false => self.admission.other(now, source, Standing::Fleeting),
+            false if self.names_location(message) => self.admission.other(now, source, PeerClass::Unregistered),
+            false => self.admission.other(now, source, PeerClass::UnregisteredIdempotent),
             true if continues(message) || self.coap.is_duplicate(now, peer, message.id, datagram) => {
-                self.admission.other(now, source, Standing::Stranger)
+                self.admission.other(now, source, PeerClass::Unregistered)
             }
             true => self.admission.register(now, source),
         }
@@ -154,14 +154,14 @@ impl Gateway {
         let is_reset = Header::of(datagram).is_some_and(|header| header.kind == Kind::Confirmable);
         let devices = self.registry.devices_at(peer);
         match (is_reset, devices) {
-            (false, _) => Decision::Admit(Standing::Fleeting),
-            (true, 0) => self.admission.other(now, Source::of(peer.address), Standing::Fleeting),
+            (false, _) => Decision::Admit(PeerClass::UnregisteredIdempotent),
+            (true, 0) => self.admission.other(now, Source::of(peer.address), PeerClass::UnregisteredIdempotent),
             (true, _) => self.admission.registered(now, peer, devices),
         }
     }
 
     fn drop_datagram(&mut self, peer: Peer, reason: DropReason) {
-        self.report(Report::Datagram { peer, verdict: Verdict::Dropped(reason) });
+        self.report(Report::Datagram { peer, verdict: DatagramOutcome::Dropped(reason) });
     }
 
     /// Whether a registered device sends this, from where it is. A Register is the device's own only with its own name.

@@ -306,9 +306,9 @@ impl Gateway {
                     self.transmit(transmit);
                     continue;
                 }
-                coap::Output::Verdict(peer, verdict) => Report::Datagram { peer, verdict },
+                coap::Output::Outcome(peer, verdict) => Report::Datagram { peer, verdict },
                 coap::Output::Retransmitted(peer) => Report::Retransmitted { peer },
-                coap::Output::Forgotten(peer) => Report::DuplicateForgotten { peer },
+                coap::Output::Evicted(peer) => Report::DuplicateForgotten { peer },
             };
             self.outputs.push_back(Output::Report(report));
         }

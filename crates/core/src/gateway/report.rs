@@ -8,14 +8,14 @@ use lwm2m_dtls as dtls;
 
 use super::broker::CloseReason;
 
-pub use crate::coap::{DropReason, Verdict};
+pub use crate::coap::{DatagramOutcome, DropReason};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
     /// What became of a message, a datagram over plain UDP: exactly one of these for each.
     Datagram {
         peer: Peer,
-        verdict: Verdict,
+        verdict: DatagramOutcome,
     },
     /// A confirmable message was sent once more.
     Retransmitted {

@@ -36,7 +36,7 @@ pub struct TableSizes {
     pub deadlines: usize,
     /// What was not polled yet.
     pub outputs: usize,
-    pub coap: coap::Occupancy,
+    pub coap: coap::CoapTableSizes,
     pub dtls: dtls::DtlsTableSizes,
 }
 
@@ -58,7 +58,7 @@ impl Gateway {
             senders: self.admission.senders(),
             deadlines: self.deadlines.len(),
             outputs: self.outputs.len(),
-            coap: self.coap.occupancy(),
+            coap: self.coap.table_sizes(),
             dtls: self.associations(),
         }
     }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use lwm2m_base::{AssociationId, Peer};
 use lwm2m_core::coap::options::number;
 use lwm2m_core::coap::{
-    BlockError, Code, Endpoint, Event, ExchangeId, Failure, Kind, Message, MessageId, Occupancy, Options, Output,
-    Parameters, Request, Response, Standing, Token, Transmit,
+    BlockError, CoapTableSizes, Code, Endpoint, Event, ExchangeId, Failure, Kind, Message, MessageId, Options, Output,
+    Parameters, PeerClass, Request, Response, Token, Transmit,
 };
 use proptest::prelude::*;
 use rand::rngs::StdRng;
@@ -80,7 +80,7 @@ impl Scene {
                 Output::Transmit(Transmit { datagram, .. }) => {
                     return Some(Message::decode(&datagram).expect("what leaves is a message"));
                 }
-                Output::Verdict(..) | Output::Retransmitted(_) | Output::Forgotten(_) => {}
+                Output::Outcome(..) | Output::Retransmitted(_) | Output::Evicted(_) => {}
             }
         }
     }
@@ -363,7 +363,7 @@ fn a_body_beyond_the_limit_is_fetched_to_its_end_and_discarded() {
     for number in 0..5 {
         let sent = scene.sent();
         scene.answer(&sent, Code::CONTENT, &[(number::BLOCK2, block(number, number < 4, 64))], &body(64));
-        let held = scene.endpoint.occupancy().received_bytes;
+        let held = scene.endpoint.table_sizes().received_bytes;
         assert_eq!(held, if number == 0 { 64 } else { 0 }, "what is discarded is not held");
     }
     let error = Failure::Discarded { size: 320, limit: 100 };
@@ -381,7 +381,7 @@ fn a_body_that_has_no_end_is_given_up_after_16_mebibytes() {
     for number in 0..16 * 1024 {
         let sent = scene.sent();
         scene.answer(&sent, Code::CONTENT, &[(number::BLOCK2, block(number, true, 1024))], &body(1024));
-        assert!(scene.endpoint.occupancy().received_bytes <= 1024 * 1024);
+        assert!(scene.endpoint.table_sizes().received_bytes <= 1024 * 1024);
     }
     let error = BlockError::TooLarge.into();
     assert_eq!(scene.event(), Some(Event::Failed { exchange, error }));
@@ -408,7 +408,7 @@ fn a_body_beyond_the_room_for_all_bodies_fails_with_the_reason() {
         scene.endpoint.handle_datagram(scene.now, peer(host), &first.encode());
         scene.sent();
     }
-    assert_eq!(scene.endpoint.occupancy().received_bytes, 192);
+    assert_eq!(scene.endpoint.table_sizes().received_bytes, 192);
     scene.expect_nothing_more();
     let exchange = scene.endpoint.send_request(scene.now, peer(4), Request::new(Code::GET));
     let sent = scene.sent();
@@ -421,7 +421,7 @@ fn a_body_beyond_the_room_for_all_bodies_fails_with_the_reason() {
 
     // An end of another one makes room.
     scene.endpoint.forget(fetches[0].0);
-    assert_eq!(scene.endpoint.occupancy().received_bytes, 128);
+    assert_eq!(scene.endpoint.table_sizes().received_bytes, 128);
 }
 
 #[test]
@@ -609,7 +609,7 @@ fn a_newer_notification_in_one_message_ends_the_fetch_too() {
     assert_eq!(scene.event(), Some(Event::NotificationSuperseded { observation }));
     assert!(matches!(scene.event(), Some(Event::Notification { number: Some(3), .. })));
     scene.expect_nothing_more();
-    assert_eq!(scene.endpoint.occupancy().transfers, 0, "nothing is fetched any more");
+    assert_eq!(scene.endpoint.table_sizes().transfers, 0, "nothing is fetched any more");
 }
 
 #[test]
@@ -885,14 +885,14 @@ fn repeated_last_blocks_leave_nothing_behind() {
     let Some(Event::Request { id, .. }) = scene.event() else { panic!("no request") };
     scene.endpoint.respond(scene.now, id, Response::new(Code::CREATED));
     while scene.maybe_sent().is_some() {}
-    assert_eq!(scene.endpoint.occupancy().pending_requests, 0);
+    assert_eq!(scene.endpoint.table_sizes().pending_requests, 0);
     while let Some(deadline) = scene.endpoint.next_deadline() {
         scene.now = deadline;
         scene.endpoint.handle_timeout(deadline);
         while scene.maybe_sent().is_some() {}
     }
     scene.endpoint.handle_timeout(scene.now + Duration::from_secs(1000));
-    assert_eq!(scene.endpoint.occupancy(), Occupancy::default());
+    assert_eq!(scene.endpoint.table_sizes(), CoapTableSizes::default());
 }
 
 /// The first block of a body of a stranger; what it is answered with.
@@ -900,7 +900,7 @@ fn strangers_block(scene: &mut Scene, from: Peer, number: u32) -> Code {
     let options = [(number::BLOCK1, block(number, true, 16))];
     let first = message(Kind::Confirmable, Code::POST, MessageId(number as u16), Token::EMPTY, &options, &body(16));
     let datagram = first.encode();
-    scene.endpoint.handle_decoded(scene.now, from, Standing::Stranger, Message::decode(&datagram), &datagram);
+    scene.endpoint.handle_decoded(scene.now, from, PeerClass::Unregistered, Message::decode(&datagram), &datagram);
     scene.sent().code
 }
 
@@ -924,7 +924,7 @@ fn bodies_of_strangers_take_no_room_of_others_and_the_oldest_goes() {
     let evicted = std::iter::from_fn(|| scene.event())
         .filter(|event| matches!(event, Event::BodyRefused { error: BlockError::Evicted, .. }));
     assert_eq!(evicted.count(), 510 - 99);
-    assert_eq!(scene.endpoint.occupancy().assemblies, 101, "half of the room, and the one over DTLS");
+    assert_eq!(scene.endpoint.table_sizes().assemblies, 101, "half of the room, and the one over DTLS");
     assert_eq!(strangers_block(&mut scene, over_dtls, 1), Code::CONTINUE);
     assert_eq!(strangers_block(&mut scene, going_on, 2), Code::CONTINUE);
     assert_eq!(strangers_block(&mut scene, stranger(1000, 1), 1), Code::REQUEST_ENTITY_INCOMPLETE);
@@ -937,7 +937,7 @@ fn bodies_of_strangers_take_no_room_of_others_and_the_oldest_goes() {
     }
     scene.now += Duration::from_secs(31);
     scene.endpoint.handle_timeout(scene.now);
-    assert_eq!(scene.endpoint.occupancy().assemblies, 200, "strangers have seconds");
+    assert_eq!(scene.endpoint.table_sizes().assemblies, 200, "strangers have seconds");
 }
 
 #[test]
@@ -947,11 +947,11 @@ fn an_address_may_have_what_nobody_else_wants_and_its_share_beyond_half() {
         assert_eq!(strangers_block(&mut scene, stranger(1, port), 0), Code::CONTINUE);
     }
     // Half of a hundred is there: each further one of this address replaces one of its own.
-    assert_eq!(scene.endpoint.occupancy().assemblies, 50);
+    assert_eq!(scene.endpoint.table_sizes().assemblies, 50);
     for number in 0..50 {
         assert_eq!(strangers_block(&mut scene, stranger(1000 + number, 1), 0), Code::CONTINUE);
     }
-    assert_eq!(scene.endpoint.occupancy().assemblies, 100);
+    assert_eq!(scene.endpoint.table_sizes().assemblies, 100);
     for port in 100..200 {
         assert_eq!(strangers_block(&mut scene, stranger(1, port), 0), Code::CONTINUE);
     }
@@ -967,13 +967,13 @@ fn bodies_of_strangers_give_way_to_what_was_asked_for() {
     for number in 0..40 {
         strangers_block(&mut scene, stranger(number, 1), 0);
     }
-    let of_strangers = scene.endpoint.occupancy().received_bytes;
+    let of_strangers = scene.endpoint.table_sizes().received_bytes;
     assert_eq!(of_strangers, 512, "an eighth of all");
     scene.send(Request::new(Code::GET));
     for number in 0..4 {
         let sent = scene.sent();
         scene.answer(&sent, Code::CONTENT, &[(number::BLOCK2, block(number, number < 3, 1024))], &body(1024));
-        assert!(scene.endpoint.occupancy().received_bytes <= 4096);
+        assert!(scene.endpoint.table_sizes().received_bytes <= 4096);
     }
     let answered = std::iter::from_fn(|| scene.event()).find(|event| matches!(event, Event::Response { .. }));
     assert!(answered.is_some());

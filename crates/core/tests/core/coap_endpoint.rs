@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use lwm2m_base::Peer;
 use lwm2m_core::coap::options::number;
 use lwm2m_core::coap::{
-    Code, DecodeError, DropReason, Endpoint, Event, ExchangeId, Failure, Kind, Message, MessageId, Options, Output,
-    Parameters, Request, RequestId, Response, Token, Transmit, Verdict,
+    Code, DatagramOutcome, DecodeError, DropReason, Endpoint, Event, ExchangeId, Failure, Kind, Message, MessageId,
+    Options, Output, Parameters, Request, RequestId, Response, Token, Transmit,
 };
 use proptest::prelude::*;
 
@@ -29,7 +29,7 @@ impl Scene {
         let id = scene.send(observe());
         let request = scene.sent();
         scene.receive(piggybacked(&request, Code::CONTENT, &[(number::OBSERVE, 5)]));
-        scene.expect_verdict(Verdict::Response);
+        scene.expect_verdict(DatagramOutcome::Response);
         assert!(matches!(scene.event(), Some(Event::Response { observing: Some(5), .. })));
         scene.expect_nothing_more();
         (scene, id, request.token)
@@ -51,7 +51,7 @@ impl Scene {
     fn request(&mut self, message: Message) -> RequestId {
         self.receive(message);
         let Some(Event::Request { id, .. }) = self.event() else { panic!("no request was told") };
-        self.expect_verdict(Verdict::Request);
+        self.expect_verdict(DatagramOutcome::Request);
         id
     }
 
@@ -89,9 +89,9 @@ impl Scene {
         }
     }
 
-    fn expect_verdict(&mut self, verdict: Verdict) {
+    fn expect_verdict(&mut self, verdict: DatagramOutcome) {
         match self.output() {
-            Some(Output::Verdict(_, given)) => assert_eq!(given, verdict),
+            Some(Output::Outcome(_, given)) => assert_eq!(given, verdict),
             other => panic!("expected a verdict, not {other:?}"),
         }
     }
@@ -156,7 +156,7 @@ fn a_request_is_sent_again_with_doubled_timeouts_and_then_given_up() {
     assert_eq!(scene.endpoint.next_deadline(), None);
 
     scene.receive(piggybacked(&first, Code::CONTENT, &[]));
-    scene.expect_verdict(Verdict::Dropped(DropReason::Unexpected));
+    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::Unexpected));
     scene.expect_nothing_more();
 }
 
@@ -185,11 +185,11 @@ fn a_piggybacked_response_ends_the_exchange_and_its_duplicate_is_dropped() {
     scene.receive(answer.clone());
     let response = Response::new(Code::CONTENT);
     assert_eq!(scene.event(), Some(Event::Response { exchange, response, observing: None }));
-    scene.expect_verdict(Verdict::Response);
+    scene.expect_verdict(DatagramOutcome::Response);
     assert_eq!(scene.endpoint.next_deadline(), None);
 
     scene.receive(answer);
-    scene.expect_verdict(Verdict::Dropped(DropReason::Unexpected));
+    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::Unexpected));
     scene.expect_nothing_more();
 }
 
@@ -200,9 +200,9 @@ fn a_response_counts_only_with_its_token_and_from_its_peer() {
     let request = scene.sent();
 
     scene.receive(message(Kind::Acknowledgement, Code::CONTENT, request.id.0, token(b"other"), &[]));
-    scene.expect_verdict(Verdict::Dropped(DropReason::Unexpected));
+    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::Unexpected));
     scene.receive_from(peer(6000), piggybacked(&request, Code::CONTENT, &[]));
-    scene.expect_verdict(Verdict::Dropped(DropReason::Unexpected));
+    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::Unexpected));
     scene.expect_nothing_more();
     scene.wait_for_deadline();
     scene.expect_retransmission_of(&request, scene.peer);
@@ -216,7 +216,7 @@ fn a_separate_response_comes_after_the_empty_acknowledgement_and_is_acknowledged
 
     scene.receive(Message::empty(Kind::Acknowledgement, request.id));
     assert_eq!(scene.event(), Some(Event::Acknowledged { exchange }));
-    scene.expect_verdict(Verdict::Acknowledgement);
+    scene.expect_verdict(DatagramOutcome::Acknowledgement);
     scene.after(30.0);
     scene.expect_nothing_more();
 
@@ -224,11 +224,11 @@ fn a_separate_response_comes_after_the_empty_acknowledgement_and_is_acknowledged
     scene.receive(separate.clone());
     assert!(matches!(scene.event(), Some(Event::Response { observing: None, .. })));
     assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(900)));
-    scene.expect_verdict(Verdict::Response);
+    scene.expect_verdict(DatagramOutcome::Response);
 
     scene.receive(separate);
     assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(900)));
-    scene.expect_verdict(Verdict::Duplicate);
+    scene.expect_verdict(DatagramOutcome::Duplicate);
     scene.expect_nothing_more();
 }
 
@@ -241,9 +241,9 @@ fn a_separate_response_may_overtake_the_acknowledgement() {
     scene.receive(message(Kind::NonConfirmable, Code::CONTENT, 901, request.token, &[]));
     let response = Response::new(Code::CONTENT);
     assert_eq!(scene.event(), Some(Event::Response { exchange, response, observing: None }));
-    scene.expect_verdict(Verdict::Response);
+    scene.expect_verdict(DatagramOutcome::Response);
     scene.receive(Message::empty(Kind::Acknowledgement, request.id));
-    scene.expect_verdict(Verdict::Dropped(DropReason::Unexpected));
+    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::Unexpected));
     scene.expect_nothing_more();
 }
 
@@ -253,7 +253,7 @@ fn a_separate_response_that_never_comes_is_given_up() {
     let exchange = scene.send(get());
     let request = scene.sent();
     scene.receive(Message::empty(Kind::Acknowledgement, request.id));
-    scene.expect_verdict(Verdict::Acknowledgement);
+    scene.expect_verdict(DatagramOutcome::Acknowledgement);
     scene.event();
 
     assert_eq!(scene.wait_for_deadline(), Parameters::default().max_transmit_wait());
@@ -268,7 +268,7 @@ fn a_reset_ends_the_exchange() {
     let request = scene.sent();
     scene.receive(Message::empty(Kind::Reset, request.id));
     assert_eq!(scene.event(), Some(Event::Reset { exchange }));
-    scene.expect_verdict(Verdict::Reset);
+    scene.expect_verdict(DatagramOutcome::Reset);
     scene.expect_nothing_more();
     assert_eq!(scene.endpoint.next_deadline(), None);
 }
@@ -280,14 +280,14 @@ fn a_request_that_comes_again_gets_its_stored_reply_until_its_lifetime_is_over()
     let id = scene.request(post.clone());
 
     scene.receive(post.clone());
-    scene.expect_verdict(Verdict::Duplicate);
+    scene.expect_verdict(DatagramOutcome::Duplicate);
     scene.endpoint.respond(scene.now, id, Response::new(Code::CREATED));
     let answer = scene.sent();
     assert_eq!(answer, message(Kind::Acknowledgement, Code::CREATED, 1, token(b"a"), &[]));
 
     scene.receive(post.clone());
     assert_eq!(scene.sent(), answer);
-    scene.expect_verdict(Verdict::Duplicate);
+    scene.expect_verdict(DatagramOutcome::Duplicate);
     scene.expect_nothing_more();
 
     scene.after(247.0);
@@ -313,7 +313,7 @@ fn a_slow_answer_leaves_after_an_empty_acknowledgement_and_is_confirmable() {
     assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(2)));
     scene.receive(post);
     assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(2)));
-    scene.expect_verdict(Verdict::Duplicate);
+    scene.expect_verdict(DatagramOutcome::Duplicate);
 
     scene.endpoint.respond(scene.now, id, Response::new(Code::CREATED));
     let separate = scene.sent();
@@ -321,7 +321,7 @@ fn a_slow_answer_leaves_after_an_empty_acknowledgement_and_is_confirmable() {
     scene.wait_for_deadline();
     scene.expect_retransmission_of(&separate, scene.peer);
     scene.receive(Message::empty(Kind::Acknowledgement, separate.id));
-    scene.expect_verdict(Verdict::Acknowledgement);
+    scene.expect_verdict(DatagramOutcome::Acknowledgement);
     scene.after(100.0);
     scene.expect_nothing_more();
 }
@@ -340,9 +340,14 @@ fn a_non_confirmable_request_is_answered_likewise() {
 #[test]
 fn unknown_critical_options_are_refused_by_kind() {
     let cases = [
-        (Kind::Confirmable, 9, Some((Kind::Acknowledgement, Code::BAD_OPTION)), Verdict::Request),
-        (Kind::Confirmable, 35, Some((Kind::Acknowledgement, Code::PROXYING_NOT_SUPPORTED)), Verdict::Request),
-        (Kind::NonConfirmable, 9, Some((Kind::Reset, Code::EMPTY)), Verdict::Dropped(DropReason::CriticalOption)),
+        (Kind::Confirmable, 9, Some((Kind::Acknowledgement, Code::BAD_OPTION)), DatagramOutcome::Request),
+        (Kind::Confirmable, 35, Some((Kind::Acknowledgement, Code::PROXYING_NOT_SUPPORTED)), DatagramOutcome::Request),
+        (
+            Kind::NonConfirmable,
+            9,
+            Some((Kind::Reset, Code::EMPTY)),
+            DatagramOutcome::Dropped(DropReason::CriticalOption),
+        ),
     ];
     for (kind, option, answer, verdict) in cases {
         let mut scene = Scene::new();
@@ -365,11 +370,11 @@ fn an_empty_confirmable_message_is_answered_with_a_reset() {
     let mut scene = Scene::new();
     scene.receive(Message::empty(Kind::Confirmable, MessageId(6)));
     assert_eq!(scene.sent(), Message::empty(Kind::Reset, MessageId(6)));
-    scene.expect_verdict(Verdict::Ping);
+    scene.expect_verdict(DatagramOutcome::Ping);
     scene.receive(Message::empty(Kind::NonConfirmable, MessageId(7)));
-    scene.expect_verdict(Verdict::Dropped(DropReason::Senseless));
+    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::InvalidCodeForType));
     scene.receive(message(Kind::Reset, Code::GET, 8, Token::EMPTY, &[]));
-    scene.expect_verdict(Verdict::Dropped(DropReason::Senseless));
+    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::InvalidCodeForType));
     scene.expect_nothing_more();
 }
 
@@ -380,7 +385,7 @@ fn notifications_are_told_in_order_and_older_ones_acknowledged_and_dropped() {
 
     scene.receive(notify(Kind::Confirmable, 50, 7));
     assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(50)));
-    scene.expect_verdict(Verdict::Notification);
+    scene.expect_verdict(DatagramOutcome::Notification);
     let told = scene.event();
     assert!(
         matches!(told, Some(Event::Notification { observation: id, number: Some(7), .. }) if id == observation),
@@ -389,12 +394,12 @@ fn notifications_are_told_in_order_and_older_ones_acknowledged_and_dropped() {
 
     scene.receive(notify(Kind::Confirmable, 49, 6));
     assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(49)));
-    scene.expect_verdict(Verdict::Dropped(DropReason::StaleNotification));
+    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::StaleNotification));
     scene.receive(notify(Kind::NonConfirmable, 51, 8));
-    scene.expect_verdict(Verdict::Notification);
+    scene.expect_verdict(DatagramOutcome::Notification);
     assert!(matches!(scene.event(), Some(Event::Notification { number: Some(8), .. })));
     scene.receive(notify(Kind::NonConfirmable, 51, 8));
-    scene.expect_verdict(Verdict::Duplicate);
+    scene.expect_verdict(DatagramOutcome::Duplicate);
     scene.expect_nothing_more();
 }
 
@@ -405,10 +410,10 @@ fn a_notification_of_nothing_is_answered_with_a_reset_each_time() {
         let notification = message(kind, Code::CONTENT, 60, token(b"nobody"), &[(number::OBSERVE, 3)]);
         scene.receive(notification.clone());
         assert_eq!(scene.sent(), Message::empty(Kind::Reset, MessageId(60)));
-        scene.expect_verdict(Verdict::Dropped(DropReason::Unexpected));
+        scene.expect_verdict(DatagramOutcome::Dropped(DropReason::Unexpected));
         scene.receive(notification);
         assert_eq!(scene.sent(), Message::empty(Kind::Reset, MessageId(60)));
-        scene.expect_verdict(Verdict::Duplicate);
+        scene.expect_verdict(DatagramOutcome::Duplicate);
     }
     scene.expect_nothing_more();
 }
@@ -418,12 +423,12 @@ fn an_error_is_the_last_notification() {
     let (mut scene, _, token) = Scene::with_observation();
     scene.receive(message(Kind::Confirmable, Code::NOT_FOUND, 70, token, &[]));
     scene.sent();
-    scene.expect_verdict(Verdict::Notification);
+    scene.expect_verdict(DatagramOutcome::Notification);
     assert!(matches!(scene.event(), Some(Event::Notification { number: None, .. })));
 
     scene.receive(message(Kind::Confirmable, Code::CONTENT, 71, token, &[(number::OBSERVE, 9)]));
     assert_eq!(scene.sent(), Message::empty(Kind::Reset, MessageId(71)));
-    scene.expect_verdict(Verdict::Dropped(DropReason::Unexpected));
+    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::Unexpected));
     scene.expect_nothing_more();
 }
 
@@ -434,11 +439,11 @@ fn a_notification_in_the_place_of_a_lost_answer_is_the_answer() {
     let request = scene.sent();
     scene.receive(message(Kind::Confirmable, Code::CONTENT, 80, request.token, &[(number::OBSERVE, 12)]));
     scene.sent();
-    scene.expect_verdict(Verdict::Response);
+    scene.expect_verdict(DatagramOutcome::Response);
     assert!(matches!(scene.event(), Some(Event::Response { observing: Some(12), .. })));
 
     scene.receive(piggybacked(&request, Code::CONTENT, &[(number::OBSERVE, 11)]));
-    scene.expect_verdict(Verdict::Dropped(DropReason::Unexpected));
+    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::Unexpected));
     scene.expect_nothing_more();
 }
 
@@ -448,7 +453,7 @@ fn an_answer_without_observe_number_begins_no_observation() {
     scene.send(observe());
     let request = scene.sent();
     scene.receive(piggybacked(&request, Code::CONTENT, &[]));
-    scene.expect_verdict(Verdict::Response);
+    scene.expect_verdict(DatagramOutcome::Response);
     assert!(matches!(scene.event(), Some(Event::Response { observing: None, .. })));
     scene.receive(message(Kind::Confirmable, Code::CONTENT, 81, request.token, &[(number::OBSERVE, 2)]));
     assert_eq!(scene.sent().kind, Kind::Reset);
@@ -463,10 +468,10 @@ fn a_cancellation_has_the_token_of_the_observation_whose_notifications_go_on_unt
     assert_eq!((sent.code, sent.options.iter().count()), (Code::GET, 1));
 
     scene.receive(message(Kind::NonConfirmable, Code::CONTENT, 90, token, &[(number::OBSERVE, 6)]));
-    scene.expect_verdict(Verdict::Notification);
+    scene.expect_verdict(DatagramOutcome::Notification);
     assert!(matches!(scene.event(), Some(Event::Notification { .. })));
     scene.receive(message(Kind::NonConfirmable, Code::CONTENT, 91, token, &[]));
-    scene.expect_verdict(Verdict::Response);
+    scene.expect_verdict(DatagramOutcome::Response);
     let told = scene.event();
     assert!(
         matches!(told, Some(Event::Response { exchange, observing: None, .. }) if exchange == cancellation),
@@ -476,7 +481,7 @@ fn a_cancellation_has_the_token_of_the_observation_whose_notifications_go_on_unt
     scene.endpoint.forget(observation);
     scene.receive(message(Kind::NonConfirmable, Code::CONTENT, 92, token, &[(number::OBSERVE, 7)]));
     assert_eq!(scene.sent().kind, Kind::Reset);
-    scene.expect_verdict(Verdict::Dropped(DropReason::Unexpected));
+    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::Unexpected));
     scene.expect_nothing_more();
 }
 
@@ -491,12 +496,12 @@ fn what_is_under_way_follows_the_device_to_its_new_address() {
     scene.endpoint.handle_timeout(scene.now);
     scene.expect_retransmission_of(&request, new);
     scene.receive_from(new, piggybacked(&request, Code::CONTENT, &[]));
-    scene.expect_verdict(Verdict::Response);
+    scene.expect_verdict(DatagramOutcome::Response);
     assert!(matches!(scene.event(), Some(Event::Response { .. })));
 
     let notification = message(Kind::NonConfirmable, Code::CONTENT, 95, token, &[(number::OBSERVE, 9)]);
     scene.receive_from(new, notification.clone());
-    scene.expect_verdict(Verdict::Notification);
+    scene.expect_verdict(DatagramOutcome::Notification);
     assert!(matches!(scene.event(), Some(Event::Notification { .. })));
     scene.receive_from(old, notification);
     assert_eq!(scene.sent_to(old).kind, Kind::Reset);
@@ -537,22 +542,22 @@ fn an_acknowledged_request_is_sent_again_to_the_new_address() {
     let exchange = scene.send(get());
     let request = scene.sent();
     scene.receive(Message::empty(Kind::Acknowledgement, request.id));
-    scene.expect_verdict(Verdict::Acknowledgement);
+    scene.expect_verdict(DatagramOutcome::Acknowledgement);
     assert_eq!(scene.event(), Some(Event::Acknowledged { exchange }));
     let new = peer(7000);
     let answer = message(Kind::Confirmable, Code::CONTENT, 90, request.token, &[]);
     scene.receive_from(new, answer);
     assert_eq!(scene.sent_to(new).kind, Kind::Reset);
-    scene.expect_verdict(Verdict::Dropped(DropReason::Unexpected));
+    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::Unexpected));
 
     scene.endpoint.readdress(scene.now, [exchange], new);
     assert_eq!(scene.wait_for_deadline(), Duration::ZERO);
     scene.expect_retransmission_of(&request, new);
     scene.receive_from(new, Message::empty(Kind::Acknowledgement, request.id));
-    scene.expect_verdict(Verdict::Acknowledgement);
+    scene.expect_verdict(DatagramOutcome::Acknowledgement);
     scene.receive_from(new, message(Kind::Confirmable, Code::CONTENT, 91, request.token, &[]));
     assert_eq!(scene.sent_to(new).kind, Kind::Acknowledgement);
-    scene.expect_verdict(Verdict::Response);
+    scene.expect_verdict(DatagramOutcome::Response);
     assert!(matches!(scene.event(), Some(Event::Response { exchange: answered, .. }) if answered == exchange));
     scene.expect_nothing_more();
 }
@@ -599,7 +604,7 @@ fn a_message_id_that_came_along_with_a_move_is_not_given_twice() {
 
     // The end of the exchange whose message is not on its way any more is not the end of the one that came.
     scene.endpoint.forget(acknowledged);
-    scene.expect_verdict(Verdict::Acknowledgement);
+    scene.expect_verdict(DatagramOutcome::Acknowledgement);
     scene.endpoint.handle_timeout(scene.now);
     scene.expect_retransmission_of(&request, to);
     scene.receive_from(to, piggybacked(&request, Code::CONTENT, &[]));
@@ -639,10 +644,10 @@ fn a_confirmable_message_with_a_format_error_is_reset_and_any_other_is_not_answe
                 let id = MessageId(u16::from_str_radix(&datagram[4..8], 16).expect("hex"));
                 assert_eq!(scene.sent(), Message::empty(Kind::Reset, id), "{datagram}");
             }
-            scene.expect_verdict(Verdict::Dropped(DropReason::NoMessage(error)));
+            scene.expect_verdict(DatagramOutcome::Dropped(DropReason::NoMessage(error)));
             scene.expect_nothing_more();
         }
-        assert_eq!(scene.endpoint.occupancy().remembered_messages, 0);
+        assert_eq!(scene.endpoint.table_sizes().remembered_messages, 0);
     }
 }
 
@@ -658,7 +663,7 @@ fn the_reset_of_a_malformed_message_is_not_the_answer_to_a_well_formed_one_with_
     scene.output();
     scene.receive(register);
     assert_eq!(scene.sent(), created);
-    scene.expect_verdict(Verdict::Duplicate);
+    scene.expect_verdict(DatagramOutcome::Duplicate);
     scene.expect_nothing_more();
 }
 
@@ -682,7 +687,7 @@ fn an_answer_that_cannot_be_read_ends_its_exchange_at_once() {
         (0x78, 0x00, b"", malformed(DecodeError::NonEmptyEmpty)),
         (0x68, 0x45, b"\x90", (DropReason::CriticalOption, Failure::CriticalOption(9))),
         (0x48, 0x45, b"\x90", (DropReason::CriticalOption, Failure::CriticalOption(9))),
-        (0x68, 0x01, b"", (DropReason::Senseless, Failure::NotAResponse(Code::GET))),
+        (0x68, 0x01, b"", (DropReason::InvalidCodeForType, Failure::NotAResponse(Code::GET))),
     ];
     for (first, code, rest, (reason, error)) in cases {
         let mut scene = Scene::new();
@@ -693,10 +698,10 @@ fn an_answer_that_cannot_be_read_ends_its_exchange_at_once() {
         if first == 0x48 {
             assert_eq!(scene.sent(), Message::empty(Kind::Reset, request.id), "{datagram:02x?}");
         }
-        scene.expect_verdict(Verdict::Dropped(reason));
+        scene.expect_verdict(DatagramOutcome::Dropped(reason));
         assert_eq!(scene.event(), Some(Event::Failed { exchange, error }), "{datagram:02x?}");
         scene.expect_nothing_more();
-        let occupancy = scene.endpoint.occupancy();
+        let occupancy = scene.endpoint.table_sizes();
         assert_eq!((occupancy.exchanges, occupancy.transmissions, occupancy.tokens), (0, 0, 0), "{datagram:02x?}");
     }
 }
@@ -721,11 +726,11 @@ fn what_cannot_be_read_and_matches_nothing_leaves_the_exchange_alone() {
     ];
     for datagram in datagrams {
         scene.endpoint.handle_datagram(scene.now, scene.peer, &datagram);
-        assert!(matches!(scene.output(), Some(Output::Verdict(_, Verdict::Dropped(_)))), "{datagram:02x?}");
+        assert!(matches!(scene.output(), Some(Output::Outcome(_, DatagramOutcome::Dropped(_)))), "{datagram:02x?}");
         scene.expect_nothing_more();
     }
     scene.endpoint.handle_datagram(scene.now, peer(9), &answer_bytes(&request, 0x68, 0x45, b"\xff"));
-    assert!(matches!(scene.output(), Some(Output::Verdict(..))));
+    assert!(matches!(scene.output(), Some(Output::Outcome(..))));
     scene.receive(piggybacked(&request, Code::CONTENT, &[]));
     assert!(matches!(scene.event(), Some(Event::Response { exchange: answered, .. }) if answered == exchange));
 }
@@ -746,7 +751,7 @@ fn a_notification_that_cannot_be_read_is_told_and_a_reset_ends_the_observation()
         if over {
             assert_eq!(scene.sent(), Message::empty(Kind::Reset, MessageId(700)));
         }
-        assert!(matches!(scene.output(), Some(Output::Verdict(_, Verdict::Dropped(_)))));
+        assert!(matches!(scene.output(), Some(Output::Outcome(_, DatagramOutcome::Dropped(_)))));
         let told = Event::NotificationFailed { observation, number: None, error, over };
         assert_eq!(scene.event(), Some(told));
         scene.expect_nothing_more();
@@ -770,11 +775,11 @@ fn the_same_observe_number_is_news_with_another_body() {
         scene.receive(notification(id, text));
         match scene.event() {
             Some(Event::Notification { observation: of, number: Some(5), response, .. }) if of == observation => {
-                scene.expect_verdict(Verdict::Notification);
+                scene.expect_verdict(DatagramOutcome::Notification);
                 told.push((id, response.payload));
             }
-            None if id == 83 => scene.expect_verdict(Verdict::Duplicate),
-            None => scene.expect_verdict(Verdict::Dropped(DropReason::StaleNotification)),
+            None if id == 83 => scene.expect_verdict(DatagramOutcome::Duplicate),
+            None => scene.expect_verdict(DatagramOutcome::Dropped(DropReason::StaleNotification)),
             other => panic!("{other:?}"),
         }
     }
@@ -803,7 +808,7 @@ fn requests_that_wait_for_an_answer_are_bounded() {
     let [first, _] = [0, 1].map(|id| scene.request(message(Kind::Confirmable, Code::POST, id, Token::EMPTY, &[])));
     let refused = message(Kind::Confirmable, Code::POST, 9, Token::EMPTY, &[]);
     scene.receive(refused.clone());
-    scene.expect_verdict(Verdict::Dropped(DropReason::TooManyRequests));
+    scene.expect_verdict(DatagramOutcome::Dropped(DropReason::TooManyRequests));
     scene.expect_nothing_more();
 
     scene.endpoint.respond(scene.now, first, Response::new(Code::CREATED));
@@ -823,7 +828,7 @@ fn a_peer_that_sends_without_end_pushes_out_only_its_own_past() {
     while scene.output().is_some() {}
     scene.receive_from(peer(1), quiet);
     assert_eq!(scene.sent_to(peer(1)).kind, Kind::Reset);
-    scene.expect_verdict(Verdict::Duplicate);
+    scene.expect_verdict(DatagramOutcome::Duplicate);
 }
 
 #[test]
@@ -852,7 +857,7 @@ proptest! {
             scene.endpoint.handle_datagram(scene.now, scene.peer, &bytes);
             let mut verdicts = 0;
             while let Some(output) = scene.output() {
-                verdicts += usize::from(matches!(output, Output::Verdict(..)));
+                verdicts += usize::from(matches!(output, Output::Outcome(..)));
             }
             prop_assert_eq!(verdicts, 1);
         }

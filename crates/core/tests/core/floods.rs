@@ -9,7 +9,7 @@ use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Kind, Message, MessageId, Options, Token};
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ConnectError};
 use lwm2m_core::gateway::config::GatewayConfig;
-use lwm2m_core::gateway::report::{DropReason, LeaveReason, Report, Verdict};
+use lwm2m_core::gateway::report::{DatagramOutcome, DropReason, LeaveReason, Report};
 use lwm2m_core::gateway::{Gateway, Output, TableSizes};
 use lwm2m_simulator::{DeviceEvent, SimulatedDeviceConfig};
 use lwm2m_testkit::network::{Broker, Happening, Network, Weather};
@@ -213,10 +213,10 @@ fn a_register_too_many_from_one_address_is_answered_4_29_and_then_not_at_all() {
         assert!(refused.as_ref().is_some_and(|(_, range)| range.contains(&max_age)), "{max_age}");
     }
     assert_eq!(codes[8..], [None, None, None, None]);
-    let limited = Verdict::Dropped(DropReason::RateLimited);
+    let limited = DatagramOutcome::Dropped(DropReason::RateLimited);
     assert_eq!(
         world.verdicts(),
-        BTreeMap::from([(key(Verdict::Request), 4), (key(Verdict::Refused), 4), (key(limited), 4)])
+        BTreeMap::from([(key(DatagramOutcome::Request), 4), (key(DatagramOutcome::Refused), 4), (key(limited), 4)])
     );
 }
 
@@ -240,7 +240,10 @@ fn the_same_register_again_is_no_other_one() {
         world.send(stranger(1), &register);
     }
     assert_eq!((world.connects, world.sent.len()), (1, 0));
-    assert_eq!(world.verdicts(), BTreeMap::from([(key(Verdict::Request), 1), (key(Verdict::Duplicate), 2)]));
+    assert_eq!(
+        world.verdicts(),
+        BTreeMap::from([(key(DatagramOutcome::Request), 1), (key(DatagramOutcome::Duplicate), 2)])
+    );
 }
 
 #[test]
@@ -357,7 +360,7 @@ fn a_reset_of_what_is_no_message_counts_as_an_answer_to_a_stranger() {
             .filter(|number| {
                 let verdict = scene.device_sends_bytes_from(from(*number), &datagram);
                 let reset = scene.next_said().is_some();
-                assert_eq!(verdict == Verdict::Dropped(DropReason::RateLimited), !reset, "{verdict:?}");
+                assert_eq!(verdict == DatagramOutcome::Dropped(DropReason::RateLimited), !reset, "{verdict:?}");
                 reset
             })
             .count()
@@ -375,7 +378,7 @@ fn a_registered_device_has_a_rate_and_what_is_beyond_it_is_dropped_and_counted()
     let mut scene = Scene::registered_with(slow);
     // The observation, and a command later: acknowledgements are not counted.
     let observed = scene.observe(1, TEMPERATURE);
-    let limited = Verdict::Dropped(DropReason::DeviceRateLimited);
+    let limited = DatagramOutcome::Dropped(DropReason::DeviceRateLimited);
     let dropped = |scene: &mut Scene, count: usize| {
         (0..count)
             .filter(|_| {
@@ -581,7 +584,7 @@ struct World {
     now: Instant,
     deadline: Option<Instant>,
     sent: Vec<(Peer, Message)>,
-    said: Vec<Verdict>,
+    said: Vec<DatagramOutcome>,
     connects: usize,
     joining: Vec<lwm2m_core::gateway::broker::RegistrationId>,
 }
@@ -659,7 +662,7 @@ impl World {
     }
 }
 
-fn key(verdict: Verdict) -> String {
+fn key(verdict: DatagramOutcome) -> String {
     format!("{verdict:?}")
 }
 

@@ -2,7 +2,7 @@
 //! time. Cases from the field, and their neighbours.
 
 use lwm2m_core::coap::options::{format, number};
-use lwm2m_core::coap::{BlockError, Code, DecodeError, Kind, Message, MessageId, Verdict};
+use lwm2m_core::coap::{BlockError, Code, DatagramOutcome, DecodeError, Kind, Message, MessageId};
 use lwm2m_core::gateway::report::{CommandOutcome, DropReason, NotificationOutcome, Report};
 use lwm2m_testkit::scene::{Scene, content, observe, outcome, peer, read, reply, text_reply};
 use serde_json::{Value, json};
@@ -61,7 +61,7 @@ fn an_answer_that_cannot_be_read_ends_the_command_at_once_and_the_next_one_leave
         scene.command(&read(2));
         let request = scene.expect_request(Code::GET, MANUFACTURER);
         let verdict = scene.device_sends_bytes(&answer_bytes(&request, first, code, rest));
-        assert!(matches!(verdict, Verdict::Dropped(_)), "{verdict:?}");
+        assert!(matches!(verdict, DatagramOutcome::Dropped(_)), "{verdict:?}");
         if first == 0x48 {
             scene.expect_reset(&request);
         }
@@ -117,7 +117,7 @@ fn a_confirmable_message_with_a_format_error_is_reset() {
         // From the device, and from a stranger.
         for from in [scene.peer, peer(99)] {
             let verdict = scene.device_sends_bytes_from(from, &hex(datagram));
-            assert_eq!(verdict, Verdict::Dropped(DropReason::NoMessage(error)));
+            assert_eq!(verdict, DatagramOutcome::Dropped(DropReason::NoMessage(error)));
             scene.expect_message_to(from, &Message::empty(Kind::Reset, MessageId(id)));
             scene.expect_nothing_more();
         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::coap::options::number;
-use crate::coap::{Code, Parameters, Request, Response, Standing};
+use crate::coap::{Code, Parameters, PeerClass, Request, Response};
 use lwm2m_base::Peer;
 
 use super::classes::{Class, ClassId};
@@ -72,13 +72,13 @@ impl Assemblies {
     pub fn take(
         &mut self,
         now: Instant,
-        (peer, standing): (Peer, Standing),
+        (peer, class): (Peer, PeerClass),
         request: &Request,
         block: Block,
         room: usize,
     ) -> Assembled {
         let begun = self.remove(peer).filter(|begun| block.number != 0 && begun.is_of(request));
-        let class = ClassId::of(peer, standing);
+        let class = ClassId::of(peer, class);
         let mut assembly = match begun {
             Some(begun) => Assembly { class, ..begun },
             None if block.number == 0 => Assembly::new(request, class),

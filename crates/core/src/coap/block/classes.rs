@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::coap::Standing;
+use crate::coap::PeerClass;
 use lwm2m_base::Peer;
 use lwm2m_base::deadlines::Deadlines;
 
@@ -26,8 +26,8 @@ pub struct ClassId {
 impl ClassId {
     pub const COUNT: usize = 4;
 
-    pub fn of(peer: Peer, standing: Standing) -> Self {
-        Self { known: standing == Standing::Known, secured: peer.association.is_some() }
+    pub fn of(peer: Peer, class: PeerClass) -> Self {
+        Self { known: class == PeerClass::Registered, secured: peer.association.is_some() }
     }
 
     pub fn is_known(self) -> bool {

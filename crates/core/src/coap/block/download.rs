@@ -35,16 +35,34 @@ pub enum Fetched {
     Complete(Response),
 }
 
+/// The first response to a request.
+#[derive(Debug)]
+pub enum Begun {
+    /// The response has the whole body.
+    Complete(Response),
+    /// The body has more blocks. The request asks for the next one.
+    Partial(Download, Request),
+}
+
 impl Download {
-    /// Begins with a first response; one without further blocks is complete at once. `limit` is of the body, in bytes.
-    pub fn begin(request: &Request, response: Response, limit: usize) -> Result<(Self, Fetched), Failure> {
+    /// Begins with the first response to `request`. `limit` is the longest body that is kept, in bytes.
+    pub fn begin(request: &Request, response: Response, limit: usize) -> Result<Begun, Failure> {
+        let Some(block) = Block::of(&response.options, number::BLOCK2)? else {
+            return Ok(Begun::Complete(response));
+        };
+        if block.number != 0 {
+            return Err(BlockError::OutOfOrder.into());
+        }
         let mut options = without_blocks(&request.options);
         options.remove(number::OBSERVE);
         let request = Request { method: request.method, options, payload: Vec::new() };
-        let response_of = Response::new(response.code);
-        let mut download = Self { request, response: response_of, received: 0, limit, begun_again: false };
-        let fetched = download.first(response)?;
-        Ok((download, fetched))
+        let Response { code, options, payload } = response;
+        let response = Response { code, options, payload: Vec::new() };
+        let mut download = Self { request, response, received: 0, limit, begun_again: false };
+        Ok(match download.append(payload, block)? {
+            Fetched::Next(next) => Begun::Partial(download, next),
+            Fetched::Complete(response) => Begun::Complete(response),
+        })
     }
 
     /// The response to the request of the next block.
@@ -76,19 +94,6 @@ impl Download {
         self.response.options.contains(number::ETAG)
     }
 
-    fn first(&mut self, response: Response) -> Result<Fetched, Failure> {
-        let Some(block) = Block::of(&response.options, number::BLOCK2)? else {
-            return Ok(Fetched::Complete(response));
-        };
-        if block.number != 0 {
-            return Err(BlockError::OutOfOrder.into());
-        }
-        let Response { code, options, payload } = response;
-        self.response = Response { code, options, payload: Vec::new() };
-        self.received = 0;
-        self.append(payload, block)
-    }
-
     fn contradicts(&self, options: &Options, option: u16) -> bool {
         let (earlier, later) = (self.response.options.first(option), options.first(option));
         earlier.zip(later).is_some_and(|(earlier, later)| earlier != later)
@@ -108,12 +113,12 @@ impl Download {
         if std::mem::replace(&mut self.begun_again, true) {
             return Err(BlockError::Changed.into());
         }
-        if block.number == 0 {
-            return self.first(response);
-        }
-        let Response { code, options, .. } = response;
+        let Response { code, options, payload } = response;
         self.response = Response { code, options, payload: Vec::new() };
         self.received = 0;
+        if block.number == 0 {
+            return self.append(payload, block);
+        }
         Ok(Fetched::Next(self.request_of(Block { number: 0, more: false, size: block.size })))
     }
 

@@ -13,7 +13,7 @@ mod upload;
 
 pub use assembly::{Assembled, Assemblies};
 pub use concluded::{Concluded, LastBlock, Repeated};
-pub use download::{Download, Fetched};
+pub use download::{Begun, Download, Fetched};
 pub use slice::slice;
 pub use upload::{Sent, Upload, smaller_size};
 

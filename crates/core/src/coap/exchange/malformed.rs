@@ -1,7 +1,7 @@
 //! Messages that cannot be read as a whole. Where header and token say what such a message was meant to answer, waiting for
 //! a better one is in vain: the device would send the same again.
 
-use crate::coap::{Code, DecodeError, DropReason, Failure, Header, Kind, Message, Verdict};
+use crate::coap::{Code, DatagramOutcome, DecodeError, DropReason, Failure, Header, Kind, Message};
 use lwm2m_base::Peer;
 
 use super::{ExchangeId, Exchanges};
@@ -16,7 +16,7 @@ enum Answered {
 impl Exchanges {
     /// RFC 7252 sections 4.2 and 4.3: a confirmable message with a format error is reset, any other is ignored. When it
     /// answers a request of ours, the request fails at once.
-    pub(super) fn handle_malformed(&mut self, peer: Peer, error: DecodeError, datagram: &[u8]) -> Verdict {
+    pub(super) fn handle_malformed(&mut self, peer: Peer, error: DecodeError, datagram: &[u8]) -> DatagramOutcome {
         if let Some(header) = Header::of(datagram) {
             let confirmable = header.kind == Kind::Confirmable;
             match self.malformed_answer(peer, header) {
@@ -31,7 +31,7 @@ impl Exchanges {
                 self.transmit(peer, Message::empty(Kind::Reset, header.id).encode());
             }
         }
-        Verdict::Dropped(DropReason::NoMessage(error))
+        DatagramOutcome::Dropped(DropReason::NoMessage(error))
     }
 
     /// Finds what the peer meant to answer with a message of which only this can be read.
@@ -51,7 +51,7 @@ impl Exchanges {
     }
 
     /// An acknowledgement or a reset with a code that it cannot have.
-    pub(super) fn handle_senseless(&mut self, peer: Peer, message: &Message) -> Verdict {
+    pub(super) fn handle_invalid_code(&mut self, peer: Peer, message: &Message) -> DatagramOutcome {
         let exchange = match message.kind {
             Kind::Acknowledgement => self.acknowledged_by(peer, message.id, message.token),
             Kind::Reset | Kind::Confirmable | Kind::NonConfirmable => self.transmitted(peer, message.id),
@@ -59,6 +59,6 @@ impl Exchanges {
         if let Some(exchange) = exchange {
             self.fail(exchange, Failure::NotAResponse(message.code));
         }
-        Verdict::Dropped(DropReason::Senseless)
+        DatagramOutcome::Dropped(DropReason::InvalidCodeForType)
     }
 }

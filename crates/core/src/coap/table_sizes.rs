@@ -2,7 +2,7 @@
 
 /// The entries of each table: all of them are bounded, and empty when nothing is under way and EXCHANGE_LIFETIME is over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Occupancy {
+pub struct CoapTableSizes {
     pub exchanges: usize,
     pub observations: usize,
     pub tokens: usize,
