@@ -15,10 +15,10 @@ use super::credentials::{Identity, PskIdentity};
 use super::record::OwnCid;
 
 /// One of our sockets and the remote address.
-pub type Place = (u16, SocketAddr);
+pub type PeerAddress = (u16, SocketAddr);
 
-/// Associations of one identity that count as little when there is no room.
-const FEW: usize = 4;
+/// An identity with more associations than this loses its own oldest one when there is no room.
+const OWN_EVICTION_ABOVE: usize = 4;
 
 #[derive(Default)]
 pub struct Associations {
@@ -26,7 +26,7 @@ pub struct Associations {
     by_id: HashMap<AssociationId, Box<Association>>,
     /// An association without our connection id has its place for itself. Of those with one it is the last to come there:
     /// behind a NAT an address is given to one device after the other.
-    by_place: HashMap<Place, AssociationId>,
+    by_place: HashMap<PeerAddress, AssociationId>,
     /// In the order in which they were made.
     by_identity: HashMap<Arc<Identity>, SmallVec<[AssociationId; 1]>>,
     /// When each is to be looked at again: it is then forgotten, if nothing was heard since.
@@ -44,13 +44,13 @@ impl Associations {
         let place = association.place;
         let by_cid = association.has_own_cid;
         self.by_id.insert(id, Box::new(association));
-        self.come(id, by_cid, place);
+        self.claim_address(id, by_cid, place);
     }
 
     pub fn remove(&mut self, id: AssociationId) -> Option<Box<Association>> {
         let association = self.by_id.remove(&id)?;
         self.silence.cancel(id);
-        self.leave(id, association.place);
+        self.release_address(id, association.place);
         if let Some(ids) = self.by_identity.get_mut(&association.identity) {
             ids.retain(|other| *other != id);
             if ids.is_empty() {
@@ -61,12 +61,12 @@ impl Associations {
     }
 
     /// The device is at another place now; gives the one before.
-    pub fn moved(&mut self, id: AssociationId, to: Place) -> Option<Place> {
+    pub fn moved(&mut self, id: AssociationId, to: PeerAddress) -> Option<PeerAddress> {
         let association = self.by_id.get_mut(&id)?;
         let by_cid = association.has_own_cid;
         let from = std::mem::replace(&mut association.place, to);
-        self.leave(id, from);
-        self.come(id, by_cid, to);
+        self.release_address(id, from);
+        self.claim_address(id, by_cid, to);
         Some(from)
     }
 
@@ -86,7 +86,11 @@ impl Associations {
     /// Takes one out to make room for one of this identity: the oldest of its own, if it has more than a few, so that one
     /// device that makes handshake after handshake drives out nobody else; or the one that was silent for the longest time.
     pub fn pop_for(&mut self, identity: &Identity, idle: Duration) -> Option<Box<Association>> {
-        let own = self.by_identity.get(identity).filter(|own| own.len() > FEW).and_then(|own| own.first().copied());
+        let own = self
+            .by_identity
+            .get(identity)
+            .filter(|own| own.len() > OWN_EVICTION_ABOVE)
+            .and_then(|own| own.first().copied());
         match own {
             Some(oldest) => self.remove(oldest),
             None => self.pop_most_silent(idle),
@@ -109,12 +113,12 @@ impl Associations {
     }
 
     /// Returns the association at this address whose records carry no connection id.
-    pub fn by_place(&self, place: Place) -> Option<AssociationId> {
+    pub fn by_place(&self, place: PeerAddress) -> Option<AssociationId> {
         self.at(place).filter(|association| !association.has_own_cid).map(|association| association.id)
     }
 
     /// The last one that was there, in whatever way it is found.
-    pub fn at(&self, place: Place) -> Option<&Association> {
+    pub fn at(&self, place: PeerAddress) -> Option<&Association> {
         self.by_place.get(&place).and_then(|id| self.get(*id))
     }
 
@@ -151,14 +155,14 @@ impl Associations {
         None
     }
 
-    fn come(&mut self, id: AssociationId, by_cid: bool, place: Place) {
+    fn claim_address(&mut self, id: AssociationId, by_cid: bool, place: PeerAddress) {
         let taken = self.by_place(place).is_some();
         if !(by_cid && taken) {
             self.by_place.insert(place, id);
         }
     }
 
-    fn leave(&mut self, id: AssociationId, place: Place) {
+    fn release_address(&mut self, id: AssociationId, place: PeerAddress) {
         if self.by_place.get(&place) == Some(&id) {
             self.by_place.remove(&place);
         }

@@ -11,7 +11,7 @@ use lwm2m_base::deadlines::Deadlines;
 use lwm2m_base::rate::{Exceeded, Limiter, Source};
 use lwm2m_base::{AssociationId, Peer};
 
-use super::associations::Place;
+use super::associations::PeerAddress;
 use super::config::DtlsConfig;
 use super::credentials::PskIdentity;
 use super::handshake::Handshake;
@@ -26,12 +26,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// A handshake is overdue if its client does not answer the first flight for so long, or does not finish the handshake so
 /// long after that. The flight was sent twice by then. Places for as many handshakes as begin meanwhile are enough for
 /// everybody: a thousand of an attacker in a second leave room for a device in a table of two thousand.
-const PATIENCE: Duration = Duration::from_secs(2);
+const OVERDUE_AFTER: Duration = Duration::from_secs(2);
 
 /// A handshake, and what is known beside it.
 pub struct PendingHandshake {
     pub handshake: Handshake,
-    pub place: Place,
+    pub place: PeerAddress,
     /// The random of the hello. A hello with another one begins another handshake.
     pub random: [u8; 32],
     /// The client named it.
@@ -48,7 +48,7 @@ pub struct PendingHandshake {
 }
 
 impl PendingHandshake {
-    pub fn new(handshake: Handshake, place: Place, random: [u8; 32], ends: Instant) -> Self {
+    pub fn new(handshake: Handshake, place: PeerAddress, random: [u8; 32], ends: Instant) -> Self {
         Self {
             handshake,
             place,
@@ -103,10 +103,10 @@ pub struct Handshakes {
     begun: Limiter,
     /// By the id of the association to be, which is our connection id.
     by_id: HashMap<AssociationId, Box<PendingHandshake>>,
-    by_place: HashMap<Place, AssociationId>,
+    by_place: HashMap<PeerAddress, AssociationId>,
     sources: HandshakeSources,
     /// When each is overdue.
-    patience: Deadlines<AssociationId>,
+    overdue_deadlines: Deadlines<AssociationId>,
     /// The number of handshakes that ever began.
     begun_ever: HandshakeNumber,
     deadlines: Deadlines<AssociationId>,
@@ -121,7 +121,7 @@ impl Handshakes {
             by_id: HashMap::new(),
             by_place: HashMap::new(),
             sources: HandshakeSources::default(),
-            patience: Deadlines::default(),
+            overdue_deadlines: Deadlines::default(),
             begun_ever: 0,
             deadlines: Deadlines::default(),
         }
@@ -129,7 +129,7 @@ impl Handshakes {
 
     /// Admits one more handshake from this address; it then counts as begun. Returns the handshake that has to be evicted
     /// for it, if there is one.
-    pub fn admit(&mut self, now: Instant, (_, address): Place) -> Result<Option<AssociationId>, DtlsDropReason> {
+    pub fn admit(&mut self, now: Instant, (_, address): PeerAddress) -> Result<Option<AssociationId>, DtlsDropReason> {
         let source = Source::of(address);
         self.find_overdue(now);
         let evicted = self.place_for(source)?;
@@ -141,10 +141,10 @@ impl Handshakes {
     }
 
     fn find_overdue(&mut self, now: Instant) {
-        while let Some(id) = self.patience.pop_expired(now) {
+        while let Some(id) = self.overdue_deadlines.pop_expired(now) {
             match self.by_id.get(&id) {
                 // The client waits for us.
-                Some(underway) if underway.asking => self.patience.set(id, now + PATIENCE),
+                Some(underway) if underway.asking => self.overdue_deadlines.set(id, now + OVERDUE_AFTER),
                 Some(underway) => self.sources.overdue(underway.source(), underway.number, id),
                 None => {}
             }
@@ -171,7 +171,7 @@ impl Handshakes {
         underway.number = self.begun_ever;
         self.by_place.insert(underway.place, id);
         self.sources.begun(underway.source());
-        self.patience.set(id, now + PATIENCE);
+        self.overdue_deadlines.set(id, now + OVERDUE_AFTER);
         self.deadlines.set(id, underway.deadline());
         self.by_id.insert(id, Box::new(underway));
     }
@@ -182,7 +182,7 @@ impl Handshakes {
         if underway.handshake.is_answered() && !underway.answered {
             underway.answered = true;
             self.sources.answered(underway.source(), underway.number);
-            self.patience.set(id, now + PATIENCE);
+            self.overdue_deadlines.set(id, now + OVERDUE_AFTER);
         }
     }
 
@@ -192,7 +192,7 @@ impl Handshakes {
         if self.by_place.get(&underway.place) == Some(&id) {
             self.by_place.remove(&underway.place);
         }
-        self.patience.cancel(id);
+        self.overdue_deadlines.cancel(id);
         self.sources.ended(underway.source(), underway.number);
         Some(underway)
     }
@@ -212,13 +212,13 @@ impl Handshakes {
         self.by_id.get_mut(&id).map(Box::as_mut)
     }
 
-    pub fn by_place(&self, place: Place) -> Option<AssociationId> {
+    pub fn by_place(&self, place: PeerAddress) -> Option<AssociationId> {
         self.by_place.get(&place).copied()
     }
 
     /// Returns the handshake whose records carry this connection id of ours. A handshake does not move to another
     /// address.
-    pub fn by_cid(&self, cid: OwnCid, place: Place) -> Option<AssociationId> {
+    pub fn by_cid(&self, cid: OwnCid, place: PeerAddress) -> Option<AssociationId> {
         let id = AssociationId(u64::from_be_bytes(cid.0));
         self.by_id.get(&id).filter(|underway| underway.place == place).map(|_| id)
     }

@@ -71,7 +71,7 @@ use rand::{RngExt, SeedableRng};
 use lwm2m_base::{AssociationId, Peer};
 
 use association::{Alert, Association};
-use associations::{Associations, Place};
+use associations::{Associations, PeerAddress};
 use cookie::Cookies;
 use credentials::{Identity, PskIdentity};
 use handshake::Acceptor;
@@ -274,7 +274,7 @@ impl DtlsServer {
         }
     }
 
-    fn transmit(&mut self, (socket, to): Place, datagram: Vec<u8>) {
+    fn transmit(&mut self, (socket, to): PeerAddress, datagram: Vec<u8>) {
         self.push(DtlsOutput::Transmit { socket, to, datagram });
     }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use lwm2m_base::{AssociationId, Peer};
 
 use super::association::{Alert, ReceivedContent};
-use super::associations::Place;
+use super::associations::PeerAddress;
 use super::handshake::{Handshake, HandshakeRecordOutcome};
 use super::handshakes::PendingHandshake;
 use super::hello::{CLIENT_HELLO, ClientHello};
@@ -30,7 +30,7 @@ impl DtlsServer {
         self.report(DtlsReport::Datagram { peer: Peer { socket, address: from, association }, verdict });
     }
 
-    fn handle_record(&mut self, now: Instant, place: Place, record: &DtlsRecord<'_>) -> RecordOutcome {
+    fn handle_record(&mut self, now: Instant, place: PeerAddress, record: &DtlsRecord<'_>) -> RecordOutcome {
         match (record.epoch, record.content_type) {
             (0, ContentType::Handshake) if record.fragment.first() == Some(&CLIENT_HELLO) => {
                 (self.handle_hello(now, place, record), None)
@@ -46,7 +46,7 @@ impl DtlsServer {
 
     /// RFC 6347 section 4.2.1. A hello from the address of an association goes this way too: its association is replaced
     /// when the handshake is finished, and by nothing less (section 4.2.8).
-    fn handle_hello(&mut self, now: Instant, place: Place, record: &DtlsRecord<'_>) -> DtlsDatagramOutcome {
+    fn handle_hello(&mut self, now: Instant, place: PeerAddress, record: &DtlsRecord<'_>) -> DtlsDatagramOutcome {
         let under_way = self.handshakes.by_place(place);
         let Some(hello) = ClientHello::parse(record.fragment) else {
             // A later fragment, that of the handshake that the first one began.
@@ -70,7 +70,7 @@ impl DtlsServer {
     fn begin_handshake(
         &mut self,
         now: Instant,
-        place: Place,
+        place: PeerAddress,
         record: &DtlsRecord<'_>,
         hello: &ClientHello<'_>,
     ) -> DtlsDatagramOutcome {
@@ -110,7 +110,7 @@ impl DtlsServer {
         }
     }
 
-    fn handle_with_cid(&mut self, now: Instant, place: Place, record: &DtlsRecord<'_>) -> RecordOutcome {
+    fn handle_with_cid(&mut self, now: Instant, place: PeerAddress, record: &DtlsRecord<'_>) -> RecordOutcome {
         let Ok(cid) = record.cid.try_into().map(OwnCid) else {
             return (DtlsDatagramOutcome::Dropped(DtlsDropReason::UnknownConnectionId), None);
         };
@@ -127,7 +127,7 @@ impl DtlsServer {
     /// While a new handshake is under way at the place of an association, a record may be of either: who cannot make
     /// authentic records shall not silence who can. The numbers of the new one begin at 0, where those of the association
     /// were received long ago.
-    fn handle_without_cid(&mut self, now: Instant, place: Place, record: &DtlsRecord<'_>) -> RecordOutcome {
+    fn handle_without_cid(&mut self, now: Instant, place: PeerAddress, record: &DtlsRecord<'_>) -> RecordOutcome {
         let under_way = self.handshakes.by_place(place);
         let Some(id) = self.associations.by_place(place) else {
             return (self.handle_by_handshake(now, under_way, record), None);
@@ -145,7 +145,7 @@ impl DtlsServer {
     pub(super) fn handle_by_association(
         &mut self,
         now: Instant,
-        place: Place,
+        place: PeerAddress,
         id: AssociationId,
         record: &DtlsRecord<'_>,
     ) -> Option<DtlsDatagramOutcome> {
@@ -200,7 +200,7 @@ impl DtlsServer {
     }
 
     /// Without a connection id a record is found by its place, so that this is only for those with one.
-    fn moved(&mut self, id: AssociationId, to: Place) {
+    fn moved(&mut self, id: AssociationId, to: PeerAddress) {
         let (Some(peer), Some((_, from))) = (self.peer(id), self.associations.moved(id, to)) else { return };
         self.changed(id);
         self.report(DtlsReport::Moved { peer, from, to: to.1 });

@@ -32,33 +32,33 @@ struct SourceHandshakes {
 
 impl HandshakeSources {
     pub fn begun(&mut self, source: Source) {
-        self.change(source, |crowd| crowd.count += 1);
+        self.change(source, |handshakes| handshakes.count += 1);
     }
 
     /// The client of this handshake has not answered for too long.
     pub fn overdue(&mut self, source: Source, number: HandshakeNumber, id: AssociationId) {
-        self.change(source, |crowd| {
-            crowd.overdue.insert(number, id);
+        self.change(source, |handshakes| {
+            handshakes.overdue.insert(number, id);
         });
     }
 
     /// The client of this handshake has answered after all.
     pub fn answered(&mut self, source: Source, number: HandshakeNumber) {
-        self.change(source, |crowd| {
-            crowd.overdue.remove(&number);
+        self.change(source, |handshakes| {
+            handshakes.overdue.remove(&number);
         });
     }
 
     /// A handshake that began is over.
     pub fn ended(&mut self, source: Source, number: HandshakeNumber) {
-        self.change(source, |crowd| {
-            crowd.overdue.remove(&number);
-            crowd.count = crowd.count.saturating_sub(1);
+        self.change(source, |handshakes| {
+            handshakes.overdue.remove(&number);
+            handshakes.count = handshakes.count.saturating_sub(1);
         });
     }
 
     pub fn count(&self, source: Source) -> usize {
-        self.by_source.get(&source).map_or(0, |crowd| crowd.count)
+        self.by_source.get(&source).map_or(0, |handshakes| handshakes.count)
     }
 
     /// Returns the oldest overdue handshake of the address that has the most of them.
@@ -72,10 +72,10 @@ impl HandshakeSources {
     }
 
     fn change(&mut self, source: Source, change: impl FnOnce(&mut SourceHandshakes)) {
-        let crowd = self.by_source.entry(source).or_default();
-        let before = crowd.rank(source);
-        change(crowd);
-        let (after, is_empty) = (crowd.rank(source), crowd.count == 0);
+        let handshakes = self.by_source.entry(source).or_default();
+        let before = handshakes.rank(source);
+        change(handshakes);
+        let (after, is_empty) = (handshakes.rank(source), handshakes.count == 0);
         if let Some(before) = before {
             self.by_overdue.remove(&before);
         }

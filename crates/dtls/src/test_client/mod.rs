@@ -254,11 +254,6 @@ impl DtlsClient {
         ffi::peer_raw_public_key(self.stream.ssl())
     }
 
-    /// The certificate that the server showed.
-    pub fn certificate_of_server(&self) -> Option<X509> {
-        self.stream.ssl().peer_certificate()
-    }
-
     /// Returns the length of the connection id in received records.
     pub fn own_cid_length(&self) -> usize {
         self.settings.cid.as_ref().map_or(0, Vec::len)
