@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use lwm2m_base::secret::Secret;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, RegistrationId};
-use lwm2m_gateway::observability::conditions::Conditions;
+use lwm2m_gateway::conditions::Conditions;
 use lwm2m_gateway::tls;
 use lwm2m_gateway::upstream::mqtt::{Link, MqttConfig, Version};
 

@@ -14,12 +14,12 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
+use crate::conditions::{Condition, ConditionState, Conditions};
 use crate::config::Config;
 use crate::definitions::{self, Definitions};
 use crate::descriptors::{Descriptors, Room};
 use crate::driver::{self, Driver, control};
 use crate::observability::admin::{self, Sources};
-use crate::observability::conditions::{Condition, Conditions, State};
 use crate::observability::logging::LogFormat;
 use crate::observability::metrics::Metrics;
 use crate::reload::{ReloadableDefinitions, ReloadableSettings, Reloading};
@@ -148,7 +148,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
         .with_keys(secured.as_ref().map(DtlsSetup::keys));
     let driver = tokio::spawn(driver.run(stopped, config.shutdown_timeout));
     let serving = conditions.add("serving");
-    serving.set(State::Up, "devices are served");
+    serving.set(ConditionState::Up, "devices are served");
     let reloadable = ReloadableSettings::new(&config, room);
     let definitions = ReloadableDefinitions::new(&broken, Arc::clone(&metrics));
     let credentials = secured.and_then(DtlsSetup::reloadable);
@@ -175,7 +175,7 @@ impl App {
 
     /// Stops taking work, lets what is in flight come to its end, publishes what is queued, and ends.
     pub async fn stop(self) -> anyhow::Result<()> {
-        self.serving.set(State::Down, "the program is about to end");
+        self.serving.set(ConditionState::Down, "the program is about to end");
         // The driver that is gone already tells why by its own result.
         if self.stop.send(()).is_err() {
             warn!("the driver ended before the shutdown");
@@ -206,7 +206,7 @@ fn install_restored_state(
         gateway = secured.join(gateway, now, random_seed()?, store.as_ref().map(|store| (store, associations)));
     }
     let Some(store) = store else {
-        condition.set(State::Off, "there is none (store.enable): a restart forgets the devices");
+        condition.set(ConditionState::Off, "there is none (store.enable): a restart forgets the devices");
         return Ok((gateway, None));
     };
     gateway.restore(now, devices);
@@ -296,7 +296,7 @@ fn bind_sockets(listeners: &[UdpListener], condition: &Condition) -> anyhow::Res
     let sockets = Sockets::bind(listeners)?;
     let addresses = sockets.local_addresses()?;
     let addresses: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
-    condition.set(State::Up, addresses.join(", "));
+    condition.set(ConditionState::Up, addresses.join(", "));
     Ok(sockets)
 }
 
@@ -377,7 +377,7 @@ fn raise_descriptor_limit(config: &Config, embedded: bool, conditions: &Conditio
         info!(open_files = limit, devices = configured, "room for all devices");
     }
     let detail = format!("{limit} open files are allowed: room for {devices} devices");
-    conditions.add("descriptors").set(State::Up, detail);
+    conditions.add("descriptors").set(ConditionState::Up, detail);
     room
 }
 

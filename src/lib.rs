@@ -34,6 +34,7 @@
 // The shell.
 pub mod app;
 pub mod cli;
+pub mod conditions;
 pub mod config;
 pub mod credentials;
 pub mod definitions;

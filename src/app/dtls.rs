@@ -6,10 +6,10 @@ use std::time::Instant;
 use anyhow::anyhow;
 use tracing::{error, warn};
 
+use crate::conditions::{Condition, ConditionState, Conditions};
 use crate::config::Config;
 use crate::credentials::{self, CredentialsConfig, CredentialsError, FileKeys, KeyFinder, OnError, PskFileContents};
 use crate::errors::one_line;
-use crate::observability::conditions::{Condition, Conditions, State};
 use crate::observability::metrics::{Metrics, Part};
 use crate::reload::{ReloadableCertificates, ReloadableCredentials, ReloadableKeys};
 use crate::store::Opened;
@@ -128,7 +128,7 @@ impl DtlsSetup {
     fn load(&mut self) -> anyhow::Result<()> {
         match self.try_to_load() {
             Ok(()) => {
-                self.condition.set(State::Up, "handshakes are accepted");
+                self.condition.set(ConditionState::Up, "handshakes are accepted");
                 self.metrics.dtls_up.set(1);
             }
             Err(problem) if self.credentials.on_error == OnError::Exit => {
@@ -137,7 +137,7 @@ impl DtlsSetup {
             Err(problem) => {
                 self.metrics.reload.failed(Part::Certificates);
                 let problem = one_line(&problem.to_string());
-                self.condition.set(State::Off, problem.clone());
+                self.condition.set(ConditionState::Off, problem.clone());
                 self.problem = Some(problem);
             }
         }

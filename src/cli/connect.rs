@@ -18,9 +18,9 @@ use rand::rngs::SysRng;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
+use crate::conditions::Conditions;
 use crate::config::Config;
 use crate::errors::{one_line, plain};
-use crate::observability::conditions::Conditions;
 use crate::store;
 use crate::transport::{Security, Sockets};
 use crate::upstream::{Link, UpstreamConfig};
@@ -178,7 +178,7 @@ async fn try_broker(config: &Config, upstream: UpstreamConfig, endpoint: &str) -
              authenticated; its access rules could not be tried"
         ))),
         Ok(BrokerEvent::ConnectFailed { error: ConnectError::Unavailable(why), .. }) => {
-            let told = conditions.standings().remove("broker").map(|standing| standing.detail);
+            let told = conditions.statuses().remove("broker").map(|standing| standing.detail);
             // The link has looked into it, unless a single attempt was too slow.
             let why_unavailable = told.filter(|detail| detail.contains(": "));
             let why = why_unavailable.unwrap_or_else(|| format!("{name}: {why}"));

@@ -35,10 +35,10 @@ use tracing::debug;
 use crate::driver::control::Control;
 use crate::driver::monotonic_now;
 
-use super::conditions::{Conditions, State};
 use super::metrics::Metrics;
 use super::page::{self, Page};
 use super::snapshot::DriverSnapshot;
+use crate::conditions::{ConditionState, Conditions};
 
 /// At once; for one more the oldest goes, of those that have not sent their head if there is one.
 const CONNECTIONS: usize = 64;
@@ -203,12 +203,12 @@ impl Sources {
     }
 
     fn readiness(&self) -> Answer {
-        let standings = self.conditions.standings();
-        let ready = standings.values().all(|standing| standing.state != State::Down);
-        let conditions: serde_json::Map<String, Value> = standings
+        let statuses = self.conditions.statuses();
+        let ready = statuses.values().all(|condition| condition.state != ConditionState::Down);
+        let conditions: serde_json::Map<String, Value> = statuses
             .iter()
-            .map(|(name, standing)| {
-                let told = json!({ "state": standing.state.name(), "detail": standing.detail });
+            .map(|(name, condition)| {
+                let told = json!({ "state": condition.state.name(), "detail": condition.detail });
                 ((*name).to_owned(), told)
             })
             .collect();

@@ -1,7 +1,7 @@
 //! Reports of the core as lines of the log, those about a device in a span with its endpoint name.
 //!
-//! What a device says of itself is recorded as text, never with `%`: so it comes out quoted, and no line break in an
-//! endpoint name can forge a line.
+//! A text that a device chooses is recorded as text, never with `%`: it is shown in quotes, and a line break in an
+//! endpoint name cannot forge a line.
 
 use std::time::{Duration, Instant};
 
@@ -22,18 +22,18 @@ const FORBIDDEN: &str = "request forbidden";
 const HANDSHAKE: &str = "DTLS handshake failed";
 const PAYLOAD: &str = "payload not understood";
 
-/// The log of what the core reports.
+/// Logs what the core reports.
 #[derive(Debug, Default)]
 pub struct Log {
     repeats: Repeats,
 }
 
 impl Log {
-    /// Logs a report: the life of a device at `info`, and what keeps it from being served, once for each device and minute;
-    /// all else that a device did wrong at `debug`.
+    /// Logs a report: the life of a device at `info`, and what keeps it from being served, once for each device and minute.
+    /// All other mistakes of devices are logged at `debug`.
     pub fn log(&mut self, now: Instant, report: &Report) {
-        // As high as any event in it, so that no filter takes the name from a line; but none for each notification, which
-        // hardly anybody wants to see.
+        // At the highest level, so that no filter removes the endpoint from a line; but no span for each notification, which
+        // is hardly ever logged.
         let seen = enabled!(Level::TRACE) || !matches!(report, Report::Notification { .. });
         let _device = report.endpoint().filter(|_| seen).map(|endpoint| error_span!("device", endpoint).entered());
         match report {
@@ -67,7 +67,7 @@ impl Log {
         }
     }
 
-    /// Credentials that do not fit are told; what the network or an attacker does is not.
+    /// Logs credentials that do not match at `info`, and what the network or an attacker does at `debug`.
     fn log_handshake(&mut self, now: Instant, peer: Peer, identity: Option<&str>, reason: HandshakeFailure) {
         let why = why_no_handshake(reason);
         let address = peer.address.ip().to_string();
@@ -96,17 +96,19 @@ impl Log {
     }
 }
 
-/// What comes no more often than a device does something right.
+/// Logs a report that cannot repeat without the device being served in between.
 fn log_once(report: &Report) {
     match report {
         Report::Datagram { peer, verdict: DatagramOutcome::Dropped(reason) } => {
             debug!(peer = %peer.address, ?reason, "datagram dropped");
         }
         Report::Datagram { peer, verdict } => trace!(peer = %peer.address, ?verdict, "datagram"),
-        Report::Retransmitted { peer } => debug!(peer = %peer.address, "sent once more"),
-        Report::DuplicateForgotten { peer } => trace!(peer = %peer.address, "a message was forgotten for want of room"),
+        Report::Retransmitted { peer } => debug!(peer = %peer.address, "message retransmitted"),
+        Report::DuplicateForgotten { peer } => {
+            trace!(peer = %peer.address, "deduplication entry evicted early: the table is full")
+        }
         Report::AutoObserveCut { paths, .. } => {
-            warn!(paths, "auto_observe leaves paths out: the limit of observations");
+            warn!(paths, "auto_observe skips paths: the device has its maximum of observations");
         }
         Report::Registered { peer, lifetime, .. } => {
             let lifetime = humantime::format_duration(Duration::from_secs(lifetime.as_secs()));
@@ -114,16 +116,16 @@ fn log_once(report: &Report) {
         }
         Report::Updated { .. } => debug!("registration updated"),
         Report::AssociationClosed { peer, reason } => {
-            debug!(peer = %peer.address, association = peer.association.map(|id| id.0), ?reason, "association closed");
+            debug!(peer = %peer.address, association = peer.association.map(|id| id.0), ?reason, "DTLS association closed");
         }
         Report::Dtls(report) => log_dtls(report),
         Report::Restored { peer, .. } => debug!(peer = %peer.address, "device restored"),
         Report::NotRestored { reason, .. } => info!(reason = why_not_restored(*reason), "device not restored"),
         Report::Moved { from, to, .. } => {
-            info!(from = %from.address, peer = %to.address, "device has a new address");
+            info!(from = %from.address, peer = %to.address, "device address changed");
         }
-        Report::Left { reason, .. } => info!(reason = why_left(*reason), "device left"),
-        Report::Command { msg_type, outcome, .. } => debug!(msg_type, ?outcome, "command done"),
+        Report::Left { reason, .. } => info!(reason = why_left(*reason), "registration ended"),
+        Report::Command { msg_type, outcome, .. } => debug!(msg_type, ?outcome, "command completed"),
         Report::Notification { outcome: NotificationOutcome::Published, .. } => trace!("notification"),
         Report::Notification { endpoint, outcome: NotificationOutcome::Ended } => {
             debug!(endpoint, "observation ended by the device");
@@ -133,10 +135,10 @@ fn log_once(report: &Report) {
         Report::Notification { outcome: NotificationOutcome::Superseded, .. } => trace!("notification superseded"),
         Report::TransferFailed { peer, error } => debug!(peer = %peer.address, %error, "block-wise transfer failed"),
         Report::PublishRefused { topic, first: true, .. } => {
-            warn!(topic, "the broker does not allow this device to publish here");
+            warn!(topic, "publication refused: the broker does not authorize this device for the topic");
         }
         Report::PublishRefused { topic, first: false, .. } => debug!(topic, "publication refused"),
-        // They repeat: see `Log::log`.
+        // These repeat: see `Log::log`.
         Report::RegisterRejected { .. } | Report::Forbidden { .. } | Report::UndecodableContent { .. } => {}
     }
 }
@@ -145,11 +147,11 @@ fn why_left(reason: LeaveReason) -> &'static str {
     match reason {
         LeaveReason::Deregistered => "de-registered",
         LeaveReason::LifetimeOver => "lifetime expired",
-        LeaveReason::Replaced => "registered again",
-        LeaveReason::Evicted => "silent for long, and limits.devices is reached",
+        LeaveReason::Replaced => "replaced by a new registration",
+        LeaveReason::Evicted => "evicted after a long silence: limits.devices is reached",
         LeaveReason::Broker(CloseReason::Kicked) => "kicked by the broker",
         LeaveReason::Broker(CloseReason::Discarded) => "another client connected with its client ID",
-        LeaveReason::Broker(CloseReason::Expired) => "its authentication at the broker expired",
+        LeaveReason::Broker(CloseReason::Expired) => "authentication at the broker expired",
         LeaveReason::Broker(CloseReason::Refused) => "refused by the broker",
     }
 }
@@ -157,22 +159,22 @@ fn why_left(reason: LeaveReason) -> &'static str {
 fn why_not_restored(reason: NotRestored) -> &'static str {
     match reason {
         NotRestored::LifetimeOver => "lifetime expired",
-        NotRestored::NoTopics => "no topics for its names by this configuration",
+        NotRestored::NoTopics => "the configuration gives no valid topics for this device",
         NotRestored::TooMany => "limits.devices is reached",
-        NotRestored::TooLarge => "larger than the limits allow now",
+        NotRestored::TooLarge => "larger than limits.registration_size",
     }
 }
 
 fn why_forbidden(reason: Forbidden) -> &'static str {
     match reason {
-        Forbidden::OtherName => "the DTLS identity stands for another endpoint name (dtls.identity)",
+        Forbidden::OtherName => "the DTLS identity belongs to another endpoint name (dtls.identity)",
         Forbidden::OtherIdentity => "the registration belongs to another DTLS identity",
         Forbidden::Unsecured => "the endpoint name is registered over DTLS",
         Forbidden::HasKey => "the endpoint name has a key in psk_file, and the device does not use DTLS",
     }
 }
 
-/// Why credentials did not fit; nothing where it was not for them.
+/// Returns the reason if a handshake failed because of credentials.
 fn why_no_handshake(reason: HandshakeFailure) -> Option<&'static str> {
     match reason {
         HandshakeFailure::WrongKey => Some("the device has another key for this identity"),
@@ -192,7 +194,7 @@ fn why_failed(failure: HandshakeError) -> Option<&'static str> {
         HandshakeError::CertificateRefused(fault) => Some(match fault {
             CertificateFault::Expired => "the certificate of the device has expired",
             CertificateFault::NotYetValid => "the certificate of the device is not valid yet",
-            CertificateFault::UnknownAuthority => "the certificate of the device is of an unknown authority",
+            CertificateFault::UnknownAuthority => "the certificate of the device is from an unknown authority",
             CertificateFault::UnknownKey => "the public key of the device is not known (dtls.pinned)",
             CertificateFault::BadSignature => "the signature of the device's certificate is wrong",
             CertificateFault::Purpose => "the certificate of the device is not for clients",
@@ -207,38 +209,38 @@ fn why_failed(failure: HandshakeError) -> Option<&'static str> {
     }
 }
 
-/// An identity is what a stranger calls itself: it comes out quoted.
+/// Logs a report of DTLS. Any client chooses an identity: it is shown in quotes.
 fn log_dtls(report: &dtls::DtlsReport) {
     match report {
         dtls::DtlsReport::Datagram { peer, verdict: dtls::DtlsDatagramOutcome::Dropped(reason) } => {
             debug!(peer = %peer.address, ?reason, "DTLS datagram dropped");
         }
         dtls::DtlsReport::Datagram { peer, verdict } => trace!(peer = %peer.address, ?verdict, "DTLS datagram"),
-        dtls::DtlsReport::HandshakeBegun { peer } => trace!(peer = %peer.address, "handshake begun"),
-        dtls::DtlsReport::HandshakeRetransmitted { peer } => debug!(peer = %peer.address, "flight sent once more"),
+        dtls::DtlsReport::HandshakeBegun { peer } => trace!(peer = %peer.address, "DTLS handshake started"),
+        dtls::DtlsReport::HandshakeRetransmitted { peer } => debug!(peer = %peer.address, "DTLS flight retransmitted"),
         dtls::DtlsReport::HandshakeCompleted { peer, suite, connection_id, resumed } => {
             let association = peer.association.map(|id| id.0);
-            debug!(peer = %peer.address, association, ?suite, connection_id, resumed, "association established");
+            debug!(peer = %peer.address, association, ?suite, connection_id, resumed, "DTLS association established");
         }
-        // It repeats: see `Log::log`.
+        // This repeats: see `Log::log`.
         dtls::DtlsReport::HandshakeFailed { .. } => {}
         dtls::DtlsReport::Moved { peer, from, to } => {
-            debug!(association = peer.association.map(|id| id.0), %from, %to, "association has a new address");
+            debug!(association = peer.association.map(|id| id.0), %from, %to, "DTLS association address changed");
         }
         dtls::DtlsReport::Restored { peer } => {
-            trace!(peer = %peer.address, association = peer.association.map(|id| id.0), "association taken up again");
+            trace!(peer = %peer.address, association = peer.association.map(|id| id.0), "DTLS association restored");
         }
         dtls::DtlsReport::NotRestored { association } => {
             error!(
                 association = association.0,
-                "an association of the store cannot be read, its device has to make one anew"
+                "DTLS association not restored: its record cannot be read; the device needs a new handshake"
             );
         }
         dtls::DtlsReport::KeyNotAsked { identity } => {
-            debug!(identity = identity.as_str(), "a key was not asked for: too many others are");
+            debug!(identity = identity.as_str(), "key lookup skipped: too many in flight");
         }
         dtls::DtlsReport::Unsent { association } => {
-            debug!(association = association.0, "nothing was sent: the association is over");
+            debug!(association = association.0, "message not sent: the DTLS association is closed");
         }
     }
 }
@@ -258,7 +260,7 @@ mod tests {
     #[test]
     fn the_life_of_a_device_is_logged_at_info() {
         let line = logged(LevelFilter::INFO, &left());
-        assert_eq!(line, "INFO device{endpoint=\"urn:imei:1\"}: device left reason=\"lifetime expired\"\n");
+        assert_eq!(line, "INFO device{endpoint=\"urn:imei:1\"}: registration ended reason=\"lifetime expired\"\n");
     }
 
     #[test]
@@ -336,11 +338,11 @@ mod tests {
             "INFO device{endpoint=\"ep1\"}: registration rejected peer=192.0.2.1:56830 code=4.03 \
              reason=\"Authenticate: not_authorized\"",
             "INFO device{endpoint=\"ep1\"}: request forbidden peer=192.0.2.1:56830 identity=\"dev-7\" reason=\"the DTLS \
-             identity stands for another endpoint name (dtls.identity)\"",
+             identity belongs to another endpoint name (dtls.identity)\"",
             "INFO DTLS handshake failed peer=192.0.2.1:56830 identity=\"dev-7\" reason=\"the device has another key for \
              this identity\"",
             "INFO registration rejected again device=\"ep1\" times=2 reason=\"Authenticate: not_authorized\"",
-            "INFO request forbidden again device=\"ep1\" times=2 reason=\"the DTLS identity stands for another endpoint \
+            "INFO request forbidden again device=\"ep1\" times=2 reason=\"the DTLS identity belongs to another endpoint \
              name (dtls.identity)\"",
             "INFO DTLS handshake failed again device=\"dev-7\" times=2 reason=\"the device has another key for this \
              identity\"",
@@ -353,7 +355,7 @@ mod tests {
         Report::Left { endpoint: "urn:imei:1".to_owned(), reason: LeaveReason::LifetimeOver }
     }
 
-    /// The lines that a report makes in a log of this level.
+    /// Returns the lines that a report makes in a log of this level.
     fn logged(level: LevelFilter, report: &Report) -> String {
         captured(level, || Log::default().log(Instant::now(), report)).trim_start().to_owned()
     }

@@ -1,7 +1,7 @@
-//! What people see of the running program: the log, the metrics, and whether it is well.
+//! What an operator sees of the running program: the log, the metrics and the health checks. It shows the metrics of the
+//! upstream, which knows nothing of it.
 
 pub mod admin;
-pub mod conditions;
 pub mod log;
 pub mod logging;
 pub mod metrics;

@@ -1,37 +1,37 @@
-//! Lines of the log that repeat: each is logged once for each device and minute, and at the end of the minute how often it
-//! came. Strangers choose the names of devices, so that both the devices that are told apart and their lines have a bound.
+//! Lines of the log that repeat: each is logged once for each device and minute, and at the end of the minute with the number
+//! of repetitions. Unregistered peers choose the names of devices, so the number of devices and of lines is bounded.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// One line for each device in this time.
+/// Period in which a line is logged once for each device.
 pub const PERIOD: Duration = Duration::from_secs(60);
 
-/// Devices that are told apart at once. Those beyond it share one line.
+/// Maximum number of lines that are counted by device. Devices beyond it share one line.
 const MOST: usize = 1_000;
 
 /// Stands for all devices beyond [`MOST`].
 const OTHERS: &str = "(other devices)";
 
-/// What is repeated, and by which device.
+/// The repeated line, and the device that it is about.
 pub type Key = (&'static str, String);
 
 #[derive(Debug, Default)]
 pub struct Repeats {
     lines: HashMap<Key, Line>,
-    /// When the time of each line ends, in that order: it is the same for all.
+    /// When the period of each line ends, the earliest first: all periods are equally long.
     ends: VecDeque<(Instant, Key)>,
 }
 
 #[derive(Debug)]
 struct Line {
-    /// How often it came since it was logged.
+    /// Number of repetitions since it was logged.
     more: u64,
-    /// As it came last.
+    /// The last reason.
     last: String,
 }
 
-/// A line that came again within its time.
+/// A line that was repeated within its period.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Again {
     pub kind: &'static str,
@@ -42,7 +42,7 @@ pub struct Again {
 }
 
 impl Repeats {
-    /// Returns whether the line is to be logged now; or else it is counted.
+    /// Returns whether the line has to be logged now; otherwise counts it.
     pub fn is_first(&mut self, now: Instant, kind: &'static str, device: &str, reason: &str) -> bool {
         let key = (kind, device.to_owned());
         let key =
@@ -56,13 +56,13 @@ impl Repeats {
         true
     }
 
-    /// Returns when [`Repeats::pop_ended`] has something to say.
+    /// Returns when [`Repeats::pop_ended`] has a line.
     pub fn next_end(&self) -> Option<Instant> {
         self.ends.front().map(|(end, _)| *end)
     }
 
-    /// Returns the next line that came again, of those whose time is over. It begins a new time; one that did not come again
-    /// is forgotten.
+    /// Returns the next repeated line whose period has ended, and begins a new period for it. A line that was not repeated is
+    /// forgotten.
     pub fn pop_ended(&mut self, now: Instant) -> Option<Again> {
         while self.next_end().is_some_and(|end| end <= now) {
             let (_, key) = self.ends.pop_front()?;

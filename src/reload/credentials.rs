@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use crate::credentials::{CredentialsConfig, FileKeys, PskFileContents};
 use crate::driver::control::DriverRequest;
-use crate::observability::conditions::{Condition, State};
+use crate::conditions::{Condition, ConditionState};
 use crate::observability::metrics::Metrics;
 
 use super::watch::FileSnapshot;
@@ -46,7 +46,7 @@ impl ReloadableCertificates {
         let acceptor = config.load_acceptor().map_err(|error| error.to_string())?;
         info!("DTLS credentials reloaded");
         self.in_force = Some(found);
-        self.condition.set(State::Up, "handshakes are accepted");
+        self.condition.set(ConditionState::Up, "handshakes are accepted");
         self.metrics.dtls_up.set(1);
         Ok(Some(DriverRequest::Acceptor(acceptor)))
     }

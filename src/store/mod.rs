@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tracing::{error, info, warn};
 
-use crate::observability::conditions::Condition;
+use crate::conditions::Condition;
 use crate::observability::metrics::Metrics;
 use crate::transport::UdpListener;
 use lwm2m_core::gateway::Gateway;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tracing::{error, info};
 
-use crate::observability::conditions::{Condition, State};
+use crate::conditions::{Condition, ConditionState};
 use crate::observability::metrics::Metrics;
 use crate::transport::UdpListener;
 use lwm2m_core::gateway::record::Change;
@@ -57,7 +57,7 @@ impl Writer {
     pub fn new(opened: Opened, batches: Receiver<Vec<Change>>, closing: Arc<AtomicBool>, condition: Condition) -> Self {
         let Opened { database, settings, listeners, metrics } = opened;
         let file = settings.file;
-        condition.set(State::Up, format!("{} is written", file.display()));
+        condition.set(ConditionState::Up, format!("{} is written", file.display()));
         Self { database: Some(database), file, listeners, batches, closing, failing: false, metrics, condition }
     }
 
@@ -93,7 +93,7 @@ impl Writer {
         if std::mem::take(&mut self.failing) {
             info!(file = %self.file.display(), "the store is written again");
             self.metrics.store.failing.set(0);
-            self.condition.set(State::Up, format!("{} is written", self.file.display()));
+            self.condition.set(ConditionState::Up, format!("{} is written", self.file.display()));
         }
         Ok(())
     }
@@ -114,7 +114,7 @@ impl Writer {
         self.metrics.store.failing.set(1);
         let detail =
             format!("{} cannot be written: {error}; a restart would forget what changes now", self.file.display());
-        self.condition.set(State::Degraded, detail);
+        self.condition.set(ConditionState::Degraded, detail);
         if !std::mem::replace(&mut self.failing, true) {
             error!(
                 file = %self.file.display(), %error,

@@ -14,7 +14,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::observability::conditions::Condition;
+use crate::conditions::Condition;
 use crate::upstream::metrics::UpstreamMetrics;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
 

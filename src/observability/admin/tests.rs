@@ -103,11 +103,11 @@ async fn the_program_is_alive_as_long_as_the_driver_answers() {
 async fn the_program_is_ready_when_nothing_is_down() {
     let rig = Rig::start().await;
     let broker = rig.conditions.add("broker");
-    rig.conditions.add("dtls").set(State::Off, "no certificate");
+    rig.conditions.add("dtls").set(ConditionState::Off, "no certificate");
     let answer = rig.ask("GET /readyz").await;
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
 
-    broker.set(State::Up, "10.0.0.5:7993 serves");
+    broker.set(ConditionState::Up, "10.0.0.5:7993 serves");
     let answer = rig.ask("GET /readyz").await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     let (_, body) = answer.split_once("\r\n\r\n").unwrap();

@@ -32,7 +32,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tracing::info;
 
-use crate::observability::conditions::{Condition, State};
+use crate::conditions::{Condition, ConditionState};
 use crate::tls::{self, Connector};
 use crate::upstream::Occupancy;
 use crate::upstream::client::targets::{TargetId, TargetsHealth};
@@ -196,7 +196,7 @@ impl Link {
     /// Does what the devices want done, up to the next event for the core.
     fn act(&mut self) -> Option<BrokerEvent> {
         if let Some(TargetsHealth { serving, detail }) = self.devices.take_health() {
-            self.condition.set(if serving { State::Up } else { State::Down }, detail);
+            self.condition.set(if serving { ConditionState::Up } else { ConditionState::Down }, detail);
         }
         while let Some(action) = self.devices.poll_action() {
             match action {

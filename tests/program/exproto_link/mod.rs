@@ -12,7 +12,7 @@ use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, ClientInfo, CloseReason, ConnectError, MessageProperties, Publication, RegistrationId,
     UplinkClass,
 };
-use lwm2m_gateway::observability::conditions::Conditions;
+use lwm2m_gateway::conditions::Conditions;
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::tls;
 use lwm2m_gateway::upstream::exproto::{ExProtoConfig, Link, Node};

@@ -16,7 +16,7 @@ use lwm2m_core::gateway::broker::{
     UplinkClass, Will,
 };
 use lwm2m_core::mqtt::downlink::Reply;
-use lwm2m_gateway::observability::conditions::Conditions;
+use lwm2m_gateway::conditions::Conditions;
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::tls;
 use lwm2m_gateway::upstream::mqtt::{Link, MqttConfig, Version};

@@ -11,7 +11,7 @@ use lwm2m_base::AssociationId;
 use lwm2m_core::gateway::record::{Change, DeviceRecord, RetainedCommandsRecord};
 use lwm2m_core::registry::CommandDigest;
 use lwm2m_dtls::{AssociationChange, SavedAssociation};
-use lwm2m_gateway::observability::conditions::{Condition, Conditions};
+use lwm2m_gateway::conditions::{Condition, Conditions};
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::store::{Store, StoreConfig, StoreError};
 use lwm2m_gateway::transport::{Security, UdpListener};
