@@ -289,7 +289,7 @@ async fn the_second_signal_ends_it_at_once() {
     scene.gateway.signal("TERM");
     until_refused(&scene.gateway).await;
     assert_eq!(scene.gateway.stop("INT").code(), Some(1), "{}", scene.gateway.output());
-    assert!(scene.gateway.output().contains("ended at once"), "{}", scene.gateway.output());
+    assert!(scene.gateway.output().contains("stopped at once"), "{}", scene.gateway.output());
 }
 
 /// Until it has heard the signal: then a Register is answered 5.03.
