@@ -31,7 +31,9 @@ use control::DriverRequest;
 
 /// How often the core is told what the wall clock says.
 const WALL_CLOCK_EVERY: Duration = Duration::from_secs(60);
-/// A sleep that ends anyway when nothing else has a deadline.
+/// Events of the link that are handled before devices have their turn.
+const LINK_EVENTS: usize = 64;
+/// Upper bound on one sleep when no deadline is set.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
 pub struct Driver {
@@ -127,7 +129,7 @@ impl Driver {
     async fn run_until(&mut self, stop: impl Future<Output = ()>, done: impl Fn(&Gateway) -> bool) {
         tokio::pin!(stop);
         loop {
-            let deadline = self.carry_out();
+            let deadline = self.carry_out_all();
             if done(&self.gateway) {
                 return;
             }
@@ -159,7 +161,20 @@ impl Driver {
         }
     }
 
-    /// Carries out what the gateway says, and tells when it wants to be woken.
+    /// Carries out what the gateway says and hands the link's work to its connections, so that whatever is ready leaves
+    /// before the loop sleeps. Returns when the gateway wants to be woken.
+    fn carry_out_all(&mut self) -> Instant {
+        let mut deadline = self.carry_out();
+        for _ in 0..LINK_EVENTS {
+            let Some(event) = self.link.poll_event() else { break };
+            let now = self.now();
+            self.gateway.handle_broker(now, event);
+            deadline = self.carry_out();
+        }
+        deadline
+    }
+
+    /// Carries out what the gateway says, and returns when it wants to be woken.
     fn carry_out(&mut self) -> Instant {
         loop {
             match self.gateway.poll_output() {

@@ -65,6 +65,15 @@ impl Link {
         }
     }
 
+    /// Does what can be done without waiting, such as handing packets to the connections, up to the next event for the
+    /// core.
+    pub fn poll_event(&mut self) -> Option<BrokerEvent> {
+        match self {
+            Self::ExProto(link) => link.poll_event(),
+            Self::Mqtt(link) => link.poll_event(),
+        }
+    }
+
     /// The next event for the core. Drives the link: it has to be polled all the time. Cancel-safe.
     pub async fn event(&mut self) -> BrokerEvent {
         match self {

@@ -167,7 +167,7 @@ impl Link {
     /// The next event for the core. Drives the link: it has to be polled all the time. Cancel-safe.
     pub async fn event(&mut self) -> BrokerEvent {
         loop {
-            if let Some(event) = self.act() {
+            if let Some(event) = self.poll_event() {
                 return event;
             }
             let input = self.input().await;
@@ -180,7 +180,7 @@ impl Link {
         self.devices.disconnect_all(now());
         let leaving = async {
             loop {
-                while self.act().is_some() {}
+                while self.poll_event().is_some() {}
                 if self.devices.is_empty() && self.tasks.is_empty() {
                     return;
                 }
@@ -194,7 +194,7 @@ impl Link {
     }
 
     /// Does what the devices want done, up to the next event for the core.
-    fn act(&mut self) -> Option<BrokerEvent> {
+    pub fn poll_event(&mut self) -> Option<BrokerEvent> {
         if let Some(TargetsHealth { serving, detail }) = self.devices.take_health() {
             self.condition.set(if serving { ConditionState::Up } else { ConditionState::Down }, detail);
         }
