@@ -1,8 +1,359 @@
-//! The lifecycle of the devices as clients of the broker, which both upstreams share.
+//! The lifecycle of the devices as clients of the broker, as a state machine without sockets and clock. Both upstreams share
+//! it: [`Protocol`] says what differs, which is the handshake and how publications go out.
+//!
+//! A device goes through these states:
+//! 1. `Held`: an older registration of the same clientid still publishes what is queued before it leaves, or the broker may
+//!    still accept it.
+//! 2. `Connecting`: the connection is dialed, and the protocol's handshake runs on it.
+//! 3. `Ready`: the device is a client of the broker; publications go out.
+//! 4. `WaitingToReconnect`: the connection is gone; back to 2 after a back-off. A registration that was superseded by a newer
+//!    one of its clientid stays here (`superseding`).
+//!
+//! Each attempt goes to one target of the broker, as `targets` chooses it. Publications belong to the clientid: whichever of
+//! its registrations is ready publishes them.
 
 pub mod clients;
+mod connecting;
+pub mod device;
 pub mod disturbances;
 pub mod pace;
+mod publishing;
 pub mod queue;
+mod reconnecting;
 pub mod returning;
+mod superseding;
 pub mod targets;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use tracing::debug;
+
+use crate::upstream::Occupancy;
+use crate::upstream::metrics::UpstreamMetrics;
+use lwm2m_base::deadlines::Deadlines;
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, RegistrationId};
+
+use clients::{ClientKey, Clients};
+use device::{ConnectionId, Destination, Device, Leaving, Shared, State};
+use disturbances::Disturbances;
+use pace::Turns;
+use queue::Queues;
+use returning::Returning;
+use targets::{TargetId, Targets, TargetsHealth};
+
+pub use superseding::ANSWER_PATIENCE;
+
+/// Limits how long a device that was disconnected still publishes what is queued.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Commands of one device that are kept until it is ready; more are dropped.
+pub const EARLY_MESSAGES: usize = 128;
+
+/// The differences between the upstreams. The functions are called by the shared lifecycle; they act on all its state.
+pub trait Protocol: Sized {
+    /// How texts for people name the broker.
+    const BROKER: &'static str;
+
+    /// What is to be done outside of the state machine.
+    type Action: From<BrokerEvent>;
+    /// The steps of the handshake, each with its connection.
+    type Attempt;
+    /// The connection of a device that is a client of the broker.
+    type Connection;
+    /// A command from the broker.
+    type Message;
+    /// What devices and probes have met at one target.
+    type Faults;
+    /// What is kept for one device beside the shared record.
+    type DeviceRecord: Default;
+    /// What is kept for one clientid beside the shared record.
+    type SharedRecord: Debug + Default;
+    /// Timers beside the shared ones.
+    type Timer: Copy + Debug + Eq + Hash + Ord;
+
+    /// Returns the target of the next attempt.
+    fn choose(
+        targets: &mut Targets<Self::Faults>,
+        now: Instant,
+        before: Option<TargetId>,
+        elsewhere: bool,
+    ) -> Option<TargetId>;
+
+    /// Opens a connection for the device, which is `Connecting` from then on.
+    fn dial(devices: &mut Devices<Self>, id: RegistrationId, connection: ConnectionId, destination: Destination);
+
+    /// Gives up the connection of the device, if there is one. The caller sets the next state.
+    fn hang_up(devices: &mut Devices<Self>, now: Instant, id: RegistrationId);
+
+    /// Ends the connection of a device that has nothing left to publish, and removes the device.
+    fn leave(devices: &mut Devices<Self>, now: Instant, id: RegistrationId, leaving: Leaving);
+
+    /// Notes that the connection was lost, before the device is connected again.
+    fn connection_lost(devices: &mut Devices<Self>, now: Instant, id: RegistrationId);
+
+    /// The deadline of the step of the handshake has expired.
+    fn attempt_timed_out(devices: &mut Devices<Self>, now: Instant, id: RegistrationId);
+
+    /// The timer of a device that is ready has expired.
+    fn connection_due(devices: &mut Devices<Self>, now: Instant, id: RegistrationId);
+
+    /// A timer of the protocol has expired.
+    fn timed_out(devices: &mut Devices<Self>, now: Instant, timer: Self::Timer);
+
+    /// Publishes what is first in the queue of the clientid, as far as it may go out now.
+    fn publish_next(devices: &mut Devices<Self>, now: Instant, key: ClientKey);
+
+    /// Forgets the publications in flight of a clientid that has no registration left.
+    fn forget_in_flight(record: &mut Self::SharedRecord);
+
+    /// Hands a command over to the core.
+    fn deliver(devices: &mut Devices<Self>, now: Instant, id: RegistrationId, message: Self::Message);
+
+    /// Returns the connection on which the broker was last asked to make the device a client.
+    fn requested_connection(device: &Device<Self>) -> Option<ConnectionId>;
+
+    /// Ends the connection of an older registration that stays, or leaves, now that `newer` is ready.
+    fn retire(devices: &mut Devices<Self>, now: Instant, older: RegistrationId, newer: RegistrationId);
+
+    /// Gives what the removed device has not told the core to the newest registration of its clientid.
+    fn bequeath(devices: &mut Devices<Self>, now: Instant, device: Device<Self>);
+
+    /// Notes that a device waits for a target that is up.
+    fn parked(_devices: &mut Devices<Self>) {}
+
+    /// Returns whether the connection of a replaced registration is still read.
+    fn hands_over(_devices: &Devices<Self>, _id: RegistrationId) -> bool {
+        false
+    }
+}
+
+/// All devices on their way to the broker.
+pub struct Devices<P: Protocol> {
+    pub(super) protocol: P,
+    pub(super) connect_timeout: Duration,
+    pub(super) devices: HashMap<RegistrationId, Device<P>>,
+    pub(super) clients: Clients<Shared<P::SharedRecord>>,
+    /// Devices that wait for the broker to be there again.
+    pub(super) parked: BTreeSet<RegistrationId>,
+    pub(super) queues: Queues,
+    pub(super) targets: Targets<P::Faults>,
+    pub(super) disturbances: Disturbances,
+    /// Devices that are connected again in their turn.
+    pub(super) turns: Turns,
+    pub(super) returning: Returning,
+    pub(super) deadlines: Deadlines<Timer<P::Timer>>,
+    pub(super) actions: VecDeque<P::Action>,
+    next_connection: u64,
+    pub(super) rng: StdRng,
+    pub(super) metrics: Arc<UpstreamMetrics>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Timer<T> {
+    /// What it means is the state's.
+    Device(RegistrationId),
+    /// An unanswered request of an older registration need not be waited for any longer.
+    Held(RegistrationId),
+    Drain(RegistrationId),
+    Protocol(T),
+    /// The next device has its turn to be connected again.
+    Turn,
+}
+
+/// The limits that both upstreams have.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub connect_timeout: Duration,
+    pub connections_per_second: u32,
+    pub queue_per_device: usize,
+    pub queue_total: usize,
+}
+
+impl<P: Protocol> Devices<P> {
+    pub fn with(
+        protocol: P,
+        targets: Targets<P::Faults>,
+        limits: Limits,
+        rng: StdRng,
+        metrics: Arc<UpstreamMetrics>,
+    ) -> Self {
+        Self {
+            protocol,
+            connect_timeout: limits.connect_timeout,
+            devices: HashMap::new(),
+            clients: Clients::default(),
+            parked: BTreeSet::new(),
+            queues: Queues::new(limits.queue_per_device, limits.queue_total),
+            targets,
+            disturbances: Disturbances::default(),
+            turns: Turns::per_second(limits.connections_per_second),
+            returning: Returning::default(),
+            deadlines: Deadlines::default(),
+            actions: VecDeque::new(),
+            next_connection: 0,
+            rng,
+            metrics,
+        }
+    }
+
+    pub fn command(&mut self, now: Instant, command: BrokerCommand) {
+        match command {
+            BrokerCommand::Connect { device, client } => self.connect(now, device, client),
+            BrokerCommand::Resume { device, client } => self.resume(now, device, client),
+            BrokerCommand::Publish { device, publication } => self.publish(now, device, publication),
+            BrokerCommand::SetLifetime { device, lifetime } => {
+                if let Some(device) = self.devices.get_mut(&device) {
+                    device.client.lifetime = lifetime;
+                }
+            }
+            BrokerCommand::Disconnect { device } => self.disconnect(now, device, Leaving::ForGood),
+        }
+    }
+
+    /// Disconnects every device; sessions at the broker stay.
+    pub fn disconnect_all(&mut self, now: Instant) {
+        let mut all: Vec<RegistrationId> = self.devices.keys().copied().collect();
+        // The older ones first: none of them comes back because a newer registration of its clientid has left.
+        all.sort();
+        for device in all {
+            self.disconnect(now, device, Leaving::ForNow);
+        }
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(timer) = self.deadlines.pop_expired(now) {
+            match timer {
+                Timer::Device(device) => self.state_timed_out(now, device),
+                Timer::Held(device) => {
+                    if let Some(key) = self.devices.get(&device).map(|device| device.key) {
+                        self.advance(now, key);
+                    }
+                }
+                Timer::Drain(device) => self.remove(now, device),
+                Timer::Protocol(timer) => P::timed_out(self, now, timer),
+                Timer::Turn => self.serve_turns(now),
+            }
+        }
+    }
+
+    /// Returns the next action. Has to be called until there is none, after each of the others.
+    pub fn poll_action(&mut self) -> Option<P::Action> {
+        self.actions.pop_front()
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.next()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.devices.is_empty()
+    }
+
+    /// Returns how many devices are in which state; it looks at each.
+    pub fn occupancy(&self) -> Occupancy {
+        let connected = self.devices.values().filter(|device| device.is_ready()).count();
+        let nodes_up = self.targets.up();
+        Occupancy {
+            connected,
+            connecting: self.devices.len() - connected,
+            publications: self.queues.len(),
+            publications_limit: self.queues.limit(),
+            nodes_up,
+            nodes_down: self.targets.len() - nodes_up,
+        }
+    }
+
+    /// Returns the health of the targets if it has changed since the last call.
+    pub fn take_health(&mut self) -> Option<TargetsHealth> {
+        let changed = self.targets.take_changed() | self.disturbances.take_changed();
+        changed.then(|| {
+            let TargetsHealth { serving, detail } = self.targets.health();
+            TargetsHealth { serving, detail: self.disturbances.add_to(detail) }
+        })
+    }
+
+    fn disconnect(&mut self, now: Instant, id: RegistrationId, leaving: Leaving) {
+        let (is_replaced, hands_over) = (self.is_replaced(id), P::hands_over(self, id));
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        if is_replaced {
+            if !hands_over {
+                return self.remove(now, id);
+            }
+            device.leaving = Some(leaving);
+        } else if !device.connected_before || self.queues.is_empty(device.key) {
+            P::leave(self, now, id, leaving);
+        } else if device.leaving.replace(leaving).is_none() {
+            self.deadlines.set(Timer::Drain(id), now + DRAIN_TIMEOUT);
+        }
+    }
+
+    fn state_timed_out(&mut self, now: Instant, id: RegistrationId) {
+        match self.state(id) {
+            Some(State::WaitingToReconnect(wait)) => self.waited(now, id, *wait),
+            Some(State::Held) => self.gave_up(now, id, "the registration before it is still under way"),
+            Some(State::Connecting(_)) => P::attempt_timed_out(self, now, id),
+            Some(State::Ready(_)) => P::connection_due(self, now, id),
+            None => {}
+        }
+    }
+
+    pub(super) fn new_connection(&mut self) -> ConnectionId {
+        let connection = ConnectionId(self.next_connection);
+        self.next_connection += 1;
+        connection
+    }
+
+    /// Notes that the broker ended the connection for good while a newer registration was asked for. Returns false if there
+    /// is no newer one. What becomes of the device is decided when it is known what becomes of the newer registration.
+    pub(super) fn defer_end(&mut self, id: RegistrationId, reason: CloseReason) -> bool {
+        let Some(device) = self.devices.get_mut(&id) else { return false };
+        let is_superseded = self.clients.is_superseded(device.key, id);
+        if is_superseded {
+            device.ended = Some(reason);
+        }
+        is_superseded
+    }
+
+    /// Tells the core that the broker has ended the connection for good, and removes the device.
+    pub(super) fn end(&mut self, now: Instant, id: RegistrationId, reason: CloseReason) {
+        let Some(device) = self.devices.get(&id) else { return };
+        debug!(device = id.0, clientid = device.client.clientid, ?reason, "connection ended by {}", P::BROKER);
+        self.counters().closed.inc();
+        self.emit(id, BrokerEvent::Closed { device: id, reason });
+        self.remove(now, id);
+    }
+
+    /// Forgets the device. What waits to be published stays while there is another registration of the clientid.
+    pub(super) fn remove(&mut self, now: Instant, id: RegistrationId) {
+        P::hang_up(self, now, id);
+        let Some(device) = self.devices.remove(&id) else { return };
+        for timer in [Timer::Device(id), Timer::Held(id), Timer::Drain(id)] {
+            self.deadlines.cancel(timer);
+        }
+        self.parked.remove(&id);
+        self.turns.remove(id);
+        self.returning.left(now, id);
+        let key = device.key;
+        let was_last = self.clients.remove(key, id);
+        P::bequeath(self, now, device);
+        if was_last {
+            self.clear_queue(key);
+        }
+        self.go_on_with(now, key);
+    }
+
+    /// Tells the core an event. Nothing is told of a device that was disconnected.
+    pub(super) fn emit(&mut self, device: RegistrationId, event: BrokerEvent) {
+        if self.devices.get(&device).is_some_and(|device| device.leaving.is_none()) {
+            self.actions.push_back(event.into());
+        }
+    }
+
+    pub(super) fn counters(&self) -> &UpstreamMetrics {
+        &self.metrics
+    }
+}

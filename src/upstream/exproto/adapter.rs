@@ -13,9 +13,10 @@ use tonic::{Code, Response, Status};
 use crate::descriptors;
 use crate::errors::with_causes;
 
-use super::devices::{AnchorId, Call, Outcome};
+use super::devices::{Call, Outcome};
 use super::v1;
 use super::v1::connection_adapter_client::ConnectionAdapterClient;
+use crate::upstream::client::device::ConnectionId;
 
 /// An HTTP/2 connection has 2^30 streams, one for each call; it is replaced long before.
 const CALLS_PER_CHANNEL: u32 = 1 << 28;
@@ -57,13 +58,13 @@ impl Adapter {
     }
 
     /// The call, to be spawned. The calls of an anchor stick to one of the connections.
-    pub fn call(&mut self, anchor: AnchorId, call: Call) -> impl Future<Output = Outcome> + Send + 'static {
+    pub fn call(&mut self, anchor: ConnectionId, call: Call) -> impl Future<Output = Outcome> + Send + 'static {
         let client = self.client(anchor);
         let proto_name = self.proto_name.clone();
         async move { outcome(send(client, proto_name, call).await) }
     }
 
-    fn client(&mut self, anchor: AnchorId) -> ConnectionAdapterClient<Channel> {
+    fn client(&mut self, anchor: ConnectionId) -> ConnectionAdapterClient<Channel> {
         let index = anchor.0 % self.channels.len() as u64;
         let channel = &mut self.channels[index as usize];
         if channel.calls >= CALLS_PER_CHANNEL {
@@ -193,8 +194,8 @@ mod tests {
         let seconds = Duration::from_secs(1);
         let mut adapter = Adapter::new("http://127.0.0.1:1", 2, "exproto".to_owned(), seconds).expect("a URI");
         adapter.channels[1].calls = CALLS_PER_CHANNEL;
-        drop(adapter.client(AnchorId(3)));
-        drop(adapter.client(AnchorId(4)));
+        drop(adapter.client(ConnectionId(3)));
+        drop(adapter.client(ConnectionId(4)));
         assert_eq!(adapter.channels.iter().map(|channel| channel.calls).collect::<Vec<_>>(), [1, 1]);
     }
 }

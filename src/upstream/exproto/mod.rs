@@ -39,6 +39,7 @@ use tracing::info;
 use crate::conditions::{Condition, ConditionState};
 use crate::tls::{self, Connector};
 use crate::upstream::Occupancy;
+use crate::upstream::client::device::ConnectionId;
 use crate::upstream::client::targets::{TargetId, TargetsHealth};
 use crate::upstream::dialer::{DialFailure, Dialer, SECURE, Stream};
 use crate::upstream::metrics::UpstreamMetrics;
@@ -46,7 +47,7 @@ use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
 
 use adapter::Adapter;
 use announcements::Token;
-use devices::{Action, AnchorId, Call, Devices, HandlerEvent, Outcome};
+use devices::{Action, Call, Devices, HandlerEvent, Outcome};
 
 /// Calls of one node without an answer, those included for which nobody waits any more. An adapter that takes calls and
 /// does not answer them must not fill the memory.
@@ -105,7 +106,7 @@ pub struct Link {
     ways: Vec<Way>,
     events: mpsc::Receiver<HandlerEvent>,
     handler_address: SocketAddr,
-    anchors: HashMap<AnchorId, AbortHandle>,
+    anchors: HashMap<ConnectionId, AbortHandle>,
     tasks: JoinSet<Ended>,
     metrics: Arc<UpstreamMetrics>,
     condition: Condition,
@@ -120,9 +121,9 @@ struct Way {
 
 /// How a task ended.
 enum Ended {
-    Dial { anchor: AnchorId, result: Result<Stream, DialFailure> },
-    Anchor { anchor: AnchorId },
-    Call { node: TargetId, anchor: AnchorId, outcome: Outcome },
+    Dial { anchor: ConnectionId, result: Result<Stream, DialFailure> },
+    Anchor { anchor: ConnectionId },
+    Call { node: TargetId, anchor: ConnectionId, outcome: Outcome },
     Handler,
 }
 
@@ -276,14 +277,14 @@ impl Link {
         }
     }
 
-    fn dial(&mut self, anchor: AnchorId, node: TargetId, token: Token) {
+    fn dial(&mut self, anchor: ConnectionId, node: TargetId, token: Token) {
         let dial = anchor::open(self.ways[node.0].dialer.dial(), token);
         let task = self.tasks.spawn(async move { Ended::Dial { anchor, result: dial.await } });
         self.anchors.insert(anchor, task);
     }
 
     /// An anchor that was hung up meanwhile ends here, with its socket.
-    fn watch(&mut self, anchor: AnchorId, stream: Stream) {
+    fn watch(&mut self, anchor: ConnectionId, stream: Stream) {
         let Some(task) = self.anchors.get_mut(&anchor) else { return };
         *task = self.tasks.spawn(async move {
             anchor::watch(stream).await;
@@ -291,13 +292,13 @@ impl Link {
         });
     }
 
-    fn hang_up(&mut self, anchor: AnchorId) {
+    fn hang_up(&mut self, anchor: ConnectionId) {
         if let Some(task) = self.anchors.remove(&anchor) {
             task.abort();
         }
     }
 
-    fn call(&mut self, anchor: AnchorId, node: TargetId, call: Call) {
+    fn call(&mut self, anchor: ConnectionId, node: TargetId, call: Call) {
         let way = &mut self.ways[node.0];
         if way.calls_under_way >= CALLS_UNDER_WAY {
             let outcome = Outcome::Unreachable("too many calls without an answer".to_owned());

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use crate::upstream::dialer::DialFailure;
 
 use super::codec::{Frames, Incoming};
-use super::devices::ConnectionId;
+use crate::upstream::client::device::ConnectionId;
 
 const READ: usize = 64 * 1024;
 /// Written bytes that are told together.

@@ -35,6 +35,7 @@ use tracing::info;
 use crate::conditions::{Condition, ConditionState};
 use crate::tls::{self, Connector};
 use crate::upstream::Occupancy;
+use crate::upstream::client::device::{ConnectionId, Destination};
 use crate::upstream::client::targets::{TargetId, TargetsHealth};
 use crate::upstream::dialer::{DialError, Dialer, SECURE, Stream};
 use crate::upstream::metrics::UpstreamMetrics;
@@ -42,7 +43,7 @@ use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
 
 use codec::Frames;
 use connection::{Event, EventSender, Outbox};
-use devices::{Action, ConnectionId, Devices, Probed, Target};
+use devices::{Action, Devices, Probed};
 
 pub use codec::Version;
 
@@ -200,7 +201,7 @@ impl Link {
         }
         while let Some(action) = self.devices.poll_action() {
             match action {
-                Action::Dial { connection, target, version } => self.dial(connection, target, version),
+                Action::Dial { connection, destination, version } => self.dial(connection, destination, version),
                 Action::Send { connection, bytes } => {
                     if let Some(outbox) = self.outboxes.get(&connection) {
                         outbox.send(&bytes);
@@ -259,10 +260,10 @@ impl Link {
         }
     }
 
-    fn dial(&mut self, connection: ConnectionId, target: Target, version: Version) {
-        let dial = match target {
-            Target::Configured(broker) => self.dialers[broker.0].dial(),
-            Target::Referred(server) => self.referred(server).dial(),
+    fn dial(&mut self, connection: ConnectionId, destination: Destination, version: Version) {
+        let dial = match destination {
+            Destination::Configured(broker) => self.dialers[broker.0].dial(),
+            Destination::Referred(server) => self.referred(server).dial(),
         };
         let outbox = Arc::new(Outbox::default());
         self.outboxes.insert(connection, outbox.clone());

@@ -26,51 +26,40 @@ mod publishing;
 mod races;
 #[cfg(test)]
 mod random_tests;
-mod reconnecting;
 mod superseding;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
-use tracing::debug;
 
-use crate::upstream::Occupancy;
-use crate::upstream::client::clients::{ClientKey, Clients};
-use crate::upstream::client::disturbances::Disturbances;
-use crate::upstream::client::pace::Turns;
-use crate::upstream::client::queue::Queues;
-use crate::upstream::client::returning::Returning;
-use crate::upstream::client::targets::{TargetId, TargetsHealth};
+use crate::upstream::client::clients::ClientKey;
+use crate::upstream::client::device::{ConnectionId, Destination, Device, Leaving};
+use crate::upstream::client::targets::{TargetId, Targets};
+use crate::upstream::client::{self, EARLY_MESSAGES, Limits, Protocol};
 use crate::upstream::metrics::UpstreamMetrics;
-use lwm2m_base::deadlines::Deadlines;
 use lwm2m_core::gateway::broker::{
-    BrokerCommand, BrokerEvent, ClientInfo, CloseReason, MessageProperties, Publication, RegistrationId, UplinkClass,
+    BrokerEvent, ClientInfo, CloseReason, MessageProperties, Publication, RegistrationId,
 };
 
 use super::ExProtoConfig;
 use super::announcements::{Announcements, Heard, Token};
-use super::nodes::{Fault, Nodes};
-use device::{Device, State, UnderWay};
+use super::nodes::{Fault, NodeFaults, Nodes};
+use device::{Anchored, Attempt, Publishing};
 use probing::Prober;
 
-/// Limits how long a device that was disconnected still publishes what is queued.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+type State = client::device::State<ExProto>;
+/// All devices on their way to EMQX.
+pub type Devices = client::Devices<ExProto>;
+
 /// EMQX answers a publish within 5 s, be it with an error. The call itself is not cancelled: its answer comes too late.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
-/// Commands that may arrive between Subscribe and its answer, for one device; more are dropped.
-const EARLY_MESSAGES: usize = 128;
-
-/// One connection attempt of one device, or one probe. Never used again in the life of the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct AnchorId(pub u64);
-
 /// Whose an anchor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Owner {
+pub enum Owner {
     Device(RegistrationId),
     Probe(TargetId),
 }
@@ -80,16 +69,16 @@ enum Owner {
 pub enum Action {
     /// [`Devices::dialed`] has to follow, and after a success [`Devices::anchor_ended`], unless `HangUp` is faster.
     Dial {
-        anchor: AnchorId,
+        anchor: ConnectionId,
         node: TargetId,
         token: Token,
     },
     HangUp {
-        anchor: AnchorId,
+        anchor: ConnectionId,
     },
     /// [`Devices::called`] has to follow.
     Call {
-        anchor: AnchorId,
+        anchor: ConnectionId,
         node: TargetId,
         call: Call,
     },
@@ -152,88 +141,124 @@ pub struct Message {
     pub payload: Vec<u8>,
 }
 
-pub struct Devices {
-    connect_timeout: Duration,
-    devices: HashMap<RegistrationId, Device>,
-    by_anchor: HashMap<AnchorId, Owner>,
-    by_conn: HashMap<String, RegistrationId>,
-    clients: Clients<UnderWay>,
-    /// Whose the calls of Authenticate and Publish are that have no answer yet. They outlive their devices.
-    calls: HashMap<AnchorId, ClientKey>,
-    /// Devices that wait for the broker to be there again.
-    parked: BTreeSet<RegistrationId>,
-    announcements: Announcements<Owner>,
-    queues: Queues,
-    nodes: Nodes,
-    /// One for each node.
-    probers: Vec<Prober>,
-    disturbances: Disturbances,
-    /// Devices that are connected again in their turn.
-    turns: Turns,
-    returning: Returning,
-    deadlines: Deadlines<Timer>,
-    actions: VecDeque<Action>,
-    next_anchor: u64,
-    rng: StdRng,
-    metrics: Arc<UpstreamMetrics>,
+impl From<BrokerEvent> for Action {
+    fn from(event: BrokerEvent) -> Self {
+        Self::Emit(event)
+    }
 }
 
+/// What is kept of EMQX beside the devices.
+pub struct ExProto {
+    by_anchor: HashMap<ConnectionId, Owner>,
+    by_conn: HashMap<String, RegistrationId>,
+    /// Whose the calls of Authenticate and Publish are that have no answer yet. They outlive their devices.
+    calls: HashMap<ConnectionId, ClientKey>,
+    announcements: Announcements<Owner>,
+    /// One for each node.
+    probers: Vec<Prober>,
+}
+
+/// A node is probed next, or its probe has taken too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Timer {
-    /// What it means is the state's.
-    Device(RegistrationId),
-    /// An Authenticate of an older registration need not be waited for any longer.
-    Held(RegistrationId),
-    Drain(RegistrationId),
-    Probe(TargetId),
-    /// The next device has its turn to be connected again.
-    Turn,
+pub struct ProbeTimer(TargetId);
+
+impl Protocol for ExProto {
+    const BROKER: &'static str = "EMQX";
+
+    type Action = Action;
+    type Attempt = Attempt;
+    type Connection = ConnectionId;
+    type Message = Message;
+    type Faults = NodeFaults;
+    type DeviceRecord = Anchored;
+    type SharedRecord = Option<Publishing>;
+    type Timer = ProbeTimer;
+
+    fn choose(
+        targets: &mut Targets<NodeFaults>,
+        _now: Instant,
+        before: Option<TargetId>,
+        elsewhere: bool,
+    ) -> Option<TargetId> {
+        targets.choose(before, elsewhere)
+    }
+
+    fn dial(devices: &mut Devices, id: RegistrationId, anchor: ConnectionId, destination: Destination) {
+        match destination {
+            Destination::Configured(node) => devices.dial_node(id, anchor, node),
+            // EMQX names no other server by ExProto.
+            Destination::Referred(_) => {}
+        }
+    }
+
+    fn hang_up(devices: &mut Devices, now: Instant, id: RegistrationId) {
+        devices.hang_up(now, id);
+    }
+
+    fn leave(devices: &mut Devices, now: Instant, id: RegistrationId, _leaving: Leaving) {
+        devices.remove(now, id);
+    }
+
+    fn connection_lost(devices: &mut Devices, now: Instant, id: RegistrationId) {
+        devices.blame_publication(id);
+        devices.abandon_call(now, id);
+    }
+
+    fn attempt_timed_out(devices: &mut Devices, now: Instant, id: RegistrationId) {
+        devices.attempt_timed_out(now, id);
+    }
+
+    fn connection_due(devices: &mut Devices, now: Instant, id: RegistrationId) {
+        devices.publish_due(now, id);
+    }
+
+    fn timed_out(devices: &mut Devices, now: Instant, ProbeTimer(node): ProbeTimer) {
+        devices.probe_due(now, node);
+    }
+
+    fn publish_next(devices: &mut Devices, now: Instant, key: ClientKey) {
+        devices.publish_next(now, key);
+    }
+
+    fn forget_in_flight(publishing: &mut Option<Publishing>) {
+        *publishing = None;
+    }
+
+    fn deliver(devices: &mut Devices, _now: Instant, device: RegistrationId, Message { topic, payload }: Message) {
+        let properties = MessageProperties::default();
+        devices.emit(device, BrokerEvent::Message { device, topic, payload, properties });
+    }
+
+    fn requested_connection(device: &Device<Self>) -> Option<ConnectionId> {
+        device.protocol.announced
+    }
+
+    fn retire(devices: &mut Devices, now: Instant, older: RegistrationId, newer: RegistrationId) {
+        devices.rest_or_leave(now, older);
+        devices.bequeath_connections(older, newer);
+    }
+
+    fn bequeath(devices: &mut Devices, now: Instant, device: Device<Self>) {
+        devices.bequeath(now, device);
+    }
 }
 
 impl Devices {
-    pub fn new(settings: &ExProtoConfig, rng: StdRng, metrics: Arc<UpstreamMetrics>) -> Self {
-        Self {
-            connect_timeout: settings.connect_timeout,
-            devices: HashMap::new(),
+    pub fn new(config: &ExProtoConfig, rng: StdRng, metrics: Arc<UpstreamMetrics>) -> Self {
+        let protocol = ExProto {
             by_anchor: HashMap::new(),
             by_conn: HashMap::new(),
-            clients: Clients::default(),
             calls: HashMap::new(),
-            parked: BTreeSet::new(),
             announcements: Announcements::default(),
-            queues: Queues::new(settings.queue_per_device, settings.queue_total),
-            nodes: Nodes::of(settings),
-            probers: settings.nodes.iter().map(|_| Prober::default()).collect(),
-            disturbances: Disturbances::default(),
-            turns: Turns::per_second(settings.anchors_per_second),
-            returning: Returning::default(),
-            deadlines: Deadlines::default(),
-            actions: VecDeque::new(),
-            next_anchor: 0,
-            rng,
-            metrics,
-        }
-    }
-
-    pub fn command(&mut self, now: Instant, command: BrokerCommand) {
-        match command {
-            BrokerCommand::Connect { device, client } => self.connect(now, device, client),
-            BrokerCommand::Resume { device, client } => self.resume(now, device, client),
-            BrokerCommand::Publish { device, publication } => self.publish(now, device, publication),
-            // EMQX keeps nothing for a client of ExProto that is not connected.
-            BrokerCommand::SetLifetime { .. } => {}
-            BrokerCommand::Disconnect { device } => self.disconnect(now, device),
-        }
-    }
-
-    /// Disconnects every device.
-    pub fn disconnect_all(&mut self, now: Instant) {
-        let mut all: Vec<RegistrationId> = self.devices.keys().copied().collect();
-        // The older ones first: none of them comes back because a newer registration of its clientid has left.
-        all.sort();
-        for device in all {
-            self.disconnect(now, device);
-        }
+            probers: config.nodes.iter().map(|_| Prober::default()).collect(),
+        };
+        let limits = Limits {
+            connect_timeout: config.connect_timeout,
+            connections_per_second: config.anchors_per_second,
+            queue_per_device: config.queue_per_device,
+            queue_total: config.queue_total,
+        };
+        Self::with(protocol, Nodes::of(config), limits, rng, metrics)
     }
 
     /// What the broker told the handler.
@@ -256,16 +281,16 @@ impl Devices {
             }
             HandlerEvent::ReceivedMessages { conn, messages } => {
                 counters.events_received_messages.inc();
-                self.messages_received(&conn, messages);
+                self.messages_received(now, &conn, messages);
             }
         }
     }
 
     /// How a call to this node ended. There is at most one call of an anchor at a time, so that the state says which one it
     /// was. A call that was given up finds no anchor; what it meant for the clientid counts all the same.
-    pub fn called(&mut self, now: Instant, node: TargetId, anchor: AnchorId, outcome: Outcome) {
-        let owner = self.by_anchor.get(&anchor).copied();
-        let client = self.calls.remove(&anchor);
+    pub fn called(&mut self, now: Instant, node: TargetId, anchor: ConnectionId, outcome: Outcome) {
+        let owner = self.protocol.by_anchor.get(&anchor).copied();
+        let client = self.protocol.calls.remove(&anchor);
         let authenticated = client.is_some_and(|client| self.authenticate_ended(now, client, anchor, &outcome));
         match &outcome {
             // A call that was given up says nothing of the node as it is now, and a probe's tells it itself.
@@ -279,7 +304,7 @@ impl Devices {
             | Outcome::Refused(_)
             | Outcome::ConnectionLost(_)
             | Outcome::Rejected(_)
-            | Outcome::Failed(_) => self.nodes.answered(node),
+            | Outcome::Failed(_) => self.targets.answered(node),
         }
         match owner {
             Some(Owner::Device(device)) => self.device_called(now, device, outcome),
@@ -297,116 +322,51 @@ impl Devices {
 
     fn device_called(&mut self, now: Instant, device: RegistrationId, outcome: Outcome) {
         match self.state(device) {
-            Some(State::Authenticating { .. }) => self.authenticated(now, device, outcome),
-            Some(State::Subscribing { .. }) => self.subscribed(now, device, outcome),
-            Some(State::Ready { .. }) => self.published(now, device, outcome),
-            Some(State::Held | State::Dialing { .. } | State::Announced { .. } | State::WaitingToReconnect(_))
+            Some(State::Connecting(Attempt::Authenticating { .. })) => self.authenticated(now, device, outcome),
+            Some(State::Connecting(Attempt::Subscribing { .. })) => self.subscribed(now, device, outcome),
+            Some(State::Ready(_)) => self.published(now, device, outcome),
+            Some(
+                State::Held
+                | State::Connecting(Attempt::Dialing { .. } | Attempt::Announced { .. })
+                | State::WaitingToReconnect(_),
+            )
             | None => {}
         }
     }
 
-    pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(timer) = self.deadlines.pop_expired(now) {
-            match timer {
-                Timer::Device(device) => self.state_timed_out(now, device),
-                Timer::Held(device) => {
-                    if let Some(key) = self.devices.get(&device).map(|device| device.key) {
-                        self.advance(now, key);
-                    }
-                }
-                Timer::Drain(device) => self.remove(now, device),
-                Timer::Probe(node) => self.probe_due(now, node),
-                Timer::Turn => self.serve_turns(now),
-            }
-        }
-    }
-
-    /// Call until there is none, after each of the others.
-    pub fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
-    }
-
-    pub fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.next()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.devices.is_empty()
-    }
-
-    /// Counts; it looks at every device.
-    pub fn occupancy(&self) -> Occupancy {
-        let ready = |device: &&Device| matches!(device.state, State::Ready { .. });
-        let connected = self.devices.values().filter(ready).count();
-        let nodes_up = self.nodes.up();
-        Occupancy {
-            connected,
-            connecting: self.devices.len() - connected,
-            publications: self.queues.len(),
-            publications_limit: self.queues.limit(),
-            nodes_up,
-            nodes_down: self.nodes.len() - nodes_up,
-        }
-    }
-
-    /// How it is with the nodes, when that has changed since the last time.
-    pub fn take_health(&mut self) -> Option<TargetsHealth> {
-        let changed = self.nodes.take_changed() | self.disturbances.take_changed();
-        changed.then(|| {
-            let TargetsHealth { serving, detail } = self.nodes.health();
-            TargetsHealth { serving, detail: self.disturbances.add_to(detail) }
-        })
-    }
-
-    fn disconnect(&mut self, now: Instant, id: RegistrationId) {
-        let Some(device) = self.devices.get(&id) else { return };
-        let key = device.key;
-        let is_replaced =
-            self.clients.newer(key, id).any(|newer| matches!(self.state(newer), Some(State::Ready { .. })));
-        if is_replaced || !device.connected_before || self.queues.is_empty(key) {
-            return self.remove(now, id);
-        }
-        if let Some(device) = self.devices.get_mut(&id)
-            && !std::mem::replace(&mut device.leaving, true)
-        {
-            self.deadlines.set(Timer::Drain(id), now + DRAIN_TIMEOUT);
-        }
-    }
-
-    fn state_timed_out(&mut self, now: Instant, id: RegistrationId) {
-        let (fault, why) = match self.state(id) {
-            Some(State::WaitingToReconnect(wait)) => return self.waited(now, id, *wait),
-            Some(State::Held) => return self.gave_up(now, id, "the registration before it is still under way"),
-            Some(State::Dialing { .. }) => (Fault::NotReached("no answer"), "EMQX's listener does not answer"),
-            Some(State::Announced { .. }) => (Fault::AnchorUntold, "EMQX took the anchor, but did not tell of it"),
-            Some(State::Authenticating { .. }) => (Fault::Unanswered, "no answer to Authenticate"),
-            Some(State::Subscribing { .. }) => (Fault::Unanswered, "no answer to Subscribe"),
-            Some(State::Ready { .. }) => match self.unanswered_publish(now, id) {
-                Some(fault) => fault,
-                None => return,
-            },
-            None => return,
+    fn attempt_timed_out(&mut self, now: Instant, id: RegistrationId) {
+        let Some(State::Connecting(attempt)) = self.state(id) else { return };
+        let (fault, why) = match attempt {
+            Attempt::Dialing { .. } => (Fault::NotReached("no answer"), "EMQX's listener does not answer"),
+            Attempt::Announced { .. } => (Fault::AnchorUntold, "EMQX took the anchor, but did not tell of it"),
+            Attempt::Authenticating { .. } => (Fault::Unanswered, "no answer to Authenticate"),
+            Attempt::Subscribing { .. } => (Fault::Unanswered, "no answer to Subscribe"),
         };
         self.blame_node(now, id, fault);
-        if let Some(State::Ready { .. }) = self.state(id) {
-            return self.lost(now, id, why);
-        }
         self.gave_up(now, id, why);
+    }
+
+    /// The timer of a ready device has expired.
+    fn publish_due(&mut self, now: Instant, id: RegistrationId) {
+        if let Some((fault, why)) = self.unanswered_publish(now, id) {
+            self.blame_node(now, id, fault);
+            self.lost(now, id, why);
+        }
     }
 
     /// The device met this at its node, and tries another one next.
     fn blame_node(&mut self, now: Instant, id: RegistrationId, fault: Fault<'_>) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         device.elsewhere = true;
-        if let Some(node) = device.node {
+        if let Some(node) = device.target() {
             self.node_failed(now, node, fault);
         }
     }
 
     fn socket_closed(&mut self, now: Instant, conn: &str, reason: &str) {
-        self.announcements.closed(conn);
-        let Some(id) = self.by_conn.get(conn).copied() else { return };
-        if self.devices.get(&id).is_some_and(|device| device.conn.as_deref() != Some(conn)) {
+        self.protocol.announcements.closed(conn);
+        let Some(id) = self.protocol.by_conn.get(conn).copied() else { return };
+        if self.devices.get(&id).is_some_and(|device| device.protocol.conn.as_deref() != Some(conn)) {
             return self.forget_former(id, conn);
         }
         match close_reason(reason) {
@@ -418,20 +378,24 @@ impl Devices {
 
     fn connection_gone(&mut self, now: Instant, id: RegistrationId, reason: &str) {
         match self.state(id) {
-            Some(State::Authenticating { .. } | State::Subscribing { .. } | State::Ready { .. }) => {
-                self.lost(now, id, reason);
+            Some(State::Connecting(Attempt::Authenticating { .. } | Attempt::Subscribing { .. }) | State::Ready(_)) => {
+                self.lost(now, id, reason)
             }
             // It is the connection before, of which the anchor's end told.
-            Some(State::Held | State::Dialing { .. } | State::Announced { .. } | State::WaitingToReconnect(_))
+            Some(
+                State::Held
+                | State::Connecting(Attempt::Dialing { .. } | Attempt::Announced { .. })
+                | State::WaitingToReconnect(_),
+            )
             | None => {}
         }
     }
 
     fn bytes_received(&mut self, now: Instant, conn: String, bytes: &[u8]) {
-        if self.by_conn.contains_key(&conn) {
+        if self.protocol.by_conn.contains_key(&conn) {
             return;
         }
-        match self.announcements.received(now, &conn, bytes) {
+        match self.protocol.announcements.received(now, &conn, bytes) {
             Heard::Token(Owner::Device(device)) => self.announced(now, device, conn),
             Heard::Token(Owner::Probe(node)) => self.probe_announced(node, conn),
             Heard::Stranger => {
@@ -441,40 +405,25 @@ impl Devices {
         }
     }
 
-    fn messages_received(&mut self, conn: &str, messages: Vec<Message>) {
-        let device = self.by_conn.get(conn).copied();
+    fn messages_received(&mut self, now: Instant, conn: &str, messages: Vec<Message>) {
+        let device = self.protocol.by_conn.get(conn).copied();
         let Some((id, device)) = device.and_then(|id| Some((id, self.devices.get_mut(&id)?))) else {
             self.counters().messages_dropped.inc_by(messages.len() as u64);
             return;
         };
-        if device.connected_before {
-            return self.deliver(id, messages);
-        }
-        if device.conn.as_deref() != Some(conn) {
-            return self.inherit(id, messages);
+        if device.connected_before || device.protocol.conn.as_deref() != Some(conn) {
+            return messages.into_iter().for_each(|message| self.inherit(now, id, message));
         }
         let count = messages.len();
         let kept = match &mut device.state {
-            State::Subscribing { early, .. } => {
+            State::Connecting(Attempt::Subscribing { early, .. }) => {
                 let room = EARLY_MESSAGES.saturating_sub(early.len());
                 early.extend(messages.into_iter().take(room));
                 count.min(room)
             }
-            State::Held
-            | State::Dialing { .. }
-            | State::Announced { .. }
-            | State::Authenticating { .. }
-            | State::Ready { .. }
-            | State::WaitingToReconnect(_) => 0,
+            State::Held | State::Connecting(_) | State::Ready(_) | State::WaitingToReconnect(_) => 0,
         };
         self.counters().messages_dropped.inc_by((count - kept) as u64);
-    }
-
-    fn deliver(&mut self, device: RegistrationId, messages: Vec<Message>) {
-        for Message { topic, payload } in messages {
-            let properties = MessageProperties::default();
-            self.tell(device, BrokerEvent::Message { device, topic, payload, properties });
-        }
     }
 
     /// The connection is gone for good.
@@ -483,41 +432,11 @@ impl Devices {
         if !device.connected_before {
             return self.gave_up(now, id, &format!("EMQX ended the connection: {reason:?}"));
         }
-        if !self.clients.is_superseded(device.key, id) {
-            return self.end(now, id, reason);
+        if self.defer_end(id, reason) {
+            self.connection_gone(now, id, "EMQX ended the connection");
+        } else {
+            self.end(now, id, reason);
         }
-        // What becomes of it is decided when it is known what becomes of the newer registration.
-        if let Some(device) = self.devices.get_mut(&id) {
-            device.ended = Some(reason);
-        }
-        self.connection_gone(now, id, "EMQX ended the connection");
-    }
-
-    fn end(&mut self, now: Instant, id: RegistrationId, reason: CloseReason) {
-        let Some(device) = self.devices.get(&id) else { return };
-        debug!(device = id.0, clientid = device.client.clientid, ?reason, "connection ended by EMQX");
-        self.counters().closed.inc();
-        self.tell(id, BrokerEvent::Closed { device: id, reason });
-        self.remove(now, id);
-    }
-
-    /// Forgets the device. What waits to be published stays while there is another registration of the clientid.
-    fn remove(&mut self, now: Instant, id: RegistrationId) {
-        self.hang_up(now, id);
-        let Some(device) = self.devices.remove(&id) else { return };
-        for timer in [Timer::Device(id), Timer::Held(id), Timer::Drain(id)] {
-            self.deadlines.cancel(timer);
-        }
-        self.parked.remove(&id);
-        self.turns.remove(id);
-        self.returning.left(now, id);
-        let key = device.key;
-        let was_last = self.clients.remove(key, id);
-        self.bequeath(device);
-        if was_last {
-            self.clear_queue(key);
-        }
-        self.go_on_with(now, key);
     }
 
     /// Gives up the anchor, if there is one.
@@ -525,47 +444,18 @@ impl Devices {
         self.abandon_call(now, id);
         let Some(device) = self.devices.get(&id) else { return };
         if let Some(token) = device.state.token() {
-            self.announcements.forget(token);
+            self.protocol.announcements.forget(token);
         }
         if let Some(anchor) = device.state.anchor() {
-            self.by_anchor.remove(&anchor);
+            self.protocol.by_anchor.remove(&anchor);
             self.actions.push_back(Action::HangUp { anchor });
-            if let Some(node) = device.node {
-                self.nodes.remove_connection(node);
-                if let State::Ready { .. } = device.state {
-                    self.nodes.remove_client(node);
+            if let Some(node) = device.target() {
+                self.targets.remove_connection(node);
+                if device.is_ready() {
+                    self.targets.remove_client(node);
                 }
             }
         }
-    }
-
-    /// Nothing is heard of a device that was disconnected.
-    fn tell(&mut self, device: RegistrationId, event: BrokerEvent) {
-        if self.devices.get(&device).is_some_and(|device| !device.leaving) {
-            self.actions.push_back(Action::Emit(event));
-        }
-    }
-
-    fn state(&self, device: RegistrationId) -> Option<&State> {
-        self.devices.get(&device).map(|device| &device.state)
-    }
-
-    fn dropped(&self, class: UplinkClass) {
-        match class {
-            UplinkClass::Report => {
-                self.counters().dropped_reports.inc();
-            }
-            UplinkClass::Answer => {
-                self.counters().dropped_answers.inc();
-            }
-            UplinkClass::Notification => {
-                self.counters().dropped_notifications.inc();
-            }
-        }
-    }
-
-    fn counters(&self) -> &UpstreamMetrics {
-        &self.metrics
     }
 }
 

@@ -9,7 +9,9 @@ use crate::upstream::dialer::DialFailure;
 use crate::upstream::exproto::announcements::Token;
 use crate::upstream::exproto::nodes::Fault;
 
-use super::{Action, AnchorId, Call, Devices, Outcome, Owner, State, Timer};
+use super::{Action, Call, ConnectionId, Devices, Outcome, Owner, ProbeTimer};
+use crate::upstream::client::Timer;
+use lwm2m_core::gateway::broker::RegistrationId;
 
 /// From the begin of one probe of a node to that of the next, after a probe that failed.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
@@ -29,7 +31,7 @@ pub struct Prober {
 
 #[derive(Debug)]
 struct Probe {
-    anchor: AnchorId,
+    anchor: ConnectionId,
     token: Token,
     stage: Stage,
 }
@@ -44,14 +46,14 @@ enum Stage {
 impl Devices {
     /// Looks whether the nodes serve, before there are devices.
     pub fn probe_all(&mut self, now: Instant) {
-        (0..self.nodes.len()).for_each(|index| self.begin_probe(now, TargetId(index)));
+        (0..self.targets.len()).for_each(|index| self.begin_probe(now, TargetId(index)));
     }
 
     /// A device, or the first probe, met this fault at the node.
     pub(super) fn node_failed(&mut self, now: Instant, node: TargetId, fault: Fault<'_>) {
-        if self.nodes.failed(node, fault) {
+        if self.targets.failed(node, fault) {
             self.counters().nodes_failed.inc();
-            if self.probers[node.0].probe.is_none() {
+            if self.protocol.probers[node.0].probe.is_none() {
                 self.schedule_probe(now, node);
             }
         }
@@ -59,7 +61,7 @@ impl Devices {
 
     /// The next probe is due, or the one under way has taken too long.
     pub(super) fn probe_due(&mut self, now: Instant, node: TargetId) {
-        match self.probers[node.0].probe.as_ref().map(|probe| probe.stage) {
+        match self.protocol.probers[node.0].probe.as_ref().map(|probe| probe.stage) {
             None => self.begin_probe(now, node),
             Some(Stage::Dialing) => self.probe_failed(now, node, Fault::NotReached("no answer")),
             Some(Stage::Announced) => self.probe_failed(now, node, Fault::AnchorUntold),
@@ -69,16 +71,17 @@ impl Devices {
 
     fn begin_probe(&mut self, now: Instant, node: TargetId) {
         self.counters().probes.inc();
-        let (anchor, token) = self.dial_for(Owner::Probe(node), node);
-        self.probers[node.0] = Prober {
+        let anchor = self.new_connection();
+        let token = self.dial_for(Owner::Probe(node), anchor, node);
+        self.protocol.probers[node.0] = Prober {
             not_before: Some(now + PROBE_INTERVAL),
             probe: Some(Probe { anchor, token, stage: Stage::Dialing }),
         };
-        self.deadlines.set(Timer::Probe(node), now + self.connect_timeout.min(PROBE_TIMEOUT));
+        self.deadlines.set(Timer::Protocol(ProbeTimer(node)), now + self.connect_timeout.min(PROBE_TIMEOUT));
     }
 
     pub(super) fn probe_dialed(&mut self, now: Instant, node: TargetId, outcome: Result<(), DialFailure>) {
-        match (outcome, &mut self.probers[node.0].probe) {
+        match (outcome, &mut self.protocol.probers[node.0].probe) {
             (Err(DialFailure::NotReached(why)), _) => self.probe_failed(now, node, Fault::NotReached(&why)),
             (Err(DialFailure::Local(_)), _) => self.probe_said_nothing(now, node),
             // Where the node was faster the probe is past this.
@@ -88,10 +91,10 @@ impl Devices {
     }
 
     pub(super) fn probe_announced(&mut self, node: TargetId, conn: String) {
-        let Some(probe) = &mut self.probers[node.0].probe else { return };
+        let Some(probe) = &mut self.protocol.probers[node.0].probe else { return };
         probe.stage = Stage::Calling;
         self.actions.push_back(Action::Call { anchor: probe.anchor, node, call: Call::Ping { conn } });
-        self.nodes.told(node);
+        self.targets.told(node);
     }
 
     pub(super) fn probe_anchor_ended(&mut self, now: Instant, node: TargetId) {
@@ -112,10 +115,9 @@ impl Devices {
 
     fn probe_succeeded(&mut self, now: Instant, node: TargetId) {
         self.end_probe(node);
-        let begun = self.probers[node.0].not_before.map_or(now, |next| next - PROBE_INTERVAL);
-        self.deadlines.set(Timer::Probe(node), (begun + QUIET_INTERVAL).max(now + PAUSE));
-        if self.nodes.probe_succeeded(node) {
-            self.counters().nodes_recovered.inc();
+        let begun = self.protocol.probers[node.0].not_before.map_or(now, |next| next - PROBE_INTERVAL);
+        self.deadlines.set(Timer::Protocol(ProbeTimer(node)), (begun + QUIET_INTERVAL).max(now + PAUSE));
+        if self.targets.probe_succeeded(node) {
             self.recovered(now);
         }
         self.leave_nodes(now);
@@ -129,14 +131,14 @@ impl Devices {
 
     fn probe_failed(&mut self, now: Instant, node: TargetId, fault: Fault<'_>) {
         // A listener that is full closes the probe, and serves the devices that it has.
-        if fault == Fault::AnchorClosed && self.nodes.is_up(node) && self.nodes.target(node).clients > 0 {
+        if fault == Fault::AnchorClosed && self.targets.is_up(node) && self.targets.target(node).clients > 0 {
             return self.probe_said_nothing(now, node);
         }
         self.end_probe(node);
-        if self.nodes.is_up(node) {
+        if self.targets.is_up(node) {
             self.node_failed(now, node, fault);
         } else {
-            self.nodes.probe_failed(node, fault);
+            self.targets.probe_failed(node, fault);
         }
         self.schedule_probe(now, node);
         self.leave_nodes(now);
@@ -144,29 +146,33 @@ impl Devices {
 
     fn schedule_probe(&mut self, now: Instant, node: TargetId) {
         let earliest = now + PAUSE;
-        let at = self.probers[node.0].not_before.map_or(earliest, |at| at.max(earliest));
-        self.deadlines.set(Timer::Probe(node), at);
+        let at = self.protocol.probers[node.0].not_before.map_or(earliest, |at| at.max(earliest));
+        self.deadlines.set(Timer::Protocol(ProbeTimer(node)), at);
     }
 
     fn end_probe(&mut self, node: TargetId) {
-        let Some(Probe { anchor, token, .. }) = self.probers[node.0].probe.take() else { return };
-        self.announcements.forget(&token);
-        self.by_anchor.remove(&anchor);
+        let Some(Probe { anchor, token, .. }) = self.protocol.probers[node.0].probe.take() else { return };
+        self.protocol.announcements.forget(&token);
+        self.protocol.by_anchor.remove(&anchor);
         self.actions.push_back(Action::HangUp { anchor });
     }
 
     /// Takes the clients away from the nodes that cannot serve them, where another node can. None of them was asked
     /// whether its own connection still works.
     fn leave_nodes(&mut self, now: Instant) {
-        for node in self.nodes.take_left() {
-            let there = self
-                .devices
-                .iter()
-                .filter(|(_, device)| device.node == Some(node) && matches!(device.state, State::Ready { .. }));
+        for node in self.targets.take_left() {
+            let there = self.devices.iter().filter(|(_, device)| device.target() == Some(node) && device.is_ready());
             let ids: Vec<_> = there.map(|(id, _)| *id).collect();
             for id in ids {
-                self.leave(now, id);
+                self.leave_node(now, id);
             }
         }
+    }
+
+    /// Takes the device from its node, which cannot serve it, while another one can.
+    fn leave_node(&mut self, now: Instant, id: RegistrationId) {
+        self.counters().connections_lost.inc();
+        self.abandon_call(now, id);
+        self.gave_up(now, id, "its node of EMQX does not serve");
     }
 }

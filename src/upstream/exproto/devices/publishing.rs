@@ -7,32 +7,13 @@ use tracing::debug;
 use crate::upstream::client::clients::ClientKey;
 use crate::upstream::client::queue::{Queued, Serial};
 use crate::upstream::exproto::nodes::Fault;
-use lwm2m_core::gateway::broker::{BrokerEvent, Publication, RegistrationId};
+use lwm2m_core::gateway::broker::RegistrationId;
 
 use super::device::Publishing;
-use super::{Action, AnchorId, Call, Devices, Outcome, PUBLISH_TIMEOUT, State, Timer};
+use super::{Action, Call, ConnectionId, Devices, Outcome, PUBLISH_TIMEOUT};
+use crate::upstream::client::Timer;
 
 impl Devices {
-    pub(super) fn publish(&mut self, now: Instant, id: RegistrationId, publication: Publication) {
-        // A device that the broker closed, of which the core has still to hear, or one that was disconnected.
-        let Some(device) = self.devices.get(&id).filter(|device| !device.leaving) else {
-            return self.dropped(publication.class);
-        };
-        let key = device.key;
-        self.is_active(now, id);
-        if let Some(class) = self.queues.push(key, Queued { device: id, publication }) {
-            self.dropped(class);
-        }
-        self.publish_next(now, key);
-    }
-
-    fn is_active(&mut self, now: Instant, id: RegistrationId) {
-        if let Some(device) = self.devices.get_mut(&id) {
-            device.active = Some(now);
-            self.turns.active(id, now);
-        }
-    }
-
     /// Publishes what is first in the queue, if a device of the clientid is ready and nothing is under way.
     pub(super) fn publish_next(&mut self, now: Instant, key: ClientKey) {
         let Some(id) = self.ready_device(key) else { return };
@@ -45,19 +26,20 @@ impl Devices {
         }
         self.deadlines.cancel(Timer::Device(id));
         let Some(device) = self.devices.get(&id) else { return };
-        let Some((anchor, node, conn)) = device.state.anchor().zip(device.node).zip(device.conn.clone()).map(flat)
+        let Some((anchor, node, conn)) =
+            device.state.anchor().zip(device.target()).zip(device.protocol.conn.clone()).map(flat)
         else {
             return;
         };
         let Some((serial, publication)) = self.queues.begin(key, 1) else {
-            if device.leaving {
+            if device.leaving.is_some() {
                 self.remove(now, id);
             }
             return;
         };
         let call = Call::Publish { conn, publication: publication.clone() };
         self.actions.push_back(Action::Call { anchor, node, call });
-        self.calls.insert(anchor, key);
+        self.protocol.calls.insert(anchor, key);
         self.set_publishing(key, Some(Publishing { anchor, serial, begun: now, patience: None }));
         self.deadlines.set(Timer::Device(id), now + PUBLISH_TIMEOUT);
     }
@@ -87,7 +69,7 @@ impl Devices {
     }
 
     /// The connection of the call is gone. The publication waits in the queue again; if the broker took it, it is done with.
-    pub(super) fn published_late(&mut self, now: Instant, key: ClientKey, anchor: AnchorId, outcome: Outcome) {
+    pub(super) fn published_late(&mut self, now: Instant, key: ClientKey, anchor: ConnectionId, outcome: Outcome) {
         let Some(publishing) = self.publishing(key).filter(|publishing| publishing.anchor == anchor) else { return };
         let serial = publishing.serial;
         if let Err(why) = self.conclude(key, serial, outcome) {
@@ -129,14 +111,6 @@ impl Devices {
         }
     }
 
-    /// No registration of the clientid is left.
-    pub(super) fn clear_queue(&mut self, key: ClientKey) {
-        self.set_publishing(key, None);
-        for class in self.queues.clear(key) {
-            self.dropped(class);
-        }
-    }
-
     /// The broker has answered.
     ///
     /// # Errors
@@ -145,18 +119,15 @@ impl Devices {
         match outcome {
             Outcome::Done => {
                 self.counters().publishes_ok.inc();
-                if let Some(Queued { device, publication }) = self.queues.finish(key, serial)
-                    && let Some(ticket) = publication.ticket
-                {
-                    self.tell(device, BrokerEvent::Published { device, ticket });
+                if let Some(queued) = self.queues.finish(key, serial) {
+                    self.publication_done(&queued);
                 }
             }
             Outcome::Refused(why) => {
                 self.counters().publishes_refused.inc();
                 debug!(why, "EMQX does not allow a publication");
-                if let Some(Queued { device, publication: Publication { topic, .. } }) = self.queues.finish(key, serial)
-                {
-                    self.tell(device, BrokerEvent::PublishRefused { device, topic });
+                if let Some(queued) = self.queues.finish(key, serial) {
+                    self.publication_refused(queued);
                 }
             }
             Outcome::Rejected(why) => {
@@ -177,16 +148,16 @@ impl Devices {
     /// The registration of the clientid that can publish.
     fn ready_device(&self, key: ClientKey) -> Option<RegistrationId> {
         let mut newest_first = self.clients.registrations(key).iter().rev().copied();
-        newest_first.find(|id| matches!(self.state(*id), Some(State::Ready { .. })))
+        newest_first.find(|id| self.is_ready(*id))
     }
 
     fn publishing(&self, key: ClientKey) -> Option<&Publishing> {
-        self.clients.shared(key)?.publishing.as_ref()
+        self.clients.shared(key)?.protocol.as_ref()
     }
 
     fn set_publishing(&mut self, key: ClientKey, publishing: Option<Publishing>) {
-        if let Some(under_way) = self.clients.shared_mut(key) {
-            under_way.publishing = publishing;
+        if let Some(shared) = self.clients.shared_mut(key) {
+            shared.protocol = publishing;
         }
     }
 }

@@ -8,22 +8,23 @@ use rand::{RngExt, SeedableRng};
 
 use crate::upstream::exproto::Node;
 use crate::upstream::races::{Broker, Weather, command, race};
+use lwm2m_core::gateway::broker::BrokerCommand;
 
 use super::*;
 
 const SCHEDULES: u64 = 3_000;
 
 enum Happening {
-    Dialed(AnchorId),
+    Dialed(ConnectionId),
     Event(HandlerEvent),
     /// EMQX begins to look at a call.
-    Begin(AnchorId, Box<Call>),
-    Authenticated(AnchorId),
-    Answer(AnchorId, Outcome),
-    AnchorEnded(AnchorId),
-    HungUp(AnchorId),
+    Begin(ConnectionId, Box<Call>),
+    Authenticated(ConnectionId),
+    Answer(ConnectionId, Outcome),
+    AnchorEnded(ConnectionId),
+    HungUp(ConnectionId),
     /// A message for the device leaves for the handler.
-    Message(AnchorId, u64),
+    Message(ConnectionId, u64),
 }
 
 /// A connection, by its anchor.
@@ -45,9 +46,9 @@ struct Emqx {
     rng: StdRng,
     happenings: BTreeMap<(Instant, u64), Happening>,
     order: u64,
-    connections: BTreeMap<AnchorId, Connection>,
+    connections: BTreeMap<ConnectionId, Connection>,
     /// The connection that has the clientid.
-    holder: Option<AnchorId>,
+    holder: Option<ConnectionId>,
     events: VecDeque<BrokerEvent>,
     published: Vec<Vec<u8>>,
     promised: BTreeSet<u64>,
@@ -94,7 +95,7 @@ impl Emqx {
         self.happenings.insert((at, self.order), happening);
     }
 
-    fn tell(&mut self, now: Instant, anchor: AnchorId, event: HandlerEvent) {
+    fn tell(&mut self, now: Instant, anchor: ConnectionId, event: HandlerEvent) {
         let after = now + self.a_while();
         let connection = self.connections.entry(anchor).or_default();
         let at = connection.last_event.map_or(after, |last| last.max(after));
@@ -142,7 +143,7 @@ impl Emqx {
         self.act(now);
     }
 
-    fn begin(&mut self, now: Instant, anchor: AnchorId, call: Call) {
+    fn begin(&mut self, now: Instant, anchor: ConnectionId, call: Call) {
         let connection = self.connections.get_mut(&anchor).expect("it was dialed");
         if connection.dead || connection.closed {
             return self.answer(now, anchor, Outcome::ConnectionLost("not alive".to_owned()));
@@ -166,7 +167,7 @@ impl Emqx {
         }
     }
 
-    fn authenticated(&mut self, now: Instant, anchor: AnchorId) {
+    fn authenticated(&mut self, now: Instant, anchor: ConnectionId) {
         if let Some(older) = self.holder.replace(anchor) {
             self.discard(now, older);
         }
@@ -177,12 +178,12 @@ impl Emqx {
         }
     }
 
-    fn answer(&mut self, now: Instant, anchor: AnchorId, outcome: Outcome) {
+    fn answer(&mut self, now: Instant, anchor: ConnectionId, outcome: Outcome) {
         let at = now + self.a_while();
         self.happens_at(at, Happening::Answer(anchor, outcome));
     }
 
-    fn discard(&mut self, now: Instant, anchor: AnchorId) {
+    fn discard(&mut self, now: Instant, anchor: ConnectionId) {
         let lost = self.rng.random_bool(0.3);
         self.connections.get_mut(&anchor).expect("it was dialed").dead = true;
         if !lost {
@@ -193,7 +194,7 @@ impl Emqx {
         self.happens_at(at, Happening::AnchorEnded(anchor));
     }
 
-    fn end(&mut self, now: Instant, anchor: AnchorId, reason: &str) {
+    fn end(&mut self, now: Instant, anchor: ConnectionId, reason: &str) {
         let connection = self.connections.get_mut(&anchor).expect("it was dialed");
         if std::mem::replace(&mut connection.dead, true) {
             return;
@@ -205,7 +206,7 @@ impl Emqx {
     }
 
     /// What waits in a connection that is discarded may be lost with it, or be told late.
-    fn deliver(&mut self, now: Instant, anchor: AnchorId, number: u64) {
+    fn deliver(&mut self, now: Instant, anchor: ConnectionId, number: u64) {
         if self.connections[&anchor].dead && self.rng.random_bool(0.5) {
             return;
         }
@@ -271,7 +272,7 @@ impl Broker for Emqx {
     }
 }
 
-fn conn(anchor: AnchorId) -> String {
+fn conn(anchor: ConnectionId) -> String {
     format!("c{}", anchor.0)
 }
 

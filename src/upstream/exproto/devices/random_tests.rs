@@ -6,8 +6,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use proptest::prelude::*;
 use rand::SeedableRng;
 
+use crate::upstream::client::device::Wait;
+use crate::upstream::client::{DRAIN_TIMEOUT, Timer};
 use crate::upstream::dialer::DialFailure;
 use crate::upstream::exproto::Node;
+
+use lwm2m_core::gateway::broker::{BrokerCommand, UplinkClass};
 
 use super::*;
 
@@ -21,13 +25,13 @@ struct World {
     alive: Vec<Known>,
     /// Anchors that were to be dialed and are not hung up, and whether they are.
     anchors: Vec<Anchor>,
-    calls: Vec<(TargetId, AnchorId)>,
+    calls: Vec<(TargetId, ConnectionId)>,
     conns: Vec<String>,
-    hung_up: HashSet<AnchorId>,
+    hung_up: HashSet<ConnectionId>,
 }
 
 struct Anchor {
-    id: AnchorId,
+    id: ConnectionId,
     node: TargetId,
     token: Token,
     dialed: bool,
@@ -215,51 +219,50 @@ impl World {
         }
         assert!(self.devices.next_deadline().is_none_or(|at| at > self.now));
         let anchored = self.devices.devices.values().filter(|device| device.state.anchor().is_some()).count();
-        let probing = self.devices.by_anchor.values().filter(|owner| matches!(owner, Owner::Probe(_))).count();
+        let probing = self.devices.protocol.by_anchor.values().filter(|owner| matches!(owner, Owner::Probe(_))).count();
         assert_eq!(anchored + probing, self.anchors.len());
-        assert_eq!(anchored + probing, self.devices.by_anchor.len());
+        assert_eq!(anchored + probing, self.devices.protocol.by_anchor.len());
         for node in [TargetId(0), TargetId(1)] {
-            let of_device = |anchor: AnchorId| matches!(self.devices.by_anchor[&anchor], Owner::Device(_));
+            let of_device = |anchor: ConnectionId| matches!(self.devices.protocol.by_anchor[&anchor], Owner::Device(_));
             let there = self.anchors.iter().filter(|open| open.node == node && of_device(open.id)).count();
-            assert_eq!(self.devices.nodes.target(node).connections, there);
+            assert_eq!(self.devices.targets.target(node).connections, there);
         }
-        let clients = self.devices.devices.values().filter(|device| device.state.is_ready()).count();
-        assert_eq!(self.devices.nodes.clients(), clients);
+        let clients = self.devices.devices.values().filter(|device| device.is_ready()).count();
+        assert_eq!(self.devices.targets.clients(), clients);
         for (id, device) in &self.devices.devices {
             let waits = |wait| matches!(&device.state, State::WaitingToReconnect(waiting) if *waiting == wait);
-            assert_eq!(self.devices.turns.contains(*id), waits(device::Wait::Turn));
-            assert_eq!(self.devices.parked.contains(id), waits(device::Wait::Parked));
+            assert_eq!(self.devices.turns.contains(*id), waits(Wait::Turn));
+            assert_eq!(self.devices.parked.contains(id), waits(Wait::Parked));
         }
         let next = self.devices.turns.next(self.now);
         assert!(next.is_none() || next == self.devices.deadlines.get(Timer::Turn), "{next:?}");
         let parked = self.devices.parked.len();
-        assert!(parked == 0 || !self.devices.nodes.any_up(), "{parked} wait for a node that is up");
-        let conns =
-            self.devices.devices.values().map(|device| usize::from(device.conn.is_some()) + device.former.len());
-        assert_eq!(conns.sum::<usize>(), self.devices.by_conn.len());
+        assert!(parked == 0 || !self.devices.targets.any_up(), "{parked} wait for a node that is up");
+        let conns = self
+            .devices
+            .devices
+            .values()
+            .map(|device| usize::from(device.protocol.conn.is_some()) + device.protocol.former.len());
+        assert_eq!(conns.sum::<usize>(), self.devices.protocol.by_conn.len());
         self.check_that_only_the_newest_connects();
     }
 
     /// Of each clientid.
     fn check_that_only_the_newest_connects(&self) {
         for (id, device) in &self.devices.devices {
-            let connects = matches!(
-                device.state,
-                State::Dialing { .. }
-                    | State::Announced { .. }
-                    | State::Authenticating { .. }
-                    | State::Subscribing { .. }
-            );
+            let connects = matches!(device.state, State::Connecting(_));
             assert!(!(connects && self.devices.clients.is_superseded(device.key, *id)), "{id:?} is superseded");
         }
     }
 
-    fn call(&mut self, node: TargetId, anchor: AnchorId, call: &Call) {
+    fn call(&mut self, node: TargetId, anchor: ConnectionId, call: &Call) {
         let open = self.anchors.iter().find(|open| open.id == anchor).expect("a call without an anchor");
         assert_eq!(open.node, node, "a call to another node than its anchor");
         assert!(!self.calls.contains(&(node, anchor)), "two calls at a time");
         self.calls.push((node, anchor));
-        if let (Call::Publish { publication, .. }, Owner::Device(device)) = (call, self.devices.by_anchor[&anchor]) {
+        if let (Call::Publish { publication, .. }, Owner::Device(device)) =
+            (call, self.devices.protocol.by_anchor[&anchor])
+        {
             let serial: u64 = publication.topic.parse().expect("a number");
             let known = self.alive.iter_mut().find(|known| known.device == device).expect("a device");
             assert!(serial >= known.last_published, "{serial} after {}", known.last_published);
@@ -309,17 +312,17 @@ impl World {
         self.devices.handle_timeout(self.now);
         self.check();
         assert!(self.devices.is_empty());
-        let is_probe = |anchor: &Anchor| matches!(self.devices.by_anchor[&anchor.id], Owner::Probe(_));
+        let is_probe = |anchor: &Anchor| matches!(self.devices.protocol.by_anchor[&anchor.id], Owner::Probe(_));
         assert!(self.anchors.iter().all(is_probe), "only probes are left");
-        assert!(self.devices.parked.is_empty() && self.devices.by_conn.is_empty());
+        assert!(self.devices.parked.is_empty() && self.devices.protocol.by_conn.is_empty());
         assert_eq!(self.devices.queues.len(), 0);
         for (node, anchor) in std::mem::take(&mut self.calls) {
             self.devices.called(self.now, node, anchor, Outcome::Done);
         }
-        assert_eq!((self.devices.clients.len(), self.devices.calls.len()), (0, 0));
+        assert_eq!((self.devices.clients.len(), self.devices.protocol.calls.len()), (0, 0));
         self.pass_time(3999);
         let next = self.devices.deadlines.first();
-        assert!(next.is_none_or(|(_, timer)| matches!(timer, Timer::Probe(_))), "{next:?}");
+        assert!(next.is_none_or(|(_, timer)| matches!(timer, Timer::Protocol(_))), "{next:?}");
     }
 }
 

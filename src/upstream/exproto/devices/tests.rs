@@ -9,10 +9,12 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use rand::SeedableRng;
 
+use crate::upstream::client::device::Wait;
+use crate::upstream::client::{DRAIN_TIMEOUT, Timer};
 use crate::upstream::dialer::DialFailure;
 use crate::upstream::exproto::Node;
 use lwm2m_base::secret::Secret;
-use lwm2m_core::gateway::broker::{ConnectError, Ticket};
+use lwm2m_core::gateway::broker::{BrokerCommand, ConnectError, Ticket, UplinkClass};
 
 use super::*;
 
@@ -28,7 +30,7 @@ struct Scene {
     devices: Devices,
     metrics: Arc<UpstreamMetrics>,
     /// Where the anchors were to go.
-    dialed: HashMap<AnchorId, TargetId>,
+    dialed: HashMap<ConnectionId, TargetId>,
     clientids: HashMap<RegistrationId, String>,
 }
 
@@ -58,14 +60,14 @@ impl Scene {
     }
 
     /// With one device that is a client of the broker, with the conn `c1`.
-    fn with_ready_device() -> (Self, AnchorId) {
+    fn with_ready_device() -> (Self, ConnectionId) {
         let mut scene = Self::new();
         let anchor = scene.connect(ONE, "c1");
         (scene, anchor)
     }
 
     /// Takes a device from Connect to the answer of Subscribe.
-    fn connect(&mut self, device: RegistrationId, conn: &str) -> AnchorId {
+    fn connect(&mut self, device: RegistrationId, conn: &str) -> ConnectionId {
         self.command_connect(device, &format!("ep{}", device.0));
         let anchor = self.attempt(device, conn);
         self.expect(&[Action::Emit(BrokerEvent::Connected { device })]);
@@ -73,7 +75,7 @@ impl Scene {
     }
 
     /// Plays a broker to which everything succeeds, from the dial on.
-    fn attempt(&mut self, device: RegistrationId, conn: &str) -> AnchorId {
+    fn attempt(&mut self, device: RegistrationId, conn: &str) -> ConnectionId {
         let (anchor, token) = self.expect_dial();
         self.devices.dialed(self.now, anchor, Ok(()));
         self.socket_says(conn, &token.line());
@@ -129,14 +131,14 @@ impl Scene {
         self.devices.heard(self.now, event);
     }
 
-    fn answer(&mut self, anchor: AnchorId, outcome: Outcome) {
+    fn answer(&mut self, anchor: ConnectionId, outcome: Outcome) {
         self.devices.called(self.now, self.dialed[&anchor], anchor, outcome);
     }
 
     /// A probe of a node that is down may be due, and nothing else.
     #[track_caller]
     fn expect_no_deadline(&self) {
-        assert!(matches!(self.devices.deadlines.first(), None | Some((_, Timer::Probe(_)))));
+        assert!(matches!(self.devices.deadlines.first(), None | Some((_, Timer::Protocol(_)))));
     }
 
     fn advance(&mut self, time: Duration) {
@@ -164,7 +166,7 @@ impl Scene {
     }
 
     #[track_caller]
-    fn expect_dial(&mut self) -> (AnchorId, Token) {
+    fn expect_dial(&mut self) -> (ConnectionId, Token) {
         let action = self.devices.poll_action();
         let Some(Action::Dial { anchor, node, token }) = action else { panic!("no dial, but {action:?}") };
         self.dialed.insert(anchor, node);
@@ -173,28 +175,28 @@ impl Scene {
     }
 
     #[track_caller]
-    fn expect_authenticate(&mut self, device: RegistrationId, anchor: AnchorId, conn: &str) {
+    fn expect_authenticate(&mut self, device: RegistrationId, anchor: ConnectionId, conn: &str) {
         let call = Call::Authenticate { conn: conn.to_owned(), client: client(&self.clientids[&device]) };
-        assert_eq!(self.devices.by_anchor.get(&anchor), Some(&Owner::Device(device)));
+        assert_eq!(self.devices.protocol.by_anchor.get(&anchor), Some(&Owner::Device(device)));
         self.expect(&[Action::Call { anchor, node: self.dialed[&anchor], call }]);
     }
 
     #[track_caller]
-    fn expect_subscribe(&mut self, device: RegistrationId, anchor: AnchorId, conn: &str) {
+    fn expect_subscribe(&mut self, device: RegistrationId, anchor: ConnectionId, conn: &str) {
         let call =
             Call::Subscribe { conn: conn.to_owned(), filter: format!("lwm2m/{}/dn", self.clientids[&device]), qos: 1 };
-        assert_eq!(self.devices.by_anchor.get(&anchor), Some(&Owner::Device(device)));
+        assert_eq!(self.devices.protocol.by_anchor.get(&anchor), Some(&Owner::Device(device)));
         self.expect(&[Action::Call { anchor, node: self.dialed[&anchor], call }]);
     }
 
     #[track_caller]
-    fn expect_publish(&mut self, device: RegistrationId, anchor: AnchorId, topic: &str) {
+    fn expect_publish(&mut self, device: RegistrationId, anchor: ConnectionId, topic: &str) {
         let action = self.devices.poll_action();
         let Some(Action::Call { anchor: on, node, call: Call::Publish { publication, .. } }) = action else {
             panic!("no publish, but {action:?}")
         };
         assert_eq!((on, node, publication.topic.as_str()), (anchor, self.dialed[&anchor], topic));
-        assert_eq!(self.devices.by_anchor.get(&anchor), Some(&Owner::Device(device)));
+        assert_eq!(self.devices.protocol.by_anchor.get(&anchor), Some(&Owner::Device(device)));
         self.expect_nothing();
     }
 
@@ -254,7 +256,7 @@ fn closed(device: RegistrationId, reason: CloseReason) -> Action {
     Action::Emit(BrokerEvent::Closed { device, reason })
 }
 
-fn hang_up(anchor: AnchorId) -> Action {
+fn hang_up(anchor: ConnectionId) -> Action {
     Action::HangUp { anchor }
 }
 
@@ -332,7 +334,7 @@ fn a_device_that_the_broker_refuses_is_told_so_and_its_anchor_closed() {
 /// What can go wrong in each state of a first connect.
 #[test]
 fn a_first_connect_that_is_lost_on_its_way_is_unavailable_at_once() {
-    type Fault = fn(&mut Scene, AnchorId);
+    type Fault = fn(&mut Scene, ConnectionId);
     let eof: Fault = |scene, anchor| scene.devices.anchor_ended(scene.now, anchor);
     let told: Fault = |scene, _| scene.socket_closed("c1", "{shutdown,tcp_closed}");
     let kicked: Fault = |scene, _| scene.socket_closed("c1", "{shutdown,kicked}");
@@ -570,7 +572,7 @@ fn the_reason_of_the_connection_before_is_heard_until_there_is_a_new_one() {
 /// Each way in which a connection of a connected device can be lost: it comes back, and the device notices nothing.
 #[test]
 fn a_lost_connection_is_made_again_and_what_was_under_way_is_sent_again() {
-    type Fault = fn(&mut Scene, AnchorId);
+    type Fault = fn(&mut Scene, ConnectionId);
     let faults: [Fault; 6] = [
         |scene, anchor| scene.devices.anchor_ended(scene.now, anchor),
         |scene, _| scene.socket_closed("c1", "{shutdown,tcp_closed}"),
@@ -622,7 +624,7 @@ fn attempts_to_come_back_are_repeated_with_a_growing_back_off_whatever_fails() {
     let (mut scene, anchor) = Scene::with_ready_device();
     scene.devices.anchor_ended(scene.now, anchor);
     scene.expect(&[hang_up(anchor)]);
-    type Fault = fn(&mut Scene, AnchorId);
+    type Fault = fn(&mut Scene, ConnectionId);
     let faults: [(u32, Fault); 4] = [
         (2, |scene, anchor| scene.devices.anchor_ended(scene.now, anchor)),
         (4, |scene, _| scene.advance(seconds(8))),
@@ -652,7 +654,7 @@ fn attempts_to_come_back_are_repeated_with_a_growing_back_off_whatever_fails() {
 #[test]
 fn devices_come_back_so_many_in_a_second() {
     let mut scene = Scene::with(|settings| settings.anchors_per_second = 5);
-    let anchors: Vec<AnchorId> = (0..20).map(|id| scene.connect(RegistrationId(id), &format!("c{id}"))).collect();
+    let anchors: Vec<ConnectionId> = (0..20).map(|id| scene.connect(RegistrationId(id), &format!("c{id}"))).collect();
     for anchor in anchors {
         scene.devices.anchor_ended(scene.now, anchor);
     }

@@ -3,88 +3,60 @@
 use std::mem;
 use std::time::{Duration, Instant};
 
-use tracing::debug;
-
+use crate::upstream::client::device::{ConnectionId, Destination};
 use crate::upstream::client::targets::TargetId;
 use crate::upstream::mqtt::codec::{self, ConnAck, Connect, PacketId, Version};
 use crate::upstream::mqtt::reason::{Admission, Reason, Subscription};
-use lwm2m_core::gateway::broker::{BrokerEvent, ClientInfo, CloseReason, ConnectError, RegistrationId};
+use lwm2m_core::gateway::broker::{BrokerEvent, RegistrationId};
 
-use super::device::{OpenConnection, Session, Target};
-use super::{Action, ConnectionId, Device, Devices, State, Timer, session_expiry};
+use super::device::OpenConnection;
+use super::{Action, Attempt, Devices, Mqtt, Protocol, State, session_expiry};
 
 /// Servers in a row that may name another one.
 const REFERRALS: u8 = 3;
 /// What a server reference leaves out.
 const DEFAULT_PORT: &str = "1883";
-/// A device that was a client before is refused for good when the broker has refused it for so long and serves others: after
-/// a restart EMQX listens before its authentication is there, and refuses everybody meanwhile.
-const REFUSED_FOR_GOOD: Duration = Duration::from_secs(30);
-
 impl Devices {
     /// The connection is open.
     pub fn opened(&mut self, now: Instant, connection: ConnectionId) {
         self.disturbances.opened();
-        let Some(id) = self.by_connection.get(&connection).copied() else { return };
+        let Some(id) = self.protocol.by_connection.get(&connection).copied() else { return };
         let Some(device) = self.devices.get_mut(&id) else { return };
-        let State::Dialing { .. } = device.state else { return };
-        device.state = State::Connecting { connection, since: now };
+        let State::Connecting(Attempt::Dialing { .. }) = device.state else { return };
+        device.state = State::Connecting(Attempt::Connecting { connection, since: now });
         let connect = Connect {
             client: &device.client,
-            keep_alive: self.keep_alive,
+            keep_alive: self.protocol.keep_alive,
             session_expiry: session_expiry(&device.client),
-            max_packet_size: self.max_packet_size,
+            max_packet_size: self.protocol.max_packet_size,
         };
-        if let Some(session) = self.clients.shared_mut(device.key) {
-            session.connecting.insert(connection, now);
-            session.last_connected = Some(connection);
-        }
-        match codec::connect(device.version, connect) {
+        let (key, bytes) = (device.key, codec::connect(device.protocol.version, connect));
+        self.requested(now, key, connection);
+        match bytes {
             Ok(bytes) => self.actions.push_back(Action::Send { connection, bytes }),
             Err(error) => self.refused(now, id, format!("CONNECT: {error}")),
         }
     }
 
-    pub(super) fn connect(&mut self, now: Instant, id: RegistrationId, client: ClientInfo) {
-        let key = self.clients.add(&client.clientid, id);
-        self.devices.insert(id, Device::registered(now, client, key));
-        self.deadlines.set(Timer::Device(id), now + self.connect_timeout);
-        self.supersede_older(now, key, id);
-        self.advance(now, key);
-    }
-
-    pub(super) fn first_attempt(&mut self, now: Instant, id: RegistrationId) {
-        match self.brokers.try_or_choose(now, None, false) {
-            Some(broker) => self.dial(id, Target::Configured(broker)),
-            None => self.gave_up(now, id, "the broker is away"),
-        }
-    }
-
-    pub(super) fn dial(&mut self, id: RegistrationId, target: Target) {
-        self.counters().connections_attempted.inc();
+    pub(super) fn begin_dial(&mut self, id: RegistrationId, connection: ConnectionId, destination: Destination) {
         let Some(device) = self.devices.get_mut(&id) else { return };
-        let connection = ConnectionId(self.next_connection);
-        self.next_connection += 1;
-        if let Target::Configured(broker) = target {
-            self.brokers.add_connection(broker);
-            device.version = self.brokers.version(broker);
+        if let Destination::Configured(broker) = destination {
+            device.protocol.version = self.targets.version(broker);
         }
-        device.state = State::Dialing { connection };
-        device.target = Some(target.clone());
-        device.elsewhere = false;
-        self.by_connection.insert(connection, id);
-        self.actions.push_back(Action::Dial { connection, target, version: device.version });
+        device.state = State::Connecting(Attempt::Dialing { connection });
+        self.protocol.by_connection.insert(connection, id);
+        self.actions.push_back(Action::Dial { connection, destination, version: device.protocol.version });
     }
 
     /// The broker answered to CONNECT.
     pub(super) fn admitted(&mut self, now: Instant, id: RegistrationId, ack: ConnAck) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let admission = ack.reason.admission();
-        if let State::Connecting { since, .. } = &device.state {
+        if let State::Connecting(Attempt::Connecting { since, .. }) = &device.state {
             let took = now.saturating_duration_since(*since);
             self.metrics.times.authenticate.observe(took.as_secs_f64());
         }
-        if let Some(broker) = device.broker() {
+        if let Some(broker) = device.target() {
             self.broker_answered(now, broker);
         }
         let why = || format!("CONNECT: {}", ack.reason);
@@ -95,7 +67,7 @@ impl Devices {
             }
             Admission::Refused => {
                 self.counters().authenticate_refused.inc();
-                self.refused_by_broker(now, id, ack.reason, why());
+                self.refused_by_broker(now, id, why(), ack.reason == Reason::BANNED);
             }
             Admission::OtherVersion => self.speak_v311(now, id, &why()),
             Admission::Elsewhere => {
@@ -114,16 +86,17 @@ impl Devices {
     }
 
     pub(super) fn broker_answered(&mut self, now: Instant, broker: TargetId) {
-        if self.brokers.answers(now, broker) {
+        if self.targets.answers(now, broker) {
+            self.plan_probe();
             self.recovered(now);
         }
     }
 
     fn subscribe(&mut self, now: Instant, id: RegistrationId, ack: &ConnAck) {
         let Some(device) = self.devices.get_mut(&id) else { return };
-        let State::Connecting { connection, .. } = device.state else { return };
+        let State::Connecting(Attempt::Connecting { connection, .. }) = device.state else { return };
         let ConnAck { limits, session_present, .. } = *ack;
-        let keep_alive = limits.keep_alive.unwrap_or(self.keep_alive);
+        let keep_alive = limits.keep_alive.unwrap_or(self.protocol.keep_alive);
         let open = OpenConnection {
             connection,
             limits,
@@ -136,9 +109,11 @@ impl Devices {
             progress: now,
             keep_alive: (keep_alive > 0).then(|| Duration::from_secs(keep_alive.into())),
         };
-        let packet = self.clients.shared_mut(device.key).map_or(PacketId::FIRST, Session::next_packet);
-        let said = codec::subscribe(device.version, packet, &device.client.command_filter, device.client.command_qos);
-        device.state = State::Subscribing { open, packet, early: Vec::new() };
+        let packet =
+            self.clients.shared_mut(device.key).map_or(PacketId::FIRST, |shared| shared.protocol.next_packet());
+        let said =
+            codec::subscribe(device.protocol.version, packet, &device.client.command_filter, device.client.command_qos);
+        device.state = State::Connecting(Attempt::Subscribing { open, packet, early: Vec::new() });
         match said {
             Ok(bytes) => self.send(now, id, bytes),
             Err(error) => self.refused(now, id, format!("SUBSCRIBE: {error}")),
@@ -154,7 +129,7 @@ impl Devices {
             Subscription::Accepted => self.ready(now, id),
             Subscription::Refused => {
                 self.counters().subscribe_refused.inc();
-                self.refused_by_broker(now, id, reason, format!("SUBSCRIBE: {reason}"));
+                self.refused_by_broker(now, id, format!("SUBSCRIBE: {reason}"), reason == Reason::BANNED);
             }
             Subscription::Unavailable => self.attempt_failed(now, id, &format!("SUBSCRIBE: {reason}")),
         }
@@ -163,73 +138,29 @@ impl Devices {
     fn ready(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let before = mem::replace(&mut device.state, State::Held);
-        let State::Subscribing { open, mut early, .. } = before else { return };
-        device.state = State::Ready { open };
+        let State::Connecting(Attempt::Subscribing { open, mut early, .. }) = before else { return };
+        device.state = State::Ready(open);
         let (key, inherited) = (device.key, mem::take(&mut device.inherited));
-        device.referrals = 0;
-        device.refused_since = None;
-        if let Some(broker) = device.broker() {
-            self.brokers.add_client(broker);
+        device.protocol.referrals = 0;
+        if !self.accepted(id) {
+            self.emit(id, BrokerEvent::Reconnected { device: id });
         }
-        let first = !mem::replace(&mut device.connected_before, true);
-        let awaited = first || mem::take(&mut device.resumed);
-        let counters = self.counters();
-        if first {
-            counters.connected.inc();
-        } else {
-            counters.reconnected.inc();
-        }
-        let event =
-            if awaited { BrokerEvent::Connected { device: id } } else { BrokerEvent::Reconnected { device: id } };
-        self.tell(id, event);
         early.retain(|message| !inherited.contains(message));
         for message in inherited.into_iter().chain(early) {
-            self.deliver(now, id, message);
+            Mqtt::deliver(self, now, id, message);
         }
-        self.retire_older(now, key, id);
-        self.publish_next(now, key);
+        self.settled(now, key, id);
         self.watch_connection(now, id);
-        self.returning.connected(now, id);
-        if self.disturbances.accepted() {
-            self.connect_waiting(now);
-        }
-    }
-
-    /// The broker refused the device. For one that was a client before that is final when it is repeated for a time in
-    /// which the broker serves others; a ban is meant.
-    pub(super) fn refused_by_broker(&mut self, now: Instant, id: RegistrationId, reason: Reason, why: String) {
-        let clients = self.brokers.clients();
-        self.disturbances.refused(&why, clients);
-        let Some(device) = self.devices.get_mut(&id) else { return };
-        if device.connected_before && reason != Reason::BANNED {
-            let since = *device.refused_since.get_or_insert(now);
-            if now < since + REFUSED_FOR_GOOD || clients == 0 {
-                debug!(device = id.0, clientid = device.client.clientid, why, "refused by the broker for now");
-                return self.back_off(now, id);
-            }
-        }
-        self.refused(now, id, why);
-    }
-
-    /// The broker does not want this device.
-    pub(super) fn refused(&mut self, now: Instant, id: RegistrationId, why: String) {
-        let Some(device) = self.devices.get(&id) else { return };
-        debug!(device = id.0, clientid = device.client.clientid, why, "refused by the broker");
-        if device.connected_before {
-            return self.end(now, id, CloseReason::Refused);
-        }
-        self.tell(id, BrokerEvent::ConnectFailed { device: id, error: ConnectError::Refused(why) });
-        self.remove(now, id);
     }
 
     fn speak_v311(&mut self, now: Instant, id: RegistrationId, why: &str) {
         let Some(device) = self.devices.get_mut(&id) else { return };
-        if device.version == Version::V311 {
+        if device.protocol.version == Version::V311 {
             return self.attempt_failed(now, id, why);
         }
-        device.version = Version::V311;
-        if let Some(broker) = device.broker() {
-            self.brokers.speaks(broker, Version::V311);
+        device.protocol.version = Version::V311;
+        if let Some(broker) = device.target() {
+            self.targets.speaks(broker, Version::V311);
         }
         self.dial_anew(now, id);
     }
@@ -246,54 +177,22 @@ impl Devices {
     pub(super) fn refer(&mut self, id: RegistrationId, server: Option<String>) -> bool {
         let Some(server) = server.as_deref().and_then(server_address) else { return false };
         let Some(device) = self.devices.get_mut(&id) else { return false };
-        device.referrals += 1;
-        if device.referrals > REFERRALS {
-            (device.referrals, device.target) = (0, None);
+        device.protocol.referrals += 1;
+        if device.protocol.referrals > REFERRALS {
+            (device.protocol.referrals, device.destination) = (0, None);
             return false;
         }
         self.metrics.referrals.inc();
-        device.target = Some(Target::Referred(server));
+        device.destination = Some(Destination::Referred(server));
         true
     }
 
     /// Dials the same target once more, at once.
     fn dial_anew(&mut self, now: Instant, id: RegistrationId) {
         self.hang_up(now, id);
-        if let Some(target) = self.devices.get(&id).and_then(|device| device.target.clone()) {
-            self.dial(id, target);
+        if let Some(destination) = self.devices.get(&id).and_then(|device| device.destination.clone()) {
+            self.dial(id, destination);
         }
-    }
-
-    /// It did not work this time, for a reason that is not the device's. A first connect tries each address once.
-    pub(super) fn attempt_failed(&mut self, now: Instant, id: RegistrationId, why: &str) {
-        let brokers = self.brokers.len();
-        let Some(device) = self.devices.get(&id) else { return };
-        let again = !device.connected_before && (device.failures as usize) + 1 < brokers;
-        let before = device.broker();
-        let other = if again {
-            self.brokers.try_or_choose(now, before, true).filter(|other| Some(*other) != before)
-        } else {
-            None
-        };
-        let Some(other) = other else { return self.gave_up(now, id, why) };
-        self.hang_up(now, id);
-        if let Some(device) = self.devices.get_mut(&id) {
-            debug!(device = id.0, clientid = device.client.clientid, why, "not connected to this broker");
-            device.failures += 1;
-        }
-        self.dial(id, Target::Configured(other));
-    }
-
-    /// It did not work, and there is no time, or no broker, for another attempt now.
-    pub(super) fn gave_up(&mut self, now: Instant, id: RegistrationId, why: &str) {
-        let Some(device) = self.devices.get_mut(&id) else { return };
-        device.refused_since = None;
-        debug!(device = id.0, clientid = device.client.clientid, why, "not connected to the broker");
-        if device.connected_before {
-            return self.back_off(now, id);
-        }
-        self.tell(id, BrokerEvent::ConnectFailed { device: id, error: ConnectError::Unavailable(why.to_owned()) });
-        self.remove(now, id);
     }
 }
 

@@ -1,47 +1,31 @@
-//! One device on its way to the broker, and the session that all registrations of one clientid have there.
+//! What is kept of a device for MQTT: the steps of the handshake, its open connection, and the session of its clientid.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
-use crate::upstream::client::clients::ClientKey;
+use crate::upstream::client::device::ConnectionId;
 use crate::upstream::client::queue::Serial;
-use crate::upstream::client::targets::TargetId;
 use crate::upstream::mqtt::codec::{Limits, Message, PacketId, RECEIVE_MAXIMUM, Version};
-use lwm2m_core::gateway::broker::{ClientInfo, CloseReason, RegistrationId};
+use lwm2m_core::gateway::broker::RegistrationId;
 
-use super::ConnectionId;
+use super::State;
 
+/// What is kept for one device of its attempts to connect.
 #[derive(Debug)]
-pub struct Device {
-    pub client: ClientInfo,
-    pub key: ClientKey,
-    pub state: State,
-    /// Where it is, or where it was last.
-    pub target: Option<Target>,
+pub struct Spoken {
     pub version: Version,
-    /// Its broker did not serve it: the next attempt goes to another one.
-    pub elsewhere: bool,
     /// Servers in a row that named another one.
     pub referrals: u8,
-    /// The core knows it as connected: from now on it is the link that connects it again.
-    pub connected_before: bool,
-    /// It was so before this process began; the core waits to hear that it is again.
-    pub resumed: bool,
-    /// Attempts in a row that led to nothing, or not for long.
-    pub failures: u32,
-    /// When the broker refused it first since it was a client, without another fault since.
-    pub refused_since: Option<Instant>,
-    /// When it said something last, as far as this process knows.
-    pub active: Option<Instant>,
-    pub leaving: Option<Leaving>,
-    /// The broker ended the connection by its will, while a newer registration was asked for.
-    pub ended: Option<CloseReason>,
-    /// Commands that other connections of the clientid received before this device was connected.
-    pub inherited: Vec<Message>,
 }
 
-/// What the registrations of one clientid have in common.
+impl Default for Spoken {
+    fn default() -> Self {
+        Self { version: Version::V5, referrals: 0 }
+    }
+}
+
+/// The session that all registrations of one clientid have at the broker.
 #[derive(Debug)]
 pub struct Session {
     /// Publications that the broker has not acknowledged, in their order. They outlive their connection.
@@ -52,65 +36,21 @@ pub struct Session {
     acknowledged: VecDeque<(PacketId, u64)>,
     /// The device on whose connection publications go out.
     pub publisher: Option<RegistrationId>,
-    /// CONNECT packets without an answer, and when they were sent.
-    pub connecting: BTreeMap<ConnectionId, Instant>,
-    /// Until when a CONNECT that was given up without an answer may be accepted after all.
-    pub doubtful_until: Option<Instant>,
-    /// The connection on which CONNECT was sent last.
-    pub last_connected: Option<ConnectionId>,
 }
 
-/// In the order in which a device goes through them.
+/// The steps of the handshake, in their order.
 #[derive(Debug)]
-pub enum State {
-    Held,
-    Dialing {
-        connection: ConnectionId,
-    },
-    Connecting {
-        connection: ConnectionId,
-        /// When CONNECT went out.
-        since: Instant,
-    },
+pub enum Attempt {
+    /// The connection is on its way to the broker.
+    Dialing { connection: ConnectionId },
+    /// CONNECT is sent.
+    Connecting { connection: ConnectionId, since: Instant },
     Subscribing {
         open: OpenConnection,
         packet: PacketId,
         /// Commands that overtook the answer to SUBSCRIBE.
         early: Vec<Message>,
     },
-    Ready {
-        open: OpenConnection,
-    },
-    WaitingToReconnect(Wait),
-}
-
-/// Where a connection goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    Configured(TargetId),
-    /// `host:port`, as a server named it.
-    Referred(String),
-}
-
-/// What a device waits for before the next attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
-    BackOff,
-    /// Its turn among the many that come back.
-    Turn,
-    /// The broker is away.
-    Parked,
-    /// A newer registration of the clientid was asked for.
-    Superseded,
-}
-
-/// How a device leaves that has still something to publish.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leaving {
-    /// With its session.
-    ForGood,
-    /// The program ends: the broker keeps what comes for it.
-    ForNow,
 }
 
 /// A connection on which the broker has accepted the device.
@@ -141,64 +81,9 @@ pub struct InFlight {
     pub sent: Option<Instant>,
 }
 
-impl Device {
-    /// One that the core knows as connected, by an earlier process.
-    pub fn resumed(client: ClientInfo, key: ClientKey) -> Self {
-        let state = State::WaitingToReconnect(Wait::Turn);
-        Self { state, connected_before: true, resumed: true, ..Self::new(client, key) }
-    }
-
-    /// One that has just registered.
-    pub fn registered(now: Instant, client: ClientInfo, key: ClientKey) -> Self {
-        Self { active: Some(now), ..Self::new(client, key) }
-    }
-
-    fn new(client: ClientInfo, key: ClientKey) -> Self {
-        Self {
-            client,
-            key,
-            state: State::Held,
-            target: None,
-            version: Version::V5,
-            elsewhere: false,
-            referrals: 0,
-            connected_before: false,
-            resumed: false,
-            failures: 0,
-            refused_since: None,
-            active: None,
-            leaving: None,
-            ended: None,
-            inherited: Vec::new(),
-        }
-    }
-
-    /// The server that another one named does not serve: back to those that are configured.
-    pub fn forget_referral(&mut self) {
-        if let Some(Target::Referred(_)) = self.target {
-            self.target = None;
-        }
-    }
-
-    pub fn broker(&self) -> Option<TargetId> {
-        match self.target {
-            Some(Target::Configured(broker)) => Some(broker),
-            Some(Target::Referred(_)) | None => None,
-        }
-    }
-}
-
 impl Default for Session {
     fn default() -> Self {
-        Self {
-            in_flight: Vec::new(),
-            last_packet: PacketId::FIRST,
-            acknowledged: VecDeque::new(),
-            publisher: None,
-            connecting: BTreeMap::new(),
-            doubtful_until: None,
-            last_connected: None,
-        }
+        Self { in_flight: Vec::new(), last_packet: PacketId::FIRST, acknowledged: VecDeque::new(), publisher: None }
     }
 }
 
@@ -233,20 +118,20 @@ impl Session {
 impl State {
     pub fn connection(&self) -> Option<ConnectionId> {
         match self {
-            Self::Dialing { connection } | Self::Connecting { connection, .. } => Some(*connection),
-            Self::Subscribing { open, .. } | Self::Ready { open } => Some(open.connection),
+            Self::Connecting(Attempt::Dialing { connection } | Attempt::Connecting { connection, .. }) => {
+                Some(*connection)
+            }
+            Self::Connecting(Attempt::Subscribing { open, .. }) | Self::Ready(open) => Some(open.connection),
             Self::Held | Self::WaitingToReconnect(_) => None,
         }
     }
 
-    pub fn is_ready(&self) -> bool {
-        matches!(self, Self::Ready { .. })
-    }
-
     pub fn open_mut(&mut self) -> Option<&mut OpenConnection> {
         match self {
-            Self::Subscribing { open, .. } | Self::Ready { open } => Some(open),
-            Self::Held | Self::Dialing { .. } | Self::Connecting { .. } | Self::WaitingToReconnect(_) => None,
+            Self::Connecting(Attempt::Subscribing { open, .. }) | Self::Ready(open) => Some(open),
+            Self::Connecting(Attempt::Dialing { .. } | Attempt::Connecting { .. })
+            | Self::Held
+            | Self::WaitingToReconnect(_) => None,
         }
     }
 }

@@ -16,61 +16,51 @@
 
 mod connecting;
 mod device;
+mod probing;
 mod publishing;
 #[cfg(test)]
 mod races;
 #[cfg(test)]
 mod random_tests;
-mod reconnecting;
 mod superseding;
 #[cfg(test)]
 pub mod test_values;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use tracing::debug;
 
-use crate::upstream::Occupancy;
-use crate::upstream::client::clients::Clients;
-use crate::upstream::client::disturbances::Disturbances;
-use crate::upstream::client::pace::Turns;
-use crate::upstream::client::queue::Queues;
-use crate::upstream::client::returning::Returning;
-use crate::upstream::client::targets::{TargetId, TargetsHealth};
+use crate::upstream::client::clients::ClientKey;
+use crate::upstream::client::device::{ConnectionId, Destination, Device, Leaving, Wait};
+use crate::upstream::client::targets::{TargetId, Targets};
+use crate::upstream::client::{self, ANSWER_PATIENCE, EARLY_MESSAGES, Limits, Protocol, Timer};
 use crate::upstream::dialer::DialFailure;
 use crate::upstream::metrics::UpstreamMetrics;
-use lwm2m_base::deadlines::Deadlines;
-use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, CloseReason, RegistrationId, UplinkClass};
+use lwm2m_core::gateway::broker::{BrokerEvent, ClientInfo, CloseReason, RegistrationId};
 
 use super::MqttConfig;
-use super::brokers::{Brokers, Fault};
+use super::brokers::{BrokerFaults, Brokers, Fault};
 use super::codec::{self, Incoming, Message, PacketId, Version};
 use super::reason::{Ending, Reason};
-use device::{Device, Leaving, Session, State, Wait};
-use superseding::{ANSWER_PATIENCE, Orphan};
+use device::{Attempt, OpenConnection, Session, Spoken};
+use superseding::Orphan;
 
-pub use device::Target;
-pub use reconnecting::Probed;
+pub use probing::Probed;
 
-/// Limits how long a device that was disconnected still publishes what is queued.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+type State = client::device::State<Mqtt>;
+/// All devices on their way to the broker.
+pub type Devices = client::Devices<Mqtt>;
+
 /// Without an answer to PUBLISH or PINGREQ for so long a connection is given up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
-/// Commands that may arrive before the device is ready, for one device; more of QoS 0 are dropped, and the broker has no
-/// more of QoS 1 on its way than [`codec::RECEIVE_MAXIMUM`].
-const EARLY_MESSAGES: usize = 128;
 /// The broker keeps a session for no longer, whatever the lifetime of its device is: so the sessions of devices that never
 /// come back do not fill it.
 const LONGEST_SESSION: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// One connection attempt of one device. Never used again in the life of the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnectionId(pub u64);
 
 /// What is to be done outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +68,7 @@ pub enum Action {
     /// [`Devices::opened`], [`Devices::not_opened`] or [`Devices::ended`] has to follow, unless `HangUp` is faster.
     Dial {
         connection: ConnectionId,
-        target: Target,
+        destination: Destination,
         version: Version,
     },
     Send {
@@ -99,121 +89,172 @@ pub enum Action {
     Emit(BrokerEvent),
 }
 
-pub struct Devices {
-    connect_timeout: Duration,
+impl From<BrokerEvent> for Action {
+    fn from(event: BrokerEvent) -> Self {
+        Self::Emit(event)
+    }
+}
+
+/// What is kept of the broker beside the devices.
+pub struct Mqtt {
     keep_alive: u16,
     window: usize,
     max_packet_size: usize,
-    devices: HashMap<RegistrationId, Device>,
     by_connection: HashMap<ConnectionId, RegistrationId>,
-    clients: Clients<Session>,
     orphans: HashMap<ConnectionId, Orphan>,
-    /// Devices that wait for the broker to be there again.
-    parked: BTreeSet<RegistrationId>,
-    queues: Queues,
-    brokers: Brokers,
-    disturbances: Disturbances,
-    /// Devices that are connected again in their turn.
-    turns: Turns,
-    returning: Returning,
-    deadlines: Deadlines<Timer>,
-    actions: VecDeque<Action>,
-    next_connection: u64,
-    rng: StdRng,
-    metrics: Arc<UpstreamMetrics>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Timer {
-    /// What it means is the state's.
-    Device(RegistrationId),
-    Drain(RegistrationId),
-    /// A CONNECT of an older registration need not be waited for any longer.
-    Held(RegistrationId),
+pub enum MqttTimer {
     /// The connection of a replaced registration need not be read any longer.
     HandOver(RegistrationId),
     Orphan(ConnectionId),
     /// A broker is probed, or one that is down is tried again.
     Probe,
-    /// The next device has its turn to be connected again.
-    Turn,
+}
+
+impl Protocol for Mqtt {
+    const BROKER: &'static str = "the broker";
+
+    type Action = Action;
+    type Attempt = Attempt;
+    type Connection = OpenConnection;
+    type Message = Message;
+    type Faults = BrokerFaults;
+    type DeviceRecord = Spoken;
+    type SharedRecord = Session;
+    type Timer = MqttTimer;
+
+    fn choose(
+        targets: &mut Targets<BrokerFaults>,
+        now: Instant,
+        before: Option<TargetId>,
+        elsewhere: bool,
+    ) -> Option<TargetId> {
+        targets.try_or_choose(now, before, elsewhere)
+    }
+
+    fn dial(devices: &mut Devices, id: RegistrationId, connection: ConnectionId, destination: Destination) {
+        devices.begin_dial(id, connection, destination);
+    }
+
+    fn hang_up(devices: &mut Devices, now: Instant, id: RegistrationId) {
+        devices.hang_up(now, id);
+    }
+
+    fn leave(devices: &mut Devices, now: Instant, id: RegistrationId, leaving: Leaving) {
+        devices.send_disconnect(now, id, leaving);
+    }
+
+    fn connection_lost(devices: &mut Devices, now: Instant, id: RegistrationId) {
+        devices.stop_publishing(id);
+        devices.forgive_failures(now, id);
+    }
+
+    fn attempt_timed_out(devices: &mut Devices, now: Instant, id: RegistrationId) {
+        devices.attempt_timed_out(now, id);
+    }
+
+    fn connection_due(devices: &mut Devices, now: Instant, id: RegistrationId) {
+        devices.check_connection(now, id);
+    }
+
+    fn timed_out(devices: &mut Devices, now: Instant, timer: MqttTimer) {
+        match timer {
+            MqttTimer::HandOver(device) => devices.rest_or_leave(now, device),
+            MqttTimer::Orphan(connection) => devices.orphan_ended(now, connection),
+            MqttTimer::Probe => devices.probe(now),
+        }
+    }
+
+    fn publish_next(devices: &mut Devices, now: Instant, key: ClientKey) {
+        devices.publish_next(now, key);
+    }
+
+    fn forget_in_flight(session: &mut Session) {
+        session.in_flight.clear();
+        session.publisher = None;
+    }
+
+    fn deliver(devices: &mut Devices, now: Instant, device: RegistrationId, message: Message) {
+        let is_new = devices.shared_mut(device).is_none_or(|shared| shared.protocol.takes(&message));
+        let Message { topic, payload, packet, properties, .. } = message;
+        if is_new {
+            devices.emit(device, BrokerEvent::Message { device, topic, payload, properties });
+        }
+        if let Some(packet) = packet {
+            devices.send(now, device, codec::puback(packet));
+        }
+    }
+
+    fn requested_connection(device: &Device<Self>) -> Option<ConnectionId> {
+        device.state.connection()
+    }
+
+    fn retire(devices: &mut Devices, now: Instant, older: RegistrationId, _newer: RegistrationId) {
+        devices.hand_over(now, older);
+    }
+
+    fn bequeath(devices: &mut Devices, now: Instant, device: Device<Self>) {
+        devices.bequeath(now, device);
+    }
+
+    fn parked(devices: &mut Devices) {
+        devices.plan_probe();
+    }
+
+    fn hands_over(devices: &Devices, id: RegistrationId) -> bool {
+        devices.deadlines.get(Timer::Protocol(MqttTimer::HandOver(id))).is_some()
+    }
 }
 
 impl Devices {
-    pub fn new(settings: &MqttConfig, rng: StdRng, metrics: Arc<UpstreamMetrics>) -> Self {
-        Self {
-            connect_timeout: settings.connect_timeout,
-            keep_alive: settings.keep_alive_seconds(),
-            window: settings.window,
-            max_packet_size: settings.max_packet_size,
-            devices: HashMap::new(),
+    pub fn new(config: &MqttConfig, rng: StdRng, metrics: Arc<UpstreamMetrics>) -> Self {
+        let protocol = Mqtt {
+            keep_alive: config.keep_alive_seconds(),
+            window: config.window,
+            max_packet_size: config.max_packet_size,
             by_connection: HashMap::new(),
-            clients: Clients::default(),
             orphans: HashMap::new(),
-            parked: BTreeSet::new(),
-            queues: Queues::new(settings.queue_per_device, settings.queue_total),
-            brokers: Brokers::of(&settings.brokers, settings.version),
-            disturbances: Disturbances::default(),
-            turns: Turns::per_second(settings.connections_per_second),
-            returning: Returning::default(),
-            deadlines: Deadlines::default(),
-            actions: VecDeque::new(),
-            next_connection: 0,
-            rng,
-            metrics,
-        }
-    }
-
-    pub fn command(&mut self, now: Instant, command: BrokerCommand) {
-        match command {
-            BrokerCommand::Connect { device, client } => self.connect(now, device, client),
-            BrokerCommand::Resume { device, client } => self.resume(now, device, client),
-            BrokerCommand::Publish { device, publication } => self.publish(now, device, publication),
-            BrokerCommand::SetLifetime { device, lifetime } => {
-                if let Some(device) = self.devices.get_mut(&device) {
-                    device.client.lifetime = lifetime;
-                }
-            }
-            BrokerCommand::Disconnect { device } => self.disconnect(now, device, Leaving::ForGood),
-        }
-    }
-
-    /// Disconnects every device; the sessions stay.
-    pub fn disconnect_all(&mut self, now: Instant) {
-        let mut all: Vec<RegistrationId> = self.devices.keys().copied().collect();
-        // The older ones first: none of them comes back because a newer registration of its clientid has left.
-        all.sort();
-        for device in all {
-            self.disconnect(now, device, Leaving::ForNow);
-        }
+        };
+        let limits = Limits {
+            connect_timeout: config.connect_timeout,
+            connections_per_second: config.connections_per_second,
+            queue_per_device: config.queue_per_device,
+            queue_total: config.queue_total,
+        };
+        Self::with(protocol, Brokers::of(&config.brokers, config.version), limits, rng, metrics)
     }
 
     /// What the broker said on a connection.
     pub fn heard(&mut self, now: Instant, connection: ConnectionId, incoming: Incoming) {
-        let Some(id) = self.by_connection.get(&connection).copied() else {
+        let Some(id) = self.protocol.by_connection.get(&connection).copied() else {
             return self.orphan_heard(now, connection, &incoming);
         };
         let Some(device) = self.devices.get_mut(&id) else { return };
-        if matches!(device.state, State::Connecting { .. })
-            && let Some(session) = self.clients.shared_mut(device.key)
+        if matches!(device.state, State::Connecting(Attempt::Connecting { .. }))
+            && let Some(shared) = self.clients.shared_mut(device.key)
         {
-            session.connecting.remove(&connection);
+            shared.unanswered.remove(&connection);
         }
         if let Some(open) = device.state.open_mut() {
             open.last_received = now;
             open.pinged = None;
         }
         match (incoming, &device.state) {
-            (Incoming::ConnAck(ack), State::Connecting { .. }) => self.admitted(now, id, *ack),
-            (Incoming::SubAck { packet, reason }, State::Subscribing { packet: asked, .. }) if packet == *asked => {
+            (Incoming::ConnAck(ack), State::Connecting(Attempt::Connecting { .. })) => self.admitted(now, id, *ack),
+            (Incoming::SubAck { packet, reason }, State::Connecting(Attempt::Subscribing { packet: asked, .. }))
+                if packet == *asked =>
+            {
                 self.subscribed(now, id, reason);
             }
-            (Incoming::PubAck { packet, reason }, State::Ready { .. }) => self.acknowledged(now, id, packet, reason),
-            (Incoming::Publish(message), State::Subscribing { .. } | State::Ready { .. }) => {
+            (Incoming::PubAck { packet, reason }, State::Ready(_)) => self.acknowledged(now, id, packet, reason),
+            (Incoming::Publish(message), State::Connecting(Attempt::Subscribing { .. }) | State::Ready(_)) => {
                 self.message_received(now, id, *message);
             }
             (Incoming::Disconnect { reason, server }, _) => self.disconnected(now, id, reason, server),
-            (Incoming::Pong | Incoming::UnsubAck, State::Subscribing { .. } | State::Ready { .. }) => {}
+            (Incoming::Pong | Incoming::UnsubAck, State::Connecting(Attempt::Subscribing { .. }) | State::Ready(_)) => {
+            }
             (unexpected, _) => {
                 debug!(device = id.0, ?unexpected, "the broker is out of step");
                 self.lost(now, id, "the broker is out of step");
@@ -223,7 +264,7 @@ impl Devices {
 
     /// The system took so many bytes more.
     pub fn written(&mut self, now: Instant, connection: ConnectionId, bytes: usize) {
-        let Some(id) = self.by_connection.get(&connection).copied() else { return };
+        let Some(id) = self.protocol.by_connection.get(&connection).copied() else { return };
         if let Some(open) = self.devices.get_mut(&id).and_then(|device| device.state.open_mut()) {
             open.unwritten = open.unwritten.saturating_sub(bytes);
         }
@@ -234,25 +275,25 @@ impl Devices {
 
     /// A dial failed, or the connection ended.
     pub fn ended(&mut self, now: Instant, connection: ConnectionId, why: &str) {
-        let Some(id) = self.by_connection.get(&connection).copied() else {
+        let Some(id) = self.protocol.by_connection.get(&connection).copied() else {
             return self.orphan_ended(now, connection);
         };
-        if let Some(session) = self.session_mut(id) {
-            session.connecting.remove(&connection);
+        if let Some(shared) = self.shared_mut(id) {
+            shared.unanswered.remove(&connection);
         }
         match self.state(id) {
-            Some(State::Dialing { .. }) => {
+            Some(State::Connecting(Attempt::Dialing { .. })) => {
                 self.counters().connections_failed.inc();
                 self.blame_broker(now, id, Fault::NotReached(why));
                 self.attempt_failed(now, id, why);
             }
-            Some(State::Connecting { .. }) => {
+            Some(State::Connecting(Attempt::Connecting { .. })) => {
                 self.blame_broker(now, id, Fault::Closed);
                 self.attempt_failed(now, id, "the broker closed the connection without an answer to CONNECT");
             }
-            Some(State::Subscribing { .. } | State::Ready { .. }) => {
+            Some(State::Connecting(Attempt::Subscribing { .. }) | State::Ready(_)) => {
                 // Version 3.1.1 closes where 5 would tell what was wrong.
-                if self.devices.get(&id).is_some_and(|device| device.version == Version::V311) {
+                if self.devices.get(&id).is_some_and(|device| device.protocol.version == Version::V311) {
                     self.blame_publication(id);
                 }
                 self.lost(now, id, why);
@@ -268,84 +309,10 @@ impl Devices {
             DialFailure::Local(why) => {
                 self.counters().connections_not_opened.inc();
                 self.disturbances.not_opened(why);
-                if let Some(id) = self.by_connection.get(&connection).copied() {
+                if let Some(id) = self.protocol.by_connection.get(&connection).copied() {
                     self.gave_up(now, id, why);
                 }
             }
-        }
-    }
-
-    pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(timer) = self.deadlines.pop_expired(now) {
-            match timer {
-                Timer::Device(device) => self.state_timed_out(now, device),
-                Timer::Drain(device) => self.remove(now, device),
-                Timer::Held(device) => {
-                    if let Some(key) = self.devices.get(&device).map(|device| device.key) {
-                        self.advance(now, key);
-                    }
-                }
-                Timer::HandOver(device) => self.rest_or_leave(now, device),
-                Timer::Orphan(connection) => self.orphan_ended(now, connection),
-                Timer::Probe => self.probe(now),
-                Timer::Turn => self.serve_turns(now),
-            }
-        }
-    }
-
-    /// Call until there is none, after each of the others.
-    pub fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
-    }
-
-    pub fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.next()
-    }
-
-    /// How many devices are how far; it looks at each.
-    pub fn occupancy(&self) -> Occupancy {
-        let ready = |device: &&Device| matches!(device.state, State::Ready { .. });
-        let connected = self.devices.values().filter(ready).count();
-        let nodes_up = self.brokers.up();
-        Occupancy {
-            connected,
-            connecting: self.devices.len() - connected,
-            publications: self.queues.len(),
-            publications_limit: self.queues.limit(),
-            nodes_up,
-            nodes_down: self.brokers.len() - nodes_up,
-        }
-    }
-
-    /// How it is with the brokers, when that has changed since the last time.
-    pub fn take_health(&mut self) -> Option<TargetsHealth> {
-        let changed = self.brokers.take_changed() | self.disturbances.take_changed();
-        changed.then(|| {
-            let TargetsHealth { serving, detail } = self.brokers.health();
-            TargetsHealth { serving, detail: self.disturbances.add_to(detail) }
-        })
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.devices.is_empty()
-    }
-
-    fn disconnect(&mut self, now: Instant, id: RegistrationId, leaving: Leaving) {
-        let is_replaced = self.is_replaced(id);
-        let hands_over = self.deadlines.get(Timer::HandOver(id)).is_some();
-        let Some(device) = self.devices.get_mut(&id) else { return };
-        if is_replaced {
-            device.leaving = Some(leaving);
-            if !hands_over {
-                self.remove(now, id);
-            }
-            return;
-        }
-        if !device.connected_before || self.queues.is_empty(device.key) {
-            return self.send_disconnect(now, id, leaving);
-        }
-        if device.leaving.replace(leaving).is_none() {
-            self.deadlines.set(Timer::Drain(id), now + DRAIN_TIMEOUT);
         }
     }
 
@@ -353,7 +320,8 @@ impl Devices {
     fn send_disconnect(&mut self, now: Instant, id: RegistrationId, leaving: Leaving) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         if let Some(connection) = device.state.open_mut().map(|open| open.connection) {
-            let packet = self.clients.shared_mut(device.key).map_or(PacketId::FIRST, Session::next_packet);
+            let packet =
+                self.clients.shared_mut(device.key).map_or(PacketId::FIRST, |shared| shared.protocol.next_packet());
             let bytes = goodbye(device, packet, leaving);
             self.leave_connection(id, connection);
             self.wait_for(id, Wait::BackOff);
@@ -363,31 +331,25 @@ impl Devices {
         self.remove(now, id);
     }
 
-    fn state_timed_out(&mut self, now: Instant, id: RegistrationId) {
-        let why = match self.state(id) {
-            Some(State::WaitingToReconnect(wait)) => return self.waited(now, id, *wait),
-            Some(State::Ready { .. }) => return self.check_connection(now, id),
-            Some(State::Held) => return self.gave_up(now, id, "the registration before it is still under way"),
-            Some(State::Dialing { .. }) => {
-                self.blame_broker(now, id, Fault::NotReached("no answer"));
-                "the broker cannot be reached"
-            }
-            Some(State::Connecting { .. }) => {
-                self.blame_broker(now, id, Fault::Silent);
-                "no answer to CONNECT"
-            }
-            Some(State::Subscribing { .. }) => "no answer to SUBSCRIBE",
-            None => return,
+    fn attempt_timed_out(&mut self, now: Instant, id: RegistrationId) {
+        let Some(State::Connecting(attempt)) = self.state(id) else { return };
+        let (fault, why) = match attempt {
+            Attempt::Dialing { .. } => (Some(Fault::NotReached("no answer")), "the broker cannot be reached"),
+            Attempt::Connecting { .. } => (Some(Fault::Silent), "no answer to CONNECT"),
+            Attempt::Subscribing { .. } => (None, "no answer to SUBSCRIBE"),
         };
+        if let Some(fault) = fault {
+            self.blame_broker(now, id, fault);
+        }
         self.gave_up(now, id, why);
     }
 
     /// A connection that is ready is looked at when something may be due.
     fn check_connection(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get_mut(&id) else { return };
-        let session = self.clients.shared(device.key);
+        let session = self.clients.shared(device.key).map(|shared| &shared.protocol);
         let waits = session.is_some_and(|session| session.publisher == Some(id) && !session.in_flight.is_empty());
-        let State::Ready { open } = &mut device.state else { return };
+        let State::Ready(open) = &mut device.state else { return };
         let answer_due = [open.pinged, waits.then_some(open.progress)].into_iter().flatten().min();
         if answer_due.is_some_and(|since| now >= since + ANSWER_TIMEOUT) {
             return self.lost(now, id, "no answer to PUBLISH or PINGREQ");
@@ -403,9 +365,9 @@ impl Devices {
     /// Sets when the connection is looked at next. What is sent meanwhile only makes that later than needed.
     fn watch_connection(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get_mut(&id) else { return };
-        let session = self.clients.shared(device.key);
+        let session = self.clients.shared(device.key).map(|shared| &shared.protocol);
         let waits = session.is_some_and(|session| session.publisher == Some(id) && !session.in_flight.is_empty());
-        let State::Ready { open } = &mut device.state else { return };
+        let State::Ready(open) = &mut device.state else { return };
         let answers = [open.pinged, waits.then_some(open.progress)].into_iter().flatten().map(|at| at + ANSWER_TIMEOUT);
         let ping = open
             .keep_alive
@@ -421,9 +383,9 @@ impl Devices {
     fn blame_broker(&mut self, now: Instant, id: RegistrationId, fault: Fault<'_>) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         device.elsewhere = true;
-        match device.broker() {
+        match device.target() {
             Some(broker) => {
-                if self.brokers.failed(now, broker, fault) {
+                if self.targets.failed(now, broker, fault) {
                     self.counters().nodes_failed.inc();
                     self.plan_probe();
                 }
@@ -439,8 +401,8 @@ impl Devices {
                 self.lost(now, id, &reason.to_string())
             }
             // It was not let in: as CONNACK and SUBACK say it.
-            Ending::Closed(CloseReason::Refused) if !self.state(id).is_some_and(State::is_ready) => {
-                self.refused_by_broker(now, id, reason, format!("DISCONNECT: {reason}"));
+            Ending::Closed(CloseReason::Refused) if !self.is_ready(id) => {
+                self.refused_by_broker(now, id, format!("DISCONNECT: {reason}"), reason == Reason::BANNED);
             }
             Ending::Closed(closing) => self.close(now, id, closing),
             Ending::Elsewhere => {
@@ -466,29 +428,15 @@ impl Devices {
             return;
         }
         if device.connected_before {
-            return self.deliver(now, id, message);
+            return Mqtt::deliver(self, now, id, message);
         }
         match &mut device.state {
-            State::Subscribing { early, .. } if early.len() < EARLY_MESSAGES => early.push(message),
-            State::Held
-            | State::Dialing { .. }
-            | State::Connecting { .. }
-            | State::Subscribing { .. }
-            | State::Ready { .. }
-            | State::WaitingToReconnect(_) => {
+            State::Connecting(Attempt::Subscribing { early, .. }) if early.len() < EARLY_MESSAGES => {
+                early.push(message)
+            }
+            State::Held | State::Connecting(_) | State::Ready(_) | State::WaitingToReconnect(_) => {
                 self.counters().messages_dropped.inc();
             }
-        }
-    }
-
-    fn deliver(&mut self, now: Instant, device: RegistrationId, message: Message) {
-        let is_new = self.session_mut(device).is_none_or(|session| session.takes(&message));
-        let Message { topic, payload, packet, properties, .. } = message;
-        if is_new {
-            self.tell(device, BrokerEvent::Message { device, topic, payload, properties });
-        }
-        if let Some(packet) = packet {
-            self.send(now, device, codec::puback(packet));
         }
     }
 
@@ -503,58 +451,28 @@ impl Devices {
                 }
             };
         }
-        if !self.clients.is_superseded(device.key, id) {
-            return self.end(now, id, reason);
-        }
-        // What becomes of it is decided when it is known what becomes of the newer registration.
-        if let Some(device) = self.devices.get_mut(&id) {
-            device.ended = Some(reason);
-        }
-        self.lost(now, id, "the broker ended the connection");
-    }
-
-    fn end(&mut self, now: Instant, id: RegistrationId, reason: CloseReason) {
-        let Some(device) = self.devices.get(&id) else { return };
-        debug!(device = id.0, clientid = device.client.clientid, ?reason, "connection ended by the broker");
-        self.counters().closed.inc();
-        self.tell(id, BrokerEvent::Closed { device: id, reason });
-        self.remove(now, id);
-    }
-
-    /// Forgets the device. What waits to be published stays while there is another registration of the clientid.
-    fn remove(&mut self, now: Instant, id: RegistrationId) {
-        self.hang_up(now, id);
-        self.stop_publishing(id);
-        let Some(device) = self.devices.remove(&id) else { return };
-        for timer in [Timer::Device(id), Timer::Drain(id), Timer::Held(id), Timer::HandOver(id)] {
-            self.deadlines.cancel(timer);
-        }
-        self.parked.remove(&id);
-        self.turns.remove(id);
-        self.returning.left(now, id);
-        let key = device.key;
-        if self.clients.remove(key, id) {
-            self.clear_queue(key);
+        if self.defer_end(id, reason) {
+            self.lost(now, id, "the broker ended the connection");
         } else {
-            self.bequeath(now, device);
+            self.end(now, id, reason);
         }
-        self.go_on_with(now, key);
     }
 
     /// Gives up the connection, if there is one.
     fn hang_up(&mut self, now: Instant, id: RegistrationId) {
+        self.deadlines.cancel(Timer::Protocol(MqttTimer::HandOver(id)));
         self.stop_publishing(id);
         let Some(connection) = self.state(id).and_then(State::connection) else { return };
         let farewell = self.farewell(id);
         self.leave_connection(id, connection);
         let Some(device) = self.devices.get_mut(&id) else { return };
         let key = device.key;
-        let session = self.clients.shared_mut(key);
-        let asked = session.and_then(|session| session.connecting.get(&connection).copied());
+        let shared = self.clients.shared(key);
+        let asked = shared.and_then(|shared| shared.unanswered.get(&connection).copied());
         match asked.map(|asked| asked + ANSWER_PATIENCE).filter(|until| *until > now) {
             Some(until) => self.orphan(id, connection, until),
             None => {
-                self.give_up_connect(now, key, connection);
+                self.give_up_request(now, key, connection);
                 match farewell {
                     Some(bytes) => {
                         self.actions.extend([Action::Send { connection, bytes }, Action::Close { connection }]);
@@ -569,27 +487,29 @@ impl Devices {
     /// publish it.
     fn farewell(&mut self, id: RegistrationId) -> Option<Vec<u8>> {
         let device = self.devices.get(&id)?;
-        let has_will = device.client.will.is_some() && matches!(device.state, State::Subscribing { .. });
+        let has_will =
+            device.client.will.is_some() && matches!(device.state, State::Connecting(Attempt::Subscribing { .. }));
         if !has_will || device.connected_before {
             return None;
         }
         // Another registration of the clientid needs the session.
         if self.clients.registrations(device.key).len() > 1 {
-            return codec::disconnect(device.version, session_expiry(&device.client), false).ok();
+            return codec::disconnect(device.protocol.version, session_expiry(&device.client), false).ok();
         }
-        let packet = self.clients.shared_mut(device.key).map_or(PacketId::FIRST, Session::next_packet);
+        let packet =
+            self.clients.shared_mut(device.key).map_or(PacketId::FIRST, |shared| shared.protocol.next_packet());
         Some(goodbye(device, packet, Leaving::ForGood))
     }
 
     /// It belongs to the device no more.
     fn leave_connection(&mut self, id: RegistrationId, connection: ConnectionId) {
-        if self.by_connection.remove(&connection).is_some()
+        if self.protocol.by_connection.remove(&connection).is_some()
             && let Some(device) = self.devices.get(&id)
-            && let Some(broker) = device.broker()
+            && let Some(broker) = device.target()
         {
-            self.brokers.remove_connection(broker);
-            if device.state.is_ready() {
-                self.brokers.remove_client(broker);
+            self.targets.remove_connection(broker);
+            if device.is_ready() {
+                self.targets.remove_client(broker);
             }
         }
     }
@@ -601,35 +521,6 @@ impl Devices {
         let connection = open.connection;
         self.actions.push_back(Action::Send { connection, bytes });
     }
-
-    /// Nothing is heard of a device that was disconnected.
-    fn tell(&mut self, device: RegistrationId, event: BrokerEvent) {
-        if self.devices.get(&device).is_some_and(|device| device.leaving.is_none()) {
-            self.actions.push_back(Action::Emit(event));
-        }
-    }
-
-    fn state(&self, device: RegistrationId) -> Option<&State> {
-        self.devices.get(&device).map(|device| &device.state)
-    }
-
-    fn dropped(&self, class: UplinkClass) {
-        match class {
-            UplinkClass::Report => {
-                self.counters().dropped_reports.inc();
-            }
-            UplinkClass::Answer => {
-                self.counters().dropped_answers.inc();
-            }
-            UplinkClass::Notification => {
-                self.counters().dropped_notifications.inc();
-            }
-        }
-    }
-
-    fn counters(&self) -> &UpstreamMetrics {
-        &self.metrics
-    }
 }
 
 /// How long the broker keeps the session after the connection.
@@ -638,9 +529,9 @@ fn session_expiry(client: &ClientInfo) -> Duration {
 }
 
 /// The last packets of a connection.
-fn goodbye(device: &Device, packet: PacketId, leaving: Leaving) -> Vec<u8> {
+fn goodbye(device: &Device<Mqtt>, packet: PacketId, leaving: Leaving) -> Vec<u8> {
     let client = &device.client;
-    let said = match (leaving, device.version) {
+    let said = match (leaving, device.protocol.version) {
         (Leaving::ForGood, Version::V5) => codec::disconnect(Version::V5, Duration::ZERO, false),
         // Nothing ends a session of 3.1.1 but another connection: it stays, and nothing waits in it.
         (Leaving::ForGood, Version::V311) => codec::unsubscribe_v311(packet, &client.command_filter)

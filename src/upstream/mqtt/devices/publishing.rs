@@ -8,7 +8,7 @@ use crate::upstream::client::clients::ClientKey;
 use crate::upstream::client::queue::{Queued, Serial};
 use crate::upstream::mqtt::codec::{self, PacketId, Sending};
 use crate::upstream::mqtt::reason::{Publishing, Reason};
-use lwm2m_core::gateway::broker::{BrokerEvent, Publication, RegistrationId};
+use lwm2m_core::gateway::broker::{Publication, RegistrationId};
 
 use super::device::InFlight;
 use super::{ANSWER_TIMEOUT, Devices, State, Timer};
@@ -25,26 +25,6 @@ enum Next {
 }
 
 impl Devices {
-    pub(super) fn publish(&mut self, now: Instant, id: RegistrationId, publication: Publication) {
-        // A device that the broker closed, of which the core has still to hear, or one that was disconnected.
-        let Some(device) = self.devices.get(&id).filter(|device| device.leaving.is_none()) else {
-            return self.dropped(publication.class);
-        };
-        let key = device.key;
-        self.is_active(now, id);
-        if let Some(class) = self.queues.push(key, Queued { device: id, publication }) {
-            self.dropped(class);
-        }
-        self.publish_next(now, key);
-    }
-
-    fn is_active(&mut self, now: Instant, id: RegistrationId) {
-        if let Some(device) = self.devices.get_mut(&id) {
-            device.active = Some(now);
-            self.turns.active(id, now);
-        }
-    }
-
     /// Publishes what is first in the queue, as much of it as the windows allow, if a device of the clientid is ready.
     pub(super) fn publish_next(&mut self, now: Instant, key: ClientKey) {
         let Some(id) = self.ready_device(key) else { return };
@@ -63,15 +43,15 @@ impl Devices {
     /// The registration of the clientid that can publish. While a newer one is on its way to the broker nobody can: what is
     /// sent on a connection just before the broker ends it may be lost, and of QoS 0 nobody would know.
     fn ready_device(&self, key: ClientKey) -> Option<RegistrationId> {
-        if !self.clients.shared(key)?.connecting.is_empty() {
+        if !self.clients.shared(key)?.unanswered.is_empty() {
             return None;
         }
         let newest_first = self.clients.registrations(key).iter().rev();
         for id in newest_first {
             match self.state(*id)? {
-                State::Ready { .. } => return Some(*id),
+                State::Ready(_) => return Some(*id),
                 State::Held | State::WaitingToReconnect(_) => {}
-                State::Dialing { .. } | State::Connecting { .. } | State::Subscribing { .. } => return None,
+                State::Connecting(_) => return None,
             }
         }
         None
@@ -80,7 +60,8 @@ impl Devices {
     pub(super) fn acknowledged(&mut self, now: Instant, id: RegistrationId, packet: PacketId, reason: Reason) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let key = device.key;
-        let session = self.clients.shared_mut(key).filter(|session| session.publisher == Some(id));
+        let session = self.clients.shared_mut(key).map(|shared| &mut shared.protocol);
+        let session = session.filter(|session| session.publisher == Some(id));
         let acknowledged = |in_flight: &InFlight| in_flight.packet == packet && in_flight.sent.is_some();
         let Some((session, at)) = session.and_then(|session| {
             let at = session.in_flight.iter().position(acknowledged)?;
@@ -96,10 +77,13 @@ impl Devices {
             open.progress = now;
         }
         match (self.queues.finish(key, serial), reason.publishing()) {
-            (Some(queued), Publishing::Done) => self.published(&queued),
-            (Some(Queued { device, publication: Publication { topic, .. } }), Publishing::Refused) => {
+            (Some(queued), Publishing::Done) => {
+                self.counters().publishes_ok.inc();
+                self.publication_done(&queued);
+            }
+            (Some(queued), Publishing::Refused) => {
                 self.counters().publishes_refused.inc();
-                self.tell(device, BrokerEvent::PublishRefused { device, topic });
+                self.publication_refused(queued);
             }
             (Some(Queued { publication: Publication { class, .. }, .. }), Publishing::Rejected) => {
                 debug!(device = id.0, %reason, "the broker rejects a publication");
@@ -115,37 +99,26 @@ impl Devices {
     /// because a newer registration takes its place.
     pub(super) fn blame_publication(&mut self, id: RegistrationId) {
         let Some(key) = self.devices.get(&id).map(|device| device.key) else { return };
-        let talks = self.clients.shared(key).is_some_and(|session| session.publisher == Some(id));
+        let talks = self.clients.shared(key).is_some_and(|shared| shared.protocol.publisher == Some(id));
         if !talks || self.clients.is_superseded(key, id) {
             return;
         }
         let Some(Queued { publication, .. }) = self.queues.count_failed_attempt(key) else { return };
         debug!(device = id.0, topic = publication.topic, "a publication is given up: it never survives its connection");
         self.dropped(publication.class);
-        if let Some(session) = self.clients.shared_mut(key) {
+        if let Some(session) = self.clients.shared_mut(key).map(|shared| &mut shared.protocol) {
             session.in_flight.drain(..1.min(session.in_flight.len()));
-        }
-    }
-
-    /// No registration of the clientid is left.
-    pub(super) fn clear_queue(&mut self, key: ClientKey) {
-        if let Some(session) = self.clients.shared_mut(key) {
-            session.in_flight.clear();
-            session.publisher = None;
-        }
-        for class in self.queues.clear(key) {
-            self.dropped(class);
         }
     }
 
     fn next_to_publish(&mut self, now: Instant, key: ClientKey, id: RegistrationId) -> Option<Next> {
         let device = self.devices.get_mut(&id)?;
-        let State::Ready { open } = &device.state else { return None };
+        let State::Ready(open) = &device.state else { return None };
         if open.unwritten >= HIGH_WATER {
             return None;
         }
-        let (max_qos, window) = (open.limits.max_qos, self.window.min(open.limits.receive_maximum.into()));
-        let session = self.clients.shared_mut(key)?;
+        let (max_qos, window) = (open.limits.max_qos, self.protocol.window.min(open.limits.receive_maximum.into()));
+        let session = &mut self.clients.shared_mut(key)?.protocol;
         let (serial, publication) = self.queues.begin(key, window)?;
         if let Some(again) = session.in_flight.iter_mut().find(|in_flight| in_flight.serial == serial) {
             again.sent = Some(now);
@@ -174,7 +147,7 @@ impl Devices {
         let key = device.key;
         let Some(publication) = self.queues.publication(key, serial) else { return };
         let sending = Sending { client: &device.client, packet, again, retain: publication.retain && limits.retain };
-        let said = codec::publish(device.version, publication, sending);
+        let said = codec::publish(device.protocol.version, publication, sending);
         let too_large = said.as_ref().is_ok_and(|bytes| bytes.len() > limits.max_packet_size);
         match said {
             Ok(bytes) if !too_large => {
@@ -182,7 +155,8 @@ impl Devices {
                 if packet.is_none()
                     && let Some(queued) = self.queues.finish(key, serial)
                 {
-                    self.published(&queued);
+                    self.counters().publishes_ok.inc();
+                    self.publication_done(&queued);
                 }
                 self.expect_answer(now, id);
             }
@@ -199,18 +173,11 @@ impl Devices {
         }
     }
 
-    fn published(&mut self, Queued { device, publication }: &Queued) {
-        self.counters().publishes_ok.inc();
-        if let Some(ticket) = publication.ticket {
-            self.tell(*device, BrokerEvent::Published { device: *device, ticket });
-        }
-    }
-
     fn unsendable(&mut self, id: RegistrationId, serial: Serial, why: &str) {
         debug!(device = id.0, why, "a publication is given up");
         self.counters().publishes_failed.inc();
         let Some(key) = self.devices.get(&id).map(|device| device.key) else { return };
-        if let Some(session) = self.clients.shared_mut(key) {
+        if let Some(session) = self.clients.shared_mut(key).map(|shared| &mut shared.protocol) {
             session.in_flight.retain(|in_flight| in_flight.serial != serial);
         }
         if let Some(Queued { publication, .. }) = self.queues.finish(key, serial) {

@@ -7,6 +7,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::upstream::mqtt::codec::{ConnAck, Limits};
 use crate::upstream::races::{Broker, Weather, command, race};
+use lwm2m_core::gateway::broker::BrokerCommand;
 
 use super::test_values::settings;
 use super::tests::{Said, id, said};

@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::upstream::mqtt::codec::{ConnAck, Limits};
-use lwm2m_core::gateway::broker::{MessageProperties, Publication};
+use lwm2m_core::gateway::broker::{BrokerCommand, MessageProperties, Publication, UplinkClass};
 
 use super::test_values::{client, settings};
 use super::tests::{Said, id, said};
@@ -227,7 +227,7 @@ impl World {
         while let Some(action) = self.devices.poll_action() {
             match action {
                 Action::Dial { connection, .. } => {
-                    let device = self.devices.by_connection[&connection].0;
+                    let device = self.devices.protocol.by_connection[&connection].0;
                     self.owner.insert(connection, device);
                     self.dialing.push(connection);
                 }

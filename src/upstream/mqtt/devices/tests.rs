@@ -6,15 +6,15 @@ mod superseding;
 use rand::SeedableRng;
 
 use crate::upstream::mqtt::codec::{ConnAck, Limits, PacketId};
-use lwm2m_core::gateway::broker::{ConnectError, MessageProperties, Publication, Ticket};
+use lwm2m_core::gateway::broker::{BrokerCommand, ConnectError, MessageProperties, Publication, Ticket, UplinkClass};
 
 use super::test_values::{client, publication, settings};
 use super::*;
 
 const ONE: RegistrationId = RegistrationId(1);
 const TWO: RegistrationId = RegistrationId(2);
-const A: Target = Target::Configured(TargetId(0));
-const B: Target = Target::Configured(TargetId(1));
+const A: Destination = Destination::Configured(TargetId(0));
+const B: Destination = Destination::Configured(TargetId(1));
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -126,7 +126,7 @@ impl Scene {
     }
 
     /// Plays a broker to which everything succeeds, from the dial to the answer to SUBSCRIBE.
-    fn attempt(&mut self, target: &Target, session_present: bool) -> ConnectionId {
+    fn attempt(&mut self, target: &Destination, session_present: bool) -> ConnectionId {
         let connection = self.expect_dial(target);
         self.open(connection);
         self.hear(connection, accepted(session_present));
@@ -203,10 +203,12 @@ impl Scene {
     }
 
     #[track_caller]
-    fn expect_dial(&mut self, wanted: &Target) -> ConnectionId {
+    fn expect_dial(&mut self, wanted: &Destination) -> ConnectionId {
         let actions = self.actions();
-        let [Action::Dial { connection, target, .. }] = actions.as_slice() else { panic!("no dial, but {actions:?}") };
-        assert_eq!(target, wanted);
+        let [Action::Dial { connection, destination, .. }] = actions.as_slice() else {
+            panic!("no dial, but {actions:?}")
+        };
+        assert_eq!(destination, wanted);
         *connection
     }
 
@@ -401,7 +403,7 @@ fn a_device_follows_the_server_that_is_named_and_not_for_ever() {
         let connection = scene.expect_dial(&target);
         scene.open(connection);
         scene.hear(connection, connack(Reason(0x9c), false, Some("other:1885")));
-        target = Target::Referred("other:1885".to_owned());
+        target = Destination::Referred("other:1885".to_owned());
         let mut actions = scene.actions();
         assert_eq!(actions.remove(0), Action::HangUp { connection });
         scene.devices.actions.extend(actions);
@@ -419,7 +421,7 @@ fn a_device_that_is_sent_away_connects_to_the_named_server_and_back_when_that_fa
     scene.disconnect_by_broker(connection, 0x9d, Some("other:1885"));
     scene.expect(&[Action::HangUp { connection }]);
     scene.advance_to_deadline();
-    let referred = scene.expect_dial(&Target::Referred("other:1885".to_owned()));
+    let referred = scene.expect_dial(&Destination::Referred("other:1885".to_owned()));
     scene.devices.ended(scene.now, referred, "refused");
     scene.expect(&[Action::HangUp { connection: referred }]);
     scene.advance_to_deadline();
@@ -434,10 +436,10 @@ fn a_first_connect_tries_each_address_once() {
     let first = scene.expect_dial(&A);
     scene.devices.ended(scene.now, first, "refused");
     let actions = scene.actions();
-    let [Action::HangUp { .. }, Action::Dial { connection, target, .. }] = actions.as_slice() else {
+    let [Action::HangUp { .. }, Action::Dial { connection, destination, .. }] = actions.as_slice() else {
         panic!("{actions:?}")
     };
-    assert_eq!(*target, B);
+    assert_eq!(*destination, B);
     let second = *connection;
     scene.devices.ended(scene.now, second, "refused");
     assert!(matches!(scene.expect_failed(ONE, second), ConnectError::Unavailable(_)));

@@ -7,13 +7,13 @@ const A: TargetId = TargetId(0);
 
 impl Scene {
     /// So many devices, `1..=count`, are clients.
-    fn with_clients(count: u64) -> (Self, Vec<AnchorId>) {
+    fn with_clients(count: u64) -> (Self, Vec<ConnectionId>) {
         let mut scene = Self::new();
         let anchors = (1..=count).map(|id| scene.connect(RegistrationId(id), &format!("c{id}"))).collect();
         (scene, anchors)
     }
 
-    fn lose(&mut self, anchors: &[AnchorId]) {
+    fn lose(&mut self, anchors: &[ConnectionId]) {
         for anchor in anchors {
             self.devices.anchor_ended(self.now, *anchor);
         }
@@ -27,7 +27,7 @@ impl Scene {
         self.refuse_attempt(device, anchor, &token, refused_call);
     }
 
-    fn refuse_attempt(&mut self, device: RegistrationId, anchor: AnchorId, token: &Token, refused_call: &str) {
+    fn refuse_attempt(&mut self, device: RegistrationId, anchor: ConnectionId, token: &Token, refused_call: &str) {
         self.devices.dialed(self.now, anchor, Ok(()));
         self.socket_says(&format!("again{}", anchor.0), &token.line());
         self.expect_authenticate(device, anchor, &format!("again{}", anchor.0));
@@ -128,14 +128,14 @@ fn a_probe_that_succeeds_connects_the_device_that_was_active_last_at_once_and_th
     // One of them finds out, and the first probe after it succeeds, when most are in their back-off.
     let dials = scene.dials(Duration::from_millis(1_300), &[A]);
     assert_eq!(of_devices(&dials).len(), 1, "{dials:?}");
-    let back_off = |device: &&Device| matches!(device.state, State::WaitingToReconnect(device::Wait::BackOff));
+    let back_off = |device: &&Device<ExProto>| matches!(device.state, State::WaitingToReconnect(Wait::BackOff));
     assert!(scene.devices.devices.values().filter(back_off).count() > 5);
     scene.recover(A);
 
     let actions = scene.actions();
     let [Action::Dial { anchor, token, .. }] = actions.as_slice() else { panic!("{actions:?}") };
     let begun = scene.now;
-    let mut order = vec![scene.devices.by_anchor[anchor]];
+    let mut order = vec![scene.devices.protocol.by_anchor[anchor]];
     scene.come_back(*anchor, token, RegistrationId(1), "again1");
     scene.actions();
     assert_eq!(scene.devices.returning.awaited(), 19);
@@ -258,7 +258,7 @@ fn a_client_that_is_refused_with_everybody_stays_registered_and_comes_back_when_
         let pending: Vec<_> = scene.actions();
         for action in pending {
             let Action::Dial { anchor, token, .. } = action else { panic!("{action:?}") };
-            let Owner::Device(device) = scene.devices.by_anchor[&anchor] else { panic!("a probe") };
+            let Owner::Device(device) = scene.devices.protocol.by_anchor[&anchor] else { panic!("a probe") };
             scene.come_back(anchor, &token, device, &format!("back{}", device.0));
             scene.actions();
             back += 1;

@@ -19,7 +19,7 @@ impl Scene {
     }
 
     /// Devices `1..=count`, each with the conn `c` and its number, in turn at A and at B.
-    fn with_devices(count: u64) -> (Self, Vec<AnchorId>) {
+    fn with_devices(count: u64) -> (Self, Vec<ConnectionId>) {
         let mut scene = Self::with_two_nodes();
         let anchors: Vec<_> = (1..=count).map(|id| scene.connect(RegistrationId(id), &format!("c{id}"))).collect();
         let nodes: Vec<_> = anchors.iter().map(|anchor| scene.dialed[anchor]).collect();
@@ -44,14 +44,14 @@ impl Scene {
         &mut self,
         time: Duration,
         refuses: &[TargetId],
-    ) -> Vec<(Duration, Owner, TargetId, AnchorId, Token)> {
+    ) -> Vec<(Duration, Owner, TargetId, ConnectionId, Token)> {
         let (start, mut dials) = (self.now, Vec::new());
         while let Some(at) = self.devices.next_deadline().filter(|at| *at <= start + time) {
             self.now = at;
             self.devices.handle_timeout(at);
             for action in self.actions() {
                 let Action::Dial { anchor, node, token } = action else { continue };
-                dials.push((at - start, self.devices.by_anchor[&anchor], node, anchor, token));
+                dials.push((at - start, self.devices.protocol.by_anchor[&anchor], node, anchor, token));
                 if refuses.contains(&node) {
                     self.devices.dialed(at, anchor, not_reached());
                     self.expect(&[hang_up(anchor)]);
@@ -63,7 +63,7 @@ impl Scene {
     }
 
     /// The node has a probe under way by now, after at most a second: gives it.
-    pub(super) fn probe_of(&mut self, node: TargetId) -> (AnchorId, Token) {
+    pub(super) fn probe_of(&mut self, node: TargetId) -> (ConnectionId, Token) {
         let dials = self.dials(seconds(1), &[]);
         let probe = dials.into_iter().find(|(_, owner, ..)| *owner == Owner::Probe(node));
         let (_, _, to, anchor, token) = probe.expect("a probe");
@@ -72,7 +72,7 @@ impl Scene {
     }
 
     /// Answers a probe all the way.
-    pub(super) fn serve_probe(&mut self, node: TargetId, anchor: AnchorId, token: &Token) {
+    pub(super) fn serve_probe(&mut self, node: TargetId, anchor: ConnectionId, token: &Token) {
         self.devices.dialed(self.now, anchor, Ok(()));
         self.socket_says("probe", &token.line());
         let call = Call::Ping { conn: "probe".to_owned() };
@@ -89,7 +89,7 @@ impl Scene {
 
     /// The device has become a client again, there.
     #[track_caller]
-    pub(super) fn come_back(&mut self, anchor: AnchorId, token: &Token, device: RegistrationId, conn: &str) {
+    pub(super) fn come_back(&mut self, anchor: ConnectionId, token: &Token, device: RegistrationId, conn: &str) {
         self.devices.dialed(self.now, anchor, Ok(()));
         self.socket_says(conn, &token.line());
         self.expect_authenticate(device, anchor, conn);
@@ -99,7 +99,9 @@ impl Scene {
     }
 }
 
-pub(super) fn of_devices(dials: &[(Duration, Owner, TargetId, AnchorId, Token)]) -> Vec<(RegistrationId, TargetId)> {
+pub(super) fn of_devices(
+    dials: &[(Duration, Owner, TargetId, ConnectionId, Token)],
+) -> Vec<(RegistrationId, TargetId)> {
     let device = |owner: &Owner| match owner {
         Owner::Device(device) => Some(*device),
         Owner::Probe(_) => None,
@@ -278,7 +280,7 @@ fn the_silent_clients_of_a_node_whose_adapter_is_away_are_taken_to_the_other_one
         scene.answer(probe, unreachable());
         let mut hung_up = scene.actions();
         hung_up.sort_by_key(|action| format!("{action:?}"));
-        let clients: &[AnchorId] = if number == 0 { &[] } else { &[anchors[2], anchors[4]] };
+        let clients: &[ConnectionId] = if number == 0 { &[] } else { &[anchors[2], anchors[4]] };
         assert_eq!(hung_up, clients.iter().chain([&probe]).map(|anchor| hang_up(*anchor)).collect::<Vec<_>>());
     }
     let moved = of_devices(&scene.dials(seconds(3), &[A]));
@@ -322,7 +324,7 @@ fn a_hanging_adapter_is_left_after_three_calls_in_a_row_without_an_answer() {
     assert!(!left.contains(&hang_up(anchors[6])));
     scene.advance(seconds(1));
     assert!(scene.actions().contains(&hang_up(anchors[6])));
-    let device = |anchor| matches!(scene.devices.by_anchor.get(anchor), Some(Owner::Device(_)));
+    let device = |anchor| matches!(scene.devices.protocol.by_anchor.get(anchor), Some(Owner::Device(_)));
     let moving = scene.dialed.iter().filter(|(anchor, _)| device(*anchor) && !anchors.contains(anchor));
     assert_eq!(moving.map(|(_, node)| *node).collect::<Vec<_>>(), [B, B, B]);
 }

@@ -9,7 +9,7 @@ fn devices_of_before_are_connected_again_at_the_limited_rate() {
     for device in 1..=3 {
         let anchor = scene.attempt(RegistrationId(device), &format!("c{device}"));
         scene.expect(&[Action::Emit(BrokerEvent::Connected { device: RegistrationId(device) })]);
-        assert_eq!(scene.devices.by_anchor.get(&anchor), Some(&Owner::Device(RegistrationId(device))));
+        assert_eq!(scene.devices.protocol.by_anchor.get(&anchor), Some(&Owner::Device(RegistrationId(device))));
         if device < 3 {
             assert_eq!(scene.advance_to_deadline(), Duration::from_millis(100), "ten in a second");
         }

@@ -16,7 +16,7 @@ impl Scene {
     }
 
     /// Takes a device up to the call of Authenticate, which has no answer.
-    fn begin(&mut self, device: RegistrationId, conn: &str) -> AnchorId {
+    fn begin(&mut self, device: RegistrationId, conn: &str) -> ConnectionId {
         let (anchor, token) = self.expect_dial();
         self.devices.dialed(self.now, anchor, Ok(()));
         self.socket_says(conn, &token.line());
@@ -25,7 +25,7 @@ impl Scene {
     }
 
     /// Of the device that has begun.
-    fn accept(&mut self, device: RegistrationId, anchor: AnchorId, conn: &str) {
+    fn accept(&mut self, device: RegistrationId, anchor: ConnectionId, conn: &str) {
         self.answer(anchor, Outcome::Done);
         self.expect_subscribe(device, anchor, conn);
         self.answer(anchor, Outcome::Done);
@@ -283,7 +283,7 @@ fn a_device_that_left_and_registers_again_while_the_broker_is_away_loses_no_last
         &[
             connected(TWO),
             Action::Call {
-                anchor: AnchorId(1),
+                anchor: ConnectionId(1),
                 node: TargetId(0),
                 call: Call::Publish { conn: "c2".to_owned(), publication: publication("answer", UplinkClass::Answer) },
             },

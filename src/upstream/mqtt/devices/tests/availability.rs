@@ -187,7 +187,7 @@ fn a_probe_that_succeeds_connects_the_device_that_was_active_last_at_once_and_th
     scene.devices.ended(scene.now, found_out, "refused");
     scene.advance(Duration::from_millis(100));
     scene.actions();
-    let back_off = |device: &&Device| matches!(device.state, State::WaitingToReconnect(Wait::BackOff));
+    let back_off = |device: &&Device<Mqtt>| matches!(device.state, State::WaitingToReconnect(Wait::BackOff));
     assert!(scene.devices.devices.values().filter(back_off).count() > 5);
     scene.probed(accepts());
 
@@ -196,7 +196,7 @@ fn a_probe_that_succeeds_connects_the_device_that_was_active_last_at_once_and_th
     let mut due = dialed(&scene.actions());
     loop {
         let [connection] = due.as_slice() else { panic!("not ten in a second: {due:?}") };
-        order.push(scene.devices.by_connection[connection].0);
+        order.push(scene.devices.protocol.by_connection[connection].0);
         let after = scene.come_back(*connection);
         assert!(matches!(after.as_slice(), [Action::Emit(BrokerEvent::Reconnected { .. })]), "{after:?}");
         if scene.devices.returning.awaited() == 0 {

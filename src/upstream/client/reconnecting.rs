@@ -1,71 +1,61 @@
 //! From the loss of a connection, or a restart of this program, to the next attempt: a back-off after a loss, then a turn
-//! among the many that come back, where the devices that were active last come first. While no node of the broker is up
-//! the devices are parked. When a probe of a node succeeds that was down, all devices that wait have their turn, also those
-//! whose back-off is not over.
+//! among all devices that are connected again, where the devices that were active last come first. While no target is up the
+//! devices are parked. When a target recovers, all devices that wait have their turn, also those whose back-off is not over.
 
 use std::time::Instant;
 
 use tracing::debug;
 
-use crate::upstream::client::pace::back_off;
 use lwm2m_core::gateway::broker::{ClientInfo, RegistrationId};
 
-use super::device::{Device, State, Wait};
-use super::{Devices, Timer};
+use super::device::{Destination, Device, State, Wait};
+use super::pace::back_off;
+use super::{Devices, Protocol, Timer};
 
-impl Devices {
-    /// The connection is gone, and it was not the broker's will as far as we know.
-    pub(super) fn lost(&mut self, now: Instant, id: RegistrationId, why: &str) {
+impl<P: Protocol> Devices<P> {
+    /// The connection is gone, and the broker did not mean to end it as far as is known.
+    pub(in crate::upstream) fn lost(&mut self, now: Instant, id: RegistrationId, why: &str) {
         self.counters().connections_lost.inc();
-        self.blame_publication(id);
-        self.abandon_call(now, id);
+        P::connection_lost(self, now, id);
         self.gave_up(now, id, why);
     }
 
-    /// The connection went with an earlier process: this one makes it again, as one among many.
+    /// Connects a device again, as one among many, whose connection ended with an earlier process.
     pub(super) fn resume(&mut self, now: Instant, id: RegistrationId, client: ClientInfo) {
         let key = self.clients.add(&client.clientid, id);
         self.devices.insert(id, Device::resumed(client, key));
         self.returning.add(now, id);
         self.supersede_older(now, key, id);
-        if self.nodes.any_up() { self.take_turn(now, id) } else { self.park(id) }
+        if self.targets.any_up() { self.take_turn(now, id) } else { self.park(id) }
     }
 
     pub(super) fn back_off(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get(&id) else { return };
         if self.clients.is_superseded(device.key, id) {
             debug!(device = id.0, "a newer registration has its clientid");
-            return if device.leaving { self.remove(now, id) } else { self.rest(now, id) };
+            return self.rest_or_leave(now, id);
         }
-        self.hang_up(now, id);
+        P::hang_up(self, now, id);
         let Some(device) = self.devices.get_mut(&id) else { return };
         let wait = back_off(device.failures, &mut self.rng);
-        device.failures += 1;
+        device.failures = device.failures.saturating_add(1);
         device.state = State::WaitingToReconnect(Wait::BackOff);
         self.deadlines.set(Timer::Device(id), now + wait);
     }
 
     pub(super) fn waited(&mut self, now: Instant, id: RegistrationId, wait: Wait) {
-        if !self.nodes.any_up() && wait != Wait::Superseded {
-            return self.park(id);
-        }
         match wait {
-            Wait::BackOff => self.take_turn(now, id),
+            Wait::BackOff if self.has_destination(id) => self.take_turn(now, id),
+            Wait::BackOff => self.park(id),
             // None of these has a time of its own.
             Wait::Turn | Wait::Parked | Wait::Superseded => {}
         }
     }
 
-    /// The node cannot serve the device, and another one can.
-    pub(super) fn leave(&mut self, now: Instant, id: RegistrationId) {
-        self.counters().connections_lost.inc();
-        self.abandon_call(now, id);
-        self.gave_up(now, id, "its node of EMQX does not serve");
-    }
-
-    /// A node that was down serves again.
-    pub(super) fn recovered(&mut self, now: Instant) {
-        let away = |device: &Device| device.connected_before && !device.leaving && !device.state.is_ready();
+    /// A target that was down serves again.
+    pub(in crate::upstream) fn recovered(&mut self, now: Instant) {
+        self.counters().nodes_recovered.inc();
+        let away = |device: &Device<P>| device.connected_before && device.leaving.is_none() && !device.is_ready();
         let away = self.devices.iter().filter(|(_, device)| away(device)).map(|(id, _)| *id);
         self.returning.begin(now, away);
         self.connect_waiting(now);
@@ -73,15 +63,9 @@ impl Devices {
 
     /// Gives a turn to every device that waits, whatever for.
     pub(super) fn connect_waiting(&mut self, now: Instant) {
-        let waits = |device: &Device| match &device.state {
+        let waits = |device: &Device<P>| match &device.state {
             State::WaitingToReconnect(Wait::BackOff | Wait::Turn | Wait::Parked) => true,
-            State::WaitingToReconnect(Wait::Superseded)
-            | State::Held
-            | State::Dialing { .. }
-            | State::Announced { .. }
-            | State::Authenticating { .. }
-            | State::Subscribing { .. }
-            | State::Ready { .. } => false,
+            State::WaitingToReconnect(Wait::Superseded) | State::Held | State::Connecting(_) | State::Ready(_) => false,
         };
         let waiting: Vec<_> = self.devices.iter().filter(|(_, device)| waits(device)).map(|(id, _)| *id).collect();
         waiting.into_iter().for_each(|id| self.queue_for_turn(id));
@@ -97,6 +81,28 @@ impl Devices {
             Some(at) => self.deadlines.set(Timer::Turn, at),
             None => self.deadlines.cancel(Timer::Turn),
         }
+    }
+
+    pub(in crate::upstream) fn wait_for(&mut self, id: RegistrationId, wait: Wait) {
+        if let Some(device) = self.devices.get_mut(&id) {
+            device.state = State::WaitingToReconnect(wait);
+        }
+    }
+
+    pub(in crate::upstream) fn dial_again(&mut self, now: Instant, id: RegistrationId) {
+        let Some(device) = self.devices.get(&id) else { return };
+        if let Some(until) = self.unanswered_until(now, device.key) {
+            self.wait_for(id, Wait::BackOff);
+            return self.deadlines.set(Timer::Device(id), until);
+        }
+        let Some(destination) = self.next_destination(now, id) else { return self.park(id) };
+        self.deadlines.set(Timer::Device(id), now + self.connect_timeout);
+        self.dial(id, destination);
+    }
+
+    fn has_destination(&self, id: RegistrationId) -> bool {
+        let is_referred = |device: &Device<P>| matches!(device.destination, Some(Destination::Referred(_)));
+        self.devices.get(&id).is_some_and(is_referred) || self.targets.any_up()
     }
 
     fn take_turn(&mut self, now: Instant, id: RegistrationId) {
@@ -116,23 +122,6 @@ impl Devices {
         self.deadlines.cancel(Timer::Device(id));
         self.wait_for(id, Wait::Parked);
         self.parked.insert(id);
-    }
-
-    fn wait_for(&mut self, id: RegistrationId, wait: Wait) {
-        if let Some(device) = self.devices.get_mut(&id) {
-            device.state = State::WaitingToReconnect(wait);
-        }
-    }
-
-    fn dial_again(&mut self, now: Instant, id: RegistrationId) {
-        let Some(device) = self.devices.get(&id) else { return };
-        let (key, node, elsewhere) = (device.key, device.node, device.elsewhere);
-        if let Some(until) = self.unanswered_until(now, key) {
-            self.wait_for(id, Wait::BackOff);
-            return self.deadlines.set(Timer::Device(id), until);
-        }
-        let Some(node) = self.nodes.choose(node, elsewhere) else { return self.park(id) };
-        self.deadlines.set(Timer::Device(id), now + self.connect_timeout);
-        self.dial(id, node);
+        P::parked(self);
     }
 }

@@ -1,0 +1,162 @@
+//! The record of one device as a client of the broker, and what all registrations of one clientid share.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use lwm2m_core::gateway::broker::{ClientInfo, CloseReason, RegistrationId};
+
+use super::Protocol;
+use super::clients::ClientKey;
+use super::targets::TargetId;
+
+/// One connection attempt of one device, or one probe. Never used again in the life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+pub struct Device<P: Protocol> {
+    pub client: ClientInfo,
+    pub key: ClientKey,
+    pub state: State<P>,
+    /// Where the device is, or where it was last.
+    pub destination: Option<Destination>,
+    /// The last target did not serve the device: the next attempt goes to another one.
+    pub elsewhere: bool,
+    /// The core knows the device as connected: from now on it is the link that connects it again.
+    pub connected_before: bool,
+    /// The device was connected before this process began; the core waits to hear that it is again.
+    pub resumed: bool,
+    /// Attempts in a row that failed.
+    pub failures: u32,
+    /// When the broker refused the device for the first time since it was a client, without another fault since.
+    pub refused_since: Option<Instant>,
+    /// When the device last had something to publish, as far as this process knows.
+    pub active: Option<Instant>,
+    /// The core has disconnected the device, which still has something to publish.
+    pub leaving: Option<Leaving>,
+    /// The broker ended the connection on purpose while a newer registration was asked for.
+    pub ended: Option<CloseReason>,
+    /// Commands that other connections of the clientid received before this device was connected.
+    pub inherited: Vec<P::Message>,
+    pub protocol: P::DeviceRecord,
+}
+
+/// The states of a device, in the order in which it goes through them.
+pub enum State<P: Protocol> {
+    /// An older registration of the clientid still publishes what is queued before it leaves, or the broker may still
+    /// accept it.
+    Held,
+    /// From the dial to the answer to the subscription.
+    Connecting(P::Attempt),
+    /// The device is a client of the broker.
+    Ready(P::Connection),
+    WaitingToReconnect(Wait),
+}
+
+/// Says what a device waits for before the next attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    BackOff,
+    /// Its turn among all devices that are connected again.
+    Turn,
+    /// A target that is up.
+    Parked,
+    /// The end of a newer registration of the clientid.
+    Superseded,
+}
+
+/// Says how a device leaves that still has something to publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaving {
+    /// The session at the broker ends too.
+    ForGood,
+    /// The gateway shuts down: the broker keeps what comes for the device, where it keeps sessions.
+    ForNow,
+}
+
+/// Says where a connection goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    Configured(TargetId),
+    /// `host:port`, as a server named it.
+    Referred(String),
+}
+
+/// What all registrations of one clientid share.
+#[derive(Debug, Default)]
+pub struct Shared<Record> {
+    /// Requests to make the device a client (Authenticate, CONNECT) that have no answer yet, and when they were sent. The
+    /// broker may carry one out at any time, and then closes the connection that has the clientid.
+    pub unanswered: BTreeMap<ConnectionId, Instant>,
+    /// Until when a request that ended without an answer may still be carried out.
+    pub doubtful_until: Option<Instant>,
+    /// The connection on which the last such request was sent.
+    pub last_requested: Option<ConnectionId>,
+    pub protocol: Record,
+}
+
+impl<P: Protocol> Device<P> {
+    /// Creates the record of a device that the core knows as connected by an earlier process.
+    pub fn resumed(client: ClientInfo, key: ClientKey) -> Self {
+        let state = State::WaitingToReconnect(Wait::Turn);
+        Self { state, connected_before: true, resumed: true, ..Self::new(client, key) }
+    }
+
+    /// Creates the record of a device that has just registered.
+    pub fn registered(now: Instant, client: ClientInfo, key: ClientKey) -> Self {
+        Self { active: Some(now), ..Self::new(client, key) }
+    }
+
+    fn new(client: ClientInfo, key: ClientKey) -> Self {
+        Self {
+            client,
+            key,
+            state: State::Held,
+            destination: None,
+            elsewhere: false,
+            connected_before: false,
+            resumed: false,
+            failures: 0,
+            refused_since: None,
+            active: None,
+            leaving: None,
+            ended: None,
+            inherited: Vec::new(),
+            protocol: P::DeviceRecord::default(),
+        }
+    }
+
+    /// Returns the configured target where the device is, or was last.
+    pub fn target(&self) -> Option<TargetId> {
+        match self.destination {
+            Some(Destination::Configured(target)) => Some(target),
+            Some(Destination::Referred(_)) | None => None,
+        }
+    }
+
+    /// Returns to the configured targets: the server that another one named does not serve.
+    pub fn forget_referral(&mut self) {
+        if let Some(Destination::Referred(_)) = self.destination {
+            self.destination = None;
+        }
+    }
+
+    pub fn is_ready(&self) -> bool {
+        matches!(self.state, State::Ready(_))
+    }
+}
+
+impl<P: Protocol> super::Devices<P> {
+    pub(in crate::upstream) fn state(&self, device: RegistrationId) -> Option<&State<P>> {
+        self.devices.get(&device).map(|device| &device.state)
+    }
+
+    pub(in crate::upstream) fn is_ready(&self, device: RegistrationId) -> bool {
+        self.devices.get(&device).is_some_and(Device::is_ready)
+    }
+
+    /// Returns what the registrations of the device's clientid share.
+    pub(in crate::upstream) fn shared_mut(&mut self, device: RegistrationId) -> Option<&mut Shared<P::SharedRecord>> {
+        let key = self.devices.get(&device)?.key;
+        self.clients.shared_mut(key)
+    }
+}

@@ -1,0 +1,62 @@
+//! What a clientid publishes: how publications enter its queue, and what the broker's answer means for them.
+
+use std::time::Instant;
+
+use lwm2m_core::gateway::broker::{BrokerEvent, Publication, RegistrationId, UplinkClass};
+
+use super::clients::ClientKey;
+use super::queue::Queued;
+use super::{Devices, Protocol};
+
+impl<P: Protocol> Devices<P> {
+    pub(super) fn publish(&mut self, now: Instant, id: RegistrationId, publication: Publication) {
+        // A device that the broker closed, of which the core has still to hear, or one that was disconnected.
+        let Some(device) = self.devices.get_mut(&id).filter(|device| device.leaving.is_none()) else {
+            return self.dropped(publication.class);
+        };
+        device.active = Some(now);
+        let key = device.key;
+        self.turns.active(id, now);
+        if let Some(class) = self.queues.push(key, Queued { device: id, publication }) {
+            self.dropped(class);
+        }
+        P::publish_next(self, now, key);
+    }
+
+    /// The broker has taken the publication.
+    pub(in crate::upstream) fn publication_done(&mut self, Queued { device, publication }: &Queued) {
+        if let Some(ticket) = publication.ticket {
+            self.emit(*device, BrokerEvent::Published { device: *device, ticket });
+        }
+    }
+
+    /// The broker does not allow the publication.
+    pub(in crate::upstream) fn publication_refused(&mut self, Queued { device, publication }: Queued) {
+        self.emit(device, BrokerEvent::PublishRefused { device, topic: publication.topic });
+    }
+
+    /// Counts a publication that was given up.
+    pub(in crate::upstream) fn dropped(&self, class: UplinkClass) {
+        match class {
+            UplinkClass::Report => {
+                self.counters().dropped_reports.inc();
+            }
+            UplinkClass::Answer => {
+                self.counters().dropped_answers.inc();
+            }
+            UplinkClass::Notification => {
+                self.counters().dropped_notifications.inc();
+            }
+        }
+    }
+
+    /// Drops what is queued for a clientid of which no registration is left.
+    pub(super) fn clear_queue(&mut self, key: ClientKey) {
+        if let Some(shared) = self.clients.shared_mut(key) {
+            P::forget_in_flight(&mut shared.protocol);
+        }
+        for class in self.queues.clear(key) {
+            self.dropped(class);
+        }
+    }
+}

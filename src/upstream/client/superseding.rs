@@ -1,0 +1,180 @@
+//! A device that registers again: the newer registration takes the place of the older one at the broker.
+//!
+//! 1. The newer registration is asked for. From then on the older one makes no connection; the one that it has goes on.
+//! 2. The newer one waits while the broker may still accept a request of an older one: it would end the newer connection. It
+//!    also waits until a device that left has published what was queued.
+//! 3. The broker accepts the newer one and ends the connection of the older one.
+//! 4. The newer one publishes all that waits for the clientid.
+//! 5. If the newer one fails, the one before it connects again.
+
+use std::time::{Duration, Instant};
+
+use tracing::debug;
+
+use lwm2m_core::gateway::broker::{BrokerEvent, CloseReason, ConnectError, RegistrationId};
+
+use super::clients::ClientKey;
+use super::device::{ConnectionId, Device, State, Wait};
+use super::{Devices, EARLY_MESSAGES, Protocol, Timer};
+
+/// How long the broker may take to answer a request, before a newer registration of the clientid connects all the same. EMQX
+/// answers a call of ExProto within 5 s, be it with an error.
+pub const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the broker may take to carry out a request that was given up. EMQX gives up waiting for its authenticators after
+/// 5 s, and they may answer later all the same.
+const DOUBT: Duration = Duration::from_secs(30);
+
+impl<P: Protocol> Devices<P> {
+    /// Has the registrations before this one of the same clientid make no connection any more.
+    pub(super) fn supersede_older(&mut self, now: Instant, key: ClientKey, id: RegistrationId) {
+        for older in self.clients.older(key, id) {
+            self.give_way(now, older);
+        }
+    }
+
+    fn give_way(&mut self, now: Instant, id: RegistrationId) {
+        let Some(device) = self.devices.get(&id).filter(|device| !device.is_ready()) else { return };
+        debug!(device = id.0, clientid = device.client.clientid, "gives way to a newer registration of its clientid");
+        if !device.connected_before {
+            let error = ConnectError::Unavailable("a newer registration has its clientid".to_owned());
+            self.emit(id, BrokerEvent::ConnectFailed { device: id, error });
+            return self.remove(now, id);
+        }
+        self.rest_or_leave(now, id);
+    }
+
+    /// Takes the connection from the device, which makes none while there is a newer registration. A device that leaves is
+    /// removed.
+    pub(in crate::upstream) fn rest_or_leave(&mut self, now: Instant, id: RegistrationId) {
+        let Some(device) = self.devices.get(&id) else { return };
+        let key = device.key;
+        if device.leaving.is_some() {
+            return self.remove(now, id);
+        }
+        P::hang_up(self, now, id);
+        self.deadlines.cancel(Timer::Device(id));
+        self.parked.remove(&id);
+        self.turns.remove(id);
+        self.wait_for(id, Wait::Superseded);
+        P::publish_next(self, now, key);
+    }
+
+    /// Connects the newest registration of the clientid, if it waits for its first attempt and nothing holds it.
+    pub(super) fn advance(&mut self, now: Instant, key: ClientKey) {
+        let Some(id) = self.clients.newest(key) else { return };
+        if matches!(self.state(id), Some(State::Held)) && !self.is_held(now, key, id) {
+            self.first_attempt(now, id);
+        }
+    }
+
+    fn is_held(&mut self, now: Instant, key: ClientKey, id: RegistrationId) -> bool {
+        let drains = |device: &Device<P>| device.leaving.is_some() && device.is_ready();
+        let older = self.clients.older(key, id);
+        let draining = older.iter().any(|older| self.devices.get(older).is_some_and(drains));
+        let unanswered = self.unanswered_until(now, key);
+        if let Some(at) = unanswered {
+            self.deadlines.set(Timer::Held(id), at);
+        }
+        draining || unanswered.is_some()
+    }
+
+    /// Returns until when the broker may still carry out a request that it has not answered.
+    pub(super) fn unanswered_until(&self, now: Instant, key: ClientKey) -> Option<Instant> {
+        let begun = self.clients.shared(key)?.unanswered.values().max()?;
+        Some(*begun + ANSWER_PATIENCE).filter(|until| *until > now)
+    }
+
+    /// Ends the registrations before this one, which is ready: their connections are closed, or about to be. A registration
+    /// of the same endpoint stays until the core disconnects it.
+    pub(super) fn retire_older(&mut self, now: Instant, key: ClientKey, id: RegistrationId) {
+        for older in self.clients.older(key, id) {
+            let Some(device) = self.devices.get(&older) else { continue };
+            if device.leaving.is_none() && !self.is_same_endpoint(older, id) {
+                self.end(now, older, CloseReason::Discarded);
+            } else {
+                P::retire(self, now, older, id);
+            }
+        }
+    }
+
+    /// Returns whether a newer registration of the clientid is connected.
+    pub(in crate::upstream) fn is_replaced(&self, id: RegistrationId) -> bool {
+        let Some(device) = self.devices.get(&id) else { return false };
+        self.clients.newer(device.key, id).any(|newer| self.is_ready(newer))
+    }
+
+    /// Goes on with what waited, after a registration of the clientid was removed or the broker has answered.
+    pub(in crate::upstream) fn go_on_with(&mut self, now: Instant, key: ClientKey) {
+        let Some(newest) = self.clients.newest(key) else { return self.forget_client(key) };
+        match self.state(newest) {
+            Some(State::Held) => self.advance(now, key),
+            Some(State::WaitingToReconnect(Wait::Superseded)) => self.come_back(now, newest),
+            Some(_) | None => {}
+        }
+        P::publish_next(self, now, key);
+    }
+
+    /// Connects a registration again after all newer ones have failed.
+    fn come_back(&mut self, now: Instant, id: RegistrationId) {
+        match self.devices.get(&id).and_then(|device| device.ended) {
+            Some(reason) => self.end(now, id, reason),
+            None => self.back_off(now, id),
+        }
+    }
+
+    fn forget_client(&mut self, key: ClientKey) {
+        if self.clients.shared(key).is_none_or(|shared| shared.unanswered.is_empty()) {
+            self.clients.forget(key);
+        }
+    }
+
+    /// Notes that the broker is asked to make the device a client.
+    pub(in crate::upstream) fn requested(&mut self, now: Instant, key: ClientKey, connection: ConnectionId) {
+        if let Some(shared) = self.clients.shared_mut(key) {
+            shared.unanswered.insert(connection, now);
+            shared.last_requested = Some(connection);
+        }
+    }
+
+    /// Notes that a request ended without an answer, if it had none: the broker may carry it out all the same.
+    pub(in crate::upstream) fn give_up_request(&mut self, now: Instant, key: ClientKey, connection: ConnectionId) {
+        if let Some(shared) = self.clients.shared_mut(key)
+            && shared.unanswered.remove(&connection).is_some()
+        {
+            shared.doubtful_until = Some(now + DOUBT);
+        }
+    }
+
+    /// Returns whether the broker ended the connection of this device for another one of ours.
+    pub(in crate::upstream) fn discarded_by_us(&self, now: Instant, id: RegistrationId) -> bool {
+        let Some(device) = self.devices.get(&id) else { return false };
+        let own = P::requested_connection(device);
+        let Some((own, shared)) = own.zip(self.clients.shared(device.key)) else { return false };
+        let newer = shared.last_requested.is_some_and(|last| last > own);
+        let doubtful = shared.doubtful_until.is_some_and(|until| until > now);
+        newer || doubtful || shared.unanswered.keys().any(|other| *other != own)
+    }
+
+    /// Returns the newest registration of the clientid, if it is one of the same endpoint.
+    pub(in crate::upstream) fn heir(&self, device: &Device<P>) -> Option<RegistrationId> {
+        let heir = self.clients.newest(device.key)?;
+        let is_same = self.devices.get(&heir).is_some_and(|heir| heir.client.endpoint == device.client.endpoint);
+        is_same.then_some(heir)
+    }
+
+    /// Takes a command for a registration that another connection of its clientid received.
+    pub(in crate::upstream) fn inherit(&mut self, now: Instant, heir: RegistrationId, message: P::Message) {
+        match self.devices.get_mut(&heir) {
+            Some(device) if device.connected_before => P::deliver(self, now, heir, message),
+            Some(device) if device.inherited.len() < EARLY_MESSAGES => device.inherited.push(message),
+            Some(_) | None => {
+                self.counters().messages_dropped.inc();
+            }
+        }
+    }
+
+    fn is_same_endpoint(&self, one: RegistrationId, other: RegistrationId) -> bool {
+        let endpoint = |id| self.devices.get(&id).map(|device| &device.client.endpoint);
+        endpoint(one) == endpoint(other)
+    }
+}

@@ -1,0 +1,104 @@
+//! Probes of all addresses, and the try of one that is down: while it cannot be reached the devices are parked, and one in a
+//! second tries. When it, or a probe, is answered, all devices that wait have their turn.
+
+use std::time::{Duration, Instant};
+
+use crate::upstream::client::Timer;
+use crate::upstream::client::targets::TargetId;
+use crate::upstream::dialer::DialFailure;
+use crate::upstream::mqtt::brokers::Fault;
+use lwm2m_core::gateway::broker::RegistrationId;
+
+use super::{Action, Devices, MqttTimer, State};
+
+/// A connection that ends earlier counts as an attempt that led to nothing: two gateways that take a clientid from each
+/// other do so at a slow pace.
+const STABLE: Duration = Duration::from_secs(10);
+
+/// How a probe ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probed {
+    /// The broker accepted a connection, in this time.
+    Accepted {
+        took: Duration,
+    },
+    /// It closed the connection at once.
+    Closed,
+    NoAnswer,
+    NotOpened(DialFailure),
+}
+
+impl Devices {
+    /// Forgets the failed attempts before a connection that was stable.
+    pub(super) fn forgive_failures(&mut self, now: Instant, id: RegistrationId) {
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        if let State::Ready(open) = &device.state
+            && now >= open.since + STABLE
+        {
+            device.failures = 0;
+        }
+    }
+
+    /// Begins to probe every broker, before there is any device.
+    pub fn probe_all(&mut self, now: Instant) {
+        self.targets.begin_probing(now);
+        self.probe(now);
+    }
+
+    /// How a probe ended.
+    pub fn probed(&mut self, now: Instant, broker: TargetId, outcome: Probed) {
+        match outcome {
+            Probed::Accepted { took } => {
+                self.metrics.times.probe.observe(took.as_secs_f64());
+                self.disturbances.opened();
+                if self.targets.accepts(now, broker) {
+                    self.recovered(now);
+                }
+            }
+            Probed::Closed => self.probe_failed(now, broker, Fault::Closed),
+            Probed::NoAnswer => self.probe_failed(now, broker, Fault::NotReached("no answer")),
+            Probed::NotOpened(DialFailure::NotReached(why)) => self.probe_failed(now, broker, Fault::NotReached(&why)),
+            // It says nothing of the broker.
+            Probed::NotOpened(DialFailure::Local(why)) => {
+                self.disturbances.not_opened(&why);
+                self.targets.probe_soon(now, broker);
+            }
+        }
+        self.plan_probe();
+    }
+
+    fn probe_failed(&mut self, now: Instant, broker: TargetId, fault: Fault<'_>) {
+        if self.targets.failed(now, broker, fault) {
+            self.counters().nodes_failed.inc();
+        } else {
+            self.targets.probe_soon(now, broker);
+        }
+    }
+
+    /// Probes the brokers that are due. At one that is down, one of the devices that wait for it looks whether it is there
+    /// again, which says more than a connection.
+    pub(super) fn probe(&mut self, now: Instant) {
+        while let Some(broker) = self.targets.due_up(now) {
+            self.begin_probe(broker);
+        }
+        while self.targets.is_due_down(now) {
+            match self.parked.pop_first() {
+                Some(id) => self.dial_again(now, id),
+                None => self.targets.due_down(now).into_iter().for_each(|broker| self.begin_probe(broker)),
+            }
+        }
+        self.plan_probe();
+    }
+
+    fn begin_probe(&mut self, broker: TargetId) {
+        self.counters().probes.inc();
+        self.actions.push_back(Action::Probe { broker });
+    }
+
+    pub(super) fn plan_probe(&mut self) {
+        match self.targets.next_probe() {
+            Some(at) => self.deadlines.set(Timer::Protocol(MqttTimer::Probe), at),
+            None => self.deadlines.cancel(Timer::Protocol(MqttTimer::Probe)),
+        }
+    }
+}
