@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
+use crate::conditions::{Condition, ConditionState};
 use crate::credentials::{CredentialsConfig, FileKeys, PskFileContents};
 use crate::driver::control::DriverRequest;
-use crate::conditions::{Condition, ConditionState};
 use crate::observability::metrics::Metrics;
 
 use super::watch::FileSnapshot;
