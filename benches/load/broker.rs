@@ -11,8 +11,8 @@ use lwm2m_broker::{self as embedded, BrokerConfig, BrokerControl};
 use lwm2m_gateway::observability::logging::{self, LogFormat, LogSettings};
 use tokio::sync::mpsc;
 
-/// Killed when it is dropped.
-pub struct Broker {
+/// A process, which is killed on drop.
+pub struct BenchBroker {
     child: Child,
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -23,7 +23,7 @@ pub struct Broker {
     pub handler: SocketAddr,
 }
 
-impl Broker {
+impl BenchBroker {
     /// Starts this program once more, as a broker.
     pub fn start() -> anyhow::Result<Self> {
         let handler = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
@@ -77,7 +77,7 @@ impl Broker {
     }
 }
 
-impl Drop for Broker {
+impl Drop for BenchBroker {
     fn drop(&mut self) {
         let ended = self.child.kill().and_then(|()| self.child.wait());
         if let Err(error) = ended {

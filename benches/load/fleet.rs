@@ -21,7 +21,7 @@ const REGISTERING_AT_ONCE: usize = 200;
 
 /// Counts the events of all devices.
 #[derive(Debug, Default)]
-pub struct Counts {
+pub struct FleetCounts {
     pub registered: Cell<u64>,
     pub observed: Cell<u64>,
     pub notified: Cell<u64>,
@@ -31,7 +31,7 @@ pub struct Counts {
 }
 
 pub struct Fleet {
-    counts: Rc<Counts>,
+    counts: Rc<FleetCounts>,
     /// Each device waits this long between two notifications.
     interval: watch::Sender<Option<Duration>>,
     interval_of_sleepers: watch::Sender<Option<Duration>>,
@@ -48,17 +48,17 @@ impl Fleet {
         let registering = Arc::new(Semaphore::new(REGISTERING_AT_ONCE));
         for number in 0..devices {
             let asleep = sleepers && sleeps(number);
-            let member = Member::new(number, devices, lifetime, server, asleep, &fleet).await?;
+            let member = FleetDevice::new(number, devices, lifetime, server, asleep, &fleet).await?;
             let registering = Arc::clone(&registering);
             spawn_local(async move {
                 let permit = registering.acquire_owned().await.expect("nobody closes the semaphore");
-                Member { registering: Some(permit), ..member }.live().await;
+                FleetDevice { registering: Some(permit), ..member }.live().await;
             });
         }
         Ok(fleet)
     }
 
-    pub fn counts(&self) -> &Counts {
+    pub fn counts(&self) -> &FleetCounts {
         &self.counts
     }
 
@@ -83,10 +83,10 @@ pub fn endpoint(number: u32) -> String {
 }
 
 /// A device of the fleet.
-struct Member {
+struct FleetDevice {
     device: SimulatedDevice,
     socket: UdpSocket,
-    counts: Rc<Counts>,
+    counts: Rc<FleetCounts>,
     interval: watch::Receiver<Option<Duration>>,
     /// The share of the interval that this device waits before its first notification, so that they do not come at once.
     phase: f64,
@@ -97,7 +97,7 @@ struct Member {
     sent: u32,
 }
 
-impl Member {
+impl FleetDevice {
     async fn new(
         number: u32,
         devices: u32,

@@ -38,8 +38,8 @@ use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 
 use fleet::Fleet;
-use server::Server;
-use site::{BrokerKind, Site, Upstream};
+use server::BenchServer;
+use site::{BenchSite, BrokerKind, Upstream};
 use subscriber::Subscriber;
 
 /// Notifications in a second that the devices offer together, one stage after the other.
@@ -119,8 +119,8 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return outage::run(arguments.devices, Duration::from_secs(seconds)).await;
     }
     let (upstream, kind) = (arguments.upstream, arguments.broker_kind);
-    let site = Site::start(kind)?;
-    let server = Server::start(upstream, &site).await?;
+    let site = BenchSite::start(kind)?;
+    let server = BenchServer::start(upstream, &site).await?;
     let cores = thread::available_parallelism()?;
     println!("upstream {upstream}, broker {kind}; {cores} cores, load average {}", process::load()?);
     let mut subscriber = Subscriber::connect(site.mqtt()).await?;
@@ -142,7 +142,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn register(arguments: &Arguments, server: &Server) -> anyhow::Result<Fleet> {
+async fn register(arguments: &Arguments, server: &BenchServer) -> anyhow::Result<Fleet> {
     let lifetime = if arguments.soak.is_some() { soak::LIFETIME } else { HOUR };
     let (begin, cpu, memory) = (Instant::now(), server.cpu()?, server.memory()?);
     let fleet = Fleet::start(arguments.devices, lifetime, server.udp, false).await?;
@@ -185,7 +185,7 @@ async fn observe(arguments: &Arguments, subscriber: &Subscriber, fleet: &Fleet) 
 async fn notify(
     arguments: &Arguments,
     rate: u32,
-    (server, site): (&Server, &Site),
+    (server, site): (&BenchServer, &BenchSite),
     subscriber: &Subscriber,
     fleet: &Fleet,
 ) -> anyhow::Result<f64> {

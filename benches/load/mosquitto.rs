@@ -14,7 +14,7 @@ const PROGRAMS: [&str; 2] = ["mosquitto", "/usr/sbin/mosquitto"];
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Killed when it is dropped.
+/// A process, which is killed on drop.
 pub struct Mosquitto {
     child: Child,
     /// Mosquitto reads this configuration again on SIGHUP.

@@ -14,9 +14,9 @@ use rumqttc::Publish;
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
-use crate::broker::Broker;
+use crate::broker::BenchBroker;
 use crate::fleet::{self, Fleet};
-use crate::server::Server;
+use crate::server::BenchServer;
 use crate::subscriber::Subscriber;
 use crate::{HOUR, PATIENCE, settle, wait_until};
 
@@ -33,8 +33,8 @@ pub async fn run(devices: u32, outage: Duration) -> anyhow::Result<()> {
     let folder = std::env::temp_dir().join(format!("lwm2m-gateway-load-{}", std::process::id()));
     fs::create_dir(&folder)?;
     let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-    let mut broker = Broker::start()?;
-    let server = Server::start_at(&broker, udp, &folder.join("store.redb")).await?;
+    let mut broker = BenchBroker::start()?;
+    let server = BenchServer::start_at(&broker, udp, &folder.join("store.redb")).await?;
     let mut subscriber = Subscriber::connect(broker.mqtt).await?;
     let fleet = Fleet::start(devices, HOUR, udp, true).await?;
     let counts = fleet.counts();
@@ -67,7 +67,7 @@ pub async fn run(devices: u32, outage: Duration) -> anyhow::Result<()> {
     settle(&subscriber).await;
 
     let answered = answers(&mut subscriber, sleepers.len() as u64 * WAITING).await?;
-    let heard = Heard::of(&subscriber.take_recorded())?;
+    let heard = NotificationTally::of(&subscriber.take_recorded())?;
     let lost = counts.notified.get() - heard.notifications;
     let again = counts.registered.get() - all;
     println!(
@@ -85,7 +85,7 @@ pub async fn run(devices: u32, outage: Duration) -> anyhow::Result<()> {
 }
 
 /// Prints when all devices are clients again, and how many of them came in the fullest second.
-async fn come_back(broker: &mut Broker, devices: usize) -> anyhow::Result<()> {
+async fn come_back(broker: &mut BenchBroker, devices: usize) -> anyhow::Result<()> {
     let begin = Instant::now();
     let mut seen: Vec<(Duration, usize)> = Vec::new();
     while seen.last().is_none_or(|(_, clients)| *clients < devices) {
@@ -108,7 +108,7 @@ async fn come_back(broker: &mut Broker, devices: usize) -> anyhow::Result<()> {
 }
 
 /// Counts the notifications that reached the application. The value of each is its number at the device.
-struct Heard {
+struct NotificationTally {
     notifications: u64,
     /// Notifications that arrived more than once.
     twice: u64,
@@ -116,7 +116,7 @@ struct Heard {
     late: u64,
 }
 
-impl Heard {
+impl NotificationTally {
     fn of(messages: &[Publish]) -> anyhow::Result<Self> {
         let mut numbers: HashMap<&str, (HashSet<u64>, u64)> = HashMap::new();
         let mut heard = Self { notifications: 0, twice: 0, late: 0 };

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use tokio::time::{sleep, timeout};
 
-use crate::broker::Broker;
+use crate::broker::BenchBroker;
 use crate::fleet::{self, Fleet};
-use crate::server::Server;
+use crate::server::BenchServer;
 use crate::subscriber::Subscriber;
 use crate::{Arguments, PATIENCE, wait_until};
 
@@ -31,8 +31,8 @@ pub async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     fs::create_dir(&folder)?;
     let store = folder.join("store.redb");
     let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-    let broker = Broker::start()?;
-    let server = Server::start_at(&broker, udp, &store).await?;
+    let broker = BenchBroker::start()?;
+    let server = BenchServer::start_at(&broker, udp, &store).await?;
     let mut subscriber = Subscriber::connect(broker.mqtt).await?;
 
     let begin = Instant::now();
@@ -58,7 +58,7 @@ pub async fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
     subscriber.forget();
     let begin = Instant::now();
-    let server = Server::start_at(&broker, udp, &store).await?;
+    let server = BenchServer::start_at(&broker, udp, &store).await?;
     println!("hears devices again after {:.2} s", begin.elapsed().as_secs_f64());
     let awake = arguments.devices as usize - sleepers.len();
     wait_until("every device that is awake is heard again", || subscriber.notifying_devices() == awake)

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use crate::broker::Broker;
+use crate::broker::BenchBroker;
 use crate::fleet;
 use crate::process;
-use crate::site::{Site, Upstream};
+use crate::site::{BenchSite, Upstream};
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -26,15 +26,15 @@ const UNLIMITED: [(&str, &str); 4] = [
 const PING: [u8; 4] = [0x40, 0, 0, 1];
 const PONG: [u8; 4] = [0x70, 0, 0, 1];
 
-/// Killed when it is dropped.
-pub struct Server {
+/// A process, which is killed on drop.
+pub struct BenchServer {
     child: Child,
     pub udp: SocketAddr,
 }
 
-impl Server {
+impl BenchServer {
     /// Starts it with this way up to this broker and without a store, and waits until it hears.
-    pub async fn start(upstream: Upstream, site: &Site) -> anyhow::Result<Self> {
+    pub async fn start(upstream: Upstream, site: &BenchSite) -> anyhow::Result<Self> {
         let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let child = command(udp)
             .envs(site.environment(upstream)?)
@@ -47,7 +47,7 @@ impl Server {
     }
 
     /// The same at this address of devices, by ExProto and with a store.
-    pub async fn start_at(broker: &Broker, udp: SocketAddr, store: &Path) -> anyhow::Result<Self> {
+    pub async fn start_at(broker: &BenchBroker, udp: SocketAddr, store: &Path) -> anyhow::Result<Self> {
         let child = command(udp)
             .envs(broker.exproto())
             .env("LWM2M_GATEWAY__QMODE_TIME_WINDOW", "1ms")
@@ -95,7 +95,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for BenchServer {
     fn drop(&mut self) {
         let ended = self.child.kill().and_then(|()| self.child.wait());
         if let Err(error) = ended {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::ValueEnum;
 
-use crate::broker::Broker;
+use crate::broker::BenchBroker;
 use crate::mosquitto::Mosquitto;
 use crate::process;
 
@@ -25,15 +25,15 @@ pub enum BrokerKind {
 }
 
 /// A broker in a process of its own.
-pub enum Site {
-    Embedded(Box<Broker>),
+pub enum BenchSite {
+    Embedded(Box<BenchBroker>),
     Mosquitto(Mosquitto),
 }
 
-impl Site {
+impl BenchSite {
     pub fn start(kind: BrokerKind) -> anyhow::Result<Self> {
         Ok(match kind {
-            BrokerKind::Embedded => Self::Embedded(Box::new(Broker::start()?)),
+            BrokerKind::Embedded => Self::Embedded(Box::new(BenchBroker::start()?)),
             BrokerKind::Mosquitto => Self::Mosquitto(Mosquitto::start()?),
         })
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::time::{interval, sleep_until};
 
 use crate::fleet::{self, Fleet};
-use crate::server::Server;
+use crate::server::BenchServer;
 use crate::subscriber::Subscriber;
 
 /// The lifetime of each device, which makes it send an Update every minute.
@@ -21,7 +21,7 @@ const LINES: Duration = Duration::from_secs(30);
 pub async fn soak(
     devices: u32,
     seconds: u64,
-    server: &Server,
+    server: &BenchServer,
     subscriber: &mut Subscriber,
     fleet: &Fleet,
 ) -> anyhow::Result<()> {
