@@ -1,4 +1,4 @@
-//! The LwM2M gateway without IO: it is told the time, the bytes and the randomness, and answers with outputs.
+//! The LwM2M gateway without IO: the caller passes in the time, received bytes and randomness, and polls outputs.
 //!
 //! ```text
 //! gateway -> mqtt -> registry -> command -> lwm2m -> coap::{Request, Options ...}
@@ -6,16 +6,61 @@
 //!    \-----> lwm2m_dtls::DtlsServer
 //! ```
 //!
-//! Each room knows those to its right:
+//! Each module knows the modules to its right:
 //! - [`coap`] knows peers. It knows nothing of LwM2M, MQTT or devices.
 //! - [`lwm2m`] knows the vocabulary of CoAP, never the endpoint, and keeps no state.
-//! - [`command`] is what an application asks of a device, whatever it came by.
+//! - [`command`] holds what an application asks of a device, independent of the transport.
 //! - [`registry`] has the devices, their topics and their pending commands. It builds no packet, topic or payload.
 //! - [`mqtt`] maps values to values: JSON to commands, outcomes to JSON, templates to topics. It keeps no state.
-//! - [`gateway`] is the only room where the others meet; [`gateway::Gateway`] is what a program drives.
+//! - [`gateway`] is the only module that joins the others; a program drives [`gateway::Gateway`].
 //!
 //! The crate names no socket, no file, no runtime and no clock: its Cargo.toml has none of their libraries, and
 //! `clippy.toml` forbids the rest.
+//!
+//! # Glossary
+//!
+//! LwM2M (OMA LwM2M Core 1.0 to 1.2):
+//! - **Endpoint name**: the name under which a device registers, and the MQTT client identifier of its session.
+//! - **Registration**: the record of a registered device: endpoint name, lifetime, version, binding and object links. A
+//!   Register creates it, an Update prolongs it, and a De-register or the end of its lifetime removes it.
+//! - **Location**: the path, such as `/rd/5a3f`, that the gateway assigns to a registration for later Updates.
+//! - **Lifetime**: the time after which a registration without Update expires.
+//! - **Object, instance, resource, resource instance**: the four levels of a path such as `/3/0/7/1`.
+//! - **Queue mode**: a device in queue mode listens only for a while after it sent a message; the gateway keeps commands
+//!   until then. A device is *awake* during that time and *asleep* otherwise.
+//! - **Operation**: what an application wants from a device: read, write, execute, observe and the others.
+//!
+//! CoAP (RFC 7252, 7641, 7959):
+//! - **Peer**: the address, and the DTLS association if there is one, that messages come from and go to.
+//! - **Exchange**: one request of the gateway with its response. Its [`coap::ExchangeId`] does not change when the request
+//!   or the response takes several blocks.
+//! - **Transmission**: one confirmable message that is repeated until it is acknowledged.
+//! - **Observation**: an exchange whose response had the Observe option. Each further response with its token is a
+//!   *notification*. An observation keeps the id of its exchange.
+//! - **Token**: matches a response to its request. **Message id**: matches an acknowledgement to its message and identifies
+//!   duplicates.
+//! - **Piggybacked response**: a response in the acknowledgement. A *separate* response comes in a message of its own.
+//! - **Block1, Block2**: block-wise transfer of a large request or response body.
+//!
+//! DTLS (RFC 6347, 9146):
+//! - **Association**: the keys and counters that a completed handshake leaves for one device.
+//! - **Connection ID**: lets an association continue from another address.
+//! - **Cookie**: the value of a HelloVerifyRequest, which proves that a client receives at its address.
+//!
+//! MQTT and EMQX:
+//! - **Uplink, downlink**: messages from a device to applications, and from applications to a device.
+//! - **Session**: the MQTT session that the broker holds for one registered device.
+//! - **Retained command**: a command that the broker delivers again at each subscription.
+//! - **In-flight publication**: a publication that the broker has not acknowledged.
+//!
+//! Terms of this program:
+//! - **Upstream**: the connection to the broker, by MQTT or by ExProto.
+//! - **Anchor**: the EMQX node that serves the ExProto connection of a device.
+//! - **Pending registration**: a Register that waits for the broker to accept the device.
+//! - **Command in flight**: a command whose request was sent to the device and is not answered. A **pending command** waits
+//!   to be sent.
+//! - **Echo**: the members of a command, such as `reqID`, that each of its answers repeats.
+//! - **Auto observe**: observations that the gateway begins by itself after a registration.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 pub mod coap;

@@ -33,7 +33,7 @@ use super::options::number;
 use super::outcome::{DatagramOutcome, DropReason};
 use super::parameters::Acknowledging;
 use super::table_sizes::CoapTableSizes;
-use super::transmission::{Expired, Key, Persistence, Sent, Transmissions};
+use super::transmission::{Expired, Key, Owner, Persistence, Sent, Transmissions};
 use lwm2m_base::Peer;
 
 use super::{Code, DecodeError, Failure, Kind, Message, MessageId, Parameters, PeerClass, Request, Response, Token};
@@ -122,7 +122,7 @@ pub struct Exchanges {
     parameters: Parameters,
     rng: StdRng,
     dedup: Deduplicator,
-    transmissions: Transmissions<Owner>,
+    transmissions: Transmissions,
     exchanges: HashMap<ExchangeId, Exchange>,
     observations: HashMap<ExchangeId, Observation>,
     tokens: HashMap<(Peer, Token), Expected>,
@@ -132,12 +132,6 @@ pub struct Exchanges {
     last_id: u64,
     outputs: VecDeque<Output>,
     events: VecDeque<Event>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Owner {
-    Exchange(ExchangeId),
-    SeparateResponse,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -16,21 +16,30 @@ use lwm2m_base::deadlines::Deadlines;
 
 use lwm2m_base::Peer;
 
-use super::{MessageId, Parameters};
+use super::{ExchangeId, MessageId, Parameters};
 
 /// For whom a message is on its way.
 pub type Key = (Peer, MessageId);
 
-/// The messages that wait for an acknowledgement. `O` tells the owner what a message was.
-#[derive(Debug)]
-pub struct Transmissions<O> {
-    waiting: HashMap<Key, Transmission<O>>,
+/// What a confirmable message was sent for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The request of this exchange.
+    Exchange(ExchangeId),
+    /// The separate response to a request of a peer.
+    SeparateResponse,
+}
+
+/// Holds the confirmable messages that wait for an acknowledgement.
+#[derive(Debug, Default)]
+pub struct Transmissions {
+    waiting: HashMap<Key, Transmission>,
     deadlines: Deadlines<Key>,
 }
 
 #[derive(Debug)]
-struct Transmission<O> {
-    owner: O,
+struct Transmission {
+    owner: Owner,
     sent: Sent,
     timeout: Duration,
     retransmissions: u8,
@@ -65,29 +74,23 @@ pub enum Persistence {
 
 /// What a deadline brought.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Expired<O> {
+pub enum Expired {
     /// Send these bytes once more.
     Retransmit(Peer, Vec<u8>),
     /// Nobody answered all of them.
-    GivenUp(O),
+    GivenUp(Owner),
 }
 
-impl<O> Default for Transmissions<O> {
-    fn default() -> Self {
-        Self { waiting: HashMap::new(), deadlines: Deadlines::default() }
-    }
-}
-
-impl<O: Copy> Transmissions<O> {
+impl Transmissions {
     /// Begins with a message that leaves now. The first timeout is ACK_TIMEOUT times a random factor.
-    pub fn begin(&mut self, now: Instant, key: Key, sent: Sent, owner: O, how: &Parameters, rng: &mut StdRng) {
+    pub fn begin(&mut self, now: Instant, key: Key, sent: Sent, owner: Owner, how: &Parameters, rng: &mut StdRng) {
         let timeout = how.ack_timeout.mul_f64(rng.random_range(1.0..=how.ack_random_factor));
         self.deadlines.set(key, now + timeout);
         self.waiting.insert(key, Transmission { owner, sent, timeout, retransmissions: 0, due: false });
     }
 
     /// Begins anew with a message that was on its way to another address: it is due now.
-    pub fn begin_anew(&mut self, now: Instant, key: Key, sent: Sent, owner: O, how: &Parameters, rng: &mut StdRng) {
+    pub fn begin_anew(&mut self, now: Instant, key: Key, sent: Sent, owner: Owner, how: &Parameters, rng: &mut StdRng) {
         self.begin(now, key, sent, owner, how, rng);
         self.deadlines.set(key, now);
         if let Some(transmission) = self.waiting.get_mut(&key) {
@@ -100,21 +103,21 @@ impl<O: Copy> Transmissions<O> {
     }
 
     /// Ends a transmission: it was acknowledged, reset, or is not wanted any more.
-    pub fn end(&mut self, key: Key) -> Option<O> {
+    pub fn end(&mut self, key: Key) -> Option<Owner> {
         self.take(key).map(|(owner, _)| owner)
     }
 
     /// The same, and gives the message.
-    pub fn take(&mut self, key: Key) -> Option<(O, Sent)> {
+    pub fn take(&mut self, key: Key) -> Option<(Owner, Sent)> {
         self.deadlines.cancel(key);
         self.waiting.remove(&key).map(|transmission| (transmission.owner, transmission.sent))
     }
 
-    pub fn owner(&self, key: Key) -> Option<O> {
+    pub fn owner(&self, key: Key) -> Option<Owner> {
         self.waiting.get(&key).map(|transmission| transmission.owner)
     }
 
-    pub fn pop_expired(&mut self, now: Instant, how: &Parameters) -> Option<Expired<O>> {
+    pub fn pop_expired(&mut self, now: Instant, how: &Parameters) -> Option<Expired> {
         let key = self.deadlines.pop_expired(now)?;
         let transmission = self.waiting.get_mut(&key).expect("every deadline has its transmission");
         if std::mem::take(&mut transmission.due) {
