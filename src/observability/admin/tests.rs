@@ -82,7 +82,7 @@ async fn who_asks_often_does_not_keep_the_driver_busy() {
         requests
     });
     for _ in 0..3 {
-        assert!(rig.ask("GET /metrics").await.contains("\nlwm2m_driver_up 1\n"));
+        assert!(rig.ask("GET /metrics").await.contains("\nlwm2m_event_loop_up 1\n"));
     }
     assert!(driver.await.unwrap().try_recv().is_err(), "it is asked once more");
 }
@@ -96,7 +96,7 @@ async fn the_program_is_alive_as_long_as_the_driver_answers() {
     let rig = Rig::start_with(control).await;
     let answer = rig.ask("GET /healthz").await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("the driver does not answer\n"), "{answer}");
-    assert!(rig.ask("GET /metrics").await.contains("\nlwm2m_driver_up 0\n"));
+    assert!(rig.ask("GET /metrics").await.contains("\nlwm2m_event_loop_up 0\n"));
 }
 
 #[tokio::test]

@@ -47,7 +47,6 @@ impl<P: Protocol> Devices<P> {
     /// removed.
     pub(in crate::upstream) fn rest_or_leave(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get(&id) else { return };
-        let key = device.key;
         if device.leaving.is_some() {
             return self.remove(now, id);
         }
@@ -56,7 +55,6 @@ impl<P: Protocol> Devices<P> {
         self.parked.remove(&id);
         self.turns.remove(id);
         self.wait_for(id, Wait::Superseded);
-        P::publish_next(self, now, key);
     }
 
     /// Connects the newest registration of the clientid, if it waits for its first attempt and nothing holds it.

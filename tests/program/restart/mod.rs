@@ -445,7 +445,7 @@ fn commands_beyond_the_limits_of_today_are_refused_and_the_others_wait() {
         for id in [4, 5] {
             let refused = core.expect_published("lwm2m/a/up/resp");
             assert_eq!((&refused["reqID"], &refused["data"]["code"]), (&json!(id), &json!("4.00")));
-            assert!(refused["data"]["reason"].as_str().expect("a reason").contains("limits.waiting_"), "{refused}");
+            assert!(refused["data"]["reason"].as_str().expect("a reason").contains("limits.pending_"), "{refused}");
         }
         core.expect_nothing_more();
         assert_eq!(core.kept["a"].commands.len(), 3);

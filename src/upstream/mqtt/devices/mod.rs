@@ -161,7 +161,7 @@ impl Protocol for Mqtt {
 
     fn timed_out(devices: &mut Devices, now: Instant, timer: MqttTimer) {
         match timer {
-            MqttTimer::HandOver(device) => devices.rest_or_leave(now, device),
+            MqttTimer::HandOver(device) => devices.handed_over(now, device),
             MqttTimer::Orphan(connection) => devices.orphan_ended(now, connection),
             MqttTimer::Probe => devices.probe(now),
         }

@@ -34,6 +34,15 @@ impl Devices {
         }
     }
 
+    /// Ends the connection of a registration that was replaced, and publishes what was in flight there on the newer one.
+    pub(super) fn handed_over(&mut self, now: Instant, older: RegistrationId) {
+        let key = self.devices.get(&older).map(|device| device.key);
+        self.rest_or_leave(now, older);
+        if let Some(key) = key {
+            self.publish_next(now, key);
+        }
+    }
+
     /// The connection has no device any more. Its CONNECT has no answer: it is not known when the broker will accept it.
     pub(super) fn orphan(&mut self, id: RegistrationId, connection: ConnectionId, until: Instant) {
         let Some(device) = self.devices.get(&id) else { return };
