@@ -27,7 +27,8 @@ use crate::upstream::{Link, UpstreamConfig};
 use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, ClientInfo, ConnectError, Publication, RegistrationId, Ticket, UplinkClass,
 };
-use lwm2m_core::mqtt::topics::{Names, TopicError, Topics};
+use lwm2m_core::mqtt::topics::{Names, TopicError};
+use lwm2m_core::registry::Topics;
 use lwm2m_dtls::credentials::PskIdentity;
 
 /// The name of the device of this check, in front of something random: it must not be that of a real one.

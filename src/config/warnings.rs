@@ -7,7 +7,8 @@ use crate::credentials;
 use crate::transport::Security;
 use crate::upstream::{UpstreamConfig, exproto, mqtt};
 use lwm2m_core::gateway::identity::IdentityRule;
-use lwm2m_core::mqtt::topics::{Names, Topics};
+use lwm2m_core::mqtt::topics::Names;
+use lwm2m_core::registry::Topics;
 
 use super::Config;
 use super::reader::Reader;

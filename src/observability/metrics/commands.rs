@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use lwm2m_core::command::MSG_TYPES;
 use lwm2m_core::gateway::report::CommandOutcome;
-use lwm2m_core::mqtt::downlink::MSG_TYPES;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;

@@ -3,11 +3,11 @@ use std::time::Duration;
 
 use lwm2m_base::{AssociationId, Peer};
 use lwm2m_core::coap::{BlockError, Code, DecodeError};
+use lwm2m_core::command::MSG_TYPES;
 use lwm2m_core::gateway::broker;
 use lwm2m_core::gateway::report::{
     CommandOutcome, DatagramOutcome, DropReason, Forbidden, LeaveReason, NotRestored, NotificationOutcome,
 };
-use lwm2m_core::mqtt::downlink::MSG_TYPES;
 use lwm2m_dtls as dtls;
 use lwm2m_dtls::HandshakeFailure;
 use lwm2m_dtls::cipher::Suite;

@@ -11,8 +11,8 @@ use mqtt_protocol_core::mqtt::packet::{
 use mqtt_protocol_core::mqtt::result_code::{DisconnectReasonCode, MqttError};
 use thiserror::Error;
 
+use lwm2m_core::command::Reply;
 use lwm2m_core::gateway::broker::{ClientInfo, MessageProperties, Publication, UplinkClass};
-use lwm2m_core::mqtt::downlink::Reply;
 
 use super::reason::Reason;
 

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lwm2m_base::secret::Secret;
+use lwm2m_core::command::Reply;
 use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, ClientInfo, CloseReason, ConnectError, MessageProperties, Publication, RegistrationId,
     UplinkClass, Will,
 };
-use lwm2m_core::mqtt::downlink::Reply;
 use lwm2m_gateway::observability::conditions::Conditions;
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::tls;

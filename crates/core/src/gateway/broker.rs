@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::mqtt::downlink::Reply;
+use crate::command::Reply;
 pub use crate::registry::RegistrationId;
 use lwm2m_base::secret::Secret;
 

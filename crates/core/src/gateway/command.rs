@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crate::coap::{Code, ExchangeId, Failure, Response};
+use crate::command::{Command, Echo, Reply};
 use crate::lwm2m::operation::Operation;
-use crate::mqtt::downlink::{self, Command, Echo, Reply};
-use crate::mqtt::uplink;
+use crate::mqtt::{downlink, uplink};
 use crate::registry::{AdmitOutcome, CommandDigest, InFlight, Observation, PendingCommand, QueueFull, QueueLimits};
 
 use super::broker::{MessageProperties, RegistrationId, UplinkClass};
@@ -31,7 +31,7 @@ impl Gateway {
             return self.refuse(id, (&Echo::default(), reply.as_ref()), "error", CommandOutcome::Refused, &reason);
         }
         let command = match downlink::parse(&payload, &device.registration, &self.model) {
-            Ok(command) => command.with(expiry, reply),
+            Ok(command) => downlink::with_properties(command, expiry, reply),
             Err(refusal) => {
                 let echo = (&refusal.echo, reply.as_ref());
                 return self.refuse(id, echo, "error", CommandOutcome::Refused, &refusal.reason);

@@ -43,12 +43,11 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::coap::{self, Endpoint, ExchangeId, RequestId, Response, Transmit};
+use crate::command::Reply;
 use crate::lwm2m::codec::Context;
 use crate::lwm2m::model::Model;
 use crate::lwm2m::operation::{Operation, Outcome};
-use crate::mqtt::downlink::Reply;
-use crate::mqtt::topics::Topic;
-use crate::registry::{CommandBytes, Device, Registry};
+use crate::registry::{CommandBytes, Device, Registry, Topic};
 use lwm2m_base::Peer;
 use lwm2m_base::deadlines::Deadlines;
 use lwm2m_dtls::credentials::PskIdentity;

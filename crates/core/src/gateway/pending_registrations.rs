@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 use crate::coap::options::number;
 use crate::coap::{Code, RequestId, Response};
 use crate::lwm2m::register::Registration;
-use crate::mqtt::topics::Topics;
 use crate::mqtt::uplink;
-use crate::registry::{ByteReservation, Device, Location};
+use crate::registry::{ByteReservation, Device, Location, Topics};
 use lwm2m_base::Peer;
 use lwm2m_dtls::credentials::Identity;
 

@@ -3,9 +3,8 @@
 
 use std::time::Instant;
 
-use crate::mqtt::topics::Topics;
-use crate::mqtt::uplink::{self, Presence};
-use crate::registry::Device;
+use crate::mqtt::uplink;
+use crate::registry::{Device, Presence, Topics};
 
 use super::broker::{Publication, RegistrationId, UplinkClass, Will};
 use super::{Deadline, Gateway};

@@ -8,9 +8,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::coap::Token;
+use crate::command::{Echo, Reply};
 use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
-use crate::mqtt::downlink::{Echo, Reply};
 use crate::registry::CommandDigest;
 use lwm2m_base::Peer;
 use lwm2m_base::secret::Secret;

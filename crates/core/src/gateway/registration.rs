@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use crate::coap::options::{format, number};
 use crate::coap::{Code, Request, RequestId, Response};
 use crate::lwm2m::register::{ObjectListChange, Registration, Rejection, Update};
-use crate::mqtt::topics::{Names, TopicError, Topics, check_text};
+use crate::mqtt::topics::{Names, TopicError, check_text};
 use crate::mqtt::uplink::{self, Proven};
-use crate::registry::Device;
+use crate::registry::{Device, Topics};
 use lwm2m_base::Peer;
 use lwm2m_dtls::credentials::Identity;
 

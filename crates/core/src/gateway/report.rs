@@ -77,7 +77,7 @@ pub enum Report {
     /// A command came to its end.
     Command {
         endpoint: String,
-        /// One of [`crate::mqtt::downlink::MSG_TYPES`], or `error` for one that could not be read.
+        /// One of [`crate::command::MSG_TYPES`], or `error` for one that could not be read.
         msg_type: &'static str,
         outcome: CommandOutcome,
         /// From its first datagram to the answer; `None` for a command that the device did not answer.

@@ -14,9 +14,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::coap::Freshness;
+use crate::command::{Command, Echo, Reply};
 use crate::lwm2m::operation::Operation;
 use crate::lwm2m::register::Registration;
-use crate::mqtt::downlink::{self, Command, Echo, Refusal, Reply};
+use crate::mqtt::downlink::{self, Refusal};
 use crate::registry::{Device, Location, Observation, PendingCommand};
 
 use super::broker::{BrokerCommand, RegistrationId};

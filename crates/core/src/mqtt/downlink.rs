@@ -4,10 +4,10 @@ mod values;
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
+use crate::command::{Command, Echo, LONGEST_EXPIRY, MSG_TYPES, Reply};
 use crate::lwm2m::model::{Model, OtherVersions, Range, Resource};
 use crate::lwm2m::operation::Operation;
 use crate::lwm2m::path::{Path, PathError};
@@ -19,7 +19,6 @@ use super::topics::is_allowed;
 use self::values::Values;
 
 pub(super) use self::values::relative_path;
-pub use super::echo::Echo;
 
 /// Characters of an unknown type that an answer repeats.
 const LONGEST_SHOWN: usize = 64;
@@ -28,28 +27,8 @@ const TYPING_ERRORS: usize = 2;
 /// The longest value of a CoAP option that a query item can be (RFC 7252 section 5.10).
 const MAX_QUERY_ITEM: usize = 255;
 const MAX_QUERY_ITEMS: usize = 32;
-/// Ten years: a moment further away may be more than a clock can tell.
-const LONGEST_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// The attributes of LwM2M 1.0 to 1.2, in the order in which they are sent.
 const ATTRIBUTES: [&str; 10] = ["con", "edge", "epmax", "epmin", "gt", "hqmax", "lt", "pmax", "pmin", "st"];
-
-/// A command that can be carried out.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Command {
-    pub echo: Echo,
-    pub operation: Operation,
-    /// How long it may wait, by `mheaders.ttl` and by MQTT's Message Expiry Interval, the shorter; zero is now or never.
-    pub ttl: Option<Duration>,
-    pub reply: Option<Box<Reply>>,
-}
-
-/// Where the final answer is published too, with what tells the application which command it is for (MQTT 5.0 section
-/// 4.10): Response Topic and Correlation Data.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reply {
-    pub topic: String,
-    pub correlation: Option<Vec<u8>>,
-}
 
 /// A command that cannot be carried out, with what is needed to answer it.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,38 +81,15 @@ pub(super) enum CommandError {
     TooLong(usize),
 }
 
-/// What [`Command::msg_type`] may be.
-pub const MSG_TYPES: [&str; 9] =
-    ["read", "discover", "write", "write-attr", "execute", "create", "delete", "observe", "cancel-observe"];
-
-impl Command {
-    /// What MQTT says of it, beside its JSON.
-    pub fn with(mut self, expiry: Option<Duration>, reply: Option<Reply>) -> Self {
-        self.ttl = [self.ttl, expiry].into_iter().flatten().min();
-        self.reply = reply.filter(Reply::is_publishable).map(Box::new);
-        self
-    }
-
-    /// The name of its kind, for metrics.
-    pub fn msg_type(&self) -> &'static str {
-        match self.operation {
-            Operation::Read { .. } => "read",
-            Operation::Discover { .. } => "discover",
-            Operation::Write { .. } => "write",
-            Operation::WriteAttributes { .. } => "write-attr",
-            Operation::Execute { .. } => "execute",
-            Operation::Create { .. } => "create",
-            Operation::Delete { .. } => "delete",
-            Operation::Observe { .. } => "observe",
-            Operation::CancelObserve { .. } => "cancel-observe",
-        }
-    }
+/// Adds what MQTT says of a command beside its JSON. A response topic that cannot be published to is ignored.
+pub fn with_properties(command: Command, expiry: Option<Duration>, reply: Option<Reply>) -> Command {
+    let expiry = [command.expiry, expiry].into_iter().flatten().min();
+    let reply = reply.filter(|reply| is_response_topic(&reply.topic)).map(Box::new);
+    Command { expiry, reply, ..command }
 }
 
-impl Reply {
-    fn is_publishable(&self) -> bool {
-        !self.topic.is_empty() && !self.topic.contains(['+', '#']) && is_allowed(&self.topic)
-    }
+fn is_response_topic(topic: &str) -> bool {
+    !topic.is_empty() && !topic.contains(['+', '#']) && is_allowed(topic)
 }
 
 /// Reads a command for the device of this registration.
@@ -157,8 +113,8 @@ fn interpret_members(
     model: &Model,
 ) -> Result<Command, Refusal> {
     let source = Source { echo: &echo, members, registration, model };
-    match source.operation().and_then(|operation| Ok((operation, source.ttl()?))) {
-        Ok((operation, ttl)) => Ok(Command { echo, operation, ttl, reply: None }),
+    match source.operation().and_then(|operation| Ok((operation, source.expiry()?))) {
+        Ok((operation, expiry)) => Ok(Command { echo, operation, expiry, reply: None }),
         Err(error) => Err(Refusal { echo, reason: error.to_string() }),
     }
 }
@@ -167,7 +123,7 @@ fn interpret_members(
 pub fn auto_observe(path: &Path) -> Command {
     let members = json!({ "msgType": "observe", "is_auto_observe": true, "data": { "path": path.to_string() } });
     let operation = Operation::Observe { path: *path, query: Vec::new() };
-    Command { echo: Echo::of(&members), operation, ttl: None, reply: None }
+    Command { echo: Echo::of(&members), operation, expiry: None, reply: None }
 }
 
 /// A command's object, and what is known of its device.
@@ -203,14 +159,14 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn ttl(&self) -> Result<Option<Duration>, CommandError> {
+    fn expiry(&self) -> Result<Option<Duration>, CommandError> {
         let wrong = || CommandError::Member { member: "mheaders.ttl", expected: "a number of seconds" };
         let Some(ttl) = self.members.get("mheaders").and_then(|headers| headers.get("ttl")) else { return Ok(None) };
         let ttl = match ttl.as_u64() {
             Some(seconds) => Duration::from_secs(seconds),
             None => Duration::try_from_secs_f64(ttl.as_f64().ok_or_else(wrong)?).map_err(|_| wrong())?,
         };
-        Ok(Some(ttl.min(LONGEST_TTL)))
+        Ok(Some(ttl.min(LONGEST_EXPIRY)))
     }
 
     fn write(&self) -> Result<Operation, CommandError> {

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use thiserror::Error;
 
+use crate::registry::{Topic, Topics};
+
 /// A topic is a text of MQTT: its length is a number of two bytes (MQTT 5 section 1.5.4).
 const MAX_TOPIC: usize = 65_535;
 
@@ -84,24 +86,6 @@ impl Default for Translators {
             status: None,
         }
     }
-}
-
-/// A topic of one device, and its quality of service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Topic {
-    pub name: String,
-    pub qos: u8,
-}
-
-/// The topics of one device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Topics {
-    pub command: Topic,
-    pub response: Topic,
-    pub notify: Topic,
-    pub register: Topic,
-    pub update: Topic,
-    pub status: Option<Topic>,
 }
 
 /// The reason why the names of a device cannot be put into its topics: `+`, `#`, `/`, a `$` at the beginning, too many

@@ -8,14 +8,15 @@ use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::json;
 
 use crate::coap::Code;
+use crate::command::{Command, Echo};
 use crate::lwm2m::codec::Entry;
 use crate::lwm2m::operation::{Content, Outcome};
 use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
 use crate::lwm2m::value::{Value, whole_of};
+use crate::registry::Presence;
 
-use super::downlink::{Command, Echo};
-use super::echo::UnansweredData;
+use super::unanswered::UnansweredData;
 
 /// What a report says of the identity that a device proved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,15 +34,6 @@ pub fn register(registration: &Registration, proven: Proven<'_>) -> Vec<u8> {
 /// The whole merged registration.
 pub fn update(registration: &Registration, proven: Proven<'_>) -> Vec<u8> {
     written(&Report { msg_type: "update", registration, proven })
-}
-
-/// Whether a device can be reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Presence {
-    Online,
-    /// A device in queue mode whose awake time is over.
-    Asleep,
-    Offline,
 }
 
 /// `since` is a time of the wall clock, since 1970; none for a will, which is written before its time.
@@ -329,7 +321,7 @@ mod tests {
     use crate::coap::options::number;
     use crate::lwm2m::model::Model;
     use crate::lwm2m::value::ObjectLink;
-    use crate::mqtt::downlink::{self, Command};
+    use crate::mqtt::downlink;
 
     fn registration(query: &[&str], objects: &str) -> Registration {
         let mut request = Request::new(Code::POST);

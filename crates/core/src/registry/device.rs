@@ -5,16 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::coap::{Acknowledge, ExchangeId};
+use crate::command::Command;
 use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
-use crate::mqtt::downlink::Command;
-use crate::mqtt::topics::Topics;
-use crate::mqtt::uplink::Presence;
 use lwm2m_base::Peer;
 use lwm2m_dtls::credentials::Identity;
 
 use super::queue::{ByteReservation, CommandQueue, PendingCommand, QueueFull, QueueLimits};
-use super::{CommandDigest, Location};
+use super::{CommandDigest, Location, Topics};
 
 /// How old a record of a device may become that does nothing but speak.
 const RECORD_AGE: Duration = Duration::from_secs(60);
@@ -47,6 +45,15 @@ pub struct Device {
     registered: Instant,
     /// What the newest record of this device says of `last_heard`.
     recorded: Instant,
+}
+
+/// Whether a device can be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    Online,
+    /// A device in queue mode whose awake time is over.
+    Asleep,
+    Offline,
 }
 
 /// The one exchange with the device (NSTART 1, RFC 7252 section 4.7).

@@ -5,10 +5,12 @@
 mod device;
 mod queue;
 mod retained;
+mod topics;
 
-pub use device::{AdmitOutcome, Device, InFlight, Observation};
+pub use device::{AdmitOutcome, Device, InFlight, Observation, Presence};
 pub use queue::{ByteReservation, CommandBytes, CommandQueue, PendingCommand, QueueFull, QueueLimits};
 pub use retained::CommandDigest;
+pub use topics::{Topic, Topics};
 
 use std::collections::HashMap;
 use std::fmt;

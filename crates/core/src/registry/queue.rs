@@ -7,12 +7,9 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::mqtt::downlink::Command;
+use crate::command::{Command, LONGEST_EXPIRY};
 
 use super::CommandDigest;
-
-/// Ten years: a `ttl` is any number, and a moment that far away may not exist.
-const LONGEST_PATIENCE: Duration = Duration::from_secs(315_360_000);
 
 #[derive(Debug, PartialEq)]
 pub struct PendingCommand {
@@ -65,10 +62,11 @@ impl PendingCommand {
         Self { command, expires, serial: None, retained: None, room }
     }
 
-    /// A command that has just come; `expiry` is for one that does not say how long it may wait.
-    pub fn arrived(now: Instant, command: Command, expiry: Duration, room: ByteReservation) -> Self {
-        let patience = command.ttl.unwrap_or(expiry).min(LONGEST_PATIENCE);
-        Self::new(command, now + patience, room)
+    /// Makes a pending command of one that has just come; `default_expiry` is for one that does not say how long it may
+    /// wait.
+    pub fn arrived(now: Instant, command: Command, default_expiry: Duration, room: ByteReservation) -> Self {
+        let expiry = command.expiry.unwrap_or(default_expiry).min(LONGEST_EXPIRY);
+        Self::new(command, now + expiry, room)
     }
 }
 

@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use lwm2m_core::coap::Code;
+use lwm2m_core::command::Reply;
 use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, MessageProperties, Publication, RegistrationId, UplinkClass, Will,
 };
 use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_core::gateway::report::{CommandOutcome, Report};
-use lwm2m_core::mqtt::downlink::Reply;
 use lwm2m_core::mqtt::topics::{Template, Translator};
 use lwm2m_testkit::scene::{QUERY, Scene, content, read};
 use serde_json::{Value, json};

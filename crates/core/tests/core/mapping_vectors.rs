@@ -52,7 +52,7 @@ fn every_command_vector_is_its_request_and_its_answer() {
 
 fn check_exchange(
     case: &Value,
-    command: &downlink::Command,
+    command: &lwm2m_core::command::Command,
     registration: &Registration,
     model: &Model,
     uplinks: &[Value],

@@ -73,7 +73,7 @@ fn a_command_is_an_operation_with_its_own_object() {
     assert_eq!(command.operation, Operation::Read { path: path("/3/0/9"), query: vec!["a=1".into(), "b".into()] });
     assert_eq!(serde_json::from_str::<Value>(&command.echo.to_json()).unwrap(), payload);
     assert_eq!(command.echo.request_path(), Some("3/0/9/"));
-    assert_eq!((command.msg_type(), command.echo.msg_type(), command.ttl), ("read", "read", None));
+    assert_eq!((command.msg_type(), command.echo.msg_type(), command.expiry), ("read", "read", None));
 }
 
 /// Numbers of any size and form, escapes and depth: nothing of it is read.
@@ -194,7 +194,7 @@ fn a_command_may_say_how_long_it_may_wait() {
         [(json!(0), Duration::ZERO), (json!(90), Duration::from_secs(90)), (json!(0.5), Duration::from_millis(500))]
     {
         let command = command(json!({ "msgType": "read", "data": { "path": "/3" }, "mheaders": { "ttl": ttl } }));
-        assert_eq!(command.unwrap().ttl, Some(expected));
+        assert_eq!(command.unwrap().expiry, Some(expected));
     }
 }
 

@@ -1,0 +1,176 @@
+//! The part of a command that every answer repeats, as the application wrote it.
+//!
+//! The members are kept as texts of JSON: no number in them is read, so that none comes back in another form, whatever
+//! its size. Only [`Echo::known_members`] reads the few members that this program knows.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::ser::Serializer;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+/// The members of a command that mean something.
+const KNOWN: [&str; 4] = ["msgType", "data", "mheaders", "encoding"];
+
+/// What every answer repeats: the command's own object, and its path. A clone shares it. It is serialized as a text of
+/// JSON, so that its depth does not add to that of what it is in.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Echo {
+    command: Arc<Written>,
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Written {
+    members: Members,
+    msg_type: Option<String>,
+    request_path: Option<String>,
+}
+
+impl Echo {
+    /// Reads a command, with its members that mean something.
+    pub(crate) fn read(payload: &[u8]) -> Result<(Self, Map<String, Value>), String> {
+        let members: Members =
+            serde_json::from_slice(payload).map_err(|error| match serde_json::from_slice::<&RawValue>(payload) {
+                Ok(_) => "the command is no JSON object".to_owned(),
+                Err(_) => format!("the command is no JSON: {error}"),
+            })?;
+        let known = members.known().map_err(|error| format!("the command is no JSON: {error}"))?;
+        let msg_type = known.get("msgType").and_then(Value::as_str).map(str::to_owned);
+        let request_path = known.get("data").and_then(request_path).map(str::to_owned);
+        Ok((Self { command: Arc::new(Written { members, msg_type, request_path }) }, known))
+    }
+
+    /// Makes a command of the gateway's own.
+    pub(crate) fn of(members: &Value) -> Self {
+        let (echo, _) = Self::read(members.to_string().as_bytes()).expect("the gateway writes JSON objects");
+        echo
+    }
+
+    /// The members that mean something, read anew.
+    pub(crate) fn known_members(&self) -> Result<Map<String, Value>, String> {
+        self.command.members.known().map_err(|error| format!("the command is no JSON: {error}"))
+    }
+
+    /// The command as JSON.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(&self.command.members).expect("what was JSON is JSON")
+    }
+
+    /// `msgType` of the command; `error` where there is none.
+    pub fn msg_type(&self) -> &str {
+        self.command.msg_type.as_deref().unwrap_or("error")
+    }
+
+    /// The command's path as written, without the query.
+    pub fn request_path(&self) -> Option<&str> {
+        self.command.request_path.as_deref()
+    }
+
+    /// The members, each as it was written.
+    pub(crate) fn members(&self) -> impl Iterator<Item = (&str, &RawValue)> {
+        self.command.members.iter()
+    }
+
+    pub(crate) fn data(&self) -> Option<&RawValue> {
+        self.command.members.get("data")
+    }
+}
+
+impl From<Echo> for String {
+    fn from(echo: Echo) -> Self {
+        echo.to_json()
+    }
+}
+
+impl TryFrom<String> for Echo {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::read(text.as_bytes()).map(|(echo, _)| echo)
+    }
+}
+
+fn request_path(data: &Value) -> Option<&str> {
+    let text = |member| data.get(member).and_then(Value::as_str);
+    let written = text("path").or_else(|| text("basePath"))?;
+    Some(written.split_once('?').map_or(written, |(path, _)| path))
+}
+
+/// The members of an object in their order, their values as they were written. Of two with one name the later one
+/// counts.
+#[derive(Debug, Default)]
+pub(crate) struct Members(Vec<(String, Box<RawValue>)>);
+
+impl Members {
+    pub(crate) fn of(object: &RawValue) -> Option<Self> {
+        serde_json::from_str(object.get()).ok()
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&RawValue> {
+        self.0.iter().find(|(own, _)| own == name).map(|(_, value)| &**value)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &RawValue)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), &**value))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn known(&self) -> serde_json::Result<Map<String, Value>> {
+        let known = self.0.iter().filter(|(name, _)| KNOWN.contains(&name.as_str()));
+        known.map(|(name, value)| Ok((name.clone(), serde_json::from_str(value.get())?))).collect()
+    }
+}
+
+impl PartialEq for Members {
+    fn eq(&self, other: &Self) -> bool {
+        fn texts(members: &Members) -> impl Iterator<Item = (&str, &str)> {
+            members.0.iter().map(|(name, value)| (name.as_str(), value.get()))
+        }
+        texts(self).eq(texts(other))
+    }
+}
+
+impl Serialize for Members {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MembersVisitor)
+    }
+}
+
+struct MembersVisitor;
+
+impl<'de> Visitor<'de> for MembersVisitor {
+    type Value = Members;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+        let mut members: Vec<(String, Box<RawValue>)> = Vec::new();
+        let mut places = HashMap::new();
+        while let Some((name, value)) = map.next_entry::<String, Box<RawValue>>()? {
+            match places.get(&name) {
+                Some(&at) => members[at] = (name, value),
+                None => {
+                    places.insert(name.clone(), members.len());
+                    members.push((name, value));
+                }
+            }
+        }
+        Ok(Members(members))
+    }
+}
