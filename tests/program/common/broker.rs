@@ -94,7 +94,7 @@ impl TestBroker {
 
     /// With other settings than the default. Settings do not reach an EMQX: such a test needs [`TestBroker::control`] first.
     pub async fn start_with(adjust: impl FnOnce(&mut BrokerConfig)) -> Self {
-        if env::var("EMQX_TEST").is_ok_and(|value| value == "1") { Self::emqx() } else { Self::embedded(adjust).await }
+        if is_emqx() { Self::emqx() } else { Self::embedded(adjust).await }
     }
 
     pub fn is_emqx(&self) -> bool {
@@ -169,6 +169,11 @@ impl TestBroker {
         };
         Self { addresses, kind: Kind::Emqx { _turn: turn } }
     }
+}
+
+/// Returns whether the tests run against the EMQX that is there.
+pub fn is_emqx() -> bool {
+    env::var("EMQX_TEST").is_ok_and(|value| value == "1")
 }
 
 fn reserve_port() -> (TcpSocket, SocketAddr) {

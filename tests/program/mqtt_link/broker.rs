@@ -58,7 +58,7 @@ impl Broker {
     }
 
     pub fn is_emqx() -> bool {
-        env::var("EMQX_TEST").is_ok_and(|value| value == "1")
+        crate::common::broker::is_emqx()
     }
 
     /// `host:port`.
