@@ -20,7 +20,8 @@
 //! # Glossary
 //!
 //! LwM2M (OMA LwM2M Core 1.0 to 1.2):
-//! - **Endpoint name**: the name under which a device registers, and the MQTT client identifier of its session.
+//! - **Endpoint name**: the name under which a device registers. By default it is also its MQTT client identifier
+//!   (`clientinfo.clientid`).
 //! - **Registration**: the record of a registered device: endpoint name, lifetime, version, binding and object links. A
 //!   Register creates it, an Update prolongs it, and a De-register or the end of its lifetime removes it.
 //! - **Location**: the path, such as `/rd/5a3f`, that the gateway assigns to a registration for later Updates.
@@ -55,7 +56,7 @@
 //!
 //! Terms of this program:
 //! - **Upstream**: the connection to the broker, by MQTT or by ExProto.
-//! - **Anchor**: the EMQX node that serves the ExProto connection of a device.
+//! - **Anchor**: the TCP connection to an EMQX node's exproto listener that stands for one device, or for a probe.
 //! - **Pending registration**: a Register that waits for the broker to accept the device.
 //! - **Command in flight**: a command whose request was sent to the device and is not answered. A **pending command** waits
 //!   to be sent.
