@@ -102,7 +102,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let Definitions { model, broken, warnings, .. } = definitions::read(&config.xml_dir)
         .with_context(|| format!("xml_dir: cannot read the folder {}", config.xml_dir.display()))?;
     for BrokenFile { file, reason } in &broken {
-        warn!(file, reason, "an object definition was not taken");
+        warn!(file, reason, "object definition rejected");
     }
     config.warnings.iter().chain(&warnings).for_each(|warning| warn!("{warning}"));
     let objects = model.objects().count();

@@ -20,7 +20,7 @@ pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         // systemd.service(5), Type=notify-reload: the time tells this reload from one that was asked for before.
         Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(error) => warn!(%error, "the service manager cannot be told the time of a reload"),
+        Err(error) => warn!(%error, "cannot notify the service manager of a reload"),
     }
 }
 
@@ -31,7 +31,7 @@ pub fn stopping() {
 
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        warn!(%error, ?states, "the service manager cannot be told");
+        warn!(%error, ?states, "cannot notify the service manager");
     }
 }
 

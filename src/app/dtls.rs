@@ -90,7 +90,7 @@ impl DtlsSetup {
             let changes: Vec<Change> = server.restore(now, associations).into_iter().map(Change::Association).collect();
             if let Err(error) = store.write_now(&changes) {
                 // A later process would not know of the sequence numbers that this one uses.
-                error!(%error, "the associations of before are not taken up: devices have to make new ones");
+                error!(%error, "stored DTLS sessions not restored; devices must make new handshakes");
                 server = new();
                 // What it makes from now on is kept, once the store can be written again.
                 let none = server.restore(now, Vec::new());

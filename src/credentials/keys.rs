@@ -120,7 +120,7 @@ impl KeyFinder {
                 };
                 counter.inc();
                 if std::mem::take(&mut self.failing) {
-                    info!("the service of keys (dtls.psk_http) answers again");
+                    info!("key service (dtls.psk_http) available again");
                 }
                 answer
             }
@@ -130,7 +130,7 @@ impl KeyFinder {
                     debug!(identity = identity.as_str(), %error, "no key");
                 } else {
                     let identity = identity.as_str();
-                    warn!(identity, %error, "the service of keys (dtls.psk_http) does not answer as it should");
+                    warn!(identity, %error, "key service (dtls.psk_http) gives unexpected answers");
                 }
                 KeyAnswer::Unavailable
             }

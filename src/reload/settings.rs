@@ -37,7 +37,7 @@ impl ReloadableSettings {
             return Ok(None);
         }
         logging::set_filter(&config.log.filter).map_err(|error| error.to_string())?;
-        info!(keys = changed.join(", "), "these settings have changed, and take effect");
+        info!(keys = changed.join(", "), "changed settings are in force");
         Ok(Some(DriverRequest::Limits(Box::new(self.room.bound(&config.gateway.limits)))))
     }
 
@@ -52,7 +52,7 @@ impl ReloadableSettings {
         let mut changed = self.started.differences(&config.written);
         changed.retain(|key| !takes_effect_at_once(key));
         if !changed.is_empty() && changed != self.named {
-            warn!(keys = changed.join(", "), "these settings have changed, and need a restart to take effect");
+            warn!(keys = changed.join(", "), "changed settings need a restart");
         }
         self.named = changed;
     }

@@ -182,7 +182,7 @@ impl Database {
                 Ok(read) => self.place(read),
                 // Its pages are whole, so that the others can be trusted.
                 Err(error) => {
-                    error!(endpoint, %error, "a device of the store cannot be read, it has to register again");
+                    error!(endpoint, %error, "stored registration unreadable; the device must register again");
                     continue;
                 }
             };
@@ -191,7 +191,7 @@ impl Database {
                 let json = commands.get((endpoint, command.serial))?;
                 let json = json.map(|json| json.value().to_owned());
                 let Some(Ok(echo)) = json.map(TryInto::try_into) else {
-                    error!(endpoint, serial = command.serial, "a command of the store cannot be read, it is lost");
+                    error!(endpoint, serial = command.serial, "stored command unreadable; it is lost");
                     continue;
                 };
                 command.command = echo;

@@ -172,8 +172,8 @@ impl Store {
         });
         match tokio::time::timeout(patience, last).await {
             Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(_)) | Err(_)) => error!("the writer of the store failed"),
-            Err(_) => warn!("changes of devices were left when the store was closed"),
+            Ok(Ok(Err(_)) | Err(_)) => error!("store writer failed"),
+            Err(_) => warn!("store closed with unwritten changes"),
         }
     }
 }

@@ -91,7 +91,7 @@ impl Writer {
             counter.inc();
         }
         if std::mem::take(&mut self.failing) {
-            info!(file = %self.file.display(), "the store is written again");
+            info!(file = %self.file.display(), "store writable again");
             self.metrics.store.failing.set(0);
             self.condition.set(ConditionState::Up, format!("{} is written", self.file.display()));
         }

@@ -77,8 +77,8 @@ fn a_hangup_puts_new_limits_and_a_new_log_level_in_force() {
     place.configure("watch_interval = 0\nlimits.devices = 7\nlog.level = \"debug\"\nlifetime_max = 600");
     program.signal("HUP");
     program.wait_for_metric("lwm2m_devices_limit", 7.0);
-    program.wait_for("these settings have changed, and take effect keys=\"limits.devices, log.level\"");
-    program.wait_for("these settings have changed, and need a restart to take effect keys=\"lifetime_max\"");
+    program.wait_for("changed settings are in force keys=\"limits.devices, log.level\"");
+    program.wait_for("changed settings need a restart keys=\"lifetime_max\"");
     assert_eq!(program.metric("lwm2m_reloads_total{part=\"settings\",result=\"ok\"}"), 1.0);
     assert!(program.metric("lwm2m_reload_last_success_timestamp_seconds{part=\"settings\"}") > 1e9);
 

@@ -208,7 +208,7 @@ impl Link {
             }
         };
         if tokio::time::timeout(deadline, leaving).await.is_err() {
-            info!("publications were left when the link to EMQX was shut down");
+            info!("publications left unsent at shutdown");
         }
     }
 

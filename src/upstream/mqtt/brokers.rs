@@ -98,7 +98,7 @@ impl Brokers {
         let broker = self.target_mut(id);
         if broker.faults.version != version {
             broker.faults.version = version;
-            warn!(broker = broker.name, "the broker has no MQTT 5: 3.1.1 is spoken, without what only 5 can say");
+            warn!(broker = broker.name, "the broker does not support MQTT 5; using 3.1.1 without its features");
         }
     }
 

@@ -141,7 +141,7 @@ impl Link {
         let dialer = |broker: &String| Dialer::new(vec![broker.clone()], sources.clone(), connector.clone());
         let dialers = settings.brokers.iter().map(dialer).collect();
         let (sender, events) = mpsc::channel(settings.event_queue.max(1));
-        info!(brokers = settings.brokers.join(", "), "devices go to a broker by MQTT");
+        info!(brokers = settings.brokers.join(", "), "connecting devices to the broker by MQTT");
         Ok(Self {
             devices,
             settings,
@@ -190,7 +190,7 @@ impl Link {
             }
         };
         if tokio::time::timeout(deadline, leaving).await.is_err() {
-            info!("publications were left when the link to the broker was shut down");
+            info!("publications left unsent at shutdown");
         }
     }
 
