@@ -260,8 +260,8 @@ impl World {
         assert_eq!(open.node, node, "a call to another node than its anchor");
         assert!(!self.calls.contains(&(node, anchor)), "two calls at a time");
         self.calls.push((node, anchor));
-        // Where all devices are disconnected in one step, an older registration may end right after its call began: the
-        // outcome of the call still decides whether the publication is sent again.
+        // The connection of a call may end in the step in which the call began. Then its owner is no longer known here, and
+        // the order of its publications is not checked.
         let owner = self.devices.protocol.by_anchor.get(&anchor).copied();
         if let (Call::Publish { publication, .. }, Some(Owner::Device(device))) = (call, owner) {
             let serial: u64 = publication.topic.parse().expect("a number");
