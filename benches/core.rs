@@ -111,7 +111,7 @@ impl Bench {
         message.payload = links;
         let device = self.receive(number, &message.encode()).connect.expect("the broker is asked");
 
-        self.gateway.handle_broker(self.now, BrokerEvent::Connected { device });
+        self.gateway.handle_broker(self.now, BrokerEvent::Connected { registration: device });
         let outcome = self.outcome();
         assert!(outcome.publication.is_some(), "the Register is reported");
         let created = outcome.sent.first().expect("an answer");
@@ -141,8 +141,12 @@ impl Bench {
     fn observe(&mut self, device: RegistrationId, path: &str) -> Token {
         let command = format!(r#"{{"reqID":1,"msgType":"observe","data":{{"path":"{path}"}}}}"#);
         let topic = "lwm2m/bench-0/dn".to_owned();
-        let event =
-            BrokerEvent::Message { device, topic, payload: command.into_bytes(), properties: Default::default() };
+        let event = BrokerEvent::Message {
+            registration: device,
+            topic,
+            payload: command.into_bytes(),
+            properties: Default::default(),
+        };
         self.gateway.handle_broker(self.now, event);
         let request = self.outcome().sent.pop().expect("the command is sent to the device");
 
@@ -170,7 +174,7 @@ impl Bench {
                 Output::Transmit(transmit) => {
                     outcome.sent.push(Message::decode(&transmit.datagram).expect("the gateway sends messages"));
                 }
-                Output::Broker(BrokerCommand::Connect { device, .. }) => outcome.connect = Some(device),
+                Output::Broker(BrokerCommand::Connect { registration: device, .. }) => outcome.connect = Some(device),
                 Output::Broker(BrokerCommand::Publish { publication, .. }) => outcome.publication = Some(publication),
                 Output::Broker(
                     BrokerCommand::Resume { .. } | BrokerCommand::SetLifetime { .. } | BrokerCommand::Disconnect { .. },

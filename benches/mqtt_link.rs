@@ -43,7 +43,7 @@ async fn main() {
     let (mut asked, mut connected) = (0, 0);
     while connected < devices {
         while asked < devices && asked < connected + AT_ONCE {
-            link.submit(BrokerCommand::Connect { device: RegistrationId(asked), client: client(asked) });
+            link.submit(BrokerCommand::Connect { registration: RegistrationId(asked), client: client(asked) });
             asked += 1;
         }
         match link.event().await {

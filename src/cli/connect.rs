@@ -163,7 +163,7 @@ async fn try_broker(config: &Config, upstream: UpstreamConfig, endpoint: &str) -
         Ok(link) => link,
         Err(error) => return vec![problem(in_use(&error, error.to_string()))],
     };
-    link.submit(BrokerCommand::Connect { device: DEVICE, client });
+    link.submit(BrokerCommand::Connect { registration: DEVICE, client });
     let answer = timeout(patience + GRACE, link.event()).await;
     let mut found = Vec::new();
     match answer {
@@ -194,7 +194,7 @@ async fn try_broker(config: &Config, upstream: UpstreamConfig, endpoint: &str) -
         ) => found.push(problem(format!("the broker {name} closed the connection"))),
         Err(_) => found.push(problem(format!("the broker {name}: no answer within {patience:?}"))),
     }
-    link.submit(BrokerCommand::Disconnect { device: DEVICE });
+    link.submit(BrokerCommand::Disconnect { registration: DEVICE });
     link.shut_down(GRACE).await;
     found
 }
@@ -212,7 +212,7 @@ async fn try_publications(link: &mut Link, name: &str, topics: Vec<String>) -> V
             correlation: None,
             ticket: Some(Ticket(number)),
         };
-        link.submit(BrokerCommand::Publish { device: DEVICE, publication });
+        link.submit(BrokerCommand::Publish { registration: DEVICE, publication });
         found.push(match timeout(PUBLISH_TIMEOUT, published(link)).await {
             Ok(true) => works(format!("the broker {name} takes publications to {topic}")),
             Ok(false) => problem(format!(

@@ -99,10 +99,10 @@ impl Log {
 /// Logs a report that cannot repeat without the device being served in between.
 fn log_once(report: &Report) {
     match report {
-        Report::Datagram { peer, verdict: DatagramOutcome::Dropped(reason) } => {
+        Report::Datagram { peer, outcome: DatagramOutcome::Dropped(reason) } => {
             debug!(peer = %peer.address, ?reason, "datagram dropped");
         }
-        Report::Datagram { peer, verdict } => trace!(peer = %peer.address, ?verdict, "datagram"),
+        Report::Datagram { peer, outcome: verdict } => trace!(peer = %peer.address, ?verdict, "datagram"),
         Report::Retransmitted { peer } => debug!(peer = %peer.address, "message retransmitted"),
         Report::DuplicateForgotten { peer } => {
             trace!(peer = %peer.address, "deduplication entry evicted early: the table is full")
@@ -274,7 +274,7 @@ mod tests {
     fn what_a_stranger_does_wrong_fills_no_log() {
         let peer = Peer::udp(0, ([192, 0, 2, 1], 56830).into());
         let verdict = DatagramOutcome::Dropped(DropReason::NoMessage(DecodeError::Version));
-        let report = Report::Datagram { peer, verdict };
+        let report = Report::Datagram { peer, outcome: verdict };
         assert_eq!(logged(LevelFilter::INFO, &report), "");
         let line = logged(LevelFilter::DEBUG, &report);
         assert_eq!(line, "DEBUG datagram dropped peer=192.0.2.1:56830 reason=NoMessage(Version)\n");

@@ -165,13 +165,13 @@ impl Core {
 
     fn obey(&mut self, command: BrokerCommand) {
         match command {
-            BrokerCommand::Connect { device, client } if client.username == "nobody" => {
+            BrokerCommand::Connect { registration: device, client } if client.username == "nobody" => {
                 let error = ConnectError::Refused("not_authorized".to_owned());
-                self.gateway.handle_broker(self.now, BrokerEvent::ConnectFailed { device, error });
+                self.gateway.handle_broker(self.now, BrokerEvent::ConnectFailed { registration: device, error });
             }
-            BrokerCommand::Connect { device, .. } => {
+            BrokerCommand::Connect { registration: device, .. } => {
                 self.device = Some(device);
-                self.gateway.handle_broker(self.now, BrokerEvent::Connected { device });
+                self.gateway.handle_broker(self.now, BrokerEvent::Connected { registration: device });
             }
             BrokerCommand::Publish { publication, .. } => {
                 let payload = serde_json::from_slice(&publication.payload).expect("what is published is JSON");
@@ -196,7 +196,12 @@ impl Sides for Core {
     fn application_sends(&mut self, topic: &str, payload: &[u8]) {
         let device = self.device.expect("a device is connected");
         let properties = MessageProperties::default();
-        let event = BrokerEvent::Message { device, topic: topic.to_owned(), payload: payload.to_vec(), properties };
+        let event = BrokerEvent::Message {
+            registration: device,
+            topic: topic.to_owned(),
+            payload: payload.to_vec(),
+            properties,
+        };
         self.gateway.handle_broker(self.now, event);
         self.take_outputs();
     }

@@ -213,7 +213,7 @@ impl Network {
         let Some(device) = self.connected.get(endpoint).copied() else { return };
         let topic = format!("lwm2m/{endpoint}/dn");
         let properties = MessageProperties::default();
-        self.broker_says(BrokerEvent::Message { device, topic, payload, properties });
+        self.broker_says(BrokerEvent::Message { registration: device, topic, payload, properties });
     }
 
     pub fn address(&self, number: Number) -> Peer {
@@ -282,7 +282,7 @@ impl Network {
                     let command = serde_json::from_slice(&payload).expect("a command of a test is JSON");
                     self.devices[number].commanded.push(command);
                     self.broker_says(BrokerEvent::Message {
-                        device,
+                        registration: device,
                         topic,
                         payload,
                         properties: MessageProperties::default(),
@@ -293,19 +293,19 @@ impl Network {
     }
 
     fn broker_says(&mut self, event: BrokerEvent) {
-        if let BrokerEvent::Connected { device } = &event {
+        if let BrokerEvent::Connected { registration: device } = &event {
             // It was disconnected before it was connected.
             let Some(clientid) = self.clientids.get(device).cloned() else { return };
             if let Some(former) = self.connected.insert(clientid, *device) {
                 self.clientids.remove(&former);
                 let reason = CloseReason::Discarded;
-                self.gateway.handle_broker(self.now, BrokerEvent::Closed { device: former, reason });
+                self.gateway.handle_broker(self.now, BrokerEvent::Closed { registration: former, reason });
             }
         }
         if let BrokerEvent::Published { ticket, .. } = &event {
             self.taken.extend(self.tickets.remove(ticket));
         }
-        if let BrokerEvent::ConnectFailed { device, .. } = &event {
+        if let BrokerEvent::ConnectFailed { registration: device, .. } = &event {
             self.clientids.remove(device);
         }
         self.gateway.handle_broker(self.now, event);
@@ -345,7 +345,7 @@ impl Network {
                     self.carry(transmit.datagram, |datagram| Happening::ToDevice(transmit.peer, datagram));
                 }
                 Output::Broker(command) => self.serve(command),
-                Output::Report(Report::Datagram { verdict, .. }) => {
+                Output::Report(Report::Datagram { outcome: verdict, .. }) => {
                     verdicts += 1;
                     self.rate_limited += usize::from(verdict == DatagramOutcome::Dropped(DropReason::RateLimited));
                 }
@@ -366,23 +366,24 @@ impl Network {
     /// The broker's side.
     fn serve(&mut self, command: BrokerCommand) {
         match command {
-            BrokerCommand::Connect { device, client } | BrokerCommand::Resume { device, client } => {
+            BrokerCommand::Connect { registration: device, client }
+            | BrokerCommand::Resume { registration: device, client } => {
                 self.clientids.insert(device, client.clientid);
                 let soon = self.now + self.weather.broker_delay.mul_f64(self.rng.random_range(0.0..1.0));
                 let (at, event) = match self.broker {
-                    Broker::Takes => (soon, BrokerEvent::Connected { device }),
+                    Broker::Takes => (soon, BrokerEvent::Connected { registration: device }),
                     Broker::Refuses => {
                         let error = ConnectError::Refused("not this one".to_owned());
-                        (soon, BrokerEvent::ConnectFailed { device, error })
+                        (soon, BrokerEvent::ConnectFailed { registration: device, error })
                     }
                     Broker::NeverAnswers => {
                         let error = ConnectError::Unavailable("no answer".to_owned());
-                        (self.now + Duration::from_secs(10), BrokerEvent::ConnectFailed { device, error })
+                        (self.now + Duration::from_secs(10), BrokerEvent::ConnectFailed { registration: device, error })
                     }
                 };
                 self.schedule(at, Happening::FromBroker(event));
             }
-            BrokerCommand::Publish { device, publication } => {
+            BrokerCommand::Publish { registration: device, publication } => {
                 assert!(
                     self.clientids.contains_key(&device),
                     "a publication for a device that the broker does not have"
@@ -393,7 +394,7 @@ impl Network {
                 self.published.push((device, publication));
             }
             BrokerCommand::SetLifetime { .. } => {}
-            BrokerCommand::Disconnect { device } => {
+            BrokerCommand::Disconnect { registration: device } => {
                 let Some(clientid) = self.clientids.remove(&device) else { return };
                 if self.connected.get(&clientid) == Some(&device) {
                     self.connected.remove(&clientid);
@@ -412,7 +413,7 @@ impl Network {
         }
         if !self.rng.random_bool(self.weather.untold) {
             let at = self.now + self.weather.broker_delay.mul_f64(self.rng.random_range(0.0..1.0));
-            self.schedule(at, Happening::FromBroker(BrokerEvent::Published { device, ticket }));
+            self.schedule(at, Happening::FromBroker(BrokerEvent::Published { registration: device, ticket }));
         }
     }
 

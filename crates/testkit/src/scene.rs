@@ -242,7 +242,7 @@ impl Scene {
     }
 
     pub fn broker_takes_it(&mut self) {
-        self.broker_says(BrokerEvent::Connected { device: self.device });
+        self.broker_says(BrokerEvent::Connected { registration: self.device });
     }
 
     pub fn command(&mut self, command: &Value) {
@@ -256,7 +256,7 @@ impl Scene {
     pub fn command_to(&mut self, device: RegistrationId, payload: &[u8]) {
         let topic = "lwm2m/dev-7/dn".to_owned();
         let properties = MessageProperties::default();
-        self.broker_says(BrokerEvent::Message { device, topic, payload: payload.to_vec(), properties });
+        self.broker_says(BrokerEvent::Message { registration: device, topic, payload: payload.to_vec(), properties });
     }
 
     /// The program is told to end.
@@ -374,7 +374,7 @@ impl Scene {
     /// The broker is asked for a device, which becomes the scene's.
     pub fn expect_connect(&mut self) -> ClientInfo {
         match self.expect_broker_command() {
-            BrokerCommand::Connect { device, client } => {
+            BrokerCommand::Connect { registration: device, client } => {
                 self.device = device;
                 client
             }
@@ -383,14 +383,14 @@ impl Scene {
     }
 
     pub fn expect_disconnect(&mut self, expected: RegistrationId) {
-        assert_eq!(self.expect_broker_command(), BrokerCommand::Disconnect { device: expected });
+        assert_eq!(self.expect_broker_command(), BrokerCommand::Disconnect { registration: expected });
     }
 
     /// Any publication, for this device and on this topic below `lwm2m/ENDPOINT/`.
     pub fn expect_any_published(&mut self, topic: &str) -> Value {
         let device = self.device;
         match self.expect_broker_command() {
-            BrokerCommand::Publish { device: of, publication } => {
+            BrokerCommand::Publish { registration: of, publication } => {
                 let payload = serde_json::from_slice(&publication.payload).expect("JSON");
                 assert_eq!((of, publication.topic.as_str()), (device, topic), "{payload}");
                 assert_eq!(publication.class, class_of(&payload), "{payload}");
@@ -455,11 +455,11 @@ impl Scene {
                     let message = Message::decode(&transmit.datagram).expect("what leaves is a message");
                     self.said.push_back(Said::ToDevice(transmit.peer, message));
                 }
-                Output::Broker(BrokerCommand::SetLifetime { device, lifetime }) => {
+                Output::Broker(BrokerCommand::SetLifetime { registration: device, lifetime }) => {
                     self.lifetimes.push((device, lifetime));
                 }
                 Output::Broker(command) => self.said.push_back(Said::ToBroker(command)),
-                Output::Report(Report::Datagram { peer, verdict }) => verdicts.push((peer, verdict)),
+                Output::Report(Report::Datagram { peer, outcome: verdict }) => verdicts.push((peer, verdict)),
                 Output::Report(report) => self.reports.push_back(report),
                 Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
                 Output::Idle(deadline) => {

@@ -43,7 +43,7 @@ fn every_report_counts_in_exactly_one_counter_of_its_own() {
 fn a_dropped_datagram_is_counted_by_its_reason() {
     let metrics = Metrics::default();
     let verdict = DatagramOutcome::Dropped(DropReason::NoMessage(DecodeError::Version));
-    metrics.record(&Report::Datagram { peer: peer(), verdict });
+    metrics.record(&Report::Datagram { peer: peer(), outcome: verdict });
     let expected = r#"lwm2m_datagrams_total{outcome="dropped",reason="version"}"#;
     assert_eq!(counted(&metrics), [(expected.to_owned(), 1)]);
 }
@@ -99,7 +99,7 @@ fn core_reports() -> Vec<Report> {
     let endpoint = || "urn:imei:1".to_owned();
     let codes = [(4, 0), (4, 2), (4, 3), (4, 12), (4, 13), (4, 15), (4, 29), (5, 3), (5, 0)]
         .map(|(class, detail)| Code::of(class, detail));
-    let datagrams = datagram_outcomes().into_iter().map(|verdict| Report::Datagram { peer: peer(), verdict });
+    let datagrams = datagram_outcomes().into_iter().map(|verdict| Report::Datagram { peer: peer(), outcome: verdict });
     let rejections = codes.into_iter().map(|code| Report::RegisterRejected {
         peer: peer(),
         endpoint: None,

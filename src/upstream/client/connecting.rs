@@ -71,7 +71,7 @@ impl<P: Protocol> Devices<P> {
             counters.reconnected.inc();
         }
         if awaited {
-            self.emit(id, BrokerEvent::Connected { device: id });
+            self.emit(id, BrokerEvent::Connected { registration: id });
         }
         awaited
     }
@@ -115,7 +115,7 @@ impl<P: Protocol> Devices<P> {
         if device.connected_before {
             return self.end(now, id, CloseReason::Refused);
         }
-        self.emit(id, BrokerEvent::ConnectFailed { device: id, error: ConnectError::Refused(why) });
+        self.emit(id, BrokerEvent::ConnectFailed { registration: id, error: ConnectError::Refused(why) });
         self.remove(now, id);
     }
 
@@ -147,7 +147,10 @@ impl<P: Protocol> Devices<P> {
         if device.connected_before {
             return self.back_off(now, id);
         }
-        self.emit(id, BrokerEvent::ConnectFailed { device: id, error: ConnectError::Unavailable(why.to_owned()) });
+        self.emit(
+            id,
+            BrokerEvent::ConnectFailed { registration: id, error: ConnectError::Unavailable(why.to_owned()) },
+        );
         self.remove(now, id);
     }
 }

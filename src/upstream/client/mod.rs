@@ -202,15 +202,15 @@ impl<P: Protocol> Devices<P> {
 
     pub fn command(&mut self, now: Instant, command: BrokerCommand) {
         match command {
-            BrokerCommand::Connect { device, client } => self.connect(now, device, client),
-            BrokerCommand::Resume { device, client } => self.resume(now, device, client),
-            BrokerCommand::Publish { device, publication } => self.publish(now, device, publication),
-            BrokerCommand::SetLifetime { device, lifetime } => {
+            BrokerCommand::Connect { registration: device, client } => self.connect(now, device, client),
+            BrokerCommand::Resume { registration: device, client } => self.resume(now, device, client),
+            BrokerCommand::Publish { registration: device, publication } => self.publish(now, device, publication),
+            BrokerCommand::SetLifetime { registration: device, lifetime } => {
                 if let Some(device) = self.devices.get_mut(&device) {
                     device.client.lifetime = lifetime;
                 }
             }
-            BrokerCommand::Disconnect { device } => self.disconnect(now, device, Leaving::ForGood),
+            BrokerCommand::Disconnect { registration: device } => self.disconnect(now, device, Leaving::ForGood),
         }
     }
 
@@ -323,7 +323,7 @@ impl<P: Protocol> Devices<P> {
         let Some(device) = self.devices.get(&id) else { return };
         debug!(device = id.0, clientid = device.client.clientid, ?reason, "connection ended by {}", P::BROKER);
         self.counters().closed.inc();
-        self.emit(id, BrokerEvent::Closed { device: id, reason });
+        self.emit(id, BrokerEvent::Closed { registration: id, reason });
         self.remove(now, id);
     }
 

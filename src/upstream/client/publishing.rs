@@ -26,13 +26,13 @@ impl<P: Protocol> Devices<P> {
     /// The broker has taken the publication.
     pub(in crate::upstream) fn publication_done(&mut self, Queued { device, publication }: &Queued) {
         if let Some(ticket) = publication.ticket {
-            self.emit(*device, BrokerEvent::Published { device: *device, ticket });
+            self.emit(*device, BrokerEvent::Published { registration: *device, ticket });
         }
     }
 
     /// The broker does not allow the publication.
     pub(in crate::upstream) fn publication_refused(&mut self, Queued { device, publication }: Queued) {
-        self.emit(device, BrokerEvent::PublishRefused { device, topic: publication.topic });
+        self.emit(device, BrokerEvent::PublishRefused { registration: device, topic: publication.topic });
     }
 
     /// Counts a publication that was given up.

@@ -37,7 +37,7 @@ impl<P: Protocol> Devices<P> {
         debug!(device = id.0, clientid = device.client.clientid, "gives way to a newer registration of its clientid");
         if !device.connected_before {
             let error = ConnectError::Unavailable("a newer registration has its clientid".to_owned());
-            self.emit(id, BrokerEvent::ConnectFailed { device: id, error });
+            self.emit(id, BrokerEvent::ConnectFailed { registration: id, error });
             return self.remove(now, id);
         }
         self.rest_or_leave(now, id);

@@ -106,22 +106,22 @@ impl Run {
             Event::Reply { peer, to, kind, code, observe, format, payload } => {
                 self.reply(peer, to, kind, code, observe, format, payload);
             }
-            Event::Connected { device } => self.broker(BrokerEvent::Connected { device: self.device(device) }),
+            Event::Connected { device } => self.broker(BrokerEvent::Connected { registration: self.device(device) }),
             Event::Failed { device, refused } => {
                 let reason = String::new();
                 let error = if refused { ConnectError::Refused(reason) } else { ConnectError::Unavailable(reason) };
-                self.broker(BrokerEvent::ConnectFailed { device: self.device(device), error });
+                self.broker(BrokerEvent::ConnectFailed { registration: self.device(device), error });
             }
             Event::Closed { device, reason } => {
                 let reasons =
                     [CloseReason::Kicked, CloseReason::Discarded, CloseReason::Expired, CloseReason::Refused];
                 let reason = reasons[usize::from(reason) % reasons.len()];
-                self.broker(BrokerEvent::Closed { device: self.device(device), reason });
+                self.broker(BrokerEvent::Closed { registration: self.device(device), reason });
             }
             Event::Command { device, kind, path, ttl } => self.command(device, kind, path, ttl),
             Event::Message { device, payload } => self.message(device, payload.to_vec()),
             Event::PublishRefused { device } => {
-                self.broker(BrokerEvent::PublishRefused { device: self.device(device), topic: String::new() });
+                self.broker(BrokerEvent::PublishRefused { registration: self.device(device), topic: String::new() });
             }
             Event::Pass { tenths } => self.pass(Duration::from_millis(100 * u64::from(tenths))),
             Event::NextDeadline => {
@@ -141,7 +141,7 @@ impl Run {
 
     fn message(&mut self, device: u8, payload: Vec<u8>) {
         let topic = String::new();
-        self.broker(BrokerEvent::Message { device: self.device(device), topic, payload, properties: MessageProperties::default() });
+        self.broker(BrokerEvent::Message { registration: self.device(device), topic, payload, properties: MessageProperties::default() });
     }
 
     fn reply(
@@ -203,7 +203,7 @@ impl Run {
                         self.location = location.to_vec();
                     }
                 }
-                Output::Broker(BrokerCommand::Connect { device, .. } | BrokerCommand::Resume { device, .. }) => {
+                Output::Broker(BrokerCommand::Connect { registration: device, .. } | BrokerCommand::Resume { registration: device, .. }) => {
                     self.devices = device.0;
                 }
                 Output::Broker(
@@ -225,7 +225,7 @@ impl Run {
     fn end(mut self) {
         for id in 1..=self.devices {
             let error = ConnectError::Unavailable(String::new());
-            self.broker(BrokerEvent::ConnectFailed { device: RegistrationId(id), error });
+            self.broker(BrokerEvent::ConnectFailed { registration: RegistrationId(id), error });
         }
         for _ in 0..10_000 {
             let Some(deadline) = self.deadline else {

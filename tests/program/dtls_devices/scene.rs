@@ -137,7 +137,7 @@ impl Scene {
 
     pub fn command(&mut self, endpoint: &str, command: &Value) {
         let event = BrokerEvent::Message {
-            device: self.devices[endpoint],
+            registration: self.devices[endpoint],
             topic: "dn".to_owned(),
             payload: command.to_string().into_bytes(),
             properties: MessageProperties::default(),
@@ -244,12 +244,13 @@ impl Scene {
                     self.gateway.handle_key(self.now, &identity, answer);
                 }
                 Output::Broker(
-                    BrokerCommand::Connect { device, client } | BrokerCommand::Resume { device, client },
+                    BrokerCommand::Connect { registration: device, client }
+                    | BrokerCommand::Resume { registration: device, client },
                 ) => {
                     self.devices.insert(client.endpoint.clone(), device);
                     self.connects.push(client);
                     if !self.broker_thinks {
-                        self.gateway.handle_broker(self.now, BrokerEvent::Connected { device });
+                        self.gateway.handle_broker(self.now, BrokerEvent::Connected { registration: device });
                     }
                 }
                 Output::Broker(BrokerCommand::Publish { publication, .. }) => {

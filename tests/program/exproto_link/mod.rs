@@ -61,12 +61,12 @@ impl Rig {
     async fn with_connected_device() -> Self {
         let mut rig = Self::start().await;
         rig.connect(DEVICE, "ep1").await;
-        rig.expect(BrokerEvent::Connected { device: DEVICE }).await;
+        rig.expect(BrokerEvent::Connected { registration: DEVICE }).await;
         rig
     }
 
     async fn connect(&self, device: RegistrationId, clientid: &str) {
-        self.submit(BrokerCommand::Connect { device, client: client(clientid) }).await;
+        self.submit(BrokerCommand::Connect { registration: device, client: client(clientid) }).await;
     }
 
     async fn publish(&self, device: RegistrationId, topic: &str, payload: &str) {
@@ -79,7 +79,7 @@ impl Rig {
             correlation: None,
             ticket: None,
         };
-        self.submit(BrokerCommand::Publish { device, publication }).await;
+        self.submit(BrokerCommand::Publish { registration: device, publication }).await;
     }
 
     async fn submit(&self, command: BrokerCommand) {
@@ -172,7 +172,7 @@ async fn a_device_becomes_a_client_publishes_and_hears() {
     for payload in [b"a", b"b"] {
         let topic = "lwm2m/ep1/dn".to_owned();
         rig.expect(BrokerEvent::Message {
-            device: DEVICE,
+            registration: DEVICE,
             topic,
             payload: payload.to_vec(),
             properties: MessageProperties::default(),
@@ -201,12 +201,12 @@ async fn a_client_that_emqx_refuses_is_refused() {
     rig.emqx.refuse("bad");
     rig.connect(DEVICE, "bad").await;
     let error = ConnectError::Refused("Authenticate: not_authorized".to_owned());
-    rig.expect(BrokerEvent::ConnectFailed { device: DEVICE, error }).await;
+    rig.expect(BrokerEvent::ConnectFailed { registration: DEVICE, error }).await;
 
     rig.emqx.deny("lwm2m/deaf/dn");
     rig.connect(RegistrationId(2), "deaf").await;
     let error = ConnectError::Refused("Subscribe: Authorization deny".to_owned());
-    rig.expect(BrokerEvent::ConnectFailed { device: RegistrationId(2), error }).await;
+    rig.expect(BrokerEvent::ConnectFailed { registration: RegistrationId(2), error }).await;
 
     rig.emqx.until_no_clients().await;
     rig.end().await;
@@ -218,7 +218,7 @@ async fn a_publication_that_is_not_allowed_is_told_and_the_next_one_goes() {
     rig.emqx.deny("forbidden");
     rig.publish(DEVICE, "forbidden", "1").await;
     rig.publish(DEVICE, "allowed", "2").await;
-    rig.expect(BrokerEvent::PublishRefused { device: DEVICE, topic: "forbidden".to_owned() }).await;
+    rig.expect(BrokerEvent::PublishRefused { registration: DEVICE, topic: "forbidden".to_owned() }).await;
     assert_eq!(rig.emqx.published().await, published("ep1", "allowed", "2"));
     rig.end().await;
 }
@@ -227,10 +227,10 @@ async fn a_publication_that_is_not_allowed_is_told_and_the_next_one_goes() {
 async fn a_kicked_client_is_closed_and_a_lost_one_comes_back() {
     let mut rig = Rig::with_connected_device().await;
     rig.connect(RegistrationId(2), "ep2").await;
-    rig.expect(BrokerEvent::Connected { device: RegistrationId(2) }).await;
+    rig.expect(BrokerEvent::Connected { registration: RegistrationId(2) }).await;
 
     rig.emqx.close("ep1", "{shutdown,kicked}").await;
-    rig.expect(BrokerEvent::Closed { device: DEVICE, reason: CloseReason::Kicked }).await;
+    rig.expect(BrokerEvent::Closed { registration: DEVICE, reason: CloseReason::Kicked }).await;
 
     rig.emqx.close("ep2", "{shutdown,etimedout}").await;
     rig.publish(RegistrationId(2), "t", "after the loss").await;
@@ -243,7 +243,7 @@ async fn a_kicked_client_is_closed_and_a_lost_one_comes_back() {
 async fn a_device_that_registers_again_takes_over_what_its_older_registration_published() {
     let mut rig = Rig::with_connected_device().await;
     rig.connect(RegistrationId(2), "ep1").await;
-    rig.expect(BrokerEvent::Connected { device: RegistrationId(2) }).await;
+    rig.expect(BrokerEvent::Connected { registration: RegistrationId(2) }).await;
     rig.publish(DEVICE, "t", "of the older one").await;
     rig.publish(RegistrationId(2), "t", "of the newer one").await;
     for payload in ["of the older one", "of the newer one"] {
@@ -260,7 +260,8 @@ async fn when_emqx_stops_and_starts_again_devices_come_back_and_new_ones_fail_me
     rig.publish(DEVICE, "t", "during the outage").await;
     rig.connect(RegistrationId(2), "ep2").await;
     let event = rig.event().await;
-    let BrokerEvent::ConnectFailed { device: RegistrationId(2), error: ConnectError::Unavailable(_) } = event else {
+    let BrokerEvent::ConnectFailed { registration: RegistrationId(2), error: ConnectError::Unavailable(_) } = event
+    else {
         panic!("{event:?}")
     };
 
@@ -269,14 +270,14 @@ async fn when_emqx_stops_and_starts_again_devices_come_back_and_new_ones_fail_me
     rig.emqx.send("ep1", &[("lwm2m/ep1/dn", "after")]).await;
     let topic = "lwm2m/ep1/dn".to_owned();
     rig.expect(BrokerEvent::Message {
-        device: DEVICE,
+        registration: DEVICE,
         topic,
         payload: b"after".to_vec(),
         properties: MessageProperties::default(),
     })
     .await;
     rig.connect(RegistrationId(3), "ep3").await;
-    rig.expect(BrokerEvent::Connected { device: RegistrationId(3) }).await;
+    rig.expect(BrokerEvent::Connected { registration: RegistrationId(3) }).await;
     rig.end().await;
 }
 
@@ -299,7 +300,7 @@ async fn a_burst_of_messages_beyond_the_queue_waits_and_none_is_lost() {
     let mut heard = vec![Vec::new(); 42];
     for _ in 0..400 {
         let event = rig.event().await;
-        let BrokerEvent::Message { device, payload, .. } = event else { panic!("{event:?}") };
+        let BrokerEvent::Message { registration: device, payload, .. } = event else { panic!("{event:?}") };
         heard[device.0 as usize].push(String::from_utf8(payload).expect("text"));
     }
     let all: Vec<String> = (0..10).map(|number| number.to_string()).collect();

@@ -24,7 +24,7 @@ async fn two_nodes() -> (Rig, Emqx) {
 
 async fn connect(rig: &mut Rig, id: u64) {
     rig.connect(RegistrationId(id), &format!("ep{id}")).await;
-    rig.expect(BrokerEvent::Connected { device: RegistrationId(id) }).await;
+    rig.expect(BrokerEvent::Connected { registration: RegistrationId(id) }).await;
 }
 
 /// What each of these devices publishes arrives, in order, and so does a command to it.
@@ -40,7 +40,7 @@ async fn expect_served(rig: &mut Rig, at: &mut Emqx, ids: &[u64]) {
         at.send(&clientid, &[("dn", "command")]).await;
         let (topic, payload) = ("dn".to_owned(), b"command".to_vec());
         rig.expect(BrokerEvent::Message {
-            device: RegistrationId(*id),
+            registration: RegistrationId(*id),
             topic,
             payload,
             properties: MessageProperties::default(),

@@ -59,7 +59,7 @@ impl Player {
                 Step::Command(payload) => {
                     let (topic, properties) = (String::new(), MessageProperties::default());
                     let payload = payload.as_bytes().to_vec();
-                    self.broker_says(BrokerEvent::Message { device: self.device, topic, payload, properties });
+                    self.broker_says(BrokerEvent::Message { registration: self.device, topic, payload, properties });
                 }
             }
         }
@@ -122,9 +122,9 @@ impl Player {
                         self.answers.push(message);
                     }
                 }
-                Output::Broker(BrokerCommand::Connect { device, .. }) => {
+                Output::Broker(BrokerCommand::Connect { registration: device, .. }) => {
                     self.device = device;
-                    self.gateway.handle_broker(self.now, BrokerEvent::Connected { device });
+                    self.gateway.handle_broker(self.now, BrokerEvent::Connected { registration: device });
                 }
                 Output::Broker(BrokerCommand::Publish { publication, .. }) => {
                     let payload = String::from_utf8(publication.payload).expect("JSON is text");

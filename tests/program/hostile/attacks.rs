@@ -160,7 +160,7 @@ fn nothing_that_is_large_is_kept_of_a_registration() {
         let bytes = register.encode().len();
         assert!(bytes < 65_000, "{bytes}");
         scene.device_sends(&register);
-        if let Some(Said::ToBroker(BrokerCommand::Connect { device, .. })) = scene.next_said() {
+        if let Some(Said::ToBroker(BrokerCommand::Connect { registration: device, .. })) = scene.next_said() {
             scene.device = device;
             scene.broker_takes_it();
         }

@@ -56,16 +56,16 @@ impl Rig {
     }
 
     async fn connect(&self, device: RegistrationId, client: ClientInfo) {
-        self.submit(BrokerCommand::Connect { device, client }).await;
+        self.submit(BrokerCommand::Connect { registration: device, client }).await;
     }
 
     async fn connected(&mut self, device: RegistrationId, client: ClientInfo) {
         self.connect(device, client).await;
-        self.expect(BrokerEvent::Connected { device }).await;
+        self.expect(BrokerEvent::Connected { registration: device }).await;
     }
 
     async fn publish(&self, device: RegistrationId, topic: &str, payload: &str) {
-        self.submit(BrokerCommand::Publish { device, publication: publication(topic, payload) }).await;
+        self.submit(BrokerCommand::Publish { registration: device, publication: publication(topic, payload) }).await;
     }
 
     async fn submit(&self, command: BrokerCommand) {
@@ -155,7 +155,12 @@ fn below(client: &ClientInfo, topic: &str) -> String {
 }
 
 fn message(device: RegistrationId, topic: String, payload: &str) -> BrokerEvent {
-    BrokerEvent::Message { device, topic, payload: payload.as_bytes().to_vec(), properties: Default::default() }
+    BrokerEvent::Message {
+        registration: device,
+        topic,
+        payload: payload.as_bytes().to_vec(),
+        properties: Default::default(),
+    }
 }
 
 #[tokio::test]
@@ -210,7 +215,7 @@ async fn what_comes_with_a_command_is_heard_and_an_answer_goes_where_it_is_wante
     assert_eq!(properties.reply, Some(Reply { topic: reply.clone(), correlation: Some(b"42".to_vec()) }));
 
     let answer = Publication { correlation: Some(b"42".to_vec()), ..publication(&reply, "answer") };
-    rig.submit(BrokerCommand::Publish { device: DEVICE, publication: answer }).await;
+    rig.submit(BrokerCommand::Publish { registration: DEVICE, publication: answer }).await;
     let heard = application.message().await;
     assert_eq!(
         (&heard.payload[..], heard.properties.unwrap().correlation_data.unwrap()),
@@ -228,7 +233,8 @@ async fn a_client_that_the_broker_refuses_is_refused() {
         let Some(broker) = Broker::start() else { return };
         let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connect(DEVICE, ClientInfo { password: Some(Secret::new("wrong")), ..client("bad") }).await;
-        let BrokerEvent::ConnectFailed { device: DEVICE, error: ConnectError::Refused(why) } = rig.event().await else {
+        let BrokerEvent::ConnectFailed { registration: DEVICE, error: ConnectError::Refused(why) } = rig.event().await
+        else {
             panic!("not refused")
         };
         assert!(why.contains("not authorized"), "{why}");
@@ -249,7 +255,7 @@ async fn a_publication_that_is_not_allowed_is_told_and_the_next_one_goes() {
     rig.connected(DEVICE, device.clone()).await;
     rig.publish(DEVICE, FORBIDDEN, "1").await;
     rig.publish(DEVICE, &below(&device, "up"), "2").await;
-    rig.expect(BrokerEvent::PublishRefused { device: DEVICE, topic: FORBIDDEN.to_owned() }).await;
+    rig.expect(BrokerEvent::PublishRefused { registration: DEVICE, topic: FORBIDDEN.to_owned() }).await;
     assert_eq!(application.message().await.payload, "2");
     rig.end().await;
 }
@@ -264,8 +270,8 @@ async fn a_client_whose_clientid_another_one_takes_is_closed() {
     other.connected(DEVICE, device).await;
     let event = rig.event().await;
     // Mosquitto 2.0.11 closes without a word where the session goes on: a loss, as far as anybody can tell.
-    let silent = !Broker::is_emqx() && event == BrokerEvent::Reconnected { device: DEVICE };
-    let discarded = event == BrokerEvent::Closed { device: DEVICE, reason: CloseReason::Discarded };
+    let silent = !Broker::is_emqx() && event == BrokerEvent::Reconnected { registration: DEVICE };
+    let discarded = event == BrokerEvent::Closed { registration: DEVICE, reason: CloseReason::Discarded };
     assert!(silent || discarded, "{event:?}");
     rig.end().await;
     other.end().await;
@@ -281,7 +287,7 @@ async fn a_device_that_registers_again_takes_over_what_its_older_registration_pu
         let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connected(DEVICE, device.clone()).await;
         rig.connect(RegistrationId(2), device.clone()).await;
-        rig.expect(BrokerEvent::Connected { device: RegistrationId(2) }).await;
+        rig.expect(BrokerEvent::Connected { registration: RegistrationId(2) }).await;
         rig.publish(DEVICE, &below(&device, "up"), "of the older one").await;
         rig.publish(RegistrationId(2), &below(&device, "up"), "of the newer one").await;
         for payload in ["of the older one", "of the newer one"] {
@@ -307,12 +313,12 @@ async fn commands_that_are_published_while_the_gateway_restarts_are_heard_after(
             application.publish(&topic, payload, PublishProperties::default()).await;
         }
         let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
-        rig.submit(BrokerCommand::Resume { device: DEVICE, client: device }).await;
+        rig.submit(BrokerCommand::Resume { registration: DEVICE, client: device }).await;
         let mut events = [rig.event().await, rig.event().await, rig.event().await];
         // The broker may be faster with them than with the answer to SUBSCRIBE.
         events.sort_by_key(|event| !matches!(event, BrokerEvent::Connected { .. }));
         let messages = ["1", "2"].map(|payload| message(DEVICE, topic.clone(), payload));
-        assert_eq!(events[0], BrokerEvent::Connected { device: DEVICE });
+        assert_eq!(events[0], BrokerEvent::Connected { registration: DEVICE });
         assert_eq!(events[1..], messages);
         rig.end().await;
     }
@@ -326,7 +332,7 @@ async fn commands_for_a_registration_that_is_over_do_not_wait_for_the_next_one()
         let mut application = Application::connect(&broker.address(), &client("app").clientid).await;
         let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connected(DEVICE, device.clone()).await;
-        rig.submit(BrokerCommand::Disconnect { device: DEVICE }).await;
+        rig.submit(BrokerCommand::Disconnect { registration: DEVICE }).await;
         rig.end().await;
 
         let topic = below(&device, "dn");
@@ -349,18 +355,18 @@ async fn a_retained_command_says_so_and_comes_once_in_a_session() {
     let mut rig = Rig::start(&broker);
     rig.connect(DEVICE, device.clone()).await;
     let retained = BrokerEvent::Message {
-        device: DEVICE,
+        registration: DEVICE,
         topic: topic.clone(),
         payload: b"kept".to_vec(),
         properties: MessageProperties { retained: true, ..MessageProperties::default() },
     };
-    rig.expect(BrokerEvent::Connected { device: DEVICE }).await;
+    rig.expect(BrokerEvent::Connected { registration: DEVICE }).await;
     rig.expect(retained).await;
     rig.end().await;
 
     let mut rig = Rig::start(&broker);
-    rig.submit(BrokerCommand::Resume { device: DEVICE, client: device }).await;
-    rig.expect(BrokerEvent::Connected { device: DEVICE }).await;
+    rig.submit(BrokerCommand::Resume { registration: DEVICE, client: device }).await;
+    rig.expect(BrokerEvent::Connected { registration: DEVICE }).await;
     application.publish(&topic, "live", PublishProperties::default()).await;
     rig.expect(message(DEVICE, topic.clone(), "live")).await;
     rig.end().await;
@@ -439,13 +445,13 @@ async fn when_the_broker_is_away_new_devices_fail_at_once_and_old_ones_come_back
     broker.stop();
     sleep(A_MOMENT).await;
     rig.connect(RegistrationId(2), client("new")).await;
-    let BrokerEvent::ConnectFailed { device: RegistrationId(2), error: ConnectError::Unavailable(_) } =
+    let BrokerEvent::ConnectFailed { registration: RegistrationId(2), error: ConnectError::Unavailable(_) } =
         rig.event().await
     else {
         panic!("not unavailable")
     };
     broker.start_again();
-    rig.expect(BrokerEvent::Reconnected { device: DEVICE }).await;
+    rig.expect(BrokerEvent::Reconnected { registration: DEVICE }).await;
     rig.end().await;
 }
 

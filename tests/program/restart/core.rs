@@ -114,7 +114,7 @@ impl Core {
     /// The broker has connected everybody who was to be connected again.
     pub fn connect_resumed(&mut self) {
         while let Some((_, device)) = self.resumed.pop_front() {
-            self.broker(BrokerEvent::Connected { device });
+            self.broker(BrokerEvent::Connected { registration: device });
         }
     }
 
@@ -125,7 +125,7 @@ impl Core {
 
     pub fn close(&mut self, endpoint: &str, reason: CloseReason) {
         if let Some(&device) = self.devices.get(endpoint) {
-            self.broker(BrokerEvent::Closed { device, reason });
+            self.broker(BrokerEvent::Closed { registration: device, reason });
         }
     }
 
@@ -141,7 +141,7 @@ impl Core {
     pub fn command_with(&mut self, endpoint: &str, command: &Value, properties: MessageProperties) {
         if let Some(&device) = self.devices.get(endpoint) {
             let (topic, payload) = ("dn".to_owned(), command.to_string().into_bytes());
-            self.broker(BrokerEvent::Message { device, topic, payload, properties });
+            self.broker(BrokerEvent::Message { registration: device, topic, payload, properties });
         }
     }
 
@@ -200,11 +200,11 @@ impl Core {
                     let message = Message::decode(&transmit.datagram).expect("a well-formed message");
                     self.to_devices.push_back((transmit.peer, message));
                 }
-                Output::Broker(BrokerCommand::Connect { device, client }) => {
+                Output::Broker(BrokerCommand::Connect { registration: device, client }) => {
                     self.devices.insert(client.clientid, device);
-                    self.gateway.handle_broker(self.now, BrokerEvent::Connected { device });
+                    self.gateway.handle_broker(self.now, BrokerEvent::Connected { registration: device });
                 }
-                Output::Broker(BrokerCommand::Resume { device, client }) => {
+                Output::Broker(BrokerCommand::Resume { registration: device, client }) => {
                     self.devices.insert(client.clientid.clone(), device);
                     self.resumed.push_back((client.clientid, device));
                 }
@@ -212,7 +212,7 @@ impl Core {
                     let payload = serde_json::from_slice(&publication.payload).expect("what is published is JSON");
                     self.published.push_back((publication.topic, payload));
                 }
-                Output::Broker(BrokerCommand::Disconnect { device }) => {
+                Output::Broker(BrokerCommand::Disconnect { registration: device }) => {
                     self.devices.retain(|_, other| *other != device);
                 }
                 Output::Broker(BrokerCommand::SetLifetime { .. }) => {}

@@ -161,7 +161,7 @@ impl Gateway {
     }
 
     fn drop_datagram(&mut self, peer: Peer, reason: DropReason) {
-        self.report(Report::Datagram { peer, verdict: DatagramOutcome::Dropped(reason) });
+        self.report(Report::Datagram { peer, outcome: DatagramOutcome::Dropped(reason) });
     }
 
     /// Whether a registered device sends this, from where it is. A Register is the device's own only with its own name.

@@ -66,17 +66,17 @@ pub enum BrokerCommand {
     /// Connect this device, authenticate it, subscribe its command filter: [`BrokerEvent::Connected`] or
     /// [`BrokerEvent::ConnectFailed`] comes back, exactly one of them, unless [`BrokerCommand::Disconnect`] is faster.
     /// Once connected, the link keeps it so: a connection that the world takes away is made again, by the link.
-    Connect { device: RegistrationId, client: ClientInfo },
+    Connect { registration: RegistrationId, client: ClientInfo },
     /// The same for a device that was connected before this process began: as after a loss of the connection, at the
     /// limited rate and for as long as it takes, while publications wait. [`BrokerEvent::Connected`] comes when it is
     /// done, or [`BrokerEvent::Closed`].
-    Resume { device: RegistrationId, client: ClientInfo },
+    Resume { registration: RegistrationId, client: ClientInfo },
     /// In the order of the commands, per device. Waits in a bounded queue while the connection is away.
-    Publish { device: RegistrationId, publication: Publication },
+    Publish { registration: RegistrationId, publication: Publication },
     /// The device may be silent for so long from now on: [`ClientInfo::lifetime`].
-    SetLifetime { device: RegistrationId, lifetime: Duration },
+    SetLifetime { registration: RegistrationId, lifetime: Duration },
     /// What is queued is still published, to a deadline; nothing is heard of this device any more.
-    Disconnect { device: RegistrationId },
+    Disconnect { registration: RegistrationId },
 }
 
 /// Why a device could not be connected.
@@ -103,36 +103,36 @@ pub enum CloseReason {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BrokerEvent {
     Connected {
-        device: RegistrationId,
+        registration: RegistrationId,
     },
     ConnectFailed {
-        device: RegistrationId,
+        registration: RegistrationId,
         error: ConnectError,
     },
     /// The connection is gone and stays so: the registration ends.
     Closed {
-        device: RegistrationId,
+        registration: RegistrationId,
         reason: CloseReason,
     },
     /// An application's command.
     Message {
-        device: RegistrationId,
+        registration: RegistrationId,
         topic: String,
         payload: Vec<u8>,
         properties: MessageProperties,
     },
     /// The connection was lost meanwhile, and is there again. Only an upstream with wills tells it.
     Reconnected {
-        device: RegistrationId,
+        registration: RegistrationId,
     },
     /// The broker took the publication with this ticket.
     Published {
-        device: RegistrationId,
+        registration: RegistrationId,
         ticket: Ticket,
     },
     /// The broker did not allow a publication.
     PublishRefused {
-        device: RegistrationId,
+        registration: RegistrationId,
         topic: String,
     },
 }

@@ -200,15 +200,15 @@ impl Gateway {
     /// Takes what the broker's side reports of a registration. An event of a registration that has left has no effect.
     pub fn handle_broker(&mut self, now: Instant, event: BrokerEvent) {
         match event {
-            BrokerEvent::Connected { device } => self.joined(now, device),
-            BrokerEvent::ConnectFailed { device, error } => self.connect_failed(now, device, error),
-            BrokerEvent::Closed { device, reason } => self.closed_by_broker(now, device, reason),
-            BrokerEvent::Reconnected { device } => self.publish_status(device),
-            BrokerEvent::Message { device, payload, properties, .. } => {
+            BrokerEvent::Connected { registration: device } => self.joined(now, device),
+            BrokerEvent::ConnectFailed { registration: device, error } => self.connect_failed(now, device, error),
+            BrokerEvent::Closed { registration: device, reason } => self.closed_by_broker(now, device, reason),
+            BrokerEvent::Reconnected { registration: device } => self.publish_status(device),
+            BrokerEvent::Message { registration: device, payload, properties, .. } => {
                 self.handle_command(now, device, payload, properties);
             }
-            BrokerEvent::Published { device, ticket } => self.published(device, ticket),
-            BrokerEvent::PublishRefused { device, topic } => self.publish_refused(device, topic),
+            BrokerEvent::Published { registration: device, ticket } => self.published(device, ticket),
+            BrokerEvent::PublishRefused { registration: device, topic } => self.publish_refused(device, topic),
         }
         self.handle_coap(now);
     }
@@ -305,7 +305,7 @@ impl Gateway {
                     self.transmit(transmit);
                     continue;
                 }
-                coap::Output::Outcome(peer, verdict) => Report::Datagram { peer, verdict },
+                coap::Output::Outcome(peer, verdict) => Report::Datagram { peer, outcome: verdict },
                 coap::Output::Retransmitted(peer) => Report::Retransmitted { peer },
                 coap::Output::Evicted(peer) => Report::DuplicateForgotten { peer },
             };
@@ -352,7 +352,7 @@ impl Gateway {
     fn push_publication(&mut self, device: RegistrationId, publication: Publication) {
         let endpoint = self.registry.device(device).map(|device| device.registration.endpoint.as_str());
         let device = endpoint.and_then(|endpoint| self.pending_registrations.instead_of(endpoint)).unwrap_or(device);
-        self.push(Output::Broker(BrokerCommand::Publish { device, publication }));
+        self.push(Output::Broker(BrokerCommand::Publish { registration: device, publication }));
     }
 
     /// The same answer to the topic that the command named, if it named one, and to the device's own.

@@ -137,7 +137,7 @@ impl Gateway {
         self.respond_to_register(now, given_way.peer, given_way.request, response);
         // The newer one is asked for first: it inherits what waits for the earlier one.
         self.push(Output::Broker(connect));
-        self.push(Output::Broker(BrokerCommand::Disconnect { device: earlier }));
+        self.push(Output::Broker(BrokerCommand::Disconnect { registration: earlier }));
     }
 
     /// The broker has it: 2.01, then the report, then whatever waits for it. A device of before the restart has had the
@@ -188,7 +188,7 @@ impl Gateway {
         self.respond_to_register(now, pending.peer, pending.request, response);
         let (endpoint, reason) = (Some(pending.registration.endpoint), why.to_owned());
         self.report(Report::RegisterRejected { peer: pending.peer, endpoint, code, reason });
-        self.push(Output::Broker(BrokerCommand::Disconnect { device: id }));
+        self.push(Output::Broker(BrokerCommand::Disconnect { registration: id }));
     }
 
     pub(super) fn connect_failed(&mut self, now: Instant, id: RegistrationId, error: ConnectError) {

@@ -62,7 +62,7 @@ impl Gateway {
         }
         let Some(device) = self.forget(id) else { return };
         if connected {
-            self.push(Output::Broker(BrokerCommand::Disconnect { device: id }));
+            self.push(Output::Broker(BrokerCommand::Disconnect { registration: id }));
         }
         self.report(Report::Left { endpoint: device.registration.endpoint, reason });
     }
@@ -70,7 +70,7 @@ impl Gateway {
     /// The device registered again: its old session goes, and what waits in it comes back.
     pub(super) fn replace(&mut self, id: RegistrationId) -> Option<Device> {
         let device = self.forget(id)?;
-        self.push(Output::Broker(BrokerCommand::Disconnect { device: id }));
+        self.push(Output::Broker(BrokerCommand::Disconnect { registration: id }));
         let endpoint = device.registration.endpoint.clone();
         self.report(Report::Left { endpoint, reason: LeaveReason::Replaced });
         Some(device)
@@ -119,7 +119,7 @@ impl Gateway {
             early: VecDeque::new(),
             predecessor_closed: None,
         };
-        self.join(now, device, pending, BrokerCommand::Connect { device, client });
+        self.join(now, device, pending, BrokerCommand::Connect { registration: device, client });
     }
 
     /// Why this device cannot register now, in a word for the device and in full; `None` if it can.
@@ -243,7 +243,7 @@ impl Gateway {
         if lifetime_too {
             // It may have become shorter; otherwise the deadline of before is looked at again when it comes.
             self.deadlines.set(Deadline::Lifetime(id), ends);
-            self.push(Output::Broker(BrokerCommand::SetLifetime { device: id, lifetime }));
+            self.push(Output::Broker(BrokerCommand::SetLifetime { registration: id, lifetime }));
         }
     }
 

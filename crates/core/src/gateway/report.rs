@@ -15,7 +15,7 @@ pub enum Report {
     /// What became of a message, a datagram over plain UDP: exactly one of these for each.
     Datagram {
         peer: Peer,
-        verdict: DatagramOutcome,
+        outcome: DatagramOutcome,
     },
     /// A confirmable message was sent once more.
     Retransmitted {

@@ -175,7 +175,7 @@ impl Gateway {
         self.watch_silence(id);
         self.deadlines.set(Deadline::Lifetime(id), ends);
         self.set_expiry(id);
-        self.push(Output::Broker(BrokerCommand::Resume { device: id, client }));
+        self.push(Output::Broker(BrokerCommand::Resume { registration: id, client }));
         for NotTaken { echo, reply, outcome, reason } in refused {
             self.changed(id);
             self.refuse(id, (&echo, reply.as_deref()), "error", outcome, &reason);

@@ -165,14 +165,17 @@ impl Scene {
                     let answer = KeyAnswer::Found { key, keep_for: Duration::from_secs(60) };
                     self.gateway.handle_key(self.now, &identity, answer);
                 }
-                Output::Broker(BrokerCommand::Connect { device, .. } | BrokerCommand::Resume { device, .. }) => {
+                Output::Broker(
+                    BrokerCommand::Connect { registration: device, .. }
+                    | BrokerCommand::Resume { registration: device, .. },
+                ) => {
                     self.connected = Some(device);
-                    self.gateway.handle_broker(self.now, BrokerEvent::Connected { device });
+                    self.gateway.handle_broker(self.now, BrokerEvent::Connected { registration: device });
                 }
-                Output::Broker(BrokerCommand::Publish { device, publication }) => {
+                Output::Broker(BrokerCommand::Publish { registration: device, publication }) => {
                     self.published.push(serde_json::from_slice(&publication.payload).expect("JSON"));
                     if let Some(ticket) = publication.ticket {
-                        self.gateway.handle_broker(self.now, BrokerEvent::Published { device, ticket });
+                        self.gateway.handle_broker(self.now, BrokerEvent::Published { registration: device, ticket });
                     }
                 }
                 Output::Broker(BrokerCommand::Disconnect { .. } | BrokerCommand::SetLifetime { .. }) => {}
@@ -188,7 +191,7 @@ impl Scene {
         let (topic, payload) = ("dn".to_owned(), command.to_string().into_bytes());
         self.gateway.handle_broker(
             self.now,
-            BrokerEvent::Message { device, topic, payload, properties: MessageProperties::default() },
+            BrokerEvent::Message { registration: device, topic, payload, properties: MessageProperties::default() },
         );
         self.run_for(Duration::from_secs(60));
     }
@@ -307,7 +310,12 @@ fn a_device_with_a_connection_id_moves_in_every_state_of_a_command() {
                 json!({ "reqID": 7, "msgType": "read", "data": { "path": "/3/0/0" } }).to_string().into_bytes();
             scene.gateway.handle_broker(
                 scene.now,
-                BrokerEvent::Message { device, topic: "dn".into(), payload, properties: MessageProperties::default() },
+                BrokerEvent::Message {
+                    registration: device,
+                    topic: "dn".into(),
+                    payload,
+                    properties: MessageProperties::default(),
+                },
             );
             scene.run_for(tenths * Duration::from_millis(50) + Duration::from_millis(10));
             scene.rebind();
@@ -367,7 +375,12 @@ fn a_restart_within_a_command_costs_no_handshake() {
                 json!({ "reqID": 7, "msgType": "read", "data": { "path": "/3/0/0" } }).to_string().into_bytes();
             scene.gateway.handle_broker(
                 scene.now,
-                BrokerEvent::Message { device, topic: "dn".into(), payload, properties: MessageProperties::default() },
+                BrokerEvent::Message {
+                    registration: device,
+                    topic: "dn".into(),
+                    payload,
+                    properties: MessageProperties::default(),
+                },
             );
             scene.save();
             scene.run_for(tenths * Duration::from_millis(50) + Duration::from_millis(10));

@@ -508,7 +508,7 @@ fn answered_bytes(change: Change, failure: Option<ConnectFailure>, delay: u64, d
             Some(ConnectFailure::Unavailable) => ConnectError::Unavailable("connection refused".to_owned()),
             None => continue,
         };
-        world.gateway.handle_broker(world.now, BrokerEvent::ConnectFailed { device, error });
+        world.gateway.handle_broker(world.now, BrokerEvent::ConnectFailed { registration: device, error });
         world.poll();
     }
     world.advance(Duration::from_secs(300));
@@ -639,12 +639,12 @@ impl World {
                     let message = Message::decode(&transmit.datagram).expect("what leaves is a message");
                     self.sent.push((transmit.peer, message));
                 }
-                Output::Broker(BrokerCommand::Connect { device, .. }) => {
+                Output::Broker(BrokerCommand::Connect { registration: device, .. }) => {
                     self.connects += 1;
                     self.joining.push(device);
                 }
                 Output::Broker(_) => {}
-                Output::Report(Report::Datagram { verdict, .. }) => self.said.push(verdict),
+                Output::Report(Report::Datagram { outcome: verdict, .. }) => self.said.push(verdict),
                 Output::Report(_) => {}
                 Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
                 Output::Idle(deadline) => {

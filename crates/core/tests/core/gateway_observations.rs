@@ -418,7 +418,7 @@ fn with_ack_published_a_notification_is_acknowledged_when_the_broker_took_it_and
     });
     let request = scene.observe(1, TEMPERATURE);
     let sent = scene.notify(&request, Kind::Confirmable, 3, "21.5");
-    let BrokerCommand::Publish { device, publication } = scene.expect_broker_command() else {
+    let BrokerCommand::Publish { registration: device, publication } = scene.expect_broker_command() else {
         panic!("no publication")
     };
     let ticket = publication.ticket.expect("somebody waits for it");
@@ -426,12 +426,12 @@ fn with_ack_published_a_notification_is_acknowledged_when_the_broker_took_it_and
     scene.device_sends(&sent);
     scene.expect_nothing_more();
 
-    scene.broker_says(BrokerEvent::Published { device, ticket });
+    scene.broker_says(BrokerEvent::Published { registration: device, ticket });
     scene.expect_acknowledgement(&sent);
     scene.expect_nothing_more();
     scene.device_sends(&sent);
     scene.expect_acknowledgement(&sent);
-    scene.broker_says(BrokerEvent::Published { device, ticket });
+    scene.broker_says(BrokerEvent::Published { registration: device, ticket });
     scene.expect_nothing_more();
 }
 

@@ -60,7 +60,7 @@ fn a_device_that_the_broker_refuses_gets_4_03() {
     let register = scene.send_register(QUERY);
     scene.expect_connect();
     let error = ConnectError::Refused("not authorized".to_owned());
-    scene.broker_says(BrokerEvent::ConnectFailed { device: scene.device, error });
+    scene.broker_says(BrokerEvent::ConnectFailed { registration: scene.device, error });
     scene.expect_reply(scene.peer, &register, Code::FORBIDDEN);
     let (endpoint, reason) = (Some("dev-7".to_owned()), "not authorized".to_owned());
     let rejected = Report::RegisterRejected { peer: scene.peer, endpoint, code: Code::FORBIDDEN, reason };
@@ -90,7 +90,7 @@ fn a_device_that_is_refused_is_told_why_as_far_as_that_fits_into_its_request() {
     let register = scene.send_register(QUERY);
     scene.expect_connect();
     let error = ConnectError::Refused("Authenticate: bad_username_or_password".to_owned());
-    scene.broker_says(BrokerEvent::ConnectFailed { device: scene.device, error });
+    scene.broker_says(BrokerEvent::ConnectFailed { registration: scene.device, error });
     let reply = scene.expect_reply(scene.peer, &register, Code::FORBIDDEN);
     assert_eq!(told(&reply), "Authenticate: bad_username_or_password");
 
@@ -98,7 +98,7 @@ fn a_device_that_is_refused_is_told_why_as_far_as_that_fits_into_its_request() {
     let register = scene.send_register(QUERY);
     scene.expect_connect();
     let error = ConnectError::Unavailable("10.0.0.5:7993: connection refused".to_owned());
-    scene.broker_says(BrokerEvent::ConnectFailed { device: scene.device, error });
+    scene.broker_says(BrokerEvent::ConnectFailed { registration: scene.device, error });
     let reply = scene.expect_reply(scene.peer, &register, Code::SERVICE_UNAVAILABLE);
     assert_eq!(told(&reply), "no broker");
 }
@@ -109,7 +109,7 @@ fn a_device_that_comes_while_the_broker_is_away_is_told_when_to_try_again() {
     let register = scene.send_register(QUERY);
     scene.expect_connect();
     let error = ConnectError::Unavailable("no route".to_owned());
-    scene.broker_says(BrokerEvent::ConnectFailed { device: scene.device, error });
+    scene.broker_says(BrokerEvent::ConnectFailed { registration: scene.device, error });
     let answer = scene.expect_reply(scene.peer, &register, Code::SERVICE_UNAVAILABLE);
     assert_eq!(answer.options.uint(number::MAX_AGE), Ok(Some(17)));
     scene.expect_nothing_left_behind();
@@ -168,7 +168,7 @@ fn a_register_that_still_waits_gives_way_to_the_next_one() {
     scene.expect_connect();
     scene.expect_disconnect(earlier);
 
-    scene.broker_says(BrokerEvent::Connected { device: earlier });
+    scene.broker_says(BrokerEvent::Connected { registration: earlier });
     scene.command_to(earlier, read(1).to_string().as_bytes());
     scene.expect_nothing_more();
     scene.broker_takes_it();
@@ -183,7 +183,7 @@ fn a_broker_that_ends_the_connection_of_a_waiting_register_refuses_it() {
         let mut scene = Scene::new();
         let register = scene.send_register(QUERY);
         scene.expect_connect();
-        scene.broker_says(BrokerEvent::Closed { device: scene.device, reason });
+        scene.broker_says(BrokerEvent::Closed { registration: scene.device, reason });
         scene.expect_reply(scene.peer, &register, Code::FORBIDDEN);
         scene.expect_nothing_left_behind();
     }
@@ -407,7 +407,7 @@ fn the_old_registration_serves_until_the_new_one_is_there() {
     scene.expect_answer(&read(1), content("/3/0/0", "Acme"));
 
     // The broker discards the older connection when the newer one has its clientid.
-    scene.broker_says(BrokerEvent::Closed { device: old, reason: CloseReason::Discarded });
+    scene.broker_says(BrokerEvent::Closed { registration: old, reason: CloseReason::Discarded });
     scene.expect_nothing_more();
     let update = scene.request(Code::POST, &location, "");
     scene.ask(&update, Code::CHANGED);
@@ -426,9 +426,9 @@ fn a_discarded_registration_ends_when_its_successor_is_not_taken() {
     let old = scene.device;
     let register = scene.send_register(QUERY);
     scene.expect_connect();
-    scene.broker_says(BrokerEvent::Closed { device: old, reason: CloseReason::Discarded });
+    scene.broker_says(BrokerEvent::Closed { registration: old, reason: CloseReason::Discarded });
     let error = ConnectError::Unavailable("too slow".to_owned());
-    scene.broker_says(BrokerEvent::ConnectFailed { device: scene.device, error });
+    scene.broker_says(BrokerEvent::ConnectFailed { registration: scene.device, error });
     scene.expect_reply(scene.peer, &register, Code::SERVICE_UNAVAILABLE);
     let update = scene.update("");
     scene.ask(&update, Code::NOT_FOUND);
@@ -441,14 +441,14 @@ fn the_news_that_the_old_registration_was_discarded_outlives_a_superseded_regist
     let old = scene.device;
     let first = scene.send_register(QUERY);
     scene.expect_connect();
-    scene.broker_says(BrokerEvent::Closed { device: old, reason: CloseReason::Discarded });
+    scene.broker_says(BrokerEvent::Closed { registration: old, reason: CloseReason::Discarded });
     let superseded = scene.device;
     let second = scene.send_register(QUERY);
     scene.expect_reply(scene.peer, &first, Code::SERVICE_UNAVAILABLE);
     scene.expect_connect();
     scene.expect_disconnect(superseded);
     let error = ConnectError::Refused("not authorized".to_owned());
-    scene.broker_says(BrokerEvent::ConnectFailed { device: scene.device, error });
+    scene.broker_says(BrokerEvent::ConnectFailed { registration: scene.device, error });
     scene.expect_reply(scene.peer, &second, Code::FORBIDDEN);
     scene.expect_nothing_left_behind();
 }
@@ -460,7 +460,7 @@ fn a_failed_register_leaves_the_registration_before_it_as_it_is() {
     let register = scene.send_register(QUERY);
     scene.expect_connect();
     let error = ConnectError::Unavailable("too slow".to_owned());
-    scene.broker_says(BrokerEvent::ConnectFailed { device: scene.device, error });
+    scene.broker_says(BrokerEvent::ConnectFailed { registration: scene.device, error });
     scene.expect_reply(scene.peer, &register, Code::SERVICE_UNAVAILABLE);
     scene.device = old;
     let update = scene.update("");
@@ -478,7 +478,7 @@ fn what_a_kicked_registration_has_goes_to_the_one_that_is_under_way() {
     let request = scene.expect_request(Code::GET, "/3/0/0");
     let register = scene.send_register(QUERY);
     scene.expect_connect();
-    scene.broker_says(BrokerEvent::Closed { device: old, reason: CloseReason::Kicked });
+    scene.broker_says(BrokerEvent::Closed { registration: old, reason: CloseReason::Kicked });
     scene.expect_nothing_more();
 
     // Nobody else can publish the answer.
@@ -528,7 +528,7 @@ fn a_registration_that_the_broker_ends_is_unknown_to_the_next_update() {
         scene.expect_request(Code::GET, "/3/0/0");
         scene.command(&read(3));
 
-        scene.broker_says(BrokerEvent::Closed { device: scene.device, reason });
+        scene.broker_says(BrokerEvent::Closed { registration: scene.device, reason });
         scene.command(&read(4));
         let notification = scene.notify(&observed, Kind::NonConfirmable, 3, "21.5");
         scene.expect_reset(&notification);
@@ -546,10 +546,10 @@ fn a_refused_publication_is_counted_and_the_first_of_a_device_is_marked() {
     scene.reports();
     for first in [true, false, false] {
         let topic = "lwm2m/dev-7/up/resp".to_owned();
-        scene.broker_says(BrokerEvent::PublishRefused { device: scene.device, topic: topic.clone() });
+        scene.broker_says(BrokerEvent::PublishRefused { registration: scene.device, topic: topic.clone() });
         assert_eq!(scene.reports(), [Report::PublishRefused { endpoint: "dev-7".to_owned(), topic, first }]);
     }
-    scene.broker_says(BrokerEvent::PublishRefused { device: RegistrationId(99), topic: String::new() });
+    scene.broker_says(BrokerEvent::PublishRefused { registration: RegistrationId(99), topic: String::new() });
     assert_eq!(scene.reports(), []);
     scene.expect_nothing_more();
 }
@@ -897,7 +897,7 @@ fn the_device_that_was_silent_the_longest_makes_room_when_the_house_is_full() {
     scene.send_register("ep=new-1&lt=300");
     scene.expect_connect();
     assert_eq!(evicted(&mut scene), Vec::<String>::new(), "the broker has not accepted it yet");
-    scene.broker_says(BrokerEvent::Connected { device: scene.device });
+    scene.broker_says(BrokerEvent::Connected { registration: scene.device });
     let said: Vec<_> = std::iter::from_fn(|| scene.next_said()).collect();
     assert!(format!("{said:?}").contains("Disconnect"), "{said:?}");
     assert_eq!(evicted(&mut scene), ["old-2"]);
@@ -922,7 +922,7 @@ fn a_device_that_the_broker_refuses_evicts_nobody() {
         scene.send_register("ep=stranger&lt=300");
         scene.expect_connect();
         let error = ConnectError::Refused("not authorized".to_owned());
-        scene.broker_says(BrokerEvent::ConnectFailed { device: scene.device, error });
+        scene.broker_says(BrokerEvent::ConnectFailed { registration: scene.device, error });
         scene.forget_what_was_said();
     }
     assert_eq!(evicted(&mut scene), Vec::<String>::new());
@@ -941,12 +941,12 @@ fn of_many_that_wait_for_one_place_the_broker_s_first_gets_it_and_the_others_are
         waiting.push((scene.peer, scene.device, register));
     }
     let (first, others) = waiting.split_first().unwrap();
-    scene.broker_says(BrokerEvent::Connected { device: first.1 });
+    scene.broker_says(BrokerEvent::Connected { registration: first.1 });
     assert_eq!(evicted(&mut scene), ["old-1"]);
     scene.forget_what_was_said();
     for (from, device, register) in others {
         scene.command_to(*device, read(1).to_string().as_bytes());
-        scene.broker_says(BrokerEvent::Connected { device: *device });
+        scene.broker_says(BrokerEvent::Connected { registration: *device });
         // The command that came early has its answer, the device its 5.03, and the broker lets go of it.
         let Said::ToBroker(BrokerCommand::Publish { .. }) = scene.next_said().unwrap() else { panic!("no answer") };
         let answer = scene.expect_reply(*from, register, Code::SERVICE_UNAVAILABLE);

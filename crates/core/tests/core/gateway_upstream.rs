@@ -16,7 +16,12 @@ use serde_json::{Value, json};
 
 fn command_with(scene: &mut Scene, command: &Value, properties: MessageProperties) {
     let (device, payload) = (scene.device, command.to_string().into_bytes());
-    scene.broker_says(BrokerEvent::Message { device, topic: "lwm2m/dev-7/dn".to_owned(), payload, properties });
+    scene.broker_says(BrokerEvent::Message {
+        registration: device,
+        topic: "lwm2m/dev-7/dn".to_owned(),
+        payload,
+        properties,
+    });
 }
 
 fn wanted_at(topic: &str) -> MessageProperties {
@@ -47,7 +52,7 @@ fn expect_status(scene: &mut Scene, status: &str, since: u64) {
         ticket: None,
     };
     let device = scene.device;
-    assert_eq!(scene.expect_broker_command(), BrokerCommand::Publish { device, publication });
+    assert_eq!(scene.expect_broker_command(), BrokerCommand::Publish { registration: device, publication });
 }
 
 #[test]
@@ -261,7 +266,7 @@ fn the_presence_of_a_device_is_told_where_it_is_wanted() {
     let peer = scene.peer;
     scene.expect_reply(peer, &update, Code::CHANGED);
 
-    scene.broker_says(BrokerEvent::Reconnected { device: scene.device });
+    scene.broker_says(BrokerEvent::Reconnected { registration: scene.device });
     expect_status(&mut scene, "online", 1_700_000_030);
     let deregister = scene.deregister();
     scene.device_sends(&deregister);

@@ -212,7 +212,7 @@ fn early_commands_have_the_same_bounds() {
         scene.command(&padded(1_000));
         assert!(reason(&mut scene).expect("refused").ends_with(key));
         scene.broker_says(BrokerEvent::ConnectFailed {
-            device: scene.device,
+            registration: scene.device,
             error: ConnectError::Refused("no".to_owned()),
         });
         assert_eq!(scene.gateway.table_sizes().command_bytes, 0);
@@ -353,7 +353,7 @@ impl Hostile {
         scene.forget_what_was_said();
         scene.device_sends(&register);
         while let Some(said) = scene.next_said() {
-            if let Said::ToBroker(BrokerCommand::Connect { device, .. }) = said {
+            if let Said::ToBroker(BrokerCommand::Connect { registration: device, .. }) = said {
                 scene.device = device;
                 scene.broker_takes_it();
             } else if let Said::ToDevice(_, Message { code: Code::CREATED, options, .. }) = said {
@@ -369,7 +369,7 @@ impl Hostile {
         command["reqID"] = self.rng.random::<u32>().into();
         let properties = MessageProperties { retained: self.rng.random(), ..MessageProperties::default() };
         let (topic, payload) = ("dn".to_owned(), command.to_string().into_bytes());
-        scene.broker_says(BrokerEvent::Message { device: scene.device, topic, payload, properties });
+        scene.broker_says(BrokerEvent::Message { registration: scene.device, topic, payload, properties });
     }
 }
 

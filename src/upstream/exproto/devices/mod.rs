@@ -226,7 +226,7 @@ impl Protocol for ExProto {
 
     fn deliver(devices: &mut Devices, _now: Instant, device: RegistrationId, Message { topic, payload }: Message) {
         let properties = MessageProperties::default();
-        devices.emit(device, BrokerEvent::Message { device, topic, payload, properties });
+        devices.emit(device, BrokerEvent::Message { registration: device, topic, payload, properties });
     }
 
     fn requested_connection(device: &Device<Self>) -> Option<ConnectionId> {

@@ -114,7 +114,11 @@ impl World {
         };
         self.devices.command(
             self.now,
-            if resumed { BrokerCommand::Resume { device, client } } else { BrokerCommand::Connect { device, client } },
+            if resumed {
+                BrokerCommand::Resume { registration: device, client }
+            } else {
+                BrokerCommand::Connect { registration: device, client }
+            },
         );
     }
 
@@ -131,14 +135,14 @@ impl World {
             correlation: None,
             ticket: None,
         };
-        self.devices.command(self.now, BrokerCommand::Publish { device, publication });
+        self.devices.command(self.now, BrokerCommand::Publish { registration: device, publication });
     }
 
     fn disconnect(&mut self, which: usize) {
         let Some(index) = index(&self.alive, which) else { return };
         self.alive[index].disconnected = true;
         let device = self.alive[index].device;
-        self.devices.command(self.now, BrokerCommand::Disconnect { device });
+        self.devices.command(self.now, BrokerCommand::Disconnect { registration: device });
     }
 
     fn dialed(&mut self, which: usize) {
@@ -272,13 +276,13 @@ impl World {
     }
 
     fn told(&mut self, event: &BrokerEvent) {
-        let (BrokerEvent::Connected { device }
-        | BrokerEvent::ConnectFailed { device, .. }
-        | BrokerEvent::Closed { device, .. }
-        | BrokerEvent::Message { device, .. }
-        | BrokerEvent::Reconnected { device }
-        | BrokerEvent::Published { device, .. }
-        | BrokerEvent::PublishRefused { device, .. }) = event;
+        let (BrokerEvent::Connected { registration: device }
+        | BrokerEvent::ConnectFailed { registration: device, .. }
+        | BrokerEvent::Closed { registration: device, .. }
+        | BrokerEvent::Message { registration: device, .. }
+        | BrokerEvent::Reconnected { registration: device }
+        | BrokerEvent::Published { registration: device, .. }
+        | BrokerEvent::PublishRefused { registration: device, .. }) = event;
         let index = self.alive.iter().position(|known| known.device == *device).expect("a device that is not over");
         let known = &mut self.alive[index];
         assert!(!known.disconnected, "{event:?} after Disconnect");

@@ -70,7 +70,7 @@ impl Scene {
     fn connect(&mut self, device: RegistrationId, conn: &str) -> ConnectionId {
         self.command_connect(device, &format!("ep{}", device.0));
         let anchor = self.attempt(device, conn);
-        self.expect(&[Action::Emit(BrokerEvent::Connected { device })]);
+        self.expect(&[Action::Emit(BrokerEvent::Connected { registration: device })]);
         anchor
     }
 
@@ -88,12 +88,12 @@ impl Scene {
 
     fn command_connect(&mut self, device: RegistrationId, clientid: &str) {
         let client = self.client(device, clientid);
-        self.devices.command(self.now, BrokerCommand::Connect { device, client });
+        self.devices.command(self.now, BrokerCommand::Connect { registration: device, client });
     }
 
     fn command_resume(&mut self, device: RegistrationId, clientid: &str) {
         let client = self.client(device, clientid);
-        self.devices.command(self.now, BrokerCommand::Resume { device, client });
+        self.devices.command(self.now, BrokerCommand::Resume { registration: device, client });
     }
 
     fn client(&mut self, device: RegistrationId, clientid: &str) -> ClientInfo {
@@ -107,11 +107,11 @@ impl Scene {
 
     fn publish_as(&mut self, device: RegistrationId, topic: &str, class: UplinkClass) {
         let publication = publication(topic, class);
-        self.devices.command(self.now, BrokerCommand::Publish { device, publication });
+        self.devices.command(self.now, BrokerCommand::Publish { registration: device, publication });
     }
 
     fn disconnect(&mut self, device: RegistrationId) {
-        self.devices.command(self.now, BrokerCommand::Disconnect { device });
+        self.devices.command(self.now, BrokerCommand::Disconnect { registration: device });
     }
 
     fn socket_says(&mut self, conn: &str, bytes: &[u8]) {
@@ -203,8 +203,10 @@ impl Scene {
     #[track_caller]
     fn expect_unavailable(&mut self, device: RegistrationId) {
         let action = self.devices.poll_action();
-        let Some(Action::Emit(BrokerEvent::ConnectFailed { device: failed, error: ConnectError::Unavailable(_) })) =
-            action
+        let Some(Action::Emit(BrokerEvent::ConnectFailed {
+            registration: failed,
+            error: ConnectError::Unavailable(_),
+        })) = action
         else {
             panic!("not unavailable, but {action:?}")
         };
@@ -245,7 +247,7 @@ fn publication(topic: &str, class: UplinkClass) -> Publication {
 
 fn message(device: RegistrationId, topic: &str) -> Action {
     Action::Emit(BrokerEvent::Message {
-        device,
+        registration: device,
         topic: topic.to_owned(),
         payload: b"{}".to_vec(),
         properties: MessageProperties::default(),
@@ -253,7 +255,7 @@ fn message(device: RegistrationId, topic: &str) -> Action {
 }
 
 fn closed(device: RegistrationId, reason: CloseReason) -> Action {
-    Action::Emit(BrokerEvent::Closed { device, reason })
+    Action::Emit(BrokerEvent::Closed { registration: device, reason })
 }
 
 fn hang_up(anchor: ConnectionId) -> Action {
@@ -325,7 +327,7 @@ fn a_device_that_the_broker_refuses_is_told_so_and_its_anchor_closed() {
         }
         scene.answer(anchor, Outcome::Refused("not_authorized".to_owned()));
         let error = ConnectError::Refused(format!("{refused_call}: not_authorized"));
-        scene.expect(&[Action::Emit(BrokerEvent::ConnectFailed { device: ONE, error }), hang_up(anchor)]);
+        scene.expect(&[Action::Emit(BrokerEvent::ConnectFailed { registration: ONE, error }), hang_up(anchor)]);
         assert!(scene.devices.is_empty());
         assert_eq!(scene.devices.next_deadline(), None);
     }
@@ -417,10 +419,10 @@ fn who_waits_for_a_publication_is_told_when_it_is_taken() {
     let (mut scene, anchor) = Scene::with_ready_device();
     let ticket = Ticket(7);
     let publication = Publication { ticket: Some(ticket), ..publication("a", UplinkClass::Notification) };
-    scene.devices.command(scene.now, BrokerCommand::Publish { device: ONE, publication });
+    scene.devices.command(scene.now, BrokerCommand::Publish { registration: ONE, publication });
     scene.expect_publish(ONE, anchor, "a");
     scene.answer(anchor, Outcome::Done);
-    scene.expect(&[Action::Emit(BrokerEvent::Published { device: ONE, ticket })]);
+    scene.expect(&[Action::Emit(BrokerEvent::Published { registration: ONE, ticket })]);
 }
 
 #[test]
@@ -444,7 +446,7 @@ fn a_publication_that_is_not_allowed_is_told_and_the_next_one_goes() {
     scene.answer(anchor, Outcome::Refused("Authorization deny".to_owned()));
     assert_eq!(
         scene.devices.poll_action(),
-        Some(Action::Emit(BrokerEvent::PublishRefused { device: ONE, topic: "a".to_owned() }))
+        Some(Action::Emit(BrokerEvent::PublishRefused { registration: ONE, topic: "a".to_owned() }))
     );
     scene.expect_publish(ONE, anchor, "b");
 }
@@ -500,7 +502,7 @@ fn commands_that_overtake_the_answer_to_subscribe_come_after_connected() {
 
     scene.answer(anchor, Outcome::Done);
     let kept = topics[..EARLY_MESSAGES].iter().map(|topic| message(ONE, topic));
-    let connected = Action::Emit(BrokerEvent::Connected { device: ONE });
+    let connected = Action::Emit(BrokerEvent::Connected { registration: ONE });
     scene.expect(&std::iter::once(connected).chain(kept).collect::<Vec<_>>());
     assert_eq!(scene.metrics.messages_dropped.get(), 2);
 }
@@ -729,7 +731,7 @@ fn a_new_device_of_the_same_clientid_lets_the_older_one_finish() {
     scene.answer(older, Outcome::Done);
     assert_eq!(scene.devices.poll_action(), Some(hang_up(older)));
     scene.attempt(TWO, "c2");
-    scene.expect(&[Action::Emit(BrokerEvent::Connected { device: TWO })]);
+    scene.expect(&[Action::Emit(BrokerEvent::Connected { registration: TWO })]);
 }
 
 #[test]
@@ -742,14 +744,14 @@ fn an_older_device_that_cannot_finish_gives_way() {
     scene.devices.anchor_ended(scene.now, older);
     assert_eq!(scene.devices.poll_action(), Some(hang_up(older)));
     scene.attempt(TWO, "c2");
-    scene.expect(&[Action::Emit(BrokerEvent::Connected { device: TWO })]);
+    scene.expect(&[Action::Emit(BrokerEvent::Connected { registration: TWO })]);
 }
 
 #[test]
 fn an_endpoint_whose_clientid_another_one_takes_is_discarded() {
     let (mut scene, older) = Scene::with_ready_device();
     let other = ClientInfo { endpoint: "other".to_owned(), ..scene.client(TWO, "ep1") };
-    scene.devices.command(scene.now, BrokerCommand::Connect { device: TWO, client: other });
+    scene.devices.command(scene.now, BrokerCommand::Connect { registration: TWO, client: other });
     let (anchor, token) = scene.expect_dial();
     scene.socket_says("c2", &token.line());
     scene.devices.poll_action().expect("Authenticate");
@@ -758,6 +760,6 @@ fn an_endpoint_whose_clientid_another_one_takes_is_discarded() {
     scene.answer(anchor, Outcome::Done);
     scene.devices.poll_action().expect("Subscribe");
     scene.answer(anchor, Outcome::Done);
-    let connected = Action::Emit(BrokerEvent::Connected { device: TWO });
+    let connected = Action::Emit(BrokerEvent::Connected { registration: TWO });
     scene.expect(&[connected, closed(ONE, CloseReason::Discarded)]);
 }

@@ -143,7 +143,7 @@ impl Devices {
         let (key, inherited) = (device.key, mem::take(&mut device.inherited));
         device.protocol.referrals = 0;
         if !self.accepted(id) {
-            self.emit(id, BrokerEvent::Reconnected { device: id });
+            self.emit(id, BrokerEvent::Reconnected { registration: id });
         }
         early.retain(|message| !inherited.contains(message));
         for message in inherited.into_iter().chain(early) {

@@ -180,7 +180,7 @@ impl Protocol for Mqtt {
         let is_new = devices.shared_mut(device).is_none_or(|shared| shared.protocol.takes(&message));
         let Message { topic, payload, packet, properties, .. } = message;
         if is_new {
-            devices.emit(device, BrokerEvent::Message { device, topic, payload, properties });
+            devices.emit(device, BrokerEvent::Message { registration: device, topic, payload, properties });
         }
         if let Some(packet) = packet {
             devices.send(now, device, codec::puback(packet));

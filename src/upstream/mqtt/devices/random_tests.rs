@@ -100,7 +100,7 @@ impl World {
             correlation: None,
             ticket: None,
         };
-        self.devices.command(self.now, BrokerCommand::Publish { device: RegistrationId(device), publication });
+        self.devices.command(self.now, BrokerCommand::Publish { registration: RegistrationId(device), publication });
     }
 
     /// An application publishes a command of QoS 1: the broker keeps it for the session.
@@ -244,7 +244,7 @@ impl World {
                     self.open.remove(&connection);
                 }
                 Action::Close { .. } | Action::Probe { .. } => {}
-                Action::Emit(BrokerEvent::Message { device, topic, .. }) => {
+                Action::Emit(BrokerEvent::Message { registration: device, topic, .. }) => {
                     self.obeyed.entry(device.0).or_default().push(topic.parse().unwrap());
                 }
                 Action::Emit(BrokerEvent::Connected { .. } | BrokerEvent::Reconnected { .. }) => {}
@@ -284,7 +284,7 @@ fn whatever_happens_publications_arrive_in_order_and_commands_are_heard() {
         let mut world = World::new(seed);
         for device in 1..=DEVICES {
             let (device, client) = (RegistrationId(device), client(&format!("ep{device}")));
-            world.devices.command(world.now, BrokerCommand::Resume { device, client });
+            world.devices.command(world.now, BrokerCommand::Resume { registration: device, client });
         }
         world.act();
         for _ in 0..STEPS {

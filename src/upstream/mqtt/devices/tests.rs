@@ -111,18 +111,18 @@ impl Scene {
     fn connect(&mut self, device: RegistrationId) -> ConnectionId {
         self.command_connect(device, "ep1");
         let connection = self.attempt(&A, false);
-        self.expect_told(&[BrokerEvent::Connected { device }]);
+        self.expect_told(&[BrokerEvent::Connected { registration: device }]);
         connection
     }
 
     fn command_connect(&mut self, device: RegistrationId, clientid: &str) {
         let client = client(clientid);
-        self.devices.command(self.now, BrokerCommand::Connect { device, client });
+        self.devices.command(self.now, BrokerCommand::Connect { registration: device, client });
     }
 
     fn command_resume(&mut self, device: RegistrationId, clientid: &str) {
         let client = client(clientid);
-        self.devices.command(self.now, BrokerCommand::Resume { device, client });
+        self.devices.command(self.now, BrokerCommand::Resume { registration: device, client });
     }
 
     /// Plays a broker to which everything succeeds, from the dial to the answer to SUBSCRIBE.
@@ -162,11 +162,11 @@ impl Scene {
     }
 
     fn publish_with(&mut self, device: RegistrationId, publication: Publication) {
-        self.devices.command(self.now, BrokerCommand::Publish { device, publication });
+        self.devices.command(self.now, BrokerCommand::Publish { registration: device, publication });
     }
 
     fn disconnect(&mut self, device: RegistrationId) {
-        self.devices.command(self.now, BrokerCommand::Disconnect { device });
+        self.devices.command(self.now, BrokerCommand::Disconnect { registration: device });
     }
 
     fn advance(&mut self, time: Duration) {
@@ -252,8 +252,10 @@ impl Scene {
     #[track_caller]
     fn expect_failed(&mut self, device: RegistrationId, connection: ConnectionId) -> ConnectError {
         let actions = self.actions();
-        let [Action::Emit(BrokerEvent::ConnectFailed { device: failed, error }), Action::HangUp { connection: ended }] =
-            actions.as_slice()
+        let [
+            Action::Emit(BrokerEvent::ConnectFailed { registration: failed, error }),
+            Action::HangUp { connection: ended },
+        ] = actions.as_slice()
         else {
             panic!("no failure, but {actions:?}")
         };
@@ -289,7 +291,12 @@ fn again(command: Incoming) -> Incoming {
 
 fn message(device: RegistrationId, topic: &str) -> Action {
     let properties = MessageProperties::default();
-    Action::Emit(BrokerEvent::Message { device, topic: topic.to_owned(), payload: b"{}".to_vec(), properties })
+    Action::Emit(BrokerEvent::Message {
+        registration: device,
+        topic: topic.to_owned(),
+        payload: b"{}".to_vec(),
+        properties,
+    })
 }
 
 fn unreachable() -> Probed {
@@ -387,7 +394,7 @@ fn a_broker_without_version_5_is_spoken_to_in_the_older_one_from_then_on() {
     scene.open(again);
     scene.hear(again, accepted(false));
     scene.answer_subscribe(again, 1);
-    scene.expect_told(&[BrokerEvent::Connected { device: ONE }]);
+    scene.expect_told(&[BrokerEvent::Connected { registration: ONE }]);
 
     scene.command_connect(TWO, "ep2");
     let actions = scene.actions();
@@ -426,7 +433,7 @@ fn a_device_that_is_sent_away_connects_to_the_named_server_and_back_when_that_fa
     scene.expect(&[Action::HangUp { connection: referred }]);
     scene.advance_to_deadline();
     scene.attempt(&A, true);
-    scene.expect_told(&[BrokerEvent::Reconnected { device: ONE }]);
+    scene.expect_told(&[BrokerEvent::Reconnected { registration: ONE }]);
 }
 
 #[test]
@@ -501,7 +508,7 @@ fn the_receive_maximum_of_the_broker_is_honoured() {
     let ack = ConnAck { reason: Reason::SUCCESS, session_present: false, limits, server: None };
     scene.hear(connection, Incoming::ConnAck(Box::new(ack)));
     scene.answer_subscribe(connection, 1);
-    scene.expect_told(&[BrokerEvent::Connected { device: ONE }]);
+    scene.expect_told(&[BrokerEvent::Connected { registration: ONE }]);
     scene.publish(ONE, "a");
     scene.publish(ONE, "b");
     let ids = scene.expect_published(connection, &["a"], false);
@@ -519,7 +526,7 @@ fn what_is_larger_than_the_broker_takes_is_given_up_and_the_next_one_goes() {
     let ack = ConnAck { reason: Reason::SUCCESS, session_present: false, limits, server: None };
     scene.hear(connection, Incoming::ConnAck(Box::new(ack)));
     scene.answer_subscribe(connection, 1);
-    scene.expect_told(&[BrokerEvent::Connected { device: ONE }]);
+    scene.expect_told(&[BrokerEvent::Connected { registration: ONE }]);
     scene.publish_with(ONE, Publication { payload: vec![b'x'; 100], ..publication("large", 1) });
     scene.publish(ONE, "small");
     scene.expect_published(connection, &["small"], false);
@@ -533,7 +540,7 @@ fn who_waits_for_a_publication_is_told_when_it_is_taken() {
     scene.publish_with(ONE, Publication { ticket: Some(ticket), ..publication("a", 1) });
     let ids = scene.expect_published(connection, &["a"], false);
     scene.acknowledge(connection, ids[0]);
-    scene.expect_told(&[BrokerEvent::Published { device: ONE, ticket }]);
+    scene.expect_told(&[BrokerEvent::Published { registration: ONE, ticket }]);
 }
 
 #[test]
@@ -564,7 +571,7 @@ fn a_publication_that_is_not_allowed_is_told_and_the_next_one_goes() {
         scene.publish(ONE, "a");
         let ids = scene.expect_published(connection, &["a"], false);
         scene.hear(connection, Incoming::PubAck { packet: id(ids[0]), reason: Reason(reason) });
-        let event = BrokerEvent::PublishRefused { device: ONE, topic: "a".to_owned() };
+        let event = BrokerEvent::PublishRefused { registration: ONE, topic: "a".to_owned() };
         scene.expect_told(if told { std::slice::from_ref(&event) } else { &[] });
         assert_eq!(scene.metrics.dropped_answers.get(), u64::from(!told));
         scene.publish(ONE, "b");
@@ -588,7 +595,7 @@ fn what_was_in_flight_goes_again_in_order_and_then_what_waited() {
     scene.advance_to_deadline();
     let again = scene.attempt(&A, true);
     let mut actions = scene.actions();
-    assert_eq!(actions.remove(0), Action::Emit(BrokerEvent::Reconnected { device: ONE }));
+    assert_eq!(actions.remove(0), Action::Emit(BrokerEvent::Reconnected { registration: ONE }));
     scene.devices.actions.extend(actions);
     let repeated = scene.expect_published(again, &["b", "c", "d"], true);
     assert_eq!(repeated[..2], ids[1..]);
@@ -611,7 +618,7 @@ fn what_was_in_flight_gives_way_to_a_report_while_the_connection_is_away() {
     scene.advance_to_deadline();
     let again = scene.attempt(&A, true);
     let mut packets = scene.actions();
-    assert_eq!(packets.remove(0), Action::Emit(BrokerEvent::Reconnected { device: ONE }));
+    assert_eq!(packets.remove(0), Action::Emit(BrokerEvent::Reconnected { registration: ONE }));
     let sent = packets.iter().flat_map(|action| match action {
         Action::Send { connection, bytes } if *connection == again => said(bytes),
         other => panic!("{other:?}"),
@@ -634,7 +641,7 @@ fn a_broker_that_lost_the_session_is_given_everything_as_if_for_the_first_time()
     scene.advance_to_deadline();
     let again = scene.attempt(&A, false);
     let mut actions = scene.actions();
-    assert_eq!(actions.remove(0), Action::Emit(BrokerEvent::Reconnected { device: ONE }));
+    assert_eq!(actions.remove(0), Action::Emit(BrokerEvent::Reconnected { registration: ONE }));
     scene.devices.actions.extend(actions);
     scene.expect_published(again, &["a", "b"], false);
 }
@@ -653,7 +660,7 @@ fn the_reasons_of_disconnect_end_a_registration_or_bring_the_device_back() {
         };
         match closed {
             Some(reason) => {
-                let event = BrokerEvent::Closed { device: ONE, reason };
+                let event = BrokerEvent::Closed { registration: ONE, reason };
                 scene.expect(&[Action::Emit(event), Action::HangUp { connection }]);
                 assert!(scene.devices.is_empty());
             }
@@ -662,7 +669,7 @@ fn the_reasons_of_disconnect_end_a_registration_or_bring_the_device_back() {
                 let wait = scene.advance_to_deadline();
                 assert!((seconds(1)..=seconds(2)).contains(&wait), "{wait:?}");
                 scene.attempt(&A, true);
-                scene.expect_told(&[BrokerEvent::Reconnected { device: ONE }]);
+                scene.expect_told(&[BrokerEvent::Reconnected { registration: ONE }]);
             }
         }
     }
@@ -680,7 +687,7 @@ fn a_publication_that_the_broker_disconnects_for_is_given_up_the_third_time() {
         scene.advance_to_deadline();
         connection = scene.attempt(&A, true);
         let mut actions = scene.actions();
-        assert_eq!(actions.remove(0), Action::Emit(BrokerEvent::Reconnected { device: ONE }));
+        assert_eq!(actions.remove(0), Action::Emit(BrokerEvent::Reconnected { registration: ONE }));
         scene.devices.actions.extend(actions);
         let left: &[&str] = if attempt < 3 { &["poison", "fine"] } else { &["fine"] };
         scene.expect_published(connection, left, true);
@@ -694,7 +701,7 @@ fn while_the_broker_is_away_one_device_in_a_second_tries_and_the_first_answer_br
     for number in 1..=3 {
         scene.command_connect(RegistrationId(number), &format!("ep{number}"));
         scene.attempt(&A, false);
-        scene.expect_told(&[BrokerEvent::Connected { device: RegistrationId(number) }]);
+        scene.expect_told(&[BrokerEvent::Connected { registration: RegistrationId(number) }]);
     }
     for number in 0..3 {
         scene.devices.ended(scene.now, ConnectionId(number), "reset");
@@ -794,7 +801,7 @@ fn commands_of_the_session_wait_until_a_new_device_is_connected() {
     scene.expect_nothing();
     scene.hear(connection, Incoming::SubAck { packet: id(packet), reason: Reason(1) });
     let actions = scene.actions();
-    assert_eq!(actions[..2], [Action::Emit(BrokerEvent::Connected { device: ONE }), message(ONE, "dn/1")]);
+    assert_eq!(actions[..2], [Action::Emit(BrokerEvent::Connected { registration: ONE }), message(ONE, "dn/1")]);
     assert_eq!(actions[2], Action::Send { connection, bytes: codec::puback(id(7)) });
 }
 
@@ -809,7 +816,7 @@ fn a_device_of_an_earlier_process_hears_what_the_broker_kept_for_it() {
     scene.hear(connection, command("dn/1", Some(7)));
     assert_eq!(scene.actions()[0], message(ONE, "dn/1"));
     scene.hear(connection, Incoming::SubAck { packet: id(packet), reason: Reason(1) });
-    scene.expect_told(&[BrokerEvent::Connected { device: ONE }]);
+    scene.expect_told(&[BrokerEvent::Connected { registration: ONE }]);
 }
 
 // -- The end --------------------------------------------------------------------------------------------------------------
@@ -833,7 +840,7 @@ fn the_end_of_a_registration_is_the_end_of_its_session() {
 fn the_end_of_the_program_keeps_the_sessions_for_the_lifetime_of_the_devices() {
     let (mut scene, _) = Scene::with_ready_device();
     let lifetime = seconds(600);
-    scene.devices.command(scene.now, BrokerCommand::SetLifetime { device: ONE, lifetime });
+    scene.devices.command(scene.now, BrokerCommand::SetLifetime { registration: ONE, lifetime });
     scene.devices.disconnect_all(scene.now);
     let actions = scene.actions();
     let [Action::Send { bytes, .. }, Action::Close { .. }] = actions.as_slice() else { panic!("{actions:?}") };
@@ -876,7 +883,7 @@ fn two_gateways_with_one_clientid_take_it_from_each_other_ever_more_slowly() {
         scene.expect(&[Action::HangUp { connection }]);
         waits.push(scene.advance_to_deadline());
         connection = scene.attempt(&A, true);
-        scene.expect_told(&[BrokerEvent::Reconnected { device: ONE }]);
+        scene.expect_told(&[BrokerEvent::Reconnected { registration: ONE }]);
     }
     assert!(waits[4] >= seconds(15), "{waits:?}");
 }

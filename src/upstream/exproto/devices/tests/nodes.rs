@@ -183,7 +183,7 @@ fn new_devices_are_spread_over_the_nodes_that_are_up() {
     scene.devices.dialed(scene.now, refused, not_reached());
     assert_eq!(scene.devices.poll_action(), Some(hang_up(refused)));
     let anchor = scene.attempt(RegistrationId(7), "c7");
-    scene.expect(&[Action::Emit(BrokerEvent::Connected { device: RegistrationId(7) })]);
+    scene.expect(&[Action::Emit(BrokerEvent::Connected { registration: RegistrationId(7) })]);
     assert_eq!(scene.dialed[&anchor], B);
     for id in 8..12 {
         let anchor = scene.connect(RegistrationId(id), &format!("c{id}"));

@@ -8,7 +8,7 @@ fn devices_of_before_are_connected_again_at_the_limited_rate() {
     (1..=3).for_each(|device| scene.command_resume(RegistrationId(device), &format!("ep{device}")));
     for device in 1..=3 {
         let anchor = scene.attempt(RegistrationId(device), &format!("c{device}"));
-        scene.expect(&[Action::Emit(BrokerEvent::Connected { device: RegistrationId(device) })]);
+        scene.expect(&[Action::Emit(BrokerEvent::Connected { registration: RegistrationId(device) })]);
         assert_eq!(scene.devices.protocol.by_anchor.get(&anchor), Some(&Owner::Device(RegistrationId(device))));
         if device < 3 {
             assert_eq!(scene.advance_to_deadline(), Duration::from_millis(100), "ten in a second");
@@ -31,7 +31,7 @@ fn a_device_of_before_waits_for_a_broker_that_is_away_and_so_does_what_it_says()
     let conn = "c1".to_owned();
     let publication = publication("a", UplinkClass::Answer);
     scene.expect(&[
-        Action::Emit(BrokerEvent::Connected { device: ONE }),
+        Action::Emit(BrokerEvent::Connected { registration: ONE }),
         Action::Call { anchor, node: scene.dialed[&anchor], call: Call::Publish { conn, publication } },
     ]);
 }
@@ -41,7 +41,7 @@ fn a_device_of_before_is_told_as_connected_once() {
     let mut scene = Scene::new();
     scene.command_resume(ONE, "ep1");
     let anchor = scene.attempt(ONE, "c1");
-    scene.expect(&[Action::Emit(BrokerEvent::Connected { device: ONE })]);
+    scene.expect(&[Action::Emit(BrokerEvent::Connected { registration: ONE })]);
     scene.devices.anchor_ended(scene.now, anchor);
     scene.expect(&[hang_up(anchor)]);
     scene.advance_to_deadline();

@@ -5,7 +5,7 @@ use super::*;
 const THREE: RegistrationId = RegistrationId(3);
 
 fn connected(device: RegistrationId) -> Action {
-    Action::Emit(BrokerEvent::Connected { device })
+    Action::Emit(BrokerEvent::Connected { registration: device })
 }
 
 impl Scene {
@@ -240,7 +240,7 @@ fn when_the_newer_registration_fails_the_older_one_comes_back() {
         scene.expect_nothing();
         scene.answer(newer, Outcome::Refused("not_authorized".to_owned()));
         let error = ConnectError::Refused("Authenticate: not_authorized".to_owned());
-        scene.expect(&[Action::Emit(BrokerEvent::ConnectFailed { device: TWO, error }), hang_up(newer)]);
+        scene.expect(&[Action::Emit(BrokerEvent::ConnectFailed { registration: TWO, error }), hang_up(newer)]);
         if state != "Ready" {
             scene.advance_to_deadline();
             let again = scene.attempt(ONE, "c1c");

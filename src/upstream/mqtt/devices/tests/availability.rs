@@ -16,7 +16,7 @@ impl Scene {
     fn connect_another(&mut self, id: u64) -> ConnectionId {
         self.command_connect(RegistrationId(id), &format!("ep{id}"));
         let connection = self.attempt(&A, false);
-        self.expect_told(&[BrokerEvent::Connected { device: RegistrationId(id) }]);
+        self.expect_told(&[BrokerEvent::Connected { registration: RegistrationId(id) }]);
         connection
     }
 
@@ -226,7 +226,7 @@ fn a_client_that_is_refused_when_it_comes_back_is_closed_when_that_lasts_while_o
             if actions == [Action::HangUp { connection }] {
                 continue;
             }
-            let event = BrokerEvent::Closed { device: ONE, reason: CloseReason::Refused };
+            let event = BrokerEvent::Closed { registration: ONE, reason: CloseReason::Refused };
             assert_eq!(actions, [Action::Emit(event), Action::HangUp { connection }]);
             assert!((seconds(30)..=seconds(60)).contains(&(scene.now - since)), "{:?}", scene.now - since);
             break;
@@ -255,7 +255,7 @@ fn a_subscription_that_is_refused_when_a_client_comes_back_is_no_verdict_at_once
         scene.open(connection);
         scene.hear(connection, accepted(true));
         scene.answer_subscribe(connection, 1);
-        scene.expect_told(&[BrokerEvent::Reconnected { device: ONE }]);
+        scene.expect_told(&[BrokerEvent::Reconnected { registration: ONE }]);
     }
 }
 
@@ -265,7 +265,7 @@ fn a_ban_is_final_at_once() {
     scene.lose(&[connection]);
     let connection = scene.next_dial();
     scene.refuse(connection, Reason::BANNED);
-    let event = BrokerEvent::Closed { device: ONE, reason: CloseReason::Refused };
+    let event = BrokerEvent::Closed { registration: ONE, reason: CloseReason::Refused };
     scene.expect(&[Action::Emit(event), Action::HangUp { connection }]);
 }
 
@@ -281,7 +281,11 @@ fn a_broker_that_is_short_of_something_gives_no_verdict() {
             scene.expect(&[Action::HangUp { connection }]);
         }
         let connection = scene.next_dial();
-        assert_eq!(scene.come_back(connection), [Action::Emit(BrokerEvent::Reconnected { device: ONE })], "{reason:x}");
+        assert_eq!(
+            scene.come_back(connection),
+            [Action::Emit(BrokerEvent::Reconnected { registration: ONE })],
+            "{reason:x}"
+        );
     }
     // The quota of subscriptions is none either: 5.03, and not 4.03.
     let mut scene = Scene::new();
@@ -367,7 +371,7 @@ fn the_will_of_a_device_that_was_never_let_in_is_not_published() {
             let mut scene = Scene::with(|settings| settings.version = version);
             let will = Some(Will { topic: "up/status".to_owned(), qos: 1, payload: b"offline".to_vec() });
             let client = lwm2m_core::gateway::broker::ClientInfo { will, ..client("ep1") };
-            scene.devices.command(scene.now, BrokerCommand::Connect { device: ONE, client });
+            scene.devices.command(scene.now, BrokerCommand::Connect { registration: ONE, client });
             let connection = scene.expect_dial(&A);
             scene.open(connection);
             scene.hear(connection, accepted(false));
@@ -397,7 +401,7 @@ fn the_times_of_the_brokers_answers_are_measured() {
     scene.hear(connection, accepted(false));
     scene.advance(Duration::from_millis(30));
     scene.answer_subscribe(connection, 1);
-    scene.expect_told(&[BrokerEvent::Connected { device: ONE }]);
+    scene.expect_told(&[BrokerEvent::Connected { registration: ONE }]);
     scene.publish(ONE, "a");
     let packet = scene.expect_published(connection, &["a"], false)[0];
     scene.advance(Duration::from_millis(40));

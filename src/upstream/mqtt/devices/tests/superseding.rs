@@ -8,7 +8,7 @@ impl Scene {
     fn take_over(&mut self, device: RegistrationId) -> ConnectionId {
         self.command_connect(device, "ep1");
         let connection = self.attempt(&A, true);
-        self.expect_first(&Action::Emit(BrokerEvent::Connected { device }));
+        self.expect_first(&Action::Emit(BrokerEvent::Connected { registration: device }));
         connection
     }
 
@@ -40,7 +40,7 @@ fn a_registration_that_waits_to_reconnect_never_dials_after_its_successor_and_th
         scene.publish(ONE, "answer");
         scene.hear(newer, accepted(true));
         scene.answer_subscribe(newer, 1);
-        scene.expect_first(&Action::Emit(BrokerEvent::Connected { device: TWO }));
+        scene.expect_first(&Action::Emit(BrokerEvent::Connected { registration: TWO }));
         scene.disconnect(ONE);
         scene.publish(TWO, "register");
         let ids = scene.expect_published(newer, &["answer", "register"], false);
@@ -92,10 +92,10 @@ fn an_older_connection_that_the_broker_does_not_end_is_read_for_five_seconds() {
 fn an_endpoint_whose_clientid_another_one_takes_is_discarded() {
     let (mut scene, connection) = Scene::with_ready_device();
     let other = lwm2m_core::gateway::broker::ClientInfo { endpoint: "other".to_owned(), ..client("ep1") };
-    scene.devices.command(scene.now, BrokerCommand::Connect { device: TWO, client: other });
+    scene.devices.command(scene.now, BrokerCommand::Connect { registration: TWO, client: other });
     scene.attempt(&A, false);
-    let connected = Action::Emit(BrokerEvent::Connected { device: TWO });
-    let discarded = Action::Emit(BrokerEvent::Closed { device: ONE, reason: CloseReason::Discarded });
+    let connected = Action::Emit(BrokerEvent::Connected { registration: TWO });
+    let discarded = Action::Emit(BrokerEvent::Closed { registration: ONE, reason: CloseReason::Discarded });
     scene.expect(&[connected, discarded, Action::HangUp { connection }]);
 }
 
@@ -152,7 +152,7 @@ fn a_register_waits_until_the_connect_of_the_one_before_it_is_answered() {
     assert_eq!(said(bytes), [Said::Disconnect { reason: 0, session_expiry: Some(300) }]);
     scene.devices.actions.extend(dial);
     scene.attempt(&A, true);
-    scene.expect_told(&[BrokerEvent::Connected { device: THREE }]);
+    scene.expect_told(&[BrokerEvent::Connected { registration: THREE }]);
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn a_connect_that_is_never_answered_holds_the_next_register_for_five_seconds() {
     assert_eq!(actions, [Action::HangUp { connection: first }]);
     scene.devices.actions.extend(dial);
     scene.attempt(&A, false);
-    scene.expect_told(&[BrokerEvent::Connected { device: TWO }]);
+    scene.expect_told(&[BrokerEvent::Connected { registration: TWO }]);
 }
 
 /// In each state in which the older registration may be when the newer one is asked for, and fails.
@@ -207,14 +207,17 @@ fn when_the_newer_registration_fails_the_older_one_comes_back() {
         scene.expect_nothing();
         scene.hear(newer, connack(Reason::NOT_AUTHORIZED, false, None));
         let failed = scene.devices.poll_action();
-        assert!(matches!(failed, Some(Action::Emit(BrokerEvent::ConnectFailed { device: TWO, .. }))), "{failed:?}");
+        assert!(
+            matches!(failed, Some(Action::Emit(BrokerEvent::ConnectFailed { registration: TWO, .. }))),
+            "{failed:?}"
+        );
         scene.expect_first(&Action::HangUp { connection: newer });
         if state == "Ready" {
             scene.expect_published(connection, &["answer"], false);
         } else {
             scene.advance_to_deadline();
             let again = scene.attempt(&A, true);
-            scene.expect_first(&Action::Emit(BrokerEvent::Reconnected { device: ONE }));
+            scene.expect_first(&Action::Emit(BrokerEvent::Reconnected { registration: ONE }));
             scene.expect_published(again, &["answer"], false);
         }
         scene.expect_no_drops();
@@ -226,7 +229,7 @@ fn a_session_is_kept_for_the_lifetime_of_its_device_and_a_week_at_most() {
     for (lifetime, expiry) in [(seconds(86_400), 86_400), (seconds(315_360_000), 604_800)] {
         let mut scene = Scene::new();
         let client = lwm2m_core::gateway::broker::ClientInfo { lifetime, ..client("ep1") };
-        scene.devices.command(scene.now, BrokerCommand::Connect { device: ONE, client });
+        scene.devices.command(scene.now, BrokerCommand::Connect { registration: ONE, client });
         let connection = scene.expect_dial(&A);
         scene.devices.opened(scene.now, connection);
         let actions = scene.actions();
@@ -238,7 +241,7 @@ fn a_session_is_kept_for_the_lifetime_of_its_device_and_a_week_at_most() {
         );
         scene.hear(connection, accepted(false));
         scene.answer_subscribe(connection, 1);
-        scene.expect_told(&[BrokerEvent::Connected { device: ONE }]);
+        scene.expect_told(&[BrokerEvent::Connected { registration: ONE }]);
         scene.devices.disconnect_all(scene.now);
         let actions = scene.actions();
         let [Action::Send { bytes, .. }, Action::Close { .. }] = actions.as_slice() else { panic!("{actions:?}") };
