@@ -291,6 +291,11 @@ impl<P: Protocol> Devices<P> {
         }
     }
 
+    /// Returns whether a device that leaves has no time left to publish, so that it is removed now.
+    pub(super) fn drain_is_over(&self, now: Instant, id: RegistrationId) -> bool {
+        self.deadlines.get(Timer::Drain(id)).is_some_and(|end| end <= now)
+    }
+
     fn state_timed_out(&mut self, now: Instant, id: RegistrationId) {
         match self.state(id) {
             Some(State::WaitingToReconnect(wait)) => self.waited(now, id, *wait),

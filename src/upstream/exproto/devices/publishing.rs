@@ -17,6 +17,10 @@ impl Devices {
     /// Publishes what is first in the queue, if a device of the clientid is ready and nothing is under way.
     pub(super) fn publish_next(&mut self, now: Instant, key: ClientKey) {
         let Some(id) = self.ready_device(key) else { return };
+        // The connection is about to be closed: nobody would learn whether EMQX still carried out a call on it.
+        if self.drain_is_over(now, id) {
+            return;
+        }
         if let Some(Publishing { patience, .. }) = self.publishing(key) {
             match *patience {
                 Some(until) if until > now => return self.deadlines.set(Timer::Device(id), until),

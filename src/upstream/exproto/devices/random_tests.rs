@@ -259,17 +259,18 @@ impl World {
         }
     }
 
+    /// Checks a call: its anchor is open, at the node of the call, and has no other call. It belongs to a device or a probe,
+    /// and stays open at least until the call is on its way. Publications of a device come in the order in which they were
+    /// asked for; one whose call failed may come again.
     fn call(&mut self, node: TargetId, anchor: ConnectionId, call: &Call) {
         let open = self.anchors.iter().find(|open| open.id == anchor).expect("a call without an anchor");
         assert_eq!(open.node, node, "a call to another node than its anchor");
         assert!(!self.calls.contains(&(node, anchor)), "two calls at a time");
         self.calls.push((node, anchor));
-        // The connection of a call may end in the step in which the call began. Then its owner is no longer known here, and
-        // the order of its publications is not checked.
-        let owner = self.devices.protocol.by_anchor.get(&anchor).copied();
-        if let (Call::Publish { publication, .. }, Some(Owner::Device(device))) = (call, owner) {
+        let owner = self.devices.protocol.by_anchor.get(&anchor).expect("a call on an anchor that is closed at once");
+        if let (Call::Publish { publication, .. }, Owner::Device(device)) = (call, owner) {
             let serial: u64 = publication.topic.parse().expect("a number");
-            let known = self.alive.iter_mut().find(|known| known.device == device).expect("a device");
+            let known = self.alive.iter_mut().find(|known| known.device == *device).expect("a device");
             assert!(serial >= known.last_published, "{serial} after {}", known.last_published);
             known.last_published = serial;
         }

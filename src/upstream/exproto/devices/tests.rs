@@ -721,6 +721,24 @@ fn last_words_have_five_seconds_also_on_a_connection_that_has_to_be_made_again()
 }
 
 #[test]
+fn nothing_is_published_when_the_time_to_leave_and_the_wait_for_a_lost_call_end_together() {
+    let (mut scene, anchor) = Scene::with_ready_device();
+    scene.publish(ONE, "a");
+    scene.expect_publish(ONE, anchor, "a");
+    scene.devices.anchor_ended(scene.now, anchor);
+    scene.expect(&[hang_up(anchor)]);
+    scene.advance_to_deadline();
+    let anchor = scene.attempt(ONE, "c2");
+    // The call on the first connection has no answer yet.
+    scene.expect_nothing();
+    scene.disconnect(ONE);
+    scene.advance(DRAIN_TIMEOUT);
+    scene.expect(&[hang_up(anchor)]);
+    assert!(scene.devices.is_empty());
+    assert_eq!(scene.metrics.dropped_answers.get(), 1);
+}
+
+#[test]
 fn a_new_device_of_the_same_clientid_lets_the_older_one_finish() {
     let (mut scene, older) = Scene::with_ready_device();
     scene.publish(ONE, "last words");
