@@ -7,7 +7,7 @@ use lwm2m_core::coap::options::number;
 use lwm2m_core::coap::{Code, Request};
 use lwm2m_core::lwm2m::codec;
 use lwm2m_core::lwm2m::model::Model;
-use lwm2m_core::lwm2m::codec::{Context, UndefinedResources};
+use lwm2m_core::lwm2m::codec::{DecodeContext, UndefinedResources};
 use lwm2m_core::lwm2m::path::Path;
 use lwm2m_core::lwm2m::register::Registration;
 
@@ -46,7 +46,7 @@ pub fn decode(format: u16, payload: &[u8]) {
         let request: Path = request.parse().expect("a path");
         for undefined in [UndefinedResources::Refuse, UndefinedResources::Opaque] {
             let unix_time = Duration::from_secs(1_700_000_000);
-            let context = Context { registration: registration(), model: model(), undefined, unix_time };
+            let context = DecodeContext { registration: registration(), model: model(), undefined, unix_time };
             for entry in codec::decode(request, Some(format), payload, context).unwrap_or_default() {
                 assert!(entry.path.is_at_or_below(&request) && entry.path.len() >= 3);
             }

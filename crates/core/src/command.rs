@@ -1,4 +1,4 @@
-//! Commands of applications, as the core handles them. [`crate::mqtt::downlink`] reads them from JSON.
+//! Defines the commands of applications. [`crate::mqtt::downlink`] reads them from JSON.
 
 mod echo;
 
@@ -6,30 +6,31 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::lwm2m::operation::Operation;
+use crate::lwm2m::operation::{Operation, OperationKind};
 
 pub use echo::Echo;
 pub(crate) use echo::Members;
 
-/// Ten years: an expiry is any number, and a moment further away may be more than a clock can tell.
+/// Limits an expiry to ten years. An application may name any number, and a clock cannot represent every moment.
 pub(crate) const LONGEST_EXPIRY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// What [`Command::msg_type`] may be.
+/// Lists the values of `msgType`.
 pub const MSG_TYPES: [&str; 9] =
     ["read", "discover", "write", "write-attr", "execute", "create", "delete", "observe", "cancel-observe"];
 
-/// A command that can be carried out.
+/// Holds a command that can be carried out.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Command {
     pub echo: Echo,
     pub operation: Operation,
-    /// How long it may wait: the shorter of `mheaders.ttl` and MQTT's Message Expiry Interval. Zero is now or never.
+    /// Limits how long the command may wait: the shorter of `mheaders.ttl` and the Message Expiry Interval of MQTT.
+    /// Zero means that it is sent at once or not at all.
     pub expiry: Option<Duration>,
     pub reply: Option<Box<Reply>>,
 }
 
-/// Where the final answer is published too, with what tells the application which command it is for (MQTT 5.0 section
-/// 4.10): Response Topic and Correlation Data.
+/// Holds the Response Topic, to which the final answer is published too, and the Correlation Data, by which the
+/// application finds its command (MQTT 5.0 section 4.10).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
     pub topic: String,
@@ -37,18 +38,18 @@ pub struct Reply {
 }
 
 impl Command {
-    /// The name of its kind, for metrics.
+    /// Returns the name of the operation for metrics.
     pub fn msg_type(&self) -> &'static str {
-        match self.operation {
-            Operation::Read { .. } => "read",
-            Operation::Discover { .. } => "discover",
-            Operation::Write { .. } => "write",
-            Operation::WriteAttributes { .. } => "write-attr",
-            Operation::Execute { .. } => "execute",
-            Operation::Create { .. } => "create",
-            Operation::Delete { .. } => "delete",
-            Operation::Observe { .. } => "observe",
-            Operation::CancelObserve { .. } => "cancel-observe",
+        match self.operation.kind {
+            OperationKind::Read => "read",
+            OperationKind::Discover => "discover",
+            OperationKind::Write { .. } => "write",
+            OperationKind::WriteAttributes { .. } => "write-attr",
+            OperationKind::Execute { .. } => "execute",
+            OperationKind::Create { .. } => "create",
+            OperationKind::Delete => "delete",
+            OperationKind::Observe => "observe",
+            OperationKind::CancelObserve => "cancel-observe",
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The part of a command that every answer repeats, as the application wrote it.
+//! Keeps the members of a command, which every answer repeats as the application wrote them.
 //!
-//! The members are kept as texts of JSON: no number in them is read, so that none comes back in another form, whatever
-//! its size. Only [`Echo::known_members`] reads the few members that this program knows.
+//! The members are kept as JSON texts. Numbers in them are not parsed, so that each is repeated in its form and size.
+//! Only [`Echo::known_members`] parses the few members that this program knows.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-/// The members of a command that mean something.
+/// Names the members that have a meaning for this program.
 const KNOWN: [&str; 4] = ["msgType", "data", "mheaders", "encoding"];
 
-/// What every answer repeats: the command's own object, and its path. A clone shares it. It is serialized as a text of
-/// JSON, so that its depth does not add to that of what it is in.
+/// Holds the object of a command and its path. Clones share it. It is serialized as a JSON text, so that its depth does
+/// not add to that of the value that contains it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Echo {
@@ -32,7 +32,7 @@ struct Written {
 }
 
 impl Echo {
-    /// Reads a command, with its members that mean something.
+    /// Reads a command, and returns its known members parsed.
     pub(crate) fn read(payload: &[u8]) -> Result<(Self, Map<String, Value>), String> {
         let members: Members =
             serde_json::from_slice(payload).map_err(|error| match serde_json::from_slice::<&RawValue>(payload) {
@@ -45,33 +45,33 @@ impl Echo {
         Ok((Self { command: Arc::new(Written { members, msg_type, request_path }) }, known))
     }
 
-    /// Makes a command of the gateway's own.
+    /// Makes the echo of a command that the gateway gives itself.
     pub(crate) fn of(members: &Value) -> Self {
         let (echo, _) = Self::read(members.to_string().as_bytes()).expect("the gateway writes JSON objects");
         echo
     }
 
-    /// The members that mean something, read anew.
+    /// Parses the known members again.
     pub(crate) fn known_members(&self) -> Result<Map<String, Value>, String> {
         self.command.members.known().map_err(|error| format!("the command is no JSON: {error}"))
     }
 
-    /// The command as JSON.
+    /// Returns the command as JSON.
     pub fn to_json(&self) -> String {
         serde_json::to_string(&self.command.members).expect("what was JSON is JSON")
     }
 
-    /// `msgType` of the command; `error` where there is none.
+    /// Returns `msgType` of the command, or `error` if there is none.
     pub fn msg_type(&self) -> &str {
         self.command.msg_type.as_deref().unwrap_or("error")
     }
 
-    /// The command's path as written, without the query.
+    /// Returns the path of the command as written, without the query.
     pub fn request_path(&self) -> Option<&str> {
         self.command.request_path.as_deref()
     }
 
-    /// The members, each as it was written.
+    /// Returns the members, each as it was written.
     pub(crate) fn members(&self) -> impl Iterator<Item = (&str, &RawValue)> {
         self.command.members.iter()
     }
@@ -101,8 +101,8 @@ fn request_path(data: &Value) -> Option<&str> {
     Some(written.split_once('?').map_or(written, |(path, _)| path))
 }
 
-/// The members of an object in their order, their values as they were written. Of two with one name the later one
-/// counts.
+/// Holds the members of an object in their order, with their values as written. The later of two members with one name
+/// wins.
 #[derive(Debug, Default)]
 pub(crate) struct Members(Vec<(String, Box<RawValue>)>);
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::coap::{Code, ExchangeId, Failure, Response};
 use crate::command::{Command, Echo, Reply};
-use crate::lwm2m::operation::Operation;
+use crate::lwm2m::operation::OperationKind;
 use crate::mqtt::{downlink, uplink};
 use crate::registry::{AdmitOutcome, CommandDigest, InFlight, Observation, PendingCommand, QueueFull, QueueLimits};
 
@@ -127,7 +127,7 @@ impl Gateway {
         self.publish_final_answer(id, command.reply.as_deref(), payload);
         self.finished(id, &command, CommandOutcome::Answered, Some(now.saturating_duration_since(sent)));
         if let Some(reason) = outcome.reason {
-            let path = command.operation.path().to_string();
+            let path = command.operation.path.to_string();
             match outcome.content {
                 Some(_) => self.links_left_out(id, reason),
                 None => self.report(Report::UndecodableContent { endpoint, path, reason }),
@@ -163,7 +163,7 @@ impl Gateway {
         self.refuse_command(id, &command, outcome, &reason);
         let Some(device) = self.registry.device(id) else { return };
         let (peer, endpoint) = (device.peer, device.registration.endpoint.clone());
-        let path = command.operation.path().to_string();
+        let path = command.operation.path.to_string();
         self.report(match transfer {
             Some(error) => Report::TransferFailed { peer, error },
             None => Report::UndecodableContent { endpoint, path, reason },
@@ -263,14 +263,14 @@ impl Gateway {
             let reason = format!("the body is longer than {} bytes", self.settings.limits.sent_body);
             return self.refuse_command(id, command, CommandOutcome::Refused, &reason);
         }
-        let observed = device.observation_of(command.operation.path());
+        let observed = device.observation_of(command.operation.path);
         let peer = device.peer;
-        let exchange = match &command.operation {
-            Operation::Observe { .. } if self.too_many_observations(id, observed) => {
+        let exchange = match command.operation.kind {
+            OperationKind::Observe if self.too_many_observations(id, observed) => {
                 let reason = "too many observations of this device";
                 return self.refuse_command(id, command, CommandOutcome::Refused, reason);
             }
-            Operation::CancelObserve { .. } => observed
+            OperationKind::CancelObserve => observed
                 .and_then(|observation| self.coap.send_cancellation(now, observation))
                 .unwrap_or_else(|| self.coap.send_request(now, peer, request)),
             _ => self.coap.send_request(now, peer, request),
@@ -320,9 +320,9 @@ impl Gateway {
 
     /// An `observe` that was taken replaces the observation of the same path; the answer to `cancel-observe` ends it.
     fn follow_observation(&mut self, id: RegistrationId, exchange: ExchangeId, command: Command, observing: bool) {
-        let ends = matches!(command.operation, Operation::CancelObserve { .. });
+        let ends = matches!(command.operation.kind, OperationKind::CancelObserve);
         let Some(device) = self.registry.device_mut(id).filter(|_| observing || ends) else { return };
-        let path = command.operation.path();
+        let path = command.operation.path;
         self.changes.mark(&device.registration.endpoint);
         let former = device.observation_of(path);
         if let Some(former) = former {

@@ -44,7 +44,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::coap::{self, Endpoint, ExchangeId, RequestId, Response, Transmit};
 use crate::command::Reply;
-use crate::lwm2m::codec::Context;
+use crate::lwm2m::codec::DecodeContext;
 use crate::lwm2m::model::Model;
 use crate::lwm2m::operation::{Operation, Outcome};
 use crate::registry::{CommandBytes, Device, Registry, Topic};
@@ -384,7 +384,7 @@ impl Gateway {
 
     /// What a response of this device means for an operation, now.
     fn outcome(&self, now: Instant, device: &Device, operation: &Operation, response: &Response) -> Outcome {
-        let context = Context {
+        let context = DecodeContext {
             registration: &device.registration,
             model: &self.model,
             undefined: self.settings.undefined_resources,

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use crate::coap::Freshness;
 use crate::command::{Command, Echo, Reply};
-use crate::lwm2m::operation::Operation;
+use crate::lwm2m::operation::{Operation, OperationKind};
 use crate::lwm2m::register::Registration;
 use crate::mqtt::downlink::{self, Refusal};
 use crate::registry::{Device, Location, Observation, PendingCommand};
@@ -196,7 +196,7 @@ impl Gateway {
     fn restore_observation(&mut self, id: RegistrationId, device: &mut Device, record: ObservationRecord) {
         // It was an observe command when it was recorded; in whatever else it may have turned, there is nothing to observe.
         let Ok(command) = downlink::interpret(record.command, &device.registration, &self.model) else { return };
-        let Operation::Observe { path, .. } = command.operation else { return };
+        let Operation { path, kind: OperationKind::Observe, .. } = command.operation else { return };
         let request = command.operation.request(&device.registration);
         let freshness = Freshness::of(record.number, self.wall_clock.moment(record.at));
         let exchange = self.coap.restore_observation(device.peer, record.token, request, freshness);

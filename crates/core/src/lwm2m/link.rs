@@ -1,9 +1,8 @@
-//! The link format (RFC 6690): object lists of registrations, and answers to discover.
+//! Reads the link format (RFC 6690) of object lists and of answers to Discover.
 //!
-//! Devices deviate from the format, and their links are clear all the same: this reader takes an unquoted value with
-//! blanks in it, blanks around `=`, empty values and links, commas and semicolons too many, and a NUL at the end. It
-//! leaves out what makes no sense, and says how much that was: an attribute without harm to its link, a link without
-//! harm to the others.
+//! Devices deviate from the format. This reader accepts unquoted values with blanks, blanks around `=`, empty values
+//! and links, superfluous commas and semicolons, and a NUL at the end. It skips what it cannot read and counts it: an
+//! unreadable attribute does not affect its link, and an unreadable link does not affect the others.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,43 +10,43 @@ use std::fmt;
 use smallvec::SmallVec;
 use thiserror::Error;
 
-/// More links than any device has; a longer list is refused.
+/// Limits the links of one list. A longer list is rejected.
 const MAX_LINKS: usize = 4096;
 const MAX_ATTRIBUTES: usize = 64;
 
-/// The links of a list that make sense.
+/// Holds the readable links of a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Links<'a> {
     pub links: Vec<Link<'a>>,
-    /// `None` when everything made sense.
+    /// Is `None` if the whole list was readable.
     pub left_out: Option<LeftOut>,
 }
 
-/// The links and attributes of a list that make no sense.
+/// Counts the unreadable links and attributes of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeftOut {
-    /// Never 0.
+    /// Is never 0.
     pub count: usize,
     pub first: LinkError,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link<'a> {
-    /// What stands between `<` and `>`.
+    /// Holds the text between `<` and `>`.
     pub target: &'a str,
     pub attributes: SmallVec<[Attribute<'a>; 2]>,
-    /// The link as it is written, without the attributes that make no sense.
+    /// Holds the link as it is written, without its unreadable attributes.
     pub text: Cow<'a, str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attribute<'a> {
     pub name: &'a str,
-    /// Without quotation marks and escapes; an attribute may have none.
+    /// Holds the value without quotation marks and escapes. An attribute may have no value.
     pub value: Option<Cow<'a, str>>,
 }
 
-/// Why a link or an attribute makes no sense. Positions count bytes from 0.
+/// Tells why a link or an attribute cannot be read. Positions count bytes from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum LinkError {
     #[error("the text that begins at byte {0} is not UTF-8")]
@@ -76,14 +75,15 @@ impl fmt::Display for LeftOut {
 }
 
 impl<'a> Link<'a> {
-    /// The value of the first attribute of this name that has one, and not an empty one; names are the same in any case.
+    /// Returns the value of the first attribute with this name that has a value which is not empty. The case of names
+    /// does not matter.
     pub fn attribute(&self, name: &str) -> Option<&str> {
         let named = self.attributes.iter().filter(|attribute| attribute.name.eq_ignore_ascii_case(name));
         named.filter_map(|attribute| attribute.value.as_deref()).find(|value| !value.is_empty())
     }
 }
 
-/// Reads a list of links. A text without any is the empty list; a list of which nothing makes sense is an error.
+/// Reads a list of links. A text without links is an empty list. A list without any readable link is an error.
 pub fn parse(payload: &[u8]) -> Result<Links<'_>, LinkError> {
     let mut reader = Reader { bytes: payload, at: 0, left_out: None };
     let mut links = Vec::new();
@@ -103,7 +103,7 @@ pub fn parse(payload: &[u8]) -> Result<Links<'_>, LinkError> {
     }
 }
 
-/// Walks over the bytes, from one ASCII character to the next that means something.
+/// Walks over the bytes from one significant ASCII character to the next.
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -111,13 +111,13 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Skips blanks and commas; `false` at the end.
+    /// Skips blanks and commas, and returns `false` at the end.
     fn skip_to_something(&mut self) -> bool {
         self.until(|byte| byte != b',' && !is_blank(byte));
         self.peek().is_some()
     }
 
-    /// One link with its attributes.
+    /// Reads one link with its attributes.
     fn link(&mut self) -> Result<Link<'a>, LinkError> {
         let begin = self.at;
         let target = self.target()?;
@@ -148,8 +148,8 @@ impl<'a> Reader<'a> {
         if self.take(b'>') { text(target, begin) } else { Err(LinkError::OpenTarget(begin)) }
     }
 
-    /// Goes to the next attribute of a link, over what is none; `false` at the end of the link, or where another begins
-    /// without a comma.
+    /// Moves to the next attribute of a link and skips what is no attribute. Returns `false` at the end of the link, or
+    /// where another link begins without a comma.
     fn has_attribute(&mut self, written: &mut Written<'a>) -> bool {
         loop {
             self.skip_blanks();
@@ -168,7 +168,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// An attribute; `None` for an empty one, as behind a semicolon too many.
+    /// Reads an attribute. Returns `None` for an empty one, as behind a superfluous semicolon.
     fn attribute(&mut self) -> Result<Option<Attribute<'a>>, LinkError> {
         let begin = self.at;
         let name = self.until(|byte| matches!(byte, b'=' | b';' | b',' | b'<' | b'"') || is_blank(byte));
@@ -202,7 +202,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A value may have blanks in it, as in `ct=60 110`; a '<' behind a blank is the beginning of another link.
+    /// Reads an unquoted value. It may have blanks in it, as in `ct=60 110`. A '<' behind a blank begins another link.
     fn unquoted(&mut self) -> Result<&'a str, LinkError> {
         let begin = self.at;
         let rest = &self.bytes[begin..];
@@ -217,7 +217,7 @@ impl<'a> Reader<'a> {
         text(value, begin)
     }
 
-    /// RFC 2616 section 2.2: a backslash takes the character behind it as it is.
+    /// Reads a quoted value. A backslash quotes the character behind it (RFC 2616 section 2.2).
     fn quoted(&mut self) -> Result<Cow<'a, str>, LinkError> {
         let begin = self.at;
         self.take(b'"');
@@ -252,7 +252,7 @@ impl<'a> Reader<'a> {
         self.until(|byte| !is_blank(byte));
     }
 
-    /// The bytes up to one that ends them, or to the end.
+    /// Returns the bytes up to the first that satisfies the condition, or up to the end.
     fn until(&mut self, ends: impl Fn(u8) -> bool) -> &'a [u8] {
         let rest = &self.bytes[self.at..];
         let length = rest.iter().position(|byte| ends(*byte)).unwrap_or(rest.len());
@@ -271,11 +271,11 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What becomes the text of a link: its target and its attributes, by where they stand.
+/// Collects the positions of the target and the readable attributes of a link, which make its text.
 struct Written<'a> {
     bytes: &'a [u8],
     spans: SmallVec<[(usize, usize); 4]>,
-    /// Nothing between them is left out.
+    /// Tells that nothing between them was skipped.
     complete: bool,
 }
 
@@ -290,7 +290,7 @@ impl<'a> Written<'a> {
     }
 }
 
-/// A NUL is one too: programs in C send the end of their texts along.
+/// Returns whether the byte is a blank. A NUL counts as one, because programs in C send the end of their strings along.
 fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | b'\0')
 }

@@ -1,5 +1,5 @@
-//! LwM2M without any state: paths, the registration interface, object definitions, values and their content formats,
-//! and what an operation is on the wire (OMA LwM2M Core 1.0 to 1.2).
+//! Implements LwM2M without any state: paths, the registration interface, object definitions, values and their content
+//! formats, and the CoAP form of operations (OMA LwM2M Core 1.0 to 1.2).
 //!
 //! This layer knows the vocabulary of CoAP (codes, options, content formats), never the endpoint.
 

@@ -1,4 +1,4 @@
-//! Object definitions: what an object's resources are called, what types they have, what can be done with them.
+//! Holds object definitions: the names, types and operations of the resources of an object.
 
 pub mod xml;
 
@@ -11,20 +11,20 @@ use thiserror::Error;
 use super::path::Path;
 use super::value::{ResourceType, Value};
 
-/// The definitions of all objects that this program knows; several versions of one object may be there.
+/// Holds the loaded definitions of objects, with several versions of one object side by side.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
-    /// Of one object, the newest version first.
+    /// Lists the versions of each object, the newest first.
     objects: BTreeMap<u16, Vec<Object>>,
 }
 
-/// One version of one object.
+/// Defines one version of one object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Object {
     pub id: u16,
     pub version: Version,
     pub name: String,
-    /// Whether there can be more than one instance.
+    /// Tells whether the object can have more than one instance.
     pub multiple: bool,
     pub mandatory: bool,
     resources: BTreeMap<u16, Resource>,
@@ -35,13 +35,13 @@ pub struct Resource {
     pub id: u16,
     pub name: String,
     pub operations: Operations,
-    /// Whether it has resource instances.
+    /// Tells whether the resource has resource instances.
     pub multiple: bool,
     pub mandatory: bool,
-    /// `None` for what is only executed; a few definitions forget the type of something else.
+    /// Is `None` for a resource that is only executed. A few definitions omit the type of other resources, too.
     pub resource_type: Option<ResourceType>,
     pub range: Option<Range>,
-    /// As the definition writes it; may be empty.
+    /// Holds the text of the definition, which may be empty.
     pub units: String,
 }
 
@@ -52,29 +52,29 @@ pub struct Operations {
     pub execute: bool,
 }
 
-/// `min..max` of a number, both included.
+/// Bounds a number. Both ends are included.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Range {
     pub min: f64,
     pub max: f64,
 }
 
-/// The version of an object: `1.0` where a definition or a device says nothing (LwM2M 1.1 section 7.2.2).
+/// Holds the version of an object. It is 1.0 where a definition names none (LwM2M 1.1 section 7.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
     pub major: u16,
     pub minor: u16,
 }
 
-/// The versions of an object that are loaded, where the device announced another major number; else nothing. It is
-/// written behind the words "has no definition".
+/// Lists the loaded versions of an object if the device announced another major number. Its text continues the words
+/// "has no definition".
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OtherVersions {
     announced: Option<Version>,
     loaded: Vec<Version>,
 }
 
-/// A definition file that could not be taken.
+/// Describes a definition file that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokenFile {
     pub file: String,
@@ -89,13 +89,13 @@ pub enum ModelError {
     ResourceTwice(u16, u16),
 }
 
-/// No version: `major.minor` in digits.
+/// Reports a text that is no version. A version is `major.minor` in digits.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{0:?} is no version")]
 pub struct VersionError(pub String);
 
 impl Model {
-    /// Takes the contents of definition files, each with its name; what is broken does not stop the others.
+    /// Reads the contents of definition files, each with its name. A broken file does not affect the others.
     pub fn from_files(files: impl IntoIterator<Item = (String, Vec<u8>)>) -> (Self, Vec<BrokenFile>) {
         let mut model = Self::default();
         let mut broken = Vec::new();
@@ -107,7 +107,7 @@ impl Model {
         (model, broken)
     }
 
-    /// Takes one definition. The same one again is no error: registries keep the newest version twice.
+    /// Adds one definition. The same definition again is no error, because registries keep the newest version twice.
     pub fn insert(&mut self, object: Object) -> Result<(), ModelError> {
         let versions = self.objects.entry(object.id).or_default();
         match versions.binary_search_by(|known| object.version.cmp(&known.version)) {
@@ -120,7 +120,7 @@ impl Model {
         }
     }
 
-    /// All definitions by object id, the newest version of one object first.
+    /// Returns all definitions by object id, the newest version of one object first.
     pub fn objects(&self) -> impl Iterator<Item = &Object> {
         self.objects.values().flatten()
     }
@@ -132,12 +132,13 @@ impl Model {
         self.candidates(id, announced).next()
     }
 
-    /// The resource in that definition, or else in another version with the same major number: devices mix them.
+    /// Returns the resource in that definition, or else in another version with the same major number: devices mix
+    /// them.
     pub fn resource(&self, object: u16, announced: Option<&str>, resource: u16) -> Option<&Resource> {
         self.candidates(object, announced).find_map(|object| object.resource(resource))
     }
 
-    /// Why this path has no definition, as far as the versions of its object tell.
+    /// Returns the loaded versions of the object of this path if they explain why the path has no definition.
     pub fn other_versions(&self, path: Path, announced: Option<&str>) -> OtherVersions {
         let Some(announced) = announced.and_then(|text| Version::from_str(text).ok()) else {
             return OtherVersions::default();
@@ -196,7 +197,7 @@ impl Object {
         }
     }
 
-    /// By their ids.
+    /// Returns the resources by their ids.
     pub fn resources(&self) -> impl Iterator<Item = &Resource> {
         self.resources.values()
     }
@@ -205,7 +206,7 @@ impl Object {
         self.resources.get(&id)
     }
 
-    /// Names and units are for people; the rest decides what goes over the wire.
+    /// Returns whether both definitions lead to the same messages. Names and units do not matter.
     fn means_the_same(&self, other: &Object) -> bool {
         let key = |resource: &Resource| (resource.id, resource.resource_type, resource.multiple, resource.operations);
         self.multiple == other.multiple && self.resources().map(key).eq(other.resources().map(key))
@@ -213,14 +214,15 @@ impl Object {
 }
 
 impl Resource {
-    /// Whether a value of this resource can exist: not for what is only executed.
+    /// Returns whether the resource can have a value. A resource that is only executed has none.
     pub fn has_value(&self) -> bool {
         self.resource_type.is_some() || !self.operations.execute
     }
 }
 
 impl Range {
-    /// Ranges in definitions are free text; this reads the ones that say `min..max` in numbers, and nothing else.
+    /// Reads a range of the form `min..max` in numbers. Ranges in definitions are free text, and other forms are
+    /// ignored.
     pub fn parse(text: &str) -> Option<Self> {
         let (min, max) = text.split_once("..")?;
         let number = |text: &str| {
@@ -233,7 +235,7 @@ impl Range {
         (range.min <= range.max).then_some(range)
     }
 
-    /// Whether a number lies within; what is no number always does.
+    /// Returns whether a number lies within the range. Any other value does.
     pub fn allows(&self, value: &Value) -> bool {
         let number = match value {
             Value::Integer(value) | Value::Time(value) => *value as f64,
@@ -277,7 +279,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// `R`, `W`, `RW`, `E`; empty for what cannot be reached by a server.
+/// Writes `R`, `W`, `RW` or `E`, and nothing for a resource that no server can reach.
 impl fmt::Display for Operations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let letters = [(self.read, "R"), (self.write, "W"), (self.execute, "E")];

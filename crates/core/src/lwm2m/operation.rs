@@ -1,167 +1,145 @@
-//! What an application asks of a device, as a CoAP request, and what a CoAP response means for it.
+//! Operations of applications on devices: their CoAP requests, and the answers that follow from CoAP responses.
 
 use crate::coap::options::{format, number};
 use crate::coap::{Code, Request, Response};
 
-use super::codec::{self, Assignment, Context, Entry};
+use super::codec::{self, Assignment, DecodeContext, Entry};
 use super::link;
 use super::path::Path;
 use super::register::Registration;
 
-/// A command in the terms of LwM2M, checked against the object definitions already. `query` are the items that the
-/// application put behind the path.
+/// Describes what an application wants from a device. The object definitions have been applied to it.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Operation {
-    Read {
-        path: Path,
-        query: Vec<String>,
-    },
-    Discover {
-        path: Path,
-        query: Vec<String>,
-    },
-    /// To an instance (partial update), a resource or a resource instance (replace). At most
-    /// [`codec::tlv::MAX_LENGTH`] bytes of values in all.
+pub struct Operation {
+    /// Addresses the object, instance, resource or resource instance, below the alternate path of the device.
+    pub path: Path,
+    /// Keeps the query items that the application wrote behind the path.
+    pub query: Vec<String>,
+    pub kind: OperationKind,
+}
+
+/// Distinguishes the operations of the device management and information reporting interfaces (LwM2M 1.1 sections 6.3 and
+/// 6.4).
+#[derive(Clone, Debug, PartialEq)]
+pub enum OperationKind {
+    Read,
+    Discover,
+    /// Writes to an instance (partial update), a resource or a resource instance (replace). The values have at most
+    /// [`codec::tlv::MAX_LENGTH`] bytes in all.
     Write {
-        path: Path,
-        query: Vec<String>,
         values: Vec<Assignment>,
     },
     WriteAttributes {
-        path: Path,
-        query: Vec<String>,
         attributes: Vec<(&'static str, String)>,
     },
     Execute {
-        path: Path,
-        query: Vec<String>,
         arguments: String,
     },
-    /// Of instances of one object; without values the device chooses. As long as those of a write.
+    /// Creates instances of one object. The device chooses the instance id if there are no values. The limit on their
+    /// length is that of a write.
     Create {
-        path: Path,
-        query: Vec<String>,
         values: Vec<Assignment>,
     },
-    Delete {
-        path: Path,
-        query: Vec<String>,
-    },
-    Observe {
-        path: Path,
-        query: Vec<String>,
-    },
-    CancelObserve {
-        path: Path,
-        query: Vec<String>,
-    },
+    Delete,
+    Observe,
+    CancelObserve,
 }
 
-/// What the application is told.
+/// Describes the answer to the application.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
-    /// The device's code, or 4.00 when its payload could not be understood.
+    /// Holds the response code of the device, or 4.00 if its payload cannot be decoded.
     pub code: Code,
     pub content: Option<Content>,
-    /// Why the gateway itself says so, or what it left out of the content, in words.
+    /// Explains a code that the gateway set itself, or names what the content omits.
     pub reason: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Content {
-    /// One entry for each resource or resource instance, in the order of the payload.
+    /// Holds one entry for each resource or resource instance, in the order of the payload.
     Entries(Vec<Entry>),
-    /// As the device wrote them.
+    /// Holds the links as the device wrote them.
     Links(Vec<String>),
 }
 
 impl Operation {
-    pub fn path(&self) -> Path {
-        match self {
-            Self::Read { path, .. }
-            | Self::Discover { path, .. }
-            | Self::Write { path, .. }
-            | Self::WriteAttributes { path, .. }
-            | Self::Execute { path, .. }
-            | Self::Create { path, .. }
-            | Self::Delete { path, .. }
-            | Self::Observe { path, .. }
-            | Self::CancelObserve { path, .. } => *path,
-        }
+    pub fn new(path: Path, query: Vec<String>, kind: OperationKind) -> Self {
+        Self { path, query, kind }
     }
 
-    /// Returns the request to the device, the alternate path in front; Observe 0 or 1 where it belongs.
+    /// Returns the request to the device. Its path begins with the alternate path.
     pub fn request(&self, registration: &Registration) -> Request {
         let mut request = self.request_without_values(registration);
-        if let Self::Write { path, values, .. } | Self::Create { path, values, .. } = self {
-            let content_format = format_to_write(*path, values, registration);
-            put(&mut request, content_format, codec::encode(*path, values, content_format));
+        if let OperationKind::Write { values } | OperationKind::Create { values } = &self.kind {
+            let content_format = format_to_write(self.path, values, registration);
+            put(&mut request, content_format, codec::encode(self.path, values, content_format));
         }
         request
     }
 
-    /// Returns the request that follows when the device did not know the format of the first one (4.15): a single Opaque
-    /// value goes as TLV in the place of its bytes, and the other way round. `None` where there is no other format to try.
+    /// Returns the request to send after the device rejected the format of the first one (4.15): it has a single Opaque
+    /// value as TLV instead of its bytes, or the other way round. Returns `None` if there is no other format.
     pub fn request_in_other_format(&self, registration: &Registration) -> Option<Request> {
-        let Self::Write { path, values, .. } = self else { return None };
-        if !codec::is_single_opaque(*path, values) {
+        let OperationKind::Write { values } = &self.kind else { return None };
+        if !codec::is_single_opaque(self.path, values) {
             return None;
         }
-        let content_format = match format_to_write(*path, values, registration) {
+        let content_format = match format_to_write(self.path, values, registration) {
             format::OCTET_STREAM => format::TLV,
             _ => format::OCTET_STREAM,
         };
         let mut request = self.request_without_values(registration);
-        put(&mut request, content_format, codec::encode(*path, values, content_format));
+        put(&mut request, content_format, codec::encode(self.path, values, content_format));
         Some(request)
     }
 
     fn request_without_values(&self, registration: &Registration) -> Request {
         let mut request = Request::new(self.method());
         registration.alternate_segments().for_each(|segment| request.options.add_text(number::URI_PATH, segment));
-        for id in self.path().segments() {
+        for id in self.path.segments() {
             request.options.add_text(number::URI_PATH, &id.to_string());
         }
-        for item in self.query() {
+        for item in &self.query {
             request.options.add_text(number::URI_QUERY, item);
         }
-        match self {
-            Self::Read { path, .. } => ask_for_format(&mut request, *path, registration),
-            Self::Discover { .. } => request.options.add_uint(number::ACCEPT, format::LINK_FORMAT.into()),
-            Self::Observe { path, .. } => {
+        match &self.kind {
+            OperationKind::Read => ask_for_format(&mut request, self.path, registration),
+            OperationKind::Discover => request.options.add_uint(number::ACCEPT, format::LINK_FORMAT.into()),
+            OperationKind::Observe => {
                 request.options.add_uint(number::OBSERVE, 0);
-                ask_for_format(&mut request, *path, registration);
+                ask_for_format(&mut request, self.path, registration);
             }
-            Self::CancelObserve { path, .. } => {
+            OperationKind::CancelObserve => {
                 request.options.add_uint(number::OBSERVE, 1);
-                ask_for_format(&mut request, *path, registration);
+                ask_for_format(&mut request, self.path, registration);
             }
-            Self::Execute { arguments, .. } => put(&mut request, format::TEXT, arguments.as_bytes().to_vec()),
-            Self::WriteAttributes { attributes, .. } => {
+            OperationKind::Execute { arguments } => put(&mut request, format::TEXT, arguments.as_bytes().to_vec()),
+            OperationKind::WriteAttributes { attributes } => {
                 for (name, value) in attributes {
                     request.options.add_text(number::URI_QUERY, &format!("{name}={value}"));
                 }
             }
-            Self::Write { .. } | Self::Create { .. } | Self::Delete { .. } => {}
+            OperationKind::Write { .. } | OperationKind::Create { .. } | OperationKind::Delete => {}
         }
         request
     }
 
-    /// What this response, or a notification of the observation that it began, means.
-    pub fn outcome(&self, response: &Response, context: Context<'_>) -> Outcome {
+    /// Returns the answer that follows from a response, or from a notification of the observation.
+    pub fn outcome(&self, response: &Response, context: DecodeContext<'_>) -> Outcome {
         if response.code != Code::CONTENT {
             return Outcome { code: response.code, content: None, reason: None };
         }
-        let content = match self {
-            Self::Read { path, .. } | Self::Observe { path, .. } | Self::CancelObserve { path, .. } => {
-                entries(*path, response, context).map(|content| (Some(content), None))
+        let content = match self.kind {
+            OperationKind::Read | OperationKind::Observe | OperationKind::CancelObserve => {
+                entries(self.path, response, context).map(|content| (Some(content), None))
             }
-            Self::Discover { .. } => links(response).map(|(content, left_out)| (Some(content), left_out)),
-            Self::Write { .. }
-            | Self::WriteAttributes { .. }
-            | Self::Execute { .. }
-            | Self::Create { .. }
-            | Self::Delete { .. } => Ok((None, None)),
+            OperationKind::Discover => links(response).map(|(content, left_out)| (Some(content), left_out)),
+            OperationKind::Write { .. }
+            | OperationKind::WriteAttributes { .. }
+            | OperationKind::Execute { .. }
+            | OperationKind::Create { .. }
+            | OperationKind::Delete => Ok((None, None)),
         };
         match content {
             Ok((content, reason)) => Outcome { code: response.code, content, reason },
@@ -170,32 +148,21 @@ impl Operation {
     }
 
     fn method(&self) -> Code {
-        match self {
-            Self::Read { .. } | Self::Discover { .. } | Self::Observe { .. } | Self::CancelObserve { .. } => Code::GET,
+        match &self.kind {
+            OperationKind::Read | OperationKind::Discover | OperationKind::Observe | OperationKind::CancelObserve => {
+                Code::GET
+            }
             // LwM2M 1.0 section 5.4.3: POST adds to an instance, PUT replaces a resource.
-            Self::Write { path, .. } if path.len() <= 2 => Code::POST,
-            Self::Write { .. } | Self::WriteAttributes { .. } => Code::PUT,
-            Self::Execute { .. } | Self::Create { .. } => Code::POST,
-            Self::Delete { .. } => Code::DELETE,
-        }
-    }
-
-    fn query(&self) -> &[String] {
-        match self {
-            Self::Read { query, .. }
-            | Self::Discover { query, .. }
-            | Self::Write { query, .. }
-            | Self::WriteAttributes { query, .. }
-            | Self::Execute { query, .. }
-            | Self::Create { query, .. }
-            | Self::Delete { query, .. }
-            | Self::Observe { query, .. }
-            | Self::CancelObserve { query, .. } => query,
+            OperationKind::Write { .. } if self.path.len() <= 2 => Code::POST,
+            OperationKind::Write { .. } | OperationKind::WriteAttributes { .. } => Code::PUT,
+            OperationKind::Execute { .. } | OperationKind::Create { .. } => Code::POST,
+            OperationKind::Delete => Code::DELETE,
         }
     }
 }
 
-/// A 1.0 device answers in its own format: the first version of LwM2M had drafts with other numbers.
+/// Adds the Accept option for the best format that the device announced. A 1.0 device chooses its format itself: drafts of
+/// LwM2M 1.0 had other numbers for the formats.
 fn ask_for_format(request: &mut Request, path: Path, registration: &Registration) {
     let announced = path.object().map_or(&[][..], |object| registration.object_formats(object));
     if !registration.is_1_1_or_newer() {
@@ -206,9 +173,9 @@ fn ask_for_format(request: &mut Request, path: Path, registration: &Registration
     }
 }
 
-/// A 1.0 device gets TLV, whatever it announced. The bytes of an Opaque value go as they are to a device that announced
-/// so, and to one of 1.1 that announced nothing, which has to read them (LwM2M 1.1 section 7.4): some clients cannot read
-/// base64url, and it makes a firmware image a third larger.
+/// Returns the format in which to write: TLV for a 1.0 device, whatever it announced. The bytes of an Opaque value are sent
+/// as they are to a device that announced octet-stream, and to a 1.1 device that announced nothing, which must support it
+/// (LwM2M 1.1 section 7.4): some clients cannot read base64url, and it makes a firmware image a third larger.
 fn format_to_write(path: Path, values: &[Assignment], registration: &Registration) -> u16 {
     let announced = path.object().map_or(&[][..], |object| registration.object_formats(object));
     let modern = registration.is_1_1_or_newer();
@@ -226,13 +193,13 @@ fn put(request: &mut Request, content_format: u16, payload: Vec<u8>) {
     request.payload = payload;
 }
 
-fn entries(path: Path, response: &Response, context: Context<'_>) -> Result<Content, String> {
+fn entries(path: Path, response: &Response, context: DecodeContext<'_>) -> Result<Content, String> {
     let content_format = content_format(response)?;
     let entries = codec::decode(path, content_format, &response.payload, context);
     entries.map(Content::Entries).map_err(|error| error.to_string())
 }
 
-/// The links, and how much of the list made no sense. Some devices call their list a text.
+/// Returns the links, and the count of what could not be read. Some devices declare their list as plain text.
 fn links(response: &Response) -> Result<(Content, Option<String>), String> {
     match content_format(response)? {
         None | Some(format::LINK_FORMAT | format::TEXT | format::LEGACY_TEXT) => {}
@@ -249,233 +216,4 @@ fn content_format(response: &Response) -> Result<Option<u16>, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::lwm2m::codec::UndefinedResources;
-    use crate::lwm2m::model::{Model, Object, Operations, Resource, Version};
-    use crate::lwm2m::value::{ResourceType, Value};
-
-    fn registration(query: &[&str], objects: &str) -> Registration {
-        let mut request = Request::new(Code::POST);
-        ["ep=dev-7"].iter().chain(query).for_each(|item| request.options.add_text(number::URI_QUERY, item));
-        request.payload = objects.as_bytes().to_vec();
-        Registration::from_register(&request, &(Duration::from_secs(1)..=Duration::from_secs(86_400))).unwrap()
-    }
-
-    fn path(text: &str) -> Path {
-        text.parse().unwrap()
-    }
-
-    fn read(at: &str) -> Operation {
-        Operation::Read { path: path(at), query: Vec::new() }
-    }
-
-    fn texts(request: &Request, number: u16) -> Vec<&str> {
-        request.options.texts(number).unwrap()
-    }
-
-    fn content(format: Option<u16>, payload: &[u8]) -> Response {
-        let mut response = Response::new(Code::CONTENT);
-        format.into_iter().for_each(|format| response.options.add_uint(number::CONTENT_FORMAT, format.into()));
-        response.payload = payload.to_vec();
-        response
-    }
-
-    fn outcome(operation: &Operation, response: &Response) -> Outcome {
-        let mut device = Object::new(3, Version::FIRST, "Device");
-        let resource_type = Some(ResourceType::Integer);
-        device
-            .insert(Resource {
-                id: 9,
-                name: "Battery Level".into(),
-                operations: Operations { read: true, ..Operations::default() },
-                multiple: false,
-                mandatory: false,
-                resource_type,
-                range: None,
-                units: String::new(),
-            })
-            .unwrap();
-        let mut model = Model::default();
-        model.insert(device).unwrap();
-        let registration = registration(&[], "");
-        let undefined = UndefinedResources::Refuse;
-        let unix_time = Duration::ZERO;
-        operation.outcome(response, Context { registration: &registration, model: &model, undefined, unix_time })
-    }
-
-    #[test]
-    fn every_operation_has_its_method_and_its_options() {
-        let registration = registration(&[], "</m2m/v1>;rt=\"oma.lwm2m\"");
-        let at = path("/3/0/9");
-        let query = vec!["a=1".to_owned()];
-        let values = vec![Assignment { path: at, value: Value::Integer(60) }];
-        for (operation, method, accept, observe, payload) in [
-            (Operation::Read { path: at, query: query.clone() }, Code::GET, None, None, &b""[..]),
-            (Operation::Discover { path: at, query: query.clone() }, Code::GET, Some(40), None, b""),
-            (Operation::Observe { path: at, query: query.clone() }, Code::GET, None, Some(0), b""),
-            (Operation::CancelObserve { path: at, query: query.clone() }, Code::GET, None, Some(1), b""),
-            (Operation::Write { path: at, query: query.clone(), values }, Code::PUT, None, None, b"\xc1\x09\x3c"),
-            (
-                Operation::Execute { path: at, query: query.clone(), arguments: "0='x'".into() },
-                Code::POST,
-                None,
-                None,
-                b"0='x'",
-            ),
-            (Operation::Delete { path: at, query }, Code::DELETE, None, None, b""),
-        ] {
-            let request = operation.request(&registration);
-            assert_eq!(request.method, method, "{operation:?}");
-            assert_eq!(texts(&request, number::URI_PATH), ["m2m", "v1", "3", "0", "9"], "{operation:?}");
-            assert_eq!(texts(&request, number::URI_QUERY), ["a=1"], "{operation:?}");
-            assert_eq!(request.options.uint(number::ACCEPT), Ok(accept), "{operation:?}");
-            assert_eq!(request.options.uint(number::OBSERVE), Ok(observe), "{operation:?}");
-            assert_eq!(request.payload, payload, "{operation:?}");
-            assert_eq!(operation.path(), at);
-        }
-    }
-
-    #[test]
-    fn a_write_to_an_instance_is_a_post_and_to_a_resource_instance_a_put() {
-        let registration = registration(&[], "");
-        let write = |target: &str, at: &str| {
-            let values = vec![Assignment { path: path(at), value: Value::Integer(1) }];
-            Operation::Write { path: path(target), query: Vec::new(), values }.request(&registration)
-        };
-        let instance = write("/3/0", "/3/0/6/2");
-        assert_eq!((instance.method, &instance.payload[..]), (Code::POST, &b"\x83\x06\x41\x02\x01"[..]));
-        let resource_instance = write("/3/0/6/2", "/3/0/6/2");
-        assert_eq!((resource_instance.method, &resource_instance.payload[..]), (Code::PUT, &b"\x41\x02\x01"[..]));
-    }
-
-    #[test]
-    fn attributes_are_query_items_behind_those_of_the_path() {
-        let operation = Operation::WriteAttributes {
-            path: path("/3/0"),
-            query: vec!["con=1".into()],
-            attributes: vec![("pmax", "60".into()), ("pmin", "10".into())],
-        };
-        let request = operation.request(&registration(&[], ""));
-        assert_eq!(request.method, Code::PUT);
-        assert_eq!(texts(&request, number::URI_QUERY), ["con=1", "pmax=60", "pmin=10"]);
-        assert!(request.payload.is_empty());
-    }
-
-    #[test]
-    fn only_a_device_of_1_1_is_asked_for_the_format_that_it_announced() {
-        let objects = "</>;rt=\"oma.lwm2m\";ct=\"11542 110\",</3/0>";
-        for (version, accept) in [("lwm2m=1.0", None), ("lwm2m=1.1", Some(110))] {
-            let request = read("/3/0").request(&registration(&[version], objects));
-            assert_eq!(request.options.uint(number::ACCEPT), Ok(accept), "{version}");
-        }
-        let request = read("/3/0").request(&registration(&["lwm2m=1.1"], "</3/0>"));
-        assert_eq!(request.options.uint(number::ACCEPT), Ok(None));
-    }
-
-    /// An object that is read well is understood when it is observed.
-    #[test]
-    fn observe_asks_for_the_format_that_read_asks_for() {
-        let objects = "</>;rt=\"oma.lwm2m\";ct=\"11542 110\",</3/0>;ct=112,</3303/0>";
-        for (version, at, accept) in
-            [("lwm2m=1.1", "/3303/0", Some(110)), ("lwm2m=1.1", "/3/0", Some(112)), ("lwm2m=1.0", "/3303/0", None)]
-        {
-            let registration = registration(&[version], objects);
-            let (at, query) = (path(at), Vec::new());
-            for operation in [
-                Operation::Read { path: at, query: query.clone() },
-                Operation::Observe { path: at, query: query.clone() },
-                Operation::CancelObserve { path: at, query },
-            ] {
-                let request = operation.request(&registration);
-                assert_eq!(request.options.uint(number::ACCEPT), Ok(accept), "{operation:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn the_bytes_of_an_opaque_value_go_as_they_are_to_a_device_that_reads_them() {
-        let write = |target: &str, at: &str, value| {
-            let values = vec![Assignment { path: path(at), value }];
-            Operation::Write { path: path(target), query: Vec::new(), values }
-        };
-        let image = || Value::Opaque(vec![0xca, 0xfe]);
-        let (bytes, tlv, senml) = (&b"\xca\xfe"[..], &b"\xc2\x00\xca\xfe"[..], Some(112));
-        for (version, objects, content_format, payload) in [
-            ("lwm2m=1.0", "</5/0>", Some(11542), Some(tlv)),
-            ("lwm2m=1.0", "</5/0>;ct=\"11542 42\"", Some(42), Some(bytes)),
-            ("lwm2m=1.0", "</5/0>;ct=112", Some(11542), Some(tlv)),
-            ("lwm2m=1.1", "</5/0>", Some(42), Some(bytes)),
-            ("lwm2m=1.1", "</5>;ct=\"112 11542 42\",</5/0>", Some(42), Some(bytes)),
-            ("lwm2m=1.1", "</5/0>;ct=112", senml, None),
-            ("lwm2m=1.1", "</5/0>;ct=\"112 11542\"", Some(11542), Some(tlv)),
-        ] {
-            let registration = registration(&[version], objects);
-            let operation = write("/5/0/0", "/5/0/0", image());
-            let request = operation.request(&registration);
-            assert_eq!(request.options.content_format(), content_format, "{version} {objects}");
-            assert!(payload.is_none_or(|payload| request.payload == payload), "{version} {objects}");
-
-            let other = operation.request_in_other_format(&registration).expect("another format");
-            let expected = if content_format == Some(42) { (Some(11542), tlv) } else { (Some(42), bytes) };
-            assert_eq!((other.options.content_format(), &other.payload[..]), expected, "{version} {objects}");
-            assert_eq!((other.method, texts(&other, number::URI_PATH)), (Code::PUT, vec!["5", "0", "0"]));
-
-            for operation in
-                [write("/5/0", "/5/0/0", image()), write("/5/0/1", "/5/0/1", Value::String("x".into())), read("/5/0/0")]
-            {
-                assert_ne!(operation.request(&registration).options.content_format(), Some(42));
-                assert_eq!(operation.request_in_other_format(&registration), None);
-            }
-        }
-    }
-
-    #[test]
-    fn content_is_understood_or_the_answer_is_4_00_with_a_reason() {
-        let good = outcome(&read("/3/0/9"), &content(None, b"81"));
-        let entry = Entry { path: path("/3/0/9"), value: Value::Integer(81), time: None, undefined: false };
-        let expected = Outcome { code: Code::CONTENT, content: Some(Content::Entries(vec![entry])), reason: None };
-        assert_eq!(good, expected);
-        for response in [content(Some(0), b"oops"), content(Some(40), b"</3/0>"), content(Some(50), b"{}")] {
-            let bad = outcome(&read("/3/0/9"), &response);
-            assert_eq!((bad.code, bad.content, bad.reason.is_some()), (Code::BAD_REQUEST, None, true));
-        }
-    }
-
-    #[test]
-    fn a_code_without_content_is_passed_on_as_it_is() {
-        for code in [Code::CHANGED, Code::NOT_FOUND, Code::of(4, 18), Code::SERVICE_UNAVAILABLE] {
-            let response = Response::with_diagnostic(code, "words of the device");
-            assert_eq!(outcome(&read("/3/0/9"), &response), Outcome { code, content: None, reason: None });
-        }
-    }
-
-    #[test]
-    fn discover_gives_links_as_they_are_written() {
-        let discover = Operation::Discover { path: path("/3/0"), query: Vec::new() };
-        let links = outcome(&discover, &content(Some(40), b"</3/0/9>;pmin=5,</3/0/10>;t=\"a,b\""));
-        let expected = vec!["</3/0/9>;pmin=5".to_owned(), "</3/0/10>;t=\"a,b\"".to_owned()];
-        assert_eq!(links.content, Some(Content::Links(expected)));
-        for response in [content(Some(40), b"</3"), content(Some(0), b"ACME"), content(Some(11542), b"</3>")] {
-            let bad = outcome(&discover, &response);
-            assert_eq!((bad.code, bad.content, bad.reason.is_some()), (Code::BAD_REQUEST, None, true));
-        }
-        let empty = outcome(&discover, &content(None, b""));
-        assert_eq!((empty.content, empty.reason), (Some(Content::Links(vec![])), None));
-    }
-
-    #[test]
-    fn discover_may_be_called_a_text_and_have_links_that_deviate() {
-        let discover = Operation::Discover { path: path("/3"), query: Vec::new() };
-        for content_format in [None, Some(40), Some(0), Some(1541)] {
-            let list = b"</3>;ver= 1.1;dim=,</3/0/9>;pmin=5;,oops,</3/0/6>;x=\"1\"y\0";
-            let links = outcome(&discover, &content(content_format, list));
-            let expected = ["</3>;ver= 1.1;dim=", "</3/0/9>;pmin=5", "</3/0/6>"].map(str::to_owned).to_vec();
-            assert_eq!((links.code, links.content), (Code::CONTENT, Some(Content::Links(expected))));
-            let reason = links.reason.expect("what was left out is told");
-            assert_eq!(reason, "left out of the links: a link begins with '<', byte 36 does not, and 1 more");
-        }
-    }
-}
+mod tests;

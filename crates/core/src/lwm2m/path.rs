@@ -1,4 +1,4 @@
-//! `/object/instance/resource/resource instance`.
+//! Defines the path `/object/instance/resource/resource instance`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A path of none (the root) to four segments.
+/// Holds a path of zero (the root) to four segments.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Path {
@@ -34,7 +34,7 @@ impl Path {
         self.segments().first().copied()
     }
 
-    /// A path of these ids; `None` for more than four.
+    /// Returns the path of these ids, or `None` for more than four.
     pub fn of(ids: &[u16]) -> Option<Path> {
         ids.iter().try_fold(Self::ROOT, |path, id| path.child(*id))
     }
@@ -59,17 +59,17 @@ impl Path {
         self.segments().get(3).copied()
     }
 
-    /// The same without its last segment; the root stays the root.
+    /// Returns the path without its last segment. The parent of the root is the root.
     pub fn parent(&self) -> Path {
         Self::of(&self.segments()[..self.len().saturating_sub(1)]).unwrap_or(Self::ROOT)
     }
 
-    /// Whether this is the other path, or lies below it.
+    /// Returns whether this path equals the other one or lies below it.
     pub fn is_at_or_below(&self, other: &Path) -> bool {
         self.segments().starts_with(other.segments())
     }
 
-    /// One segment longer; `None` for a path of four already.
+    /// Returns the path with one more segment, or `None` if it has four already.
     pub fn child(&self, id: u16) -> Option<Path> {
         let mut child = *self;
         *child.ids.get_mut(usize::from(self.length))? = id;
@@ -78,7 +78,7 @@ impl Path {
     }
 }
 
-/// Slashes at the ends do not matter.
+/// Parses a path. Slashes at its ends do not matter.
 impl FromStr for Path {
     type Err = PathError;
 
@@ -97,7 +97,7 @@ impl FromStr for Path {
     }
 }
 
-/// With a leading slash.
+/// Reads the form with a leading slash.
 impl TryFrom<String> for Path {
     type Error = PathError;
 

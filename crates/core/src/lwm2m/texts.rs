@@ -1,12 +1,12 @@
-//! A list of texts in two allocations, however many there are. A list of links costs hardly more than its own bytes.
+//! Stores a list of texts in two allocations, so that a list of links occupies hardly more than its own bytes.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Texts {
-    /// All texts, one behind the other.
+    /// Concatenates all texts.
     text: String,
-    /// The end of each text.
+    /// Holds the end of each text.
     ends: Vec<u32>,
 }
 
@@ -21,12 +21,12 @@ impl Texts {
         begins.zip(&self.ends).map(|(begin, end)| &self.text[begin as usize..*end as usize])
     }
 
-    /// Returns the bytes that the list takes.
+    /// Returns the number of bytes that the list occupies.
     pub fn size(&self) -> usize {
         self.text.len() + size_of::<u32>() * self.ends.len()
     }
 
-    /// Gives back the memory that growing has taken ahead.
+    /// Releases the spare capacity.
     pub fn shrink(&mut self) {
         self.text.shrink_to_fit();
         self.ends.shrink_to_fit();
@@ -42,7 +42,7 @@ impl<T: AsRef<str>> FromIterator<T> for Texts {
     }
 }
 
-/// As a list of texts.
+/// Serializes as a list of texts.
 impl Serialize for Texts {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.iter())

@@ -1,4 +1,4 @@
-//! The value of a resource, and its types (LwM2M 1.1 appendix C).
+//! Defines the values of resources and their types (LwM2M 1.1 appendix C).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_PAD_INDIFFERENT, URL_SAFE_PAD_INDIFFERENT};
 use thiserror::Error;
 
-/// Above this a double holds only some of the whole numbers.
+/// Bounds the whole numbers that a double represents exactly.
 const EXACT_IN_DOUBLE: f64 = 9_007_199_254_740_992.0;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -16,11 +16,11 @@ pub enum Value {
     String(String),
     Integer(i64),
     UnsignedInteger(u64),
-    /// Finite.
+    /// Is finite.
     Float(f64),
     Boolean(bool),
     Opaque(Vec<u8>),
-    /// Seconds since 1970.
+    /// Counts seconds since 1970.
     Time(i64),
     ObjectLink(ObjectLink),
     CoreLink(String),
@@ -39,14 +39,14 @@ pub enum ResourceType {
     CoreLink,
 }
 
-/// `object:instance`; `65535:65535` points nowhere.
+/// Points to an object instance. `65535:65535` points nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ObjectLink {
     pub object: u16,
     pub instance: u16,
 }
 
-/// Why something is no value of its type.
+/// Tells why a value is not of its type.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ValueError {
     #[error("{value} is no {expected}")]
@@ -65,7 +65,7 @@ pub enum ValueError {
     SeveralValues,
 }
 
-/// No type of LwM2M has this name.
+/// Reports that no LwM2M type has this name.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("unknown type {0:?}")]
 pub struct UnknownType(pub String);
@@ -85,18 +85,18 @@ impl Value {
         }
     }
 
-    /// A double that is a number.
+    /// Returns a Float, or an error for NaN and infinities.
     pub fn float(value: f64) -> Result<Self, ValueError> {
         if value.is_finite() { Ok(Self::Float(value)) } else { Err(ValueError::NotFinite) }
     }
 
-    /// A whole number that a format without types gave: an Integer, or an Unsigned Integer where that is too small.
+    /// Returns a whole number of 64 bits as an Integer, or as an Unsigned Integer if it is too large for that.
     pub fn whole(value: i128) -> Option<Self> {
         i64::try_from(value).map(Self::Integer).or_else(|_| u64::try_from(value).map(Self::UnsignedInteger)).ok()
     }
 
-    /// Reads a number from its text, in any form that JSON or a C library writes: `52`, `+52`, `52.0`, `5.2e1`. A whole
-    /// number is exact over 64 bits.
+    /// Reads a number from its text, in any form that JSON or a C library writes: `52`, `+52`, `52.0`, `5.2e1`. Whole
+    /// numbers are exact over 64 bits.
     pub fn number(text: &str) -> Option<Self> {
         let text = without_blanks(text);
         // The parser of the standard library takes the names of infinity and NaN, too.
@@ -112,9 +112,9 @@ impl Value {
         exact.or_else(|| text.parse().ok().and_then(|number| Self::float(number).ok()))
     }
 
-    /// This value, which a format with few types gave, as one of the definition's type. Numbers fit when nothing of them
-    /// is lost. A text fits an object link when it is one: some clients write it so where SenML has `vlo`. Nothing else
-    /// changes its kind.
+    /// Converts a value from a format with few types to the type of the definition. A number is converted if nothing of
+    /// it is lost, and a text if it is an object link: some clients write links so where SenML has `vlo`. No other
+    /// conversion exists.
     pub fn conform(self, expected: ResourceType) -> Result<Self, ValueError> {
         let conformed = match expected {
             ResourceType::Integer => self.as_whole().and_then(|whole| i64::try_from(whole).ok()).map(Self::Integer),
@@ -149,7 +149,7 @@ impl Value {
         }
     }
 
-    /// The nearest double of a number.
+    /// Returns the nearest double of a number.
     pub fn as_f64(&self) -> Option<f64> {
         match self {
             Self::Integer(value) | Self::Time(value) => Some(*value as f64),
@@ -187,7 +187,7 @@ impl Value {
     }
 }
 
-/// Reads base64 in either alphabet, with or without padding, blanks and line breaks passed over.
+/// Reads base64 in either alphabet, with or without padding. Blanks and line breaks are ignored.
 pub fn from_base64(text: &str) -> Result<Vec<u8>, ValueError> {
     let blank = |character: char| character.is_ascii_whitespace();
     let text = if text.contains(blank) { Cow::Owned(text.replace(blank, "")) } else { Cow::Borrowed(text) };
@@ -196,12 +196,12 @@ pub fn from_base64(text: &str) -> Result<Vec<u8>, ValueError> {
     alphabet.decode(&*text).map_err(|_| ValueError::NotBase64)
 }
 
-/// The text of a number, a boolean or a link without the blanks around it, and without the NUL of a C string.
+/// Removes the blanks around the text of a number, a boolean or a link, and the NUL of a C string.
 pub fn without_blanks(text: &str) -> &str {
     text.trim_matches(|character: char| character.is_ascii_whitespace() || character == '\0')
 }
 
-/// The whole number that this double is, where every whole number has a double of its own.
+/// Returns the whole number that this double represents, if it is in the range where doubles are exact.
 pub fn whole_of(value: f64) -> Option<i64> {
     (value.fract() == 0.0 && value.abs() < EXACT_IN_DOUBLE).then_some(value as i64)
 }
@@ -219,7 +219,7 @@ impl ResourceType {
         Self::CoreLink,
     ];
 
-    /// As the object definitions write it.
+    /// Returns the name that object definitions use.
     pub const fn name(self) -> &'static str {
         match self {
             Self::String => "String",
@@ -234,7 +234,8 @@ impl ResourceType {
         }
     }
 
-    /// Whether a value of one can stand for the other when nothing of it is lost: numbers for numbers, text for text.
+    /// Returns whether a value of one type can stand for one of the other if nothing of it is lost: numbers for
+    /// numbers, text for text.
     pub fn is_related_to(self, other: ResourceType) -> bool {
         self.family() == other.family()
     }
@@ -256,7 +257,7 @@ impl fmt::Display for ResourceType {
     }
 }
 
-/// Case does not matter.
+/// Parses the name of a type. Its case does not matter.
 impl FromStr for ResourceType {
     type Err = UnknownType;
 

@@ -1,4 +1,4 @@
-//! JSON of an application to a command, or to the reason why it is none.
+//! Reads the JSON of an application as a command, or finds the reason why it is none.
 
 mod values;
 
@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::command::{Command, Echo, LONGEST_EXPIRY, MSG_TYPES, Reply};
 use crate::lwm2m::model::{Model, OtherVersions, Range, Resource};
-use crate::lwm2m::operation::Operation;
+use crate::lwm2m::operation::{Operation, OperationKind};
 use crate::lwm2m::path::{Path, PathError};
 use crate::lwm2m::register::Registration;
 use crate::lwm2m::value::{ResourceType, UnknownType, ValueError};
@@ -20,31 +20,31 @@ use self::values::Values;
 
 pub(super) use self::values::relative_path;
 
-/// Characters of an unknown type that an answer repeats.
+/// Limits the characters of an unknown type that an answer repeats.
 const LONGEST_SHOWN: usize = 64;
-/// Letters in which two types may differ and still be the same one mistyped.
+/// Limits the letters in which a mistyped type may differ from the intended one.
 const TYPING_ERRORS: usize = 2;
-/// The longest value of a CoAP option that a query item can be (RFC 7252 section 5.10).
+/// Limits the bytes of a query item (RFC 7252 section 5.10).
 const MAX_QUERY_ITEM: usize = 255;
 const MAX_QUERY_ITEMS: usize = 32;
-/// The attributes of LwM2M 1.0 to 1.2, in the order in which they are sent.
+/// Lists the attributes of LwM2M 1.0 to 1.2 in the order in which they are sent.
 const ATTRIBUTES: [&str; 10] = ["con", "edge", "epmax", "epmin", "gt", "hqmax", "lt", "pmax", "pmin", "st"];
 
-/// A command that cannot be carried out, with what is needed to answer it.
+/// Holds a command that cannot be carried out, with what is needed to answer it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Refusal {
     pub echo: Echo,
     pub reason: String,
 }
 
-/// Why a command cannot be carried out.
+/// Tells why a command cannot be carried out.
 #[derive(Debug, Error)]
 pub(super) enum CommandError {
     #[error("unknown msgType {0:?}; {1}")]
     UnknownMsgType(String, String),
     #[error("{0} is missing")]
     Missing(&'static str),
-    /// It stands there under a name like it, or at another place.
+    /// The member has a similar name, or is at another place.
     #[error("{0} is missing; {1}")]
     Misplaced(&'static str, String),
     #[error("{member} is not {expected}")]
@@ -81,7 +81,7 @@ pub(super) enum CommandError {
     TooLong(usize),
 }
 
-/// Adds what MQTT says of a command beside its JSON. A response topic that cannot be published to is ignored.
+/// Adds the MQTT properties of a command. A response topic that cannot be published to is ignored.
 pub fn with_properties(command: Command, expiry: Option<Duration>, reply: Option<Reply>) -> Command {
     let expiry = [command.expiry, expiry].into_iter().flatten().min();
     let reply = reply.filter(|reply| is_response_topic(&reply.topic)).map(Box::new);
@@ -98,7 +98,7 @@ pub fn parse(payload: &[u8], registration: &Registration, model: &Model) -> Resu
     interpret_members(echo, &members, registration, model)
 }
 
-/// Reads a command of which the JSON is read already.
+/// Interprets a command whose JSON has been read before.
 pub fn interpret(echo: Echo, registration: &Registration, model: &Model) -> Result<Command, Refusal> {
     match echo.known_members() {
         Ok(members) => interpret_members(echo, &members, registration, model),
@@ -119,17 +119,17 @@ fn interpret_members(
     }
 }
 
-/// The command that `auto_observe` gives itself: its answers carry `"is_auto_observe":true`.
+/// Returns the command of `auto_observe`. Its answers contain `"is_auto_observe":true`.
 pub fn auto_observe(path: &Path) -> Command {
     let members = json!({ "msgType": "observe", "is_auto_observe": true, "data": { "path": path.to_string() } });
-    let operation = Operation::Observe { path: *path, query: Vec::new() };
+    let operation = Operation::new(*path, Vec::new(), OperationKind::Observe);
     Command { echo: Echo::of(&members), operation, expiry: None, reply: None }
 }
 
-/// A command's object, and what is known of its device.
+/// Joins the object of a command and what is known about its device.
 struct Source<'a> {
     echo: &'a Echo,
-    /// Those of the members that mean something.
+    /// Holds the members that have a meaning for this program.
     members: &'a Map<String, Value>,
     registration: &'a Registration,
     model: &'a Model,
@@ -140,12 +140,10 @@ impl<'a> Source<'a> {
         let msg_type = self.members.get("msgType").ok_or_else(|| missing("msgType", self.names()))?;
         let msg_type = msg_type.as_str().ok_or(CommandError::Member { member: "msgType", expected: "a text" })?;
         match msg_type {
-            "read" => self.target("read", 1..=4).map(|(path, query)| Operation::Read { path, query }),
-            "discover" => self.target("discover", 1..=3).map(|(path, query)| Operation::Discover { path, query }),
-            "observe" => self.target("observe", 1..=4).map(|(path, query)| Operation::Observe { path, query }),
-            "cancel-observe" => {
-                self.target("cancel-observe", 1..=4).map(|(path, query)| Operation::CancelObserve { path, query })
-            }
+            "read" => self.plain("read", 1..=4, OperationKind::Read),
+            "discover" => self.plain("discover", 1..=3, OperationKind::Discover),
+            "observe" => self.plain("observe", 1..=4, OperationKind::Observe),
+            "cancel-observe" => self.plain("cancel-observe", 1..=4, OperationKind::CancelObserve),
             "write" => self.write(),
             "write-attr" => self.write_attributes(),
             "execute" => self.execute(),
@@ -169,6 +167,12 @@ impl<'a> Source<'a> {
         Ok(Some(ttl.min(LONGEST_EXPIRY)))
     }
 
+    /// Reads an operation that needs nothing but its path.
+    fn plain(&self, msg_type: &'static str, lengths: Lengths, kind: OperationKind) -> Result<Operation, CommandError> {
+        let (path, query) = self.target(msg_type, lengths)?;
+        Ok(Operation::new(path, query, kind))
+    }
+
     fn write(&self) -> Result<Operation, CommandError> {
         let data = self.data()?;
         let Some(content) = data.get("content") else {
@@ -176,20 +180,20 @@ impl<'a> Source<'a> {
             let value = data.get("value").filter(|value| !value.is_null()).ok_or(CommandError::Missing("value"))?;
             let mut values = Values::new(self);
             values.add(path, data.get("type"), value)?;
-            return Ok(Operation::Write { path, query, values: values.finish()? });
+            return Ok(Operation::new(path, query, OperationKind::Write { values: values.finish()? }));
         };
         let (path, query) = self.base("write", 2..=4)?;
         let values = self.content(path, content)?;
         if values.is_empty() {
             return Err(CommandError::Member { member: "content", expected: "a list with values" });
         }
-        Ok(Operation::Write { path, query, values })
+        Ok(Operation::new(path, query, OperationKind::Write { values }))
     }
 
     fn create(&self) -> Result<Operation, CommandError> {
         let content = self.data()?.get("content").ok_or(CommandError::Missing("content"))?;
         let (path, query) = self.base("create", 1..=1)?;
-        Ok(Operation::Create { path, query, values: self.content(path, content)? })
+        Ok(Operation::new(path, query, OperationKind::Create { values: self.content(path, content)? }))
     }
 
     fn content(&self, base: Path, content: &Value) -> Result<Vec<crate::lwm2m::codec::Assignment>, CommandError> {
@@ -211,7 +215,7 @@ impl<'a> Source<'a> {
         if attributes.is_empty() && query.is_empty() {
             return Err(CommandError::NoAttribute);
         }
-        Ok(Operation::WriteAttributes { path, query, attributes })
+        Ok(Operation::new(path, query, OperationKind::WriteAttributes { attributes }))
     }
 
     fn execute(&self) -> Result<Operation, CommandError> {
@@ -225,16 +229,16 @@ impl<'a> Source<'a> {
             Some(Value::String(text)) => text,
             Some(_) => return Err(CommandError::Member { member: "args", expected: "a text" }),
         };
-        Ok(Operation::Execute { path, query, arguments: arguments.to_owned() })
+        Ok(Operation::new(path, query, OperationKind::Execute { arguments: arguments.to_owned() }))
     }
 
-    /// An instance, or a resource instance (LwM2M 1.2 section 6.3.8).
+    /// Reads a delete of an instance or of a resource instance (LwM2M 1.2 section 6.3.8).
     fn delete(&self) -> Result<Operation, CommandError> {
         let (path, query) = self.target("delete", 2..=4)?;
         if path.len() == 3 {
             return Err(path_length("delete", &(2..=4), path));
         }
-        Ok(Operation::Delete { path, query })
+        Ok(Operation::new(path, query, OperationKind::Delete))
     }
 
     fn definition(&self, path: Path) -> Option<&'a Resource> {
@@ -247,7 +251,7 @@ impl<'a> Source<'a> {
         self.model.other_versions(path, announced)
     }
 
-    /// Returns the names of all members, as they are written.
+    /// Returns the names of all members as written.
     fn names(&self) -> impl Iterator<Item = &str> {
         self.echo.members().map(|(name, _)| name)
     }
@@ -270,7 +274,7 @@ impl<'a> Source<'a> {
         self.path("basePath", msg_type, lengths)
     }
 
-    /// The path and the query behind its `?`.
+    /// Returns the path, and the query items behind its `?`.
     fn path(
         &self,
         member: &'static str,
@@ -293,7 +297,7 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Names the types that there are, and the one that was perhaps meant.
+/// Returns a text that lists the known types and names the one that was probably meant.
 fn known_msg_types(unknown: &str) -> String {
     let like = unknown.to_lowercase().replace('_', "-");
     let nearest = MSG_TYPES.into_iter().min_by_key(|known| strsim::damerau_levenshtein(&like, known));
@@ -305,7 +309,7 @@ fn known_msg_types(unknown: &str) -> String {
     }
 }
 
-/// A member that is not there, with one that is there under a name like it.
+/// Returns the error for a missing member. It names a member with a similar name.
 fn missing<'n>(name: &'static str, mut names: impl Iterator<Item = &'n str>) -> CommandError {
     let plain = |text: &str| text.to_lowercase().replace(['_', '-'], "");
     match names.find(|there| plain(there) == plain(name)) {
@@ -314,7 +318,7 @@ fn missing<'n>(name: &'static str, mut names: impl Iterator<Item = &'n str>) -> 
     }
 }
 
-/// How many segments a path may have.
+/// Bounds the number of segments of a path.
 type Lengths = std::ops::RangeInclusive<usize>;
 
 fn path_length(msg_type: &'static str, lengths: &Lengths, path: Path) -> CommandError {
@@ -330,7 +334,7 @@ fn path_length(msg_type: &'static str, lengths: &Lengths, path: Path) -> Command
     CommandError::PathLength { msg_type, allowed, path }
 }
 
-/// Numbers without an exponent: devices read decimals.
+/// Returns the text of an attribute. Numbers have no exponent, because devices read decimals.
 fn attribute_text(name: &'static str, value: &Value) -> Result<String, CommandError> {
     let wrong = || CommandError::Member { member: name, expected: "a number or its text" };
     let text = match value {

@@ -1,4 +1,5 @@
-//! The application's side: topics, the JSON of commands, and the JSON of everything that goes up. It maps values to values.
+//! Maps between the core and the application: topics, the JSON of commands, and the JSON of everything that is
+//! published. It keeps no state.
 
 pub mod downlink;
 pub mod topics;

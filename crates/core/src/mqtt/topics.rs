@@ -1,4 +1,4 @@
-//! Topics and client texts with placeholders, parsed once.
+//! Parses topics and client texts with placeholders, once.
 
 use std::net::IpAddr;
 
@@ -6,10 +6,11 @@ use thiserror::Error;
 
 use crate::registry::{Topic, Topics};
 
-/// A topic is a text of MQTT: its length is a number of two bytes (MQTT 5 section 1.5.4).
+/// Limits the bytes of a topic, because the length of an MQTT text is a number of two bytes (MQTT 5 section 1.5.4).
 const MAX_TOPIC: usize = 65_535;
 
-/// A text with placeholders: `lwm2m/${endpoint_name}/`; `%e` and `%a` are `${endpoint_name}` and `${peerhost}`.
+/// Holds a text with placeholders such as `lwm2m/${endpoint_name}/`. `%e` and `%a` stand for `${endpoint_name}` and
+/// `${peerhost}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
     parts: Vec<Part>,
@@ -40,7 +41,7 @@ pub enum TemplateError {
     Open(String),
 }
 
-/// What the placeholders stand for. What is missing is empty.
+/// Holds the values of the placeholders. A missing value is replaced by an empty text.
 #[derive(Clone, Copy, Debug)]
 pub struct Names<'a> {
     pub endpoint_name: &'a str,
@@ -58,17 +59,17 @@ pub struct Translator {
     pub qos: u8,
 }
 
-/// The topics of all devices.
+/// Holds the topic templates that all devices share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Translators {
     pub mountpoint: Template,
-    /// A filter: its own text may hold wildcards.
+    /// Is a topic filter, so that its own text may contain wildcards.
     pub command: Translator,
     pub response: Translator,
     pub notify: Translator,
     pub register: Translator,
     pub update: Translator,
-    /// None: nothing is told of the presence of devices.
+    /// Is `None` if the presence of devices is not published.
     pub status: Option<Translator>,
 }
 
@@ -88,19 +89,20 @@ impl Default for Translators {
     }
 }
 
-/// The reason why the names of a device cannot be put into its topics: `+`, `#`, `/`, a `$` at the beginning, too many
-/// bytes, or a character that no text of MQTT may hold.
+/// Explains why the names of a device cannot be put into its topics: they contain `+`, `#`, `/`, a `$` at the
+/// beginning, too many bytes, or a character that no MQTT text may contain.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{0}")]
 pub struct TopicError(pub String);
 
 impl Template {
-    /// Takes the placeholders of topics: `${endpoint_name}`, `${clientid}`, `${username}`, `${imei}`, `${peerhost}`, `%e`, `%a`.
+    /// Parses a template with the placeholders of topics: `${endpoint_name}`, `${clientid}`, `${username}`, `${imei}`,
+    /// `${peerhost}`, `%e`, `%a`.
     pub fn for_topic(text: &str) -> Result<Self, TemplateError> {
         Self::parse(text, Placeholder::OF_TOPICS)
     }
 
-    /// Takes those, and `${psk_identity}`, `${cert_cn}`.
+    /// Parses a template with those placeholders and `${psk_identity}`, `${cert_cn}`.
     pub fn for_client(text: &str) -> Result<Self, TemplateError> {
         Self::parse(text, Placeholder::ALL)
     }
@@ -116,7 +118,8 @@ impl Template {
         text
     }
 
-    /// Whether the text beside the placeholders holds `+` or `#`: right in a filter, wrong in a topic to publish to.
+    /// Returns whether the text beside the placeholders contains `+` or `#`, which a filter may have and a topic to
+    /// publish to may not.
     pub fn has_wildcard(&self) -> bool {
         self.parts.iter().any(|part| matches!(part, Part::Text(text) if text.contains(['+', '#'])))
     }
@@ -150,7 +153,7 @@ impl Template {
         }
     }
 
-    /// Returns this template with another one behind it.
+    /// Returns this template followed by another one.
     fn followed_by(&self, next: &Self) -> Self {
         let mut parts = self.parts.clone();
         for part in &next.parts {
@@ -162,7 +165,7 @@ impl Template {
         Self { parts }
     }
 
-    /// What the names put into a topic may not change its levels.
+    /// Fills in the names. They must not change the levels of the topic.
     fn check_values(&self, names: Names<'_>) -> Result<(), TopicError> {
         for part in &self.parts {
             let Part::Placeholder(placeholder) = part else { continue };
@@ -175,7 +178,7 @@ impl Template {
 }
 
 impl Translators {
-    /// The topics of the device with these names.
+    /// Returns the topics of the device with these names.
     pub fn topics(&self, names: Names<'_>) -> Result<Topics, TopicError> {
         self.mountpoint.check_values(names)?;
         let mountpoint = self.mountpoint.render(names);
@@ -211,7 +214,7 @@ impl Translators {
     }
 }
 
-/// Refuses a text that a broker may not take: it would close the connection, not refuse the text.
+/// Rejects a text that a broker may not accept. The broker would close the connection instead of rejecting the text.
 pub fn check_text(what: &str, text: &str) -> Result<(), TopicError> {
     if is_allowed(text) {
         return Ok(());
@@ -219,8 +222,8 @@ pub fn check_text(what: &str, text: &str) -> Result<(), TopicError> {
     Err(TopicError(format!("{what} holds a control character, or another one that MQTT does not allow")))
 }
 
-/// Whether a text has at most the length and only the characters that every broker takes: no control characters and no
-/// non-characters (MQTT 5 section 1.5.4).
+/// Returns whether every broker accepts the text by its length and its characters. Control characters and
+/// non-characters are not accepted (MQTT 5 section 1.5.4).
 pub fn is_allowed(text: &str) -> bool {
     let is_noncharacter = |code: u32| code & 0xfffe == 0xfffe || (0xfdd0..=0xfdef).contains(&code);
     text.len() <= MAX_TOPIC
@@ -285,7 +288,7 @@ fn push_text(parts: &mut Vec<Part>, text: &str) {
     }
 }
 
-/// How many bytes the placeholder at the beginning has; 1 for a `$` or `%` that stands for itself.
+/// Returns the length in bytes of the placeholder at the beginning, or 1 for a `$` or `%` that stands for itself.
 fn written_length(text: &str) -> Result<usize, TemplateError> {
     if text.starts_with("${") {
         return text.find('}').map(|end| end + 1).ok_or_else(|| TemplateError::Open(text.to_owned()));

@@ -1,4 +1,4 @@
-//! The `data` of a command in the answer that it was not answered: large values are told by their size.
+//! Writes the `data` of a command that was not answered, with large values replaced by their size.
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, SerializeSeq, Serializer};
@@ -6,15 +6,15 @@ use serde_json::value::RawValue;
 
 use crate::command::Members;
 use crate::lwm2m::codec::{Assignment, tlv};
-use crate::lwm2m::operation::Operation;
+use crate::lwm2m::operation::{Operation, OperationKind};
 use crate::lwm2m::path::Path;
 
 use super::downlink::relative_path;
 
-/// A value whose text is longer comes back as its size: nobody wants a firmware image back because it did not arrive.
+/// Limits the text of a repeated value. A longer one, such as a firmware image, is replaced by its size.
 const LONGEST_ECHOED_VALUE: usize = 1024;
 
-/// The `data` of a command that was not answered: as it was written, but that a large value is its size in bytes.
+/// Serializes the `data` of a command as it was written, with large values replaced by their size in bytes.
 pub(super) struct UnansweredData<'a> {
     pub data: &'a RawValue,
     pub operation: &'a Operation,
@@ -29,7 +29,7 @@ impl Serialize for UnansweredData<'_> {
         let mut map = serializer.serialize_map(Some(members.len()))?;
         for (name, value) in members.iter() {
             match name {
-                "value" => map.serialize_entry(name, &self.shortened(value, self.operation.path()))?,
+                "value" => map.serialize_entry(name, &self.shortened(value, self.operation.path))?,
                 "args" => map.serialize_entry(name, &shortened(value, self.arguments_length()))?,
                 "content" => map.serialize_entry(name, &Content { items: value, data: self })?,
                 _ => map.serialize_entry(name, value)?,
@@ -46,40 +46,41 @@ impl UnansweredData<'_> {
     }
 
     fn values(&self) -> &[Assignment] {
-        match self.operation {
-            Operation::Write { values, .. } | Operation::Create { values, .. } => values,
-            Operation::Read { .. }
-            | Operation::Discover { .. }
-            | Operation::WriteAttributes { .. }
-            | Operation::Execute { .. }
-            | Operation::Delete { .. }
-            | Operation::Observe { .. }
-            | Operation::CancelObserve { .. } => &[],
+        match &self.operation.kind {
+            OperationKind::Write { values } | OperationKind::Create { values } => values,
+            OperationKind::Read
+            | OperationKind::Discover
+            | OperationKind::WriteAttributes { .. }
+            | OperationKind::Execute { .. }
+            | OperationKind::Delete
+            | OperationKind::Observe
+            | OperationKind::CancelObserve => &[],
         }
     }
 
     fn arguments_length(&self) -> Option<usize> {
-        match self.operation {
-            Operation::Execute { arguments, .. } => Some(arguments.len()),
-            Operation::Read { .. }
-            | Operation::Discover { .. }
-            | Operation::Write { .. }
-            | Operation::WriteAttributes { .. }
-            | Operation::Create { .. }
-            | Operation::Delete { .. }
-            | Operation::Observe { .. }
-            | Operation::CancelObserve { .. } => None,
+        match &self.operation.kind {
+            OperationKind::Execute { arguments } => Some(arguments.len()),
+            OperationKind::Read
+            | OperationKind::Discover
+            | OperationKind::Write { .. }
+            | OperationKind::WriteAttributes { .. }
+            | OperationKind::Create { .. }
+            | OperationKind::Delete
+            | OperationKind::Observe
+            | OperationKind::CancelObserve => None,
         }
     }
 }
 
-/// A value, or its size.
+/// Holds a value as it was written, or its size.
 enum Shortened<'a> {
     AsWritten(&'a RawValue),
     Bytes(usize),
 }
 
-/// `length` is that of the value; that of its text stands in where the command has no such value.
+/// Replaces a long value by its size. `length` is that of the value; the length of its text is used if the command has
+/// no such value.
 fn shortened(value: &RawValue, length: Option<usize>) -> Shortened<'_> {
     if value.get().len() <= LONGEST_ECHOED_VALUE {
         return Shortened::AsWritten(value);
@@ -96,7 +97,7 @@ impl Serialize for Shortened<'_> {
     }
 }
 
-/// The items of `content`.
+/// Serializes the items of `content`.
 struct Content<'a> {
     items: &'a RawValue,
     data: &'a UnansweredData<'a>,
@@ -125,7 +126,7 @@ struct ContentItem<'a> {
 
 impl ContentItem<'_> {
     fn path(&self) -> Path {
-        let base = self.data.operation.path();
+        let base = self.data.operation.path;
         let written = self.members.get("path").and_then(|path| serde_json::from_str(path.get()).ok());
         let relative = relative_path(written.as_ref()).unwrap_or(Path::ROOT);
         relative.segments().iter().try_fold(base, |path, id| path.child(*id)).unwrap_or(base)

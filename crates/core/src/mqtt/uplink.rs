@@ -1,4 +1,4 @@
-//! What goes up, as JSON. Each function gives a whole payload.
+//! Writes the JSON of everything that is published. Each function returns a whole payload.
 
 use std::time::Duration;
 
@@ -18,25 +18,26 @@ use crate::registry::Presence;
 
 use super::unanswered::UnansweredData;
 
-/// What a report says of the identity that a device proved.
+/// Tells what a report contains about the identity that a device proved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proven<'a> {
-    /// Nothing.
+    /// Leaves the identity out.
     Untold,
-    /// It is the member `identity`, of those that proved one.
+    /// Adds the member `identity` for a device that proved one.
     Told(Option<&'a str>),
 }
 
+/// Returns a `register` report.
 pub fn register(registration: &Registration, proven: Proven<'_>) -> Vec<u8> {
     written(&Report { msg_type: "register", registration, proven })
 }
 
-/// The whole merged registration.
+/// Returns an `update` report with the whole merged registration.
 pub fn update(registration: &Registration, proven: Proven<'_>) -> Vec<u8> {
     written(&Report { msg_type: "update", registration, proven })
 }
 
-/// `since` is a time of the wall clock, since 1970; none for a will, which is written before its time.
+/// Returns a presence message. `since` is the time since 1970; a will has none, because it is written in advance.
 pub fn status(presence: Presence, since: Option<Duration>) -> Vec<u8> {
     let status = match presence {
         Presence::Online => "online",
@@ -46,7 +47,7 @@ pub fn status(presence: Presence, since: Option<Duration>) -> Vec<u8> {
     written(&json!({ "msgType": "status", "status": status, "since": since.map(|since| since.as_secs()) }))
 }
 
-/// The final answer to a command. `seq_num` is the Observe number of the first answer to `observe`.
+/// Returns the final answer to a command. `seq_num` is the Observe number of the first answer to `observe`.
 pub fn answer(echo: &Echo, outcome: &Outcome, seq_num: Option<u32>) -> Vec<u8> {
     let data = Data::Outcome { echo, outcome };
     // Zero says only that the observation begins.
@@ -54,34 +55,34 @@ pub fn answer(echo: &Echo, outcome: &Outcome, seq_num: Option<u32>) -> Vec<u8> {
     written(&Uplink { echo, msg_type: echo.msg_type(), data: Some(data), seq_num })
 }
 
-/// A later notification of the observation that this command began.
+/// Returns a notification of the observation that this command began.
 pub fn notification(echo: &Echo, outcome: &Outcome, seq_num: Option<u32>) -> Vec<u8> {
     let data = Data::Outcome { echo, outcome };
     written(&Uplink { echo, msg_type: "notify", data: Some(data), seq_num })
 }
 
-/// The device has the command and answers later: `ack`, without `data`.
+/// Returns `ack` without `data`: the device has received the command and will answer later.
 pub fn acknowledged(echo: &Echo) -> Vec<u8> {
     written(&Uplink { echo, msg_type: "ack", data: None, seq_num: None })
 }
 
-/// `coap_reset`, with the command's `data`; a large value in it is its size.
+/// Returns `coap_reset` with the `data` of the command. A large value in it is replaced by its size.
 pub fn reset(command: &Command) -> Vec<u8> {
     written(&Uplink { echo: &command.echo, msg_type: "coap_reset", data: command_data(command), seq_num: None })
 }
 
-/// `coap_timeout`, with the command's `data`; a large value in it is its size.
+/// Returns `coap_timeout` with the `data` of the command. A large value in it is replaced by its size.
 pub fn timed_out(command: &Command) -> Vec<u8> {
     written(&Uplink { echo: &command.echo, msg_type: "coap_timeout", data: command_data(command), seq_num: None })
 }
 
-/// 4.00 with the reason, for a command that never was one, or that the gateway gave up.
+/// Returns 4.00 with the reason for a payload that is no command, or for a command that the gateway gave up.
 pub fn refused(echo: &Echo, reason: &str) -> Vec<u8> {
     let outcome = Outcome { code: Code::BAD_REQUEST, content: None, reason: Some(reason.to_owned()) };
     answer(echo, &outcome, None)
 }
 
-/// The name of a code in `codeMsg`.
+/// Returns the name of a code in `codeMsg`.
 pub fn code_message(code: Code) -> &'static str {
     match code {
         Code::CREATED => "created",
@@ -123,7 +124,7 @@ fn command_data(command: &Command) -> Option<Data<'_>> {
     Some(Data::Command(UnansweredData { data, operation: &command.operation }))
 }
 
-/// `register` and `update`.
+/// Serializes `register` and `update`.
 struct Report<'a> {
     msg_type: &'static str,
     registration: &'a Registration,
@@ -173,7 +174,7 @@ impl Serialize for ReportData<'_> {
     }
 }
 
-/// The command's object with another `msgType` and other `data`.
+/// Serializes the object of the command with another `msgType` and other `data`.
 struct Uplink<'a> {
     echo: &'a Echo,
     msg_type: &'a str,
@@ -200,7 +201,7 @@ impl Serialize for Uplink<'_> {
 }
 
 enum Data<'a> {
-    /// As it came in the command.
+    /// Repeats the `data` of the command.
     Command(UnansweredData<'a>),
     Outcome {
         echo: &'a Echo,
@@ -234,7 +235,7 @@ impl Serialize for Data<'_> {
     }
 }
 
-/// Their paths have the form of the request's path.
+/// Serializes entries. Their paths begin with a slash if the path of the request does.
 struct Entries<'a> {
     entries: &'a [Entry],
     leading_slash: bool,
@@ -298,7 +299,7 @@ impl Serialize for ValueJson<'_> {
     }
 }
 
-/// A double; a whole one is written without a point.
+/// Serializes a double. A whole number is written without a point.
 struct Number(f64);
 
 impl Serialize for Number {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use lwm2m_core::coap::options::number;
 use lwm2m_core::coap::{Code, Request, Response};
 use lwm2m_core::lwm2m::codec::tlv::{self, Tlv};
-use lwm2m_core::lwm2m::codec::{Context, UndefinedResources};
+use lwm2m_core::lwm2m::codec::{DecodeContext, UndefinedResources};
 use lwm2m_core::lwm2m::model::Model;
 use lwm2m_core::lwm2m::register::Registration;
 use lwm2m_core::mqtt::{downlink, uplink};
@@ -70,7 +70,8 @@ fn check_exchange(
         } else {
             let seq_num = response["observe"].as_u64().map(|number| number as u32);
             let undefined = UndefinedResources::Refuse;
-            let context = Context { registration, model, undefined, unix_time: Duration::from_secs(1_700_000_000) };
+            let context =
+                DecodeContext { registration, model, undefined, unix_time: Duration::from_secs(1_700_000_000) };
             let outcome = command.operation.outcome(&response_of(response), context);
             match (at, seq_num) {
                 (1.., Some(seq_num)) => uplink::notification(&command.echo, &outcome, Some(seq_num)),

@@ -58,7 +58,7 @@ pub enum UndefinedResources {
 
 /// What is needed to understand a device's response.
 #[derive(Clone, Copy, Debug)]
-pub struct Context<'a> {
+pub struct DecodeContext<'a> {
     pub registration: &'a Registration,
     pub model: &'a Model,
     pub undefined: UndefinedResources,
@@ -104,7 +104,7 @@ pub fn decode(
     request: Path,
     content_format: Option<u16>,
     payload: &[u8],
-    context: Context<'_>,
+    context: DecodeContext<'_>,
 ) -> Result<Vec<Entry>, DecodeError> {
     let mut reading = Reading::new(request, context);
     match content_format {
@@ -182,8 +182,8 @@ pub struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    fn new(request: Path, context: Context<'a>) -> Self {
-        let Context { registration, model, undefined, unix_time } = context;
+    fn new(request: Path, context: DecodeContext<'a>) -> Self {
+        let DecodeContext { registration, model, undefined, unix_time } = context;
         Self { request, model, registration, undefined, unix_time, entries: Vec::new() }
     }
 

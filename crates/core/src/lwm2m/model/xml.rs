@@ -1,4 +1,4 @@
-//! Definition files in the format of the OMA registry (LWM2M.xsd): from bytes to objects, or the reason why not.
+//! Reads definition files in the format of the OMA registry (LWM2M.xsd).
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use crate::lwm2m::value::{ResourceType, UnknownType};
 
 use super::{ModelError, Object, Operations, Range, Resource, Version, VersionError};
 
-/// The largest file of the public registry has a quarter of this.
+/// Limits the size of a file. The largest file of the public registry has a quarter of it.
 pub const MAX_SIZE: usize = 1 << 20;
 const MAX_DEPTH: usize = 16;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -78,7 +78,7 @@ pub fn parse(content: &[u8]) -> Result<Vec<Object>, XmlError> {
     }
 }
 
-/// The character references and the five entities of XML itself; a document cannot define others.
+/// Resolves character references and the five entities of XML itself. A document cannot define others.
 fn resolve(entity: &BytesRef<'_>) -> Result<String, XmlError> {
     if let Some(character) = entity.resolve_char_ref()? {
         return Ok(character.to_string());
@@ -95,19 +95,19 @@ fn check_encoding(declared: Option<Result<Cow<'_, str>, AttrError>>) -> Result<(
     }
 }
 
-/// Where the reader is, and what it has read so far.
+/// Tracks the position of the reader and what it has read so far.
 #[derive(Default)]
 struct Walk {
-    /// The names of the open elements.
+    /// Names the open elements.
     open: Vec<String>,
-    /// The text of the innermost element.
+    /// Collects the text of the innermost element.
     text: String,
     object: Option<ObjectText>,
     item: Option<ItemText>,
     objects: Vec<Object>,
 }
 
-/// The elements of an `Object`, as text.
+/// Collects the elements of an `Object` as text.
 #[derive(Default)]
 struct ObjectText {
     name: String,
@@ -118,7 +118,7 @@ struct ObjectText {
     resources: Vec<Resource>,
 }
 
-/// The elements of an `Item`, as text.
+/// Collects the elements of an `Item` as text.
 #[derive(Default)]
 struct ItemText {
     id: Option<String>,

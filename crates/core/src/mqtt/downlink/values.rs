@@ -1,4 +1,4 @@
-//! The values of a write or a create: JSON or text to values of their resources' types.
+//! Reads the values of a write or a create from JSON or text as values of the types of their resources.
 
 use std::collections::HashSet;
 
@@ -12,12 +12,12 @@ use crate::lwm2m::value::{ResourceType, Value, ValueError};
 use super::{CommandError, Source};
 
 const MAX_VALUES: usize = 4096;
-/// The most that an element of TLV says beside its value.
+/// Limits the bytes of a TLV element beside its value.
 const HEADER: usize = 6;
 
 pub(super) struct Values<'a> {
     source: &'a Source<'a>,
-    /// `"encoding":"hex"` beside `msgType`.
+    /// Tells that the command has `"encoding":"hex"`.
     hex: bool,
     values: Vec<Assignment>,
 }
@@ -28,7 +28,7 @@ impl<'a> Values<'a> {
         Self { source, hex, values: Vec::new() }
     }
 
-    /// An item of `content`; its path counts from the base.
+    /// Adds an item of `content`, whose path is relative to the base.
     pub(super) fn add_item(&mut self, base: Path, item: &Json) -> Result<(), CommandError> {
         let item = item.as_object().ok_or(CommandError::Member { member: "content", expected: "a list of objects" })?;
         let relative = relative_path(item.get("path"))?;
@@ -55,7 +55,7 @@ impl<'a> Values<'a> {
         Ok(())
     }
 
-    /// Of two values for one path the later one counts, at its place.
+    /// Returns the values. The later of two values for one path wins.
     pub(super) fn finish(self) -> Result<Vec<Assignment>, CommandError> {
         let mut paths = HashSet::new();
         let mut values: Vec<_> = self.values.into_iter().rev().filter(|value| paths.insert(value.path)).collect();
@@ -68,8 +68,8 @@ impl<'a> Values<'a> {
         if length > tlv::MAX_LENGTH { Err(CommandError::TooLong(tlv::MAX_LENGTH)) } else { Ok(values) }
     }
 
-    /// The definition's type, where there is one. An application may call a
-    /// number an Integer where the definition has a Float: the value is written as the definition says.
+    /// Returns the type of the definition, or else the given one. An application may call a number an Integer where the
+    /// definition has a Float. The value is written as the definition says.
     fn resource_type(&self, path: Path, given: Option<&Json>) -> Result<ResourceType, CommandError> {
         let given = match given {
             None | Some(Json::Null) => None,
@@ -104,7 +104,7 @@ impl<'a> Values<'a> {
     }
 }
 
-/// The path of an item of `content`, as it is written: a text or a number.
+/// Reads the path of an item of `content`, which is a text or a number.
 pub(in crate::mqtt) fn relative_path(written: Option<&Json>) -> Result<Path, CommandError> {
     match written {
         None | Some(Json::Null) => Ok(Path::ROOT),
@@ -116,7 +116,7 @@ pub(in crate::mqtt) fn relative_path(written: Option<&Json>) -> Result<Path, Com
     }
 }
 
-/// The JSON type of the value, or its text.
+/// Reads a value from its JSON type or its text.
 fn read(expected: ResourceType, value: &Json) -> Result<Value, ValueError> {
     let wrong = |value: &str| ValueError::Type { expected, value: value.to_owned() };
     match value {

@@ -1,0 +1,217 @@
+use std::time::Duration;
+
+use super::*;
+use crate::lwm2m::codec::UndefinedResources;
+use crate::lwm2m::model::{Model, Object, Operations, Resource, Version};
+use crate::lwm2m::value::{ResourceType, Value};
+
+fn registration(query: &[&str], objects: &str) -> Registration {
+    let mut request = Request::new(Code::POST);
+    ["ep=dev-7"].iter().chain(query).for_each(|item| request.options.add_text(number::URI_QUERY, item));
+    request.payload = objects.as_bytes().to_vec();
+    Registration::from_register(&request, &(Duration::from_secs(1)..=Duration::from_secs(86_400))).unwrap()
+}
+
+fn path(text: &str) -> Path {
+    text.parse().unwrap()
+}
+
+fn read(at: &str) -> Operation {
+    operation(at, OperationKind::Read)
+}
+
+fn operation(at: &str, kind: OperationKind) -> Operation {
+    Operation::new(path(at), Vec::new(), kind)
+}
+
+fn texts(request: &Request, number: u16) -> Vec<&str> {
+    request.options.texts(number).unwrap()
+}
+
+fn content(format: Option<u16>, payload: &[u8]) -> Response {
+    let mut response = Response::new(Code::CONTENT);
+    format.into_iter().for_each(|format| response.options.add_uint(number::CONTENT_FORMAT, format.into()));
+    response.payload = payload.to_vec();
+    response
+}
+
+fn outcome(operation: &Operation, response: &Response) -> Outcome {
+    let mut device = Object::new(3, Version::FIRST, "Device");
+    let resource_type = Some(ResourceType::Integer);
+    device
+        .insert(Resource {
+            id: 9,
+            name: "Battery Level".into(),
+            operations: Operations { read: true, ..Operations::default() },
+            multiple: false,
+            mandatory: false,
+            resource_type,
+            range: None,
+            units: String::new(),
+        })
+        .unwrap();
+    let mut model = Model::default();
+    model.insert(device).unwrap();
+    let registration = registration(&[], "");
+    let undefined = UndefinedResources::Refuse;
+    let unix_time = Duration::ZERO;
+    operation.outcome(response, DecodeContext { registration: &registration, model: &model, undefined, unix_time })
+}
+
+#[test]
+fn every_operation_has_its_method_and_its_options() {
+    let registration = registration(&[], "</m2m/v1>;rt=\"oma.lwm2m\"");
+    let at = path("/3/0/9");
+    let values = vec![Assignment { path: at, value: Value::Integer(60) }];
+    for (kind, method, accept, observe, payload) in [
+        (OperationKind::Read, Code::GET, None, None, &b""[..]),
+        (OperationKind::Discover, Code::GET, Some(40), None, b""),
+        (OperationKind::Observe, Code::GET, None, Some(0), b""),
+        (OperationKind::CancelObserve, Code::GET, None, Some(1), b""),
+        (OperationKind::Write { values }, Code::PUT, None, None, b"\xc1\x09\x3c"),
+        (OperationKind::Execute { arguments: "0='x'".into() }, Code::POST, None, None, b"0='x'"),
+        (OperationKind::Delete, Code::DELETE, None, None, b""),
+    ] {
+        let operation = Operation::new(at, vec!["a=1".to_owned()], kind);
+        let request = operation.request(&registration);
+        assert_eq!(request.method, method, "{operation:?}");
+        assert_eq!(texts(&request, number::URI_PATH), ["m2m", "v1", "3", "0", "9"], "{operation:?}");
+        assert_eq!(texts(&request, number::URI_QUERY), ["a=1"], "{operation:?}");
+        assert_eq!(request.options.uint(number::ACCEPT), Ok(accept), "{operation:?}");
+        assert_eq!(request.options.uint(number::OBSERVE), Ok(observe), "{operation:?}");
+        assert_eq!(request.payload, payload, "{operation:?}");
+    }
+}
+
+#[test]
+fn a_write_to_an_instance_is_a_post_and_to_a_resource_instance_a_put() {
+    let registration = registration(&[], "");
+    let write = |target: &str, at: &str| {
+        let values = vec![Assignment { path: path(at), value: Value::Integer(1) }];
+        operation(target, OperationKind::Write { values }).request(&registration)
+    };
+    let instance = write("/3/0", "/3/0/6/2");
+    assert_eq!((instance.method, &instance.payload[..]), (Code::POST, &b"\x83\x06\x41\x02\x01"[..]));
+    let resource_instance = write("/3/0/6/2", "/3/0/6/2");
+    assert_eq!((resource_instance.method, &resource_instance.payload[..]), (Code::PUT, &b"\x41\x02\x01"[..]));
+}
+
+#[test]
+fn attributes_are_query_items_behind_those_of_the_path() {
+    let attributes = vec![("pmax", "60".into()), ("pmin", "10".into())];
+    let operation = Operation::new(path("/3/0"), vec!["con=1".into()], OperationKind::WriteAttributes { attributes });
+    let request = operation.request(&registration(&[], ""));
+    assert_eq!(request.method, Code::PUT);
+    assert_eq!(texts(&request, number::URI_QUERY), ["con=1", "pmax=60", "pmin=10"]);
+    assert!(request.payload.is_empty());
+}
+
+#[test]
+fn only_a_device_of_1_1_is_asked_for_the_format_that_it_announced() {
+    let objects = "</>;rt=\"oma.lwm2m\";ct=\"11542 110\",</3/0>";
+    for (version, accept) in [("lwm2m=1.0", None), ("lwm2m=1.1", Some(110))] {
+        let request = read("/3/0").request(&registration(&[version], objects));
+        assert_eq!(request.options.uint(number::ACCEPT), Ok(accept), "{version}");
+    }
+    let request = read("/3/0").request(&registration(&["lwm2m=1.1"], "</3/0>"));
+    assert_eq!(request.options.uint(number::ACCEPT), Ok(None));
+}
+
+/// An object that is read well is understood when it is observed.
+#[test]
+fn observe_asks_for_the_format_that_read_asks_for() {
+    let objects = "</>;rt=\"oma.lwm2m\";ct=\"11542 110\",</3/0>;ct=112,</3303/0>";
+    for (version, at, accept) in
+        [("lwm2m=1.1", "/3303/0", Some(110)), ("lwm2m=1.1", "/3/0", Some(112)), ("lwm2m=1.0", "/3303/0", None)]
+    {
+        let registration = registration(&[version], objects);
+        for kind in [OperationKind::Read, OperationKind::Observe, OperationKind::CancelObserve] {
+            let request = operation(at, kind.clone()).request(&registration);
+            assert_eq!(request.options.uint(number::ACCEPT), Ok(accept), "{kind:?}");
+        }
+    }
+}
+
+#[test]
+fn the_bytes_of_an_opaque_value_go_as_they_are_to_a_device_that_reads_them() {
+    let write = |target: &str, at: &str, value| {
+        let values = vec![Assignment { path: path(at), value }];
+        operation(target, OperationKind::Write { values })
+    };
+    let image = || Value::Opaque(vec![0xca, 0xfe]);
+    let (bytes, tlv, senml) = (&b"\xca\xfe"[..], &b"\xc2\x00\xca\xfe"[..], Some(112));
+    for (version, objects, content_format, payload) in [
+        ("lwm2m=1.0", "</5/0>", Some(11542), Some(tlv)),
+        ("lwm2m=1.0", "</5/0>;ct=\"11542 42\"", Some(42), Some(bytes)),
+        ("lwm2m=1.0", "</5/0>;ct=112", Some(11542), Some(tlv)),
+        ("lwm2m=1.1", "</5/0>", Some(42), Some(bytes)),
+        ("lwm2m=1.1", "</5>;ct=\"112 11542 42\",</5/0>", Some(42), Some(bytes)),
+        ("lwm2m=1.1", "</5/0>;ct=112", senml, None),
+        ("lwm2m=1.1", "</5/0>;ct=\"112 11542\"", Some(11542), Some(tlv)),
+    ] {
+        let registration = registration(&[version], objects);
+        let operation = write("/5/0/0", "/5/0/0", image());
+        let request = operation.request(&registration);
+        assert_eq!(request.options.content_format(), content_format, "{version} {objects}");
+        assert!(payload.is_none_or(|payload| request.payload == payload), "{version} {objects}");
+
+        let other = operation.request_in_other_format(&registration).expect("another format");
+        let expected = if content_format == Some(42) { (Some(11542), tlv) } else { (Some(42), bytes) };
+        assert_eq!((other.options.content_format(), &other.payload[..]), expected, "{version} {objects}");
+        assert_eq!((other.method, texts(&other, number::URI_PATH)), (Code::PUT, vec!["5", "0", "0"]));
+
+        for operation in
+            [write("/5/0", "/5/0/0", image()), write("/5/0/1", "/5/0/1", Value::String("x".into())), read("/5/0/0")]
+        {
+            assert_ne!(operation.request(&registration).options.content_format(), Some(42));
+            assert_eq!(operation.request_in_other_format(&registration), None);
+        }
+    }
+}
+
+#[test]
+fn content_is_understood_or_the_answer_is_4_00_with_a_reason() {
+    let good = outcome(&read("/3/0/9"), &content(None, b"81"));
+    let entry = Entry { path: path("/3/0/9"), value: Value::Integer(81), time: None, undefined: false };
+    let expected = Outcome { code: Code::CONTENT, content: Some(Content::Entries(vec![entry])), reason: None };
+    assert_eq!(good, expected);
+    for response in [content(Some(0), b"oops"), content(Some(40), b"</3/0>"), content(Some(50), b"{}")] {
+        let bad = outcome(&read("/3/0/9"), &response);
+        assert_eq!((bad.code, bad.content, bad.reason.is_some()), (Code::BAD_REQUEST, None, true));
+    }
+}
+
+#[test]
+fn a_code_without_content_is_passed_on_as_it_is() {
+    for code in [Code::CHANGED, Code::NOT_FOUND, Code::of(4, 18), Code::SERVICE_UNAVAILABLE] {
+        let response = Response::with_diagnostic(code, "words of the device");
+        assert_eq!(outcome(&read("/3/0/9"), &response), Outcome { code, content: None, reason: None });
+    }
+}
+
+#[test]
+fn discover_gives_links_as_they_are_written() {
+    let discover = operation("/3/0", OperationKind::Discover);
+    let links = outcome(&discover, &content(Some(40), b"</3/0/9>;pmin=5,</3/0/10>;t=\"a,b\""));
+    let expected = vec!["</3/0/9>;pmin=5".to_owned(), "</3/0/10>;t=\"a,b\"".to_owned()];
+    assert_eq!(links.content, Some(Content::Links(expected)));
+    for response in [content(Some(40), b"</3"), content(Some(0), b"ACME"), content(Some(11542), b"</3>")] {
+        let bad = outcome(&discover, &response);
+        assert_eq!((bad.code, bad.content, bad.reason.is_some()), (Code::BAD_REQUEST, None, true));
+    }
+    let empty = outcome(&discover, &content(None, b""));
+    assert_eq!((empty.content, empty.reason), (Some(Content::Links(vec![])), None));
+}
+
+#[test]
+fn discover_may_be_called_a_text_and_have_links_that_deviate() {
+    let discover = operation("/3", OperationKind::Discover);
+    for content_format in [None, Some(40), Some(0), Some(1541)] {
+        let list = b"</3>;ver= 1.1;dim=,</3/0/9>;pmin=5;,oops,</3/0/6>;x=\"1\"y\0";
+        let links = outcome(&discover, &content(content_format, list));
+        let expected = ["</3>;ver= 1.1;dim=", "</3/0/9>;pmin=5", "</3/0/6>"].map(str::to_owned).to_vec();
+        assert_eq!((links.code, links.content), (Code::CONTENT, Some(Content::Links(expected))));
+        let reason = links.reason.expect("what was left out is told");
+        assert_eq!(reason, "left out of the links: a link begins with '<', byte 36 does not, and 1 more");
+    }
+}

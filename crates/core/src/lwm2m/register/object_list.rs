@@ -1,0 +1,112 @@
+//! The payload of Register and Update requests: the list of objects (LwM2M 1.1 section 6.2.1).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::coap::options::{format, number};
+use crate::coap::{Code, Request};
+use crate::lwm2m::link::{self, LeftOut, Link};
+use crate::lwm2m::path::Path;
+use crate::lwm2m::texts::Texts;
+
+use super::{ENTRY, Rejection};
+
+/// Limits the bytes of a Uri-Path segment (RFC 7252 section 5.10).
+const MAX_SEGMENT: usize = 255;
+
+/// Holds what a Register or Update payload announces.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct ObjectList {
+    /// Keeps the path as the device wrote it, such as `/` or `/m2m`.
+    pub(super) alternate_path: String,
+    /// Keeps the targets of the links without the alternate path.
+    pub(super) targets: Texts,
+    pub(super) versions: BTreeMap<u16, String>,
+    /// Keeps the content formats of the root link (attribute `ct`).
+    pub(super) formats: Vec<u16>,
+    pub(super) object_formats: BTreeMap<u16, Vec<u16>>,
+}
+
+/// Returns the rejection of a payload that is no link list: 4.15 if the request names another format than link-format,
+/// else 4.00.
+fn no_object_list(request: &Request, error: link::LinkError) -> Rejection {
+    match request.options.uint(number::CONTENT_FORMAT) {
+        Ok(None) => Rejection::bad_request(error.to_string()),
+        Ok(Some(value)) if value == u32::from(format::LINK_FORMAT) => Rejection::bad_request(error.to_string()),
+        Ok(Some(_)) | Err(_) => {
+            Rejection { code: Code::UNSUPPORTED_CONTENT_FORMAT, diagnostic: "link-format (40)".to_owned() }
+        }
+    }
+}
+
+impl ObjectList {
+    /// Reads the payload, whatever its Content-Format option says, and counts the parts that cannot be read.
+    pub(super) fn parse(request: &Request) -> Result<(Option<Self>, Option<LeftOut>), Rejection> {
+        let list = link::parse(&request.payload).map_err(|error| no_object_list(request, error))?;
+        let (links, left_out) = (list.links, list.left_out);
+        if links.is_empty() {
+            return Ok((None, left_out));
+        }
+        let root = links.iter().find(|link| is_root(link));
+        let mut list = Self {
+            alternate_path: root.map(|link| link.target).filter(|path| !path.is_empty()).unwrap_or("/").to_owned(),
+            targets: Texts::default(),
+            versions: BTreeMap::new(),
+            formats: root.and_then(|link| link.attribute("ct")).map(formats).unwrap_or_default(),
+            object_formats: BTreeMap::new(),
+        };
+        if list.alternate_path.split('/').any(|segment| segment.len() > MAX_SEGMENT) {
+            return Err(Rejection::bad_request("a segment of the alternate path is too long"));
+        }
+        // A link without a target announces nothing.
+        links.iter().filter(|link| !is_root(link) && !link.target.is_empty()).for_each(|link| list.add(link));
+        list.targets.shrink();
+        Ok((Some(list), left_out))
+    }
+
+    /// Returns the approximate number of bytes that the list occupies in memory.
+    pub(super) fn size(&self) -> usize {
+        let formats = |formats: &[u16]| size_of_val(formats);
+        self.alternate_path.len()
+            + self.targets.size()
+            + formats(&self.formats)
+            + self.versions.values().map(|version| ENTRY + version.len()).sum::<usize>()
+            + self.object_formats.values().map(|own| ENTRY + formats(own)).sum::<usize>()
+    }
+
+    fn add(&mut self, link: &Link<'_>) {
+        let target = without_prefix(link.target, &self.alternate_path);
+        if let Some(object) = target.parse::<Path>().ok().and_then(|path| path.object()) {
+            self.keep_attributes(object, link);
+        }
+        self.targets.push(target);
+    }
+
+    fn keep_attributes(&mut self, object: u16, link: &Link<'_>) {
+        if let Some(version) = link.attribute("ver") {
+            self.versions.entry(object).or_insert_with(|| version.to_owned());
+        }
+        if let Some(formats) = link.attribute("ct").map(formats) {
+            self.object_formats.entry(object).or_insert(formats);
+        }
+    }
+}
+
+/// Returns whether the link has the resource type `oma.lwm2m`. `rt` may hold several types with blanks between them (RFC
+/// 6690 section 3.1).
+fn is_root(link: &Link<'_>) -> bool {
+    link.attribute("rt").is_some_and(|types| types.split_ascii_whitespace().any(|kind| kind == "oma.lwm2m"))
+}
+
+/// Returns the numbers of the attribute `ct` (RFC 7252 section 7.2.1) and ignores anything else.
+fn formats(text: &str) -> Vec<u16> {
+    text.split_ascii_whitespace().flat_map(str::parse).collect()
+}
+
+pub(super) fn without_prefix<'p>(path: &'p str, prefix: &str) -> &'p str {
+    match path.strip_prefix(prefix.trim_end_matches('/')) {
+        Some(rest) if rest.starts_with('/') => rest,
+        Some(_) | None => path,
+    }
+}
