@@ -1,7 +1,8 @@
 //! Object definitions to a [`Model`]: those of a folder, and behind them those that are built into the program.
 //!
 //! A definition of the folder stands in place of a built-in one of the same object and version, and beside one of another
-//! version. Of two files that define the same version of an object the first one counts, and a warning names both.
+//! version. Of two files that define the same version of an object the first one counts, and a warning names both. Copies
+//! of the built-in files, which packages install into the folder, do not count as definitions of the folder.
 
 mod built_in;
 
@@ -67,6 +68,9 @@ impl Definitions {
             Ok(content) => content,
             Err(error) => return self.broken.push(BrokenFile { file, reason: error.to_string() }),
         };
+        if built_in::FILES.iter().any(|(_, built_in)| *built_in == content) {
+            return;
+        }
         match xml::parse(&content) {
             Ok(objects) => objects.into_iter().for_each(|object| self.add(&file, object)),
             Err(error) => self.broken.push(BrokenFile { file, reason: error.to_string() }),
@@ -130,6 +134,8 @@ fn xml_files(folder: &Path) -> io::Result<Option<Vec<PathBuf>>> {
 mod tests {
     use super::*;
 
+    const SHIPPED: usize = 73;
+
     /// Another resource than the built-in definition of this object and version has.
     const TEMPERATURE: &str = r#"<?xml version="1.0" encoding="utf-8"?>
         <LWM2M><Object ObjectType="MODefinition"><Name>Temperature</Name><ObjectID>3303</ObjectID>
@@ -155,14 +161,40 @@ mod tests {
         files.sort();
         assert_eq!(files, shipped);
         for (name, content) in built_in::FILES {
-            assert_eq!(content, fs::read(folder.join(name)).unwrap(), "{name}");
+            assert_eq!(*content, fs::read(folder.join(name)).unwrap(), "{name}");
         }
-        assert_eq!(ids(&read(&folder).unwrap()), ids(&built_in()));
+    }
+
+    #[test]
+    fn copies_of_the_built_in_files_are_no_definitions_of_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in built_in::FILES {
+            fs::write(folder.path().join(name), content).unwrap();
+        }
+        // Its name sorts behind that of the built-in file.
+        fs::write(folder.path().join("3303.xml"), TEMPERATURE).unwrap();
+
+        let definitions = read(folder.path()).unwrap();
+
+        assert_eq!((definitions.count(), definitions.warnings.as_slice()), ((SHIPPED, SHIPPED - 1), &[][..]));
+        assert_eq!(definitions.broken, []);
+        assert_eq!(definitions.model.object(3303, Some("1.1")).unwrap().resources().count(), 1);
+    }
+
+    #[test]
+    fn several_versions_of_an_object_are_built_in_side_by_side() {
+        let definitions = built_in();
+        let versions: Vec<_> = definitions.model.objects().filter(|object| object.id == 4).collect();
+        assert_eq!(
+            versions.iter().map(|object| object.version.to_string()).collect::<Vec<_>>(),
+            ["1.3", "1.2", "1.1", "1.0"]
+        );
+        assert_eq!(versions.iter().map(|object| object.resources().count()).collect::<Vec<_>>(), [14, 13, 12, 11]);
     }
 
     #[test]
     fn without_a_folder_there_are_those_that_are_built_in() {
-        assert_eq!(built_in().count(), (15, 15));
+        assert_eq!(built_in().count(), (SHIPPED, SHIPPED));
         // The tests run where there is such a folder; this one has another name.
         assert_eq!(read(Path::new("no such folder")).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
@@ -176,7 +208,7 @@ mod tests {
 
         let definitions = read(folder.path()).unwrap();
 
-        assert_eq!((definitions.count(), definitions.warnings.as_slice()), ((16, 14), &[][..]));
+        assert_eq!((definitions.count(), definitions.warnings.as_slice()), ((SHIPPED + 1, SHIPPED - 1), &[][..]));
         let temperature = definitions.model.object(3303, Some("1.1")).unwrap();
         assert_eq!(temperature.resources().count(), 1);
         assert!(definitions.source(temperature).ends_with("mine.xml"));
@@ -218,7 +250,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let definitions = read(folder.path()).unwrap();
         let expected = format!("xml_dir: the folder {} has no file *.xml", folder.path().display());
-        assert_eq!((definitions.warnings, definitions.model.objects().count()), (vec![expected], 15));
+        assert_eq!((definitions.warnings, definitions.model.objects().count()), (vec![expected], SHIPPED));
     }
 
     #[test]

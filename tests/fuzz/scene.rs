@@ -30,9 +30,9 @@ pub fn model() -> &'static Arc<Model> {
     static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
     MODEL.get_or_init(|| {
         let files = [
-            &include_bytes!("../../xml/3.xml")[..],
-            include_bytes!("../../xml/6.xml"),
-            include_bytes!("../../xml/1.xml"),
+            &include_bytes!("../../xml/3-1_2.xml")[..],
+            include_bytes!("../../xml/6-1_0.xml"),
+            include_bytes!("../../xml/1-1_2.xml"),
         ];
         let (model, broken) = Model::from_files(files.map(|content| (String::new(), content.to_vec())));
         assert!(broken.is_empty());

@@ -29,7 +29,7 @@ broker: EMQX calls the handler at 127.0.0.1:9001
 topics of a device ep1: lwm2m/ep1/dn/#, lwm2m/ep1/up/resp, lwm2m/ep1/up/notify
 store: {}
 metrics and health: http://127.0.0.1:8085
-object definitions: 16, 15 of them built in, 1 of the folder xml
+object definitions: 74, 73 of them built in, 1 of the folder xml
 ",
         here.join("lwm2m-gateway.redb").display()
     );
@@ -126,7 +126,7 @@ fn the_program_runs_from_any_folder() {
     for variables in [&[][..], &[("LWM2M_GATEWAY__XML_DIR", "")]] {
         let output = place.run(&["check"], variables);
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-        assert!(text(&output.stdout).ends_with("object definitions: 15, all built in\n"), "{}", text(&output.stdout));
+        assert!(text(&output.stdout).ends_with("object definitions: 73, all built in\n"), "{}", text(&output.stdout));
     }
 }
 
@@ -178,7 +178,7 @@ fn check_names_a_broken_definition_and_fails() {
     let broken = Path::new("xml").join("broken.xml").display().to_string();
     assert!(
         said.contains(&format!("\n{broken}: "))
-            && said.ends_with("\nobject definitions: 16, 15 of them built in, 1 of the folder xml\n"),
+            && said.ends_with("\nobject definitions: 74, 73 of them built in, 1 of the folder xml\n"),
         "{said}"
     );
 }
@@ -333,10 +333,14 @@ fn objects_lists_what_is_defined() {
     let output = Place::new().run(&["objects"], &[]);
     assert_eq!(output.status.code(), Some(0));
     let said = text(&output.stdout);
-    assert_eq!(said.lines().count(), 17);
+    assert_eq!(said.lines().count(), 75);
     for line in [
         "ID    VERSION  RESOURCES  FROM          NAME",
         "3     1.2      23         built in      Device",
+        "3     1.1      23         built in      Device",
+        "3     1.0      23         built in      Device",
+        "4     1.3      14         built in      Connectivity Monitoring",
+        "4     1.0      11         built in      Connectivity Monitoring",
         "3303  1.0      2          xml/3303.xml  Temperature",
     ] {
         assert!(said.lines().any(|there| there == line), "{line} is not in\n{said}");

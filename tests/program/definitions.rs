@@ -1,11 +1,11 @@
 //! Object definitions from files: those that the project ships, and the whole public registry where a copy of it is at
 //! hand (`OMA_REGISTRY`, or `../shared/oma-registry`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lwm2m_core::lwm2m::model::{BrokenFile, Model};
+use lwm2m_core::lwm2m::model::{BrokenFile, Model, Resource};
 use lwm2m_core::lwm2m::value::ResourceType;
 
 fn files_below(folder: &Path) -> Vec<(String, Vec<u8>)> {
@@ -30,6 +30,13 @@ fn files_in(folder: &Path) -> Vec<(String, Vec<u8>)> {
     files.map(|path| (path.display().to_string(), fs::read(&path).expect("a file that can be read"))).collect()
 }
 
+fn registry() -> Option<PathBuf> {
+    std::env::var_os("OMA_REGISTRY").map(PathBuf::from).or_else(|| {
+        let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/oma-registry");
+        beside.is_dir().then_some(beside)
+    })
+}
+
 fn shipped() -> Model {
     let (model, broken) = Model::from_files(files_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("xml")));
     assert_eq!(broken, []);
@@ -37,11 +44,43 @@ fn shipped() -> Model {
 }
 
 #[test]
-fn the_shipped_definitions_are_the_core_objects_and_the_first_sensors() {
+fn the_shipped_definitions_are_every_version_of_the_core_objects_and_the_newest_of_the_ipso_objects() {
     let model = shipped();
-    let ids: Vec<_> = model.objects().map(|object| object.id).collect();
-    assert_eq!(ids, [0, 1, 2, 3, 4, 5, 6, 7, 3300, 3301, 3303, 3304, 3311, 3323, 3347]);
-    assert_eq!(model.objects().map(|object| object.resources().count()).sum::<usize>(), 205);
+    let (core, ipso): (Vec<_>, Vec<_>) = model.objects().partition(|object| object.id <= 7);
+    let versions: Vec<_> = core.iter().map(|object| format!("{}/{}", object.id, object.version)).collect();
+    let expected = [
+        "0/1.2", "0/1.1", "0/1.0", "1/1.2", "1/1.1", "1/1.0", "2/1.1", "2/1.0", "3/1.2", "3/1.1", "3/1.0", "4/1.3",
+        "4/1.2", "4/1.1", "4/1.0", "5/1.2", "5/1.1", "5/1.0", "6/1.0", "7/1.0",
+    ];
+    assert_eq!(versions, expected);
+    let ids: Vec<_> = ipso.iter().map(|object| object.id).collect();
+    // The registry has no 3307 and no 3309.
+    let expected: Vec<_> = (3200..=3203).chain(3300..=3306).chain([3308]).chain(3310..=3350).collect();
+    assert_eq!(ids, expected);
+    assert_eq!(model.objects().map(|object| object.resources().count()).sum::<usize>(), 842);
+}
+
+/// Where a copy of the public registry is at hand, the shipped definitions have its names, types, operations and units.
+#[test]
+fn the_shipped_definitions_say_what_the_public_registry_says() {
+    let Some(registry) = registry() else {
+        println!("skipped: no copy of the public registry (OMA_REGISTRY)");
+        return;
+    };
+    let (registry, _) = Model::from_files(files_below(&registry));
+    let published: BTreeMap<_, _> = registry.objects().map(|object| ((object.id, object.version), object)).collect();
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for object in shipped().objects() {
+        let other = published[&(object.id, object.version)];
+        let (id, version) = (object.id, object.version);
+        assert_eq!(words(&object.name), words(&other.name), "{id} {version}");
+        assert_eq!((object.multiple, object.mandatory), (other.multiple, other.mandatory), "{id} {version}");
+        assert_eq!(object.resources().count(), other.resources().count(), "{id} {version}");
+        for (resource, published) in object.resources().zip(other.resources()) {
+            let expected = Resource { name: words(&published.name), ..published.clone() };
+            assert_eq!(*resource, expected, "{id} {version}");
+        }
+    }
 }
 
 #[test]
@@ -66,11 +105,7 @@ fn a_device_that_says_nothing_of_versions_may_use_the_resources_of_all() {
 
 #[test]
 fn every_file_of_the_public_registry_is_taken_or_refused_with_a_reason() {
-    let registry = std::env::var_os("OMA_REGISTRY").map(PathBuf::from).or_else(|| {
-        let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/oma-registry");
-        beside.is_dir().then_some(beside)
-    });
-    let Some(registry) = registry else {
+    let Some(registry) = registry() else {
         println!("skipped: no copy of the public registry (OMA_REGISTRY)");
         return;
     };
