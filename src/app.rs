@@ -14,18 +14,18 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
+use crate::admin::{self, AdminSources};
 use crate::conditions::{Condition, ConditionState, Conditions};
 use crate::config::Config;
 use crate::definitions::{self, Definitions};
-use crate::descriptors::{Descriptors, Room};
+use crate::descriptors::{Descriptors, DeviceCapacity};
 use crate::driver::{self, Driver, control};
-use crate::observability::admin::{self, Sources};
 use crate::observability::logging::LogFormat;
 use crate::observability::metrics::Metrics;
 use crate::reload::{ReloadableDefinitions, ReloadableSettings, Reloading};
 use crate::service::{self, Watchdog};
-use crate::store::{Contents, Opened, Store};
-use crate::transport::{Security, Sockets, UdpListener};
+use crate::store::{OpenedStore, Store, StoreContents};
+use crate::transport::{Security, UdpListener, UdpSockets};
 use crate::upstream::{self, Link};
 use lwm2m_core::gateway::Gateway;
 use lwm2m_core::lwm2m::model::BrokenFile;
@@ -154,7 +154,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let credentials = secured.and_then(DtlsSetup::reloadable);
     let (reload_control, reload_metrics) = (control.clone(), Arc::clone(&metrics));
     let reloading = Reloading::new(config, reloadable, definitions, credentials, reload_control, reload_metrics);
-    let sources = Sources::new(metrics, conditions, control);
+    let sources = AdminSources::new(metrics, conditions, control);
     let admin = listener.map(|listener| tokio::spawn(admin::serve(listener, sources)));
     Ok(App {
         addresses,
@@ -195,12 +195,12 @@ fn install_restored_state(
     mut gateway: Gateway,
     now: Instant,
     secured: Option<&DtlsSetup>,
-    store: Option<(Opened, Contents)>,
+    store: Option<(OpenedStore, StoreContents)>,
     condition: Condition,
 ) -> anyhow::Result<(Gateway, Option<Store>)> {
-    let (store, Contents { devices, associations, retained_commands }) = match store {
+    let (store, StoreContents { devices, associations, retained_commands }) = match store {
         Some((store, contents)) => (Some(store), contents),
-        None => (None, Contents::default()),
+        None => (None, StoreContents::default()),
     };
     if let Some(secured) = secured {
         gateway = secured.join(gateway, now, random_seed()?, store.as_ref().map(|store| (store, associations)));
@@ -284,7 +284,7 @@ fn write_upstream(f: &mut fmt::Formatter<'_>, upstream: &upstream::UpstreamConfi
 /// Where the listeners for plain UDP are, and those for DTLS.
 fn bound_addresses(
     listeners: &[UdpListener],
-    sockets: &Sockets,
+    sockets: &UdpSockets,
 ) -> std::io::Result<(Vec<SocketAddr>, Vec<SocketAddr>)> {
     let mut addresses = sockets.local_addresses()?;
     let plain = listeners.iter().filter(|listener| listener.security == Security::None).count();
@@ -292,8 +292,8 @@ fn bound_addresses(
     Ok((addresses, secured))
 }
 
-fn bind_sockets(listeners: &[UdpListener], condition: &Condition) -> anyhow::Result<Sockets> {
-    let sockets = Sockets::bind(listeners)?;
+fn bind_sockets(listeners: &[UdpListener], condition: &Condition) -> anyhow::Result<UdpSockets> {
+    let sockets = UdpSockets::bind(listeners)?;
     let addresses = sockets.local_addresses()?;
     let addresses: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
     condition.set(ConditionState::Up, addresses.join(", "));
@@ -359,12 +359,12 @@ fn log_start(config: &Config, secured: Option<&DtlsSetup>) {
 }
 
 /// One connection to the broker for each device needs one descriptor each: fewer of them are fewer devices.
-fn raise_descriptor_limit(config: &Config, embedded: bool, conditions: &Conditions) -> Room {
+fn raise_descriptor_limit(config: &Config, embedded: bool, conditions: &Conditions) -> DeviceCapacity {
     let descriptors = Descriptors::raise().unwrap_or_else(|error| {
         warn!(%error, "the limit of open files could not be raised");
         Descriptors::of_process()
     });
-    let room = Room { descriptors, embedded };
+    let room = DeviceCapacity { descriptors, embedded };
     let (limit, devices, configured) = (descriptors.limit, room.devices(), config.gateway.limits.devices);
     if devices < configured {
         warn!(

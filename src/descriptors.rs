@@ -57,13 +57,13 @@ impl Descriptors {
 
 /// How many devices there can be, whatever the configuration allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
+pub struct DeviceCapacity {
     pub descriptors: Descriptors,
     /// With the embedded broker in the same process a device has both ends of its connection here.
     pub embedded: bool,
 }
 
-impl Room {
+impl DeviceCapacity {
     /// Returns how many devices there can be.
     pub fn devices(self) -> usize {
         let ends = if self.embedded { 2 } else { 1 };
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn some_descriptors_are_for_what_is_no_device() {
-        let room = |limit, embedded| Room { descriptors: Descriptors { limit }, embedded };
+        let room = |limit, embedded| DeviceCapacity { descriptors: Descriptors { limit }, embedded };
         let devices = |limit| room(limit, false).devices();
         assert_eq!((devices(20_000), devices(1_024), devices(64), devices(1)), (19_800, 824, 48, 1));
         assert_eq!(room(20_000, true).devices(), 9_900);

@@ -22,7 +22,7 @@ use crate::observability::metrics::Metrics;
 use crate::observability::snapshot::DriverSnapshot;
 use crate::service::Watchdog;
 use crate::store::Store;
-use crate::transport::{Batch, Sockets};
+use crate::transport::{ReceiveBatch, UdpSockets};
 use crate::upstream::Link;
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_dtls::credentials::{KeyAnswer, PskIdentity};
@@ -38,7 +38,7 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
 pub struct Driver {
     gateway: Gateway,
-    sockets: Sockets,
+    sockets: UdpSockets,
     link: Link,
     metrics: Arc<Metrics>,
     log: Log,
@@ -53,7 +53,7 @@ pub struct Driver {
 }
 
 /// What happened while the driver waited.
-enum Input {
+enum DriverInput {
     Readable(usize),
     Broker(lwm2m_core::gateway::broker::BrokerEvent),
     Key(PskIdentity, KeyAnswer),
@@ -66,7 +66,7 @@ impl Driver {
     /// Without a store nothing outlives the process.
     pub fn new(
         gateway: Gateway,
-        sockets: Sockets,
+        sockets: UdpSockets,
         link: Link,
         store: Option<Store>,
         requests: mpsc::Receiver<DriverRequest>,
@@ -137,21 +137,21 @@ impl Driver {
             let deadline = self.log.next_deadline().map_or(deadline, |told| told.min(deadline));
             let deadline = self.watchdog.as_ref().map_or(deadline, |watchdog| watchdog.next().min(deadline));
             let input = tokio::select! {
-                index = self.sockets.readable() => Input::Readable(index),
-                event = self.link.event() => Input::Broker(event),
-                (identity, answer) = self.keys.answer() => Input::Key(identity, answer),
-                Some(request) = self.requests.recv() => Input::Asked(request),
-                () = sleep_until(deadline.into()) => Input::Deadline,
-                () = &mut stop => Input::Stop,
+                index = self.sockets.readable() => DriverInput::Readable(index),
+                event = self.link.event() => DriverInput::Broker(event),
+                (identity, answer) = self.keys.answer() => DriverInput::Key(identity, answer),
+                Some(request) = self.requests.recv() => DriverInput::Asked(request),
+                () = sleep_until(deadline.into()) => DriverInput::Deadline,
+                () = &mut stop => DriverInput::Stop,
             };
             let now = self.now();
             match input {
-                Input::Readable(index) => self.receive(now, index),
-                Input::Broker(event) => self.gateway.handle_broker(now, event),
-                Input::Key(identity, answer) => self.gateway.handle_key(now, &identity, answer),
-                Input::Asked(request) => self.handle_request(now, request),
-                Input::Deadline => self.gateway.handle_timeout(now),
-                Input::Stop => return,
+                DriverInput::Readable(index) => self.receive(now, index),
+                DriverInput::Broker(event) => self.gateway.handle_broker(now, event),
+                DriverInput::Key(identity, answer) => self.gateway.handle_key(now, &identity, answer),
+                DriverInput::Asked(request) => self.handle_request(now, request),
+                DriverInput::Deadline => self.gateway.handle_timeout(now),
+                DriverInput::Stop => return,
             }
             self.log.handle_timeout(now);
             self.flush(now);
@@ -227,8 +227,8 @@ impl Driver {
         });
         // What the network says of an earlier datagram of ours; the device will be given up by its own deadlines.
         match received {
-            Ok(Batch::Emptied) => {}
-            Ok(Batch::Full) => {
+            Ok(ReceiveBatch::Emptied) => {}
+            Ok(ReceiveBatch::Full) => {
                 self.metrics.transport.full_batches.inc();
             }
             Err(error) => {

@@ -29,9 +29,7 @@
 //! - There is no lock, task or timer per device: one driver task owns the core, and deadlines are ordered sets.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
-// The core.
-
-// The shell.
+mod admin;
 pub mod app;
 pub mod cli;
 pub mod conditions;
@@ -40,12 +38,12 @@ pub mod credentials;
 pub mod definitions;
 #[cfg(feature = "embedded")]
 pub mod demo;
-pub mod descriptors;
+mod descriptors;
 pub mod driver;
 mod errors;
 mod meters;
 pub mod observability;
-pub mod reload;
+mod reload;
 pub mod service;
 pub mod store;
 pub mod tls;

@@ -69,19 +69,25 @@ pub fn histograms<L: Labels, const N: usize>(
     help: &'static str,
     buckets: [f64; N],
 ) -> impl Fn(L) -> Histogram + use<L, N> {
-    let family = Family::<L, Histogram, Buckets<N>>::new_with_constructor(Buckets(buckets));
+    let family = Family::<L, Histogram, HistogramBuckets<N>>::new_with_constructor(HistogramBuckets(buckets));
     registry.register_with_unit(name, help, Unit::Seconds, family.clone());
     move |labels| family.get_or_create_owned(&labels)
 }
 
 /// The upper bounds of the buckets of a histogram.
 #[derive(Clone, Debug)]
-struct Buckets<const N: usize>([f64; N]);
+struct HistogramBuckets<const N: usize>([f64; N]);
 
-impl<const N: usize> MetricConstructor<Histogram> for Buckets<N> {
+impl<const N: usize> MetricConstructor<Histogram> for HistogramBuckets<N> {
     fn new_metric(&self) -> Histogram {
         Histogram::new(self.0)
     }
+}
+
+/// Distinguishes the series of one name by the result of an operation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ResultLabel {
+    pub result: &'static str,
 }
 
 /// Labels of a family of metrics.

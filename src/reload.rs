@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::driver::control::{Control, DriverRequest};
 use crate::driver::unix_time;
 use crate::errors::one_line;
-use crate::observability::metrics::{Metrics, Part};
+use crate::observability::metrics::{Metrics, ReloadPart};
 use crate::service;
 
 pub use credentials::{ReloadableCertificates, ReloadableCredentials, ReloadableKeys};
@@ -51,7 +51,7 @@ pub struct Reloading {
 
 /// What is wrong and was logged, so that it is logged once.
 struct Failures {
-    logged: BTreeMap<Part, String>,
+    logged: BTreeMap<ReloadPart, String>,
     metrics: Arc<Metrics>,
 }
 
@@ -126,17 +126,17 @@ impl Reloading {
         match Config::load(self.config.file.as_deref(), env::vars_os()) {
             Ok(config) => self.config = config,
             Err(error) => {
-                failures.failed(Part::Settings, reason, one_line(&error.to_string()));
+                failures.failed(ReloadPart::Settings, reason, one_line(&error.to_string()));
                 return Vec::new();
             }
         }
         let config = &self.config;
-        let limits = failures.note(Part::Settings, reason, self.settings.read(config));
-        let model = failures.note(Part::Definitions, reason, self.definitions.read(&config.xml_dir));
+        let limits = failures.note(ReloadPart::Settings, reason, self.settings.read(config));
+        let model = failures.note(ReloadPart::Definitions, reason, self.definitions.read(&config.xml_dir));
         let (acceptor, keys) = match &mut self.credentials {
             Some(ReloadableCredentials { certificates, keys }) => (
-                failures.note(Part::Certificates, reason, certificates.read(&config.credentials)),
-                failures.note(Part::Keys, reason, keys.read(&config.credentials)),
+                failures.note(ReloadPart::Certificates, reason, certificates.read(&config.credentials)),
+                failures.note(ReloadPart::Keys, reason, keys.read(&config.credentials)),
             ),
             None => (None, None),
         };
@@ -148,7 +148,7 @@ impl Failures {
     /// Counts and logs how reading a part went, and returns its change if there is one.
     fn note(
         &mut self,
-        part: Part,
+        part: ReloadPart,
         reason: ReloadReason,
         read: Result<Option<DriverRequest>, String>,
     ) -> Option<DriverRequest> {
@@ -164,7 +164,7 @@ impl Failures {
         }
     }
 
-    fn succeeded(&mut self, part: Part) {
+    fn succeeded(&mut self, part: ReloadPart) {
         // Without a clock the metric cannot say when.
         self.metrics.reload.succeeded(part, unix_time().unwrap_or(Duration::ZERO));
         if self.logged.remove(&part).is_some() {
@@ -173,7 +173,7 @@ impl Failures {
     }
 
     /// Logs a failure once, and again to an operator who asks again.
-    fn failed(&mut self, part: Part, reason: ReloadReason, why: String) {
+    fn failed(&mut self, part: ReloadPart, reason: ReloadReason, why: String) {
         self.metrics.reload.failed(part);
         let logged = self.logged.insert(part, why.clone());
         if reason == ReloadReason::Signal || logged.as_ref() != Some(&why) {

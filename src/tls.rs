@@ -75,7 +75,7 @@ pub enum TlsError {
 /// Why there is no connection, in words for the log.
 #[derive(Debug, Error)]
 #[error("TLS: {0}")]
-pub struct ConnectError(String);
+pub struct TlsConnectError(String);
 
 impl Connector {
     /// Reads the files.
@@ -85,14 +85,14 @@ impl Connector {
     }
 
     /// The handshake; the stream is connected to this host already.
-    pub async fn connect<S>(&self, host: &str, stream: S) -> Result<SslStream<S>, ConnectError>
+    pub async fn connect<S>(&self, host: &str, stream: S) -> Result<SslStream<S>, TlsConnectError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut stream = self.prepare(host, stream).map_err(|error| ConnectError(error.to_string()))?;
+        let mut stream = self.prepare(host, stream).map_err(|error| TlsConnectError(error.to_string()))?;
         match Pin::new(&mut stream).connect().await {
             Ok(()) => Ok(stream),
-            Err(error) => Err(ConnectError(match stream.ssl().verify_result() {
+            Err(error) => Err(TlsConnectError(match stream.ssl().verify_result() {
                 X509VerifyResult::OK => error.to_string(),
                 refused => format!("the certificate of {host}: {refused}"),
             })),

@@ -8,7 +8,7 @@ use std::thread;
 
 use anyhow::Context;
 use lwm2m_broker::{self as embedded, BrokerConfig, BrokerControl};
-use lwm2m_gateway::observability::logging::{self, LogFormat, LogSettings};
+use lwm2m_gateway::observability::logging::{self, LogConfig, LogFormat};
 use tokio::sync::mpsc;
 
 /// A process, which is killed on drop.
@@ -89,7 +89,7 @@ impl Drop for BenchBroker {
 /// The other process: says where it is, and serves until it is killed or has nobody to serve.
 pub async fn serve(handler: SocketAddr) -> anyhow::Result<()> {
     let filter = logging::filter("warn").map_err(|error| anyhow::anyhow!("{error}"))?;
-    logging::start(&LogSettings { filter, format: LogFormat::Text })?;
+    logging::start(&LogConfig { filter, format: LogFormat::Text })?;
     rlimit::increase_nofile_limit(u64::MAX).context("the limit of file descriptors")?;
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let settings = BrokerConfig { devices: Some(any), ..BrokerConfig::on_free_ports(format!("http://{handler}")) };

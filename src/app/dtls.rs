@@ -10,9 +10,9 @@ use crate::conditions::{Condition, ConditionState, Conditions};
 use crate::config::Config;
 use crate::credentials::{self, CredentialsConfig, CredentialsError, FileKeys, KeyFinder, OnError, PskFileContents};
 use crate::errors::one_line;
-use crate::observability::metrics::{Metrics, Part};
+use crate::observability::metrics::{Metrics, ReloadPart};
 use crate::reload::{ReloadableCertificates, ReloadableCredentials, ReloadableKeys};
-use crate::store::Opened;
+use crate::store::OpenedStore;
 use crate::transport::Security;
 use lwm2m_core::gateway::Gateway;
 use lwm2m_core::gateway::record::Change;
@@ -37,7 +37,7 @@ pub struct DtlsSetup {
 }
 
 /// The service of keys, or that there is none.
-type Service = Option<(credentials::Asker, usize)>;
+type Service = Option<(credentials::KeyServiceClient, usize)>;
 
 impl DtlsSetup {
     /// Returns nothing where no listener is for DTLS. Missing or invalid credentials are an error if the configuration says
@@ -82,7 +82,7 @@ impl DtlsSetup {
         gateway: Gateway,
         now: Instant,
         seed: [u8; 32],
-        store: Option<(&Opened, Vec<SavedAssociation>)>,
+        store: Option<(&OpenedStore, Vec<SavedAssociation>)>,
     ) -> Gateway {
         let new = || DtlsServer::new(self.settings.clone(), self.acceptor.clone(), seed, now);
         let mut server = new();
@@ -135,7 +135,7 @@ impl DtlsSetup {
                 return Err(anyhow!("{problem} (`dtls.on_error = \"disable\"` serves plain UDP in that case)"));
             }
             Err(problem) => {
-                self.metrics.reload.failed(Part::Certificates);
+                self.metrics.reload.failed(ReloadPart::Certificates);
                 let problem = one_line(&problem.to_string());
                 self.condition.set(ConditionState::Off, problem.clone());
                 self.problem = Some(problem);

@@ -22,7 +22,7 @@ use crate::conditions::Conditions;
 use crate::config::Config;
 use crate::errors::{one_line, plain};
 use crate::store;
-use crate::transport::{Security, Sockets};
+use crate::transport::{Security, UdpSockets};
 use crate::upstream::{Link, UpstreamConfig};
 use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, ClientInfo, ConnectError, Publication, RegistrationId, Ticket, UplinkClass,
@@ -41,26 +41,26 @@ const GRACE: Duration = Duration::from_secs(2);
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What was found: a line, and whether it is a problem.
-struct Found {
+struct ConnectCheck {
     problem: bool,
     line: String,
 }
 
-fn works(line: impl Into<String>) -> Found {
-    Found { problem: false, line: line.into() }
+fn works(line: impl Into<String>) -> ConnectCheck {
+    ConnectCheck { problem: false, line: line.into() }
 }
 
-fn problem(line: impl Into<String>) -> Found {
-    Found { problem: true, line: line.into() }
+fn problem(line: impl Into<String>) -> ConnectCheck {
+    ConnectCheck { problem: true, line: line.into() }
 }
 
 /// Tries everything, and returns how much of it does not work.
 pub fn try_out(config: &Config, output: &mut impl Write) -> anyhow::Result<usize> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut problems = 0;
-    let mut tell = |found: Vec<Found>| -> io::Result<()> {
+    let mut tell = |found: Vec<ConnectCheck>| -> io::Result<()> {
         problems += found.iter().filter(|found| found.problem).count();
-        found.iter().try_for_each(|Found { problem, line }| {
+        found.iter().try_for_each(|ConnectCheck { problem, line }| {
             writeln!(output, "{}: {line}", if *problem { "failed" } else { "tried" })
         })
     };
@@ -78,15 +78,15 @@ pub fn try_out(config: &Config, output: &mut impl Write) -> anyhow::Result<usize
     Ok(problems)
 }
 
-fn try_sockets(config: &Config) -> Vec<Found> {
-    let tried = config.listeners.iter().map(|listener| match Sockets::bind(std::slice::from_ref(listener)) {
+fn try_sockets(config: &Config) -> Vec<ConnectCheck> {
+    let tried = config.listeners.iter().map(|listener| match UdpSockets::bind(std::slice::from_ref(listener)) {
         Ok(_) => works(format!("{} can listen at {}", listener.key(), listener.bind)),
         Err(error) => problem(in_use(&error, error.to_string())),
     });
     tried.collect()
 }
 
-async fn try_admin(config: &Config) -> Vec<Found> {
+async fn try_admin(config: &Config) -> Vec<ConnectCheck> {
     if !config.admin.enable.unwrap_or(true) {
         return Vec::new();
     }
@@ -104,7 +104,7 @@ fn in_use(error: &io::Error, text: String) -> String {
     }
 }
 
-fn try_store(config: &Config) -> Vec<Found> {
+fn try_store(config: &Config) -> Vec<ConnectCheck> {
     if !config.store.enable.unwrap_or(true) {
         return Vec::new();
     }
@@ -114,7 +114,7 @@ fn try_store(config: &Config) -> Vec<Found> {
     }]
 }
 
-async fn try_keys(config: &Config) -> Vec<Found> {
+async fn try_keys(config: &Config) -> Vec<ConnectCheck> {
     let secured = config.listeners.iter().any(|listener| listener.security == Security::Dtls);
     let Ok(Some((asker, _))) = config.credentials.asker() else { return Vec::new() };
     if !secured {
@@ -148,7 +148,7 @@ fn each_node(upstream: &UpstreamConfig) -> Vec<UpstreamConfig> {
     }
 }
 
-async fn try_broker(config: &Config, upstream: UpstreamConfig, endpoint: &str) -> Vec<Found> {
+async fn try_broker(config: &Config, upstream: UpstreamConfig, endpoint: &str) -> Vec<ConnectCheck> {
     let (name, patience) = match &upstream {
         UpstreamConfig::ExProto(exproto) => (exproto.nodes[0].listeners.join(", "), exproto.connect_timeout),
         UpstreamConfig::Mqtt(mqtt) => (mqtt.brokers[0].clone(), mqtt.connect_timeout),
@@ -200,7 +200,7 @@ async fn try_broker(config: &Config, upstream: UpstreamConfig, endpoint: &str) -
 }
 
 /// Publishes to every topic of the device; with QoS 1, so that a denied publication is told.
-async fn try_publications(link: &mut Link, name: &str, topics: Vec<String>) -> Vec<Found> {
+async fn try_publications(link: &mut Link, name: &str, topics: Vec<String>) -> Vec<ConnectCheck> {
     let mut found = Vec::new();
     for (topic, number) in topics.into_iter().zip(0..) {
         let publication = Publication {

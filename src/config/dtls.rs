@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use toml::Value;
 
-use crate::credentials::{CredentialsConfig, Encoding, OnError, PLACEHOLDER, PskFileSettings, PskHttpSettings};
+use crate::credentials::{CredentialsConfig, Encoding, OnError, PLACEHOLDER, PskFileConfig, PskHttpConfig};
 use lwm2m_base::secret::Secret;
 use lwm2m_core::gateway::identity::{IdentityRule, Pattern};
 use lwm2m_dtls as dtls;
 use lwm2m_dtls::handshake::{AcceptorConfig, VerifyMode};
 
 use super::groups::{rate_limit, tls};
-use super::reader::Reader;
+use super::reader::ConfigReader;
 use super::value_parsers::{
     HOUR, MAX_COUNT, MILLISECOND, SECOND, YEAR, choice, duration, list, switch, text, text_with_content, whole,
 };
@@ -20,7 +20,7 @@ use super::value_parsers::{
 const ENCODINGS: [(&str, Encoding); 3] =
     [("text", Encoding::Text), ("hex", Encoding::Hex), ("base64", Encoding::Base64)];
 
-pub fn credentials(reader: &mut Reader) -> CredentialsConfig {
+pub fn credentials(reader: &mut ConfigReader) -> CredentialsConfig {
     let default = AcceptorConfig::default();
     let on_error = [("disable", OnError::Disable), ("exit", OnError::Exit)];
     let mut cipher_suites = reader.read("dtls.ciphers", Vec::new(), suites);
@@ -48,7 +48,7 @@ pub fn credentials(reader: &mut Reader) -> CredentialsConfig {
 }
 
 /// The bounds.
-pub fn settings(reader: &mut Reader) -> dtls::DtlsConfig {
+pub fn settings(reader: &mut ConfigReader) -> dtls::DtlsConfig {
     let default = dtls::DtlsConfig::default();
     let key = |last: &str| format!("dtls.{last}");
     let handshakes = reader.read(&key("handshakes"), default.handshakes, whole(1..=MAX_COUNT));
@@ -68,7 +68,7 @@ pub fn settings(reader: &mut Reader) -> dtls::DtlsConfig {
     }
 }
 
-pub fn identity(reader: &mut Reader, default: IdentityRule) -> IdentityRule {
+pub fn identity(reader: &mut ConfigReader, default: IdentityRule) -> IdentityRule {
     reader.read("dtls.identity", default, |value: &Value| match text(value)?.as_str() {
         "none" => Ok(IdentityRule::None),
         "equals" => Ok(IdentityRule::Equals),
@@ -78,28 +78,28 @@ pub fn identity(reader: &mut Reader, default: IdentityRule) -> IdentityRule {
     })
 }
 
-pub fn names_with_key_over_udp(reader: &mut Reader, default: bool) -> bool {
+pub fn names_with_key_over_udp(reader: &mut ConfigReader, default: bool) -> bool {
     reader.read("dtls.plain_udp_for_psk_devices", default, choice([("refuse", false), ("allow", true)]))
 }
 
-fn verify(reader: &mut Reader) -> VerifyMode {
+fn verify(reader: &mut ConfigReader) -> VerifyMode {
     let verifies = reader.read("dtls.verify", true, choice([("verify_peer", true), ("verify_none", false)]));
     let required = reader.read("dtls.fail_if_no_peer_cert", true, switch);
     if verifies { VerifyMode::Peer { required } } else { VerifyMode::None }
 }
 
-fn psk_file(reader: &mut Reader) -> Option<PskFileSettings> {
+fn psk_file(reader: &mut ConfigReader) -> Option<PskFileConfig> {
     let separator = reader.read("dtls.psk_separator", ":".to_owned(), text_with_content);
     let encoding = reader.read("dtls.psk_encoding", Encoding::Text, choice(ENCODINGS));
     let file = reader.read("dtls.psk_file", None, file)?;
-    Some(PskFileSettings { file, separator, encoding })
+    Some(PskFileConfig { file, separator, encoding })
 }
 
-fn psk_http(reader: &mut Reader) -> Option<PskHttpSettings> {
+fn psk_http(reader: &mut ConfigReader) -> Option<PskHttpConfig> {
     let key = |last: &str| format!("dtls.psk_http.{last}");
     let given = reader.read(&key("url"), None, |value| url(value).map(Some));
     let most = Duration::from_secs(30 * 24 * 3600);
-    let settings = PskHttpSettings {
+    let settings = PskHttpConfig {
         url: given.clone().unwrap_or_default(),
         authorization: reader.read_secret(&key("authorization")).map(Secret::new),
         encoding: reader.read(&key("encoding"), Encoding::Text, choice(ENCODINGS)),

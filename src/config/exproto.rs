@@ -7,13 +7,13 @@ use toml::Value;
 use crate::upstream::exproto::{ExProtoConfig, Node};
 
 use super::groups::{check_queues, tls};
-use super::reader::Reader;
+use super::reader::ConfigReader;
 use super::value_parsers::{
     HOUR, MAX_COUNT, MILLISECOND, SECOND, broker_address, duration, http_address, list, not_empty, parsed,
     reachable_address, text_with_content, whole,
 };
 
-pub fn settings(reader: &mut Reader) -> ExProtoConfig {
+pub fn settings(reader: &mut ConfigReader) -> ExProtoConfig {
     let key = |last: &str| format!("upstream.exproto.{last}");
     let nodes = nodes(reader);
     let handler_bind = SocketAddr::from(([127, 0, 0, 1], 9001));
@@ -35,7 +35,7 @@ pub fn settings(reader: &mut Reader) -> ExProtoConfig {
 }
 
 /// One node has keys of its own, `listener` and `adapter`; several are a list.
-fn nodes(reader: &mut Reader) -> Vec<Node> {
+fn nodes(reader: &mut ConfigReader) -> Vec<Node> {
     let [listener, adapter, several] = ["listener", "adapter", "nodes"].map(|last| format!("upstream.exproto.{last}"));
     let one = Node {
         listeners: reader.read(&listener, vec!["127.0.0.1:7993".to_owned()], not_empty(list(broker_address))),

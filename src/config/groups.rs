@@ -7,21 +7,21 @@ use toml::Value;
 use crate::tls;
 use lwm2m_base::rate::{Rate, RateLimit};
 
-use super::reader::Reader;
+use super::reader::ConfigReader;
 use super::value_parsers::{choice, text_with_content, whole};
 
 /// `SECTION.per_second`, `.burst`, and the same for each address.
-pub fn rate_limit(reader: &mut Reader, section: &str, default: RateLimit) -> RateLimit {
+pub fn rate_limit(reader: &mut ConfigReader, section: &str, default: RateLimit) -> RateLimit {
     let total = rate(reader, section, default.total);
     RateLimit { total, address: prefixed_rate(reader, section, "address_", default.address) }
 }
 
 /// `SECTION.per_second` and `.burst`.
-pub fn rate(reader: &mut Reader, section: &str, default: Rate) -> Rate {
+pub fn rate(reader: &mut ConfigReader, section: &str, default: Rate) -> Rate {
     prefixed_rate(reader, section, "", default)
 }
 
-fn prefixed_rate(reader: &mut Reader, section: &str, prefix: &str, default: Rate) -> Rate {
+fn prefixed_rate(reader: &mut ConfigReader, section: &str, prefix: &str, default: Rate) -> Rate {
     Rate {
         per_second: reader.read(&format!("{section}.{prefix}per_second"), default.per_second, whole(1..=1_000_000)),
         burst: reader.read(&format!("{section}.{prefix}burst"), default.burst, whole(1..=1_000_000)),
@@ -29,7 +29,7 @@ fn prefixed_rate(reader: &mut Reader, section: &str, prefix: &str, default: Rate
 }
 
 /// What one device may have of the queue is no more than the whole of it.
-pub fn check_queues(reader: &mut Reader, section: &str, per_device: usize, total: usize) {
+pub fn check_queues(reader: &mut ConfigReader, section: &str, per_device: usize, total: usize) {
     let [one, all] = ["queue_per_device", "queue_total"].map(|last| format!("{section}.{last}"));
     if reader.all_valid(&[&one, &all]) && per_device > total {
         reader.refuse(&one, format!("expected at most queue_total, which is {total}"));
@@ -37,7 +37,7 @@ pub fn check_queues(reader: &mut Reader, section: &str, per_device: usize, total
 }
 
 /// TLS as a client, below a key.
-pub fn tls(reader: &mut Reader, below: &str) -> tls::TlsConfig {
+pub fn tls(reader: &mut ConfigReader, below: &str) -> tls::TlsConfig {
     let key = |last: &str| format!("{below}.{last}");
     let file = |value: &Value| text_with_content(value).map(|file| Some(PathBuf::from(file)));
     let verify = [("verify_peer", tls::Verify::Peer), ("verify_none", tls::Verify::None)];

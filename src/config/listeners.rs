@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 
 use crate::transport::{Security, UdpListener};
 
-use super::reader::Reader;
+use super::reader::ConfigReader;
 use super::value_parsers::{SOCKET_ADDRESS, parsed, whole};
 
 /// Those for plain UDP first. One of them, `default`, when the configuration names none at all; for DTLS there is none that
 /// is not named, for it needs credentials.
-pub fn listeners(reader: &mut Reader) -> Vec<UdpListener> {
+pub fn listeners(reader: &mut ConfigReader) -> Vec<UdpListener> {
     let udp = named(reader, "listeners.udp");
     let dtls = named(reader, "listeners.dtls").unwrap_or_default();
     let udp = udp.unwrap_or_else(|| if dtls.is_empty() { vec!["default".to_owned()] } else { Vec::new() });
@@ -25,7 +25,7 @@ pub fn listeners(reader: &mut Reader) -> Vec<UdpListener> {
 }
 
 /// The names below a key that can be names; `None` when there is no such key.
-fn named(reader: &mut Reader, key: &str) -> Option<Vec<String>> {
+fn named(reader: &mut ConfigReader, key: &str) -> Option<Vec<String>> {
     let (fit, unfit): (Vec<String>, Vec<String>) =
         reader.names_below(key)?.into_iter().partition(|name| is_listener_name(name));
     for name in unfit {
@@ -35,7 +35,7 @@ fn named(reader: &mut Reader, key: &str) -> Option<Vec<String>> {
     Some(fit)
 }
 
-fn listener(reader: &mut Reader, name: String, security: Security, port: u16) -> UdpListener {
+fn listener(reader: &mut ConfigReader, name: String, security: Security, port: u16) -> UdpListener {
     let everywhere = SocketAddr::from(([0, 0, 0, 0], port));
     let mut listener = UdpListener { name, security, bind: everywhere, recbuf: 4 * 1024 * 1024 };
     let key = listener.key();
@@ -44,7 +44,7 @@ fn listener(reader: &mut Reader, name: String, security: Security, port: u16) ->
     listener
 }
 
-fn refuse_shared_addresses(reader: &mut Reader, listeners: &[UdpListener]) {
+fn refuse_shared_addresses(reader: &mut ConfigReader, listeners: &[UdpListener]) {
     let mut first = HashMap::new();
     for listener in listeners.iter().filter(|listener| listener.bind.port() != 0) {
         if let Some(other) = first.insert(listener.bind, listener) {

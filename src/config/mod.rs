@@ -29,17 +29,17 @@ use std::time::Duration;
 use thiserror::Error;
 use toml::{Table, Value};
 
+use crate::admin;
 use crate::credentials;
 use crate::errors::one_line;
-use crate::observability::admin;
-use crate::observability::logging::LogSettings;
+use crate::observability::logging::LogConfig;
 use crate::store;
 use crate::transport::UdpListener;
 use crate::upstream;
 use lwm2m_core::gateway;
 
+use reader::ConfigReader;
 pub use reader::Mistake;
-use reader::Reader;
 
 /// Everything that an operator can choose, checked.
 #[derive(Clone, Debug)]
@@ -54,7 +54,7 @@ pub struct Config {
     pub embedded: lwm2m_broker::BrokerConfig,
     pub store: store::StoreConfig,
     pub admin: admin::AdminConfig,
-    pub log: LogSettings,
+    pub log: LogConfig,
     /// The folder of object definitions beside those that are built in; a relative one counts from the working directory.
     pub xml_dir: PathBuf,
     /// How often is looked whether a file has changed; zero for never.
@@ -63,14 +63,14 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// Where it was read from.
     pub file: Option<PathBuf>,
-    pub written: Written,
+    pub written: ConfigValues,
     /// What is taken, and hardly meant: a sentence each, for `check` and the log.
     pub warnings: Vec<String>,
 }
 
 /// What the file and the environment say, key by key, to be compared with what they say later. There may be secrets in it.
 #[derive(Clone, Default, PartialEq)]
-pub struct Written(BTreeMap<String, Value>);
+pub struct ConfigValues(BTreeMap<String, Value>);
 
 /// Why there is no configuration.
 #[derive(Debug, Error)]
@@ -101,11 +101,11 @@ impl Config {
     }
 
     fn from_table(table: Table, environment: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Mistakes> {
-        let mut reader = Reader::new(table);
+        let mut reader = ConfigReader::new(table);
         reader.override_from(environment);
         let (config, others) = sections::config(&mut reader);
         let warnings = warnings::of(&reader, &config, &others);
-        let config = Self { written: Written(reader.written()), warnings, ..config };
+        let config = Self { written: ConfigValues(reader.written()), warnings, ..config };
         let mistakes = reader.finish();
         if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
     }
@@ -147,7 +147,7 @@ pub fn takes_effect_at_once(key: &str) -> bool {
     RELOADED.iter().any(|reloaded| key == *reloaded || (reloaded.ends_with('.') && key.starts_with(reloaded)))
 }
 
-impl Written {
+impl ConfigValues {
     /// The keys that the other says something else of.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let keys: BTreeSet<&String> = self.0.keys().chain(other.0.keys()).collect();
@@ -155,7 +155,7 @@ impl Written {
     }
 }
 
-impl fmt::Debug for Written {
+impl fmt::Debug for ConfigValues {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Written")
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::upstream::mqtt::{MqttConfig, Version};
 
 use super::groups::{check_queues, tls};
-use super::reader::Reader;
+use super::reader::ConfigReader;
 use super::value_parsers::{
     HOUR, MAX_COUNT, MILLISECOND, SECOND, broker_address, choice, duration, list, not_empty, parsed, whole,
 };
@@ -15,7 +15,7 @@ const LONGEST_KEEP_ALIVE: Duration = Duration::from_secs(65_535);
 /// The largest that there is (MQTT 5.0 section 2.1.4).
 const LARGEST_PACKET: usize = 268_435_460;
 
-pub fn settings(reader: &mut Reader) -> MqttConfig {
+pub fn settings(reader: &mut ConfigReader) -> MqttConfig {
     let key = |last: &str| format!("upstream.mqtt.{last}");
     let versions = [("5", Version::V5), ("3.1.1", Version::V311)];
     let settings = MqttConfig {

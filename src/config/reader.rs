@@ -1,6 +1,6 @@
 //! Takes values out of a TOML table one by one, and collects everything that is wrong with them.
 //!
-//! Who reads says the key, the default and the kind of value; [`Reader::finish`] adds the keys that nobody asked for.
+//! Who reads says the key, the default and the kind of value; [`ConfigReader::finish`] adds the keys that nobody asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -39,7 +39,7 @@ pub struct Mistake {
 }
 
 /// The values of a file and of the environment.
-pub struct Reader {
+pub struct ConfigReader {
     table: Table,
     variables: BTreeMap<String, String>,
     /// Variables that are meant for this program, and that it does not understand.
@@ -51,7 +51,7 @@ pub struct Reader {
     allowed: BTreeMap<String, String>,
 }
 
-impl Reader {
+impl ConfigReader {
     pub fn new(table: Table) -> Self {
         Self {
             table,

@@ -7,7 +7,7 @@ use std::{env, fs};
 
 use toml::Table;
 
-use super::reader::Reader;
+use super::reader::ConfigReader;
 use super::sections;
 use super::tests::{DOCUMENTED, with_examples};
 
@@ -75,7 +75,7 @@ The message layer.
 }
 
 fn reference(documented: &str) -> String {
-    let mut page = Page { allowed: allowed(), text: INTRODUCTION.to_owned(), ..Page::default() };
+    let mut page = ReferencePage { allowed: allowed(), text: INTRODUCTION.to_owned(), ..ReferencePage::default() };
     // The introduction says what the head of the file says.
     documented.lines().skip_while(|line| !line.starts_with("# ---")).for_each(|line| page.add(line));
     page.end_paragraph();
@@ -86,7 +86,7 @@ fn reference(documented: &str) -> String {
 fn allowed() -> BTreeMap<String, String> {
     let mut allowed = BTreeMap::new();
     for table in [with_examples(DOCUMENTED), Table::new()] {
-        let mut reader = Reader::new(table);
+        let mut reader = ConfigReader::new(table);
         sections::config(&mut reader);
         allowed.extend(reader.allowed().clone());
     }
@@ -94,7 +94,7 @@ fn allowed() -> BTreeMap<String, String> {
 }
 
 #[derive(Default)]
-struct Page {
+struct ReferencePage {
     allowed: BTreeMap<String, String>,
     text: String,
     section: String,
@@ -103,7 +103,7 @@ struct Page {
     in_table: bool,
 }
 
-impl Page {
+impl ReferencePage {
     fn add(&mut self, line: &str) {
         let key = line.strip_prefix('#').unwrap_or(line).split_once(" = ").filter(|(key, _)| is_key(key));
         match (line, key) {

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use toml::Value;
 
+use crate::admin;
 use crate::definitions::DEFAULT_FOLDER;
-use crate::observability::admin;
-use crate::observability::logging::{LogFormat, LogSettings, filter};
+use crate::observability::logging::{LogConfig, LogFormat, filter};
 use crate::store;
 use crate::upstream;
 use lwm2m_core::coap::{Acknowledging, Parameters};
@@ -24,13 +24,13 @@ use super::exproto;
 use super::groups::{rate, rate_limit};
 use super::listeners::listeners;
 use super::mqtt;
-use super::reader::Reader;
+use super::reader::ConfigReader;
 use super::value_parsers::{
     HOUR, MAX_COUNT, MILLISECOND, SECOND, SOCKET_ADDRESS, YEAR, choice, duration, list, number, parsed, switch, text,
     text_with_content, whole,
 };
-use super::warnings::Others;
-use super::{Config, Written};
+use super::warnings::UpstreamSections;
+use super::{Config, ConfigValues};
 
 /// Whatever is shorter than 32 bits of seconds would do; nobody keeps a device that was silent for so long.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(100 * YEAR.as_secs());
@@ -45,25 +45,29 @@ const STATUS_TOPIC: &str = "up/status";
 
 /// Which way up.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum UpstreamKind {
     ExProto,
     Mqtt,
 }
 
 /// Reads all of it. Where something is wrong the reader knows, and the default stands in its place.
-pub fn config(reader: &mut Reader) -> (Config, Others) {
-    let kind = reader.read("upstream.kind", Kind::ExProto, choice([("exproto", Kind::ExProto), ("mqtt", Kind::Mqtt)]));
+pub fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
+    let kind = reader.read(
+        "upstream.kind",
+        UpstreamKind::ExProto,
+        choice([("exproto", UpstreamKind::ExProto), ("mqtt", UpstreamKind::Mqtt)]),
+    );
     let (exproto, mqtt) = (exproto::settings(reader), mqtt::settings(reader));
     let gateway = gateway(reader);
-    if kind == Kind::ExProto && gateway.translators.status.is_some() {
+    if kind == UpstreamKind::ExProto && gateway.translators.status.is_some() {
         let problem = "requires upstream.kind = \"mqtt\": ExProto has neither retained messages nor wills";
         reader.refuse("translators.status.enable", problem);
     }
     // One file fits every build: one without that broker knows the section, and does not look into it.
     #[cfg(not(feature = "embedded"))]
     reader.pass_over("embedded");
-    let mut without_file = Reader::new(toml::Table::new());
-    let others = Others {
+    let mut without_file = ConfigReader::new(toml::Table::new());
+    let others = UpstreamSections {
         exproto: exproto.clone(),
         mqtt: mqtt.clone(),
         default_exproto: exproto::settings(&mut without_file),
@@ -77,15 +81,15 @@ pub fn config(reader: &mut Reader) -> (Config, Others) {
         #[cfg(feature = "embedded")]
         embedded: embedded(reader, exproto.handler_bind),
         upstream: match kind {
-            Kind::ExProto => upstream::UpstreamConfig::ExProto(exproto),
-            Kind::Mqtt => upstream::UpstreamConfig::Mqtt(mqtt),
+            UpstreamKind::ExProto => upstream::UpstreamConfig::ExProto(exproto),
+            UpstreamKind::Mqtt => upstream::UpstreamConfig::Mqtt(mqtt),
         },
         store: store(reader),
         admin: admin(reader),
         log: log(reader),
         watch_interval: reader.read("watch_interval", 5 * SECOND, duration(Duration::ZERO..=HOUR)),
         file: None,
-        written: Written::default(),
+        written: ConfigValues::default(),
         warnings: Vec::new(),
         xml_dir: PathBuf::from(reader.read("xml_dir", DEFAULT_FOLDER.to_owned(), text)),
         shutdown_timeout: reader.read("shutdown_timeout", 10 * SECOND, duration(Duration::ZERO..=HOUR)),
@@ -93,7 +97,7 @@ pub fn config(reader: &mut Reader) -> (Config, Others) {
     (config, others)
 }
 
-fn gateway(reader: &mut Reader) -> GatewayConfig {
+fn gateway(reader: &mut ConfigReader) -> GatewayConfig {
     let publish = [
         ("object_list_changed", UpdatePublish::ObjectListChanged),
         ("contains_object_list", UpdatePublish::ContainsObjectList),
@@ -123,7 +127,7 @@ fn gateway(reader: &mut Reader) -> GatewayConfig {
     }
 }
 
-fn lifetimes(reader: &mut Reader, default: &RangeInclusive<Duration>) -> RangeInclusive<Duration> {
+fn lifetimes(reader: &mut ConfigReader, default: &RangeInclusive<Duration>) -> RangeInclusive<Duration> {
     let least = reader.read("lifetime_min", *default.start(), duration(Duration::ZERO..=LONGEST_LIFETIME));
     let most = reader.read("lifetime_max", *default.end(), duration(SECOND..=LONGEST_LIFETIME));
     if reader.all_valid(&["lifetime_min", "lifetime_max"]) && least > most {
@@ -133,7 +137,7 @@ fn lifetimes(reader: &mut Reader, default: &RangeInclusive<Duration>) -> RangeIn
     least..=most
 }
 
-fn coap(reader: &mut Reader, default: Parameters) -> Parameters {
+fn coap(reader: &mut ConfigReader, default: Parameters) -> Parameters {
     let parameters = Parameters {
         ack_timeout: reader.read("coap.ack_timeout", default.ack_timeout, duration(MILLISECOND..=HOUR)),
         ack_random_factor: reader.read("coap.ack_random_factor", default.ack_random_factor, number(1.0..=10.0)),
@@ -170,7 +174,7 @@ fn coap(reader: &mut Reader, default: Parameters) -> Parameters {
     parameters
 }
 
-fn limits(reader: &mut Reader, pending_requests: usize, default: Limits) -> Limits {
+fn limits(reader: &mut ConfigReader, pending_requests: usize, default: Limits) -> Limits {
     let limits = Limits {
         devices: reader.read("limits.devices", default.devices, whole(1..=MAX_COUNT)),
         pending_registrations: reader.read(
@@ -206,7 +210,7 @@ fn limits(reader: &mut Reader, pending_requests: usize, default: Limits) -> Limi
     limits
 }
 
-fn translators(reader: &mut Reader, default: Translators) -> Translators {
+fn translators(reader: &mut ConfigReader, default: Translators) -> Translators {
     Translators {
         mountpoint: reader.read("mountpoint", default.mountpoint, topic_name),
         command: Translator {
@@ -222,14 +226,14 @@ fn translators(reader: &mut Reader, default: Translators) -> Translators {
 }
 
 /// Reads whether presence is published, and where.
-fn status(reader: &mut Reader, default: Option<Translator>) -> Option<Translator> {
+fn status(reader: &mut ConfigReader, default: Option<Translator>) -> Option<Translator> {
     let enabled = reader.read("translators.status.enable", default.is_some(), switch);
     let topic = || Template::for_topic(STATUS_TOPIC).expect("a default is a template");
     let status = translator(reader, "status", default.unwrap_or_else(|| Translator { topic: topic(), qos: 0 }));
     enabled.then_some(status)
 }
 
-fn translator(reader: &mut Reader, name: &str, default: Translator) -> Translator {
+fn translator(reader: &mut ConfigReader, name: &str, default: Translator) -> Translator {
     Translator {
         topic: reader.read(&format!("translators.{name}.topic"), default.topic, |value| {
             text_with_content(value)?;
@@ -239,7 +243,7 @@ fn translator(reader: &mut Reader, name: &str, default: Translator) -> Translato
     }
 }
 
-fn client(reader: &mut Reader, default: ClientTemplates) -> ClientTemplates {
+fn client(reader: &mut ConfigReader, default: ClientTemplates) -> ClientTemplates {
     let template = |value: &Value| Template::for_client(&text(value)?).map_err(template_problem);
     let password = [("${password}", PasswordSource::QueryItem), ("", PasswordSource::None)];
     ClientTemplates {
@@ -254,7 +258,7 @@ fn client(reader: &mut Reader, default: ClientTemplates) -> ClientTemplates {
 
 /// With port 0 the system chooses: the broker tells where it is.
 #[cfg(feature = "embedded")]
-fn embedded(reader: &mut Reader, mut handler: SocketAddr) -> lwm2m_broker::BrokerConfig {
+fn embedded(reader: &mut ConfigReader, mut handler: SocketAddr) -> lwm2m_broker::BrokerConfig {
     if handler.ip().is_unspecified() {
         handler.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
@@ -268,7 +272,7 @@ fn embedded(reader: &mut Reader, mut handler: SocketAddr) -> lwm2m_broker::Broke
     }
 }
 
-fn store(reader: &mut Reader) -> store::StoreConfig {
+fn store(reader: &mut ConfigReader) -> store::StoreConfig {
     let tenth = 100 * MILLISECOND;
     store::StoreConfig {
         enable: reader.read("store.enable", None, |value| switch(value).map(Some)),
@@ -277,16 +281,16 @@ fn store(reader: &mut Reader) -> store::StoreConfig {
     }
 }
 
-fn admin(reader: &mut Reader) -> admin::AdminConfig {
+fn admin(reader: &mut ConfigReader) -> admin::AdminConfig {
     admin::AdminConfig {
         enable: reader.read("admin.enable", None, |value| switch(value).map(Some)),
         bind: reader.read("admin.bind", SocketAddr::from(([127, 0, 0, 1], 8085)), parsed(SOCKET_ADDRESS)),
     }
 }
 
-fn log(reader: &mut Reader) -> LogSettings {
+fn log(reader: &mut ConfigReader) -> LogConfig {
     let default = filter("info").expect("a level is a filter");
-    LogSettings {
+    LogConfig {
         filter: reader.read("log.level", default, |value| filter(&text(value)?).map_err(|error| error.to_string())),
         format: reader.read(
             "log.format",

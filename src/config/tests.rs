@@ -23,7 +23,7 @@ fn the_documented_file_sets_exactly_the_defaults() {
 fn the_documented_file_has_every_key_and_no_other() {
     // Of listeners there are those that are named.
     let listeners = "[listeners.udp.default]\n[listeners.dtls.default]";
-    let mut reader = Reader::new(listeners.parse().unwrap());
+    let mut reader = ConfigReader::new(listeners.parse().unwrap());
     sections::config(&mut reader);
     assert_eq!(keys(&with_examples(DOCUMENTED)), *reader.asked());
 }
@@ -647,7 +647,7 @@ fn a_renamed_key_is_refused_with_its_name_of_today() {
 
 #[test]
 fn every_renamed_key_has_a_name_that_the_reader_asks_for() {
-    let mut reader = Reader::new(with_examples(DOCUMENTED));
+    let mut reader = ConfigReader::new(with_examples(DOCUMENTED));
     sections::config(&mut reader);
     for (earlier, today) in former::RENAMED {
         let is_section = reader.asked().iter().any(|asked| asked.starts_with(&format!("{today}.")));

@@ -11,7 +11,7 @@ use lwm2m_core::mqtt::topics::Names;
 use lwm2m_core::registry::Topics;
 
 use super::Config;
-use super::reader::Reader;
+use super::reader::ConfigReader;
 
 /// The keys of `[dtls]` that name credentials.
 const CREDENTIALS: [&str; 6] =
@@ -21,7 +21,7 @@ const CREDENTIALS: [&str; 6] =
 const PROTO_NAME: &str = "exproto";
 
 /// Returns the warnings, each a sentence that begins with a key or a variable.
-pub fn of(reader: &Reader, config: &Config, others: &Others) -> Vec<String> {
+pub fn of(reader: &ConfigReader, config: &Config, others: &UpstreamSections) -> Vec<String> {
     let mut warnings = reader.unknown_variables();
     warnings.extend(other_upstream(config, others));
     warnings.extend(unused_credentials(reader, config));
@@ -36,14 +36,14 @@ pub fn of(reader: &Reader, config: &Config, others: &Others) -> Vec<String> {
 }
 
 /// The sections of both kinds of upstream, and as they are without a file: only one of them is in force.
-pub struct Others {
+pub struct UpstreamSections {
     pub exproto: exproto::ExProtoConfig,
     pub mqtt: mqtt::MqttConfig,
     pub default_exproto: exproto::ExProtoConfig,
     pub default_mqtt: mqtt::MqttConfig,
 }
 
-fn other_upstream(config: &Config, others: &Others) -> Option<String> {
+fn other_upstream(config: &Config, others: &UpstreamSections) -> Option<String> {
     match &config.upstream {
         UpstreamConfig::ExProto(_) if others.mqtt != others.default_mqtt => Some(
             "upstream.mqtt: this section has no effect, since upstream.kind is \"exproto\"; devices use MQTT with \
@@ -64,7 +64,7 @@ fn other_upstream(config: &Config, others: &Others) -> Option<String> {
     }
 }
 
-fn unused_credentials(reader: &Reader, config: &Config) -> Vec<String> {
+fn unused_credentials(reader: &ConfigReader, config: &Config) -> Vec<String> {
     let secured = config.listeners.iter().any(|listener| listener.security == Security::Dtls);
     let mut warnings = Vec::new();
     if let Some(key) = CREDENTIALS.into_iter().find(|key| reader.has(key)).filter(|_| !secured) {
@@ -83,7 +83,7 @@ fn unused_credentials(reader: &Reader, config: &Config) -> Vec<String> {
 }
 
 /// Settings of TLS toward the broker where no address has it.
-fn unused_tls(reader: &Reader, config: &Config) -> Option<String> {
+fn unused_tls(reader: &ConfigReader, config: &Config) -> Option<String> {
     let (section, key, addresses) = match &config.upstream {
         UpstreamConfig::ExProto(exproto) => {
             ("upstream.exproto.ssl", "listener", exproto.nodes.iter().flat_map(|node| node.listeners.clone()).collect())

@@ -9,8 +9,8 @@ use thiserror::Error;
 use lwm2m_base::secret::Secret;
 use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig, CredentialError, PemSecret, Pinned, VerifyMode};
 
-use super::psk_file::{self, PskFileContents, PskFileError, PskFileSettings};
-use super::psk_http::{Asker, PskHttpSettings, SetUpError};
+use super::psk_file::{self, PskFileConfig, PskFileContents, PskFileError};
+use super::psk_http::{KeyServiceClient, KeyServiceSetUpError, PskHttpConfig};
 
 /// What an operator can choose about credentials, with EMQX's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,8 +33,8 @@ pub struct CredentialsConfig {
     pub connection_ids: bool,
     pub tickets: bool,
     pub mtu: u16,
-    pub psk_file: Option<PskFileSettings>,
-    pub psk_http: Option<PskHttpSettings>,
+    pub psk_file: Option<PskFileConfig>,
+    pub psk_http: Option<PskHttpConfig>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub enum CredentialsError {
     #[error("dtls: {error}{}", of_files(.files))]
     Acceptor { error: CredentialError, files: Vec<PathBuf> },
     #[error(transparent)]
-    Service(#[from] SetUpError),
+    Service(#[from] KeyServiceSetUpError),
 }
 
 impl CredentialsConfig {
@@ -100,8 +100,8 @@ impl CredentialsConfig {
     }
 
     /// The service, where there is one, with how many questions it may be asked at once.
-    pub fn asker(&self) -> Result<Option<(Asker, usize)>, SetUpError> {
-        let asker = |settings: &PskHttpSettings| Ok((Asker::new(settings)?, settings.requests));
+    pub fn asker(&self) -> Result<Option<(KeyServiceClient, usize)>, KeyServiceSetUpError> {
+        let asker = |settings: &PskHttpConfig| Ok((KeyServiceClient::new(settings)?, settings.requests));
         self.psk_http.as_ref().map(asker).transpose()
     }
 

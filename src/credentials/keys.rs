@@ -12,7 +12,7 @@ use crate::observability::metrics::Metrics;
 use lwm2m_dtls::credentials::{KeyAnswer, PskIdentity};
 
 use super::psk_file;
-use super::psk_http::{AskError, Asker};
+use super::psk_http::{KeyServiceClient, KeyServiceError};
 
 /// What a file says holds until it changes, and then everything is looked up anew.
 const KEEP: Duration = Duration::from_secs(3600);
@@ -48,24 +48,24 @@ impl FileKeys {
 /// Finds keys for the driver.
 pub struct KeyFinder {
     file: FileKeys,
-    asker: Option<Asker>,
+    asker: Option<KeyServiceClient>,
     /// Questions under way at once.
     most: usize,
-    asked: JoinSet<KeyQuestion>,
+    asked: JoinSet<KeyLookup>,
     /// Whether the service did not answer the last time.
     failing: bool,
     metrics: Arc<Metrics>,
 }
 
 /// A question that came to its end.
-struct KeyQuestion {
+struct KeyLookup {
     identity: PskIdentity,
-    result: Result<KeyAnswer, AskError>,
+    result: Result<KeyAnswer, KeyServiceError>,
 }
 
 impl KeyFinder {
     /// Those of the file come first. Without a service who is not in the file is unknown.
-    pub fn new(file: FileKeys, asker: Option<(Asker, usize)>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(file: FileKeys, asker: Option<(KeyServiceClient, usize)>, metrics: Arc<Metrics>) -> Self {
         let (asker, most) = asker.map_or((None, 0), |(asker, most)| (Some(asker), most));
         Self { file, asker, most, asked: JoinSet::new(), failing: false, metrics }
     }
@@ -93,7 +93,7 @@ impl KeyFinder {
         let (asker, identity) = (asker.clone(), identity.clone());
         self.asked.spawn(async move {
             let result = asker.ask(&identity).await;
-            KeyQuestion { identity, result }
+            KeyLookup { identity, result }
         });
         None
     }
@@ -106,8 +106,8 @@ impl KeyFinder {
         }
     }
 
-    fn ended(&mut self, ended: Result<KeyQuestion, JoinError>) -> (PskIdentity, KeyAnswer) {
-        let KeyQuestion { identity, result } = match ended {
+    fn ended(&mut self, ended: Result<KeyLookup, JoinError>) -> (PskIdentity, KeyAnswer) {
+        let KeyLookup { identity, result } = match ended {
             Ok(asked) => asked,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };

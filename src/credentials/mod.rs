@@ -13,5 +13,5 @@ mod psk_http;
 
 pub use files::{Credentials, CredentialsConfig, CredentialsError, OnError};
 pub use keys::{FileKeys, KeyFinder};
-pub use psk_file::{Encoding, PskFileContents, PskFileError, PskFileSettings};
-pub use psk_http::{AskError, Asker, PLACEHOLDER, PskHttpSettings, SetUpError};
+pub use psk_file::{Encoding, PskFileConfig, PskFileContents, PskFileError};
+pub use psk_http::{KeyServiceClient, KeyServiceError, KeyServiceSetUpError, PLACEHOLDER, PskHttpConfig};

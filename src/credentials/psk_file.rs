@@ -15,7 +15,7 @@ use lwm2m_dtls::credentials::{PskIdentity, PskKey};
 
 /// Where it is and how it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PskFileSettings {
+pub struct PskFileConfig {
     pub file: PathBuf,
     /// Between identity and secret: the first one of a line counts.
     pub separator: String,
@@ -69,8 +69,8 @@ pub struct PskFileContents {
 ///
 /// # Errors
 /// If it cannot be read, or one of its lines is no identity with its secret.
-pub fn read(settings: &PskFileSettings) -> Result<PskFileContents, PskFileError> {
-    let PskFileSettings { file, separator, encoding } = settings;
+pub fn read(settings: &PskFileConfig) -> Result<PskFileContents, PskFileError> {
+    let PskFileConfig { file, separator, encoding } = settings;
     let bytes = fs::read(file).map_err(|error| PskFileError::Unreadable { file: file.clone(), error })?;
     let lines = parse(&Zeroizing::new(bytes), separator, *encoding)
         .map_err(|(line, problem)| PskFileError::BadLine { file: Path::to_owned(file), line, problem })?;
@@ -79,7 +79,7 @@ pub fn read(settings: &PskFileSettings) -> Result<PskFileContents, PskFileError>
 
 /// The keys, and the numbers of lines that are hardly meant, from 1.
 #[derive(Default)]
-struct Lines {
+struct ParsedLines {
     keys: PskTable,
     /// Their identity is the beginning of a URN.
     cut_urns: Vec<usize>,
@@ -87,7 +87,7 @@ struct Lines {
     again: Vec<usize>,
 }
 
-impl Lines {
+impl ParsedLines {
     fn warnings(&self, file: &Path, separator: &str) -> Vec<String> {
         let at = |lines: &[usize]| {
             let first = lines.first()?;
@@ -109,8 +109,8 @@ impl Lines {
 }
 
 /// On an error its line, from 1.
-fn parse(bytes: &[u8], separator: &str, encoding: Encoding) -> Result<Lines, (usize, LineProblem)> {
-    let mut lines = Lines::default();
+fn parse(bytes: &[u8], separator: &str, encoding: Encoding) -> Result<ParsedLines, (usize, LineProblem)> {
+    let mut lines = ParsedLines::default();
     for (line, number) in bytes.split(|byte| *byte == b'\n').zip(1..) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.is_empty() || line.starts_with(b"#") {
@@ -226,7 +226,7 @@ mod tests {
         let folder = tempfile::TempDir::new().unwrap();
         let file = folder.path().join("keys.psk");
         fs::write(&file, "a:b\nhunter2\n").unwrap();
-        let settings = PskFileSettings { file, separator: ":".to_owned(), encoding: Encoding::Text };
+        let settings = PskFileConfig { file, separator: ":".to_owned(), encoding: Encoding::Text };
         let error = read(&settings).err().unwrap();
         let said = format!("{error} {error:?}");
         assert!(said.contains("keys.psk, line 2: there is no separator") && !said.contains("hunter2"), "{said}");

@@ -35,7 +35,7 @@ const IDLE_CONNECTIONS: usize = 8;
 
 /// Where the keys are asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PskHttpSettings {
+pub struct PskHttpConfig {
     /// `http://` or `https://`, with [`PLACEHOLDER`] in its path or query.
     pub url: String,
     /// The header `Authorization`.
@@ -53,16 +53,16 @@ pub struct PskHttpSettings {
 
 /// Asks; a clone asks with the same connections.
 #[derive(Clone)]
-pub struct Asker(Arc<Inner>);
+pub struct KeyServiceClient(Arc<Inner>);
 
 struct Inner {
     client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
-    settings: PskHttpSettings,
+    settings: PskHttpConfig,
     authorization: Option<HeaderValue>,
 }
 
 #[derive(Debug, Error)]
-pub enum SetUpError {
+pub enum KeyServiceSetUpError {
     #[error("dtls.psk_http.ssl: {0}")]
     Ssl(#[from] tls::TlsError),
     #[error("dtls.psk_http.authorization: no text of a header")]
@@ -73,7 +73,7 @@ pub enum SetUpError {
 
 /// Why there is no answer. It says neither the key nor the URL, which may hold a password.
 #[derive(Debug, Error)]
-pub enum AskError {
+pub enum KeyServiceError {
     #[error("the identity does not fit into the URL")]
     Url,
     #[error("{0}")]
@@ -90,8 +90,8 @@ pub enum AskError {
     NoKey(#[from] LineProblem),
 }
 
-impl Asker {
-    pub fn new(settings: &PskHttpSettings) -> Result<Self, SetUpError> {
+impl KeyServiceClient {
+    pub fn new(settings: &PskHttpConfig) -> Result<Self, KeyServiceSetUpError> {
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_nodelay(true);
@@ -100,36 +100,36 @@ impl Asker {
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .build(secured(connector, settings)?);
         let header = |secret: &Secret| {
-            let mut value = HeaderValue::from_str(secret.reveal()).map_err(|_| SetUpError::Authorization)?;
+            let mut value = HeaderValue::from_str(secret.reveal()).map_err(|_| KeyServiceSetUpError::Authorization)?;
             value.set_sensitive(true);
-            Ok::<_, SetUpError>(value)
+            Ok::<_, KeyServiceSetUpError>(value)
         };
         let authorization = settings.authorization.as_ref().map(header).transpose()?;
         Ok(Self(Arc::new(Inner { client, settings: settings.clone(), authorization })))
     }
 
     /// Ends by the time of the settings.
-    pub async fn ask(&self, identity: &PskIdentity) -> Result<KeyAnswer, AskError> {
+    pub async fn ask(&self, identity: &PskIdentity) -> Result<KeyAnswer, KeyServiceError> {
         let Inner { settings, .. } = &*self.0;
-        timeout(settings.timeout, self.ask_patiently(identity)).await.unwrap_or(Err(AskError::TimedOut))
+        timeout(settings.timeout, self.ask_patiently(identity)).await.unwrap_or(Err(KeyServiceError::TimedOut))
     }
 
-    async fn ask_patiently(&self, identity: &PskIdentity) -> Result<KeyAnswer, AskError> {
+    async fn ask_patiently(&self, identity: &PskIdentity) -> Result<KeyAnswer, KeyServiceError> {
         let Inner { client, settings, .. } = &*self.0;
         if is_dots(identity) {
             return Ok(KeyAnswer::Unknown { keep_for: settings.keep_unknown });
         }
         let response = client.request(self.request(identity)?).await;
-        let response = response.map_err(|error| AskError::Unreachable(with_causes(&error)))?;
+        let response = response.map_err(|error| KeyServiceError::Unreachable(with_causes(&error)))?;
         match response.status() {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => return Ok(KeyAnswer::Unknown { keep_for: settings.keep_unknown }),
-            other => return Err(AskError::Status(other)),
+            other => return Err(KeyServiceError::Status(other)),
         }
         let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
         let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
-            Some(_) => AskError::TooLong,
-            None => AskError::BrokenOff(error.to_string()),
+            Some(_) => KeyServiceError::TooLong,
+            None => KeyServiceError::BrokenOff(error.to_string()),
         })?;
         let body = Zeroizing::new(body.to_bytes().to_vec());
         let key = decode(without_line_end(&body), settings.encoding)?;
@@ -137,10 +137,10 @@ impl Asker {
         Ok(KeyAnswer::Found { key, keep_for: settings.keep_found })
     }
 
-    fn request(&self, identity: &PskIdentity) -> Result<Request<Empty<Bytes>>, AskError> {
+    fn request(&self, identity: &PskIdentity) -> Result<Request<Empty<Bytes>>, KeyServiceError> {
         let Inner { settings, authorization, .. } = &*self.0;
-        let uri: Uri = url(&settings.url, identity).parse().map_err(|_| AskError::Url)?;
-        let mut request = Request::get(uri).body(Empty::new()).map_err(|_| AskError::Url)?;
+        let uri: Uri = url(&settings.url, identity).parse().map_err(|_| KeyServiceError::Url)?;
+        let mut request = Request::get(uri).body(Empty::new()).map_err(|_| KeyServiceError::Url)?;
         if let Some(authorization) = authorization {
             request.headers_mut().insert(AUTHORIZATION, authorization.clone());
         }
@@ -165,7 +165,10 @@ pub fn url(template: &str, identity: &PskIdentity) -> String {
     template.replace(PLACEHOLDER, &encoded)
 }
 
-fn secured(connector: HttpConnector, settings: &PskHttpSettings) -> Result<HttpsConnector<HttpConnector>, SetUpError> {
+fn secured(
+    connector: HttpConnector,
+    settings: &PskHttpConfig,
+) -> Result<HttpsConnector<HttpConnector>, KeyServiceSetUpError> {
     let mut https = HttpsConnector::with_connector(connector, tls::builder(&settings.ssl)?)?;
     let ssl = settings.ssl.clone();
     https.set_callback(move |configuration, _| tls::expect_name(configuration, &ssl));
@@ -194,7 +197,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_identity_that_would_leave_the_path_is_unknown_without_a_question() {
-        let settings = PskHttpSettings {
+        let settings = PskHttpConfig {
             url: "http://127.0.0.1:1/psk/${psk_identity}".to_owned(),
             authorization: None,
             encoding: Encoding::Text,
@@ -204,7 +207,7 @@ mod tests {
             keep_found: Duration::from_secs(1),
             keep_unknown: Duration::from_secs(60),
         };
-        let asker = Asker::new(&settings).unwrap();
+        let asker = KeyServiceClient::new(&settings).unwrap();
         for (name, is_asked) in [(".", false), ("..", false), ("...", true)] {
             let answer = asker.ask(&PskIdentity::new(name.as_bytes()).unwrap()).await;
             assert_eq!(answer.is_err(), is_asked, "{name}: {answer:?}");

@@ -18,13 +18,13 @@ const QUEUE: usize = 16;
 /// The largest MQTT packet either way.
 const LARGEST_PACKET: usize = 16 * 1024 * 1024;
 
-pub struct Application {
+pub struct DemoApplication {
     client: AsyncClient,
     /// What the connection's task received; its error is the last item.
     messages: mpsc::Receiver<anyhow::Result<Publish>>,
 }
 
-impl Application {
+impl DemoApplication {
     /// Connected, and subscribed to `lwm2m/#`.
     pub async fn connect(broker: SocketAddr) -> anyhow::Result<Self> {
         let mut options = MqttOptions::new("demo-application", broker.ip().to_string(), broker.port());

@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::observability::logging;
 use lwm2m_simulator::SimulatedDeviceConfig;
 
-use application::Application;
+use application::DemoApplication;
 use screen::Screen;
 use thermometer::Thermometer;
 
@@ -43,15 +43,15 @@ const TEMPERATURE: &str = "/3303/0/5700";
 const READING_TIME: Duration = Duration::from_secs(3);
 
 /// One command of the conversation.
-struct Step {
+struct DemoStep {
     explanation: &'static str,
     msg_type: &'static str,
     data: Value,
-    then: Then,
+    then: DemoWait,
 }
 
 /// What is waited for when the command is answered.
-enum Then {
+enum DemoWait {
     Go,
     Notifications,
     /// The device registers again.
@@ -86,7 +86,7 @@ async fn demonstrate(app: &App, once: bool) -> anyhow::Result<()> {
     screen
         .explain(&format!("The gateway listens for devices on {server} and the broker for applications on {mqtt}."))?;
     screen.explain("An application subscribes lwm2m/#, and a thermometer registers.")?;
-    let application = Application::connect(mqtt).await?;
+    let application = DemoApplication::connect(mqtt).await?;
     let settings = SimulatedDeviceConfig {
         notification_interval: Some(NOTIFICATION_INTERVAL),
         ..SimulatedDeviceConfig::new(ENDPOINT)
@@ -107,7 +107,7 @@ async fn demonstrate(app: &App, once: bool) -> anyhow::Result<()> {
 /// The two ends, and the screen that shows what passes between them.
 struct Conversation {
     screen: Screen,
-    application: Application,
+    application: DemoApplication,
     thermometer: Thermometer,
     reading_time: Duration,
     /// The id of the last command.
@@ -122,9 +122,9 @@ impl Conversation {
             self.screen.explain(step.explanation)?;
             self.ask(step.msg_type, step.data).await?;
             match step.then {
-                Then::Go => {}
-                Then::Notifications => self.wait_for_notifications().await?,
-                Then::Registration => {
+                DemoWait::Go => {}
+                DemoWait::Notifications => self.wait_for_notifications().await?,
+                DemoWait::Registration => {
                     self.wait_for("registration", |message| message["msgType"] == "register").await?;
                 }
             }
@@ -217,8 +217,8 @@ impl Conversation {
     }
 }
 
-fn steps() -> Vec<Step> {
-    let step = |explanation, msg_type, data| Step { explanation, msg_type, data, then: Then::Go };
+fn steps() -> Vec<DemoStep> {
+    let step = |explanation, msg_type, data| DemoStep { explanation, msg_type, data, then: DemoWait::Go };
     vec![
         step("Discover: what does its device object have?", "discover", json!({ "path": "/3/0" })),
         step("Read one resource, the manufacturer.", "read", json!({ "path": "/3/0/0" })),
@@ -228,18 +228,18 @@ fn steps() -> Vec<Step> {
             json!({ "path": "/3/0" }),
         ),
         step("Write the UTC offset.", "write", json!({ "path": "/3/0/14", "type": "String", "value": "+02:00" })),
-        Step {
+        DemoStep {
             explanation: "Observe the temperature: the first answer is its value, then the device notifies.",
             msg_type: "observe",
             data: json!({ "path": TEMPERATURE }),
-            then: Then::Notifications,
+            then: DemoWait::Notifications,
         },
         step("Cancel the observation.", "cancel-observe", json!({ "path": TEMPERATURE })),
-        Step {
+        DemoStep {
             explanation: "Execute the reboot: the device registers again.",
             msg_type: "execute",
             data: json!({ "path": "/3/0/4" }),
-            then: Then::Registration,
+            then: DemoWait::Registration,
         },
     ]
 }

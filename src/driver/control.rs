@@ -46,7 +46,7 @@ pub struct Control {
 
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("the driver does not answer")]
-pub struct Silent;
+pub struct DriverSilent;
 
 /// A control, and where its requests come out.
 pub fn control() -> (Control, mpsc::Receiver<DriverRequest>) {
@@ -56,26 +56,26 @@ pub fn control() -> (Control, mpsc::Receiver<DriverRequest>) {
 
 impl Control {
     /// Whether the driver is alive.
-    pub async fn ping(&self) -> Result<(), Silent> {
+    pub async fn ping(&self) -> Result<(), DriverSilent> {
         self.ask(DriverRequest::Ping).await
     }
 
-    pub async fn snapshot(&self) -> Result<DriverSnapshot, Silent> {
+    pub async fn snapshot(&self) -> Result<DriverSnapshot, DriverSilent> {
         self.ask(DriverRequest::Snapshot).await
     }
 
     /// Hands a request over that has no answer.
-    pub async fn send(&self, request: DriverRequest) -> Result<(), Silent> {
-        timeout(self.patience, self.requests.send(request)).await.map_err(|_| Silent)?.map_err(|_| Silent)
+    pub async fn send(&self, request: DriverRequest) -> Result<(), DriverSilent> {
+        timeout(self.patience, self.requests.send(request)).await.map_err(|_| DriverSilent)?.map_err(|_| DriverSilent)
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> DriverRequest) -> Result<T, Silent> {
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> DriverRequest) -> Result<T, DriverSilent> {
         let (sender, answer) = oneshot::channel();
         let asking = async {
             self.send(request(sender)).await?;
-            answer.await.map_err(|_| Silent)
+            answer.await.map_err(|_| DriverSilent)
         };
-        timeout(self.patience, asking).await.unwrap_or(Err(Silent))
+        timeout(self.patience, asking).await.unwrap_or(Err(DriverSilent))
     }
 }
 
@@ -87,18 +87,18 @@ mod tests {
     async fn a_driver_that_does_nothing_is_silent() {
         let (mut control, _requests) = control();
         control.patience = Duration::from_millis(1);
-        assert_eq!(control.ping().await, Err(Silent));
+        assert_eq!(control.ping().await, Err(DriverSilent));
         for _ in 1..WAITING {
-            assert_eq!(control.snapshot().await, Err(Silent));
+            assert_eq!(control.snapshot().await, Err(DriverSilent));
         }
         // Now there is no room for one more, and nobody waits for ever.
-        assert_eq!(control.ping().await, Err(Silent));
+        assert_eq!(control.ping().await, Err(DriverSilent));
     }
 
     #[tokio::test]
     async fn a_driver_that_has_ended_is_silent() {
         let (control, requests) = control();
         drop(requests);
-        assert_eq!(control.ping().await, Err(Silent));
+        assert_eq!(control.ping().await, Err(DriverSilent));
     }
 }

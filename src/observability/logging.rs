@@ -23,14 +23,14 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// What is logged, and how it looks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogSettings {
-    pub filter: Filter,
+pub struct LogConfig {
+    pub filter: LogFilter,
     pub format: LogFormat,
 }
 
 /// Directives that `tracing_subscriber` takes; only [`filter`] makes one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Filter(String);
+pub struct LogFilter(String);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -51,12 +51,12 @@ pub enum FilterError {
 /// Reads a level, or directives separated by commas.
 ///
 /// A level alone is that of this program: the libraries below it stay at `warn`, or a debug log would be theirs.
-pub fn filter(text: &str) -> Result<Filter, FilterError> {
+pub fn filter(text: &str) -> Result<LogFilter, FilterError> {
     if text == "off" || text == "error" {
-        return Ok(Filter(text.to_owned()));
+        return Ok(LogFilter(text.to_owned()));
     }
     if is_level(text) {
-        return Ok(Filter(format!("warn,lwm2m_gateway={text}")));
+        return Ok(LogFilter(format!("warn,lwm2m_gateway={text}")));
     }
     // A lone word is a module to the parser, so a misspelt level would log everything of a module that does not exist.
     let lone_word = |part: &&str| !part.contains(['=', '[']) && !is_level(part);
@@ -64,23 +64,23 @@ pub fn filter(text: &str) -> Result<Filter, FilterError> {
         return Err(FilterError::NoLevel(word.to_owned()));
     }
     EnvFilter::try_new(text)?;
-    Ok(Filter(text.to_owned()))
+    Ok(LogFilter(text.to_owned()))
 }
 
 /// Starts the log of the process. An error when it has one already.
-pub fn start(settings: &LogSettings) -> Result<(), TryInitError> {
+pub fn start(settings: &LogConfig) -> Result<(), TryInitError> {
     let filter = EnvFilter::try_new(&settings.filter.0).expect("a filter was checked when it was made");
     let colours = io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours);
     match settings.format {
         LogFormat::Text => {
-            let builder = builder.event_format(Lines::of(format())).with_filter_reloading();
+            let builder = builder.event_format(LineFormat::of(format())).with_filter_reloading();
             keep(builder.reload_handle());
             builder.finish().try_init()
         }
         LogFormat::Json => {
             let json = format().json().flatten_event(true);
-            let builder = builder.json().event_format(Lines::of(json)).with_filter_reloading();
+            let builder = builder.json().event_format(LineFormat::of(json)).with_filter_reloading();
             keep(builder.reload_handle());
             builder.finish().try_init()
         }
@@ -89,18 +89,18 @@ pub fn start(settings: &LogSettings) -> Result<(), TryInitError> {
 
 /// Lines of the log. The modules of this program are named where a developer looks, at `debug` and `trace`; those of
 /// libraries always.
-struct Lines<F> {
+struct LineFormat<F> {
     named: Format<F>,
     bare: Format<F>,
 }
 
-impl<F: Clone> Lines<F> {
+impl<F: Clone> LineFormat<F> {
     fn of(format: Format<F>) -> Self {
         Self { bare: format.clone().with_target(false), named: format }
     }
 }
 
-impl<S, N, F> FormatEvent<S, N> for Lines<F>
+impl<S, N, F> FormatEvent<S, N> for LineFormat<F>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -114,7 +114,7 @@ where
 }
 
 /// Changes what is logged from now on; nothing where no log was started.
-pub fn set_filter(filter: &Filter) -> Result<(), reload::Error> {
+pub fn set_filter(filter: &LogFilter) -> Result<(), reload::Error> {
     let filter = EnvFilter::try_new(&filter.0).expect("a filter was checked when it was made");
     SET_FILTER.get().map_or(Ok(()), |set| set(filter))
 }

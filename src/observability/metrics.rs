@@ -15,12 +15,12 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::meters::{counter, counters, gauge};
+use crate::meters::{ResultLabel, counter, counters, gauge};
 use crate::upstream::metrics::UpstreamMetrics;
 
-use labels::{ChangeLabel, DirectionLabel, ResultLabel};
+use labels::{ChangeLabel, DirectionLabel};
 
-pub use reloads::{Part, ReloadMetrics};
+pub use reloads::{ReloadMetrics, ReloadPart};
 pub use reports::CoreMetrics;
 
 /// The metrics of the whole program. One of these exists; it is shared by all who count.

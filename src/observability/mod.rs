@@ -1,7 +1,6 @@
 //! What an operator sees of the running program: the log, the metrics and the health checks. It shows the metrics of the
 //! upstream, which knows nothing of it.
 
-pub mod admin;
 pub mod log;
 pub mod logging;
 pub mod metrics;

@@ -18,13 +18,13 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 /// The metrics of one scrape. The series are the same however many devices there are.
 #[derive(Clone, Debug)]
-pub struct Page {
+pub struct MetricsPage {
     pub metrics: Arc<Metrics>,
     /// `None` when the event loop did not answer.
     pub snapshot: Option<DriverSnapshot>,
 }
 
-impl Page {
+impl MetricsPage {
     pub fn text(self) -> String {
         let mut text = String::new();
         text::encode_registry(&mut text, self.metrics.registry()).expect("a string takes everything");
@@ -64,7 +64,7 @@ mod tests {
         let metrics = Arc::new(Metrics::default());
         metrics.upstream.publishes_refused.inc_by(3);
         let snapshot = DriverSnapshot { asleep: 2, ..DriverSnapshot::default() };
-        let text = Page { metrics, snapshot: Some(snapshot) }.text();
+        let text = MetricsPage { metrics, snapshot: Some(snapshot) }.text();
         for line in [
             "# TYPE lwm2m_publishes counter",
             r#"lwm2m_publishes_total{result="refused"} 3"#,
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn an_event_loop_that_is_stuck_does_not_hide_what_was_counted() {
-        let text = Page { metrics: Arc::default(), snapshot: None }.text();
+        let text = MetricsPage { metrics: Arc::default(), snapshot: None }.text();
         assert!(text.contains("\nlwm2m_event_loop_up 0\n") && text.contains("\nlwm2m_updates_total 0\n"), "{text}");
         assert!(!text.contains("lwm2m_devices{"), "{text}");
     }

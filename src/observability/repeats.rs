@@ -14,17 +14,17 @@ const MOST: usize = 1_000;
 const OTHERS: &str = "(other devices)";
 
 /// The repeated line, and the device that it is about.
-pub type Key = (&'static str, String);
+pub type RepeatKey = (&'static str, String);
 
 #[derive(Debug, Default)]
 pub struct Repeats {
-    lines: HashMap<Key, Line>,
+    lines: HashMap<RepeatKey, RepeatedLine>,
     /// When the period of each line ends, the earliest first: all periods are equally long.
-    ends: VecDeque<(Instant, Key)>,
+    ends: VecDeque<(Instant, RepeatKey)>,
 }
 
 #[derive(Debug)]
-struct Line {
+struct RepeatedLine {
     /// Number of repetitions since it was logged.
     more: u64,
     /// The last reason.
@@ -76,9 +76,9 @@ impl Repeats {
         None
     }
 
-    fn begin(&mut self, now: Instant, key: Key) {
+    fn begin(&mut self, now: Instant, key: RepeatKey) {
         self.ends.push_back((now + PERIOD, key.clone()));
-        self.lines.insert(key, Line { more: 0, last: String::new() });
+        self.lines.insert(key, RepeatedLine { more: 0, last: String::new() });
     }
 }
 

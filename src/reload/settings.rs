@@ -2,26 +2,26 @@
 
 use tracing::{info, warn};
 
-use crate::config::{Config, Written, takes_effect_at_once};
-use crate::descriptors::Room;
+use crate::config::{Config, ConfigValues, takes_effect_at_once};
+use crate::descriptors::DeviceCapacity;
 use crate::driver::control::DriverRequest;
 use crate::observability::logging;
 
 /// The settings in force, and what was logged of those that need a restart.
 pub struct ReloadableSettings {
     /// What the program began with.
-    started: Written,
-    in_force: Written,
+    started: ConfigValues,
+    in_force: ConfigValues,
     /// The keys that were named last as needing a restart.
     named: Vec<String>,
-    room: Room,
+    room: DeviceCapacity,
     /// The warnings that were logged.
     warned: Vec<String>,
 }
 
 impl ReloadableSettings {
     /// `room` bounds the devices, whatever the configuration says.
-    pub fn new(config: &Config, room: Room) -> Self {
+    pub fn new(config: &Config, room: DeviceCapacity) -> Self {
         let (written, warned) = (config.written.clone(), config.warnings.clone());
         Self { started: written.clone(), in_force: written, named: Vec::new(), room, warned }
     }

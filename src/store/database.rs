@@ -55,7 +55,7 @@ pub struct Database {
 
 /// What is in the file.
 #[derive(Debug, Default)]
-pub struct Contents {
+pub struct StoreContents {
     pub devices: Vec<DeviceRecord>,
     pub associations: Vec<SavedAssociation>,
     pub retained_commands: Vec<RetainedCommandsRecord>,
@@ -63,7 +63,7 @@ pub struct Contents {
 
 /// Why a file is no store.
 #[derive(Debug, Error)]
-pub enum OpenError {
+pub enum StoreOpenError {
     #[error("another process uses it")]
     InUse,
     #[error(transparent)]
@@ -77,27 +77,27 @@ pub enum OpenError {
 
 /// A record with what the core does not know by name.
 #[derive(Serialize)]
-struct Written<'a> {
+struct StoredRecordRef<'a> {
     listener: Option<&'a str>,
     record: &'a DeviceRecord,
 }
 
 #[derive(Deserialize)]
-struct Read {
+struct StoredRecord {
     listener: Option<String>,
     record: DeviceRecord,
 }
 
 impl Database {
     /// Opens a file, or creates it, and reads what is in it. Every checksum is verified.
-    pub fn open(file: &Path, listeners: &[UdpListener]) -> Result<(Self, Contents), OpenError> {
+    pub fn open(file: &Path, listeners: &[UdpListener]) -> Result<(Self, StoreContents), StoreOpenError> {
         // Checksums do not prove that pages make sense; redb asserts it, and a file may not stop the program.
         let opened = catch_unwind(AssertUnwindSafe(|| Self::open_file(file, listeners)));
-        opened.unwrap_or_else(|_| Err(OpenError::Damaged("its pages contradict each other".to_owned())))
+        opened.unwrap_or_else(|_| Err(StoreOpenError::Damaged("its pages contradict each other".to_owned())))
     }
 
     /// Opens a file that was open before, and has been read.
-    pub fn reopen(file: &Path, listeners: &[UdpListener]) -> Result<Self, OpenError> {
+    pub fn reopen(file: &Path, listeners: &[UdpListener]) -> Result<Self, StoreOpenError> {
         Ok(Self { database: open_database(file)?, listeners: listeners.to_vec() })
     }
 
@@ -134,19 +134,19 @@ impl Database {
         Ok(())
     }
 
-    fn open_file(file: &Path, listeners: &[UdpListener]) -> Result<(Self, Contents), OpenError> {
-        make_private(file).map_err(OpenError::Io)?;
+    fn open_file(file: &Path, listeners: &[UdpListener]) -> Result<(Self, StoreContents), StoreOpenError> {
+        make_private(file).map_err(StoreOpenError::Io)?;
         let database = open_database(file)?;
         let database = Self { database, listeners: listeners.to_vec() };
         database.check_format()?;
         let devices = database.read().map_err(damage)?;
         let associations = database.read_associations().map_err(damage)?;
         let retained_commands = database.read_retained_commands().map_err(damage)?;
-        Ok((database, Contents { devices, associations, retained_commands }))
+        Ok((database, StoreContents { devices, associations, retained_commands }))
     }
 
     /// A file without a format is a new one.
-    fn check_format(&self) -> Result<(), OpenError> {
+    fn check_format(&self) -> Result<(), StoreOpenError> {
         let prepare = || -> Result<u64, redb::Error> {
             let transaction = self.database.begin_write()?;
             let format = {
@@ -165,8 +165,8 @@ impl Database {
         };
         match prepare().map_err(damage)? {
             known if READABLE.contains(&known) => Ok(()),
-            older @ ..FORMAT => Err(OpenError::Damaged(format!("there is no format {older}"))),
-            newer => Err(OpenError::Newer(newer)),
+            older @ ..FORMAT => Err(StoreOpenError::Damaged(format!("there is no format {older}"))),
+            newer => Err(StoreOpenError::Newer(newer)),
         }
     }
 
@@ -244,12 +244,12 @@ impl Database {
 
     fn encode(&self, record: &DeviceRecord) -> Vec<u8> {
         let listener = self.listeners.get(usize::from(record.peer.socket)).map(|listener| listener.name.as_str());
-        serde_json::to_vec(&Written { listener, record }).expect("keys are texts, and numbers are finite")
+        serde_json::to_vec(&StoredRecordRef { listener, record }).expect("keys are texts, and numbers are finite")
     }
 
     /// The device comes back to the listener of the same name. Where that is gone it is reached by one that can reach its
     /// address, until it speaks to another.
-    fn place(&self, Read { listener, mut record }: Read) -> DeviceRecord {
+    fn place(&self, StoredRecord { listener, mut record }: StoredRecord) -> DeviceRecord {
         if record.peer.association.is_some() {
             // As with its association, of which the socket is a part of the name.
             record.peer.socket = self.secured_socket(listener.as_deref().unwrap_or_default());
@@ -265,24 +265,24 @@ impl Database {
     }
 }
 
-fn open_database(file: &Path) -> Result<redb::Database, OpenError> {
+fn open_database(file: &Path) -> Result<redb::Database, StoreOpenError> {
     let mut builder = redb::Database::builder();
     builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
     builder.create(file).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => OpenError::InUse,
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => StoreOpenError::InUse,
         other => damage(other.into()),
     })
 }
 
 /// What the file is, or what the system says of it: the two look alike in redb's errors.
-fn damage(error: redb::Error) -> OpenError {
+fn damage(error: redb::Error) -> StoreOpenError {
     match error {
         redb::Error::Io(error)
             if !matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
         {
-            OpenError::Io(error)
+            StoreOpenError::Io(error)
         }
-        other => OpenError::Damaged(other.to_string()),
+        other => StoreOpenError::Damaged(other.to_string()),
     }
 }
 

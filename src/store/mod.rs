@@ -1,6 +1,6 @@
 //! The store: what the core tells of its devices is kept in one file, so that it outlives the process.
 //!
-//! 1. [`Store::open`] reads the file, or puts aside one that cannot be read, and gives what is in it. [`Opened::write_now`]
+//! 1. [`Store::open`] reads the file, or puts aside one that cannot be read, and gives what is in it. [`OpenedStore::write_now`]
 //!    is for what has to be written before the devices hear anything.
 //! 2. [`Store::flush`] takes the changes of the core and hands them to the writer, a thread of its own, through a bounded
 //!    channel. It never waits: while the channel is full the changes stay where they are.
@@ -31,10 +31,10 @@ use crate::transport::UdpListener;
 use lwm2m_core::gateway::Gateway;
 use lwm2m_core::gateway::record::Change;
 
-use database::{Database, OpenError};
+use database::{Database, StoreOpenError};
 
-pub use database::Contents;
-use writer::Writer;
+pub use database::StoreContents;
+use writer::StoreWriter;
 
 /// Changes that are handed over in one piece; and how many pieces may wait for the writer.
 const BATCH: usize = 256;
@@ -79,14 +79,14 @@ pub struct Store {
 }
 
 /// A store whose file is read, and which nobody writes yet.
-pub struct Opened {
+pub struct OpenedStore {
     database: Database,
     settings: StoreConfig,
     listeners: Vec<UdpListener>,
     metrics: Arc<Metrics>,
 }
 
-impl Opened {
+impl OpenedStore {
     /// Writes these before anything else, and waits until they are on the disk.
     pub fn write_now(&self, changes: &[Change]) -> Result<(), StoreError> {
         if changes.is_empty() {
@@ -108,7 +108,7 @@ impl Opened {
         let closing = Arc::new(AtomicBool::new(false));
         let (file, interval) = (self.settings.file.clone(), self.settings.flush_interval);
         let metrics = Arc::clone(&self.metrics);
-        let writer = Writer::new(self, receiver, Arc::clone(&closing), condition);
+        let writer = StoreWriter::new(self, receiver, Arc::clone(&closing), condition);
         let writer = thread::Builder::new()
             .name("store".to_owned())
             .spawn(|| writer.run())
@@ -125,12 +125,12 @@ impl Store {
         listeners: &[UdpListener],
         unix_time: Duration,
         metrics: Arc<Metrics>,
-    ) -> Result<(Opened, Contents), StoreError> {
+    ) -> Result<(OpenedStore, StoreContents), StoreError> {
         let (database, contents) = open_or_put_aside(settings, listeners, unix_time)?;
-        let Contents { devices, associations, .. } = &contents;
+        let StoreContents { devices, associations, .. } = &contents;
         let (file, devices, associations) = (settings.file.display(), devices.len(), associations.len());
         info!(%file, devices, associations, "store opened");
-        let opened = Opened { database, settings: settings.clone(), listeners: listeners.to_vec(), metrics };
+        let opened = OpenedStore { database, settings: settings.clone(), listeners: listeners.to_vec(), metrics };
         Ok((opened, contents))
     }
 
@@ -208,14 +208,14 @@ fn open_or_put_aside(
     settings: &StoreConfig,
     listeners: &[UdpListener],
     unix_time: Duration,
-) -> Result<(Database, Contents), StoreError> {
+) -> Result<(Database, StoreContents), StoreError> {
     let file = &settings.file;
     let (problem, mark) = match Database::open(file, listeners) {
         Ok(opened) => return Ok(opened),
-        Err(OpenError::InUse) => return Err(StoreError::InUse(file.clone())),
-        Err(OpenError::Io(error)) => return Err(StoreError::NotOpened { file: file.clone(), error }),
-        Err(OpenError::Damaged(problem)) => (problem, "damaged"),
-        Err(OpenError::Newer(format)) => {
+        Err(StoreOpenError::InUse) => return Err(StoreError::InUse(file.clone())),
+        Err(StoreOpenError::Io(error)) => return Err(StoreError::NotOpened { file: file.clone(), error }),
+        Err(StoreOpenError::Damaged(problem)) => (problem, "damaged"),
+        Err(StoreOpenError::Newer(format)) => {
             (format!("it is of format {format}, which a newer version of this program writes"), "newer")
         }
     };
@@ -235,9 +235,9 @@ fn open_or_put_aside(
          a store of a newer version can be put back for that version, a damaged one can be deleted"
     );
     Database::open(file, listeners).map_err(|error| match error {
-        OpenError::InUse => StoreError::InUse(file.clone()),
-        OpenError::Io(error) => StoreError::NotOpened { file: file.clone(), error },
-        OpenError::Damaged(_) | OpenError::Newer(_) => {
+        StoreOpenError::InUse => StoreError::InUse(file.clone()),
+        StoreOpenError::Io(error) => StoreError::NotOpened { file: file.clone(), error },
+        StoreOpenError::Damaged(_) | StoreOpenError::Newer(_) => {
             StoreError::NotOpened { file: file.clone(), error: std::io::Error::other("a new file cannot be read back") }
         }
     })

@@ -20,8 +20,8 @@ use crate::transport::UdpListener;
 use lwm2m_core::gateway::record::Change;
 use lwm2m_dtls::AssociationChange;
 
-use super::Opened;
-use super::database::{Database, OpenError};
+use super::OpenedStore;
+use super::database::{Database, StoreOpenError};
 
 /// Batches that are written at once, if so many wait.
 const TOGETHER: usize = 4;
@@ -29,7 +29,7 @@ const TOGETHER: usize = 4;
 /// After an error of the disk.
 const PAUSE: Duration = Duration::from_secs(1);
 
-pub struct Writer {
+pub struct StoreWriter {
     /// `None` after an error: redb takes nothing more before the file is opened again.
     database: Option<Database>,
     file: PathBuf,
@@ -45,17 +45,22 @@ pub struct Writer {
 #[derive(Debug, Error)]
 enum WriteError {
     #[error(transparent)]
-    Open(#[from] OpenError),
+    Open(#[from] StoreOpenError),
     #[error(transparent)]
     Write(#[from] redb::Error),
     #[error("the pages of the file contradict each other")]
     Senseless,
 }
 
-impl Writer {
+impl StoreWriter {
     /// The condition is that of the store from now on.
-    pub fn new(opened: Opened, batches: Receiver<Vec<Change>>, closing: Arc<AtomicBool>, condition: Condition) -> Self {
-        let Opened { database, settings, listeners, metrics } = opened;
+    pub fn new(
+        opened: OpenedStore,
+        batches: Receiver<Vec<Change>>,
+        closing: Arc<AtomicBool>,
+        condition: Condition,
+    ) -> Self {
+        let OpenedStore { database, settings, listeners, metrics } = opened;
         let file = settings.file;
         condition.set(ConditionState::Up, format!("{} is written", file.display()));
         Self { database: Some(database), file, listeners, batches, closing, failing: false, metrics, condition }

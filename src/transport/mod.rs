@@ -2,4 +2,4 @@
 
 mod udp;
 
-pub use udp::{Batch, Security, Sockets, UdpListener};
+pub use udp::{ReceiveBatch, Security, UdpListener, UdpSockets};

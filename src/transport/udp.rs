@@ -53,7 +53,7 @@ impl UdpListener {
 
 /// How a look at a socket ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Batch {
+pub enum ReceiveBatch {
     /// All that had come was taken.
     Emptied,
     /// As much was taken as is at once; there may be more.
@@ -61,14 +61,14 @@ pub enum Batch {
 }
 
 /// The listeners; [`Peer::socket`] is the index in the order of the settings.
-pub struct Sockets {
+pub struct UdpSockets {
     sockets: Vec<UdpSocket>,
     /// Where the next look for a readable socket begins, so that none starves.
     next: usize,
     buffer: Vec<u8>,
 }
 
-impl Sockets {
+impl UdpSockets {
     pub fn bind(listeners: &[UdpListener]) -> io::Result<Self> {
         let bind = |listener: &UdpListener| {
             open(listener).map_err(|error| {
@@ -106,16 +106,16 @@ impl Sockets {
     }
 
     /// Hands over what has come to this socket, a batch of it at the most.
-    pub fn receive(&mut self, index: usize, mut take: impl FnMut(Peer, &[u8])) -> io::Result<Batch> {
+    pub fn receive(&mut self, index: usize, mut take: impl FnMut(Peer, &[u8])) -> io::Result<ReceiveBatch> {
         self.next = index + 1;
         for _ in 0..BATCH {
             match self.sockets[index].try_recv_from(&mut self.buffer) {
                 Ok((length, address)) => take(Peer::udp(index as u16, address), &self.buffer[..length]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Batch::Emptied),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(ReceiveBatch::Emptied),
                 Err(error) => return Err(error),
             }
         }
-        Ok(Batch::Full)
+        Ok(ReceiveBatch::Full)
     }
 
     /// Sends at once. A full buffer of the system is a loss as any other on the way.

@@ -14,7 +14,7 @@ use tokio_openssl::SslStream;
 
 use crate::descriptors::{self, Descriptors};
 use crate::errors::plain;
-use crate::tls::{ConnectError, Connector};
+use crate::tls::{Connector, TlsConnectError};
 
 use super::source_port;
 
@@ -49,7 +49,7 @@ pub enum DialError {
     #[error("{}: {}", place(.target, .address), plain(.error))]
     Connect { target: String, address: SocketAddr, error: io::Error },
     #[error("{}: {error}", place(.target, .address))]
-    Secure { target: String, address: SocketAddr, error: ConnectError },
+    Secure { target: String, address: SocketAddr, error: TlsConnectError },
     #[error("{target} has no address that fits to the source addresses")]
     NoAddress { target: String },
     #[error("no address of the broker is configured")]

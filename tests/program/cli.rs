@@ -16,7 +16,7 @@ const TEMPERATURE: &str = r#"<?xml version="1.0" encoding="utf-8"?>
 
 #[test]
 fn check_is_content_with_a_good_configuration() {
-    let place = Place::new();
+    let place = CliFolder::new();
     let file = place.file("good.toml", "lifetime_max = \"2h\"\n[coap]\ntoken_length = 4\n");
     let output = place.run(&["check", "--config", &file], &[]);
     assert_eq!(text(&output.stderr), "");
@@ -39,12 +39,12 @@ object definitions: 74, 73 of them built in, 1 of the folder xml
 
 #[test]
 fn check_needs_no_file() {
-    assert_eq!(Place::new().run(&["check"], &[]).status.code(), Some(0));
+    assert_eq!(CliFolder::new().run(&["check"], &[]).status.code(), Some(0));
 }
 
 #[test]
 fn check_names_every_mistake_of_a_bad_configuration() {
-    let place = Place::new();
+    let place = CliFolder::new();
     let content = "lifetime_max = \"soon\"\nmountpiont = \"x\"\n[coap]\ntoken_length = 9\n[log]\nlevel = \"loud\"\n";
     let file = place.file("bad.toml", content);
     let output = place.run(&["check", "--config", &file], &[]);
@@ -64,7 +64,7 @@ fn check_names_every_mistake_of_a_bad_configuration() {
 
 #[test]
 fn check_says_where_a_file_is_no_toml() {
-    let place = Place::new();
+    let place = CliFolder::new();
     let file = place.file("broken.toml", "lifetime_max = \n");
     let output = place.run(&["check", "--config", &file], &[]);
     assert_eq!(output.status.code(), Some(1));
@@ -74,7 +74,7 @@ fn check_says_where_a_file_is_no_toml() {
 
 #[test]
 fn check_says_what_to_do_with_a_file_of_another_format() {
-    let place = Place::new();
+    let place = CliFolder::new();
     for (content, format) in
         [("gateway.lwm2m {\n  xml_dir = \"x\"\n}\n", "HOCON"), ("upstream:\n  kind: mqtt\n", "YAML")]
     {
@@ -87,7 +87,7 @@ fn check_says_what_to_do_with_a_file_of_another_format() {
 
 #[test]
 fn check_warns_of_what_is_hardly_meant_and_is_content() {
-    let place = Place::new();
+    let place = CliFolder::new();
     place.file("xml/again.xml", TEMPERATURE);
     place.file("keys.psk", "urn:imei:1:hunter2\n");
     let content = "
@@ -122,7 +122,7 @@ fn check_warns_of_what_is_hardly_meant_and_is_content() {
 
 #[test]
 fn the_program_runs_from_any_folder() {
-    let place = Place(tempfile::tempdir().unwrap());
+    let place = CliFolder(tempfile::tempdir().unwrap());
     for variables in [&[][..], &[("LWM2M_GATEWAY__XML_DIR", "")]] {
         let output = place.run(&["check"], variables);
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -132,7 +132,7 @@ fn the_program_runs_from_any_folder() {
 
 #[test]
 fn check_looks_at_the_files_of_dtls() {
-    let place = Place::new();
+    let place = CliFolder::new();
     place.file("keys.psk", "dev-7:hunter2\ndev-8:hunter3\n");
     place.file("bad.psk", "dev-7:hunter2\nhunter3\n");
     let checked = |lines: &str| {
@@ -152,7 +152,7 @@ fn check_looks_at_the_files_of_dtls() {
 
 #[test]
 fn no_complaint_shows_a_line_of_the_file() {
-    let place = Place::new();
+    let place = CliFolder::new();
     let file = place.file("broken.toml", "[dtls]\nmtu = 1200\npassword = \"hunter2\" \"\n");
     let complaint = text(&place.run(&["check", "--config", &file], &[]).stderr);
     assert!(
@@ -163,14 +163,14 @@ fn no_complaint_shows_a_line_of_the_file() {
 
 #[test]
 fn check_says_that_a_file_is_not_there() {
-    let output = Place::new().run(&["check", "--config", "nowhere.toml"], &[]);
+    let output = CliFolder::new().run(&["check", "--config", "nowhere.toml"], &[]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).starts_with("lwm2m-gateway: nowhere.toml: "), "{}", text(&output.stderr));
 }
 
 #[test]
 fn check_names_a_broken_definition_and_fails() {
-    let place = Place::new();
+    let place = CliFolder::new();
     place.file("xml/broken.xml", "<LWM2M>");
     let output = place.run(&["check"], &[]);
     assert_eq!(output.status.code(), Some(1));
@@ -185,7 +185,7 @@ fn check_names_a_broken_definition_and_fails() {
 
 #[test]
 fn check_fails_without_the_folder_of_definitions() {
-    let place = Place::new();
+    let place = CliFolder::new();
     let output = place.run(&["check"], &[("LWM2M_GATEWAY__XML_DIR", "elsewhere")]);
     assert_eq!(output.status.code(), Some(1));
     let complaint = text(&output.stderr);
@@ -196,7 +196,7 @@ fn check_fails_without_the_folder_of_definitions() {
 
 #[test]
 fn the_environment_goes_over_the_file() {
-    let place = Place::new();
+    let place = CliFolder::new();
     let file = place.file("bad.toml", "[coap]\ntoken_length = 9\n");
     let mended = place.run(&["check", "--config", &file], &[("LWM2M_GATEWAY__COAP__TOKEN_LENGTH", "8")]);
     assert_eq!(mended.status.code(), Some(0));
@@ -210,7 +210,7 @@ fn the_environment_goes_over_the_file() {
 
 #[test]
 fn emqx_config_of_the_defaults_is_the_file_for_emqx() {
-    let output = Place::new().run(&["emqx-config"], &[]);
+    let output = CliFolder::new().run(&["emqx-config"], &[]);
     assert_eq!(output.status.code(), Some(0));
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/emqx/exproto.hocon");
     assert_eq!(text(&output.stdout), fs::read_to_string(file).unwrap());
@@ -218,7 +218,7 @@ fn emqx_config_of_the_defaults_is_the_file_for_emqx() {
 
 #[test]
 fn emqx_config_says_what_ours_says() {
-    let place = Place::new();
+    let place = CliFolder::new();
     let content = r#"
         limits.devices = 250_000
         limits.command_size = 1_500_000
@@ -278,7 +278,7 @@ fn emqx_config_says_what_ours_says() {
 
 #[test]
 fn emqx_config_has_a_part_for_each_node() {
-    let place = Place::new();
+    let place = CliFolder::new();
     let content = r#"
         [upstream.exproto]
         nodes = [
@@ -299,7 +299,7 @@ fn emqx_config_has_a_part_for_each_node() {
 
 #[test]
 fn emqx_config_asks_for_a_certificate_where_we_have_one() {
-    let place = Place::new();
+    let place = CliFolder::new();
     let content = r#"
         [upstream.exproto]
         listener = "ssl://emqx.internal:7994"
@@ -322,7 +322,7 @@ fn emqx_config_asks_for_a_certificate_where_we_have_one() {
 
 #[test]
 fn emqx_config_says_that_nothing_is_needed_for_mqtt() {
-    let output = Place::new().run(&["emqx-config"], &[("LWM2M_GATEWAY__UPSTREAM__KIND", "mqtt")]);
+    let output = CliFolder::new().run(&["emqx-config"], &[("LWM2M_GATEWAY__UPSTREAM__KIND", "mqtt")]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(text(&output.stdout), "");
     assert!(text(&output.stderr).contains("it needs nothing else"), "{}", text(&output.stderr));
@@ -330,7 +330,7 @@ fn emqx_config_says_that_nothing_is_needed_for_mqtt() {
 
 #[test]
 fn objects_lists_what_is_defined() {
-    let output = Place::new().run(&["objects"], &[]);
+    let output = CliFolder::new().run(&["objects"], &[]);
     assert_eq!(output.status.code(), Some(0));
     let said = text(&output.stdout);
     assert_eq!(said.lines().count(), 75);
@@ -349,7 +349,7 @@ fn objects_lists_what_is_defined() {
 
 #[test]
 fn objects_are_found_by_a_part_of_their_name() {
-    let place = Place::new();
+    let place = CliFolder::new();
     let output = place.run(&["objects", "temp"], &[]);
     let expected = "ID    VERSION  RESOURCES  FROM          NAME
 3303  1.1      12         built in      Temperature
@@ -365,7 +365,7 @@ fn objects_are_found_by_a_part_of_their_name() {
 
 #[test]
 fn objects_shows_the_resources_of_one() {
-    let output = Place::new().run(&["objects", "3303"], &[]);
+    let output = CliFolder::new().run(&["objects", "3303"], &[]);
     assert_eq!(output.status.code(), Some(0));
     let expected = "3303 Temperature, version 1.0, several instances, xml/3303.xml
 ID    OPERATIONS  TYPE   INSTANCES  RANGE  UNITS  NAME
@@ -378,7 +378,7 @@ ID    OPERATIONS  TYPE   INSTANCES  RANGE  UNITS  NAME
 
 #[test]
 fn an_object_without_definition_is_a_failure() {
-    let output = Place::new().run(&["objects", "33040"], &[]);
+    let output = CliFolder::new().run(&["objects", "33040"], &[]);
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output.stderr);
     assert!(said.starts_with("lwm2m-gateway: object 33040 has no definition: ") && said.contains("xml_dir"), "{said}");
@@ -386,14 +386,14 @@ fn an_object_without_definition_is_a_failure() {
 
 #[test]
 fn the_version_is_that_of_the_package() {
-    let output = Place::new().run(&["--version"], &[]);
+    let output = CliFolder::new().run(&["--version"], &[]);
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(text(&output.stdout), format!("lwm2m-gateway {}\n", env!("CARGO_PKG_VERSION")));
 }
 
 #[test]
 fn wrong_usage_has_its_own_exit_code() {
-    let place = Place::new();
+    let place = CliFolder::new();
     assert_eq!(place.run(&[], &[]).status.code(), Some(2));
     assert_eq!(place.run(&["serve"], &[]).status.code(), Some(2));
     let mistyped = place.run(&["rnu"], &[]);
@@ -403,7 +403,7 @@ fn wrong_usage_has_its_own_exit_code() {
 
 #[test]
 fn the_help_has_examples_the_environment_and_the_exit_codes() {
-    let output = Place::new().run(&["--help"], &[]);
+    let output = CliFolder::new().run(&["--help"], &[]);
     assert_eq!(output.status.code(), Some(0));
     for part in ["lwm2m-gateway demo", "LWM2M_GATEWAY__SECTION__KEY", "LWM2M_GATEWAY_LOG", "Exit codes: 0 success"] {
         assert!(text(&output.stdout).contains(part), "{part}");
@@ -412,14 +412,14 @@ fn the_help_has_examples_the_environment_and_the_exit_codes() {
 
 #[test]
 fn emqx_config_says_how_to_load_it() {
-    let said = text(&Place::new().run(&["emqx-config"], &[]).stdout);
+    let said = text(&CliFolder::new().run(&["emqx-config"], &[]).stdout);
     assert!(said.contains("## emqx ctl conf load --merge exproto.hocon\n"), "{said}");
 }
 
 /// A working directory with one object definition in `xml`.
-struct Place(TempDir);
+struct CliFolder(TempDir);
 
-impl Place {
+impl CliFolder {
     fn new() -> Self {
         let place = Self(tempfile::tempdir().unwrap());
         fs::create_dir(place.0.path().join("xml")).unwrap();

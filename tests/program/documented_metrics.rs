@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use lwm2m_gateway::observability::page::Page;
+use lwm2m_gateway::observability::page::MetricsPage;
 use lwm2m_gateway::observability::snapshot::DriverSnapshot;
 use serde_json::Value;
 
@@ -116,7 +116,7 @@ fn labels(series: &str) -> String {
 }
 
 fn page() -> String {
-    Page { metrics: Default::default(), snapshot: Some(DriverSnapshot::default()) }.text()
+    MetricsPage { metrics: Default::default(), snapshot: Some(DriverSnapshot::default()) }.text()
 }
 
 fn at(name: &str) -> PathBuf {

@@ -6,7 +6,7 @@ use crate::common::application::{Application, answer, assert_same, content};
 use crate::common::broker::TestBroker;
 use crate::common::device::{Device, PATIENCE, request};
 use crate::common::gateway::Gateway;
-use crate::common::scene::{LINKS, Scene};
+use crate::common::scene::{LINKS, ProgramScene};
 use lwm2m_broker::BrokerControl;
 use lwm2m_core::coap::options::number;
 use lwm2m_core::coap::{Code, Kind, Message};
@@ -40,7 +40,7 @@ crate::over_both_upstreams! {
 const IMPATIENT: &str = "upstream.exproto.connect_timeout = \"500ms\"\nlimits.retry_after = \"7s\"\n";
 
 async fn a_device_registers_is_read_observed_and_leaves() {
-    let mut scene = Scene::registered("whole-round").await;
+    let mut scene = ProgramScene::registered("whole-round").await;
     scene.nothing_more();
     let (command, observed) = observe(&mut scene);
     scene.device.notify(&observed, Kind::NonConfirmable, 2, "21.5");
@@ -56,14 +56,14 @@ async fn a_device_registers_is_read_observed_and_leaves() {
 }
 
 async fn a_device_is_one_client_of_the_broker_named_by_its_endpoint() {
-    let scene = Scene::registered("one-client").await;
+    let scene = ProgramScene::registered("one-client").await;
     let Some(control) = scene.broker.control() else { return };
     assert_eq!(control.clients(), ["one-client"]);
     assert_eq!(control.subscriptions("one-client"), ["lwm2m/one-client/dn/#"]);
 }
 
 async fn an_update_from_a_new_address_moves_the_session_there() {
-    let mut scene = Scene::registered("moving").await;
+    let mut scene = ProgramScene::registered("moving").await;
     scene.device.moves();
     assert_eq!(scene.device.update(&["lt=600"], None).code, Code::CHANGED);
     scene.nothing_more();
@@ -88,7 +88,7 @@ async fn devices_of_two_listeners_are_answered_by_the_socket_they_spoke_to() {
 }
 
 async fn a_device_that_the_broker_kicked_has_to_register_again() {
-    let mut scene = Scene::registered("kicked").await;
+    let mut scene = ProgramScene::registered("kicked").await;
     let Some(control) = scene.broker.control() else { return };
     assert!(control.kick("kicked").await);
     until_unknown(&scene.device).await;
@@ -99,7 +99,7 @@ async fn a_device_that_the_broker_kicked_has_to_register_again() {
 
 async fn a_device_that_another_client_replaced_has_to_register_again() {
     // Two endpoints under one clientid: the broker keeps the newer one.
-    let mut scene = Scene::start_with("older", "clientinfo.clientid = \"the-same\"\n").await;
+    let mut scene = ProgramScene::start_with("older", "clientinfo.clientid = \"the-same\"\n").await;
     let Some(control) = scene.broker.control() else { return };
     scene.register("lt=300", LINKS);
     let mut newer = Device::new(scene.gateway.address());
@@ -110,7 +110,7 @@ async fn a_device_that_another_client_replaced_has_to_register_again() {
 }
 
 async fn a_device_that_the_broker_refuses_is_told_4_03() {
-    let mut scene = Scene::start("stranger").await;
+    let mut scene = ProgramScene::start("stranger").await;
     let Some(control) = scene.broker.control() else { return };
     control.refuse(|credentials| credentials.password != "letmein");
     let refused = scene.device.try_register("ep=stranger&lt=300&password=guess", LINKS);
@@ -121,7 +121,7 @@ async fn a_device_that_the_broker_refuses_is_told_4_03() {
 }
 
 async fn a_device_that_may_not_hear_commands_is_told_4_03() {
-    let mut scene = Scene::start("deaf").await;
+    let mut scene = ProgramScene::start("deaf").await;
     let Some(control) = scene.broker.control() else { return };
     control.deny_subscribe("lwm2m/deaf/dn/#");
     assert_eq!(scene.device.try_register("ep=deaf&lt=300", LINKS).code, Code::FORBIDDEN);
@@ -132,7 +132,7 @@ async fn a_device_that_may_not_hear_commands_is_told_4_03() {
 }
 
 async fn a_publication_that_the_broker_refuses_is_no_matter_to_the_device() {
-    let mut scene = Scene::start("muted").await;
+    let mut scene = ProgramScene::start("muted").await;
     let Some(control) = scene.broker.control() else { return };
     control.deny_publish("lwm2m/muted/up/notify");
     scene.register("lt=300", LINKS);
@@ -145,7 +145,7 @@ async fn a_publication_that_the_broker_refuses_is_no_matter_to_the_device() {
 }
 
 async fn a_register_while_the_broker_is_away_is_told_5_03_until_it_is_back() {
-    let mut scene = Scene::start_with("patient", IMPATIENT).await;
+    let mut scene = ProgramScene::start_with("patient", IMPATIENT).await;
     let Some(control) = scene.broker.control() else { return };
     control.stop().await;
     let away = scene.device.try_register("ep=patient&lt=300", LINKS);
@@ -166,7 +166,7 @@ async fn a_register_while_the_broker_is_away_is_told_5_03_until_it_is_back() {
 }
 
 async fn a_broker_that_stops_and_starts_is_not_noticed_by_the_device() {
-    let mut scene = Scene::registered("steady").await;
+    let mut scene = ProgramScene::registered("steady").await;
     let Some(control) = scene.broker.control() else { return };
     let (command, observed) = observe(&mut scene);
     control.stop().await;
@@ -193,7 +193,7 @@ async fn a_broker_that_stops_and_starts_is_not_noticed_by_the_device() {
 }
 
 async fn a_register_that_takes_the_broker_long_is_acknowledged_first_and_answered_later() {
-    let mut scene = Scene::start("slow").await;
+    let mut scene = ProgramScene::start("slow").await;
     let Some(control) = scene.broker.control() else { return };
     control.delay_answers(Duration::from_millis(1500));
     let register = request(Code::POST, &["rd"], &["ep=slow", "lt=300"], Some((40, LINKS.as_bytes())));
@@ -209,7 +209,7 @@ async fn a_register_that_takes_the_broker_long_is_acknowledged_first_and_answere
 }
 
 async fn a_register_that_is_repeated_while_the_broker_thinks_is_one_register() {
-    let mut scene = Scene::start("repeated").await;
+    let mut scene = ProgramScene::start("repeated").await;
     let Some(control) = scene.broker.control() else { return };
     control.delay_answers(Duration::from_millis(1500));
     let register = request(Code::POST, &["rd"], &["ep=repeated", "lt=300"], Some((40, LINKS.as_bytes())));
@@ -228,7 +228,7 @@ async fn a_register_that_is_repeated_while_the_broker_thinks_is_one_register() {
 }
 
 async fn of_two_registers_of_one_endpoint_the_newer_one_holds() {
-    let mut scene = Scene::start("twice").await;
+    let mut scene = ProgramScene::start("twice").await;
     let Some(control) = scene.broker.control() else { return };
     control.delay_answers(Duration::from_millis(300));
     let older = Device::new(scene.gateway.address());
@@ -260,7 +260,7 @@ async fn a_broker_that_was_never_there_is_5_03_and_no_reason_to_end() {
 }
 
 async fn a_signal_ends_it_in_time_although_the_broker_is_away() {
-    let mut scene = Scene::registered_with("hurried", "shutdown_timeout = \"1s\"\n").await;
+    let mut scene = ProgramScene::registered_with("hurried", "shutdown_timeout = \"1s\"\n").await;
     let Some(control) = scene.broker.control() else { return };
     let (_, observed) = observe(&mut scene);
     control.stop().await;
@@ -270,7 +270,7 @@ async fn a_signal_ends_it_in_time_although_the_broker_is_away() {
 }
 
 async fn a_command_in_flight_is_answered_before_it_ends() {
-    let mut scene = Scene::registered("in-flight").await;
+    let mut scene = ProgramScene::registered("in-flight").await;
     let command = json!({ "reqID": 1, "msgType": "read", "data": { "path": "/3/0/0" } });
     scene.command(&command);
     let request = scene.device.expect_request(Code::GET, "/3/0/0");
@@ -283,7 +283,7 @@ async fn a_command_in_flight_is_answered_before_it_ends() {
 }
 
 async fn the_second_signal_ends_it_at_once() {
-    let mut scene = Scene::registered("hasty").await;
+    let mut scene = ProgramScene::registered("hasty").await;
     scene.command(&json!({ "reqID": 1, "msgType": "read", "data": { "path": "/3/0/0" } }));
     scene.device.expect_request(Code::GET, "/3/0/0");
     scene.gateway.signal("TERM");
@@ -305,7 +305,7 @@ async fn until_refused(gateway: &Gateway) {
 }
 
 async fn a_full_queue_gives_up_notifications_and_keeps_reports() {
-    let mut scene = Scene::registered_with("crowded", "upstream.exproto.queue_per_device = 5\n").await;
+    let mut scene = ProgramScene::registered_with("crowded", "upstream.exproto.queue_per_device = 5\n").await;
     let Some(control) = scene.broker.control() else { return };
     let (command, observed) = observe(&mut scene);
     control.stop().await;
@@ -332,7 +332,7 @@ async fn a_full_queue_gives_up_notifications_and_keeps_reports() {
 
 async fn a_signal_stops_it_without_error_and_its_clients_leave() {
     for signal in ["TERM", "INT"] {
-        let mut scene = Scene::registered("stopped").await;
+        let mut scene = ProgramScene::registered("stopped").await;
         let (command, observed) = observe(&mut scene);
         // What came before the signal is still published.
         let last = scene.device.notify(&observed, Kind::Confirmable, 2, "21.5");
@@ -347,7 +347,7 @@ async fn a_signal_stops_it_without_error_and_its_clients_leave() {
 }
 
 async fn a_listener_that_is_taken_stops_the_start_with_a_word_about_it() {
-    let scene = Scene::start("second").await;
+    let scene = ProgramScene::start("second").await;
     let taken = scene.gateway.address();
     let mut second =
         Gateway::start_without_waiting(&scene.broker.addresses, &format!("listeners.udp.a.bind = \"{taken}\"\n"));
@@ -356,7 +356,7 @@ async fn a_listener_that_is_taken_stops_the_start_with_a_word_about_it() {
 }
 
 /// Observes `/3303/0/5700`; gives the command and the device's request.
-fn observe(scene: &mut Scene) -> (Value, Message) {
+fn observe(scene: &mut ProgramScene) -> (Value, Message) {
     let command = json!({ "reqID": "o", "msgType": "observe", "data": { "path": "/3303/0/5700" } });
     scene.command(&command);
     let request = scene.device.expect_request(Code::GET, "/3303/0/5700");

@@ -8,14 +8,14 @@ use crate::common::application::Application;
 use crate::common::broker::TestBroker;
 use crate::common::device::{Device, PATIENCE};
 use crate::common::gateway::Gateway;
-use crate::common::scene::{LINKS, Scene};
+use crate::common::scene::{LINKS, ProgramScene};
 use lwm2m_broker::BrokerControl;
 use lwm2m_core::coap::Code;
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_during_a_stop_reaches_nobody_and_the_next_one_is_carried_out() {
-    let mut scene = Scene::registered("stopped").await;
+    let mut scene = ProgramScene::registered("stopped").await;
     let Some(control) = scene.broker.control() else { return };
     control.stop().await;
     scene.command(&json!({ "reqID": "lost", "msgType": "read", "data": { "path": "/3/0/1" } }));
@@ -48,7 +48,7 @@ async fn who_left_during_a_stop_is_no_client_after_the_start() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lifetime_runs_out_during_a_stop_as_at_any_time() {
-    let mut scene = Scene::start("brief").await;
+    let mut scene = ProgramScene::start("brief").await;
     let Some(control) = scene.broker.control() else { return };
     scene.register("lt=1", LINKS);
     control.stop().await;
@@ -71,7 +71,7 @@ async fn a_lifetime_runs_out_during_a_stop_as_at_any_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn devices_survive_stop_after_stop() {
-    let mut scene = Scene::registered("patient").await;
+    let mut scene = ProgramScene::registered("patient").await;
     let Some(control) = scene.broker.control() else { return };
     for round in ["first", "second", "third"] {
         control.stop().await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::common::application::{answer, content, done};
 use crate::common::device::{Device, fresh_id, path_of, request};
-use crate::common::scene::{LINKS, Scene};
+use crate::common::scene::{LINKS, ProgramScene};
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Kind, Message, MessageId};
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ const A_MOMENT: Duration = Duration::from_millis(300);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_register_is_refused_with_the_code_that_fits_and_nothing_is_published() {
-    let mut scene = Scene::start("refused").await;
+    let mut scene = ProgramScene::start("refused").await;
     let long = format!("ep={}", "x".repeat(256));
     let cases = [
         ("lt=300", Code::BAD_REQUEST),
@@ -46,7 +46,7 @@ async fn a_register_is_refused_with_the_code_that_fits_and_nothing_is_published(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_has_every_item_of_the_register_but_the_password() {
-    let mut scene = Scene::start("reported").await;
+    let mut scene = ProgramScene::start("reported").await;
     let links = "</m2m>;rt=\"oma.lwm2m\";ct=11543,</m2m/1/0>,</m2m/3/0>;title=\"a,b;c\"";
     let report = scene.register("lt=60&lwm2m=1.1&b=U&Q&sms=49&password=secret&color=red", links);
     let data = &report["data"];
@@ -60,14 +60,14 @@ async fn a_report_has_every_item_of_the_register_but_the_password() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_register_without_lifetime_and_payload_has_the_defaults() {
-    let mut scene = Scene::start("plain").await;
+    let mut scene = ProgramScene::start("plain").await;
     let report = scene.register("lwm2m=1.0", "");
     assert_eq!(report, json!({ "msgType": "register", "data": { "ep": "plain", "lt": 86400, "lwm2m": "1.0" } }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_on_other_paths_and_with_other_methods_are_answered_with_their_codes() {
-    let scene = Scene::registered("paths").await;
+    let scene = ProgramScene::registered("paths").await;
     let id = scene.device.location[1].clone();
     let ask = |method, path: &[&str]| scene.device.request(&request(method, path, &[], None)).code;
     assert_eq!(ask(Code::GET, &["rd"]), Code::METHOD_NOT_ALLOWED);
@@ -84,7 +84,7 @@ async fn requests_on_other_paths_and_with_other_methods_are_answered_with_their_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_request_is_reset_refused_or_dropped_and_a_duplicate_is_answered_again() {
-    let mut scene = Scene::start("message-layer").await;
+    let mut scene = ProgramScene::start("message-layer").await;
     let ping = Message::empty(Kind::Confirmable, fresh_id());
     scene.device.send(&ping);
     assert_eq!(scene.device.receive(), Message::empty(Kind::Reset, ping.id));
@@ -110,7 +110,7 @@ async fn what_is_no_request_is_reset_refused_or_dropped_and_a_duplicate_is_answe
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_is_new_at_every_register_and_the_old_one_is_unknown() {
-    let mut scene = Scene::registered("again").await;
+    let mut scene = ProgramScene::registered("again").await;
     let old = scene.device.location.clone();
     let observe = json!({ "reqID": 1, "msgType": "observe", "data": { "path": "/3303/0/5700" } });
     scene.command(&observe);
@@ -131,7 +131,7 @@ async fn an_id_is_new_at_every_register_and_the_old_one_is_unknown() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_register_in_the_middle_of_a_command_ends_it_and_keeps_what_waits() {
-    let mut scene = Scene::registered("restarted").await;
+    let mut scene = ProgramScene::registered("restarted").await;
     let [first, second] = [1, 2].map(|id| json!({ "reqID": id, "msgType": "read", "data": { "path": "/3/0/0" } }));
     scene.command(&first);
     scene.device.expect_request(Code::GET, "/3/0/0");
@@ -158,7 +158,7 @@ async fn a_register_in_the_middle_of_a_command_ends_it_and_keeps_what_waits() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_is_merged_and_published_when_the_object_list_changed() {
-    let mut scene = Scene::registered("updated").await;
+    let mut scene = ProgramScene::registered("updated").await;
     assert_eq!(scene.device.update(&["lt=600"], None).code, Code::CHANGED);
     assert_eq!(scene.device.update(&[], Some((format::LINK_FORMAT, LINKS.as_bytes()))).code, Code::CHANGED);
     scene.nothing_more();
@@ -176,14 +176,14 @@ async fn an_update_is_merged_and_published_when_the_object_list_changed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_configuration_chooses_which_updates_are_published() {
     let lines = "update_msg_publish_condition = \"contains_object_list\"\n";
-    let mut scene = Scene::registered_with("contains", lines).await;
+    let mut scene = ProgramScene::registered_with("contains", lines).await;
     assert_eq!(scene.device.update(&["lt=600"], None).code, Code::CHANGED);
     scene.nothing_more();
     assert_eq!(scene.device.update(&[], Some((format::LINK_FORMAT, LINKS.as_bytes()))).code, Code::CHANGED);
     scene.hear("up/resp", "update");
     drop(scene);
 
-    let mut scene = Scene::registered_with("always", "update_msg_publish_condition = \"always\"\n").await;
+    let mut scene = ProgramScene::registered_with("always", "update_msg_publish_condition = \"always\"\n").await;
     assert_eq!(scene.device.update(&[], None).code, Code::CHANGED);
     scene.hear("up/resp", "update");
     scene.nothing_more();
@@ -191,7 +191,7 @@ async fn the_configuration_chooses_which_updates_are_published() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lifetime_that_ends_ends_the_registration() {
-    let mut scene = Scene::start("short").await;
+    let mut scene = ProgramScene::start("short").await;
     scene.register("lt=1", LINKS);
     scene.silence(Duration::from_millis(1500));
     assert_eq!(scene.device.update(&[], None).code, Code::NOT_FOUND);
@@ -204,7 +204,7 @@ async fn topics_follow_the_configuration() {
     let lines = "mountpoint = \"lwm2m/${endpoint_name}/v1/\"\ntranslators.command.topic = \"down\"\n\
                  translators.response.topic = \"answers/${imei}\"\ntranslators.register.topic = \"online\"\n\
                  translators.notify.topic = \"values/%a\"\n";
-    let mut scene = Scene::start_with("renamed", lines).await;
+    let mut scene = ProgramScene::start_with("renamed", lines).await;
     scene.device.register("ep=renamed&lt=60&imei=490154", LINKS);
     scene.hear("v1/online", "register");
     let observe = json!({ "reqID": 1, "msgType": "observe", "data": { "path": "/3303/0/5700" } });
@@ -219,7 +219,7 @@ async fn topics_follow_the_configuration() {
 // --- Commands -----------------------------------------------------------------------------------------------------------
 
 /// A command, and what the device gets of it.
-struct Asked {
+struct ExpectedCommand {
     kind: &'static str,
     data: Value,
     method: Code,
@@ -229,15 +229,17 @@ struct Asked {
 }
 
 /// A command without content.
-fn asked(kind: &'static str, data: Value, method: Code, path: &'static str) -> Asked {
-    Asked { kind, data, method, path, query: &[], content: None }
+fn asked(kind: &'static str, data: Value, method: Code, path: &'static str) -> ExpectedCommand {
+    ExpectedCommand { kind, data, method, path, query: &[], content: None }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_is_its_request_and_its_answer_echoes_all_members() {
-    let mut scene = Scene::registered("commands").await;
-    let tlv =
-        |kind, data, method, path, hex| Asked { content: Some((format::TLV, hex)), ..asked(kind, data, method, path) };
+    let mut scene = ProgramScene::registered("commands").await;
+    let tlv = |kind, data, method, path, hex| ExpectedCommand {
+        content: Some((format::TLV, hex)),
+        ..asked(kind, data, method, path)
+    };
     let batch = json!([{ "path": "1", "value": 90 }, { "path": "7", "value": "U" }]);
     let instance = json!([{ "path": "1/5700", "type": "Float", "value": 1.25 }]);
     let attributes = json!({ "path": "/3303/0/5700", "pmin": "5", "pmax": 90, "gt": 30.5, "lt": null });
@@ -246,17 +248,20 @@ async fn every_command_is_its_request_and_its_answer_echoes_all_members() {
         asked("read", json!({ "path": "3/0/" }), Code::GET, "/3/0"),
         asked("read", json!({ "path": "/3" }), Code::GET, "/3"),
         asked("read", json!({ "path": "/3/0/6/1" }), Code::GET, "/3/0/6/1"),
-        Asked { query: &["a=1", "b"], ..asked("read", json!({ "path": "/3/0/0?a=1&b" }), Code::GET, "/3/0/0") },
+        ExpectedCommand {
+            query: &["a=1", "b"],
+            ..asked("read", json!({ "path": "/3/0/0?a=1&b" }), Code::GET, "/3/0/0")
+        },
         asked("discover", json!({ "path": "/3/0" }), Code::GET, "/3/0"),
         tlv("write", json!({ "path": "/1/0/1", "type": "Integer", "value": "60" }), Code::PUT, "/1/0/1", "c1013c"),
         tlv("write", json!({ "path": "/1/0/1", "value": 70000 }), Code::PUT, "/1/0/1", "c40100011170"),
         tlv("write", json!({ "path": "/1/0/6", "type": "boolean", "value": "true" }), Code::PUT, "/1/0/6", "c10601"),
         tlv("write", json!({ "basePath": "/1/0", "content": batch }), Code::POST, "/1/0", "c1015ac10755"),
-        Asked {
+        ExpectedCommand {
             query: &["gt=30.5", "pmax=90", "pmin=5"],
             ..asked("write-attr", attributes, Code::PUT, "/3303/0/5700")
         },
-        Asked {
+        ExpectedCommand {
             content: Some((format::TEXT, "303d2731273b")),
             ..asked("execute", json!({ "path": "/3/0/4", "args": "0='1';" }), Code::POST, "/3/0/4")
         },
@@ -278,7 +283,7 @@ async fn every_command_is_its_request_and_its_answer_echoes_all_members() {
 }
 
 /// The device answers 4.05: so every command is answered alike.
-fn expect_whole_round(scene: &mut Scene, id: usize, asked: &Asked) {
+fn expect_whole_round(scene: &mut ProgramScene, id: usize, asked: &ExpectedCommand) {
     let command = json!({ "reqID": id, "imei": 490154203237518_u64, "cacheID": [null, 1.5], "msgType": asked.kind, "data": asked.data });
     scene.command(&command);
     let request = scene.device.receive();
@@ -308,7 +313,7 @@ fn expect_whole_round(scene: &mut Scene, id: usize, asked: &Asked) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_codes_of_devices_have_their_names() {
-    let mut scene = Scene::registered("codes").await;
+    let mut scene = ProgramScene::registered("codes").await;
     let codes = [
         (Code::CREATED, "created"),
         (Code::DELETED, "deleted"),
@@ -347,7 +352,7 @@ async fn the_codes_of_devices_have_their_names() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_cannot_be_carried_out_is_answered_with_a_reason_and_sends_nothing() {
-    let mut scene = Scene::registered("refusals").await;
+    let mut scene = ProgramScene::registered("refusals").await;
     let refusals = [
         ("reboot", json!({ "path": "/3/0/4" })),
         ("read", json!({ "path": "/3/x" })),
@@ -383,7 +388,7 @@ async fn a_command_that_cannot_be_carried_out_is_answered_with_a_reason_and_send
 
 #[tokio::test(flavor = "multi_thread")]
 async fn values_come_up_with_their_json_types_in_every_format() {
-    let mut scene = Scene::registered("values").await;
+    let mut scene = ProgramScene::registered("values").await;
     let one = |path: &str, value: Value| json!([{ "path": path, "value": value }]);
     let instance = json!([
         { "path": "/3/0/0", "value": "Acme" }, { "path": "/3/0/6/0", "value": 1 }, { "path": "/3/0/6/1", "value": 5 },
@@ -419,7 +424,7 @@ async fn values_come_up_with_their_json_types_in_every_format() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn content_that_cannot_be_decoded_makes_the_answer_4_00() {
-    let mut scene = Scene::registered("undecodable").await;
+    let mut scene = ProgramScene::registered("undecodable").await;
     let cases = [
         ("/3/0/9", format::TEXT, &b"many"[..]),
         ("/3/0/0", format::TEXT, b"\xff\xfe"),
@@ -441,7 +446,7 @@ async fn content_that_cannot_be_decoded_makes_the_answer_4_00() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_no_definition_comes_as_it_is_when_that_is_configured() {
-    let mut scene = Scene::registered_with("opaque", "undefined_resources = \"opaque\"\n").await;
+    let mut scene = ProgramScene::registered_with("opaque", "undefined_resources = \"opaque\"\n").await;
     let command = json!({ "reqID": 1, "msgType": "read", "data": { "path": "/4321/0/0" } });
     scene.command(&command);
     let request = scene.device.expect_request(Code::GET, "/4321/0/0");
@@ -453,7 +458,7 @@ async fn what_has_no_definition_comes_as_it_is_when_that_is_configured() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_value_travels_in_blocks_both_ways() {
-    let mut scene = Scene::registered("large").await;
+    let mut scene = ProgramScene::registered("large").await;
     let text = "0123456789abcdef".repeat(200);
     let command = json!({ "reqID": 1, "msgType": "read", "data": { "path": "/3/0/0" } });
     scene.command(&command);
@@ -490,7 +495,7 @@ async fn a_large_value_travels_in_blocks_both_ways() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_alternate_path_is_in_front_of_every_request_and_in_no_answer() {
-    let mut scene = Scene::start("alternate").await;
+    let mut scene = ProgramScene::start("alternate").await;
     scene.register("lt=60", "</m2m>;rt=\"oma.lwm2m\",</m2m/3/0>");
     let command = json!({ "reqID": 1, "msgType": "read", "data": { "path": "/3/0/0" } });
     scene.command(&command);
@@ -503,7 +508,7 @@ async fn the_alternate_path_is_in_front_of_every_request_and_in_no_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acknowledged_command_is_told_at_once_and_answered_later() {
-    let mut scene = Scene::registered("separate").await;
+    let mut scene = ProgramScene::registered("separate").await;
     let command = json!({ "reqID": 1, "msgType": "read", "data": { "path": "/3/0/0" } });
     scene.command(&command);
     let request = scene.device.expect_request(Code::GET, "/3/0/0");
@@ -523,7 +528,7 @@ async fn an_acknowledged_command_is_told_at_once_and_answered_later() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reset_ends_a_command_and_the_next_one_goes_out() {
-    let mut scene = Scene::registered("reset").await;
+    let mut scene = ProgramScene::registered("reset").await;
     let command = json!({ "reqID": 1, "msgType": "execute", "data": { "path": "/3/0/4", "args": "x" } });
     scene.command(&command);
     let request = scene.device.expect_request(Code::POST, "/3/0/4");
@@ -536,7 +541,7 @@ async fn a_reset_ends_a_command_and_the_next_one_goes_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_device_is_asked_again_and_the_time_out_is_told_once() {
     let lines = "coap.ack_timeout = \"100ms\"\ncoap.max_retransmit = 2\n";
-    let mut scene = Scene::registered_with("silent", lines).await;
+    let mut scene = ProgramScene::registered_with("silent", lines).await;
     let command = json!({ "reqID": 1, "msgType": "read", "data": { "path": "/3/0/9" } });
     scene.command(&command);
     let first = scene.device.expect_request(Code::GET, "/3/0/9");
@@ -549,7 +554,7 @@ async fn a_silent_device_is_asked_again_and_the_time_out_is_told_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_go_out_one_by_one_in_their_order() {
-    let mut scene = Scene::registered("ordered").await;
+    let mut scene = ProgramScene::registered("ordered").await;
     let commands: Vec<Value> = (0..10)
         .map(|resource| json!({ "reqID": resource, "msgType": "execute", "data": { "path": format!("/3/0/{resource}") } }))
         .filter(|command| ["/3/0/4", "/3/0/5"].contains(&command["data"]["path"].as_str().expect("a path")))
@@ -569,7 +574,7 @@ async fn commands_go_out_one_by_one_in_their_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_and_an_expired_command_are_told() {
-    let mut scene = Scene::registered_with("full", "limits.pending_commands = 1\n").await;
+    let mut scene = ProgramScene::registered_with("full", "limits.pending_commands = 1\n").await;
     let [flying, waiting, refused] = [(1, 60), (2, 1), (3, 60)].map(
         |(id, ttl)| json!({ "reqID": id, "msgType": "read", "data": { "path": "/3/0/0" }, "mheaders": { "ttl": ttl } }),
     );
@@ -588,7 +593,7 @@ async fn a_full_queue_and_an_expired_command_are_told() {
 // --- Observation, sleep -------------------------------------------------------------------------------------------------
 
 /// Observes `/3303/0/5700`; gives the command and the device's request.
-fn observe(scene: &mut Scene) -> (Value, Message) {
+fn observe(scene: &mut ProgramScene) -> (Value, Message) {
     let command = json!({ "reqID": "o", "cacheID": 5, "msgType": "observe", "data": { "path": "/3303/0/5700" } });
     scene.command(&command);
     let request = scene.device.expect_request(Code::GET, "/3303/0/5700");
@@ -607,7 +612,7 @@ fn notification(command: &Value, sequence: u32, value: f64) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn notifications_come_in_their_order_and_older_ones_are_dropped() {
-    let mut scene = Scene::registered("notified").await;
+    let mut scene = ProgramScene::registered("notified").await;
     let (command, request) = observe(&mut scene);
     scene.device.notify(&request, Kind::NonConfirmable, 3, "21");
     scene.expect("up/notify", &notification(&command, 3, 21.0));
@@ -623,7 +628,7 @@ async fn notifications_come_in_their_order_and_older_ones_are_dropped() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_notification_with_an_error_code_is_published_and_ends_the_observation() {
-    let mut scene = Scene::registered("ended").await;
+    let mut scene = ProgramScene::registered("ended").await;
     let (command, request) = observe(&mut scene);
     let mut gone = crate::common::device::response_to(&request, Code::NOT_FOUND, None);
     gone.kind = Kind::Confirmable;
@@ -640,7 +645,7 @@ async fn a_notification_with_an_error_code_is_published_and_ends_the_observation
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_or_replaced_observation_brings_nothing_more() {
-    let mut scene = Scene::registered("cancelled").await;
+    let mut scene = ProgramScene::registered("cancelled").await;
     let (_, first) = observe(&mut scene);
     let (command, second) = observe(&mut scene);
     let replaced = scene.device.notify(&first, Kind::Confirmable, 4, "1");
@@ -661,7 +666,7 @@ async fn a_cancelled_or_replaced_observation_brings_nothing_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_keeps_the_observations() {
-    let mut scene = Scene::registered("kept").await;
+    let mut scene = ProgramScene::registered("kept").await;
     let (command, request) = observe(&mut scene);
     assert_eq!(scene.device.update(&["lt=60"], None).code, Code::CHANGED);
     scene.device.notify(&request, Kind::NonConfirmable, 2, "2");
@@ -671,7 +676,7 @@ async fn an_update_keeps_the_observations() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn auto_observe_observes_what_the_device_registers() {
-    let mut scene = Scene::start_with("automatic", "auto_observe = true\n").await;
+    let mut scene = ProgramScene::start_with("automatic", "auto_observe = true\n").await;
     scene.register("lt=60&lwm2m=1.0", "</1/0>,</3/0>,</3303/0>");
     let mut observed = Vec::new();
     for _ in 0..2 {
@@ -689,7 +694,7 @@ async fn auto_observe_observes_what_the_device_registers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_for_a_sleeping_device_wait_for_its_next_message() {
-    let mut scene = Scene::start_with("sleeper", "qmode_time_window = \"100ms\"\n").await;
+    let mut scene = ProgramScene::start_with("sleeper", "qmode_time_window = \"100ms\"\n").await;
     scene.register("lt=300&lwm2m=1.0&b=UQ", LINKS);
     scene.silence(A_MOMENT);
     let command = json!({ "reqID": 1, "msgType": "read", "data": { "path": "/3/0/0" } });
@@ -707,7 +712,7 @@ async fn commands_for_a_sleeping_device_wait_for_its_next_message() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_for_nobody_is_answered_by_nobody() {
-    let mut scene = Scene::registered("somebody").await;
+    let mut scene = ProgramScene::registered("somebody").await;
     assert_eq!(scene.device.deregister().code, Code::DELETED);
     scene.command(&json!({ "reqID": 1, "msgType": "read", "data": { "path": "/3/0/0" } }));
     scene.silence(A_MOMENT);

@@ -8,12 +8,12 @@ use crate::common::admin::sum;
 use crate::common::broker::TestBroker;
 use crate::common::device::fresh_id;
 use crate::common::gateway::Gateway;
-use crate::common::scene::Scene;
+use crate::common::scene::ProgramScene;
 use lwm2m_core::coap::Message;
 use lwm2m_core::coap::{Code, Kind};
 use lwm2m_core::gateway::report::Report;
 use lwm2m_gateway::observability::metrics::Metrics;
-use lwm2m_gateway::observability::page::Page;
+use lwm2m_gateway::observability::page::MetricsPage;
 use lwm2m_gateway::observability::snapshot::DriverSnapshot;
 use lwm2m_testkit::scene::{peer, read};
 use serde_json::{Value, json};
@@ -61,7 +61,7 @@ fn no_series_is_added_by_a_device() {
         }
         scene.reports().iter().for_each(|report| metrics.record(report));
         let snapshot = DriverSnapshot { gateway: scene.gateway.table_sizes(), ..DriverSnapshot::default() };
-        Page { metrics, snapshot: Some(snapshot) }.text()
+        MetricsPage { metrics, snapshot: Some(snapshot) }.text()
     };
     let (one, many) = (page_of(1), page_of(1000));
     assert!(many.contains("\nlwm2m_registrations_total 1000\n"), "{many}");
@@ -70,7 +70,7 @@ fn no_series_is_added_by_a_device() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_datagram_is_accounted_for_exactly_once() {
-    let mut scene = Scene::registered("counted").await;
+    let mut scene = ProgramScene::registered("counted").await;
     scene.device.send_bytes(b"");
     scene.device.send_bytes(&[0xff; 40]);
     scene.device.send(&Message::empty(Kind::Acknowledgement, fresh_id()));

@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::common::certificates::Certified;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -13,7 +12,8 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use lwm2m_base::secret::Secret;
 use lwm2m_dtls::credentials::{KeyAnswer, PskIdentity, PskKey};
-use lwm2m_gateway::credentials::{AskError, Asker, Encoding, FileKeys, KeyFinder, PskHttpSettings};
+use lwm2m_dtls::test_client::credentials::Certified;
+use lwm2m_gateway::credentials::{Encoding, FileKeys, KeyFinder, KeyServiceClient, KeyServiceError, PskHttpConfig};
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::tls;
 use openssl::ssl::{Ssl, SslAcceptor, SslMethod};
@@ -25,13 +25,13 @@ const FOUND: Duration = Duration::from_secs(3600);
 const UNKNOWN: Duration = Duration::from_secs(60);
 
 /// What was asked, with the header Authorization.
-type Asked = Arc<Mutex<Vec<(String, String)>>>;
+type ReceivedRequests = Arc<Mutex<Vec<(String, String)>>>;
 
 /// Says this, or nothing at all.
-async fn server(says: Option<(u16, Vec<u8>)>, tls: Option<SslAcceptor>) -> (String, Asked) {
+async fn server(says: Option<(u16, Vec<u8>)>, tls: Option<SslAcceptor>) -> (String, ReceivedRequests) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let asked = Asked::default();
+    let asked = ReceivedRequests::default();
     let heard = Arc::clone(&asked);
     let scheme = if tls.is_some() { "https" } else { "http" };
     tokio::spawn(async move {
@@ -69,8 +69,8 @@ async fn server(says: Option<(u16, Vec<u8>)>, tls: Option<SslAcceptor>) -> (Stri
     (format!("{scheme}://localhost:{}", address.port()), asked)
 }
 
-fn settings(base: &str) -> PskHttpSettings {
-    PskHttpSettings {
+fn settings(base: &str) -> PskHttpConfig {
+    PskHttpConfig {
         url: format!("{base}/psk/${{psk_identity}}?for=dtls"),
         authorization: Some(Secret::new("Bearer hunter2")),
         encoding: Encoding::Hex,
@@ -93,7 +93,7 @@ fn found(key: &[u8]) -> KeyAnswer {
 #[tokio::test]
 async fn a_key_is_asked_for_by_the_encoded_identity() {
     let (base, asked) = server(Some((200, b"00ff10\n".to_vec())), None).await;
-    let asker = Asker::new(&settings(&base)).unwrap();
+    let asker = KeyServiceClient::new(&settings(&base)).unwrap();
     assert_eq!(asker.ask(&identity("urn:imei/7?ä")).await.unwrap(), found(&[0, 0xff, 0x10]));
     let expected = ("/psk/urn%3Aimei%2F7%3F%C3%A4?for=dtls".to_owned(), "Bearer hunter2".to_owned());
     assert_eq!(*asked.lock().unwrap(), [expected]);
@@ -103,15 +103,15 @@ async fn a_key_is_asked_for_by_the_encoded_identity() {
 async fn only_404_says_that_an_identity_is_unknown() {
     let ask = async |status, body: &[u8]| {
         let (base, _) = server(Some((status, body.to_vec())), None).await;
-        Asker::new(&settings(&base)).unwrap().ask(&identity("a")).await
+        KeyServiceClient::new(&settings(&base)).unwrap().ask(&identity("a")).await
     };
     assert_eq!(ask(404, b"").await.unwrap(), KeyAnswer::Unknown { keep_for: UNKNOWN });
     for status in [204, 301, 401, 500, 503] {
-        assert!(matches!(ask(status, b"00").await, Err(AskError::Status(said)) if said == status), "{status}");
+        assert!(matches!(ask(status, b"00").await, Err(KeyServiceError::Status(said)) if said == status), "{status}");
     }
-    assert!(matches!(ask(200, b"hunter2").await, Err(AskError::NoKey(_))));
-    assert!(matches!(ask(200, b"").await, Err(AskError::NoKey(_))));
-    assert!(matches!(ask(200, &[b'0'; 10_000]).await, Err(AskError::TooLong)));
+    assert!(matches!(ask(200, b"hunter2").await, Err(KeyServiceError::NoKey(_))));
+    assert!(matches!(ask(200, b"").await, Err(KeyServiceError::NoKey(_))));
+    assert!(matches!(ask(200, &[b'0'; 10_000]).await, Err(KeyServiceError::TooLong)));
     let error = ask(200, b"hunter2").await.unwrap_err();
     assert!(!format!("{error} {error:?}").contains("hunter2"));
 }
@@ -119,13 +119,13 @@ async fn only_404_says_that_an_identity_is_unknown() {
 #[tokio::test]
 async fn a_service_that_is_away_or_silent_is_no_answer_in_time() {
     let (base, _) = server(None, None).await;
-    let impatient = PskHttpSettings { timeout: Duration::from_millis(50), ..settings(&base) };
-    let error = Asker::new(&impatient).unwrap().ask(&identity("a")).await.unwrap_err();
-    assert!(matches!(error, AskError::TimedOut), "{error}");
+    let impatient = PskHttpConfig { timeout: Duration::from_millis(50), ..settings(&base) };
+    let error = KeyServiceClient::new(&impatient).unwrap().ask(&identity("a")).await.unwrap_err();
+    assert!(matches!(error, KeyServiceError::TimedOut), "{error}");
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let away = settings(&format!("http://{closed}"));
-    let error = Asker::new(&away).unwrap().ask(&identity("a")).await.unwrap_err();
-    assert!(matches!(error, AskError::Unreachable(_)) && !error.to_string().contains("hunter2"), "{error}");
+    let error = KeyServiceClient::new(&away).unwrap().ask(&identity("a")).await.unwrap_err();
+    assert!(matches!(error, KeyServiceError::Unreachable(_)) && !error.to_string().contains("hunter2"), "{error}");
 }
 
 #[tokio::test]
@@ -139,8 +139,8 @@ async fn https_asks_only_a_server_that_is_trusted() {
     acceptor.set_private_key(&localhost.key).unwrap();
     let (base, asked) = server(Some((200, b"0a".to_vec())), Some(acceptor.build())).await;
 
-    let error = Asker::new(&settings(&base)).unwrap().ask(&identity("a")).await.unwrap_err();
-    assert!(matches!(error, AskError::Unreachable(_)) && error.to_string().contains("certificate"), "{error}");
+    let error = KeyServiceClient::new(&settings(&base)).unwrap().ask(&identity("a")).await.unwrap_err();
+    assert!(matches!(error, KeyServiceError::Unreachable(_)) && error.to_string().contains("certificate"), "{error}");
     assert_eq!(*asked.lock().unwrap(), [], "nothing is said to somebody else");
 
     let trusting = |server_name: Option<&str>| {
@@ -149,7 +149,7 @@ async fn https_asks_only_a_server_that_is_trusted() {
             server_name: server_name.map(str::to_owned),
             ..tls::TlsConfig::default()
         };
-        Asker::new(&PskHttpSettings { ssl, ..settings(&base) }).unwrap()
+        KeyServiceClient::new(&PskHttpConfig { ssl, ..settings(&base) }).unwrap()
     };
     assert_eq!(trusting(None).ask(&identity("a")).await.unwrap(), found(&[10]));
     assert_eq!(trusting(Some("localhost")).ask(&identity("a")).await.unwrap(), found(&[10]));
@@ -159,7 +159,7 @@ async fn https_asks_only_a_server_that_is_trusted() {
 #[tokio::test]
 async fn the_file_answers_at_once_and_the_service_later_and_never_too_many_at_a_time() {
     let (base, _) = server(Some((200, b"0a".to_vec())), None).await;
-    let asker = Asker::new(&settings(&base)).unwrap();
+    let asker = KeyServiceClient::new(&settings(&base)).unwrap();
     let file = FileKeys::default();
     file.replace([(identity("in-file"), PskKey::new(*b"secret").unwrap())].into());
     let mut keys = KeyFinder::new(file, Some((asker, 2)), Arc::new(Metrics::default()));

@@ -70,7 +70,7 @@ fn what_a_device_sends_is_read_by_the_definitions_that_are_in_force_when_it_come
 
 #[test]
 fn a_hangup_puts_new_limits_and_a_new_log_level_in_force() {
-    let place = Place::new(ONLY_SIGNALS);
+    let place = ReloadFolder::new(ONLY_SIGNALS);
     let program = place.start();
     assert!(program.metric("lwm2m_devices_limit") > 9.0);
     assert!(!program.output().contains("DEBUG"));
@@ -90,7 +90,7 @@ fn a_hangup_puts_new_limits_and_a_new_log_level_in_force() {
 
 #[test]
 fn a_configuration_with_a_mistake_leaves_all_as_it_was_and_the_mistake_is_named() {
-    let place = Place::new(ONLY_SIGNALS);
+    let place = ReloadFolder::new(ONLY_SIGNALS);
     let program = place.start();
     place.configure("limits.devices = 7\nlimits.observations = 0");
     program.signal("HUP");
@@ -109,7 +109,7 @@ fn a_configuration_with_a_mistake_leaves_all_as_it_was_and_the_mistake_is_named(
 
 #[test]
 fn a_file_that_was_edited_is_read_without_a_signal() {
-    let place = Place::new(WATCH);
+    let place = ReloadFolder::new(WATCH);
     let program = place.start();
     place.configure(&format!("{WATCH}\nlimits.devices = 9"));
     program.wait_for_metric("lwm2m_devices_limit", 9.0);
@@ -120,7 +120,7 @@ fn a_file_that_was_edited_is_read_without_a_signal() {
 
 #[test]
 fn a_definition_more_is_taken_and_a_broken_one_leaves_all_definitions_as_they_were() {
-    let place = Place::new(WATCH);
+    let place = ReloadFolder::new(WATCH);
     let program = place.start();
     assert_eq!(program.metric("lwm2m_object_definitions"), 16.0);
     place.define("3304.xml");
@@ -139,7 +139,7 @@ fn a_definition_more_is_taken_and_a_broken_one_leaves_all_definitions_as_they_we
 
 #[test]
 fn a_definition_that_is_broken_from_the_start_does_not_keep_others_out() {
-    let place = Place::new(WATCH);
+    let place = ReloadFolder::new(WATCH);
     fs::write(place.definitions().join("broken.xml"), "<LWM2M>").unwrap();
     let program = place.start();
     place.define("3304.xml");
@@ -147,9 +147,9 @@ fn a_definition_that_is_broken_from_the_start_does_not_keep_others_out() {
 }
 
 /// A configuration and a folder with one definition.
-struct Place(TempDir);
+struct ReloadFolder(TempDir);
 
-impl Place {
+impl ReloadFolder {
     fn new(lines: &str) -> Self {
         let place = Self(tempfile::tempdir().unwrap());
         fs::create_dir(place.definitions()).unwrap();

@@ -19,7 +19,7 @@ use lwm2m_gateway::config::Config;
 use lwm2m_gateway::driver::{self, Driver, control};
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::service::Watchdog;
-use lwm2m_gateway::transport::Sockets;
+use lwm2m_gateway::transport::UdpSockets;
 use lwm2m_gateway::upstream::{self, Link};
 use tempfile::TempDir;
 
@@ -94,7 +94,7 @@ async fn driver(manager: &Manager, timeout: Duration) -> Driver {
     let upstream::UpstreamConfig::ExProto(exproto) = &mut config.upstream else { panic!("the default is ExProto") };
     exproto.handler_bind = "127.0.0.1:0".parse().expect("an address");
     let metrics = Arc::new(Metrics::default());
-    let sockets = Sockets::bind(&config.listeners).expect("free ports");
+    let sockets = UdpSockets::bind(&config.listeners).expect("free ports");
     let link = Link::start(config.upstream, Arc::clone(&metrics.upstream), Conditions::default().add("emqx"))
         .await
         .expect("free ports");

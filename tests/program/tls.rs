@@ -12,18 +12,18 @@ use tokio::net::TcpStream;
 
 use crate::common::application::{Application, answer, content};
 use crate::common::broker::TestBroker;
-use crate::common::certificates::Certified;
 use crate::common::device::Device;
 use crate::common::gateway::Gateway;
 use crate::common::scene::LINKS;
+use lwm2m_dtls::test_client::credentials::Certified;
 
-struct Place {
+struct CertificateFolder {
     folder: TempDir,
     authority: PathBuf,
     broker: EmbeddedBroker,
 }
 
-impl Place {
+impl CertificateFolder {
     /// A broker whose listener shows a certificate of this name, and asks for one if it is told to.
     async fn new(server: &str, asks: bool) -> (Self, Certified) {
         let folder = TempDir::new().unwrap();
@@ -54,13 +54,13 @@ impl Place {
 
 #[tokio::test]
 async fn who_shows_a_certificate_of_the_authority_for_its_name_is_trusted() {
-    let (place, _) = Place::new("localhost", false).await;
+    let (place, _) = CertificateFolder::new("localhost", false).await;
     assert_eq!(place.connect(&place.settings()).await, Ok(()));
 }
 
 #[tokio::test]
 async fn a_certificate_of_another_authority_is_refused_by_name() {
-    let (place, _) = Place::new("localhost", false).await;
+    let (place, _) = CertificateFolder::new("localhost", false).await;
     let (other, _) = Certified::authority("Other CA").write(place.folder.path(), "other");
     let refused = place.connect(&TlsConfig { cacertfile: Some(other), ..TlsConfig::default() }).await;
     let error = refused.unwrap_err();
@@ -71,7 +71,7 @@ async fn a_certificate_of_another_authority_is_refused_by_name() {
 
 #[tokio::test]
 async fn a_certificate_of_another_name_is_refused_unless_that_name_is_expected() {
-    let (place, _) = Place::new("emqx.example", false).await;
+    let (place, _) = CertificateFolder::new("emqx.example", false).await;
     let error = place.connect(&place.settings()).await.unwrap_err();
     assert!(error.contains("hostname mismatch"), "{error}");
     let expected = TlsConfig { server_name: Some("emqx.example".to_owned()), ..place.settings() };
@@ -80,7 +80,7 @@ async fn a_certificate_of_another_name_is_refused_unless_that_name_is_expected()
 
 #[tokio::test]
 async fn who_verifies_nothing_takes_anybody() {
-    let (place, _) = Place::new("emqx.example", false).await;
+    let (place, _) = CertificateFolder::new("emqx.example", false).await;
     let careless = TlsConfig { verify: Verify::None, ..TlsConfig::default() };
     assert_eq!(place.connect(&careless).await, Ok(()));
 }

@@ -51,7 +51,7 @@ const BLOCK: usize = 1024;
 const RECEIVED_BODY: usize = 72 * 1024;
 
 /// Both sides of a gateway.
-trait Sides {
+trait VectorSides {
     fn device_sends(&mut self, message: &Message);
     fn device_receives(&mut self) -> Message;
     fn application_sends(&mut self, topic: &str, payload: &[u8]);
@@ -65,7 +65,7 @@ async fn every_case_holds_through_the_built_program() {
         control.refuse(|credentials| credentials.username == "nobody");
     }
     let refuses = broker.control().is_some();
-    let mut sides = Sockets::start(&broker, "");
+    let mut sides = VectorSockets::start(&broker, "");
     for case in cases.iter().filter(|case| kind(case) != "tlv_codec") {
         if refuses || case["name"] != "register_auth_denied" {
             play(&mut sides, case);
@@ -76,20 +76,20 @@ async fn every_case_holds_through_the_built_program() {
 async fn every_tlv_case_holds_through_the_built_program() {
     let Some(cases) = cases() else { return };
     let broker = TestBroker::start().await;
-    let mut sides = Sockets::start(
+    let mut sides = VectorSockets::start(
         &broker,
         &format!("undefined_resources = \"opaque\"\ncoap.received_body_size = {RECEIVED_BODY}\n"),
     );
     cases.iter().filter(|case| kind(case) == "tlv_codec").for_each(|case| play(&mut sides, case));
 }
 
-struct Sockets {
+struct VectorSockets {
     device: Device,
     application: Application,
     _gateway: Gateway,
 }
 
-impl Sockets {
+impl VectorSockets {
     fn start(broker: &TestBroker, lines: &str) -> Self {
         let gateway = Gateway::start_with(&broker.addresses, 1, lines);
         Self {
@@ -100,7 +100,7 @@ impl Sockets {
     }
 }
 
-impl Sides for Sockets {
+impl VectorSides for VectorSockets {
     fn device_sends(&mut self, message: &Message) {
         self.device.send(message);
     }
@@ -122,16 +122,16 @@ impl Sides for Sockets {
 fn every_case_holds_in_the_core() {
     let Some(cases) = cases() else { return };
     let mut settings = Config::default().gateway;
-    let mut sides = Core::new(settings.clone());
+    let mut sides = VectorCore::new(settings.clone());
     cases.iter().filter(|case| kind(case) != "tlv_codec").for_each(|case| play(&mut sides, case));
     settings.undefined_resources = UndefinedResources::Opaque;
     settings.coap.received_body = RECEIVED_BODY;
-    let mut sides = Core::new(settings);
+    let mut sides = VectorCore::new(settings);
     cases.iter().filter(|case| kind(case) == "tlv_codec").for_each(|case| play(&mut sides, case));
 }
 
 /// The core by itself, in virtual time: the broker connects everybody but `nobody`.
-struct Core {
+struct VectorCore {
     gateway: gateway::Gateway,
     now: Instant,
     device: Option<RegistrationId>,
@@ -139,7 +139,7 @@ struct Core {
     published: VecDeque<(String, Value)>,
 }
 
-impl Core {
+impl VectorCore {
     fn new(settings: GatewayConfig) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("xml");
         let model = definitions::read(&folder).expect("the project's own definitions").model;
@@ -182,7 +182,7 @@ impl Core {
     }
 }
 
-impl Sides for Core {
+impl VectorSides for VectorCore {
     fn device_sends(&mut self, message: &Message) {
         let peer = Peer::udp(0, SocketAddr::from(([192, 0, 2, 7], 56_830)));
         self.gateway.handle_datagram(self.now, peer, &message.encode());
@@ -224,7 +224,7 @@ fn cases() -> Option<Vec<Value>> {
 }
 
 /// Plays one case, after its name. It panics where the gateway does something else.
-fn play(sides: &mut impl Sides, case: &Value) {
+fn play(sides: &mut impl VectorSides, case: &Value) {
     println!("case {}", case["name"]);
     match kind(case) {
         "registration" => registration(sides, case),
@@ -238,7 +238,7 @@ fn kind(case: &Value) -> &str {
     case["kind"].as_str().expect("a case has a kind")
 }
 
-fn registration(sides: &mut impl Sides, case: &Value) {
+fn registration(sides: &mut impl VectorSides, case: &Value) {
     let before = case["setup"]["precondition"].as_str().filter(|text| text.starts_with("registered"));
     let mut id = before.map(|_| register(sides, 300, "</1/0>,</3/0>"));
 
@@ -260,7 +260,7 @@ fn alternate_path(case: &Value) -> &str {
     path.unwrap_or_default().trim_end_matches('/')
 }
 
-fn command(sides: &mut impl Sides, case: &Value) {
+fn command(sides: &mut impl VectorSides, case: &Value) {
     let root = case["setup"]["alternate_path"].as_str().expect("a command's case names the alternate path");
     let prefix = root.trim_end_matches('/');
     let links = format!("<{root}>;rt=\"oma.lwm2m\",<{prefix}/1/0>,<{prefix}/3/0>,<{prefix}/5/0>,<{prefix}/6/0>");
@@ -285,7 +285,7 @@ fn command(sides: &mut impl Sides, case: &Value) {
 
 /// The payload is what a device says of an object that has no definition, so that each resource and each resource
 /// instance of the tree comes up with its bytes.
-fn tlv_codec(sides: &mut impl Sides, case: &Value) {
+fn tlv_codec(sides: &mut impl VectorSides, case: &Value) {
     let id = register(sides, 300, "</3/0>");
     let tree = case["tlv_tree"].as_array().expect("a tree");
     let instances = tree.iter().all(|node| node["kind"] == "object_instance");
@@ -305,7 +305,7 @@ fn tlv_codec(sides: &mut impl Sides, case: &Value) {
 }
 
 /// Answers the next request with a payload, in blocks when it is large (RFC 7959 section 2.4).
-fn serve(sides: &mut impl Sides, payload: &[u8]) {
+fn serve(sides: &mut impl VectorSides, payload: &[u8]) {
     let blocks = payload.chunks(BLOCK).count() as u32;
     for (block, bytes) in (0..blocks).zip(payload.chunks(BLOCK)) {
         let request = sides.device_receives();
@@ -352,7 +352,7 @@ fn entries(node: &Value, above: &str, padding: usize, list: &mut Vec<Value>) {
 }
 
 /// Registers the device, and gives the id that it was assigned.
-fn register(sides: &mut impl Sides, lifetime: u32, links: &str) -> String {
+fn register(sides: &mut impl VectorSides, lifetime: u32, links: &str) -> String {
     let query = [&format!("ep={ENDPOINT}"), &format!("lt={lifetime}"), "lwm2m=1.0"];
     sides.device_sends(&request(Code::POST, &["rd"], &query, Some((format::LINK_FORMAT, links.as_bytes()))));
     let mut response = sides.device_receives();
@@ -372,14 +372,14 @@ fn register(sides: &mut impl Sides, lifetime: u32, links: &str) -> String {
     location_of(&response).expect("a location")
 }
 
-fn deregister(sides: &mut impl Sides, id: &str) {
+fn deregister(sides: &mut impl VectorSides, id: &str) {
     sides.device_sends(&request(Code::DELETE, &["rd", id], &[], None));
     assert_eq!(sides.device_receives().code, Code::DELETED);
 }
 
 /// What the gateway sends and publishes keeps its order: when the next thing on each side belongs to a read that is sent
 /// now, there was nothing else.
-fn nothing_came_before_the_next_read(sides: &mut impl Sides, prefix: &str) {
+fn nothing_came_before_the_next_read(sides: &mut impl VectorSides, prefix: &str) {
     let command = json!({ "reqID": "after", "msgType": "read", "data": { "path": "/3/0/0" } });
     sides.application_sends(COMMANDS, command.to_string().as_bytes());
     let request = sides.device_receives();
@@ -402,7 +402,7 @@ fn request_of_device(case: &Value, id: &str) -> Message {
 }
 
 /// One of the messages that the device sends for a request.
-fn respond(sides: &mut impl Sides, request: &Message, case: &Value) {
+fn respond(sides: &mut impl VectorSides, request: &Message, case: &Value) {
     let kind = kind_of(case);
     let piggybacked = matches!(kind, Kind::Acknowledgement | Kind::Reset);
     let id = if piggybacked { request.id } else { fresh_id() };
@@ -463,7 +463,7 @@ fn check_response(response: &Message, request: &Message, case: &Value) {
     }
 }
 
-fn check_uplink(sides: &mut impl Sides, uplink: &Value) {
+fn check_uplink(sides: &mut impl VectorSides, uplink: &Value) {
     let (topic, payload) = sides.application_receives();
     assert_eq!(topic, uplink["topic"], "{payload}");
     assert_same(&payload, &uplink["payload"]);

@@ -46,17 +46,17 @@ pub enum Exceeded {
 
 /// A bucket for each key, by the time when it is full again. A key whose bucket is full is like one that never took.
 #[derive(Debug)]
-pub struct Buckets<K> {
+pub struct TokenBuckets<K> {
     full: Deadlines<K>,
 }
 
-impl<K> Default for Buckets<K> {
+impl<K> Default for TokenBuckets<K> {
     fn default() -> Self {
         Self { full: Deadlines::default() }
     }
 }
 
-impl<K: Copy + Ord + Hash> Buckets<K> {
+impl<K: Copy + Ord + Hash> TokenBuckets<K> {
     /// Takes a token from the bucket of this key. Returns `false`, and takes nothing, if it is empty.
     pub fn take(&mut self, now: Instant, key: K, rate: Rate) -> bool {
         self.forget_full(now);
@@ -88,7 +88,7 @@ pub struct Limiter {
     /// When the bucket of all is full again.
     total: Option<Instant>,
     /// The same for each address. One whose bucket is full is like one that never sent.
-    addresses: Deadlines<Source>,
+    addresses: Deadlines<SourceNetwork>,
 }
 
 impl Limiter {
@@ -104,7 +104,7 @@ impl Limiter {
     }
 
     /// Takes a token from both buckets, or from none.
-    pub fn take(&mut self, now: Instant, source: Source) -> Result<(), Exceeded> {
+    pub fn take(&mut self, now: Instant, source: SourceNetwork) -> Result<(), Exceeded> {
         self.forget_full(now);
         let address = after_one_more(self.limit.address, now, self.addresses.get(source)).ok_or(Exceeded::Address)?;
         let total = after_one_more(self.limit.total, now, self.total).ok_or(Exceeded::Total)?;
@@ -133,12 +133,12 @@ fn after_one_more(rate: Rate, now: Instant, full: Option<Instant>) -> Option<Ins
 
 /// Groups addresses by their owner: an IPv6 network of 64 bits belongs to one customer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Source {
+pub enum SourceNetwork {
     V4(Ipv4Addr),
     V6([u16; 4]),
 }
 
-impl Source {
+impl SourceNetwork {
     pub fn of(address: SocketAddr) -> Self {
         match address.ip().to_canonical() {
             IpAddr::V4(address) => Self::V4(address),
@@ -157,11 +157,11 @@ mod tests {
     const LIMIT: RateLimit =
         RateLimit { total: Rate { per_second: 100, burst: 50 }, address: Rate { per_second: 10, burst: 20 } };
 
-    fn source(number: u8) -> Source {
-        Source::V4(Ipv4Addr::new(192, 0, 2, number))
+    fn source(number: u8) -> SourceNetwork {
+        SourceNetwork::V4(Ipv4Addr::new(192, 0, 2, number))
     }
 
-    fn taken(limiter: &mut Limiter, now: Instant, source: Source, attempts: usize) -> usize {
+    fn taken(limiter: &mut Limiter, now: Instant, source: SourceNetwork, attempts: usize) -> usize {
         (0..attempts).filter(|_| limiter.take(now, source).is_ok()).count()
     }
 
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn each_key_has_its_burst_at_once_and_then_its_rate() {
-        let (start, mut buckets) = (Instant::now(), Buckets::default());
+        let (start, mut buckets) = (Instant::now(), TokenBuckets::default());
         let mut taken = |key, seconds, rate: Rate| {
             let now = start + Duration::from_secs(seconds);
             (0..100).filter(|_| buckets.take(now, key, rate)).count()
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn an_ipv6_network_is_one_address_and_a_mapped_ipv4_address_is_itself() {
-        let of = |text: &str| Source::of(text.parse().unwrap());
+        let of = |text: &str| SourceNetwork::of(text.parse().unwrap());
         assert_eq!(of("[2001:db8:1:2::1]:5683"), of("[2001:db8:1:2:ffff::9]:1"));
         assert_ne!(of("[2001:db8:1:2::1]:5683"), of("[2001:db8:1:3::1]:5683"));
         assert_eq!(of("[::ffff:192.0.2.7]:5683"), of("192.0.2.7:1"));

@@ -5,20 +5,20 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::exproto::ExProto;
+use super::exproto::ExProtoGateway;
 use super::filters;
 use super::mqtt::DeviceListener;
 
 /// Administers an [`EmbeddedBroker`](super::EmbeddedBroker) from beside it.
 #[derive(Clone)]
 pub struct BrokerControl {
-    exproto: Arc<ExProto>,
+    exproto: Arc<ExProtoGateway>,
     devices: Option<Arc<DeviceListener>>,
     rules: Arc<Rules>,
 }
 
 impl BrokerControl {
-    pub(super) fn new(exproto: ExProto, devices: Option<DeviceListener>, rules: Arc<Rules>) -> Self {
+    pub(super) fn new(exproto: ExProtoGateway, devices: Option<DeviceListener>, rules: Arc<Rules>) -> Self {
         Self { exproto: Arc::new(exproto), devices: devices.map(Arc::new), rules }
     }
 

@@ -51,7 +51,7 @@ pub use self::control::{BrokerControl, DeviceCredentials};
 
 use self::bus::Bus;
 use self::control::Rules;
-use self::exproto::ExProto;
+use self::exproto::ExProtoGateway;
 use self::tasks::Tasks;
 
 /// The configuration of the embedded broker. The default has EMQX's ports on the loopback address.
@@ -138,7 +138,7 @@ impl EmbeddedBroker {
         let applications =
             TcpListener::bind(settings.mqtt).await.with_context(|| format!("MQTT on {}", settings.mqtt))?;
         let mqtt = applications.local_addr()?;
-        let exproto = ExProto::start(&settings, bus.clone(), rules.clone(), tasks.clone()).await?;
+        let exproto = ExProtoGateway::start(&settings, bus.clone(), rules.clone(), tasks.clone()).await?;
         let start = |wanted| mqtt::DeviceListener::start(wanted, bus.clone(), rules.clone(), tasks.clone());
         let devices = settings.devices.map(start).transpose()?;
         tasks.spawn(mqtt::serve(applications, mqtt::open_context(bus), tasks.clone()));

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use lwm2m_base::deadlines::Deadlines;
-use lwm2m_base::rate::{Exceeded, Limiter, Source};
+use lwm2m_base::rate::{Exceeded, Limiter, SourceNetwork};
 use lwm2m_base::{AssociationId, Peer};
 
 use super::associations::PeerAddress;
@@ -67,8 +67,8 @@ impl PendingHandshake {
         Peer::udp(self.place.0, self.place.1)
     }
 
-    fn source(&self) -> Source {
-        Source::of(self.place.1)
+    fn source(&self) -> SourceNetwork {
+        SourceNetwork::of(self.place.1)
     }
 
     /// A flight went out, in answer to something.
@@ -130,7 +130,7 @@ impl Handshakes {
     /// Admits one more handshake from this address; it then counts as begun. Returns the handshake that has to be evicted
     /// for it, if there is one.
     pub fn admit(&mut self, now: Instant, (_, address): PeerAddress) -> Result<Option<AssociationId>, DtlsDropReason> {
-        let source = Source::of(address);
+        let source = SourceNetwork::of(address);
         self.find_overdue(now);
         let evicted = self.place_for(source)?;
         self.begun.take(now, source).map_err(|exceeded| match exceeded {
@@ -151,7 +151,7 @@ impl Handshakes {
         }
     }
 
-    fn place_for(&self, source: Source) -> Result<Option<AssociationId>, DtlsDropReason> {
+    fn place_for(&self, source: SourceNetwork) -> Result<Option<AssociationId>, DtlsDropReason> {
         let taken = self.by_id.len();
         if 2 * taken < self.most {
             return Ok(None);

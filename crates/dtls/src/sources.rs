@@ -8,17 +8,17 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use lwm2m_base::AssociationId;
-use lwm2m_base::rate::Source;
+use lwm2m_base::rate::SourceNetwork;
 
 /// The position of a handshake in the order in which all of them began.
 pub type HandshakeNumber = u64;
 
 /// The last one of a set has the most overdue handshakes, and of several with as many, the oldest of these.
-type EvictionRank = (usize, Reverse<HandshakeNumber>, Source);
+type EvictionRank = (usize, Reverse<HandshakeNumber>, SourceNetwork);
 
 #[derive(Default)]
 pub struct HandshakeSources {
-    by_source: HashMap<Source, SourceHandshakes>,
+    by_source: HashMap<SourceNetwork, SourceHandshakes>,
     /// The addresses that have overdue handshakes.
     by_overdue: BTreeSet<EvictionRank>,
 }
@@ -31,33 +31,33 @@ struct SourceHandshakes {
 }
 
 impl HandshakeSources {
-    pub fn begun(&mut self, source: Source) {
+    pub fn begun(&mut self, source: SourceNetwork) {
         self.change(source, |handshakes| handshakes.count += 1);
     }
 
     /// The client of this handshake has not answered for too long.
-    pub fn overdue(&mut self, source: Source, number: HandshakeNumber, id: AssociationId) {
+    pub fn overdue(&mut self, source: SourceNetwork, number: HandshakeNumber, id: AssociationId) {
         self.change(source, |handshakes| {
             handshakes.overdue.insert(number, id);
         });
     }
 
     /// The client of this handshake has answered after all.
-    pub fn answered(&mut self, source: Source, number: HandshakeNumber) {
+    pub fn answered(&mut self, source: SourceNetwork, number: HandshakeNumber) {
         self.change(source, |handshakes| {
             handshakes.overdue.remove(&number);
         });
     }
 
     /// A handshake that began is over.
-    pub fn ended(&mut self, source: Source, number: HandshakeNumber) {
+    pub fn ended(&mut self, source: SourceNetwork, number: HandshakeNumber) {
         self.change(source, |handshakes| {
             handshakes.overdue.remove(&number);
             handshakes.count = handshakes.count.saturating_sub(1);
         });
     }
 
-    pub fn count(&self, source: Source) -> usize {
+    pub fn count(&self, source: SourceNetwork) -> usize {
         self.by_source.get(&source).map_or(0, |handshakes| handshakes.count)
     }
 
@@ -67,11 +67,11 @@ impl HandshakeSources {
     }
 
     /// Returns the oldest overdue handshake of this address.
-    pub fn victim_of(&self, source: Source) -> Option<AssociationId> {
+    pub fn victim_of(&self, source: SourceNetwork) -> Option<AssociationId> {
         self.by_source.get(&source)?.overdue.values().next().copied()
     }
 
-    fn change(&mut self, source: Source, change: impl FnOnce(&mut SourceHandshakes)) {
+    fn change(&mut self, source: SourceNetwork, change: impl FnOnce(&mut SourceHandshakes)) {
         let handshakes = self.by_source.entry(source).or_default();
         let before = handshakes.rank(source);
         change(handshakes);
@@ -87,7 +87,7 @@ impl HandshakeSources {
 }
 
 impl SourceHandshakes {
-    fn rank(&self, source: Source) -> Option<EvictionRank> {
+    fn rank(&self, source: SourceNetwork) -> Option<EvictionRank> {
         let oldest = *self.overdue.keys().next()?;
         Some((self.overdue.len(), Reverse(oldest), source))
     }
@@ -99,8 +99,8 @@ mod tests {
 
     use super::*;
 
-    fn source(number: u8) -> Source {
-        Source::V4(Ipv4Addr::new(192, 0, 2, number))
+    fn source(number: u8) -> SourceNetwork {
+        SourceNetwork::V4(Ipv4Addr::new(192, 0, 2, number))
     }
 
     /// Address and number of each handshake, in this order; its id is its number. All are overdue.

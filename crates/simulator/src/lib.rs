@@ -44,7 +44,7 @@ mod tests {
     use lwm2m_core::lwm2m::path::Path;
 
     /// A device, and the server that the test plays.
-    struct Scene {
+    struct SimulatorScene {
         device: SimulatedDevice,
         now: Instant,
         next_id: u16,
@@ -52,7 +52,7 @@ mod tests {
         events: VecDeque<DeviceEvent>,
     }
 
-    impl Scene {
+    impl SimulatorScene {
         fn new(settings: SimulatedDeviceConfig) -> Self {
             let device = SimulatedDevice::new(settings, 7);
             Self { device, now: Instant::now(), next_id: 0, sent: VecDeque::new(), events: VecDeque::new() }
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_device_registers_with_what_it_is_and_what_it_has() {
-        let mut scene = Scene::new(SimulatedDeviceConfig { query: vec!["imei=49".to_owned()], ..settings() });
+        let mut scene = SimulatorScene::new(SimulatedDeviceConfig { query: vec!["imei=49".to_owned()], ..settings() });
         scene.device.start(scene.now);
 
         let register = scene.expect_transmitted();
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_register_without_answer_is_repeated_with_doubled_waits_and_tried_again_later() {
-        let mut scene = Scene::new(settings());
+        let mut scene = SimulatorScene::new(settings());
         scene.device.start(scene.now);
         let first = scene.expect_transmitted();
 
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn an_empty_acknowledgement_ends_the_repetition_and_the_separate_answer_is_acknowledged_every_time() {
-        let mut scene = Scene::new(settings());
+        let mut scene = SimulatorScene::new(settings());
         scene.device.start(scene.now);
         let register = scene.expect_transmitted();
         scene.receive(&Message::empty(Kind::Acknowledgement, register.id));
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_refused_device_comes_back_when_max_age_says_so() {
-        let mut scene = Scene::new(settings());
+        let mut scene = SimulatorScene::new(settings());
         scene.device.start(scene.now);
         let register = scene.expect_transmitted();
         let mut busy = Response::new(Code::SERVICE_UNAVAILABLE);
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn an_update_leaves_in_time_and_an_unknown_registration_is_made_again() {
-        let mut scene = Scene::registered();
+        let mut scene = SimulatorScene::registered();
         // 300 s, less MAX_TRANSMIT_WAIT.
         assert_eq!(scene.advance_to_next_deadline(), Duration::from_secs(207));
         let update = scene.expect_transmitted();
@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_stopped_device_de_registers_and_is_silent_from_then_on() {
-        let mut scene = Scene::registered();
+        let mut scene = SimulatorScene::registered();
         scene.observe("/3303/0/5700");
         scene.device.stop(scene.now);
         let deregister = scene.expect_transmitted();
@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_resource_is_read_as_text_and_an_instance_as_tlv() {
-        let mut scene = Scene::registered();
+        let mut scene = SimulatorScene::registered();
         assert_eq!(scene.read("/3/0/0"), (Code::CONTENT, "Weather Works".to_owned()));
 
         let request = scene.request(Code::GET, "/3303/0", &[]);
@@ -328,7 +328,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_answered_with_the_reason() {
-        let mut scene = Scene::registered();
+        let mut scene = SimulatorScene::registered();
         for (path, code) in [
             ("/3/0/99", Code::NOT_FOUND),
             ("/3/7", Code::NOT_FOUND),
@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn discover_lists_what_is_below_with_the_written_attributes() {
-        let mut scene = Scene::registered();
+        let mut scene = SimulatorScene::registered();
         let mut request = scene.request(Code::PUT, "/3303/0/5700", &[]);
         request.options.add_text(number::URI_QUERY, "pmin=2");
         request.options.add_text(number::URI_QUERY, "pmax=30");
@@ -364,7 +364,7 @@ mod tests {
 
     #[test]
     fn a_written_value_is_read_back_and_a_bad_one_changes_nothing() {
-        let mut scene = Scene::registered();
+        let mut scene = SimulatorScene::registered();
         assert_eq!(scene.write(Code::PUT, "/3/0/14", format::TEXT, b"+02:00"), Code::CHANGED);
         assert_eq!(scene.write(Code::PUT, "/3/0/15", format::TLV, b"\xc3\x0fUTC"), Code::CHANGED);
         assert_eq!(scene.write(Code::PUT, "/3/0/13", format::TEXT, b"noon"), Code::BAD_REQUEST);
@@ -380,7 +380,7 @@ mod tests {
 
     #[test]
     fn a_written_lifetime_is_told_to_the_server() {
-        let mut scene = Scene::registered();
+        let mut scene = SimulatorScene::registered();
         assert_eq!(scene.write(Code::PUT, "/1/0/1", format::TEXT, b"60"), Code::CHANGED);
         let update = scene.expect_transmitted();
         assert_eq!(query(&update), ["lt=60"]);
@@ -391,7 +391,7 @@ mod tests {
 
     #[test]
     fn an_instance_is_created_and_deleted_and_the_server_hears_the_new_list() {
-        let mut scene = Scene::registered();
+        let mut scene = SimulatorScene::registered();
         let mut request = scene.request(Code::POST, "/3303", &[(number::CONTENT_FORMAT, format::TLV.into())]);
         request.payload = b"\x06\x05\xe3\x16\x45Far".to_vec();
         let reply = scene.ask(&request);
@@ -410,7 +410,7 @@ mod tests {
 
     #[test]
     fn an_execute_is_counted_once_though_its_request_comes_twice() {
-        let mut scene = Scene::registered();
+        let mut scene = SimulatorScene::registered();
         let request = scene.request(Code::POST, "/3303/0/5605", &[]);
         let reply = scene.ask(&request);
         assert_eq!(reply.code, Code::CHANGED);
@@ -423,7 +423,7 @@ mod tests {
 
     #[test]
     fn a_reboot_registers_again_and_forgets_the_observations() {
-        let mut scene = Scene::registered();
+        let mut scene = SimulatorScene::registered();
         scene.observe("/3303/0/5700");
         let request = scene.request(Code::POST, "/3/0/4", &[]);
         assert_eq!(scene.ask(&request).code, Code::CHANGED);
@@ -439,7 +439,7 @@ mod tests {
 
     #[test]
     fn an_observed_value_is_notified_on_change_until_observe_1() {
-        let mut scene = Scene::registered();
+        let mut scene = SimulatorScene::registered();
         let token = scene.observe("/3303/0/5700");
         scene.change("/3303/0/5700", 19.5);
         scene.expect_notification(token, Kind::NonConfirmable, 2, "19.5");
@@ -455,7 +455,7 @@ mod tests {
 
     #[test]
     fn a_reset_ends_the_observation() {
-        let mut scene = Scene::registered();
+        let mut scene = SimulatorScene::registered();
         let token = scene.observe("/3303/0/5700");
         scene.change("/3303/0/5700", 19.5);
         let id = scene.expect_notification(token, Kind::NonConfirmable, 2, "19.5");
@@ -466,7 +466,8 @@ mod tests {
 
     #[test]
     fn a_confirmable_notification_is_repeated_and_the_newest_value_follows_its_acknowledgement() {
-        let mut scene = Scene::registered_with(SimulatedDeviceConfig { confirmable_notifications: true, ..settings() });
+        let mut scene =
+            SimulatorScene::registered_with(SimulatedDeviceConfig { confirmable_notifications: true, ..settings() });
         let token = scene.observe("/3303/0/5700");
         scene.change("/3303/0/5700", 19.5);
         let id = scene.expect_notification(token, Kind::Confirmable, 2, "19.5");
@@ -482,7 +483,8 @@ mod tests {
 
     #[test]
     fn a_server_that_acknowledges_no_notification_is_given_up() {
-        let mut scene = Scene::registered_with(SimulatedDeviceConfig { confirmable_notifications: true, ..settings() });
+        let mut scene =
+            SimulatorScene::registered_with(SimulatedDeviceConfig { confirmable_notifications: true, ..settings() });
         let token = scene.observe("/3303/0/5700");
         scene.change("/3303/0/5700", 19.5);
         for _ in 0..5 {
@@ -495,7 +497,7 @@ mod tests {
 
     #[test]
     fn pmax_says_how_often_and_pmin_how_soon() {
-        let mut scene = Scene::registered();
+        let mut scene = SimulatorScene::registered();
         let token = scene.observe("/3303/0/5700");
         let mut request = scene.request(Code::PUT, "/3303/0", &[]);
         request.options.add_text(number::URI_QUERY, "pmin=3");
@@ -512,7 +514,7 @@ mod tests {
 
     #[test]
     fn the_temperature_goes_up_and_down_by_itself() {
-        let mut scene = Scene::registered_with(SimulatedDeviceConfig::new("dev-7"));
+        let mut scene = SimulatorScene::registered_with(SimulatedDeviceConfig::new("dev-7"));
         let token = scene.observe("/3303/0/5700");
         for (number, value) in [(2, "22.5"), (3, "23.6"), (4, "24"), (5, "23.6"), (6, "22.5"), (7, "21"), (8, "19.5")] {
             assert_eq!(scene.advance_to_next_deadline(), Duration::from_secs(5));
@@ -522,7 +524,7 @@ mod tests {
 
     #[test]
     fn a_ping_and_an_answer_to_nothing_are_reset() {
-        let mut scene = Scene::registered();
+        let mut scene = SimulatorScene::registered();
         let ping = Message::empty(Kind::Confirmable, MessageId(77));
         scene.receive(&ping);
         assert_eq!(scene.expect_transmitted(), Message::empty(Kind::Reset, ping.id));

@@ -49,7 +49,7 @@ impl Weather {
 
 /// The reaction of the broker to a Connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Broker {
+pub enum BrokerBehaviour {
     Takes,
     Refuses,
     /// The link gives up after ten seconds.
@@ -57,17 +57,17 @@ pub enum Broker {
 }
 
 /// Which of the devices.
-pub type Number = usize;
+pub type DeviceNumber = usize;
 
 /// A notification, by its device, the path that is observed and the Observe number.
-pub type Notification = (Number, String, u32);
+pub type Notification = (DeviceNumber, String, u32);
 
 pub struct Network {
     pub gateway: Gateway,
     pub now: Instant,
     pub weather: Weather,
-    pub broker: Broker,
-    pub devices: Vec<Attached>,
+    pub broker: BrokerBehaviour,
+    pub devices: Vec<AttachedDevice>,
     /// The publications in order, each with its registration.
     pub published: Vec<(RegistrationId, Publication)>,
     pub reports: Vec<Report>,
@@ -83,11 +83,11 @@ pub struct Network {
     tickets: HashMap<Ticket, Notification>,
     asks_the_broker: bool,
     begun: Instant,
-    by_address: HashMap<Peer, Number>,
+    by_address: HashMap<Peer, DeviceNumber>,
     /// The registration of each endpoint that the broker has now.
     connected: HashMap<String, RegistrationId>,
     clientids: HashMap<RegistrationId, String>,
-    queue: BinaryHeap<Reverse<Scheduled>>,
+    queue: BinaryHeap<Reverse<ScheduledHappening>>,
     scheduled: u64,
     addresses: u32,
     gateway_wakes: Option<Instant>,
@@ -95,7 +95,7 @@ pub struct Network {
 }
 
 /// A device, where it is and what the network saw of it.
-pub struct Attached {
+pub struct AttachedDevice {
     pub device: SimulatedDevice,
     pub endpoint: String,
     pub events: Vec<DeviceEvent>,
@@ -117,7 +117,7 @@ pub struct Attached {
     last_register: Option<MessageId>,
 }
 
-struct Scheduled {
+struct ScheduledHappening {
     at: Instant,
     /// Orders events by time, and by the order of scheduling within the same instant.
     order: u64,
@@ -129,15 +129,15 @@ pub enum Happening {
     ToGateway(Peer, Vec<u8>),
     ToDevice(Peer, Vec<u8>),
     GatewayWakes,
-    DeviceWakes(Number),
+    DeviceWakes(DeviceNumber),
     FromBroker(BrokerEvent),
-    Start(Number),
-    Stop(Number),
+    Start(DeviceNumber),
+    Stop(DeviceNumber),
     /// The device has another address from now on; nothing that was under way to the old one arrives.
-    Move(Number),
-    Change(Number, f64),
+    Move(DeviceNumber),
+    Change(DeviceNumber, f64),
     /// An application publishes a command for whoever is subscribed for the endpoint.
-    Command(Number, Vec<u8>),
+    Command(DeviceNumber, Vec<u8>),
 }
 
 impl Network {
@@ -149,7 +149,7 @@ impl Network {
             gateway: Gateway::new(settings, model(), rng.random(), now, Duration::from_secs(1_700_000_000)),
             now,
             weather,
-            broker: Broker::Takes,
+            broker: BrokerBehaviour::Takes,
             devices: Vec::new(),
             published: Vec::new(),
             reports: Vec::new(),
@@ -172,10 +172,10 @@ impl Network {
     }
 
     /// Attaches a device at an address of its own; it does nothing yet.
-    pub fn attach(&mut self, settings: SimulatedDeviceConfig) -> Number {
+    pub fn attach(&mut self, settings: SimulatedDeviceConfig) -> DeviceNumber {
         let number = self.devices.len();
         let address = self.fresh_address(number);
-        self.devices.push(Attached {
+        self.devices.push(AttachedDevice {
             endpoint: settings.endpoint.clone(),
             device: SimulatedDevice::new(settings, self.rng.random()),
             events: Vec::new(),
@@ -201,7 +201,7 @@ impl Network {
     pub fn run_until(&mut self, seconds: f64) {
         let until = self.begun + Duration::from_secs_f64(seconds);
         while self.queue.peek().is_some_and(|Reverse(first)| first.at <= until) {
-            let Some(Reverse(Scheduled { at, happening, .. })) = self.queue.pop() else { return };
+            let Some(Reverse(ScheduledHappening { at, happening, .. })) = self.queue.pop() else { return };
             self.now = at;
             self.happen(happening);
         }
@@ -216,7 +216,7 @@ impl Network {
         self.broker_says(BrokerEvent::Message { registration: device, topic, payload, properties });
     }
 
-    pub fn address(&self, number: Number) -> Peer {
+    pub fn address(&self, number: DeviceNumber) -> Peer {
         self.devices[number].address
     }
 
@@ -226,7 +226,7 @@ impl Network {
     }
 
     /// Every publication for this endpoint, as JSON, in order.
-    pub fn published_for(&self, number: Number) -> impl Iterator<Item = Value> + '_ {
+    pub fn published_for(&self, number: DeviceNumber) -> impl Iterator<Item = Value> + '_ {
         let prefix = format!("lwm2m/{}/", self.devices[number].endpoint);
         self.published
             .iter()
@@ -312,7 +312,7 @@ impl Network {
         assert_eq!(self.drain_gateway(), 0, "a verdict without a datagram");
     }
 
-    fn with_device(&mut self, number: Number, act: impl FnOnce(&mut SimulatedDevice, Instant)) {
+    fn with_device(&mut self, number: DeviceNumber, act: impl FnOnce(&mut SimulatedDevice, Instant)) {
         let now = self.now;
         act(&mut self.devices[number].device, now);
         loop {
@@ -371,12 +371,12 @@ impl Network {
                 self.clientids.insert(device, client.clientid);
                 let soon = self.now + self.weather.broker_delay.mul_f64(self.rng.random_range(0.0..1.0));
                 let (at, event) = match self.broker {
-                    Broker::Takes => (soon, BrokerEvent::Connected { registration: device }),
-                    Broker::Refuses => {
+                    BrokerBehaviour::Takes => (soon, BrokerEvent::Connected { registration: device }),
+                    BrokerBehaviour::Refuses => {
                         let error = ConnectError::Refused("not this one".to_owned());
                         (soon, BrokerEvent::ConnectFailed { registration: device, error })
                     }
-                    Broker::NeverAnswers => {
+                    BrokerBehaviour::NeverAnswers => {
                         let error = ConnectError::Unavailable("no answer".to_owned());
                         (self.now + Duration::from_secs(10), BrokerEvent::ConnectFailed { registration: device, error })
                     }
@@ -428,7 +428,7 @@ impl Network {
     }
 
     /// Keeps what a test wants to know of a datagram of a device.
-    fn watch(&mut self, number: Number, datagram: &[u8]) {
+    fn watch(&mut self, number: DeviceNumber, datagram: &[u8]) {
         let attached = &mut self.devices[number];
         let Message { kind, code, id, token, options, .. } = Message::decode(datagram).expect("devices send messages");
         if kind == Kind::Confirmable && code == Code::CONTENT {
@@ -468,7 +468,7 @@ impl Network {
         }
     }
 
-    fn confirm(&mut self, number: Number, datagram: &[u8]) {
+    fn confirm(&mut self, number: DeviceNumber, datagram: &[u8]) {
         let message = Message::decode(datagram).expect("the gateway sends messages");
         let attached = &mut self.devices[number];
         if message == Message::empty(Kind::Acknowledgement, message.id)
@@ -480,10 +480,10 @@ impl Network {
 
     fn schedule(&mut self, at: Instant, happening: Happening) {
         self.scheduled += 1;
-        self.queue.push(Reverse(Scheduled { at, order: self.scheduled, happening }));
+        self.queue.push(Reverse(ScheduledHappening { at, order: self.scheduled, happening }));
     }
 
-    fn fresh_address(&mut self, number: Number) -> Peer {
+    fn fresh_address(&mut self, number: DeviceNumber) -> Peer {
         self.addresses += 1;
         let address = peer(self.addresses);
         self.by_address.insert(address, number);
@@ -497,21 +497,21 @@ pub fn notification_of(payload: &Value) -> Option<(String, u32)> {
     Some((payload["data"]["reqPath"].as_str().expect("a path").to_owned(), number))
 }
 
-impl PartialEq for Scheduled {
+impl PartialEq for ScheduledHappening {
     fn eq(&self, other: &Self) -> bool {
         self.order == other.order
     }
 }
 
-impl Eq for Scheduled {}
+impl Eq for ScheduledHappening {}
 
-impl PartialOrd for Scheduled {
+impl PartialOrd for ScheduledHappening {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Scheduled {
+impl Ord for ScheduledHappening {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         (self.at, self.order).cmp(&(other.at, other.order))
     }

@@ -5,14 +5,14 @@ use lwm2m_dtls::{AssociationCloseReason, DtlsDatagramOutcome, DtlsDropReason, Dt
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
-use crate::meters::{counter, counters};
+use crate::meters::{ResultLabel, counter, counters};
 
-use super::labels::{DatagramLabels, ReasonLabel, ResultLabel};
+use super::labels::{DatagramLabels, ReasonLabel};
 
 /// Counts what DTLS reports.
 #[derive(Debug)]
 pub struct DtlsMetrics {
-    datagrams: DatagramCounters,
+    datagrams: DtlsDatagramCounters,
     handshakes_started: Counter,
     handshakes: HandshakeCounters,
     flights_retransmitted: Counter,
@@ -32,7 +32,7 @@ impl DtlsMetrics {
         let unsent = "Messages not sent because the DTLS association of the device is closed";
         let skipped = "Pre-shared key lookups skipped because too many were in flight";
         Self {
-            datagrams: DatagramCounters::register(registry),
+            datagrams: DtlsDatagramCounters::register(registry),
             handshakes_started: counter(registry, "lwm2m_dtls_handshakes_started", started),
             handshakes: HandshakeCounters::register(registry),
             flights_retransmitted: counter(registry, "lwm2m_dtls_flights_retransmitted", flights),
@@ -73,7 +73,7 @@ impl DtlsMetrics {
 }
 
 #[derive(Debug)]
-struct DatagramCounters {
+struct DtlsDatagramCounters {
     data: Counter,
     handshake: Counter,
     cookie_requested: Counter,
@@ -81,11 +81,11 @@ struct DatagramCounters {
     alert: Counter,
     last_flight_retransmitted: Counter,
     renegotiation_refused: Counter,
-    dropped: DropCounters,
+    dropped: DtlsDropCounters,
 }
 
 #[derive(Debug)]
-struct DropCounters {
+struct DtlsDropCounters {
     not_dtls: Counter,
     no_client_hello: Counter,
     unknown_association: Counter,
@@ -99,7 +99,7 @@ struct DropCounters {
     unexpected: Counter,
 }
 
-impl DatagramCounters {
+impl DtlsDatagramCounters {
     fn register(registry: &mut Registry) -> Self {
         let counters = counters(registry, "lwm2m_dtls_datagrams", "Datagrams received by DTLS listeners by outcome");
         let accepted = |outcome| counters(DatagramLabels::accepted(outcome));
@@ -111,7 +111,7 @@ impl DatagramCounters {
             alert: accepted("alert"),
             last_flight_retransmitted: accepted("last_flight_retransmitted"),
             renegotiation_refused: accepted("renegotiation_refused"),
-            dropped: DropCounters::new(|reason| counters(DatagramLabels::dropped(reason))),
+            dropped: DtlsDropCounters::new(|reason| counters(DatagramLabels::dropped(reason))),
         }
     }
 
@@ -129,7 +129,7 @@ impl DatagramCounters {
     }
 }
 
-impl DropCounters {
+impl DtlsDropCounters {
     fn new(dropped: impl Fn(&'static str) -> Counter) -> Self {
         Self {
             not_dtls: dropped("not_dtls"),

@@ -12,7 +12,7 @@ use super::labels::{PartLabel, ReloadLabels};
 
 /// What is reloaded by itself, whatever becomes of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
+pub enum ReloadPart {
     Settings,
     Definitions,
     Keys,
@@ -21,16 +21,16 @@ pub enum Part {
 
 #[derive(Debug)]
 pub struct ReloadMetrics {
-    settings: PartMetrics,
-    definitions_read: PartMetrics,
-    keys: PartMetrics,
-    certificates: PartMetrics,
+    settings: ReloadPartMetrics,
+    definitions_read: ReloadPartMetrics,
+    keys: ReloadPartMetrics,
+    certificates: ReloadPartMetrics,
     /// Object definitions in force.
     pub definitions: Gauge,
 }
 
 #[derive(Debug)]
-struct PartMetrics {
+struct ReloadPartMetrics {
     ok: Counter,
     failed: Counter,
     /// 1 if the last attempt failed.
@@ -46,9 +46,9 @@ impl ReloadMetrics {
         let failing = gauges(registry, "lwm2m_reload_failing", failing);
         let last = "Time of the last successful reload in seconds since 1970; 0 for none since the start";
         let last = gauges(registry, "lwm2m_reload_last_success_timestamp_seconds", last);
-        let of = |part: Part| {
+        let of = |part: ReloadPart| {
             let part = part.name();
-            PartMetrics {
+            ReloadPartMetrics {
                 ok: reloads(ReloadLabels { part, result: "ok" }),
                 failed: reloads(ReloadLabels { part, result: "failed" }),
                 failing: failing(PartLabel { part }),
@@ -56,37 +56,37 @@ impl ReloadMetrics {
             }
         };
         Self {
-            settings: of(Part::Settings),
-            definitions_read: of(Part::Definitions),
-            keys: of(Part::Keys),
-            certificates: of(Part::Certificates),
+            settings: of(ReloadPart::Settings),
+            definitions_read: of(ReloadPart::Definitions),
+            keys: of(ReloadPart::Keys),
+            certificates: of(ReloadPart::Certificates),
             definitions: gauge(registry, "lwm2m_object_definitions", "Object definitions in force"),
         }
     }
 
-    pub fn succeeded(&self, part: Part, unix_time: Duration) {
+    pub fn succeeded(&self, part: ReloadPart, unix_time: Duration) {
         let metrics = self.of(part);
         metrics.ok.inc();
         metrics.failing.set(0);
         metrics.last_success.set(unix_time.as_secs().cast_signed());
     }
 
-    pub fn failed(&self, part: Part) {
+    pub fn failed(&self, part: ReloadPart) {
         self.of(part).failed.inc();
         self.of(part).failing.set(1);
     }
 
-    fn of(&self, part: Part) -> &PartMetrics {
+    fn of(&self, part: ReloadPart) -> &ReloadPartMetrics {
         match part {
-            Part::Settings => &self.settings,
-            Part::Definitions => &self.definitions_read,
-            Part::Keys => &self.keys,
-            Part::Certificates => &self.certificates,
+            ReloadPart::Settings => &self.settings,
+            ReloadPart::Definitions => &self.definitions_read,
+            ReloadPart::Keys => &self.keys,
+            ReloadPart::Certificates => &self.certificates,
         }
     }
 }
 
-impl Part {
+impl ReloadPart {
     pub fn name(self) -> &'static str {
         match self {
             Self::Settings => "settings",

@@ -11,12 +11,12 @@ use super::device::PATIENCE;
 
 pub struct Application {
     client: Client,
-    heard: Receiver<Heard>,
+    heard: Receiver<ApplicationEvent>,
     /// Its own commands come back to it, since it subscribes everything below the mount point.
     own: Vec<(String, Vec<u8>)>,
 }
 
-enum Heard {
+enum ApplicationEvent {
     Subscribed,
     Publication { topic: String, payload: Vec<u8> },
 }
@@ -37,7 +37,10 @@ impl Application {
         }
         let application = Self { client, heard, own: Vec::new() };
         for _ in endpoints {
-            assert!(matches!(application.next(PATIENCE), Some(Heard::Subscribed)), "the broker takes the subscription");
+            assert!(
+                matches!(application.next(PATIENCE), Some(ApplicationEvent::Subscribed)),
+                "the broker takes the subscription"
+            );
         }
         application
     }
@@ -61,7 +64,7 @@ impl Application {
 
     pub fn receive_within(&mut self, patience: Duration) -> Option<(String, Vec<u8>)> {
         loop {
-            let Heard::Publication { topic, payload } = self.next(patience)? else { continue };
+            let ApplicationEvent::Publication { topic, payload } = self.next(patience)? else { continue };
             match self.own.iter().position(|(own, command)| *own == topic && *command == payload) {
                 Some(at) => self.own.remove(at),
                 None => return Some((topic, payload)),
@@ -77,7 +80,7 @@ impl Application {
         assert_same(&value, payload);
     }
 
-    fn next(&self, patience: Duration) -> Option<Heard> {
+    fn next(&self, patience: Duration) -> Option<ApplicationEvent> {
         self.heard.recv_timeout(patience).ok()
     }
 }
@@ -90,12 +93,12 @@ impl Drop for Application {
 }
 
 /// Hands everything on, until the connection or the test ends.
-fn listen(mut connection: Connection, heard: &Sender<Heard>) {
+fn listen(mut connection: Connection, heard: &Sender<ApplicationEvent>) {
     for event in connection.iter() {
         let news = match event {
-            Ok(Event::Incoming(Packet::SubAck(_))) => Heard::Subscribed,
+            Ok(Event::Incoming(Packet::SubAck(_))) => ApplicationEvent::Subscribed,
             Ok(Event::Incoming(Packet::Publish(publish))) => {
-                Heard::Publication { topic: publish.topic, payload: publish.payload.to_vec() }
+                ApplicationEvent::Publication { topic: publish.topic, payload: publish.payload.to_vec() }
             }
             Ok(_) => continue,
             Err(_) => return,

@@ -3,7 +3,6 @@
 pub mod admin;
 pub mod application;
 pub mod broker;
-pub mod certificates;
 pub mod device;
 pub mod gateway;
 pub mod program;

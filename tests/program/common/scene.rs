@@ -13,7 +13,7 @@ use super::gateway::Gateway;
 /// The object list that a device of a test registers with, if the test does not care.
 pub const LINKS: &str = "</1/0>,</3/0>,</3303/0>";
 
-pub struct Scene {
+pub struct ProgramScene {
     pub endpoint: String,
     pub device: Device,
     pub application: Application,
@@ -21,7 +21,7 @@ pub struct Scene {
     pub broker: TestBroker,
 }
 
-impl Scene {
+impl ProgramScene {
     /// A device that is not registered.
     pub async fn start(endpoint: &str) -> Self {
         Self::start_with(endpoint, "").await

@@ -8,10 +8,10 @@ use lwm2m_core::gateway::report::{Forbidden, Report};
 use lwm2m_core::mqtt::topics::Template;
 use lwm2m_dtls::AssociationCloseReason;
 
-use super::scene::{Scene, address, deregister, observe, read, register, update};
+use super::scene::{DtlsDevicesScene, address, deregister, observe, read, register, update};
 
 /// Who was refused, and why.
-fn forbidden(scene: &Scene) -> Vec<(Forbidden, Option<&str>)> {
+fn forbidden(scene: &DtlsDevicesScene) -> Vec<(Forbidden, Option<&str>)> {
     let mut all = Vec::new();
     for report in &scene.reports {
         if let Report::Forbidden { identity, reason, .. } = report {
@@ -23,7 +23,7 @@ fn forbidden(scene: &Scene) -> Vec<(Forbidden, Option<&str>)> {
 
 #[test]
 fn a_device_registers_by_the_name_of_its_identity_and_is_read() {
-    let mut scene = Scene::with(|settings| {
+    let mut scene = DtlsDevicesScene::with(|settings| {
         settings.client.username = Template::for_client("psk ${psk_identity}").unwrap();
         settings.report_identity = true;
     });
@@ -41,13 +41,13 @@ fn a_device_registers_by_the_name_of_its_identity_and_is_read() {
 
 #[test]
 fn a_register_without_a_name_is_of_the_device_that_the_identity_names() {
-    let mut scene = Scene::new();
+    let mut scene = DtlsDevicesScene::new();
     let device = scene.connect(1, "dev-7");
     let location = scene.register(device, "lt=300");
     assert_eq!(scene.published.pop_front().unwrap()["data"]["ep"], "dev-7");
     assert_eq!(scene.update(device, &location), Code::CHANGED);
 
-    let mut scene = Scene::with(|settings| settings.identity = IdentityRule::None);
+    let mut scene = DtlsDevicesScene::with(|settings| settings.identity = IdentityRule::None);
     let device = scene.connect(1, "dev-7");
     assert_eq!(scene.ask(device, &register("lt=300")).code, Code::BAD_REQUEST);
     assert_eq!(scene.ask(address(9), &register("lt=300")).code, Code::BAD_REQUEST);
@@ -55,14 +55,14 @@ fn a_register_without_a_name_is_of_the_device_that_the_identity_names() {
 
 #[test]
 fn another_name_than_that_of_the_identity_is_forbidden() {
-    let mut scene = Scene::new();
+    let mut scene = DtlsDevicesScene::new();
     let device = scene.connect(1, "dev-7");
     assert_eq!(scene.ask(device, &register("ep=dev-8&lt=300")).code, Code::FORBIDDEN);
     assert_eq!(forbidden(&scene), [(Forbidden::OtherName, Some("dev-7"))]);
     assert!(scene.connects.is_empty(), "the broker is not asked");
 
     let pattern = IdentityRule::Pattern("psk-${endpoint_name}".parse().unwrap());
-    let mut scene = Scene::with(|settings| settings.identity = pattern);
+    let mut scene = DtlsDevicesScene::with(|settings| settings.identity = pattern);
     let device = scene.connect(1, "psk-dev-7");
     assert_eq!(scene.ask(device, &register("ep=psk-dev-7&lt=300")).code, Code::FORBIDDEN);
     scene.register(device, "ep=dev-7&lt=300");
@@ -70,7 +70,7 @@ fn another_name_than_that_of_the_identity_is_forbidden() {
 
 #[test]
 fn nobody_takes_a_device_of_dtls_over_by_plain_udp() {
-    let mut scene = Scene::new();
+    let mut scene = DtlsDevicesScene::new();
     let device = scene.connect(1, "dev-7");
     let location = scene.register(device, "ep=dev-7&lt=300");
     let stranger = address(66);
@@ -84,7 +84,7 @@ fn nobody_takes_a_device_of_dtls_over_by_plain_udp() {
 
 #[test]
 fn nor_while_the_broker_thinks_about_its_register() {
-    let mut scene = Scene::new();
+    let mut scene = DtlsDevicesScene::new();
     scene.broker_thinks = true;
     let device = scene.connect(1, "dev-7");
     scene.say(device, &register("ep=dev-7&lt=300"));
@@ -94,7 +94,7 @@ fn nor_while_the_broker_thinks_about_its_register() {
 
 #[test]
 fn a_device_of_plain_udp_that_comes_by_dtls_is_of_its_identity_from_then_on() {
-    let mut scene = Scene::new();
+    let mut scene = DtlsDevicesScene::new();
     let plain = address(9);
     let location = scene.register(plain, "ep=dev-7&lt=300");
     let other = scene.connect(2, "dev-8");
@@ -106,7 +106,7 @@ fn a_device_of_plain_udp_that_comes_by_dtls_is_of_its_identity_from_then_on() {
 
 #[test]
 fn a_registration_is_of_one_identity_even_where_names_are_free() {
-    let mut scene = Scene::with(|settings| settings.identity = IdentityRule::None);
+    let mut scene = DtlsDevicesScene::with(|settings| settings.identity = IdentityRule::None);
     let device = scene.connect(1, "one");
     let location = scene.register(device, "ep=dev-7&lt=300");
     let other = scene.connect(2, "other");
@@ -122,7 +122,7 @@ fn a_registration_is_of_one_identity_even_where_names_are_free() {
 
 #[test]
 fn a_new_association_takes_commands_and_notifications_along() {
-    let mut scene = Scene::new();
+    let mut scene = DtlsDevicesScene::new();
     let device = scene.connect(1, "dev-7");
     let location = scene.register(device, "ep=dev-7&lt=300");
     scene.command("dev-7", &observe(1));
@@ -152,7 +152,7 @@ fn a_new_association_takes_commands_and_notifications_along() {
 
 #[test]
 fn a_closed_association_ends_no_registration() {
-    let mut scene = Scene::new();
+    let mut scene = DtlsDevicesScene::new();
     let device = scene.connect(1, "dev-7");
     let location = scene.register(device, "ep=dev-7&lt=300");
     scene.close(device);

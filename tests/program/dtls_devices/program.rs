@@ -91,12 +91,12 @@ impl SecuredDevice {
     }
 }
 
-struct Place {
+struct CredentialsFolder {
     folder: TempDir,
     secured: SocketAddr,
 }
 
-impl Place {
+impl CredentialsFolder {
     fn new(keys: &str) -> Self {
         let folder = TempDir::new().expect("a place for the keys");
         let secured = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
@@ -121,7 +121,7 @@ impl Place {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_registers_by_dtls_moves_and_outlives_a_kill_without_a_handshake() {
-    let place = Place::new("secured:0123456789abcdef\n");
+    let place = CredentialsFolder::new("secured:0123456789abcdef\n");
     let broker = TestBroker::start().await;
     let Some(control) = broker.control() else { return };
     let mut gateway = Gateway::start_with(&broker.addresses, 1, &(place.lines() + "log.level = \"debug\"\n"));
@@ -161,7 +161,7 @@ async fn a_device_registers_by_dtls_moves_and_outlives_a_kill_without_a_handshak
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_is_missing_switches_dtls_off_and_plain_udp_is_served() {
-    let place = Place::new("secured:0123456789abcdef\n");
+    let place = CredentialsFolder::new("secured:0123456789abcdef\n");
     let broker = TestBroker::start().await;
     let missing = "dtls.certfile = \"nowhere.pem\"\ndtls.keyfile = \"nowhere-key.pem\"\n";
     let gateway = Gateway::start_with(&broker.addresses, 1, &(place.lines() + missing));
@@ -188,7 +188,7 @@ async fn a_certificate_that_is_missing_switches_dtls_off_and_plain_udp_is_served
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_is_missing_ends_the_program_if_it_is_told_so() {
-    let place = Place::new("");
+    let place = CredentialsFolder::new("");
     let lines = place.lines() + "dtls.certfile = \"nowhere.pem\"\ndtls.on_error = \"exit\"\n";
     let mut gateway = Gateway::start_without_waiting(&TestBroker::start().await.addresses, &lines);
     assert_eq!(gateway.wait().code(), Some(1));
@@ -197,7 +197,7 @@ async fn a_certificate_that_is_missing_ends_the_program_if_it_is_told_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_file_of_keys_is_in_force_and_a_bad_one_leaves_the_old_keys() {
-    let place = Place::new("one:0123456789abcdef\n");
+    let place = CredentialsFolder::new("one:0123456789abcdef\n");
     let broker = TestBroker::start().await;
     let gateway = Gateway::start_with(&broker.addresses, 1, &place.lines());
     let connects = |identity, key: &[u8], patience| {

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use lwm2m_core::coap::Code;
 
-use super::scene::{Scene, address, observe, read, register};
+use super::scene::{DtlsDevicesScene, address, observe, read, register};
 
 #[test]
 fn before_the_answer_to_register() {
-    let mut scene = Scene::new();
+    let mut scene = DtlsDevicesScene::new();
     scene.broker_thinks = true;
     let device = scene.connect(1, "dev-7");
     let message = register("ep=dev-7&lt=300");
@@ -23,7 +23,7 @@ fn before_the_answer_to_register() {
 
 #[test]
 fn of_an_idle_device_and_again_and_again() {
-    let mut scene = Scene::new();
+    let mut scene = DtlsDevicesScene::new();
     let device = scene.connect(1, "dev-7");
     let location = scene.register(device, "ep=dev-7&lt=300");
     for _ in 0..5 {
@@ -39,7 +39,7 @@ fn of_an_idle_device_and_again_and_again() {
 
 #[test]
 fn with_a_command_in_flight_and_an_observation() {
-    let mut scene = Scene::new();
+    let mut scene = DtlsDevicesScene::new();
     let device = scene.connect(1, "dev-7");
     scene.register(device, "ep=dev-7&lt=300");
     scene.command("dev-7", &observe(1));
@@ -57,7 +57,7 @@ fn with_a_command_in_flight_and_an_observation() {
 
 #[test]
 fn of_a_device_that_sleeps_while_commands_wait() {
-    let mut scene = Scene::new();
+    let mut scene = DtlsDevicesScene::new();
     let device = scene.connect(1, "dev-7");
     let location = scene.register(device, "ep=dev-7&lt=3000&b=UQ");
     scene.advance(Duration::from_secs(600));
@@ -71,7 +71,7 @@ fn of_a_device_that_sleeps_while_commands_wait() {
 
 #[test]
 fn a_registration_stays_that_of_its_identity() {
-    let mut scene = Scene::new();
+    let mut scene = DtlsDevicesScene::new();
     let device = scene.connect(1, "dev-7");
     let location = scene.register(device, "ep=dev-7&lt=300");
     scene.close(device);

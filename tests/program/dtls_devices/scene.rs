@@ -27,7 +27,7 @@ pub const KEY: &[u8] = b"0123456789abcdef";
 const SECURED: u16 = 1;
 const LINKS: &[u8] = b"</1/0>,</3/0>,</3303/0>";
 
-pub struct Scene {
+pub struct DtlsDevicesScene {
     pub gateway: Gateway,
     settings: GatewayConfig,
     pub now: Instant,
@@ -47,7 +47,7 @@ pub struct Scene {
     restarts: u8,
 }
 
-impl Scene {
+impl DtlsDevicesScene {
     pub fn new() -> Self {
         Self::with(|_| {})
     }

@@ -8,14 +8,14 @@ use crate::embedded_broker::exproto::soon;
 
 const MAX_PACKET: usize = 8 * 1024 * 1024;
 
-pub struct Application {
+pub struct MqttClient {
     pub clientid: String,
     client: AsyncClient,
     heard: mpsc::UnboundedReceiver<Incoming>,
     polling: JoinHandle<()>,
 }
 
-impl Application {
+impl MqttClient {
     pub async fn connect(broker: &str, clientid: &str) -> Self {
         let (host, port) = broker.rsplit_once(':').expect("host:port");
         let mut options = MqttOptions::new(clientid, host, port.parse().expect("a port"));
@@ -97,7 +97,7 @@ impl Application {
     }
 }
 
-impl Drop for Application {
+impl Drop for MqttClient {
     fn drop(&mut self) {
         self.polling.abort();
     }

@@ -36,7 +36,7 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 // -- The handler ------------------------------------------------------------------------------------------------------
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum Event {
+pub enum HandlerCall {
     Created { conn: String },
     Bytes { conn: String, bytes: Vec<u8> },
     Messages { conn: String, messages: Vec<Message> },
@@ -46,13 +46,13 @@ pub enum Event {
 
 /// An event whose caller waits.
 #[derive(Debug)]
-pub struct Call {
-    pub event: Event,
+pub struct PendingCall {
+    pub event: HandlerCall,
     answer: oneshot::Sender<Result<(), Status>>,
 }
 
-impl Call {
-    pub fn accept(self) -> Event {
+impl PendingCall {
+    pub fn accept(self) -> HandlerCall {
         self.answer.send(Ok(())).expect("the broker waits for the answer");
         self.event
     }
@@ -62,14 +62,14 @@ impl Call {
     }
 }
 
-pub struct Handler {
-    calls: mpsc::UnboundedReceiver<Call>,
+pub struct TestHandler {
+    calls: mpsc::UnboundedReceiver<PendingCall>,
     /// The connections whose creation it was told.
     known: HashSet<String>,
     server: JoinHandle<()>,
 }
 
-impl Handler {
+impl TestHandler {
     pub async fn bind(address: SocketAddr) -> Self {
         let (shown, calls) = mpsc::unbounded_channel();
         let listener = soon("port for the handler", free_port(address)).await;
@@ -86,7 +86,7 @@ impl Handler {
             loop {
                 let _device = dial(listener).await;
                 while let Ok(Some(call)) = timeout(Duration::from_millis(500), self.calls.recv()).await {
-                    if let Event::Created { .. } = call.accept() {
+                    if let HandlerCall::Created { .. } = call.accept() {
                         return;
                     }
                 }
@@ -100,7 +100,7 @@ impl Handler {
         self.known.remove(conn);
     }
 
-    pub async fn next(&mut self) -> Call {
+    pub async fn next(&mut self) -> PendingCall {
         loop {
             let call = soon("event", self.calls.recv()).await.expect("the handler serves");
             if let Some(call) = self.of_this_test(call) {
@@ -110,22 +110,25 @@ impl Handler {
     }
 
     /// EMQX may tell late that a connection of an earlier test was closed.
-    fn of_this_test(&mut self, call: Call) -> Option<Call> {
+    fn of_this_test(&mut self, call: PendingCall) -> Option<PendingCall> {
         match &call.event {
-            Event::Created { conn } => {
+            HandlerCall::Created { conn } => {
                 self.known.insert(conn.clone());
             }
-            Event::Closed { conn, .. } if !self.known.contains(conn) => {
+            HandlerCall::Closed { conn, .. } if !self.known.contains(conn) => {
                 call.accept();
                 return None;
             }
-            Event::Closed { .. } | Event::Bytes { .. } | Event::Messages { .. } | Event::Timeout { .. } => {}
+            HandlerCall::Closed { .. }
+            | HandlerCall::Bytes { .. }
+            | HandlerCall::Messages { .. }
+            | HandlerCall::Timeout { .. } => {}
         }
         Some(call)
     }
 
     /// The next event, answered.
-    pub async fn event(&mut self) -> Event {
+    pub async fn event(&mut self) -> HandlerCall {
         self.next().await.accept()
     }
 
@@ -141,7 +144,7 @@ impl Handler {
         let mut chunks = Vec::<Vec<u8>>::new();
         while chunks.iter().map(Vec::len).sum::<usize>() < count {
             match self.event().await {
-                Event::Bytes { conn, bytes } if conn == wanted => chunks.push(bytes),
+                HandlerCall::Bytes { conn, bytes } if conn == wanted => chunks.push(bytes),
                 other => panic!("not its bytes: {other:?}"),
             }
         }
@@ -153,7 +156,7 @@ impl Handler {
         let mut batches = Vec::<Vec<Message>>::new();
         while batches.iter().map(Vec::len).sum::<usize>() < count {
             match self.event().await {
-                Event::Messages { conn, messages } if conn == wanted => batches.push(messages),
+                HandlerCall::Messages { conn, messages } if conn == wanted => batches.push(messages),
                 other => panic!("not its messages: {other:?}"),
             }
         }
@@ -165,7 +168,7 @@ impl Handler {
     }
 
     pub async fn expect_closed(&mut self, conn: &str, reason: &str) {
-        let expected = Event::Closed { conn: conn.to_owned(), reason: reason.to_owned() };
+        let expected = HandlerCall::Closed { conn: conn.to_owned(), reason: reason.to_owned() };
         assert_eq!(self.event().await, expected);
     }
 }
@@ -181,18 +184,18 @@ async fn free_port(address: SocketAddr) -> TcpListener {
     }
 }
 
-impl Drop for Handler {
+impl Drop for TestHandler {
     fn drop(&mut self) {
         self.server.abort();
     }
 }
 
-struct Shown(mpsc::UnboundedSender<Call>);
+struct Shown(mpsc::UnboundedSender<PendingCall>);
 
 impl Shown {
-    async fn show(&self, event: Event) -> Result<Response<EmptySuccess>, Status> {
+    async fn show(&self, event: HandlerCall) -> Result<Response<EmptySuccess>, Status> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(Call { event, answer }).map_err(|_| Status::cancelled("the test is over"))?;
+        self.0.send(PendingCall { event, answer }).map_err(|_| Status::cancelled("the test is over"))?;
         answered.await.map_err(|_| Status::cancelled("the test is over"))??;
         Ok(Response::new(EmptySuccess {}))
     }
@@ -201,21 +204,21 @@ impl Shown {
 #[tonic::async_trait]
 impl ConnectionUnaryHandler for Shown {
     async fn on_socket_created(&self, call: Request<SocketCreatedRequest>) -> Result<Response<EmptySuccess>, Status> {
-        self.show(Event::Created { conn: call.into_inner().conn }).await
+        self.show(HandlerCall::Created { conn: call.into_inner().conn }).await
     }
 
     async fn on_socket_closed(&self, call: Request<SocketClosedRequest>) -> Result<Response<EmptySuccess>, Status> {
         let SocketClosedRequest { conn, reason } = call.into_inner();
-        self.show(Event::Closed { conn, reason }).await
+        self.show(HandlerCall::Closed { conn, reason }).await
     }
 
     async fn on_received_bytes(&self, call: Request<ReceivedBytesRequest>) -> Result<Response<EmptySuccess>, Status> {
         let ReceivedBytesRequest { conn, bytes } = call.into_inner();
-        self.show(Event::Bytes { conn, bytes }).await
+        self.show(HandlerCall::Bytes { conn, bytes }).await
     }
 
     async fn on_timer_timeout(&self, call: Request<TimerTimeoutRequest>) -> Result<Response<EmptySuccess>, Status> {
-        self.show(Event::Timeout { conn: call.into_inner().conn }).await
+        self.show(HandlerCall::Timeout { conn: call.into_inner().conn }).await
     }
 
     async fn on_received_messages(
@@ -223,24 +226,24 @@ impl ConnectionUnaryHandler for Shown {
         call: Request<ReceivedMessagesRequest>,
     ) -> Result<Response<EmptySuccess>, Status> {
         let ReceivedMessagesRequest { conn, messages } = call.into_inner();
-        self.show(Event::Messages { conn, messages }).await
+        self.show(HandlerCall::Messages { conn, messages }).await
     }
 }
 
 // -- The adapter ------------------------------------------------------------------------------------------------------
 
 /// Code and message of an answer.
-pub type Answer = (ResultCode, String);
+pub type AdapterAnswer = (ResultCode, String);
 
 #[derive(Clone)]
-pub struct Adapter(ConnectionAdapterClient<Channel>);
+pub struct AdapterClient(ConnectionAdapterClient<Channel>);
 
-impl Adapter {
+impl AdapterClient {
     pub async fn connect(url: &str) -> Self {
         Self(ConnectionAdapterClient::connect(url.to_owned()).await.expect("the adapter listens"))
     }
 
-    pub async fn authenticate(&mut self, conn: &str, clientid: &str) -> Answer {
+    pub async fn authenticate(&mut self, conn: &str, clientid: &str) -> AdapterAnswer {
         let info = ClientInfo {
             proto_name: "exproto".to_owned(),
             clientid: clientid.to_owned(),
@@ -250,68 +253,72 @@ impl Adapter {
         self.authenticate_with(conn, Some(info)).await.expect("no gRPC error")
     }
 
-    pub async fn authenticate_with(&mut self, conn: &str, clientinfo: Option<ClientInfo>) -> Result<Answer, Status> {
+    pub async fn authenticate_with(
+        &mut self,
+        conn: &str,
+        clientinfo: Option<ClientInfo>,
+    ) -> Result<AdapterAnswer, Status> {
         let request = AuthenticateRequest { conn: conn.to_owned(), clientinfo, password: "secret".to_owned() };
         self.0.authenticate(request).await.map(answer)
     }
 
-    pub async fn send(&mut self, conn: &str, bytes: &[u8]) -> Answer {
+    pub async fn send(&mut self, conn: &str, bytes: &[u8]) -> AdapterAnswer {
         let request = SendBytesRequest { conn: conn.to_owned(), bytes: bytes.to_vec() };
         answer(self.0.send(request).await.expect("no gRPC error"))
     }
 
-    pub async fn close(&mut self, conn: &str) -> Answer {
+    pub async fn close(&mut self, conn: &str) -> AdapterAnswer {
         answer(self.0.close(CloseSocketRequest { conn: conn.to_owned() }).await.expect("no gRPC error"))
     }
 
-    pub async fn start_timer(&mut self, conn: &str, interval: u32) -> Answer {
+    pub async fn start_timer(&mut self, conn: &str, interval: u32) -> AdapterAnswer {
         let request = TimerRequest { conn: conn.to_owned(), r#type: TimerType::Keepalive.into(), interval };
         answer(self.0.start_timer(request).await.expect("no gRPC error"))
     }
 
-    pub async fn publish(&mut self, conn: &str, topic: &str, qos: u32, payload: &[u8]) -> Answer {
+    pub async fn publish(&mut self, conn: &str, topic: &str, qos: u32, payload: &[u8]) -> AdapterAnswer {
         let (conn, topic, payload) = (conn.to_owned(), topic.to_owned(), payload.to_vec());
         answer(self.0.publish(PublishRequest { conn, topic, qos, payload }).await.expect("no gRPC error"))
     }
 
-    pub async fn raw_publish(&mut self, topic: &str, qos: u32, payload: &[u8]) -> Result<Answer, Status> {
+    pub async fn raw_publish(&mut self, topic: &str, qos: u32, payload: &[u8]) -> Result<AdapterAnswer, Status> {
         let request = RawPublishRequest { topic: topic.to_owned(), qos, payload: payload.to_vec() };
         self.0.raw_publish(request).await.map(answer)
     }
 
-    pub async fn subscribe(&mut self, conn: &str, topic: &str, qos: u32) -> Answer {
+    pub async fn subscribe(&mut self, conn: &str, topic: &str, qos: u32) -> AdapterAnswer {
         let request = SubscribeRequest { conn: conn.to_owned(), topic: topic.to_owned(), qos };
         answer(self.0.subscribe(request).await.expect("no gRPC error"))
     }
 
-    pub async fn unsubscribe(&mut self, conn: &str, topic: &str) -> Answer {
+    pub async fn unsubscribe(&mut self, conn: &str, topic: &str) -> AdapterAnswer {
         let request = UnsubscribeRequest { conn: conn.to_owned(), topic: topic.to_owned() };
         answer(self.0.unsubscribe(request).await.expect("no gRPC error"))
     }
 }
 
-pub fn success() -> Answer {
+pub fn success() -> AdapterAnswer {
     (ResultCode::Success, String::new())
 }
 
-fn answer(response: Response<CodeResponse>) -> Answer {
+fn answer(response: Response<CodeResponse>) -> AdapterAnswer {
     let response = response.into_inner();
     (response.code(), response.message)
 }
 
 // -- Devices ----------------------------------------------------------------------------------------------------------
 
-pub struct Device {
+pub struct RawDevice {
     pub conn: String,
     socket: TcpStream,
 }
 
-impl Device {
+impl RawDevice {
     /// Connected, and the handler knows it.
-    pub async fn connect(listener: &str, handler: &mut Handler) -> Self {
+    pub async fn connect(listener: &str, handler: &mut TestHandler) -> Self {
         let socket = dial(listener).await;
         match handler.event().await {
-            Event::Created { conn } => Self { conn, socket },
+            HandlerCall::Created { conn } => Self { conn, socket },
             other => panic!("not created: {other:?}"),
         }
     }

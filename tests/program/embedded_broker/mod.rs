@@ -16,50 +16,52 @@ use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use crate::common::broker::TestBroker;
-use application::Application;
-use exproto::{Adapter, Call, Device, Event, Handler, dial, expect_eof, soon, success, unique};
+use application::MqttClient;
+use exproto::{
+    AdapterClient, HandlerCall, PendingCall, RawDevice, TestHandler, dial, expect_eof, soon, success, unique,
+};
 
 /// A broker, its handler and a client of its adapter.
-struct Scene {
+struct BrokerScene {
     broker: TestBroker,
-    handler: Handler,
-    adapter: Adapter,
+    handler: TestHandler,
+    adapter: AdapterClient,
 }
 
-impl Scene {
+impl BrokerScene {
     async fn start() -> Self {
         Self::of(TestBroker::start().await).await
     }
 
     async fn of(broker: TestBroker) -> Self {
-        let mut handler = Handler::bind(broker.addresses.handler_bind).await;
+        let mut handler = TestHandler::bind(broker.addresses.handler_bind).await;
         if broker.is_emqx() {
             handler.wait_for_calls(&broker.addresses.listener).await;
         }
-        let adapter = Adapter::connect(&broker.addresses.adapter).await;
+        let adapter = AdapterClient::connect(&broker.addresses.adapter).await;
         Self { broker, handler, adapter }
     }
 
-    async fn device(&mut self) -> Device {
-        Device::connect(&self.broker.addresses.listener, &mut self.handler).await
+    async fn device(&mut self) -> RawDevice {
+        RawDevice::connect(&self.broker.addresses.listener, &mut self.handler).await
     }
 
     /// A device that is authenticated.
-    async fn client(&mut self, clientid: &str) -> Device {
+    async fn client(&mut self, clientid: &str) -> RawDevice {
         let device = self.device().await;
         assert_eq!(self.adapter.authenticate(&device.conn, clientid).await, success());
         device
     }
 
     /// A device that is authenticated and has subscribed.
-    async fn subscriber(&mut self, filter: &str) -> Device {
+    async fn subscriber(&mut self, filter: &str) -> RawDevice {
         let device = self.client(&unique("subscriber")).await;
         assert_eq!(self.adapter.subscribe(&device.conn, filter, 0).await, success());
         device
     }
 
-    async fn application(&self) -> Application {
-        Application::connect(&self.broker.addresses.mqtt, &unique("app")).await
+    async fn application(&self) -> MqttClient {
+        MqttClient::connect(&self.broker.addresses.mqtt, &unique("app")).await
     }
 }
 
@@ -67,11 +69,11 @@ impl Scene {
 
 #[tokio::test]
 async fn bytes_wait_until_the_creation_of_the_socket_is_answered() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let mut socket = dial(&scene.broker.addresses.listener).await;
     let created = scene.handler.next().await;
     tokio::io::AsyncWriteExt::write_all(&mut socket, b"token\n").await.unwrap();
-    let Event::Created { conn } = created.event.clone() else { panic!("{created:?}") };
+    let HandlerCall::Created { conn } = created.event.clone() else { panic!("{created:?}") };
     // The adapter serves the connection meanwhile.
     assert_eq!(scene.adapter.send(&conn, b"hello").await, success());
     let mut hello = [0; 5];
@@ -79,12 +81,12 @@ async fn bytes_wait_until_the_creation_of_the_socket_is_answered() {
     scene.handler.expect_nothing();
 
     created.accept();
-    assert_eq!(scene.handler.event().await, Event::Bytes { conn, bytes: b"token\n".to_vec() });
+    assert_eq!(scene.handler.event().await, HandlerCall::Bytes { conn, bytes: b"token\n".to_vec() });
 }
 
 #[tokio::test]
 async fn one_event_at_a_time_is_told_and_chunks_are_not_merged() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let mut device = scene.device().await;
     device.write(b"first").await;
     let first = scene.handler.next().await;
@@ -95,7 +97,7 @@ async fn one_event_at_a_time_is_told_and_chunks_are_not_merged() {
     assert_eq!(device.read(4).await, b"pong");
     scene.handler.expect_nothing();
 
-    assert_eq!(first.accept(), Event::Bytes { conn: device.conn.clone(), bytes: b"first".to_vec() });
+    assert_eq!(first.accept(), HandlerCall::Bytes { conn: device.conn.clone(), bytes: b"first".to_vec() });
     let chunks = scene.handler.bytes(&device.conn, text.len()).await;
     assert!(chunks.len() > 1, "one event for all the reads");
     assert_eq!(chunks.concat(), text);
@@ -103,7 +105,7 @@ async fn one_event_at_a_time_is_told_and_chunks_are_not_merged() {
 
 #[tokio::test]
 async fn what_waits_is_told_before_the_end_and_the_end_is_told_last() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let mut device = scene.client(&unique("client")).await;
     let conn = device.conn.clone();
     device.write(b"one").await;
@@ -117,7 +119,7 @@ async fn what_waits_is_told_before_the_end_and_the_end_is_told_last() {
     scene.handler.expect_nothing();
 
     one.accept();
-    assert_eq!(scene.handler.event().await, Event::Bytes { conn: conn.clone(), bytes: b"two".to_vec() });
+    assert_eq!(scene.handler.event().await, HandlerCall::Bytes { conn: conn.clone(), bytes: b"two".to_vec() });
     scene.handler.expect_closed(&conn, "{shutdown,tcp_closed}").await;
     let (code, message) = scene.adapter.send(&conn, b"later").await;
     assert_eq!((code, message.as_str()), (ResultCode::ConnProcessNotAlive, "<<\"Connection process is not alive\">>"));
@@ -131,7 +133,7 @@ async fn a_device_that_never_sends_a_byte_is_closed_even_if_it_is_authenticated(
     if broker.control().is_none() {
         return;
     }
-    let mut scene = Scene::of(broker).await;
+    let mut scene = BrokerScene::of(broker).await;
     let mut talker = scene.device().await;
     talker.write(b"!").await;
     scene.handler.bytes(&talker.conn, 1).await;
@@ -146,12 +148,12 @@ async fn a_device_that_never_sends_a_byte_is_closed_even_if_it_is_authenticated(
 
 #[tokio::test]
 async fn a_keepalive_that_ran_out_is_told_and_closes_the_connection() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let device = scene.device().await;
     let conn = device.conn.clone();
     assert_eq!(scene.adapter.start_timer(&conn, 1).await, success());
     let started = Instant::now();
-    assert_eq!(scene.handler.event().await, Event::Timeout { conn: conn.clone() });
+    assert_eq!(scene.handler.event().await, HandlerCall::Timeout { conn: conn.clone() });
     assert!(started.elapsed() >= Duration::from_millis(1_500), "{:?}", started.elapsed());
     device.expect_eof().await;
     scene.handler.expect_closed(&conn, "{shutdown,keepalive_timeout}").await;
@@ -161,7 +163,7 @@ async fn a_keepalive_that_ran_out_is_told_and_closes_the_connection() {
 
 #[tokio::test]
 async fn a_second_authenticate_is_refused() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let clientid = unique("client");
     let device = scene.client(&clientid).await;
     let (code, message) = scene.adapter.authenticate(&device.conn, &clientid).await;
@@ -171,7 +173,7 @@ async fn a_second_authenticate_is_refused() {
 
 #[tokio::test]
 async fn a_refused_client_may_try_again() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let Some(control) = scene.broker.control() else { return };
     control.refuse(|who| who.clientid == "bad" && who.username == "somebody" && who.password == "secret");
     let device = scene.device().await;
@@ -184,7 +186,7 @@ async fn a_refused_client_may_try_again() {
 
 #[tokio::test]
 async fn without_the_clientinfo_authenticate_crashes() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let device = scene.device().await;
     let status = scene.adapter.authenticate_with(&device.conn, None).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::Internal, "RPC Execution Crashed"));
@@ -194,7 +196,7 @@ async fn without_the_clientinfo_authenticate_crashes() {
 
 #[tokio::test]
 async fn an_older_connection_with_the_same_clientid_is_discarded() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let (clientid, topic) = (unique("client"), unique("dn"));
     let older = scene.client(&clientid).await;
     assert_eq!(scene.adapter.subscribe(&older.conn, &topic, 0).await, success());
@@ -217,7 +219,7 @@ async fn an_older_connection_with_the_same_clientid_is_discarded() {
 
 #[tokio::test]
 async fn before_authenticate_only_the_socket_can_be_used() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let device = scene.device().await;
     let unexpected = (ResultCode::Unknown, "{error,unexpected_call}".to_owned());
     assert_eq!(scene.adapter.publish(&device.conn, "up", 0, b"x").await, unexpected);
@@ -230,7 +232,7 @@ async fn before_authenticate_only_the_socket_can_be_used() {
 
 #[tokio::test]
 async fn a_bad_quality_or_interval_is_an_unknown_error() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let device = scene.client(&unique("client")).await;
     let bad = (ResultCode::Unknown, "{error,'PARAMS_TYPE_ERROR'}".to_owned());
     assert_eq!(scene.adapter.publish(&device.conn, "up", 3, b"x").await, bad);
@@ -241,7 +243,7 @@ async fn a_bad_quality_or_interval_is_an_unknown_error() {
 
 #[tokio::test]
 async fn a_connection_that_never_was_is_told_from_a_dead_one() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     for garbage in ["zzz", "", "AAAA"] {
         let (code, message) = scene.adapter.send(garbage, b"x").await;
         assert_eq!(code, ResultCode::Unknown, "{garbage}");
@@ -257,7 +259,7 @@ async fn a_connection_that_never_was_is_told_from_a_dead_one() {
 
 #[tokio::test]
 async fn what_is_not_permitted_is_denied_and_the_connection_stays() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let Some(control) = scene.broker.control() else { return };
     control.deny_publish("up/+/secret");
     control.deny_subscribe("dn/#");
@@ -275,7 +277,7 @@ async fn what_is_not_permitted_is_denied_and_the_connection_stays() {
 
 #[tokio::test]
 async fn an_event_that_the_handler_refuses_closes_the_connection() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let mut device = scene.device().await;
     let conn = device.conn.clone();
     device.write(b"x").await;
@@ -286,10 +288,10 @@ async fn an_event_that_the_handler_refuses_closes_the_connection() {
 
 #[tokio::test]
 async fn a_device_whose_creation_is_refused_is_closed() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let mut socket = dial(&scene.broker.addresses.listener).await;
-    let created: Call = scene.handler.next().await;
-    let Event::Created { conn } = created.event.clone() else { panic!("{created:?}") };
+    let created: PendingCall = scene.handler.next().await;
+    let HandlerCall::Created { conn } = created.event.clone() else { panic!("{created:?}") };
     created.refuse(Status::permission_denied("no"));
     expect_eof(&mut socket).await;
     scene.handler.expect_closed(&conn, "{shutdown,{error,{on_socket_created,{permission_denied,<<\"no\">>}}}}").await;
@@ -308,7 +310,7 @@ async fn without_a_handler_devices_are_closed_until_it_is_there() {
         }
     };
     soon("end of a connection", closed).await;
-    let mut scene = Scene::of(broker).await;
+    let mut scene = BrokerScene::of(broker).await;
     let device = scene.device().await;
     assert_eq!(scene.adapter.send(&device.conn, b"x").await, success());
 }
@@ -317,7 +319,7 @@ async fn without_a_handler_devices_are_closed_until_it_is_there() {
 
 #[tokio::test]
 async fn unsubscribe_succeeds_whether_it_was_subscribed_or_not() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let topic = unique("dn");
     let device = scene.subscriber(&topic).await;
     for _ in 0..2 {
@@ -331,7 +333,7 @@ async fn unsubscribe_succeeds_whether_it_was_subscribed_or_not() {
 
 #[tokio::test]
 async fn retained_messages_come_with_the_first_subscribe_only() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let (topic, mark) = (unique("retained"), unique("mark"));
     let mut application = scene.application().await;
     application.publish_retained(&topic, b"kept").await;
@@ -351,7 +353,7 @@ async fn retained_messages_come_with_the_first_subscribe_only() {
 
 #[tokio::test]
 async fn a_message_has_the_quality_and_the_name_of_its_publisher() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let topic = unique("dn");
     let device = scene.subscriber(&format!("{topic}/#")).await;
     let mut application = scene.application().await;
@@ -368,7 +370,7 @@ async fn a_message_has_the_quality_and_the_name_of_its_publisher() {
 
 #[tokio::test]
 async fn own_publications_come_back_and_overlapping_filters_deliver_twice() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let topic = unique("loop");
     let clientid = unique("client");
     let device = scene.client(&clientid).await;
@@ -384,7 +386,7 @@ async fn own_publications_come_back_and_overlapping_filters_deliver_twice() {
 
 #[tokio::test]
 async fn messages_for_a_busy_handler_come_in_batches_and_in_order() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let topic = unique("dn");
     let mut device = scene.subscriber(&topic).await;
     device.write(b"x").await;
@@ -405,7 +407,7 @@ async fn messages_for_a_busy_handler_come_in_batches_and_in_order() {
 
 #[tokio::test]
 async fn a_raw_publication_needs_no_connection() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let topic = unique("raw");
     let device = scene.subscriber(&topic).await;
     assert_eq!(scene.adapter.raw_publish(&topic, 2, b"raw").await.unwrap(), success());
@@ -415,7 +417,7 @@ async fn a_raw_publication_needs_no_connection() {
 
 #[tokio::test]
 async fn a_publication_to_a_wildcard_crashes_its_connection() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let device = scene.client(&unique("client")).await;
     assert_eq!(scene.adapter.publish(&device.conn, "up/+/x", 0, b"x").await.0, ResultCode::Unknown);
     device.expect_eof().await;
@@ -423,7 +425,7 @@ async fn a_publication_to_a_wildcard_crashes_its_connection() {
 
 #[tokio::test]
 async fn a_payload_of_a_megabyte_and_a_half_passes_both_ways() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let Some(_) = scene.broker.control() else { return };
     let payload: Vec<u8> = (0..1_536 * 1_024_u32).map(|at| (at % 251).to_le_bytes()[0]).collect();
     let device = scene.subscriber("dn").await;
@@ -439,7 +441,7 @@ async fn a_payload_of_a_megabyte_and_a_half_passes_both_ways() {
 
 #[tokio::test]
 async fn what_was_sent_before_close_arrives() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let mut device = scene.device().await;
     let conn = device.conn.clone();
     let bytes = vec![7; 200_000];
@@ -452,7 +454,7 @@ async fn what_was_sent_before_close_arrives() {
 
 #[tokio::test]
 async fn a_kicked_client_is_closed() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let Some(control) = scene.broker.control() else { return };
     let device = scene.client("client").await;
     let conn = device.conn.clone();
@@ -465,7 +467,7 @@ async fn a_kicked_client_is_closed() {
 
 #[tokio::test]
 async fn a_stopped_gateway_says_nothing_and_comes_back_at_the_same_addresses() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let Some(control) = scene.broker.control() else { return };
     let addresses = scene.broker.addresses.clone();
     let mut devices = Vec::new();
@@ -484,14 +486,14 @@ async fn a_stopped_gateway_says_nothing_and_comes_back_at_the_same_addresses() {
 
     control.start().await.unwrap();
     scene.handler.expect_nothing();
-    let mut adapter = Adapter::connect(&addresses.adapter).await;
+    let mut adapter = AdapterClient::connect(&addresses.adapter).await;
     assert_eq!(adapter.send(&old, b"x").await.0, ResultCode::ConnProcessNotAlive);
     scene.client("client-0").await;
 }
 
 #[tokio::test]
 async fn a_slow_broker_answers_late() {
-    let mut scene = Scene::start().await;
+    let mut scene = BrokerScene::start().await;
     let Some(control) = scene.broker.control() else { return };
     let device = scene.device().await;
     control.delay_answers(Duration::from_millis(200));

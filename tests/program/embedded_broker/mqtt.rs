@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::common::broker::TestBroker;
-use crate::embedded_broker::application::Application;
+use crate::embedded_broker::application::MqttClient;
 use crate::embedded_broker::exproto::{soon, unique};
 
 fn options(broker: &TestBroker, clientid: &str) -> MqttOptions {
@@ -23,9 +23,9 @@ fn options(broker: &TestBroker, clientid: &str) -> MqttOptions {
 async fn a_message_arrives_with_the_lower_of_the_two_qualities() {
     let broker = TestBroker::start().await;
     let topic = unique("topic");
-    let mut publisher = Application::connect(&broker.addresses.mqtt, &unique("app")).await;
+    let mut publisher = MqttClient::connect(&broker.addresses.mqtt, &unique("app")).await;
     for (published, subscribed, delivered) in [(0, 2, 0), (1, 2, 1), (2, 2, 2), (2, 1, 1), (1, 0, 0)] {
-        let mut subscriber = Application::connect(&broker.addresses.mqtt, &unique("app")).await;
+        let mut subscriber = MqttClient::connect(&broker.addresses.mqtt, &unique("app")).await;
         subscriber.subscribe(&format!("{topic}/+"), subscribed).await;
         publisher.publish(&format!("{topic}/x"), published, b"x").await;
         let message = subscriber.message().await;
@@ -38,9 +38,9 @@ async fn a_message_arrives_with_the_lower_of_the_two_qualities() {
 async fn a_stream_of_acknowledged_messages_is_complete_and_in_order() {
     let broker = TestBroker::start().await;
     let topic = unique("stream");
-    let mut subscriber = Application::connect(&broker.addresses.mqtt, &unique("app")).await;
+    let mut subscriber = MqttClient::connect(&broker.addresses.mqtt, &unique("app")).await;
     subscriber.subscribe(&topic, 2).await;
-    let mut publisher = Application::connect(&broker.addresses.mqtt, &unique("app")).await;
+    let mut publisher = MqttClient::connect(&broker.addresses.mqtt, &unique("app")).await;
     let count = 500_u32;
     let publishing = async {
         for number in 0..count {
@@ -59,7 +59,7 @@ async fn a_stream_of_acknowledged_messages_is_complete_and_in_order() {
 async fn a_retained_message_is_there_for_later_subscribers_until_it_is_cleared() {
     let broker = TestBroker::start().await;
     let topic = unique("retained");
-    let mut application = Application::connect(&broker.addresses.mqtt, &unique("app")).await;
+    let mut application = MqttClient::connect(&broker.addresses.mqtt, &unique("app")).await;
     application.publish_retained(&topic, b"old").await;
     application.publish_retained(&topic, b"new").await;
     // In version 3.1.1 at every SUBSCRIBE.
@@ -79,11 +79,11 @@ async fn a_retained_message_is_there_for_later_subscribers_until_it_is_cleared()
 async fn a_will_is_published_when_its_client_vanishes() {
     let broker = TestBroker::start().await;
     let (topic, clientid) = (unique("will"), unique("app"));
-    let mut watcher = Application::connect(&broker.addresses.mqtt, &unique("app")).await;
+    let mut watcher = MqttClient::connect(&broker.addresses.mqtt, &unique("app")).await;
     watcher.subscribe(&topic, 1).await;
     let mut options = options(&broker, &clientid);
     options.set_last_will(LastWill::new(&topic, "gone", rumqttc::QoS::AtLeastOnce, false));
-    let mortal = Application::connect_with(options).await;
+    let mortal = MqttClient::connect_with(options).await;
     mortal.vanish();
     assert_eq!(watcher.message().await.payload, b"gone"[..]);
 }
@@ -92,8 +92,8 @@ async fn a_will_is_published_when_its_client_vanishes() {
 async fn a_client_with_the_same_clientid_takes_over() {
     let broker = TestBroker::start().await;
     let clientid = unique("app");
-    let mut older = Application::connect(&broker.addresses.mqtt, &clientid).await;
-    let mut newer = Application::connect(&broker.addresses.mqtt, &clientid).await;
+    let mut older = MqttClient::connect(&broker.addresses.mqtt, &clientid).await;
+    let mut newer = MqttClient::connect(&broker.addresses.mqtt, &clientid).await;
     older.expect_end().await;
     let topic = unique("topic");
     newer.subscribe(&topic, 0).await;
@@ -107,12 +107,12 @@ async fn a_shared_subscription_gives_each_message_to_one_member() {
     let (topic, end) = (unique("shared"), unique("end"));
     let mut members = Vec::new();
     for _ in 0..2 {
-        let mut member = Application::connect(&broker.addresses.mqtt, &unique("app")).await;
+        let mut member = MqttClient::connect(&broker.addresses.mqtt, &unique("app")).await;
         member.subscribe(&format!("$share/group/{topic}"), 0).await;
         member.subscribe(&end, 0).await;
         members.push(member);
     }
-    let mut publisher = Application::connect(&broker.addresses.mqtt, &unique("app")).await;
+    let mut publisher = MqttClient::connect(&broker.addresses.mqtt, &unique("app")).await;
     for number in 0..10_u8 {
         publisher.publish(&topic, 0, &[number]).await;
     }
@@ -203,7 +203,7 @@ impl Version5 {
 async fn version_5_is_served_on_the_same_port() {
     let broker = TestBroker::start().await;
     let (kept, own, mark) = (unique("kept"), unique("own"), unique("mark"));
-    let mut old = Application::connect(&broker.addresses.mqtt, &unique("app")).await;
+    let mut old = MqttClient::connect(&broker.addresses.mqtt, &unique("app")).await;
     old.publish_retained(&kept, b"kept").await;
 
     let mut new = Version5::connect(&broker).await;

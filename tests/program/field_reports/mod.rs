@@ -8,7 +8,7 @@ mod player;
 use std::fs;
 use std::path::PathBuf;
 
-use cases::{CASES, Case, Step};
+use cases::{CASES, Case, CaseStep};
 use lwm2m_core::coap::options::number;
 use lwm2m_core::coap::{Code, Kind, Message, MessageId};
 use player::Player;
@@ -80,16 +80,17 @@ fn every_report_of_the_file_is_as_it_should_be() {
     for report in reports {
         let id = report["id"].as_str().expect("an id");
         println!("case {id}");
-        let steps: Vec<Step> = report["steps"].as_array().expect("a list of steps").iter().filter_map(step).collect();
+        let steps: Vec<CaseStep> =
+            report["steps"].as_array().expect("a list of steps").iter().filter_map(step).collect();
         check(id, &steps);
     }
 }
 
 /// What happened on the way to the gateway, and which requests it made.
-fn step(step: &Value) -> Option<Step<'_>> {
-    let device = step["coap_to_gateway"].as_str().map(Step::Device);
-    let gateway = step["coap_from_gateway"].as_str().map(Step::Gateway);
-    device.or(gateway).or_else(|| step["mqtt_to_gateway"]["payload"].as_str().map(Step::Command))
+fn step(step: &Value) -> Option<CaseStep<'_>> {
+    let device = step["coap_to_gateway"].as_str().map(CaseStep::Device);
+    let gateway = step["coap_from_gateway"].as_str().map(CaseStep::Gateway);
+    device.or(gateway).or_else(|| step["mqtt_to_gateway"]["payload"].as_str().map(CaseStep::Command))
 }
 
 fn check_all(ids: &[&str]) {
@@ -100,7 +101,7 @@ fn check_all(ids: &[&str]) {
 }
 
 /// Plays a case, and asserts what the report says that should have happened.
-fn check(id: &str, steps: &[Step<'_>]) {
+fn check(id: &str, steps: &[CaseStep<'_>]) {
     let mut player = Player::new();
     player.play(steps);
     match id {

@@ -14,7 +14,7 @@ use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_gateway::config::Config;
 use lwm2m_gateway::definitions;
 
-use super::cases::Step;
+use super::cases::CaseStep;
 
 pub struct Player {
     gateway: Gateway,
@@ -51,12 +51,12 @@ impl Player {
         }
     }
 
-    pub fn play(&mut self, steps: &[Step<'_>]) {
+    pub fn play(&mut self, steps: &[CaseStep<'_>]) {
         for step in steps {
             match step {
-                Step::Device(datagram) => self.device_sends(&bytes(datagram)),
-                Step::Gateway(datagram) => self.gateway_sent(&bytes(datagram)),
-                Step::Command(payload) => {
+                CaseStep::Device(datagram) => self.device_sends(&bytes(datagram)),
+                CaseStep::Gateway(datagram) => self.gateway_sent(&bytes(datagram)),
+                CaseStep::Command(payload) => {
                     let (topic, properties) = (String::new(), MessageProperties::default());
                     let payload = payload.as_bytes().to_vec();
                     self.broker_says(BrokerEvent::Message { registration: self.device, topic, payload, properties });

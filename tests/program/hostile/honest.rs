@@ -19,7 +19,7 @@ pub const LINKS: &[u8] = b"</1/0>,</3/0>,</3303/0>";
 /// Between two rounds of a device, each an Update and a notification.
 const ROUND: Duration = Duration::from_millis(150);
 
-pub struct Honest {
+pub struct HonestDevices {
     pub endpoint: String,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Tally>,
@@ -40,18 +40,18 @@ pub struct Tally {
     pub refused: Vec<Code>,
 }
 
-struct Device {
+struct HonestCoapDevice {
     socket: UdpSocket,
     tally: Tally,
     observed: Option<Token>,
 }
 
-impl Honest {
+impl HonestDevices {
     /// Registers a device; it lives until it is stopped.
     pub fn start(gateway: SocketAddr, endpoint: &str) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
         socket.connect(gateway).expect("loopback");
-        let mut device = Device { socket, tally: Tally::default(), observed: None };
+        let mut device = HonestCoapDevice { socket, tally: Tally::default(), observed: None };
         let location = device.register(endpoint).expect("the gateway takes it");
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -65,7 +65,7 @@ impl Honest {
     }
 }
 
-impl Device {
+impl HonestCoapDevice {
     fn register(&mut self, endpoint: &str) -> Option<String> {
         let query = [&*format!("ep={endpoint}"), "lt=60", "lwm2m=1.0"];
         let answer = self.ask(&request(Code::POST, &["rd"], &query, Some((format::LINK_FORMAT, LINKS))))?;

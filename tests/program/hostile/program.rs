@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use super::corpus;
 use super::effort::{self, now};
-use super::honest::{Honest, Tally};
+use super::honest::{HonestDevices, Tally};
 use super::mutation::mutate;
 use crate::common::admin;
 use crate::common::application::Application;
@@ -42,15 +42,15 @@ pub struct Fort {
     _broker: TestBroker,
     pub secured: SocketAddr,
     application: Application,
-    honest: Vec<Honest>,
-    heard: BTreeMap<String, Heard>,
+    honest: Vec<HonestDevices>,
+    heard: BTreeMap<String, ReceivedMessages>,
     asked: u64,
     _keys: TempDir,
 }
 
 /// What was published for a device.
 #[derive(Debug, Default)]
-struct Heard {
+struct ReceivedMessages {
     notified: Vec<u32>,
     answered: BTreeSet<u64>,
 }
@@ -59,7 +59,7 @@ struct Heard {
 async fn the_built_program_outlives_an_attack_and_serves_the_others() {
     let Some(mut fort) = Fort::build("").await else { return };
     let before = fort.metrics();
-    let attack = Attack::begin(&fort, 2);
+    let attack = NetworkAttack::begin(&fort, 2);
 
     fort.live_for(effort::duration(SHORT));
 
@@ -87,8 +87,8 @@ impl Fort {
         let names: Vec<String> = (0..HONEST).map(|number| format!("honest-{number}")).collect();
         let endpoints: Vec<&str> = names.iter().map(String::as_str).collect();
         let application = Application::connect(&broker.addresses.mqtt, &endpoints);
-        let honest = names.iter().map(|name| Honest::start(gateway.address(), name)).collect();
-        let heard = names.iter().map(|name| (name.clone(), Heard::default())).collect();
+        let honest = names.iter().map(|name| HonestDevices::start(gateway.address(), name)).collect();
+        let heard = names.iter().map(|name| (name.clone(), ReceivedMessages::default())).collect();
         let mut fort = Self { gateway, _broker: broker, secured, application, honest, heard, asked: 0, _keys: keys };
         fort.gateway.wait_for_clients(HONEST as f64);
         for name in &names {
@@ -169,13 +169,13 @@ impl Fort {
 }
 
 /// Threads that send mutated datagrams from hundreds of addresses, and connections at the admin listener.
-struct Attack {
+struct NetworkAttack {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Attack {
+impl NetworkAttack {
     fn begin(fort: &Fort, threads: u64) -> Self {
         let (stop, sent) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let targets = [fort.gateway.address(), fort.secured];

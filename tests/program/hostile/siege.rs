@@ -15,7 +15,7 @@ use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
 use super::corpus;
-use lwm2m_testkit::network::{Happening, Network, Number, Weather};
+use lwm2m_testkit::network::{DeviceNumber, Happening, Network, Weather};
 
 /// How long the honest devices have registered for.
 const LIFETIME: f64 = 60.0;
@@ -33,7 +33,7 @@ pub struct Siege {
     /// In seconds.
     pub at: f64,
     pub hostile: Vec<Hostile>,
-    honest: Vec<Honest>,
+    honest: Vec<HonestDevice>,
     next_command: f64,
 }
 
@@ -51,7 +51,7 @@ pub struct Hostile {
 
 /// What was counted of an honest device.
 #[derive(Clone, Copy, Debug, Default)]
-struct Honest {
+struct HonestDevice {
     since: f64,
     updated: usize,
     notified: usize,
@@ -81,11 +81,15 @@ impl Siege {
             network.at(5.0, Happening::Command(device, command("observe", "/3303/0/5700")));
         }
         let hostile = (0..hostile).map(Hostile::new).collect();
-        let honest = vec![Honest::default(); honest];
+        let honest = vec![HonestDevice::default(); honest];
         let mut siege = Self { network, settings, rng, at: 0.0, hostile, honest, next_command: 20.0 };
         siege.pass(15.0);
         siege.look();
-        let fresh = |honest: &Honest| Honest { since: siege.at, registers: honest.registers, ..Honest::default() };
+        let fresh = |honest: &HonestDevice| HonestDevice {
+            since: siege.at,
+            registers: honest.registers,
+            ..HonestDevice::default()
+        };
         siege.honest = siege.honest.iter().map(fresh).collect();
         siege
     }
@@ -145,7 +149,7 @@ impl Siege {
         }
         for (_, publication) in std::mem::take(&mut self.network.published) {
             let Some(rest) = publication.topic.strip_prefix("lwm2m/honest-") else { continue };
-            let Some(number) = rest.split('/').next().and_then(|number| number.parse::<Number>().ok()) else {
+            let Some(number) = rest.split('/').next().and_then(|number| number.parse::<DeviceNumber>().ok()) else {
                 continue;
             };
             let payload: Value = serde_json::from_slice(&publication.payload).expect("JSON");

@@ -11,13 +11,13 @@ use tokio::time::{sleep, timeout};
 
 use super::PATIENCE;
 
-pub struct Application {
+pub struct Mqtt5Client {
     client: AsyncClient,
     heard: mpsc::UnboundedReceiver<Packet>,
     polling: JoinHandle<()>,
 }
 
-impl Application {
+impl Mqtt5Client {
     /// Connects as often as it has to; its session outlives its connections.
     pub async fn connect(broker: &str, clientid: &str) -> Self {
         let (host, port) = broker.rsplit_once(':').expect("host:port");
@@ -79,7 +79,7 @@ impl Application {
     }
 }
 
-impl Drop for Application {
+impl Drop for Mqtt5Client {
     fn drop(&mut self) {
         self.polling.abort();
     }

@@ -11,19 +11,19 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::common::certificates::Certified;
 use crate::common::device::PATIENCE;
 use crate::common::turn::Turn;
+use lwm2m_dtls::test_client::credentials::Certified;
 
 /// Everybody but these: devices may publish and subscribe below `lwm2m/CLIENTID/`, the application everything.
 pub const FORBIDDEN: &str = "elsewhere/forbidden";
 
-pub enum Broker {
+pub enum BrokerKind {
     Mosquitto { child: Option<Child>, folder: TempDir, port: u16 },
     Emqx { _turn: Turn },
 }
 
-impl Broker {
+impl BrokerKind {
     /// None where there is no Mosquitto, outside of CI: says so.
     pub fn start() -> Option<Self> {
         Self::start_with(false, "")
@@ -110,7 +110,7 @@ impl Broker {
     }
 }
 
-impl Drop for Broker {
+impl Drop for BrokerKind {
     fn drop(&mut self) {
         let Self::Mosquitto { child: Some(child), folder, .. } = self else { return };
         child.kill().expect("a child of ours");

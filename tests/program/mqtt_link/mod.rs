@@ -25,23 +25,23 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use application::Application;
-use broker::{A_MOMENT, Broker, FORBIDDEN};
+use application::Mqtt5Client;
+use broker::{A_MOMENT, BrokerKind, FORBIDDEN};
 
 /// Long enough for a slow machine; nothing waits for it to pass.
 const PATIENCE: Duration = Duration::from_secs(30);
 const DEVICE: RegistrationId = RegistrationId(1);
 
 /// A link that is driven as the gateway's driver does it.
-struct Rig {
+struct MqttScene {
     commands: mpsc::Sender<BrokerCommand>,
     events: mpsc::Receiver<BrokerEvent>,
     driver: JoinHandle<()>,
     metrics: Arc<Metrics>,
 }
 
-impl Rig {
-    fn start(broker: &Broker) -> Self {
+impl MqttScene {
+    fn start(broker: &BrokerKind) -> Self {
         Self::start_with(settings(broker))
     }
 
@@ -104,7 +104,7 @@ async fn drive(mut link: Link, mut commands: mpsc::Receiver<BrokerCommand>, even
     link.shut_down(PATIENCE).await;
 }
 
-fn settings(broker: &Broker) -> MqttConfig {
+fn settings(broker: &BrokerKind) -> MqttConfig {
     MqttConfig {
         brokers: vec![broker.address()],
         ssl: tls::TlsConfig::default(),
@@ -166,11 +166,11 @@ fn message(device: RegistrationId, topic: String, payload: &str) -> BrokerEvent 
 #[tokio::test]
 async fn a_device_becomes_a_client_publishes_and_hears() {
     for version in [Version::V5, Version::V311] {
-        let Some(broker) = Broker::start() else { return };
+        let Some(broker) = BrokerKind::start() else { return };
         let device = client("device");
-        let mut application = Application::connect(&broker.address(), &client("app").clientid).await;
+        let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
         application.subscribe(&below(&device, "up/#")).await;
-        let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttScene::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connected(DEVICE, device.clone()).await;
 
         for number in 0..100 {
@@ -195,12 +195,12 @@ async fn a_device_becomes_a_client_publishes_and_hears() {
 
 #[tokio::test]
 async fn what_comes_with_a_command_is_heard_and_an_answer_goes_where_it_is_wanted() {
-    let Some(broker) = Broker::start() else { return };
+    let Some(broker) = BrokerKind::start() else { return };
     let device = client("properties");
     let reply = format!("reply/{}", device.clientid);
-    let mut application = Application::connect(&broker.address(), &client("app").clientid).await;
+    let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
     application.subscribe(&reply).await;
-    let mut rig = Rig::start(&broker);
+    let mut rig = MqttScene::start(&broker);
     rig.connected(DEVICE, device.clone()).await;
 
     let properties = PublishProperties {
@@ -226,12 +226,12 @@ async fn what_comes_with_a_command_is_heard_and_an_answer_goes_where_it_is_wante
 
 #[tokio::test]
 async fn a_client_that_the_broker_refuses_is_refused() {
-    if Broker::is_emqx() {
+    if BrokerKind::is_emqx() {
         return println!("skipped: it needs the password file of Mosquitto");
     }
     for version in [Version::V5, Version::V311] {
-        let Some(broker) = Broker::start() else { return };
-        let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
+        let Some(broker) = BrokerKind::start() else { return };
+        let mut rig = MqttScene::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connect(DEVICE, ClientInfo { password: Some(Secret::new("wrong")), ..client("bad") }).await;
         let BrokerEvent::ConnectFailed { registration: DEVICE, error: ConnectError::Refused(why) } = rig.event().await
         else {
@@ -244,14 +244,14 @@ async fn a_client_that_the_broker_refuses_is_refused() {
 
 #[tokio::test]
 async fn a_publication_that_is_not_allowed_is_told_and_the_next_one_goes() {
-    if Broker::is_emqx() {
+    if BrokerKind::is_emqx() {
         return println!("skipped: it needs the ACL file of Mosquitto");
     }
-    let Some(broker) = Broker::start() else { return };
+    let Some(broker) = BrokerKind::start() else { return };
     let device = client("denied");
-    let mut application = Application::connect(&broker.address(), &client("app").clientid).await;
+    let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
     application.subscribe("#").await;
-    let mut rig = Rig::start(&broker);
+    let mut rig = MqttScene::start(&broker);
     rig.connected(DEVICE, device.clone()).await;
     rig.publish(DEVICE, FORBIDDEN, "1").await;
     rig.publish(DEVICE, &below(&device, "up"), "2").await;
@@ -262,15 +262,15 @@ async fn a_publication_that_is_not_allowed_is_told_and_the_next_one_goes() {
 
 #[tokio::test]
 async fn a_client_whose_clientid_another_one_takes_is_closed() {
-    let Some(broker) = Broker::start() else { return };
+    let Some(broker) = BrokerKind::start() else { return };
     let device = client("taken");
-    let mut rig = Rig::start(&broker);
+    let mut rig = MqttScene::start(&broker);
     rig.connected(DEVICE, device.clone()).await;
-    let mut other = Rig::start(&broker);
+    let mut other = MqttScene::start(&broker);
     other.connected(DEVICE, device).await;
     let event = rig.event().await;
     // Mosquitto 2.0.11 closes without a word where the session goes on: a loss, as far as anybody can tell.
-    let silent = !Broker::is_emqx() && event == BrokerEvent::Reconnected { registration: DEVICE };
+    let silent = !BrokerKind::is_emqx() && event == BrokerEvent::Reconnected { registration: DEVICE };
     let discarded = event == BrokerEvent::Closed { registration: DEVICE, reason: CloseReason::Discarded };
     assert!(silent || discarded, "{event:?}");
     rig.end().await;
@@ -280,11 +280,11 @@ async fn a_client_whose_clientid_another_one_takes_is_closed() {
 #[tokio::test]
 async fn a_device_that_registers_again_takes_over_what_its_older_registration_published() {
     for version in [Version::V5, Version::V311] {
-        let Some(broker) = Broker::start() else { return };
+        let Some(broker) = BrokerKind::start() else { return };
         let device = client("again");
-        let mut application = Application::connect(&broker.address(), &client("app").clientid).await;
+        let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
         application.subscribe(&below(&device, "up")).await;
-        let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttScene::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connected(DEVICE, device.clone()).await;
         rig.connect(RegistrationId(2), device.clone()).await;
         rig.expect(BrokerEvent::Connected { registration: RegistrationId(2) }).await;
@@ -301,10 +301,10 @@ async fn a_device_that_registers_again_takes_over_what_its_older_registration_pu
 #[tokio::test]
 async fn commands_that_are_published_while_the_gateway_restarts_are_heard_after() {
     for version in [Version::V5, Version::V311] {
-        let Some(broker) = Broker::start() else { return };
+        let Some(broker) = BrokerKind::start() else { return };
         let device = client("restarted");
-        let mut application = Application::connect(&broker.address(), &client("app").clientid).await;
-        let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
+        let mut rig = MqttScene::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connected(DEVICE, device.clone()).await;
         rig.end().await;
 
@@ -312,7 +312,7 @@ async fn commands_that_are_published_while_the_gateway_restarts_are_heard_after(
         for payload in ["1", "2"] {
             application.publish(&topic, payload, PublishProperties::default()).await;
         }
-        let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttScene::start_with(MqttConfig { version, ..settings(&broker) });
         rig.submit(BrokerCommand::Resume { registration: DEVICE, client: device }).await;
         let mut events = [rig.event().await, rig.event().await, rig.event().await];
         // The broker may be faster with them than with the answer to SUBSCRIBE.
@@ -327,17 +327,17 @@ async fn commands_that_are_published_while_the_gateway_restarts_are_heard_after(
 #[tokio::test]
 async fn commands_for_a_registration_that_is_over_do_not_wait_for_the_next_one() {
     for version in [Version::V5, Version::V311] {
-        let Some(broker) = Broker::start() else { return };
+        let Some(broker) = BrokerKind::start() else { return };
         let device = client("over");
-        let mut application = Application::connect(&broker.address(), &client("app").clientid).await;
-        let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
+        let mut rig = MqttScene::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connected(DEVICE, device.clone()).await;
         rig.submit(BrokerCommand::Disconnect { registration: DEVICE }).await;
         rig.end().await;
 
         let topic = below(&device, "dn");
         application.publish(&topic, "old", PublishProperties::default()).await;
-        let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttScene::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connected(RegistrationId(2), device).await;
         application.publish(&topic, "new", PublishProperties::default()).await;
         rig.expect(message(RegistrationId(2), topic, "new")).await;
@@ -347,12 +347,12 @@ async fn commands_for_a_registration_that_is_over_do_not_wait_for_the_next_one()
 
 #[tokio::test]
 async fn a_retained_command_says_so_and_comes_once_in_a_session() {
-    let Some(broker) = Broker::start() else { return };
+    let Some(broker) = BrokerKind::start() else { return };
     let device = client("retained");
     let topic = below(&device, "dn");
-    let mut application = Application::connect(&broker.address(), &client("app").clientid).await;
+    let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
     application.publish_retained(&topic, "kept").await;
-    let mut rig = Rig::start(&broker);
+    let mut rig = MqttScene::start(&broker);
     rig.connect(DEVICE, device.clone()).await;
     let retained = BrokerEvent::Message {
         registration: DEVICE,
@@ -364,7 +364,7 @@ async fn a_retained_command_says_so_and_comes_once_in_a_session() {
     rig.expect(retained).await;
     rig.end().await;
 
-    let mut rig = Rig::start(&broker);
+    let mut rig = MqttScene::start(&broker);
     rig.submit(BrokerCommand::Resume { registration: DEVICE, client: device }).await;
     rig.expect(BrokerEvent::Connected { registration: DEVICE }).await;
     application.publish(&topic, "live", PublishProperties::default()).await;
@@ -376,18 +376,18 @@ async fn a_retained_command_says_so_and_comes_once_in_a_session() {
 #[tokio::test]
 async fn the_broker_tells_that_a_device_is_offline_when_the_gateway_vanishes_or_ends() {
     for version in [Version::V5, Version::V311] {
-        let Some(broker) = Broker::start() else { return };
+        let Some(broker) = BrokerKind::start() else { return };
         let device = client("mortal");
         let topic = below(&device, "up/status");
         let will = Some(Will { topic: topic.clone(), qos: 1, payload: b"offline".to_vec() });
-        let mut application = Application::connect(&broker.address(), &client("app").clientid).await;
+        let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
         application.subscribe(&topic).await;
-        let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttScene::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connected(DEVICE, ClientInfo { will: will.clone(), ..device.clone() }).await;
         rig.driver.abort();
         assert_eq!(application.message().await.payload, "offline");
 
-        let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttScene::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connected(DEVICE, ClientInfo { will, ..device }).await;
         rig.end().await;
         assert_eq!(application.message().await.payload, "offline");
@@ -396,16 +396,16 @@ async fn the_broker_tells_that_a_device_is_offline_when_the_gateway_vanishes_or_
 
 #[tokio::test]
 async fn a_restart_of_the_broker_under_load_loses_nothing_and_keeps_the_order() {
-    if Broker::is_emqx() {
+    if BrokerKind::is_emqx() {
         return println!("skipped: it restarts its broker");
     }
     const DEVICES: u64 = 20;
     const EACH: u32 = 100;
     for version in [Version::V5, Version::V311] {
-        let Some(mut broker) = Broker::start() else { return };
-        let mut application = Application::connect(&broker.address(), &client("app").clientid).await;
+        let Some(mut broker) = BrokerKind::start() else { return };
+        let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
         application.subscribe("lwm2m/+/up").await;
-        let mut rig = Rig::start_with(MqttConfig { version, ..settings(&broker) });
+        let mut rig = MqttScene::start_with(MqttConfig { version, ..settings(&broker) });
         let clients: Vec<ClientInfo> = (0..DEVICES).map(|number| client(&format!("load{number}"))).collect();
         for (number, client) in (0..).zip(&clients) {
             rig.connected(RegistrationId(number), client.clone()).await;
@@ -436,11 +436,11 @@ async fn a_restart_of_the_broker_under_load_loses_nothing_and_keeps_the_order() 
 
 #[tokio::test]
 async fn when_the_broker_is_away_new_devices_fail_at_once_and_old_ones_come_back() {
-    if Broker::is_emqx() {
+    if BrokerKind::is_emqx() {
         return println!("skipped: it restarts its broker");
     }
-    let Some(mut broker) = Broker::start() else { return };
-    let mut rig = Rig::start(&broker);
+    let Some(mut broker) = BrokerKind::start() else { return };
+    let mut rig = MqttScene::start(&broker);
     rig.connected(DEVICE, client("old")).await;
     broker.stop();
     sleep(A_MOMENT).await;
@@ -457,18 +457,18 @@ async fn when_the_broker_is_away_new_devices_fail_at_once_and_old_ones_come_back
 
 #[tokio::test]
 async fn devices_go_to_another_address_when_theirs_cannot_be_reached() {
-    let Some(broker) = Broker::start() else { return };
+    let Some(broker) = BrokerKind::start() else { return };
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let brokers = vec![nobody.to_string(), broker.address()];
     let sources = vec![IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9))];
-    let mut rig = Rig::start_with(MqttConfig { brokers, source_addresses: sources, ..settings(&broker) });
+    let mut rig = MqttScene::start_with(MqttConfig { brokers, source_addresses: sources, ..settings(&broker) });
     rig.connected(DEVICE, client("failover")).await;
     rig.end().await;
 }
 
 #[tokio::test]
 async fn devices_are_clients_by_tls_and_strangers_are_not() {
-    let Some(broker) = Broker::start_secure() else { return };
+    let Some(broker) = BrokerKind::start_secure() else { return };
     let Some(folder) = broker.folder() else { return };
     let file = |name: &str| Some(folder.join(name));
     let ssl = tls::TlsConfig {
@@ -478,7 +478,7 @@ async fn devices_are_clients_by_tls_and_strangers_are_not() {
         ..Default::default()
     };
     let secure = |ssl| MqttConfig { brokers: vec![format!("ssl://{}", broker.address())], ssl, ..settings(&broker) };
-    let mut rig = Rig::start_with(secure(ssl.clone()));
+    let mut rig = MqttScene::start_with(secure(ssl.clone()));
     rig.connected(DEVICE, client("secure")).await;
     rig.publish(DEVICE, &below(&client("secure"), "up"), "x").await;
     rig.end().await;
@@ -488,7 +488,7 @@ async fn devices_are_clients_by_tls_and_strangers_are_not() {
         tls::TlsConfig { server_name: Some("somebody.else".to_owned()), ..ssl.clone() },
         tls::TlsConfig { cacertfile: file("client.pem"), ..ssl },
     ] {
-        let mut rig = Rig::start_with(secure(wrong.clone()));
+        let mut rig = MqttScene::start_with(secure(wrong.clone()));
         rig.connect(DEVICE, client("stranger")).await;
         let event = rig.event().await;
         let unavailable = matches!(event, BrokerEvent::ConnectFailed { error: ConnectError::Unavailable(_), .. });

@@ -23,7 +23,7 @@ use crate::common::device::{fresh_id, request, response_to};
 
 pub const LINKS: &str = "</1/0>,</3/0>,</3303/0>";
 
-pub struct Core {
+pub struct RestartedCore {
     pub gateway: Gateway,
     pub settings: GatewayConfig,
     pub now: Instant,
@@ -41,7 +41,7 @@ pub struct Core {
     seed: u8,
 }
 
-impl Core {
+impl RestartedCore {
     pub fn new() -> Self {
         Self::with(|_| ())
     }

@@ -21,7 +21,7 @@ use redb::{ReadableTable, TableDefinition};
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
-use super::core::{Core, peer, read};
+use super::core::{RestartedCore, peer, read};
 
 const UNIX_TIME: Duration = Duration::from_secs(1_800_000_123);
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -29,8 +29,8 @@ const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("about");
 
 #[tokio::test]
 async fn what_is_written_is_read_again_and_what_left_is_not() {
-    let place = Place::new();
-    let mut core = Core::new();
+    let place = StoreFolder::new();
+    let mut core = RestartedCore::new();
     let mut store = place.open_new();
     let gone = core.register(peer(9), "ep=gone&lt=300");
     install_restored_state(&mut core);
@@ -43,13 +43,13 @@ async fn what_is_written_is_read_again_and_what_left_is_not() {
     assert_eq!(records, kept);
     assert_eq!(records.len(), 3);
     assert_eq!(records.iter().map(|record| record.commands.len()).sum::<usize>(), 5);
-    close(store, Core::new()).await;
+    close(store, RestartedCore::new()).await;
 }
 
 #[tokio::test]
 async fn a_device_comes_back_to_the_listener_of_its_name_or_to_one_that_reaches_it() {
-    let place = Place::new();
-    let mut core = Core::new();
+    let place = StoreFolder::new();
+    let mut core = RestartedCore::new();
     let store = place.open_new();
     core.register(peer(1), "ep=a&lt=300");
     close(store, core).await;
@@ -61,14 +61,14 @@ async fn a_device_comes_back_to_the_listener_of_its_name_or_to_one_that_reaches_
         let (store, contents) = Store::open(&place.settings(), &listeners(names), UNIX_TIME, Arc::default()).unwrap();
         let (store, records) = (store.start(condition()).unwrap(), contents.devices);
         assert_eq!(records[0].peer.socket, socket, "{names:?}");
-        close(store, Core::new()).await;
+        close(store, RestartedCore::new()).await;
     }
 }
 
 #[tokio::test]
 async fn only_the_owner_can_read_the_file() {
-    let place = Place::new();
-    close(place.open_new(), Core::new()).await;
+    let place = StoreFolder::new();
+    close(place.open_new(), RestartedCore::new()).await;
     assert_eq!(place.mode(), 0o600);
     fs::set_permissions(place.file(), fs::Permissions::from_mode(0o644)).unwrap();
     drop(place.open());
@@ -77,7 +77,7 @@ async fn only_the_owner_can_read_the_file() {
 
 #[tokio::test]
 async fn two_cannot_share_a_file() {
-    let place = Place::new();
+    let place = StoreFolder::new();
     let store = place.open_new();
     let second = Store::open(&place.settings(), &default_listeners(), UNIX_TIME, Arc::default());
     assert!(matches!(second.err(), Some(StoreError::InUse(_))));
@@ -87,7 +87,7 @@ async fn two_cannot_share_a_file() {
 
 #[test]
 fn a_place_that_cannot_be_written_is_an_error_that_names_the_key() {
-    let settings = StoreConfig { file: PathBuf::from("/nowhere/store.redb"), ..Place::new().settings() };
+    let settings = StoreConfig { file: PathBuf::from("/nowhere/store.redb"), ..StoreFolder::new().settings() };
     let error = Store::open(&settings, &default_listeners(), UNIX_TIME, Arc::default()).err().unwrap();
     assert!(error.to_string().starts_with("store.file = /nowhere/store.redb: No such file"), "{error}");
 }
@@ -95,7 +95,7 @@ fn a_place_that_cannot_be_written_is_an_error_that_names_the_key() {
 #[tokio::test]
 async fn a_file_of_something_else_is_put_aside() {
     for content in [&b"no store"[..], &[0; 4096], &[0xff; 1_000_000]] {
-        let place = Place::new();
+        let place = StoreFolder::new();
         fs::write(place.file(), content).unwrap();
         let (_store, records) = place.open();
         assert_eq!(records, []);
@@ -106,8 +106,8 @@ async fn a_file_of_something_else_is_put_aside() {
 
 #[tokio::test]
 async fn a_store_of_a_newer_format_is_put_aside_as_it_is() {
-    let place = Place::new();
-    let mut core = Core::new();
+    let place = StoreFolder::new();
+    let mut core = RestartedCore::new();
     let store = place.open_new();
     install_restored_state(&mut core);
     close(store, core).await;
@@ -121,8 +121,8 @@ async fn a_store_of_a_newer_format_is_put_aside_as_it_is() {
 /// It had no associations.
 #[tokio::test]
 async fn a_store_of_format_1_is_read_and_is_of_this_one_from_then_on() {
-    let place = Place::new();
-    let mut core = Core::new();
+    let place = StoreFolder::new();
+    let mut core = RestartedCore::new();
     let store = place.open_new();
     install_restored_state(&mut core);
     let kept = close(store, core).await;
@@ -134,7 +134,7 @@ async fn a_store_of_format_1_is_read_and_is_of_this_one_from_then_on() {
 
     let (store, records) = place.open();
     assert_eq!(records, kept);
-    let nobody = Core::new();
+    let nobody = RestartedCore::new();
     store.close(nobody.now, nobody.gateway, PATIENCE).await;
     place.change(|transaction| {
         assert_eq!(transaction.open_table(ABOUT).unwrap().get("format").unwrap().unwrap().value(), 3)
@@ -144,8 +144,8 @@ async fn a_store_of_format_1_is_read_and_is_of_this_one_from_then_on() {
 /// Its object lists had each link twice: as a text and as a path.
 #[tokio::test]
 async fn a_store_of_format_2_is_read() {
-    let place = Place::new();
-    let mut core = Core::new();
+    let place = StoreFolder::new();
+    let mut core = RestartedCore::new();
     let store = place.open_new();
     install_restored_state(&mut core);
     let kept = close(store, core).await;
@@ -165,8 +165,8 @@ async fn a_store_of_format_2_is_read() {
 
 #[tokio::test]
 async fn what_is_remembered_of_retained_commands_is_written_and_read_again() {
-    let place = Place::new();
-    let mut core = Core::new();
+    let place = StoreFolder::new();
+    let mut core = RestartedCore::new();
     let mut store = place.open_new();
     for (number, endpoint) in [(1, "a"), (2, "b")] {
         core.register(peer(number), &format!("ep={endpoint}&lt=300"));
@@ -192,7 +192,7 @@ async fn what_is_remembered_of_retained_commands_is_written_and_read_again() {
 
 #[tokio::test]
 async fn an_association_comes_back_with_the_listeners_of_the_same_names() {
-    let place = Place::new();
+    let place = StoreFolder::new();
     let dtls = |name: &str| UdpListener { security: Security::Dtls, ..listeners(&[(name, "127.0.0.1:0")]).remove(0) };
     let plain = || listeners(&[("one", "127.0.0.1:0")]).remove(0);
     let open = |listeners: &[UdpListener]| {
@@ -223,7 +223,7 @@ async fn an_association_comes_back_with_the_listeners_of_the_same_names() {
 async fn a_store_that_was_cut_short_is_read_or_put_aside() {
     let (whole, kept) = sample().await;
     for share in 0..16 {
-        let place = Place::new();
+        let place = StoreFolder::new();
         fs::write(place.file(), &whole[..whole.len() * share / 16]).unwrap();
         check_what_comes_out(&place, &kept);
     }
@@ -240,7 +240,7 @@ async fn a_store_with_other_bytes_in_it_is_read_or_put_aside() {
             let at = rng.random_range(0..bytes.len());
             bytes[at] = rng.random();
         }
-        let place = Place::new();
+        let place = StoreFolder::new();
         OpenOptions::new().write(true).create_new(true).open(place.file()).unwrap().write_all(&bytes).unwrap();
         put_aside += check_what_comes_out(&place, &kept);
     }
@@ -248,7 +248,7 @@ async fn a_store_with_other_bytes_in_it_is_read_or_put_aside() {
 }
 
 /// Whatever is read has been written; 1 if nothing was, and the file is kept for whoever wants to look at it.
-fn check_what_comes_out(place: &Place, kept: &[DeviceRecord]) -> usize {
+fn check_what_comes_out(place: &StoreFolder, kept: &[DeviceRecord]) -> usize {
     let (_store, records) = place.open();
     let aside = place.files().iter().filter(|name| name.contains(".damaged-")).count();
     match aside {
@@ -260,8 +260,8 @@ fn check_what_comes_out(place: &Place, kept: &[DeviceRecord]) -> usize {
 
 /// The bytes of a store, and what is in it.
 async fn sample() -> (Vec<u8>, Vec<DeviceRecord>) {
-    let place = Place::new();
-    let mut core = Core::new();
+    let place = StoreFolder::new();
+    let mut core = RestartedCore::new();
     let store = place.open_new();
     install_restored_state(&mut core);
     let kept = close(store, core).await;
@@ -269,7 +269,7 @@ async fn sample() -> (Vec<u8>, Vec<DeviceRecord>) {
 }
 
 /// Three devices, one observed, one with five commands.
-fn install_restored_state(core: &mut Core) {
+fn install_restored_state(core: &mut RestartedCore) {
     core.register(peer(1), "ep=a&lt=300&password=secret");
     core.register(peer(2), "ep=b&lt=300&b=UQ");
     core.register(peer(3), "ep=c&lt=300&lwm2m=1.1&imei=7");
@@ -279,7 +279,7 @@ fn install_restored_state(core: &mut Core) {
 }
 
 /// Closes the store, and gives what it has to contain.
-async fn close(mut store: Store, mut core: Core) -> Vec<DeviceRecord> {
+async fn close(mut store: Store, mut core: RestartedCore) -> Vec<DeviceRecord> {
     store.flush(core.now, &mut core.gateway);
     core.gateway.change_all();
     core.keep();
@@ -305,9 +305,9 @@ fn default_listeners() -> Vec<UdpListener> {
     listeners(&[("default", "0.0.0.0:5683")])
 }
 
-struct Place(TempDir);
+struct StoreFolder(TempDir);
 
-impl Place {
+impl StoreFolder {
     fn new() -> Self {
         Self(TempDir::new().unwrap())
     }

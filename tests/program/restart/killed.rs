@@ -14,7 +14,7 @@ use crate::common::application::Application;
 use crate::common::broker::TestBroker;
 use crate::common::device::Device;
 use crate::common::gateway::Gateway;
-use crate::common::scene::{LINKS, Scene};
+use crate::common::scene::{LINKS, ProgramScene};
 
 /// Longer than a change may wait to be written, by far.
 const WRITTEN: Duration = Duration::from_millis(500);
@@ -86,7 +86,7 @@ async fn nothing_is_lost_when_the_program_is_killed_under_load() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_changed_just_now_is_written_before_the_program_ends_in_order() {
-    let mut scene = Scene::start("in-order").await;
+    let mut scene = ProgramScene::start("in-order").await;
     scene.device.register("ep=in-order&lt=300", LINKS);
     assert_eq!(scene.gateway.stop("TERM").code(), Some(0));
     scene.gateway.start_again();
@@ -98,7 +98,7 @@ async fn what_changed_just_now_is_written_before_the_program_ends_in_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_without_a_store_forgets() {
-    let mut scene = Scene::registered_with("forgotten", "store.enable = false").await;
+    let mut scene = ProgramScene::registered_with("forgotten", "store.enable = false").await;
     thread::sleep(WRITTEN);
     scene.gateway.kill();
     assert!(!scene.gateway.store().exists());
@@ -108,7 +108,7 @@ async fn a_program_without_a_store_forgets() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_program_does_not_take_the_store_of_another() {
-    let first = Scene::registered("one").await;
+    let first = ProgramScene::registered("one").await;
     let lines = format!("listeners.udp.x.bind = \"127.0.0.1:0\"\nstore.file = {:?}", first.gateway.store());
     let mut second = Gateway::start_without_waiting(&first.broker.addresses, &lines);
     assert_eq!(second.wait().code(), Some(1));
@@ -118,7 +118,7 @@ async fn a_second_program_does_not_take_the_store_of_another() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_store_is_put_aside_and_the_program_serves() {
-    let mut scene = Scene::registered("damaged").await;
+    let mut scene = ProgramScene::registered("damaged").await;
     scene.gateway.kill();
     std::fs::write(scene.gateway.store(), "no store").expect("a writable place");
     scene.gateway.start_again();
@@ -131,7 +131,7 @@ async fn a_damaged_store_is_put_aside_and_the_program_serves() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_is_full_is_told_once_stops_nobody_and_loses_nothing_once_it_has_room_again() {
-    let mut scene = Scene::registered_with("full", ASLEEP_AT_ONCE).await;
+    let mut scene = ProgramScene::registered_with("full", ASLEEP_AT_ONCE).await;
     scene.device.register("ep=full&lt=300&b=UQ", LINKS);
     scene.hear("up/resp", "register");
     assert_eq!(store(&scene.gateway), (true, "up".to_owned(), 0.0));

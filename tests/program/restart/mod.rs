@@ -21,13 +21,13 @@ use lwm2m_core::gateway::config::AutoObserve;
 use lwm2m_core::gateway::report::NotRestored;
 use serde_json::json;
 
-use core::{Core, notification, observe, peer, read, through_json};
+use core::{RestartedCore, notification, observe, peer, read, through_json};
 
 const A_SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn a_device_goes_on_as_if_nothing_had_happened() {
-    let mut core = Core::new();
+    let mut core = RestartedCore::new();
     let location = core.register(peer(1), "ep=a&lt=300&lwm2m=1.1&password=secret&imei=7");
     core.expect_published("lwm2m/a/up/resp");
     core.restart(10 * A_SECOND);
@@ -45,7 +45,7 @@ fn a_device_goes_on_as_if_nothing_had_happened() {
 
 #[test]
 fn a_notification_of_before_is_published_with_the_echo_of_its_command_and_only_once() {
-    let mut core = Core::new();
+    let mut core = RestartedCore::new();
     core.register(peer(1), "ep=a&lt=300");
     let observed = core.observe("a", peer(1), 77);
     core.published.clear();
@@ -67,7 +67,7 @@ fn a_notification_of_before_is_published_with_the_echo_of_its_command_and_only_o
 
 #[test]
 fn a_notification_that_was_not_published_before_the_end_is_heard_when_it_is_repeated() {
-    let mut core = Core::with(|settings| settings.coap.acknowledge_notifications = Acknowledging::OnDemand);
+    let mut core = RestartedCore::with(|settings| settings.coap.acknowledge_notifications = Acknowledging::OnDemand);
     core.register(peer(1), "ep=a&lt=300");
     let observed = core.observe("a", peer(1), 77);
     core.published.clear();
@@ -83,7 +83,7 @@ fn a_notification_that_was_not_published_before_the_end_is_heard_when_it_is_repe
 
 #[test]
 fn an_observation_can_be_cancelled_under_its_token_of_before() {
-    let mut core = Core::new();
+    let mut core = RestartedCore::new();
     core.register(peer(1), "ep=a&lt=300");
     let observed = core.observe("a", peer(1), 77);
     core.restart(A_SECOND);
@@ -99,7 +99,7 @@ fn an_observation_can_be_cancelled_under_its_token_of_before() {
 
 #[test]
 fn commands_wait_for_a_sleeping_device_over_a_restart_and_keep_their_order() {
-    let mut core = Core::new();
+    let mut core = RestartedCore::new();
     let location = core.register(peer(1), "ep=a&lt=300&b=UQ");
     core.advance(30 * A_SECOND);
     (1..=3).for_each(|id| core.command("a", &read(id)));
@@ -120,7 +120,7 @@ fn commands_wait_for_a_sleeping_device_over_a_restart_and_keep_their_order() {
 
 #[test]
 fn the_command_in_flight_is_sent_once_more_when_the_device_is_connected_and_before_those_that_waited() {
-    let mut core = Core::new();
+    let mut core = RestartedCore::new();
     core.register(peer(1), "ep=a&lt=300");
     core.published.clear();
     (1..=2).for_each(|id| core.command("a", &read(id)));
@@ -144,7 +144,7 @@ fn the_command_in_flight_is_sent_once_more_when_the_device_is_connected_and_befo
 
 #[test]
 fn a_command_that_expired_meanwhile_is_answered_at_once() {
-    let mut core = Core::new();
+    let mut core = RestartedCore::new();
     core.register(peer(1), "ep=a&lt=300&b=UQ");
     core.advance(30 * A_SECOND);
     core.published.clear();
@@ -166,7 +166,7 @@ fn a_command_that_expired_meanwhile_is_answered_at_once() {
 
 #[test]
 fn a_command_that_could_not_wait_but_was_on_its_way_is_sent_once_more() {
-    let mut core = Core::new();
+    let mut core = RestartedCore::new();
     core.register(peer(1), "ep=a&lt=300");
     let mut command = read(1);
     command["mheaders"] = json!({ "ttl": 0 });
@@ -179,7 +179,7 @@ fn a_command_that_could_not_wait_but_was_on_its_way_is_sent_once_more() {
 
 #[test]
 fn a_registration_that_ended_meanwhile_is_left_out_and_forgotten() {
-    let mut core = Core::new();
+    let mut core = RestartedCore::new();
     let gone = core.register(peer(1), "ep=a&lt=60");
     let stays = core.register(peer(2), "ep=b&lt=600");
     core.published.clear();
@@ -193,7 +193,7 @@ fn a_registration_that_ended_meanwhile_is_left_out_and_forgotten() {
 
 #[test]
 fn a_lifetime_ends_when_it_would_have_ended_without_the_restart() {
-    let mut core = Core::new();
+    let mut core = RestartedCore::new();
     let location = core.register(peer(1), "ep=a&lt=60");
     core.restart(50 * A_SECOND);
     core.advance(9 * A_SECOND);
@@ -206,7 +206,7 @@ fn a_lifetime_ends_when_it_would_have_ended_without_the_restart() {
 
 #[test]
 fn a_wall_clock_that_was_set_back_ends_no_registration() {
-    let mut core = Core::new();
+    let mut core = RestartedCore::new();
     let location = core.register(peer(1), "ep=a&lt=60");
     core.keep();
     core.unix_time -= 3600 * A_SECOND;
@@ -216,7 +216,7 @@ fn a_wall_clock_that_was_set_back_ends_no_registration() {
 
 #[test]
 fn a_device_that_only_speaks_is_recorded_now_and_then() {
-    let mut core = Core::new();
+    let mut core = RestartedCore::new();
     core.register(peer(1), "ep=a&lt=600");
     let observed = core.observe("a", peer(1), 1);
     core.keep();
@@ -231,7 +231,7 @@ fn a_device_that_only_speaks_is_recorded_now_and_then() {
 
 #[test]
 fn a_device_is_reached_where_it_was_heard_last() {
-    let mut core = Core::new();
+    let mut core = RestartedCore::new();
     let location = core.register(peer(1), "ep=a&lt=300");
     assert_eq!(core.update(peer(2), &location), Code::CHANGED);
     core.restart(A_SECOND);
@@ -242,7 +242,7 @@ fn a_device_is_reached_where_it_was_heard_last() {
 
 #[test]
 fn a_device_may_register_before_it_is_connected_again() {
-    let mut core = Core::new();
+    let mut core = RestartedCore::new();
     core.register(peer(1), "ep=a&lt=300&b=UQ");
     core.advance(30 * A_SECOND);
     core.command("a", &read(1));
@@ -257,7 +257,7 @@ fn a_device_may_register_before_it_is_connected_again() {
 
 #[test]
 fn a_device_that_the_broker_does_not_take_back_has_to_register_again() {
-    let mut core = Core::new();
+    let mut core = RestartedCore::new();
     let location = core.register(peer(1), "ep=a&lt=300");
     core.restart(A_SECOND);
     core.close("a", CloseReason::Refused);
@@ -268,7 +268,7 @@ fn a_device_that_the_broker_does_not_take_back_has_to_register_again() {
 
 #[test]
 fn what_auto_observe_had_not_asked_for_yet_is_asked_for() {
-    let mut core = Core::with(|settings| {
+    let mut core = RestartedCore::with(|settings| {
         settings.auto_observe = AutoObserve::Paths(vec!["/3303/0".parse().unwrap(), "/3/0".parse().unwrap()]);
     });
     core.register(peer(1), "ep=a&lt=300");
@@ -289,7 +289,7 @@ fn what_auto_observe_had_not_asked_for_yet_is_asked_for() {
 
 #[test]
 fn names_that_the_configuration_of_today_does_not_allow_end_the_registration() {
-    let mut core = Core::new();
+    let mut core = RestartedCore::new();
     core.register(peer(1), "ep=a&lt=300&imei=1/2");
     let topic = "lwm2m/${imei}/";
     core.settings.translators.mountpoint = lwm2m_core::mqtt::topics::Template::for_topic(topic).unwrap();
@@ -300,7 +300,7 @@ fn names_that_the_configuration_of_today_does_not_allow_end_the_registration() {
 
 #[test]
 fn many_changes_of_a_device_are_one_record_and_a_gateway_without_a_store_makes_none() {
-    let mut core = Core::new();
+    let mut core = RestartedCore::new();
     let location = core.register(peer(1), "ep=a&lt=300");
     core.observe("a", peer(1), 1);
     core.update(peer(1), &location);
@@ -317,7 +317,7 @@ fn many_changes_of_a_device_are_one_record_and_a_gateway_without_a_store_makes_n
 
 #[test]
 fn a_record_holds_the_password_and_does_not_show_it() {
-    let mut core = Core::new();
+    let mut core = RestartedCore::new();
     core.register(peer(1), "ep=a&lt=300&password=secret");
     core.command("a", &observe(1));
     core.keep();
@@ -332,7 +332,7 @@ fn a_record_holds_the_password_and_does_not_show_it() {
 
 #[test]
 fn a_retained_command_is_not_carried_out_again_by_the_next_process() {
-    let mut core = Core::new();
+    let mut core = RestartedCore::new();
     core.register(peer(1), "ep=a&lt=300");
     core.retained_command("a", &reboot(1));
     let asked = core.expect_to_device(peer(1));
@@ -351,7 +351,7 @@ fn a_retained_command_is_not_carried_out_again_by_the_next_process() {
 
 #[test]
 fn nor_by_a_device_that_left_before_the_restart_and_comes_back() {
-    let mut core = Core::new();
+    let mut core = RestartedCore::new();
     let location = core.register(peer(1), "ep=a&lt=300");
     core.retained_command("a", &reboot(1));
     let asked = core.expect_to_device(peer(1));
@@ -367,7 +367,7 @@ fn nor_by_a_device_that_left_before_the_restart_and_comes_back() {
 
 #[test]
 fn a_retained_command_that_waits_over_a_restart_is_not_taken_twice() {
-    let mut core = Core::new();
+    let mut core = RestartedCore::new();
     core.register(peer(1), "ep=a&lt=300&b=UQ");
     core.advance(30 * A_SECOND);
     core.retained_command("a", &reboot(1));
@@ -384,7 +384,7 @@ fn a_retained_command_that_waits_over_a_restart_is_not_taken_twice() {
 
 #[test]
 fn a_retained_command_that_was_refused_before_the_restart_is_carried_out_after_it() {
-    let mut core = Core::new();
+    let mut core = RestartedCore::new();
     core.register(peer(1), "ep=a&lt=300&b=UQ");
     core.advance(30 * A_SECOND);
     let mut command = reboot(1);
@@ -404,7 +404,7 @@ fn reboot(id: u64) -> serde_json::Value {
 
 #[test]
 fn of_more_devices_than_there_may_be_those_that_were_heard_last_are_taken_up() {
-    let mut core = Core::new();
+    let mut core = RestartedCore::new();
     for number in 1..=4 {
         core.register(peer(number), &format!("ep=dev-{number}&lt=300"));
         core.advance(A_SECOND);
@@ -418,7 +418,7 @@ fn of_more_devices_than_there_may_be_those_that_were_heard_last_are_taken_up() {
 
 #[test]
 fn a_registration_that_is_too_large_by_the_limits_of_today_is_not_taken_up() {
-    let mut core = Core::new();
+    let mut core = RestartedCore::new();
     core.register(peer(1), &format!("ep=large&lt=300&x={}", "x".repeat(400)));
     core.register(peer(2), "ep=small&lt=300");
     core.settings.limits.registration_size = 400;
@@ -435,7 +435,7 @@ fn commands_beyond_the_limits_of_today_are_refused_and_the_others_wait() {
         |limits| limits.waiting_bytes_total = 3_300,
     ];
     for limit in limits {
-        let mut core = Core::new();
+        let mut core = RestartedCore::new();
         let location = core.register(peer(1), "ep=a&lt=300&b=UQ");
         core.advance(30 * A_SECOND);
         (1..=5).for_each(|id| core.command("a", &padded(id, 1_000)));

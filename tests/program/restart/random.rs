@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
-use super::core::{Core, LINKS, notification, peer, through_json};
+use super::core::{LINKS, RestartedCore, notification, peer, through_json};
 use crate::common::device::{request, response_to};
 
 const ENDPOINTS: [&str; 3] = ["a", "b", "c"];
@@ -22,7 +22,7 @@ const PATHS: [&str; 3] = ["/3/0/0", "/3303/0/5700", "/3303/0"];
 fn the_records_of_changes_are_all_that_there_is_to_record() {
     for seed in 0..150 {
         let mut life = Life {
-            core: Core::new(),
+            core: RestartedCore::new(),
             rng: StdRng::seed_from_u64(seed),
             asked: Vec::new(),
             observed: Vec::new(),
@@ -43,7 +43,7 @@ fn the_records_of_changes_are_all_that_there_is_to_record() {
 }
 
 struct Life {
-    core: Core,
+    core: RestartedCore,
     rng: StdRng,
     /// Requests to devices that may still be answered, and to whom.
     asked: Vec<(Peer, Message)>,

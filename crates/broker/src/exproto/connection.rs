@@ -23,7 +23,7 @@ use super::ExProtoContext;
 use super::answer::AdapterAnswer;
 use super::calls::closed_socket_answers;
 use super::ending::{ConnectionEnd, RemainingEvents};
-use super::events::{EventQueue, HandlerCallError, HandlerEvent};
+use super::events::{EventQueue, HandlerCallError, QueuedEvent};
 use super::registry::PendingCall;
 use super::timers::{ConnectionTimeout, Timers};
 use crate::bus::{BusMember, Delivery};
@@ -83,7 +83,7 @@ impl DeviceConnection {
         };
         let (conn, calls) = context.registry.enter();
         let mut events = EventQueue::new(conn.clone(), context.handler.client());
-        events.push(HandlerEvent::SocketCreated(Box::new(conninfo)));
+        events.push(QueuedEvent::SocketCreated(Box::new(conninfo)));
         let timers = Timers::new(clock::now(), context.idle_timeout);
         Ok(Self { conn, context: context.clone(), calls, events, timers, client: None, unwritten: BytesMut::new() })
     }
@@ -114,7 +114,7 @@ impl DeviceConnection {
                     ended
                 }
                 ConnectionStep::Arrived(deliveries) => {
-                    self.events.push(HandlerEvent::ReceivedMessages(deliveries));
+                    self.events.push(QueuedEvent::ReceivedMessages(deliveries));
                     None
                 }
                 ConnectionStep::TimerDue => self.timer_due(),
@@ -149,7 +149,7 @@ impl DeviceConnection {
         let bytes = chunk.get(..read.unwrap_or(0)).filter(|bytes| !bytes.is_empty());
         let Some(bytes) = bytes else { return Some(ConnectionEnd::ClosedByPeer) };
         self.timers.received();
-        self.events.push(HandlerEvent::ReceivedBytes(bytes.to_vec()));
+        self.events.push(QueuedEvent::ReceivedBytes(bytes.to_vec()));
         None
     }
 
@@ -168,7 +168,7 @@ impl DeviceConnection {
         match self.timers.expired(clock::now())? {
             ConnectionTimeout::Idle => Some(ConnectionEnd::IdleTimeout),
             ConnectionTimeout::Keepalive => {
-                self.events.push(HandlerEvent::KeepaliveTimeout);
+                self.events.push(QueuedEvent::KeepaliveTimeout);
                 Some(ConnectionEnd::KeepaliveTimeout)
             }
         }
@@ -197,7 +197,7 @@ impl DeviceConnection {
         self.context.registry.leave(&self.conn);
         if all_told {
             self.calls.close();
-            self.events.push(HandlerEvent::SocketClosed { reason: ending.reason() });
+            self.events.push(QueuedEvent::SocketClosed { reason: ending.reason() });
             if let Err(failure) = self.events.answered().await {
                 debug!(conn = self.conn, %failure, "OnSocketClosed is lost");
             }

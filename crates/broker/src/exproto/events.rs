@@ -21,7 +21,7 @@ const WAITING: usize = 1_024;
 const NODE: &str = "embedded@127.0.0.1";
 
 #[derive(Debug)]
-pub(super) enum HandlerEvent {
+pub(super) enum QueuedEvent {
     SocketCreated(Box<ConnInfo>),
     ReceivedBytes(Vec<u8>),
     ReceivedMessages(Vec<Delivery>),
@@ -34,7 +34,7 @@ type Calling = Pin<Box<dyn Future<Output = Result<(), HandlerCallError>> + Send>
 pub(super) struct EventQueue {
     conn: String,
     handler: HandlerClient,
-    waiting: VecDeque<HandlerEvent>,
+    waiting: VecDeque<QueuedEvent>,
     calling: Option<Calling>,
 }
 
@@ -43,7 +43,7 @@ impl EventQueue {
         Self { conn, handler, waiting: VecDeque::new(), calling: None }
     }
 
-    pub(super) fn push(&mut self, event: HandlerEvent) {
+    pub(super) fn push(&mut self, event: QueuedEvent) {
         self.waiting.push_back(event);
         self.call_next();
     }
@@ -81,30 +81,30 @@ impl EventQueue {
         }
     }
 
-    fn call(&self, event: HandlerEvent) -> Calling {
+    fn call(&self, event: QueuedEvent) -> Calling {
         Box::pin(call(self.handler.clone(), self.conn.clone(), event))
     }
 }
 
-async fn call(mut handler: HandlerClient, conn: String, event: HandlerEvent) -> Result<(), HandlerCallError> {
+async fn call(mut handler: HandlerClient, conn: String, event: QueuedEvent) -> Result<(), HandlerCallError> {
     let (name, answer) = match event {
-        HandlerEvent::SocketCreated(conninfo) => {
+        QueuedEvent::SocketCreated(conninfo) => {
             let request = SocketCreatedRequest { conn, conninfo: Some(*conninfo) };
             ("on_socket_created", handler.on_socket_created(request).await)
         }
-        HandlerEvent::ReceivedBytes(bytes) => {
+        QueuedEvent::ReceivedBytes(bytes) => {
             let request = ReceivedBytesRequest { conn, bytes };
             ("on_received_bytes", handler.on_received_bytes(request).await)
         }
-        HandlerEvent::ReceivedMessages(deliveries) => {
+        QueuedEvent::ReceivedMessages(deliveries) => {
             let request = ReceivedMessagesRequest { conn, messages: deliveries.iter().map(message).collect() };
             ("on_received_messages", handler.on_received_messages(request).await)
         }
-        HandlerEvent::KeepaliveTimeout => {
+        QueuedEvent::KeepaliveTimeout => {
             let request = TimerTimeoutRequest { conn, r#type: TimerType::Keepalive.into() };
             ("on_timer_timeout", handler.on_timer_timeout(request).await)
         }
-        HandlerEvent::SocketClosed { reason } => {
+        QueuedEvent::SocketClosed { reason } => {
             ("on_socket_closed", handler.on_socket_closed(SocketClosedRequest { conn, reason }).await)
         }
     };

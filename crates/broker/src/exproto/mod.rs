@@ -37,7 +37,7 @@ const MAX_CONNECTIONS: usize = 20_000;
 /// After `accept` failed, as it does when there are no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-pub(super) struct ExProto {
+pub(super) struct ExProtoGateway {
     listener: Reserved,
     /// The one for TLS.
     secure: Option<(Reserved, TlsAcceptor)>,
@@ -65,7 +65,7 @@ struct ExProtoContext {
     idle_timeout: Duration,
 }
 
-impl ExProto {
+impl ExProtoGateway {
     pub(super) async fn start(
         settings: &BrokerConfig,
         bus: Arc<Bus>,

@@ -14,7 +14,7 @@ use crate::coap::options::number;
 use crate::coap::{Code, DecodeError, Header, Kind, Message, PeerClass, Response};
 use crate::registry::Device;
 use lwm2m_base::Peer;
-use lwm2m_base::rate::{Buckets, Exceeded, Limiter, Rate, Source};
+use lwm2m_base::rate::{Exceeded, Limiter, Rate, SourceNetwork, TokenBuckets};
 
 use super::Gateway;
 use super::config::Limits;
@@ -30,7 +30,7 @@ pub(super) struct AdmissionControl {
     /// Registers beyond their limit that are answered; those beyond this one are not.
     refusals: Limiter,
     others: Limiter,
-    registered: Buckets<Peer>,
+    registered: TokenBuckets<Peer>,
     rate_of_registered: Rate,
 }
 
@@ -49,7 +49,7 @@ impl AdmissionControl {
             registers: Limiter::new(limits.registers),
             refusals: Limiter::new(limits.registers),
             others: Limiter::new(limits.strangers),
-            registered: Buckets::default(),
+            registered: TokenBuckets::default(),
             rate_of_registered: limits.registered,
         }
     }
@@ -79,7 +79,7 @@ impl AdmissionControl {
         self.registered.forget_full(now);
     }
 
-    fn register(&mut self, now: Instant, source: Source) -> Decision {
+    fn register(&mut self, now: Instant, source: SourceNetwork) -> Decision {
         match self.registers.take(now, source) {
             Ok(()) => Decision::Admit(PeerClass::Unregistered),
             Err(exceeded) if self.refusals.take(now, source).is_ok() => Decision::Refuse(exceeded),
@@ -87,7 +87,7 @@ impl AdmissionControl {
         }
     }
 
-    fn other(&mut self, now: Instant, source: Source, class: PeerClass) -> Decision {
+    fn other(&mut self, now: Instant, source: SourceNetwork, class: PeerClass) -> Decision {
         match self.others.take(now, source) {
             Ok(()) => Decision::Admit(class),
             Err(_) => Decision::Drop(DropReason::RateLimited),
@@ -126,7 +126,7 @@ impl Gateway {
         decoded: &Result<Message, DecodeError>,
         datagram: &[u8],
     ) -> Decision {
-        let source = Source::of(peer.address);
+        let source = SourceNetwork::of(peer.address);
         let Ok(message) = decoded else { return self.decide_on_malformed(now, peer, datagram) };
         // They belong to a message of ours, or to nothing.
         let replies = matches!(message.kind, Kind::Acknowledgement | Kind::Reset);
@@ -155,7 +155,7 @@ impl Gateway {
         let devices = self.registry.devices_at(peer);
         match (is_reset, devices) {
             (false, _) => Decision::Admit(PeerClass::UnregisteredIdempotent),
-            (true, 0) => self.admission.other(now, Source::of(peer.address), PeerClass::UnregisteredIdempotent),
+            (true, 0) => self.admission.other(now, SourceNetwork::of(peer.address), PeerClass::UnregisteredIdempotent),
             (true, _) => self.admission.registered(now, peer, devices),
         }
     }

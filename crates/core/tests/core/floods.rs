@@ -12,7 +12,7 @@ use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_core::gateway::report::{DatagramOutcome, DropReason, LeaveReason, Report};
 use lwm2m_core::gateway::{Gateway, Output, TableSizes};
 use lwm2m_simulator::{DeviceEvent, SimulatedDeviceConfig};
-use lwm2m_testkit::network::{Broker, Happening, Network, Weather};
+use lwm2m_testkit::network::{BrokerBehaviour, Happening, Network, Weather};
 use lwm2m_testkit::scene::{Scene, beginning, model, observe, peer};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -32,34 +32,34 @@ const ENDPOINTS: u64 = 10_000;
 
 #[test]
 fn a_flood_of_registers_that_the_broker_takes_stays_within_the_bounds() {
-    let (network, most) = flooded(Broker::Takes, register_of_a_stranger);
+    let (network, most) = flooded(BrokerBehaviour::Takes, register_of_a_stranger);
     assert!(most.devices > DEVICES, "no stranger was taken");
     gone_when_it_is_over(network);
 }
 
 #[test]
 fn a_flood_of_registers_that_the_broker_refuses_stays_within_the_bounds() {
-    let (network, most) = flooded(Broker::Refuses, register_of_a_stranger);
+    let (network, most) = flooded(BrokerBehaviour::Refuses, register_of_a_stranger);
     assert_eq!(most.devices, DEVICES);
     gone_when_it_is_over(network);
 }
 
 #[test]
 fn a_flood_of_registers_that_the_broker_never_answers_stays_within_the_bounds() {
-    let (network, most) = flooded(Broker::NeverAnswers, register_of_a_stranger);
+    let (network, most) = flooded(BrokerBehaviour::NeverAnswers, register_of_a_stranger);
     assert!(most.pending_registrations > 1_000, "{most:?}");
     gone_when_it_is_over(network);
 }
 
 #[test]
 fn a_flood_of_garbage_leaves_nothing_behind() {
-    let (network, most) = flooded(Broker::Takes, garbage);
+    let (network, most) = flooded(BrokerBehaviour::Takes, garbage);
     assert_eq!((most.devices, most.pending_registrations), (DEVICES, 0));
     gone_when_it_is_over(network);
 }
 
 /// A hundred devices that notify and update, and strangers between them; gives the most that the tables ever held.
-fn flooded(broker: Broker, of_strangers: impl Fn(u64, &mut StdRng) -> Vec<u8>) -> (Network, TableSizes) {
+fn flooded(broker: BrokerBehaviour, of_strangers: impl Fn(u64, &mut StdRng) -> Vec<u8>) -> (Network, TableSizes) {
     let mut settings = lwm2m_core::gateway::config::GatewayConfig::default();
     let rate = |per_second, burst| Rate { per_second, burst };
     settings.limits.registers.total = rate(500, 2_500);

@@ -7,7 +7,7 @@ use lwm2m_core::coap::Acknowledging;
 use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_core::gateway::report::Report;
 use lwm2m_simulator::SimulatedDeviceConfig;
-use lwm2m_testkit::network::{Happening, Network, Notification, Number, Weather, notification_of};
+use lwm2m_testkit::network::{DeviceNumber, Happening, Network, Notification, Weather, notification_of};
 use lwm2m_testkit::scene::{observe, read};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -98,7 +98,7 @@ impl Tally {
     }
 
     /// In the order of the commands.
-    fn expect_one_answer_each(&mut self, commanded: &[Value], published: &[Value], device: Number) {
+    fn expect_one_answer_each(&mut self, commanded: &[Value], published: &[Value], device: DeviceNumber) {
         let asked: Vec<&Value> = commanded.iter().map(|command| &command["reqID"]).collect();
         let mut answered = Vec::new();
         for payload in published {
@@ -115,7 +115,7 @@ impl Tally {
     }
 
     /// Exactly once.
-    fn expect_acknowledged_to_be_published(&mut self, network: &Network, published: &[Value], number: Number) {
+    fn expect_acknowledged_to_be_published(&mut self, network: &Network, published: &[Value], number: DeviceNumber) {
         let device = &network.devices[number];
         let mut notified = HashSet::new();
         for notification in published.iter().filter_map(notification_of) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lwm2m_core::gateway::report::Report;
 use lwm2m_simulator::{DeviceEvent, SimulatedDeviceConfig};
-use lwm2m_testkit::network::{Happening, Network, Number, Weather};
+use lwm2m_testkit::network::{DeviceNumber, Happening, Network, Weather};
 use lwm2m_testkit::scene::{observe, read};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -87,7 +87,7 @@ fn every_weather(moves: bool) -> Vec<(String, Network)> {
 }
 
 /// The last words about commands, as they were published for one device: not `ack`, not reports, not notifications.
-fn final_answers(network: &Network, device: Number) -> Vec<u64> {
+fn final_answers(network: &Network, device: DeviceNumber) -> Vec<u64> {
     network
         .published_for(device)
         .filter(|payload| !matches!(payload["msgType"].as_str(), Some("ack" | "register" | "update" | "notify")))

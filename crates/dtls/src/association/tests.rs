@@ -35,12 +35,12 @@ pub fn association(making: Making) -> Association {
 }
 
 /// The other end of an association of a test.
-struct Device {
+struct AssociationPair {
     keys: RecordKeys,
     own_cid: bool,
 }
 
-impl Device {
+impl AssociationPair {
     fn of(association: &Association) -> Self {
         Self { keys: association.keys.clone(), own_cid: association.has_own_cid }
     }
@@ -61,9 +61,9 @@ fn open(association: &mut Association, datagram: &[u8]) -> Result<(ReplayCheck, 
     association.open(Instant::now(), &record)
 }
 
-fn pair() -> (Association, Device) {
+fn pair() -> (Association, AssociationPair) {
     let association = association(Making::default());
-    let device = Device::of(&association);
+    let device = AssociationPair::of(&association);
     (association, device)
 }
 
@@ -72,7 +72,7 @@ fn data_goes_both_ways_with_each_suite_with_and_without_connection_ids() {
     for suite in Suite::ALL {
         for (own_cid, peer_cid) in [(true, &[1, 2][..]), (true, &[]), (false, &[])] {
             let mut association = association(Making { suite, own_cid, peer_cid, ..Making::default() });
-            let device = Device::of(&association);
+            let device = AssociationPair::of(&association);
             let up = device.seal(ContentType::ApplicationData, 1, b"up");
             assert_eq!(open(&mut association, &up), Ok((ReplayCheck::Newest, ReceivedContent::Data(b"up".to_vec()))));
             let down = association.seal(b"down").unwrap();

@@ -173,7 +173,7 @@ fn done(result: c_int) -> Result<(), ErrorStack> {
 
 /// `BIO_ADDR`, of which only OpenSSL knows what is in it.
 #[repr(C)]
-struct Address {
+struct BioAddr {
     _opaque: [u8; 0],
 }
 
@@ -184,9 +184,9 @@ type ReadTicket =
 
 // SAFETY: as declared in OpenSSL's headers.
 unsafe extern "C" {
-    fn BIO_ADDR_new() -> *mut Address;
-    fn BIO_ADDR_free(address: *mut Address);
-    fn DTLSv1_listen(ssl: *mut sys::SSL, client: *mut Address) -> c_int;
+    fn BIO_ADDR_new() -> *mut BioAddr;
+    fn BIO_ADDR_free(address: *mut BioAddr);
+    fn DTLSv1_listen(ssl: *mut sys::SSL, client: *mut BioAddr) -> c_int;
     fn SSL_is_dtls(ssl: *const sys::SSL) -> c_int;
     fn DTLS_set_timer_cb(ssl: *mut sys::SSL, callback: Option<TimerCallback>);
     fn SSL_get_pending_cipher(ssl: *const sys::SSL) -> *const sys::SSL_CIPHER;

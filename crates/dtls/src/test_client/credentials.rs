@@ -1,4 +1,7 @@
-//! Keys and certificates of tests, made when they are needed.
+//! Generates the keys and certificates of tests.
+
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use openssl::asn1::Asn1Time;
 use openssl::bn::BigNum;
@@ -58,7 +61,7 @@ impl ClientCredentials {
     }
 }
 
-/// A P-256 key.
+/// Generates a P-256 key.
 pub fn ec_key() -> PKey<Private> {
     let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).expect("OpenSSL has P-256");
     PKey::from_ec_key(EcKey::generate(&group).expect("randomness")).expect("memory")
@@ -74,9 +77,24 @@ pub fn short_rsa_key() -> PKey<Private> {
 }
 
 impl Certified {
-    /// An authority, by itself.
+    /// Issues the certificate of an authority, signed by itself.
     pub fn authority(name: &str) -> Self {
         CertificateRequest::new(name).authority().issue(None)
+    }
+
+    /// Issues a certificate for this common name, which is a DNS name of it too; `localhost` includes 127.0.0.1.
+    pub fn certify(&self, name: &str) -> Self {
+        let request = CertificateRequest::new(name).with_dns_name(name);
+        let request = if name == "localhost" { request.with_ip_address("127.0.0.1") } else { request };
+        request.issue(Some(self))
+    }
+
+    /// Writes `NAME.pem` and `NAME-key.pem` into a folder, and returns their paths.
+    pub fn write(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+        let (certificate, key) = (folder.join(format!("{name}.pem")), folder.join(format!("{name}-key.pem")));
+        fs::write(&certificate, self.certificate_pem()).expect("a folder that can be written");
+        fs::write(&key, self.key_pem()).expect("a folder that can be written");
+        (certificate, key)
     }
 
     pub fn certificate_pem(&self) -> Vec<u8> {
@@ -88,16 +106,17 @@ impl Certified {
     }
 }
 
-/// PEM of a public key, to be pinned.
+/// Returns the PEM of a public key, to be pinned.
 pub fn public_key_pem(key: &PKey<Private>) -> Vec<u8> {
     key.public_key_to_pem().expect("a key has a form")
 }
 
-/// A certificate to be.
+/// Describes a certificate that is to be issued.
 pub struct CertificateRequest {
     name: String,
     key: PKey<Private>,
     dns_names: Vec<String>,
+    ip_addresses: Vec<String>,
     /// Days from today, from and to.
     valid: (i64, i64),
     authority: bool,
@@ -107,7 +126,15 @@ pub struct CertificateRequest {
 impl CertificateRequest {
     pub fn new(name: &str) -> Self {
         let (name, digest) = (name.to_owned(), MessageDigest::sha256());
-        Self { name, key: ec_key(), dns_names: Vec::new(), valid: (-2, 100), authority: false, digest }
+        Self {
+            name,
+            key: ec_key(),
+            dns_names: Vec::new(),
+            ip_addresses: Vec::new(),
+            valid: (-2, 100),
+            authority: false,
+            digest,
+        }
     }
 
     pub fn with_key(self, key: PKey<Private>) -> Self {
@@ -116,6 +143,11 @@ impl CertificateRequest {
 
     pub fn with_dns_name(mut self, name: &str) -> Self {
         self.dns_names.push(name.to_owned());
+        self
+    }
+
+    pub fn with_ip_address(mut self, address: &str) -> Self {
+        self.ip_addresses.push(address.to_owned());
         self
     }
 
@@ -133,7 +165,7 @@ impl CertificateRequest {
         Self { authority: true, ..self }
     }
 
-    /// By the authority, or by itself.
+    /// Signs the certificate with the key of the issuer, or with its own.
     pub fn issue(self, issuer: Option<&Certified>) -> Certified {
         let subject = name(&self.name);
         let mut builder = X509Builder::new().expect("memory");
@@ -148,12 +180,15 @@ impl CertificateRequest {
             let constraints = BasicConstraints::new().critical().ca().build().expect("memory");
             builder.append_extension(constraints).expect("memory");
         }
-        if !self.dns_names.is_empty() {
+        if !self.dns_names.is_empty() || !self.ip_addresses.is_empty() {
             let mut names = SubjectAlternativeName::new();
             for name in &self.dns_names {
                 names.dns(name);
             }
-            let names = names.build(&builder.x509v3_context(None, None)).expect("DNS names");
+            for address in &self.ip_addresses {
+                names.ip(address);
+            }
+            let names = names.build(&builder.x509v3_context(None, None)).expect("names");
             builder.append_extension(names).expect("memory");
         }
         let (issuer_name, issuer_key) =

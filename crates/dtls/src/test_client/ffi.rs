@@ -73,15 +73,15 @@ pub fn peer_raw_public_key(_ssl: &SslRef) -> Option<Vec<u8>> {
 
 /// `BIO_ADDR`
 #[repr(C)]
-struct Address {
+struct BioAddress {
     _opaque: [u8; 0],
 }
 
 // SAFETY: as declared in OpenSSL's headers.
 unsafe extern "C" {
-    fn BIO_ADDR_new() -> *mut Address;
-    fn BIO_ADDR_free(address: *mut Address);
-    fn DTLSv1_listen(ssl: *mut sys::SSL, client: *mut Address) -> c_int;
+    fn BIO_ADDR_new() -> *mut BioAddress;
+    fn BIO_ADDR_free(address: *mut BioAddress);
+    fn DTLSv1_listen(ssl: *mut sys::SSL, client: *mut BioAddress) -> c_int;
     fn DTLS_set_timer_cb(ssl: *mut sys::SSL, callback: Option<extern "C" fn(*mut sys::SSL, c_uint) -> c_uint>);
 }
 

@@ -9,7 +9,7 @@ use openssl::symm::Cipher;
 
 use lwm2m_dtls::test_client::credentials::{Certified, ClientCredentials, CertificateRequest, ec_key, public_key_pem, short_rsa_key};
 use lwm2m_dtls::test_client::{DtlsClientConfig, ClientState};
-use crate::dtls_handshake::scene::{Scene, with_certificate};
+use crate::dtls_handshake::scene::{HandshakeScene, with_certificate};
 
 const SUITE: &str = "ECDHE-ECDSA-AES128-CCM8";
 const REQUIRED: VerifyMode = VerifyMode::Peer { required: true };
@@ -26,7 +26,7 @@ fn client(device: &Certified) -> DtlsClientConfig {
 fn the_names_in_a_certificate_are_the_identity() {
     let authority = Certified::authority("CA");
     let device = CertificateRequest::new("device 1").with_dns_name("d1.example").with_dns_name("d2.example");
-    let mut scene = Scene::new(&gateway(&authority, REQUIRED), client(&device.issue(Some(&authority))));
+    let mut scene = HandshakeScene::new(&gateway(&authority, REQUIRED), client(&device.issue(Some(&authority))));
 
     scene.run().assert_established().assert_data_flows();
 
@@ -43,7 +43,7 @@ fn no_more_of_a_certificate_is_kept_than_some_names_of_some_length() {
     let long = "d".repeat(256);
     let names = (0..20).map(|number| format!("d{number}.example")).chain([long]);
     let request = names.rev().fold(CertificateRequest::new("device"), |request, name| request.with_dns_name(&name));
-    let mut scene = Scene::new(&gateway(&authority, REQUIRED), client(&request.issue(Some(&authority))));
+    let mut scene = HandshakeScene::new(&gateway(&authority, REQUIRED), client(&request.issue(Some(&authority))));
 
     scene.run().assert_established();
 
@@ -62,7 +62,7 @@ fn our_chain_is_shown_with_the_authorities_between() {
         authorities: Some(root.certificate.clone()),
         ..DtlsClientConfig::new(ClientCredentials::Nothing, SUITE)
     };
-    let mut scene = Scene::new(&settings, client);
+    let mut scene = HandshakeScene::new(&settings, client);
 
     scene.run().assert_established().assert_data_flows();
 
@@ -73,11 +73,11 @@ fn our_chain_is_shown_with_the_authorities_between() {
 fn a_missing_certificate_is_refused_where_one_is_required() {
     let authority = Certified::authority("CA");
     let nobody = DtlsClientConfig::new(ClientCredentials::Nothing, SUITE);
-    let mut scene = Scene::new(&gateway(&authority, REQUIRED), nobody.clone());
+    let mut scene = HandshakeScene::new(&gateway(&authority, REQUIRED), nobody.clone());
     scene.run().assert_failed(HandshakeError::NoCertificate);
     assert!(matches!(scene.client.state(), ClientState::Refused(_)));
 
-    let mut scene = Scene::new(&gateway(&authority, VerifyMode::Peer { required: false }), nobody);
+    let mut scene = HandshakeScene::new(&gateway(&authority, VerifyMode::Peer { required: false }), nobody);
     scene.run().assert_established();
     assert_eq!(*scene.identity(), Identity::Unknown);
 }
@@ -95,7 +95,7 @@ fn a_certificate_that_does_not_hold_is_refused_with_the_reason() {
     ] {
         for required in [true, false] {
             let settings = gateway(&authority, VerifyMode::Peer { required });
-            let mut scene = Scene::new(&settings, client(&device));
+            let mut scene = HandshakeScene::new(&settings, client(&device));
             scene.run().assert_failed(HandshakeError::CertificateRefused(fault));
             assert_eq!(scene.client.state(), ClientState::Refused(alert));
         }
@@ -109,7 +109,7 @@ fn a_certificate_that_is_weak_is_refused() {
     let weak_digest = CertificateRequest::new("device").signed_with(MessageDigest::sha1()).issue(Some(&authority));
     // X509_V_ERR_EE_KEY_TOO_SMALL, X509_V_ERR_CA_MD_TOO_WEAK.
     for (device, error) in [(weak_key, 66), (weak_digest, 68)] {
-        let mut scene = Scene::new(&gateway(&authority, REQUIRED), client(&device));
+        let mut scene = HandshakeScene::new(&gateway(&authority, REQUIRED), client(&device));
         scene.run().assert_failed(HandshakeError::CertificateRefused(CertificateFault::Other(error)));
     }
 }
@@ -119,8 +119,8 @@ fn signatures_of_sha_1_are_not_spoken() {
     let authority = Certified::authority("CA");
     let device = CertificateRequest::new("device").issue(Some(&authority));
     let with = |signatures: &'static str| DtlsClientConfig { signatures: Some(signatures), ..client(&device) };
-    Scene::new(&gateway(&authority, REQUIRED), with("ECDSA+SHA256")).run().assert_established();
-    Scene::new(&gateway(&authority, REQUIRED), with("ECDSA+SHA1")).run().assert_failed(HandshakeError::NoCommonSuite);
+    HandshakeScene::new(&gateway(&authority, REQUIRED), with("ECDSA+SHA256")).run().assert_established();
+    HandshakeScene::new(&gateway(&authority, REQUIRED), with("ECDSA+SHA1")).run().assert_failed(HandshakeError::NoCommonSuite);
 }
 
 #[test]
@@ -130,13 +130,13 @@ fn a_pinned_certificate_needs_no_authority_and_no_date() {
     let pin = Pinned { name: "device".to_owned(), pem: device.certificate_pem() };
     let settings = AcceptorConfig { pinned: vec![pin], authorities: None, ..gateway(&authority, REQUIRED) };
 
-    let mut scene = Scene::new(&settings, client(&device));
+    let mut scene = HandshakeScene::new(&settings, client(&device));
     scene.run().assert_established().assert_data_flows();
     assert_eq!(scene.identity().name(), Some("device"));
 
     // Another certificate of the same name and the same key is another one.
     let again = CertificateRequest::new("device").with_key(device.key.clone()).issue(None);
-    Scene::new(&settings, client(&again))
+    HandshakeScene::new(&settings, client(&again))
         .run()
         .assert_failed(HandshakeError::CertificateRefused(CertificateFault::UnknownAuthority));
 }
@@ -149,13 +149,13 @@ fn a_pinned_key_accepts_any_certificate_of_it_and_none_of_its_names() {
     let settings = AcceptorConfig { pinned: vec![pin], ..gateway(&authority, REQUIRED) };
     for name in ["one", "two"] {
         let device = CertificateRequest::new(name).with_key(key.clone()).issue(None);
-        let mut scene = Scene::new(&settings, client(&device));
+        let mut scene = HandshakeScene::new(&settings, client(&device));
         scene.run().assert_established();
         // Who has the key may have written any name.
         assert_eq!(*scene.identity(), Identity::RawPublicKey { name: "a device".to_owned() });
     }
     let other = CertificateRequest::new("one").issue(None);
-    Scene::new(&settings, client(&other))
+    HandshakeScene::new(&settings, client(&other))
         .run()
         .assert_failed(HandshakeError::CertificateRefused(CertificateFault::UnknownAuthority));
 }
@@ -173,7 +173,7 @@ fn raw_public_keys_of_both_sides_need_no_certificate() {
     };
     for cid in [None, Some(b"cid".to_vec())] {
         let client = DtlsClientConfig { cid, ..DtlsClientConfig::new(ClientCredentials::RawPublicKey(theirs.clone()), SUITE) };
-        let mut scene = Scene::new(&settings, client);
+        let mut scene = HandshakeScene::new(&settings, client);
 
         scene.run().assert_established().assert_data_flows();
 
@@ -185,7 +185,7 @@ fn raw_public_keys_of_both_sides_need_no_certificate() {
         assert_eq!(*scene.identity(), Identity::RawPublicKey { name: "meter 7".to_owned() });
     }
     let stranger = DtlsClientConfig::new(ClientCredentials::RawPublicKey(ec_key()), SUITE);
-    Scene::new(&settings, stranger).run().assert_failed(HandshakeError::CertificateRefused(CertificateFault::UnknownKey));
+    HandshakeScene::new(&settings, stranger).run().assert_failed(HandshakeError::CertificateRefused(CertificateFault::UnknownKey));
 }
 
 #[cfg(raw_public_keys)]
@@ -199,12 +199,12 @@ fn who_wants_certificates_gets_them_beside_raw_public_keys() {
         ..gateway(&authority, REQUIRED)
     };
     let device = CertificateRequest::new("device").issue(Some(&authority));
-    let mut scene = Scene::new(&settings, client(&device));
+    let mut scene = HandshakeScene::new(&settings, client(&device));
     scene.run().assert_established();
     assert_eq!(scene.identity().name(), Some("device"));
 
     let raw = DtlsClientConfig::new(ClientCredentials::RawPublicKey(key), SUITE);
-    let mut scene = Scene::new(&settings, raw);
+    let mut scene = HandshakeScene::new(&settings, raw);
     scene.run().assert_established();
     assert_eq!(scene.identity().name(), Some("meter 7"));
 }

@@ -3,14 +3,15 @@
 use lwm2m_dtls::handshake::AcceptorConfig;
 use lwm2m_dtls::record::{ContentType, PeerCid, records};
 
-use crate::dtls_handshake::scene::{From, IDENTITY, KEY, OWN_CID, Scene};
+use crate::dtls_handshake::scene::{From, HandshakeScene, IDENTITY, KEY, OWN_CID};
 use lwm2m_dtls::test_client::DtlsClientConfig;
 
 #[test]
 fn ids_of_every_length_are_agreed_on() {
     for length in [1, 2, 8, 20, 254, 255] {
         let cid = vec![0xc1; length];
-        let mut scene = Scene::new(&AcceptorConfig::default(), DtlsClientConfig::psk(IDENTITY, KEY).with_cid(&cid));
+        let mut scene =
+            HandshakeScene::new(&AcceptorConfig::default(), DtlsClientConfig::psk(IDENTITY, KEY).with_cid(&cid));
 
         scene.run().assert_established().assert_data_flows();
 
@@ -22,7 +23,8 @@ fn ids_of_every_length_are_agreed_on() {
 
 #[test]
 fn every_protected_record_of_the_handshake_has_its_connection_id() {
-    let mut scene = Scene::new(&AcceptorConfig::default(), DtlsClientConfig::psk(IDENTITY, KEY).with_cid(b"cid"));
+    let mut scene =
+        HandshakeScene::new(&AcceptorConfig::default(), DtlsClientConfig::psk(IDENTITY, KEY).with_cid(b"cid"));
     let mut seen = Vec::new();
 
     scene.run_with(|from, datagram| {
@@ -42,7 +44,7 @@ fn every_protected_record_of_the_handshake_has_its_connection_id() {
 
 #[test]
 fn a_client_with_an_empty_id_has_ours_in_its_records_and_none_in_ours() {
-    let mut scene = Scene::new(&AcceptorConfig::default(), DtlsClientConfig::psk(IDENTITY, KEY).with_cid(b""));
+    let mut scene = HandshakeScene::new(&AcceptorConfig::default(), DtlsClientConfig::psk(IDENTITY, KEY).with_cid(b""));
 
     scene.run().assert_established().assert_data_flows();
 
@@ -53,7 +55,7 @@ fn a_client_with_an_empty_id_has_ours_in_its_records_and_none_in_ours() {
 #[test]
 fn where_they_are_switched_off_a_client_that_offers_one_goes_without() {
     let off = AcceptorConfig { connection_ids: false, ..AcceptorConfig::default() };
-    let mut scene = Scene::new(&off, DtlsClientConfig::psk(IDENTITY, KEY).with_cid(b"cid"));
+    let mut scene = HandshakeScene::new(&off, DtlsClientConfig::psk(IDENTITY, KEY).with_cid(b"cid"));
 
     scene.run().assert_established().assert_data_flows();
 

@@ -2,12 +2,12 @@
 
 use lwm2m_dtls::handshake::{HandshakeError, HandshakeRecordOutcome};
 
-use crate::dtls_handshake::scene::{IDENTITY, KEY, Scene, psk_identity};
+use crate::dtls_handshake::scene::{HandshakeScene, IDENTITY, KEY, psk_identity};
 use lwm2m_dtls::test_client::{ClientState, DtlsClientConfig};
 
 #[test]
 fn the_key_of_the_identity_is_asked_for_once_and_the_identity_is_the_associations() {
-    let mut scene = Scene::psk();
+    let mut scene = HandshakeScene::psk();
 
     scene.run().assert_established();
 
@@ -18,7 +18,7 @@ fn the_key_of_the_identity_is_asked_for_once_and_the_identity_is_the_association
 
 #[test]
 fn an_unknown_identity_is_told_so_by_an_alert() {
-    let mut scene = Scene::psk();
+    let mut scene = HandshakeScene::psk();
     scene.keys.clear();
 
     scene.run().assert_failed(HandshakeError::UnknownIdentity);
@@ -28,7 +28,7 @@ fn an_unknown_identity_is_told_so_by_an_alert() {
 
 #[test]
 fn an_identity_that_is_not_utf_8_is_unknown_without_a_question() {
-    let mut scene = Scene::psk();
+    let mut scene = HandshakeScene::psk();
     let mut replaced = false;
     scene.run_with(|_, mut datagram| {
         if let Some(at) = datagram.windows(IDENTITY.len()).position(|bytes| bytes == IDENTITY.as_bytes()) {
@@ -49,7 +49,7 @@ fn a_wrong_key_is_silent_and_suspected() {
     for client in
         [DtlsClientConfig::psk(IDENTITY, b"another key"), DtlsClientConfig::psk(IDENTITY, b"x").with_cid(b"cid")]
     {
-        let mut scene = Scene::new(&Default::default(), client);
+        let mut scene = HandshakeScene::new(&Default::default(), client);
 
         scene.run();
 
@@ -63,7 +63,7 @@ fn a_wrong_key_is_silent_and_suspected() {
 #[test]
 fn a_key_that_comes_late_finishes_the_handshake_with_what_came_meanwhile() {
     for client in [DtlsClientConfig::psk(IDENTITY, KEY), DtlsClientConfig::psk(IDENTITY, KEY).with_cid(b"cid")] {
-        let mut scene = Scene::new(&Default::default(), client);
+        let mut scene = HandshakeScene::new(&Default::default(), client);
         scene.answers_keys = false;
         scene.run();
         // The client repeats all of its flight while the key is looked for.
@@ -79,7 +79,7 @@ fn a_key_that_comes_late_finishes_the_handshake_with_what_came_meanwhile() {
 
 #[test]
 fn an_answer_that_nobody_asked_for_changes_nothing() {
-    let mut scene = Scene::psk();
+    let mut scene = HandshakeScene::psk();
     let key = lwm2m_dtls::credentials::PskKey::new(*b"x").unwrap();
     let hello = scene.client.poll_transmit().unwrap();
     scene.give_server(&hello);
@@ -96,7 +96,7 @@ fn an_answer_that_nobody_asked_for_changes_nothing() {
 #[test]
 fn a_long_identity_and_a_long_key_are_fine() {
     let (identity, key) = ("i".repeat(255), vec![7; 256]);
-    let mut scene = Scene::new(&Default::default(), DtlsClientConfig::psk(&identity, &key));
+    let mut scene = HandshakeScene::new(&Default::default(), DtlsClientConfig::psk(&identity, &key));
     scene.keys.insert(identity.clone(), key);
 
     scene.run().assert_established();

@@ -3,7 +3,7 @@
 use lwm2m_dtls::handshake::{AcceptorConfig, VerifyMode};
 use proptest::prelude::*;
 
-use crate::dtls_handshake::scene::{From, IDENTITY, KEY, Scene, with_certificate};
+use crate::dtls_handshake::scene::{From, HandshakeScene, IDENTITY, KEY, with_certificate};
 use lwm2m_dtls::test_client::DtlsClientConfig;
 use lwm2m_dtls::test_client::credentials::{CertificateRequest, Certified, ClientCredentials};
 
@@ -63,7 +63,7 @@ fn arrivals(mischief: &Mischief, mut datagram: Vec<u8>) -> Vec<Vec<u8>> {
     }
 }
 
-fn assert_alike(mut scene: Scene, mischiefs: &[Mischief]) {
+fn assert_alike(mut scene: HandshakeScene, mischiefs: &[Mischief]) {
     let mut next = mischiefs.iter();
     scene.run_in_time(|from, datagram| match from {
         From::Client => arrivals(next.next().unwrap_or(&Mischief::None), datagram),
@@ -86,7 +86,7 @@ proptest! {
         mtu in prop_oneof![Just(80_usize), Just(1200)],
     ) {
         let client = DtlsClientConfig { cid, mtu, ..DtlsClientConfig::psk(IDENTITY, KEY) };
-        assert_alike(Scene::new(&AcceptorConfig::default(), client), &mischiefs);
+        assert_alike(HandshakeScene::new(&AcceptorConfig::default(), client), &mischiefs);
     }
 
     #[test]
@@ -99,6 +99,6 @@ proptest! {
         let device = CertificateRequest::new("device").issue(Some(&authority));
         let settings = with_certificate(&server, &authority, VerifyMode::Peer { required: true });
         let client = DtlsClientConfig::new(ClientCredentials::Certificate(device), "ECDHE-ECDSA-AES128-CCM8");
-        assert_alike(Scene::new(&settings, DtlsClientConfig { cid, ..client }), &mischiefs);
+        assert_alike(HandshakeScene::new(&settings, DtlsClientConfig { cid, ..client }), &mischiefs);
     }
 }

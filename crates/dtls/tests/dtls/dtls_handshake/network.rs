@@ -3,12 +3,12 @@
 use lwm2m_dtls::handshake::{AcceptorConfig, HandshakeRecordOutcome, VerifyMode};
 use lwm2m_dtls::record::{OwnCid, records};
 
-use crate::dtls_handshake::scene::{From, IDENTITY, KEY, Scene, with_certificate};
+use crate::dtls_handshake::scene::{From, HandshakeScene, IDENTITY, KEY, with_certificate};
 use lwm2m_dtls::test_client::DtlsClientConfig;
 use lwm2m_dtls::test_client::credentials::{CertificateRequest, Certified, ClientCredentials};
 
 /// Clients of each kind, with and without connection ids.
-fn scenes() -> Vec<Scene> {
+fn scenes() -> Vec<HandshakeScene> {
     let authority = Certified::authority("CA");
     let server = CertificateRequest::new("gateway").issue(Some(&authority));
     let device = CertificateRequest::new("device").issue(Some(&authority));
@@ -17,7 +17,7 @@ fn scenes() -> Vec<Scene> {
     let certificate = DtlsClientConfig::new(ClientCredentials::Certificate(device), "ECDHE-ECDSA-AES128-CCM8");
     [psk.clone(), psk.clone().with_cid(b"cid"), psk.with_cid(b""), certificate.clone(), certificate.with_cid(b"c")]
         .into_iter()
-        .map(|client| Scene::new(&settings, client))
+        .map(|client| HandshakeScene::new(&settings, client))
         .collect()
 }
 
@@ -68,7 +68,7 @@ fn hellos_and_key_exchanges_come_in_fragments() {
         for cid in [None, Some(b"cid".to_vec())] {
             let identity = "i".repeat(200);
             let client = DtlsClientConfig { mtu, cid, ..DtlsClientConfig::psk(&identity, KEY) };
-            let mut scene = Scene::new(&AcceptorConfig::default(), client);
+            let mut scene = HandshakeScene::new(&AcceptorConfig::default(), client);
             scene.keys.insert(identity.clone(), KEY.to_vec());
 
             scene.run().assert_established().assert_data_flows();
@@ -89,7 +89,7 @@ fn certificates_come_in_fragments_both_ways() {
     };
     let client =
         DtlsClientConfig::new(ClientCredentials::Certificate(device), "ECDHE-ECDSA-AES128-CCM8").with_cid(b"cid");
-    let mut scene = Scene::new(&settings, DtlsClientConfig { mtu: 128, ..client });
+    let mut scene = HandshakeScene::new(&settings, DtlsClientConfig { mtu: 128, ..client });
 
     scene.run().assert_established().assert_data_flows();
 
@@ -99,7 +99,7 @@ fn certificates_come_in_fragments_both_ways() {
 
 #[test]
 fn a_repeated_hello_has_our_flight_repeated_in_new_records() {
-    let mut scene = Scene::psk();
+    let mut scene = HandshakeScene::psk();
     scene.run_with(|from, datagram| if from == From::Server { vec![] } else { vec![datagram] });
     let first = std::mem::take(&mut scene.sent);
 
@@ -120,7 +120,7 @@ fn a_repeated_hello_has_our_flight_repeated_in_new_records() {
 
 #[test]
 fn our_flight_is_repeated_when_the_server_says_so() {
-    let mut scene = Scene::psk();
+    let mut scene = HandshakeScene::psk();
     scene.run_with(|from, datagram| if from == From::Server { vec![] } else { vec![datagram] });
 
     scene.server.as_mut().unwrap().retransmit();
@@ -130,7 +130,7 @@ fn our_flight_is_repeated_when_the_server_says_so() {
 
 #[test]
 fn a_finished_handshake_repeats_nothing_and_hears_nothing() {
-    let mut scene = Scene::psk();
+    let mut scene = HandshakeScene::psk();
     scene.run().assert_established();
     scene.client.retransmit();
     let again = scene.client.transmits();
@@ -167,7 +167,7 @@ fn the_same_bytes_leave_under_the_same_number_of_epoch_1() {
 #[test]
 fn data_that_comes_before_the_finished_is_for_the_association() {
     for client in [DtlsClientConfig::psk(IDENTITY, KEY), DtlsClientConfig::psk(IDENTITY, KEY).with_cid(b"cid")] {
-        let mut scene = Scene::new(&AcceptorConfig::default(), client);
+        let mut scene = HandshakeScene::new(&AcceptorConfig::default(), client);
         scene.run().assert_established();
         // A resumed client is finished as soon as it has sent its Finished.
         scene.resume().run_with(|from, datagram| {
@@ -189,7 +189,7 @@ fn data_that_comes_before_the_finished_is_for_the_association() {
 
 #[test]
 fn what_comes_early_is_bounded() {
-    let mut scene = Scene::psk();
+    let mut scene = HandshakeScene::psk();
     scene.run().assert_established();
     scene.resume().run_with(|from, datagram| {
         let protected = records(&datagram, OwnCid::LENGTH).any(|record| record.epoch == 1);
@@ -227,7 +227,7 @@ fn forged_records_do_not_end_a_handshake() {
 
 #[test]
 fn what_is_no_record_of_a_handshake_has_no_place() {
-    let mut scene = Scene::psk();
+    let mut scene = HandshakeScene::psk();
     scene.run_with(|from, datagram| if from == From::Server { vec![] } else { vec![datagram] });
     let server = scene.server.as_mut().unwrap();
     for record in [
@@ -245,7 +245,7 @@ fn what_is_no_record_of_a_handshake_has_no_place() {
 
 #[test]
 fn a_hello_that_is_another_one_has_nothing_repeated() {
-    let mut scene = Scene::psk();
+    let mut scene = HandshakeScene::psk();
     let mut hello = Vec::new();
     scene.run_with(|from, datagram| {
         if from == From::Client {

@@ -20,7 +20,7 @@ pub const OWN_CID: OwnCid = OwnCid(*b"gateway1");
 
 const COOKIE: &[u8] = b"a cookie of 20 bytes";
 
-pub struct Scene {
+pub struct HandshakeScene {
     pub now: Instant,
     pub acceptor: Acceptor,
     pub client: DtlsClient,
@@ -47,7 +47,7 @@ pub enum From {
     Server,
 }
 
-impl Scene {
+impl HandshakeScene {
     pub fn new(acceptor: &AcceptorConfig, client: DtlsClientConfig) -> Self {
         let acceptor = Acceptor::new(acceptor).expect("credentials that fit");
         #[expect(clippy::disallowed_methods, reason = "a start for the test's clock")]

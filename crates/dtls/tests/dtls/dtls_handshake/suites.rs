@@ -2,7 +2,7 @@
 
 use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig, CredentialError, HandshakeError, VerifyMode};
 
-use crate::dtls_handshake::scene::{IDENTITY, KEY, Scene, with_certificate};
+use crate::dtls_handshake::scene::{HandshakeScene, IDENTITY, KEY, with_certificate};
 use lwm2m_dtls::test_client::credentials::{CertificateRequest, Certified, ClientCredentials, rsa_key};
 use lwm2m_dtls::test_client::{ClientState, DtlsClientConfig};
 
@@ -69,7 +69,7 @@ fn assert_each_works(suites: &[&str], acceptor: &AcceptorConfig, client: &dyn Fn
     for suite in suites {
         for cid in CIDS {
             let client = DtlsClientConfig { cid: cid.map(<[u8]>::to_vec), ..client(suite) };
-            let mut scene = Scene::new(acceptor, client);
+            let mut scene = HandshakeScene::new(acceptor, client);
             scene.run().assert_established().assert_data_flows();
             let left = scene.established.as_ref().unwrap();
             assert_eq!(scene.client.suite(), Some(*suite));
@@ -85,7 +85,7 @@ fn a_client_without_encrypt_then_mac_gets_the_suite_that_needs_none() {
         encrypt_then_mac: false,
         ..DtlsClientConfig::psk(IDENTITY, KEY).with_suites("PSK-AES128-CBC-SHA256:PSK-AES128-CCM8")
     };
-    let mut scene = Scene::new(&AcceptorConfig::default(), client);
+    let mut scene = HandshakeScene::new(&AcceptorConfig::default(), client);
 
     scene.run().assert_established().assert_data_flows();
 
@@ -100,7 +100,7 @@ fn a_client_that_could_only_mac_then_encrypt_is_told_so_in_the_handshake() {
             ..DtlsClientConfig::psk(IDENTITY, KEY).with_suites("PSK-AES128-CBC-SHA256")
         };
         let acceptor = AcceptorConfig { cipher_suites: acceptor_suites, ..AcceptorConfig::default() };
-        let mut scene = Scene::new(&acceptor, client);
+        let mut scene = HandshakeScene::new(&acceptor, client);
 
         scene.run().assert_failed(HandshakeError::NoCommonSuite);
 
@@ -114,16 +114,16 @@ fn only_the_configured_suites_are_spoken() {
         cipher_suites: vec!["TLS_PSK_WITH_AES_128_GCM_SHA256".to_owned()],
         ..AcceptorConfig::default()
     };
-    Scene::new(&only, DtlsClientConfig::psk(IDENTITY, KEY)).run().assert_failed(HandshakeError::NoCommonSuite);
+    HandshakeScene::new(&only, DtlsClientConfig::psk(IDENTITY, KEY)).run().assert_failed(HandshakeError::NoCommonSuite);
     let gcm = DtlsClientConfig::psk(IDENTITY, KEY).with_suites("PSK-AES128-GCM-SHA256");
-    Scene::new(&only, gcm).run().assert_established();
+    HandshakeScene::new(&only, gcm).run().assert_established();
 }
 
 #[test]
 fn the_clients_order_of_suites_decides() {
     for suites in ["PSK-AES128-CCM8:PSK-AES128-GCM-SHA256", "PSK-AES128-GCM-SHA256:PSK-AES128-CCM8"] {
         let client = DtlsClientConfig::psk(IDENTITY, KEY).with_suites(suites);
-        let mut scene = Scene::new(&AcceptorConfig::default(), client);
+        let mut scene = HandshakeScene::new(&AcceptorConfig::default(), client);
         scene.run().assert_established();
         assert_eq!(scene.client.suite(), suites.split(':').next());
     }
@@ -133,7 +133,7 @@ fn the_clients_order_of_suites_decides() {
 fn a_client_without_extended_master_secret_is_served() {
     let client =
         DtlsClientConfig { extended_master_secret: false, ..DtlsClientConfig::psk(IDENTITY, KEY).with_cid(b"c") };
-    Scene::new(&AcceptorConfig::default(), client).run().assert_established().assert_data_flows();
+    HandshakeScene::new(&AcceptorConfig::default(), client).run().assert_established().assert_data_flows();
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig, VerifyMode};
 
-use crate::dtls_handshake::scene::{IDENTITY, KEY, Scene, psk_identity, with_certificate};
+use crate::dtls_handshake::scene::{HandshakeScene, IDENTITY, KEY, psk_identity, with_certificate};
 use lwm2m_dtls::test_client::DtlsClientConfig;
 use lwm2m_dtls::test_client::credentials::{CertificateRequest, Certified, ClientCredentials};
 
@@ -12,7 +12,7 @@ fn a_session_is_resumed_with_the_key_of_today_looked_up() {
         for suite in ["PSK-AES128-CCM8", "PSK-AES128-GCM-SHA256", "PSK-AES128-CBC-SHA256"] {
             let client =
                 DtlsClientConfig { cid: cid.clone(), ..DtlsClientConfig::psk(IDENTITY, KEY).with_suites(suite) };
-            let mut scene = Scene::new(&AcceptorConfig::default(), client);
+            let mut scene = HandshakeScene::new(&AcceptorConfig::default(), client);
             scene.run().assert_established();
 
             scene.resume().run().assert_established();
@@ -29,7 +29,7 @@ fn a_session_is_resumed_with_the_key_of_today_looked_up() {
 
 #[test]
 fn nothing_of_a_resumption_leaves_before_the_key_is_known() {
-    let mut scene = Scene::psk();
+    let mut scene = HandshakeScene::psk();
     scene.run().assert_established();
     scene.resume().answers_keys = false;
 
@@ -44,7 +44,7 @@ fn nothing_of_a_resumption_leaves_before_the_key_is_known() {
 
 #[test]
 fn a_changed_key_makes_the_ticket_worthless_and_the_old_key_does_not_come_back() {
-    let mut scene = Scene::psk();
+    let mut scene = HandshakeScene::psk();
     scene.run().assert_established();
     scene.keys.insert(IDENTITY.to_owned(), b"the key of today".to_vec());
 
@@ -57,7 +57,7 @@ fn a_changed_key_makes_the_ticket_worthless_and_the_old_key_does_not_come_back()
 
 #[test]
 fn a_revoked_identity_does_not_come_back_by_its_ticket() {
-    let mut scene = Scene::psk();
+    let mut scene = HandshakeScene::psk();
     scene.run().assert_established();
     scene.keys.clear();
 
@@ -69,7 +69,7 @@ fn a_revoked_identity_does_not_come_back_by_its_ticket() {
 
 #[test]
 fn after_a_refused_ticket_there_is_a_full_handshake_and_a_ticket_that_works() {
-    let mut scene = Scene::psk();
+    let mut scene = HandshakeScene::psk();
     scene.run().assert_established();
     let first = scene.client.session().unwrap();
     // It is the key of today again, but meanwhile another one was.
@@ -87,7 +87,7 @@ fn after_a_refused_ticket_there_is_a_full_handshake_and_a_ticket_that_works() {
 
 #[test]
 fn tickets_do_not_outlive_the_credentials() {
-    let mut scene = Scene::psk();
+    let mut scene = HandshakeScene::psk();
     scene.run().assert_established();
     scene.acceptor = Acceptor::new(&AcceptorConfig::default()).unwrap();
 
@@ -104,7 +104,7 @@ fn a_client_with_a_certificate_resumes_as_the_same() {
     let settings = with_certificate(&server, &authority, VerifyMode::Peer { required: true });
     let client =
         DtlsClientConfig::new(ClientCredentials::Certificate(device), "ECDHE-ECDSA-AES128-CCM8").with_cid(b"cid");
-    let mut scene = Scene::new(&settings, client);
+    let mut scene = HandshakeScene::new(&settings, client);
     scene.run().assert_established();
     assert_eq!(scene.identity().name(), Some("device"));
 
@@ -118,7 +118,7 @@ fn a_client_with_a_certificate_resumes_as_the_same() {
 #[test]
 fn switched_off_there_are_none() {
     let off = AcceptorConfig { tickets: false, ..AcceptorConfig::default() };
-    let mut scene = Scene::new(&off, DtlsClientConfig::psk(IDENTITY, KEY));
+    let mut scene = HandshakeScene::new(&off, DtlsClientConfig::psk(IDENTITY, KEY));
     scene.run().assert_established();
 
     scene.resume().run().assert_established();

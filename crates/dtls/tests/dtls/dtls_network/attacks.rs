@@ -11,7 +11,7 @@ use crate::dtls_network::scene::*;
 
 #[test]
 fn hellos_from_everywhere_leave_nothing_and_are_answered_with_less() {
-    let mut scene = Scene::new();
+    let mut scene = DtlsNetwork::new();
     let device = scene.add(psk_cid());
     let hello = scene.devices[device].client.poll_transmit().unwrap();
     for number in 0..10_000u32 {
@@ -26,7 +26,7 @@ fn hellos_from_everywhere_leave_nothing_and_are_answered_with_less() {
 
 #[test]
 fn a_cookie_of_another_address_or_another_time_begins_nothing() {
-    let mut scene = Scene::new();
+    let mut scene = DtlsNetwork::new();
     let device = scene.add(psk());
     scene.run_for(Duration::from_millis(250));
     let address = scene.devices[device].address;
@@ -44,7 +44,7 @@ fn a_cookie_of_another_address_or_another_time_begins_nothing() {
 #[test]
 fn what_is_not_protected_does_nothing_to_an_association() {
     for client in each_kind() {
-        let (mut scene, device) = Scene::established(client);
+        let (mut scene, device) = DtlsNetwork::established(client);
         let (peer, address) = (scene.peer(), scene.devices[device].address);
         for (content_type, fragment) in [
             (ContentType::Alert, &[2, 40][..]),
@@ -74,7 +74,7 @@ fn what_is_not_protected_does_nothing_to_an_association() {
 #[test]
 fn records_thrown_into_a_handshake_do_not_keep_it_from_its_end() {
     for client in each_kind() {
-        let mut scene = Scene::new();
+        let mut scene = DtlsNetwork::new();
         let device = scene.add(client);
         let address = scene.devices[device].address;
         for step in 0..12u8 {
@@ -100,7 +100,7 @@ fn records_thrown_into_a_handshake_do_not_keep_it_from_its_end() {
 #[test]
 fn a_record_is_not_taken_twice_wherever_it_comes_from() {
     for client in each_kind() {
-        let (mut scene, device) = Scene::established(client);
+        let (mut scene, device) = DtlsNetwork::established(client);
         let (peer, address) = (scene.peer(), scene.devices[device].address);
         let records: Vec<_> = (0..100u8).map(|number| scene.device_makes(device, &[number])).collect();
         for record in &records {
@@ -125,7 +125,7 @@ proptest! {
         mutations in proptest::collection::vec((any::<prop::sample::Index>(), 1..=255u8, any::<bool>()), 1..40),
         junk in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..80), 0..20),
     ) {
-        let (mut scene, device) = Scene::established(each_kind()[kind].clone());
+        let (mut scene, device) = DtlsNetwork::established(each_kind()[kind].clone());
         let (peer, address) = (scene.peer(), scene.devices[device].address);
         let genuine = scene.device_makes(device, b"genuine data of a device");
         for (at, difference, cut) in mutations {

@@ -16,7 +16,7 @@ fn device(number: usize) -> DtlsClientConfig {
 
 #[test]
 fn handshakes_under_way_are_bounded_together_and_by_address() {
-    let mut scene = Scene::with(DtlsConfig { handshakes: 5, handshakes_per_address: 2, ..DtlsConfig::default() });
+    let mut scene = DtlsNetwork::with(DtlsConfig { handshakes: 5, handshakes_per_address: 2, ..DtlsConfig::default() });
     scene.answers = false;
     for number in 0..8 {
         let added = scene.add(device(number));
@@ -54,14 +54,14 @@ fn handshakes_under_way_are_bounded_together_and_by_address() {
 
 #[test]
 fn a_client_that_stops_after_its_answer_makes_room_and_is_told() {
-    let mut scene = Scene::with(DtlsConfig { handshakes: 2, ..DtlsConfig::default() });
+    let mut scene = DtlsNetwork::with(DtlsConfig { handshakes: 2, ..DtlsConfig::default() });
     for number in 0..2 {
         scene.add(device(number));
     }
     // Their last flights are lost but for the identity: nothing of epoch 1 arrives.
     scene.set_network(|way, datagram| {
         let cut = records(datagram, 0).take_while(|record| record.epoch == 0).map(|record| record.bytes.len()).sum();
-        let copy = if way == Way::Up { datagram[..cut].to_vec() } else { datagram.to_vec() };
+        let copy = if way == Direction::Up { datagram[..cut].to_vec() } else { datagram.to_vec() };
         if copy.is_empty() { vec![] } else { vec![(LATENCY, copy)] }
     });
     scene.run_for(Duration::from_secs(3));
@@ -79,7 +79,7 @@ fn a_client_that_stops_after_its_answer_makes_room_and_is_told() {
 
 #[test]
 fn networks_of_ipv6_count_as_one_address() {
-    let mut scene = Scene::with(DtlsConfig { handshakes: 4, handshakes_per_address: 1, ..DtlsConfig::default() });
+    let mut scene = DtlsNetwork::with(DtlsConfig { handshakes: 4, handshakes_per_address: 1, ..DtlsConfig::default() });
     scene.answers = false;
     for (number, address) in
         ["[2001:db8::1]:1", "[2001:db8::2]:2", "[2001:db8::3]:3", "[2001:db8:0:1::1]:4"].into_iter().enumerate()
@@ -93,7 +93,7 @@ fn networks_of_ipv6_count_as_one_address() {
 
 #[test]
 fn keys_that_are_asked_for_are_bounded() {
-    let mut scene = Scene::with(DtlsConfig { handshakes: 3, ..DtlsConfig::default() });
+    let mut scene = DtlsNetwork::with(DtlsConfig { handshakes: 3, ..DtlsConfig::default() });
     scene.answers = false;
     for number in 0..3 {
         scene.add(device(number));
@@ -109,7 +109,7 @@ fn keys_that_are_asked_for_are_bounded() {
 
 #[test]
 fn when_there_is_no_room_the_longest_silent_association_goes_and_is_told() {
-    let mut scene = Scene::with(DtlsConfig { associations: 3, ..DtlsConfig::default() });
+    let mut scene = DtlsNetwork::with(DtlsConfig { associations: 3, ..DtlsConfig::default() });
     for number in 0..3 {
         scene.add(device(number));
         scene.settle();
@@ -129,7 +129,7 @@ fn when_there_is_no_room_the_longest_silent_association_goes_and_is_told() {
 
 #[test]
 fn a_device_that_makes_handshake_after_handshake_drives_out_nobody_else() {
-    let mut scene = Scene::with(DtlsConfig { associations: 8, ..DtlsConfig::default() });
+    let mut scene = DtlsNetwork::with(DtlsConfig { associations: 8, ..DtlsConfig::default() });
     for number in 1..4 {
         scene.add(device(number));
     }
@@ -155,7 +155,7 @@ fn a_device_that_makes_handshake_after_handshake_drives_out_nobody_else() {
 #[test]
 fn an_association_that_is_silent_for_too_long_is_forgotten_and_each_record_begins_its_time_anew() {
     let idle = Duration::from_secs(1000);
-    let mut scene = Scene::with(DtlsConfig { idle, ..DtlsConfig::default() });
+    let mut scene = DtlsNetwork::with(DtlsConfig { idle, ..DtlsConfig::default() });
     let device = scene.add(psk_cid());
     scene.settle();
     let peer = scene.peer();
@@ -174,7 +174,7 @@ fn an_association_that_is_silent_for_too_long_is_forgotten_and_each_record_begin
 #[test]
 fn records_that_are_not_authentic_are_counted_and_end_an_association_at_the_limit() {
     for client in each_kind() {
-        let mut scene = Scene::with(DtlsConfig { failed_tags: 1000, ..DtlsConfig::default() });
+        let mut scene = DtlsNetwork::with(DtlsConfig { failed_tags: 1000, ..DtlsConfig::default() });
         let device = scene.add(client);
         scene.settle();
         let (peer, address) = (scene.peer(), scene.devices[device].address);
@@ -207,10 +207,10 @@ fn no_flood_that_there_is_ends_an_association() {
 
 #[test]
 fn a_hello_that_is_repeated_is_one_handshake_and_one_that_is_over_leaves_nothing() {
-    let mut scene = Scene::new();
+    let mut scene = DtlsNetwork::new();
     let device = scene.add(psk());
     scene.set_network(|way, datagram| {
-        let copies = if way == Way::Up && datagram[0] == 22 && datagram[13] == 1 { 20 } else { 1 };
+        let copies = if way == Direction::Up && datagram[0] == 22 && datagram[13] == 1 { 20 } else { 1 };
         (0..copies).map(|number| (LATENCY + Duration::from_millis(number), datagram.to_vec())).collect()
     });
     scene.settle();

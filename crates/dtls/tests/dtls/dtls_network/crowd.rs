@@ -26,16 +26,16 @@ const MESSAGE_HEADER: usize = 12;
 pub struct Crowd {
     pub now: Instant,
     pub server: DtlsServer,
-    pub devices: HashMap<SocketAddr, Device>,
+    pub devices: HashMap<SocketAddr, CrowdDevice>,
     pub failures: HashMap<HandshakeFailure, usize>,
     /// Answers to an attacker that were not read yet.
     to_attacker: Vec<Vec<u8>>,
     model: DtlsClient,
-    agenda: BTreeMap<(Instant, u64), Event>,
+    agenda: BTreeMap<(Instant, u64), CrowdEvent>,
     scheduled: u64,
 }
 
-pub struct Device {
+pub struct CrowdDevice {
     client: DtlsClient,
     started: Instant,
     /// The duration of the handshake.
@@ -46,25 +46,25 @@ pub struct Device {
 
 /// Clients that complete the exchange of cookies and then do no more than `depth` says.
 #[derive(Clone, Copy, Debug)]
-pub struct Attack {
+pub struct HandshakeAttack {
     pub addresses: u32,
     pub per_second: u32,
-    pub depth: Depth,
+    pub depth: AttackDepth,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Depth {
+pub enum AttackDepth {
     Silent,
     /// Names an identity that there is, which everybody on the path can read, and is silent then.
     NamesAnIdentity,
 }
 
-enum Event {
+enum CrowdEvent {
     ToServer(SocketAddr, Vec<u8>),
     ToDevice(SocketAddr, Vec<u8>),
     Start(SocketAddr),
     Wake(SocketAddr),
-    Attack(Attack, u64),
+    HandshakeAttack(HandshakeAttack, u64),
 }
 
 impl Crowd {
@@ -88,12 +88,12 @@ impl Crowd {
 
     /// Lets a device begin its handshake after so long.
     pub fn add(&mut self, address: SocketAddr, after: Duration) {
-        self.schedule(self.now + after, Event::Start(address));
+        self.schedule(self.now + after, CrowdEvent::Start(address));
     }
 
     /// Lets an attack begin now. It does not end.
-    pub fn attack(&mut self, attack: Attack) {
-        self.schedule(self.now, Event::Attack(attack, 0));
+    pub fn attack(&mut self, attack: HandshakeAttack) {
+        self.schedule(self.now, CrowdEvent::HandshakeAttack(attack, 0));
     }
 
     pub fn run_for(&mut self, time: Duration) {
@@ -136,11 +136,13 @@ impl Crowd {
     fn step(&mut self) {
         while let Some(entry) = self.agenda.first_entry().filter(|entry| entry.key().0 <= self.now) {
             match entry.remove() {
-                Event::ToServer(from, datagram) => self.give_server(from, &datagram),
-                Event::ToDevice(to, datagram) => self.with(to, |client, now| client.handle_datagram(now, &datagram)),
-                Event::Start(address) => self.start(address),
-                Event::Wake(address) => self.with(address, DtlsClient::handle_timeout),
-                Event::Attack(attack, number) => self.strike(attack, number),
+                CrowdEvent::ToServer(from, datagram) => self.give_server(from, &datagram),
+                CrowdEvent::ToDevice(to, datagram) => {
+                    self.with(to, |client, now| client.handle_datagram(now, &datagram))
+                }
+                CrowdEvent::Start(address) => self.start(address),
+                CrowdEvent::Wake(address) => self.with(address, DtlsClient::handle_timeout),
+                CrowdEvent::HandshakeAttack(attack, number) => self.strike(attack, number),
             }
         }
         if self.server.next_deadline().is_some_and(|at| at <= self.now) {
@@ -151,7 +153,7 @@ impl Crowd {
 
     fn start(&mut self, address: SocketAddr) {
         let client = self.model.reboot(self.now);
-        let new = Device { client, started: self.now, established_after: None, restarts: 0 };
+        let new = CrowdDevice { client, started: self.now, established_after: None, restarts: 0 };
         self.devices
             .entry(address)
             .and_modify(|device| {
@@ -175,14 +177,14 @@ impl Crowd {
             device.established_after = Some(now.duration_since(device.started));
         }
         for datagram in sent {
-            self.schedule(now + LATENCY, Event::ToServer(address, datagram));
+            self.schedule(now + LATENCY, CrowdEvent::ToServer(address, datagram));
         }
         match state {
-            ClientState::Handshaking => wakes.into_iter().for_each(|at| self.schedule(at, Event::Wake(address))),
+            ClientState::Handshaking => wakes.into_iter().for_each(|at| self.schedule(at, CrowdEvent::Wake(address))),
             ClientState::Established => {}
             ClientState::Closed | ClientState::Refused(_) | ClientState::Failed(_) if before == state => {}
             ClientState::Closed | ClientState::Refused(_) | ClientState::Failed(_) => {
-                self.schedule(now + AGAIN, Event::Start(address))
+                self.schedule(now + AGAIN, CrowdEvent::Start(address))
             }
         }
     }
@@ -196,7 +198,7 @@ impl Crowd {
         while let Some(output) = self.server.poll_output() {
             match output {
                 DtlsOutput::Transmit { to, datagram, .. } if self.devices.contains_key(&to) => {
-                    self.schedule(self.now + LATENCY, Event::ToDevice(to, datagram));
+                    self.schedule(self.now + LATENCY, CrowdEvent::ToDevice(to, datagram));
                 }
                 DtlsOutput::Transmit { datagram, .. } => self.to_attacker.push(datagram),
                 DtlsOutput::FindKey { identity } => {
@@ -216,7 +218,7 @@ impl Crowd {
     }
 
     /// A client of an attack and the time of the next one.
-    fn strike(&mut self, attack: Attack, number: u64) {
+    fn strike(&mut self, attack: HandshakeAttack, number: u64) {
         let from = attacker(attack, number);
         let hello = self.model_hello();
         self.to_attacker.clear();
@@ -224,11 +226,11 @@ impl Crowd {
         let cookie =
             self.to_attacker.pop().expect("a cookie is always given")[RECORD_HEADER + MESSAGE_HEADER + 3..].to_vec();
         self.give_server(from, &hello_with(&hello, number, &cookie));
-        if attack.depth == Depth::NamesAnIdentity {
+        if attack.depth == AttackDepth::NamesAnIdentity {
             self.give_server(from, &key_exchange());
         }
         let next = self.now + Duration::from_secs(1) / attack.per_second;
-        self.schedule(next, Event::Attack(attack, number + 1));
+        self.schedule(next, CrowdEvent::HandshakeAttack(attack, number + 1));
     }
 
     /// The hello of a client of the fleet, as far as nobody changed it.
@@ -236,14 +238,14 @@ impl Crowd {
         self.model.reboot(self.now).transmits().into_iter().next().expect("a client begins with a hello")
     }
 
-    fn schedule(&mut self, at: Instant, event: Event) {
+    fn schedule(&mut self, at: Instant, event: CrowdEvent) {
         self.scheduled += 1;
         self.agenda.insert((at, self.scheduled), event);
     }
 }
 
 /// Each client of an attack has an address of its own as long as there are ports.
-fn attacker(attack: Attack, number: u64) -> SocketAddr {
+fn attacker(attack: HandshakeAttack, number: u64) -> SocketAddr {
     let (of, nth) = (number % u64::from(attack.addresses), number / u64::from(attack.addresses));
     let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 1)) + of as u32);
     SocketAddr::new(IpAddr::V4(ip), 1_024 + (nth % 64_000) as u16)

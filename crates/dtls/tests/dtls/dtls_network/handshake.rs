@@ -18,7 +18,7 @@ const SECOND: Duration = Duration::from_secs(1);
 fn a_device_is_established_and_data_flows_both_ways() {
     for client in each_kind() {
         let connection_id = client.cid.is_some();
-        let (mut scene, device) = Scene::established(client);
+        let (mut scene, device) = DtlsNetwork::established(client);
         let peer = scene.peer();
         assert_eq!(peer.address, scene.devices[device].address);
         let identity = Identity::Psk(PskIdentity::new(b"urn:imei:1").unwrap());
@@ -39,7 +39,7 @@ fn a_device_is_established_and_data_flows_both_ways() {
 /// The numbers of the datagrams of a handshake that is not disturbed.
 fn datagrams(client: &DtlsClientConfig) -> usize {
     let number = Rc::new(RefCell::new(0));
-    let mut scene = Scene::new();
+    let mut scene = DtlsNetwork::new();
     let counted = Rc::clone(&number);
     scene.set_network(move |_, datagram| {
         *counted.borrow_mut() += 1;
@@ -62,7 +62,7 @@ fn whichever_datagram_is_lost_the_device_is_established_by_one_handshake() {
         let all = datagrams(&client);
         assert!(all >= 8, "{all} datagrams");
         for (first, number) in (0..all).flat_map(|first| [(first, 1), (first, 2), (first, 5)]) {
-            let mut scene = Scene::new();
+            let mut scene = DtlsNetwork::new();
             let mut at = 0;
             scene.set_network(move |_, datagram| {
                 at += 1;
@@ -85,7 +85,7 @@ fn whichever_datagram_comes_late_or_twice_the_device_is_established() {
     for client in every_shape() {
         for number in 0..datagrams(&client) {
             for delays in [vec![350], vec![100, 100], vec![100, 350], vec![100, 2_500], vec![1_500]] {
-                let mut scene = Scene::new();
+                let mut scene = DtlsNetwork::new();
                 let (mut at, copies) = (0, delays.clone());
                 scene.set_network(move |_, datagram| {
                     at += 1;
@@ -106,7 +106,7 @@ fn whichever_datagram_comes_late_or_twice_the_device_is_established() {
 #[test]
 fn everything_doubled_and_every_flight_turned_round_the_device_is_established() {
     for client in every_shape() {
-        let mut scene = Scene::new();
+        let mut scene = DtlsNetwork::new();
         let mut number = 0;
         scene.set_network(move |_, datagram| {
             number += 1;
@@ -128,7 +128,7 @@ fn everything_doubled_and_every_flight_turned_round_the_device_is_established() 
 fn a_lost_last_flight_is_repeated_as_it_was_until_the_device_sends_data() {
     for client in each_kind() {
         for losses in 1..4 {
-            let mut scene = Scene::new();
+            let mut scene = DtlsNetwork::new();
             let mut lost = 0;
             scene.set_network(move |way, datagram| {
                 if is_last_flight(way, datagram) && lost < losses {
@@ -148,7 +148,7 @@ fn a_lost_last_flight_is_repeated_as_it_was_until_the_device_sends_data() {
                 scene.verdicts.iter().filter(|verdict| **verdict == DtlsDatagramOutcome::LastFlightRepeated).count();
             assert_eq!(repeated, losses);
             let flights: Vec<_> =
-                scene.transmitted.iter().filter(|(_, datagram)| is_last_flight(Way::Down, datagram)).collect();
+                scene.transmitted.iter().filter(|(_, datagram)| is_last_flight(Direction::Down, datagram)).collect();
             assert_eq!(flights.len(), losses + 1);
             assert!(flights.iter().all(|flight| *flight == flights[0]), "the same bytes");
 
@@ -164,12 +164,12 @@ fn a_lost_last_flight_is_repeated_as_it_was_until_the_device_sends_data() {
 #[test]
 fn data_that_overtakes_the_end_of_the_handshake_is_kept_for_it() {
     for client in each_kind() {
-        let (mut scene, device) = Scene::established(client);
+        let (mut scene, device) = DtlsNetwork::established(client);
         scene.devices[device].client = scene.devices[device].client.resume(scene.now);
         // The last flight of a resumed handshake is the device's, and is late.
         scene.set_network(|way, datagram| {
-            let cipher_changed = way == Way::Up && (datagram[0] == 20 || datagram[0] == 22 && datagram[4] == 1);
-            let is_finished = way == Way::Up && datagram[0] == 25 && datagram[10] == 0;
+            let cipher_changed = way == Direction::Up && (datagram[0] == 20 || datagram[0] == 22 && datagram[4] == 1);
+            let is_finished = way == Direction::Up && datagram[0] == 25 && datagram[10] == 0;
             let delay = if cipher_changed || is_finished { 5 * LATENCY } else { LATENCY };
             vec![(delay, datagram.to_vec())]
         });
@@ -202,11 +202,11 @@ fn data_that_overtakes_the_end_of_the_handshake_is_kept_for_it() {
 
 #[test]
 fn our_flight_is_repeated_after_1_2_4_8_and_16_seconds_and_given_up_after_60() {
-    let mut scene = Scene::new();
+    let mut scene = DtlsNetwork::new();
     let device = scene.add(psk());
     // The device hears nothing but the request for its cookie, and is patient.
     scene.set_network(|way, datagram| {
-        let heard = way == Way::Up && datagram.len() > 100 || datagram[13] == 3;
+        let heard = way == Direction::Up && datagram.len() > 100 || datagram[13] == 3;
         if heard { vec![(LATENCY, datagram.to_vec())] } else { vec![] }
     });
     scene.run_for(3 * LATENCY);
@@ -233,7 +233,7 @@ fn our_flight_is_repeated_after_1_2_4_8_and_16_seconds_and_given_up_after_60() {
 #[test]
 fn a_device_with_another_key_hears_nothing_and_its_handshake_ends_at_the_deadline() {
     for client in [DtlsClientConfig::psk("urn:imei:1", b"another key"), psk_cid()] {
-        let mut scene = Scene::new();
+        let mut scene = DtlsNetwork::new();
         let device = scene.add(client);
         scene.keys.insert("urn:imei:1".into(), b"the key of today".to_vec());
         scene.run_for(90 * SECOND);
@@ -249,7 +249,7 @@ fn a_device_with_another_key_hears_nothing_and_its_handshake_ends_at_the_deadlin
 
 #[test]
 fn an_unknown_device_is_told_so_and_its_identity_is_not_asked_about_again() {
-    let mut scene = Scene::new();
+    let mut scene = DtlsNetwork::new();
     let device = scene.add(psk());
     scene.keys.clear();
     for _ in 0..3 {
@@ -270,7 +270,7 @@ fn an_unknown_device_is_told_so_and_its_identity_is_not_asked_about_again() {
 
 #[test]
 fn a_key_that_takes_long_to_be_found_is_asked_for_once_and_nothing_is_sent_meanwhile() {
-    let mut scene = Scene::new();
+    let mut scene = DtlsNetwork::new();
     scene.answers = false;
     let (one, two) = (scene.add(psk()), scene.add(psk_cid()));
     scene.settle();
@@ -297,7 +297,7 @@ fn a_key_that_takes_long_to_be_found_is_asked_for_once_and_nothing_is_sent_meanw
 
 #[test]
 fn a_device_whose_key_cannot_be_looked_up_is_left_without_a_word() {
-    let mut scene = Scene::new();
+    let mut scene = DtlsNetwork::new();
     scene.answers = false;
     let device = scene.add(psk());
     scene.settle();
@@ -317,7 +317,7 @@ fn a_device_whose_key_cannot_be_looked_up_is_left_without_a_word() {
 
 #[test]
 fn an_answer_that_comes_after_the_handshake_is_kept_for_the_next_one() {
-    let mut scene = Scene::new();
+    let mut scene = DtlsNetwork::new();
     scene.answers = false;
     let device = scene.add(psk());
     scene.run_for(61 * SECOND);
@@ -333,7 +333,7 @@ fn an_answer_that_comes_after_the_handshake_is_kept_for_the_next_one() {
 
 #[test]
 fn without_an_acceptor_there_are_cookies_and_no_handshakes_and_associations_go_on() {
-    let (mut scene, device) = Scene::established(psk());
+    let (mut scene, device) = DtlsNetwork::established(psk());
     let peer = scene.peer();
     scene.server.set_acceptor(None);
     scene.assert_data_flows(device, peer);
@@ -346,7 +346,7 @@ fn without_an_acceptor_there_are_cookies_and_no_handshakes_and_associations_go_o
 #[test]
 fn a_device_that_says_goodbye_is_answered_and_forgotten() {
     for client in each_kind() {
-        let (mut scene, device) = Scene::established(client);
+        let (mut scene, device) = DtlsNetwork::established(client);
         let peer = scene.peer();
         scene.devices[device].client.close();
         scene.settle();
@@ -360,7 +360,7 @@ fn a_device_that_says_goodbye_is_answered_and_forgotten() {
 
 #[test]
 fn a_fatal_alert_ends_an_association_and_a_warning_does_not() {
-    let (mut scene, device) = Scene::established(psk());
+    let (mut scene, device) = DtlsNetwork::established(psk());
     let (peer, address) = (scene.peer(), scene.devices[device].address);
     let warning = scene.device_seals(device, ContentType::Alert, 5, &[1, 90]);
     assert_eq!(scene.verdict_of(address, &warning), DtlsDatagramOutcome::Alert);
@@ -373,7 +373,7 @@ fn a_fatal_alert_ends_an_association_and_a_warning_does_not() {
 #[test]
 fn a_wish_to_renegotiate_is_refused_and_the_association_goes_on() {
     for client in each_kind() {
-        let (mut scene, device) = Scene::established(client);
+        let (mut scene, device) = DtlsNetwork::established(client);
         let address = scene.devices[device].address;
         let hello = scene.device_seals(device, ContentType::Handshake, 9, &[1, 0, 0, 40, 0, 0]);
         assert_eq!(scene.verdict_of(address, &hello), DtlsDatagramOutcome::RenegotiationRefused);
@@ -389,7 +389,7 @@ fn a_wish_to_renegotiate_is_refused_and_the_association_goes_on() {
 
 #[test]
 fn several_records_in_a_datagram_have_one_verdict() {
-    let (mut scene, device) = Scene::established(psk());
+    let (mut scene, device) = DtlsNetwork::established(psk());
     let address = scene.devices[device].address;
     let [one, two] = [scene.device_makes(device, b"one"), scene.device_makes(device, b"two")];
     let junk = [&one[..one.len() - 1], &[one[one.len() - 1] ^ 1]].concat();

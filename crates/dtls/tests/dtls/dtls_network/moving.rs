@@ -7,14 +7,14 @@ use lwm2m_dtls::{DtlsDatagramOutcome, DtlsDropReason, DtlsReport};
 use crate::dtls_network::scene::*;
 use lwm2m_dtls::test_client::ClientState;
 
-fn moves(scene: &Scene) -> usize {
+fn moves(scene: &DtlsNetwork) -> usize {
     scene.reports.iter().filter(|report| matches!(report, DtlsReport::Moved { .. })).count()
 }
 
 #[test]
 fn with_a_connection_id_the_association_follows_its_device() {
     for client in [psk_cid(), psk().with_cid(&[])] {
-        let (mut scene, device) = Scene::established(client);
+        let (mut scene, device) = DtlsNetwork::established(client);
         let peer = scene.peer();
         for number in 1..20 {
             let address = scene.rebind(device);
@@ -28,7 +28,7 @@ fn with_a_connection_id_the_association_follows_its_device() {
 
 #[test]
 fn without_a_connection_id_a_device_at_another_address_is_a_stranger_and_may_come_back() {
-    let (mut scene, device) = Scene::established(psk());
+    let (mut scene, device) = DtlsNetwork::established(psk());
     let (peer, before) = (scene.peer(), scene.devices[device].address);
     scene.rebind(device);
     scene.device_sends(device, b"who am I");
@@ -50,7 +50,7 @@ fn without_a_connection_id_a_device_at_another_address_is_a_stranger_and_may_com
 
 #[test]
 fn only_the_newest_record_tells_where_a_device_is() {
-    let (mut scene, device) = Scene::established(psk_cid());
+    let (mut scene, device) = DtlsNetwork::established(psk_cid());
     let (peer, home) = (scene.peer(), scene.devices[device].address);
     let elsewhere = "203.0.113.9:9".parse().unwrap();
     let [late, seen] = [scene.device_makes(device, b"late"), scene.device_makes(device, b"seen")];
@@ -71,10 +71,10 @@ fn only_the_newest_record_tells_where_a_device_is() {
 
 #[test]
 fn devices_that_swap_their_addresses_keep_their_associations_by_their_connection_ids() {
-    let mut scene = Scene::new();
+    let mut scene = DtlsNetwork::new();
     let (one, two) = (scene.add(psk_cid()), scene.add(other_psk().with_cid(b"")));
     scene.settle();
-    let at = |scene: &Scene, device: usize| {
+    let at = |scene: &DtlsNetwork, device: usize| {
         let address = scene.devices[device].address;
         scene.established.iter().find(|(peer, _)| peer.address == address).unwrap().0
     };
@@ -91,7 +91,7 @@ fn devices_that_swap_their_addresses_keep_their_associations_by_their_connection
 
 #[test]
 fn devices_without_connection_ids_that_swap_their_addresses_are_not_taken_for_each_other() {
-    let mut scene = Scene::new();
+    let mut scene = DtlsNetwork::new();
     let (one, two) = (scene.add(psk()), scene.add(other_psk()));
     scene.settle();
     let home = (scene.devices[one].address, scene.devices[two].address);
@@ -113,11 +113,12 @@ fn devices_without_connection_ids_that_swap_their_addresses_are_not_taken_for_ea
 /// Anybody may forward its records from that address, which must not silence the device that has the address.
 #[test]
 fn a_device_that_moves_by_its_connection_id_does_not_take_the_place_of_one_without() {
-    let mut scene = Scene::new();
+    let mut scene = DtlsNetwork::new();
     let (resident, mover) = (scene.add(psk()), scene.add(other_psk().with_cid(&[])));
     scene.settle();
     let (home, address) = (scene.devices[mover].address, scene.devices[resident].address);
-    let at = |scene: &Scene, address| scene.established.iter().find(|(peer, _)| peer.address == address).unwrap().0;
+    let at =
+        |scene: &DtlsNetwork, address| scene.established.iter().find(|(peer, _)| peer.address == address).unwrap().0;
     let (resident_peer, mover_peer) = (at(&scene, address), at(&scene, home));
 
     let record = scene.device_makes(mover, b"from there");
@@ -136,7 +137,7 @@ fn a_device_that_moves_by_its_connection_id_does_not_take_the_place_of_one_witho
 fn a_device_that_moves_within_its_handshake_is_established_by_the_same_or_the_next_one() {
     for client in each_kind() {
         for tenths in 0..9 {
-            let mut scene = Scene::new();
+            let mut scene = DtlsNetwork::new();
             let device = scene.add(client.clone());
             scene.run_for(tenths * Duration::from_millis(100) + Duration::from_millis(50));
             scene.rebind(device);
@@ -162,7 +163,7 @@ fn a_device_that_moves_within_its_handshake_is_established_by_the_same_or_the_ne
 #[test]
 fn a_device_that_moves_before_it_has_our_last_flight_gets_it_where_it_is() {
     for client in [psk_cid(), psk().with_cid(&[])] {
-        let mut scene = Scene::new();
+        let mut scene = DtlsNetwork::new();
         let device = scene.add(client);
         scene.set_network(
             |way, datagram| {
@@ -183,7 +184,7 @@ fn a_device_that_moves_before_it_has_our_last_flight_gets_it_where_it_is() {
 
 #[test]
 fn a_record_without_the_connection_id_that_was_agreed_on_is_not_taken() {
-    let (mut scene, device) = Scene::established(psk_cid());
+    let (mut scene, device) = DtlsNetwork::established(psk_cid());
     let address = scene.devices[device].address;
     let keys = scene.devices[device].client.keys().unwrap();
     let sealing = lwm2m_dtls::cipher::Sealing {

@@ -13,7 +13,7 @@ use crate::dtls_network::scene::*;
 use lwm2m_dtls::test_client::ClientState;
 
 #[derive(Clone, Debug)]
-enum Happening {
+enum RandomStep {
     DeviceSends(usize),
     ServerSends(usize),
     /// The device sends the last flight of its handshake again.
@@ -35,23 +35,23 @@ enum Happening {
     Passes(u64),
 }
 
-fn happening() -> impl Strategy<Value = Happening> {
+fn happening() -> impl Strategy<Value = RandomStep> {
     prop_oneof![
-        6 => (0..3usize).prop_map(Happening::DeviceSends),
-        6 => (0..3usize).prop_map(Happening::ServerSends),
-        2 => (0..3usize).prop_map(Happening::DeviceRepeats),
-        1 => (0..3usize).prop_map(Happening::Moves),
-        1 => (0..3usize).prop_map(Happening::Reboots),
-        1 => Just(Happening::Swap),
-        2 => (1..4usize).prop_map(Happening::Saves),
-        1 => Just(Happening::Restarts),
+        6 => (0..3usize).prop_map(RandomStep::DeviceSends),
+        6 => (0..3usize).prop_map(RandomStep::ServerSends),
+        2 => (0..3usize).prop_map(RandomStep::DeviceRepeats),
+        1 => (0..3usize).prop_map(RandomStep::Moves),
+        1 => (0..3usize).prop_map(RandomStep::Reboots),
+        1 => Just(RandomStep::Swap),
+        2 => (1..4usize).prop_map(RandomStep::Saves),
+        1 => Just(RandomStep::Restarts),
         2 => (any::<prop::sample::Index>(), any::<bool>())
-            .prop_map(|(which, from_there)| Happening::Replays { which, from_there }),
-        5 => (1..2_000u64).prop_map(Happening::Passes),
+            .prop_map(|(which, from_there)| RandomStep::Replays { which, from_there }),
+        5 => (1..2_000u64).prop_map(RandomStep::Passes),
     ]
 }
 
-fn badly(seed: u64, loss: f64) -> impl FnMut(Way, &[u8]) -> Vec<(Duration, Vec<u8>)> {
+fn badly(seed: u64, loss: f64) -> impl FnMut(Direction, &[u8]) -> Vec<(Duration, Vec<u8>)> {
     let mut rng = StdRng::seed_from_u64(seed);
     move |_, datagram| {
         let copies = if rng.random_bool(0.1) { 2 } else { 1 };
@@ -65,44 +65,44 @@ fn badly(seed: u64, loss: f64) -> impl FnMut(Way, &[u8]) -> Vec<(Duration, Vec<u
     }
 }
 
-fn happens(scene: &mut Scene, seen: &mut Vec<(std::net::SocketAddr, Vec<u8>)>, happening: Happening) {
+fn happens(scene: &mut DtlsNetwork, seen: &mut Vec<(std::net::SocketAddr, Vec<u8>)>, happening: RandomStep) {
     match happening {
-        Happening::DeviceSends(device) => {
+        RandomStep::DeviceSends(device) => {
             if scene.devices[device].client.is_established() {
                 let datagram = scene.device_makes(device, b"up");
                 seen.push((scene.devices[device].address, datagram.clone()));
                 scene.put_on_its_way(device, datagram);
             }
         }
-        Happening::ServerSends(at) => {
+        RandomStep::ServerSends(at) => {
             if let Some((peer, _)) = scene.established.iter().rev().nth(at).cloned() {
                 // Something else each time: the same bytes would be the same record.
                 let number = scene.transmitted.len();
                 scene.server_sends(peer, &number.to_be_bytes());
             }
         }
-        Happening::DeviceRepeats(device) => scene.devices[device].client.retransmit(),
-        Happening::Moves(device) => drop(scene.rebind(device)),
-        Happening::Reboots(device) => scene.reboot(device),
-        Happening::Swap => {
+        RandomStep::DeviceRepeats(device) => scene.devices[device].client.retransmit(),
+        RandomStep::Moves(device) => drop(scene.rebind(device)),
+        RandomStep::Reboots(device) => scene.reboot(device),
+        RandomStep::Swap => {
             let address = scene.devices[0].address;
             scene.devices[0].address = scene.devices[1].address;
             scene.devices[1].address = address;
         }
-        Happening::Saves(most) => {
+        RandomStep::Saves(most) => {
             for change in scene.server.take_changes(most) {
                 scene.keep(change);
             }
         }
-        Happening::Restarts => scene.restart(),
-        Happening::Replays { which, from_there } => {
+        RandomStep::Restarts => scene.restart(),
+        RandomStep::Replays { which, from_there } => {
             if !seen.is_empty() {
                 let (from, datagram) = which.get(seen).clone();
                 let from = if from_there { from } else { "203.0.113.77:7".parse().unwrap() };
                 scene.give_server(from, &datagram);
             }
         }
-        Happening::Passes(milliseconds) => scene.run_for(Duration::from_millis(milliseconds)),
+        RandomStep::Passes(milliseconds) => scene.run_for(Duration::from_millis(milliseconds)),
     }
     scene.run_for(Duration::from_millis(1));
 }
@@ -116,7 +116,7 @@ proptest! {
         seed in any::<u64>(),
         loss in prop_oneof![Just(0.0), Just(0.1), Just(0.25)],
     ) {
-        let mut scene = Scene::with(DtlsConfig { associations: 6, ..DtlsConfig::default() });
+        let mut scene = DtlsNetwork::with(DtlsConfig { associations: 6, ..DtlsConfig::default() });
         scene.set_network(badly(seed, loss));
         for client in [psk(), other_psk().with_cid(&[]), lwm2m_dtls::test_client::DtlsClientConfig::psk("urn:imei:3", KEY).with_cid(b"dev")] {
             scene.add(client);

@@ -11,7 +11,7 @@ fn slow() -> DtlsConfig {
     DtlsConfig { begun, ..DtlsConfig::default() }
 }
 
-fn add_at(scene: &mut Scene, address: &str) -> usize {
+fn add_at(scene: &mut DtlsNetwork, address: &str) -> usize {
     let number = scene.devices.len();
     let device = scene.add(DtlsClientConfig::psk(&format!("urn:imei:{number}"), KEY));
     scene.devices[device].address = address.parse().unwrap();
@@ -20,7 +20,7 @@ fn add_at(scene: &mut Scene, address: &str) -> usize {
 
 #[test]
 fn handshakes_beyond_the_rate_of_an_address_are_begun_later_and_none_is_lost() {
-    let mut scene = Scene::with(slow());
+    let mut scene = DtlsNetwork::with(slow());
     let devices: Vec<usize> = (0..9).map(|port| add_at(&mut scene, &format!("192.0.2.1:{}", 5000 + port))).collect();
 
     scene.run_for(Duration::from_millis(450));
@@ -36,7 +36,7 @@ fn handshakes_beyond_the_rate_of_an_address_are_begun_later_and_none_is_lost() {
 
 #[test]
 fn all_addresses_share_a_rate() {
-    let mut scene = Scene::with(slow());
+    let mut scene = DtlsNetwork::with(slow());
     for number in 1..=9 {
         add_at(&mut scene, &format!("192.0.2.{number}:5000"));
     }
@@ -49,7 +49,7 @@ fn all_addresses_share_a_rate() {
 
 #[test]
 fn ipv4_addresses_at_a_socket_of_ipv6_are_not_one_network() {
-    let mut scene = Scene::with(DtlsConfig { handshakes: 4, handshakes_per_address: 1, ..DtlsConfig::default() });
+    let mut scene = DtlsNetwork::with(DtlsConfig { handshakes: 4, handshakes_per_address: 1, ..DtlsConfig::default() });
     scene.answers = false;
     // The first two take the half of the places that is free for everybody.
     for address in ["[2001:db8:0:1::1]:1", "[2001:db8:0:2::1]:2", "[::ffff:192.0.2.1]:3", "[::ffff:192.0.2.2]:4"] {

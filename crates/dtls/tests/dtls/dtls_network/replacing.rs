@@ -9,7 +9,7 @@ use crate::dtls_network::scene::*;
 #[test]
 fn a_device_that_reboots_takes_the_place_of_its_association_when_it_is_done() {
     for client in each_kind() {
-        let (mut scene, device) = Scene::established(client);
+        let (mut scene, device) = DtlsNetwork::established(client);
         let before = scene.peer();
         scene.reboot(device);
         scene.run_for(Duration::from_millis(450));
@@ -30,13 +30,13 @@ fn a_device_that_reboots_takes_the_place_of_its_association_when_it_is_done() {
 #[test]
 fn a_handshake_that_is_not_finished_does_not_disturb_the_association_at_its_address() {
     for client in each_kind() {
-        let (mut scene, device) = Scene::established(client.clone());
+        let (mut scene, device) = DtlsNetwork::established(client.clone());
         let peer = scene.peer();
         let intruder = scene.add(client);
         scene.devices[intruder].address = scene.devices[device].address;
         // It gets as far as the cookie takes it; what follows is lost.
         scene.set_network(|way, datagram| {
-            let is_key_exchange = way == Way::Up && datagram[0] == 22 && datagram[13] == 16;
+            let is_key_exchange = way == Direction::Up && datagram[0] == 22 && datagram[13] == 16;
             if is_key_exchange { vec![] } else { vec![(LATENCY, datagram.to_vec())] }
         });
         for _ in 0..5 {
@@ -55,7 +55,7 @@ fn a_handshake_that_is_not_finished_does_not_disturb_the_association_at_its_addr
 #[test]
 fn a_hello_without_a_cookie_or_with_a_false_one_changes_nothing() {
     for client in each_kind() {
-        let (mut scene, device) = Scene::established(client.clone());
+        let (mut scene, device) = DtlsNetwork::established(client.clone());
         let (peer, address) = (scene.peer(), scene.devices[device].address);
         let stranger = scene.add(client);
         let hello = scene.devices[stranger].client.poll_transmit().unwrap();
@@ -74,7 +74,7 @@ fn a_hello_without_a_cookie_or_with_a_false_one_changes_nothing() {
 fn another_device_at_the_address_replaces_an_association_only_if_that_is_found_by_its_address() {
     for client in each_kind() {
         let has_cid = client.cid.is_some();
-        let (mut scene, device) = Scene::established(client);
+        let (mut scene, device) = DtlsNetwork::established(client);
         let peer = scene.peer();
         let other = scene.add(other_psk());
         let address = scene.devices[device].address;
@@ -98,11 +98,11 @@ fn another_device_at_the_address_replaces_an_association_only_if_that_is_found_b
 #[test]
 fn a_device_that_begins_anew_within_a_handshake_goes_on_with_the_new_one() {
     for client in each_kind() {
-        let mut scene = Scene::new();
+        let mut scene = DtlsNetwork::new();
         let device = scene.add(client);
         // The answer to its second hello is lost: it would take that for the answer to its next one.
         scene.set_network(|way, datagram| {
-            let lost = way == Way::Down && datagram.len() > 60;
+            let lost = way == Direction::Down && datagram.len() > 60;
             if lost { vec![] } else { vec![(LATENCY, datagram.to_vec())] }
         });
         scene.run_for(Duration::from_millis(350));
@@ -120,7 +120,7 @@ fn a_device_that_begins_anew_within_a_handshake_goes_on_with_the_new_one() {
 fn records_of_the_association_that_was_replaced_are_not_taken() {
     for client in each_kind() {
         let has_cid = client.cid.is_some();
-        let (mut scene, device) = Scene::established(client);
+        let (mut scene, device) = DtlsNetwork::established(client);
         let address = scene.devices[device].address;
         let late = scene.device_makes(device, b"late");
         scene.reboot(device);

@@ -11,7 +11,7 @@ use lwm2m_dtls::test_client::ClientState;
 #[test]
 fn an_established_device_notices_nothing_and_makes_no_handshake() {
     for client in each_kind() {
-        let (mut scene, device) = Scene::established(client);
+        let (mut scene, device) = DtlsNetwork::established(client);
         let peer = scene.peer();
         scene.save();
         for _ in 0..3 {
@@ -30,10 +30,10 @@ fn an_established_device_notices_nothing_and_makes_no_handshake() {
 /// The scene looks at each record that leaves: no sequence number is there twice.
 #[test]
 fn however_much_was_sent_since_the_last_save_no_sequence_number_is_used_twice() {
-    let (mut scene, device) = Scene::established(psk());
+    let (mut scene, device) = DtlsNetwork::established(psk());
     let peer = scene.peer();
     scene.save();
-    scene.set_network(|way, datagram| if way == Way::Down { vec![] } else { vec![(LATENCY, datagram.to_vec())] });
+    scene.set_network(|way, datagram| if way == Direction::Down { vec![] } else { vec![(LATENCY, datagram.to_vec())] });
     for _ in 0..4 {
         for number in 0..300u32 {
             scene.server_sends(peer, &number.to_be_bytes());
@@ -50,7 +50,7 @@ fn however_much_was_sent_since_the_last_save_no_sequence_number_is_used_twice() 
 #[test]
 fn a_device_that_did_not_get_our_last_flight_gets_it_from_the_next_process() {
     for client in each_kind() {
-        let mut scene = Scene::new();
+        let mut scene = DtlsNetwork::new();
         let device = scene.add(client);
         scene.set_network(
             |way, datagram| {
@@ -75,7 +75,7 @@ fn a_device_that_did_not_get_our_last_flight_gets_it_from_the_next_process() {
 fn a_device_in_the_middle_of_its_handshake_begins_anew_and_is_established() {
     for client in each_kind() {
         for tenths in 0..9 {
-            let mut scene = Scene::new();
+            let mut scene = DtlsNetwork::new();
             let device = scene.add(client.clone());
             scene.run_for(tenths * Duration::from_millis(100) + Duration::from_millis(50));
             scene.save();
@@ -100,7 +100,7 @@ fn a_device_in_the_middle_of_its_handshake_begins_anew_and_is_established() {
 fn a_device_that_was_not_saved_hears_nothing_until_it_begins_anew() {
     for client in each_kind() {
         let has_cid = client.cid.is_some();
-        let (mut scene, device) = Scene::established(client);
+        let (mut scene, device) = DtlsNetwork::established(client);
         scene.restart();
         scene.device_sends(device, b"up");
         scene.settle();
@@ -115,7 +115,7 @@ fn a_device_that_was_not_saved_hears_nothing_until_it_begins_anew() {
 
 #[test]
 fn a_device_that_moved_is_found_where_it_was_when_it_was_saved_and_tells_where_it_is() {
-    let (mut scene, device) = Scene::established(psk_cid());
+    let (mut scene, device) = DtlsNetwork::established(psk_cid());
     let peer = scene.peer();
     let second = scene.rebind(device);
     scene.assert_data_flows(device, peer);
@@ -135,7 +135,7 @@ fn a_device_that_moved_is_found_where_it_was_when_it_was_saved_and_tells_where_i
 
 #[test]
 fn a_closed_association_is_removed_from_the_store() {
-    let (mut scene, device) = Scene::established(psk());
+    let (mut scene, device) = DtlsNetwork::established(psk());
     let peer = scene.peer();
     scene.save();
     assert_eq!(scene.store.len(), 1);
@@ -152,7 +152,7 @@ fn a_closed_association_is_removed_from_the_store() {
 
 #[test]
 fn what_was_received_before_the_save_is_not_taken_again_and_what_came_after_it_at_most_once() {
-    let (mut scene, device) = Scene::established(psk_cid());
+    let (mut scene, device) = DtlsNetwork::established(psk_cid());
     let (peer, address) = (scene.peer(), scene.devices[device].address);
     let [before, after] = [scene.device_makes(device, b"before"), scene.device_makes(device, b"after")];
     assert_eq!(scene.verdict_of(address, &before), DtlsDatagramOutcome::Data);
@@ -167,7 +167,7 @@ fn what_was_received_before_the_save_is_not_taken_again_and_what_came_after_it_a
 
 #[test]
 fn an_association_is_a_change_at_its_making_its_moves_every_64_records_and_its_end() {
-    let (mut scene, device) = Scene::established(psk_cid());
+    let (mut scene, device) = DtlsNetwork::established(psk_cid());
     let peer = scene.peer();
     scene.save();
     assert!(!scene.server.has_changes());
@@ -189,7 +189,7 @@ fn an_association_is_a_change_at_its_making_its_moves_every_64_records_and_its_e
 
 #[test]
 fn a_record_that_cannot_be_read_is_reported_and_removed() {
-    let (mut scene, _) = Scene::established(psk());
+    let (mut scene, _) = DtlsNetwork::established(psk());
     let id = scene.peer().association.unwrap();
     scene.save();
     scene.store.get_mut(&id).unwrap().bytes.pop();

@@ -6,7 +6,7 @@ use lwm2m_dtls::test_client::ClientState;
 #[test]
 fn what_was_made_by_a_key_that_is_gone_is_over_and_its_device_is_told() {
     for client in each_kind() {
-        let (mut scene, device) = Scene::established(client);
+        let (mut scene, device) = DtlsNetwork::established(client);
         let revoked = scene.peer();
         let other = scene.add(other_psk());
         scene.settle();
@@ -28,12 +28,12 @@ fn what_was_made_by_a_key_that_is_gone_is_over_and_its_device_is_told() {
 #[test]
 fn a_handshake_that_has_such_a_key_ends_and_one_that_still_waits_for_its_key_gets_the_new_one() {
     for has_key in [true, false] {
-        let mut scene = Scene::new();
+        let mut scene = DtlsNetwork::new();
         scene.answers = has_key;
         let device = scene.add(psk());
         // Neither ChangeCipherSpec nor Finished of the device arrive.
         scene.set_network(|way, datagram| {
-            let is_lost = way == Way::Up && (datagram[0] == 20 || datagram[3..5] == [0, 1]);
+            let is_lost = way == Direction::Up && (datagram[0] == 20 || datagram[3..5] == [0, 1]);
             if is_lost { Vec::new() } else { vec![(LATENCY, datagram.to_vec())] }
         });
         scene.settle();

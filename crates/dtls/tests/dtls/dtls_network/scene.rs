@@ -24,22 +24,22 @@ const SOCKET: u16 = 0;
 
 /// The way of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Direction {
     Up,
     Down,
 }
 
 /// The fate of a datagram: the copies that arrive, each after its delay.
-pub type Network = Box<dyn FnMut(Way, &[u8]) -> Vec<(Duration, Vec<u8>)>>;
+pub type DatagramFate = Box<dyn FnMut(Direction, &[u8]) -> Vec<(Duration, Vec<u8>)>>;
 
-pub struct Scene {
+pub struct DtlsNetwork {
     pub now: Instant,
     pub server: DtlsServer,
     pub settings: DtlsConfig,
     acceptor: Acceptor,
-    pub devices: Vec<Device>,
-    network: Network,
-    under_way: BTreeMap<(Instant, u64), Datagram>,
+    pub devices: Vec<DtlsDevice>,
+    network: DatagramFate,
+    under_way: BTreeMap<(Instant, u64), InFlightDatagram>,
     sent: u64,
     /// The keys that the key server knows.
     pub keys: HashMap<String, Vec<u8>>,
@@ -59,18 +59,18 @@ pub struct Scene {
     pub transmitted: Vec<(SocketAddr, Vec<u8>)>,
 }
 
-pub struct Device {
+pub struct DtlsDevice {
     pub client: DtlsClient,
     pub address: SocketAddr,
     pub received: Vec<Vec<u8>>,
 }
 
-enum Datagram {
+enum InFlightDatagram {
     Up(SocketAddr, Vec<u8>),
     Down(SocketAddr, Vec<u8>),
 }
 
-impl Scene {
+impl DtlsNetwork {
     pub fn new() -> Self {
         Self::with(DtlsConfig::default())
     }
@@ -113,7 +113,7 @@ impl Scene {
         }
         let client = DtlsClient::new(self.now, client);
         let address = format!("192.0.2.{}:5000", number + 1).parse().expect("an address");
-        self.devices.push(Device { client, address, received: Vec::new() });
+        self.devices.push(DtlsDevice { client, address, received: Vec::new() });
         number
     }
 
@@ -126,7 +126,7 @@ impl Scene {
         (scene, device)
     }
 
-    pub fn set_network(&mut self, network: impl FnMut(Way, &[u8]) -> Vec<(Duration, Vec<u8>)> + 'static) {
+    pub fn set_network(&mut self, network: impl FnMut(Direction, &[u8]) -> Vec<(Duration, Vec<u8>)> + 'static) {
         self.network = Box::new(network);
     }
 
@@ -160,8 +160,8 @@ impl Scene {
     fn step(&mut self) {
         while let Some(entry) = self.under_way.first_entry().filter(|entry| entry.key().0 <= self.now) {
             match entry.remove() {
-                Datagram::Up(from, datagram) => self.give_server(from, &datagram),
-                Datagram::Down(to, datagram) => self.give_device(to, &datagram),
+                InFlightDatagram::Up(from, datagram) => self.give_server(from, &datagram),
+                InFlightDatagram::Down(to, datagram) => self.give_device(to, &datagram),
             }
         }
         for device in &mut self.devices {
@@ -179,17 +179,17 @@ impl Scene {
         for number in 0..self.devices.len() {
             let from = self.devices[number].address;
             for datagram in self.devices[number].client.transmits() {
-                self.carry(Way::Up, from, datagram);
+                self.carry(Direction::Up, from, datagram);
             }
         }
     }
 
-    fn carry(&mut self, way: Way, address: SocketAddr, datagram: Vec<u8>) {
+    fn carry(&mut self, way: Direction, address: SocketAddr, datagram: Vec<u8>) {
         for (delay, copy) in (self.network)(way, &datagram) {
             self.sent += 1;
             let datagram = match way {
-                Way::Up => Datagram::Up(address, copy),
-                Way::Down => Datagram::Down(address, copy),
+                Direction::Up => InFlightDatagram::Up(address, copy),
+                Direction::Down => InFlightDatagram::Down(address, copy),
             };
             self.under_way.insert((self.now + delay, self.sent), datagram);
         }
@@ -225,7 +225,7 @@ impl Scene {
                     assert_eq!(socket, SOCKET);
                     self.watch(&datagram);
                     self.transmitted.push((to, datagram.clone()));
-                    self.carry(Way::Down, to, datagram);
+                    self.carry(Direction::Down, to, datagram);
                 }
                 DtlsOutput::Plaintext { peer, plaintext } => self.plaintexts.push((peer, plaintext)),
                 DtlsOutput::FindKey { identity } => {
@@ -309,7 +309,7 @@ impl Scene {
     }
 
     pub fn put_on_its_way(&mut self, device: usize, datagram: Vec<u8>) {
-        self.carry(Way::Up, self.devices[device].address, datagram);
+        self.carry(Direction::Up, self.devices[device].address, datagram);
     }
 
     /// Takes the datagrams of the device without delivering them.
@@ -393,7 +393,7 @@ impl Scene {
     }
 }
 
-fn quiet() -> Network {
+fn quiet() -> DatagramFate {
     Box::new(|_, datagram| vec![(LATENCY, datagram.to_vec())])
 }
 
@@ -416,7 +416,7 @@ pub fn each_kind() -> [DtlsClientConfig; 3] {
 }
 
 /// Whether a datagram is the end of the server's part: it has its only ChangeCipherSpec in it.
-pub fn is_last_flight(way: Way, datagram: &[u8]) -> bool {
+pub fn is_last_flight(way: Direction, datagram: &[u8]) -> bool {
     let changes = |record: DtlsRecord<'_>| record.content_type == ContentType::ChangeCipherSpec;
-    way == Way::Down && records(datagram, 0).any(changes)
+    way == Direction::Down && records(datagram, 0).any(changes)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lwm2m_dtls::DtlsConfig;
 
-use crate::dtls_network::crowd::{Attack, Crowd, Depth};
+use crate::dtls_network::crowd::{AttackDepth, Crowd, HandshakeAttack};
 
 /// A device repeats its hello after 1, 3, 7 and 15 seconds: it got in by one of the first four repetitions.
 const FOUR_REPETITIONS: Duration = Duration::from_secs(16);
@@ -23,7 +23,7 @@ fn behind_the_nat(number: u32) -> SocketAddr {
 
 /// Fifty devices at addresses of their own come in two seconds, while the attack has every place that it can get.
 #[track_caller]
-fn devices_get_in_during(attack: Attack) -> Crowd {
+fn devices_get_in_during(attack: HandshakeAttack) -> Crowd {
     let mut crowd = Crowd::new(DtlsConfig::default());
     crowd.attack(attack);
     crowd.run_for(Duration::from_secs(1) * MANY / attack.per_second);
@@ -39,25 +39,26 @@ fn devices_get_in_during(attack: Attack) -> Crowd {
 
 #[test]
 fn eighty_silent_clients_a_second_from_two_addresses_keep_nobody_out() {
-    let crowd = devices_get_in_during(Attack { addresses: 2, per_second: 80, depth: Depth::Silent });
+    let crowd = devices_get_in_during(HandshakeAttack { addresses: 2, per_second: 80, depth: AttackDepth::Silent });
     assert!(crowd.longest() < Duration::from_secs(1), "{:?}: there is room", crowd.longest());
 }
 
 #[test]
 fn a_thousand_silent_clients_a_second_from_two_addresses_keep_nobody_out() {
-    devices_get_in_during(Attack { addresses: 2, per_second: 1_000, depth: Depth::Silent });
+    devices_get_in_during(HandshakeAttack { addresses: 2, per_second: 1_000, depth: AttackDepth::Silent });
 }
 
 #[test]
 fn a_thousand_silent_clients_a_second_from_a_hundred_addresses_keep_nobody_out() {
-    let crowd = devices_get_in_during(Attack { addresses: 100, per_second: 1_000, depth: Depth::Silent });
+    let crowd =
+        devices_get_in_during(HandshakeAttack { addresses: 100, per_second: 1_000, depth: AttackDepth::Silent });
     assert!(crowd.evicted() > 1_000, "{:?}", crowd.failures);
 }
 
 #[test]
 fn clients_that_name_a_device_and_then_are_silent_keep_nobody_out() {
     for (addresses, per_second) in [(2, 80), (100, 1_000)] {
-        devices_get_in_during(Attack { addresses, per_second, depth: Depth::NamesAnIdentity });
+        devices_get_in_during(HandshakeAttack { addresses, per_second, depth: AttackDepth::NamesAnIdentity });
     }
 }
 
@@ -77,7 +78,7 @@ fn thousands_of_devices_behind_one_address_get_in_after_a_power_cut() {
 #[test]
 fn hundreds_of_devices_behind_one_address_get_in_during_an_attack_from_elsewhere() {
     let mut crowd = Crowd::new(DtlsConfig::default());
-    crowd.attack(Attack { addresses: 100, per_second: 500, depth: Depth::Silent });
+    crowd.attack(HandshakeAttack { addresses: 100, per_second: 500, depth: AttackDepth::Silent });
     crowd.run_for(Duration::from_secs(5));
     for number in 0..400 {
         crowd.add(behind_the_nat(number), Duration::from_millis(number.into()) * 2);
@@ -90,7 +91,7 @@ fn hundreds_of_devices_behind_one_address_get_in_during_an_attack_from_elsewhere
 #[test]
 fn devices_get_in_beside_an_attacker_at_their_own_address() {
     let mut crowd = Crowd::new(DtlsConfig::default());
-    crowd.attack(Attack { addresses: 1, per_second: 80, depth: Depth::Silent });
+    crowd.attack(HandshakeAttack { addresses: 1, per_second: 80, depth: AttackDepth::Silent });
     crowd.run_for(Duration::from_secs(40));
     for number in 0..50 {
         // The address of the attack.

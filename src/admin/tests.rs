@@ -5,13 +5,13 @@ use super::*;
 use crate::driver::control::{self, DriverRequest};
 
 /// An admin listener, with a driver that answers or one that is stuck.
-struct Rig {
+struct TestAdmin {
     address: SocketAddr,
     conditions: Conditions,
     metrics: Arc<Metrics>,
 }
 
-impl Rig {
+impl TestAdmin {
     async fn start() -> Self {
         let (control, mut requests) = control::control();
         tokio::spawn(async move {
@@ -35,11 +35,11 @@ impl Rig {
         Self::start_for(PATIENCE, control).await
     }
 
-    async fn start_for(patience: Patience, control: Control) -> Self {
+    async fn start_for(patience: ConnectionTimeouts, control: Control) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (metrics, conditions) = (Arc::new(Metrics::default()), Conditions::default());
-        let sources = Sources::new(Arc::clone(&metrics), conditions.clone(), control);
+        let sources = AdminSources::new(Arc::clone(&metrics), conditions.clone(), control);
         tokio::spawn(serve_with(patience, listener, sources));
         Self { address, conditions, metrics }
     }
@@ -61,7 +61,7 @@ impl Rig {
 
 #[tokio::test]
 async fn the_page_of_metrics_has_what_was_counted_and_what_the_driver_tells() {
-    let rig = Rig::start().await;
+    let rig = TestAdmin::start().await;
     rig.metrics.transport.send_errors.inc();
     let answer = rig.ask("GET /metrics").await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
@@ -73,7 +73,7 @@ async fn the_page_of_metrics_has_what_was_counted_and_what_the_driver_tells() {
 #[tokio::test]
 async fn who_asks_often_does_not_keep_the_driver_busy() {
     let (control, mut requests) = control::control();
-    let rig = Rig::start_with(control).await;
+    let rig = TestAdmin::start_with(control).await;
     let driver = tokio::spawn(async move {
         let Some(DriverRequest::Snapshot(asker)) = requests.recv().await else {
             panic!("it is asked for something else")
@@ -89,11 +89,11 @@ async fn who_asks_often_does_not_keep_the_driver_busy() {
 
 #[tokio::test]
 async fn the_program_is_alive_as_long_as_the_driver_answers() {
-    let rig = Rig::start().await;
+    let rig = TestAdmin::start().await;
     assert!(rig.ask("GET /healthz").await.starts_with("HTTP/1.1 200 OK\r\n"));
     let (control, requests) = control::control();
     drop(requests);
-    let rig = Rig::start_with(control).await;
+    let rig = TestAdmin::start_with(control).await;
     let answer = rig.ask("GET /healthz").await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("the driver does not answer\n"), "{answer}");
     assert!(rig.ask("GET /metrics").await.contains("\nlwm2m_event_loop_up 0\n"));
@@ -101,7 +101,7 @@ async fn the_program_is_alive_as_long_as_the_driver_answers() {
 
 #[tokio::test]
 async fn the_program_is_ready_when_nothing_is_down() {
-    let rig = Rig::start().await;
+    let rig = TestAdmin::start().await;
     let broker = rig.conditions.add("broker");
     rig.conditions.add("dtls").set(ConditionState::Off, "no certificate");
     let answer = rig.ask("GET /readyz").await;
@@ -120,7 +120,7 @@ async fn the_program_is_ready_when_nothing_is_down() {
 
 #[tokio::test]
 async fn head_has_no_body_and_nothing_else_is_taken() {
-    let rig = Rig::start().await;
+    let rig = TestAdmin::start().await;
     let head = rig.ask("HEAD /metrics").await;
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
     let post = rig.ask("POST /metrics").await;
@@ -132,7 +132,7 @@ async fn head_has_no_body_and_nothing_else_is_taken() {
 
 #[tokio::test]
 async fn a_head_that_is_too_large_is_refused() {
-    let rig = Rig::start().await;
+    let rig = TestAdmin::start().await;
     let long = format!("GET /metrics HTTP/1.1\r\nHost: gateway\r\nCookie: {}\r\n\r\n", "x".repeat(64 * 1024));
     let answer = rig.send(long.as_bytes()).await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
@@ -143,12 +143,13 @@ async fn a_head_that_is_too_large_is_refused() {
 }
 
 /// Time plays no part.
-const FOR_EVER: Patience = Patience { head: Duration::from_secs(600), whole: Duration::from_secs(600) };
+const FOR_EVER: ConnectionTimeouts =
+    ConnectionTimeouts { head: Duration::from_secs(600), whole: Duration::from_secs(600) };
 
 #[tokio::test]
 async fn a_head_that_does_not_come_at_once_ends_its_connection() {
     let (control, _requests) = control::control();
-    let rig = Rig::start_for(Patience { head: Duration::from_millis(50), ..FOR_EVER }, control).await;
+    let rig = TestAdmin::start_for(ConnectionTimeouts { head: Duration::from_millis(50), ..FOR_EVER }, control).await;
     for begun in ["", "GET /healthz HTTP/1.1\r\nHost: gate"] {
         let mut stream = TcpStream::connect(rig.address).await.unwrap();
         stream.write_all(begun.as_bytes()).await.unwrap();
@@ -169,7 +170,7 @@ async fn probes_are_answered_however_many_connections_are_half_open() {
             asker.send(()).unwrap();
         }
     });
-    let rig = Rig::start_for(FOR_EVER, control).await;
+    let rig = TestAdmin::start_for(FOR_EVER, control).await;
     let mut half_open = Vec::new();
     for _ in 0..5 * CONNECTIONS {
         let mut stream = TcpStream::connect(rig.address).await.unwrap();

@@ -32,19 +32,19 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
+use crate::conditions::{ConditionState, Conditions};
 use crate::driver::control::Control;
 use crate::driver::monotonic_now;
-
-use super::metrics::Metrics;
-use super::page::{self, Page};
-use super::snapshot::DriverSnapshot;
-use crate::conditions::{ConditionState, Conditions};
+use crate::observability::metrics::Metrics;
+use crate::observability::page::{self, MetricsPage};
+use crate::observability::snapshot::DriverSnapshot;
 
 /// At once; for one more the oldest goes, of those that have not sent their head if there is one.
 const CONNECTIONS: usize = 64;
 /// Whoever has something to ask sends the head at once. A connection is for one request, and whatever happens on it, it is
 /// over in the end.
-const PATIENCE: Patience = Patience { head: Duration::from_secs(1), whole: Duration::from_secs(10) };
+const PATIENCE: ConnectionTimeouts =
+    ConnectionTimeouts { head: Duration::from_secs(1), whole: Duration::from_secs(10) };
 /// The least that hyper can do with is 8 KiB.
 const HEAD_BYTES: usize = 8 * 1024;
 const HEADERS: usize = 32;
@@ -62,26 +62,26 @@ pub struct AdminConfig {
 
 /// Where the answers come from.
 #[derive(Clone, Debug)]
-pub struct Sources {
+pub struct AdminSources {
     metrics: Arc<Metrics>,
     conditions: Conditions,
     control: Control,
-    told: Arc<Mutex<Option<Told>>>,
+    told: Arc<Mutex<Option<CachedSnapshot>>>,
 }
 
 /// What the driver told last.
 #[derive(Debug)]
-struct Told {
+struct CachedSnapshot {
     asked: Instant,
     /// `None` if it was silent.
     snapshot: Option<DriverSnapshot>,
 }
 
-type Answer = Response<Full<Bytes>>;
+type HttpResponse = Response<Full<Bytes>>;
 
 /// How long a connection may take.
 #[derive(Clone, Copy, Debug)]
-struct Patience {
+struct ConnectionTimeouts {
     /// To the end of the head.
     head: Duration,
     whole: Duration,
@@ -89,22 +89,22 @@ struct Patience {
 
 /// The open connections, the oldest first.
 #[derive(Debug, Default)]
-struct Connections(VecDeque<Open>);
+struct AdminConnections(VecDeque<AdminConnection>);
 
 #[derive(Debug)]
-struct Open {
+struct AdminConnection {
     task: AbortHandle,
     /// Whether its head has come.
     asked: Arc<AtomicBool>,
 }
 
 /// Serves for as long as it is polled.
-pub async fn serve(listener: TcpListener, sources: Sources) {
+pub async fn serve(listener: TcpListener, sources: AdminSources) {
     serve_with(PATIENCE, listener, sources).await;
 }
 
-async fn serve_with(patience: Patience, listener: TcpListener, sources: Sources) {
-    let mut connections = Connections::default();
+async fn serve_with(patience: ConnectionTimeouts, listener: TcpListener, sources: AdminSources) {
+    let mut connections = AdminConnections::default();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -112,7 +112,7 @@ async fn serve_with(patience: Patience, listener: TcpListener, sources: Sources)
                 let (sources, asked) = (sources.clone(), Arc::new(AtomicBool::new(false)));
                 let served = Arc::clone(&asked);
                 let task = tokio::spawn(async move { serve_connection(patience, stream, &sources, &served).await });
-                connections.0.push_back(Open { task: task.abort_handle(), asked });
+                connections.0.push_back(AdminConnection { task: task.abort_handle(), asked });
             }
             Err(error) => {
                 debug!(%error, "an admin connection was not accepted");
@@ -122,9 +122,9 @@ async fn serve_with(patience: Patience, listener: TcpListener, sources: Sources)
     }
 }
 
-impl Connections {
+impl AdminConnections {
     /// Closes a connection where there are as many as there may be.
-    fn make_room(&mut self, sources: &Sources) {
+    fn make_room(&mut self, sources: &AdminSources) {
         self.0.retain(|open| !open.task.is_finished());
         if self.0.len() < CONNECTIONS {
             return;
@@ -137,7 +137,7 @@ impl Connections {
     }
 }
 
-async fn serve_connection(patience: Patience, stream: TcpStream, sources: &Sources, asked: &AtomicBool) {
+async fn serve_connection(patience: ConnectionTimeouts, stream: TcpStream, sources: &AdminSources, asked: &AtomicBool) {
     let service = service_fn(|request| {
         asked.store(true, Ordering::Relaxed);
         async move { Ok::<_, Infallible>(sources.answer(&request).await) }
@@ -156,12 +156,12 @@ async fn serve_connection(patience: Patience, stream: TcpStream, sources: &Sourc
     }
 }
 
-impl Sources {
+impl AdminSources {
     pub fn new(metrics: Arc<Metrics>, conditions: Conditions, control: Control) -> Self {
         Self { metrics, conditions, control, told: Arc::default() }
     }
 
-    async fn answer(&self, request: &Request<Incoming>) -> Answer {
+    async fn answer(&self, request: &Request<Incoming>) -> HttpResponse {
         // Of an answer to HEAD hyper leaves the body out.
         let answer = match (request.method(), request.uri().path()) {
             (&(Method::GET | Method::HEAD), "/metrics") => self.metrics().await,
@@ -176,8 +176,8 @@ impl Sources {
         answer
     }
 
-    async fn metrics(&self) -> Answer {
-        let page = Page { metrics: Arc::clone(&self.metrics), snapshot: self.snapshot().await };
+    async fn metrics(&self) -> HttpResponse {
+        let page = MetricsPage { metrics: Arc::clone(&self.metrics), snapshot: self.snapshot().await };
         answer(StatusCode::OK, page::CONTENT_TYPE, page.text())
     }
 
@@ -185,24 +185,24 @@ impl Sources {
     async fn snapshot(&self) -> Option<DriverSnapshot> {
         // Who comes meanwhile waits for the same answer.
         let mut told = self.told.lock().await;
-        if let Some(Told { asked, snapshot }) = &*told
+        if let Some(CachedSnapshot { asked, snapshot }) = &*told
             && monotonic_now() - *asked < FRESH
         {
             return snapshot.clone();
         }
         let snapshot = self.control.snapshot().await.ok();
-        *told = Some(Told { asked: monotonic_now(), snapshot: snapshot.clone() });
+        *told = Some(CachedSnapshot { asked: monotonic_now(), snapshot: snapshot.clone() });
         snapshot
     }
 
-    async fn health(&self) -> Answer {
+    async fn health(&self) -> HttpResponse {
         match self.control.ping().await {
             Ok(()) => text(StatusCode::OK, "ok\n"),
             Err(silent) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{silent}\n")),
         }
     }
 
-    fn readiness(&self) -> Answer {
+    fn readiness(&self) -> HttpResponse {
         let statuses = self.conditions.statuses();
         let ready = statuses.values().all(|condition| condition.state != ConditionState::Down);
         let conditions: serde_json::Map<String, Value> = statuses
@@ -222,17 +222,17 @@ impl Sources {
     }
 }
 
-fn not_allowed() -> Answer {
+fn not_allowed() -> HttpResponse {
     let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD\n");
     answer.headers_mut().insert(ALLOW, "GET, HEAD".parse().expect("a header"));
     answer
 }
 
-fn text(status: StatusCode, text: impl Into<String>) -> Answer {
+fn text(status: StatusCode, text: impl Into<String>) -> HttpResponse {
     answer(status, "text/plain; charset=utf-8", text.into())
 }
 
-fn answer(status: StatusCode, content_type: &'static str, body: String) -> Answer {
+fn answer(status: StatusCode, content_type: &'static str, body: String) -> HttpResponse {
     let builder = Response::builder().status(status).header(CONTENT_TYPE, content_type);
     let builder = builder.header(CACHE_CONTROL, "no-store");
     builder.body(Full::new(Bytes::from(body))).expect("the headers are constants")
