@@ -1,4 +1,5 @@
-//! The command line, and the commands that only look: `check`, `emqx-config` and `objects`.
+//! The command line: parses the arguments, runs the command and maps the result to an exit code. The commands that do not
+//! serve devices are here: `check`, `emqx-config` and `objects`.
 
 mod check;
 mod connect;
@@ -6,20 +7,25 @@ mod objects;
 mod suggestions;
 
 use std::env;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser};
 
+use crate::app;
 use crate::config::Config;
 use crate::definitions::{self, Definitions};
+#[cfg(feature = "embedded")]
+use crate::demo;
+use crate::observability::logging;
 use crate::upstream::UpstreamConfig;
 use crate::upstream::exproto::emqx::EmqxConfig;
 
-pub use check::check;
-pub use objects::objects;
-pub use suggestions::suggestion;
+use check::check;
+use objects::objects;
+use suggestions::suggestion;
 
 const HELP: &str = "Examples:
   lwm2m-gateway demo                            see the whole loop, without a device and without EMQX
@@ -39,13 +45,13 @@ deploy/lwm2m-gateway.toml has every key of the configuration with its default, d
 /// Connects LwM2M devices to an MQTT broker, primarily EMQX
 #[derive(Debug, Parser)]
 #[command(name = "lwm2m-gateway", version, after_help = HELP)]
-pub struct Arguments {
+struct Arguments {
     #[command(subcommand)]
-    pub command: Subcommand,
+    command: Subcommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-pub enum Subcommand {
+enum Subcommand {
     /// Serve devices until Ctrl-C or SIGTERM
     Run {
         #[command(flatten)]
@@ -90,7 +96,7 @@ pub enum Subcommand {
 }
 
 #[derive(Debug, Args)]
-pub struct ConfigFile {
+struct ConfigFile {
     /// The configuration, a TOML file; without it all defaults are in force
     #[arg(short = 'c', long = "config", value_name = "FILE")]
     file: Option<PathBuf>,
@@ -98,13 +104,70 @@ pub struct ConfigFile {
 
 impl ConfigFile {
     /// Returns the file with the environment over it.
-    pub fn load(&self) -> anyhow::Result<Config> {
+    fn load(&self) -> anyhow::Result<Config> {
         Ok(Config::load(self.file.as_deref(), env::vars_os())?)
     }
 }
 
+/// Runs the program with the arguments of the process. The exit code is 0 for success, 1 for failure, 2 for wrong usage.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return wrong_usage(&error),
+    };
+    match execute(arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader of a list has closed it early: `objects | head`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lwm2m-gateway: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(command: Subcommand) -> anyhow::Result<()> {
+    match command {
+        #[cfg(feature = "embedded")]
+        Subcommand::Run { config, embedded: true } => serve(config.load()?, |config| app::run(config, true)),
+        Subcommand::Run { config, .. } => serve(config.load()?, |config| app::run(config, false)),
+        #[cfg(feature = "embedded")]
+        Subcommand::Demo { config, once } => {
+            serve(demo::with_quiet_log(config.load()?), |config| demo::run(config, once))
+        }
+        Subcommand::Check { config, connect } => check(&config, connect, &mut io::stdout().lock()),
+        Subcommand::EmqxConfig { config } => emqx_config(&config, &mut io::stdout().lock()),
+        Subcommand::Objects { query, config } => objects(&query, &config, &mut io::stdout().lock()),
+    }
+}
+
+/// Starts the log and the asynchronous runtime, and runs the work to its end.
+fn serve<F>(config: Config, work: impl FnOnce(Config) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    logging::start(&config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(work(config))
+}
+
+/// Prints the error, or the help or version that was asked for, and returns or ends with its exit code.
+fn wrong_usage(error: &clap::Error) -> ExitCode {
+    match suggestion(error) {
+        None => error.exit(),
+        Some(meant) => {
+            eprint!("{error}\n  tip: did you mean 'lwm2m-gateway {meant}'?\n");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
 /// Prints EMQX's side of the link.
-pub fn emqx_config(config: &ConfigFile, output: &mut impl Write) -> anyhow::Result<()> {
+fn emqx_config(config: &ConfigFile, output: &mut impl Write) -> anyhow::Result<()> {
     let config = config.load()?;
     let UpstreamConfig::ExProto(settings) = &config.upstream else {
         bail!("with upstream.kind = \"mqtt\" the devices use EMQX's MQTT listener: it needs nothing else for them");

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use lwm2m_core::lwm2m::model::{BrokenFile, Model, Object, Version, xml};
 
 /// The folder that is read where the configuration names none. It need not be there.
-pub const DEFAULT_FOLDER: &str = "xml";
+pub(crate) const DEFAULT_FOLDER: &str = "xml";
 
 /// The place that a built-in definition comes from.
 const BUILT_IN: &str = "built in";

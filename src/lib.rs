@@ -22,6 +22,10 @@
 //! [`reload`] reads changed files while the program runs, and [`driver::control`] carries changes and questions to the
 //! driver.
 //!
+//! A module is public only where a test, a bench or `main.rs` uses it. The modules form no circle: `admin` and `reload` stand
+//! above `driver`, which stands above `store`, `credentials` and `upstream`; `observability` knows the metrics of `upstream`
+//! and nothing of the driver.
+//!
 //! Invariants of this crate:
 //! - Only [`upstream`] knows the messages of ExProto and the packets of MQTT; only [`transport`] knows the devices' sockets.
 //! - Only [`store`] knows the file that outlives the process; no device waits for it.
@@ -30,14 +34,14 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 mod admin;
-pub mod app;
-pub mod cli;
+mod app;
+mod cli;
 pub mod conditions;
 pub mod config;
 pub mod credentials;
 pub mod definitions;
 #[cfg(feature = "embedded")]
-pub mod demo;
+mod demo;
 mod descriptors;
 pub mod driver;
 mod errors;
@@ -49,3 +53,5 @@ pub mod store;
 pub mod tls;
 pub mod transport;
 pub mod upstream;
+
+pub use cli::main;

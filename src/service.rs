@@ -11,12 +11,12 @@ use sd_notify::NotifyState;
 use tracing::{debug, warn};
 
 /// Everything is bound, devices are served.
-pub fn ready() {
+pub(crate) fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
 /// The configuration is read anew; [`ready`] says that it is done.
-pub fn reloading() {
+pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         // systemd.service(5), Type=notify-reload: the time tells this reload from one that was asked for before.
         Ok(now) => tell(&[NotifyState::Reloading, now]),
@@ -25,7 +25,7 @@ pub fn reloading() {
 }
 
 /// The end has begun.
-pub fn stopping() {
+pub(crate) fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 

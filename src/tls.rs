@@ -115,7 +115,7 @@ impl fmt::Debug for Connector {
 }
 
 /// A connector as these settings have it, for those who build their own connections of it.
-pub fn builder(settings: &TlsConfig) -> Result<SslConnectorBuilder, TlsError> {
+pub(crate) fn builder(settings: &TlsConfig) -> Result<SslConnectorBuilder, TlsError> {
     let mut builder = SslConnector::builder(SslMethod::tls_client())?;
     builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
     match &settings.cacertfile {
@@ -134,7 +134,7 @@ pub fn builder(settings: &TlsConfig) -> Result<SslConnectorBuilder, TlsError> {
 }
 
 /// What name the other side has to show, on a connection that somebody else makes with such a connector.
-pub fn expect_name(configuration: &mut ConnectConfiguration, settings: &TlsConfig) -> Result<(), ErrorStack> {
+pub(crate) fn expect_name(configuration: &mut ConnectConfiguration, settings: &TlsConfig) -> Result<(), ErrorStack> {
     let verifies = settings.verify == Verify::Peer;
     configuration.set_verify_hostname(verifies && settings.server_name.is_none());
     let Some(name) = &settings.server_name else { return Ok(()) };
@@ -148,7 +148,7 @@ pub fn expect_name(configuration: &mut ConnectConfiguration, settings: &TlsConfi
 }
 
 /// The certificates of a PEM file, at least one.
-pub fn read_certificates(file: &Path) -> Result<Vec<X509>, TlsError> {
+fn read_certificates(file: &Path) -> Result<Vec<X509>, TlsError> {
     let certificates = X509::stack_from_pem(&read(file)?).unwrap_or_default();
     if certificates.is_empty() {
         return Err(TlsError::NoCertificate(file.to_owned()));
@@ -157,7 +157,7 @@ pub fn read_certificates(file: &Path) -> Result<Vec<X509>, TlsError> {
 }
 
 /// The first private key of a PEM file.
-pub fn read_key(file: &Path) -> Result<PKey<Private>, TlsError> {
+fn read_key(file: &Path) -> Result<PKey<Private>, TlsError> {
     let pem = zeroize::Zeroizing::new(read(file)?);
     // With a passphrase of our own, or OpenSSL would ask for one at the terminal.
     PKey::private_key_from_pem_passphrase(&pem, b"").map_err(|_| TlsError::NoKey(file.to_owned()))

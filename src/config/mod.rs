@@ -38,8 +38,7 @@ use crate::transport::UdpListener;
 use crate::upstream;
 use lwm2m_core::gateway;
 
-use reader::ConfigReader;
-pub use reader::Mistake;
+use reader::{ConfigReader, Mistake};
 
 /// Everything that an operator can choose, checked.
 #[derive(Clone, Debug)]
@@ -143,7 +142,7 @@ const RELOADED: [&str; 20] = [
 ];
 
 /// Returns whether a changed key of the configuration takes effect while the program runs.
-pub fn takes_effect_at_once(key: &str) -> bool {
+pub(crate) fn takes_effect_at_once(key: &str) -> bool {
     RELOADED.iter().any(|reloaded| key == *reloaded || (reloaded.ends_with('.') && key.starts_with(reloaded)))
 }
 

@@ -11,7 +11,10 @@ mod keys;
 mod psk_file;
 mod psk_http;
 
-pub use files::{Credentials, CredentialsConfig, CredentialsError, OnError};
+pub use files::CredentialsConfig;
+pub(crate) use files::{CredentialsError, OnError};
 pub use keys::{FileKeys, KeyFinder};
-pub use psk_file::{Encoding, PskFileConfig, PskFileContents, PskFileError};
-pub use psk_http::{KeyServiceClient, KeyServiceError, KeyServiceSetUpError, PLACEHOLDER, PskHttpConfig};
+pub use psk_file::Encoding;
+pub(crate) use psk_file::{PskFileConfig, PskFileContents};
+pub(crate) use psk_http::PLACEHOLDER;
+pub use psk_http::{KeyServiceClient, KeyServiceError, PskHttpConfig};

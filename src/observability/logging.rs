@@ -114,7 +114,7 @@ where
 }
 
 /// Changes what is logged from now on; nothing where no log was started.
-pub fn set_filter(filter: &LogFilter) -> Result<(), reload::Error> {
+pub(crate) fn set_filter(filter: &LogFilter) -> Result<(), reload::Error> {
     let filter = EnvFilter::try_new(&filter.0).expect("a filter was checked when it was made");
     SET_FILTER.get().map_or(Ok(()), |set| set(filter))
 }

@@ -20,7 +20,8 @@ use crate::upstream::metrics::UpstreamMetrics;
 
 use labels::{ChangeLabel, DirectionLabel};
 
-pub use reloads::{ReloadMetrics, ReloadPart};
+pub use reloads::ReloadMetrics;
+pub(crate) use reloads::ReloadPart;
 pub use reports::CoreMetrics;
 
 /// The metrics of the whole program. One of these exists; it is shared by all who count.

@@ -1,10 +1,10 @@
 //! What an operator sees of the running program: the log, the metrics and the health checks. It shows the metrics of the
 //! upstream, which knows nothing of it.
 
-pub mod log;
+pub(crate) mod log;
 pub mod logging;
 pub mod metrics;
 pub mod page;
-pub mod process;
+mod process;
 mod repeats;
 pub mod snapshot;

@@ -14,7 +14,7 @@ use super::metrics::Metrics;
 use super::process;
 use super::snapshot::DriverSnapshot;
 
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The metrics of one scrape. The series are the same however many devices there are.
 #[derive(Clone, Debug)]

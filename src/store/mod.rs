@@ -182,7 +182,7 @@ impl Store {
 ///
 /// # Errors
 /// If another process uses it, or the system does not allow it.
-pub fn try_out(settings: &StoreConfig) -> Result<(), StoreError> {
+pub(crate) fn try_out(settings: &StoreConfig) -> Result<(), StoreError> {
     let file = &settings.file;
     let not_opened = |error| StoreError::NotOpened { file: file.clone(), error };
     match OpenOptions::new().read(true).write(true).open(file) {

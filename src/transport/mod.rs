@@ -2,4 +2,5 @@
 
 mod udp;
 
-pub use udp::{ReceiveBatch, Security, UdpListener, UdpSockets};
+pub(crate) use udp::ReceiveBatch;
+pub use udp::{Security, UdpListener, UdpSockets};
