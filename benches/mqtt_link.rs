@@ -12,7 +12,7 @@ use lwm2m_base::secret::Secret;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ClientInfo, RegistrationId};
 use lwm2m_gateway::conditions::Conditions;
 use lwm2m_gateway::tls;
-use lwm2m_gateway::upstream::mqtt::{Link, MqttConfig, Version};
+use lwm2m_gateway::upstream::mqtt::{MqttConfig, MqttLink, ProtocolVersion};
 
 /// Connects that are under way at once: Mosquitto's backlog is 100.
 const AT_ONCE: u64 = 64;
@@ -38,7 +38,8 @@ async fn main() {
     }
     rlimit::increase_nofile_limit(u64::MAX).expect("the limit is known");
     let before = resident();
-    let mut link = Link::start(settings(broker), Arc::default(), Conditions::default().add("broker")).expect("a link");
+    let mut link =
+        MqttLink::start(settings(broker), Arc::default(), Conditions::default().add("broker")).expect("a link");
     let begun = Instant::now();
     let (mut asked, mut connected) = (0, 0);
     while connected < devices {
@@ -62,7 +63,7 @@ fn settings(broker: String) -> MqttConfig {
     MqttConfig {
         brokers: vec![broker],
         ssl: tls::TlsConfig::default(),
-        version: Version::V5,
+        version: ProtocolVersion::V5,
         keep_alive: Duration::from_secs(600),
         window: 8,
         max_packet_size: 1 << 20,

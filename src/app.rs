@@ -26,7 +26,7 @@ use crate::reload::{ReloadableDefinitions, ReloadableSettings, Reloading};
 use crate::service::{self, Watchdog};
 use crate::store::{OpenedStore, Store, StoreContents};
 use crate::transport::{Security, UdpListener, UdpSockets};
-use crate::upstream::{self, Link};
+use crate::upstream::{self, UpstreamLink};
 use lwm2m_core::gateway::Gateway;
 use lwm2m_core::lwm2m::model::BrokenFile;
 
@@ -119,7 +119,8 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let enabled = config.store.enable.unwrap_or(!embedded);
     let opened = || Store::open(&config.store, &config.listeners, unix_time, Arc::clone(&metrics));
     let store = enabled.then(opened).transpose()?;
-    let link = Link::start(config.upstream.clone(), Arc::clone(&metrics.upstream), conditions.add("broker")).await?;
+    let link =
+        UpstreamLink::start(config.upstream.clone(), Arc::clone(&metrics.upstream), conditions.add("broker")).await?;
     let listener = admin_listener(&config.admin, embedded).await?;
     let (udp, dtls) = bound_addresses(&config.listeners, &sockets)?;
     let addresses = BoundAddresses {

@@ -23,7 +23,7 @@ use crate::observability::snapshot::DriverSnapshot;
 use crate::service::Watchdog;
 use crate::store::Store;
 use crate::transport::{ReceiveBatch, UdpSockets};
-use crate::upstream::Link;
+use crate::upstream::UpstreamLink;
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_dtls::credentials::{KeyAnswer, PskIdentity};
 
@@ -39,7 +39,7 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 pub struct Driver {
     gateway: Gateway,
     sockets: UdpSockets,
-    link: Link,
+    link: UpstreamLink,
     metrics: Arc<Metrics>,
     log: Log,
     store: Option<Store>,
@@ -67,7 +67,7 @@ impl Driver {
     pub fn new(
         gateway: Gateway,
         sockets: UdpSockets,
-        link: Link,
+        link: UpstreamLink,
         store: Option<Store>,
         requests: mpsc::Receiver<DriverRequest>,
         metrics: Arc<Metrics>,
@@ -272,7 +272,7 @@ impl Driver {
             asleep: self.gateway.sleeping_devices(now),
             devices_limit: self.gateway.devices_limit(),
             command_bytes_limit: self.gateway.command_bytes_limit(),
-            upstream: self.link.occupancy(),
+            upstream: self.link.table_sizes(),
         }
     }
 

@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::errors::{one_line, plain};
 use crate::store;
 use crate::transport::{Security, UdpSockets};
-use crate::upstream::{Link, UpstreamConfig};
+use crate::upstream::{UpstreamConfig, UpstreamLink};
 use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, ClientInfo, ConnectError, Publication, RegistrationId, Ticket, UplinkClass,
 };
@@ -158,7 +158,7 @@ async fn try_broker(config: &Config, upstream: UpstreamConfig, endpoint: &str) -
         Err(error) => return vec![problem(format!("no topics for a device {endpoint}: {error}"))],
     };
     let conditions = Conditions::default();
-    let link = Link::start(upstream, Arc::default(), conditions.add("broker")).await;
+    let link = UpstreamLink::start(upstream, Arc::default(), conditions.add("broker")).await;
     let mut link = match link {
         Ok(link) => link,
         Err(error) => return vec![problem(in_use(&error, error.to_string()))],
@@ -200,7 +200,7 @@ async fn try_broker(config: &Config, upstream: UpstreamConfig, endpoint: &str) -
 }
 
 /// Publishes to every topic of the device; with QoS 1, so that a denied publication is told.
-async fn try_publications(link: &mut Link, name: &str, topics: Vec<String>) -> Vec<ConnectCheck> {
+async fn try_publications(link: &mut UpstreamLink, name: &str, topics: Vec<String>) -> Vec<ConnectCheck> {
     let mut found = Vec::new();
     for (topic, number) in topics.into_iter().zip(0..) {
         let publication = Publication {
@@ -226,7 +226,7 @@ async fn try_publications(link: &mut Link, name: &str, topics: Vec<String>) -> V
 }
 
 /// Returns whether the broker took the publication that is under way.
-async fn published(link: &mut Link) -> bool {
+async fn published(link: &mut UpstreamLink) -> bool {
     loop {
         match link.event().await {
             BrokerEvent::Published { .. } => return true,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::upstream::mqtt::{MqttConfig, Version};
+use crate::upstream::mqtt::{MqttConfig, ProtocolVersion};
 
 use super::groups::{check_queues, tls};
 use super::reader::ConfigReader;
@@ -17,11 +17,11 @@ const LARGEST_PACKET: usize = 268_435_460;
 
 pub fn settings(reader: &mut ConfigReader) -> MqttConfig {
     let key = |last: &str| format!("upstream.mqtt.{last}");
-    let versions = [("5", Version::V5), ("3.1.1", Version::V311)];
+    let versions = [("5", ProtocolVersion::V5), ("3.1.1", ProtocolVersion::V311)];
     let settings = MqttConfig {
         brokers: reader.read(&key("brokers"), vec!["127.0.0.1:1883".to_owned()], not_empty(list(broker_address))),
         ssl: tls(reader, "upstream.mqtt.ssl"),
-        version: reader.read(&key("version"), Version::V5, choice(versions)),
+        version: reader.read(&key("version"), ProtocolVersion::V5, choice(versions)),
         keep_alive: reader.read(&key("keep_alive"), 120 * SECOND, duration(Duration::ZERO..=LONGEST_KEEP_ALIVE)),
         window: reader.read(&key("max_inflight"), 8, whole(1..=1024)),
         max_packet_size: reader.read(&key("max_packet_size"), 8 * 1024 * 1024, whole(1024..=LARGEST_PACKET)),

@@ -18,7 +18,7 @@ pub struct DriverSnapshot {
     pub devices_limit: usize,
     /// Bytes of commands beyond which none may wait.
     pub command_bytes_limit: usize,
-    pub upstream: upstream::Occupancy,
+    pub upstream: upstream::UpstreamTableSizes,
 }
 
 impl DriverSnapshot {
@@ -92,7 +92,7 @@ impl DriverSnapshot {
         let upstream = &self.upstream;
         let clients = [("connected", upstream.connected), ("connecting", upstream.connecting)];
         gauges(page, "lwm2m_broker_clients", "Devices as clients of the broker by state.", "state", &clients)?;
-        let nodes = [("up", upstream.nodes_up), ("down", upstream.nodes_down)];
+        let nodes = [("up", upstream.nodes_available), ("down", upstream.nodes_unavailable)];
         gauges(page, "lwm2m_broker_nodes", "Broker nodes by availability.", "state", &nodes)
     }
 }

@@ -26,12 +26,12 @@ pub enum UpstreamConfig {
 }
 
 /// The link to the broker. Its state lives where it is polled.
-pub enum Link {
-    ExProto(Box<exproto::Link>),
-    Mqtt(Box<mqtt::Link>),
+pub enum UpstreamLink {
+    ExProto(Box<exproto::ExProtoLink>),
+    Mqtt(Box<mqtt::MqttLink>),
 }
 
-impl Link {
+impl UpstreamLink {
     /// A broker that is away is no error; `condition` says so.
     ///
     /// # Errors
@@ -43,9 +43,11 @@ impl Link {
     ) -> io::Result<Self> {
         Ok(match settings {
             UpstreamConfig::ExProto(settings) => {
-                Self::ExProto(Box::new(exproto::Link::start(settings, metrics, condition).await?))
+                Self::ExProto(Box::new(exproto::ExProtoLink::start(settings, metrics, condition).await?))
             }
-            UpstreamConfig::Mqtt(settings) => Self::Mqtt(Box::new(mqtt::Link::start(settings, metrics, condition)?)),
+            UpstreamConfig::Mqtt(settings) => {
+                Self::Mqtt(Box::new(mqtt::MqttLink::start(settings, metrics, condition)?))
+            }
         })
     }
 
@@ -58,10 +60,10 @@ impl Link {
     }
 
     /// How full it is; it looks at every device.
-    pub fn occupancy(&self) -> Occupancy {
+    pub fn table_sizes(&self) -> UpstreamTableSizes {
         match self {
-            Self::ExProto(link) => link.occupancy(),
-            Self::Mqtt(link) => link.occupancy(),
+            Self::ExProto(link) => link.table_sizes(),
+            Self::Mqtt(link) => link.table_sizes(),
         }
     }
 
@@ -93,7 +95,7 @@ impl Link {
 
 /// How full the link is, and how it stands with the broker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Occupancy {
+pub struct UpstreamTableSizes {
     /// Devices that are clients of the broker.
     pub connected: usize,
     /// Devices that are not, and will be if the broker takes them.
@@ -101,6 +103,6 @@ pub struct Occupancy {
     /// What waits to be published, and may wait.
     pub publications: usize,
     pub publications_limit: usize,
-    pub nodes_up: usize,
-    pub nodes_down: usize,
+    pub nodes_available: usize,
+    pub nodes_unavailable: usize,
 }

@@ -27,7 +27,7 @@ const ROUNDS: u64 = 6;
 const REST: Duration = Duration::from_secs(100);
 
 /// A broker with the link to it.
-pub trait Broker {
+pub trait BrokerModel {
     fn submit(&mut self, now: Instant, command: BrokerCommand);
     /// Does what is due.
     fn advance(&mut self, now: Instant);
@@ -47,13 +47,13 @@ pub trait Broker {
 
 /// What may happen, besides Registers, commands and answers.
 #[derive(Clone, Copy, Debug)]
-pub struct Weather {
+pub struct Disruptions {
     pub losses: bool,
     /// A publication may arrive once more when its acknowledgement was lost.
     pub repetitions: bool,
 }
 
-enum Happening {
+enum RaceStep {
     ToGateway(Vec<u8>),
     ToDevice(Vec<u8>),
     Register,
@@ -61,39 +61,39 @@ enum Happening {
     LoseConnection,
 }
 
-struct Scheduled {
+struct ScheduledStep {
     at: Instant,
     order: u64,
-    happening: Happening,
+    happening: RaceStep,
 }
 
-impl PartialEq for Scheduled {
+impl PartialEq for ScheduledStep {
     fn eq(&self, other: &Self) -> bool {
         (self.at, self.order) == (other.at, other.order)
     }
 }
 
-impl Eq for Scheduled {}
+impl Eq for ScheduledStep {}
 
-impl PartialOrd for Scheduled {
+impl PartialOrd for ScheduledStep {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Scheduled {
+impl Ord for ScheduledStep {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         (self.at, self.order).cmp(&(other.at, other.order))
     }
 }
 
-struct World<B> {
+struct RaceWorld<B> {
     now: Instant,
     gateway: Gateway,
     broker: B,
-    weather: Weather,
+    weather: Disruptions,
     rng: StdRng,
-    queue: BinaryHeap<Reverse<Scheduled>>,
+    queue: BinaryHeap<Reverse<ScheduledStep>>,
     order: u64,
     deadline: Option<Instant>,
     next_id: u16,
@@ -109,9 +109,9 @@ struct World<B> {
 }
 
 /// Plays one schedule. Panics if a registration or an answer is lost, or the order.
-pub fn race<B: Broker>(seed: u64, now: Instant, broker: B, qos: u8, weather: Weather) {
-    let mut world = World::new(seed, now, broker, qos, weather);
-    world.happens_in(Duration::ZERO, Happening::Register);
+pub fn race<B: BrokerModel>(seed: u64, now: Instant, broker: B, qos: u8, weather: Disruptions) {
+    let mut world = RaceWorld::new(seed, now, broker, qos, weather);
+    world.happens_in(Duration::ZERO, RaceStep::Register);
     world.run_for(Duration::from_secs(1));
     for number in 0..ROUNDS {
         world.round(number);
@@ -120,8 +120,8 @@ pub fn race<B: Broker>(seed: u64, now: Instant, broker: B, qos: u8, weather: Wea
     world.check(seed);
 }
 
-impl<B: Broker> World<B> {
-    fn new(seed: u64, now: Instant, broker: B, qos: u8, weather: Weather) -> Self {
+impl<B: BrokerModel> RaceWorld<B> {
+    fn new(seed: u64, now: Instant, broker: B, qos: u8, weather: Disruptions) -> Self {
         let mut settings = Config::default().gateway;
         let topics = &mut settings.translators;
         for translator in [&mut topics.command, &mut topics.response, &mut topics.register] {
@@ -150,14 +150,14 @@ impl<B: Broker> World<B> {
 
     /// A command, and perhaps Registers and a loss around its answer.
     fn round(&mut self, number: u64) {
-        self.happens_in(Duration::ZERO, Happening::Command(number));
+        self.happens_in(Duration::ZERO, RaceStep::Command(number));
         for _ in 0..self.rng.random_range(0..3) {
             let at = self.rng.random_range(Duration::ZERO..2 * APART);
-            self.happens_in(at, Happening::Register);
+            self.happens_in(at, RaceStep::Register);
         }
         if self.weather.losses && self.rng.random_bool(0.2) {
             let at = self.rng.random_range(Duration::ZERO..2 * APART);
-            self.happens_in(at, Happening::LoseConnection);
+            self.happens_in(at, RaceStep::LoseConnection);
         }
         let pause = if self.rng.random_bool(0.3) { 4_000 } else { 60 };
         let pause = self.rng.random_range(0..pause);
@@ -166,7 +166,7 @@ impl<B: Broker> World<B> {
 
     fn check(&mut self, seed: u64) {
         self.update();
-        self.happens_in(Duration::ZERO, Happening::Command(ROUNDS));
+        self.happens_in(Duration::ZERO, RaceStep::Command(ROUNDS));
         self.run_for(REST);
         let context = format!("seed {seed}: ended {:?}, told {:?}", self.ended, self.told);
         let updated = self.updated.and_then(|(_, code)| code);
@@ -212,7 +212,7 @@ impl<B: Broker> World<B> {
 
     fn step(&mut self) {
         if self.queue.peek().is_some_and(|Reverse(first)| first.at <= self.now) {
-            let Some(Reverse(Scheduled { happening, .. })) = self.queue.pop() else { return };
+            let Some(Reverse(ScheduledStep { happening, .. })) = self.queue.pop() else { return };
             self.happen(happening);
         }
         if self.deadline.is_some_and(|at| at <= self.now) {
@@ -229,25 +229,25 @@ impl<B: Broker> World<B> {
         }
     }
 
-    fn happen(&mut self, happening: Happening) {
+    fn happen(&mut self, happening: RaceStep) {
         match happening {
-            Happening::ToGateway(datagram) => {
+            RaceStep::ToGateway(datagram) => {
                 self.gateway.handle_datagram(self.now, peer(), &datagram);
                 self.drain();
             }
-            Happening::ToDevice(datagram) => self.device_hears(&Message::decode(&datagram).expect("a message")),
-            Happening::Register => self.register(),
+            RaceStep::ToDevice(datagram) => self.device_hears(&Message::decode(&datagram).expect("a message")),
+            RaceStep::Register => self.register(),
             // Nobody sends commands to a device that was never registered.
-            Happening::Command(number) if !self.location.is_empty() => self.broker.command(self.now, number),
-            Happening::Command(_) => {}
-            Happening::LoseConnection => self.broker.lose_connection(self.now),
+            RaceStep::Command(number) if !self.location.is_empty() => self.broker.command(self.now, number),
+            RaceStep::Command(_) => {}
+            RaceStep::LoseConnection => self.broker.lose_connection(self.now),
         }
     }
 
     fn drain(&mut self) {
         loop {
             match self.gateway.poll_output() {
-                Output::Transmit(transmit) => self.happens_in(ON_THE_WAY, Happening::ToDevice(transmit.datagram)),
+                Output::Transmit(transmit) => self.happens_in(ON_THE_WAY, RaceStep::ToDevice(transmit.datagram)),
                 Output::Broker(command) => {
                     if let BrokerCommand::Publish { publication, .. } = &command {
                         self.asked.push(publication.payload.clone());
@@ -264,10 +264,10 @@ impl<B: Broker> World<B> {
         }
     }
 
-    fn happens_in(&mut self, time: Duration, happening: Happening) {
+    fn happens_in(&mut self, time: Duration, happening: RaceStep) {
         self.order += 1;
         let at = self.now + time;
-        self.queue.push(Reverse(Scheduled { at, order: self.order, happening }));
+        self.queue.push(Reverse(ScheduledStep { at, order: self.order, happening }));
     }
 
     // -- The device ---------------------------------------------------------------------------------------------------
@@ -337,7 +337,7 @@ impl<B: Broker> World<B> {
     }
 
     fn device_says(&mut self, message: &Message, after: Duration) {
-        self.happens_in(after + ON_THE_WAY, Happening::ToGateway(message.encode()));
+        self.happens_in(after + ON_THE_WAY, RaceStep::ToGateway(message.encode()));
     }
 }
 

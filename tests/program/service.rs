@@ -20,7 +20,7 @@ use lwm2m_gateway::driver::{self, Driver, control};
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::service::Watchdog;
 use lwm2m_gateway::transport::UdpSockets;
-use lwm2m_gateway::upstream::{self, Link};
+use lwm2m_gateway::upstream::{self, UpstreamLink};
 use tempfile::TempDir;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,7 +95,7 @@ async fn driver(manager: &Manager, timeout: Duration) -> Driver {
     exproto.handler_bind = "127.0.0.1:0".parse().expect("an address");
     let metrics = Arc::new(Metrics::default());
     let sockets = UdpSockets::bind(&config.listeners).expect("free ports");
-    let link = Link::start(config.upstream, Arc::clone(&metrics.upstream), Conditions::default().add("emqx"))
+    let link = UpstreamLink::start(config.upstream, Arc::clone(&metrics.upstream), Conditions::default().add("emqx"))
         .await
         .expect("free ports");
     let now = driver::monotonic_now();

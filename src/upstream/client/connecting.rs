@@ -8,8 +8,8 @@ use tracing::debug;
 use lwm2m_core::gateway::broker::{BrokerEvent, ClientInfo, CloseReason, ConnectError, RegistrationId};
 
 use super::clients::ClientKey;
-use super::device::{Destination, Device};
-use super::{Devices, Protocol, Timer};
+use super::device::{Destination, UpstreamDevice};
+use super::{ClientTimer, Devices, Protocol};
 
 /// A device that was a client before is refused for good when the broker has refused it for so long and serves others: after
 /// a restart a broker may listen before its authentication is there.
@@ -18,8 +18,8 @@ const REFUSED_FOR_GOOD: Duration = Duration::from_secs(30);
 impl<P: Protocol> Devices<P> {
     pub(super) fn connect(&mut self, now: Instant, id: RegistrationId, client: ClientInfo) {
         let key = self.clients.add(&client.clientid, id);
-        self.devices.insert(id, Device::registered(now, client, key));
-        self.deadlines.set(Timer::Device(id), now + self.connect_timeout);
+        self.devices.insert(id, UpstreamDevice::registered(now, client, key));
+        self.deadlines.set(ClientTimer::Device(id), now + self.connect_timeout);
         self.supersede_older(now, key, id);
         self.advance(now, key);
     }

@@ -13,10 +13,10 @@ use super::targets::TargetId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 
-pub struct Device<P: Protocol> {
+pub struct UpstreamDevice<P: Protocol> {
     pub client: ClientInfo,
     pub key: ClientKey,
-    pub state: State<P>,
+    pub state: DeviceState<P>,
     /// Where the device is, or where it was last.
     pub destination: Option<Destination>,
     /// The last target did not serve the device: the next attempt goes to another one.
@@ -41,7 +41,7 @@ pub struct Device<P: Protocol> {
 }
 
 /// The states of a device, in the order in which it goes through them.
-pub enum State<P: Protocol> {
+pub enum DeviceState<P: Protocol> {
     /// An older registration of the clientid still publishes what is queued before it leaves, or the broker may still
     /// accept it.
     Held,
@@ -83,7 +83,7 @@ pub enum Destination {
 
 /// What all registrations of one clientid share.
 #[derive(Debug, Default)]
-pub struct Shared<Record> {
+pub struct ClientShared<Record> {
     /// Requests to make the device a client (Authenticate, CONNECT) that have no answer yet, and when they were sent. The
     /// broker may carry one out at any time, and then closes the connection that has the clientid.
     pub unanswered: BTreeMap<ConnectionId, Instant>,
@@ -94,10 +94,10 @@ pub struct Shared<Record> {
     pub protocol: Record,
 }
 
-impl<P: Protocol> Device<P> {
+impl<P: Protocol> UpstreamDevice<P> {
     /// Creates the record of a device that the core knows as connected by an earlier process.
     pub fn resumed(client: ClientInfo, key: ClientKey) -> Self {
-        let state = State::WaitingToReconnect(Wait::Turn);
+        let state = DeviceState::WaitingToReconnect(Wait::Turn);
         Self { state, connected_before: true, resumed: true, ..Self::new(client, key) }
     }
 
@@ -110,7 +110,7 @@ impl<P: Protocol> Device<P> {
         Self {
             client,
             key,
-            state: State::Held,
+            state: DeviceState::Held,
             destination: None,
             elsewhere: false,
             connected_before: false,
@@ -141,21 +141,24 @@ impl<P: Protocol> Device<P> {
     }
 
     pub fn is_ready(&self) -> bool {
-        matches!(self.state, State::Ready(_))
+        matches!(self.state, DeviceState::Ready(_))
     }
 }
 
 impl<P: Protocol> super::Devices<P> {
-    pub(in crate::upstream) fn state(&self, device: RegistrationId) -> Option<&State<P>> {
+    pub(in crate::upstream) fn state(&self, device: RegistrationId) -> Option<&DeviceState<P>> {
         self.devices.get(&device).map(|device| &device.state)
     }
 
     pub(in crate::upstream) fn is_ready(&self, device: RegistrationId) -> bool {
-        self.devices.get(&device).is_some_and(Device::is_ready)
+        self.devices.get(&device).is_some_and(UpstreamDevice::is_ready)
     }
 
     /// Returns what the registrations of the device's clientid share.
-    pub(in crate::upstream) fn shared_mut(&mut self, device: RegistrationId) -> Option<&mut Shared<P::SharedRecord>> {
+    pub(in crate::upstream) fn shared_mut(
+        &mut self,
+        device: RegistrationId,
+    ) -> Option<&mut ClientShared<P::SharedRecord>> {
         let key = self.devices.get(&device)?.key;
         self.clients.shared_mut(key)
     }

@@ -33,13 +33,13 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use tracing::debug;
 
-use crate::upstream::Occupancy;
+use crate::upstream::UpstreamTableSizes;
 use crate::upstream::metrics::UpstreamMetrics;
 use lwm2m_base::deadlines::Deadlines;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, RegistrationId};
 
 use clients::{ClientKey, Clients};
-use device::{ConnectionId, Destination, Device, Leaving, Shared, State};
+use device::{ClientShared, ConnectionId, Destination, DeviceState, Leaving, UpstreamDevice};
 use disturbances::Disturbances;
 use pace::Turns;
 use queue::Queues;
@@ -114,13 +114,13 @@ pub trait Protocol: Sized {
     fn deliver(devices: &mut Devices<Self>, now: Instant, id: RegistrationId, message: Self::Message);
 
     /// Returns the connection on which the broker was last asked to make the device a client.
-    fn requested_connection(device: &Device<Self>) -> Option<ConnectionId>;
+    fn requested_connection(device: &UpstreamDevice<Self>) -> Option<ConnectionId>;
 
     /// Ends the connection of an older registration that stays, or leaves, now that `newer` is ready.
     fn retire(devices: &mut Devices<Self>, now: Instant, older: RegistrationId, newer: RegistrationId);
 
     /// Gives what the removed device has not told the core to the newest registration of its clientid.
-    fn bequeath(devices: &mut Devices<Self>, now: Instant, device: Device<Self>);
+    fn bequeath(devices: &mut Devices<Self>, now: Instant, device: UpstreamDevice<Self>);
 
     /// Notes that a device waits for a target that is up.
     fn parked(_devices: &mut Devices<Self>) {}
@@ -135,8 +135,8 @@ pub trait Protocol: Sized {
 pub struct Devices<P: Protocol> {
     pub(super) protocol: P,
     pub(super) connect_timeout: Duration,
-    pub(super) devices: HashMap<RegistrationId, Device<P>>,
-    pub(super) clients: Clients<Shared<P::SharedRecord>>,
+    pub(super) devices: HashMap<RegistrationId, UpstreamDevice<P>>,
+    pub(super) clients: Clients<ClientShared<P::SharedRecord>>,
     /// Devices that wait for the broker to be there again.
     pub(super) parked: BTreeSet<RegistrationId>,
     pub(super) queues: Queues,
@@ -145,7 +145,7 @@ pub struct Devices<P: Protocol> {
     /// Devices that are connected again in their turn.
     pub(super) turns: Turns,
     pub(super) returning: Returning,
-    pub(super) deadlines: Deadlines<Timer<P::Timer>>,
+    pub(super) deadlines: Deadlines<ClientTimer<P::Timer>>,
     pub(super) actions: VecDeque<P::Action>,
     next_connection: u64,
     pub(super) rng: StdRng,
@@ -153,7 +153,7 @@ pub struct Devices<P: Protocol> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Timer<T> {
+pub enum ClientTimer<T> {
     /// What it means is the state's.
     Device(RegistrationId),
     /// An unanswered request of an older registration need not be waited for any longer.
@@ -166,7 +166,7 @@ pub enum Timer<T> {
 
 /// The limits that both upstreams have.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct LifecycleLimits {
     pub connect_timeout: Duration,
     pub connections_per_second: u32,
     pub queue_per_device: usize,
@@ -177,7 +177,7 @@ impl<P: Protocol> Devices<P> {
     pub fn with(
         protocol: P,
         targets: Targets<P::Faults>,
-        limits: Limits,
+        limits: LifecycleLimits,
         rng: StdRng,
         metrics: Arc<UpstreamMetrics>,
     ) -> Self {
@@ -227,15 +227,15 @@ impl<P: Protocol> Devices<P> {
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(timer) = self.deadlines.pop_expired(now) {
             match timer {
-                Timer::Device(device) => self.state_timed_out(now, device),
-                Timer::Held(device) => {
+                ClientTimer::Device(device) => self.state_timed_out(now, device),
+                ClientTimer::Held(device) => {
                     if let Some(key) = self.devices.get(&device).map(|device| device.key) {
                         self.advance(now, key);
                     }
                 }
-                Timer::Drain(device) => self.remove(now, device),
-                Timer::Protocol(timer) => P::timed_out(self, now, timer),
-                Timer::Turn => self.serve_turns(now),
+                ClientTimer::Drain(device) => self.remove(now, device),
+                ClientTimer::Protocol(timer) => P::timed_out(self, now, timer),
+                ClientTimer::Turn => self.serve_turns(now),
             }
         }
     }
@@ -254,16 +254,16 @@ impl<P: Protocol> Devices<P> {
     }
 
     /// Returns how many devices are in which state; it looks at each.
-    pub fn occupancy(&self) -> Occupancy {
+    pub fn table_sizes(&self) -> UpstreamTableSizes {
         let connected = self.devices.values().filter(|device| device.is_ready()).count();
-        let nodes_up = self.targets.up();
-        Occupancy {
+        let nodes_available = self.targets.up();
+        UpstreamTableSizes {
             connected,
             connecting: self.devices.len() - connected,
             publications: self.queues.len(),
             publications_limit: self.queues.limit(),
-            nodes_up,
-            nodes_down: self.targets.len() - nodes_up,
+            nodes_available,
+            nodes_unavailable: self.targets.len() - nodes_available,
         }
     }
 
@@ -287,21 +287,21 @@ impl<P: Protocol> Devices<P> {
         } else if !device.connected_before || self.queues.is_empty(device.key) {
             P::leave(self, now, id, leaving);
         } else if device.leaving.replace(leaving).is_none() {
-            self.deadlines.set(Timer::Drain(id), now + DRAIN_TIMEOUT);
+            self.deadlines.set(ClientTimer::Drain(id), now + DRAIN_TIMEOUT);
         }
     }
 
     /// Returns whether a device that leaves has no time left to publish, so that it is removed now.
     pub(super) fn drain_is_over(&self, now: Instant, id: RegistrationId) -> bool {
-        self.deadlines.get(Timer::Drain(id)).is_some_and(|end| end <= now)
+        self.deadlines.get(ClientTimer::Drain(id)).is_some_and(|end| end <= now)
     }
 
     fn state_timed_out(&mut self, now: Instant, id: RegistrationId) {
         match self.state(id) {
-            Some(State::WaitingToReconnect(wait)) => self.waited(now, id, *wait),
-            Some(State::Held) => self.gave_up(now, id, "the registration before it is still under way"),
-            Some(State::Connecting(_)) => P::attempt_timed_out(self, now, id),
-            Some(State::Ready(_)) => P::connection_due(self, now, id),
+            Some(DeviceState::WaitingToReconnect(wait)) => self.waited(now, id, *wait),
+            Some(DeviceState::Held) => self.gave_up(now, id, "the registration before it is still under way"),
+            Some(DeviceState::Connecting(_)) => P::attempt_timed_out(self, now, id),
+            Some(DeviceState::Ready(_)) => P::connection_due(self, now, id),
             None => {}
         }
     }
@@ -336,7 +336,7 @@ impl<P: Protocol> Devices<P> {
     pub(super) fn remove(&mut self, now: Instant, id: RegistrationId) {
         P::hang_up(self, now, id);
         let Some(device) = self.devices.remove(&id) else { return };
-        for timer in [Timer::Device(id), Timer::Held(id), Timer::Drain(id)] {
+        for timer in [ClientTimer::Device(id), ClientTimer::Held(id), ClientTimer::Drain(id)] {
             self.deadlines.cancel(timer);
         }
         self.parked.remove(&id);

@@ -16,7 +16,7 @@ const LATE: Duration = Duration::from_millis(100);
 
 /// When a device was active last; `None` is a device that this process has not heard of yet. The order is that of the
 /// turns.
-type Order = Reverse<Option<Instant>>;
+type TurnOrder = Reverse<Option<Instant>>;
 
 /// The devices that wait for their turn to be connected again.
 #[derive(Debug)]
@@ -24,8 +24,8 @@ pub struct Turns {
     interval: Duration,
     /// The earliest time of the next turn.
     next: Option<Instant>,
-    queue: BTreeSet<(Order, RegistrationId)>,
-    order: HashMap<RegistrationId, Order>,
+    queue: BTreeSet<(TurnOrder, RegistrationId)>,
+    order: HashMap<RegistrationId, TurnOrder>,
 }
 
 impl Turns {

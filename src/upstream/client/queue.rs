@@ -30,13 +30,13 @@ pub struct Queues {
 
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: BTreeMap<Serial, Waiting>,
+    waiting: BTreeMap<Serial, QueueEntry>,
     /// The first ones, while the broker has them.
     in_flight: VecDeque<Serial>,
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct QueueEntry {
     queued: Queued,
     attempts: u8,
 }
@@ -48,7 +48,7 @@ pub struct Queued {
     pub publication: Publication,
 }
 
-enum Room {
+enum QueueRoom {
     Free,
     InsteadOf { serial: Serial, owner: ClientKey, class: UplinkClass },
     None,
@@ -73,16 +73,16 @@ impl Queues {
     pub fn push(&mut self, client: ClientKey, queued: Queued) -> Option<UplinkClass> {
         let newcomer = queued.publication.class;
         match self.room_for(client, newcomer) {
-            Room::Free => {
+            QueueRoom::Free => {
                 self.append(client, queued);
                 None
             }
-            Room::InsteadOf { serial, owner, class } => {
+            QueueRoom::InsteadOf { serial, owner, class } => {
                 self.take(owner, serial);
                 self.append(client, queued);
                 Some(class)
             }
-            Room::None => Some(newcomer),
+            QueueRoom::None => Some(newcomer),
         }
     }
 
@@ -159,7 +159,7 @@ impl Queues {
         self.total
     }
 
-    fn room_for(&self, client: ClientKey, newcomer: UplinkClass) -> Room {
+    fn room_for(&self, client: ClientKey, newcomer: UplinkClass) -> QueueRoom {
         let own = self.queues.get(&client);
         let (notification, answer) = if own.is_some_and(|queue| queue.waiting.len() >= self.per_client) {
             let oldest = |class| own.and_then(|queue| queue.oldest(class)).map(|serial| (serial, client));
@@ -167,15 +167,15 @@ impl Queues {
         } else if self.length >= self.total {
             (self.notifications.first().copied(), self.answers.first().copied())
         } else {
-            return Room::Free;
+            return QueueRoom::Free;
         };
         match (notification, newcomer, answer) {
-            (Some((serial, owner)), _, _) => Room::InsteadOf { serial, owner, class: UplinkClass::Notification },
+            (Some((serial, owner)), _, _) => QueueRoom::InsteadOf { serial, owner, class: UplinkClass::Notification },
             (None, UplinkClass::Report | UplinkClass::Answer, Some((serial, owner))) => {
-                Room::InsteadOf { serial, owner, class: UplinkClass::Answer }
+                QueueRoom::InsteadOf { serial, owner, class: UplinkClass::Answer }
             }
             (None, UplinkClass::Notification, _) | (None, UplinkClass::Report | UplinkClass::Answer, None) => {
-                Room::None
+                QueueRoom::None
             }
         }
     }
@@ -185,7 +185,7 @@ impl Queues {
         self.next += 1;
         self.length += 1;
         self.mark_droppable(client, serial, queued.publication.class);
-        self.queues.entry(client).or_default().waiting.insert(serial, Waiting { queued, attempts: 0 });
+        self.queues.entry(client).or_default().waiting.insert(serial, QueueEntry { queued, attempts: 0 });
     }
 
     fn take(&mut self, client: ClientKey, serial: Serial) -> Option<Queued> {

@@ -8,9 +8,9 @@ use tracing::debug;
 
 use lwm2m_core::gateway::broker::{ClientInfo, RegistrationId};
 
-use super::device::{Destination, Device, State, Wait};
+use super::device::{Destination, DeviceState, UpstreamDevice, Wait};
 use super::pace::back_off;
-use super::{Devices, Protocol, Timer};
+use super::{ClientTimer, Devices, Protocol};
 
 impl<P: Protocol> Devices<P> {
     /// The connection is gone, and the broker did not mean to end it as far as is known.
@@ -23,7 +23,7 @@ impl<P: Protocol> Devices<P> {
     /// Connects a device again, as one among many, whose connection ended with an earlier process.
     pub(super) fn resume(&mut self, now: Instant, id: RegistrationId, client: ClientInfo) {
         let key = self.clients.add(&client.clientid, id);
-        self.devices.insert(id, Device::resumed(client, key));
+        self.devices.insert(id, UpstreamDevice::resumed(client, key));
         self.returning.add(now, id);
         self.supersede_older(now, key, id);
         if self.targets.any_up() { self.take_turn(now, id) } else { self.park(id) }
@@ -39,8 +39,8 @@ impl<P: Protocol> Devices<P> {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let wait = back_off(device.failures, &mut self.rng);
         device.failures = device.failures.saturating_add(1);
-        device.state = State::WaitingToReconnect(Wait::BackOff);
-        self.deadlines.set(Timer::Device(id), now + wait);
+        device.state = DeviceState::WaitingToReconnect(Wait::BackOff);
+        self.deadlines.set(ClientTimer::Device(id), now + wait);
     }
 
     pub(super) fn waited(&mut self, now: Instant, id: RegistrationId, wait: Wait) {
@@ -55,7 +55,8 @@ impl<P: Protocol> Devices<P> {
     /// A target that was down serves again.
     pub(in crate::upstream) fn recovered(&mut self, now: Instant) {
         self.counters().nodes_recovered.inc();
-        let away = |device: &Device<P>| device.connected_before && device.leaving.is_none() && !device.is_ready();
+        let away =
+            |device: &UpstreamDevice<P>| device.connected_before && device.leaving.is_none() && !device.is_ready();
         let away = self.devices.iter().filter(|(_, device)| away(device)).map(|(id, _)| *id);
         self.returning.begin(now, away);
         self.connect_waiting(now);
@@ -63,9 +64,12 @@ impl<P: Protocol> Devices<P> {
 
     /// Gives a turn to every device that waits, whatever for.
     pub(super) fn connect_waiting(&mut self, now: Instant) {
-        let waits = |device: &Device<P>| match &device.state {
-            State::WaitingToReconnect(Wait::BackOff | Wait::Turn | Wait::Parked) => true,
-            State::WaitingToReconnect(Wait::Superseded) | State::Held | State::Connecting(_) | State::Ready(_) => false,
+        let waits = |device: &UpstreamDevice<P>| match &device.state {
+            DeviceState::WaitingToReconnect(Wait::BackOff | Wait::Turn | Wait::Parked) => true,
+            DeviceState::WaitingToReconnect(Wait::Superseded)
+            | DeviceState::Held
+            | DeviceState::Connecting(_)
+            | DeviceState::Ready(_) => false,
         };
         let waiting: Vec<_> = self.devices.iter().filter(|(_, device)| waits(device)).map(|(id, _)| *id).collect();
         waiting.into_iter().for_each(|id| self.queue_for_turn(id));
@@ -78,14 +82,14 @@ impl<P: Protocol> Devices<P> {
             self.dial_again(now, id);
         }
         match self.turns.next(now) {
-            Some(at) => self.deadlines.set(Timer::Turn, at),
-            None => self.deadlines.cancel(Timer::Turn),
+            Some(at) => self.deadlines.set(ClientTimer::Turn, at),
+            None => self.deadlines.cancel(ClientTimer::Turn),
         }
     }
 
     pub(in crate::upstream) fn wait_for(&mut self, id: RegistrationId, wait: Wait) {
         if let Some(device) = self.devices.get_mut(&id) {
-            device.state = State::WaitingToReconnect(wait);
+            device.state = DeviceState::WaitingToReconnect(wait);
         }
     }
 
@@ -93,15 +97,15 @@ impl<P: Protocol> Devices<P> {
         let Some(device) = self.devices.get(&id) else { return };
         if let Some(until) = self.unanswered_until(now, device.key) {
             self.wait_for(id, Wait::BackOff);
-            return self.deadlines.set(Timer::Device(id), until);
+            return self.deadlines.set(ClientTimer::Device(id), until);
         }
         let Some(destination) = self.next_destination(now, id) else { return self.park(id) };
-        self.deadlines.set(Timer::Device(id), now + self.connect_timeout);
+        self.deadlines.set(ClientTimer::Device(id), now + self.connect_timeout);
         self.dial(id, destination);
     }
 
     fn has_destination(&self, id: RegistrationId) -> bool {
-        let is_referred = |device: &Device<P>| matches!(device.destination, Some(Destination::Referred(_)));
+        let is_referred = |device: &UpstreamDevice<P>| matches!(device.destination, Some(Destination::Referred(_)));
         self.devices.get(&id).is_some_and(is_referred) || self.targets.any_up()
     }
 
@@ -112,14 +116,14 @@ impl<P: Protocol> Devices<P> {
 
     fn queue_for_turn(&mut self, id: RegistrationId) {
         self.parked.remove(&id);
-        self.deadlines.cancel(Timer::Device(id));
+        self.deadlines.cancel(ClientTimer::Device(id));
         self.wait_for(id, Wait::Turn);
         let active = self.devices.get(&id).and_then(|device| device.active);
         self.turns.add(id, active);
     }
 
     fn park(&mut self, id: RegistrationId) {
-        self.deadlines.cancel(Timer::Device(id));
+        self.deadlines.cancel(ClientTimer::Device(id));
         self.wait_for(id, Wait::Parked);
         self.parked.insert(id);
         P::parked(self);

@@ -14,8 +14,8 @@ use tracing::debug;
 use lwm2m_core::gateway::broker::{BrokerEvent, CloseReason, ConnectError, RegistrationId};
 
 use super::clients::ClientKey;
-use super::device::{ConnectionId, Device, State, Wait};
-use super::{Devices, EARLY_MESSAGES, Protocol, Timer};
+use super::device::{ConnectionId, DeviceState, UpstreamDevice, Wait};
+use super::{ClientTimer, Devices, EARLY_MESSAGES, Protocol};
 
 /// How long the broker may take to answer a request, before a newer registration of the clientid connects all the same. EMQX
 /// answers a call of ExProto within 5 s, be it with an error.
@@ -51,7 +51,7 @@ impl<P: Protocol> Devices<P> {
             return self.remove(now, id);
         }
         P::hang_up(self, now, id);
-        self.deadlines.cancel(Timer::Device(id));
+        self.deadlines.cancel(ClientTimer::Device(id));
         self.parked.remove(&id);
         self.turns.remove(id);
         self.wait_for(id, Wait::Superseded);
@@ -60,18 +60,18 @@ impl<P: Protocol> Devices<P> {
     /// Connects the newest registration of the clientid, if it waits for its first attempt and nothing holds it.
     pub(super) fn advance(&mut self, now: Instant, key: ClientKey) {
         let Some(id) = self.clients.newest(key) else { return };
-        if matches!(self.state(id), Some(State::Held)) && !self.is_held(now, key, id) {
+        if matches!(self.state(id), Some(DeviceState::Held)) && !self.is_held(now, key, id) {
             self.first_attempt(now, id);
         }
     }
 
     fn is_held(&mut self, now: Instant, key: ClientKey, id: RegistrationId) -> bool {
-        let drains = |device: &Device<P>| device.leaving.is_some() && device.is_ready();
+        let drains = |device: &UpstreamDevice<P>| device.leaving.is_some() && device.is_ready();
         let older = self.clients.older(key, id);
         let draining = older.iter().any(|older| self.devices.get(older).is_some_and(drains));
         let unanswered = self.unanswered_until(now, key);
         if let Some(at) = unanswered {
-            self.deadlines.set(Timer::Held(id), at);
+            self.deadlines.set(ClientTimer::Held(id), at);
         }
         draining || unanswered.is_some()
     }
@@ -105,8 +105,8 @@ impl<P: Protocol> Devices<P> {
     pub(in crate::upstream) fn go_on_with(&mut self, now: Instant, key: ClientKey) {
         let Some(newest) = self.clients.newest(key) else { return self.forget_client(key) };
         match self.state(newest) {
-            Some(State::Held) => self.advance(now, key),
-            Some(State::WaitingToReconnect(Wait::Superseded)) => self.come_back(now, newest),
+            Some(DeviceState::Held) => self.advance(now, key),
+            Some(DeviceState::WaitingToReconnect(Wait::Superseded)) => self.come_back(now, newest),
             Some(_) | None => {}
         }
         P::publish_next(self, now, key);
@@ -154,7 +154,7 @@ impl<P: Protocol> Devices<P> {
     }
 
     /// Returns the newest registration of the clientid, if it is one of the same endpoint.
-    pub(in crate::upstream) fn heir(&self, device: &Device<P>) -> Option<RegistrationId> {
+    pub(in crate::upstream) fn heir(&self, device: &UpstreamDevice<P>) -> Option<RegistrationId> {
         let heir = self.clients.newest(device.key)?;
         let is_same = self.devices.get(&heir).is_some_and(|heir| heir.client.endpoint == device.client.endpoint);
         is_same.then_some(heir)

@@ -13,7 +13,7 @@ use tonic::{Code, Response, Status};
 use crate::descriptors;
 use crate::errors::with_causes;
 
-use super::devices::{Call, Outcome};
+use super::devices::{AdapterCall, CallOutcome};
 use super::v1;
 use super::v1::connection_adapter_client::ConnectionAdapterClient;
 use crate::upstream::client::device::ConnectionId;
@@ -25,7 +25,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
-pub struct Adapter {
+pub struct AdapterClient {
     endpoint: Endpoint,
     channels: Vec<CountedChannel>,
     proto_name: String,
@@ -37,7 +37,7 @@ struct CountedChannel {
     calls: u32,
 }
 
-impl Adapter {
+impl AdapterClient {
     /// Connects when there is something to call, and again after a failure. Has to be made inside a runtime.
     ///
     /// # Errors
@@ -58,7 +58,11 @@ impl Adapter {
     }
 
     /// The call, to be spawned. The calls of an anchor stick to one of the connections.
-    pub fn call(&mut self, anchor: ConnectionId, call: Call) -> impl Future<Output = Outcome> + Send + 'static {
+    pub fn call(
+        &mut self,
+        anchor: ConnectionId,
+        call: AdapterCall,
+    ) -> impl Future<Output = CallOutcome> + Send + 'static {
         let client = self.client(anchor);
         let proto_name = self.proto_name.clone();
         async move { outcome(send(client, proto_name, call).await) }
@@ -85,10 +89,10 @@ impl CountedChannel {
 async fn send(
     mut client: ConnectionAdapterClient<Channel>,
     proto_name: String,
-    call: Call,
+    call: AdapterCall,
 ) -> Result<Response<v1::CodeResponse>, Status> {
     match call {
-        Call::Authenticate { conn, client: info } => {
+        AdapterCall::Authenticate { conn, client: info } => {
             let password = info.password.map(|password| password.reveal().to_owned()).unwrap_or_default();
             let clientinfo = v1::ClientInfo {
                 proto_name,
@@ -99,10 +103,10 @@ async fn send(
             };
             client.authenticate(v1::AuthenticateRequest { conn, clientinfo: Some(clientinfo), password }).await
         }
-        Call::Subscribe { conn, filter, qos } => {
+        AdapterCall::Subscribe { conn, filter, qos } => {
             client.subscribe(v1::SubscribeRequest { conn, topic: filter, qos: qos.into() }).await
         }
-        Call::Publish { conn, publication } => {
+        AdapterCall::Publish { conn, publication } => {
             let request = v1::PublishRequest {
                 conn,
                 topic: publication.topic,
@@ -112,37 +116,37 @@ async fn send(
             client.publish(request).await
         }
         // Nothing to send: EMQX takes it for any connection that it has, before Authenticate too.
-        Call::Ping { conn } => client.send(v1::SendBytesRequest { conn, bytes: Vec::new() }).await,
+        AdapterCall::Ping { conn } => client.send(v1::SendBytesRequest { conn, bytes: Vec::new() }).await,
     }
 }
 
-fn outcome(result: Result<Response<v1::CodeResponse>, Status>) -> Outcome {
+fn outcome(result: Result<Response<v1::CodeResponse>, Status>) -> CallOutcome {
     match result {
         Ok(response) => answered(&response.into_inner()),
         // A status with a cause was made on this side: it tells what became of the connection.
         Err(status) if status.code() == Code::Unavailable || status.source().is_some() => {
             let why = with_causes(status.message(), status.source());
-            if is_short_of_descriptors(&status) { Outcome::Short(why) } else { Outcome::Unreachable(why) }
+            if is_short_of_descriptors(&status) { CallOutcome::Short(why) } else { CallOutcome::Unreachable(why) }
         }
-        Err(status) => Outcome::Failed(format!("{:?}: {}", status.code(), status.message())),
+        Err(status) => CallOutcome::Failed(format!("{:?}: {}", status.code(), status.message())),
     }
 }
 
-fn answered(response: &v1::CodeResponse) -> Outcome {
+fn answered(response: &v1::CodeResponse) -> CallOutcome {
     let message = in_words(&response.message);
     let Ok(code) = v1::ResultCode::try_from(response.code) else {
-        return Outcome::Rejected(format!("result code {}: {message}", response.code));
+        return CallOutcome::Rejected(format!("result code {}: {message}", response.code));
     };
     match code {
-        v1::ResultCode::Success => Outcome::Done,
+        v1::ResultCode::Success => CallOutcome::Done,
         // EMQX answers so to a call that comes between the end of the socket and the end of its process.
         v1::ResultCode::PermissionDeny if message.contains("Client socket disconnected") => {
-            Outcome::ConnectionLost(message)
+            CallOutcome::ConnectionLost(message)
         }
-        v1::ResultCode::PermissionDeny => Outcome::Refused(message),
+        v1::ResultCode::PermissionDeny => CallOutcome::Refused(message),
         // UNKNOWN is `unexpected_call` for a client that is not authenticated (any more), or no answer within 5 s.
-        v1::ResultCode::ConnProcessNotAlive | v1::ResultCode::Unknown => Outcome::ConnectionLost(message),
-        v1::ResultCode::RequiredParamsMissed | v1::ResultCode::ParamsTypeError => Outcome::Rejected(message),
+        v1::ResultCode::ConnProcessNotAlive | v1::ResultCode::Unknown => CallOutcome::ConnectionLost(message),
+        v1::ResultCode::RequiredParamsMissed | v1::ResultCode::ParamsTypeError => CallOutcome::Rejected(message),
     }
 }
 
@@ -161,38 +165,41 @@ fn in_words(message: &str) -> String {
 mod tests {
     use super::*;
 
-    fn code(code: i32, message: &str) -> Outcome {
+    fn code(code: i32, message: &str) -> CallOutcome {
         answered(&v1::CodeResponse { code, message: message.to_owned() })
     }
 
     #[test]
     fn result_codes_say_whose_the_fault_is() {
-        assert_eq!(code(0, ""), Outcome::Done);
-        assert_eq!(code(5, "not_authorized"), Outcome::Refused("not_authorized".to_owned()));
-        assert!(matches!(code(5, "<<\"Client socket disconnected\">>"), Outcome::ConnectionLost(_)));
-        assert!(matches!(code(2, "<<\"Connection process is not alive\">>"), Outcome::ConnectionLost(_)));
-        assert!(matches!(code(1, "{error,unexpected_call}"), Outcome::ConnectionLost(_)));
-        assert_eq!(code(5, "<<\"Authorization deny\">>"), Outcome::Refused("Authorization deny".to_owned()));
-        assert_eq!(code(1, "{error,unexpected_call}"), Outcome::ConnectionLost("error, unexpected_call".to_owned()));
-        assert!(matches!(code(3, ""), Outcome::Rejected(_)));
-        assert!(matches!(code(4, ""), Outcome::Rejected(_)));
-        assert!(matches!(code(77, "a code that is not in the contract"), Outcome::Rejected(_)));
+        assert_eq!(code(0, ""), CallOutcome::Done);
+        assert_eq!(code(5, "not_authorized"), CallOutcome::Refused("not_authorized".to_owned()));
+        assert!(matches!(code(5, "<<\"Client socket disconnected\">>"), CallOutcome::ConnectionLost(_)));
+        assert!(matches!(code(2, "<<\"Connection process is not alive\">>"), CallOutcome::ConnectionLost(_)));
+        assert!(matches!(code(1, "{error,unexpected_call}"), CallOutcome::ConnectionLost(_)));
+        assert_eq!(code(5, "<<\"Authorization deny\">>"), CallOutcome::Refused("Authorization deny".to_owned()));
+        assert_eq!(
+            code(1, "{error,unexpected_call}"),
+            CallOutcome::ConnectionLost("error, unexpected_call".to_owned())
+        );
+        assert!(matches!(code(3, ""), CallOutcome::Rejected(_)));
+        assert!(matches!(code(4, ""), CallOutcome::Rejected(_)));
+        assert!(matches!(code(77, "a code that is not in the contract"), CallOutcome::Rejected(_)));
     }
 
     #[test]
     fn a_status_of_the_server_is_told_from_a_lost_connection() {
-        assert!(matches!(outcome(Err(Status::internal("RPC Execution Crashed"))), Outcome::Failed(_)));
-        assert!(matches!(outcome(Err(Status::unavailable("refused"))), Outcome::Unreachable(_)));
+        assert!(matches!(outcome(Err(Status::internal("RPC Execution Crashed"))), CallOutcome::Failed(_)));
+        assert!(matches!(outcome(Err(Status::unavailable("refused"))), CallOutcome::Unreachable(_)));
         let broken = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
-        assert!(matches!(outcome(Err(Status::from_error(Box::new(broken)))), Outcome::Unreachable(_)));
+        assert!(matches!(outcome(Err(Status::from_error(Box::new(broken)))), CallOutcome::Unreachable(_)));
         let none_left = Status::from_error(Box::new(descriptors::used_up()));
-        assert!(matches!(outcome(Err(none_left)), Outcome::Short(_)));
+        assert!(matches!(outcome(Err(none_left)), CallOutcome::Short(_)));
     }
 
     #[tokio::test]
     async fn a_channel_is_replaced_long_before_its_stream_ids_run_out() {
         let seconds = Duration::from_secs(1);
-        let mut adapter = Adapter::new("http://127.0.0.1:1", 2, "exproto".to_owned(), seconds).expect("a URI");
+        let mut adapter = AdapterClient::new("http://127.0.0.1:1", 2, "exproto".to_owned(), seconds).expect("a URI");
         adapter.channels[1].calls = CALLS_PER_CHANNEL;
         drop(adapter.client(ConnectionId(3)));
         drop(adapter.client(ConnectionId(4)));

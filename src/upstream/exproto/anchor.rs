@@ -9,11 +9,14 @@ use tracing::debug;
 use crate::errors::plain;
 use crate::upstream::dialer::{DialError, DialFailure, Stream};
 
-use super::announcements::Token;
+use super::announcements::AnchorToken;
 
 /// Opens an anchor and writes its token. That goes at once: EMQX closes a connection that says nothing for 30 s,
 /// authenticated or not.
-pub async fn open(dial: impl Future<Output = Result<Stream, DialError>>, token: Token) -> Result<Stream, DialFailure> {
+pub async fn open(
+    dial: impl Future<Output = Result<Stream, DialError>>,
+    token: AnchorToken,
+) -> Result<Stream, DialFailure> {
     let mut anchor = dial.await?;
     let line = token.line();
     let announced = match &mut anchor {
@@ -58,8 +61,8 @@ mod tests {
 
     use super::*;
 
-    fn token() -> Token {
-        Token::random(&mut StdRng::seed_from_u64(1))
+    fn token() -> AnchorToken {
+        AnchorToken::random(&mut StdRng::seed_from_u64(1))
     }
 
     #[tokio::test]

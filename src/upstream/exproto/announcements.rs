@@ -15,11 +15,11 @@ const BEGUN_LINE_LIFE: Duration = Duration::from_secs(60);
 
 /// What an anchor says: 128 random bits, for nobody may announce a connection of his own as a device of ours.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Token(String);
+pub struct AnchorToken(String);
 
 /// What the bytes of a connection have been.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard<Who> {
+pub enum LineResult<Who> {
     Token(Who),
     /// A line that is no token of ours, or too long to be one.
     Stranger,
@@ -30,19 +30,19 @@ pub enum Heard<Who> {
 /// `Who` is what a token stands for.
 #[derive(Debug)]
 pub struct Announcements<Who> {
-    expected: HashMap<Token, Who>,
-    begun: HashMap<String, Begun>,
+    expected: HashMap<AnchorToken, Who>,
+    begun: HashMap<String, PartialLine>,
     by_age: BTreeMap<u64, (Instant, String)>,
     next: u64,
 }
 
 #[derive(Debug)]
-struct Begun {
+struct PartialLine {
     serial: u64,
     line: Vec<u8>,
 }
 
-impl Token {
+impl AnchorToken {
     const LENGTH: usize = 32;
 
     pub fn random(rng: &mut impl Rng) -> Self {
@@ -62,31 +62,31 @@ impl<Who> Default for Announcements<Who> {
 }
 
 impl<Who> Announcements<Who> {
-    pub fn expect(&mut self, token: Token, who: Who) {
+    pub fn expect(&mut self, token: AnchorToken, who: Who) {
         self.expected.insert(token, who);
     }
 
-    pub fn forget(&mut self, token: &Token) {
+    pub fn forget(&mut self, token: &AnchorToken) {
         self.expected.remove(token);
     }
 
     /// Takes bytes of a connection that is not known to be one of ours. A token counts once.
-    pub fn received(&mut self, now: Instant, conn: &str, bytes: &[u8]) -> Heard<Who> {
+    pub fn received(&mut self, now: Instant, conn: &str, bytes: &[u8]) -> LineResult<Who> {
         self.forget_old(now);
         let mut line = self.take(conn).map(|begun| begun.line).unwrap_or_default();
         let end = bytes.iter().position(|byte| *byte == b'\n');
         let addition = &bytes[..end.unwrap_or(bytes.len())];
-        if line.len() + addition.len() > Token::LENGTH {
-            return Heard::Stranger;
+        if line.len() + addition.len() > AnchorToken::LENGTH {
+            return LineResult::Stranger;
         }
         line.extend_from_slice(addition);
         if end.is_none() {
             self.keep(now, conn, line);
-            return Heard::Incomplete;
+            return LineResult::Incomplete;
         }
-        let token = String::from_utf8(line).map(Token).ok();
+        let token = String::from_utf8(line).map(AnchorToken).ok();
         let who = token.and_then(|token| self.expected.remove(&token));
-        who.map_or(Heard::Stranger, Heard::Token)
+        who.map_or(LineResult::Stranger, LineResult::Token)
     }
 
     /// The connection is gone.
@@ -100,11 +100,11 @@ impl<Who> Announcements<Who> {
         }
         let serial = self.next;
         self.next += 1;
-        self.begun.insert(conn.to_owned(), Begun { serial, line });
+        self.begun.insert(conn.to_owned(), PartialLine { serial, line });
         self.by_age.insert(serial, (now, conn.to_owned()));
     }
 
-    fn take(&mut self, conn: &str) -> Option<Begun> {
+    fn take(&mut self, conn: &str) -> Option<PartialLine> {
         let begun = self.begun.remove(conn)?;
         self.by_age.remove(&begun.serial);
         Some(begun)
@@ -133,7 +133,7 @@ mod tests {
     const DEVICE: &str = "the device";
 
     fn expecting() -> (Announcements<&'static str>, Vec<u8>) {
-        let token = Token::random(&mut StdRng::seed_from_u64(1));
+        let token = AnchorToken::random(&mut StdRng::seed_from_u64(1));
         let line = token.line();
         let mut announcements = Announcements::default();
         announcements.expect(token, DEVICE);
@@ -144,8 +144,8 @@ mod tests {
     fn a_token_line_names_its_device_once() {
         let (mut announcements, line) = expecting();
         let now = Instant::now();
-        assert_eq!(announcements.received(now, "a", &line), Heard::Token(DEVICE));
-        assert_eq!(announcements.received(now, "b", &line), Heard::Stranger);
+        assert_eq!(announcements.received(now, "a", &line), LineResult::Token(DEVICE));
+        assert_eq!(announcements.received(now, "b", &line), LineResult::Stranger);
     }
 
     #[test]
@@ -154,22 +154,22 @@ mod tests {
         let now = Instant::now();
         line.extend_from_slice(b"and more\nlines");
         let (first, second) = line.split_at(9);
-        assert_eq!(announcements.received(now, "a", first), Heard::Incomplete);
-        assert_eq!(announcements.received(now, "stranger", b"hello"), Heard::Incomplete);
-        assert_eq!(announcements.received(now, "a", b""), Heard::Incomplete);
-        assert_eq!(announcements.received(now, "a", second), Heard::Token(DEVICE));
+        assert_eq!(announcements.received(now, "a", first), LineResult::Incomplete);
+        assert_eq!(announcements.received(now, "stranger", b"hello"), LineResult::Incomplete);
+        assert_eq!(announcements.received(now, "a", b""), LineResult::Incomplete);
+        assert_eq!(announcements.received(now, "a", second), LineResult::Token(DEVICE));
     }
 
     #[test]
     fn what_is_no_token_is_a_strangers() {
         let (mut announcements, line) = expecting();
         let now = Instant::now();
-        assert_eq!(announcements.received(now, "a", b"\n"), Heard::Stranger);
-        assert_eq!(announcements.received(now, "a", b"\xff\xfe\n"), Heard::Stranger);
-        assert_eq!(announcements.received(now, "a", &[b'0'; 33]), Heard::Stranger);
-        assert_eq!(announcements.received(now, "a", &line[1..]), Heard::Stranger);
+        assert_eq!(announcements.received(now, "a", b"\n"), LineResult::Stranger);
+        assert_eq!(announcements.received(now, "a", b"\xff\xfe\n"), LineResult::Stranger);
+        assert_eq!(announcements.received(now, "a", &[b'0'; 33]), LineResult::Stranger);
+        assert_eq!(announcements.received(now, "a", &line[1..]), LineResult::Stranger);
         let endless = (0..40).map(|_| announcements.received(now, "a", b"0")).collect::<Vec<_>>();
-        assert_eq!(endless.iter().filter(|heard| **heard == Heard::Stranger).count(), 1);
+        assert_eq!(endless.iter().filter(|heard| **heard == LineResult::Stranger).count(), 1);
     }
 
     #[test]
@@ -180,10 +180,10 @@ mod tests {
 
         announcements.received(start, "a", first);
         announcements.closed("a");
-        assert_eq!(announcements.received(start, "a", second), Heard::Stranger);
+        assert_eq!(announcements.received(start, "a", second), LineResult::Stranger);
 
         announcements.received(start, "b", first);
-        assert_eq!(announcements.received(start + BEGUN_LINE_LIFE, "b", second), Heard::Stranger);
+        assert_eq!(announcements.received(start + BEGUN_LINE_LIFE, "b", second), LineResult::Stranger);
 
         announcements.received(start, "c", first);
         for stranger in 0..BEGUN_LINES {
@@ -191,6 +191,6 @@ mod tests {
         }
         assert_eq!(announcements.begun.len(), BEGUN_LINES);
         assert_eq!(announcements.by_age.len(), BEGUN_LINES);
-        assert_eq!(announcements.received(start, "c", second), Heard::Stranger);
+        assert_eq!(announcements.received(start, "c", second), LineResult::Stranger);
     }
 }

@@ -14,7 +14,7 @@ use tracing::{debug, error};
 use crate::errors::with_causes;
 use crate::upstream::metrics::UpstreamMetrics;
 
-use super::devices::{HandlerEvent, Message};
+use super::devices::{ExProtoEvent, ExProtoMessage};
 use super::v1;
 use super::v1::connection_unary_handler_server::{ConnectionUnaryHandler, ConnectionUnaryHandlerServer};
 
@@ -27,9 +27,9 @@ const CALLS_AT_ONCE: u32 = 1_000_000;
 const GIVEN_UP_CALLS: usize = 1_000_000;
 
 /// Serves on the socket, until it is aborted.
-pub async fn serve(listener: TcpListener, events: mpsc::Sender<HandlerEvent>, metrics: Arc<UpstreamMetrics>) {
+pub async fn serve(listener: TcpListener, events: mpsc::Sender<ExProtoEvent>, metrics: Arc<UpstreamMetrics>) {
     let handler =
-        ConnectionUnaryHandlerServer::new(Handler { events, metrics }).max_decoding_message_size(LARGEST_CALL);
+        ConnectionUnaryHandlerServer::new(HandlerService { events, metrics }).max_decoding_message_size(LARGEST_CALL);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let served = Server::builder()
         .max_concurrent_streams(CALLS_AT_ONCE)
@@ -42,43 +42,43 @@ pub async fn serve(listener: TcpListener, events: mpsc::Sender<HandlerEvent>, me
     error!(reason, "the ExProto handler has ended");
 }
 
-struct Handler {
-    events: mpsc::Sender<HandlerEvent>,
+struct HandlerService {
+    events: mpsc::Sender<ExProtoEvent>,
     metrics: Arc<UpstreamMetrics>,
 }
 
-type Answer = Result<Response<v1::EmptySuccess>, Status>;
+type HandlerAnswer = Result<Response<v1::EmptySuccess>, Status>;
 
 #[tonic::async_trait]
-impl ConnectionUnaryHandler for Handler {
-    async fn on_socket_created(&self, _: Request<v1::SocketCreatedRequest>) -> Answer {
-        self.queue(HandlerEvent::SocketCreated).await
+impl ConnectionUnaryHandler for HandlerService {
+    async fn on_socket_created(&self, _: Request<v1::SocketCreatedRequest>) -> HandlerAnswer {
+        self.queue(ExProtoEvent::SocketCreated).await
     }
 
-    async fn on_socket_closed(&self, request: Request<v1::SocketClosedRequest>) -> Answer {
+    async fn on_socket_closed(&self, request: Request<v1::SocketClosedRequest>) -> HandlerAnswer {
         let v1::SocketClosedRequest { conn, reason } = request.into_inner();
-        self.queue(HandlerEvent::SocketClosed { conn, reason }).await
+        self.queue(ExProtoEvent::SocketClosed { conn, reason }).await
     }
 
-    async fn on_received_bytes(&self, request: Request<v1::ReceivedBytesRequest>) -> Answer {
+    async fn on_received_bytes(&self, request: Request<v1::ReceivedBytesRequest>) -> HandlerAnswer {
         let v1::ReceivedBytesRequest { conn, bytes } = request.into_inner();
-        self.queue(HandlerEvent::ReceivedBytes { conn, bytes }).await
+        self.queue(ExProtoEvent::ReceivedBytes { conn, bytes }).await
     }
 
-    async fn on_timer_timeout(&self, _: Request<v1::TimerTimeoutRequest>) -> Answer {
-        self.queue(HandlerEvent::TimerTimeout).await
+    async fn on_timer_timeout(&self, _: Request<v1::TimerTimeoutRequest>) -> HandlerAnswer {
+        self.queue(ExProtoEvent::TimerTimeout).await
     }
 
-    async fn on_received_messages(&self, request: Request<v1::ReceivedMessagesRequest>) -> Answer {
+    async fn on_received_messages(&self, request: Request<v1::ReceivedMessagesRequest>) -> HandlerAnswer {
         let v1::ReceivedMessagesRequest { conn, messages } = request.into_inner();
-        let messages = messages.into_iter().map(|v1::Message { topic, payload, .. }| Message { topic, payload });
-        self.queue(HandlerEvent::ReceivedMessages { conn, messages: messages.collect() }).await
+        let messages = messages.into_iter().map(|v1::Message { topic, payload, .. }| ExProtoMessage { topic, payload });
+        self.queue(ExProtoEvent::ReceivedMessages { conn, messages: messages.collect() }).await
     }
 }
 
-impl Handler {
+impl HandlerService {
     /// While the queue is full EMQX waits, connection by connection. When the link has ended there is nobody to tell.
-    async fn queue(&self, event: HandlerEvent) -> Answer {
+    async fn queue(&self, event: ExProtoEvent) -> HandlerAnswer {
         if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
             self.metrics.handler_queue_waits.inc();
             if self.events.send(event).await.is_err() {

@@ -10,7 +10,7 @@
 //! EMQX may have several nodes: a device is at one of them, with its anchor and its calls. A node that fails is left
 //! (`nodes`), and all nodes call the one handler.
 //!
-//! `devices` decides, `anchor`, `adapter` and `handler` do, and [`Link`] carries between them, in the one task that polls
+//! `devices` decides, `anchor`, `adapter` and `handler` do, and [`ExProtoLink`] carries between them, in the one task that polls
 //! it. Sockets and calls run in tasks of their own and share nothing with it: they end with a result.
 
 mod adapter;
@@ -38,16 +38,16 @@ use tracing::info;
 
 use crate::conditions::{Condition, ConditionState};
 use crate::tls::{self, Connector};
-use crate::upstream::Occupancy;
+use crate::upstream::UpstreamTableSizes;
 use crate::upstream::client::device::ConnectionId;
 use crate::upstream::client::targets::{TargetId, TargetsHealth};
 use crate::upstream::dialer::{DialFailure, Dialer, SECURE, Stream};
 use crate::upstream::metrics::UpstreamMetrics;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
 
-use adapter::Adapter;
-use announcements::Token;
-use devices::{Action, Call, Devices, HandlerEvent, Outcome};
+use adapter::AdapterClient;
+use announcements::AnchorToken;
+use devices::{AdapterCall, CallOutcome, ExProtoAction, ExProtoDevices, ExProtoEvent};
 
 /// Calls of one node without an answer, those included for which nobody waits any more. An adapter that takes calls and
 /// does not answer them must not fill the memory.
@@ -101,40 +101,40 @@ impl ExProtoConfig {
 }
 
 /// The link to EMQX. Its state lives where it is polled; calls and sockets run beside it and report back.
-pub struct Link {
-    devices: Devices,
-    ways: Vec<Way>,
-    events: mpsc::Receiver<HandlerEvent>,
+pub struct ExProtoLink {
+    devices: ExProtoDevices,
+    ways: Vec<NodeLink>,
+    events: mpsc::Receiver<ExProtoEvent>,
     handler_address: SocketAddr,
     anchors: HashMap<ConnectionId, AbortHandle>,
-    tasks: JoinSet<Ended>,
+    tasks: JoinSet<ExProtoTaskEnd>,
     metrics: Arc<UpstreamMetrics>,
     condition: Condition,
 }
 
 /// The way to one node.
-struct Way {
+struct NodeLink {
     dialer: Dialer,
-    adapter: Adapter,
+    adapter: AdapterClient,
     calls_under_way: usize,
 }
 
 /// How a task ended.
-enum Ended {
+enum ExProtoTaskEnd {
     Dial { anchor: ConnectionId, result: Result<Stream, DialFailure> },
     Anchor { anchor: ConnectionId },
-    Call { node: TargetId, anchor: ConnectionId, outcome: Outcome },
+    Call { node: TargetId, anchor: ConnectionId, outcome: CallOutcome },
     Handler,
 }
 
 /// What can happen to the link.
-enum Input {
-    Ended(Result<Ended, JoinError>),
-    Event(HandlerEvent),
+enum LinkInput {
+    Ended(Result<ExProtoTaskEnd, JoinError>),
+    Event(ExProtoEvent),
     Deadline,
 }
 
-impl Link {
+impl ExProtoLink {
     /// Binds the handler, and looks whether EMQX is there. One that is away is no error; `condition` says so.
     ///
     /// # Errors
@@ -147,7 +147,7 @@ impl Link {
     ) -> io::Result<Self> {
         let rng = StdRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?;
         let connector = settings.connector()?;
-        let way = |node: &Node| Way::new(node, &settings, connector.clone());
+        let way = |node: &Node| NodeLink::new(node, &settings, connector.clone());
         let ways = settings.nodes.iter().map(way).collect::<io::Result<_>>()?;
         let bind = settings.handler_bind;
         let socket = TcpListener::bind(bind).await.map_err(|error| {
@@ -155,14 +155,14 @@ impl Link {
         })?;
         let handler_address = socket.local_addr()?;
         settings.handler_bind = handler_address;
-        let mut devices = Devices::new(&settings, rng, Arc::clone(&metrics));
+        let mut devices = ExProtoDevices::new(&settings, rng, Arc::clone(&metrics));
         devices.probe_all(now());
         let (sender, events) = mpsc::channel(settings.event_queue.max(1));
         let mut tasks = JoinSet::new();
         let serving = handler::serve(socket, sender, Arc::clone(&metrics));
         tasks.spawn(async {
             serving.await;
-            Ended::Handler
+            ExProtoTaskEnd::Handler
         });
         info!(%handler_address, "ExProto handler listens");
         Ok(Self { devices, ways, events, handler_address, anchors: HashMap::new(), tasks, metrics, condition })
@@ -179,8 +179,8 @@ impl Link {
     }
 
     /// How full it is; it looks at every device.
-    pub fn occupancy(&self) -> Occupancy {
-        self.devices.occupancy()
+    pub fn table_sizes(&self) -> UpstreamTableSizes {
+        self.devices.table_sizes()
     }
 
     /// The next event for the core. Drives the link: it has to be polled all the time. Cancel-safe.
@@ -219,16 +219,16 @@ impl Link {
         }
         while let Some(action) = self.devices.poll_action() {
             match action {
-                Action::Dial { anchor, node, token } => self.dial(anchor, node, token),
-                Action::HangUp { anchor } => self.hang_up(anchor),
-                Action::Call { anchor, node, call } => self.call(anchor, node, call),
-                Action::Emit(event) => return Some(event),
+                ExProtoAction::Dial { anchor, node, token } => self.dial(anchor, node, token),
+                ExProtoAction::HangUp { anchor } => self.hang_up(anchor),
+                ExProtoAction::Call { anchor, node, call } => self.call(anchor, node, call),
+                ExProtoAction::Emit(event) => return Some(event),
             }
         }
         None
     }
 
-    async fn input(&mut self) -> Input {
+    async fn input(&mut self) -> LinkInput {
         let deadline = self.devices.next_deadline().map(tokio::time::Instant::from_std);
         let timer = async {
             match deadline {
@@ -237,49 +237,49 @@ impl Link {
             }
         };
         tokio::select! {
-            Some(ended) = self.tasks.join_next() => Input::Ended(ended),
-            Some(event) = self.events.recv() => Input::Event(event),
-            () = timer => Input::Deadline,
+            Some(ended) = self.tasks.join_next() => LinkInput::Ended(ended),
+            Some(event) = self.events.recv() => LinkInput::Event(event),
+            () = timer => LinkInput::Deadline,
         }
     }
 
-    fn take(&mut self, input: Input) {
+    fn take(&mut self, input: LinkInput) {
         let now = now();
         match input {
-            Input::Ended(Ok(ended)) => self.ended(now, ended),
+            LinkInput::Ended(Ok(ended)) => self.ended(now, ended),
             // An anchor that was hung up.
-            Input::Ended(Err(error)) if error.is_cancelled() => {}
-            Input::Ended(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-            Input::Event(event) => self.devices.heard(now, event),
-            Input::Deadline => self.devices.handle_timeout(now),
+            LinkInput::Ended(Err(error)) if error.is_cancelled() => {}
+            LinkInput::Ended(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            LinkInput::Event(event) => self.devices.heard(now, event),
+            LinkInput::Deadline => self.devices.handle_timeout(now),
         }
     }
 
-    fn ended(&mut self, now: Instant, ended: Ended) {
+    fn ended(&mut self, now: Instant, ended: ExProtoTaskEnd) {
         match ended {
-            Ended::Dial { anchor, result: Ok(stream) } => {
+            ExProtoTaskEnd::Dial { anchor, result: Ok(stream) } => {
                 self.devices.dialed(now, anchor, Ok(()));
                 self.watch(anchor, stream);
             }
-            Ended::Dial { anchor, result: Err(error) } => {
+            ExProtoTaskEnd::Dial { anchor, result: Err(error) } => {
                 self.anchors.remove(&anchor);
                 self.devices.dialed(now, anchor, Err(error));
             }
-            Ended::Anchor { anchor } => {
+            ExProtoTaskEnd::Anchor { anchor } => {
                 self.anchors.remove(&anchor);
                 self.devices.anchor_ended(now, anchor);
             }
-            Ended::Call { node, anchor, outcome } => {
+            ExProtoTaskEnd::Call { node, anchor, outcome } => {
                 self.ways[node.0].calls_under_way -= 1;
                 self.devices.called(now, node, anchor, outcome);
             }
-            Ended::Handler => {}
+            ExProtoTaskEnd::Handler => {}
         }
     }
 
-    fn dial(&mut self, anchor: ConnectionId, node: TargetId, token: Token) {
+    fn dial(&mut self, anchor: ConnectionId, node: TargetId, token: AnchorToken) {
         let dial = anchor::open(self.ways[node.0].dialer.dial(), token);
-        let task = self.tasks.spawn(async move { Ended::Dial { anchor, result: dial.await } });
+        let task = self.tasks.spawn(async move { ExProtoTaskEnd::Dial { anchor, result: dial.await } });
         self.anchors.insert(anchor, task);
     }
 
@@ -288,7 +288,7 @@ impl Link {
         let Some(task) = self.anchors.get_mut(&anchor) else { return };
         *task = self.tasks.spawn(async move {
             anchor::watch(stream).await;
-            Ended::Anchor { anchor }
+            ExProtoTaskEnd::Anchor { anchor }
         });
     }
 
@@ -298,10 +298,10 @@ impl Link {
         }
     }
 
-    fn call(&mut self, anchor: ConnectionId, node: TargetId, call: Call) {
+    fn call(&mut self, anchor: ConnectionId, node: TargetId, call: AdapterCall) {
         let way = &mut self.ways[node.0];
         if way.calls_under_way >= CALLS_UNDER_WAY {
-            let outcome = Outcome::Unreachable("too many calls without an answer".to_owned());
+            let outcome = CallOutcome::Unreachable("too many calls without an answer".to_owned());
             return self.devices.called(now(), node, anchor, outcome);
         }
         way.calls_under_way += 1;
@@ -310,27 +310,27 @@ impl Link {
         self.tasks.spawn(async move {
             let outcome = call.await;
             time.observe(now().saturating_duration_since(begun).as_secs_f64());
-            Ended::Call { node, anchor, outcome }
+            ExProtoTaskEnd::Call { node, anchor, outcome }
         });
     }
 }
 
-impl Way {
+impl NodeLink {
     fn new(node: &Node, settings: &ExProtoConfig, connector: Option<Connector>) -> io::Result<Self> {
         let ExProtoConfig { adapter_connections, proto_name, connect_timeout, .. } = settings;
-        let adapter = Adapter::new(&node.adapter, *adapter_connections, proto_name.clone(), *connect_timeout);
+        let adapter = AdapterClient::new(&node.adapter, *adapter_connections, proto_name.clone(), *connect_timeout);
         let adapter = adapter.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let dialer = Dialer::new(node.listeners.clone(), settings.source_addresses.clone(), connector);
         Ok(Self { dialer, adapter, calls_under_way: 0 })
     }
 }
 
-fn time_of<'a>(call: &Call, metrics: &'a UpstreamMetrics) -> &'a Histogram {
+fn time_of<'a>(call: &AdapterCall, metrics: &'a UpstreamMetrics) -> &'a Histogram {
     match call {
-        Call::Authenticate { .. } => &metrics.times.authenticate,
-        Call::Subscribe { .. } => &metrics.times.subscribe,
-        Call::Publish { .. } => &metrics.times.publish,
-        Call::Ping { .. } => &metrics.times.probe,
+        AdapterCall::Authenticate { .. } => &metrics.times.authenticate,
+        AdapterCall::Subscribe { .. } => &metrics.times.subscribe,
+        AdapterCall::Publish { .. } => &metrics.times.publish,
+        AdapterCall::Ping { .. } => &metrics.times.probe,
     }
 }
 

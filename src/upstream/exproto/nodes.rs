@@ -22,7 +22,7 @@ pub type Nodes = Targets<NodeFaults>;
 
 /// What can be wrong with a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault<'a> {
+pub enum NodeFault<'a> {
     /// Its listener was not reached.
     NotReached(&'a str),
     /// It closed an anchor before it told us of it. Its listener may be full, or the handler out of its reach.
@@ -38,7 +38,7 @@ pub enum Fault<'a> {
 /// What devices and probes have met at one node.
 #[derive(Debug)]
 pub struct NodeFaults {
-    sides: Sides,
+    sides: NodeAddresses,
     /// Whether it ever told us of an anchor.
     told: bool,
     /// Anchors in a row that it did not tell us of.
@@ -60,7 +60,7 @@ struct Outage {
 
 /// The addresses that have to fit together with those of a node, with the keys that name them.
 #[derive(Clone, Debug)]
-struct Sides {
+struct NodeAddresses {
     listener_key: &'static str,
     adapter_key: &'static str,
     adapter: String,
@@ -71,7 +71,7 @@ impl Nodes {
     pub fn of(config: &ExProtoConfig) -> Self {
         let several = config.nodes.len() > 1;
         let node = |node: &Node| {
-            let sides = Sides::new(several, &node.adapter, config.handler_bind);
+            let sides = NodeAddresses::new(several, &node.adapter, config.handler_bind);
             (node.listeners.join(", "), NodeFaults::new(sides))
         };
         Self::new(config.nodes.iter().map(node))
@@ -91,7 +91,7 @@ impl Nodes {
     }
 
     /// Notes a fault that a device met at the node. Returns whether the node goes down by it.
-    pub fn failed(&mut self, id: TargetId, fault: Fault<'_>) -> bool {
+    pub fn failed(&mut self, id: TargetId, fault: NodeFault<'_>) -> bool {
         let node = self.target_mut(id);
         if !node.is_up() {
             node.faults.outage.clients_lost |= fault.loses_clients();
@@ -106,7 +106,7 @@ impl Nodes {
         true
     }
 
-    pub fn probe_failed(&mut self, id: TargetId, fault: Fault<'_>) {
+    pub fn probe_failed(&mut self, id: TargetId, fault: NodeFault<'_>) {
         let node = self.target_mut(id);
         if !node.is_up() {
             let Outage { failed_probes, clients_lost, .. } = &mut node.faults.outage;
@@ -133,29 +133,29 @@ impl Nodes {
 
 impl Target<NodeFaults> {
     /// Says what is wrong, which key names what was tried, and what to look at. The node itself is named around it.
-    fn in_words(&self, fault: Fault<'_>) -> String {
-        let Sides { listener_key, adapter_key, adapter, handler } = &self.faults.sides;
+    fn in_words(&self, fault: NodeFault<'_>) -> String {
+        let NodeAddresses { listener_key, adapter_key, adapter, handler } = &self.faults.sides;
         match fault {
-            Fault::NotReached(why) => {
+            NodeFault::NotReached(why) => {
                 let why = self.without_name(why);
                 format!(
                     "its exproto listener ({listener_key}) cannot be reached: {why}. Is EMQX running, and exproto \
                      enabled? \"emqx ctl gateway list\" tells"
                 )
             }
-            Fault::AnchorClosed => format!(
+            NodeFault::AnchorClosed => format!(
                 "its listener closes connections at once: it is full (max_connections), or EMQX cannot call our \
                  handler: \"handler.address\" in EMQX has to lead to {handler} (upstream.exproto.handler_bind)"
             ),
-            Fault::AnchorUntold => format!(
+            NodeFault::AnchorUntold => format!(
                 "it takes connections, but does not call our handler: \"handler.address\" in EMQX has to lead to \
                  {handler} (upstream.exproto.handler_bind). Or is this ({listener_key}) not the exproto listener?"
             ),
-            Fault::NotServed(why) => format!(
+            NodeFault::NotServed(why) => format!(
                 "its ConnectionAdapter {adapter} ({adapter_key}) cannot be reached: {why}. It is \"server.bind\" of \
                  exproto in EMQX"
             ),
-            Fault::Unanswered => {
+            NodeFault::Unanswered => {
                 format!("its ConnectionAdapter {adapter} ({adapter_key}) takes calls, but does not answer them")
             }
         }
@@ -173,20 +173,20 @@ impl Target<NodeFaults> {
 }
 
 impl NodeFaults {
-    fn new(sides: Sides) -> Self {
+    fn new(sides: NodeAddresses) -> Self {
         Self { sides, told: false, untold: 0, unanswered: 0, outage: Outage::default() }
     }
 
     /// Returns whether this fault is one too many. A node that never told us of an anchor is not given the benefit of the
     /// doubt.
-    fn counts(&mut self, fault: Fault<'_>) -> bool {
+    fn counts(&mut self, fault: NodeFault<'_>) -> bool {
         match fault {
-            Fault::NotReached(_) | Fault::NotServed(_) => true,
-            Fault::AnchorClosed | Fault::AnchorUntold => {
+            NodeFault::NotReached(_) | NodeFault::NotServed(_) => true,
+            NodeFault::AnchorClosed | NodeFault::AnchorUntold => {
                 self.untold += 1;
                 !self.told || self.untold >= TOLERATED_FAULTS
             }
-            Fault::Unanswered => {
+            NodeFault::Unanswered => {
                 self.unanswered += 1;
                 self.unanswered >= TOLERATED_FAULTS
             }
@@ -194,7 +194,7 @@ impl NodeFaults {
     }
 }
 
-impl Fault<'_> {
+impl NodeFault<'_> {
     /// Where only new anchors fail, those that are there may be fine.
     fn loses_clients(self) -> bool {
         match self {
@@ -204,7 +204,7 @@ impl Fault<'_> {
     }
 }
 
-impl Sides {
+impl NodeAddresses {
     fn new(several: bool, adapter: &str, handler: SocketAddr) -> Self {
         let key = |one| if several { "upstream.exproto.nodes" } else { one };
         Self {
@@ -225,38 +225,39 @@ mod tests {
 
     const A: TargetId = TargetId(0);
     const B: TargetId = TargetId(1);
-    const REFUSED: Fault<'_> = Fault::NotReached("connection refused");
-    const UNAVAILABLE: Fault<'_> = Fault::NotServed("unavailable");
+    const REFUSED: NodeFault<'_> = NodeFault::NotReached("connection refused");
+    const UNAVAILABLE: NodeFault<'_> = NodeFault::NotServed("unavailable");
 
     fn two() -> Nodes {
         let handler = SocketAddr::from(([10, 0, 0, 7], 9002));
-        let node =
-            |name: &str| (format!("{name}:7993"), NodeFaults::new(Sides::new(true, "http://10.0.0.5:9100", handler)));
+        let node = |name: &str| {
+            (format!("{name}:7993"), NodeFaults::new(NodeAddresses::new(true, "http://10.0.0.5:9100", handler)))
+        };
         Nodes::new([node("a"), node("b")])
     }
 
     #[test]
     fn a_fault_is_told_once_with_the_key_that_names_what_was_tried_and_with_the_next_step() {
         let handler = |address: &str| {
-            let sides = Sides::new(false, "http://10.0.0.5:9100", address.parse().expect("an address"));
+            let sides = NodeAddresses::new(false, "http://10.0.0.5:9100", address.parse().expect("an address"));
             Target::new("10.0.0.5:7994".to_owned(), NodeFaults::new(sides))
         };
         let node = handler("10.0.0.7:9002");
         assert_eq!(
-            node.in_words(Fault::NotReached("10.0.0.5:7994: connection refused")),
+            node.in_words(NodeFault::NotReached("10.0.0.5:7994: connection refused")),
             "its exproto listener (upstream.exproto.listener) cannot be reached: connection refused. Is EMQX running, \
              and exproto enabled? \"emqx ctl gateway list\" tells"
         );
         assert_eq!(
-            node.in_words(Fault::NotServed("connection refused")),
+            node.in_words(NodeFault::NotServed("connection refused")),
             "its ConnectionAdapter http://10.0.0.5:9100 (upstream.exproto.adapter) cannot be reached: connection \
              refused. It is \"server.bind\" of exproto in EMQX"
         );
-        for fault in [Fault::AnchorClosed, Fault::AnchorUntold] {
+        for fault in [NodeFault::AnchorClosed, NodeFault::AnchorUntold] {
             let told = node.in_words(fault);
             assert!(told.contains("has to lead to http://10.0.0.7:9002 (upstream.exproto.handler_bind)"), "{told}");
         }
-        let everywhere = handler("0.0.0.0:9001").in_words(Fault::AnchorUntold);
+        let everywhere = handler("0.0.0.0:9001").in_words(NodeFault::AnchorUntold);
         assert!(everywhere.contains("has to lead to port 9001 of this machine"), "{everywhere}");
     }
 
@@ -282,7 +283,7 @@ mod tests {
 
     #[test]
     fn what_a_single_device_may_meet_counts_three_times_in_a_row() {
-        for fault in [Fault::Unanswered, Fault::AnchorClosed, Fault::AnchorUntold] {
+        for fault in [NodeFault::Unanswered, NodeFault::AnchorClosed, NodeFault::AnchorUntold] {
             let mut nodes = two();
             nodes.told(A);
             for _ in 1..TOLERATED_FAULTS {
@@ -299,8 +300,8 @@ mod tests {
 
     #[test]
     fn a_node_that_never_called_the_handler_is_down_at_the_first_anchor_that_it_does_not_tell_of() {
-        assert!(two().failed(A, Fault::AnchorUntold));
-        assert!(two().failed(A, Fault::AnchorClosed));
+        assert!(two().failed(A, NodeFault::AnchorUntold));
+        assert!(two().failed(A, NodeFault::AnchorClosed));
     }
 
     #[test]
@@ -315,7 +316,7 @@ mod tests {
         assert_eq!(nodes.take_left(), []);
 
         nodes.probe_succeeded(A);
-        nodes.failed(A, Fault::NotServed("again"));
+        nodes.failed(A, NodeFault::NotServed("again"));
         nodes.probe_failed(A, REFUSED);
         nodes.probe_failed(A, REFUSED);
         assert_eq!(nodes.take_left(), [A]);
@@ -326,12 +327,12 @@ mod tests {
         let mut nodes = two();
         nodes.failed(A, REFUSED);
         for _ in 0..5 {
-            nodes.probe_failed(A, Fault::AnchorClosed);
+            nodes.probe_failed(A, NodeFault::AnchorClosed);
         }
         assert_eq!(nodes.take_left(), []);
 
         nodes.failed(B, REFUSED);
-        nodes.probe_failed(A, Fault::AnchorUntold);
+        nodes.probe_failed(A, NodeFault::AnchorUntold);
         assert_eq!(nodes.take_left(), []);
         nodes.probe_succeeded(B);
         assert_eq!(nodes.take_left(), [A]);

@@ -12,7 +12,7 @@ use tracing::warn;
 
 use crate::upstream::client::targets::{TOLERATED_FAULTS, Target, TargetId, Targets};
 
-use super::codec::Version;
+use super::codec::ProtocolVersion;
 
 /// From one attempt to the next at an address that is down, or whose last probe failed.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ const QUIET_INTERVAL: Duration = Duration::from_secs(5);
 pub type Brokers = Targets<BrokerFaults>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault<'a> {
+pub enum BrokerFault<'a> {
     NotReached(&'a str),
     /// It closed a connection without an answer to CONNECT.
     Closed,
@@ -34,7 +34,7 @@ pub enum Fault<'a> {
 /// What devices and probes have met at one address.
 #[derive(Debug)]
 pub struct BrokerFaults {
-    version: Version,
+    version: ProtocolVersion,
     /// Connections in a row on which CONNECT had no answer.
     silent: u32,
     /// When a device may try the address while it is down, or the next probe begins while it is up; none before the first
@@ -43,7 +43,7 @@ pub struct BrokerFaults {
 }
 
 impl Brokers {
-    pub fn of(addresses: &[String], version: Version) -> Self {
+    pub fn of(addresses: &[String], version: ProtocolVersion) -> Self {
         let broker = |address: &String| (address.clone(), BrokerFaults { version, silent: 0, next_probe: None });
         Self::new(addresses.iter().map(broker))
     }
@@ -90,11 +90,11 @@ impl Brokers {
         faults.next_probe = Some(faults.next_probe.map_or(soon, |at| at.min(soon)));
     }
 
-    pub fn version(&self, id: TargetId) -> Version {
+    pub fn version(&self, id: TargetId) -> ProtocolVersion {
         self.target(id).faults.version
     }
 
-    pub fn speaks(&mut self, id: TargetId, version: Version) {
+    pub fn speaks(&mut self, id: TargetId, version: ProtocolVersion) {
         let broker = self.target_mut(id);
         if broker.faults.version != version {
             broker.faults.version = version;
@@ -121,7 +121,7 @@ impl Brokers {
     }
 
     /// Notes a fault that a device met at the address. Returns whether the address goes down by it.
-    pub fn failed(&mut self, now: Instant, id: TargetId, fault: Fault<'_>) -> bool {
+    pub fn failed(&mut self, now: Instant, id: TargetId, fault: BrokerFault<'_>) -> bool {
         let broker = self.target_mut(id);
         if !broker.counts(fault) || !broker.is_up() {
             return false;
@@ -135,30 +135,34 @@ impl Brokers {
 
 impl Target<BrokerFaults> {
     /// Says what is wrong, which key names what was tried, and what to look at. The broker itself is named around it.
-    fn in_words(&self, fault: Fault<'_>) -> String {
+    fn in_words(&self, fault: BrokerFault<'_>) -> String {
         match fault {
-            Fault::NotReached(why) => {
+            BrokerFault::NotReached(why) => {
                 let why = self.without_name(why);
                 format!(
                     "it cannot be reached (upstream.mqtt.brokers): {why}. Is it running, and its MQTT listener here?"
                 )
             }
-            Fault::Closed => "it closes connections without an answer to CONNECT: is it (upstream.mqtt.brokers) a \
+            BrokerFault::Closed => {
+                "it closes connections without an answer to CONNECT: is it (upstream.mqtt.brokers) a \
                               listener for MQTT over TCP, or with ssl:// over TLS?"
-                .to_owned(),
-            Fault::Silent => "it takes connections, and does not answer to CONNECT: is it (upstream.mqtt.brokers) a \
+                    .to_owned()
+            }
+            BrokerFault::Silent => {
+                "it takes connections, and does not answer to CONNECT: is it (upstream.mqtt.brokers) a \
                               listener for MQTT over TCP, or with ssl:// over TLS?"
-                .to_owned(),
+                    .to_owned()
+            }
         }
     }
 
     /// Returns whether this fault is one too many. A broker may close the connection of one device, for what that device is;
     /// while others are connected that is no fault of the broker.
-    fn counts(&mut self, fault: Fault<'_>) -> bool {
+    fn counts(&mut self, fault: BrokerFault<'_>) -> bool {
         match fault {
-            Fault::NotReached(_) => true,
-            Fault::Closed if self.clients > 0 => false,
-            Fault::Closed | Fault::Silent => {
+            BrokerFault::NotReached(_) => true,
+            BrokerFault::Closed if self.clients > 0 => false,
+            BrokerFault::Closed | BrokerFault::Silent => {
                 self.faults.silent += 1;
                 !self.answered || self.faults.silent >= TOLERATED_FAULTS
             }
@@ -180,7 +184,7 @@ mod tests {
     const B: TargetId = TargetId(1);
 
     fn two() -> Brokers {
-        Brokers::of(&["a:1883".to_owned(), "b:1883".to_owned()], Version::V5)
+        Brokers::of(&["a:1883".to_owned(), "b:1883".to_owned()], ProtocolVersion::V5)
     }
 
     #[test]
@@ -196,8 +200,8 @@ mod tests {
     #[test]
     fn one_device_in_a_second_tries_an_address_that_is_down() {
         let (mut now, mut brokers) = (Instant::now(), two());
-        assert!(brokers.failed(now, A, Fault::NotReached("refused")));
-        assert!(!brokers.failed(now, A, Fault::NotReached("refused")));
+        assert!(brokers.failed(now, A, BrokerFault::NotReached("refused")));
+        assert!(!brokers.failed(now, A, BrokerFault::NotReached("refused")));
         assert_eq!(brokers.try_or_choose(now, Some(A), false), Some(B));
         now += PROBE_INTERVAL;
         assert_eq!(brokers.try_or_choose(now, Some(B), false), Some(A));
@@ -210,11 +214,11 @@ mod tests {
     #[test]
     fn silence_is_tolerated_where_there_was_an_answer_before() {
         let (now, mut brokers) = (Instant::now(), two());
-        assert!(brokers.failed(now, B, Fault::Silent));
+        assert!(brokers.failed(now, B, BrokerFault::Silent));
         brokers.answers(now, A);
-        assert!(!brokers.failed(now, A, Fault::Silent));
-        assert!(!brokers.failed(now, A, Fault::Silent));
-        assert!(brokers.failed(now, A, Fault::Silent));
+        assert!(!brokers.failed(now, A, BrokerFault::Silent));
+        assert!(!brokers.failed(now, A, BrokerFault::Silent));
+        assert!(brokers.failed(now, A, BrokerFault::Silent));
         assert_eq!((brokers.any_up(), brokers.try_or_choose(now, None, false)), (false, None));
     }
 
@@ -222,7 +226,7 @@ mod tests {
     fn a_fault_is_told_once_with_the_key_that_names_what_was_tried() {
         let brokers = two();
         assert_eq!(
-            brokers.target(A).in_words(Fault::NotReached("a:1883: connection refused")),
+            brokers.target(A).in_words(BrokerFault::NotReached("a:1883: connection refused")),
             "it cannot be reached (upstream.mqtt.brokers): connection refused. Is it running, and its MQTT listener here?"
         );
     }
@@ -232,12 +236,12 @@ mod tests {
         let (now, mut brokers) = (Instant::now(), two());
         brokers.answers(now, A);
         brokers.add_client(A);
-        (0..100).for_each(|_| assert!(!brokers.failed(now, A, Fault::Closed)));
-        assert!(brokers.failed(now, A, Fault::NotReached("refused")), "the listener is gone");
+        (0..100).for_each(|_| assert!(!brokers.failed(now, A, BrokerFault::Closed)));
+        assert!(brokers.failed(now, A, BrokerFault::NotReached("refused")), "the listener is gone");
 
         let mut brokers = two();
         brokers.answers(now, A);
-        let counted: Vec<_> = (0..3).map(|_| brokers.failed(now, A, Fault::Closed)).collect();
+        let counted: Vec<_> = (0..3).map(|_| brokers.failed(now, A, BrokerFault::Closed)).collect();
         assert_eq!(counted, [false, false, true]);
     }
 
@@ -251,7 +255,7 @@ mod tests {
 
         let now = start + QUIET_INTERVAL;
         assert_eq!(brokers.due_up(now), Some(A));
-        assert!(brokers.failed(now, A, Fault::NotReached("refused")));
+        assert!(brokers.failed(now, A, BrokerFault::NotReached("refused")));
         assert_eq!(brokers.due_down(now), None);
         assert_eq!(brokers.due_down(now + PROBE_INTERVAL), Some(A));
         assert_eq!(brokers.due_down(now + PROBE_INTERVAL), None);

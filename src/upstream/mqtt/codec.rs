@@ -24,7 +24,7 @@ pub const RECEIVE_MAXIMUM: u16 = 64;
 const LONGEST_LENGTH: usize = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
+pub enum ProtocolVersion {
     V5,
     V311,
 }
@@ -61,7 +61,7 @@ pub enum Incoming {
     SubAck { packet: PacketId, reason: Reason },
     UnsubAck,
     PubAck { packet: PacketId, reason: Reason },
-    Publish(Box<Message>),
+    Publish(Box<MqttMessage>),
     Pong,
     Disconnect { reason: Reason, server: Option<String> },
 }
@@ -70,14 +70,14 @@ pub enum Incoming {
 pub struct ConnAck {
     pub reason: Reason,
     pub session_present: bool,
-    pub limits: Limits,
+    pub limits: ServerLimits,
     /// Where else to go.
     pub server: Option<String>,
 }
 
 /// What the broker takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct ServerLimits {
     /// Publications of QoS 1 without its acknowledgement.
     pub receive_maximum: u16,
     pub max_packet_size: usize,
@@ -89,7 +89,7 @@ pub struct Limits {
 
 /// A message of an application.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
+pub struct MqttMessage {
     pub topic: String,
     pub payload: Vec<u8>,
     /// To be acknowledged.
@@ -113,7 +113,7 @@ pub enum Malformed {
 /// What MQTT has no packet for.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("it cannot be said in MQTT: {0}")]
-pub struct Unsayable(MqttError);
+pub struct EncodeError(MqttError);
 
 impl PacketId {
     pub const FIRST: Self = Self(1);
@@ -124,7 +124,7 @@ impl PacketId {
     }
 }
 
-impl Default for Limits {
+impl Default for ServerLimits {
     /// What holds where the broker says nothing (MQTT 5.0 section 3.2.2.3).
     fn default() -> Self {
         Self { receive_maximum: u16::MAX, max_packet_size: usize::MAX, max_qos: 2, retain: true, keep_alive: None }
@@ -133,23 +133,23 @@ impl Default for Limits {
 
 // -- What we say --------------------------------------------------------------------------------------------------------
 
-pub fn connect(version: Version, connect: Connect<'_>) -> Result<Vec<u8>, Unsayable> {
+pub fn connect(version: ProtocolVersion, connect: Connect<'_>) -> Result<Vec<u8>, EncodeError> {
     Ok(match version {
-        Version::V5 => connect_v5(connect)?,
-        Version::V311 => connect_v311(connect)?,
+        ProtocolVersion::V5 => connect_v5(connect)?,
+        ProtocolVersion::V311 => connect_v311(connect)?,
     })
 }
 
 /// Of QoS 1 at the most: a command that comes twice after a restart is no worse than one that is sent twice to its device.
-pub fn subscribe(version: Version, packet: PacketId, filter: &str, qos: u8) -> Result<Vec<u8>, Unsayable> {
+pub fn subscribe(version: ProtocolVersion, packet: PacketId, filter: &str, qos: u8) -> Result<Vec<u8>, EncodeError> {
     // A session that had the filter already is not given the retained messages again.
     let options = SubOpts::new().set_qos(quality(qos));
     Ok(match version {
-        Version::V5 => {
+        ProtocolVersion::V5 => {
             let entry = SubEntry::new(filter, options.set_rh(RetainHandling::SendRetainedIfNotExists))?;
             v5_0::Subscribe::builder().packet_id(packet.0).entries(vec![entry]).build()?.to_continuous_buffer()
         }
-        Version::V311 => {
+        ProtocolVersion::V311 => {
             let entry = SubEntry::new(filter, options)?;
             v3_1_1::Subscribe::builder().packet_id(packet.0).entries(vec![entry]).build()?.to_continuous_buffer()
         }
@@ -157,15 +157,19 @@ pub fn subscribe(version: Version, packet: PacketId, filter: &str, qos: u8) -> R
 }
 
 /// The end of a session for version 3.1.1: nothing waits in it any more.
-pub fn unsubscribe_v311(packet: PacketId, filter: &str) -> Result<Vec<u8>, Unsayable> {
+pub fn unsubscribe_v311(packet: PacketId, filter: &str) -> Result<Vec<u8>, EncodeError> {
     let packet = v3_1_1::Unsubscribe::builder().packet_id(packet.0).entries(vec![filter])?.build()?;
     Ok(packet.to_continuous_buffer())
 }
 
 /// QoS 2 goes as QoS 1, see the documentation of [`super`].
-pub fn publish(version: Version, publication: &Publication, sending: Sending<'_>) -> Result<Vec<u8>, Unsayable> {
+pub fn publish(
+    version: ProtocolVersion,
+    publication: &Publication,
+    sending: Sending<'_>,
+) -> Result<Vec<u8>, EncodeError> {
     Ok(match version {
-        Version::V5 => {
+        ProtocolVersion::V5 => {
             let mut packet = v5_0::Publish::builder()
                 .topic_name(publication.topic.as_str())?
                 .qos(quality(u8::from(sending.packet.is_some())))
@@ -178,7 +182,7 @@ pub fn publish(version: Version, publication: &Publication, sending: Sending<'_>
             }
             packet.build()?.to_continuous_buffer()
         }
-        Version::V311 => {
+        ProtocolVersion::V311 => {
             let mut packet = v3_1_1::Publish::builder()
                 .topic_name(publication.topic.as_str())?
                 .qos(quality(u8::from(sending.packet.is_some())))
@@ -205,22 +209,22 @@ pub fn ping() -> Vec<u8> {
 
 /// The session ends with the connection, or is kept for so long; version 3.1.1 keeps it in any case. `with_will`: the
 /// broker publishes the will.
-pub fn disconnect(version: Version, session_expiry: Duration, with_will: bool) -> Result<Vec<u8>, Unsayable> {
+pub fn disconnect(version: ProtocolVersion, session_expiry: Duration, with_will: bool) -> Result<Vec<u8>, EncodeError> {
     let reason = if with_will {
         DisconnectReasonCode::DisconnectWithWillMessage
     } else {
         DisconnectReasonCode::NormalDisconnection
     };
     Ok(match version {
-        Version::V5 => {
+        ProtocolVersion::V5 => {
             let expiry = Property::SessionExpiryInterval(SessionExpiryInterval::new(seconds(session_expiry))?);
             v5_0::Disconnect::builder().reason_code(reason).props(vec![expiry]).build()?.to_continuous_buffer()
         }
-        Version::V311 => vec![0xe0, 0],
+        ProtocolVersion::V311 => vec![0xe0, 0],
     })
 }
 
-fn connect_v5(connect: Connect<'_>) -> Result<Vec<u8>, Unsayable> {
+fn connect_v5(connect: Connect<'_>) -> Result<Vec<u8>, EncodeError> {
     let Connect { client, keep_alive, session_expiry, max_packet_size } = connect;
     let size = u32::try_from(max_packet_size).unwrap_or(u32::MAX);
     let properties = vec![
@@ -245,7 +249,7 @@ fn connect_v5(connect: Connect<'_>) -> Result<Vec<u8>, Unsayable> {
     Ok(packet.build()?.to_continuous_buffer())
 }
 
-fn connect_v311(connect: Connect<'_>) -> Result<Vec<u8>, Unsayable> {
+fn connect_v311(connect: Connect<'_>) -> Result<Vec<u8>, EncodeError> {
     let Connect { client, keep_alive, .. } = connect;
     let mut packet = v3_1_1::Connect::builder()
         .client_id(client.clientid.as_str())?
@@ -261,7 +265,7 @@ fn connect_v311(connect: Connect<'_>) -> Result<Vec<u8>, Unsayable> {
     Ok(packet.build()?.to_continuous_buffer())
 }
 
-fn properties(publication: &Publication, client: &ClientInfo) -> Result<Vec<Property>, Unsayable> {
+fn properties(publication: &Publication, client: &ClientInfo) -> Result<Vec<Property>, EncodeError> {
     let mut properties = vec![Property::ContentType(ContentType::new(JSON)?)];
     if let Some(correlation) = &publication.correlation {
         properties.push(Property::CorrelationData(CorrelationData::new(correlation.clone())?));
@@ -287,14 +291,14 @@ fn quality(qos: u8) -> Qos {
 /// Bytes of a stream that are no whole packet yet.
 #[derive(Debug)]
 pub struct Frames {
-    version: Version,
+    version: ProtocolVersion,
     max_packet_size: usize,
     /// Empty, and without memory, between packets.
     partial: Vec<u8>,
 }
 
 impl Frames {
-    pub fn new(version: Version, max_packet_size: usize) -> Self {
+    pub fn new(version: ProtocolVersion, max_packet_size: usize) -> Self {
         Self { version, max_packet_size, partial: Vec::new() }
     }
 
@@ -348,35 +352,35 @@ impl Frames {
     }
 }
 
-fn decode(version: Version, first: u8, body: &[u8]) -> Result<Incoming, Malformed> {
+fn decode(version: ProtocolVersion, first: u8, body: &[u8]) -> Result<Incoming, Malformed> {
     match (first >> 4, version) {
         // A broker that knows no version 5 says so in the words of version 3.1.1, which are shorter.
         (2, _) if body.len() == 2 => connack_v311(body),
-        (2, Version::V5) => connack_v5(body),
-        (3, Version::V5) => publish_v5(first & 0xf, body),
-        (3, Version::V311) => publish_v311(first & 0xf, body),
-        (4, Version::V5) => {
+        (2, ProtocolVersion::V5) => connack_v5(body),
+        (3, ProtocolVersion::V5) => publish_v5(first & 0xf, body),
+        (3, ProtocolVersion::V311) => publish_v311(first & 0xf, body),
+        (4, ProtocolVersion::V5) => {
             let ack = whole(body, v5_0::Puback::parse(body))?;
             let reason = ack.reason_code().map_or(Reason::SUCCESS, |reason| Reason(reason as u8));
             Ok(Incoming::PubAck { packet: PacketId(ack.packet_id()), reason })
         }
-        (4, Version::V311) => {
+        (4, ProtocolVersion::V311) => {
             let ack = whole(body, v3_1_1::Puback::parse(body))?;
             Ok(Incoming::PubAck { packet: PacketId(ack.packet_id()), reason: Reason::SUCCESS })
         }
-        (9, Version::V5) => {
+        (9, ProtocolVersion::V5) => {
             let ack = whole(body, v5_0::Suback::parse(body))?;
             let reason = ack.reason_codes().first().map(|reason| Reason(*reason as u8));
             suback(ack.packet_id(), reason)
         }
-        (9, Version::V311) => {
+        (9, ProtocolVersion::V311) => {
             let ack = whole(body, v3_1_1::Suback::parse(body))?;
             let reason = ack.return_codes().first().map(|code| Reason(*code as u8));
             suback(ack.packet_id(), reason)
         }
         (11, _) => Ok(Incoming::UnsubAck),
         (13, _) if body.is_empty() => Ok(Incoming::Pong),
-        (14, Version::V5) => {
+        (14, ProtocolVersion::V5) => {
             let packet = whole(body, v5_0::Disconnect::parse(body))?;
             let reason = packet.reason_code().map_or(Reason::SUCCESS, |reason| Reason(reason as u8));
             let server = packet.props().as_ref().and_then(|properties| server_reference(properties));
@@ -388,7 +392,7 @@ fn decode(version: Version, first: u8, body: &[u8]) -> Result<Incoming, Malforme
 
 fn connack_v5(body: &[u8]) -> Result<Incoming, Malformed> {
     let packet = whole(body, v5_0::Connack::parse(body))?;
-    let mut limits = Limits::default();
+    let mut limits = ServerLimits::default();
     for property in packet.props() {
         match property {
             Property::ReceiveMaximum(maximum) => limits.receive_maximum = maximum.val(),
@@ -421,7 +425,7 @@ fn connack_v311(body: &[u8]) -> Result<Incoming, Malformed> {
         _ => Reason::UNSPECIFIED_ERROR,
     };
     let session_present = packet.session_present();
-    Ok(Incoming::ConnAck(Box::new(ConnAck { reason, session_present, limits: Limits::default(), server: None })))
+    Ok(Incoming::ConnAck(Box::new(ConnAck { reason, session_present, limits: ServerLimits::default(), server: None })))
 }
 
 fn suback(packet: u16, reason: Option<Reason>) -> Result<Incoming, Malformed> {
@@ -468,7 +472,7 @@ fn message(
     }
     let packet = packet.map(PacketId);
     let (topic, payload) = (topic.to_owned(), payload.to_vec());
-    Ok(Incoming::Publish(Box::new(Message { topic, payload, packet, again, properties })))
+    Ok(Incoming::Publish(Box::new(MqttMessage { topic, payload, packet, again, properties })))
 }
 
 fn server_reference(properties: &[Property]) -> Option<String> {
@@ -487,7 +491,7 @@ fn whole<T>(body: &[u8], parsed: Result<(T, usize), MqttError>) -> Result<T, Mal
     }
 }
 
-impl From<MqttError> for Unsayable {
+impl From<MqttError> for EncodeError {
     fn from(error: MqttError) -> Self {
         Self(error)
     }

@@ -30,7 +30,7 @@ thread_local! {
 
 /// What a connection tells, in order; the end is the last.
 #[derive(Debug)]
-pub enum Event {
+pub enum ConnectionEvent {
     Opened,
     Heard(Incoming),
     /// The connection could not be opened. Nothing else is told then.
@@ -42,17 +42,17 @@ pub enum Event {
 
 /// What is to be written, handed over from the link to the task. The lock is held for as long as bytes are appended.
 #[derive(Debug, Default)]
-pub struct Outbox(Mutex<Waiting>);
+pub struct Outbox(Mutex<OutboxState>);
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct OutboxState {
     bytes: Vec<u8>,
-    end: Option<End>,
+    end: Option<OutboxEnd>,
     task: Option<Waker>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+enum OutboxEnd {
     /// After what waits is written.
     Close,
     Abort,
@@ -71,15 +71,15 @@ impl Outbox {
 
     /// The connection ends when all is written.
     pub fn close(&self) {
-        self.change(|waiting| waiting.end = waiting.end.or(Some(End::Close)));
+        self.change(|waiting| waiting.end = waiting.end.or(Some(OutboxEnd::Close)));
     }
 
     /// The connection ends now, and nothing is told of it.
     pub fn abort(&self) {
-        self.change(|waiting| waiting.end = Some(End::Abort));
+        self.change(|waiting| waiting.end = Some(OutboxEnd::Abort));
     }
 
-    fn change(&self, change: impl FnOnce(&mut Waiting)) {
+    fn change(&self, change: impl FnOnce(&mut OutboxState)) {
         let task = {
             let mut waiting = self.0.lock().expect(UNPOISONED);
             change(&mut waiting);
@@ -92,13 +92,13 @@ impl Outbox {
 
     fn poll_take(&self, context: &Context<'_>) -> Poll<Taken> {
         let mut waiting = self.0.lock().expect(UNPOISONED);
-        if waiting.end == Some(End::Abort) {
+        if waiting.end == Some(OutboxEnd::Abort) {
             return Poll::Ready(Taken::Aborted);
         }
         if !waiting.bytes.is_empty() {
             return Poll::Ready(Taken::Bytes(mem::take(&mut waiting.bytes)));
         }
-        if waiting.end == Some(End::Close) {
+        if waiting.end == Some(OutboxEnd::Close) {
             return Poll::Ready(Taken::Closed);
         }
         waiting.task = Some(context.waker().clone());
@@ -109,7 +109,7 @@ impl Outbox {
     pub async fn aborted(&self) {
         std::future::poll_fn(|context| {
             let mut waiting = self.0.lock().expect(UNPOISONED);
-            if waiting.end == Some(End::Abort) {
+            if waiting.end == Some(OutboxEnd::Abort) {
                 return Poll::Ready(());
             }
             waiting.task = Some(context.waker().clone());
@@ -125,12 +125,12 @@ const UNPOISONED: &str = "nobody panics while appending bytes";
 #[derive(Clone)]
 pub struct EventSender {
     pub connection: ConnectionId,
-    pub events: mpsc::Sender<(ConnectionId, Event)>,
+    pub events: mpsc::Sender<(ConnectionId, ConnectionEvent)>,
 }
 
 impl EventSender {
     /// Waits while the queue to the link is full. A link that is gone has no need of it.
-    pub async fn tell(&self, event: Event) {
+    pub async fn tell(&self, event: ConnectionEvent) {
         if self.events.send((self.connection, event)).await.is_err() {
             tracing::trace!("the link is gone");
         }
@@ -142,24 +142,24 @@ pub async fn serve<S>(stream: S, outbox: Arc<Outbox>, frames: Frames, sender: Ev
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    sender.tell(Event::Opened).await;
-    let mut connection = Connection { stream, outbox, frames, unwritten: Vec::new(), begun: 0, untold: 0 };
+    sender.tell(ConnectionEvent::Opened).await;
+    let mut connection = ConnectionTask { stream, outbox, frames, unwritten: Vec::new(), begun: 0, untold: 0 };
     loop {
         match std::future::poll_fn(|context| connection.poll_step(context)).await {
-            Step::Heard(packets) => {
+            ServeStep::Heard(packets) => {
                 for packet in packets {
-                    sender.tell(Event::Heard(packet)).await;
+                    sender.tell(ConnectionEvent::Heard(packet)).await;
                 }
             }
-            Step::Written(bytes) => sender.tell(Event::Written(bytes)).await,
-            Step::Ended(why) => return sender.tell(Event::Ended(why)).await,
-            Step::Closed => return connection.close_gracefully().await,
-            Step::Aborted => return,
+            ServeStep::Written(bytes) => sender.tell(ConnectionEvent::Written(bytes)).await,
+            ServeStep::Ended(why) => return sender.tell(ConnectionEvent::Ended(why)).await,
+            ServeStep::Closed => return connection.close_gracefully().await,
+            ServeStep::Aborted => return,
         }
     }
 }
 
-struct Connection<S> {
+struct ConnectionTask<S> {
     stream: S,
     outbox: Arc<Outbox>,
     frames: Frames,
@@ -170,7 +170,7 @@ struct Connection<S> {
     untold: usize,
 }
 
-enum Step {
+enum ServeStep {
     Heard(Vec<Incoming>),
     Written(usize),
     Ended(String),
@@ -178,31 +178,31 @@ enum Step {
     Aborted,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Step> {
+impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionTask<S> {
+    fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<ServeStep> {
         if let Poll::Ready(step) = self.poll_write(context) {
             return Poll::Ready(step);
         }
         self.poll_read(context)
     }
 
-    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Step> {
+    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<ServeStep> {
         loop {
             if self.untold >= TELL_WRITTEN {
-                return Poll::Ready(Step::Written(mem::take(&mut self.untold)));
+                return Poll::Ready(ServeStep::Written(mem::take(&mut self.untold)));
             }
             let rest = self.unwritten.get(self.begun..).unwrap_or_default();
             if rest.is_empty() {
                 self.begun = 0;
                 self.unwritten = match ready!(self.outbox.poll_take(context)) {
                     Taken::Bytes(bytes) => bytes,
-                    Taken::Closed => return Poll::Ready(Step::Closed),
-                    Taken::Aborted => return Poll::Ready(Step::Aborted),
+                    Taken::Closed => return Poll::Ready(ServeStep::Closed),
+                    Taken::Aborted => return Poll::Ready(ServeStep::Aborted),
                 };
                 continue;
             }
             match ready!(Pin::new(&mut self.stream).poll_write(context, rest)) {
-                Ok(0) => return Poll::Ready(Step::Ended("nothing more can be written".to_owned())),
+                Ok(0) => return Poll::Ready(ServeStep::Ended("nothing more can be written".to_owned())),
                 Ok(written) => {
                     self.begun += written;
                     self.untold += written;
@@ -211,25 +211,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         self.begun = 0;
                     }
                 }
-                Err(error) => return Poll::Ready(Step::Ended(error.to_string())),
+                Err(error) => return Poll::Ready(ServeStep::Ended(error.to_string())),
             }
         }
     }
 
-    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Step> {
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<ServeStep> {
         BUFFER.with_borrow_mut(|buffer| {
             loop {
                 let mut read = ReadBuf::new(buffer);
                 if let Err(error) = ready!(Pin::new(&mut self.stream).poll_read(context, &mut read)) {
-                    return Poll::Ready(Step::Ended(error.to_string()));
+                    return Poll::Ready(ServeStep::Ended(error.to_string()));
                 }
                 if read.filled().is_empty() {
-                    return Poll::Ready(Step::Ended("the broker closed the connection".to_owned()));
+                    return Poll::Ready(ServeStep::Ended("the broker closed the connection".to_owned()));
                 }
                 match self.frames.push(read.filled()) {
                     Ok(packets) if packets.is_empty() => {}
-                    Ok(packets) => return Poll::Ready(Step::Heard(packets)),
-                    Err(malformed) => return Poll::Ready(Step::Ended(malformed.to_string())),
+                    Ok(packets) => return Poll::Ready(ServeStep::Heard(packets)),
+                    Err(malformed) => return Poll::Ready(ServeStep::Ended(malformed.to_string())),
                 }
             }
         })
@@ -254,16 +254,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 mod tests {
     use tokio::io::duplex;
 
-    use crate::upstream::mqtt::codec::{self, Version};
+    use crate::upstream::mqtt::codec::{self, ProtocolVersion};
 
     use super::*;
 
-    fn start(capacity: usize) -> (tokio::io::DuplexStream, Arc<Outbox>, mpsc::Receiver<(ConnectionId, Event)>) {
+    fn start(
+        capacity: usize,
+    ) -> (tokio::io::DuplexStream, Arc<Outbox>, mpsc::Receiver<(ConnectionId, ConnectionEvent)>) {
         let (ours, broker) = duplex(capacity);
         let outbox = Arc::new(Outbox::default());
         let (events, told) = mpsc::channel(10);
         let sender = EventSender { connection: ConnectionId(1), events };
-        tokio::spawn(serve(ours, outbox.clone(), Frames::new(Version::V5, 1000), sender));
+        tokio::spawn(serve(ours, outbox.clone(), Frames::new(ProtocolVersion::V5, 1000), sender));
         (broker, outbox, told)
     }
 
@@ -272,12 +274,12 @@ mod tests {
         let (mut broker, _outbox, mut told) = start(3);
         broker.write_all(&[0xd0, 0, 0xd0, 0, 0x40, 2, 0, 7]).await.unwrap();
         drop(broker);
-        assert!(matches!(told.recv().await, Some((_, Event::Opened))));
+        assert!(matches!(told.recv().await, Some((_, ConnectionEvent::Opened))));
         for _ in 0..2 {
-            assert!(matches!(told.recv().await, Some((_, Event::Heard(Incoming::Pong)))));
+            assert!(matches!(told.recv().await, Some((_, ConnectionEvent::Heard(Incoming::Pong)))));
         }
-        assert!(matches!(told.recv().await, Some((_, Event::Heard(Incoming::PubAck { .. })))));
-        assert!(matches!(told.recv().await, Some((_, Event::Ended(_)))));
+        assert!(matches!(told.recv().await, Some((_, ConnectionEvent::Heard(Incoming::PubAck { .. })))));
+        assert!(matches!(told.recv().await, Some((_, ConnectionEvent::Ended(_)))));
         assert!(told.recv().await.is_none());
     }
 
@@ -292,14 +294,14 @@ mod tests {
         broker.read_to_end(&mut bytes).await.unwrap();
         assert_eq!(bytes, codec::ping().repeat(100));
         drop(broker);
-        assert!(matches!(told.recv().await, Some((_, Event::Opened))));
+        assert!(matches!(told.recv().await, Some((_, ConnectionEvent::Opened))));
         assert!(told.recv().await.is_none());
     }
 
     #[tokio::test]
     async fn a_connection_that_is_given_up_ends_at_once() {
         let (mut broker, outbox, mut told) = start(8);
-        assert!(matches!(told.recv().await, Some((_, Event::Opened))));
+        assert!(matches!(told.recv().await, Some((_, ConnectionEvent::Opened))));
         outbox.abort();
         let mut bytes = Vec::new();
         broker.read_to_end(&mut bytes).await.unwrap();
@@ -311,8 +313,8 @@ mod tests {
     async fn a_packet_that_is_none_ends_the_connection() {
         let (mut broker, _outbox, mut told) = start(100);
         broker.write_all(&[0x10, 0]).await.unwrap();
-        assert!(matches!(told.recv().await, Some((_, Event::Opened))));
-        let Some((_, Event::Ended(why))) = told.recv().await else { panic!("no end") };
+        assert!(matches!(told.recv().await, Some((_, ConnectionEvent::Opened))));
+        let Some((_, ConnectionEvent::Ended(why))) = told.recv().await else { panic!("no end") };
         assert!(why.contains("type 1"), "{why}");
     }
 }

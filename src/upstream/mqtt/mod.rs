@@ -7,7 +7,7 @@
 //! 4. PUBLISH for what it says, PUBLISH of the broker for what it hears.
 //! 5. The connection ends, and DISCONNECT may tell why. Where the broker did not mean it, again from 1.
 //!
-//! `devices` decides, `connection` does, and [`Link`] carries between them, in the one task that polls it. A connection is a
+//! `devices` decides, `connection` does, and [`MqttLink`] carries between them, in the one task that polls it. A connection is a
 //! task of its own and shares nothing with the link but the bytes that it has to write.
 //!
 //! What is promised is "at least once": QoS 2 of a translator is published as QoS 1, since a publication may be repeated by
@@ -34,7 +34,7 @@ use tracing::info;
 
 use crate::conditions::{Condition, ConditionState};
 use crate::tls::{self, Connector};
-use crate::upstream::Occupancy;
+use crate::upstream::UpstreamTableSizes;
 use crate::upstream::client::device::{ConnectionId, Destination};
 use crate::upstream::client::targets::{TargetId, TargetsHealth};
 use crate::upstream::dialer::{DialError, Dialer, SECURE, Stream};
@@ -42,10 +42,10 @@ use crate::upstream::metrics::UpstreamMetrics;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
 
 use codec::Frames;
-use connection::{Event, EventSender, Outbox};
-use devices::{Action, Devices, Probed};
+use connection::{ConnectionEvent, EventSender, Outbox};
+use devices::{MqttAction, MqttDevices, Probed};
 
-pub use codec::Version;
+pub use codec::ProtocolVersion;
 
 /// How long a probe may take, where devices may take longer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -61,7 +61,7 @@ pub struct MqttConfig {
     /// For brokers that speak TLS.
     pub ssl: tls::TlsConfig,
     /// What is tried first. A broker that has no version 5 is spoken to in 3.1.1 from then on.
-    pub version: Version,
+    pub version: ProtocolVersion,
     /// After so much silence a connection is asked whether it is still there; zero: never.
     pub keep_alive: Duration,
     /// Publications of QoS 1 of one device that wait for the broker's acknowledgement.
@@ -97,21 +97,21 @@ impl MqttConfig {
 }
 
 /// The link to the broker. Its state lives where it is polled; sockets are served beside it and report back.
-pub struct Link {
-    devices: Devices,
+pub struct MqttLink {
+    devices: MqttDevices,
     settings: MqttConfig,
     connector: Option<Connector>,
     /// One for each address.
     dialers: Vec<Dialer>,
-    events: mpsc::Receiver<(ConnectionId, Event)>,
-    sender: mpsc::Sender<(ConnectionId, Event)>,
+    events: mpsc::Receiver<(ConnectionId, ConnectionEvent)>,
+    sender: mpsc::Sender<(ConnectionId, ConnectionEvent)>,
     outboxes: HashMap<ConnectionId, Arc<Outbox>>,
-    tasks: JoinSet<Ended>,
+    tasks: JoinSet<MqttTaskEnd>,
     condition: Condition,
 }
 
 /// How a task ended.
-enum Ended {
+enum MqttTaskEnd {
     /// All about it was told as events.
     Connection,
     Probe {
@@ -121,20 +121,20 @@ enum Ended {
 }
 
 /// What can happen to the link.
-enum Input {
-    Event(ConnectionId, Event),
-    Ended(Result<Ended, JoinError>),
+enum LinkInput {
+    Event(ConnectionId, ConnectionEvent),
+    Ended(Result<MqttTaskEnd, JoinError>),
     Deadline,
 }
 
-impl Link {
+impl MqttLink {
     /// Looks whether the broker is there. One that is away is no error; `condition` says so.
     ///
     /// # Errors
     /// If a file for TLS cannot be used, or the system has no randomness.
     pub fn start(settings: MqttConfig, metrics: Arc<UpstreamMetrics>, condition: Condition) -> io::Result<Self> {
         let rng = StdRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?;
-        let mut devices = Devices::new(&settings, rng, metrics);
+        let mut devices = MqttDevices::new(&settings, rng, metrics);
         devices.probe_all(now());
         let connector = settings.connector()?;
         let sources = &settings.source_addresses;
@@ -161,8 +161,8 @@ impl Link {
     }
 
     /// How full it is; it looks at every device.
-    pub fn occupancy(&self) -> Occupancy {
-        self.devices.occupancy()
+    pub fn table_sizes(&self) -> UpstreamTableSizes {
+        self.devices.table_sizes()
     }
 
     /// The next event for the core. Drives the link: it has to be polled all the time. Cancel-safe.
@@ -201,30 +201,30 @@ impl Link {
         }
         while let Some(action) = self.devices.poll_action() {
             match action {
-                Action::Dial { connection, destination, version } => self.dial(connection, destination, version),
-                Action::Send { connection, bytes } => {
+                MqttAction::Dial { connection, destination, version } => self.dial(connection, destination, version),
+                MqttAction::Send { connection, bytes } => {
                     if let Some(outbox) = self.outboxes.get(&connection) {
                         outbox.send(&bytes);
                     }
                 }
-                Action::Close { connection } => {
+                MqttAction::Close { connection } => {
                     if let Some(outbox) = self.outboxes.remove(&connection) {
                         outbox.close();
                     }
                 }
-                Action::HangUp { connection } => {
+                MqttAction::HangUp { connection } => {
                     if let Some(outbox) = self.outboxes.remove(&connection) {
                         outbox.abort();
                     }
                 }
-                Action::Probe { broker } => self.probe(broker),
-                Action::Emit(event) => return Some(event),
+                MqttAction::Probe { broker } => self.probe(broker),
+                MqttAction::Emit(event) => return Some(event),
             }
         }
         None
     }
 
-    async fn input(&mut self) -> Input {
+    async fn input(&mut self) -> LinkInput {
         let deadline = self.devices.next_deadline().map(tokio::time::Instant::from_std);
         let timer = async {
             match deadline {
@@ -233,34 +233,36 @@ impl Link {
             }
         };
         tokio::select! {
-            Some((connection, event)) = self.events.recv() => Input::Event(connection, event),
-            Some(ended) = self.tasks.join_next() => Input::Ended(ended),
-            () = timer => Input::Deadline,
+            Some((connection, event)) = self.events.recv() => LinkInput::Event(connection, event),
+            Some(ended) = self.tasks.join_next() => LinkInput::Ended(ended),
+            () = timer => LinkInput::Deadline,
         }
     }
 
-    fn take(&mut self, input: Input) {
+    fn take(&mut self, input: LinkInput) {
         let now = now();
         match input {
-            Input::Event(connection, Event::Opened) => self.devices.opened(now, connection),
-            Input::Event(connection, Event::NotOpened(failure)) => {
+            LinkInput::Event(connection, ConnectionEvent::Opened) => self.devices.opened(now, connection),
+            LinkInput::Event(connection, ConnectionEvent::NotOpened(failure)) => {
                 self.outboxes.remove(&connection);
                 self.devices.not_opened(now, connection, &failure);
             }
-            Input::Event(connection, Event::Heard(packet)) => self.devices.heard(now, connection, packet),
-            Input::Event(connection, Event::Written(bytes)) => self.devices.written(now, connection, bytes),
-            Input::Event(connection, Event::Ended(why)) => {
+            LinkInput::Event(connection, ConnectionEvent::Heard(packet)) => self.devices.heard(now, connection, packet),
+            LinkInput::Event(connection, ConnectionEvent::Written(bytes)) => {
+                self.devices.written(now, connection, bytes)
+            }
+            LinkInput::Event(connection, ConnectionEvent::Ended(why)) => {
                 self.outboxes.remove(&connection);
                 self.devices.ended(now, connection, &why);
             }
-            Input::Ended(Ok(Ended::Connection)) => {}
-            Input::Ended(Ok(Ended::Probe { broker, outcome })) => self.devices.probed(now, broker, outcome),
-            Input::Ended(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-            Input::Deadline => self.devices.handle_timeout(now),
+            LinkInput::Ended(Ok(MqttTaskEnd::Connection)) => {}
+            LinkInput::Ended(Ok(MqttTaskEnd::Probe { broker, outcome })) => self.devices.probed(now, broker, outcome),
+            LinkInput::Ended(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            LinkInput::Deadline => self.devices.handle_timeout(now),
         }
     }
 
-    fn dial(&mut self, connection: ConnectionId, destination: Destination, version: Version) {
+    fn dial(&mut self, connection: ConnectionId, destination: Destination, version: ProtocolVersion) {
         let dial = match destination {
             Destination::Configured(broker) => self.dialers[broker.0].dial(),
             Destination::Referred(server) => self.referred(server).dial(),
@@ -273,14 +275,14 @@ impl Link {
             // What only dialing needs is freed after it, and what only TLS needs is there only with TLS.
             let opened = tokio::select! {
                 opened = Box::pin(dial) => opened,
-                () = outbox.aborted() => return Ended::Connection,
+                () = outbox.aborted() => return MqttTaskEnd::Connection,
             };
             match opened {
                 Ok(Stream::Plain(stream)) => connection::serve(stream, outbox, frames, sender).await,
                 Ok(Stream::Secure(stream)) => Box::pin(connection::serve(*stream, outbox, frames, sender)).await,
-                Err(error) => sender.tell(Event::NotOpened(error.into())).await,
+                Err(error) => sender.tell(ConnectionEvent::NotOpened(error.into())).await,
             }
-            Ended::Connection
+            MqttTaskEnd::Connection
         });
     }
 
@@ -295,7 +297,7 @@ impl Link {
     fn probe(&mut self, broker: TargetId) {
         let dial = self.dialers[broker.0].dial();
         let patience = self.settings.connect_timeout.min(PROBE_TIMEOUT);
-        self.tasks.spawn(async move { Ended::Probe { broker, outcome: probe(dial, patience).await } });
+        self.tasks.spawn(async move { MqttTaskEnd::Probe { broker, outcome: probe(dial, patience).await } });
     }
 }
 

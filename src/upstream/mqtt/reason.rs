@@ -34,7 +34,7 @@ pub enum Subscription {
 
 /// What becomes of a publication that was acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Publishing {
+pub enum PublishResult {
     Done,
     /// The device may not publish there.
     Refused,
@@ -88,12 +88,12 @@ impl Reason {
     }
 
     /// Of PUBACK.
-    pub fn publishing(self) -> Publishing {
+    pub fn publishing(self) -> PublishResult {
         match self.0 {
             // Success, and No matching subscribers.
-            0x00..=0x7f => Publishing::Done,
-            0x87 => Publishing::Refused,
-            _ => Publishing::Rejected,
+            0x00..=0x7f => PublishResult::Done,
+            0x87 => PublishResult::Refused,
+            _ => PublishResult::Rejected,
         }
     }
 
@@ -195,11 +195,11 @@ mod tests {
         }
     }
 
-    fn publishing(publishing: Publishing) -> &'static str {
+    fn publishing(publishing: PublishResult) -> &'static str {
         match publishing {
-            Publishing::Done => "published",
-            Publishing::Refused => "refused, logged once",
-            Publishing::Rejected => "dropped",
+            PublishResult::Done => "published",
+            PublishResult::Refused => "refused, logged once",
+            PublishResult::Rejected => "dropped",
         }
     }
 

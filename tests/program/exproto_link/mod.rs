@@ -15,7 +15,7 @@ use lwm2m_core::gateway::broker::{
 use lwm2m_gateway::conditions::Conditions;
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::tls;
-use lwm2m_gateway::upstream::exproto::{ExProtoConfig, Link, Node};
+use lwm2m_gateway::upstream::exproto::{ExProtoConfig, ExProtoLink, Node};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -46,8 +46,9 @@ impl ExProtoScene {
     async fn start_with(mut emqx: Emqx, others: &mut [&mut Emqx], settings: ExProtoConfig) -> Self {
         let metrics = Arc::new(Metrics::default());
         let conditions = Conditions::default();
-        let link =
-            Link::start(settings, Arc::clone(&metrics.upstream), conditions.add("broker")).await.expect("a link");
+        let link = ExProtoLink::start(settings, Arc::clone(&metrics.upstream), conditions.add("broker"))
+            .await
+            .expect("a link");
         emqx.start(link.handler_address()).await;
         for other in others {
             other.start(link.handler_address()).await;
@@ -103,7 +104,7 @@ impl ExProtoScene {
     }
 }
 
-async fn drive(mut link: Link, mut commands: mpsc::Receiver<BrokerCommand>, events: mpsc::Sender<BrokerEvent>) {
+async fn drive(mut link: ExProtoLink, mut commands: mpsc::Receiver<BrokerCommand>, events: mpsc::Sender<BrokerEvent>) {
     loop {
         tokio::select! {
             command = commands.recv() => match command {

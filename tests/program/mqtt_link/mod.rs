@@ -19,7 +19,7 @@ use lwm2m_core::gateway::broker::{
 use lwm2m_gateway::conditions::Conditions;
 use lwm2m_gateway::observability::metrics::Metrics;
 use lwm2m_gateway::tls;
-use lwm2m_gateway::upstream::mqtt::{Link, MqttConfig, Version};
+use lwm2m_gateway::upstream::mqtt::{MqttConfig, MqttLink, ProtocolVersion};
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -48,7 +48,7 @@ impl MqttScene {
     fn start_with(settings: MqttConfig) -> Self {
         let metrics = Arc::new(Metrics::default());
         let condition = Conditions::default().add("broker");
-        let link = Link::start(settings, Arc::clone(&metrics.upstream), condition).expect("a link");
+        let link = MqttLink::start(settings, Arc::clone(&metrics.upstream), condition).expect("a link");
         let (commands, received) = mpsc::channel(100);
         let (told, events) = mpsc::channel(10_000);
         let driver = tokio::spawn(drive(link, received, told));
@@ -91,7 +91,7 @@ impl MqttScene {
     }
 }
 
-async fn drive(mut link: Link, mut commands: mpsc::Receiver<BrokerCommand>, events: mpsc::Sender<BrokerEvent>) {
+async fn drive(mut link: MqttLink, mut commands: mpsc::Receiver<BrokerCommand>, events: mpsc::Sender<BrokerEvent>) {
     loop {
         tokio::select! {
             command = commands.recv() => match command {
@@ -108,7 +108,7 @@ fn settings(broker: &BrokerKind) -> MqttConfig {
     MqttConfig {
         brokers: vec![broker.address()],
         ssl: tls::TlsConfig::default(),
-        version: Version::V5,
+        version: ProtocolVersion::V5,
         keep_alive: Duration::from_secs(30),
         window: 8,
         max_packet_size: 1 << 20,
@@ -165,7 +165,7 @@ fn message(device: RegistrationId, topic: String, payload: &str) -> BrokerEvent 
 
 #[tokio::test]
 async fn a_device_becomes_a_client_publishes_and_hears() {
-    for version in [Version::V5, Version::V311] {
+    for version in [ProtocolVersion::V5, ProtocolVersion::V311] {
         let Some(broker) = BrokerKind::start() else { return };
         let device = client("device");
         let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
@@ -180,7 +180,7 @@ async fn a_device_becomes_a_client_publishes_and_hears() {
             let heard = application.message().await;
             assert_eq!(heard.payload, number.to_string());
             let properties = heard.properties.unwrap_or_default();
-            if version == Version::V5 {
+            if version == ProtocolVersion::V5 {
                 assert_eq!(properties.content_type.as_deref(), Some("application/json"));
                 let told = [("endpoint", device.endpoint.as_str()), ("lwm2m", "1.1")];
                 assert_eq!(properties.user_properties, told.map(|(key, value)| (key.to_owned(), value.to_owned())));
@@ -229,7 +229,7 @@ async fn a_client_that_the_broker_refuses_is_refused() {
     if BrokerKind::is_emqx() {
         return println!("skipped: it needs the password file of Mosquitto");
     }
-    for version in [Version::V5, Version::V311] {
+    for version in [ProtocolVersion::V5, ProtocolVersion::V311] {
         let Some(broker) = BrokerKind::start() else { return };
         let mut rig = MqttScene::start_with(MqttConfig { version, ..settings(&broker) });
         rig.connect(DEVICE, ClientInfo { password: Some(Secret::new("wrong")), ..client("bad") }).await;
@@ -279,7 +279,7 @@ async fn a_client_whose_clientid_another_one_takes_is_closed() {
 
 #[tokio::test]
 async fn a_device_that_registers_again_takes_over_what_its_older_registration_published() {
-    for version in [Version::V5, Version::V311] {
+    for version in [ProtocolVersion::V5, ProtocolVersion::V311] {
         let Some(broker) = BrokerKind::start() else { return };
         let device = client("again");
         let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
@@ -300,7 +300,7 @@ async fn a_device_that_registers_again_takes_over_what_its_older_registration_pu
 
 #[tokio::test]
 async fn commands_that_are_published_while_the_gateway_restarts_are_heard_after() {
-    for version in [Version::V5, Version::V311] {
+    for version in [ProtocolVersion::V5, ProtocolVersion::V311] {
         let Some(broker) = BrokerKind::start() else { return };
         let device = client("restarted");
         let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
@@ -326,7 +326,7 @@ async fn commands_that_are_published_while_the_gateway_restarts_are_heard_after(
 
 #[tokio::test]
 async fn commands_for_a_registration_that_is_over_do_not_wait_for_the_next_one() {
-    for version in [Version::V5, Version::V311] {
+    for version in [ProtocolVersion::V5, ProtocolVersion::V311] {
         let Some(broker) = BrokerKind::start() else { return };
         let device = client("over");
         let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
@@ -375,7 +375,7 @@ async fn a_retained_command_says_so_and_comes_once_in_a_session() {
 
 #[tokio::test]
 async fn the_broker_tells_that_a_device_is_offline_when_the_gateway_vanishes_or_ends() {
-    for version in [Version::V5, Version::V311] {
+    for version in [ProtocolVersion::V5, ProtocolVersion::V311] {
         let Some(broker) = BrokerKind::start() else { return };
         let device = client("mortal");
         let topic = below(&device, "up/status");
@@ -401,7 +401,7 @@ async fn a_restart_of_the_broker_under_load_loses_nothing_and_keeps_the_order() 
     }
     const DEVICES: u64 = 20;
     const EACH: u32 = 100;
-    for version in [Version::V5, Version::V311] {
+    for version in [ProtocolVersion::V5, ProtocolVersion::V311] {
         let Some(mut broker) = BrokerKind::start() else { return };
         let mut application = Mqtt5Client::connect(&broker.address(), &client("app").clientid).await;
         application.subscribe("lwm2m/+/up").await;

@@ -6,14 +6,17 @@ use std::time::Instant;
 use crate::upstream::client::device::ConnectionId;
 use crate::upstream::client::targets::TargetId;
 use crate::upstream::dialer::DialFailure;
-use crate::upstream::exproto::announcements::Token;
-use crate::upstream::exproto::nodes::Fault;
+use crate::upstream::exproto::announcements::AnchorToken;
+use crate::upstream::exproto::nodes::NodeFault;
 use lwm2m_core::gateway::broker::RegistrationId;
 
-use super::{Action, Attempt, Call, Devices, ExProto, Outcome, Owner, Protocol, State};
-use crate::upstream::client::Timer;
+use super::{
+    AdapterCall, AnchorOwner, CallOutcome, DeviceState, ExProtoAction, ExProtoAttempt, ExProtoDevices, ExProtoProtocol,
+    Protocol,
+};
+use crate::upstream::client::ClientTimer;
 
-impl Devices {
+impl ExProtoDevices {
     /// The anchor is open and has sent its token, or there is none.
     pub fn dialed(&mut self, now: Instant, anchor: ConnectionId, outcome: Result<(), DialFailure>) {
         match &outcome {
@@ -22,9 +25,9 @@ impl Devices {
             Err(DialFailure::NotReached(_)) => {}
         }
         match (self.protocol.by_anchor.get(&anchor).copied(), outcome) {
-            (Some(Owner::Probe(node)), outcome) => self.probe_dialed(now, node, outcome),
-            (Some(Owner::Device(id)), Ok(())) => self.anchor_open(id),
-            (Some(Owner::Device(id)), Err(failure)) => self.not_dialed(now, id, &failure),
+            (Some(AnchorOwner::Probe(node)), outcome) => self.probe_dialed(now, node, outcome),
+            (Some(AnchorOwner::Device(id)), Ok(())) => self.anchor_open(id),
+            (Some(AnchorOwner::Device(id)), Err(failure)) => self.not_dialed(now, id, &failure),
             (None, _) => {}
         }
     }
@@ -33,7 +36,7 @@ impl Devices {
         match failure {
             DialFailure::NotReached(why) => {
                 self.counters().connections_failed.inc();
-                self.blame_node(now, id, Fault::NotReached(why));
+                self.blame_node(now, id, NodeFault::NotReached(why));
                 self.attempt_failed(now, id, why);
             }
             DialFailure::Local(why) => {
@@ -46,12 +49,14 @@ impl Devices {
     /// The broker, or the network, closed the anchor.
     pub fn anchor_ended(&mut self, now: Instant, anchor: ConnectionId) {
         let id = match self.protocol.by_anchor.get(&anchor).copied() {
-            Some(Owner::Device(id)) => id,
-            Some(Owner::Probe(node)) => return self.probe_anchor_ended(now, node),
+            Some(AnchorOwner::Device(id)) => id,
+            Some(AnchorOwner::Probe(node)) => return self.probe_anchor_ended(now, node),
             None => return,
         };
-        if let Some(State::Connecting(Attempt::Dialing { .. } | Attempt::Announced { .. })) = self.state(id) {
-            self.blame_node(now, id, Fault::AnchorClosed);
+        if let Some(DeviceState::Connecting(ExProtoAttempt::Dialing { .. } | ExProtoAttempt::Announced { .. })) =
+            self.state(id)
+        {
+            self.blame_node(now, id, NodeFault::AnchorClosed);
             let hint = "EMQX closed the anchor at once: its listener may be full, or its `handler.address` wrong";
             return self.attempt_failed(now, id, hint);
         }
@@ -59,25 +64,25 @@ impl Devices {
     }
 
     pub(super) fn dial_node(&mut self, id: RegistrationId, anchor: ConnectionId, node: TargetId) {
-        let token = self.dial_for(Owner::Device(id), anchor, node);
+        let token = self.dial_for(AnchorOwner::Device(id), anchor, node);
         if let Some(device) = self.devices.get_mut(&id) {
-            device.state = State::Connecting(Attempt::Dialing { anchor, token });
+            device.state = DeviceState::Connecting(ExProtoAttempt::Dialing { anchor, token });
         }
     }
 
-    pub(super) fn dial_for(&mut self, owner: Owner, anchor: ConnectionId, node: TargetId) -> Token {
-        let token = Token::random(&mut self.rng);
+    pub(super) fn dial_for(&mut self, owner: AnchorOwner, anchor: ConnectionId, node: TargetId) -> AnchorToken {
+        let token = AnchorToken::random(&mut self.rng);
         self.protocol.by_anchor.insert(anchor, owner);
         self.protocol.announcements.expect(token.clone(), owner);
-        self.actions.push_back(Action::Dial { anchor, node, token: token.clone() });
+        self.actions.push_back(ExProtoAction::Dial { anchor, node, token: token.clone() });
         token
     }
 
     fn anchor_open(&mut self, id: RegistrationId) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         // Where the broker was faster the device is past this.
-        if let State::Connecting(Attempt::Dialing { anchor, token }) = &device.state {
-            device.state = State::Connecting(Attempt::Announced { anchor: *anchor, token: token.clone() });
+        if let DeviceState::Connecting(ExProtoAttempt::Dialing { anchor, token }) = &device.state {
+            device.state = DeviceState::Connecting(ExProtoAttempt::Announced { anchor: *anchor, token: token.clone() });
         }
     }
 
@@ -85,7 +90,7 @@ impl Devices {
     pub(super) fn announced(&mut self, now: Instant, id: RegistrationId, conn: String) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let Some((anchor, node)) = device.state.anchor().zip(device.target()) else { return };
-        device.state = State::Connecting(Attempt::Authenticating { anchor });
+        device.state = DeviceState::Connecting(ExProtoAttempt::Authenticating { anchor });
         device.protocol.announced = Some(anchor);
         let key = device.key;
         self.protocol.calls.insert(anchor, key);
@@ -93,24 +98,24 @@ impl Devices {
             self.protocol.by_conn.remove(&before);
         }
         self.protocol.by_conn.insert(conn.clone(), id);
-        let call = Call::Authenticate { conn, client: device.client.clone() };
+        let call = AdapterCall::Authenticate { conn, client: device.client.clone() };
         self.requested(now, key, anchor);
-        self.actions.push_back(Action::Call { anchor, node, call });
+        self.actions.push_back(ExProtoAction::Call { anchor, node, call });
         self.targets.told(node);
     }
 
-    pub(super) fn authenticated(&mut self, now: Instant, id: RegistrationId, outcome: Outcome) {
+    pub(super) fn authenticated(&mut self, now: Instant, id: RegistrationId, outcome: CallOutcome) {
         match outcome {
-            Outcome::Done => self.subscribe(id),
-            Outcome::Refused(why) => {
+            CallOutcome::Done => self.subscribe(id),
+            CallOutcome::Refused(why) => {
                 self.counters().authenticate_refused.inc();
                 self.refused_by_broker(now, id, format!("Authenticate: {why}"), false);
             }
-            Outcome::ConnectionLost(why)
-            | Outcome::Rejected(why)
-            | Outcome::Failed(why)
-            | Outcome::Unreachable(why)
-            | Outcome::Short(why) => {
+            CallOutcome::ConnectionLost(why)
+            | CallOutcome::Rejected(why)
+            | CallOutcome::Failed(why)
+            | CallOutcome::Unreachable(why)
+            | CallOutcome::Short(why) => {
                 self.counters().authenticate_unavailable.inc();
                 self.call_failed(now, id, &format!("Authenticate: {why}"));
             }
@@ -122,24 +127,27 @@ impl Devices {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let Some((anchor, node)) = device.state.anchor().zip(device.target()) else { return };
         let Some(conn) = device.protocol.conn.clone() else { return };
-        device.state = State::Connecting(Attempt::Subscribing { anchor, early: Vec::new() });
-        let call =
-            Call::Subscribe { conn, filter: device.client.command_filter.clone(), qos: device.client.command_qos };
-        self.actions.push_back(Action::Call { anchor, node, call });
+        device.state = DeviceState::Connecting(ExProtoAttempt::Subscribing { anchor, early: Vec::new() });
+        let call = AdapterCall::Subscribe {
+            conn,
+            filter: device.client.command_filter.clone(),
+            qos: device.client.command_qos,
+        };
+        self.actions.push_back(ExProtoAction::Call { anchor, node, call });
     }
 
-    pub(super) fn subscribed(&mut self, now: Instant, id: RegistrationId, outcome: Outcome) {
+    pub(super) fn subscribed(&mut self, now: Instant, id: RegistrationId, outcome: CallOutcome) {
         match outcome {
-            Outcome::Done => self.ready(now, id),
-            Outcome::Refused(why) => {
+            CallOutcome::Done => self.ready(now, id),
+            CallOutcome::Refused(why) => {
                 self.counters().subscribe_refused.inc();
                 self.refused_by_broker(now, id, format!("Subscribe: {why}"), false);
             }
-            Outcome::ConnectionLost(why)
-            | Outcome::Rejected(why)
-            | Outcome::Failed(why)
-            | Outcome::Unreachable(why)
-            | Outcome::Short(why) => self.call_failed(now, id, &format!("Subscribe: {why}")),
+            CallOutcome::ConnectionLost(why)
+            | CallOutcome::Rejected(why)
+            | CallOutcome::Failed(why)
+            | CallOutcome::Unreachable(why)
+            | CallOutcome::Short(why) => self.call_failed(now, id, &format!("Subscribe: {why}")),
         }
     }
 
@@ -151,11 +159,11 @@ impl Devices {
     }
 
     fn ready(&mut self, now: Instant, id: RegistrationId) {
-        self.deadlines.cancel(Timer::Device(id));
+        self.deadlines.cancel(ClientTimer::Device(id));
         let Some(device) = self.devices.get_mut(&id) else { return };
         let Some(anchor) = device.state.anchor() else { return };
         let key = device.key;
-        let before = mem::replace(&mut device.state, State::Ready(anchor));
+        let before = mem::replace(&mut device.state, DeviceState::Ready(anchor));
         let inherited = mem::take(&mut device.inherited);
         device.failures = 0;
         let node = device.target();
@@ -164,10 +172,10 @@ impl Devices {
             self.counters().moved.inc();
         }
         self.accepted(id);
-        if let State::Connecting(Attempt::Subscribing { mut early, .. }) = before {
+        if let DeviceState::Connecting(ExProtoAttempt::Subscribing { mut early, .. }) = before {
             // A retained command comes to each connection that subscribes.
             early.retain(|message| !inherited.contains(message));
-            inherited.into_iter().chain(early).for_each(|message| ExProto::deliver(self, now, id, message));
+            inherited.into_iter().chain(early).for_each(|message| ExProtoProtocol::deliver(self, now, id, message));
         }
         self.settled(now, key, id);
     }

@@ -6,13 +6,13 @@ use std::time::Instant;
 use crate::upstream::client::device::ConnectionId;
 use crate::upstream::client::queue::Serial;
 use crate::upstream::client::targets::TargetId;
-use crate::upstream::exproto::announcements::Token;
+use crate::upstream::exproto::announcements::AnchorToken;
 
-use super::{Message, State};
+use super::{DeviceState, ExProtoMessage, ExProtoProtocol};
 
 /// What is kept for one device of its connections to EMQX.
 #[derive(Debug, Default)]
-pub struct Anchored {
+pub struct AnchorRecord {
     /// The connection that the broker told us of last. It outlives its anchor: the reason of the end may come later.
     pub conn: Option<String>,
     /// The anchor that `conn` is, or was.
@@ -25,7 +25,7 @@ pub struct Anchored {
 
 /// A call of Publish without an answer.
 #[derive(Debug)]
-pub struct Publishing {
+pub struct PublishCall {
     pub anchor: ConnectionId,
     pub serial: Serial,
     pub begun: Instant,
@@ -35,21 +35,21 @@ pub struct Publishing {
 
 /// The steps of the handshake, in their order.
 #[derive(Debug)]
-pub enum Attempt {
+pub enum ExProtoAttempt {
     /// The anchor is on its way to the broker's listener.
-    Dialing { anchor: ConnectionId, token: Token },
+    Dialing { anchor: ConnectionId, token: AnchorToken },
     /// The anchor is open and has sent its token; the broker has to tell us of it.
-    Announced { anchor: ConnectionId, token: Token },
+    Announced { anchor: ConnectionId, token: AnchorToken },
     /// The broker told us the token, so that the `conn` is known.
     Authenticating { anchor: ConnectionId },
     Subscribing {
         anchor: ConnectionId,
         /// Commands that overtook the answer to Subscribe.
-        early: Vec<Message>,
+        early: Vec<ExProtoMessage>,
     },
 }
 
-impl Attempt {
+impl ExProtoAttempt {
     fn anchor(&self) -> ConnectionId {
         match self {
             Self::Dialing { anchor, .. }
@@ -60,7 +60,7 @@ impl Attempt {
     }
 }
 
-impl State {
+impl DeviceState<ExProtoProtocol> {
     pub fn anchor(&self) -> Option<ConnectionId> {
         match self {
             Self::Connecting(attempt) => Some(attempt.anchor()),
@@ -70,10 +70,12 @@ impl State {
     }
 
     /// Returns the token that the broker has not told yet.
-    pub fn token(&self) -> Option<&Token> {
+    pub fn token(&self) -> Option<&AnchorToken> {
         match self {
-            Self::Connecting(Attempt::Dialing { token, .. } | Attempt::Announced { token, .. }) => Some(token),
-            Self::Connecting(Attempt::Authenticating { .. } | Attempt::Subscribing { .. })
+            Self::Connecting(ExProtoAttempt::Dialing { token, .. } | ExProtoAttempt::Announced { token, .. }) => {
+                Some(token)
+            }
+            Self::Connecting(ExProtoAttempt::Authenticating { .. } | ExProtoAttempt::Subscribing { .. })
             | Self::Held
             | Self::Ready(_)
             | Self::WaitingToReconnect(_) => None,

@@ -37,57 +37,56 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 
 use crate::upstream::client::clients::ClientKey;
-use crate::upstream::client::device::{ConnectionId, Destination, Device, Leaving};
+use crate::upstream::client::device::{ConnectionId, Destination, DeviceState, Leaving, UpstreamDevice};
 use crate::upstream::client::targets::{TargetId, Targets};
-use crate::upstream::client::{self, EARLY_MESSAGES, Limits, Protocol};
+use crate::upstream::client::{self, EARLY_MESSAGES, LifecycleLimits, Protocol};
 use crate::upstream::metrics::UpstreamMetrics;
 use lwm2m_core::gateway::broker::{
     BrokerEvent, ClientInfo, CloseReason, MessageProperties, Publication, RegistrationId,
 };
 
 use super::ExProtoConfig;
-use super::announcements::{Announcements, Heard, Token};
-use super::nodes::{Fault, NodeFaults, Nodes};
-use device::{Anchored, Attempt, Publishing};
+use super::announcements::{AnchorToken, Announcements, LineResult};
+use super::nodes::{NodeFault, NodeFaults, Nodes};
+use device::{AnchorRecord, ExProtoAttempt, PublishCall};
 use probing::Prober;
 
-type State = client::device::State<ExProto>;
 /// All devices on their way to EMQX.
-pub type Devices = client::Devices<ExProto>;
+pub type ExProtoDevices = client::Devices<ExProtoProtocol>;
 
 /// EMQX answers a publish within 5 s, be it with an error. The call itself is not cancelled: its answer comes too late.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Whose an anchor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Owner {
+pub enum AnchorOwner {
     Device(RegistrationId),
     Probe(TargetId),
 }
 
 /// What is to be done outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// [`Devices::dialed`] has to follow, and after a success [`Devices::anchor_ended`], unless `HangUp` is faster.
+pub enum ExProtoAction {
+    /// [`ExProtoDevices::dialed`] has to follow, and after a success [`ExProtoDevices::anchor_ended`], unless `HangUp` is faster.
     Dial {
         anchor: ConnectionId,
         node: TargetId,
-        token: Token,
+        token: AnchorToken,
     },
     HangUp {
         anchor: ConnectionId,
     },
-    /// [`Devices::called`] has to follow.
+    /// [`ExProtoDevices::called`] has to follow.
     Call {
         anchor: ConnectionId,
         node: TargetId,
-        call: Call,
+        call: AdapterCall,
     },
     Emit(BrokerEvent),
 }
 
 /// A call to the ConnectionAdapter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Call {
+pub enum AdapterCall {
     Authenticate {
         conn: String,
         client: ClientInfo,
@@ -109,7 +108,7 @@ pub enum Call {
 
 /// How a call ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CallOutcome {
     Done,
     /// Not allowed.
     Refused(String),
@@ -127,33 +126,33 @@ pub enum Outcome {
 
 /// What the broker tells our handler.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HandlerEvent {
+pub enum ExProtoEvent {
     SocketCreated,
     SocketClosed { conn: String, reason: String },
     ReceivedBytes { conn: String, bytes: Vec<u8> },
     TimerTimeout,
-    ReceivedMessages { conn: String, messages: Vec<Message> },
+    ReceivedMessages { conn: String, messages: Vec<ExProtoMessage> },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
+pub struct ExProtoMessage {
     pub topic: String,
     pub payload: Vec<u8>,
 }
 
-impl From<BrokerEvent> for Action {
+impl From<BrokerEvent> for ExProtoAction {
     fn from(event: BrokerEvent) -> Self {
         Self::Emit(event)
     }
 }
 
 /// What is kept of EMQX beside the devices.
-pub struct ExProto {
-    by_anchor: HashMap<ConnectionId, Owner>,
+pub struct ExProtoProtocol {
+    by_anchor: HashMap<ConnectionId, AnchorOwner>,
     by_conn: HashMap<String, RegistrationId>,
     /// Whose the calls of Authenticate and Publish are that have no answer yet. They outlive their devices.
     calls: HashMap<ConnectionId, ClientKey>,
-    announcements: Announcements<Owner>,
+    announcements: Announcements<AnchorOwner>,
     /// One for each node.
     probers: Vec<Prober>,
 }
@@ -162,16 +161,16 @@ pub struct ExProto {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProbeTimer(TargetId);
 
-impl Protocol for ExProto {
+impl Protocol for ExProtoProtocol {
     const BROKER: &'static str = "EMQX";
 
-    type Action = Action;
-    type Attempt = Attempt;
+    type Action = ExProtoAction;
+    type Attempt = ExProtoAttempt;
     type Connection = ConnectionId;
-    type Message = Message;
+    type Message = ExProtoMessage;
     type Faults = NodeFaults;
-    type DeviceRecord = Anchored;
-    type SharedRecord = Option<Publishing>;
+    type DeviceRecord = AnchorRecord;
+    type SharedRecord = Option<PublishCall>;
     type Timer = ProbeTimer;
 
     fn choose(
@@ -183,7 +182,7 @@ impl Protocol for ExProto {
         targets.choose(before, elsewhere)
     }
 
-    fn dial(devices: &mut Devices, id: RegistrationId, anchor: ConnectionId, destination: Destination) {
+    fn dial(devices: &mut ExProtoDevices, id: RegistrationId, anchor: ConnectionId, destination: Destination) {
         match destination {
             Destination::Configured(node) => devices.dial_node(id, anchor, node),
             // EMQX names no other server by ExProto.
@@ -191,68 +190,73 @@ impl Protocol for ExProto {
         }
     }
 
-    fn hang_up(devices: &mut Devices, now: Instant, id: RegistrationId) {
+    fn hang_up(devices: &mut ExProtoDevices, now: Instant, id: RegistrationId) {
         devices.hang_up(now, id);
     }
 
-    fn leave(devices: &mut Devices, now: Instant, id: RegistrationId, _leaving: Leaving) {
+    fn leave(devices: &mut ExProtoDevices, now: Instant, id: RegistrationId, _leaving: Leaving) {
         devices.remove(now, id);
     }
 
-    fn connection_lost(devices: &mut Devices, now: Instant, id: RegistrationId) {
+    fn connection_lost(devices: &mut ExProtoDevices, now: Instant, id: RegistrationId) {
         devices.blame_publication(id);
         devices.abandon_call(now, id);
     }
 
-    fn attempt_timed_out(devices: &mut Devices, now: Instant, id: RegistrationId) {
+    fn attempt_timed_out(devices: &mut ExProtoDevices, now: Instant, id: RegistrationId) {
         devices.attempt_timed_out(now, id);
     }
 
-    fn connection_due(devices: &mut Devices, now: Instant, id: RegistrationId) {
+    fn connection_due(devices: &mut ExProtoDevices, now: Instant, id: RegistrationId) {
         devices.publish_due(now, id);
     }
 
-    fn timed_out(devices: &mut Devices, now: Instant, ProbeTimer(node): ProbeTimer) {
+    fn timed_out(devices: &mut ExProtoDevices, now: Instant, ProbeTimer(node): ProbeTimer) {
         devices.probe_due(now, node);
     }
 
-    fn publish_next(devices: &mut Devices, now: Instant, key: ClientKey) {
+    fn publish_next(devices: &mut ExProtoDevices, now: Instant, key: ClientKey) {
         devices.publish_next(now, key);
     }
 
-    fn forget_in_flight(publishing: &mut Option<Publishing>) {
+    fn forget_in_flight(publishing: &mut Option<PublishCall>) {
         *publishing = None;
     }
 
-    fn deliver(devices: &mut Devices, _now: Instant, device: RegistrationId, Message { topic, payload }: Message) {
+    fn deliver(
+        devices: &mut ExProtoDevices,
+        _now: Instant,
+        device: RegistrationId,
+        ExProtoMessage { topic, payload }: ExProtoMessage,
+    ) {
         let properties = MessageProperties::default();
         devices.emit(device, BrokerEvent::Message { registration: device, topic, payload, properties });
     }
 
-    fn requested_connection(device: &Device<Self>) -> Option<ConnectionId> {
+    fn requested_connection(device: &UpstreamDevice<Self>) -> Option<ConnectionId> {
         device.protocol.announced
     }
 
-    fn retire(devices: &mut Devices, now: Instant, older: RegistrationId, newer: RegistrationId) {
+    fn retire(devices: &mut ExProtoDevices, now: Instant, older: RegistrationId, newer: RegistrationId) {
         devices.rest_or_leave(now, older);
         devices.bequeath_connections(older, newer);
     }
 
-    fn bequeath(devices: &mut Devices, now: Instant, device: Device<Self>) {
+    fn bequeath(devices: &mut ExProtoDevices, now: Instant, device: UpstreamDevice<Self>) {
         devices.bequeath(now, device);
     }
 }
 
-impl Devices {
+impl ExProtoDevices {
     pub fn new(config: &ExProtoConfig, rng: StdRng, metrics: Arc<UpstreamMetrics>) -> Self {
-        let protocol = ExProto {
+        let protocol = ExProtoProtocol {
             by_anchor: HashMap::new(),
             by_conn: HashMap::new(),
             calls: HashMap::new(),
             announcements: Announcements::default(),
             probers: config.nodes.iter().map(|_| Prober::default()).collect(),
         };
-        let limits = Limits {
+        let limits = LifecycleLimits {
             connect_timeout: config.connect_timeout,
             connections_per_second: config.anchors_per_second,
             queue_per_device: config.queue_per_device,
@@ -262,24 +266,24 @@ impl Devices {
     }
 
     /// What the broker told the handler.
-    pub fn heard(&mut self, now: Instant, event: HandlerEvent) {
+    pub fn heard(&mut self, now: Instant, event: ExProtoEvent) {
         let counters = self.counters();
         match event {
-            HandlerEvent::SocketCreated => {
+            ExProtoEvent::SocketCreated => {
                 counters.events_socket_created.inc();
             }
-            HandlerEvent::SocketClosed { conn, reason } => {
+            ExProtoEvent::SocketClosed { conn, reason } => {
                 counters.events_socket_closed.inc();
                 self.socket_closed(now, &conn, &reason);
             }
-            HandlerEvent::ReceivedBytes { conn, bytes } => {
+            ExProtoEvent::ReceivedBytes { conn, bytes } => {
                 counters.events_received_bytes.inc();
                 self.bytes_received(now, conn, &bytes);
             }
-            HandlerEvent::TimerTimeout => {
+            ExProtoEvent::TimerTimeout => {
                 counters.events_timer_timeout.inc();
             }
-            HandlerEvent::ReceivedMessages { conn, messages } => {
+            ExProtoEvent::ReceivedMessages { conn, messages } => {
                 counters.events_received_messages.inc();
                 self.messages_received(now, &conn, messages);
             }
@@ -288,27 +292,27 @@ impl Devices {
 
     /// How a call to this node ended. There is at most one call of an anchor at a time, so that the state says which one it
     /// was. A call that was given up finds no anchor; what it meant for the clientid counts all the same.
-    pub fn called(&mut self, now: Instant, node: TargetId, anchor: ConnectionId, outcome: Outcome) {
+    pub fn called(&mut self, now: Instant, node: TargetId, anchor: ConnectionId, outcome: CallOutcome) {
         let owner = self.protocol.by_anchor.get(&anchor).copied();
         let client = self.protocol.calls.remove(&anchor);
         let authenticated = client.is_some_and(|client| self.authenticate_ended(now, client, anchor, &outcome));
         match &outcome {
             // A call that was given up says nothing of the node as it is now, and a probe's tells it itself.
-            Outcome::Unreachable(error) => {
-                if let Some(Owner::Device(_)) = owner {
-                    self.node_failed(now, node, Fault::NotServed(error));
+            CallOutcome::Unreachable(error) => {
+                if let Some(AnchorOwner::Device(_)) = owner {
+                    self.node_failed(now, node, NodeFault::NotServed(error));
                 }
             }
-            Outcome::Short(why) => self.disturbances.not_opened(why),
-            Outcome::Done
-            | Outcome::Refused(_)
-            | Outcome::ConnectionLost(_)
-            | Outcome::Rejected(_)
-            | Outcome::Failed(_) => self.targets.answered(node),
+            CallOutcome::Short(why) => self.disturbances.not_opened(why),
+            CallOutcome::Done
+            | CallOutcome::Refused(_)
+            | CallOutcome::ConnectionLost(_)
+            | CallOutcome::Rejected(_)
+            | CallOutcome::Failed(_) => self.targets.answered(node),
         }
         match owner {
-            Some(Owner::Device(device)) => self.device_called(now, device, outcome),
-            Some(Owner::Probe(node)) => self.probe_answered(now, node, &outcome),
+            Some(AnchorOwner::Device(device)) => self.device_called(now, device, outcome),
+            Some(AnchorOwner::Probe(node)) => self.probe_answered(now, node, &outcome),
             None => {
                 if let Some(client) = client {
                     self.published_late(now, client, anchor, outcome);
@@ -320,27 +324,31 @@ impl Devices {
         }
     }
 
-    fn device_called(&mut self, now: Instant, device: RegistrationId, outcome: Outcome) {
+    fn device_called(&mut self, now: Instant, device: RegistrationId, outcome: CallOutcome) {
         match self.state(device) {
-            Some(State::Connecting(Attempt::Authenticating { .. })) => self.authenticated(now, device, outcome),
-            Some(State::Connecting(Attempt::Subscribing { .. })) => self.subscribed(now, device, outcome),
-            Some(State::Ready(_)) => self.published(now, device, outcome),
+            Some(DeviceState::Connecting(ExProtoAttempt::Authenticating { .. })) => {
+                self.authenticated(now, device, outcome)
+            }
+            Some(DeviceState::Connecting(ExProtoAttempt::Subscribing { .. })) => self.subscribed(now, device, outcome),
+            Some(DeviceState::Ready(_)) => self.published(now, device, outcome),
             Some(
-                State::Held
-                | State::Connecting(Attempt::Dialing { .. } | Attempt::Announced { .. })
-                | State::WaitingToReconnect(_),
+                DeviceState::Held
+                | DeviceState::Connecting(ExProtoAttempt::Dialing { .. } | ExProtoAttempt::Announced { .. })
+                | DeviceState::WaitingToReconnect(_),
             )
             | None => {}
         }
     }
 
     fn attempt_timed_out(&mut self, now: Instant, id: RegistrationId) {
-        let Some(State::Connecting(attempt)) = self.state(id) else { return };
+        let Some(DeviceState::Connecting(attempt)) = self.state(id) else { return };
         let (fault, why) = match attempt {
-            Attempt::Dialing { .. } => (Fault::NotReached("no answer"), "EMQX's listener does not answer"),
-            Attempt::Announced { .. } => (Fault::AnchorUntold, "EMQX took the anchor, but did not tell of it"),
-            Attempt::Authenticating { .. } => (Fault::Unanswered, "no answer to Authenticate"),
-            Attempt::Subscribing { .. } => (Fault::Unanswered, "no answer to Subscribe"),
+            ExProtoAttempt::Dialing { .. } => (NodeFault::NotReached("no answer"), "EMQX's listener does not answer"),
+            ExProtoAttempt::Announced { .. } => {
+                (NodeFault::AnchorUntold, "EMQX took the anchor, but did not tell of it")
+            }
+            ExProtoAttempt::Authenticating { .. } => (NodeFault::Unanswered, "no answer to Authenticate"),
+            ExProtoAttempt::Subscribing { .. } => (NodeFault::Unanswered, "no answer to Subscribe"),
         };
         self.blame_node(now, id, fault);
         self.gave_up(now, id, why);
@@ -355,7 +363,7 @@ impl Devices {
     }
 
     /// The device met this at its node, and tries another one next.
-    fn blame_node(&mut self, now: Instant, id: RegistrationId, fault: Fault<'_>) {
+    fn blame_node(&mut self, now: Instant, id: RegistrationId, fault: NodeFault<'_>) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         device.elsewhere = true;
         if let Some(node) = device.target() {
@@ -378,14 +386,15 @@ impl Devices {
 
     fn connection_gone(&mut self, now: Instant, id: RegistrationId, reason: &str) {
         match self.state(id) {
-            Some(State::Connecting(Attempt::Authenticating { .. } | Attempt::Subscribing { .. }) | State::Ready(_)) => {
-                self.lost(now, id, reason)
-            }
+            Some(
+                DeviceState::Connecting(ExProtoAttempt::Authenticating { .. } | ExProtoAttempt::Subscribing { .. })
+                | DeviceState::Ready(_),
+            ) => self.lost(now, id, reason),
             // It is the connection before, of which the anchor's end told.
             Some(
-                State::Held
-                | State::Connecting(Attempt::Dialing { .. } | Attempt::Announced { .. })
-                | State::WaitingToReconnect(_),
+                DeviceState::Held
+                | DeviceState::Connecting(ExProtoAttempt::Dialing { .. } | ExProtoAttempt::Announced { .. })
+                | DeviceState::WaitingToReconnect(_),
             )
             | None => {}
         }
@@ -396,16 +405,16 @@ impl Devices {
             return;
         }
         match self.protocol.announcements.received(now, &conn, bytes) {
-            Heard::Token(Owner::Device(device)) => self.announced(now, device, conn),
-            Heard::Token(Owner::Probe(node)) => self.probe_announced(node, conn),
-            Heard::Stranger => {
+            LineResult::Token(AnchorOwner::Device(device)) => self.announced(now, device, conn),
+            LineResult::Token(AnchorOwner::Probe(node)) => self.probe_announced(node, conn),
+            LineResult::Stranger => {
                 self.counters().unknown_tokens.inc();
             }
-            Heard::Incomplete => {}
+            LineResult::Incomplete => {}
         }
     }
 
-    fn messages_received(&mut self, now: Instant, conn: &str, messages: Vec<Message>) {
+    fn messages_received(&mut self, now: Instant, conn: &str, messages: Vec<ExProtoMessage>) {
         let device = self.protocol.by_conn.get(conn).copied();
         let Some((id, device)) = device.and_then(|id| Some((id, self.devices.get_mut(&id)?))) else {
             self.counters().messages_dropped.inc_by(messages.len() as u64);
@@ -416,12 +425,15 @@ impl Devices {
         }
         let count = messages.len();
         let kept = match &mut device.state {
-            State::Connecting(Attempt::Subscribing { early, .. }) => {
+            DeviceState::Connecting(ExProtoAttempt::Subscribing { early, .. }) => {
                 let room = EARLY_MESSAGES.saturating_sub(early.len());
                 early.extend(messages.into_iter().take(room));
                 count.min(room)
             }
-            State::Held | State::Connecting(_) | State::Ready(_) | State::WaitingToReconnect(_) => 0,
+            DeviceState::Held
+            | DeviceState::Connecting(_)
+            | DeviceState::Ready(_)
+            | DeviceState::WaitingToReconnect(_) => 0,
         };
         self.counters().messages_dropped.inc_by((count - kept) as u64);
     }
@@ -448,7 +460,7 @@ impl Devices {
         }
         if let Some(anchor) = device.state.anchor() {
             self.protocol.by_anchor.remove(&anchor);
-            self.actions.push_back(Action::HangUp { anchor });
+            self.actions.push_back(ExProtoAction::HangUp { anchor });
             if let Some(node) = device.target() {
                 self.targets.remove_connection(node);
                 if device.is_ready() {

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use crate::upstream::client::targets::TargetId;
 use crate::upstream::dialer::DialFailure;
-use crate::upstream::exproto::announcements::Token;
-use crate::upstream::exproto::nodes::Fault;
+use crate::upstream::exproto::announcements::AnchorToken;
+use crate::upstream::exproto::nodes::NodeFault;
 
-use super::{Action, Call, ConnectionId, Devices, Outcome, Owner, ProbeTimer};
-use crate::upstream::client::Timer;
+use super::{AdapterCall, AnchorOwner, CallOutcome, ConnectionId, ExProtoAction, ExProtoDevices, ProbeTimer};
+use crate::upstream::client::ClientTimer;
 use lwm2m_core::gateway::broker::RegistrationId;
 
 /// From the begin of one probe of a node to that of the next, after a probe that failed.
@@ -32,25 +32,25 @@ pub struct Prober {
 #[derive(Debug)]
 struct Probe {
     anchor: ConnectionId,
-    token: Token,
-    stage: Stage,
+    token: AnchorToken,
+    stage: ProbeStage,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum ProbeStage {
     Dialing,
     Announced,
     Calling,
 }
 
-impl Devices {
+impl ExProtoDevices {
     /// Looks whether the nodes serve, before there are devices.
     pub fn probe_all(&mut self, now: Instant) {
         (0..self.targets.len()).for_each(|index| self.begin_probe(now, TargetId(index)));
     }
 
     /// A device, or the first probe, met this fault at the node.
-    pub(super) fn node_failed(&mut self, now: Instant, node: TargetId, fault: Fault<'_>) {
+    pub(super) fn node_failed(&mut self, now: Instant, node: TargetId, fault: NodeFault<'_>) {
         if self.targets.failed(node, fault) {
             self.counters().nodes_failed.inc();
             if self.protocol.probers[node.0].probe.is_none() {
@@ -63,60 +63,60 @@ impl Devices {
     pub(super) fn probe_due(&mut self, now: Instant, node: TargetId) {
         match self.protocol.probers[node.0].probe.as_ref().map(|probe| probe.stage) {
             None => self.begin_probe(now, node),
-            Some(Stage::Dialing) => self.probe_failed(now, node, Fault::NotReached("no answer")),
-            Some(Stage::Announced) => self.probe_failed(now, node, Fault::AnchorUntold),
-            Some(Stage::Calling) => self.probe_failed(now, node, Fault::Unanswered),
+            Some(ProbeStage::Dialing) => self.probe_failed(now, node, NodeFault::NotReached("no answer")),
+            Some(ProbeStage::Announced) => self.probe_failed(now, node, NodeFault::AnchorUntold),
+            Some(ProbeStage::Calling) => self.probe_failed(now, node, NodeFault::Unanswered),
         }
     }
 
     fn begin_probe(&mut self, now: Instant, node: TargetId) {
         self.counters().probes.inc();
         let anchor = self.new_connection();
-        let token = self.dial_for(Owner::Probe(node), anchor, node);
+        let token = self.dial_for(AnchorOwner::Probe(node), anchor, node);
         self.protocol.probers[node.0] = Prober {
             not_before: Some(now + PROBE_INTERVAL),
-            probe: Some(Probe { anchor, token, stage: Stage::Dialing }),
+            probe: Some(Probe { anchor, token, stage: ProbeStage::Dialing }),
         };
-        self.deadlines.set(Timer::Protocol(ProbeTimer(node)), now + self.connect_timeout.min(PROBE_TIMEOUT));
+        self.deadlines.set(ClientTimer::Protocol(ProbeTimer(node)), now + self.connect_timeout.min(PROBE_TIMEOUT));
     }
 
     pub(super) fn probe_dialed(&mut self, now: Instant, node: TargetId, outcome: Result<(), DialFailure>) {
         match (outcome, &mut self.protocol.probers[node.0].probe) {
-            (Err(DialFailure::NotReached(why)), _) => self.probe_failed(now, node, Fault::NotReached(&why)),
+            (Err(DialFailure::NotReached(why)), _) => self.probe_failed(now, node, NodeFault::NotReached(&why)),
             (Err(DialFailure::Local(_)), _) => self.probe_said_nothing(now, node),
             // Where the node was faster the probe is past this.
-            (Ok(()), Some(Probe { stage: stage @ Stage::Dialing, .. })) => *stage = Stage::Announced,
+            (Ok(()), Some(Probe { stage: stage @ ProbeStage::Dialing, .. })) => *stage = ProbeStage::Announced,
             (Ok(()), _) => {}
         }
     }
 
     pub(super) fn probe_announced(&mut self, node: TargetId, conn: String) {
         let Some(probe) = &mut self.protocol.probers[node.0].probe else { return };
-        probe.stage = Stage::Calling;
-        self.actions.push_back(Action::Call { anchor: probe.anchor, node, call: Call::Ping { conn } });
+        probe.stage = ProbeStage::Calling;
+        self.actions.push_back(ExProtoAction::Call { anchor: probe.anchor, node, call: AdapterCall::Ping { conn } });
         self.targets.told(node);
     }
 
     pub(super) fn probe_anchor_ended(&mut self, now: Instant, node: TargetId) {
-        self.probe_failed(now, node, Fault::AnchorClosed);
+        self.probe_failed(now, node, NodeFault::AnchorClosed);
     }
 
-    pub(super) fn probe_answered(&mut self, now: Instant, node: TargetId, outcome: &Outcome) {
+    pub(super) fn probe_answered(&mut self, now: Instant, node: TargetId, outcome: &CallOutcome) {
         match outcome {
-            Outcome::Done => self.probe_succeeded(now, node),
-            Outcome::Short(_) => self.probe_said_nothing(now, node),
-            Outcome::Refused(why)
-            | Outcome::ConnectionLost(why)
-            | Outcome::Rejected(why)
-            | Outcome::Failed(why)
-            | Outcome::Unreachable(why) => self.probe_failed(now, node, Fault::NotServed(why)),
+            CallOutcome::Done => self.probe_succeeded(now, node),
+            CallOutcome::Short(_) => self.probe_said_nothing(now, node),
+            CallOutcome::Refused(why)
+            | CallOutcome::ConnectionLost(why)
+            | CallOutcome::Rejected(why)
+            | CallOutcome::Failed(why)
+            | CallOutcome::Unreachable(why) => self.probe_failed(now, node, NodeFault::NotServed(why)),
         }
     }
 
     fn probe_succeeded(&mut self, now: Instant, node: TargetId) {
         self.end_probe(node);
         let begun = self.protocol.probers[node.0].not_before.map_or(now, |next| next - PROBE_INTERVAL);
-        self.deadlines.set(Timer::Protocol(ProbeTimer(node)), (begun + QUIET_INTERVAL).max(now + PAUSE));
+        self.deadlines.set(ClientTimer::Protocol(ProbeTimer(node)), (begun + QUIET_INTERVAL).max(now + PAUSE));
         if self.targets.probe_succeeded(node) {
             self.recovered(now);
         }
@@ -129,9 +129,9 @@ impl Devices {
         self.schedule_probe(now, node);
     }
 
-    fn probe_failed(&mut self, now: Instant, node: TargetId, fault: Fault<'_>) {
+    fn probe_failed(&mut self, now: Instant, node: TargetId, fault: NodeFault<'_>) {
         // A listener that is full closes the probe, and serves the devices that it has.
-        if fault == Fault::AnchorClosed && self.targets.is_up(node) && self.targets.target(node).clients > 0 {
+        if fault == NodeFault::AnchorClosed && self.targets.is_up(node) && self.targets.target(node).clients > 0 {
             return self.probe_said_nothing(now, node);
         }
         self.end_probe(node);
@@ -147,14 +147,14 @@ impl Devices {
     fn schedule_probe(&mut self, now: Instant, node: TargetId) {
         let earliest = now + PAUSE;
         let at = self.protocol.probers[node.0].not_before.map_or(earliest, |at| at.max(earliest));
-        self.deadlines.set(Timer::Protocol(ProbeTimer(node)), at);
+        self.deadlines.set(ClientTimer::Protocol(ProbeTimer(node)), at);
     }
 
     fn end_probe(&mut self, node: TargetId) {
         let Some(Probe { anchor, token, .. }) = self.protocol.probers[node.0].probe.take() else { return };
         self.protocol.announcements.forget(&token);
         self.protocol.by_anchor.remove(&anchor);
-        self.actions.push_back(Action::HangUp { anchor });
+        self.actions.push_back(ExProtoAction::HangUp { anchor });
     }
 
     /// Takes the clients away from the nodes that cannot serve them, where another node can. None of them was asked

@@ -6,14 +6,14 @@ use tracing::debug;
 
 use crate::upstream::client::clients::ClientKey;
 use crate::upstream::client::queue::{Queued, Serial};
-use crate::upstream::exproto::nodes::Fault;
+use crate::upstream::exproto::nodes::NodeFault;
 use lwm2m_core::gateway::broker::RegistrationId;
 
-use super::device::Publishing;
-use super::{Action, Call, ConnectionId, Devices, Outcome, PUBLISH_TIMEOUT};
-use crate::upstream::client::Timer;
+use super::device::PublishCall;
+use super::{AdapterCall, CallOutcome, ConnectionId, ExProtoAction, ExProtoDevices, PUBLISH_TIMEOUT};
+use crate::upstream::client::ClientTimer;
 
-impl Devices {
+impl ExProtoDevices {
     /// Publishes what is first in the queue, if a device of the clientid is ready and nothing is under way.
     pub(super) fn publish_next(&mut self, now: Instant, key: ClientKey) {
         let Some(id) = self.ready_device(key) else { return };
@@ -21,14 +21,14 @@ impl Devices {
         if self.drain_is_over(now, id) {
             return;
         }
-        if let Some(Publishing { patience, .. }) = self.publishing(key) {
+        if let Some(PublishCall { patience, .. }) = self.publishing(key) {
             match *patience {
-                Some(until) if until > now => return self.deadlines.set(Timer::Device(id), until),
+                Some(until) if until > now => return self.deadlines.set(ClientTimer::Device(id), until),
                 Some(_) => self.set_publishing(key, None),
                 None => return,
             }
         }
-        self.deadlines.cancel(Timer::Device(id));
+        self.deadlines.cancel(ClientTimer::Device(id));
         let Some(device) = self.devices.get(&id) else { return };
         let Some((anchor, node, conn)) =
             device.state.anchor().zip(device.target()).zip(device.protocol.conn.clone()).map(flat)
@@ -41,18 +41,18 @@ impl Devices {
             }
             return;
         };
-        let call = Call::Publish { conn, publication: publication.clone() };
-        self.actions.push_back(Action::Call { anchor, node, call });
+        let call = AdapterCall::Publish { conn, publication: publication.clone() };
+        self.actions.push_back(ExProtoAction::Call { anchor, node, call });
         self.protocol.calls.insert(anchor, key);
-        self.set_publishing(key, Some(Publishing { anchor, serial, begun: now, patience: None }));
-        self.deadlines.set(Timer::Device(id), now + PUBLISH_TIMEOUT);
+        self.set_publishing(key, Some(PublishCall { anchor, serial, begun: now, patience: None }));
+        self.deadlines.set(ClientTimer::Device(id), now + PUBLISH_TIMEOUT);
     }
 
     /// The call that is under way on the connection of this device has an answer.
-    pub(super) fn published(&mut self, now: Instant, id: RegistrationId, outcome: Outcome) {
+    pub(super) fn published(&mut self, now: Instant, id: RegistrationId, outcome: CallOutcome) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let key = device.key;
-        let unreachable = matches!(outcome, Outcome::Unreachable(_) | Outcome::Short(_));
+        let unreachable = matches!(outcome, CallOutcome::Unreachable(_) | CallOutcome::Short(_));
         device.elsewhere |= unreachable;
         let Some(serial) = self.publishing(key).map(|publishing| publishing.serial) else { return };
         match self.conclude(key, serial, outcome) {
@@ -73,7 +73,7 @@ impl Devices {
     }
 
     /// The connection of the call is gone. The publication waits in the queue again; if the broker took it, it is done with.
-    pub(super) fn published_late(&mut self, now: Instant, key: ClientKey, anchor: ConnectionId, outcome: Outcome) {
+    pub(super) fn published_late(&mut self, now: Instant, key: ClientKey, anchor: ConnectionId, outcome: CallOutcome) {
         let Some(publishing) = self.publishing(key).filter(|publishing| publishing.anchor == anchor) else { return };
         let serial = publishing.serial;
         if let Err(why) = self.conclude(key, serial, outcome) {
@@ -89,11 +89,11 @@ impl Devices {
         &mut self,
         now: Instant,
         id: RegistrationId,
-    ) -> Option<(Fault<'static>, &'static str)> {
+    ) -> Option<(NodeFault<'static>, &'static str)> {
         let device = self.devices.get(&id)?;
         let (key, anchor) = (device.key, device.state.anchor());
         if self.publishing(key).is_some_and(|publishing| Some(publishing.anchor) == anchor) {
-            return Some((Fault::Unanswered, "no answer to Publish"));
+            return Some((NodeFault::Unanswered, "no answer to Publish"));
         }
         self.publish_next(now, key);
         None
@@ -119,29 +119,32 @@ impl Devices {
     ///
     /// # Errors
     /// The publication has to be sent again; the text says why.
-    fn conclude(&mut self, key: ClientKey, serial: Serial, outcome: Outcome) -> Result<(), String> {
+    fn conclude(&mut self, key: ClientKey, serial: Serial, outcome: CallOutcome) -> Result<(), String> {
         match outcome {
-            Outcome::Done => {
+            CallOutcome::Done => {
                 self.counters().publishes_ok.inc();
                 if let Some(queued) = self.queues.finish(key, serial) {
                     self.publication_done(&queued);
                 }
             }
-            Outcome::Refused(why) => {
+            CallOutcome::Refused(why) => {
                 self.counters().publishes_refused.inc();
                 debug!(why, "EMQX does not allow a publication");
                 if let Some(queued) = self.queues.finish(key, serial) {
                     self.publication_refused(queued);
                 }
             }
-            Outcome::Rejected(why) => {
+            CallOutcome::Rejected(why) => {
                 self.counters().publishes_failed.inc();
                 debug!(why, "EMQX rejects a publication");
                 if let Some(Queued { publication, .. }) = self.queues.finish(key, serial) {
                     self.dropped(publication.class);
                 }
             }
-            Outcome::ConnectionLost(why) | Outcome::Failed(why) | Outcome::Unreachable(why) | Outcome::Short(why) => {
+            CallOutcome::ConnectionLost(why)
+            | CallOutcome::Failed(why)
+            | CallOutcome::Unreachable(why)
+            | CallOutcome::Short(why) => {
                 self.counters().publishes_failed.inc();
                 return Err(why);
             }
@@ -155,11 +158,11 @@ impl Devices {
         newest_first.find(|id| self.is_ready(*id))
     }
 
-    fn publishing(&self, key: ClientKey) -> Option<&Publishing> {
+    fn publishing(&self, key: ClientKey) -> Option<&PublishCall> {
         self.clients.shared(key)?.protocol.as_ref()
     }
 
-    fn set_publishing(&mut self, key: ClientKey, publishing: Option<Publishing>) {
+    fn set_publishing(&mut self, key: ClientKey, publishing: Option<PublishCall>) {
         if let Some(shared) = self.clients.shared_mut(key) {
             shared.protocol = publishing;
         }

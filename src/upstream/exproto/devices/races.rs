@@ -7,20 +7,20 @@ use std::net::Ipv4Addr;
 use rand::{RngExt, SeedableRng};
 
 use crate::upstream::exproto::Node;
-use crate::upstream::races::{Broker, Weather, command, race};
+use crate::upstream::races::{BrokerModel, Disruptions, command, race};
 use lwm2m_core::gateway::broker::BrokerCommand;
 
 use super::*;
 
 const SCHEDULES: u64 = 3_000;
 
-enum Happening {
+enum EmqxStep {
     Dialed(ConnectionId),
-    Event(HandlerEvent),
+    Event(ExProtoEvent),
     /// EMQX begins to look at a call.
-    Begin(ConnectionId, Box<Call>),
+    Begin(ConnectionId, Box<AdapterCall>),
     Authenticated(ConnectionId),
-    Answer(ConnectionId, Outcome),
+    Answer(ConnectionId, CallOutcome),
     AnchorEnded(ConnectionId),
     HungUp(ConnectionId),
     /// A message for the device leaves for the handler.
@@ -29,7 +29,7 @@ enum Happening {
 
 /// A connection, by its anchor.
 #[derive(Default)]
-struct Connection {
+struct EmqxConnection {
     /// The socket is closed.
     closed: bool,
     /// It was discarded, or its process has ended.
@@ -40,13 +40,13 @@ struct Connection {
     last_event: Option<Instant>,
 }
 
-struct Emqx {
-    devices: Devices,
+struct EmqxModel {
+    devices: ExProtoDevices,
     metrics: Arc<UpstreamMetrics>,
     rng: StdRng,
-    happenings: BTreeMap<(Instant, u64), Happening>,
+    happenings: BTreeMap<(Instant, u64), EmqxStep>,
     order: u64,
-    connections: BTreeMap<ConnectionId, Connection>,
+    connections: BTreeMap<ConnectionId, EmqxConnection>,
     /// The connection that has the clientid.
     holder: Option<ConnectionId>,
     events: VecDeque<BrokerEvent>,
@@ -54,7 +54,7 @@ struct Emqx {
     promised: BTreeSet<u64>,
 }
 
-impl Emqx {
+impl EmqxModel {
     fn new(seed: u64) -> Self {
         let settings = ExProtoConfig {
             ssl: crate::tls::TlsConfig::default(),
@@ -71,7 +71,7 @@ impl Emqx {
         };
         let metrics = Arc::new(UpstreamMetrics::default());
         Self {
-            devices: Devices::new(&settings, StdRng::seed_from_u64(seed), Arc::clone(&metrics)),
+            devices: ExProtoDevices::new(&settings, StdRng::seed_from_u64(seed), Arc::clone(&metrics)),
             metrics,
             rng: StdRng::seed_from_u64(seed ^ 0x5eed),
             happenings: BTreeMap::new(),
@@ -90,80 +90,80 @@ impl Emqx {
         Duration::from_micros(self.rng.random_range(50..most))
     }
 
-    fn happens_at(&mut self, at: Instant, happening: Happening) {
+    fn happens_at(&mut self, at: Instant, happening: EmqxStep) {
         self.order += 1;
         self.happenings.insert((at, self.order), happening);
     }
 
-    fn tell(&mut self, now: Instant, anchor: ConnectionId, event: HandlerEvent) {
+    fn tell(&mut self, now: Instant, anchor: ConnectionId, event: ExProtoEvent) {
         let after = now + self.a_while();
         let connection = self.connections.entry(anchor).or_default();
         let at = connection.last_event.map_or(after, |last| last.max(after));
         connection.last_event = Some(at);
-        self.happens_at(at, Happening::Event(event));
+        self.happens_at(at, EmqxStep::Event(event));
     }
 
     fn act(&mut self, now: Instant) {
         while let Some(action) = self.devices.poll_action() {
             match action {
-                Action::Dial { anchor, token, .. } => {
-                    self.connections.insert(anchor, Connection::default());
+                ExProtoAction::Dial { anchor, token, .. } => {
+                    self.connections.insert(anchor, EmqxConnection::default());
                     let at = now + self.a_while();
-                    self.happens_at(at, Happening::Dialed(anchor));
-                    self.tell(now, anchor, HandlerEvent::ReceivedBytes { conn: conn(anchor), bytes: token.line() });
+                    self.happens_at(at, EmqxStep::Dialed(anchor));
+                    self.tell(now, anchor, ExProtoEvent::ReceivedBytes { conn: conn(anchor), bytes: token.line() });
                 }
-                Action::HangUp { anchor } => {
+                ExProtoAction::HangUp { anchor } => {
                     let at = now + self.a_while();
-                    self.happens_at(at, Happening::HungUp(anchor));
+                    self.happens_at(at, EmqxStep::HungUp(anchor));
                 }
-                Action::Call { anchor, call, .. } => {
+                ExProtoAction::Call { anchor, call, .. } => {
                     let at = now + self.a_while();
-                    self.happens_at(at, Happening::Begin(anchor, Box::new(call)));
+                    self.happens_at(at, EmqxStep::Begin(anchor, Box::new(call)));
                 }
-                Action::Emit(event) => self.events.push_back(event),
+                ExProtoAction::Emit(event) => self.events.push_back(event),
             }
         }
     }
 
-    fn happen(&mut self, now: Instant, happening: Happening) {
+    fn happen(&mut self, now: Instant, happening: EmqxStep) {
         match happening {
-            Happening::Dialed(anchor) => self.devices.dialed(now, anchor, Ok(())),
-            Happening::Event(event) => self.devices.heard(now, event),
-            Happening::Begin(anchor, call) => self.begin(now, anchor, *call),
-            Happening::Authenticated(anchor) => self.authenticated(now, anchor),
-            Happening::Answer(anchor, outcome) => self.devices.called(now, TargetId(0), anchor, outcome),
-            Happening::AnchorEnded(anchor) => self.devices.anchor_ended(now, anchor),
-            Happening::HungUp(anchor) => {
+            EmqxStep::Dialed(anchor) => self.devices.dialed(now, anchor, Ok(())),
+            EmqxStep::Event(event) => self.devices.heard(now, event),
+            EmqxStep::Begin(anchor, call) => self.begin(now, anchor, *call),
+            EmqxStep::Authenticated(anchor) => self.authenticated(now, anchor),
+            EmqxStep::Answer(anchor, outcome) => self.devices.called(now, TargetId(0), anchor, outcome),
+            EmqxStep::AnchorEnded(anchor) => self.devices.anchor_ended(now, anchor),
+            EmqxStep::HungUp(anchor) => {
                 let connection = self.connections.get_mut(&anchor).expect("it was dialed");
                 connection.closed = true;
                 self.end(now, anchor, "{shutdown,tcp_closed}");
             }
-            Happening::Message(anchor, number) => self.deliver(now, anchor, number),
+            EmqxStep::Message(anchor, number) => self.deliver(now, anchor, number),
         }
         self.act(now);
     }
 
-    fn begin(&mut self, now: Instant, anchor: ConnectionId, call: Call) {
+    fn begin(&mut self, now: Instant, anchor: ConnectionId, call: AdapterCall) {
         let connection = self.connections.get_mut(&anchor).expect("it was dialed");
         if connection.dead || connection.closed {
-            return self.answer(now, anchor, Outcome::ConnectionLost("not alive".to_owned()));
+            return self.answer(now, anchor, CallOutcome::ConnectionLost("not alive".to_owned()));
         }
         match call {
             // The authenticator takes its time. What happens to the socket meanwhile is seen after it.
-            Call::Authenticate { .. } => {
+            AdapterCall::Authenticate { .. } => {
                 let slow = if self.rng.random_bool(0.05) { 4_000 } else { 3 };
                 let at = now + Duration::from_micros(self.rng.random_range(100..slow * 1_000));
-                self.happens_at(at, Happening::Authenticated(anchor));
+                self.happens_at(at, EmqxStep::Authenticated(anchor));
             }
-            Call::Subscribe { .. } => {
+            AdapterCall::Subscribe { .. } => {
                 connection.subscribed = connection.authenticated;
-                self.answer(now, anchor, Outcome::Done);
+                self.answer(now, anchor, CallOutcome::Done);
             }
-            Call::Publish { publication, .. } => {
+            AdapterCall::Publish { publication, .. } => {
                 self.published.push(publication.payload);
-                self.answer(now, anchor, Outcome::Done);
+                self.answer(now, anchor, CallOutcome::Done);
             }
-            Call::Ping { .. } => self.answer(now, anchor, Outcome::Done),
+            AdapterCall::Ping { .. } => self.answer(now, anchor, CallOutcome::Done),
         }
     }
 
@@ -172,15 +172,15 @@ impl Emqx {
             self.discard(now, older);
         }
         self.connections.get_mut(&anchor).expect("it was dialed").authenticated = true;
-        self.answer(now, anchor, Outcome::Done);
+        self.answer(now, anchor, CallOutcome::Done);
         if self.connections[&anchor].closed {
             self.end(now, anchor, "{shutdown,tcp_closed}");
         }
     }
 
-    fn answer(&mut self, now: Instant, anchor: ConnectionId, outcome: Outcome) {
+    fn answer(&mut self, now: Instant, anchor: ConnectionId, outcome: CallOutcome) {
         let at = now + self.a_while();
-        self.happens_at(at, Happening::Answer(anchor, outcome));
+        self.happens_at(at, EmqxStep::Answer(anchor, outcome));
     }
 
     fn discard(&mut self, now: Instant, anchor: ConnectionId) {
@@ -188,10 +188,10 @@ impl Emqx {
         self.connections.get_mut(&anchor).expect("it was dialed").dead = true;
         if !lost {
             let reason = "{shutdown,discarded}".to_owned();
-            self.tell(now, anchor, HandlerEvent::SocketClosed { conn: conn(anchor), reason });
+            self.tell(now, anchor, ExProtoEvent::SocketClosed { conn: conn(anchor), reason });
         }
         let at = now + self.a_while();
-        self.happens_at(at, Happening::AnchorEnded(anchor));
+        self.happens_at(at, EmqxStep::AnchorEnded(anchor));
     }
 
     fn end(&mut self, now: Instant, anchor: ConnectionId, reason: &str) {
@@ -202,7 +202,7 @@ impl Emqx {
         if self.holder == Some(anchor) {
             self.holder = None;
         }
-        self.tell(now, anchor, HandlerEvent::SocketClosed { conn: conn(anchor), reason: reason.to_owned() });
+        self.tell(now, anchor, ExProtoEvent::SocketClosed { conn: conn(anchor), reason: reason.to_owned() });
     }
 
     /// What waits in a connection that is discarded may be lost with it, or be told late.
@@ -211,12 +211,12 @@ impl Emqx {
             return;
         }
         self.promised.insert(number);
-        let messages = vec![Message { topic: "dn".to_owned(), payload: command(number) }];
-        self.devices.heard(now, HandlerEvent::ReceivedMessages { conn: conn(anchor), messages });
+        let messages = vec![ExProtoMessage { topic: "dn".to_owned(), payload: command(number) }];
+        self.devices.heard(now, ExProtoEvent::ReceivedMessages { conn: conn(anchor), messages });
     }
 }
 
-impl Broker for Emqx {
+impl BrokerModel for EmqxModel {
     fn submit(&mut self, now: Instant, command: BrokerCommand) {
         self.devices.command(now, command);
         self.act(now);
@@ -247,7 +247,7 @@ impl Broker for Emqx {
         let connection = self.connections.get_mut(&anchor).expect("it was dialed");
         let at = connection.last_event.map_or(at, |last| last.max(at));
         connection.last_event = Some(at);
-        self.happens_at(at, Happening::Message(anchor, number));
+        self.happens_at(at, EmqxStep::Message(anchor, number));
     }
 
     fn lose_connection(&mut self, now: Instant) {
@@ -255,7 +255,7 @@ impl Broker for Emqx {
         self.connections.get_mut(&anchor).expect("it was dialed").closed = true;
         self.end(now, anchor, "{shutdown,etimedout}");
         let at = now + self.a_while();
-        self.happens_at(at, Happening::AnchorEnded(anchor));
+        self.happens_at(at, EmqxStep::AnchorEnded(anchor));
     }
 
     fn published(&self) -> &[Vec<u8>] {
@@ -279,7 +279,7 @@ fn conn(anchor: ConnectionId) -> String {
 #[test]
 fn a_device_that_registers_again_loses_neither_its_registration_nor_an_answer() {
     for seed in 0..SCHEDULES {
-        let weather = Weather { losses: seed % 2 == 1, repetitions: false };
-        race(seed, Instant::now(), Emqx::new(seed), 0, weather);
+        let weather = Disruptions { losses: seed % 2 == 1, repetitions: false };
+        race(seed, Instant::now(), EmqxModel::new(seed), 0, weather);
     }
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use rand::SeedableRng;
 
 use crate::upstream::client::device::Wait;
-use crate::upstream::client::{DRAIN_TIMEOUT, Timer};
+use crate::upstream::client::{ClientTimer, DRAIN_TIMEOUT};
 use crate::upstream::dialer::DialFailure;
 use crate::upstream::exproto::Node;
 
@@ -16,9 +16,9 @@ use lwm2m_core::gateway::broker::{BrokerCommand, UplinkClass};
 use super::*;
 
 /// What the outside knows, and what it has promised.
-struct World {
+struct RandomEmqx {
     now: Instant,
-    devices: Devices,
+    devices: ExProtoDevices,
     next_device: u64,
     next_conn: u64,
     next_publication: u64,
@@ -33,7 +33,7 @@ struct World {
 struct Anchor {
     id: ConnectionId,
     node: TargetId,
-    token: Token,
+    token: AnchorToken,
     dialed: bool,
 }
 
@@ -45,7 +45,7 @@ struct Known {
     last_published: u64,
 }
 
-impl World {
+impl RandomEmqx {
     fn new() -> Self {
         let settings = ExProtoConfig {
             ssl: crate::tls::TlsConfig::default(),
@@ -61,7 +61,8 @@ impl World {
             event_queue: 1,
         };
         let now = Instant::now();
-        let mut devices = Devices::new(&settings, StdRng::seed_from_u64(1), Arc::new(UpstreamMetrics::default()));
+        let mut devices =
+            ExProtoDevices::new(&settings, StdRng::seed_from_u64(1), Arc::new(UpstreamMetrics::default()));
         devices.probe_all(now);
         Self {
             now,
@@ -165,7 +166,7 @@ impl World {
         let conn = format!("c{}", self.next_conn);
         self.conns.push(conn.clone());
         let bytes = token.line();
-        self.devices.heard(self.now, HandlerEvent::ReceivedBytes { conn, bytes });
+        self.devices.heard(self.now, ExProtoEvent::ReceivedBytes { conn, bytes });
     }
 
     fn answer(&mut self, which: usize) {
@@ -173,13 +174,13 @@ impl World {
         let (node, anchor) = self.calls.swap_remove(index);
         let text = String::new;
         let outcome = match which % 18 {
-            0 | 16 => Outcome::Refused(text()),
-            17 => Outcome::Short(text()),
-            1 => Outcome::ConnectionLost(text()),
-            2 => Outcome::Rejected(text()),
-            3 => Outcome::Failed(text()),
-            4 => Outcome::Unreachable(text()),
-            _ => Outcome::Done,
+            0 | 16 => CallOutcome::Refused(text()),
+            17 => CallOutcome::Short(text()),
+            1 => CallOutcome::ConnectionLost(text()),
+            2 => CallOutcome::Rejected(text()),
+            3 => CallOutcome::Failed(text()),
+            4 => CallOutcome::Unreachable(text()),
+            _ => CallOutcome::Done,
         };
         self.devices.called(self.now, node, anchor, outcome);
     }
@@ -192,13 +193,13 @@ impl World {
     fn socket_closes(&mut self, which: usize) {
         let Some(conn) = pick(&self.conns, which).cloned() else { return };
         let reason = ["{shutdown,kicked}", "{shutdown,tcp_closed}", "{shutdown,discarded}"][which % 3].to_owned();
-        self.devices.heard(self.now, HandlerEvent::SocketClosed { conn, reason });
+        self.devices.heard(self.now, ExProtoEvent::SocketClosed { conn, reason });
     }
 
     fn message(&mut self, which: usize) {
         let Some(conn) = pick(&self.conns, which).cloned() else { return };
-        let messages = vec![Message { topic: "dn".to_owned(), payload: Vec::new() }];
-        self.devices.heard(self.now, HandlerEvent::ReceivedMessages { conn, messages });
+        let messages = vec![ExProtoMessage { topic: "dn".to_owned(), payload: Vec::new() }];
+        self.devices.heard(self.now, ExProtoEvent::ReceivedMessages { conn, messages });
     }
 
     fn pass_time(&mut self, which: usize) {
@@ -210,36 +211,38 @@ impl World {
     fn check(&mut self) {
         while let Some(action) = self.devices.poll_action() {
             match action {
-                Action::Dial { anchor, node, token } => {
+                ExProtoAction::Dial { anchor, node, token } => {
                     self.anchors.push(Anchor { id: anchor, node, token, dialed: false });
                 }
-                Action::HangUp { anchor } => {
+                ExProtoAction::HangUp { anchor } => {
                     assert!(self.hung_up.insert(anchor), "{anchor:?} is hung up twice");
                     self.anchors.retain(|open| open.id != anchor);
                 }
-                Action::Call { anchor, node, call } => self.call(node, anchor, &call),
-                Action::Emit(event) => self.told(&event),
+                ExProtoAction::Call { anchor, node, call } => self.call(node, anchor, &call),
+                ExProtoAction::Emit(event) => self.told(&event),
             }
         }
         assert!(self.devices.next_deadline().is_none_or(|at| at > self.now));
         let anchored = self.devices.devices.values().filter(|device| device.state.anchor().is_some()).count();
-        let probing = self.devices.protocol.by_anchor.values().filter(|owner| matches!(owner, Owner::Probe(_))).count();
+        let probing =
+            self.devices.protocol.by_anchor.values().filter(|owner| matches!(owner, AnchorOwner::Probe(_))).count();
         assert_eq!(anchored + probing, self.anchors.len());
         assert_eq!(anchored + probing, self.devices.protocol.by_anchor.len());
         for node in [TargetId(0), TargetId(1)] {
-            let of_device = |anchor: ConnectionId| matches!(self.devices.protocol.by_anchor[&anchor], Owner::Device(_));
+            let of_device =
+                |anchor: ConnectionId| matches!(self.devices.protocol.by_anchor[&anchor], AnchorOwner::Device(_));
             let there = self.anchors.iter().filter(|open| open.node == node && of_device(open.id)).count();
             assert_eq!(self.devices.targets.target(node).connections, there);
         }
         let clients = self.devices.devices.values().filter(|device| device.is_ready()).count();
         assert_eq!(self.devices.targets.clients(), clients);
         for (id, device) in &self.devices.devices {
-            let waits = |wait| matches!(&device.state, State::WaitingToReconnect(waiting) if *waiting == wait);
+            let waits = |wait| matches!(&device.state, DeviceState::WaitingToReconnect(waiting) if *waiting == wait);
             assert_eq!(self.devices.turns.contains(*id), waits(Wait::Turn));
             assert_eq!(self.devices.parked.contains(id), waits(Wait::Parked));
         }
         let next = self.devices.turns.next(self.now);
-        assert!(next.is_none() || next == self.devices.deadlines.get(Timer::Turn), "{next:?}");
+        assert!(next.is_none() || next == self.devices.deadlines.get(ClientTimer::Turn), "{next:?}");
         let parked = self.devices.parked.len();
         assert!(parked == 0 || !self.devices.targets.any_up(), "{parked} wait for a node that is up");
         let conns = self
@@ -254,7 +257,7 @@ impl World {
     /// Of each clientid.
     fn check_that_only_the_newest_connects(&self) {
         for (id, device) in &self.devices.devices {
-            let connects = matches!(device.state, State::Connecting(_));
+            let connects = matches!(device.state, DeviceState::Connecting(_));
             assert!(!(connects && self.devices.clients.is_superseded(device.key, *id)), "{id:?} is superseded");
         }
     }
@@ -262,13 +265,13 @@ impl World {
     /// Checks a call: its anchor is open, at the node of the call, and has no other call. It belongs to a device or a probe,
     /// and stays open at least until the call is on its way. Publications of a device come in the order in which they were
     /// asked for; one whose call failed may come again.
-    fn call(&mut self, node: TargetId, anchor: ConnectionId, call: &Call) {
+    fn call(&mut self, node: TargetId, anchor: ConnectionId, call: &AdapterCall) {
         let open = self.anchors.iter().find(|open| open.id == anchor).expect("a call without an anchor");
         assert_eq!(open.node, node, "a call to another node than its anchor");
         assert!(!self.calls.contains(&(node, anchor)), "two calls at a time");
         self.calls.push((node, anchor));
         let owner = self.devices.protocol.by_anchor.get(&anchor).expect("a call on an anchor that is closed at once");
-        if let (Call::Publish { publication, .. }, Owner::Device(device)) = (call, owner) {
+        if let (AdapterCall::Publish { publication, .. }, AnchorOwner::Device(device)) = (call, owner) {
             let serial: u64 = publication.topic.parse().expect("a number");
             let known = self.alive.iter_mut().find(|known| known.device == *device).expect("a device");
             assert!(serial >= known.last_published, "{serial} after {}", known.last_published);
@@ -318,17 +321,17 @@ impl World {
         self.devices.handle_timeout(self.now);
         self.check();
         assert!(self.devices.is_empty());
-        let is_probe = |anchor: &Anchor| matches!(self.devices.protocol.by_anchor[&anchor.id], Owner::Probe(_));
+        let is_probe = |anchor: &Anchor| matches!(self.devices.protocol.by_anchor[&anchor.id], AnchorOwner::Probe(_));
         assert!(self.anchors.iter().all(is_probe), "only probes are left");
         assert!(self.devices.parked.is_empty() && self.devices.protocol.by_conn.is_empty());
         assert_eq!(self.devices.queues.len(), 0);
         for (node, anchor) in std::mem::take(&mut self.calls) {
-            self.devices.called(self.now, node, anchor, Outcome::Done);
+            self.devices.called(self.now, node, anchor, CallOutcome::Done);
         }
         assert_eq!((self.devices.clients.len(), self.devices.protocol.calls.len()), (0, 0));
         self.pass_time(3999);
         let next = self.devices.deadlines.first();
-        assert!(next.is_none_or(|(_, timer)| matches!(timer, Timer::Protocol(_))), "{next:?}");
+        assert!(next.is_none_or(|(_, timer)| matches!(timer, ClientTimer::Protocol(_))), "{next:?}");
     }
 }
 
@@ -343,7 +346,7 @@ fn pick<T>(items: &[T], which: usize) -> Option<&T> {
 proptest! {
     #[test]
     fn promises_are_kept_whatever_happens(steps in prop::collection::vec((0..20_u8, 0..60_000_usize), 0..400)) {
-        let mut world = World::new();
+        let mut world = RandomEmqx::new();
         for (what, which) in steps {
             world.step(what, which);
         }

@@ -6,29 +6,29 @@ use std::time::Instant;
 
 use crate::upstream::client::ANSWER_PATIENCE;
 use crate::upstream::client::clients::ClientKey;
-use crate::upstream::client::device::{ConnectionId, Device};
+use crate::upstream::client::device::{ConnectionId, UpstreamDevice};
 use lwm2m_core::gateway::broker::RegistrationId;
 
-use super::device::Publishing;
-use super::{Attempt, Devices, ExProto, Outcome, PUBLISH_TIMEOUT, State};
+use super::device::PublishCall;
+use super::{CallOutcome, DeviceState, ExProtoAttempt, ExProtoDevices, ExProtoProtocol, PUBLISH_TIMEOUT};
 
 /// Closed connections of older registrations, for each device, of which EMQX may still tell messages.
 const FORMER_CONNECTIONS: usize = 4;
 
-impl Devices {
+impl ExProtoDevices {
     /// Notes that the call on this anchor has ended. Returns whether it was Authenticate.
     pub(super) fn authenticate_ended(
         &mut self,
         now: Instant,
         key: ClientKey,
         anchor: ConnectionId,
-        outcome: &Outcome,
+        outcome: &CallOutcome,
     ) -> bool {
         let Some(shared) = self.clients.shared_mut(key) else { return false };
         if !shared.unanswered.contains_key(&anchor) {
             return false;
         }
-        if matches!(outcome, Outcome::Done | Outcome::Refused(_)) {
+        if matches!(outcome, CallOutcome::Done | CallOutcome::Refused(_)) {
             shared.unanswered.remove(&anchor);
         } else {
             self.give_up_request(now, key, anchor);
@@ -42,7 +42,7 @@ impl Devices {
         let Some(device) = self.devices.get(&id) else { return };
         let (key, anchor) = (device.key, device.state.anchor());
         let Some(shared) = self.clients.shared_mut(key) else { return };
-        if let Some(Publishing { anchor: on, begun, patience: patience @ None, .. }) = &mut shared.protocol
+        if let Some(PublishCall { anchor: on, begun, patience: patience @ None, .. }) = &mut shared.protocol
             && Some(*on) == anchor
         {
             *patience = Some((now + ANSWER_PATIENCE).min(*begun + PUBLISH_TIMEOUT));
@@ -51,7 +51,7 @@ impl Devices {
     }
 
     /// What EMQX told the leaving device, or may still tell of its connections, is the next registration's.
-    pub(super) fn bequeath(&mut self, now: Instant, device: Device<ExProto>) {
+    pub(super) fn bequeath(&mut self, now: Instant, device: UpstreamDevice<ExProtoProtocol>) {
         let heir = self.heir(&device).filter(|_| device.leaving.is_none());
         let conns = device.protocol.conn.into_iter().chain(device.protocol.former);
         let Some(heir) = heir else {
@@ -61,8 +61,11 @@ impl Devices {
         };
         conns.for_each(|conn| self.adopt(heir, conn));
         let early = match device.state {
-            State::Connecting(Attempt::Subscribing { early, .. }) => early,
-            State::Held | State::Connecting(_) | State::Ready(_) | State::WaitingToReconnect(_) => Vec::new(),
+            DeviceState::Connecting(ExProtoAttempt::Subscribing { early, .. }) => early,
+            DeviceState::Held
+            | DeviceState::Connecting(_)
+            | DeviceState::Ready(_)
+            | DeviceState::WaitingToReconnect(_) => Vec::new(),
         };
         device.inherited.into_iter().chain(early).for_each(|message| self.inherit(now, heir, message));
     }

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use rand::SeedableRng;
 
 use crate::upstream::client::device::Wait;
-use crate::upstream::client::{DRAIN_TIMEOUT, Timer};
+use crate::upstream::client::{ClientTimer, DRAIN_TIMEOUT};
 use crate::upstream::dialer::DialFailure;
 use crate::upstream::exproto::Node;
 use lwm2m_base::secret::Secret;
@@ -25,16 +25,16 @@ const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-struct Scene {
+struct ExProtoScene {
     now: Instant,
-    devices: Devices,
+    devices: ExProtoDevices,
     metrics: Arc<UpstreamMetrics>,
     /// Where the anchors were to go.
     dialed: HashMap<ConnectionId, TargetId>,
     clientids: HashMap<RegistrationId, String>,
 }
 
-impl Scene {
+impl ExProtoScene {
     fn new() -> Self {
         Self::with(|_| {})
     }
@@ -55,7 +55,7 @@ impl Scene {
         };
         change(&mut settings);
         let metrics = Arc::new(UpstreamMetrics::default());
-        let devices = Devices::new(&settings, StdRng::seed_from_u64(1), Arc::clone(&metrics));
+        let devices = ExProtoDevices::new(&settings, StdRng::seed_from_u64(1), Arc::clone(&metrics));
         Self { now: Instant::now(), devices, metrics, dialed: HashMap::new(), clientids: HashMap::new() }
     }
 
@@ -70,7 +70,7 @@ impl Scene {
     fn connect(&mut self, device: RegistrationId, conn: &str) -> ConnectionId {
         self.command_connect(device, &format!("ep{}", device.0));
         let anchor = self.attempt(device, conn);
-        self.expect(&[Action::Emit(BrokerEvent::Connected { registration: device })]);
+        self.expect(&[ExProtoAction::Emit(BrokerEvent::Connected { registration: device })]);
         anchor
     }
 
@@ -80,9 +80,9 @@ impl Scene {
         self.devices.dialed(self.now, anchor, Ok(()));
         self.socket_says(conn, &token.line());
         self.expect_authenticate(device, anchor, conn);
-        self.answer(anchor, Outcome::Done);
+        self.answer(anchor, CallOutcome::Done);
         self.expect_subscribe(device, anchor, conn);
-        self.answer(anchor, Outcome::Done);
+        self.answer(anchor, CallOutcome::Done);
         anchor
     }
 
@@ -115,30 +115,31 @@ impl Scene {
     }
 
     fn socket_says(&mut self, conn: &str, bytes: &[u8]) {
-        self.devices.heard(self.now, HandlerEvent::SocketCreated);
-        let event = HandlerEvent::ReceivedBytes { conn: conn.to_owned(), bytes: bytes.to_vec() };
+        self.devices.heard(self.now, ExProtoEvent::SocketCreated);
+        let event = ExProtoEvent::ReceivedBytes { conn: conn.to_owned(), bytes: bytes.to_vec() };
         self.devices.heard(self.now, event);
     }
 
     fn socket_closed(&mut self, conn: &str, reason: &str) {
-        let event = HandlerEvent::SocketClosed { conn: conn.to_owned(), reason: reason.to_owned() };
+        let event = ExProtoEvent::SocketClosed { conn: conn.to_owned(), reason: reason.to_owned() };
         self.devices.heard(self.now, event);
     }
 
     fn messages(&mut self, conn: &str, topics: &[&str]) {
-        let messages = topics.iter().map(|topic| Message { topic: (*topic).to_owned(), payload: b"{}".to_vec() });
-        let event = HandlerEvent::ReceivedMessages { conn: conn.to_owned(), messages: messages.collect() };
+        let messages =
+            topics.iter().map(|topic| ExProtoMessage { topic: (*topic).to_owned(), payload: b"{}".to_vec() });
+        let event = ExProtoEvent::ReceivedMessages { conn: conn.to_owned(), messages: messages.collect() };
         self.devices.heard(self.now, event);
     }
 
-    fn answer(&mut self, anchor: ConnectionId, outcome: Outcome) {
+    fn answer(&mut self, anchor: ConnectionId, outcome: CallOutcome) {
         self.devices.called(self.now, self.dialed[&anchor], anchor, outcome);
     }
 
     /// A probe of a node that is down may be due, and nothing else.
     #[track_caller]
     fn expect_no_deadline(&self) {
-        assert!(matches!(self.devices.deadlines.first(), None | Some((_, Timer::Protocol(_)))));
+        assert!(matches!(self.devices.deadlines.first(), None | Some((_, ClientTimer::Protocol(_)))));
     }
 
     fn advance(&mut self, time: Duration) {
@@ -155,8 +156,8 @@ impl Scene {
     }
 
     #[track_caller]
-    fn expect(&mut self, expected: &[Action]) {
-        let actions: Vec<Action> = std::iter::from_fn(|| self.devices.poll_action()).collect();
+    fn expect(&mut self, expected: &[ExProtoAction]) {
+        let actions: Vec<ExProtoAction> = std::iter::from_fn(|| self.devices.poll_action()).collect();
         assert_eq!(actions, expected);
     }
 
@@ -166,9 +167,9 @@ impl Scene {
     }
 
     #[track_caller]
-    fn expect_dial(&mut self) -> (ConnectionId, Token) {
+    fn expect_dial(&mut self) -> (ConnectionId, AnchorToken) {
         let action = self.devices.poll_action();
-        let Some(Action::Dial { anchor, node, token }) = action else { panic!("no dial, but {action:?}") };
+        let Some(ExProtoAction::Dial { anchor, node, token }) = action else { panic!("no dial, but {action:?}") };
         self.dialed.insert(anchor, node);
         self.expect_nothing();
         (anchor, token)
@@ -176,34 +177,38 @@ impl Scene {
 
     #[track_caller]
     fn expect_authenticate(&mut self, device: RegistrationId, anchor: ConnectionId, conn: &str) {
-        let call = Call::Authenticate { conn: conn.to_owned(), client: client(&self.clientids[&device]) };
-        assert_eq!(self.devices.protocol.by_anchor.get(&anchor), Some(&Owner::Device(device)));
-        self.expect(&[Action::Call { anchor, node: self.dialed[&anchor], call }]);
+        let call = AdapterCall::Authenticate { conn: conn.to_owned(), client: client(&self.clientids[&device]) };
+        assert_eq!(self.devices.protocol.by_anchor.get(&anchor), Some(&AnchorOwner::Device(device)));
+        self.expect(&[ExProtoAction::Call { anchor, node: self.dialed[&anchor], call }]);
     }
 
     #[track_caller]
     fn expect_subscribe(&mut self, device: RegistrationId, anchor: ConnectionId, conn: &str) {
-        let call =
-            Call::Subscribe { conn: conn.to_owned(), filter: format!("lwm2m/{}/dn", self.clientids[&device]), qos: 1 };
-        assert_eq!(self.devices.protocol.by_anchor.get(&anchor), Some(&Owner::Device(device)));
-        self.expect(&[Action::Call { anchor, node: self.dialed[&anchor], call }]);
+        let call = AdapterCall::Subscribe {
+            conn: conn.to_owned(),
+            filter: format!("lwm2m/{}/dn", self.clientids[&device]),
+            qos: 1,
+        };
+        assert_eq!(self.devices.protocol.by_anchor.get(&anchor), Some(&AnchorOwner::Device(device)));
+        self.expect(&[ExProtoAction::Call { anchor, node: self.dialed[&anchor], call }]);
     }
 
     #[track_caller]
     fn expect_publish(&mut self, device: RegistrationId, anchor: ConnectionId, topic: &str) {
         let action = self.devices.poll_action();
-        let Some(Action::Call { anchor: on, node, call: Call::Publish { publication, .. } }) = action else {
+        let Some(ExProtoAction::Call { anchor: on, node, call: AdapterCall::Publish { publication, .. } }) = action
+        else {
             panic!("no publish, but {action:?}")
         };
         assert_eq!((on, node, publication.topic.as_str()), (anchor, self.dialed[&anchor], topic));
-        assert_eq!(self.devices.protocol.by_anchor.get(&anchor), Some(&Owner::Device(device)));
+        assert_eq!(self.devices.protocol.by_anchor.get(&anchor), Some(&AnchorOwner::Device(device)));
         self.expect_nothing();
     }
 
     #[track_caller]
     fn expect_unavailable(&mut self, device: RegistrationId) {
         let action = self.devices.poll_action();
-        let Some(Action::Emit(BrokerEvent::ConnectFailed {
+        let Some(ExProtoAction::Emit(BrokerEvent::ConnectFailed {
             registration: failed,
             error: ConnectError::Unavailable(_),
         })) = action
@@ -245,8 +250,8 @@ fn publication(topic: &str, class: UplinkClass) -> Publication {
     }
 }
 
-fn message(device: RegistrationId, topic: &str) -> Action {
-    Action::Emit(BrokerEvent::Message {
+fn message(device: RegistrationId, topic: &str) -> ExProtoAction {
+    ExProtoAction::Emit(BrokerEvent::Message {
         registration: device,
         topic: topic.to_owned(),
         payload: b"{}".to_vec(),
@@ -254,12 +259,12 @@ fn message(device: RegistrationId, topic: &str) -> Action {
     })
 }
 
-fn closed(device: RegistrationId, reason: CloseReason) -> Action {
-    Action::Emit(BrokerEvent::Closed { registration: device, reason })
+fn closed(device: RegistrationId, reason: CloseReason) -> ExProtoAction {
+    ExProtoAction::Emit(BrokerEvent::Closed { registration: device, reason })
 }
 
-fn hang_up(anchor: ConnectionId) -> Action {
-    Action::HangUp { anchor }
+fn hang_up(anchor: ConnectionId) -> ExProtoAction {
+    ExProtoAction::HangUp { anchor }
 }
 
 fn not_reached() -> Result<(), DialFailure> {
@@ -270,17 +275,17 @@ fn nothing_left() -> Result<(), DialFailure> {
     Err(DialFailure::Local("no file descriptor is left".to_owned()))
 }
 
-fn gone() -> Outcome {
-    Outcome::ConnectionLost("Connection process is not alive".to_owned())
+fn gone() -> CallOutcome {
+    CallOutcome::ConnectionLost("Connection process is not alive".to_owned())
 }
 
-fn unreachable() -> Outcome {
-    Outcome::Unreachable("connection refused".to_owned())
+fn unreachable() -> CallOutcome {
+    CallOutcome::Unreachable("connection refused".to_owned())
 }
 
 #[test]
 fn a_device_is_connected_when_its_command_topic_is_subscribed() {
-    let (mut scene, _) = Scene::with_ready_device();
+    let (mut scene, _) = ExProtoScene::with_ready_device();
     scene.expect_nothing();
     assert_eq!(scene.devices.next_deadline(), None);
     assert_eq!(scene.metrics.connected.get(), 1);
@@ -288,26 +293,26 @@ fn a_device_is_connected_when_its_command_topic_is_subscribed() {
 
 #[test]
 fn the_broker_may_tell_the_token_before_the_dial_is_known_to_have_succeeded() {
-    let mut scene = Scene::new();
+    let mut scene = ExProtoScene::new();
     scene.command_connect(ONE, "ep1");
     let (anchor, token) = scene.expect_dial();
     scene.socket_says("c1", &token.line());
     scene.expect_authenticate(ONE, anchor, "c1");
     scene.devices.dialed(scene.now, anchor, Ok(()));
     scene.expect_nothing();
-    scene.answer(anchor, Outcome::Done);
+    scene.answer(anchor, CallOutcome::Done);
     scene.expect_subscribe(ONE, anchor, "c1");
 }
 
 #[test]
 fn strangers_at_the_listener_are_counted_and_nothing_else() {
-    let mut scene = Scene::new();
+    let mut scene = ExProtoScene::new();
     scene.command_connect(ONE, "ep1");
     scene.expect_dial();
     scene.socket_says("stranger", b"GET / HTTP/1.1\r\n\r\n");
     scene.messages("stranger", &["a", "b"]);
     scene.socket_closed("stranger", "{shutdown,kicked}");
-    scene.devices.heard(scene.now, HandlerEvent::TimerTimeout);
+    scene.devices.heard(scene.now, ExProtoEvent::TimerTimeout);
     scene.expect_nothing();
     assert_eq!(scene.metrics.unknown_tokens.get(), 1);
     assert_eq!(scene.metrics.messages_dropped.get(), 2);
@@ -316,18 +321,18 @@ fn strangers_at_the_listener_are_counted_and_nothing_else() {
 #[test]
 fn a_device_that_the_broker_refuses_is_told_so_and_its_anchor_closed() {
     for refused_call in ["Authenticate", "Subscribe"] {
-        let mut scene = Scene::new();
+        let mut scene = ExProtoScene::new();
         scene.command_connect(ONE, "ep1");
         let (anchor, token) = scene.expect_dial();
         scene.socket_says("c1", &token.line());
         scene.expect_authenticate(ONE, anchor, "c1");
         if refused_call == "Subscribe" {
-            scene.answer(anchor, Outcome::Done);
+            scene.answer(anchor, CallOutcome::Done);
             scene.expect_subscribe(ONE, anchor, "c1");
         }
-        scene.answer(anchor, Outcome::Refused("not_authorized".to_owned()));
+        scene.answer(anchor, CallOutcome::Refused("not_authorized".to_owned()));
         let error = ConnectError::Refused(format!("{refused_call}: not_authorized"));
-        scene.expect(&[Action::Emit(BrokerEvent::ConnectFailed { registration: ONE, error }), hang_up(anchor)]);
+        scene.expect(&[ExProtoAction::Emit(BrokerEvent::ConnectFailed { registration: ONE, error }), hang_up(anchor)]);
         assert!(scene.devices.is_empty());
         assert_eq!(scene.devices.next_deadline(), None);
     }
@@ -336,16 +341,16 @@ fn a_device_that_the_broker_refuses_is_told_so_and_its_anchor_closed() {
 /// What can go wrong in each state of a first connect.
 #[test]
 fn a_first_connect_that_is_lost_on_its_way_is_unavailable_at_once() {
-    type Fault = fn(&mut Scene, ConnectionId);
-    let eof: Fault = |scene, anchor| scene.devices.anchor_ended(scene.now, anchor);
-    let told: Fault = |scene, _| scene.socket_closed("c1", "{shutdown,tcp_closed}");
-    let kicked: Fault = |scene, _| scene.socket_closed("c1", "{shutdown,kicked}");
-    let dead: Fault = |scene, anchor| scene.answer(anchor, gone());
-    let away: Fault = |scene, anchor| scene.answer(anchor, unreachable());
-    let crash: Fault = |scene, anchor| scene.answer(anchor, Outcome::Failed("Internal".to_owned()));
-    let mistake: Fault = |scene, anchor| scene.answer(anchor, Outcome::Rejected("params".to_owned()));
-    let silence: Fault = |scene, _| scene.advance(seconds(8));
-    let refused: Fault = |scene, anchor| scene.devices.dialed(scene.now, anchor, not_reached());
+    type Break = fn(&mut ExProtoScene, ConnectionId);
+    let eof: Break = |scene, anchor| scene.devices.anchor_ended(scene.now, anchor);
+    let told: Break = |scene, _| scene.socket_closed("c1", "{shutdown,tcp_closed}");
+    let kicked: Break = |scene, _| scene.socket_closed("c1", "{shutdown,kicked}");
+    let dead: Break = |scene, anchor| scene.answer(anchor, gone());
+    let away: Break = |scene, anchor| scene.answer(anchor, unreachable());
+    let crash: Break = |scene, anchor| scene.answer(anchor, CallOutcome::Failed("Internal".to_owned()));
+    let mistake: Break = |scene, anchor| scene.answer(anchor, CallOutcome::Rejected("params".to_owned()));
+    let silence: Break = |scene, _| scene.advance(seconds(8));
+    let refused: Break = |scene, anchor| scene.devices.dialed(scene.now, anchor, not_reached());
 
     let calls = vec![eof, told, kicked, dead, away, crash, mistake, silence];
     let faults = [
@@ -355,7 +360,7 @@ fn a_first_connect_that_is_lost_on_its_way_is_unavailable_at_once() {
         ("Subscribing", calls),
     ];
     for (state, fault) in faults.iter().flat_map(|(state, faults)| faults.iter().map(move |fault| (*state, fault))) {
-        let mut scene = Scene::new();
+        let mut scene = ExProtoScene::new();
         scene.command_connect(ONE, "ep1");
         let (anchor, token) = scene.expect_dial();
         if state != "Dialing" {
@@ -366,7 +371,7 @@ fn a_first_connect_that_is_lost_on_its_way_is_unavailable_at_once() {
             scene.expect_authenticate(ONE, anchor, "c1");
         }
         if state == "Subscribing" {
-            scene.answer(anchor, Outcome::Done);
+            scene.answer(anchor, CallOutcome::Done);
             scene.expect_subscribe(ONE, anchor, "c1");
         }
 
@@ -377,7 +382,7 @@ fn a_first_connect_that_is_lost_on_its_way_is_unavailable_at_once() {
         scene.expect_no_deadline();
 
         // What comes late finds nothing.
-        scene.answer(anchor, Outcome::Done);
+        scene.answer(anchor, CallOutcome::Done);
         scene.socket_says("c1", &token.line());
         scene.expect_nothing();
     }
@@ -385,7 +390,7 @@ fn a_first_connect_that_is_lost_on_its_way_is_unavailable_at_once() {
 
 #[test]
 fn a_disconnect_before_the_end_of_connect_is_the_end_of_it() {
-    let mut scene = Scene::new();
+    let mut scene = ExProtoScene::new();
     scene.command_connect(ONE, "ep1");
     let (anchor, token) = scene.expect_dial();
     scene.publish(ONE, "a");
@@ -398,17 +403,17 @@ fn a_disconnect_before_the_end_of_connect_is_the_end_of_it() {
 
 #[test]
 fn one_publication_is_under_way_at_a_time_and_order_is_kept() {
-    let (mut scene, anchor) = Scene::with_ready_device();
+    let (mut scene, anchor) = ExProtoScene::with_ready_device();
     scene.publish(ONE, "a");
     scene.expect_publish(ONE, anchor, "a");
     scene.publish(ONE, "b");
     scene.publish(ONE, "c");
     scene.expect_nothing();
     for next in ["b", "c"] {
-        scene.answer(anchor, Outcome::Done);
+        scene.answer(anchor, CallOutcome::Done);
         scene.expect_publish(ONE, anchor, next);
     }
-    scene.answer(anchor, Outcome::Done);
+    scene.answer(anchor, CallOutcome::Done);
     scene.expect_nothing();
     assert_eq!(scene.devices.next_deadline(), None);
     assert_eq!(scene.metrics.publishes_ok.get(), 3);
@@ -416,55 +421,55 @@ fn one_publication_is_under_way_at_a_time_and_order_is_kept() {
 
 #[test]
 fn who_waits_for_a_publication_is_told_when_it_is_taken() {
-    let (mut scene, anchor) = Scene::with_ready_device();
+    let (mut scene, anchor) = ExProtoScene::with_ready_device();
     let ticket = Ticket(7);
     let publication = Publication { ticket: Some(ticket), ..publication("a", UplinkClass::Notification) };
     scene.devices.command(scene.now, BrokerCommand::Publish { registration: ONE, publication });
     scene.expect_publish(ONE, anchor, "a");
-    scene.answer(anchor, Outcome::Done);
-    scene.expect(&[Action::Emit(BrokerEvent::Published { registration: ONE, ticket })]);
+    scene.answer(anchor, CallOutcome::Done);
+    scene.expect(&[ExProtoAction::Emit(BrokerEvent::Published { registration: ONE, ticket })]);
 }
 
 #[test]
 fn devices_publish_side_by_side() {
-    let (mut scene, first) = Scene::with_ready_device();
+    let (mut scene, first) = ExProtoScene::with_ready_device();
     let second = scene.connect(TWO, "c2");
     scene.publish(ONE, "a");
     scene.expect_publish(ONE, first, "a");
     scene.publish(TWO, "b");
     scene.expect_publish(TWO, second, "b");
-    scene.answer(second, Outcome::Done);
+    scene.answer(second, CallOutcome::Done);
     scene.expect_nothing();
 }
 
 #[test]
 fn a_publication_that_is_not_allowed_is_told_and_the_next_one_goes() {
-    let (mut scene, anchor) = Scene::with_ready_device();
+    let (mut scene, anchor) = ExProtoScene::with_ready_device();
     scene.publish(ONE, "a");
     scene.expect_publish(ONE, anchor, "a");
     scene.publish(ONE, "b");
-    scene.answer(anchor, Outcome::Refused("Authorization deny".to_owned()));
+    scene.answer(anchor, CallOutcome::Refused("Authorization deny".to_owned()));
     assert_eq!(
         scene.devices.poll_action(),
-        Some(Action::Emit(BrokerEvent::PublishRefused { registration: ONE, topic: "a".to_owned() }))
+        Some(ExProtoAction::Emit(BrokerEvent::PublishRefused { registration: ONE, topic: "a".to_owned() }))
     );
     scene.expect_publish(ONE, anchor, "b");
 }
 
 #[test]
 fn a_publication_that_the_broker_takes_for_a_mistake_is_dropped_and_the_next_one_goes() {
-    let (mut scene, anchor) = Scene::with_ready_device();
+    let (mut scene, anchor) = ExProtoScene::with_ready_device();
     scene.publish(ONE, "a");
     scene.expect_publish(ONE, anchor, "a");
     scene.publish(ONE, "b");
-    scene.answer(anchor, Outcome::Rejected("PARAMS_TYPE_ERROR".to_owned()));
+    scene.answer(anchor, CallOutcome::Rejected("PARAMS_TYPE_ERROR".to_owned()));
     scene.expect_publish(ONE, anchor, "b");
     assert_eq!(scene.metrics.dropped_answers.get(), 1);
 }
 
 #[test]
 fn a_full_queue_drops_by_class_and_counts_what_it_drops() {
-    let (mut scene, anchor) = Scene::with_ready_device();
+    let (mut scene, anchor) = ExProtoScene::with_ready_device();
     scene.publish_as(ONE, "under way", UplinkClass::Notification);
     scene.expect_publish(ONE, anchor, "under way");
     for topic in ["n1", "n2", "n3", "n4"] {
@@ -472,7 +477,7 @@ fn a_full_queue_drops_by_class_and_counts_what_it_drops() {
     }
     scene.publish_as(ONE, "answer", UplinkClass::Answer);
     for next in ["n3", "n4", "answer"] {
-        scene.answer(anchor, Outcome::Done);
+        scene.answer(anchor, CallOutcome::Done);
         scene.expect_publish(ONE, anchor, next);
     }
     assert_eq!(scene.metrics.dropped_notifications.get(), 2);
@@ -481,7 +486,7 @@ fn a_full_queue_drops_by_class_and_counts_what_it_drops() {
 
 #[test]
 fn commands_come_one_by_one_in_order() {
-    let (mut scene, _) = Scene::with_ready_device();
+    let (mut scene, _) = ExProtoScene::with_ready_device();
     scene.messages("c1", &["a", "b"]);
     scene.messages("c1", &["c"]);
     scene.expect(&[message(ONE, "a"), message(ONE, "b"), message(ONE, "c")]);
@@ -489,34 +494,34 @@ fn commands_come_one_by_one_in_order() {
 
 #[test]
 fn commands_that_overtake_the_answer_to_subscribe_come_after_connected() {
-    let mut scene = Scene::new();
+    let mut scene = ExProtoScene::new();
     scene.command_connect(ONE, "ep1");
     let (anchor, token) = scene.expect_dial();
     scene.socket_says("c1", &token.line());
     scene.expect_authenticate(ONE, anchor, "c1");
-    scene.answer(anchor, Outcome::Done);
+    scene.answer(anchor, CallOutcome::Done);
     scene.expect_subscribe(ONE, anchor, "c1");
     let topics: Vec<String> = (0..EARLY_MESSAGES + 2).map(|number| number.to_string()).collect();
     scene.messages("c1", &topics.iter().map(String::as_str).collect::<Vec<_>>());
     scene.expect_nothing();
 
-    scene.answer(anchor, Outcome::Done);
+    scene.answer(anchor, CallOutcome::Done);
     let kept = topics[..EARLY_MESSAGES].iter().map(|topic| message(ONE, topic));
-    let connected = Action::Emit(BrokerEvent::Connected { registration: ONE });
+    let connected = ExProtoAction::Emit(BrokerEvent::Connected { registration: ONE });
     scene.expect(&std::iter::once(connected).chain(kept).collect::<Vec<_>>());
     assert_eq!(scene.metrics.messages_dropped.get(), 2);
 }
 
 #[test]
 fn what_comes_before_a_first_subscribe_is_no_command_and_dropped() {
-    let mut scene = Scene::new();
+    let mut scene = ExProtoScene::new();
     scene.command_connect(ONE, "ep1");
     let (anchor, token) = scene.expect_dial();
     scene.socket_says("c1", &token.line());
     scene.expect_authenticate(ONE, anchor, "c1");
     scene.messages("c1", &["a", "b"]);
     scene.expect_nothing();
-    scene.answer(anchor, Outcome::Done);
+    scene.answer(anchor, CallOutcome::Done);
     scene.expect_subscribe(ONE, anchor, "c1");
     assert_eq!(scene.metrics.messages_dropped.get(), 2);
 }
@@ -529,7 +534,7 @@ fn what_the_broker_ends_by_its_will_stays_ended() {
         ("{shutdown,expired}", CloseReason::Expired),
     ];
     for (text, reason) in reasons {
-        let (mut scene, anchor) = Scene::with_ready_device();
+        let (mut scene, anchor) = ExProtoScene::with_ready_device();
         scene.publish(ONE, "a");
         scene.expect_publish(ONE, anchor, "a");
         scene.socket_closed("c1", text);
@@ -546,7 +551,7 @@ fn what_the_broker_ends_by_its_will_stays_ended() {
 
 #[test]
 fn the_reason_may_come_after_the_end_of_the_anchor() {
-    let (mut scene, anchor) = Scene::with_ready_device();
+    let (mut scene, anchor) = ExProtoScene::with_ready_device();
     scene.devices.anchor_ended(scene.now, anchor);
     scene.expect(&[hang_up(anchor)]);
     scene.advance(Duration::from_millis(900));
@@ -557,7 +562,7 @@ fn the_reason_may_come_after_the_end_of_the_anchor() {
 
 #[test]
 fn the_reason_of_the_connection_before_is_heard_until_there_is_a_new_one() {
-    let (mut scene, anchor) = Scene::with_ready_device();
+    let (mut scene, anchor) = ExProtoScene::with_ready_device();
     scene.devices.anchor_ended(scene.now, anchor);
     scene.expect(&[hang_up(anchor)]);
     scene.advance_to_deadline();
@@ -574,17 +579,17 @@ fn the_reason_of_the_connection_before_is_heard_until_there_is_a_new_one() {
 /// Each way in which a connection of a connected device can be lost: it comes back, and the device notices nothing.
 #[test]
 fn a_lost_connection_is_made_again_and_what_was_under_way_is_sent_again() {
-    type Fault = fn(&mut Scene, ConnectionId);
-    let faults: [Fault; 6] = [
+    type Break = fn(&mut ExProtoScene, ConnectionId);
+    let faults: [Break; 6] = [
         |scene, anchor| scene.devices.anchor_ended(scene.now, anchor),
         |scene, _| scene.socket_closed("c1", "{shutdown,tcp_closed}"),
         |scene, _| scene.socket_closed("c1", "{shutdown,normal}"),
         |scene, anchor| scene.answer(anchor, gone()),
-        |scene, anchor| scene.answer(anchor, Outcome::Failed("Internal".to_owned())),
+        |scene, anchor| scene.answer(anchor, CallOutcome::Failed("Internal".to_owned())),
         |scene, _| scene.advance(PUBLISH_TIMEOUT),
     ];
     for fault in faults {
-        let (mut scene, anchor) = Scene::with_ready_device();
+        let (mut scene, anchor) = ExProtoScene::with_ready_device();
         scene.publish(ONE, "a");
         scene.expect_publish(ONE, anchor, "a");
         fault(&mut scene, anchor);
@@ -597,7 +602,7 @@ fn a_lost_connection_is_made_again_and_what_was_under_way_is_sent_again() {
         assert!((seconds(1)..=seconds(2)).contains(&waited), "{waited:?}");
         let again = scene.attempt(ONE, "c2");
         scene.expect_publish(ONE, again, "a");
-        scene.answer(again, Outcome::Done);
+        scene.answer(again, CallOutcome::Done);
         scene.expect_publish(ONE, again, "b");
         assert_eq!(scene.metrics.connections_lost.get(), 1);
         assert_eq!(scene.metrics.reconnected.get(), 1);
@@ -606,7 +611,7 @@ fn a_lost_connection_is_made_again_and_what_was_under_way_is_sent_again() {
 
 #[test]
 fn a_publication_that_ends_its_connection_every_time_is_given_up() {
-    let (mut scene, mut anchor) = Scene::with_ready_device();
+    let (mut scene, mut anchor) = ExProtoScene::with_ready_device();
     scene.publish(ONE, "poison");
     scene.publish(ONE, "good");
     for conn in ["c2", "c3", "c4"] {
@@ -623,15 +628,15 @@ fn a_publication_that_ends_its_connection_every_time_is_given_up() {
 
 #[test]
 fn attempts_to_come_back_are_repeated_with_a_growing_back_off_whatever_fails() {
-    let (mut scene, anchor) = Scene::with_ready_device();
+    let (mut scene, anchor) = ExProtoScene::with_ready_device();
     scene.devices.anchor_ended(scene.now, anchor);
     scene.expect(&[hang_up(anchor)]);
-    type Fault = fn(&mut Scene, ConnectionId);
-    let faults: [(u32, Fault); 4] = [
+    type Break = fn(&mut ExProtoScene, ConnectionId);
+    let faults: [(u32, Break); 4] = [
         (2, |scene, anchor| scene.devices.anchor_ended(scene.now, anchor)),
         (4, |scene, _| scene.advance(seconds(8))),
         (8, |scene, anchor| scene.answer(anchor, gone())),
-        (16, |scene, anchor| scene.answer(anchor, Outcome::Failed("Internal".to_owned()))),
+        (16, |scene, anchor| scene.answer(anchor, CallOutcome::Failed("Internal".to_owned()))),
     ];
     let first = scene.advance_to_deadline();
     assert!(first >= seconds(1) && first <= seconds(2), "{first:?}");
@@ -655,7 +660,7 @@ fn attempts_to_come_back_are_repeated_with_a_growing_back_off_whatever_fails() {
 
 #[test]
 fn devices_come_back_so_many_in_a_second() {
-    let mut scene = Scene::with(|settings| settings.anchors_per_second = 5);
+    let mut scene = ExProtoScene::with(|settings| settings.anchors_per_second = 5);
     let anchors: Vec<ConnectionId> = (0..20).map(|id| scene.connect(RegistrationId(id), &format!("c{id}"))).collect();
     for anchor in anchors {
         scene.devices.anchor_ended(scene.now, anchor);
@@ -666,9 +671,9 @@ fn devices_come_back_so_many_in_a_second() {
         scene.advance_to_deadline();
         while let Some(action) = scene.devices.poll_action() {
             match action {
-                Action::Dial { .. } => dials.push(scene.now - start),
-                Action::HangUp { .. } => {}
-                Action::Call { .. } | Action::Emit(_) => panic!("{action:?}"),
+                ExProtoAction::Dial { .. } => dials.push(scene.now - start),
+                ExProtoAction::HangUp { .. } => {}
+                ExProtoAction::Call { .. } | ExProtoAction::Emit(_) => panic!("{action:?}"),
             }
         }
     }
@@ -679,16 +684,16 @@ fn devices_come_back_so_many_in_a_second() {
 
 #[test]
 fn a_device_that_leaves_publishes_what_it_has_and_is_not_heard_of_any_more() {
-    let (mut scene, anchor) = Scene::with_ready_device();
+    let (mut scene, anchor) = ExProtoScene::with_ready_device();
     scene.publish(ONE, "a");
     scene.expect_publish(ONE, anchor, "a");
     scene.publish(ONE, "b");
     scene.disconnect(ONE);
     scene.messages("c1", &["command"]);
     scene.publish(ONE, "after the end");
-    scene.answer(anchor, Outcome::Refused("Authorization deny".to_owned()));
+    scene.answer(anchor, CallOutcome::Refused("Authorization deny".to_owned()));
     scene.expect_publish(ONE, anchor, "b");
-    scene.answer(anchor, Outcome::Done);
+    scene.answer(anchor, CallOutcome::Done);
     scene.expect(&[hang_up(anchor)]);
     assert!(scene.devices.is_empty());
     assert_eq!(scene.devices.next_deadline(), None);
@@ -696,7 +701,7 @@ fn a_device_that_leaves_publishes_what_it_has_and_is_not_heard_of_any_more() {
 
 #[test]
 fn a_device_that_leaves_with_nothing_to_say_is_gone_at_once() {
-    let (mut scene, anchor) = Scene::with_ready_device();
+    let (mut scene, anchor) = ExProtoScene::with_ready_device();
     scene.disconnect(ONE);
     scene.expect(&[hang_up(anchor)]);
     assert!(scene.devices.is_empty());
@@ -704,7 +709,7 @@ fn a_device_that_leaves_with_nothing_to_say_is_gone_at_once() {
 
 #[test]
 fn last_words_have_five_seconds_also_on_a_connection_that_has_to_be_made_again() {
-    let (mut scene, anchor) = Scene::with_ready_device();
+    let (mut scene, anchor) = ExProtoScene::with_ready_device();
     scene.publish(ONE, "a");
     scene.expect_publish(ONE, anchor, "a");
     scene.disconnect(ONE);
@@ -722,7 +727,7 @@ fn last_words_have_five_seconds_also_on_a_connection_that_has_to_be_made_again()
 
 #[test]
 fn nothing_is_published_when_the_time_to_leave_and_the_wait_for_a_lost_call_end_together() {
-    let (mut scene, anchor) = Scene::with_ready_device();
+    let (mut scene, anchor) = ExProtoScene::with_ready_device();
     scene.publish(ONE, "a");
     scene.expect_publish(ONE, anchor, "a");
     scene.devices.anchor_ended(scene.now, anchor);
@@ -740,21 +745,21 @@ fn nothing_is_published_when_the_time_to_leave_and_the_wait_for_a_lost_call_end_
 
 #[test]
 fn a_new_device_of_the_same_clientid_lets_the_older_one_finish() {
-    let (mut scene, older) = Scene::with_ready_device();
+    let (mut scene, older) = ExProtoScene::with_ready_device();
     scene.publish(ONE, "last words");
     scene.expect_publish(ONE, older, "last words");
     scene.disconnect(ONE);
     scene.command_connect(TWO, "ep1");
     scene.expect_nothing();
-    scene.answer(older, Outcome::Done);
+    scene.answer(older, CallOutcome::Done);
     assert_eq!(scene.devices.poll_action(), Some(hang_up(older)));
     scene.attempt(TWO, "c2");
-    scene.expect(&[Action::Emit(BrokerEvent::Connected { registration: TWO })]);
+    scene.expect(&[ExProtoAction::Emit(BrokerEvent::Connected { registration: TWO })]);
 }
 
 #[test]
 fn an_older_device_that_cannot_finish_gives_way() {
-    let (mut scene, older) = Scene::with_ready_device();
+    let (mut scene, older) = ExProtoScene::with_ready_device();
     scene.publish(ONE, "last words");
     scene.expect_publish(ONE, older, "last words");
     scene.disconnect(ONE);
@@ -762,12 +767,12 @@ fn an_older_device_that_cannot_finish_gives_way() {
     scene.devices.anchor_ended(scene.now, older);
     assert_eq!(scene.devices.poll_action(), Some(hang_up(older)));
     scene.attempt(TWO, "c2");
-    scene.expect(&[Action::Emit(BrokerEvent::Connected { registration: TWO })]);
+    scene.expect(&[ExProtoAction::Emit(BrokerEvent::Connected { registration: TWO })]);
 }
 
 #[test]
 fn an_endpoint_whose_clientid_another_one_takes_is_discarded() {
-    let (mut scene, older) = Scene::with_ready_device();
+    let (mut scene, older) = ExProtoScene::with_ready_device();
     let other = ClientInfo { endpoint: "other".to_owned(), ..scene.client(TWO, "ep1") };
     scene.devices.command(scene.now, BrokerCommand::Connect { registration: TWO, client: other });
     let (anchor, token) = scene.expect_dial();
@@ -775,9 +780,9 @@ fn an_endpoint_whose_clientid_another_one_takes_is_discarded() {
     scene.devices.poll_action().expect("Authenticate");
     scene.socket_closed("c1", "{shutdown,discarded}");
     scene.expect(&[hang_up(older)]);
-    scene.answer(anchor, Outcome::Done);
+    scene.answer(anchor, CallOutcome::Done);
     scene.devices.poll_action().expect("Subscribe");
-    scene.answer(anchor, Outcome::Done);
-    let connected = Action::Emit(BrokerEvent::Connected { registration: TWO });
+    scene.answer(anchor, CallOutcome::Done);
+    let connected = ExProtoAction::Emit(BrokerEvent::Connected { registration: TWO });
     scene.expect(&[connected, closed(ONE, CloseReason::Discarded)]);
 }

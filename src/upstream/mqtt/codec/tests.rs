@@ -5,24 +5,24 @@ use crate::upstream::mqtt::devices::test_values::{client, publication};
 use super::*;
 
 fn v5(bytes: &[u8]) -> Result<Vec<Incoming>, Malformed> {
-    Frames::new(Version::V5, 1_000).push(bytes)
+    Frames::new(ProtocolVersion::V5, 1_000).push(bytes)
 }
 
 fn v311(bytes: &[u8]) -> Result<Vec<Incoming>, Malformed> {
-    Frames::new(Version::V311, 1_000).push(bytes)
+    Frames::new(ProtocolVersion::V311, 1_000).push(bytes)
 }
 
 fn id(number: u16) -> PacketId {
     PacketId(number)
 }
 
-fn accepted(limits: Limits, session_present: bool) -> Incoming {
+fn accepted(limits: ServerLimits, session_present: bool) -> Incoming {
     Incoming::ConnAck(Box::new(ConnAck { reason: Reason::SUCCESS, session_present, limits, server: None }))
 }
 
 #[test]
 fn connack_of_version_5_tells_what_the_broker_takes() {
-    assert_eq!(v5(&[0x20, 3, 1, 0, 0]), Ok(vec![accepted(Limits::default(), true)]));
+    assert_eq!(v5(&[0x20, 3, 1, 0, 0]), Ok(vec![accepted(ServerLimits::default(), true)]));
     let properties = [
         [0x21, 0, 4].as_slice(),
         &[0x27, 0, 1, 0, 0],
@@ -36,7 +36,7 @@ fn connack_of_version_5_tells_what_the_broker_takes() {
     let length = u8::try_from(properties.len()).unwrap();
     let packet = [&[0x20, length + 3, 0, 0, length], properties.as_slice()].concat();
     let limits =
-        Limits { receive_maximum: 4, max_packet_size: 65_536, max_qos: 1, retain: false, keep_alive: Some(60) };
+        ServerLimits { receive_maximum: 4, max_packet_size: 65_536, max_qos: 1, retain: false, keep_alive: Some(60) };
     assert_eq!(v5(&packet), Ok(vec![accepted(limits, false)]));
 }
 
@@ -58,7 +58,7 @@ fn a_broker_of_version_311_that_is_spoken_to_in_5_is_understood() {
     let other = ConnAck {
         reason: Reason::UNSUPPORTED_PROTOCOL_VERSION,
         session_present: false,
-        limits: Limits::default(),
+        limits: ServerLimits::default(),
         server: None,
     };
     assert_eq!(v5(&[0x20, 2, 0, 1]), Ok(vec![Incoming::ConnAck(Box::new(other))]));
@@ -101,10 +101,10 @@ fn what_comes_with_a_command_is_heard() {
     let reply = Reply { topic: "r".to_owned(), correlation: Some(vec![1, 2]) };
     let properties = MessageProperties { expiry: Some(Duration::from_secs(9)), reply: Some(reply), retained: true };
     let message =
-        Message { topic: "t".to_owned(), payload: b"p".to_vec(), packet: Some(id(5)), again: true, properties };
+        MqttMessage { topic: "t".to_owned(), payload: b"p".to_vec(), packet: Some(id(5)), again: true, properties };
     assert_eq!(v5(&packet), Ok(vec![Incoming::Publish(Box::new(message))]));
 
-    let message = Message {
+    let message = MqttMessage {
         topic: "t".to_owned(),
         payload: b"p".to_vec(),
         packet: None,
@@ -136,7 +136,7 @@ fn what_no_broker_says_ends_the_connection() {
 proptest! {
     #[test]
     fn no_bytes_make_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), old in any::<bool>()) {
-        let version = if old { Version::V311 } else { Version::V5 };
+        let version = if old { ProtocolVersion::V311 } else { ProtocolVersion::V5 };
         let mut frames = Frames::new(version, 100);
         for chunk in bytes.chunks(7) {
             if frames.push(chunk).is_err() {
@@ -156,7 +156,7 @@ proptest! {
         cut in 1_usize..50,
         old in any::<bool>(),
     ) {
-        let version = if old { Version::V311 } else { Version::V5 };
+        let version = if old { ProtocolVersion::V311 } else { ProtocolVersion::V5 };
         let client = client("ep");
         let publication = Publication { payload: payload.clone(), correlation, ..publication("a/b", 1) };
         let sending = Sending { client: &client, packet: packet.map(PacketId), again: packet.is_some(), retain };
@@ -164,7 +164,7 @@ proptest! {
         let mut frames = Frames::new(version, 1_000);
         let heard: Vec<Incoming> = bytes.chunks(cut).flat_map(|chunk| frames.push(chunk).unwrap()).collect();
         let properties = MessageProperties { retained: retain, ..MessageProperties::default() };
-        let message = Message { topic: "a/b".to_owned(), payload, packet: packet.map(PacketId), again: packet.is_some(), properties };
+        let message = MqttMessage { topic: "a/b".to_owned(), payload, packet: packet.map(PacketId), again: packet.is_some(), properties };
         prop_assert_eq!(heard, vec![Incoming::Publish(Box::new(message))]);
         prop_assert!(frames.partial.is_empty());
     }

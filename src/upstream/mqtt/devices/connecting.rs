@@ -5,25 +5,25 @@ use std::time::{Duration, Instant};
 
 use crate::upstream::client::device::{ConnectionId, Destination};
 use crate::upstream::client::targets::TargetId;
-use crate::upstream::mqtt::codec::{self, ConnAck, Connect, PacketId, Version};
+use crate::upstream::mqtt::codec::{self, ConnAck, Connect, PacketId, ProtocolVersion};
 use crate::upstream::mqtt::reason::{Admission, Reason, Subscription};
 use lwm2m_core::gateway::broker::{BrokerEvent, RegistrationId};
 
 use super::device::OpenConnection;
-use super::{Action, Attempt, Devices, Mqtt, Protocol, State, session_expiry};
+use super::{DeviceState, MqttAction, MqttAttempt, MqttDevices, MqttProtocol, Protocol, session_expiry};
 
 /// Servers in a row that may name another one.
 const REFERRALS: u8 = 3;
 /// What a server reference leaves out.
 const DEFAULT_PORT: &str = "1883";
-impl Devices {
+impl MqttDevices {
     /// The connection is open.
     pub fn opened(&mut self, now: Instant, connection: ConnectionId) {
         self.disturbances.opened();
         let Some(id) = self.protocol.by_connection.get(&connection).copied() else { return };
         let Some(device) = self.devices.get_mut(&id) else { return };
-        let State::Connecting(Attempt::Dialing { .. }) = device.state else { return };
-        device.state = State::Connecting(Attempt::Connecting { connection, since: now });
+        let DeviceState::Connecting(MqttAttempt::Dialing { .. }) = device.state else { return };
+        device.state = DeviceState::Connecting(MqttAttempt::Connecting { connection, since: now });
         let connect = Connect {
             client: &device.client,
             keep_alive: self.protocol.keep_alive,
@@ -33,7 +33,7 @@ impl Devices {
         let (key, bytes) = (device.key, codec::connect(device.protocol.version, connect));
         self.requested(now, key, connection);
         match bytes {
-            Ok(bytes) => self.actions.push_back(Action::Send { connection, bytes }),
+            Ok(bytes) => self.actions.push_back(MqttAction::Send { connection, bytes }),
             Err(error) => self.refused(now, id, format!("CONNECT: {error}")),
         }
     }
@@ -43,16 +43,16 @@ impl Devices {
         if let Destination::Configured(broker) = destination {
             device.protocol.version = self.targets.version(broker);
         }
-        device.state = State::Connecting(Attempt::Dialing { connection });
+        device.state = DeviceState::Connecting(MqttAttempt::Dialing { connection });
         self.protocol.by_connection.insert(connection, id);
-        self.actions.push_back(Action::Dial { connection, destination, version: device.protocol.version });
+        self.actions.push_back(MqttAction::Dial { connection, destination, version: device.protocol.version });
     }
 
     /// The broker answered to CONNECT.
     pub(super) fn admitted(&mut self, now: Instant, id: RegistrationId, ack: ConnAck) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let admission = ack.reason.admission();
-        if let State::Connecting(Attempt::Connecting { since, .. }) = &device.state {
+        if let DeviceState::Connecting(MqttAttempt::Connecting { since, .. }) = &device.state {
             let took = now.saturating_duration_since(*since);
             self.metrics.times.authenticate.observe(took.as_secs_f64());
         }
@@ -94,7 +94,7 @@ impl Devices {
 
     fn subscribe(&mut self, now: Instant, id: RegistrationId, ack: &ConnAck) {
         let Some(device) = self.devices.get_mut(&id) else { return };
-        let State::Connecting(Attempt::Connecting { connection, .. }) = device.state else { return };
+        let DeviceState::Connecting(MqttAttempt::Connecting { connection, .. }) = device.state else { return };
         let ConnAck { limits, session_present, .. } = *ack;
         let keep_alive = limits.keep_alive.unwrap_or(self.protocol.keep_alive);
         let open = OpenConnection {
@@ -113,7 +113,7 @@ impl Devices {
             self.clients.shared_mut(device.key).map_or(PacketId::FIRST, |shared| shared.protocol.next_packet());
         let said =
             codec::subscribe(device.protocol.version, packet, &device.client.command_filter, device.client.command_qos);
-        device.state = State::Connecting(Attempt::Subscribing { open, packet, early: Vec::new() });
+        device.state = DeviceState::Connecting(MqttAttempt::Subscribing { open, packet, early: Vec::new() });
         match said {
             Ok(bytes) => self.send(now, id, bytes),
             Err(error) => self.refused(now, id, format!("SUBSCRIBE: {error}")),
@@ -137,9 +137,9 @@ impl Devices {
 
     fn ready(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get_mut(&id) else { return };
-        let before = mem::replace(&mut device.state, State::Held);
-        let State::Connecting(Attempt::Subscribing { open, mut early, .. }) = before else { return };
-        device.state = State::Ready(open);
+        let before = mem::replace(&mut device.state, DeviceState::Held);
+        let DeviceState::Connecting(MqttAttempt::Subscribing { open, mut early, .. }) = before else { return };
+        device.state = DeviceState::Ready(open);
         let (key, inherited) = (device.key, mem::take(&mut device.inherited));
         device.protocol.referrals = 0;
         if !self.accepted(id) {
@@ -147,7 +147,7 @@ impl Devices {
         }
         early.retain(|message| !inherited.contains(message));
         for message in inherited.into_iter().chain(early) {
-            Mqtt::deliver(self, now, id, message);
+            MqttProtocol::deliver(self, now, id, message);
         }
         self.settled(now, key, id);
         self.watch_connection(now, id);
@@ -155,12 +155,12 @@ impl Devices {
 
     fn speak_v311(&mut self, now: Instant, id: RegistrationId, why: &str) {
         let Some(device) = self.devices.get_mut(&id) else { return };
-        if device.protocol.version == Version::V311 {
+        if device.protocol.version == ProtocolVersion::V311 {
             return self.attempt_failed(now, id, why);
         }
-        device.protocol.version = Version::V311;
+        device.protocol.version = ProtocolVersion::V311;
         if let Some(broker) = device.target() {
-            self.targets.speaks(broker, Version::V311);
+            self.targets.speaks(broker, ProtocolVersion::V311);
         }
         self.dial_anew(now, id);
     }
@@ -168,7 +168,7 @@ impl Devices {
     fn go_elsewhere(&mut self, now: Instant, id: RegistrationId, server: Option<String>, why: &str) {
         self.hang_up(now, id);
         if let Some(device) = self.devices.get_mut(&id) {
-            device.state = State::Held;
+            device.state = DeviceState::Held;
         }
         if self.refer(id, server) { self.dial_anew(now, id) } else { self.gave_up(now, id, why) }
     }

@@ -6,30 +6,30 @@ use std::time::{Duration, Instant};
 
 use crate::upstream::client::device::ConnectionId;
 use crate::upstream::client::queue::Serial;
-use crate::upstream::mqtt::codec::{Limits, Message, PacketId, RECEIVE_MAXIMUM, Version};
+use crate::upstream::mqtt::codec::{MqttMessage, PacketId, ProtocolVersion, RECEIVE_MAXIMUM, ServerLimits};
 use lwm2m_core::gateway::broker::RegistrationId;
 
-use super::State;
+use super::{DeviceState, MqttProtocol};
 
 /// What is kept for one device of its attempts to connect.
 #[derive(Debug)]
-pub struct Spoken {
-    pub version: Version,
+pub struct MqttRecord {
+    pub version: ProtocolVersion,
     /// Servers in a row that named another one.
     pub referrals: u8,
 }
 
-impl Default for Spoken {
+impl Default for MqttRecord {
     fn default() -> Self {
-        Self { version: Version::V5, referrals: 0 }
+        Self { version: ProtocolVersion::V5, referrals: 0 }
     }
 }
 
 /// The session that all registrations of one clientid have at the broker.
 #[derive(Debug)]
-pub struct Session {
+pub struct MqttSession {
     /// Publications that the broker has not acknowledged, in their order. They outlive their connection.
-    pub in_flight: Vec<InFlight>,
+    pub in_flight: Vec<InFlightPublish>,
     pub last_packet: PacketId,
     /// The commands that were acknowledged last. The broker may not have heard the acknowledgement when the connection
     /// ended, and then it sends the command again.
@@ -40,7 +40,7 @@ pub struct Session {
 
 /// The steps of the handshake, in their order.
 #[derive(Debug)]
-pub enum Attempt {
+pub enum MqttAttempt {
     /// The connection is on its way to the broker.
     Dialing { connection: ConnectionId },
     /// CONNECT is sent.
@@ -49,7 +49,7 @@ pub enum Attempt {
         open: OpenConnection,
         packet: PacketId,
         /// Commands that overtook the answer to SUBSCRIBE.
-        early: Vec<Message>,
+        early: Vec<MqttMessage>,
     },
 }
 
@@ -57,7 +57,7 @@ pub enum Attempt {
 #[derive(Debug)]
 pub struct OpenConnection {
     pub connection: ConnectionId,
-    pub limits: Limits,
+    pub limits: ServerLimits,
     /// The broker knows of what was in flight.
     pub session_present: bool,
     pub since: Instant,
@@ -74,22 +74,22 @@ pub struct OpenConnection {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InFlight {
+pub struct InFlightPublish {
     pub packet: PacketId,
     pub serial: Serial,
     /// When it went out on the connection that there is now.
     pub sent: Option<Instant>,
 }
 
-impl Default for Session {
+impl Default for MqttSession {
     fn default() -> Self {
         Self { in_flight: Vec::new(), last_packet: PacketId::FIRST, acknowledged: VecDeque::new(), publisher: None }
     }
 }
 
-impl Session {
+impl MqttSession {
     /// Whether this command is not one of those that were told and acknowledged before. It is now.
-    pub fn takes(&mut self, message: &Message) -> bool {
+    pub fn takes(&mut self, message: &MqttMessage) -> bool {
         let Some(packet) = message.packet else { return true };
         let mut hasher = DefaultHasher::new();
         (&message.topic, &message.payload).hash(&mut hasher);
@@ -115,21 +115,21 @@ impl Session {
     }
 }
 
-impl State {
+impl DeviceState<MqttProtocol> {
     pub fn connection(&self) -> Option<ConnectionId> {
         match self {
-            Self::Connecting(Attempt::Dialing { connection } | Attempt::Connecting { connection, .. }) => {
+            Self::Connecting(MqttAttempt::Dialing { connection } | MqttAttempt::Connecting { connection, .. }) => {
                 Some(*connection)
             }
-            Self::Connecting(Attempt::Subscribing { open, .. }) | Self::Ready(open) => Some(open.connection),
+            Self::Connecting(MqttAttempt::Subscribing { open, .. }) | Self::Ready(open) => Some(open.connection),
             Self::Held | Self::WaitingToReconnect(_) => None,
         }
     }
 
     pub fn open_mut(&mut self) -> Option<&mut OpenConnection> {
         match self {
-            Self::Connecting(Attempt::Subscribing { open, .. }) | Self::Ready(open) => Some(open),
-            Self::Connecting(Attempt::Dialing { .. } | Attempt::Connecting { .. })
+            Self::Connecting(MqttAttempt::Subscribing { open, .. }) | Self::Ready(open) => Some(open),
+            Self::Connecting(MqttAttempt::Dialing { .. } | MqttAttempt::Connecting { .. })
             | Self::Held
             | Self::WaitingToReconnect(_) => None,
         }

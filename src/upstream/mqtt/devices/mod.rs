@@ -36,25 +36,24 @@ use rand::rngs::StdRng;
 use tracing::debug;
 
 use crate::upstream::client::clients::ClientKey;
-use crate::upstream::client::device::{ConnectionId, Destination, Device, Leaving, Wait};
+use crate::upstream::client::device::{ConnectionId, Destination, DeviceState, Leaving, UpstreamDevice, Wait};
 use crate::upstream::client::targets::{TargetId, Targets};
-use crate::upstream::client::{self, ANSWER_PATIENCE, EARLY_MESSAGES, Limits, Protocol, Timer};
+use crate::upstream::client::{self, ANSWER_PATIENCE, ClientTimer, EARLY_MESSAGES, LifecycleLimits, Protocol};
 use crate::upstream::dialer::DialFailure;
 use crate::upstream::metrics::UpstreamMetrics;
 use lwm2m_core::gateway::broker::{BrokerEvent, ClientInfo, CloseReason, RegistrationId};
 
 use super::MqttConfig;
-use super::brokers::{BrokerFaults, Brokers, Fault};
-use super::codec::{self, Incoming, Message, PacketId, Version};
+use super::brokers::{BrokerFault, BrokerFaults, Brokers};
+use super::codec::{self, Incoming, MqttMessage, PacketId, ProtocolVersion};
 use super::reason::{Ending, Reason};
-use device::{Attempt, OpenConnection, Session, Spoken};
+use device::{MqttAttempt, MqttRecord, MqttSession, OpenConnection};
 use superseding::Orphan;
 
 pub use probing::Probed;
 
-type State = client::device::State<Mqtt>;
 /// All devices on their way to the broker.
-pub type Devices = client::Devices<Mqtt>;
+pub type MqttDevices = client::Devices<MqttProtocol>;
 
 /// Without an answer to PUBLISH or PINGREQ for so long a connection is given up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -64,12 +63,12 @@ const LONGEST_SESSION: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What is to be done outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// [`Devices::opened`], [`Devices::not_opened`] or [`Devices::ended`] has to follow, unless `HangUp` is faster.
+pub enum MqttAction {
+    /// [`MqttDevices::opened`], [`MqttDevices::not_opened`] or [`MqttDevices::ended`] has to follow, unless `HangUp` is faster.
     Dial {
         connection: ConnectionId,
         destination: Destination,
-        version: Version,
+        version: ProtocolVersion,
     },
     Send {
         connection: ConnectionId,
@@ -82,21 +81,21 @@ pub enum Action {
     HangUp {
         connection: ConnectionId,
     },
-    /// [`Devices::probed`] has to follow.
+    /// [`MqttDevices::probed`] has to follow.
     Probe {
         broker: TargetId,
     },
     Emit(BrokerEvent),
 }
 
-impl From<BrokerEvent> for Action {
+impl From<BrokerEvent> for MqttAction {
     fn from(event: BrokerEvent) -> Self {
         Self::Emit(event)
     }
 }
 
 /// What is kept of the broker beside the devices.
-pub struct Mqtt {
+pub struct MqttProtocol {
     keep_alive: u16,
     window: usize,
     max_packet_size: usize,
@@ -113,16 +112,16 @@ pub enum MqttTimer {
     Probe,
 }
 
-impl Protocol for Mqtt {
+impl Protocol for MqttProtocol {
     const BROKER: &'static str = "the broker";
 
-    type Action = Action;
-    type Attempt = Attempt;
+    type Action = MqttAction;
+    type Attempt = MqttAttempt;
     type Connection = OpenConnection;
-    type Message = Message;
+    type Message = MqttMessage;
     type Faults = BrokerFaults;
-    type DeviceRecord = Spoken;
-    type SharedRecord = Session;
+    type DeviceRecord = MqttRecord;
+    type SharedRecord = MqttSession;
     type Timer = MqttTimer;
 
     fn choose(
@@ -134,32 +133,32 @@ impl Protocol for Mqtt {
         targets.try_or_choose(now, before, elsewhere)
     }
 
-    fn dial(devices: &mut Devices, id: RegistrationId, connection: ConnectionId, destination: Destination) {
+    fn dial(devices: &mut MqttDevices, id: RegistrationId, connection: ConnectionId, destination: Destination) {
         devices.begin_dial(id, connection, destination);
     }
 
-    fn hang_up(devices: &mut Devices, now: Instant, id: RegistrationId) {
+    fn hang_up(devices: &mut MqttDevices, now: Instant, id: RegistrationId) {
         devices.hang_up(now, id);
     }
 
-    fn leave(devices: &mut Devices, now: Instant, id: RegistrationId, leaving: Leaving) {
+    fn leave(devices: &mut MqttDevices, now: Instant, id: RegistrationId, leaving: Leaving) {
         devices.send_disconnect(now, id, leaving);
     }
 
-    fn connection_lost(devices: &mut Devices, now: Instant, id: RegistrationId) {
+    fn connection_lost(devices: &mut MqttDevices, now: Instant, id: RegistrationId) {
         devices.stop_publishing(id);
         devices.forgive_failures(now, id);
     }
 
-    fn attempt_timed_out(devices: &mut Devices, now: Instant, id: RegistrationId) {
+    fn attempt_timed_out(devices: &mut MqttDevices, now: Instant, id: RegistrationId) {
         devices.attempt_timed_out(now, id);
     }
 
-    fn connection_due(devices: &mut Devices, now: Instant, id: RegistrationId) {
+    fn connection_due(devices: &mut MqttDevices, now: Instant, id: RegistrationId) {
         devices.check_connection(now, id);
     }
 
-    fn timed_out(devices: &mut Devices, now: Instant, timer: MqttTimer) {
+    fn timed_out(devices: &mut MqttDevices, now: Instant, timer: MqttTimer) {
         match timer {
             MqttTimer::HandOver(device) => devices.handed_over(now, device),
             MqttTimer::Orphan(connection) => devices.orphan_ended(now, connection),
@@ -167,18 +166,18 @@ impl Protocol for Mqtt {
         }
     }
 
-    fn publish_next(devices: &mut Devices, now: Instant, key: ClientKey) {
+    fn publish_next(devices: &mut MqttDevices, now: Instant, key: ClientKey) {
         devices.publish_next(now, key);
     }
 
-    fn forget_in_flight(session: &mut Session) {
+    fn forget_in_flight(session: &mut MqttSession) {
         session.in_flight.clear();
         session.publisher = None;
     }
 
-    fn deliver(devices: &mut Devices, now: Instant, device: RegistrationId, message: Message) {
+    fn deliver(devices: &mut MqttDevices, now: Instant, device: RegistrationId, message: MqttMessage) {
         let is_new = devices.shared_mut(device).is_none_or(|shared| shared.protocol.takes(&message));
-        let Message { topic, payload, packet, properties, .. } = message;
+        let MqttMessage { topic, payload, packet, properties, .. } = message;
         if is_new {
             devices.emit(device, BrokerEvent::Message { registration: device, topic, payload, properties });
         }
@@ -187,37 +186,37 @@ impl Protocol for Mqtt {
         }
     }
 
-    fn requested_connection(device: &Device<Self>) -> Option<ConnectionId> {
+    fn requested_connection(device: &UpstreamDevice<Self>) -> Option<ConnectionId> {
         device.state.connection()
     }
 
-    fn retire(devices: &mut Devices, now: Instant, older: RegistrationId, _newer: RegistrationId) {
+    fn retire(devices: &mut MqttDevices, now: Instant, older: RegistrationId, _newer: RegistrationId) {
         devices.hand_over(now, older);
     }
 
-    fn bequeath(devices: &mut Devices, now: Instant, device: Device<Self>) {
+    fn bequeath(devices: &mut MqttDevices, now: Instant, device: UpstreamDevice<Self>) {
         devices.bequeath(now, device);
     }
 
-    fn parked(devices: &mut Devices) {
+    fn parked(devices: &mut MqttDevices) {
         devices.plan_probe();
     }
 
-    fn hands_over(devices: &Devices, id: RegistrationId) -> bool {
-        devices.deadlines.get(Timer::Protocol(MqttTimer::HandOver(id))).is_some()
+    fn hands_over(devices: &MqttDevices, id: RegistrationId) -> bool {
+        devices.deadlines.get(ClientTimer::Protocol(MqttTimer::HandOver(id))).is_some()
     }
 }
 
-impl Devices {
+impl MqttDevices {
     pub fn new(config: &MqttConfig, rng: StdRng, metrics: Arc<UpstreamMetrics>) -> Self {
-        let protocol = Mqtt {
+        let protocol = MqttProtocol {
             keep_alive: config.keep_alive_seconds(),
             window: config.window,
             max_packet_size: config.max_packet_size,
             by_connection: HashMap::new(),
             orphans: HashMap::new(),
         };
-        let limits = Limits {
+        let limits = LifecycleLimits {
             connect_timeout: config.connect_timeout,
             connections_per_second: config.connections_per_second,
             queue_per_device: config.queue_per_device,
@@ -232,7 +231,7 @@ impl Devices {
             return self.orphan_heard(now, connection, &incoming);
         };
         let Some(device) = self.devices.get_mut(&id) else { return };
-        if matches!(device.state, State::Connecting(Attempt::Connecting { .. }))
+        if matches!(device.state, DeviceState::Connecting(MqttAttempt::Connecting { .. }))
             && let Some(shared) = self.clients.shared_mut(device.key)
         {
             shared.unanswered.remove(&connection);
@@ -242,19 +241,27 @@ impl Devices {
             open.pinged = None;
         }
         match (incoming, &device.state) {
-            (Incoming::ConnAck(ack), State::Connecting(Attempt::Connecting { .. })) => self.admitted(now, id, *ack),
-            (Incoming::SubAck { packet, reason }, State::Connecting(Attempt::Subscribing { packet: asked, .. }))
-                if packet == *asked =>
-            {
+            (Incoming::ConnAck(ack), DeviceState::Connecting(MqttAttempt::Connecting { .. })) => {
+                self.admitted(now, id, *ack)
+            }
+            (
+                Incoming::SubAck { packet, reason },
+                DeviceState::Connecting(MqttAttempt::Subscribing { packet: asked, .. }),
+            ) if packet == *asked => {
                 self.subscribed(now, id, reason);
             }
-            (Incoming::PubAck { packet, reason }, State::Ready(_)) => self.acknowledged(now, id, packet, reason),
-            (Incoming::Publish(message), State::Connecting(Attempt::Subscribing { .. }) | State::Ready(_)) => {
+            (Incoming::PubAck { packet, reason }, DeviceState::Ready(_)) => self.acknowledged(now, id, packet, reason),
+            (
+                Incoming::Publish(message),
+                DeviceState::Connecting(MqttAttempt::Subscribing { .. }) | DeviceState::Ready(_),
+            ) => {
                 self.message_received(now, id, *message);
             }
             (Incoming::Disconnect { reason, server }, _) => self.disconnected(now, id, reason, server),
-            (Incoming::Pong | Incoming::UnsubAck, State::Connecting(Attempt::Subscribing { .. }) | State::Ready(_)) => {
-            }
+            (
+                Incoming::Pong | Incoming::UnsubAck,
+                DeviceState::Connecting(MqttAttempt::Subscribing { .. }) | DeviceState::Ready(_),
+            ) => {}
             (unexpected, _) => {
                 debug!(device = id.0, ?unexpected, "the broker is out of step");
                 self.lost(now, id, "the broker is out of step");
@@ -282,23 +289,23 @@ impl Devices {
             shared.unanswered.remove(&connection);
         }
         match self.state(id) {
-            Some(State::Connecting(Attempt::Dialing { .. })) => {
+            Some(DeviceState::Connecting(MqttAttempt::Dialing { .. })) => {
                 self.counters().connections_failed.inc();
-                self.blame_broker(now, id, Fault::NotReached(why));
+                self.blame_broker(now, id, BrokerFault::NotReached(why));
                 self.attempt_failed(now, id, why);
             }
-            Some(State::Connecting(Attempt::Connecting { .. })) => {
-                self.blame_broker(now, id, Fault::Closed);
+            Some(DeviceState::Connecting(MqttAttempt::Connecting { .. })) => {
+                self.blame_broker(now, id, BrokerFault::Closed);
                 self.attempt_failed(now, id, "the broker closed the connection without an answer to CONNECT");
             }
-            Some(State::Connecting(Attempt::Subscribing { .. }) | State::Ready(_)) => {
+            Some(DeviceState::Connecting(MqttAttempt::Subscribing { .. }) | DeviceState::Ready(_)) => {
                 // Version 3.1.1 closes where 5 would tell what was wrong.
-                if self.devices.get(&id).is_some_and(|device| device.protocol.version == Version::V311) {
+                if self.devices.get(&id).is_some_and(|device| device.protocol.version == ProtocolVersion::V311) {
                     self.blame_publication(id);
                 }
                 self.lost(now, id, why);
             }
-            Some(State::Held | State::WaitingToReconnect(_)) | None => {}
+            Some(DeviceState::Held | DeviceState::WaitingToReconnect(_)) | None => {}
         }
     }
 
@@ -325,18 +332,18 @@ impl Devices {
             let bytes = goodbye(device, packet, leaving);
             self.leave_connection(id, connection);
             self.wait_for(id, Wait::BackOff);
-            self.actions.push_back(Action::Send { connection, bytes });
-            self.actions.push_back(Action::Close { connection });
+            self.actions.push_back(MqttAction::Send { connection, bytes });
+            self.actions.push_back(MqttAction::Close { connection });
         }
         self.remove(now, id);
     }
 
     fn attempt_timed_out(&mut self, now: Instant, id: RegistrationId) {
-        let Some(State::Connecting(attempt)) = self.state(id) else { return };
+        let Some(DeviceState::Connecting(attempt)) = self.state(id) else { return };
         let (fault, why) = match attempt {
-            Attempt::Dialing { .. } => (Some(Fault::NotReached("no answer")), "the broker cannot be reached"),
-            Attempt::Connecting { .. } => (Some(Fault::Silent), "no answer to CONNECT"),
-            Attempt::Subscribing { .. } => (None, "no answer to SUBSCRIBE"),
+            MqttAttempt::Dialing { .. } => (Some(BrokerFault::NotReached("no answer")), "the broker cannot be reached"),
+            MqttAttempt::Connecting { .. } => (Some(BrokerFault::Silent), "no answer to CONNECT"),
+            MqttAttempt::Subscribing { .. } => (None, "no answer to SUBSCRIBE"),
         };
         if let Some(fault) = fault {
             self.blame_broker(now, id, fault);
@@ -349,7 +356,7 @@ impl Devices {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let session = self.clients.shared(device.key).map(|shared| &shared.protocol);
         let waits = session.is_some_and(|session| session.publisher == Some(id) && !session.in_flight.is_empty());
-        let State::Ready(open) = &mut device.state else { return };
+        let DeviceState::Ready(open) = &mut device.state else { return };
         let answer_due = [open.pinged, waits.then_some(open.progress)].into_iter().flatten().min();
         if answer_due.is_some_and(|since| now >= since + ANSWER_TIMEOUT) {
             return self.lost(now, id, "no answer to PUBLISH or PINGREQ");
@@ -367,20 +374,20 @@ impl Devices {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let session = self.clients.shared(device.key).map(|shared| &shared.protocol);
         let waits = session.is_some_and(|session| session.publisher == Some(id) && !session.in_flight.is_empty());
-        let State::Ready(open) = &mut device.state else { return };
+        let DeviceState::Ready(open) = &mut device.state else { return };
         let answers = [open.pinged, waits.then_some(open.progress)].into_iter().flatten().map(|at| at + ANSWER_TIMEOUT);
         let ping = open
             .keep_alive
             .filter(|_| open.pinged.is_none())
             .map(|alive| open.last_received.min(open.last_sent) + alive);
         match answers.chain(ping).min() {
-            Some(at) => self.deadlines.set(Timer::Device(id), at.max(now + Duration::from_millis(1))),
-            None => self.deadlines.cancel(Timer::Device(id)),
+            Some(at) => self.deadlines.set(ClientTimer::Device(id), at.max(now + Duration::from_millis(1))),
+            None => self.deadlines.cancel(ClientTimer::Device(id)),
         }
     }
 
     /// The device met this at its broker, and tries another one next.
-    fn blame_broker(&mut self, now: Instant, id: RegistrationId, fault: Fault<'_>) {
+    fn blame_broker(&mut self, now: Instant, id: RegistrationId, fault: BrokerFault<'_>) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         device.elsewhere = true;
         match device.target() {
@@ -417,7 +424,7 @@ impl Devices {
         }
     }
 
-    fn message_received(&mut self, now: Instant, id: RegistrationId, message: Message) {
+    fn message_received(&mut self, now: Instant, id: RegistrationId, message: MqttMessage) {
         if self.is_replaced(id) {
             return self.message_for_heir(now, id, message);
         }
@@ -428,13 +435,16 @@ impl Devices {
             return;
         }
         if device.connected_before {
-            return Mqtt::deliver(self, now, id, message);
+            return MqttProtocol::deliver(self, now, id, message);
         }
         match &mut device.state {
-            State::Connecting(Attempt::Subscribing { early, .. }) if early.len() < EARLY_MESSAGES => {
+            DeviceState::Connecting(MqttAttempt::Subscribing { early, .. }) if early.len() < EARLY_MESSAGES => {
                 early.push(message)
             }
-            State::Held | State::Connecting(_) | State::Ready(_) | State::WaitingToReconnect(_) => {
+            DeviceState::Held
+            | DeviceState::Connecting(_)
+            | DeviceState::Ready(_)
+            | DeviceState::WaitingToReconnect(_) => {
                 self.counters().messages_dropped.inc();
             }
         }
@@ -460,9 +470,9 @@ impl Devices {
 
     /// Gives up the connection, if there is one.
     fn hang_up(&mut self, now: Instant, id: RegistrationId) {
-        self.deadlines.cancel(Timer::Protocol(MqttTimer::HandOver(id)));
+        self.deadlines.cancel(ClientTimer::Protocol(MqttTimer::HandOver(id)));
         self.stop_publishing(id);
-        let Some(connection) = self.state(id).and_then(State::connection) else { return };
+        let Some(connection) = self.state(id).and_then(DeviceState::connection) else { return };
         let farewell = self.farewell(id);
         self.leave_connection(id, connection);
         let Some(device) = self.devices.get_mut(&id) else { return };
@@ -475,9 +485,9 @@ impl Devices {
                 self.give_up_request(now, key, connection);
                 match farewell {
                     Some(bytes) => {
-                        self.actions.extend([Action::Send { connection, bytes }, Action::Close { connection }]);
+                        self.actions.extend([MqttAction::Send { connection, bytes }, MqttAction::Close { connection }]);
                     }
-                    None => self.actions.push_back(Action::HangUp { connection }),
+                    None => self.actions.push_back(MqttAction::HangUp { connection }),
                 }
             }
         }
@@ -487,8 +497,8 @@ impl Devices {
     /// publish it.
     fn farewell(&mut self, id: RegistrationId) -> Option<Vec<u8>> {
         let device = self.devices.get(&id)?;
-        let has_will =
-            device.client.will.is_some() && matches!(device.state, State::Connecting(Attempt::Subscribing { .. }));
+        let has_will = device.client.will.is_some()
+            && matches!(device.state, DeviceState::Connecting(MqttAttempt::Subscribing { .. }));
         if !has_will || device.connected_before {
             return None;
         }
@@ -519,7 +529,7 @@ impl Devices {
         open.unwritten += bytes.len();
         open.last_sent = now;
         let connection = open.connection;
-        self.actions.push_back(Action::Send { connection, bytes });
+        self.actions.push_back(MqttAction::Send { connection, bytes });
     }
 }
 
@@ -529,17 +539,19 @@ fn session_expiry(client: &ClientInfo) -> Duration {
 }
 
 /// The last packets of a connection.
-fn goodbye(device: &Device<Mqtt>, packet: PacketId, leaving: Leaving) -> Vec<u8> {
+fn goodbye(device: &UpstreamDevice<MqttProtocol>, packet: PacketId, leaving: Leaving) -> Vec<u8> {
     let client = &device.client;
     let said = match (leaving, device.protocol.version) {
-        (Leaving::ForGood, Version::V5) => codec::disconnect(Version::V5, Duration::ZERO, false),
+        (Leaving::ForGood, ProtocolVersion::V5) => codec::disconnect(ProtocolVersion::V5, Duration::ZERO, false),
         // Nothing ends a session of 3.1.1 but another connection: it stays, and nothing waits in it.
-        (Leaving::ForGood, Version::V311) => codec::unsubscribe_v311(packet, &client.command_filter)
-            .and_then(|bytes| Ok([bytes, codec::disconnect(Version::V311, Duration::ZERO, false)?].concat())),
-        (Leaving::ForNow, Version::V5) => codec::disconnect(Version::V5, session_expiry(client), client.will.is_some()),
+        (Leaving::ForGood, ProtocolVersion::V311) => codec::unsubscribe_v311(packet, &client.command_filter)
+            .and_then(|bytes| Ok([bytes, codec::disconnect(ProtocolVersion::V311, Duration::ZERO, false)?].concat())),
+        (Leaving::ForNow, ProtocolVersion::V5) => {
+            codec::disconnect(ProtocolVersion::V5, session_expiry(client), client.will.is_some())
+        }
         // Only a connection that ends without a word has its will published.
-        (Leaving::ForNow, Version::V311) if client.will.is_some() => Ok(Vec::new()),
-        (Leaving::ForNow, Version::V311) => codec::disconnect(Version::V311, Duration::ZERO, false),
+        (Leaving::ForNow, ProtocolVersion::V311) if client.will.is_some() => Ok(Vec::new()),
+        (Leaving::ForNow, ProtocolVersion::V311) => codec::disconnect(ProtocolVersion::V311, Duration::ZERO, false),
     };
     said.unwrap_or_else(|error| {
         debug!(%error, "DISCONNECT is left out");

@@ -3,13 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use crate::upstream::client::Timer;
+use crate::upstream::client::ClientTimer;
 use crate::upstream::client::targets::TargetId;
 use crate::upstream::dialer::DialFailure;
-use crate::upstream::mqtt::brokers::Fault;
+use crate::upstream::mqtt::brokers::BrokerFault;
 use lwm2m_core::gateway::broker::RegistrationId;
 
-use super::{Action, Devices, MqttTimer, State};
+use super::{DeviceState, MqttAction, MqttDevices, MqttTimer};
 
 /// A connection that ends earlier counts as an attempt that led to nothing: two gateways that take a clientid from each
 /// other do so at a slow pace.
@@ -28,11 +28,11 @@ pub enum Probed {
     NotOpened(DialFailure),
 }
 
-impl Devices {
+impl MqttDevices {
     /// Forgets the failed attempts before a connection that was stable.
     pub(super) fn forgive_failures(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get_mut(&id) else { return };
-        if let State::Ready(open) = &device.state
+        if let DeviceState::Ready(open) = &device.state
             && now >= open.since + STABLE
         {
             device.failures = 0;
@@ -55,9 +55,11 @@ impl Devices {
                     self.recovered(now);
                 }
             }
-            Probed::Closed => self.probe_failed(now, broker, Fault::Closed),
-            Probed::NoAnswer => self.probe_failed(now, broker, Fault::NotReached("no answer")),
-            Probed::NotOpened(DialFailure::NotReached(why)) => self.probe_failed(now, broker, Fault::NotReached(&why)),
+            Probed::Closed => self.probe_failed(now, broker, BrokerFault::Closed),
+            Probed::NoAnswer => self.probe_failed(now, broker, BrokerFault::NotReached("no answer")),
+            Probed::NotOpened(DialFailure::NotReached(why)) => {
+                self.probe_failed(now, broker, BrokerFault::NotReached(&why))
+            }
             // It says nothing of the broker.
             Probed::NotOpened(DialFailure::Local(why)) => {
                 self.disturbances.not_opened(&why);
@@ -67,7 +69,7 @@ impl Devices {
         self.plan_probe();
     }
 
-    fn probe_failed(&mut self, now: Instant, broker: TargetId, fault: Fault<'_>) {
+    fn probe_failed(&mut self, now: Instant, broker: TargetId, fault: BrokerFault<'_>) {
         if self.targets.failed(now, broker, fault) {
             self.counters().nodes_failed.inc();
         } else {
@@ -92,13 +94,13 @@ impl Devices {
 
     fn begin_probe(&mut self, broker: TargetId) {
         self.counters().probes.inc();
-        self.actions.push_back(Action::Probe { broker });
+        self.actions.push_back(MqttAction::Probe { broker });
     }
 
     pub(super) fn plan_probe(&mut self) {
         match self.targets.next_probe() {
-            Some(at) => self.deadlines.set(Timer::Protocol(MqttTimer::Probe), at),
-            None => self.deadlines.cancel(Timer::Protocol(MqttTimer::Probe)),
+            Some(at) => self.deadlines.set(ClientTimer::Protocol(MqttTimer::Probe), at),
+            None => self.deadlines.cancel(ClientTimer::Protocol(MqttTimer::Probe)),
         }
     }
 }

@@ -7,11 +7,11 @@ use tracing::debug;
 use crate::upstream::client::clients::ClientKey;
 use crate::upstream::client::queue::{Queued, Serial};
 use crate::upstream::mqtt::codec::{self, PacketId, Sending};
-use crate::upstream::mqtt::reason::{Publishing, Reason};
+use crate::upstream::mqtt::reason::{PublishResult, Reason};
 use lwm2m_core::gateway::broker::{Publication, RegistrationId};
 
-use super::device::InFlight;
-use super::{ANSWER_TIMEOUT, Devices, State, Timer};
+use super::device::InFlightPublish;
+use super::{ANSWER_TIMEOUT, ClientTimer, DeviceState, MqttDevices};
 
 /// While the system has so much still to take nothing more is handed to it: what waits here can still be dropped for
 /// something that matters more.
@@ -24,7 +24,7 @@ enum Next {
     First(Serial, Option<PacketId>),
 }
 
-impl Devices {
+impl MqttDevices {
     /// Publishes what is first in the queue, as much of it as the windows allow, if a device of the clientid is ready.
     pub(super) fn publish_next(&mut self, now: Instant, key: ClientKey) {
         let Some(id) = self.ready_device(key) else { return };
@@ -49,9 +49,9 @@ impl Devices {
         let newest_first = self.clients.registrations(key).iter().rev();
         for id in newest_first {
             match self.state(*id)? {
-                State::Ready(_) => return Some(*id),
-                State::Held | State::WaitingToReconnect(_) => {}
-                State::Connecting(_) => return None,
+                DeviceState::Ready(_) => return Some(*id),
+                DeviceState::Held | DeviceState::WaitingToReconnect(_) => {}
+                DeviceState::Connecting(_) => return None,
             }
         }
         None
@@ -62,14 +62,14 @@ impl Devices {
         let key = device.key;
         let session = self.clients.shared_mut(key).map(|shared| &mut shared.protocol);
         let session = session.filter(|session| session.publisher == Some(id));
-        let acknowledged = |in_flight: &InFlight| in_flight.packet == packet && in_flight.sent.is_some();
+        let acknowledged = |in_flight: &InFlightPublish| in_flight.packet == packet && in_flight.sent.is_some();
         let Some((session, at)) = session.and_then(|session| {
             let at = session.in_flight.iter().position(acknowledged)?;
             Some((session, at))
         }) else {
             return debug!(device = id.0, ?packet, "PUBACK of nothing");
         };
-        let InFlight { serial, sent, .. } = session.in_flight.remove(at);
+        let InFlightPublish { serial, sent, .. } = session.in_flight.remove(at);
         if let Some(sent) = sent {
             self.metrics.times.publish.observe(now.saturating_duration_since(sent).as_secs_f64());
         }
@@ -77,15 +77,15 @@ impl Devices {
             open.progress = now;
         }
         match (self.queues.finish(key, serial), reason.publishing()) {
-            (Some(queued), Publishing::Done) => {
+            (Some(queued), PublishResult::Done) => {
                 self.counters().publishes_ok.inc();
                 self.publication_done(&queued);
             }
-            (Some(queued), Publishing::Refused) => {
+            (Some(queued), PublishResult::Refused) => {
                 self.counters().publishes_refused.inc();
                 self.publication_refused(queued);
             }
-            (Some(Queued { publication: Publication { class, .. }, .. }), Publishing::Rejected) => {
+            (Some(Queued { publication: Publication { class, .. }, .. }), PublishResult::Rejected) => {
                 debug!(device = id.0, %reason, "the broker rejects a publication");
                 self.counters().publishes_failed.inc();
                 self.dropped(class);
@@ -113,7 +113,7 @@ impl Devices {
 
     fn next_to_publish(&mut self, now: Instant, key: ClientKey, id: RegistrationId) -> Option<Next> {
         let device = self.devices.get_mut(&id)?;
-        let State::Ready(open) = &device.state else { return None };
+        let DeviceState::Ready(open) = &device.state else { return None };
         if open.unwritten >= HIGH_WATER {
             return None;
         }
@@ -133,7 +133,7 @@ impl Devices {
         {
             open.progress = now;
         }
-        session.in_flight.push(InFlight { packet, serial, sent: Some(now) });
+        session.in_flight.push(InFlightPublish { packet, serial, sent: Some(now) });
         Some(Next::First(serial, Some(packet)))
     }
 
@@ -168,8 +168,8 @@ impl Devices {
     /// The connection is looked at in time, if it was not to be earlier.
     fn expect_answer(&mut self, now: Instant, id: RegistrationId) {
         let at = now + ANSWER_TIMEOUT;
-        if self.deadlines.get(Timer::Device(id)).is_none_or(|planned| planned > at) {
-            self.deadlines.set(Timer::Device(id), at);
+        if self.deadlines.get(ClientTimer::Device(id)).is_none_or(|planned| planned > at) {
+            self.deadlines.set(ClientTimer::Device(id), at);
         }
     }
 

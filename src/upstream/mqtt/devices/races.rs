@@ -5,20 +5,20 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand::{RngExt, SeedableRng};
 
-use crate::upstream::mqtt::codec::{ConnAck, Limits};
-use crate::upstream::races::{Broker, Weather, command, race};
+use crate::upstream::mqtt::codec::{ConnAck, ServerLimits};
+use crate::upstream::races::{BrokerModel, Disruptions, command, race};
 use lwm2m_core::gateway::broker::BrokerCommand;
 
 use super::test_values::settings;
-use super::tests::{Said, id, said};
+use super::tests::{SentPacket, id, said};
 use super::*;
 
 const SCHEDULES: u64 = 2_000;
 
-enum Happening {
+enum SessionModelStep {
     Dialed(ConnectionId),
     /// Packets arrive at the broker.
-    Arrive(ConnectionId, Vec<Said>, Vec<Vec<u8>>),
+    Arrive(ConnectionId, Vec<SentPacket>, Vec<Vec<u8>>),
     Accepted(ConnectionId),
     Heard(ConnectionId, Incoming),
     Ended(ConnectionId),
@@ -26,7 +26,7 @@ enum Happening {
 }
 
 #[derive(Default)]
-struct Connection {
+struct ModelConnection {
     closed: bool,
     /// It has the session.
     accepted: bool,
@@ -37,7 +37,7 @@ struct Connection {
 
 /// Of the one clientid.
 #[derive(Default)]
-struct Session {
+struct ModelSession {
     present: bool,
     subscribed: bool,
     /// Commands of QoS 1 without acknowledgement, by packet identifier.
@@ -45,35 +45,35 @@ struct Session {
     last_packet: u16,
 }
 
-struct World {
-    version: Version,
-    devices: Devices,
+struct SessionModel {
+    version: ProtocolVersion,
+    devices: MqttDevices,
     metrics: Arc<UpstreamMetrics>,
     rng: StdRng,
-    happenings: BTreeMap<(Instant, u64), Happening>,
+    happenings: BTreeMap<(Instant, u64), SessionModelStep>,
     order: u64,
-    connections: BTreeMap<ConnectionId, Connection>,
+    connections: BTreeMap<ConnectionId, ModelConnection>,
     holder: Option<ConnectionId>,
-    session: Session,
+    session: ModelSession,
     events: VecDeque<BrokerEvent>,
     published: Vec<Vec<u8>>,
     promised: BTreeSet<u64>,
 }
 
-impl World {
-    fn new(seed: u64, version: Version) -> Self {
+impl SessionModel {
+    fn new(seed: u64, version: ProtocolVersion) -> Self {
         let metrics = Arc::new(UpstreamMetrics::default());
         let settings = MqttConfig { version, queue_per_device: 1_000, queue_total: 10_000, ..settings() };
         Self {
             version,
-            devices: Devices::new(&settings, StdRng::seed_from_u64(seed), Arc::clone(&metrics)),
+            devices: MqttDevices::new(&settings, StdRng::seed_from_u64(seed), Arc::clone(&metrics)),
             metrics,
             rng: StdRng::seed_from_u64(seed ^ 0x5eed),
             happenings: BTreeMap::new(),
             order: 0,
             connections: BTreeMap::new(),
             holder: None,
-            session: Session::default(),
+            session: ModelSession::default(),
             events: VecDeque::new(),
             published: Vec::new(),
             promised: BTreeSet::new(),
@@ -88,17 +88,17 @@ impl World {
     /// Between the link and the broker.
     const ON_THE_WAY: Duration = Duration::from_micros(100);
 
-    fn happens_at(&mut self, at: Instant, happening: Happening) {
+    fn happens_at(&mut self, at: Instant, happening: SessionModelStep) {
         self.order += 1;
         self.happenings.insert((at, self.order), happening);
     }
 
     fn say(&mut self, now: Instant, connection: ConnectionId, incoming: Incoming) {
         let after = now + self.a_while();
-        self.in_order(connection, after, Happening::Heard(connection, incoming));
+        self.in_order(connection, after, SessionModelStep::Heard(connection, incoming));
     }
 
-    fn in_order(&mut self, connection: ConnectionId, at: Instant, happening: Happening) {
+    fn in_order(&mut self, connection: ConnectionId, at: Instant, happening: SessionModelStep) {
         let last = &mut self.connections.get_mut(&connection).expect("it was dialed").last;
         let at = last.map_or(at, |last| last.max(at));
         *last = Some(at);
@@ -108,47 +108,47 @@ impl World {
     fn act(&mut self, now: Instant) {
         while let Some(action) = self.devices.poll_action() {
             match action {
-                Action::Dial { connection, .. } => {
-                    self.connections.insert(connection, Connection::default());
+                MqttAction::Dial { connection, .. } => {
+                    self.connections.insert(connection, ModelConnection::default());
                     let at = now + 2 * Self::ON_THE_WAY + self.a_while();
-                    self.happens_at(at, Happening::Dialed(connection));
+                    self.happens_at(at, SessionModelStep::Dialed(connection));
                 }
-                Action::Send { connection, bytes } => {
+                MqttAction::Send { connection, bytes } => {
                     let packets = said(&bytes);
                     let payloads = payloads(&bytes);
-                    self.happens_at(now + Self::ON_THE_WAY, Happening::Arrive(connection, packets, payloads));
+                    self.happens_at(now + Self::ON_THE_WAY, SessionModelStep::Arrive(connection, packets, payloads));
                 }
-                Action::Close { connection } => {
-                    self.happens_at(now + Self::ON_THE_WAY, Happening::Gone(connection));
+                MqttAction::Close { connection } => {
+                    self.happens_at(now + Self::ON_THE_WAY, SessionModelStep::Gone(connection));
                 }
-                Action::HangUp { connection } => {
-                    self.happens_at(now + Self::ON_THE_WAY, Happening::Gone(connection));
+                MqttAction::HangUp { connection } => {
+                    self.happens_at(now + Self::ON_THE_WAY, SessionModelStep::Gone(connection));
                 }
-                Action::Probe { .. } => {}
-                Action::Emit(event) => self.events.push_back(event),
+                MqttAction::Probe { .. } => {}
+                MqttAction::Emit(event) => self.events.push_back(event),
             }
         }
     }
 
-    fn happen(&mut self, now: Instant, happening: Happening) {
+    fn happen(&mut self, now: Instant, happening: SessionModelStep) {
         match happening {
-            Happening::Dialed(connection) => {
+            SessionModelStep::Dialed(connection) => {
                 if !self.connections[&connection].closed {
                     self.devices.opened(now, connection);
                 }
             }
-            Happening::Arrive(connection, packets, payloads) => {
+            SessionModelStep::Arrive(connection, packets, payloads) => {
                 let mut payloads = payloads.into_iter();
                 for packet in packets {
                     self.look_at(now, connection, packet, &mut payloads);
                 }
             }
-            Happening::Accepted(connection) => self.accept(now, connection),
-            Happening::Heard(connection, incoming) => {
+            SessionModelStep::Accepted(connection) => self.accept(now, connection),
+            SessionModelStep::Heard(connection, incoming) => {
                 self.devices.heard(now, connection, incoming);
             }
-            Happening::Ended(connection) => self.devices.ended(now, connection, "closed by the broker"),
-            Happening::Gone(connection) => {
+            SessionModelStep::Ended(connection) => self.devices.ended(now, connection, "closed by the broker"),
+            SessionModelStep::Gone(connection) => {
                 self.connections.get_mut(&connection).expect("it was dialed").closed = true;
                 self.leave(connection);
             }
@@ -160,35 +160,35 @@ impl World {
         &mut self,
         now: Instant,
         connection: ConnectionId,
-        packet: Said,
+        packet: SentPacket,
         payloads: &mut impl Iterator<Item = Vec<u8>>,
     ) {
         let there = &self.connections[&connection];
-        if there.dead || (there.closed && packet != Said::Connect) {
+        if there.dead || (there.closed && packet != SentPacket::Connect) {
             return;
         }
         match packet {
-            Said::Connect => {
+            SentPacket::Connect => {
                 let slow = if self.rng.random_bool(0.05) { 4_000 } else { 3 };
                 let at = now + Duration::from_micros(self.rng.random_range(200..slow * 1_000));
-                self.happens_at(at, Happening::Accepted(connection));
+                self.happens_at(at, SessionModelStep::Accepted(connection));
             }
-            Said::Subscribe(packet) => {
+            SentPacket::Subscribe(packet) => {
                 self.session.subscribed = true;
                 self.say(now, connection, Incoming::SubAck { packet: id(packet), reason: Reason(1) });
             }
-            Said::Publish { id: packet, .. } => {
+            SentPacket::Publish { id: packet, .. } => {
                 self.published.push(payloads.next().expect("a payload"));
                 if packet > 0 {
                     self.say(now, connection, Incoming::PubAck { packet: id(packet), reason: Reason::SUCCESS });
                 }
             }
-            Said::PubAck(packet) => self.session.commands.retain(|(waits, _)| *waits != packet),
-            Said::Ping => self.say(now, connection, Incoming::Pong),
-            Said::Unsubscribe => self.session.subscribed = false,
-            Said::Disconnect { session_expiry, .. } => {
+            SentPacket::PubAck(packet) => self.session.commands.retain(|(waits, _)| *waits != packet),
+            SentPacket::Ping => self.say(now, connection, Incoming::Pong),
+            SentPacket::Unsubscribe => self.session.subscribed = false,
+            SentPacket::Disconnect { session_expiry, .. } => {
                 if session_expiry == Some(0) {
-                    self.session = Session { last_packet: self.session.last_packet, ..Session::default() };
+                    self.session = ModelSession { last_packet: self.session.last_packet, ..ModelSession::default() };
                 }
                 self.leave(connection);
             }
@@ -199,15 +199,15 @@ impl World {
     fn accept(&mut self, now: Instant, connection: ConnectionId) {
         if let Some(older) = self.holder.replace(connection) {
             self.connections.get_mut(&older).expect("it was dialed").dead = true;
-            if self.version == Version::V5 {
+            if self.version == ProtocolVersion::V5 {
                 self.say(now, older, Incoming::Disconnect { reason: Reason(0x8e), server: None });
             }
             let at = now + self.a_while();
-            self.in_order(older, at, Happening::Ended(older));
+            self.in_order(older, at, SessionModelStep::Ended(older));
         }
         let session_present = std::mem::replace(&mut self.session.present, true);
         self.connections.get_mut(&connection).expect("it was dialed").accepted = true;
-        let ack = ConnAck { reason: Reason::SUCCESS, session_present, limits: Limits::default(), server: None };
+        let ack = ConnAck { reason: Reason::SUCCESS, session_present, limits: ServerLimits::default(), server: None };
         self.say(now, connection, Incoming::ConnAck(Box::new(ack)));
         for (packet, number) in self.session.commands.clone() {
             self.deliver(now, connection, packet, number, true);
@@ -226,7 +226,7 @@ impl World {
     }
 
     fn deliver(&mut self, now: Instant, connection: ConnectionId, packet: u16, number: u64, again: bool) {
-        let message = Message {
+        let message = MqttMessage {
             topic: number.to_string(),
             payload: command(number),
             packet: Some(id(packet)),
@@ -237,7 +237,7 @@ impl World {
     }
 }
 
-impl Broker for World {
+impl BrokerModel for SessionModel {
     fn submit(&mut self, now: Instant, command: BrokerCommand) {
         self.devices.command(now, command);
         self.act(now);
@@ -279,7 +279,7 @@ impl Broker for World {
         self.connections.get_mut(&connection).expect("it was dialed").closed = true;
         self.leave(connection);
         let at = now + self.a_while();
-        self.in_order(connection, at, Happening::Ended(connection));
+        self.in_order(connection, at, SessionModelStep::Ended(connection));
     }
 
     fn published(&self) -> &[Vec<u8>] {
@@ -305,9 +305,9 @@ fn payloads(bytes: &[u8]) -> Vec<Vec<u8>> {
 #[test]
 fn a_device_that_registers_again_loses_neither_its_registration_nor_an_answer() {
     for seed in 0..SCHEDULES {
-        let version = if seed % 3 == 0 { Version::V311 } else { Version::V5 };
+        let version = if seed % 3 == 0 { ProtocolVersion::V311 } else { ProtocolVersion::V5 };
         // Of QoS 0 nobody knows what is lost with a connection.
         let (qos, losses) = [(1, true), (1, false), (0, false)][(seed / 3 % 3) as usize];
-        race(seed, Instant::now(), World::new(seed, version), qos, Weather { losses, repetitions: losses });
+        race(seed, Instant::now(), SessionModel::new(seed, version), qos, Disruptions { losses, repetitions: losses });
     }
 }

@@ -6,11 +6,11 @@ use std::collections::HashMap;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::upstream::mqtt::codec::{ConnAck, Limits};
+use crate::upstream::mqtt::codec::{ConnAck, ServerLimits};
 use lwm2m_core::gateway::broker::{BrokerCommand, MessageProperties, Publication, UplinkClass};
 
 use super::test_values::{client, settings};
-use super::tests::{Said, id, said};
+use super::tests::{SentPacket, id, said};
 use super::*;
 
 const DEVICES: u64 = 4;
@@ -18,31 +18,31 @@ const STEPS: usize = 3_000;
 
 /// What the broker keeps of a clientid.
 #[derive(Default)]
-struct Session {
+struct StoredSession {
     /// Commands that the device has not acknowledged.
     commands: Vec<u32>,
 }
 
 /// A connection as the broker sees it.
 #[derive(Default)]
-struct Open {
+struct OpenSocket {
     device: u64,
     /// What the device said and the broker has not looked at.
-    unread: Vec<Said>,
+    unread: Vec<SentPacket>,
     subscribed: bool,
 }
 
-struct World {
+struct RandomBroker {
     now: Instant,
     rng: StdRng,
-    devices: Devices,
+    devices: MqttDevices,
     metrics: Arc<UpstreamMetrics>,
     away: bool,
     /// It has restarted, and its authentication is not up: it refuses everybody.
     refusing: bool,
     dialing: Vec<ConnectionId>,
-    open: HashMap<ConnectionId, Open>,
-    sessions: HashMap<u64, Session>,
+    open: HashMap<ConnectionId, OpenSocket>,
+    sessions: HashMap<u64, StoredSession>,
     owner: HashMap<ConnectionId, u64>,
     published: HashMap<u64, u32>,
     arrived: HashMap<u64, Vec<u32>>,
@@ -50,11 +50,11 @@ struct World {
     obeyed: HashMap<u64, Vec<u32>>,
 }
 
-impl World {
+impl RandomBroker {
     fn new(seed: u64) -> Self {
         let metrics = Arc::new(UpstreamMetrics::default());
         let settings = MqttConfig { queue_per_device: 10_000, queue_total: 100_000, ..settings() };
-        let devices = Devices::new(&settings, StdRng::seed_from_u64(seed), Arc::clone(&metrics));
+        let devices = MqttDevices::new(&settings, StdRng::seed_from_u64(seed), Arc::clone(&metrics));
         Self {
             now: Instant::now(),
             rng: StdRng::seed_from_u64(seed),
@@ -121,7 +121,7 @@ impl World {
     }
 
     fn deliver(&mut self, connection: ConnectionId, number: u32) {
-        let message = Message {
+        let message = MqttMessage {
             topic: number.to_string(),
             payload: b"{}".to_vec(),
             packet: Some(id(u16::try_from(number).unwrap())),
@@ -142,7 +142,7 @@ impl World {
             let connection = self.dialing.swap_remove(at);
             self.devices.opened(self.now, connection);
             let Some(device) = self.owner.get(&connection).copied() else { return };
-            self.open.insert(connection, Open { device, ..Open::default() });
+            self.open.insert(connection, OpenSocket { device, ..OpenSocket::default() });
             return self.act();
         }
         let mut waiting: Vec<_> =
@@ -156,36 +156,36 @@ impl World {
         self.look_at(connection, packet);
     }
 
-    fn look_at(&mut self, connection: ConnectionId, packet: Said) {
+    fn look_at(&mut self, connection: ConnectionId, packet: SentPacket) {
         let device = self.open[&connection].device;
         let answer = match packet {
-            Said::Connect if self.refusing => {
-                let (reason, limits) = (Reason::NOT_AUTHORIZED, Limits::default());
+            SentPacket::Connect if self.refusing => {
+                let (reason, limits) = (Reason::NOT_AUTHORIZED, ServerLimits::default());
                 Incoming::ConnAck(Box::new(ConnAck { reason, session_present: false, limits, server: None }))
             }
-            Said::Connect => {
+            SentPacket::Connect => {
                 let session_present = self.sessions.contains_key(&device);
                 self.sessions.entry(device).or_default();
-                let limits = Limits::default();
+                let limits = ServerLimits::default();
                 Incoming::ConnAck(Box::new(ConnAck { reason: Reason::SUCCESS, session_present, limits, server: None }))
             }
-            Said::Subscribe(packet) => {
+            SentPacket::Subscribe(packet) => {
                 self.open.get_mut(&connection).unwrap().subscribed = true;
                 let waiting = self.sessions[&device].commands.clone();
                 self.devices.heard(self.now, connection, Incoming::SubAck { packet: id(packet), reason: Reason(1) });
                 self.act();
                 return waiting.into_iter().for_each(|number| self.deliver(connection, number));
             }
-            Said::Publish { topic, id: packet, .. } => {
+            SentPacket::Publish { topic, id: packet, .. } => {
                 self.arrived.entry(device).or_default().push(topic.parse().unwrap());
                 Incoming::PubAck { packet: id(packet), reason: Reason::SUCCESS }
             }
-            Said::PubAck(packet) => {
+            SentPacket::PubAck(packet) => {
                 let session = self.sessions.get_mut(&device).unwrap();
                 return session.commands.retain(|number| *number != u32::from(packet));
             }
-            Said::Ping => Incoming::Pong,
-            Said::Unsubscribe | Said::Disconnect { .. } => return,
+            SentPacket::Ping => Incoming::Pong,
+            SentPacket::Unsubscribe | SentPacket::Disconnect { .. } => return,
         };
         self.devices.heard(self.now, connection, answer);
     }
@@ -226,29 +226,29 @@ impl World {
     fn act(&mut self) {
         while let Some(action) = self.devices.poll_action() {
             match action {
-                Action::Dial { connection, .. } => {
+                MqttAction::Dial { connection, .. } => {
                     let device = self.devices.protocol.by_connection[&connection].0;
                     self.owner.insert(connection, device);
                     self.dialing.push(connection);
                 }
-                Action::Send { connection, bytes } => {
+                MqttAction::Send { connection, bytes } => {
                     if let Some(open) = self.open.get_mut(&connection) {
                         open.unread.extend(said(&bytes));
                     } else {
                         let device = self.owner[&connection];
-                        self.open.insert(connection, Open { device, unread: said(&bytes), subscribed: false });
+                        self.open.insert(connection, OpenSocket { device, unread: said(&bytes), subscribed: false });
                     }
                 }
-                Action::HangUp { connection } => {
+                MqttAction::HangUp { connection } => {
                     self.dialing.retain(|dialing| *dialing != connection);
                     self.open.remove(&connection);
                 }
-                Action::Close { .. } | Action::Probe { .. } => {}
-                Action::Emit(BrokerEvent::Message { registration: device, topic, .. }) => {
+                MqttAction::Close { .. } | MqttAction::Probe { .. } => {}
+                MqttAction::Emit(BrokerEvent::Message { registration: device, topic, .. }) => {
                     self.obeyed.entry(device.0).or_default().push(topic.parse().unwrap());
                 }
-                Action::Emit(BrokerEvent::Connected { .. } | BrokerEvent::Reconnected { .. }) => {}
-                Action::Emit(other) => panic!("{other:?}"),
+                MqttAction::Emit(BrokerEvent::Connected { .. } | BrokerEvent::Reconnected { .. }) => {}
+                MqttAction::Emit(other) => panic!("{other:?}"),
             }
         }
     }
@@ -281,7 +281,7 @@ fn expect_at_least_once_in_order(arrived: &[u32], last: u32) {
 #[test]
 fn whatever_happens_publications_arrive_in_order_and_commands_are_heard() {
     for seed in 0..20 {
-        let mut world = World::new(seed);
+        let mut world = RandomBroker::new(seed);
         for device in 1..=DEVICES {
             let (device, client) = (RegistrationId(device), client(&format!("ep{device}")));
             world.devices.command(world.now, BrokerCommand::Resume { registration: device, client });

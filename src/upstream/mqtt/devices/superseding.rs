@@ -4,14 +4,14 @@
 
 use std::time::{Duration, Instant};
 
-use crate::upstream::client::Timer;
+use crate::upstream::client::ClientTimer;
 use crate::upstream::client::clients::ClientKey;
-use crate::upstream::client::device::{ConnectionId, Device};
-use crate::upstream::mqtt::codec::{self, Incoming, Message};
+use crate::upstream::client::device::{ConnectionId, UpstreamDevice};
+use crate::upstream::mqtt::codec::{self, Incoming, MqttMessage};
 use crate::upstream::mqtt::reason::Admission;
 use lwm2m_core::gateway::broker::RegistrationId;
 
-use super::{Action, Attempt, Devices, Mqtt, MqttTimer, State, session_expiry};
+use super::{DeviceState, MqttAction, MqttAttempt, MqttDevices, MqttProtocol, MqttTimer, session_expiry};
 
 /// How long a connection that the broker is ending is still read.
 const HAND_OVER: Duration = Duration::from_secs(5);
@@ -24,11 +24,11 @@ pub struct Orphan {
     goodbye: Vec<u8>,
 }
 
-impl Devices {
+impl MqttDevices {
     /// Reads the connection of a registration that was replaced to its end.
     pub(super) fn hand_over(&mut self, now: Instant, older: RegistrationId) {
         if self.is_ready(older) {
-            self.deadlines.set(Timer::Protocol(MqttTimer::HandOver(older)), now + HAND_OVER);
+            self.deadlines.set(ClientTimer::Protocol(MqttTimer::HandOver(older)), now + HAND_OVER);
         } else {
             self.rest_or_leave(now, older);
         }
@@ -49,7 +49,7 @@ impl Devices {
         let expiry = session_expiry(&device.client);
         let goodbye = codec::disconnect(device.protocol.version, expiry, false).unwrap_or_default();
         self.protocol.orphans.insert(connection, Orphan { key: device.key, goodbye });
-        self.deadlines.set(Timer::Protocol(MqttTimer::Orphan(connection)), until);
+        self.deadlines.set(ClientTimer::Protocol(MqttTimer::Orphan(connection)), until);
     }
 
     /// The broker has answered the CONNECT of a connection without a device. The session is for the newer registration.
@@ -57,10 +57,10 @@ impl Devices {
         let Some(orphan) = self.protocol.orphans.remove(&connection) else { return };
         let accepted = matches!(incoming, Incoming::ConnAck(ack) if ack.reason.admission() == Admission::Accepted);
         if accepted {
-            self.actions.push_back(Action::Send { connection, bytes: orphan.goodbye });
-            self.actions.push_back(Action::Close { connection });
+            self.actions.push_back(MqttAction::Send { connection, bytes: orphan.goodbye });
+            self.actions.push_back(MqttAction::Close { connection });
         } else {
-            self.actions.push_back(Action::HangUp { connection });
+            self.actions.push_back(MqttAction::HangUp { connection });
         }
         self.answered(now, orphan.key, connection);
     }
@@ -68,13 +68,13 @@ impl Devices {
     /// A connection without a device has ended, or its patience has.
     pub(super) fn orphan_ended(&mut self, now: Instant, connection: ConnectionId) {
         let Some(orphan) = self.protocol.orphans.remove(&connection) else { return };
-        self.actions.push_back(Action::HangUp { connection });
+        self.actions.push_back(MqttAction::HangUp { connection });
         self.give_up_request(now, orphan.key, connection);
         self.answered(now, orphan.key, connection);
     }
 
     fn answered(&mut self, now: Instant, key: ClientKey, connection: ConnectionId) {
-        self.deadlines.cancel(Timer::Protocol(MqttTimer::Orphan(connection)));
+        self.deadlines.cancel(ClientTimer::Protocol(MqttTimer::Orphan(connection)));
         if let Some(shared) = self.clients.shared_mut(key) {
             shared.unanswered.remove(&connection);
         }
@@ -98,7 +98,7 @@ impl Devices {
     /// Whether the device may publish. It takes over what an earlier connection of the session left in flight, when that
     /// connection is read to its end.
     pub(super) fn may_publish(&mut self, key: ClientKey, id: RegistrationId) -> bool {
-        let Some(State::Ready(open)) = self.devices.get(&id).map(|device| &device.state) else { return false };
+        let Some(DeviceState::Ready(open)) = self.devices.get(&id).map(|device| &device.state) else { return false };
         let Some(session) = self.clients.shared_mut(key).map(|shared| &mut shared.protocol) else { return false };
         if session.publisher == Some(id) {
             return true;
@@ -115,11 +115,14 @@ impl Devices {
 
     /// Commands of QoS 0 that the leaving device has not told are the next registration's. The broker sends those of QoS 1
     /// again.
-    pub(super) fn bequeath(&mut self, now: Instant, device: Device<Mqtt>) {
+    pub(super) fn bequeath(&mut self, now: Instant, device: UpstreamDevice<MqttProtocol>) {
         let Some(heir) = self.heir(&device) else { return };
         let early = match device.state {
-            State::Connecting(Attempt::Subscribing { early, .. }) => early,
-            State::Held | State::Connecting(_) | State::Ready(_) | State::WaitingToReconnect(_) => Vec::new(),
+            DeviceState::Connecting(MqttAttempt::Subscribing { early, .. }) => early,
+            DeviceState::Held
+            | DeviceState::Connecting(_)
+            | DeviceState::Ready(_)
+            | DeviceState::WaitingToReconnect(_) => Vec::new(),
         };
         for message in device.inherited.into_iter().chain(early).filter(|message| message.packet.is_none()) {
             self.inherit(now, heir, message);
@@ -127,7 +130,7 @@ impl Devices {
     }
 
     /// A command came on the connection of a device that a newer registration has replaced.
-    pub(super) fn message_for_heir(&mut self, now: Instant, id: RegistrationId, message: Message) {
+    pub(super) fn message_for_heir(&mut self, now: Instant, id: RegistrationId, message: MqttMessage) {
         if message.packet.is_some() {
             return;
         }

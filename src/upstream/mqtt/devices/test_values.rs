@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use crate::upstream::mqtt::MqttConfig;
-use crate::upstream::mqtt::codec::Version;
+use crate::upstream::mqtt::codec::ProtocolVersion;
 use lwm2m_base::secret::Secret;
 use lwm2m_core::gateway::broker::{ClientInfo, Publication, UplinkClass};
 
@@ -12,7 +12,7 @@ pub fn settings() -> MqttConfig {
     MqttConfig {
         brokers: vec!["a:1883".to_owned()],
         ssl: Default::default(),
-        version: Version::V5,
+        version: ProtocolVersion::V5,
         keep_alive: Duration::from_secs(60),
         window: 3,
         max_packet_size: 1 << 20,

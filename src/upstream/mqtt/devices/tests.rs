@@ -5,7 +5,7 @@ mod superseding;
 
 use rand::SeedableRng;
 
-use crate::upstream::mqtt::codec::{ConnAck, Limits, PacketId};
+use crate::upstream::mqtt::codec::{ConnAck, PacketId, ServerLimits};
 use lwm2m_core::gateway::broker::{BrokerCommand, ConnectError, MessageProperties, Publication, Ticket, UplinkClass};
 
 use super::test_values::{client, publication, settings};
@@ -22,7 +22,7 @@ const fn seconds(seconds: u64) -> Duration {
 
 /// A packet of a client, as far as the tests look into it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum SentPacket {
     Connect,
     /// `id` is 0 for QoS 0.
     Publish {
@@ -41,7 +41,7 @@ pub(super) enum Said {
 }
 
 /// Reads packets of fewer than 16,384 bytes.
-pub(super) fn said(mut bytes: &[u8]) -> Vec<Said> {
+pub(super) fn said(mut bytes: &[u8]) -> Vec<SentPacket> {
     let mut packets = Vec::new();
     while let [first, rest @ ..] = bytes {
         let (length, rest) = match rest {
@@ -56,25 +56,25 @@ pub(super) fn said(mut bytes: &[u8]) -> Vec<Said> {
     packets
 }
 
-fn packet(first: u8, body: &[u8]) -> Said {
+fn packet(first: u8, body: &[u8]) -> SentPacket {
     let number = |at: usize| u16::from_be_bytes([body[at], body[at + 1]]);
     match first >> 4 {
-        1 => Said::Connect,
+        1 => SentPacket::Connect,
         3 => {
             let end = 2 + usize::from(number(0));
             let topic = String::from_utf8(body[2..end].to_vec()).unwrap();
             let id = if first & 6 == 0 { 0 } else { number(end) };
-            Said::Publish { topic, id, again: first & 8 != 0 }
+            SentPacket::Publish { topic, id, again: first & 8 != 0 }
         }
-        4 => Said::PubAck(number(0)),
-        8 => Said::Subscribe(number(0)),
-        10 => Said::Unsubscribe,
-        12 => Said::Ping,
+        4 => SentPacket::PubAck(number(0)),
+        8 => SentPacket::Subscribe(number(0)),
+        10 => SentPacket::Unsubscribe,
+        12 => SentPacket::Ping,
         14 => match body {
-            [] => Said::Disconnect { reason: 0, session_expiry: None },
+            [] => SentPacket::Disconnect { reason: 0, session_expiry: None },
             [reason, 5, 0x11, expiry @ ..] => {
                 let expiry = u32::from_be_bytes(expiry.try_into().unwrap());
-                Said::Disconnect { reason: *reason, session_expiry: Some(expiry) }
+                SentPacket::Disconnect { reason: *reason, session_expiry: Some(expiry) }
             }
             other => panic!("{other:?}"),
         },
@@ -82,13 +82,13 @@ fn packet(first: u8, body: &[u8]) -> Said {
     }
 }
 
-struct Scene {
+struct MqttScene {
     now: Instant,
-    devices: Devices,
+    devices: MqttDevices,
     metrics: Arc<UpstreamMetrics>,
 }
 
-impl Scene {
+impl MqttScene {
     fn new() -> Self {
         Self::with(|_| {})
     }
@@ -97,7 +97,7 @@ impl Scene {
         let mut settings = settings();
         change(&mut settings);
         let metrics = Arc::new(UpstreamMetrics::default());
-        let devices = Devices::new(&settings, StdRng::seed_from_u64(1), Arc::clone(&metrics));
+        let devices = MqttDevices::new(&settings, StdRng::seed_from_u64(1), Arc::clone(&metrics));
         Self { now: Instant::now(), devices, metrics }
     }
 
@@ -136,7 +136,7 @@ impl Scene {
 
     fn open(&mut self, connection: ConnectionId) {
         self.devices.opened(self.now, connection);
-        self.expect_said(connection, &[Said::Connect]);
+        self.expect_said(connection, &[SentPacket::Connect]);
     }
 
     fn answer_subscribe(&mut self, connection: ConnectionId, reason: u8) {
@@ -182,12 +182,12 @@ impl Scene {
         self.now - before
     }
 
-    fn actions(&mut self) -> Vec<Action> {
+    fn actions(&mut self) -> Vec<MqttAction> {
         std::iter::from_fn(|| self.devices.poll_action()).collect()
     }
 
     #[track_caller]
-    fn expect(&mut self, expected: &[Action]) {
+    fn expect(&mut self, expected: &[MqttAction]) {
         assert_eq!(self.actions(), expected);
     }
 
@@ -198,14 +198,14 @@ impl Scene {
 
     #[track_caller]
     fn expect_told(&mut self, events: &[BrokerEvent]) {
-        let told: Vec<Action> = events.iter().cloned().map(Action::Emit).collect();
+        let told: Vec<MqttAction> = events.iter().cloned().map(MqttAction::Emit).collect();
         self.expect(&told);
     }
 
     #[track_caller]
     fn expect_dial(&mut self, wanted: &Destination) -> ConnectionId {
         let actions = self.actions();
-        let [Action::Dial { connection, destination, .. }] = actions.as_slice() else {
+        let [MqttAction::Dial { connection, destination, .. }] = actions.as_slice() else {
             panic!("no dial, but {actions:?}")
         };
         assert_eq!(destination, wanted);
@@ -214,21 +214,21 @@ impl Scene {
 
     /// Nothing but packets on this connection, these.
     #[track_caller]
-    fn expect_said(&mut self, connection: ConnectionId, expected: &[Said]) {
+    fn expect_said(&mut self, connection: ConnectionId, expected: &[SentPacket]) {
         assert_eq!(self.packets(connection), expected);
     }
 
     #[track_caller]
     fn expect_subscribe(&mut self, connection: ConnectionId) -> u16 {
         let packets = self.packets(connection);
-        let [Said::Subscribe(packet)] = packets.as_slice() else { panic!("no SUBSCRIBE, but {packets:?}") };
+        let [SentPacket::Subscribe(packet)] = packets.as_slice() else { panic!("no SUBSCRIBE, but {packets:?}") };
         *packet
     }
 
     #[track_caller]
-    fn packets(&mut self, connection: ConnectionId) -> Vec<Said> {
+    fn packets(&mut self, connection: ConnectionId) -> Vec<SentPacket> {
         let sent = self.actions().into_iter().flat_map(|action| match action {
-            Action::Send { connection: on, bytes } if on == connection => said(&bytes),
+            MqttAction::Send { connection: on, bytes } if on == connection => said(&bytes),
             other => panic!("not sent on {connection:?}: {other:?}"),
         });
         sent.collect()
@@ -240,7 +240,7 @@ impl Scene {
         let mut ids = Vec::new();
         let mut heard = Vec::new();
         for packet in self.packets(connection) {
-            let Said::Publish { topic, id, again } = packet else { panic!("{packet:?}") };
+            let SentPacket::Publish { topic, id, again } = packet else { panic!("{packet:?}") };
             assert_eq!(again, sent_again, "{topic}");
             heard.push(topic);
             ids.push(id);
@@ -253,8 +253,8 @@ impl Scene {
     fn expect_failed(&mut self, device: RegistrationId, connection: ConnectionId) -> ConnectError {
         let actions = self.actions();
         let [
-            Action::Emit(BrokerEvent::ConnectFailed { registration: failed, error }),
-            Action::HangUp { connection: ended },
+            MqttAction::Emit(BrokerEvent::ConnectFailed { registration: failed, error }),
+            MqttAction::HangUp { connection: ended },
         ] = actions.as_slice()
         else {
             panic!("no failure, but {actions:?}")
@@ -271,27 +271,27 @@ pub(super) fn accepted(session_present: bool) -> Incoming {
 
 fn connack(reason: Reason, session_present: bool, server: Option<&str>) -> Incoming {
     let server = server.map(str::to_owned);
-    Incoming::ConnAck(Box::new(ConnAck { reason, session_present, limits: Limits::default(), server }))
+    Incoming::ConnAck(Box::new(ConnAck { reason, session_present, limits: ServerLimits::default(), server }))
 }
 
 fn command(topic: &str, packet: Option<u16>) -> Incoming {
     let properties = MessageProperties::default();
     let packet = packet.map(id);
     let (topic, payload) = (topic.to_owned(), b"{}".to_vec());
-    Incoming::Publish(Box::new(Message { topic, payload, packet, again: false, properties }))
+    Incoming::Publish(Box::new(MqttMessage { topic, payload, packet, again: false, properties }))
 }
 
 /// The same, sent once more.
 fn again(command: Incoming) -> Incoming {
     match command {
-        Incoming::Publish(message) => Incoming::Publish(Box::new(Message { again: true, ..*message })),
+        Incoming::Publish(message) => Incoming::Publish(Box::new(MqttMessage { again: true, ..*message })),
         other => other,
     }
 }
 
-fn message(device: RegistrationId, topic: &str) -> Action {
+fn message(device: RegistrationId, topic: &str) -> MqttAction {
     let properties = MessageProperties::default();
-    Action::Emit(BrokerEvent::Message {
+    MqttAction::Emit(BrokerEvent::Message {
         registration: device,
         topic: topic.to_owned(),
         payload: b"{}".to_vec(),
@@ -315,7 +315,7 @@ pub(super) fn id(number: u16) -> PacketId {
 
 #[test]
 fn a_device_is_connected_when_its_command_topic_is_subscribed() {
-    let (mut scene, _) = Scene::with_ready_device();
+    let (mut scene, _) = MqttScene::with_ready_device();
     scene.expect_nothing();
     assert_eq!(scene.metrics.connected.get(), 1);
 }
@@ -323,7 +323,7 @@ fn a_device_is_connected_when_its_command_topic_is_subscribed() {
 #[test]
 fn what_a_broker_answers_to_a_first_connect_is_403_or_503() {
     for reason in 0x80..=0xa2 {
-        let mut scene = Scene::new();
+        let mut scene = MqttScene::new();
         scene.command_connect(ONE, "ep1");
         let connection = scene.expect_dial(&A);
         scene.open(connection);
@@ -340,7 +340,7 @@ fn what_a_broker_answers_to_a_first_connect_is_403_or_503() {
 #[test]
 fn a_subscription_that_fails_is_403() {
     for reason in [0x80, 0x83, 0x87, 0x8f, 0x9e, 0xa2] {
-        let mut scene = Scene::new();
+        let mut scene = MqttScene::new();
         scene.command_connect(ONE, "ep1");
         let connection = scene.expect_dial(&A);
         scene.open(connection);
@@ -353,13 +353,13 @@ fn a_subscription_that_fails_is_403() {
 
 #[test]
 fn a_first_connect_that_is_lost_on_its_way_is_unavailable() {
-    type Fault = fn(&mut Scene, ConnectionId);
-    let end: Fault = |scene, connection| scene.devices.ended(scene.now, connection, "reset");
-    let silence: Fault = |scene, _| scene.advance(seconds(8));
+    type Break = fn(&mut MqttScene, ConnectionId);
+    let end: Break = |scene, connection| scene.devices.ended(scene.now, connection, "reset");
+    let silence: Break = |scene, _| scene.advance(seconds(8));
     for (state, fault) in
         ["Dialing", "Connecting", "Subscribing"].into_iter().flat_map(|state| [(state, end), (state, silence)])
     {
-        let mut scene = Scene::new();
+        let mut scene = MqttScene::new();
         scene.command_connect(ONE, "ep1");
         let connection = scene.expect_dial(&A);
         if state != "Dialing" {
@@ -380,13 +380,14 @@ fn a_first_connect_that_is_lost_on_its_way_is_unavailable() {
 
 #[test]
 fn a_broker_without_version_5_is_spoken_to_in_the_older_one_from_then_on() {
-    let mut scene = Scene::new();
+    let mut scene = MqttScene::new();
     scene.command_connect(ONE, "ep1");
     let connection = scene.expect_dial(&A);
     scene.open(connection);
     scene.hear(connection, connack(Reason::UNSUPPORTED_PROTOCOL_VERSION, false, None));
     let actions = scene.actions();
-    let [Action::HangUp { .. }, Action::Dial { connection: again, version: Version::V311, .. }] = actions.as_slice()
+    let [MqttAction::HangUp { .. }, MqttAction::Dial { connection: again, version: ProtocolVersion::V311, .. }] =
+        actions.as_slice()
     else {
         panic!("{actions:?}")
     };
@@ -398,12 +399,12 @@ fn a_broker_without_version_5_is_spoken_to_in_the_older_one_from_then_on() {
 
     scene.command_connect(TWO, "ep2");
     let actions = scene.actions();
-    assert!(matches!(actions.as_slice(), [Action::Dial { version: Version::V311, .. }]), "{actions:?}");
+    assert!(matches!(actions.as_slice(), [MqttAction::Dial { version: ProtocolVersion::V311, .. }]), "{actions:?}");
 }
 
 #[test]
 fn a_device_follows_the_server_that_is_named_and_not_for_ever() {
-    let mut scene = Scene::new();
+    let mut scene = MqttScene::new();
     scene.command_connect(ONE, "ep1");
     let mut target = A;
     for _ in 0..3 {
@@ -412,25 +413,28 @@ fn a_device_follows_the_server_that_is_named_and_not_for_ever() {
         scene.hear(connection, connack(Reason(0x9c), false, Some("other:1885")));
         target = Destination::Referred("other:1885".to_owned());
         let mut actions = scene.actions();
-        assert_eq!(actions.remove(0), Action::HangUp { connection });
+        assert_eq!(actions.remove(0), MqttAction::HangUp { connection });
         scene.devices.actions.extend(actions);
     }
     let connection = scene.expect_dial(&target);
     scene.open(connection);
     scene.hear(connection, connack(Reason(0x9c), false, Some("other:1885")));
     let actions = scene.actions();
-    assert!(matches!(actions.as_slice(), [Action::HangUp { .. }, Action::Emit(BrokerEvent::ConnectFailed { .. })]));
+    assert!(matches!(
+        actions.as_slice(),
+        [MqttAction::HangUp { .. }, MqttAction::Emit(BrokerEvent::ConnectFailed { .. })]
+    ));
 }
 
 #[test]
 fn a_device_that_is_sent_away_connects_to_the_named_server_and_back_when_that_fails() {
-    let (mut scene, connection) = Scene::with_ready_device();
+    let (mut scene, connection) = MqttScene::with_ready_device();
     scene.disconnect_by_broker(connection, 0x9d, Some("other:1885"));
-    scene.expect(&[Action::HangUp { connection }]);
+    scene.expect(&[MqttAction::HangUp { connection }]);
     scene.advance_to_deadline();
     let referred = scene.expect_dial(&Destination::Referred("other:1885".to_owned()));
     scene.devices.ended(scene.now, referred, "refused");
-    scene.expect(&[Action::HangUp { connection: referred }]);
+    scene.expect(&[MqttAction::HangUp { connection: referred }]);
     scene.advance_to_deadline();
     scene.attempt(&A, true);
     scene.expect_told(&[BrokerEvent::Reconnected { registration: ONE }]);
@@ -438,12 +442,12 @@ fn a_device_that_is_sent_away_connects_to_the_named_server_and_back_when_that_fa
 
 #[test]
 fn a_first_connect_tries_each_address_once() {
-    let mut scene = Scene::with(|settings| settings.brokers.push("b:1883".to_owned()));
+    let mut scene = MqttScene::with(|settings| settings.brokers.push("b:1883".to_owned()));
     scene.command_connect(ONE, "ep1");
     let first = scene.expect_dial(&A);
     scene.devices.ended(scene.now, first, "refused");
     let actions = scene.actions();
-    let [Action::HangUp { .. }, Action::Dial { connection, destination, .. }] = actions.as_slice() else {
+    let [MqttAction::HangUp { .. }, MqttAction::Dial { connection, destination, .. }] = actions.as_slice() else {
         panic!("{actions:?}")
     };
     assert_eq!(*destination, B);
@@ -453,30 +457,30 @@ fn a_first_connect_tries_each_address_once() {
     // Both are down: nobody waits for them.
     scene.command_connect(TWO, "ep2");
     let actions = scene.actions();
-    assert!(matches!(actions.as_slice(), [Action::Emit(BrokerEvent::ConnectFailed { .. })]), "{actions:?}");
+    assert!(matches!(actions.as_slice(), [MqttAction::Emit(BrokerEvent::ConnectFailed { .. })]), "{actions:?}");
 }
 
 #[test]
 fn a_want_of_file_descriptors_is_no_fault_of_the_broker() {
-    let mut scene = Scene::new();
+    let mut scene = MqttScene::new();
     scene.command_connect(ONE, "ep1");
     let connection = scene.expect_dial(&A);
     scene.devices.not_opened(scene.now, connection, &DialFailure::Local("no file descriptor is left".to_owned()));
     assert!(matches!(scene.expect_failed(ONE, connection), ConnectError::Unavailable(_)));
     let outcome = Probed::NotOpened(DialFailure::Local("no file descriptor is left".to_owned()));
     scene.devices.probed(scene.now, TargetId(0), outcome);
-    assert_eq!(scene.devices.occupancy().nodes_down, 0);
+    assert_eq!(scene.devices.table_sizes().nodes_unavailable, 0);
     assert_eq!(scene.metrics.nodes_failed.get(), 0);
 }
 
 #[test]
 fn a_disconnect_before_the_end_of_connect_is_the_end_of_it() {
-    let mut scene = Scene::new();
+    let mut scene = MqttScene::new();
     scene.command_connect(ONE, "ep1");
     let connection = scene.expect_dial(&A);
     scene.publish(ONE, "a");
     scene.disconnect(ONE);
-    scene.expect(&[Action::HangUp { connection }]);
+    scene.expect(&[MqttAction::HangUp { connection }]);
     assert_eq!(scene.metrics.dropped_answers.get(), 1);
 }
 
@@ -484,7 +488,7 @@ fn a_disconnect_before_the_end_of_connect_is_the_end_of_it() {
 
 #[test]
 fn as_many_publications_as_the_window_has_are_in_flight_and_order_is_kept() {
-    let (mut scene, connection) = Scene::with_ready_device();
+    let (mut scene, connection) = MqttScene::with_ready_device();
     ["a", "b", "c", "d", "e"].iter().for_each(|topic| scene.publish(ONE, topic));
     let ids = scene.expect_published(connection, &["a", "b", "c"], false);
     scene.acknowledge(connection, ids[0]);
@@ -500,11 +504,11 @@ fn as_many_publications_as_the_window_has_are_in_flight_and_order_is_kept() {
 
 #[test]
 fn the_receive_maximum_of_the_broker_is_honoured() {
-    let mut scene = Scene::new();
+    let mut scene = MqttScene::new();
     scene.command_connect(ONE, "ep1");
     let connection = scene.expect_dial(&A);
     scene.open(connection);
-    let limits = Limits { receive_maximum: 1, ..Limits::default() };
+    let limits = ServerLimits { receive_maximum: 1, ..ServerLimits::default() };
     let ack = ConnAck { reason: Reason::SUCCESS, session_present: false, limits, server: None };
     scene.hear(connection, Incoming::ConnAck(Box::new(ack)));
     scene.answer_subscribe(connection, 1);
@@ -518,11 +522,11 @@ fn the_receive_maximum_of_the_broker_is_honoured() {
 
 #[test]
 fn what_is_larger_than_the_broker_takes_is_given_up_and_the_next_one_goes() {
-    let mut scene = Scene::new();
+    let mut scene = MqttScene::new();
     scene.command_connect(ONE, "ep1");
     let connection = scene.expect_dial(&A);
     scene.open(connection);
-    let limits = Limits { max_packet_size: 100, ..Limits::default() };
+    let limits = ServerLimits { max_packet_size: 100, ..ServerLimits::default() };
     let ack = ConnAck { reason: Reason::SUCCESS, session_present: false, limits, server: None };
     scene.hear(connection, Incoming::ConnAck(Box::new(ack)));
     scene.answer_subscribe(connection, 1);
@@ -535,7 +539,7 @@ fn what_is_larger_than_the_broker_takes_is_given_up_and_the_next_one_goes() {
 
 #[test]
 fn who_waits_for_a_publication_is_told_when_it_is_taken() {
-    let (mut scene, connection) = Scene::with_ready_device();
+    let (mut scene, connection) = MqttScene::with_ready_device();
     let ticket = Ticket(7);
     scene.publish_with(ONE, Publication { ticket: Some(ticket), ..publication("a", 1) });
     let ids = scene.expect_published(connection, &["a"], false);
@@ -545,7 +549,7 @@ fn who_waits_for_a_publication_is_told_when_it_is_taken() {
 
 #[test]
 fn a_publication_of_qos_0_waits_for_nothing_but_room() {
-    let (mut scene, connection) = Scene::with_ready_device();
+    let (mut scene, connection) = MqttScene::with_ready_device();
     for _ in 0..3 {
         scene.publish_with(ONE, publication("a", 0));
     }
@@ -557,7 +561,7 @@ fn a_publication_of_qos_0_waits_for_nothing_but_room() {
     let sent: usize = scene
         .actions()
         .iter()
-        .map(|action| if let Action::Send { bytes, .. } = action { bytes.len() } else { panic!("{action:?}") })
+        .map(|action| if let MqttAction::Send { bytes, .. } = action { bytes.len() } else { panic!("{action:?}") })
         .sum();
     assert!((64 * 1024..74 * 1024).contains(&sent), "{sent}");
     scene.devices.written(scene.now, connection, sent);
@@ -567,7 +571,7 @@ fn a_publication_of_qos_0_waits_for_nothing_but_room() {
 #[test]
 fn a_publication_that_is_not_allowed_is_told_and_the_next_one_goes() {
     for (reason, told) in [(0x87, true), (0x80, false), (0x83, false), (0x90, false), (0x97, false), (0x99, false)] {
-        let (mut scene, connection) = Scene::with_ready_device();
+        let (mut scene, connection) = MqttScene::with_ready_device();
         scene.publish(ONE, "a");
         let ids = scene.expect_published(connection, &["a"], false);
         scene.hear(connection, Incoming::PubAck { packet: id(ids[0]), reason: Reason(reason) });
@@ -583,19 +587,19 @@ fn a_publication_that_is_not_allowed_is_told_and_the_next_one_goes() {
 
 #[test]
 fn what_was_in_flight_goes_again_in_order_and_then_what_waited() {
-    let (mut scene, connection) = Scene::with_ready_device();
+    let (mut scene, connection) = MqttScene::with_ready_device();
     ["a", "b", "c", "d"].iter().for_each(|topic| scene.publish(ONE, topic));
     let ids = scene.expect_published(connection, &["a", "b", "c"], false);
     scene.acknowledge(connection, ids[0]);
     scene.expect_published(connection, &["d"], false);
     scene.devices.ended(scene.now, connection, "reset");
-    scene.expect(&[Action::HangUp { connection }]);
+    scene.expect(&[MqttAction::HangUp { connection }]);
     scene.publish(ONE, "e");
 
     scene.advance_to_deadline();
     let again = scene.attempt(&A, true);
     let mut actions = scene.actions();
-    assert_eq!(actions.remove(0), Action::Emit(BrokerEvent::Reconnected { registration: ONE }));
+    assert_eq!(actions.remove(0), MqttAction::Emit(BrokerEvent::Reconnected { registration: ONE }));
     scene.devices.actions.extend(actions);
     let repeated = scene.expect_published(again, &["b", "c", "d"], true);
     assert_eq!(repeated[..2], ids[1..]);
@@ -605,26 +609,26 @@ fn what_was_in_flight_goes_again_in_order_and_then_what_waited() {
 
 #[test]
 fn what_was_in_flight_gives_way_to_a_report_while_the_connection_is_away() {
-    let mut scene = Scene::with(|settings| settings.queue_per_device = 3);
+    let mut scene = MqttScene::with(|settings| settings.queue_per_device = 3);
     let connection = scene.connect(ONE);
     let notification = |topic| Publication { class: UplinkClass::Notification, ..publication(topic, 1) };
     ["a", "b", "c"].iter().for_each(|topic| scene.publish_with(ONE, notification(topic)));
     scene.expect_published(connection, &["a", "b", "c"], false);
     scene.devices.ended(scene.now, connection, "reset");
-    scene.expect(&[Action::HangUp { connection }]);
+    scene.expect(&[MqttAction::HangUp { connection }]);
     scene.publish_with(ONE, Publication { class: UplinkClass::Report, ..publication("report", 1) });
     assert_eq!(scene.metrics.dropped_notifications.get(), 1);
 
     scene.advance_to_deadline();
     let again = scene.attempt(&A, true);
     let mut packets = scene.actions();
-    assert_eq!(packets.remove(0), Action::Emit(BrokerEvent::Reconnected { registration: ONE }));
+    assert_eq!(packets.remove(0), MqttAction::Emit(BrokerEvent::Reconnected { registration: ONE }));
     let sent = packets.iter().flat_map(|action| match action {
-        Action::Send { connection, bytes } if *connection == again => said(bytes),
+        MqttAction::Send { connection, bytes } if *connection == again => said(bytes),
         other => panic!("{other:?}"),
     });
     let topics = sent.map(|packet| match packet {
-        Said::Publish { topic, again, .. } => (topic, again),
+        SentPacket::Publish { topic, again, .. } => (topic, again),
         other => panic!("{other:?}"),
     });
     let expected = [("b", true), ("c", true), ("report", false)].map(|(topic, again)| (topic.to_owned(), again));
@@ -633,15 +637,15 @@ fn what_was_in_flight_gives_way_to_a_report_while_the_connection_is_away() {
 
 #[test]
 fn a_broker_that_lost_the_session_is_given_everything_as_if_for_the_first_time() {
-    let (mut scene, connection) = Scene::with_ready_device();
+    let (mut scene, connection) = MqttScene::with_ready_device();
     ["a", "b"].iter().for_each(|topic| scene.publish(ONE, topic));
     scene.expect_published(connection, &["a", "b"], false);
     scene.devices.ended(scene.now, connection, "reset");
-    scene.expect(&[Action::HangUp { connection }]);
+    scene.expect(&[MqttAction::HangUp { connection }]);
     scene.advance_to_deadline();
     let again = scene.attempt(&A, false);
     let mut actions = scene.actions();
-    assert_eq!(actions.remove(0), Action::Emit(BrokerEvent::Reconnected { registration: ONE }));
+    assert_eq!(actions.remove(0), MqttAction::Emit(BrokerEvent::Reconnected { registration: ONE }));
     scene.devices.actions.extend(actions);
     scene.expect_published(again, &["a", "b"], false);
 }
@@ -649,7 +653,7 @@ fn a_broker_that_lost_the_session_is_given_everything_as_if_for_the_first_time()
 #[test]
 fn the_reasons_of_disconnect_end_a_registration_or_bring_the_device_back() {
     for reason in (0x80..=0xa2).filter(|reason| ![0x9c, 0x9d].contains(reason)) {
-        let (mut scene, connection) = Scene::with_ready_device();
+        let (mut scene, connection) = MqttScene::with_ready_device();
         scene.disconnect_by_broker(connection, reason, None);
         let closed = match reason {
             0x87 => Some(CloseReason::Refused),
@@ -661,11 +665,11 @@ fn the_reasons_of_disconnect_end_a_registration_or_bring_the_device_back() {
         match closed {
             Some(reason) => {
                 let event = BrokerEvent::Closed { registration: ONE, reason };
-                scene.expect(&[Action::Emit(event), Action::HangUp { connection }]);
+                scene.expect(&[MqttAction::Emit(event), MqttAction::HangUp { connection }]);
                 assert!(scene.devices.is_empty());
             }
             None => {
-                scene.expect(&[Action::HangUp { connection }]);
+                scene.expect(&[MqttAction::HangUp { connection }]);
                 let wait = scene.advance_to_deadline();
                 assert!((seconds(1)..=seconds(2)).contains(&wait), "{wait:?}");
                 scene.attempt(&A, true);
@@ -677,17 +681,17 @@ fn the_reasons_of_disconnect_end_a_registration_or_bring_the_device_back() {
 
 #[test]
 fn a_publication_that_the_broker_disconnects_for_is_given_up_the_third_time() {
-    let (mut scene, mut connection) = Scene::with_ready_device();
+    let (mut scene, mut connection) = MqttScene::with_ready_device();
     scene.publish(ONE, "poison");
     scene.publish(ONE, "fine");
     scene.expect_published(connection, &["poison", "fine"], false);
     for attempt in 1..=3 {
         scene.disconnect_by_broker(connection, 0x95, None);
-        scene.expect(&[Action::HangUp { connection }]);
+        scene.expect(&[MqttAction::HangUp { connection }]);
         scene.advance_to_deadline();
         connection = scene.attempt(&A, true);
         let mut actions = scene.actions();
-        assert_eq!(actions.remove(0), Action::Emit(BrokerEvent::Reconnected { registration: ONE }));
+        assert_eq!(actions.remove(0), MqttAction::Emit(BrokerEvent::Reconnected { registration: ONE }));
         scene.devices.actions.extend(actions);
         let left: &[&str] = if attempt < 3 { &["poison", "fine"] } else { &["fine"] };
         scene.expect_published(connection, left, true);
@@ -697,7 +701,7 @@ fn a_publication_that_the_broker_disconnects_for_is_given_up_the_third_time() {
 
 #[test]
 fn while_the_broker_is_away_one_device_in_a_second_tries_and_the_first_answer_brings_all_back() {
-    let mut scene = Scene::new();
+    let mut scene = MqttScene::new();
     for number in 1..=3 {
         scene.command_connect(RegistrationId(number), &format!("ep{number}"));
         scene.attempt(&A, false);
@@ -713,8 +717,8 @@ fn while_the_broker_is_away_one_device_in_a_second_tries_and_the_first_answer_br
         scene.advance_to_deadline();
         for action in scene.actions() {
             match action {
-                Action::Dial { connection, .. } => scene.devices.ended(scene.now, connection, "refused"),
-                Action::Probe { broker } => scene.devices.probed(scene.now, broker, unreachable()),
+                MqttAction::Dial { connection, .. } => scene.devices.ended(scene.now, connection, "refused"),
+                MqttAction::Probe { broker } => scene.devices.probed(scene.now, broker, unreachable()),
                 _ => continue,
             }
             dials += 1;
@@ -729,23 +733,23 @@ fn while_the_broker_is_away_one_device_in_a_second_tries_and_the_first_answer_br
         }
         for action in scene.actions() {
             match action {
-                Action::Dial { connection, .. } => {
+                MqttAction::Dial { connection, .. } => {
                     scene.open(connection);
                     scene.hear(connection, accepted(true));
                     let actions = scene.actions();
                     let subscribe = actions.iter().find_map(|action| match action {
-                        Action::Send { connection: on, bytes } if *on == connection => said(bytes).pop(),
+                        MqttAction::Send { connection: on, bytes } if *on == connection => said(bytes).pop(),
                         _ => None,
                     });
-                    let Some(Said::Subscribe(packet)) = subscribe else { panic!("{actions:?}") };
-                    let others = actions.into_iter().filter(|action| matches!(action, Action::Dial { .. }));
+                    let Some(SentPacket::Subscribe(packet)) = subscribe else { panic!("{actions:?}") };
+                    let others = actions.into_iter().filter(|action| matches!(action, MqttAction::Dial { .. }));
                     let others: Vec<_> = others.collect();
                     scene.hear(connection, Incoming::SubAck { packet: id(packet), reason: Reason(1) });
                     scene.devices.actions.extend(others);
                     back += 1;
                 }
-                Action::Probe { broker } => scene.devices.probed(scene.now, broker, accepts()),
-                Action::Emit(BrokerEvent::Reconnected { .. }) | Action::HangUp { .. } => {}
+                MqttAction::Probe { broker } => scene.devices.probed(scene.now, broker, accepts()),
+                MqttAction::Emit(BrokerEvent::Reconnected { .. }) | MqttAction::HangUp { .. } => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -755,43 +759,43 @@ fn while_the_broker_is_away_one_device_in_a_second_tries_and_the_first_answer_br
 
 #[test]
 fn a_connection_without_an_answer_is_asked_and_then_given_up() {
-    let (mut scene, connection) = Scene::with_ready_device();
+    let (mut scene, connection) = MqttScene::with_ready_device();
     assert_eq!(scene.advance_to_deadline(), seconds(60));
-    scene.expect_said(connection, &[Said::Ping]);
+    scene.expect_said(connection, &[SentPacket::Ping]);
     scene.hear(connection, Incoming::Pong);
     assert_eq!(scene.advance_to_deadline(), seconds(20));
     scene.expect_nothing();
     assert_eq!(scene.advance_to_deadline(), seconds(40));
-    scene.expect_said(connection, &[Said::Ping]);
+    scene.expect_said(connection, &[SentPacket::Ping]);
     assert_eq!(scene.advance_to_deadline(), ANSWER_TIMEOUT);
-    scene.expect(&[Action::HangUp { connection }]);
+    scene.expect(&[MqttAction::HangUp { connection }]);
 }
 
 #[test]
 fn a_publication_without_an_answer_ends_the_connection() {
-    let (mut scene, connection) = Scene::with_ready_device();
+    let (mut scene, connection) = MqttScene::with_ready_device();
     scene.publish(ONE, "a");
     scene.expect_published(connection, &["a"], false);
     assert_eq!(scene.advance_to_deadline(), ANSWER_TIMEOUT);
-    scene.expect(&[Action::HangUp { connection }]);
+    scene.expect(&[MqttAction::HangUp { connection }]);
 }
 
 // -- Commands -------------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_command_is_acknowledged_when_it_is_told() {
-    let (mut scene, connection) = Scene::with_ready_device();
+    let (mut scene, connection) = MqttScene::with_ready_device();
     scene.hear(connection, command("dn", Some(7)));
     let actions = scene.actions();
     assert_eq!(actions[0], message(ONE, "dn"));
-    assert_eq!(actions[1], Action::Send { connection, bytes: codec::puback(id(7)) });
+    assert_eq!(actions[1], MqttAction::Send { connection, bytes: codec::puback(id(7)) });
     scene.hear(connection, command("dn", None));
     scene.expect(&[message(ONE, "dn")]);
 }
 
 #[test]
 fn commands_of_the_session_wait_until_a_new_device_is_connected() {
-    let mut scene = Scene::new();
+    let mut scene = MqttScene::new();
     scene.command_connect(ONE, "ep1");
     let connection = scene.expect_dial(&A);
     scene.open(connection);
@@ -801,13 +805,13 @@ fn commands_of_the_session_wait_until_a_new_device_is_connected() {
     scene.expect_nothing();
     scene.hear(connection, Incoming::SubAck { packet: id(packet), reason: Reason(1) });
     let actions = scene.actions();
-    assert_eq!(actions[..2], [Action::Emit(BrokerEvent::Connected { registration: ONE }), message(ONE, "dn/1")]);
-    assert_eq!(actions[2], Action::Send { connection, bytes: codec::puback(id(7)) });
+    assert_eq!(actions[..2], [MqttAction::Emit(BrokerEvent::Connected { registration: ONE }), message(ONE, "dn/1")]);
+    assert_eq!(actions[2], MqttAction::Send { connection, bytes: codec::puback(id(7)) });
 }
 
 #[test]
 fn a_device_of_an_earlier_process_hears_what_the_broker_kept_for_it() {
-    let mut scene = Scene::new();
+    let mut scene = MqttScene::new();
     scene.command_resume(ONE, "ep1");
     let connection = scene.expect_dial(&A);
     scene.open(connection);
@@ -823,43 +827,43 @@ fn a_device_of_an_earlier_process_hears_what_the_broker_kept_for_it() {
 
 #[test]
 fn the_end_of_a_registration_is_the_end_of_its_session() {
-    let (mut scene, connection) = Scene::with_ready_device();
+    let (mut scene, connection) = MqttScene::with_ready_device();
     scene.publish(ONE, "last");
     let ids = scene.expect_published(connection, &["last"], false);
     scene.disconnect(ONE);
     scene.expect_nothing();
     scene.acknowledge(connection, ids[0]);
     let actions = scene.actions();
-    let [Action::Send { bytes, .. }, Action::Close { .. }] = actions.as_slice() else { panic!("{actions:?}") };
-    assert_eq!(said(bytes), [Said::Disconnect { reason: 0, session_expiry: Some(0) }]);
+    let [MqttAction::Send { bytes, .. }, MqttAction::Close { .. }] = actions.as_slice() else { panic!("{actions:?}") };
+    assert_eq!(said(bytes), [SentPacket::Disconnect { reason: 0, session_expiry: Some(0) }]);
     assert!(scene.devices.is_empty());
     assert_eq!(scene.devices.next_deadline(), None);
 }
 
 #[test]
 fn the_end_of_the_program_keeps_the_sessions_for_the_lifetime_of_the_devices() {
-    let (mut scene, _) = Scene::with_ready_device();
+    let (mut scene, _) = MqttScene::with_ready_device();
     let lifetime = seconds(600);
     scene.devices.command(scene.now, BrokerCommand::SetLifetime { registration: ONE, lifetime });
     scene.devices.disconnect_all(scene.now);
     let actions = scene.actions();
-    let [Action::Send { bytes, .. }, Action::Close { .. }] = actions.as_slice() else { panic!("{actions:?}") };
-    assert_eq!(said(bytes), [Said::Disconnect { reason: 0, session_expiry: Some(600) }]);
+    let [MqttAction::Send { bytes, .. }, MqttAction::Close { .. }] = actions.as_slice() else { panic!("{actions:?}") };
+    assert_eq!(said(bytes), [SentPacket::Disconnect { reason: 0, session_expiry: Some(600) }]);
 }
 
 #[test]
 fn a_broker_of_version_311_keeps_nothing_for_a_device_that_left() {
-    let mut scene = Scene::with(|settings| settings.version = Version::V311);
+    let mut scene = MqttScene::with(|settings| settings.version = ProtocolVersion::V311);
     scene.connect(ONE);
     scene.disconnect(ONE);
     let actions = scene.actions();
-    let [Action::Send { bytes, .. }, Action::Close { .. }] = actions.as_slice() else { panic!("{actions:?}") };
-    assert_eq!(said(bytes), [Said::Unsubscribe, Said::Disconnect { reason: 0, session_expiry: None }]);
+    let [MqttAction::Send { bytes, .. }, MqttAction::Close { .. }] = actions.as_slice() else { panic!("{actions:?}") };
+    assert_eq!(said(bytes), [SentPacket::Unsubscribe, SentPacket::Disconnect { reason: 0, session_expiry: None }]);
 }
 
 #[test]
 fn a_device_that_registers_again_waits_for_the_last_words_of_its_predecessor() {
-    let (mut scene, connection) = Scene::with_ready_device();
+    let (mut scene, connection) = MqttScene::with_ready_device();
     scene.publish(ONE, "last");
     let ids = scene.expect_published(connection, &["last"], false);
     scene.disconnect(ONE);
@@ -868,19 +872,19 @@ fn a_device_that_registers_again_waits_for_the_last_words_of_its_predecessor() {
     scene.acknowledge(connection, ids[0]);
     let actions = scene.actions();
     assert!(
-        matches!(actions.as_slice(), [Action::Send { .. }, Action::Close { .. }, Action::Dial { .. }]),
+        matches!(actions.as_slice(), [MqttAction::Send { .. }, MqttAction::Close { .. }, MqttAction::Dial { .. }]),
         "{actions:?}"
     );
 }
 
 #[test]
 fn two_gateways_with_one_clientid_take_it_from_each_other_ever_more_slowly() {
-    let mut scene = Scene::with(|settings| settings.version = Version::V311);
+    let mut scene = MqttScene::with(|settings| settings.version = ProtocolVersion::V311);
     let mut connection = scene.connect(ONE);
     let mut waits = Vec::new();
     for _ in 0..5 {
         scene.devices.ended(scene.now, connection, "reset");
-        scene.expect(&[Action::HangUp { connection }]);
+        scene.expect(&[MqttAction::HangUp { connection }]);
         waits.push(scene.advance_to_deadline());
         connection = scene.attempt(&A, true);
         scene.expect_told(&[BrokerEvent::Reconnected { registration: ONE }]);

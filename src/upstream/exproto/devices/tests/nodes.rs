@@ -10,7 +10,7 @@ const CONNECT_TIMEOUT: Duration = seconds(60);
 /// Shorter than any back-off.
 const A_MOMENT: Duration = Duration::from_millis(100);
 
-impl Scene {
+impl ExProtoScene {
     fn with_two_nodes() -> Self {
         Self::with(|settings| {
             settings.nodes = vec![node("a"), node("b")];
@@ -28,10 +28,10 @@ impl Scene {
     }
 
     /// Everything that is to be done now; remembers where the anchors go.
-    pub(super) fn actions(&mut self) -> Vec<Action> {
-        let actions: Vec<Action> = std::iter::from_fn(|| self.devices.poll_action()).collect();
+    pub(super) fn actions(&mut self) -> Vec<ExProtoAction> {
+        let actions: Vec<ExProtoAction> = std::iter::from_fn(|| self.devices.poll_action()).collect();
         for action in &actions {
-            if let Action::Dial { anchor, node, .. } = action {
+            if let ExProtoAction::Dial { anchor, node, .. } = action {
                 self.dialed.insert(*anchor, *node);
             }
         }
@@ -44,13 +44,13 @@ impl Scene {
         &mut self,
         time: Duration,
         refuses: &[TargetId],
-    ) -> Vec<(Duration, Owner, TargetId, ConnectionId, Token)> {
+    ) -> Vec<(Duration, AnchorOwner, TargetId, ConnectionId, AnchorToken)> {
         let (start, mut dials) = (self.now, Vec::new());
         while let Some(at) = self.devices.next_deadline().filter(|at| *at <= start + time) {
             self.now = at;
             self.devices.handle_timeout(at);
             for action in self.actions() {
-                let Action::Dial { anchor, node, token } = action else { continue };
+                let ExProtoAction::Dial { anchor, node, token } = action else { continue };
                 dials.push((at - start, self.devices.protocol.by_anchor[&anchor], node, anchor, token));
                 if refuses.contains(&node) {
                     self.devices.dialed(at, anchor, not_reached());
@@ -63,21 +63,21 @@ impl Scene {
     }
 
     /// The node has a probe under way by now, after at most a second: gives it.
-    pub(super) fn probe_of(&mut self, node: TargetId) -> (ConnectionId, Token) {
+    pub(super) fn probe_of(&mut self, node: TargetId) -> (ConnectionId, AnchorToken) {
         let dials = self.dials(seconds(1), &[]);
-        let probe = dials.into_iter().find(|(_, owner, ..)| *owner == Owner::Probe(node));
+        let probe = dials.into_iter().find(|(_, owner, ..)| *owner == AnchorOwner::Probe(node));
         let (_, _, to, anchor, token) = probe.expect("a probe");
         assert_eq!(to, node);
         (anchor, token)
     }
 
     /// Answers a probe all the way.
-    pub(super) fn serve_probe(&mut self, node: TargetId, anchor: ConnectionId, token: &Token) {
+    pub(super) fn serve_probe(&mut self, node: TargetId, anchor: ConnectionId, token: &AnchorToken) {
         self.devices.dialed(self.now, anchor, Ok(()));
         self.socket_says("probe", &token.line());
-        let call = Call::Ping { conn: "probe".to_owned() };
-        self.expect(&[Action::Call { anchor, node, call }]);
-        self.answer(anchor, Outcome::Done);
+        let call = AdapterCall::Ping { conn: "probe".to_owned() };
+        self.expect(&[ExProtoAction::Call { anchor, node, call }]);
+        self.answer(anchor, CallOutcome::Done);
         assert_eq!(self.devices.poll_action(), Some(hang_up(anchor)));
     }
 
@@ -89,29 +89,29 @@ impl Scene {
 
     /// The device has become a client again, there.
     #[track_caller]
-    pub(super) fn come_back(&mut self, anchor: ConnectionId, token: &Token, device: RegistrationId, conn: &str) {
+    pub(super) fn come_back(&mut self, anchor: ConnectionId, token: &AnchorToken, device: RegistrationId, conn: &str) {
         self.devices.dialed(self.now, anchor, Ok(()));
         self.socket_says(conn, &token.line());
         self.expect_authenticate(device, anchor, conn);
-        self.answer(anchor, Outcome::Done);
+        self.answer(anchor, CallOutcome::Done);
         self.expect_subscribe(device, anchor, conn);
-        self.answer(anchor, Outcome::Done);
+        self.answer(anchor, CallOutcome::Done);
     }
 }
 
 pub(super) fn of_devices(
-    dials: &[(Duration, Owner, TargetId, ConnectionId, Token)],
+    dials: &[(Duration, AnchorOwner, TargetId, ConnectionId, AnchorToken)],
 ) -> Vec<(RegistrationId, TargetId)> {
-    let device = |owner: &Owner| match owner {
-        Owner::Device(device) => Some(*device),
-        Owner::Probe(_) => None,
+    let device = |owner: &AnchorOwner| match owner {
+        AnchorOwner::Device(device) => Some(*device),
+        AnchorOwner::Probe(_) => None,
     };
     dials.iter().filter_map(|(_, owner, node, ..)| Some((device(owner)?, *node))).collect()
 }
 
 #[test]
 fn while_the_broker_is_away_connects_fail_at_once_and_one_probe_a_second_looks_for_it() {
-    let mut scene = Scene::new();
+    let mut scene = ExProtoScene::new();
     scene.command_connect(ONE, "ep1");
     let (anchor, _) = scene.expect_dial();
     scene.devices.dialed(scene.now, anchor, not_reached());
@@ -126,7 +126,7 @@ fn while_the_broker_is_away_connects_fail_at_once_and_one_probe_a_second_looks_f
     let probes = scene.dials(seconds(10), &[A]);
     let times: Vec<_> = probes.iter().map(|(at, ..)| at.as_millis()).collect();
     assert_eq!(times, [100, 1100, 2100, 3100, 4100, 5100, 6100, 7100, 8100, 9100]);
-    assert!(probes.iter().all(|(_, owner, ..)| *owner == Owner::Probe(A)));
+    assert!(probes.iter().all(|(_, owner, ..)| *owner == AnchorOwner::Probe(A)));
 
     scene.recover(A);
     scene.expect_nothing();
@@ -137,7 +137,7 @@ fn while_the_broker_is_away_connects_fail_at_once_and_one_probe_a_second_looks_f
 
 #[test]
 fn devices_that_were_lost_wait_for_a_probe_that_succeeds_and_come_back_in_turn() {
-    let mut scene = Scene::new();
+    let mut scene = ExProtoScene::new();
     let anchors: Vec<_> = (1..=20).map(|id| scene.connect(RegistrationId(id), &format!("c{id}"))).collect();
     for anchor in &anchors {
         scene.devices.anchor_ended(scene.now, *anchor);
@@ -152,28 +152,28 @@ fn devices_that_were_lost_wait_for_a_probe_that_succeeds_and_come_back_in_turn()
     scene.recover(A);
     // The first one has its turn at once, the others ten in a second.
     let actions = scene.actions();
-    let [Action::Dial { .. }] = actions.as_slice() else { panic!("{actions:?}") };
+    let [ExProtoAction::Dial { .. }] = actions.as_slice() else { panic!("{actions:?}") };
     let dials = scene.dials(seconds(3), &[]);
     assert_eq!(of_devices(&dials).len(), 19);
     for ((earlier, ..), (later, ..)) in dials.iter().zip(&dials[1..]) {
         assert!(*later - *earlier >= Duration::from_millis(100), "{dials:?}");
     }
     let (_, owner, _, anchor, token) = &dials[0];
-    let Owner::Device(device) = *owner else { panic!("{owner:?}") };
-    assert!(dials.iter().all(|(_, owner, ..)| matches!(owner, Owner::Device(_))));
-    let call = Call::Authenticate { conn: "again".to_owned(), client: client(&scene.clientids[&device]) };
+    let AnchorOwner::Device(device) = *owner else { panic!("{owner:?}") };
+    assert!(dials.iter().all(|(_, owner, ..)| matches!(owner, AnchorOwner::Device(_))));
+    let call = AdapterCall::Authenticate { conn: "again".to_owned(), client: client(&scene.clientids[&device]) };
     scene.socket_says("again", &token.line());
-    scene.expect(&[Action::Call { anchor: *anchor, node: A, call }]);
-    scene.answer(*anchor, Outcome::Done);
+    scene.expect(&[ExProtoAction::Call { anchor: *anchor, node: A, call }]);
+    scene.answer(*anchor, CallOutcome::Done);
     scene.expect_subscribe(device, *anchor, "again");
-    scene.answer(*anchor, Outcome::Done);
+    scene.answer(*anchor, CallOutcome::Done);
     scene.expect_publish(device, *anchor, "during the outage");
     assert_eq!(scene.metrics.dropped_answers.get(), 0);
 }
 
 #[test]
 fn new_devices_are_spread_over_the_nodes_that_are_up() {
-    let (mut scene, _) = Scene::with_devices(6);
+    let (mut scene, _) = ExProtoScene::with_devices(6);
     scene.expect_nothing();
     scene.command_connect(RegistrationId(7), "ep7");
     let (refused, _) = scene.expect_dial();
@@ -183,7 +183,7 @@ fn new_devices_are_spread_over_the_nodes_that_are_up() {
     scene.devices.dialed(scene.now, refused, not_reached());
     assert_eq!(scene.devices.poll_action(), Some(hang_up(refused)));
     let anchor = scene.attempt(RegistrationId(7), "c7");
-    scene.expect(&[Action::Emit(BrokerEvent::Connected { registration: RegistrationId(7) })]);
+    scene.expect(&[ExProtoAction::Emit(BrokerEvent::Connected { registration: RegistrationId(7) })]);
     assert_eq!(scene.dialed[&anchor], B);
     for id in 8..12 {
         let anchor = scene.connect(RegistrationId(id), &format!("c{id}"));
@@ -193,7 +193,7 @@ fn new_devices_are_spread_over_the_nodes_that_are_up() {
 
 #[test]
 fn a_connect_that_no_node_takes_is_unavailable_when_each_was_tried_once() {
-    let mut scene = Scene::with_two_nodes();
+    let mut scene = ExProtoScene::with_two_nodes();
     scene.command_connect(ONE, "ep1");
     let (first, _) = scene.expect_dial();
     scene.devices.dialed(scene.now, first, Ok(()));
@@ -210,7 +210,7 @@ fn a_connect_that_no_node_takes_is_unavailable_when_each_was_tried_once() {
 
 #[test]
 fn when_a_node_is_killed_its_devices_move_and_those_of_the_other_node_notice_nothing() {
-    let (mut scene, anchors) = Scene::with_devices(8);
+    let (mut scene, anchors) = ExProtoScene::with_devices(8);
     for anchor in anchors.iter().step_by(2) {
         scene.devices.anchor_ended(scene.now, *anchor);
     }
@@ -231,7 +231,7 @@ fn when_a_node_is_killed_its_devices_move_and_those_of_the_other_node_notice_not
 
 #[test]
 fn a_single_connection_that_is_lost_is_made_again_at_the_same_node() {
-    let (mut scene, anchors) = Scene::with_devices(3);
+    let (mut scene, anchors) = ExProtoScene::with_devices(3);
     for (device, anchor, node) in [(ONE, anchors[0], A), (TWO, anchors[1], B)] {
         scene.devices.anchor_ended(scene.now, anchor);
         scene.expect(&[hang_up(anchor)]);
@@ -244,7 +244,7 @@ fn a_single_connection_that_is_lost_is_made_again_at_the_same_node() {
 
 #[test]
 fn a_device_whose_publication_finds_the_adapter_away_moves_and_publishes_it_at_the_other_node() {
-    let (mut scene, anchors) = Scene::with_devices(2);
+    let (mut scene, anchors) = ExProtoScene::with_devices(2);
     scene.publish(ONE, "a");
     scene.expect_publish(ONE, anchors[0], "a");
     scene.publish(ONE, "b");
@@ -252,18 +252,18 @@ fn a_device_whose_publication_finds_the_adapter_away_moves_and_publishes_it_at_t
     scene.expect(&[hang_up(anchors[0])]);
     let dials = scene.dials(seconds(2), &[A]);
     let (_, _, node, anchor, token) =
-        dials.iter().find(|(_, owner, ..)| *owner == Owner::Device(ONE)).expect("a dial of the device");
+        dials.iter().find(|(_, owner, ..)| *owner == AnchorOwner::Device(ONE)).expect("a dial of the device");
     assert_eq!(*node, B);
     scene.come_back(*anchor, token, ONE, "c3");
     scene.expect_publish(ONE, *anchor, "a");
-    scene.answer(*anchor, Outcome::Done);
+    scene.answer(*anchor, CallOutcome::Done);
     scene.expect_publish(ONE, *anchor, "b");
     assert_eq!(scene.metrics.moved.get(), 1);
 }
 
 #[test]
 fn the_silent_clients_of_a_node_whose_adapter_is_away_are_taken_to_the_other_one() {
-    let (mut scene, anchors) = Scene::with_devices(6);
+    let (mut scene, anchors) = ExProtoScene::with_devices(6);
     scene.publish(ONE, "a");
     scene.expect_publish(ONE, anchors[0], "a");
     scene.answer(anchors[0], unreachable());
@@ -292,7 +292,7 @@ fn the_silent_clients_of_a_node_whose_adapter_is_away_are_taken_to_the_other_one
 
 #[test]
 fn a_hanging_adapter_is_left_after_three_calls_in_a_row_without_an_answer() {
-    let (mut scene, anchors) = Scene::with_devices(8);
+    let (mut scene, anchors) = ExProtoScene::with_devices(8);
     for number in [0, 2] {
         scene.publish(RegistrationId(number as u64 + 1), "a");
         scene.expect_publish(RegistrationId(number as u64 + 1), anchors[number], "a");
@@ -308,7 +308,7 @@ fn a_hanging_adapter_is_left_after_three_calls_in_a_row_without_an_answer() {
     assert_eq!(scene.metrics.nodes_failed.get(), 1);
 
     // Calls are not cancelled: what is taken at last need not be sent again.
-    scene.answer(anchors[0], Outcome::Done);
+    scene.answer(anchors[0], CallOutcome::Done);
     assert_eq!(scene.metrics.publishes_ok.get(), 1);
 
     // A probe is taken and told, and its call hangs too: the last client of the node is taken away at the second one.
@@ -324,7 +324,7 @@ fn a_hanging_adapter_is_left_after_three_calls_in_a_row_without_an_answer() {
     assert!(!left.contains(&hang_up(anchors[6])));
     scene.advance(seconds(1));
     assert!(scene.actions().contains(&hang_up(anchors[6])));
-    let device = |anchor| matches!(scene.devices.protocol.by_anchor.get(anchor), Some(Owner::Device(_)));
+    let device = |anchor| matches!(scene.devices.protocol.by_anchor.get(anchor), Some(AnchorOwner::Device(_)));
     let moving = scene.dialed.iter().filter(|(anchor, _)| device(*anchor) && !anchors.contains(anchor));
     assert_eq!(moving.map(|(_, node)| *node).collect::<Vec<_>>(), [B, B, B]);
 }
@@ -332,7 +332,7 @@ fn a_hanging_adapter_is_left_after_three_calls_in_a_row_without_an_answer() {
 #[test]
 fn a_node_that_does_not_call_the_handler_gets_no_more_devices() {
     for at_once in [false, true] {
-        let (mut scene, anchors) = Scene::with_devices(12);
+        let (mut scene, anchors) = ExProtoScene::with_devices(12);
         for anchor in anchors.iter().step_by(2).take(3) {
             scene.devices.anchor_ended(scene.now, *anchor);
         }
@@ -364,7 +364,7 @@ fn a_node_that_does_not_call_the_handler_gets_no_more_devices() {
 
 #[test]
 fn clients_stay_at_a_node_that_only_takes_no_new_anchors() {
-    let (mut scene, anchors) = Scene::with_devices(4);
+    let (mut scene, anchors) = ExProtoScene::with_devices(4);
     scene.devices.anchor_ended(scene.now, anchors[0]);
     scene.expect(&[hang_up(anchors[0])]);
     scene.dials(seconds(30), &[A]);
@@ -375,7 +375,7 @@ fn clients_stay_at_a_node_that_only_takes_no_new_anchors() {
 
 #[test]
 fn with_no_other_node_up_the_clients_stay_until_one_is() {
-    let (mut scene, anchors) = Scene::with_devices(4);
+    let (mut scene, anchors) = ExProtoScene::with_devices(4);
     for number in [0, 1] {
         let device = RegistrationId(number as u64 + 1);
         scene.publish(device, "a");
@@ -396,14 +396,14 @@ fn with_no_other_node_up_the_clients_stay_until_one_is() {
 
 #[test]
 fn a_node_that_is_back_gets_the_next_devices_and_none_is_moved() {
-    let (mut scene, anchors) = Scene::with_devices(4);
+    let (mut scene, anchors) = ExProtoScene::with_devices(4);
     for anchor in [anchors[0], anchors[2]] {
         scene.devices.anchor_ended(scene.now, anchor);
     }
     scene.actions();
     let mut conns = 10..;
     for (_, owner, _, anchor, token) in scene.dials(seconds(10), &[A]) {
-        if let (Owner::Device(device), true) = (owner, scene.dialed[&anchor] == B) {
+        if let (AnchorOwner::Device(device), true) = (owner, scene.dialed[&anchor] == B) {
             let conn = format!("c{}", conns.next().expect("a number"));
             scene.come_back(anchor, &token, device, &conn);
         }
@@ -423,14 +423,14 @@ fn a_node_that_is_back_gets_the_next_devices_and_none_is_moved() {
 
 #[test]
 fn the_kick_of_a_device_that_moved_is_heard_from_its_new_node_and_not_from_the_one_before() {
-    let (mut scene, anchors) = Scene::with_devices(2);
+    let (mut scene, anchors) = ExProtoScene::with_devices(2);
     scene.publish(ONE, "a");
     scene.expect_publish(ONE, anchors[0], "a");
     scene.answer(anchors[0], unreachable());
     scene.expect(&[hang_up(anchors[0])]);
     let dials = scene.dials(seconds(2), &[A]);
     let (_, _, _, anchor, token) =
-        dials.iter().find(|(_, owner, ..)| *owner == Owner::Device(ONE)).expect("a dial of the device");
+        dials.iter().find(|(_, owner, ..)| *owner == AnchorOwner::Device(ONE)).expect("a dial of the device");
     scene.come_back(*anchor, token, ONE, "c3");
     scene.expect_publish(ONE, *anchor, "a");
     scene.socket_closed("c1", "{shutdown,discarded}");
@@ -441,7 +441,7 @@ fn the_kick_of_a_device_that_moved_is_heard_from_its_new_node_and_not_from_the_o
 
 #[test]
 fn a_node_is_looked_at_before_there_are_devices() {
-    let mut scene = Scene::new();
+    let mut scene = ExProtoScene::new();
     let standing = scene.devices.take_health().unwrap();
     assert_eq!((standing.serving, standing.detail.as_str()), (false, "a has not answered yet"));
     scene.devices.probe_all(scene.now);
@@ -455,7 +455,7 @@ fn a_node_is_looked_at_before_there_are_devices() {
 
 #[test]
 fn a_node_that_is_away_from_the_start_is_probed_until_it_serves() {
-    let mut scene = Scene::new();
+    let mut scene = ExProtoScene::new();
     scene.devices.probe_all(scene.now);
     let (anchor, _) = scene.expect_dial();
     scene.devices.dialed(scene.now, anchor, not_reached());
@@ -465,31 +465,31 @@ fn a_node_that_is_away_from_the_start_is_probed_until_it_serves() {
         !standing.serving && standing.detail.contains("cannot be reached: connection refused. Is EMQX running"),
         "{standing:?}"
     );
-    let occupancy = scene.devices.occupancy();
-    assert_eq!((occupancy.nodes_up, occupancy.nodes_down), (0, 1));
+    let occupancy = scene.devices.table_sizes();
+    assert_eq!((occupancy.nodes_available, occupancy.nodes_unavailable), (0, 1));
     scene.recover(A);
     assert!(scene.devices.take_health().unwrap().serving);
-    assert_eq!(scene.devices.occupancy().nodes_up, 1);
+    assert_eq!(scene.devices.table_sizes().nodes_available, 1);
 }
 
 #[test]
 fn a_device_that_finds_the_node_away_first_leaves_the_first_probe_its_time() {
-    let mut scene = Scene::new();
+    let mut scene = ExProtoScene::new();
     scene.devices.probe_all(scene.now);
     let (probe, token) = scene.expect_dial();
     scene.command_connect(ONE, "ep1");
     let (anchor, _) = scene.expect_dial();
     scene.devices.dialed(scene.now, anchor, not_reached());
-    assert_eq!(scene.devices.occupancy().nodes_down, 1);
+    assert_eq!(scene.devices.table_sizes().nodes_unavailable, 1);
     while scene.devices.poll_action().is_some() {}
     assert_eq!(scene.dials(seconds(4), &[]), []);
     scene.serve_probe(A, probe, &token);
-    assert_eq!(scene.devices.occupancy().nodes_up, 1);
+    assert_eq!(scene.devices.table_sizes().nodes_available, 1);
 }
 
 #[test]
 fn a_want_of_file_descriptors_is_no_fault_of_the_node() {
-    let mut scene = Scene::new();
+    let mut scene = ExProtoScene::new();
     scene.devices.probe_all(scene.now);
     let (anchor, _) = scene.expect_dial();
     scene.devices.dialed(scene.now, anchor, nothing_left());
@@ -502,5 +502,5 @@ fn a_want_of_file_descriptors_is_no_fault_of_the_node() {
     let (anchor, _) = scene.expect_dial();
     scene.devices.dialed(scene.now, anchor, nothing_left());
     scene.expect_unavailable(ONE);
-    assert_eq!((scene.devices.occupancy().nodes_up, scene.metrics.nodes_failed.get()), (1, 0));
+    assert_eq!((scene.devices.table_sizes().nodes_available, scene.metrics.nodes_failed.get()), (1, 0));
 }

@@ -4,14 +4,14 @@ use super::*;
 
 const THREE: RegistrationId = RegistrationId(3);
 
-fn connected(device: RegistrationId) -> Action {
-    Action::Emit(BrokerEvent::Connected { registration: device })
+fn connected(device: RegistrationId) -> ExProtoAction {
+    ExProtoAction::Emit(BrokerEvent::Connected { registration: device })
 }
 
-impl Scene {
+impl ExProtoScene {
     /// Takes the first action off, which is this one.
     #[track_caller]
-    fn expect_first(&mut self, expected: &Action) {
+    fn expect_first(&mut self, expected: &ExProtoAction) {
         assert_eq!(self.devices.poll_action().as_ref(), Some(expected));
     }
 
@@ -26,9 +26,9 @@ impl Scene {
 
     /// Of the device that has begun.
     fn accept(&mut self, device: RegistrationId, anchor: ConnectionId, conn: &str) {
-        self.answer(anchor, Outcome::Done);
+        self.answer(anchor, CallOutcome::Done);
         self.expect_subscribe(device, anchor, conn);
-        self.answer(anchor, Outcome::Done);
+        self.answer(anchor, CallOutcome::Done);
     }
 
     #[track_caller]
@@ -40,7 +40,7 @@ impl Scene {
 
 #[test]
 fn a_registration_that_waits_to_reconnect_never_dials_after_its_successor_and_the_successor_publishes_its_answer() {
-    let (mut scene, older) = Scene::with_ready_device();
+    let (mut scene, older) = ExProtoScene::with_ready_device();
     scene.command_connect(TWO, "ep1");
     let newer = scene.begin(TWO, "c2");
     scene.devices.anchor_ended(scene.now, older);
@@ -52,9 +52,9 @@ fn a_registration_that_waits_to_reconnect_never_dials_after_its_successor_and_th
     scene.disconnect(ONE);
     scene.publish(TWO, "register");
     scene.expect_nothing();
-    scene.answer(newer, Outcome::Done);
+    scene.answer(newer, CallOutcome::Done);
     scene.expect_publish(TWO, newer, "register");
-    scene.answer(newer, Outcome::Done);
+    scene.answer(newer, CallOutcome::Done);
     scene.advance(seconds(60));
     scene.expect_nothing();
     scene.expect_no_drops();
@@ -62,7 +62,7 @@ fn a_registration_that_waits_to_reconnect_never_dials_after_its_successor_and_th
 
 #[test]
 fn the_discard_of_the_older_connection_ends_no_registration() {
-    let (mut scene, older) = Scene::with_ready_device();
+    let (mut scene, older) = ExProtoScene::with_ready_device();
     scene.command_connect(TWO, "ep1");
     let newer = scene.begin(TWO, "c2");
     scene.socket_closed("c1", "{shutdown,discarded}");
@@ -78,7 +78,7 @@ fn the_discard_of_the_older_connection_ends_no_registration() {
 #[test]
 fn the_answer_to_a_publish_on_the_older_connection_decides_whether_it_is_sent_again() {
     for taken in [true, false] {
-        let (mut scene, older) = Scene::with_ready_device();
+        let (mut scene, older) = ExProtoScene::with_ready_device();
         scene.publish(ONE, "answer");
         scene.expect_publish(ONE, older, "answer");
         scene.publish(ONE, "next");
@@ -88,10 +88,10 @@ fn the_answer_to_a_publish_on_the_older_connection_decides_whether_it_is_sent_ag
         scene.expect(&[hang_up(older)]);
         scene.accept(TWO, newer, "c2");
         scene.expect(&[connected(TWO)]);
-        scene.answer(older, if taken { Outcome::Done } else { gone() });
+        scene.answer(older, if taken { CallOutcome::Done } else { gone() });
         if !taken {
             scene.expect_publish(TWO, newer, "answer");
-            scene.answer(newer, Outcome::Done);
+            scene.answer(newer, CallOutcome::Done);
         }
         scene.expect_publish(TWO, newer, "next");
         scene.expect_no_drops();
@@ -100,7 +100,7 @@ fn the_answer_to_a_publish_on_the_older_connection_decides_whether_it_is_sent_ag
 
 #[test]
 fn a_publish_on_the_older_connection_that_is_never_answered_is_sent_again_after_a_while() {
-    let (mut scene, older) = Scene::with_ready_device();
+    let (mut scene, older) = ExProtoScene::with_ready_device();
     scene.publish(ONE, "answer");
     scene.expect_publish(ONE, older, "answer");
     scene.connect_again(TWO, "c2", &[connected(TWO), hang_up(older)]);
@@ -108,13 +108,13 @@ fn a_publish_on_the_older_connection_that_is_never_answered_is_sent_again_after_
     assert_eq!(waited, seconds(5));
     let newer = *scene.dialed.keys().max().expect("an anchor");
     scene.expect_publish(TWO, newer, "answer");
-    scene.answer(newer, Outcome::Done);
+    scene.answer(newer, CallOutcome::Done);
     scene.expect_nothing();
     assert_eq!(scene.devices.next_deadline(), None);
 }
 
-impl Scene {
-    fn connect_again(&mut self, device: RegistrationId, conn: &str, then: &[Action]) {
+impl ExProtoScene {
+    fn connect_again(&mut self, device: RegistrationId, conn: &str, then: &[ExProtoAction]) {
         self.command_connect(device, "ep1");
         self.attempt(device, conn);
         self.expect(then);
@@ -123,7 +123,7 @@ impl Scene {
 
 #[test]
 fn a_command_that_the_older_connection_received_is_for_the_registration_that_took_its_place() {
-    let (mut scene, older) = Scene::with_ready_device();
+    let (mut scene, older) = ExProtoScene::with_ready_device();
     scene.connect_again(TWO, "c2", &[connected(TWO), hang_up(older)]);
     scene.messages("c1", &["before the core knows"]);
     scene.expect(&[message(TWO, "before the core knows")]);
@@ -137,10 +137,10 @@ fn a_command_that_the_older_connection_received_is_for_the_registration_that_too
 
 #[test]
 fn commands_that_a_superseded_register_received_come_once_with_the_next_one() {
-    let mut scene = Scene::new();
+    let mut scene = ExProtoScene::new();
     scene.command_connect(ONE, "ep1");
     let first = scene.begin(ONE, "c1");
-    scene.answer(first, Outcome::Done);
+    scene.answer(first, CallOutcome::Done);
     scene.expect_subscribe(ONE, first, "c1");
     scene.messages("c1", &["retained", "once"]);
     scene.command_connect(TWO, "ep1");
@@ -148,17 +148,17 @@ fn commands_that_a_superseded_register_received_come_once_with_the_next_one() {
     scene.expect_first(&hang_up(first));
     scene.disconnect(ONE);
     let second = scene.begin(TWO, "c2");
-    scene.answer(second, Outcome::Done);
+    scene.answer(second, CallOutcome::Done);
     scene.expect_subscribe(TWO, second, "c2");
     scene.messages("c2", &["retained", "new"]);
-    scene.answer(second, Outcome::Done);
+    scene.answer(second, CallOutcome::Done);
     let told = ["retained", "once", "new"].map(|topic| message(TWO, topic));
     scene.expect(&[&[connected(TWO)], told.as_slice()].concat());
 }
 
 #[test]
 fn a_register_waits_until_the_authentication_of_the_one_before_it_is_answered() {
-    let mut scene = Scene::new();
+    let mut scene = ExProtoScene::new();
     scene.command_connect(ONE, "ep1");
     let first = scene.begin(ONE, "c1");
     scene.command_connect(TWO, "ep1");
@@ -171,14 +171,14 @@ fn a_register_waits_until_the_authentication_of_the_one_before_it_is_answered() 
     scene.disconnect(TWO);
     scene.advance(seconds(2));
     scene.expect_nothing();
-    scene.answer(first, Outcome::Done);
+    scene.answer(first, CallOutcome::Done);
     scene.attempt(THREE, "c3");
     scene.expect(&[connected(THREE)]);
 }
 
 #[test]
 fn an_authentication_that_is_never_answered_holds_the_next_register_for_five_seconds() {
-    let mut scene = Scene::new();
+    let mut scene = ExProtoScene::new();
     scene.command_connect(ONE, "ep1");
     let first = scene.begin(ONE, "c1");
     scene.command_connect(TWO, "ep1");
@@ -189,9 +189,9 @@ fn an_authentication_that_is_never_answered_holds_the_next_register_for_five_sec
     scene.expect(&[connected(TWO)]);
     // It was carried out after all: the newest one is connected again, and stays registered.
     scene.socket_closed("c2", "{shutdown,discarded}");
-    let actions: Vec<Action> = std::iter::from_fn(|| scene.devices.poll_action()).collect();
-    assert!(matches!(actions.as_slice(), [Action::HangUp { .. }]), "{actions:?}");
-    scene.answer(first, Outcome::Done);
+    let actions: Vec<ExProtoAction> = std::iter::from_fn(|| scene.devices.poll_action()).collect();
+    assert!(matches!(actions.as_slice(), [ExProtoAction::HangUp { .. }]), "{actions:?}");
+    scene.answer(first, CallOutcome::Done);
     scene.advance_to_deadline();
     scene.attempt(TWO, "c3");
     scene.expect_nothing();
@@ -201,7 +201,7 @@ fn an_authentication_that_is_never_answered_holds_the_next_register_for_five_sec
 #[test]
 fn when_the_newer_registration_fails_the_older_one_comes_back() {
     for state in ["Ready", "BackOff", "Dialing", "Authenticating", "Subscribing", "Slot"] {
-        let (mut scene, mut anchor) = Scene::with_ready_device();
+        let (mut scene, mut anchor) = ExProtoScene::with_ready_device();
         if state != "Ready" {
             scene.devices.anchor_ended(scene.now, anchor);
             scene.expect(&[hang_up(anchor)]);
@@ -220,27 +220,27 @@ fn when_the_newer_registration_fails_the_older_one_comes_back() {
             anchor = scene.begin(ONE, "c1b");
         }
         if state == "Subscribing" {
-            scene.answer(anchor, Outcome::Done);
+            scene.answer(anchor, CallOutcome::Done);
             scene.expect_subscribe(ONE, anchor, "c1b");
         }
         scene.publish(ONE, "answer");
         if state == "Ready" {
             scene.expect_publish(ONE, anchor, "answer");
-            scene.answer(anchor, Outcome::Done);
+            scene.answer(anchor, CallOutcome::Done);
         }
         scene.command_connect(TWO, "ep1");
         if ["Dialing", "Authenticating", "Subscribing"].contains(&state) {
             scene.expect_first(&hang_up(anchor));
         }
         if state == "Authenticating" {
-            scene.answer(anchor, Outcome::Done);
+            scene.answer(anchor, CallOutcome::Done);
         }
         let newer = scene.begin(TWO, "c2");
         scene.advance(seconds(5));
         scene.expect_nothing();
-        scene.answer(newer, Outcome::Refused("not_authorized".to_owned()));
+        scene.answer(newer, CallOutcome::Refused("not_authorized".to_owned()));
         let error = ConnectError::Refused("Authenticate: not_authorized".to_owned());
-        scene.expect(&[Action::Emit(BrokerEvent::ConnectFailed { registration: TWO, error }), hang_up(newer)]);
+        scene.expect(&[ExProtoAction::Emit(BrokerEvent::ConnectFailed { registration: TWO, error }), hang_up(newer)]);
         if state != "Ready" {
             scene.advance_to_deadline();
             let again = scene.attempt(ONE, "c1c");
@@ -254,7 +254,7 @@ fn when_the_newer_registration_fails_the_older_one_comes_back() {
 #[test]
 fn a_registration_that_is_kicked_while_its_successor_connects_ends_if_the_successor_fails() {
     for succeeds in [true, false] {
-        let (mut scene, older) = Scene::with_ready_device();
+        let (mut scene, older) = ExProtoScene::with_ready_device();
         scene.command_connect(TWO, "ep1");
         let newer = scene.begin(TWO, "c2");
         scene.socket_closed("c1", "{shutdown,kicked}");
@@ -272,7 +272,7 @@ fn a_registration_that_is_kicked_while_its_successor_connects_ends_if_the_succes
 
 #[test]
 fn a_device_that_left_and_registers_again_while_the_broker_is_away_loses_no_last_words() {
-    let (mut scene, older) = Scene::with_ready_device();
+    let (mut scene, older) = ExProtoScene::with_ready_device();
     scene.devices.anchor_ended(scene.now, older);
     scene.expect(&[hang_up(older)]);
     scene.publish(ONE, "answer");
@@ -282,10 +282,13 @@ fn a_device_that_left_and_registers_again_while_the_broker_is_away_loses_no_last
         "c2",
         &[
             connected(TWO),
-            Action::Call {
+            ExProtoAction::Call {
                 anchor: ConnectionId(1),
                 node: TargetId(0),
-                call: Call::Publish { conn: "c2".to_owned(), publication: publication("answer", UplinkClass::Answer) },
+                call: AdapterCall::Publish {
+                    conn: "c2".to_owned(),
+                    publication: publication("answer", UplinkClass::Answer),
+                },
             },
         ],
     );
@@ -294,7 +297,7 @@ fn a_device_that_left_and_registers_again_while_the_broker_is_away_loses_no_last
 
 #[test]
 fn a_device_of_an_earlier_process_that_registers_again_is_not_connected_any_more() {
-    let mut scene = Scene::new();
+    let mut scene = ExProtoScene::new();
     scene.command_resume(ONE, "ep1");
     let (older, token) = scene.expect_dial();
     scene.command_connect(TWO, "ep1");

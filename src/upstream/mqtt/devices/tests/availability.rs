@@ -4,7 +4,7 @@ use lwm2m_core::gateway::broker::Will;
 
 use super::*;
 
-impl Scene {
+impl MqttScene {
     /// So many devices, `1..=count`, are clients.
     fn with_clients(count: u64) -> (Self, Vec<ConnectionId>) {
         let mut scene = Self::new();
@@ -38,7 +38,7 @@ impl Scene {
         loop {
             self.advance_to_deadline();
             for action in self.actions() {
-                if let Action::Dial { connection, .. } = action {
+                if let MqttAction::Dial { connection, .. } = action {
                     return connection;
                 }
             }
@@ -51,14 +51,14 @@ impl Scene {
     }
 
     /// From the dial to the answer to SUBSCRIBE; gives what is to be done after it.
-    fn come_back(&mut self, connection: ConnectionId) -> Vec<Action> {
+    fn come_back(&mut self, connection: ConnectionId) -> Vec<MqttAction> {
         self.devices.opened(self.now, connection);
         self.hear(connection, accepted(true));
         let mut others = Vec::new();
         for action in self.actions() {
             match action {
-                Action::Send { connection: on, bytes } if on == connection => {
-                    if let Some(Said::Subscribe(packet)) = said(&bytes).pop() {
+                MqttAction::Send { connection: on, bytes } if on == connection => {
+                    if let Some(SentPacket::Subscribe(packet)) = said(&bytes).pop() {
                         self.hear(connection, Incoming::SubAck { packet: id(packet), reason: Reason(1) });
                     }
                 }
@@ -80,13 +80,13 @@ impl Scene {
 
     #[track_caller]
     fn expect_probe(&mut self) {
-        self.expect(&[Action::Probe { broker: TargetId(0) }]);
+        self.expect(&[MqttAction::Probe { broker: TargetId(0) }]);
     }
 }
 
-fn dialed(actions: &[Action]) -> Vec<ConnectionId> {
-    let dialed = |action: &Action| match action {
-        Action::Dial { connection, .. } => Some(*connection),
+fn dialed(actions: &[MqttAction]) -> Vec<ConnectionId> {
+    let dialed = |action: &MqttAction| match action {
+        MqttAction::Dial { connection, .. } => Some(*connection),
         _ => None,
     };
     actions.iter().filter_map(dialed).collect()
@@ -96,7 +96,7 @@ fn dialed(actions: &[Action]) -> Vec<ConnectionId> {
 
 #[test]
 fn a_broker_without_devices_is_probed_all_the_time_and_its_end_is_noticed() {
-    let mut scene = Scene::new();
+    let mut scene = MqttScene::new();
     scene.devices.probe_all(scene.now);
     scene.expect_probe();
     scene.probed(accepts());
@@ -112,7 +112,7 @@ fn a_broker_without_devices_is_probed_all_the_time_and_its_end_is_noticed() {
     scene.expect_probe();
     scene.probed(unreachable());
     assert!(!scene.devices.take_health().expect("a change").serving);
-    assert_eq!((scene.devices.occupancy().nodes_down, scene.metrics.nodes_failed.get()), (1, 1));
+    assert_eq!((scene.devices.table_sizes().nodes_unavailable, scene.metrics.nodes_failed.get()), (1, 1));
     for _ in 0..3 {
         assert_eq!(scene.advance_to_deadline(), seconds(1));
         scene.expect_probe();
@@ -122,13 +122,13 @@ fn a_broker_without_devices_is_probed_all_the_time_and_its_end_is_noticed() {
     scene.expect_probe();
     scene.probed(accepts());
     assert!(scene.devices.take_health().expect("a change").serving);
-    assert_eq!((scene.devices.occupancy().nodes_down, scene.metrics.nodes_recovered.get()), (0, 1));
+    assert_eq!((scene.devices.table_sizes().nodes_unavailable, scene.metrics.nodes_recovered.get()), (0, 1));
     assert_eq!(scene.metrics.probes.get(), 9);
 }
 
 #[test]
 fn a_broker_that_closes_probes_at_once_is_unavailable_the_third_time() {
-    let mut scene = Scene::new();
+    let mut scene = MqttScene::new();
     scene.devices.probe_all(scene.now);
     scene.probed(accepts());
     scene.devices.take_health();
@@ -142,7 +142,7 @@ fn a_broker_that_closes_probes_at_once_is_unavailable_the_third_time() {
 
 #[test]
 fn a_probe_that_finds_no_descriptor_says_nothing_of_the_broker() {
-    let mut scene = Scene::new();
+    let mut scene = MqttScene::new();
     scene.devices.probe_all(scene.now);
     scene.probed(accepts());
     scene.advance_to_deadline();
@@ -157,7 +157,7 @@ fn a_probe_that_finds_no_descriptor_says_nothing_of_the_broker() {
 
 #[test]
 fn a_device_whose_connections_the_broker_closes_does_not_keep_others_away() {
-    let (mut scene, _) = Scene::with_clients(1);
+    let (mut scene, _) = MqttScene::with_clients(1);
     for _ in 0..20 {
         scene.command_connect(TWO, "ep\u{1}");
         let connection = scene.expect_dial(&A);
@@ -165,7 +165,7 @@ fn a_device_whose_connections_the_broker_closes_does_not_keep_others_away() {
         scene.devices.ended(scene.now, connection, "the broker closed the connection");
         scene.actions();
     }
-    assert_eq!((scene.devices.occupancy().nodes_down, scene.metrics.nodes_failed.get()), (0, 0));
+    assert_eq!((scene.devices.table_sizes().nodes_unavailable, scene.metrics.nodes_failed.get()), (0, 0));
     scene.connect_another(3);
 }
 
@@ -173,7 +173,7 @@ fn a_device_whose_connections_the_broker_closes_does_not_keep_others_away() {
 
 #[test]
 fn a_probe_that_succeeds_connects_the_device_that_was_active_last_at_once_and_the_others_in_their_turn() {
-    let (mut scene, connections) = Scene::with_different_clients(20);
+    let (mut scene, connections) = MqttScene::with_different_clients(20);
     // The odd ones say something, the later the lower their number is.
     for id in (1..=20).rev().filter(|id| id % 2 == 1) {
         scene.now += Duration::from_millis(1);
@@ -187,7 +187,8 @@ fn a_probe_that_succeeds_connects_the_device_that_was_active_last_at_once_and_th
     scene.devices.ended(scene.now, found_out, "refused");
     scene.advance(Duration::from_millis(100));
     scene.actions();
-    let back_off = |device: &&Device<Mqtt>| matches!(device.state, State::WaitingToReconnect(Wait::BackOff));
+    let back_off =
+        |device: &&UpstreamDevice<MqttProtocol>| matches!(device.state, DeviceState::WaitingToReconnect(Wait::BackOff));
     assert!(scene.devices.devices.values().filter(back_off).count() > 5);
     scene.probed(accepts());
 
@@ -198,7 +199,7 @@ fn a_probe_that_succeeds_connects_the_device_that_was_active_last_at_once_and_th
         let [connection] = due.as_slice() else { panic!("not ten in a second: {due:?}") };
         order.push(scene.devices.protocol.by_connection[connection].0);
         let after = scene.come_back(*connection);
-        assert!(matches!(after.as_slice(), [Action::Emit(BrokerEvent::Reconnected { .. })]), "{after:?}");
+        assert!(matches!(after.as_slice(), [MqttAction::Emit(BrokerEvent::Reconnected { .. })]), "{after:?}");
         if scene.devices.returning.awaited() == 0 {
             break;
         }
@@ -215,7 +216,7 @@ fn a_probe_that_succeeds_connects_the_device_that_was_active_last_at_once_and_th
 #[test]
 fn a_client_that_is_refused_when_it_comes_back_is_closed_when_that_lasts_while_others_are_served() {
     for reason in [0x85, 0x86, 0x87, 0x8c] {
-        let (mut scene, connections) = Scene::with_different_clients(2);
+        let (mut scene, connections) = MqttScene::with_different_clients(2);
         scene.lose(&connections[..1]);
         let mut first = None;
         loop {
@@ -223,11 +224,11 @@ fn a_client_that_is_refused_when_it_comes_back_is_closed_when_that_lasts_while_o
             scene.refuse(connection, Reason(reason));
             let since = *first.get_or_insert(scene.now);
             let actions = scene.actions();
-            if actions == [Action::HangUp { connection }] {
+            if actions == [MqttAction::HangUp { connection }] {
                 continue;
             }
             let event = BrokerEvent::Closed { registration: ONE, reason: CloseReason::Refused };
-            assert_eq!(actions, [Action::Emit(event), Action::HangUp { connection }]);
+            assert_eq!(actions, [MqttAction::Emit(event), MqttAction::HangUp { connection }]);
             assert!((seconds(30)..=seconds(60)).contains(&(scene.now - since)), "{:?}", scene.now - since);
             break;
         }
@@ -236,20 +237,20 @@ fn a_client_that_is_refused_when_it_comes_back_is_closed_when_that_lasts_while_o
 
 #[test]
 fn a_subscription_that_is_refused_when_a_client_comes_back_is_no_verdict_at_once_either() {
-    type Refuse = fn(&mut Scene, ConnectionId);
+    type Refuse = fn(&mut MqttScene, ConnectionId);
     let suback: Refuse = |scene, connection| scene.answer_subscribe(connection, 0x87);
     let disconnect: Refuse = |scene, connection| {
         scene.expect_subscribe(connection);
         scene.disconnect_by_broker(connection, 0x87, None);
     };
     for refuse in [suback, disconnect] {
-        let (mut scene, connection) = Scene::with_ready_device();
+        let (mut scene, connection) = MqttScene::with_ready_device();
         scene.lose(&[connection]);
         let connection = scene.next_dial();
         scene.open(connection);
         scene.hear(connection, accepted(true));
         refuse(&mut scene, connection);
-        scene.expect(&[Action::HangUp { connection }]);
+        scene.expect(&[MqttAction::HangUp { connection }]);
         let connection = scene.next_dial();
         scene.devices.actions.clear();
         scene.open(connection);
@@ -261,34 +262,34 @@ fn a_subscription_that_is_refused_when_a_client_comes_back_is_no_verdict_at_once
 
 #[test]
 fn a_ban_is_final_at_once() {
-    let (mut scene, connection) = Scene::with_ready_device();
+    let (mut scene, connection) = MqttScene::with_ready_device();
     scene.lose(&[connection]);
     let connection = scene.next_dial();
     scene.refuse(connection, Reason::BANNED);
     let event = BrokerEvent::Closed { registration: ONE, reason: CloseReason::Refused };
-    scene.expect(&[Action::Emit(event), Action::HangUp { connection }]);
+    scene.expect(&[MqttAction::Emit(event), MqttAction::HangUp { connection }]);
 }
 
 #[test]
 fn a_broker_that_is_short_of_something_gives_no_verdict() {
     for reason in [0x80, 0x83, 0x88, 0x89, 0x97, 0x9f] {
-        let (mut scene, connections) = Scene::with_different_clients(1);
+        let (mut scene, connections) = MqttScene::with_different_clients(1);
         scene.lose(&connections[..1]);
         let start = scene.now;
         while scene.now < start + seconds(300) {
             let connection = scene.next_dial();
             scene.refuse(connection, Reason(reason));
-            scene.expect(&[Action::HangUp { connection }]);
+            scene.expect(&[MqttAction::HangUp { connection }]);
         }
         let connection = scene.next_dial();
         assert_eq!(
             scene.come_back(connection),
-            [Action::Emit(BrokerEvent::Reconnected { registration: ONE })],
+            [MqttAction::Emit(BrokerEvent::Reconnected { registration: ONE })],
             "{reason:x}"
         );
     }
     // The quota of subscriptions is none either: 5.03, and not 4.03.
-    let mut scene = Scene::new();
+    let mut scene = MqttScene::new();
     scene.command_connect(ONE, "ep1");
     let connection = scene.expect_dial(&A);
     scene.open(connection);
@@ -300,14 +301,14 @@ fn a_broker_that_is_short_of_something_gives_no_verdict() {
 /// EMQX listens before its authentication is up, and refuses everybody meanwhile.
 #[test]
 fn a_broker_whose_authentication_is_late_costs_no_device_its_registration() {
-    let (mut scene, connections) = Scene::with_different_clients(8);
+    let (mut scene, connections) = MqttScene::with_different_clients(8);
     scene.lose(&connections);
     let start = scene.now;
     let mut refusals = 0;
     while scene.now < start + seconds(90) {
         let connection = scene.next_dial();
         scene.refuse(connection, Reason::NOT_AUTHORIZED);
-        scene.expect(&[Action::HangUp { connection }]);
+        scene.expect(&[MqttAction::HangUp { connection }]);
         refusals += 1;
     }
     assert!(refusals > 24, "{refusals}");
@@ -334,8 +335,8 @@ fn a_broker_whose_authentication_is_late_costs_no_device_its_registration() {
 
 #[test]
 fn refusals_of_new_devices_are_told_when_all_of_the_last_three_were_refused_and_none_is_connected() {
-    let mut scene = Scene::new();
-    let refuse_subscription = |scene: &mut Scene| {
+    let mut scene = MqttScene::new();
+    let refuse_subscription = |scene: &mut MqttScene| {
         scene.command_connect(ONE, "ep1");
         let connection = scene.expect_dial(&A);
         scene.open(connection);
@@ -356,7 +357,7 @@ fn refusals_of_new_devices_are_told_when_all_of_the_last_three_were_refused_and_
 
 #[test]
 fn the_will_of_a_device_that_was_never_let_in_is_not_published() {
-    type End = fn(&mut Scene, ConnectionId);
+    type End = fn(&mut MqttScene, ConnectionId);
     let refused: End = |scene, connection| scene.answer_subscribe(connection, 0x87);
     let silent: End = |scene, connection| {
         scene.expect_subscribe(connection);
@@ -367,8 +368,8 @@ fn the_will_of_a_device_that_was_never_let_in_is_not_published() {
         scene.disconnect(ONE);
     };
     for end in [refused, silent, left] {
-        for version in [Version::V5, Version::V311] {
-            let mut scene = Scene::with(|settings| settings.version = version);
+        for version in [ProtocolVersion::V5, ProtocolVersion::V311] {
+            let mut scene = MqttScene::with(|settings| settings.version = version);
             let will = Some(Will { topic: "up/status".to_owned(), qos: 1, payload: b"offline".to_vec() });
             let client = lwm2m_core::gateway::broker::ClientInfo { will, ..client("ep1") };
             scene.devices.command(scene.now, BrokerCommand::Connect { registration: ONE, client });
@@ -378,11 +379,12 @@ fn the_will_of_a_device_that_was_never_let_in_is_not_published() {
             end(&mut scene, connection);
             // DISCONNECT without the will, and the session ends.
             let actions = scene.actions();
-            let [.., Action::Send { bytes, .. }, Action::Close { connection: closed }] = actions.as_slice() else {
+            let [.., MqttAction::Send { bytes, .. }, MqttAction::Close { connection: closed }] = actions.as_slice()
+            else {
                 panic!("{actions:?}")
             };
-            let session_expiry = (version == Version::V5).then_some(0);
-            assert_eq!(said(bytes).last(), Some(&Said::Disconnect { reason: 0, session_expiry }));
+            let session_expiry = (version == ProtocolVersion::V5).then_some(0);
+            assert_eq!(said(bytes).last(), Some(&SentPacket::Disconnect { reason: 0, session_expiry }));
             assert_eq!(*closed, connection);
             assert!(scene.devices.is_empty());
         }
@@ -393,7 +395,7 @@ fn the_will_of_a_device_that_was_never_let_in_is_not_published() {
 
 #[test]
 fn the_times_of_the_brokers_answers_are_measured() {
-    let mut scene = Scene::new();
+    let mut scene = MqttScene::new();
     scene.command_connect(ONE, "ep1");
     let connection = scene.expect_dial(&A);
     scene.open(connection);

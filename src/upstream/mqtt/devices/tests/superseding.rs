@@ -4,16 +4,16 @@ use super::*;
 
 const THREE: RegistrationId = RegistrationId(3);
 
-impl Scene {
+impl MqttScene {
     fn take_over(&mut self, device: RegistrationId) -> ConnectionId {
         self.command_connect(device, "ep1");
         let connection = self.attempt(&A, true);
-        self.expect_first(&Action::Emit(BrokerEvent::Connected { registration: device }));
+        self.expect_first(&MqttAction::Emit(BrokerEvent::Connected { registration: device }));
         connection
     }
 
     #[track_caller]
-    fn expect_first(&mut self, expected: &Action) {
+    fn expect_first(&mut self, expected: &MqttAction) {
         assert_eq!(self.devices.poll_action().as_ref(), Some(expected));
     }
 
@@ -28,7 +28,7 @@ impl Scene {
 #[test]
 fn a_registration_that_waits_to_reconnect_never_dials_after_its_successor_and_the_successor_publishes_its_answer() {
     for taken_over in [Some(0x8e), None] {
-        let (mut scene, older) = Scene::with_ready_device();
+        let (mut scene, older) = MqttScene::with_ready_device();
         scene.command_connect(TWO, "ep1");
         let newer = scene.expect_dial(&A);
         scene.open(newer);
@@ -36,11 +36,11 @@ fn a_registration_that_waits_to_reconnect_never_dials_after_its_successor_and_th
             Some(reason) => scene.disconnect_by_broker(older, reason, None),
             None => scene.devices.ended(scene.now, older, "reset"),
         }
-        scene.expect(&[Action::HangUp { connection: older }]);
+        scene.expect(&[MqttAction::HangUp { connection: older }]);
         scene.publish(ONE, "answer");
         scene.hear(newer, accepted(true));
         scene.answer_subscribe(newer, 1);
-        scene.expect_first(&Action::Emit(BrokerEvent::Connected { registration: TWO }));
+        scene.expect_first(&MqttAction::Emit(BrokerEvent::Connected { registration: TWO }));
         scene.disconnect(ONE);
         scene.publish(TWO, "register");
         let ids = scene.expect_published(newer, &["answer", "register"], false);
@@ -54,7 +54,7 @@ fn a_registration_that_waits_to_reconnect_never_dials_after_its_successor_and_th
 
 #[test]
 fn the_older_connection_is_read_to_its_end_and_only_what_it_did_not_acknowledge_is_sent_again() {
-    let (mut scene, older) = Scene::with_ready_device();
+    let (mut scene, older) = MqttScene::with_ready_device();
     ["a", "b"].iter().for_each(|topic| scene.publish(ONE, topic));
     let ids = scene.expect_published(older, &["a", "b"], false);
     let newer = scene.take_over(TWO);
@@ -64,9 +64,9 @@ fn the_older_connection_is_read_to_its_end_and_only_what_it_did_not_acknowledge_
     scene.acknowledge(older, ids[0]);
     scene.expect_nothing();
     scene.disconnect_by_broker(older, 0x8e, None);
-    scene.expect_first(&Action::HangUp { connection: older });
+    scene.expect_first(&MqttAction::HangUp { connection: older });
     let packets = scene.packets(newer);
-    let [Said::Publish { topic, id, again: true }, Said::Publish { topic: next, again: false, .. }] =
+    let [SentPacket::Publish { topic, id, again: true }, SentPacket::Publish { topic: next, again: false, .. }] =
         packets.as_slice()
     else {
         panic!("{packets:?}")
@@ -77,12 +77,12 @@ fn the_older_connection_is_read_to_its_end_and_only_what_it_did_not_acknowledge_
 
 #[test]
 fn an_older_connection_that_the_broker_does_not_end_is_read_for_five_seconds() {
-    let (mut scene, older) = Scene::with_ready_device();
+    let (mut scene, older) = MqttScene::with_ready_device();
     scene.publish(ONE, "a");
     scene.expect_published(older, &["a"], false);
     let newer = scene.take_over(TWO);
     assert_eq!(scene.advance_to_deadline(), seconds(5));
-    scene.expect_first(&Action::HangUp { connection: older });
+    scene.expect_first(&MqttAction::HangUp { connection: older });
     scene.expect_published(newer, &["a"], true);
     scene.disconnect(ONE);
     scene.expect_nothing();
@@ -90,18 +90,18 @@ fn an_older_connection_that_the_broker_does_not_end_is_read_for_five_seconds() {
 
 #[test]
 fn an_endpoint_whose_clientid_another_one_takes_is_discarded() {
-    let (mut scene, connection) = Scene::with_ready_device();
+    let (mut scene, connection) = MqttScene::with_ready_device();
     let other = lwm2m_core::gateway::broker::ClientInfo { endpoint: "other".to_owned(), ..client("ep1") };
     scene.devices.command(scene.now, BrokerCommand::Connect { registration: TWO, client: other });
     scene.attempt(&A, false);
-    let connected = Action::Emit(BrokerEvent::Connected { registration: TWO });
-    let discarded = Action::Emit(BrokerEvent::Closed { registration: ONE, reason: CloseReason::Discarded });
-    scene.expect(&[connected, discarded, Action::HangUp { connection }]);
+    let connected = MqttAction::Emit(BrokerEvent::Connected { registration: TWO });
+    let discarded = MqttAction::Emit(BrokerEvent::Closed { registration: ONE, reason: CloseReason::Discarded });
+    scene.expect(&[connected, discarded, MqttAction::HangUp { connection }]);
 }
 
 #[test]
 fn commands_of_qos_0_on_the_older_connection_are_for_the_next_registration_and_those_of_qos_1_come_again() {
-    let (mut scene, older) = Scene::with_ready_device();
+    let (mut scene, older) = MqttScene::with_ready_device();
     let newer = scene.take_over(TWO);
     scene.disconnect(ONE);
     scene.hear(older, command("qos 0", None));
@@ -109,17 +109,17 @@ fn commands_of_qos_0_on_the_older_connection_are_for_the_next_registration_and_t
     scene.hear(older, command("qos 1", Some(7)));
     scene.expect_nothing();
     scene.hear(newer, command("qos 1", Some(7)));
-    scene.expect(&[message(TWO, "qos 1"), Action::Send { connection: newer, bytes: codec::puback(id(7)) }]);
+    scene.expect(&[message(TWO, "qos 1"), MqttAction::Send { connection: newer, bytes: codec::puback(id(7)) }]);
 }
 
 #[test]
 fn a_command_whose_acknowledgement_the_broker_did_not_hear_is_told_once() {
-    let (mut scene, older) = Scene::with_ready_device();
+    let (mut scene, older) = MqttScene::with_ready_device();
     scene.hear(older, command("reboot", Some(7)));
-    scene.expect(&[message(ONE, "reboot"), Action::Send { connection: older, bytes: codec::puback(id(7)) }]);
+    scene.expect(&[message(ONE, "reboot"), MqttAction::Send { connection: older, bytes: codec::puback(id(7)) }]);
     let newer = scene.take_over(TWO);
     scene.hear(newer, again(command("reboot", Some(7))));
-    scene.expect(&[Action::Send { connection: newer, bytes: codec::puback(id(7)) }]);
+    scene.expect(&[MqttAction::Send { connection: newer, bytes: codec::puback(id(7)) }]);
     // Another one, and one that is sent for the first time.
     for other in [again(command("reset", Some(7))), command("reboot", Some(7))] {
         scene.hear(newer, other);
@@ -129,7 +129,7 @@ fn a_command_whose_acknowledgement_the_broker_did_not_hear_is_told_once() {
 
 #[test]
 fn a_register_waits_until_the_connect_of_the_one_before_it_is_answered() {
-    let mut scene = Scene::new();
+    let mut scene = MqttScene::new();
     scene.command_connect(ONE, "ep1");
     let first = scene.expect_dial(&A);
     scene.open(first);
@@ -139,7 +139,7 @@ fn a_register_waits_until_the_connect_of_the_one_before_it_is_answered() {
     scene.disconnect(TWO);
     let failed = scene.actions();
     assert!(
-        failed.iter().all(|action| matches!(action, Action::Emit(BrokerEvent::ConnectFailed { .. }))),
+        failed.iter().all(|action| matches!(action, MqttAction::Emit(BrokerEvent::ConnectFailed { .. }))),
         "{failed:?}"
     );
     scene.advance(seconds(2));
@@ -147,9 +147,11 @@ fn a_register_waits_until_the_connect_of_the_one_before_it_is_answered() {
     // The session stays for the next registration.
     let mut actions = scene.actions();
     let dial = actions.pop();
-    let [Action::Send { connection, bytes }, Action::Close { .. }] = actions.as_slice() else { panic!("{actions:?}") };
+    let [MqttAction::Send { connection, bytes }, MqttAction::Close { .. }] = actions.as_slice() else {
+        panic!("{actions:?}")
+    };
     assert_eq!(*connection, first);
-    assert_eq!(said(bytes), [Said::Disconnect { reason: 0, session_expiry: Some(300) }]);
+    assert_eq!(said(bytes), [SentPacket::Disconnect { reason: 0, session_expiry: Some(300) }]);
     scene.devices.actions.extend(dial);
     scene.attempt(&A, true);
     scene.expect_told(&[BrokerEvent::Connected { registration: THREE }]);
@@ -157,7 +159,7 @@ fn a_register_waits_until_the_connect_of_the_one_before_it_is_answered() {
 
 #[test]
 fn a_connect_that_is_never_answered_holds_the_next_register_for_five_seconds() {
-    let mut scene = Scene::new();
+    let mut scene = MqttScene::new();
     scene.command_connect(ONE, "ep1");
     let first = scene.expect_dial(&A);
     scene.open(first);
@@ -165,9 +167,9 @@ fn a_connect_that_is_never_answered_holds_the_next_register_for_five_seconds() {
     assert_eq!(scene.actions().len(), 1);
     assert_eq!(scene.advance_to_deadline(), seconds(5));
     let mut actions = scene.actions();
-    actions.sort_by_key(|action| matches!(action, Action::Dial { .. }));
+    actions.sort_by_key(|action| matches!(action, MqttAction::Dial { .. }));
     let dial = actions.pop();
-    assert_eq!(actions, [Action::HangUp { connection: first }]);
+    assert_eq!(actions, [MqttAction::HangUp { connection: first }]);
     scene.devices.actions.extend(dial);
     scene.attempt(&A, false);
     scene.expect_told(&[BrokerEvent::Connected { registration: TWO }]);
@@ -177,10 +179,10 @@ fn a_connect_that_is_never_answered_holds_the_next_register_for_five_seconds() {
 #[test]
 fn when_the_newer_registration_fails_the_older_one_comes_back() {
     for state in ["Ready", "BackOff", "Dialing", "Connecting", "Subscribing"] {
-        let (mut scene, mut connection) = Scene::with_ready_device();
+        let (mut scene, mut connection) = MqttScene::with_ready_device();
         if state != "Ready" {
             scene.devices.ended(scene.now, connection, "reset");
-            scene.expect(&[Action::HangUp { connection }]);
+            scene.expect(&[MqttAction::HangUp { connection }]);
         }
         if ["Dialing", "Connecting", "Subscribing"].contains(&state) {
             scene.advance_to_deadline();
@@ -195,11 +197,11 @@ fn when_the_newer_registration_fails_the_older_one_comes_back() {
         }
         scene.command_connect(TWO, "ep1");
         if ["Dialing", "Subscribing"].contains(&state) {
-            scene.expect_first(&Action::HangUp { connection });
+            scene.expect_first(&MqttAction::HangUp { connection });
         }
         if state == "Connecting" {
             scene.hear(connection, connack(Reason::SERVER_UNAVAILABLE, false, None));
-            scene.expect_first(&Action::HangUp { connection });
+            scene.expect_first(&MqttAction::HangUp { connection });
         }
         let newer = scene.expect_dial(&A);
         scene.open(newer);
@@ -208,16 +210,16 @@ fn when_the_newer_registration_fails_the_older_one_comes_back() {
         scene.hear(newer, connack(Reason::NOT_AUTHORIZED, false, None));
         let failed = scene.devices.poll_action();
         assert!(
-            matches!(failed, Some(Action::Emit(BrokerEvent::ConnectFailed { registration: TWO, .. }))),
+            matches!(failed, Some(MqttAction::Emit(BrokerEvent::ConnectFailed { registration: TWO, .. }))),
             "{failed:?}"
         );
-        scene.expect_first(&Action::HangUp { connection: newer });
+        scene.expect_first(&MqttAction::HangUp { connection: newer });
         if state == "Ready" {
             scene.expect_published(connection, &["answer"], false);
         } else {
             scene.advance_to_deadline();
             let again = scene.attempt(&A, true);
-            scene.expect_first(&Action::Emit(BrokerEvent::Reconnected { registration: ONE }));
+            scene.expect_first(&MqttAction::Emit(BrokerEvent::Reconnected { registration: ONE }));
             scene.expect_published(again, &["answer"], false);
         }
         scene.expect_no_drops();
@@ -227,13 +229,13 @@ fn when_the_newer_registration_fails_the_older_one_comes_back() {
 #[test]
 fn a_session_is_kept_for_the_lifetime_of_its_device_and_a_week_at_most() {
     for (lifetime, expiry) in [(seconds(86_400), 86_400), (seconds(315_360_000), 604_800)] {
-        let mut scene = Scene::new();
+        let mut scene = MqttScene::new();
         let client = lwm2m_core::gateway::broker::ClientInfo { lifetime, ..client("ep1") };
         scene.devices.command(scene.now, BrokerCommand::Connect { registration: ONE, client });
         let connection = scene.expect_dial(&A);
         scene.devices.opened(scene.now, connection);
         let actions = scene.actions();
-        let [Action::Send { bytes, .. }] = actions.as_slice() else { panic!("{actions:?}") };
+        let [MqttAction::Send { bytes, .. }] = actions.as_slice() else { panic!("{actions:?}") };
         let property = [[0x11].as_slice(), &u32::to_be_bytes(expiry)].concat();
         assert!(
             bytes.windows(5).any(|part| part == property),
@@ -244,7 +246,9 @@ fn a_session_is_kept_for_the_lifetime_of_its_device_and_a_week_at_most() {
         scene.expect_told(&[BrokerEvent::Connected { registration: ONE }]);
         scene.devices.disconnect_all(scene.now);
         let actions = scene.actions();
-        let [Action::Send { bytes, .. }, Action::Close { .. }] = actions.as_slice() else { panic!("{actions:?}") };
-        assert_eq!(said(bytes), [Said::Disconnect { reason: 0, session_expiry: Some(expiry) }]);
+        let [MqttAction::Send { bytes, .. }, MqttAction::Close { .. }] = actions.as_slice() else {
+            panic!("{actions:?}")
+        };
+        assert_eq!(said(bytes), [SentPacket::Disconnect { reason: 0, session_expiry: Some(expiry) }]);
     }
 }
