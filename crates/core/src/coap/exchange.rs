@@ -40,7 +40,7 @@ use super::{Code, DecodeError, Failure, Kind, Message, MessageId, Parameters, Pe
 
 /// A request of ours, and the observation that it may have begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ExchangeId(u64);
+pub struct ExchangeId(pub(crate) u64);
 
 /// A request of a peer that waits for our response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -12,18 +12,20 @@ use rand::RngExt;
 
 use crate::coap::options::number;
 use crate::coap::{Code, DecodeError, Header, Kind, Message, PeerClass, Response};
-use crate::registry::Device;
+use crate::registry::Registry;
 use lwm2m_base::Peer;
 use lwm2m_base::rate::{Exceeded, Limiter, Rate, SourceNetwork, TokenBuckets};
 
-use super::Gateway;
 use super::config::Limits;
-use super::report::{DatagramOutcome, DropReason, Report};
+use super::context::Context;
+use super::diagnostic::add_max_age;
+use super::registrations::Registrations;
+use super::report::{DropReason, Report};
 
 /// A device that registers again sooner is counted like a stranger: each Register costs a connection to the broker.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// Buckets of tokens for what peers send.
+/// Owns the rate limits for what peers send.
 #[derive(Debug)]
 pub(super) struct AdmissionControl {
     registers: Limiter,
@@ -36,7 +38,7 @@ pub(super) struct AdmissionControl {
 
 /// What is done with a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Decision {
+pub(super) enum Decision {
     Admit(PeerClass),
     /// A Register: more than its address, or all together, may send.
     Refuse(Exceeded),
@@ -51,6 +53,38 @@ impl AdmissionControl {
             others: Limiter::new(limits.strangers),
             registered: TokenBuckets::default(),
             rate_of_registered: limits.registered,
+        }
+    }
+
+    /// Decides what is done with a message, or with what could not be decoded as one.
+    pub fn decide(
+        &mut self,
+        context: &Context,
+        registrations: &Registrations,
+        peer: Peer,
+        decoded: &Result<Message, DecodeError>,
+        datagram: &[u8],
+    ) -> Decision {
+        let (now, source) = (context.now, SourceNetwork::of(peer.address));
+        let registry = registrations.devices().registry();
+        let Ok(message) = decoded else { return self.decide_on_malformed(now, peer, registry, datagram) };
+        // They belong to a message of ours, or to nothing.
+        let replies = matches!(message.kind, Kind::Acknowledgement | Kind::Reset);
+        if replies || message.code.is_response() && context.coap.awaits(peer, message.token) {
+            return Decision::Admit(PeerClass::Registered);
+        }
+        let registers = is_register(message);
+        if is_of_registered(context, registrations, peer, message, registers) {
+            return self.registered(now, peer, registry.devices_at(peer));
+        }
+        match registers {
+            // An Update moves the registration: a repetition of it should be told.
+            false if names_location(registry, message) => self.other(now, source, PeerClass::Unregistered),
+            false => self.other(now, source, PeerClass::UnregisteredIdempotent),
+            true if continues(message) || context.coap.is_duplicate(now, peer, message.id, datagram) => {
+                self.other(now, source, PeerClass::Unregistered)
+            }
+            true => self.register(now, source),
         }
     }
 
@@ -102,104 +136,56 @@ impl AdmissionControl {
             Decision::Drop(DropReason::DeviceRateLimited)
         }
     }
-}
-
-impl Gateway {
-    /// A message of a peer: a datagram, or what a record held.
-    pub(super) fn handle_message(&mut self, now: Instant, peer: Peer, datagram: &[u8]) {
-        let decoded = Message::decode(datagram);
-        match (self.decide(now, peer, &decoded, datagram), decoded) {
-            (Decision::Admit(class), decoded) => {
-                self.coap.handle_decoded(now, peer, class, decoded, datagram);
-                self.handle_coap(now);
-            }
-            (Decision::Refuse(exceeded), Ok(register)) => self.refuse_register(peer, &register, exceeded),
-            (Decision::Drop(reason), _) => self.drop_datagram(peer, reason),
-            (Decision::Refuse(_), Err(_)) => self.drop_datagram(peer, DropReason::RateLimited),
-        }
-    }
-
-    fn decide(
-        &mut self,
-        now: Instant,
-        peer: Peer,
-        decoded: &Result<Message, DecodeError>,
-        datagram: &[u8],
-    ) -> Decision {
-        let source = SourceNetwork::of(peer.address);
-        let Ok(message) = decoded else { return self.decide_on_malformed(now, peer, datagram) };
-        // They belong to a message of ours, or to nothing.
-        let replies = matches!(message.kind, Kind::Acknowledgement | Kind::Reset);
-        if replies || message.code.is_response() && self.coap.awaits(peer, message.token) {
-            return Decision::Admit(PeerClass::Registered);
-        }
-        let registers = is_register(message);
-        if self.is_of_registered(now, peer, message, registers) {
-            let devices = self.registry.devices_at(peer);
-            return self.admission.registered(now, peer, devices);
-        }
-        match registers {
-            // An Update moves the registration: a repetition of it should be told.
-            false if self.names_location(message) => self.admission.other(now, source, PeerClass::Unregistered),
-            false => self.admission.other(now, source, PeerClass::UnregisteredIdempotent),
-            true if continues(message) || self.coap.is_duplicate(now, peer, message.id, datagram) => {
-                self.admission.other(now, source, PeerClass::Unregistered)
-            }
-            true => self.admission.register(now, source),
-        }
-    }
 
     /// What is no message is reset if it is confirmable, and that is an answer like any other.
-    fn decide_on_malformed(&mut self, now: Instant, peer: Peer, datagram: &[u8]) -> Decision {
+    fn decide_on_malformed(&mut self, now: Instant, peer: Peer, registry: &Registry, datagram: &[u8]) -> Decision {
         let is_reset = Header::of(datagram).is_some_and(|header| header.kind == Kind::Confirmable);
-        let devices = self.registry.devices_at(peer);
+        let devices = registry.devices_at(peer);
         match (is_reset, devices) {
             (false, _) => Decision::Admit(PeerClass::UnregisteredIdempotent),
-            (true, 0) => self.admission.other(now, SourceNetwork::of(peer.address), PeerClass::UnregisteredIdempotent),
-            (true, _) => self.admission.registered(now, peer, devices),
+            (true, 0) => self.other(now, SourceNetwork::of(peer.address), PeerClass::UnregisteredIdempotent),
+            (true, _) => self.registered(now, peer, devices),
         }
     }
+}
 
-    fn drop_datagram(&mut self, peer: Peer, reason: DropReason) {
-        self.report(Report::Datagram { peer, outcome: DatagramOutcome::Dropped(reason) });
-    }
+/// Answers a Register beyond the limits at once, and keeps nothing of it.
+pub(super) fn refuse_register(context: &mut Context, peer: Peer, register: &Message, exceeded: Exceeded) {
+    let (code, reason) = match exceeded {
+        Exceeded::Address => (Code::TOO_MANY_REQUESTS, "too many Registers from this address"),
+        Exceeded::Total => (Code::SERVICE_UNAVAILABLE, "too many Registers"),
+    };
+    let mut response = Response::new(code);
+    // Those that are refused at once do not come back at once.
+    let spread = context.rng.random_range(1.0..=2.0);
+    add_max_age(&mut response, context.settings.limits.retry_after.mul_f64(spread));
+    context.coap.refuse(peer, register, response);
+    context.report(Report::RegisterRejected { peer, endpoint: None, code, reason: reason.to_owned() });
+}
 
-    /// Whether a registered device sends this, from where it is. A Register is the device's own only with its own name.
-    fn is_of_registered(&self, now: Instant, peer: Peer, message: &Message, registers: bool) -> bool {
-        if registers {
-            let endpoint = message.options.all(number::URI_QUERY).find_map(|item| item.strip_prefix(b"ep="));
-            let named = endpoint.and_then(|endpoint| std::str::from_utf8(endpoint).ok()).map(str::to_owned);
-            let endpoint = named.or_else(|| self.endpoint_of(self.identity(peer).as_deref()));
-            let device = endpoint.and_then(|endpoint| self.device_at(&endpoint, peer));
-            return device.is_some_and(|device| device.age(now) >= SETTLED);
-        }
-        self.registry.is_known(peer)
+/// Returns whether a registered device sends this, from where it is. A Register is the device's own only with its own name.
+fn is_of_registered(
+    context: &Context,
+    registrations: &Registrations,
+    peer: Peer,
+    message: &Message,
+    registers: bool,
+) -> bool {
+    if !registers {
+        return registrations.devices().registry().is_known(peer);
     }
+    let endpoint = message.options.all(number::URI_QUERY).find_map(|item| item.strip_prefix(b"ep="));
+    let endpoint = endpoint.and_then(|endpoint| std::str::from_utf8(endpoint).ok());
+    let identity = context.identity(peer);
+    let endpoint = endpoint.or_else(|| context.settings.identity.endpoint_named_by(identity.as_deref()));
+    let device = endpoint.and_then(|endpoint| registrations.device_at(endpoint, peer));
+    device.is_some_and(|device| device.age(context.now) >= SETTLED)
+}
 
-    /// The registered device of this name, if it last spoke from there.
-    pub(super) fn device_at(&self, endpoint: &str, peer: Peer) -> Option<&Device> {
-        let device = self.registry.device(self.registry.id_by_endpoint(endpoint)?)?;
-        (device.peer == peer).then_some(device)
-    }
-
-    fn names_location(&self, message: &Message) -> bool {
-        let mut path = message.options.all(number::URI_PATH);
-        let (Some(b"rd"), Some(location), None) = (path.next(), path.next(), path.next()) else { return false };
-        std::str::from_utf8(location).is_ok_and(|location| self.registry.id_by_location(location).is_some())
-    }
-
-    fn refuse_register(&mut self, peer: Peer, register: &Message, exceeded: Exceeded) {
-        let (code, reason) = match exceeded {
-            Exceeded::Address => (Code::TOO_MANY_REQUESTS, "too many Registers from this address"),
-            Exceeded::Total => (Code::SERVICE_UNAVAILABLE, "too many Registers"),
-        };
-        let mut response = Response::new(code);
-        // Those that are refused at once do not come back at once.
-        let spread = self.rng.random_range(1.0..=2.0);
-        self.add_max_age(&mut response, self.settings.limits.retry_after.mul_f64(spread));
-        self.coap.refuse(peer, register, response);
-        self.report(Report::RegisterRejected { peer, endpoint: None, code, reason: reason.to_owned() });
-    }
+fn names_location(registry: &Registry, message: &Message) -> bool {
+    let mut path = message.options.all(number::URI_PATH);
+    let (Some(b"rd"), Some(location), None) = (path.next(), path.next(), path.next()) else { return false };
+    std::str::from_utf8(location).is_ok_and(|location| registry.id_by_location(location).is_some())
 }
 
 fn is_register(message: &Message) -> bool {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::command::Reply;
 pub use crate::registry::RegistrationId;
+use crate::registry::Topic;
 use lwm2m_base::secret::Secret;
 
 /// What the device is to the broker.
@@ -55,6 +56,14 @@ pub struct Publication {
     pub correlation: Option<Vec<u8>>,
     /// When it is there, [`BrokerEvent::Published`] tells that the broker took the publication.
     pub ticket: Option<Ticket>,
+}
+
+impl Publication {
+    /// Makes a publication that the broker does not retain and that nobody waits for.
+    pub(super) fn new(topic: Topic, payload: Vec<u8>, class: UplinkClass) -> Self {
+        let Topic { name: topic, qos } = topic;
+        Self { topic, qos, payload, class, retain: false, correlation: None, ticket: None }
+    }
 }
 
 /// What somebody waits for to be published.

@@ -2,7 +2,10 @@
 //!
 //! An answer to a stranger is no larger than its request, for its address may be forged: as much of a reason is sent as fits.
 
-use crate::coap::Request;
+use std::time::Duration;
+
+use crate::coap::options::number;
+use crate::coap::{Code, Request, Response};
 
 /// Bytes of a reason that fit into every answer: a few words.
 const LEAST: usize = 12;
@@ -30,11 +33,22 @@ pub(super) fn fitting<'r>(reason: &'r str, word: &'r str, room: usize) -> &'r st
     reason.get(..whole).unwrap_or_default()
 }
 
+/// Returns a 5.03 with a few words, and with the time after which the device may try again (RFC 7252 section 5.9.3.4).
+pub(super) fn unavailable(reason: &str, retry_after: Duration) -> Response {
+    let mut response = Response::with_diagnostic(Code::SERVICE_UNAVAILABLE, reason);
+    add_max_age(&mut response, retry_after);
+    response
+}
+
+/// Adds the time after which the device may try again, in whole seconds.
+pub(super) fn add_max_age(response: &mut Response, retry_after: Duration) {
+    let seconds = u32::try_from(retry_after.as_secs()).unwrap_or(u32::MAX);
+    response.options.add_uint(number::MAX_AGE, seconds);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::coap::Code;
-    use crate::coap::options::number;
 
     #[test]
     fn a_reason_has_as_much_room_as_the_request_took() {

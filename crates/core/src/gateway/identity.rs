@@ -38,6 +38,11 @@ impl IdentityRule {
         names(identity).filter_map(|name| self.endpoint_of(name))
     }
 
+    /// Returns the endpoint name that this identity stands for: the first, if it stands for several.
+    pub fn endpoint_named_by<'i>(&self, identity: Option<&'i Identity>) -> Option<&'i str> {
+        self.endpoints_of(identity?).next()
+    }
+
     /// Whether this identity may use this endpoint name.
     pub fn allows(&self, identity: &Identity, endpoint: &str) -> bool {
         match self {

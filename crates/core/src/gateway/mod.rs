@@ -1,24 +1,36 @@
 //! The only place where coap, lwm2m, registry and mqtt meet: devices' datagrams and the broker's events in, datagrams and
 //! commands to the broker out.
 //!
-//! A registration passes these stages:
+//! [`Gateway`] has the doors. Behind them each part owns its state, and is given what all share, the [`context`], with each
+//! event:
 //!
-//! 1. pending: a Register has come, and the broker connects, authenticates and subscribes the device
-//!    (`pending_registrations`);
-//! 2. registered: the device has its 2.01, and the `register` report is published (`registration`);
-//! 3. left: the device deregistered, its lifetime ended, it registered again, or the broker closed its connection.
+//! ```text
+//! Gateway
+//!  |- Context                what the parts share: time, configuration, CoAP endpoint, DtlsLayer, outputs, PendingChanges
+//!  |- AdmissionControl       how much a peer may send
+//!  \- Registrations          Register, Update, De-register; the broker's events
+//!      |- AccessControl      which peer may use which endpoint name
+//!      |- PendingRegistrations
+//!      \- RegisteredDevices
+//!          |- Registry           the devices, each with its pending commands and its observations
+//!          |- CommandScheduler   what applications ask of devices, with RetainedCommandDedup
+//!          |- Notifications      what devices send by themselves
+//!          |- QueueMode          which devices are asleep
+//!          \- SilentDevices      which device is evicted when there are too many
+//! ```
 //!
-//! `command` sends what applications ask of devices, `notification` publishes what devices send by themselves,
-//! `auto_observe` chooses what the gateway observes on its own, `queue_mode` tells which devices sleep, `dtls` has the
-//! devices that speak DTLS, and `restart` makes records of the devices and restores them.
+//! `auto_observe` chooses what the gateway observes on its own, `client` tells what a device is to the broker, `presence`
+//! publishes whether it can be reached, and `restart` makes records of the devices and restores them.
 
+mod access;
 mod admission;
 mod auto_observe;
 pub mod broker;
-mod command;
+mod client;
+mod command_scheduler;
 pub mod config;
+mod context;
 mod diagnostic;
-mod draining;
 mod dtls;
 mod eviction;
 pub mod identity;
@@ -28,39 +40,35 @@ mod pending_registrations;
 mod presence;
 mod queue_mode;
 pub mod record;
-mod registration;
+mod registered_devices;
+mod registrations;
 pub mod report;
 mod restart;
 mod retained_command_dedup;
 mod table_sizes;
 mod wall_clock;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
-
-use crate::coap::{self, Endpoint, ExchangeId, RequestId, Response, Transmit};
-use crate::command::Reply;
-use crate::lwm2m::codec::DecodeContext;
+use crate::coap::{self, Message, Transmit};
 use crate::lwm2m::model::Model;
-use crate::lwm2m::operation::{Operation, Outcome};
-use crate::registry::{CommandBytes, Device, Registry, Topic};
 use lwm2m_base::Peer;
-use lwm2m_base::deadlines::Deadlines;
-use lwm2m_dtls::credentials::PskIdentity;
+use lwm2m_dtls::credentials::{KeyAnswer, PskIdentity};
+use lwm2m_dtls::handshake::Acceptor;
+use lwm2m_dtls::{DtlsServer, DtlsTableSizes};
 
-use admission::AdmissionControl;
-use broker::{BrokerCommand, BrokerEvent, Publication, RegistrationId, Ticket, UplinkClass};
+use admission::{AdmissionControl, Decision, refuse_register};
+use broker::{BrokerCommand, BrokerEvent};
 use config::{GatewayConfig, Limits};
-use dtls::DtlsLayer;
+use context::Context;
+use dtls::{DtlsEvent, DtlsLayer};
 use notification::ReceivedNotification;
-use pending_changes::PendingChanges;
-use pending_registrations::PendingRegistrations;
-use report::Report;
-use retained_command_dedup::RetainedCommandDedup;
+use record::{Change, DeviceRecord, RetainedCommandsRecord};
+use registrations::{ReceivedRequest, Registrations};
+use report::{DatagramOutcome, DropReason, Report};
 use wall_clock::WallClock;
 
 pub use table_sizes::TableSizes;
@@ -120,307 +128,306 @@ pub enum Output {
 /// Tokens, message IDs, locations and jitter derive from the seed of [`new`](Self::new): the same calls give the same
 /// outputs.
 pub struct Gateway {
-    settings: GatewayConfig,
-    model: Arc<Model>,
-    rng: StdRng,
+    context: Context,
     admission: AdmissionControl,
-    coap: Endpoint,
-    dtls: Option<DtlsLayer>,
-    registry: Registry,
-    pending_registrations: PendingRegistrations,
-    retained_commands: RetainedCommandDedup,
-    /// Counts the bytes of the commands that are kept for devices.
-    command_bytes: CommandBytes,
-    /// The devices of plain UDP, by the time of their last message as of the last look.
-    silent: Deadlines<RegistrationId>,
-    /// The identities that have a key of their own.
-    keyed: HashSet<PskIdentity>,
-    /// The registration that each exchange and observation belongs to.
-    exchanges: HashMap<ExchangeId, RegistrationId>,
-    deadlines: Deadlines<Deadline>,
-    outputs: VecDeque<Output>,
-    /// The endpoints whose record in the store is out of date.
-    changes: PendingChanges,
-    /// The serial of the newest record of a command.
-    last_record: u64,
-    wall_clock: WallClock,
-    last_registration: u64,
-    /// The program shuts down: no new work begins.
-    draining: bool,
-    last_ticket: u64,
+    registrations: Registrations,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Deadline {
-    /// The lifetime may be over. Every message of the device moves its end, so that it is checked when this comes.
-    Lifetime(RegistrationId),
-    /// The first of the pending commands expires.
-    Expiry(RegistrationId),
-    /// A device in queue mode may fall asleep: checked when it comes, and set only where presence is published.
-    Sleep(RegistrationId),
-}
-
+/// The four doors, and the way out.
 impl Gateway {
-    /// `seed` is the source of all randomness; `unix_time` is what the wall clock (since 1970) says at `now`.
-    pub fn new(settings: GatewayConfig, model: Arc<Model>, seed: [u8; 32], now: Instant, unix_time: Duration) -> Self {
-        let mut rng = StdRng::from_seed(seed);
-        Self {
-            admission: AdmissionControl::new(&settings.limits),
-            coap: Endpoint::new(settings.coap.clone(), rng.random()),
-            dtls: None,
-            settings,
-            model,
-            rng,
-            registry: Registry::default(),
-            pending_registrations: PendingRegistrations::default(),
-            retained_commands: RetainedCommandDedup::default(),
-            command_bytes: CommandBytes::default(),
-            silent: Deadlines::default(),
-            keyed: HashSet::new(),
-            exchanges: HashMap::new(),
-            deadlines: Deadlines::default(),
-            outputs: VecDeque::new(),
-            changes: PendingChanges::default(),
-            last_record: 0,
-            wall_clock: WallClock::new(now, unix_time),
-            last_registration: 0,
-            draining: false,
-            last_ticket: 0,
-        }
-    }
-
     /// Takes a datagram that came from this peer: a CoAP message, or DTLS records if its socket speaks DTLS. Exactly one
     /// [`Report::Datagram`], or one DTLS report, tells what became of it.
     pub fn handle_datagram(&mut self, now: Instant, peer: Peer, datagram: &[u8]) {
-        if !self.handle_dtls_datagram(now, peer, datagram) {
-            self.handle_message(now, peer, datagram);
+        self.context.now = now;
+        if let Some(dtls) = self.context.dtls.as_mut().filter(|dtls| dtls.serves(peer)) {
+            dtls.server.handle_datagram(now, peer.socket, peer.address, datagram);
+            self.handle_dtls();
+        } else {
+            self.handle_message(peer, datagram);
         }
     }
 
     /// Takes what the broker's side reports of a registration. An event of a registration that has left has no effect.
     pub fn handle_broker(&mut self, now: Instant, event: BrokerEvent) {
-        match event {
-            BrokerEvent::Connected { registration: device } => self.joined(now, device),
-            BrokerEvent::ConnectFailed { registration: device, error } => self.connect_failed(now, device, error),
-            BrokerEvent::Closed { registration: device, reason } => self.closed_by_broker(now, device, reason),
-            BrokerEvent::Reconnected { registration: device } => self.publish_status(device),
-            BrokerEvent::Message { registration: device, payload, properties, .. } => {
-                self.handle_command(now, device, payload, properties);
-            }
-            BrokerEvent::Published { registration: device, ticket } => self.published(device, ticket),
-            BrokerEvent::PublishRefused { registration: device, topic } => self.publish_refused(device, topic),
-        }
-        self.handle_coap(now);
+        self.context.now = now;
+        self.registrations.handle_broker(&mut self.context, event);
+        self.handle_coap();
+    }
+
+    /// Takes the answer to [`Output::FindKey`].
+    pub fn handle_key(&mut self, now: Instant, identity: &PskIdentity, answer: KeyAnswer) {
+        self.with_dtls_server(now, |server| server.handle_key(now, identity, answer));
     }
 
     /// Does what is due at this time: retransmissions, expiries, ends of lifetimes.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.context.now = now;
         self.admission.handle_timeout(now);
-        self.handle_dtls_timeout(now);
-        self.coap.handle_timeout(now);
-        self.handle_coap(now);
-        while let Some(deadline) = self.deadlines.pop_expired(now) {
-            match deadline {
-                Deadline::Lifetime(device) => self.check_lifetime(now, device),
-                Deadline::Expiry(device) => self.expire_commands(now, device),
-                Deadline::Sleep(device) => self.check_sleep(now, device),
-            }
-        }
-        self.flush_coap();
+        self.with_dtls_server(now, |server| server.handle_timeout(now));
+        self.context.coap.handle_timeout(now);
+        self.handle_coap();
+        self.registrations.devices_mut().handle_timeout(&mut self.context);
+        self.context.flush_coap();
     }
 
     /// Returns the next output. It is called after every `handle_*` until it returns [`Output::Idle`].
     pub fn poll_output(&mut self) -> Output {
-        match self.outputs.pop_front() {
-            Some(output) => output,
-            None => {
-                let deadlines = [self.coap.next_deadline(), self.deadlines.next(), self.next_dtls_deadline()];
-                Output::Idle(deadlines.into_iter().flatten().min())
-            }
+        self.context.pop_output().unwrap_or_else(|| {
+            let devices = self.registrations.devices().next_deadline();
+            Output::Idle([self.context.next_deadline(), devices].into_iter().flatten().min())
+        })
+    }
+}
+
+/// Setup and configuration.
+impl Gateway {
+    /// `seed` is the source of all randomness; `unix_time` is what the wall clock (since 1970) says at `now`.
+    pub fn new(settings: GatewayConfig, model: Arc<Model>, seed: [u8; 32], now: Instant, unix_time: Duration) -> Self {
+        Self {
+            admission: AdmissionControl::new(&settings.limits),
+            registrations: Registrations::default(),
+            context: Context::new(settings, model, seed, WallClock::new(now, unix_time)),
         }
+    }
+
+    /// Adds DTLS at this socket and all after it.
+    pub fn with_dtls(mut self, server: DtlsServer, first_socket: u16) -> Self {
+        self.context.dtls = Some(DtlsLayer::new(server, first_socket));
+        self
     }
 
     /// Compares the clocks anew: `unix_time` is the wall clock at `now`. An operator may have set it since.
     pub fn set_unix_time(&mut self, now: Instant, unix_time: Duration) {
-        self.wall_clock = WallClock::new(now, unix_time);
+        self.context.wall_clock = WallClock::new(now, unix_time);
     }
 
     /// Replaces the object definitions that payloads and commands are read by.
     pub fn set_model(&mut self, model: Arc<Model>) {
-        self.model = model;
+        self.context.model = model;
     }
 
     /// Replaces the limits. Devices, commands and observations beyond the new limits stay.
     pub fn set_limits(&mut self, mut limits: Limits) {
+        let settings = &mut self.context.settings;
         // The requests of registered devices keep their room: that of the endpoint is as it was at the start.
         limits.pending_registrations =
-            limits.pending_registrations.min(self.settings.coap.pending_requests.saturating_sub(1)).max(1);
+            limits.pending_registrations.min(settings.coap.pending_requests.saturating_sub(1)).max(1);
         self.admission.set_limits(&limits);
-        self.settings.limits = limits;
+        settings.limits = limits;
     }
 
-    fn handle_coap(&mut self, now: Instant) {
-        while let Some(event) = self.coap.poll_event() {
-            match event {
-                coap::Event::Request { id, peer, request } => self.handle_request(now, id, peer, &request),
-                coap::Event::Acknowledged { exchange } => self.command_acknowledged(now, exchange),
-                coap::Event::Response { exchange, response, observing } => {
-                    self.command_answered(now, exchange, &response, observing);
+    /// Replaces the gateway's own DTLS credentials. Without any, handshakes end and associations continue.
+    pub fn set_acceptor(&mut self, acceptor: Option<Acceptor>) {
+        if let Some(dtls) = &mut self.context.dtls {
+            dtls.server.set_acceptor(acceptor);
+        }
+    }
+
+    /// Forgets the keys of devices that were looked up: they may have changed.
+    pub fn forget_keys(&mut self) {
+        if let Some(dtls) = &mut self.context.dtls {
+            dtls.server.forget_keys();
+        }
+    }
+
+    /// Closes the associations of identities whose key was changed or removed. The registrations stay, and their devices
+    /// cannot use them before they have the new keys.
+    pub fn revoke(&mut self, now: Instant, is_revoked: impl Fn(&PskIdentity) -> bool) {
+        self.with_dtls_server(now, |server| server.revoke(is_revoked));
+    }
+
+    /// Replaces the list of identities that have a key of their own: their devices need no plain UDP.
+    pub fn set_keyed_identities(&mut self, identities: HashSet<PskIdentity>) {
+        self.registrations.access_mut().set_keyed_identities(identities);
+    }
+}
+
+/// What outlives the process, and its end.
+impl Gateway {
+    /// Restores the devices of an earlier process. From now on the changes of all devices are kept for
+    /// [`Gateway::take_changes`]; a gateway that is never restored, be it with no records, keeps none.
+    ///
+    /// The limits of today hold: of too many devices those that were heard last are restored. They are connected first, too.
+    pub fn restore(&mut self, now: Instant, mut records: Vec<DeviceRecord>) {
+        let Self { context, registrations, .. } = self;
+        context.now = now;
+        context.changes.keep();
+        registrations.devices_mut().commands_mut().retained.keep_changes();
+        records.sort_by_key(|record| Reverse(record.last_heard));
+        for record in records {
+            let (endpoint, peer) = (record.registration.endpoint.clone(), record.peer);
+            match restart::restore(context, registrations, record) {
+                Ok(()) => context.report(Report::Restored { endpoint, peer }),
+                Err(reason) => {
+                    context.changes.mark(&endpoint);
+                    context.report(Report::NotRestored { endpoint, reason });
                 }
-                coap::Event::Reset { exchange } => self.command_reset(now, exchange),
-                coap::Event::TimedOut { exchange } => self.command_timed_out(now, exchange),
-                coap::Event::Failed { exchange, error } => self.command_failed(now, exchange, error),
-                coap::Event::Notification { observation, number, response, owed } => {
-                    let over = number.is_none() || !response.code.is_success();
-                    self.notified(
-                        now,
-                        observation,
-                        ReceivedNotification { number, received: Ok(&response), owed, over },
-                    );
-                }
-                coap::Event::NotificationFailed { observation, number, error, over } => {
-                    self.notified(
-                        now,
-                        observation,
-                        ReceivedNotification { number, received: Err(error), owed: None, over },
-                    );
-                }
-                coap::Event::NotificationSuperseded { observation } => self.notification_superseded(now, observation),
-                coap::Event::BodyRefused { peer, error } => self.report(Report::TransferFailed { peer, error }),
             }
         }
-        self.flush_coap();
     }
 
-    /// Everything goes out in the order in which it came to be: what the endpoint has to send is in front.
-    fn push(&mut self, output: Output) {
-        self.flush_coap();
-        self.outputs.push_back(output);
-    }
-
-    fn flush_coap(&mut self) {
-        while let Some(output) = self.coap.poll_output() {
-            let report = match output {
-                coap::Output::Transmit(transmit) => {
-                    self.transmit(transmit);
-                    continue;
-                }
-                coap::Output::Outcome(peer, verdict) => Report::Datagram { peer, outcome: verdict },
-                coap::Output::Retransmitted(peer) => Report::Retransmitted { peer },
-                coap::Output::Evicted(peer) => Report::DuplicateForgotten { peer },
-            };
-            self.outputs.push_back(Output::Report(report));
+    /// Restores what an earlier process remembered of retained commands, after [`Gateway::restore`].
+    pub fn restore_retained_commands(&mut self, records: Vec<RetainedCommandsRecord>) {
+        let devices = self.registrations.devices_mut();
+        for record in records {
+            let endpoint = record.endpoint.clone();
+            devices.commands_mut().retained.restore(record);
+            if devices.registry().id_by_endpoint(&endpoint).is_none() {
+                devices.commands_mut().retained.left(&endpoint);
+            }
         }
     }
 
-    fn report(&mut self, report: Report) {
-        self.push(Output::Report(report));
+    pub fn has_changes(&self) -> bool {
+        !self.context.changes.is_empty()
+            || self.registrations.devices().commands().retained.has_changes()
+            || self.context.dtls.as_ref().is_some_and(|dtls| dtls.server.has_changes())
     }
 
-    fn respond(&mut self, now: Instant, request: RequestId, response: Response) {
-        self.coap.respond(now, request, response);
+    /// Returns what has changed since it was taken last, at most so many associations and devices, the longest changed first.
+    pub fn take_changes(&mut self, now: Instant, most: usize) -> Vec<Change> {
+        self.context.now = now;
+        restart::take_changes(&mut self.context, &mut self.registrations, most)
     }
 
-    /// A Register that came to nothing. Who is not registered hears of it once: its address may be another one's, and
-    /// retransmissions would multiply what came.
-    fn respond_to_register(&mut self, now: Instant, peer: Peer, register: RequestId, response: Response) {
-        if self.registry.is_known(peer) {
-            self.coap.respond(now, register, response);
-        } else {
-            self.coap.respond_once(now, register, response);
+    /// Marks every association and every device, for the last records of a process that shuts down: they tell when each
+    /// device was heard of.
+    pub fn change_all(&mut self) {
+        if let Some(dtls) = &mut self.context.dtls {
+            dtls.server.change_all();
+        }
+        for device in self.registrations.devices().registry().devices() {
+            self.context.changed(device);
         }
     }
 
-    fn publish(&mut self, device: RegistrationId, topic: Topic, payload: Vec<u8>, class: UplinkClass) {
-        self.publish_with(device, topic, payload, class, None);
+    /// Accepts no new work: Registers are answered 5.03 from now on, the pending ones too, and commands wait, whatever
+    /// their device does. Messages of devices, and answers to commands in flight, are handled as before.
+    pub fn drain(&mut self, now: Instant) {
+        self.context.now = now;
+        self.context.draining = true;
+        self.registrations.turn_all_away(&mut self.context);
+        self.context.flush_coap();
     }
 
-    fn publish_with(
-        &mut self,
-        device: RegistrationId,
-        topic: Topic,
-        payload: Vec<u8>,
-        class: UplinkClass,
-        ticket: Option<Ticket>,
-    ) {
-        let Topic { name: topic, qos } = topic;
-        let publication = Publication { topic, qos, payload, class, retain: false, correlation: None, ticket };
-        self.push_publication(device, publication);
+    /// Whether nothing is in flight any more, after [`Gateway::drain`].
+    pub fn is_drained(&self) -> bool {
+        self.context.draining && !self.context.coap.is_transferring()
     }
 
-    /// By the registration that is under way where the broker has ended the connection of this one.
-    fn push_publication(&mut self, device: RegistrationId, publication: Publication) {
-        let endpoint = self.registry.device(device).map(|device| device.registration.endpoint.as_str());
-        let device = endpoint.and_then(|endpoint| self.pending_registrations.instead_of(endpoint)).unwrap_or(device);
-        self.push(Output::Broker(BrokerCommand::Publish { registration: device, publication }));
+    /// Gives up the commands that are still in flight: each of them has its last answer. The registrations stay: they do
+    /// not end with the process.
+    pub fn end(&mut self, now: Instant) {
+        self.context.now = now;
+        self.registrations.devices_mut().give_up_in_flight(&mut self.context);
+        self.handle_coap();
+    }
+}
+
+/// What is counted.
+impl Gateway {
+    /// Counts the entries of all tables; it looks at every device.
+    pub fn table_sizes(&self) -> TableSizes {
+        TableSizes::of(&self.context, &self.admission, &self.registrations)
     }
 
-    /// The same answer to the topic that the command named, if it named one, and to the device's own.
-    fn publish_final_answer(&mut self, device: RegistrationId, reply: Option<&Reply>, payload: Vec<u8>) {
-        let qos = self.registry.device(device).map(|device| device.topics.response.qos);
-        self.publish_reply(device, qos.unwrap_or(0), reply, &payload);
-        self.publish_answer(device, payload);
+    /// Counts the registered devices that are asleep; it looks at every device.
+    pub fn sleeping_devices(&self, now: Instant) -> usize {
+        self.registrations.devices().registry().devices().filter(|device| !device.is_awake(now)).count()
     }
 
-    fn publish_reply(&mut self, device: RegistrationId, qos: u8, reply: Option<&Reply>, payload: &[u8]) {
-        let Some(Reply { topic, correlation }) = reply.cloned() else { return };
-        let (payload, class) = (payload.to_vec(), UplinkClass::Answer);
-        let publication = Publication { topic, qos, payload, class, retain: false, correlation, ticket: None };
-        self.push_publication(device, publication);
+    pub fn associations(&self) -> DtlsTableSizes {
+        self.context.associations()
     }
 
-    /// To the device's topic for answers.
-    fn publish_answer(&mut self, device: RegistrationId, payload: Vec<u8>) {
-        let Some(topic) = self.registry.device(device).map(|device| device.topics.response.clone()) else { return };
-        self.publish(device, topic, payload, UplinkClass::Answer);
+    /// How many devices there may be.
+    pub fn devices_limit(&self) -> usize {
+        self.context.settings.limits.devices
     }
 
-    fn publish_refused(&mut self, id: RegistrationId, topic: String) {
-        let Some(device) = self.registry.device_mut(id) else { return };
-        let first = !std::mem::replace(&mut device.publish_refused, true);
-        let endpoint = device.registration.endpoint.clone();
-        self.report(Report::PublishRefused { endpoint, topic, first });
+    /// How many bytes of commands there may be before none may wait.
+    pub fn command_bytes_limit(&self) -> usize {
+        self.context.settings.limits.waiting_bytes_total
     }
+}
 
-    /// What a response of this device means for an operation, now.
-    fn outcome(&self, now: Instant, device: &Device, operation: &Operation, response: &Response) -> Outcome {
-        let context = DecodeContext {
-            registration: &device.registration,
-            model: &self.model,
-            undefined: self.settings.undefined_resources,
-            unix_time: self.wall_clock.unix_time(now),
+/// The wiring: what one part has to say to another.
+impl Gateway {
+    /// Handles a message of a peer: a datagram, or what a DTLS record held.
+    fn handle_message(&mut self, peer: Peer, datagram: &[u8]) {
+        let Self { context, admission, registrations } = self;
+        let decoded = Message::decode(datagram);
+        let drop_reason = match (admission.decide(context, registrations, peer, &decoded, datagram), decoded) {
+            (Decision::Admit(class), decoded) => {
+                context.coap.handle_decoded(context.now, peer, class, decoded, datagram);
+                return self.handle_coap();
+            }
+            (Decision::Refuse(exceeded), Ok(register)) => return refuse_register(context, peer, &register, exceeded),
+            (Decision::Refuse(_), Err(_)) => DropReason::RateLimited,
+            (Decision::Drop(reason), _) => reason,
         };
-        operation.outcome(response, context)
+        context.report(Report::Datagram { peer, outcome: DatagramOutcome::Dropped(drop_reason) });
     }
 
-    /// Something valid came from the device: it is awake, and its lifetime begins again.
-    fn heard_from(&mut self, now: Instant, id: RegistrationId) {
-        if let Some(device) = self.registry.device_mut(id) {
-            device.heard_from(now);
-            if device.needs_new_record() {
-                self.changed(id);
+    fn with_dtls_server(&mut self, now: Instant, act: impl FnOnce(&mut DtlsServer)) {
+        self.context.now = now;
+        if let Some(dtls) = &mut self.context.dtls {
+            act(&mut dtls.server);
+            self.handle_dtls();
+        }
+    }
+
+    /// Carries out the outputs and events of the DTLS server until it has no more.
+    fn handle_dtls(&mut self) {
+        self.context.flush_dtls();
+        while let Some(event) = self.context.dtls.as_mut().and_then(DtlsLayer::next_event) {
+            match event {
+                DtlsEvent::Plaintext { peer, plaintext } => self.handle_message(peer, &plaintext),
+                DtlsEvent::Established { peer, identity } => {
+                    self.registrations.devices_mut().established(&mut self.context, peer, &identity);
+                }
+            }
+            self.context.flush_dtls();
+        }
+        self.context.flush_coap();
+    }
+
+    /// Carries out the events of the CoAP endpoint until it has no more.
+    fn handle_coap(&mut self) {
+        while let Some(event) = self.context.coap.poll_event() {
+            self.handle_coap_event(event);
+        }
+        self.context.flush_coap();
+    }
+
+    fn handle_coap_event(&mut self, event: coap::Event) {
+        let Self { context, registrations, .. } = self;
+        match event {
+            coap::Event::Request { id, peer, request } => {
+                registrations.handle_request(context, ReceivedRequest { id, peer, request: &request });
+            }
+            coap::Event::BodyRefused { peer, error } => context.report(Report::TransferFailed { peer, error }),
+            coap::Event::Acknowledged { exchange } => registrations.devices_mut().acknowledged(context, exchange),
+            coap::Event::Response { exchange, response, observing } => {
+                registrations.devices_mut().answered(context, exchange, &response, observing);
+            }
+            coap::Event::Reset { exchange } => registrations.devices_mut().reset(context, exchange),
+            coap::Event::TimedOut { exchange } => registrations.devices_mut().timed_out(context, exchange),
+            coap::Event::Failed { exchange, error } => registrations.devices_mut().failed(context, exchange, error),
+            coap::Event::Notification { observation, number, response, owed } => {
+                let over = number.is_none() || !response.code.is_success();
+                let received = Ok(&response);
+                let notification = ReceivedNotification { observation, number, received, owed, over };
+                registrations.devices_mut().notified(context, notification);
+            }
+            coap::Event::NotificationFailed { observation, number, error, over } => {
+                let received = Err(error);
+                let notification = ReceivedNotification { observation, number, received, owed: None, over };
+                registrations.devices_mut().notified(context, notification);
+            }
+            coap::Event::NotificationSuperseded { observation } => {
+                registrations.devices_mut().superseded(context, observation);
             }
         }
-        self.wakes_up(now, id);
-    }
-
-    fn new_registration_id(&mut self) -> RegistrationId {
-        self.last_registration += 1;
-        RegistrationId(self.last_registration)
-    }
-
-    fn devices_and_pending(&self) -> usize {
-        self.registry.len() + self.pending_registrations.len()
-    }
-
-    /// The device speaks from another address of the same transport.
-    fn moved(&mut self, now: Instant, id: RegistrationId, to: Peer) {
-        let Some(from) = self.registry.readdress(id, to) else { return };
-        let Some(device) = self.registry.device(id) else { return };
-        let endpoint = device.registration.endpoint.clone();
-        let under_way = device.exchanges();
-        self.changed(id);
-        self.coap.readdress(now, under_way, to);
-        self.report(Report::Moved { endpoint, from, to });
     }
 }

@@ -1,13 +1,12 @@
-//! What devices tell by themselves: notifications of observations.
-
-use std::time::Instant;
+//! Notifications: what devices send by themselves about what is observed.
 
 use crate::coap::{Acknowledge, Code, ExchangeId, Failure, Response};
 use crate::lwm2m::operation::Outcome;
 use crate::mqtt::uplink;
+use crate::registry::Device;
 
-use super::Gateway;
-use super::broker::{RegistrationId, Ticket, UplinkClass};
+use super::broker::{Publication, Ticket, UplinkClass};
+use super::context::Context;
 use super::report::{NotificationOutcome, Report};
 
 /// Acknowledgements that one device may wait for; RFC 7252 section 4.7 lets it have one message on its way.
@@ -15,76 +14,74 @@ const DEFERRED_ACKS_PER_DEVICE: usize = 64;
 
 /// A notification, or the reason why there is none although the device sent one.
 pub(super) struct ReceivedNotification<'r> {
+    pub observation: ExchangeId,
     pub number: Option<u32>,
     pub received: Result<&'r Response, Failure>,
+    /// The acknowledgement that the device waits for until the notification is published.
     pub owed: Option<Acknowledge>,
     /// It was the last one of its observation.
     pub over: bool,
 }
 
-impl Gateway {
-    pub(super) fn notified(&mut self, now: Instant, observation_id: ExchangeId, notified: ReceivedNotification) {
-        let ReceivedNotification { number, received, owed, over } = notified;
-        let Some(&id) = self.exchanges.get(&observation_id) else { return };
-        self.heard_from(now, id);
-        let Some(device) = self.registry.device(id) else { return };
-        let Some(observation) = device.observations.get(&observation_id) else { return };
+/// Publishes notifications, and owns the tickets by which their acknowledgements wait for the broker.
+#[derive(Debug, Default)]
+pub(super) struct Notifications {
+    last_ticket: u64,
+}
+
+impl Notifications {
+    /// Publishes a notification of this device. The last one of an observation ends it.
+    pub fn received(&mut self, context: &mut Context, device: &mut Device, notification: ReceivedNotification) {
+        let ReceivedNotification { observation: exchange, number, received, owed, over } = notification;
+        let Some(observation) = device.observations.get(exchange) else { return };
         let command = &observation.command;
         let outcome = match received {
-            Ok(response) => self.outcome(now, device, &command.operation, response),
+            Ok(response) => context.outcome(device, &command.operation, response),
             Err(error) => Outcome { code: Code::BAD_REQUEST, content: None, reason: Some(error.to_string()) },
         };
         let payload = uplink::notification(&command.echo, &outcome, number);
-        let (topic, endpoint) = (device.topics.notify.clone(), device.registration.endpoint.clone());
-        let (path, peer) = (observation.path, device.peer);
+        let path = command.operation.path;
+        let endpoint = device.registration.endpoint.clone();
 
-        let ticket = owed.map(|owed| self.defer_ack(id, owed));
-        self.publish_with(id, topic, payload, UplinkClass::Notification, ticket);
+        let ticket = owed.map(|owed| self.defer_ack(device, owed));
+        let topic = device.topics.notify.clone();
+        let publication = Publication { ticket, ..Publication::new(topic, payload, UplinkClass::Notification) };
+        context.publish(device.session, publication);
         if let Some(error) = received.err().and_then(Failure::transfer) {
-            self.report(Report::TransferFailed { peer, error });
+            context.report(Report::TransferFailed { peer: device.peer, error });
         } else if let Some(reason) = outcome.reason {
             let endpoint = endpoint.clone();
-            self.report(Report::UndecodableContent { endpoint, path: path.to_string(), reason });
+            context.report(Report::UndecodableContent { endpoint, path: path.to_string(), reason });
         }
         if over {
-            self.exchanges.remove(&observation_id);
-            self.changed(id);
-            if let Some(device) = self.registry.device_mut(id) {
-                device.observations.remove(&observation_id);
-            }
+            device.observations.end(exchange);
+            context.changed(device);
         }
         let outcome = if over { NotificationOutcome::Ended } else { NotificationOutcome::Published };
-        self.report(Report::Notification { endpoint, outcome });
-        self.send_next(now, id);
+        context.report(Report::Notification { endpoint, outcome });
     }
 
-    /// A newer state was told before this one could be read as a whole: there is nothing to publish.
-    pub(super) fn notification_superseded(&mut self, now: Instant, observation: ExchangeId) {
-        let Some(&id) = self.exchanges.get(&observation) else { return };
-        self.heard_from(now, id);
-        let Some(device) = self.registry.device(id) else { return };
-        let endpoint = device.registration.endpoint.clone();
-        self.report(Report::Notification { endpoint, outcome: NotificationOutcome::Superseded });
-    }
-
-    /// The broker took a notification: now the device may forget it.
-    pub(super) fn published(&mut self, id: RegistrationId, ticket: Ticket) {
-        let owed = self.registry.device_mut(id).and_then(|device| device.deferred_acks.remove(&ticket.0));
-        if let Some(owed) = owed {
-            self.coap.acknowledge(owed);
+    /// Sends the acknowledgement that waited for this publication: the broker has it, so the device may forget it.
+    pub fn published(&mut self, context: &mut Context, device: &mut Device, ticket: Ticket) {
+        if let Some(owed) = device.deferred_acks.remove(&ticket.0) {
+            context.coap.acknowledge(owed);
         }
     }
 
-    /// The acknowledgement waits for the publication with this ticket. The oldest one of a device that has too many of
-    /// them is never given: the device repeats its notification until it gives up itself.
-    fn defer_ack(&mut self, id: RegistrationId, owed: Acknowledge) -> Ticket {
+    /// Keeps the acknowledgement until the publication with this ticket is done. The oldest one of a device that has too
+    /// many of them is never sent: the device repeats its notification until it gives up itself.
+    fn defer_ack(&mut self, device: &mut Device, owed: Acknowledge) -> Ticket {
         self.last_ticket += 1;
-        if let Some(device) = self.registry.device_mut(id) {
-            if device.deferred_acks.len() >= DEFERRED_ACKS_PER_DEVICE {
-                device.deferred_acks.pop_first();
-            }
-            device.deferred_acks.insert(self.last_ticket, owed);
+        if device.deferred_acks.len() >= DEFERRED_ACKS_PER_DEVICE {
+            device.deferred_acks.pop_first();
         }
+        device.deferred_acks.insert(self.last_ticket, owed);
         Ticket(self.last_ticket)
     }
+}
+
+/// Reports that a newer state came before this one could be read as a whole: there is nothing to publish.
+pub(super) fn report_superseded(context: &mut Context, device: &Device) {
+    let endpoint = device.registration.endpoint.clone();
+    context.report(Report::Notification { endpoint, outcome: NotificationOutcome::Superseded });
 }

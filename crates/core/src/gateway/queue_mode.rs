@@ -1,18 +1,85 @@
-//! Queue mode (LwM2M Core 1.1 section 6.5): a device that sleeps takes commands only within the awake window after each of
-//! its messages. Commands wait meanwhile: [`crate::registry::Device::is_awake`].
+//! Queue mode (LwM2M Core 1.1 section 6.5): a device in queue mode takes commands only within the awake window after each of
+//! its messages. It is asleep after that, and commands wait: [`crate::registry::Device::is_awake`].
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::lwm2m::register::Registration;
+use crate::registry::{Device, Presence, RegistrationId};
+use lwm2m_base::deadlines::Deadlines;
 
 use super::config::GatewayConfig;
+use super::context::Context;
+use super::presence::publish_status;
 
-/// Returns how long such a device is awake after its last message; `None` for a device that does not sleep.
+/// Owns the times at which devices fall asleep. A device whose presence is not published has none: whether it is awake is
+/// only asked when there is a command for it.
+#[derive(Debug, Default)]
+pub(super) struct QueueMode {
+    ends_of_awake_time: Deadlines<RegistrationId>,
+}
+
+impl QueueMode {
+    /// Begins the presence of a device that was registered or restored.
+    pub fn registered(&mut self, device: &mut Device) {
+        if device.topics.status.is_some() {
+            device.status = Some((Presence::Online, device.last_heard()));
+            self.watch(device);
+        }
+    }
+
+    /// Publishes that a sleeping device is awake, since a message of it has come.
+    pub fn heard_from(&mut self, context: &mut Context, device: &mut Device) {
+        let Some((Presence::Asleep, _)) = device.status else { return };
+        device.status = Some((Presence::Online, context.now));
+        publish_status(context, device);
+        if let Some(until) = device.awake_until() {
+            self.ends_of_awake_time.set(device.id, until);
+        }
+    }
+
+    /// Sets the end of the awake time anew: the device may have entered or left queue mode.
+    pub fn watch(&mut self, device: &Device) {
+        match device.status.and_then(|_| device.awake_until()) {
+            Some(until) => self.ends_of_awake_time.set(device.id, until),
+            None => self.ends_of_awake_time.cancel(device.id),
+        }
+    }
+
+    /// Publishes that a device is asleep if its awake time is over. Every message of the device moves that time, so that it
+    /// is only looked at when the one of the last look has come.
+    pub fn check(&mut self, context: &mut Context, device: &mut Device) {
+        let Some(until) = device.awake_until() else { return };
+        if until > context.now {
+            return self.ends_of_awake_time.set(device.id, until);
+        }
+        device.status = Some((Presence::Asleep, until));
+        publish_status(context, device);
+    }
+
+    pub fn forget(&mut self, id: RegistrationId) {
+        self.ends_of_awake_time.cancel(id);
+    }
+
+    pub fn pop_expired(&mut self, now: Instant) -> Option<RegistrationId> {
+        self.ends_of_awake_time.pop_expired(now)
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.ends_of_awake_time.next()
+    }
+
+    /// Returns the number of devices whose falling asleep will be published.
+    pub fn len(&self) -> usize {
+        self.ends_of_awake_time.len()
+    }
+}
+
+/// Returns how long such a device is awake after its last message; `None` for a device that is not in queue mode.
 pub(super) fn awake_window(config: &GatewayConfig, registration: &Registration) -> Option<Duration> {
     let apn = registration.item("apn");
-    let sleeps = registration.queue_mode()
+    let in_queue_mode = registration.queue_mode()
         || apn.is_some_and(|apn| config.qmode_apn.iter().any(|name| name.eq_ignore_ascii_case(apn)));
-    sleeps.then_some(config.awake_window)
+    in_queue_mode.then_some(config.awake_window)
 }
 
 #[cfg(test)]

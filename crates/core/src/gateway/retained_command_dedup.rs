@@ -13,8 +13,6 @@ use std::sync::Arc;
 
 use crate::registry::CommandDigest;
 
-use super::Gateway;
-use super::broker::RegistrationId;
 use super::pending_changes::PendingChanges;
 use super::record::{Change, RetainedCommandsRecord};
 
@@ -104,7 +102,7 @@ impl RetainedCommandDedup {
     }
 
     /// Restores what an earlier process remembered.
-    fn restore(&mut self, record: RetainedCommandsRecord) {
+    pub fn restore(&mut self, record: RetainedCommandsRecord) {
         let commands = record.commands.into_iter().rev().take(OF_ENDPOINT).rev().collect();
         self.by_endpoint.insert(record.endpoint.into(), Memory { commands, departure: None });
     }
@@ -118,32 +116,6 @@ impl RetainedCommandDedup {
     /// Returns the number of endpoints that are remembered.
     pub fn len(&self) -> usize {
         self.by_endpoint.len()
-    }
-}
-
-impl Gateway {
-    /// Restores what an earlier process remembered of retained commands, after [`Gateway::restore`].
-    pub fn restore_retained_commands(&mut self, records: Vec<RetainedCommandsRecord>) {
-        for record in records {
-            let endpoint = record.endpoint.clone();
-            self.retained_commands.restore(record);
-            if self.registry.id_by_endpoint(&endpoint).is_none() {
-                self.retained_commands.left(&endpoint);
-            }
-        }
-    }
-
-    /// Whether this device was sent this retained command, or will be.
-    pub(super) fn knows_command(&self, id: RegistrationId, command: CommandDigest) -> bool {
-        self.registry.device(id).is_some_and(|device| {
-            device.waiting.holds(command) || self.retained_commands.contains(&device.registration.endpoint, command)
-        })
-    }
-
-    pub(super) fn remember_command(&mut self, id: RegistrationId, command: CommandDigest) {
-        if let Some(device) = self.registry.device(id) {
-            self.retained_commands.remember(&device.registration.endpoint, command);
-        }
     }
 }
 

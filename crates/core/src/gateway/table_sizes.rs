@@ -1,11 +1,11 @@
 //! How full the gateway is.
 
-use std::time::Instant;
-
 use crate::coap;
 use lwm2m_dtls as dtls;
 
-use super::Gateway;
+use super::admission::AdmissionControl;
+use super::context::Context;
+use super::registrations::Registrations;
 
 /// The entries of each table: all of them are bounded, and empty when every device has left and its messages are
 /// forgotten.
@@ -40,41 +40,31 @@ pub struct TableSizes {
     pub dtls: dtls::DtlsTableSizes,
 }
 
-impl Gateway {
-    /// Counts; it looks at every device.
-    pub fn table_sizes(&self) -> TableSizes {
-        TableSizes {
-            devices: self.registry.len(),
-            registration_bytes: self.registry.devices().map(|(_, device)| device.registration.size()).sum(),
-            pending_registrations: self.pending_registrations.len(),
-            early_commands: self.pending_registrations.early_commands(),
-            waiting_commands: self.registry.devices().map(|(_, device)| device.waiting.len()).sum(),
-            command_bytes: self.command_bytes.taken(),
-            retained_commands: self.retained_commands.len(),
-            exchanges: self.exchanges.len(),
-            deferred_acks: self.registry.devices().map(|(_, device)| device.deferred_acks.len()).sum(),
-            to_observe: self.registry.devices().map(|(_, device)| device.to_observe.len()).sum(),
-            addresses: self.admission.addresses(),
-            senders: self.admission.senders(),
-            deadlines: self.deadlines.len(),
-            outputs: self.outputs.len(),
-            coap: self.coap.table_sizes(),
-            dtls: self.associations(),
+impl TableSizes {
+    /// Counts the entries of all tables; it looks at every device.
+    pub(super) fn of(context: &Context, admission: &AdmissionControl, registrations: &Registrations) -> Self {
+        let (devices, pending) = (registrations.devices(), registrations.pending());
+        let mut sizes = Self {
+            devices: devices.registry().len(),
+            pending_registrations: pending.len(),
+            early_commands: pending.early_commands(),
+            command_bytes: devices.commands().bytes(),
+            retained_commands: devices.commands().retained.len(),
+            exchanges: devices.commands().exchanges(),
+            addresses: admission.addresses(),
+            senders: admission.senders(),
+            deadlines: devices.deadlines(),
+            outputs: context.outputs(),
+            coap: context.coap.table_sizes(),
+            dtls: context.associations(),
+            ..Self::default()
+        };
+        for device in devices.registry().devices() {
+            sizes.registration_bytes += device.registration.size();
+            sizes.waiting_commands += device.waiting.len();
+            sizes.deferred_acks += device.deferred_acks.len();
+            sizes.to_observe += device.observations.scheduled().len();
         }
-    }
-
-    /// Counts the registered devices that take no command now; it looks at every device.
-    pub fn sleeping_devices(&self, now: Instant) -> usize {
-        self.registry.devices().filter(|(_, device)| !device.is_awake(now)).count()
-    }
-
-    /// How many devices there may be.
-    pub fn devices_limit(&self) -> usize {
-        self.settings.limits.devices
-    }
-
-    /// How many bytes of commands there may be before none may wait.
-    pub fn command_bytes_limit(&self) -> usize {
-        self.settings.limits.waiting_bytes_total
+        sizes
     }
 }

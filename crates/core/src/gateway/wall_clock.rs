@@ -19,6 +19,11 @@ impl WallClock {
         Self { moment, unix_time }
     }
 
+    /// Returns the moment at which the clocks were compared.
+    pub fn compared(&self) -> Instant {
+        self.moment
+    }
+
     /// Returns the time since 1970 at this moment.
     pub fn unix_time(&self, at: Instant) -> Duration {
         match at.checked_duration_since(self.moment) {

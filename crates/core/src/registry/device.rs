@@ -1,24 +1,29 @@
-//! One device's session: its registration, whether it is awake, what is in flight, what waits, what is observed.
+//! One registered device: its registration, whether it is awake, its command in flight and its pending commands, and what
+//! it observes.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::coap::{Acknowledge, ExchangeId};
 use crate::command::Command;
-use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
 use lwm2m_base::Peer;
 use lwm2m_dtls::credentials::Identity;
 
+use super::observations::DeviceObservations;
 use super::queue::{ByteReservation, CommandQueue, PendingCommand, QueueFull, QueueLimits};
-use super::{CommandDigest, Location, Topics};
+use super::{CommandDigest, Location, RegistrationId, Topics};
 
 /// How old a record of a device may become that does nothing but speak.
 const RECORD_AGE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub struct Device {
+    pub id: RegistrationId,
+    /// The registration whose session with the broker takes the publications of this device: its own one, until the broker
+    /// ends that and a newer registration of the device is pending.
+    pub session: RegistrationId,
     pub registration: Registration,
     pub location: Location,
     /// Where it was heard of last.
@@ -32,12 +37,10 @@ pub struct Device {
     pub publish_refused: bool,
     /// Whether it was reported before that parts of its link lists make no sense.
     pub links_left_out: bool,
-    pub observations: HashMap<ExchangeId, Observation>,
+    pub observations: DeviceObservations,
     pub waiting: CommandQueue,
     /// Acknowledgements of notifications that are not published yet, by ticket.
     pub deferred_acks: BTreeMap<u64, Acknowledge>,
-    /// Paths that `auto_observe` has still to ask for: after the commands of applications.
-    pub to_observe: VecDeque<Path>,
     in_flight: Option<InFlight>,
     /// How long it stays awake after it was heard of; `None` for a device that never sleeps.
     awake_window: Option<Duration>,
@@ -77,13 +80,6 @@ pub struct InFlight {
     pub room: ByteReservation,
 }
 
-#[derive(Debug)]
-pub struct Observation {
-    pub path: Path,
-    /// The observe command: each notification echoes it.
-    pub command: Command,
-}
-
 /// What becomes of a command that has just come.
 #[derive(Debug, PartialEq)]
 pub enum AdmitOutcome {
@@ -95,33 +91,42 @@ pub enum AdmitOutcome {
     NowOrNever(Box<Command>),
 }
 
+/// What a device is from its first moment.
+#[derive(Debug)]
+pub struct NewDevice {
+    pub id: RegistrationId,
+    pub registration: Registration,
+    pub location: Location,
+    pub peer: Peer,
+    /// What it proved to be; `None` for a device that speaks plain UDP.
+    pub identity: Option<Arc<Identity>>,
+    pub topics: Topics,
+    pub last_heard: Instant,
+}
+
 impl Device {
-    pub fn new(
-        registration: Registration,
-        location: Location,
-        peer: Peer,
-        topics: Topics,
-        awake_window: Option<Duration>,
-        now: Instant,
-    ) -> Self {
+    /// Makes a device that never sleeps and whose presence is not published.
+    pub fn new(new: NewDevice) -> Self {
+        let NewDevice { id, registration, location, peer, identity, topics, last_heard } = new;
         Self {
+            id,
+            session: id,
             registration,
             location,
             peer,
-            identity: None,
+            identity,
             topics,
             status: None,
             publish_refused: false,
             links_left_out: false,
-            observations: HashMap::new(),
+            observations: DeviceObservations::default(),
             waiting: CommandQueue::default(),
             deferred_acks: BTreeMap::new(),
-            to_observe: VecDeque::new(),
             in_flight: None,
-            awake_window,
-            last_heard: now,
-            registered: now,
-            recorded: now,
+            awake_window: None,
+            last_heard,
+            registered: last_heard,
+            recorded: last_heard,
         }
     }
 
@@ -148,9 +153,18 @@ impl Device {
         self.recorded = self.last_heard;
     }
 
-    /// An Update may change whether the device sleeps.
+    /// Sets how long the device stays awake after a message: an Update may change it.
     pub fn set_awake_window(&mut self, window: Option<Duration>) {
         self.awake_window = window;
+    }
+
+    /// Binds the registration to the identity that its device has proved, unless it is bound. Returns whether it was not.
+    pub fn bind(&mut self, identity: Option<Arc<Identity>>) -> bool {
+        let is_news = self.identity.is_none() && identity.is_some();
+        if is_news {
+            self.identity = identity;
+        }
+        is_news
     }
 
     /// Takes a command that came from the broker.
@@ -229,28 +243,14 @@ impl Device {
         self.last_heard + if lifetime.is_zero() { longest } else { lifetime }
     }
 
-    /// The next path that `auto_observe` has to ask for; what an application observes meanwhile stays as it asked.
-    pub fn next_to_observe(&mut self) -> Option<Path> {
-        loop {
-            let path = self.to_observe.pop_front()?;
-            if self.observation_of(path).is_none() {
-                return Some(path);
-            }
-        }
-    }
-
     /// How long ago it registered.
     pub fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.registered)
     }
 
-    pub fn observation_of(&self, path: Path) -> Option<ExchangeId> {
-        self.observations.iter().find(|(_, observation)| observation.path == path).map(|(id, _)| *id)
-    }
-
     /// What is under way with this device: the exchange in flight and the observations.
     pub fn exchanges(&self) -> Vec<ExchangeId> {
         let in_flight = self.in_flight.iter().map(|in_flight| in_flight.exchange);
-        in_flight.chain(self.observations.keys().copied()).collect()
+        in_flight.chain(self.observations.iter().map(|(exchange, _)| exchange)).collect()
     }
 }

@@ -3,15 +3,18 @@
 //! This layer never builds a packet or a topic, and it does not know how a device or the broker is reached.
 
 mod device;
+mod observations;
 mod queue;
 mod retained;
 mod topics;
 
-pub use device::{AdmitOutcome, Device, InFlight, Observation, Presence};
+pub use device::{AdmitOutcome, Device, InFlight, NewDevice, Presence};
+pub use observations::{DeviceObservations, Observation, ObservedPaths};
 pub use queue::{ByteReservation, CommandBytes, CommandQueue, PendingCommand, QueueFull, QueueLimits};
 pub use retained::CommandDigest;
 pub use topics::{Topic, Topics};
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::fmt;
 
@@ -45,6 +48,13 @@ impl Location {
     }
 }
 
+/// A look-up by the text of a request needs no copy of it.
+impl Borrow<str> for Location {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -63,7 +73,8 @@ pub struct Registry {
 
 impl Registry {
     /// Adds a device. One of the same endpoint has to be removed first.
-    pub fn insert(&mut self, id: RegistrationId, device: Device) {
+    pub fn insert(&mut self, device: Device) {
+        let id = device.id;
         self.by_location.insert(device.location.clone(), id);
         self.by_endpoint.insert(device.registration.endpoint.clone(), id);
         *self.at_peer.entry(device.peer).or_default() += 1;
@@ -99,12 +110,12 @@ impl Registry {
         self.at_peer.get(&peer).copied().unwrap_or_default()
     }
 
-    pub fn devices(&self) -> impl Iterator<Item = (RegistrationId, &Device)> {
-        self.devices.iter().map(|(id, device)| (*id, device))
+    pub fn devices(&self) -> impl Iterator<Item = &Device> {
+        self.devices.values()
     }
 
-    pub fn ids(&self) -> impl Iterator<Item = RegistrationId> + '_ {
-        self.devices.keys().copied()
+    pub fn devices_mut(&mut self) -> impl Iterator<Item = &mut Device> {
+        self.devices.values_mut()
     }
 
     pub fn device_mut(&mut self, id: RegistrationId) -> Option<&mut Device> {
@@ -115,13 +126,20 @@ impl Registry {
         self.devices.get(&id)
     }
 
+    pub fn device_by_endpoint(&self, endpoint: &str) -> Option<&Device> {
+        self.device(self.id_by_endpoint(endpoint)?)
+    }
+
+    pub fn device_by_endpoint_mut(&mut self, endpoint: &str) -> Option<&mut Device> {
+        self.device_mut(self.id_by_endpoint(endpoint)?)
+    }
+
     pub fn id_by_endpoint(&self, endpoint: &str) -> Option<RegistrationId> {
         self.by_endpoint.get(endpoint).copied()
     }
 
     pub fn id_by_location(&self, location: &str) -> Option<RegistrationId> {
-        // The key is a newtype of text, so the look-up needs one; locations are short.
-        self.by_location.get(&Location(location.to_owned())).copied()
+        self.by_location.get(location).copied()
     }
 
     pub fn len(&self) -> usize {

@@ -73,7 +73,7 @@ impl PendingCommand {
 impl CommandQueue {
     /// Adds a command, unless the queue is full: then it comes back.
     pub fn push(&mut self, waiting: PendingCommand, limits: QueueLimits) -> Result<(), (Command, QueueFull)> {
-        match self.room_for(&waiting, limits) {
+        match limits.check(self.0.len(), self.bytes(), &waiting.room) {
             Ok(()) => {
                 self.0.push_back(waiting);
                 Ok(())
@@ -119,22 +119,24 @@ impl CommandQueue {
         self.0.len()
     }
 
-    fn room_for(&self, waiting: &PendingCommand, limits: QueueLimits) -> Result<(), QueueFull> {
-        if self.0.len() >= limits.commands {
-            return Err(QueueFull::Commands);
-        }
-        if !self.0.is_empty() && self.bytes() + waiting.room.bytes > limits.bytes {
-            return Err(QueueFull::Bytes);
-        }
-        // Its own bytes are counted already.
-        if waiting.room.all.taken() > limits.bytes_of_all {
-            return Err(QueueFull::BytesOfAll);
-        }
-        Ok(())
-    }
-
     fn bytes(&self) -> usize {
         self.0.iter().map(|waiting| waiting.room.bytes).sum()
+    }
+}
+
+impl QueueLimits {
+    /// Checks whether a command has room in a queue of so many commands with so many bytes. Its own bytes are counted among
+    /// those of all already.
+    pub fn check(&self, commands: usize, bytes: usize, command: &ByteReservation) -> Result<(), QueueFull> {
+        if commands >= self.commands {
+            Err(QueueFull::Commands)
+        } else if commands > 0 && bytes + command.bytes > self.bytes {
+            Err(QueueFull::Bytes)
+        } else if command.all.taken() > self.bytes_of_all {
+            Err(QueueFull::BytesOfAll)
+        } else {
+            Ok(())
+        }
     }
 }
 

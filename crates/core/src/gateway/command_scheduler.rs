@@ -1,0 +1,554 @@
+//! Commands of applications: one at a time is in flight for each device (NSTART 1, RFC 7252 section 4.7), the others wait.
+//!
+//! 1. A command that has come is sent at once, waits in its device's queue, or is refused.
+//! 2. The command in flight ends by an answer, a reset, a time-out or a failure. Each of them is published, and the next
+//!    command is sent.
+//! 3. A pending command that waited too long is refused, at the latest when its device could take it.
+//!
+//! Every command has exactly one final answer, as long as there is a session to publish it by.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::coap::{Code, ExchangeId, Failure, Freshness, Response};
+use crate::command::{Command, Echo, Reply};
+use crate::lwm2m::operation::OperationKind;
+use crate::mqtt::downlink::{self, Refusal};
+use crate::mqtt::uplink;
+use crate::registry::{
+    AdmitOutcome, CommandBytes, CommandDigest, Device, InFlight, Observation, ObservedPaths, PendingCommand,
+    QueueLimits, RegistrationId,
+};
+use lwm2m_base::deadlines::Deadlines;
+
+use super::broker::{MessageProperties, Publication, UplinkClass};
+use super::config::Limits;
+use super::context::Context;
+use super::pending_registrations::{EarlyCommand, PendingRegistration};
+use super::record::{CommandRecord, ObservationRecord};
+use super::report::{CommandOutcome, Report};
+use super::retained_command_dedup::RetainedCommandDedup;
+
+/// Owns what concerns the commands of all devices; the queue of a device and its command in flight are in [`Device`]. It
+/// knows neither how a device registers nor when it leaves: it is told.
+#[derive(Debug, Default)]
+pub(super) struct CommandScheduler {
+    /// The registration that each exchange and observation belongs to.
+    registrations: HashMap<ExchangeId, RegistrationId>,
+    /// When the first pending command of a device expires.
+    expiries: Deadlines<RegistrationId>,
+    /// Counts the bytes of the commands that are kept for devices.
+    bytes: CommandBytes,
+    pub retained: RetainedCommandDedup,
+    /// The serial of the newest record of a command.
+    last_serial: u64,
+}
+
+/// A command of an earlier process that is refused now.
+pub(super) struct NotTaken {
+    echo: Echo,
+    reply: Option<Box<Reply>>,
+    outcome: CommandOutcome,
+    reason: String,
+}
+
+impl CommandScheduler {
+    /// Takes a command for a registered device.
+    pub fn handle(
+        &mut self,
+        context: &mut Context,
+        device: &mut Device,
+        payload: Vec<u8>,
+        properties: MessageProperties,
+    ) {
+        let MessageProperties { expiry, reply, retained } = properties;
+        let limits = &context.settings.limits;
+        if payload.len() > limits.command_size {
+            let reason = too_long(limits);
+            let answered = (&Echo::default(), reply.as_ref());
+            return refuse(context, device, answered, "error", CommandOutcome::Refused, &reason);
+        }
+        let default_expiry = limits.command_expiry;
+        let command = match downlink::parse(&payload, &device.registration, &context.model) {
+            Ok(command) => downlink::with_properties(command, expiry, reply),
+            Err(refusal) => {
+                let answered = (&refusal.echo, reply.as_ref());
+                return refuse(context, device, answered, "error", CommandOutcome::Refused, &refusal.reason);
+            }
+        };
+        let retained = retained.then(|| CommandDigest::of(&payload));
+        if retained.is_some_and(|digest| self.knows(device, digest)) {
+            return report(context, device, &command, CommandOutcome::DuplicateRetained, None);
+        }
+        let room = self.bytes.take(payload.len());
+        let waiting = PendingCommand::arrived(context.now, command, default_expiry, room);
+        self.admit(context, device, PendingCommand { retained, ..waiting });
+    }
+
+    /// Takes a command for a device whose Register is not answered yet: it waits until it is.
+    pub fn handle_early(
+        &mut self,
+        context: &mut Context,
+        pending: &mut PendingRegistration,
+        payload: Vec<u8>,
+        properties: MessageProperties,
+    ) {
+        let limits = &context.settings.limits;
+        if payload.len() > limits.command_size {
+            let reason = too_long(limits);
+            return refuse_early(context, pending, (&[], properties), CommandOutcome::Refused, &reason);
+        }
+        let room = self.bytes.take(payload.len());
+        let early = EarlyCommand { payload, properties, room };
+        if let Err((early, full)) = pending.push_early(early, queue_limits(limits)) {
+            let EarlyCommand { payload, properties, .. } = early;
+            let command = (payload.as_slice(), properties);
+            refuse_early(context, pending, command, CommandOutcome::QueueFull, &full.to_string());
+        }
+    }
+
+    /// Sends pending commands while the device can take one: those of applications, then those of `auto_observe`.
+    pub fn send_next(&mut self, context: &mut Context, device: &mut Device) {
+        if device.waiting.next_expiry().is_some_and(|at| at <= context.now) {
+            self.expire(context, device);
+        }
+        while !context.draining && device.is_ready(context.now) {
+            let next = device.waiting.pop().or_else(|| {
+                let path = device.observations.next_scheduled()?;
+                Some(PendingCommand::new(downlink::auto_observe(&path), context.now, self.bytes.take(0)))
+            });
+            let Some(waiting) = next else { return };
+            self.send(context, device, waiting);
+        }
+    }
+
+    /// The device has the request and will answer later.
+    pub fn acknowledged(&mut self, context: &mut Context, device: &mut Device, exchange: ExchangeId) {
+        if let Some(command) = device.acknowledged(exchange) {
+            let payload = uplink::acknowledged(&command.echo);
+            context.publish_answer(device, payload);
+        }
+    }
+
+    /// The device has answered; `observing` has the Observe number if the exchange lives on as an observation.
+    pub fn answered(
+        &mut self,
+        context: &mut Context,
+        device: &mut Device,
+        exchange: ExchangeId,
+        response: &Response,
+        observing: Option<u32>,
+    ) {
+        let Some(in_flight) = self.take_in_flight(context, device, exchange) else { return };
+        let Some(in_flight) = self.retry_in_other_format(context, device, in_flight, response) else { return };
+        let InFlight { command, sent, .. } = in_flight;
+        let outcome = context.outcome(device, &command.operation, response);
+        // The number 0 is not told: it is what every first answer has.
+        let payload = uplink::answer(&command.echo, &outcome, observing.filter(|number| *number != 0));
+        context.publish_final_answer(device, command.reply.as_deref(), payload);
+        let took = context.now.saturating_duration_since(sent);
+        report(context, device, &command, CommandOutcome::Answered, Some(took));
+        if let Some(reason) = outcome.reason {
+            match outcome.content {
+                Some(_) => report_links_left_out(context, device, reason),
+                None => report_undecodable(context, device, &command, reason),
+            }
+        }
+        self.follow_observation(context, device, exchange, command, observing.is_some());
+        self.send_next(context, device);
+    }
+
+    pub fn reset(&mut self, context: &mut Context, device: &mut Device, exchange: ExchangeId) {
+        let Some(InFlight { command, .. }) = self.take_in_flight(context, device, exchange) else { return };
+        context.publish_final_answer(device, command.reply.as_deref(), uplink::reset(&command));
+        report(context, device, &command, CommandOutcome::Reset, None);
+        self.send_next(context, device);
+    }
+
+    pub fn timed_out(&mut self, context: &mut Context, device: &mut Device, exchange: ExchangeId) {
+        let Some(InFlight { command, .. }) = self.take_in_flight(context, device, exchange) else { return };
+        give_up(context, device, &command);
+        self.send_next(context, device);
+    }
+
+    /// The response cannot be read, or the body of the request or of the response could not be transferred.
+    pub fn failed(&mut self, context: &mut Context, device: &mut Device, exchange: ExchangeId, error: Failure) {
+        let Some(InFlight { command, .. }) = self.take_in_flight(context, device, exchange) else { return };
+        let (reason, transfer) = (error.to_string(), error.transfer());
+        let outcome = match transfer {
+            Some(_) => CommandOutcome::TransferFailed,
+            None => CommandOutcome::MalformedAnswer,
+        };
+        refuse_command(context, device, &command, outcome, &reason);
+        match transfer {
+            Some(error) => context.report(Report::TransferFailed { peer: device.peer, error }),
+            None => report_undecodable(context, device, &command, reason),
+        }
+        self.send_next(context, device);
+    }
+
+    /// Gives up the command in flight: it has its last answer.
+    pub fn give_up_in_flight(&mut self, context: &mut Context, device: &mut Device) {
+        if let Some(in_flight) = device.take_in_flight() {
+            context.coap.forget(in_flight.exchange);
+            self.registrations.remove(&in_flight.exchange);
+            context.changed(device);
+            give_up(context, device, &in_flight.command);
+        }
+    }
+
+    /// The device leaves: its command in flight is given up, its pending commands are refused.
+    pub fn give_up_all(&mut self, context: &mut Context, device: &mut Device) {
+        let waiting: Vec<Command> = device.waiting.drain().collect();
+        self.give_up_in_flight(context, device);
+        for command in waiting {
+            let reason = "the device is not registered any more";
+            refuse_command(context, device, &command, CommandOutcome::Expired, reason);
+        }
+    }
+
+    /// Gives a device the commands of its registration before this one: that in flight is given up, the others wait.
+    pub fn inherit(&mut self, context: &mut Context, device: &mut Device, mut former: Device) {
+        if let Some(in_flight) = former.take_in_flight() {
+            give_up(context, device, &in_flight.command);
+        }
+        device.waiting = std::mem::take(&mut former.waiting);
+    }
+
+    /// Refuses the pending commands that waited too long.
+    pub fn expire(&mut self, context: &mut Context, device: &mut Device) {
+        let expired = device.waiting.take_expired(context.now);
+        if !expired.is_empty() {
+            context.changed(device);
+        }
+        for command in expired {
+            let reason = "expired before the device could take it";
+            refuse_command(context, device, &command, CommandOutcome::Expired, reason);
+        }
+        self.watch_expiry(device);
+    }
+
+    /// Sets the time at which the first of the pending commands expires.
+    pub fn watch_expiry(&mut self, device: &Device) {
+        match device.waiting.next_expiry() {
+            Some(at) => self.expiries.set(device.id, at),
+            None => self.expiries.cancel(device.id),
+        }
+    }
+
+    /// Forgets a device that is not registered any more.
+    pub fn forget(&mut self, context: &mut Context, device: &Device) {
+        self.retained.left(&device.registration.endpoint);
+        for exchange in device.exchanges() {
+            self.forget_exchange(exchange);
+            context.coap.forget(exchange);
+        }
+        self.expiries.cancel(device.id);
+    }
+
+    /// Forgets an exchange or observation that CoAP has ended.
+    pub fn forget_exchange(&mut self, exchange: ExchangeId) {
+        self.registrations.remove(&exchange);
+    }
+
+    pub fn pop_expired(&mut self, now: Instant) -> Option<RegistrationId> {
+        self.expiries.pop_expired(now)
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.expiries.next()
+    }
+
+    /// Returns the number of devices with commands that may expire.
+    pub fn deadlines(&self) -> usize {
+        self.expiries.len()
+    }
+
+    pub fn registration_of(&self, exchange: ExchangeId) -> Option<RegistrationId> {
+        self.registrations.get(&exchange).copied()
+    }
+
+    /// Returns the number of exchanges and observations.
+    pub fn exchanges(&self) -> usize {
+        self.registrations.len()
+    }
+
+    /// Returns the bytes of the commands that are kept for devices.
+    pub fn bytes(&self) -> usize {
+        self.bytes.taken()
+    }
+
+    /// Takes the command whose exchange is over from its device.
+    fn take_in_flight(&mut self, context: &mut Context, device: &mut Device, exchange: ExchangeId) -> Option<InFlight> {
+        self.registrations.remove(&exchange)?;
+        let in_flight = device.take_in_flight()?;
+        context.changed(device);
+        Some(in_flight)
+    }
+
+    fn admit(&mut self, context: &mut Context, device: &mut Device, waiting: PendingCommand) {
+        let limits = queue_limits(&context.settings.limits);
+        let admission = if context.draining {
+            device.keep(context.now, waiting, limits)
+        } else {
+            device.admit(context.now, waiting, limits)
+        };
+        match admission {
+            AdmitOutcome::SendNow(waiting) => {
+                self.send(context, device, *waiting);
+                self.send_next(context, device);
+            }
+            AdmitOutcome::Waits => {
+                context.changed(device);
+                self.watch_expiry(device);
+            }
+            AdmitOutcome::QueueFull(command, full) => {
+                refuse_command(context, device, &command, CommandOutcome::QueueFull, &full.to_string());
+            }
+            AdmitOutcome::NowOrNever(command) => {
+                let reason = "the device is asleep or busy, and the command may not wait";
+                refuse_command(context, device, &command, CommandOutcome::Expired, reason);
+            }
+        }
+    }
+
+    fn send(&mut self, context: &mut Context, device: &mut Device, mut waiting: PendingCommand) {
+        context.changed(device);
+        let command = &waiting.command;
+        let request = command.operation.request(&device.registration);
+        let limits = &context.settings.limits;
+        if request.payload.len() > limits.sent_body {
+            let reason = format!("the body is longer than {} bytes", limits.sent_body);
+            return refuse_command(context, device, command, CommandOutcome::Refused, &reason);
+        }
+        let paths = ObservedPaths::of(&command.operation);
+        let (now, peer) = (context.now, device.peer);
+        let exchange = match &command.operation.kind {
+            OperationKind::Observe if !device.observations.has_room_for(&paths, limits.observations) => {
+                let reason = "too many observations of this device";
+                return refuse_command(context, device, command, CommandOutcome::Refused, reason);
+            }
+            OperationKind::CancelObserve => device
+                .observations
+                .exchange_of(&paths)
+                .and_then(|observation| context.coap.send_cancellation(now, observation))
+                .unwrap_or_else(|| context.coap.send_request(now, peer, request)),
+            _ => context.coap.send_request(now, peer, request),
+        };
+        self.registrations.insert(exchange, device.id);
+        if let Some(digest) = waiting.retained {
+            self.retained.remember(&device.registration.endpoint, digest);
+        }
+        // For as long as an answer is waited for it may be sent once more, whatever its own patience was.
+        waiting.expires = waiting.expires.max(now + context.settings.coap.max_transmit_wait());
+        device.sent(now, exchange, waiting);
+    }
+
+    /// Sends the command in flight once more, when the device did not know the format of its values and there is another.
+    /// It stays the same command: nothing else goes to the device meanwhile, and the application hears the last answer.
+    /// Gives the command back when the response is its answer.
+    fn retry_in_other_format(
+        &mut self,
+        context: &mut Context,
+        device: &mut Device,
+        in_flight: InFlight,
+        response: &Response,
+    ) -> Option<InFlight> {
+        if response.code != Code::UNSUPPORTED_CONTENT_FORMAT || in_flight.in_other_format {
+            return Some(in_flight);
+        }
+        let other = in_flight.command.operation.request_in_other_format(&device.registration);
+        let Some(request) = other.filter(|request| request.payload.len() <= context.settings.limits.sent_body) else {
+            return Some(in_flight);
+        };
+        let exchange = context.coap.send_request(context.now, device.peer, request);
+        device.sent_in_other_format(exchange, in_flight);
+        self.registrations.insert(exchange, device.id);
+        None
+    }
+
+    /// An `observe` that was accepted replaces the observation of the same paths; the answer to `cancel-observe` ends it.
+    fn follow_observation(
+        &mut self,
+        context: &mut Context,
+        device: &mut Device,
+        exchange: ExchangeId,
+        command: Command,
+        observing: bool,
+    ) {
+        let former = if observing {
+            self.registrations.insert(exchange, device.id);
+            device.observations.begin(exchange, Observation::of(command))
+        } else if let OperationKind::CancelObserve = command.operation.kind {
+            device.observations.cancel(&ObservedPaths::of(&command.operation))
+        } else {
+            return;
+        };
+        context.changed(device);
+        if let Some(former) = former {
+            self.forget_exchange(former);
+            context.coap.forget(former);
+        }
+    }
+
+    /// Whether this device was sent this retained command, or will be.
+    fn knows(&self, device: &Device, command: CommandDigest) -> bool {
+        device.waiting.holds(command) || self.retained.contains(&device.registration.endpoint, command)
+    }
+}
+
+/// The commands and observations of a device over a restart.
+impl CommandScheduler {
+    /// Returns the records of a device's commands: the one in flight, then those that wait. Each gets a serial if it has
+    /// none.
+    pub fn records(&mut self, context: &Context, device: &mut Device) -> Vec<CommandRecord> {
+        let last = &mut self.last_serial;
+        let mut record = |serial: &mut Option<u64>, expires, command: &Command, retained| {
+            let serial = *serial.get_or_insert_with(|| {
+                *last = last.wrapping_add(1);
+                *last
+            });
+            let expires = context.wall_clock.unix_time(expires);
+            CommandRecord { serial, expires, command: command.echo.clone(), reply: command.reply.clone(), retained }
+        };
+        let mut records = Vec::new();
+        if let Some(in_flight) = device.in_flight_mut() {
+            records.push(record(&mut in_flight.serial, in_flight.expires, &in_flight.command, in_flight.retained));
+        }
+        for waiting in device.waiting.iter_mut() {
+            records.push(record(&mut waiting.serial, waiting.expires, &waiting.command, waiting.retained));
+        }
+        records
+    }
+
+    /// Gives the serials of these records to no other command.
+    pub fn reserve_serials(&mut self, records: &[CommandRecord]) {
+        self.last_serial = records.iter().map(|record| record.serial).fold(self.last_serial, u64::max);
+    }
+
+    /// Restores an observation of an earlier process.
+    pub fn restore_observation(&mut self, context: &mut Context, device: &mut Device, record: ObservationRecord) {
+        // It was an observe command when it was recorded; in whatever else it may have turned, there is nothing to observe.
+        let Ok(command) = downlink::interpret(record.command, &device.registration, &context.model) else { return };
+        let OperationKind::Observe = command.operation.kind else { return };
+        let request = command.operation.request(&device.registration);
+        let freshness = Freshness::of(record.number, context.wall_clock.moment(record.at));
+        let exchange = context.coap.restore_observation(device.peer, record.token, request, freshness);
+        self.registrations.insert(exchange, device.id);
+        if let Some(former) = device.observations.begin(exchange, Observation::of(command)) {
+            self.forget_exchange(former);
+            context.coap.forget(former);
+        }
+    }
+
+    /// Restores the commands of an earlier process. Returns those that the current object model or the current limits
+    /// reject.
+    pub fn restore_commands(
+        &mut self,
+        context: &Context,
+        device: &mut Device,
+        records: Vec<CommandRecord>,
+    ) -> Vec<NotTaken> {
+        let mut limits = queue_limits(&context.settings.limits);
+        // The first one may have been in flight, outside of these bounds.
+        limits.commands = limits.commands.saturating_add(1);
+        limits.bytes = limits.bytes.saturating_add(context.settings.limits.command_size);
+        let mut not_taken = Vec::new();
+        for CommandRecord { serial, expires, command, reply, retained } in records {
+            let room = self.bytes.take(command.to_json().len());
+            let command = match downlink::interpret(command, &device.registration, &context.model) {
+                Ok(command) => Command { reply, ..command },
+                Err(Refusal { echo, reason }) => {
+                    not_taken.push(NotTaken { echo, reply, outcome: CommandOutcome::Refused, reason });
+                    continue;
+                }
+            };
+            let waiting = PendingCommand::new(command, context.wall_clock.moment(expires), room);
+            let waiting = PendingCommand { serial: Some(serial), retained, ..waiting };
+            if let Err((Command { echo, reply, .. }, full)) = device.waiting.push(waiting, limits) {
+                let reason = full.to_string();
+                not_taken.push(NotTaken { echo, reply, outcome: CommandOutcome::QueueFull, reason });
+            }
+        }
+        not_taken
+    }
+}
+
+/// Refuses a restored command: it has its final answer.
+pub(super) fn refuse_restored(context: &mut Context, device: &Device, refused: NotTaken) {
+    let NotTaken { echo, reply, outcome, reason } = refused;
+    context.changed(device);
+    refuse(context, device, (&echo, reply.as_deref()), "error", outcome, &reason);
+}
+
+/// Refuses a command whose device is not registered yet: it has its final answer.
+pub(super) fn refuse_early(
+    context: &mut Context,
+    pending: &PendingRegistration,
+    (payload, properties): (&[u8], MessageProperties),
+    outcome: CommandOutcome,
+    reason: &str,
+) {
+    let (echo, msg_type) = match downlink::parse(payload, &pending.registration, &context.model) {
+        Ok(command) => (command.echo.clone(), command.msg_type()),
+        Err(refusal) => (refusal.echo, "error"),
+    };
+    let (topic, endpoint) = (pending.topics.response.clone(), pending.registration.endpoint.clone());
+    let payload = uplink::refused(&echo, reason);
+    context.publish_reply(pending.id, topic.qos, properties.reply.as_ref(), &payload);
+    context.publish(pending.id, Publication::new(topic, payload, UplinkClass::Answer));
+    context.report(Report::Command { endpoint, msg_type, outcome, took: None });
+}
+
+/// Reports that links or attributes of a list of the device make no sense.
+pub(super) fn report_links_left_out(context: &mut Context, device: &mut Device, reason: String) {
+    let first = !std::mem::replace(&mut device.links_left_out, true);
+    let endpoint = device.registration.endpoint.clone();
+    context.report(Report::LinksLeftOut { endpoint, reason, first });
+}
+
+/// The last answer of a command that its device did not answer.
+fn give_up(context: &mut Context, device: &Device, command: &Command) {
+    context.publish_final_answer(device, command.reply.as_deref(), uplink::timed_out(command));
+    report(context, device, command, CommandOutcome::TimedOut, None);
+}
+
+fn refuse_command(context: &mut Context, device: &Device, command: &Command, outcome: CommandOutcome, reason: &str) {
+    let answered = (&command.echo, command.reply.as_deref());
+    refuse(context, device, answered, command.msg_type(), outcome, reason);
+}
+
+fn refuse(
+    context: &mut Context,
+    device: &Device,
+    (echo, reply): (&Echo, Option<&Reply>),
+    msg_type: &'static str,
+    outcome: CommandOutcome,
+    reason: &str,
+) {
+    context.publish_final_answer(device, reply, uplink::refused(echo, reason));
+    let endpoint = device.registration.endpoint.clone();
+    context.report(Report::Command { endpoint, msg_type, outcome, took: None });
+}
+
+fn report(context: &mut Context, device: &Device, command: &Command, outcome: CommandOutcome, took: Option<Duration>) {
+    let endpoint = device.registration.endpoint.clone();
+    context.report(Report::Command { endpoint, msg_type: command.msg_type(), outcome, took });
+}
+
+fn report_undecodable(context: &mut Context, device: &Device, command: &Command, reason: String) {
+    let (endpoint, path) = (device.registration.endpoint.clone(), command.operation.path.to_string());
+    context.report(Report::UndecodableContent { endpoint, path, reason });
+}
+
+fn too_long(limits: &Limits) -> String {
+    format!("the command is longer than {} bytes", limits.command_size)
+}
+
+fn queue_limits(limits: &Limits) -> QueueLimits {
+    QueueLimits {
+        commands: limits.waiting_commands,
+        bytes: limits.waiting_bytes,
+        bytes_of_all: limits.waiting_bytes_total,
+    }
+}

@@ -1,0 +1,185 @@
+//! What the parts of the gateway share: the time, the configuration, the object definitions, and the ways out of the core.
+//!
+//! A part is given the context with each event; it keeps no reference to it. The context knows how a message reaches a
+//! device (CoAP, and DTLS below it) and in which order outputs leave. It does not know which devices there are.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::coap::{self, Endpoint, RequestId, Response, Transmit};
+use crate::command::Reply;
+use crate::lwm2m::codec::DecodeContext;
+use crate::lwm2m::model::Model;
+use crate::lwm2m::operation::{Operation, Outcome};
+use crate::registry::{Device, RegistrationId};
+use lwm2m_base::Peer;
+use lwm2m_dtls::credentials::Identity;
+use lwm2m_dtls::{DtlsReport, DtlsTableSizes};
+
+use super::Output;
+use super::broker::{BrokerCommand, Publication, UplinkClass};
+use super::config::GatewayConfig;
+use super::dtls::DtlsLayer;
+use super::pending_changes::PendingChanges;
+use super::report::Report;
+use super::wall_clock::WallClock;
+
+pub(super) struct Context {
+    /// The time of the event that is handled.
+    pub now: Instant,
+    pub settings: GatewayConfig,
+    pub model: Arc<Model>,
+    pub rng: StdRng,
+    pub coap: Endpoint,
+    pub dtls: Option<DtlsLayer>,
+    /// The endpoints whose record in the store is out of date.
+    pub changes: PendingChanges,
+    pub wall_clock: WallClock,
+    /// The program shuts down: no new work begins.
+    pub draining: bool,
+    outputs: VecDeque<Output>,
+}
+
+impl Context {
+    /// `seed` is the source of all randomness.
+    pub fn new(settings: GatewayConfig, model: Arc<Model>, seed: [u8; 32], wall_clock: WallClock) -> Self {
+        let mut rng = StdRng::from_seed(seed);
+        Self {
+            now: wall_clock.compared(),
+            coap: Endpoint::new(settings.coap.clone(), rng.random()),
+            dtls: None,
+            settings,
+            model,
+            rng,
+            changes: PendingChanges::default(),
+            wall_clock,
+            draining: false,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Appends an output. Outputs leave in the order in which they came to be: what the CoAP endpoint has to send is in
+    /// front.
+    pub fn push(&mut self, output: Output) {
+        self.flush_coap();
+        self.outputs.push_back(output);
+    }
+
+    pub fn pop_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Returns the number of outputs that were not polled yet.
+    pub fn outputs(&self) -> usize {
+        self.outputs.len()
+    }
+
+    pub fn report(&mut self, report: Report) {
+        self.push(Output::Report(report));
+    }
+
+    pub fn command_broker(&mut self, command: BrokerCommand) {
+        self.push(Output::Broker(command));
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let dtls = self.dtls.as_ref().and_then(|dtls| dtls.server.next_deadline());
+        [self.coap.next_deadline(), dtls].into_iter().flatten().min()
+    }
+
+    pub fn associations(&self) -> DtlsTableSizes {
+        self.dtls.as_ref().map(|dtls| dtls.server.table_sizes()).unwrap_or_default()
+    }
+
+    /// Moves what the CoAP endpoint has to send and to report to the outputs.
+    pub fn flush_coap(&mut self) {
+        while let Some(output) = self.coap.poll_output() {
+            let report = match output {
+                coap::Output::Transmit(transmit) => {
+                    self.transmit(transmit);
+                    continue;
+                }
+                coap::Output::Outcome(peer, outcome) => Report::Datagram { peer, outcome },
+                coap::Output::Retransmitted(peer) => Report::Retransmitted { peer },
+                coap::Output::Evicted(peer) => Report::DuplicateForgotten { peer },
+            };
+            self.outputs.push_back(Output::Report(report));
+        }
+    }
+
+    /// Moves what the DTLS server has to send and to report to the outputs.
+    pub fn flush_dtls(&mut self) {
+        if let Some(dtls) = &mut self.dtls {
+            self.outputs.extend(std::iter::from_fn(|| dtls.poll_output()));
+        }
+    }
+
+    /// Returns who is at the other end; `None` over plain UDP.
+    pub fn identity(&self, peer: Peer) -> Option<Arc<Identity>> {
+        self.dtls.as_ref()?.identity(peer.association?)
+    }
+
+    pub fn respond(&mut self, request: RequestId, response: Response) {
+        self.coap.respond(self.now, request, response);
+    }
+
+    /// Publishes by the session of this registration.
+    pub fn publish(&mut self, session: RegistrationId, publication: Publication) {
+        self.command_broker(BrokerCommand::Publish { registration: session, publication });
+    }
+
+    /// Publishes to the device's topic for answers.
+    pub fn publish_answer(&mut self, device: &Device, payload: Vec<u8>) {
+        let publication = Publication::new(device.topics.response.clone(), payload, UplinkClass::Answer);
+        self.publish(device.session, publication);
+    }
+
+    /// Publishes the same answer to the topic that the command named, if it named one, and to the device's own.
+    pub fn publish_final_answer(&mut self, device: &Device, reply: Option<&Reply>, payload: Vec<u8>) {
+        self.publish_reply(device.session, device.topics.response.qos, reply, &payload);
+        self.publish_answer(device, payload);
+    }
+
+    /// Publishes an answer to the topic that the command named, if it named one.
+    pub fn publish_reply(&mut self, session: RegistrationId, qos: u8, reply: Option<&Reply>, payload: &[u8]) {
+        let Some(Reply { topic, correlation }) = reply.cloned() else { return };
+        let (payload, class) = (payload.to_vec(), UplinkClass::Answer);
+        let publication = Publication { topic, qos, payload, class, retain: false, correlation, ticket: None };
+        self.publish(session, publication);
+    }
+
+    /// Marks that the record of this device is out of date.
+    pub fn changed(&mut self, device: &Device) {
+        self.changes.mark(&device.registration.endpoint);
+    }
+
+    /// Returns what a response of this device means for an operation, now.
+    pub fn outcome(&self, device: &Device, operation: &Operation, response: &Response) -> Outcome {
+        let context = DecodeContext {
+            registration: &device.registration,
+            model: &self.model,
+            undefined: self.settings.undefined_resources,
+            unix_time: self.wall_clock.unix_time(self.now),
+        };
+        operation.outcome(response, context)
+    }
+
+    /// Sends a CoAP message: as it is over UDP, as a record over DTLS.
+    fn transmit(&mut self, transmit: Transmit) {
+        match (transmit.peer.association, &mut self.dtls) {
+            (Some(association), Some(dtls)) => {
+                dtls.server.send(association, &transmit.datagram);
+                self.flush_dtls();
+            }
+            // The device was restored, and DTLS is off now: its address may be another one's by now.
+            (Some(association), None) => {
+                self.outputs.push_back(Output::Report(Report::Dtls(DtlsReport::Unsent { association })));
+            }
+            (None, _) => self.outputs.push_back(Output::Transmit(transmit)),
+        }
+    }
+}

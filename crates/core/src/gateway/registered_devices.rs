@@ -1,0 +1,337 @@
+//! The registered devices, from the answer to their Register until they leave.
+//!
+//! Every event of a device is handled here with the device in hand: it is looked up once, by its registration, its endpoint
+//! name or the exchange that the event is about.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::coap::{ExchangeId, Failure, Response};
+use crate::lwm2m::register::{ObjectListChange, Update};
+use crate::registry::{Device, NewDevice, RegistrationId, Registry};
+use lwm2m_base::Peer;
+use lwm2m_base::deadlines::Deadlines;
+use lwm2m_dtls::credentials::Identity;
+
+use super::broker::{BrokerCommand, Ticket};
+use super::client::allowed_silence;
+use super::command_scheduler::CommandScheduler;
+use super::context::Context;
+use super::eviction::SilentDevices;
+use super::notification::{Notifications, ReceivedNotification, report_superseded};
+use super::presence::go_offline;
+use super::queue_mode::{QueueMode, awake_window};
+use super::report::{LeaveReason, Report};
+
+/// Owns the registered devices and what goes on with them. It knows nothing of Registers, and not who may do what: it is
+/// asked only for what is allowed.
+#[derive(Debug, Default)]
+pub(super) struct RegisteredDevices {
+    registry: Registry,
+    commands: CommandScheduler,
+    notifications: Notifications,
+    queue_mode: QueueMode,
+    /// When a lifetime may be over. Every message of the device moves its end, so that it is checked when this comes.
+    lifetimes: Deadlines<RegistrationId>,
+    silent: SilentDevices,
+}
+
+/// The kinds of deadlines, in the order in which those of one moment are handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Lifetime,
+    CommandExpiry,
+    AwakeTime,
+}
+
+impl RegisteredDevices {
+    /// Registers a device, or restores one. An older registration of its endpoint has left before.
+    pub fn insert(&mut self, context: &Context, new: NewDevice) {
+        let mut device = Device::new(new);
+        device.set_awake_window(awake_window(&context.settings, &device.registration));
+        self.queue_mode.registered(&mut device);
+        self.silent.watch(&device);
+        self.commands.retained.registered(&device.registration.endpoint);
+        self.lifetimes.set(device.id, device.lifetime_ends(*context.settings.lifetimes.end()));
+        self.registry.insert(device);
+    }
+
+    /// Merges an Update that came from this peer: the device speaks from there now.
+    pub fn update(
+        &mut self,
+        context: &mut Context,
+        id: RegistrationId,
+        peer: Peer,
+        update: Update,
+    ) -> ObjectListChange {
+        let Some(device) = self.registry.device_mut(id) else { return ObjectListChange::Absent };
+        let (is_news, changes_lifetime) = (!update.is_empty(), update.changes_lifetime());
+        device.heard_from(context.now);
+        let change = device.registration.apply(update);
+        let is_bound = device.bind(context.identity(peer));
+        if is_bound {
+            self.silent.forget(id);
+        }
+        if is_news || is_bound || device.needs_new_record() {
+            context.changed(device);
+        }
+        if is_news {
+            device.set_awake_window(awake_window(&context.settings, &device.registration));
+        }
+        if changes_lifetime {
+            // It may have become shorter; otherwise the deadline of before is looked at again when it comes.
+            self.lifetimes.set(id, device.lifetime_ends(*context.settings.lifetimes.end()));
+            let lifetime = allowed_silence(&context.settings, &device.registration);
+            context.command_broker(BrokerCommand::SetLifetime { registration: id, lifetime });
+        }
+        self.queue_mode.heard_from(context, device);
+        self.queue_mode.watch(device);
+        self.move_to(context, id, peer);
+        change
+    }
+
+    /// Removes a device that leaves. Every command of it gets its last answer while there is a session to publish it by.
+    pub fn leave(&mut self, context: &mut Context, id: RegistrationId, reason: LeaveReason) {
+        let connected = !matches!(reason, LeaveReason::Broker(_));
+        if let Some(device) = self.registry.device_mut(id).filter(|_| connected) {
+            self.commands.give_up_all(context, device);
+            go_offline(context, device);
+        }
+        let Some(device) = self.remove(context, id) else { return };
+        if connected {
+            context.command_broker(BrokerCommand::Disconnect { registration: id });
+        }
+        context.report(Report::Left { endpoint: device.registration.endpoint, reason });
+    }
+
+    /// Removes a device that has registered again. It is returned for the sake of its commands.
+    pub fn replace(&mut self, context: &mut Context, endpoint: &str) -> Option<Device> {
+        let id = self.registry.id_by_endpoint(endpoint)?;
+        let device = self.remove(context, id)?;
+        context.command_broker(BrokerCommand::Disconnect { registration: id });
+        let endpoint = device.registration.endpoint.clone();
+        context.report(Report::Left { endpoint, reason: LeaveReason::Replaced });
+        Some(device)
+    }
+
+    /// Returns whether a device that the broker has accepted can be registered; another one may be evicted for it.
+    pub fn make_room_for(&mut self, context: &mut Context, endpoint: &str) -> bool {
+        let replaces = self.registry.id_by_endpoint(endpoint).is_some();
+        if replaces || self.registry.len() < context.settings.limits.devices {
+            return true;
+        }
+        let Some(silent) = self.evictable(context.now) else { return false };
+        self.leave(context, silent, LeaveReason::Evicted);
+        true
+    }
+
+    /// Returns the device that may be evicted now.
+    pub fn evictable(&mut self, now: Instant) -> Option<RegistrationId> {
+        self.silent.evictable(now, &self.registry)
+    }
+
+    /// Moves the registrations that an identity made, and that it names, to its new association.
+    pub fn established(&mut self, context: &mut Context, peer: Peer, identity: &Arc<Identity>) {
+        let own: Vec<RegistrationId> = context
+            .settings
+            .identity
+            .endpoints_of(identity)
+            .filter_map(|endpoint| self.registry.device_by_endpoint(endpoint))
+            .filter(|device| device.identity.as_ref() == Some(identity))
+            .map(|device| device.id)
+            .collect();
+        own.into_iter().for_each(|id| self.move_to(context, id, peer));
+    }
+
+    /// Does what is due: ends registrations, refuses pending commands, publishes which devices are asleep.
+    pub fn handle_timeout(&mut self, context: &mut Context) {
+        while let Some(timer) = self.due(context.now) {
+            match timer {
+                Timer::Lifetime => self.check_lifetime(context),
+                Timer::CommandExpiry => {
+                    if let Some(device) =
+                        self.commands.pop_expired(context.now).and_then(|id| self.registry.device_mut(id))
+                    {
+                        self.commands.expire(context, device);
+                    }
+                }
+                Timer::AwakeTime => {
+                    if let Some(device) =
+                        self.queue_mode.pop_expired(context.now).and_then(|id| self.registry.device_mut(id))
+                    {
+                        self.queue_mode.check(context, device);
+                    }
+                }
+            }
+        }
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.timers().into_iter().filter_map(|(at, _)| at).min()
+    }
+
+    /// Returns the device of this registration, and the scheduler of its commands.
+    pub fn with_commands(&mut self, id: RegistrationId) -> Option<(&mut Device, &mut CommandScheduler)> {
+        Some((self.registry.device_mut(id)?, &mut self.commands))
+    }
+
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    pub fn registry_mut(&mut self) -> &mut Registry {
+        &mut self.registry
+    }
+
+    pub fn commands(&self) -> &CommandScheduler {
+        &self.commands
+    }
+
+    pub fn commands_mut(&mut self) -> &mut CommandScheduler {
+        &mut self.commands
+    }
+
+    /// Returns the number of deadlines of all devices.
+    pub fn deadlines(&self) -> usize {
+        self.lifetimes.len() + self.commands.deadlines() + self.queue_mode.len()
+    }
+
+    /// Gives up the commands in flight of all devices: each of them has its last answer.
+    pub fn give_up_in_flight(&mut self, context: &mut Context) {
+        for device in self.registry.devices_mut() {
+            self.commands.give_up_in_flight(context, device);
+        }
+    }
+
+    fn due(&self, now: Instant) -> Option<Timer> {
+        let due = self.timers().into_iter().filter_map(|(at, timer)| at.filter(|at| *at <= now).map(|at| (at, timer)));
+        due.min().map(|(_, timer)| timer)
+    }
+
+    fn timers(&self) -> [(Option<Instant>, Timer); 3] {
+        [
+            (self.lifetimes.next(), Timer::Lifetime),
+            (self.commands.next_deadline(), Timer::CommandExpiry),
+            (self.queue_mode.next_deadline(), Timer::AwakeTime),
+        ]
+    }
+
+    /// Ends the registration whose lifetime may be over, if it is.
+    fn check_lifetime(&mut self, context: &mut Context) {
+        let Some(id) = self.lifetimes.pop_expired(context.now) else { return };
+        let Some(device) = self.registry.device(id) else { return };
+        let ends = device.lifetime_ends(*context.settings.lifetimes.end());
+        if ends > context.now {
+            self.lifetimes.set(id, ends);
+        } else {
+            self.leave(context, id, LeaveReason::LifetimeOver);
+        }
+    }
+
+    /// The device speaks from another address of the same transport: what is under way is sent there.
+    fn move_to(&mut self, context: &mut Context, id: RegistrationId, to: Peer) {
+        let Some(from) = self.registry.readdress(id, to) else { return };
+        let Some(device) = self.registry.device(id) else { return };
+        context.changed(device);
+        context.coap.readdress(context.now, device.exchanges(), to);
+        context.report(Report::Moved { endpoint: device.registration.endpoint.clone(), from, to });
+    }
+
+    fn remove(&mut self, context: &mut Context, id: RegistrationId) -> Option<Device> {
+        let device = self.registry.remove(id)?;
+        context.changed(&device);
+        self.silent.forget(id);
+        self.commands.forget(context, &device);
+        self.lifetimes.cancel(id);
+        self.queue_mode.forget(id);
+        Some(device)
+    }
+}
+
+/// What CoAP reports of the exchanges and observations of devices. One that belongs to no device any more has no effect.
+impl RegisteredDevices {
+    pub fn acknowledged(&mut self, context: &mut Context, exchange: ExchangeId) {
+        let Self { registry, commands, queue_mode, .. } = self;
+        let Some(device) = device_of(registry, commands, exchange) else { return };
+        heard_from(context, queue_mode, device);
+        commands.acknowledged(context, device, exchange);
+    }
+
+    pub fn answered(
+        &mut self,
+        context: &mut Context,
+        exchange: ExchangeId,
+        response: &Response,
+        observing: Option<u32>,
+    ) {
+        let Self { registry, commands, queue_mode, .. } = self;
+        let Some(device) = device_of(registry, commands, exchange) else { return };
+        heard_from(context, queue_mode, device);
+        commands.answered(context, device, exchange, response, observing);
+    }
+
+    pub fn reset(&mut self, context: &mut Context, exchange: ExchangeId) {
+        let Self { registry, commands, queue_mode, .. } = self;
+        let Some(device) = device_of(registry, commands, exchange) else { return };
+        heard_from(context, queue_mode, device);
+        commands.reset(context, device, exchange);
+    }
+
+    pub fn timed_out(&mut self, context: &mut Context, exchange: ExchangeId) {
+        let Self { registry, commands, .. } = self;
+        let Some(device) = device_of(registry, commands, exchange) else { return };
+        commands.timed_out(context, device, exchange);
+    }
+
+    /// The response cannot be read, or the body of the request or of the response could not be transferred.
+    pub fn failed(&mut self, context: &mut Context, exchange: ExchangeId, error: Failure) {
+        let Self { registry, commands, queue_mode, .. } = self;
+        let Some(device) = device_of(registry, commands, exchange) else { return };
+        heard_from(context, queue_mode, device);
+        commands.failed(context, device, exchange, error);
+    }
+
+    pub fn notified(&mut self, context: &mut Context, notification: ReceivedNotification) {
+        let Self { registry, commands, queue_mode, notifications, .. } = self;
+        let (observation, over) = (notification.observation, notification.over);
+        let Some(device) = device_of(registry, commands, observation) else { return };
+        heard_from(context, queue_mode, device);
+        notifications.received(context, device, notification);
+        if over {
+            commands.forget_exchange(observation);
+        }
+        commands.send_next(context, device);
+    }
+
+    /// A newer state came before this one could be read as a whole.
+    pub fn superseded(&mut self, context: &mut Context, observation: ExchangeId) {
+        let Self { registry, commands, queue_mode, .. } = self;
+        let Some(device) = device_of(registry, commands, observation) else { return };
+        heard_from(context, queue_mode, device);
+        report_superseded(context, device);
+    }
+
+    /// The broker has the publication of a notification.
+    pub fn published(&mut self, context: &mut Context, id: RegistrationId, ticket: Ticket) {
+        if let Some(device) = self.registry.device_mut(id) {
+            self.notifications.published(context, device, ticket);
+        }
+    }
+}
+
+fn device_of<'d>(
+    registry: &'d mut Registry,
+    commands: &CommandScheduler,
+    exchange: ExchangeId,
+) -> Option<&'d mut Device> {
+    registry.device_mut(commands.registration_of(exchange)?)
+}
+
+/// A valid message of the device has come: it is awake, and its lifetime begins again.
+fn heard_from(context: &mut Context, queue_mode: &mut QueueMode, device: &mut Device) {
+    device.heard_from(context.now);
+    if device.needs_new_record() {
+        context.changed(device);
+    }
+    queue_mode.heard_from(context, device);
+}

@@ -1,0 +1,535 @@
+//! The registration interface (LwM2M Core 1.1 section 6.2): Register, Update, De-register, and discovery of this server;
+//! and what the broker reports of each registration.
+//!
+//! A registration passes these stages:
+//!
+//! 1. pending: a Register has come, and the broker connects, authenticates and subscribes the device
+//!    ([`super::pending_registrations`]);
+//! 2. registered: the device has its 2.01, and the `register` report is published ([`super::registered_devices`]);
+//! 3. left: the device deregistered, its lifetime ended, it registered again, or the broker closed its session.
+
+use std::collections::VecDeque;
+
+use rand::RngExt;
+
+use crate::coap::options::{format, number};
+use crate::coap::{Code, Request, RequestId, Response};
+use crate::lwm2m::register::{ObjectListChange, Registration, Rejection, Update};
+use crate::mqtt::uplink::{self, Proven};
+use crate::registry::{Device, Location, NewDevice, RegistrationId};
+use lwm2m_base::Peer;
+use lwm2m_dtls::credentials::Identity;
+
+use super::access::{AccessControl, forbids_request, report_forbidden};
+use super::auto_observe;
+use super::broker::{
+    BrokerCommand, BrokerEvent, CloseReason, ConnectError, MessageProperties, Publication, UplinkClass,
+};
+use super::client::client;
+use super::command_scheduler::{refuse_early, report_links_left_out};
+use super::config::{GatewayConfig, UpdatePublish};
+use super::context::Context;
+use super::diagnostic::{fitting, room, unavailable};
+use super::pending_registrations::{EarlyCommand, PendingRegistration, PendingRegistrations};
+use super::presence::publish_status;
+use super::registered_devices::RegisteredDevices;
+use super::report::{CommandOutcome, Forbidden, LeaveReason, Report};
+
+/// What this server has (RFC 6690; LwM2M Core 1.1 section 6.2.1 names the resource of the registration interface).
+const WELL_KNOWN_CORE: &str = "</rd>;rt=\"core.rd\";ct=40";
+
+/// Why a device is turned away: in a word for the device, and in full.
+type TurnedAway = (&'static str, &'static str);
+const TOO_MANY_DEVICES: TurnedAway = ("too many devices", "the limit of devices is reached");
+const BUSY: TurnedAway = ("busy", "the limit of Registers under way is reached");
+const STOPPING: TurnedAway = ("stopping", "the gateway is stopping");
+
+/// Owns all registrations, those that are pending and those of registered devices. It knows nothing of commands and
+/// notifications but to whom they go.
+#[derive(Debug, Default)]
+pub(super) struct Registrations {
+    devices: RegisteredDevices,
+    pending: PendingRegistrations,
+    access: AccessControl,
+    last_id: u64,
+}
+
+/// A request that a peer has sent, and that waits for its answer.
+#[derive(Clone, Copy)]
+pub(super) struct ReceivedRequest<'r> {
+    pub id: RequestId,
+    pub peer: Peer,
+    pub request: &'r Request,
+}
+
+impl Registrations {
+    /// Answers a request of a device, now or when the broker has answered.
+    pub fn handle_request(&mut self, context: &mut Context, received: ReceivedRequest) {
+        let ReceivedRequest { id, request, .. } = received;
+        let Ok(path) = request.options.texts(number::URI_PATH) else {
+            return context.respond(id, Response::new(Code::BAD_REQUEST));
+        };
+        match (path.as_slice(), request.method) {
+            (["rd"], Code::POST) => self.register(context, received),
+            (["rd", location], _) => match self.devices.registry().id_by_location(location) {
+                Some(registration) => self.handle_registered(context, registration, received),
+                None => context.respond(id, Response::new(Code::NOT_FOUND)),
+            },
+            ([".well-known", "core"], Code::GET) => context.respond(id, well_known_core(request)),
+            (["rd"] | [".well-known", "core"], _) => context.respond(id, Response::new(Code::METHOD_NOT_ALLOWED)),
+            _ => context.respond(id, Response::new(Code::NOT_FOUND)),
+        }
+    }
+
+    /// Takes what the broker's side reports of a registration. One that has left is not known any more.
+    pub fn handle_broker(&mut self, context: &mut Context, event: BrokerEvent) {
+        match event {
+            BrokerEvent::Connected { registration } => self.connected(context, registration),
+            BrokerEvent::ConnectFailed { registration, error } => self.connect_failed(context, registration, error),
+            BrokerEvent::Closed { registration, reason } => self.closed(context, registration, reason),
+            BrokerEvent::Reconnected { registration } => {
+                if let Some(device) = self.devices.registry().device(registration) {
+                    publish_status(context, device);
+                }
+            }
+            BrokerEvent::Message { registration, payload, properties, .. } => {
+                self.handle_command(context, registration, payload, properties);
+            }
+            BrokerEvent::Published { registration, ticket } => self.devices.published(context, registration, ticket),
+            BrokerEvent::PublishRefused { registration, topic } => {
+                if let Some(device) = self.devices.registry_mut().device_mut(registration) {
+                    let first = !std::mem::replace(&mut device.publish_refused, true);
+                    let endpoint = device.registration.endpoint.clone();
+                    context.report(Report::PublishRefused { endpoint, topic, first });
+                }
+            }
+        }
+    }
+
+    /// Answers the pending Registers 5.03: the gateway stops, and their devices come back when it runs again.
+    pub fn turn_all_away(&mut self, context: &mut Context) {
+        for id in self.pending.ids() {
+            self.turn_away(context, id, STOPPING);
+        }
+    }
+
+    /// Returns an id that no registration has had.
+    pub fn new_id(&mut self) -> RegistrationId {
+        self.last_id += 1;
+        RegistrationId(self.last_id)
+    }
+
+    pub fn devices(&self) -> &RegisteredDevices {
+        &self.devices
+    }
+
+    pub fn devices_mut(&mut self) -> &mut RegisteredDevices {
+        &mut self.devices
+    }
+
+    pub fn pending(&self) -> &PendingRegistrations {
+        &self.pending
+    }
+
+    pub fn access_mut(&mut self) -> &mut AccessControl {
+        &mut self.access
+    }
+
+    /// Returns the registered device of this name, if it last spoke from there.
+    pub fn device_at(&self, endpoint: &str, peer: Peer) -> Option<&Device> {
+        self.devices.registry().device_by_endpoint(endpoint).filter(|device| device.peer == peer)
+    }
+}
+
+/// Requests of devices.
+impl Registrations {
+    fn register(&mut self, context: &mut Context, received: ReceivedRequest) {
+        let ReceivedRequest { id: request_id, peer, request } = received;
+        let identity = context.identity(peer);
+        let registration = match self.read_register(context, identity.as_deref(), request) {
+            Ok(registration) => registration,
+            Err((endpoint, Rejection { code, diagnostic })) => {
+                return reject(context, received, endpoint, code, diagnostic);
+            }
+        };
+        let endpoint = registration.endpoint.clone();
+        if let Some(reason) = self.forbids_name(context, &endpoint, peer, identity.as_deref()) {
+            return self.forbid(context, received, &endpoint, reason);
+        }
+        if let Some((word, reason)) = self.no_room_for(context, &endpoint, peer) {
+            let retry_after = context.settings.limits.retry_after;
+            let response = unavailable(fitting(reason, word, room(request)), retry_after);
+            return self.answer_rejected(context, (peer, request_id), endpoint, response, reason.to_owned());
+        }
+        let (client, topics) = match client(&context.settings, &registration, peer, identity.as_deref()) {
+            Ok(client) => client,
+            Err(error) => {
+                return reject(context, received, Some(endpoint), Code::BAD_REQUEST, error.to_string());
+            }
+        };
+        let id = self.new_id();
+        let pending = PendingRegistration {
+            id,
+            request: request_id,
+            room: room(request),
+            registration,
+            peer,
+            identity,
+            topics,
+            early: VecDeque::new(),
+            predecessor_closed: None,
+        };
+        self.wait_for_broker(context, pending, BrokerCommand::Connect { registration: id, client });
+    }
+
+    /// Asks the broker for a device. A Register of the same endpoint that still waits gives way.
+    fn wait_for_broker(&mut self, context: &mut Context, pending: PendingRegistration, connect: BrokerCommand) {
+        let id = pending.id;
+        let Some(superseded) = self.pending.insert(pending) else { return context.command_broker(connect) };
+        if superseded.predecessor_closed.is_some() {
+            let endpoint = &superseded.registration.endpoint;
+            if let Some(predecessor) = self.devices.registry_mut().device_by_endpoint_mut(endpoint) {
+                predecessor.session = id;
+            }
+        }
+        let response = unavailable("superseded", context.settings.limits.retry_after);
+        self.respond_to_register(context, superseded.peer, superseded.request, response);
+        // The newer one is asked for first: it inherits what waits for the earlier one.
+        context.command_broker(connect);
+        context.command_broker(BrokerCommand::Disconnect { registration: superseded.id });
+    }
+}
+
+/// Requests of devices that are registered.
+impl Registrations {
+    fn handle_registered(&mut self, context: &mut Context, id: RegistrationId, received: ReceivedRequest) {
+        let Some(device) = self.devices.registry().device(id) else { return };
+        if let Some(reason) = forbids_request(context, device, received.peer) {
+            let endpoint = device.registration.endpoint.clone();
+            return self.forbid(context, received, &endpoint, reason);
+        }
+        match received.request.method {
+            Code::POST | Code::PUT => self.update(context, id, received),
+            Code::DELETE => {
+                context.respond(received.id, Response::new(Code::DELETED));
+                self.devices.leave(context, id, LeaveReason::Deregistered);
+            }
+            _ => context.respond(received.id, Response::new(Code::METHOD_NOT_ALLOWED)),
+        }
+    }
+
+    /// Answers an Update. One that brings nothing new costs nothing that grows with the registration: a device may send
+    /// many of them.
+    fn update(&mut self, context: &mut Context, id: RegistrationId, received: ReceivedRequest) {
+        let Some(device) = self.devices.registry().device(id) else { return };
+        let update = match read_update(&context.settings, device, received.request) {
+            Ok(update) => update,
+            Err(Rejection { code, diagnostic }) => {
+                let endpoint = Some(device.registration.endpoint.clone());
+                return reject(context, received, endpoint, code, diagnostic);
+            }
+        };
+        let change = self.devices.update(context, id, received.peer, update);
+        let Some((device, commands)) = self.devices.with_commands(id) else { return };
+        context.respond(received.id, Response::new(Code::CHANGED));
+        if is_published(&context.settings, change) {
+            let payload = uplink::update(&device.registration, proven(&context.settings, device.identity.as_deref()));
+            let topic = device.topics.update.clone();
+            context.publish(device.session, Publication::new(topic, payload, UplinkClass::Report));
+        }
+        context.report(Report::Updated { endpoint: device.registration.endpoint.clone() });
+        report_left_out(context, device);
+        commands.send_next(context, device);
+    }
+
+    fn forbid(&mut self, context: &mut Context, received: ReceivedRequest, endpoint: &str, reason: Forbidden) {
+        let ReceivedRequest { id, peer, request } = received;
+        report_forbidden(context, endpoint, peer, reason);
+        let why = match reason {
+            Forbidden::OtherName => "the identity stands for another endpoint name",
+            Forbidden::OtherIdentity => "the registration is of another identity",
+            Forbidden::Unsecured => "this endpoint name is registered over DTLS",
+            Forbidden::HasKey => "this endpoint name has a key: use DTLS",
+        };
+        let response = Response::with_diagnostic(Code::FORBIDDEN, fitting(why, "identity", room(request)));
+        self.respond_to_register(context, peer, id, response);
+    }
+}
+
+/// What becomes of a pending registration.
+impl Registrations {
+    /// The broker has the device: it gets its 2.01, then the report is published, then whatever waits for it is sent. A
+    /// device of before a restart has had the first two.
+    fn connected(&mut self, context: &mut Context, id: RegistrationId) {
+        let Some(pending) = self.pending.get(id) else { return self.resumed(context, id) };
+        let endpoint = pending.registration.endpoint.clone();
+        if !self.devices.make_room_for(context, &endpoint) {
+            return self.turn_away(context, id, TOO_MANY_DEVICES);
+        }
+        let Some(mut pending) = self.pending.remove(id) else { return };
+        let replaced = self.devices.replace(context, &endpoint);
+
+        let location = Location::from_random(context.rng.random());
+        context.respond(pending.request, created(&location));
+        let early = std::mem::take(&mut pending.early);
+        self.enter(context, pending, location);
+
+        let Some((device, commands)) = self.devices.with_commands(id) else { return };
+        if let Some(replaced) = replaced {
+            commands.inherit(context, device, replaced);
+        }
+        for EarlyCommand { payload, properties, room } in early {
+            // It counts anew from here on.
+            drop(room);
+            commands.handle(context, device, payload, properties);
+        }
+        commands.send_next(context, device);
+        commands.watch_expiry(device);
+    }
+
+    fn resumed(&mut self, context: &mut Context, id: RegistrationId) {
+        if let Some((device, commands)) = self.devices.with_commands(id) {
+            publish_status(context, device);
+            commands.send_next(context, device);
+        }
+    }
+
+    fn enter(&mut self, context: &mut Context, pending: PendingRegistration, location: Location) {
+        let PendingRegistration { id, registration, peer, identity, topics, .. } = pending;
+        let (endpoint, lifetime) = (registration.endpoint.clone(), registration.lifetime);
+        let payload = uplink::register(&registration, proven(&context.settings, identity.as_deref()));
+        let publication = Publication::new(topics.register.clone(), payload, UplinkClass::Report);
+        let last_heard = context.now;
+        self.devices.insert(context, NewDevice { id, registration, location, peer, identity, topics, last_heard });
+
+        let Some(device) = self.devices.registry_mut().device_mut(id) else { return };
+        let paths = auto_observe::paths(&context.settings.auto_observe, &device.registration, &context.model);
+        let left_out = device.observations.schedule(paths, context.settings.limits.observations);
+        context.changed(device);
+        context.publish(id, publication);
+        publish_status(context, device);
+        context.report(Report::Registered { endpoint: endpoint.clone(), peer, lifetime });
+        if left_out > 0 {
+            context.report(Report::AutoObserveCut { endpoint, paths: left_out });
+        }
+        report_left_out(context, device);
+    }
+
+    /// Answers a Register that the broker has accepted, or may accept yet, by 5.03 with a word.
+    fn turn_away(&mut self, context: &mut Context, id: RegistrationId, (word, reason): TurnedAway) {
+        let Some(mut pending) = self.pending.remove(id) else { return };
+        for EarlyCommand { payload, properties, .. } in std::mem::take(&mut pending.early) {
+            refuse_early(context, &pending, (&payload, properties), CommandOutcome::Expired, reason);
+        }
+        self.give_session_back(&pending);
+        let response = unavailable(word, context.settings.limits.retry_after);
+        let PendingRegistration { request, peer, registration, .. } = pending;
+        self.answer_rejected(context, (peer, request), registration.endpoint, response, reason.to_owned());
+        context.command_broker(BrokerCommand::Disconnect { registration: id });
+    }
+
+    fn connect_failed(&mut self, context: &mut Context, id: RegistrationId, error: ConnectError) {
+        let Some(pending) = self.pending.remove(id) else { return };
+        self.give_session_back(&pending);
+        let PendingRegistration { request, room, registration, peer, predecessor_closed, .. } = pending;
+        let (response, reason) = match error {
+            ConnectError::Refused(reason) => {
+                let told = fitting(&reason, "refused", room);
+                (Response::with_diagnostic(Code::FORBIDDEN, told), reason)
+            }
+            // Addresses of the broker are nothing for strangers.
+            ConnectError::Unavailable(reason) => {
+                (unavailable("no broker", context.settings.limits.retry_after), reason)
+            }
+        };
+        let predecessor = self.devices.registry().id_by_endpoint(&registration.endpoint).zip(predecessor_closed);
+        self.answer_rejected(context, (peer, request), registration.endpoint, response, reason);
+        if let Some((predecessor, reason)) = predecessor {
+            self.devices.leave(context, predecessor, LeaveReason::Broker(reason));
+        }
+    }
+
+    /// The broker ended a session for good: the next Update is answered 4.04, so that the device registers again.
+    fn closed(&mut self, context: &mut Context, id: RegistrationId, reason: CloseReason) {
+        if self.pending.get(id).is_some() {
+            let error = ConnectError::Refused("closed by the broker".to_owned());
+            return self.connect_failed(context, id, error);
+        }
+        let Some(device) = self.devices.registry_mut().device_mut(id) else { return };
+        // Its commands wait for the registration that is under way.
+        if let Some(successor) = self.pending.by_endpoint_mut(&device.registration.endpoint) {
+            successor.predecessor_closed = Some(reason);
+            device.session = successor.id;
+            return;
+        }
+        self.devices.leave(context, id, LeaveReason::Broker(reason));
+    }
+
+    fn handle_command(
+        &mut self,
+        context: &mut Context,
+        id: RegistrationId,
+        payload: Vec<u8>,
+        properties: MessageProperties,
+    ) {
+        if let Some(pending) = self.pending.get_mut(id) {
+            return self.devices.commands_mut().handle_early(context, pending, payload, properties);
+        }
+        if let Some((device, commands)) = self.devices.with_commands(id) {
+            commands.handle(context, device, payload, properties);
+        }
+    }
+
+    /// The device that this registration would have replaced publishes by its own session again.
+    fn give_session_back(&mut self, pending: &PendingRegistration) {
+        if let Some(device) = self.devices.registry_mut().device_by_endpoint_mut(&pending.registration.endpoint) {
+            device.session = device.id;
+        }
+    }
+}
+
+/// Answers to Registers.
+impl Registrations {
+    /// Reads a Register. What the gateway keeps of a device has a bound in bytes, since a stranger decides how much that is.
+    fn read_register(
+        &self,
+        context: &Context,
+        identity: Option<&Identity>,
+        request: &Request,
+    ) -> Result<Registration, (Option<String>, Rejection)> {
+        let settings = &context.settings;
+        let known_as = settings.identity.endpoint_named_by(identity);
+        let registration = Registration::from_register_of(request, &settings.lifetimes, known_as);
+        let registration = registration.map_err(|rejection| (None, rejection))?;
+        match check_size(settings, registration.size()) {
+            Ok(()) => Ok(registration),
+            Err(rejection) => Err((Some(registration.endpoint), rejection)),
+        }
+    }
+
+    /// Returns why a peer with this identity may not register by this name.
+    fn forbids_name(
+        &self,
+        context: &Context,
+        endpoint: &str,
+        peer: Peer,
+        identity: Option<&Identity>,
+    ) -> Option<Forbidden> {
+        let registered = self.devices.registry().device_by_endpoint(endpoint);
+        let taken_over_dtls = registered.is_some_and(|device| device.identity.is_some())
+            || self.pending.by_endpoint(endpoint).is_some_and(|pending| pending.identity.is_some());
+        self.access.forbids_name(context, endpoint, (peer, identity), taken_over_dtls)
+    }
+
+    /// Returns why this device cannot register now; `None` if it can.
+    fn no_room_for(&mut self, context: &Context, endpoint: &str, peer: Peer) -> Option<TurnedAway> {
+        let limits = &context.settings.limits;
+        let registered = self.devices.registry().id_by_endpoint(endpoint).is_some();
+        let is_full = self.devices.registry().len() + self.pending.len() >= limits.devices;
+        if context.draining {
+            Some(STOPPING)
+        } else if !registered && is_full && self.devices.evictable(context.now).is_none() {
+            Some(TOO_MANY_DEVICES)
+        } else if self.pending.len() >= limits.pending_registrations
+            && self.pending.by_endpoint(endpoint).is_none()
+            && self.device_at(endpoint, peer).is_none()
+        {
+            Some(BUSY)
+        } else {
+            None
+        }
+    }
+
+    fn answer_rejected(
+        &mut self,
+        context: &mut Context,
+        (peer, register): (Peer, RequestId),
+        endpoint: String,
+        response: Response,
+        reason: String,
+    ) {
+        let code = response.code;
+        self.respond_to_register(context, peer, register, response);
+        context.report(Report::RegisterRejected { peer, endpoint: Some(endpoint), code, reason });
+    }
+
+    /// Answers a Register that is rejected. A peer that is not registered gets the answer once: its address may be another
+    /// one's, and retransmissions would multiply what came.
+    fn respond_to_register(&self, context: &mut Context, peer: Peer, register: RequestId, response: Response) {
+        if self.devices.registry().is_known(peer) {
+            context.respond(register, response);
+        } else {
+            context.coap.respond_once(context.now, register, response);
+        }
+    }
+}
+
+/// Rejects a request, and tells the device why as far as that fits into an answer that is no larger than the request.
+fn reject(context: &mut Context, received: ReceivedRequest, endpoint: Option<String>, code: Code, reason: String) {
+    let ReceivedRequest { id, peer, request } = received;
+    let response = match code {
+        Code::NOT_FOUND => Response::new(code),
+        _ => Response::with_diagnostic(code, fitting(&reason, "", room(request))),
+    };
+    context.respond(id, response);
+    context.report(Report::RegisterRejected { peer, endpoint, code, reason });
+}
+
+fn read_update(settings: &GatewayConfig, device: &Device, request: &Request) -> Result<Update, Rejection> {
+    let update = device.registration.read_update(request, &settings.lifetimes)?;
+    if update.is_empty() {
+        return Ok(update);
+    }
+    // The bound may have become narrower since the device registered: it may shrink, and change its lifetime.
+    let size = device.registration.size_after(&update);
+    if size > device.registration.size() {
+        check_size(settings, size)?;
+    }
+    Ok(update)
+}
+
+fn check_size(settings: &GatewayConfig, size: usize) -> Result<(), Rejection> {
+    let most = settings.limits.registration_size;
+    if size <= most {
+        return Ok(());
+    }
+    let diagnostic = format!("the registration has {size} bytes; limits.registration_size is {most}");
+    Err(Rejection { code: Code::REQUEST_ENTITY_TOO_LARGE, diagnostic })
+}
+
+fn is_published(settings: &GatewayConfig, change: ObjectListChange) -> bool {
+    match settings.update_msg_publish_condition {
+        UpdatePublish::Always => true,
+        UpdatePublish::ContainsObjectList => change != ObjectListChange::Absent,
+        UpdatePublish::ObjectListChanged => change == ObjectListChange::Changed,
+    }
+}
+
+/// Returns what the reports say of an identity.
+fn proven<'i>(settings: &GatewayConfig, identity: Option<&'i Identity>) -> Proven<'i> {
+    if settings.report_identity { Proven::Told(identity.and_then(Identity::name)) } else { Proven::Untold }
+}
+
+/// Reports what makes no sense in the link list of a Register or an Update.
+fn report_left_out(context: &mut Context, device: &mut Device) {
+    if let Some(left_out) = device.registration.take_left_out() {
+        report_links_left_out(context, device, left_out.to_string());
+    }
+}
+
+fn created(location: &Location) -> Response {
+    let mut response = Response::new(Code::CREATED);
+    response.options.add_text(number::LOCATION_PATH, "rd");
+    response.options.add_text(number::LOCATION_PATH, location.as_str());
+    response
+}
+
+fn well_known_core(request: &Request) -> Response {
+    if !matches!(request.options.uint(number::ACCEPT), Ok(None) | Ok(Some(40))) {
+        return Response::new(Code::NOT_ACCEPTABLE);
+    }
+    let mut response = Response::new(Code::CONTENT);
+    response.options.add_uint(number::CONTENT_FORMAT, u32::from(format::LINK_FORMAT));
+    response.payload = WELL_KNOWN_CORE.as_bytes().to_vec();
+    response
+}

@@ -1,0 +1,201 @@
+//! The observations of one device: those that it has accepted, and those that `auto_observe` has still to ask for.
+//!
+//! A device has at most one observation of the same paths, and none that the gateway does not know: the exchange that began
+//! an observation is its name towards CoAP, its paths are its name towards applications.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use crate::coap::ExchangeId;
+use crate::command::Command;
+use crate::lwm2m::operation::Operation;
+use crate::lwm2m::path::Path;
+
+/// Names an observation by what it observes. A composite observation of one path is another observation than that of the
+/// path itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ObservedPaths {
+    /// An Observe operation (LwM2M Core 1.1 section 6.4.1).
+    Single(Path),
+    /// An Observe-Composite operation (LwM2M Core 1.1 section 6.4.4). The order of its paths does not matter.
+    Composite(BTreeSet<Path>),
+}
+
+impl ObservedPaths {
+    /// Returns what an observe command, or the command that cancels it, is about.
+    pub fn of(operation: &Operation) -> Self {
+        Self::Single(operation.path)
+    }
+}
+
+/// One observation that the device has accepted.
+#[derive(Debug)]
+pub struct Observation {
+    pub paths: ObservedPaths,
+    /// The observe command: each notification echoes it.
+    pub command: Command,
+}
+
+impl Observation {
+    /// Returns the observation that this command began.
+    pub fn of(command: Command) -> Self {
+        Self { paths: ObservedPaths::of(&command.operation), command }
+    }
+}
+
+/// The observations of one device.
+#[derive(Debug, Default)]
+pub struct DeviceObservations {
+    by_exchange: HashMap<ExchangeId, Observation>,
+    by_paths: HashMap<ObservedPaths, ExchangeId>,
+    /// What `auto_observe` has still to ask for, after the commands of applications.
+    pending: VecDeque<Path>,
+}
+
+impl DeviceObservations {
+    /// Adds an observation that the device has accepted. It replaces the one of the same paths, whose exchange is returned.
+    pub fn begin(&mut self, exchange: ExchangeId, observation: Observation) -> Option<ExchangeId> {
+        let replaced = self.by_paths.insert(observation.paths.clone(), exchange);
+        if let Some(replaced) = replaced {
+            self.by_exchange.remove(&replaced);
+        }
+        self.by_exchange.insert(exchange, observation);
+        replaced
+    }
+
+    /// Removes the observation that this exchange began.
+    pub fn end(&mut self, exchange: ExchangeId) -> Option<Observation> {
+        let observation = self.by_exchange.remove(&exchange)?;
+        self.by_paths.remove(&observation.paths);
+        Some(observation)
+    }
+
+    /// Removes the observation of these paths, and returns its exchange.
+    pub fn cancel(&mut self, paths: &ObservedPaths) -> Option<ExchangeId> {
+        let exchange = self.by_paths.remove(paths)?;
+        self.by_exchange.remove(&exchange);
+        Some(exchange)
+    }
+
+    /// Schedules the paths that `auto_observe` asks for. Returns how many of them are left out because a device may have no
+    /// more than `limit` observations.
+    pub fn schedule(&mut self, paths: impl IntoIterator<Item = Path>, limit: usize) -> usize {
+        self.pending.extend(paths);
+        let left_out = self.pending.len().saturating_sub(limit);
+        self.pending.truncate(limit);
+        left_out
+    }
+
+    /// Takes the next path that `auto_observe` has to ask for. A path that an application observes meanwhile is skipped.
+    pub fn next_scheduled(&mut self) -> Option<Path> {
+        std::iter::from_fn(|| self.pending.pop_front())
+            .find(|path| !self.by_paths.contains_key(&ObservedPaths::Single(*path)))
+    }
+
+    pub fn scheduled(&self) -> impl ExactSizeIterator<Item = Path> + '_ {
+        self.pending.iter().copied()
+    }
+
+    /// Whether the device may be asked to observe these paths: it does already, or it has fewer than `limit` observations.
+    pub fn has_room_for(&self, paths: &ObservedPaths, limit: usize) -> bool {
+        self.by_paths.contains_key(paths) || self.by_exchange.len() < limit
+    }
+
+    pub fn exchange_of(&self, paths: &ObservedPaths) -> Option<ExchangeId> {
+        self.by_paths.get(paths).copied()
+    }
+
+    pub fn get(&self, exchange: ExchangeId) -> Option<&Observation> {
+        self.by_exchange.get(&exchange)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (ExchangeId, &Observation)> {
+        self.by_exchange.iter().map(|(exchange, observation)| (*exchange, observation))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Echo;
+    use crate::lwm2m::operation::OperationKind;
+
+    fn path(text: &str) -> Path {
+        text.parse().unwrap()
+    }
+
+    fn observation_of(text: &str) -> Observation {
+        let operation = Operation { path: path(text), query: Vec::new(), kind: OperationKind::Observe };
+        Observation::of(Command { echo: Echo::default(), operation, expiry: None, reply: None })
+    }
+
+    fn composite(paths: &[&str]) -> Observation {
+        let paths = ObservedPaths::Composite(paths.iter().map(|text| path(text)).collect());
+        Observation { paths, ..observation_of("/3") }
+    }
+
+    fn exchanges(observations: &DeviceObservations) -> Vec<ExchangeId> {
+        let mut exchanges: Vec<ExchangeId> = observations.iter().map(|(exchange, _)| exchange).collect();
+        exchanges.sort();
+        exchanges
+    }
+
+    const FIRST: ExchangeId = ExchangeId(1);
+    const SECOND: ExchangeId = ExchangeId(2);
+    const THIRD: ExchangeId = ExchangeId(3);
+
+    #[test]
+    fn a_newer_observation_of_a_path_replaces_the_one_before() {
+        let mut observations = DeviceObservations::default();
+        assert_eq!(observations.begin(FIRST, observation_of("/3/0/7")), None);
+        assert_eq!(observations.begin(SECOND, observation_of("/3/0/8")), None);
+        assert_eq!(observations.begin(THIRD, observation_of("/3/0/7")), Some(FIRST));
+        assert_eq!(exchanges(&observations), [SECOND, THIRD]);
+        assert_eq!(observations.exchange_of(&ObservedPaths::Single(path("/3/0/7"))), Some(THIRD));
+        assert!(observations.get(FIRST).is_none());
+    }
+
+    #[test]
+    fn an_observation_that_ends_or_is_cancelled_is_known_by_neither_name() {
+        let mut observations = DeviceObservations::default();
+        observations.begin(FIRST, observation_of("/3/0/7"));
+        observations.begin(SECOND, observation_of("/3/0/8"));
+        let ended = observations.end(FIRST).map(|observation| observation.paths);
+        assert_eq!(ended, Some(ObservedPaths::Single(path("/3/0/7"))));
+        assert_eq!(observations.cancel(&ObservedPaths::Single(path("/3/0/8"))), Some(SECOND));
+        assert_eq!(observations.cancel(&ObservedPaths::Single(path("/3/0/8"))), None);
+        assert_eq!((observations.by_exchange.len(), observations.by_paths.len()), (0, 0));
+        assert!(observations.end(FIRST).is_none());
+    }
+
+    #[test]
+    fn composite_observations_are_named_by_their_set_of_paths_and_apart_from_single_ones() {
+        let mut observations = DeviceObservations::default();
+        observations.begin(FIRST, observation_of("/3/0/7"));
+        assert_eq!(observations.begin(SECOND, composite(&["/3/0/7"])), None);
+        assert_eq!(observations.begin(THIRD, composite(&["/3/0/7", "/3/0/8"])), None);
+        assert_eq!(observations.begin(ExchangeId(4), composite(&["/3/0/8", "/3/0/7"])), Some(THIRD));
+        assert_eq!(observations.cancel(&ObservedPaths::Single(path("/3/0/7"))), Some(FIRST));
+        assert_eq!(exchanges(&observations), [SECOND, ExchangeId(4)]);
+    }
+
+    #[test]
+    fn a_device_at_its_limit_may_renew_an_observation_and_begin_none() {
+        let mut observations = DeviceObservations::default();
+        observations.begin(FIRST, observation_of("/3/0/7"));
+        assert!(observations.has_room_for(&ObservedPaths::Single(path("/3/0/7")), 1));
+        assert!(!observations.has_room_for(&ObservedPaths::Single(path("/3/0/8")), 1));
+        assert!(observations.has_room_for(&ObservedPaths::Single(path("/3/0/8")), 2));
+    }
+
+    #[test]
+    fn scheduled_paths_come_in_order_within_the_limit_and_without_those_that_are_observed() {
+        let mut observations = DeviceObservations::default();
+        let paths = ["/3/0", "/3303/0", "/3304/0", "/3305/0"].map(path);
+        assert_eq!(observations.schedule(paths, 3), 1);
+        observations.begin(FIRST, observation_of("/3303/0"));
+        assert_eq!(observations.next_scheduled(), Some(path("/3/0")));
+        assert_eq!(observations.next_scheduled(), Some(path("/3304/0")));
+        assert_eq!(observations.next_scheduled(), None);
+        assert_eq!(observations.scheduled().len(), 0);
+    }
+}
