@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
+use lwm2m_core::lwm2m::path::Path;
 use lwm2m_simulator::DeviceEvent;
 
 /// A message that is longer has the entries of its content on lines of their own.
@@ -98,21 +99,29 @@ fn in_words(event: &DeviceEvent) -> String {
             format!("not answered, will try again in {retry_after:?}")
         }
         DeviceEvent::Answered { method, path, code } => format!("{} {path}, answered {code}", method_name(method.0)),
-        DeviceEvent::ObservationBegan { path } => format!("{path} is observed"),
-        DeviceEvent::Notified { path } => format!("notified {path}"),
-        DeviceEvent::ObservationEnded { path } => format!("{path} is observed no longer"),
+        DeviceEvent::ObservationBegan { paths } => format!("{} is observed", list(paths)),
+        DeviceEvent::Notified { paths } => format!("notified {}", list(paths)),
+        DeviceEvent::ObservationEnded { paths } => format!("{} is observed no longer", list(paths)),
+        DeviceEvent::SendAnswered { code: Some(code) } => format!("its Send was answered {code}"),
+        DeviceEvent::SendAnswered { code: None } => "its Send was not answered".to_owned(),
         DeviceEvent::Rebooted => "starts again".to_owned(),
         DeviceEvent::Stopped => "de-registered".to_owned(),
     }
 }
 
-/// RFC 7252 section 12.1.1.
+fn list(paths: &[Path]) -> String {
+    paths.iter().map(Path::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// RFC 7252 section 12.1.1 and RFC 8132.
 fn method_name(code: u8) -> &'static str {
     match code {
         1 => "GET",
         2 => "POST",
         3 => "PUT",
         4 => "DELETE",
+        5 => "FETCH",
+        7 => "iPATCH",
         _ => "another method on",
     }
 }

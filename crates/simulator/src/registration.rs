@@ -1,12 +1,14 @@
-//! The registration interface, from the device's side (OMA LwM2M 1.0 section 5.3).
+//! The registration interface, from the device's side (OMA LwM2M 1.0 section 5.3, Core 1.1 and 1.2 section 6.2).
 
+use std::fmt;
 use std::time::Duration;
 
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Parameters, Request, Response, Token};
 use lwm2m_core::lwm2m::path::Path;
 
-use super::objects::Objects;
+use super::objects::{Access, Objects, SimulatedResource};
+use super::value::SimulatedValue;
 
 /// When a refused device tries again, and the server did not say when: the default of Max-Age (RFC 7252 section 5.10.5).
 const RETRY_AFTER: Duration = Duration::from_secs(60);
@@ -14,15 +16,29 @@ const RETRY_AFTER: Duration = Duration::from_secs(60);
 /// The longest that a server can make the device wait.
 const LONGEST_RETRY: Duration = Duration::from_secs(24 * 3600);
 
+/// The version of LwM2M with which a device registers. It decides which operations and formats the device knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SimulatedVersion {
+    V1_0,
+    V1_1,
+    V1_2,
+}
+
 /// The identity and the behaviour of a simulated device.
 #[derive(Clone, Debug)]
 pub struct SimulatedDeviceConfig {
     pub endpoint: String,
     pub lifetime: Duration,
-    /// The version of LwM2M in the query: `1.0`, `1.1`.
-    pub version: String,
-    /// As it goes into the query: `U`, `UQ`.
+    pub version: SimulatedVersion,
+    /// The binding as it goes into the query: `U`; `UQ` is the queue mode of LwM2M 1.0.
     pub binding: String,
+    /// Whether the query has the item `Q`, which is the queue mode from LwM2M 1.1 on.
+    pub queue_mode: bool,
+    /// The content formats that the object list announces at its root link; with none there is no root link.
+    pub announced_formats: Vec<u16>,
+    /// Content formats that the device does not know although its version has them. It answers an Accept with 4.06 and
+    /// a payload with 4.15.
+    pub unsupported_formats: Vec<u16>,
     /// More items for the query of Register: `imei=490154203237518`.
     pub query: Vec<String>,
     pub objects: Objects,
@@ -44,14 +60,17 @@ pub struct Wave {
 }
 
 impl SimulatedDeviceConfig {
-    /// A device with the default objects, whose temperature goes from 18 to 24 degrees and back in a minute.
+    /// A device of LwM2M 1.0 with the default objects, whose temperature goes from 18 to 24 degrees and back in a minute.
     pub fn new(endpoint: impl Into<String>) -> Self {
         let temperature = "/3303/0/5700".parse().expect("a path");
         Self {
             endpoint: endpoint.into(),
             lifetime: Duration::from_secs(300),
-            version: "1.0".to_owned(),
+            version: SimulatedVersion::V1_0,
             binding: "U".to_owned(),
+            queue_mode: false,
+            announced_formats: Vec::new(),
+            unsupported_formats: Vec::new(),
             query: Vec::new(),
             objects: Objects::default(),
             notification_interval: Some(Duration::from_secs(5)),
@@ -59,6 +78,28 @@ impl SimulatedDeviceConfig {
             wave: Some(Wave { path: temperature, mean: 21.0, amplitude: 3.0, period: Duration::from_secs(60) }),
             coap: Parameters::default(),
         }
+    }
+
+    /// The same device with another version of LwM2M. From 1.1 on the server can mute its Send (resource 23 of the
+    /// server object).
+    pub fn of_version(endpoint: impl Into<String>, version: SimulatedVersion) -> Self {
+        let mut settings = Self { version, ..Self::new(endpoint) };
+        if version >= SimulatedVersion::V1_1 {
+            let mute_send = SimulatedResource::Single(Access::ReadWrite, SimulatedValue::Boolean(false));
+            settings.objects.insert(1, 0, 23, mute_send);
+        }
+        settings
+    }
+}
+
+/// As the query of Register has it: `1.1`.
+impl fmt::Display for SimulatedVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SimulatedVersion::V1_0 => "1.0",
+            SimulatedVersion::V1_1 => "1.1",
+            SimulatedVersion::V1_2 => "1.2",
+        })
     }
 }
 
@@ -98,22 +139,41 @@ pub(super) fn register(settings: &SimulatedDeviceConfig, lifetime: Duration, obj
     ] {
         request.options.add_text(number::URI_QUERY, &item);
     }
+    if settings.queue_mode {
+        request.options.add_text(number::URI_QUERY, "Q");
+    }
     for item in &settings.query {
         request.options.add_text(number::URI_QUERY, item);
     }
-    request.payload = objects.links().into_bytes();
+    request.payload = object_list(settings, objects);
     request
 }
 
+/// The object list, with the root link before it if the device announces formats (OMA LwM2M Core 1.1 section 6.2.1).
+fn object_list(settings: &SimulatedDeviceConfig, objects: &Objects) -> Vec<u8> {
+    let formats: Vec<String> = settings.announced_formats.iter().map(u16::to_string).collect();
+    let root = match formats.as_slice() {
+        [] => String::new(),
+        [format] => format!("</>;rt=\"oma.lwm2m\";ct={format},"),
+        formats => format!("</>;rt=\"oma.lwm2m\";ct=\"{}\",", formats.join(" ")),
+    };
+    (root + &objects.links()).into_bytes()
+}
+
 /// An Update that says what is new: the lifetime, the object list.
-pub(super) fn update(location: &LocationPath, lifetime: Option<Duration>, objects: Option<&Objects>) -> Request {
+pub(super) fn update(
+    settings: &SimulatedDeviceConfig,
+    location: &LocationPath,
+    lifetime: Option<Duration>,
+    objects: Option<&Objects>,
+) -> Request {
     let mut request = at_location(Code::POST, location);
     if let Some(lifetime) = lifetime {
         request.options.add_text(number::URI_QUERY, &format!("lt={}", lifetime.as_secs()));
     }
     if let Some(objects) = objects {
         request.options.add_uint(number::CONTENT_FORMAT, format::LINK_FORMAT.into());
-        request.payload = objects.links().into_bytes();
+        request.payload = object_list(settings, objects);
     }
     request
 }

@@ -1,4 +1,4 @@
-//! Values of resources, as text and as the bytes of TLV (OMA LwM2M 1.0 appendix C).
+//! Values of resources, and their forms in the content formats (OMA LwM2M Core 1.0 and 1.2, appendix C).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -15,6 +15,22 @@ pub enum SimulatedValue {
         object: u16,
         instance: u16,
     },
+}
+
+/// A value in the form that its payload carries. The type of the resource decides what it becomes.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum PayloadValue {
+    /// A value of the text format, in which every type has a form.
+    PlainText(String),
+    /// A value of TLV, whose bytes mean nothing without the type.
+    TlvBytes(Vec<u8>),
+    Integer(i128),
+    Float(f64),
+    Boolean(bool),
+    Text(String),
+    Bytes(Vec<u8>),
+    /// An object link that its format marks as one: `11:1`.
+    Link(String),
 }
 
 impl SimulatedValue {
@@ -37,6 +53,57 @@ impl SimulatedValue {
             SimulatedValue::Boolean(truth) => vec![u8::from(*truth)],
             SimulatedValue::Opaque(bytes) => bytes.clone(),
             SimulatedValue::ObjectLink { object, instance } => [object.to_be_bytes(), instance.to_be_bytes()].concat(),
+        }
+    }
+
+    /// Returns the form of the value in the formats with types: SenML, CBOR and LwM2M CBOR.
+    pub(super) fn typed(&self) -> PayloadValue {
+        match self {
+            SimulatedValue::String(text) => PayloadValue::Text(text.clone()),
+            SimulatedValue::Integer(number) => PayloadValue::Integer((*number).into()),
+            SimulatedValue::Float(number) => PayloadValue::Float(*number),
+            SimulatedValue::Boolean(truth) => PayloadValue::Boolean(*truth),
+            SimulatedValue::Opaque(bytes) => PayloadValue::Bytes(bytes.clone()),
+            SimulatedValue::ObjectLink { .. } => PayloadValue::Link(self.text()),
+        }
+    }
+
+    /// Returns a value of this one's type; `None` when the payload's value is not of the type.
+    ///
+    /// A Float may come as a whole number. A fraction is refused for an Integer even when it is zero, because a server
+    /// that knows the type does not write one.
+    pub(super) fn same_type_from(&self, value: &PayloadValue) -> Option<SimulatedValue> {
+        match value {
+            PayloadValue::PlainText(text) => self.same_type_from_text(text),
+            PayloadValue::TlvBytes(bytes) => self.same_type_from_bytes(bytes),
+            PayloadValue::Integer(number) => match self {
+                SimulatedValue::Integer(_) => i64::try_from(*number).ok().map(SimulatedValue::Integer),
+                SimulatedValue::Float(_) => Some(SimulatedValue::Float(*number as f64)),
+                SimulatedValue::String(_)
+                | SimulatedValue::Boolean(_)
+                | SimulatedValue::Opaque(_)
+                | SimulatedValue::ObjectLink { .. } => None,
+            },
+            PayloadValue::Float(number) => {
+                let is_float = matches!(self, SimulatedValue::Float(_)) && number.is_finite();
+                is_float.then_some(SimulatedValue::Float(*number))
+            }
+            PayloadValue::Boolean(truth) => {
+                matches!(self, SimulatedValue::Boolean(_)).then_some(SimulatedValue::Boolean(*truth))
+            }
+            // CBOR and LwM2M CBOR have no mark for an object link.
+            PayloadValue::Text(text) | PayloadValue::Link(text)
+                if matches!(self, SimulatedValue::ObjectLink { .. }) =>
+            {
+                self.same_type_from_text(text)
+            }
+            PayloadValue::Text(text) => {
+                matches!(self, SimulatedValue::String(_)).then(|| SimulatedValue::String(text.clone()))
+            }
+            PayloadValue::Link(_) => None,
+            PayloadValue::Bytes(bytes) => {
+                matches!(self, SimulatedValue::Opaque(_)).then(|| SimulatedValue::Opaque(bytes.clone()))
+            }
         }
     }
 
