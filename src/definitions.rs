@@ -132,6 +132,8 @@ fn xml_files(folder: &Path) -> io::Result<Option<Vec<PathBuf>>> {
 
 #[cfg(test)]
 mod tests {
+    use lwm2m_core::lwm2m::model::ObjectVersion;
+
     use super::*;
 
     const SHIPPED: usize = 73;
@@ -146,6 +148,10 @@ mod tests {
 
     fn ids(definitions: &Definitions) -> Vec<u16> {
         definitions.model.objects().map(|object| object.id).collect()
+    }
+
+    fn version(text: &str) -> ObjectVersion {
+        ObjectVersion::Announced(text.parse().unwrap())
     }
 
     fn built_in() -> Definitions {
@@ -178,7 +184,7 @@ mod tests {
 
         assert_eq!((definitions.count(), definitions.warnings.as_slice()), ((SHIPPED, SHIPPED - 1), &[][..]));
         assert_eq!(definitions.broken, []);
-        assert_eq!(definitions.model.object(3303, Some("1.1")).unwrap().resources().count(), 1);
+        assert_eq!(definitions.model.object(3303, version("1.1")).unwrap().resources().count(), 1);
     }
 
     #[test]
@@ -209,10 +215,10 @@ mod tests {
         let definitions = read(folder.path()).unwrap();
 
         assert_eq!((definitions.count(), definitions.warnings.as_slice()), ((SHIPPED + 1, SHIPPED - 1), &[][..]));
-        let temperature = definitions.model.object(3303, Some("1.1")).unwrap();
+        let temperature = definitions.model.object(3303, version("1.1")).unwrap();
         assert_eq!(temperature.resources().count(), 1);
         assert!(definitions.source(temperature).ends_with("mine.xml"));
-        assert_eq!(definitions.source(definitions.model.object(3, None).unwrap()), "built in");
+        assert_eq!(definitions.source(definitions.model.object(3, version("1.2")).unwrap()), "built in");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tracing::{Level, debug, enabled, error, error_span, info, trace, warn};
 use lwm2m_base::Peer;
 use lwm2m_core::gateway::broker::CloseReason;
 use lwm2m_core::gateway::report::{DatagramOutcome, Forbidden, LeaveReason, NotRestored, NotificationOutcome, Report};
+use lwm2m_core::lwm2m::model::UndefinedVersion;
 use lwm2m_dtls as dtls;
 use lwm2m_dtls::HandshakeFailure;
 use lwm2m_dtls::credentials::PskIdentity;
@@ -132,6 +133,9 @@ fn log_once(report: &Report) {
         }
         Report::LinksLeftOut { reason, first: true, .. } => info!(reason, "part of a link list ignored"),
         Report::LinksLeftOut { reason, first: false, .. } => debug!(reason, "part of a link list ignored"),
+        Report::UndefinedVersions { versions, .. } => {
+            info!(objects = first_of(versions), "object version has no definition");
+        }
         Report::Notification { outcome: NotificationOutcome::Superseded, .. } => trace!("notification superseded"),
         Report::TransferFailed { peer, error } => debug!(peer = %peer.address, %error, "block-wise transfer failed"),
         Report::PublishRefused { topic, first: true, .. } => {
@@ -141,6 +145,16 @@ fn log_once(report: &Report) {
         // These repeat: see `Log::log`.
         Report::RegisterRejected { .. } | Report::Forbidden { .. } | Report::UndecodableContent { .. } => {}
     }
+}
+
+/// Lists the first few versions, since a device decides how many there are.
+fn first_of(versions: &[UndefinedVersion]) -> String {
+    const MOST: usize = 8;
+    let mut texts: Vec<_> = versions.iter().take(MOST).map(UndefinedVersion::to_string).collect();
+    if versions.len() > MOST {
+        texts.push(format!("and {} more", versions.len() - MOST));
+    }
+    texts.join(", ")
 }
 
 fn why_left(reason: LeaveReason) -> &'static str {
@@ -256,6 +270,7 @@ mod tests {
     use crate::observability::repeats::PERIOD;
     use lwm2m_core::coap::{Code, DecodeError};
     use lwm2m_core::gateway::report::DropReason;
+    use lwm2m_core::lwm2m::model::Version;
 
     #[test]
     fn the_life_of_a_device_is_logged_at_info() {
@@ -294,6 +309,23 @@ mod tests {
         let line = logged(LevelFilter::INFO, &odd(true));
         assert_eq!(line, "INFO device{endpoint=\"ep1\"}: part of a link list ignored reason=\"byte 5\"\n");
         assert_eq!(logged(LevelFilter::INFO, &odd(false)), "");
+    }
+
+    #[test]
+    fn versions_without_definition_are_one_line_with_the_first_few() {
+        let version = |major| Version { major, minor: 0 };
+        let undefined =
+            |object| UndefinedVersion { object, announced: version(3), defined: vec![version(2), version(1)] };
+        let report = |objects| Report::UndefinedVersions {
+            endpoint: "ep1".to_owned(),
+            versions: (1..=objects).map(undefined).collect(),
+        };
+        let line = logged(LevelFilter::INFO, &report(1));
+        let expected =
+            "INFO device{endpoint=\"ep1\"}: object version has no definition objects=\"1 3.0 (loaded: 2.0, 1.0)\"\n";
+        assert_eq!(line, expected);
+        let line = logged(LevelFilter::INFO, &report(10));
+        assert!(line.ends_with("8 3.0 (loaded: 2.0, 1.0), and 2 more\"\n"), "{line}");
     }
 
     #[test]

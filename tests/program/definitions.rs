@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lwm2m_core::lwm2m::model::{BrokenFile, Model, Resource};
+use lwm2m_core::lwm2m::model::{BrokenFile, Model, ObjectVersion, Resource, Version};
 use lwm2m_core::lwm2m::value::ResourceType;
 
 fn files_below(folder: &Path) -> Vec<(String, Vec<u8>)> {
@@ -35,6 +35,11 @@ fn registry() -> Option<PathBuf> {
         let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/oma-registry");
         beside.is_dir().then_some(beside)
     })
+}
+
+/// The version of an object on a device of LwM2M 1.0.
+fn of(object: u16, ver: Option<&str>) -> ObjectVersion {
+    ObjectVersion::of(object, ver, Version::FIRST)
 }
 
 fn shipped() -> Model {
@@ -95,12 +100,12 @@ fn a_device_that_says_nothing_of_versions_may_use_the_resources_of_all() {
         (6, 4, Some(ResourceType::Opaque)),
         (3, 4, None),
     ] {
-        for announced in [None, Some("1.0"), Some("1.1")] {
-            let found = model.resource(object, announced, resource).expect("a definition");
+        for ver in [None, Some("1.0"), Some("1.1")] {
+            let found = model.resource(object, of(object, ver), resource).expect("a definition");
             assert_eq!(found.resource_type, expected, "/{object}/0/{resource}");
         }
     }
-    assert_eq!(model.resource(3, Some("2.0"), 0), None);
+    assert_eq!(model.resource(3, of(3, Some("2.0")), 0), None);
 }
 
 #[test]
@@ -130,7 +135,8 @@ fn every_file_of_the_public_registry_is_taken_or_refused_with_a_reason() {
     // The folder without its older versions has some objects of which there is no version 1: a device that announces no
     // version has the newest.
     let (newest, _) = Model::from_files(files_in(&registry));
-    let without_first = newest.objects().filter(|object| newest.object(object.id, Some("1.0")).is_none());
+    let without_first =
+        newest.objects().filter(|object| newest.object(object.id, of(object.id, Some("1.0"))).is_none());
     assert_eq!(without_first.count(), 19);
-    assert!(newest.objects().all(|object| newest.object(object.id, None).is_some()));
+    assert!(newest.objects().all(|object| newest.object(object.id, of(object.id, None)).is_some()));
 }

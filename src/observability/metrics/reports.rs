@@ -33,6 +33,7 @@ pub struct CoreMetrics {
     auto_observe_skipped: Counter,
     undecodable_payloads: Counter,
     malformed_link_lists: Counter,
+    undefined_objects: Counter,
     transfers_failed: TransferFailureCounters,
     publications_refused: Counter,
 }
@@ -43,6 +44,7 @@ impl CoreMetrics {
         let evictions = "Deduplication entries evicted early because the table was full";
         let skipped = "Paths that auto_observe skipped because the device has its maximum of observations";
         let links = "Link lists of devices with malformed parts, which were ignored";
+        let undefined = "Objects that devices announced in a version without definition";
         let refused = "Publications that the broker did not authorize";
         Self {
             datagrams: DatagramCounters::register(registry),
@@ -62,6 +64,7 @@ impl CoreMetrics {
             auto_observe_skipped: counter(registry, "lwm2m_auto_observe_paths_skipped", skipped),
             undecodable_payloads: counter(registry, "lwm2m_undecodable_payloads", "Undecodable payloads from devices"),
             malformed_link_lists: counter(registry, "lwm2m_malformed_link_lists", links),
+            undefined_objects: counter(registry, "lwm2m_undefined_objects", undefined),
             transfers_failed: TransferFailureCounters::register(registry),
             publications_refused: counter(registry, "lwm2m_publications_refused", refused),
         }
@@ -91,6 +94,10 @@ impl CoreMetrics {
             }
             Report::UndecodableContent { .. } => &self.undecodable_payloads,
             Report::LinksLeftOut { .. } => &self.malformed_link_lists,
+            Report::UndefinedVersions { versions, .. } => {
+                self.undefined_objects.inc_by(versions.len() as u64);
+                return;
+            }
             Report::TransferFailed { error, .. } => self.transfers_failed.of(*error),
             Report::PublishRefused { .. } => &self.publications_refused,
         };

@@ -8,6 +8,7 @@ use lwm2m_core::gateway::broker;
 use lwm2m_core::gateway::report::{
     CommandOutcome, DatagramOutcome, DropReason, Forbidden, LeaveReason, NotRestored, NotificationOutcome,
 };
+use lwm2m_core::lwm2m::model::{UndefinedVersion, Version};
 use lwm2m_dtls as dtls;
 use lwm2m_dtls::HandshakeFailure;
 use lwm2m_dtls::cipher::Suite;
@@ -150,6 +151,8 @@ fn core_reports() -> Vec<Report> {
         .map(|reason| Report::NotRestored { endpoint: endpoint(), reason });
     let forbidden = [Forbidden::OtherName, Forbidden::OtherIdentity, Forbidden::Unsecured, Forbidden::HasKey]
         .map(|reason| Report::Forbidden { endpoint: endpoint(), peer: peer(), identity: None, reason });
+    let undefined_version =
+        UndefinedVersion { object: 3, announced: Version { major: 2, minor: 0 }, defined: vec![Version::FIRST] };
     let single = [
         Report::Retransmitted { peer: peer() },
         Report::DuplicateForgotten { peer: peer() },
@@ -160,6 +163,7 @@ fn core_reports() -> Vec<Report> {
         Report::Moved { endpoint: endpoint(), from: peer(), to: peer() },
         Report::UndecodableContent { endpoint: endpoint(), path: "/3/0".to_owned(), reason: String::new() },
         Report::LinksLeftOut { endpoint: endpoint(), reason: String::new(), first: true },
+        Report::UndefinedVersions { endpoint: endpoint(), versions: vec![undefined_version] },
         Report::PublishRefused { endpoint: endpoint(), topic: "up/resp".to_owned(), first: true },
     ];
     datagrams

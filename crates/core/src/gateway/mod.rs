@@ -46,6 +46,7 @@ pub mod report;
 mod restart;
 mod retained_command_dedup;
 mod table_sizes;
+mod undefined_versions;
 mod wall_clock;
 
 use std::cmp::Reverse;

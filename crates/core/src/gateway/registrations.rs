@@ -34,6 +34,7 @@ use super::pending_registrations::{EarlyCommand, PendingRegistration, PendingReg
 use super::presence::publish_status;
 use super::registered_devices::RegisteredDevices;
 use super::report::{CommandOutcome, Forbidden, LeaveReason, Report};
+use super::undefined_versions::report_undefined_versions;
 
 /// What this server has (RFC 6690; LwM2M Core 1.1 section 6.2.1 names the resource of the registration interface).
 const WELL_KNOWN_CORE: &str = "</rd>;rt=\"core.rd\";ct=40";
@@ -239,6 +240,9 @@ impl Registrations {
         }
         context.report(Report::Updated { endpoint: device.registration.endpoint.clone() });
         report_left_out(context, device);
+        if change == ObjectListChange::Changed {
+            report_undefined_versions(context, device);
+        }
         commands.send_next(context, device);
     }
 
@@ -275,9 +279,11 @@ impl Registrations {
         self.enter(context, pending, location);
 
         let Some((device, commands)) = self.devices.with_commands(id) else { return };
-        if let Some(replaced) = replaced {
+        if let Some(mut replaced) = replaced {
+            device.undefined_versions = std::mem::take(&mut replaced.undefined_versions);
             commands.inherit(context, device, replaced);
         }
+        report_undefined_versions(context, device);
         for EarlyCommand { payload, properties, room } in early {
             // It counts anew from here on.
             drop(room);

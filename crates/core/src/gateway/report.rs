@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::coap::{BlockError, Code};
+use crate::lwm2m::model::UndefinedVersion;
 use lwm2m_base::Peer;
 use lwm2m_dtls as dtls;
 
@@ -99,6 +100,11 @@ pub enum Report {
         reason: String,
         first: bool,
     },
+    /// The device announced these objects in versions that have no definition, while other versions of them have one.
+    UndefinedVersions {
+        endpoint: String,
+        versions: Vec<UndefinedVersion>,
+    },
     /// A payload that could not be understood; the application was told 4.00.
     UndecodableContent {
         endpoint: String,
@@ -140,6 +146,7 @@ impl Report {
             | Self::Command { endpoint, .. }
             | Self::Notification { endpoint, .. }
             | Self::LinksLeftOut { endpoint, .. }
+            | Self::UndefinedVersions { endpoint, .. }
             | Self::UndecodableContent { endpoint, .. }
             | Self::PublishRefused { endpoint, .. } => Some(endpoint),
         }

@@ -20,6 +20,7 @@ use super::context::Context;
 use super::record::{Change, DeviceRecord, IdentityRecord, ObservationRecord};
 use super::registrations::Registrations;
 use super::report::NotRestored;
+use super::undefined_versions::note_undefined_versions;
 use super::wall_clock::FURTHEST;
 
 /// Returns what has changed since the changes were taken last, at most so many, the longest changed first.
@@ -73,6 +74,7 @@ pub(super) fn restore(
     registrations.devices_mut().insert(context, device);
 
     let Some((device, commands)) = registrations.devices_mut().with_commands(id) else { return Ok(()) };
+    note_undefined_versions(context, device);
     device.observations.schedule(record.to_observe, usize::MAX);
     for observation in observations.into_iter().take(observations_limit) {
         commands.restore_observation(context, device, observation);

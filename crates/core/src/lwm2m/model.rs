@@ -1,15 +1,16 @@
 //! Holds object definitions: the names, types and operations of the resources of an object.
 
+mod version;
 pub mod xml;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::str::FromStr;
 
 use thiserror::Error;
 
-use super::path::Path;
 use super::value::{ResourceType, Value};
+
+pub use self::version::{ObjectVersion, OtherVersions, UndefinedVersion, Version, VersionError};
 
 /// Holds the loaded definitions of objects, with several versions of one object side by side.
 #[derive(Clone, Debug, Default)]
@@ -59,21 +60,6 @@ pub struct Range {
     pub max: f64,
 }
 
-/// Holds the version of an object. It is 1.0 where a definition names none (LwM2M 1.1 section 7.2.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Version {
-    pub major: u16,
-    pub minor: u16,
-}
-
-/// Lists the loaded versions of an object if the device announced another major number. Its text continues the words
-/// "has no definition".
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OtherVersions {
-    announced: Option<Version>,
-    loaded: Vec<Version>,
-}
-
 /// Describes a definition file that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokenFile {
@@ -88,11 +74,6 @@ pub enum ModelError {
     #[error("resource {1} of object {0} is defined twice")]
     ResourceTwice(u16, u16),
 }
-
-/// Reports a text that is no version. A version is `major.minor` in digits.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{0:?} is no version")]
-pub struct VersionError(pub String);
 
 impl Model {
     /// Reads the contents of definition files, each with its name. A broken file does not affect the others.
@@ -125,62 +106,50 @@ impl Model {
         self.objects.values().flatten()
     }
 
-    /// The definition for a device that announced this version: that version, else the newest one with the same major
-    /// number. A device that announced none has 1.0 (LwM2M 1.1 section 7.2.2) or, where no version 1 is loaded, the newest
-    /// there is.
-    pub fn object(&self, id: u16, announced: Option<&str>) -> Option<&Object> {
-        self.candidates(id, announced).next()
+    /// Returns the definition of this version, or else the newest one with the same major number. A device that announced no
+    /// version has the newest definition of all if none has the major number that LwM2M implies.
+    pub fn object(&self, id: u16, version: ObjectVersion) -> Option<&Object> {
+        self.candidates(id, version).next()
     }
 
-    /// Returns the resource in that definition, or else in another version with the same major number: devices mix
-    /// them.
-    pub fn resource(&self, object: u16, announced: Option<&str>, resource: u16) -> Option<&Resource> {
-        self.candidates(object, announced).find_map(|object| object.resource(resource))
+    /// Returns the resource in that definition, or else in the newest other one with the same major number that has it:
+    /// devices mix them.
+    pub fn resource(&self, object: u16, version: ObjectVersion, resource: u16) -> Option<&Resource> {
+        self.candidates(object, version).find_map(|object| object.resource(resource))
     }
 
-    /// Returns the loaded versions of the object of this path if they explain why the path has no definition.
-    pub fn other_versions(&self, path: Path, announced: Option<&str>) -> OtherVersions {
-        let Some(announced) = announced.and_then(|text| Version::from_str(text).ok()) else {
-            return OtherVersions::default();
-        };
-        let of_object = path.object().and_then(|id| self.objects.get(&id)).map_or(&[][..], Vec::as_slice);
-        if of_object.iter().any(|object| object.version.major == announced.major) {
-            return OtherVersions::default();
-        }
-        OtherVersions { announced: Some(announced), loaded: of_object.iter().map(|object| object.version).collect() }
+    /// Returns the defined versions of this object if they explain why the device's version has no definition.
+    pub fn other_versions(&self, object: u16, version: ObjectVersion) -> OtherVersions {
+        OtherVersions(self.undefined_version(object, version))
     }
 
-    /// The best definition first. What a device announces in a form that is no version says nothing.
-    fn candidates(&self, id: u16, announced: Option<&str>) -> impl Iterator<Item = &Object> {
-        let of_object = self.objects.get(&id).map_or(&[][..], Vec::as_slice);
-        let announced = announced.and_then(|text| Version::from_str(text).ok());
-        let major = announced.map_or_else(|| default_major(of_object), |version| version.major);
-        let exact = of_object.iter().filter(move |object| Some(object.version) == announced);
-        let others = of_object
-            .iter()
-            .filter(move |object| object.version.major == major)
-            .filter(move |object| Some(object.version) != announced);
+    /// Returns what is defined in place of an announced version, or `None` if a definition applies to it or the object has
+    /// no definition at all.
+    pub fn undefined_version(&self, object: u16, version: ObjectVersion) -> Option<UndefinedVersion> {
+        let ObjectVersion::Announced(announced) = version else { return None };
+        let defined: Vec<Version> = self.versions(object).iter().map(|object| object.version).collect();
+        let applies = defined.is_empty() || defined.iter().any(|version| version.major == announced.major);
+        (!applies).then_some(UndefinedVersion { object, announced, defined })
+    }
+
+    /// Returns the definitions that apply to a version, the best one first.
+    fn candidates(&self, id: u16, version: ObjectVersion) -> impl Iterator<Item = &Object> {
+        let versions = self.versions(id);
+        let wanted = version.version();
+        let major = version.major_among(versions.iter().map(|object| object.version));
+        let exact = versions.iter().filter(move |object| object.version == wanted);
+        let others = versions.iter().filter(move |object| object.version.major == major && object.version != wanted);
         exact.chain(others)
+    }
+
+    /// Returns the definitions of one object, the newest version first.
+    fn versions(&self, object: u16) -> &[Object] {
+        self.objects.get(&object).map_or(&[], Vec::as_slice)
     }
 
     fn insert_file(&mut self, content: &[u8]) -> Result<(), String> {
         let objects = xml::parse(content).map_err(|error| error.to_string())?;
         objects.into_iter().try_for_each(|object| self.insert(object)).map_err(|error| error.to_string())
-    }
-}
-
-/// The major number for a device that announces none: 1 or, where that is not loaded, the newest. Some objects of the
-/// registry have no version 1 at all.
-fn default_major(newest_first: &[Object]) -> u16 {
-    let has_first = newest_first.iter().any(|object| object.version.major == Version::FIRST.major);
-    newest_first.first().filter(|_| !has_first).map_or(Version::FIRST, |newest| newest.version).major
-}
-
-impl fmt::Display for OtherVersions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(announced) = self.announced.filter(|_| !self.loaded.is_empty()) else { return Ok(()) };
-        let loaded: Vec<_> = self.loaded.iter().map(Version::to_string).collect();
-        write!(f, " in version {announced}, which the device announced; loaded: {}", loaded.join(", "))
     }
 }
 
@@ -255,30 +224,6 @@ impl fmt::Display for Range {
     }
 }
 
-impl Version {
-    pub const FIRST: Version = Version { major: 1, minor: 0 };
-}
-
-impl FromStr for Version {
-    type Err = VersionError;
-
-    fn from_str(text: &str) -> Result<Self, VersionError> {
-        let wrong = || VersionError(text.chars().take(32).collect());
-        let number = |text: &str| {
-            let plain = text.bytes().all(|byte| byte.is_ascii_digit());
-            if plain { text.parse().map_err(|_| wrong()) } else { Err(wrong()) }
-        };
-        let (major, minor) = text.split_once('.').unwrap_or((text, "0"));
-        Ok(Self { major: number(major)?, minor: number(minor)? })
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
-    }
-}
-
 /// Writes `R`, `W`, `RW` or `E`, and nothing for a resource that no server can reach.
 impl fmt::Display for Operations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -312,6 +257,11 @@ mod tests {
         }
     }
 
+    /// The version of an object on a device of LwM2M 1.0.
+    fn of(object: u16, ver: Option<&str>) -> ObjectVersion {
+        ObjectVersion::of(object, ver, Version::FIRST)
+    }
+
     fn model() -> Model {
         let mut model = Model::default();
         model.insert(object(7, "1.0", &[(0, ResourceType::String), (1, ResourceType::Float)])).unwrap();
@@ -323,14 +273,14 @@ mod tests {
     #[test]
     fn the_announced_version_picks_the_definition_else_the_newest_of_its_major_number() {
         let model = model();
-        let version = |announced| model.object(7, announced).map(|object| object.version.to_string());
-        assert_eq!(version(None).as_deref(), Some("1.2"));
+        let version = |ver| model.object(7, of(7, ver)).map(|object| object.version.to_string());
+        assert_eq!(version(None).as_deref(), Some("1.0"), "LwM2M implies 1.0");
         assert_eq!(version(Some("1.0")).as_deref(), Some("1.0"));
         assert_eq!(version(Some("1.1")).as_deref(), Some("1.2"));
         assert_eq!(version(Some("2.3")).as_deref(), Some("2.0"));
         assert_eq!(version(Some("3.0")), None);
-        assert_eq!(version(Some("x")).as_deref(), Some("1.2"), "what is no version says nothing");
-        assert_eq!(model.object(8, None), None);
+        assert_eq!(version(Some("x")).as_deref(), Some("1.0"), "what is no version says nothing");
+        assert_eq!(model.object(8, of(8, None)), None);
     }
 
     #[test]
@@ -340,34 +290,56 @@ mod tests {
         model.insert(object(20, "2.1", &[(1, ResourceType::Time)])).unwrap();
         model.insert(object(20, "3.0", &[(0, ResourceType::Float)])).unwrap();
         for (announced, version) in [(None, Some("3.0")), (Some("x"), Some("3.0")), (Some("2.9"), Some("2.1"))] {
-            assert_eq!(model.object(20, announced).map(|object| object.version.to_string()).as_deref(), version);
+            assert_eq!(
+                model.object(20, of(20, announced)).map(|object| object.version.to_string()).as_deref(),
+                version
+            );
         }
-        assert_eq!(model.object(20, Some("1.0")), None);
-        assert_eq!(model.resource(20, None, 1), None, "a resource is not of another major number");
+        assert_eq!(model.object(20, of(20, Some("1.0"))), None);
+        assert_eq!(model.resource(20, of(20, None), 1), None, "a resource is not of another major number");
     }
 
     #[test]
     fn what_is_loaded_is_told_where_the_device_announced_another_major_number() {
         let model = model();
-        let told = |path: &str, announced| model.other_versions(path.parse().unwrap(), announced).to_string();
+        let told = |object, ver| model.other_versions(object, of(object, ver)).to_string();
         let expected = " in version 3.1, which the device announced; loaded: 2.0, 1.2, 1.0";
-        assert_eq!(told("/7/0/1", Some("3.1")), expected);
-        for (path, announced) in
-            [("/7/0/99", Some("1.5")), ("/7/0/99", None), ("/7/0/99", Some("x")), ("/8/0/1", Some("3.1"))]
-        {
-            assert_eq!(told(path, announced), "", "{path} {announced:?}");
+        assert_eq!(told(7, Some("3.1")), expected);
+        for (object, ver) in [(7, Some("1.5")), (7, None), (7, Some("x")), (8, Some("3.1"))] {
+            assert_eq!(told(object, ver), "", "{object} {ver:?}");
         }
+        let undefined = model.undefined_version(7, of(7, Some("3.1"))).map(|undefined| undefined.to_string());
+        assert_eq!(undefined.as_deref(), Some("7 3.1 (loaded: 2.0, 1.2, 1.0)"));
     }
 
     #[test]
     fn a_resource_may_be_of_another_version_of_the_same_major_number() {
         let model = model();
-        let kind = |announced, id| model.resource(7, announced, id).and_then(|resource| resource.resource_type);
-        assert_eq!(kind(None, 0), Some(ResourceType::Integer));
+        let kind = |ver, id| model.resource(7, of(7, ver), id).and_then(|resource| resource.resource_type);
+        assert_eq!(kind(None, 0), Some(ResourceType::String));
+        assert_eq!(kind(Some("1.1"), 0), Some(ResourceType::Integer));
         assert_eq!(kind(Some("1.0"), 0), Some(ResourceType::String));
         assert_eq!(kind(Some("1.0"), 2), Some(ResourceType::Time));
         assert_eq!(kind(None, 1), Some(ResourceType::Float));
         assert_eq!(kind(Some("2.0"), 1), None);
+    }
+
+    #[test]
+    fn the_lwm2m_version_picks_the_definition_of_a_core_object_without_ver() {
+        let mut model = Model::default();
+        for version in ["1.0", "1.1", "1.2", "1.3"] {
+            model.insert(object(4, version, &[(0, ResourceType::Integer)])).unwrap();
+        }
+        model.insert(object(21, "1.0", &[(0, ResourceType::Opaque)])).unwrap();
+        let picked = |id, lwm2m: Version| {
+            model.object(id, ObjectVersion::of(id, None, lwm2m)).map(|object| object.version.to_string())
+        };
+        for (minor, of_4) in [(0, "1.0"), (1, "1.2"), (2, "1.3")] {
+            let lwm2m = Version { major: 1, minor };
+            assert_eq!(picked(4, lwm2m).as_deref(), Some(of_4));
+            // LwM2M 1.2 implies 2.0, which is not loaded; the device did not say so.
+            assert_eq!(picked(21, lwm2m).as_deref(), Some("1.0"));
+        }
     }
 
     #[test]
@@ -397,13 +369,5 @@ mod tests {
         let range = Range { min: 0.0, max: 7.0 };
         assert!(range.allows(&Value::Integer(7)) && range.allows(&Value::String("long text".into())));
         assert!(!range.allows(&Value::Integer(8)) && !range.allows(&Value::Float(-0.5)));
-    }
-
-    #[test]
-    fn a_version_is_two_numbers() {
-        assert_eq!("1".parse(), Ok(Version::FIRST));
-        for text in ["", "1.", ".1", "1.1.1", "a", "-1.0", "1.65536"] {
-            assert!(text.parse::<Version>().is_err(), "{text}");
-        }
     }
 }

@@ -13,6 +13,7 @@ use lwm2m_base::secret::Secret;
 use crate::coap::{Code, Request};
 
 use super::link::LeftOut;
+use super::model::{ObjectVersion, Version};
 use super::path::Path;
 
 use self::object_list::{ObjectList, without_prefix};
@@ -273,9 +274,15 @@ impl Registration {
         own.map_or(self.formats(), Vec::as_slice)
     }
 
-    /// Returns the version of this object as the device announced it (attribute `ver`).
-    pub fn object_version(&self, object: u16) -> Option<&str> {
-        self.objects.as_ref()?.versions.get(&object).map(String::as_str)
+    /// Returns the version of this object: the attribute `ver` of its links, or else what the LwM2M version implies.
+    pub fn object_version(&self, object: u16) -> ObjectVersion {
+        let ver = self.objects.as_ref().and_then(|objects| objects.versions.get(&object));
+        ObjectVersion::of(object, ver.map(String::as_str), self.version().parse().unwrap_or(Version::FIRST))
+    }
+
+    /// Returns the objects that have an attribute `ver`, in the order of their ids.
+    pub fn versioned_objects(&self) -> impl Iterator<Item = u16> + '_ {
+        self.objects.iter().flat_map(|objects| objects.versions.keys().copied())
     }
 
     /// Returns all items with the newer ones merged, or `None` if none of them is new.

@@ -247,8 +247,8 @@ impl<'a> Source<'a> {
     }
 
     fn other_versions(&self, path: Path) -> OtherVersions {
-        let announced = path.object().and_then(|object| self.registration.object_version(object));
-        self.model.other_versions(path, announced)
+        let versions = |object| self.model.other_versions(object, self.registration.object_version(object));
+        path.object().map(versions).unwrap_or_default()
     }
 
     /// Returns the names of all members as written.

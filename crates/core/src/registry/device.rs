@@ -1,7 +1,7 @@
 //! One registered device: its registration, whether it is awake, its command in flight and its pending commands, and what
 //! it observes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,8 @@ pub struct Device {
     pub publish_refused: bool,
     /// Whether it was reported before that parts of its link lists make no sense.
     pub links_left_out: bool,
+    /// The objects whose announced version has no definition, as far as they were reported.
+    pub undefined_versions: BTreeSet<u16>,
     pub observations: DeviceObservations,
     pub waiting: CommandQueue,
     /// Acknowledgements of notifications that are not published yet, by ticket.
@@ -119,6 +121,7 @@ impl Device {
             status: None,
             publish_refused: false,
             links_left_out: false,
+            undefined_versions: BTreeSet::new(),
             observations: DeviceObservations::default(),
             waiting: CommandQueue::default(),
             deferred_acks: BTreeMap::new(),

@@ -312,6 +312,46 @@ fn a_part_of_a_link_list_that_makes_no_sense_is_reported_once() {
 }
 
 #[test]
+fn a_version_without_definition_is_reported_once_per_device_and_object() {
+    fn reported(scene: &mut Scene) -> Vec<String> {
+        let reports = scene.reports().into_iter().filter_map(|report| match report {
+            Report::UndefinedVersions { endpoint, versions } => {
+                assert_eq!(endpoint, "dev-7");
+                Some(versions)
+            }
+            _ => None,
+        });
+        reports.flatten().map(|version| version.to_string()).collect()
+    }
+    let mut scene = Scene::new();
+    let mut register = scene.register_message(QUERY);
+    // 3: a newer minor number; 3300: no version; 33333: an object without definition.
+    register.payload = b"</3>;ver=1.9,</3303/0>;ver=2.0,</3300>;ver=x,</33333>;ver=4.0".to_vec();
+    scene.device_sends(&register);
+    scene.expect_connect();
+    scene.broker_takes_it();
+    scene.expect_created(&register);
+    scene.expect_reported("register");
+    assert_eq!(reported(&mut scene), ["3303 2.0 (loaded: 1.1)"]);
+
+    let update = scene.update_with_links("</3303/0>;ver=2.0,</3>;ver=2.0");
+    scene.ask(&update, Code::CHANGED);
+    scene.expect_reported("update");
+    assert_eq!(reported(&mut scene), ["3 2.0 (loaded: 1.2, 1.1, 1.0)"], "3303 is known");
+
+    let mut again = scene.register_message(QUERY);
+    again.payload = b"</3>;ver=2.0,</3303/0>;ver=2.0".to_vec();
+    let before = scene.device;
+    scene.device_sends(&again);
+    scene.expect_connect();
+    scene.broker_takes_it();
+    scene.expect_disconnect(before);
+    scene.expect_created(&again);
+    scene.expect_reported("register");
+    assert_eq!(reported(&mut scene), [""; 0], "a new registration of the same device");
+}
+
+#[test]
 fn a_list_of_which_nothing_makes_sense_is_refused() {
     let mut scene = Scene::new();
     for (payload, content_format, code) in [

@@ -203,9 +203,8 @@ impl<'a> Reading<'a> {
                 self.entries.push(Entry { path, value: Value::Opaque(bytes.to_vec()), time: None, undefined: true });
             }
             (None, UndefinedResources::Refuse) => {
-                let announced = path.object().and_then(|object| self.registration.object_version(object));
-                let loaded = self.model.other_versions(path, announced);
-                return Err(DecodeError::Undefined { path, loaded });
+                let versions = |object| self.model.other_versions(object, self.registration.object_version(object));
+                return Err(DecodeError::Undefined { path, loaded: path.object().map(versions).unwrap_or_default() });
             }
         }
         Ok(())

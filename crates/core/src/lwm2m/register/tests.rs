@@ -47,7 +47,8 @@ fn a_register_request_says_who_the_device_is() {
     assert_eq!(registration.formats(), [110, 112]);
     assert_eq!(registration.object_formats(3), [11542]);
     assert_eq!(registration.object_formats(1), [110, 112]);
-    assert_eq!((registration.object_version(1), registration.object_version(3)), (Some("1.1"), None));
+    assert_eq!(registration.object_version(1), ObjectVersion::Announced(Version { major: 1, minor: 1 }));
+    assert_eq!(registration.object_version(3), ObjectVersion::Implied(Version { major: 1, minor: 1 }));
     assert!(!format!("{registration:?}").contains("pw1"));
 }
 
@@ -176,7 +177,8 @@ fn what_makes_no_sense_in_a_list_is_left_out_and_told_once() {
     let list = "</>;ct=60 110;rt=\"oma.lwm2m\",</1>;ver= \"1.1\",/2,</3/0>;=,<>,</5,";
     let mut registration = register(&["ep=a"], list).unwrap();
     assert_eq!(object_list(&registration), ["/1", "/3/0"]);
-    assert_eq!((registration.object_version(1), registration.object_formats(3)), (Some("1.1"), &[60, 110][..]));
+    assert_eq!(registration.object_version(1), ObjectVersion::Announced(Version { major: 1, minor: 1 }));
+    assert_eq!(registration.object_formats(3), [60, 110]);
     assert_eq!(registration.take_left_out().map(|left_out| left_out.count), Some(3));
     assert_eq!(registration.take_left_out(), None);
 
