@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use lwm2m_base::Peer;
 use lwm2m_core::coap::options::number;
-use lwm2m_core::coap::{Acknowledging, Code, Kind, Message, MessageId, Token};
+use lwm2m_core::coap::{Acknowledging, Code, Header, Kind, Message, MessageId, Token};
 use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, CloseReason, ConnectError, MessageProperties, Publication, RegistrationId, Ticket,
 };
@@ -75,6 +75,10 @@ pub struct Network {
     pub rate_limited: usize,
     /// The datagrams to addresses without a device. A test turns the recording on with an empty list.
     pub to_others: Option<Vec<(Peer, Vec<u8>)>>,
+    /// The device of each reset that reached its device while the confirmable message with its id was outstanding.
+    pub resets: Vec<DeviceNumber>,
+    /// The device of each reset that the core sent for a notification that it had received.
+    pub resets_of_received: Vec<DeviceNumber>,
     /// The notifications that the broker said it took.
     pub taken: HashSet<Notification>,
     /// With [`Acknowledging::OnDemand`]: the notifications that the core acknowledged before that.
@@ -115,6 +119,14 @@ pub struct AttachedDevice {
     /// Confirmable notifications that were not acknowledged yet.
     unconfirmed: HashMap<MessageId, (Token, u32)>,
     last_register: Option<MessageId>,
+    /// The confirmable messages of the device that are neither acknowledged nor reset.
+    outstanding: HashMap<MessageId, OutstandingDatagram>,
+}
+
+struct OutstandingDatagram {
+    datagram: Vec<u8>,
+    /// The core has received it.
+    arrived: bool,
 }
 
 struct ScheduledHappening {
@@ -155,6 +167,8 @@ impl Network {
             reports: Vec::new(),
             rate_limited: 0,
             to_others: None,
+            resets: Vec::new(),
+            resets_of_received: Vec::new(),
             taken: HashSet::new(),
             acknowledged_untaken: Vec::new(),
             tickets: HashMap::new(),
@@ -188,6 +202,7 @@ impl Network {
             wakes: None,
             unconfirmed: HashMap::new(),
             last_register: None,
+            outstanding: HashMap::new(),
         });
         number
     }
@@ -237,6 +252,7 @@ impl Network {
     fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::ToGateway(from, datagram) => {
+                self.arrive(from, &datagram);
                 self.gateway.handle_datagram(self.now, from, &datagram);
                 let verdicts = self.drain_gateway();
                 assert_eq!(verdicts, 1, "one verdict for each datagram");
@@ -431,6 +447,10 @@ impl Network {
     fn watch(&mut self, number: DeviceNumber, datagram: &[u8]) {
         let attached = &mut self.devices[number];
         let Message { kind, code, id, token, options, .. } = Message::decode(datagram).expect("devices send messages");
+        if kind == Kind::Confirmable {
+            let first = || OutstandingDatagram { datagram: datagram.to_vec(), arrived: false };
+            attached.outstanding.entry(id).or_insert_with(first);
+        }
         if kind == Kind::Confirmable && code == Code::CONTENT {
             let observe = options.uint(number::OBSERVE).expect("a number").expect("a notification has a number");
             if attached.unconfirmed.insert(id, (token, observe)) != Some((token, observe)) {
@@ -457,6 +477,13 @@ impl Network {
             let path = path.iter().map(|segment| format!("/{segment}")).collect();
             attached.observed.insert(message.token, path);
         }
+        if message == Message::empty(Kind::Reset, message.id)
+            && let Some(outstanding) = attached.outstanding.get(&message.id)
+            && outstanding.arrived
+            && Header::of(&outstanding.datagram).is_some_and(|sent| sent.code.is_response())
+        {
+            self.resets_of_received.push(number);
+        }
         if message == Message::empty(Kind::Acknowledgement, message.id)
             && let Some((token, observe)) = attached.unconfirmed.get(&message.id)
             && let Some(path) = attached.observed.get(token)
@@ -468,8 +495,34 @@ impl Network {
         }
     }
 
+    /// Notes that a message of a device has arrived. A forged one with its id has other bytes.
+    fn arrive(&mut self, from: Peer, datagram: &[u8]) {
+        let Some(&number) = self.by_address.get(&from) else { return };
+        let Some(header) = Header::of(datagram) else { return };
+        if let Some(outstanding) = self.devices[number].outstanding.get_mut(&header.id) {
+            outstanding.arrived |= outstanding.datagram == datagram;
+        }
+    }
+
+    /// Ends what the core acknowledged, answered or reset.
+    fn conclude(&mut self, number: DeviceNumber, message: &Message) {
+        let outstanding = &mut self.devices[number].outstanding;
+        let Some(sent) = outstanding.get(&message.id).and_then(|sent| Message::decode(&sent.datagram).ok()) else {
+            return;
+        };
+        let concluded = match message.kind {
+            Kind::Acknowledgement => message.code == Code::EMPTY || message.token == sent.token,
+            Kind::Reset => true,
+            Kind::Confirmable | Kind::NonConfirmable => false,
+        };
+        if concluded && outstanding.remove(&message.id).is_some() && message.kind == Kind::Reset {
+            self.resets.push(number);
+        }
+    }
+
     fn confirm(&mut self, number: DeviceNumber, datagram: &[u8]) {
         let message = Message::decode(datagram).expect("the gateway sends messages");
+        self.conclude(number, &message);
         let attached = &mut self.devices[number];
         if message == Message::empty(Kind::Acknowledgement, message.id)
             && let Some(notification) = attached.unconfirmed.remove(&message.id)

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use lwm2m_base::Peer;
 use lwm2m_base::deadlines::Deadlines;
 
-use super::{Kind, MessageId, Parameters, PeerClass};
+use super::{Kind, Message, MessageId, Parameters, PeerClass};
 
 /// Unregistered peers get one of this many parts of the limit.
 const UNREGISTERED_SHARE: usize = 4;
@@ -65,6 +65,14 @@ impl Deduplicator {
             PeerClass::UnregisteredIdempotent => return None,
         };
         messages.remember(now, peer, (id, kind), fingerprint(datagram))
+    }
+
+    /// Returns the number of remembered messages with this id that were accepted as a notification, or have no reply yet.
+    /// A reset for another message with the id would be taken as the answer to them.
+    pub fn resettable(&self, now: Instant, peer: Peer, id: MessageId) -> usize {
+        let received = self.registered.with_id(now, peer, id).chain(self.unregistered.with_id(now, peer, id));
+        let empty_acknowledgement = Reply::Datagram(Message::empty(Kind::Acknowledgement, id).encode());
+        received.filter(|one| one.reply == Reply::None || one.reply == empty_acknowledgement).count()
     }
 
     /// Sets the reply that duplicates of the newest message with this id get from now on.

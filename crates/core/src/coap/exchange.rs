@@ -213,7 +213,7 @@ impl Exchanges {
     ) {
         let outcome = match decoded {
             Ok(message) => self.handle_message(now, peer, class, message, datagram),
-            Err(error) => self.handle_malformed(peer, error, datagram),
+            Err(error) => self.handle_malformed(now, peer, error, datagram),
         };
         self.outputs.push_back(Output::Outcome(peer, outcome));
     }
@@ -416,7 +416,7 @@ impl Exchanges {
                     return DatagramOutcome::Duplicate;
                 }
                 if message.code == Code::EMPTY {
-                    return self.handle_empty(peer, &message);
+                    return self.handle_empty(now, peer, &message);
                 }
                 if message.code.is_request() && self.requests.len() >= self.parameters.pending_requests {
                     // It is not remembered: when it comes again there may be room.
@@ -437,11 +437,11 @@ impl Exchanges {
         }
     }
 
-    fn handle_empty(&mut self, peer: Peer, message: &Message) -> DatagramOutcome {
+    fn handle_empty(&mut self, now: Instant, peer: Peer, message: &Message) -> DatagramOutcome {
         if message.kind == Kind::NonConfirmable {
             return DatagramOutcome::Dropped(DropReason::InvalidCodeForType);
         }
-        self.transmit(peer, Message::empty(Kind::Reset, message.id).encode());
+        self.reset_unremembered(now, peer, message.id);
         DatagramOutcome::Ping
     }
 
@@ -449,7 +449,7 @@ impl Exchanges {
         let confirmable = message.kind == Kind::Confirmable;
         let unknown = unknown_critical(&message, REQUEST_OPTIONS);
         if unknown.is_some() && !confirmable {
-            self.reset(peer, message.id);
+            self.reset(now, peer, message.id);
             return DatagramOutcome::Dropped(DropReason::CriticalOption);
         }
         let id = RequestId(self.new_id());
@@ -480,7 +480,7 @@ impl Exchanges {
                 (_, Some(exchange)) => self.fail(exchange, error),
                 (_, None) => {}
             }
-            self.reset(peer, message.id);
+            self.reset(now, peer, message.id);
             return DatagramOutcome::Dropped(DropReason::CriticalOption);
         }
         let (id, kind, token) = (message.id, message.kind, message.token);
@@ -491,7 +491,7 @@ impl Exchanges {
                 self.finish(now, exchange, peer, token, message)
             }
             (_, None) => {
-                self.reset(peer, id);
+                self.reset(now, peer, id);
                 DatagramOutcome::Dropped(DropReason::Unexpected)
             }
         }
@@ -680,8 +680,20 @@ impl Exchanges {
         }
     }
 
-    fn reset(&mut self, peer: Peer, id: MessageId) {
-        self.reply(peer, id, Kind::Reset);
+    /// Rejects the newest remembered message with this id, unless a different one with the id was accepted: the device
+    /// would take the reset as the answer to that one, and end an observation (RFC 7641 section 3.6). Devices do not use
+    /// an id twice that soon (RFC 7252 section 4.4), so that one of the two is forged.
+    fn reset(&mut self, now: Instant, peer: Peer, id: MessageId) {
+        if self.dedup.resettable(now, peer, id) <= 1 {
+            self.reply(peer, id, Kind::Reset);
+        }
+    }
+
+    /// The same for a message that is not remembered.
+    fn reset_unremembered(&mut self, now: Instant, peer: Peer, id: MessageId) {
+        if self.dedup.resettable(now, peer, id) == 0 {
+            self.transmit(peer, Message::empty(Kind::Reset, id).encode());
+        }
     }
 
     fn reply(&mut self, peer: Peer, id: MessageId, kind: Kind) {

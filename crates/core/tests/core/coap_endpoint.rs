@@ -418,6 +418,40 @@ fn a_notification_of_nothing_is_answered_with_a_reset_each_time() {
     scene.expect_nothing_more();
 }
 
+/// RFC 7641 section 3.6: the device would take the reset as the answer to the notification.
+#[test]
+fn what_comes_with_the_id_of_an_accepted_notification_is_not_reset() {
+    for kind in [Kind::Confirmable, Kind::NonConfirmable] {
+        let (mut scene, _, observed) = Scene::with_observation();
+        scene.receive(message(kind, Code::CONTENT, 61, observed, &[(number::OBSERVE, 6)]));
+        if kind == Kind::Confirmable {
+            assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(61)));
+        }
+        scene.expect_verdict(DatagramOutcome::Notification);
+        assert!(matches!(scene.event(), Some(Event::Notification { number: Some(6), .. })));
+
+        let forged = [
+            message(Kind::Confirmable, Code::CONTENT, 61, token(b"nobody"), &[(number::OBSERVE, 7)]).encode(),
+            message(Kind::NonConfirmable, Code::CONTENT, 61, token(b"nobody"), &[]).encode(),
+            message(Kind::NonConfirmable, Code::POST, 61, token(b"nobody"), &[(9, 1)]).encode(),
+            Message::empty(Kind::Confirmable, MessageId(61)).encode(),
+            hex("4045003dc0ff"),
+        ];
+        for datagram in &forged {
+            scene.endpoint.handle_datagram(scene.now, scene.peer, datagram);
+            assert!(matches!(scene.output(), Some(Output::Outcome(..))), "{datagram:02x?}");
+            scene.expect_nothing_more();
+        }
+        // With another id, or when the device may use the id again, they are.
+        scene.receive(message(Kind::NonConfirmable, Code::CONTENT, 62, token(b"nobody"), &[]));
+        assert_eq!(scene.sent(), Message::empty(Kind::Reset, MessageId(62)));
+        scene.output();
+        scene.after(Parameters::default().exchange_lifetime().as_secs_f64());
+        scene.receive(message(Kind::NonConfirmable, Code::CONTENT, 61, token(b"nobody"), &[]));
+        assert_eq!(scene.sent(), Message::empty(Kind::Reset, MessageId(61)));
+    }
+}
+
 #[test]
 fn an_error_is_the_last_notification() {
     let (mut scene, _, token) = Scene::with_observation();

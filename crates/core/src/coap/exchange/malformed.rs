@@ -1,6 +1,8 @@
 //! Messages that cannot be read as a whole. Where header and token say what such a message was meant to answer, waiting for
 //! a better one is in vain: the device would send the same again.
 
+use std::time::Instant;
+
 use crate::coap::{Code, DatagramOutcome, DecodeError, DropReason, Failure, Header, Kind, Message};
 use lwm2m_base::Peer;
 
@@ -16,7 +18,13 @@ enum Answered {
 impl Exchanges {
     /// RFC 7252 sections 4.2 and 4.3: a confirmable message with a format error is reset, any other is ignored. When it
     /// answers a request of ours, the request fails at once.
-    pub(super) fn handle_malformed(&mut self, peer: Peer, error: DecodeError, datagram: &[u8]) -> DatagramOutcome {
+    pub(super) fn handle_malformed(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        error: DecodeError,
+        datagram: &[u8],
+    ) -> DatagramOutcome {
         if let Some(header) = Header::of(datagram) {
             let confirmable = header.kind == Kind::Confirmable;
             match self.malformed_answer(peer, header) {
@@ -28,7 +36,7 @@ impl Exchanges {
             }
             if confirmable {
                 // It is no answer to a well-formed message that came with this id.
-                self.transmit(peer, Message::empty(Kind::Reset, header.id).encode());
+                self.reset_unremembered(now, peer, header.id);
             }
         }
         DatagramOutcome::Dropped(DropReason::NoMessage(error))
