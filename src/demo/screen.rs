@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
+use lwm2m_core::coap::options::format;
 use lwm2m_core::lwm2m::path::Path;
 use lwm2m_simulator::DeviceEvent;
 
@@ -98,7 +99,10 @@ fn in_words(event: &DeviceEvent) -> String {
         DeviceEvent::Refused { code: None, retry_after } => {
             format!("not answered, will try again in {retry_after:?}")
         }
-        DeviceEvent::Answered { method, path, code } => format!("{} {path}, answered {code}", method_name(method.0)),
+        DeviceEvent::Answered { method, path, code, content_format } => {
+            let form = content_format.map_or_else(String::new, |format| format!(" in {}", format_name(format)));
+            format!("{} {path}, answered {code}{form}", method_name(method.0))
+        }
         DeviceEvent::ObservationBegan { paths } => format!("{} is observed", list(paths)),
         DeviceEvent::Notified { paths } => format!("notified {}", list(paths)),
         DeviceEvent::ObservationEnded { paths } => format!("{} is observed no longer", list(paths)),
@@ -123,6 +127,21 @@ fn method_name(code: u8) -> &'static str {
         5 => "FETCH",
         7 => "iPATCH",
         _ => "another method on",
+    }
+}
+
+/// The content format of an answer (OMA LwM2M Core 1.2 section 7.4).
+fn format_name(number: u16) -> String {
+    match number {
+        format::TEXT => "text".to_owned(),
+        format::LINK_FORMAT => "link format".to_owned(),
+        format::OCTET_STREAM => "bytes".to_owned(),
+        format::CBOR => "CBOR".to_owned(),
+        format::SENML_JSON => "SenML JSON".to_owned(),
+        format::SENML_CBOR => "SenML CBOR".to_owned(),
+        format::TLV => "TLV".to_owned(),
+        format::LWM2M_CBOR => "LwM2M CBOR".to_owned(),
+        other => format!("content format {other}"),
     }
 }
 

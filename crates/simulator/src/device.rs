@@ -67,6 +67,7 @@ pub enum DeviceEvent {
         method: Code,
         path: String,
         code: Code,
+        content_format: Option<u16>,
     },
     /// The server observes one path, or those of a composite observation.
     ObservationBegan {

@@ -37,10 +37,10 @@ impl SimulatedDevice {
             Ok(answer) => answer,
             Err(code) => (Response::new(code), Effect::None),
         };
-        let code = response.code;
+        let (code, content_format) = (response.code, response.options.content_format());
         self.messages.reply(request, response);
         let path = path.map_or_else(|_| "?".to_owned(), |path| path.to_string());
-        self.events.push_back(DeviceEvent::Answered { method: request.code, path, code });
+        self.events.push_back(DeviceEvent::Answered { method: request.code, path, code, content_format });
         self.follow_up(now, effect);
     }
 

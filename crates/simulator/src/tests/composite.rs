@@ -45,6 +45,9 @@ fn a_composite_read_gives_what_is_there_of_each_path_in_their_order() {
         r#"[{"n":"/3/0/0","vs":"Weather Works"},{"n":"/1/0/23","vb":false}]"#
     );
 
+    let (path, content_format) = ("/".to_owned(), Some(110));
+    scene.expect_event(DeviceEvent::Answered { method: FETCH, path, code: Code::CONTENT, content_format });
+
     let reply = scene.fetch(112, b"\x81\xa1\x00\x67/3/0/99", &[]);
     assert_eq!((reply.code, reply.payload.as_slice()), (Code::CONTENT, &b"\x80"[..]));
 
