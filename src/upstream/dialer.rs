@@ -14,7 +14,7 @@ use tokio_openssl::SslStream;
 
 use crate::descriptors::{self, Descriptors};
 use crate::errors::plain;
-use crate::tls::{Connector, TlsConnectError};
+use crate::tls::{Connector, TlsConfig, TlsConnectError};
 
 use super::source_port;
 
@@ -83,6 +83,23 @@ impl From<DialError> for DialFailure {
             | DialError::NoTarget => Self::NotReached(error.to_string()),
         }
     }
+}
+
+/// Returns the TLS connector for these addresses, or nothing if none of them speaks TLS: its files are not read then.
+/// `section` names the section of the configuration for error texts.
+///
+/// # Errors
+/// A file of the TLS configuration is missing or invalid.
+pub fn tls_connector<'a>(
+    addresses: impl IntoIterator<Item = &'a String>,
+    config: &TlsConfig,
+    section: &str,
+) -> io::Result<Option<Connector>> {
+    if !addresses.into_iter().any(|address| address.starts_with(SECURE)) {
+        return Ok(None);
+    }
+    let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, format!("{section}: {error}"));
+    Connector::new(config).map(Some).map_err(invalid)
 }
 
 impl Dialer {

@@ -4,6 +4,7 @@
 mod client;
 mod dialer;
 pub mod exproto;
+mod link;
 pub mod metrics;
 pub mod mqtt;
 #[cfg(test)]

@@ -29,25 +29,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::histogram::Histogram;
-use rand::SeedableRng;
-use rand::rngs::{StdRng, SysRng};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::task::{AbortHandle, JoinSet};
 use tracing::info;
 
-use crate::conditions::{Condition, ConditionState};
+use crate::conditions::Condition;
 use crate::tls::{self, Connector};
-use crate::upstream::UpstreamTableSizes;
 use crate::upstream::client::device::ConnectionId;
-use crate::upstream::client::targets::{TargetId, TargetsHealth};
-use crate::upstream::dialer::{DialFailure, Dialer, SECURE, Stream};
+use crate::upstream::client::targets::TargetId;
+use crate::upstream::dialer::{DialFailure, Dialer, Stream, tls_connector};
+use crate::upstream::link::{BrokerLink, LinkIo, now, random_generator};
 use crate::upstream::metrics::UpstreamMetrics;
-use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
+use lwm2m_core::gateway::broker::BrokerEvent;
 
 use adapter::AdapterClient;
 use announcements::AnchorToken;
-use devices::{AdapterCall, CallOutcome, ExProtoAction, ExProtoDevices, ExProtoEvent};
+use devices::{AdapterCall, CallOutcome, ExProtoAction, ExProtoDevices, ExProtoEvent, ExProtoProtocol};
 
 /// Calls of one node without an answer, those included for which nobody waits any more. An adapter that takes calls and
 /// does not answer them must not fill the memory.
@@ -88,76 +86,57 @@ pub struct Node {
     pub adapter: String,
 }
 
-impl ExProtoConfig {
-    /// None where no listener speaks TLS: then its files are not looked at.
-    fn connector(&self) -> io::Result<Option<Connector>> {
-        let mut listeners = self.nodes.iter().flat_map(|node| &node.listeners);
-        if !listeners.any(|listener| listener.starts_with(SECURE)) {
-            return Ok(None);
-        }
-        let unusable = |error| io::Error::new(io::ErrorKind::InvalidInput, format!("upstream.exproto.ssl: {error}"));
-        Connector::new(&self.ssl).map(Some).map_err(unusable)
-    }
-}
+/// The link to EMQX by ExProto.
+pub type ExProtoLink = BrokerLink<ExProtoIo>;
 
-/// The link to EMQX. Its state lives where it is polled; calls and sockets run beside it and report back.
-pub struct ExProtoLink {
-    devices: ExProtoDevices,
-    ways: Vec<NodeLink>,
-    events: mpsc::Receiver<ExProtoEvent>,
+/// The anchors and calls, for each node, and the server of the handler.
+pub struct ExProtoIo {
+    nodes: Vec<NodeLink>,
     handler_address: SocketAddr,
     anchors: HashMap<ConnectionId, AbortHandle>,
-    tasks: JoinSet<ExProtoTaskEnd>,
     metrics: Arc<UpstreamMetrics>,
-    condition: Condition,
 }
 
-/// The way to one node.
+/// The connections to one node.
 struct NodeLink {
     dialer: Dialer,
     adapter: AdapterClient,
     calls_under_way: usize,
 }
 
-/// How a task ended.
-enum ExProtoTaskEnd {
+/// Says which task has ended.
+pub enum ExProtoTaskEnd {
     Dial { anchor: ConnectionId, result: Result<Stream, DialFailure> },
     Anchor { anchor: ConnectionId },
     Call { node: TargetId, anchor: ConnectionId, outcome: CallOutcome },
     Handler,
 }
 
-/// What can happen to the link.
-enum LinkInput {
-    Ended(Result<ExProtoTaskEnd, JoinError>),
-    Event(ExProtoEvent),
-    Deadline,
-}
-
 impl ExProtoLink {
-    /// Binds the handler, and looks whether EMQX is there. One that is away is no error; `condition` says so.
+    /// Binds the handler, and begins to probe the nodes. A node that is unavailable is no error: `condition` reports it.
     ///
     /// # Errors
-    /// If `handler_bind` cannot be bound, an `adapter` is no URI, the files of `ssl` are of no use, or the system has no
+    /// `handler_bind` cannot be bound, an `adapter` is no URI, a file of `ssl` cannot be used, or the system has no
     /// randomness.
     pub async fn start(
-        mut settings: ExProtoConfig,
+        mut config: ExProtoConfig,
         metrics: Arc<UpstreamMetrics>,
         condition: Condition,
     ) -> io::Result<Self> {
-        let rng = StdRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?;
-        let connector = settings.connector()?;
-        let way = |node: &Node| NodeLink::new(node, &settings, connector.clone());
-        let ways = settings.nodes.iter().map(way).collect::<io::Result<_>>()?;
-        let bind = settings.handler_bind;
+        let rng = random_generator()?;
+        let listeners = config.nodes.iter().flat_map(|node| &node.listeners);
+        let connector = tls_connector(listeners, &config.ssl, "upstream.exproto.ssl")?;
+        let node = |node: &Node| NodeLink::new(node, &config, connector.clone());
+        let nodes = config.nodes.iter().map(node).collect::<io::Result<_>>()?;
+        let bind = config.handler_bind;
         let socket = TcpListener::bind(bind).await.map_err(|error| {
             io::Error::new(error.kind(), format!("upstream.exproto.handler_bind = {bind}: {error}"))
         })?;
         let handler_address = socket.local_addr()?;
-        settings.handler_bind = handler_address;
-        let mut devices = ExProtoDevices::new(&settings, rng, Arc::clone(&metrics));
+        config.handler_bind = handler_address;
+        let mut devices = ExProtoDevices::new(&config, rng, Arc::clone(&metrics));
         devices.probe_all(now());
-        let (sender, events) = mpsc::channel(settings.event_queue.max(1));
+        let (sender, events) = mpsc::channel(config.event_queue.max(1));
         let mut tasks = JoinSet::new();
         let serving = handler::serve(socket, sender, Arc::clone(&metrics));
         tasks.spawn(async {
@@ -165,128 +144,85 @@ impl ExProtoLink {
             ExProtoTaskEnd::Handler
         });
         info!(%handler_address, "ExProto handler listens");
-        Ok(Self { devices, ways, events, handler_address, anchors: HashMap::new(), tasks, metrics, condition })
+        let io = ExProtoIo { nodes, handler_address, anchors: HashMap::new(), metrics };
+        Ok(Self::new(io, devices, events, tasks, condition))
     }
 
-    /// Where the handler listens: `handler_bind`, with the port that the system chose if it was 0.
+    /// Returns where the handler listens: `handler_bind`, with the port that the system chose if that was 0.
     pub fn handler_address(&self) -> SocketAddr {
-        self.handler_address
+        self.io.handler_address
     }
+}
 
-    /// Takes a command; never waits.
-    pub fn submit(&mut self, command: BrokerCommand) {
-        self.devices.command(now(), command);
-    }
+impl LinkIo for ExProtoIo {
+    type Protocol = ExProtoProtocol;
+    type Event = ExProtoEvent;
+    type TaskEnd = ExProtoTaskEnd;
 
-    /// How full it is; it looks at every device.
-    pub fn table_sizes(&self) -> UpstreamTableSizes {
-        self.devices.table_sizes()
-    }
-
-    /// The next event for the core. Drives the link: it has to be polled all the time. Cancel-safe.
-    pub async fn event(&mut self) -> BrokerEvent {
-        loop {
-            if let Some(event) = self.poll_event() {
-                return event;
-            }
-            let input = self.input().await;
-            self.take(input);
-        }
-    }
-
-    /// Publishes what is queued, then closes the anchors; gives up at the deadline.
-    pub async fn shut_down(mut self, deadline: Duration) {
-        self.devices.disconnect_all(now());
-        let leaving = async {
-            loop {
-                while self.poll_event().is_some() {}
-                if self.devices.is_empty() {
-                    return;
-                }
-                let input = self.input().await;
-                self.take(input);
-            }
-        };
-        if tokio::time::timeout(deadline, leaving).await.is_err() {
-            info!("publications left unsent at shutdown");
-        }
-    }
-
-    /// Does what the devices want done, up to the next event for the core.
-    pub fn poll_event(&mut self) -> Option<BrokerEvent> {
-        if let Some(TargetsHealth { serving, detail }) = self.devices.take_health() {
-            self.condition.set(if serving { ConditionState::Up } else { ConditionState::Down }, detail);
-        }
-        while let Some(action) = self.devices.poll_action() {
-            match action {
-                ExProtoAction::Dial { anchor, node, token } => self.dial(anchor, node, token),
-                ExProtoAction::HangUp { anchor } => self.hang_up(anchor),
-                ExProtoAction::Call { anchor, node, call } => self.call(anchor, node, call),
-                ExProtoAction::Emit(event) => return Some(event),
-            }
+    fn perform(
+        &mut self,
+        devices: &mut ExProtoDevices,
+        tasks: &mut JoinSet<ExProtoTaskEnd>,
+        action: ExProtoAction,
+    ) -> Option<BrokerEvent> {
+        match action {
+            ExProtoAction::Dial { anchor, node, token } => self.dial(tasks, anchor, node, token),
+            ExProtoAction::HangUp { anchor } => self.hang_up(anchor),
+            ExProtoAction::Call { anchor, node, call } => self.call(devices, tasks, anchor, node, call),
+            ExProtoAction::Emit(event) => return Some(event),
         }
         None
     }
 
-    async fn input(&mut self) -> LinkInput {
-        let deadline = self.devices.next_deadline().map(tokio::time::Instant::from_std);
-        let timer = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            Some(ended) = self.tasks.join_next() => LinkInput::Ended(ended),
-            Some(event) = self.events.recv() => LinkInput::Event(event),
-            () = timer => LinkInput::Deadline,
-        }
+    fn arrived(&mut self, now: Instant, devices: &mut ExProtoDevices, event: ExProtoEvent) {
+        devices.heard(now, event);
     }
 
-    fn take(&mut self, input: LinkInput) {
-        let now = now();
-        match input {
-            LinkInput::Ended(Ok(ended)) => self.ended(now, ended),
-            // An anchor that was hung up.
-            LinkInput::Ended(Err(error)) if error.is_cancelled() => {}
-            LinkInput::Ended(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-            LinkInput::Event(event) => self.devices.heard(now, event),
-            LinkInput::Deadline => self.devices.handle_timeout(now),
-        }
-    }
-
-    fn ended(&mut self, now: Instant, ended: ExProtoTaskEnd) {
-        match ended {
+    fn task_ended(
+        &mut self,
+        now: Instant,
+        devices: &mut ExProtoDevices,
+        tasks: &mut JoinSet<ExProtoTaskEnd>,
+        end: ExProtoTaskEnd,
+    ) {
+        match end {
             ExProtoTaskEnd::Dial { anchor, result: Ok(stream) } => {
-                self.devices.dialed(now, anchor, Ok(()));
-                self.watch(anchor, stream);
+                devices.dialed(now, anchor, Ok(()));
+                self.watch(tasks, anchor, stream);
             }
             ExProtoTaskEnd::Dial { anchor, result: Err(error) } => {
                 self.anchors.remove(&anchor);
-                self.devices.dialed(now, anchor, Err(error));
+                devices.dialed(now, anchor, Err(error));
             }
             ExProtoTaskEnd::Anchor { anchor } => {
                 self.anchors.remove(&anchor);
-                self.devices.anchor_ended(now, anchor);
+                devices.anchor_ended(now, anchor);
             }
             ExProtoTaskEnd::Call { node, anchor, outcome } => {
-                self.ways[node.0].calls_under_way -= 1;
-                self.devices.called(now, node, anchor, outcome);
+                self.nodes[node.0].calls_under_way -= 1;
+                devices.called(now, node, anchor, outcome);
             }
             ExProtoTaskEnd::Handler => {}
         }
     }
 
-    fn dial(&mut self, anchor: ConnectionId, node: TargetId, token: AnchorToken) {
-        let dial = anchor::open(self.ways[node.0].dialer.dial(), token);
-        let task = self.tasks.spawn(async move { ExProtoTaskEnd::Dial { anchor, result: dial.await } });
+    /// An anchor has nothing to write after its token, and EMQX removes the client when the socket is closed.
+    fn has_bytes_to_write(&self, _tasks: &JoinSet<ExProtoTaskEnd>) -> bool {
+        false
+    }
+}
+
+impl ExProtoIo {
+    fn dial(&mut self, tasks: &mut JoinSet<ExProtoTaskEnd>, anchor: ConnectionId, node: TargetId, token: AnchorToken) {
+        let dial = anchor::open(self.nodes[node.0].dialer.dial(), token);
+        let task = tasks.spawn(async move { ExProtoTaskEnd::Dial { anchor, result: dial.await } });
         self.anchors.insert(anchor, task);
     }
 
-    /// An anchor that was hung up meanwhile ends here, with its socket.
-    fn watch(&mut self, anchor: ConnectionId, stream: Stream) {
+    /// Watches an open anchor. One that was hung up while it was dialed ends here, with its socket.
+    fn watch(&mut self, tasks: &mut JoinSet<ExProtoTaskEnd>, anchor: ConnectionId, stream: Stream) {
         let Some(task) = self.anchors.get_mut(&anchor) else { return };
-        *task = self.tasks.spawn(async move {
+        *task = tasks.spawn(async move {
             anchor::watch(stream).await;
             ExProtoTaskEnd::Anchor { anchor }
         });
@@ -298,16 +234,23 @@ impl ExProtoLink {
         }
     }
 
-    fn call(&mut self, anchor: ConnectionId, node: TargetId, call: AdapterCall) {
-        let way = &mut self.ways[node.0];
-        if way.calls_under_way >= CALLS_UNDER_WAY {
+    fn call(
+        &mut self,
+        devices: &mut ExProtoDevices,
+        tasks: &mut JoinSet<ExProtoTaskEnd>,
+        anchor: ConnectionId,
+        node: TargetId,
+        call: AdapterCall,
+    ) {
+        let link = &mut self.nodes[node.0];
+        if link.calls_under_way >= CALLS_UNDER_WAY {
             let outcome = CallOutcome::Unreachable("too many calls without an answer".to_owned());
-            return self.devices.called(now(), node, anchor, outcome);
+            return devices.called(now(), node, anchor, outcome);
         }
-        way.calls_under_way += 1;
+        link.calls_under_way += 1;
         let (time, begun) = (time_of(&call, &self.metrics).clone(), now());
-        let call = way.adapter.call(anchor, call);
-        self.tasks.spawn(async move {
+        let call = link.adapter.call(anchor, call);
+        tasks.spawn(async move {
             let outcome = call.await;
             time.observe(now().saturating_duration_since(begun).as_secs_f64());
             ExProtoTaskEnd::Call { node, anchor, outcome }
@@ -316,11 +259,11 @@ impl ExProtoLink {
 }
 
 impl NodeLink {
-    fn new(node: &Node, settings: &ExProtoConfig, connector: Option<Connector>) -> io::Result<Self> {
-        let ExProtoConfig { adapter_connections, proto_name, connect_timeout, .. } = settings;
+    fn new(node: &Node, config: &ExProtoConfig, connector: Option<Connector>) -> io::Result<Self> {
+        let ExProtoConfig { adapter_connections, proto_name, connect_timeout, .. } = config;
         let adapter = AdapterClient::new(&node.adapter, *adapter_connections, proto_name.clone(), *connect_timeout);
         let adapter = adapter.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let dialer = Dialer::new(node.listeners.clone(), settings.source_addresses.clone(), connector);
+        let dialer = Dialer::new(node.listeners.clone(), config.source_addresses.clone(), connector);
         Ok(Self { dialer, adapter, calls_under_way: 0 })
     }
 }
@@ -332,10 +275,4 @@ fn time_of<'a>(call: &AdapterCall, metrics: &'a UpstreamMetrics) -> &'a Histogra
         AdapterCall::Publish { .. } => &metrics.times.publish,
         AdapterCall::Ping { .. } => &metrics.times.probe,
     }
-}
-
-/// The link's clock: the one place here that reads it.
-#[expect(clippy::disallowed_methods, reason = "the driver of the devices' state machine; it gets the time as argument")]
-fn now() -> Instant {
-    Instant::now()
 }

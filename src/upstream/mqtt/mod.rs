@@ -25,25 +25,23 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rand::SeedableRng;
-use rand::rngs::{StdRng, SysRng};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 use tracing::info;
 
-use crate::conditions::{Condition, ConditionState};
+use crate::conditions::Condition;
 use crate::tls::{self, Connector};
-use crate::upstream::UpstreamTableSizes;
 use crate::upstream::client::device::{ConnectionId, Destination};
-use crate::upstream::client::targets::{TargetId, TargetsHealth};
-use crate::upstream::dialer::{DialError, Dialer, SECURE, Stream};
+use crate::upstream::client::targets::TargetId;
+use crate::upstream::dialer::{DialError, Dialer, SECURE, Stream, tls_connector};
+use crate::upstream::link::{BrokerLink, LinkIo, now, random_generator};
 use crate::upstream::metrics::UpstreamMetrics;
-use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
+use lwm2m_core::gateway::broker::BrokerEvent;
 
 use codec::Frames;
 use connection::{ConnectionEvent, EventSender, Outbox};
-use devices::{MqttAction, MqttDevices, Probed};
+use devices::{MqttAction, MqttDevices, MqttProtocol, Probed};
 
 pub use codec::ProtocolVersion;
 
@@ -85,34 +83,24 @@ impl MqttConfig {
     fn keep_alive_seconds(&self) -> u16 {
         u16::try_from(self.keep_alive.as_secs()).unwrap_or(u16::MAX)
     }
-
-    /// None where no broker speaks TLS: then its files are not looked at.
-    fn connector(&self) -> io::Result<Option<Connector>> {
-        if !self.brokers.iter().any(|broker| broker.starts_with(SECURE)) {
-            return Ok(None);
-        }
-        let unusable = |error| io::Error::new(io::ErrorKind::InvalidInput, format!("upstream.mqtt.ssl: {error}"));
-        Connector::new(&self.ssl).map(Some).map_err(unusable)
-    }
 }
 
-/// The link to the broker. Its state lives where it is polled; sockets are served beside it and report back.
-pub struct MqttLink {
-    devices: MqttDevices,
-    settings: MqttConfig,
+/// The link to the broker by MQTT.
+pub type MqttLink = BrokerLink<MqttIo>;
+
+/// The connections of the devices, and the probes.
+pub struct MqttIo {
+    config: MqttConfig,
     connector: Option<Connector>,
     /// One for each address.
     dialers: Vec<Dialer>,
-    events: mpsc::Receiver<(ConnectionId, ConnectionEvent)>,
     sender: mpsc::Sender<(ConnectionId, ConnectionEvent)>,
     outboxes: HashMap<ConnectionId, Arc<Outbox>>,
-    tasks: JoinSet<MqttTaskEnd>,
-    condition: Condition,
 }
 
-/// How a task ended.
-enum MqttTaskEnd {
-    /// All about it was told as events.
+/// Says which task has ended.
+pub enum MqttTaskEnd {
+    /// A connection. Everything about it was reported as events.
     Connection,
     Probe {
         broker: TargetId,
@@ -120,159 +108,114 @@ enum MqttTaskEnd {
     },
 }
 
-/// What can happen to the link.
-enum LinkInput {
-    Event(ConnectionId, ConnectionEvent),
-    Ended(Result<MqttTaskEnd, JoinError>),
-    Deadline,
-}
-
 impl MqttLink {
-    /// Looks whether the broker is there. One that is away is no error; `condition` says so.
+    /// Starts the link and begins to probe the brokers. A broker that is unavailable is no error: `condition` reports it.
     ///
     /// # Errors
-    /// If a file for TLS cannot be used, or the system has no randomness.
-    pub fn start(settings: MqttConfig, metrics: Arc<UpstreamMetrics>, condition: Condition) -> io::Result<Self> {
-        let rng = StdRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?;
-        let mut devices = MqttDevices::new(&settings, rng, metrics);
+    /// A file for TLS cannot be used, or the system has no randomness.
+    pub fn start(config: MqttConfig, metrics: Arc<UpstreamMetrics>, condition: Condition) -> io::Result<Self> {
+        let mut devices = MqttDevices::new(&config, random_generator()?, metrics);
         devices.probe_all(now());
-        let connector = settings.connector()?;
-        let sources = &settings.source_addresses;
+        let connector = tls_connector(&config.brokers, &config.ssl, "upstream.mqtt.ssl")?;
+        let sources = &config.source_addresses;
         let dialer = |broker: &String| Dialer::new(vec![broker.clone()], sources.clone(), connector.clone());
-        let dialers = settings.brokers.iter().map(dialer).collect();
-        let (sender, events) = mpsc::channel(settings.event_queue.max(1));
-        info!(brokers = settings.brokers.join(", "), "connecting devices to the broker by MQTT");
-        Ok(Self {
-            devices,
-            settings,
-            connector,
-            dialers,
-            events,
-            sender,
-            outboxes: HashMap::new(),
-            tasks: JoinSet::new(),
-            condition,
-        })
+        let dialers = config.brokers.iter().map(dialer).collect();
+        let (sender, events) = mpsc::channel(config.event_queue.max(1));
+        info!(brokers = config.brokers.join(", "), "connecting devices to the broker by MQTT");
+        let io = MqttIo { config, connector, dialers, sender, outboxes: HashMap::new() };
+        Ok(Self::new(io, devices, events, JoinSet::new(), condition))
     }
+}
 
-    /// Takes a command; never waits.
-    pub fn submit(&mut self, command: BrokerCommand) {
-        self.devices.command(now(), command);
-    }
+impl LinkIo for MqttIo {
+    type Protocol = MqttProtocol;
+    type Event = (ConnectionId, ConnectionEvent);
+    type TaskEnd = MqttTaskEnd;
 
-    /// How full it is; it looks at every device.
-    pub fn table_sizes(&self) -> UpstreamTableSizes {
-        self.devices.table_sizes()
-    }
-
-    /// The next event for the core. Drives the link: it has to be polled all the time. Cancel-safe.
-    pub async fn event(&mut self) -> BrokerEvent {
-        loop {
-            if let Some(event) = self.poll_event() {
-                return event;
+    fn perform(
+        &mut self,
+        _devices: &mut MqttDevices,
+        tasks: &mut JoinSet<MqttTaskEnd>,
+        action: MqttAction,
+    ) -> Option<BrokerEvent> {
+        match action {
+            MqttAction::Dial { connection, destination, version } => {
+                self.dial(tasks, connection, destination, version);
             }
-            let input = self.input().await;
-            self.take(input);
-        }
-    }
-
-    /// Publishes what is queued, then closes the connections; gives up at the deadline.
-    pub async fn shut_down(mut self, deadline: Duration) {
-        self.devices.disconnect_all(now());
-        let leaving = async {
-            loop {
-                while self.poll_event().is_some() {}
-                if self.devices.is_empty() && self.tasks.is_empty() {
-                    return;
+            MqttAction::Send { connection, bytes } => {
+                if let Some(outbox) = self.outboxes.get(&connection) {
+                    outbox.send(&bytes);
                 }
-                let input = self.input().await;
-                self.take(input);
             }
-        };
-        if tokio::time::timeout(deadline, leaving).await.is_err() {
-            info!("publications left unsent at shutdown");
-        }
-    }
-
-    /// Does what the devices want done, up to the next event for the core.
-    pub fn poll_event(&mut self) -> Option<BrokerEvent> {
-        if let Some(TargetsHealth { serving, detail }) = self.devices.take_health() {
-            self.condition.set(if serving { ConditionState::Up } else { ConditionState::Down }, detail);
-        }
-        while let Some(action) = self.devices.poll_action() {
-            match action {
-                MqttAction::Dial { connection, destination, version } => self.dial(connection, destination, version),
-                MqttAction::Send { connection, bytes } => {
-                    if let Some(outbox) = self.outboxes.get(&connection) {
-                        outbox.send(&bytes);
-                    }
+            MqttAction::Close { connection } => {
+                if let Some(outbox) = self.outboxes.remove(&connection) {
+                    outbox.close();
                 }
-                MqttAction::Close { connection } => {
-                    if let Some(outbox) = self.outboxes.remove(&connection) {
-                        outbox.close();
-                    }
-                }
-                MqttAction::HangUp { connection } => {
-                    if let Some(outbox) = self.outboxes.remove(&connection) {
-                        outbox.abort();
-                    }
-                }
-                MqttAction::Probe { broker } => self.probe(broker),
-                MqttAction::Emit(event) => return Some(event),
             }
+            MqttAction::HangUp { connection } => {
+                if let Some(outbox) = self.outboxes.remove(&connection) {
+                    outbox.abort();
+                }
+            }
+            MqttAction::Probe { broker } => self.probe(tasks, broker),
+            MqttAction::Emit(event) => return Some(event),
         }
         None
     }
 
-    async fn input(&mut self) -> LinkInput {
-        let deadline = self.devices.next_deadline().map(tokio::time::Instant::from_std);
-        let timer = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
-                None => std::future::pending().await,
+    fn arrived(&mut self, now: Instant, devices: &mut MqttDevices, (connection, event): Self::Event) {
+        match event {
+            ConnectionEvent::Opened => devices.opened(now, connection),
+            ConnectionEvent::NotOpened(failure) => {
+                self.outboxes.remove(&connection);
+                devices.not_opened(now, connection, &failure);
             }
-        };
-        tokio::select! {
-            Some((connection, event)) = self.events.recv() => LinkInput::Event(connection, event),
-            Some(ended) = self.tasks.join_next() => LinkInput::Ended(ended),
-            () = timer => LinkInput::Deadline,
+            ConnectionEvent::Heard(packet) => devices.heard(now, connection, packet),
+            ConnectionEvent::Written(bytes) => devices.written(now, connection, bytes),
+            ConnectionEvent::Ended(why) => {
+                self.outboxes.remove(&connection);
+                devices.ended(now, connection, &why);
+            }
         }
     }
 
-    fn take(&mut self, input: LinkInput) {
-        let now = now();
-        match input {
-            LinkInput::Event(connection, ConnectionEvent::Opened) => self.devices.opened(now, connection),
-            LinkInput::Event(connection, ConnectionEvent::NotOpened(failure)) => {
-                self.outboxes.remove(&connection);
-                self.devices.not_opened(now, connection, &failure);
-            }
-            LinkInput::Event(connection, ConnectionEvent::Heard(packet)) => self.devices.heard(now, connection, packet),
-            LinkInput::Event(connection, ConnectionEvent::Written(bytes)) => {
-                self.devices.written(now, connection, bytes)
-            }
-            LinkInput::Event(connection, ConnectionEvent::Ended(why)) => {
-                self.outboxes.remove(&connection);
-                self.devices.ended(now, connection, &why);
-            }
-            LinkInput::Ended(Ok(MqttTaskEnd::Connection)) => {}
-            LinkInput::Ended(Ok(MqttTaskEnd::Probe { broker, outcome })) => self.devices.probed(now, broker, outcome),
-            LinkInput::Ended(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-            LinkInput::Deadline => self.devices.handle_timeout(now),
+    fn task_ended(
+        &mut self,
+        now: Instant,
+        devices: &mut MqttDevices,
+        _tasks: &mut JoinSet<MqttTaskEnd>,
+        end: MqttTaskEnd,
+    ) {
+        match end {
+            MqttTaskEnd::Connection => {}
+            MqttTaskEnd::Probe { broker, outcome } => devices.probed(now, broker, outcome),
         }
     }
 
-    fn dial(&mut self, connection: ConnectionId, destination: Destination, version: ProtocolVersion) {
+    /// A connection writes its last packets, such as DISCONNECT, in its task.
+    fn has_bytes_to_write(&self, tasks: &JoinSet<MqttTaskEnd>) -> bool {
+        !tasks.is_empty()
+    }
+}
+
+impl MqttIo {
+    fn dial(
+        &mut self,
+        tasks: &mut JoinSet<MqttTaskEnd>,
+        connection: ConnectionId,
+        destination: Destination,
+        version: ProtocolVersion,
+    ) {
         let dial = match destination {
             Destination::Configured(broker) => self.dialers[broker.0].dial(),
             Destination::Referred(server) => self.referred(server).dial(),
         };
         let outbox = Arc::new(Outbox::default());
         self.outboxes.insert(connection, outbox.clone());
-        let frames = Frames::new(version, self.settings.max_packet_size);
+        let frames = Frames::new(version, self.config.max_packet_size);
         let sender = EventSender { connection, events: self.sender.clone() };
-        self.tasks.spawn(async move {
-            // What only dialing needs is freed after it, and what only TLS needs is there only with TLS.
+        tasks.spawn(async move {
+            // Boxed, so that a plain connection does not carry the memory that only dialing or TLS needs.
             let opened = tokio::select! {
                 opened = Box::pin(dial) => opened,
                 () = outbox.aborted() => return MqttTaskEnd::Connection,
@@ -286,18 +229,18 @@ impl MqttLink {
         });
     }
 
-    /// A server that a broker named is spoken to as the brokers are: with TLS if the first of them is.
+    /// Returns the dialer for a server that a broker named. It uses TLS if the first configured broker does.
     fn referred(&self, server: String) -> Dialer {
-        let secure = self.settings.brokers.first().is_some_and(|broker| broker.starts_with(SECURE));
+        let secure = self.config.brokers.first().is_some_and(|broker| broker.starts_with(SECURE));
         let target = if secure { format!("{SECURE}{server}") } else { server };
-        Dialer::new(vec![target], self.settings.source_addresses.clone(), self.connector.clone())
+        Dialer::new(vec![target], self.config.source_addresses.clone(), self.connector.clone())
     }
 
-    /// Looks whether the broker accepts connections.
-    fn probe(&mut self, broker: TargetId) {
+    /// Begins to find out whether the broker accepts connections.
+    fn probe(&mut self, tasks: &mut JoinSet<MqttTaskEnd>, broker: TargetId) {
         let dial = self.dialers[broker.0].dial();
-        let patience = self.settings.connect_timeout.min(PROBE_TIMEOUT);
-        self.tasks.spawn(async move { MqttTaskEnd::Probe { broker, outcome: probe(dial, patience).await } });
+        let patience = self.config.connect_timeout.min(PROBE_TIMEOUT);
+        tasks.spawn(async move { MqttTaskEnd::Probe { broker, outcome: probe(dial, patience).await } });
     }
 }
 
@@ -320,10 +263,4 @@ async fn probe(dial: impl Future<Output = Result<Stream, DialError>>, patience: 
         Ok(Ok(0) | Err(_)) => Probed::Closed,
         Ok(Ok(_)) | Err(_) => Probed::Accepted { took },
     }
-}
-
-/// The link's clock: the one place here that reads it.
-#[expect(clippy::disallowed_methods, reason = "the driver of the devices' state machine; it gets the time as argument")]
-fn now() -> Instant {
-    Instant::now()
 }
