@@ -1,8 +1,10 @@
-//! Connections to the broker, one for each device, over TCP or TLS: where each goes from and to.
+//! Connections to the broker, one for each device, over TCP or TLS: from which address each comes, and to which it
+//! goes.
 //!
-//! Ports: a TCP connection is told by source address, source port, target address and target port, and Linux gives
-//! source ports from 32768 to 60999: about 28,000. That many connections fit to each target address from each source
-//! address: name several where there are more devices, such as 127.0.0.2, 127.0.0.3 for a broker on the same machine.
+//! Ports: a TCP connection is identified by source address, source port, target address and target port, and Linux has
+//! about 28,000 source ports (32768 to 60999). That many connections fit between one source address and one target
+//! address. With more devices, configure several source addresses, such as 127.0.0.2 and 127.0.0.3 for a broker on the
+//! same machine.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -18,10 +20,10 @@ use crate::tls::{Connector, TlsConfig, TlsConnectError};
 
 use super::source_port;
 
-/// In front of a target that speaks TLS.
+/// Marks an address that speaks TLS.
 pub const SECURE: &str = "ssl://";
 
-/// A peer that went without a word (power, network) is missed after about a minute and a half.
+/// Detects a peer that disappeared without a word (power, network) after about a minute and a half.
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(3);
 
@@ -35,7 +37,7 @@ pub struct Dialer {
     dialed: usize,
 }
 
-/// An open connection.
+/// Is an open connection.
 #[derive(Debug)]
 pub enum Stream {
     Plain(TcpStream),
@@ -54,17 +56,17 @@ pub enum DialError {
     NoAddress { target: String },
     #[error("no address of the broker is configured")]
     NoTarget,
-    /// This process has none left: the broker has no part in it.
+    /// No file descriptor is left in this process; the broker has no part in it.
     #[error("no file descriptor is left: raise the limit of open files (LimitNOFILE, ulimit -n)")]
     NoDescriptor,
 }
 
-/// A connection that was not opened, for those who decide what that means.
+/// Says why a connection was not opened, for the state machine that decides what follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DialFailure {
-    /// The broker, or the network before it.
+    /// The broker, or the network on the way to it, did not accept the connection.
     NotReached(String),
-    /// This process has no file descriptor left, or no port. It says nothing of the broker.
+    /// This process has no file descriptor or port left. That says nothing of the broker.
     Local(String),
 }
 
@@ -103,12 +105,13 @@ pub fn tls_connector<'a>(
 }
 
 impl Dialer {
-    /// Targets are `host:port`; those that begin with [`SECURE`] need the connector.
+    /// Creates a dialer. Targets are `host:port`; those that begin with [`SECURE`] need the connector.
     pub fn new(targets: Vec<String>, sources: Vec<IpAddr>, connector: Option<Connector>) -> Self {
         Self { targets, sources, connector, descriptors: Descriptors::of_process(), dialed: 0 }
     }
 
-    /// Opens a connection, to be spawned. Targets and sources take turns; when one does not work the next is tried.
+    /// Opens a connection; the caller spawns the future. Targets and sources take turns, and when one fails the next is
+    /// tried.
     pub fn dial(&mut self) -> impl Future<Output = Result<Stream, DialError>> + Send + 'static {
         let turn = self.dialed;
         self.dialed = self.dialed.wrapping_add(1);
@@ -174,7 +177,7 @@ async fn dial_target(
     Err(failure)
 }
 
-/// Nothing, if no source address is of the target's kind.
+/// Dials one address. Returns nothing if no source address is of the target's family.
 async fn dial_address(
     target: SocketAddr,
     sources: &[IpAddr],
@@ -204,7 +207,8 @@ async fn open(source: Option<IpAddr>, target: SocketAddr, descriptors: Descripto
         socket.bind(SocketAddr::new(source, 0))?;
     }
     let stream = socket.connect(target).await?;
-    // A port of this machine that nobody listens on can be given as the source port too: TCP then connects it to itself.
+    // A port of this machine that nobody listens on can be given as the source port too: TCP then connects it to
+    // itself.
     if stream.local_addr()? == target {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
@@ -213,7 +217,7 @@ async fn open(source: Option<IpAddr>, target: SocketAddr, descriptors: Descripto
     Ok(stream)
 }
 
-/// A target with the address that it stands for, where that is another one.
+/// Names a target, with the address that it stands for if that differs.
 fn place(target: &str, address: &SocketAddr) -> String {
     let written = address.to_string();
     if target.strip_prefix(SECURE).unwrap_or(target) == written {
@@ -222,13 +226,14 @@ fn place(target: &str, address: &SocketAddr) -> String {
     format!("{target} ({written})")
 }
 
-/// The host of `host:port`, an IPv6 address without its brackets.
+/// Returns the host of `host:port`, an IPv6 address without its brackets.
 fn host(target: &str) -> &str {
     let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
     host.trim_start_matches('[').trim_end_matches(']')
 }
 
-/// Also for a source address that this machine does not have; the next one may work.
+/// Returns whether no port is left. That is also true for a source address that this machine does not have: the next
+/// one may work.
 fn is_out_of_ports(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
 }

@@ -1,5 +1,5 @@
-//! The loop that drives a connection to the broker: it carries between the state machine of the devices, which decides, and
-//! the sockets and calls, which act. Both upstreams share it; [`LinkIo`] says what differs.
+//! The loop that drives a connection to the broker: it carries between the state machine of the devices, which decides,
+//! and the sockets and calls, which act. Both upstreams share it; [`LinkIo`] says what differs.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -17,8 +17,8 @@ use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
 use super::client::targets::TargetsHealth;
 use super::client::{Devices, Protocol};
 
-/// The sockets and calls of one upstream. Each runs in a task of its own, shares no state with the link, and reports back
-/// with an event or with the value that the task returns.
+/// The sockets and calls of one upstream. Each runs in a task of its own, shares no state with the link, and reports
+/// back with an event or with the value that the task returns.
 pub trait LinkIo: Sized {
     type Protocol: Protocol;
     /// What arrives while tasks run.

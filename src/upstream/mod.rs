@@ -1,5 +1,5 @@
-//! The way up to the broker: both kinds of it stand behind the port of `gateway::broker`, and above it nobody knows which
-//! one it is.
+//! The connection to the broker. Both kinds of it implement the port of `gateway::broker`, and the rest of the program
+//! does not know which one it is.
 
 mod client;
 mod dialer;
@@ -19,24 +19,25 @@ use crate::conditions::Condition;
 use crate::upstream::metrics::UpstreamMetrics;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
 
-/// Which way, and what to know of it.
+/// Says which kind of upstream to use, with its configuration.
 #[derive(Clone, Debug)]
 pub enum UpstreamConfig {
     ExProto(exproto::ExProtoConfig),
     Mqtt(mqtt::MqttConfig),
 }
 
-/// The link to the broker. Its state lives where it is polled.
+/// Is the link to the broker. Its state lives in the task that polls it.
 pub enum UpstreamLink {
     ExProto(Box<exproto::ExProtoLink>),
     Mqtt(Box<mqtt::MqttLink>),
 }
 
 impl UpstreamLink {
-    /// A broker that is away is no error; `condition` says so.
+    /// Starts the link. A broker that is unavailable is no error: `condition` reports it.
     ///
     /// # Errors
-    /// What the configuration names cannot be had: an address to listen at, a file with a key.
+    /// Something that the configuration names is missing or cannot be used: an address to listen at, or a file with a
+    /// key.
     pub async fn start(
         settings: UpstreamConfig,
         metrics: Arc<UpstreamMetrics>,
@@ -52,7 +53,7 @@ impl UpstreamLink {
         })
     }
 
-    /// Takes a command; never waits.
+    /// Takes a command of the core. Never waits.
     pub fn submit(&mut self, command: BrokerCommand) {
         match self {
             Self::ExProto(link) => link.submit(command),
@@ -60,7 +61,7 @@ impl UpstreamLink {
         }
     }
 
-    /// How full it is; it looks at every device.
+    /// Returns how full the tables are. It looks at every device.
     pub fn table_sizes(&self) -> UpstreamTableSizes {
         match self {
             Self::ExProto(link) => link.table_sizes(),
@@ -77,7 +78,7 @@ impl UpstreamLink {
         }
     }
 
-    /// The next event for the core. Drives the link: it has to be polled all the time. Cancel-safe.
+    /// Returns the next event for the core. This drives the link, so it has to be polled all the time. Cancel-safe.
     pub async fn event(&mut self) -> BrokerEvent {
         match self {
             Self::ExProto(link) => link.event().await,
@@ -85,7 +86,7 @@ impl UpstreamLink {
         }
     }
 
-    /// Publishes what is queued, then ends the connections; gives up at the deadline.
+    /// Publishes what is queued, then ends the connections. Gives up at the deadline.
     pub async fn shut_down(self, deadline: Duration) {
         match self {
             Self::ExProto(link) => link.shut_down(deadline).await,
@@ -94,14 +95,14 @@ impl UpstreamLink {
     }
 }
 
-/// How full the link is, and how it stands with the broker.
+/// Counts the entries of the upstream's tables, and the nodes of the broker by availability.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UpstreamTableSizes {
-    /// Devices that are clients of the broker.
+    /// Counts the devices that are clients of the broker.
     pub connected: usize,
-    /// Devices that are not, and will be if the broker takes them.
+    /// Counts the devices that are not clients, and will be if the broker accepts them.
     pub connecting: usize,
-    /// What waits to be published, and may wait.
+    /// Counts the publications that wait. `publications_limit` is their bound.
     pub publications: usize,
     pub publications_limit: usize,
     pub nodes_available: usize,

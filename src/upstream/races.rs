@@ -1,5 +1,5 @@
-//! Races of a device that registers again, in virtual time: the core and the link are the program's, the broker behind the
-//! link is a model of EMQX. Each seed is another schedule of Registers, commands, answers, losses and delays.
+//! Races of a device that registers again, in virtual time: the core and the link are the program's, the broker behind
+//! the link is a model of EMQX. Each seed is another schedule of Registers, commands, answers, losses and delays.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};

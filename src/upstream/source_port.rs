@@ -1,8 +1,8 @@
-//! How the system chooses the source port of a connection.
+//! The choice of the source port of a connection.
 //!
-//! By itself Linux gives connections one half of its ports first, the even ones, and looks through the whole of it before
-//! it takes one of the other half: beyond about 14,000 connections from one address to one target each costs a millisecond
-//! and more of the processor. A port that is chosen by `bind` is worse off still: it must be free for all targets.
+//! By default Linux first gives connections one half of its ports, the even ones, and searches all of them before it
+//! takes one of the other half: beyond about 14,000 connections from one address to one target, each costs more than a
+//! millisecond of processor time. A port that `bind` chooses is worse: it must be free for all targets.
 
 use std::os::fd::AsFd;
 
@@ -12,17 +12,17 @@ use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
 use tracing::trace;
 
-/// linux/in.h; since Linux 6.3.
+/// Is the number of the option in linux/in.h, since Linux 6.3.
 const IP_LOCAL_PORT_RANGE: c_int = 51;
 
-/// The highest port, and the lowest: beyond the system's own range that one holds. A socket that has a range is not given
-/// one half first since Linux 6.8.
+/// Is a range of all ports, the highest in the upper half. The system's own range still applies. Since Linux 6.8 a
+/// socket with a range is not given one half first.
 const ALL_PORTS: u32 = 0xffff_0001;
 
 sockopt_impl!(LocalPortRange, Both, IPPROTO_IP, IP_LOCAL_PORT_RANGE, u32);
 
-/// The port is chosen when the target is known, of all that are free for this target. An older system that refuses chooses
-/// in its own way.
+/// Makes the system choose the port when the target is known, among all ports that are free for this target. An older
+/// system refuses that, and chooses in its own way.
 pub fn choose_late(socket: &impl AsFd) {
     let late = setsockopt(socket, IpBindAddressNoPort, &true);
     if let Err(error) = late.and_then(|()| setsockopt(socket, LocalPortRange, &ALL_PORTS)) {

@@ -1,20 +1,20 @@
-//! The registrations of each client of the broker. A device that registers again has two registrations with one clientid
-//! for a while, and the broker keeps one connection of a clientid: it closes the older one when a newer one is
-//! authenticated.
+//! The registrations of each client of the broker. A device that registers again has two registrations with one
+//! clientid for a while, and the broker keeps one connection of a clientid: it closes the older one when it has
+//! authenticated a newer one.
 //!
-//! So only the newest registration of a clientid may connect. An older one may use the connection that it has until the
-//! newer one has its own. It connects again only when all newer ones are gone.
+//! Therefore only the newest registration of a clientid may connect. An older one may use its connection until the
+//! newer one has its own. It connects again only when all newer ones have ended.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use lwm2m_core::gateway::broker::RegistrationId;
 
-/// A clientid, for as long as something of it is known. Never used again in the life of the process.
+/// Identifies a clientid for as long as something of it is known. A key is never used again in the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientKey(u64);
 
-/// `Shared` is what the registrations of one clientid have in common.
+/// Keeps the registrations of each clientid, and what they share.
 #[derive(Debug)]
 pub struct Clients<Shared> {
     keys: HashMap<Arc<str>, ClientKey>,
@@ -25,7 +25,7 @@ pub struct Clients<Shared> {
 #[derive(Debug)]
 struct Client<Shared> {
     clientid: Arc<str>,
-    /// The oldest first.
+    /// Lists the registrations, the oldest first.
     registrations: Vec<RegistrationId>,
     shared: Shared,
 }
@@ -52,7 +52,7 @@ impl<Shared: Default> Clients<Shared> {
         client.registrations.is_empty()
     }
 
-    /// Forgets a clientid that has no registration. What it has in common goes as well.
+    /// Forgets a clientid that has no registration, with all that its registrations shared.
     pub fn forget(&mut self, key: ClientKey) {
         if self.clients.get(&key).is_some_and(|client| client.registrations.is_empty())
             && let Some(client) = self.clients.remove(&key)
@@ -69,7 +69,7 @@ impl<Shared: Default> Clients<Shared> {
         self.clients.get(&key).map(|client| &client.shared)
     }
 
-    /// The oldest first.
+    /// Lists the registrations, the oldest first.
     pub fn registrations(&self, key: ClientKey) -> &[RegistrationId] {
         self.clients.get(&key).map_or(&[], |client| &client.registrations)
     }
@@ -78,17 +78,17 @@ impl<Shared: Default> Clients<Shared> {
         self.registrations(key).last().copied()
     }
 
-    /// The registrations before this one, the oldest first.
+    /// Returns the registrations before this one, the oldest first.
     pub fn older(&self, key: ClientKey, device: RegistrationId) -> Vec<RegistrationId> {
         self.registrations(key).iter().copied().take_while(|other| *other != device).collect()
     }
 
-    /// The registrations after this one, the newest first.
+    /// Returns the registrations after this one, the newest first.
     pub fn newer(&self, key: ClientKey, device: RegistrationId) -> impl Iterator<Item = RegistrationId> + '_ {
         self.registrations(key).iter().rev().copied().take_while(move |other| *other != device)
     }
 
-    /// Whether a newer registration of the clientid was asked for, and is not gone.
+    /// Returns whether a newer registration of the clientid exists.
     pub fn is_superseded(&self, key: ClientKey, device: RegistrationId) -> bool {
         self.newer(key, device).next().is_some()
     }

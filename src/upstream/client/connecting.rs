@@ -1,4 +1,4 @@
-//! From Connect to `Ready`: what surrounds the handshake.
+//! The steps around the handshake, from Connect to `Ready`.
 
 use std::mem;
 use std::time::{Duration, Instant};
@@ -11,8 +11,8 @@ use super::clients::ClientKey;
 use super::device::{Destination, UpstreamDevice};
 use super::{ClientTimer, Devices, Protocol};
 
-/// A device that was a client before is refused for good when the broker has refused it for so long and serves others: after
-/// a restart a broker may listen before its authentication is there.
+/// Limits how long a device that was a client before is refused while the broker serves others, before the refusal
+/// counts as final. After a restart a broker may listen before its authentication works.
 const REFUSED_FOR_GOOD: Duration = Duration::from_secs(30);
 
 impl<P: Protocol> Devices<P> {
@@ -76,7 +76,7 @@ impl<P: Protocol> Devices<P> {
         awaited
     }
 
-    /// Goes on after the device has become ready and its early commands are delivered.
+    /// Continues after the device has become ready and its early commands are delivered.
     pub(in crate::upstream) fn settled(&mut self, now: Instant, key: ClientKey, id: RegistrationId) {
         self.retire_older(now, key, id);
         P::publish_next(self, now, key);
@@ -86,8 +86,8 @@ impl<P: Protocol> Devices<P> {
         }
     }
 
-    /// The broker refused the device. For one that was a client before, that is final only if it is repeated for a time in
-    /// which the broker serves others, or if the broker says so.
+    /// Handles a refusal by the broker. The refusal of a device that was a client before is final only if the broker
+    /// says so (`is_final`), or if it is repeated for a time in which the broker serves others.
     pub(in crate::upstream) fn refused_by_broker(
         &mut self,
         now: Instant,
@@ -108,7 +108,7 @@ impl<P: Protocol> Devices<P> {
         self.refused(now, id, why);
     }
 
-    /// The broker does not want this device.
+    /// Ends a device that the broker refuses for good.
     pub(in crate::upstream) fn refused(&mut self, now: Instant, id: RegistrationId, why: String) {
         let Some(device) = self.devices.get(&id) else { return };
         debug!(device = id.0, clientid = device.client.clientid, why, "refused by {}", P::BROKER);
@@ -119,7 +119,7 @@ impl<P: Protocol> Devices<P> {
         self.remove(now, id);
     }
 
-    /// The attempt failed for a reason that is not the device's. A first connect tries each target once.
+    /// Handles an attempt that failed for a reason that is not the device's. A first connect tries each target once.
     pub(in crate::upstream) fn attempt_failed(&mut self, now: Instant, id: RegistrationId, why: &str) {
         let Some(device) = self.devices.get(&id) else { return };
         let again = !device.connected_before && (device.failures as usize) + 1 < self.targets.len();
@@ -139,7 +139,7 @@ impl<P: Protocol> Devices<P> {
         self.dial(id, Destination::Configured(other));
     }
 
-    /// The attempt failed, and there is no time, or no target, for another one now.
+    /// Handles an attempt that failed when there is no time, or no target, for another one now.
     pub(in crate::upstream) fn gave_up(&mut self, now: Instant, id: RegistrationId, why: &str) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         device.refused_since = None;

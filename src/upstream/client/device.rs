@@ -9,7 +9,7 @@ use super::Protocol;
 use super::clients::ClientKey;
 use super::targets::TargetId;
 
-/// One connection attempt of one device, or one probe. Never used again in the life of the process.
+/// Identifies one connection attempt of a device, or one probe. An id is never used again in the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 
@@ -17,35 +17,35 @@ pub struct UpstreamDevice<P: Protocol> {
     pub client: ClientInfo,
     pub key: ClientKey,
     pub state: DeviceState<P>,
-    /// Where the device is, or where it was last.
+    /// Is the target of the connection that there is, or of the last one.
     pub destination: Option<Destination>,
-    /// The last target did not serve the device: the next attempt goes to another one.
+    /// Tells that the last target did not serve the device, so that the next attempt prefers another one.
     pub elsewhere: bool,
-    /// The core knows the device as connected: from now on it is the link that connects it again.
+    /// Tells that the core knows the device as connected, so that the link reconnects it.
     pub connected_before: bool,
-    /// The device was connected before this process began; the core waits to hear that it is again.
+    /// Tells that the device was connected by an earlier process, and that the core waits for `Connected`.
     pub resumed: bool,
-    /// Attempts in a row that failed.
+    /// Counts the attempts in a row that failed.
     pub failures: u32,
-    /// When the broker refused the device for the first time since it was a client, without another fault since.
+    /// Is the time of the first refusal since the device was a client, if no other fault came in between.
     pub refused_since: Option<Instant>,
-    /// When the device last had something to publish, as far as this process knows.
+    /// Is the last time at which the device had something to publish, as far as this process knows.
     pub active: Option<Instant>,
-    /// The core has disconnected the device, which still has something to publish.
+    /// Tells that the core has disconnected the device, which still publishes what is queued.
     pub leaving: Option<Leaving>,
-    /// The broker ended the connection on purpose while a newer registration was asked for.
+    /// Is the reason why the broker ended the connection for good while a newer registration was asked for.
     pub ended: Option<CloseReason>,
-    /// Commands that other connections of the clientid received before this device was connected.
+    /// Keeps commands that other connections of the clientid received before this device was connected.
     pub inherited: Vec<P::Message>,
     pub protocol: P::DeviceRecord,
 }
 
-/// The states of a device, in the order in which it goes through them.
+/// Lists the states of a device, in the order in which it goes through them.
 pub enum DeviceState<P: Protocol> {
-    /// An older registration of the clientid still publishes what is queued before it leaves, or the broker may still
-    /// accept it.
+    /// The device waits: an older registration of the clientid still publishes what is queued before it leaves, or the
+    /// broker may still accept it.
     Held,
-    /// From the dial to the answer to the subscription.
+    /// A connection is dialed, or the handshake runs on it.
     Connecting(P::Attempt),
     /// The device is a client of the broker.
     Ready(P::Connection),
@@ -56,20 +56,20 @@ pub enum DeviceState<P: Protocol> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
     BackOff,
-    /// Its turn among all devices that are connected again.
+    /// The device waits for its turn among all devices that are reconnected.
     Turn,
-    /// A target that is up.
+    /// The device waits for a target that is available.
     Parked,
-    /// The end of a newer registration of the clientid.
+    /// The device waits for the end of a newer registration of the clientid.
     Superseded,
 }
 
 /// Says how a device leaves that still has something to publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leaving {
-    /// The session at the broker ends too.
+    /// The registration has ended, and the session at the broker ends with it.
     ForGood,
-    /// The gateway shuts down: the broker keeps what comes for the device, where it keeps sessions.
+    /// The gateway shuts down. A broker that keeps sessions keeps this one, with the messages that arrive for it.
     ForNow,
 }
 
@@ -77,19 +77,20 @@ pub enum Leaving {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
     Configured(TargetId),
-    /// `host:port`, as a server named it.
+    /// A server that another one named, as `host:port`.
     Referred(String),
 }
 
-/// What all registrations of one clientid share.
+/// Keeps what all registrations of one clientid share.
 #[derive(Debug, Default)]
 pub struct ClientShared<Record> {
-    /// Requests to make the device a client (Authenticate, CONNECT) that have no answer yet, and when they were sent. The
-    /// broker may carry one out at any time, and then closes the connection that has the clientid.
+    /// Lists the requests to make the device a client (Authenticate, CONNECT) that have no answer yet, with the time at
+    /// which they were sent. The broker may carry one out at any time, and then closes the connection that has the
+    /// clientid.
     pub unanswered: BTreeMap<ConnectionId, Instant>,
-    /// Until when a request that ended without an answer may still be carried out.
+    /// Is the time until which a request that ended without an answer may still be carried out.
     pub doubtful_until: Option<Instant>,
-    /// The connection on which the last such request was sent.
+    /// Is the connection on which the last such request was sent.
     pub last_requested: Option<ConnectionId>,
     pub protocol: Record,
 }

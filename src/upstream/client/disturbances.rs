@@ -1,24 +1,25 @@
-//! Disturbances that are not the fault of one of the broker's nodes: a broker that refuses every device, and a machine on
-//! which no more connections can be opened. Each is logged once per change, and stands in the detail of the condition.
+//! Disturbances that are not the fault of one of the broker's nodes: a broker that refuses every device, and a machine
+//! that cannot open more connections. Each is logged once per change, and is part of the detail of the condition.
 
 use tracing::{info, warn};
 
-/// Refusals in a row, with no device accepted between them and none connected, after which the broker refuses everybody.
+/// Counts refusals in a row, with no device accepted in between and none connected, after which the broker is said to
+/// refuse every device.
 const EVERYBODY: u32 = 3;
 
 #[derive(Debug, Default)]
 pub struct Disturbances {
     refused_in_a_row: u32,
-    /// The reason of the last refusal, while every device is refused.
+    /// Is the reason of the last refusal, while every device is refused.
     refusal: Option<String>,
-    /// Why connections cannot be opened.
+    /// Is the reason why connections cannot be opened.
     unopened: Option<String>,
-    /// Since the details were asked for last.
+    /// Tells whether something has changed since the details were last asked for.
     changed: bool,
 }
 
 impl Disturbances {
-    /// The broker refused a device while so many are connected.
+    /// Notes that the broker refused a device while this many devices are connected.
     pub fn refused(&mut self, reason: &str, connected: usize) {
         if connected > 0 {
             self.refused_in_a_row = 0;
@@ -33,7 +34,8 @@ impl Disturbances {
         warn!(reason, "{}", REFUSES_ALL);
     }
 
-    /// The broker accepted a device. Says whether it refused several before that one, and so perhaps all of them.
+    /// Notes that the broker accepted a device. Returns whether it had refused several before, and so perhaps every
+    /// device.
     pub fn accepted(&mut self) -> bool {
         if self.refusal.take().is_some() {
             self.changed = true;
@@ -42,7 +44,7 @@ impl Disturbances {
         std::mem::take(&mut self.refused_in_a_row) >= EVERYBODY
     }
 
-    /// A connection to the broker could not be opened, for a reason of this machine.
+    /// Notes that a connection could not be opened, for a reason of this machine.
     pub fn not_opened(&mut self, why: &str) {
         if self.unopened.as_deref() != Some(why) {
             self.unopened = Some(why.to_owned());
@@ -70,9 +72,9 @@ impl Disturbances {
     }
 }
 
-const REFUSES_ALL: &str = "the broker refuses every device. It needs an authenticator that accepts what `clientinfo` makes of \
-                           a device, and access rules that allow its topics: see docs/emqx.md, \"Authentication and \
-                           authorization\"";
+const REFUSES_ALL: &str = "the broker refuses every device. It needs an authenticator that accepts what `clientinfo` \
+                           makes of a device, and access rules that allow its topics: see docs/emqx.md, \"Authentication \
+                           and authorization\"";
 
 #[cfg(test)]
 mod tests {

@@ -1,16 +1,16 @@
-//! The lifecycle of the devices as clients of the broker, as a state machine without sockets and clock. Both upstreams share
-//! it: [`Protocol`] says what differs, which is the handshake and how publications go out.
+//! The lifecycle of the devices as clients of the broker, as a state machine without sockets and clock. Both upstreams
+//! share it. [`Protocol`] says what differs: the handshake, the publishing and the probing.
 //!
 //! A device goes through these states:
-//! 1. `Held`: an older registration of the same clientid still publishes what is queued before it leaves, or the broker may
-//!    still accept it.
-//! 2. `Connecting`: the connection is dialed, and the protocol's handshake runs on it.
-//! 3. `Ready`: the device is a client of the broker; publications go out.
-//! 4. `WaitingToReconnect`: the connection is gone; back to 2 after a back-off. A registration that was superseded by a newer
-//!    one of its clientid stays here (`superseding`).
+//! 1. `Held`: an older registration of the same clientid still publishes what is queued before it leaves, or the broker
+//!    may still accept it.
+//! 2. `Connecting`: the connection is dialed, and the handshake of the protocol runs on it.
+//! 3. `Ready`: the device is a client of the broker, and its publications are sent.
+//! 4. `WaitingToReconnect`: the connection has ended; back to 2 after a back-off. A registration that was superseded by
+//!    a newer one of its clientid stays here (`superseding`).
 //!
-//! Each attempt goes to one target of the broker, as `targets` chooses it. Publications belong to the clientid: whichever of
-//! its registrations is ready publishes them.
+//! Each attempt goes to the target that `targets` chooses. Publications belong to the clientid: whichever of its
+//! registrations is ready publishes them.
 
 pub mod clients;
 mod connecting;
@@ -50,29 +50,29 @@ pub use superseding::ANSWER_PATIENCE;
 
 /// Limits how long a device that was disconnected still publishes what is queued.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Commands of one device that are kept until it is ready; more are dropped.
+/// Limits the commands of one device that are kept until it is ready. More are dropped and counted.
 pub const EARLY_MESSAGES: usize = 128;
 
-/// The differences between the upstreams. The functions are called by the shared lifecycle; they act on all its state.
+/// Says how the upstreams differ. The shared lifecycle calls these functions, which may act on all its state.
 pub trait Protocol: Sized {
-    /// How texts for people name the broker.
+    /// Names the broker in texts for people.
     const BROKER: &'static str;
 
-    /// What is to be done outside of the state machine.
+    /// Says what is to be done outside of the state machine.
     type Action: From<BrokerEvent>;
-    /// The steps of the handshake, each with its connection.
+    /// Lists the steps of the handshake, each with its connection.
     type Attempt;
-    /// The connection of a device that is a client of the broker.
+    /// Describes the connection of a device that is a client of the broker.
     type Connection;
-    /// A command from the broker.
+    /// Describes a command as the broker delivers it.
     type Message;
-    /// What devices and probes have met at one target.
+    /// Keeps what devices and probes have met at one target.
     type Faults;
-    /// What is kept for one device beside the shared record.
+    /// Keeps what the protocol knows of one device, beside the shared record.
     type DeviceRecord: Default;
-    /// What is kept for one clientid beside the shared record.
+    /// Keeps what the protocol knows of one clientid, beside the shared record.
     type SharedRecord: Debug + Default;
-    /// Timers beside the shared ones.
+    /// Lists the timers of the protocol, beside the shared ones.
     type Timer: Copy + Debug + Eq + Hash + Ord;
 
     /// Returns the target of the next attempt.
@@ -95,22 +95,22 @@ pub trait Protocol: Sized {
     /// Notes that the connection was lost, before the device is connected again.
     fn connection_lost(devices: &mut Devices<Self>, now: Instant, id: RegistrationId);
 
-    /// The deadline of the step of the handshake has expired.
+    /// Handles the expired deadline of a step of the handshake.
     fn attempt_timed_out(devices: &mut Devices<Self>, now: Instant, id: RegistrationId);
 
-    /// The timer of a device that is ready has expired.
+    /// Handles the expired timer of a device that is ready.
     fn connection_due(devices: &mut Devices<Self>, now: Instant, id: RegistrationId);
 
-    /// A timer of the protocol has expired.
+    /// Handles an expired timer of the protocol.
     fn timed_out(devices: &mut Devices<Self>, now: Instant, timer: Self::Timer);
 
-    /// Publishes what is first in the queue of the clientid, as far as it may go out now.
+    /// Publishes the queue of the clientid, in order, as far as publications may be sent now.
     fn publish_next(devices: &mut Devices<Self>, now: Instant, key: ClientKey);
 
     /// Forgets the publications in flight of a clientid that has no registration left.
     fn forget_in_flight(record: &mut Self::SharedRecord);
 
-    /// Hands a command over to the core.
+    /// Passes a command to the core.
     fn deliver(devices: &mut Devices<Self>, now: Instant, id: RegistrationId, message: Self::Message);
 
     /// Returns the connection on which the broker was last asked to make the device a client.
@@ -119,7 +119,7 @@ pub trait Protocol: Sized {
     /// Ends the connection of an older registration that stays, or leaves, now that `newer` is ready.
     fn retire(devices: &mut Devices<Self>, now: Instant, older: RegistrationId, newer: RegistrationId);
 
-    /// Gives what the removed device has not told the core to the newest registration of its clientid.
+    /// Passes what the removed device has not told the core to the newest registration of its clientid.
     fn bequeath(devices: &mut Devices<Self>, now: Instant, device: UpstreamDevice<Self>);
 
     /// Notes that a device waits for a target that is up.
@@ -131,18 +131,18 @@ pub trait Protocol: Sized {
     }
 }
 
-/// All devices on their way to the broker.
+/// Holds all devices that are clients of the broker or on their way to it.
 pub struct Devices<P: Protocol> {
     pub(super) protocol: P,
     pub(super) connect_timeout: Duration,
     pub(super) devices: HashMap<RegistrationId, UpstreamDevice<P>>,
     pub(super) clients: Clients<ClientShared<P::SharedRecord>>,
-    /// Devices that wait for the broker to be there again.
+    /// Lists the devices that wait for a target that is available.
     pub(super) parked: BTreeSet<RegistrationId>,
     pub(super) queues: Queues,
     pub(super) targets: Targets<P::Faults>,
     pub(super) disturbances: Disturbances,
-    /// Devices that are connected again in their turn.
+    /// Holds the devices that wait for their turn to be reconnected.
     pub(super) turns: Turns,
     pub(super) returning: Returning,
     pub(super) deadlines: Deadlines<ClientTimer<P::Timer>>,
@@ -154,17 +154,17 @@ pub struct Devices<P: Protocol> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ClientTimer<T> {
-    /// What it means is the state's.
+    /// Belongs to the state of the device, which says what it means.
     Device(RegistrationId),
-    /// An unanswered request of an older registration need not be waited for any longer.
+    /// Ends the wait for an unanswered request of an older registration.
     Held(RegistrationId),
     Drain(RegistrationId),
     Protocol(T),
-    /// The next device has its turn to be connected again.
+    /// Reconnects the device whose turn it is.
     Turn,
 }
 
-/// The limits that both upstreams have.
+/// Sets the limits that both upstreams have.
 #[derive(Clone, Copy, Debug)]
 pub struct LifecycleLimits {
     pub connect_timeout: Duration,
@@ -240,7 +240,7 @@ impl<P: Protocol> Devices<P> {
         }
     }
 
-    /// Returns the next action. Has to be called until there is none, after each of the others.
+    /// Returns the next action. The caller calls it after each of the other functions, until it returns `None`.
     pub fn poll_action(&mut self) -> Option<P::Action> {
         self.actions.pop_front()
     }
@@ -312,8 +312,9 @@ impl<P: Protocol> Devices<P> {
         connection
     }
 
-    /// Notes that the broker ended the connection for good while a newer registration was asked for. Returns false if there
-    /// is no newer one. What becomes of the device is decided when it is known what becomes of the newer registration.
+    /// Notes that the broker ended the connection for good while a newer registration was asked for. Returns false if
+    /// there is no newer one. What becomes of the device is decided when it is known what becomes of the newer
+    /// registration.
     pub(super) fn defer_end(&mut self, id: RegistrationId, reason: CloseReason) -> bool {
         let Some(device) = self.devices.get_mut(&id) else { return false };
         let is_superseded = self.clients.is_superseded(device.key, id);
@@ -326,13 +327,13 @@ impl<P: Protocol> Devices<P> {
     /// Tells the core that the broker has ended the connection for good, and removes the device.
     pub(super) fn end(&mut self, now: Instant, id: RegistrationId, reason: CloseReason) {
         let Some(device) = self.devices.get(&id) else { return };
-        debug!(device = id.0, clientid = device.client.clientid, ?reason, "connection ended by {}", P::BROKER);
+        debug!(device = id.0, clientid = device.client.clientid, %reason, "connection ended by {}", P::BROKER);
         self.counters().closed.inc();
         self.emit(id, BrokerEvent::Closed { registration: id, reason });
         self.remove(now, id);
     }
 
-    /// Forgets the device. What waits to be published stays while there is another registration of the clientid.
+    /// Forgets the device. Its queue stays while there is another registration of the clientid.
     pub(super) fn remove(&mut self, now: Instant, id: RegistrationId) {
         P::hang_up(self, now, id);
         let Some(device) = self.devices.remove(&id) else { return };
@@ -351,7 +352,7 @@ impl<P: Protocol> Devices<P> {
         self.go_on_with(now, key);
     }
 
-    /// Tells the core an event. Nothing is told of a device that was disconnected.
+    /// Tells the core an event, unless the core has disconnected the device.
     pub(super) fn emit(&mut self, device: RegistrationId, event: BrokerEvent) {
         if self.devices.get(&device).is_some_and(|device| device.leaving.is_none()) {
             self.actions.push_back(event.into());

@@ -1,4 +1,4 @@
-//! The pace at which devices are connected again: a back-off for each device after a loss, and a bounded rate for all of
+//! The pace at which devices are reconnected: a back-off for each device after a loss, and a limited rate for all of
 //! them together, in which the devices that were active last come first.
 
 use std::cmp::Reverse;
@@ -11,18 +11,18 @@ use lwm2m_core::gateway::broker::RegistrationId;
 
 const BACK_OFF_MIN: Duration = Duration::from_secs(1);
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
-/// A turn that is later than this is not made up for: after a stall of the process the rate still holds.
+/// Limits how late a turn may be before it is skipped, so that the rate holds after a stall of the process.
 const LATE: Duration = Duration::from_millis(100);
 
-/// When a device was active last; `None` is a device that this process has not heard of yet. The order is that of the
-/// turns.
+/// Orders the turns by the time at which a device was active last. `None` is a device that this process has not heard
+/// of yet.
 type TurnOrder = Reverse<Option<Instant>>;
 
-/// The devices that wait for their turn to be connected again.
+/// Holds the devices that wait for their turn to be reconnected.
 #[derive(Debug)]
 pub struct Turns {
     interval: Duration,
-    /// The earliest time of the next turn.
+    /// Is the earliest time of the next turn.
     next: Option<Instant>,
     queue: BTreeSet<(TurnOrder, RegistrationId)>,
     order: HashMap<RegistrationId, TurnOrder>,
@@ -45,7 +45,7 @@ impl Turns {
         self.queue.insert((Reverse(active), device));
     }
 
-    /// A device is active now: where it waits, it comes earlier.
+    /// Notes that a device is active now. If it waits, its turn comes earlier.
     pub fn active(&mut self, device: RegistrationId, now: Instant) {
         if self.order.contains_key(&device) {
             self.add(device, Some(now));
@@ -58,7 +58,8 @@ impl Turns {
         }
     }
 
-    /// Takes out the device whose turn it is; `None` before the time of the next turn, and when no device waits.
+    /// Takes out the device whose turn it is. Returns `None` before the time of the next turn, and when no device
+    /// waits.
     pub fn take(&mut self, now: Instant) -> Option<RegistrationId> {
         let at = self.next.unwrap_or(now);
         let (_, device) = self.queue.first().filter(|_| at <= now).copied()?;
@@ -74,7 +75,7 @@ impl Turns {
         waits.then(|| self.next.unwrap_or(now))
     }
 
-    /// There is no turn before this time.
+    /// Makes no turn come before this time.
     #[cfg(test)]
     pub fn hold(&mut self, until: Instant) {
         self.next = Some(until);

@@ -23,14 +23,14 @@ impl<P: Protocol> Devices<P> {
         P::publish_next(self, now, key);
     }
 
-    /// The broker has taken the publication.
+    /// Reports a publication that the broker has taken.
     pub(in crate::upstream) fn publication_done(&mut self, Queued { device, publication }: &Queued) {
         if let Some(ticket) = publication.ticket {
             self.emit(*device, BrokerEvent::Published { registration: *device, ticket });
         }
     }
 
-    /// The broker does not allow the publication.
+    /// Reports a publication that the broker does not allow.
     pub(in crate::upstream) fn publication_refused(&mut self, Queued { device, publication }: Queued) {
         self.emit(device, BrokerEvent::PublishRefused { registration: device, topic: publication.topic });
     }
@@ -50,7 +50,7 @@ impl<P: Protocol> Devices<P> {
         }
     }
 
-    /// Drops what is queued for a clientid of which no registration is left.
+    /// Drops the queue of a clientid that has no registration left.
     pub(super) fn clear_queue(&mut self, key: ClientKey) {
         if let Some(shared) = self.clients.shared_mut(key) {
             P::forget_in_flight(&mut shared.protocol);

@@ -1,5 +1,5 @@
-//! The publications that wait for the broker: in order for each clientid, bounded for each and for all. They belong to the
-//! clientid, not to a registration: when a device registers again, the next connection publishes them.
+//! The publications that wait for the broker: in order for each clientid, and bounded for each and for all. They belong
+//! to the clientid, not to a registration: when a device registers again, the next connection publishes them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
@@ -7,15 +7,16 @@ use std::ops::Bound;
 use crate::upstream::client::clients::ClientKey;
 use lwm2m_core::gateway::broker::{Publication, RegistrationId, UplinkClass};
 
-/// How often a publication may be under way when its connection ends. The broker may be ending the connection because
-/// of it, and would do so for ever.
+/// Limits how often a publication may be in flight when its connection ends. The broker may be ending the connection
+/// because of it, and would do so for ever.
 const ATTEMPTS: u8 = 3;
 
-/// The place of a publication in the order of all. Never used again in the life of the process.
+/// Orders all publications. A serial is never used again in the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Serial(u64);
 
-/// Publications under way count as waiting until they are done, so that the bounds hold whatever becomes of them.
+/// Holds the publications of all clientids. Those in flight count as waiting until they are done, so that the bounds
+/// hold whatever becomes of them.
 #[derive(Debug)]
 pub struct Queues {
     per_client: usize,
@@ -23,7 +24,7 @@ pub struct Queues {
     length: usize,
     next: u64,
     queues: HashMap<ClientKey, Queue>,
-    /// Everywhere what could be dropped, the oldest first.
+    /// Lists the notifications that may be dropped, of all clientids, the oldest first.
     notifications: BTreeSet<(Serial, ClientKey)>,
     answers: BTreeSet<(Serial, ClientKey)>,
 }
@@ -31,7 +32,7 @@ pub struct Queues {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: BTreeMap<Serial, QueueEntry>,
-    /// The first ones, while the broker has them.
+    /// Lists the publications in flight, which are the first of the queue.
     in_flight: VecDeque<Serial>,
 }
 
@@ -41,7 +42,7 @@ struct QueueEntry {
     attempts: u8,
 }
 
-/// A publication, and the registration that asked for it.
+/// Is a publication with the registration that asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queued {
     pub device: RegistrationId,
@@ -67,9 +68,9 @@ impl Queues {
         }
     }
 
-    /// Adds a publication at the end. When there is no room, first the oldest notification has to go, of the clientid or
-    /// of all as the bound has it; if there is none, the newcomer if it is a notification, else the oldest
-    /// answer, else the newcomer. Gives the class of the one that went.
+    /// Adds a publication at the end. If there is no room, the oldest notification is dropped, of the clientid or of
+    /// all, depending on the bound. Without one, the new publication is dropped if it is a notification, else the
+    /// oldest answer, else the new publication. Returns the class of the dropped one.
     pub fn push(&mut self, client: ClientKey, queued: Queued) -> Option<UplinkClass> {
         let newcomer = queued.publication.class;
         match self.room_for(client, newcomer) {
@@ -86,7 +87,7 @@ impl Queues {
         }
     }
 
-    /// The next publication of the client, if fewer than `window` of it are under way; it is now.
+    /// Marks the next publication of the client as in flight, if fewer than `window` are, and returns it.
     pub fn begin(&mut self, client: ClientKey, window: usize) -> Option<(Serial, &Publication)> {
         let queue = self.queues.get_mut(&client)?;
         if queue.in_flight.len() >= window {
@@ -103,15 +104,15 @@ impl Queues {
         self.publication(client, serial).map(|publication| (serial, publication))
     }
 
-    /// The publication under way is done with.
+    /// Removes a publication in flight that is done.
     pub fn finish(&mut self, client: ClientKey, serial: Serial) -> Option<Queued> {
         let queue = self.queues.get_mut(&client)?;
         queue.in_flight.retain(|in_flight| *in_flight != serial);
         self.take(client, serial)
     }
 
-    /// The connection ended while the broker had the publications under way: perhaps because of the first of them, for it
-    /// takes them in order. Gives that one when it has had its attempts.
+    /// Counts a failed attempt of the first publication in flight, whose connection has ended: the broker takes
+    /// publications in order, so that one may be the cause. Removes and returns it after its last attempt.
     pub fn count_failed_attempt(&mut self, client: ClientKey) -> Option<Queued> {
         let queue = self.queues.get_mut(&client)?;
         let first = *queue.in_flight.front()?;
@@ -120,7 +121,7 @@ impl Queues {
         if waiting.attempts >= ATTEMPTS { self.finish(client, first) } else { None }
     }
 
-    /// The publications under way are the first of the queue again.
+    /// Puts the publications in flight back to the front of the queue.
     pub fn requeue_in_flight(&mut self, client: ClientKey) {
         let Some(queue) = self.queues.get_mut(&client) else { return };
         for serial in std::mem::take(&mut queue.in_flight) {
@@ -130,12 +131,12 @@ impl Queues {
         }
     }
 
-    /// One that waits, or is under way.
+    /// Returns a publication that waits or is in flight.
     pub fn publication(&self, client: ClientKey, serial: Serial) -> Option<&Publication> {
         self.queues.get(&client)?.waiting.get(&serial).map(|waiting| &waiting.queued.publication)
     }
 
-    /// Drops all that waits for the client, and gives the classes.
+    /// Drops the queue of the client, and returns the classes of its publications.
     pub fn clear(&mut self, client: ClientKey) -> Vec<UplinkClass> {
         let Some(queue) = self.queues.remove(&client) else { return Vec::new() };
         self.length -= queue.waiting.len();
@@ -149,12 +150,12 @@ impl Queues {
         !self.queues.contains_key(&client)
     }
 
-    /// How many publications wait, of all devices.
+    /// Returns how many publications wait, of all devices.
     pub fn len(&self) -> usize {
         self.length
     }
 
-    /// How many may.
+    /// Returns how many publications may wait.
     pub fn limit(&self) -> usize {
         self.total
     }
@@ -199,7 +200,7 @@ impl Queues {
         Some(waiting.queued)
     }
 
-    /// May be dropped from now on.
+    /// Allows the publication to be dropped.
     fn mark_droppable(&mut self, client: ClientKey, serial: Serial, class: UplinkClass) {
         match class {
             UplinkClass::Notification => self.notifications.insert((serial, client)),
@@ -208,7 +209,7 @@ impl Queues {
         };
     }
 
-    /// May not be dropped any more.
+    /// Protects the publication from being dropped.
     fn unmark_droppable(&mut self, client: ClientKey, serial: Serial) {
         self.notifications.remove(&(serial, client));
         self.answers.remove(&(serial, client));

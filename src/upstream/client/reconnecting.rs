@@ -1,6 +1,7 @@
-//! From the loss of a connection, or a restart of this program, to the next attempt: a back-off after a loss, then a turn
-//! among all devices that are connected again, where the devices that were active last come first. While no target is up the
-//! devices are parked. When a target recovers, all devices that wait have their turn, also those whose back-off is not over.
+//! The way from the loss of a connection, or a restart of this program, to the next attempt: a back-off after a loss,
+//! then a turn among all devices that are reconnected, in which the devices that were active last come first. While no
+//! target is available the devices are parked. When a target recovers, all devices that wait get a turn, also those
+//! whose back-off is not over.
 
 use std::time::Instant;
 
@@ -13,14 +14,14 @@ use super::pace::back_off;
 use super::{ClientTimer, Devices, Protocol};
 
 impl<P: Protocol> Devices<P> {
-    /// The connection is gone, and the broker did not mean to end it as far as is known.
+    /// Handles a lost connection that, as far as is known, the broker did not mean to end.
     pub(in crate::upstream) fn lost(&mut self, now: Instant, id: RegistrationId, why: &str) {
         self.counters().connections_lost.inc();
         P::connection_lost(self, now, id);
         self.gave_up(now, id, why);
     }
 
-    /// Connects a device again, as one among many, whose connection ended with an earlier process.
+    /// Reconnects a device, as one among many, whose connection ended with an earlier process.
     pub(super) fn resume(&mut self, now: Instant, id: RegistrationId, client: ClientInfo) {
         let key = self.clients.add(&client.clientid, id);
         self.devices.insert(id, UpstreamDevice::resumed(client, key));
@@ -32,7 +33,7 @@ impl<P: Protocol> Devices<P> {
     pub(super) fn back_off(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get(&id) else { return };
         if self.clients.is_superseded(device.key, id) {
-            debug!(device = id.0, "a newer registration has its clientid");
+            debug!(device = id.0, "not reconnected: a newer registration has the clientid");
             return self.rest_or_leave(now, id);
         }
         P::hang_up(self, now, id);
@@ -52,7 +53,7 @@ impl<P: Protocol> Devices<P> {
         }
     }
 
-    /// A target that was down serves again.
+    /// Handles the recovery of a target.
     pub(in crate::upstream) fn recovered(&mut self, now: Instant) {
         self.counters().nodes_recovered.inc();
         let away =

@@ -1,5 +1,5 @@
-//! The devices that have to be connected again, after an outage of the broker or a restart of the gateway: the log tells when
-//! all of them are.
+//! The devices that have to be connected again, after an outage of the broker or a restart of the gateway: the log
+//! tells when all of them are.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -16,7 +16,8 @@ pub struct Returning {
 }
 
 impl Returning {
-    /// The broker serves again, and these devices are not connected. Their return is measured from now on.
+    /// Begins to measure how long these devices, which are not connected, take to return after the broker has
+    /// recovered.
     pub fn begin(&mut self, now: Instant, devices: impl IntoIterator<Item = RegistrationId>) {
         *self = Self::default();
         devices.into_iter().for_each(|device| self.add(now, device));
@@ -35,7 +36,7 @@ impl Returning {
         }
     }
 
-    /// The device is gone: its registration ended.
+    /// Notes that the device will not return, because its registration has ended.
     pub fn left(&mut self, now: Instant, device: RegistrationId) {
         if self.awaited.remove(&device) {
             self.tell_the_end(now);

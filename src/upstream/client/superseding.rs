@@ -1,11 +1,12 @@
 //! A device that registers again: the newer registration takes the place of the older one at the broker.
 //!
-//! 1. The newer registration is asked for. From then on the older one makes no connection; the one that it has goes on.
-//! 2. The newer one waits while the broker may still accept a request of an older one: it would end the newer connection. It
-//!    also waits until a device that left has published what was queued.
+//! 1. The core asks for the newer registration. From then on the older one makes no connection, and keeps the one that
+//!    it has.
+//! 2. The newer one waits while the broker may still accept a request of an older one, which would end the newer
+//!    connection. It also waits until a device that left has published what was queued.
 //! 3. The broker accepts the newer one and ends the connection of the older one.
 //! 4. The newer one publishes all that waits for the clientid.
-//! 5. If the newer one fails, the one before it connects again.
+//! 5. If the newer one fails, the one before it reconnects.
 
 use std::time::{Duration, Instant};
 
@@ -17,15 +18,15 @@ use super::clients::ClientKey;
 use super::device::{ConnectionId, DeviceState, UpstreamDevice, Wait};
 use super::{ClientTimer, Devices, EARLY_MESSAGES, Protocol};
 
-/// How long the broker may take to answer a request, before a newer registration of the clientid connects all the same. EMQX
-/// answers a call of ExProto within 5 s, be it with an error.
+/// Limits how long the broker may take to answer a request before a newer registration of the clientid connects all the
+/// same. EMQX answers a call of ExProto within 5 s, with an error if need be.
 pub const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
-/// How long the broker may take to carry out a request that was given up. EMQX gives up waiting for its authenticators after
-/// 5 s, and they may answer later all the same.
+/// Limits how long the broker may still carry out a request that was given up. EMQX stops waiting for its
+/// authenticators after 5 s, and they may answer later all the same.
 const DOUBT: Duration = Duration::from_secs(30);
 
 impl<P: Protocol> Devices<P> {
-    /// Has the registrations before this one of the same clientid make no connection any more.
+    /// Stops the registrations before this one of the same clientid from connecting.
     pub(super) fn supersede_older(&mut self, now: Instant, key: ClientKey, id: RegistrationId) {
         for older in self.clients.older(key, id) {
             self.give_way(now, older);
@@ -34,7 +35,7 @@ impl<P: Protocol> Devices<P> {
 
     fn give_way(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get(&id).filter(|device| !device.is_ready()) else { return };
-        debug!(device = id.0, clientid = device.client.clientid, "gives way to a newer registration of its clientid");
+        debug!(device = id.0, clientid = device.client.clientid, "superseded by a newer registration of its clientid");
         if !device.connected_before {
             let error = ConnectError::Unavailable("a newer registration has its clientid".to_owned());
             self.emit(id, BrokerEvent::ConnectFailed { registration: id, error });
@@ -43,8 +44,8 @@ impl<P: Protocol> Devices<P> {
         self.rest_or_leave(now, id);
     }
 
-    /// Takes the connection from the device, which makes none while there is a newer registration. A device that leaves is
-    /// removed.
+    /// Takes the connection from the device, which makes none while there is a newer registration. A device that leaves
+    /// is removed.
     pub(in crate::upstream) fn rest_or_leave(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get(&id) else { return };
         if device.leaving.is_some() {
@@ -82,8 +83,8 @@ impl<P: Protocol> Devices<P> {
         Some(*begun + ANSWER_PATIENCE).filter(|until| *until > now)
     }
 
-    /// Ends the registrations before this one, which is ready: their connections are closed, or about to be. A registration
-    /// of the same endpoint stays until the core disconnects it.
+    /// Ends the registrations before this one, which is ready: their connections are closed, or about to be. A
+    /// registration of the same endpoint stays until the core disconnects it.
     pub(super) fn retire_older(&mut self, now: Instant, key: ClientKey, id: RegistrationId) {
         for older in self.clients.older(key, id) {
             let Some(device) = self.devices.get(&older) else { continue };
@@ -101,7 +102,7 @@ impl<P: Protocol> Devices<P> {
         self.clients.newer(device.key, id).any(|newer| self.is_ready(newer))
     }
 
-    /// Goes on with what waited, after a registration of the clientid was removed or the broker has answered.
+    /// Continues what waited, after a registration of the clientid was removed or the broker has answered.
     pub(in crate::upstream) fn go_on_with(&mut self, now: Instant, key: ClientKey) {
         let Some(newest) = self.clients.newest(key) else { return self.forget_client(key) };
         match self.state(newest) {

@@ -1,28 +1,30 @@
-//! The addresses that devices connect to, whether each of them serves, and the choice of the one that a device goes to.
+//! The addresses that devices connect to, whether each of them serves, and the choice of the address for a device.
 //!
-//! Which faults take a target down, and how it is probed, is each upstream's; its own record of a target is `Faults`.
-//! Nothing is moved back to a target that has recovered: it has the fewest devices, and so it gets the next ones.
+//! Each upstream decides which faults make a target unavailable and how it is probed. Its own record of a target is
+//! `Faults`. No device is moved back to a target that has recovered: that target has the fewest devices, and so it gets
+//! the next ones.
 
 use tracing::{info, warn};
 
-/// Faults in a row after which a target is down, of those that a single device may meet on one that works.
+/// Counts the faults in a row after which a target is unavailable, of those faults that a single device may meet at a
+/// target that works.
 pub const TOLERATED_FAULTS: u32 = 3;
 
-/// The position of a target in the configuration.
+/// Identifies a target by its position in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TargetId(pub usize);
 
-/// Whether a target takes new devices. It counts as up until a fault shows that it is not.
+/// Says whether a target takes new devices. It is available until a fault shows that it is not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
     Up,
     Down { fault: String },
 }
 
-/// The health of all targets together, as operators see it.
+/// Describes the health of all targets together, for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetsHealth {
-    /// At least one target is up and has answered.
+    /// Tells that at least one target is available and has answered.
     pub serving: bool,
     pub detail: String,
 }
@@ -30,20 +32,20 @@ pub struct TargetsHealth {
 #[derive(Debug)]
 pub struct Targets<Faults> {
     targets: Vec<Target<Faults>>,
-    /// Whether the health has changed since it was last asked for.
+    /// Tells whether the health has changed since it was last asked for.
     changed: bool,
 }
 
 #[derive(Debug)]
 pub struct Target<Faults> {
-    /// How the log names it: its address, or its addresses.
+    /// Is the name for logs: the address, or the addresses.
     pub name: String,
     pub health: Health,
-    /// Whether it has ever answered.
+    /// Tells whether the target has ever answered.
     pub answered: bool,
-    /// Connections of devices there, including those that are still being opened.
+    /// Counts the connections of devices there, including those that are being opened.
     pub connections: usize,
-    /// Devices there that the broker has accepted as clients.
+    /// Counts the devices there that the broker has accepted as clients.
     pub clients: usize,
     pub faults: Faults,
 }
@@ -53,7 +55,7 @@ impl<Faults> Targets<Faults> {
         Self { targets: targets.into_iter().map(|(name, faults)| Target::new(name, faults)).collect(), changed: true }
     }
 
-    /// Counts one connection more, which is about to be opened.
+    /// Counts a connection that is about to be opened.
     pub fn add_connection(&mut self, id: TargetId) {
         self.target_mut(id).connections += 1;
     }
@@ -63,7 +65,7 @@ impl<Faults> Targets<Faults> {
         target.connections = target.connections.saturating_sub(1);
     }
 
-    /// Counts one device more that the broker has accepted there.
+    /// Counts a device that the broker has accepted there.
     pub fn add_client(&mut self, id: TargetId) {
         self.target_mut(id).clients += 1;
     }
@@ -82,7 +84,7 @@ impl<Faults> Targets<Faults> {
         }
     }
 
-    /// Takes the target out of the choice.
+    /// Makes the target unavailable, so that no device is sent there.
     pub fn mark_down(&mut self, id: TargetId, fault: String) {
         let target = self.target_mut(id);
         warn!(broker = target.name, "broker unavailable: {fault}");
@@ -114,8 +116,8 @@ impl<Faults> Targets<Faults> {
         }
     }
 
-    /// Returns where a device goes next: the target where it was, if that is up, else the one with the fewest connections.
-    /// With `elsewhere`, the target where it was only if no other is up.
+    /// Returns where a device goes next: the target where it was, if that is up, else the one with the fewest
+    /// connections. With `elsewhere`, the target where it was only if no other is up.
     pub fn choose(&self, before: Option<TargetId>, elsewhere: bool) -> Option<TargetId> {
         let before = before.filter(|id| self.is_up(*id));
         let others = self.iter().filter(|(id, target)| target.is_up() && Some(*id) != before);

@@ -1,7 +1,7 @@
 //! Calls to EMQX's ConnectionAdapter, over several HTTP/2 connections.
 //!
-//! A call that has begun runs to its end, whoever still waits for it: cancelled calls reset their streams, and a server
-//! that sees many of these closes the connection, with all the other calls on it.
+//! A call that has begun runs to its end, also when its result is no longer needed: a cancelled call resets its stream,
+//! and a server that sees many of these closes the connection, with all other calls on it.
 
 use std::error::Error;
 use std::io;
@@ -18,9 +18,9 @@ use super::v1;
 use super::v1::connection_adapter_client::ConnectionAdapterClient;
 use crate::upstream::client::device::ConnectionId;
 
-/// An HTTP/2 connection has 2^30 streams, one for each call; it is replaced long before.
+/// Replaces an HTTP/2 connection long before it has used its 2^30 streams, one for each call.
 const CALLS_PER_CHANNEL: u32 = 1 << 28;
-/// A connection that does not answer to pings is given up, and its calls with it.
+/// Closes a connection that does not answer pings, with its calls.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -38,10 +38,10 @@ struct CountedChannel {
 }
 
 impl AdapterClient {
-    /// Connects when there is something to call, and again after a failure. Has to be made inside a runtime.
+    /// Creates the client, inside a runtime. It connects when there is something to call, and again after a failure.
     ///
     /// # Errors
-    /// If `address` is no URI.
+    /// The `address` is no URI.
     pub fn new(
         address: &str,
         connections: usize,
@@ -57,7 +57,7 @@ impl AdapterClient {
         Ok(Self { endpoint, channels, proto_name })
     }
 
-    /// The call, to be spawned. The calls of an anchor stick to one of the connections.
+    /// Makes the call; the caller spawns the future. The calls of an anchor use the same connection.
     pub fn call(
         &mut self,
         anchor: ConnectionId,
@@ -128,7 +128,7 @@ fn outcome(result: Result<Response<v1::CodeResponse>, Status>) -> CallOutcome {
             let why = with_causes(status.message(), status.source());
             if is_short_of_descriptors(&status) { CallOutcome::Short(why) } else { CallOutcome::Unreachable(why) }
         }
-        Err(status) => CallOutcome::Failed(format!("{:?}: {}", status.code(), status.message())),
+        Err(status) => CallOutcome::Failed(format!("{}: {}", status.code(), status.message())),
     }
 }
 
@@ -155,7 +155,7 @@ fn is_short_of_descriptors(status: &Status) -> bool {
     causes.filter_map(|cause| cause.downcast_ref::<io::Error>()).any(descriptors::is_used_up)
 }
 
-/// EMQX writes its reasons as terms of Erlang, such as `<<"Authorization deny">>`: these are for people.
+/// Makes a text for people of EMQX's reasons, which are terms of Erlang such as `<<"Authorization deny">>`.
 fn in_words(message: &str) -> String {
     let bare: String = message.replace("<<\"", "").replace("\">>", "").replace(['{', '}', '"'], "");
     bare.replace(',', ", ").replace(",  ", ", ")

@@ -1,5 +1,5 @@
-//! Anchors: the connections to EMQX's exproto listener, one for each device. EMQX makes a client only of a socket that it
-//! accepted. An anchor carries its token line, and nothing more; its end is EMQX's word that the client is gone.
+//! Anchors: the connections to EMQX's exproto listener, one for each device. EMQX makes a client only of a socket that
+//! it accepted. An anchor carries its token line and nothing more. Its end tells that the client is gone.
 
 use std::io;
 
@@ -11,8 +11,8 @@ use crate::upstream::dialer::{DialError, DialFailure, Stream};
 
 use super::announcements::AnchorToken;
 
-/// Opens an anchor and writes its token. That goes at once: EMQX closes a connection that says nothing for 30 s,
-/// authenticated or not.
+/// Opens an anchor and writes its token at once: EMQX closes a connection that sends nothing for 30 s, authenticated or
+/// not.
 pub async fn open(
     dial: impl Future<Output = Result<Stream, DialError>>,
     token: AnchorToken,
@@ -27,7 +27,7 @@ pub async fn open(
     Ok(anchor)
 }
 
-/// Waits for the end of the anchor. EMQX has nothing to say on it; what comes is thrown away.
+/// Waits for the end of the anchor. EMQX sends nothing on it; what comes is discarded.
 pub async fn watch(anchor: Stream) {
     match anchor {
         Stream::Plain(stream) => watch_stream(stream).await,
@@ -41,7 +41,7 @@ async fn watch_stream(mut stream: impl AsyncRead + Unpin) {
         match stream.read(&mut ignored).await {
             Ok(0) => return,
             Ok(_) => {}
-            Err(error) => return debug!(%error, "anchor broken"),
+            Err(error) => return debug!(%error, "anchor connection failed"),
         }
     }
 }

@@ -1,33 +1,34 @@
-//! What a connection of the broker stands for, a device or a probe: its anchor's first line says so.
+//! The token lines by which connections of EMQX are recognized as anchors of devices or probes.
 //!
-//! Anybody may connect to the broker's listener, and the broker tells us of every connection. What strangers send is
-//! kept only while it could still become a token line, and there is a bound on how many may be in that state.
+//! Anybody may connect to EMQX's listener, and EMQX reports every connection. The bytes of unknown connections are kept
+//! only while they could still become a token line, and their number is bounded.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use rand::{Rng, RngExt};
 
-/// Connections that have sent the beginning of a line; the oldest is forgotten for the next.
+/// Limits the connections that have sent the beginning of a line. The oldest is forgotten for the next.
 const BEGUN_LINES: usize = 4096;
-/// A line that is not complete by then will never be: the anchors write theirs in one piece.
+/// The line is no expected token, or too long to be one.
 const BEGUN_LINE_LIFE: Duration = Duration::from_secs(60);
 
-/// What an anchor says: 128 random bits, for nobody may announce a connection of his own as a device of ours.
+/// Is the first line of an anchor: 128 random bits, so that nobody else can announce a connection as one of the
+/// gateway's devices.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AnchorToken(String);
 
-/// What the bytes of a connection have been.
+/// Says what the bytes of a connection have been.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineResult<Who> {
     Token(Who),
-    /// A line that is no token of ours, or too long to be one.
+    /// The line is no expected token, or too long to be one.
     Stranger,
-    /// The beginning of a line.
+    /// The bytes are the beginning of a line.
     Incomplete,
 }
 
-/// `Who` is what a token stands for.
+/// Holds the tokens that are expected. `Who` is what a token stands for.
 #[derive(Debug)]
 pub struct Announcements<Who> {
     expected: HashMap<AnchorToken, Who>,
@@ -49,7 +50,7 @@ impl AnchorToken {
         Self(format!("{:0width$x}", rng.random::<u128>(), width = Self::LENGTH))
     }
 
-    /// What the anchor writes.
+    /// Returns the bytes that the anchor writes.
     pub fn line(&self) -> Vec<u8> {
         format!("{}\n", self.0).into_bytes()
     }
@@ -70,7 +71,7 @@ impl<Who> Announcements<Who> {
         self.expected.remove(token);
     }
 
-    /// Takes bytes of a connection that is not known to be one of ours. A token counts once.
+    /// Takes bytes of a connection that is not yet known. A token is accepted once.
     pub fn received(&mut self, now: Instant, conn: &str, bytes: &[u8]) -> LineResult<Who> {
         self.forget_old(now);
         let mut line = self.take(conn).map(|begun| begun.line).unwrap_or_default();
@@ -89,7 +90,7 @@ impl<Who> Announcements<Who> {
         who.map_or(LineResult::Stranger, LineResult::Token)
     }
 
-    /// The connection is gone.
+    /// Forgets a connection that has ended.
     pub fn closed(&mut self, conn: &str) {
         self.take(conn);
     }

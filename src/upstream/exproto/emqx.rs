@@ -27,7 +27,8 @@ const FOR_EACH_NODE: &str = "\
 ## `emqx ctl gateway-clients list exproto`.
 ";
 
-/// A listener counts devices that register and those that are connected again; a multiple of our pace has room for both.
+/// A listener counts devices that register and those that are connected again; a multiple of our pace has room for
+/// both.
 const PACES: u32 = 10;
 
 const MIB: usize = 1024 * 1024;

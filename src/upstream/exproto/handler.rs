@@ -1,4 +1,4 @@
-//! The ConnectionUnaryHandler: what EMQX calls. An event is answered as soon as it is queued, and never with an error:
+//! The ConnectionUnaryHandler, which EMQX calls. An event is answered as soon as it is queued, and never with an error:
 //! EMQX would close the device's connection.
 
 use std::error::Error;
@@ -18,15 +18,16 @@ use super::devices::{ExProtoEvent, ExProtoMessage};
 use super::v1;
 use super::v1::connection_unary_handler_server::{ConnectionUnaryHandler, ConnectionUnaryHandlerServer};
 
-/// EMQX puts up to 101 MQTT messages into one call, each up to its `max_packet_size` (1 MB unless set).
+/// Limits the size of one call. EMQX puts up to 101 MQTT messages into it, each up to its `max_packet_size` (1 MB
+/// unless set).
 const LARGEST_CALL: usize = 128 * 1024 * 1024;
-/// EMQX has as many calls under way as connections with something to tell: all of them at once when a node stops.
+/// Limits the calls in progress. EMQX has as many as connections with an event: all of them at once when a node stops.
 const CALLS_AT_ONCE: u32 = 1_000_000;
-/// Calls that EMQX may give up before we came to them. With the small default, the HTTP/2 connection would be closed as
-/// an attack, and with it every call on it.
+/// Limits the calls that EMQX may give up before they are read. The small default would close the HTTP/2 connection as
+/// an attack, with every call on it.
 const GIVEN_UP_CALLS: usize = 1_000_000;
 
-/// Serves on the socket, until it is aborted.
+/// Serves the handler on the socket, until the task is aborted.
 pub async fn serve(listener: TcpListener, events: mpsc::Sender<ExProtoEvent>, metrics: Arc<UpstreamMetrics>) {
     let handler =
         ConnectionUnaryHandlerServer::new(HandlerService { events, metrics }).max_decoding_message_size(LARGEST_CALL);
@@ -77,12 +78,13 @@ impl ConnectionUnaryHandler for HandlerService {
 }
 
 impl HandlerService {
-    /// While the queue is full EMQX waits, connection by connection. When the link has ended there is nobody to tell.
+    /// Queues the event. While the queue is full EMQX waits, connection by connection. After the end of the link nobody
+    /// takes events.
     async fn queue(&self, event: ExProtoEvent) -> HandlerAnswer {
         if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
             self.metrics.handler_queue_waits.inc();
             if self.events.send(event).await.is_err() {
-                debug!("an event came after the end of the link");
+                debug!("event dropped: the link has ended");
             }
         }
         Ok(Response::new(v1::EmptySuccess {}))

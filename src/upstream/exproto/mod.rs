@@ -1,17 +1,20 @@
-//! EMQX by ExProto: one anchor connection per device, the adapter's client, the handler's server.
+//! EMQX by ExProto: one anchor connection per device, the client of the ConnectionAdapter, and the server of the
+//! handler.
 //!
 //! How a device becomes a client of EMQX:
 //! 1. `anchor` dials EMQX's exproto listener and sends a line with a random token.
-//! 2. EMQX calls our handler, `OnSocketCreated` and `OnReceivedBytes`: the token tells which device its `conn` is.
-//! 3. `Authenticate` and `Subscribe` on that `conn`, at the ConnectionAdapter; the device is connected.
-//! 4. `Publish` for what it says, `OnReceivedMessages` for what it hears.
-//! 5. The anchor ends and `OnSocketClosed` tells why: the client is gone. Where EMQX did not mean it, again from 1.
+//! 2. EMQX calls the handler, `OnSocketCreated` and `OnReceivedBytes`: the token tells which device its `conn` is.
+//! 3. The gateway calls `Authenticate` and `Subscribe` on that `conn`, at the ConnectionAdapter. The device is
+//!    connected.
+//! 4. Its publications go by `Publish`, and its commands come by `OnReceivedMessages`.
+//! 5. The anchor ends and `OnSocketClosed` tells why: the client is gone. If EMQX did not mean it, the device
+//!    reconnects from 1.
 //!
-//! EMQX may have several nodes: a device is at one of them, with its anchor and its calls. A node that fails is left
+//! EMQX may have several nodes. A device is at one of them, with its anchor and its calls. A node that fails is left
 //! (`nodes`), and all nodes call the one handler.
 //!
-//! `devices` decides, `anchor`, `adapter` and `handler` do, and [`ExProtoLink`] carries between them, in the one task that polls
-//! it. Sockets and calls run in tasks of their own and share nothing with it: they end with a result.
+//! `devices` decides, `anchor`, `adapter` and `handler` act, and [`ExProtoLink`] carries between them, in the one task
+//! that polls it.
 
 mod adapter;
 mod anchor;
@@ -47,49 +50,50 @@ use adapter::AdapterClient;
 use announcements::AnchorToken;
 use devices::{AdapterCall, CallOutcome, ExProtoAction, ExProtoDevices, ExProtoEvent, ExProtoProtocol};
 
-/// Calls of one node without an answer, those included for which nobody waits any more. An adapter that takes calls and
-/// does not answer them must not fill the memory.
+/// Limits the calls of one node without an answer, including those whose result is no longer needed. An adapter that
+/// takes calls and does not answer them must not fill the memory.
 const CALLS_UNDER_WAY: usize = 200_000;
 
-/// Where EMQX is, and how much of it to use.
+/// Configures where EMQX is, and how much of it to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExProtoConfig {
-    /// At least one. They need not be of one cluster, but all of them call the same handler.
+    /// Lists at least one node. They need not be of one cluster, but all of them call the same handler.
     pub nodes: Vec<Node>,
-    /// HTTP/2 connections to the adapter of each node.
+    /// Sets the number of HTTP/2 connections to the adapter of each node.
     pub adapter_connections: usize,
-    /// For listeners that speak TLS.
+    /// Configures TLS, for listeners that speak it.
     pub ssl: tls::TlsConfig,
-    /// Where our ConnectionUnaryHandler listens.
+    /// Is the address at which the ConnectionUnaryHandler listens.
     pub handler_bind: SocketAddr,
-    /// Source addresses of the anchors; none lets the system choose. A source address is good for about 28,000 anchors to each listener.
+    /// Lists the source addresses of the anchors. Without any, the system chooses. A source address suffices for about
+    /// 28,000 anchors to each listener.
     pub source_addresses: Vec<IpAddr>,
-    /// `proto_name` of Authenticate: EMQX chooses the authenticators by it.
+    /// Is the `proto_name` of Authenticate, by which EMQX chooses the authenticators.
     pub proto_name: String,
-    /// From the Register to the end of Subscribe.
+    /// Limits the time from the Register to the answer to Subscribe.
     pub connect_timeout: Duration,
-    /// New anchors in a second, when many have to be made again.
+    /// Limits the new anchors in a second, when many devices reconnect.
     pub anchors_per_second: u32,
-    /// Publications that wait for one device, and for all.
+    /// Limits the publications that wait for one device. `queue_total` limits them for all devices.
     pub queue_per_device: usize,
     pub queue_total: usize,
-    /// Events from EMQX that wait for the core.
+    /// Limits the events from EMQX that wait for the core.
     pub event_queue: usize,
 }
 
-/// One node of EMQX.
+/// Describes one node of EMQX.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// Its exproto listener, `host:port` for TCP, `ssl://host:port` for TLS; more than one spreads the anchors.
+    /// Lists its exproto listener: `host:port` for TCP, `ssl://host:port` for TLS. Several share the anchors.
     pub listeners: Vec<String>,
-    /// Its ConnectionAdapter: `http://host:port`.
+    /// Is the URI of its ConnectionAdapter: `http://host:port`.
     pub adapter: String,
 }
 
-/// The link to EMQX by ExProto.
+/// Is the link to EMQX by ExProto.
 pub type ExProtoLink = BrokerLink<ExProtoIo>;
 
-/// The anchors and calls, for each node, and the server of the handler.
+/// Holds the anchors and calls of each node.
 pub struct ExProtoIo {
     nodes: Vec<NodeLink>,
     handler_address: SocketAddr,
@@ -97,7 +101,7 @@ pub struct ExProtoIo {
     metrics: Arc<UpstreamMetrics>,
 }
 
-/// The connections to one node.
+/// Holds the connections to one node.
 struct NodeLink {
     dialer: Dialer,
     adapter: AdapterClient,
@@ -113,7 +117,8 @@ pub enum ExProtoTaskEnd {
 }
 
 impl ExProtoLink {
-    /// Binds the handler, and begins to probe the nodes. A node that is unavailable is no error: `condition` reports it.
+    /// Binds the handler, and begins to probe the nodes. A node that is unavailable is no error: `condition` reports
+    /// it.
     ///
     /// # Errors
     /// `handler_bind` cannot be bound, an `adapter` is no URI, a file of `ssl` cannot be used, or the system has no

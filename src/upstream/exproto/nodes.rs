@@ -1,12 +1,12 @@
-//! The state of EMQX's nodes, as far as dials, calls and probes have shown, and the choice of the node that a device goes to.
+//! The health of EMQX's nodes, as far as dials, calls and probes have shown, and the choice of the node for a device.
 //!
-//! A node goes down by the faults that devices and probes meet there, and comes up again by a probe alone: an anchor
-//! without a device, of which the node has to tell our handler, and a call on it. So the listener, the handler's channel and
-//! the adapter are known to work before devices come back.
+//! A node becomes unavailable by the faults that devices and probes meet there, and available again only by a probe: an
+//! anchor without a device, which the node has to report to the handler, and a call on it. So the listener, the
+//! handler's channel and the adapter are known to work before devices return.
 //!
-//! A node that is down gets no new anchors. The clients that it has stay as long as their connections do, unless two
-//! probes have shown that the node cannot serve them and another one is up: then they are taken away from it. Nothing is
-//! moved back to a node that has recovered; it has the fewest devices, and so it gets the next ones.
+//! A node that is unavailable gets no new anchors. Its clients stay as long as their connections do, unless two probes
+//! have shown that the node cannot serve them and another node is available: then they are moved. No device is moved
+//! back to a node that has recovered; it has the fewest devices, and so it gets the next ones.
 
 use std::net::SocketAddr;
 
@@ -14,51 +14,51 @@ use crate::upstream::client::targets::{TOLERATED_FAULTS, Target, TargetId, Targe
 
 use super::{ExProtoConfig, Node};
 
-/// Probes that have to fail before the clients of a node are taken away from it.
+/// Counts the failed probes after which the clients of a node are moved.
 const FAILED_PROBES: u32 = 2;
 
-/// The nodes of EMQX, each of which has a listener and a ConnectionAdapter.
+/// Holds the nodes of EMQX, each of which has a listener and a ConnectionAdapter.
 pub type Nodes = Targets<NodeFaults>;
 
-/// What can be wrong with a node.
+/// Lists what can be wrong with a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeFault<'a> {
-    /// Its listener was not reached.
+    /// The listener was not reached.
     NotReached(&'a str),
-    /// It closed an anchor before it told us of it. Its listener may be full, or the handler out of its reach.
+    /// The node closed an anchor before it reported it. Its listener may be full, or the handler out of its reach.
     AnchorClosed,
-    /// It took an anchor, and did not tell us of it.
+    /// The node took an anchor and did not report it.
     AnchorUntold,
-    /// Its adapter was not reached, or does not serve its anchors.
+    /// The adapter was not reached, or does not serve its anchors.
     NotServed(&'a str),
-    /// Its adapter took a call, and did not answer.
+    /// The adapter took a call and did not answer.
     Unanswered,
 }
 
-/// What devices and probes have met at one node.
+/// Keeps what devices and probes have met at one node.
 #[derive(Debug)]
 pub struct NodeFaults {
     sides: NodeAddresses,
-    /// Whether it ever told us of an anchor.
+    /// Tells whether the node ever reported an anchor.
     told: bool,
-    /// Anchors in a row that it did not tell us of.
+    /// Counts the anchors in a row that the node did not report.
     untold: u32,
-    /// Calls in a row that it did not answer.
+    /// Counts the calls in a row that the node did not answer.
     unanswered: u32,
-    /// Counts while the node is down.
+    /// Describes the outage while the node is unavailable.
     outage: Outage,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Outage {
     failed_probes: u32,
-    /// The node cannot serve those either that are connected.
+    /// Tells that the node cannot serve its connected clients either.
     clients_lost: bool,
-    /// Its clients were taken away from it.
+    /// Tells that its clients were moved.
     left: bool,
 }
 
-/// The addresses that have to fit together with those of a node, with the keys that name them.
+/// Lists the addresses that belong to a node, with the keys that name them.
 #[derive(Clone, Debug)]
 struct NodeAddresses {
     listener_key: &'static str,
@@ -77,7 +77,7 @@ impl Nodes {
         Self::new(config.nodes.iter().map(node))
     }
 
-    /// Notes that the node told us of an anchor.
+    /// Notes that the node reported an anchor.
     pub fn told(&mut self, id: TargetId) {
         let faults = &mut self.target_mut(id).faults;
         faults.untold = 0;
@@ -90,7 +90,7 @@ impl Nodes {
         self.mark_answered(id);
     }
 
-    /// Notes a fault that a device met at the node. Returns whether the node goes down by it.
+    /// Notes a fault that a device met at the node. Returns whether the node becomes unavailable by it.
     pub fn failed(&mut self, id: TargetId, fault: NodeFault<'_>) -> bool {
         let node = self.target_mut(id);
         if !node.is_up() {
@@ -115,14 +115,14 @@ impl Nodes {
         }
     }
 
-    /// Returns whether the node was down until now.
+    /// Notes a successful probe. Returns whether the node was unavailable until now.
     pub fn probe_succeeded(&mut self, id: TargetId) -> bool {
         let faults = &mut self.target_mut(id).faults;
         (faults.untold, faults.unanswered) = (0, 0);
         self.mark_up(id)
     }
 
-    /// Returns the nodes whose clients have to be taken away now, each of them once per outage.
+    /// Returns the nodes whose clients have to be moved now, each once per outage.
     pub fn take_left(&mut self) -> Vec<TargetId> {
         if !self.any_up() {
             return Vec::new();
@@ -132,7 +132,7 @@ impl Nodes {
 }
 
 impl Target<NodeFaults> {
-    /// Says what is wrong, which key names what was tried, and what to look at. The node itself is named around it.
+    /// Says what is wrong, which key names the address, and what to check. The caller names the node.
     fn in_words(&self, fault: NodeFault<'_>) -> String {
         let NodeAddresses { listener_key, adapter_key, adapter, handler } = &self.faults.sides;
         match fault {
@@ -177,8 +177,8 @@ impl NodeFaults {
         Self { sides, told: false, untold: 0, unanswered: 0, outage: Outage::default() }
     }
 
-    /// Returns whether this fault is one too many. A node that never told us of an anchor is not given the benefit of the
-    /// doubt.
+    /// Returns whether this fault makes the node unavailable. Single faults are tolerated only at a node that has
+    /// reported an anchor before.
     fn counts(&mut self, fault: NodeFault<'_>) -> bool {
         match fault {
             NodeFault::NotReached(_) | NodeFault::NotServed(_) => true,
@@ -195,7 +195,7 @@ impl NodeFaults {
 }
 
 impl NodeFault<'_> {
-    /// Where only new anchors fail, those that are there may be fine.
+    /// Returns whether the fault affects connected clients too, and not only new anchors.
     fn loses_clients(self) -> bool {
         match self {
             Self::NotReached(_) | Self::AnchorClosed => false,

@@ -1,10 +1,10 @@
-//! The state of the broker's addresses, as far as connections and probes have shown, and the choice of the address that a
-//! device goes to.
+//! The health of the broker's addresses, as far as connections and probes have shown, and the choice of the address for
+//! a device.
 //!
-//! An address goes down by the faults that devices and probes meet there. From then on one device in a second tries it, and
-//! the first that is answered brings it up again; while no device waits, a probe does. An address that is up is probed every
-//! few seconds, also while there is no device. Nothing is moved back to an address that has recovered: it has the fewest
-//! devices, and so it gets the next ones.
+//! An address becomes unavailable by the faults that devices and probes meet there. From then on one device in a second
+//! tries it, and the first answer makes it available again; while no device waits, a probe tries it. An available
+//! address is probed every few seconds, also while there is no device. No device is moved back to an address that has
+//! recovered: it has the fewest devices, and so it gets the next ones.
 
 use std::time::{Duration, Instant};
 
@@ -14,31 +14,31 @@ use crate::upstream::client::targets::{TOLERATED_FAULTS, Target, TargetId, Targe
 
 use super::codec::ProtocolVersion;
 
-/// From one attempt to the next at an address that is down, or whose last probe failed.
+/// Is the time between two attempts at an address that is unavailable, or whose last probe failed.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// From one probe to the next at an address that is up.
+/// Is the time between two probes of an available address.
 const QUIET_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The addresses of an MQTT broker.
+/// Holds the addresses of an MQTT broker.
 pub type Brokers = Targets<BrokerFaults>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BrokerFault<'a> {
     NotReached(&'a str),
-    /// It closed a connection without an answer to CONNECT.
+    /// The broker closed a connection without an answer to CONNECT.
     Closed,
-    /// It accepted a connection, and did not answer to CONNECT.
+    /// The broker accepted a connection, and did not answer CONNECT.
     Silent,
 }
 
-/// What devices and probes have met at one address.
+/// Keeps what devices and probes have met at one address.
 #[derive(Debug)]
 pub struct BrokerFaults {
     version: ProtocolVersion,
-    /// Connections in a row on which CONNECT had no answer.
+    /// Counts the connections in a row on which CONNECT had no answer.
     silent: u32,
-    /// When a device may try the address while it is down, or the next probe begins while it is up; none before the first
-    /// probe.
+    /// Is the time from which a device may try an unavailable address, or at which the next probe of an available one
+    /// begins. It is `None` before the first probe.
     next_probe: Option<Instant>,
 }
 
@@ -58,12 +58,12 @@ impl Brokers {
         self.due_down(now).or_else(|| self.choose(before, elsewhere))
     }
 
-    /// Returns an address that is down and whose turn to be tried has come: it is being tried now.
+    /// Returns an unavailable address whose turn to be tried has come. The caller tries it.
     pub fn due_down(&mut self, now: Instant) -> Option<TargetId> {
         self.due(now, |broker| !broker.is_up())
     }
 
-    /// Returns an address that is up and whose next probe is due: it is being probed now.
+    /// Returns an available address whose next probe is due. The caller probes it.
     pub fn due_up(&mut self, now: Instant) -> Option<TargetId> {
         self.due(now, Target::is_up)
     }
@@ -102,13 +102,13 @@ impl Brokers {
         }
     }
 
-    /// Notes an answer to CONNECT, whatever the answer was. Returns whether the address was down.
+    /// Notes an answer to CONNECT, whatever the answer was. Returns whether the address was unavailable.
     pub fn answers(&mut self, now: Instant, id: TargetId) -> bool {
         self.target_mut(id).faults.silent = 0;
         self.accepts(now, id)
     }
 
-    /// Notes that the address accepted a connection. Returns whether it was down.
+    /// Notes that the address accepted a connection. Returns whether it was unavailable.
     pub fn accepts(&mut self, now: Instant, id: TargetId) -> bool {
         let was_down = self.mark_up(id);
         if was_down {
@@ -120,7 +120,7 @@ impl Brokers {
         was_down
     }
 
-    /// Notes a fault that a device met at the address. Returns whether the address goes down by it.
+    /// Notes a fault that a device met at the address. Returns whether the address becomes unavailable by it.
     pub fn failed(&mut self, now: Instant, id: TargetId, fault: BrokerFault<'_>) -> bool {
         let broker = self.target_mut(id);
         if !broker.counts(fault) || !broker.is_up() {
@@ -134,7 +134,7 @@ impl Brokers {
 }
 
 impl Target<BrokerFaults> {
-    /// Says what is wrong, which key names what was tried, and what to look at. The broker itself is named around it.
+    /// Says what is wrong, which key names the address, and what to check. The caller names the broker.
     fn in_words(&self, fault: BrokerFault<'_>) -> String {
         match fault {
             BrokerFault::NotReached(why) => {
@@ -156,8 +156,8 @@ impl Target<BrokerFaults> {
         }
     }
 
-    /// Returns whether this fault is one too many. A broker may close the connection of one device, for what that device is;
-    /// while others are connected that is no fault of the broker.
+    /// Returns whether this fault makes the address unavailable. A broker may close the connection of one device
+    /// because of that device; while others are connected that is no fault of the broker.
     fn counts(&mut self, fault: BrokerFault<'_>) -> bool {
         match fault {
             BrokerFault::NotReached(_) => true,

@@ -1,7 +1,8 @@
-//! The packets of MQTT 5 and 3.1.1, in the same words for both versions: what we say as bytes, what the broker says as
-//! [`Incoming`]. The packets are `mqtt-protocol-core`'s, and nobody else here knows them. What 3.1.1 cannot say is left
-//! out; its return codes are told as the reason codes of version 5.
+//! The packets of MQTT 5 and 3.1.1, in the same words for both versions: the packets of the gateway as bytes, those of
+//! the broker as [`Incoming`]. The packets are those of `mqtt-protocol-core`, which no other module knows. What 3.1.1
+//! cannot express is left out, and its return codes are read as the reason codes of version 5.
 
+use std::fmt;
 use std::time::Duration;
 
 use mqtt_protocol_core::mqtt::packet::{
@@ -16,11 +17,11 @@ use lwm2m_core::gateway::broker::{ClientInfo, MessageProperties, Publication, Up
 
 use super::reason::Reason;
 
-/// Every payload is JSON.
+/// Is the content type of every payload.
 const JSON: &str = "application/json";
-/// Messages of QoS 1 that the broker may have sent without our acknowledgement.
+/// Limits the messages of QoS 1 that the broker may send without an acknowledgement (Receive Maximum).
 pub const RECEIVE_MAXIMUM: u16 = 64;
-/// A packet's length is a number of up to four bytes (MQTT 5.0 section 1.5.5).
+/// Limits the bytes of a packet's length (MQTT 5.0 section 1.5.5).
 const LONGEST_LENGTH: usize = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,32 +30,32 @@ pub enum ProtocolVersion {
     V311,
 }
 
-/// What we tell of ourselves in CONNECT.
+/// Describes the gateway in CONNECT.
 #[derive(Clone, Copy, Debug)]
 pub struct Connect<'a> {
     pub client: &'a ClientInfo,
     pub keep_alive: u16,
-    /// How long the broker keeps the session after the connection.
+    /// Is the time for which the broker keeps the session after the connection.
     pub session_expiry: Duration,
     pub max_packet_size: usize,
 }
 
-/// How a publication goes out this time.
+/// Says how a publication is sent this time.
 #[derive(Clone, Copy, Debug)]
 pub struct Sending<'a> {
     pub client: &'a ClientInfo,
-    /// None for QoS 0.
+    /// Is `None` for QoS 0.
     pub packet: Option<PacketId>,
-    /// It went out before.
+    /// Tells that the publication was sent before (DUP).
     pub again: bool,
     pub retain: bool,
 }
 
-/// Never zero.
+/// Is a packet identifier, which is never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PacketId(u16);
 
-/// What the broker says.
+/// Lists the packets from the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Incoming {
     ConnAck(Box<ConnAck>),
@@ -71,35 +72,35 @@ pub struct ConnAck {
     pub reason: Reason,
     pub session_present: bool,
     pub limits: ServerLimits,
-    /// Where else to go.
+    /// Names another server to use.
     pub server: Option<String>,
 }
 
-/// What the broker takes.
+/// Lists the limits that the broker set in CONNACK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerLimits {
-    /// Publications of QoS 1 without its acknowledgement.
+    /// Limits the publications of QoS 1 without the broker's acknowledgement.
     pub receive_maximum: u16,
     pub max_packet_size: usize,
     pub max_qos: u8,
     pub retain: bool,
-    /// In seconds, in place of ours; zero is none.
+    /// Is the keep alive in seconds that replaces that of the gateway. Zero means none.
     pub keep_alive: Option<u16>,
 }
 
-/// A message of an application.
+/// Is a message of an application.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MqttMessage {
     pub topic: String,
     pub payload: Vec<u8>,
-    /// To be acknowledged.
+    /// Is the identifier to acknowledge, with QoS 1.
     pub packet: Option<PacketId>,
-    /// The broker sent it before, perhaps on an earlier connection.
+    /// Tells that the broker sent the message before (DUP), perhaps on an earlier connection.
     pub again: bool,
     pub properties: MessageProperties,
 }
 
-/// The broker broke the protocol.
+/// Says how a packet of the broker violates the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Malformed {
     #[error("a packet that is malformed: {0}")]
@@ -110,28 +111,48 @@ pub enum Malformed {
     Unexpected(u8),
 }
 
-/// What MQTT has no packet for.
+/// Says that MQTT has no packet for a value.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("it cannot be said in MQTT: {0}")]
 pub struct EncodeError(MqttError);
 
+impl fmt::Display for Incoming {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::ConnAck(_) => "CONNACK",
+            Self::SubAck { .. } => "SUBACK",
+            Self::UnsubAck => "UNSUBACK",
+            Self::PubAck { .. } => "PUBACK",
+            Self::Publish(_) => "PUBLISH",
+            Self::Pong => "PINGRESP",
+            Self::Disconnect { .. } => "DISCONNECT",
+        })
+    }
+}
+
+impl fmt::Display for PacketId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
 impl PacketId {
     pub const FIRST: Self = Self(1);
 
-    /// After the last one comes the first.
+    /// Returns the next identifier. The first follows the last.
     pub fn next(self) -> Self {
         Self(self.0.checked_add(1).unwrap_or(1))
     }
 }
 
 impl Default for ServerLimits {
-    /// What holds where the broker says nothing (MQTT 5.0 section 3.2.2.3).
+    /// Returns the limits of a broker that states none (MQTT 5.0 section 3.2.2.3).
     fn default() -> Self {
         Self { receive_maximum: u16::MAX, max_packet_size: usize::MAX, max_qos: 2, retain: true, keep_alive: None }
     }
 }
 
-// -- What we say --------------------------------------------------------------------------------------------------------
+// -- What we say ------------------------------------------------------------------------------------------------------
 
 pub fn connect(version: ProtocolVersion, connect: Connect<'_>) -> Result<Vec<u8>, EncodeError> {
     Ok(match version {
@@ -140,7 +161,8 @@ pub fn connect(version: ProtocolVersion, connect: Connect<'_>) -> Result<Vec<u8>
     })
 }
 
-/// Of QoS 1 at the most: a command that comes twice after a restart is no worse than one that is sent twice to its device.
+/// Encodes SUBSCRIBE, with QoS 1 at most: a command that comes twice after a restart is no worse than one that is sent
+/// to the device twice.
 pub fn subscribe(version: ProtocolVersion, packet: PacketId, filter: &str, qos: u8) -> Result<Vec<u8>, EncodeError> {
     // A session that had the filter already is not given the retained messages again.
     let options = SubOpts::new().set_qos(quality(qos));
@@ -156,13 +178,13 @@ pub fn subscribe(version: ProtocolVersion, packet: PacketId, filter: &str, qos: 
     })
 }
 
-/// The end of a session for version 3.1.1: nothing waits in it any more.
+/// Encodes the end of a session for version 3.1.1: nothing waits in it any more.
 pub fn unsubscribe_v311(packet: PacketId, filter: &str) -> Result<Vec<u8>, EncodeError> {
     let packet = v3_1_1::Unsubscribe::builder().packet_id(packet.0).entries(vec![filter])?.build()?;
     Ok(packet.to_continuous_buffer())
 }
 
-/// QoS 2 goes as QoS 1, see the documentation of [`super`].
+/// Encodes PUBLISH. QoS 2 is sent as QoS 1, see the documentation of [`super`].
 pub fn publish(
     version: ProtocolVersion,
     publication: &Publication,
@@ -197,7 +219,7 @@ pub fn publish(
     })
 }
 
-/// Without a reason code it is the same in both versions: success.
+/// Encodes PUBACK. Without a reason code, which means success, it is the same in both versions.
 pub fn puback(packet: PacketId) -> Vec<u8> {
     let [high, low] = packet.0.to_be_bytes();
     vec![0x40, 2, high, low]
@@ -207,8 +229,8 @@ pub fn ping() -> Vec<u8> {
     vec![0xc0, 0]
 }
 
-/// The session ends with the connection, or is kept for so long; version 3.1.1 keeps it in any case. `with_will`: the
-/// broker publishes the will.
+/// Encodes DISCONNECT. The session ends with the connection, or is kept for `session_expiry`; version 3.1.1 keeps it in
+/// any case. With `with_will` the broker publishes the will.
 pub fn disconnect(version: ProtocolVersion, session_expiry: Duration, with_will: bool) -> Result<Vec<u8>, EncodeError> {
     let reason = if with_will {
         DisconnectReasonCode::DisconnectWithWillMessage
@@ -277,7 +299,8 @@ fn properties(publication: &Publication, client: &ClientInfo) -> Result<Vec<Prop
     Ok(properties)
 }
 
-/// The largest number stands for ever (MQTT 5.0 section 3.1.2.11.2): never by accident.
+/// Encodes a session expiry. The largest number means "never" (MQTT 5.0 section 3.1.2.11.2), and is not used by
+/// accident.
 fn seconds(expiry: Duration) -> u32 {
     u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX).min(u32::MAX - 1)
 }
@@ -286,14 +309,14 @@ fn quality(qos: u8) -> Qos {
     if qos == 0 { Qos::AtMostOnce } else { Qos::AtLeastOnce }
 }
 
-// -- What we hear -------------------------------------------------------------------------------------------------------
+// -- What we hear -----------------------------------------------------------------------------------------------------
 
-/// Bytes of a stream that are no whole packet yet.
+/// Splits a stream into packets.
 #[derive(Debug)]
 pub struct Frames {
     version: ProtocolVersion,
     max_packet_size: usize,
-    /// Empty, and without memory, between packets.
+    /// Holds the bytes that are no whole packet yet. It is empty, and without memory, between packets.
     partial: Vec<u8>,
 }
 
@@ -335,7 +358,8 @@ impl Frames {
         Ok(taken)
     }
 
-    /// The first packet: how many bytes its fixed header has, and its body. None while it is not whole.
+    /// Returns the number of bytes of the fixed header of the first packet, and its body, or `None` while the packet is
+    /// incomplete.
     fn frame<'a>(&self, bytes: &'a [u8]) -> Result<Option<(usize, &'a [u8])>, Malformed> {
         let mut length = 0_usize;
         for (index, byte) in bytes.iter().skip(1).take(LONGEST_LENGTH).enumerate() {
@@ -412,7 +436,7 @@ fn connack_v5(body: &[u8]) -> Result<Incoming, Malformed> {
     })))
 }
 
-/// MQTT 3.1.1 section 3.2.2.3, as the reasons of version 5.
+/// Reads the return codes of MQTT 3.1.1 section 3.2.2.3 as reason codes of version 5.
 fn connack_v311(body: &[u8]) -> Result<Incoming, Malformed> {
     let packet = whole(body, v3_1_1::Connack::parse(body))?;
     let reason = match packet.return_code() as u8 {
@@ -460,7 +484,7 @@ fn publish_v311(flags: u8, body: &[u8]) -> Result<Incoming, Malformed> {
     message(packet.topic_name(), packet.payload().as_slice(), delivery, properties)
 }
 
-/// QoS 2 was not subscribed.
+/// Rejects QoS 2, which was not subscribed.
 fn message(
     topic: &str,
     payload: &[u8],
@@ -482,7 +506,7 @@ fn server_reference(properties: &[Property]) -> Option<String> {
     })
 }
 
-/// The parser of the library may leave something behind.
+/// Rejects bytes that the parser of the library left behind.
 fn whole<T>(body: &[u8], parsed: Result<(T, usize), MqttError>) -> Result<T, Malformed> {
     match parsed {
         Ok((packet, length)) if length == body.len() => Ok(packet),

@@ -1,5 +1,5 @@
 //! The connection of one device: a small task that owns the socket. It reads into a buffer that all tasks of a thread
-//! share, and so has memory of its own only for a packet that is not whole yet, or for what the socket does not take yet.
+//! share, and so needs memory of its own only for an incomplete packet, or for bytes that the socket does not take yet.
 
 use std::cell::RefCell;
 use std::io;
@@ -19,28 +19,28 @@ use super::codec::{Frames, Incoming};
 use crate::upstream::client::device::ConnectionId;
 
 const READ: usize = 64 * 1024;
-/// Written bytes that are told together.
+/// Is the number of written bytes that are reported together.
 const TELL_WRITTEN: usize = 16 * 1024;
-/// How long the broker may take to close a connection that we have closed.
+/// Limits how long the broker may take to close a connection that the gateway has closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
 }
 
-/// What a connection tells, in order; the end is the last.
+/// Lists what a connection reports, in order. The end is the last.
 #[derive(Debug)]
 pub enum ConnectionEvent {
     Opened,
     Heard(Incoming),
-    /// The connection could not be opened. Nothing else is told then.
+    /// The connection could not be opened. Nothing else is reported then.
     NotOpened(DialFailure),
-    /// So many bytes more are with the system.
+    /// The system has taken this many bytes more.
     Written(usize),
     Ended(String),
 }
 
-/// What is to be written, handed over from the link to the task. The lock is held for as long as bytes are appended.
+/// Carries bytes to be written from the link to the task. The lock is held while bytes are appended.
 #[derive(Debug, Default)]
 pub struct Outbox(Mutex<OutboxState>);
 
@@ -53,7 +53,7 @@ struct OutboxState {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OutboxEnd {
-    /// After what waits is written.
+    /// The connection ends after everything is written.
     Close,
     Abort,
 }
@@ -69,12 +69,12 @@ impl Outbox {
         self.change(|waiting| waiting.bytes.extend_from_slice(bytes));
     }
 
-    /// The connection ends when all is written.
+    /// Ends the connection after everything is written.
     pub fn close(&self) {
         self.change(|waiting| waiting.end = waiting.end.or(Some(OutboxEnd::Close)));
     }
 
-    /// The connection ends now, and nothing is told of it.
+    /// Ends the connection now, without a report.
     pub fn abort(&self) {
         self.change(|waiting| waiting.end = Some(OutboxEnd::Abort));
     }
@@ -121,7 +121,7 @@ impl Outbox {
 
 const UNPOISONED: &str = "nobody panics while appending bytes";
 
-/// Where the events of a connection go.
+/// Sends the events of a connection to the link.
 #[derive(Clone)]
 pub struct EventSender {
     pub connection: ConnectionId,
@@ -129,10 +129,10 @@ pub struct EventSender {
 }
 
 impl EventSender {
-    /// Waits while the queue to the link is full. A link that is gone has no need of it.
+    /// Sends an event, and waits while the queue to the link is full. A link that has ended does not need it.
     pub async fn tell(&self, event: ConnectionEvent) {
         if self.events.send((self.connection, event)).await.is_err() {
-            tracing::trace!("the link is gone");
+            tracing::trace!("event dropped: the link has ended");
         }
     }
 }
@@ -164,9 +164,9 @@ struct ConnectionTask<S> {
     outbox: Arc<Outbox>,
     frames: Frames,
     unwritten: Vec<u8>,
-    /// Of `unwritten`, so much is written.
+    /// Counts the bytes of `unwritten` that are written.
     begun: usize,
-    /// So much was written and not told.
+    /// Counts the bytes that were written and not reported.
     untold: usize,
 }
 
@@ -235,8 +235,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionTask<S> {
         })
     }
 
-    /// Everything is written. A socket that is closed while something in it is unread takes back what the broker has not
-    /// read yet: so the broker may close first.
+    /// Closes after everything is written. Closing a socket with unread bytes discards what the broker has not read
+    /// yet, so the broker may close first.
     async fn close_gracefully(mut self) {
         let farewell = async {
             self.stream.shutdown().await?;
@@ -245,7 +245,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionTask<S> {
             Ok::<(), io::Error>(())
         };
         if !matches!(timeout(CLOSE_TIMEOUT, farewell).await, Ok(Ok(()))) {
-            tracing::debug!("the broker did not close a connection that we had closed");
+            tracing::debug!("the broker did not close a connection that the gateway had closed");
         }
     }
 }

@@ -1,17 +1,18 @@
-//! Any MQTT broker, EMQX 6.3 and later among them: one MQTT connection per device.
+//! Any MQTT broker, including EMQX 6.3 and later: one MQTT connection per device.
 //!
 //! How a device becomes a client of the broker:
-//! 1. `connection` dials, with TLS if that is set.
-//! 2. CONNECT with the device's clientid, username and password, without a clean start: the session of before goes on.
-//! 3. SUBSCRIBE its command topic; the device is connected.
-//! 4. PUBLISH for what it says, PUBLISH of the broker for what it hears.
-//! 5. The connection ends, and DISCONNECT may tell why. Where the broker did not mean it, again from 1.
+//! 1. `connection` dials, with TLS if that is configured.
+//! 2. The gateway sends CONNECT with the device's clientid, username and password, without a clean start: an earlier
+//!    session continues.
+//! 3. It subscribes the device's command topic. The device is connected.
+//! 4. The device's publications and the broker's messages go over this connection.
+//! 5. The connection ends, and DISCONNECT may tell why. If the broker did not mean it, the device reconnects from 1.
 //!
-//! `devices` decides, `connection` does, and [`MqttLink`] carries between them, in the one task that polls it. A connection is a
-//! task of its own and shares nothing with the link but the bytes that it has to write.
+//! `devices` decides, `connection` acts, and [`MqttLink`] carries between them, in the one task that polls it. A
+//! connection is a task of its own, and shares with the link only the bytes that it has to write.
 //!
-//! What is promised is "at least once": QoS 2 of a translator is published as QoS 1, since a publication may be repeated by
-//! the gateway all the same.
+//! Delivery is "at least once": a translator with QoS 2 publishes with QoS 1, because the gateway may repeat a
+//! publication all the same.
 
 mod brokers;
 pub mod codec;
@@ -45,37 +46,38 @@ use devices::{MqttAction, MqttDevices, MqttProtocol, Probed};
 
 pub use codec::ProtocolVersion;
 
-/// How long a probe may take, where devices may take longer.
+/// Limits how long a probe may take, where devices may take longer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that is open for so long was not closed at once.
+/// Is the time after which a connection no longer counts as closed at once.
 const CLOSES_AT_ONCE: Duration = Duration::from_millis(300);
 
-/// Where the broker is, and how much of it to use.
+/// Configures where the broker is, and how much of it to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MqttConfig {
-    /// `host:port` for TCP, `ssl://host:port` for TLS, at least one. They are of one cluster: which of them a device is at
-    /// makes no difference to applications.
+    /// Lists at least one address: `host:port` for TCP, `ssl://host:port` for TLS. They are of one cluster:
+    /// applications do not notice at which of them a device is.
     pub brokers: Vec<String>,
-    /// For brokers that speak TLS.
+    /// Configures TLS, for brokers that speak it.
     pub ssl: tls::TlsConfig,
-    /// What is tried first. A broker that has no version 5 is spoken to in 3.1.1 from then on.
+    /// Is the version that is tried first. A broker without version 5 is spoken to in 3.1.1 from then on.
     pub version: ProtocolVersion,
-    /// After so much silence a connection is asked whether it is still there; zero: never.
+    /// Is the silence after which a connection is checked with PINGREQ. Zero means never.
     pub keep_alive: Duration,
-    /// Publications of QoS 1 of one device that wait for the broker's acknowledgement.
+    /// Limits the publications of QoS 1 of one device that wait for the broker's acknowledgement.
     pub window: usize,
-    /// Bytes of the largest packet that is taken.
+    /// Limits the bytes of a packet from the broker.
     pub max_packet_size: usize,
-    /// Source addresses of the connections; none lets the system choose. A source address is good for about 28,000 of them to each broker.
+    /// Lists the source addresses of the connections. Without any, the system chooses. A source address suffices for
+    /// about 28,000 connections to each broker.
     pub source_addresses: Vec<IpAddr>,
-    /// From the Register to the end of SUBSCRIBE.
+    /// Limits the time from the Register to the answer to SUBSCRIBE.
     pub connect_timeout: Duration,
-    /// New connections in a second, when many have to be made again.
+    /// Limits the new connections in a second, when many devices reconnect.
     pub connections_per_second: u32,
-    /// Publications that wait for one device, and for all.
+    /// Limits the publications that wait for one device. `queue_total` limits them for all devices.
     pub queue_per_device: usize,
     pub queue_total: usize,
-    /// Packets from the broker that wait for the core.
+    /// Limits the packets from the broker that wait for the core.
     pub event_queue: usize,
 }
 
@@ -85,14 +87,14 @@ impl MqttConfig {
     }
 }
 
-/// The link to the broker by MQTT.
+/// Is the link to the broker by MQTT.
 pub type MqttLink = BrokerLink<MqttIo>;
 
-/// The connections of the devices, and the probes.
+/// Holds the connections of the devices.
 pub struct MqttIo {
     config: MqttConfig,
     connector: Option<Connector>,
-    /// One for each address.
+    /// Holds one dialer for each address.
     dialers: Vec<Dialer>,
     sender: mpsc::Sender<(ConnectionId, ConnectionEvent)>,
     outboxes: HashMap<ConnectionId, Arc<Outbox>>,
@@ -100,7 +102,7 @@ pub struct MqttIo {
 
 /// Says which task has ended.
 pub enum MqttTaskEnd {
-    /// A connection. Everything about it was reported as events.
+    /// A connection ended. Everything about it was reported as events.
     Connection,
     Probe {
         broker: TargetId,
@@ -109,7 +111,8 @@ pub enum MqttTaskEnd {
 }
 
 impl MqttLink {
-    /// Starts the link and begins to probe the brokers. A broker that is unavailable is no error: `condition` reports it.
+    /// Starts the link and begins to probe the brokers. A broker that is unavailable is no error: `condition` reports
+    /// it.
     ///
     /// # Errors
     /// A file for TLS cannot be used, or the system has no randomness.
@@ -244,7 +247,8 @@ impl MqttIo {
     }
 }
 
-/// A broker waits for CONNECT. One that closes at once is full, or a load balancer without a broker behind it.
+/// Finds out whether the broker accepts connections: a broker waits for CONNECT. One that closes at once is full, or a
+/// load balancer without a broker behind it.
 async fn probe(dial: impl Future<Output = Result<Stream, DialError>>, patience: Duration) -> Probed {
     let begun = now();
     let stream = match tokio::time::timeout(patience, dial).await {

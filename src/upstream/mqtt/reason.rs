@@ -1,28 +1,29 @@
-//! Why a broker says no (MQTT 5.0 section 2.4), and what that means for a device: the table of `docs/upstream.md`.
+//! The reason codes of the broker (MQTT 5.0 section 2.4), and what they mean for a device: the table of
+//! `docs/upstream.md`.
 
 use std::fmt;
 
 use lwm2m_core::gateway::broker::CloseReason;
 
-/// A reason code.
+/// Is a reason code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reason(pub u8);
 
-/// What becomes of a device whose CONNECT was answered.
+/// Says what becomes of a device whose CONNECT was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
     Accepted,
-    /// The broker does not want this client: 4.03.
+    /// The broker refuses this client: 4.03.
     Refused,
-    /// It speaks an older version.
+    /// The broker speaks only the older version.
     OtherVersion,
-    /// Another server has to be asked, if one is named.
+    /// The device has to use another server, if one is named.
     Elsewhere,
-    /// It cannot take it now: 5.03.
+    /// The broker cannot take it now: 5.03.
     Unavailable,
 }
 
-/// What becomes of a device whose SUBSCRIBE was answered.
+/// Says what becomes of a device whose SUBSCRIBE was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subscription {
     Accepted,
@@ -32,26 +33,26 @@ pub enum Subscription {
     Unavailable,
 }
 
-/// What becomes of a publication that was acknowledged.
+/// Says what becomes of a publication that was acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PublishResult {
     Done,
     /// The device may not publish there.
     Refused,
-    /// The broker takes it for a mistake: it would do so again.
+    /// The broker considers it invalid, and would do so again.
     Rejected,
 }
 
-/// What becomes of a device that was disconnected.
+/// Says what becomes of a device that was disconnected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// The broker's will: the registration ends.
+    /// The broker meant it: the registration ends.
     Closed(CloseReason),
-    /// Another server has to be asked, if one is named.
+    /// The device has to use another server, if one is named.
     Elsewhere,
-    /// The broker did not like what we sent: perhaps the first publication that it has not acknowledged.
+    /// The broker rejects what the gateway sent: perhaps the first publication that it has not acknowledged.
     OurFault,
-    /// The world's way: connect again.
+    /// The connection was lost: the device reconnects.
     Lost,
 }
 
@@ -66,7 +67,7 @@ impl Reason {
     pub const BANNED: Self = Self(0x8a);
     pub const QUOTA_EXCEEDED: Self = Self(0x97);
 
-    /// Of SUBACK.
+    /// Reads a reason code of SUBACK.
     pub fn subscription(self) -> Subscription {
         match self {
             Self(..0x80) => Subscription::Accepted,
@@ -75,19 +76,20 @@ impl Reason {
         }
     }
 
-    /// Of CONNACK.
+    /// Reads a reason code of CONNACK.
     pub fn admission(self) -> Admission {
         match self.0 {
             0x00 => Admission::Accepted,
             0x84 => Admission::OtherVersion,
-            // Client Identifier not valid, Bad User Name or Password, Not authorized, Banned, Bad authentication method.
+            // Client Identifier not valid, Bad User Name or Password, Not authorized, Banned, Bad authentication
+            // method.
             0x85 | 0x86 | 0x87 | 0x8a | 0x8c => Admission::Refused,
             0x9c | 0x9d => Admission::Elsewhere,
             _ => Admission::Unavailable,
         }
     }
 
-    /// Of PUBACK.
+    /// Reads a reason code of PUBACK.
     pub fn publishing(self) -> PublishResult {
         match self.0 {
             // Success, and No matching subscribers.
@@ -97,7 +99,7 @@ impl Reason {
         }
     }
 
-    /// Of DISCONNECT.
+    /// Reads a reason code of DISCONNECT.
     pub fn ending(self) -> Ending {
         match self.0 {
             0x87 => Ending::Closed(CloseReason::Refused),

@@ -1,5 +1,6 @@
 //! The port to the broker: what the core asks of it and what it hears from it. `upstream` has the two sides that do it.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -107,6 +108,17 @@ pub enum CloseReason {
     Expired,
     /// Refused when the link connected it again.
     Refused,
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Kicked => "kicked",
+            Self::Discarded => "discarded",
+            Self::Expired => "expired",
+            Self::Refused => "refused",
+        })
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! From Connect to `Ready`.
+//! The handshake of ExProto, from the dial to `Ready`.
 
 use std::mem;
 use std::time::Instant;
@@ -17,7 +17,7 @@ use super::{
 use crate::upstream::client::ClientTimer;
 
 impl ExProtoDevices {
-    /// The anchor is open and has sent its token, or there is none.
+    /// Handles the end of a dial: the anchor is open and has sent its token, or there is none.
     pub fn dialed(&mut self, now: Instant, anchor: ConnectionId, outcome: Result<(), DialFailure>) {
         match &outcome {
             Ok(()) => self.disturbances.opened(),
@@ -46,7 +46,7 @@ impl ExProtoDevices {
         }
     }
 
-    /// The broker, or the network, closed the anchor.
+    /// Handles the end of an anchor, by the broker or the network.
     pub fn anchor_ended(&mut self, now: Instant, anchor: ConnectionId) {
         let id = match self.protocol.by_anchor.get(&anchor).copied() {
             Some(AnchorOwner::Device(id)) => id,
@@ -86,7 +86,7 @@ impl ExProtoDevices {
         }
     }
 
-    /// The broker told the device's token: this is its connection.
+    /// Handles the report of the device's token, which tells the `conn` of its anchor.
     pub(super) fn announced(&mut self, now: Instant, id: RegistrationId, conn: String) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let Some((anchor, node)) = device.state.anchor().zip(device.target()) else { return };

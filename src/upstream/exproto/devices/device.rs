@@ -10,41 +10,42 @@ use crate::upstream::exproto::announcements::AnchorToken;
 
 use super::{DeviceState, ExProtoMessage, ExProtoProtocol};
 
-/// What is kept for one device of its connections to EMQX.
+/// Keeps the connections of one device to EMQX.
 #[derive(Debug, Default)]
 pub struct AnchorRecord {
-    /// The connection that the broker told us of last. It outlives its anchor: the reason of the end may come later.
+    /// Is the connection that EMQX reported last. It outlives its anchor, because the reason of the end may come later.
     pub conn: Option<String>,
-    /// The anchor that `conn` is, or was.
+    /// Is the anchor of `conn`.
     pub announced: Option<ConnectionId>,
-    /// Connections of older registrations of the same clientid, of which the broker may still tell messages.
+    /// Lists connections of older registrations of the same clientid, whose messages EMQX may still report.
     pub former: VecDeque<String>,
-    /// The node where the device was last a client.
+    /// Is the node where the device was last a client.
     pub home: Option<TargetId>,
 }
 
-/// A call of Publish without an answer.
+/// Is a call of Publish without an answer.
 #[derive(Debug)]
 pub struct PublishCall {
     pub anchor: ConnectionId,
     pub serial: Serial,
     pub begun: Instant,
-    /// The anchor is gone: until when the answer is waited for, before the publication goes on another one.
+    /// Is set when the anchor has ended: the time until which the answer is awaited before the publication is sent on
+    /// another anchor.
     pub patience: Option<Instant>,
 }
 
-/// The steps of the handshake, in their order.
+/// Lists the steps of the handshake, in their order.
 #[derive(Debug)]
 pub enum ExProtoAttempt {
-    /// The anchor is on its way to the broker's listener.
+    /// The anchor is being connected to EMQX's listener.
     Dialing { anchor: ConnectionId, token: AnchorToken },
-    /// The anchor is open and has sent its token; the broker has to tell us of it.
+    /// The anchor is open and has sent its token; EMQX has to report it.
     Announced { anchor: ConnectionId, token: AnchorToken },
-    /// The broker told us the token, so that the `conn` is known.
+    /// EMQX reported the token, so that the `conn` is known.
     Authenticating { anchor: ConnectionId },
     Subscribing {
         anchor: ConnectionId,
-        /// Commands that overtook the answer to Subscribe.
+        /// Keeps commands that arrived before the answer to Subscribe.
         early: Vec<ExProtoMessage>,
     },
 }
@@ -69,7 +70,7 @@ impl DeviceState<ExProtoProtocol> {
         }
     }
 
-    /// Returns the token that the broker has not told yet.
+    /// Returns the token that EMQX has not reported yet.
     pub fn token(&self) -> Option<&AnchorToken> {
         match self {
             Self::Connecting(ExProtoAttempt::Dialing { token, .. } | ExProtoAttempt::Announced { token, .. }) => {

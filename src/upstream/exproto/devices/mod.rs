@@ -1,22 +1,18 @@
-//! All devices on their way to the broker, as a state machine without sockets, calls and clock.
+//! All devices as clients of EMQX by ExProto, as a state machine without sockets, calls and clock.
 //!
-//! A device goes through these states, and its anchor and calls with it:
-//! 1. `Held`: an older registration of the same clientid still publishes what is queued before it
-//!    leaves, or may still be authenticated.
-//! 2. `Dialing`: the anchor is on its way to the broker's listener.
-//! 3. `Announced`: the anchor is open and has sent its token; the broker has to tell us of it.
-//! 4. `Authenticating`: the broker told us the token, so that the `conn` is known.
-//! 5. `Subscribing`: the filter of its commands.
-//! 6. `Ready`: one publication is under way at a time; the broker does not keep the order of concurrent ones.
-//! 7. `WaitingToReconnect`: the anchor is gone; back to 2 after a back-off. The broker may still say meanwhile that the
-//!    end was meant (kicked, discarded, expired): it closes the socket and tells the reason on two ways, and neither is
-//!    always the faster one. A registration that was superseded by a newer one of its clientid stays here (`superseding`).
+//! The shared lifecycle is that of `client`. Its states have these steps here, with an anchor and calls:
+//! 1. `Dialing`: the anchor is being connected to EMQX's listener.
+//! 2. `Announced`: the anchor is open and has sent its token; EMQX has to report it to the handler.
+//! 3. `Authenticating`: EMQX reported the token, so that the `conn` is known.
+//! 4. `Subscribing`: the filter of the device's commands is subscribed.
+//! 5. `Ready`: one publication is in flight at a time, because EMQX does not keep the order of concurrent ones.
+//! 6. `WaitingToReconnect`: the anchor has ended. EMQX may still report that the end was meant (kicked, discarded,
+//!    expired): it closes the socket and reports the reason on two paths, and neither is always the faster one.
 //!
-//! Each attempt goes to one node of the broker, as `nodes` chooses it: anchor and calls are that node's.
+//! Each attempt goes to one node, which `nodes` chooses: the anchor and the calls belong to that node.
 //!
-//! Publications belong to the clientid: whichever of its registrations is ready publishes them. A publication is delivered
-//! at least once: when its call fails, or has no answer in time, nobody knows whether the broker had it, and it is sent
-//! again.
+//! A publication is delivered at least once: when its call fails, or has no answer in time, nobody knows whether EMQX
+//! had it, and it is sent again.
 
 mod connecting;
 mod device;
@@ -51,22 +47,24 @@ use super::nodes::{NodeFault, NodeFaults, Nodes};
 use device::{AnchorRecord, ExProtoAttempt, PublishCall};
 use probing::Prober;
 
-/// All devices on their way to EMQX.
+/// Holds all devices as clients of EMQX.
 pub type ExProtoDevices = client::Devices<ExProtoProtocol>;
 
-/// EMQX answers a publish within 5 s, be it with an error. The call itself is not cancelled: its answer comes too late.
+/// Limits how long Publish may take. EMQX answers within 5 s, with an error if need be. The call itself is not
+/// cancelled: its answer comes too late.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
-/// Whose an anchor is.
+/// Says to whom an anchor belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnchorOwner {
     Device(RegistrationId),
     Probe(TargetId),
 }
 
-/// What is to be done outside.
+/// Lists what the state machine wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExProtoAction {
-    /// [`ExProtoDevices::dialed`] has to follow, and after a success [`ExProtoDevices::anchor_ended`], unless `HangUp` is faster.
+    /// Opens an anchor. [`ExProtoDevices::dialed`] has to follow, and after a success [`ExProtoDevices::anchor_ended`],
+    /// unless `HangUp` comes first.
     Dial {
         anchor: ConnectionId,
         node: TargetId,
@@ -75,7 +73,7 @@ pub enum ExProtoAction {
     HangUp {
         anchor: ConnectionId,
     },
-    /// [`ExProtoDevices::called`] has to follow.
+    /// Makes a call. [`ExProtoDevices::called`] has to follow.
     Call {
         anchor: ConnectionId,
         node: TargetId,
@@ -84,7 +82,7 @@ pub enum ExProtoAction {
     Emit(BrokerEvent),
 }
 
-/// A call to the ConnectionAdapter.
+/// Lists the calls to the ConnectionAdapter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdapterCall {
     Authenticate {
@@ -100,31 +98,31 @@ pub enum AdapterCall {
         conn: String,
         publication: Publication,
     },
-    /// Changes nothing, and is answered for any connection that the broker knows.
+    /// Asks whether EMQX knows the connection. It changes nothing.
     Ping {
         conn: String,
     },
 }
 
-/// How a call ended.
+/// Says how a call ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallOutcome {
     Done,
-    /// Not allowed.
+    /// EMQX does not allow it.
     Refused(String),
-    /// The broker does not know the connection (any more), or it is out of step with it.
+    /// EMQX does not know the connection (any more), or the connection is in another state.
     ConnectionLost(String),
-    /// The broker took the call for a mistake.
+    /// EMQX considers the call invalid.
     Rejected(String),
-    /// The broker answered with an error of its own.
+    /// EMQX answered with an error of its own.
     Failed(String),
-    /// The broker was not reached.
+    /// EMQX was not reached.
     Unreachable(String),
-    /// This machine has no descriptor, port or memory left to reach it with.
+    /// This machine has no descriptor, port or memory left to reach EMQX.
     Short(String),
 }
 
-/// What the broker tells our handler.
+/// Lists what EMQX reports to the handler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExProtoEvent {
     SocketCreated,
@@ -146,18 +144,18 @@ impl From<BrokerEvent> for ExProtoAction {
     }
 }
 
-/// What is kept of EMQX beside the devices.
+/// Keeps what is known of EMQX beside the devices.
 pub struct ExProtoProtocol {
     by_anchor: HashMap<ConnectionId, AnchorOwner>,
     by_conn: HashMap<String, RegistrationId>,
-    /// Whose the calls of Authenticate and Publish are that have no answer yet. They outlive their devices.
+    /// Maps the calls of Authenticate and Publish without an answer to their clientid. They outlive their devices.
     calls: HashMap<ConnectionId, ClientKey>,
     announcements: Announcements<AnchorOwner>,
-    /// One for each node.
+    /// Holds one prober for each node.
     probers: Vec<Prober>,
 }
 
-/// A node is probed next, or its probe has taken too long.
+/// Expires when the next probe of the node is due, or when its probe has taken too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProbeTimer(TargetId);
 
@@ -265,7 +263,7 @@ impl ExProtoDevices {
         Self::with(protocol, Nodes::of(config), limits, rng, metrics)
     }
 
-    /// What the broker told the handler.
+    /// Handles an event that EMQX reported to the handler.
     pub fn heard(&mut self, now: Instant, event: ExProtoEvent) {
         let counters = self.counters();
         match event {
@@ -290,8 +288,8 @@ impl ExProtoDevices {
         }
     }
 
-    /// How a call to this node ended. There is at most one call of an anchor at a time, so that the state says which one it
-    /// was. A call that was given up finds no anchor; what it meant for the clientid counts all the same.
+    /// Handles the end of a call to this node. An anchor has at most one call at a time, so the state says which one it
+    /// was. A call that was given up finds no anchor; what it means for the clientid counts all the same.
     pub fn called(&mut self, now: Instant, node: TargetId, anchor: ConnectionId, outcome: CallOutcome) {
         let owner = self.protocol.by_anchor.get(&anchor).copied();
         let client = self.protocol.calls.remove(&anchor);
@@ -354,7 +352,7 @@ impl ExProtoDevices {
         self.gave_up(now, id, why);
     }
 
-    /// The timer of a ready device has expired.
+    /// Handles the expired timer of a ready device.
     fn publish_due(&mut self, now: Instant, id: RegistrationId) {
         if let Some((fault, why)) = self.unanswered_publish(now, id) {
             self.blame_node(now, id, fault);
@@ -362,7 +360,7 @@ impl ExProtoDevices {
         }
     }
 
-    /// The device met this at its node, and tries another one next.
+    /// Notes a fault that the device met at its node. The next attempt prefers another node.
     fn blame_node(&mut self, now: Instant, id: RegistrationId, fault: NodeFault<'_>) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         device.elsewhere = true;
@@ -438,11 +436,11 @@ impl ExProtoDevices {
         self.counters().messages_dropped.inc_by((count - kept) as u64);
     }
 
-    /// The connection is gone for good.
+    /// Handles a connection that EMQX ended for good.
     fn close(&mut self, now: Instant, id: RegistrationId, reason: CloseReason) {
         let Some(device) = self.devices.get(&id) else { return };
         if !device.connected_before {
-            return self.gave_up(now, id, &format!("EMQX ended the connection: {reason:?}"));
+            return self.gave_up(now, id, &format!("EMQX ended the connection: {reason}"));
         }
         if self.defer_end(id, reason) {
             self.connection_gone(now, id, "EMQX ended the connection");
@@ -451,7 +449,7 @@ impl ExProtoDevices {
         }
     }
 
-    /// Gives up the anchor, if there is one.
+    /// Closes the anchor, if there is one.
     fn hang_up(&mut self, now: Instant, id: RegistrationId) {
         self.abandon_call(now, id);
         let Some(device) = self.devices.get(&id) else { return };
@@ -471,7 +469,7 @@ impl ExProtoDevices {
     }
 }
 
-/// The reasons that are the broker's will; all others are the world's.
+/// Returns the reason if EMQX ended the connection on purpose. Every other reason is a loss.
 fn close_reason(text: &str) -> Option<CloseReason> {
     match text.strip_prefix("{shutdown,").and_then(|rest| rest.strip_suffix('}')).unwrap_or(text) {
         "kicked" => Some(CloseReason::Kicked),

@@ -1,6 +1,6 @@
-//! Probes of all nodes, also while there is no device: an anchor without a device, of which the node has to tell the handler,
-//! and one call on it. A node that serves is probed every few seconds. One that does not, or whose last probe failed, is
-//! probed once in a second at most, so that a probe costs it nothing, whatever it suffers from.
+//! Probes of all nodes, also while there is no device: an anchor without a device, which the node has to report to the
+//! handler, and one call on it. A node that serves is probed every few seconds. One that does not, or whose last probe
+//! failed, is probed once in a second at most, which costs it almost nothing, whatever it suffers from.
 
 use std::time::{Duration, Instant};
 
@@ -13,16 +13,16 @@ use super::{AdapterCall, AnchorOwner, CallOutcome, ConnectionId, ExProtoAction, 
 use crate::upstream::client::ClientTimer;
 use lwm2m_core::gateway::broker::RegistrationId;
 
-/// From the begin of one probe of a node to that of the next, after a probe that failed.
+/// Is the time from the beginning of a failed probe of a node to that of the next.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// The same, after a probe that succeeded.
+/// Is the same time after a probe that succeeded.
 const QUIET_INTERVAL: Duration = Duration::from_secs(5);
-/// After a fault, and between two probes at least. What failed for a moment has come back by then.
+/// Is the pause after a fault, and at least between two probes. A fault of a moment is over by then.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long a probe may take, where devices may take longer.
+/// Limits how long a probe may take, where devices may take longer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The probe of one node, and when the next one may begin.
+/// Holds the probe of one node, and the time before which no other one may begin.
 #[derive(Debug, Default)]
 pub struct Prober {
     not_before: Option<Instant>,
@@ -44,12 +44,12 @@ enum ProbeStage {
 }
 
 impl ExProtoDevices {
-    /// Looks whether the nodes serve, before there are devices.
+    /// Begins the first probe of every node, before there are devices.
     pub fn probe_all(&mut self, now: Instant) {
         (0..self.targets.len()).for_each(|index| self.begin_probe(now, TargetId(index)));
     }
 
-    /// A device, or the first probe, met this fault at the node.
+    /// Notes a fault that a device, or the first probe, met at the node.
     pub(super) fn node_failed(&mut self, now: Instant, node: TargetId, fault: NodeFault<'_>) {
         if self.targets.failed(node, fault) {
             self.counters().nodes_failed.inc();
@@ -59,7 +59,7 @@ impl ExProtoDevices {
         }
     }
 
-    /// The next probe is due, or the one under way has taken too long.
+    /// Begins the next probe, or ends the one that has taken too long.
     pub(super) fn probe_due(&mut self, now: Instant, node: TargetId) {
         match self.protocol.probers[node.0].probe.as_ref().map(|probe| probe.stage) {
             None => self.begin_probe(now, node),
@@ -123,7 +123,7 @@ impl ExProtoDevices {
         self.leave_nodes(now);
     }
 
-    /// Nothing was learnt of the node.
+    /// Ends a probe that told nothing of the node.
     fn probe_said_nothing(&mut self, now: Instant, node: TargetId) {
         self.end_probe(node);
         self.schedule_probe(now, node);
@@ -157,8 +157,8 @@ impl ExProtoDevices {
         self.actions.push_back(ExProtoAction::HangUp { anchor });
     }
 
-    /// Takes the clients away from the nodes that cannot serve them, where another node can. None of them was asked
-    /// whether its own connection still works.
+    /// Moves the clients of the nodes that cannot serve them, if another node can. None of them was asked whether its
+    /// own connection still works.
     fn leave_nodes(&mut self, now: Instant) {
         for node in self.targets.take_left() {
             let there = self.devices.iter().filter(|(_, device)| device.target() == Some(node) && device.is_ready());
@@ -169,7 +169,7 @@ impl ExProtoDevices {
         }
     }
 
-    /// Takes the device from its node, which cannot serve it, while another one can.
+    /// Moves the device away from its node, which cannot serve it, while another one can.
     fn leave_node(&mut self, now: Instant, id: RegistrationId) {
         self.counters().connections_lost.inc();
         self.abandon_call(now, id);

@@ -1,4 +1,4 @@
-//! What a clientid publishes, one publication after the other.
+//! The publications of a clientid, one after the other.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use super::{AdapterCall, CallOutcome, ConnectionId, ExProtoAction, ExProtoDevice
 use crate::upstream::client::ClientTimer;
 
 impl ExProtoDevices {
-    /// Publishes what is first in the queue, if a device of the clientid is ready and nothing is under way.
+    /// Publishes the first of the queue, if a device of the clientid is ready and no call of Publish is in progress.
     pub(super) fn publish_next(&mut self, now: Instant, key: ClientKey) {
         let Some(id) = self.ready_device(key) else { return };
         // The connection is about to be closed: nobody would learn whether EMQX still carried out a call on it.
@@ -48,7 +48,7 @@ impl ExProtoDevices {
         self.deadlines.set(ClientTimer::Device(id), now + PUBLISH_TIMEOUT);
     }
 
-    /// The call that is under way on the connection of this device has an answer.
+    /// Handles the answer to the call of Publish on the connection of this device.
     pub(super) fn published(&mut self, now: Instant, id: RegistrationId, outcome: CallOutcome) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let key = device.key;
@@ -72,19 +72,20 @@ impl ExProtoDevices {
         }
     }
 
-    /// The connection of the call is gone. The publication waits in the queue again; if the broker took it, it is done with.
+    /// Handles the answer to a call of Publish whose connection has ended. The publication waits in the queue again; if
+    /// EMQX took it, it is done.
     pub(super) fn published_late(&mut self, now: Instant, key: ClientKey, anchor: ConnectionId, outcome: CallOutcome) {
         let Some(publishing) = self.publishing(key).filter(|publishing| publishing.anchor == anchor) else { return };
         let serial = publishing.serial;
         if let Err(why) = self.conclude(key, serial, outcome) {
-            debug!(why, "a publication did not survive its connection");
+            debug!(why, "publication queued again: its connection ended before the answer");
         }
         self.set_publishing(key, None);
         self.publish_next(now, key);
     }
 
-    /// The timer of a ready device has expired: gives what is wrong if its own call has no answer. Else the device waited for
-    /// the answer to a call on an earlier connection, and does so no longer.
+    /// Returns what is wrong if the device's own call has no answer in time. Otherwise the device waited for a call on
+    /// an earlier connection, and does so no longer.
     pub(super) fn unanswered_publish(
         &mut self,
         now: Instant,
@@ -99,8 +100,8 @@ impl ExProtoDevices {
         None
     }
 
-    /// The connection of the device ends perhaps because of the publication that is under way there, unless it ends because a
-    /// newer registration takes its place.
+    /// Counts a failed attempt of the publication that is in flight on the device's connection, which may be why it
+    /// ends, unless a newer registration takes its place.
     pub(super) fn blame_publication(&mut self, id: RegistrationId) {
         let Some(device) = self.devices.get(&id) else { return };
         let key = device.key;
@@ -110,15 +111,12 @@ impl ExProtoDevices {
             return;
         }
         if let Some(Queued { publication, .. }) = self.queues.count_failed_attempt(key) {
-            debug!(topic = publication.topic, "a publication is given up: it never survives its connection");
+            debug!(topic = publication.topic, "publication dropped: its connection ended three times");
             self.dropped(publication.class);
         }
     }
 
-    /// The broker has answered.
-    ///
-    /// # Errors
-    /// The publication has to be sent again; the text says why.
+    /// Handles the answer of EMQX to a publication.
     fn conclude(&mut self, key: ClientKey, serial: Serial, outcome: CallOutcome) -> Result<(), String> {
         match outcome {
             CallOutcome::Done => {
@@ -129,14 +127,14 @@ impl ExProtoDevices {
             }
             CallOutcome::Refused(why) => {
                 self.counters().publishes_refused.inc();
-                debug!(why, "EMQX does not allow a publication");
+                debug!(why, "publication refused by EMQX");
                 if let Some(queued) = self.queues.finish(key, serial) {
                     self.publication_refused(queued);
                 }
             }
             CallOutcome::Rejected(why) => {
                 self.counters().publishes_failed.inc();
-                debug!(why, "EMQX rejects a publication");
+                debug!(why, "publication rejected by EMQX");
                 if let Some(Queued { publication, .. }) = self.queues.finish(key, serial) {
                     self.dropped(publication.class);
                 }
@@ -152,7 +150,7 @@ impl ExProtoDevices {
         Ok(())
     }
 
-    /// The registration of the clientid that can publish.
+    /// Returns the registration of the clientid that can publish.
     fn ready_device(&self, key: ClientKey) -> Option<RegistrationId> {
         let mut newest_first = self.clients.registrations(key).iter().rev().copied();
         newest_first.find(|id| self.is_ready(*id))

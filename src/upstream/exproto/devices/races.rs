@@ -1,5 +1,6 @@
-//! EMQX as far as the races of a device that registers again need it: one clientid, one connection that has it, calls and
-//! events that take their time, discards, and an Authenticate that is carried out although its socket was closed meanwhile.
+//! EMQX as far as the races of a device that registers again need it: one clientid, one connection that has it, calls
+//! and events that take their time, discards, and an Authenticate that is carried out although its socket was closed
+//! meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;

@@ -262,9 +262,9 @@ impl RandomEmqx {
         }
     }
 
-    /// Checks a call: its anchor is open, at the node of the call, and has no other call. It belongs to a device or a probe,
-    /// and stays open at least until the call is on its way. Publications of a device come in the order in which they were
-    /// asked for; one whose call failed may come again.
+    /// Checks a call: its anchor is open, at the node of the call, and has no other call. It belongs to a device or a
+    /// probe, and stays open at least until the call is on its way. Publications of a device come in the order in which
+    /// they were asked for; one whose call failed may come again.
     fn call(&mut self, node: TargetId, anchor: ConnectionId, call: &AdapterCall) {
         let open = self.anchors.iter().find(|open| open.id == anchor).expect("a call without an anchor");
         assert_eq!(open.node, node, "a call to another node than its anchor");

@@ -1,6 +1,6 @@
-//! A device that registers again, as far as it is special to ExProto. EMQX authenticates the newer registration and closes
-//! the connection of the older one: the publication that was under way there is sent again only if its call did not succeed.
-//! What EMQX still tells of the older connections is the newer registration's.
+//! A device that registers again, as far as ExProto differs. EMQX authenticates the newer registration and closes the
+//! connection of the older one. A publication in flight there is sent again only if its call did not succeed. Messages
+//! that EMQX still reports for the older connections belong to the newer registration.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use lwm2m_core::gateway::broker::RegistrationId;
 use super::device::PublishCall;
 use super::{CallOutcome, DeviceState, ExProtoAttempt, ExProtoDevices, ExProtoProtocol, PUBLISH_TIMEOUT};
 
-/// Closed connections of older registrations, for each device, of which EMQX may still tell messages.
+/// Limits the closed connections of older registrations, for each device, whose messages EMQX may still report.
 const FORMER_CONNECTIONS: usize = 4;
 
 impl ExProtoDevices {
@@ -36,8 +36,8 @@ impl ExProtoDevices {
         true
     }
 
-    /// The publication that is under way on the device's connection waits for the answer to its call, which decides
-    /// whether it has to be sent again.
+    /// Makes the publication in flight on the device's connection wait for the answer to its call, which decides
+    /// whether it is sent again.
     pub(super) fn abandon_call(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get(&id) else { return };
         let (key, anchor) = (device.key, device.state.anchor());
@@ -50,7 +50,8 @@ impl ExProtoDevices {
         }
     }
 
-    /// What EMQX told the leaving device, or may still tell of its connections, is the next registration's.
+    /// Passes to the next registration what EMQX reported for the removed device, and the connections for which it may
+    /// still report messages.
     pub(super) fn bequeath(&mut self, now: Instant, device: UpstreamDevice<ExProtoProtocol>) {
         let heir = self.heir(&device).filter(|_| device.leaving.is_none());
         let conns = device.protocol.conn.into_iter().chain(device.protocol.former);
@@ -88,7 +89,7 @@ impl ExProtoDevices {
         }
     }
 
-    /// EMQX has closed a connection of an older registration.
+    /// Forgets a connection of an older registration that EMQX has closed.
     pub(super) fn forget_former(&mut self, id: RegistrationId, conn: &str) {
         self.protocol.by_conn.remove(conn);
         if let Some(device) = self.devices.get_mut(&id) {

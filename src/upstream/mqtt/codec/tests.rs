@@ -164,7 +164,8 @@ proptest! {
         let mut frames = Frames::new(version, 1_000);
         let heard: Vec<Incoming> = bytes.chunks(cut).flat_map(|chunk| frames.push(chunk).unwrap()).collect();
         let properties = MessageProperties { retained: retain, ..MessageProperties::default() };
-        let message = MqttMessage { topic: "a/b".to_owned(), payload, packet: packet.map(PacketId), again: packet.is_some(), properties };
+        let (topic, again) = ("a/b".to_owned(), packet.is_some());
+        let message = MqttMessage { topic, payload, packet: packet.map(PacketId), again, properties };
         prop_assert_eq!(heard, vec![Incoming::Publish(Box::new(message))]);
         prop_assert!(frames.partial.is_empty());
     }

@@ -1,4 +1,4 @@
-//! From Connect to `Ready`.
+//! The handshake of MQTT, from the dial to `Ready`.
 
 use std::mem;
 use std::time::{Duration, Instant};
@@ -12,12 +12,12 @@ use lwm2m_core::gateway::broker::{BrokerEvent, RegistrationId};
 use super::device::OpenConnection;
 use super::{DeviceState, MqttAction, MqttAttempt, MqttDevices, MqttProtocol, Protocol, session_expiry};
 
-/// Servers in a row that may name another one.
+/// Limits the servers in a row that may name another one.
 const REFERRALS: u8 = 3;
-/// What a server reference leaves out.
+/// Is the port of a server reference without one.
 const DEFAULT_PORT: &str = "1883";
 impl MqttDevices {
-    /// The connection is open.
+    /// Sends CONNECT on a connection that has opened.
     pub fn opened(&mut self, now: Instant, connection: ConnectionId) {
         self.disturbances.opened();
         let Some(id) = self.protocol.by_connection.get(&connection).copied() else { return };
@@ -48,7 +48,7 @@ impl MqttDevices {
         self.actions.push_back(MqttAction::Dial { connection, destination, version: device.protocol.version });
     }
 
-    /// The broker answered to CONNECT.
+    /// Handles the answer to CONNECT.
     pub(super) fn admitted(&mut self, now: Instant, id: RegistrationId, ack: ConnAck) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let admission = ack.reason.admission();
@@ -173,7 +173,8 @@ impl MqttDevices {
         if self.refer(id, server) { self.dial_anew(now, id) } else { self.gave_up(now, id, why) }
     }
 
-    /// The next attempt goes to the server that this one named, if it named one and not too many did before.
+    /// Sends the next attempt to the server that this one named. Returns false if it named none, or if too many did
+    /// before.
     pub(super) fn refer(&mut self, id: RegistrationId, server: Option<String>) -> bool {
         let Some(server) = server.as_deref().and_then(server_address) else { return false };
         let Some(device) = self.devices.get_mut(&id) else { return false };
@@ -196,7 +197,7 @@ impl MqttDevices {
     }
 }
 
-/// The first of the servers that a Server Reference lists (MQTT 5.0 section 4.13), as `host:port`.
+/// Returns the first of the servers that a Server Reference lists (MQTT 5.0 section 4.13), as `host:port`.
 fn server_address(reference: &str) -> Option<String> {
     let first = reference.split_whitespace().next()?;
     let has_port = first

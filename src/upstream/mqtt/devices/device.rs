@@ -11,11 +11,11 @@ use lwm2m_core::gateway::broker::RegistrationId;
 
 use super::{DeviceState, MqttProtocol};
 
-/// What is kept for one device of its attempts to connect.
+/// Keeps what one device has learnt in its attempts to connect.
 #[derive(Debug)]
 pub struct MqttRecord {
     pub version: ProtocolVersion,
-    /// Servers in a row that named another one.
+    /// Counts the servers in a row that named another one.
     pub referrals: u8,
 }
 
@@ -25,51 +25,51 @@ impl Default for MqttRecord {
     }
 }
 
-/// The session that all registrations of one clientid have at the broker.
+/// Keeps the session that all registrations of one clientid have at the broker.
 #[derive(Debug)]
 pub struct MqttSession {
-    /// Publications that the broker has not acknowledged, in their order. They outlive their connection.
+    /// Lists the publications that the broker has not acknowledged, in their order. They outlive their connection.
     pub in_flight: Vec<InFlightPublish>,
     pub last_packet: PacketId,
-    /// The commands that were acknowledged last. The broker may not have heard the acknowledgement when the connection
-    /// ended, and then it sends the command again.
+    /// Lists the commands that were acknowledged last. If the connection ended before the broker received the
+    /// acknowledgement, it sends the command again.
     acknowledged: VecDeque<(PacketId, u64)>,
-    /// The device on whose connection publications go out.
+    /// Is the device on whose connection publications are sent.
     pub publisher: Option<RegistrationId>,
 }
 
-/// The steps of the handshake, in their order.
+/// Lists the steps of the handshake, in their order.
 #[derive(Debug)]
 pub enum MqttAttempt {
-    /// The connection is on its way to the broker.
+    /// The connection is being opened.
     Dialing { connection: ConnectionId },
     /// CONNECT is sent.
     Connecting { connection: ConnectionId, since: Instant },
     Subscribing {
         open: OpenConnection,
         packet: PacketId,
-        /// Commands that overtook the answer to SUBSCRIBE.
+        /// Keeps commands that arrived before the answer to SUBSCRIBE.
         early: Vec<MqttMessage>,
     },
 }
 
-/// A connection on which the broker has accepted the device.
+/// Describes a connection on which the broker has accepted the device.
 #[derive(Debug)]
 pub struct OpenConnection {
     pub connection: ConnectionId,
     pub limits: ServerLimits,
-    /// The broker knows of what was in flight.
+    /// Tells that the broker has the session of before, and so knows of the publications in flight.
     pub session_present: bool,
     pub since: Instant,
-    /// Bytes that the system has not taken yet.
+    /// Counts the bytes that the system has not taken yet.
     pub unwritten: usize,
     pub last_received: Instant,
     pub last_sent: Instant,
-    /// When a PINGREQ went out that has no answer yet.
+    /// Is the time of a PINGREQ that has no answer yet.
     pub pinged: Option<Instant>,
-    /// When the first of the publications in flight went out, or the one before it was acknowledged.
+    /// Is the time at which the first of the publications in flight was sent, or the one before it was acknowledged.
     pub progress: Instant,
-    /// None: no PINGREQ is expected.
+    /// Is the silence after which PINGREQ is sent. `None` means never.
     pub keep_alive: Option<Duration>,
 }
 
@@ -77,7 +77,7 @@ pub struct OpenConnection {
 pub struct InFlightPublish {
     pub packet: PacketId,
     pub serial: Serial,
-    /// When it went out on the connection that there is now.
+    /// Is the time at which it was sent on the present connection.
     pub sent: Option<Instant>,
 }
 
@@ -88,7 +88,8 @@ impl Default for MqttSession {
 }
 
 impl MqttSession {
-    /// Whether this command is not one of those that were told and acknowledged before. It is now.
+    /// Returns whether this command is new, which is to say not one of those that were told and acknowledged before,
+    /// and remembers it.
     pub fn takes(&mut self, message: &MqttMessage) -> bool {
         let Some(packet) = message.packet else { return true };
         let mut hasher = DefaultHasher::new();
@@ -104,7 +105,7 @@ impl MqttSession {
         true
     }
 
-    /// A packet identifier that is not in use.
+    /// Returns a packet identifier that is not in use.
     pub fn next_packet(&mut self) -> PacketId {
         loop {
             self.last_packet = self.last_packet.next();

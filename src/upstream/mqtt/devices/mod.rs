@@ -1,18 +1,15 @@
-//! All devices on their way to the broker, as a state machine without sockets and clock.
+//! All devices as clients of an MQTT broker, as a state machine without sockets and clock.
 //!
-//! A device goes through these states, and its connection with it:
-//! 1. `Held`: an older registration of the same clientid still publishes what is queued before it
-//!    leaves, or may still be accepted.
-//! 2. `Dialing`: the connection is on its way to the broker.
-//! 3. `Connecting`: CONNECT is sent, with the session of before if there is one.
-//! 4. `Subscribing`: the filter of its commands. Those that waited in the session may come meanwhile.
-//! 5. `Ready`: publications go out, so many at a time as the windows allow, in order. Those that were in flight when an
-//!    earlier connection of the same session ended go first, once more.
-//! 6. `WaitingToReconnect`: the connection is gone; back to 2 after a back-off. A registration that was superseded by a newer
-//!    one of its clientid stays here (`superseding`).
+//! The shared lifecycle is that of `client`. Its states have these steps here:
+//! 1. `Dialing`: the connection is being opened.
+//! 2. `Connecting`: CONNECT is sent, with the earlier session if there is one.
+//! 3. `Subscribing`: the filter of the device's commands is subscribed. Commands that waited in the session may come
+//!    meanwhile.
+//! 4. `Ready`: publications are sent in order, as many at a time as the windows allow. Those that were in flight when
+//!    an earlier connection of the same session ended are sent first, once more.
 //!
-//! Publications belong to the clientid, as its session does: whichever of its registrations is ready publishes them.
-//! A publication of QoS 1 is delivered at least once. One of QoS 0 is done when the connection has it.
+//! Publications belong to the clientid, as its session does. A publication of QoS 1 is delivered at least once. One of
+//! QoS 0 is done when the connection has it.
 
 mod connecting;
 mod device;
@@ -52,19 +49,20 @@ use superseding::Orphan;
 
 pub use probing::Probed;
 
-/// All devices on their way to the broker.
+/// Holds all devices as clients of the broker.
 pub type MqttDevices = client::Devices<MqttProtocol>;
 
-/// Without an answer to PUBLISH or PINGREQ for so long a connection is given up.
+/// Limits how long the broker may take to answer PUBLISH or PINGREQ, before the connection is given up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
-/// The broker keeps a session for no longer, whatever the lifetime of its device is: so the sessions of devices that never
-/// come back do not fill it.
+/// Limits how long the broker keeps a session, whatever the lifetime of its device is, so that the sessions of devices
+/// that never return do not fill it.
 const LONGEST_SESSION: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// What is to be done outside.
+/// Lists what the state machine wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MqttAction {
-    /// [`MqttDevices::opened`], [`MqttDevices::not_opened`] or [`MqttDevices::ended`] has to follow, unless `HangUp` is faster.
+    /// Opens a connection. [`MqttDevices::opened`], [`MqttDevices::not_opened`] or [`MqttDevices::ended`] has to
+    /// follow, unless `HangUp` comes first.
     Dial {
         connection: ConnectionId,
         destination: Destination,
@@ -74,14 +72,14 @@ pub enum MqttAction {
         connection: ConnectionId,
         bytes: Vec<u8>,
     },
-    /// When all is sent.
+    /// Closes the connection after everything is sent.
     Close {
         connection: ConnectionId,
     },
     HangUp {
         connection: ConnectionId,
     },
-    /// [`MqttDevices::probed`] has to follow.
+    /// Probes a broker. [`MqttDevices::probed`] has to follow.
     Probe {
         broker: TargetId,
     },
@@ -94,7 +92,7 @@ impl From<BrokerEvent> for MqttAction {
     }
 }
 
-/// What is kept of the broker beside the devices.
+/// Keeps what is known of the broker beside the devices.
 pub struct MqttProtocol {
     keep_alive: u16,
     window: usize,
@@ -105,10 +103,10 @@ pub struct MqttProtocol {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum MqttTimer {
-    /// The connection of a replaced registration need not be read any longer.
+    /// Ends the time for which the connection of a replaced registration is read.
     HandOver(RegistrationId),
     Orphan(ConnectionId),
-    /// A broker is probed, or one that is down is tried again.
+    /// Expires when a broker is to be probed, or an unavailable one tried again.
     Probe,
 }
 
@@ -225,7 +223,7 @@ impl MqttDevices {
         Self::with(protocol, Brokers::of(&config.brokers, config.version), limits, rng, metrics)
     }
 
-    /// What the broker said on a connection.
+    /// Handles a packet of the broker.
     pub fn heard(&mut self, now: Instant, connection: ConnectionId, incoming: Incoming) {
         let Some(id) = self.protocol.by_connection.get(&connection).copied() else {
             return self.orphan_heard(now, connection, &incoming);
@@ -263,13 +261,13 @@ impl MqttDevices {
                 DeviceState::Connecting(MqttAttempt::Subscribing { .. }) | DeviceState::Ready(_),
             ) => {}
             (unexpected, _) => {
-                debug!(device = id.0, ?unexpected, "the broker is out of step");
-                self.lost(now, id, "the broker is out of step");
+                debug!(device = id.0, packet = %unexpected, "unexpected packet from the broker");
+                self.lost(now, id, "unexpected packet from the broker");
             }
         }
     }
 
-    /// The system took so many bytes more.
+    /// Notes that the system has taken this many bytes more.
     pub fn written(&mut self, now: Instant, connection: ConnectionId, bytes: usize) {
         let Some(id) = self.protocol.by_connection.get(&connection).copied() else { return };
         if let Some(open) = self.devices.get_mut(&id).and_then(|device| device.state.open_mut()) {
@@ -280,7 +278,7 @@ impl MqttDevices {
         }
     }
 
-    /// A dial failed, or the connection ended.
+    /// Handles a failed dial, or the end of a connection.
     pub fn ended(&mut self, now: Instant, connection: ConnectionId, why: &str) {
         let Some(id) = self.protocol.by_connection.get(&connection).copied() else {
             return self.orphan_ended(now, connection);
@@ -309,7 +307,7 @@ impl MqttDevices {
         }
     }
 
-    /// The connection could not be opened.
+    /// Handles a connection that could not be opened.
     pub fn not_opened(&mut self, now: Instant, connection: ConnectionId, failure: &DialFailure) {
         match failure {
             DialFailure::NotReached(why) => self.ended(now, connection, why),
@@ -323,7 +321,7 @@ impl MqttDevices {
         }
     }
 
-    /// Nothing is left to publish: DISCONNECT, where there is somebody to hear it.
+    /// Sends DISCONNECT if there is a connection, and removes the device, which has nothing left to publish.
     fn send_disconnect(&mut self, now: Instant, id: RegistrationId, leaving: Leaving) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         if let Some(connection) = device.state.open_mut().map(|open| open.connection) {
@@ -351,7 +349,7 @@ impl MqttDevices {
         self.gave_up(now, id, why);
     }
 
-    /// A connection that is ready is looked at when something may be due.
+    /// Checks a connection that is ready when something may be due.
     fn check_connection(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let session = self.clients.shared(device.key).map(|shared| &shared.protocol);
@@ -369,7 +367,7 @@ impl MqttDevices {
         self.watch_connection(now, id);
     }
 
-    /// Sets when the connection is looked at next. What is sent meanwhile only makes that later than needed.
+    /// Sets when the connection is checked next. What is sent meanwhile only makes that later than needed.
     fn watch_connection(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         let session = self.clients.shared(device.key).map(|shared| &shared.protocol);
@@ -386,7 +384,7 @@ impl MqttDevices {
         }
     }
 
-    /// The device met this at its broker, and tries another one next.
+    /// Notes a fault that the device met at its broker. The next attempt prefers another address.
     fn blame_broker(&mut self, now: Instant, id: RegistrationId, fault: BrokerFault<'_>) {
         let Some(device) = self.devices.get_mut(&id) else { return };
         device.elsewhere = true;
@@ -402,7 +400,7 @@ impl MqttDevices {
     }
 
     fn disconnected(&mut self, now: Instant, id: RegistrationId, reason: Reason, server: Option<String>) {
-        debug!(device = id.0, %reason, "DISCONNECT");
+        debug!(device = id.0, %reason, "DISCONNECT received");
         match reason.ending() {
             Ending::Closed(CloseReason::Discarded) if self.discarded_by_us(now, id) => {
                 self.lost(now, id, &reason.to_string())
@@ -450,14 +448,14 @@ impl MqttDevices {
         }
     }
 
-    /// The connection is gone for good.
+    /// Handles a connection that the broker ended for good.
     fn close(&mut self, now: Instant, id: RegistrationId, reason: CloseReason) {
         let Some(device) = self.devices.get(&id) else { return };
         if !device.connected_before {
             return match reason {
-                CloseReason::Kicked | CloseReason::Refused => self.refused(now, id, format!("DISCONNECT: {reason:?}")),
+                CloseReason::Kicked | CloseReason::Refused => self.refused(now, id, format!("DISCONNECT: {reason}")),
                 CloseReason::Discarded | CloseReason::Expired => {
-                    self.gave_up(now, id, &format!("the broker ended the connection: {reason:?}"));
+                    self.gave_up(now, id, &format!("the broker ended the connection: {reason}"));
                 }
             };
         }
@@ -468,7 +466,7 @@ impl MqttDevices {
         }
     }
 
-    /// Gives up the connection, if there is one.
+    /// Closes the connection, if there is one.
     fn hang_up(&mut self, now: Instant, id: RegistrationId) {
         self.deadlines.cancel(ClientTimer::Protocol(MqttTimer::HandOver(id)));
         self.stop_publishing(id);
@@ -493,8 +491,8 @@ impl MqttDevices {
         }
     }
 
-    /// The last packets to a broker that has the will of a device which was never let in. Without them the broker would
-    /// publish it.
+    /// Returns the last packets to a broker that has the will of a device which was never accepted. Without them the
+    /// broker would publish the will.
     fn farewell(&mut self, id: RegistrationId) -> Option<Vec<u8>> {
         let device = self.devices.get(&id)?;
         let has_will = device.client.will.is_some()
@@ -511,7 +509,7 @@ impl MqttDevices {
         Some(goodbye(device, packet, Leaving::ForGood))
     }
 
-    /// It belongs to the device no more.
+    /// Separates the connection from its device.
     fn leave_connection(&mut self, id: RegistrationId, connection: ConnectionId) {
         if self.protocol.by_connection.remove(&connection).is_some()
             && let Some(device) = self.devices.get(&id)
@@ -533,12 +531,12 @@ impl MqttDevices {
     }
 }
 
-/// How long the broker keeps the session after the connection.
+/// Returns how long the broker is to keep the session after the connection.
 fn session_expiry(client: &ClientInfo) -> Duration {
     client.lifetime.min(LONGEST_SESSION)
 }
 
-/// The last packets of a connection.
+/// Returns the last packets of a connection.
 fn goodbye(device: &UpstreamDevice<MqttProtocol>, packet: PacketId, leaving: Leaving) -> Vec<u8> {
     let client = &device.client;
     let said = match (leaving, device.protocol.version) {
@@ -554,7 +552,7 @@ fn goodbye(device: &UpstreamDevice<MqttProtocol>, packet: PacketId, leaving: Lea
         (Leaving::ForNow, ProtocolVersion::V311) => codec::disconnect(ProtocolVersion::V311, Duration::ZERO, false),
     };
     said.unwrap_or_else(|error| {
-        debug!(%error, "DISCONNECT is left out");
+        debug!(%error, "DISCONNECT not sent");
         Vec::new()
     })
 }

@@ -1,5 +1,5 @@
-//! Probes of all addresses, and the try of one that is down: while it cannot be reached the devices are parked, and one in a
-//! second tries. When it, or a probe, is answered, all devices that wait have their turn.
+//! Probes of all addresses, and the attempts at an unavailable one: while it cannot be reached the devices are parked,
+//! and one in a second tries. When a device or a probe is answered, all devices that wait get a turn.
 
 use std::time::{Duration, Instant};
 
@@ -11,18 +11,18 @@ use lwm2m_core::gateway::broker::RegistrationId;
 
 use super::{DeviceState, MqttAction, MqttDevices, MqttTimer};
 
-/// A connection that ends earlier counts as an attempt that led to nothing: two gateways that take a clientid from each
-/// other do so at a slow pace.
+/// Is the age at which a connection counts as stable. One that ends earlier counts as a failed attempt, so that two
+/// gateways that take a clientid from each other do so slowly.
 const STABLE: Duration = Duration::from_secs(10);
 
-/// How a probe ended.
+/// Says how a probe ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Probed {
     /// The broker accepted a connection, in this time.
     Accepted {
         took: Duration,
     },
-    /// It closed the connection at once.
+    /// The broker closed the connection at once.
     Closed,
     NoAnswer,
     NotOpened(DialFailure),
@@ -45,7 +45,7 @@ impl MqttDevices {
         self.probe(now);
     }
 
-    /// How a probe ended.
+    /// Handles the end of a probe.
     pub fn probed(&mut self, now: Instant, broker: TargetId, outcome: Probed) {
         match outcome {
             Probed::Accepted { took } => {
@@ -77,8 +77,8 @@ impl MqttDevices {
         }
     }
 
-    /// Probes the brokers that are due. At one that is down, one of the devices that wait for it looks whether it is there
-    /// again, which says more than a connection.
+    /// Probes the brokers that are due. At an unavailable one, one of the devices that wait for it tries, which shows
+    /// more than a connection does.
     pub(super) fn probe(&mut self, now: Instant) {
         while let Some(broker) = self.targets.due_up(now) {
             self.begin_probe(broker);

@@ -1,4 +1,4 @@
-//! What a clientid publishes, in order.
+//! The publications of a clientid, in order.
 
 use std::time::Instant;
 
@@ -13,19 +13,19 @@ use lwm2m_core::gateway::broker::{Publication, RegistrationId};
 use super::device::InFlightPublish;
 use super::{ANSWER_TIMEOUT, ClientTimer, DeviceState, MqttDevices};
 
-/// While the system has so much still to take nothing more is handed to it: what waits here can still be dropped for
-/// something that matters more.
+/// Limits the bytes that wait for the system, beyond which nothing more is handed to it: what waits in the queue can
+/// still be dropped for something more important.
 const HIGH_WATER: usize = 64 * 1024;
 
-/// What goes out next.
+/// Says which publication is sent next.
 enum Next {
-    /// It went out on an earlier connection.
+    /// It was sent on an earlier connection.
     Again(Serial, PacketId),
     First(Serial, Option<PacketId>),
 }
 
 impl MqttDevices {
-    /// Publishes what is first in the queue, as much of it as the windows allow, if a device of the clientid is ready.
+    /// Publishes the queue as far as the windows allow, if a device of the clientid is ready.
     pub(super) fn publish_next(&mut self, now: Instant, key: ClientKey) {
         let Some(id) = self.ready_device(key) else { return };
         if !self.may_publish(key, id) {
@@ -40,8 +40,8 @@ impl MqttDevices {
         }
     }
 
-    /// The registration of the clientid that can publish. While a newer one is on its way to the broker nobody can: what is
-    /// sent on a connection just before the broker ends it may be lost, and of QoS 0 nobody would know.
+    /// Returns the registration of the clientid that can publish. While a newer one is connecting nobody can: what is
+    /// sent on a connection just before the broker ends it may be lost, and for QoS 0 nobody would know.
     fn ready_device(&self, key: ClientKey) -> Option<RegistrationId> {
         if !self.clients.shared(key)?.unanswered.is_empty() {
             return None;
@@ -67,7 +67,7 @@ impl MqttDevices {
             let at = session.in_flight.iter().position(acknowledged)?;
             Some((session, at))
         }) else {
-            return debug!(device = id.0, ?packet, "PUBACK of nothing");
+            return debug!(device = id.0, %packet, "PUBACK without a publication");
         };
         let InFlightPublish { serial, sent, .. } = session.in_flight.remove(at);
         if let Some(sent) = sent {
@@ -86,7 +86,7 @@ impl MqttDevices {
                 self.publication_refused(queued);
             }
             (Some(Queued { publication: Publication { class, .. }, .. }), PublishResult::Rejected) => {
-                debug!(device = id.0, %reason, "the broker rejects a publication");
+                debug!(device = id.0, %reason, "publication rejected by the broker");
                 self.counters().publishes_failed.inc();
                 self.dropped(class);
             }
@@ -95,8 +95,8 @@ impl MqttDevices {
         self.publish_next(now, key);
     }
 
-    /// The connection ends perhaps because of what was sent, of the first publication that has no answer, unless it ends
-    /// because a newer registration takes its place.
+    /// Counts a failed attempt of the first unanswered publication, which may be why the connection ends, unless a
+    /// newer registration takes its place.
     pub(super) fn blame_publication(&mut self, id: RegistrationId) {
         let Some(key) = self.devices.get(&id).map(|device| device.key) else { return };
         let talks = self.clients.shared(key).is_some_and(|shared| shared.protocol.publisher == Some(id));
@@ -104,7 +104,7 @@ impl MqttDevices {
             return;
         }
         let Some(Queued { publication, .. }) = self.queues.count_failed_attempt(key) else { return };
-        debug!(device = id.0, topic = publication.topic, "a publication is given up: it never survives its connection");
+        debug!(device = id.0, topic = publication.topic, "publication dropped: its connection ended three times");
         self.dropped(publication.class);
         if let Some(session) = self.clients.shared_mut(key).map(|shared| &mut shared.protocol) {
             session.in_flight.drain(..1.min(session.in_flight.len()));
@@ -165,7 +165,7 @@ impl MqttDevices {
         }
     }
 
-    /// The connection is looked at in time, if it was not to be earlier.
+    /// Makes the connection be checked in time for an answer, if that was not to be earlier.
     fn expect_answer(&mut self, now: Instant, id: RegistrationId) {
         let at = now + ANSWER_TIMEOUT;
         if self.deadlines.get(ClientTimer::Device(id)).is_none_or(|planned| planned > at) {
@@ -174,7 +174,7 @@ impl MqttDevices {
     }
 
     fn unsendable(&mut self, id: RegistrationId, serial: Serial, why: &str) {
-        debug!(device = id.0, why, "a publication is given up");
+        debug!(device = id.0, why, "publication dropped");
         self.counters().publishes_failed.inc();
         let Some(key) = self.devices.get(&id).map(|device| device.key) else { return };
         if let Some(session) = self.clients.shared_mut(key).map(|shared| &mut shared.protocol) {

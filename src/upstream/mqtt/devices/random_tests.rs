@@ -1,5 +1,5 @@
-//! The devices against a broker that keeps sessions and is away now and then, with random events in virtual time: what a
-//! device publishes arrives at least once and in order, and each command is heard at least once.
+//! The devices against a broker that keeps sessions and is away now and then, with random events in virtual time: what
+//! a device publishes arrives at least once and in order, and each command is heard at least once.
 
 use std::collections::HashMap;
 

@@ -1,6 +1,7 @@
-//! A device that registers again, as far as it is special to MQTT: the newer registration takes over the session of the older
-//! one at the broker. The broker ends the connection of the older one; what it acknowledged there before is heard to the end
-//! of that connection, for five seconds at most. Then the newer one publishes: what has no acknowledgement goes once more.
+//! A device that registers again, as far as MQTT differs: the newer registration takes over the session of the older
+//! one at the broker, and the broker ends the connection of the older one. That connection is read to its end, for five
+//! seconds at most, because it may bring acknowledgements. Then the newer one publishes, and sends once more what has
+//! no acknowledgement.
 
 use std::time::{Duration, Instant};
 
@@ -13,11 +14,11 @@ use lwm2m_core::gateway::broker::RegistrationId;
 
 use super::{DeviceState, MqttAction, MqttAttempt, MqttDevices, MqttProtocol, MqttTimer, session_expiry};
 
-/// How long a connection that the broker is ending is still read.
+/// Limits how long a connection that the broker is ending is still read.
 const HAND_OVER: Duration = Duration::from_secs(5);
 
-/// A connection without a device: its CONNECT is not answered yet. It is closed when it is, so that the broker never accepts
-/// it later than the connection of a newer registration.
+/// Is a connection without a device whose CONNECT is not answered yet. It is closed after the answer, so that the
+/// broker never accepts it later than the connection of a newer registration.
 #[derive(Debug)]
 pub struct Orphan {
     key: ClientKey,
@@ -34,7 +35,8 @@ impl MqttDevices {
         }
     }
 
-    /// Ends the connection of a registration that was replaced, and publishes what was in flight there on the newer one.
+    /// Ends the connection of a registration that was replaced, and publishes what was in flight there on the newer
+    /// one.
     pub(super) fn handed_over(&mut self, now: Instant, older: RegistrationId) {
         let key = self.devices.get(&older).map(|device| device.key);
         self.rest_or_leave(now, older);
@@ -43,7 +45,7 @@ impl MqttDevices {
         }
     }
 
-    /// The connection has no device any more. Its CONNECT has no answer: it is not known when the broker will accept it.
+    /// Keeps the connection as an orphan. Its CONNECT has no answer, so it is not known when the broker will accept it.
     pub(super) fn orphan(&mut self, id: RegistrationId, connection: ConnectionId, until: Instant) {
         let Some(device) = self.devices.get(&id) else { return };
         let expiry = session_expiry(&device.client);
@@ -52,7 +54,7 @@ impl MqttDevices {
         self.deadlines.set(ClientTimer::Protocol(MqttTimer::Orphan(connection)), until);
     }
 
-    /// The broker has answered the CONNECT of a connection without a device. The session is for the newer registration.
+    /// Handles the answer to the CONNECT of an orphan. The session stays for the newer registration.
     pub(super) fn orphan_heard(&mut self, now: Instant, connection: ConnectionId, incoming: &Incoming) {
         let Some(orphan) = self.protocol.orphans.remove(&connection) else { return };
         let accepted = matches!(incoming, Incoming::ConnAck(ack) if ack.reason.admission() == Admission::Accepted);
@@ -65,7 +67,7 @@ impl MqttDevices {
         self.answered(now, orphan.key, connection);
     }
 
-    /// A connection without a device has ended, or its patience has.
+    /// Handles the end of an orphan, or of its time.
     pub(super) fn orphan_ended(&mut self, now: Instant, connection: ConnectionId) {
         let Some(orphan) = self.protocol.orphans.remove(&connection) else { return };
         self.actions.push_back(MqttAction::HangUp { connection });
@@ -81,7 +83,8 @@ impl MqttDevices {
         self.go_on_with(now, key);
     }
 
-    /// The device cannot hear acknowledgements any more. What was in flight may give way to what matters more.
+    /// Puts the publications in flight back into the queue, where they may be dropped for something more important: the
+    /// device receives no more acknowledgements.
     pub(super) fn stop_publishing(&mut self, id: RegistrationId) {
         let Some(key) = self.devices.get(&id).map(|device| device.key) else { return };
         let session = self.clients.shared_mut(key).map(|shared| &mut shared.protocol);
@@ -95,8 +98,8 @@ impl MqttDevices {
         self.queues.requeue_in_flight(key);
     }
 
-    /// Whether the device may publish. It takes over what an earlier connection of the session left in flight, when that
-    /// connection is read to its end.
+    /// Returns whether the device may publish. It takes over what an earlier connection of the session left in flight,
+    /// after that connection was read to its end.
     pub(super) fn may_publish(&mut self, key: ClientKey, id: RegistrationId) -> bool {
         let Some(DeviceState::Ready(open)) = self.devices.get(&id).map(|device| &device.state) else { return false };
         let Some(session) = self.clients.shared_mut(key).map(|shared| &mut shared.protocol) else { return false };
@@ -113,8 +116,8 @@ impl MqttDevices {
         true
     }
 
-    /// Commands of QoS 0 that the leaving device has not told are the next registration's. The broker sends those of QoS 1
-    /// again.
+    /// Passes commands of QoS 0 that the removed device has not told the core to the next registration. The broker
+    /// sends those of QoS 1 again.
     pub(super) fn bequeath(&mut self, now: Instant, device: UpstreamDevice<MqttProtocol>) {
         let Some(heir) = self.heir(&device) else { return };
         let early = match device.state {
@@ -129,7 +132,7 @@ impl MqttDevices {
         }
     }
 
-    /// A command came on the connection of a device that a newer registration has replaced.
+    /// Handles a command on the connection of a device that a newer registration has replaced.
     pub(super) fn message_for_heir(&mut self, now: Instant, id: RegistrationId, message: MqttMessage) {
         if message.packet.is_some() {
             return;

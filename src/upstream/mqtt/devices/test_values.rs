@@ -1,4 +1,4 @@
-//! What the tests of these rooms have in common.
+//! Values for the tests of the devices.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;

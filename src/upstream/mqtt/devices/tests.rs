@@ -311,7 +311,7 @@ pub(super) fn id(number: u16) -> PacketId {
     (1..number).fold(PacketId::FIRST, |id, _| id.next())
 }
 
-// -- The way in -----------------------------------------------------------------------------------------------------------
+// -- The way in -------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_device_is_connected_when_its_command_topic_is_subscribed() {
@@ -484,7 +484,7 @@ fn a_disconnect_before_the_end_of_connect_is_the_end_of_it() {
     assert_eq!(scene.metrics.dropped_answers.get(), 1);
 }
 
-// -- Publications ---------------------------------------------------------------------------------------------------------
+// -- Publications -----------------------------------------------------------------------------------------------------
 
 #[test]
 fn as_many_publications_as_the_window_has_are_in_flight_and_order_is_kept() {
@@ -583,7 +583,7 @@ fn a_publication_that_is_not_allowed_is_told_and_the_next_one_goes() {
     }
 }
 
-// -- Losses ---------------------------------------------------------------------------------------------------------------
+// -- Losses -----------------------------------------------------------------------------------------------------------
 
 #[test]
 fn what_was_in_flight_goes_again_in_order_and_then_what_waited() {
@@ -780,7 +780,7 @@ fn a_publication_without_an_answer_ends_the_connection() {
     scene.expect(&[MqttAction::HangUp { connection }]);
 }
 
-// -- Commands -------------------------------------------------------------------------------------------------------------
+// -- Commands ---------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_command_is_acknowledged_when_it_is_told() {
@@ -823,7 +823,7 @@ fn a_device_of_an_earlier_process_hears_what_the_broker_kept_for_it() {
     scene.expect_told(&[BrokerEvent::Connected { registration: ONE }]);
 }
 
-// -- The end --------------------------------------------------------------------------------------------------------------
+// -- The end ----------------------------------------------------------------------------------------------------------
 
 #[test]
 fn the_end_of_a_registration_is_the_end_of_its_session() {

@@ -38,8 +38,8 @@ impl ExProtoScene {
         actions
     }
 
-    /// Lets the time pass and gives each dial, and when it was; each anchor to a node that `refuses` is refused, a probe
-    /// too.
+    /// Lets the time pass and gives each dial, and when it was; each anchor to a node that `refuses` is refused, a
+    /// probe too.
     pub(super) fn dials(
         &mut self,
         time: Duration,

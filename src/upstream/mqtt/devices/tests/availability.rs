@@ -92,7 +92,7 @@ fn dialed(actions: &[MqttAction]) -> Vec<ConnectionId> {
     actions.iter().filter_map(dialed).collect()
 }
 
-// -- Probes ---------------------------------------------------------------------------------------------------------------
+// -- Probes -----------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_broker_without_devices_is_probed_all_the_time_and_its_end_is_noticed() {
@@ -169,7 +169,7 @@ fn a_device_whose_connections_the_broker_closes_does_not_keep_others_away() {
     scene.connect_another(3);
 }
 
-// -- The way back ---------------------------------------------------------------------------------------------------------
+// -- The way back -----------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_probe_that_succeeds_connects_the_device_that_was_active_last_at_once_and_the_others_in_their_turn() {
@@ -211,7 +211,7 @@ fn a_probe_that_succeeds_connects_the_device_that_was_active_last_at_once_and_th
     assert_eq!(scene.now - begun, Duration::from_millis(1_900));
 }
 
-// -- Refusals -------------------------------------------------------------------------------------------------------------
+// -- Refusals ---------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_client_that_is_refused_when_it_comes_back_is_closed_when_that_lasts_while_others_are_served() {
@@ -353,7 +353,7 @@ fn refusals_of_new_devices_are_told_when_all_of_the_last_three_were_refused_and_
     assert_eq!(scene.detail(), "a:1883 is available");
 }
 
-// -- Wills ----------------------------------------------------------------------------------------------------------------
+// -- Wills ------------------------------------------------------------------------------------------------------------
 
 #[test]
 fn the_will_of_a_device_that_was_never_let_in_is_not_published() {
@@ -391,7 +391,7 @@ fn the_will_of_a_device_that_was_never_let_in_is_not_published() {
     }
 }
 
-// -- Times ----------------------------------------------------------------------------------------------------------------
+// -- Times ------------------------------------------------------------------------------------------------------------
 
 #[test]
 fn the_times_of_the_brokers_answers_are_measured() {
