@@ -34,6 +34,8 @@ fn a_composite_read_gives_what_is_there_of_each_path_in_their_order() {
     let mut scene = scene_of(SimulatedVersion::V1_1);
     let reply = scene.fetch(112, b"\x84\xa1\x00\x66/3/0/9\xa1\x00\x67/3/0/99\xa1\x00\x66/3/0/6\xa1\x00\x66/3/0/9", &[]);
     assert_eq!((reply.code, reply.options.content_format()), (Code::CONTENT, Some(112)));
+    let (path, content_format) = ("/".to_owned(), Some(112));
+    scene.expect_event(DeviceEvent::Answered { method: FETCH, path, code: Code::CONTENT, content_format });
     assert_eq!(
         reply.payload,
         b"\x83\xa2\x00\x66/3/0/9\x02\x18\x57\xa2\x00\x68/3/0/6/0\x02\x01\xa2\x00\x68/3/0/6/1\x02\x05"
@@ -44,9 +46,6 @@ fn a_composite_read_gives_what_is_there_of_each_path_in_their_order() {
         String::from_utf8_lossy(&reply.payload),
         r#"[{"n":"/3/0/0","vs":"Weather Works"},{"n":"/1/0/23","vb":false}]"#
     );
-
-    let (path, content_format) = ("/".to_owned(), Some(110));
-    scene.expect_event(DeviceEvent::Answered { method: FETCH, path, code: Code::CONTENT, content_format });
 
     let reply = scene.fetch(112, b"\x81\xa1\x00\x67/3/0/99", &[]);
     assert_eq!((reply.code, reply.payload.as_slice()), (Code::CONTENT, &b"\x80"[..]));
