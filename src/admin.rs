@@ -1,4 +1,4 @@
-//! The admin listener: metrics, and whether the program is well, over HTTP.
+//! Serves metrics and health checks over HTTP.
 //!
 //! - `GET /metrics`: the page for Prometheus.
 //! - `GET /healthz`: 200 as long as the driver serves devices; otherwise the process should be restarted.
@@ -39,28 +39,28 @@ use crate::observability::metrics::Metrics;
 use crate::observability::page::{self, MetricsPage};
 use crate::observability::snapshot::DriverSnapshot;
 
-/// At once; for one more the oldest goes, of those that have not sent their head if there is one.
+/// Maximum number of open connections. One more closes the oldest connection whose request head has not arrived, or
+/// else the oldest connection.
 const CONNECTIONS: usize = 64;
-/// Whoever has something to ask sends the head at once. A connection is for one request, and whatever happens on it, it is
-/// over in the end.
+/// A client sends its request head within a second. A connection carries one request and is closed after ten seconds.
 const PATIENCE: ConnectionTimeouts =
     ConnectionTimeouts { head: Duration::from_secs(1), whole: Duration::from_secs(10) };
-/// The least that hyper can do with is 8 KiB.
+/// Maximum size of a request head: the smallest buffer that hyper accepts.
 const HEAD_BYTES: usize = 8 * 1024;
 const HEADERS: usize = 32;
-/// What the driver told is good for so long.
+/// Time for which a snapshot of the driver is reused.
 const FRESH: Duration = Duration::from_secs(1);
-/// After an error of the listener, such as too many open files.
+/// Pause after an error of the listener, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminConfig {
-    /// `None`: when the broker is another process. Next to the embedded one several may be tried on one machine.
+    /// `None` enables it unless the broker is embedded: several embedded gateways may run on one machine.
     pub enable: Option<bool>,
     pub bind: SocketAddr,
 }
 
-/// Where the answers come from.
+/// Holds the sources of the answers: the metrics, the conditions and the driver.
 #[derive(Clone, Debug)]
 pub struct AdminSources {
     metrics: Arc<Metrics>,
@@ -69,36 +69,36 @@ pub struct AdminSources {
     told: Arc<Mutex<Option<CachedSnapshot>>>,
 }
 
-/// What the driver told last.
+/// The snapshot that the driver returned last.
 #[derive(Debug)]
 struct CachedSnapshot {
     asked: Instant,
-    /// `None` if it was silent.
+    /// `None` if the driver did not answer.
     snapshot: Option<DriverSnapshot>,
 }
 
 type HttpResponse = Response<Full<Bytes>>;
 
-/// How long a connection may take.
+/// Limits the duration of a connection.
 #[derive(Clone, Copy, Debug)]
 struct ConnectionTimeouts {
-    /// To the end of the head.
+    /// Limits the time until the request head is complete.
     head: Duration,
     whole: Duration,
 }
 
-/// The open connections, the oldest first.
+/// Holds the open connections, the oldest first.
 #[derive(Debug, Default)]
 struct AdminConnections(VecDeque<AdminConnection>);
 
 #[derive(Debug)]
 struct AdminConnection {
     task: AbortHandle,
-    /// Whether its head has come.
+    /// Set when the request head has arrived.
     asked: Arc<AtomicBool>,
 }
 
-/// Serves for as long as it is polled.
+/// Accepts and serves connections until the task is aborted.
 pub async fn serve(listener: TcpListener, sources: AdminSources) {
     serve_with(PATIENCE, listener, sources).await;
 }
@@ -123,7 +123,7 @@ async fn serve_with(patience: ConnectionTimeouts, listener: TcpListener, sources
 }
 
 impl AdminConnections {
-    /// Closes a connection where there are as many as there may be.
+    /// Closes a connection if the maximum is reached.
     fn make_room(&mut self, sources: &AdminSources) {
         self.0.retain(|open| !open.task.is_finished());
         if self.0.len() < CONNECTIONS {
@@ -181,7 +181,7 @@ impl AdminSources {
         answer(StatusCode::OK, page::CONTENT_TYPE, page.text())
     }
 
-    /// Asks the driver, but not so often that devices would notice: it looks at each of them for the answer.
+    /// Returns a snapshot of the driver that is at most [`FRESH`] old. The driver looks at every device for it.
     async fn snapshot(&self) -> Option<DriverSnapshot> {
         // Who comes meanwhile waits for the same answer.
         let mut told = self.told.lock().await;

@@ -1,4 +1,4 @@
-//! From the configuration to the running program, and back to a clean end.
+//! Assembles the program from its configuration, runs it and shuts it down.
 
 mod dtls;
 
@@ -37,11 +37,11 @@ pub struct App {
     addresses: BoundAddresses,
     stop: oneshot::Sender<()>,
     driver: JoinHandle<()>,
-    /// Whether this is about to end.
+    /// The condition of the program itself: it goes down at the shutdown.
     serving: Condition,
-    /// Serves to the very end of the driver.
+    /// The admin listener, which serves until the driver has ended.
     admin: Option<JoinHandle<()>>,
-    /// Until it runs.
+    /// The reloading of files; `None` once its task has started.
     reloading: Option<Reloading>,
     #[cfg(feature = "embedded")]
     broker: Option<lwm2m_broker::EmbeddedBroker>,
@@ -52,13 +52,13 @@ pub struct App {
 pub struct BoundAddresses {
     pub udp: Vec<SocketAddr>,
     pub dtls: Vec<SocketAddr>,
-    /// Why no handshakes are accepted there.
+    /// The reason why the DTLS listeners accept no handshakes.
     pub dtls_off: Option<String>,
-    /// MQTT of the embedded broker.
+    /// The MQTT listener of the embedded broker.
     pub mqtt: Option<SocketAddr>,
     pub upstream: upstream::UpstreamConfig,
     pub objects: usize,
-    /// Metrics and health, over HTTP.
+    /// The listener for metrics and health.
     pub admin: Option<SocketAddr>,
 }
 
@@ -92,7 +92,7 @@ pub async fn run(config: Config, embedded: bool) -> anyhow::Result<()> {
     }
 }
 
-/// Builds the program and lets it run. With `embedded` the broker of the first try runs in this process.
+/// Builds the program and starts it. With `embedded` the broker runs in this process.
 pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let unix_time = driver::unix_time()?;
     let (conditions, metrics) = (Conditions::default(), Arc::new(Metrics::default()));
@@ -174,7 +174,8 @@ impl App {
         &self.addresses
     }
 
-    /// Stops taking work, lets what is in flight come to its end, publishes what is queued, and ends.
+    /// Stops accepting registrations, waits for the answers to commands in flight, publishes what is queued, and shuts
+    /// down.
     pub async fn stop(self) -> anyhow::Result<()> {
         self.serving.set(ConditionState::Down, "the program is about to end");
         // The driver that is gone already tells why by its own result.
@@ -216,7 +217,7 @@ fn install_restored_state(
 }
 
 impl BoundAddresses {
-    /// Logs the addresses as they are, where a banner would be no JSON.
+    /// Logs the addresses in place of the banner, for logs in JSON.
     fn log(&self) {
         let addresses =
             |addresses: &[SocketAddr]| addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
@@ -227,7 +228,7 @@ impl BoundAddresses {
     }
 }
 
-/// One screen: what listens where, and what to try next.
+/// Formats the banner: the listeners and the next steps.
 impl fmt::Display for BoundAddresses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "lwm2m-gateway {}", env!("CARGO_PKG_VERSION"))?;
@@ -282,7 +283,7 @@ fn write_upstream(f: &mut fmt::Formatter<'_>, upstream: &upstream::UpstreamConfi
     }
 }
 
-/// Where the listeners for plain UDP are, and those for DTLS.
+/// Returns the addresses of the plain UDP listeners and of the DTLS listeners.
 fn bound_addresses(
     listeners: &[UdpListener],
     sockets: &UdpSockets,
@@ -337,13 +338,13 @@ async fn with_broker(config: Config) -> anyhow::Result<(Config, Option<lwm2m_bro
     Ok((config, Some(broker)))
 }
 
-/// The broker has to know where the handler will be before the handler is there.
+/// Returns an address with a free port: the embedded broker needs the handler's address before the handler is bound.
 #[cfg(feature = "embedded")]
 fn free_address(near: SocketAddr) -> std::io::Result<SocketAddr> {
     std::net::TcpListener::bind(near)?.local_addr()
 }
 
-/// The first line of the log.
+/// Logs the version, the configuration file and the listeners.
 fn log_start(config: &Config, secured: Option<&DtlsSetup>) {
     let version = env!("CARGO_PKG_VERSION");
     let file = config.file.as_ref().map_or("none, all defaults".into(), |file| file.display().to_string());
@@ -359,7 +360,8 @@ fn log_start(config: &Config, secured: Option<&DtlsSetup>) {
     }
 }
 
-/// One connection to the broker for each device needs one descriptor each: fewer of them are fewer devices.
+/// Raises the limit of open files and returns how many devices it allows: each device needs one connection to the
+/// broker.
 fn raise_descriptor_limit(config: &Config, embedded: bool, conditions: &Conditions) -> DeviceCapacity {
     let descriptors = Descriptors::raise().unwrap_or_else(|error| {
         warn!(%error, "the limit of open files could not be raised");

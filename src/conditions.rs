@@ -1,4 +1,5 @@
-//! Named conditions of readiness. Each part of the program sets the state of its own condition; the admin listener shows all.
+//! Conditions of readiness by name. Each part of the program sets the state of its own condition; the admin listener
+//! shows all.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -14,19 +14,19 @@ use std::path::{Path, PathBuf};
 
 use lwm2m_core::lwm2m::model::{BrokenFile, Model, Object, Version, xml};
 
-/// The folder that is read where the configuration names none. It need not be there.
+/// The folder that is read if the configuration names none. It need not exist.
 pub(crate) const DEFAULT_FOLDER: &str = "xml";
 
-/// The place that a built-in definition comes from.
+/// The source of a built-in definition.
 const BUILT_IN: &str = "built in";
 
-/// The definitions in force, and what there is to say of their files.
+/// The definitions in force, and the problems of their files.
 #[derive(Debug, Default)]
 pub struct Definitions {
     pub model: Model,
-    /// The files that could not be taken; they do not stop the others.
+    /// The files that were rejected. The other files are used all the same.
     pub broken: Vec<BrokenFile>,
-    /// What is likely to be a mistake, in sentences.
+    /// Warnings about probable mistakes.
     pub warnings: Vec<String>,
     /// The file that each definition comes from.
     sources: BTreeMap<(u16, Version), String>,

@@ -1,5 +1,5 @@
-//! File descriptors. Each device costs one, its connection to the broker, and the system gives a process so many and no
-//! more.
+//! Limits the number of devices by the file descriptors of the process. Each device needs one for its connection to the
+//! broker.
 //!
 //! Some are kept for what is no device: reading the configuration anew, the probes of an orchestrator, the calls of EMQX.
 //! The system always gives the lowest number that is free, so that a number above [`Descriptors::ceiling`] shows that only
@@ -13,13 +13,13 @@ use rlimit::Resource;
 
 use lwm2m_core::gateway::config::Limits;
 
-/// Descriptors that no device takes, but a quarter of all at the most.
+/// Number of reserved descriptors, but at most a quarter of all.
 const KEPT: u64 = 200;
 
-/// The errors of a process, and of a system, that has no descriptor left (EMFILE, ENFILE).
+/// The system errors without a free descriptor: EMFILE of the process, ENFILE of the system.
 const USED_UP: [i32; 2] = [24, 23];
 
-/// How many descriptors this process may have.
+/// The limit of open file descriptors of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Descriptors {
     pub limit: u64,
@@ -31,22 +31,22 @@ impl Descriptors {
         rlimit::increase_nofile_limit(u64::MAX).map(|limit| Self { limit })
     }
 
-    /// Returns the limit that is in force; without limit where the system does not say.
+    /// Returns the limit in force; unlimited if the system does not report one.
     pub fn of_process() -> Self {
         Self { limit: rlimit::getrlimit(Resource::NOFILE).map_or(u64::MAX, |(soft, _)| soft) }
     }
 
-    /// Returns how many connections of devices there can be.
+    /// Returns the maximum number of device connections.
     pub fn ceiling(self) -> u64 {
         self.limit - KEPT.min(self.limit / 4)
     }
 
-    /// Returns whether a descriptor is one of those that are kept.
+    /// Returns whether a descriptor is one of the reserved ones.
     pub fn keeps(self, descriptor: &impl AsRawFd) -> bool {
         u64::try_from(descriptor.as_raw_fd()).is_ok_and(|number| number >= self.ceiling())
     }
 
-    /// Returns whether only those that are kept are left, or none.
+    /// Returns whether at most the reserved descriptors are free.
     pub fn are_used_up(self) -> bool {
         match File::open("/dev/null") {
             Ok(file) => self.keeps(&file),
@@ -55,33 +55,33 @@ impl Descriptors {
     }
 }
 
-/// How many devices there can be, whatever the configuration allows.
+/// The maximum number of devices that the descriptors allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceCapacity {
     pub descriptors: Descriptors,
-    /// With the embedded broker in the same process a device has both ends of its connection here.
+    /// Whether the broker runs in this process, so that both ends of a device's connection need a descriptor.
     pub embedded: bool,
 }
 
 impl DeviceCapacity {
-    /// Returns how many devices there can be.
+    /// Returns the maximum number of devices.
     pub fn devices(self) -> usize {
         let ends = if self.embedded { 2 } else { 1 };
         usize::try_from(self.descriptors.ceiling() / ends).unwrap_or(usize::MAX).max(1)
     }
 
-    /// Returns the limits with no more devices than there can be.
+    /// Returns the limits with at most that number of devices.
     pub fn bound(self, limits: &Limits) -> Limits {
         Limits { devices: limits.devices.min(self.devices()), ..limits.clone() }
     }
 }
 
-/// Returns the error of a process that has no descriptor left.
+/// Returns the system error for exhausted descriptors.
 pub fn used_up() -> io::Error {
     io::Error::from_raw_os_error(USED_UP[0])
 }
 
-/// Returns whether the system had no descriptor to give.
+/// Returns whether an error means that no descriptor is free.
 pub fn is_used_up(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|number| USED_UP.contains(&number))
 }

@@ -1,5 +1,5 @@
-//! The event loop: what comes in goes to the [`Gateway`], what the gateway says goes out. It owns the core, and it is the
-//! only reader of the clock.
+//! Runs the event loop: it gives input to the [`Gateway`] and carries out its outputs. It owns the core and is the only
+//! reader of the clock.
 //!
 //! Nothing here waits while a device or the broker could be served: sending a datagram and handing a command to the link
 //! are immediate.
@@ -29,9 +29,9 @@ use lwm2m_dtls::credentials::{KeyAnswer, PskIdentity};
 
 use control::DriverRequest;
 
-/// How often the core is told what the wall clock says.
+/// Interval at which the core learns the wall clock time.
 const WALL_CLOCK_EVERY: Duration = Duration::from_secs(60);
-/// Events of the link that are handled before devices have their turn.
+/// Maximum number of link events that are handled before devices have their turn.
 const LINK_EVENTS: usize = 64;
 /// Upper bound on one sleep when no deadline is set.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
@@ -45,14 +45,14 @@ pub struct Driver {
     store: Option<Store>,
     keys: KeyFinder,
     requests: mpsc::Receiver<DriverRequest>,
-    /// When the changes of devices are handed to the store.
+    /// Time of the next hand-over of changes to the store.
     next_flush: Option<Instant>,
     watchdog: Option<Watchdog>,
     wall_clock_read: Instant,
     wall_clock_failed: bool,
 }
 
-/// What happened while the driver waited.
+/// An input of the event loop.
 enum DriverInput {
     Readable(usize),
     Broker(lwm2m_core::gateway::broker::BrokerEvent),
@@ -63,7 +63,7 @@ enum DriverInput {
 }
 
 impl Driver {
-    /// Without a store nothing outlives the process.
+    /// Creates a driver. Without a store nothing survives the process.
     pub fn new(
         gateway: Gateway,
         sockets: UdpSockets,
@@ -90,18 +90,18 @@ impl Driver {
         }
     }
 
-    /// Its event loop tells this watchdog, if there is one, that it goes round.
+    /// Feeds this watchdog from the event loop.
     pub fn watched_by(self, watchdog: Option<Watchdog>) -> Self {
         Self { watchdog, ..self }
     }
 
-    /// The keys of devices are found here.
+    /// Looks up the keys of devices here.
     pub fn with_keys(self, keys: Option<KeyFinder>) -> Self {
         Self { keys: keys.unwrap_or(self.keys), ..self }
     }
 
-    /// Runs until `stop` is there. Then the end takes `patience` at the most: half of it for the answers to commands in
-    /// flight, all of it for what the store has to write and the link to publish.
+    /// Runs until `stop` completes, and then shuts down within `patience`: half of it is for the answers to commands in
+    /// flight, all of it for what the store has to write and the link has to publish.
     pub async fn run(mut self, stop: impl Future<Output = ()>, patience: Duration) {
         self.run_until(stop, |_| false).await;
         let end = monotonic_now() + patience;
@@ -125,7 +125,7 @@ impl Driver {
         }
     }
 
-    /// Runs until `stop` is there, or the gateway is `done`.
+    /// Runs until `stop` completes, or the gateway is `done`.
     async fn run_until(&mut self, stop: impl Future<Output = ()>, done: impl Fn(&Gateway) -> bool) {
         tokio::pin!(stop);
         loop {
@@ -161,8 +161,8 @@ impl Driver {
         }
     }
 
-    /// Carries out what the gateway says and hands the link's work to its connections, so that whatever is ready leaves
-    /// before the loop sleeps. Returns when the gateway wants to be woken.
+    /// Carries out the outputs of the gateway and hands work to the connections of the link, so that whatever is ready
+    /// leaves before the loop sleeps. Returns the next deadline of the gateway.
     fn carry_out_all(&mut self) -> Instant {
         let mut deadline = self.carry_out();
         for _ in 0..LINK_EVENTS {
@@ -174,7 +174,7 @@ impl Driver {
         deadline
     }
 
-    /// Carries out what the gateway says, and returns when it wants to be woken.
+    /// Carries out the outputs of the gateway, and returns its next deadline.
     fn carry_out(&mut self) -> Instant {
         loop {
             match self.gateway.poll_output() {
@@ -203,7 +203,7 @@ impl Driver {
         }
     }
 
-    /// Many changes within the interval of the store are one.
+    /// Plans the next hand-over to the store: changes within its interval are written together.
     fn plan_flush(&mut self) -> Option<Instant> {
         if self.next_flush.is_none() {
             let now = monotonic_now();
@@ -281,7 +281,8 @@ impl Driver {
         debug!(%error, "a datagram was not sent");
     }
 
-    /// While the clock shows a time before 1970 the core counts on from what the clock said last.
+    /// Passes the wall clock time to the core. While the clock shows a time before 1970 the core counts on from the
+    /// last valid time.
     fn read_wall_clock(&mut self, now: Instant) {
         let unix_time = unix_time();
         let failed_before = std::mem::replace(&mut self.wall_clock_failed, unix_time.is_err());

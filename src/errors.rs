@@ -1,9 +1,9 @@
-//! Errors of the system and of libraries, in words for people: each thing once, and without the numbers of the system.
+//! Formats errors of the system and of libraries for people: without repetitions and error numbers.
 
 use std::error::Error;
 use std::io;
 
-/// Words that libraries put in front of a cause and that say nothing by themselves.
+/// Prefixes of library errors that carry no information.
 const EMPTY_WORDS: [&str; 3] = ["transport error", "tcp connect error", "client error (Connect)"];
 
 /// Returns the text of a system error without its number: `connection refused`.

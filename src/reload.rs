@@ -1,4 +1,4 @@
-//! Reloads what may change while the program runs: at SIGHUP, and when a file has changed.
+//! Reloads settings, object definitions and credentials while the program runs: on SIGHUP, and when a file has changed.
 //!
 //! 1. Something changed: SIGHUP, or the files look different than before, twice in the same way (`watch`), so that a file
 //!    is not read while an editor writes it.
@@ -35,9 +35,9 @@ pub use definitions::ReloadableDefinitions;
 pub use settings::ReloadableSettings;
 use watch::FileSnapshot;
 
-/// Everything that can be reloaded, with what is in force of it.
+/// Everything that can be reloaded, with its state in force.
 pub struct Reloading {
-    /// The last one without mistakes.
+    /// The last configuration without mistakes.
     config: Config,
     settings: ReloadableSettings,
     definitions: ReloadableDefinitions,
@@ -49,13 +49,13 @@ pub struct Reloading {
     beginning: FileSnapshot,
 }
 
-/// What is wrong and was logged, so that it is logged once.
+/// The failures that were logged, so that each is logged once.
 struct Failures {
     logged: BTreeMap<ReloadPart, String>,
     metrics: Arc<Metrics>,
 }
 
-/// Why a reload happens.
+/// The cause of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReloadReason {
     /// An operator asked for it, and expects an answer in the log.
@@ -64,7 +64,7 @@ enum ReloadReason {
 }
 
 impl Reloading {
-    /// `config` is what the program runs with.
+    /// Creates the reloading; `config` is the configuration in force.
     pub fn new(
         config: Config,
         settings: ReloadableSettings,
@@ -145,7 +145,7 @@ impl Reloading {
 }
 
 impl Failures {
-    /// Counts and logs how reading a part went, and returns its change if there is one.
+    /// Counts and logs the result of reading a part, and returns its change if there is one.
     fn note(
         &mut self,
         part: ReloadPart,

@@ -1,5 +1,5 @@
-//! What the service manager hears of the program, in the protocol of systemd (sd_notify(3)). Without a `NOTIFY_SOCKET` in
-//! the environment nobody listens, and nothing is said.
+//! Notifies the service manager by the protocol of systemd (sd_notify(3)). Without `NOTIFY_SOCKET` in the environment
+//! nothing is sent.
 
 use std::env;
 use std::ffi::OsString;
@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 use tracing::{debug, warn};
 
-/// Everything is bound, devices are served.
+/// Reports that all listeners are bound and devices are served.
 pub(crate) fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
-/// The configuration is read anew; [`ready`] says that it is done.
+/// Reports that a reload has begun; [`ready`] reports its end.
 pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         // systemd.service(5), Type=notify-reload: the time tells this reload from one that was asked for before.
@@ -24,7 +24,7 @@ pub(crate) fn reloading() {
     }
 }
 
-/// The end has begun.
+/// Reports that the shutdown has begun.
 pub(crate) fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
@@ -35,8 +35,8 @@ fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Tells the service manager that the event loop goes round. The loop itself does it between two inputs: where it is stuck
-/// nothing is told, and the service manager starts the program again.
+/// Feeds the watchdog of the service manager. The event loop does it between two inputs: if the loop is stuck the
+/// service manager restarts the program.
 pub struct Watchdog {
     socket: UnixDatagram,
     place: OsString,
@@ -45,7 +45,7 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// None when the service manager does not watch.
+    /// Reads the watchdog's socket and interval; `None` if the service manager does not watch.
     ///
     /// # Errors
     /// The system has no socket.
@@ -54,7 +54,7 @@ impl Watchdog {
         watched.map(|(timeout, place)| Self::new(place, timeout, now)).transpose()
     }
 
-    /// One that has to be fed within `timeout`, with messages to the socket at this place.
+    /// Creates a watchdog that has to be fed within `timeout` by messages to this socket.
     pub fn new(place: OsString, timeout: Duration, now: Instant) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         // A service manager that is stuck itself must not stop us.
@@ -63,12 +63,12 @@ impl Watchdog {
         Ok(Self { socket, place, every: timeout / 2, next: now })
     }
 
-    /// When it wants to be fed.
+    /// Returns the time at which the watchdog has to be fed.
     pub fn next(&self) -> Instant {
         self.next
     }
 
-    /// The event loop is here.
+    /// Feeds the watchdog if it is due.
     pub fn feed(&mut self, now: Instant) {
         if now < self.next {
             return;

@@ -1,4 +1,4 @@
-//! TLS over TCP, as a client: to the broker, and to whoever gives keys. The names are EMQX's.
+//! TLS clients over TCP: to the broker, and to the key service. The settings have EMQX's names.
 //!
 //! A connection is made only to whom the settings trust: without a `cacertfile` that is whom the system trusts, and the
 //! certificate has to be that of the host that was asked for.
@@ -18,7 +18,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_openssl::SslStream;
 
-/// Where systems keep the certificates that they trust: an OpenSSL that was built along does not know.
+/// Files of trusted certificates by operating system: a bundled OpenSSL does not know them.
 const SYSTEM_BUNDLES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -26,16 +26,16 @@ const SYSTEM_BUNDLES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// What a client of TLS trusts, and who it is.
+/// The configuration of a TLS client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsConfig {
-    /// The certificates that are trusted, as PEM; `None` for those of the system.
+    /// Trusted certificates, as PEM; `None` for those of the system.
     pub cacertfile: Option<PathBuf>,
-    /// Our certificate with its chain, and its key.
+    /// Certificate of the client with its chain, and its key.
     pub certfile: Option<PathBuf>,
     pub keyfile: Option<PathBuf>,
     pub verify: Verify,
-    /// The name that the other side has to show, where it is not the host that is connected to.
+    /// The name that the server's certificate must have, if it differs from the host.
     pub server_name: Option<String>,
 }
 
@@ -43,11 +43,11 @@ pub struct TlsConfig {
 pub enum Verify {
     #[default]
     Peer,
-    /// Whoever answers is taken for the right one: for tests.
+    /// Accepts every certificate: for tests.
     None,
 }
 
-/// Makes connections to whom the settings trust. Cheap to clone.
+/// Opens connections by these settings. Cheap to clone.
 #[derive(Clone)]
 pub struct Connector {
     connector: SslConnector,
@@ -55,7 +55,7 @@ pub struct Connector {
     server_name: Option<String>,
 }
 
-/// Why settings are of no use. It names files, never what is in them.
+/// Reasons why TLS settings cannot be used. They name files and never show their contents.
 #[derive(Debug, Error)]
 pub enum TlsError {
     #[error("{}: {error}", .file.display())]
@@ -72,7 +72,7 @@ pub enum TlsError {
     Library(#[from] ErrorStack),
 }
 
-/// Why there is no connection, in words for the log.
+/// The reason of a failed connection, as text for the log.
 #[derive(Debug, Error)]
 #[error("TLS: {0}")]
 pub struct TlsConnectError(String);
@@ -84,7 +84,7 @@ impl Connector {
         Ok(Self { connector: builder(settings)?.build(), verify: *verify, server_name: server_name.clone() })
     }
 
-    /// The handshake; the stream is connected to this host already.
+    /// Performs the handshake on a stream that is connected to this host.
     pub async fn connect<S>(&self, host: &str, stream: S) -> Result<SslStream<S>, TlsConnectError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -107,14 +107,14 @@ impl Connector {
     }
 }
 
-/// OpenSSL's own says addresses.
+// The debug output of OpenSSL's type shows addresses of memory only.
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Connector(..)")
     }
 }
 
-/// A connector as these settings have it, for those who build their own connections of it.
+/// Returns a builder with these settings, for callers that open their connections themselves.
 pub(crate) fn builder(settings: &TlsConfig) -> Result<SslConnectorBuilder, TlsError> {
     let mut builder = SslConnector::builder(SslMethod::tls_client())?;
     builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
@@ -133,7 +133,7 @@ pub(crate) fn builder(settings: &TlsConfig) -> Result<SslConnectorBuilder, TlsEr
     Ok(builder)
 }
 
-/// What name the other side has to show, on a connection that somebody else makes with such a connector.
+/// Sets the name that the server's certificate must have, on a connection of such a builder.
 pub(crate) fn expect_name(configuration: &mut ConnectConfiguration, settings: &TlsConfig) -> Result<(), ErrorStack> {
     let verifies = settings.verify == Verify::Peer;
     configuration.set_verify_hostname(verifies && settings.server_name.is_none());
@@ -147,7 +147,7 @@ pub(crate) fn expect_name(configuration: &mut ConnectConfiguration, settings: &T
     Ok(())
 }
 
-/// The certificates of a PEM file, at least one.
+/// Reads the certificates of a PEM file, at least one.
 fn read_certificates(file: &Path) -> Result<Vec<X509>, TlsError> {
     let certificates = X509::stack_from_pem(&read(file)?).unwrap_or_default();
     if certificates.is_empty() {
@@ -156,7 +156,7 @@ fn read_certificates(file: &Path) -> Result<Vec<X509>, TlsError> {
     Ok(certificates)
 }
 
-/// The first private key of a PEM file.
+/// Reads the first private key of a PEM file.
 fn read_key(file: &Path) -> Result<PKey<Private>, TlsError> {
     let pem = zeroize::Zeroizing::new(read(file)?);
     // With a passphrase of our own, or OpenSSL would ask for one at the terminal.

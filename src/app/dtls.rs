@@ -19,29 +19,30 @@ use lwm2m_core::gateway::record::Change;
 use lwm2m_dtls::handshake::Acceptor;
 use lwm2m_dtls::{self as dtls, DtlsServer, SavedAssociation};
 
-/// Everything that the listeners for DTLS need.
+/// Holds everything that DTLS listeners need.
 pub struct DtlsSetup {
     settings: dtls::DtlsConfig,
     credentials: CredentialsConfig,
     first_socket: u16,
     acceptor: Option<Acceptor>,
     file_keys: FileKeys,
-    /// `None` where the service cannot be set up: then nothing is reloaded, and DTLS stays off until the next start.
+    /// `None` if the key service cannot be set up: DTLS then stays disabled until the next start, and nothing is
+    /// reloaded.
     service: Option<Service>,
     condition: Condition,
     metrics: Arc<Metrics>,
-    /// Why there are no handshakes.
+    /// The reason why no handshakes are accepted.
     problem: Option<String>,
-    /// What is hardly meant.
+    /// Warnings about valid but suspicious settings.
     warnings: Vec<String>,
 }
 
-/// The service of keys, or that there is none.
+/// The client of the key service with its maximum number of lookups in flight; `None` if no service is configured.
 type Service = Option<(credentials::KeyServiceClient, usize)>;
 
 impl DtlsSetup {
-    /// Returns nothing where no listener is for DTLS. Missing or invalid credentials are an error if the configuration says
-    /// so; or else there are no handshakes until they are valid, and [`DtlsSetup::tell`] says it in the log.
+    /// Loads the credentials; returns `None` without a DTLS listener. Missing or invalid credentials are an error if
+    /// `dtls.on_error` is `exit`. Otherwise handshakes are rejected until the credentials are valid.
     pub fn prepare(config: &Config, conditions: &Conditions, metrics: &Arc<Metrics>) -> anyhow::Result<Option<Self>> {
         let plain = config.listeners.iter().filter(|listener| listener.security == Security::None).count();
         if plain == config.listeners.len() {
@@ -63,12 +64,12 @@ impl DtlsSetup {
         Ok(Some(setup))
     }
 
-    /// Returns why there are no handshakes.
+    /// Returns the reason why no handshakes are accepted.
     pub fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
     }
 
-    /// Logs what is wrong with the credentials.
+    /// Logs the problems of the credentials.
     pub fn tell(&self) {
         if let Some(problem) = &self.problem {
             error!(problem, "DTLS is off: its credentials are missing or invalid");
@@ -76,7 +77,7 @@ impl DtlsSetup {
         self.warnings.iter().for_each(|warning| warn!("{warning}"));
     }
 
-    /// Gives the gateway its DTLS, with the associations that the store has.
+    /// Gives the gateway its DTLS layer with the stored associations.
     pub fn join(
         &self,
         gateway: Gateway,
@@ -105,17 +106,17 @@ impl DtlsSetup {
         gateway
     }
 
-    /// Whether an identity that is not in the file has no key.
+    /// Returns whether the file has all keys, so that an identity outside it has none.
     fn knows_all_keys(&self) -> bool {
         self.acceptor.is_some() && matches!(self.service, Some(None))
     }
 
-    /// Returns where the driver finds the keys of devices.
+    /// Returns the key lookup for the driver.
     pub fn keys(&self) -> KeyFinder {
         KeyFinder::new(self.file_keys.clone(), self.service.clone().flatten(), Arc::clone(&self.metrics))
     }
 
-    /// Returns what can be reloaded; `None` where DTLS stays off until the next start.
+    /// Returns the credentials that can be reloaded; `None` if DTLS stays disabled until the next start.
     pub fn reloadable(self) -> Option<ReloadableCredentials> {
         self.service.as_ref()?;
         let in_force = self.acceptor.is_some();

@@ -1,4 +1,5 @@
-//! `check`: what is wrong with a configuration and the files that it names, what is hardly meant, and what is in force.
+//! Implements `check`, which reports the mistakes of a configuration and of the files that it names, warnings, and the
+//! settings in force.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
@@ -16,8 +17,8 @@ use lwm2m_core::mqtt::topics::Names;
 
 use super::{ConfigFile, absolute, connect, read_definitions};
 
-/// Says what is wrong with the configuration, the definitions and the credentials; with `try_out` also what is wrong with
-/// the world around. An error when anything is; a warning is none.
+/// Reports the problems of the configuration, the definitions and the credentials. With `try_out` it also tries the
+/// ports, the store, the key service and the broker. Fails if there is a problem; a warning is none.
 pub fn check(config: &ConfigFile, try_out: bool, output: &mut impl Write) -> anyhow::Result<()> {
     let config = config.load()?;
     writeln!(output, "configuration: no mistakes")?;
@@ -35,7 +36,7 @@ pub fn check(config: &ConfigFile, try_out: bool, output: &mut impl Write) -> any
     Ok(())
 }
 
-/// The settings that an operator asks for first, as they are with the defaults, the file and the environment together.
+/// Prints the most important settings, as the defaults, the file and the environment together have them.
 fn write_in_force(config: &Config, output: &mut impl Write) -> io::Result<()> {
     for listener in &config.listeners {
         let protocol = match listener.security {
@@ -112,7 +113,7 @@ fn check_credentials(config: &Config, output: &mut impl Write) -> io::Result<boo
     Ok(true)
 }
 
-/// Returns how many keys there are, and what is hardly meant.
+/// Returns the number of keys and the warnings.
 fn read_credentials(config: &Config) -> Result<(usize, Vec<String>), CredentialsError> {
     config.credentials.asker()?;
     let credentials = config.credentials.load()?;

@@ -1,4 +1,5 @@
-//! `check --connect`: tries what a configuration needs of the world, and takes back whatever it did for that.
+//! Implements `check --connect`, which tries everything that a configuration needs of its environment and leaves no
+//! trace.
 //!
 //! 1. Ports: each listener for devices is bound, and that of metrics and health.
 //! 2. The store: it could be opened and written. Nothing in it is read or changed.
@@ -33,14 +34,14 @@ use lwm2m_dtls::credentials::PskIdentity;
 
 /// The name of the device of this check, in front of something random: it must not be that of a real one.
 const NAME: &str = "lwm2m-gateway-check";
-/// What it publishes.
+/// The payload of its publications.
 const PAYLOAD: &[u8] = br#"{"msgType":"check"}"#;
 const DEVICE: RegistrationId = RegistrationId(0);
-/// Beside `connect_timeout`, for the link to tell its end.
+/// Time beyond `connect_timeout` in which the link reports its failure.
 const GRACE: Duration = Duration::from_secs(2);
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What was found: a line, and whether it is a problem.
+/// The result of one attempt.
 struct ConnectCheck {
     problem: bool,
     line: String,
@@ -54,7 +55,7 @@ fn problem(line: impl Into<String>) -> ConnectCheck {
     ConnectCheck { problem: true, line: line.into() }
 }
 
-/// Tries everything, and returns how much of it does not work.
+/// Tries everything and returns the number of problems.
 pub fn try_out(config: &Config, output: &mut impl Write) -> anyhow::Result<usize> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut problems = 0;
@@ -127,7 +128,7 @@ async fn try_keys(config: &Config) -> Vec<ConnectCheck> {
     }]
 }
 
-/// The way up with one node, or one broker, at a time.
+/// Returns a configuration for each node or broker alone.
 fn each_node(upstream: &UpstreamConfig) -> Vec<UpstreamConfig> {
     match upstream {
         UpstreamConfig::ExProto(exproto) => {
@@ -199,7 +200,7 @@ async fn try_broker(config: &Config, upstream: UpstreamConfig, endpoint: &str) -
     found
 }
 
-/// Publishes to every topic of the device; with QoS 1, so that a denied publication is told.
+/// Publishes to every topic of the device with QoS 1, because a denied publication with QoS 0 has no answer.
 async fn try_publications(link: &mut UpstreamLink, name: &str, topics: Vec<String>) -> Vec<ConnectCheck> {
     let mut found = Vec::new();
     for (topic, number) in topics.into_iter().zip(0..) {
@@ -225,7 +226,7 @@ async fn try_publications(link: &mut UpstreamLink, name: &str, topics: Vec<Strin
     found
 }
 
-/// Returns whether the broker took the publication that is under way.
+/// Waits for the acknowledgement of the publication in flight and returns whether the broker accepted it.
 async fn published(link: &mut UpstreamLink) -> bool {
     loop {
         match link.event().await {
@@ -239,7 +240,7 @@ async fn published(link: &mut UpstreamLink) -> bool {
     }
 }
 
-/// A device that nobody has, and the topics that it would publish to, each once.
+/// Returns an invented device and the topics that it publishes to, without duplicates.
 fn invented(config: &Config, endpoint: &str) -> Result<(ClientInfo, Vec<String>), TopicError> {
     let with = |clientid, username| Names {
         endpoint_name: endpoint,

@@ -1,4 +1,4 @@
-//! `objects`: the definitions in force.
+//! Implements `objects`, which lists the object definitions in force.
 
 use std::io::{self, Write};
 
@@ -9,7 +9,7 @@ use lwm2m_core::lwm2m::model::{BrokenFile, Object, Resource};
 
 use super::{ConfigFile, read_definitions};
 
-/// Lists all objects, those whose name has these words, or the resources of the one with this id.
+/// Lists all objects, the objects whose name contains the query, or the resources of the object with this ID.
 pub fn objects(query: &[String], config: &ConfigFile, output: &mut impl Write) -> anyhow::Result<()> {
     let config = config.load()?;
     let definitions = read_definitions(&config.xml_dir)?;

@@ -1,14 +1,14 @@
-//! The command that a mistyped one was meant to be.
+//! Suggests a command for a mistyped one.
 
 use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 
 use super::Arguments;
 
-/// Letters in which two commands may differ and still be the same one mistyped.
+/// Maximum edit distance at which a mistyped command is taken for a known one.
 const TYPING_ERRORS: usize = 2;
 
-/// Returns the command that was perhaps meant, where the error is an unknown one and the library has no suggestion itself.
+/// Returns the nearest command for an unknown one, unless the library has its own suggestion.
 pub fn suggestion(error: &Error) -> Option<String> {
     if error.kind() != ErrorKind::InvalidSubcommand || error.get(ContextKind::SuggestedSubcommand).is_some() {
         return None;

@@ -47,7 +47,7 @@ pub fn credentials(reader: &mut ConfigReader) -> CredentialsConfig {
     }
 }
 
-/// The bounds.
+/// Reads the limits of [`dtls::DtlsConfig`].
 pub fn settings(reader: &mut ConfigReader) -> dtls::DtlsConfig {
     let default = dtls::DtlsConfig::default();
     let key = |last: &str| format!("dtls.{last}");
@@ -78,7 +78,7 @@ pub fn identity(reader: &mut ConfigReader, default: IdentityRule) -> IdentityRul
     })
 }
 
-pub fn names_with_key_over_udp(reader: &mut ConfigReader, default: bool) -> bool {
+pub fn plain_udp_for_psk_devices(reader: &mut ConfigReader, default: bool) -> bool {
     reader.read("dtls.plain_udp_for_psk_devices", default, choice([("refuse", false), ("allow", true)]))
 }
 
@@ -106,8 +106,8 @@ fn psk_http(reader: &mut ConfigReader) -> Option<PskHttpConfig> {
         ssl: tls(reader, &key("ssl")),
         timeout: reader.read(&key("timeout"), 5 * SECOND, duration(MILLISECOND..=HOUR)),
         requests: reader.read(&key("requests"), 100, whole(1..=100_000)),
-        keep_found: reader.read(&key("cache_ttl"), HOUR, duration(Duration::ZERO..=most)),
-        keep_unknown: reader.read(&key("negative_cache_ttl"), 60 * SECOND, duration(Duration::ZERO..=most)),
+        cache_ttl: reader.read(&key("cache_ttl"), HOUR, duration(Duration::ZERO..=most)),
+        negative_cache_ttl: reader.read(&key("negative_cache_ttl"), 60 * SECOND, duration(Duration::ZERO..=most)),
     };
     given.map(|_| settings)
 }
@@ -116,8 +116,8 @@ fn file(value: &Value) -> Result<Option<PathBuf>, String> {
     text_with_content(value).map(|file| Some(PathBuf::from(file)))
 }
 
-/// A list, or a text with commas or colons between the names, as EMQX 4 and OpenSSL have it. Whether there are such suites
-/// is seen when the credentials are read.
+/// Parses a list, or a string with commas or colons between the names, as in EMQX 4 and OpenSSL. Unknown suites are
+/// found when the credentials are loaded.
 fn suites(value: &Value) -> Result<Vec<String>, String> {
     let texts = list(text_with_content)(value)?;
     let names = texts.iter().flat_map(|text| text.split([',', ':'])).map(str::trim);

@@ -34,7 +34,7 @@ pub fn settings(reader: &mut ConfigReader) -> ExProtoConfig {
     settings
 }
 
-/// One node has keys of its own, `listener` and `adapter`; several are a list.
+/// Reads the nodes: `listener` and `adapter` for a single node, or a list of several.
 fn nodes(reader: &mut ConfigReader) -> Vec<Node> {
     let [listener, adapter, several] = ["listener", "adapter", "nodes"].map(|last| format!("upstream.exproto.{last}"));
     let one = Node {

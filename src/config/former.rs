@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-/// The last part of a key there, and what takes its place here.
+/// The last part of a key of EMQX's gateway, and its replacement here.
 const KEYS: [(&str, &str); 26] = [
     ("max_connections", "limits.devices bounds the devices, max_connections of its listener bounds them in EMQX"),
     ("max_conn_rate", "limits.registers bounds how many devices register in a second"),
@@ -54,18 +54,18 @@ pub(super) const RENAMED: [(&str, &str); 17] = [
     ("upstream.mqtt.window", "upstream.mqtt.max_inflight"),
 ];
 
-/// Returns the name of today for a key that was renamed.
+/// Returns the current name of a renamed key.
 pub fn renamed(key: &str) -> Option<&'static str> {
     RENAMED.iter().find(|(earlier, _)| *earlier == key).map(|(_, today)| *today)
 }
 
-/// Returns what takes the place of a key of EMQX's gateway.
+/// Returns the replacement of a key of EMQX's gateway.
 pub fn successor(key: &str) -> Option<&'static str> {
     let last = key.rsplit('.').next().unwrap_or(key);
     KEYS.iter().find(|(name, _)| *name == last).map(|(_, successor)| *successor)
 }
 
-/// Returns which other format a file seems to have, that is no TOML.
+/// Returns the probable format of a file that is no TOML.
 pub fn format_of(file: &Path, text: &str) -> Option<&'static str> {
     let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     match extension {

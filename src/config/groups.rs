@@ -10,13 +10,13 @@ use lwm2m_base::rate::{Rate, RateLimit};
 use super::reader::ConfigReader;
 use super::value_parsers::{choice, text_with_content, whole};
 
-/// `SECTION.per_second`, `.burst`, and the same for each address.
+/// Reads `SECTION.per_second`, `SECTION.burst` and the same keys with `address_`.
 pub fn rate_limit(reader: &mut ConfigReader, section: &str, default: RateLimit) -> RateLimit {
     let total = rate(reader, section, default.total);
     RateLimit { total, address: prefixed_rate(reader, section, "address_", default.address) }
 }
 
-/// `SECTION.per_second` and `.burst`.
+/// Reads `SECTION.per_second` and `SECTION.burst`.
 pub fn rate(reader: &mut ConfigReader, section: &str, default: Rate) -> Rate {
     prefixed_rate(reader, section, "", default)
 }
@@ -28,7 +28,7 @@ fn prefixed_rate(reader: &mut ConfigReader, section: &str, prefix: &str, default
     }
 }
 
-/// What one device may have of the queue is no more than the whole of it.
+/// Rejects a queue limit per device that is larger than the total.
 pub fn check_queues(reader: &mut ConfigReader, section: &str, per_device: usize, total: usize) {
     let [one, all] = ["queue_per_device", "queue_total"].map(|last| format!("{section}.{last}"));
     if reader.all_valid(&[&one, &all]) && per_device > total {
@@ -36,7 +36,7 @@ pub fn check_queues(reader: &mut ConfigReader, section: &str, per_device: usize,
     }
 }
 
-/// TLS as a client, below a key.
+/// Reads the settings of a TLS client below a key.
 pub fn tls(reader: &mut ConfigReader, below: &str) -> tls::TlsConfig {
     let key = |last: &str| format!("{below}.{last}");
     let file = |value: &Value| text_with_content(value).map(|file| Some(PathBuf::from(file)));

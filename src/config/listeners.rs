@@ -8,8 +8,8 @@ use crate::transport::{Security, UdpListener};
 use super::reader::ConfigReader;
 use super::value_parsers::{SOCKET_ADDRESS, parsed, whole};
 
-/// Those for plain UDP first. One of them, `default`, when the configuration names none at all; for DTLS there is none that
-/// is not named, for it needs credentials.
+/// Reads the listeners, those for plain UDP first. Without any listener in the configuration there is one for plain
+/// UDP, named `default`. A DTLS listener needs credentials, so there is none by default.
 pub fn listeners(reader: &mut ConfigReader) -> Vec<UdpListener> {
     let udp = named(reader, "listeners.udp");
     let dtls = named(reader, "listeners.dtls").unwrap_or_default();
@@ -24,7 +24,7 @@ pub fn listeners(reader: &mut ConfigReader) -> Vec<UdpListener> {
     listeners
 }
 
-/// The names below a key that can be names; `None` when there is no such key.
+/// Returns the valid listener names below a key; `None` if the key is absent.
 fn named(reader: &mut ConfigReader, key: &str) -> Option<Vec<String>> {
     let (fit, unfit): (Vec<String>, Vec<String>) =
         reader.names_below(key)?.into_iter().partition(|name| is_listener_name(name));

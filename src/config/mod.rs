@@ -1,4 +1,4 @@
-//! The configuration: a TOML file and the environment to checked values.
+//! Reads a TOML file and the environment into checked values.
 //!
 //! Every default is in `sections` (those of CoAP and the limits beside their types), every mistake is reported at once,
 //! and past this module nobody validates again. `deploy/lwm2m-gateway.toml` documents every key.
@@ -40,11 +40,11 @@ use lwm2m_core::gateway;
 
 use reader::{ConfigReader, Mistake};
 
-/// Everything that an operator can choose, checked.
+/// The complete configuration, validated.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub gateway: gateway::config::GatewayConfig,
-    /// At least one; the position of a listener is the `socket` of its peers. Those for plain UDP come first.
+    /// The listeners, at least one, those for plain UDP first. The position of a listener is the `socket` of its peers.
     pub listeners: Vec<UdpListener>,
     pub dtls: lwm2m_dtls::DtlsConfig,
     pub credentials: credentials::CredentialsConfig,
@@ -56,34 +56,35 @@ pub struct Config {
     pub log: LogConfig,
     /// The folder of object definitions beside those that are built in; a relative one counts from the working directory.
     pub xml_dir: PathBuf,
-    /// How often is looked whether a file has changed; zero for never.
+    /// Interval at which files are checked for changes; zero disables it.
     pub watch_interval: Duration,
-    /// How long the end of the program may wait for what is queued.
+    /// Maximum duration of the shutdown.
     pub shutdown_timeout: Duration,
-    /// Where it was read from.
+    /// The file of the configuration.
     pub file: Option<PathBuf>,
     pub written: ConfigValues,
-    /// What is taken, and hardly meant: a sentence each, for `check` and the log.
+    /// Warnings about valid but suspicious settings, a sentence each.
     pub warnings: Vec<String>,
 }
 
-/// What the file and the environment say, key by key, to be compared with what they say later. There may be secrets in it.
+/// The values of the file and the environment by key, to be compared with those of a later reload. It may contain
+/// secrets.
 #[derive(Clone, Default, PartialEq)]
 pub struct ConfigValues(BTreeMap<String, Value>);
 
-/// Why there is no configuration.
+/// Reasons why a configuration cannot be loaded.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     #[error("{}: {error}", .file.display())]
     Unreadable { file: PathBuf, error: std::io::Error },
-    /// Without the line itself: there may be a secret in it.
+    /// The file is no TOML. The message omits the line, which may contain a secret.
     #[error("{} is not TOML: line {line}, column {column}: {problem}{}", .file.display(), hint(*.looks_like))]
     NotToml { file: PathBuf, line: usize, column: usize, problem: String, looks_like: Option<&'static str> },
     #[error("{0}")]
     Mistakes(Mistakes),
 }
 
-/// All that is wrong with a configuration; never empty.
+/// The mistakes of a configuration, at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistakes(pub Vec<Mistake>);
 
@@ -110,7 +111,7 @@ impl Config {
     }
 }
 
-/// What holds without a file and without environment variables.
+/// Returns the configuration without a file and without environment variables.
 impl Default for Config {
     fn default() -> Self {
         Self::from_table(Table::new(), []).expect("the defaults have no mistakes")
@@ -147,7 +148,7 @@ pub(crate) fn takes_effect_at_once(key: &str) -> bool {
 }
 
 impl ConfigValues {
-    /// The keys that the other says something else of.
+    /// Returns the keys whose values differ.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let keys: BTreeSet<&String> = self.0.keys().chain(other.0.keys()).collect();
         keys.into_iter().filter(|key| self.0.get(*key) != other.0.get(*key)).cloned().collect()
@@ -181,7 +182,7 @@ fn read_table(file: &Path) -> Result<Table, ConfigError> {
     })
 }
 
-/// The next step of somebody who brings a file along.
+/// Returns the next step for a file in another format.
 fn hint(looks_like: Option<&str>) -> String {
     let said =
         |format| format!(" (this looks like {format}; docs/migration.md has the keys of EMQX's gateway in TOML)");

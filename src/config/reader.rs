@@ -26,15 +26,15 @@ const SHOWN_KEYS: usize = 4;
 /// Two keys that differ in so many letters may be the same word mistyped.
 const TYPING_ERRORS: usize = 3;
 
-/// One thing that is wrong.
+/// A mistake in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
     pub key: String,
-    /// As TOML; `None` for a key that does not exist.
+    /// The value as TOML; `None` for an unknown key or a secret.
     pub value: Option<String>,
     /// The environment variable that the value came from.
     pub variable: Option<String>,
-    /// What is wrong, or what is allowed.
+    /// The problem, or the expected values.
     pub problem: String,
 }
 
@@ -42,11 +42,11 @@ pub struct Mistake {
 pub struct ConfigReader {
     table: Table,
     variables: BTreeMap<String, String>,
-    /// Variables that are meant for this program, and that it does not understand.
+    /// Environment variables with the program's prefix that it does not understand.
     unknown_variables: Vec<String>,
     asked: BTreeSet<String>,
     mistakes: Vec<Mistake>,
-    /// What each key that was asked for takes, in words.
+    /// The description of the values that each key accepts.
     #[cfg(test)]
     allowed: BTreeMap<String, String>,
 }
@@ -85,7 +85,7 @@ impl ConfigReader {
         }
     }
 
-    /// The value of a key: the default where there is none, or where it is wrong.
+    /// Returns the value of a key, or the default if the key is absent or its value is invalid.
     pub fn read<T>(&mut self, key: &str, default: T, kind: impl Fn(&Value) -> Result<T, String>) -> T {
         self.asked.insert(key.to_owned());
         #[cfg(test)]
@@ -100,7 +100,7 @@ impl ConfigReader {
         }
     }
 
-    /// A text that no message may show.
+    /// Returns a string that no message shows.
     pub fn read_secret(&mut self, key: &str) -> Option<String> {
         self.asked.insert(key.to_owned());
         #[cfg(test)]
@@ -115,19 +115,19 @@ impl ConfigReader {
         }
     }
 
-    /// Takes a key, or a whole section, for known.
+    /// Marks a key or a section as known.
     #[cfg(not(feature = "embedded"))]
     pub fn pass_over(&mut self, key: &str) {
         self.asked.insert(key.to_owned());
     }
 
-    /// The names of the tables below a key; `None` when the key is not there.
+    /// Returns the names of the tables below a key; `None` if the key is absent.
     pub fn names_below(&mut self, key: &str) -> Option<Vec<String>> {
         let names = self.find(key)?.as_table()?.keys().cloned().collect();
         Some(names)
     }
 
-    /// Says that the value of a key is wrong.
+    /// Records a mistake in the value of a key.
     pub fn refuse(&mut self, key: &str, problem: impl Into<String>) {
         self.asked.insert(key.to_owned());
         let value = self.find(key).map(shown);
@@ -135,18 +135,18 @@ impl ConfigReader {
         self.add(key, value, variable, problem.into());
     }
 
-    /// Whether the file or the environment has this key.
+    /// Returns whether the file or the environment sets this key.
     pub fn has(&self, key: &str) -> bool {
         self.find(key).is_some()
     }
 
-    /// Whether nothing was wrong with these keys so far: a comparison of them makes sense.
+    /// Returns whether these keys have no mistakes so far, so that their values can be compared.
     pub fn all_valid(&self, keys: &[&str]) -> bool {
         !self.mistakes.iter().any(|mistake| keys.contains(&mistake.key.as_str()))
     }
 
-    /// Returns a warning for each variable that is meant for this program, and that it does not understand. Call it when
-    /// every key was asked for.
+    /// Returns a warning for each variable with the program's prefix that it does not understand. Call it after all
+    /// keys were read.
     pub fn unknown_variables(&self) -> Vec<String> {
         let warning = |variable: &String| {
             let rest = variable.trim_start_matches(MEANT).to_lowercase().replace("__", "_");
@@ -160,19 +160,19 @@ impl ConfigReader {
         self.unknown_variables.iter().map(warning).collect()
     }
 
-    /// Every key that was asked for.
+    /// Returns the keys that were read.
     #[cfg(test)]
     pub fn asked(&self) -> &BTreeSet<String> {
         &self.asked
     }
 
-    /// What each key that was asked for takes.
+    /// Returns the description of the values that each key accepts.
     #[cfg(test)]
     pub fn allowed(&self) -> &BTreeMap<String, String> {
         &self.allowed
     }
 
-    /// No key takes a date, and each kind says what it takes instead.
+    /// Learns the description of the accepted values from the error for a date, which no key accepts.
     #[cfg(test)]
     fn learn<T>(&mut self, key: &str, kind: impl Fn(&Value) -> Result<T, String>) {
         const DATE: &str = "1970-01-01";
@@ -186,12 +186,12 @@ impl ConfigReader {
         self.allowed.insert(key.to_owned(), said);
     }
 
-    /// The values of the keys that were asked for, where there are any.
+    /// Returns the values of the keys that were read and are set.
     pub fn written(&self) -> BTreeMap<String, Value> {
         self.asked.iter().filter_map(|key| Some((key.clone(), self.find(key)?.clone()))).collect()
     }
 
-    /// All that is wrong, the keys that nobody asked for included.
+    /// Returns all mistakes, unknown keys included.
     pub fn finish(mut self) -> Vec<Mistake> {
         let mut unknown = Vec::new();
         self.find_unknown("", &self.table, &mut unknown);
@@ -221,7 +221,7 @@ impl ConfigReader {
         self.mistakes.push(Mistake { key: key.to_owned(), value, variable, problem });
     }
 
-    /// The TOML parser bounds how deep tables may be nested.
+    /// Collects the unknown keys. The TOML parser limits the depth of nested tables.
     fn find_unknown(&self, prefix: &str, table: &Table, unknown: &mut Vec<Mistake>) {
         for (name, value) in table {
             let key = format!("{prefix}{name}");
@@ -250,7 +250,7 @@ impl ConfigReader {
         self.asked.iter().any(|asked| asked.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
     }
 
-    /// Names the section, and what stands in it.
+    /// Describes the section and its keys.
     fn section_expected(&self, key: &str) -> String {
         let below: Vec<&str> =
             self.asked.iter().filter_map(|asked| asked.strip_prefix(key)?.strip_prefix('.')).collect();
@@ -278,7 +278,7 @@ impl ConfigReader {
         }
     }
 
-    /// The known key that was perhaps meant: mistyped, or of another section.
+    /// Returns the known key that was probably meant: a mistyped one, or one of another section.
     fn nearest(&self, key: &str) -> Option<&str> {
         let known = self.asked.iter().flat_map(|asked| with_sections(asked));
         let (distance, nearest) = known
@@ -314,7 +314,7 @@ fn insert(table: &mut Table, key: &str, value: Value) -> bool {
     }
 }
 
-/// The key, and the sections around it.
+/// Returns the key and the sections that contain it.
 fn with_sections(key: &str) -> impl Iterator<Item = &str> {
     key.match_indices('.').map(|(at, _)| &key[..at]).chain([key])
 }

@@ -82,7 +82,7 @@ fn reference(documented: &str) -> String {
     page.text
 }
 
-/// What each key takes. The keys of a listener are asked for only where there is one.
+/// Returns the accepted values of each key. The keys of a listener are read only if there is a listener.
 fn allowed() -> BTreeMap<String, String> {
     let mut allowed = BTreeMap::new();
     for table in [with_examples(DOCUMENTED), Table::new()] {

@@ -1,4 +1,4 @@
-//! Each section of the configuration: its keys, their defaults, and what must fit together.
+//! Reads each section of the configuration: its keys, their defaults, and their consistency.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -32,25 +32,25 @@ use super::value_parsers::{
 use super::warnings::UpstreamSections;
 use super::{Config, ConfigValues};
 
-/// Whatever is shorter than 32 bits of seconds would do; nobody keeps a device that was silent for so long.
+/// Maximum lifetime. LwM2M allows 32 bits of seconds; a device that was silent for a hundred years is gone.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(100 * YEAR.as_secs());
 
 const MEBIBYTE: usize = 1024 * 1024;
 
-/// Bytes that a bound of the memory may have: a TiB.
+/// Maximum value of a memory limit, in bytes: 1 TiB.
 const MOST_BYTES: usize = 1 << 40;
 
-/// The topic of presence messages, where they are enabled. The default of the core is none.
+/// Topic of presence messages, if they are enabled.
 const STATUS_TOPIC: &str = "up/status";
 
-/// Which way up.
+/// Kind of the connection to the broker.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum UpstreamKind {
     ExProto,
     Mqtt,
 }
 
-/// Reads all of it. Where something is wrong the reader knows, and the default stands in its place.
+/// Reads all sections. The reader records mistakes, and the default takes the place of an invalid value.
 pub fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
     let kind = reader.read(
         "upstream.kind",
@@ -121,7 +121,7 @@ fn gateway(reader: &mut ConfigReader) -> GatewayConfig {
             choice(publish),
         ),
         identity: dtls::identity(reader, default.identity),
-        names_with_key_over_udp: dtls::names_with_key_over_udp(reader, default.names_with_key_over_udp),
+        plain_udp_for_psk_devices: dtls::plain_udp_for_psk_devices(reader, default.plain_udp_for_psk_devices),
         report_identity: reader.read("dtls.report_identity", default.report_identity, switch),
         undefined_resources: reader.read("undefined_resources", default.undefined_resources, choice(undefined)),
     }
@@ -150,25 +150,33 @@ fn coap(reader: &mut ConfigReader, default: Parameters) -> Parameters {
             choice([("received", Acknowledging::AtOnce), ("published", Acknowledging::OnDemand)]),
         ),
         token_length: reader.read("coap.token_length", default.token_length, whole(1..=8)),
-        exchanges_per_peer: reader.read(
+        deduplication_entries_per_peer: reader.read(
             "coap.deduplication_entries_per_peer",
-            default.exchanges_per_peer,
+            default.deduplication_entries_per_peer,
             whole(1..=MAX_COUNT),
         ),
-        exchanges: reader.read("coap.deduplication_entries", default.exchanges, whole(1..=MAX_COUNT)),
+        deduplication_entries: reader.read(
+            "coap.deduplication_entries",
+            default.deduplication_entries,
+            whole(1..=MAX_COUNT),
+        ),
         pending_requests: reader.read("coap.pending_requests", default.pending_requests, whole(1..=MAX_COUNT)),
         block_size: reader.read("coap.block_size", default.block_size, whole(16..=1024)),
-        received_body: reader.read("coap.received_body_size", default.received_body, whole(1024..=64 * MEBIBYTE)),
-        received_bodies: reader.read("coap.block_uploads", default.received_bodies, whole(1..=MAX_COUNT)),
-        received_bytes: reader.read(
+        received_body_size: reader.read(
+            "coap.received_body_size",
+            default.received_body_size,
+            whole(1024..=64 * MEBIBYTE),
+        ),
+        block_uploads: reader.read("coap.block_uploads", default.block_uploads, whole(1..=MAX_COUNT)),
+        block_transfer_bytes: reader.read(
             "coap.block_transfer_bytes",
-            default.received_bytes,
+            default.block_transfer_bytes,
             whole(1024..=64 * 1024 * MEBIBYTE),
         ),
     };
     let keys = ["coap.received_body_size", "coap.block_transfer_bytes"];
-    if reader.all_valid(&keys) && parameters.received_body > parameters.received_bytes {
-        let most = parameters.received_bytes;
+    if reader.all_valid(&keys) && parameters.received_body_size > parameters.block_transfer_bytes {
+        let most = parameters.block_transfer_bytes;
         reader.refuse(keys[0], format!("expected at most coap.block_transfer_bytes, which is {most}"));
     }
     parameters
@@ -183,23 +191,27 @@ fn limits(reader: &mut ConfigReader, pending_requests: usize, default: Limits) -
             whole(1..=MAX_COUNT),
         ),
         registers: rate_limit(reader, "limits.registers", default.registers),
-        strangers: rate_limit(reader, "limits.unregistered", default.strangers),
+        unregistered: rate_limit(reader, "limits.unregistered", default.unregistered),
         registration_size: reader.read(
             "limits.registration_size",
             default.registration_size,
             whole(1024..=64 * 1024 * 1024),
         ),
         registered: rate(reader, "limits.registered", default.registered),
-        waiting_commands: reader.read("limits.pending_commands", default.waiting_commands, whole(1..=MAX_COUNT)),
-        waiting_bytes: reader.read("limits.pending_command_bytes", default.waiting_bytes, whole(1024..=MOST_BYTES)),
-        waiting_bytes_total: reader.read(
+        pending_commands: reader.read("limits.pending_commands", default.pending_commands, whole(1..=MAX_COUNT)),
+        pending_command_bytes: reader.read(
+            "limits.pending_command_bytes",
+            default.pending_command_bytes,
+            whole(1024..=MOST_BYTES),
+        ),
+        pending_command_bytes_total: reader.read(
             "limits.pending_command_bytes_total",
-            default.waiting_bytes_total,
+            default.pending_command_bytes_total,
             whole(1024..=MOST_BYTES),
         ),
         command_expiry: reader.read("limits.command_expiry", default.command_expiry, duration(SECOND..=YEAR)),
         observations: reader.read("limits.observations", default.observations, whole(1..=MAX_COUNT)),
-        sent_body: reader.read("limits.sent_body_size", default.sent_body, whole(1024..=64 * 1024 * 1024)),
+        sent_body_size: reader.read("limits.sent_body_size", default.sent_body_size, whole(1024..=64 * 1024 * 1024)),
         command_size: reader.read("limits.command_size", default.command_size, whole(64..=256 * 1024 * 1024)),
         retry_after: reader.read("limits.retry_after", default.retry_after, duration(SECOND..=24 * HOUR)),
     };
@@ -225,7 +237,7 @@ fn translators(reader: &mut ConfigReader, default: Translators) -> Translators {
     }
 }
 
-/// Reads whether presence is published, and where.
+/// Reads the topic of presence messages, if they are enabled.
 fn status(reader: &mut ConfigReader, default: Option<Translator>) -> Option<Translator> {
     let enabled = reader.read("translators.status.enable", default.is_some(), switch);
     let topic = || Template::for_topic(STATUS_TOPIC).expect("a default is a template");
@@ -256,7 +268,7 @@ fn client(reader: &mut ConfigReader, default: ClientTemplates) -> ClientTemplate
     }
 }
 
-/// With port 0 the system chooses: the broker tells where it is.
+/// Reads the addresses of the embedded broker. Port 0 lets the system choose the port.
 #[cfg(feature = "embedded")]
 fn embedded(reader: &mut ConfigReader, mut handler: SocketAddr) -> lwm2m_broker::BrokerConfig {
     if handler.ip().is_unspecified() {
@@ -314,7 +326,7 @@ fn observable_path(value: &Value) -> Result<Path, String> {
     if path.object().is_some() { Ok(path) } else { Err("the root cannot be observed".to_owned()) }
 }
 
-/// A topic that is published to, or its beginning.
+/// Parses a topic for publications, or its beginning.
 fn topic_name(value: &Value) -> Result<Template, String> {
     let topic = text(value)?;
     if topic.contains(['+', '#', '\0']) {
@@ -323,7 +335,7 @@ fn topic_name(value: &Value) -> Result<Template, String> {
     Template::for_topic(&topic).map_err(template_problem)
 }
 
-/// A topic that is subscribed, with wildcards where MQTT allows them (MQTT 3.1.1 section 4.7.1).
+/// Parses a topic filter, with wildcards as in MQTT 3.1.1 section 4.7.1.
 fn topic_filter(value: &Value) -> Result<Template, String> {
     let topic = text_with_content(value)?;
     let (before, last) = topic.rsplit_once('/').unwrap_or(("", &topic));

@@ -456,7 +456,7 @@ fn the_identity_is_nothing_the_name_or_a_text_around_it() {
 fn a_service_of_keys_needs_the_identity_in_its_url() {
     let settings = |url: &str| format!("[dtls.psk_http]\nurl = {url:?}");
     let good = config(&settings("https://keys.example:8443/psk?id=${psk_identity}")).credentials.psk_http.unwrap();
-    assert_eq!((good.requests, good.keep_unknown), (100, Duration::from_secs(60)));
+    assert_eq!((good.requests, good.negative_cache_ttl), (100, Duration::from_secs(60)));
     assert_eq!(config("[dtls.psk_http]\ntimeout = \"1s\"").credentials.psk_http, None);
     for wrong in [
         "https://keys.example/psk",
@@ -614,7 +614,7 @@ fn environment(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
     variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect()
 }
 
-/// The file with its example lines (`#key = value`, `#[section]`) in force: the keys that have no default.
+/// Returns the file with its example lines (`#key = value`, `#[section]`) in force: the keys without a default.
 pub fn with_examples(text: &str) -> Table {
     let is_example = |line: &str| {
         line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c.is_lowercase() || c == '['))
@@ -624,7 +624,7 @@ pub fn with_examples(text: &str) -> Table {
     lines.collect::<Vec<_>>().join("\n").parse().unwrap()
 }
 
-/// The dotted keys of the values, lists and all.
+/// Returns the dotted keys of all values.
 fn keys(table: &Table) -> BTreeSet<String> {
     let below = |(name, value): (&String, &toml::Value)| match value.as_table() {
         Some(table) => keys(table).into_iter().map(|key| format!("{name}.{key}")).collect(),

@@ -1,4 +1,4 @@
-//! Kinds of values: each takes a TOML value, or says what is allowed in its place.
+//! Parsers of values: each accepts a TOML value or describes the expected values.
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -11,15 +11,15 @@ use toml::Value;
 pub const MILLISECOND: Duration = Duration::from_millis(1);
 pub const SECOND: Duration = Duration::from_secs(1);
 pub const HOUR: Duration = Duration::from_secs(3600);
-/// As `humantime` counts it.
+/// A year of 365.25 days, as in `humantime`.
 pub const YEAR: Duration = Duration::from_secs(31_557_600);
 
-/// What anything that is counted may be at most.
+/// Maximum of every count.
 pub const MAX_COUNT: usize = 10_000_000;
 
 pub const SOCKET_ADDRESS: &str = "an IP address with a port, such as \"0.0.0.0:5683\" or \"[::]:5683\"";
 
-/// A value in a message is cut after so many characters.
+/// Maximum length of a value in a message, in characters.
 const LONGEST_SHOWN: usize = 80;
 
 pub fn whole<N>(range: RangeInclusive<N>) -> impl Fn(&Value) -> Result<N, String>
@@ -34,7 +34,7 @@ where
     }
 }
 
-/// A number with or without a fraction.
+/// Parses a number with or without a fraction.
 pub fn number(range: RangeInclusive<f64>) -> impl Fn(&Value) -> Result<f64, String> {
     move |value| {
         let whole = || value.as_integer().and_then(|number| i32::try_from(number).ok()).map(f64::from);
@@ -46,7 +46,7 @@ pub fn number(range: RangeInclusive<f64>) -> impl Fn(&Value) -> Result<f64, Stri
     }
 }
 
-/// `"1h 30m"`, or whole seconds.
+/// Parses a duration such as `"1h 30m"`, or whole seconds.
 pub fn duration(range: RangeInclusive<Duration>) -> impl Fn(&Value) -> Result<Duration, String> {
     move |value| {
         let seconds = || value.as_integer().and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
@@ -71,7 +71,7 @@ pub fn text_with_content(value: &Value) -> Result<String, String> {
     given.map(str::to_owned).ok_or_else(|| "expected a non-empty string".to_owned())
 }
 
-/// A text that a type reads; `allowed` says what it takes.
+/// Parses a string by the [`FromStr`] of a type; `allowed` describes the expected values.
 pub fn parsed<T: FromStr>(allowed: &'static str) -> impl Fn(&Value) -> Result<T, String> {
     move |value| {
         let given = value.as_str().and_then(|text| text.parse().ok());
@@ -79,7 +79,7 @@ pub fn parsed<T: FromStr>(allowed: &'static str) -> impl Fn(&Value) -> Result<T,
     }
 }
 
-/// One of these words.
+/// Parses one of these words.
 pub fn choice<T: Copy, const N: usize>(words: [(&'static str, T); N]) -> impl Fn(&Value) -> Result<T, String> {
     move |value| {
         let given = value.as_str().and_then(|text| words.iter().find(|(word, _)| *word == text));
@@ -90,7 +90,7 @@ pub fn choice<T: Copy, const N: usize>(words: [(&'static str, T); N]) -> impl Fn
     }
 }
 
-/// A list, or one value that stands for a list of one.
+/// Parses a list, or a single value as a list of one.
 pub fn list<T>(item: impl Fn(&Value) -> Result<T, String>) -> impl Fn(&Value) -> Result<Vec<T>, String> {
     move |value| {
         let items = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
@@ -105,27 +105,27 @@ pub fn not_empty<T>(list: impl Fn(&Value) -> Result<Vec<T>, String>) -> impl Fn(
     }
 }
 
-/// An address that others reach by this very port, so that the system may not choose it.
+/// Parses an address with a port other than 0, for a listener whose port others have to know.
 pub fn reachable_address(value: &Value) -> Result<SocketAddr, String> {
     let address: SocketAddr = parsed("an IP address with a port, such as \"127.0.0.1:9001\" or \"[::1]:9001\"")(value)?;
     if address.port() == 0 { Err("expected a port from 1 to 65535".to_owned()) } else { Ok(address) }
 }
 
-/// `host:port`, or `ssl://host:port`.
+/// Parses `host:port` or `ssl://host:port`.
 pub fn broker_address(value: &Value) -> Result<String, String> {
     let given = value.as_str().filter(|text| is_host_and_port(text.strip_prefix("ssl://").unwrap_or(text)));
     let allowed = "expected host:port, such as \"127.0.0.1:7993\", or ssl://host:port";
     given.map(str::to_owned).ok_or_else(|| allowed.to_owned())
 }
 
-/// `http://host:port`.
+/// Parses `http://host:port`.
 pub fn http_address(value: &Value) -> Result<String, String> {
     let authority = |text: &str| text.strip_prefix("http://").is_some_and(is_host_and_port);
     let given = value.as_str().filter(|text| authority(text));
     given.map(str::to_owned).ok_or_else(|| "expected http://host:port, such as \"http://127.0.0.1:9100\"".to_owned())
 }
 
-/// A value as a person knows it from the file, not too long.
+/// Formats a value as in the file, shortened.
 pub fn shown(value: &Value) -> String {
     let whole = value.to_string();
     match whole.char_indices().nth(LONGEST_SHOWN) {

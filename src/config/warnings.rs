@@ -1,5 +1,5 @@
-//! What a configuration says without being wrong, and hardly means: settings that have no effect, and settings whose effect
-//! is easily overlooked. `check` shows these warnings, and the log has them at the start.
+//! Warnings about valid but suspicious settings: those without effect, and those whose effect is easily overlooked.
+//! `check` prints them, and the log shows them at the start.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,7 +20,7 @@ const CREDENTIALS: [&str; 6] =
 /// The protocol name that an exproto gateway of EMQX has authenticators for.
 const PROTO_NAME: &str = "exproto";
 
-/// Returns the warnings, each a sentence that begins with a key or a variable.
+/// Returns the warnings, each a sentence that begins with a key or an environment variable.
 pub fn of(reader: &ConfigReader, config: &Config, others: &UpstreamSections) -> Vec<String> {
     let mut warnings = reader.unknown_variables();
     warnings.extend(other_upstream(config, others));
@@ -35,7 +35,7 @@ pub fn of(reader: &ConfigReader, config: &Config, others: &UpstreamSections) -> 
     warnings
 }
 
-/// The sections of both kinds of upstream, and as they are without a file: only one of them is in force.
+/// The sections of both kinds of upstream, of which one is in force, and their defaults.
 pub struct UpstreamSections {
     pub exproto: exproto::ExProtoConfig,
     pub mqtt: mqtt::MqttConfig,
@@ -82,7 +82,7 @@ fn unused_credentials(reader: &ConfigReader, config: &Config) -> Vec<String> {
     warnings
 }
 
-/// Settings of TLS toward the broker where no address has it.
+/// Warns about TLS settings for the broker if no address uses TLS.
 fn unused_tls(reader: &ConfigReader, config: &Config) -> Option<String> {
     let (section, key, addresses) = match &config.upstream {
         UpstreamConfig::ExProto(exproto) => {
@@ -99,7 +99,7 @@ fn unused_tls(reader: &ConfigReader, config: &Config) -> Option<String> {
         .then(|| format!("{section}.{set}: it has no effect, since no address in {parent}.{key} begins with ssl://"))
 }
 
-/// Renders the topics of two devices that have nothing in common, and looks at what comes out.
+/// Warns about topics by rendering those of two devices whose names have nothing in common.
 fn topics(config: &Config) -> Vec<String> {
     let (Some(one), Some(other)) = (topics_of(config, &ONE), topics_of(config, &OTHER)) else { return Vec::new() };
     let translators = &config.gateway.translators;
@@ -139,7 +139,7 @@ fn first_level_differs(one: &[(&str, String)], other: &[(&str, String)]) -> bool
     one.iter().zip(other).any(|((_, one), (_, other))| one.chars().next() != other.chars().next())
 }
 
-/// Who can register chooses these names, unless DTLS proves them.
+/// Warns about a client ID that devices can choose freely, unless DTLS proves their names.
 fn clientid(config: &Config) -> Option<String> {
     let template = &config.gateway.client.clientid;
     let (one, other) = (template.render(ONE.names()), template.render(OTHER.names()));
@@ -171,7 +171,7 @@ fn proto_name(exproto: &exproto::ExProtoConfig) -> Option<String> {
     })
 }
 
-/// EMQX calls the handler from where it runs.
+/// Warns about a handler on a loopback address if EMQX runs on another machine.
 fn unreachable_handler(exproto: &exproto::ExProtoConfig) -> Option<String> {
     let handler = exproto.handler_bind;
     let remote =
@@ -191,7 +191,7 @@ fn is_here(address: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// A device whose names have no character in common with those of the other one.
+/// An example device. Its names have no character in common with those of the other one.
 struct Example {
     endpoint: &'static str,
     imei: &'static str,
@@ -219,7 +219,7 @@ impl Example {
     }
 }
 
-/// Each topic with the key of its translator.
+/// Returns each topic with the key of its translator.
 fn topics_of(config: &Config, example: &Example) -> Option<Vec<(&'static str, String)>> {
     let Topics { command, response, notify, register, update, status } =
         config.gateway.translators.topics(example.names()).ok()?;

@@ -1,4 +1,4 @@
-//! What `[dtls]` names, read from its files: an [`Acceptor`] for the handshakes, and the keys of the PSK file.
+//! Loads the files that `[dtls]` names: an [`Acceptor`] for handshakes, and the keys of the PSK file.
 
 use std::fs;
 use std::io;
@@ -12,20 +12,20 @@ use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig, CredentialError, PemSecret
 use super::psk_file::{self, PskFileConfig, PskFileContents, PskFileError};
 use super::psk_http::{KeyServiceClient, KeyServiceSetUpError, PskHttpConfig};
 
-/// What an operator can choose about credentials, with EMQX's words.
+/// The configuration of DTLS credentials, by EMQX's names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CredentialsConfig {
-    /// What becomes of a start with credentials that are of no use.
+    /// The reaction to missing or invalid credentials at the start.
     pub on_error: OnError,
-    /// Our certificate with its chain, and its key, as PEM.
+    /// Certificate of the gateway with its chain, and its key, as PEM.
     pub certfile: Option<PathBuf>,
     pub keyfile: Option<PathBuf>,
-    /// Of a `keyfile` that is encrypted.
+    /// Password of an encrypted `keyfile`.
     pub password: Option<Secret>,
-    /// The authorities of client certificates, as PEM.
+    /// Certificate authorities of client certificates, as PEM.
     pub cacertfile: Option<PathBuf>,
     pub verify: VerifyMode,
-    /// Certificates or public keys that are trusted by themselves: files, or folders of them.
+    /// Pinned certificates or public keys: files, or folders of files.
     pub pinned: Vec<PathBuf>,
     pub raw_public_keys: bool,
     /// Empty for all that are possible.
@@ -39,20 +39,20 @@ pub struct CredentialsConfig {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnError {
-    /// No handshakes until they are of use; plain UDP is served meanwhile.
+    /// Rejects handshakes until the credentials are valid; plain UDP is served.
     Disable,
     Exit,
 }
 
-/// Credentials that can be used.
+/// Valid credentials.
 pub struct Credentials {
     pub acceptor: Acceptor,
     pub keys: psk_file::PskTable,
-    /// What is valid, and hardly meant: a sentence each, without secrets.
+    /// Warnings about valid but suspicious settings, without secrets.
     pub warnings: Vec<String>,
 }
 
-/// Why credentials are of no use. It names files, never what is in them.
+/// Reasons why credentials cannot be loaded. They name files and never show their contents.
 #[derive(Debug, Error)]
 pub enum CredentialsError {
     #[error("dtls.{key} = {}: {error}", .file.display())]
@@ -66,13 +66,13 @@ pub enum CredentialsError {
 }
 
 impl CredentialsConfig {
-    /// Reads all of it.
+    /// Loads the certificates and the keys.
     pub fn load(&self) -> Result<Credentials, CredentialsError> {
         let PskFileContents { keys, warnings } = self.load_keys()?;
         Ok(Credentials { keys, warnings, acceptor: self.load_acceptor()? })
     }
 
-    /// None where there is no file of keys.
+    /// Reads the keys of the PSK file; empty without such a file.
     pub fn load_keys(&self) -> Result<PskFileContents, PskFileError> {
         self.psk_file.as_ref().map(psk_file::read).transpose().map(Option::unwrap_or_default)
     }
@@ -99,19 +99,20 @@ impl CredentialsConfig {
         })
     }
 
-    /// The service, where there is one, with how many questions it may be asked at once.
+    /// Returns the client of the key service with its maximum number of lookups in flight; `None` if no service is
+    /// configured.
     pub fn asker(&self) -> Result<Option<(KeyServiceClient, usize)>, KeyServiceSetUpError> {
         let asker = |settings: &PskHttpConfig| Ok((KeyServiceClient::new(settings)?, settings.requests));
         self.psk_http.as_ref().map(asker).transpose()
     }
 
-    /// The files and folders but for the file of the keys.
+    /// Returns the files and folders of certificates.
     pub fn certificate_files(&self) -> Vec<PathBuf> {
         let single = [&self.certfile, &self.keyfile, &self.cacertfile].into_iter().flatten();
         single.chain(&self.pinned).cloned().collect()
     }
 
-    /// The file of the keys.
+    /// Returns the PSK file.
     pub fn key_file(&self) -> Option<PathBuf> {
         self.psk_file.as_ref().map(|settings| settings.file.clone())
     }
@@ -141,7 +142,7 @@ fn read(key: &'static str, file: Option<&Path>) -> Result<Option<Vec<u8>>, Crede
     file.map(read).transpose()
 }
 
-/// The files `*.pem` of a folder, in the order of their names.
+/// Returns the files `*.pem` of a folder, ordered by name.
 fn folder(place: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = fs::read_dir(place)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
     let mut files: Vec<PathBuf> =

@@ -1,4 +1,5 @@
-//! The keys of devices, where the driver asks for them: of the file at once, of the service later. Nothing here waits.
+//! Looks up pre-shared keys for the driver: those of the file at once, those of the key service later. Nothing here
+//! blocks.
 
 use std::collections::HashSet;
 use std::future::pending;
@@ -14,15 +15,15 @@ use lwm2m_dtls::credentials::{KeyAnswer, PskIdentity};
 use super::psk_file;
 use super::psk_http::{KeyServiceClient, KeyServiceError};
 
-/// What a file says holds until it changes, and then everything is looked up anew.
+/// Cache time of a key of the file. The cache is cleared when the file changes.
 const KEEP: Duration = Duration::from_secs(3600);
 
-/// The keys of the file as it was read last; a clone is the same.
+/// The keys of the PSK file as it was read last. Clones share them.
 #[derive(Clone, Default)]
 pub struct FileKeys(Arc<RwLock<psk_file::PskTable>>);
 
 impl FileKeys {
-    /// Gives the identities whose key was another one before.
+    /// Replaces the keys and returns the identities whose key was removed or changed.
     pub fn replace(&self, keys: psk_file::PskTable) -> HashSet<PskIdentity> {
         let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let former = std::mem::replace(&mut *current, keys);
@@ -45,37 +46,37 @@ impl FileKeys {
     }
 }
 
-/// Finds keys for the driver.
+/// Looks up the keys of devices.
 pub struct KeyFinder {
     file: FileKeys,
     asker: Option<KeyServiceClient>,
-    /// Questions under way at once.
+    /// Maximum number of lookups in flight.
     most: usize,
     asked: JoinSet<KeyLookup>,
-    /// Whether the service did not answer the last time.
+    /// Whether the last lookup at the service failed.
     failing: bool,
     metrics: Arc<Metrics>,
 }
 
-/// A question that came to its end.
+/// A lookup that has ended.
 struct KeyLookup {
     identity: PskIdentity,
     result: Result<KeyAnswer, KeyServiceError>,
 }
 
 impl KeyFinder {
-    /// Those of the file come first. Without a service who is not in the file is unknown.
+    /// Creates a lookup in the file and then, if there is one, at the key service. Other identities are unknown.
     pub fn new(file: FileKeys, asker: Option<(KeyServiceClient, usize)>, metrics: Arc<Metrics>) -> Self {
         let (asker, most) = asker.map_or((None, 0), |(asker, most)| (Some(asker), most));
         Self { file, asker, most, asked: JoinSet::new(), failing: false, metrics }
     }
 
-    /// No keys at all.
+    /// Creates a lookup that knows no keys.
     pub fn none(metrics: Arc<Metrics>) -> Self {
         Self::new(FileKeys::default(), None, metrics)
     }
 
-    /// The key of this identity, if that can be told at once; or else it comes by [`KeyFinder::answer`].
+    /// Returns the key of an identity if it is known at once; otherwise [`KeyFinder::answer`] returns it later.
     pub fn find(&mut self, identity: &PskIdentity) -> Option<KeyAnswer> {
         let counters = &self.metrics.credentials;
         if let Some(found) = self.file.find(identity) {
@@ -98,7 +99,7 @@ impl KeyFinder {
         None
     }
 
-    /// The next answer of the service. Cancel-safe.
+    /// Waits for the next answer of the key service. Cancel-safe.
     pub async fn answer(&mut self) -> (PskIdentity, KeyAnswer) {
         match self.asked.join_next().await {
             Some(ended) => self.ended(ended),

@@ -13,16 +13,16 @@ use zeroize::Zeroizing;
 
 use lwm2m_dtls::credentials::{PskIdentity, PskKey};
 
-/// Where it is and how it is written.
+/// The location and format of a PSK file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PskFileConfig {
     pub file: PathBuf,
-    /// Between identity and secret: the first one of a line counts.
+    /// The separator of identity and secret: its first occurrence in a line counts.
     pub separator: String,
     pub encoding: Encoding,
 }
 
-/// How the secrets are written.
+/// Encoding of the secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
     /// The bytes of the text are the key, as EMQX takes them.
@@ -31,7 +31,7 @@ pub enum Encoding {
     Base64,
 }
 
-/// Why a file is of no use. It never says what stands in the file.
+/// Reasons why a PSK file cannot be read. They never show the file's contents.
 #[derive(Debug, Error)]
 pub enum PskFileError {
     #[error("{}: {error}", .file.display())]
@@ -54,14 +54,14 @@ pub enum LineProblem {
     Base64,
 }
 
-/// The keys of a file; of an identity that is there twice the last one.
+/// The keys by identity. If an identity occurs twice the last line counts.
 pub type PskTable = HashMap<PskIdentity, PskKey>;
 
-/// The keys of a file, and its warnings.
+/// The contents of a PSK file.
 #[derive(Default)]
 pub struct PskFileContents {
     pub keys: PskTable,
-    /// What is valid, and hardly meant: a sentence each, without secrets.
+    /// Warnings about valid but suspicious lines, without secrets.
     pub warnings: Vec<String>,
 }
 
@@ -77,11 +77,11 @@ pub fn read(settings: &PskFileConfig) -> Result<PskFileContents, PskFileError> {
     Ok(PskFileContents { warnings: lines.warnings(file, separator), keys: lines.keys })
 }
 
-/// The keys, and the numbers of lines that are hardly meant, from 1.
+/// The keys, and the numbers of suspicious lines, from 1.
 #[derive(Default)]
 struct ParsedLines {
     keys: PskTable,
-    /// Their identity is the beginning of a URN.
+    /// Lines whose identity is the beginning of a URN.
     cut_urns: Vec<usize>,
     /// Their identity stands on an earlier line too.
     again: Vec<usize>,
@@ -108,7 +108,7 @@ impl ParsedLines {
     }
 }
 
-/// On an error its line, from 1.
+/// Parses the lines of a file. An error carries the number of its line, from 1.
 fn parse(bytes: &[u8], separator: &str, encoding: Encoding) -> Result<ParsedLines, (usize, LineProblem)> {
     let mut lines = ParsedLines::default();
     for (line, number) in bytes.split(|byte| *byte == b'\n').zip(1..) {
@@ -135,7 +135,7 @@ fn entry(line: &[u8], separator: &[u8], encoding: Encoding) -> Result<(PskIdenti
     Ok((identity, PskKey::new(secret).ok_or(LineProblem::Length)?))
 }
 
-/// A secret as it is written, in a file or in an answer.
+/// Decodes a secret of a file or of the key service.
 pub fn decode(secret: &[u8], encoding: Encoding) -> Result<Vec<u8>, LineProblem> {
     match encoding {
         Encoding::Text => Ok(secret.to_vec()),

@@ -1,5 +1,5 @@
-//! Pre-shared keys of a service: `GET` by identity over HTTP. 200 with the secret as the body is a key, 404 is an identity
-//! that the service does not know, and everything else is no answer.
+//! Looks up pre-shared keys at a service: `GET` by identity over HTTP. 200 with the secret as the body is a key, 404 is
+//! an unknown identity, and everything else is a failure.
 //!
 //! How long an answer is kept is ours to say. A question that finds too many others under way has no answer, so that a
 //! flood of handshakes with invented identities neither fills the memory nor overruns the service.
@@ -26,14 +26,14 @@ use lwm2m_dtls::credentials::{KeyAnswer, PskIdentity, PskKey};
 
 use super::psk_file::{Encoding, LineProblem, decode};
 
-/// What stands for the identity in the URL.
+/// The placeholder of the identity in the URL.
 pub const PLACEHOLDER: &str = "${psk_identity}";
-/// Bytes of an answer: a key in hexadecimal digits fits, with a line's end.
+/// Maximum size of an answer, in bytes: a key in hexadecimal digits and a line end.
 const LONGEST_ANSWER: usize = 2 * PskKey::MAX + 2;
-/// Connections that wait for the next question.
+/// Maximum number of idle connections.
 const IDLE_CONNECTIONS: usize = 8;
 
-/// Where the keys are asked for.
+/// The configuration of the key service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PskHttpConfig {
     /// `http://` or `https://`, with [`PLACEHOLDER`] in its path or query.
@@ -42,16 +42,17 @@ pub struct PskHttpConfig {
     pub authorization: Option<Secret>,
     pub encoding: Encoding,
     pub ssl: tls::TlsConfig,
-    /// Of one question.
+    /// Maximum duration of a lookup.
     pub timeout: Duration,
-    /// Questions under way at once.
+    /// Maximum number of lookups in flight.
     pub requests: usize,
-    /// How long a key is remembered, and that there is none.
-    pub keep_found: Duration,
-    pub keep_unknown: Duration,
+    /// Cache time of a key.
+    pub cache_ttl: Duration,
+    /// Cache time of the answer that an identity has no key.
+    pub negative_cache_ttl: Duration,
 }
 
-/// Asks; a clone asks with the same connections.
+/// A client of the key service. Clones share its connections.
 #[derive(Clone)]
 pub struct KeyServiceClient(Arc<Inner>);
 
@@ -71,7 +72,7 @@ pub enum KeyServiceSetUpError {
     Library(#[from] openssl::error::ErrorStack),
 }
 
-/// Why there is no answer. It says neither the key nor the URL, which may hold a password.
+/// Reasons why a lookup failed. They show neither the key nor the URL, which may contain a password.
 #[derive(Debug, Error)]
 pub enum KeyServiceError {
     #[error("the identity does not fit into the URL")]
@@ -108,7 +109,7 @@ impl KeyServiceClient {
         Ok(Self(Arc::new(Inner { client, settings: settings.clone(), authorization })))
     }
 
-    /// Ends by the time of the settings.
+    /// Looks up a key. The configured timeout limits the duration.
     pub async fn ask(&self, identity: &PskIdentity) -> Result<KeyAnswer, KeyServiceError> {
         let Inner { settings, .. } = &*self.0;
         timeout(settings.timeout, self.ask_patiently(identity)).await.unwrap_or(Err(KeyServiceError::TimedOut))
@@ -117,13 +118,13 @@ impl KeyServiceClient {
     async fn ask_patiently(&self, identity: &PskIdentity) -> Result<KeyAnswer, KeyServiceError> {
         let Inner { client, settings, .. } = &*self.0;
         if is_dots(identity) {
-            return Ok(KeyAnswer::Unknown { keep_for: settings.keep_unknown });
+            return Ok(KeyAnswer::Unknown { keep_for: settings.negative_cache_ttl });
         }
         let response = client.request(self.request(identity)?).await;
         let response = response.map_err(|error| KeyServiceError::Unreachable(with_causes(&error)))?;
         match response.status() {
             StatusCode::OK => {}
-            StatusCode::NOT_FOUND => return Ok(KeyAnswer::Unknown { keep_for: settings.keep_unknown }),
+            StatusCode::NOT_FOUND => return Ok(KeyAnswer::Unknown { keep_for: settings.negative_cache_ttl }),
             other => return Err(KeyServiceError::Status(other)),
         }
         let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
@@ -134,7 +135,7 @@ impl KeyServiceClient {
         let body = Zeroizing::new(body.to_bytes().to_vec());
         let key = decode(without_line_end(&body), settings.encoding)?;
         let key = PskKey::new(key).ok_or(LineProblem::Length)?;
-        Ok(KeyAnswer::Found { key, keep_for: settings.keep_found })
+        Ok(KeyAnswer::Found { key, keep_for: settings.cache_ttl })
     }
 
     fn request(&self, identity: &PskIdentity) -> Result<Request<Empty<Bytes>>, KeyServiceError> {
@@ -148,12 +149,13 @@ impl KeyServiceClient {
     }
 }
 
-/// RFC 3986 section 5.2.4: such a segment is taken out of a path, and what is asked for would be no key.
+/// Returns whether the identity is a dot segment. It would be removed from the path (RFC 3986 section 5.2.4), and the
+/// request would not be for a key.
 fn is_dots(identity: &PskIdentity) -> bool {
     [".", ".."].contains(&identity.as_str())
 }
 
-/// The URL with the identity in it, percent-encoded but for what RFC 3986 section 2.3 leaves as it is.
+/// Returns the URL with the identity, percent-encoded except for the unreserved characters of RFC 3986 section 2.3.
 pub fn url(template: &str, identity: &PskIdentity) -> String {
     let mut encoded = String::new();
     for byte in identity.as_str().bytes() {
@@ -180,7 +182,7 @@ fn without_line_end(body: &[u8]) -> &[u8] {
     body.strip_suffix(b"\r").unwrap_or(body)
 }
 
-/// What a library says and what it knows of the cause.
+/// Formats an error of a library with its causes.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -204,8 +206,8 @@ mod tests {
             ssl: tls::TlsConfig::default(),
             timeout: Duration::from_secs(1),
             requests: 1,
-            keep_found: Duration::from_secs(1),
-            keep_unknown: Duration::from_secs(60),
+            cache_ttl: Duration::from_secs(1),
+            negative_cache_ttl: Duration::from_secs(60),
         };
         let asker = KeyServiceClient::new(&settings).unwrap();
         for (name, is_asked) in [(".", false), ("..", false), ("...", true)] {

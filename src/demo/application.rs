@@ -1,4 +1,4 @@
-//! The application: an MQTT client that hears all that devices say.
+//! The application of the demonstration: an MQTT client that receives everything that devices send.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,23 +9,23 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-/// How long the broker may take to accept the application.
+/// Maximum time until the broker accepts the application.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Commands that wait to be sent, and messages that wait to be shown.
+/// Maximum number of queued commands and of queued messages.
 const QUEUE: usize = 16;
 
-/// The largest MQTT packet either way.
+/// Maximum size of an MQTT packet in both directions.
 const LARGEST_PACKET: usize = 16 * 1024 * 1024;
 
 pub struct DemoApplication {
     client: AsyncClient,
-    /// What the connection's task received; its error is the last item.
+    /// Messages received by the task of the connection; an error is the last item.
     messages: mpsc::Receiver<anyhow::Result<Publish>>,
 }
 
 impl DemoApplication {
-    /// Connected, and subscribed to `lwm2m/#`.
+    /// Connects to the broker and subscribes to `lwm2m/#`.
     pub async fn connect(broker: SocketAddr) -> anyhow::Result<Self> {
         let mut options = MqttOptions::new("demo-application", broker.ip().to_string(), broker.port());
         options.set_max_packet_size(LARGEST_PACKET, LARGEST_PACKET);
@@ -42,7 +42,7 @@ impl DemoApplication {
         self.client.publish(topic, QoS::AtMostOnce, false, message.to_string()).await.context("publishing a command")
     }
 
-    /// The next message, its own commands too. Cancel-safe.
+    /// Waits for the next message, including the application's own commands. Cancel-safe.
     pub async fn next_message(&mut self) -> anyhow::Result<(String, Value)> {
         let message = self.messages.recv().await.context("the application's connection has ended")??;
         let payload = serde_json::from_slice(&message.payload)
@@ -56,7 +56,7 @@ async fn subscribed(connection: &mut EventLoop) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Hands over what comes, until the connection breaks or nobody listens any more.
+/// Forwards messages until the connection breaks or the receiver is dropped.
 async fn receive(mut connection: EventLoop, messages: mpsc::Sender<anyhow::Result<Publish>>) {
     loop {
         let received = match poll(&mut connection).await {

@@ -1,5 +1,5 @@
-//! The whole loop in a minute: the gateway, the embedded broker, a simulated device on a real UDP socket, and an application
-//! that talks to it over MQTT. Each command is explained, and everything that passes is printed.
+//! Demonstrates the whole loop in a minute: the gateway, the embedded broker, a simulated device on a real UDP socket,
+//! and an application that talks to it over MQTT. Each command is explained, and every message is printed.
 //!
 //! 1. The device registers.
 //! 2. The application asks: discover, read, write, observe, cancel, execute.
@@ -28,10 +28,10 @@ use thermometer::Thermometer;
 
 const ENDPOINT: &str = "demo-thermometer";
 
-/// A command that nothing answers for so long is given up, and the demonstration with it.
+/// Maximum time until a command is answered; after it the demonstration fails.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// How often the thermometer tells its temperature to those who observe it.
+/// Interval of the thermometer's notifications.
 const NOTIFICATION_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Notifications that are shown before the observation is cancelled.
@@ -39,10 +39,10 @@ const NOTIFICATIONS: usize = 3;
 
 const TEMPERATURE: &str = "/3303/0/5700";
 
-/// Between two commands, where somebody reads along.
+/// Pause between two commands at a terminal.
 const READING_TIME: Duration = Duration::from_secs(3);
 
-/// One command of the conversation.
+/// A command of the conversation.
 struct DemoStep {
     explanation: &'static str,
     msg_type: &'static str,
@@ -50,7 +50,7 @@ struct DemoStep {
     then: DemoWait,
 }
 
-/// What is waited for when the command is answered.
+/// The event to wait for after the answer.
 enum DemoWait {
     Go,
     Notifications,
@@ -58,7 +58,7 @@ enum DemoWait {
     Registration,
 }
 
-/// The demonstration speaks for itself: its log has warnings only, unless the operator wants another one.
+/// Limits the log to warnings, unless the configuration sets a level.
 pub fn with_quiet_log(mut config: Config) -> Config {
     if config.log == Config::default().log {
         config.log.filter = logging::filter("warn").expect("a level is a filter");
@@ -104,7 +104,7 @@ async fn demonstrate(app: &App, once: bool) -> anyhow::Result<()> {
     conversation.end().await
 }
 
-/// The two ends, and the screen that shows what passes between them.
+/// The device, the application, and the screen that shows their messages.
 struct Conversation {
     screen: Screen,
     application: DemoApplication,
@@ -132,7 +132,7 @@ impl Conversation {
         Ok(())
     }
 
-    /// Notifications for as long as somebody looks on.
+    /// Shows notifications until the user presses Ctrl-C.
     async fn go_on(&mut self) -> anyhow::Result<()> {
         self.screen.explain("The temperature is observed until you press Ctrl-C.")?;
         self.ask("observe", json!({ "path": TEMPERATURE })).await?;
@@ -187,7 +187,7 @@ impl Conversation {
         timeout(PATIENCE, search).await.unwrap_or_else(|_| bail!("no {what} came within {PATIENCE:?}"))
     }
 
-    /// The device lives on meanwhile.
+    /// Pauses for the reader, and shows what the device does meanwhile.
     async fn give_time_to_read(&mut self) -> anyhow::Result<()> {
         let reading_time = self.reading_time;
         let happenings = async {
@@ -244,7 +244,7 @@ fn steps() -> Vec<DemoStep> {
     ]
 }
 
-/// Where a device on this machine finds a socket that is bound to this address.
+/// Returns the address by which a device on this machine reaches a socket.
 fn reachable(bound: SocketAddr) -> SocketAddr {
     let mut address = bound;
     if bound.ip().is_unspecified() {

@@ -1,4 +1,4 @@
-//! What the demonstration prints: explanations, the messages of MQTT, and what the device does.
+//! Prints explanations, MQTT messages and the device's actions.
 
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -9,10 +9,10 @@ use lwm2m_core::coap::options::format;
 use lwm2m_core::lwm2m::path::Path;
 use lwm2m_simulator::DeviceEvent;
 
-/// A message that is longer has the entries of its content on lines of their own.
+/// Maximum length of a message on one line, in characters.
 const LINE: usize = 110;
 
-/// Entries of one content that are shown.
+/// Maximum number of content entries that are shown.
 const ENTRIES: usize = 6;
 
 const BOLD: &str = "\x1b[1m";
@@ -26,7 +26,7 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// Standard output; with colours when it is a terminal, and nobody said `NO_COLOR`.
+    /// Creates a screen on standard output. Colours need a terminal and no `NO_COLOR`.
     pub fn new() -> Self {
         Self {
             colours: io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
@@ -38,7 +38,7 @@ impl Screen {
         self.line(BOLD, text)
     }
 
-    /// A message of the application's side: a command on its way down, or what came up.
+    /// Shows an MQTT message: a command, or a message of the device.
     pub fn show_message(&mut self, topic: &str, message: &Value) -> io::Result<()> {
         let (arrow, style) = if topic.contains("/dn") { ("->", YELLOW) } else { ("<-", GREEN) };
         self.line(style, &format!("  {arrow} {topic}"))?;
@@ -69,7 +69,7 @@ impl Screen {
     }
 }
 
-/// The message on one line, or with its content on lines of its own when that is too long.
+/// Formats a message on one line, or with each entry of its content on a line.
 fn layout(message: &Value) -> Vec<String> {
     const EMPTY_CONTENT: &str = "\"content\":[]";
     let whole = message.to_string();
@@ -117,7 +117,7 @@ fn list(paths: &[Path]) -> String {
     paths.iter().map(Path::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// RFC 7252 section 12.1.1 and RFC 8132.
+/// Returns the name of a method code (RFC 7252 section 12.1.1, RFC 8132).
 fn method_name(code: u8) -> &'static str {
     match code {
         1 => "GET",
@@ -130,7 +130,7 @@ fn method_name(code: u8) -> &'static str {
     }
 }
 
-/// The content format of an answer (OMA LwM2M Core 1.2 section 7.4).
+/// Returns the name of a content format (OMA LwM2M Core 1.2 section 7.4).
 fn format_name(number: u16) -> String {
     match number {
         format::TEXT => "text".to_owned(),

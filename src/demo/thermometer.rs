@@ -1,4 +1,4 @@
-//! The simulated device on a socket.
+//! Runs the simulated device on a UDP socket.
 
 use std::future::pending;
 use std::io;
@@ -11,10 +11,10 @@ use tokio::time::sleep_until;
 use crate::driver::monotonic_now as now;
 use lwm2m_simulator::{DeviceEvent, SimulatedDevice, SimulatedDeviceConfig, SimulatedDeviceOutput};
 
-/// More than a datagram of the gateway has.
+/// Size of the receive buffer, in bytes: the largest UDP datagram.
 const LARGEST_DATAGRAM: usize = 65_535;
 
-/// A device that lives while somebody asks for its next event.
+/// A simulated device. It runs while [`Thermometer::next_event`] is polled.
 pub struct Thermometer {
     device: SimulatedDevice,
     socket: UdpSocket,
@@ -23,7 +23,7 @@ pub struct Thermometer {
 }
 
 impl Thermometer {
-    /// Registers at the gateway with this address.
+    /// Starts a device that registers at this gateway.
     pub async fn start(server: SocketAddr, settings: SimulatedDeviceConfig) -> io::Result<Self> {
         let any: SocketAddr =
             if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
@@ -41,7 +41,7 @@ impl Thermometer {
         self.device.stop(now());
     }
 
-    /// What happens to the device next; none when it has stopped. Cancel-safe.
+    /// Waits for the next event of the device; `None` after it has stopped. Cancel-safe.
     pub async fn next_event(&mut self) -> Option<DeviceEvent> {
         while !self.stopped {
             let deadline = match self.device.poll_output() {
@@ -63,7 +63,7 @@ impl Thermometer {
         None
     }
 
-    /// A datagram that cannot be sent is lost, as any other can be: what has to arrive is sent again.
+    /// Sends a datagram. A failure counts as a loss: the device retransmits.
     fn transmit(&self, datagram: &[u8]) {
         if let Err(error) = self.socket.try_send(datagram) {
             tracing::debug!(%error, "a datagram of the simulated device was not sent");

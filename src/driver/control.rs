@@ -1,5 +1,5 @@
-//! What the rest of the program asks of the driver. Each request has its turn between two inputs of the event loop, so
-//! that an answer proves that devices are served.
+//! Requests of other tasks to the driver. The driver handles one between two inputs of the event loop, so that an
+//! answer proves that it serves devices.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,29 +15,29 @@ use lwm2m_core::lwm2m::model::Model;
 use lwm2m_dtls::credentials::PskIdentity;
 use lwm2m_dtls::handshake::Acceptor;
 
-/// A driver that takes longer than this is stuck: what it does in one turn takes milliseconds.
+/// Maximum time until the driver answers. It needs milliseconds for each input.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Requests that may wait. Whoever finds no room waits, and gives up in time.
+/// Maximum number of queued requests.
 const WAITING: usize = 16;
 
 #[derive(Debug)]
 pub enum DriverRequest {
-    /// To be answered, and nothing else.
+    /// Asks for a sign of life.
     Ping(oneshot::Sender<()>),
-    /// How full everything is. It looks at every device, some milliseconds where there are many.
+    /// Asks for the sizes of all tables and queues. The answer takes some milliseconds with many devices.
     Snapshot(oneshot::Sender<DriverSnapshot>),
-    /// What comes from devices is read by these definitions from now on.
+    /// Replaces the object definitions.
     Model(Arc<Model>),
-    /// Handshakes are made with these credentials from now on.
+    /// Replaces the credentials of new handshakes.
     Acceptor(Acceptor),
-    /// The keys of devices may be others now. Those of the `revoked` identities are, or they have none any more; these
-    /// `identities` have one in the file.
+    /// Clears the cached keys. The sessions of `revoked` identities end, because their key was changed or removed;
+    /// `identities` have a key in the file.
     Keys { revoked: HashSet<PskIdentity>, identities: HashSet<PskIdentity> },
-    /// These bounds hold from now on; what is beyond them already stays.
+    /// Replaces the limits. What already exceeds them stays.
     Limits(Box<Limits>),
 }
 
-/// The other end of the driver; a clone asks the same one.
+/// Sends requests to the driver. Clones reach the same driver.
 #[derive(Clone, Debug)]
 pub struct Control {
     requests: mpsc::Sender<DriverRequest>,
@@ -48,14 +48,14 @@ pub struct Control {
 #[error("the driver does not answer")]
 pub struct DriverSilent;
 
-/// A control, and where its requests come out.
+/// Creates a control and the receiver of its requests.
 pub fn control() -> (Control, mpsc::Receiver<DriverRequest>) {
     let (requests, receiver) = mpsc::channel(WAITING);
     (Control { requests, patience: PATIENCE }, receiver)
 }
 
 impl Control {
-    /// Whether the driver is alive.
+    /// Returns once the driver has answered.
     pub async fn ping(&self) -> Result<(), DriverSilent> {
         self.ask(DriverRequest::Ping).await
     }
@@ -64,7 +64,7 @@ impl Control {
         self.ask(DriverRequest::Snapshot).await
     }
 
-    /// Hands a request over that has no answer.
+    /// Sends a request that has no answer.
     pub async fn send(&self, request: DriverRequest) -> Result<(), DriverSilent> {
         timeout(self.patience, self.requests.send(request)).await.map_err(|_| DriverSilent)?.map_err(|_| DriverSilent)
     }

@@ -1,37 +1,42 @@
-//! Reports of the core as lines of the log, those about a device in a span with its endpoint name.
+//! Logs the reports of the core; those about a device carry its endpoint name in a span.
 //!
 //! A text that a device chooses is recorded as text, never with `%`: it is shown in quotes, and a line break in an
 //! endpoint name cannot forge a line.
+
+mod reasons;
 
 use std::time::{Duration, Instant};
 
 use tracing::{Level, debug, enabled, error, error_span, info, trace, warn};
 
 use lwm2m_base::Peer;
-use lwm2m_core::gateway::broker::CloseReason;
-use lwm2m_core::gateway::report::{DatagramOutcome, Forbidden, LeaveReason, NotRestored, NotificationOutcome, Report};
+use lwm2m_core::gateway::report::{DatagramOutcome, NotificationOutcome, Report};
 use lwm2m_core::lwm2m::model::UndefinedVersion;
 use lwm2m_dtls as dtls;
 use lwm2m_dtls::HandshakeFailure;
 use lwm2m_dtls::credentials::PskIdentity;
-use lwm2m_dtls::handshake::{CertificateFault, HandshakeError};
 
 use super::repeats::{Again, Repeats};
+
+use reasons::{
+    close_reason, command_outcome, credential_problem, datagram_outcome, drop_reason, dtls_datagram_outcome,
+    dtls_drop_reason, forbidden_reason, handshake_failure, leave_reason, not_restored_reason, suite_name,
+};
 
 const REJECTED: &str = "registration rejected";
 const FORBIDDEN: &str = "request forbidden";
 const HANDSHAKE: &str = "DTLS handshake failed";
 const PAYLOAD: &str = "payload not understood";
 
-/// Logs what the core reports.
+/// Logs the reports of the core.
 #[derive(Debug, Default)]
 pub struct Log {
     repeats: Repeats,
 }
 
 impl Log {
-    /// Logs a report: the life of a device at `info`, and what keeps it from being served, once for each device and minute.
-    /// All other mistakes of devices are logged at `debug`.
+    /// Logs a report: registrations at `info`, and what prevents a device from being served once for each device and
+    /// minute. All other mistakes of devices are logged at `debug`.
     pub fn log(&mut self, now: Instant, report: &Report) {
         // At the highest level, so that no filter removes the endpoint from a line; but no span for each notification, which
         // is hardly ever logged.
@@ -47,7 +52,7 @@ impl Log {
                 }
             }
             Report::Forbidden { peer, endpoint, identity, reason } => {
-                let why = why_forbidden(*reason);
+                let why = forbidden_reason(*reason);
                 if self.repeats.is_first(now, FORBIDDEN, endpoint, why) {
                     info!(peer = %peer.address, identity, reason = why, "{FORBIDDEN}");
                 } else {
@@ -68,24 +73,26 @@ impl Log {
         }
     }
 
-    /// Logs credentials that do not match at `info`, and what the network or an attacker does at `debug`.
+    /// Logs mismatched credentials at `info`, and failures that the network or an attacker causes at `debug`.
     fn log_handshake(&mut self, now: Instant, peer: Peer, identity: Option<&str>, reason: HandshakeFailure) {
-        let why = why_no_handshake(reason);
+        let why = credential_problem(reason);
         let address = peer.address.ip().to_string();
         match why {
             Some(why) if self.repeats.is_first(now, HANDSHAKE, identity.unwrap_or(&address), why) => {
                 info!(peer = %peer.address, identity, reason = why, "{HANDSHAKE}");
             }
-            Some(_) | None => debug!(peer = %peer.address, identity, ?reason, "{HANDSHAKE}"),
+            Some(_) | None => {
+                debug!(peer = %peer.address, identity, reason = handshake_failure(reason), "{HANDSHAKE}");
+            }
         }
     }
 
-    /// Returns when [`Log::handle_timeout`] has something to say.
+    /// Returns the time at which [`Log::handle_timeout`] has to be called.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.repeats.next_end()
     }
 
-    /// Logs how often the lines of the last minute came.
+    /// Logs how often the lines of the last minute were repeated.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(Again { kind, device, times, reason }) = self.repeats.pop_ended(now) {
             if kind == PAYLOAD {
@@ -101,9 +108,11 @@ impl Log {
 fn log_once(report: &Report) {
     match report {
         Report::Datagram { peer, outcome: DatagramOutcome::Dropped(reason) } => {
-            debug!(peer = %peer.address, ?reason, "datagram dropped");
+            debug!(peer = %peer.address, reason = drop_reason(*reason), "datagram dropped");
         }
-        Report::Datagram { peer, outcome: verdict } => trace!(peer = %peer.address, ?verdict, "datagram"),
+        Report::Datagram { peer, outcome } => {
+            trace!(peer = %peer.address, outcome = datagram_outcome(*outcome), "datagram");
+        }
         Report::Retransmitted { peer } => debug!(peer = %peer.address, "message retransmitted"),
         Report::DuplicateForgotten { peer } => {
             trace!(peer = %peer.address, "deduplication entry evicted early: the table is full")
@@ -117,16 +126,19 @@ fn log_once(report: &Report) {
         }
         Report::Updated { .. } => debug!("registration updated"),
         Report::AssociationClosed { peer, reason } => {
-            debug!(peer = %peer.address, association = peer.association.map(|id| id.0), ?reason, "DTLS association closed");
+            let (association, reason) = (peer.association.map(|id| id.0), close_reason(*reason));
+            debug!(peer = %peer.address, association, reason, "DTLS association closed");
         }
         Report::Dtls(report) => log_dtls(report),
         Report::Restored { peer, .. } => debug!(peer = %peer.address, "device restored"),
-        Report::NotRestored { reason, .. } => info!(reason = why_not_restored(*reason), "device not restored"),
+        Report::NotRestored { reason, .. } => info!(reason = not_restored_reason(*reason), "device not restored"),
         Report::Moved { from, to, .. } => {
             info!(from = %from.address, peer = %to.address, "device address changed");
         }
-        Report::Left { reason, .. } => info!(reason = why_left(*reason), "registration ended"),
-        Report::Command { msg_type, outcome, .. } => debug!(msg_type, ?outcome, "command completed"),
+        Report::Left { reason, .. } => info!(reason = leave_reason(*reason), "registration ended"),
+        Report::Command { msg_type, outcome, .. } => {
+            debug!(msg_type, outcome = command_outcome(*outcome), "command completed");
+        }
         Report::Notification { outcome: NotificationOutcome::Published, .. } => trace!("notification"),
         Report::Notification { endpoint, outcome: NotificationOutcome::Ended } => {
             debug!(endpoint, "observation ended by the device");
@@ -157,84 +169,21 @@ fn first_of(versions: &[UndefinedVersion]) -> String {
     texts.join(", ")
 }
 
-fn why_left(reason: LeaveReason) -> &'static str {
-    match reason {
-        LeaveReason::Deregistered => "de-registered",
-        LeaveReason::LifetimeOver => "lifetime expired",
-        LeaveReason::Replaced => "replaced by a new registration",
-        LeaveReason::Evicted => "evicted after a long silence: limits.devices is reached",
-        LeaveReason::Broker(CloseReason::Kicked) => "kicked by the broker",
-        LeaveReason::Broker(CloseReason::Discarded) => "another client connected with its client ID",
-        LeaveReason::Broker(CloseReason::Expired) => "authentication at the broker expired",
-        LeaveReason::Broker(CloseReason::Refused) => "refused by the broker",
-    }
-}
-
-fn why_not_restored(reason: NotRestored) -> &'static str {
-    match reason {
-        NotRestored::LifetimeOver => "lifetime expired",
-        NotRestored::NoTopics => "the configuration gives no valid topics for this device",
-        NotRestored::TooMany => "limits.devices is reached",
-        NotRestored::TooLarge => "larger than limits.registration_size",
-    }
-}
-
-fn why_forbidden(reason: Forbidden) -> &'static str {
-    match reason {
-        Forbidden::OtherName => "the DTLS identity belongs to another endpoint name (dtls.identity)",
-        Forbidden::OtherIdentity => "the registration belongs to another DTLS identity",
-        Forbidden::Unsecured => "the endpoint name is registered over DTLS",
-        Forbidden::HasKey => "the endpoint name has a key in psk_file, and the device does not use DTLS",
-    }
-}
-
-/// Returns the reason if a handshake failed because of credentials.
-fn why_no_handshake(reason: HandshakeFailure) -> Option<&'static str> {
-    match reason {
-        HandshakeFailure::WrongKey => Some("the device has another key for this identity"),
-        HandshakeFailure::Revoked => Some("the key of this identity has changed"),
-        HandshakeFailure::KeyUnavailable => Some("the key could not be looked up (dtls.psk_http)"),
-        HandshakeFailure::Failed(failure) => why_failed(failure),
-        HandshakeFailure::Deadline | HandshakeFailure::Evicted | HandshakeFailure::Restarted => None,
-    }
-}
-
-fn why_failed(failure: HandshakeError) -> Option<&'static str> {
-    match failure {
-        HandshakeError::UnknownIdentity => Some("no key is known for this identity"),
-        HandshakeError::NoCommonSuite => Some("no cipher suite in common (dtls.ciphers)"),
-        HandshakeError::NoCertificate => Some("the device has no certificate"),
-        HandshakeError::BadProof => Some("the device does not have the key of its certificate"),
-        HandshakeError::CertificateRefused(fault) => Some(match fault {
-            CertificateFault::Expired => "the certificate of the device has expired",
-            CertificateFault::NotYetValid => "the certificate of the device is not valid yet",
-            CertificateFault::UnknownAuthority => "the certificate of the device is from an unknown authority",
-            CertificateFault::UnknownKey => "the public key of the device is not known (dtls.pinned)",
-            CertificateFault::BadSignature => "the signature of the device's certificate is wrong",
-            CertificateFault::Purpose => "the certificate of the device is not for clients",
-            CertificateFault::Revoked => "the certificate of the device is revoked",
-            CertificateFault::Other(_) => "the certificate of the device was refused",
-        }),
-        HandshakeError::Alert(_)
-        | HandshakeError::BadHello
-        | HandshakeError::LateCookie
-        | HandshakeError::Protocol
-        | HandshakeError::Internal => None,
-    }
-}
-
 /// Logs a report of DTLS. Any client chooses an identity: it is shown in quotes.
 fn log_dtls(report: &dtls::DtlsReport) {
     match report {
-        dtls::DtlsReport::Datagram { peer, verdict: dtls::DtlsDatagramOutcome::Dropped(reason) } => {
-            debug!(peer = %peer.address, ?reason, "DTLS datagram dropped");
+        dtls::DtlsReport::Datagram { peer, outcome: dtls::DtlsDatagramOutcome::Dropped(reason) } => {
+            debug!(peer = %peer.address, reason = dtls_drop_reason(*reason), "DTLS datagram dropped");
         }
-        dtls::DtlsReport::Datagram { peer, verdict } => trace!(peer = %peer.address, ?verdict, "DTLS datagram"),
+        dtls::DtlsReport::Datagram { peer, outcome } => {
+            trace!(peer = %peer.address, outcome = dtls_datagram_outcome(*outcome), "DTLS datagram");
+        }
         dtls::DtlsReport::HandshakeBegun { peer } => trace!(peer = %peer.address, "DTLS handshake started"),
         dtls::DtlsReport::HandshakeRetransmitted { peer } => debug!(peer = %peer.address, "DTLS flight retransmitted"),
         dtls::DtlsReport::HandshakeCompleted { peer, suite, connection_id, resumed } => {
             let association = peer.association.map(|id| id.0);
-            debug!(peer = %peer.address, association, ?suite, connection_id, resumed, "DTLS association established");
+            let suite = suite_name(*suite);
+            debug!(peer = %peer.address, association, suite, connection_id, resumed, "DTLS association established");
         }
         // This repeats: see `Log::log`.
         dtls::DtlsReport::HandshakeFailed { .. } => {}
@@ -269,7 +218,7 @@ mod tests {
     use super::*;
     use crate::observability::repeats::PERIOD;
     use lwm2m_core::coap::{Code, DecodeError};
-    use lwm2m_core::gateway::report::DropReason;
+    use lwm2m_core::gateway::report::{DropReason, Forbidden, LeaveReason};
     use lwm2m_core::lwm2m::model::Version;
 
     #[test]
@@ -288,11 +237,11 @@ mod tests {
     #[test]
     fn what_a_stranger_does_wrong_fills_no_log() {
         let peer = Peer::udp(0, ([192, 0, 2, 1], 56830).into());
-        let verdict = DatagramOutcome::Dropped(DropReason::NoMessage(DecodeError::Version));
-        let report = Report::Datagram { peer, outcome: verdict };
+        let outcome = DatagramOutcome::Dropped(DropReason::NoMessage(DecodeError::Version));
+        let report = Report::Datagram { peer, outcome };
         assert_eq!(logged(LevelFilter::INFO, &report), "");
         let line = logged(LevelFilter::DEBUG, &report);
-        assert_eq!(line, "DEBUG datagram dropped peer=192.0.2.1:56830 reason=NoMessage(Version)\n");
+        assert_eq!(line, "DEBUG datagram dropped peer=192.0.2.1:56830 reason=\"no CoAP message: version is not 1\"\n");
     }
 
     #[test]

@@ -21,14 +21,14 @@ static SET_FILTER: OnceLock<SetFilter> = OnceLock::new();
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// What is logged, and how it looks.
+/// The configuration of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
     pub filter: LogFilter,
     pub format: LogFormat,
 }
 
-/// Directives that `tracing_subscriber` takes; only [`filter`] makes one.
+/// Filter directives of `tracing_subscriber`; only [`filter`] creates them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFilter(String);
 
@@ -48,7 +48,7 @@ pub enum FilterError {
     NoDirective(#[from] ParseError),
 }
 
-/// Reads a level, or directives separated by commas.
+/// Parses a level, or directives separated by commas.
 ///
 /// A level alone is that of this program: the libraries below it stay at `warn`, or a debug log would be theirs.
 pub fn filter(text: &str) -> Result<LogFilter, FilterError> {
@@ -67,7 +67,7 @@ pub fn filter(text: &str) -> Result<LogFilter, FilterError> {
     Ok(LogFilter(text.to_owned()))
 }
 
-/// Starts the log of the process. An error when it has one already.
+/// Starts the log of the process. Fails if it was started before.
 pub fn start(settings: &LogConfig) -> Result<(), TryInitError> {
     let filter = EnvFilter::try_new(&settings.filter.0).expect("a filter was checked when it was made");
     let colours = io::stderr().is_terminal();
@@ -87,8 +87,7 @@ pub fn start(settings: &LogConfig) -> Result<(), TryInitError> {
     }
 }
 
-/// Lines of the log. The modules of this program are named where a developer looks, at `debug` and `trace`; those of
-/// libraries always.
+/// Formats lines. Those of this program name their module at `debug` and `trace` only; those of libraries always.
 struct LineFormat<F> {
     named: Format<F>,
     bare: Format<F>,
@@ -113,13 +112,13 @@ where
     }
 }
 
-/// Changes what is logged from now on; nothing where no log was started.
+/// Replaces the filter; without effect before the log has started.
 pub(crate) fn set_filter(filter: &LogFilter) -> Result<(), reload::Error> {
     let filter = EnvFilter::try_new(&filter.0).expect("a filter was checked when it was made");
     SET_FILTER.get().map_or(Ok(()), |set| set(filter))
 }
 
-/// A process has one log.
+/// Keeps the handle by which the filter of the log can be replaced.
 fn keep<S: 'static>(handle: reload::Handle<EnvFilter, S>)
 where
     reload::Handle<EnvFilter, S>: Send + Sync,

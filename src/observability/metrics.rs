@@ -1,5 +1,5 @@
-//! Every counter of the program, and the times that are measured, in the registry that the page of metrics shows. The
-//! sizes of tables and queues are not kept here: the event loop reports them when it is asked (`snapshot`).
+//! Registers every counter and histogram of the program. The sizes of tables and queues are not kept here: the event
+//! loop reports them on request (`snapshot`).
 
 mod commands;
 mod datagrams;
@@ -24,7 +24,7 @@ pub use reloads::ReloadMetrics;
 pub(crate) use reloads::ReloadPart;
 pub use reports::CoreMetrics;
 
-/// The metrics of the whole program. One of these exists; it is shared by all who count.
+/// The metrics of the whole program. A single instance is shared by all parts that count.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -58,18 +58,18 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts what the core reports.
+    /// Counts a report of the core.
     pub fn record(&self, report: &Report) {
         self.core.record(report);
     }
 
-    /// Returns all of them, by name.
+    /// Returns the registry of all metrics.
     pub fn registry(&self) -> &Registry {
         &self.registry
     }
 }
 
-/// Counts what happens at the devices' sockets.
+/// Counts datagrams and errors of the device sockets.
 #[derive(Debug)]
 pub struct TransportMetrics {
     pub datagrams_received: Counter,
@@ -95,7 +95,7 @@ impl TransportMetrics {
     }
 }
 
-/// Counts what the store writes.
+/// Counts the writes of the store.
 #[derive(Debug)]
 pub struct StoreMetrics {
     pub put: Counter,
@@ -129,7 +129,7 @@ impl StoreMetrics {
     }
 }
 
-/// Counts how the keys of devices are looked up.
+/// Counts the lookups of pre-shared keys.
 #[derive(Debug)]
 pub struct CredentialMetrics {
     pub keys_of_file: Counter,

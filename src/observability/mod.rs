@@ -1,5 +1,5 @@
-//! What an operator sees of the running program: the log, the metrics and the health checks. It shows the metrics of the
-//! upstream, which knows nothing of it.
+//! Shows the running program to operators: log and metrics. It shows the metrics of the upstream, which knows nothing
+//! of it.
 
 pub(crate) mod log;
 pub mod logging;

@@ -1,4 +1,4 @@
-//! The page of metrics, in the text format of OpenMetrics, which Prometheus reads.
+//! Renders the metrics in the text format of OpenMetrics, which Prometheus reads.
 
 use std::fmt;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl MetricsPage {
     }
 }
 
-/// What is known at the moment of the scrape only.
+/// The gauges that are determined at each scrape.
 #[derive(Debug)]
 struct Gauges {
     snapshot: Option<DriverSnapshot>,

@@ -1,10 +1,10 @@
-//! What the system knows of this process, by the names that every dashboard knows.
+//! Reports the resources of this process by the metric names that are common to all dashboards.
 
 use std::fmt;
 
 use prometheus_client::encoding::DescriptorEncoder;
 
-/// Puts it on the page; where the system does not tell, it is not there.
+/// Adds the metrics of the process; omits them if the system does not report them.
 #[cfg(target_os = "linux")]
 pub fn encode(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     match linux::Process::read() {

@@ -1,5 +1,6 @@
-//! Lines of the log that repeat: each is logged once for each device and minute, and at the end of the minute with the number
-//! of repetitions. Unregistered peers choose the names of devices, so the number of devices and of lines is bounded.
+//! Limits repeated log lines: each is logged once for each device and minute, and at the end of the minute with the
+//! number of repetitions. Unregistered peers choose the names of devices, so the number of devices and of lines is
+//! bounded.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ pub type RepeatKey = (&'static str, String);
 #[derive(Debug, Default)]
 pub struct Repeats {
     lines: HashMap<RepeatKey, RepeatedLine>,
-    /// When the period of each line ends, the earliest first: all periods are equally long.
+    /// The end of each line's period, the earliest first: all periods are equally long.
     ends: VecDeque<(Instant, RepeatKey)>,
 }
 

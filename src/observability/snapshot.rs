@@ -12,11 +12,11 @@ use crate::upstream;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DriverSnapshot {
     pub gateway: TableSizes,
-    /// Of the registered devices, those that sleep.
+    /// Number of registered devices that sleep.
     pub asleep: usize,
-    /// How many devices there may be.
+    /// Maximum number of devices.
     pub devices_limit: usize,
-    /// Bytes of commands beyond which none may wait.
+    /// Maximum size of all pending commands, in bytes.
     pub command_bytes_limit: usize,
     pub upstream: upstream::UpstreamTableSizes,
 }
@@ -43,7 +43,7 @@ impl DriverSnapshot {
     fn encode_queues(&self, page: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Self { gateway, upstream, .. } = self;
         let queues = [
-            ("commands", gateway.waiting_commands),
+            ("commands", gateway.pending_commands),
             ("early_commands", gateway.early_commands),
             ("auto_observe", gateway.to_observe),
             ("acknowledgements", gateway.deferred_acks),
@@ -65,18 +65,18 @@ impl DriverSnapshot {
             ("observations", coap.observations),
             ("transmissions", coap.transmissions),
             ("pending_requests", coap.pending_requests),
-            ("remembered_messages", coap.remembered_messages),
-            ("transfers", coap.transfers),
-            ("assemblies", coap.assemblies),
-            ("concluded_bodies", coap.concluded_bodies),
-            ("addresses", gateway.addresses),
-            ("senders", gateway.senders),
+            ("deduplication_entries", coap.remembered_messages),
+            ("block_transfers", coap.transfers),
+            ("block_uploads", coap.assemblies),
+            ("completed_uploads", coap.concluded_bodies),
+            ("rate_limited_addresses", gateway.addresses),
+            ("rate_limited_devices", gateway.senders),
             ("retained_commands", gateway.retained_commands),
         ];
         let help = "Entries of the tables of the CoAP endpoint, the rate limits and the retained commands.";
         gauges(page, "lwm2m_table_entries", help, "table", &tables)?;
         let help = "Partly received bodies of block-wise transfers, in bytes (limit: coap.block_transfer_bytes).";
-        gauge(page, "lwm2m_received_body_bytes", help, coap.received_bytes)
+        gauge(page, "lwm2m_block_transfer_bytes", help, coap.block_transfer_bytes)
     }
 
     fn encode_dtls(&self, page: &mut DescriptorEncoder<'_>) -> fmt::Result {

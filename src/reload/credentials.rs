@@ -12,17 +12,17 @@ use crate::observability::metrics::Metrics;
 
 use super::watch::FileSnapshot;
 
-/// Both kinds of credentials; each is reloaded whatever becomes of the other.
+/// Both kinds of credentials; each is reloaded independently.
 pub struct ReloadableCredentials {
     pub certificates: ReloadableCertificates,
     pub keys: ReloadableKeys,
 }
 
-/// The certificate and key of the gateway, and what it trusts.
+/// The certificate and key of the gateway, and the certificates that it trusts.
 pub struct ReloadableCertificates {
     condition: Condition,
     metrics: Arc<Metrics>,
-    /// What is in force; `None` if that is nothing.
+    /// The settings and files in force; `None` if there are none.
     in_force: Option<(CredentialsConfig, FileSnapshot)>,
 }
 
@@ -33,7 +33,8 @@ pub struct ReloadableKeys {
 }
 
 impl ReloadableCertificates {
-    /// `in_force` is whether the program began with these. The condition says whether handshakes are accepted.
+    /// Creates the certificates; `in_force` is whether they were loaded at the start. The condition shows whether
+    /// handshakes are accepted.
     pub fn new(config: &CredentialsConfig, in_force: bool, condition: Condition, metrics: Arc<Metrics>) -> Self {
         Self { condition, metrics, in_force: in_force.then(|| certificates_at(config)) }
     }
@@ -53,7 +54,7 @@ impl ReloadableCertificates {
 }
 
 impl ReloadableKeys {
-    /// `in_force` is whether the program began with these.
+    /// Creates the keys; `in_force` is whether they were loaded at the start.
     pub fn new(config: &CredentialsConfig, in_force: bool, keys: FileKeys) -> Self {
         Self { keys, in_force: in_force.then(|| keys_at(config)) }
     }

@@ -1,4 +1,4 @@
-//! The object definitions, which can be reloaded.
+//! Reloads the object definitions.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,18 +13,18 @@ use lwm2m_core::lwm2m::model::BrokenFile;
 
 /// The object definitions, as they were read last.
 pub struct ReloadableDefinitions {
-    /// The files that are broken and were so when the definitions in force were read.
+    /// The files that were already broken when the definitions in force were read.
     broken: BTreeSet<String>,
     metrics: Arc<Metrics>,
 }
 
 impl ReloadableDefinitions {
-    /// `broken` are the files that were rejected at the start.
+    /// Creates the definitions; `broken` are the files that were rejected at the start.
     pub fn new(broken: &[BrokenFile], metrics: Arc<Metrics>) -> Self {
         Self { broken: names(broken), metrics }
     }
 
-    /// Reads the folder. If a file is broken that was not so before, all definitions stay as they are.
+    /// Reads the folder. If another file than before is broken the definitions in force stay.
     pub(super) fn read(&mut self, folder: &Path) -> Result<Option<DriverRequest>, String> {
         let read = definitions::read(folder).map_err(|error| format!("xml_dir: {}: {error}", folder.display()))?;
         let fresh: Vec<String> = read

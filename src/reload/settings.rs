@@ -1,4 +1,4 @@
-//! The settings that can be reloaded: the log level and the limits of the gateway.
+//! Reloads the log level and the limits of the gateway.
 
 use tracing::{info, warn};
 
@@ -7,9 +7,9 @@ use crate::descriptors::DeviceCapacity;
 use crate::driver::control::DriverRequest;
 use crate::observability::logging;
 
-/// The settings in force, and what was logged of those that need a restart.
+/// The settings in force, and the messages about them that were logged.
 pub struct ReloadableSettings {
-    /// What the program began with.
+    /// The settings at the start of the program.
     started: ConfigValues,
     in_force: ConfigValues,
     /// The keys that were named last as needing a restart.
@@ -20,7 +20,7 @@ pub struct ReloadableSettings {
 }
 
 impl ReloadableSettings {
-    /// `room` bounds the devices, whatever the configuration says.
+    /// Creates the settings; `room` is the maximum number of devices, whatever the configuration allows.
     pub fn new(config: &Config, room: DeviceCapacity) -> Self {
         let (written, warned) = (config.written.clone(), config.warnings.clone());
         Self { started: written.clone(), in_force: written, named: Vec::new(), room, warned }

@@ -1,4 +1,4 @@
-//! Whether files have changed, by looking at them from time to time.
+//! Detects changed files by polling.
 //!
 //! Looking works on every file system, with any number of containers on the machine (inotify has a limit per user), and
 //! through the links by which Kubernetes exchanges a whole folder at once.
@@ -8,11 +8,11 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// How files look at one moment: what is not there looks different from what is.
+/// The state of files at one moment, including their absence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileSnapshot(BTreeMap<PathBuf, Option<Stamp>>);
 
-/// Differs when the content does, unless somebody takes pains: device and inode, length, time in seconds and nanoseconds.
+/// The metadata of a file: device and inode, length, and time of modification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     file: (u64, u64),
@@ -21,7 +21,7 @@ struct Stamp {
 }
 
 impl FileSnapshot {
-    /// At files, and at what is directly in folders. Links are followed.
+    /// Reads the state of files and of the entries of folders. Links are followed.
     pub fn at(paths: impl IntoIterator<Item = PathBuf>) -> Self {
         let mut look = Self::default();
         for path in paths {
@@ -49,7 +49,7 @@ impl Stamp {
     }
 }
 
-/// Nothing for what is no folder.
+/// Returns the entries of a folder; none if the path is no folder.
 fn entries(path: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(path).into_iter().flatten();
     entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
@@ -87,7 +87,8 @@ mod tests {
         assert_ne!(one, look());
     }
 
-    /// `gateway.toml -> ..data/gateway.toml`, `..data -> ..2025_1/`: the link in the middle is exchanged.
+    /// Replays a Kubernetes update: `gateway.toml -> ..data/gateway.toml`, `..data -> ..2025_1/`, and the middle link
+    /// is replaced.
     #[test]
     fn a_folder_that_kubernetes_exchanges_looks_different() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The file: a redb database with a table of devices and one of their commands.
+//! Reads and writes the file: a redb database with a table of devices and one of their commands.
 //!
 //! - `about`: the number of the format.
 //! - `devices`: by endpoint, the record as JSON, and the name of the listener that the device speaks to.
@@ -32,20 +32,22 @@ use lwm2m_dtls::{AssociationChange, SavedAssociation};
 /// list has its paths only once, as the texts of its links.
 const FORMAT: u64 = 3;
 
-/// Older ones that have nothing that is read in another way.
+/// Formats that this program can read.
 const READABLE: std::ops::RangeInclusive<u64> = 1..=FORMAT;
 
-/// Bytes of the file that are kept in memory.
+/// Size of the cache, in bytes.
 const CACHE: usize = 16 * 1024 * 1024;
 
-/// The file holds passwords and keys.
+/// Permissions of the file: it contains passwords and keys.
 const MODE: u32 = 0o600;
 
 const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("about");
 const DEVICES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("devices");
-const OBEYED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("obeyed");
+// Another name of the table would be another format.
+const RETAINED_COMMANDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("obeyed");
 const COMMANDS: TableDefinition<'_, (&str, u64), &str> = TableDefinition::new("commands");
-/// The listeners that it was made at and is reached by, and the bytes of DTLS.
+/// By association: the names of the listeners at which it was established and by which it is reached, and the bytes of
+/// DTLS.
 const ASSOCIATIONS: TableDefinition<'_, u64, (&str, &str, &[u8])> = TableDefinition::new("associations");
 
 pub struct Database {
@@ -53,7 +55,7 @@ pub struct Database {
     listeners: Vec<UdpListener>,
 }
 
-/// What is in the file.
+/// The contents of the file.
 #[derive(Debug, Default)]
 pub struct StoreContents {
     pub devices: Vec<DeviceRecord>,
@@ -61,7 +63,7 @@ pub struct StoreContents {
     pub retained_commands: Vec<RetainedCommandsRecord>,
 }
 
-/// Why a file is no store.
+/// Reasons why a file cannot be used as a store.
 #[derive(Debug, Error)]
 pub enum StoreOpenError {
     #[error("another process uses it")]
@@ -75,7 +77,7 @@ pub enum StoreOpenError {
     Newer(u64),
 }
 
-/// A record with what the core does not know by name.
+/// A device record with the name of its listener, which the core knows by number only.
 #[derive(Serialize)]
 struct StoredRecordRef<'a> {
     listener: Option<&'a str>,
@@ -96,19 +98,19 @@ impl Database {
         opened.unwrap_or_else(|_| Err(StoreOpenError::Damaged("its pages contradict each other".to_owned())))
     }
 
-    /// Opens a file that was open before, and has been read.
+    /// Opens the file again, without reading it.
     pub fn reopen(file: &Path, listeners: &[UdpListener]) -> Result<Self, StoreOpenError> {
         Ok(Self { database: open_database(file)?, listeners: listeners.to_vec() })
     }
 
-    /// Writes all of them or none, and waits until they are on the disk.
+    /// Writes all changes or none, and waits until they are on the disk.
     pub fn write<'c>(&self, changes: impl IntoIterator<Item = &'c Change>) -> Result<(), redb::Error> {
         let transaction = self.database.begin_write()?;
         {
             let mut devices = transaction.open_table(DEVICES)?;
             let mut commands = transaction.open_table(COMMANDS)?;
             let mut associations = transaction.open_table(ASSOCIATIONS)?;
-            let mut obeyed = transaction.open_table(OBEYED)?;
+            let mut retained_commands = transaction.open_table(RETAINED_COMMANDS)?;
             for change in changes {
                 match change {
                     Change::Put(record) => {
@@ -119,7 +121,7 @@ impl Database {
                         devices.remove(endpoint.as_str())?;
                         keep_commands(&mut commands, endpoint, &HashSet::new())?;
                     }
-                    Change::RetainedCommands(record) => write_retained_commands(&mut obeyed, record)?,
+                    Change::RetainedCommands(record) => write_retained_commands(&mut retained_commands, record)?,
                     Change::Association(AssociationChange::Put(saved)) => {
                         let [made_at, reached_by] = [saved.made_at, saved.reached_by].map(|socket| self.name(socket));
                         associations.insert(saved.id.0, (made_at, reached_by, saved.bytes.as_slice()))?;
@@ -145,7 +147,7 @@ impl Database {
         Ok((database, StoreContents { devices, associations, retained_commands }))
     }
 
-    /// A file without a format is a new one.
+    /// Checks the format of the file. A file without a format is new.
     fn check_format(&self) -> Result<(), StoreOpenError> {
         let prepare = || -> Result<u64, redb::Error> {
             let transaction = self.database.begin_write()?;
@@ -206,7 +208,7 @@ impl Database {
     fn read_retained_commands(&self) -> Result<Vec<RetainedCommandsRecord>, redb::Error> {
         let transaction = self.database.begin_read()?;
         let mut records = Vec::new();
-        for entry in transaction.open_table(OBEYED)?.iter()? {
+        for entry in transaction.open_table(RETAINED_COMMANDS)?.iter()? {
             let (endpoint, commands) = entry?;
             let (digests, _) = commands.value().as_chunks();
             let commands = digests.iter().map(|digest| CommandDigest(u64::from_be_bytes(*digest))).collect();
@@ -229,7 +231,7 @@ impl Database {
         Ok(saved)
     }
 
-    /// The DTLS listener of this name, or else any of them.
+    /// Returns the DTLS listener of this name, or else the first one.
     fn secured_socket(&self, listener: &str) -> u16 {
         let mut secured = self.listeners.iter().enumerate().filter(|(_, known)| known.security == Security::Dtls);
         let first = secured.clone().next();
@@ -237,7 +239,7 @@ impl Database {
         index.and_then(|index| index.try_into().ok()).unwrap_or(0)
     }
 
-    /// The name of a listener; empty where there is none.
+    /// Returns the name of a listener; empty if it does not exist.
     fn name(&self, socket: u16) -> &str {
         self.listeners.get(usize::from(socket)).map_or("", |listener| listener.name.as_str())
     }
@@ -247,8 +249,8 @@ impl Database {
         serde_json::to_vec(&StoredRecordRef { listener, record }).expect("keys are texts, and numbers are finite")
     }
 
-    /// The device comes back to the listener of the same name. Where that is gone it is reached by one that can reach its
-    /// address, until it speaks to another.
+    /// Assigns a restored device to the listener of the stored name. If that listener is gone, the device is reached by
+    /// one of the same address family until it sends to another.
     fn place(&self, StoredRecord { listener, mut record }: StoredRecord) -> DeviceRecord {
         if record.peer.association.is_some() {
             // As with its association, of which the socket is a part of the name.
@@ -274,7 +276,7 @@ fn open_database(file: &Path) -> Result<redb::Database, StoreOpenError> {
     })
 }
 
-/// What the file is, or what the system says of it: the two look alike in redb's errors.
+/// Tells damaged files from errors of the system, which redb reports alike.
 fn damage(error: redb::Error) -> StoreOpenError {
     match error {
         redb::Error::Io(error)
@@ -286,7 +288,7 @@ fn damage(error: redb::Error) -> StoreOpenError {
     }
 }
 
-/// Nobody else can read the file, from its first moment on.
+/// Creates the file, or corrects its permissions, so that only its owner can read it.
 fn make_private(file: &Path) -> io::Result<()> {
     match OpenOptions::new().write(true).create_new(true).mode(MODE).open(file) {
         Ok(_) => Ok(()),
@@ -306,7 +308,7 @@ fn create_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(DEVICES)?;
     transaction.open_table(COMMANDS)?;
     transaction.open_table(ASSOCIATIONS)?;
-    transaction.open_table(OBEYED)?;
+    transaction.open_table(RETAINED_COMMANDS)?;
     Ok(())
 }
 
@@ -333,7 +335,7 @@ fn write_commands(table: &mut Table<'_, (&str, u64), &str>, record: &DeviceRecor
     Ok(())
 }
 
-/// Removes the commands of an endpoint but these, and says which are there.
+/// Removes all commands of an endpoint except these, and returns those that were stored.
 fn keep_commands(
     table: &mut Table<'_, (&str, u64), &str>,
     endpoint: &str,

@@ -1,4 +1,4 @@
-//! The store: what the core tells of its devices is kept in one file, so that it outlives the process.
+//! Keeps the state of devices in one file, so that it survives the process.
 //!
 //! 1. [`Store::open`] reads the file, or puts aside one that cannot be read, and gives what is in it. [`OpenedStore::write_now`]
 //!    is for what has to be written before the devices hear anything.
@@ -36,22 +36,23 @@ use database::{Database, StoreOpenError};
 pub use database::StoreContents;
 use writer::StoreWriter;
 
-/// Changes that are handed over in one piece; and how many pieces may wait for the writer.
+/// Maximum number of changes in a batch.
 const BATCH: usize = 256;
+/// Maximum number of batches that wait for the writer.
 const BATCHES: usize = 64;
 
-/// Where and how often.
+/// The configuration of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreConfig {
     /// `None`: when the broker is another process. The embedded one forgets everything at the end of this one.
     pub enable: Option<bool>,
     /// A relative one counts from the working directory.
     pub file: PathBuf,
-    /// How long a change may wait to be written together with others.
+    /// Maximum time that a change waits to be written together with others.
     pub flush_interval: Duration,
 }
 
-/// Why there is no store. What is wrong with the contents of a file is no reason: such a file is put aside.
+/// Reasons why the store cannot be used. A damaged file is not among them: it is moved aside.
 #[derive(Debug, Error)]
 pub enum StoreError {
     #[error(
@@ -70,7 +71,7 @@ pub enum StoreError {
 /// The driver's end of the store.
 pub struct Store {
     batches: SyncSender<Vec<Change>>,
-    /// A batch that the channel had no room for. It is older than whatever the core has to tell meanwhile.
+    /// A batch for which the channel had no room. It is older than all changes that the core still holds.
     held: Option<Vec<Change>>,
     writer: JoinHandle<()>,
     closing: Arc<AtomicBool>,
@@ -78,7 +79,7 @@ pub struct Store {
     metrics: Arc<Metrics>,
 }
 
-/// A store whose file is read, and which nobody writes yet.
+/// A store whose file has been read, before its writer has started.
 pub struct OpenedStore {
     database: Database,
     settings: StoreConfig,
@@ -87,7 +88,7 @@ pub struct OpenedStore {
 }
 
 impl OpenedStore {
-    /// Writes these before anything else, and waits until they are on the disk.
+    /// Writes changes at once, and waits until they are on the disk.
     pub fn write_now(&self, changes: &[Change]) -> Result<(), StoreError> {
         if changes.is_empty() {
             return Ok(());
@@ -102,7 +103,7 @@ impl OpenedStore {
         Err(StoreError::NotWritten { file: self.settings.file.clone(), problem })
     }
 
-    /// From now on changes are taken and written. The condition tells whether that succeeds.
+    /// Starts the writer. The condition shows whether it succeeds.
     pub fn start(self, condition: Condition) -> Result<Store, StoreError> {
         let (batches, receiver) = sync_channel(BATCHES);
         let closing = Arc::new(AtomicBool::new(false));
@@ -118,8 +119,8 @@ impl OpenedStore {
 }
 
 impl Store {
-    /// Opens the file, or creates it, and gives what is in it. A device comes back to the listener of the same name.
-    /// `unix_time` names a file that is put aside.
+    /// Opens the file, or creates it, and returns its contents. A device comes back to the listener of the same name.
+    /// `unix_time` names a file that is moved aside.
     pub fn open(
         settings: &StoreConfig,
         listeners: &[UdpListener],
@@ -134,12 +135,12 @@ impl Store {
         Ok((opened, contents))
     }
 
-    /// When changes that there are now have to be handed over; `None` if there are none.
+    /// Returns when the present changes have to be handed over; `None` without changes.
     pub fn next_flush(&self, now: Instant, gateway: &Gateway) -> Option<Instant> {
         gateway.has_changes().then(|| now + self.interval)
     }
 
-    /// Hands over a batch of what has changed, and says when the next one is due. Never waits.
+    /// Hands over a batch of changes, and returns when the next one is due. Never blocks.
     pub fn flush(&mut self, now: Instant, gateway: &mut Gateway) -> Option<Instant> {
         let batch = self.held.take().unwrap_or_else(|| gateway.take_changes(now, BATCH));
         match self.batches.try_send(batch) {
@@ -153,7 +154,7 @@ impl Store {
         }
     }
 
-    /// Hands over what the core has still to tell, and waits until it is written, but not longer than `patience`.
+    /// Hands over all remaining changes, and waits until they are written, but not longer than `patience`.
     pub async fn close(self, now: Instant, mut gateway: Gateway, patience: Duration) {
         let Self { batches, held, writer, closing, .. } = self;
         gateway.change_all();
@@ -178,7 +179,7 @@ impl Store {
     }
 }
 
-/// Looks whether the file could be opened and written; it is neither read nor changed, and none is made.
+/// Tests whether the file could be opened and written; it is neither read nor changed nor created.
 ///
 /// # Errors
 /// If another process uses it, or the system does not allow it.
@@ -196,7 +197,7 @@ pub(crate) fn try_out(settings: &StoreConfig) -> Result<(), StoreError> {
     }
 }
 
-/// A new file can be made beside this one.
+/// Tests whether a file can be created in the folder of the store.
 fn try_folder(file: &Path) -> io::Result<()> {
     let mut beside = file.to_owned().into_os_string();
     beside.push(format!(".check-{}", std::process::id()));

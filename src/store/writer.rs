@@ -1,4 +1,4 @@
-//! The one that writes: a thread of its own, since a disk makes wait.
+//! Writer thread. Disk writes block, so they run off the event loop.
 //!
 //! What cannot be written is kept and tried again. Meanwhile nothing more is taken, so that the channel fills, and the
 //! changes wait in the core: as marks, one for each device.
@@ -23,19 +23,19 @@ use lwm2m_dtls::AssociationChange;
 use super::OpenedStore;
 use super::database::{Database, StoreOpenError};
 
-/// Batches that are written at once, if so many wait.
+/// Maximum number of batches in one transaction.
 const TOGETHER: usize = 4;
 
-/// After an error of the disk.
+/// Pause after a failed write.
 const PAUSE: Duration = Duration::from_secs(1);
 
 pub struct StoreWriter {
-    /// `None` after an error: redb takes nothing more before the file is opened again.
+    /// `None` after an error: redb accepts no writes until the file is opened again.
     database: Option<Database>,
     file: PathBuf,
     listeners: Vec<UdpListener>,
     batches: Receiver<Vec<Change>>,
-    /// The program ends: there is no time to wait for a disk that fails.
+    /// Set during the shutdown: failed writes are not retried any more.
     closing: Arc<AtomicBool>,
     failing: bool,
     metrics: Arc<Metrics>,
@@ -53,7 +53,7 @@ enum WriteError {
 }
 
 impl StoreWriter {
-    /// The condition is that of the store from now on.
+    /// Creates a writer that reports its state by the condition of the store.
     pub fn new(
         opened: OpenedStore,
         batches: Receiver<Vec<Change>>,
@@ -66,7 +66,7 @@ impl StoreWriter {
         Self { database: Some(database), file, listeners, batches, closing, failing: false, metrics, condition }
     }
 
-    /// Until nobody sends any more, and all is written.
+    /// Writes batches until the channel is closed and empty.
     pub fn run(mut self) {
         while let Ok(mut changes) = self.batches.recv() {
             changes.extend(self.batches.try_iter().take(TOGETHER - 1).flatten());

@@ -1,4 +1,4 @@
-//! The devices' sockets. It knows addresses and datagrams, nothing of what is in them.
+//! The UDP sockets of devices. This module knows addresses and datagrams, and not their contents.
 
 mod udp;
 

@@ -1,4 +1,4 @@
-//! UDP: sockets with a large receive buffer, read in batches. Of DTLS they know that a socket is for it.
+//! UDP sockets with large receive buffers, read in batches. Of DTLS they know only which sockets use it.
 
 use std::future::poll_fn;
 use std::io;
@@ -13,10 +13,10 @@ use lwm2m_base::Peer;
 
 /// The largest datagram of UDP.
 const LARGEST_DATAGRAM: usize = 65_535;
-/// Datagrams taken from one socket before the others, the broker and the clock have their turn.
+/// Maximum number of datagrams that are read from one socket before other inputs have their turn.
 const BATCH: usize = 64;
 
-/// Ports below this one are for programs with a right to them.
+/// The first port that a program may bind without a privilege.
 const FIRST_FREE_PORT: u16 = 1024;
 
 /// A UDP socket for devices.
@@ -27,21 +27,21 @@ pub struct UdpListener {
     /// Port 0 lets the system choose one. On a host with several addresses name the one that devices know: an answer leaves
     /// from the bound address.
     pub bind: SocketAddr,
-    /// Bytes that the system keeps for us while we are busy; it may give less.
+    /// Size of the system's receive buffer, in bytes; the system may grant less.
     pub recbuf: usize,
 }
 
-/// What the devices of a listener speak.
+/// The security of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Security {
-    /// CoAP as it is.
+    /// CoAP over UDP without DTLS.
     None,
     /// CoAP over DTLS.
     Dtls,
 }
 
 impl UdpListener {
-    /// The section of the configuration.
+    /// Returns the section of the configuration.
     pub fn key(&self) -> String {
         let kind = match self.security {
             Security::None => "udp",
@@ -51,19 +51,19 @@ impl UdpListener {
     }
 }
 
-/// How a look at a socket ended.
+/// The result of reading a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReceiveBatch {
-    /// All that had come was taken.
+    /// No datagram is left.
     Emptied,
-    /// As much was taken as is at once; there may be more.
+    /// The batch is full; there may be more datagrams.
     Full,
 }
 
 /// The listeners; [`Peer::socket`] is the index in the order of the settings.
 pub struct UdpSockets {
     sockets: Vec<UdpSocket>,
-    /// Where the next look for a readable socket begins, so that none starves.
+    /// The socket that is checked first the next time, so that none starves.
     next: usize,
     buffer: Vec<u8>,
 }
@@ -90,7 +90,7 @@ impl UdpSockets {
         self.sockets.iter().map(UdpSocket::local_addr).collect()
     }
 
-    /// Waits until one of the sockets can be read, and says which. Cancel-safe.
+    /// Waits until one of the sockets is readable, and returns its index. Cancel-safe.
     pub async fn readable(&self) -> usize {
         poll_fn(|context| {
             let count = self.sockets.len();
@@ -105,7 +105,7 @@ impl UdpSockets {
         .await
     }
 
-    /// Hands over what has come to this socket, a batch of it at the most.
+    /// Passes the received datagrams of a socket to `take`, at most one batch.
     pub fn receive(&mut self, index: usize, mut take: impl FnMut(Peer, &[u8])) -> io::Result<ReceiveBatch> {
         self.next = index + 1;
         for _ in 0..BATCH {
@@ -118,7 +118,7 @@ impl UdpSockets {
         Ok(ReceiveBatch::Full)
     }
 
-    /// Sends at once. A full buffer of the system is a loss as any other on the way.
+    /// Sends a datagram without waiting. A full buffer of the system counts as a loss in the network.
     pub fn send(&self, peer: Peer, datagram: &[u8]) -> io::Result<()> {
         let socket = &self.sockets[usize::from(peer.socket)];
         socket.try_send_to(datagram, peer.address).map(|_| ())

@@ -77,8 +77,8 @@ fn settings(base: &str) -> PskHttpConfig {
         ssl: tls::TlsConfig::default(),
         timeout: Duration::from_secs(10),
         requests: 2,
-        keep_found: FOUND,
-        keep_unknown: UNKNOWN,
+        cache_ttl: FOUND,
+        negative_cache_ttl: UNKNOWN,
     }
 }
 

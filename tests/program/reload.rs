@@ -21,7 +21,7 @@ const ONLY_SIGNALS: &str = "watch_interval = 0";
 #[test]
 fn limits_that_become_narrower_keep_the_devices_that_are_there() {
     let mut scene = lwm2m_testkit::scene::Scene::registered();
-    scene.gateway.set_limits(Limits { devices: 1, waiting_commands: 1, ..Limits::default() });
+    scene.gateway.set_limits(Limits { devices: 1, pending_commands: 1, ..Limits::default() });
     assert_eq!(scene.gateway.devices_limit(), 1);
 
     scene.command(&read(1));

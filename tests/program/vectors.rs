@@ -125,7 +125,7 @@ fn every_case_holds_in_the_core() {
     let mut sides = VectorCore::new(settings.clone());
     cases.iter().filter(|case| kind(case) != "tlv_codec").for_each(|case| play(&mut sides, case));
     settings.undefined_resources = UndefinedResources::Opaque;
-    settings.coap.received_body = RECEIVED_BODY;
+    settings.coap.received_body_size = RECEIVED_BODY;
     let mut sides = VectorCore::new(settings);
     cases.iter().filter(|case| kind(case) == "tlv_codec").for_each(|case| play(&mut sides, case));
 }

@@ -27,7 +27,7 @@ impl<K: Copy + Ord + Hash> Deadlines<K> {
         self.ordered.insert((at, key));
     }
 
-    /// The deadline of `key`, if it has one.
+    /// Returns the deadline of `key`.
     pub fn get(&self, key: K) -> Option<Instant> {
         self.by_key.get(&key).copied()
     }
@@ -38,7 +38,7 @@ impl<K: Copy + Ord + Hash> Deadlines<K> {
         }
     }
 
-    /// Takes out one key whose deadline is not after `now`, the earliest first.
+    /// Removes and returns a key whose deadline is not after `now`, the earliest first.
     pub fn pop_expired(&mut self, now: Instant) -> Option<K> {
         let (at, key) = *self.ordered.first()?;
         if at > now {
@@ -52,7 +52,7 @@ impl<K: Copy + Ord + Hash> Deadlines<K> {
         self.first().map(|(at, _)| at)
     }
 
-    /// The earliest deadline, and whose it is.
+    /// Returns the earliest deadline and its key.
     pub fn first(&self) -> Option<(Instant, K)> {
         self.ordered.first().copied()
     }

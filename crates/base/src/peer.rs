@@ -12,7 +12,7 @@ pub struct Peer {
     /// The remote address. A DTLS association keeps the address at which it was established, although its device may
     /// move: for such a peer the address is a part of the name and not a destination.
     pub address: SocketAddr,
-    /// None over plain UDP, where a peer is its address.
+    /// The DTLS association; `None` over plain UDP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub association: Option<AssociationId>,
 }
@@ -22,7 +22,7 @@ pub struct Peer {
 pub struct AssociationId(pub u64);
 
 impl Peer {
-    /// An address over plain UDP.
+    /// Returns the peer at an address over plain UDP.
     pub fn udp(socket: u16, address: SocketAddr) -> Self {
         Self { socket, address, association: None }
     }

@@ -13,7 +13,7 @@ pub struct RateLimit {
     pub address: Rate,
 }
 
-/// So many in a second on average, and so many at once after a quiet time.
+/// An average rate, and the burst that is allowed after a quiet time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// 1 to 1,000,000.
@@ -37,14 +37,14 @@ impl Rate {
     }
 }
 
-/// Which of the buckets is empty.
+/// The bucket that was empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exceeded {
     Address,
     Total,
 }
 
-/// A bucket for each key, by the time when it is full again. A key whose bucket is full is like one that never took.
+/// Token buckets by key. Each is kept as the time at which it is full again; a full bucket is not kept.
 #[derive(Debug)]
 pub struct TokenBuckets<K> {
     full: Deadlines<K>,
@@ -67,7 +67,7 @@ impl<K: Copy + Ord + Hash> TokenBuckets<K> {
         full.is_some()
     }
 
-    /// To be called now and then: else a key is remembered until something is taken.
+    /// Forgets full buckets. Otherwise they are kept until the next token is taken.
     pub fn forget_full(&mut self, now: Instant) {
         while self.full.pop_expired(now).is_some() {}
     }
@@ -85,9 +85,9 @@ impl<K: Copy + Ord + Hash> TokenBuckets<K> {
 #[derive(Debug)]
 pub struct Limiter {
     limit: RateLimit,
-    /// When the bucket of all is full again.
+    /// The time at which the total bucket is full again.
     total: Option<Instant>,
-    /// The same for each address. One whose bucket is full is like one that never sent.
+    /// The time at which each address's bucket is full again. A full bucket is not kept.
     addresses: Deadlines<SourceNetwork>,
 }
 
@@ -96,7 +96,7 @@ impl Limiter {
         Self { limit, total: None, addresses: Deadlines::default() }
     }
 
-    /// A new limit begins with full buckets.
+    /// Replaces the limit. A changed limit begins with full buckets.
     pub fn set_limit(&mut self, limit: RateLimit) {
         if self.limit != limit {
             *self = Self::new(limit);
@@ -113,25 +113,26 @@ impl Limiter {
         Ok(())
     }
 
-    /// To be called now and then: else an address is remembered until the next one comes.
+    /// Forgets full buckets. Otherwise they are kept until the next token is taken.
     pub fn forget_full(&mut self, now: Instant) {
         while self.addresses.pop_expired(now).is_some() {}
     }
 
-    /// Addresses that are remembered: at most the burst of all, and those of the time that one token takes.
+    /// Returns the number of buckets that are not full. It is at most the total burst, and what is refilled while one
+    /// address's token is.
     pub fn addresses(&self) -> usize {
         self.addresses.len()
     }
 }
 
-/// When a bucket is full again after one token was taken from it; `None` if it is empty. `full`: when it would be
-/// otherwise.
+/// Returns the time at which a bucket is full again after one more token; `None` if it is empty. `full` is that time
+/// before.
 fn after_one_more(rate: Rate, now: Instant, full: Option<Instant>) -> Option<Instant> {
     let full = full.map_or(now, |full| full.max(now)) + rate.interval();
     (full <= now + rate.interval() * rate.burst).then_some(full)
 }
 
-/// Groups addresses by their owner: an IPv6 network of 64 bits belongs to one customer.
+/// A source of datagrams: an IPv4 address, or an IPv6 network of 64 bits, which belongs to one customer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SourceNetwork {
     V4(Ipv4Addr),

@@ -1,4 +1,4 @@
-//! A secret text, which never appears in a log, a report, an error or debug output.
+//! A secret text that never appears in a log, a report, an error or debug output.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ impl Secret {
         Self(value.into())
     }
 
-    /// The value itself, for the places that send it on, and the record that keeps it.
+    /// Returns the secret, for the code that sends or stores it.
     pub fn reveal(&self) -> &str {
         &self.0
     }

@@ -19,15 +19,15 @@ use super::{DtlsOutput, DtlsServer};
 type RecordOutcome = (DtlsDatagramOutcome, Option<AssociationId>);
 
 impl DtlsServer {
-    /// No datagram can make this fail: each has its verdict, among the reports.
+    /// No datagram can make this fail: each has its outcome among the reports.
     pub fn handle_datagram(&mut self, now: Instant, socket: u16, from: SocketAddr, datagram: &[u8]) {
         let mut outcome = None;
         for record in records(datagram, OwnCid::LENGTH) {
             let next = self.handle_record(now, (socket, from), &record);
             outcome = Some(outcome.map_or(next, |first| telling(first, next)));
         }
-        let (verdict, association) = outcome.unwrap_or((DtlsDatagramOutcome::Dropped(DtlsDropReason::NoRecord), None));
-        self.report(DtlsReport::Datagram { peer: Peer { socket, address: from, association }, verdict });
+        let (outcome, association) = outcome.unwrap_or((DtlsDatagramOutcome::Dropped(DtlsDropReason::NoRecord), None));
+        self.report(DtlsReport::Datagram { peer: Peer { socket, address: from, association }, outcome });
     }
 
     fn handle_record(&mut self, now: Instant, place: PeerAddress, record: &DtlsRecord<'_>) -> RecordOutcome {
@@ -115,8 +115,8 @@ impl DtlsServer {
             return (DtlsDatagramOutcome::Dropped(DtlsDropReason::UnknownConnectionId), None);
         };
         if let Some(id) = self.associations.by_cid(cid) {
-            let verdict = self.handle_by_association(now, place, id, record);
-            return (verdict.unwrap_or_else(|| self.forged(id)), Some(id));
+            let outcome = self.handle_by_association(now, place, id, record);
+            return (outcome.unwrap_or_else(|| self.forged(id)), Some(id));
         }
         match self.handshakes.by_cid(cid, place) {
             Some(id) => (self.handle_by_handshake(now, Some(id), record), None),
@@ -132,12 +132,12 @@ impl DtlsServer {
         let Some(id) = self.associations.by_place(place) else {
             return (self.handle_by_handshake(now, under_way, record), None);
         };
-        let verdict = self.handle_by_association(now, place, id, record).unwrap_or_else(|| self.forged(id));
-        match verdict {
+        let outcome = self.handle_by_association(now, place, id, record).unwrap_or_else(|| self.forged(id));
+        match outcome {
             DtlsDatagramOutcome::Dropped(DtlsDropReason::Forged | DtlsDropReason::Replayed) if under_way.is_some() => {
                 (self.handle_by_handshake(now, under_way, record), None)
             }
-            verdict => (verdict, Some(id)),
+            outcome => (outcome, Some(id)),
         }
     }
 
@@ -210,7 +210,7 @@ impl DtlsServer {
         let failed = self.associations.get_mut(id).map(|association| association.count_forged());
         if failed.is_some_and(|failed| failed >= self.settings.failed_tags) {
             self.alert(id, Alert::CloseNotify);
-            self.close(id, AssociationCloseReason::FailedTags);
+            self.close(id, AssociationCloseReason::TooManyForged);
         }
         DtlsDatagramOutcome::Dropped(DtlsDropReason::Forged)
     }

@@ -12,7 +12,7 @@ use super::handshake::HandshakeError;
 pub enum DtlsReport {
     /// The outcome of a datagram. There is exactly one for each datagram. The association of `peer` is the one that a
     /// record belongs to, if there is one; the address is the source of the datagram.
-    Datagram { peer: Peer, verdict: DtlsDatagramOutcome },
+    Datagram { peer: Peer, outcome: DtlsDatagramOutcome },
     /// A client with a valid cookie began one.
     HandshakeBegun { peer: Peer },
     /// Our flight was sent once more.
@@ -117,7 +117,7 @@ pub enum AssociationCloseReason {
     Idle,
     /// There was no room for a newer one, and this one was silent for the longest time, or one of many of its device.
     Evicted,
-    FailedTags,
+    TooManyForged,
     /// The sequence numbers of the association are exhausted.
     SequenceExhausted,
 }

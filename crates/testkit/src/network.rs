@@ -56,7 +56,7 @@ pub enum BrokerBehaviour {
     NeverAnswers,
 }
 
-/// Which of the devices.
+/// The index of a device.
 pub type DeviceNumber = usize;
 
 /// A notification, by its device, the path that is observed and the Observe number.
@@ -81,7 +81,7 @@ pub struct Network {
     pub resets_of_received: Vec<DeviceNumber>,
     /// The notifications that the broker said it took.
     pub taken: HashSet<Notification>,
-    /// With [`Acknowledging::OnDemand`]: the notifications that the core acknowledged before that.
+    /// The notifications that the core acknowledged before the broker took them, with [`Acknowledging::OnDemand`].
     pub acknowledged_untaken: Vec<Notification>,
     /// The notifications that a ticket was given out for, until the broker says that it took them.
     tickets: HashMap<Ticket, Notification>,
@@ -235,12 +235,12 @@ impl Network {
         self.devices[number].address
     }
 
-    /// When the core wants to be woken.
+    /// Returns the next deadline of the core.
     pub fn gateway_deadline(&self) -> Option<Instant> {
         self.gateway_wakes
     }
 
-    /// Every publication for this endpoint, as JSON, in order.
+    /// Returns every publication for this endpoint as JSON, in order.
     pub fn published_for(&self, number: DeviceNumber) -> impl Iterator<Item = Value> + '_ {
         let prefix = format!("lwm2m/{}/", self.devices[number].endpoint);
         self.published
@@ -254,8 +254,8 @@ impl Network {
             Happening::ToGateway(from, datagram) => {
                 self.arrive(from, &datagram);
                 self.gateway.handle_datagram(self.now, from, &datagram);
-                let verdicts = self.drain_gateway();
-                assert_eq!(verdicts, 1, "one verdict for each datagram");
+                let outcomes = self.drain_gateway();
+                assert_eq!(outcomes, 1, "one outcome for each datagram");
             }
             Happening::GatewayWakes => {
                 // It may have been put off since.
@@ -325,7 +325,7 @@ impl Network {
             self.clientids.remove(device);
         }
         self.gateway.handle_broker(self.now, event);
-        assert_eq!(self.drain_gateway(), 0, "a verdict without a datagram");
+        assert_eq!(self.drain_gateway(), 0, "an outcome without a datagram");
     }
 
     fn with_device(&mut self, number: DeviceNumber, act: impl FnOnce(&mut SimulatedDevice, Instant)) {
@@ -351,9 +351,9 @@ impl Network {
         }
     }
 
-    /// Gives how many verdicts there were.
+    /// Gives how many outcomes there were.
     fn drain_gateway(&mut self) -> usize {
-        let mut verdicts = 0;
+        let mut outcomes = 0;
         loop {
             match self.gateway.poll_output() {
                 Output::Transmit(transmit) => {
@@ -361,9 +361,9 @@ impl Network {
                     self.carry(transmit.datagram, |datagram| Happening::ToDevice(transmit.peer, datagram));
                 }
                 Output::Broker(command) => self.serve(command),
-                Output::Report(Report::Datagram { outcome: verdict, .. }) => {
-                    verdicts += 1;
-                    self.rate_limited += usize::from(verdict == DatagramOutcome::Dropped(DropReason::RateLimited));
+                Output::Report(Report::Datagram { outcome, .. }) => {
+                    outcomes += 1;
+                    self.rate_limited += usize::from(outcome == DatagramOutcome::Dropped(DropReason::RateLimited));
                 }
                 Output::Report(report) => self.reports.push(report),
                 Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
@@ -373,13 +373,13 @@ impl Network {
                         self.schedule(next, Happening::GatewayWakes);
                     }
                     self.gateway_wakes = next;
-                    return verdicts;
+                    return outcomes;
                 }
             }
         }
     }
 
-    /// The broker's side.
+    /// Handles a command of the core as the broker would.
     fn serve(&mut self, command: BrokerCommand) {
         match command {
             BrokerCommand::Connect { registration: device, client }
@@ -419,7 +419,7 @@ impl Network {
         }
     }
 
-    /// The broker tells that it took a notification, sooner or later or never.
+    /// Lets the broker acknowledge a notification, after its delay or never.
     fn issue(&mut self, device: RegistrationId, ticket: Ticket, publication: &Publication) {
         let endpoint = self.clientids.get(&device).expect("it was published for");
         let number = self.devices.iter().position(|attached| attached.endpoint == *endpoint).expect("it is attached");
@@ -544,7 +544,7 @@ impl Network {
     }
 }
 
-/// The observed path and the Observe number of a published notification, or of the first answer to `observe`.
+/// Returns the observed path and the Observe number of a published notification, or of the first answer to `observe`.
 pub fn notification_of(payload: &Value) -> Option<(String, u32)> {
     let number = u32::try_from(payload["seqNum"].as_u64()?).expect("24 bits");
     Some((payload["data"]["reqPath"].as_str().expect("a path").to_owned(), number))

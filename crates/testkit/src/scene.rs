@@ -2,7 +2,7 @@
 //!
 //! What comes out for devices and for the broker stands in one queue, in the order in which it came out, and every
 //! `expect_*` takes its head: a test that ends with [`Scene::expect_nothing_more`] has seen everything. Of what is said to
-//! people, the verdicts are checked at once (one for each datagram), the rest is kept for [`Scene::reports`].
+//! people, the outcomes are checked at once (one for each datagram), the rest is kept for [`Scene::reports`].
 
 use std::collections::VecDeque;
 use std::fs;
@@ -67,7 +67,7 @@ impl Scene {
         Self::default()
     }
 
-    /// With settings of its own.
+    /// Creates a scene with changed settings.
     pub fn with(change: impl FnOnce(&mut GatewayConfig)) -> Self {
         let mut settings = GatewayConfig::default();
         change(&mut settings);
@@ -87,7 +87,7 @@ impl Scene {
         }
     }
 
-    /// With one device, `dev-7`, that is registered for 300 s.
+    /// Creates a scene with one device, `dev-7`, that is registered for 300 s.
     pub fn registered() -> Self {
         Self::registered_with(|_| {})
     }
@@ -127,7 +127,7 @@ impl Scene {
         register
     }
 
-    /// An Update of the last registration.
+    /// Sends an Update of the last registration.
     pub fn update(&mut self, query: &str) -> Message {
         let path = self.location.clone();
         self.request(Code::POST, &path, query)
@@ -145,7 +145,7 @@ impl Scene {
         self.request(Code::DELETE, &path, "")
     }
 
-    /// A confirmable request of the device with a message id and a token of its own.
+    /// Returns a confirmable request of the device with a message id and a token of its own.
     pub fn request(&mut self, method: Code, path: &[impl AsRef<str>], query: &str) -> Message {
         let id = self.fresh_id();
         let token = Token::new(&id.0.to_be_bytes());
@@ -166,21 +166,21 @@ impl Scene {
 
     pub fn device_sends_from(&mut self, peer: Peer, message: &Message) {
         self.gateway.handle_datagram(self.now, peer, &message.encode());
-        let verdicts = self.poll();
-        assert_eq!(verdicts.len(), 1, "one verdict for each datagram, not {verdicts:?}");
-        assert_eq!(verdicts[0].0, peer);
+        let outcomes = self.poll();
+        assert_eq!(outcomes.len(), 1, "one outcome for each datagram, not {outcomes:?}");
+        assert_eq!(outcomes[0].0, peer);
     }
 
-    /// Sends a datagram that may be no message, and gives its verdict.
+    /// Sends a datagram that may be no message, and gives its outcome.
     pub fn device_sends_bytes(&mut self, datagram: &[u8]) -> DatagramOutcome {
         self.device_sends_bytes_from(self.peer, datagram)
     }
 
     pub fn device_sends_bytes_from(&mut self, peer: Peer, datagram: &[u8]) -> DatagramOutcome {
         self.gateway.handle_datagram(self.now, peer, datagram);
-        let verdicts = self.poll();
-        assert_eq!(verdicts.len(), 1, "one verdict for each datagram, not {verdicts:?}");
-        verdicts[0].1
+        let outcomes = self.poll();
+        assert_eq!(outcomes.len(), 1, "one outcome for each datagram, not {outcomes:?}");
+        outcomes[0].1
     }
 
     /// Sends a request of the device and takes the piggybacked answer with this code.
@@ -190,19 +190,19 @@ impl Scene {
         self.expect_reply(peer, request, code);
     }
 
-    /// The device's answer, in the acknowledgement.
+    /// Sends the device's answer, in the acknowledgement.
     pub fn answer(&mut self, request: &Message, code: Code) {
         let answer = Message { kind: Kind::Acknowledgement, code, id: request.id, ..reply(request) };
         self.device_sends(&answer);
     }
 
-    /// 2.05 with text.
+    /// Answers 2.05 with text.
     pub fn answer_text(&mut self, request: &Message, text: &str) {
         let answer = text_reply(request, Kind::Acknowledgement, request.id, None, text);
         self.device_sends(&answer);
     }
 
-    /// 2.05 with text and an Observe number: the observation begins.
+    /// Answers 2.05 with text and an Observe number: the observation begins.
     pub fn answer_observe(&mut self, request: &Message, number: u32, text: &str) {
         let answer = text_reply(request, Kind::Acknowledgement, request.id, Some(number), text);
         self.device_sends(&answer);
@@ -220,7 +220,7 @@ impl Scene {
         request
     }
 
-    /// A notification of the observation that this request began; gives the message.
+    /// Sends a notification of the observation that this request began, and returns the message.
     pub fn notify(&mut self, observe: &Message, kind: Kind, number: u32, text: &str) -> Message {
         let id = self.fresh_id();
         let notification = text_reply(observe, kind, id, Some(number), text);
@@ -237,8 +237,8 @@ impl Scene {
 
     pub fn broker_says(&mut self, event: BrokerEvent) {
         self.gateway.handle_broker(self.now, event);
-        let verdicts = self.poll();
-        assert_eq!(verdicts, [], "a verdict without a datagram");
+        let outcomes = self.poll();
+        assert_eq!(outcomes, [], "an outcome without a datagram");
     }
 
     pub fn broker_takes_it(&mut self) {
@@ -259,16 +259,16 @@ impl Scene {
         self.broker_says(BrokerEvent::Message { registration: device, topic, payload: payload.to_vec(), properties });
     }
 
-    /// The program is told to end.
+    /// Starts the shutdown.
     pub fn drains(&mut self) {
         self.gateway.drain(self.now);
-        assert_eq!(self.poll(), [], "a verdict without a datagram");
+        assert_eq!(self.poll(), [], "an outcome without a datagram");
     }
 
-    /// The program's patience is at its end.
+    /// Ends the time for the shutdown.
     pub fn gateway_ends(&mut self) {
         self.gateway.end(self.now);
-        assert_eq!(self.poll(), [], "a verdict without a datagram");
+        assert_eq!(self.poll(), [], "an outcome without a datagram");
     }
 
     // --- The clock ---------------------------------------------------------------------------------------------------
@@ -295,8 +295,8 @@ impl Scene {
 
     fn time_out(&mut self) {
         self.gateway.handle_timeout(self.now);
-        let verdicts = self.poll();
-        assert_eq!(verdicts, [], "a verdict without a datagram");
+        let outcomes = self.poll();
+        assert_eq!(outcomes, [], "an outcome without a datagram");
         assert!(self.deadline.is_none_or(|next| next > self.now), "a deadline that has passed is asked for again");
     }
 
@@ -315,7 +315,7 @@ impl Scene {
         self.said.clear();
     }
 
-    /// The head of the queue, whatever it is.
+    /// Takes the head of the queue, whatever it is.
     pub fn next_said(&mut self) -> Option<Said> {
         self.said.pop_front()
     }
@@ -343,7 +343,7 @@ impl Scene {
         self.expect_message(&Message::empty(Kind::Acknowledgement, of.id));
     }
 
-    /// A confirmable request to the device.
+    /// Expects a confirmable request to the device.
     pub fn expect_request(&mut self, method: Code, path: &str) -> Message {
         let (peer, message) = self.expect_sent();
         assert_eq!(peer, self.peer);
@@ -351,7 +351,7 @@ impl Scene {
         message
     }
 
-    /// A piggybacked answer to a request of the device.
+    /// Expects a piggybacked answer to a request of the device.
     pub fn expect_reply(&mut self, peer: Peer, request: &Message, code: Code) -> Message {
         let (to, message) = self.expect_sent();
         assert_eq!((to, message.kind, message.id), (peer, Kind::Acknowledgement, request.id));
@@ -371,7 +371,7 @@ impl Scene {
         }
     }
 
-    /// The broker is asked for a device, which becomes the scene's.
+    /// Expects a Connect; its registration becomes the scene's.
     pub fn expect_connect(&mut self) -> ClientInfo {
         match self.expect_broker_command() {
             BrokerCommand::Connect { registration: device, client } => {
@@ -386,7 +386,7 @@ impl Scene {
         assert_eq!(self.expect_broker_command(), BrokerCommand::Disconnect { registration: expected });
     }
 
-    /// Any publication, for this device and on this topic below `lwm2m/ENDPOINT/`.
+    /// Expects any publication for this device on this topic below `lwm2m/ENDPOINT/`.
     pub fn expect_any_published(&mut self, topic: &str) -> Value {
         let device = self.device;
         match self.expect_broker_command() {
@@ -404,28 +404,28 @@ impl Scene {
         assert_eq!(&self.expect_any_published(&format!("lwm2m/dev-7/{topic}")), payload);
     }
 
-    /// A `register` or an `update`; gives its `data`.
+    /// Expects a `register` or an `update`, and returns its `data`.
     pub fn expect_reported(&mut self, msg_type: &str) -> Value {
         let mut payload = self.expect_any_published("lwm2m/dev-7/up/resp");
         assert_eq!(payload["msgType"], msg_type, "{payload}");
         payload["data"].take()
     }
 
-    /// The final answer: the command's object, its `data` replaced.
+    /// Expects the final answer: the command's object with its `data` replaced.
     pub fn expect_answer(&mut self, command: &Value, data: Value) {
         let mut answer = command.clone();
         answer["data"] = data;
         self.expect_published("up/resp", &answer);
     }
 
-    /// `coap_timeout`, `coap_reset`: the command's object with another `msgType`.
+    /// Expects `coap_timeout` or `coap_reset`: the command's object with another `msgType`.
     pub fn expect_returned(&mut self, command: &Value, msg_type: &str) {
         let mut returned = command.clone();
         returned["msgType"] = json!(msg_type);
         self.expect_published("up/resp", &returned);
     }
 
-    /// 4.00 of the gateway's own making; gives the reason.
+    /// Expects a 4.00 of the gateway itself, and returns the reason.
     pub fn expect_refused(&mut self, command: &Value) -> String {
         let mut payload = self.expect_any_published("lwm2m/dev-7/up/resp");
         let reason = payload["data"].as_object_mut().and_then(|data| data.remove("reason")).expect("a reason");
@@ -444,9 +444,9 @@ impl Scene {
         self.reports.drain(..).collect()
     }
 
-    /// Takes everything out of the core; gives the verdicts.
+    /// Takes everything out of the core; gives the outcomes.
     fn poll(&mut self) -> Vec<(Peer, DatagramOutcome)> {
-        let mut verdicts = Vec::new();
+        let mut outcomes = Vec::new();
         loop {
             let output = self.gateway.poll_output();
             keeps_the_secret(&output);
@@ -459,25 +459,25 @@ impl Scene {
                     self.lifetimes.push((device, lifetime));
                 }
                 Output::Broker(command) => self.said.push_back(Said::ToBroker(command)),
-                Output::Report(Report::Datagram { peer, outcome: verdict }) => verdicts.push((peer, verdict)),
+                Output::Report(Report::Datagram { peer, outcome }) => outcomes.push((peer, outcome)),
                 Output::Report(report) => self.reports.push_back(report),
                 Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
                 Output::Idle(deadline) => {
                     self.deadline = deadline;
-                    return verdicts;
+                    return outcomes;
                 }
             }
         }
     }
 }
 
-/// The start of every scene.
+/// Returns the start of every scene.
 #[expect(clippy::disallowed_methods, reason = "virtual time has to begin somewhere")]
 pub fn beginning() -> Instant {
     Instant::now()
 }
 
-/// The definitions that the project ships.
+/// Returns the object definitions that the project ships.
 pub fn model() -> Arc<Model> {
     static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
     Arc::clone(MODEL.get_or_init(|| {
@@ -487,7 +487,7 @@ pub fn model() -> Arc<Model> {
     }))
 }
 
-/// Each number is an address of its own.
+/// Returns the peer of this number; each has an address of its own.
 pub fn peer(number: u32) -> Peer {
     let [_, a, b, c] = number.to_be_bytes();
     Peer::udp(0, SocketAddr::from(([10, a, b, c], 5683)))
@@ -501,12 +501,12 @@ pub fn observe(id: u64, path: &str) -> Value {
     json!({ "reqID": id, "msgType": "observe", "data": { "path": path } })
 }
 
-/// The `data` of an answer without content.
+/// Returns the `data` of an answer without content.
 pub fn outcome(code: &str, message: &str, path: &Value) -> Value {
     json!({ "code": code, "codeMsg": message, "reqPath": path })
 }
 
-/// The `data` of a 2.05 with one value.
+/// Returns the `data` of a 2.05 with one value.
 pub fn content(path: &str, value: impl Into<Value>) -> Value {
     let value: Value = value.into();
     json!({ "code": "2.05", "codeMsg": "content", "reqPath": path, "content": [{ "path": path, "value": value }] })
@@ -521,7 +521,7 @@ pub fn location_of(created: &Message) -> Vec<String> {
     created.options.texts(number::LOCATION_PATH).expect("text").into_iter().map(str::to_owned).collect()
 }
 
-/// An answer of the device, its options and payload empty.
+/// Returns an answer of the device without options and payload.
 pub fn reply(request: &Message) -> Message {
     Message {
         kind: Kind::Confirmable,
@@ -550,7 +550,7 @@ fn class_of(payload: &Value) -> UplinkClass {
     }
 }
 
-/// The password may leave toward the broker's authenticator, wrapped, and nowhere else.
+/// Checks that the password leaves toward the broker's authenticator only.
 fn keeps_the_secret(output: &Output) {
     let bytes = match output {
         Output::Transmit(transmit) => &transmit.datagram[..],
@@ -561,7 +561,7 @@ fn keeps_the_secret(output: &Output) {
     assert!(!shown.contains(PASSWORD), "{shown}");
 }
 
-/// The files of `xml/`, with their names.
+/// Returns the files of `xml/` with their names.
 fn shipped_definitions() -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../xml");
     let files =

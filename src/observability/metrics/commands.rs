@@ -1,4 +1,4 @@
-//! The commands, by their type and their outcome, and how long devices take to answer.
+//! Counts commands by type and outcome, and measures the answer times of devices.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use crate::meters::{counters, histogram};
 
 use super::labels::CommandLabels;
 
-/// From a device on the same table to one that answers the last retransmission, in seconds.
+/// Buckets from a device in the same room to one that answers the last retransmission, in seconds.
 const EXCHANGE_BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0];
 
 #[derive(Debug)]
 pub struct CommandMetrics {
     by_type: [OutcomeCounters; MSG_TYPES.len()],
-    /// Those that could not be read.
+    /// Commands that could not be parsed.
     unreadable: OutcomeCounters,
     exchange: Histogram,
 }

@@ -1,4 +1,4 @@
-//! What became of the messages of devices: each is counted exactly once.
+//! Counts the CoAP messages of devices by outcome, each exactly once.
 
 use lwm2m_core::coap::DecodeError;
 use lwm2m_core::gateway::report::{DatagramOutcome, DropReason};
@@ -27,7 +27,7 @@ struct DropCounters {
     too_short: Counter,
     version: Counter,
     token_length: Counter,
-    non_empty_empty: Counter,
+    malformed_empty: Counter,
     empty_payload: Counter,
     reserved_class: Counter,
     malformed: Counter,
@@ -78,7 +78,7 @@ impl DropCounters {
             too_short: dropped("too_short"),
             version: dropped("version"),
             token_length: dropped("token_length"),
-            non_empty_empty: dropped("non_empty_empty"),
+            malformed_empty: dropped("malformed_empty"),
             empty_payload: dropped("empty_payload"),
             reserved_class: dropped("reserved_class"),
             malformed: dropped("malformed"),
@@ -97,7 +97,7 @@ impl DropCounters {
             DropReason::NoMessage(DecodeError::TooShort) => &self.too_short,
             DropReason::NoMessage(DecodeError::Version) => &self.version,
             DropReason::NoMessage(DecodeError::TokenLength) => &self.token_length,
-            DropReason::NoMessage(DecodeError::NonEmptyEmpty) => &self.non_empty_empty,
+            DropReason::NoMessage(DecodeError::MalformedEmpty) => &self.malformed_empty,
             DropReason::NoMessage(DecodeError::EmptyPayload) => &self.empty_payload,
             DropReason::NoMessage(DecodeError::ReservedClass) => &self.reserved_class,
             DropReason::NoMessage(DecodeError::Malformed) => &self.malformed,

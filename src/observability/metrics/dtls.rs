@@ -52,7 +52,7 @@ impl DtlsMetrics {
     /// Returns the one counter of a report.
     pub fn of(&self, report: &DtlsReport) -> &Counter {
         match report {
-            DtlsReport::Datagram { verdict, .. } => self.datagrams.of(*verdict),
+            DtlsReport::Datagram { outcome, .. } => self.datagrams.of(*outcome),
             DtlsReport::HandshakeBegun { .. } => &self.handshakes_started,
             DtlsReport::HandshakeRetransmitted { .. } => &self.flights_retransmitted,
             DtlsReport::HandshakeCompleted { resumed: false, .. } => &self.handshakes.full,
@@ -177,7 +177,7 @@ struct HandshakeCounters {
     no_common_suite: Counter,
     no_certificate: Counter,
     certificate_refused: Counter,
-    bad_proof: Counter,
+    certificate_verify_failed: Counter,
     alert: Counter,
     protocol: Counter,
     internal: Counter,
@@ -200,7 +200,7 @@ impl HandshakeCounters {
             no_common_suite: result("no_common_suite"),
             no_certificate: result("no_certificate"),
             certificate_refused: result("certificate_refused"),
-            bad_proof: result("bad_proof"),
+            certificate_verify_failed: result("certificate_verify_failed"),
             alert: result("alert"),
             protocol: result("protocol"),
             internal: result("internal"),
@@ -219,7 +219,7 @@ impl HandshakeCounters {
             HandshakeFailure::Failed(HandshakeError::NoCommonSuite) => &self.no_common_suite,
             HandshakeFailure::Failed(HandshakeError::NoCertificate) => &self.no_certificate,
             HandshakeFailure::Failed(HandshakeError::CertificateRefused(_)) => &self.certificate_refused,
-            HandshakeFailure::Failed(HandshakeError::BadProof) => &self.bad_proof,
+            HandshakeFailure::Failed(HandshakeError::CertificateVerifyFailed) => &self.certificate_verify_failed,
             HandshakeFailure::Failed(HandshakeError::Alert(_)) => &self.alert,
             HandshakeFailure::Failed(
                 HandshakeError::BadHello | HandshakeError::LateCookie | HandshakeError::Protocol,
@@ -237,7 +237,7 @@ struct CloseCounters {
     revoked: Counter,
     idle: Counter,
     evicted: Counter,
-    failed_tags: Counter,
+    too_many_forged: Counter,
     sequence_exhausted: Counter,
 }
 
@@ -252,7 +252,7 @@ impl CloseCounters {
             revoked: reason("revoked"),
             idle: reason("idle"),
             evicted: reason("evicted"),
-            failed_tags: reason("failed_tags"),
+            too_many_forged: reason("too_many_forged"),
             sequence_exhausted: reason("sequence_exhausted"),
         }
     }
@@ -265,7 +265,7 @@ impl CloseCounters {
             AssociationCloseReason::Revoked => &self.revoked,
             AssociationCloseReason::Idle => &self.idle,
             AssociationCloseReason::Evicted => &self.evicted,
-            AssociationCloseReason::FailedTags => &self.failed_tags,
+            AssociationCloseReason::TooManyForged => &self.too_many_forged,
             AssociationCloseReason::SequenceExhausted => &self.sequence_exhausted,
         }
     }

@@ -46,7 +46,7 @@ pub struct ReloadLabels {
     pub result: &'static str,
 }
 
-/// What became of a datagram; a dropped one has a reason.
+/// Distinguishes datagrams by outcome; dropped ones have a reason.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum DatagramLabels {
     Accepted(OutcomeLabel),

@@ -10,7 +10,7 @@ use crate::meters::{counters, gauge, gauges};
 
 use super::labels::{PartLabel, ReloadLabels};
 
-/// What is reloaded by itself, whatever becomes of the others.
+/// A part of the configuration that is reloaded independently of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ReloadPart {
     Settings,

@@ -73,7 +73,7 @@ impl CoreMetrics {
     /// Counts a report in exactly one counter.
     pub fn record(&self, report: &Report) {
         let counter = match report {
-            Report::Datagram { outcome: verdict, .. } => self.datagrams.of(*verdict),
+            Report::Datagram { outcome, .. } => self.datagrams.of(*outcome),
             Report::Retransmitted { .. } => &self.retransmissions,
             Report::DuplicateForgotten { .. } => &self.deduplication_evictions,
             Report::Registered { .. } => &self.registrations,

@@ -43,8 +43,8 @@ fn every_report_counts_in_exactly_one_counter_of_its_own() {
 #[test]
 fn a_dropped_datagram_is_counted_by_its_reason() {
     let metrics = Metrics::default();
-    let verdict = DatagramOutcome::Dropped(DropReason::NoMessage(DecodeError::Version));
-    metrics.record(&Report::Datagram { peer: peer(), outcome: verdict });
+    let outcome = DatagramOutcome::Dropped(DropReason::NoMessage(DecodeError::Version));
+    metrics.record(&Report::Datagram { peer: peer(), outcome });
     let expected = r#"lwm2m_datagrams_total{outcome="dropped",reason="version"}"#;
     assert_eq!(counted(&metrics), [(expected.to_owned(), 1)]);
 }
@@ -95,12 +95,12 @@ fn a_counter_shows_in_its_own_series() {
     assert_eq!(counted(&metrics), expected);
 }
 
-/// One report for every counter of the core but those of DTLS.
+/// Returns one report for every counter of the core except those of DTLS.
 fn core_reports() -> Vec<Report> {
     let endpoint = || "urn:imei:1".to_owned();
     let codes = [(4, 0), (4, 2), (4, 3), (4, 12), (4, 13), (4, 15), (4, 29), (5, 3), (5, 0)]
         .map(|(class, detail)| Code::of(class, detail));
-    let datagrams = datagram_outcomes().into_iter().map(|verdict| Report::Datagram { peer: peer(), outcome: verdict });
+    let datagrams = datagram_outcomes().into_iter().map(|outcome| Report::Datagram { peer: peer(), outcome });
     let rejections = codes.into_iter().map(|code| Report::RegisterRejected {
         peer: peer(),
         endpoint: None,
@@ -183,7 +183,7 @@ fn datagram_outcomes() -> Vec<DatagramOutcome> {
         DecodeError::TooShort,
         DecodeError::Version,
         DecodeError::TokenLength,
-        DecodeError::NonEmptyEmpty,
+        DecodeError::MalformedEmpty,
         DecodeError::EmptyPayload,
         DecodeError::ReservedClass,
         DecodeError::Malformed,
@@ -211,7 +211,7 @@ fn datagram_outcomes() -> Vec<DatagramOutcome> {
     taken.into_iter().chain(undecodable.into_iter().chain(dropped).map(DatagramOutcome::Dropped)).collect()
 }
 
-/// One report for every counter of DTLS.
+/// Returns one report for every counter of DTLS.
 fn dtls_reports() -> Vec<Report> {
     let association = AssociationId(7);
     let address = std::net::SocketAddr::from(([192, 0, 2, 1], 5684));
@@ -229,7 +229,7 @@ fn dtls_reports() -> Vec<Report> {
         HandshakeFailure::Failed(HandshakeError::NoCommonSuite),
         HandshakeFailure::Failed(HandshakeError::NoCertificate),
         HandshakeFailure::Failed(HandshakeError::CertificateRefused(CertificateFault::Expired)),
-        HandshakeFailure::Failed(HandshakeError::BadProof),
+        HandshakeFailure::Failed(HandshakeError::CertificateVerifyFailed),
         HandshakeFailure::Failed(HandshakeError::Alert(40)),
         HandshakeFailure::Failed(HandshakeError::Protocol),
         HandshakeFailure::Failed(HandshakeError::Internal),
@@ -246,7 +246,7 @@ fn dtls_reports() -> Vec<Report> {
         dtls::DtlsReport::Unsent { association },
         dtls::DtlsReport::KeyNotAsked { identity: PskIdentity::new(b"dev-7").unwrap() },
     ];
-    let datagrams = dtls_datagram_outcomes().into_iter().map(|verdict| dtls::DtlsReport::Datagram { peer, verdict });
+    let datagrams = dtls_datagram_outcomes().into_iter().map(|outcome| dtls::DtlsReport::Datagram { peer, outcome });
     let closed = [
         dtls::AssociationCloseReason::CloseNotify,
         dtls::AssociationCloseReason::Alert(40),
@@ -254,7 +254,7 @@ fn dtls_reports() -> Vec<Report> {
         dtls::AssociationCloseReason::Revoked,
         dtls::AssociationCloseReason::Idle,
         dtls::AssociationCloseReason::Evicted,
-        dtls::AssociationCloseReason::FailedTags,
+        dtls::AssociationCloseReason::TooManyForged,
         dtls::AssociationCloseReason::SequenceExhausted,
     ]
     .map(|reason| Report::AssociationClosed { peer, reason });
@@ -297,7 +297,7 @@ fn page(metrics: &Metrics) -> String {
     text
 }
 
-/// The series of all counters, with their values.
+/// Returns the series of all counters with their values.
 fn counters(metrics: &Metrics) -> BTreeMap<String, u64> {
     let page = page(metrics);
     let series = page.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
@@ -305,7 +305,7 @@ fn counters(metrics: &Metrics) -> BTreeMap<String, u64> {
     counters.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect()
 }
 
-/// Those that were counted in.
+/// Returns the counters that are not zero.
 fn counted(metrics: &Metrics) -> Vec<(String, u64)> {
     counters(metrics).into_iter().filter(|(_, value)| *value != 0).collect()
 }

@@ -30,18 +30,18 @@ fn address(number: u8) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, number % 4], 5000))
 }
 
-/// Gives what was sent and how many verdicts there were.
+/// Gives what was sent and how many outcomes there were.
 fn drain(server: &mut DtlsServer, sent: &mut Vec<Vec<u8>>) -> usize {
-    let mut verdicts = 0;
+    let mut outcomes = 0;
     while let Some(output) = server.poll_output() {
         match output {
             DtlsOutput::Transmit { datagram, .. } => sent.push(datagram),
-            DtlsOutput::Report(DtlsReport::Datagram { .. }) => verdicts += 1,
+            DtlsOutput::Report(DtlsReport::Datagram { .. }) => outcomes += 1,
             DtlsOutput::Plaintext { .. } | DtlsOutput::Established { .. } => panic!("nobody here knows a key"),
             DtlsOutput::FindKey { .. } | DtlsOutput::Closed { .. } | DtlsOutput::Report(_) => {}
         }
     }
-    verdicts
+    outcomes
 }
 
 fuzz_target!(|input: (Vec<&[u8]>, Vec<Happening>)| {

@@ -175,7 +175,7 @@ impl Run {
 
     fn receive(&mut self, peer: Peer, datagram: &[u8]) {
         self.gateway.handle_datagram(self.now, peer, datagram);
-        assert_eq!(self.drain(), 1, "one verdict for each datagram");
+        assert_eq!(self.drain(), 1, "one outcome for each datagram");
     }
 
     fn broker(&mut self, event: BrokerEvent) {
@@ -190,9 +190,9 @@ impl Run {
         assert!(self.deadline.is_none_or(|deadline| deadline > self.now), "a deadline that has passed");
     }
 
-    /// Gives how many verdicts there were.
+    /// Gives how many outcomes there were.
     fn drain(&mut self) -> usize {
-        let mut verdicts = 0;
+        let mut outcomes = 0;
         for _ in 0..MOST_OUTPUTS {
             match self.gateway.poll_output() {
                 Output::Transmit(transmit) => {
@@ -209,12 +209,12 @@ impl Run {
                 Output::Broker(
                     BrokerCommand::Publish { .. } | BrokerCommand::SetLifetime { .. } | BrokerCommand::Disconnect { .. },
                 ) => {}
-                Output::Report(Report::Datagram { .. }) => verdicts += 1,
+                Output::Report(Report::Datagram { .. }) => outcomes += 1,
                 Output::Report(_) => {}
                 Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
                 Output::Idle(deadline) => {
                     self.deadline = deadline;
-                    return verdicts;
+                    return outcomes;
                 }
             }
         }
@@ -264,13 +264,13 @@ fn settings() -> &'static GatewayConfig {
     SETTINGS.get_or_init(|| {
         let mut settings = GatewayConfig::default();
         settings.limits.devices = 3;
-        settings.limits.waiting_commands = 4;
+        settings.limits.pending_commands = 4;
         settings.limits.observations = 2;
         settings.limits.command_expiry = Duration::from_secs(60);
         settings.coap.pending_requests = 4;
         settings.coap.token_length = 1;
-        settings.coap.exchanges_per_peer = 4;
-        settings.coap.exchanges = 8;
+        settings.coap.deduplication_entries_per_peer = 4;
+        settings.coap.deduplication_entries = 8;
         settings
     })
 }

@@ -197,7 +197,7 @@ async fn connections_that_say_nothing_leave_the_probes_their_answers() {
 #[test]
 fn requests_for_the_location_of_another_are_limited_like_those_of_strangers() {
     let limit = RateLimit { total: Rate { per_second: 1, burst: 6 }, address: Rate { per_second: 1, burst: 4 } };
-    let mut scene = Scene::registered_with(|settings| settings.limits.strangers = limit);
+    let mut scene = Scene::registered_with(|settings| settings.limits.unregistered = limit);
     let location = scene.location.clone();
     let mut answered = 0;
     for number in 0..100 {

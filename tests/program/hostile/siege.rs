@@ -134,7 +134,7 @@ impl Siege {
         }
     }
 
-    /// A datagram arrives at the core, now; there is one verdict for it.
+    /// A datagram arrives at the core, now; there is one outcome for it.
     pub fn strike(&mut self, from: Peer, datagram: Vec<u8>) {
         self.datagrams += 1;
         self.network.at(self.at, Happening::ToGateway(from, datagram));
@@ -236,12 +236,15 @@ impl Siege {
         assert!(occupancy.devices + occupancy.pending_registrations <= limits.devices, "{occupancy:?}");
         assert!(occupancy.pending_registrations <= limits.pending_registrations, "{occupancy:?}");
         assert!(occupancy.registration_bytes <= occupancy.devices * limits.registration_size, "{occupancy:?}");
-        assert!(occupancy.waiting_commands <= occupancy.devices * limits.waiting_commands, "{occupancy:?}");
+        assert!(occupancy.pending_commands <= occupancy.devices * limits.pending_commands, "{occupancy:?}");
         assert!(occupancy.exchanges <= occupancy.devices * (limits.observations + 1), "{occupancy:?}");
         assert!(occupancy.coap.pending_requests <= coap.pending_requests, "{occupancy:?}");
-        assert!(occupancy.coap.remembered_messages <= coap.exchanges + coap.exchanges / 4, "{occupancy:?}");
-        assert!(occupancy.coap.assemblies <= coap.received_bodies, "{occupancy:?}");
-        assert!(occupancy.coap.message_ids <= coap.exchanges, "{occupancy:?}");
+        assert!(
+            occupancy.coap.remembered_messages <= coap.deduplication_entries + coap.deduplication_entries / 4,
+            "{occupancy:?}"
+        );
+        assert!(occupancy.coap.assemblies <= coap.block_uploads, "{occupancy:?}");
+        assert!(occupancy.coap.message_ids <= coap.deduplication_entries, "{occupancy:?}");
         assert_eq!((occupancy.outputs, occupancy.coap.outputs), (0, 0));
     }
 

@@ -374,12 +374,12 @@ fn a_retained_command_that_waits_over_a_restart_is_not_taken_twice() {
     core.restart(A_SECOND);
     core.connect_resumed();
     core.retained_command("a", &reboot(1));
-    assert_eq!(core.gateway.table_sizes().waiting_commands, 1);
+    assert_eq!(core.gateway.table_sizes().pending_commands, 1);
     core.register(peer(1), "ep=a&lt=300&b=UQ");
     core.retained_command("a", &reboot(1));
     assert_eq!(core.expect_to_device(peer(1)).code, Code::POST);
     assert_eq!(core.to_devices, []);
-    assert_eq!(core.gateway.table_sizes().waiting_commands, 0);
+    assert_eq!(core.gateway.table_sizes().pending_commands, 0);
 }
 
 #[test]
@@ -430,9 +430,9 @@ fn a_registration_that_is_too_large_by_the_limits_of_today_is_not_taken_up() {
 #[test]
 fn commands_beyond_the_limits_of_today_are_refused_and_the_others_wait() {
     let limits: [fn(&mut lwm2m_core::gateway::config::Limits); 3] = [
-        |limits| limits.waiting_commands = 2,
-        |limits| (limits.waiting_bytes, limits.command_size) = (2_000, 1_300),
-        |limits| limits.waiting_bytes_total = 3_300,
+        |limits| limits.pending_commands = 2,
+        |limits| (limits.pending_command_bytes, limits.command_size) = (2_000, 1_300),
+        |limits| limits.pending_command_bytes_total = 3_300,
     ];
     for limit in limits {
         let mut core = RestartedCore::new();

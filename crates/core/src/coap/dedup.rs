@@ -34,8 +34,11 @@ pub struct Deduplicator {
 impl Deduplicator {
     pub fn new(parameters: &Parameters) -> Self {
         Self {
-            registered: ReceivedMessages::new(parameters, parameters.exchanges),
-            unregistered: ReceivedMessages::new(parameters, parameters.exchanges.div_ceil(UNREGISTERED_SHARE)),
+            registered: ReceivedMessages::new(parameters, parameters.deduplication_entries),
+            unregistered: ReceivedMessages::new(
+                parameters,
+                parameters.deduplication_entries.div_ceil(UNREGISTERED_SHARE),
+            ),
         }
     }
 
@@ -127,7 +130,7 @@ impl ReceivedMessages {
             total: 0,
             exchange_lifetime: parameters.exchange_lifetime(),
             non_lifetime: parameters.non_lifetime(),
-            per_peer: parameters.exchanges_per_peer,
+            per_peer: parameters.deduplication_entries_per_peer,
             limit,
         }
     }

@@ -91,7 +91,7 @@ pub struct Endpoint {
     block_size: BlockSize,
     body_limit: usize,
     /// What all bodies may have together that come in blocks.
-    received_bytes: usize,
+    block_transfer_bytes: usize,
     transfers: Transfers,
     /// Which transfer an exchange is a step of.
     steps: HashMap<ExchangeId, ExchangeId>,
@@ -143,13 +143,13 @@ impl Endpoint {
         let block_size = BlockSize::at_most(parameters.block_size);
         Self {
             block_size,
-            body_limit: parameters.received_body,
-            received_bytes: parameters.received_bytes,
+            body_limit: parameters.received_body_size,
+            block_transfer_bytes: parameters.block_transfer_bytes,
             transfers: Transfers::new(&parameters),
             steps: HashMap::new(),
             observations: HashMap::new(),
             assemblies: Assemblies::new(&parameters, block_size),
-            concluded: Concluded::new(parameters.received_bodies, parameters.exchange_lifetime()),
+            concluded: Concluded::new(parameters.block_uploads, parameters.exchange_lifetime()),
             requested: HashMap::new(),
             events: VecDeque::new(),
             exchanges: Exchanges::new(parameters, seed),
@@ -269,7 +269,7 @@ impl Endpoint {
             transfers: self.transfers.len().max(self.steps.len()),
             assemblies: self.assemblies.len(),
             concluded_bodies: self.concluded.len(),
-            received_bytes: self.transfers.held() + self.assemblies.held(),
+            block_transfer_bytes: self.transfers.held() + self.assemblies.held(),
             waiting_notifications: waiting.sum(),
             pending_requests: exchanges.pending_requests.max(self.requested.len()),
             outputs: exchanges.outputs + self.events.len(),
@@ -406,7 +406,7 @@ impl Endpoint {
         {
             return;
         }
-        let room = self.received_bytes.saturating_sub(self.transfers.held());
+        let room = self.block_transfer_bytes.saturating_sub(self.transfers.held());
         let assembled = block1.map(|block| self.assemblies.take(now, (peer, class), &request, block, room));
         self.tell_evicted();
         let request = match assembled {
@@ -516,9 +516,10 @@ impl Endpoint {
     /// What peers send unasked who are strangers gives way to what was asked for.
     fn make_room_for(&mut self, transfer: &Transfer) -> Result<(), BlockError> {
         let asked_for = self.transfers.held() + transfer.held();
-        self.assemblies.shrink_to(self.received_bytes.saturating_sub(asked_for));
+        self.assemblies.shrink_to(self.block_transfer_bytes.saturating_sub(asked_for));
         self.tell_evicted();
-        let fits = asked_for + self.assemblies.held() <= self.received_bytes && self.transfers.has_room_for(transfer);
+        let fits =
+            asked_for + self.assemblies.held() <= self.block_transfer_bytes && self.transfers.has_room_for(transfer);
         // A body that is discarded holds nothing.
         if fits || transfer.held() == 0 { Ok(()) } else { Err(BlockError::NoRoom) }
     }

@@ -115,7 +115,7 @@ pub enum DecodeError {
     #[error("token length 9 to 15 is reserved")]
     TokenLength,
     #[error("an empty message with token, options or payload")]
-    NonEmptyEmpty,
+    MalformedEmpty,
     #[error("a payload marker without payload")]
     EmptyPayload,
     #[error("code class 1, 3, 6 or 7 is reserved")]
@@ -175,7 +175,7 @@ impl Message {
         }
         let code = Code(*code);
         if code == Code::EMPTY && datagram.len() != 4 {
-            return Err(DecodeError::NonEmptyEmpty);
+            return Err(DecodeError::MalformedEmpty);
         }
         if code != Code::EMPTY && !code.is_request() && !code.is_response() {
             return Err(DecodeError::ReservedClass);
@@ -296,8 +296,8 @@ mod tests {
             ("400100", DecodeError::TooShort),
             ("80010001", DecodeError::Version),
             ("49010001010203040506070809", DecodeError::TokenLength),
-            ("4100000101", DecodeError::NonEmptyEmpty),
-            ("40000001ff01", DecodeError::NonEmptyEmpty),
+            ("4100000101", DecodeError::MalformedEmpty),
+            ("40000001ff01", DecodeError::MalformedEmpty),
             ("40010001ff", DecodeError::EmptyPayload),
             ("40010001b3616263ff", DecodeError::EmptyPayload),
             ("40200001", DecodeError::ReservedClass),

@@ -29,7 +29,7 @@ struct Last {
 impl MessageIds {
     pub fn new(parameters: &Parameters) -> Self {
         let lifetime = parameters.exchange_lifetime();
-        Self { peers: HashMap::new(), due: VecDeque::new(), lifetime, limit: parameters.exchanges }
+        Self { peers: HashMap::new(), due: VecDeque::new(), lifetime, limit: parameters.deduplication_entries }
     }
 
     /// The next id toward this peer.
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn no_more_peers_are_known_than_the_bound_says() {
         let (start, mut rng) = (Instant::now(), StdRng::seed_from_u64(1));
-        let mut ids = MessageIds::new(&Parameters { exchanges: 10, ..Parameters::default() });
+        let mut ids = MessageIds::new(&Parameters { deduplication_entries: 10, ..Parameters::default() });
         for port in 0..100 {
             ids.next(start, peer(port), &mut rng);
         }

@@ -25,19 +25,19 @@ pub struct Parameters {
     /// Bytes of a token of ours: 1 to 8.
     pub token_length: usize,
     /// Exchanges of devices that are remembered to tell a duplicate: per peer, and of all peers.
-    pub exchanges_per_peer: usize,
-    pub exchanges: usize,
+    pub deduplication_entries_per_peer: usize,
+    pub deduplication_entries: usize,
     /// Requests of devices that wait for our answer at once.
     pub pending_requests: usize,
     /// Bytes of a block of ours: 16 to 1024. A body that is larger goes block by block.
     pub block_size: usize,
     /// Bytes of a body that comes in blocks. A peer that the layer above does not know may send 64 KiB of them.
-    pub received_body: usize,
+    pub received_body_size: usize,
     /// Bodies that peers send in blocks at once, over DTLS and over plain UDP apart. Peers that the layer above does not
     /// know have half as many for themselves.
-    pub received_bodies: usize,
+    pub block_uploads: usize,
     /// Bytes of all bodies together that come in blocks, asked for or not.
-    pub received_bytes: usize,
+    pub block_transfer_bytes: usize,
 }
 
 impl Default for Parameters {
@@ -50,13 +50,13 @@ impl Default for Parameters {
             processing_delay: Duration::from_secs(2),
             acknowledge_notifications: Acknowledging::AtOnce,
             token_length: 8,
-            exchanges_per_peer: 64,
-            exchanges: 200_000,
+            deduplication_entries_per_peer: 64,
+            deduplication_entries: 200_000,
             pending_requests: 20_000,
             block_size: 1024,
-            received_body: 1024 * 1024,
-            received_bodies: 1000,
-            received_bytes: 64 * 1024 * 1024,
+            received_body_size: 1024 * 1024,
+            block_uploads: 1000,
+            block_transfer_bytes: 64 * 1024 * 1024,
         }
     }
 }

@@ -21,7 +21,7 @@ pub struct CoapTableSizes {
     /// Bodies of peers that were put together, with what they were answered.
     pub concluded_bodies: usize,
     /// The bytes that have come of bodies in both directions.
-    pub received_bytes: usize,
+    pub block_transfer_bytes: usize,
     /// Notifications that wait for the body of an earlier one.
     pub waiting_notifications: usize,
     pub deadlines: usize,

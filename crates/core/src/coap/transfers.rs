@@ -72,7 +72,7 @@ impl Transfer {
 
 impl Transfers {
     pub fn new(parameters: &Parameters) -> Self {
-        let share = (parameters.received_bytes / PEER_SHARE).max(parameters.received_body);
+        let share = (parameters.block_transfer_bytes / PEER_SHARE).max(parameters.received_body_size);
         Self { by_id: HashMap::new(), held: 0, held_by_peer: HashMap::new(), share }
     }
 

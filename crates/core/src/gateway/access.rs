@@ -45,7 +45,7 @@ impl AccessControl {
             return Some(Forbidden::Unsecured);
         }
         let has_key = || rule.identity_of(endpoint).is_some_and(|own| self.keyed.contains(&own));
-        (!context.settings.names_with_key_over_udp && has_key()).then_some(Forbidden::HasKey)
+        (!context.settings.plain_udp_for_psk_devices && has_key()).then_some(Forbidden::HasKey)
     }
 }
 

@@ -50,7 +50,7 @@ impl AdmissionControl {
         Self {
             registers: Limiter::new(limits.registers),
             refusals: Limiter::new(limits.registers),
-            others: Limiter::new(limits.strangers),
+            others: Limiter::new(limits.unregistered),
             registered: TokenBuckets::default(),
             rate_of_registered: limits.registered,
         }
@@ -91,7 +91,7 @@ impl AdmissionControl {
     pub fn set_limits(&mut self, limits: &Limits) {
         self.registers.set_limit(limits.registers);
         self.refusals.set_limit(limits.registers);
-        self.others.set_limit(limits.strangers);
+        self.others.set_limit(limits.unregistered);
         self.rate_of_registered = limits.registered;
     }
 

@@ -317,8 +317,8 @@ impl CommandScheduler {
         let command = &waiting.command;
         let request = command.operation.request(&device.registration);
         let limits = &context.settings.limits;
-        if request.payload.len() > limits.sent_body {
-            let reason = format!("the body is longer than {} bytes", limits.sent_body);
+        if request.payload.len() > limits.sent_body_size {
+            let reason = format!("the body is longer than {} bytes", limits.sent_body_size);
             return refuse_command(context, device, command, CommandOutcome::Refused, &reason);
         }
         let paths = ObservedPaths::of(&command.operation);
@@ -358,7 +358,8 @@ impl CommandScheduler {
             return Some(in_flight);
         }
         let other = in_flight.command.operation.request_in_other_format(&device.registration);
-        let Some(request) = other.filter(|request| request.payload.len() <= context.settings.limits.sent_body) else {
+        let Some(request) = other.filter(|request| request.payload.len() <= context.settings.limits.sent_body_size)
+        else {
             return Some(in_flight);
         };
         let exchange = context.coap.send_request(context.now, device.peer, request);
@@ -547,8 +548,8 @@ fn too_long(limits: &Limits) -> String {
 
 fn queue_limits(limits: &Limits) -> QueueLimits {
     QueueLimits {
-        commands: limits.waiting_commands,
-        bytes: limits.waiting_bytes,
-        bytes_of_all: limits.waiting_bytes_total,
+        commands: limits.pending_commands,
+        bytes: limits.pending_command_bytes,
+        bytes_of_all: limits.pending_command_bytes_total,
     }
 }

@@ -34,7 +34,7 @@ pub struct GatewayConfig {
     /// Who may use which endpoint name, of the devices that speak DTLS.
     pub identity: IdentityRule,
     /// Whether a name that has a pre-shared key of its own may be registered over plain UDP.
-    pub names_with_key_over_udp: bool,
+    pub plain_udp_for_psk_devices: bool,
     /// Whether `register` and `update` say what identity a device proved.
     pub report_identity: bool,
     pub limits: Limits,
@@ -55,7 +55,7 @@ impl Default for GatewayConfig {
             undefined_resources: UndefinedResources::Refuse,
             identity: IdentityRule::default(),
             report_identity: false,
-            names_with_key_over_udp: false,
+            plain_udp_for_psk_devices: false,
             limits: Limits::default(),
         }
     }
@@ -115,23 +115,23 @@ pub struct Limits {
     /// Registers of devices that are not registered at the address they come from.
     pub registers: RateLimit,
     /// What else would be answered to peers that are not registered.
-    pub strangers: RateLimit,
+    pub unregistered: RateLimit,
     /// Bytes that are kept of one registration: its object list with attributes, and its query items.
     pub registration_size: usize,
     /// What one registered device may send beside its answers to commands.
     pub registered: Rate,
     /// Commands that wait for one device.
-    pub waiting_commands: usize,
+    pub pending_commands: usize,
     /// Bytes of the commands that wait for one device. One always has room where none waits.
-    pub waiting_bytes: usize,
+    pub pending_command_bytes: usize,
     /// Bytes of the commands of all devices: those that wait and those that are in flight. Beyond it none may wait.
-    pub waiting_bytes_total: usize,
+    pub pending_command_bytes_total: usize,
     /// How long a command may wait when it does not say itself.
     pub command_expiry: Duration,
     /// Observations of one device.
     pub observations: usize,
     /// Bytes of a body that is sent to a device.
-    pub sent_body: usize,
+    pub sent_body_size: usize,
     /// Bytes of one command from the broker.
     pub command_size: usize,
     /// `Max-Age` of a 5.03: when a device may try again.
@@ -149,19 +149,19 @@ impl Default for Limits {
                 address: Rate { per_second: 1_000, burst: 10_000 },
             },
             // After a restart that forgot the devices, each of them needs one 4.04 to register anew.
-            strangers: RateLimit {
+            unregistered: RateLimit {
                 total: Rate { per_second: 4_000, burst: 20_000 },
                 address: Rate { per_second: 1_000, burst: 10_000 },
             },
             registration_size: 16 * 1024,
             // A device that notifies of every sample sends some hundreds a second.
             registered: Rate { per_second: 1_000, burst: 2_000 },
-            waiting_commands: 64,
-            waiting_bytes: 8 * 1024 * 1024,
-            waiting_bytes_total: 512 * 1024 * 1024,
+            pending_commands: 64,
+            pending_command_bytes: 8 * 1024 * 1024,
+            pending_command_bytes_total: 512 * 1024 * 1024,
             command_expiry: Duration::from_secs(24 * 3600),
             observations: 128,
-            sent_body: 4 * 1024 * 1024,
+            sent_body_size: 4 * 1024 * 1024,
             command_size: 6 * 1024 * 1024,
             retry_after: Duration::from_secs(30),
         }

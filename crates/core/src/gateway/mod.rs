@@ -348,7 +348,7 @@ impl Gateway {
 
     /// How many bytes of commands there may be before none may wait.
     pub fn command_bytes_limit(&self) -> usize {
-        self.context.settings.limits.waiting_bytes_total
+        self.context.settings.limits.pending_command_bytes_total
     }
 }
 

@@ -18,7 +18,7 @@ pub struct TableSizes {
     pub pending_registrations: usize,
     /// Commands that came before their device was registered.
     pub early_commands: usize,
-    pub waiting_commands: usize,
+    pub pending_commands: usize,
     /// Bytes of the commands that are kept: those that wait, early ones and those in flight.
     pub command_bytes: usize,
     /// Endpoints whose retained commands are remembered.
@@ -61,7 +61,7 @@ impl TableSizes {
         };
         for device in devices.registry().devices() {
             sizes.registration_bytes += device.registration.size();
-            sizes.waiting_commands += device.waiting.len();
+            sizes.pending_commands += device.waiting.len();
             sizes.deferred_acks += device.deferred_acks.len();
             sizes.to_observe += device.observations.scheduled().len();
         }

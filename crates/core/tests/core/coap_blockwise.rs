@@ -358,12 +358,12 @@ fn blocks_that_do_not_fit_together_fail_the_transfer() {
 /// Some devices answer 5.03 to everything until their transfer has ended (eclipse-leshan and others).
 #[test]
 fn a_body_beyond_the_limit_is_fetched_to_its_end_and_discarded() {
-    let mut scene = Scene::with(Parameters { received_body: 100, ..Parameters::default() });
+    let mut scene = Scene::with(Parameters { received_body_size: 100, ..Parameters::default() });
     let exchange = scene.send(Request::new(Code::GET));
     for number in 0..5 {
         let sent = scene.sent();
         scene.answer(&sent, Code::CONTENT, &[(number::BLOCK2, block(number, number < 4, 64))], &body(64));
-        let held = scene.endpoint.table_sizes().received_bytes;
+        let held = scene.endpoint.table_sizes().block_transfer_bytes;
         assert_eq!(held, if number == 0 { 64 } else { 0 }, "what is discarded is not held");
     }
     let error = Failure::Discarded { size: 320, limit: 100 };
@@ -381,7 +381,7 @@ fn a_body_that_has_no_end_is_given_up_after_16_mebibytes() {
     for number in 0..16 * 1024 {
         let sent = scene.sent();
         scene.answer(&sent, Code::CONTENT, &[(number::BLOCK2, block(number, true, 1024))], &body(1024));
-        assert!(scene.endpoint.table_sizes().received_bytes <= 1024 * 1024);
+        assert!(scene.endpoint.table_sizes().block_transfer_bytes <= 1024 * 1024);
     }
     let error = BlockError::TooLarge.into();
     assert_eq!(scene.event(), Some(Event::Failed { exchange, error }));
@@ -390,7 +390,7 @@ fn a_body_that_has_no_end_is_given_up_after_16_mebibytes() {
 
 #[test]
 fn a_body_beyond_the_room_for_all_bodies_fails_with_the_reason() {
-    let parameters = Parameters { received_body: 100, received_bytes: 200, ..Parameters::default() };
+    let parameters = Parameters { received_body_size: 100, block_transfer_bytes: 200, ..Parameters::default() };
     let mut scene = Scene::with(parameters);
     let mut fetches = Vec::new();
     for host in 1..=3 {
@@ -408,7 +408,7 @@ fn a_body_beyond_the_room_for_all_bodies_fails_with_the_reason() {
         scene.endpoint.handle_datagram(scene.now, peer(host), &first.encode());
         scene.sent();
     }
-    assert_eq!(scene.endpoint.table_sizes().received_bytes, 192);
+    assert_eq!(scene.endpoint.table_sizes().block_transfer_bytes, 192);
     scene.expect_nothing_more();
     let exchange = scene.endpoint.send_request(scene.now, peer(4), Request::new(Code::GET));
     let sent = scene.sent();
@@ -421,7 +421,7 @@ fn a_body_beyond_the_room_for_all_bodies_fails_with_the_reason() {
 
     // An end of another one makes room.
     scene.endpoint.forget(fetches[0].0);
-    assert_eq!(scene.endpoint.table_sizes().received_bytes, 128);
+    assert_eq!(scene.endpoint.table_sizes().block_transfer_bytes, 128);
 }
 
 #[test]
@@ -516,7 +516,7 @@ type Refused<'a> = (&'a [(u32, usize)], Code, BlockError);
 
 #[test]
 fn a_body_that_does_not_fit_together_or_is_too_large_is_refused() {
-    let limited = Parameters { received_body: 64, received_bodies: 1, ..Parameters::default() };
+    let limited = Parameters { received_body_size: 64, block_uploads: 1, ..Parameters::default() };
     let cases: [Refused; 4] = [
         (&[(block(1, true, 32), 32)], Code::REQUEST_ENTITY_INCOMPLETE, BlockError::OutOfOrder),
         (
@@ -541,7 +541,7 @@ fn a_body_that_does_not_fit_together_or_is_too_large_is_refused() {
 
 #[test]
 fn bodies_under_way_are_bounded_and_forgotten_in_time() {
-    let mut scene = Scene::with(Parameters { received_bodies: 1, ..Parameters::default() });
+    let mut scene = Scene::with(Parameters { block_uploads: 1, ..Parameters::default() });
     scene.request(&[(number::BLOCK1, block(0, true, 16))], &body(16));
     let other = message(
         Kind::Confirmable,
@@ -911,7 +911,7 @@ fn stranger(address: u32, port: u16) -> Peer {
 
 #[test]
 fn bodies_of_strangers_take_no_room_of_others_and_the_oldest_goes() {
-    let mut scene = Scene::with(Parameters { received_bodies: 200, ..Parameters::default() });
+    let mut scene = Scene::with(Parameters { block_uploads: 200, ..Parameters::default() });
     let over_dtls = Peer { association: Some(AssociationId(7)), ..stranger(1, 1) };
     assert_eq!(strangers_block(&mut scene, over_dtls, 0), Code::CONTINUE);
     // One that went on stays while there are others that did not.
@@ -942,7 +942,7 @@ fn bodies_of_strangers_take_no_room_of_others_and_the_oldest_goes() {
 
 #[test]
 fn an_address_may_have_what_nobody_else_wants_and_its_share_beyond_half() {
-    let mut scene = Scene::with(Parameters { received_bodies: 200, ..Parameters::default() });
+    let mut scene = Scene::with(Parameters { block_uploads: 200, ..Parameters::default() });
     for port in 1..=60 {
         assert_eq!(strangers_block(&mut scene, stranger(1, port), 0), Code::CONTINUE);
     }
@@ -962,18 +962,18 @@ fn an_address_may_have_what_nobody_else_wants_and_its_share_beyond_half() {
 
 #[test]
 fn bodies_of_strangers_give_way_to_what_was_asked_for() {
-    let parameters = Parameters { received_bytes: 4096, received_body: 4096, ..Parameters::default() };
+    let parameters = Parameters { block_transfer_bytes: 4096, received_body_size: 4096, ..Parameters::default() };
     let mut scene = Scene::with(parameters);
     for number in 0..40 {
         strangers_block(&mut scene, stranger(number, 1), 0);
     }
-    let of_strangers = scene.endpoint.table_sizes().received_bytes;
+    let of_strangers = scene.endpoint.table_sizes().block_transfer_bytes;
     assert_eq!(of_strangers, 512, "an eighth of all");
     scene.send(Request::new(Code::GET));
     for number in 0..4 {
         let sent = scene.sent();
         scene.answer(&sent, Code::CONTENT, &[(number::BLOCK2, block(number, number < 3, 1024))], &body(1024));
-        assert!(scene.endpoint.table_sizes().received_bytes <= 4096);
+        assert!(scene.endpoint.table_sizes().block_transfer_bytes <= 4096);
     }
     let answered = std::iter::from_fn(|| scene.event()).find(|event| matches!(event, Event::Response { .. }));
     assert!(answered.is_some());
@@ -996,7 +996,7 @@ struct Line {
 
 impl Line {
     fn new(seed: u64, loss: f64, sizes: [usize; 2]) -> Self {
-        let parameters = |block_size| Parameters { block_size, received_body: 1 << 21, ..Parameters::default() };
+        let parameters = |block_size| Parameters { block_size, received_body_size: 1 << 21, ..Parameters::default() };
         #[allow(clippy::disallowed_methods)]
         let now = Instant::now();
         Self {

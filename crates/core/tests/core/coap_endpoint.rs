@@ -658,13 +658,13 @@ fn a_confirmable_message_with_a_format_error_is_reset_and_any_other_is_not_answe
         ("4d0220010031323334353637383930313233b27264", DecodeError::TokenLength, true),
         ("40452002c0ff", DecodeError::EmptyPayload, true),
         ("40012002ff", DecodeError::EmptyPayload, true),
-        ("400020020a", DecodeError::NonEmptyEmpty, true),
+        ("400020020a", DecodeError::MalformedEmpty, true),
         ("40e02002", DecodeError::ReservedClass, true),
         ("48022002010203", DecodeError::Malformed, true),
         ("40012002b5", DecodeError::Malformed, true),
         ("50452002c0ff", DecodeError::EmptyPayload, false),
         ("60452002c0ff", DecodeError::EmptyPayload, false),
-        ("7000200201", DecodeError::NonEmptyEmpty, false),
+        ("7000200201", DecodeError::MalformedEmpty, false),
         ("80452002", DecodeError::Version, false),
         ("404520", DecodeError::TooShort, false),
         ("", DecodeError::TooShort, false),
@@ -718,7 +718,7 @@ fn an_answer_that_cannot_be_read_ends_its_exchange_at_once() {
         (0x68, 0xe0, b"", malformed(DecodeError::ReservedClass)),
         (0x48, 0x45, b"\xff", malformed(DecodeError::EmptyPayload)),
         (0x58, 0x45, b"\xf0", malformed(DecodeError::Malformed)),
-        (0x78, 0x00, b"", malformed(DecodeError::NonEmptyEmpty)),
+        (0x78, 0x00, b"", malformed(DecodeError::MalformedEmpty)),
         (0x68, 0x45, b"\x90", (DropReason::CriticalOption, Failure::CriticalOption(9))),
         (0x48, 0x45, b"\x90", (DropReason::CriticalOption, Failure::CriticalOption(9))),
         (0x68, 0x01, b"", (DropReason::InvalidCodeForType, Failure::NotAResponse(Code::GET))),
@@ -852,7 +852,8 @@ fn requests_that_wait_for_an_answer_are_bounded() {
 
 #[test]
 fn a_peer_that_sends_without_end_pushes_out_only_its_own_past() {
-    let parameters = Parameters { exchanges_per_peer: 4, exchanges: 100, ..Parameters::default() };
+    let parameters =
+        Parameters { deduplication_entries_per_peer: 4, deduplication_entries: 100, ..Parameters::default() };
     let mut scene = Scene { endpoint: Endpoint::new(parameters, [1; 32]), ..Scene::new() };
     let quiet = message(Kind::NonConfirmable, Code::CONTENT, 1, token(b"q"), &[]);
     scene.receive_from(peer(1), quiet.clone());

@@ -63,7 +63,7 @@ fn flooded(broker: BrokerBehaviour, of_strangers: impl Fn(u64, &mut StdRng) -> V
     let mut settings = lwm2m_core::gateway::config::GatewayConfig::default();
     let rate = |per_second, burst| Rate { per_second, burst };
     settings.limits.registers.total = rate(500, 2_500);
-    settings.limits.strangers.total = rate(500, 2_500);
+    settings.limits.unregistered.total = rate(500, 2_500);
     let mut network = Network::new(settings.clone(), Weather::FAIR, 1);
     for number in 0..DEVICES {
         let device = network.attach(SimulatedDeviceConfig {
@@ -107,12 +107,15 @@ fn within_bounds(network: &Network, settings: &GatewayConfig, most: TableSizes) 
         devices + pending_registrations <= limits.devices && pending_registrations <= limits.pending_registrations,
         "{occupancy:?}"
     );
-    assert!(addresses <= 2 * of_all(limits.registers) + of_all(limits.strangers), "{occupancy:?}");
+    assert!(addresses <= 2 * of_all(limits.registers) + of_all(limits.unregistered), "{occupancy:?}");
     assert!(occupancy.coap.pending_requests <= coap.pending_requests, "{occupancy:?}");
-    assert!(occupancy.coap.remembered_messages <= coap.exchanges + coap.exchanges / 4, "{occupancy:?}");
-    assert!(occupancy.coap.assemblies <= coap.received_bodies.div_ceil(2), "{occupancy:?}");
-    assert!(occupancy.coap.received_bytes <= coap.received_bytes / 8, "{occupancy:?}");
-    assert!(occupancy.coap.message_ids <= coap.exchanges, "{occupancy:?}");
+    assert!(
+        occupancy.coap.remembered_messages <= coap.deduplication_entries + coap.deduplication_entries / 4,
+        "{occupancy:?}"
+    );
+    assert!(occupancy.coap.assemblies <= coap.block_uploads.div_ceil(2), "{occupancy:?}");
+    assert!(occupancy.coap.block_transfer_bytes <= coap.block_transfer_bytes / 8, "{occupancy:?}");
+    assert!(occupancy.coap.message_ids <= coap.deduplication_entries, "{occupancy:?}");
     assert!(occupancy.exchanges <= devices * (limits.observations + 1), "{occupancy:?}");
     assert_eq!(occupancy.coap.exchanges, 0, "nobody asked a device for anything");
     assert_eq!((outputs, occupancy.coap.outputs), (0, 0));
@@ -197,7 +200,7 @@ fn garbage(number: u64, rng: &mut StdRng) -> Vec<u8> {
 fn narrow(settings: &mut GatewayConfig) {
     let rate = |per_second, burst| Rate { per_second, burst };
     settings.limits.registers = RateLimit { total: rate(1, 6), address: rate(1, 4) };
-    settings.limits.strangers = RateLimit { total: rate(1, 6), address: rate(1, 4) };
+    settings.limits.unregistered = RateLimit { total: rate(1, 6), address: rate(1, 4) };
 }
 
 #[test]
@@ -283,7 +286,7 @@ fn a_registered_device_is_served_whatever_strangers_behind_its_address_do() {
 
 #[test]
 fn strangers_have_half_as_many_bodies_in_blocks_and_the_oldest_makes_room() {
-    let mut world = World::with(|settings| settings.coap.received_bodies = 4);
+    let mut world = World::with(|settings| settings.coap.block_uploads = 4);
     let begun = |number: u64| {
         let mut begun = request(Code::POST, &["rd"], &format!("ep=blocks-{number}"), MessageId(number as u16));
         begun.options.add_uint(number::CONTENT_FORMAT, format::LINK_FORMAT.into());
@@ -326,10 +329,10 @@ fn spoofed_beginnings_of_bodies_do_not_keep_devices_out() {
     assert_eq!(world.connects, 4);
     assert!(world.sent.iter().all(|(_, message)| message.code == Code::CONTINUE));
     let occupancy = world.gateway.table_sizes().coap;
-    assert_eq!((occupancy.assemblies, occupancy.received_bytes), (500, 500 * 16));
+    assert_eq!((occupancy.assemblies, occupancy.block_transfer_bytes), (500, 500 * 16));
     world.advance(Duration::from_secs(31));
     let occupancy = world.gateway.table_sizes().coap;
-    assert_eq!((occupancy.assemblies, occupancy.received_bytes), (0, 0));
+    assert_eq!((occupancy.assemblies, occupancy.block_transfer_bytes), (0, 0));
 }
 
 #[test]

@@ -147,7 +147,7 @@ fn what_is_no_command_is_answered_with_the_reason_and_reaches_no_device() {
 
 #[test]
 fn a_value_beyond_the_limit_is_refused() {
-    let mut scene = Scene::registered_with(|settings| settings.limits.sent_body = 2000);
+    let mut scene = Scene::registered_with(|settings| settings.limits.sent_body_size = 2000);
     let args = "x".repeat(2001);
     let command = json!({ "reqID": 1, "msgType": "execute", "data": { "path": "/3/0/4", "args": args } });
     scene.command(&command);
@@ -161,7 +161,7 @@ fn a_value_beyond_the_limit_is_refused() {
 
 #[test]
 fn a_command_that_finds_the_queue_full_is_refused_and_the_others_stay() {
-    let mut scene = Scene::registered_with(|settings| settings.limits.waiting_commands = 2);
+    let mut scene = Scene::registered_with(|settings| settings.limits.pending_commands = 2);
     for id in 1..=5 {
         scene.command(&read(id));
     }
@@ -461,7 +461,7 @@ fn each_message_opens_the_window_again_and_a_silent_device_counts_as_asleep() {
 
 #[test]
 fn a_command_for_a_sleeping_device_may_be_now_or_never_expire_or_find_the_queue_full() {
-    let mut scene = Scene::with(|settings| settings.limits.waiting_commands = 2);
+    let mut scene = Scene::with(|settings| settings.limits.pending_commands = 2);
     scene.register("ep=dev-7&b=UQ");
     scene.advance(22.0);
     let never = read_within(1, json!(0));

@@ -1046,7 +1046,7 @@ fn a_name_that_has_a_key_is_not_registered_over_plain_udp() {
     ] {
         let mut scene = Scene::with(|settings| {
             settings.identity = rule.clone();
-            settings.names_with_key_over_udp = allowed;
+            settings.plain_udp_for_psk_devices = allowed;
         });
         scene.gateway.set_keyed_identities([PskIdentity::new(identity.as_bytes()).unwrap()].into());
         let register = scene.send_register(QUERY);

@@ -21,7 +21,7 @@ fn a_command_in_flight_is_answered_and_the_next_one_waits() {
     scene.expect_nothing_more();
     assert!(scene.gateway.is_drained());
     let occupancy = scene.gateway.table_sizes();
-    assert_eq!((occupancy.devices, occupancy.waiting_commands), (1, 2), "they are kept, for whoever stores them");
+    assert_eq!((occupancy.devices, occupancy.pending_commands), (1, 2), "they are kept, for whoever stores them");
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn a_register_under_way_and_its_commands_have_their_last_word() {
 
 #[test]
 fn an_early_command_beyond_the_limit_is_answered_at_once() {
-    let mut scene = Scene::with(|settings| settings.limits.waiting_commands = 1);
+    let mut scene = Scene::with(|settings| settings.limits.pending_commands = 1);
     scene.send_register(QUERY);
     scene.expect_connect();
     scene.command(&read(1));

@@ -166,7 +166,7 @@ fn a_retained_command_that_was_refused_is_carried_out_at_the_next_registration()
     scene.expect_request(Code::GET, "/3/0/0");
 
     // The queue is full.
-    let mut scene = Scene::with(|settings| settings.limits.waiting_commands = 1);
+    let mut scene = Scene::with(|settings| settings.limits.pending_commands = 1);
     scene.register(asleep);
     scene.advance(60.0);
     scene.command(&read(1));
@@ -203,7 +203,7 @@ fn a_retained_command_that_waits_is_not_taken_twice() {
     command_with(&mut scene, &read(1), retained.clone());
     command_with(&mut scene, &read(1), retained.clone());
     scene.expect_nothing_more();
-    assert_eq!(scene.gateway.table_sizes().waiting_commands, 1);
+    assert_eq!(scene.gateway.table_sizes().pending_commands, 1);
     registers_again(&mut scene, asleep);
     let request = scene.expect_request(Code::GET, "/3/0/0");
     command_with(&mut scene, &read(1), retained);

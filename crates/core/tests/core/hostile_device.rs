@@ -160,8 +160,8 @@ fn items(numbers: std::ops::Range<u32>, length: usize) -> String {
 #[test]
 fn commands_that_wait_have_a_bound_in_bytes_for_a_device_and_for_all() {
     let mut scene = Scene::with(|settings| {
-        settings.limits.waiting_bytes = 10_000;
-        settings.limits.waiting_bytes_total = 25_000;
+        settings.limits.pending_command_bytes = 10_000;
+        settings.limits.pending_command_bytes_total = 25_000;
     });
     let sleepers: Vec<RegistrationId> = (1..=3).map(|number| sleeper(&mut scene, number)).collect();
     scene.advance(60.0);
@@ -187,7 +187,7 @@ fn commands_that_wait_have_a_bound_in_bytes_for_a_device_and_for_all() {
 
 #[test]
 fn a_command_counts_until_it_is_answered_and_one_that_need_not_wait_is_never_refused() {
-    let mut scene = Scene::registered_with(|settings| settings.limits.waiting_bytes_total = 4_000);
+    let mut scene = Scene::registered_with(|settings| settings.limits.pending_command_bytes_total = 4_000);
     scene.command(&padded(5_000));
     let request = scene.expect_request(Code::GET, "/3/0/0");
     assert!(scene.gateway.table_sizes().command_bytes > 5_000);
@@ -203,7 +203,7 @@ fn early_commands_have_the_same_bounds() {
         [(2_000, 1_000_000, "limits.pending_command_bytes)"), (1_000_000, 2_000, "limits.pending_command_bytes_total)")]
     {
         let mut scene = Scene::with(|settings| {
-            (settings.limits.waiting_bytes, settings.limits.waiting_bytes_total) = (bytes, total);
+            (settings.limits.pending_command_bytes, settings.limits.pending_command_bytes_total) = (bytes, total);
         });
         scene.send_register(QUERY);
         scene.expect_connect();
@@ -250,7 +250,8 @@ const ACTS: u32 = 1_200;
 /// The application is not careful either: it sends the device more than that answers.
 #[test]
 fn an_hour_of_a_device_that_does_its_worst_stays_within_the_bounds_and_others_are_served() {
-    let limits = Limits { waiting_bytes: 1_000_000, waiting_bytes_total: 1_500_000, ..Limits::default() };
+    let limits =
+        Limits { pending_command_bytes: 1_000_000, pending_command_bytes_total: 1_500_000, ..Limits::default() };
     let mut scene = Scene::with(|settings| settings.limits = limits.clone());
     scene.gateway.restore(scene.now, Vec::new());
     scene.peer = peer(1);
@@ -270,14 +271,17 @@ fn an_hour_of_a_device_that_does_its_worst_stays_within_the_bounds_and_others_ar
         store.keep(&mut scene);
         let now = scene.gateway.table_sizes();
         assert!(now.registration_bytes <= 2 * limits.registration_size, "{now:?}");
-        assert!(now.command_bytes <= limits.waiting_bytes_total + limits.command_size, "{now:?}");
-        assert!(now.waiting_commands <= 2 * limits.waiting_commands, "{now:?}");
+        assert!(now.command_bytes <= limits.pending_command_bytes_total + limits.command_size, "{now:?}");
+        assert!(now.pending_commands <= 2 * limits.pending_commands, "{now:?}");
         assert!(
             now.devices <= 2 && now.pending_registrations <= 1 && now.retained_commands <= 1 && now.outputs == 0,
             "{now:?}"
         );
         assert!(now.deadlines < 16 && now.exchanges <= limits.observations + 1, "{now:?}");
-        assert!(store.bytes() <= limits.waiting_bytes + limits.command_size + 4 * limits.registration_size, "{act}");
+        assert!(
+            store.bytes() <= limits.pending_command_bytes + limits.command_size + 4 * limits.registration_size,
+            "{act}"
+        );
         most.registration_bytes = most.registration_bytes.max(now.registration_bytes);
         most.command_bytes = most.command_bytes.max(now.command_bytes);
         most.retained_commands = most.retained_commands.max(now.retained_commands);
@@ -290,7 +294,7 @@ fn an_hour_of_a_device_that_does_its_worst_stays_within_the_bounds_and_others_ar
     }
     // The bounds were reached.
     assert!(most.registration_bytes > limits.registration_size * 9 / 10, "{most:?}");
-    assert!(most.command_bytes > limits.waiting_bytes * 9 / 10, "{most:?}");
+    assert!(most.command_bytes > limits.pending_command_bytes * 9 / 10, "{most:?}");
     assert_eq!(most.retained_commands, 1, "{most:?}");
 
     scene.advance(4.0 * 86_400.0);

@@ -116,7 +116,7 @@ fn is_flat(look: TableSizes, first: TableSizes) -> bool {
         // An Update and a notification each twenty minutes and more, remembered for four minutes.
         && look.coap.remembered_messages <= 2 * DEVICES
         && near(look.coap.transmissions + look.coap.transfers + look.coap.deadlines, 0)
-        && near(look.waiting_commands + look.early_commands + look.to_observe + look.pending_registrations, 0)
+        && near(look.pending_commands + look.early_commands + look.to_observe + look.pending_registrations, 0)
         && near(look.addresses, 0)
         && look.outputs + look.coap.outputs + look.coap.assemblies + look.coap.waiting_notifications == 0
 }

@@ -19,7 +19,7 @@ pub enum HandshakeError {
     NoCertificate,
     CertificateRefused(CertificateFault),
     /// Something that was to prove the client's key, or its Finished, does not.
-    BadProof,
+    CertificateVerifyFailed,
     /// The client gave up, with this alert (RFC 5246 section 7.2).
     Alert(u8),
     /// The hello is too large, or not one.
@@ -68,7 +68,7 @@ impl HandshakeError {
             | reason::NO_SHARED_GROUPS => Self::NoCommonSuite,
             reason::PEER_DID_NOT_RETURN_A_CERTIFICATE => Self::NoCertificate,
             reason::CERTIFICATE_VERIFY_FAILED => Self::CertificateRefused(CertificateFault::of(verified)),
-            reason::DIGEST_CHECK_FAILED | reason::BAD_SIGNATURE => Self::BadProof,
+            reason::DIGEST_CHECK_FAILED | reason::BAD_SIGNATURE => Self::CertificateVerifyFailed,
             reason::INTERNAL_ERROR => Self::Internal,
             alert @ sys::SSL_AD_REASON_OFFSET.. => {
                 u8::try_from(alert - sys::SSL_AD_REASON_OFFSET).map_or(Self::Protocol, Self::Alert)
@@ -126,7 +126,7 @@ impl fmt::Display for HandshakeError {
             Self::NoCommonSuite => f.write_str("no common cipher suite"),
             Self::NoCertificate => f.write_str("no client certificate"),
             Self::CertificateRefused(fault) => write!(f, "client certificate refused: {fault}"),
-            Self::BadProof => f.write_str("a signature or the Finished is wrong"),
+            Self::CertificateVerifyFailed => f.write_str("a signature or the Finished is wrong"),
             Self::Alert(number) => write!(f, "the client gave up with alert {number}"),
             Self::BadHello => f.write_str("bad hello"),
             Self::LateCookie => f.write_str("the cookie came too late"),

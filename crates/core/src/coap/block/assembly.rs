@@ -52,7 +52,7 @@ impl Assemblies {
     /// Those that are known have as many bodies as the parameters say, over DTLS and over plain UDP apart; each of the two
     /// classes of strangers has half as many.
     pub fn new(parameters: &Parameters, largest: BlockSize) -> Self {
-        let limit = parameters.received_bodies;
+        let limit = parameters.block_uploads;
         let of_known = || Class::new(true, limit, parameters.exchange_lifetime());
         let lifetime = LIFETIME_OF_STRANGERS.min(parameters.exchange_lifetime());
         let of_strangers = || Class::new(false, limit.div_ceil(2), lifetime);
@@ -61,8 +61,8 @@ impl Assemblies {
             classes: [of_strangers(), of_strangers(), of_known(), of_known()],
             held: 0,
             held_by_class: [0; ClassId::COUNT],
-            body_limit: parameters.received_body,
-            bytes_of_strangers: parameters.received_bytes / BYTES_OF_STRANGERS,
+            body_limit: parameters.received_body_size,
+            bytes_of_strangers: parameters.block_transfer_bytes / BYTES_OF_STRANGERS,
             largest,
             evicted: Vec::new(),
         }

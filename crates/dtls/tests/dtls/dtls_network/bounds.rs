@@ -27,10 +27,10 @@ fn handshakes_under_way_are_bounded_together_and_by_address() {
     scene.settle();
     assert_eq!(scene.server.table_sizes().handshakes, 5);
     let dropped =
-        |reason| scene.verdicts.iter().filter(|verdict| **verdict == DtlsDatagramOutcome::Dropped(reason)).count();
+        |reason| scene.outcomes.iter().filter(|outcome| **outcome == DtlsDatagramOutcome::Dropped(reason)).count();
     // Three are admitted while less than half of the places are taken, two of the others beyond. None of them is overdue.
-    assert!(dropped(DtlsDropReason::TooManyHandshakesFromAddress) >= 1, "{:?}", scene.verdicts);
-    assert!(dropped(DtlsDropReason::TooManyHandshakes) >= 1, "{:?}", scene.verdicts);
+    assert!(dropped(DtlsDropReason::TooManyHandshakesFromAddress) >= 1, "{:?}", scene.outcomes);
+    assert!(dropped(DtlsDropReason::TooManyHandshakes) >= 1, "{:?}", scene.outcomes);
     assert_eq!(scene.failures(), []);
 
     // All is free again when they are over, and those who waited get in.
@@ -192,7 +192,7 @@ fn records_that_are_not_authentic_are_counted_and_end_an_association_at_the_limi
         }
         scene.assert_data_flows(device, peer);
         scene.give_server(address, &forged);
-        assert_eq!(scene.closed, [(peer, AssociationCloseReason::FailedTags)]);
+        assert_eq!(scene.closed, [(peer, AssociationCloseReason::TooManyForged)]);
         assert_eq!(scene.last_sealed(device), Some((ContentType::Alert, vec![1, 0])));
         scene.settle();
         assert_eq!(scene.devices[device].client.state(), ClientState::Closed);

@@ -145,7 +145,7 @@ fn a_lost_last_flight_is_repeated_as_it_was_until_the_device_sends_data() {
 
             scene.assert_established(device);
             let repeated =
-                scene.verdicts.iter().filter(|verdict| **verdict == DtlsDatagramOutcome::LastFlightRepeated).count();
+                scene.outcomes.iter().filter(|outcome| **outcome == DtlsDatagramOutcome::LastFlightRepeated).count();
             assert_eq!(repeated, losses);
             let flights: Vec<_> =
                 scene.transmitted.iter().filter(|(_, datagram)| is_last_flight(Direction::Down, datagram)).collect();
@@ -155,7 +155,7 @@ fn a_lost_last_flight_is_repeated_as_it_was_until_the_device_sends_data() {
             scene.assert_data_flows(device, scene.peer());
             scene.devices[device].client.retransmit();
             scene.settle();
-            assert_eq!(scene.verdicts.last(), Some(&DtlsDatagramOutcome::Dropped(DtlsDropReason::Unexpected)));
+            assert_eq!(scene.outcomes.last(), Some(&DtlsDatagramOutcome::Dropped(DtlsDropReason::Unexpected)));
             scene.assert_data_flows(device, scene.peer());
         }
     }
@@ -188,12 +188,12 @@ fn data_that_overtakes_the_end_of_the_handshake_is_kept_for_it() {
         let peer = scene.peer();
         let early: Vec<_> = scene.plaintexts.iter().map(|(from, plaintext)| (*from, plaintext[0])).collect();
         assert_eq!(early, (0..4).map(|number| (peer, number)).collect::<Vec<_>>(), "four, and no more");
-        assert_eq!(scene.verdicts.iter().filter(|verdict| **verdict == DtlsDatagramOutcome::Early).count(), 4);
+        assert_eq!(scene.outcomes.iter().filter(|outcome| **outcome == DtlsDatagramOutcome::Early).count(), 4);
         assert_eq!(
-            scene.verdicts.iter().filter(|v| **v == DtlsDatagramOutcome::Dropped(DtlsDropReason::TooMuchHeld)).count(),
+            scene.outcomes.iter().filter(|v| **v == DtlsDatagramOutcome::Dropped(DtlsDropReason::TooMuchHeld)).count(),
             2,
             "{:?}",
-            scene.verdicts
+            scene.outcomes
         );
         scene.set_quiet_network();
         scene.assert_data_flows(device, peer);
@@ -340,7 +340,7 @@ fn without_an_acceptor_there_are_cookies_and_no_handshakes_and_associations_go_o
     let other = scene.add(other_psk());
     scene.settle();
     assert_eq!(scene.devices[other].client.state(), ClientState::Handshaking);
-    assert_eq!(scene.verdicts.last(), Some(&DtlsDatagramOutcome::Dropped(DtlsDropReason::NoAcceptor)));
+    assert_eq!(scene.outcomes.last(), Some(&DtlsDatagramOutcome::Dropped(DtlsDropReason::NoAcceptor)));
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn without_a_connection_id_a_device_at_another_address_is_a_stranger_and_may_com
     scene.rebind(device);
     scene.device_sends(device, b"who am I");
     scene.settle();
-    assert_eq!(scene.verdicts.last(), Some(&DtlsDatagramOutcome::Dropped(DtlsDropReason::Unknown)));
+    assert_eq!(scene.outcomes.last(), Some(&DtlsDatagramOutcome::Dropped(DtlsDropReason::Unknown)));
     assert_eq!((scene.plaintexts.len(), scene.closed.len()), (0, 0));
     scene.devices[device].address = before;
     scene.assert_data_flows(device, peer);
@@ -99,7 +99,7 @@ fn devices_without_connection_ids_that_swap_their_addresses_are_not_taken_for_ea
     for device in [one, two] {
         scene.device_sends(device, b"up");
         scene.settle();
-        assert_eq!(scene.verdicts.last(), Some(&DtlsDatagramOutcome::Dropped(DtlsDropReason::Forged)));
+        assert_eq!(scene.outcomes.last(), Some(&DtlsDatagramOutcome::Dropped(DtlsDropReason::Forged)));
     }
     assert_eq!((scene.plaintexts.len(), scene.closed.len()), (0, 0));
     (scene.devices[one].address, scene.devices[two].address) = home;

@@ -26,7 +26,7 @@ fn handshakes_beyond_the_rate_of_an_address_are_begun_later_and_none_is_lost() {
     scene.run_for(Duration::from_millis(450));
     assert_eq!(scene.take_begun(), 3);
     assert_eq!(
-        scene.verdicts.last(),
+        scene.outcomes.last(),
         Some(&DtlsDatagramOutcome::Dropped(DtlsDropReason::TooManyHandshakesFromAddress))
     );
 
@@ -44,7 +44,7 @@ fn all_addresses_share_a_rate() {
     scene.run_for(Duration::from_millis(450));
 
     assert_eq!(scene.take_begun(), 5);
-    assert_eq!(scene.verdicts.last(), Some(&DtlsDatagramOutcome::Dropped(DtlsDropReason::TooManyHandshakes)));
+    assert_eq!(scene.outcomes.last(), Some(&DtlsDatagramOutcome::Dropped(DtlsDropReason::TooManyHandshakes)));
 }
 
 #[test]
@@ -60,5 +60,5 @@ fn ipv4_addresses_at_a_socket_of_ipv6_are_not_one_network() {
     scene.settle();
 
     assert_eq!((scene.server.table_sizes().handshakes, scene.failures()), (4, vec![]));
-    assert!(scene.verdicts.contains(&DtlsDatagramOutcome::Dropped(DtlsDropReason::TooManyHandshakesFromAddress)));
+    assert!(scene.outcomes.contains(&DtlsDatagramOutcome::Dropped(DtlsDropReason::TooManyHandshakesFromAddress)));
 }

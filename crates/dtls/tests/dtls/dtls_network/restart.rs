@@ -83,9 +83,9 @@ fn a_device_in_the_middle_of_its_handshake_begins_anew_and_is_established() {
             scene.run_for(Duration::from_secs(30));
             if scene.devices[device].client.state() != ClientState::Established {
                 // Where it had its cookie of the former process it is told; later there is nobody who would know it.
-                assert!(tenths > 0, "nothing was asked of it yet: {:?}", scene.verdicts);
+                assert!(tenths > 0, "nothing was asked of it yet: {:?}", scene.outcomes);
                 let state = if tenths < 3 { ClientState::Refused(40) } else { ClientState::Handshaking };
-                assert_eq!(scene.devices[device].client.state(), state, "after {tenths} tenths: {:?}", scene.verdicts);
+                assert_eq!(scene.devices[device].client.state(), state, "after {tenths} tenths: {:?}", scene.outcomes);
                 scene.reboot(device);
                 scene.settle();
             }
@@ -105,7 +105,7 @@ fn a_device_that_was_not_saved_hears_nothing_until_it_begins_anew() {
         scene.device_sends(device, b"up");
         scene.settle();
         let reason = if has_cid { DtlsDropReason::UnknownConnectionId } else { DtlsDropReason::Unknown };
-        assert_eq!(scene.verdicts.last(), Some(&DtlsDatagramOutcome::Dropped(reason)));
+        assert_eq!(scene.outcomes.last(), Some(&DtlsDatagramOutcome::Dropped(reason)));
         scene.reboot(device);
         scene.settle();
         scene.assert_established(device);

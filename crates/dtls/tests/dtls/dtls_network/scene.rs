@@ -51,7 +51,7 @@ pub struct DtlsNetwork {
     pub plaintexts: Vec<(Peer, Vec<u8>)>,
     pub established: Vec<(Peer, Arc<Identity>)>,
     pub closed: Vec<(Peer, AssociationCloseReason)>,
-    pub verdicts: Vec<DtlsDatagramOutcome>,
+    pub outcomes: Vec<DtlsDatagramOutcome>,
     pub reports: Vec<DtlsReport>,
     /// By the keys of a handshake: what left with each sequence number.
     protected: Vec<(RecordKeys, HashMap<u64, Vec<u8>>)>,
@@ -98,7 +98,7 @@ impl DtlsNetwork {
             plaintexts: Vec::new(),
             established: Vec::new(),
             closed: Vec::new(),
-            verdicts: Vec::new(),
+            outcomes: Vec::new(),
             reports: Vec::new(),
             protected: Vec::new(),
             transmitted: Vec::new(),
@@ -195,18 +195,18 @@ impl DtlsNetwork {
         }
     }
 
-    /// A datagram at the server, from wherever; it has exactly one verdict.
+    /// A datagram at the server, from wherever; it has exactly one outcome.
     pub fn give_server(&mut self, from: SocketAddr, datagram: &[u8]) {
-        let before = self.verdicts.len();
+        let before = self.outcomes.len();
         self.server.handle_datagram(self.now, SOCKET, from, datagram);
         self.drain();
-        assert_eq!(self.verdicts.len(), before + 1, "one verdict for each datagram");
+        assert_eq!(self.outcomes.len(), before + 1, "one outcome for each datagram");
     }
 
     /// The same, and what became of it.
     pub fn verdict_of(&mut self, from: SocketAddr, datagram: &[u8]) -> DtlsDatagramOutcome {
         self.give_server(from, datagram);
-        *self.verdicts.last().expect("it has a verdict")
+        *self.outcomes.last().expect("it has an outcome")
     }
 
     fn give_device(&mut self, to: SocketAddr, datagram: &[u8]) {
@@ -237,7 +237,7 @@ impl DtlsNetwork {
                 }
                 DtlsOutput::Established { peer, identity } => self.established.push((peer, identity)),
                 DtlsOutput::Closed { peer, reason } => self.closed.push((peer, reason)),
-                DtlsOutput::Report(DtlsReport::Datagram { verdict, .. }) => self.verdicts.push(verdict),
+                DtlsOutput::Report(DtlsReport::Datagram { outcome, .. }) => self.outcomes.push(outcome),
                 DtlsOutput::Report(report) => self.reports.push(report),
             }
         }
@@ -369,7 +369,7 @@ impl DtlsNetwork {
         self.devices[device].received.clear();
         self.device_sends(device, b"up");
         self.settle();
-        assert_eq!(self.plaintexts, [(peer, b"up".to_vec())], "{:?} {:?}", self.verdicts.last(), self.reports.last());
+        assert_eq!(self.plaintexts, [(peer, b"up".to_vec())], "{:?} {:?}", self.outcomes.last(), self.reports.last());
         self.server_sends(peer, b"down");
         self.settle();
         assert_eq!(self.devices[device].received, [b"down".to_vec()]);
