@@ -123,6 +123,7 @@ fn gateway(reader: &mut ConfigReader) -> GatewayConfig {
         identity: dtls::identity(reader, default.identity),
         plain_udp_for_psk_devices: dtls::plain_udp_for_psk_devices(reader, default.plain_udp_for_psk_devices),
         report_identity: reader.read("dtls.report_identity", default.report_identity, switch),
+        report_attributes: reader.read("report_attributes", default.report_attributes, switch),
         undefined_resources: reader.read("undefined_resources", default.undefined_resources, choice(undefined)),
     }
 }

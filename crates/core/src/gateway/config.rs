@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::coap::Parameters;
 use crate::lwm2m::codec::UndefinedResources;
 use crate::lwm2m::path::Path;
+use crate::lwm2m::register::RegistrationRules;
 use crate::mqtt::topics::{Template, Translators};
 use lwm2m_base::rate::{Rate, RateLimit};
 
@@ -31,6 +32,8 @@ pub struct GatewayConfig {
     pub auto_observe: AutoObserve,
     pub update_msg_publish_condition: UpdatePublish,
     pub undefined_resources: UndefinedResources,
+    /// Whether `register` and `update` have the attributes of the links.
+    pub report_attributes: bool,
     /// Who may use which endpoint name, of the devices that speak DTLS.
     pub identity: IdentityRule,
     /// Whether a name that has a pre-shared key of its own may be registered over plain UDP.
@@ -53,11 +56,19 @@ impl Default for GatewayConfig {
             auto_observe: AutoObserve::Off,
             update_msg_publish_condition: UpdatePublish::ObjectListChanged,
             undefined_resources: UndefinedResources::Refuse,
+            report_attributes: false,
             identity: IdentityRule::default(),
             report_identity: false,
             plain_udp_for_psk_devices: false,
             limits: Limits::default(),
         }
+    }
+}
+
+impl GatewayConfig {
+    /// Returns the settings by which Registers and Updates are read.
+    pub(super) fn registration_rules(&self) -> RegistrationRules<'_> {
+        RegistrationRules { lifetimes: &self.lifetimes, keep_attributes: self.report_attributes }
     }
 }
 

@@ -405,7 +405,7 @@ impl Registrations {
     ) -> Result<Registration, (Option<String>, Rejection)> {
         let settings = &context.settings;
         let known_as = settings.identity.endpoint_named_by(identity);
-        let registration = Registration::from_register_of(request, &settings.lifetimes, known_as);
+        let registration = Registration::from_register_of(request, settings.registration_rules(), known_as);
         let registration = registration.map_err(|rejection| (None, rejection))?;
         match check_size(settings, registration.size()) {
             Ok(()) => Ok(registration),
@@ -482,7 +482,7 @@ fn reject(context: &mut Context, received: ReceivedRequest, endpoint: Option<Str
 }
 
 fn read_update(settings: &GatewayConfig, device: &Device, request: &Request) -> Result<Update, Rejection> {
-    let update = device.registration.read_update(request, &settings.lifetimes)?;
+    let update = device.registration.read_update(request, settings.registration_rules())?;
     if update.is_empty() {
         return Ok(update);
     }

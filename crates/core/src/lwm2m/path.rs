@@ -20,6 +20,8 @@ pub enum PathError {
     TooDeep(String),
     #[error("{0:?} has a segment that is no whole number from 0 to 65535")]
     NotAnId(String),
+    #[error("{0:?} names a device behind a gateway; the LwM2M gateway object (25) is not supported")]
+    BehindGateway(String),
 }
 
 impl Path {
@@ -87,14 +89,31 @@ impl FromStr for Path {
         if trimmed.is_empty() {
             return Ok(Self::ROOT);
         }
-        trimmed.split('/').try_fold(Self::ROOT, |path, segment| {
-            if segment.is_empty() || !segment.bytes().all(|byte| byte.is_ascii_digit()) {
-                return Err(PathError::NotAnId(text.to_owned()));
-            }
-            let id = segment.parse().map_err(|_| PathError::NotAnId(text.to_owned()))?;
+        let path = trimmed.split('/').try_fold(Self::ROOT, |path, segment| {
+            let id = id(segment).ok_or_else(|| PathError::NotAnId(text.to_owned()))?;
             path.child(id).ok_or_else(|| PathError::TooDeep(text.to_owned()))
+        });
+        path.map_err(|error| match error {
+            PathError::NotAnId(text) if names_device_behind_gateway(trimmed) => PathError::BehindGateway(text),
+            other => other,
         })
     }
+}
+
+fn id(segment: &str) -> Option<u16> {
+    let digits = !segment.is_empty() && segment.bytes().all(|byte| byte.is_ascii_digit());
+    if digits { segment.parse().ok() } else { None }
+}
+
+/// Returns whether a path begins with the prefix of a device behind a gateway (OMA LwM2M Gateway 1.1, object 25, resource
+/// 1), and has ids behind it.
+fn names_device_behind_gateway(path: &str) -> bool {
+    const MAX_PREFIX: usize = 64;
+    let Some((prefix, rest)) = path.split_once('/') else { return false };
+    let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let is_number = prefix.bytes().all(|byte| byte.is_ascii_digit());
+    let is_prefix = prefix.len() <= MAX_PREFIX && prefix.bytes().all(is_unreserved) && !is_number;
+    is_prefix && rest.split('/').take(Path::MAX_SEGMENTS + 1).all(|segment| id(segment).is_some())
 }
 
 /// Reads the form with a leading slash.
@@ -145,6 +164,17 @@ mod tests {
         assert_eq!("/65535".parse::<Path>().map(|path| path.object()), Ok(Some(65535)));
         for text in ["/65536", "/-1", "/+1", "/a", "/3//0", "/3/ 0", "/\u{664}"] {
             assert_eq!(text.parse::<Path>(), Err(PathError::NotAnId(text.into())), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_path_of_a_device_behind_a_gateway_is_refused_with_that_reason() {
+        let prefix = "x".repeat(64);
+        for text in ["/dev1/3303/0/5700", "d-1._~/3", &format!("/{prefix}/1/2/3/4")] {
+            assert_eq!(text.parse::<Path>(), Err(PathError::BehindGateway(text.into())));
+        }
+        for text in ["/dev1", "/dev 1/3/0", "/3/dev1/0", "/dev1/dev2/3", "/dev1//3", &format!("/{prefix}x/3")] {
+            assert_eq!(text.parse::<Path>(), Err(PathError::NotAnId(text.into())));
         }
     }
 

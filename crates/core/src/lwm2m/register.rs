@@ -3,6 +3,7 @@
 mod object_list;
 mod query;
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -44,6 +45,15 @@ pub struct Registration {
     left_out: Option<LeftOut>,
 }
 
+/// Holds the settings by which a Register or an Update is read.
+#[derive(Clone, Copy, Debug)]
+pub struct RegistrationRules<'a> {
+    /// Bounds `lt`.
+    pub lifetimes: &'a RangeInclusive<Duration>,
+    /// Tells whether all attributes of the links are kept, for reports.
+    pub keep_attributes: bool,
+}
+
 /// Describes a 4.xx response. Its diagnostic payload is short, because the sender address of the request may be forged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
@@ -79,25 +89,26 @@ pub enum ObjectListChange {
 }
 
 impl Registration {
-    /// Reads a Register request; `lifetimes` are the bounds of `lt`.
-    pub fn from_register(request: &Request, lifetimes: &RangeInclusive<Duration>) -> Result<Self, Rejection> {
-        Self::from_register_of(request, lifetimes, None)
+    /// Reads a Register request.
+    pub fn from_register<'a>(request: &Request, rules: impl Into<RegistrationRules<'a>>) -> Result<Self, Rejection> {
+        Self::from_register_of(request, rules, None)
     }
 
     /// Reads a Register request of a device whose endpoint name is known from its DTLS identity. The request may then omit
     /// `ep` (LwM2M Core 1.1 section 6.2.1).
-    pub fn from_register_of(
+    pub fn from_register_of<'a>(
         request: &Request,
-        lifetimes: &RangeInclusive<Duration>,
+        rules: impl Into<RegistrationRules<'a>>,
         known_as: Option<&str>,
     ) -> Result<Self, Rejection> {
+        let RegistrationRules { lifetimes, keep_attributes } = rules.into();
         let items = Items::read(request, lifetimes)?;
         let endpoint = match (items.endpoint, known_as) {
             (Some(given), _) => given,
             (None, Some(known)) => endpoint(known)?,
             (None, None) => return Err(Rejection::bad_request("the query item ep is missing")),
         };
-        let (objects, left_out) = ObjectList::parse(request)?;
+        let (objects, left_out) = ObjectList::parse(request, keep_attributes)?;
         Ok(Self {
             endpoint,
             lifetime: match items.lifetime {
@@ -115,18 +126,23 @@ impl Registration {
     }
 
     /// Reads and merges an Update. An error leaves the registration unchanged.
-    pub fn update(
+    pub fn update<'a>(
         &mut self,
         request: &Request,
-        lifetimes: &RangeInclusive<Duration>,
+        rules: impl Into<RegistrationRules<'a>>,
     ) -> Result<ObjectListChange, Rejection> {
-        let update = self.read_update(request, lifetimes)?;
+        let update = self.read_update(request, rules)?;
         Ok(self.apply(update))
     }
 
     /// Reads an Update and changes nothing. The cost of an Update without news is that of its own bytes, and of one
     /// comparison with the known object list.
-    pub fn read_update(&self, request: &Request, lifetimes: &RangeInclusive<Duration>) -> Result<Update, Rejection> {
+    pub fn read_update<'a>(
+        &self,
+        request: &Request,
+        rules: impl Into<RegistrationRules<'a>>,
+    ) -> Result<Update, Rejection> {
+        let RegistrationRules { lifetimes, keep_attributes } = rules.into();
         let items = Items::read(request, lifetimes)?;
         if items.endpoint.is_some_and(|endpoint| endpoint != self.endpoint) {
             return Err(Rejection::bad_request("an Update cannot change ep"));
@@ -134,7 +150,7 @@ impl Registration {
         if items.version.is_some_and(|version| version != self.version()) {
             return Err(Rejection::bad_request("an Update cannot change lwm2m"));
         }
-        let (objects, left_out) = ObjectList::parse(request)?;
+        let (objects, left_out) = ObjectList::parse(request, keep_attributes)?;
         Ok(Update {
             lifetime: items.lifetime.filter(|lifetime| *lifetime != self.lifetime),
             binding: items.binding.filter(|binding| self.binding() != Some(binding.as_str())),
@@ -247,6 +263,12 @@ impl Registration {
         self.objects.as_ref().map(|objects| objects.targets.iter())
     }
 
+    /// Returns the attributes of each link that has any, by its target, if they are kept. The root link has the target `/`.
+    pub fn object_attributes(&self) -> &BTreeMap<String, BTreeMap<String, String>> {
+        static NONE: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+        self.objects.as_ref().map_or(&NONE, |objects| &objects.attributes)
+    }
+
     /// Returns the alternate path as the device wrote it, or `None` if it sent no object list.
     pub fn alternate_path(&self) -> Option<&str> {
         self.objects.as_ref().map(|objects| objects.alternate_path.as_str())
@@ -315,6 +337,13 @@ impl Update {
             (true, None) => ObjectListChange::Same,
             (true, Some(_)) => ObjectListChange::Changed,
         }
+    }
+}
+
+/// Reads requests by these bounds of `lt`, and keeps no attributes.
+impl<'a> From<&'a RangeInclusive<Duration>> for RegistrationRules<'a> {
+    fn from(lifetimes: &'a RangeInclusive<Duration>) -> Self {
+        Self { lifetimes, keep_attributes: false }
     }
 }
 

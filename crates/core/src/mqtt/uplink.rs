@@ -160,7 +160,9 @@ impl Serialize for ReportData<'_> {
         }
         // A device cannot put its own text where the object list stands, or the identity that it proved.
         let told = *proven != Proven::Untold;
-        let own = |name: &str| matches!(name, "alternatePath" | "objectList") || told && name == "identity";
+        let own = |name: &str| {
+            matches!(name, "alternatePath" | "objectList" | "objectAttributes") || told && name == "identity"
+        };
         for (name, value) in registration.items().filter(|(name, _)| !own(name)) {
             map.serialize_entry(name, value)?;
         }
@@ -169,6 +171,9 @@ impl Serialize for ReportData<'_> {
         }
         if let Some(objects) = registration.object_list() {
             map.serialize_entry("objectList", &objects.collect::<Vec<_>>())?;
+        }
+        if !registration.object_attributes().is_empty() {
+            map.serialize_entry("objectAttributes", registration.object_attributes())?;
         }
         map.end()
     }

@@ -312,6 +312,83 @@ fn a_part_of_a_link_list_that_makes_no_sense_is_reported_once() {
 }
 
 #[test]
+fn the_report_of_a_1_2_device_has_what_it_said() {
+    for (query, links, data) in [
+        (
+            "ep=dev-7&lt=300&lwm2m=1.2&b=UT&Q&pid=a1b2c3d4",
+            "</1/0>,</3/0>",
+            json!({ "ep": "dev-7", "lt": 300, "lwm2m": "1.2", "b": "UT", "Q": "", "pid": "a1b2c3d4",
+                "alternatePath": "/", "objectList": ["/1/0", "/3/0"] }),
+        ),
+        (
+            "ep=dev-7&lt=300&lwm2m=1.2&pid=ffffffff",
+            "",
+            json!({ "ep": "dev-7", "lt": 300, "lwm2m": "1.2", "pid": "ffffffff" }),
+        ),
+        (
+            "ep=dev-7&lt=300&lwm2m=1.1",
+            "</>;ct=112,</1/0>,</3/0>",
+            json!({ "ep": "dev-7", "lt": 300, "lwm2m": "1.1", "alternatePath": "/", "objectList": ["/1/0", "/3/0"] }),
+        ),
+        (
+            "ep=dev-7&lt=300&lwm2m=1.2&b=UMHTSN&sms=4911",
+            "</1/0>",
+            json!({ "ep": "dev-7", "lt": 300, "lwm2m": "1.2", "b": "UMHTSN", "sms": "4911",
+                "alternatePath": "/", "objectList": ["/1/0"] }),
+        ),
+        (
+            "ep=dev-7&lt=300&lwm2m=1.1",
+            "</1/0>,</25>;ver=2.0,</25/0>,</25/1>",
+            json!({ "ep": "dev-7", "lt": 300, "lwm2m": "1.1",
+                "alternatePath": "/", "objectList": ["/1/0", "/25", "/25/0", "/25/1"] }),
+        ),
+    ] {
+        let mut scene = Scene::new();
+        let mut register = scene.register_message(query);
+        register.payload = links.as_bytes().to_vec();
+        scene.device_sends(&register);
+        scene.expect_connect();
+        scene.broker_takes_it();
+        scene.expect_created(&register);
+        assert_eq!(scene.expect_reported("register"), data, "{query} {links}");
+        scene.expect_nothing_more();
+    }
+    let mut scene = Scene::new();
+    let newer = scene.register_message("ep=dev-7&lt=300&lwm2m=1.3");
+    scene.ask(&newer, Code::PRECONDITION_FAILED);
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn reports_have_the_attributes_of_links_where_the_operator_wants_them() {
+    let mut scene = Scene::with(|settings| settings.report_attributes = true);
+    let mut register = scene.register_message(QUERY);
+    register.payload = b"</>;rt=\"oma.lwm2m\";ct=112,</3/0>,</19/0>;ver=1.1".to_vec();
+    scene.device_sends(&register);
+    scene.expect_connect();
+    scene.broker_takes_it();
+    scene.expect_created(&register);
+    let report = scene.expect_reported("register");
+    let expected = json!({ "/": { "rt": "oma.lwm2m", "ct": "112" }, "/19/0": { "ver": "1.1" } });
+    assert_eq!((&report["objectAttributes"], &report["objectList"]), (&expected, &json!(["/3/0", "/19/0"])));
+
+    let update = scene.update_with_links("</3/0>,</19/0>;ver=1.1;title=\"x\"");
+    scene.ask(&update, Code::CHANGED);
+    let expected = json!({ "/19/0": { "ver": "1.1", "title": "x" } });
+    assert_eq!(scene.expect_reported("update")["objectAttributes"], expected);
+}
+
+#[test]
+fn a_command_for_a_device_behind_a_gateway_is_refused_with_that_reason() {
+    let mut scene = Scene::registered();
+    let command = json!({ "reqID": 1, "msgType": "read", "data": { "path": "/dev1/3303/0/5700" } });
+    scene.command(&command);
+    let reason = scene.expect_refused(&command);
+    assert!(reason.contains("the LwM2M gateway object (25) is not supported"), "{reason}");
+    scene.expect_nothing_more();
+}
+
+#[test]
 fn a_version_without_definition_is_reported_once_per_device_and_object() {
     fn reported(scene: &mut Scene) -> Vec<String> {
         let reports = scene.reports().into_iter().filter_map(|report| match report {

@@ -17,7 +17,7 @@ const MAX_ENDPOINT: usize = 255;
 /// 5.10 allows.
 const MAX_ITEM: usize = 512;
 /// Names the items that reports repeat as text, and that a request may have only once.
-const KNOWN_OTHERS: &[&str] = &["sms", "imei", "imsi"];
+const KNOWN_OTHERS: &[&str] = &["sms", "imei", "imsi", "pid"];
 /// Limits the items that have no meaning for this program. Updates add such items to the registration.
 pub(super) const MAX_OTHER_ITEMS: usize = 64;
 

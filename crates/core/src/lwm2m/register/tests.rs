@@ -301,3 +301,66 @@ fn updates_cannot_make_a_registration_grow_without_end() {
     assert!(!grown);
     assert_eq!(registration.items().count(), MAX_OTHER_ITEMS);
 }
+
+#[test]
+fn the_root_link_needs_no_type() {
+    let registration = register(&["ep=a", "lwm2m=1.1"], "</>;ct=112,</1/0>,</3/0>").unwrap();
+    assert_eq!((registration.alternate_path(), registration.formats()), (Some("/"), &[112][..]));
+    assert_eq!(object_list(&registration), ["/1/0", "/3/0"]);
+    let registration = register(&["ep=a"], "</>;ct=60,</m2m>;rt=\"oma.lwm2m\";ct=110,</m2m/3/0>").unwrap();
+    assert_eq!((registration.alternate_path(), registration.formats()), (Some("/m2m"), &[110][..]), "a type wins");
+    assert_eq!(object_list(&registration), ["/", "/3/0"]);
+}
+
+#[test]
+fn the_version_of_an_object_may_be_on_any_of_its_links_and_the_first_counts() {
+    let version = |list: &str, object| register(&["ep=a"], list).unwrap().object_version(object);
+    let of = |major, minor| ObjectVersion::Announced(Version { major, minor });
+    assert_eq!(version("</19/0>;ver=1.1,</19/1>;ver=2.0", 19), of(1, 1));
+    assert_eq!(version("</3>;ver=\"1.1\",</3/0>;ver=1.2", 3), of(1, 1));
+    assert_eq!(version("</19>;ver=x,</19/0>;ver=2.0", 19), of(2, 0), "x is no version");
+    assert_eq!(version("</19>;ver=x", 19), ObjectVersion::Implied(Version::FIRST));
+}
+
+#[test]
+fn a_list_with_another_version_is_another_list() {
+    let mut registration = register(&["ep=a"], "</3>;ver=1.0,</3/0>").unwrap();
+    let change = registration.update(&request(&[], "</3>;ver=1.1,</3/0>"), &lifetimes());
+    assert_eq!(change, Ok(ObjectListChange::Changed));
+    assert_eq!(registration.object_version(3), ObjectVersion::Announced(Version { major: 1, minor: 1 }));
+}
+
+#[test]
+fn a_profile_id_and_the_bindings_of_1_2_are_taken_as_they_are() {
+    let query = ["ep=dev-7", "lt=300", "lwm2m=1.2", "b=UMHTSN", "Q", "pid=a1b2c3d4", "sms=4911"];
+    let mut registration = register(&query, "").unwrap();
+    assert_eq!((registration.binding(), registration.queue_mode()), (Some("UMHTSN"), true));
+    assert_eq!(registration.items().collect::<Vec<_>>(), [("pid", "a1b2c3d4"), ("sms", "4911")]);
+    assert!(registration.object_list().is_none());
+    registration.update(&request(&["b=U", "sms=4912"], ""), &lifetimes()).unwrap();
+    assert_eq!((registration.binding(), registration.queue_item()), (Some("U"), true), "Q stays");
+    assert_eq!(registration.item("sms"), Some("4912"));
+    assert_eq!(register(&["ep=a", "pid=1", "pid=2"], "").unwrap_err().code, Code::BAD_REQUEST);
+    for lwm2m in ["lwm2m=1.3", "lwm2m=2.0"] {
+        assert_eq!(register(&["ep=a", lwm2m], "</3/0>").unwrap_err().code, Code::PRECONDITION_FAILED);
+    }
+}
+
+#[test]
+fn the_attributes_of_links_are_kept_where_reports_need_them() {
+    let list = "</m2m>;rt=\"oma.lwm2m\";ct=\"60 112\",</m2m/19>;ver=1.1;obs;ver=2.0,</m2m/3/0>,</m2m/19>;title=\"a \\\"b\\\"\"";
+    let lifetimes = lifetimes();
+    let rules = RegistrationRules { lifetimes: &lifetimes, keep_attributes: true };
+    let registration = Registration::from_register(&request(&["ep=a"], list), rules).unwrap();
+    let kept = serde_json::to_value(registration.object_attributes()).unwrap();
+    let expected = serde_json::json!({
+        "/": { "rt": "oma.lwm2m", "ct": "60 112" },
+        "/19": { "ver": "1.1", "obs": "", "title": "a \"b\"" },
+    });
+    assert_eq!(kept, expected);
+    let without = Registration::from_register(&request(&["ep=a"], list), &lifetimes).unwrap();
+    assert!(without.object_attributes().is_empty());
+    assert!(registration.size() >= without.size() + "oma.lwm2m60 1121.1".len());
+    let stored: Registration = serde_json::from_str(&serde_json::to_string(&registration).unwrap()).unwrap();
+    assert_eq!(stored, registration);
+}
