@@ -52,14 +52,14 @@ pub struct KeyFinder {
     asker: Option<KeyServiceClient>,
     /// Maximum number of lookups in flight.
     most: usize,
-    asked: JoinSet<KeyLookup>,
+    asked: JoinSet<EndedLookup>,
     /// Whether the last lookup at the service failed.
     failing: bool,
     metrics: Arc<Metrics>,
 }
 
 /// A lookup that has ended.
-struct KeyLookup {
+struct EndedLookup {
     identity: PskIdentity,
     result: Result<KeyAnswer, KeyServiceError>,
 }
@@ -94,7 +94,7 @@ impl KeyFinder {
         let (asker, identity) = (asker.clone(), identity.clone());
         self.asked.spawn(async move {
             let result = asker.ask(&identity).await;
-            KeyLookup { identity, result }
+            EndedLookup { identity, result }
         });
         None
     }
@@ -107,8 +107,8 @@ impl KeyFinder {
         }
     }
 
-    fn ended(&mut self, ended: Result<KeyLookup, JoinError>) -> (PskIdentity, KeyAnswer) {
-        let KeyLookup { identity, result } = match ended {
+    fn ended(&mut self, ended: Result<EndedLookup, JoinError>) -> (PskIdentity, KeyAnswer) {
+        let EndedLookup { identity, result } = match ended {
             Ok(asked) => asked,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };

@@ -70,18 +70,7 @@ pub struct UdpSockets {
 
 impl UdpSockets {
     pub fn bind(listeners: &[UdpListener]) -> io::Result<Self> {
-        let bind = |listener: &UdpListener| {
-            open(listener).map_err(|error| {
-                let (key, bind) = (listener.key(), listener.bind);
-                let hint = match error.kind() {
-                    io::ErrorKind::PermissionDenied if bind.port() < FIRST_FREE_PORT => {
-                        "; a port below 1024 needs CAP_NET_BIND_SERVICE"
-                    }
-                    _ => "",
-                };
-                io::Error::new(error.kind(), format!("{key}.bind = {bind}: {}{hint}", plain(&error)))
-            })
-        };
+        let bind = |listener: &UdpListener| open(listener).map_err(|error| explained(listener, &error));
         let sockets = listeners.iter().map(bind).collect::<io::Result<_>>()?;
         Ok(Self { sockets, next: 0, buffer: vec![0; LARGEST_DATAGRAM] })
     }
@@ -135,4 +124,30 @@ fn open(listener: &UdpListener) -> io::Result<UdpSocket> {
     socket.set_nonblocking(true)?;
     socket.bind(&listener.bind.into())?;
     UdpSocket::from_std(socket.into())
+}
+
+/// Returns the error of a listener with its key and address, and with the next step for a privileged port.
+fn explained(listener: &UdpListener, error: &io::Error) -> io::Error {
+    let (key, bind) = (listener.key(), listener.bind);
+    let privileged = error.kind() == io::ErrorKind::PermissionDenied && bind.port() < FIRST_FREE_PORT;
+    let hint = if privileged { "; a port below 1024 needs CAP_NET_BIND_SERVICE" } else { "" };
+    io::Error::new(error.kind(), format!("{key}.bind = {bind}: {}{hint}", plain(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_privileged_port_that_may_not_be_bound_names_the_missing_capability() {
+        let denied = |port| {
+            let bind = SocketAddr::from(([0, 0, 0, 0], port));
+            let listener = UdpListener { name: "default".to_owned(), security: Security::None, bind, recbuf: 2048 };
+            explained(&listener, &io::Error::from(io::ErrorKind::PermissionDenied)).to_string()
+        };
+        let below = denied(683);
+        assert!(below.starts_with("listeners.udp.default.bind = 0.0.0.0:683: permission denied"), "{below}");
+        assert!(below.ends_with("; a port below 1024 needs CAP_NET_BIND_SERVICE"), "{below}");
+        assert!(!denied(5683).contains("CAP_NET_BIND_SERVICE"));
+    }
 }

@@ -18,7 +18,7 @@ pub struct RateLimit {
 pub struct Rate {
     /// 1 to 1,000,000.
     pub per_second: u32,
-    /// At least 1.
+    /// The number of tokens of a full bucket, at least 1.
     pub burst: u32,
 }
 

@@ -55,7 +55,7 @@ pub(super) struct ForwardedProperties {
     pub(super) response_topic: Option<String>,
     pub(super) correlation_data: Option<Bytes>,
     pub(super) user_properties: Vec<(String, String)>,
-    /// In seconds; what it waited here is not taken off.
+    /// Message expiry in seconds; time spent here is not subtracted.
     pub(super) message_expiry: Option<u32>,
 }
 
@@ -77,11 +77,11 @@ pub(super) struct SubscriptionOptions {
     pub(super) retained: Retained,
 }
 
-/// When a Subscribe delivers the retained messages.
+/// Tells when a Subscribe delivers retained messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Retained {
     Always,
-    /// As EMQX does: only at the first Subscribe of a filter.
+    /// Delivers them at the first Subscribe of a filter only, as EMQX does.
     #[default]
     OnNew,
     Never,
@@ -91,14 +91,14 @@ pub(super) enum Retained {
 pub(super) struct Bus(Mutex<Routes>);
 
 impl Bus {
-    /// A member without subscriptions, and where its messages arrive.
+    /// Creates a member without subscriptions, and the receiver of its messages.
     pub(super) fn join(self: &Arc<Self>) -> (BusMember, mpsc::Receiver<Delivery>) {
         let (inbox, arriving) = mpsc::channel(INBOX);
         let id = self.with(|routes| routes.admit(inbox));
         (BusMember { id, bus: self.clone() }, arriving)
     }
 
-    /// To everybody; what nobody has subscribed is gone. A topic with a wildcard reaches nobody.
+    /// Publishes to every subscriber. Messages without a subscriber are dropped, and so are topics with a wildcard.
     pub(super) fn publish(&self, message: RoutedMessage) {
         self.with(|routes| routes.publish(message, None));
     }
@@ -119,13 +119,14 @@ impl BusMember {
         self.bus.with(|routes| routes.publish(message, Some(self.id)));
     }
 
-    /// Again with the same filter changes the options. False if the filter is invalid, or one too much.
+    /// Subscribes; the same filter again changes the options. Returns `false` if the filter is invalid, or too many are
+    /// subscribed.
     pub(super) fn subscribe(&self, filter: &str, options: SubscriptionOptions) -> bool {
         filters::is_valid(filters::split_group(filter).1)
             && self.bus.with(|routes| routes.subscribe(self.id, filter, options))
     }
 
-    /// Whether it was subscribed.
+    /// Unsubscribes, and returns whether the filter was subscribed.
     pub(super) fn unsubscribe(&self, filter: &str) -> bool {
         self.bus.with(|routes| routes.unsubscribe(self.id, filter))
     }

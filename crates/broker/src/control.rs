@@ -22,8 +22,8 @@ impl BrokerControl {
         Self { exproto: Arc::new(exproto), devices: devices.map(Arc::new), rules }
     }
 
-    /// As `emqx ctl gateway stop exproto`: every device connection and the adapter are closed, and the handler hears
-    /// nothing of it. The MQTT listener of devices stops too. Returns when all of that is done.
+    /// Stops the gateway as `emqx ctl gateway stop exproto` does: closes every device connection and the adapter
+    /// without events to the handler. The MQTT listener of devices stops too.
     pub async fn stop(&self) {
         self.exproto.stop().await;
         if let Some(devices) = &self.devices {
@@ -31,7 +31,8 @@ impl BrokerControl {
         }
     }
 
-    /// As `emqx ctl gateway start exproto`: on the same addresses as before. Does nothing when it runs.
+    /// Starts the gateway as `emqx ctl gateway start exproto` does, on the same addresses as before. Does nothing if it
+    /// runs.
     ///
     /// # Errors
     /// An address that has been taken meanwhile.
@@ -42,7 +43,7 @@ impl BrokerControl {
         self.exproto.resume().await
     }
 
-    /// As `emqx ctl gateway-clients kick exproto CLIENTID`; false if there is no such client.
+    /// Kicks a client as `emqx ctl gateway-clients kick exproto CLIENTID` does; returns `false` if there is none.
     pub async fn kick(&self, clientid: &str) -> bool {
         match &self.devices {
             Some(devices) if devices.sessions().kick(clientid).await => true,
@@ -50,7 +51,7 @@ impl BrokerControl {
         }
     }
 
-    /// The clientids of the devices that are authenticated, in alphabetical order.
+    /// Returns the client ids of authenticated devices in alphabetical order.
     pub fn clients(&self) -> Vec<String> {
         let mut clients = self.exproto.clients();
         if let Some(devices) = &self.devices {
@@ -60,23 +61,23 @@ impl BrokerControl {
         clients
     }
 
-    /// The filters that a client has subscribed, in alphabetical order.
+    /// Returns the filters that a client has subscribed, in alphabetical order.
     pub fn subscriptions(&self, clientid: &str) -> Vec<String> {
         let own = self.devices.as_ref().map(|devices| devices.sessions().subscriptions(clientid)).unwrap_or_default();
         if own.is_empty() { self.exproto.subscriptions(clientid) } else { own }
     }
 
-    /// From now on Authenticate is refused (`not_authorized`) to whom this applies, too.
+    /// Refuses matching clients (`not_authorized`) from now on, in addition to earlier rules.
     pub fn refuse(&self, applies: impl Fn(&DeviceCredentials) -> bool + Send + Sync + 'static) {
         self.rules.change(|rules| rules.refused.push(Arc::new(applies)));
     }
 
-    /// From now on no device may publish to what this filter matches, either.
+    /// Denies devices to publish to topics that match this filter, in addition to earlier rules.
     pub fn deny_publish(&self, filter: impl Into<String>) {
         self.rules.change(|rules| rules.unpublishable.push(filter.into()));
     }
 
-    /// From now on no device may subscribe what this filter matches, either.
+    /// Denies devices to subscribe to topics that match this filter, in addition to earlier rules.
     pub fn deny_subscribe(&self, filter: impl Into<String>) {
         self.rules.change(|rules| rules.unsubscribable.push(filter.into()));
     }
@@ -86,7 +87,7 @@ impl BrokerControl {
         self.rules.change(|rules| *rules = RuleSet { delay: rules.delay, ..RuleSet::default() });
     }
 
-    /// Every call of the adapter waits so long before it is looked at.
+    /// Delays every call of the adapter.
     pub fn delay_answers(&self, delay: Duration) {
         self.rules.change(|rules| rules.delay = delay);
     }

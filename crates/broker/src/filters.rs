@@ -21,7 +21,7 @@ pub(super) fn matches(filter: &str, topic: &str) -> bool {
     levels.next().is_none()
 }
 
-/// Whether `#` stands alone and last, and `+` alone in its level.
+/// Returns whether `#` stands alone and last, and `+` alone in its level.
 pub(super) fn is_valid(filter: &str) -> bool {
     let mut rest = filter.split('/');
     let last = rest.next_back().unwrap_or_default();
@@ -33,7 +33,7 @@ pub(super) fn has_wildcard(text: &str) -> bool {
     text.contains(['+', '#'])
 }
 
-/// `$share/group/filter` and `$queue/filter`: the group, if any, and the filter.
+/// Splits `$share/group/filter` and `$queue/filter` into the group, if any, and the filter.
 pub(super) fn split_group(filter: &str) -> (Option<&str>, &str) {
     if let Some(shared) = filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/')) {
         return (Some(shared.0), shared.1);
@@ -46,7 +46,7 @@ pub(super) fn split_group(filter: &str) -> (Option<&str>, &str) {
 
 /// The value at a node of the tree.
 pub(super) trait FilterEntry: Default {
-    /// Then the place can go.
+    /// Returns whether the entry is empty, so that it can be removed.
     fn is_empty(&self) -> bool;
 }
 
@@ -58,7 +58,7 @@ pub(super) struct FilterTree<T> {
 }
 
 impl<T: FilterEntry> FilterTree<T> {
-    /// The place of a valid filter, made if need be.
+    /// Returns the entry of a valid filter, created if need be.
     pub(super) fn entry(&mut self, filter: &str) -> &mut T {
         let mut node = self;
         for level in filter.split('/') {
@@ -94,7 +94,8 @@ impl<T: FilterEntry> FilterTree<T> {
         }
     }
 
-    /// Whether this place can go now. It goes as deep as a filter has levels: at most [`MAX_LEVELS`].
+    /// Changes the entry of a filter, and returns whether it can be removed. The recursion is as deep as the filter has
+    /// levels: at most [`MAX_LEVELS`].
     fn remove_below<'a>(&mut self, levels: &mut impl Iterator<Item = &'a str>, change: impl FnOnce(&mut T)) -> bool {
         match levels.next() {
             None => change(&mut self.value),

@@ -99,7 +99,7 @@ impl Default for BrokerConfig {
 }
 
 impl BrokerConfig {
-    /// Every port chosen by the system: [`EmbeddedBroker::addresses`] tells them.
+    /// Lets the system choose every port; [`EmbeddedBroker::addresses`] returns them.
     pub fn on_free_ports(handler: impl Into<String>) -> Self {
         let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
         Self { mqtt: any, listener: any, adapter: any, handler: handler.into(), ..Self::default() }

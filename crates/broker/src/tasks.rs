@@ -35,7 +35,7 @@ impl Tasks {
         });
     }
 
-    /// For a task that sees to its end itself when it hears [`Tasks::cancelled`].
+    /// Spawns a task that ends by itself when [`Tasks::cancelled`] completes.
     pub(super) fn spawn_uncancelled(&self, task: impl Future<Output = ()> + Send + 'static) {
         let alive = self.alive.clone();
         tokio::spawn(async move {

@@ -27,7 +27,7 @@ pub enum ReceivedContent {
     FatalAlert(u8),
     /// A warning; nothing is to be done.
     Warning,
-    /// Nothing that has a place here.
+    /// A record that is not expected in this state.
     Unexpected,
 }
 
@@ -156,7 +156,7 @@ impl Association {
         Ok((standing, received))
     }
 
-    /// A record with data; None when there are no sequence numbers left.
+    /// Seals data in a record; `None` if the sequence numbers are exhausted.
     pub fn seal(&mut self, plaintext: &[u8]) -> Option<Vec<u8>> {
         // The last one is for the alert that closes it.
         (self.next_write < SEQUENCES - 1).then(|| self.seal_record(ContentType::ApplicationData, plaintext))
@@ -177,7 +177,7 @@ impl Association {
         self.next_write - self.written_at >= SENT_BETWEEN_CHANGES || self.received_since >= RECEIVED_BETWEEN_CHANGES
     }
 
-    /// Whether it waits to be written; from now on it does.
+    /// Marks the association as changed, and returns whether it was marked before.
     pub fn queue(&mut self) -> bool {
         std::mem::replace(&mut self.queued, true)
     }
@@ -205,7 +205,7 @@ impl Association {
         self.keys.seal(Sealing { writer: RecordWriter::Server, content_type, sequence, cid }, plaintext)
     }
 
-    /// Data proves that the device has received our last flight, which is dropped.
+    /// Handles data, which proves that the device has received the gateway's last flight; that flight is dropped.
     fn data(&mut self, plaintext: Vec<u8>) -> ReceivedContent {
         self.last_flight = Box::default();
         ReceivedContent::Data(plaintext)

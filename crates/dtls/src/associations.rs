@@ -14,7 +14,7 @@ use super::association::Association;
 use super::credentials::{Identity, PskIdentity};
 use super::record::OwnCid;
 
-/// One of our sockets and the remote address.
+/// The index of a socket and the remote address.
 pub type PeerAddress = (u16, SocketAddr);
 
 /// An identity with more associations than this loses its own oldest one when there is no room.
@@ -27,9 +27,9 @@ pub struct Associations {
     /// An association without our connection id has its place for itself. Of those with one it is the last to come there:
     /// behind a NAT an address is given to one device after the other.
     by_place: HashMap<PeerAddress, AssociationId>,
-    /// In the order in which they were made.
+    /// The associations of each identity, the oldest first.
     by_identity: HashMap<Arc<Identity>, SmallVec<[AssociationId; 1]>>,
-    /// When each is to be looked at again: it is then forgotten, if nothing was heard since.
+    /// The time at which each association is checked: it is forgotten if nothing was received since the last check.
     silence: Deadlines<AssociationId>,
 }
 
@@ -60,7 +60,7 @@ impl Associations {
         Some(association)
     }
 
-    /// The device is at another place now; gives the one before.
+    /// Changes the address of an association, and returns the one before.
     pub fn moved(&mut self, id: AssociationId, to: PeerAddress) -> Option<PeerAddress> {
         let association = self.by_id.get_mut(&id)?;
         let by_cid = association.has_own_cid;
@@ -117,7 +117,7 @@ impl Associations {
         self.at(place).filter(|association| !association.has_own_cid).map(|association| association.id)
     }
 
-    /// The last one that was there, in whatever way it is found.
+    /// Returns the association that was seen last at an address.
     pub fn at(&self, place: PeerAddress) -> Option<&Association> {
         self.by_place.get(&place).and_then(|id| self.get(*id))
     }

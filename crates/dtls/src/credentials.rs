@@ -76,13 +76,13 @@ impl PskKey {
     /// Bytes. RFC 4279 section 5.3 asks for at least 64.
     pub const MAX: usize = 256;
 
-    /// None for a key that is empty, or longer than [`PskKey::MAX`].
+    /// Creates a key; `None` if it is empty or longer than [`PskKey::MAX`].
     pub fn new(bytes: impl Into<Box<[u8]>>) -> Option<Self> {
         let bytes = Zeroizing::new(bytes.into());
         (1..=Self::MAX).contains(&bytes.len()).then(|| Self(bytes))
     }
 
-    /// The key itself, for the handshake.
+    /// Returns the key, for the handshake.
     pub fn reveal(&self) -> &[u8] {
         &self.0
     }

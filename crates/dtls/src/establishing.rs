@@ -14,7 +14,7 @@ use super::report::{AssociationCloseReason, DtlsReport, HandshakeFailure};
 use super::{DtlsOutput, DtlsServer};
 
 impl DtlsServer {
-    /// The answer to [`DtlsOutput::FindKey`].
+    /// Handles the answer to [`DtlsOutput::FindKey`].
     pub fn handle_key(&mut self, now: Instant, identity: &PskIdentity, answer: KeyAnswer) {
         for id in self.keys.answered(now, identity, &answer) {
             let Some(underway) = self.handshakes.get_mut(id) else { continue };
@@ -140,8 +140,9 @@ impl DtlsServer {
         }
     }
 
-    /// The association that the new one takes the place of (RFC 6347 section 4.2.8). One with a connection id is found
-    /// wherever its device is, and stays unless this is the same device: behind a NAT the address may be another's now.
+    /// Returns the association that a new one replaces (RFC 6347 section 4.2.8). An association with a connection id is
+    /// found wherever its device is, and is replaced only if the identity is the same: behind a NAT the address may
+    /// belong to another device now.
     fn replaced_by(&self, new: &Association) -> Option<AssociationId> {
         let former = self.associations.at(new.place)?;
         (!former.has_own_cid || former.identity == new.identity).then_some(former.id)

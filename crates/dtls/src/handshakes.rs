@@ -42,7 +42,7 @@ pub struct PendingHandshake {
     answered: bool,
     /// The handshake is given up at this time.
     ends: Instant,
-    /// When our flight goes out again, and how long it was waited for that.
+    /// The time of the next retransmission, and the interval before it.
     repeats: Instant,
     wait: Duration,
 }
@@ -71,13 +71,13 @@ impl PendingHandshake {
         SourceNetwork::of(self.place.1)
     }
 
-    /// A flight went out, in answer to something.
+    /// Starts the retransmission timer after a flight that answers the client.
     pub fn sent(&mut self, now: Instant) {
         self.wait = FIRST_WAIT;
         self.repeats = now + self.wait;
     }
 
-    /// Whether our flight is to go out again; the next time it takes twice as long.
+    /// Returns whether the flight has to be sent again, and doubles the interval.
     pub fn repeats(&mut self, now: Instant) -> bool {
         if self.repeats > now {
             return false;
@@ -101,11 +101,11 @@ pub struct Handshakes {
     /// Places of one address, once half of all are taken.
     share: usize,
     begun: Limiter,
-    /// By the id of the association to be, which is our connection id.
+    /// The handshakes by the id of their future association, which is the gateway's connection id.
     by_id: HashMap<AssociationId, Box<PendingHandshake>>,
     by_place: HashMap<PeerAddress, AssociationId>,
     sources: HandshakeSources,
-    /// When each is overdue.
+    /// The time at which each handshake is overdue.
     overdue_deadlines: Deadlines<AssociationId>,
     /// The number of handshakes that ever began.
     begun_ever: HandshakeNumber,

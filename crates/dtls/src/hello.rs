@@ -21,7 +21,7 @@ pub struct ClientHello<'a> {
 }
 
 impl<'a> ClientHello<'a> {
-    /// None unless it is all there, up to the cookie.
+    /// Parses a fragment; `None` unless it is complete up to the cookie.
     pub fn parse(fragment: &'a [u8]) -> Option<Self> {
         let (header, body) = fragment.split_first_chunk::<MESSAGE_HEADER>()?;
         let [kind, _, _, _, s0, s1, o0, o1, o2, l0, l1, l2] = *header;
@@ -51,7 +51,7 @@ fn short_vector(bytes: &[u8], most: u8) -> Option<(&[u8], &[u8])> {
 pub mod tests {
     use super::*;
 
-    /// A ClientHello as far as it matters here.
+    /// Returns a ClientHello as far as it matters here.
     pub fn hello(random: u8, cookie: &[u8]) -> Vec<u8> {
         let mut body = vec![0xfe, 0xfd];
         body.extend([random; 32]);

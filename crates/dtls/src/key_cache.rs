@@ -24,7 +24,7 @@ pub struct KeyCache {
 pub enum KeyLookup {
     Key(PskKey),
     Unknown,
-    /// To be asked now.
+    /// The key has to be looked up now.
     Ask,
     /// The identity is already being looked up.
     Asked,
@@ -77,7 +77,7 @@ impl KeyCache {
         self.questions.remove(identity).unwrap_or_default()
     }
 
-    /// A handshake does not wait any more. The question stays: its answer will come.
+    /// Removes a waiting handshake. The lookup stays: its answer will arrive.
     pub fn leave(&mut self, identity: &PskIdentity, waiting: AssociationId) {
         if let Some(others) = self.questions.get_mut(identity) {
             others.retain(|other| *other != waiting);

@@ -93,12 +93,13 @@ pub enum DtlsOutput {
         to: SocketAddr,
         datagram: Vec<u8>,
     },
-    /// From a device.
+    /// Data of a device.
     Plaintext {
         peer: Peer,
         plaintext: Vec<u8>,
     },
-    /// To be answered with [`DtlsServer::handle_key`]. There is one question at a time for each identity.
+    /// Asks for a key; [`DtlsServer::handle_key`] takes the answer. There is at most one lookup at a time for each
+    /// identity.
     FindKey {
         identity: PskIdentity,
     },
@@ -110,14 +111,14 @@ pub enum DtlsOutput {
         peer: Peer,
         reason: AssociationCloseReason,
     },
-    /// To be counted, and logged.
+    /// A report for metrics and the log.
     Report(DtlsReport),
 }
 
 /// A DTLS server: handshakes, associations and the keys of PSK identities. See the documentation of the crate.
 pub struct DtlsServer {
     settings: DtlsConfig,
-    /// None: DTLS is switched off for those who have no association.
+    /// The credentials of handshakes; `None` rejects new handshakes.
     acceptor: Option<Acceptor>,
     rng: StdRng,
     cookies: Cookies,
@@ -142,8 +143,8 @@ pub struct DtlsTableSizes {
 }
 
 impl DtlsServer {
-    /// `seed` is the source of all randomness: of cookies and of connection ids, so that nobody may guess it. Without an
-    /// acceptor there are no handshakes; the associations that there are go on.
+    /// Creates a server. `seed` is the source of all randomness, for cookies and connection ids, and must be
+    /// unpredictable. Without an acceptor handshakes are rejected; restored associations continue.
     pub fn new(settings: DtlsConfig, acceptor: Option<Acceptor>, seed: [u8; 32], now: Instant) -> Self {
         let mut rng = StdRng::from_seed(seed);
         Self {
@@ -182,7 +183,7 @@ impl DtlsServer {
         }
     }
 
-    /// Call after everything else until it returns None.
+    /// Returns the next output. Call it after every other method until it returns `None`.
     pub fn poll_output(&mut self) -> Option<DtlsOutput> {
         self.outputs.pop_front()
     }
@@ -192,12 +193,13 @@ impl DtlsServer {
         self.acceptor = acceptor;
     }
 
-    /// The keys may be others now: they are looked up anew.
+    /// Clears the cached keys, so that they are looked up again.
     pub fn forget_keys(&mut self) {
         self.keys.forget_all();
     }
 
-    /// The keys of these identities are not those of before: who proved to be one of them by that has to prove it anew.
+    /// Closes the associations of identities whose key was removed or changed; their devices have to make a new
+    /// handshake.
     pub fn revoke(&mut self, is_revoked: impl Fn(&PskIdentity) -> bool) {
         for id in self.associations.of_identities(&is_revoked) {
             self.alert(id, Alert::CloseNotify);
@@ -208,7 +210,7 @@ impl DtlsServer {
         }
     }
 
-    /// When `handle_timeout` is due.
+    /// Returns the time at which `handle_timeout` has to be called.
     pub fn next_deadline(&self) -> Option<Instant> {
         let deadlines = [self.handshakes.next_deadline(), self.associations.next_deadline(), self.keys.next_deadline()];
         deadlines.into_iter().flatten().min()
@@ -233,7 +235,8 @@ impl DtlsServer {
         self.associations.get(id).map(Association::peer)
     }
 
-    /// An association has its id for ever; it is our connection id too, so that nobody may guess it.
+    /// Draws the id of an association. It is never used again, and is the gateway's connection id, so it must be
+    /// unpredictable.
     fn new_id(&mut self) -> AssociationId {
         loop {
             let id = AssociationId(self.rng.random());

@@ -14,8 +14,8 @@ pub(super) enum Hash {
     Sha384,
 }
 
-/// The keys of both directions (RFC 5246 section 6.3): MAC keys, keys and implicit IVs, of the client and of the server
-/// each.
+/// Derives the keys of both directions (RFC 5246 section 6.3): MAC keys, keys and implicit IVs, of the client and of
+/// the server each.
 pub(super) fn key_block(
     suite: Suite,
     master_secret: &[u8; 48],
@@ -27,7 +27,7 @@ pub(super) fn key_block(
     block
 }
 
-/// PRF(secret, label, seed), as much as fits into `output`. The seed is in parts.
+/// Fills `output` with PRF(secret, label, seed). The seed is given in parts.
 pub(super) fn prf(hash: Hash, secret: &[u8], label: &[u8], seed: &[&[u8]], output: &mut [u8]) {
     let seed: Vec<u8> = [&[label], seed].concat().concat();
     match hash {
@@ -51,7 +51,8 @@ fn p_hash<M: Mac + KeyInit + Clone>(secret: &[u8], seed: &[u8], output: &mut [u8
 mod tests {
     use super::*;
 
-    /// The vectors that the working group's list has for TLS 1.2 (draft-ietf-tls-rfc4346-bis; msg03416 of its archive).
+    /// Checks the vectors of the working group's list for TLS 1.2 (draft-ietf-tls-rfc4346-bis; msg03416 of its
+    /// archive).
     #[test]
     fn the_known_vectors_come_out() {
         let sha256 = "e3f229ba727be17b8d122620557cd453c2aab21d07c3d495329b52d4e61edb5a6b301791e90d35c9c9a46b4e14baf9af\

@@ -19,7 +19,7 @@ use super::{DtlsOutput, DtlsServer};
 type RecordOutcome = (DtlsDatagramOutcome, Option<AssociationId>);
 
 impl DtlsServer {
-    /// No datagram can make this fail: each has its outcome among the reports.
+    /// Handles a datagram. It cannot fail: each datagram has its outcome among the reports.
     pub fn handle_datagram(&mut self, now: Instant, socket: u16, from: SocketAddr, datagram: &[u8]) {
         let mut outcome = None;
         for record in records(datagram, OwnCid::LENGTH) {
@@ -44,8 +44,8 @@ impl DtlsServer {
         }
     }
 
-    /// RFC 6347 section 4.2.1. A hello from the address of an association goes this way too: its association is replaced
-    /// when the handshake is finished, and by nothing less (section 4.2.8).
+    /// Handles a ClientHello (RFC 6347 section 4.2.1). A hello from the address of an association is handled in the
+    /// same way: its association is replaced when the handshake is complete, and by nothing less (section 4.2.8).
     fn handle_hello(&mut self, now: Instant, place: PeerAddress, record: &DtlsRecord<'_>) -> DtlsDatagramOutcome {
         let under_way = self.handshakes.by_place(place);
         let Some(hello) = ClientHello::parse(record.fragment) else {
@@ -124,9 +124,9 @@ impl DtlsServer {
         }
     }
 
-    /// While a new handshake is under way at the place of an association, a record may be of either: who cannot make
-    /// authentic records shall not silence who can. The numbers of the new one begin at 0, where those of the association
-    /// were received long ago.
+    /// Handles a record without a connection id. During a new handshake at the address of an association it may belong
+    /// to either: a peer without the keys must not be able to silence the device. The numbers of the new one begin at
+    /// 0, which the association received long ago.
     fn handle_without_cid(&mut self, now: Instant, place: PeerAddress, record: &DtlsRecord<'_>) -> RecordOutcome {
         let under_way = self.handshakes.by_place(place);
         let Some(id) = self.associations.by_place(place) else {
@@ -141,7 +141,7 @@ impl DtlsServer {
         }
     }
 
-    /// None for a record that is not authentic.
+    /// Handles a record of an association; `None` if it is not authentic.
     pub(super) fn handle_by_association(
         &mut self,
         now: Instant,
@@ -199,7 +199,8 @@ impl DtlsServer {
         }
     }
 
-    /// Without a connection id a record is found by its place, so that this is only for those with one.
+    /// Records a new address of a device. Only associations with a connection id move, because others are found by
+    /// address.
     fn moved(&mut self, id: AssociationId, to: PeerAddress) {
         let (Some(peer), Some((_, from))) = (self.peer(id), self.associations.moved(id, to)) else { return };
         self.changed(id);
@@ -216,7 +217,7 @@ impl DtlsServer {
     }
 }
 
-/// The first one, but for one that was dropped.
+/// Returns the outcome of the first record that was not dropped.
 fn telling(first: RecordOutcome, next: RecordOutcome) -> RecordOutcome {
     match (first.0, next.0) {
         (DtlsDatagramOutcome::Dropped(_), DtlsDatagramOutcome::Dropped(_)) => first,

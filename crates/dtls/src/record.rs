@@ -55,7 +55,7 @@ impl OwnCid {
 pub struct PeerCid(Box<[u8]>);
 
 impl PeerCid {
-    /// None for an empty one (our records are without then) and for one that does not fit into the extension.
+    /// Creates a connection id; `None` if it is empty, which means none, or too long for the extension.
     pub fn new(bytes: &[u8]) -> Option<Self> {
         (1..=255).contains(&bytes.len()).then(|| Self(bytes.into()))
     }
@@ -79,7 +79,7 @@ pub struct DtlsRecord<'a> {
     pub bytes: &'a [u8],
 }
 
-/// The records of a datagram. `cid_length`: of the connection ids that the receiver gave away.
+/// Returns the records of a datagram. `cid_length` is the length of the receiver's connection ids.
 ///
 /// A record with a type or a version that is not known is left out, as RFC 6347 section 4.1.2.7 wants it; after one that
 /// is cut off there is nothing more.
@@ -96,7 +96,7 @@ pub fn records(datagram: &[u8], cid_length: usize) -> impl Iterator<Item = DtlsR
     })
 }
 
-/// The first record, and what is behind it; None for the record where it cannot be one of ours.
+/// Splits off the first record, or `None` in its place if it cannot be one for the gateway.
 fn split_record(bytes: &[u8], cid_length: usize) -> Option<(Option<DtlsRecord<'_>>, &[u8])> {
     let content_type = ContentType::from_number(*bytes.first()?);
     let cid_length = if content_type == Some(ContentType::Tls12Cid) { cid_length } else { 0 };
@@ -121,7 +121,7 @@ fn split_record(bytes: &[u8], cid_length: usize) -> Option<(Option<DtlsRecord<'_
     Some((record, behind))
 }
 
-/// A record that is not protected.
+/// Writes an unprotected record.
 pub fn write_plain(content_type: ContentType, version: [u8; 2], sequence: u64, fragment: &[u8]) -> Vec<u8> {
     let mut record = Vec::with_capacity(HEADER + fragment.len());
     write_header(&mut record, RecordHeader { content_type, version, epoch: 0, sequence, cid: &[] }, fragment.len());
@@ -148,7 +148,7 @@ pub(super) fn write_header(record: &mut Vec<u8>, header: RecordHeader<'_>, lengt
     record.extend_from_slice(&(length as u16).to_be_bytes());
 }
 
-/// Epoch and sequence number in one.
+/// Returns epoch and sequence number as one field.
 pub(super) fn numbers(epoch: u16, sequence: u64) -> [u8; 8] {
     (u64::from(epoch) << 48 | sequence).to_be_bytes()
 }

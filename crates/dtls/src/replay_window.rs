@@ -1,4 +1,4 @@
-//! Which records were received (RFC 6347 section 4.1.2.6).
+//! Remembers which records were received (RFC 6347 section 4.1.2.6).
 
 /// The newest sequence number, and the 63 before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub enum ReplayCheck {
 impl ReplayWindow {
     pub const SIZE: u64 = 64;
 
-    /// With this one received, and none before it.
+    /// Creates a window in which this number is the newest received one.
     pub fn with_newest(newest: u64) -> Self {
         Self { newest, received: 1 }
     }
@@ -45,7 +45,7 @@ impl ReplayWindow {
         }
     }
 
-    /// To be called for what is authentic, and never before that is known.
+    /// Marks a number as received. Call it for authentic records only.
     pub fn mark(&mut self, sequence: u64) {
         if sequence > self.newest {
             let ahead = sequence - self.newest;

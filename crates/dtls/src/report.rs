@@ -46,9 +46,9 @@ pub enum DtlsReport {
 pub enum HandshakeFailure {
     /// The handshake was not finished in time.
     Deadline,
-    /// The same, after the client sent what our key does not open: it has another one.
+    /// The handshake was not finished in time, and the client sent records under another key.
     WrongKey,
-    /// The same client began another one.
+    /// The same client began another handshake.
     Restarted,
     /// Another handshake needed its place.
     Evicted,
@@ -56,7 +56,7 @@ pub enum HandshakeFailure {
     Revoked,
     /// The key could not be looked up.
     KeyUnavailable,
-    /// By the library's word.
+    /// OpenSSL reported a failure.
     Failed(HandshakeError),
 }
 
@@ -80,7 +80,7 @@ pub enum DtlsDatagramOutcome {
     Dropped(DtlsDropReason),
 }
 
-/// Why nothing was done with a datagram.
+/// The reason why a datagram was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DtlsDropReason {
     NoRecord,
@@ -103,7 +103,7 @@ pub enum DtlsDropReason {
     Unexpected,
 }
 
-/// Why an association is over.
+/// The reason why an association was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AssociationCloseReason {
     /// The device closed it.

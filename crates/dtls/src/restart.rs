@@ -46,14 +46,15 @@ impl DtlsServer {
         records.iter().map(|record| self.restore_one(now, record)).collect()
     }
 
-    /// The associations that changed since they were taken, at most so many; the rest the next time.
+    /// Returns at most this many of the associations that changed since they were taken; the others are returned the
+    /// next time.
     pub fn take_changes(&mut self, most: usize) -> Vec<AssociationChange> {
         let most = most.min(self.changes.queue.len());
         let taken: Vec<AssociationId> = self.changes.queue.drain(..most).collect();
         taken.into_iter().map(|id| self.change(id)).collect()
     }
 
-    /// The store lost what it had: every association is a change.
+    /// Marks every association as changed, because the store has lost its contents.
     pub fn change_all(&mut self) {
         for id in self.associations.ids().collect::<Vec<_>>() {
             self.changed(id);

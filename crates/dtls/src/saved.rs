@@ -37,7 +37,7 @@ impl fmt::Debug for SavedAssociation {
 /// The news of one association, for the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AssociationChange {
-    /// In the place of what was kept of it.
+    /// Replaces the stored record of an association.
     Put(SavedAssociation),
     Remove(AssociationId),
 }
@@ -90,7 +90,7 @@ pub(super) fn save(association: &Association) -> SavedAssociation {
     SavedAssociation { id: association.id, made_at, reached_by, bytes }
 }
 
-/// None for what [`save`] did not write, or another version of it.
+/// Loads a record; `None` if [`save`] did not write it, or in another version.
 pub(super) fn load(saved: &SavedAssociation) -> Option<RestoredAssociation> {
     let mut reader = SavedReader(&saved.bytes);
     if reader.byte()? != FORMAT {

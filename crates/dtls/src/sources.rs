@@ -35,21 +35,21 @@ impl HandshakeSources {
         self.change(source, |handshakes| handshakes.count += 1);
     }
 
-    /// The client of this handshake has not answered for too long.
+    /// Marks a handshake whose client has not answered for too long.
     pub fn overdue(&mut self, source: SourceNetwork, number: HandshakeNumber, id: AssociationId) {
         self.change(source, |handshakes| {
             handshakes.overdue.insert(number, id);
         });
     }
 
-    /// The client of this handshake has answered after all.
+    /// Clears the mark of a handshake whose client has answered after all.
     pub fn answered(&mut self, source: SourceNetwork, number: HandshakeNumber) {
         self.change(source, |handshakes| {
             handshakes.overdue.remove(&number);
         });
     }
 
-    /// A handshake that began is over.
+    /// Forgets a handshake that has ended.
     pub fn ended(&mut self, source: SourceNetwork, number: HandshakeNumber) {
         self.change(source, |handshakes| {
             handshakes.overdue.remove(&number);

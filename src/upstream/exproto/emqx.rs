@@ -83,7 +83,8 @@ impl EmqxConfig<'_> {
             .replace("@kind@", kind)
             .replace("@name@", &name)
             .replace("@listener@", &bind(address))
-            .replace("@devices@", &self.limits.devices.to_string())
+            // One more than devices, for the probe.
+            .replace("@connections@", &self.limits.devices.saturating_add(1).to_string())
             .replace("@rate@", &rate.to_string())
             .replace("@ssl_options@", &ssl_options)
     }

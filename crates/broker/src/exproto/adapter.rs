@@ -101,7 +101,7 @@ impl ConnectionAdapter for EmbeddedAdapter {
         self.ask(&request.into_inner().conn, ConnectionCall::Close).await
     }
 
-    /// Without the clientinfo the call crashes; all of its fields may be empty.
+    /// Authenticates a client. Without the clientinfo the call crashes, as in EMQX; all of its fields may be empty.
     async fn authenticate(&self, request: Request<AuthenticateRequest>) -> Result<Response<CodeResponse>, Status> {
         self.delay().await;
         let AuthenticateRequest { conn, clientinfo, password } = request.into_inner();

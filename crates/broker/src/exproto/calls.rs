@@ -46,14 +46,15 @@ impl DeviceConnection {
         }
     }
 
-    /// SUCCESS comes before the bytes are written.
+    /// Queues bytes for the device. SUCCESS is returned before they are written.
     fn send(&mut self, bytes: &[u8]) -> (AdapterAnswer, Option<ConnectionEnd>) {
         self.unwritten.extend_from_slice(bytes);
         let stuck = self.unwritten.len() > MAX_UNWRITTEN;
         (AdapterAnswer::Success, stuck.then_some(ConnectionEnd::SendTimeout))
     }
 
-    /// After a refusal it may be tried again. An older connection with this clientid is discarded first.
+    /// Authenticates the client. It may be repeated after a refusal. An older connection with this client id is
+    /// discarded first.
     async fn authenticate(&mut self, credentials: DeviceCredentials) -> AdapterAnswer {
         if self.client.is_some() {
             return AdapterAnswer::DuplicatedAuthenticate;
@@ -73,7 +74,7 @@ impl DeviceConnection {
         AdapterAnswer::Success
     }
 
-    /// The permission is that of the topic; whether somebody receives it is not told.
+    /// Publishes a message if the topic is permitted. Nothing tells whether it has a receiver.
     fn publish(&mut self, topic: String, qos: u8, payload: Bytes) -> (AdapterAnswer, Option<ConnectionEnd>) {
         let Some(client) = &self.client else { return (AdapterAnswer::UnexpectedCall, None) };
         if !self.context.rules.may_publish(&topic) {
@@ -86,7 +87,8 @@ impl DeviceConnection {
         (AdapterAnswer::Success, None)
     }
 
-    /// Retained messages come at the first Subscribe of a filter only; an invalid filter is accepted, and matches nothing.
+    /// Subscribes. Retained messages are delivered at the first Subscribe of a filter only; an invalid filter is
+    /// accepted and matches nothing.
     fn subscribe(&mut self, filter: &str, qos: u8) -> (AdapterAnswer, Option<ConnectionEnd>) {
         let Some(client) = &self.client else { return (AdapterAnswer::UnexpectedCall, None) };
         if !self.context.rules.may_subscribe(filter) {
@@ -108,7 +110,7 @@ impl DeviceConnection {
         AdapterAnswer::Success
     }
 
-    /// The client is gone, with its subscriptions.
+    /// Removes the client and its subscriptions.
     pub(super) fn disconnect(&mut self) {
         if let Some(client) = self.client.take() {
             self.context.registry.release(&client.clientid, &self.conn);
@@ -116,7 +118,7 @@ impl DeviceConnection {
     }
 }
 
-/// While the events are delivered, Send still succeeds.
+/// Answers a call for a closed socket. While its events are being delivered Send still succeeds.
 pub(super) fn closed_socket_answers(call: &ConnectionCall) -> AdapterAnswer {
     match call {
         ConnectionCall::Send(_)

@@ -67,7 +67,7 @@ enum ConnectionStep {
 }
 
 impl DeviceConnection {
-    /// Known to the adapter from now on.
+    /// Creates a connection and registers it for the adapter.
     pub(super) fn new(
         socket: &TcpStream,
         kind: SocketType,
@@ -88,7 +88,7 @@ impl DeviceConnection {
         Ok(Self { conn, context: context.clone(), calls, events, timers, client: None, unwritten: BytesMut::new() })
     }
 
-    /// Over TCP, or over TLS in it.
+    /// Serves the connection over TCP or TLS.
     pub(super) async fn serve(mut self, mut socket: impl AsyncRead + AsyncWrite + Unpin) {
         let ending = self.open(&mut socket).await;
         debug!(conn = self.conn, ?ending, "a device connection ends");
@@ -144,7 +144,7 @@ impl DeviceConnection {
         }
     }
 
-    /// The end of the stream and a reset look alike.
+    /// Handles received bytes. The end of the stream and a reset have the same effect.
     fn received(&mut self, read: io::Result<usize>, chunk: &[u8]) -> Option<ConnectionEnd> {
         let bytes = chunk.get(..read.unwrap_or(0)).filter(|bytes| !bytes.is_empty());
         let Some(bytes) = bytes else { return Some(ConnectionEnd::ClosedByPeer) };
@@ -163,7 +163,7 @@ impl DeviceConnection {
         }
     }
 
-    /// OnTimerTimeout is told, and the connection closed all the same.
+    /// Sends OnTimerTimeout and closes the connection.
     fn timer_due(&mut self) -> Option<ConnectionEnd> {
         match self.timers.expired(clock::now())? {
             ConnectionTimeout::Idle => Some(ConnectionEnd::IdleTimeout),
@@ -204,7 +204,7 @@ impl DeviceConnection {
         }
     }
 
-    /// False if that takes too long: then OnSocketClosed is lost.
+    /// Delivers the remaining events; returns `false` if that takes too long, and OnSocketClosed is then lost.
     async fn deliver_rest(&mut self) -> bool {
         let deadline = clock::now() + FLUSH;
         while !self.events.is_empty() {
@@ -231,7 +231,7 @@ fn reply(caller: oneshot::Sender<AdapterAnswer>, answer: AdapterAnswer) {
     }
 }
 
-/// The next messages for a client; none, ever, before there is one.
+/// Waits for the next messages of a client; for ever without a client.
 async fn arrived(client: &mut Option<AuthenticatedClient>) -> Option<Vec<Delivery>> {
     let client = client.as_mut()?;
     let mut deliveries = Vec::new();

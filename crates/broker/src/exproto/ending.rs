@@ -1,4 +1,4 @@
-//! Why a connection ended, and what that means for the events that still wait.
+//! Reasons why a connection ended, and their effect on waiting events.
 
 use super::events::HandlerCallError;
 
@@ -24,7 +24,7 @@ pub(super) enum ConnectionEnd {
 pub(super) enum RemainingEvents {
     /// They are delivered, then OnSocketClosed, if all of that takes no more than 15 s.
     Delivered,
-    /// If any wait, they and OnSocketClosed are lost.
+    /// Loses the waiting events, if there are any, and OnSocketClosed.
     LostWithTheEnd,
     /// They are lost; OnSocketClosed is tried at once.
     Skipped,
@@ -41,7 +41,7 @@ impl ConnectionEnd {
         }
     }
 
-    /// The `reason` of OnSocketClosed: an Erlang term, printed.
+    /// Returns the `reason` of OnSocketClosed: a printed Erlang term.
     pub(super) fn reason(&self) -> String {
         let atom = match self {
             Self::ClosedByPeer => "tcp_closed",

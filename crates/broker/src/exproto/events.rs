@@ -48,7 +48,7 @@ impl EventQueue {
         self.call_next();
     }
 
-    /// The end of the call under way; waits for ever if there is none. Cancel-safe.
+    /// Waits for the end of the call in flight; for ever if there is none. Cancel-safe.
     ///
     /// # Errors
     /// The handler did not take the event: the connection has to be closed. There is no deadline.
@@ -60,7 +60,7 @@ impl EventQueue {
         outcome
     }
 
-    /// Nothing waits, and no call is under way.
+    /// Returns whether no event waits and no call is in flight.
     pub(super) fn is_empty(&self) -> bool {
         self.calling.is_none()
     }
@@ -111,7 +111,7 @@ async fn call(mut handler: HandlerClient, conn: String, event: QueuedEvent) -> R
     answer.map(drop).map_err(|status| HandlerCallError { event: name, status })
 }
 
-/// The QoS is the publisher's, whatever was subscribed.
+/// Converts a delivery to a message. The QoS is the publisher's, whatever was subscribed.
 fn message(delivery: &Delivery) -> Message {
     let message = &delivery.message;
     Message {
@@ -132,7 +132,7 @@ pub(super) struct HandlerCallError {
     status: Status,
 }
 
-/// As EMQX prints it, within the reason of OnSocketClosed.
+/// Formats the error as EMQX does in the reason of OnSocketClosed.
 impl fmt::Display for HandlerCallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { event, status } = self;

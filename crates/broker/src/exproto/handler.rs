@@ -25,7 +25,7 @@ impl HandlerChannels {
         Ok(Self { clients: std::array::from_fn(client), next: AtomicUsize::new(0) })
     }
 
-    /// For the events of one connection.
+    /// Returns a client for the events of one connection.
     pub(super) fn client(&self) -> HandlerClient {
         let next = self.next.fetch_add(1, Ordering::Relaxed);
         self.clients[next % CHANNELS].clone()

@@ -49,7 +49,7 @@ pub(super) struct ExProtoGateway {
     run: Mutex<Option<RunningExProto>>,
 }
 
-/// From a start to the next stop.
+/// State between a start and the next stop.
 struct RunningExProto {
     context: Arc<ExProtoContext>,
     tasks: Tasks,
@@ -99,7 +99,7 @@ impl ExProtoGateway {
         self.adapter.address
     }
 
-    /// Nothing is sent to the handler, and the old connections are known no more.
+    /// Starts the gateway again. The handler is not called, and the old connections are unknown.
     pub(super) async fn resume(&self) -> anyhow::Result<()> {
         if self.context().is_some() {
             return Ok(());
@@ -126,7 +126,7 @@ impl ExProtoGateway {
         Ok(())
     }
 
-    /// Listener, adapter and connections go; no OnSocketClosed for any of them.
+    /// Closes the listener, the adapter and all connections without OnSocketClosed.
     pub(super) async fn stop(&self) {
         let run = self.run.lock().expect(UNPOISONED).take();
         if let Some(RunningExProto { context, tasks, ended }) = run {
@@ -157,7 +157,7 @@ impl ExProtoGateway {
 
 const UNPOISONED: &str = "nobody panics while holding the run";
 
-/// Without an acceptor over plain TCP.
+/// Accepts connections; over plain TCP without an acceptor.
 async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, context: Arc<ExProtoContext>, tasks: Tasks) {
     loop {
         match listener.accept().await {
@@ -181,7 +181,7 @@ async fn serve(socket: TcpStream, peer: SocketAddr, context: Arc<ExProtoContext>
     }
 }
 
-/// The connection begins after the handshake.
+/// Serves a TLS connection, which begins after the handshake.
 async fn serve_secure(acceptor: TlsAcceptor, socket: TcpStream, peer: SocketAddr, context: Arc<ExProtoContext>) {
     let Some(socket) = acceptor.accept(socket, peer).await else { return };
     match DeviceConnection::new(socket.get_ref(), SocketType::Ssl, peer, &context) {

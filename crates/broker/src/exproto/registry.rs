@@ -52,7 +52,7 @@ pub(super) struct PendingCall {
 pub(super) struct ConnectionHandle(mpsc::Sender<PendingCall>);
 
 impl ConnectionHandle {
-    /// None if the connection has ended, or ends before it answers.
+    /// Calls a connection; `None` if it has ended, or ends before it answers.
     pub(super) async fn call(&self, call: ConnectionCall) -> Option<AdapterAnswer> {
         let (answer, answered) = oneshot::channel();
         self.0.send(PendingCall { call, answer }).await.ok()?;
@@ -76,7 +76,7 @@ struct RegisteredClient {
 }
 
 impl ConnectionRegistry {
-    /// A new connection: its `conn`, which nobody can guess, and the calls that will come for it.
+    /// Registers a connection, and returns its unpredictable `conn` and its calls.
     pub(super) fn enter(&self) -> (String, mpsc::Receiver<PendingCall>) {
         let conn = STANDARD.encode([MARK, &clock::random()].concat());
         let (caller, calls) = mpsc::channel(WAITING_CALLS);
@@ -106,7 +106,7 @@ impl ConnectionRegistry {
         });
     }
 
-    /// The connection of a `conn`.
+    /// Returns the connection of a `conn`.
     ///
     /// # Errors
     /// The answer for one that has ended, or that never was one.

@@ -30,7 +30,7 @@ impl TlsAcceptor {
         Ok(Self(builder.build()))
     }
 
-    /// Nothing when the client wants something else.
+    /// Performs the handshake; `None` if it fails.
     pub async fn accept(&self, socket: TcpStream, peer: SocketAddr) -> Option<SslStream<TcpStream>> {
         let stream = Ssl::new(self.0.context()).and_then(|ssl| SslStream::new(ssl, socket));
         let mut stream = stream.inspect_err(|error| debug!(%peer, %error, "no TLS connection")).ok()?;

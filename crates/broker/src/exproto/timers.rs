@@ -17,7 +17,7 @@ pub(super) enum ConnectionTimeout {
 
 #[derive(Debug)]
 pub(super) struct Timers {
-    /// Until the first byte.
+    /// Deadline of the first byte.
     idle: Option<Instant>,
     keepalive: Option<Keepalive>,
     reads: u64,
@@ -34,18 +34,18 @@ struct Keepalive {
 }
 
 impl Timers {
-    /// From accept.
+    /// Creates the timers of a connection that was just accepted.
     pub(super) fn new(now: Instant, idle_timeout: Duration) -> Self {
         Self { idle: Some(now + idle_timeout), keepalive: None, reads: 0 }
     }
 
-    /// The first bytes end the idle timer for good.
+    /// Stops the idle timer at the first bytes.
     pub(super) fn received(&mut self) {
         self.idle = None;
         self.reads += 1;
     }
 
-    /// Again: the new interval counts, and the check under way keeps its time.
+    /// Starts the keepalive. If it runs already the interval changes, and the check in progress keeps its time.
     pub(super) fn start_keepalive(&mut self, now: Instant, interval: Duration) {
         let period = (interval / 2).clamp(SHORTEST_PERIOD, LONGEST_PERIOD);
         let allowed = interval.saturating_mul(3) / 2;
@@ -67,13 +67,13 @@ impl Timers {
         }
     }
 
-    /// When to call [`Timers::expired`] next.
+    /// Returns the time at which [`Timers::expired`] has to be called.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let check = self.keepalive.as_ref().map(|keepalive| keepalive.check);
         [self.idle, check].into_iter().flatten().min()
     }
 
-    /// The timer that expired. The keepalive expires when nothing was read for 1.5 intervals, in whole periods.
+    /// Returns the timer that expired. The keepalive expires when nothing was read for 1.5 intervals, in whole periods.
     pub(super) fn expired(&mut self, now: Instant) -> Option<ConnectionTimeout> {
         if self.idle.is_some_and(|deadline| deadline <= now) {
             return Some(ConnectionTimeout::Idle);

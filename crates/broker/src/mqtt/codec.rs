@@ -45,7 +45,7 @@ pub(super) enum ClientPacket {
     Ping,
     Disconnect {
         with_will: bool,
-        /// In place of that of CONNECT.
+        /// Session expiry that replaces the one of CONNECT.
         session_expiry: Option<Duration>,
     },
 }
@@ -54,7 +54,7 @@ pub(super) enum ClientPacket {
 pub(super) struct ConnectPacket {
     /// An empty clientid: the broker chooses one.
     pub(super) credentials: DeviceCredentials,
-    /// Whether the session of an earlier connection is discarded.
+    /// Discards the session of an earlier connection.
     pub(super) clean_start: bool,
     /// The session is kept for this time after the connection has ended.
     pub(super) session_expiry: Duration,
@@ -70,7 +70,7 @@ pub(super) struct PublishPacket {
     pub(super) topic: String,
     pub(super) qos: u8,
     pub(super) retain: bool,
-    /// Whether the packet was sent before.
+    /// Marks a packet that was sent before.
     pub(super) dup: bool,
     pub(super) payload: Bytes,
     pub(super) properties: ForwardedProperties,
@@ -84,7 +84,7 @@ pub(super) enum Grant {
     Denied,
 }
 
-/// Why the broker ends a connection.
+/// The reason why the broker ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DisconnectCause {
     TakenOver,
@@ -119,7 +119,7 @@ pub(super) enum ServerPacket<'a> {
         packet: u16,
         grants: Vec<Grant>,
     },
-    /// Whether each filter was subscribed.
+    /// Tells for each filter whether it was subscribed.
     UnsubAck {
         packet: u16,
         existed: Vec<bool>,
@@ -128,7 +128,8 @@ pub(super) enum ServerPacket<'a> {
 }
 
 impl MqttVersion {
-    /// The version that the first packet asks for (MQTT 5.0 section 3.1.2.2); none while too little of it is there.
+    /// Returns the version that the first packet asks for (MQTT 5.0 section 3.1.2.2); `None` until enough of it has
+    /// arrived.
     ///
     /// # Errors
     /// Not a CONNECT, or another version.

@@ -33,7 +33,7 @@ impl DeviceListener {
         &self.context.sessions
     }
 
-    /// With the sessions of before.
+    /// Starts the listener again, with the earlier sessions.
     pub(crate) fn resume(&self) -> anyhow::Result<()> {
         let mut run = self.run.lock().expect(UNPOISONED);
         if run.is_none() {
@@ -44,7 +44,7 @@ impl DeviceListener {
         Ok(())
     }
 
-    /// Listener and connections go; the sessions stay.
+    /// Closes the listener and its connections; the sessions stay.
     pub(crate) async fn stop(&self) {
         let run = self.run.lock().expect(UNPOISONED).take();
         if let Some((tasks, ended)) = run {

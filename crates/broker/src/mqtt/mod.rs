@@ -45,7 +45,7 @@ pub(super) async fn serve(listener: TcpListener, context: Arc<ListenerContext>, 
     }
 }
 
-/// For applications: nothing is asked, and nothing forbidden.
+/// Returns the context of the listener for applications, which accepts and permits everything.
 pub(super) fn open_context(bus: Arc<super::bus::Bus>) -> Arc<ListenerContext> {
     Arc::new(ListenerContext { bus, sessions: Arc::default(), rules: Arc::default() })
 }

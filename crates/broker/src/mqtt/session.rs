@@ -22,19 +22,19 @@ use crate::bus::{Bus, BusMember, Delivery, RoutedMessage, SubscriptionOptions};
 use crate::clock;
 use crate::control::Rules;
 
-/// From accept to CONNECT.
+/// Maximum time from accept to CONNECT.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages of QoS 1 and 2 without acknowledgement, whatever more the client allows.
 const MAX_IN_FLIGHT: u16 = 100;
 /// While so much waits to be written, no messages are taken for the client, nor bytes from it.
 const HIGH_WATER: usize = 4 * 1024 * 1024;
-/// For DISCONNECT to be written.
+/// Maximum time to write DISCONNECT.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A session is kept for no longer.
 const MAX_SESSION_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
 const READ_SIZE: usize = 16 * 1024;
 
-/// Why a session ended; nobody is told but the log.
+/// The reason why a session ended, for the log.
 #[derive(Debug, Error)]
 pub(super) enum SessionError {
     #[error("the client is gone: {0}")]
@@ -121,7 +121,7 @@ impl Sessions {
         end
     }
 
-    /// A connection that was overtaken meanwhile leaves nothing.
+    /// Removes the connection, unless another one has taken its place.
     fn leave(&self, clientid: &str, end: &Arc<ConnectionStop>, kept: Option<KeptSession>) {
         let mut places = self.0.lock().expect(UNPOISONED);
         let mine = matches!(places.get(clientid), Some(SessionEntry::Connected { end: current, .. }) if Arc::ptr_eq(current, end));
@@ -136,7 +136,7 @@ impl Sessions {
         end.done.cancel();
     }
 
-    /// False if there is no such client.
+    /// Closes the connection of a client; returns `false` if there is none.
     pub(crate) async fn kick(&self, clientid: &str) -> bool {
         let end = match self.0.lock().expect(UNPOISONED).get(clientid) {
             Some(SessionEntry::Connected { end, .. }) => end.clone(),
@@ -356,7 +356,7 @@ impl ConnectedClient {
         }
     }
 
-    /// MQTT 5.0 section 3.1.2.10: one and a half times the Keep Alive.
+    /// Restarts the keep-alive timer: one and a half times the Keep Alive (MQTT 5.0 section 3.1.2.10).
     fn restart_keep_alive(&mut self) {
         self.silent_at = (!self.keep_alive.is_zero()).then(|| clock::now() + self.keep_alive * 3 / 2);
     }
@@ -427,7 +427,7 @@ impl ConnectedClient {
         }
     }
 
-    /// The SUBACK goes before the retained messages: these wait in `arriving`.
+    /// Subscribes. The SUBACK precedes the retained messages, which wait in `arriving`.
     fn subscribe(
         &mut self,
         packet: u16,
@@ -464,7 +464,7 @@ impl ConnectedClient {
         self.send(ServerPacket::Publish { packet, publish })
     }
 
-    /// The window keeps most identifiers free.
+    /// Returns a free packet identifier. The window keeps most of them free.
     fn next_packet(&mut self) -> u16 {
         loop {
             self.last_packet = self.last_packet.checked_add(1).unwrap_or(1);

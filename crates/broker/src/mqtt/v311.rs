@@ -15,7 +15,7 @@ use super::codec::{
 use crate::bus::{ForwardedProperties, Retained, SubscriptionOptions};
 use crate::control::DeviceCredentials;
 
-/// For how long a session is kept whose client did not say.
+/// Lifetime of a session whose client did not set one.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
 
 pub(super) fn decode(bytes: &mut BytesMut) -> Result<Option<ClientPacket>, MalformedClientPacket> {
@@ -87,7 +87,7 @@ fn connected(connect: v4::Connect) -> ConnectPacket {
     }
 }
 
-/// MQTT 3.1.1 section 3.8.4: every SUBSCRIBE delivers the retained messages.
+/// Returns the options of a subscription: every SUBSCRIBE delivers the retained messages (MQTT 3.1.1 section 3.8.4).
 fn options(max_qos: u8) -> SubscriptionOptions {
     SubscriptionOptions { max_qos, retained: Retained::Always, ..SubscriptionOptions::default() }
 }

@@ -119,7 +119,7 @@ fn connected(
     })
 }
 
-/// A topic alias is not allowed to clients: no Topic Alias Maximum is announced (MQTT 5.0 section 3.2.2.3.8).
+/// Returns a topic. Aliases are not allowed, because no Topic Alias Maximum is announced (MQTT 5.0 section 3.2.2.3.8).
 fn text(topic: &Bytes) -> Result<String, MalformedClientPacket> {
     String::from_utf8(topic.to_vec()).map_err(|error| MalformedClientPacket(error.to_string()))
 }

@@ -173,7 +173,8 @@ fn it_is_to_be_written_anew_before_much_was_sent_or_received() {
     assert!(!association.is_worn());
 }
 
-/// With its keys, its identity and its places in the tables, 50,000 of them take 755 bytes each.
+/// Bounds the memory of an association: with its keys, its identity and its table entries, 50,000 of them take 755
+/// bytes each.
 #[test]
 fn an_association_takes_less_than_a_kibibyte_by_far() {
     assert!(size_of::<Association>() <= 208, "{} bytes", size_of::<Association>());

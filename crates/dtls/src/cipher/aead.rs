@@ -58,7 +58,7 @@ pub fn seal(
     record.extend_from_slice(&tag);
 }
 
-/// The plaintext, if it is authentic.
+/// Returns the plaintext if the record is authentic.
 pub fn open(keys: DirectionKeys<'_>, aead: Aead, authenticated: &Authenticated, fragment: &[u8]) -> Option<Vec<u8>> {
     let (explicit, rest) = fragment.split_first_chunk::<EXPLICIT_NONCE>()?;
     let length = rest.len().checked_sub(aead.tag_length())?;

@@ -39,7 +39,7 @@ impl Authenticated {
         bytes
     }
 
-    /// Epoch and sequence number: there is one for each record that a key protects.
+    /// Returns epoch and sequence number, which are unique for each record that a key protects.
     pub fn numbers(&self) -> [u8; 8] {
         self.numbers
     }

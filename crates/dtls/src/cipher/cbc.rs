@@ -18,7 +18,7 @@ pub enum Cbc {
 }
 
 impl Cbc {
-    /// The MAC's key has the same length.
+    /// Returns the length of the MAC, which is the length of its key too.
     pub fn tag_length(self) -> usize {
         match self {
             Self::Aes128Sha256 => 32,
@@ -51,7 +51,7 @@ pub fn seal(
     record.extend_from_slice(&mac);
 }
 
-/// The MAC first: nothing is decrypted that is not authentic.
+/// Verifies the MAC and then decrypts: nothing is decrypted that is not authentic.
 pub fn open(
     keys: DirectionKeys<'_>,
     cbc: Cbc,
@@ -76,12 +76,12 @@ pub fn open(
     Ok(plaintext)
 }
 
-/// With at least one byte of padding, the one that tells how many more there are.
+/// Returns the length with padding: at least one byte, which tells how many more there are.
 pub fn padded(length: usize) -> usize {
     (length + 1).next_multiple_of(BLOCK)
 }
 
-/// RFC 5246 section 6.2.3.2.
+/// Removes the padding (RFC 5246 section 6.2.3.2).
 fn strip_padding(plaintext: &mut Vec<u8>) -> Option<()> {
     let padding = *plaintext.last()?;
     let length = plaintext.len().checked_sub(usize::from(padding) + 1)?;

@@ -78,12 +78,12 @@ impl RecordKeys {
         self.suite
     }
 
-    /// The keys themselves, for the record that outlives the process.
+    /// Returns the keys, for the record in the store.
     pub fn block(&self) -> &[u8] {
         &self.block
     }
 
-    /// A whole record of epoch 1. `plaintext` is shorter than [`MAX_PLAINTEXT`].
+    /// Seals a record of epoch 1. `plaintext` is shorter than [`MAX_PLAINTEXT`].
     pub fn seal(&self, sealing: Sealing<'_>, plaintext: &[u8]) -> Vec<u8> {
         let Sealing { writer, content_type, sequence, cid } = sealing;
         debug_assert!(plaintext.len() < MAX_PLAINTEXT && content_type != ContentType::Tls12Cid);
@@ -158,7 +158,7 @@ struct DirectionKeys<'a> {
     iv: &'a [u8],
 }
 
-/// DTLSInnerPlaintext (RFC 9146 section 4): content, its type, and any number of zeros.
+/// Unwraps a DTLSInnerPlaintext (RFC 9146 section 4): content, its type, and any number of zeros.
 fn unwrap(outer: ContentType, mut plaintext: Vec<u8>) -> Option<OpenedRecord> {
     if plaintext.len() > MAX_PLAINTEXT {
         return None;

@@ -11,13 +11,13 @@ pub enum Suite {
     Aes128Ccm8,
     Aes128Ccm,
     Aes128Gcm,
-    /// With encrypt-then-MAC (RFC 7366) only.
+    /// Requires encrypt-then-MAC (RFC 7366).
     Aes128CbcSha256,
     Aes256Ccm8,
     Aes256Ccm,
     /// PRF with SHA-384.
     Aes256Gcm,
-    /// With encrypt-then-MAC (RFC 7366) only; PRF with SHA-384.
+    /// Requires encrypt-then-MAC (RFC 7366); PRF with SHA-384.
     Aes256CbcSha384,
 }
 
@@ -33,7 +33,8 @@ impl Suite {
         Self::Aes256CbcSha384,
     ];
 
-    /// By the number of a cipher suite in IANA's registry. Key exchanges: PSK, DHE_PSK, ECDHE_PSK, ECDHE_ECDSA, ECDHE_RSA.
+    /// Returns the suite of a cipher suite number in IANA's registry. Key exchanges: PSK, DHE_PSK, ECDHE_PSK,
+    /// ECDHE_ECDSA, ECDHE_RSA.
     pub fn from_iana(number: u16) -> Option<Self> {
         match number {
             0xC0A8 | 0xC0AA | 0xD003 | 0xC0AE => Some(Self::Aes128Ccm8),
@@ -92,7 +93,7 @@ impl Suite {
         }
     }
 
-    /// The salt of the nonce (RFC 5288 section 3, RFC 6655 section 3); CBC has its IV in the record.
+    /// Returns the length of the nonce's salt (RFC 5288 section 3, RFC 6655 section 3); a record of CBC carries its IV.
     pub(super) fn implicit_iv_length(self) -> usize {
         match self.mode() {
             Mode::Aead(_) => aead::IMPLICIT_IV,

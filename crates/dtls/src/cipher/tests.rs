@@ -15,7 +15,7 @@ struct Vector {
     block: Vec<u8>,
     without_cid: Vec<u8>,
     with_cid: Vec<u8>,
-    /// With three zeros behind the type.
+    /// The plaintext with three zeros behind the type.
     padded: Vec<u8>,
 }
 

@@ -38,7 +38,7 @@ pub struct AcceptorConfig {
     pub authorities: Option<Vec<u8>>,
     pub pinned: Vec<Pinned>,
     pub verify: VerifyMode,
-    /// Whether pre-shared keys are asked for with `FindKey`.
+    /// Whether pre-shared keys are looked up with `FindKey`.
     pub psk: bool,
     /// RFC 7250, both ways: our key without a certificate for clients that want that, and clients with a pinned key.
     pub raw_public_keys: bool,
@@ -139,8 +139,8 @@ impl Acceptor {
         })))
     }
 
-    /// The context for a client: one that offers no encrypt-then-MAC gets no suite that needs it, so that it gets another
-    /// one or an alert. None: there is no other one.
+    /// Returns the context for a client. A client that does not offer encrypt-then-MAC is offered no suite that needs
+    /// it; `None` if no other suite is left.
     pub(super) fn context(&self, encrypt_then_mac: bool) -> Option<&SslContext> {
         if encrypt_then_mac { Some(&self.0.complete) } else { self.0.without_encrypt_then_mac.as_ref() }
     }
@@ -173,7 +173,7 @@ impl fmt::Debug for Acceptor {
 }
 
 impl Default for AcceptorConfig {
-    /// Pre-shared keys only.
+    /// Returns a configuration with pre-shared keys only.
     fn default() -> Self {
         Self {
             certificate_chain: None,
@@ -266,7 +266,7 @@ impl CheckedCredentials {
         if self.key.is_none() { Err(CredentialError::RawPublicKeysWithoutKey) } else { Ok(()) }
     }
 
-    /// The chosen suites that these credentials can do, in the order of the settings.
+    /// Returns the configured suites that these credentials support, in the order of the configuration.
     fn suites(&self, settings: &AcceptorConfig) -> Result<Vec<&'static CipherSuite>, CredentialError> {
         let named = if settings.cipher_suites.is_empty() {
             suites::ALL.iter().collect()
@@ -328,7 +328,8 @@ impl CheckedCredentials {
         Ok(())
     }
 
-    /// RFC 7250: of ours the raw key is the better one, it is smaller; of the client's, what there is to compare with.
+    /// Sets the certificate types (RFC 7250): the gateway prefers to send its raw key, which is smaller, and accepts
+    /// the types of the client that can be verified.
     #[cfg(raw_public_keys)]
     fn set_certificate_types(&self, context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
         const CERTIFICATE: u8 = 0;
@@ -369,7 +370,7 @@ fn set_psk(context: &mut SslContextBuilder, settings: &AcceptorConfig) {
     }
 }
 
-/// The length of the key, 0 (an unknown identity) if there is no room for it.
+/// Copies a key and returns its length; 0, as for an unknown identity, if there is no room for it.
 fn copy_key(key: &[u8], out: &mut [u8]) -> usize {
     let Some(place) = out.get_mut(..key.len()) else { return 0 };
     place.copy_from_slice(key);
@@ -421,7 +422,7 @@ fn read_key(settings: &AcceptorConfig) -> Result<Option<PKey<Private>>, Credenti
     PKey::private_key_from_pem_passphrase(pem, password.as_bytes()).map(Some).map_err(|_| CredentialError::PrivateKey)
 }
 
-/// All names that are wrong at once: a list is often copied as a whole.
+/// Looks up suites by name. An error lists all unknown names at once, because a list is often copied as a whole.
 fn named_suites(names: &[String]) -> Result<Vec<&'static CipherSuite>, CredentialError> {
     let unknown = names.iter().filter(|name| CipherSuite::by_name(name).is_none());
     let unknown: Vec<String> = unknown.cloned().collect();

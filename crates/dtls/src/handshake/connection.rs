@@ -50,7 +50,8 @@ pub(super) enum ResumedBy {
 }
 
 impl OpenSslHandshake {
-    /// `hello` is the ClientHello in one record, its cookie verified. Then it is to be gone on with [`OpenSslHandshake::accept`].
+    /// Creates a connection from a ClientHello in one record whose cookie is verified. [`OpenSslHandshake::accept`]
+    /// continues it.
     pub fn new(
         acceptor: &Acceptor,
         context: &SslContext,
@@ -108,7 +109,7 @@ impl OpenSslHandshake {
         self.stream.ssl().session_reused()
     }
 
-    /// None if it is a full handshake.
+    /// Returns how the session was resumed; `None` for a full handshake.
     pub fn resumed_by(&self) -> Option<ResumedBy> {
         let ssl = self.stream.ssl();
         if !ssl.session_reused() {
@@ -129,7 +130,7 @@ impl OpenSslHandshake {
         self.stream.ssl().session().map_or(&[], ffi::ticket_note)
     }
 
-    /// Known since the ClientKeyExchange, of a session that is resumed since the ServerHello.
+    /// Returns the secrets, which are known after the ClientKeyExchange, or after the ServerHello of a resumed session.
     pub fn secrets(&self) -> Option<Secrets> {
         let ssl = self.stream.ssl();
         let mut master = Zeroizing::new([0; 48]);
@@ -140,7 +141,7 @@ impl OpenSslHandshake {
         known.then_some(Secrets { master, client_random, server_random })
     }
 
-    /// Whether ChangeCipherSpec is the next thing to come. OpenSSL drops one that comes before its time.
+    /// Returns whether ChangeCipherSpec is expected next. OpenSSL drops one that arrives earlier.
     pub fn awaits_change_cipher_spec(&self) -> bool {
         let ssl = self.stream.ssl();
         match ssl.state_string() {
@@ -156,7 +157,7 @@ impl OpenSslHandshake {
         acceptor.trust().identity(self.stream.ssl())
     }
 
-    /// A certificate or a key whose possession the client has to prove.
+    /// Returns whether the client showed a certificate or a key whose possession it has to prove.
     fn has_certificate(&self) -> bool {
         let ssl = self.stream.ssl();
         #[cfg(raw_public_keys)]
@@ -177,7 +178,7 @@ impl OpenSslHandshake {
 }
 
 impl Drop for OpenSslHandshake {
-    /// Without it OpenSSL takes the session for broken off and its ticket for worthless.
+    /// Marks the session as shut down; otherwise OpenSSL treats it as broken and its ticket as worthless.
     fn drop(&mut self) {
         self.stream.set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
     }
@@ -201,8 +202,8 @@ fn stream(
     SslStream::new(ssl, Records::default())
 }
 
-/// OpenSSL keeps what it has to say about errors for each thread, and takes what it finds there for the outcome of whatever it
-/// does next, be it for another connection of the program.
+/// Clears the error queue of the thread. OpenSSL would take an old entry for the outcome of its next operation, even
+/// for another connection.
 fn forget_errors() {
     drop(ErrorStack::get());
 }

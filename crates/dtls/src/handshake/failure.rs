@@ -1,4 +1,4 @@
-//! Why a handshake came to nothing.
+//! Handshake failure reasons.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use openssl::ssl::{self, ErrorCode};
 use openssl::x509::X509VerifyResult;
 use openssl_sys as sys;
 
-/// Why a handshake failed; the client was told by an alert, but for its own alert.
+/// The reason of a failed handshake. The client received an alert, unless it sent one itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HandshakeError {
     /// No key belongs to the PSK identity, or it is none (RFC 4279 section 5.1: UTF-8).

@@ -64,7 +64,7 @@ pub(super) fn never_retransmit(ssl: &mut SslRef) {
     unsafe { DTLS_set_timer_cb(ssl.as_ptr(), Some(never)) };
 }
 
-/// The cipher suite that the ServerHello chose, as soon as it is chosen.
+/// Returns the cipher suite of the ServerHello, once it is chosen.
 pub(super) fn pending_cipher(ssl: &SslRef) -> Option<&SslCipherRef> {
     // SAFETY: `ssl` is a living SSL. The pointer is null or into OpenSSL's own table of ciphers, which is never freed; the
     // lifetime that is given to it here is shorter.
@@ -113,7 +113,7 @@ pub(super) fn set_certificate_types(
     done(unsafe { SSL_CTX_set1_client_cert_type(context, of_client.as_ptr(), of_client.len()) })
 }
 
-/// The raw public key that the client proved to have.
+/// Returns the raw public key whose possession the client has proved.
 #[cfg(raw_public_keys)]
 pub(super) fn peer_raw_public_key(ssl: &SslRef) -> Option<&PKeyRef<Public>> {
     // SAFETY: `ssl` is a living SSL. The key is null or belongs to its session, which changes in a handshake only, and that
@@ -124,7 +124,7 @@ pub(super) fn peer_raw_public_key(ssl: &SslRef) -> Option<&PKeyRef<Public>> {
     }
 }
 
-/// The raw public key that is to be verified, where it is none of a certificate.
+/// Returns the raw public key that has to be verified; `None` for a certificate.
 #[cfg(raw_public_keys)]
 pub(super) fn raw_public_key_to_verify(context: &X509StoreContextRef) -> Option<&PKeyRef<Public>> {
     // SAFETY: the context is a living X509_STORE_CTX. The key is null or belongs to whoever started the verification, who
@@ -166,7 +166,7 @@ extern "C" fn read_ticket(
     }
 }
 
-/// OpenSSL's 1 for success.
+/// Converts a result of OpenSSL, where 1 is success.
 fn done(result: c_int) -> Result<(), ErrorStack> {
     if result == 1 { Ok(()) } else { Err(ErrorStack::get()) }
 }

@@ -13,7 +13,8 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    /// The first record has this number: that of the hello which it answers, which is above all that was sent before.
+    /// Creates a flight whose first record has this number: that of the hello that it answers, which is above all that
+    /// were sent before.
     pub fn starting_at(sequence: u64) -> Self {
         Self { records: Vec::new(), next_sequence: sequence }
     }
@@ -31,7 +32,8 @@ impl Flight {
         self.records.extend(records);
     }
 
-    /// The flight, numbered anew, in datagrams of at most so many bytes; a larger record has one for itself.
+    /// Numbers the records anew and packs them into datagrams of at most this size; a larger record has a datagram of
+    /// its own.
     pub fn datagrams(&mut self, mtu: usize) -> Vec<Vec<u8>> {
         for record in &mut self.records {
             number(record, &mut self.next_sequence);
@@ -39,13 +41,13 @@ impl Flight {
         self.sent(mtu)
     }
 
-    /// The same as last time.
+    /// Returns the datagrams that were sent last.
     pub fn sent(&self, mtu: usize) -> Vec<Vec<u8>> {
         pack(&self.records, mtu)
     }
 }
 
-/// The records in what OpenSSL wrote: none with a connection id.
+/// Returns the records that OpenSSL wrote; none of them has a connection id.
 pub(super) fn written_records(datagram: &[u8]) -> impl Iterator<Item = DtlsRecord<'_>> {
     records(datagram, 0)
 }

@@ -15,14 +15,14 @@ pub(super) struct Fragment<'a> {
     pub kind: u8,
     /// Bytes of the whole message.
     pub length: usize,
-    /// `message_seq`
+    /// Returns `message_seq`.
     pub sequence: u16,
     pub offset: usize,
     pub body: &'a [u8],
 }
 
 impl<'a> Fragment<'a> {
-    /// The first one of what a record holds, and what is after it. None if it is malformed.
+    /// Splits the first fragment off a record's payload; `None` if it is malformed.
     fn split(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let (header, rest) = bytes.split_at_checked(HEADER)?;
         let number = |at: usize| header.get(at..at + 3).map(big_endian);
@@ -34,7 +34,7 @@ impl<'a> Fragment<'a> {
     }
 }
 
-/// The fragments in a record, up to the first that is malformed.
+/// Returns the fragments of a record, up to the first malformed one.
 pub(super) fn fragments(mut payload: &[u8]) -> impl Iterator<Item = Fragment<'_>> {
     std::iter::from_fn(move || {
         let (fragment, rest) = Fragment::split(payload)?;
@@ -49,13 +49,13 @@ pub(super) struct Reassembly {
     kind: u8,
     sequence: u16,
     body: Vec<u8>,
-    /// For each byte, whether it is there.
+    /// Whether each byte has arrived.
     there: Vec<bool>,
     missing: usize,
 }
 
 impl Reassembly {
-    /// None if the message is longer than `most` bytes.
+    /// Starts the reassembly of a message; `None` if it is longer than `most` bytes.
     pub fn begin(fragment: &Fragment, most: usize) -> Option<Self> {
         let length = Some(fragment.length).filter(|length| *length <= most)?;
         let (body, there) = (vec![0; length], vec![false; length]);
@@ -64,7 +64,7 @@ impl Reassembly {
         Some(message)
     }
 
-    /// A fragment of another message changes nothing, nor does what is there already: the first byte that came is kept.
+    /// Adds a fragment. Fragments of other messages are ignored, and bytes that have already arrived are kept.
     pub fn add(&mut self, fragment: &Fragment) {
         let own = (self.kind, self.sequence, self.body.len());
         if (fragment.kind, fragment.sequence, fragment.length) != own {
@@ -77,7 +77,7 @@ impl Reassembly {
         }
     }
 
-    /// Whether it is a fragment of this very message.
+    /// Returns whether it is a fragment of this message.
     pub fn has(&self, fragment: &Fragment) -> bool {
         let own = (self.kind, self.sequence, self.body.len());
         let bytes = self.body.get(fragment.offset..).and_then(|rest| rest.get(..fragment.body.len()));
@@ -92,12 +92,12 @@ impl Reassembly {
         &self.body
     }
 
-    /// `message_seq`
+    /// Returns `message_seq`.
     pub fn sequence(&self) -> u16 {
         self.sequence
     }
 
-    /// The message in one record of epoch 0, whose sequence number is still to be set.
+    /// Returns the message in one record of epoch 0, without its sequence number.
     pub fn record(&self) -> Vec<u8> {
         let length = u24(self.body.len());
         let mut record = Vec::with_capacity(RECORD_HEADER + HEADER + self.body.len());
@@ -114,7 +114,7 @@ impl Reassembly {
     }
 }
 
-/// The low three bytes: messages here are bounded far below.
+/// Returns the low three bytes: messages here are far shorter.
 fn u24(number: usize) -> [u8; 3] {
     let [.., high, middle, low] = number.to_be_bytes();
     [high, middle, low]
@@ -124,19 +124,19 @@ fn big_endian(bytes: &[u8]) -> usize {
     bytes.iter().fold(0, |number, byte| number << 8 | usize::from(*byte))
 }
 
-/// The identity in a ClientKeyExchange of a suite with PSK: it is the first thing there, with two bytes of length (RFC 4279
-/// sections 2 and 3, RFC 5489 section 2). None if it is malformed.
+/// Returns the identity in a ClientKeyExchange of a PSK suite: the first field, with two bytes of length (RFC 4279
+/// sections 2 and 3, RFC 5489 section 2). `None` if it is malformed.
 pub(super) fn psk_identity(key_exchange: &[u8]) -> Option<&[u8]> {
     let (length, rest) = key_exchange.split_at_checked(2)?;
     rest.get(..big_endian(length))
 }
 
-/// Whether a ClientHello has an extension. False if it is malformed; OpenSSL refuses it then.
+/// Returns whether a ClientHello has an extension; `false` if it is malformed, and OpenSSL then rejects it.
 pub(super) fn hello_offers(hello: &[u8], wanted: u16) -> bool {
     extensions(hello).is_some_and(|extensions| has_extension(extensions, wanted))
 }
 
-/// RFC 5246 section 7.4.1.2 with the cookie of RFC 6347 section 4.2.1.
+/// Returns the extensions of a ClientHello (RFC 5246 section 7.4.1.2, with the cookie of RFC 6347 section 4.2.1).
 fn extensions(hello: &[u8]) -> Option<&[u8]> {
     const VERSION_AND_RANDOM: usize = 2 + 32;
     let (_, rest) = hello.split_at_checked(VERSION_AND_RANDOM)?;
@@ -158,7 +158,7 @@ fn has_extension(mut extensions: &[u8], wanted: u16) -> bool {
     false
 }
 
-/// A vector with so many bytes of length, and what is after it.
+/// Splits off a vector whose length has this many bytes.
 fn split_vector(bytes: &[u8], length_bytes: usize) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_at_checked(length_bytes)?;
     rest.split_at_checked(big_endian(length))

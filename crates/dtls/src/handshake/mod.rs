@@ -50,7 +50,7 @@ const ENCRYPT_THEN_MAC: u16 = 22;
 pub struct Handshake {
     acceptor: Acceptor,
     own_cid: OwnCid,
-    /// As far as it is there.
+    /// The ClientHello, as far as it has arrived.
     hello: Option<Reassembly>,
     stage: HandshakeStage,
     steps: VecDeque<HandshakeOutput>,
@@ -75,7 +75,7 @@ pub struct Handshake {
 pub enum HandshakeOutput {
     /// A datagram.
     Transmit(Vec<u8>),
-    /// To be answered with [`Handshake::handle_key`].
+    /// Asks for a key; [`Handshake::handle_key`] takes the answer.
     FindKey(PskIdentity),
     Established(Box<Established>),
     Failed(HandshakeError),
@@ -83,9 +83,9 @@ pub enum HandshakeOutput {
 
 /// The result of a finished handshake, which needs no OpenSSL from here on.
 pub struct Established {
-    /// With CBC they are for encrypt-then-MAC.
+    /// The record keys; those of CBC suites are for encrypt-then-MAC.
     pub keys: RecordKeys,
-    /// None unless both agreed on connection ids (RFC 9146).
+    /// The gateway's connection id; `None` unless both sides agreed on connection ids (RFC 9146).
     pub own_cid: Option<OwnCid>,
     /// The connection id in our records, or None if they carry none.
     pub peer_cid: Option<PeerCid>,
@@ -145,8 +145,8 @@ enum ClientPsk {
 }
 
 impl Handshake {
-    /// `hello`: the record with the (first fragment of the) ClientHello whose cookie is valid. `own_cid`: for the records of
-    /// this client, if it wants that.
+    /// Starts a handshake. `hello` is the record with the (first fragment of the) ClientHello whose cookie is valid;
+    /// `own_cid` is for the records of this client, if it wants one.
     pub fn accept(acceptor: &Acceptor, hello: &[u8], own_cid: OwnCid) -> Self {
         let record = records(hello, OwnCid::LENGTH).next();
         let mut handshake = Self {
@@ -182,7 +182,7 @@ impl Handshake {
         }
     }
 
-    /// The key of today of the identity that was asked about. None: it has none.
+    /// Handles the current key of the identity that was asked for; `None` if it has none.
     ///
     /// A client with an unknown identity is told so by an alert. RFC 4279 section 2 allows to go on with a random key
     /// instead, which hides what identities there are; but identities are sent in the clear anyway, and a device that is
@@ -197,12 +197,12 @@ impl Handshake {
         }
     }
 
-    /// Call after everything else until it returns None.
+    /// Returns the next output. Call it after every other method until it returns `None`.
     pub fn poll(&mut self) -> Option<HandshakeOutput> {
         self.steps.pop_front()
     }
 
-    /// The current flight once more, where there is one.
+    /// Sends the current flight again, if there is one.
     pub fn retransmit(&mut self) {
         if matches!(self.stage, HandshakeStage::Exchanging { .. }) {
             self.transmit_flight();
@@ -223,8 +223,8 @@ impl Handshake {
         self.answered
     }
 
-    /// Whether the client proved to have other keys than we have: under a wrong PSK nothing that it sends is authentic, and
-    /// all that can be seen of it is the deadline.
+    /// Returns whether the client probably has another key: under a wrong PSK none of its records is authentic, and
+    /// only the deadline shows it.
     pub fn suspects_wrong_key(&self) -> bool {
         self.unopened > 0
     }
@@ -236,7 +236,7 @@ impl Handshake {
         self.open_hello();
     }
 
-    /// As soon as it is whole.
+    /// Opens the connection once the ClientHello is complete.
     fn open_hello(&mut self) {
         match &self.hello {
             Some(hello) if hello.sequence() > 1 => self.refuse(HandshakeError::LateCookie, alert::HANDSHAKE_FAILURE),
@@ -246,7 +246,7 @@ impl Handshake {
         }
     }
 
-    /// OpenSSL takes the hello.
+    /// Gives the ClientHello to OpenSSL.
     fn open(&mut self, tickets_accepted: bool) {
         let Some(hello) = &self.hello else { return };
         let Some(context) = self.acceptor.context(message::hello_offers(hello.body(), ENCRYPT_THEN_MAC)) else {
@@ -348,8 +348,9 @@ impl Handshake {
         HandshakeRecordOutcome::Taken
     }
 
-    /// The client did not see our flight. Once for each hello, also for one in fragments; and only for the very hello, which
-    /// nobody knows who does not see what passes: a flight is larger than what asks for it.
+    /// Answers a repeated hello with the current flight, because the client did not receive it. This happens once for
+    /// each hello, also for one in fragments, and only for an identical hello, which only the client or an observer can
+    /// send: a flight is larger than the hello that triggers it.
     fn hear_hello_again(&mut self, fragment: &Fragment<'_>) -> HandshakeRecordOutcome {
         let same = self.hello.as_ref().is_some_and(|hello| hello.has(fragment));
         if !same {
@@ -446,7 +447,7 @@ impl Handshake {
         }
     }
 
-    /// After OpenSSL was asked: sends what it wrote, and looks how far it is.
+    /// Continues after a call of OpenSSL: sends what it wrote, and checks its progress.
     fn go_on(&mut self, mut connection: Box<OpenSslHandshake>, key: ClientPsk, progress: Progress) {
         if self.protection.is_none() {
             self.protection = Protection::of(&connection);
@@ -462,7 +463,7 @@ impl Handshake {
         }
     }
 
-    /// ChangeCipherSpec as soon as OpenSSL does not drop it, and then what came under protection.
+    /// Feeds ChangeCipherSpec once OpenSSL accepts it, and then the protected records that arrived before.
     fn feed_what_waits(&mut self) {
         if self.protection.is_some() && self.awaits_change_cipher_spec() {
             self.spec_changed = true;

@@ -19,9 +19,9 @@ pub(super) struct Negotiation {
     /// The connection id that the client offered (RFC 9146 section 3). An empty one asks for records without one.
     offered_cid: Option<Vec<u8>>,
     answered_cid: bool,
-    /// To be used for the identity that the client named.
+    /// The key of the identity that the client named.
     pub key: Option<PskKey>,
-    /// For the ticket of this session.
+    /// The application data of this session's ticket.
     pub ticket_note: Option<Vec<u8>>,
     pub tickets_accepted: bool,
 }
@@ -29,7 +29,7 @@ pub(super) struct Negotiation {
 /// The connection ids of both sides, where both wanted some.
 pub(super) struct ConnectionIds {
     pub own: OwnCid,
-    /// None: our records carry none.
+    /// The connection id in the gateway's records; `None` if they carry none.
     pub peer: Option<PeerCid>,
 }
 
@@ -60,7 +60,7 @@ impl SharedNegotiation {
 }
 
 impl Negotiation {
-    /// The extension of the ClientHello. False if it is malformed.
+    /// Reads the extension of the ClientHello; `false` if it is malformed.
     pub fn offer_connection_id(&mut self, extension: &[u8]) -> bool {
         let Some((&length, cid)) = extension.split_first() else { return false };
         let well_formed = usize::from(length) == cid.len();
@@ -68,7 +68,7 @@ impl Negotiation {
         well_formed
     }
 
-    /// The extension of the ServerHello, if the client asked for it.
+    /// Returns the extension of the ServerHello, if the client asked for it.
     pub fn answer_connection_id(&mut self) -> Option<Vec<u8>> {
         self.offered_cid.as_ref()?;
         self.answered_cid = true;

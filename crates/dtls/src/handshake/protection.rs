@@ -9,12 +9,12 @@ use super::connection::{OpenSslHandshake, Secrets};
 pub(super) struct Protection {
     pub keys: RecordKeys,
     pub own_cid: Option<OwnCid>,
-    /// None: our records carry none.
+    /// The connection id in the gateway's records; `None` if they carry none.
     pub peer_cid: Option<PeerCid>,
 }
 
 impl Protection {
-    /// None as long as the keys are not known.
+    /// Returns the protection of a connection; `None` until the keys are known.
     pub fn of(connection: &OpenSslHandshake) -> Option<Self> {
         let Secrets { master, client_random, server_random } = connection.secrets()?;
         let keys = RecordKeys::derive(connection.suite()?.records(), &master, &client_random, &server_random);
@@ -22,8 +22,8 @@ impl Protection {
         Some(Self { keys, own_cid, peer_cid: peer_cid.flatten() })
     }
 
-    /// A record of the client, if it is authentic. Where connection ids were agreed on it has to have ours (RFC 9146 section
-    /// 3), else it has to have none.
+    /// Opens a record of the client if it is authentic. It must have the gateway's connection id if one was agreed on
+    /// (RFC 9146 section 3), and otherwise none.
     pub fn open(&self, record: DtlsRecord<'_>) -> Option<OpenedRecord> {
         let cid = self.own_cid.as_ref().map_or(&[][..], |OwnCid(cid)| cid);
         (record.cid == cid).then(|| self.keys.open(RecordWriter::Client, &record).ok()).flatten()

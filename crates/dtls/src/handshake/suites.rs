@@ -39,7 +39,7 @@ impl CipherSuite {
         self.authentication == Authentication::PreSharedKey
     }
 
-    /// With MAC-then-encrypt, which our records do not do, unless the client offers encrypt-then-MAC (RFC 7366).
+    /// Returns whether the suite needs encrypt-then-MAC (RFC 7366): the records here do not support MAC-then-encrypt.
     pub fn needs_encrypt_then_mac(&self) -> bool {
         self.records().is_cbc()
     }

@@ -59,8 +59,8 @@ impl Trust {
         !self.keys.is_empty()
     }
 
-    /// OpenSSL's question while it verifies what a client showed: `ok` is its own opinion. That the client has the private
-    /// key is proved apart from this, by its CertificateVerify.
+    /// Decides for OpenSSL whether what a client showed is trusted; `ok` is OpenSSL's own result. The CertificateVerify
+    /// proves separately that the client has the private key.
     ///
     /// A pin is the whole of the trust: neither the dates nor the issuer of a pinned certificate matter, it is trusted until
     /// it is no longer configured.
@@ -134,13 +134,13 @@ fn certificate_identity(certificate: &X509Ref) -> Identity {
     Identity::Certificate { common_name: common_name(certificate.subject_name()), alternative_names }
 }
 
-/// The last one: it is the most specific (RFC 6125 section 2.3.1, X.520).
+/// Returns the last common name, which is the most specific (RFC 6125 section 2.3.1, X.520).
 fn common_name(subject: &X509NameRef) -> Option<String> {
     let name = subject.entries_by_nid(Nid::COMMONNAME).last()?;
     name.data().to_string().ok().filter(|name| is_plain(name))
 }
 
-/// A name with a NUL in it is one thing to who issued it and another one to who reads it up to there.
+/// Returns whether a name has no NUL: issuer and reader would understand it differently.
 fn is_plain(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && !name.contains('\0')
 }

@@ -9,7 +9,7 @@ use foreign_types_shared::ForeignTypeRef;
 use openssl::ssl::{SslContextBuilder, SslRef, SslSession, SslStream};
 use openssl_sys as sys;
 
-/// The test's clock decides.
+/// Disables OpenSSL's retransmissions: the test decides about time.
 pub fn never_retransmit(ssl: &SslRef) {
     extern "C" fn never(_ssl: *mut sys::SSL, _microseconds: c_uint) -> c_uint {
         c_uint::MAX

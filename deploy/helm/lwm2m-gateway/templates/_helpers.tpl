@@ -125,7 +125,7 @@ gateway.exproto {
   }
   listeners.tcp.lwm2m {
     bind = {{ $exproto.listener | quote }}
-    max_connections = {{ dig "limits" "devices" 100000 $config | int }}
+    max_connections = {{ dig "limits" "devices" 100000 $config | int | add1 }}
     max_conn_rate = {{ max (mul 10 $anchors) (add $anchors $registers) }}
     proxy_protocol = false
   }
