@@ -212,6 +212,8 @@ fn limits(reader: &mut ConfigReader, pending_requests: usize, default: Limits) -
         ),
         command_expiry: reader.read("limits.command_expiry", default.command_expiry, duration(SECOND..=YEAR)),
         observations: reader.read("limits.observations", default.observations, whole(1..=MAX_COUNT)),
+        composite_paths: reader.read("limits.composite_paths", default.composite_paths, whole(1..=MAX_COUNT)),
+        entries: reader.read("limits.entries", default.entries, whole(1..=MAX_COUNT)),
         sent_body_size: reader.read("limits.sent_body_size", default.sent_body_size, whole(1024..=64 * 1024 * 1024)),
         command_size: reader.read("limits.command_size", default.command_size, whole(64..=256 * 1024 * 1024)),
         retry_after: reader.read("limits.retry_after", default.retry_after, duration(SECOND..=24 * HOUR)),

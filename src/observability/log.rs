@@ -149,6 +149,9 @@ fn log_once(report: &Report) {
             info!(objects = first_of(versions), "object version has no definition");
         }
         Report::Notification { outcome: NotificationOutcome::Superseded, .. } => trace!("notification superseded"),
+        Report::FormatRejected { format, .. } => {
+            debug!(%format, "content format rejected by the device, another one is tried")
+        }
         Report::TransferFailed { peer, error } => debug!(peer = %peer.address, %error, "block-wise transfer failed"),
         Report::PublishRefused { topic, first: true, .. } => {
             warn!(topic, "publication refused: the broker does not authorize this device for the topic");

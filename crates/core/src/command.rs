@@ -9,14 +9,27 @@ use serde::{Deserialize, Serialize};
 use crate::lwm2m::operation::{Operation, OperationKind};
 
 pub use echo::Echo;
-pub(crate) use echo::Members;
+pub(crate) use echo::{Members, RequestTarget};
 
 /// Limits an expiry to ten years. An application may name any number, and a clock cannot represent every moment.
 pub(crate) const LONGEST_EXPIRY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Lists the values of `msgType`.
-pub const MSG_TYPES: [&str; 9] =
-    ["read", "discover", "write", "write-attr", "execute", "create", "delete", "observe", "cancel-observe"];
+pub const MSG_TYPES: [&str; 13] = [
+    "read",
+    "discover",
+    "write",
+    "write-attr",
+    "execute",
+    "create",
+    "delete",
+    "observe",
+    "cancel-observe",
+    "read-composite",
+    "write-composite",
+    "observe-composite",
+    "cancel-observe-composite",
+];
 
 /// Holds a command that can be carried out.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,12 +57,16 @@ impl Command {
             OperationKind::Read => "read",
             OperationKind::Discover => "discover",
             OperationKind::Write { .. } => "write",
-            OperationKind::WriteAttributes { .. } => "write-attr",
+            OperationKind::WriteAttributes => "write-attr",
             OperationKind::Execute { .. } => "execute",
             OperationKind::Create { .. } => "create",
             OperationKind::Delete => "delete",
             OperationKind::Observe => "observe",
             OperationKind::CancelObserve => "cancel-observe",
+            OperationKind::ReadComposite { .. } => "read-composite",
+            OperationKind::WriteComposite { .. } => "write-composite",
+            OperationKind::ObserveComposite { .. } => "observe-composite",
+            OperationKind::CancelObserveComposite { .. } => "cancel-observe-composite",
         }
     }
 }

@@ -3,6 +3,7 @@
 use lwm2m_core::coap::{BlockError, Code};
 use lwm2m_core::gateway::broker::CloseReason;
 use lwm2m_core::gateway::report::{Forbidden, LeaveReason, NotRestored, NotificationOutcome, Report};
+use lwm2m_core::lwm2m::content_format::ContentFormat;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
@@ -11,7 +12,7 @@ use crate::meters::{counter, counters};
 use super::commands::CommandMetrics;
 use super::datagrams::DatagramCounters;
 use super::dtls::DtlsMetrics;
-use super::labels::{CodeLabel, OutcomeLabel, ReasonLabel};
+use super::labels::{CodeLabel, FormatLabel, OutcomeLabel, ReasonLabel};
 
 /// Counts what the core reports, each report in exactly one counter.
 #[derive(Debug)]
@@ -31,6 +32,7 @@ pub struct CoreMetrics {
     commands: CommandMetrics,
     notifications: NotificationCounters,
     auto_observe_skipped: Counter,
+    format_fallbacks: FormatFallbackCounters,
     undecodable_payloads: Counter,
     malformed_link_lists: Counter,
     undefined_objects: Counter,
@@ -62,6 +64,7 @@ impl CoreMetrics {
             commands: CommandMetrics::register(registry),
             notifications: NotificationCounters::register(registry),
             auto_observe_skipped: counter(registry, "lwm2m_auto_observe_paths_skipped", skipped),
+            format_fallbacks: FormatFallbackCounters::register(registry),
             undecodable_payloads: counter(registry, "lwm2m_undecodable_payloads", "Undecodable payloads from devices"),
             malformed_link_lists: counter(registry, "lwm2m_malformed_link_lists", links),
             undefined_objects: counter(registry, "lwm2m_undefined_objects", undefined),
@@ -92,6 +95,7 @@ impl CoreMetrics {
                 self.auto_observe_skipped.inc_by(*paths as u64);
                 return;
             }
+            Report::FormatRejected { format, .. } => self.format_fallbacks.of(*format),
             Report::UndecodableContent { .. } => &self.undecodable_payloads,
             Report::LinksLeftOut { .. } => &self.malformed_link_lists,
             Report::UndefinedVersions { versions, .. } => {
@@ -275,6 +279,22 @@ impl NotificationCounters {
             NotificationOutcome::Ended => &self.ended,
             NotificationOutcome::Superseded => &self.superseded,
         }
+    }
+}
+
+/// Requests that were repeated in another content format, by the rejected one.
+#[derive(Debug)]
+struct FormatFallbackCounters([Counter; ContentFormat::ALL.len()]);
+
+impl FormatFallbackCounters {
+    fn register(registry: &mut Registry) -> Self {
+        let help = "Requests repeated in another content format, by the format that the device rejected";
+        let counters = counters(registry, "lwm2m_format_fallbacks", help);
+        Self(ContentFormat::ALL.map(|format| counters(FormatLabel { format: format.name() })))
+    }
+
+    fn of(&self, format: ContentFormat) -> &Counter {
+        &self.0[format as usize]
     }
 }
 

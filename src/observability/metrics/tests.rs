@@ -8,6 +8,7 @@ use lwm2m_core::gateway::broker;
 use lwm2m_core::gateway::report::{
     CommandOutcome, DatagramOutcome, DropReason, Forbidden, LeaveReason, NotRestored, NotificationOutcome,
 };
+use lwm2m_core::lwm2m::content_format::ContentFormat;
 use lwm2m_core::lwm2m::model::{UndefinedVersion, Version};
 use lwm2m_dtls as dtls;
 use lwm2m_dtls::HandshakeFailure;
@@ -153,6 +154,7 @@ fn core_reports() -> Vec<Report> {
         .map(|reason| Report::Forbidden { endpoint: endpoint(), peer: peer(), identity: None, reason });
     let undefined_version =
         UndefinedVersion { object: 3, announced: Version { major: 2, minor: 0 }, defined: vec![Version::FIRST] };
+    let formats = ContentFormat::ALL.map(|format| Report::FormatRejected { endpoint: endpoint(), format });
     let single = [
         Report::Retransmitted { peer: peer() },
         Report::DuplicateForgotten { peer: peer() },
@@ -174,6 +176,7 @@ fn core_reports() -> Vec<Report> {
         .chain(commands)
         .chain(notifications)
         .chain(transfers)
+        .chain(formats)
         .chain(single)
         .collect()
 }

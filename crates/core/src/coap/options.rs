@@ -24,7 +24,8 @@ pub mod number {
     pub const SIZE1: u16 = 60;
 }
 
-/// Content formats (RFC 7252 section 12.3 and OMA LwM2M Core 1.2 section 7.4; 1541 to 1543 are LwM2M 1.0 drafts').
+/// Content formats (RFC 7252 section 12.3, RFC 8790 section 5 and OMA LwM2M Core 1.2 section 7.4; 1541 to 1544 are those
+/// of drafts of LwM2M 1.0).
 pub mod format {
     pub const TEXT: u16 = 0;
     pub const LINK_FORMAT: u16 = 40;
@@ -32,6 +33,8 @@ pub mod format {
     pub const CBOR: u16 = 60;
     pub const SENML_JSON: u16 = 110;
     pub const SENML_CBOR: u16 = 112;
+    pub const SENML_ETCH_JSON: u16 = 320;
+    pub const SENML_ETCH_CBOR: u16 = 322;
     pub const LEGACY_TEXT: u16 = 1541;
     pub const LEGACY_TLV: u16 = 1542;
     pub const LEGACY_JSON: u16 = 1543;

@@ -28,7 +28,22 @@ pub struct Echo {
 struct Written {
     members: Members,
     msg_type: Option<String>,
-    request_path: Option<String>,
+    target: RequestTarget,
+}
+
+/// Holds what a command is about, as it is written.
+#[derive(Debug, PartialEq)]
+pub(crate) enum RequestTarget {
+    /// Holds the path without the query.
+    Path(Option<String>),
+    /// Holds the paths of a composite operation.
+    Paths(Option<Vec<Value>>),
+}
+
+impl Default for RequestTarget {
+    fn default() -> Self {
+        Self::Path(None)
+    }
 }
 
 impl Echo {
@@ -41,8 +56,8 @@ impl Echo {
             })?;
         let known = members.known().map_err(|error| format!("the command is no JSON: {error}"))?;
         let msg_type = known.get("msgType").and_then(Value::as_str).map(str::to_owned);
-        let request_path = known.get("data").and_then(request_path).map(str::to_owned);
-        Ok((Self { command: Arc::new(Written { members, msg_type, request_path }) }, known))
+        let target = RequestTarget::of(msg_type.as_deref(), known.get("data"));
+        Ok((Self { command: Arc::new(Written { members, msg_type, target }) }, known))
     }
 
     /// Makes the echo of a command that the gateway gives itself.
@@ -68,7 +83,14 @@ impl Echo {
 
     /// Returns the path of the command as written, without the query.
     pub fn request_path(&self) -> Option<&str> {
-        self.command.request_path.as_deref()
+        match &self.command.target {
+            RequestTarget::Path(path) => path.as_deref(),
+            RequestTarget::Paths(_) => None,
+        }
+    }
+
+    pub(crate) fn target(&self) -> &RequestTarget {
+        &self.command.target
     }
 
     /// Returns the members, each as it was written.
@@ -92,6 +114,22 @@ impl TryFrom<String> for Echo {
 
     fn try_from(text: String) -> Result<Self, String> {
         Self::read(text.as_bytes()).map(|(echo, _)| echo)
+    }
+}
+
+impl RequestTarget {
+    fn of(msg_type: Option<&str>, data: Option<&Value>) -> Self {
+        match msg_type {
+            Some("read-composite" | "observe-composite" | "cancel-observe-composite") => {
+                Self::Paths(data.and_then(|data| data.get("paths")?.as_array()).cloned())
+            }
+            Some("write-composite") => {
+                let items = data.and_then(|data| data.get("content")?.as_array());
+                let path = |item: &Value| item.get("path").cloned().unwrap_or(Value::Null);
+                Self::Paths(items.map(|items| items.iter().map(path).collect()))
+            }
+            Some(_) | None => Self::Path(data.and_then(request_path).map(str::to_owned)),
+        }
     }
 }
 

@@ -10,8 +10,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::coap::{Code, ExchangeId, Failure, Freshness, Response};
+use crate::coap::{ExchangeId, Failure, Freshness, Response};
 use crate::command::{Command, Echo, Reply};
+use crate::lwm2m::format_choice::Attempts;
 use crate::lwm2m::operation::OperationKind;
 use crate::mqtt::downlink::{self, Refusal};
 use crate::mqtt::uplink;
@@ -69,7 +70,7 @@ impl CommandScheduler {
             return refuse(context, device, answered, "error", CommandOutcome::Refused, &reason);
         }
         let default_expiry = limits.command_expiry;
-        let command = match downlink::parse(&payload, &device.registration, &context.model) {
+        let command = match downlink::parse(&payload, context.command_context(&device.registration)) {
             Ok(command) => downlink::with_properties(command, expiry, reply),
             Err(refusal) => {
                 let answered = (&refusal.echo, reply.as_ref());
@@ -315,7 +316,8 @@ impl CommandScheduler {
     fn send(&mut self, context: &mut Context, device: &mut Device, mut waiting: PendingCommand) {
         context.changed(device);
         let command = &waiting.command;
-        let request = command.operation.request(&device.registration);
+        let attempts = Attempts::first(&command.operation, &device.registration);
+        let request = command.operation.request_of(&attempts, &device.registration);
         let limits = &context.settings.limits;
         if request.payload.len() > limits.sent_body_size {
             let reason = format!("the body is longer than {} bytes", limits.sent_body_size);
@@ -324,11 +326,13 @@ impl CommandScheduler {
         let paths = ObservedPaths::of(&command.operation);
         let (now, peer) = (context.now, device.peer);
         let exchange = match &command.operation.kind {
-            OperationKind::Observe if !device.observations.has_room_for(&paths, limits.observations) => {
+            OperationKind::Observe | OperationKind::ObserveComposite { .. }
+                if !device.observations.has_room_for(&paths, limits.observations) =>
+            {
                 let reason = "too many observations of this device";
                 return refuse_command(context, device, command, CommandOutcome::Refused, reason);
             }
-            OperationKind::CancelObserve => device
+            OperationKind::CancelObserve | OperationKind::CancelObserveComposite { .. } => device
                 .observations
                 .exchange_of(&paths)
                 .and_then(|observation| context.coap.send_cancellation(now, observation))
@@ -341,29 +345,30 @@ impl CommandScheduler {
         }
         // For as long as an answer is waited for it may be sent once more, whatever its own patience was.
         waiting.expires = waiting.expires.max(now + context.settings.coap.max_transmit_wait());
-        device.sent(now, exchange, waiting);
+        device.sent(now, exchange, waiting, attempts);
     }
 
-    /// Sends the command in flight once more, when the device did not know the format of its values and there is another.
-    /// It stays the same command: nothing else goes to the device meanwhile, and the application hears the last answer.
-    /// Gives the command back when the response is its answer.
+    /// Sends the command in flight once more if the device rejected a format and there is another one. It stays the same
+    /// command: nothing else is sent to the device meanwhile, and the application gets the last answer. Returns the command
+    /// if the response is its answer.
     fn retry_in_other_format(
         &mut self,
         context: &mut Context,
         device: &mut Device,
-        in_flight: InFlight,
+        mut in_flight: InFlight,
         response: &Response,
     ) -> Option<InFlight> {
-        if response.code != Code::UNSUPPORTED_CONTENT_FORMAT || in_flight.in_other_format {
-            return Some(in_flight);
-        }
-        let other = in_flight.command.operation.request_in_other_format(&device.registration);
-        let Some(request) = other.filter(|request| request.payload.len() <= context.settings.limits.sent_body_size)
-        else {
+        let operation = &in_flight.command.operation;
+        let Some(format) = in_flight.attempts.next(operation, response.code, &mut device.registration) else {
             return Some(in_flight);
         };
+        let request = operation.request_of(&in_flight.attempts, &device.registration);
+        if request.payload.len() > context.settings.limits.sent_body_size {
+            return Some(in_flight);
+        }
+        context.report(Report::FormatRejected { endpoint: device.registration.endpoint.clone(), format });
         let exchange = context.coap.send_request(context.now, device.peer, request);
-        device.sent_in_other_format(exchange, in_flight);
+        device.sent_again(exchange, in_flight);
         self.registrations.insert(exchange, device.id);
         None
     }
@@ -380,7 +385,9 @@ impl CommandScheduler {
         let former = if observing {
             self.registrations.insert(exchange, device.id);
             device.observations.begin(exchange, Observation::of(command))
-        } else if let OperationKind::CancelObserve = command.operation.kind {
+        } else if let OperationKind::CancelObserve | OperationKind::CancelObserveComposite { .. } =
+            command.operation.kind
+        {
             device.observations.cancel(&ObservedPaths::of(&command.operation))
         } else {
             return;
@@ -430,8 +437,10 @@ impl CommandScheduler {
     /// Restores an observation of an earlier process.
     pub fn restore_observation(&mut self, context: &mut Context, device: &mut Device, record: ObservationRecord) {
         // It was an observe command when it was recorded; in whatever else it may have turned, there is nothing to observe.
-        let Ok(command) = downlink::interpret(record.command, &device.registration, &context.model) else { return };
-        let OperationKind::Observe = command.operation.kind else { return };
+        let Ok(command) = downlink::interpret(record.command, context.command_context(&device.registration)) else {
+            return;
+        };
+        let (OperationKind::Observe | OperationKind::ObserveComposite { .. }) = command.operation.kind else { return };
         let request = command.operation.request(&device.registration);
         let freshness = Freshness::of(record.number, context.wall_clock.moment(record.at));
         let exchange = context.coap.restore_observation(device.peer, record.token, request, freshness);
@@ -457,7 +466,7 @@ impl CommandScheduler {
         let mut not_taken = Vec::new();
         for CommandRecord { serial, expires, command, reply, retained } in records {
             let room = self.bytes.take(command.to_json().len());
-            let command = match downlink::interpret(command, &device.registration, &context.model) {
+            let command = match downlink::interpret(command, context.command_context(&device.registration)) {
                 Ok(command) => Command { reply, ..command },
                 Err(Refusal { echo, reason }) => {
                     not_taken.push(NotTaken { echo, reply, outcome: CommandOutcome::Refused, reason });
@@ -490,7 +499,7 @@ pub(super) fn refuse_early(
     outcome: CommandOutcome,
     reason: &str,
 ) {
-    let (echo, msg_type) = match downlink::parse(payload, &pending.registration, &context.model) {
+    let (echo, msg_type) = match downlink::parse(payload, context.command_context(&pending.registration)) {
         Ok(command) => (command.echo.clone(), command.msg_type()),
         Err(refusal) => (refusal.echo, "error"),
     };

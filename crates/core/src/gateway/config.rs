@@ -141,6 +141,10 @@ pub struct Limits {
     pub command_expiry: Duration,
     /// Observations of one device.
     pub observations: usize,
+    /// Limits the paths of one composite operation.
+    pub composite_paths: usize,
+    /// Limits the entries of one payload of a device.
+    pub entries: usize,
     /// Bytes of a body that is sent to a device.
     pub sent_body_size: usize,
     /// Bytes of one command from the broker.
@@ -172,6 +176,8 @@ impl Default for Limits {
             pending_command_bytes_total: 512 * 1024 * 1024,
             command_expiry: Duration::from_secs(24 * 3600),
             observations: 128,
+            composite_paths: 128,
+            entries: 10_000,
             sent_body_size: 4 * 1024 * 1024,
             command_size: 6 * 1024 * 1024,
             retry_after: Duration::from_secs(30),

@@ -15,6 +15,8 @@ use crate::command::Reply;
 use crate::lwm2m::codec::DecodeContext;
 use crate::lwm2m::model::Model;
 use crate::lwm2m::operation::{Operation, Outcome};
+use crate::lwm2m::register::Registration;
+use crate::mqtt::downlink::CommandContext;
 use crate::registry::{Device, RegistrationId};
 use lwm2m_base::Peer;
 use lwm2m_dtls::credentials::Identity;
@@ -157,6 +159,12 @@ impl Context {
         self.changes.mark(&device.registration.endpoint);
     }
 
+    /// Returns what is needed to interpret the commands for a device.
+    pub fn command_context<'a>(&'a self, registration: &'a Registration) -> CommandContext<'a> {
+        let composite_paths = self.settings.limits.composite_paths;
+        CommandContext { registration, model: &self.model, composite_paths }
+    }
+
     /// Returns what a response of this device means for an operation, now.
     pub fn outcome(&self, device: &Device, operation: &Operation, response: &Response) -> Outcome {
         let context = DecodeContext {
@@ -164,6 +172,7 @@ impl Context {
             model: &self.model,
             undefined: self.settings.undefined_resources,
             unix_time: self.wall_clock.unix_time(self.now),
+            max_entries: self.settings.limits.entries,
         };
         operation.outcome(response, context)
     }

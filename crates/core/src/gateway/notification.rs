@@ -1,6 +1,6 @@
 //! Notifications: what devices send by themselves about what is observed.
 
-use crate::coap::{Acknowledge, Code, ExchangeId, Failure, Response};
+use crate::coap::{Acknowledge, ExchangeId, Failure, Response};
 use crate::lwm2m::operation::Outcome;
 use crate::mqtt::uplink;
 use crate::registry::Device;
@@ -37,7 +37,7 @@ impl Notifications {
         let command = &observation.command;
         let outcome = match received {
             Ok(response) => context.outcome(device, &command.operation, response),
-            Err(error) => Outcome { code: Code::BAD_REQUEST, content: None, reason: Some(error.to_string()) },
+            Err(error) => Outcome::refused(error.to_string()),
         };
         let payload = uplink::notification(&command.echo, &outcome, number);
         let path = command.operation.path;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::coap::{BlockError, Code};
+use crate::lwm2m::content_format::ContentFormat;
 use crate::lwm2m::model::UndefinedVersion;
 use lwm2m_base::Peer;
 use lwm2m_dtls as dtls;
@@ -105,6 +106,11 @@ pub enum Report {
         endpoint: String,
         versions: Vec<UndefinedVersion>,
     },
+    /// The device rejected a format of the gateway's choice, and the command is sent once more in another one.
+    FormatRejected {
+        endpoint: String,
+        format: ContentFormat,
+    },
     /// A payload that could not be understood; the application was told 4.00.
     UndecodableContent {
         endpoint: String,
@@ -147,6 +153,7 @@ impl Report {
             | Self::Notification { endpoint, .. }
             | Self::LinksLeftOut { endpoint, .. }
             | Self::UndefinedVersions { endpoint, .. }
+            | Self::FormatRejected { endpoint, .. }
             | Self::UndecodableContent { endpoint, .. }
             | Self::PublishRefused { endpoint, .. } => Some(endpoint),
         }

@@ -4,10 +4,14 @@
 //! This layer knows the vocabulary of CoAP (codes, options, content formats), never the endpoint.
 
 pub mod codec;
+pub mod content_format;
+pub mod format_choice;
 pub mod link;
 pub mod model;
+pub mod number;
 pub mod operation;
 pub mod path;
 pub mod register;
+pub mod send;
 mod texts;
 pub mod value;

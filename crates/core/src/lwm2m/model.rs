@@ -206,15 +206,7 @@ impl Range {
 
     /// Returns whether a number lies within the range. Any other value does.
     pub fn allows(&self, value: &Value) -> bool {
-        let number = match value {
-            Value::Integer(value) | Value::Time(value) => *value as f64,
-            Value::UnsignedInteger(value) => *value as f64,
-            Value::Float(value) => *value,
-            Value::String(_) | Value::CoreLink(_) | Value::Boolean(_) | Value::Opaque(_) | Value::ObjectLink(_) => {
-                return true;
-            }
-        };
-        (self.min..=self.max).contains(&number)
+        value.as_f64().is_none_or(|number| (self.min..=self.max).contains(&number))
     }
 }
 

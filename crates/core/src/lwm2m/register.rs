@@ -13,6 +13,8 @@ use lwm2m_base::secret::Secret;
 
 use crate::coap::{Code, Request};
 
+use super::content_format::FormatSet;
+use super::format_choice::LearnedFormats;
 use super::link::LeftOut;
 use super::model::{ObjectVersion, Version};
 use super::path::Path;
@@ -40,6 +42,9 @@ pub struct Registration {
     /// Keeps `imei`, `sms` and all other items in the order of their first appearance.
     others: Vec<(String, String)>,
     objects: Option<ObjectList>,
+    /// Keeps what the answers of the device told about its content formats.
+    #[serde(default, skip_serializing_if = "LearnedFormats::is_empty")]
+    learned_formats: LearnedFormats,
     /// Counts the parts of the newest link list that could not be read, until the caller takes the count.
     #[serde(skip)]
     left_out: Option<LeftOut>,
@@ -121,6 +126,7 @@ impl Registration {
             password: items.password,
             others: items.others,
             objects,
+            learned_formats: LearnedFormats::default(),
             left_out,
         })
     }
@@ -175,6 +181,10 @@ impl Registration {
             self.others = others;
         }
         if objects.is_some() {
+            let announced = |list: &ObjectList| (list.formats, list.object_formats.clone());
+            if objects.as_ref().map(announced) != self.objects.as_ref().map(announced) {
+                self.learned_formats = LearnedFormats::default();
+            }
             self.objects = objects;
             self.left_out = left_out;
         }
@@ -237,9 +247,9 @@ impl Registration {
         self.version.as_deref().unwrap_or(DEFAULT_VERSION)
     }
 
-    /// Returns whether the device registered as LwM2M 1.1 or newer.
-    pub fn is_1_1_or_newer(&self) -> bool {
-        !matches!(self.version(), "1" | "1.0")
+    /// Returns whether the device registered as this version of LwM2M or a newer one.
+    pub fn supports(&self, lwm2m: Version) -> bool {
+        self.lwm2m() >= lwm2m
     }
 
     /// Returns the item `b` as given.
@@ -274,6 +284,11 @@ impl Registration {
         self.objects.as_ref().map(|objects| objects.alternate_path.as_str())
     }
 
+    /// Returns the alternate path with a slash in front and none behind, or an empty text for the root.
+    pub fn alternate_prefix(&self) -> String {
+        self.alternate_segments().map(|segment| format!("/{segment}")).collect()
+    }
+
     /// Returns the segments of the alternate path, which every request path begins with.
     pub fn alternate_segments(&self) -> impl Iterator<Item = &str> {
         let path = self.alternate_path().unwrap_or("/");
@@ -286,25 +301,37 @@ impl Registration {
     }
 
     /// Returns the content formats that the root link announces (attribute `ct`).
-    pub fn formats(&self) -> &[u16] {
-        self.objects.as_ref().map_or(&[], |objects| &objects.formats)
+    pub fn formats(&self) -> FormatSet {
+        self.objects.as_ref().map_or(FormatSet::default(), |objects| objects.formats)
     }
 
     /// Returns the content formats that the link of this object announces, or else those of the root link.
-    pub fn object_formats(&self, object: u16) -> &[u16] {
+    pub fn object_formats(&self, object: u16) -> FormatSet {
         let own = self.objects.as_ref().and_then(|objects| objects.object_formats.get(&object));
-        own.map_or(self.formats(), Vec::as_slice)
+        own.copied().unwrap_or(self.formats())
+    }
+
+    pub(super) fn learned_formats(&self) -> &LearnedFormats {
+        &self.learned_formats
+    }
+
+    pub(super) fn learned_formats_mut(&mut self) -> &mut LearnedFormats {
+        &mut self.learned_formats
     }
 
     /// Returns the version of this object: the attribute `ver` of its links, or else what the LwM2M version implies.
     pub fn object_version(&self, object: u16) -> ObjectVersion {
         let ver = self.objects.as_ref().and_then(|objects| objects.versions.get(&object));
-        ObjectVersion::of(object, ver.map(String::as_str), self.version().parse().unwrap_or(Version::FIRST))
+        ObjectVersion::of(object, ver.map(String::as_str), self.lwm2m())
     }
 
     /// Returns the objects that have an attribute `ver`, in the order of their ids.
     pub fn versioned_objects(&self) -> impl Iterator<Item = u16> + '_ {
         self.objects.iter().flat_map(|objects| objects.versions.keys().copied())
+    }
+
+    fn lwm2m(&self) -> Version {
+        self.version().parse().unwrap_or(Version::FIRST)
     }
 
     /// Returns all items with the newer ones merged, or `None` if none of them is new.

@@ -8,9 +8,6 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_PAD_INDIFFERENT, URL_SAFE_PAD_INDIFFERENT};
 use thiserror::Error;
 
-/// Bounds the whole numbers that a double represents exactly.
-const EXACT_IN_DOUBLE: f64 = 9_007_199_254_740_992.0;
-
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     String(String),
@@ -59,10 +56,8 @@ pub enum ValueError {
     NotFinite,
     #[error("the text is not base64")]
     NotBase64,
-    #[error("there is no value")]
-    NoValue,
-    #[error("there is more than one value")]
-    SeveralValues,
+    #[error("the number has more than 64 bits")]
+    TooLarge,
 }
 
 /// Reports that no LwM2M type has this name.
@@ -90,65 +85,6 @@ impl Value {
         if value.is_finite() { Ok(Self::Float(value)) } else { Err(ValueError::NotFinite) }
     }
 
-    /// Returns a whole number of 64 bits as an Integer, or as an Unsigned Integer if it is too large for that.
-    pub fn whole(value: i128) -> Option<Self> {
-        i64::try_from(value).map(Self::Integer).or_else(|_| u64::try_from(value).map(Self::UnsignedInteger)).ok()
-    }
-
-    /// Reads a number from its text, in any form that JSON or a C library writes: `52`, `+52`, `52.0`, `5.2e1`. Whole
-    /// numbers are exact over 64 bits.
-    pub fn number(text: &str) -> Option<Self> {
-        let text = without_blanks(text);
-        // The parser of the standard library takes the names of infinity and NaN, too.
-        let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
-        if !unsigned.starts_with(|first: char| first.is_ascii_digit() || first == '.') {
-            return None;
-        }
-        let whole = match text.split_once('.') {
-            Some((whole, fraction)) if fraction.bytes().all(|digit| digit == b'0') => whole,
-            Some(_) | None => text,
-        };
-        let exact = whole.parse().ok().and_then(Self::whole);
-        exact.or_else(|| text.parse().ok().and_then(|number| Self::float(number).ok()))
-    }
-
-    /// Converts a value from a format with few types to the type of the definition. A number is converted if nothing of
-    /// it is lost, and a text if it is an object link: some clients write links so where SenML has `vlo`. No other
-    /// conversion exists.
-    pub fn conform(self, expected: ResourceType) -> Result<Self, ValueError> {
-        let conformed = match expected {
-            ResourceType::Integer => self.as_whole().and_then(|whole| i64::try_from(whole).ok()).map(Self::Integer),
-            ResourceType::Time => self.as_whole().and_then(|whole| i64::try_from(whole).ok()).map(Self::Time),
-            ResourceType::UnsignedInteger => {
-                self.as_whole().and_then(|whole| u64::try_from(whole).ok()).map(Self::UnsignedInteger)
-            }
-            ResourceType::Float => return self.into_float(),
-            ResourceType::CoreLink => match self {
-                Self::String(text) => return Ok(Self::CoreLink(text)),
-                other => return other.only(expected),
-            },
-            ResourceType::ObjectLink => match self {
-                Self::String(text) => return text.parse().map(Self::ObjectLink),
-                other => return other.only(expected),
-            },
-            ResourceType::String | ResourceType::Boolean | ResourceType::Opaque => return self.only(expected),
-        };
-        conformed.ok_or_else(|| self.mismatch(expected))
-    }
-
-    fn only(self, expected: ResourceType) -> Result<Self, ValueError> {
-        if self.resource_type() == expected { Ok(self) } else { Err(self.mismatch(expected)) }
-    }
-
-    fn into_float(self) -> Result<Self, ValueError> {
-        match self {
-            Self::Float(value) => Self::float(value),
-            Self::Integer(value) => Ok(Self::Float(value as f64)),
-            Self::UnsignedInteger(value) => Ok(Self::Float(value as f64)),
-            other => Err(other.mismatch(ResourceType::Float)),
-        }
-    }
-
     /// Returns the nearest double of a number.
     pub fn as_f64(&self) -> Option<f64> {
         match self {
@@ -157,33 +93,6 @@ impl Value {
             Self::Float(value) => Some(*value),
             Self::String(_) | Self::Boolean(_) | Self::Opaque(_) | Self::ObjectLink(_) | Self::CoreLink(_) => None,
         }
-    }
-
-    fn as_whole(&self) -> Option<i128> {
-        match self {
-            Self::Integer(value) | Self::Time(value) => Some(i128::from(*value)),
-            Self::UnsignedInteger(value) => Some(i128::from(*value)),
-            Self::Float(value) if value.fract() == 0.0 && value.abs() <= EXACT_IN_DOUBLE => Some(*value as i128),
-            Self::Float(_)
-            | Self::String(_)
-            | Self::Boolean(_)
-            | Self::Opaque(_)
-            | Self::ObjectLink(_)
-            | Self::CoreLink(_) => None,
-        }
-    }
-
-    fn mismatch(&self, expected: ResourceType) -> ValueError {
-        let value = match self {
-            Self::String(_) | Self::CoreLink(_) => "a text".to_owned(),
-            Self::Integer(value) | Self::Time(value) => value.to_string(),
-            Self::UnsignedInteger(value) => value.to_string(),
-            Self::Float(value) => value.to_string(),
-            Self::Boolean(value) => value.to_string(),
-            Self::Opaque(bytes) => format!("a sequence of {} bytes", bytes.len()),
-            Self::ObjectLink(link) => link.to_string(),
-        };
-        ValueError::Type { expected, value }
     }
 }
 
@@ -199,11 +108,6 @@ pub fn from_base64(text: &str) -> Result<Vec<u8>, ValueError> {
 /// Removes the blanks around the text of a number, a boolean or a link, and the NUL of a C string.
 pub fn without_blanks(text: &str) -> &str {
     text.trim_matches(|character: char| character.is_ascii_whitespace() || character == '\0')
-}
-
-/// Returns the whole number that this double represents, if it is in the range where doubles are exact.
-pub fn whole_of(value: f64) -> Option<i64> {
-    (value.fract() == 0.0 && value.abs() < EXACT_IN_DOUBLE).then_some(value as i64)
 }
 
 impl ResourceType {
@@ -311,28 +215,6 @@ mod tests {
     }
 
     #[test]
-    fn a_number_has_a_text_in_many_forms() {
-        for (text, value) in [
-            ("52", Value::Integer(52)),
-            ("+52", Value::Integer(52)),
-            ("-52.00", Value::Integer(-52)),
-            ("9223372036854775807.0", Value::Integer(i64::MAX)),
-            ("18446744073709551615", Value::UnsignedInteger(u64::MAX)),
-            (" 52\r\n", Value::Integer(52)),
-            ("52\0", Value::Integer(52)),
-            ("5.2e1", Value::Float(52.0)),
-            ("+21.5", Value::Float(21.5)),
-            (".5", Value::Float(0.5)),
-            ("123456789012345678901234567890", Value::Float(1.234_567_890_123_456_8e29)),
-        ] {
-            assert_eq!(Value::number(text), Some(value), "{text:?}");
-        }
-        for text in ["", " ", "+", "-.", ".", "5 2", "0x10", "inf", "-inf", "NaN", "--5", "1e400", "5,2", "1_000"] {
-            assert_eq!(Value::number(text), None, "{text:?}");
-        }
-    }
-
-    #[test]
     fn base64_may_have_blanks_either_alphabet_and_no_padding() {
         for text in ["++//yv4=", "--__yv4=", "++//yv4", "++//\r\nyv4=\n", " ++ //\tyv4 = "] {
             assert_eq!(from_base64(text), Ok(vec![0xfb, 0xef, 0xff, 0xca, 0xfe]), "{text:?}");
@@ -341,37 +223,5 @@ mod tests {
             assert_eq!(from_base64(text), Err(ValueError::NotBase64), "{text:?}");
         }
         assert_eq!(from_base64(""), Ok(vec![]));
-    }
-
-    #[test]
-    fn a_text_is_an_object_link_where_one_is_expected() {
-        let link = Value::ObjectLink(ObjectLink { object: 3, instance: 0 });
-        assert_eq!(Value::String("3:0".into()).conform(ResourceType::ObjectLink), Ok(link));
-    }
-
-    #[test]
-    fn a_number_conforms_when_nothing_of_it_is_lost() {
-        assert_eq!(Value::Float(81.0).conform(ResourceType::Integer), Ok(Value::Integer(81)));
-        assert_eq!(Value::Integer(3).conform(ResourceType::UnsignedInteger), Ok(Value::UnsignedInteger(3)));
-        assert_eq!(Value::Integer(3).conform(ResourceType::Float), Ok(Value::Float(3.0)));
-        assert_eq!(
-            Value::UnsignedInteger(u64::MAX).conform(ResourceType::UnsignedInteger),
-            Ok(Value::UnsignedInteger(u64::MAX))
-        );
-        for (value, expected) in [
-            (Value::Float(81.5), ResourceType::Integer),
-            (Value::Float(1e300), ResourceType::Integer),
-            (Value::Integer(-1), ResourceType::UnsignedInteger),
-            (Value::UnsignedInteger(u64::MAX), ResourceType::Integer),
-            (Value::Integer(1), ResourceType::Boolean),
-            (Value::Boolean(true), ResourceType::Integer),
-            (Value::String("1".into()), ResourceType::Integer),
-            (Value::Integer(1), ResourceType::String),
-            (Value::String("3:x".into()), ResourceType::ObjectLink),
-            (Value::Opaque(vec![1]), ResourceType::String),
-            (Value::Float(f64::NAN), ResourceType::Float),
-        ] {
-            assert!(value.clone().conform(expected).is_err(), "{value:?} as {expected}");
-        }
     }
 }

@@ -1,34 +1,34 @@
 //! Reads the JSON of an application as a command, or finds the reason why it is none.
 
+mod attributes;
+mod composite;
+mod error;
+mod formats;
 mod values;
 
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use thiserror::Error;
 
 use crate::command::{Command, Echo, LONGEST_EXPIRY, MSG_TYPES, Reply};
-use crate::lwm2m::model::{Model, OtherVersions, Range, Resource};
-use crate::lwm2m::operation::{Operation, OperationKind};
-use crate::lwm2m::path::{Path, PathError};
+use crate::lwm2m::codec::Assignment;
+use crate::lwm2m::content_format::ContentFormat;
+use crate::lwm2m::model::{Model, ObjectVersion, OtherVersions, Resource, Version};
+use crate::lwm2m::operation::{Operation, OperationKind, WriteMode};
+use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
-use crate::lwm2m::value::{ResourceType, UnknownType, ValueError};
 
 use super::topics::is_allowed;
 
+use self::error::{CommandError, MAX_QUERY_ITEM, MAX_QUERY_ITEMS};
 use self::values::Values;
-
-pub(super) use self::values::relative_path;
 
 /// Limits the characters of an unknown type that an answer repeats.
 const LONGEST_SHOWN: usize = 64;
 /// Limits the letters in which a mistyped type may differ from the intended one.
 const TYPING_ERRORS: usize = 2;
-/// Limits the bytes of a query item (RFC 7252 section 5.10).
-const MAX_QUERY_ITEM: usize = 255;
-const MAX_QUERY_ITEMS: usize = 32;
-/// Lists the attributes of LwM2M 1.0 to 1.2 in the order in which they are sent.
-const ATTRIBUTES: [&str; 10] = ["con", "edge", "epmax", "epmin", "gt", "hqmax", "lt", "pmax", "pmin", "st"];
+/// Stands for the instance id of a create that leaves the choice to the device.
+const CHOSEN_BY_DEVICE: &str = "*";
 
 /// Holds a command that cannot be carried out, with what is needed to answer it.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,48 +37,13 @@ pub struct Refusal {
     pub reason: String,
 }
 
-/// Tells why a command cannot be carried out.
-#[derive(Debug, Error)]
-pub(super) enum CommandError {
-    #[error("unknown msgType {0:?}; {1}")]
-    UnknownMsgType(String, String),
-    #[error("{0} is missing")]
-    Missing(&'static str),
-    /// The member has a similar name, or is at another place.
-    #[error("{0} is missing; {1}")]
-    Misplaced(&'static str, String),
-    #[error("{member} is not {expected}")]
-    Member { member: &'static str, expected: &'static str },
-    #[error("{0}")]
-    Path(#[from] PathError),
-    #[error("{msg_type} takes {allowed}, not {path}")]
-    PathLength { msg_type: &'static str, allowed: &'static str, path: Path },
-    #[error("a query item has more than {MAX_QUERY_ITEM} bytes, or there are more than {MAX_QUERY_ITEMS}")]
-    Query,
-    #[error("there is no attribute to write")]
-    NoAttribute,
-    #[error("{0}")]
-    Type(#[from] UnknownType),
-    #[error("{path} has no definition{loaded}: type is missing; add \"type\", or the object's XML to xml_dir")]
-    NoType { path: Path, loaded: OtherVersions },
-    #[error("{path} is of type {defined}, not {given}")]
-    OtherType { path: Path, defined: ResourceType, given: ResourceType },
-    #[error("{0} is executed, it has no value")]
-    NoValue(Path),
-    #[error("{0} cannot be executed")]
-    NotExecutable(Path),
-    #[error("value of {path}: {error}")]
-    Value { path: Path, error: ValueError },
-    #[error("value of {path}: {range} is allowed")]
-    Range { path: Path, range: Range },
-    #[error("value of {0} is not hex")]
-    Hex(Path),
-    #[error("{0} is given a value, and so is an instance of it")]
-    Twofold(Path),
-    #[error("more than {0} values")]
-    TooMany(usize),
-    #[error("the values have more than {0} bytes")]
-    TooLong(usize),
+/// Holds what is needed to interpret the commands for one device.
+#[derive(Clone, Copy, Debug)]
+pub struct CommandContext<'a> {
+    pub registration: &'a Registration,
+    pub model: &'a Model,
+    /// Limits the paths of one composite operation.
+    pub composite_paths: usize,
 }
 
 /// Adds the MQTT properties of a command. A response topic that cannot be published to is ignored.
@@ -92,16 +57,16 @@ fn is_response_topic(topic: &str) -> bool {
     !topic.is_empty() && !topic.contains(['+', '#']) && is_allowed(topic)
 }
 
-/// Reads a command for the device of this registration.
-pub fn parse(payload: &[u8], registration: &Registration, model: &Model) -> Result<Command, Refusal> {
+/// Reads a command for a device.
+pub fn parse(payload: &[u8], context: CommandContext<'_>) -> Result<Command, Refusal> {
     let (echo, members) = Echo::read(payload).map_err(|reason| Refusal { echo: Echo::default(), reason })?;
-    interpret_members(echo, &members, registration, model)
+    interpret_members(echo, &members, context)
 }
 
 /// Interprets a command whose JSON has been read before.
-pub fn interpret(echo: Echo, registration: &Registration, model: &Model) -> Result<Command, Refusal> {
+pub fn interpret(echo: Echo, context: CommandContext<'_>) -> Result<Command, Refusal> {
     match echo.known_members() {
-        Ok(members) => interpret_members(echo, &members, registration, model),
+        Ok(members) => interpret_members(echo, &members, context),
         Err(reason) => Err(Refusal { echo, reason }),
     }
 }
@@ -109,20 +74,27 @@ pub fn interpret(echo: Echo, registration: &Registration, model: &Model) -> Resu
 fn interpret_members(
     echo: Echo,
     members: &Map<String, Value>,
-    registration: &Registration,
-    model: &Model,
+    context: CommandContext<'_>,
 ) -> Result<Command, Refusal> {
-    let source = Source { echo: &echo, members, registration, model };
+    let source = Source { echo: &echo, members, context };
     match source.operation().and_then(|operation| Ok((operation, source.expiry()?))) {
         Ok((operation, expiry)) => Ok(Command { echo, operation, expiry, reply: None }),
         Err(error) => Err(Refusal { echo, reason: error.to_string() }),
     }
 }
 
-/// Returns the command of `auto_observe`. Its answers contain `"is_auto_observe":true`.
+/// Returns the command of `auto_observe` for one path. Its answers contain `"is_auto_observe":true`.
 pub fn auto_observe(path: &Path) -> Command {
     let members = json!({ "msgType": "observe", "is_auto_observe": true, "data": { "path": path.to_string() } });
     let operation = Operation::new(*path, Vec::new(), OperationKind::Observe);
+    Command { echo: Echo::of(&members), operation, expiry: None, reply: None }
+}
+
+/// Returns the command of `auto_observe` for several paths at once. Its answers contain `"is_auto_observe":true`.
+pub fn auto_observe_composite(paths: Vec<Path>) -> Command {
+    let texts: Vec<_> = paths.iter().map(Path::to_string).collect();
+    let members = json!({ "msgType": "observe-composite", "is_auto_observe": true, "data": { "paths": texts } });
+    let operation = Operation::new(Path::ROOT, Vec::new(), OperationKind::ObserveComposite { paths });
     Command { echo: Echo::of(&members), operation, expiry: None, reply: None }
 }
 
@@ -131,8 +103,7 @@ struct Source<'a> {
     echo: &'a Echo,
     /// Holds the members that have a meaning for this program.
     members: &'a Map<String, Value>,
-    registration: &'a Registration,
-    model: &'a Model,
+    context: CommandContext<'a>,
 }
 
 impl<'a> Source<'a> {
@@ -140,15 +111,19 @@ impl<'a> Source<'a> {
         let msg_type = self.members.get("msgType").ok_or_else(|| missing("msgType", self.names()))?;
         let msg_type = msg_type.as_str().ok_or(CommandError::Member { member: "msgType", expected: "a text" })?;
         match msg_type {
-            "read" => self.plain("read", 1..=4, OperationKind::Read),
-            "discover" => self.plain("discover", 1..=3, OperationKind::Discover),
-            "observe" => self.plain("observe", 1..=4, OperationKind::Observe),
+            "read" => self.read(),
+            "discover" => self.discover(),
+            "observe" => self.observe(),
             "cancel-observe" => self.plain("cancel-observe", 1..=4, OperationKind::CancelObserve),
             "write" => self.write(),
             "write-attr" => self.write_attributes(),
             "execute" => self.execute(),
             "create" => self.create(),
             "delete" => self.delete(),
+            "read-composite" => self.read_composite(),
+            "write-composite" => self.write_composite(),
+            "observe-composite" => self.observe_composite(),
+            "cancel-observe-composite" => self.cancel_observe_composite(),
             unknown => {
                 let unknown: String = unknown.chars().take(LONGEST_SHOWN).collect();
                 let known = known_msg_types(&unknown);
@@ -173,30 +148,112 @@ impl<'a> Source<'a> {
         Ok(Operation::new(path, query, kind))
     }
 
+    /// Reads a read. LwM2M has no GET of the root for servers, so that a read of it is a composite one.
+    fn read(&self) -> Result<Operation, CommandError> {
+        let (path, query) = self.target("read", 0..=4)?;
+        if path.is_empty() {
+            self.require(Version::LWM2M_1_1, "read of /")?;
+            let operation = Operation::new(path, query, OperationKind::ReadComposite { paths: vec![Path::ROOT] });
+            return Ok(operation.with_formats(self.formats_of_paths()?));
+        }
+        Ok(Operation::new(path, query, OperationKind::Read).with_formats(self.formats_of_read(path)?))
+    }
+
+    fn observe(&self) -> Result<Operation, CommandError> {
+        let (path, mut query) = self.target("observe", 1..=4)?;
+        query.extend(self.observe_attributes("observe")?);
+        Ok(Operation::new(path, query, OperationKind::Observe).with_formats(self.formats_of_read(path)?))
+    }
+
+    /// Reads a discover. `depth` is the number of levels to list below the path (LwM2M 1.2 section 6.3.2).
+    fn discover(&self) -> Result<Operation, CommandError> {
+        let (path, mut query) = self.target("discover", 1..=3)?;
+        if let Some(depth) = self.data()?.get("depth").filter(|depth| !depth.is_null()) {
+            let levels = depth.as_u64().filter(|levels| *levels <= 3);
+            let levels = levels.ok_or(CommandError::Member { member: "depth", expected: "a number from 0 to 3" })?;
+            self.require(Version::LWM2M_1_2, "depth of discover")?;
+            query.push(format!("depth={levels}"));
+        }
+        Ok(Operation::new(path, query, OperationKind::Discover))
+    }
+
     fn write(&self) -> Result<Operation, CommandError> {
         let data = self.data()?;
-        let Some(content) = data.get("content") else {
-            let (path, query) = self.target("write", 3..=4)?;
-            let value = data.get("value").filter(|value| !value.is_null()).ok_or(CommandError::Missing("value"))?;
-            let mut values = Values::new(self);
-            values.add(path, data.get("type"), value)?;
-            return Ok(Operation::new(path, query, OperationKind::Write { values: values.finish()? }));
+        let (path, query, values) = match data.get("content") {
+            Some(content) => {
+                let (path, query) = self.base("write", 2..=4)?;
+                (path, query, self.content(path, content)?)
+            }
+            None => {
+                let (path, query) = self.target("write", 3..=4)?;
+                let value = data.get("value").filter(|value| !value.is_null()).ok_or(CommandError::Missing("value"))?;
+                let mut values = Values::new(self);
+                values.add(path, data.get("type"), value)?;
+                (path, query, values.finish()?)
+            }
         };
-        let (path, query) = self.base("write", 2..=4)?;
-        let values = self.content(path, content)?;
         if values.is_empty() {
             return Err(CommandError::Member { member: "content", expected: "a list with values" });
         }
-        Ok(Operation::new(path, query, OperationKind::Write { values }))
+        let (mode, formats) = (self.mode(path)?, self.formats_of_values(path, &values)?);
+        Ok(Operation::new(path, query, OperationKind::Write { values, mode }).with_formats(formats))
+    }
+
+    /// Reads `mode`. Without it a write updates an instance, and replaces anything else.
+    fn mode(&self, path: Path) -> Result<WriteMode, CommandError> {
+        let is_instance = path.len() == 2;
+        match self.data()?.get("mode") {
+            None | Some(Value::Null) if is_instance => Ok(WriteMode::Update),
+            None | Some(Value::Null) => Ok(WriteMode::Replace),
+            Some(Value::String(mode)) if mode == "replace" => Ok(WriteMode::Replace),
+            Some(Value::String(mode)) if mode == "update" && path.len() == 4 => {
+                Err(CommandError::NothingToUpdate(path))
+            }
+            Some(Value::String(mode)) if mode == "update" => Ok(WriteMode::Update),
+            Some(_) => Err(CommandError::Member { member: "mode", expected: "\"update\" or \"replace\"" }),
+        }
     }
 
     fn create(&self) -> Result<Operation, CommandError> {
         let content = self.data()?.get("content").ok_or(CommandError::Missing("content"))?;
         let (path, query) = self.base("create", 1..=1)?;
-        Ok(Operation::new(path, query, OperationKind::Create { values: self.content(path, content)? }))
+        if let Some(values) = self.content_without_id(path, content)? {
+            let kind = OperationKind::Create { values, device_chooses_id: true };
+            return Ok(Operation::new(path, query, kind).with_formats(self.formats_without_id()?));
+        }
+        let values = self.content(path, content)?;
+        let formats = self.formats_of_values(path, &values)?;
+        let kind = OperationKind::Create { values, device_chooses_id: false };
+        Ok(Operation::new(path, query, kind).with_formats(formats))
     }
 
-    fn content(&self, base: Path, content: &Value) -> Result<Vec<crate::lwm2m::codec::Assignment>, CommandError> {
+    /// Reads the content of a create whose paths begin with `*`. Returns `None` if none does. TLV is the one format that can
+    /// leave the instance id to the device.
+    fn content_without_id(&self, base: Path, content: &Value) -> Result<Option<Vec<Assignment>>, CommandError> {
+        let items = content.as_array().map_or(&[][..], Vec::as_slice);
+        let below = |item: &'_ Value| {
+            let path = item.get("path").and_then(Value::as_str)?.trim_start_matches('/');
+            path.strip_prefix(CHOSEN_BY_DEVICE).filter(|rest| rest.starts_with('/')).map(str::to_owned)
+        };
+        let paths: Vec<_> = items.iter().map(below).collect();
+        if paths.iter().all(Option::is_none) {
+            return Ok(None);
+        }
+        let registration = self.context.registration;
+        let announced = base.object().map(|object| registration.object_formats(object)).unwrap_or_default();
+        if registration.supports(Version::LWM2M_1_1) && !announced.is_empty() && !announced.contains(ContentFormat::Tlv)
+        {
+            return Err(CommandError::NoFormatWithoutId);
+        }
+        let instance = base.child(0).unwrap_or(base);
+        let mut values = Values::new(self);
+        for (item, path) in items.iter().zip(paths) {
+            values.add_item_at(instance, &path.ok_or(CommandError::SomeWithoutId)?, item)?;
+        }
+        values.finish().map(Some)
+    }
+
+    fn content(&self, base: Path, content: &Value) -> Result<Vec<Assignment>, CommandError> {
         let items = content.as_array().ok_or(CommandError::Member { member: "content", expected: "a list" })?;
         let mut values = Values::new(self);
         items.iter().try_for_each(|item| values.add_item(base, item))?;
@@ -204,18 +261,12 @@ impl<'a> Source<'a> {
     }
 
     fn write_attributes(&self) -> Result<Operation, CommandError> {
-        let (path, query) = self.target("write-attr", 1..=4)?;
-        let data = self.data()?;
-        let mut attributes = Vec::new();
-        for name in ATTRIBUTES {
-            if let Some(value) = data.get(name).filter(|value| !value.is_null()) {
-                attributes.push((name, attribute_text(name, value)?));
-            }
-        }
-        if attributes.is_empty() && query.is_empty() {
+        let (path, mut query) = self.target("write-attr", 1..=4)?;
+        query.extend(attributes::items(self.data()?)?);
+        if query.is_empty() {
             return Err(CommandError::NoAttribute);
         }
-        Ok(Operation::new(path, query, OperationKind::WriteAttributes { attributes }))
+        Ok(Operation::new(path, query, OperationKind::WriteAttributes))
     }
 
     fn execute(&self) -> Result<Operation, CommandError> {
@@ -241,14 +292,28 @@ impl<'a> Source<'a> {
         Ok(Operation::new(path, query, OperationKind::Delete))
     }
 
+    /// Returns an error if the device registered as an older version of LwM2M than the feature needs.
+    fn require(&self, needed: Version, feature: &str) -> Result<(), CommandError> {
+        let registration = self.context.registration;
+        if registration.supports(needed) {
+            return Ok(());
+        }
+        let registered = registration.version().to_owned();
+        Err(CommandError::Version { registered, feature: feature.to_owned(), needed })
+    }
+
     fn definition(&self, path: Path) -> Option<&'a Resource> {
         let (object, resource) = (path.object()?, path.resource()?);
-        self.model.resource(object, self.registration.object_version(object), resource)
+        self.context.model.resource(object, self.object_version(object), resource)
     }
 
     fn other_versions(&self, path: Path) -> OtherVersions {
-        let versions = |object| self.model.other_versions(object, self.registration.object_version(object));
+        let versions = |object| self.context.model.other_versions(object, self.object_version(object));
         path.object().map(versions).unwrap_or_default()
+    }
+
+    fn object_version(&self, object: u16) -> ObjectVersion {
+        self.context.registration.object_version(object)
     }
 
     /// Returns the names of all members as written.
@@ -297,6 +362,14 @@ impl<'a> Source<'a> {
     }
 }
 
+/// Returns the path of an item of `content` below the base path. An instance id that is left to the device is 0.
+pub(super) fn below_base(written: Option<&Value>) -> Option<Path> {
+    match written.and_then(Value::as_str).and_then(|text| text.trim_start_matches('/').strip_prefix(CHOSEN_BY_DEVICE)) {
+        Some(below) => format!("0{below}").parse().ok(),
+        None => values::relative_path(written).ok(),
+    }
+}
+
 /// Returns a text that lists the known types and names the one that was probably meant.
 fn known_msg_types(unknown: &str) -> String {
     let like = unknown.to_lowercase().replace('_', "-");
@@ -323,6 +396,7 @@ type Lengths = std::ops::RangeInclusive<usize>;
 
 fn path_length(msg_type: &'static str, lengths: &Lengths, path: Path) -> CommandError {
     let allowed = match (lengths.start(), lengths.end()) {
+        (0, 4) => "a path of up to four segments",
         (1, 1) => "an object",
         (1, 3) => "an object, an instance or a resource",
         (3, 3) => "a resource",
@@ -332,21 +406,6 @@ fn path_length(msg_type: &'static str, lengths: &Lengths, path: Path) -> Command
         _ => "a path of one to four segments",
     };
     CommandError::PathLength { msg_type, allowed, path }
-}
-
-/// Returns the text of an attribute. Numbers have no exponent, because devices read decimals.
-fn attribute_text(name: &'static str, value: &Value) -> Result<String, CommandError> {
-    let wrong = || CommandError::Member { member: name, expected: "a number or its text" };
-    let text = match value {
-        Value::String(text) => text.clone(),
-        Value::Number(number) if number.is_f64() => {
-            number.as_f64().map(|number| number.to_string()).ok_or_else(wrong)?
-        }
-        Value::Number(number) => number.to_string(),
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return Err(wrong()),
-    };
-    let allowed = !text.is_empty() && name.len() + 1 + text.len() <= MAX_QUERY_ITEM;
-    if allowed { Ok(text) } else { Err(wrong()) }
 }
 
 #[cfg(test)]

@@ -5,11 +5,12 @@ use serde::ser::{SerializeMap, SerializeSeq, Serializer};
 use serde_json::value::RawValue;
 
 use crate::command::Members;
-use crate::lwm2m::codec::{Assignment, tlv};
+use crate::lwm2m::codec::tlv;
 use crate::lwm2m::operation::{Operation, OperationKind};
 use crate::lwm2m::path::Path;
+use crate::lwm2m::value::Value;
 
-use super::downlink::relative_path;
+use super::downlink::below_base;
 
 /// Limits the text of a repeated value. A longer one, such as a firmware image, is replaced by its size.
 const LONGEST_ECHOED_VALUE: usize = 1024;
@@ -41,20 +42,27 @@ impl Serialize for UnansweredData<'_> {
 
 impl UnansweredData<'_> {
     fn shortened<'v>(&self, value: &'v RawValue, path: Path) -> Shortened<'v> {
-        let assigned = self.values().iter().find(|assignment| assignment.path == path);
-        shortened(value, assigned.map(|assignment| tlv::encode_value(&assignment.value).len()))
+        shortened(value, self.value_at(path).map(|value| tlv::encode_value(value).len()))
     }
 
-    fn values(&self) -> &[Assignment] {
+    fn value_at(&self, path: Path) -> Option<&Value> {
         match &self.operation.kind {
-            OperationKind::Write { values } | OperationKind::Create { values } => values,
+            OperationKind::Write { values, .. } | OperationKind::Create { values, .. } => {
+                values.iter().find(|assignment| assignment.path == path).map(|assignment| &assignment.value)
+            }
+            OperationKind::WriteComposite { patches } => {
+                patches.iter().find(|patch| patch.path == path).and_then(|patch| patch.value.as_ref())
+            }
             OperationKind::Read
             | OperationKind::Discover
-            | OperationKind::WriteAttributes { .. }
+            | OperationKind::WriteAttributes
             | OperationKind::Execute { .. }
             | OperationKind::Delete
             | OperationKind::Observe
-            | OperationKind::CancelObserve => &[],
+            | OperationKind::CancelObserve
+            | OperationKind::ReadComposite { .. }
+            | OperationKind::ObserveComposite { .. }
+            | OperationKind::CancelObserveComposite { .. } => None,
         }
     }
 
@@ -64,11 +72,15 @@ impl UnansweredData<'_> {
             OperationKind::Read
             | OperationKind::Discover
             | OperationKind::Write { .. }
-            | OperationKind::WriteAttributes { .. }
+            | OperationKind::WriteAttributes
             | OperationKind::Create { .. }
             | OperationKind::Delete
             | OperationKind::Observe
-            | OperationKind::CancelObserve => None,
+            | OperationKind::CancelObserve
+            | OperationKind::ReadComposite { .. }
+            | OperationKind::WriteComposite { .. }
+            | OperationKind::ObserveComposite { .. }
+            | OperationKind::CancelObserveComposite { .. } => None,
         }
     }
 }
@@ -128,7 +140,7 @@ impl ContentItem<'_> {
     fn path(&self) -> Path {
         let base = self.data.operation.path;
         let written = self.members.get("path").and_then(|path| serde_json::from_str(path.get()).ok());
-        let relative = relative_path(written.as_ref()).unwrap_or(Path::ROOT);
+        let relative = below_base(written.as_ref()).unwrap_or(Path::ROOT);
         relative.segments().iter().try_fold(base, |path, id| path.child(*id)).unwrap_or(base)
     }
 }

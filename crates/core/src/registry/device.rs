@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::coap::{Acknowledge, ExchangeId};
 use crate::command::Command;
+use crate::lwm2m::format_choice::Attempts;
 use crate::lwm2m::register::Registration;
 use lwm2m_base::Peer;
 use lwm2m_dtls::credentials::Identity;
@@ -72,8 +73,8 @@ pub struct InFlight {
     pub expires: Instant,
     /// The device has said that it answers later, and the application was told.
     pub acknowledged: bool,
-    /// The device did not know the format of the first request, and this one has another.
-    pub in_other_format: bool,
+    /// Follows the formats of its requests.
+    pub attempts: Attempts,
     /// What its record is called by, once it has one.
     pub serial: Option<u64>,
     /// The digest of a retained command.
@@ -203,25 +204,24 @@ impl Device {
         self.awake_window.map(|window| self.last_heard + window)
     }
 
-    pub fn sent(&mut self, now: Instant, exchange: ExchangeId, waiting: PendingCommand) {
+    pub fn sent(&mut self, now: Instant, exchange: ExchangeId, waiting: PendingCommand, attempts: Attempts) {
         let PendingCommand { command, expires, serial, retained, room } = waiting;
-        let (acknowledged, in_other_format) = (false, false);
         self.in_flight = Some(InFlight {
             exchange,
             command,
             sent: now,
             expires,
-            acknowledged,
-            in_other_format,
+            acknowledged: false,
+            attempts,
             serial,
             retained,
             room,
         });
     }
 
-    /// The command that was in flight goes on by another exchange.
-    pub fn sent_in_other_format(&mut self, exchange: ExchangeId, in_flight: InFlight) {
-        self.in_flight = Some(InFlight { exchange, in_other_format: true, ..in_flight });
+    /// Puts the command that was in flight back, with the exchange of its next request.
+    pub fn sent_again(&mut self, exchange: ExchangeId, in_flight: InFlight) {
+        self.in_flight = Some(InFlight { exchange, ..in_flight });
     }
 
     /// The device will answer this exchange later; gives its command, unless the device said so of the command before.

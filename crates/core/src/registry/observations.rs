@@ -23,7 +23,10 @@ pub enum ObservedPaths {
 impl ObservedPaths {
     /// Returns what an observe command, or the command that cancels it, is about.
     pub fn of(operation: &Operation) -> Self {
-        Self::Single(operation.path)
+        match operation.kind.observed_paths() {
+            Some(paths) => Self::Composite(paths.iter().copied().collect()),
+            None => Self::Single(operation.path),
+        }
     }
 }
 
@@ -124,7 +127,7 @@ mod tests {
     }
 
     fn observation_of(text: &str) -> Observation {
-        let operation = Operation { path: path(text), query: Vec::new(), kind: OperationKind::Observe };
+        let operation = Operation::new(path(text), Vec::new(), OperationKind::Observe);
         Observation::of(Command { echo: Echo::default(), operation, expiry: None, reply: None })
     }
 

@@ -288,11 +288,12 @@ fn written(request: &Message) -> (Option<u16>, &[u8]) {
     (request.options.content_format(), &request.payload)
 }
 
-/// The bytes themselves and TLV stand in for each other, whichever comes first.
+/// A 1.0 device gets the bytes in place of TLV. A newer one gets SenML CBOR in place of the bytes.
 #[test]
-fn a_device_that_does_not_know_the_format_of_an_opaque_value_gets_the_other_one() {
+fn a_device_that_does_not_know_the_format_of_an_opaque_value_gets_another_one() {
     let (bytes, tlv) = ((Some(42), &b"\xca\xfe"[..]), (Some(11542), &b"\xc2\x00\xca\xfe"[..]));
-    for (version, formats) in [("1.0", [tlv, bytes]), ("1.1", [bytes, tlv])] {
+    let senml = (Some(112), &b"\x81\xa2\x21\x66/5/0/0\x08\x42\xca\xfe"[..]);
+    for (version, formats) in [("1.0", [tlv, bytes]), ("1.1", [bytes, senml])] {
         let mut scene = Scene::new();
         scene.register(&format!("ep=dev-7&lt=300&lwm2m={version}"));
         scene.command(&push(1));

@@ -1,6 +1,8 @@
-//! The cases of the mapping contract that need no device and no broker: TLV as bytes and as trees, and commands from
-//! JSON to a CoAP request and from a CoAP response to JSON. They are read from `LWM2M_VECTORS`, or from
-//! `../shared/spec/vectors.json`, where one of them is there.
+//! Plays cases of JSON and bytes that need no gateway: TLV as bytes and as trees, and commands from JSON to a CoAP request
+//! and from a CoAP response to JSON. They are read from the file that `LWM2M_VECTORS` names, or else from
+//! `../shared/spec/vectors.json`; those of LwM2M 1.1 and 1.2 from `LWM2M_VECTORS_11` or `../shared/spec/vectors-11.json`.
+
+mod lwm2m_11;
 
 use std::borrow::Cow;
 use std::fs;
@@ -13,8 +15,12 @@ use lwm2m_core::lwm2m::codec::tlv::{self, Tlv};
 use lwm2m_core::lwm2m::codec::{DecodeContext, UndefinedResources};
 use lwm2m_core::lwm2m::model::Model;
 use lwm2m_core::lwm2m::register::Registration;
-use lwm2m_core::mqtt::{downlink, uplink};
+use lwm2m_core::mqtt::downlink::{self, CommandContext};
+use lwm2m_core::mqtt::uplink;
 use serde_json::Value;
+
+/// The time of the wall clock when payloads come.
+const NOW: Duration = Duration::from_secs(1_700_000_000);
 
 #[test]
 fn every_tlv_vector_is_the_same_tree_in_both_directions() {
@@ -40,7 +46,7 @@ fn every_command_vector_is_its_request_and_its_answer() {
             Value::Null => Vec::new(),
             single => vec![single.clone()],
         };
-        match downlink::parse(&payload, &registration, &model) {
+        match downlink::parse(&payload, command_context(&registration, &model)) {
             Ok(command) => check_exchange(&case, &command, &registration, &model, &uplinks),
             Err(refusal) => {
                 assert_eq!(case["coap_request"], Value::Null, "{}: {}", case["name"], refusal.reason);
@@ -69,10 +75,7 @@ fn check_exchange(
             if reset { uplink::reset(command) } else { uplink::acknowledged(&command.echo) }
         } else {
             let seq_num = response["observe"].as_u64().map(|number| number as u32);
-            let undefined = UndefinedResources::Refuse;
-            let context =
-                DecodeContext { registration, model, undefined, unix_time: Duration::from_secs(1_700_000_000) };
-            let outcome = command.operation.outcome(&response_of(response), context);
+            let outcome = command.operation.outcome(&response_of(response), decode_context(registration, model));
             match (at, seq_num) {
                 (1.., Some(seq_num)) => uplink::notification(&command.echo, &outcome, Some(seq_num)),
                 _ => uplink::answer(&command.echo, &outcome, seq_num),
@@ -80,6 +83,15 @@ fn check_exchange(
         };
         check_uplink(case, &expected["payload"], &written);
     }
+}
+
+fn command_context<'a>(registration: &'a Registration, model: &'a Model) -> CommandContext<'a> {
+    CommandContext { registration, model, composite_paths: 128 }
+}
+
+fn decode_context<'a>(registration: &'a Registration, model: &'a Model) -> DecodeContext<'a> {
+    let undefined = UndefinedResources::Refuse;
+    DecodeContext { registration, model, undefined, unix_time: NOW, max_entries: 10_000 }
 }
 
 fn check_request(case: &Value, request: &Request) {
@@ -132,11 +144,15 @@ fn registration(alternate_path: &str) -> Registration {
 }
 
 fn model() -> Model {
+    model_with(&[])
+}
+
+/// The shipped definitions, and these files.
+fn model_with(files: &[PathBuf]) -> Model {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../xml");
-    let files = fs::read_dir(folder).expect("the shipped definitions").map(|entry| {
-        let path = entry.expect("an entry").path();
-        (path.display().to_string(), fs::read(&path).expect("a file that can be read"))
-    });
+    let shipped = fs::read_dir(folder).expect("the shipped definitions").map(|entry| entry.expect("an entry").path());
+    let files = shipped.chain(files.iter().cloned());
+    let files = files.map(|path| (path.display().to_string(), fs::read(&path).expect("a file that can be read")));
     let (model, broken) = Model::from_files(files.collect::<Vec<_>>());
     assert_eq!(broken, []);
     model
@@ -166,15 +182,26 @@ fn tree(element: &Value) -> Tlv<'static> {
     }
 }
 
-fn cases(kind: &str) -> Vec<Value> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/spec/vectors.json");
-    let file = std::env::var_os("LWM2M_VECTORS").map(PathBuf::from).or_else(|| beside.is_file().then_some(beside));
-    let Some(file) = file else {
-        println!("skipped: no vectors (LWM2M_VECTORS)");
+/// Returns a file or folder that a variable names, or else the one beside the project, if it is there.
+fn beside(variable: &str, path: &str) -> Option<PathBuf> {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared").join(path);
+    std::env::var_os(variable).map(PathBuf::from).or_else(|| beside.exists().then_some(beside))
+}
+
+fn read_cases(variable: &str, path: &str) -> Vec<Value> {
+    let Some(file) = beside(variable, path) else {
+        println!("skipped: no vectors ({variable})");
         return Vec::new();
     };
     let text = fs::read(&file).expect("a file that can be read");
-    let all: Vec<Value> = serde_json::from_slice(&text).expect("a list of cases");
+    serde_json::from_slice(&text).expect("a list of cases")
+}
+
+fn cases(kind: &str) -> Vec<Value> {
+    let all = read_cases("LWM2M_VECTORS", "spec/vectors.json");
+    if all.is_empty() {
+        return all;
+    }
     let cases: Vec<_> = all.into_iter().filter(|case| case["kind"] == kind).collect();
     assert!(!cases.is_empty(), "no case of kind {kind}");
     cases

@@ -1,24 +1,66 @@
-//! `application/cbor`: one resource as one item (LwM2M 1.1 section 7.4.5), and what all CBOR formats share.
+//! `application/cbor`: one resource as one item (LwM2M 1.1 section 7.4.5), and the items that all CBOR formats share (RFC
+//! 8949).
 
-use minicbor::Decoder;
+use std::borrow::Cow;
+use std::convert::Infallible;
+
 use minicbor::data::{IanaTag, Tag, Type};
 use minicbor::decode::Error;
+use minicbor::{Decoder, Encoder, encode};
 
-use crate::lwm2m::value::{ResourceType, Value, ValueError, without_blanks};
+use crate::lwm2m::number::Number;
+use crate::lwm2m::value::Value;
 
-use super::{DecodeError, Reading};
+use super::scalar::Scalar;
+use super::{DecodeError, Reading, date};
 
-/// An exponent beyond it makes no number of any mantissa.
-const MAX_EXPONENT: i32 = 400;
+/// Limits the exponent of a decimal fraction before anything is computed. Doubles reach from 1e-324 to 1e308, for a mantissa
+/// of 20 digits at most.
+const MAX_EXPONENT: i128 = 400;
+/// Is the number of bytes of an `i128`.
+const EXACT_BYTES: usize = 16;
 
 pub(super) fn read(payload: &[u8], reading: &mut Reading<'_>) -> Result<(), DecodeError> {
     let mut decoder = Decoder::new(payload);
     let item = scalar(&mut decoder)?;
     end(&decoder)?;
-    reading.push_value(reading.request, None, |expected| typed(item, expected))
+    reading.push(reading.single()?, None, item)
 }
 
-/// Nothing may stand behind the last item.
+/// Writes one value. A Time has tag 1, without which Leshan does not read it.
+pub(super) fn write(value: &Value) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = Encoder::new(&mut bytes);
+    let tagged = match value {
+        Value::Time(_) => encoder.tag(IanaTag::Timestamp),
+        Value::String(_)
+        | Value::Integer(_)
+        | Value::UnsignedInteger(_)
+        | Value::Float(_)
+        | Value::Boolean(_)
+        | Value::Opaque(_)
+        | Value::ObjectLink(_)
+        | Value::CoreLink(_) => Ok(&mut encoder),
+    };
+    tagged.and_then(|encoder| write_item(value, encoder)).expect("a vector takes all that is written");
+    bytes
+}
+
+/// Writes one value as an item without a tag.
+pub(super) fn write_item(value: &Value, encoder: &mut Encoder<&mut Vec<u8>>) -> Result<(), encode::Error<Infallible>> {
+    match value {
+        Value::String(text) | Value::CoreLink(text) => encoder.str(text)?,
+        Value::Integer(value) | Value::Time(value) => encoder.i64(*value)?,
+        Value::UnsignedInteger(value) => encoder.u64(*value)?,
+        Value::Float(value) => encoder.f64(*value)?,
+        Value::Boolean(value) => encoder.bool(*value)?,
+        Value::Opaque(bytes) => encoder.bytes(bytes)?,
+        Value::ObjectLink(link) => encoder.str(&link.to_string())?,
+    }
+    .ok()
+}
+
+/// Returns an error if bytes are left behind the last item.
 pub(super) fn end(decoder: &Decoder<'_>) -> Result<(), DecodeError> {
     match decoder.input().len() - decoder.position() {
         0 => Ok(()),
@@ -26,77 +68,106 @@ pub(super) fn end(decoder: &Decoder<'_>) -> Result<(), DecodeError> {
     }
 }
 
-/// A time may be a date, where the definition says that it is a time. (An object link has no type of its own in CBOR,
-/// either: that is a matter of [`Value::conform`].)
-pub(super) fn typed(item: Value, expected: Option<ResourceType>) -> Result<Value, ValueError> {
-    match (item, expected) {
-        (Value::String(text), Some(ResourceType::Time)) => match date(&text) {
-            Some(seconds) => Ok(Value::Time(seconds)),
-            None => Err(ValueError::Type { expected: ResourceType::Time, value: "the text".to_owned() }),
-        },
-        (item, _) => Ok(item),
+/// Reads one item that is a value: no map, no null, and no array other than a decimal fraction.
+pub(super) fn scalar<'b>(decoder: &mut Decoder<'b>) -> Result<Scalar<'b>, Error> {
+    loop {
+        match decoder.datatype()? {
+            Type::Bool => return decoder.bool().map(Scalar::Boolean),
+            Type::String | Type::StringIndef => return text(decoder).map(Scalar::Text),
+            Type::Bytes | Type::BytesIndef => return bytes(decoder).map(Scalar::Bytes),
+            Type::Tag => match NumberTag::of(decoder.tag()?) {
+                Some(tag) => return tag.read(decoder),
+                // Any other tag, such as that of self-described CBOR, does not change the value.
+                None => {}
+            },
+            _ => return plain_number(decoder).map(Scalar::Number),
+        }
     }
 }
 
-/// One item that is a value: no array but a decimal fraction, no map, no null.
-pub(super) fn scalar(decoder: &mut Decoder<'_>) -> Result<Value, Error> {
-    match decoder.datatype()? {
-        Type::Bool => decoder.bool().map(Value::Boolean),
-        Type::String | Type::StringIndef => text(decoder).map(Value::String),
-        Type::Bytes | Type::BytesIndef => bytes(decoder).map(Value::Opaque),
-        _ => number(decoder),
-    }
-}
-
-/// An integer of at most 64 bits, a float of any width or a decimal fraction; or a time, which is a number of seconds
-/// (RFC 8949 section 3.4).
-pub(super) fn number(decoder: &mut Decoder<'_>) -> Result<Value, Error> {
+/// Reads a number in any form that a value may have.
+pub(super) fn number(decoder: &mut Decoder<'_>) -> Result<Number, Error> {
     let at = decoder.position();
-    match decoder.datatype()? {
-        Type::Tag => tagged(decoder),
-        _ => plain_number(decoder, at),
+    match scalar(decoder)? {
+        Scalar::Number(number) => Ok(number),
+        Scalar::Date(seconds) => Ok(Number::Whole(seconds.into())),
+        Scalar::Text(_) | Scalar::Boolean(_) | Scalar::Bytes(_) | Scalar::Link(_) => {
+            Err(Error::message("the item is no number").at(at))
+        }
     }
 }
 
-fn tagged(decoder: &mut Decoder<'_>) -> Result<Value, Error> {
-    let at = decoder.position();
-    let tag = decoder.tag()?;
-    if tag == Tag::from(IanaTag::DateTime) {
-        let seconds = date(&text(decoder)?).ok_or_else(|| Error::message("the text is no date").at(at))?;
-        return Ok(Value::Time(seconds));
+/// Names the tags whose items are numbers (RFC 8949 section 3.4).
+#[derive(Clone, Copy)]
+enum NumberTag {
+    Date,
+    Timestamp,
+    PositiveBignum,
+    NegativeBignum,
+    Decimal,
+    /// Stands for a number that no resource has, such as a bigfloat or a rational.
+    Other,
+}
+
+impl NumberTag {
+    fn of(tag: Tag) -> Option<Self> {
+        /// Rational numbers, and decimal fractions and bigfloats with exponents of any size.
+        const OTHERS: [u64; 4] = [30, 264, 265, 268];
+        let known = [
+            (IanaTag::DateTime, Self::Date),
+            (IanaTag::Timestamp, Self::Timestamp),
+            (IanaTag::PosBignum, Self::PositiveBignum),
+            (IanaTag::NegBignum, Self::NegativeBignum),
+            (IanaTag::Decimal, Self::Decimal),
+            (IanaTag::Bigfloat, Self::Other),
+        ];
+        let found = known.into_iter().find(|(iana, _)| Tag::from(*iana) == tag).map(|(_, kind)| kind);
+        found.or_else(|| OTHERS.contains(&tag.as_u64()).then_some(Self::Other))
     }
-    if tag == Tag::from(IanaTag::Decimal) {
-        return decimal(decoder);
+
+    /// Reads the item behind the tag.
+    fn read<'b>(self, decoder: &mut Decoder<'b>) -> Result<Scalar<'b>, Error> {
+        let at = decoder.position();
+        let number = match self {
+            Self::Date => {
+                let seconds = date::parse(&text(decoder)?);
+                return seconds.map(Scalar::Date).ok_or_else(|| Error::message("the text is no date").at(at));
+            }
+            Self::Timestamp => timestamp(decoder)?,
+            Self::PositiveBignum => bignum(&bytes(decoder)?, false),
+            Self::NegativeBignum => bignum(&bytes(decoder)?, true),
+            Self::Decimal => decimal(decoder)?,
+            Self::Other => return Err(Error::message("the tag is that of a number which no resource has").at(at)),
+        };
+        Ok(Scalar::Number(number))
     }
-    if tag != Tag::from(IanaTag::Timestamp) {
-        return Err(Error::message("the tag is none of a time or a decimal fraction").at(at));
-    }
-    // A time with a fraction of a second may be a decimal fraction.
+}
+
+/// Reads the number of a time, which may be a decimal fraction.
+fn timestamp(decoder: &mut Decoder<'_>) -> Result<Number, Error> {
     let at = decoder.position();
     if decoder.datatype()? != Type::Tag {
-        return plain_number(decoder, at);
+        return plain_number(decoder);
     }
-    if decoder.tag()? != Tag::from(IanaTag::Decimal) {
-        return Err(Error::message("a time is a number").at(at));
+    match NumberTag::of(decoder.tag()?) {
+        Some(NumberTag::Decimal) => decimal(decoder),
+        Some(_) | None => Err(Error::message("a time is a number").at(at)),
     }
-    decimal(decoder)
 }
 
-fn plain_number(decoder: &mut Decoder<'_>, at: usize) -> Result<Value, Error> {
+fn plain_number(decoder: &mut Decoder<'_>) -> Result<Number, Error> {
+    let at = decoder.position();
     match decoder.datatype()? {
         Type::U8 | Type::U16 | Type::U32 | Type::U64 | Type::I8 | Type::I16 | Type::I32 | Type::I64 | Type::Int => {
-            let whole = i128::from(decoder.int()?);
-            Value::whole(whole).ok_or_else(|| Error::message("the number has more than 64 bits").at(at))
+            Ok(Number::Whole(i128::from(decoder.int()?)))
         }
-        Type::F16 | Type::F32 | Type::F64 => {
-            Value::float(decoder.f64()?).map_err(|_| Error::message("NaN and infinities are no values").at(at))
-        }
+        Type::F16 | Type::F32 | Type::F64 => Ok(Number::Double(decoder.f64()?)),
         other => Err(Error::type_mismatch(other).at(at)),
     }
 }
 
-/// `[exponent, mantissa]`, behind its tag: exact where it is a whole number, else the nearest double.
-fn decimal(decoder: &mut Decoder<'_>) -> Result<Value, Error> {
+/// Reads `[exponent, mantissa]` behind its tag.
+fn decimal(decoder: &mut Decoder<'_>) -> Result<Number, Error> {
     let at = decoder.position();
     let wrong = |why| Error::message(why).at(at);
     let mut left = decoder.array()?;
@@ -108,65 +179,60 @@ fn decimal(decoder: &mut Decoder<'_>) -> Result<Value, Error> {
     if goes_on(decoder, &mut left)? {
         return Err(wrong("a decimal fraction has two parts"));
     }
-    // Before anything is computed: doubles reach from 1e-324 to 1e308, for a mantissa of 20 digits at most.
-    let exponent = i32::try_from(exponent).ok().filter(|exponent| (-MAX_EXPONENT..=MAX_EXPONENT).contains(exponent));
+    let exponent = i32::try_from(exponent).ok().filter(|exponent| i128::from(exponent.unsigned_abs()) <= MAX_EXPONENT);
     let exponent = exponent.ok_or_else(|| wrong("the exponent is out of range"))?;
-    let power = 10_i128.checked_pow(exponent.unsigned_abs());
-    let exact = match power {
-        Some(power) if exponent >= 0 => mantissa.checked_mul(power),
-        Some(power) if mantissa % power == 0 => Some(mantissa / power),
-        Some(_) | None => None,
-    };
-    if let Some(whole) = exact.and_then(Value::whole) {
-        return Ok(whole);
-    }
-    let nearest = format!("{mantissa}e{exponent}").parse().map_err(|_| wrong("the number cannot be read"))?;
-    Value::float(nearest).map_err(|_| wrong("the number is too large"))
+    Number::decimal(mantissa, exponent).ok_or_else(|| wrong("the number is too large"))
 }
 
-/// Seconds since 1970 of a date as RFC 3339 has it, in any offset from UTC; `None` for a fraction of a second.
-pub(super) fn date(text: &str) -> Option<i64> {
-    let text = without_blanks(text);
-    let (local, offset) = match text.strip_suffix(['Z', 'z']) {
-        Some(local) => (local, 0),
-        None => {
-            let (local, offset) = text.split_at_checked(text.len().checked_sub("+00:00".len())?)?;
-            (local, offset_seconds(offset)?)
+/// Returns the whole number that these bytes represent, or -1 minus it.
+fn bignum(bytes: &[u8], negative: bool) -> Number {
+    let leading = bytes.iter().take_while(|byte| **byte == 0).count();
+    let digits = &bytes[leading..];
+    let (first, rest) = digits.split_at(digits.len().min(EXACT_BYTES));
+    let magnitude = first.iter().fold(0_u128, |value, byte| (value << 8) | u128::from(*byte));
+    if rest.is_empty()
+        && let Ok(magnitude) = i128::try_from(magnitude)
+    {
+        return Number::Whole(if negative { -1 - magnitude } else { magnitude });
+    }
+    // Rounding looks at the highest bits and at whether there is anything behind them.
+    let sticky = u128::from(rest.iter().any(|byte| *byte != 0));
+    let scale = i32::try_from(rest.len()).map_or(f64::INFINITY, |bytes| 256_f64.powi(bytes));
+    let nearest = (magnitude | sticky) as f64 * scale;
+    Number::Huge(if negative { -nearest } else { nearest })
+}
+
+pub(super) fn text<'b>(decoder: &mut Decoder<'b>) -> Result<Cow<'b, str>, Error> {
+    match decoder.datatype()? {
+        Type::StringIndef => decoder.str_iter()?.collect::<Result<String, Error>>().map(Cow::Owned),
+        _ => decoder.str().map(Cow::Borrowed),
+    }
+}
+
+pub(super) fn bytes<'b>(decoder: &mut Decoder<'b>) -> Result<Cow<'b, [u8]>, Error> {
+    match decoder.datatype()? {
+        Type::BytesIndef => {
+            let mut bytes = Vec::new();
+            for part in decoder.bytes_iter()? {
+                bytes.extend_from_slice(part?);
+            }
+            Ok(Cow::Owned(bytes))
         }
-    };
-    let local = humantime::parse_rfc3339(&format!("{local}Z")).ok()?;
-    let since = local.duration_since(std::time::UNIX_EPOCH).ok().filter(|since| since.subsec_nanos() == 0)?;
-    Some(i64::try_from(since.as_secs()).ok()? - offset)
-}
-
-/// `+02:00`, `-00:00`: how far local time is before UTC.
-fn offset_seconds(text: &str) -> Option<i64> {
-    let (hours, minutes) = text.get(1..)?.split_once(':')?;
-    let number = |text: &str, most: i64| {
-        let digits = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
-        digits.then(|| text.parse::<i64>().ok()).flatten().filter(|number| *number <= most)
-    };
-    let seconds = number(hours, 23)? * 3600 + number(minutes, 59)? * 60;
-    match text.as_bytes().first() {
-        Some(b'+') => Some(seconds),
-        Some(b'-') => Some(-seconds),
-        Some(_) | None => None,
+        _ => decoder.bytes().map(Cow::Borrowed),
     }
 }
 
-pub(super) fn text(decoder: &mut Decoder<'_>) -> Result<String, Error> {
-    decoder.str_iter()?.collect()
-}
-
-pub(super) fn bytes(decoder: &mut Decoder<'_>) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
-    for part in decoder.bytes_iter()? {
-        bytes.extend_from_slice(part?);
+/// Skips one item, whatever it is, without recursion.
+pub(super) fn skip(decoder: &mut Decoder<'_>) -> Result<(), Error> {
+    let at = decoder.position();
+    match decoder.datatype()? {
+        Type::Break => Err(Error::message("an item is missing").at(at)),
+        _ => decoder.skip(),
     }
-    Ok(bytes)
 }
 
-/// Whether an array or a map of this length, or of none that was said, goes on.
+/// Returns whether an array or a map continues. `left` counts its remaining items, or is `None` for one of indefinite
+/// length.
 pub(super) fn goes_on(decoder: &mut Decoder<'_>, left: &mut Option<u64>) -> Result<bool, Error> {
     match left {
         Some(0) => Ok(false),

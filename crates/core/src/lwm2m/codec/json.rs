@@ -1,15 +1,18 @@
 //! LwM2M JSON (LwM2M 1.0 section 6.4.4): `{"bn":"/3/0","e":[{"n":"9","v":81}]}`.
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use serde_json::Number;
+use thiserror::Error;
 
-use crate::lwm2m::codec::Assignment;
+use crate::lwm2m::number::Number;
 use crate::lwm2m::path::Path;
 use crate::lwm2m::value::{ResourceType, Value, ValueError, from_base64};
 
-use super::{DecodeError, Reading, relative};
+use super::scalar::Scalar;
+use super::{Assignment, DecodeError, Reading, relative};
 
 #[derive(Deserialize, Serialize)]
 struct Document {
@@ -29,7 +32,7 @@ struct Element {
     #[serde(rename = "t", skip_serializing_if = "Option::is_none")]
     time: Option<f64>,
     #[serde(rename = "v", skip_serializing_if = "Option::is_none")]
-    number: Option<Number>,
+    number: Option<serde_json::Number>,
     #[serde(rename = "bv", skip_serializing_if = "Option::is_none")]
     boolean: Option<bool>,
     #[serde(rename = "ov", skip_serializing_if = "Option::is_none")]
@@ -38,12 +41,24 @@ struct Element {
     text: Option<String>,
 }
 
+/// Tells why an element cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ElementError {
+    #[error("an element has no value")]
+    NoValue,
+    #[error("an element has more than one value")]
+    SeveralValues,
+}
+
 pub(super) fn read(payload: &[u8], reading: &mut Reading<'_>) -> Result<(), DecodeError> {
     let document: Document = serde_json::from_slice(payload)?;
     for element in document.elements {
         let path = path(document.base_name.as_deref(), element.name.as_deref(), reading)?;
-        let time = reading.time(document.base_time, element.time)?;
-        reading.push_value(path, time, |expected| element.value(expected))?;
+        let time = reading.time(document.base_time.map(Number::Double), element.time.map(Number::Double))?;
+        let is_opaque =
+            reading.definition(path).and_then(|resource| resource.resource_type) == Some(ResourceType::Opaque);
+        let value = element.value(is_opaque).map_err(|error| error.at(path))?;
+        reading.push(path, time, value)?;
     }
     Ok(())
 }
@@ -54,13 +69,13 @@ pub(super) fn write(target: Path, values: &[Assignment]) -> Vec<u8> {
     serde_json::to_vec(&document).expect("texts and finite numbers are JSON")
 }
 
-/// A name is joined to the base name with one slash, whichever of the two has it. Without a base name it counts from the
-/// root when it has a slash in front, else from the request.
+/// Returns the path of an element. Its name is joined to the base name with one slash, whichever of the two has it.
+/// Without a base name it counts from the root if it has a slash in front, else from the request.
 fn path(base: Option<&str>, name: Option<&str>, reading: &Reading<'_>) -> Result<Path, DecodeError> {
     match (base, name.unwrap_or_default()) {
-        (None, "") => Ok(reading.request),
         (None, name) if name.starts_with('/') => reading.path(name),
-        (None, name) => reading.path(&format!("{}/{name}", reading.request)),
+        (None, "") => reading.single(),
+        (None, name) => reading.path(&format!("{}/{name}", reading.single()?)),
         (Some(base), "") => reading.path(base),
         (Some(base), name) => {
             if base.len() + name.len() > super::MAX_NAME {
@@ -80,32 +95,47 @@ impl Element {
             Value::Opaque(bytes) => Self { text: Some(STANDARD.encode(bytes)), ..element },
             Value::Integer(value) | Value::Time(value) => Self { number: Some((*value).into()), ..element },
             Value::UnsignedInteger(value) => Self { number: Some((*value).into()), ..element },
-            Value::Float(value) => Self { number: Number::from_f64(*value), ..element },
+            Value::Float(value) => Self { number: serde_json::Number::from_f64(*value), ..element },
             Value::Boolean(value) => Self { boolean: Some(*value), ..element },
             Value::ObjectLink(link) => Self { link: Some(link.to_string()), ..element },
         }
     }
 
-    /// The one value of the element. Opaque has no member of its own: it is base64 in `sv`.
-    fn value(self, expected: Option<ResourceType>) -> Result<Value, ValueError> {
+    /// Returns the one value of the element. An Opaque has no member of its own: it is base64 in `sv`.
+    fn value(self, is_opaque: bool) -> Result<Scalar<'static>, Failure> {
         match (self.number, self.boolean, self.link, self.text) {
-            (Some(number), None, None, None) => number_value(&number),
-            (None, Some(boolean), None, None) => Ok(Value::Boolean(boolean)),
-            (None, None, Some(link), None) => link.parse().map(Value::ObjectLink),
-            (None, None, None, Some(text)) if expected == Some(ResourceType::Opaque) => {
-                from_base64(&text).map(Value::Opaque)
+            (Some(number), None, None, None) => Ok(Scalar::Number(number_of(&number))),
+            (None, Some(boolean), None, None) => Ok(Scalar::Boolean(boolean)),
+            (None, None, Some(link), None) => Ok(Scalar::Link(Cow::Owned(link))),
+            (None, None, None, Some(text)) if is_opaque => {
+                Ok(Scalar::Bytes(Cow::Owned(from_base64(&text).map_err(Failure::Value)?)))
             }
-            (None, None, None, Some(text)) => Ok(Value::String(text)),
-            (None, None, None, None) => Err(ValueError::NoValue),
-            _ => Err(ValueError::SeveralValues),
+            (None, None, None, Some(text)) => Ok(Scalar::Text(Cow::Owned(text))),
+            (None, None, None, None) => Err(Failure::Element(ElementError::NoValue)),
+            _ => Err(Failure::Element(ElementError::SeveralValues)),
         }
     }
 }
 
-/// Whole numbers stay whole over the full 64 bits.
-pub fn number_value(number: &Number) -> Result<Value, ValueError> {
-    match number.as_i128().and_then(Value::whole) {
-        Some(whole) => Ok(whole),
-        None => Value::float(number.as_f64().unwrap_or(f64::NAN)),
+/// Tells why an element has no usable value, before its path is known.
+enum Failure {
+    Element(ElementError),
+    Value(ValueError),
+}
+
+impl Failure {
+    fn at(self, path: Path) -> DecodeError {
+        match self {
+            Self::Element(error) => error.into(),
+            Self::Value(error) => DecodeError::Value { path, error },
+        }
+    }
+}
+
+/// Converts a number of JSON. Whole numbers are exact over 64 bits.
+pub fn number_of(number: &serde_json::Number) -> Number {
+    match number.as_i128() {
+        Some(whole) => Number::Whole(whole),
+        None => Number::Double(number.as_f64().unwrap_or(f64::NAN)),
     }
 }

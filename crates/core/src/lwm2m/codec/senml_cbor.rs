@@ -3,152 +3,125 @@
 use std::convert::Infallible;
 
 use minicbor::data::Type;
-use minicbor::{Decoder, Encoder, decode, encode};
+use minicbor::{Decoder, Encoder, encode};
 
-use crate::lwm2m::codec::Assignment;
-use crate::lwm2m::path::Path;
-use crate::lwm2m::value::{ResourceType, Value, ValueError};
+use crate::lwm2m::value::Value;
 
-use super::senml::{self, Base, Record, RecordError};
+use super::scalar::Scalar;
+use super::senml::{Label, Record, RecordContent, Records, WrittenRecord};
 use super::{DecodeError, Reading, cbor};
-
-/// RFC 8428 section 6, table 4.
-mod label {
-    pub const BASE_SUM: i64 = -6;
-    pub const BASE_VALUE: i64 = -5;
-    pub const BASE_TIME: i64 = -3;
-    pub const BASE_NAME: i64 = -2;
-    pub const BASE_VERSION: i64 = -1;
-    pub const NAME: i64 = 0;
-    pub const VALUE: i64 = 2;
-    pub const TEXT: i64 = 3;
-    pub const BOOLEAN: i64 = 4;
-    pub const TIME: i64 = 6;
-    pub const DATA: i64 = 8;
-    /// LwM2M 1.1 section 7.4.4: the one label that is a text.
-    pub const LINK: &str = "vlo";
-}
-
-/// A link is not read before its record is complete.
-enum Item {
-    Value(Value),
-    Link(String),
-}
 
 pub(super) fn read(payload: &[u8], reading: &mut Reading<'_>) -> Result<(), DecodeError> {
     let mut decoder = Decoder::new(payload);
-    let mut base = Base::default();
+    let mut records = Records::new(reading);
     let mut left = decoder.array()?;
     while cbor::goes_on(&mut decoder, &mut left)? {
-        let record = record(&mut decoder)?;
-        if let Some((path, time, item)) = base.resolve(record, reading)? {
-            reading.push_value(path, time, |expected| item.read(expected))?;
-        }
+        records.add(record(&mut decoder)?)?;
     }
     cbor::end(&decoder)
 }
 
-pub(super) fn write(target: Path, values: &[Assignment]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let records = senml::records(target, values);
-    write_records(&records, &mut Encoder::new(&mut bytes)).expect("a vector takes all that is written");
-    bytes
-}
-
-impl Item {
-    fn read(self, expected: Option<ResourceType>) -> Result<Value, ValueError> {
-        match self {
-            Self::Value(value) => cbor::typed(value, expected),
-            Self::Link(link) => link.parse().map(Value::ObjectLink),
-        }
-    }
-}
-
-fn record(decoder: &mut Decoder<'_>) -> Result<Record<Item>, DecodeError> {
+fn record<'b>(decoder: &mut Decoder<'b>) -> Result<Record<'b>, DecodeError> {
     let mut record = Record::default();
     let mut left = decoder.map()?;
     while cbor::goes_on(decoder, &mut left)? {
-        match decoder.datatype()? {
-            Type::String | Type::StringIndef => named(decoder, &mut record)?,
-            _ => numbered(decoder, &mut record)?,
+        match label(decoder, &mut record)? {
+            Some(label) => {
+                record.see(label)?;
+                match label {
+                    Label::BaseUnit | Label::Unit | Label::UpdateTime | Label::BaseSum | Label::Sum => {
+                        cbor::skip(decoder)?;
+                    }
+                    Label::BaseTime | Label::Time | Label::BaseValue | Label::BaseVersion => {
+                        record.set(label, Scalar::Number(cbor::number(decoder)?))?;
+                    }
+                    Label::BaseName
+                    | Label::Name
+                    | Label::Value
+                    | Label::Text
+                    | Label::Boolean
+                    | Label::Data
+                    | Label::Link => record.set(label, cbor::scalar(decoder)?)?,
+                }
+            }
+            None => cbor::skip(decoder)?,
         }
     }
     Ok(record)
 }
 
-fn named(decoder: &mut Decoder<'_>, record: &mut Record<Item>) -> Result<(), DecodeError> {
-    let name = cbor::text(decoder)?;
-    if name == label::LINK {
-        let link = cbor::text(decoder)?;
-        return Ok(record.set_value(Item::Link(link))?);
-    }
-    // RFC 8428 section 4.4: who does not know such a label must not read the record.
-    if name.ends_with('_') {
-        return Err(decode::Error::message("a label that must be known is not").into());
-    }
-    Ok(decoder.skip()?)
-}
-
-fn numbered(decoder: &mut Decoder<'_>, record: &mut Record<Item>) -> Result<(), DecodeError> {
-    let label = decoder.i64()?;
-    let former = match label {
-        label::BASE_NAME => record.base_name.replace(cbor::text(decoder)?).is_some(),
-        label::BASE_TIME => record.base_time.replace(time(decoder)?).is_some(),
-        label::BASE_VERSION => record.base_version.replace(decoder.u64()?).is_some(),
-        label::NAME => record.name.replace(cbor::text(decoder)?).is_some(),
-        label::TIME => record.time.replace(time(decoder)?).is_some(),
-        label::VALUE => return Ok(record.set_value(Item::Value(cbor::number(decoder)?))?),
-        label::TEXT => return Ok(record.set_value(Item::Value(Value::String(cbor::text(decoder)?)))?),
-        label::BOOLEAN => return Ok(record.set_value(Item::Value(Value::Boolean(decoder.bool()?)))?),
-        label::DATA => return Ok(record.set_value(Item::Value(Value::Opaque(cbor::bytes(decoder)?)))?),
-        label::BASE_VALUE | label::BASE_SUM => return Err(RecordError::BaseValue.into()),
-        _ => {
-            decoder.skip()?;
-            false
+/// Reads a label, and notes an unknown one.
+fn label(decoder: &mut Decoder<'_>, record: &mut Record<'_>) -> Result<Option<Label>, DecodeError> {
+    if matches!(decoder.datatype()?, Type::String | Type::StringIndef) {
+        let text = cbor::text(decoder)?;
+        // In CBOR the other labels are numbers; such a text is unknown.
+        let label = Label::of_text(&text).filter(|label| label.number().is_none());
+        if label.is_none() {
+            record.see_other(&text)?;
         }
-    };
-    if former { Err(decode::Error::message("a label stands twice in a record").into()) } else { Ok(()) }
-}
-
-/// NaN and infinities are refused later, as no times.
-fn time(decoder: &mut Decoder<'_>) -> Result<f64, decode::Error> {
-    match decoder.datatype()? {
-        Type::F16 | Type::F32 | Type::F64 => decoder.f64(),
-        Type::Tag => Ok(cbor::number(decoder)?.as_f64().unwrap_or(f64::NAN)),
-        _ => Ok(i128::from(decoder.int()?) as f64),
+        return Ok(label);
     }
+    let number = i128::from(decoder.int()?);
+    let label = i64::try_from(number).ok().and_then(Label::of_number);
+    if label.is_none() {
+        record.see_other(&format!("label {number}"))?;
+    }
+    Ok(label)
 }
 
-fn write_records(
-    records: &[Record<&Value>],
+/// Writes the array of these records.
+pub(super) fn write<'a>(records: impl ExactSizeIterator<Item = WrittenRecord<'a>>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    write_records(records, &mut Encoder::new(&mut bytes)).expect("a vector takes all that is written");
+    bytes
+}
+
+fn write_records<'a>(
+    records: impl ExactSizeIterator<Item = WrittenRecord<'a>>,
     encoder: &mut Encoder<&mut Vec<u8>>,
 ) -> Result<(), encode::Error<Infallible>> {
     encoder.array(records.len() as u64)?;
-    for record in records {
-        let count = [record.base_name.is_some(), record.name.is_some(), record.value.is_some()];
-        encoder.map(count.into_iter().filter(|present| *present).count() as u64)?;
-        if let Some(name) = &record.base_name {
-            encoder.i64(label::BASE_NAME)?.str(name)?;
+    for WrittenRecord { base_name, name, content } in records {
+        let fields = [base_name.is_some(), name.is_some(), !matches!(content, RecordContent::Path)];
+        encoder.map(fields.into_iter().filter(|present| *present).count() as u64)?;
+        if let Some(name) = &base_name {
+            write_label(Label::BaseName, encoder)?;
+            encoder.str(name)?;
         }
-        if let Some(name) = &record.name {
-            encoder.i64(label::NAME)?.str(name)?;
+        if let Some(name) = &name {
+            write_label(Label::Name, encoder)?;
+            encoder.str(name)?;
         }
-        if let Some(value) = record.value {
-            write_value(value, encoder)?;
+        match content {
+            RecordContent::Value(value) => {
+                write_label(label_of(value), encoder)?;
+                cbor::write_item(value, encoder)?;
+            }
+            RecordContent::Removal => {
+                write_label(Label::Value, encoder)?;
+                encoder.null()?;
+            }
+            RecordContent::Path => {}
         }
     }
     Ok(())
 }
 
-fn write_value(value: &Value, encoder: &mut Encoder<&mut Vec<u8>>) -> Result<(), encode::Error<Infallible>> {
+/// Returns the label under which a value is written.
+pub(super) fn label_of(value: &Value) -> Label {
     match value {
-        Value::String(text) | Value::CoreLink(text) => encoder.i64(label::TEXT)?.str(text)?,
-        Value::Integer(value) | Value::Time(value) => encoder.i64(label::VALUE)?.i64(*value)?,
-        Value::UnsignedInteger(value) => encoder.i64(label::VALUE)?.u64(*value)?,
-        Value::Float(value) => encoder.i64(label::VALUE)?.f64(*value)?,
-        Value::Boolean(value) => encoder.i64(label::BOOLEAN)?.bool(*value)?,
-        Value::Opaque(bytes) => encoder.i64(label::DATA)?.bytes(bytes)?,
-        Value::ObjectLink(link) => encoder.str(label::LINK)?.str(&link.to_string())?,
+        Value::String(_) | Value::CoreLink(_) => Label::Text,
+        Value::Integer(_) | Value::UnsignedInteger(_) | Value::Float(_) | Value::Time(_) => Label::Value,
+        Value::Boolean(_) => Label::Boolean,
+        Value::Opaque(_) => Label::Data,
+        Value::ObjectLink(_) => Label::Link,
+    }
+}
+
+fn write_label(label: Label, encoder: &mut Encoder<&mut Vec<u8>>) -> Result<(), encode::Error<Infallible>> {
+    match label.number() {
+        Some(number) => encoder.i64(number)?,
+        None => encoder.str(label.text())?,
     }
     .ok()
 }

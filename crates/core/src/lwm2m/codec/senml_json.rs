@@ -1,78 +1,70 @@
 //! SenML JSON (RFC 8428 section 5, LwM2M 1.1 section 7.4.4): `[{"bn":"/3/0/","n":"9","v":81}]`.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::{Map, Number};
+use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::value::RawValue;
 
-use crate::lwm2m::codec::Assignment;
-use crate::lwm2m::path::Path;
-use crate::lwm2m::value::{Value, ValueError, from_base64};
+use crate::lwm2m::number::Number;
+use crate::lwm2m::value::{Value, from_base64};
 
-use super::senml::{self, Base, Record, RecordError};
-use super::{DecodeError, Reading, json};
-
-/// A value by the label that it has.
-enum Labelled {
-    Number(Number),
-    Text(String),
-    Boolean(bool),
-    Data(String),
-    Link(String),
-}
+use super::scalar::Scalar;
+use super::senml::{Label, Record, RecordContent, Records, WrittenRecord};
+use super::senml_cbor::label_of;
+use super::{DecodeError, Reading};
 
 pub(super) fn read(payload: &[u8], reading: &mut Reading<'_>) -> Result<(), DecodeError> {
-    let records: Vec<JsonRecord> = serde_json::from_slice(payload)?;
-    let mut base = Base::default();
-    for JsonRecord(record) in records {
-        if let Some((path, time, value)) = base.resolve(record, reading)? {
-            reading.push_value(path, time, |_| value.read())?;
-        }
-    }
-    Ok(())
-}
-
-pub(super) fn write(target: Path, values: &[Assignment]) -> Vec<u8> {
-    let records: Vec<_> = senml::records(target, values).into_iter().map(members).collect();
-    serde_json::to_vec(&records).expect("texts and finite numbers are JSON")
-}
-
-fn members(record: Record<&Value>) -> Map<String, serde_json::Value> {
-    let mut members = Map::new();
-    let mut put = |label: &str, value: serde_json::Value| members.insert(label.to_owned(), value);
-    record.base_name.map(|name| put("bn", name.into()));
-    record.name.map(|name| put("n", name.into()));
-    match record.value {
-        Some(Value::String(text) | Value::CoreLink(text)) => put("vs", text.as_str().into()),
-        Some(Value::Integer(value) | Value::Time(value)) => put("v", (*value).into()),
-        Some(Value::UnsignedInteger(value)) => put("v", (*value).into()),
-        Some(Value::Float(value)) => put("v", (*value).into()),
-        Some(Value::Boolean(value)) => put("vb", (*value).into()),
-        Some(Value::Opaque(bytes)) => put("vd", URL_SAFE_NO_PAD.encode(bytes).into()),
-        Some(Value::ObjectLink(link)) => put("vlo", link.to_string().into()),
-        None => None,
-    };
-    members
-}
-
-impl Labelled {
-    fn read(self) -> Result<Value, ValueError> {
-        match self {
-            Self::Number(number) => json::number_value(&number),
-            Self::Text(text) => Ok(Value::String(text)),
-            Self::Boolean(value) => Ok(Value::Boolean(value)),
-            Self::Link(link) => link.parse().map(Value::ObjectLink),
-            // RFC 8428 section 5: the alphabet for URLs, no padding. Devices use the other one, too.
-            Self::Data(text) => from_base64(&text).map(Value::Opaque),
-        }
+    let mut error = None;
+    let mut deserializer = serde_json::Deserializer::from_slice(payload);
+    let document = Document { records: Records::new(reading), error: &mut error };
+    let read = document.deserialize(&mut deserializer).and_then(|()| deserializer.end());
+    match (error, read) {
+        (Some(error), _) => Err(error),
+        (None, read) => Ok(read?),
     }
 }
 
-struct JsonRecord(Record<Labelled>);
+/// Adds each record as soon as it is read.
+struct Document<'d, 'r, 'a> {
+    records: Records<'r, 'a>,
+    /// Keeps why a record could not be added.
+    error: &'d mut Option<DecodeError>,
+}
 
-impl<'de> Deserialize<'de> for JsonRecord {
+impl<'de> DeserializeSeed<'de> for Document<'_, '_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Document<'_, '_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of SenML records")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
+        while let Some(JsonRecord(record)) = list.next_element()? {
+            if let Err(error) = self.records.add(record) {
+                let reason = de::Error::custom(&error);
+                *self.error = Some(error);
+                return Err(reason);
+            }
+        }
+        Ok(())
+    }
+}
+
+struct JsonRecord<'de>(Record<'de>);
+
+impl<'de> Deserialize<'de> for JsonRecord<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(RecordVisitor).map(Self)
     }
@@ -81,42 +73,113 @@ impl<'de> Deserialize<'de> for JsonRecord {
 struct RecordVisitor;
 
 impl<'de> Visitor<'de> for RecordVisitor {
-    type Value = Record<Labelled>;
+    type Value = Record<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a SenML record")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Record<'de>, A::Error> {
         let mut record = Record::default();
-        while let Some(label) = members.next_key::<std::borrow::Cow<'de, str>>()? {
-            let value = match &*label {
-                "bn" => return_none(record.base_name.replace(members.next_value()?), "bn")?,
-                "bt" => return_none(record.base_time.replace(members.next_value()?), "bt")?,
-                "bver" => return_none(record.base_version.replace(members.next_value()?), "bver")?,
-                "n" => return_none(record.name.replace(members.next_value()?), "n")?,
-                "t" => return_none(record.time.replace(members.next_value()?), "t")?,
-                "v" => Some(Labelled::Number(members.next_value()?)),
-                "vs" => Some(Labelled::Text(members.next_value()?)),
-                "vb" => Some(Labelled::Boolean(members.next_value()?)),
-                "vd" => Some(Labelled::Data(members.next_value()?)),
-                "vlo" => Some(Labelled::Link(members.next_value()?)),
-                "bv" | "bs" => return Err(de::Error::custom(RecordError::BaseValue)),
-                // RFC 8428 section 4.4: who does not know such a label must not read the record.
-                must if must.ends_with('_') => {
-                    return Err(de::Error::custom(format!("the label {must:?} is not known")));
+        while let Some(key) = members.next_key::<Key>()? {
+            match key {
+                Key::Known(label) => {
+                    record.see(label).map_err(de::Error::custom)?;
+                    if let Some(value) = scalar(label, &mut members)? {
+                        record.set(label, value).map_err(de::Error::custom)?;
+                    }
                 }
-                _ => members.next_value::<IgnoredAny>().map(|_| None)?,
-            };
-            if let Some(value) = value {
-                record.set_value(value).map_err(de::Error::custom)?;
+                Key::Other(label) => {
+                    record.see_other(&label).map_err(de::Error::custom)?;
+                    members.next_value::<IgnoredAny>()?;
+                }
             }
         }
         Ok(record)
     }
 }
 
-/// A label stands in a record once.
-fn return_none<T, E: de::Error>(former: Option<T>, label: &'static str) -> Result<Option<Labelled>, E> {
-    if former.is_some() { Err(E::duplicate_field(label)) } else { Ok(None) }
+/// Reads the value of a label; `None` for one that is ignored.
+fn scalar<'de, A: MapAccess<'de>>(label: Label, members: &mut A) -> Result<Option<Scalar<'de>>, A::Error> {
+    Ok(Some(match label {
+        Label::BaseName | Label::Name | Label::Text | Label::Link => Scalar::Text(Cow::Owned(members.next_value()?)),
+        Label::BaseTime | Label::Time | Label::BaseValue | Label::BaseVersion | Label::Value => {
+            let written = members.next_value::<&RawValue>()?.get();
+            let number = Some(written).filter(|text| !text.starts_with('"')).and_then(Number::parse);
+            let wrong = || de::Error::custom(format!("the value of {:?} is no number that can be read", label.text()));
+            Scalar::Number(number.ok_or_else(wrong)?)
+        }
+        Label::Boolean => Scalar::Boolean(members.next_value()?),
+        // RFC 8428 section 5 has the alphabet for URLs without padding. Devices use the other one, too.
+        Label::Data => {
+            let text: String = members.next_value()?;
+            Scalar::Bytes(Cow::Owned(from_base64(&text).map_err(de::Error::custom)?))
+        }
+        Label::BaseUnit | Label::Unit | Label::UpdateTime | Label::BaseSum | Label::Sum => {
+            members.next_value::<IgnoredAny>()?;
+            return Ok(None);
+        }
+    }))
+}
+
+enum Key {
+    Known(Label),
+    Other(String),
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(KeyVisitor)
+    }
+}
+
+struct KeyVisitor;
+
+impl Visitor<'_> for KeyVisitor {
+    type Value = Key;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a label")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Key, E> {
+        Ok(Label::of_text(text).map_or_else(|| Key::Other(text.to_owned()), Key::Known))
+    }
+}
+
+/// Writes the list of these records.
+pub(super) fn write<'a>(records: impl ExactSizeIterator<Item = WrittenRecord<'a>>) -> Vec<u8> {
+    let records: Vec<_> = records.collect();
+    serde_json::to_vec(&records).expect("texts and finite numbers are JSON")
+}
+
+impl Serialize for WrittenRecord<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        if let Some(name) = &self.base_name {
+            map.serialize_entry(Label::BaseName.text(), name)?;
+        }
+        if let Some(name) = &self.name {
+            map.serialize_entry(Label::Name.text(), name)?;
+        }
+        match self.content {
+            RecordContent::Value(value) => serialize_value(value, &mut map)?,
+            RecordContent::Removal => map.serialize_entry(Label::Value.text(), &())?,
+            RecordContent::Path => {}
+        }
+        map.end()
+    }
+}
+
+fn serialize_value<M: SerializeMap>(value: &Value, map: &mut M) -> Result<(), M::Error> {
+    let label = label_of(value).text();
+    match value {
+        Value::String(text) | Value::CoreLink(text) => map.serialize_entry(label, text),
+        Value::Integer(value) | Value::Time(value) => map.serialize_entry(label, value),
+        Value::UnsignedInteger(value) => map.serialize_entry(label, value),
+        Value::Float(value) => map.serialize_entry(label, value),
+        Value::Boolean(value) => map.serialize_entry(label, value),
+        Value::Opaque(bytes) => map.serialize_entry(label, &URL_SAFE_NO_PAD.encode(bytes)),
+        Value::ObjectLink(link) => map.serialize_entry(label, &link.to_string()),
+    }
 }

@@ -1,5 +1,4 @@
 mod cbor_payloads;
-mod format_choice;
 mod json_payloads;
 mod properties;
 mod senml_payloads;
@@ -7,13 +6,14 @@ mod tlv_payloads;
 
 use proptest::prelude::*;
 
-use crate::coap::options::number;
+use crate::coap::options::{format, number};
 use crate::coap::{Code, Request};
 use crate::lwm2m::model::{Object, Operations, Version};
 use crate::lwm2m::value::ObjectLink;
 
 use super::*;
 
+const MAX_ENTRIES: usize = 10_000;
 const NOW: Duration = Duration::from_secs(1_700_000_000);
 
 /// What the tests know: a device with one resource of each kind.
@@ -56,13 +56,14 @@ impl Scene {
     }
 
     fn decode(&self, request: &str, format: u16, payload: &[u8]) -> Result<Vec<Entry>, String> {
-        let context = DecodeContext {
-            registration: &self.registration,
-            model: &self.model,
-            undefined: self.undefined,
-            unix_time: NOW,
-        };
-        decode(path(request), Some(format), payload, context).map_err(|error| error.to_string())
+        self.decode_of(Requested::Path(path(request)), format, payload)
+    }
+
+    fn decode_of(&self, requested: Requested<'_>, format: u16, payload: &[u8]) -> Result<Vec<Entry>, String> {
+        let Self { registration, model, undefined, .. } = self;
+        let (undefined, unix_time, max_entries) = (*undefined, NOW, MAX_ENTRIES);
+        let context = DecodeContext { registration, model, undefined, unix_time, max_entries };
+        decode(requested, Some(format), payload, context).map_err(|error| error.to_string())
     }
 
     fn values(&self, request: &str, format: u16, payload: &[u8]) -> Result<Vec<(String, Value)>, String> {
@@ -183,23 +184,27 @@ const ALL_FORMATS: [u16; 12] = [
 fn an_empty_payload_is_an_empty_list_where_nothing_may_be() {
     let scene = Scene::new();
     let Scene { registration, model, .. } = &scene;
-    let context = DecodeContext { registration, model, undefined: scene.undefined, unix_time: NOW };
+    let context =
+        DecodeContext { registration, model, undefined: scene.undefined, unix_time: NOW, max_entries: MAX_ENTRIES };
     let formats = ALL_FORMATS.map(Some).into_iter().chain([None, Some(format::LINK_FORMAT), Some(50)]);
     for content_format in formats {
         for request in ["/3", "/3/0", "/3/0/6", "/4321", "/4321/0"] {
-            let read = decode(path(request), content_format, b"", context);
+            let read = decode(Requested::Path(path(request)), content_format, b"", context);
             assert_eq!(read.unwrap(), [], "{request} {content_format:?}");
         }
         let octets = [format::OCTET_STREAM, format::LEGACY_OPAQUE].map(Some).contains(&content_format);
         for request in ["/3/0/9", "/3/0/6/0", "/3/0/4"].into_iter().filter(|request| !octets || *request == "/3/0/4") {
-            assert!(decode(path(request), content_format, b"", context).is_err(), "{request} {content_format:?}");
+            assert!(
+                decode(Requested::Path(path(request)), content_format, b"", context).is_err(),
+                "{request} {content_format:?}"
+            );
         }
     }
     for content_format in [None, Some(format::TEXT)] {
-        let entries = decode(path("/3/0/0"), content_format, b"", context).unwrap();
+        let entries = decode(Requested::Path(path("/3/0/0")), content_format, b"", context).unwrap();
         assert_eq!(entries[0].value, Value::String(String::new()));
     }
-    let entries = decode(path("/3/0/14"), Some(format::OCTET_STREAM), b"", context).unwrap();
+    let entries = decode(Requested::Path(path("/3/0/14")), Some(format::OCTET_STREAM), b"", context).unwrap();
     assert_eq!(entries[0].value, Value::Opaque(vec![]));
     for content_format in [format::TLV, format::SENML_CBOR] {
         let error = scene.decode("/3/0/9", content_format, b"").unwrap_err();

@@ -3,15 +3,17 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::lwm2m::number::Number;
 use crate::lwm2m::value::{ResourceType, Value, ValueError, from_base64, without_blanks};
 
+use super::scalar::Scalar;
 use super::{DecodeError, Reading};
 
 pub(super) fn read(payload: &[u8], reading: &mut Reading<'_>) -> Result<(), DecodeError> {
-    reading.push_bytes(reading.request, payload, decode)
+    reading.push_bytes(reading.single()?, payload, decode)
 }
 
-/// The value that this text is, for a resource of this type.
+/// Reads the text of a resource of this type.
 pub fn decode(expected: ResourceType, text: &[u8]) -> Result<Value, ValueError> {
     if expected == ResourceType::Opaque {
         // Devices send the bytes themselves, too: what is no base64 cannot be meant as such.
@@ -20,15 +22,16 @@ pub fn decode(expected: ResourceType, text: &[u8]) -> Result<Value, ValueError> 
     parse(expected, std::str::from_utf8(text).map_err(|_| ValueError::NotText)?)
 }
 
-/// The same for text that is known to be UTF-8; Opaque is base64 here and nothing else. Numbers have the forms that
-/// [`Value::number`] reads, where nothing of them is lost.
+/// Reads a text that is UTF-8. Opaque is base64 and nothing else. Numbers have the forms of [`Number::parse`], and
+/// nothing of them may be lost.
 pub fn parse(expected: ResourceType, text: &str) -> Result<Value, ValueError> {
     let wrong = || ValueError::Type { expected, value: format!("{:?}", text.chars().take(32).collect::<String>()) };
     match expected {
         ResourceType::String => Ok(Value::String(text.to_owned())),
         ResourceType::CoreLink => Ok(Value::CoreLink(text.to_owned())),
         ResourceType::Integer | ResourceType::Time | ResourceType::UnsignedInteger | ResourceType::Float => {
-            Value::number(text).and_then(|number| number.conform(expected).ok()).ok_or_else(wrong)
+            let number = Number::parse(text).map(Scalar::Number);
+            number.and_then(|number| number.into_value(Some(expected)).ok()).ok_or_else(wrong)
         }
         ResourceType::Boolean => boolean(without_blanks(text)).map(Value::Boolean).ok_or_else(wrong),
         ResourceType::Opaque => from_base64(text).map(Value::Opaque),

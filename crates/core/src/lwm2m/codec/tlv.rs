@@ -1,16 +1,15 @@
-//! OMA TLV (LwM2M 1.0 section 6.4.3, 1.1 section 7.4.3): a tree of at most three levels, and the values in it.
+//! Reads and writes OMA TLV (LwM2M 1.0 section 6.4.3, 1.1 section 7.4.3): a tree of at most three levels with values.
 
 use std::borrow::Cow;
 
 use thiserror::Error;
 
-use crate::lwm2m::codec::Assignment;
 use crate::lwm2m::path::Path;
 use crate::lwm2m::value::{ObjectLink, ResourceType, Value, ValueError};
 
-use super::{DecodeError, Reading};
+use super::{Assignment, DecodeError, Reading};
 
-/// The length of an element is a number of three bytes.
+/// Limits the bytes of an element, whose length is a number of three bytes.
 pub const MAX_LENGTH: usize = 0x00ff_ffff;
 
 const OBJECT_INSTANCE: u8 = 0b0000_0000;
@@ -22,7 +21,7 @@ const WIDE_ID: u8 = 0b0010_0000;
 const LENGTH_BYTES: u8 = 0b0001_1000;
 const SHORT_LENGTH: u8 = 0b0000_0111;
 
-/// One element. An object instance holds resources, a multiple resource holds resource instances.
+/// Holds one element. An object instance contains resources, a multiple resource contains resource instances.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tlv<'a> {
     ObjectInstance { id: u16, items: Vec<Tlv<'a>> },
@@ -55,15 +54,15 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Tlv<'_>>, TlvError> {
     Ok(elements)
 }
 
-/// Writes a list of elements; each holds [`MAX_LENGTH`] bytes at most.
+/// Writes a list of elements, each of at most [`MAX_LENGTH`] bytes.
 pub fn encode(elements: &[Tlv<'_>]) -> Vec<u8> {
     let mut bytes = Vec::new();
     elements.iter().for_each(|element| element.write(&mut bytes));
     bytes
 }
 
-/// The bytes of a value. Whole numbers are two's complement of 1, 2, 4 or 8 bytes, the shortest that holds them: an
-/// Unsigned Integer too, so that it is the same for a reader that knows signed ones only.
+/// Returns the bytes of a value. Whole numbers are two's complement in the fewest of 1, 2, 4 or 8 bytes. This holds for
+/// an Unsigned Integer too, so that readers which know only signed ones read the same.
 pub fn encode_value(value: &Value) -> Cow<'_, [u8]> {
     match value {
         Value::String(text) | Value::CoreLink(text) => Cow::Borrowed(text.as_bytes()),
@@ -78,7 +77,7 @@ pub fn encode_value(value: &Value) -> Cow<'_, [u8]> {
     }
 }
 
-/// The value that these bytes are, for a resource of this type.
+/// Reads the bytes of a resource of this type.
 pub fn decode_value(expected: ResourceType, bytes: &[u8]) -> Result<Value, ValueError> {
     let length = || ValueError::Length { expected, length: bytes.len() };
     match expected {
@@ -121,10 +120,10 @@ pub(super) fn write(target: Path, values: &[Assignment]) -> Vec<u8> {
     encode(&elements)
 }
 
-/// Finds the path of an element at the top: it is relative to the request, as far as its kind says. Of an object that
-/// has one instance, drafts of LwM2M 1.0 let a device leave out the level of instances.
+/// Adds the values of an element at the top. Its path is relative to the request, as far as its kind tells. Drafts of
+/// LwM2M 1.0 let a device omit the level of instances for an object that has only one.
 fn place(element: &Tlv<'_>, reading: &mut Reading<'_>) -> Result<(), DecodeError> {
-    let asked = reading.request;
+    let asked = reading.single()?;
     let asked = if asked.len() == 1 && !matches!(element, Tlv::ObjectInstance { .. }) {
         reading.only_instance().unwrap_or(asked)
     } else {
@@ -139,13 +138,12 @@ fn place(element: &Tlv<'_>, reading: &mut Reading<'_>) -> Result<(), DecodeError
     push(element, path, reading)
 }
 
-/// The grammar of [`element`] bounds the recursion: there are three levels.
+/// Adds the values of an element. The grammar of [`element`] bounds the recursion to three levels.
 fn push(element: &Tlv<'_>, path: Path, reading: &mut Reading<'_>) -> Result<(), DecodeError> {
     match element {
         Tlv::ObjectInstance { items, .. } | Tlv::MultipleResource { items, .. } => {
-            let request = reading.request;
-            if items.is_empty() && !path.is_at_or_below(&request) && !request.is_at_or_below(&path) {
-                return Err(DecodeError::Elsewhere { path, request });
+            if items.is_empty() && !reading.single()?.is_at_or_below(&path) {
+                reading.check_requested(path)?;
             }
             items.iter().try_for_each(|item| {
                 let below = path.child(item.id()).ok_or(DecodeError::NoResource(path))?;
@@ -158,7 +156,7 @@ fn push(element: &Tlv<'_>, path: Path, reading: &mut Reading<'_>) -> Result<(), 
     }
 }
 
-/// Adds a resource, or a resource instance to the others of its resource. A path of less is no value's.
+/// Adds a resource, or adds a resource instance to the others of its resource. A shorter path has no value.
 fn add_resource<'a>(elements: &mut Vec<Tlv<'a>>, assignment: &'a Assignment) {
     let Some(id) = assignment.path.resource() else { return };
     let value = encode_value(&assignment.value);
@@ -231,7 +229,7 @@ fn write_header(kind: u8, id: u16, length: usize, bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(&(length as u32).to_be_bytes()[4 - usize::from(length_bytes)..]);
 }
 
-/// Reads the first element, and gives what is behind it.
+/// Reads the first element, and returns the bytes behind it.
 fn element(bytes: &[u8]) -> Result<(Tlv<'_>, &[u8]), TlvError> {
     let (header, rest) = bytes.split_first().ok_or(TlvError::Cut)?;
     let (id, rest) = number(rest, if header & WIDE_ID == 0 { 1 } else { 2 })?;
@@ -259,7 +257,7 @@ fn content(kind: u8, id: u16, value: &[u8]) -> Result<Tlv<'_>, TlvError> {
     }
 }
 
-/// The elements inside another. Their kind is looked at before they are read: that bounds the depth.
+/// Reads the elements inside another one. Their kind is checked before they are read, which bounds the depth.
 fn items(bytes: &[u8], allowed: impl Fn(&[u8]) -> bool, error: TlvError) -> Result<Vec<Tlv<'_>>, TlvError> {
     let mut items = Vec::new();
     let mut rest = bytes;
@@ -289,7 +287,7 @@ fn shortest(value: i64) -> Vec<u8> {
     value.to_be_bytes()[8 - length..].to_vec()
 }
 
-/// Of any length up to 8 bytes: devices leave out leading bytes that say nothing.
+/// Reads a number of up to 8 bytes, because devices omit redundant leading bytes.
 fn signed(bytes: &[u8]) -> Option<i64> {
     let negative = bytes.first()? & 0x80 != 0;
     let mut value = [if negative { 0xff } else { 0 }; 8];

@@ -54,15 +54,16 @@ const CORE_OBJECTS: [(u16, [Version; 3]); 7] = [
     (21, [version(1, 0), version(1, 0), version(2, 0)]),
 ];
 
-const LWM2M_1_1: Version = version(1, 1);
-const LWM2M_1_2: Version = version(1, 2);
-
 const fn version(major: u16, minor: u16) -> Version {
     Version { major, minor }
 }
 
 impl Version {
     pub const FIRST: Version = version(1, 0);
+    /// Is the version 1.1 of LwM2M.
+    pub const LWM2M_1_1: Version = version(1, 1);
+    /// Is the version 1.2 of LwM2M.
+    pub const LWM2M_1_2: Version = version(1, 2);
 }
 
 impl ObjectVersion {
@@ -98,9 +99,9 @@ fn implied(object: u16, lwm2m: Version) -> Version {
     let Some((_, [of_1_0, of_1_1, of_1_2])) = CORE_OBJECTS.iter().find(|(core, _)| *core == object) else {
         return Version::FIRST;
     };
-    if lwm2m >= LWM2M_1_2 {
+    if lwm2m >= Version::LWM2M_1_2 {
         *of_1_2
-    } else if lwm2m >= LWM2M_1_1 {
+    } else if lwm2m >= Version::LWM2M_1_1 {
         *of_1_1
     } else {
         *of_1_0
@@ -179,7 +180,7 @@ mod tests {
 
     #[test]
     fn ver_counts_unless_it_is_no_version() {
-        let of = |ver| ObjectVersion::of(3, Some(ver), LWM2M_1_1);
+        let of = |ver| ObjectVersion::of(3, Some(ver), Version::LWM2M_1_1);
         assert_eq!(of("1.2"), ObjectVersion::Announced(version(1, 2)));
         assert_eq!(of("2"), ObjectVersion::Announced(version(2, 0)));
         for ver in ["", "x", "1.x", "1.", ".1", "1.1.1", "-1.0", "65536.0"] {

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::coap::options::format;
 use crate::lwm2m::codec::UndefinedResources;
 use crate::lwm2m::model::{Model, Object, Operations, Resource, Version};
 use crate::lwm2m::value::{ResourceType, Value};
@@ -55,7 +56,10 @@ fn outcome(operation: &Operation, response: &Response) -> Outcome {
     let registration = registration(&[], "");
     let undefined = UndefinedResources::Refuse;
     let unix_time = Duration::ZERO;
-    operation.outcome(response, DecodeContext { registration: &registration, model: &model, undefined, unix_time })
+    operation.outcome(
+        response,
+        DecodeContext { registration: &registration, model: &model, undefined, unix_time, max_entries: 100 },
+    )
 }
 
 #[test]
@@ -68,7 +72,7 @@ fn every_operation_has_its_method_and_its_options() {
         (OperationKind::Discover, Code::GET, Some(40), None, b""),
         (OperationKind::Observe, Code::GET, None, Some(0), b""),
         (OperationKind::CancelObserve, Code::GET, None, Some(1), b""),
-        (OperationKind::Write { values }, Code::PUT, None, None, b"\xc1\x09\x3c"),
+        (OperationKind::Write { values, mode: WriteMode::Replace }, Code::PUT, None, None, b"\xc1\x09\x3c"),
         (OperationKind::Execute { arguments: "0='x'".into() }, Code::POST, None, None, b"0='x'"),
         (OperationKind::Delete, Code::DELETE, None, None, b""),
     ] {
@@ -84,26 +88,21 @@ fn every_operation_has_its_method_and_its_options() {
 }
 
 #[test]
-fn a_write_to_an_instance_is_a_post_and_to_a_resource_instance_a_put() {
+fn an_update_is_a_post_and_a_replacement_a_put() {
     let registration = registration(&[], "");
-    let write = |target: &str, at: &str| {
+    let write = |target: &str, at: &str, mode| {
         let values = vec![Assignment { path: path(at), value: Value::Integer(1) }];
-        operation(target, OperationKind::Write { values }).request(&registration)
+        operation(target, OperationKind::Write { values, mode }).request(&registration)
     };
-    let instance = write("/3/0", "/3/0/6/2");
-    assert_eq!((instance.method, &instance.payload[..]), (Code::POST, &b"\x83\x06\x41\x02\x01"[..]));
-    let resource_instance = write("/3/0/6/2", "/3/0/6/2");
-    assert_eq!((resource_instance.method, &resource_instance.payload[..]), (Code::PUT, &b"\x41\x02\x01"[..]));
-}
-
-#[test]
-fn attributes_are_query_items_behind_those_of_the_path() {
-    let attributes = vec![("pmax", "60".into()), ("pmin", "10".into())];
-    let operation = Operation::new(path("/3/0"), vec!["con=1".into()], OperationKind::WriteAttributes { attributes });
-    let request = operation.request(&registration(&[], ""));
-    assert_eq!(request.method, Code::PUT);
-    assert_eq!(texts(&request, number::URI_QUERY), ["con=1", "pmax=60", "pmin=10"]);
-    assert!(request.payload.is_empty());
+    for (target, at, mode, method, payload) in [
+        ("/3/0", "/3/0/6/2", WriteMode::Update, Code::POST, &b"\x83\x06\x41\x02\x01"[..]),
+        ("/3/0", "/3/0/9", WriteMode::Replace, Code::PUT, b"\xc1\x09\x01"),
+        ("/3/0/6", "/3/0/6/2", WriteMode::Update, Code::POST, b"\x83\x06\x41\x02\x01"),
+        ("/3/0/6/2", "/3/0/6/2", WriteMode::Replace, Code::PUT, b"\x41\x02\x01"),
+    ] {
+        let request = write(target, at, mode);
+        assert_eq!((request.method, &request.payload[..]), (method, payload), "{target} {mode:?}");
+    }
 }
 
 #[test]
@@ -133,47 +132,62 @@ fn observe_asks_for_the_format_that_read_asks_for() {
 }
 
 #[test]
-fn the_bytes_of_an_opaque_value_go_as_they_are_to_a_device_that_reads_them() {
-    let write = |target: &str, at: &str, value| {
-        let values = vec![Assignment { path: path(at), value }];
-        operation(target, OperationKind::Write { values })
-    };
-    let image = || Value::Opaque(vec![0xca, 0xfe]);
-    let (bytes, tlv, senml) = (&b"\xca\xfe"[..], &b"\xc2\x00\xca\xfe"[..], Some(112));
-    for (version, objects, content_format, payload) in [
-        ("lwm2m=1.0", "</5/0>", Some(11542), Some(tlv)),
-        ("lwm2m=1.0", "</5/0>;ct=\"11542 42\"", Some(42), Some(bytes)),
-        ("lwm2m=1.0", "</5/0>;ct=112", Some(11542), Some(tlv)),
-        ("lwm2m=1.1", "</5/0>", Some(42), Some(bytes)),
-        ("lwm2m=1.1", "</5>;ct=\"112 11542 42\",</5/0>", Some(42), Some(bytes)),
-        ("lwm2m=1.1", "</5/0>;ct=112", senml, None),
-        ("lwm2m=1.1", "</5/0>;ct=\"112 11542\"", Some(11542), Some(tlv)),
+fn a_composite_operation_is_a_fetch_or_an_ipatch_at_the_alternate_path() {
+    let registration = registration(&["lwm2m=1.1"], "</m2m>;rt=\"oma.lwm2m\",</m2m/3/0>");
+    let paths = || vec![path("/3/0/9"), Path::ROOT];
+    let patches = vec![Patch { path: path("/3/0/9"), value: Some(Value::Integer(60)) }];
+    let list = b"\x82\xa1\x00\x6a/m2m/3/0/9\xa1\x00\x64/m2m";
+    for (kind, method, observe, accept, payload) in [
+        (OperationKind::ReadComposite { paths: paths() }, Code::FETCH, None, Some(112), &list[..]),
+        (OperationKind::ObserveComposite { paths: paths() }, Code::FETCH, Some(0), Some(112), list),
+        (OperationKind::CancelObserveComposite { paths: paths() }, Code::FETCH, Some(1), Some(112), list),
+        (
+            OperationKind::WriteComposite { patches },
+            Code::IPATCH,
+            None,
+            None,
+            b"\x81\xa2\x00\x6a/m2m/3/0/9\x02\x18\x3c",
+        ),
     ] {
-        let registration = registration(&[version], objects);
-        let operation = write("/5/0/0", "/5/0/0", image());
-        let request = operation.request(&registration);
-        assert_eq!(request.options.content_format(), content_format, "{version} {objects}");
-        assert!(payload.is_none_or(|payload| request.payload == payload), "{version} {objects}");
-
-        let other = operation.request_in_other_format(&registration).expect("another format");
-        let expected = if content_format == Some(42) { (Some(11542), tlv) } else { (Some(42), bytes) };
-        assert_eq!((other.options.content_format(), &other.payload[..]), expected, "{version} {objects}");
-        assert_eq!((other.method, texts(&other, number::URI_PATH)), (Code::PUT, vec!["5", "0", "0"]));
-
-        for operation in
-            [write("/5/0", "/5/0/0", image()), write("/5/0/1", "/5/0/1", Value::String("x".into())), read("/5/0/0")]
-        {
-            assert_ne!(operation.request(&registration).options.content_format(), Some(42));
-            assert_eq!(operation.request_in_other_format(&registration), None);
-        }
+        let request = operation("/", kind).request(&registration);
+        assert_eq!((request.method, texts(&request, number::URI_PATH)), (method, vec!["m2m"]));
+        assert_eq!(request.options.uint(number::OBSERVE), Ok(observe), "{method}");
+        assert_eq!(request.options.uint(number::ACCEPT), Ok(accept), "{method}");
+        assert_eq!((request.options.content_format(), &request.payload[..]), (Some(format::SENML_CBOR), payload));
     }
+}
+
+#[test]
+fn the_entries_of_a_composite_answer_are_at_or_below_one_of_its_paths() {
+    let read = operation("/", OperationKind::ReadComposite { paths: vec![path("/3/0"), path("/1/0/1")] });
+    let good = outcome(&read, &content(Some(110), br#"[{"n":"/3/0/9","v":81},{"n":"/1/0/1","v":60}]"#));
+    assert!(matches!(good.content, Some(Content::Entries(entries)) if entries.len() == 2));
+    for response in [
+        content(Some(110), br#"[{"n":"/1/0/2","v":1}]"#),
+        content(Some(0), b"81"),
+        content(Some(11542), b"\xc1\x09\x51"),
+        content(None, b"81"),
+    ] {
+        assert_eq!(outcome(&read, &response).code, Code::BAD_REQUEST, "{response:?}");
+    }
+    assert_eq!(outcome(&read, &content(None, b"")).content, Some(Content::Entries(Vec::new())));
+}
+
+#[test]
+fn the_location_of_a_created_instance_has_no_alternate_path() {
+    let create = operation("/6", OperationKind::Create { values: Vec::new(), device_chooses_id: false });
+    let mut response = Response::new(Code::CREATED);
+    ["6", "4"].iter().for_each(|segment| response.options.add_text(number::LOCATION_PATH, segment));
+    assert_eq!(outcome(&create, &response).location.as_deref(), Some("/6/4"));
+    assert_eq!(outcome(&create, &Response::new(Code::CREATED)).location, None);
+    assert_eq!(outcome(&read("/6"), &response).location, None);
 }
 
 #[test]
 fn content_is_understood_or_the_answer_is_4_00_with_a_reason() {
     let good = outcome(&read("/3/0/9"), &content(None, b"81"));
     let entry = Entry { path: path("/3/0/9"), value: Value::Integer(81), time: None, undefined: false };
-    let expected = Outcome { code: Code::CONTENT, content: Some(Content::Entries(vec![entry])), reason: None };
+    let expected = Outcome { content: Some(Content::Entries(vec![entry])), ..Outcome::of(Code::CONTENT) };
     assert_eq!(good, expected);
     for response in [content(Some(0), b"oops"), content(Some(40), b"</3/0>"), content(Some(50), b"{}")] {
         let bad = outcome(&read("/3/0/9"), &response);
@@ -185,7 +199,7 @@ fn content_is_understood_or_the_answer_is_4_00_with_a_reason() {
 fn a_code_without_content_is_passed_on_as_it_is() {
     for code in [Code::CHANGED, Code::NOT_FOUND, Code::of(4, 18), Code::SERVICE_UNAVAILABLE] {
         let response = Response::with_diagnostic(code, "words of the device");
-        assert_eq!(outcome(&read("/3/0/9"), &response), Outcome { code, content: None, reason: None });
+        assert_eq!(outcome(&read("/3/0/9"), &response), Outcome::of(code));
     }
 }
 

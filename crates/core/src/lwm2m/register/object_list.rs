@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::coap::options::{format, number};
 use crate::coap::{Code, Request};
+use crate::lwm2m::content_format::{ContentFormat, FormatSet};
 use crate::lwm2m::link::{self, LeftOut, Link};
 use crate::lwm2m::model::Version;
 use crate::lwm2m::path::Path;
@@ -25,8 +26,9 @@ pub(super) struct ObjectList {
     pub(super) targets: Texts,
     pub(super) versions: BTreeMap<u16, String>,
     /// Keeps the content formats of the root link (attribute `ct`).
-    pub(super) formats: Vec<u16>,
-    pub(super) object_formats: BTreeMap<u16, Vec<u16>>,
+    pub(super) formats: FormatSet,
+    /// Keeps the content formats that the links of single objects announce.
+    pub(super) object_formats: BTreeMap<u16, FormatSet>,
     /// Keeps the attributes of the links by their targets. The root link has the target `/`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) attributes: BTreeMap<String, BTreeMap<String, String>>,
@@ -83,12 +85,10 @@ impl ObjectList {
 
     /// Returns the approximate number of bytes that the list occupies in memory.
     pub(super) fn size(&self) -> usize {
-        let formats = |formats: &[u16]| size_of_val(formats);
         self.alternate_path.len()
             + self.targets.size()
-            + formats(&self.formats)
             + self.versions.values().map(|version| ENTRY + version.len()).sum::<usize>()
-            + self.object_formats.values().map(|own| ENTRY + formats(own)).sum::<usize>()
+            + ENTRY * self.object_formats.len()
             + self.attributes.iter().map(|(target, own)| ENTRY + target.len() + attributes_size(own)).sum::<usize>()
     }
 
@@ -105,7 +105,7 @@ impl ObjectList {
         if let Some(version) = link.attribute("ver").filter(|text| text.parse::<Version>().is_ok()) {
             self.versions.entry(object).or_insert_with(|| version.to_owned());
         }
-        if let Some(formats) = link.attribute("ct").map(formats) {
+        if let Some(formats) = link.attribute("ct").map(formats).filter(|formats| !formats.is_empty()) {
             self.object_formats.entry(object).or_insert(formats);
         }
     }
@@ -139,9 +139,9 @@ fn attributes_size(attributes: &BTreeMap<String, String>) -> usize {
     attributes.iter().map(|(name, value)| ENTRY + name.len() + value.len()).sum()
 }
 
-/// Returns the numbers of the attribute `ct` (RFC 7252 section 7.2.1) and ignores anything else.
-fn formats(text: &str) -> Vec<u16> {
-    text.split_ascii_whitespace().flat_map(str::parse).collect()
+/// Returns the formats of the attribute `ct` (RFC 7252 section 7.2.1) and ignores anything else.
+fn formats(text: &str) -> FormatSet {
+    text.split_ascii_whitespace().flat_map(str::parse).filter_map(ContentFormat::from_device).collect()
 }
 
 pub(super) fn without_prefix<'p>(path: &'p str, prefix: &str) -> &'p str {

@@ -7,7 +7,7 @@ use lwm2m_base::secret::Secret;
 
 use crate::coap::options::number;
 use crate::coap::{Code, Request};
-use crate::lwm2m::value::Value;
+use crate::lwm2m::number::Number;
 
 use super::Rejection;
 
@@ -113,13 +113,12 @@ pub(super) fn endpoint(value: &str) -> Result<String, Rejection> {
 
 /// Reads `lt`. The value 0 means an unlimited lifetime (LwM2M 1.1 section 6.2.1) and becomes the upper bound.
 fn lifetime(value: &str, lifetimes: &RangeInclusive<Duration>) -> Result<Duration, Rejection> {
-    let seconds = match Value::number(value) {
-        Some(Value::Integer(0)) => return Ok(*lifetimes.end()),
-        Some(Value::Integer(seconds)) => u64::try_from(seconds).ok(),
-        Some(Value::UnsignedInteger(seconds)) => Some(seconds),
-        // More digits than 64 bits hold.
-        Some(Value::Float(seconds)) if seconds > 0.0 && seconds.fract() == 0.0 => Some(seconds as u64),
-        Some(_) | None => None,
+    let seconds = match Number::parse(value) {
+        Some(Number::Whole(0)) => return Ok(*lifetimes.end()),
+        Some(Number::Whole(seconds)) => u64::try_from(seconds).ok(),
+        // It has more digits than 64 bits hold.
+        Some(Number::Double(seconds)) if seconds > 0.0 && seconds.fract() == 0.0 => Some(seconds as u64),
+        Some(Number::Double(_) | Number::Huge(_)) | None => None,
     };
     let Some(seconds) = seconds else {
         return Err(Rejection::bad_request("lt is not a whole number of seconds"));

@@ -1,10 +1,12 @@
+mod lwm2m_11;
+
 use proptest::prelude::*;
 
 use crate::coap::options::number;
 use crate::coap::{Code, Request};
 use crate::lwm2m::codec::Assignment;
-use crate::lwm2m::model::{Object, Operations, Version};
-use crate::lwm2m::value::{ObjectLink, Value as Lwm2mValue};
+use crate::lwm2m::model::{Object, Operations, Range, Version};
+use crate::lwm2m::value::{ObjectLink, ResourceType, Value as Lwm2mValue};
 
 use super::*;
 
@@ -46,8 +48,13 @@ fn model() -> Model {
     model
 }
 
+fn read_command(payload: &[u8]) -> Result<Command, Refusal> {
+    let (registration, model) = (registration(), model());
+    parse(payload, CommandContext { registration: &registration, model: &model, composite_paths: 128 })
+}
+
 fn command(payload: Value) -> Result<Command, String> {
-    parse(payload.to_string().as_bytes(), &registration(), &model()).map_err(|refusal| refusal.reason)
+    read_command(payload.to_string().as_bytes()).map_err(|refusal| refusal.reason)
 }
 
 fn operation(msg_type: &str, data: Value) -> Result<Operation, String> {
@@ -61,7 +68,7 @@ fn path(text: &str) -> Path {
 /// The value that a single write of this JSON would send.
 fn written(resource: &str, kind: Value, value: Value) -> Result<Lwm2mValue, String> {
     match operation("write", json!({ "path": resource, "type": kind, "value": value }))? {
-        Operation { kind: OperationKind::Write { mut values }, .. } => Ok(values.remove(0).value),
+        Operation { kind: OperationKind::Write { mut values, .. }, .. } => Ok(values.remove(0).value),
         other => panic!("{other:?} is no write"),
     }
 }
@@ -91,7 +98,7 @@ fn the_members_of_a_command_are_kept_as_they_were_written() {
         &deep,
     ] {
         let payload = format!(r#"{{"reqID":{member},"msgType":"read","data":{{"path":"/3/0/9"}}}}"#);
-        let command = parse(payload.as_bytes(), &registration(), &model()).unwrap();
+        let command = read_command(payload.as_bytes()).unwrap();
         assert_eq!(command.echo.to_json(), payload);
         assert_eq!(Echo::try_from(payload).unwrap(), command.echo, "it is read again after a restart");
     }
@@ -100,7 +107,7 @@ fn the_members_of_a_command_are_kept_as_they_were_written() {
 #[test]
 fn of_two_members_with_one_name_the_later_counts() {
     let payload = br#"{"reqID":1,"msgType":"write","msgType":"read","data":{"path":"/3/0/9"},"reqID":2}"#;
-    let command = parse(payload, &registration(), &model()).unwrap();
+    let command = read_command(payload).unwrap();
     assert_eq!(command.echo.to_json(), r#"{"reqID":2,"msgType":"read","data":{"path":"/3/0/9"}}"#);
     assert_eq!((command.msg_type(), command.echo.msg_type()), ("read", "read"));
 }
@@ -114,12 +121,12 @@ fn what_is_no_object_of_json_is_refused_with_the_reason() {
         (b"{\"reqID\":01}", "the command is no JSON: invalid number at line 1 column 11"),
         (b"{} x", "the command is no JSON: trailing characters at line 1 column 4"),
     ] {
-        let refusal = parse(payload, &registration(), &model()).unwrap_err();
+        let refusal = read_command(payload).unwrap_err();
         assert_eq!((refusal.reason.as_str(), refusal.echo), (reason, Echo::default()));
     }
-    assert!(parse(b"{\"reqID\":\"\xff\"}", &registration(), &model()).is_err());
+    assert!(read_command(b"{\"reqID\":\"\xff\"}").is_err());
     let deep = format!(r#"{{"msgType":"read","data":{}{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
-    assert!(parse(deep.as_bytes(), &registration(), &model()).is_err());
+    assert!(read_command(deep.as_bytes()).is_err());
 }
 
 #[test]
@@ -152,7 +159,7 @@ fn what_is_no_command_is_refused_with_the_reason() {
         (
             "{\"msgType\":\"reboot\",\"data\":{\"path\":\"/3/0/4\"}}",
             "unknown msgType \"reboot\"; known are read, discover, write, write-attr, execute, create, delete, observe, \
-             cancel-observe",
+             cancel-observe, read-composite, write-composite, observe-composite, cancel-observe-composite",
         ),
         ("{\"msgType\":\"raed\"}", "unknown msgType \"raed\"; did you mean \"read\"? Known are read, "),
         ("{\"msgType\":\"write_attr\"}", "did you mean \"write-attr\"?"),
@@ -164,7 +171,7 @@ fn what_is_no_command_is_refused_with_the_reason() {
         ("{\"msgType\":\"read\",\"data\":[]}", "data is not an object"),
         ("{\"msgType\":\"read\",\"data\":{}}", "path is missing"),
         ("{\"msgType\":\"read\",\"data\":{\"path\":3}}", "path is not a text"),
-        ("{\"msgType\":\"read\",\"data\":{\"path\":\"/\"}}", "not /"),
+        ("{\"msgType\":\"observe\",\"data\":{\"path\":\"/\"}}", "not /"),
         ("{\"msgType\":\"read\",\"data\":{\"path\":\"/3/x\"}}", "0 to 65535"),
         ("{\"msgType\":\"read\",\"data\":{\"path\":\"/1/2/3/4/5\"}}", "four segments"),
         ("{\"msgType\":\"discover\",\"data\":{\"path\":\"/1/2/3/4\"}}", "discover takes"),
@@ -179,13 +186,13 @@ fn what_is_no_command_is_refused_with_the_reason() {
         ("{\"msgType\":\"write-attr\",\"data\":{\"path\":\"/3\",\"pmin\":true}}", "pmin is not"),
         ("{\"msgType\":\"read\",\"data\":{\"path\":\"/3\"},\"mheaders\":{\"ttl\":-1}}", "mheaders.ttl"),
     ] {
-        let refusal = parse(payload.as_bytes(), &registration(), &model()).unwrap_err();
+        let refusal = read_command(payload.as_bytes()).unwrap_err();
         assert!(refusal.reason.contains(reason), "{payload}: {}", refusal.reason);
     }
     let long = format!("/3?{}", "x".repeat(256));
     assert!(operation("read", json!({ "path": long })).is_err());
     let deep = "[".repeat(100_000);
-    assert!(parse(deep.as_bytes(), &registration(), &model()).is_err());
+    assert!(read_command(deep.as_bytes()).is_err());
 }
 
 #[test]
@@ -270,7 +277,7 @@ fn hex_is_the_hex_of_the_value_s_text() {
     let write = |resource: &str, value: Value| {
         let data = json!({ "path": resource, "value": value });
         command(json!({ "msgType": "write", "encoding": "hex", "data": data })).map(|command| match command.operation {
-            Operation { kind: OperationKind::Write { values }, .. } => values[0].value.clone(),
+            Operation { kind: OperationKind::Write { values, .. }, .. } => values[0].value.clone(),
             other => panic!("{other:?} is no write"),
         })
     };
@@ -286,7 +293,7 @@ fn hex_is_the_hex_of_the_value_s_text() {
 fn the_values_of_a_batch_count_from_its_base_path() {
     let text = |at: &str, value: &str| Assignment { path: path(at), value: Lwm2mValue::String(value.into()) };
     let write = |data| match operation("write", data)? {
-        Operation { path, kind: OperationKind::Write { values }, .. } => Ok((path, values)),
+        Operation { path, kind: OperationKind::Write { values, .. }, .. } => Ok((path, values)),
         other => Err(format!("{other:?} is no write")),
     };
     let data = json!({ "basePath": "3/0/", "content": [
@@ -324,12 +331,11 @@ fn arguments_that_say_nothing_are_empty() {
 #[test]
 fn attributes_are_numbers_or_their_text_in_one_order() {
     let data = json!({ "path": "/3/0", "st": 0.25, "pmin": 10, "pmax": "60", "gt": null, "lt": 1e21, "note": "x" });
-    let Ok(Operation { kind: OperationKind::WriteAttributes { attributes }, .. }) = operation("write-attr", data)
-    else {
-        panic!("no write-attr")
-    };
-    let expected = [("lt", "1000000000000000000000"), ("pmax", "60"), ("pmin", "10"), ("st", "0.25")];
-    assert_eq!(attributes, expected.map(|(name, value)| (name, value.to_owned())));
+    let expected = ["lt=1000000000000000000000", "pmax=60", "pmin=10", "st=0.25"];
+    assert_eq!(
+        operation("write-attr", data).map(|operation| operation.query),
+        Ok(expected.map(str::to_owned).to_vec())
+    );
 }
 
 #[test]
@@ -344,7 +350,7 @@ fn an_observation_of_our_own_says_so() {
 proptest! {
     #[test]
     fn any_payload_is_a_command_or_a_refusal(payload in r#"\{"msgType":"(write|read|create|write-attr)","data":\{("(path|basePath|content|value|type)":("/3/0/[0-9]{1,2}"|[0-9.e-]{1,4}|null|\[\{\}\]),?){0,4}\}\}?"#) {
-        match parse(payload.as_bytes(), &registration(), &model()) {
+        match read_command(payload.as_bytes()) {
             Ok(command) => prop_assert!(!command.operation.path.is_empty()),
             Err(refusal) => prop_assert!(!refusal.reason.is_empty()),
         }

@@ -4,12 +4,13 @@ use std::collections::HashSet;
 
 use serde_json::Value as Json;
 
-use crate::lwm2m::codec::Assignment;
-use crate::lwm2m::codec::{text, tlv};
+use crate::lwm2m::codec::scalar::Scalar;
+use crate::lwm2m::codec::{Assignment, json, text, tlv};
 use crate::lwm2m::path::Path;
 use crate::lwm2m::value::{ResourceType, Value, ValueError};
 
-use super::{CommandError, Source};
+use super::Source;
+use super::error::CommandError;
 
 const MAX_VALUES: usize = 4096;
 /// Limits the bytes of a TLV element beside its value.
@@ -30,8 +31,16 @@ impl<'a> Values<'a> {
 
     /// Adds an item of `content`, whose path is relative to the base.
     pub(super) fn add_item(&mut self, base: Path, item: &Json) -> Result<(), CommandError> {
+        self.add_item_below(base, relative_path(item.get("path"))?, item)
+    }
+
+    /// Adds an item of `content` whose path relative to the base is this text.
+    pub(super) fn add_item_at(&mut self, base: Path, relative: &str, item: &Json) -> Result<(), CommandError> {
+        self.add_item_below(base, relative.parse()?, item)
+    }
+
+    fn add_item_below(&mut self, base: Path, relative: Path, item: &Json) -> Result<(), CommandError> {
         let item = item.as_object().ok_or(CommandError::Member { member: "content", expected: "a list of objects" })?;
-        let relative = relative_path(item.get("path"))?;
         let path = relative.segments().iter().try_fold(base, |path, id| path.child(*id));
         let path = path.filter(|path| path.len() >= 3).ok_or(CommandError::Member {
             member: "path of content",
@@ -43,7 +52,7 @@ impl<'a> Values<'a> {
 
     pub(super) fn add(&mut self, path: Path, given: Option<&Json>, value: &Json) -> Result<(), CommandError> {
         if self.values.len() == MAX_VALUES {
-            return Err(CommandError::TooMany(MAX_VALUES));
+            return Err(CommandError::TooMany { limit: MAX_VALUES, what: "values" });
         }
         let expected = self.resource_type(path, given)?;
         let value = self.value(path, expected, value)?;
@@ -105,7 +114,7 @@ impl<'a> Values<'a> {
 }
 
 /// Reads the path of an item of `content`, which is a text or a number.
-pub(in crate::mqtt) fn relative_path(written: Option<&Json>) -> Result<Path, CommandError> {
+pub(super) fn relative_path(written: Option<&Json>) -> Result<Path, CommandError> {
     match written {
         None | Some(Json::Null) => Ok(Path::ROOT),
         Some(Json::String(path)) => Ok(path.parse()?),
@@ -121,8 +130,10 @@ fn read(expected: ResourceType, value: &Json) -> Result<Value, ValueError> {
     let wrong = |value: &str| ValueError::Type { expected, value: value.to_owned() };
     match value {
         Json::String(written) => text::parse(expected, written),
-        Json::Bool(value) => Value::Boolean(*value).conform(expected),
-        Json::Number(number) => crate::lwm2m::codec::json::number_value(number)?.conform(expected),
+        Json::Bool(value) => Scalar::Boolean(*value).into_value(Some(expected)),
+        // Only devices write an object link as a number.
+        Json::Number(number) if expected == ResourceType::ObjectLink => Err(wrong(&number.to_string())),
+        Json::Number(number) => Scalar::Number(json::number_of(number)).into_value(Some(expected)),
         Json::Null => Err(wrong("null")),
         Json::Array(_) => Err(wrong("a list")),
         Json::Object(_) => Err(wrong("an object")),

@@ -96,6 +96,79 @@ fn cbor_is_one_item_of_the_resource_s_type() {
     }
 }
 
+#[test]
+fn a_tag_that_says_nothing_of_the_value_is_passed_over() {
+    let scene = Scene::new();
+    for item in ["d9d9f7 1851", "d9d9f7 d9d9f7 c2 4151", "d820 c4 82 00 1851"] {
+        assert_eq!(scene.values("/3/0/9", format::CBOR, &hex(item)), one("/3/0/9", Value::Integer(81)), "{item}");
+    }
+    // Rational, bigfloat and extended decimal numbers are none that a resource can have.
+    for item in ["d81e 82 01 02", "c5 82 01 02", "d90108 82 01 02", "d9d9f7 c5 82 01 02"] {
+        assert!(scene.values("/3/0/11", format::CBOR, &hex(item)).is_err(), "{item}");
+    }
+}
+
+#[test]
+fn a_bignum_is_an_integer_of_64_bits_or_a_float() {
+    let scene = Scene::new();
+    for (resource, item, value) in [
+        ("/3/0/9", "c2 42 01ff", Value::Integer(511)),
+        ("/3/0/9", "c3 42 01ff", Value::Integer(-512)),
+        ("/3/0/9", "c2 5f 4101 41ff ff", Value::Integer(511)),
+        ("/3/0/9", "c3 47 ffffffffffffff", Value::Integer(-0x100_0000_0000_0000)),
+        ("/3/0/10", "c2 4a 0000 ffffffffffffffff", Value::UnsignedInteger(u64::MAX)),
+        ("/3/0/11", "c2 49 010000000000000000", Value::Float(18_446_744_073_709_551_616.0)),
+        ("/3/0/11", "c2 52 01 0000000000000000000000000000000000", Value::Float(2_f64.powi(136))),
+        (
+            "/3/0/11",
+            "c2 52 01 0000000000000800 000000000000000001",
+            Value::Float(2_f64.powi(136) * (1.0 + f64::EPSILON)),
+        ),
+        ("/4321/0/0", "c2 42 01ff", Value::Integer(511)),
+    ] {
+        assert_eq!(scene.values(resource, format::CBOR, &hex(item)), one(resource, value), "{item}");
+    }
+    for (resource, item) in [
+        ("/3/0/9", "c2 48 8000000000000000"),
+        ("/3/0/10", "c2 49 010000000000000000"),
+        ("/3/0/10", "c3 4101"),
+        ("/4321/0/0", "c2 49 010000000000000000"),
+        ("/3/0/9", "c2 01"),
+    ] {
+        assert!(scene.values(resource, format::CBOR, &hex(item)).is_err(), "{resource} {item}");
+    }
+    let huge = [hex("c2 59 0400"), vec![0xff; 1024]].concat();
+    assert!(scene.values("/3/0/11", format::CBOR, &huge).is_err(), "no double is as large");
+}
+
+#[test]
+fn a_map_of_lwm2m_cbor_has_each_key_once() {
+    let scene = Scene::new();
+    for payload in ["a1 03 a2 00 a1 09 01 00 a1 09 02", "a1 03 a1 00 a2 09 01 81 09 02"] {
+        assert!(scene.values("/3", format::LWM2M_CBOR, &hex(payload)).unwrap_err().contains("twice"), "{payload}");
+    }
+}
+
+#[test]
+fn lwm2m_cbor_is_written_under_the_path_of_the_request() {
+    let values = |paths: &[&str]| -> Vec<Assignment> {
+        let assignment = |text: &&str| Assignment { path: path(text), value: Value::Integer(1) };
+        paths.iter().map(assignment).collect()
+    };
+    for (target, paths, payload) in [
+        ("/3/0/9", &["/3/0/9"][..], "a1 83 030009 01"),
+        ("/3/0", &["/3/0/6/1", "/3/0/9", "/3/0/6/0"], "a1 82 0300 a2 06 a2 01 01 00 01 09 01"),
+        ("/3", &["/3/1/9"], "a1 03 a1 01 a1 09 01"),
+        ("/3/0/6", &["/3/0/6/300"], "a1 83 030006 a1 19012c 01"),
+    ] {
+        assert_eq!(encode(ContentFormat::Lwm2mCbor, "/m2m", path(target), &values(paths)), hex(payload), "{target}");
+    }
+    let patch = |Assignment { path, value }| Patch { path, value: Some(value) };
+    let patches: Vec<_> = values(&["/3/0/9", "/1/0/1", "/3/0/6/0"]).into_iter().map(patch).collect();
+    let expected = hex("a2 03 a1 00 a2 09 01 06 a1 00 01 01 a1 00 a1 01 01");
+    assert_eq!(encode_patches(ContentFormat::Lwm2mCbor, "/m2m", &patches), expected);
+}
+
 /// `{3:{0:{0:"ACME",6:{0:1,1:5}}}}`, and the same with a key of several ids.
 #[test]
 fn lwm2m_cbor_is_maps_in_maps() {

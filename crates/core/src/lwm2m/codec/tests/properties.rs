@@ -14,6 +14,15 @@ fn any_value() -> impl Strategy<Value = (u16, Value)> {
     ]
 }
 
+/// The formats that hold several values.
+const SEVERAL_VALUES: [ContentFormat; 5] = [
+    ContentFormat::Tlv,
+    ContentFormat::SenmlJson,
+    ContentFormat::SenmlCbor,
+    ContentFormat::Lwm2mJson,
+    ContentFormat::Lwm2mCbor,
+];
+
 /// TLV has no sign for an Unsigned Integer; JSON has one zero.
 fn as_read(value: &Value) -> Value {
     match value {
@@ -34,12 +43,81 @@ proptest! {
             .collect();
         let expected: Vec<_> = assignments.iter().map(|one| (one.path.to_string(), as_read(&one.value))).collect();
         for target in [Path::of(&[3]).unwrap(), Path::of(&[3, instance]).unwrap()] {
-            for chosen in [format::TLV, format::SENML_JSON, format::SENML_CBOR, format::LWM2M_JSON] {
-                let payload = encode(target, &assignments, chosen);
-                let read = scene.values(&target.to_string(), chosen, &payload).map(|values| {
+            for chosen in SEVERAL_VALUES {
+                let payload = encode(chosen, "", target, &assignments);
+                let read = scene.values(&target.to_string(), chosen.number(), &payload).map(|values| {
                     values.into_iter().map(|(path, value)| (path, as_read(&value))).collect::<Vec<_>>()
                 });
                 prop_assert_eq!(read, Ok(expected.clone()), "format {}", chosen);
+            }
+        }
+    }
+
+    #[test]
+    fn a_single_value_that_was_written_is_read_again((id, value) in any_value()) {
+        let target = Path::of(&[3, 0, id]).unwrap();
+        let values = [Assignment { path: target, value: value.clone() }];
+        for chosen in SEVERAL_VALUES.into_iter().chain([ContentFormat::Cbor]) {
+            let payload = encode(chosen, "", target, &values);
+            let read = Scene::new().values(&target.to_string(), chosen.number(), &payload);
+            let read = read.map(|values| values.into_iter().map(|(_, value)| as_read(&value)).collect::<Vec<_>>());
+            prop_assert_eq!(read, Ok(vec![as_read(&value)]), "format {}", chosen);
+        }
+    }
+
+    #[test]
+    fn patches_that_were_written_are_read_again(values in proptest::collection::vec(any_value(), 1..6), instance in any::<u16>()) {
+        let scene = Scene::with_object_list("</m2m>;rt=\"oma.lwm2m\",</m2m/3/0>");
+        let mut seen = std::collections::BTreeSet::new();
+        let patches: Vec<_> = values
+            .into_iter()
+            .filter(|(id, _)| seen.insert(*id))
+            .map(|(id, value)| Patch { path: Path::of(&[3, instance, id]).unwrap(), value: Some(value) })
+            .collect();
+        let expected: Vec<_> = patches.iter().map(|patch| (patch.path.to_string(), patch.value.clone().unwrap())).collect();
+        for chosen in [ContentFormat::SenmlJson, ContentFormat::SenmlCbor, ContentFormat::Lwm2mCbor] {
+            let payload = encode_patches(chosen, "/m2m", &patches);
+            let read = scene.decode_of(Requested::Paths(&[Path::ROOT]), chosen.number(), &payload);
+            let read = read.map(|entries| {
+                entries.into_iter().map(|entry| (entry.path.to_string(), as_read(&entry.value))).collect::<Vec<_>>()
+            });
+            let expected: Vec<_> = expected.iter().map(|(path, value)| (path.clone(), as_read(value))).collect();
+            prop_assert_eq!(read, Ok(expected), "format {}", chosen);
+        }
+    }
+
+    #[test]
+    fn integers_of_64_bits_survive_every_format_with_types(signed in any::<i64>(), unsigned in any::<u64>()) {
+        for (id, value) in [(1, Value::Integer(signed)), (2, Value::UnsignedInteger(unsigned | 1 << 63))] {
+            let target = Path::of(&[4321, 0, id]).unwrap();
+            let values = [Assignment { path: target, value: value.clone() }];
+            let formats =
+                [ContentFormat::SenmlJson, ContentFormat::SenmlCbor, ContentFormat::Lwm2mJson, ContentFormat::Lwm2mCbor, ContentFormat::Cbor];
+            for chosen in formats {
+                let payload = encode(chosen, "", target, &values);
+                let read = Scene::new().values(&target.to_string(), chosen.number(), &payload);
+                prop_assert_eq!(read, one(&target.to_string(), value.clone()), "format {}", chosen);
+            }
+        }
+    }
+
+    #[test]
+    fn a_payload_that_is_changed_is_entries_at_or_below_the_request_or_an_error(
+        values in proptest::collection::vec(any_value(), 1..6),
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let scene = Scene::new();
+        let assignments: Vec<_> =
+            values.into_iter().map(|(id, value)| Assignment { path: Path::of(&[3, 0, id]).unwrap(), value }).collect();
+        let target = path("/3/0");
+        for chosen in SEVERAL_VALUES {
+            let mut payload = encode(chosen, "", target, &assignments);
+            for (at, byte) in &changes {
+                let at = at.index(payload.len());
+                payload[at] = *byte;
+            }
+            for entry in scene.decode("/3/0", chosen.number(), &payload).unwrap_or_default() {
+                prop_assert!(entry.path.is_at_or_below(&target) && entry.path.len() >= 3);
             }
         }
     }

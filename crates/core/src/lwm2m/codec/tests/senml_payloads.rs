@@ -71,12 +71,19 @@ fn senml_that_cannot_be_meant_is_refused() {
     let scene = Scene::new();
     for (payload, reason) in [
         (r#"[{"n":"/3/0/9","v":1,"vs":"1"}]"#, "more than one value"),
-        (r#"[{"n":"/3/0/9","v":1,"v":2}]"#, "more than one value"),
-        (r#"[{"n":"/3/0/9","n":"/3/0/9","v":1}]"#, "duplicate"),
+        (r#"[{"n":"/3/0/9","v":1,"v":2}]"#, "\"v\" twice"),
+        (r#"[{"n":"/3/0/9","n":"/3/0/9","v":1}]"#, "\"n\" twice"),
+        (r#"[{"n":"/3/0/9","x":1,"x":1,"v":1}]"#, "\"x\" twice"),
+        (r#"[{"n":"/3/0/9","s":81}]"#, "has no value"),
+        (r#"[{"s":81}]"#, "has no value"),
+        (r#"[{"n":"/3/0/9","v":"81"}]"#, "no number"),
+        (r#"[{"n":"/3/0/9","v":null}]"#, "no number"),
+        (r#"[{"n":"/3/0/11","v":1e400}]"#, "no number"),
+        (r#"[{"n":"/3/0/0","vs":"\ud83d"}]"#, "JSON"),
+        (r#"[{"n":"/3/0/9","v":1}] x"#, "JSON"),
         (r#"[{"n":"/3/0/9"}]"#, "has no value"),
         (r#"[{"n":"/3/0/9","v":1,"must_":1}]"#, "must_"),
         (r#"[{"n":"/3/0/9","v":1,"bver":11}]"#, "version 11"),
-        (r#"[{"n":"/3/0/9","bv":1,"v":1}]"#, "base values"),
         (r#"[{"n":"/3/0/9","vb":true}]"#, "true is no Integer"),
         (r#"[{"n":"/3/0/12","v":1}]"#, "1 is no Boolean"),
         (r#"[{"n":"/3/0/22/0","vs":"1"}]"#, "is no Objlnk"),
@@ -146,5 +153,118 @@ fn a_senml_time_may_have_a_tag() {
             let entries = scene.decode("/3/0/9", format::SENML_CBOR, &payload).unwrap();
             assert_eq!((&entries[0].value, entries[0].time), (&Value::Integer(52), Some(seconds)), "{time}");
         }
+    }
+}
+
+#[test]
+fn a_base_value_is_added_to_numbers_and_to_nothing_else() {
+    let scene = Scene::new();
+    let json = br#"[{"bn":"/3/0/","bv":9007199254740992,"n":"9","v":1},{"n":"11","v":0.5,"bv":20},{"n":"0","vs":"x"},
+        {"n":"12","vb":true,"bv":1},{"n":"9","v":-1.0}]"#;
+    let expected = Ok(vec![
+        ("/3/0/9".to_owned(), Value::Integer(9_007_199_254_740_993)),
+        ("/3/0/11".to_owned(), Value::Float(20.5)),
+        ("/3/0/0".to_owned(), Value::String("x".into())),
+        ("/3/0/12".to_owned(), Value::Boolean(true)),
+        ("/3/0/9".to_owned(), Value::Integer(0)),
+    ]);
+    assert_eq!(scene.values("/3/0", format::SENML_JSON, json), expected);
+    // {-2: "/3/0/", -5: 20, 0: "11", 2: 1.5}
+    let cbor = hex("81 a4 21 652f332f302f 24 14 00 623131 02 f93e00");
+    assert_eq!(scene.values("/3/0", format::SENML_CBOR, &cbor), one("/3/0/11", Value::Float(21.5)));
+}
+
+#[test]
+fn a_history_is_kept_in_its_order() {
+    let scene = Scene::new();
+    let json = br#"[{"bn":"/3/0/9","bt":1717886813,"v":3,"t":20},{"v":1},{"v":2,"t":10},{"v":1}]"#;
+    let entries = scene.decode("/3/0/9", format::SENML_JSON, json).unwrap();
+    let history: Vec<_> = entries.into_iter().map(|entry| (entry.value, entry.time)).collect();
+    let value = |value, time| (Value::Integer(value), Some(time));
+    let expected = [value(3, 1_717_886_833.0), value(1, 1_717_886_813.0), value(2, 1_717_886_823.0)];
+    assert_eq!(history[..3], expected);
+    assert_eq!(history[3], expected[1]);
+}
+
+#[test]
+fn a_whole_number_of_json_is_exact_in_every_form() {
+    let scene = Scene::new();
+    for number in ["9007199254740993", "9007199254740993.0", "9007199254740.993e3", "90071992547409930E-1"] {
+        let json = format!(r#"[{{"n":"/3/0/9","v":{number}}}]"#);
+        let expected = one("/3/0/9", Value::Integer(9_007_199_254_740_993));
+        assert_eq!(scene.values("/3/0/9", format::SENML_JSON, json.as_bytes()), expected, "{number}");
+    }
+    for number in ["81.5", "9223372036854775808", "1e40"] {
+        let json = format!(r#"[{{"n":"/3/0/9","v":{number}}}]"#);
+        assert!(scene.values("/3/0/9", format::SENML_JSON, json.as_bytes()).is_err(), "{number}");
+    }
+}
+
+#[test]
+fn labels_that_are_not_needed_are_ignored_however_deep_their_values_are() {
+    let scene = Scene::new();
+    let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
+    let json = format!(r#"[{{"n":"/3/0/9","v":81,"u":"%","ut":5,"bs":1,"s":2,"bu":"x","x":{deep}}}]"#);
+    let expected = one("/3/0/9", Value::Integer(81));
+    assert_eq!(scene.values("/3/0/9", format::SENML_JSON, json.as_bytes()), expected);
+    // {0: "/3/0/9", 2: 81, "x": 100,000 arrays in each other}
+    let mut cbor = hex("81 a3 00 662f332f302f39 02 1851 6178");
+    cbor.extend(std::iter::repeat_n(0x81, 100_000).chain([0x00]));
+    assert_eq!(scene.values("/3/0/9", format::SENML_CBOR, &cbor), expected);
+    cbor.pop();
+    assert!(scene.values("/3/0/9", format::SENML_CBOR, &cbor).is_err());
+    let too_deep = format!(r#"[{{"n":"/3/0/9","v":81,"x":{}}}]"#, "[".repeat(100_000));
+    assert!(scene.values("/3/0/9", format::SENML_JSON, too_deep.as_bytes()).is_err());
+}
+
+#[test]
+fn an_object_link_may_be_a_number_in_senml_cbor() {
+    let scene = Scene::new();
+    for (number, expected) in
+        [("1a 000b0001", link(11, 1)), ("20", link(65535, 65535)), ("1a ffffffff", link(65535, 65535))]
+    {
+        let cbor = hex(&format!("81 a2 00 692f332f302f32322f30 02 {number}"));
+        assert_eq!(scene.values("/3/0/22/0", format::SENML_CBOR, &cbor), one("/3/0/22/0", expected), "{number}");
+    }
+}
+
+#[test]
+fn a_payload_has_a_limited_number_of_entries() {
+    let scene = Scene::new();
+    let records = |count| vec![r#"{"n":"/3/0/9","v":1}"#; count].join(",");
+    let entries = |count: usize| scene.decode("/3/0/9", format::SENML_JSON, format!("[{}]", records(count)).as_bytes());
+    assert_eq!(entries(MAX_ENTRIES).map(|entries| entries.len()), Ok(MAX_ENTRIES));
+    assert_eq!(entries(MAX_ENTRIES + 1), Err("more than 10000 entries".to_owned()));
+}
+
+/// A length that a payload only claims reserves nothing, and a payload that ends too early is bad as a whole.
+#[test]
+fn a_payload_that_claims_more_than_it_has_is_refused() {
+    let scene = Scene::new();
+    for payload in [
+        "9b ffffffffffffffff",
+        "81 bb ffffffffffffffff 00",
+        "81 a1 00 7b 7fffffffffffffff 2f",
+        "82 a2 00 662f332f302f39 02 01",
+    ] {
+        assert!(scene.values("/3/0/9", format::SENML_CBOR, &hex(payload)).is_err(), "{payload}");
+    }
+    for payload in ["bb ffffffffffffffff", "a1 9b ffffffffffffffff 03", "a1 83 030009 5b 7fffffffffffffff 01"] {
+        assert!(scene.values("/3/0/9", format::LWM2M_CBOR, &hex(payload)).is_err(), "{payload}");
+    }
+}
+
+#[test]
+fn a_composite_answer_may_have_several_requested_paths_and_nothing_else() {
+    let scene = Scene::new();
+    let paths = [path("/3/0/9"), path("/3/0/6")];
+    let decode = |format, payload: &[u8]| scene.decode_of(Requested::Paths(&paths), format, payload);
+    let json = br#"[{"n":"/3/0/9","v":81},{"n":"/3/0/6/1","v":2}]"#;
+    assert_eq!(decode(format::SENML_JSON, json).map(|entries| entries.len()), Ok(2));
+    let elements = br#"{"bn":"/3/0/","e":[{"n":"9","v":81}]}"#;
+    assert_eq!(decode(format::LWM2M_JSON, elements).map(|entries| entries.len()), Ok(1));
+    assert!(decode(format::SENML_JSON, br#"[{"n":"/3/0/0","vs":"x"}]"#).unwrap_err().contains("not at or below"));
+    for format in [format::TEXT, format::OCTET_STREAM, format::CBOR, format::TLV] {
+        assert!(decode(format, b"\x01").unwrap_err().contains("names no paths"), "{format}");
     }
 }

@@ -1,0 +1,71 @@
+//! Why a command cannot be carried out.
+
+use thiserror::Error;
+
+use crate::lwm2m::content_format::{ContentFormat, UnknownFormat};
+use crate::lwm2m::model::{OtherVersions, Range, Version};
+use crate::lwm2m::path::{Path, PathError};
+use crate::lwm2m::value::{ResourceType, UnknownType, ValueError};
+
+/// Limits the bytes of a query item (RFC 7252 section 5.10).
+pub(super) const MAX_QUERY_ITEM: usize = 255;
+pub(super) const MAX_QUERY_ITEMS: usize = 32;
+
+#[derive(Debug, Error)]
+pub(super) enum CommandError {
+    #[error("unknown msgType {0:?}; {1}")]
+    UnknownMsgType(String, String),
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// The member has a similar name, or is at another place.
+    #[error("{0} is missing; {1}")]
+    Misplaced(&'static str, String),
+    #[error("{member} is not {expected}")]
+    Member { member: &'static str, expected: &'static str },
+    #[error("the device registered as LwM2M {registered}; {feature} needs {needed}")]
+    Version { registered: String, feature: String, needed: Version },
+    #[error("{0}")]
+    Path(#[from] PathError),
+    #[error("{msg_type} takes {allowed}, not {path}")]
+    PathLength { msg_type: &'static str, allowed: &'static str, path: Path },
+    #[error("a query item has more than {MAX_QUERY_ITEM} bytes, or there are more than {MAX_QUERY_ITEMS}")]
+    Query,
+    #[error("there is no attribute to write")]
+    NoAttribute,
+    #[error("{0}")]
+    Format(#[from] UnknownFormat),
+    #[error("{member} {format} cannot hold what the command is about")]
+    CannotHold { member: &'static str, format: ContentFormat },
+    #[error("no format that the device announced can leave the instance id to it; TLV can")]
+    NoFormatWithoutId,
+    #[error("either all paths of content begin with *, or none does")]
+    SomeWithoutId,
+    #[error("mode update keeps other instances, and {0} has none below it")]
+    NothingToUpdate(Path),
+    #[error("null removes a resource instance, and {0} is none")]
+    NoInstance(Path),
+    #[error("{0} is listed twice")]
+    Twice(Path),
+    #[error("{0}")]
+    Type(#[from] UnknownType),
+    #[error("{path} has no definition{loaded}: type is missing; add \"type\", or the object's XML to xml_dir")]
+    NoType { path: Path, loaded: OtherVersions },
+    #[error("{path} is of type {defined}, not {given}")]
+    OtherType { path: Path, defined: ResourceType, given: ResourceType },
+    #[error("{0} is executed, it has no value")]
+    NoValue(Path),
+    #[error("{0} cannot be executed")]
+    NotExecutable(Path),
+    #[error("value of {path}: {error}")]
+    Value { path: Path, error: ValueError },
+    #[error("value of {path}: {range} is allowed")]
+    Range { path: Path, range: Range },
+    #[error("value of {0} is not hex")]
+    Hex(Path),
+    #[error("{0} is given a value, and so is an instance of it")]
+    Twofold(Path),
+    #[error("more than {limit} {what}")]
+    TooMany { limit: usize, what: &'static str },
+    #[error("the values have more than {0} bytes")]
+    TooLong(usize),
+}
