@@ -4,7 +4,7 @@ use libfuzzer_sys::fuzz_target;
 use lwm2m_core::mqtt::{downlink, uplink};
 
 fuzz_target!(|payload: &[u8]| {
-    match downlink::parse(payload, scene::registration(), scene::model()) {
+    match downlink::parse(payload, scene::command_context()) {
         Ok(command) => {
             let request = command.operation.request(scene::registration());
             assert!(request.options.iter().all(|(_, value)| value.len() <= 255));

@@ -2,4 +2,7 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|payload: &[u8]| scene::decode(110, payload));
+fuzz_target!(|payload: &[u8]| {
+    scene::decode(110, payload);
+    scene::send(110, payload);
+});
