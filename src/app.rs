@@ -5,7 +5,7 @@ mod dtls;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use tokio::net::TcpListener;
@@ -28,7 +28,7 @@ use crate::store::{OpenedStore, Store, StoreContents};
 use crate::transport::{Security, UdpListener, UdpSockets};
 use crate::upstream::{self, UpstreamLink};
 use lwm2m_core::gateway::Gateway;
-use lwm2m_core::lwm2m::model::BrokenFile;
+use lwm2m_core::lwm2m::model::{BrokenFile, Model};
 
 use dtls::DtlsSetup;
 
@@ -99,12 +99,8 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let secured = DtlsSetup::prepare(&config, &conditions, &metrics)?;
     log_start(&config, secured.as_ref());
     let room = raise_descriptor_limit(&config, embedded, &conditions);
-    let Definitions { model, broken, warnings, .. } = definitions::read(&config.xml_dir)
-        .with_context(|| format!("xml_dir: cannot read the folder {}", config.xml_dir.display()))?;
-    for BrokenFile { file, reason } in &broken {
-        warn!(file, reason, "object definition rejected");
-    }
-    config.warnings.iter().chain(&warnings).for_each(|warning| warn!("{warning}"));
+    config.warnings.iter().for_each(|warning| warn!("{warning}"));
+    let (model, broken) = load_definitions(&config, &metrics)?;
     let objects = model.objects().count();
 
     #[cfg(feature = "embedded")]
@@ -115,10 +111,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     }
 
     let sockets = bind_sockets(&config.listeners, &conditions.add("sockets"))?;
-    metrics.reload.definitions.set(objects as i64);
-    let enabled = config.store.enable.unwrap_or(!embedded);
-    let opened = || Store::open(&config.store, &config.listeners, unix_time, Arc::clone(&metrics));
-    let store = enabled.then(opened).transpose()?;
+    let store = open_store(&config, embedded, unix_time, &metrics)?;
     let link =
         UpstreamLink::start(config.upstream.clone(), Arc::clone(&metrics.upstream), conditions.add("broker")).await?;
     let listener = admin_listener(&config.admin, embedded).await?;
@@ -150,11 +143,10 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let driver = tokio::spawn(driver.run(stopped, config.shutdown_timeout));
     let serving = conditions.add("serving");
     serving.set(ConditionState::Up, "devices are served");
-    let reloadable = ReloadableSettings::new(&config, room);
+    let settings = ReloadableSettings::new(&config, room);
     let definitions = ReloadableDefinitions::new(&broken, Arc::clone(&metrics));
     let credentials = secured.and_then(DtlsSetup::reloadable);
-    let (reload_control, reload_metrics) = (control.clone(), Arc::clone(&metrics));
-    let reloading = Reloading::new(config, reloadable, definitions, credentials, reload_control, reload_metrics);
+    let reloading = Reloading::new(config, settings, definitions, credentials, control.clone(), Arc::clone(&metrics));
     let sources = AdminSources::new(metrics, conditions, control);
     let admin = listener.map(|listener| tokio::spawn(admin::serve(listener, sources)));
     Ok(App {
@@ -190,6 +182,32 @@ impl App {
         drop(self.broker);
         Ok(())
     }
+}
+
+/// Reads the object definitions, and logs the files that were rejected.
+fn load_definitions(config: &Config, metrics: &Metrics) -> anyhow::Result<(Model, Vec<BrokenFile>)> {
+    let Definitions { model, broken, warnings, .. } = definitions::read(&config.xml_dir)
+        .with_context(|| format!("xml_dir: cannot read the folder {}", config.xml_dir.display()))?;
+    for BrokenFile { file, reason } in &broken {
+        warn!(file, reason, "object definition rejected");
+    }
+    warnings.iter().for_each(|warning| warn!("{warning}"));
+    metrics.reload.definitions.set(model.objects().count() as i64);
+    Ok((model, broken))
+}
+
+/// Opens the store; `None` if it is disabled, as it is by default beside an embedded broker.
+fn open_store(
+    config: &Config,
+    embedded: bool,
+    unix_time: Duration,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Option<(OpenedStore, StoreContents)>> {
+    if !config.store.enable.unwrap_or(!embedded) {
+        return Ok(None);
+    }
+    let (settings, listeners) = (&config.store, &config.listeners);
+    Ok(Some(Store::open(settings, listeners, unix_time, Arc::clone(metrics))?))
 }
 
 /// Gives the gateway its DTLS layer and the stored devices, and starts the store.

@@ -1,7 +1,8 @@
 //! The LwM2M gateway for EMQX: LwM2M devices on one side, EMQX or another MQTT broker on the other.
 //!
 //! This crate is the program around the core: it owns sockets, gRPC, MQTT connections, the clock, files and signals. The
-//! core is plain data with `&mut self` that is told the time, the bytes and the randomness, and answers with outputs.
+//! core, `lwm2m_core`, is plain data with `&mut self` that is told the time, the bytes and the randomness, and answers with
+//! outputs. Its documentation has the glossary; read it and `Gateway` next.
 //!
 //! ```text
 //! main -> cli -> app -> driver -> transport, upstream, store, observability     this crate
@@ -19,7 +20,7 @@
 //! [`upstream::exproto`] or [`upstream::mqtt`]. A command of an application takes the same way back, from
 //! [`lwm2m_core::gateway::Gateway::handle_broker`].
 //!
-//! [`reload`] reads changed files while the program runs, and [`driver::control`] carries changes and questions to the
+//! `reload` reads changed files while the program runs, and [`driver::control`] carries changes and questions to the
 //! driver.
 //!
 //! A module is public only where a test, a bench or `main.rs` uses it. The modules form no circle: `admin` and `reload` stand

@@ -122,18 +122,19 @@ fn a_file_that_was_edited_is_read_without_a_signal() {
 fn a_definition_more_is_taken_and_a_broken_one_leaves_all_definitions_as_they_were() {
     let place = ReloadFolder::new(WATCH);
     let program = place.start();
-    assert_eq!(program.metric("lwm2m_object_definitions"), 16.0);
-    place.define("3304.xml");
-    program.wait_for_metric("lwm2m_object_definitions", 17.0);
+    let built_in = built_in();
+    assert_eq!(program.metric("lwm2m_object_definitions"), built_in + 1.0);
+    place.define("3304-1_1.xml");
+    program.wait_for_metric("lwm2m_object_definitions", built_in + 2.0);
 
-    fs::write(place.definitions().join("3303.xml"), "<LWM2M>").unwrap();
-    place.define("3311.xml");
+    fs::write(place.definitions().join("3303-1_1.xml"), "<LWM2M>").unwrap();
+    place.define("3311-1_0.xml");
     program.wait_for_metric("lwm2m_reload_failing{part=\"definitions\"}", 1.0);
-    program.wait_for("3303.xml: ");
-    assert_eq!(program.metric("lwm2m_object_definitions"), 17.0);
+    program.wait_for("3303-1_1.xml: ");
+    assert_eq!(program.metric("lwm2m_object_definitions"), built_in + 2.0);
 
-    place.define("3303.xml");
-    program.wait_for_metric("lwm2m_object_definitions", 18.0);
+    place.define("3303-1_1.xml");
+    program.wait_for_metric("lwm2m_object_definitions", built_in + 3.0);
     program.wait_for_metric("lwm2m_reload_failing{part=\"definitions\"}", 0.0);
 }
 
@@ -142,18 +143,23 @@ fn a_definition_that_is_broken_from_the_start_does_not_keep_others_out() {
     let place = ReloadFolder::new(WATCH);
     fs::write(place.definitions().join("broken.xml"), "<LWM2M>").unwrap();
     let program = place.start();
-    place.define("3304.xml");
-    program.wait_for_metric("lwm2m_object_definitions", 17.0);
+    place.define("3304-1_1.xml");
+    program.wait_for_metric("lwm2m_object_definitions", built_in() + 2.0);
 }
 
 /// A configuration and a folder with one definition.
+/// Returns the number of definitions that the program has without a folder.
+fn built_in() -> f64 {
+    lwm2m_gateway::definitions::read(Path::new("")).unwrap().model.objects().count() as f64
+}
+
 struct ReloadFolder(TempDir);
 
 impl ReloadFolder {
     fn new(lines: &str) -> Self {
         let place = Self(tempfile::tempdir().unwrap());
         fs::create_dir(place.definitions()).unwrap();
-        place.define("3303.xml");
+        place.define("3303-1_1.xml");
         place.configure(lines);
         place
     }
