@@ -2,6 +2,7 @@
 //!
 //! - [`Peer`] names the other end of a datagram; [`AssociationId`] names a DTLS association.
 //! - [`deadlines`] orders what is due, with one deadline for each key.
+//! - [`expiring_map`] holds entries that expire, with a bound on their number.
 //! - [`rate`] limits the rate of one address and of all together, with a bounded number of buckets.
 //! - [`secret`] holds texts that no log, report or error shows.
 //!
@@ -16,6 +17,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 pub mod deadlines;
+pub mod expiring_map;
 mod peer;
 pub mod rate;
 pub mod secret;

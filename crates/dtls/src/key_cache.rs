@@ -1,9 +1,10 @@
 //! The keys of PSK identities that were looked up, for as long as the answer holds; and the questions under way.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use lwm2m_base::AssociationId;
+use lwm2m_base::expiring_map::ExpiringMap;
 
 use super::credentials::{KeyAnswer, PskIdentity, PskKey};
 
@@ -11,9 +12,9 @@ use super::credentials::{KeyAnswer, PskIdentity, PskKey};
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 pub struct KeyCache {
-    found: Expiring<PskKey>,
+    found: ExpiringMap<PskIdentity, PskKey>,
     /// Apart from the others: strangers can make up identities, and shall not drive out the keys of devices.
-    unknown: Expiring<()>,
+    unknown: ExpiringMap<PskIdentity, ()>,
     /// The handshakes that wait for the key of an identity.
     questions: HashMap<PskIdentity, Vec<AssociationId>>,
     most_questions: usize,
@@ -34,7 +35,7 @@ pub enum KeyLookup {
 
 impl KeyCache {
     pub fn new(most: usize, most_questions: usize) -> Self {
-        let (found, unknown) = (Expiring::new(most), Expiring::new(most));
+        let (found, unknown) = (ExpiringMap::new(most), ExpiringMap::new(most));
         Self { found, unknown, questions: HashMap::new(), most_questions }
     }
 
@@ -61,15 +62,16 @@ impl KeyCache {
     pub fn answered(&mut self, now: Instant, identity: &PskIdentity, answer: &KeyAnswer) -> Vec<AssociationId> {
         let remembered = |keep_for: Duration| now.checked_add(keep_for.min(LONGEST)).filter(|until| *until > now);
         self.forget(identity);
+        self.handle_timeout(now);
         match answer {
             KeyAnswer::Found { key, keep_for } => {
                 if let Some(until) = remembered(*keep_for) {
-                    self.found.insert(now, identity, until, key.clone());
+                    self.found.insert(identity.clone(), until, key.clone());
                 }
             }
             KeyAnswer::Unknown { keep_for } => {
                 if let Some(until) = remembered(*keep_for) {
-                    self.unknown.insert(now, identity, until, ());
+                    self.unknown.insert(identity.clone(), until, ());
                 }
             }
             KeyAnswer::Unavailable => {}
@@ -95,70 +97,20 @@ impl KeyCache {
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.found.expire(now);
-        self.unknown.expire(now);
+        self.found.remove_expired(now);
+        self.unknown.remove_expired(now);
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
-        [self.found.next(), self.unknown.next()].into_iter().flatten().min()
+        [self.found.next_expiry(), self.unknown.next_expiry()].into_iter().flatten().min()
     }
 
     pub fn remembered(&self) -> usize {
-        self.found.by_identity.len() + self.unknown.by_identity.len()
+        self.found.len() + self.unknown.len()
     }
 
     pub fn questions(&self) -> usize {
         self.questions.len()
-    }
-}
-
-/// Values by identity, each until its time. When there is no room, the one whose time comes first goes.
-struct Expiring<V> {
-    by_identity: HashMap<PskIdentity, (Instant, V)>,
-    by_time: BTreeSet<(Instant, PskIdentity)>,
-    most: usize,
-}
-
-impl<V> Expiring<V> {
-    fn new(most: usize) -> Self {
-        Self { by_identity: HashMap::new(), by_time: BTreeSet::new(), most }
-    }
-
-    fn get(&self, now: Instant, identity: &PskIdentity) -> Option<&V> {
-        self.by_identity.get(identity).filter(|(until, _)| *until > now).map(|(_, value)| value)
-    }
-
-    fn insert(&mut self, now: Instant, identity: &PskIdentity, until: Instant, value: V) {
-        self.expire(now);
-        if self.by_identity.len() >= self.most {
-            let Some((_, first)) = self.by_time.first().cloned() else { return };
-            self.remove(&first);
-        }
-        self.by_time.insert((until, identity.clone()));
-        self.by_identity.insert(identity.clone(), (until, value));
-    }
-
-    fn remove(&mut self, identity: &PskIdentity) {
-        if let Some((identity, (until, _))) = self.by_identity.remove_entry(identity) {
-            self.by_time.remove(&(until, identity));
-        }
-    }
-
-    fn clear(&mut self) {
-        self.by_identity.clear();
-        self.by_time.clear();
-    }
-
-    fn expire(&mut self, now: Instant) {
-        while let Some((until, identity)) = self.by_time.first()
-            && *until <= now
-        {
-            self.remove(&identity.clone());
-        }
-    }
-
-    fn next(&self) -> Option<Instant> {
-        self.by_time.first().map(|(until, _)| *until)
     }
 }
 

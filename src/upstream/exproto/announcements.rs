@@ -3,9 +3,10 @@
 //! Anybody may connect to EMQX's listener, and EMQX reports every connection. The bytes of unknown connections are kept
 //! only while they could still become a token line, and their number is bounded.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use lwm2m_base::expiring_map::ExpiringMap;
 use rand::{Rng, RngExt};
 
 /// Limits the connections that have sent the beginning of a line. The oldest is forgotten for the next.
@@ -32,15 +33,8 @@ pub enum LineResult<Who> {
 #[derive(Debug)]
 pub struct Announcements<Who> {
     expected: HashMap<AnchorToken, Who>,
-    begun: HashMap<String, PartialLine>,
-    by_age: BTreeMap<u64, (Instant, String)>,
-    next: u64,
-}
-
-#[derive(Debug)]
-struct PartialLine {
-    serial: u64,
-    line: Vec<u8>,
+    /// The lines that have begun, by their connection.
+    begun: ExpiringMap<String, Vec<u8>>,
 }
 
 impl AnchorToken {
@@ -58,7 +52,7 @@ impl AnchorToken {
 
 impl<Who> Default for Announcements<Who> {
     fn default() -> Self {
-        Self { expected: HashMap::new(), begun: HashMap::new(), by_age: BTreeMap::new(), next: 0 }
+        Self { expected: HashMap::new(), begun: ExpiringMap::new(BEGUN_LINES) }
     }
 }
 
@@ -73,8 +67,8 @@ impl<Who> Announcements<Who> {
 
     /// Takes bytes of a connection that is not yet known. A token is accepted once.
     pub fn received(&mut self, now: Instant, conn: &str, bytes: &[u8]) -> LineResult<Who> {
-        self.forget_old(now);
-        let mut line = self.take(conn).map(|begun| begun.line).unwrap_or_default();
+        self.begun.remove_expired(now);
+        let mut line = self.begun.remove(conn).unwrap_or_default();
         let end = bytes.iter().position(|byte| *byte == b'\n');
         let addition = &bytes[..end.unwrap_or(bytes.len())];
         if line.len() + addition.len() > AnchorToken::LENGTH {
@@ -82,7 +76,7 @@ impl<Who> Announcements<Who> {
         }
         line.extend_from_slice(addition);
         if end.is_none() {
-            self.keep(now, conn, line);
+            self.begun.insert(conn.to_owned(), now + BEGUN_LINE_LIFE, line);
             return LineResult::Incomplete;
         }
         let token = String::from_utf8(line).map(AnchorToken).ok();
@@ -92,35 +86,7 @@ impl<Who> Announcements<Who> {
 
     /// Forgets a connection that has ended.
     pub fn closed(&mut self, conn: &str) {
-        self.take(conn);
-    }
-
-    fn keep(&mut self, now: Instant, conn: &str, line: Vec<u8>) {
-        if self.begun.len() >= BEGUN_LINES {
-            self.forget_oldest();
-        }
-        let serial = self.next;
-        self.next += 1;
-        self.begun.insert(conn.to_owned(), PartialLine { serial, line });
-        self.by_age.insert(serial, (now, conn.to_owned()));
-    }
-
-    fn take(&mut self, conn: &str) -> Option<PartialLine> {
-        let begun = self.begun.remove(conn)?;
-        self.by_age.remove(&begun.serial);
-        Some(begun)
-    }
-
-    fn forget_old(&mut self, now: Instant) {
-        while self.by_age.first_key_value().is_some_and(|(_, (since, _))| *since + BEGUN_LINE_LIFE <= now) {
-            self.forget_oldest();
-        }
-    }
-
-    fn forget_oldest(&mut self) {
-        if let Some((_, (_, conn))) = self.by_age.pop_first() {
-            self.begun.remove(&conn);
-        }
+        self.begun.remove(conn);
     }
 }
 
@@ -191,7 +157,6 @@ mod tests {
             announcements.received(start, &stranger.to_string(), b"x");
         }
         assert_eq!(announcements.begun.len(), BEGUN_LINES);
-        assert_eq!(announcements.by_age.len(), BEGUN_LINES);
         assert_eq!(announcements.received(start, "c", second), LineResult::Stranger);
     }
 }

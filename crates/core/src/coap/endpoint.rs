@@ -513,7 +513,7 @@ impl Endpoint {
         }
     }
 
-    /// What peers send unasked who are strangers gives way to what was asked for.
+    /// Evicts bodies that unregistered peers send, for the sake of a body that was asked for.
     fn make_room_for(&mut self, transfer: &Transfer) -> Result<(), BlockError> {
         let asked_for = self.transfers.held() + transfer.held();
         self.assemblies.shrink_to(self.block_transfer_bytes.saturating_sub(asked_for));

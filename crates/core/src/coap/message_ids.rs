@@ -1,23 +1,21 @@
 //! The message ids of what leaves: for each peer from a random start, one more each time (RFC 7252 section 4.4).
 
-use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
 
 use lwm2m_base::Peer;
+use lwm2m_base::expiring_map::ExpiringMap;
 
 use super::{MessageId, Parameters};
 
 /// A peer is forgotten when its last id may be used again, and a new random start is as good.
 #[derive(Debug)]
 pub struct MessageIds {
-    peers: HashMap<Peer, Last>,
-    /// Each peer once, with the time to look at it again.
-    due: VecDeque<(Instant, Peer)>,
+    /// Each peer until the time to look at it again: whether it was sent something meanwhile.
+    peers: ExpiringMap<Peer, Last>,
     lifetime: Duration,
-    limit: usize,
 }
 
 #[derive(Debug)]
@@ -28,8 +26,7 @@ struct Last {
 
 impl MessageIds {
     pub fn new(parameters: &Parameters) -> Self {
-        let lifetime = parameters.exchange_lifetime();
-        Self { peers: HashMap::new(), due: VecDeque::new(), lifetime, limit: parameters.deduplication_entries }
+        Self { peers: ExpiringMap::new(parameters.deduplication_entries), lifetime: parameters.exchange_lifetime() }
     }
 
     /// The next id toward this peer.
@@ -40,26 +37,17 @@ impl MessageIds {
             last.next.0 = id.0.wrapping_add(1);
             return id;
         }
-        if self.peers.len() >= self.limit
-            && let Some((_, oldest)) = self.due.pop_front()
-        {
-            self.peers.remove(&oldest);
-        }
         let id = MessageId(rng.random());
-        self.peers.insert(peer, Last { next: MessageId(id.0.wrapping_add(1)), used: now });
-        self.due.push_back((now + self.lifetime, peer));
+        let last = Last { next: MessageId(id.0.wrapping_add(1)), used: now };
+        self.peers.insert(peer, now + self.lifetime, last);
         id
     }
 
     /// Forgets peers. Nobody has to be woken for it: what is due waits for the next time.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while self.due.front().is_some_and(|(at, _)| *at <= now) {
-            let Some((_, peer)) = self.due.pop_front() else { return };
-            let Some(last) = self.peers.get(&peer) else { continue };
-            if last.used + self.lifetime <= now {
-                self.peers.remove(&peer);
-            } else {
-                self.due.push_back((now + self.lifetime, peer));
+        while let Some((peer, last)) = self.peers.pop_expired(now) {
+            if last.used + self.lifetime > now {
+                self.peers.insert(peer, now + self.lifetime, last);
             }
         }
     }

@@ -1,5 +1,5 @@
-//! How much strangers may send, so that they cannot hurt those that are registered, and how much a registered device may
-//! send, so that it cannot hurt the others.
+//! Rate limits of received messages: those of unregistered peers, so that they cannot hurt registered devices, and those of
+//! each registered device, so that it cannot hurt the others.
 //!
 //! A message belongs to a registered device when it comes from the address of that device. Of all others, Registers have
 //! one limit, and what else would be answered has another; each of them for one address and for all. A request for a
@@ -22,7 +22,7 @@ use super::diagnostic::add_max_age;
 use super::registrations::Registrations;
 use super::report::{DropReason, Report};
 
-/// A device that registers again sooner is counted like a stranger: each Register costs a connection to the broker.
+/// A device that registers again sooner is limited like an unregistered peer: each Register costs a connection to the broker.
 const SETTLED: Duration = Duration::from_secs(10);
 
 /// Owns the rate limits for what peers send.
@@ -95,13 +95,13 @@ impl AdmissionControl {
         self.rate_of_registered = limits.registered;
     }
 
-    /// Addresses of strangers that are remembered because they sent lately: for each kind at most the burst of all, and those of the
-    /// time that one token takes.
+    /// Returns the number of addresses of unregistered peers that are remembered because they sent lately: for each kind at
+    /// most the burst of all, and those of the time that one token takes.
     pub fn addresses(&self) -> usize {
         [&self.registers, &self.refusals, &self.others].iter().map(|limiter| limiter.addresses()).sum()
     }
 
-    /// Registered devices that are remembered because they sent lately.
+    /// Returns the number of registered devices that are remembered because they sent lately.
     pub fn senders(&self) -> usize {
         self.registered.len()
     }

@@ -11,11 +11,12 @@ use super::classes::{Class, ClassId};
 use super::{Block, BlockError, BlockSize, without_blocks};
 
 /// The longest body of a peer that the layer above does not know.
-const LONGEST_OF_STRANGERS: usize = 64 * 1024;
-/// How long a stranger may take for its next block: all repetitions of it with the default parameters, and some.
-const LIFETIME_OF_STRANGERS: Duration = Duration::from_secs(30);
-/// What each class of strangers may have of the bytes of all bodies: one part of so many.
-const BYTES_OF_STRANGERS: usize = 8;
+const LONGEST_UNREGISTERED_BODY: usize = 64 * 1024;
+/// Limits how long an unregistered peer may take for its next block: longer than all repetitions of it with the default
+/// parameters.
+const UNREGISTERED_LIFETIME: Duration = Duration::from_secs(30);
+/// Limits each class of unregistered peers to one part of so many of the bytes of all bodies.
+const UNREGISTERED_SHARE: usize = 8;
 
 /// A peer has one body under way at the most; what it is for tells whether the next block belongs to it.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ pub struct Assemblies {
     held: usize,
     held_by_class: [usize; ClassId::COUNT],
     body_limit: usize,
-    bytes_of_strangers: usize,
+    unregistered_bytes: usize,
     largest: BlockSize,
     evicted: Vec<Peer>,
 }
@@ -50,19 +51,19 @@ pub enum Assembled {
 
 impl Assemblies {
     /// Those that are known have as many bodies as the parameters say, over DTLS and over plain UDP apart; each of the two
-    /// classes of strangers has half as many.
+    /// classes of unregistered peers has half as many.
     pub fn new(parameters: &Parameters, largest: BlockSize) -> Self {
         let limit = parameters.block_uploads;
         let of_known = || Class::new(true, limit, parameters.exchange_lifetime());
-        let lifetime = LIFETIME_OF_STRANGERS.min(parameters.exchange_lifetime());
-        let of_strangers = || Class::new(false, limit.div_ceil(2), lifetime);
+        let lifetime = UNREGISTERED_LIFETIME.min(parameters.exchange_lifetime());
+        let of_unregistered = || Class::new(false, limit.div_ceil(2), lifetime);
         Self {
             by_peer: HashMap::new(),
-            classes: [of_strangers(), of_strangers(), of_known(), of_known()],
+            classes: [of_unregistered(), of_unregistered(), of_known(), of_known()],
             held: 0,
             held_by_class: [0; ClassId::COUNT],
             body_limit: parameters.received_body_size,
-            bytes_of_strangers: parameters.block_transfer_bytes / BYTES_OF_STRANGERS,
+            unregistered_bytes: parameters.block_transfer_bytes / UNREGISTERED_SHARE,
             largest,
             evicted: Vec::new(),
         }
@@ -115,10 +116,10 @@ impl Assemblies {
         self.evicted.pop()
     }
 
-    /// Gives up bodies of strangers, the oldest first, until all bodies have so many bytes at the most.
+    /// Gives up bodies of unregistered peers, the oldest first, until all bodies have so many bytes at the most.
     pub fn shrink_to(&mut self, bytes: usize) {
         while self.held > bytes
-            && let Some(oldest) = self.oldest_of_strangers()
+            && let Some(oldest) = self.oldest_of_unregistered()
         {
             self.evict(oldest);
         }
@@ -149,7 +150,7 @@ impl Assemblies {
     }
 
     fn longest(&self, class: ClassId) -> usize {
-        if class.is_known() { self.body_limit } else { self.body_limit.min(LONGEST_OF_STRANGERS) }
+        if class.is_known() { self.body_limit } else { self.body_limit.min(LONGEST_UNREGISTERED_BODY) }
     }
 
     /// Makes room for one more body of this class, of so many bytes.
@@ -160,7 +161,7 @@ impl Assemblies {
             self.evict(victim);
         }
         while !class.is_known()
-            && self.held_by_class[index] + bytes > self.bytes_of_strangers
+            && self.held_by_class[index] + bytes > self.unregistered_bytes
             && let Some(oldest) = self.classes[index].oldest()
         {
             self.evict(oldest);
@@ -169,10 +170,10 @@ impl Assemblies {
         if self.held + bytes > room { Err(BlockError::NoRoom) } else { Ok(()) }
     }
 
-    fn oldest_of_strangers(&self) -> Option<Peer> {
-        let strangers =
+    fn oldest_of_unregistered(&self) -> Option<Peer> {
+        let unregistered =
             self.classes.iter().zip(self.held_by_class).filter(|(class, held)| !class.is_known() && *held > 0);
-        strangers.max_by_key(|(_, held)| *held).and_then(|(class, _)| class.oldest())
+        unregistered.max_by_key(|(_, held)| *held).and_then(|(class, _)| class.oldest())
     }
 
     fn evict(&mut self, peer: Peer) {

@@ -1,8 +1,8 @@
-//! The room for bodies that peers send by Block1, in classes apart: for peers that the layer above knows and for strangers,
-//! over DTLS and over plain UDP. What one class takes is not missing in another.
+//! The room for bodies that peers send by Block1, in classes apart: for registered and for
+//! unregistered peers, over DTLS and over plain UDP. What one class takes is not missing in another.
 //!
-//! A stranger always gets room, for anybody can claim to be many strangers over plain UDP: the oldest body of the class
-//! goes, one that never went on before one that did. While less than half of a class is taken, an address may have all of
+//! An unregistered peer always gets room, for anybody can claim to be many peers over plain UDP: the oldest body of the
+//! class is evicted, one that was never continued before one that was. While less than half of a class is taken, an address may have all of
 //! it, for a NAT may hide a whole fleet; beyond that, an address with its share replaces a body of its own.
 
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use crate::coap::PeerClass;
 use lwm2m_base::Peer;
 use lwm2m_base::deadlines::Deadlines;
 
-/// One part of so many of a class of strangers that an address may have when the class is half full.
+/// One part of so many of a class of unregistered peers that an address may have when the class is half full.
 const ADDRESS_SHARE: usize = 50;
 
 /// Which class a body belongs to.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::coap::{Code, Options, Request, RequestId, Response};
 use lwm2m_base::Peer;
-use lwm2m_base::deadlines::Deadlines;
+use lwm2m_base::expiring_map::ExpiringMap;
 
 use super::{Block, without_blocks};
 
@@ -17,10 +17,8 @@ const LONGEST_ANSWER: usize = 1024;
 /// One body of each peer, the newest, and a bounded number of them: the oldest is forgotten.
 #[derive(Debug)]
 pub struct Concluded {
-    by_peer: HashMap<Peer, Conclusion>,
+    by_peer: ExpiringMap<Peer, Conclusion>,
     by_request: HashMap<RequestId, Peer>,
-    deadlines: Deadlines<Peer>,
-    limit: usize,
     lifetime: Duration,
     orphans: Vec<RequestId>,
 }
@@ -75,21 +73,17 @@ impl LastBlock {
 
 impl Concluded {
     pub fn new(limit: usize, lifetime: Duration) -> Self {
-        let (by_peer, by_request, deadlines) = (HashMap::new(), HashMap::new(), Deadlines::default());
-        Self { by_peer, by_request, deadlines, limit, lifetime, orphans: Vec::new() }
+        Self { by_peer: ExpiringMap::new(limit), by_request: HashMap::new(), lifetime, orphans: Vec::new() }
     }
 
     /// The body of this peer is whole, and waits for its answer.
     pub fn begin(&mut self, now: Instant, peer: Peer, last: LastBlock, first: RequestId) {
         self.forget(peer);
-        if self.by_peer.len() >= self.limit
-            && let Some((_, oldest)) = self.deadlines.first()
-        {
-            self.forget(oldest);
-        }
         self.by_request.insert(first, peer);
-        self.by_peer.insert(peer, Conclusion { last, answer: Answer::Pending { first, again: None } });
-        self.deadlines.set(peer, now + self.lifetime);
+        let conclusion = Conclusion { last, answer: Answer::Pending { first, again: None } };
+        if let Some((_, evicted)) = self.by_peer.insert(peer, now + self.lifetime, conclusion) {
+            self.drop_pending(evicted);
+        }
     }
 
     /// Looks whether this last block came before in another message.
@@ -118,13 +112,13 @@ impl Concluded {
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(peer) = self.deadlines.pop_expired(now) {
-            self.forget(peer);
+        while let Some((_, expired)) = self.by_peer.pop_expired(now) {
+            self.drop_pending(expired);
         }
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.next()
+        self.by_peer.next_expiry()
     }
 
     pub fn len(&self) -> usize {
@@ -137,8 +131,13 @@ impl Concluded {
     }
 
     fn forget(&mut self, peer: Peer) {
-        self.deadlines.cancel(peer);
-        if let Some(Conclusion { answer: Answer::Pending { first, again }, .. }) = self.by_peer.remove(&peer) {
+        if let Some(conclusion) = self.by_peer.remove(&peer) {
+            self.drop_pending(conclusion);
+        }
+    }
+
+    fn drop_pending(&mut self, conclusion: Conclusion) {
+        if let Answer::Pending { first, again } = conclusion.answer {
             self.by_request.remove(&first);
             self.orphans.extend(again);
         }
