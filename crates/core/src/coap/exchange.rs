@@ -44,7 +44,7 @@ pub struct ExchangeId(pub(crate) u64);
 
 /// A request of a peer that waits for our response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RequestId(u64);
+pub struct RequestId(pub(crate) u64);
 
 /// A datagram that has to leave.
 #[derive(Clone, Debug, PartialEq, Eq)]

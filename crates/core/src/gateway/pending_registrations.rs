@@ -109,3 +109,74 @@ impl PendingRegistrations {
         ids
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::coap::options::number;
+    use crate::coap::{Code, Request};
+    use crate::registry::{CommandBytes, Topic};
+
+    const LIMITS: QueueLimits = QueueLimits { commands: 2, bytes: 100, bytes_of_all: 1_000 };
+
+    fn pending(id: u64, endpoint: &str) -> PendingRegistration {
+        let mut request = Request::new(Code::POST);
+        request.options.add_text(number::URI_QUERY, &format!("ep={endpoint}"));
+        let lifetimes = Duration::from_secs(1)..=Duration::from_secs(86_400);
+        let topic = || Topic { name: "t".to_owned(), qos: 0 };
+        let (command, response, notify, register, update) = (topic(), topic(), topic(), topic(), topic());
+        PendingRegistration {
+            id: RegistrationId(id),
+            request: RequestId(id),
+            room: 0,
+            registration: Registration::from_register(&request, &lifetimes).unwrap(),
+            peer: Peer::udp(0, ([192, 0, 2, 1], 5683).into()),
+            identity: None,
+            topics: Topics { command, response, notify, register, update, status: None },
+            early: VecDeque::new(),
+            predecessor_closed: None,
+        }
+    }
+
+    fn early(bytes: &CommandBytes, size: usize) -> EarlyCommand {
+        EarlyCommand { payload: vec![b'x'; size], properties: MessageProperties::default(), room: bytes.take(size) }
+    }
+
+    #[test]
+    fn a_newer_register_of_an_endpoint_supersedes_the_pending_one_and_inherits_its_commands() {
+        let (bytes, mut all) = (CommandBytes::default(), PendingRegistrations::default());
+        assert!(all.insert(pending(1, "a")).is_none());
+        assert!(all.insert(pending(2, "b")).is_none());
+        let first = all.by_endpoint_mut("a").unwrap();
+        first.push_early(early(&bytes, 1), LIMITS).unwrap();
+        first.predecessor_closed = Some(CloseReason::Kicked);
+
+        let superseded = all.insert(pending(3, "a")).unwrap();
+        assert_eq!((superseded.id, superseded.early.len()), (RegistrationId(1), 0));
+        let newer = all.by_endpoint("a").unwrap();
+        assert_eq!((newer.id, newer.early.len()), (RegistrationId(3), 1));
+        assert_eq!(newer.predecessor_closed, Some(CloseReason::Kicked));
+        assert_eq!((all.ids(), all.early_commands()), (vec![RegistrationId(2), RegistrationId(3)], 1));
+        assert!(all.remove(RegistrationId(1)).is_none());
+        assert!(all.remove(RegistrationId(3)).is_some() && all.by_endpoint("a").is_none());
+    }
+
+    #[test]
+    fn early_commands_are_bounded_and_one_always_has_room() {
+        let bytes = CommandBytes::default();
+        let mut pending = pending(1, "a");
+        let full = |result: Result<(), (EarlyCommand, QueueFull)>| result.err().map(|(_, full)| full);
+        assert_eq!(full(pending.push_early(early(&bytes, 101), LIMITS)), None);
+        assert_eq!(full(pending.push_early(early(&bytes, 1), LIMITS)), Some(QueueFull::Bytes));
+        pending.early.clear();
+        assert_eq!(full(pending.push_early(early(&bytes, 10), LIMITS)), None);
+        assert_eq!(full(pending.push_early(early(&bytes, 10), LIMITS)), None);
+        assert_eq!(full(pending.push_early(early(&bytes, 10), LIMITS)), Some(QueueFull::Commands));
+        pending.early.clear();
+        let _others = bytes.take(1_000);
+        assert_eq!(full(pending.push_early(early(&bytes, 1), LIMITS)), Some(QueueFull::BytesOfAll));
+        assert_eq!(bytes.taken(), 1_000, "what is refused is not counted");
+    }
+}
