@@ -8,6 +8,7 @@ use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Request, Token};
 use lwm2m_core::command::Echo;
 use lwm2m_core::gateway::record::{CommandRecord, DeviceRecord, IdentityRecord, ObservationRecord};
+use lwm2m_core::lwm2m::format_choice::Formats;
 use lwm2m_core::lwm2m::path::Path;
 use lwm2m_core::lwm2m::register::Registration;
 use proptest::collection::vec;
@@ -27,7 +28,7 @@ proptest! {
 fn a_command_may_be_as_deep_as_json_is_read() {
     let deep = format!("{}{}", "[".repeat(120), "]".repeat(120));
     let command = Echo::try_from(format!("{{\"msgType\":\"observe\",\"x\":{deep}}}")).unwrap();
-    let observation = ObservationRecord { token: Token::EMPTY, command, number: 0, at: Duration::ZERO };
+    let observation = ObservationRecord { token: Token::EMPTY, command, formats: None, number: 0, at: Duration::ZERO };
     let json = serde_json::to_string(&observation).unwrap();
     assert_eq!(serde_json::from_str::<ObservationRecord>(&json).unwrap(), observation);
 }
@@ -43,8 +44,10 @@ fn what_is_no_token_is_no_record() {
 
 fn record() -> impl Strategy<Value = DeviceRecord> {
     let times = || (0_u64..10_000_000_000_000).prop_map(Duration::from_millis);
-    let observation = (vec(any::<u8>(), 0..=8), echo(), 0_u32..1 << 24, times())
-        .prop_map(|(token, command, number, at)| ObservationRecord { token: Token::new(&token), command, number, at });
+    let observation =
+        (vec(any::<u8>(), 0..=8), echo(), 0_u32..1 << 24, times()).prop_map(|(token, command, number, at)| {
+            ObservationRecord { token: Token::new(&token), command, formats: Some(Formats::default()), number, at }
+        });
     let command = (any::<u64>(), times(), echo()).prop_map(|(serial, expires, command)| CommandRecord {
         serial,
         expires,

@@ -221,13 +221,19 @@ impl Endpoint {
     }
 
     /// Sends the request that ends an observation: the one that began it, to its peer and with its token, but for the
-    /// value of Observe (RFC 7641 section 3.6).
-    pub fn send_cancellation(&mut self, now: Instant, observation: ExchangeId) -> Option<ExchangeId> {
+    /// value of Observe (RFC 7641 section 3.6). `body` is that of the request that began it, which is not kept.
+    pub fn send_cancellation(&mut self, now: Instant, observation: ExchangeId, body: Vec<u8>) -> Option<ExchangeId> {
         let Observation { peer, request, .. } = self.observations.get(&observation)?;
         let (peer, mut request) = (*peer, request.clone());
         request.options.add_uint(number::OBSERVE, 1);
+        if body.len() > self.block_size.bytes() {
+            // Each block has a token of its own. The peer ends the observation when its next notification is reset.
+            return Some(self.send_in_blocks(now, peer, Request { payload: body, ..request }));
+        }
+        request.payload = body;
         let id = self.exchanges.send_cancellation(now, observation, &request)?;
-        self.begin(id, peer, request, Stage::Whole(Vec::new()));
+        let Request { method, options, payload } = request;
+        self.begin(id, peer, Request { method, options, payload: Vec::new() }, Stage::Whole(payload));
         Some(id)
     }
 

@@ -142,7 +142,7 @@ impl CommandScheduler {
     ) {
         let Some(in_flight) = self.take_in_flight(context, device, exchange) else { return };
         let Some(in_flight) = self.retry_in_other_format(context, device, in_flight, response) else { return };
-        let InFlight { command, sent, .. } = in_flight;
+        let InFlight { command, sent, attempts, .. } = in_flight;
         let outcome = context.outcome(device, &command.operation, response);
         // The number 0 is not told: it is what every first answer has.
         let payload = uplink::answer(&command.echo, &outcome, observing.filter(|number| *number != 0));
@@ -155,7 +155,8 @@ impl CommandScheduler {
                 None => report_undecodable(context, device, &command, reason),
             }
         }
-        self.follow_observation(context, device, exchange, command, observing.is_some());
+        let observation = Observation::of(command, attempts.formats());
+        self.follow_observation(context, device, exchange, observation, observing.is_some());
         self.send_next(context, device);
     }
 
@@ -317,7 +318,7 @@ impl CommandScheduler {
         context.changed(device);
         let command = &waiting.command;
         let attempts = Attempts::first(&command.operation, &device.registration);
-        let request = command.operation.request_of(&attempts, &device.registration);
+        let request = command.operation.request_in(attempts.formats(), &device.registration);
         let limits = &context.settings.limits;
         if request.payload.len() > limits.sent_body_size {
             let reason = format!("the body is longer than {} bytes", limits.sent_body_size);
@@ -332,11 +333,12 @@ impl CommandScheduler {
                 let reason = "too many observations of this device";
                 return refuse_command(context, device, command, CommandOutcome::Refused, reason);
             }
-            OperationKind::CancelObserve | OperationKind::CancelObserveComposite { .. } => device
-                .observations
-                .exchange_of(&paths)
-                .and_then(|observation| context.coap.send_cancellation(now, observation))
-                .unwrap_or_else(|| context.coap.send_request(now, peer, request)),
+            OperationKind::CancelObserve | OperationKind::CancelObserveComposite { .. } => {
+                let cancelled = device.observations.cancellation(&paths, &device.registration);
+                cancelled
+                    .and_then(|(observation, body)| context.coap.send_cancellation(now, observation, body))
+                    .unwrap_or_else(|| context.coap.send_request(now, peer, request))
+            }
             _ => context.coap.send_request(now, peer, request),
         };
         self.registrations.insert(exchange, device.id);
@@ -362,7 +364,7 @@ impl CommandScheduler {
         let Some(format) = in_flight.attempts.next(operation, response.code, &mut device.registration) else {
             return Some(in_flight);
         };
-        let request = operation.request_of(&in_flight.attempts, &device.registration);
+        let request = operation.request_in(in_flight.attempts.formats(), &device.registration);
         if request.payload.len() > context.settings.limits.sent_body_size {
             return Some(in_flight);
         }
@@ -379,16 +381,16 @@ impl CommandScheduler {
         context: &mut Context,
         device: &mut Device,
         exchange: ExchangeId,
-        command: Command,
+        observation: Observation,
         observing: bool,
     ) {
         let former = if observing {
             self.registrations.insert(exchange, device.id);
-            device.observations.begin(exchange, Observation::of(command))
+            device.observations.begin(exchange, observation)
         } else if let OperationKind::CancelObserve | OperationKind::CancelObserveComposite { .. } =
-            command.operation.kind
+            observation.command.operation.kind
         {
-            device.observations.cancel(&ObservedPaths::of(&command.operation))
+            device.observations.cancel(&observation.paths)
         } else {
             return;
         };
@@ -441,11 +443,13 @@ impl CommandScheduler {
             return;
         };
         let (OperationKind::Observe | OperationKind::ObserveComposite { .. }) = command.operation.kind else { return };
-        let request = command.operation.request(&device.registration);
+        let chosen = || Attempts::first(&command.operation, &device.registration).formats();
+        let formats = record.formats.unwrap_or_else(chosen);
+        let request = command.operation.request_in(formats, &device.registration);
         let freshness = Freshness::of(record.number, context.wall_clock.moment(record.at));
         let exchange = context.coap.restore_observation(device.peer, record.token, request, freshness);
         self.registrations.insert(exchange, device.id);
-        if let Some(former) = device.observations.begin(exchange, Observation::of(command)) {
+        if let Some(former) = device.observations.begin(exchange, Observation::of(command, formats)) {
             self.forget_exchange(former);
             context.coap.forget(former);
         }

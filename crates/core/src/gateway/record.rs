@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::coap::Token;
 use crate::command::{Echo, Reply};
+use crate::lwm2m::format_choice::Formats;
 use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
 use crate::registry::CommandDigest;
@@ -62,6 +63,9 @@ pub struct ObservationRecord {
     pub token: Token,
     /// The observe command: its path, and what each notification echoes.
     pub command: Echo,
+    /// The formats of its request, which a request to cancel the observation repeats. Older records have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub formats: Option<Formats>,
     /// The Observe number of the newest notification, and when it came.
     pub number: u32,
     #[serde(with = "milliseconds")]

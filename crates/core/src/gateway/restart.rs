@@ -94,8 +94,8 @@ fn record(context: &Context, commands: &mut CommandScheduler, device: &mut Devic
     let unix_time = |at| context.wall_clock.unix_time(at);
     let observations = device.observations.iter().filter_map(|(exchange, observation)| {
         let (token, newest) = context.coap.observation(exchange)?;
-        let command = observation.command.echo.clone();
-        Some(ObservationRecord { token, command, number: newest.number(), at: unix_time(newest.at()) })
+        let (command, formats) = (observation.command.echo.clone(), Some(observation.formats));
+        Some(ObservationRecord { token, command, formats, number: newest.number(), at: unix_time(newest.at()) })
     });
     DeviceRecord {
         password: device.registration.password().cloned(),

@@ -10,7 +10,9 @@ use crate::coap::options::format;
 
 use super::path::Path;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Is a content format. It is serialized as its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "u16", try_from = "u16")]
 pub enum ContentFormat {
     Text,
     Link,
@@ -178,6 +180,20 @@ impl ContentFormat {
 
     fn names() -> String {
         TABLE.map(|row| row.name).join(", ")
+    }
+}
+
+impl From<ContentFormat> for u16 {
+    fn from(format: ContentFormat) -> Self {
+        format.number()
+    }
+}
+
+impl TryFrom<u16> for ContentFormat {
+    type Error = UnknownFormat;
+
+    fn try_from(number: u16) -> Result<Self, UnknownFormat> {
+        Self::from_number(number.into())
     }
 }
 

@@ -44,12 +44,14 @@ const COMPOSITE: [ContentFormat; 2] = [ContentFormat::SenmlCbor, ContentFormat::
 const COMPOSITE_ANSWERS: [ContentFormat; 3] =
     [ContentFormat::SenmlCbor, ContentFormat::Lwm2mCbor, ContentFormat::SenmlJson];
 
-/// Holds the formats that a command names.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NamedFormats {
-    /// Is the format of the answer.
+/// Holds the formats of one request, or those that a command names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Formats {
+    /// Is the format to ask for in the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accept: Option<ContentFormat>,
-    /// Is the format of the request.
+    /// Is the format of the request's own payload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<ContentFormat>,
 }
 
@@ -68,7 +70,7 @@ pub struct LearnedFormats {
     unsupported_in_composites: FormatSet,
     /// Is the format in which the device accepted several values after it had rejected another one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    several: Option<u16>,
+    several: Option<ContentFormat>,
 }
 
 impl LearnedFormats {
@@ -80,10 +82,8 @@ impl LearnedFormats {
 /// Follows the requests of one command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempts {
-    /// Is the Accept option of the last request.
-    accept: Option<ContentFormat>,
-    /// Is the Content-Format option of the last request.
-    format: Option<ContentFormat>,
+    /// Are those of the last request.
+    formats: Formats,
     /// Are the formats that are left to try for the request, the next one first.
     left: SmallVec<[ContentFormat; 6]>,
     requests: u8,
@@ -95,17 +95,12 @@ impl Attempts {
         let choice = Choice { operation, registration };
         let mut left = choice.formats();
         let format = if left.is_empty() { None } else { Some(left.remove(0)) };
-        Self { accept: choice.accept(format), format, left, requests: 1 }
+        Self { formats: Formats { accept: choice.accept(format), format }, left, requests: 1 }
     }
 
-    /// Returns the format of the answer to ask for.
-    pub fn accept(&self) -> Option<ContentFormat> {
-        self.accept
-    }
-
-    /// Returns the format of the request's own payload.
-    pub fn format(&self) -> Option<ContentFormat> {
-        self.format
+    /// Returns the formats of the last request.
+    pub fn formats(&self) -> Formats {
+        self.formats
     }
 
     /// Looks at the code of a response. Returns the format that the device rejected if one more request is to be sent, with
@@ -121,24 +116,24 @@ impl Attempts {
         let learned = registration.learned_formats_mut();
         let rejected = match code {
             Code::NOT_ACCEPTABLE if operation.formats.accept.is_none() => {
-                let rejected = self.accept?;
+                let rejected = self.formats.accept?;
                 learned.not_acceptable.insert(rejected);
-                self.accept = None;
+                self.formats.accept = None;
                 rejected
             }
             Code::UNSUPPORTED_CONTENT_FORMAT if operation.formats.format.is_none() => {
-                let rejected = self.format.filter(|_| !self.left.is_empty())?;
+                let rejected = self.formats.format.filter(|_| !self.left.is_empty())?;
                 let set = if is_composite { &mut learned.unsupported_in_composites } else { &mut learned.unsupported };
                 set.insert(rejected);
-                self.format = Some(self.left.remove(0));
-                if is_composite && operation.formats.accept.is_none() && self.accept == Some(rejected) {
-                    self.accept = self.format.map(ContentFormat::of_answers);
+                self.formats.format = Some(self.left.remove(0));
+                if is_composite && operation.formats.accept.is_none() && self.formats.accept == Some(rejected) {
+                    self.formats.accept = self.formats.format.map(ContentFormat::of_answers);
                 }
                 rejected
             }
             code => {
                 if self.requests > 1 && code.is_success() && operation.kind.has_several_values(operation.path) {
-                    learned.several = self.format.map(ContentFormat::number);
+                    learned.several = self.formats.format;
                 }
                 return None;
             }
@@ -264,7 +259,7 @@ impl Choice<'_> {
             return announced_bytes.into_iter().chain([ContentFormat::Tlv]).chain(bytes).collect();
         }
         let learned = self.registration.learned_formats();
-        let learned_several = learned.several.and_then(ContentFormat::from_device).filter(|_| !is_single);
+        let learned_several = learned.several.filter(|_| !is_single);
         let known = SEVERAL.iter().chain(&SINGLE).copied();
         let mut usable = known.filter(|format| self.may_choose(*format) && can_hold(*format, target, values));
         let first_announced = usable.clone().find(|format| announced.contains(*format));

@@ -5,7 +5,7 @@ use crate::coap::{Code, Request, Response};
 
 use super::codec::{self, Assignment, DecodeContext, Entry, Patch, Requested};
 use super::content_format::ContentFormat;
-use super::format_choice::{Attempts, NamedFormats};
+use super::format_choice::{Attempts, Formats};
 use super::link;
 use super::path::Path;
 use super::register::Registration;
@@ -19,7 +19,7 @@ pub struct Operation {
     /// Keeps the query items: those that the application wrote behind the path, then attributes and others.
     pub query: Vec<String>,
     pub kind: OperationKind,
-    pub formats: NamedFormats,
+    pub formats: Formats,
 }
 
 /// Distinguishes the operations of the device management and information reporting interfaces (LwM2M 1.2 sections 6.3 and
@@ -93,21 +93,21 @@ pub enum Content {
 
 impl Operation {
     pub fn new(path: Path, query: Vec<String>, kind: OperationKind) -> Self {
-        Self { path, query, kind, formats: NamedFormats::default() }
+        Self { path, query, kind, formats: Formats::default() }
     }
 
     /// Returns the same operation with the formats that the command names.
-    pub fn with_formats(self, formats: NamedFormats) -> Self {
+    pub fn with_formats(self, formats: Formats) -> Self {
         Self { formats, ..self }
     }
 
     /// Returns the first request to the device.
     pub fn request(&self, registration: &Registration) -> Request {
-        self.request_of(&Attempts::first(self, registration), registration)
+        self.request_in(Attempts::first(self, registration).formats(), registration)
     }
 
-    /// Returns the request to the device in the chosen formats. Its path begins with the alternate path.
-    pub fn request_of(&self, attempts: &Attempts, registration: &Registration) -> Request {
+    /// Returns the request to the device in these formats. Its path begins with the alternate path.
+    pub fn request_in(&self, formats: Formats, registration: &Registration) -> Request {
         let mut request = Request::new(self.method());
         registration.alternate_segments().for_each(|segment| request.options.add_text(number::URI_PATH, segment));
         for id in self.path.segments() {
@@ -119,10 +119,10 @@ impl Operation {
         if let Some(observe) = self.kind.observe() {
             request.options.add_uint(number::OBSERVE, observe);
         }
-        if let Some(accept) = attempts.accept() {
+        if let Some(accept) = formats.accept {
             request.options.add_uint(number::ACCEPT, accept.number().into());
         }
-        if let Some(format) = attempts.format() {
+        if let Some(format) = formats.format {
             request.options.add_uint(number::CONTENT_FORMAT, format.number().into());
             request.payload = self.payload(format, &registration.alternate_prefix());
         }

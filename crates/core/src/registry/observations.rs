@@ -7,8 +7,10 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use crate::coap::ExchangeId;
 use crate::command::Command;
+use crate::lwm2m::format_choice::Formats;
 use crate::lwm2m::operation::Operation;
 use crate::lwm2m::path::Path;
+use crate::lwm2m::register::Registration;
 
 /// Names an observation by what it observes. A composite observation of one path is another observation than that of the
 /// path itself.
@@ -36,12 +38,14 @@ pub struct Observation {
     pub paths: ObservedPaths,
     /// The observe command: each notification echoes it.
     pub command: Command,
+    /// The formats of its request.
+    pub formats: Formats,
 }
 
 impl Observation {
     /// Returns the observation that this command began.
-    pub fn of(command: Command) -> Self {
-        Self { paths: ObservedPaths::of(&command.operation), command }
+    pub fn of(command: Command, formats: Formats) -> Self {
+        Self { paths: ObservedPaths::of(&command.operation), command, formats }
     }
 }
 
@@ -107,6 +111,14 @@ impl DeviceObservations {
         self.by_paths.get(paths).copied()
     }
 
+    /// Returns the observation of these paths, and the body of the request that began it. The request that ends it has the
+    /// same body.
+    pub fn cancellation(&self, paths: &ObservedPaths, registration: &Registration) -> Option<(ExchangeId, Vec<u8>)> {
+        let exchange = self.exchange_of(paths)?;
+        let Observation { command, formats, .. } = self.by_exchange.get(&exchange)?;
+        Some((exchange, command.operation.request_in(*formats, registration).payload))
+    }
+
     pub fn get(&self, exchange: ExchangeId) -> Option<&Observation> {
         self.by_exchange.get(&exchange)
     }
@@ -128,7 +140,8 @@ mod tests {
 
     fn observation_of(text: &str) -> Observation {
         let operation = Operation::new(path(text), Vec::new(), OperationKind::Observe);
-        Observation::of(Command { echo: Echo::default(), operation, expiry: None, reply: None })
+        let command = Command { echo: Echo::default(), operation, expiry: None, reply: None };
+        Observation::of(command, Formats::default())
     }
 
     fn composite(paths: &[&str]) -> Observation {

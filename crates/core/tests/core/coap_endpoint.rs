@@ -496,7 +496,7 @@ fn an_answer_without_observe_number_begins_no_observation() {
 #[test]
 fn a_cancellation_has_the_token_of_the_observation_whose_notifications_go_on_until_it_is_forgotten() {
     let (mut scene, observation, token) = Scene::with_observation();
-    let cancellation = scene.endpoint.send_cancellation(scene.now, observation).expect("it is observed");
+    let cancellation = scene.endpoint.send_cancellation(scene.now, observation, Vec::new()).expect("it is observed");
     let sent = scene.sent();
     assert_eq!((sent.token, sent.options.uint(number::OBSERVE)), (token, Ok(Some(1))));
     assert_eq!((sent.code, sent.options.iter().count()), (Code::GET, 1));

@@ -6,6 +6,7 @@ mod dtls_gateway;
 mod floods;
 mod gateway_answers;
 mod gateway_commands;
+mod gateway_composite;
 mod gateway_crowd;
 mod gateway_network;
 mod gateway_observations;

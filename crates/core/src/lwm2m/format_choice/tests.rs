@@ -61,15 +61,16 @@ fn write_composite(value: Option<Value>) -> Operation {
 /// The Accept and Content-Format options of the first request.
 fn first(operation: &Operation, registration: &Registration) -> (Option<ContentFormat>, Option<ContentFormat>) {
     let attempts = Attempts::first(operation, registration);
-    (attempts.accept(), attempts.format())
+    let Formats { accept, format } = attempts.formats();
+    (accept, format)
 }
 
 /// The formats of all requests of a command whose device rejects each one with this code.
 fn formats_of(operation: &Operation, registration: &mut Registration, code: Code) -> Vec<Option<ContentFormat>> {
     let mut attempts = Attempts::first(operation, registration);
-    let mut formats = vec![attempts.format()];
+    let mut formats = vec![attempts.formats().format];
     while attempts.next(operation, code, registration).is_some() {
-        formats.push(attempts.format());
+        formats.push(attempts.formats().format);
     }
     formats
 }
@@ -140,13 +141,13 @@ fn a_composite_operation_uses_senml() {
 #[test]
 fn a_named_format_is_used_and_never_replaced() {
     let mut device = device("1.1", "112");
-    let named = NamedFormats { accept: Some(Cbor), format: None };
+    let named = Formats { accept: Some(Cbor), format: None };
     let read = read("/3/0/9").with_formats(named);
     assert_eq!(first(&read, &device), (Some(Cbor), None));
     assert_eq!(Attempts::first(&read, &device).next(&read, Code::NOT_ACCEPTABLE, &mut device), None);
-    let write = single().with_formats(NamedFormats { accept: None, format: Some(Text) });
+    let write = single().with_formats(Formats { accept: None, format: Some(Text) });
     assert_eq!(formats_of(&write, &mut device, Code::UNSUPPORTED_CONTENT_FORMAT), [Some(Text)]);
-    let etch = read_composite().with_formats(NamedFormats { accept: None, format: Some(SenmlEtchJson) });
+    let etch = read_composite().with_formats(Formats { accept: None, format: Some(SenmlEtchJson) });
     assert_eq!(first(&etch, &self::device("1.2", "")), (Some(SenmlJson), Some(SenmlEtchJson)));
     assert!(device.learned_formats().is_empty());
 }
@@ -157,7 +158,7 @@ fn a_format_that_is_not_acceptable_is_asked_for_once() {
     let read = read("/3/0/9");
     let mut attempts = Attempts::first(&read, &device);
     assert_eq!(attempts.next(&read, Code::NOT_ACCEPTABLE, &mut device), Some(SenmlCbor));
-    assert_eq!(attempts.accept(), None);
+    assert_eq!(attempts.formats().accept, None);
     assert_eq!(attempts.next(&read, Code::NOT_ACCEPTABLE, &mut device), None, "it had no Accept");
     assert_eq!(first(&read, &device), (Some(SenmlJson), None));
 }
@@ -188,9 +189,9 @@ fn the_answer_of_a_composite_changes_its_format_with_the_list() {
     let operation = read_composite();
     let mut attempts = Attempts::first(&operation, &device);
     assert_eq!(attempts.next(&operation, Code::UNSUPPORTED_CONTENT_FORMAT, &mut device), Some(SenmlCbor));
-    assert_eq!((attempts.accept(), attempts.format()), (Some(SenmlJson), Some(SenmlJson)));
+    assert_eq!(attempts.formats(), Formats { accept: Some(SenmlJson), format: Some(SenmlJson) });
     assert_eq!(attempts.next(&operation, Code::NOT_ACCEPTABLE, &mut device), Some(SenmlJson));
-    assert_eq!((attempts.accept(), attempts.format()), (None, Some(SenmlJson)));
+    assert_eq!(attempts.formats(), Formats { accept: None, format: Some(SenmlJson) });
     assert_eq!(attempts.next(&operation, Code::UNSUPPORTED_CONTENT_FORMAT, &mut device), None);
     for code in [Code::METHOD_NOT_ALLOWED, Code::NOT_IMPLEMENTED, Code::CONTENT] {
         assert_eq!(Attempts::first(&operation, &device).next(&operation, code, &mut device), None, "{code}");

@@ -4,7 +4,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::lwm2m::codec::{self, Assignment, Patch};
 use crate::lwm2m::content_format::ContentFormat;
-use crate::lwm2m::format_choice::{self, NamedFormats};
+use crate::lwm2m::format_choice::{self, Formats};
 use crate::lwm2m::path::Path;
 use crate::lwm2m::value::ResourceType;
 
@@ -13,7 +13,7 @@ use super::error::CommandError;
 
 impl Source<'_> {
     /// Reads `accept` of a read or an observe of this path.
-    pub(super) fn formats_of_read(&self, path: Path) -> Result<NamedFormats, CommandError> {
+    pub(super) fn formats_of_read(&self, path: Path) -> Result<Formats, CommandError> {
         let accept = named(self.data()?, "accept")?;
         let is_opaque = |path| {
             let defined = self.definition(path).and_then(|resource| resource.resource_type);
@@ -22,36 +22,36 @@ impl Source<'_> {
         let holds = |format: ContentFormat| {
             format.holds_values_of(path) && (format != ContentFormat::Opaque || is_opaque(path))
         };
-        Ok(NamedFormats { accept: checked("accept", accept, holds)?, format: None })
+        Ok(Formats { accept: checked("accept", accept, holds)?, format: None })
     }
 
     /// Reads `format` of a write or a create with these values.
-    pub(super) fn formats_of_values(&self, target: Path, values: &[Assignment]) -> Result<NamedFormats, CommandError> {
+    pub(super) fn formats_of_values(&self, target: Path, values: &[Assignment]) -> Result<Formats, CommandError> {
         let format = named(self.data()?, "format")?;
         let format = checked("format", format, |format| format_choice::can_hold(format, target, values))?;
-        Ok(NamedFormats { accept: None, format })
+        Ok(Formats { accept: None, format })
     }
 
     /// Reads `format` of a create whose instance id is left to the device.
-    pub(super) fn formats_without_id(&self) -> Result<NamedFormats, CommandError> {
+    pub(super) fn formats_without_id(&self) -> Result<Formats, CommandError> {
         let format = checked("format", named(self.data()?, "format")?, |format| format == ContentFormat::Tlv)?;
-        Ok(NamedFormats { accept: None, format })
+        Ok(Formats { accept: None, format })
     }
 
     /// Reads `format` and `accept` of a composite read or observe.
-    pub(super) fn formats_of_paths(&self) -> Result<NamedFormats, CommandError> {
+    pub(super) fn formats_of_paths(&self) -> Result<Formats, CommandError> {
         let data = self.data()?;
-        Ok(NamedFormats {
+        Ok(Formats {
             accept: checked("accept", named(data, "accept")?, ContentFormat::names_paths)?,
             format: checked("format", named(data, "format")?, ContentFormat::lists_paths)?,
         })
     }
 
     /// Reads `format` of a composite write.
-    pub(super) fn formats_of_patches(&self, patches: &[Patch]) -> Result<NamedFormats, CommandError> {
+    pub(super) fn formats_of_patches(&self, patches: &[Patch]) -> Result<Formats, CommandError> {
         let format = named(self.data()?, "format")?;
         let format = checked("format", format, |format| codec::can_hold_patches(format, patches))?;
-        Ok(NamedFormats { accept: None, format })
+        Ok(Formats { accept: None, format })
     }
 }
 

@@ -102,7 +102,7 @@ fn exchange(
     let mut published = Vec::new();
     let mut attempts = Attempts::first(&command.operation, registration);
     for (at, (request, responses)) in requests.iter().zip(&responses).enumerate() {
-        check_request(request, &command.operation.request_of(&attempts, registration))?;
+        check_request(request, &command.operation.request_in(attempts.formats(), registration))?;
         for (number, written) in responses.iter().enumerate() {
             if written["empty"] == true {
                 published.push(uplink::acknowledged(&command.echo));

@@ -2,7 +2,7 @@
 
 use crate::lwm2m::codec::Patch;
 use crate::lwm2m::content_format::ContentFormat;
-use crate::lwm2m::format_choice::NamedFormats;
+use crate::lwm2m::format_choice::Formats;
 
 use super::*;
 
@@ -172,8 +172,8 @@ fn an_attribute_with_an_empty_text_is_removed_and_one_with_null_is_left_out() {
 #[test]
 fn a_command_names_formats_that_can_hold_what_it_is_about() {
     let formats = |msg_type: &str, data: Value| of_1_2(msg_type, data).map(|operation| operation.formats);
-    let accept = |accept| Ok(NamedFormats { accept: Some(accept), format: None });
-    let format = |format| Ok(NamedFormats { accept: None, format: Some(format) });
+    let accept = |accept| Ok(Formats { accept: Some(accept), format: None });
+    let format = |format| Ok(Formats { accept: None, format: Some(format) });
     let write = |named: Value| formats("write", json!({ "path": "/3/0/6", "value": 1, "format": named }));
     let read = |at: &str, named: Value| formats("read", json!({ "path": at, "accept": named }));
     let list = |members: Value| {
