@@ -17,10 +17,6 @@ use super::registration::SimulatedVersion;
 use super::value::{PayloadValue, SimulatedValue};
 use senml::{RecordValue, SenmlRecord};
 
-/// SenML-ETCH JSON and CBOR (RFC 8790): path lists and patches.
-pub(super) const SENML_ETCH_JSON: u16 = 320;
-pub(super) const SENML_ETCH_CBOR: u16 = 322;
-
 /// The formats that hold values of several paths, in the order in which a device prefers them.
 const FOR_SEVERAL: [u16; 4] = [format::SENML_CBOR, format::LWM2M_CBOR, format::SENML_JSON, format::TLV];
 
@@ -67,7 +63,7 @@ impl Formats {
         let since = match format {
             format::TEXT | format::LINK_FORMAT | format::OCTET_STREAM | format::TLV => SimulatedVersion::V1_0,
             format::CBOR | format::SENML_JSON | format::SENML_CBOR => SimulatedVersion::V1_1,
-            format::LWM2M_CBOR | SENML_ETCH_JSON | SENML_ETCH_CBOR => SimulatedVersion::V1_2,
+            format::LWM2M_CBOR | format::SENML_ETCH_JSON | format::SENML_ETCH_CBOR => SimulatedVersion::V1_2,
             _ => return false,
         };
         self.version >= since && !self.unsupported.contains(&format)
@@ -87,8 +83,8 @@ impl Formats {
     /// Chooses the format of the answer to a path list that came in `list_format`. Fails with 4.06.
     pub fn for_composite_read(&self, accept: Option<u16>, list_format: u16) -> Result<u16, Code> {
         let like_the_list = match list_format {
-            SENML_ETCH_JSON => format::SENML_JSON,
-            SENML_ETCH_CBOR => format::SENML_CBOR,
+            format::SENML_ETCH_JSON => format::SENML_JSON,
+            format::SENML_ETCH_CBOR => format::SENML_CBOR,
             other => other,
         };
         let format = accept.unwrap_or(like_the_list);
@@ -104,8 +100,14 @@ impl Formats {
 
     /// Checks the format of a Write-Composite. Fails with 4.15.
     fn check_patch(&self, format: u16) -> Result<(), Code> {
-        let patches = [format::SENML_CBOR, format::SENML_JSON, format::LWM2M_CBOR, SENML_ETCH_CBOR, SENML_ETCH_JSON]
-            .contains(&format);
+        let patches = [
+            format::SENML_CBOR,
+            format::SENML_JSON,
+            format::LWM2M_CBOR,
+            format::SENML_ETCH_CBOR,
+            format::SENML_ETCH_JSON,
+        ]
+        .contains(&format);
         if patches && self.knows(format) { Ok(()) } else { Err(Code::UNSUPPORTED_CONTENT_FORMAT) }
     }
 
@@ -198,7 +200,7 @@ pub(super) fn decode(format: u16, target: Path, payload: &[u8]) -> Result<Vec<Wr
 }
 
 fn senml_entries(format: u16, payload: &[u8]) -> Result<Vec<WrittenEntry>, Code> {
-    let is_patch = matches!(format, SENML_ETCH_JSON | SENML_ETCH_CBOR);
+    let is_patch = matches!(format, format::SENML_ETCH_JSON | format::SENML_ETCH_CBOR);
     let entry = |(name, value): (String, Option<RecordValue>)| {
         let change = match value? {
             RecordValue::Value(value) => WrittenChange::Value(value),
@@ -212,8 +214,8 @@ fn senml_entries(format: u16, payload: &[u8]) -> Result<Vec<WrittenEntry>, Code>
 
 fn senml_records(format: u16, payload: &[u8]) -> Result<Vec<SenmlRecord>, Code> {
     let records = match format {
-        format::SENML_JSON | SENML_ETCH_JSON => senml::decode_json(payload),
-        format::SENML_CBOR | SENML_ETCH_CBOR => senml::decode_cbor(payload),
+        format::SENML_JSON | format::SENML_ETCH_JSON => senml::decode_json(payload),
+        format::SENML_CBOR | format::SENML_ETCH_CBOR => senml::decode_cbor(payload),
         _ => return Err(Code::UNSUPPORTED_CONTENT_FORMAT),
     };
     records.ok_or(Code::BAD_REQUEST)

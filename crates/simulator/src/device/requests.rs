@@ -12,10 +12,6 @@ use crate::observations::{self, Attributes, Observed};
 use crate::registration::SimulatedVersion;
 use crate::value::SimulatedValue;
 
-/// The methods of composite operations (RFC 8132).
-const FETCH: Code = Code::of(0, 5);
-const IPATCH: Code = Code::of(0, 7);
-
 /// The critical options that requests may have.
 const UNDERSTOOD: [u16; 5] = [number::URI_HOST, number::URI_PORT, number::URI_PATH, number::URI_QUERY, number::ACCEPT];
 
@@ -79,8 +75,8 @@ impl SimulatedDevice {
                 self.objects.delete(path)?;
                 Ok((Response::new(Code::DELETED), Effect::InstancesChanged(path)))
             }
-            (FETCH, 0) if version >= SimulatedVersion::V1_1 => Ok((self.fetch(now, request)?, Effect::None)),
-            (IPATCH, 0) if version >= SimulatedVersion::V1_1 => self.write_composite(request),
+            (Code::FETCH, 0) if version >= SimulatedVersion::V1_1 => Ok((self.fetch(now, request)?, Effect::None)),
+            (Code::IPATCH, 0) if version >= SimulatedVersion::V1_1 => self.write_composite(request),
             _ => Err(Code::METHOD_NOT_ALLOWED),
         }
     }

@@ -2,9 +2,6 @@
 
 use super::*;
 
-const FETCH: Code = Code::of(0, 5);
-const IPATCH: Code = Code::of(0, 7);
-
 /// The paths `/3303/0/5700` and `/3/0/9` as SenML CBOR.
 const PATHS: &[u8] = b"\x82\xa1\x00\x6c/3303/0/5700\xa1\x00\x66/3/0/9";
 
@@ -18,14 +15,14 @@ fn scene_of(version: SimulatedVersion) -> SimulatorScene {
 
 impl SimulatorScene {
     fn fetch(&mut self, content_format: u16, payload: &[u8], options: &[(u16, u32)]) -> Message {
-        let mut request = self.request(FETCH, "", options);
+        let mut request = self.request(Code::FETCH, "", options);
         request.options.add_uint(number::CONTENT_FORMAT, content_format.into());
         request.payload = payload.to_vec();
         self.ask(&request)
     }
 
     fn patch(&mut self, content_format: u16, payload: &[u8]) -> Code {
-        self.write(IPATCH, "", content_format, payload)
+        self.write(Code::IPATCH, "", content_format, payload)
     }
 }
 
@@ -35,7 +32,7 @@ fn a_composite_read_gives_what_is_there_of_each_path_in_their_order() {
     let reply = scene.fetch(112, b"\x84\xa1\x00\x66/3/0/9\xa1\x00\x67/3/0/99\xa1\x00\x66/3/0/6\xa1\x00\x66/3/0/9", &[]);
     assert_eq!((reply.code, reply.options.content_format()), (Code::CONTENT, Some(112)));
     let (path, content_format) = ("/".to_owned(), Some(112));
-    scene.expect_event(DeviceEvent::Answered { method: FETCH, path, code: Code::CONTENT, content_format });
+    scene.expect_event(DeviceEvent::Answered { method: Code::FETCH, path, code: Code::CONTENT, content_format });
     assert_eq!(
         reply.payload,
         b"\x83\xa2\x00\x66/3/0/9\x02\x18\x57\xa2\x00\x68/3/0/6/0\x02\x01\xa2\x00\x68/3/0/6/1\x02\x05"
@@ -165,7 +162,7 @@ fn a_composite_observation_is_notified_as_a_whole_until_observe_1() {
     scene.expect_nothing_more();
 
     let mut cancel =
-        scene.request(FETCH, "", &[(number::OBSERVE, 1), (number::ACCEPT, 110), (number::CONTENT_FORMAT, 112)]);
+        scene.request(Code::FETCH, "", &[(number::OBSERVE, 1), (number::ACCEPT, 110), (number::CONTENT_FORMAT, 112)]);
     (cancel.token, cancel.payload) = (token, PATHS.to_vec());
     let reply = scene.ask(&cancel);
     assert_eq!((reply.code, reply.options.contains(number::OBSERVE)), (Code::CONTENT, false));
@@ -209,7 +206,7 @@ fn the_shortest_pmax_of_the_paths_counts_unless_the_observe_has_its_own() {
             request.options.add_text(number::URI_QUERY, item);
             assert_eq!(scene.ask(&request).code, Code::CHANGED);
         }
-        let mut request = scene.request(FETCH, "", &[(number::OBSERVE, 0), (number::CONTENT_FORMAT, 112)]);
+        let mut request = scene.request(Code::FETCH, "", &[(number::OBSERVE, 0), (number::CONTENT_FORMAT, 112)]);
         request.payload = PATHS.to_vec();
         if let Some(own) = own {
             request.options.add_text(number::URI_QUERY, own);
