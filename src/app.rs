@@ -218,7 +218,7 @@ fn install_restored_state(
     store: Option<(OpenedStore, StoreContents)>,
     condition: Condition,
 ) -> anyhow::Result<(Gateway, Option<Store>)> {
-    let (store, StoreContents { devices, associations, retained_commands }) = match store {
+    let (store, StoreContents { devices, associations, retained_commands, profiles }) = match store {
         Some((store, contents)) => (Some(store), contents),
         None => (None, StoreContents::default()),
     };
@@ -231,6 +231,7 @@ fn install_restored_state(
     };
     gateway.restore(now, devices);
     gateway.restore_retained_commands(retained_commands);
+    gateway.restore_profiles(profiles);
     Ok((gateway, Some(store.start(condition)?)))
 }
 

@@ -198,6 +198,7 @@ fn limits(reader: &mut ConfigReader, pending_requests: usize, default: Limits) -
             default.registration_size,
             whole(1024..=64 * 1024 * 1024),
         ),
+        profiles: reader.read("limits.profiles", default.profiles, whole(0..=MAX_COUNT)),
         registered: rate(reader, "limits.registered", default.registered),
         pending_commands: reader.read("limits.pending_commands", default.pending_commands, whole(1..=MAX_COUNT)),
         pending_command_bytes: reader.read(

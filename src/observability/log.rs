@@ -145,6 +145,7 @@ fn log_once(report: &Report) {
         }
         Report::LinksLeftOut { reason, first: true, .. } => info!(reason, "part of a link list ignored"),
         Report::LinksLeftOut { reason, first: false, .. } => debug!(reason, "part of a link list ignored"),
+        Report::ProfilesEvicted { profiles } => debug!(profiles, "object lists of profiles evicted: limits.profiles"),
         Report::UndefinedVersions { versions, .. } => {
             info!(objects = first_of(versions), "object version has no definition");
         }

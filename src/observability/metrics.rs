@@ -103,6 +103,7 @@ pub struct StoreMetrics {
     pub associations_put: Counter,
     pub associations_removed: Counter,
     pub retained_written: Counter,
+    pub profiles_written: Counter,
     pub write_errors: Counter,
     pub queue_full: Counter,
     /// 1 while the store cannot be written.
@@ -115,6 +116,7 @@ impl StoreMetrics {
         let associations = "DTLS association records written to and removed from the store";
         let associations = counters(registry, "lwm2m_store_association_writes", associations);
         let retained = "Records of executed retained commands written to or removed from the store";
+        let profiles = "Object lists by profile ID written to or removed from the store";
         let failing = "1 while the store cannot be written; a restart would lose recent changes";
         Self {
             put: devices(ChangeLabel { change: "put" }),
@@ -122,6 +124,7 @@ impl StoreMetrics {
             associations_put: associations(ChangeLabel { change: "put" }),
             associations_removed: associations(ChangeLabel { change: "removed" }),
             retained_written: counter(registry, "lwm2m_store_retained_writes", retained),
+            profiles_written: counter(registry, "lwm2m_store_profile_writes", profiles),
             write_errors: counter(registry, "lwm2m_store_errors", "Failed store writes; each is retried"),
             queue_full: counter(registry, "lwm2m_store_waits", "Changes delayed because the store was too slow"),
             failing: gauge(registry, "lwm2m_store_failing", failing),

@@ -5,6 +5,7 @@
 //! - `commands`: by endpoint and serial, the JSON of the application. They are apart from the devices since they may be
 //!   large and never change: a device is written often, each of its commands once.
 //! - `obeyed`: by endpoint, the digests of the retained commands that it was sent, the oldest first, 8 bytes of each.
+//! - `profiles`: by protocol and profile ID, the object list as JSON.
 //! - `associations`: by id, what DTLS keeps, with the names of the listeners.
 
 use std::collections::HashSet;
@@ -23,7 +24,7 @@ use zeroize::Zeroizing;
 
 use crate::transport::{Security, UdpListener};
 use lwm2m_base::AssociationId;
-use lwm2m_core::gateway::record::{Change, DeviceRecord, RetainedCommandsRecord};
+use lwm2m_core::gateway::record::{Change, DeviceRecord, ProfileRecord, RetainedCommandsRecord};
 use lwm2m_core::registry::CommandDigest;
 use lwm2m_dtls::{AssociationChange, SavedAssociation};
 
@@ -42,6 +43,8 @@ const CACHE: usize = 16 * 1024 * 1024;
 const MODE: u32 = 0o600;
 
 const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("about");
+/// Lists by profile ID. An older program leaves them as they are: a profile ID stands for one list.
+const PROFILES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("profiles");
 const DEVICES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("devices");
 // Another name of the table would be another format.
 const RETAINED_COMMANDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("obeyed");
@@ -61,6 +64,7 @@ pub struct StoreContents {
     pub devices: Vec<DeviceRecord>,
     pub associations: Vec<SavedAssociation>,
     pub retained_commands: Vec<RetainedCommandsRecord>,
+    pub profiles: Vec<ProfileRecord>,
 }
 
 /// Reasons why a file cannot be used as a store.
@@ -111,6 +115,7 @@ impl Database {
             let mut commands = transaction.open_table(COMMANDS)?;
             let mut associations = transaction.open_table(ASSOCIATIONS)?;
             let mut retained_commands = transaction.open_table(RETAINED_COMMANDS)?;
+            let mut profiles = transaction.open_table(PROFILES)?;
             for change in changes {
                 match change {
                     Change::Put(record) => {
@@ -122,6 +127,7 @@ impl Database {
                         keep_commands(&mut commands, endpoint, &HashSet::new())?;
                     }
                     Change::RetainedCommands(record) => write_retained_commands(&mut retained_commands, record)?,
+                    Change::Profile(record) => write_profile(&mut profiles, record)?,
                     Change::Association(AssociationChange::Put(saved)) => {
                         let [made_at, reached_by] = [saved.made_at, saved.reached_by].map(|socket| self.name(socket));
                         associations.insert(saved.id.0, (made_at, reached_by, saved.bytes.as_slice()))?;
@@ -144,7 +150,8 @@ impl Database {
         let devices = database.read().map_err(damage)?;
         let associations = database.read_associations().map_err(damage)?;
         let retained_commands = database.read_retained_commands().map_err(damage)?;
-        Ok((database, StoreContents { devices, associations, retained_commands }))
+        let profiles = database.read_profiles().map_err(damage)?;
+        Ok((database, StoreContents { devices, associations, retained_commands, profiles }))
     }
 
     /// Checks the format of the file. A file without a format is new.
@@ -213,6 +220,20 @@ impl Database {
             let (digests, _) = commands.value().as_chunks();
             let commands = digests.iter().map(|digest| CommandDigest(u64::from_be_bytes(*digest))).collect();
             records.push(RetainedCommandsRecord { endpoint: endpoint.value().to_owned(), commands });
+        }
+        Ok(records)
+    }
+
+    fn read_profiles(&self) -> Result<Vec<ProfileRecord>, redb::Error> {
+        let transaction = self.database.begin_read()?;
+        let mut records = Vec::new();
+        for entry in transaction.open_table(PROFILES)?.iter()? {
+            let (key, objects) = entry?;
+            let objects = serde_json::from_slice(objects.value());
+            if let Err(error) = &objects {
+                error!(profile = key.value(), %error, "stored object list of a profile unreadable; it is removed");
+            }
+            records.push(ProfileRecord { key: key.value().to_owned(), objects: objects.ok() });
         }
         Ok(records)
     }
@@ -309,6 +330,7 @@ fn create_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(COMMANDS)?;
     transaction.open_table(ASSOCIATIONS)?;
     transaction.open_table(RETAINED_COMMANDS)?;
+    transaction.open_table(PROFILES)?;
     Ok(())
 }
 
@@ -321,6 +343,17 @@ fn write_retained_commands(
     } else {
         let digests: Vec<u8> = record.commands.iter().flat_map(|command| command.0.to_be_bytes()).collect();
         table.insert(record.endpoint.as_str(), digests.as_slice())?;
+    }
+    Ok(())
+}
+
+fn write_profile(table: &mut Table<'_, &str, &[u8]>, record: &ProfileRecord) -> Result<(), StorageError> {
+    match &record.objects {
+        Some(objects) => {
+            let json = serde_json::to_vec(objects).expect("keys are texts or numbers");
+            table.insert(record.key.as_str(), json.as_slice())?;
+        }
+        None => drop(table.remove(record.key.as_str())?),
     }
     Ok(())
 }

@@ -36,6 +36,7 @@ pub struct CoreMetrics {
     undecodable_payloads: Counter,
     malformed_link_lists: Counter,
     undefined_objects: Counter,
+    profiles_evicted: Counter,
     transfers_failed: TransferFailureCounters,
     publications_refused: Counter,
 }
@@ -47,6 +48,7 @@ impl CoreMetrics {
         let skipped = "Paths that auto_observe skipped because the device has its maximum of observations";
         let links = "Link lists of devices with malformed parts, which were ignored";
         let undefined = "Objects that devices announced in a version without definition";
+        let evicted = "Object lists by profile ID that were evicted for a new one (limit: limits.profiles)";
         let refused = "Publications that the broker did not authorize";
         Self {
             datagrams: DatagramCounters::register(registry),
@@ -68,6 +70,7 @@ impl CoreMetrics {
             undecodable_payloads: counter(registry, "lwm2m_undecodable_payloads", "Undecodable payloads from devices"),
             malformed_link_lists: counter(registry, "lwm2m_malformed_link_lists", links),
             undefined_objects: counter(registry, "lwm2m_undefined_objects", undefined),
+            profiles_evicted: counter(registry, "lwm2m_profile_evictions", evicted),
             transfers_failed: TransferFailureCounters::register(registry),
             publications_refused: counter(registry, "lwm2m_publications_refused", refused),
         }
@@ -100,6 +103,10 @@ impl CoreMetrics {
             Report::LinksLeftOut { .. } => &self.malformed_link_lists,
             Report::UndefinedVersions { versions, .. } => {
                 self.undefined_objects.inc_by(versions.len() as u64);
+                return;
+            }
+            Report::ProfilesEvicted { profiles } => {
+                self.profiles_evicted.inc_by(*profiles as u64);
                 return;
             }
             Report::TransferFailed { error, .. } => self.transfers_failed.of(*error),

@@ -192,6 +192,7 @@ impl DtlsDevicesScene {
                 Change::Put(record) => drop(self.records.insert(record.registration.endpoint.clone(), *record)),
                 Change::Remove { endpoint } => drop(self.records.remove(&endpoint)),
                 Change::RetainedCommands(record) => panic!("no command was retained, {record:?}"),
+                Change::Profile(record) => panic!("no device named a profile, {record:?}"),
                 Change::Association(change) => self.keep_association(change),
             }
         }

@@ -11,7 +11,7 @@ use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Kind, Message};
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, MessageProperties, RegistrationId};
 use lwm2m_core::gateway::config::GatewayConfig;
-use lwm2m_core::gateway::record::{Change, DeviceRecord, RetainedCommandsRecord};
+use lwm2m_core::gateway::record::{Change, DeviceRecord, ProfileRecord, RetainedCommandsRecord};
 use lwm2m_core::gateway::report::{NotRestored, Report};
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_core::lwm2m::model::Model;
@@ -31,6 +31,8 @@ pub struct RestartedCore {
     pub kept: BTreeMap<String, DeviceRecord>,
     /// By endpoint, what is remembered of retained commands.
     pub retained_commands: BTreeMap<String, RetainedCommandsRecord>,
+    /// By key, the object lists of profiles.
+    pub profiles: BTreeMap<String, ProfileRecord>,
     /// By endpoint, the newest.
     pub devices: BTreeMap<String, RegistrationId>,
     pub to_devices: VecDeque<(Peer, Message)>,
@@ -59,6 +61,7 @@ impl RestartedCore {
             unix_time,
             kept: BTreeMap::new(),
             retained_commands: BTreeMap::new(),
+            profiles: BTreeMap::new(),
             devices: BTreeMap::new(),
             to_devices: VecDeque::new(),
             published: VecDeque::new(),
@@ -78,6 +81,7 @@ impl RestartedCore {
         self.devices.clear();
         gateway.restore(self.now, self.kept.values().cloned().collect());
         gateway.restore_retained_commands(self.retained_commands.values().cloned().collect());
+        gateway.restore_profiles(self.profiles.values().cloned().collect());
         self.gateway = gateway;
         self.take_outputs();
         self.keep();
@@ -99,6 +103,8 @@ impl RestartedCore {
                 Change::RetainedCommands(record) => {
                     drop(self.retained_commands.insert(record.endpoint.clone(), record))
                 }
+                Change::Profile(record) if record.objects.is_none() => drop(self.profiles.remove(&record.key)),
+                Change::Profile(record) => drop(self.profiles.insert(record.key.clone(), record)),
                 Change::Association(change) => panic!("nobody speaks DTLS here, {change:?}"),
             }
         }
@@ -152,8 +158,12 @@ impl RestartedCore {
 
     /// Registers, and gives the location.
     pub fn register(&mut self, peer: Peer, query: &str) -> String {
+        self.register_with_links(peer, query, LINKS)
+    }
+
+    pub fn register_with_links(&mut self, peer: Peer, query: &str, links: &str) -> String {
         let query: Vec<&str> = query.split('&').collect();
-        self.datagram(peer, &request(Code::POST, &["rd"], &query, Some((format::LINK_FORMAT, LINKS.as_bytes()))));
+        self.datagram(peer, &request(Code::POST, &["rd"], &query, Some((format::LINK_FORMAT, links.as_bytes()))));
         let created = self.expect_to_device(peer);
         assert_eq!(created.code, Code::CREATED);
         created.options.texts(number::LOCATION_PATH).unwrap()[1].to_owned()

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lwm2m_base::AssociationId;
-use lwm2m_core::gateway::record::{Change, DeviceRecord, RetainedCommandsRecord};
+use lwm2m_core::gateway::record::{Change, DeviceRecord, ProfileRecord, RetainedCommandsRecord};
 use lwm2m_core::registry::CommandDigest;
 use lwm2m_dtls::{AssociationChange, SavedAssociation};
 use lwm2m_gateway::conditions::{Condition, Conditions};
@@ -188,6 +188,34 @@ async fn what_is_remembered_of_retained_commands_is_written_and_read_again() {
     drop(opened);
     let (_, contents) = Store::open(&place.settings(), &default_listeners(), UNIX_TIME, Arc::default()).unwrap();
     assert_eq!(contents.retained_commands, [record("b")]);
+}
+
+#[tokio::test]
+async fn the_object_lists_of_profiles_are_written_and_read_again() {
+    let place = StoreFolder::new();
+    let mut core = RestartedCore::new();
+    let mut store = place.open_new();
+    core.register(peer(1), "ep=a&lt=300&lwm2m=1.2&pid=f00d");
+    store.flush(core.now, &mut core.gateway);
+    store.close(core.now, core.gateway, PATIENCE).await;
+    let open = || Store::open(&place.settings(), &default_listeners(), UNIX_TIME, Arc::default()).unwrap();
+    let (opened, contents) = open();
+    let [record] = &contents.profiles[..] else { panic!("{:?}", contents.profiles) };
+    assert_eq!((record.key.as_str(), record.objects.is_some()), ("udp:f00d", true));
+    let other = ProfileRecord { key: "dtls:f00d".to_owned(), ..record.clone() };
+    let removed = ProfileRecord { key: record.key.clone(), objects: None };
+    opened.write_now(&[Change::Profile(other.clone()), Change::Profile(removed)]).unwrap();
+    drop(opened);
+    let (opened, contents) = open();
+    assert_eq!(contents.profiles, [other]);
+    drop(opened);
+
+    const PROFILES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("profiles");
+    place.change(|transaction| {
+        transaction.open_table(PROFILES).unwrap().insert("dtls:f00d", &b"no list"[..]).unwrap();
+    });
+    let unreadable = ProfileRecord { key: "dtls:f00d".to_owned(), objects: None };
+    assert_eq!(open().1.profiles, [unreadable]);
 }
 
 #[tokio::test]

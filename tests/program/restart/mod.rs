@@ -44,6 +44,28 @@ fn a_device_goes_on_as_if_nothing_had_happened() {
 }
 
 #[test]
+fn the_object_list_of_a_profile_stands_in_for_a_missing_one_also_after_a_restart() {
+    let mut core = RestartedCore::new();
+    let list = "</>;rt=\"oma.lwm2m\";ct=112,</3>;ver=1.1,</3/0>";
+    core.register_with_links(peer(1), "ep=a&lt=300&lwm2m=1.2&pid=f00d", list);
+    let data = core.expect_published("lwm2m/a/up/resp")["data"].clone();
+    for (number, endpoint) in [(2, "b"), (3, "c")] {
+        core.register_with_links(peer(number), &format!("ep={endpoint}&lt=300&lwm2m=1.2&pid=f00d"), "");
+        let completed = core.expect_published(&format!("lwm2m/{endpoint}/up/resp"));
+        assert_eq!(
+            (&completed["data"]["objectList"], &completed["data"]["pid"]),
+            (&json!(["/3", "/3/0"]), &json!("f00d"))
+        );
+        assert_eq!(completed["data"]["alternatePath"], data["alternatePath"]);
+        core.restart(10 * A_SECOND);
+    }
+    core.register_with_links(peer(4), "ep=d&lt=300&lwm2m=1.2&pid=0bad", "");
+    assert_eq!(core.expect_published("lwm2m/d/up/resp")["data"].get("objectList"), None);
+    core.register_with_links(peer(5), "ep=e&lt=300&lwm2m=1.1&pid=f00d", "");
+    assert_eq!(core.expect_published("lwm2m/e/up/resp")["data"].get("objectList"), None, "1.1 has no profiles");
+}
+
+#[test]
 fn a_notification_of_before_is_published_with_the_echo_of_its_command_and_only_once() {
     let mut core = RestartedCore::new();
     core.register(peer(1), "ep=a&lt=300");

@@ -156,6 +156,7 @@ fn record_of(change: &Change) -> &DeviceRecord {
         Change::Put(record) => record,
         Change::Remove { endpoint } => panic!("{endpoint} is there, and not to be removed"),
         Change::RetainedCommands(record) => panic!("no command was retained, {record:?}"),
+        Change::Profile(record) => panic!("no device named a profile, {record:?}"),
         Change::Association(change) => panic!("nobody speaks DTLS here, {change:?}"),
     }
 }

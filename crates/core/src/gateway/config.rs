@@ -129,6 +129,8 @@ pub struct Limits {
     pub unregistered: RateLimit,
     /// Bytes that are kept of one registration: its object list with attributes, and its query items.
     pub registration_size: usize,
+    /// Profile IDs whose object list is kept.
+    pub profiles: usize,
     /// What one registered device may send beside its answers to commands.
     pub registered: Rate,
     /// Commands that wait for one device.
@@ -169,6 +171,7 @@ impl Default for Limits {
                 address: Rate { per_second: 1_000, burst: 10_000 },
             },
             registration_size: 16 * 1024,
+            profiles: 1000,
             // A device that notifies of every sample sends some hundreds a second.
             registered: Rate { per_second: 1_000, burst: 2_000 },
             pending_commands: 64,

@@ -38,6 +38,7 @@ mod notification;
 mod pending_changes;
 mod pending_registrations;
 mod presence;
+mod profiles;
 mod queue_mode;
 pub mod record;
 mod registered_devices;
@@ -67,7 +68,7 @@ use config::{GatewayConfig, Limits};
 use context::Context;
 use dtls::{DtlsEvent, DtlsLayer};
 use notification::ReceivedNotification;
-use record::{Change, DeviceRecord, RetainedCommandsRecord};
+use record::{Change, DeviceRecord, ProfileRecord, RetainedCommandsRecord};
 use registrations::{ReceivedRequest, Registrations};
 use report::{DatagramOutcome, DropReason, Report};
 use wall_clock::WallClock;
@@ -254,6 +255,7 @@ impl Gateway {
         context.now = now;
         context.changes.keep();
         registrations.devices_mut().commands_mut().retained.keep_changes();
+        registrations.profiles_mut().keep_changes();
         records.sort_by_key(|record| Reverse(record.last_heard));
         for record in records {
             let (endpoint, peer) = (record.registration.endpoint.clone(), record.peer);
@@ -279,9 +281,16 @@ impl Gateway {
         }
     }
 
+    /// Restores the object lists by profile ID of an earlier process, after [`Gateway::restore`].
+    pub fn restore_profiles(&mut self, records: Vec<ProfileRecord>) {
+        let most = self.context.settings.limits.profiles;
+        self.registrations.profiles_mut().restore(records, most);
+    }
+
     pub fn has_changes(&self) -> bool {
         !self.context.changes.is_empty()
             || self.registrations.devices().commands().retained.has_changes()
+            || self.registrations.profiles().has_changes()
             || self.context.dtls.as_ref().is_some_and(|dtls| dtls.server.has_changes())
     }
 

@@ -11,7 +11,7 @@ use crate::coap::Token;
 use crate::command::{Echo, Reply};
 use crate::lwm2m::format_choice::Formats;
 use crate::lwm2m::path::Path;
-use crate::lwm2m::register::Registration;
+use crate::lwm2m::register::{ObjectList, Registration};
 use crate::registry::CommandDigest;
 use lwm2m_base::Peer;
 use lwm2m_base::secret::Secret;
@@ -27,6 +27,8 @@ pub enum Change {
     Remove { endpoint: String },
     /// The retained commands of this endpoint, in the place of what was kept of them. None is kept where there are none.
     RetainedCommands(RetainedCommandsRecord),
+    /// The object list of a profile ID, in the place of what was kept of it.
+    Profile(ProfileRecord),
     /// The news of a DTLS association.
     Association(AssociationChange),
 }
@@ -36,6 +38,15 @@ pub enum Change {
 pub struct RetainedCommandsRecord {
     pub endpoint: String,
     pub commands: Vec<CommandDigest>,
+}
+
+/// The object list that devices of one profile ID have.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProfileRecord {
+    /// The profile ID, behind `dtls:` or `udp:` for the protocol that the list came over.
+    pub key: String,
+    /// `None`: the list is not kept any more.
+    pub objects: Option<ObjectList>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -32,6 +32,7 @@ use super::context::Context;
 use super::diagnostic::{fitting, room, unavailable};
 use super::pending_registrations::{EarlyCommand, PendingRegistration, PendingRegistrations};
 use super::presence::publish_status;
+use super::profiles::Profiles;
 use super::registered_devices::RegisteredDevices;
 use super::report::{CommandOutcome, Forbidden, LeaveReason, Report};
 use super::undefined_versions::report_undefined_versions;
@@ -52,6 +53,7 @@ pub(super) struct Registrations {
     devices: RegisteredDevices,
     pending: PendingRegistrations,
     access: AccessControl,
+    profiles: Profiles,
     last_id: u64,
 }
 
@@ -130,6 +132,14 @@ impl Registrations {
 
     pub fn pending(&self) -> &PendingRegistrations {
         &self.pending
+    }
+
+    pub fn profiles(&self) -> &Profiles {
+        &self.profiles
+    }
+
+    pub fn profiles_mut(&mut self) -> &mut Profiles {
+        &mut self.profiles
     }
 
     pub fn access_mut(&mut self) -> &mut AccessControl {
@@ -303,6 +313,10 @@ impl Registrations {
     fn enter(&mut self, context: &mut Context, pending: PendingRegistration, location: Location) {
         let PendingRegistration { id, registration, peer, identity, topics, .. } = pending;
         let (endpoint, lifetime) = (registration.endpoint.clone(), registration.lifetime);
+        let evicted = self.profiles.learn(&registration, identity.is_some(), context.settings.limits.profiles);
+        if evicted > 0 {
+            context.report(Report::ProfilesEvicted { profiles: evicted });
+        }
         let payload = uplink::register(&registration, proven(&context.settings, identity.as_deref()));
         let publication = Publication::new(topics.register.clone(), payload, UplinkClass::Report);
         let last_heard = context.now;
@@ -398,7 +412,7 @@ impl Registrations {
 impl Registrations {
     /// Reads a Register. What the gateway keeps of a device has a bound in bytes, since a stranger decides how much that is.
     fn read_register(
-        &self,
+        &mut self,
         context: &Context,
         identity: Option<&Identity>,
         request: &Request,
@@ -406,7 +420,11 @@ impl Registrations {
         let settings = &context.settings;
         let known_as = settings.identity.endpoint_named_by(identity);
         let registration = Registration::from_register_of(request, settings.registration_rules(), known_as);
-        let registration = registration.map_err(|rejection| (None, rejection))?;
+        let mut registration = registration.map_err(|rejection| (None, rejection))?;
+        self.profiles.complete(&mut registration, identity.is_some());
+        if !settings.report_attributes {
+            registration.forget_attributes();
+        }
         match check_size(settings, registration.size()) {
             Ok(()) => Ok(registration),
             Err(rejection) => Err((Some(registration.endpoint), rejection)),

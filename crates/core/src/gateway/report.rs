@@ -111,6 +111,10 @@ pub enum Report {
         endpoint: String,
         format: ContentFormat,
     },
+    /// So many object lists by profile ID were evicted for a new one, beyond `limits.profiles`.
+    ProfilesEvicted {
+        profiles: usize,
+    },
     /// A payload that could not be understood; the application was told 4.00.
     UndecodableContent {
         endpoint: String,
@@ -138,6 +142,7 @@ impl Report {
             | Self::Retransmitted { .. }
             | Self::DuplicateForgotten { .. }
             | Self::TransferFailed { .. }
+            | Self::ProfilesEvicted { .. }
             | Self::AssociationClosed { .. }
             | Self::Dtls(_) => None,
             Self::RegisterRejected { endpoint, .. } => endpoint.as_deref(),

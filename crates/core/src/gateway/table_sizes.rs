@@ -23,6 +23,8 @@ pub struct TableSizes {
     pub command_bytes: usize,
     /// Endpoints whose retained commands are remembered.
     pub retained_commands: usize,
+    /// Profile IDs whose object list is kept.
+    pub profiles: usize,
     /// Exchanges and observations of devices.
     pub exchanges: usize,
     /// Notifications whose acknowledgement waits for the broker.
@@ -50,6 +52,7 @@ impl TableSizes {
             early_commands: pending.early_commands(),
             command_bytes: devices.commands().bytes(),
             retained_commands: devices.commands().retained.len(),
+            profiles: registrations.profiles().len(),
             exchanges: devices.commands().exchanges(),
             addresses: admission.addresses(),
             senders: admission.senders(),

@@ -19,7 +19,8 @@ use super::link::LeftOut;
 use super::model::{ObjectVersion, Version};
 use super::path::Path;
 
-use self::object_list::{ObjectList, without_prefix};
+pub use self::object_list::ObjectList;
+use self::object_list::without_prefix;
 use self::query::{Items, endpoint, put, within};
 
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(86_400);
@@ -235,6 +236,28 @@ impl Registration {
     /// Returns all such items in the order of their first appearance.
     pub fn items(&self) -> impl Iterator<Item = (&str, &str)> {
         self.others.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Returns the profile ID, which names the object list of the device (item `pid`, LwM2M Core 1.2 section 6.2.1).
+    pub fn profile_id(&self) -> Option<&str> {
+        self.item("pid").filter(|pid| self.supports(Version::LWM2M_1_2) && !pid.is_empty())
+    }
+
+    /// Returns the object list with its attributes, or `None` if the device has none.
+    pub fn objects(&self) -> Option<&ObjectList> {
+        self.objects.as_ref()
+    }
+
+    /// Sets the object list of a device that named it by its profile ID.
+    pub fn adopt_objects(&mut self, objects: ObjectList) {
+        self.objects = Some(objects);
+    }
+
+    /// Drops the attributes of the links, which an earlier process may have kept for reports.
+    pub fn forget_attributes(&mut self) {
+        if let Some(objects) = &mut self.objects {
+            objects.attributes.clear();
+        }
     }
 
     /// Returns the query item `password`, which no report repeats.

@@ -230,6 +230,7 @@ impl Scene {
             Change::Put(record) => drop(self.devices.insert(record.registration.endpoint.clone(), *record)),
             Change::Remove { endpoint } => drop(self.devices.remove(&endpoint)),
             Change::RetainedCommands(record) => panic!("no command was retained, {record:?}"),
+            Change::Profile(record) => panic!("no device named a profile, {record:?}"),
             Change::Association(AssociationChange::Put(saved)) => drop(self.associations.insert(saved.id, saved)),
             Change::Association(AssociationChange::Remove(id)) => drop(self.associations.remove(&id)),
         }

@@ -397,6 +397,7 @@ impl Store {
                 Change::RetainedCommands(record) => {
                     drop(self.retained_commands.insert(record.endpoint, record.commands))
                 }
+                Change::Profile(record) => panic!("no device named a profile, {record:?}"),
                 Change::Association(change) => panic!("nobody speaks DTLS here, {change:?}"),
             }
         }

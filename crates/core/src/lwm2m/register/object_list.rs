@@ -19,7 +19,7 @@ const MAX_SEGMENT: usize = 255;
 
 /// Holds what a Register or Update payload announces.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct ObjectList {
+pub struct ObjectList {
     /// Keeps the path as the device wrote it, such as `/` or `/m2m`.
     pub(super) alternate_path: String,
     /// Keeps the targets of the links without the alternate path.
