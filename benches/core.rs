@@ -1,5 +1,5 @@
-//! What the core needs for one notification, one Register and one Update: a datagram in, a publication out, no socket
-//! between.
+//! Measures what the core needs for one notification, command, Register and Update: datagrams and commands in, datagrams
+//! and publications out, no socket between.
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 use std::hint::black_box;
@@ -19,10 +19,13 @@ use lwm2m_gateway::definitions;
 /// Between two messages: so that what the gateway remembers for EXCHANGE_LIFETIME has the size of a busy minute.
 const PAUSE: Duration = Duration::from_millis(10);
 
-criterion_group!(benches, notification, register, update);
+/// The records of one SenML payload.
+const RECORDS: u8 = 10;
+
+criterion_group!(benches, one_notification, history, read, composite_read, register, update);
 criterion_main!(benches);
 
-fn notification(criterion: &mut Criterion) {
+fn one_notification(criterion: &mut Criterion) {
     let mut bench = Bench::new();
     let (device, _) = bench.register(0);
     let token = bench.observe(device, "/3303/0/5700");
@@ -31,11 +34,53 @@ fn notification(criterion: &mut Criterion) {
         bencher.iter_batched(
             || {
                 sent += 1;
-                notify(token, sent)
+                notification(token, sent, format::TEXT, b"21.5").encode()
             },
             |datagram| black_box(bench.publication_of(0, &datagram).expect("a notification is published")),
             BatchSize::SmallInput,
         );
+    });
+}
+
+/// A notification of ten SenML CBOR records with times, of a device of LwM2M 1.1 that has measured for a while.
+fn history(criterion: &mut Criterion) {
+    let mut bench = Bench::new();
+    let (device, _) = bench.register_with(0, "1.1", b"</>;ct=112,</1/0>,</3/0>,</3303/0>".to_vec());
+    let token = bench.observe(device, "/3303/0/5700");
+    let payload = senml_cbor_history();
+    let mut sent = 0;
+    criterion.bench_function("one notification of ten SenML CBOR records", |bencher| {
+        bencher.iter_batched(
+            || {
+                sent += 1;
+                notification(token, sent, format::SENML_CBOR, &payload).encode()
+            },
+            |datagram| black_box(bench.publication_of(0, &datagram).expect("a notification is published")),
+            BatchSize::SmallInput,
+        );
+    });
+}
+
+/// A read of one resource: the command in, the request out, the response in, the answer out.
+fn read(criterion: &mut Criterion) {
+    let mut bench = Bench::new();
+    let (device, _) = bench.register(0);
+    let command = r#"{"reqID":1,"msgType":"read","data":{"path":"/3303/0/5700"}}"#;
+    criterion.bench_function("one read", |bencher| {
+        bencher.iter(|| black_box(bench.answer_to(device, command, format::TEXT, b"21.5")));
+    });
+}
+
+/// A composite read of ten resources (LwM2M 1.1 section 6.3.8), answered in SenML CBOR.
+fn composite_read(criterion: &mut Criterion) {
+    let mut bench = Bench::new();
+    let (device, _) = bench.register_with(0, "1.1", b"</>;ct=112,</1/0>,</3/0>,</3303/0>".to_vec());
+    let paths: Vec<String> = (0..RECORDS).map(|instance| format!("\"/3303/{instance}/5700\"")).collect();
+    let paths = paths.join(",");
+    let command = format!(r#"{{"reqID":1,"msgType":"read-composite","data":{{"paths":[{paths}]}}}}"#);
+    let payload = senml_cbor_values();
+    criterion.bench_function("one composite read of ten paths", |bencher| {
+        bencher.iter(|| black_box(bench.answer_to(device, &command, format::SENML_CBOR, &payload)));
     });
 }
 
@@ -63,7 +108,7 @@ fn update(criterion: &mut Criterion) {
     for links in [3, 2_900] {
         let mut bench = Bench::new();
         let list: Vec<String> = (0..links).map(|instance| format!("</9/{instance}>")).collect();
-        let (_, location) = bench.register_with(0, list.join(",").into_bytes());
+        let (_, location) = bench.register_with(0, "1.0", list.join(",").into_bytes());
         criterion.bench_function(&format!("one update, {links} links"), |bencher| {
             bencher.iter(|| bench.update(0, black_box(&location)));
         });
@@ -98,13 +143,13 @@ impl Bench {
 
     /// Gives the path of the registration, too.
     fn register(&mut self, number: u32) -> (RegistrationId, Vec<Vec<u8>>) {
-        self.register_with(number, b"</1/0>,</3/0>,</3303/0>".to_vec())
+        self.register_with(number, "1.0", b"</1/0>,</3/0>,</3303/0>".to_vec())
     }
 
-    fn register_with(&mut self, number: u32, links: Vec<u8>) -> (RegistrationId, Vec<Vec<u8>>) {
-        let endpoint = format!("ep=bench-{number}");
+    fn register_with(&mut self, number: u32, version: &str, links: Vec<u8>) -> (RegistrationId, Vec<Vec<u8>>) {
+        let (endpoint, version) = (format!("ep=bench-{number}"), format!("lwm2m={version}"));
         let mut message = self.request(Code::POST, &["rd"]);
-        for item in [endpoint.as_str(), "lt=300", "lwm2m=1.0", "b=U"] {
+        for item in [endpoint.as_str(), "lt=300", version.as_str(), "b=U"] {
             message.options.add_text(number::URI_QUERY, item);
         }
         message.options.add_uint(number::CONTENT_FORMAT, format::LINK_FORMAT.into());
@@ -140,20 +185,37 @@ impl Bench {
     /// Gives the token of the observation.
     fn observe(&mut self, device: RegistrationId, path: &str) -> Token {
         let command = format!(r#"{{"reqID":1,"msgType":"observe","data":{{"path":"{path}"}}}}"#);
-        let topic = "lwm2m/bench-0/dn".to_owned();
+        let request = self.request_for(device, &command);
+        let answer = Message {
+            kind: Kind::Acknowledgement,
+            id: request.id,
+            ..notification(request.token, 0, format::TEXT, b"21.5")
+        };
+        self.publication_of(0, &answer.encode()).expect("the answer is published");
+        request.token
+    }
+
+    /// Sends a command and its answer by the device.
+    fn answer_to(&mut self, device: RegistrationId, command: &str, content_format: u16, payload: &[u8]) -> Publication {
+        let request = self.request_for(device, command);
+        let mut options = Options::new();
+        options.add_uint(number::CONTENT_FORMAT, content_format.into());
+        let (id, token) = (request.id, request.token);
+        let payload = payload.to_vec();
+        let answer = Message { kind: Kind::Acknowledgement, code: Code::CONTENT, id, token, options, payload };
+        self.publication_of(0, &answer.encode()).expect("the answer is published")
+    }
+
+    /// Gives the request that the device gets for this command.
+    fn request_for(&mut self, device: RegistrationId, command: &str) -> Message {
         let event = BrokerEvent::Message {
             registration: device,
-            topic,
-            payload: command.into_bytes(),
+            topic: "lwm2m/bench-0/dn".to_owned(),
+            payload: command.as_bytes().to_vec(),
             properties: Default::default(),
         };
         self.gateway.handle_broker(self.now, event);
-        let request = self.outcome().sent.pop().expect("the command is sent to the device");
-
-        let mut answer = observed(request.token, 1);
-        (answer.kind, answer.id) = (Kind::Acknowledgement, request.id);
-        self.publication_of(0, &answer.encode()).expect("the answer is published");
-        request.token
+        self.outcome().sent.pop().expect("the command is sent to the device")
     }
 
     fn publication_of(&mut self, device: u32, datagram: &[u8]) -> Option<Publication> {
@@ -198,17 +260,42 @@ impl Bench {
 }
 
 /// The notification of this number, from a device that has its own message ids.
-fn notify(token: Token, sent: u32) -> Vec<u8> {
-    let number = (sent + 1) & 0x00ff_ffff;
-    Message { id: MessageId(sent as u16), ..observed(token, number) }.encode()
+fn notification(token: Token, sent: u32, content_format: u16, payload: &[u8]) -> Message {
+    let mut options = Options::new();
+    options.add_uint(number::OBSERVE, (sent + 1) & 0x00ff_ffff);
+    options.add_uint(number::CONTENT_FORMAT, content_format.into());
+    let id = MessageId(sent as u16);
+    Message { kind: Kind::NonConfirmable, code: Code::CONTENT, id, token, options, payload: payload.to_vec() }
 }
 
-fn observed(token: Token, number: u32) -> Message {
-    let mut options = Options::new();
-    options.add_uint(number::OBSERVE, number);
-    options.add_uint(number::CONTENT_FORMAT, format::TEXT.into());
-    let payload = b"21.5".to_vec();
-    Message { kind: Kind::NonConfirmable, code: Code::CONTENT, id: MessageId(0), token, options, payload }
+/// `[{bn: "/3303/0/5700", bt: 1767225600, t: 0, v: 20.5}, {t: 1, v: 20.5} ...]` (RFC 8428 section 6).
+fn senml_cbor_history() -> Vec<u8> {
+    let mut payload = vec![0x80 | RECORDS];
+    for record in 0..RECORDS {
+        if record == 0 {
+            payload.extend([0xa4, 0x21, 0x6c]);
+            payload.extend(b"/3303/0/5700");
+            payload.extend([0x22, 0x1a]);
+            payload.extend(1_767_225_600_u32.to_be_bytes());
+        } else {
+            payload.push(0xa2);
+        }
+        payload.extend([0x06, record, 0x02, 0xfb]);
+        payload.extend(20.5_f64.to_be_bytes());
+    }
+    payload
+}
+
+/// `[{n: "/3303/0/5700", v: 20.5}, {n: "/3303/1/5700", v: 20.5} ...]`.
+fn senml_cbor_values() -> Vec<u8> {
+    let mut payload = vec![0x80 | RECORDS];
+    for instance in 0..RECORDS {
+        payload.extend([0xa2, 0x00, 0x6c]);
+        payload.extend(format!("/3303/{instance}/5700").as_bytes());
+        payload.extend([0x02, 0xfb]);
+        payload.extend(20.5_f64.to_be_bytes());
+    }
+    payload
 }
 
 /// Each device has an address of its own.
