@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use lwm2m_base::{AssociationId, Peer};
-use lwm2m_core::coap::Transmit;
+use lwm2m_core::coap::options::{format, number};
+use lwm2m_core::coap::{Code, Kind, Message, MessageId, Options, Token, Transmit};
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, MessageProperties, RegistrationId};
 use lwm2m_core::gateway::record::{Change, DeviceRecord};
 use lwm2m_core::gateway::report::Report;
@@ -22,6 +23,9 @@ use serde_json::{Value, json};
 const ENDPOINT: &str = "urn:imei:490154203237518";
 const KEY: &[u8] = b"0123456789abcdef";
 const TEMPERATURE: &str = "/3303/0/5700";
+/// The sockets of the gateway: plain UDP, and DTLS.
+const PLAIN: u16 = 0;
+const SECURED: u16 = 1;
 const LATENCY: Duration = Duration::from_millis(100);
 
 enum Datagram {
@@ -63,6 +67,13 @@ impl Scene {
     }
 
     fn new(client: DtlsClientConfig) -> Self {
+        let mut scene = Self::with_silent_device(client);
+        scene.device.start(scene.now);
+        scene
+    }
+
+    /// The device only makes its association.
+    fn with_silent_device(client: DtlsClientConfig) -> Self {
         let now = beginning();
         let settings = SimulatedDeviceConfig {
             notification_interval: None,
@@ -89,7 +100,6 @@ impl Scene {
             restarts: 0,
         };
         scene.gateway.restore(now, Vec::new());
-        scene.device.start(now);
         scene
     }
 
@@ -109,7 +119,9 @@ impl Scene {
     fn step(&mut self) {
         while let Some(entry) = self.under_way.first_entry().filter(|entry| entry.key().0 <= self.now) {
             match entry.remove() {
-                Datagram::Up(from, datagram) => self.gateway.handle_datagram(self.now, Peer::udp(0, from), &datagram),
+                Datagram::Up(from, datagram) => {
+                    self.gateway.handle_datagram(self.now, Peer::udp(SECURED, from), &datagram)
+                }
                 Datagram::Down(to, datagram) if to == self.address => self.client.handle_datagram(self.now, &datagram),
                 Datagram::Down(..) => {}
             }
@@ -265,7 +277,7 @@ fn gateway(now: Instant, number: u8, associations: Vec<SavedAssociation>) -> (Ga
     let seconds = Duration::from_secs(1_700_000_000);
     let gateway =
         Gateway::new(lwm2m_core::gateway::config::GatewayConfig::default(), model(), [number; 32], now, seconds);
-    (gateway.with_dtls(server, 0), changes)
+    (gateway.with_dtls(server, SECURED), changes)
 }
 
 fn psk() -> DtlsClientConfig {
@@ -392,4 +404,55 @@ fn a_restart_within_a_command_costs_no_handshake() {
             assert_eq!(scene.handshakes(), 1);
         }
     }
+}
+
+/// Over plain UDP anybody can claim to be many devices that begin a Register in blocks and never finish it.
+#[test]
+fn a_flood_of_registers_in_blocks_over_plain_udp_keeps_no_dtls_device_from_its_own() {
+    for client in each_kind() {
+        let mut scene = Scene::with_silent_device(client);
+        scene.run_for(Duration::from_secs(5));
+        assert!(scene.client.is_established());
+
+        scene.begin_registers_over_plain_udp(0);
+        scene.client.send(&register_in_blocks(ENDPOINT, false));
+        scene.run_for(Duration::from_secs(1));
+        assert_eq!(scene.gateway.table_sizes().coap.assemblies, STRANGERS_BODIES + 1);
+        scene.begin_registers_over_plain_udp(1);
+        assert_eq!(scene.connected, None);
+        scene.client.send(&register_in_blocks(ENDPOINT, true));
+        scene.run_for(Duration::from_secs(1));
+
+        assert!(scene.connected.is_some(), "{:?}", scene.reports);
+        assert_eq!(scene.reported("register"), 1);
+        assert_eq!(scene.gateway.table_sizes().coap.assemblies, STRANGERS_BODIES);
+    }
+}
+
+/// The bodies that strangers may have under way over plain UDP, by default.
+const STRANGERS_BODIES: usize = 500;
+
+impl Scene {
+    /// Twice as many as there is room for, each from an address of its own.
+    fn begin_registers_over_plain_udp(&mut self, network: u8) {
+        for number in 0..2 * STRANGERS_BODIES {
+            let address = ([172, 16 + network, (number >> 8) as u8, number as u8], 5683).into();
+            let register = register_in_blocks(&format!("spoofed-{number}"), false);
+            self.gateway.handle_datagram(self.now, Peer::udp(PLAIN, address), &register);
+        }
+        self.drain();
+    }
+}
+
+/// The first and the last block of a Register, of 16 bytes and of 7.
+fn register_in_blocks(endpoint: &str, last: bool) -> Vec<u8> {
+    let mut options = Options::new();
+    options.add_text(number::URI_PATH, "rd");
+    options.add_text(number::URI_QUERY, &format!("ep={endpoint}"));
+    options.add_text(number::URI_QUERY, "lt=60");
+    options.add_uint(number::CONTENT_FORMAT, format::LINK_FORMAT.into());
+    options.add_uint(number::BLOCK1, if last { 0x10 } else { 0x08 });
+    let payload: &[u8] = if last { b"3303/0>" } else { b"</1/0>,</3/0>,</" };
+    let (id, payload) = (MessageId(if last { 2 } else { 1 }), payload.to_vec());
+    Message { kind: Kind::Confirmable, code: Code::POST, id, token: Token::EMPTY, options, payload }.encode()
 }
