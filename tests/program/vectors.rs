@@ -242,9 +242,8 @@ fn registration(sides: &mut impl VectorSides, case: &Value) {
     let before = case["setup"]["precondition"].as_str().filter(|text| text.starts_with("registered"));
     let mut id = before.map(|_| register(sides, 300, "</1/0>,</3/0>"));
 
-    let sent = request_of_device(&case["coap_request"], id.as_deref().unwrap_or("no-such-registration"));
-    sides.device_sends(&sent);
-    let response = sides.device_receives();
+    let location = id.as_deref().unwrap_or("no-such-registration");
+    let (sent, response) = ask(sides, || request_of_device(&case["coap_request"], location));
     check_response(&response, &sent, &case["coap_response"]);
     uplinks(case).iter().for_each(|uplink| check_uplink(sides, uplink));
 
@@ -351,18 +350,26 @@ fn entries(node: &Value, above: &str, padding: usize, list: &mut Vec<Value>) {
     }
 }
 
+/// Sends a request of the device until EMQX accepts it, and returns the request and its response. EMQX rejects a client ID
+/// for a moment that connects and disconnects as fast as in this test.
+fn ask(sides: &mut impl VectorSides, request: impl Fn() -> Message) -> (Message, Message) {
+    let until = Instant::now() + THROTTLED;
+    loop {
+        let sent = request();
+        sides.device_sends(&sent);
+        let response = sides.device_receives();
+        if response.code != Code::SERVICE_UNAVAILABLE || !is_emqx() || Instant::now() >= until {
+            return (sent, response);
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
 /// Registers the device, and gives the id that it was assigned.
 fn register(sides: &mut impl VectorSides, lifetime: u32, links: &str) -> String {
     let query = [&format!("ep={ENDPOINT}"), &format!("lt={lifetime}"), "lwm2m=1.0"];
-    sides.device_sends(&request(Code::POST, &["rd"], &query, Some((format::LINK_FORMAT, links.as_bytes()))));
-    let mut response = sides.device_receives();
-    // EMQX turns a clientid away for a moment that comes and goes as fast as in this test.
-    let until = Instant::now() + THROTTLED;
-    while response.code == Code::SERVICE_UNAVAILABLE && is_emqx() && Instant::now() < until {
-        thread::sleep(Duration::from_millis(100));
-        sides.device_sends(&request(Code::POST, &["rd"], &query, Some((format::LINK_FORMAT, links.as_bytes()))));
-        response = sides.device_receives();
-    }
+    let (_, response) =
+        ask(sides, || request(Code::POST, &["rd"], &query, Some((format::LINK_FORMAT, links.as_bytes()))));
     assert_eq!(response.code, Code::CREATED, "{}", String::from_utf8_lossy(&response.payload));
     let (topic, report) = sides.application_receives();
     assert_eq!(

@@ -235,6 +235,11 @@ impl Network {
         self.devices[number].address
     }
 
+    /// Returns the endpoint names of the registrations that the broker has.
+    pub fn connected_endpoints(&self) -> impl Iterator<Item = &str> {
+        self.connected.keys().map(String::as_str)
+    }
+
     /// Returns the next deadline of the core.
     pub fn gateway_deadline(&self) -> Option<Instant> {
         self.gateway_wakes

@@ -216,6 +216,16 @@ impl Siege {
         }
     }
 
+    /// The registered devices are the honest ones, and those of another name that the broker accepted.
+    #[track_caller]
+    pub fn assert_registered_are_connected(&self) {
+        let connected: Vec<&str> = self.network.connected_endpoints().collect();
+        for number in 0..self.honest.len() {
+            assert!(connected.contains(&format!("honest-{number}").as_str()), "{connected:?}");
+        }
+        assert_eq!(self.network.gateway.table_sizes().devices, connected.len(), "{connected:?}");
+    }
+
     /// The devices leave, and all registrations and messages are over: nothing is kept.
     #[track_caller]
     pub fn assert_nothing_stays(mut self) {
