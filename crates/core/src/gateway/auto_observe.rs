@@ -1,5 +1,5 @@
-//! `auto_observe`: the observations that the gateway asks for on its own when a device registers. They wait behind the
-//! commands of applications, one at a time: [`crate::registry::Device::next_to_observe`].
+//! `auto_observe`: chooses the paths that the gateway observes by itself when a device registers. They wait in
+//! [`crate::registry::DeviceObservations`]; the command scheduler sends them one at a time, after the commands of applications.
 
 use std::collections::{HashSet, VecDeque};
 
