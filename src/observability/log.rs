@@ -221,7 +221,7 @@ mod tests {
 
     use super::*;
     use crate::observability::repeats::PERIOD;
-    use lwm2m_core::coap::{Code, DecodeError};
+    use lwm2m_core::coap::{Code, MessageDecodeError};
     use lwm2m_core::gateway::report::{DropReason, Forbidden, LeaveReason};
     use lwm2m_core::lwm2m::model::Version;
 
@@ -239,9 +239,9 @@ mod tests {
     }
 
     #[test]
-    fn what_a_stranger_does_wrong_fills_no_log() {
+    fn mistakes_of_an_unregistered_peer_fill_no_log() {
         let peer = Peer::udp(0, ([192, 0, 2, 1], 56830).into());
-        let outcome = DatagramOutcome::Dropped(DropReason::NoMessage(DecodeError::Version));
+        let outcome = DatagramOutcome::Dropped(DropReason::NoMessage(MessageDecodeError::Version));
         let report = Report::Datagram { peer, outcome };
         assert_eq!(logged(LevelFilter::INFO, &report), "");
         let line = logged(LevelFilter::DEBUG, &report);

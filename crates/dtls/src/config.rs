@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lwm2m_base::rate::{Rate, RateLimit};
 
-/// Bounds on what strangers can make grow, and times.
+/// Bounds on what unauthenticated peers can make grow, and times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DtlsConfig {
     /// Handshakes that are begun. Each takes about as much time as 500 records do, and that time is the devices' too.

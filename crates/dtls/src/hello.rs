@@ -1,5 +1,5 @@
 //! The beginning of a ClientHello (RFC 6347 section 4.2): as much as a cookie needs. A hello may be in fragments, and
-//! nothing is kept for a stranger to put them together.
+//! nothing is kept for an unknown peer to put them together.
 
 /// Types of handshake messages.
 pub const CLIENT_HELLO: u8 = 1;

@@ -13,7 +13,7 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 pub struct KeyCache {
     found: ExpiringMap<PskIdentity, PskKey>,
-    /// Apart from the others: strangers can make up identities, and shall not drive out the keys of devices.
+    /// Apart from the others: anybody can invent identities, and they must not evict the keys of devices.
     unknown: ExpiringMap<PskIdentity, ()>,
     /// The handshakes that wait for the key of an identity.
     questions: HashMap<PskIdentity, Vec<AssociationId>>,

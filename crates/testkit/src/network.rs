@@ -71,7 +71,7 @@ pub struct Network {
     /// The publications in order, each with its registration.
     pub published: Vec<(RegistrationId, Publication)>,
     pub reports: Vec<Report>,
-    /// Datagrams that were dropped because strangers sent too many.
+    /// Datagrams that were dropped because unregistered peers sent too many.
     pub rate_limited: usize,
     /// The datagrams to addresses without a device. A test turns the recording on with an empty list.
     pub to_others: Option<Vec<(Peer, Vec<u8>)>>,

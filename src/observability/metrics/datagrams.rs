@@ -1,6 +1,6 @@
 //! Counts the CoAP messages of devices by outcome, each exactly once.
 
-use lwm2m_core::coap::DecodeError;
+use lwm2m_core::coap::MessageDecodeError;
 use lwm2m_core::gateway::report::{DatagramOutcome, DropReason};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
@@ -94,13 +94,13 @@ impl DropCounters {
 
     fn of(&self, reason: DropReason) -> &Counter {
         match reason {
-            DropReason::NoMessage(DecodeError::TooShort) => &self.too_short,
-            DropReason::NoMessage(DecodeError::Version) => &self.version,
-            DropReason::NoMessage(DecodeError::TokenLength) => &self.token_length,
-            DropReason::NoMessage(DecodeError::MalformedEmpty) => &self.malformed_empty,
-            DropReason::NoMessage(DecodeError::EmptyPayload) => &self.empty_payload,
-            DropReason::NoMessage(DecodeError::ReservedClass) => &self.reserved_class,
-            DropReason::NoMessage(DecodeError::Malformed) => &self.malformed,
+            DropReason::NoMessage(MessageDecodeError::TooShort) => &self.too_short,
+            DropReason::NoMessage(MessageDecodeError::Version) => &self.version,
+            DropReason::NoMessage(MessageDecodeError::TokenLength) => &self.token_length,
+            DropReason::NoMessage(MessageDecodeError::MalformedEmpty) => &self.malformed_empty,
+            DropReason::NoMessage(MessageDecodeError::EmptyPayload) => &self.empty_payload,
+            DropReason::NoMessage(MessageDecodeError::ReservedClass) => &self.reserved_class,
+            DropReason::NoMessage(MessageDecodeError::Malformed) => &self.malformed,
             DropReason::Unexpected => &self.unexpected,
             DropReason::StaleNotification => &self.stale_notification,
             DropReason::InvalidCodeForType => &self.invalid_code_for_type,

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lwm2m_base::{AssociationId, Peer};
-use lwm2m_core::coap::{BlockError, Code, DecodeError};
+use lwm2m_core::coap::{BlockError, Code, MessageDecodeError};
 use lwm2m_core::command::MSG_TYPES;
 use lwm2m_core::gateway::broker;
 use lwm2m_core::gateway::report::{
@@ -44,7 +44,7 @@ fn every_report_counts_in_exactly_one_counter_of_its_own() {
 #[test]
 fn a_dropped_datagram_is_counted_by_its_reason() {
     let metrics = Metrics::default();
-    let outcome = DatagramOutcome::Dropped(DropReason::NoMessage(DecodeError::Version));
+    let outcome = DatagramOutcome::Dropped(DropReason::NoMessage(MessageDecodeError::Version));
     metrics.record(&Report::Datagram { peer: peer(), outcome });
     let expected = r#"lwm2m_datagrams_total{outcome="dropped",reason="version"}"#;
     assert_eq!(counted(&metrics), [(expected.to_owned(), 1)]);
@@ -184,13 +184,13 @@ fn core_reports() -> Vec<Report> {
 
 fn datagram_outcomes() -> Vec<DatagramOutcome> {
     let undecodable = [
-        DecodeError::TooShort,
-        DecodeError::Version,
-        DecodeError::TokenLength,
-        DecodeError::MalformedEmpty,
-        DecodeError::EmptyPayload,
-        DecodeError::ReservedClass,
-        DecodeError::Malformed,
+        MessageDecodeError::TooShort,
+        MessageDecodeError::Version,
+        MessageDecodeError::TokenLength,
+        MessageDecodeError::MalformedEmpty,
+        MessageDecodeError::EmptyPayload,
+        MessageDecodeError::ReservedClass,
+        MessageDecodeError::Malformed,
     ]
     .map(DropReason::NoMessage);
     let dropped = [

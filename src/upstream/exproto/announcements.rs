@@ -24,7 +24,7 @@ pub struct AnchorToken(String);
 pub enum LineResult<Who> {
     Token(Who),
     /// The line is no expected token, or too long to be one.
-    Stranger,
+    Unknown,
     /// The bytes are the beginning of a line.
     Incomplete,
 }
@@ -72,7 +72,7 @@ impl<Who> Announcements<Who> {
         let end = bytes.iter().position(|byte| *byte == b'\n');
         let addition = &bytes[..end.unwrap_or(bytes.len())];
         if line.len() + addition.len() > AnchorToken::LENGTH {
-            return LineResult::Stranger;
+            return LineResult::Unknown;
         }
         line.extend_from_slice(addition);
         if end.is_none() {
@@ -81,7 +81,7 @@ impl<Who> Announcements<Who> {
         }
         let token = String::from_utf8(line).map(AnchorToken).ok();
         let who = token.and_then(|token| self.expected.remove(&token));
-        who.map_or(LineResult::Stranger, LineResult::Token)
+        who.map_or(LineResult::Unknown, LineResult::Token)
     }
 
     /// Forgets a connection that has ended.
@@ -112,7 +112,7 @@ mod tests {
         let (mut announcements, line) = expecting();
         let now = Instant::now();
         assert_eq!(announcements.received(now, "a", &line), LineResult::Token(DEVICE));
-        assert_eq!(announcements.received(now, "b", &line), LineResult::Stranger);
+        assert_eq!(announcements.received(now, "b", &line), LineResult::Unknown);
     }
 
     #[test]
@@ -122,21 +122,21 @@ mod tests {
         line.extend_from_slice(b"and more\nlines");
         let (first, second) = line.split_at(9);
         assert_eq!(announcements.received(now, "a", first), LineResult::Incomplete);
-        assert_eq!(announcements.received(now, "stranger", b"hello"), LineResult::Incomplete);
+        assert_eq!(announcements.received(now, "other", b"hello"), LineResult::Incomplete);
         assert_eq!(announcements.received(now, "a", b""), LineResult::Incomplete);
         assert_eq!(announcements.received(now, "a", second), LineResult::Token(DEVICE));
     }
 
     #[test]
-    fn what_is_no_token_is_a_strangers() {
+    fn a_line_that_is_no_expected_token_is_unknown() {
         let (mut announcements, line) = expecting();
         let now = Instant::now();
-        assert_eq!(announcements.received(now, "a", b"\n"), LineResult::Stranger);
-        assert_eq!(announcements.received(now, "a", b"\xff\xfe\n"), LineResult::Stranger);
-        assert_eq!(announcements.received(now, "a", &[b'0'; 33]), LineResult::Stranger);
-        assert_eq!(announcements.received(now, "a", &line[1..]), LineResult::Stranger);
+        assert_eq!(announcements.received(now, "a", b"\n"), LineResult::Unknown);
+        assert_eq!(announcements.received(now, "a", b"\xff\xfe\n"), LineResult::Unknown);
+        assert_eq!(announcements.received(now, "a", &[b'0'; 33]), LineResult::Unknown);
+        assert_eq!(announcements.received(now, "a", &line[1..]), LineResult::Unknown);
         let endless = (0..40).map(|_| announcements.received(now, "a", b"0")).collect::<Vec<_>>();
-        assert_eq!(endless.iter().filter(|heard| **heard == LineResult::Stranger).count(), 1);
+        assert_eq!(endless.iter().filter(|heard| **heard == LineResult::Unknown).count(), 1);
     }
 
     #[test]
@@ -147,16 +147,16 @@ mod tests {
 
         announcements.received(start, "a", first);
         announcements.closed("a");
-        assert_eq!(announcements.received(start, "a", second), LineResult::Stranger);
+        assert_eq!(announcements.received(start, "a", second), LineResult::Unknown);
 
         announcements.received(start, "b", first);
-        assert_eq!(announcements.received(start + BEGUN_LINE_LIFE, "b", second), LineResult::Stranger);
+        assert_eq!(announcements.received(start + BEGUN_LINE_LIFE, "b", second), LineResult::Unknown);
 
         announcements.received(start, "c", first);
-        for stranger in 0..BEGUN_LINES {
-            announcements.received(start, &stranger.to_string(), b"x");
+        for other in 0..BEGUN_LINES {
+            announcements.received(start, &other.to_string(), b"x");
         }
         assert_eq!(announcements.begun.len(), BEGUN_LINES);
-        assert_eq!(announcements.received(start, "c", second), LineResult::Stranger);
+        assert_eq!(announcements.received(start, "c", second), LineResult::Unknown);
     }
 }

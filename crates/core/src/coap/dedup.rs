@@ -18,7 +18,7 @@ const UNREGISTERED_SHARE: usize = 4;
 
 /// The reply to a received message, which a duplicate of the message gets again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reply {
+pub enum RememberedReply {
     /// No reply was sent yet, or none ever is: a duplicate is dropped.
     None,
     Datagram(Vec<u8>),
@@ -45,7 +45,7 @@ impl Deduplicator {
     /// Returns the reply to an earlier message with this id and the same bytes.
     ///
     /// A device that restarts may begin its message ids anew: a retransmission has the same bytes, a new message has not.
-    pub fn duplicate(&self, now: Instant, peer: Peer, id: MessageId, datagram: &[u8]) -> Option<&Reply> {
+    pub fn duplicate(&self, now: Instant, peer: Peer, id: MessageId, datagram: &[u8]) -> Option<&RememberedReply> {
         // The peer may have registered after its message was remembered.
         let unregistered = self.unregistered.with_id(now, peer, id);
         let mut earlier = self.registered.with_id(now, peer, id).chain(unregistered).peekable();
@@ -74,15 +74,15 @@ impl Deduplicator {
     /// A reset for another message with the id would be taken as the answer to them.
     pub fn resettable(&self, now: Instant, peer: Peer, id: MessageId) -> usize {
         let received = self.registered.with_id(now, peer, id).chain(self.unregistered.with_id(now, peer, id));
-        let empty_acknowledgement = Reply::Datagram(Message::empty(Kind::Acknowledgement, id).encode());
-        received.filter(|one| one.reply == Reply::None || one.reply == empty_acknowledgement).count()
+        let empty_acknowledgement = RememberedReply::Datagram(Message::empty(Kind::Acknowledgement, id).encode());
+        received.filter(|one| one.reply == RememberedReply::None || one.reply == empty_acknowledgement).count()
     }
 
     /// Sets the reply that duplicates of the newest message with this id get from now on.
     pub fn set_reply(&mut self, peer: Peer, id: MessageId, reply: &[u8]) {
         let newest = self.registered.newest(peer, id).or_else(|| self.unregistered.newest(peer, id));
         if let Some(received) = newest {
-            received.reply = Reply::Datagram(reply.to_vec());
+            received.reply = RememberedReply::Datagram(reply.to_vec());
         }
     }
 
@@ -119,7 +119,7 @@ struct Received {
     id: MessageId,
     fingerprint: u64,
     expires: Instant,
-    reply: Reply,
+    reply: RememberedReply,
 }
 
 impl ReceivedMessages {
@@ -159,7 +159,7 @@ impl ReceivedMessages {
             Kind::Confirmable => self.exchange_lifetime,
             Kind::NonConfirmable | Kind::Acknowledgement | Kind::Reset => self.non_lifetime,
         };
-        let received = Received { id, fingerprint, expires: now + lifetime, reply: Reply::None };
+        let received = Received { id, fingerprint, expires: now + lifetime, reply: RememberedReply::None };
         self.by_peer.entry(peer).or_default().push_back(received);
         self.total += 1;
         self.set_deadline(peer);

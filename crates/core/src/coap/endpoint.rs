@@ -4,7 +4,7 @@
 //! A request of ours keeps its id through all of its blocks:
 //! 1. A body larger than a block goes up by Block1, block by block; then the response is there, or its first block. A
 //!    smaller one that is answered 4.13 goes up so, too.
-//! 2. A response in blocks is fetched to its end by Block2. Only then it is an [`Event::Response`].
+//! 2. A response in blocks is fetched to its end by Block2. Only then it is an [`EndpointEvent::Response`].
 //! 3. A notification in blocks is fetched likewise. A newer one ends the fetch, for the further blocks would be those of
 //!    another state; where the blocks have an ETag, that shows such a block, and the newer one waits. So what is told keeps
 //!    its order, and no body is of two states.
@@ -16,21 +16,22 @@ use std::time::Instant;
 
 use super::block::{
     Assembled, Assemblies, Begun, Block, BlockError, BlockSize, Concluded, Download, Fetched, LastBlock, Repeated,
-    Sent, Upload, slice, smaller_size,
+    Upload, UploadStep, slice, smaller_size,
 };
-use super::exchange::{self, Acknowledge, ExchangeId, Exchanges, Output, RequestId};
+use super::exchange::{Acknowledge, CoapOutput, ExchangeEvent, ExchangeId, Exchanges, RequestId};
 use super::observe::Freshness;
 use super::options::number;
 use super::transfers::{Purpose, Stage, Transfer, Transfers};
 use lwm2m_base::Peer;
 
 use super::{
-    CoapTableSizes, Code, DecodeError, Failure, Message, MessageId, Parameters, PeerClass, Request, Response, Token,
+    CoapTableSizes, Code, Failure, Message, MessageDecodeError, MessageId, Parameters, PeerClass, Request, Response,
+    Token,
 };
 
-/// What the endpoint tells.
+/// An event of the endpoint for its owner: whole requests, responses and notifications.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum EndpointEvent {
     /// Has to be answered with [`Endpoint::respond`].
     Request {
         id: RequestId,
@@ -95,17 +96,18 @@ pub struct Endpoint {
     transfers: Transfers,
     /// Which transfer an exchange is a step of.
     steps: HashMap<ExchangeId, ExchangeId>,
-    observations: HashMap<ExchangeId, Observation>,
+    observations: HashMap<ExchangeId, EndpointObservation>,
     assemblies: Assemblies,
     concluded: Concluded,
     /// The blocks that requests of peers came with, for the answers to them.
-    requested: HashMap<RequestId, Requested>,
-    events: VecDeque<Event>,
+    requested: HashMap<RequestId, RequestedBlocks>,
+    events: VecDeque<EndpointEvent>,
 }
 
-/// What the further blocks of notifications are asked for with, and what waits for them.
+/// The request of an observation, with which further blocks of its notifications are fetched, and the notifications that
+/// wait while one is fetched. The exchanges have its token and its freshness.
 #[derive(Debug)]
-struct Observation {
+struct EndpointObservation {
     peer: Peer,
     request: Request,
     fetching: Option<ExchangeId>,
@@ -127,7 +129,7 @@ struct WaitingNotification {
 
 /// The Block options of a peer's request.
 #[derive(Clone, Copy, Debug)]
-struct Requested {
+struct RequestedBlocks {
     block1: Option<Block>,
     block2: Option<Block>,
 }
@@ -166,7 +168,7 @@ impl Endpoint {
         now: Instant,
         peer: Peer,
         class: PeerClass,
-        decoded: Result<Message, DecodeError>,
+        decoded: Result<Message, MessageDecodeError>,
         datagram: &[u8],
     ) {
         self.exchanges.handle_decoded(now, peer, class, decoded, datagram);
@@ -196,11 +198,11 @@ impl Endpoint {
         self.follow(now);
     }
 
-    pub fn poll_output(&mut self) -> Option<Output> {
+    pub fn poll_output(&mut self) -> Option<CoapOutput> {
         self.exchanges.poll_output()
     }
 
-    pub fn poll_event(&mut self) -> Option<Event> {
+    pub fn poll_event(&mut self) -> Option<EndpointEvent> {
         self.events.pop_front()
     }
 
@@ -223,7 +225,7 @@ impl Endpoint {
     /// Sends the request that ends an observation: the one that began it, to its peer and with its token, but for the
     /// value of Observe (RFC 7641 section 3.6). `body` is that of the request that began it, which is not kept.
     pub fn send_cancellation(&mut self, now: Instant, observation: ExchangeId, body: Vec<u8>) -> Option<ExchangeId> {
-        let Observation { peer, request, .. } = self.observations.get(&observation)?;
+        let EndpointObservation { peer, request, .. } = self.observations.get(&observation)?;
         let (peer, mut request) = (*peer, request.clone());
         request.options.add_uint(number::OBSERVE, 1);
         if body.len() > self.block_size.bytes() {
@@ -252,7 +254,7 @@ impl Endpoint {
     ) -> ExchangeId {
         let id = self.exchanges.restore_observation(peer, token, freshness);
         request.options.remove(number::OBSERVE);
-        self.observations.insert(id, Observation { told: true, ..Observation::new(peer, request) });
+        self.observations.insert(id, EndpointObservation { told: true, ..EndpointObservation::new(peer, request) });
         id
     }
 
@@ -370,25 +372,27 @@ impl Endpoint {
     fn follow(&mut self, now: Instant) {
         while let Some(event) = self.exchanges.poll_event() {
             match event {
-                exchange::Event::Request { id, peer, class, request } => {
+                ExchangeEvent::Request { id, peer, class, request } => {
                     self.requested(now, id, peer, class, request);
                 }
-                exchange::Event::Acknowledged { exchange } => self.acknowledged(exchange),
-                exchange::Event::Response { exchange, response, observing } => {
+                ExchangeEvent::Acknowledged { exchange } => self.acknowledged(exchange),
+                ExchangeEvent::Response { exchange, response, observing } => {
                     self.responded(now, exchange, response, observing);
                 }
-                exchange::Event::Reset { exchange } => self.ended(now, exchange, |exchange| Event::Reset { exchange }),
-                exchange::Event::TimedOut { exchange } => {
-                    self.ended(now, exchange, |exchange| Event::TimedOut { exchange });
+                ExchangeEvent::Reset { exchange } => {
+                    self.ended(now, exchange, |exchange| EndpointEvent::Reset { exchange })
                 }
-                exchange::Event::Failed { exchange, error } => self.failed(now, exchange, error),
-                exchange::Event::Notification { observation, number, response, owed } => {
+                ExchangeEvent::TimedOut { exchange } => {
+                    self.ended(now, exchange, |exchange| EndpointEvent::TimedOut { exchange });
+                }
+                ExchangeEvent::Failed { exchange, error } => self.failed(now, exchange, error),
+                ExchangeEvent::Notification { observation, number, response, owed } => {
                     // RFC 7641 section 4.2: an error, or a response without the option, is the last word of the device.
                     let over = number.is_none() || !response.code.is_success();
                     let received = Ok(response);
                     self.notified(now, observation, WaitingNotification { number, received, owed, over });
                 }
-                exchange::Event::NotificationFailed { observation, error, over } => {
+                ExchangeEvent::NotificationFailed { observation, error, over } => {
                     let (number, received, owed) = (None, Err(error), None);
                     self.notified(now, observation, WaitingNotification { number, received, owed, over });
                 }
@@ -400,12 +404,12 @@ impl Endpoint {
         let blocks = Block::of(&request.options, number::BLOCK1)
             .and_then(|block1| Ok((block1, Block::of(&request.options, number::BLOCK2)?)));
         let Ok((block1, block2)) = blocks else {
-            self.events.push_back(Event::BodyRefused { peer, error: BlockError::Malformed });
+            self.events.push_back(EndpointEvent::BodyRefused { peer, error: BlockError::Malformed });
             return self.exchanges.respond(now, id, Response::new(Code::BAD_OPTION));
         };
         let last = block1.and_then(|block| LastBlock::of(&request, block));
         if block1.is_some() || block2.is_some() {
-            self.requested.insert(id, Requested { block1, block2 });
+            self.requested.insert(id, RequestedBlocks { block1, block2 });
         }
         if let Some(last) = &last
             && self.answer_as_before(now, id, peer, last)
@@ -420,7 +424,7 @@ impl Endpoint {
             Some(Assembled::Complete(request, _)) => request,
             Some(Assembled::Answer(response, error)) => {
                 self.requested.remove(&id);
-                self.events.extend(error.map(|error| Event::BodyRefused { peer, error }));
+                self.events.extend(error.map(|error| EndpointEvent::BodyRefused { peer, error }));
                 return self.exchanges.respond(now, id, response);
             }
         };
@@ -428,7 +432,7 @@ impl Endpoint {
             self.concluded.begin(now, peer, last, id);
             self.drop_orphans(now);
         }
-        self.events.push_back(Event::Request { id, peer, request });
+        self.events.push_back(EndpointEvent::Request { id, peer, request });
     }
 
     /// A last block that came before, in another message, and whose body is not sent anew. Returns whether it was one.
@@ -459,14 +463,14 @@ impl Endpoint {
 
     fn tell_evicted(&mut self) {
         while let Some(peer) = self.assemblies.poll_evicted() {
-            self.events.push_back(Event::BodyRefused { peer, error: BlockError::Evicted });
+            self.events.push_back(EndpointEvent::BodyRefused { peer, error: BlockError::Evicted });
         }
     }
 
     fn acknowledged(&mut self, step: ExchangeId) {
         let Some(&exchange) = self.steps.get(&step) else { return };
         if self.transfers.acknowledged(exchange) {
-            self.events.push_back(Event::Acknowledged { exchange });
+            self.events.push_back(EndpointEvent::Acknowledged { exchange });
         }
     }
 
@@ -477,7 +481,7 @@ impl Endpoint {
             *number = observing;
             let mut request = transfer.request.clone();
             request.options.remove(number::OBSERVE);
-            self.observations.insert(id, Observation::new(transfer.peer, request));
+            self.observations.insert(id, EndpointObservation::new(transfer.peer, request));
         }
         self.proceed(now, id, transfer, response);
     }
@@ -540,19 +544,19 @@ impl Endpoint {
     fn complete(&mut self, now: Instant, id: ExchangeId, purpose: Purpose, result: Result<Response, Failure>) {
         let (event, observation) = match (purpose, result) {
             (Purpose::Request { observing }, Ok(response)) => {
-                (Event::Response { exchange: id, response, observing }, observing.map(|_| id))
+                (EndpointEvent::Response { exchange: id, response, observing }, observing.map(|_| id))
             }
             (Purpose::Request { .. }, Err(error)) => {
                 self.forget(id);
-                (Event::Failed { exchange: id, error }, None)
+                (EndpointEvent::Failed { exchange: id, error }, None)
             }
             (Purpose::Notification { observation, number, owed }, Ok(response)) => {
-                (Event::Notification { observation, number, response, owed }, Some(observation))
+                (EndpointEvent::Notification { observation, number, response, owed }, Some(observation))
             }
             (Purpose::Notification { observation, number, owed }, Err(error)) => {
                 self.give(owed);
                 let over = number.is_none();
-                (Event::NotificationFailed { observation, number, error, over }, Some(observation))
+                (EndpointEvent::NotificationFailed { observation, number, error, over }, Some(observation))
             }
         };
         self.events.push_back(event);
@@ -566,7 +570,7 @@ impl Endpoint {
     }
 
     /// A step was reset or timed out: so was the whole.
-    fn ended(&mut self, now: Instant, step: ExchangeId, how: impl FnOnce(ExchangeId) -> Event) {
+    fn ended(&mut self, now: Instant, step: ExchangeId, how: impl FnOnce(ExchangeId) -> EndpointEvent) {
         let Some(id) = self.steps.remove(&step) else { return };
         let Some(transfer) = self.transfers.remove(id) else { return };
         match transfer.purpose {
@@ -641,9 +645,9 @@ impl Endpoint {
         observation.superseded += 1;
         self.events.push_back(if observation.superseded.is_multiple_of(Self::SUPERSEDED_UNTOLD) {
             let error = BlockError::Superseded.into();
-            Event::NotificationFailed { observation: id, number, error, over: false }
+            EndpointEvent::NotificationFailed { observation: id, number, error, over: false }
         } else {
-            Event::NotificationSuperseded { observation: id }
+            EndpointEvent::NotificationSuperseded { observation: id }
         });
     }
 
@@ -654,7 +658,7 @@ impl Endpoint {
             && let Some(WaitingNotification { number, owed, over, .. }) = observation.waiting.pop_front()
         {
             let error = BlockError::TooMany.into();
-            self.events.push_back(Event::NotificationFailed { observation: id, number, error, over });
+            self.events.push_back(EndpointEvent::NotificationFailed { observation: id, number, error, over });
             self.give(owed);
         }
     }
@@ -688,7 +692,7 @@ impl Endpoint {
         let error = match begun {
             Ok(Begun::Complete(response)) => {
                 observation.superseded = 0;
-                return self.events.push_back(Event::Notification { observation: id, number, response, owed });
+                return self.events.push_back(EndpointEvent::Notification { observation: id, number, response, owed });
             }
             Ok(Begun::Partial(download, _)) if !download.has_etag() && !observation.waiting.is_empty() => {
                 return self.superseded(id, number, owed);
@@ -702,7 +706,7 @@ impl Endpoint {
             }
             Err(error) => error,
         };
-        self.events.push_back(Event::NotificationFailed { observation: id, number, error, over });
+        self.events.push_back(EndpointEvent::NotificationFailed { observation: id, number, error, over });
         self.give(owed);
     }
 
@@ -729,7 +733,7 @@ impl Endpoint {
     }
 }
 
-impl Observation {
+impl EndpointObservation {
     /// One whose first answer is not told.
     fn new(peer: Peer, request: Request) -> Self {
         Self { peer, request, fetching: None, told: false, waiting: VecDeque::new(), superseded: 0 }
@@ -741,8 +745,8 @@ impl Observation {
 fn in_smaller_parts(transfer: &mut Transfer, response: &Response) -> Result<Option<Request>, BlockError> {
     match &mut transfer.stage {
         Stage::Upload(upload) => Ok(match upload.answered(response)? {
-            Sent::Next(request) => Some(request),
-            Sent::Answer => None,
+            UploadStep::Next(request) => Some(request),
+            UploadStep::Answer => None,
         }),
         Stage::Whole(payload) if response.code == Code::REQUEST_ENTITY_TOO_LARGE => {
             let Some(size) = smaller_size(payload.len(), response) else { return Ok(None) };

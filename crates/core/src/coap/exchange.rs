@@ -3,18 +3,18 @@
 //!
 //! As a client:
 //! 1. `send_request` sends a confirmable request and sets its first deadline; it is sent again until something comes.
-//! 2. An empty acknowledgement ends the retransmission: [`Event::Acknowledged`]. The response may take its time.
-//! 3. The response, piggybacked or separate, matched by token: [`Event::Response`]. A reset: [`Event::Reset`]. Nothing:
-//!    [`Event::TimedOut`]. A response that cannot be read: [`Event::Failed`].
+//! 2. An empty acknowledgement ends the retransmission: [`ExchangeEvent::Acknowledged`]. The response may take its time.
+//! 3. The response, piggybacked or separate, matched by token: [`ExchangeEvent::Response`]. A reset: [`ExchangeEvent::Reset`]. Nothing:
+//!    [`ExchangeEvent::TimedOut`]. A response that cannot be read: [`ExchangeEvent::Failed`].
 //! 4. When request and response have the Observe option, the exchange has become an observation of the same id: each
-//!    further response with its token is an [`Event::Notification`], in the order of RFC 7641 section 3.4.
+//!    further response with its token is an [`ExchangeEvent::Notification`], in the order of RFC 7641 section 3.4.
 //!
 //! As a server:
-//! 1. A request comes: [`Event::Request`]. Its duplicates get what it got.
+//! 1. A request comes: [`ExchangeEvent::Request`]. Its duplicates get what it got.
 //! 2. `respond` answers: piggybacked, or, when the empty acknowledgement has left meanwhile, as a confirmable separate
 //!    response.
 //!
-//! Exactly one [`Output::Outcome`] comes out for each datagram.
+//! Exactly one [`CoapOutput::Outcome`] comes out for each datagram.
 
 mod malformed;
 
@@ -26,17 +26,19 @@ use rand::{Rng, RngExt, SeedableRng};
 
 use lwm2m_base::deadlines::Deadlines;
 
-use super::dedup::{Deduplicator, Reply};
+use super::dedup::{Deduplicator, RememberedReply};
 use super::message_ids::MessageIds;
 use super::observe::{Freshness, digest};
 use super::options::number;
 use super::outcome::{DatagramOutcome, DropReason};
 use super::parameters::Acknowledging;
 use super::table_sizes::CoapTableSizes;
-use super::transmission::{Expired, Key, Owner, Persistence, Sent, Transmissions};
+use super::transmission::{Expired, Key, Owner, Persistence, SentMessage, Transmissions};
 use lwm2m_base::Peer;
 
-use super::{Code, DecodeError, Failure, Kind, Message, MessageId, Parameters, PeerClass, Request, Response, Token};
+use super::{
+    Code, Failure, Kind, Message, MessageDecodeError, MessageId, Parameters, PeerClass, Request, Response, Token,
+};
 
 /// A request of ours, and the observation that it may have begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -55,7 +57,7 @@ pub struct Transmit {
 
 /// Datagrams to send, and what is counted. Events are polled separately.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
+pub enum CoapOutput {
     Transmit(Transmit),
     Outcome(Peer, DatagramOutcome),
     Retransmitted(Peer),
@@ -63,8 +65,9 @@ pub enum Output {
     Evicted(Peer),
 }
 
+/// An event of single messages, for the block-wise transfer above them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum ExchangeEvent {
     /// Has to be answered with [`Exchanges::respond`].
     Request {
         id: RequestId,
@@ -124,14 +127,14 @@ pub struct Exchanges {
     dedup: Deduplicator,
     transmissions: Transmissions,
     exchanges: HashMap<ExchangeId, Exchange>,
-    observations: HashMap<ExchangeId, Observation>,
+    observations: HashMap<ExchangeId, ExchangeObservation>,
     tokens: HashMap<(Peer, Token), Expected>,
     requests: HashMap<RequestId, PendingRequest>,
     deadlines: Deadlines<Deadline>,
     message_ids: MessageIds,
     last_id: u64,
-    outputs: VecDeque<Output>,
-    events: VecDeque<Event>,
+    outputs: VecDeque<CoapOutput>,
+    events: VecDeque<ExchangeEvent>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -149,11 +152,12 @@ struct Exchange {
     message_id: MessageId,
     observe: bool,
     /// The request, once it was acknowledged: it is sent again if the device moves before it answers.
-    acknowledged: Option<Sent>,
+    acknowledged: Option<SentMessage>,
 }
 
+/// The token of an observation, and its newest notification.
 #[derive(Debug)]
-struct Observation {
+struct ExchangeObservation {
     peer: Peer,
     token: Token,
     freshness: Freshness,
@@ -208,21 +212,21 @@ impl Exchanges {
         now: Instant,
         peer: Peer,
         class: PeerClass,
-        decoded: Result<Message, DecodeError>,
+        decoded: Result<Message, MessageDecodeError>,
         datagram: &[u8],
     ) {
         let outcome = match decoded {
             Ok(message) => self.handle_message(now, peer, class, message, datagram),
             Err(error) => self.handle_malformed(now, peer, error, datagram),
         };
-        self.outputs.push_back(Output::Outcome(peer, outcome));
+        self.outputs.push_back(CoapOutput::Outcome(peer, outcome));
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(expired) = self.transmissions.pop_expired(now, &self.parameters) {
             match expired {
                 Expired::Retransmit(peer, datagram) => {
-                    self.outputs.push_back(Output::Retransmitted(peer));
+                    self.outputs.push_back(CoapOutput::Retransmitted(peer));
                     self.transmit(peer, datagram);
                 }
                 Expired::GivenUp(Owner::Exchange(exchange)) => self.time_out(exchange),
@@ -256,11 +260,11 @@ impl Exchanges {
         }
     }
 
-    pub fn poll_output(&mut self) -> Option<Output> {
+    pub fn poll_output(&mut self) -> Option<CoapOutput> {
         self.outputs.pop_front()
     }
 
-    pub fn poll_event(&mut self) -> Option<Event> {
+    pub fn poll_event(&mut self) -> Option<ExchangeEvent> {
         self.events.pop_front()
     }
 
@@ -288,7 +292,7 @@ impl Exchanges {
         observation: ExchangeId,
         request: &Request,
     ) -> Option<ExchangeId> {
-        let Observation { peer, token, .. } = *self.observations.get(&observation)?;
+        let ExchangeObservation { peer, token, .. } = *self.observations.get(&observation)?;
         Some(self.send_with_token(now, peer, request, token, Persistence::Ordinary))
     }
 
@@ -305,7 +309,7 @@ impl Exchanges {
             Acknowledging::AtOnce => freshness,
             Acknowledging::OnDemand => freshness.without_newest(),
         };
-        self.observations.insert(id, Observation { peer, token, freshness });
+        self.observations.insert(id, ExchangeObservation { peer, token, freshness });
         self.expected(peer, token, |expected| expected.observation = Some(id));
         id
     }
@@ -338,7 +342,7 @@ impl Exchanges {
         }
         if kind == Kind::Confirmable {
             let key = (peer, message_id);
-            let what = Sent { datagram: datagram.clone(), persistence: Persistence::Ordinary };
+            let what = SentMessage { datagram: datagram.clone(), persistence: Persistence::Ordinary };
             self.transmissions.begin(now, key, what, Owner::SeparateResponse, &self.parameters, &mut self.rng);
         }
         self.transmit(peer, datagram);
@@ -372,7 +376,7 @@ impl Exchanges {
     /// a reset.
     pub fn forget(&mut self, id: ExchangeId) {
         self.end_exchange(id);
-        if let Some(Observation { peer, token, .. }) = self.observations.remove(&id) {
+        if let Some(ExchangeObservation { peer, token, .. }) = self.observations.remove(&id) {
             self.expected(peer, token, |expected| expected.observation = None);
         }
     }
@@ -396,7 +400,7 @@ impl Exchanges {
             }
         };
         self.transmit(peer, response.encode(kind, id, request.token));
-        self.outputs.push_back(Output::Outcome(peer, DatagramOutcome::Refused));
+        self.outputs.push_back(CoapOutput::Outcome(peer, DatagramOutcome::Refused));
     }
 
     fn handle_message(
@@ -410,7 +414,7 @@ impl Exchanges {
         match message.kind {
             Kind::Confirmable | Kind::NonConfirmable => {
                 if let Some(reply) = self.dedup.duplicate(now, peer, message.id, datagram) {
-                    if let Reply::Datagram(reply) = reply.clone() {
+                    if let RememberedReply::Datagram(reply) = reply.clone() {
                         self.transmit(peer, reply);
                     }
                     return DatagramOutcome::Duplicate;
@@ -423,7 +427,7 @@ impl Exchanges {
                     return DatagramOutcome::Dropped(DropReason::TooManyRequests);
                 }
                 let evicted = self.dedup.remember(now, (peer, class), (message.id, message.kind), datagram);
-                self.outputs.extend(evicted.map(Output::Evicted));
+                self.outputs.extend(evicted.map(CoapOutput::Evicted));
                 if message.code.is_request() {
                     self.handle_request(now, peer, class, message)
                 } else {
@@ -465,7 +469,7 @@ impl Exchanges {
             self.deadlines.set(Deadline::Acknowledge(id), now + self.parameters.ack_timeout / 2);
         }
         let request = Request { method: message.code, options: message.options, payload: message.payload };
-        self.events.push_back(Event::Request { id, peer, class, request });
+        self.events.push_back(ExchangeEvent::Request { id, peer, class, request });
         DatagramOutcome::Request
     }
 
@@ -531,7 +535,7 @@ impl Exchanges {
                 if let Some(exchange) = self.exchanges.get_mut(&id) {
                     exchange.acknowledged = Some(sent);
                 }
-                self.events.push_back(Event::Acknowledged { exchange: id });
+                self.events.push_back(ExchangeEvent::Acknowledged { exchange: id });
                 DatagramOutcome::Acknowledgement
             }
             Some((Owner::SeparateResponse, _)) => DatagramOutcome::Acknowledgement,
@@ -543,7 +547,7 @@ impl Exchanges {
         match self.transmissions.end((peer, id)) {
             Some(Owner::Exchange(exchange)) => {
                 self.end_exchange(exchange);
-                self.events.push_back(Event::Reset { exchange });
+                self.events.push_back(ExchangeEvent::Reset { exchange });
                 DatagramOutcome::Reset
             }
             Some(Owner::SeparateResponse) => DatagramOutcome::Reset,
@@ -558,12 +562,13 @@ impl Exchanges {
         let number = observe_number(&message).filter(|_| observe && message.code.is_success());
         if let Some(number) = number {
             let body = digest(&message.options, &message.payload);
-            let observation = Observation { peer, token, freshness: Freshness::of(number, now).with_body(body) };
+            let observation =
+                ExchangeObservation { peer, token, freshness: Freshness::of(number, now).with_body(body) };
             self.observations.insert(id, observation);
             self.expected(peer, token, |expected| expected.observation = Some(id));
         }
         let response = Response { code: message.code, options: message.options, payload: message.payload };
-        self.events.push_back(Event::Response { exchange: id, response, observing: number });
+        self.events.push_back(ExchangeEvent::Response { exchange: id, response, observing: number });
         DatagramOutcome::Response
     }
 
@@ -589,7 +594,7 @@ impl Exchanges {
         if owed.is_none() {
             self.acknowledge(peer, message_id, kind);
         }
-        self.events.push_back(Event::Notification { observation: id, number, response, owed });
+        self.events.push_back(ExchangeEvent::Notification { observation: id, number, response, owed });
         DatagramOutcome::Notification
     }
 
@@ -609,7 +614,7 @@ impl Exchanges {
 
         let datagram = request.encode(message_id, token);
         let key = (peer, message_id);
-        let what = Sent { datagram: datagram.clone(), persistence };
+        let what = SentMessage { datagram: datagram.clone(), persistence };
         self.transmissions.begin(now, key, what, Owner::Exchange(id), &self.parameters, &mut self.rng);
         self.transmit(peer, datagram);
         id
@@ -641,19 +646,19 @@ impl Exchanges {
 
     fn fail(&mut self, exchange: ExchangeId, error: Failure) {
         self.end_exchange(exchange);
-        self.events.push_back(Event::Failed { exchange, error });
+        self.events.push_back(ExchangeEvent::Failed { exchange, error });
     }
 
     fn notification_failed(&mut self, observation: ExchangeId, error: Failure, over: bool) {
         if over {
             self.forget(observation);
         }
-        self.events.push_back(Event::NotificationFailed { observation, error, over });
+        self.events.push_back(ExchangeEvent::NotificationFailed { observation, error, over });
     }
 
     fn time_out(&mut self, exchange: ExchangeId) {
         self.end_exchange(exchange);
-        self.events.push_back(Event::TimedOut { exchange });
+        self.events.push_back(ExchangeEvent::TimedOut { exchange });
     }
 
     fn end_exchange(&mut self, id: ExchangeId) {
@@ -703,7 +708,7 @@ impl Exchanges {
     }
 
     fn transmit(&mut self, peer: Peer, datagram: Vec<u8>) {
-        self.outputs.push_back(Output::Transmit(Transmit { peer, datagram }));
+        self.outputs.push_back(CoapOutput::Transmit(Transmit { peer, datagram }));
     }
 
     /// Changes whom a token belongs to; a token that belongs to nobody is forgotten.

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::{BlockError, Code, DecodeError};
+use super::{BlockError, Code, MessageDecodeError};
 
 /// Why the answer of a device is of no use. The text is for the application that waits for the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
@@ -17,7 +17,7 @@ pub enum Failure {
     Discarded { size: usize, limit: usize },
     /// The header and the token say which request was answered; the rest cannot be read.
     #[error("the answer of the device is not a well-formed CoAP message: {0}")]
-    Malformed(DecodeError),
+    Malformed(MessageDecodeError),
     /// RFC 7252 section 5.4.1: such a response has to be rejected.
     #[error("the answer of the device has the critical option {0}, which the gateway does not support")]
     CriticalOption(u16),

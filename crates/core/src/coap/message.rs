@@ -107,7 +107,7 @@ impl Response {
 
 /// Why a datagram is no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
-pub enum DecodeError {
+pub enum MessageDecodeError {
     #[error("shorter than the four bytes of the header")]
     TooShort,
     #[error("version is not 1")]
@@ -161,28 +161,28 @@ impl Message {
     }
 
     /// Reads one datagram (RFC 7252 section 3).
-    pub fn decode(datagram: &[u8]) -> Result<Self, DecodeError> {
+    pub fn decode(datagram: &[u8]) -> Result<Self, MessageDecodeError> {
         // coap-lite takes any version, an empty message with a body, and a marker with nothing behind it.
-        let [first, code, ..] = datagram else { return Err(DecodeError::TooShort) };
+        let [first, code, ..] = datagram else { return Err(MessageDecodeError::TooShort) };
         if datagram.len() < 4 {
-            return Err(DecodeError::TooShort);
+            return Err(MessageDecodeError::TooShort);
         }
         if first >> 6 != 1 {
-            return Err(DecodeError::Version);
+            return Err(MessageDecodeError::Version);
         }
         if first & 0x0f > 8 {
-            return Err(DecodeError::TokenLength);
+            return Err(MessageDecodeError::TokenLength);
         }
         let code = Code(*code);
         if code == Code::EMPTY && datagram.len() != 4 {
-            return Err(DecodeError::MalformedEmpty);
+            return Err(MessageDecodeError::MalformedEmpty);
         }
         if code != Code::EMPTY && !code.is_request() && !code.is_response() {
-            return Err(DecodeError::ReservedClass);
+            return Err(MessageDecodeError::ReservedClass);
         }
-        let packet = Packet::from_bytes(datagram).map_err(|_| DecodeError::Malformed)?;
+        let packet = Packet::from_bytes(datagram).map_err(|_| MessageDecodeError::Malformed)?;
         if packet.payload.is_empty() && ends_with_marker(datagram) {
-            return Err(DecodeError::EmptyPayload);
+            return Err(MessageDecodeError::EmptyPayload);
         }
         Ok(Self::from_packet(code, packet))
     }
@@ -292,19 +292,19 @@ mod tests {
     #[test]
     fn what_is_no_message_is_refused_with_its_reason() {
         for (bytes, error) in [
-            ("", DecodeError::TooShort),
-            ("400100", DecodeError::TooShort),
-            ("80010001", DecodeError::Version),
-            ("49010001010203040506070809", DecodeError::TokenLength),
-            ("4100000101", DecodeError::MalformedEmpty),
-            ("40000001ff01", DecodeError::MalformedEmpty),
-            ("40010001ff", DecodeError::EmptyPayload),
-            ("40010001b3616263ff", DecodeError::EmptyPayload),
-            ("40200001", DecodeError::ReservedClass),
-            ("40e00001", DecodeError::ReservedClass),
-            ("4801000101", DecodeError::Malformed),
-            ("40010001b5", DecodeError::Malformed),
-            ("40010001f0", DecodeError::Malformed),
+            ("", MessageDecodeError::TooShort),
+            ("400100", MessageDecodeError::TooShort),
+            ("80010001", MessageDecodeError::Version),
+            ("49010001010203040506070809", MessageDecodeError::TokenLength),
+            ("4100000101", MessageDecodeError::MalformedEmpty),
+            ("40000001ff01", MessageDecodeError::MalformedEmpty),
+            ("40010001ff", MessageDecodeError::EmptyPayload),
+            ("40010001b3616263ff", MessageDecodeError::EmptyPayload),
+            ("40200001", MessageDecodeError::ReservedClass),
+            ("40e00001", MessageDecodeError::ReservedClass),
+            ("4801000101", MessageDecodeError::Malformed),
+            ("40010001b5", MessageDecodeError::Malformed),
+            ("40010001f0", MessageDecodeError::Malformed),
         ] {
             assert_eq!(Message::decode(&hex(bytes)), Err(error), "{bytes}");
         }
@@ -345,7 +345,7 @@ mod tests {
             let mut datagram = message.encode();
             assert_eq!(Message::decode(&datagram), Ok(message), "{number} {length}");
             datagram.push(0xff);
-            assert_eq!(Message::decode(&datagram), Err(DecodeError::EmptyPayload), "{number} {length}");
+            assert_eq!(Message::decode(&datagram), Err(MessageDecodeError::EmptyPayload), "{number} {length}");
         }
     }
 }

@@ -22,10 +22,10 @@ mod transmission;
 
 pub use block::BlockError;
 pub use code::Code;
-pub use endpoint::{Endpoint, Event};
-pub use exchange::{Acknowledge, ExchangeId, Output, RequestId, Transmit};
+pub use endpoint::{Endpoint, EndpointEvent};
+pub use exchange::{Acknowledge, CoapOutput, ExchangeId, RequestId, Transmit};
 pub use failure::Failure;
-pub use message::{DecodeError, Header, Kind, Message, MessageId, Request, Response, Token};
+pub use message::{Header, Kind, Message, MessageDecodeError, MessageId, Request, Response, Token};
 pub use observe::Freshness;
 pub use options::{OptionError, Options};
 pub use outcome::{DatagramOutcome, DropReason};

@@ -1,6 +1,6 @@
 //! Outcomes of received datagrams.
 
-use super::DecodeError;
+use super::MessageDecodeError;
 
 /// The outcome of one datagram; every datagram has exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,7 +23,7 @@ pub enum DatagramOutcome {
 /// request of the gateway, that request has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DropReason {
-    NoMessage(DecodeError),
+    NoMessage(MessageDecodeError),
     /// An acknowledgement, a reset or a response that matches no message of the gateway.
     Unexpected,
     /// A notification that is older than the newest one (RFC 7641 section 3.4).

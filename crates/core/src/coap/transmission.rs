@@ -40,7 +40,7 @@ pub struct Transmissions {
 #[derive(Debug)]
 struct Transmission {
     owner: Owner,
-    sent: Sent,
+    sent: SentMessage,
     timeout: Duration,
     retransmissions: u8,
     /// It has not left for this address yet.
@@ -49,12 +49,12 @@ struct Transmission {
 
 /// A confirmable message as it leaves.
 #[derive(Debug)]
-pub struct Sent {
+pub struct SentMessage {
     pub datagram: Vec<u8>,
     pub persistence: Persistence,
 }
 
-impl Sent {
+impl SentMessage {
     pub fn set_message_id(&mut self, id: MessageId) {
         // RFC 7252 section 3: the message id is the third and the fourth byte.
         if let Some(bytes) = self.datagram.get_mut(2..4) {
@@ -83,14 +83,30 @@ pub enum Expired {
 
 impl Transmissions {
     /// Begins with a message that leaves now. The first timeout is ACK_TIMEOUT times a random factor.
-    pub fn begin(&mut self, now: Instant, key: Key, sent: Sent, owner: Owner, how: &Parameters, rng: &mut StdRng) {
+    pub fn begin(
+        &mut self,
+        now: Instant,
+        key: Key,
+        sent: SentMessage,
+        owner: Owner,
+        how: &Parameters,
+        rng: &mut StdRng,
+    ) {
         let timeout = how.ack_timeout.mul_f64(rng.random_range(1.0..=how.ack_random_factor));
         self.deadlines.set(key, now + timeout);
         self.waiting.insert(key, Transmission { owner, sent, timeout, retransmissions: 0, due: false });
     }
 
     /// Begins anew with a message that was on its way to another address: it is due now.
-    pub fn begin_anew(&mut self, now: Instant, key: Key, sent: Sent, owner: Owner, how: &Parameters, rng: &mut StdRng) {
+    pub fn begin_anew(
+        &mut self,
+        now: Instant,
+        key: Key,
+        sent: SentMessage,
+        owner: Owner,
+        how: &Parameters,
+        rng: &mut StdRng,
+    ) {
         self.begin(now, key, sent, owner, how, rng);
         self.deadlines.set(key, now);
         if let Some(transmission) = self.waiting.get_mut(&key) {
@@ -108,7 +124,7 @@ impl Transmissions {
     }
 
     /// The same, and gives the message.
-    pub fn take(&mut self, key: Key) -> Option<(Owner, Sent)> {
+    pub fn take(&mut self, key: Key) -> Option<(Owner, SentMessage)> {
         self.deadlines.cancel(key);
         self.waiting.remove(&key).map(|transmission| (transmission.owner, transmission.sent))
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 
 use crate::coap::options::number;
-use crate::coap::{Code, DecodeError, Header, Kind, Message, PeerClass, Response};
+use crate::coap::{Code, Header, Kind, Message, MessageDecodeError, PeerClass, Response};
 use crate::registry::Registry;
 use lwm2m_base::Peer;
 use lwm2m_base::rate::{Exceeded, Limiter, Rate, SourceNetwork, TokenBuckets};
@@ -62,7 +62,7 @@ impl AdmissionControl {
         context: &Context,
         registrations: &Registrations,
         peer: Peer,
-        decoded: &Result<Message, DecodeError>,
+        decoded: &Result<Message, MessageDecodeError>,
         datagram: &[u8],
     ) -> Decision {
         let (now, source) = (context.now, SourceNetwork::of(peer.address));

@@ -115,7 +115,7 @@ pub enum UpdatePublish {
     Always,
 }
 
-/// Bounds on what strangers can make grow.
+/// Bounds on what devices and unregistered peers can make grow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Registered devices and Registers under way.

@@ -10,7 +10,7 @@ use std::time::Instant;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::coap::{self, Endpoint, RequestId, Response, Transmit};
+use crate::coap::{CoapOutput, Endpoint, RequestId, Response, Transmit};
 use crate::command::Reply;
 use crate::lwm2m::codec::DecodeContext;
 use crate::lwm2m::model::Model;
@@ -101,13 +101,13 @@ impl Context {
     pub fn flush_coap(&mut self) {
         while let Some(output) = self.coap.poll_output() {
             let report = match output {
-                coap::Output::Transmit(transmit) => {
+                CoapOutput::Transmit(transmit) => {
                     self.transmit(transmit);
                     continue;
                 }
-                coap::Output::Outcome(peer, outcome) => Report::Datagram { peer, outcome },
-                coap::Output::Retransmitted(peer) => Report::Retransmitted { peer },
-                coap::Output::Evicted(peer) => Report::DuplicateForgotten { peer },
+                CoapOutput::Outcome(peer, outcome) => Report::Datagram { peer, outcome },
+                CoapOutput::Retransmitted(peer) => Report::Retransmitted { peer },
+                CoapOutput::Evicted(peer) => Report::DuplicateForgotten { peer },
             };
             self.outputs.push_back(Output::Report(report));
         }

@@ -55,7 +55,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::coap::{self, Message, Transmit};
+use crate::coap::{EndpointEvent, Message, Transmit};
 use crate::lwm2m::model::Model;
 use lwm2m_base::Peer;
 use lwm2m_dtls::credentials::{KeyAnswer, PskIdentity};
@@ -410,32 +410,32 @@ impl Gateway {
         self.context.flush_coap();
     }
 
-    fn handle_coap_event(&mut self, event: coap::Event) {
+    fn handle_coap_event(&mut self, event: EndpointEvent) {
         let Self { context, registrations, .. } = self;
         match event {
-            coap::Event::Request { id, peer, request } => {
+            EndpointEvent::Request { id, peer, request } => {
                 registrations.handle_request(context, ReceivedRequest { id, peer, request: &request });
             }
-            coap::Event::BodyRefused { peer, error } => context.report(Report::TransferFailed { peer, error }),
-            coap::Event::Acknowledged { exchange } => registrations.devices_mut().acknowledged(context, exchange),
-            coap::Event::Response { exchange, response, observing } => {
+            EndpointEvent::BodyRefused { peer, error } => context.report(Report::TransferFailed { peer, error }),
+            EndpointEvent::Acknowledged { exchange } => registrations.devices_mut().acknowledged(context, exchange),
+            EndpointEvent::Response { exchange, response, observing } => {
                 registrations.devices_mut().answered(context, exchange, &response, observing);
             }
-            coap::Event::Reset { exchange } => registrations.devices_mut().reset(context, exchange),
-            coap::Event::TimedOut { exchange } => registrations.devices_mut().timed_out(context, exchange),
-            coap::Event::Failed { exchange, error } => registrations.devices_mut().failed(context, exchange, error),
-            coap::Event::Notification { observation, number, response, owed } => {
+            EndpointEvent::Reset { exchange } => registrations.devices_mut().reset(context, exchange),
+            EndpointEvent::TimedOut { exchange } => registrations.devices_mut().timed_out(context, exchange),
+            EndpointEvent::Failed { exchange, error } => registrations.devices_mut().failed(context, exchange, error),
+            EndpointEvent::Notification { observation, number, response, owed } => {
                 let over = number.is_none() || !response.code.is_success();
                 let received = Ok(&response);
                 let notification = ReceivedNotification { observation, number, received, owed, over };
                 registrations.devices_mut().notified(context, notification);
             }
-            coap::Event::NotificationFailed { observation, number, error, over } => {
+            EndpointEvent::NotificationFailed { observation, number, error, over } => {
                 let received = Err(error);
                 let notification = ReceivedNotification { observation, number, received, owed: None, over };
                 registrations.devices_mut().notified(context, notification);
             }
-            coap::Event::NotificationSuperseded { observation } => {
+            EndpointEvent::NotificationSuperseded { observation } => {
                 registrations.devices_mut().superseded(context, observation);
             }
         }

@@ -357,7 +357,7 @@ impl Registrations {
                 let told = fitting(&reason, "refused", room);
                 (Response::with_diagnostic(Code::FORBIDDEN, told), reason)
             }
-            // Addresses of the broker are nothing for strangers.
+            // The answer must not show the addresses of the broker: anybody can ask.
             ConnectError::Unavailable(reason) => {
                 (unavailable("no broker", context.settings.limits.retry_after), reason)
             }
@@ -410,7 +410,8 @@ impl Registrations {
 
 /// Answers to Registers.
 impl Registrations {
-    /// Reads a Register. What the gateway keeps of a device has a bound in bytes, since a stranger decides how much that is.
+    /// Reads a Register. What the gateway keeps of a device has a bound in bytes, since the peer decides
+    /// how much that is.
     fn read_register(
         &mut self,
         context: &Context,

@@ -31,7 +31,7 @@ pub struct TableSizes {
     pub deferred_acks: usize,
     /// Observations that `auto_observe` has still to ask for.
     pub to_observe: usize,
-    /// Addresses of strangers that sent lately.
+    /// Addresses of unregistered peers that sent lately.
     pub addresses: usize,
     /// Registered devices that sent lately.
     pub senders: usize,

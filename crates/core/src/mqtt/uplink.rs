@@ -17,7 +17,7 @@ use crate::lwm2m::register::Registration;
 use crate::registry::Presence;
 
 use self::outcome::OutcomeData;
-use self::report::Report;
+use self::report::ReportMessage;
 
 use super::unanswered::UnansweredData;
 
@@ -32,12 +32,12 @@ pub enum Proven<'a> {
 
 /// Returns a `register` report.
 pub fn register(registration: &Registration, proven: Proven<'_>) -> Vec<u8> {
-    written(&Report { msg_type: "register", registration, proven })
+    written(&ReportMessage { msg_type: "register", registration, proven })
 }
 
 /// Returns an `update` report with the whole merged registration.
 pub fn update(registration: &Registration, proven: Proven<'_>) -> Vec<u8> {
-    written(&Report { msg_type: "update", registration, proven })
+    written(&ReportMessage { msg_type: "update", registration, proven })
 }
 
 /// Returns a presence message. `since` is the time since 1970; a will has none, because it is written in advance.

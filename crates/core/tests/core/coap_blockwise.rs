@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use lwm2m_base::{AssociationId, Peer};
 use lwm2m_core::coap::options::number;
 use lwm2m_core::coap::{
-    BlockError, CoapTableSizes, Code, Endpoint, Event, ExchangeId, Failure, Kind, Message, MessageId, Options, Output,
-    Parameters, PeerClass, Request, Response, Token, Transmit,
+    BlockError, CoapOutput, CoapTableSizes, Code, Endpoint, EndpointEvent, ExchangeId, Failure, Kind, Message,
+    MessageId, Options, Parameters, PeerClass, Request, Response, Token, Transmit,
 };
 use proptest::prelude::*;
 use rand::rngs::StdRng;
@@ -40,7 +40,7 @@ impl Scene {
         let id = scene.send(request);
         let sent = scene.sent();
         scene.answer(&sent, Code::CONTENT, &[(number::OBSERVE, 1)], b"small");
-        assert!(matches!(scene.event(), Some(Event::Response { observing: Some(1), .. })));
+        assert!(matches!(scene.event(), Some(EndpointEvent::Response { observing: Some(1), .. })));
         (scene, id, sent.token)
     }
 
@@ -77,15 +77,15 @@ impl Scene {
     fn maybe_sent(&mut self) -> Option<Message> {
         loop {
             match self.endpoint.poll_output()? {
-                Output::Transmit(Transmit { datagram, .. }) => {
+                CoapOutput::Transmit(Transmit { datagram, .. }) => {
                     return Some(Message::decode(&datagram).expect("what leaves is a message"));
                 }
-                Output::Outcome(..) | Output::Retransmitted(_) | Output::Evicted(_) => {}
+                CoapOutput::Outcome(..) | CoapOutput::Retransmitted(_) | CoapOutput::Evicted(_) => {}
             }
         }
     }
 
-    fn event(&mut self) -> Option<Event> {
+    fn event(&mut self) -> Option<EndpointEvent> {
         self.endpoint.poll_event()
     }
 
@@ -165,7 +165,7 @@ fn a_large_body_goes_up_block_by_block() {
     assert_eq!((block1(&last), &last.payload[..]), (block(2, false, 1024), &body(2500)[2048..]));
     scene.answer(&last, Code::CHANGED, &[(number::BLOCK1, block(2, false, 1024))], b"");
     let response = Response::new(Code::CHANGED);
-    assert_eq!(scene.event(), Some(Event::Response { exchange, response, observing: None }));
+    assert_eq!(scene.event(), Some(EndpointEvent::Response { exchange, response, observing: None }));
     scene.expect_nothing_more();
     assert_eq!(scene.endpoint.next_deadline(), None);
 }
@@ -183,7 +183,7 @@ fn the_device_may_ask_for_smaller_blocks_on_the_way() {
         let code = if number < 7 { Code::CONTINUE } else { Code::CHANGED };
         scene.answer(&sent, code, &[(number::BLOCK1, block(number, number < 7, 256))], b"");
     }
-    assert!(matches!(scene.event(), Some(Event::Response { .. })));
+    assert!(matches!(scene.event(), Some(EndpointEvent::Response { .. })));
     scene.expect_nothing_more();
 }
 
@@ -199,7 +199,7 @@ fn too_large_a_first_block_begins_again_with_the_size_of_the_device() {
     scene.answer(&again, Code::REQUEST_ENTITY_TOO_LARGE, &[], b"");
     let told = scene.event();
     assert!(
-        matches!(&told, Some(Event::Response { response, .. }) if response.code == Code::REQUEST_ENTITY_TOO_LARGE),
+        matches!(&told, Some(EndpointEvent::Response { response, .. }) if response.code == Code::REQUEST_ENTITY_TOO_LARGE),
         "without a smaller size it is the answer: {told:?}"
     );
     scene.expect_nothing_more();
@@ -218,7 +218,7 @@ fn an_incomplete_body_is_sent_again_once() {
     scene.answer(&again, Code::REQUEST_ENTITY_INCOMPLETE, &[], b"");
     let told = scene.event();
     assert!(
-        matches!(&told, Some(Event::Response { response, .. }) if response.code == Code::REQUEST_ENTITY_INCOMPLETE),
+        matches!(&told, Some(EndpointEvent::Response { response, .. }) if response.code == Code::REQUEST_ENTITY_INCOMPLETE),
         "{told:?}"
     );
     scene.expect_nothing_more();
@@ -231,7 +231,7 @@ fn an_error_in_the_middle_is_the_answer() {
     let first = scene.sent();
     scene.answer(&first, Code::FORBIDDEN, &[], b"no");
     assert!(
-        matches!(scene.event(), Some(Event::Response { response, .. }) if response.code == Code::FORBIDDEN && response.payload == b"no")
+        matches!(scene.event(), Some(EndpointEvent::Response { response, .. }) if response.code == Code::FORBIDDEN && response.payload == b"no")
     );
     scene.expect_nothing_more();
 }
@@ -242,7 +242,7 @@ fn an_acknowledged_body_is_told_once_and_a_lost_block_ends_it() {
     let exchange = scene.send(put(1500));
     let first = scene.sent();
     scene.receive(Message::empty(Kind::Acknowledgement, first.id));
-    assert_eq!(scene.event(), Some(Event::Acknowledged { exchange }));
+    assert_eq!(scene.event(), Some(EndpointEvent::Acknowledged { exchange }));
     let next = message(
         Kind::NonConfirmable,
         Code::CONTINUE,
@@ -260,7 +260,7 @@ fn an_acknowledged_body_is_told_once_and_a_lost_block_ends_it() {
         scene.now = deadline;
         scene.endpoint.handle_timeout(deadline);
     }
-    assert_eq!(scene.event(), Some(Event::TimedOut { exchange }));
+    assert_eq!(scene.event(), Some(EndpointEvent::TimedOut { exchange }));
     scene.expect_nothing_more();
 }
 
@@ -270,7 +270,7 @@ fn a_first_block_is_repeated_as_any_request_and_a_further_one_twice_as_often() {
     let exchange = scene.send(put(1500));
     let first = scene.sent();
     assert_eq!(scene.repetitions(&first).len(), 4);
-    assert_eq!(scene.event(), Some(Event::TimedOut { exchange }));
+    assert_eq!(scene.event(), Some(EndpointEvent::TimedOut { exchange }));
 
     let exchange = scene.send(put(1500));
     let first = scene.sent();
@@ -284,7 +284,7 @@ fn a_first_block_is_repeated_as_any_request_and_a_further_one_twice_as_often() {
     let lifetime = Parameters::default().exchange_lifetime();
     assert!(waits.iter().sum::<Duration>() < lifetime, "the peer takes it for a repetition: {waits:?}");
     assert!(scene.now - begun < 2 * lifetime);
-    assert_eq!(scene.event(), Some(Event::TimedOut { exchange }));
+    assert_eq!(scene.event(), Some(EndpointEvent::TimedOut { exchange }));
     scene.expect_nothing_more();
 }
 
@@ -308,7 +308,9 @@ fn a_large_answer_is_fetched_to_its_end() {
         let options = [(number::BLOCK2, block(number, number < 2, 64)), (number::ETAG, 5)];
         scene.answer(&next, Code::CONTENT, &options, part);
     }
-    let Some(Event::Response { exchange: told, response, observing }) = scene.event() else { panic!("no response") };
+    let Some(EndpointEvent::Response { exchange: told, response, observing }) = scene.event() else {
+        panic!("no response")
+    };
     assert_eq!((told, response.payload, observing), (exchange, body(150), Some(7)));
     assert!(!response.options.contains(number::BLOCK2));
     scene.expect_nothing_more();
@@ -327,7 +329,7 @@ fn a_body_that_changes_is_fetched_anew_once() {
     scene.answer(&again, Code::CONTENT, &[(number::BLOCK2, block(0, true, 64)), (number::ETAG, 2)], &body(64));
     let rest = scene.sent();
     scene.answer(&rest, Code::CONTENT, &[(number::BLOCK2, block(1, false, 64)), (number::ETAG, 3)], b"newer");
-    assert!(matches!(scene.event(), Some(Event::Failed { error: Failure::Transfer(BlockError::Changed), .. })));
+    assert!(matches!(scene.event(), Some(EndpointEvent::Failed { error: Failure::Transfer(BlockError::Changed), .. })));
     scene.expect_nothing_more();
 }
 
@@ -349,7 +351,7 @@ fn blocks_that_do_not_fit_together_fail_the_transfer() {
         scene.answer(&first, Code::CONTENT, &[(number::BLOCK2, block(0, true, 64))], &body(64));
         let second = scene.sent();
         scene.answer(&second, Code::CONTENT, options, &body(length));
-        assert_eq!(scene.event(), Some(Event::Failed { exchange, error: error.into() }), "{options:?}");
+        assert_eq!(scene.event(), Some(EndpointEvent::Failed { exchange, error: error.into() }), "{options:?}");
         scene.expect_nothing_more();
         assert_eq!(scene.endpoint.next_deadline(), None);
     }
@@ -367,7 +369,7 @@ fn a_body_beyond_the_limit_is_fetched_to_its_end_and_discarded() {
         assert_eq!(held, if number == 0 { 64 } else { 0 }, "what is discarded is not held");
     }
     let error = Failure::Discarded { size: 320, limit: 100 };
-    assert_eq!(scene.event(), Some(Event::Failed { exchange, error }));
+    assert_eq!(scene.event(), Some(EndpointEvent::Failed { exchange, error }));
     let told = error.to_string();
     assert!(told.contains("320 bytes") && told.contains("coap.received_body_size is 100"), "{told}");
     scene.expect_nothing_more();
@@ -384,7 +386,7 @@ fn a_body_that_has_no_end_is_given_up_after_16_mebibytes() {
         assert!(scene.endpoint.table_sizes().block_transfer_bytes <= 1024 * 1024);
     }
     let error = BlockError::TooLarge.into();
-    assert_eq!(scene.event(), Some(Event::Failed { exchange, error }));
+    assert_eq!(scene.event(), Some(EndpointEvent::Failed { exchange, error }));
     scene.expect_nothing_more();
 }
 
@@ -417,7 +419,7 @@ fn a_body_beyond_the_room_for_all_bodies_fails_with_the_reason() {
     scene.endpoint.handle_datagram(scene.now, peer(4), &first.encode());
     let error = Failure::Transfer(BlockError::NoRoom);
     assert!(error.to_string().contains("coap.block_transfer_bytes"));
-    assert_eq!(scene.event(), Some(Event::Failed { exchange, error }));
+    assert_eq!(scene.event(), Some(EndpointEvent::Failed { exchange, error }));
 
     // An end of another one makes room.
     scene.endpoint.forget(fetches[0].0);
@@ -436,7 +438,7 @@ fn notifications_keep_their_order_while_the_body_of_one_is_fetched() {
     scene.answer(&fetch, Code::CONTENT, &[(number::ETAG, 7), (number::BLOCK2, block(1, false, 16))], b"end");
     let told: Vec<_> = std::iter::from_fn(|| scene.event())
         .map(|event| match event {
-            Event::Notification { observation: of, number, response, .. } if of == observation => {
+            EndpointEvent::Notification { observation: of, number, response, .. } if of == observation => {
                 (number, response.payload)
             }
             other => panic!("{other:?}"),
@@ -459,8 +461,8 @@ fn a_notification_waits_for_the_first_answer_whose_body_is_fetched() {
     scene.notify(first.token, &[(number::OBSERVE, 2)], b"two");
     scene.expect_nothing_more();
     scene.answer(&fetch, Code::CONTENT, &[(number::ETAG, 7), (number::BLOCK2, block(1, false, 16))], b"end");
-    assert!(matches!(scene.event(), Some(Event::Response { observing: Some(1), .. })));
-    assert!(matches!(scene.event(), Some(Event::Notification { number: Some(2), .. })));
+    assert!(matches!(scene.event(), Some(EndpointEvent::Response { observing: Some(1), .. })));
+    assert!(matches!(scene.event(), Some(EndpointEvent::Notification { number: Some(2), .. })));
     scene.expect_nothing_more();
 }
 
@@ -471,9 +473,9 @@ fn a_notification_whose_body_cannot_be_fetched_is_told_as_such() {
     let fetch = scene.sent();
     scene.receive(Message::empty(Kind::Reset, fetch.id));
     let (error, over) = (BlockError::OutOfOrder.into(), false);
-    assert_eq!(scene.event(), Some(Event::NotificationFailed { observation, number: Some(2), error, over }));
+    assert_eq!(scene.event(), Some(EndpointEvent::NotificationFailed { observation, number: Some(2), error, over }));
     scene.notify(token, &[(number::OBSERVE, 3)], b"goes on");
-    assert!(matches!(scene.event(), Some(Event::Notification { number: Some(3), .. })));
+    assert!(matches!(scene.event(), Some(EndpointEvent::Notification { number: Some(3), .. })));
     scene.expect_nothing_more();
 }
 
@@ -493,7 +495,7 @@ fn a_body_of_a_device_is_told_when_it_is_whole_and_the_answer_has_its_last_block
     let first = scene.request(&[(number::BLOCK1, block(0, true, 32))], &body(32)).expect("an answer");
     assert_eq!((first.code, block1(&first)), (Code::CONTINUE, block(0, true, 32)));
     assert_eq!(scene.request(&[(number::BLOCK1, block(1, false, 32))], b"end"), None);
-    let Some(Event::Request { id, request, .. }) = scene.event() else { panic!("no request") };
+    let Some(EndpointEvent::Request { id, request, .. }) = scene.event() else { panic!("no request") };
     assert_eq!(request.payload, [&body(32)[..], b"end"].concat());
     assert!(!request.options.contains(number::BLOCK1));
     scene.endpoint.respond(scene.now, id, Response::new(Code::CREATED));
@@ -508,7 +510,7 @@ fn a_first_block_larger_than_ours_is_answered_with_our_size() {
     let first = scene.request(&[(number::BLOCK1, block(0, true, 128))], &body(128)).expect("an answer");
     assert_eq!((first.code, block1(&first)), (Code::CONTINUE, block(0, true, 64)));
     assert_eq!(scene.request(&[(number::BLOCK1, block(2, false, 64))], b"end"), None);
-    assert!(matches!(scene.event(), Some(Event::Request { request, .. }) if request.payload.len() == 131));
+    assert!(matches!(scene.event(), Some(EndpointEvent::Request { request, .. }) if request.payload.len() == 131));
 }
 
 /// Blocks with the bytes of their payloads, and what the last of them is answered.
@@ -534,7 +536,7 @@ fn a_body_that_does_not_fit_together_or_is_too_large_is_refused() {
             last = scene.request(&[(number::BLOCK1, *value)], &body(*length));
         }
         assert_eq!(last.map(|answer| answer.code), Some(code), "{blocks:?}");
-        assert_eq!(scene.event(), Some(Event::BodyRefused { peer: peer(1), error }));
+        assert_eq!(scene.event(), Some(EndpointEvent::BodyRefused { peer: peer(1), error }));
         scene.expect_nothing_more();
     }
 }
@@ -553,7 +555,7 @@ fn bodies_under_way_are_bounded_and_forgotten_in_time() {
     );
     scene.endpoint.handle_datagram(scene.now, peer(2), &other.encode());
     assert_eq!(scene.sent().code, Code::SERVICE_UNAVAILABLE);
-    assert_eq!(scene.event(), Some(Event::BodyRefused { peer: peer(2), error: BlockError::TooMany }));
+    assert_eq!(scene.event(), Some(EndpointEvent::BodyRefused { peer: peer(2), error: BlockError::TooMany }));
 
     while let Some(deadline) = scene.endpoint.next_deadline() {
         scene.now = deadline;
@@ -570,7 +572,7 @@ fn our_large_answer_is_served_in_blocks() {
     for number in 0..3 {
         let asked = (number > 0).then_some((number::BLOCK2, block(number, false, 64)));
         assert_eq!(scene.request(asked.as_slice(), b""), None);
-        let Some(Event::Request { id, .. }) = scene.event() else { panic!("no request") };
+        let Some(EndpointEvent::Request { id, .. }) = scene.event() else { panic!("no request") };
         let response = Response { payload: body(150), ..Response::new(Code::CONTENT) };
         scene.endpoint.respond(scene.now, id, response);
         let answer = scene.sent();
@@ -591,11 +593,11 @@ fn a_newer_notification_ends_the_fetch_of_the_older_one() {
     scene.notify(token, &[(number::OBSERVE, 3), (number::BLOCK2, block(0, true, 16))], &[b'N'; 16]);
     let newer = scene.sent();
     assert_ne!(newer.token, older.token);
-    assert_eq!(scene.event(), Some(Event::NotificationSuperseded { observation }));
+    assert_eq!(scene.event(), Some(EndpointEvent::NotificationSuperseded { observation }));
     scene.answer(&older, Code::CONTENT, &[(number::BLOCK2, block(1, false, 16))], &[b'N'; 16]);
     scene.expect_nothing_more();
     scene.answer(&newer, Code::CONTENT, &[(number::BLOCK2, block(1, false, 16))], &[b'N'; 16]);
-    let Some(Event::Notification { number, response, .. }) = scene.event() else { panic!("no notification") };
+    let Some(EndpointEvent::Notification { number, response, .. }) = scene.event() else { panic!("no notification") };
     assert_eq!((number, response.payload), (Some(3), vec![b'N'; 32]));
     scene.expect_nothing_more();
 }
@@ -606,8 +608,8 @@ fn a_newer_notification_in_one_message_ends_the_fetch_too() {
     scene.notify(token, &[(number::OBSERVE, 2), (number::BLOCK2, block(0, true, 16))], &[b'O'; 16]);
     scene.sent();
     scene.notify(token, &[(number::OBSERVE, 3)], b"small");
-    assert_eq!(scene.event(), Some(Event::NotificationSuperseded { observation }));
-    assert!(matches!(scene.event(), Some(Event::Notification { number: Some(3), .. })));
+    assert_eq!(scene.event(), Some(EndpointEvent::NotificationSuperseded { observation }));
+    assert!(matches!(scene.event(), Some(EndpointEvent::Notification { number: Some(3), .. })));
     scene.expect_nothing_more();
     assert_eq!(scene.endpoint.table_sizes().transfers, 0, "nothing is fetched any more");
 }
@@ -621,9 +623,9 @@ fn a_notification_that_waited_with_a_newer_one_behind_it_is_not_fetched() {
     scene.notify(token, &[(number::OBSERVE, 4)], b"small");
     scene.expect_nothing_more();
     scene.answer(&tagged, Code::CONTENT, &[(number::ETAG, 7), (number::BLOCK2, block(1, false, 16))], b"end");
-    assert!(matches!(scene.event(), Some(Event::Notification { number: Some(2), .. })));
-    assert_eq!(scene.event(), Some(Event::NotificationSuperseded { observation }));
-    assert!(matches!(scene.event(), Some(Event::Notification { number: Some(4), .. })));
+    assert!(matches!(scene.event(), Some(EndpointEvent::Notification { number: Some(2), .. })));
+    assert_eq!(scene.event(), Some(EndpointEvent::NotificationSuperseded { observation }));
+    assert!(matches!(scene.event(), Some(EndpointEvent::Notification { number: Some(4), .. })));
     scene.expect_nothing_more();
 }
 
@@ -646,10 +648,12 @@ fn a_notification_is_the_answer_whose_body_was_being_fetched() {
             scene.expect_nothing_more();
             scene.answer(&newer, Code::CONTENT, &[(number::BLOCK2, block(1, false, 16))], b"N");
         }
-        let Some(Event::Response { exchange: told, response, observing }) = scene.event() else { panic!("no answer") };
+        let Some(EndpointEvent::Response { exchange: told, response, observing }) = scene.event() else {
+            panic!("no answer")
+        };
         assert_eq!((told, observing, response.payload), (exchange, Some(2), vec![b'N'; 16 + usize::from(rest)]));
         scene.notify(first.token, &[(number::OBSERVE, 3)], b"goes on");
-        assert!(matches!(scene.event(), Some(Event::Notification { number: Some(3), .. })));
+        assert!(matches!(scene.event(), Some(EndpointEvent::Notification { number: Some(3), .. })));
         scene.expect_nothing_more();
     }
 }
@@ -664,8 +668,8 @@ fn that_no_body_can_be_fetched_between_notifications_is_told_now_and_then() {
         told.extend(scene.event());
     }
     let error = Failure::from(BlockError::Superseded);
-    let failed = |number| Event::NotificationFailed { observation, number: Some(number), error, over: false };
-    let superseded = Event::NotificationSuperseded { observation };
+    let failed = |number| EndpointEvent::NotificationFailed { observation, number: Some(number), error, over: false };
+    let superseded = EndpointEvent::NotificationSuperseded { observation };
     assert_eq!(told.len(), 17);
     assert_eq!((&told[7], &told[15]), (&failed(9), &failed(17)));
     assert_eq!(told.iter().filter(|event| **event == superseded).count(), 15);
@@ -686,7 +690,10 @@ fn an_absent_etag_makes_no_statement() {
             scene.answer(&sent, Code::CONTENT, &options, &body(16));
         }
         let told = scene.event();
-        assert!(matches!(&told, Some(Event::Response { response, .. }) if response.payload.len() == 48), "{told:?}");
+        assert!(
+            matches!(&told, Some(EndpointEvent::Response { response, .. }) if response.payload.len() == 48),
+            "{told:?}"
+        );
         scene.expect_nothing_more();
     }
     // A tag that a later block brings is compared with those after it.
@@ -718,7 +725,7 @@ fn blocks_of_another_content_format_are_not_glued_together() {
     answer(&mut scene, Some(11542), 0, true, &[0; 16]);
     answer(&mut scene, Some(11542), 1, true, &[1; 16]);
     answer(&mut scene, None, 2, false, &[2; 3]);
-    let Some(Event::Response { response, .. }) = scene.event() else { panic!("no response") };
+    let Some(EndpointEvent::Response { response, .. }) = scene.event() else { panic!("no response") };
     assert_eq!(response.options.content_format(), Some(11542));
     assert_eq!(response.payload, [&[0; 16][..], &[1; 16], &[2; 3]].concat());
     scene.expect_nothing_more();
@@ -768,14 +775,14 @@ fn a_request_that_is_too_large_for_one_message_goes_again_in_blocks() {
         }
         assert_eq!(received, body(length));
         let response = Response::new(Code::CHANGED);
-        assert_eq!(scene.event(), Some(Event::Response { exchange, response, observing: None }));
+        assert_eq!(scene.event(), Some(EndpointEvent::Response { exchange, response, observing: None }));
         scene.expect_nothing_more();
     }
 }
 
 #[test]
 fn blocks_that_would_not_help_are_not_tried() {
-    let too_large = |told: &Option<Event>| matches!(told, Some(Event::Response { response, .. }) if response.code == Code::REQUEST_ENTITY_TOO_LARGE);
+    let too_large = |told: &Option<EndpointEvent>| matches!(told, Some(EndpointEvent::Response { response, .. }) if response.code == Code::REQUEST_ENTITY_TOO_LARGE);
     let cases: [(usize, &[(u16, u32)]); 3] = [(16, &[]), (0, &[]), (300, &[(number::SIZE1, 200)])];
     for (length, options) in cases {
         let mut scene = Scene::new();
@@ -817,7 +824,7 @@ fn a_success_before_the_last_block_or_2_31_after_it_is_a_failure() {
             scene.answer(&sent, *code, &options, b"");
         }
         let error = Failure::Transfer(BlockError::Unfinished);
-        assert_eq!(scene.event(), Some(Event::Failed { exchange, error }), "{length} {answers:?}");
+        assert_eq!(scene.event(), Some(EndpointEvent::Failed { exchange, error }), "{length} {answers:?}");
         scene.expect_nothing_more();
     }
 }
@@ -834,7 +841,7 @@ fn a_block_that_came_already_is_answered_as_before() {
     }
     let last = [(number::BLOCK1, block(2, false, 32))];
     assert_eq!(scene.request(&last, b"end"), None);
-    let Some(Event::Request { id, request, .. }) = scene.event() else { panic!("no request") };
+    let Some(EndpointEvent::Request { id, request, .. }) = scene.event() else { panic!("no request") };
     assert_eq!(request.payload, [&body(96)[..64], b"end"].concat());
     // Before the answer is there, and after it.
     assert_eq!(scene.request(&last, b"end"), None);
@@ -870,7 +877,7 @@ fn a_block_that_comes_again_with_other_bytes_is_refused_and_a_first_one_begins_a
     }
     assert_eq!(scene.request(&[(number::BLOCK1, block(2, false, 16))], b"end"), None);
     assert!(
-        matches!(scene.event(), Some(Event::Request { request, .. }) if request.payload == [&[4; 32][..], b"end"].concat())
+        matches!(scene.event(), Some(EndpointEvent::Request { request, .. }) if request.payload == [&[4; 32][..], b"end"].concat())
     );
 }
 
@@ -882,7 +889,7 @@ fn repeated_last_blocks_leave_nothing_behind() {
     for _ in 0..4 {
         scene.request(&last, b"end");
     }
-    let Some(Event::Request { id, .. }) = scene.event() else { panic!("no request") };
+    let Some(EndpointEvent::Request { id, .. }) = scene.event() else { panic!("no request") };
     scene.endpoint.respond(scene.now, id, Response::new(Code::CREATED));
     while scene.maybe_sent().is_some() {}
     assert_eq!(scene.endpoint.table_sizes().pending_requests, 0);
@@ -922,7 +929,7 @@ fn bodies_of_strangers_take_no_room_of_others_and_the_oldest_goes() {
         assert_eq!(strangers_block(&mut scene, stranger(1000 + number, 1), 0), Code::CONTINUE);
     }
     let evicted = std::iter::from_fn(|| scene.event())
-        .filter(|event| matches!(event, Event::BodyRefused { error: BlockError::Evicted, .. }));
+        .filter(|event| matches!(event, EndpointEvent::BodyRefused { error: BlockError::Evicted, .. }));
     assert_eq!(evicted.count(), 510 - 99);
     assert_eq!(scene.endpoint.table_sizes().assemblies, 101, "half of the room, and the one over DTLS");
     assert_eq!(strangers_block(&mut scene, over_dtls, 1), Code::CONTINUE);
@@ -975,7 +982,7 @@ fn bodies_of_strangers_give_way_to_what_was_asked_for() {
         scene.answer(&sent, Code::CONTENT, &[(number::BLOCK2, block(number, number < 3, 1024))], &body(1024));
         assert!(scene.endpoint.table_sizes().block_transfer_bytes <= 4096);
     }
-    let answered = std::iter::from_fn(|| scene.event()).find(|event| matches!(event, Event::Response { .. }));
+    let answered = std::iter::from_fn(|| scene.event()).find(|event| matches!(event, EndpointEvent::Response { .. }));
     assert!(answered.is_some());
 }
 
@@ -1012,7 +1019,7 @@ impl Line {
     /// Carries what an end has to say: lost, doubled or late by chance.
     fn carry(&mut self, from: usize) {
         while let Some(output) = self.ends[from].poll_output() {
-            let Output::Transmit(Transmit { datagram, .. }) = output else { continue };
+            let CoapOutput::Transmit(Transmit { datagram, .. }) = output else { continue };
             let copies = if self.rng.random_bool(self.loss / 2.0) { 2 } else { 1 };
             for _ in 0..copies {
                 if !self.rng.random_bool(self.loss) {
@@ -1043,18 +1050,18 @@ impl Line {
 }
 
 /// Sends a body, which is compared where it arrives, and gives what came of it.
-fn send_over(line: &mut Line, length: usize) -> Option<Event> {
+fn send_over(line: &mut Line, length: usize) -> Option<EndpointEvent> {
     let exchange = line.ends[0].send_request(line.now, peer(1), put(length));
     while line.step() {
-        if let Some(Event::Request { id, request, .. }) = line.ends[1].poll_event() {
+        if let Some(EndpointEvent::Request { id, request, .. }) = line.ends[1].poll_event() {
             assert!(request.payload == body(length), "byte for byte");
             line.ends[1].respond(line.now, id, Response::new(Code::CHANGED));
         }
         match line.ends[0].poll_event() {
-            Some(Event::Acknowledged { .. }) | None => {}
+            Some(EndpointEvent::Acknowledged { .. }) | None => {}
             Some(event) => {
                 assert!(
-                    matches!(&event, Event::Response { exchange: id, .. } | Event::TimedOut { exchange: id } if *id == exchange),
+                    matches!(&event, EndpointEvent::Response { exchange: id, .. } | EndpointEvent::TimedOut { exchange: id } if *id == exchange),
                     "{event:?}"
                 );
                 return Some(event);
@@ -1069,7 +1076,7 @@ fn a_firmware_image_of_a_mebibyte_arrives_whole_over_a_line_that_loses_a_tenth()
     for seed in 0..4 {
         let mut line = Line::new(seed, 0.1, [1024, 1024]);
         let told = send_over(&mut line, 1 << 20);
-        let changed = matches!(&told, Some(Event::Response { response, .. }) if response.code == Code::CHANGED);
+        let changed = matches!(&told, Some(EndpointEvent::Response { response, .. }) if response.code == Code::CHANGED);
         assert!(changed, "seed {seed}: {told:?}");
     }
 }
@@ -1085,7 +1092,7 @@ proptest! {
     ) {
         let mut line = Line::new(seed, loss, sizes);
         let told = send_over(&mut line, length);
-        let changed = matches!(&told, Some(Event::Response { response, .. }) if response.code == Code::CHANGED);
-        prop_assert!(changed || (loss > 0.0 && matches!(told, Some(Event::TimedOut { .. }))), "{:?}", told);
+        let changed = matches!(&told, Some(EndpointEvent::Response { response, .. }) if response.code == Code::CHANGED);
+        prop_assert!(changed || (loss > 0.0 && matches!(told, Some(EndpointEvent::TimedOut { .. }))), "{:?}", told);
     }
 }

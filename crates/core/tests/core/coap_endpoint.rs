@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use lwm2m_base::Peer;
 use lwm2m_core::coap::options::number;
 use lwm2m_core::coap::{
-    Code, DatagramOutcome, DecodeError, DropReason, Endpoint, Event, ExchangeId, Failure, Kind, Message, MessageId,
-    Options, Output, Parameters, Request, RequestId, Response, Token, Transmit,
+    CoapOutput, Code, DatagramOutcome, DropReason, Endpoint, EndpointEvent, ExchangeId, Failure, Kind, Message,
+    MessageDecodeError, MessageId, Options, Parameters, Request, RequestId, Response, Token, Transmit,
 };
 use proptest::prelude::*;
 
@@ -30,7 +30,7 @@ impl Scene {
         let request = scene.sent();
         scene.receive(piggybacked(&request, Code::CONTENT, &[(number::OBSERVE, 5)]));
         scene.expect_verdict(DatagramOutcome::Response);
-        assert!(matches!(scene.event(), Some(Event::Response { observing: Some(5), .. })));
+        assert!(matches!(scene.event(), Some(EndpointEvent::Response { observing: Some(5), .. })));
         scene.expect_nothing_more();
         (scene, id, request.token)
     }
@@ -50,7 +50,7 @@ impl Scene {
     /// A request from the peer, as the event that it is.
     fn request(&mut self, message: Message) -> RequestId {
         self.receive(message);
-        let Some(Event::Request { id, .. }) = self.event() else { panic!("no request was told") };
+        let Some(EndpointEvent::Request { id, .. }) = self.event() else { panic!("no request was told") };
         self.expect_verdict(DatagramOutcome::Request);
         id
     }
@@ -68,11 +68,11 @@ impl Scene {
         passed
     }
 
-    fn output(&mut self) -> Option<Output> {
+    fn output(&mut self) -> Option<CoapOutput> {
         self.endpoint.poll_output()
     }
 
-    fn event(&mut self) -> Option<Event> {
+    fn event(&mut self) -> Option<EndpointEvent> {
         self.endpoint.poll_event()
     }
 
@@ -82,7 +82,7 @@ impl Scene {
 
     fn sent_to(&mut self, to: Peer) -> Message {
         match self.output() {
-            Some(Output::Transmit(Transmit { peer, datagram })) if peer == to => {
+            Some(CoapOutput::Transmit(Transmit { peer, datagram })) if peer == to => {
                 Message::decode(&datagram).expect("what leaves is a message")
             }
             other => panic!("expected a datagram, not {other:?}"),
@@ -91,13 +91,13 @@ impl Scene {
 
     fn expect_verdict(&mut self, verdict: DatagramOutcome) {
         match self.output() {
-            Some(Output::Outcome(_, given)) => assert_eq!(given, verdict),
+            Some(CoapOutput::Outcome(_, given)) => assert_eq!(given, verdict),
             other => panic!("expected a verdict, not {other:?}"),
         }
     }
 
     fn expect_retransmission_of(&mut self, message: &Message, to: Peer) {
-        assert_eq!(self.output(), Some(Output::Retransmitted(to)));
+        assert_eq!(self.output(), Some(CoapOutput::Retransmitted(to)));
         assert_eq!(&self.sent_to(to), message);
     }
 
@@ -151,7 +151,7 @@ fn a_request_is_sent_again_with_doubled_timeouts_and_then_given_up() {
         scene.expect_retransmission_of(&first, scene.peer);
     }
     assert_eq!(scene.wait_for_deadline(), initial * 16);
-    assert_eq!(scene.event(), Some(Event::TimedOut { exchange }));
+    assert_eq!(scene.event(), Some(EndpointEvent::TimedOut { exchange }));
     scene.expect_nothing_more();
     assert_eq!(scene.endpoint.next_deadline(), None);
 
@@ -184,7 +184,7 @@ fn a_piggybacked_response_ends_the_exchange_and_its_duplicate_is_dropped() {
 
     scene.receive(answer.clone());
     let response = Response::new(Code::CONTENT);
-    assert_eq!(scene.event(), Some(Event::Response { exchange, response, observing: None }));
+    assert_eq!(scene.event(), Some(EndpointEvent::Response { exchange, response, observing: None }));
     scene.expect_verdict(DatagramOutcome::Response);
     assert_eq!(scene.endpoint.next_deadline(), None);
 
@@ -215,14 +215,14 @@ fn a_separate_response_comes_after_the_empty_acknowledgement_and_is_acknowledged
     let request = scene.sent();
 
     scene.receive(Message::empty(Kind::Acknowledgement, request.id));
-    assert_eq!(scene.event(), Some(Event::Acknowledged { exchange }));
+    assert_eq!(scene.event(), Some(EndpointEvent::Acknowledged { exchange }));
     scene.expect_verdict(DatagramOutcome::Acknowledgement);
     scene.after(30.0);
     scene.expect_nothing_more();
 
     let separate = message(Kind::Confirmable, Code::CONTENT, 900, request.token, &[]);
     scene.receive(separate.clone());
-    assert!(matches!(scene.event(), Some(Event::Response { observing: None, .. })));
+    assert!(matches!(scene.event(), Some(EndpointEvent::Response { observing: None, .. })));
     assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(900)));
     scene.expect_verdict(DatagramOutcome::Response);
 
@@ -240,7 +240,7 @@ fn a_separate_response_may_overtake_the_acknowledgement() {
 
     scene.receive(message(Kind::NonConfirmable, Code::CONTENT, 901, request.token, &[]));
     let response = Response::new(Code::CONTENT);
-    assert_eq!(scene.event(), Some(Event::Response { exchange, response, observing: None }));
+    assert_eq!(scene.event(), Some(EndpointEvent::Response { exchange, response, observing: None }));
     scene.expect_verdict(DatagramOutcome::Response);
     scene.receive(Message::empty(Kind::Acknowledgement, request.id));
     scene.expect_verdict(DatagramOutcome::Dropped(DropReason::Unexpected));
@@ -257,7 +257,7 @@ fn a_separate_response_that_never_comes_is_given_up() {
     scene.event();
 
     assert_eq!(scene.wait_for_deadline(), Parameters::default().max_transmit_wait());
-    assert_eq!(scene.event(), Some(Event::TimedOut { exchange }));
+    assert_eq!(scene.event(), Some(EndpointEvent::TimedOut { exchange }));
     scene.expect_nothing_more();
 }
 
@@ -267,7 +267,7 @@ fn a_reset_ends_the_exchange() {
     let exchange = scene.send(get());
     let request = scene.sent();
     scene.receive(Message::empty(Kind::Reset, request.id));
-    assert_eq!(scene.event(), Some(Event::Reset { exchange }));
+    assert_eq!(scene.event(), Some(EndpointEvent::Reset { exchange }));
     scene.expect_verdict(DatagramOutcome::Reset);
     scene.expect_nothing_more();
     assert_eq!(scene.endpoint.next_deadline(), None);
@@ -388,7 +388,7 @@ fn notifications_are_told_in_order_and_older_ones_acknowledged_and_dropped() {
     scene.expect_verdict(DatagramOutcome::Notification);
     let told = scene.event();
     assert!(
-        matches!(told, Some(Event::Notification { observation: id, number: Some(7), .. }) if id == observation),
+        matches!(told, Some(EndpointEvent::Notification { observation: id, number: Some(7), .. }) if id == observation),
         "{told:?}"
     );
 
@@ -397,7 +397,7 @@ fn notifications_are_told_in_order_and_older_ones_acknowledged_and_dropped() {
     scene.expect_verdict(DatagramOutcome::Dropped(DropReason::StaleNotification));
     scene.receive(notify(Kind::NonConfirmable, 51, 8));
     scene.expect_verdict(DatagramOutcome::Notification);
-    assert!(matches!(scene.event(), Some(Event::Notification { number: Some(8), .. })));
+    assert!(matches!(scene.event(), Some(EndpointEvent::Notification { number: Some(8), .. })));
     scene.receive(notify(Kind::NonConfirmable, 51, 8));
     scene.expect_verdict(DatagramOutcome::Duplicate);
     scene.expect_nothing_more();
@@ -428,7 +428,7 @@ fn what_comes_with_the_id_of_an_accepted_notification_is_not_reset() {
             assert_eq!(scene.sent(), Message::empty(Kind::Acknowledgement, MessageId(61)));
         }
         scene.expect_verdict(DatagramOutcome::Notification);
-        assert!(matches!(scene.event(), Some(Event::Notification { number: Some(6), .. })));
+        assert!(matches!(scene.event(), Some(EndpointEvent::Notification { number: Some(6), .. })));
 
         let forged = [
             message(Kind::Confirmable, Code::CONTENT, 61, token(b"nobody"), &[(number::OBSERVE, 7)]).encode(),
@@ -439,7 +439,7 @@ fn what_comes_with_the_id_of_an_accepted_notification_is_not_reset() {
         ];
         for datagram in &forged {
             scene.endpoint.handle_datagram(scene.now, scene.peer, datagram);
-            assert!(matches!(scene.output(), Some(Output::Outcome(..))), "{datagram:02x?}");
+            assert!(matches!(scene.output(), Some(CoapOutput::Outcome(..))), "{datagram:02x?}");
             scene.expect_nothing_more();
         }
         // With another id, or when the device may use the id again, they are.
@@ -458,7 +458,7 @@ fn an_error_is_the_last_notification() {
     scene.receive(message(Kind::Confirmable, Code::NOT_FOUND, 70, token, &[]));
     scene.sent();
     scene.expect_verdict(DatagramOutcome::Notification);
-    assert!(matches!(scene.event(), Some(Event::Notification { number: None, .. })));
+    assert!(matches!(scene.event(), Some(EndpointEvent::Notification { number: None, .. })));
 
     scene.receive(message(Kind::Confirmable, Code::CONTENT, 71, token, &[(number::OBSERVE, 9)]));
     assert_eq!(scene.sent(), Message::empty(Kind::Reset, MessageId(71)));
@@ -474,7 +474,7 @@ fn a_notification_in_the_place_of_a_lost_answer_is_the_answer() {
     scene.receive(message(Kind::Confirmable, Code::CONTENT, 80, request.token, &[(number::OBSERVE, 12)]));
     scene.sent();
     scene.expect_verdict(DatagramOutcome::Response);
-    assert!(matches!(scene.event(), Some(Event::Response { observing: Some(12), .. })));
+    assert!(matches!(scene.event(), Some(EndpointEvent::Response { observing: Some(12), .. })));
 
     scene.receive(piggybacked(&request, Code::CONTENT, &[(number::OBSERVE, 11)]));
     scene.expect_verdict(DatagramOutcome::Dropped(DropReason::Unexpected));
@@ -488,7 +488,7 @@ fn an_answer_without_observe_number_begins_no_observation() {
     let request = scene.sent();
     scene.receive(piggybacked(&request, Code::CONTENT, &[]));
     scene.expect_verdict(DatagramOutcome::Response);
-    assert!(matches!(scene.event(), Some(Event::Response { observing: None, .. })));
+    assert!(matches!(scene.event(), Some(EndpointEvent::Response { observing: None, .. })));
     scene.receive(message(Kind::Confirmable, Code::CONTENT, 81, request.token, &[(number::OBSERVE, 2)]));
     assert_eq!(scene.sent().kind, Kind::Reset);
 }
@@ -503,12 +503,12 @@ fn a_cancellation_has_the_token_of_the_observation_whose_notifications_go_on_unt
 
     scene.receive(message(Kind::NonConfirmable, Code::CONTENT, 90, token, &[(number::OBSERVE, 6)]));
     scene.expect_verdict(DatagramOutcome::Notification);
-    assert!(matches!(scene.event(), Some(Event::Notification { .. })));
+    assert!(matches!(scene.event(), Some(EndpointEvent::Notification { .. })));
     scene.receive(message(Kind::NonConfirmable, Code::CONTENT, 91, token, &[]));
     scene.expect_verdict(DatagramOutcome::Response);
     let told = scene.event();
     assert!(
-        matches!(told, Some(Event::Response { exchange, observing: None, .. }) if exchange == cancellation),
+        matches!(told, Some(EndpointEvent::Response { exchange, observing: None, .. }) if exchange == cancellation),
         "{told:?}"
     );
 
@@ -531,12 +531,12 @@ fn what_is_under_way_follows_the_device_to_its_new_address() {
     scene.expect_retransmission_of(&request, new);
     scene.receive_from(new, piggybacked(&request, Code::CONTENT, &[]));
     scene.expect_verdict(DatagramOutcome::Response);
-    assert!(matches!(scene.event(), Some(Event::Response { .. })));
+    assert!(matches!(scene.event(), Some(EndpointEvent::Response { .. })));
 
     let notification = message(Kind::NonConfirmable, Code::CONTENT, 95, token, &[(number::OBSERVE, 9)]);
     scene.receive_from(new, notification.clone());
     scene.expect_verdict(DatagramOutcome::Notification);
-    assert!(matches!(scene.event(), Some(Event::Notification { .. })));
+    assert!(matches!(scene.event(), Some(EndpointEvent::Notification { .. })));
     scene.receive_from(old, notification);
     assert_eq!(scene.sent_to(old).kind, Kind::Reset);
 }
@@ -564,7 +564,7 @@ fn a_request_leaves_for_the_new_address_at_once_however_often_it_was_repeated_be
             scene.expect_retransmission_of(&request, new);
         }
         scene.wait_for_deadline();
-        assert_eq!(scene.event(), Some(Event::TimedOut { exchange }));
+        assert_eq!(scene.event(), Some(EndpointEvent::TimedOut { exchange }));
         scene.expect_nothing_more();
     }
 }
@@ -577,7 +577,7 @@ fn an_acknowledged_request_is_sent_again_to_the_new_address() {
     let request = scene.sent();
     scene.receive(Message::empty(Kind::Acknowledgement, request.id));
     scene.expect_verdict(DatagramOutcome::Acknowledgement);
-    assert_eq!(scene.event(), Some(Event::Acknowledged { exchange }));
+    assert_eq!(scene.event(), Some(EndpointEvent::Acknowledged { exchange }));
     let new = peer(7000);
     let answer = message(Kind::Confirmable, Code::CONTENT, 90, request.token, &[]);
     scene.receive_from(new, answer);
@@ -592,7 +592,7 @@ fn an_acknowledged_request_is_sent_again_to_the_new_address() {
     scene.receive_from(new, message(Kind::Confirmable, Code::CONTENT, 91, request.token, &[]));
     assert_eq!(scene.sent_to(new).kind, Kind::Acknowledgement);
     scene.expect_verdict(DatagramOutcome::Response);
-    assert!(matches!(scene.event(), Some(Event::Response { exchange: answered, .. }) if answered == exchange));
+    assert!(matches!(scene.event(), Some(EndpointEvent::Response { exchange: answered, .. }) if answered == exchange));
     scene.expect_nothing_more();
 }
 
@@ -616,15 +616,15 @@ fn a_device_that_moves_to_the_address_of_another_leaves_the_exchange_of_that_one
     let [(from, moving, request), (to, staying, other)] = two_peers_with_the_same_message_id(&mut scene);
     scene.endpoint.readdress(scene.now, [moving], to);
     scene.endpoint.handle_timeout(scene.now);
-    assert_eq!(scene.output(), Some(Output::Retransmitted(to)));
+    assert_eq!(scene.output(), Some(CoapOutput::Retransmitted(to)));
     let moved = scene.sent_to(to);
     assert_ne!(moved.id, request.id);
     assert_eq!(moved, Message { id: moved.id, ..request });
 
     scene.receive_from(to, piggybacked(&moved, Code::CONTENT, &[]));
-    assert!(matches!(scene.event(), Some(Event::Response { exchange, .. }) if exchange == moving));
+    assert!(matches!(scene.event(), Some(EndpointEvent::Response { exchange, .. }) if exchange == moving));
     scene.receive_from(to, piggybacked(&other, Code::CONTENT, &[]));
-    assert!(matches!(scene.event(), Some(Event::Response { exchange, .. }) if exchange == staying));
+    assert!(matches!(scene.event(), Some(EndpointEvent::Response { exchange, .. }) if exchange == staying));
     assert_ne!(from, to);
 }
 
@@ -633,7 +633,7 @@ fn a_message_id_that_came_along_with_a_move_is_not_given_twice() {
     let mut scene = Scene::new();
     let [(_, moving, request), (to, acknowledged, other)] = two_peers_with_the_same_message_id(&mut scene);
     scene.receive_from(to, Message::empty(Kind::Acknowledgement, other.id));
-    assert_eq!(scene.event(), Some(Event::Acknowledged { exchange: acknowledged }));
+    assert_eq!(scene.event(), Some(EndpointEvent::Acknowledged { exchange: acknowledged }));
     scene.endpoint.readdress(scene.now, [moving], to);
 
     // The end of the exchange whose message is not on its way any more is not the end of the one that came.
@@ -642,7 +642,7 @@ fn a_message_id_that_came_along_with_a_move_is_not_given_twice() {
     scene.endpoint.handle_timeout(scene.now);
     scene.expect_retransmission_of(&request, to);
     scene.receive_from(to, piggybacked(&request, Code::CONTENT, &[]));
-    assert!(matches!(scene.event(), Some(Event::Response { exchange, .. }) if exchange == moving));
+    assert!(matches!(scene.event(), Some(EndpointEvent::Response { exchange, .. }) if exchange == moving));
 }
 
 // --- What cannot be read ------------------------------------------------------------------------------------------------
@@ -655,19 +655,19 @@ fn hex(text: &str) -> Vec<u8> {
 #[test]
 fn a_confirmable_message_with_a_format_error_is_reset_and_any_other_is_not_answered() {
     let cases = [
-        ("4d0220010031323334353637383930313233b27264", DecodeError::TokenLength, true),
-        ("40452002c0ff", DecodeError::EmptyPayload, true),
-        ("40012002ff", DecodeError::EmptyPayload, true),
-        ("400020020a", DecodeError::MalformedEmpty, true),
-        ("40e02002", DecodeError::ReservedClass, true),
-        ("48022002010203", DecodeError::Malformed, true),
-        ("40012002b5", DecodeError::Malformed, true),
-        ("50452002c0ff", DecodeError::EmptyPayload, false),
-        ("60452002c0ff", DecodeError::EmptyPayload, false),
-        ("7000200201", DecodeError::MalformedEmpty, false),
-        ("80452002", DecodeError::Version, false),
-        ("404520", DecodeError::TooShort, false),
-        ("", DecodeError::TooShort, false),
+        ("4d0220010031323334353637383930313233b27264", MessageDecodeError::TokenLength, true),
+        ("40452002c0ff", MessageDecodeError::EmptyPayload, true),
+        ("40012002ff", MessageDecodeError::EmptyPayload, true),
+        ("400020020a", MessageDecodeError::MalformedEmpty, true),
+        ("40e02002", MessageDecodeError::ReservedClass, true),
+        ("48022002010203", MessageDecodeError::Malformed, true),
+        ("40012002b5", MessageDecodeError::Malformed, true),
+        ("50452002c0ff", MessageDecodeError::EmptyPayload, false),
+        ("60452002c0ff", MessageDecodeError::EmptyPayload, false),
+        ("7000200201", MessageDecodeError::MalformedEmpty, false),
+        ("80452002", MessageDecodeError::Version, false),
+        ("404520", MessageDecodeError::TooShort, false),
+        ("", MessageDecodeError::TooShort, false),
     ];
     for (datagram, error, reset) in cases {
         let mut scene = Scene::new();
@@ -712,13 +712,13 @@ fn an_answer_that_cannot_be_read_ends_its_exchange_at_once() {
     // First byte, code, what stands behind the token, and what is said.
     type Said = (DropReason, Failure);
     let cases: [(u8, u8, &[u8], Said); 10] = [
-        (0x68, 0x45, b"\xff", malformed(DecodeError::EmptyPayload)),
-        (0x68, 0x45, b"\xc0\xff", malformed(DecodeError::EmptyPayload)),
-        (0x68, 0x45, b"\xc5", malformed(DecodeError::Malformed)),
-        (0x68, 0xe0, b"", malformed(DecodeError::ReservedClass)),
-        (0x48, 0x45, b"\xff", malformed(DecodeError::EmptyPayload)),
-        (0x58, 0x45, b"\xf0", malformed(DecodeError::Malformed)),
-        (0x78, 0x00, b"", malformed(DecodeError::MalformedEmpty)),
+        (0x68, 0x45, b"\xff", malformed(MessageDecodeError::EmptyPayload)),
+        (0x68, 0x45, b"\xc0\xff", malformed(MessageDecodeError::EmptyPayload)),
+        (0x68, 0x45, b"\xc5", malformed(MessageDecodeError::Malformed)),
+        (0x68, 0xe0, b"", malformed(MessageDecodeError::ReservedClass)),
+        (0x48, 0x45, b"\xff", malformed(MessageDecodeError::EmptyPayload)),
+        (0x58, 0x45, b"\xf0", malformed(MessageDecodeError::Malformed)),
+        (0x78, 0x00, b"", malformed(MessageDecodeError::MalformedEmpty)),
         (0x68, 0x45, b"\x90", (DropReason::CriticalOption, Failure::CriticalOption(9))),
         (0x48, 0x45, b"\x90", (DropReason::CriticalOption, Failure::CriticalOption(9))),
         (0x68, 0x01, b"", (DropReason::InvalidCodeForType, Failure::NotAResponse(Code::GET))),
@@ -733,7 +733,7 @@ fn an_answer_that_cannot_be_read_ends_its_exchange_at_once() {
             assert_eq!(scene.sent(), Message::empty(Kind::Reset, request.id), "{datagram:02x?}");
         }
         scene.expect_verdict(DatagramOutcome::Dropped(reason));
-        assert_eq!(scene.event(), Some(Event::Failed { exchange, error }), "{datagram:02x?}");
+        assert_eq!(scene.event(), Some(EndpointEvent::Failed { exchange, error }), "{datagram:02x?}");
         scene.expect_nothing_more();
         let occupancy = scene.endpoint.table_sizes();
         assert_eq!((occupancy.exchanges, occupancy.transmissions, occupancy.tokens), (0, 0, 0), "{datagram:02x?}");
@@ -760,21 +760,21 @@ fn what_cannot_be_read_and_matches_nothing_leaves_the_exchange_alone() {
     ];
     for datagram in datagrams {
         scene.endpoint.handle_datagram(scene.now, scene.peer, &datagram);
-        assert!(matches!(scene.output(), Some(Output::Outcome(_, DatagramOutcome::Dropped(_)))), "{datagram:02x?}");
+        assert!(matches!(scene.output(), Some(CoapOutput::Outcome(_, DatagramOutcome::Dropped(_)))), "{datagram:02x?}");
         scene.expect_nothing_more();
     }
     scene.endpoint.handle_datagram(scene.now, peer(9), &answer_bytes(&request, 0x68, 0x45, b"\xff"));
-    assert!(matches!(scene.output(), Some(Output::Outcome(..))));
+    assert!(matches!(scene.output(), Some(CoapOutput::Outcome(..))));
     scene.receive(piggybacked(&request, Code::CONTENT, &[]));
-    assert!(matches!(scene.event(), Some(Event::Response { exchange: answered, .. }) if answered == exchange));
+    assert!(matches!(scene.event(), Some(EndpointEvent::Response { exchange: answered, .. }) if answered == exchange));
 }
 
 /// RFC 7641 section 3.6: with the reset the device forgets the observation.
 #[test]
 fn a_notification_that_cannot_be_read_is_told_and_a_reset_ends_the_observation() {
     let cases: [(u8, &[u8], Failure, bool); 4] = [
-        (0x48, b"\xff", Failure::Malformed(DecodeError::EmptyPayload), true),
-        (0x58, b"\xff", Failure::Malformed(DecodeError::EmptyPayload), false),
+        (0x48, b"\xff", Failure::Malformed(MessageDecodeError::EmptyPayload), true),
+        (0x58, b"\xff", Failure::Malformed(MessageDecodeError::EmptyPayload), false),
         (0x48, b"\x61\x09\x30", Failure::CriticalOption(9), true),
         (0x58, b"\x61\x09\x30", Failure::CriticalOption(9), true),
     ];
@@ -785,13 +785,13 @@ fn a_notification_that_cannot_be_read_is_told_and_a_reset_ends_the_observation()
         if over {
             assert_eq!(scene.sent(), Message::empty(Kind::Reset, MessageId(700)));
         }
-        assert!(matches!(scene.output(), Some(Output::Outcome(_, DatagramOutcome::Dropped(_)))));
-        let told = Event::NotificationFailed { observation, number: None, error, over };
+        assert!(matches!(scene.output(), Some(CoapOutput::Outcome(_, DatagramOutcome::Dropped(_)))));
+        let told = EndpointEvent::NotificationFailed { observation, number: None, error, over };
         assert_eq!(scene.event(), Some(told));
         scene.expect_nothing_more();
 
         scene.receive(message(Kind::NonConfirmable, Code::CONTENT, 701, token, &[(number::OBSERVE, 9)]));
-        let goes_on = matches!(scene.event(), Some(Event::Notification { number: Some(9), .. }));
+        let goes_on = matches!(scene.event(), Some(EndpointEvent::Notification { number: Some(9), .. }));
         assert_eq!(goes_on, !over, "{rest:02x?}");
     }
 }
@@ -808,7 +808,9 @@ fn the_same_observe_number_is_news_with_another_body() {
     for (id, text) in [(80, "20.5"), (81, "21.5"), (82, "21.5"), (83, "20.5"), (83, "20.5")] {
         scene.receive(notification(id, text));
         match scene.event() {
-            Some(Event::Notification { observation: of, number: Some(5), response, .. }) if of == observation => {
+            Some(EndpointEvent::Notification { observation: of, number: Some(5), response, .. })
+                if of == observation =>
+            {
                 scene.expect_verdict(DatagramOutcome::Notification);
                 told.push((id, response.payload));
             }
@@ -892,7 +894,7 @@ proptest! {
             scene.endpoint.handle_datagram(scene.now, scene.peer, &bytes);
             let mut verdicts = 0;
             while let Some(output) = scene.output() {
-                verdicts += usize::from(matches!(output, Output::Outcome(..)));
+                verdicts += usize::from(matches!(output, CoapOutput::Outcome(..)));
             }
             prop_assert_eq!(verdicts, 1);
         }

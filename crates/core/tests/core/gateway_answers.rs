@@ -2,7 +2,7 @@
 //! time. Cases from the field, and their neighbours.
 
 use lwm2m_core::coap::options::{format, number};
-use lwm2m_core::coap::{BlockError, Code, DatagramOutcome, DecodeError, Kind, Message, MessageId};
+use lwm2m_core::coap::{BlockError, Code, DatagramOutcome, Kind, Message, MessageDecodeError, MessageId};
 use lwm2m_core::gateway::report::{CommandOutcome, DropReason, NotificationOutcome, Report};
 use lwm2m_testkit::scene::{Scene, content, observe, outcome, peer, read, reply, text_reply};
 use serde_json::{Value, json};
@@ -109,8 +109,8 @@ fn a_notification_that_cannot_be_read_is_published_as_4_00() {
 #[test]
 fn a_confirmable_message_with_a_format_error_is_reset() {
     let cases = [
-        ("4d0220010031323334353637383930313233b27264", 0x2001, DecodeError::TokenLength),
-        ("40452002c0ff", 0x2002, DecodeError::EmptyPayload),
+        ("4d0220010031323334353637383930313233b27264", 0x2001, MessageDecodeError::TokenLength),
+        ("40452002c0ff", 0x2002, MessageDecodeError::EmptyPayload),
     ];
     let mut scene = Scene::registered();
     for (datagram, id, error) in cases {

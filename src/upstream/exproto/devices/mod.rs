@@ -405,7 +405,7 @@ impl ExProtoDevices {
         match self.protocol.announcements.received(now, &conn, bytes) {
             LineResult::Token(AnchorOwner::Device(device)) => self.announced(now, device, conn),
             LineResult::Token(AnchorOwner::Probe(node)) => self.probe_announced(node, conn),
-            LineResult::Stranger => {
+            LineResult::Unknown => {
                 self.counters().unknown_tokens.inc();
             }
             LineResult::Incomplete => {}

@@ -305,13 +305,13 @@ fn the_broker_may_tell_the_token_before_the_dial_is_known_to_have_succeeded() {
 }
 
 #[test]
-fn strangers_at_the_listener_are_counted_and_nothing_else() {
+fn unknown_connections_at_the_listener_are_counted_and_nothing_else() {
     let mut scene = ExProtoScene::new();
     scene.command_connect(ONE, "ep1");
     scene.expect_dial();
-    scene.socket_says("stranger", b"GET / HTTP/1.1\r\n\r\n");
-    scene.messages("stranger", &["a", "b"]);
-    scene.socket_closed("stranger", "{shutdown,kicked}");
+    scene.socket_says("other", b"GET / HTTP/1.1\r\n\r\n");
+    scene.messages("other", &["a", "b"]);
+    scene.socket_closed("other", "{shutdown,kicked}");
     scene.devices.heard(scene.now, ExProtoEvent::TimerTimeout);
     scene.expect_nothing();
     assert_eq!(scene.metrics.unknown_tokens.get(), 1);

@@ -15,7 +15,7 @@ pub use assembly::{Assembled, Assemblies};
 pub use concluded::{Concluded, LastBlock, Repeated};
 pub use download::{Begun, Download, Fetched};
 pub use slice::slice;
-pub use upload::{Sent, Upload, smaller_size};
+pub use upload::{Upload, UploadStep, smaller_size};
 
 use thiserror::Error;
 

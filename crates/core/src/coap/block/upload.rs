@@ -25,7 +25,7 @@ pub struct Upload {
 
 /// What a response to a block means.
 #[derive(Debug, PartialEq)]
-pub enum Sent {
+pub enum UploadStep {
     /// Send this one next.
     Next(Request),
     /// The response is the answer to the whole.
@@ -51,7 +51,7 @@ impl Upload {
     }
 
     /// What comes after this response to the block under way.
-    pub fn answered(&mut self, response: &Response) -> Result<Sent, BlockError> {
+    pub fn answered(&mut self, response: &Response) -> Result<UploadStep, BlockError> {
         let block = Block::of(&response.options, number::BLOCK1)?;
         let smaller = block.map(|block| block.size).filter(|size| *size < self.size);
         let last = self.end() == self.request.payload.len();
@@ -65,18 +65,18 @@ impl Upload {
             code if !last && (code == Code::CONTINUE || (code.is_success() && block.is_some())) => {
                 self.offset = self.end();
                 self.size = smaller.unwrap_or(self.size);
-                Ok(Sent::Next(self.block()))
+                Ok(UploadStep::Next(self.block()))
             }
             Code::CONTINUE => Err(BlockError::Unfinished),
             code if !last && code.is_success() => Err(BlockError::Unfinished),
-            _ => Ok(Sent::Answer),
+            _ => Ok(UploadStep::Answer),
         }
     }
 
-    fn begin_again(&mut self, smaller: Option<BlockSize>) -> Sent {
+    fn begin_again(&mut self, smaller: Option<BlockSize>) -> UploadStep {
         self.offset = 0;
         self.size = smaller.unwrap_or(self.size);
-        Sent::Next(self.block())
+        UploadStep::Next(self.block())
     }
 
     fn end(&self) -> usize {

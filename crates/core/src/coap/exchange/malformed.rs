@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use crate::coap::{Code, DatagramOutcome, DecodeError, DropReason, Failure, Header, Kind, Message};
+use crate::coap::{Code, DatagramOutcome, DropReason, Failure, Header, Kind, Message, MessageDecodeError};
 use lwm2m_base::Peer;
 
 use super::{ExchangeId, Exchanges};
@@ -22,7 +22,7 @@ impl Exchanges {
         &mut self,
         now: Instant,
         peer: Peer,
-        error: DecodeError,
+        error: MessageDecodeError,
         datagram: &[u8],
     ) -> DatagramOutcome {
         if let Some(header) = Header::of(datagram) {

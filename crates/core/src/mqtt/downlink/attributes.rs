@@ -7,22 +7,22 @@ use crate::lwm2m::number::Number;
 use super::error::{CommandError, MAX_QUERY_ITEM};
 
 /// Lists the attributes in the order in which they are sent.
-const ATTRIBUTES: [(&str, Kind); 10] = [
-    ("con", Kind::Switch),
-    ("edge", Kind::Switch),
-    ("epmax", Kind::Whole),
-    ("epmin", Kind::Whole),
-    ("gt", Kind::Decimal),
-    ("hqmax", Kind::Whole),
-    ("lt", Kind::Decimal),
-    ("pmax", Kind::Whole),
-    ("pmin", Kind::Whole),
-    ("st", Kind::Positive),
+const ATTRIBUTES: [(&str, AttributeKind); 10] = [
+    ("con", AttributeKind::Switch),
+    ("edge", AttributeKind::Switch),
+    ("epmax", AttributeKind::Whole),
+    ("epmin", AttributeKind::Whole),
+    ("gt", AttributeKind::Decimal),
+    ("hqmax", AttributeKind::Whole),
+    ("lt", AttributeKind::Decimal),
+    ("pmax", AttributeKind::Whole),
+    ("pmin", AttributeKind::Whole),
+    ("st", AttributeKind::Positive),
 ];
 
 /// Tells what the value of an attribute may be.
 #[derive(Clone, Copy)]
-enum Kind {
+enum AttributeKind {
     /// Is a whole number from 0.
     Whole,
     /// Is any number.
@@ -42,7 +42,7 @@ pub(super) fn items(data: &Map<String, Json>) -> Result<Vec<String>, CommandErro
     given.map(|(name, kind, value)| item(name, kind, value)).collect()
 }
 
-fn item(name: &'static str, kind: Kind, value: &Json) -> Result<String, CommandError> {
+fn item(name: &'static str, kind: AttributeKind, value: &Json) -> Result<String, CommandError> {
     let wrong = CommandError::Member { member: name, expected: kind.expected() };
     let number = match value {
         Json::String(text) if text.is_empty() => return Ok(name.to_owned()),
@@ -55,7 +55,7 @@ fn item(name: &'static str, kind: Kind, value: &Json) -> Result<String, CommandE
     if item.len() <= MAX_QUERY_ITEM { Ok(item) } else { Err(wrong) }
 }
 
-impl Kind {
+impl AttributeKind {
     const fn expected(self) -> &'static str {
         match self {
             Self::Whole => "a whole number from 0, or its text",

@@ -7,13 +7,13 @@ use crate::lwm2m::register::Registration;
 use super::Proven;
 
 /// Serializes `register` and `update`.
-pub(super) struct Report<'a> {
+pub(super) struct ReportMessage<'a> {
     pub msg_type: &'static str,
     pub registration: &'a Registration,
     pub proven: Proven<'a>,
 }
 
-impl Serialize for Report<'_> {
+impl Serialize for ReportMessage<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(2))?;
         map.serialize_entry("msgType", self.msg_type)?;
