@@ -66,7 +66,7 @@ pub struct BoundAddresses {
 pub async fn run(config: Config, embedded: bool) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    // A terminal that is closed ends a first try.
+    // With the embedded broker, SIGHUP ends the program, as when its terminal is closed; otherwise it reloads the files.
     let hangup = (!embedded).then(|| signal(SignalKind::hangup())).transpose()?;
     let format = config.log.format;
     let mut app = start(config, embedded).await?;
@@ -170,7 +170,7 @@ impl App {
     /// down.
     pub async fn stop(self) -> anyhow::Result<()> {
         self.serving.set(ConditionState::Down, "the program is about to end");
-        // The driver that is gone already tells why by its own result.
+        // The result of the driver, below, says why it ended.
         if self.stop.send(()).is_err() {
             warn!("the driver ended before the shutdown");
         }

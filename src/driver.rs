@@ -225,7 +225,7 @@ impl Driver {
             metrics.transport.datagrams_received.inc();
             gateway.handle_datagram(now, peer, datagram);
         });
-        // What the network says of an earlier datagram of ours; the device will be given up by its own deadlines.
+        // The error belongs to an earlier datagram of ours, such as an ICMP message. The device has deadlines of its own.
         match received {
             Ok(ReceiveBatch::Emptied) => {}
             Ok(ReceiveBatch::Full) => {
@@ -262,7 +262,7 @@ impl Driver {
             }
         };
         if asked_in_vain {
-            debug!("who asked the driver did not wait for the answer");
+            debug!("the answer to a request to the driver was not awaited");
         }
     }
 
@@ -303,7 +303,7 @@ impl Driver {
     }
 }
 
-/// Feeds the watchdog while the driver's task waits for what is being closed; that has a deadline of its own.
+/// Feeds the watchdog while the driver's task waits for the store and the link to close, which have a deadline.
 async fn feed_on(watchdog: Option<Watchdog>) {
     let Some(mut watchdog) = watchdog else { return pending().await };
     loop {

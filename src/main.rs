@@ -1,4 +1,4 @@
-//! The program. Everything is in the library, so that the tests and the benches reach it.
+//! The program. All code is in the library, so that tests and benches can use it.
 
 use std::process::ExitCode;
 

@@ -34,7 +34,7 @@ pub(super) struct ReadEntry<'a> {
     pub value: &'a SimulatedValue,
 }
 
-/// What a payload says of a resource or a resource instance.
+/// A statement of a payload about a resource or a resource instance.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct WrittenEntry {
     pub path: Path,
@@ -129,7 +129,7 @@ impl Formats {
     }
 }
 
-/// Whether a format can hold this value if it is a single one, or several values.
+/// Returns whether a format can hold this value if it is a single one, or several values.
 fn holds(format: u16, value: Option<&SimulatedValue>) -> bool {
     match format {
         format::TEXT | format::CBOR => value.is_some(),
@@ -221,7 +221,7 @@ fn senml_records(format: u16, payload: &[u8]) -> Result<Vec<SenmlRecord>, Code> 
     records.ok_or(Code::BAD_REQUEST)
 }
 
-/// The path that a name is, in exactly the form in which OMA LwM2M writes it: `/3/0/9`.
+/// Returns the path that a name is, in exactly the form in which OMA LwM2M writes it: `/3/0/9`.
 fn path_of(name: &str) -> Option<Path> {
     name.parse().ok().filter(|path: &Path| path.to_string() == name)
 }

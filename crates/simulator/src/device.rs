@@ -24,7 +24,7 @@ use super::value::SimulatedValue;
 #[derive(Debug)]
 pub struct SimulatedDevice {
     settings: SimulatedDeviceConfig,
-    /// As the server knows it, or will know it with the next Update.
+    /// The registration as the server knows it, or will know it with the next Update.
     lifetime: Duration,
     objects: Objects,
     formats: Formats,
@@ -45,7 +45,7 @@ pub enum SimulatedDeviceOutput {
     /// A datagram for the server.
     Transmit(Vec<u8>),
     Event(DeviceEvent),
-    /// Nothing left; [`SimulatedDevice::handle_timeout`] is due then.
+    /// No output is left. [`SimulatedDevice::handle_timeout`] is due at this time.
     Idle(Option<Instant>),
 }
 
@@ -76,7 +76,8 @@ pub enum DeviceEvent {
     Notified {
         paths: Vec<Path>,
     },
-    /// The server cancelled it, reset a notification or acknowledged none, or what it observed is gone.
+    /// The observation has ended: the server cancelled it, reset a notification or acknowledged none, or the observed path
+    /// no longer exists.
     ObservationEnded {
         paths: Vec<Path>,
     },
@@ -84,7 +85,7 @@ pub enum DeviceEvent {
     SendAnswered {
         code: Option<Code>,
     },
-    /// The server made it start again.
+    /// The server rebooted the device.
     Rebooted,
     /// The device is no longer registered.
     Stopped,
@@ -103,7 +104,7 @@ enum DeviceTimer {
 }
 
 impl SimulatedDevice {
-    /// A device that does nothing yet; `seed` decides its message ids, its tokens and its waiting times.
+    /// Returns a device that does nothing yet; `seed` decides its message ids, its tokens and its waiting times.
     pub fn new(settings: SimulatedDeviceConfig, seed: u64) -> Self {
         let mut objects = settings.objects.clone();
         let seconds = i64::try_from(settings.lifetime.as_secs()).unwrap_or(i64::MAX);
@@ -259,7 +260,7 @@ impl SimulatedDevice {
         self.state = RegistrationState::Updating(self.messages.send_request(now, request), location);
     }
 
-    /// The answer to a request of ours; none when it was reset or nothing came.
+    /// Takes the answer to a request of ours; none when it was reset or timed out.
     fn handle_response(&mut self, now: Instant, token: Token, response: Option<&Response>) {
         if self.is_send(token) {
             return self.send_answered(token, response);
@@ -313,7 +314,7 @@ impl SimulatedDevice {
         self.state = next;
     }
 
-    /// A new registration: the server has forgotten all that it observed.
+    /// Begins a new registration: the server has forgotten all that it observed.
     fn register_again(&mut self, now: Instant) {
         self.forget_observations();
         self.abandon_requests();
@@ -321,7 +322,7 @@ impl SimulatedDevice {
     }
 }
 
-/// The lifetime in the server object.
+/// Returns the lifetime in the server object.
 fn lifetime_path() -> Path {
     "/1/0/1".parse().expect("a path")
 }

@@ -15,7 +15,7 @@ const REMEMBERED: usize = 32;
 /// Notifications without confirmation that a reset may still answer.
 const RESETTABLE: usize = 16;
 
-/// Why a message was sent.
+/// The purpose of a sent message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MessagePurpose {
     /// A request of ours, with this token.
@@ -260,7 +260,7 @@ impl Messages {
         occurrence
     }
 
-    /// A response to a request of ours, in the acknowledgement or on its own.
+    /// Takes a response to a request of ours, in the acknowledgement or on its own.
     fn response(&mut self, message: Message) -> Option<Occurrence> {
         let at = self.awaited.iter().position(|awaited| *awaited == message.token)?;
         let token = self.awaited.swap_remove(at);
@@ -281,7 +281,7 @@ impl Messages {
         self.outbox.push_back(reply);
     }
 
-    /// Whether the message was here before; then its reply leaves once more.
+    /// Returns whether the message was here before; then its reply leaves once more.
     fn replay(&mut self, now: Instant, id: MessageId) -> bool {
         let lifetime = self.parameters.exchange_lifetime();
         self.seen.retain(|seen| now < seen.at + lifetime);

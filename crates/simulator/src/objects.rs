@@ -42,7 +42,7 @@ pub struct Objects {
 type Instance = BTreeMap<u16, SimulatedResource>;
 
 impl SimulatedResource {
-    /// The ids of its instances, if it may have several.
+    /// Returns the ids of its instances, if it may have several.
     pub(super) fn instance_ids(&self) -> impl Iterator<Item = u16> {
         let values = match self {
             SimulatedResource::Multiple(_, values) => Some(values),
@@ -132,7 +132,7 @@ impl Objects {
         self.objects.get(&object)?.get(&instance)?.get(&resource)
     }
 
-    /// The object list of a Register.
+    /// Returns the object list of a Register.
     pub(super) fn links(&self) -> String {
         let link = |object: &u16, instances: &BTreeMap<u16, Instance>| match instances.is_empty() {
             true => vec![format!("</{object}>")],
@@ -141,7 +141,7 @@ impl Objects {
         self.objects.iter().flat_map(|(object, instances)| link(object, instances)).collect::<Vec<_>>().join(",")
     }
 
-    /// Whether there is such an object, instance, resource or resource instance.
+    /// Returns whether there is such an object, instance, resource or resource instance.
     pub(super) fn contains(&self, path: Path) -> bool {
         let instances = path.object().and_then(|object| self.objects.get(&object));
         match *path.segments() {
@@ -153,7 +153,7 @@ impl Objects {
         }
     }
 
-    /// The path itself and all that is below it, down to paths of so many segments. Fails with 4.04.
+    /// Returns the path itself and all that is below it, down to paths of so many segments. Fails with 4.04.
     pub(super) fn paths_from(&self, path: Path, deepest: usize) -> Result<Vec<Path>, Code> {
         if !self.contains(path) {
             return Err(Code::NOT_FOUND);

@@ -90,7 +90,7 @@ impl Observations {
         self.by_token.get_mut(&token)
     }
 
-    /// The observations that a change at or below one of the paths, or above it, concerns.
+    /// Returns the observations that a change at or below one of the paths, or above it, concerns.
     pub fn concerned(&self, changed: &[Path]) -> Vec<Token> {
         let meets =
             |changed: &Path, observed: &Path| changed.is_at_or_below(observed) || observed.is_at_or_below(changed);
@@ -119,13 +119,13 @@ impl Observations {
         Ok(())
     }
 
-    /// The attributes of a path, as a link of Discover has them.
+    /// Returns the attributes of a path, as a link of Discover has them.
     pub fn link_attributes(&self, path: Path) -> String {
         let own = self.attributes.get(&path).into_iter().flatten();
         own.map(|(name, value)| format!(";{name}={value}")).collect()
     }
 
-    /// The shortest and the longest time between notifications of an observation: its own, or those written for its
+    /// Returns the shortest and the longest time between notifications of an observation: its own, or those written for its
     /// paths, or for what they are part of. Of several paths the shortest times count.
     pub fn periods(&self, observation: &ServedObservation) -> (Duration, Option<Duration>) {
         let seconds = |name| {
@@ -136,19 +136,19 @@ impl Observations {
         (pmin, seconds("pmax").filter(|pmax| *pmax >= pmin && !pmax.is_zero()))
     }
 
-    /// Whether the server asked for confirmable notifications (`con=1`) or for others (`con=0`).
+    /// Returns whether the server asked for confirmable notifications (`con=1`) or for others (`con=0`).
     pub fn confirmable(&self, observation: &ServedObservation) -> Option<bool> {
         self.in_force(observation, "con").map(|value| value == "1").max()
     }
 
-    /// The values of an attribute that hold for an observation.
+    /// Returns the values of an attribute that hold for an observation.
     fn in_force<'a>(&'a self, observation: &'a ServedObservation, name: &'a str) -> impl Iterator<Item = &'a str> {
         let own = observation.attributes.get(name).map(String::as_str);
         let written = observation.observed.paths().iter().filter_map(move |path| self.written(*path, name));
         own.into_iter().chain(written.filter(move |_| own.is_none()))
     }
 
-    /// The value that was written for a path, or else for the nearest path above it.
+    /// Returns the value that was written for a path, or else for the nearest path above it.
     fn written(&self, path: Path, name: &str) -> Option<&str> {
         let above = self.attributes.iter().filter(|(written, _)| path.is_at_or_below(written));
         let values = above.filter_map(|(written, attributes)| Some((written.len(), attributes.get(name)?)));
@@ -156,7 +156,7 @@ impl Observations {
     }
 }
 
-/// The attributes in the query of an Observe.
+/// Returns the attributes in the query of an Observe.
 pub(super) fn attributes_of(query: &[&str]) -> Result<Attributes, Code> {
     let items = query.iter().map(|item| attribute(item)).collect::<Result<Vec<_>, _>>()?;
     Ok(items.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect())

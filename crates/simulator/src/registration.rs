@@ -10,7 +10,7 @@ use lwm2m_core::lwm2m::path::Path;
 use super::objects::{Access, Objects, SimulatedResource};
 use super::value::SimulatedValue;
 
-/// When a refused device tries again, and the server did not say when: the default of Max-Age (RFC 7252 section 5.10.5).
+/// The time after which a refused device retries if the server did not say when: the default of Max-Age (RFC 7252 section 5.10.5).
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// The longest that a server can make the device wait.
@@ -60,7 +60,7 @@ pub struct Wave {
 }
 
 impl SimulatedDeviceConfig {
-    /// A device of LwM2M 1.0 with the default objects, whose temperature goes from 18 to 24 degrees and back in a minute.
+    /// Returns a device of LwM2M 1.0 with the default objects, whose temperature goes from 18 to 24 degrees and back in a minute.
     pub fn new(endpoint: impl Into<String>) -> Self {
         let temperature = "/3303/0/5700".parse().expect("a path");
         Self {
@@ -80,7 +80,7 @@ impl SimulatedDeviceConfig {
         }
     }
 
-    /// The same device with another version of LwM2M. From 1.1 on the server can mute its Send (resource 23 of the
+    /// Returns the same device with another version of LwM2M. From 1.1 on the server can mute its Send (resource 23 of the
     /// server object).
     pub fn of_version(endpoint: impl Into<String>, version: SimulatedVersion) -> Self {
         let mut settings = Self { version, ..Self::new(endpoint) };
@@ -92,7 +92,7 @@ impl SimulatedDeviceConfig {
     }
 }
 
-/// As the query of Register has it: `1.1`.
+/// Writes the version as in the query of a Register: `1.1`.
 impl fmt::Display for SimulatedVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -104,7 +104,7 @@ impl fmt::Display for SimulatedVersion {
 }
 
 impl Wave {
-    /// The value so long after the start, to a tenth.
+    /// Returns the value at this time after the start, to a tenth.
     pub(super) fn value(&self, elapsed: Duration) -> f64 {
         let turns = elapsed.as_secs_f64() / self.period.as_secs_f64().max(1.0);
         let value = self.mean + self.amplitude * (turns * std::f64::consts::TAU).sin();
@@ -149,7 +149,7 @@ pub(super) fn register(settings: &SimulatedDeviceConfig, lifetime: Duration, obj
     request
 }
 
-/// The object list, with the root link before it if the device announces formats (OMA LwM2M Core 1.1 section 6.2.1).
+/// Returns the object list, with the root link before it if the device announces formats (OMA LwM2M Core 1.1 section 6.2.1).
 fn object_list(settings: &SimulatedDeviceConfig, objects: &Objects) -> Vec<u8> {
     let formats: Vec<String> = settings.announced_formats.iter().map(u16::to_string).collect();
     let root = match formats.as_slice() {
@@ -160,7 +160,7 @@ fn object_list(settings: &SimulatedDeviceConfig, objects: &Objects) -> Vec<u8> {
     (root + &objects.links()).into_bytes()
 }
 
-/// An Update that says what is new: the lifetime, the object list.
+/// Returns an Update that says what is new: the lifetime, the object list.
 pub(super) fn update(
     settings: &SimulatedDeviceConfig,
     location: &LocationPath,
@@ -186,13 +186,13 @@ pub(super) fn location(response: &Response) -> LocationPath {
     response.options.all(number::LOCATION_PATH).map(<[u8]>::to_vec).collect()
 }
 
-/// When to try again after this answer.
+/// Returns when to try again after this answer.
 pub(super) fn retry_after(response: Option<&Response>) -> Duration {
     let max_age = response.and_then(|response| response.options.uint(number::MAX_AGE).ok().flatten());
     max_age.map_or(RETRY_AFTER, |seconds| Duration::from_secs(seconds.into())).min(LONGEST_RETRY)
 }
 
-/// When to send an Update: early enough that all its retransmissions fit into the lifetime, where it is that long.
+/// Returns when to send an Update: early enough that all its retransmissions fit into the lifetime, where it is that long.
 pub(super) fn update_after(lifetime: Duration, parameters: &Parameters) -> Duration {
     lifetime.saturating_sub(parameters.max_transmit_wait()).max(lifetime / 2)
 }

@@ -107,7 +107,7 @@ impl SimulatedValue {
         }
     }
 
-    /// A value of this one's type from its text form; `None` when the text is not of the type.
+    /// Returns a value of this one's type from its text form; `None` when the text is not of the type.
     pub(super) fn same_type_from_text(&self, text: &str) -> Option<SimulatedValue> {
         match self {
             SimulatedValue::String(_) => Some(SimulatedValue::String(text.to_owned())),
@@ -128,7 +128,7 @@ impl SimulatedValue {
         }
     }
 
-    /// A value of this one's type from its bytes in TLV; `None` when they are not of the type.
+    /// Returns a value of this one's type from its bytes in TLV; `None` when they are not of the type.
     pub(super) fn same_type_from_bytes(&self, bytes: &[u8]) -> Option<SimulatedValue> {
         match self {
             SimulatedValue::String(_) => String::from_utf8(bytes.to_vec()).ok().map(SimulatedValue::String),
@@ -157,7 +157,7 @@ impl From<&str> for SimulatedValue {
     }
 }
 
-/// The shortest of 1, 2, 4 and 8 bytes that holds the number.
+/// Returns the shortest of 1, 2, 4 and 8 bytes that holds the number.
 fn shortest(number: i64) -> Vec<u8> {
     if let Ok(small) = i8::try_from(number) {
         small.to_be_bytes().to_vec()

@@ -1,4 +1,4 @@
-//! Datagrams of strangers, and records of a store that is not what it was.
+//! Datagrams of unknown peers, and records of a store that is not what it was.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
 #![no_main]
-//! The whole core under random events: datagrams of strangers and of devices, whatever the broker says, and time.
+//! The whole core under random events: datagrams of unknown peers and of devices, whatever the broker says, and time.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};

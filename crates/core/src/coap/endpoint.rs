@@ -32,17 +32,18 @@ use super::{
 /// An event of the endpoint for its owner: whole requests, responses and notifications.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndpointEvent {
-    /// Has to be answered with [`Endpoint::respond`].
+    /// A peer sent a request. The owner answers it with [`Endpoint::respond`].
     Request {
         id: RequestId,
         peer: Peer,
         request: Request,
     },
-    /// The peer has the request and will answer later. Told once for each request, whatever its number of blocks.
+    /// The peer has received the request and will answer later. This comes once for each request, whatever its number of
+    /// blocks.
     Acknowledged {
         exchange: ExchangeId,
     },
-    /// The final answer. `observing` has the Observe number when the exchange lives on as an observation.
+    /// The final answer has come. `observing` has the Observe number when the exchange lives on as an observation.
     Response {
         exchange: ExchangeId,
         response: Response,
@@ -59,8 +60,8 @@ pub enum EndpointEvent {
         exchange: ExchangeId,
         error: Failure,
     },
-    /// Without a number, or with an error code, it was the last one: the observation is over. What is `owed` has to be
-    /// given to [`Endpoint::acknowledge`].
+    /// A notification has come. One without a number, or with an error code, ends the observation. If it has an `owed`
+    /// acknowledgement, the owner sends that with [`Endpoint::acknowledge`].
     Notification {
         observation: ExchangeId,
         number: Option<u32>,
@@ -72,14 +73,14 @@ pub enum EndpointEvent {
         observation: ExchangeId,
         number: Option<u32>,
         error: Failure,
-        /// It was the last one.
+        /// Whether it ends the observation.
         over: bool,
     },
     /// A newer notification came before the body of this one was fetched.
     NotificationSuperseded {
         observation: ExchangeId,
     },
-    /// A peer's body was not taken; it was told by the answer.
+    /// A body of a peer was refused. The answer to the peer has the reason.
     BodyRefused {
         peer: Peer,
         error: BlockError,
@@ -91,15 +92,15 @@ pub struct Endpoint {
     exchanges: Exchanges,
     block_size: BlockSize,
     body_limit: usize,
-    /// What all bodies may have together that come in blocks.
+    /// Limits the bytes of all bodies that are transferred in blocks.
     block_transfer_bytes: usize,
     transfers: Transfers,
-    /// Which transfer an exchange is a step of.
+    /// Maps the exchange of one block to the transfer that it is a step of.
     steps: HashMap<ExchangeId, ExchangeId>,
     observations: HashMap<ExchangeId, EndpointObservation>,
     assemblies: Assemblies,
     concluded: Concluded,
-    /// The blocks that requests of peers came with, for the answers to them.
+    /// The Block options of requests that are not answered yet.
     requested: HashMap<RequestId, RequestedBlocks>,
     events: VecDeque<EndpointEvent>,
 }
@@ -111,10 +112,10 @@ struct EndpointObservation {
     peer: Peer,
     request: Request,
     fetching: Option<ExchangeId>,
-    /// The first answer is told.
+    /// Whether the owner has received the first answer.
     told: bool,
     waiting: VecDeque<WaitingNotification>,
-    /// How many notifications in a row were superseded.
+    /// Counts the notifications that were superseded in a row.
     superseded: u32,
 }
 
@@ -123,7 +124,7 @@ struct WaitingNotification {
     number: Option<u32>,
     received: Result<Response, Failure>,
     owed: Option<Acknowledge>,
-    /// It is the last word of the device.
+    /// Whether it ends the observation.
     over: bool,
 }
 
@@ -137,7 +138,7 @@ struct RequestedBlocks {
 impl Endpoint {
     /// Notifications of one observation that wait while the body of an earlier one is fetched.
     const WAITING_NOTIFICATIONS: usize = 32;
-    /// After so many superseded notifications in a row it is told that no body can be fetched.
+    /// Number of superseded notifications in a row after which the owner is told that no body can be fetched.
     const SUPERSEDED_UNTOLD: u32 = 8;
 
     /// `seed` is where message ids, tokens and the random factor come from.
@@ -175,12 +176,12 @@ impl Endpoint {
         self.follow(now);
     }
 
-    /// Whether this message came before, and is remembered.
+    /// Returns whether this message is a duplicate of a remembered one.
     pub fn is_duplicate(&self, now: Instant, peer: Peer, id: MessageId, datagram: &[u8]) -> bool {
         self.exchanges.is_duplicate(now, peer, id, datagram)
     }
 
-    /// Whether a request of ours with this token waits for the answer of this peer.
+    /// Returns whether a request of ours with this token waits for the answer of this peer.
     pub fn awaits(&self, peer: Peer, token: Token) -> bool {
         self.exchanges.awaits(peer, token)
     }
@@ -239,7 +240,7 @@ impl Endpoint {
         Some(id)
     }
 
-    /// The token of an observation, and its newest notification: what [`Endpoint::restore_observation`] needs.
+    /// Returns the token of an observation and the freshness of its newest notification: [`Endpoint::restore_observation`] needs.
     pub fn observation(&self, id: ExchangeId) -> Option<(Token, Freshness)> {
         self.exchanges.observation(id)
     }
@@ -258,18 +259,18 @@ impl Endpoint {
         id
     }
 
-    /// Answers a request of a peer. A request that is not known any more is answered by nothing.
+    /// Answers a request of a peer. Nothing is sent if the request is no longer known.
     pub fn respond(&mut self, now: Instant, id: RequestId, response: Response) {
         self.respond_by(now, id, response, Exchanges::respond);
     }
 
-    /// The same, but that a response that is no acknowledgement is not repeated: for a peer that nobody knows, and whose
-    /// address may be another one's.
+    /// Answers like [`Endpoint::respond`], but a response that is no acknowledgement is not retransmitted: the peer is
+    /// unknown, and its address may be forged.
     pub fn respond_once(&mut self, now: Instant, id: RequestId, response: Response) {
         self.respond_by(now, id, response, Exchanges::respond_once);
     }
 
-    /// How full the tables are.
+    /// Counts the entries of the tables.
     pub fn table_sizes(&self) -> CoapTableSizes {
         let waiting = self.observations.values().map(|observation| observation.waiting.len());
         let exchanges = self.exchanges.table_sizes();
@@ -285,7 +286,7 @@ impl Endpoint {
         }
     }
 
-    /// Whether a request of ours, or the body of a notification, is under way.
+    /// Returns whether a request of ours, or the body of a notification, is in transfer.
     pub fn is_transferring(&self) -> bool {
         !self.transfers.is_empty()
     }
@@ -305,7 +306,7 @@ impl Endpoint {
         self.drop_orphans(now);
     }
 
-    /// The part of the response that the request asked for.
+    /// Returns the block of the response that the request asked for.
     fn sliced(&mut self, id: RequestId, response: Response) -> Response {
         let requested = self.requested.remove(&id);
         let mut response = slice(response, requested.and_then(|requested| requested.block2), self.block_size);
@@ -320,7 +321,7 @@ impl Endpoint {
         self.exchanges.acknowledge_owed(owed);
     }
 
-    /// The device of these exchanges and observations has another address now; what is under way is sent there.
+    /// Moves these exchanges and observations to another address of their device. Requests in flight are sent there.
     pub fn readdress(&mut self, now: Instant, ids: impl IntoIterator<Item = ExchangeId>, to: Peer) {
         for id in ids {
             let fetching = self.observations.get_mut(&id).and_then(|observation| {
@@ -638,7 +639,8 @@ impl Endpoint {
         }
     }
 
-    /// A newer notification is there, which an application can do with. But it is told when that happens again and again.
+    /// Reports a notification that a newer one has superseded. If that happens many times in a row it is reported as failed,
+    /// since applications then see no value at all.
     fn superseded(&mut self, id: ExchangeId, number: Option<u32>, owed: Option<Acknowledge>) {
         self.give(owed);
         let Some(observation) = self.observations.get_mut(&id) else { return };
@@ -663,7 +665,7 @@ impl Endpoint {
         }
     }
 
-    /// A notification that comes to nothing is acknowledged all the same: its repetition would bring nothing else.
+    /// Acknowledges a notification that was not delivered: its retransmission could not be delivered either.
     fn give(&mut self, owed: Option<Acknowledge>) {
         if let Some(owed) = owed {
             self.exchanges.acknowledge_owed(owed);
@@ -734,7 +736,7 @@ impl Endpoint {
 }
 
 impl EndpointObservation {
-    /// One whose first answer is not told.
+    /// Creates an observation whose first answer the owner has not received yet.
     fn new(peer: Peer, request: Request) -> Self {
         Self { peer, request, fetching: None, told: false, waiting: VecDeque::new(), superseded: 0 }
     }

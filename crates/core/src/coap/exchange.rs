@@ -68,18 +68,18 @@ pub enum CoapOutput {
 /// An event of single messages, for the block-wise transfer above them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExchangeEvent {
-    /// Has to be answered with [`Exchanges::respond`].
+    /// A peer sent a request. The owner answers it with [`Exchanges::respond`].
     Request {
         id: RequestId,
         peer: Peer,
         class: PeerClass,
         request: Request,
     },
-    /// The peer has the request and will answer later.
+    /// The peer has received the request and will answer later.
     Acknowledged {
         exchange: ExchangeId,
     },
-    /// The final answer. `observing` has the Observe number when the exchange lives on as an observation.
+    /// The final answer has come. `observing` has the Observe number when the exchange lives on as an observation.
     Response {
         exchange: ExchangeId,
         response: Response,
@@ -96,7 +96,7 @@ pub enum ExchangeEvent {
         exchange: ExchangeId,
         error: Failure,
     },
-    /// Without a number, or with an error code, it was the last one: the observation is over.
+    /// A notification has come. One without a number, or with an error code, ends the observation.
     Notification {
         observation: ExchangeId,
         number: Option<u32>,
@@ -163,7 +163,7 @@ struct ExchangeObservation {
     freshness: Freshness,
 }
 
-/// Whom a token belongs to. An Observe 1 has the token of the observation that it ends.
+/// The exchange and the observation that a token belongs to. A request with Observe 1 has the token of the observation that it ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Expected {
     exchange: Option<ExchangeId>,
@@ -244,7 +244,7 @@ impl Exchanges {
         self.message_ids.handle_timeout(now);
     }
 
-    /// How full the tables are.
+    /// Counts the entries of the tables.
     pub fn table_sizes(&self) -> CoapTableSizes {
         CoapTableSizes {
             exchanges: self.exchanges.len(),
@@ -314,12 +314,12 @@ impl Exchanges {
         id
     }
 
-    /// Answers a request of a peer. A request that is not known any more is answered by nothing.
+    /// Answers a request of a peer. Nothing is sent if the request is no longer known.
     pub fn respond(&mut self, now: Instant, id: RequestId, response: Response) {
         self.respond_as(now, id, response, Kind::Confirmable);
     }
 
-    /// The same, but that a separate response is sent once only: for a peer whose address may be another one's.
+    /// Answers like [`Exchanges::respond`], but a separate response is sent only once: the address of the peer may be forged.
     pub fn respond_once(&mut self, now: Instant, id: RequestId, response: Response) {
         self.respond_as(now, id, response, Kind::NonConfirmable);
     }
@@ -348,12 +348,12 @@ impl Exchanges {
         self.transmit(peer, datagram);
     }
 
-    /// Gives a peer the acknowledgement that it waits for.
+    /// Sends a peer the acknowledgement that it waits for.
     pub fn acknowledge_owed(&mut self, owed: Acknowledge) {
         self.acknowledge(owed.peer, owed.id, Kind::Confirmable);
     }
 
-    /// The device of these exchanges and observations has another address now; what is under way is sent there.
+    /// Moves these exchanges and observations to another address of their device. Requests in flight are sent there.
     pub fn readdress(&mut self, now: Instant, ids: impl IntoIterator<Item = ExchangeId>, to: Peer) {
         for id in ids {
             if let Some(exchange) = self.exchanges.get_mut(&id) {
@@ -381,17 +381,17 @@ impl Exchanges {
         }
     }
 
-    /// Whether this message came before, and is remembered.
+    /// Returns whether this message is a duplicate of a remembered one.
     pub fn is_duplicate(&self, now: Instant, peer: Peer, id: MessageId, datagram: &[u8]) -> bool {
         self.dedup.duplicate(now, peer, id, datagram).is_some()
     }
 
-    /// Whether a request of ours with this token waits for the answer of this peer.
+    /// Returns whether a request of ours with this token waits for the answer of this peer.
     pub fn awaits(&self, peer: Peer, token: Token) -> bool {
         self.tokens.get(&(peer, token)).is_some_and(|expected| expected.exchange.is_some())
     }
 
-    /// Answers a request at once, and keeps nothing of it: its duplicate will be looked at anew.
+    /// Answers a request at once, and keeps nothing of it: a duplicate is handled like a new request.
     pub fn refuse(&mut self, peer: Peer, request: &Message, response: Response) {
         let (kind, id) = match request.kind {
             Kind::Confirmable => (Kind::Acknowledgement, request.id),

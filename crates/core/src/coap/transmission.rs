@@ -18,7 +18,7 @@ use lwm2m_base::Peer;
 
 use super::{ExchangeId, MessageId, Parameters};
 
-/// For whom a message is on its way.
+/// The peer that a message was sent to, and its message id.
 pub type Key = (Peer, MessageId);
 
 /// What a confirmable message was sent for.
@@ -43,7 +43,7 @@ struct Transmission {
     sent: SentMessage,
     timeout: Duration,
     retransmissions: u8,
-    /// It has not left for this address yet.
+    /// Whether it has not been sent to this address yet.
     due: bool,
 }
 
@@ -72,12 +72,12 @@ pub enum Persistence {
     WithinTransfer,
 }
 
-/// What a deadline brought.
+/// The consequence of an expired deadline.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Expired {
-    /// Send these bytes once more.
+    /// These bytes have to be sent once more.
     Retransmit(Peer, Vec<u8>),
-    /// Nobody answered all of them.
+    /// The peer answered none of the transmissions.
     GivenUp(Owner),
 }
 
@@ -123,7 +123,7 @@ impl Transmissions {
         self.take(key).map(|(owner, _)| owner)
     }
 
-    /// The same, and gives the message.
+    /// Ends a transmission like [`Transmissions::end`], and returns the message.
     pub fn take(&mut self, key: Key) -> Option<(Owner, SentMessage)> {
         self.deadlines.cancel(key);
         self.waiting.remove(&key).map(|transmission| (transmission.owner, transmission.sent))

@@ -1,8 +1,8 @@
 //! The only place where coap, lwm2m, registry and mqtt meet: devices' datagrams and the broker's events in, datagrams and
 //! commands to the broker out.
 //!
-//! [`Gateway`] has the doors. Behind them each part owns its state, and is given what all share, the [`context`], with each
-//! event:
+//! [`Gateway`] has the entry points. Each part behind them owns its state, and gets the state that all parts share, the
+//! [`context`], with each event:
 //!
 //! ```text
 //! Gateway
@@ -96,7 +96,7 @@ pub enum Output {
 ///
 /// # Kinds of methods
 ///
-/// - Four doors take what happens outside: [`handle_datagram`](Self::handle_datagram) what a device sent,
+/// - Four entry points take what happens outside: [`handle_datagram`](Self::handle_datagram) what a device sent,
 ///   [`handle_broker`](Self::handle_broker) what the broker's side did, [`handle_timeout`](Self::handle_timeout) that time
 ///   has passed, and [`handle_key`](Self::handle_key) the key that a DTLS handshake asked for.
 /// - [`poll_output`](Self::poll_output) returns what the shell has to do, one thing at a time.
@@ -135,7 +135,7 @@ pub struct Gateway {
     registrations: Registrations,
 }
 
-/// The four doors, and the way out.
+/// Entry points and outputs.
 impl Gateway {
     /// Takes a datagram that came from this peer: a CoAP message, or DTLS records if its socket speaks DTLS. Exactly one
     /// [`Report::Datagram`], or one DTLS report, tells what became of it.
@@ -198,7 +198,7 @@ impl Gateway {
         self
     }
 
-    /// Compares the clocks anew: `unix_time` is the wall clock at `now`. An operator may have set it since.
+    /// Sets the wall clock time at `now`. The shell calls this now and then, since an operator may set the wall clock.
     pub fn set_unix_time(&mut self, now: Instant, unix_time: Duration) {
         self.context.wall_clock = WallClock::new(now, unix_time);
     }
@@ -208,7 +208,7 @@ impl Gateway {
         self.context.model = model;
     }
 
-    /// Replaces the limits. Devices, commands and observations beyond the new limits stay.
+    /// Replaces the limits. Devices, commands and observations beyond the new limits are kept.
     pub fn set_limits(&mut self, mut limits: Limits) {
         let settings = &mut self.context.settings;
         // The requests of registered devices keep their room: that of the endpoint is as it was at the start.
@@ -225,7 +225,7 @@ impl Gateway {
         }
     }
 
-    /// Forgets the keys of devices that were looked up: they may have changed.
+    /// Clears the cache of the keys of devices: they may have changed.
     pub fn forget_keys(&mut self) {
         if let Some(dtls) = &mut self.context.dtls {
             dtls.server.forget_keys();
@@ -244,7 +244,7 @@ impl Gateway {
     }
 }
 
-/// What outlives the process, and its end.
+/// Persistence and shutdown.
 impl Gateway {
     /// Restores the devices of an earlier process. From now on the changes of all devices are kept for
     /// [`Gateway::take_changes`]; a gateway that is never restored, be it with no records, keeps none.
@@ -320,7 +320,7 @@ impl Gateway {
         self.context.flush_coap();
     }
 
-    /// Whether nothing is in flight any more, after [`Gateway::drain`].
+    /// Returns whether no request and no body is in transfer, after [`Gateway::drain`].
     pub fn is_drained(&self) -> bool {
         self.context.draining && !self.context.coap.is_transferring()
     }
@@ -334,7 +334,7 @@ impl Gateway {
     }
 }
 
-/// What is counted.
+/// Gauges.
 impl Gateway {
     /// Counts the entries of all tables; it looks at every device.
     pub fn table_sizes(&self) -> TableSizes {
@@ -350,18 +350,18 @@ impl Gateway {
         self.context.associations()
     }
 
-    /// How many devices there may be.
+    /// Returns the maximum number of devices.
     pub fn devices_limit(&self) -> usize {
         self.context.settings.limits.devices
     }
 
-    /// How many bytes of commands there may be before none may wait.
+    /// Returns the maximum number of bytes of the commands of all devices (`limits.pending_command_bytes_total`).
     pub fn command_bytes_limit(&self) -> usize {
         self.context.settings.limits.pending_command_bytes_total
     }
 }
 
-/// The wiring: what one part has to say to another.
+/// Delivers the events of one part to another.
 impl Gateway {
     /// Handles a message of a peer: a datagram, or what a DTLS record held.
     fn handle_message(&mut self, peer: Peer, datagram: &[u8]) {

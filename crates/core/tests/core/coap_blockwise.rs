@@ -902,8 +902,8 @@ fn repeated_last_blocks_leave_nothing_behind() {
     assert_eq!(scene.endpoint.table_sizes(), CoapTableSizes::default());
 }
 
-/// The first block of a body of a stranger; what it is answered with.
-fn strangers_block(scene: &mut Scene, from: Peer, number: u32) -> Code {
+/// The first block of a body of an unregistered peer; what it is answered with.
+fn unregistered_block(scene: &mut Scene, from: Peer, number: u32) -> Code {
     let options = [(number::BLOCK1, block(number, true, 16))];
     let first = message(Kind::Confirmable, Code::POST, MessageId(number as u16), Token::EMPTY, &options, &body(16));
     let datagram = first.encode();
@@ -911,30 +911,30 @@ fn strangers_block(scene: &mut Scene, from: Peer, number: u32) -> Code {
     scene.sent().code
 }
 
-fn stranger(address: u32, port: u16) -> Peer {
+fn unregistered(address: u32, port: u16) -> Peer {
     let [_, b, c, d] = address.to_be_bytes();
     Peer::udp(0, SocketAddr::from(([10, b, c, d], port)))
 }
 
 #[test]
-fn bodies_of_strangers_take_no_room_of_others_and_the_oldest_goes() {
+fn bodies_of_unregistered_peers_take_no_room_of_others_and_the_oldest_goes() {
     let mut scene = Scene::with(Parameters { block_uploads: 200, ..Parameters::default() });
-    let over_dtls = Peer { association: Some(AssociationId(7)), ..stranger(1, 1) };
-    assert_eq!(strangers_block(&mut scene, over_dtls, 0), Code::CONTINUE);
+    let over_dtls = Peer { association: Some(AssociationId(7)), ..unregistered(1, 1) };
+    assert_eq!(unregistered_block(&mut scene, over_dtls, 0), Code::CONTINUE);
     // One that went on stays while there are others that did not.
-    let going_on = stranger(2, 1);
-    assert_eq!(strangers_block(&mut scene, going_on, 0), Code::CONTINUE);
-    assert_eq!(strangers_block(&mut scene, going_on, 1), Code::CONTINUE);
+    let going_on = unregistered(2, 1);
+    assert_eq!(unregistered_block(&mut scene, going_on, 0), Code::CONTINUE);
+    assert_eq!(unregistered_block(&mut scene, going_on, 1), Code::CONTINUE);
     for number in 0..510 {
-        assert_eq!(strangers_block(&mut scene, stranger(1000 + number, 1), 0), Code::CONTINUE);
+        assert_eq!(unregistered_block(&mut scene, unregistered(1000 + number, 1), 0), Code::CONTINUE);
     }
     let evicted = std::iter::from_fn(|| scene.event())
         .filter(|event| matches!(event, EndpointEvent::BodyRefused { error: BlockError::Evicted, .. }));
     assert_eq!(evicted.count(), 510 - 99);
     assert_eq!(scene.endpoint.table_sizes().assemblies, 101, "half of the room, and the one over DTLS");
-    assert_eq!(strangers_block(&mut scene, over_dtls, 1), Code::CONTINUE);
-    assert_eq!(strangers_block(&mut scene, going_on, 2), Code::CONTINUE);
-    assert_eq!(strangers_block(&mut scene, stranger(1000, 1), 1), Code::REQUEST_ENTITY_INCOMPLETE);
+    assert_eq!(unregistered_block(&mut scene, over_dtls, 1), Code::CONTINUE);
+    assert_eq!(unregistered_block(&mut scene, going_on, 2), Code::CONTINUE);
+    assert_eq!(unregistered_block(&mut scene, unregistered(1000, 1), 1), Code::REQUEST_ENTITY_INCOMPLETE);
     // Those that are known have all of their room.
     for host in 1..=200 {
         let options = [(number::BLOCK1, block(0, true, 16))];
@@ -944,38 +944,42 @@ fn bodies_of_strangers_take_no_room_of_others_and_the_oldest_goes() {
     }
     scene.now += Duration::from_secs(31);
     scene.endpoint.handle_timeout(scene.now);
-    assert_eq!(scene.endpoint.table_sizes().assemblies, 200, "strangers have seconds");
+    assert_eq!(scene.endpoint.table_sizes().assemblies, 200, "unregistered peers have seconds");
 }
 
 #[test]
 fn an_address_may_have_what_nobody_else_wants_and_its_share_beyond_half() {
     let mut scene = Scene::with(Parameters { block_uploads: 200, ..Parameters::default() });
     for port in 1..=60 {
-        assert_eq!(strangers_block(&mut scene, stranger(1, port), 0), Code::CONTINUE);
+        assert_eq!(unregistered_block(&mut scene, unregistered(1, port), 0), Code::CONTINUE);
     }
     // Half of a hundred is there: each further one of this address replaces one of its own.
     assert_eq!(scene.endpoint.table_sizes().assemblies, 50);
     for number in 0..50 {
-        assert_eq!(strangers_block(&mut scene, stranger(1000 + number, 1), 0), Code::CONTINUE);
+        assert_eq!(unregistered_block(&mut scene, unregistered(1000 + number, 1), 0), Code::CONTINUE);
     }
     assert_eq!(scene.endpoint.table_sizes().assemblies, 100);
     for port in 100..200 {
-        assert_eq!(strangers_block(&mut scene, stranger(1, port), 0), Code::CONTINUE);
+        assert_eq!(unregistered_block(&mut scene, unregistered(1, port), 0), Code::CONTINUE);
     }
     for number in 0..50 {
-        assert_eq!(strangers_block(&mut scene, stranger(1000 + number, 1), 1), Code::CONTINUE, "others keep theirs");
+        assert_eq!(
+            unregistered_block(&mut scene, unregistered(1000 + number, 1), 1),
+            Code::CONTINUE,
+            "others keep theirs"
+        );
     }
 }
 
 #[test]
-fn bodies_of_strangers_give_way_to_what_was_asked_for() {
+fn bodies_of_unregistered_peers_give_way_to_what_was_asked_for() {
     let parameters = Parameters { block_transfer_bytes: 4096, received_body_size: 4096, ..Parameters::default() };
     let mut scene = Scene::with(parameters);
     for number in 0..40 {
-        strangers_block(&mut scene, stranger(number, 1), 0);
+        unregistered_block(&mut scene, unregistered(number, 1), 0);
     }
-    let of_strangers = scene.endpoint.table_sizes().block_transfer_bytes;
-    assert_eq!(of_strangers, 512, "an eighth of all");
+    let of_unregistered = scene.endpoint.table_sizes().block_transfer_bytes;
+    assert_eq!(of_unregistered, 512, "an eighth of all");
     scene.send(Request::new(Code::GET));
     for number in 0..4 {
         let sent = scene.sent();

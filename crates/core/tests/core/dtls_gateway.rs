@@ -178,16 +178,15 @@ impl Scene {
                     self.gateway.handle_key(self.now, &identity, answer);
                 }
                 Output::Broker(
-                    BrokerCommand::Connect { registration: device, .. }
-                    | BrokerCommand::Resume { registration: device, .. },
+                    BrokerCommand::Connect { registration, .. } | BrokerCommand::Resume { registration, .. },
                 ) => {
-                    self.connected = Some(device);
-                    self.gateway.handle_broker(self.now, BrokerEvent::Connected { registration: device });
+                    self.connected = Some(registration);
+                    self.gateway.handle_broker(self.now, BrokerEvent::Connected { registration });
                 }
-                Output::Broker(BrokerCommand::Publish { registration: device, publication }) => {
+                Output::Broker(BrokerCommand::Publish { registration, publication }) => {
                     self.published.push(serde_json::from_slice(&publication.payload).expect("JSON"));
                     if let Some(ticket) = publication.ticket {
-                        self.gateway.handle_broker(self.now, BrokerEvent::Published { registration: device, ticket });
+                        self.gateway.handle_broker(self.now, BrokerEvent::Published { registration, ticket });
                     }
                 }
                 Output::Broker(BrokerCommand::Disconnect { .. } | BrokerCommand::SetLifetime { .. }) => {}
@@ -199,11 +198,11 @@ impl Scene {
 
     /// Publishes a command, and waits for a minute.
     fn command(&mut self, command: Value) {
-        let device = self.connected.expect("it is registered");
+        let registration = self.connected.expect("it is registered");
         let (topic, payload) = ("dn".to_owned(), command.to_string().into_bytes());
         self.gateway.handle_broker(
             self.now,
-            BrokerEvent::Message { registration: device, topic, payload, properties: MessageProperties::default() },
+            BrokerEvent::Message { registration, topic, payload, properties: MessageProperties::default() },
         );
         self.run_for(Duration::from_secs(60));
     }
@@ -417,7 +416,7 @@ fn a_flood_of_registers_in_blocks_over_plain_udp_keeps_no_dtls_device_from_its_o
         scene.begin_registers_over_plain_udp(0);
         scene.client.send(&register_in_blocks(ENDPOINT, false));
         scene.run_for(Duration::from_secs(1));
-        assert_eq!(scene.gateway.table_sizes().coap.assemblies, STRANGERS_BODIES + 1);
+        assert_eq!(scene.gateway.table_sizes().coap.assemblies, BODIES_OF_UNREGISTERED_PEERS + 1);
         scene.begin_registers_over_plain_udp(1);
         assert_eq!(scene.connected, None);
         scene.client.send(&register_in_blocks(ENDPOINT, true));
@@ -425,17 +424,17 @@ fn a_flood_of_registers_in_blocks_over_plain_udp_keeps_no_dtls_device_from_its_o
 
         assert!(scene.connected.is_some(), "{:?}", scene.reports);
         assert_eq!(scene.reported("register"), 1);
-        assert_eq!(scene.gateway.table_sizes().coap.assemblies, STRANGERS_BODIES);
+        assert_eq!(scene.gateway.table_sizes().coap.assemblies, BODIES_OF_UNREGISTERED_PEERS);
     }
 }
 
-/// The bodies that strangers may have under way over plain UDP, by default.
-const STRANGERS_BODIES: usize = 500;
+/// The bodies in transfer that unregistered peers may have over plain UDP, by default.
+const BODIES_OF_UNREGISTERED_PEERS: usize = 500;
 
 impl Scene {
     /// Twice as many as there is room for, each from an address of its own.
     fn begin_registers_over_plain_udp(&mut self, network: u8) {
-        for number in 0..2 * STRANGERS_BODIES {
+        for number in 0..2 * BODIES_OF_UNREGISTERED_PEERS {
             let address = ([172, 16 + network, (number >> 8) as u8, number as u8], 5683).into();
             let register = register_in_blocks(&format!("spoofed-{number}"), false);
             self.gateway.handle_datagram(self.now, Peer::udp(PLAIN, address), &register);

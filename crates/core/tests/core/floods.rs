@@ -1,4 +1,4 @@
-//! What strangers send cannot grow the memory past its bounds, cannot stop registered devices, and is not multiplied.
+//! What unregistered peers send cannot grow the memory past its bounds, cannot stop registered devices, and is not multiplied.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -19,11 +19,11 @@ use rand::{RngExt, SeedableRng};
 
 const DEVICES: usize = 100;
 const TEMPERATURE: &str = "/3303/0/5700";
-/// What the devices do before strangers come, how long those stay, and what is left to do after them, in seconds.
+/// What the devices do before unregistered peers come, how long those stay, and what is left to do after them, in seconds.
 const BEFORE: u64 = 20;
 const FLOOD: u64 = 15;
 const AFTER: u64 = 40;
-/// Datagrams of strangers in a second: more than is taken.
+/// Datagrams of unregistered peers in a second: more than is taken.
 const RATE: u64 = 2_500;
 const ADDRESSES: u64 = 50;
 const ENDPOINTS: u64 = 10_000;
@@ -32,21 +32,21 @@ const ENDPOINTS: u64 = 10_000;
 
 #[test]
 fn a_flood_of_registers_that_the_broker_takes_stays_within_the_bounds() {
-    let (network, most) = flooded(BrokerBehaviour::Takes, register_of_a_stranger);
-    assert!(most.devices > DEVICES, "no stranger was taken");
+    let (network, most) = flooded(BrokerBehaviour::Takes, register_of_unregistered_peer);
+    assert!(most.devices > DEVICES, "no unregistered peer was taken");
     gone_when_it_is_over(network);
 }
 
 #[test]
 fn a_flood_of_registers_that_the_broker_refuses_stays_within_the_bounds() {
-    let (network, most) = flooded(BrokerBehaviour::Refuses, register_of_a_stranger);
+    let (network, most) = flooded(BrokerBehaviour::Refuses, register_of_unregistered_peer);
     assert_eq!(most.devices, DEVICES);
     gone_when_it_is_over(network);
 }
 
 #[test]
 fn a_flood_of_registers_that_the_broker_never_answers_stays_within_the_bounds() {
-    let (network, most) = flooded(BrokerBehaviour::NeverAnswers, register_of_a_stranger);
+    let (network, most) = flooded(BrokerBehaviour::NeverAnswers, register_of_unregistered_peer);
     assert!(most.pending_registrations > 1_000, "{most:?}");
     gone_when_it_is_over(network);
 }
@@ -58,8 +58,8 @@ fn a_flood_of_garbage_leaves_nothing_behind() {
     gone_when_it_is_over(network);
 }
 
-/// A hundred devices that notify and update, and strangers between them; gives the most that the tables ever held.
-fn flooded(broker: BrokerBehaviour, of_strangers: impl Fn(u64, &mut StdRng) -> Vec<u8>) -> (Network, TableSizes) {
+/// A hundred devices that notify and update, and unregistered peers between them; gives the most that the tables ever held.
+fn flooded(broker: BrokerBehaviour, of_unregistered: impl Fn(u64, &mut StdRng) -> Vec<u8>) -> (Network, TableSizes) {
     let mut settings = lwm2m_core::gateway::config::GatewayConfig::default();
     let rate = |per_second, burst| Rate { per_second, burst };
     settings.limits.registers.total = rate(500, 2_500);
@@ -83,8 +83,8 @@ fn flooded(broker: BrokerBehaviour, of_strangers: impl Fn(u64, &mut StdRng) -> V
     for second in BEFORE..BEFORE + FLOOD {
         for number in 0..RATE {
             let at = second as f64 + number as f64 / RATE as f64;
-            let from = stranger(second * RATE + number);
-            network.at(at, Happening::ToGateway(from, of_strangers(second * RATE + number, &mut rng)));
+            let from = unregistered(second * RATE + number);
+            network.at(at, Happening::ToGateway(from, of_unregistered(second * RATE + number, &mut rng)));
         }
         for quarter in 1..=4 {
             network.run_until(second as f64 + f64::from(quarter) * 0.25);
@@ -145,10 +145,10 @@ fn all_devices_were_served(network: &Network) {
 }
 
 fn is_repetition_to_a_device(report: &Report) -> bool {
-    matches!(report, Report::Retransmitted { peer } if !is_stranger(*peer))
+    matches!(report, Report::Retransmitted { peer } if !is_unregistered(*peer))
 }
 
-/// The devices leave, the strangers' registrations are over, and every message is forgotten.
+/// The devices leave, the unregistered peers' registrations are over, and every message is forgotten.
 #[track_caller]
 fn gone_when_it_is_over(mut network: Network) {
     network.run_until((BEFORE + FLOOD + AFTER) as f64 + 500.0);
@@ -159,18 +159,18 @@ fn gone_when_it_is_over(mut network: Network) {
     assert_eq!(network.reports.iter().filter(over).count(), 0);
 }
 
-fn stranger(number: u64) -> Peer {
+fn unregistered(number: u64) -> Peer {
     let (address, port) = (number % ADDRESSES, number / ADDRESSES % (ENDPOINTS / ADDRESSES));
     Peer::udp(0, ([198, 51, 100, address as u8], 10_000 + port as u16).into())
 }
 
-fn is_stranger(peer: Peer) -> bool {
+fn is_unregistered(peer: Peer) -> bool {
     peer.address.ip().to_string().starts_with("198.51.100.")
 }
 
 /// Each of the endpoints, in turn, with a new message each time.
-fn register_of_a_stranger(number: u64, rng: &mut StdRng) -> Vec<u8> {
-    let query = format!("ep=stranger-{}&lt=60", number % ENDPOINTS);
+fn register_of_unregistered_peer(number: u64, rng: &mut StdRng) -> Vec<u8> {
+    let query = format!("ep=unregistered-{}&lt=60", number % ENDPOINTS);
     request(Code::POST, &["rd"], &query, MessageId(rng.random())).encode()
 }
 
@@ -206,7 +206,7 @@ fn narrow(settings: &mut GatewayConfig) {
 #[test]
 fn a_register_too_many_from_one_address_is_answered_4_29_and_then_not_at_all() {
     let mut world = World::with(narrow);
-    let codes: Vec<_> = (0..12).map(|number| world.register_from(stranger(number * ADDRESSES), number)).collect();
+    let codes: Vec<_> = (0..12).map(|number| world.register_from(unregistered(number * ADDRESSES), number)).collect();
     let refused = Some((Code::TOO_MANY_REQUESTS, 30..=60));
     assert_eq!(codes[..4], [None, None, None, None], "four of them wait for the broker");
     assert_eq!(world.connects, 4);
@@ -226,21 +226,22 @@ fn a_register_too_many_from_one_address_is_answered_4_29_and_then_not_at_all() {
 #[test]
 fn a_register_too_many_of_all_addresses_is_answered_5_03_and_the_time_brings_room_again() {
     let mut world = World::with(narrow);
-    let mut codes: Vec<_> = (0..4).map(|number| world.register_from(stranger(number * ADDRESSES), number)).collect();
-    codes.extend((0..4).map(|number| world.register_from(stranger(number * ADDRESSES + 1), 4 + number)));
+    let mut codes: Vec<_> =
+        (0..4).map(|number| world.register_from(unregistered(number * ADDRESSES), number)).collect();
+    codes.extend((0..4).map(|number| world.register_from(unregistered(number * ADDRESSES + 1), 4 + number)));
     assert!(codes[..6].iter().all(Option::is_none));
     assert!(codes[6..].iter().all(|answer| answer.is_some_and(|(code, _)| code == Code::SERVICE_UNAVAILABLE)));
     world.now += Duration::from_secs(1);
-    assert_eq!(world.register_from(stranger(7), 20), None);
+    assert_eq!(world.register_from(unregistered(7), 20), None);
     assert_eq!(world.connects, 7);
 }
 
 #[test]
 fn the_same_register_again_is_no_other_one() {
     let mut world = World::with(narrow);
-    let register = register_of_a_stranger(1, &mut StdRng::seed_from_u64(1));
+    let register = register_of_unregistered_peer(1, &mut StdRng::seed_from_u64(1));
     for _ in 0..3 {
-        world.send(stranger(1), &register);
+        world.send(unregistered(1), &register);
     }
     assert_eq!((world.connects, world.sent.len()), (1, 0));
     assert_eq!(
@@ -250,7 +251,7 @@ fn the_same_register_again_is_no_other_one() {
 }
 
 #[test]
-fn a_registered_device_is_served_whatever_strangers_behind_its_address_do() {
+fn a_registered_device_is_served_whatever_unregistered_peers_behind_its_address_do() {
     let mut scene = Scene::registered_with(narrow);
     let device = scene.peer;
     let neighbour = |port: u16| Peer { address: (device.address.ip(), port).into(), ..device };
@@ -266,7 +267,7 @@ fn a_registered_device_is_served_whatever_strangers_behind_its_address_do() {
         let update = scene.update("");
         scene.ask(&update, Code::CHANGED);
     }
-    // From another port, by its location: that counts as a stranger's until it is known there.
+    // From another port, by its location: that counts as an unregistered peer's until it is known there.
     scene.peer = neighbour(30_000);
     let update = scene.update("");
     scene.device_sends(&update);
@@ -285,7 +286,7 @@ fn a_registered_device_is_served_whatever_strangers_behind_its_address_do() {
 }
 
 #[test]
-fn strangers_have_half_as_many_bodies_in_blocks_and_the_oldest_makes_room() {
+fn unregistered_peers_have_half_as_many_bodies_in_blocks_and_the_oldest_makes_room() {
     let mut world = World::with(|settings| settings.coap.block_uploads = 4);
     let begun = |number: u64| {
         let mut begun = request(Code::POST, &["rd"], &format!("ep=blocks-{number}"), MessageId(number as u16));
@@ -336,7 +337,7 @@ fn spoofed_beginnings_of_bodies_do_not_keep_devices_out() {
 }
 
 #[test]
-fn the_own_location_named_from_elsewhere_counts_as_a_strangers_request() {
+fn the_own_location_named_from_elsewhere_counts_as_an_unregistered_peers_request() {
     let mut scene = Scene::registered_with(narrow);
     let location = scene.location.clone();
     let get = |scene: &mut Scene| scene.request(Code::GET, &location, "");
@@ -346,7 +347,7 @@ fn the_own_location_named_from_elsewhere_counts_as_a_strangers_request() {
         scene.device_sends_from(peer(100 + number), &get);
         answered += usize::from(scene.next_said().is_some());
     }
-    assert_eq!(answered, 6, "the burst of strangers");
+    assert_eq!(answered, 6, "the burst of unregistered peers");
     // From its own address it is the device.
     for _ in 0..40 {
         let get = get(&mut scene);
@@ -355,7 +356,7 @@ fn the_own_location_named_from_elsewhere_counts_as_a_strangers_request() {
 }
 
 #[test]
-fn a_reset_of_what_is_no_message_counts_as_an_answer_to_a_stranger() {
+fn a_reset_of_what_is_no_message_counts_as_an_answer_to_an_unregistered_peer() {
     let mut scene = Scene::registered_with(narrow);
     let datagram = [0x40, 0x45, 0x20, 0x02, 0xff];
     let resets = |scene: &mut Scene, from: &dyn Fn(u32) -> Peer| {
@@ -428,11 +429,11 @@ fn a_registered_device_has_a_rate_and_what_is_beyond_it_is_dropped_and_counted()
 #[test]
 fn a_register_more_than_may_wait_for_the_broker_is_answered_5_03() {
     let mut world = World::with(|settings| settings.limits.pending_registrations = 2);
-    let codes: Vec<_> = (0..3).map(|number| world.register_from(stranger(number), number)).collect();
+    let codes: Vec<_> = (0..3).map(|number| world.register_from(unregistered(number), number)).collect();
     assert_eq!(codes, [None, None, Some((Code::SERVICE_UNAVAILABLE, 30))]);
     // The same endpoint again takes the place that it has.
-    let again = request(Code::POST, &["rd"], "ep=stranger-0", MessageId(100));
-    world.send(stranger(0), &again.encode());
+    let again = request(Code::POST, &["rd"], "ep=unregistered-0", MessageId(100));
+    world.send(unregistered(0), &again.encode());
     assert_eq!((world.connects, world.gateway.table_sizes().pending_registrations), (3, 2));
 }
 
@@ -440,7 +441,7 @@ fn a_register_more_than_may_wait_for_the_broker_is_answered_5_03() {
 
 type Change = fn(&mut GatewayConfig);
 
-/// How much larger all the answers to a stranger's datagram may be together.
+/// How much larger all the answers to an unregistered peer's datagram may be together.
 const ABOUT: usize = 16;
 
 /// What the broker says to a Register, and when.
@@ -460,7 +461,7 @@ enum ConnectFailure {
 }
 
 #[test]
-fn the_answers_to_a_stranger_are_together_no_larger_than_about_the_datagram() {
+fn the_answers_to_an_unregistered_peer_are_together_no_larger_than_about_the_datagram() {
     let settings: [(&str, Change); 4] = [
         ("default", |_| {}),
         ("full", |settings| settings.limits.devices = 0),
@@ -469,7 +470,7 @@ fn the_answers_to_a_stranger_are_together_no_larger_than_about_the_datagram() {
     ];
     for (case, change) in settings {
         for (failure, delay) in OUTCOMES {
-            for datagram in datagrams_of_strangers() {
+            for datagram in datagrams_of_unregistered_peers() {
                 let answered = answered_bytes(change, failure, delay, &datagram);
                 let (sent, message) = (datagram.len(), Message::decode(&datagram));
                 assert!(
@@ -488,7 +489,7 @@ fn a_register_that_gives_way_is_answered_in_few_words() {
         (0..4).map(|number| request(Code::POST, &["rd"], "ep=x", MessageId(number)).encode()).collect();
     let longest = registers.iter().map(Vec::len).max().expect("four of them");
     for register in &registers {
-        world.send(stranger(1), register);
+        world.send(unregistered(1), register);
         world.advance(Duration::from_secs(2));
     }
     world.advance(Duration::from_secs(300));
@@ -498,12 +499,12 @@ fn a_register_that_gives_way_is_answered_in_few_words() {
     assert!(bytes <= 4 * (longest + ABOUT), "{bytes}");
 }
 
-/// All that goes to the stranger because of one datagram. A Register that the broker never answers is left as it is.
+/// All that goes to the unregistered peer because of one datagram. A Register that the broker never answers is left as it is.
 fn answered_bytes(change: Change, failure: Option<ConnectFailure>, delay: u64, datagram: &[u8]) -> usize {
     let mut world = World::with(change);
     // The first one, where one is all that is taken.
-    world.send(stranger(2), &request(Code::POST, &["rd"], "ep=first", MessageId(1)).encode());
-    world.send(stranger(1), datagram);
+    world.send(unregistered(2), &request(Code::POST, &["rd"], "ep=first", MessageId(1)).encode());
+    world.send(unregistered(1), datagram);
     world.advance(Duration::from_secs(delay));
     for device in std::mem::take(&mut world.joining) {
         let error = match failure {
@@ -515,15 +516,15 @@ fn answered_bytes(change: Change, failure: Option<ConnectFailure>, delay: u64, d
         world.poll();
     }
     world.advance(Duration::from_secs(300));
-    let answers = world.sent.iter().filter(|(to, _)| *to == stranger(1));
+    let answers = world.sent.iter().filter(|(to, _)| *to == unregistered(1));
     answers.map(|(_, message)| message.encode().len()).sum()
 }
 
-fn datagrams_of_strangers() -> Vec<Vec<u8>> {
+fn datagrams_of_unregistered_peers() -> Vec<Vec<u8>> {
     let mut datagrams: Vec<Vec<u8>> = vec![Message::empty(Kind::Confirmable, MessageId(7)).encode()];
     for kind in [Kind::Confirmable, Kind::NonConfirmable] {
         for token in [Token::EMPTY, Token::new(b"12345678")] {
-            let messages = requests_of_strangers().into_iter();
+            let messages = requests_of_unregistered_peers().into_iter();
             datagrams.extend(messages.map(|message| Message { kind, token, ..message }.encode()));
         }
     }
@@ -531,7 +532,7 @@ fn datagrams_of_strangers() -> Vec<Vec<u8>> {
 }
 
 /// The smallest of each kind.
-fn requests_of_strangers() -> Vec<Message> {
+fn requests_of_unregistered_peers() -> Vec<Message> {
     let with = |mut request: Message, options: &[(u16, u32)], payload: &[u8]| {
         options.iter().for_each(|(number, value)| request.options.add_uint(*number, *value));
         request.payload = payload.to_vec();
@@ -617,7 +618,7 @@ impl World {
 
     /// Sends a Register of an endpoint of its own; gives the code and the Max-Age of the answer, if there is one at once.
     fn register_from(&mut self, from: Peer, number: u64) -> Option<(Code, u32)> {
-        let query = format!("ep=stranger-{}&lt=60", number % ENDPOINTS);
+        let query = format!("ep=unregistered-{}&lt=60", number % ENDPOINTS);
         self.sent.clear();
         self.send(from, &request(Code::POST, &["rd"], &query, MessageId(number as u16)).encode());
         let (to, answer) = self.sent.pop()?;

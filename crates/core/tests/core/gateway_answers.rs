@@ -114,7 +114,7 @@ fn a_confirmable_message_with_a_format_error_is_reset() {
     ];
     let mut scene = Scene::registered();
     for (datagram, id, error) in cases {
-        // From the device, and from a stranger.
+        // From the device, and from an unregistered peer.
         for from in [scene.peer, peer(99)] {
             let verdict = scene.device_sends_bytes_from(from, &hex(datagram));
             assert_eq!(verdict, DatagramOutcome::Dropped(DropReason::NoMessage(error)));

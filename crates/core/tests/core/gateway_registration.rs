@@ -78,7 +78,7 @@ fn a_device_that_is_refused_is_told_why_as_far_as_that_fits_into_its_request() {
     let Report::RegisterRejected { reason, .. } = &scene.reports()[0] else { panic!("not rejected") };
     assert_eq!(told(&reply), *reason);
 
-    // A stranger with little to say is told little.
+    // An unregistered peer with little to say is told little.
     let mut short = scene.request(Code::POST, &["rd"], "lt=1");
     short.token = Token::EMPTY;
     scene.device_sends(&short);
@@ -94,7 +94,7 @@ fn a_device_that_is_refused_is_told_why_as_far_as_that_fits_into_its_request() {
     let reply = scene.expect_reply(scene.peer, &register, Code::FORBIDDEN);
     assert_eq!(told(&reply), "Authenticate: bad_username_or_password");
 
-    // Where the broker is, is nothing for strangers.
+    // Where the broker is, is nothing for unregistered peers.
     let register = scene.send_register(QUERY);
     scene.expect_connect();
     let error = ConnectError::Unavailable("10.0.0.5:7993: connection refused".to_owned());
@@ -1036,7 +1036,7 @@ fn a_device_that_the_broker_refuses_evicts_nobody() {
     let mut scene = full_house();
     scene.advance(3.0 * DAY);
     for _ in 0..5 {
-        scene.send_register("ep=stranger&lt=300");
+        scene.send_register("ep=other&lt=300");
         scene.expect_connect();
         let error = ConnectError::Refused("not authorized".to_owned());
         scene.broker_says(BrokerEvent::ConnectFailed { registration: scene.device, error });

@@ -16,7 +16,7 @@ use crate::value::PayloadValue;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct SenmlRecord {
     pub base_name: Option<String>,
-    /// In seconds since 1970, or relative to now if less than 2^28 (RFC 8428 section 4.5.3).
+    /// The time in seconds since 1970, or relative to now if less than 2^28 (RFC 8428 section 4.5.3).
     pub base_time: Option<f64>,
     pub name: Option<String>,
     /// Added to the base time.
@@ -27,7 +27,7 @@ pub(crate) struct SenmlRecord {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum RecordValue {
     Value(PayloadValue),
-    /// In a patch: what has the name is to be removed.
+    /// The record of a patch that removes what has the name.
     Null,
 }
 
@@ -80,7 +80,7 @@ impl SenmlLabel {
         LABELS.iter().find(|(label, ..)| *label == self).map_or(LINK_LABEL, |(_, text, _)| text)
     }
 
-    /// The number in CBOR; none for an object link.
+    /// Returns the number in CBOR; none for an object link.
     fn number(self) -> Option<i64> {
         LABELS.iter().find(|(label, ..)| *label == self).map(|(.., number)| *number)
     }
@@ -104,7 +104,7 @@ pub(super) fn named(records: Vec<SenmlRecord>) -> Vec<NamedValue> {
     named
 }
 
-/// The members that are written, in their order.
+/// Returns the members that are written, in their order.
 fn members(record: &SenmlRecord) -> Vec<(SenmlLabel, PayloadValue)> {
     let text = |label, text: &Option<String>| text.clone().map(|text| (label, PayloadValue::Text(text)));
     let time = |label, time: Option<f64>| time.map(|time| (label, seconds(time)));
@@ -292,7 +292,7 @@ mod tests {
         SenmlRecord { name: Some(name.to_owned()), time: Some(time), value, ..SenmlRecord::default() }
     }
 
-    /// The measurements of RFC 8428 sections 5.1.3 and 6: a voltage, and the current of six seconds.
+    /// Returns the measurements of RFC 8428 sections 5.1.3 and 6: a voltage, and the current of six seconds.
     fn voltage_and_current() -> Vec<SenmlRecord> {
         let mut records = vec![SenmlRecord {
             base_name: Some("urn:dev:ow:10e2073a0108006:".to_owned()),

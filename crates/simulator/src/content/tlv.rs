@@ -35,12 +35,12 @@ pub(crate) fn encode_instances(instances: &BTreeMap<u16, Instance>) -> Vec<u8> {
     out
 }
 
-/// The resources of an instance that can be read.
+/// Returns the resources of an instance that can be read.
 pub(crate) fn encode_instance(instance: &Instance) -> Vec<u8> {
     instance.iter().flat_map(|(id, resource)| encode_resource(*id, resource)).collect()
 }
 
-/// A resource that can be read; nothing for another one.
+/// Returns a resource that can be read; nothing for another one.
 pub(crate) fn encode_resource(id: u16, resource: &SimulatedResource) -> Vec<u8> {
     let mut out = Vec::new();
     match resource {
@@ -136,7 +136,7 @@ fn push(out: &mut Vec<u8>, kind: TlvKind, id: u16, value: &[u8]) {
     out.extend(value);
 }
 
-/// The records of one level; `None` when the last one is cut short.
+/// Returns the records of one level; `None` when the last one is cut short.
 fn records(mut bytes: &[u8]) -> Option<Vec<TlvRecord<'_>>> {
     let mut records = Vec::new();
     while let Some((first, rest)) = bytes.split_first() {

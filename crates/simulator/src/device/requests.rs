@@ -121,7 +121,7 @@ impl SimulatedDevice {
         Ok(response)
     }
 
-    /// The attributes in the query of an Observe, which are new in LwM2M 1.2.
+    /// Returns the attributes in the query of an Observe, which are new in LwM2M 1.2.
     fn observation_attributes(&self, request: &Message) -> Result<Attributes, Code> {
         if self.settings.version < SimulatedVersion::V1_2 {
             return Ok(Attributes::new());
@@ -142,7 +142,7 @@ impl SimulatedDevice {
         Ok(content(format::LINK_FORMAT, links.into_bytes()))
     }
 
-    /// The segments of the longest paths in the answer to a Discover: down to the resources, and from LwM2M 1.1 on down
+    /// Returns the segments of the longest paths in the answer to a Discover: down to the resources, and from LwM2M 1.1 on down
     /// to the instances of one resource. From 1.2 on `depth` in the query says how many levels below the path.
     fn discovered_depth(&self, request: &Message, path: Path) -> Result<usize, Code> {
         let version = self.settings.version;
@@ -157,7 +157,7 @@ impl SimulatedDevice {
         }
     }
 
-    /// The number of instances of a resource that may have several, which Discover tells from LwM2M 1.1 on.
+    /// Returns the number of instances of a resource that may have several, which Discover tells from LwM2M 1.1 on.
     fn dimension(&self, path: Path) -> Option<usize> {
         match self.objects.resource(path)? {
             SimulatedResource::Multiple(_, values) => {
@@ -260,7 +260,7 @@ fn accept(request: &Message) -> Result<Option<u16>, Code> {
     accept.map(|accept| u16::try_from(accept).map_err(|_| Code::NOT_ACCEPTABLE)).transpose()
 }
 
-/// A 2.05 with a payload of this format.
+/// Returns a 2.05 with a payload of this format.
 pub(super) fn content(format: u16, payload: Vec<u8>) -> Response {
     let mut response = Response::new(Code::CONTENT);
     response.options.add_uint(number::CONTENT_FORMAT, format.into());

@@ -33,7 +33,7 @@ impl Objects {
         content::encode(format, Path::ROOT, &entries).expect("the format of a composite was chosen")
     }
 
-    /// The single value that a path has: a resource that has one, or a resource instance.
+    /// Returns the single value that a path has: a resource that has one, or a resource instance.
     pub(crate) fn value(&self, path: Path) -> Option<&SimulatedValue> {
         match self.resource(Path::of(path.segments().get(..3)?)?)? {
             SimulatedResource::Single(_, value) => (path.len() == 3).then_some(value),
@@ -54,7 +54,7 @@ impl Objects {
         }
     }
 
-    /// The values at or below a path that can be read.
+    /// Returns the values at or below a path that can be read.
     fn entries(&self, path: Path) -> Vec<ReadEntry<'_>> {
         let mut entries = Vec::new();
         for (object, instances) in &self.objects {
@@ -68,7 +68,7 @@ impl Objects {
         entries
     }
 
-    /// The path in TLV, which has instances and resources without a value too.
+    /// Returns the path in TLV, which has instances and resources without a value too.
     fn tlv(&self, path: Path) -> Vec<u8> {
         let instances = path.object().and_then(|object| self.objects.get(&object));
         let resource = path.segments().get(..3).and_then(Path::of).and_then(|path| self.resource(path));

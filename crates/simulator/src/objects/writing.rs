@@ -175,7 +175,7 @@ impl Objects {
         planned.filter(|_| self.has_room(entry.path)).ok_or(Code::BAD_REQUEST)
     }
 
-    /// Whether the resource has the instance, or may have one more. How many come at once is bounded by the size of a
+    /// Returns whether the resource has the instance, or may have one more. How many come at once is bounded by the size of a
     /// datagram.
     fn has_room(&self, path: Path) -> bool {
         let Some(resource) = self.resource(path.parent()).filter(|_| path.len() == Path::MAX_SEGMENTS) else {
@@ -184,7 +184,7 @@ impl Objects {
         self.value(path).is_some() || resource.instance_ids().count() < MAX_RESOURCE_INSTANCES
     }
 
-    /// A resource like the one at or above the path, whatever its instance.
+    /// Returns a resource like the one at or above the path, whatever its instance.
     fn kind_of(&self, path: Path) -> Result<&SimulatedResource, Code> {
         let key = path.object().zip(path.resource()).ok_or(Code::BAD_REQUEST)?;
         self.kinds.get(&key).ok_or(Code::NOT_FOUND)
@@ -221,14 +221,14 @@ impl Objects {
         }
     }
 
-    /// The object instance of a path, which is created if it is not there.
+    /// Returns the object instance of a path, which is created if it is not there.
     fn instance_entry(&mut self, path: Path) -> &mut Instance {
         let (object, instance) = path.object().zip(path.instance()).expect("a path of an instance");
         self.objects.entry(object).or_default().entry(instance).or_default()
     }
 }
 
-/// The instance id that the payload of a Create has; all its values are of one instance.
+/// Returns the instance id that the payload of a Create has; all its values are of one instance.
 fn named_instance(object: Path, format: u16, payload: &[u8]) -> Result<Option<u16>, Code> {
     if format == format::TLV {
         return tlv::named_instance(payload).ok_or(Code::BAD_REQUEST);

@@ -75,11 +75,12 @@ pub(super) fn scalar<'b>(decoder: &mut Decoder<'b>) -> Result<Scalar<'b>, Error>
             Type::Bool => return decoder.bool().map(Scalar::Boolean),
             Type::String | Type::StringIndef => return text(decoder).map(Scalar::Text),
             Type::Bytes | Type::BytesIndef => return bytes(decoder).map(Scalar::Bytes),
-            Type::Tag => match NumberTag::of(decoder.tag()?) {
-                Some(tag) => return tag.read(decoder),
+            Type::Tag => {
                 // Any other tag, such as that of self-described CBOR, does not change the value.
-                None => {}
-            },
+                if let Some(tag) = NumberTag::of(decoder.tag()?) {
+                    return tag.read(decoder);
+                }
+            }
             _ => return plain_number(decoder).map(Scalar::Number),
         }
     }

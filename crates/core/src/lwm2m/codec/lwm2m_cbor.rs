@@ -88,7 +88,7 @@ fn written(write: impl FnOnce(&mut Encoder<&mut Vec<u8>>) -> Written) -> Vec<u8>
     bytes
 }
 
-fn ids_below<'p>(path: &'p Path, base: Path) -> &'p [u16] {
+fn ids_below(path: &Path, base: Path) -> &[u16] {
     path.segments().get(base.len()..).unwrap_or(&[])
 }
 

@@ -184,8 +184,8 @@ fn raw_public_keys_of_both_sides_need_no_certificate() {
         assert!(scene.client.is_resumed());
         assert_eq!(*scene.identity(), Identity::RawPublicKey { name: "meter 7".to_owned() });
     }
-    let stranger = DtlsClientConfig::new(ClientCredentials::RawPublicKey(ec_key()), SUITE);
-    HandshakeScene::new(&settings, stranger).run().assert_failed(HandshakeError::CertificateRefused(CertificateFault::UnknownKey));
+    let unknown = DtlsClientConfig::new(ClientCredentials::RawPublicKey(ec_key()), SUITE);
+    HandshakeScene::new(&settings, unknown).run().assert_failed(HandshakeError::CertificateRefused(CertificateFault::UnknownKey));
 }
 
 #[cfg(raw_public_keys)]

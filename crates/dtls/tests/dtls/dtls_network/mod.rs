@@ -13,4 +13,4 @@ mod rate;
 mod replacing;
 mod restart;
 mod revoking;
-mod strangers;
+mod unknown_peers;

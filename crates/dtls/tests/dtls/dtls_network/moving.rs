@@ -27,7 +27,7 @@ fn with_a_connection_id_the_association_follows_its_device() {
 }
 
 #[test]
-fn without_a_connection_id_a_device_at_another_address_is_a_stranger_and_may_come_back() {
+fn without_a_connection_id_a_device_at_another_address_is_unknown_and_may_come_back() {
     let (mut scene, device) = DtlsNetwork::established(psk());
     let (peer, before) = (scene.peer(), scene.devices[device].address);
     scene.rebind(device);

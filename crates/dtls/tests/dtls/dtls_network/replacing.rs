@@ -57,14 +57,14 @@ fn a_hello_without_a_cookie_or_with_a_false_one_changes_nothing() {
     for client in each_kind() {
         let (mut scene, device) = DtlsNetwork::established(client.clone());
         let (peer, address) = (scene.peer(), scene.devices[device].address);
-        let stranger = scene.add(client);
-        let hello = scene.devices[stranger].client.poll_transmit().unwrap();
+        let other = scene.add(client);
+        let hello = scene.devices[other].client.poll_transmit().unwrap();
         for _ in 0..100 {
             assert_eq!(scene.verdict_of(address, &hello), DtlsDatagramOutcome::CookieAsked);
         }
         assert_eq!(scene.server.table_sizes().handshakes, 0);
         assert_eq!(scene.take_begun(), 1, "its own");
-        scene.devices.remove(stranger);
+        scene.devices.remove(other);
         scene.assert_data_flows(device, peer);
     }
 }
