@@ -74,9 +74,10 @@ impl Gateway {
     }
 
     fn launch(nodes: &[&TestAddresses], lines: &str, variables: Vec<(String, OsString)>) -> Self {
+        let shipped = format!("xml_dir = \"{}/xml\"\n", env!("CARGO_MANIFEST_DIR"));
+        let xml_dir = if lines.starts_with("xml_dir") { "" } else { &shipped };
         let config = format!(
-            "xml_dir = \"{}/xml\"\nadmin.bind = \"127.0.0.1:0\"\n{}\nupstream.exproto.handler_bind = \"{}\"\n{lines}",
-            env!("CARGO_MANIFEST_DIR"),
+            "{xml_dir}admin.bind = \"127.0.0.1:0\"\n{}\nupstream.exproto.handler_bind = \"{}\"\n{lines}",
             upstream(nodes),
             nodes[0].handler_bind,
         );
