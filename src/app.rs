@@ -66,7 +66,8 @@ pub struct BoundAddresses {
 pub async fn run(config: Config, embedded: bool) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    // With the embedded broker, SIGHUP ends the program, as when its terminal is closed; otherwise it reloads the files.
+    // With the embedded broker, SIGHUP ends the program, as when its terminal is closed; otherwise it reloads the
+    // files.
     let hangup = (!embedded).then(|| signal(SignalKind::hangup())).transpose()?;
     let format = config.log.format;
     let mut app = start(config, embedded).await?;

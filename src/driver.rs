@@ -1,8 +1,8 @@
 //! Runs the event loop: it gives input to the [`Gateway`] and carries out its outputs. It owns the core and is the only
 //! reader of the clock.
 //!
-//! Nothing here waits while a device or the broker could be served: sending a datagram and handing a command to the link
-//! are immediate.
+//! Nothing here waits while a device or the broker could be served: sending a datagram and handing a command to the
+//! link are immediate.
 
 pub mod control;
 
@@ -225,7 +225,8 @@ impl Driver {
             metrics.transport.datagrams_received.inc();
             gateway.handle_datagram(now, peer, datagram);
         });
-        // The error belongs to an earlier datagram of ours, such as an ICMP message. The device has deadlines of its own.
+        // The error belongs to an earlier datagram of ours, such as an ICMP message. The device has deadlines of its
+        // own.
         match received {
             Ok(ReceiveBatch::Emptied) => {}
             Ok(ReceiveBatch::Full) => {

@@ -76,8 +76,8 @@ pub enum DeviceEvent {
     Notified {
         paths: Vec<Path>,
     },
-    /// The observation has ended: the server cancelled it, reset a notification or acknowledged none, or the observed path
-    /// no longer exists.
+    /// The observation has ended: the server cancelled it, reset a notification or acknowledged none, or the observed
+    /// path no longer exists.
     ObservationEnded {
         paths: Vec<Path>,
     },

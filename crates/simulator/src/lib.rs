@@ -9,7 +9,8 @@
 //!
 //! # What this crate guarantees
 //!
-//! - The same seed and the same inputs give the same outputs: it reads no clock, opens no socket and draws no randomness.
+//! - The same seed and the same inputs give the same outputs: it reads no clock, opens no socket and draws no
+//!   randomness.
 //! - Its message layer (RFC 7252 section 4), its codecs and its objects are its own. It shares only the CoAP message
 //!   format and the type of a path with the gateway, so that a fault of the gateway does not meet the same fault at the
 //!   other end.

@@ -1,4 +1,5 @@
-//! The device's message layer (RFC 7252 section 4): retransmission of what has to arrive, replay of what was asked twice.
+//! The device's message layer (RFC 7252 section 4): retransmission of what has to arrive, replay of what was asked
+//! twice.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};

@@ -125,8 +125,8 @@ impl Observations {
         own.map(|(name, value)| format!(";{name}={value}")).collect()
     }
 
-    /// Returns the shortest and the longest time between notifications of an observation: its own, or those written for its
-    /// paths, or for what they are part of. Of several paths the shortest times count.
+    /// Returns the shortest and the longest time between notifications of an observation: its own, or those written for
+    /// its paths, or for what they are part of. Of several paths the shortest times count.
     pub fn periods(&self, observation: &ServedObservation) -> (Duration, Option<Duration>) {
         let seconds = |name| {
             let seconds = |value: &str| value.parse().ok().map(|seconds: u32| Duration::from_secs(seconds.into()));

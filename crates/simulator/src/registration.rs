@@ -10,7 +10,8 @@ use lwm2m_core::lwm2m::path::Path;
 use super::objects::{Access, Objects, SimulatedResource};
 use super::value::SimulatedValue;
 
-/// The time after which a refused device retries if the server did not say when: the default of Max-Age (RFC 7252 section 5.10.5).
+/// The time after which a refused device retries if the server did not say when: the default of Max-Age (RFC 7252
+/// section 5.10.5).
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// The longest that a server can make the device wait.
@@ -60,7 +61,8 @@ pub struct Wave {
 }
 
 impl SimulatedDeviceConfig {
-    /// Returns a device of LwM2M 1.0 with the default objects, whose temperature goes from 18 to 24 degrees and back in a minute.
+    /// Returns a device of LwM2M 1.0 with the default objects, whose temperature goes from 18 to 24 degrees and back in
+    /// a minute.
     pub fn new(endpoint: impl Into<String>) -> Self {
         let temperature = "/3303/0/5700".parse().expect("a path");
         Self {
@@ -80,8 +82,8 @@ impl SimulatedDeviceConfig {
         }
     }
 
-    /// Returns the same device with another version of LwM2M. From 1.1 on the server can mute its Send (resource 23 of the
-    /// server object).
+    /// Returns the same device with another version of LwM2M. From 1.1 on the server can mute its Send (resource 23 of
+    /// the server object).
     pub fn of_version(endpoint: impl Into<String>, version: SimulatedVersion) -> Self {
         let mut settings = Self { version, ..Self::new(endpoint) };
         if version >= SimulatedVersion::V1_1 {
@@ -149,7 +151,8 @@ pub(super) fn register(settings: &SimulatedDeviceConfig, lifetime: Duration, obj
     request
 }
 
-/// Returns the object list, with the root link before it if the device announces formats (OMA LwM2M Core 1.1 section 6.2.1).
+/// Returns the object list, with the root link before it if the device announces formats (OMA LwM2M Core 1.1 section
+/// 6.2.1).
 fn object_list(settings: &SimulatedDeviceConfig, objects: &Objects) -> Vec<u8> {
     let formats: Vec<String> = settings.announced_formats.iter().map(u16::to_string).collect();
     let root = match formats.as_slice() {
@@ -192,7 +195,8 @@ pub(super) fn retry_after(response: Option<&Response>) -> Duration {
     max_age.map_or(RETRY_AFTER, |seconds| Duration::from_secs(seconds.into())).min(LONGEST_RETRY)
 }
 
-/// Returns when to send an Update: early enough that all its retransmissions fit into the lifetime, where it is that long.
+/// Returns when to send an Update: early enough that all its retransmissions fit into the lifetime, where it is that
+/// long.
 pub(super) fn update_after(lifetime: Duration, parameters: &Parameters) -> Duration {
     lifetime.saturating_sub(parameters.max_transmit_wait()).max(lifetime / 2)
 }

@@ -1,8 +1,9 @@
 //! Recently received messages per peer, for duplicate detection (RFC 7252 section 4.5).
 //!
-//! A message is remembered for EXCHANGE_LIFETIME if it is confirmable and for NON_LIFETIME otherwise. The number of messages
-//! is bounded for each peer and in total; unregistered peers have a share of their own, so that they cannot evict messages
-//! of registered devices. A datagram is hashed only when a message with its id is known, and when it is remembered.
+//! A message is remembered for EXCHANGE_LIFETIME if it is confirmable and for NON_LIFETIME otherwise. The number of
+//! messages is bounded for each peer and in total; unregistered peers have a share of their own, so that they cannot
+//! evict messages of registered devices. A datagram is hashed only when a message with its id is known, and when it is
+//! remembered.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -44,7 +45,8 @@ impl Deduplicator {
 
     /// Returns the reply to an earlier message with this id and the same bytes.
     ///
-    /// A device that restarts may begin its message ids anew: a retransmission has the same bytes, a new message has not.
+    /// A device that restarts may begin its message ids anew: a retransmission has the same bytes, a new message has
+    /// not.
     pub fn duplicate(&self, now: Instant, peer: Peer, id: MessageId, datagram: &[u8]) -> Option<&RememberedReply> {
         // The peer may have registered after its message was remembered.
         let unregistered = self.unregistered.with_id(now, peer, id);
@@ -54,7 +56,8 @@ impl Deduplicator {
         earlier.find(|received| received.fingerprint == fingerprint).map(|received| &received.reply)
     }
 
-    /// Remembers a message, unless its class keeps no state. Returns the peer whose oldest message was evicted to make room.
+    /// Remembers a message, unless its class keeps no state. Returns the peer whose oldest message was evicted to make
+    /// room.
     pub fn remember(
         &mut self,
         now: Instant,
@@ -70,8 +73,8 @@ impl Deduplicator {
         messages.remember(now, peer, (id, kind), fingerprint(datagram))
     }
 
-    /// Returns the number of remembered messages with this id that were accepted as a notification, or have no reply yet.
-    /// A reset for another message with the id would be taken as the answer to them.
+    /// Returns the number of remembered messages with this id that were accepted as a notification, or have no reply
+    /// yet. A reset for another message with the id would be taken as the answer to them.
     pub fn resettable(&self, now: Instant, peer: Peer, id: MessageId) -> usize {
         let received = self.registered.with_id(now, peer, id).chain(self.unregistered.with_id(now, peer, id));
         let empty_acknowledgement = RememberedReply::Datagram(Message::empty(Kind::Acknowledgement, id).encode());

@@ -1,15 +1,16 @@
-//! The CoAP endpoint: exchanges and observations, with block-wise transfer over them. The only state machine of CoAP that
-//! others see.
+//! The CoAP endpoint: exchanges and observations, with block-wise transfer over them. It is the only state machine of
+//! CoAP that other modules use.
 //!
 //! A request of ours keeps its id through all of its blocks:
-//! 1. A body larger than a block goes up by Block1, block by block; then the response is there, or its first block. A
-//!    smaller one that is answered 4.13 goes up so, too.
+//! 1. A body larger than a block is sent by Block1, block by block; the last block gets the response, or its first
+//!    block. A smaller body is sent by Block1 too if it was answered 4.13.
 //! 2. A response in blocks is fetched to its end by Block2. Only then it is an [`EndpointEvent::Response`].
-//! 3. A notification in blocks is fetched likewise. A newer one ends the fetch, for the further blocks would be those of
-//!    another state; where the blocks have an ETag, that shows such a block, and the newer one waits. So what is told keeps
-//!    its order, and no body is of two states.
+//! 3. A notification in blocks is fetched likewise. A newer one ends the fetch, for the further blocks would be those
+//!    of another state. If the blocks have an ETag, it identifies such a block, and the newer notification waits. So
+//!    notifications keep their order, and no body mixes two states.
 //!
-//! A request of a peer that comes in blocks is told when it is whole; our answer is cut into the blocks that it asks for.
+//! A request of a peer that comes in blocks becomes an event when it is complete; the response is cut into the blocks
+//! that the peer asks for.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
@@ -38,8 +39,8 @@ pub enum EndpointEvent {
         peer: Peer,
         request: Request,
     },
-    /// The peer has received the request and will answer later. This comes once for each request, whatever its number of
-    /// blocks.
+    /// The peer has received the request and will answer later. This comes once for each request, whatever its number
+    /// of blocks.
     Acknowledged {
         exchange: ExchangeId,
     },
@@ -105,8 +106,8 @@ pub struct Endpoint {
     events: VecDeque<EndpointEvent>,
 }
 
-/// The request of an observation, with which further blocks of its notifications are fetched, and the notifications that
-/// wait while one is fetched. The exchanges have its token and its freshness.
+/// The request of an observation, with which further blocks of its notifications are fetched, and the notifications
+/// that wait while one is fetched. The exchanges have its token and its freshness.
 #[derive(Debug)]
 struct EndpointObservation {
     peer: Peer,
@@ -240,7 +241,8 @@ impl Endpoint {
         Some(id)
     }
 
-    /// Returns the token of an observation and the freshness of its newest notification: [`Endpoint::restore_observation`] needs.
+    /// Returns the token of an observation and the freshness of its newest notification, which
+    /// [`Endpoint::restore_observation`] needs.
     pub fn observation(&self, id: ExchangeId) -> Option<(Token, Freshness)> {
         self.exchanges.observation(id)
     }
@@ -337,8 +339,8 @@ impl Endpoint {
         }
     }
 
-    /// Forgets an exchange or an observation: nothing is heard of it any more, and a notification of it is answered with
-    /// a reset.
+    /// Forgets an exchange or an observation: nothing is heard of it any more, and a notification of it is answered
+    /// with a reset.
     pub fn forget(&mut self, id: ExchangeId) {
         let fetching = self.observations.remove(&id).and_then(|observation| observation.fetching);
         for transfer in [Some(id), fetching].into_iter().flatten() {
@@ -610,8 +612,8 @@ impl Endpoint {
         self.tell_waiting(now, id);
     }
 
-    /// The body of the first answer is being fetched, and a newer state is there: it is the answer. Gives a notification
-    /// back that cannot be one.
+    /// The body of the first answer is being fetched, and a newer state is there: it is the answer. Gives a
+    /// notification back that cannot be one.
     fn answer_with(
         &mut self,
         now: Instant,
@@ -639,8 +641,8 @@ impl Endpoint {
         }
     }
 
-    /// Reports a notification that a newer one has superseded. If that happens many times in a row it is reported as failed,
-    /// since applications then see no value at all.
+    /// Reports a notification that a newer one has superseded. If that happens many times in a row it is reported as
+    /// failed, since applications then see no value at all.
     fn superseded(&mut self, id: ExchangeId, number: Option<u32>, owed: Option<Acknowledge>) {
         self.give(owed);
         let Some(observation) = self.observations.get_mut(&id) else { return };
@@ -742,8 +744,8 @@ impl EndpointObservation {
     }
 }
 
-/// What comes next of a body of ours, if this response asks for more of it: another block, or the first one of a body that
-/// was too large for one message (RFC 7959 section 2.9.3).
+/// What comes next of a body of ours, if this response asks for more of it: another block, or the first one of a body
+/// that was too large for one message (RFC 7959 section 2.9.3).
 fn in_smaller_parts(transfer: &mut Transfer, response: &Response) -> Result<Option<Request>, BlockError> {
     match &mut transfer.stage {
         Stage::Upload(upload) => Ok(match upload.answered(response)? {

@@ -1,11 +1,13 @@
-//! Messages, exchanges and observations: client and server at once, for all peers. A body is one message here; `Endpoint`
-//! puts block-wise transfer over it.
+//! Messages, exchanges and observations: client and server at once, for all peers. A body is one message here;
+//! `Endpoint` puts block-wise transfer over it.
 //!
 //! As a client:
 //! 1. `send_request` sends a confirmable request and sets its first deadline; it is sent again until something comes.
-//! 2. An empty acknowledgement ends the retransmission: [`ExchangeEvent::Acknowledged`]. The response may take its time.
-//! 3. The response, piggybacked or separate, matched by token: [`ExchangeEvent::Response`]. A reset: [`ExchangeEvent::Reset`]. Nothing:
-//!    [`ExchangeEvent::TimedOut`]. A response that cannot be read: [`ExchangeEvent::Failed`].
+//! 2. An empty acknowledgement ends the retransmission: [`ExchangeEvent::Acknowledged`]. The response may take its
+//!    time.
+//! 3. The response, piggybacked or separate, matched by token: [`ExchangeEvent::Response`]. A reset:
+//!    [`ExchangeEvent::Reset`]. Nothing: [`ExchangeEvent::TimedOut`]. A response that cannot be read:
+//!    [`ExchangeEvent::Failed`].
 //! 4. When request and response have the Observe option, the exchange has become an observation of the same id: each
 //!    further response with its token is an [`ExchangeEvent::Notification`], in the order of RFC 7641 section 3.4.
 //!
@@ -61,7 +63,8 @@ pub enum CoapOutput {
     Transmit(Transmit),
     Outcome(Peer, DatagramOutcome),
     Retransmitted(Peer),
-    /// The oldest remembered message of this peer was evicted early to make room: its duplicate would pass for a new message.
+    /// The oldest remembered message of this peer was evicted early to make room: its duplicate would pass for a new
+    /// message.
     Evicted(Peer),
 }
 
@@ -163,7 +166,8 @@ struct ExchangeObservation {
     freshness: Freshness,
 }
 
-/// The exchange and the observation that a token belongs to. A request with Observe 1 has the token of the observation that it ends.
+/// The exchange and the observation that a token belongs to. A request with Observe 1 has the token of the observation
+/// that it ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Expected {
     exchange: Option<ExchangeId>,
@@ -319,7 +323,8 @@ impl Exchanges {
         self.respond_as(now, id, response, Kind::Confirmable);
     }
 
-    /// Answers like [`Exchanges::respond`], but a separate response is sent only once: the address of the peer may be forged.
+    /// Answers like [`Exchanges::respond`], but a separate response is sent only once: the address of the peer may be
+    /// forged.
     pub fn respond_once(&mut self, now: Instant, id: RequestId, response: Response) {
         self.respond_as(now, id, response, Kind::NonConfirmable);
     }
@@ -372,8 +377,8 @@ impl Exchanges {
         }
     }
 
-    /// Forgets an exchange or an observation: nothing is heard of it any more, and a notification of it is answered with
-    /// a reset.
+    /// Forgets an exchange or an observation: nothing is heard of it any more, and a notification of it is answered
+    /// with a reset.
     pub fn forget(&mut self, id: ExchangeId) {
         self.end_exchange(id);
         if let Some(ExchangeObservation { peer, token, .. }) = self.observations.remove(&id) {
@@ -620,9 +625,9 @@ impl Exchanges {
         id
     }
 
-    /// The message keeps its id, so that the device sees a repetition, unless another one has it on its way there. It is
-    /// due at once, and with as many repetitions before it as a new one. A request that was acknowledged is sent again
-    /// too: its answer may have come from the new address before anybody knew whose that is.
+    /// The message keeps its id, so that the device sees a repetition, unless another one has it on its way there. It
+    /// is due at once, and with as many repetitions before it as a new one. A request that was acknowledged is sent
+    /// again too: its answer may have come from the new address before anybody knew whose that is.
     fn readdress_transmission(&mut self, now: Instant, id: ExchangeId, from: Key, to: Peer) {
         let on_its_way = if self.owns_transmission(id, from) { self.transmissions.take(from) } else { None };
         let acknowledged = self.exchanges.get_mut(&id).and_then(|exchange| exchange.acknowledged.take());
@@ -686,8 +691,8 @@ impl Exchanges {
     }
 
     /// Rejects the newest remembered message with this id, unless a different one with the id was accepted: the device
-    /// would take the reset as the answer to that one, and end an observation (RFC 7641 section 3.6). Devices do not use
-    /// an id twice that soon (RFC 7252 section 4.4), so that one of the two is forged.
+    /// would take the reset as the answer to that one, and end an observation (RFC 7641 section 3.6). Devices do not
+    /// use an id twice that soon (RFC 7252 section 4.4), so that one of the two is forged.
     fn reset(&mut self, now: Instant, peer: Peer, id: MessageId) {
         if self.dedup.resettable(now, peer, id) <= 1 {
             self.reply(peer, id, Kind::Reset);
@@ -734,8 +739,8 @@ impl Exchanges {
         }
     }
 
-    /// The next message id toward this peer that none of our messages has: one that was on its way to another address may
-    /// have brought its id along.
+    /// The next message id toward this peer that none of our messages has: one that was on its way to another address
+    /// may have brought its id along.
     fn new_message_id(&mut self, now: Instant, peer: Peer) -> MessageId {
         loop {
             let id = self.message_ids.next(now, peer, &mut self.rng);

@@ -235,8 +235,8 @@ fn encode((kind, code, id, token): (Kind, Code, MessageId, Token), options: &Opt
 /// The byte between the options and the payload (RFC 7252 section 3).
 const PAYLOAD_MARKER: u8 = 0xff;
 
-/// Returns whether the last byte of a datagram without payload is the payload marker. It may also be the last byte of an
-/// option, so the options are passed over (RFC 7252 section 3.1). The datagram is well-formed otherwise.
+/// Returns whether the last byte of a datagram without payload is the payload marker. It may also be the last byte of
+/// an option, so the options are passed over (RFC 7252 section 3.1). The datagram is well-formed otherwise.
 fn ends_with_marker(datagram: &[u8]) -> bool {
     let [first, _, _, _, rest @ ..] = datagram else { return false };
     let mut options = rest.get(usize::from(first & 0x0f)..).unwrap_or_default();

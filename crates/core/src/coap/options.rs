@@ -24,8 +24,8 @@ pub mod number {
     pub const SIZE1: u16 = 60;
 }
 
-/// Content formats (RFC 7252 section 12.3, RFC 8790 section 5 and OMA LwM2M Core 1.2 section 7.4; 1541 to 1544 are those
-/// of drafts of LwM2M 1.0).
+/// Content formats (RFC 7252 section 12.3, RFC 8790 section 5 and OMA LwM2M Core 1.2 section 7.4; 1541 to 1544 are
+/// those of drafts of LwM2M 1.0).
 pub mod format {
     pub const TEXT: u16 = 0;
     pub const LINK_FORMAT: u16 = 40;

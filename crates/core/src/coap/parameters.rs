@@ -33,8 +33,8 @@ pub struct Parameters {
     pub block_size: usize,
     /// Bytes of a body that comes in blocks. A peer that the layer above does not know may send 64 KiB of them.
     pub received_body_size: usize,
-    /// Bodies that peers send in blocks at once, over DTLS and over plain UDP apart. Peers that the layer above does not
-    /// know have half as many for themselves.
+    /// Bodies that peers send in blocks at once, over DTLS and over plain UDP apart. Peers that the layer above does
+    /// not know have half as many for themselves.
     pub block_uploads: usize,
     /// Bytes of all bodies together that come in blocks, asked for or not.
     pub block_transfer_bytes: usize,

@@ -1,6 +1,7 @@
 //! How full the tables of the endpoint are.
 
-/// The entries of each table: all of them are bounded, and empty when nothing is under way and EXCHANGE_LIFETIME is over.
+/// The entries of each table: all of them are bounded, and empty when nothing is under way and EXCHANGE_LIFETIME is
+/// over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CoapTableSizes {
     pub exchanges: usize,

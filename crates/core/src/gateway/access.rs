@@ -1,7 +1,8 @@
 //! Which peer may use which endpoint name and which registration.
 //!
-//! A registration has the identity that it was made with. Requests for it are accepted from associations of that identity
-//! only: a request from a new one of them moves the registration there. No peer that did not prove as much takes its place.
+//! A registration has the identity that it was made with. Requests for it are accepted from associations of that
+//! identity only: a request from a new one of them moves the registration there. No peer that did not prove as much
+//! takes its place.
 
 use std::collections::HashSet;
 

@@ -1,9 +1,9 @@
-//! Rate limits of received messages: those of unregistered peers, so that they cannot hurt registered devices, and those of
-//! each registered device, so that it cannot hurt the others.
+//! Rate limits of received messages: those of unregistered peers, so that they cannot hurt registered devices, and
+//! those of each registered device, so that it cannot hurt the others.
 //!
-//! A message belongs to a registered device when it comes from the address of that device. Of all others, Registers have
-//! one limit, and what else would be answered has another; each of them for one address and for all. A request for a
-//! registration from another address than that of its device is among them: anybody can name the location that he was
+//! A message belongs to a registered device when it comes from the address of that device. Of all others, Registers
+//! have one limit, and what else would be answered has another; each of them for one address and for all. A request for
+//! a registration from another address than that of its device is among them: anybody can name the location that he was
 //! given, from any address that he claims to have. What is neither answered nor remembered needs no limit.
 
 use std::time::{Duration, Instant};
@@ -22,7 +22,8 @@ use super::diagnostic::add_max_age;
 use super::registrations::Registrations;
 use super::report::{DropReason, Report};
 
-/// A device that registers again sooner is limited like an unregistered peer: each Register costs a connection to the broker.
+/// A device that registers again sooner is limited like an unregistered peer: each Register costs a connection to the
+/// broker.
 const SETTLED: Duration = Duration::from_secs(10);
 
 /// Owns the rate limits for what peers send.
@@ -36,7 +37,7 @@ pub(super) struct AdmissionControl {
     rate_of_registered: Rate,
 }
 
-/// What is done with a datagram.
+/// The decision about a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
     Admit(PeerClass),
@@ -95,8 +96,8 @@ impl AdmissionControl {
         self.rate_of_registered = limits.registered;
     }
 
-    /// Returns the number of addresses of unregistered peers that are remembered because they sent lately: for each kind at
-    /// most the burst of all, and those of the time that one token takes.
+    /// Returns the number of addresses of unregistered peers that are remembered because they sent lately: for each
+    /// kind at most the burst of all, and those of the time that one token takes.
     pub fn addresses(&self) -> usize {
         [&self.registers, &self.refusals, &self.others].iter().map(|limiter| limiter.addresses()).sum()
     }
@@ -137,7 +138,7 @@ impl AdmissionControl {
         }
     }
 
-    /// What is no message is reset if it is confirmable, and that is an answer like any other.
+    /// Decides about a malformed datagram. A confirmable one is answered with a reset, so the rate limits apply to it.
     fn decide_on_malformed(&mut self, now: Instant, peer: Peer, registry: &Registry, datagram: &[u8]) -> Decision {
         let is_reset = Header::of(datagram).is_some_and(|header| header.kind == Kind::Confirmable);
         let devices = registry.devices_at(peer);
@@ -163,7 +164,8 @@ pub(super) fn refuse_register(context: &mut Context, peer: Peer, register: &Mess
     context.report(Report::RegisterRejected { peer, endpoint: None, code, reason: reason.to_owned() });
 }
 
-/// Returns whether a registered device sends this, from where it is. A Register is the device's own only with its own name.
+/// Returns whether a registered device sends this, from where it is. A Register is the device's own only with its own
+/// name.
 fn is_of_registered(
     context: &Context,
     registrations: &Registrations,
@@ -192,7 +194,7 @@ fn is_register(message: &Message) -> bool {
     message.code == Code::POST && message.options.all(number::URI_PATH).eq([b"rd".as_slice()])
 }
 
-/// Whether this is a later block of a body: the first one was charged for the whole.
+/// Returns whether this is a later block of a body. The rate limit counts the first block for the whole body.
 fn continues(message: &Message) -> bool {
     // RFC 7959 section 2.2: the number stands above the lowest four bits.
     message.options.uint(number::BLOCK1).ok().flatten().is_some_and(|block| block >> 4 > 0)

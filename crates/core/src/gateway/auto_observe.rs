@@ -1,5 +1,6 @@
 //! `auto_observe`: chooses the paths that the gateway observes by itself when a device registers. They wait in
-//! [`crate::registry::DeviceObservations`]; the command scheduler sends them one at a time, after the commands of applications.
+//! [`crate::registry::DeviceObservations`]; the command scheduler sends them one at a time, after the commands of
+//! applications.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -32,8 +33,8 @@ pub(super) fn paths(auto_observe: &AutoObserve, registration: &Registration, mod
     }
 }
 
-/// Returns the instances that the object list has, and the objects of which it has none, in its order. An observation of both
-/// would tell every value twice.
+/// Returns the instances that the object list has, and the objects of which it has none, in its order. An observation
+/// of both would tell every value twice.
 fn instances_or_objects(registration: &Registration) -> Vec<Path> {
     let with_instances: HashSet<_> =
         registration.object_paths().filter(|path| path.len() > 1).filter_map(|path| path.object()).collect();

@@ -1,8 +1,9 @@
-//! Commands of applications: one at a time is in flight for each device (NSTART 1, RFC 7252 section 4.7), the others wait.
+//! Commands of applications: one at a time is in flight for each device (NSTART 1, RFC 7252 section 4.7), the others
+//! wait.
 //!
 //! 1. A command that has come is sent at once, waits in its device's queue, or is refused.
-//! 2. The command in flight ends by an answer, a reset, a time-out or a failure. Each of them is published, and the next
-//!    command is sent.
+//! 2. The command in flight ends by an answer, a reset, a time-out or a failure. Each of them is published, and the
+//!    next command is sent.
 //! 3. A pending command that waited too long is refused, at the latest when its device could take it.
 //!
 //! Every command has exactly one final answer, as long as there is a session to publish it by.
@@ -30,13 +31,13 @@ use super::record::{CommandRecord, ObservationRecord};
 use super::report::{CommandOutcome, Report};
 use super::retained_command_dedup::RetainedCommandDedup;
 
-/// Owns what concerns the commands of all devices; the queue of a device and its command in flight are in [`Device`]. It
-/// knows neither how a device registers nor when it leaves: it is told.
+/// Owns what concerns the commands of all devices; the queue of a device and its command in flight are in [`Device`].
+/// It knows neither how a device registers nor when it leaves: it is told.
 #[derive(Debug, Default)]
 pub(super) struct CommandScheduler {
     /// The registration that each exchange and observation belongs to.
     registrations: HashMap<ExchangeId, RegistrationId>,
-    /// When the first pending command of a device expires.
+    /// The time at which the first pending command of each device expires.
     expiries: Deadlines<RegistrationId>,
     /// Counts the bytes of the commands that are kept for devices.
     bytes: CommandBytes,
@@ -350,9 +351,9 @@ impl CommandScheduler {
         device.sent(now, exchange, waiting, attempts);
     }
 
-    /// Sends the command in flight once more if the device rejected a format and there is another one. It stays the same
-    /// command: nothing else is sent to the device meanwhile, and the application gets the last answer. Returns the command
-    /// if the response is its answer.
+    /// Sends the command in flight once more if the device rejected a format and there is another one. It stays the
+    /// same command: nothing else is sent to the device meanwhile, and the application gets the last answer. Returns
+    /// the command if the response is its answer.
     fn retry_in_other_format(
         &mut self,
         context: &mut Context,
@@ -375,7 +376,8 @@ impl CommandScheduler {
         None
     }
 
-    /// An `observe` that was accepted replaces the observation of the same paths; the answer to `cancel-observe` ends it.
+    /// An `observe` that was accepted replaces the observation of the same paths; the answer to `cancel-observe` ends
+    /// it.
     fn follow_observation(
         &mut self,
         context: &mut Context,
@@ -401,7 +403,7 @@ impl CommandScheduler {
         }
     }
 
-    /// Whether this device was sent this retained command, or will be.
+    /// Returns whether this retained command was sent to the device, or waits to be sent.
     fn knows(&self, device: &Device, command: CommandDigest) -> bool {
         device.waiting.holds(command) || self.retained.contains(&device.registration.endpoint, command)
     }
@@ -409,8 +411,8 @@ impl CommandScheduler {
 
 /// The commands and observations of a device over a restart.
 impl CommandScheduler {
-    /// Returns the records of a device's commands: the one in flight, then those that wait. Each gets a serial if it has
-    /// none.
+    /// Returns the records of a device's commands: the one in flight, then those that wait. Each gets a serial if it
+    /// has none.
     pub fn records(&mut self, context: &Context, device: &mut Device) -> Vec<CommandRecord> {
         let last = &mut self.last_serial;
         let mut record = |serial: &mut Option<u64>, expires, command: &Command, retained| {
@@ -438,7 +440,8 @@ impl CommandScheduler {
 
     /// Restores an observation of an earlier process.
     pub fn restore_observation(&mut self, context: &mut Context, device: &mut Device, record: ObservationRecord) {
-        // It was an observe command when it was recorded; in whatever else it may have turned, there is nothing to observe.
+        // It was an observe command when it was recorded; in whatever else it may have turned, there is nothing to
+        // observe.
         let Ok(command) = downlink::interpret(record.command, context.command_context(&device.registration)) else {
             return;
         };

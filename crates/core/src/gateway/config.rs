@@ -32,18 +32,18 @@ pub struct GatewayConfig {
     pub auto_observe: AutoObserve,
     pub update_msg_publish_condition: UpdatePublish,
     pub undefined_resources: UndefinedResources,
-    /// Whether `register` and `update` have the attributes of the links.
+    /// Whether the reports `register` and `update` contain the attributes of the links.
     pub report_attributes: bool,
-    /// Who may use which endpoint name, of the devices that speak DTLS.
+    /// The endpoint names that a DTLS identity may use.
     pub identity: IdentityRule,
     /// Whether a name that has a pre-shared key of its own may be registered over plain UDP.
     pub plain_udp_for_psk_devices: bool,
-    /// Whether `register` and `update` say what identity a device proved.
+    /// Whether the reports `register` and `update` contain the authenticated identity.
     pub report_identity: bool,
     pub limits: Limits,
 }
 
-/// What holds where an operator says nothing. `config` takes its defaults from here.
+/// The defaults. The program's configuration reads them from here.
 impl Default for GatewayConfig {
     fn default() -> Self {
         Self {
@@ -72,7 +72,8 @@ impl GatewayConfig {
     }
 }
 
-/// How a device names itself to the broker. A clientid or username that comes out empty is the endpoint name instead.
+/// The client ID, username and password of a device at the broker. An empty client ID or username is replaced by the
+/// endpoint name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientTemplates {
     pub clientid: Template,
@@ -91,8 +92,8 @@ pub enum PasswordSource {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AutoObserve {
     Off,
-    /// Every instance of the list, or the object where the list has no instance of it, if there is a definition; but not
-    /// the objects 0, 1, 2, 4, 5, 6, 7, 9, 15.
+    /// Every instance of the list, or the object where the list has no instance of it, if there is a definition; but
+    /// not the objects 0, 1, 2, 4, 5, 6, 7, 9, 15.
     On,
     Paths(Vec<Path>),
 }
@@ -125,13 +126,13 @@ pub struct Limits {
     pub pending_registrations: usize,
     /// Registers of devices that are not registered at the address they come from.
     pub registers: RateLimit,
-    /// What else would be answered to peers that are not registered.
+    /// The rate limit of all other messages from unregistered peers.
     pub unregistered: RateLimit,
     /// Bytes that are kept of one registration: its object list with attributes, and its query items.
     pub registration_size: usize,
     /// Profile IDs whose object list is kept.
     pub profiles: usize,
-    /// What one registered device may send beside its answers to commands.
+    /// The rate limit of one registered device, apart from its answers to commands.
     pub registered: Rate,
     /// Commands that wait for one device.
     pub pending_commands: usize,
@@ -139,7 +140,7 @@ pub struct Limits {
     pub pending_command_bytes: usize,
     /// Bytes of the commands of all devices: those that wait and those that are in flight. Beyond it none may wait.
     pub pending_command_bytes_total: usize,
-    /// How long a command may wait when it does not say itself.
+    /// The time that a command without `ttl` may wait.
     pub command_expiry: Duration,
     /// Observations of one device.
     pub observations: usize,

@@ -1,4 +1,5 @@
-//! What the parts of the gateway share: the time, the configuration, the object definitions, and the ways out of the core.
+//! What the parts of the gateway share: the time, the configuration, the object definitions, and the ways out of the
+//! core.
 //!
 //! A part is given the context with each event; it keeps no reference to it. The context knows how a message reaches a
 //! device (CoAP, and DTLS below it) and in which order outputs leave. It does not know which devices there are.

@@ -1,6 +1,7 @@
 //! Reasons for devices: diagnostic payloads are short plain text for people (RFC 7252 section 5.5.2).
 //!
-//! An answer to an unregistered peer is no larger than its request, for its address may be forged: as much of a reason is sent as fits.
+//! An answer to an unregistered peer is no larger than its request, for its address may be forged: as much of a reason
+//! is sent as fits.
 
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ const MOST: usize = 128;
 /// Options of the answer (Max-Age), and the marker in front of the payload.
 const OVERHEAD: usize = 6;
 
-/// Returns how many bytes of a reason the answer to this request may have. It counts the options of the request as short as
-/// they can be encoded.
+/// Returns how many bytes of a reason the answer to this request may have. It counts the options of the request as
+/// short as they can be encoded.
 pub(super) fn room(request: &Request) -> usize {
     let options: usize = request.options.iter().map(|(_, value)| value.len() + 1).sum();
     (options + request.payload.len()).saturating_sub(OVERHEAD).clamp(LEAST, MOST)

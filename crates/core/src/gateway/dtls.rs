@@ -38,8 +38,8 @@ impl DtlsLayer {
         Self { server, first_socket, events: VecDeque::new() }
     }
 
-    /// Returns what leaves the gateway, in order. Events for the gateway itself wait for [`DtlsLayer::next_event`], or a
-    /// message would be handled in the middle of another.
+    /// Returns what leaves the gateway, in order. Events for the gateway itself wait for [`DtlsLayer::next_event`], or
+    /// a message would be handled in the middle of another.
     pub fn poll_output(&mut self) -> Option<Output> {
         loop {
             return Some(match self.server.poll_output()? {

@@ -1,12 +1,12 @@
-//! The only place where coap, lwm2m, registry and mqtt meet: devices' datagrams and the broker's events in, datagrams and
-//! commands to the broker out.
+//! The only place where coap, lwm2m, registry and mqtt meet: devices' datagrams and the broker's events in, datagrams
+//! and commands to the broker out.
 //!
 //! [`Gateway`] has the entry points. Each part behind them owns its state, and gets the state that all parts share, the
 //! [`context`], with each event:
 //!
 //! ```text
 //! Gateway
-//!  |- Context                what the parts share: time, configuration, CoAP endpoint, DtlsLayer, outputs, PendingChanges
+//!  |- Context                what all parts share: time, configuration, CoAP endpoint, DtlsLayer, outputs, changes
 //!  |- AdmissionControl       how much a peer may send
 //!  \- Registrations          Register, Update, De-register; the broker's events
 //!      |- AccessControl      which peer may use which endpoint name
@@ -19,8 +19,8 @@
 //!          \- SilentDevices      which device is evicted when there are too many
 //! ```
 //!
-//! `auto_observe` chooses what the gateway observes on its own, `client` tells what a device is to the broker, `presence`
-//! publishes whether it can be reached, and `restart` makes records of the devices and restores them.
+//! `auto_observe` chooses what the gateway observes on its own, `client` tells what a device is to the broker,
+//! `presence` publishes whether it can be reached, and `restart` makes records of the devices and restores them.
 
 mod access;
 mod admission;
@@ -87,8 +87,8 @@ pub enum Output {
     FindKey(PskIdentity),
     /// The shell counts this, and logs it.
     Report(Report),
-    /// No output is left. The shell calls [`Gateway::handle_timeout`] at this time, if nothing comes before; `None` asks
-    /// for no call.
+    /// No output is left. The shell calls [`Gateway::handle_timeout`] at this time, if nothing comes before; `None`
+    /// asks for no call.
     Idle(Option<Instant>),
 }
 
@@ -97,33 +97,35 @@ pub enum Output {
 /// # Kinds of methods
 ///
 /// - Four entry points take what happens outside: [`handle_datagram`](Self::handle_datagram) what a device sent,
-///   [`handle_broker`](Self::handle_broker) what the broker's side did, [`handle_timeout`](Self::handle_timeout) that time
-///   has passed, and [`handle_key`](Self::handle_key) the key that a DTLS handshake asked for.
+///   [`handle_broker`](Self::handle_broker) what the broker's side did, [`handle_timeout`](Self::handle_timeout) that
+///   time has passed, and [`handle_key`](Self::handle_key) the key that a DTLS handshake asked for.
 /// - [`poll_output`](Self::poll_output) returns what the shell has to do, one thing at a time.
-/// - [`take_changes`](Self::take_changes) returns what the store has to write, for those who keep one; it produces nothing
-///   before [`restore`](Self::restore) was called.
+/// - [`take_changes`](Self::take_changes) returns what the store has to write, for those who keep one; it produces
+///   nothing before [`restore`](Self::restore) was called.
 /// - Setters ([`set_model`](Self::set_model), [`set_limits`](Self::set_limits), [`set_acceptor`](Self::set_acceptor),
-///   [`set_keyed_identities`](Self::set_keyed_identities), [`set_unix_time`](Self::set_unix_time), ...) replace a part of
-///   the configuration. They hold for what comes after.
-/// - [`drain`](Self::drain), [`is_drained`](Self::is_drained) and [`end`](Self::end) shut the gateway down, in this order.
-/// - Methods that take `&self` only count: [`table_sizes`](Self::table_sizes), [`sleeping_devices`](Self::sleeping_devices).
+///   [`set_keyed_identities`](Self::set_keyed_identities), [`set_unix_time`](Self::set_unix_time), ...) replace a part
+///   of the configuration. They hold for what comes after.
+/// - [`drain`](Self::drain), [`is_drained`](Self::is_drained) and [`end`](Self::end) shut the gateway down, in this
+///   order.
+/// - Methods that take `&self` only count: [`table_sizes`](Self::table_sizes),
+///   [`sleeping_devices`](Self::sleeping_devices).
 ///
 /// # Order of calls
 ///
 /// 1. [`new`](Self::new), then [`with_dtls`](Self::with_dtls) if DTLS listeners exist.
-/// 2. [`restore`](Self::restore) and after it [`restore_retained_commands`](Self::restore_retained_commands), if a store is
-///    used, before the first datagram.
+/// 2. [`restore`](Self::restore) and after it [`restore_retained_commands`](Self::restore_retained_commands), if a
+///    store is used, before the first datagram.
 /// 3. Any method that takes `now`, then [`poll_output`](Self::poll_output) until it returns [`Output::Idle`], again and
 ///    again. Each output is carried out in the order in which it came; the core relies on the order of datagrams and
 ///    publications. A shell may handle several datagrams before it polls: outputs wait.
-/// 4. [`handle_timeout`](Self::handle_timeout) no earlier than the time of the last [`Output::Idle`]. An early call does no
-///    harm; a late one delays retransmissions and expiries.
+/// 4. [`handle_timeout`](Self::handle_timeout) no earlier than the time of the last [`Output::Idle`]. An early call
+///    does no harm; a late one delays retransmissions and expiries.
 ///
 /// # Time
 ///
 /// `now` is monotonic: no call may have an earlier `now` than the call before. The core reads no clock. Times that
-/// outlive the process are those of the wall clock, which [`set_unix_time`](Self::set_unix_time) compares with `now`; a step
-/// of the wall clock moves no deadline.
+/// outlive the process are those of the wall clock, which [`set_unix_time`](Self::set_unix_time) compares with `now`; a
+/// step of the wall clock moves no deadline.
 ///
 /// # Randomness
 ///
@@ -137,8 +139,8 @@ pub struct Gateway {
 
 /// Entry points and outputs.
 impl Gateway {
-    /// Takes a datagram that came from this peer: a CoAP message, or DTLS records if its socket speaks DTLS. Exactly one
-    /// [`Report::Datagram`], or one DTLS report, tells what became of it.
+    /// Takes a datagram that came from this peer: a CoAP message, or DTLS records if its socket speaks DTLS. Exactly
+    /// one [`Report::Datagram`], or one DTLS report, tells what became of it.
     pub fn handle_datagram(&mut self, now: Instant, peer: Peer, datagram: &[u8]) {
         self.context.now = now;
         if let Some(dtls) = self.context.dtls.as_mut().filter(|dtls| dtls.serves(peer)) {
@@ -232,8 +234,8 @@ impl Gateway {
         }
     }
 
-    /// Closes the associations of identities whose key was changed or removed. The registrations stay, and their devices
-    /// cannot use them before they have the new keys.
+    /// Closes the associations of identities whose key was changed or removed. The registrations stay, and their
+    /// devices cannot use them before they have the new keys.
     pub fn revoke(&mut self, now: Instant, is_revoked: impl Fn(&PskIdentity) -> bool) {
         self.with_dtls_server(now, |server| server.revoke(is_revoked));
     }
@@ -249,7 +251,8 @@ impl Gateway {
     /// Restores the devices of an earlier process. From now on the changes of all devices are kept for
     /// [`Gateway::take_changes`]; a gateway that is never restored, be it with no records, keeps none.
     ///
-    /// The limits of today hold: of too many devices those that were heard last are restored. They are connected first, too.
+    /// The limits of today hold: of too many devices those that were heard last are restored. They are connected first,
+    /// too.
     pub fn restore(&mut self, now: Instant, mut records: Vec<DeviceRecord>) {
         let Self { context, registrations, .. } = self;
         context.now = now;
@@ -294,7 +297,8 @@ impl Gateway {
             || self.context.dtls.as_ref().is_some_and(|dtls| dtls.server.has_changes())
     }
 
-    /// Returns what has changed since it was taken last, at most so many associations and devices, the longest changed first.
+    /// Returns what has changed since it was taken last, at most so many associations and devices, the longest changed
+    /// first.
     pub fn take_changes(&mut self, now: Instant, most: usize) -> Vec<Change> {
         self.context.now = now;
         restart::take_changes(&mut self.context, &mut self.registrations, most)
@@ -325,8 +329,8 @@ impl Gateway {
         self.context.draining && !self.context.coap.is_transferring()
     }
 
-    /// Gives up the commands that are still in flight: each of them has its last answer. The registrations stay: they do
-    /// not end with the process.
+    /// Gives up the commands that are still in flight: each of them has its last answer. The registrations stay: they
+    /// do not end with the process.
     pub fn end(&mut self, now: Instant) {
         self.context.now = now;
         self.registrations.devices_mut().give_up_in_flight(&mut self.context);

@@ -68,8 +68,8 @@ impl Notifications {
         }
     }
 
-    /// Keeps the acknowledgement until the publication with this ticket is done. The oldest one of a device that has too
-    /// many of them is never sent: the device repeats its notification until it gives up itself.
+    /// Keeps the acknowledgement until the publication with this ticket is done. The oldest one of a device that has
+    /// too many of them is never sent: the device repeats its notification until it gives up itself.
     fn defer_ack(&mut self, device: &mut Device, owed: Acknowledge) -> Ticket {
         self.last_ticket += 1;
         if device.deferred_acks.len() >= DEFERRED_ACKS_PER_DEVICE {

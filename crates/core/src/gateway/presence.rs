@@ -1,5 +1,5 @@
-//! The presence of devices, published retained where `translators.status` has a topic, so that a later subscriber knows it
-//! too. When the connection of a device is lost, the broker publishes that it is offline: the will.
+//! The presence of devices, published retained where `translators.status` has a topic, so that a later subscriber knows
+//! it too. When the connection of a device is lost, the broker publishes that it is offline: the will.
 
 use crate::mqtt::uplink;
 use crate::registry::{Device, Presence, Topics};

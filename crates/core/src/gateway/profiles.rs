@@ -1,5 +1,5 @@
-//! Object lists by profile ID (LwM2M Core 1.2 section 6.2.1): a device may leave its object list out of a Register and name it
-//! by the query item `pid`.
+//! Object lists by profile ID (LwM2M Core 1.2 section 6.2.1): a device may leave its object list out of a Register and
+//! name it by the query item `pid`.
 //!
 //! 1. A list that a registered device sent together with a `pid` is kept under it.
 //! 2. A Register with this `pid` and without a list gets the kept list. One whose profile ID is unknown has no list.
@@ -50,7 +50,8 @@ impl Profiles {
         }
     }
 
-    /// Keeps the list of a registered device under its profile ID. Returns the number of lists that were evicted for it.
+    /// Keeps the list of a registered device under its profile ID. Returns the number of lists that were evicted for
+    /// it.
     pub fn learn(&mut self, registration: &Registration, is_secured: bool, most: usize) -> usize {
         let (Some(pid), Some(objects)) = (registration.profile_id(), registration.objects()) else { return 0 };
         if most == 0 {

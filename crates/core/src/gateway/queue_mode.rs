@@ -1,5 +1,5 @@
-//! Queue mode (LwM2M Core 1.1 section 6.5): a device in queue mode takes commands only within the awake window after each of
-//! its messages. It is asleep after that, and commands wait: [`crate::registry::Device::is_awake`].
+//! Queue mode (LwM2M Core 1.1 section 6.5): a device in queue mode takes commands only within the awake window after
+//! each of its messages. It is asleep after that, and commands wait: [`crate::registry::Device::is_awake`].
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,8 @@ use super::config::GatewayConfig;
 use super::context::Context;
 use super::presence::publish_status;
 
-/// Owns the times at which devices fall asleep. A device whose presence is not published has none: whether it is awake is
-/// only asked when there is a command for it.
+/// Owns the times at which devices fall asleep. A device whose presence is not published has none: whether it is awake
+/// is only asked when there is a command for it.
 #[derive(Debug, Default)]
 pub(super) struct QueueMode {
     ends_of_awake_time: Deadlines<RegistrationId>,
@@ -45,8 +45,8 @@ impl QueueMode {
         }
     }
 
-    /// Publishes that a device is asleep if its awake time is over. Every message of the device moves that time, so that it
-    /// is only looked at when the one of the last look has come.
+    /// Publishes that a device is asleep if its awake time is over. Every message of the device moves that time, so
+    /// that it is only looked at when the one of the last look has come.
     pub fn check(&mut self, context: &mut Context, device: &mut Device) {
         let Some(until) = device.awake_until() else { return };
         if until > context.now {

@@ -25,7 +25,8 @@ pub enum Change {
     Put(Box<DeviceRecord>),
     /// Nothing is kept of this endpoint any more.
     Remove { endpoint: String },
-    /// The retained commands of this endpoint, in the place of what was kept of them. None is kept where there are none.
+    /// The retained commands of this endpoint, in the place of what was kept of them. None is kept where there are
+    /// none.
     RetainedCommands(RetainedCommandsRecord),
     /// The object list of a profile ID, in the place of what was kept of it.
     Profile(ProfileRecord),
@@ -52,7 +53,8 @@ pub struct ProfileRecord {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeviceRecord {
     pub registration: Registration,
-    /// The broker asks for it when the device is connected again. Serialized as it is: the file is for the program alone.
+    /// The broker asks for it when the device is connected again. Serialized as it is: the file is for the program
+    /// alone.
     #[serde(with = "password")]
     pub password: Option<Secret>,
     pub location: String,
@@ -85,7 +87,8 @@ pub struct ObservationRecord {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CommandRecord {
-    /// Never given to another command. A command does not change: what is kept under a serial need not be written again.
+    /// Never given to another command. A command does not change: what is kept under a serial need not be written
+    /// again.
     pub serial: u64,
     #[serde(with = "milliseconds")]
     pub expires: Duration,

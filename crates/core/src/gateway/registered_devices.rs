@@ -1,7 +1,7 @@
 //! The registered devices, from the answer to their Register until they leave.
 //!
-//! Every event of a device is handled here with the device in hand: it is looked up once, by its registration, its endpoint
-//! name or the exchange that the event is about.
+//! Every event of a device is handled here with the device in hand: it is looked up once, by its registration, its
+//! endpoint name or the exchange that the event is about.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,15 +23,16 @@ use super::presence::go_offline;
 use super::queue_mode::{QueueMode, awake_window};
 use super::report::{LeaveReason, Report};
 
-/// Owns the registered devices and what goes on with them. It knows nothing of Registers, and not who may do what: it is
-/// asked only for what is allowed.
+/// Owns the registered devices and what goes on with them. It knows nothing of Registers, and not who may do what: it
+/// is asked only for what is allowed.
 #[derive(Debug, Default)]
 pub(super) struct RegisteredDevices {
     registry: Registry,
     commands: CommandScheduler,
     notifications: Notifications,
     queue_mode: QueueMode,
-    /// When a lifetime may be over. Every message of the device moves its end, so that it is checked when this comes.
+    /// The times at which lifetimes are checked. Every message of a device moves the end of its lifetime, but not this
+    /// time.
     lifetimes: Deadlines<RegistrationId>,
     silent: SilentDevices,
 }
@@ -90,7 +91,8 @@ impl RegisteredDevices {
         change
     }
 
-    /// Removes a device that leaves. Every command of it gets its last answer while there is a session to publish it by.
+    /// Removes a device that leaves. Every command of it gets its last answer while there is a session to publish it
+    /// by.
     pub fn leave(&mut self, context: &mut Context, id: RegistrationId, reason: LeaveReason) {
         let connected = !matches!(reason, LeaveReason::Broker(_));
         if let Some(device) = self.registry.device_mut(id).filter(|_| connected) {
@@ -248,7 +250,7 @@ impl RegisteredDevices {
     }
 }
 
-/// What CoAP reports of the exchanges and observations of devices. One that belongs to no device any more has no effect.
+/// Takes the events of exchanges and observations. An event of a device that has left has no effect.
 impl RegisteredDevices {
     pub fn acknowledged(&mut self, context: &mut Context, exchange: ExchangeId) {
         let Self { registry, commands, queue_mode, .. } = self;

@@ -1,5 +1,5 @@
-//! The registration interface (LwM2M Core 1.1 section 6.2): Register, Update, De-register, and discovery of this server;
-//! and what the broker reports of each registration.
+//! The registration interface (LwM2M Core 1.1 section 6.2): Register, Update, De-register, and discovery of this
+//! server; and what the broker reports of each registration.
 //!
 //! A registration passes these stages:
 //!
@@ -37,7 +37,8 @@ use super::registered_devices::RegisteredDevices;
 use super::report::{CommandOutcome, Forbidden, LeaveReason, Report};
 use super::undefined_versions::report_undefined_versions;
 
-/// What this server has (RFC 6690; LwM2M Core 1.1 section 6.2.1 names the resource of the registration interface).
+/// The answer to a GET of `/.well-known/core` (RFC 6690; LwM2M Core 1.1 section 6.2.1 names the resource of the
+/// registration interface).
 const WELL_KNOWN_CORE: &str = "</rd>;rt=\"core.rd\";ct=40";
 
 /// Why a device is turned away: in a word for the device, and in full.
@@ -270,7 +271,7 @@ impl Registrations {
     }
 }
 
-/// What becomes of a pending registration.
+/// Takes the decision of the broker about pending registrations.
 impl Registrations {
     /// The broker has the device: it gets its 2.01, then the report is published, then whatever waits for it is sent. A
     /// device of before a restart has had the first two.
@@ -478,8 +479,8 @@ impl Registrations {
         context.report(Report::RegisterRejected { peer, endpoint: Some(endpoint), code, reason });
     }
 
-    /// Answers a Register that is rejected. A peer that is not registered gets the answer once: its address may be another
-    /// one's, and retransmissions would multiply what came.
+    /// Answers a Register that is rejected. A peer that is not registered gets the answer once: its address may be
+    /// another one's, and retransmissions would multiply what came.
     fn respond_to_register(&self, context: &mut Context, peer: Peer, register: RequestId, response: Response) {
         if self.devices.registry().is_known(peer) {
             context.respond(register, response);

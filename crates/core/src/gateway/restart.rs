@@ -1,9 +1,9 @@
 //! A restart: devices become records, and records become devices again.
 //!
-//! 1. While the program runs each change marks its device, by endpoint ([`super::pending_changes`]). One record is made of a
-//!    device, however often it was marked.
-//! 2. The next process is given all records. The devices are registered and observed as before, and the broker is asked to
-//!    connect them again. Nothing is sent to them or published of them.
+//! 1. While the program runs each change marks its device, by endpoint ([`super::pending_changes`]). One record is made
+//!    of a device, however often it was marked.
+//! 2. The next process is given all records. The devices are registered and observed as before, and the broker is asked
+//!    to connect them again. Nothing is sent to them or published of them.
 //! 3. When a device is connected, or speaks, its commands go on: the one that was in flight is sent once more, in front
 //!    of those that waited.
 //!

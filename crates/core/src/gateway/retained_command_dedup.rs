@@ -1,12 +1,12 @@
-//! The retained commands that devices were sent. The broker gives them to everybody who subscribes, each time that a device
-//! registers: a device that is told to reboot by one would never come to rest.
+//! The retained commands that devices were sent. The broker gives them to everybody who subscribes, each time that a
+//! device registers: a device that is told to reboot by one would never come to rest.
 //!
-//! 1. A retained command is remembered when it is sent to its device. One that is refused is not: it comes again with the
-//!    next registration.
+//! 1. A retained command is remembered when it is sent to its device. One that is refused is not: it comes again with
+//!    the next registration.
 //! 2. The memory of an endpoint lasts as long as its registration, over a new registration and over a restart of the
 //!    program: it is in the store.
-//! 3. When the registration ends the memory stays for a while, since a device that reboots may leave and register again.
-//!    The endpoint that left first is forgotten first.
+//! 3. When the registration ends the memory stays for a while, since a device that reboots may leave and register
+//!    again. The endpoint that left first is forgotten first.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;

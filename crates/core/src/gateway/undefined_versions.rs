@@ -1,5 +1,5 @@
-//! Reports of objects that a device announced in a version without definition. An object that is defined in no version is
-//! not reported: its values are used without definition.
+//! Reports of objects that a device announced in a version without definition. An object that is defined in no version
+//! is not reported: its values are used without definition.
 
 use crate::lwm2m::model::{Model, UndefinedVersion};
 use crate::lwm2m::register::Registration;

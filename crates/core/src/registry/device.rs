@@ -1,5 +1,5 @@
-//! One registered device: its registration, whether it is awake, its command in flight and its pending commands, and what
-//! it observes.
+//! One registered device: its registration, whether it is awake, its command in flight and its pending commands, and
+//! what it observes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,40 +16,41 @@ use super::observations::DeviceObservations;
 use super::queue::{ByteReservation, CommandQueue, PendingCommand, QueueFull, QueueLimits};
 use super::{CommandDigest, Location, RegistrationId, Topics};
 
-/// How old a record of a device may become that does nothing but speak.
+/// The maximum age of the stored record of a device of which only the time of its last message changes.
 const RECORD_AGE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub struct Device {
     pub id: RegistrationId,
-    /// The registration whose session with the broker takes the publications of this device: its own one, until the broker
-    /// ends that and a newer registration of the device is pending.
+    /// The registration whose session with the broker takes the publications of this device: its own one, until the
+    /// broker ends that and a newer registration of the device is pending.
     pub session: RegistrationId,
     pub registration: Registration,
     pub location: Location,
-    /// Where it was heard of last.
+    /// The peer that its last message came from.
     pub peer: Peer,
-    /// What it proved to be; `None` for a device that speaks plain UDP.
+    /// The identity that DTLS has authenticated; `None` over plain UDP.
     pub identity: Option<Arc<Identity>>,
     pub topics: Topics,
-    /// What was told of its presence, and since when it is so; `None` where nothing is told.
+    /// The published presence, and since when it holds; `None` if presence is not published.
     pub status: Option<(Presence, Instant)>,
     /// Whether a refused publication was reported before.
     pub publish_refused: bool,
-    /// Whether it was reported before that parts of its link lists make no sense.
+    /// Whether malformed parts of its link lists were reported before.
     pub links_left_out: bool,
-    /// The objects whose announced version has no definition, as far as they were reported.
+    /// The reported objects whose announced version has no definition.
     pub undefined_versions: BTreeSet<u16>,
     pub observations: DeviceObservations,
     pub waiting: CommandQueue,
     /// Acknowledgements of notifications that are not published yet, by ticket.
     pub deferred_acks: BTreeMap<u64, Acknowledge>,
     in_flight: Option<InFlight>,
-    /// How long it stays awake after it was heard of; `None` for a device that never sleeps.
+    /// The awake window of queue mode (`qmode_time_window`): how long the device is awake after each of its messages.
+    /// `None` for a device that never sleeps.
     awake_window: Option<Duration>,
     last_heard: Instant,
     registered: Instant,
-    /// What the newest record of this device says of `last_heard`.
+    /// The value of `last_heard` in the newest stored record.
     recorded: Instant,
 }
 
@@ -67,15 +68,15 @@ pub enum Presence {
 pub struct InFlight {
     pub exchange: ExchangeId,
     pub command: Command,
-    /// When its first datagram left.
+    /// The time at which its first datagram was sent.
     pub sent: Instant,
-    /// Until when it is worth being sent once more after a restart.
+    /// The time until which a restarted gateway sends it again.
     pub expires: Instant,
-    /// The device has said that it answers later, and the application was told.
+    /// Whether the device has acknowledged the request and the application has got `ack`.
     pub acknowledged: bool,
     /// Follows the formats of its requests.
     pub attempts: Attempts,
-    /// What its record is called by, once it has one.
+    /// The serial of its stored record, if there is one.
     pub serial: Option<u64>,
     /// The digest of a retained command.
     pub retained: Option<CommandDigest>,
@@ -83,25 +84,25 @@ pub struct InFlight {
     pub room: ByteReservation,
 }
 
-/// What becomes of a command that has just come.
+/// The outcome of admitting a command.
 #[derive(Debug, PartialEq)]
 pub enum AdmitOutcome {
     SendNow(Box<PendingCommand>),
-    /// It waits for its turn, or for the device to wake up.
+    /// The command waits for its turn, or for the device to wake up.
     Waits,
     QueueFull(Box<Command>, QueueFull),
-    /// It may not wait (`ttl` 0) and cannot be sent now.
+    /// The command may not wait (`ttl` 0) and cannot be sent now.
     NowOrNever(Box<Command>),
 }
 
-/// What a device is from its first moment.
+/// The values with which a device is created.
 #[derive(Debug)]
 pub struct NewDevice {
     pub id: RegistrationId,
     pub registration: Registration,
     pub location: Location,
     pub peer: Peer,
-    /// What it proved to be; `None` for a device that speaks plain UDP.
+    /// The identity that DTLS has authenticated; `None` over plain UDP.
     pub identity: Option<Arc<Identity>>,
     pub topics: Topics,
     pub last_heard: Instant,
@@ -134,7 +135,7 @@ impl Device {
         }
     }
 
-    /// The device sent something valid: it is awake, and its lifetime begins again.
+    /// Records a valid message of the device: its awake window and its lifetime begin again.
     pub fn heard_from(&mut self, now: Instant) {
         self.last_heard = now;
     }
@@ -143,16 +144,15 @@ impl Device {
         self.last_heard
     }
 
-    /// Whether the newest record is too old to tell when the registration ends: older than a minute, or an eighth of the
-    /// lifetime. So a record makes a lifetime shorter by no more than this, and the device that goes on speaking at its
-    /// pace does not notice.
+    /// Returns whether `last_heard` in the stored record is out of date by a minute, or by an eighth of the lifetime.
+    /// After a restart a lifetime is shortened by no more than that, and a device that updates in time does not notice.
     pub fn needs_new_record(&self) -> bool {
         let lifetime = self.registration.lifetime;
         let tolerance = if lifetime.is_zero() { RECORD_AGE } else { RECORD_AGE.min(lifetime / 8) };
         self.last_heard.saturating_duration_since(self.recorded) >= tolerance
     }
 
-    /// A record has been made of what the device is now.
+    /// Notes that a record of the present state was made.
     pub fn recorded(&mut self) {
         self.recorded = self.last_heard;
     }
@@ -162,7 +162,8 @@ impl Device {
         self.awake_window = window;
     }
 
-    /// Binds the registration to the identity that its device has proved, unless it is bound. Returns whether it was not.
+    /// Binds the registration to the identity that its device has proved, unless it is bound. Returns whether it was
+    /// not.
     pub fn bind(&mut self, identity: Option<Arc<Identity>>) -> bool {
         let is_news = self.identity.is_none() && identity.is_some();
         if is_news {
@@ -171,7 +172,7 @@ impl Device {
         is_news
     }
 
-    /// Takes a command that came from the broker.
+    /// Admits a command from the broker: it is sent now if the device is ready, and waits otherwise.
     pub fn admit(&mut self, now: Instant, waiting: PendingCommand, limits: QueueLimits) -> AdmitOutcome {
         if self.is_ready(now) && self.waiting.is_empty() {
             return AdmitOutcome::SendNow(Box::new(waiting));
@@ -179,7 +180,7 @@ impl Device {
         self.keep(now, waiting, limits)
     }
 
-    /// The same, but that the command is not sent now in any case.
+    /// Admits a command that is not to be sent now.
     pub fn keep(&mut self, now: Instant, waiting: PendingCommand, limits: QueueLimits) -> AdmitOutcome {
         if waiting.expires <= now {
             return AdmitOutcome::NowOrNever(Box::new(waiting.command));
@@ -190,16 +191,17 @@ impl Device {
         }
     }
 
-    /// Whether a command may leave now: nothing is in flight and the device is awake.
+    /// Returns whether a command can be sent now: none is in flight, and the device is awake.
     pub fn is_ready(&self, now: Instant) -> bool {
         self.in_flight.is_none() && self.is_awake(now)
     }
 
+    /// Returns whether the device is within its awake window (queue mode, LwM2M Core 1.1 section 6.5).
     pub fn is_awake(&self, now: Instant) -> bool {
         self.awake_window.is_none_or(|window| now < self.last_heard + window)
     }
 
-    /// When it falls asleep if nothing more is heard; `None` for a device that never sleeps.
+    /// Returns the end of the awake window; `None` for a device that never sleeps.
     pub fn awake_until(&self) -> Option<Instant> {
         self.awake_window.map(|window| self.last_heard + window)
     }
@@ -224,7 +226,7 @@ impl Device {
         self.in_flight = Some(InFlight { exchange, ..in_flight });
     }
 
-    /// The device will answer this exchange later; gives its command, unless the device said so of the command before.
+    /// Notes that the device will answer this exchange later. Returns the command the first time.
     pub fn acknowledged(&mut self, exchange: ExchangeId) -> Option<&Command> {
         let in_flight = self.in_flight.as_mut().filter(|in_flight| in_flight.exchange == exchange)?;
         let news = !std::mem::replace(&mut in_flight.acknowledged, true);
@@ -235,23 +237,24 @@ impl Device {
         self.in_flight.as_mut()
     }
 
-    /// The exchange has come to its end.
+    /// Removes and returns the command in flight, whose exchange has ended.
     pub fn take_in_flight(&mut self) -> Option<InFlight> {
         self.in_flight.take()
     }
 
-    /// When the registration is over if nothing more is heard; `longest` stands for a lifetime of zero.
+    /// Returns the time at which the registration expires without another message; `longest` replaces a lifetime of
+    /// zero.
     pub fn lifetime_ends(&self, longest: Duration) -> Instant {
         let lifetime = self.registration.lifetime;
         self.last_heard + if lifetime.is_zero() { longest } else { lifetime }
     }
 
-    /// How long ago it registered.
+    /// Returns the time since the Register.
     pub fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.registered)
     }
 
-    /// What is under way with this device: the exchange in flight and the observations.
+    /// Returns the exchange in flight and the exchanges of the observations.
     pub fn exchanges(&self) -> Vec<ExchangeId> {
         let in_flight = self.in_flight.iter().map(|in_flight| in_flight.exchange);
         in_flight.chain(self.observations.iter().map(|(exchange, _)| exchange)).collect()

@@ -20,7 +20,8 @@ use std::fmt;
 
 use lwm2m_base::Peer;
 
-/// Names one registration of one device to both sides of the gateway. No other registration gets it while the process lives.
+/// Names one registration of one device to both sides of the gateway. No other registration gets it while the process
+/// lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RegistrationId(pub u64);
 

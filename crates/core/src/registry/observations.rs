@@ -1,7 +1,7 @@
 //! The observations of one device: those that it has accepted, and those that `auto_observe` has still to ask for.
 //!
-//! A device has at most one observation of the same paths, and none that the gateway does not know: the exchange that began
-//! an observation is its name towards CoAP, its paths are its name towards applications.
+//! A device has at most one observation of the same paths, and none that the gateway does not know: the exchange that
+//! began an observation is its name towards CoAP, its paths are its name towards applications.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
@@ -12,8 +12,8 @@ use crate::lwm2m::operation::Operation;
 use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
 
-/// Names an observation by what it observes. A composite observation of one path is another observation than that of the
-/// path itself.
+/// Names an observation by what it observes. A composite observation of one path is another observation than that of
+/// the path itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ObservedPaths {
     /// An Observe operation (LwM2M Core 1.1 section 6.4.1).
@@ -59,7 +59,8 @@ pub struct DeviceObservations {
 }
 
 impl DeviceObservations {
-    /// Adds an observation that the device has accepted. It replaces the one of the same paths, whose exchange is returned.
+    /// Adds an observation that the device has accepted. It replaces the one of the same paths, whose exchange is
+    /// returned.
     pub fn begin(&mut self, exchange: ExchangeId, observation: Observation) -> Option<ExchangeId> {
         let replaced = self.by_paths.insert(observation.paths.clone(), exchange);
         if let Some(replaced) = replaced {
@@ -83,8 +84,8 @@ impl DeviceObservations {
         Some(exchange)
     }
 
-    /// Schedules the paths that `auto_observe` asks for. Returns how many of them are left out because a device may have no
-    /// more than `limit` observations.
+    /// Schedules the paths that `auto_observe` asks for. Returns how many of them are left out because a device may
+    /// have no more than `limit` observations.
     pub fn schedule(&mut self, paths: impl IntoIterator<Item = Path>, limit: usize) -> usize {
         self.pending.extend(paths);
         let left_out = self.pending.len().saturating_sub(limit);
@@ -92,7 +93,8 @@ impl DeviceObservations {
         left_out
     }
 
-    /// Takes the next path that `auto_observe` has to ask for. A path that an application observes meanwhile is skipped.
+    /// Takes the next path that `auto_observe` has to ask for. A path that an application observes meanwhile is
+    /// skipped.
     pub fn next_scheduled(&mut self) -> Option<Path> {
         std::iter::from_fn(|| self.pending.pop_front())
             .find(|path| !self.by_paths.contains_key(&ObservedPaths::Single(*path)))
@@ -102,7 +104,8 @@ impl DeviceObservations {
         self.pending.iter().copied()
     }
 
-    /// Whether the device may be asked to observe these paths: it does already, or it has fewer than `limit` observations.
+    /// Whether the device may be asked to observe these paths: it does already, or it has fewer than `limit`
+    /// observations.
     pub fn has_room_for(&self, paths: &ObservedPaths, limit: usize) -> bool {
         self.by_paths.contains_key(paths) || self.by_exchange.len() < limit
     }
@@ -111,8 +114,8 @@ impl DeviceObservations {
         self.by_paths.get(paths).copied()
     }
 
-    /// Returns the observation of these paths, and the body of the request that began it. The request that ends it has the
-    /// same body.
+    /// Returns the observation of these paths, and the body of the request that began it. The request that ends it has
+    /// the same body.
     pub fn cancellation(&self, paths: &ObservedPaths, registration: &Registration) -> Option<(ExchangeId, Vec<u8>)> {
         let exchange = self.exchange_of(paths)?;
         let Observation { command, formats, .. } = self.by_exchange.get(&exchange)?;

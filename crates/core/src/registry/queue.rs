@@ -14,8 +14,9 @@ use super::CommandDigest;
 #[derive(Debug, PartialEq)]
 pub struct PendingCommand {
     pub command: Command,
+    /// The end of its `ttl`, or of `limits.command_expiry`: a command that was not sent by then is answered 4.00.
     pub expires: Instant,
-    /// What its record is called by, once it has one.
+    /// The serial of its stored record, if there is one.
     pub serial: Option<u64>,
     /// The digest of a retained command.
     pub retained: Option<CommandDigest>,
@@ -31,11 +32,11 @@ pub struct QueueLimits {
     pub commands: usize,
     /// A command always has room in an empty queue.
     pub bytes: usize,
-    /// Of the commands of all devices.
+    /// Limits the bytes of the commands of all devices.
     pub bytes_of_all: usize,
 }
 
-/// Why a command cannot wait.
+/// The limit that keeps a command from waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum QueueFull {
     #[error("too many commands wait for this device (limits.pending_commands)")]
@@ -62,8 +63,7 @@ impl PendingCommand {
         Self { command, expires, serial: None, retained: None, room }
     }
 
-    /// Makes a pending command of one that has just come; `default_expiry` is for one that does not say how long it may
-    /// wait.
+    /// Creates the pending command of a command that arrived now. `default_expiry` applies if the command has no `ttl`.
     pub fn arrived(now: Instant, command: Command, default_expiry: Duration, room: ByteReservation) -> Self {
         let expiry = command.expiry.unwrap_or(default_expiry).min(LONGEST_EXPIRY);
         Self::new(command, now + expiry, room)
@@ -125,8 +125,8 @@ impl CommandQueue {
 }
 
 impl QueueLimits {
-    /// Checks whether a command has room in a queue of so many commands with so many bytes. Its own bytes are counted among
-    /// those of all already.
+    /// Checks whether a command has room in a queue of so many commands with so many bytes. Its own bytes are counted
+    /// among those of all already.
     pub fn check(&self, commands: usize, bytes: usize, command: &ByteReservation) -> Result<(), QueueFull> {
         if commands >= self.commands {
             Err(QueueFull::Commands)

@@ -142,8 +142,8 @@ impl SimulatedDevice {
         Ok(content(format::LINK_FORMAT, links.into_bytes()))
     }
 
-    /// Returns the segments of the longest paths in the answer to a Discover: down to the resources, and from LwM2M 1.1 on down
-    /// to the instances of one resource. From 1.2 on `depth` in the query says how many levels below the path.
+    /// Returns the segments of the longest paths in the answer to a Discover: down to the resources, and from LwM2M 1.1
+    /// on down to the instances of one resource. From 1.2 on `depth` in the query says how many levels below the path.
     fn discovered_depth(&self, request: &Message, path: Path) -> Result<usize, Code> {
         let version = self.settings.version;
         let query = request.options.texts(number::URI_QUERY).map_err(|_| Code::BAD_REQUEST)?;
@@ -223,7 +223,8 @@ impl SimulatedDevice {
         }
     }
 
-    /// The server object has the lifetime too (OMA LwM2M 1.0 appendix E.2): what is written there is told with an Update.
+    /// The server object has the lifetime too (OMA LwM2M 1.0 appendix E.2): what is written there is told with an
+    /// Update.
     fn follow_lifetime(&mut self, now: Instant) {
         let Some(SimulatedResource::Single(_, SimulatedValue::Integer(seconds))) =
             self.objects.resource(lifetime_path())

@@ -175,8 +175,8 @@ impl Objects {
         planned.filter(|_| self.has_room(entry.path)).ok_or(Code::BAD_REQUEST)
     }
 
-    /// Returns whether the resource has the instance, or may have one more. How many come at once is bounded by the size of a
-    /// datagram.
+    /// Returns whether the resource has the instance, or may have one more. How many come at once is bounded by the
+    /// size of a datagram.
     fn has_room(&self, path: Path) -> bool {
         let Some(resource) = self.resource(path.parent()).filter(|_| path.len() == Path::MAX_SEGMENTS) else {
             return true;
