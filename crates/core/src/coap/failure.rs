@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use super::{BlockError, Code, MessageDecodeError};
 
-/// Why the answer of a device is of no use. The text is for the application that waits for the answer.
+/// The reason why the answer of a device cannot be used. The text is for the application that waits for the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 pub enum Failure {
     #[error(transparent)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// When a confirmable notification is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acknowledging {
-    /// As soon as it is there.
+    /// On receipt.
     AtOnce,
     /// When [`Endpoint::acknowledge`](super::Endpoint::acknowledge) is called; until then the peer repeats it, unheard.
     /// A notification in the place of a first answer that was lost is that answer, and acknowledged as one: at once.
@@ -17,14 +17,14 @@ pub struct Parameters {
     pub ack_timeout: Duration,
     /// At least 1.0.
     pub ack_random_factor: f64,
-    /// A further block of a transfer is sent again twice as often.
+    /// Limits the retransmissions of a message. A further block of a transfer has twice as many.
     pub max_retransmit: u8,
     pub max_latency: Duration,
     pub processing_delay: Duration,
     pub acknowledge_notifications: Acknowledging,
     /// Bytes of a token of ours: 1 to 8.
     pub token_length: usize,
-    /// Exchanges of devices that are remembered to tell a duplicate: per peer, and of all peers.
+    /// Limits the messages that are remembered for duplicate detection, for each peer and for all peers.
     pub deduplication_entries_per_peer: usize,
     pub deduplication_entries: usize,
     /// Requests of devices that wait for our answer at once.
@@ -62,22 +62,22 @@ impl Default for Parameters {
 }
 
 impl Parameters {
-    /// From the first transmission of a confirmable message to its last one, at the longest: MAX_TRANSMIT_SPAN.
+    /// Returns MAX_TRANSMIT_SPAN, the longest time from the first transmission of a confirmable message to its last.
     pub fn max_transmit_span(&self) -> Duration {
         self.ack_timeout.mul_f64(self.ack_random_factor * (doublings(self.max_retransmit) - 1.0))
     }
 
-    /// From the first transmission until the sender may give up waiting: MAX_TRANSMIT_WAIT.
+    /// Returns MAX_TRANSMIT_WAIT, the time from the first transmission until the sender gives up.
     pub fn max_transmit_wait(&self) -> Duration {
         self.ack_timeout.mul_f64(self.ack_random_factor * (doublings(self.max_retransmit + 1) - 1.0))
     }
 
-    /// After this a message id may come again with another meaning: EXCHANGE_LIFETIME.
+    /// Returns EXCHANGE_LIFETIME, the time after which a message id may be used for another confirmable message.
     pub fn exchange_lifetime(&self) -> Duration {
         self.max_transmit_span() + 2 * self.max_latency + self.processing_delay
     }
 
-    /// The same for a non-confirmable message: NON_LIFETIME.
+    /// Returns NON_LIFETIME, the same for non-confirmable messages.
     pub fn non_lifetime(&self) -> Duration {
         self.max_transmit_span() + self.max_latency
     }

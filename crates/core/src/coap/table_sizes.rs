@@ -11,21 +11,21 @@ pub struct CoapTableSizes {
     pub transmissions: usize,
     /// Requests of peers that wait for our answer.
     pub pending_requests: usize,
-    /// Messages that are kept to tell a duplicate.
+    /// Messages that are remembered for duplicate detection.
     pub remembered_messages: usize,
     /// Peers whose next message id is known.
     pub message_ids: usize,
     /// Requests of ours and bodies of notifications, with all their blocks.
     pub transfers: usize,
-    /// Bodies of peers that are put together.
+    /// Bodies of peers that are being received in blocks.
     pub assemblies: usize,
-    /// Bodies of peers that were put together, with what they were answered.
+    /// Bodies of peers that were received completely, with their responses.
     pub concluded_bodies: usize,
-    /// The bytes that have come of bodies in both directions.
+    /// The received bytes of incomplete bodies in both directions.
     pub block_transfer_bytes: usize,
     /// Notifications that wait for the body of an earlier one.
     pub waiting_notifications: usize,
     pub deadlines: usize,
-    /// What was not polled yet.
+    /// Outputs and events that were not polled yet.
     pub outputs: usize,
 }

@@ -1,4 +1,5 @@
-//! The port to the broker: what the core asks of it and what it hears from it. `upstream` has the two sides that do it.
+//! The port to the broker: the commands of the core and the events that answer them. The program's `upstream` carries
+//! them out, by ExProto or by MQTT.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,22 +10,22 @@ pub use crate::registry::RegistrationId;
 use crate::registry::Topic;
 use lwm2m_base::secret::Secret;
 
-/// What the device is to the broker.
+/// A device as a client of the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientInfo {
     pub endpoint: String,
     pub clientid: String,
     pub username: String,
     pub password: Option<Secret>,
-    /// As registered: `1.0`, `1.1` ...
+    /// The LwM2M version of the registration: `1.0`, `1.1` ...
     pub proto_ver: String,
     pub peerhost: IpAddr,
     /// The filter for its commands.
     pub command_filter: String,
     pub command_qos: u8,
-    /// For how long the device may be silent: so long commands for it are worth being kept while it is not connected.
+    /// The lifetime of the registration: how long the broker keeps commands for the device while it is not connected.
     pub lifetime: Duration,
-    /// What the broker publishes for the device, retained, when its connection is lost.
+    /// The retained message that the broker publishes when the connection of the device is lost.
     pub will: Option<Will>,
 }
 
@@ -35,10 +36,10 @@ pub struct Will {
     pub payload: Vec<u8>,
 }
 
-/// What may be given up first when a queue is full.
+/// The class of a publication. If a queue is full, notifications are dropped first, then answers, then reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UplinkClass {
-    /// `register`, `update`.
+    /// A `register` or an `update`.
     Report,
     /// An answer to a command: `ack`, `coap_reset` and `coap_timeout` too.
     Answer,
@@ -51,11 +52,11 @@ pub struct Publication {
     pub qos: u8,
     pub payload: Vec<u8>,
     pub class: UplinkClass,
-    /// The broker keeps it for those who subscribe later. ExProto cannot say so.
+    /// Whether the broker retains it for later subscribers. ExProto has no such flag.
     pub retain: bool,
-    /// Goes with an answer to the topic that the command named ([`Reply`]).
+    /// The Correlation Data of an answer to the Response Topic of its command ([`Reply`]).
     pub correlation: Option<Vec<u8>>,
-    /// When it is there, [`BrokerEvent::Published`] tells that the broker took the publication.
+    /// If set, [`BrokerEvent::Published`] reports that the broker has accepted the publication.
     pub ticket: Option<Ticket>,
 }
 
@@ -67,46 +68,46 @@ impl Publication {
     }
 }
 
-/// What somebody waits for to be published.
+/// Names a publication whose acceptance by the broker is awaited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BrokerCommand {
-    /// Connect this device, authenticate it, subscribe its command filter: [`BrokerEvent::Connected`] or
-    /// [`BrokerEvent::ConnectFailed`] comes back, exactly one of them, unless [`BrokerCommand::Disconnect`] is faster.
-    /// Once connected, the link keeps it so: a connection that the world takes away is made again, by the link.
+    /// Connects this device, authenticates it and subscribes to its command filter. Exactly one
+    /// [`BrokerEvent::Connected`] or [`BrokerEvent::ConnectFailed`] follows, unless [`BrokerCommand::Disconnect`] comes
+    /// first. The link reconnects a device whose connection is lost.
     Connect { registration: RegistrationId, client: ClientInfo },
-    /// The same for a device that was connected before this process began: as after a loss of the connection, at the
-    /// limited rate and for as long as it takes, while publications wait. [`BrokerEvent::Connected`] comes when it is
-    /// done, or [`BrokerEvent::Closed`].
+    /// Connects a device that an earlier process had connected. The link retries without end, at the limited rate, as
+    /// after a lost connection; publications wait. [`BrokerEvent::Connected`] or [`BrokerEvent::Closed`] follows.
     Resume { registration: RegistrationId, client: ClientInfo },
-    /// In the order of the commands, per device. Waits in a bounded queue while the connection is away.
+    /// Publishes, for each device in the order of the commands. Publications wait in a bounded queue while the device
+    /// is not connected.
     Publish { registration: RegistrationId, publication: Publication },
-    /// The device may be silent for so long from now on: [`ClientInfo::lifetime`].
+    /// Changes the lifetime: [`ClientInfo::lifetime`].
     SetLifetime { registration: RegistrationId, lifetime: Duration },
-    /// What is queued is still published, to a deadline; nothing is heard of this device any more.
+    /// Disconnects the device after its queued publications, or at a deadline. No event of this device follows.
     Disconnect { registration: RegistrationId },
 }
 
-/// Why a device could not be connected.
+/// The reason why a device could not be connected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConnectError {
-    /// The broker does not want this client (authentication, or the subscription); the text is for the log.
+    /// The broker refused the client or its subscription. The text is for the log.
     Refused(String),
-    /// The broker cannot be reached, or it was too slow.
+    /// The broker cannot be reached, or did not answer in time.
     Unavailable(String),
 }
 
-/// Why the broker ended a connection for good.
+/// The reason why the broker ended a session for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CloseReason {
     Kicked,
-    /// Another connection has the clientid now.
+    /// Another connection took over the client ID.
     Discarded,
-    /// What the authenticator allowed has run out.
+    /// The time that the authenticator allows is over.
     Expired,
-    /// Refused when the link connected it again.
+    /// The broker refused the device when the link reconnected it.
     Refused,
 }
 
@@ -130,23 +131,23 @@ pub enum BrokerEvent {
         registration: RegistrationId,
         error: ConnectError,
     },
-    /// The connection is gone and stays so: the registration ends.
+    /// The broker ended the session for good: the registration ends.
     Closed {
         registration: RegistrationId,
         reason: CloseReason,
     },
-    /// An application's command.
+    /// A command of an application has come.
     Message {
         registration: RegistrationId,
         topic: String,
         payload: Vec<u8>,
         properties: MessageProperties,
     },
-    /// The connection was lost meanwhile, and is there again. Only an upstream with wills tells it.
+    /// A lost connection was opened again. Only an upstream with wills reports this.
     Reconnected {
         registration: RegistrationId,
     },
-    /// The broker took the publication with this ticket.
+    /// The broker accepted the publication with this ticket.
     Published {
         registration: RegistrationId,
         ticket: Ticket,
@@ -158,13 +159,13 @@ pub enum BrokerEvent {
     },
 }
 
-/// What comes with a command beside its topic and payload. ExProto carries none of it.
+/// The properties of a command in MQTT. ExProto has none of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MessageProperties {
-    /// For how long it is worth being carried out.
+    /// The Message Expiry Interval.
     pub expiry: Option<Duration>,
-    /// Where its final answer is wanted too.
+    /// The Response Topic and the Correlation Data, for the final answer.
     pub reply: Option<Reply>,
-    /// It was published before somebody subscribed: it may come again.
+    /// Whether it is a retained message: it may be delivered again.
     pub retained: bool,
 }

@@ -18,19 +18,18 @@ use lwm2m_base::secret::Secret;
 use lwm2m_dtls::AssociationChange;
 use lwm2m_dtls::credentials::{Identity, PskIdentity};
 
-/// The news of one device, or of one association, for the store.
+/// A change of one device, one association or one profile, for the store.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    /// In the place of what was kept of this endpoint.
+    /// Replaces the record of this endpoint.
     Put(Box<DeviceRecord>),
-    /// Nothing is kept of this endpoint any more.
+    /// Removes the record of this endpoint.
     Remove { endpoint: String },
-    /// The retained commands of this endpoint, in the place of what was kept of them. None is kept where there are
-    /// none.
+    /// Replaces the retained commands of this endpoint; an empty list removes the record.
     RetainedCommands(RetainedCommandsRecord),
-    /// The object list of a profile ID, in the place of what was kept of it.
+    /// Replaces the object list of a profile ID.
     Profile(ProfileRecord),
-    /// The news of a DTLS association.
+    /// Changes or removes the record of a DTLS association.
     Association(AssociationChange),
 }
 
@@ -102,7 +101,7 @@ pub struct CommandRecord {
     pub retained: Option<CommandDigest>,
 }
 
-/// What a device proved to be. The association that it was proved by may be over: the registration stays this device's.
+/// The authenticated identity of a device. It stays bound to the registration when its association is closed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum IdentityRecord {

@@ -1,4 +1,4 @@
-//! What the core has to say to people: to be counted and logged by the shell.
+//! Reports of the core. The program counts and logs them.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub use crate::coap::{DatagramOutcome, DropReason};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
-    /// What became of a message, a datagram over plain UDP: exactly one of these for each.
+    /// The outcome of a CoAP message. Each message, which is a datagram over plain UDP, has exactly one.
     Datagram {
         peer: Peer,
         outcome: DatagramOutcome,
@@ -23,7 +23,7 @@ pub enum Report {
     Retransmitted {
         peer: Peer,
     },
-    /// A message was forgotten before its time, for want of room: a duplicate of it would be acted on again.
+    /// A deduplication entry was evicted early to make room: a duplicate of its message would be handled again.
     DuplicateForgotten {
         peer: Peer,
     },
@@ -41,32 +41,32 @@ pub enum Report {
     Updated {
         endpoint: String,
     },
-    /// A request for an endpoint name, or for its registration, from somebody who may not make it; answered 4.03.
+    /// A request for an endpoint name, or for its registration, by a peer that may not use it, was answered 4.03.
     Forbidden {
         endpoint: String,
         peer: Peer,
-        /// What the peer proved to be.
+        /// The authenticated identity of the peer.
         identity: Option<String>,
         reason: Forbidden,
     },
-    /// An association is over. The registrations that were made by it are not.
+    /// A DTLS association was closed. The registrations that were made over it continue.
     AssociationClosed {
         peer: Peer,
         reason: dtls::AssociationCloseReason,
     },
-    /// What DTLS has to say, exactly one verdict for each datagram of its sockets in it.
+    /// A report of the DTLS server. Each datagram of a DTLS listener has exactly one outcome among them.
     Dtls(dtls::DtlsReport),
-    /// A device of before the restart is registered again, without a word of its own.
+    /// A device of an earlier process was restored from the store.
     Restored {
         endpoint: String,
         peer: Peer,
     },
-    /// A device of before the restart is not taken up again; the answer to its next Update is 4.04.
+    /// A device of an earlier process was not restored. Its next Update is answered 4.04.
     NotRestored {
         endpoint: String,
         reason: NotRestored,
     },
-    /// The device speaks from another address now.
+    /// The address of the device has changed.
     Moved {
         endpoint: String,
         from: Peer,
@@ -76,26 +76,26 @@ pub enum Report {
         endpoint: String,
         reason: LeaveReason,
     },
-    /// A command came to its end.
+    /// A command was completed.
     Command {
         endpoint: String,
         /// One of [`crate::command::MSG_TYPES`], or `error` for one that could not be read.
         msg_type: &'static str,
         outcome: CommandOutcome,
-        /// From its first datagram to the answer; `None` for a command that the device did not answer.
+        /// The time from its first datagram to the answer; `None` for a command that the device did not answer.
         took: Option<Duration>,
     },
     Notification {
         endpoint: String,
         outcome: NotificationOutcome,
     },
-    /// `auto_observe` has more paths than a device may have observations: so many are left out.
+    /// `auto_observe` skipped this many paths because a device may not have more observations.
     AutoObserveCut {
         endpoint: String,
         paths: usize,
     },
-    /// Links or attributes of a list of the device made no sense: the others count. `first` for the first such list of
-    /// this registration.
+    /// Malformed links or attributes in a list of the device were ignored. `first` marks the first such list of this
+    /// registration.
     LinksLeftOut {
         endpoint: String,
         reason: String,
@@ -111,22 +111,22 @@ pub enum Report {
         endpoint: String,
         format: ContentFormat,
     },
-    /// So many object lists by profile ID were evicted for a new one, beyond `limits.profiles`.
+    /// This many object lists by profile ID were evicted for a new one, beyond `limits.profiles`.
     ProfilesEvicted {
         profiles: usize,
     },
-    /// A payload that could not be understood; the application was told 4.00.
+    /// A payload could not be decoded. The application got 4.00.
     UndecodableContent {
         endpoint: String,
         path: String,
         reason: String,
     },
-    /// A block-wise transfer came to nothing; who waited for it was told.
+    /// A block-wise transfer failed.
     TransferFailed {
         peer: Peer,
         error: BlockError,
     },
-    /// The broker did not allow a publication; `first` for the first one of this device.
+    /// The broker refused a publication. `first` marks the first one of this device.
     PublishRefused {
         endpoint: String,
         topic: String,
@@ -135,7 +135,7 @@ pub enum Report {
 }
 
 impl Report {
-    /// Which device it is about, where that is known.
+    /// Returns the endpoint name of the device that the report is about, if it is known.
     pub fn endpoint(&self) -> Option<&str> {
         match self {
             Self::Datagram { .. }
@@ -167,13 +167,13 @@ impl Report {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Forbidden {
-    /// The identity stands for other endpoint names.
+    /// The identity may use other endpoint names only.
     OtherName,
     /// The registration was made by another identity.
     OtherIdentity,
-    /// Over plain UDP, for what is registered by DTLS.
+    /// The request came over plain UDP, and the registration was made over DTLS.
     Unsecured,
-    /// Over plain UDP, for a name that has a key.
+    /// The request came over plain UDP, and the name has a pre-shared key.
     HasKey,
 }
 
@@ -183,18 +183,18 @@ pub enum LeaveReason {
     LifetimeOver,
     /// The endpoint registered again.
     Replaced,
-    /// It was silent the longest when another device needed its place.
+    /// The device was silent longest when another device needed its place.
     Evicted,
     Broker(CloseReason),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NotRestored {
-    /// Its lifetime ended while the program was away.
+    /// Its lifetime ended while the program did not run.
     LifetimeOver,
-    /// The configuration is another one now, and the device's names cannot be topics by it.
+    /// The configuration has changed, and no valid topics follow from the names of the device.
     NoTopics,
-    /// There are more devices than `limits.devices`; the others were heard later.
+    /// There are more devices than `limits.devices`, and the others were active more recently.
     TooMany,
     /// Its registration is larger than `limits.registration_size`.
     TooLarge,
@@ -205,7 +205,7 @@ pub enum CommandOutcome {
     Answered,
     Reset,
     TimedOut,
-    /// It could not be carried out: no JSON, an unknown path ...
+    /// The command is invalid: no JSON, an unknown path ...
     Refused,
     Expired,
     QueueFull,
@@ -213,14 +213,14 @@ pub enum CommandOutcome {
     DuplicateRetained,
     /// Its body, or that of its answer, could not be transferred in blocks.
     TransferFailed,
-    /// The device answered with something that is no well-formed response.
+    /// The answer of the device is no well-formed response.
     MalformedAnswer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NotificationOutcome {
     Published,
-    /// It carried an error code; the observation is over.
+    /// The notification has an error code; the observation is over.
     Ended,
     /// A newer one came before its body was fetched.
     Superseded,

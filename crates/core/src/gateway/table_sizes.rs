@@ -36,7 +36,7 @@ pub struct TableSizes {
     /// Registered devices that sent lately.
     pub senders: usize,
     pub deadlines: usize,
-    /// What was not polled yet.
+    /// Outputs that were not polled yet.
     pub outputs: usize,
     pub coap: coap::CoapTableSizes,
     pub dtls: dtls::DtlsTableSizes,
