@@ -191,6 +191,8 @@ async fn try_broker(config: &Config, upstream: UpstreamConfig, endpoint: &str) -
             | BrokerEvent::Message { .. }
             | BrokerEvent::Reconnected { .. }
             | BrokerEvent::Published { .. }
+            | BrokerEvent::Queued { .. }
+            | BrokerEvent::Unpublished { .. }
             | BrokerEvent::PublishRefused { .. },
         ) => found.push(problem(format!("the broker {name} closed the connection"))),
         Err(_) => found.push(problem(format!("the broker {name}: no answer within {patience:?}"))),
@@ -235,6 +237,8 @@ async fn published(link: &mut UpstreamLink) -> bool {
             BrokerEvent::Connected { .. }
             | BrokerEvent::ConnectFailed { .. }
             | BrokerEvent::Message { .. }
+            | BrokerEvent::Queued { .. }
+            | BrokerEvent::Unpublished { .. }
             | BrokerEvent::Reconnected { .. } => {}
         }
     }
@@ -255,10 +259,10 @@ fn invented(config: &Config, endpoint: &str) -> Result<(ClientInfo, Vec<String>)
     let or_endpoint = |text: String| if text.is_empty() { endpoint.to_owned() } else { text };
     let clientid = or_endpoint(templates.clientid.render(with(endpoint, endpoint)));
     let username = or_endpoint(templates.username.render(with(&clientid, endpoint)));
-    let Topics { command, response, notify, register, update, status } =
+    let Topics { command, response, notify, send, register, update, status } =
         config.gateway.translators.topics(with(&clientid, &username))?;
     let mut topics = vec![response.name, notify.name, register.name, update.name];
-    topics.extend(status.map(|status| status.name));
+    topics.extend([send, status].into_iter().flatten().map(|topic| topic.name));
     topics.sort();
     topics.dedup();
     let client = ClientInfo {

@@ -43,6 +43,9 @@ const MOST_BYTES: usize = 1 << 40;
 /// Topic of presence messages, if they are enabled.
 const STATUS_TOPIC: &str = "up/status";
 
+/// Topic of Sends, if they are enabled.
+const SEND_TOPIC: &str = "up/send";
+
 /// Kind of the connection to the broker.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum UpstreamKind {
@@ -235,18 +238,24 @@ fn translators(reader: &mut ConfigReader, default: Translators) -> Translators {
         },
         response: translator(reader, "response", default.response),
         notify: translator(reader, "notify", default.notify),
+        send: optional_translator(reader, "send", default.send, SEND_TOPIC),
         register: translator(reader, "register", default.register),
         update: translator(reader, "update", default.update),
-        status: status(reader, default.status),
+        status: optional_translator(reader, "status", default.status, STATUS_TOPIC),
     }
 }
 
-/// Reads the topic of presence messages, if they are enabled.
-fn status(reader: &mut ConfigReader, default: Option<Translator>) -> Option<Translator> {
-    let enabled = reader.read("translators.status.enable", default.is_some(), switch);
-    let topic = || Template::for_topic(STATUS_TOPIC).expect("a default is a template");
-    let status = translator(reader, "status", default.unwrap_or_else(|| Translator { topic: topic(), qos: 0 }));
-    enabled.then_some(status)
+/// Reads the topic of messages that can be disabled, if they are enabled.
+fn optional_translator(
+    reader: &mut ConfigReader,
+    name: &str,
+    default: Option<Translator>,
+    default_topic: &str,
+) -> Option<Translator> {
+    let enabled = reader.read(&format!("translators.{name}.enable"), default.is_some(), switch);
+    let topic = || Template::for_topic(default_topic).expect("a default is a template");
+    let translator = translator(reader, name, default.unwrap_or_else(|| Translator { topic: topic(), qos: 0 }));
+    enabled.then_some(translator)
 }
 
 fn translator(reader: &mut ConfigReader, name: &str, default: Translator) -> Translator {

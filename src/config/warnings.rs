@@ -221,7 +221,7 @@ impl Example {
 
 /// Returns each topic with the key of its translator.
 fn topics_of(config: &Config, example: &Example) -> Option<Vec<(&'static str, String)>> {
-    let Topics { command, response, notify, register, update, status } =
+    let Topics { command, response, notify, send, register, update, status } =
         config.gateway.translators.topics(example.names()).ok()?;
     let mut topics = vec![
         ("translators.command.topic", command.name),
@@ -230,6 +230,7 @@ fn topics_of(config: &Config, example: &Example) -> Option<Vec<(&'static str, St
         ("translators.register.topic", register.name),
         ("translators.update.topic", update.name),
     ];
+    topics.extend(send.map(|send| ("translators.send.topic", send.name)));
     topics.extend(status.map(|status| ("translators.status.topic", status.name)));
     Some(topics)
 }

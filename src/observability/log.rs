@@ -149,6 +149,7 @@ fn log_once(report: &Report) {
         Report::UndefinedVersions { versions, .. } => {
             info!(objects = first_of(versions), "object version has no definition");
         }
+        Report::Send { peer, code, .. } => debug!(peer = %peer.address, %code, "Send answered"),
         Report::Notification { outcome: NotificationOutcome::Superseded, .. } => trace!("notification superseded"),
         Report::FormatRejected { format, .. } => {
             debug!(%format, "content format rejected by the device, another one is tried")

@@ -546,6 +546,8 @@ fn class_of(payload: &Value) -> UplinkClass {
     match payload["msgType"].as_str() {
         Some("register" | "update") => UplinkClass::Report,
         Some("notify") => UplinkClass::Notification,
+        Some("send") if payload["data"]["code"] == "2.05" => UplinkClass::Send,
+        Some("send") => UplinkClass::Notification,
         _ => UplinkClass::Answer,
     }
 }

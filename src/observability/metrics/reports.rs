@@ -7,7 +7,7 @@ use lwm2m_core::lwm2m::content_format::ContentFormat;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
-use crate::meters::{counter, counters};
+use crate::meters::{ResultLabel, counter, counters};
 
 use super::commands::CommandMetrics;
 use super::datagrams::DatagramCounters;
@@ -31,6 +31,7 @@ pub struct CoreMetrics {
     ended: EndCounters,
     commands: CommandMetrics,
     notifications: NotificationCounters,
+    sends: SendCounters,
     auto_observe_skipped: Counter,
     format_fallbacks: FormatFallbackCounters,
     undecodable_payloads: Counter,
@@ -65,6 +66,7 @@ impl CoreMetrics {
             ended: EndCounters::register(registry),
             commands: CommandMetrics::register(registry),
             notifications: NotificationCounters::register(registry),
+            sends: SendCounters::register(registry),
             auto_observe_skipped: counter(registry, "lwm2m_auto_observe_paths_skipped", skipped),
             format_fallbacks: FormatFallbackCounters::register(registry),
             undecodable_payloads: counter(registry, "lwm2m_undecodable_payloads", "Undecodable payloads from devices"),
@@ -94,6 +96,7 @@ impl CoreMetrics {
             Report::Left { reason, .. } => self.ended.of(*reason),
             Report::Command { msg_type, outcome, took, .. } => return self.commands.record(msg_type, *outcome, *took),
             Report::Notification { outcome, .. } => self.notifications.of(*outcome),
+            Report::Send { code, .. } => self.sends.of(*code),
             Report::AutoObserveCut { paths, .. } => {
                 self.auto_observe_skipped.inc_by(*paths as u64);
                 return;
@@ -286,6 +289,25 @@ impl NotificationCounters {
             NotificationOutcome::Ended => &self.ended,
             NotificationOutcome::Superseded => &self.superseded,
         }
+    }
+}
+
+/// Requests to the Send resource, by whether their values were published.
+#[derive(Debug)]
+struct SendCounters {
+    published: Counter,
+    refused: Counter,
+}
+
+impl SendCounters {
+    fn register(registry: &mut Registry) -> Self {
+        let counters = counters(registry, "lwm2m_sends", "Sends of devices by result");
+        let result = |result| counters(ResultLabel { result });
+        Self { published: result("published"), refused: result("refused") }
+    }
+
+    fn of(&self, code: Code) -> &Counter {
+        if code.is_success() { &self.published } else { &self.refused }
     }
 }
 

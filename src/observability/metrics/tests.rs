@@ -136,6 +136,7 @@ fn core_reports() -> Vec<Report> {
     });
     let notifications = [NotificationOutcome::Published, NotificationOutcome::Ended, NotificationOutcome::Superseded]
         .map(|outcome| Report::Notification { endpoint: endpoint(), outcome });
+    let sends = [Code::CHANGED, Code::BAD_REQUEST].map(|code| Report::Send { peer: peer(), endpoint: None, code });
     let transfers = [
         BlockError::Malformed,
         BlockError::OutOfOrder,
@@ -176,6 +177,7 @@ fn core_reports() -> Vec<Report> {
         .chain(not_restored)
         .chain(commands)
         .chain(notifications)
+        .chain(sends)
         .chain(transfers)
         .chain(formats)
         .chain(single)

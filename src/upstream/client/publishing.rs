@@ -17,8 +17,19 @@ impl<P: Protocol> Devices<P> {
         device.active = Some(now);
         let key = device.key;
         self.turns.active(id, now);
-        if let Some(class) = self.queues.push(key, Queued { device: id, publication }) {
-            self.dropped(class);
+        let ticket = publication.ticket.filter(|_| publication.class == UplinkClass::Send);
+        let dropped = self.queues.push(key, Queued { device: id, publication });
+        dropped.into_iter().for_each(|class| self.dropped(class));
+        if let Some(ticket) = ticket {
+            self.emit(
+                id,
+                match dropped {
+                    Some(UplinkClass::Send) => BrokerEvent::Unpublished { registration: id, ticket },
+                    Some(UplinkClass::Report | UplinkClass::Answer | UplinkClass::Notification) | None => {
+                        BrokerEvent::Queued { registration: id, ticket }
+                    }
+                },
+            );
         }
         P::publish_next(self, now, key);
     }
@@ -32,7 +43,20 @@ impl<P: Protocol> Devices<P> {
 
     /// Reports a publication that the broker does not allow.
     pub(in crate::upstream) fn publication_refused(&mut self, Queued { device, publication }: Queued) {
+        self.unpublished(device, &publication);
         self.emit(device, BrokerEvent::PublishRefused { registration: device, topic: publication.topic });
+    }
+
+    /// Counts a queued publication that was given up, and reports a Send.
+    pub(in crate::upstream) fn publication_given_up(&mut self, Queued { device, publication }: &Queued) {
+        self.dropped(publication.class);
+        self.unpublished(*device, publication);
+    }
+
+    fn unpublished(&mut self, device: RegistrationId, publication: &Publication) {
+        if let (UplinkClass::Send, Some(ticket)) = (publication.class, publication.ticket) {
+            self.emit(device, BrokerEvent::Unpublished { registration: device, ticket });
+        }
     }
 
     /// Counts a publication that was given up.
@@ -46,6 +70,9 @@ impl<P: Protocol> Devices<P> {
             }
             UplinkClass::Notification => {
                 self.counters().dropped_notifications.inc();
+            }
+            UplinkClass::Send => {
+                self.counters().dropped_sends.inc();
             }
         }
     }

@@ -70,7 +70,7 @@ impl Queues {
 
     /// Adds a publication at the end. If there is no room, the oldest notification is dropped, of the clientid or of
     /// all, depending on the bound. Without one, the new publication is dropped if it is a notification, else the
-    /// oldest answer, else the new publication. Returns the class of the dropped one.
+    /// oldest answer, else the new publication. A Send takes the place of nothing, because its device can try again. Returns the class of the dropped one.
     pub fn push(&mut self, client: ClientKey, queued: Queued) -> Option<UplinkClass> {
         let newcomer = queued.publication.class;
         match self.room_for(client, newcomer) {
@@ -171,6 +171,7 @@ impl Queues {
             return QueueRoom::Free;
         };
         match (notification, newcomer, answer) {
+            (_, UplinkClass::Send, _) => QueueRoom::None,
             (Some((serial, owner)), _, _) => QueueRoom::InsteadOf { serial, owner, class: UplinkClass::Notification },
             (None, UplinkClass::Report | UplinkClass::Answer, Some((serial, owner))) => {
                 QueueRoom::InsteadOf { serial, owner, class: UplinkClass::Answer }
@@ -205,7 +206,7 @@ impl Queues {
         match class {
             UplinkClass::Notification => self.notifications.insert((serial, client)),
             UplinkClass::Answer => self.answers.insert((serial, client)),
-            UplinkClass::Report => return,
+            UplinkClass::Report | UplinkClass::Send => return,
         };
     }
 

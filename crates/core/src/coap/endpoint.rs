@@ -288,6 +288,11 @@ impl Endpoint {
         }
     }
 
+    /// Returns how many requests of peers wait for their answer.
+    pub fn pending_requests(&self) -> usize {
+        self.exchanges.pending_requests()
+    }
+
     /// Returns whether a request of ours, or the body of a notification, is in transfer.
     pub fn is_transferring(&self) -> bool {
         !self.transfers.is_empty()

@@ -318,6 +318,11 @@ impl Exchanges {
         id
     }
 
+    /// Returns how many requests of peers wait for their answer.
+    pub fn pending_requests(&self) -> usize {
+        self.requests.len()
+    }
+
     /// Answers a request of a peer. Nothing is sent if the request is no longer known.
     pub fn respond(&mut self, now: Instant, id: RequestId, response: Response) {
         self.respond_as(now, id, response, Kind::Confirmable);

@@ -21,6 +21,7 @@ use super::context::Context;
 use super::diagnostic::add_max_age;
 use super::registrations::Registrations;
 use super::report::{DropReason, Report};
+use super::send;
 
 /// A device that registers again sooner is limited like an unregistered peer: each Register costs a connection to the
 /// broker.
@@ -80,7 +81,10 @@ impl AdmissionControl {
         }
         match registers {
             // An Update moves the registration: a repetition of it should be told.
-            false if names_location(registry, message) => self.other(now, source, PeerClass::Unregistered),
+            // Nor is a Send of a device behind a new address published twice.
+            false if names_location(registry, message) || peer.association.is_some() && is_send(message) => {
+                self.other(now, source, PeerClass::Unregistered)
+            }
             false => self.other(now, source, PeerClass::UnregisteredIdempotent),
             true if continues(message) || context.coap.is_duplicate(now, peer, message.id, datagram) => {
                 self.other(now, source, PeerClass::Unregistered)
@@ -192,6 +196,10 @@ fn names_location(registry: &Registry, message: &Message) -> bool {
 
 fn is_register(message: &Message) -> bool {
     message.code == Code::POST && message.options.all(number::URI_PATH).eq([b"rd".as_slice()])
+}
+
+fn is_send(message: &Message) -> bool {
+    message.code == Code::POST && message.options.all(number::URI_PATH).eq([send::PATH.as_bytes()])
 }
 
 /// Returns whether this is a later block of a body. The rate limit counts the first block for the whole body.

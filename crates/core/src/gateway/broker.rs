@@ -44,6 +44,8 @@ pub enum UplinkClass {
     /// An answer to a command: `ack`, `coap_reset` and `coap_timeout` too.
     Answer,
     Notification,
+    /// A Send: it is kept once it is in the queue, and takes the place of nothing.
+    Send,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +59,7 @@ pub struct Publication {
     /// The Correlation Data of an answer to the Response Topic of its command ([`Reply`]).
     pub correlation: Option<Vec<u8>>,
     /// If set, [`BrokerEvent::Published`] reports that the broker has accepted the publication.
+    /// Every Send has a ticket: [`BrokerEvent::Queued`] or [`BrokerEvent::Unpublished`] reports at once whether it is queued.
     pub ticket: Option<Ticket>,
 }
 
@@ -149,6 +152,16 @@ pub enum BrokerEvent {
     },
     /// The broker accepted the publication with this ticket.
     Published {
+        registration: RegistrationId,
+        ticket: Ticket,
+    },
+    /// The Send with this ticket is in the queue to the broker.
+    Queued {
+        registration: RegistrationId,
+        ticket: Ticket,
+    },
+    /// The Send with this ticket is not published: the queue is full, or the broker rejected it.
+    Unpublished {
         registration: RegistrationId,
         ticket: Ticket,
     },

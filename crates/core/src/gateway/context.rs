@@ -166,16 +166,20 @@ impl Context {
         CommandContext { registration, model: &self.model, composite_paths }
     }
 
-    /// Returns what a response of this device means for an operation, now.
-    pub fn outcome(&self, device: &Device, operation: &Operation, response: &Response) -> Outcome {
-        let context = DecodeContext {
-            registration: &device.registration,
+    /// Returns what is needed to interpret a payload of a device that comes now.
+    pub fn decode_context<'a>(&'a self, registration: &'a Registration) -> DecodeContext<'a> {
+        DecodeContext {
+            registration,
             model: &self.model,
             undefined: self.settings.undefined_resources,
             unix_time: self.wall_clock.unix_time(self.now),
             max_entries: self.settings.limits.entries,
-        };
-        operation.outcome(response, context)
+        }
+    }
+
+    /// Returns what a response of this device means for an operation, now.
+    pub fn outcome(&self, device: &Device, operation: &Operation, response: &Response) -> Outcome {
+        operation.outcome(response, self.decode_context(&device.registration))
     }
 
     /// Sends a CoAP message: as it is over UDP, as a record over DTLS.

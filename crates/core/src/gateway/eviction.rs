@@ -66,7 +66,7 @@ mod tests {
             location: Location::from_text(id.to_string()),
             peer: Peer::udp(0, ([192, 0, 2, 1], 5683).into()),
             identity: None,
-            topics: Topics { command, response, notify, register, update, status: None },
+            topics: Topics { command, response, notify, send: None, register, update, status: None },
             last_heard,
         })
     }

@@ -14,7 +14,7 @@
 //!      \- RegisteredDevices
 //!          |- Registry           the devices, each with its pending commands and its observations
 //!          |- CommandScheduler   what applications ask of devices, with RetainedCommandDedup
-//!          |- Notifications      what devices send by themselves
+//!          |- Notifications      what devices send by themselves: notifications, and Sends (`send`)
 //!          |- QueueMode          which devices are asleep
 //!          \- SilentDevices      which device is evicted when there are too many
 //! ```
@@ -46,6 +46,7 @@ mod registrations;
 pub mod report;
 mod restart;
 mod retained_command_dedup;
+mod send;
 mod table_sizes;
 mod undefined_versions;
 mod wall_clock;

@@ -1,13 +1,15 @@
 //! Notifications: what devices send by themselves about what is observed.
 
-use crate::coap::{Acknowledge, ExchangeId, Failure, Response};
+use crate::coap::{Acknowledge, Acknowledging, Code, ExchangeId, Failure, Response};
 use crate::lwm2m::operation::Outcome;
 use crate::mqtt::uplink;
-use crate::registry::Device;
+use crate::registry::{DeferredAck, Device};
 
 use super::broker::{Publication, Ticket, UplinkClass};
 use super::context::Context;
+use super::diagnostic::unavailable;
 use super::report::{NotificationOutcome, Report};
+use super::send;
 
 /// Acknowledgements that one device may wait for; RFC 7252 section 4.7 lets it have one message on its way.
 const DEFERRED_ACKS_PER_DEVICE: usize = 64;
@@ -23,7 +25,7 @@ pub(super) struct ReceivedNotification<'r> {
     pub over: bool,
 }
 
-/// Publishes notifications, and owns the tickets by which their acknowledgements wait for the broker.
+/// Publishes notifications and Sends, and owns the tickets by which their acknowledgements wait for the broker.
 #[derive(Debug, Default)]
 pub(super) struct Notifications {
     last_ticket: u64,
@@ -43,7 +45,7 @@ impl Notifications {
         let path = command.operation.path;
         let endpoint = device.registration.endpoint.clone();
 
-        let ticket = owed.map(|owed| self.defer_ack(device, owed));
+        let ticket = owed.map(|owed| self.defer(context, device, DeferredAck::Notification(owed)));
         let topic = device.topics.notify.clone();
         let publication = Publication { ticket, ..Publication::new(topic, payload, UplinkClass::Notification) };
         context.publish(device.session, publication);
@@ -61,22 +63,56 @@ impl Notifications {
         context.report(Report::Notification { endpoint, outcome });
     }
 
-    /// Sends the acknowledgement that waited for this publication: the broker has it, so the device may forget it.
+    /// Sends what waited for this publication: the broker has it, so the device may forget it.
     pub fn published(&mut self, context: &mut Context, device: &mut Device, ticket: Ticket) {
-        if let Some(owed) = device.deferred_acks.remove(&ticket.0) {
-            context.coap.acknowledge(owed);
+        match device.deferred_acks.remove(&ticket.0) {
+            Some(DeferredAck::Notification(owed)) => context.coap.acknowledge(owed),
+            Some(DeferredAck::Send(request)) => send::answer(context, device, request, Response::new(Code::CHANGED)),
+            None => {}
         }
     }
 
-    /// Keeps the acknowledgement until the publication with this ticket is done. The oldest one of a device that has
-    /// too many of them is never sent: the device repeats its notification until it gives up itself.
-    fn defer_ack(&mut self, device: &mut Device, owed: Acknowledge) -> Ticket {
-        self.last_ticket += 1;
-        if device.deferred_acks.len() >= DEFERRED_ACKS_PER_DEVICE {
-            device.deferred_acks.pop_first();
+    /// Answers a Send that is queued, unless the device has to wait until it is published.
+    pub fn queued(&mut self, context: &mut Context, device: &mut Device, ticket: Ticket) {
+        match context.settings.coap.acknowledge_notifications {
+            Acknowledging::AtOnce => self.published(context, device, ticket),
+            Acknowledging::OnDemand => {}
         }
-        device.deferred_acks.insert(self.last_ticket, owed);
+    }
+
+    /// Answers a Send that is not published: the device may try again later. The acknowledgement of a notification is
+    /// never sent.
+    pub fn unpublished(&mut self, context: &mut Context, device: &mut Device, ticket: Ticket) {
+        let deferred = device.deferred_acks.remove(&ticket.0);
+        deferred.into_iter().for_each(|deferred| give_up(context, device, deferred));
+    }
+
+    /// Gives up everything that a device that leaves waits for.
+    pub fn forget(&mut self, context: &mut Context, device: &mut Device) {
+        for deferred in std::mem::take(&mut device.deferred_acks).into_values() {
+            give_up(context, device, deferred);
+        }
+    }
+
+    /// Keeps what a device waits for until the publication with this ticket is done. The oldest one of a device that has
+    /// too many of them is given up: the device repeats its notification until it gives up itself.
+    pub fn defer(&mut self, context: &mut Context, device: &mut Device, deferred: DeferredAck) -> Ticket {
+        self.last_ticket += 1;
+        if device.deferred_acks.len() >= DEFERRED_ACKS_PER_DEVICE
+            && let Some((_, oldest)) = device.deferred_acks.pop_first()
+        {
+            give_up(context, device, oldest);
+        }
+        device.deferred_acks.insert(self.last_ticket, deferred);
         Ticket(self.last_ticket)
+    }
+}
+
+/// Ends the wait for a publication without success. A notification is not acknowledged; a Send is answered 5.03.
+fn give_up(context: &mut Context, device: &Device, deferred: DeferredAck) {
+    if let DeferredAck::Send(request) = deferred {
+        let response = unavailable("not published", context.settings.limits.retry_after);
+        send::answer(context, device, request, response);
     }
 }
 

@@ -134,7 +134,7 @@ mod tests {
             registration: Registration::from_register(&request, &lifetimes).unwrap(),
             peer: Peer::udp(0, ([192, 0, 2, 1], 5683).into()),
             identity: None,
-            topics: Topics { command, response, notify, register, update, status: None },
+            topics: Topics { command, response, notify, send: None, register, update, status: None },
             early: VecDeque::new(),
             predecessor_closed: None,
         }

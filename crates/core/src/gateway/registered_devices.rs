@@ -21,7 +21,9 @@ use super::eviction::SilentDevices;
 use super::notification::{Notifications, ReceivedNotification, report_superseded};
 use super::presence::go_offline;
 use super::queue_mode::{QueueMode, awake_window};
+use super::registrations::ReceivedRequest;
 use super::report::{LeaveReason, Report};
+use super::send;
 
 /// Owns the registered devices and what goes on with them. It knows nothing of Registers, and not who may do what: it
 /// is asked only for what is allowed.
@@ -240,8 +242,9 @@ impl RegisteredDevices {
     }
 
     fn remove(&mut self, context: &mut Context, id: RegistrationId) -> Option<Device> {
-        let device = self.registry.remove(id)?;
+        let mut device = self.registry.remove(id)?;
         context.changed(&device);
+        self.notifications.forget(context, &mut device);
         self.silent.forget(id);
         self.commands.forget(context, &device);
         self.lifetimes.cancel(id);
@@ -313,11 +316,48 @@ impl RegisteredDevices {
         report_superseded(context, device);
     }
 
-    /// The broker has the publication of a notification.
-    pub fn published(&mut self, context: &mut Context, id: RegistrationId, ticket: Ticket) {
-        if let Some(device) = self.registry.device_mut(id) {
-            self.notifications.published(context, device, ticket);
+    /// Takes a Send of this device, which speaks from this peer now.
+    pub fn send(&mut self, context: &mut Context, id: RegistrationId, received: ReceivedRequest, has_room: bool) {
+        self.move_to(context, id, received.peer);
+        let Self { registry, commands, queue_mode, notifications, .. } = self;
+        let Some(device) = registry.device_mut(id) else { return };
+        heard_from(context, queue_mode, device);
+        if send::publish(notifications, context, device, received, has_room) {
+            commands.send_next(context, device);
         }
+    }
+
+    /// The broker has the publication of a notification or of a Send.
+    pub fn published(&mut self, context: &mut Context, id: RegistrationId, ticket: Ticket) {
+        self.with_notifications(context, id, |notifications, context, device| {
+            notifications.published(context, device, ticket);
+        });
+    }
+
+    /// The publication of a Send is queued.
+    pub fn queued(&mut self, context: &mut Context, id: RegistrationId, ticket: Ticket) {
+        self.with_notifications(context, id, |notifications, context, device| {
+            notifications.queued(context, device, ticket);
+        });
+    }
+
+    /// The Send with this ticket is not published.
+    pub fn unpublished(&mut self, context: &mut Context, id: RegistrationId, ticket: Ticket) {
+        self.with_notifications(context, id, |notifications, context, device| {
+            notifications.unpublished(context, device, ticket);
+        });
+    }
+
+    /// Lets the device hear of a publication, and sends it the command that waits for its turn.
+    fn with_notifications(
+        &mut self,
+        context: &mut Context,
+        id: RegistrationId,
+        tell: impl FnOnce(&mut Notifications, &mut Context, &mut Device),
+    ) {
+        let Some(device) = self.registry.device_mut(id) else { return };
+        tell(&mut self.notifications, context, device);
+        self.commands.send_next(context, device);
     }
 }
 

@@ -35,6 +35,7 @@ use super::presence::publish_status;
 use super::profiles::Profiles;
 use super::registered_devices::RegisteredDevices;
 use super::report::{CommandOutcome, Forbidden, LeaveReason, Report};
+use super::send;
 use super::undefined_versions::report_undefined_versions;
 
 /// The answer to a GET of `/.well-known/core` (RFC 6690; LwM2M Core 1.1 section 6.2.1 names the resource of the
@@ -79,6 +80,7 @@ impl Registrations {
                 Some(registration) => self.handle_registered(context, registration, received),
                 None => context.respond(id, Response::new(Code::NOT_FOUND)),
             },
+            ([send::PATH], _) => send::handle(self, context, received),
             ([".well-known", "core"], Code::GET) => context.respond(id, well_known_core(request)),
             (["rd"] | [".well-known", "core"], _) => context.respond(id, Response::new(Code::METHOD_NOT_ALLOWED)),
             _ => context.respond(id, Response::new(Code::NOT_FOUND)),
@@ -99,7 +101,15 @@ impl Registrations {
             BrokerEvent::Message { registration, payload, properties, .. } => {
                 self.handle_command(context, registration, payload, properties);
             }
-            BrokerEvent::Published { registration, ticket } => self.devices.published(context, registration, ticket),
+            BrokerEvent::Published { registration, ticket } => {
+                self.devices.published(context, self.publisher(registration), ticket);
+            }
+            BrokerEvent::Queued { registration, ticket } => {
+                self.devices.queued(context, self.publisher(registration), ticket);
+            }
+            BrokerEvent::Unpublished { registration, ticket } => {
+                self.devices.unpublished(context, self.publisher(registration), ticket);
+            }
             BrokerEvent::PublishRefused { registration, topic } => {
                 if let Some(device) = self.devices.registry_mut().device_mut(registration) {
                     let first = !std::mem::replace(&mut device.publish_refused, true);
@@ -108,6 +118,13 @@ impl Registrations {
                 }
             }
         }
+    }
+
+    /// Returns the registration that publishes by this session: another one than that of the session while the device
+    /// registers again.
+    fn publisher(&self, session: RegistrationId) -> RegistrationId {
+        let successor = self.pending.get(session).map(|pending| pending.registration.endpoint.as_str());
+        successor.and_then(|endpoint| self.devices.registry().id_by_endpoint(endpoint)).unwrap_or(session)
     }
 
     /// Answers the pending Registers 5.03: the gateway stops, and their devices come back when it runs again.

@@ -89,6 +89,13 @@ pub enum Report {
         endpoint: String,
         outcome: NotificationOutcome,
     },
+    /// A request to the Send resource was answered with this code.
+    Send {
+        peer: Peer,
+        /// The device, if the peer is one.
+        endpoint: Option<String>,
+        code: Code,
+    },
     /// `auto_observe` skipped this many paths because a device may not have more observations.
     AutoObserveCut {
         endpoint: String,
@@ -145,7 +152,7 @@ impl Report {
             | Self::ProfilesEvicted { .. }
             | Self::AssociationClosed { .. }
             | Self::Dtls(_) => None,
-            Self::RegisterRejected { endpoint, .. } => endpoint.as_deref(),
+            Self::RegisterRejected { endpoint, .. } | Self::Send { endpoint, .. } => endpoint.as_deref(),
             Self::AutoObserveCut { endpoint, .. }
             | Self::Registered { endpoint, .. }
             | Self::Updated { endpoint }

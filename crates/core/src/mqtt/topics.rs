@@ -67,6 +67,8 @@ pub struct Translators {
     pub command: Translator,
     pub response: Translator,
     pub notify: Translator,
+    /// Is `None` if Send is disabled.
+    pub send: Option<Translator>,
     pub register: Translator,
     pub update: Translator,
     /// Is `None` if the presence of devices is not published.
@@ -82,6 +84,7 @@ impl Default for Translators {
             command: translator("dn/#"),
             response: translator("up/resp"),
             notify: translator("up/notify"),
+            send: Some(translator("up/send")),
             register: translator("up/resp"),
             update: translator("up/resp"),
             status: None,
@@ -196,6 +199,7 @@ impl Translators {
             command: topic(&self.command)?,
             response: topic(&self.response)?,
             notify: topic(&self.notify)?,
+            send: self.send.as_ref().map(topic).transpose()?,
             register: topic(&self.register)?,
             update: topic(&self.update)?,
             status: self.status.as_ref().map(topic).transpose()?,
@@ -325,6 +329,7 @@ mod tests {
             command: Translator { qos: 1, ..translator(command) },
             response: translator(response),
             notify: translator("up/notify"),
+            send: None,
             register: translator("up/resp"),
             update: translator("up/resp"),
             status: None,

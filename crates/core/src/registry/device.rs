@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::coap::{Acknowledge, ExchangeId};
+use crate::coap::{Acknowledge, ExchangeId, RequestId};
 use crate::command::Command;
 use crate::lwm2m::format_choice::Attempts;
 use crate::lwm2m::register::Registration;
@@ -42,8 +42,8 @@ pub struct Device {
     pub undefined_versions: BTreeSet<u16>,
     pub observations: DeviceObservations,
     pub waiting: CommandQueue,
-    /// Acknowledgements of notifications that are not published yet, by ticket.
-    pub deferred_acks: BTreeMap<u64, Acknowledge>,
+    /// Acknowledgements and answers that wait for the publication of what the device sent, by ticket.
+    pub deferred_acks: BTreeMap<u64, DeferredAck>,
     in_flight: Option<InFlight>,
     /// The awake window of queue mode (`qmode_time_window`): how long the device is awake after each of its messages.
     /// `None` for a device that never sleeps.
@@ -52,6 +52,15 @@ pub struct Device {
     registered: Instant,
     /// The value of `last_heard` in the newest stored record.
     recorded: Instant,
+}
+
+/// What a device waits for until the broker's side has what the device sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeferredAck {
+    /// The acknowledgement of a confirmable notification.
+    Notification(Acknowledge),
+    /// The response to a Send.
+    Send(RequestId),
 }
 
 /// Whether a device can be reached.

@@ -8,14 +8,14 @@ mod queue;
 mod retained;
 mod topics;
 
-pub use device::{AdmitOutcome, Device, InFlight, NewDevice, Presence};
+pub use device::{AdmitOutcome, DeferredAck, Device, InFlight, NewDevice, Presence};
 pub use observations::{DeviceObservations, Observation, ObservedPaths};
 pub use queue::{ByteReservation, CommandBytes, CommandQueue, PendingCommand, QueueFull, QueueLimits};
 pub use retained::CommandDigest;
 pub use topics::{Topic, Topics};
 
 use std::borrow::Borrow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use lwm2m_base::Peer;
@@ -68,8 +68,8 @@ pub struct Registry {
     devices: HashMap<RegistrationId, Device>,
     by_endpoint: HashMap<String, RegistrationId>,
     by_location: HashMap<Location, RegistrationId>,
-    /// How many devices speak from there: a proxy may speak for several.
-    at_peer: HashMap<Peer, usize>,
+    /// The devices that speak from there: a proxy may speak for several.
+    at_peer: HashMap<Peer, BTreeSet<RegistrationId>>,
 }
 
 impl Registry {
@@ -78,7 +78,7 @@ impl Registry {
         let id = device.id;
         self.by_location.insert(device.location.clone(), id);
         self.by_endpoint.insert(device.registration.endpoint.clone(), id);
-        *self.at_peer.entry(device.peer).or_default() += 1;
+        self.at_peer.entry(device.peer).or_default().insert(id);
         self.devices.insert(id, device);
     }
 
@@ -88,7 +88,7 @@ impl Registry {
         if self.by_endpoint.get(&device.registration.endpoint) == Some(&id) {
             self.by_endpoint.remove(&device.registration.endpoint);
         }
-        self.left(device.peer);
+        self.left(device.peer, id);
         Some(device)
     }
 
@@ -96,8 +96,8 @@ impl Registry {
     pub fn readdress(&mut self, id: RegistrationId, to: Peer) -> Option<Peer> {
         let device = self.devices.get_mut(&id).filter(|device| device.peer != to)?;
         let from = std::mem::replace(&mut device.peer, to);
-        *self.at_peer.entry(to).or_default() += 1;
-        self.left(from);
+        self.at_peer.entry(to).or_default().insert(id);
+        self.left(from, id);
         Some(from)
     }
 
@@ -108,7 +108,12 @@ impl Registry {
 
     /// Returns how many registered devices speak from there.
     pub fn devices_at(&self, peer: Peer) -> usize {
-        self.at_peer.get(&peer).copied().unwrap_or_default()
+        self.at_peer.get(&peer).map_or(0, BTreeSet::len)
+    }
+
+    /// Returns the registered devices that speak from there.
+    pub fn at(&self, peer: Peer) -> impl Iterator<Item = &Device> {
+        self.at_peer.get(&peer).into_iter().flatten().filter_map(|id| self.device(*id))
     }
 
     pub fn devices(&self) -> impl Iterator<Item = &Device> {
@@ -151,10 +156,10 @@ impl Registry {
         self.devices.is_empty()
     }
 
-    fn left(&mut self, peer: Peer) {
-        if let Some(count) = self.at_peer.get_mut(&peer) {
-            *count -= 1;
-            if *count == 0 {
+    fn left(&mut self, peer: Peer, id: RegistrationId) {
+        if let Some(devices) = self.at_peer.get_mut(&peer) {
+            devices.remove(&id);
+            if devices.is_empty() {
                 self.at_peer.remove(&peer);
             }
         }

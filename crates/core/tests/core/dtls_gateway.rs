@@ -455,3 +455,43 @@ fn register_in_blocks(endpoint: &str, last: bool) -> Vec<u8> {
     let (id, payload) = (MessageId(if last { 2 } else { 1 }), payload.to_vec());
     Message { kind: Kind::Confirmable, code: Code::POST, id, token: Token::EMPTY, options, payload }.encode()
 }
+
+/// Returns the bytes of a Send with one temperature.
+fn temperature_sent(id: u16) -> Vec<u8> {
+    let mut options = Options::new();
+    options.add_text(number::URI_PATH, "dp");
+    options.add_uint(number::CONTENT_FORMAT, format::SENML_JSON.into());
+    let payload = br#"[{"n":"/3303/0/5700","v":21.5}]"#.to_vec();
+    let (kind, token) = (Kind::Confirmable, Token::new(&id.to_be_bytes()));
+    Message { kind, code: Code::POST, id: MessageId(id), token, options, payload }.encode()
+}
+
+#[test]
+fn a_send_from_a_new_address_moves_the_device_there_and_is_published_once() {
+    for client in each_kind().into_iter().skip(1) {
+        let mut scene = Scene::registered(client);
+        scene.rebind();
+        // Two copies: the second one is a duplicate, although the address was unknown at the first.
+        for _ in 0..2 {
+            scene.client.send(&temperature_sent(4242));
+        }
+        scene.run_for(Duration::from_secs(5));
+        assert_eq!(scene.reported("send"), 1, "{:?}", scene.reports);
+        let moved = scene.reports.iter().filter(|report| matches!(report, Report::Moved { .. })).count();
+        assert_eq!(moved, 1);
+        scene.assert_all_is_well();
+    }
+}
+
+#[test]
+fn a_send_by_a_new_association_is_that_of_its_identity() {
+    for client in each_kind() {
+        let mut scene = Scene::registered(client);
+        scene.client = scene.client.reboot(scene.now);
+        scene.run_for(Duration::from_secs(5));
+        scene.client.send(&temperature_sent(4242));
+        scene.run_for(Duration::from_secs(5));
+        assert_eq!(scene.reported("send"), 1, "{:?}", scene.reports);
+        scene.assert_all_is_well();
+    }
+}

@@ -11,6 +11,7 @@ mod gateway_crowd;
 mod gateway_network;
 mod gateway_observations;
 mod gateway_registration;
+mod gateway_send;
 mod gateway_stopping;
 mod gateway_upstream;
 mod hostile_device;

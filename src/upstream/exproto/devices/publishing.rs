@@ -5,7 +5,7 @@ use std::time::Instant;
 use tracing::debug;
 
 use crate::upstream::client::clients::ClientKey;
-use crate::upstream::client::queue::{Queued, Serial};
+use crate::upstream::client::queue::Serial;
 use crate::upstream::exproto::nodes::NodeFault;
 use lwm2m_core::gateway::broker::RegistrationId;
 
@@ -110,9 +110,9 @@ impl ExProtoDevices {
         if on.is_none() || on != device.state.anchor() || self.clients.is_superseded(key, id) {
             return;
         }
-        if let Some(Queued { publication, .. }) = self.queues.count_failed_attempt(key) {
-            debug!(topic = publication.topic, "publication dropped: its connection ended three times");
-            self.dropped(publication.class);
+        if let Some(queued) = self.queues.count_failed_attempt(key) {
+            debug!(topic = queued.publication.topic, "publication dropped: its connection ended three times");
+            self.publication_given_up(&queued);
         }
     }
 
@@ -135,8 +135,8 @@ impl ExProtoDevices {
             CallOutcome::Rejected(why) => {
                 self.counters().publishes_failed.inc();
                 debug!(why, "publication rejected by EMQX");
-                if let Some(Queued { publication, .. }) = self.queues.finish(key, serial) {
-                    self.dropped(publication.class);
+                if let Some(queued) = self.queues.finish(key, serial) {
+                    self.publication_given_up(&queued);
                 }
             }
             CallOutcome::ConnectionLost(why)

@@ -286,6 +286,8 @@ impl RandomEmqx {
         | BrokerEvent::Message { registration: device, .. }
         | BrokerEvent::Reconnected { registration: device }
         | BrokerEvent::Published { registration: device, .. }
+        | BrokerEvent::Queued { registration: device, .. }
+        | BrokerEvent::Unpublished { registration: device, .. }
         | BrokerEvent::PublishRefused { registration: device, .. }) = event;
         let index = self.alive.iter().position(|known| known.device == *device).expect("a device that is not over");
         let known = &mut self.alive[index];
@@ -306,7 +308,10 @@ impl RandomEmqx {
                 assert!(known.connected || known.resumed, "{event:?} before Connected");
             }
             // The connection of an older registration may have published it.
-            BrokerEvent::Published { .. } | BrokerEvent::PublishRefused { .. } => {}
+            BrokerEvent::Published { .. }
+            | BrokerEvent::Queued { .. }
+            | BrokerEvent::Unpublished { .. }
+            | BrokerEvent::PublishRefused { .. } => {}
         }
     }
 

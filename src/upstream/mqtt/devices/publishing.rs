@@ -5,10 +5,10 @@ use std::time::Instant;
 use tracing::debug;
 
 use crate::upstream::client::clients::ClientKey;
-use crate::upstream::client::queue::{Queued, Serial};
+use crate::upstream::client::queue::Serial;
 use crate::upstream::mqtt::codec::{self, PacketId, Sending};
 use crate::upstream::mqtt::reason::{PublishResult, Reason};
-use lwm2m_core::gateway::broker::{Publication, RegistrationId};
+use lwm2m_core::gateway::broker::RegistrationId;
 
 use super::device::InFlightPublish;
 use super::{ANSWER_TIMEOUT, ClientTimer, DeviceState, MqttDevices};
@@ -85,10 +85,10 @@ impl MqttDevices {
                 self.counters().publishes_refused.inc();
                 self.publication_refused(queued);
             }
-            (Some(Queued { publication: Publication { class, .. }, .. }), PublishResult::Rejected) => {
+            (Some(queued), PublishResult::Rejected) => {
                 debug!(device = id.0, %reason, "publication rejected by the broker");
                 self.counters().publishes_failed.inc();
-                self.dropped(class);
+                self.publication_given_up(&queued);
             }
             (None, _) => {}
         }
@@ -103,9 +103,13 @@ impl MqttDevices {
         if !talks || self.clients.is_superseded(key, id) {
             return;
         }
-        let Some(Queued { publication, .. }) = self.queues.count_failed_attempt(key) else { return };
-        debug!(device = id.0, topic = publication.topic, "publication dropped: its connection ended three times");
-        self.dropped(publication.class);
+        let Some(queued) = self.queues.count_failed_attempt(key) else { return };
+        debug!(
+            device = id.0,
+            topic = queued.publication.topic,
+            "publication dropped: its connection ended three times"
+        );
+        self.publication_given_up(&queued);
         if let Some(session) = self.clients.shared_mut(key).map(|shared| &mut shared.protocol) {
             session.in_flight.drain(..1.min(session.in_flight.len()));
         }
@@ -180,8 +184,8 @@ impl MqttDevices {
         if let Some(session) = self.clients.shared_mut(key).map(|shared| &mut shared.protocol) {
             session.in_flight.retain(|in_flight| in_flight.serial != serial);
         }
-        if let Some(Queued { publication, .. }) = self.queues.finish(key, serial) {
-            self.dropped(publication.class);
+        if let Some(queued) = self.queues.finish(key, serial) {
+            self.publication_given_up(&queued);
         }
     }
 }
