@@ -391,6 +391,13 @@ fn a_broker_of_mqtt_has_addresses_and_perhaps_tls() {
 }
 
 #[test]
+fn send_is_taken_unless_it_is_disabled() {
+    assert_eq!(config("").gateway.translators.send.map(|send| send.qos), Some(0));
+    assert_eq!(config("[translators.send]\nqos = 1").gateway.translators.send.map(|send| send.qos), Some(1));
+    assert_eq!(config("[translators.send]\nenable = false").gateway.translators.send, None);
+}
+
+#[test]
 fn presence_is_told_where_it_is_wanted_and_can_be() {
     assert_eq!(config("").gateway.translators.status, None);
     let config = config("upstream.kind = \"mqtt\"\n[translators.status]\nenable = true\nqos = 1");

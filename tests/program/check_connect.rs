@@ -23,6 +23,7 @@ async fn what_works_is_told_and_the_broker_is_asked_as_a_device_asks_it() {
             " serves. It let in a device of an invented name without a password: nothing authenticates devices there\n",
             "/up/resp\n",
             "/up/notify\n",
+            "/up/send\n",
         ] {
             assert!(said.contains(part), "{kind}: {part} is not in\n{said}");
         }

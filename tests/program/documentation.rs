@@ -6,10 +6,10 @@ use std::path::Path;
 
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Kind, Message};
-use lwm2m_core::gateway::broker::BrokerCommand;
+use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, UplinkClass};
 use lwm2m_gateway::config::Config;
 use lwm2m_testkit::scene::{Said, Scene, path_of, reply, text_reply};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// `docs/mqtt.md` shows what an application publishes and what it hears, in order. The device of the examples is in
 /// [`answers`].
@@ -128,7 +128,10 @@ impl Play {
         while let Some(said) = self.scene.next_said() {
             match said {
                 Said::ToDevice(_, request) => self.answer(&request),
-                Said::ToBroker(BrokerCommand::Publish { publication, .. }) => {
+                Said::ToBroker(BrokerCommand::Publish { registration, publication }) => {
+                    if let (UplinkClass::Send, Some(ticket)) = (publication.class, publication.ticket) {
+                        self.scene.broker_says(BrokerEvent::Queued { registration, ticket });
+                    }
                     let payload = serde_json::from_slice(&publication.payload).expect("JSON");
                     self.published.push_back((publication.topic, payload));
                 }
@@ -138,6 +141,9 @@ impl Play {
     }
 
     fn answer(&mut self, request: &Message) {
+        if request.code.is_response() {
+            return;
+        }
         if request.options.uint(number::OBSERVE) == Ok(Some(0)) {
             self.observed = Some(request.clone());
         }
@@ -149,7 +155,25 @@ impl Play {
     /// The next publication is this one; what a device says by itself it says now.
     fn expect(&mut self, topic: &str, payload: &Value) {
         match payload["msgType"].as_str() {
+            Some("register") if payload["data"]["lwm2m"] == "1.2" => {
+                let deregister = self.scene.deregister();
+                self.scene.device_sends(&deregister);
+                self.scene.forget_what_was_said();
+                self.scene.join("ep=ep1&lt=300&lwm2m=1.2");
+            }
             Some("register") => self.scene.join("ep=ep1&lt=300&lwm2m=1.0&b=UQ"),
+            Some("send") => {
+                let send = self.scene.request(Code::POST, &["dp"], "");
+                self.scene.device_sends(&with_records(send, &payload["data"]["content"]));
+            }
+            Some("notify") if has_records(payload) => {
+                let observed = self.observed.clone().expect("an observation");
+                let id = self.scene.fresh_id();
+                let mut notification =
+                    Message { kind: Kind::NonConfirmable, id, code: Code::CONTENT, ..reply(&observed) };
+                notification.options.add_uint(number::OBSERVE, 3);
+                self.scene.device_sends(&with_records(notification, &payload["data"]["content"]));
+            }
             Some("update") => {
                 let update = self.scene.update_with_links("</1/0>,</3/0>,</3303/0>,</6/0>");
                 self.scene.ask(&update, Code::CHANGED);
@@ -190,9 +214,53 @@ fn answers(request: &Message) -> Vec<Message> {
         (Code::GET, _) => vec![text("ACME")],
         (Code::DELETE, "/3/0") => vec![acknowledge(Code::METHOD_NOT_ALLOWED)],
         (Code::DELETE, _) => vec![acknowledge(Code::DELETED)],
+        // The resources of a new instance stand in TLV without the instance, or within it (bits 7 and 6).
+        (Code::POST, "/6") if request.payload.first().is_some_and(|first| first & 0xc0 == 0xc0) => {
+            let mut created = acknowledge(Code::CREATED);
+            ["6", "1"].iter().for_each(|segment| created.options.add_text(number::LOCATION_PATH, segment));
+            vec![created]
+        }
         (Code::POST, "/6") => vec![acknowledge(Code::CREATED)],
+        (Code::FETCH, _) => vec![with_records(acknowledge_observing(request), &composite(request))],
         _ => vec![acknowledge(Code::CHANGED)],
     }
+}
+
+/// What a composite read or observation of these paths finds.
+fn composite(request: &Message) -> Value {
+    let asks_for = |path: &[u8]| request.payload.windows(path.len()).any(|part| part == path);
+    if asks_for(b"/3/0/99") {
+        json!([{ "path": "/3/0/0", "value": "ACME" }, { "path": "/3303/0/5700", "value": 21.5 }])
+    } else if asks_for(b"/3/0/9") {
+        json!([{ "path": "/3303/0/5700", "value": 21.5 }, { "path": "/3/0/9", "value": 95 }])
+    } else {
+        json!([{ "path": "/1/0/1", "value": 60 }, { "path": "/3/0/0", "value": "ACME" }])
+    }
+}
+
+fn acknowledge_observing(request: &Message) -> Message {
+    let mut answer = Message { kind: Kind::Acknowledgement, code: Code::CONTENT, ..reply(request) };
+    observe_number(request).iter().for_each(|number| answer.options.add_uint(number::OBSERVE, *number));
+    answer
+}
+
+/// Whether a notification is one of several values, or of values with times.
+fn has_records(notification: &Value) -> bool {
+    notification["data"]["reqPaths"].is_array() || notification["data"]["content"][0]["time"].is_number()
+}
+
+/// Adds the entries in SenML JSON.
+fn with_records(message: Message, content: &Value) -> Message {
+    let record = |entry: &Value| {
+        let label = if entry["value"].is_string() { "vs" } else { "v" };
+        let mut record = json!({ "n": entry["path"], label: entry["value"] });
+        if entry["time"].is_number() {
+            record["t"] = entry["time"].clone();
+        }
+        record
+    };
+    let records: Vec<Value> = content.as_array().expect("entries").iter().map(record).collect();
+    with_content(message, format::SENML_JSON, json!(records).to_string().as_bytes())
 }
 
 /// An observation that begins has the number 2.

