@@ -165,7 +165,7 @@ fn topics_that_are_hardly_meant_are_warnings() {
     }
     assert_eq!(
         warned(
-            "mountpoint = \"lwm2m/\"\n[translators]\ncommand.topic = \"%e/dn\"\nresponse.topic = \"%e/up\"\n\
+            "mountpoint = \"lwm2m/\"\n[translators]\ncommand.topic = \"%e/dn\"\nresponse.topic = \"%e/up\"\nsend.topic = \"%e/up\"\n\
         notify.topic = \"%e/up\"\nregister.topic = \"%e/up\"\nupdate.topic = \"%e/up\""
         ),
         ""
