@@ -24,7 +24,9 @@ use base64::engine::general_purpose::STANDARD;
 use lwm2m_base::Peer;
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Kind, Message, MessageId, Token};
-use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, ConnectError, MessageProperties, RegistrationId};
+use lwm2m_core::gateway::broker::{
+    BrokerCommand, BrokerEvent, ConnectError, MessageProperties, RegistrationId, UplinkClass,
+};
 use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_core::gateway::{self, Output};
 use lwm2m_core::lwm2m::codec::UndefinedResources;
@@ -185,7 +187,10 @@ impl VectorCore {
                 self.device = Some(device);
                 self.gateway.handle_broker(self.now, BrokerEvent::Connected { registration: device });
             }
-            BrokerCommand::Publish { publication, .. } => {
+            BrokerCommand::Publish { registration, publication } => {
+                if let (UplinkClass::Send, Some(ticket)) = (publication.class, publication.ticket) {
+                    self.gateway.handle_broker(self.now, BrokerEvent::Queued { registration, ticket });
+                }
                 let payload = serde_json::from_slice(&publication.payload).expect("what is published is JSON");
                 self.published.push_back((publication.topic, payload));
             }
