@@ -1,12 +1,14 @@
-//! Demonstrates the whole loop in a minute: the gateway, the embedded broker, a simulated device on a real UDP socket,
-//! and an application that talks to it over MQTT. Each command is explained, and every message is printed.
+//! Demonstrates the whole loop in a minute: the gateway, the embedded broker, simulated devices on real UDP sockets,
+//! and an application that talks to them over MQTT. Each command is explained, and every message is printed.
 //!
-//! 1. The device registers.
-//! 2. The application asks: discover, read, write, observe, cancel, execute.
-//! 3. At a terminal it goes on with notifications until Ctrl-C.
+//! 1. A device of LwM2M 1.0 registers. The application asks: discover, read, write, observe, cancel, execute.
+//! 2. A device of LwM2M 1.1 registers. It shows composite reads and writes, and a Send with a history.
+//! 3. A device of LwM2M 1.2 registers. It shows a composite observation.
+//! 4. At a terminal it goes on with notifications until Ctrl-C.
 
 mod application;
 mod screen;
+mod script;
 mod thermometer;
 
 use std::io::IsTerminal;
@@ -19,43 +21,29 @@ use tokio::time::timeout;
 
 use crate::app::{self, App};
 use crate::config::Config;
+use crate::driver::unix_time;
 use crate::observability::logging;
-use lwm2m_simulator::SimulatedDeviceConfig;
+use lwm2m_simulator::DeviceEvent;
 
 use application::DemoApplication;
 use screen::Screen;
+use script::{DemoAction, DemoStep, DemoWait, TEMPERATURE};
 use thermometer::Thermometer;
-
-const ENDPOINT: &str = "demo-thermometer";
 
 /// Maximum time until a command is answered; after it the demonstration fails.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Interval of the thermometer's notifications.
-const NOTIFICATION_INTERVAL: Duration = Duration::from_secs(2);
-
 /// Notifications that are shown before the observation is cancelled.
 const NOTIFICATIONS: usize = 3;
-
-const TEMPERATURE: &str = "/3303/0/5700";
 
 /// Pause between two commands at a terminal.
 const READING_TIME: Duration = Duration::from_secs(3);
 
-/// A command of the conversation.
-struct DemoStep {
-    explanation: &'static str,
-    msg_type: &'static str,
-    data: Value,
-    then: DemoWait,
-}
-
-/// The event to wait for after the answer.
-enum DemoWait {
-    Go,
-    Notifications,
-    /// The device registers again.
-    Registration,
+/// Something that the demonstration shows.
+enum DemoHappening {
+    /// A message of the application's side.
+    Message(Value),
+    Device(DeviceEvent),
 }
 
 /// Limits the log to warnings, unless the configuration sets a level.
@@ -82,51 +70,66 @@ async fn demonstrate(app: &App, once: bool) -> anyhow::Result<()> {
     let server = reachable(*addresses.udp.first().context("the gateway has no UDP listener")?);
     let mqtt = addresses.mqtt.context("the gateway has no embedded broker")?;
 
+    let watched = std::io::stdout().is_terminal();
     let mut screen = Screen::new();
     screen
         .explain(&format!("The gateway listens for devices on {server} and the broker for applications on {mqtt}."))?;
-    screen.explain("An application subscribes lwm2m/#, and a thermometer registers.")?;
-    let application = DemoApplication::connect(mqtt).await?;
-    let settings = SimulatedDeviceConfig {
-        notification_interval: Some(NOTIFICATION_INTERVAL),
-        ..SimulatedDeviceConfig::new(ENDPOINT)
-    };
-    let thermometer = Thermometer::start(server, settings).await.context("the simulated device")?;
-    let watched = std::io::stdout().is_terminal();
-    let reading_time = if watched { READING_TIME } else { Duration::ZERO };
-    let mut conversation = Conversation { screen, application, thermometer, reading_time, last_request: 0 };
-
-    conversation.hold().await?;
-    conversation.screen.say_what_next(server, mqtt, ENDPOINT)?;
-    if watched && !once {
-        conversation.go_on().await?;
+    screen.explain("An application subscribes lwm2m/#.")?;
+    let mut application = DemoApplication::connect(mqtt).await?;
+    let mut acts = script::acts().into_iter().zip(1..).peekable();
+    while let Some((act, number)) = acts.next() {
+        screen.explain(act.explanation)?;
+        let endpoint = act.device.endpoint.clone();
+        let thermometer = Thermometer::start(server, act.device, number).await.context("the simulated device")?;
+        let mut conversation = Conversation {
+            screen: &mut screen,
+            application: &mut application,
+            thermometer,
+            command_topic: format!("lwm2m/{endpoint}/dn"),
+            reading_time: if watched { READING_TIME } else { Duration::ZERO },
+            last_request: 0,
+        };
+        conversation.hold(act.steps).await?;
+        if acts.peek().is_none() {
+            conversation.screen.say_what_next(server, mqtt, &endpoint)?;
+            if watched && !once {
+                conversation.go_on().await?;
+            }
+        }
+        conversation.end().await?;
     }
-    conversation.end().await
+    Ok(())
 }
 
-/// The device, the application, and the screen that shows their messages.
-struct Conversation {
-    screen: Screen,
-    application: DemoApplication,
+/// One device, the application, and the screen that shows their messages.
+struct Conversation<'a> {
+    screen: &'a mut Screen,
+    application: &'a mut DemoApplication,
     thermometer: Thermometer,
+    command_topic: String,
     reading_time: Duration,
     /// The id of the last command.
     last_request: u64,
 }
 
-impl Conversation {
-    async fn hold(&mut self) -> anyhow::Result<()> {
-        self.wait_for("registration", |message| message["msgType"] == "register").await?;
-        for step in steps() {
+impl Conversation<'_> {
+    async fn hold(&mut self, steps: Vec<DemoStep>) -> anyhow::Result<()> {
+        self.wait_for_message("registration", "register").await?;
+        for step in steps {
             self.give_time_to_read().await?;
             self.screen.explain(step.explanation)?;
-            self.ask(step.msg_type, step.data).await?;
+            match step.action {
+                DemoAction::Command { msg_type, data } => self.ask(msg_type, data).await?,
+                DemoAction::Send => self.send_history().await?,
+            }
             match step.then {
                 DemoWait::Go => {}
-                DemoWait::Notifications => self.wait_for_notifications().await?,
-                DemoWait::Registration => {
-                    self.wait_for("registration", |message| message["msgType"] == "register").await?;
+                DemoWait::Notifications => {
+                    for _ in 0..NOTIFICATIONS {
+                        self.wait_for_message("notification", "notify").await?;
+                    }
                 }
+                DemoWait::Registration => self.wait_for_message("registration", "register").await?,
             }
         }
         Ok(())
@@ -154,33 +157,57 @@ impl Conversation {
     async fn ask(&mut self, msg_type: &str, data: Value) -> anyhow::Result<()> {
         self.last_request += 1;
         let id = self.last_request;
-        let topic = format!("lwm2m/{ENDPOINT}/dn");
         let command = json!({ "reqID": id, "msgType": msg_type, "data": data });
-        self.screen.show_message(&topic, &command)?;
-        self.application.publish(&topic, &command).await?;
+        self.screen.show_message(&self.command_topic, &command)?;
+        self.application.publish(&self.command_topic, &command).await?;
         // The answer echoes the command; what has no code is the command itself, or the device's word that it has it.
-        let is_answer = |message: &Value| message["reqID"] == id && !message["data"]["code"].is_null();
-        let answer = self.wait_for(&format!("answer to {msg_type}"), is_answer).await?;
+        let answer = |happening| match happening {
+            DemoHappening::Message(message) if message["reqID"] == id && !message["data"]["code"].is_null() => {
+                Some(message)
+            }
+            DemoHappening::Message(_) | DemoHappening::Device(_) => None,
+        };
+        let answer = self.wait_for(&format!("answer to {msg_type}"), answer).await?;
         match answer["data"]["code"].as_str() {
             Some(code) if code.starts_with('2') => Ok(()),
             _ => bail!("{msg_type} was answered {}", answer["data"]),
         }
     }
 
-    async fn wait_for_notifications(&mut self) -> anyhow::Result<()> {
-        for _ in 0..NOTIFICATIONS {
-            self.wait_for("notification", |message| message["msgType"] == "notify").await?;
+    /// Makes the device send, and shows what passes until the application has the values and the device its answer.
+    async fn send_history(&mut self) -> anyhow::Result<()> {
+        self.thermometer.send(&script::history(unix_time()?))?;
+        let (mut published, mut answer) = (false, None);
+        let found = |happening| {
+            match happening {
+                DemoHappening::Message(message) => published |= message["msgType"] == "send",
+                DemoHappening::Device(DeviceEvent::SendAnswered { code }) => answer = Some(code),
+                DemoHappening::Device(_) => {}
+            }
+            let succeeded = matches!(answer, Some(Some(code)) if code.is_success());
+            answer.filter(|_| published || !succeeded)
+        };
+        match self.wait_for("message of the Send", found).await? {
+            Some(code) if code.is_success() => Ok(()),
+            Some(code) => bail!("the Send was answered {code}"),
+            None => bail!("the Send was not answered"),
         }
-        Ok(())
     }
 
-    async fn wait_for(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+    async fn wait_for_message(&mut self, what: &str, msg_type: &str) -> anyhow::Result<()> {
+        let is_wanted = |happening| match happening {
+            DemoHappening::Message(message) => (message["msgType"] == msg_type).then_some(()),
+            DemoHappening::Device(_) => None,
+        };
+        self.wait_for(what, is_wanted).await
+    }
+
+    /// Shows what passes until something is found in it.
+    async fn wait_for<T>(&mut self, what: &str, mut find: impl FnMut(DemoHappening) -> Option<T>) -> anyhow::Result<T> {
         let search = async {
             loop {
-                if let Some(message) = self.show_next().await?
-                    && wanted(&message)
-                {
-                    return Ok(message);
+                if let Some(found) = find(self.show_next().await?) {
+                    return Ok(found);
                 }
             }
         };
@@ -198,8 +225,8 @@ impl Conversation {
         timeout(reading_time, happenings).await.unwrap_or(Ok(()))
     }
 
-    /// Shows the next thing that happens; gives it when it is a message of the application's side.
-    async fn show_next(&mut self) -> anyhow::Result<Option<Value>> {
+    /// Shows the next thing that happens, and returns it.
+    async fn show_next(&mut self) -> anyhow::Result<DemoHappening> {
         tokio::select! {
             message = self.application.next_message() => {
                 let (topic, payload) = message?;
@@ -207,41 +234,15 @@ impl Conversation {
                 if !topic.contains("/dn") || payload["reqID"] != self.last_request {
                     self.screen.show_message(&topic, &payload)?;
                 }
-                Ok(Some(payload))
+                Ok(DemoHappening::Message(payload))
             }
             event = self.thermometer.next_event() => {
-                self.screen.show_device(&event.context("the simulated device ended")?)?;
-                Ok(None)
+                let event = event.context("the simulated device ended")?;
+                self.screen.show_device(&event)?;
+                Ok(DemoHappening::Device(event))
             }
         }
     }
-}
-
-fn steps() -> Vec<DemoStep> {
-    let step = |explanation, msg_type, data| DemoStep { explanation, msg_type, data, then: DemoWait::Go };
-    vec![
-        step("Discover: what does its device object have?", "discover", json!({ "path": "/3/0" })),
-        step("Read one resource, the manufacturer.", "read", json!({ "path": "/3/0/0" })),
-        step(
-            "Read the whole object instance: the device sends TLV, the application gets JSON.",
-            "read",
-            json!({ "path": "/3/0" }),
-        ),
-        step("Write the UTC offset.", "write", json!({ "path": "/3/0/14", "type": "String", "value": "+02:00" })),
-        DemoStep {
-            explanation: "Observe the temperature: the first answer is its value, then the device notifies.",
-            msg_type: "observe",
-            data: json!({ "path": TEMPERATURE }),
-            then: DemoWait::Notifications,
-        },
-        step("Cancel the observation.", "cancel-observe", json!({ "path": TEMPERATURE })),
-        DemoStep {
-            explanation: "Execute the reboot: the device registers again.",
-            msg_type: "execute",
-            data: json!({ "path": "/3/0/4" }),
-            then: DemoWait::Registration,
-        },
-    ]
 }
 
 /// Returns the address by which a device on this machine reaches a socket.

@@ -51,11 +51,14 @@ impl Screen {
 
     pub fn say_what_next(&mut self, devices: SocketAddr, mqtt: SocketAddr, endpoint: &str) -> io::Result<()> {
         let (host, port) = (mqtt.ip(), mqtt.port());
-        let command = json!({ "reqID": 100, "msgType": "read", "data": { "path": "/3303/0" } });
+        let read = json!({ "reqID": 100, "msgType": "read", "data": { "path": "/3303/0" } });
+        let paths = ["/3/0/0", "/3303/0/5700"];
+        let read_composite = json!({ "reqID": 101, "msgType": "read-composite", "data": { "paths": paths } });
         self.explain("While this program, or lwm2m-gateway run --embedded, is running, try:")?;
         for line in [
             format!("mosquitto_sub -h {host} -p {port} -v -t 'lwm2m/#'"),
-            format!("mosquitto_pub -h {host} -p {port} -t lwm2m/{endpoint}/dn -m '{command}'"),
+            format!("mosquitto_pub -h {host} -p {port} -t lwm2m/{endpoint}/dn -m '{read}'"),
+            format!("mosquitto_pub -h {host} -p {port} -t lwm2m/{endpoint}/dn -m '{read_composite}'"),
             format!("lwm2mclient -4 -n my-device -h {} -p {}      (of Eclipse Wakaama)", devices.ip(), devices.port()),
         ] {
             self.line("", &format!("  {line}"))?;

@@ -9,7 +9,9 @@ use tokio::net::UdpSocket;
 use tokio::time::sleep_until;
 
 use crate::driver::monotonic_now as now;
-use lwm2m_simulator::{DeviceEvent, SimulatedDevice, SimulatedDeviceConfig, SimulatedDeviceOutput};
+use lwm2m_simulator::{
+    DeviceEvent, SendError, SimulatedDevice, SimulatedDeviceConfig, SimulatedDeviceOutput, SimulatedSend,
+};
 
 /// Size of the receive buffer, in bytes: the largest UDP datagram.
 const LARGEST_DATAGRAM: usize = 65_535;
@@ -23,8 +25,8 @@ pub struct Thermometer {
 }
 
 impl Thermometer {
-    /// Starts a device that registers at this gateway.
-    pub async fn start(server: SocketAddr, settings: SimulatedDeviceConfig) -> io::Result<Self> {
+    /// Starts a device that registers at this gateway. The number is the seed of its message ids and tokens.
+    pub async fn start(server: SocketAddr, settings: SimulatedDeviceConfig, number: u64) -> io::Result<Self> {
         let any: SocketAddr =
             if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
         let socket = UdpSocket::bind(any).await?;
@@ -32,9 +34,14 @@ impl Thermometer {
         // Before its first look at a socket the runtime takes it for full, and the Register would be lost.
         socket.writable().await?;
         // The gateway is as new as the device: nobody remembers the message ids of an earlier demonstration.
-        let mut device = SimulatedDevice::new(settings, 0);
+        let mut device = SimulatedDevice::new(settings, number);
         device.start(now());
         Ok(Self { device, socket, buffer: vec![0; LARGEST_DATAGRAM], stopped: false })
+    }
+
+    /// Sends values to the gateway that it did not ask for.
+    pub fn send(&mut self, values: &SimulatedSend) -> Result<(), SendError> {
+        self.device.send(now(), values)
     }
 
     pub fn stop(&mut self) {
