@@ -59,7 +59,8 @@ pub struct Publication {
     /// The Correlation Data of an answer to the Response Topic of its command ([`Reply`]).
     pub correlation: Option<Vec<u8>>,
     /// If set, [`BrokerEvent::Published`] reports that the broker has accepted the publication.
-    /// Every Send has a ticket: [`BrokerEvent::Queued`] or [`BrokerEvent::Unpublished`] reports at once whether it is queued.
+    /// Every Send has a ticket: [`BrokerEvent::Queued`] or [`BrokerEvent::Unpublished`] reports at once whether it is
+    /// queued.
     pub ticket: Option<Ticket>,
 }
 
