@@ -38,7 +38,7 @@
 //! - **Transmission**: one confirmable message that is repeated until it is acknowledged.
 //! - **Observation**: an exchange whose response had the Observe option. Each further response with its token is a
 //!   *notification*. An observation keeps the id of its exchange.
-//! - A device reports values that nobody asked for by a *Send*.
+//! - **Send**: a request by which a device reports values that nobody asked for (`POST /dp`).
 //! - **Token**: matches a response to its request. **Message id**: matches an acknowledgement to its message and identifies
 //!   duplicates.
 //! - **Piggybacked response**: a response in the acknowledgement. A *separate* response comes in a message of its own.
