@@ -16,6 +16,8 @@ pub mod clients;
 mod connecting;
 pub mod device;
 pub mod disturbances;
+#[cfg(test)]
+pub mod lifecycle_tests;
 pub mod pace;
 mod publishing;
 pub mod queue;

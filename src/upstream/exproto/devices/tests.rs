@@ -1,6 +1,7 @@
 //! The devices against a broker that is played by hand, in virtual time.
 
 mod availability;
+mod lifecycle;
 mod nodes;
 mod resuming;
 mod superseding;
@@ -14,7 +15,7 @@ use crate::upstream::client::{ClientTimer, DRAIN_TIMEOUT};
 use crate::upstream::dialer::DialFailure;
 use crate::upstream::exproto::Node;
 use lwm2m_base::secret::Secret;
-use lwm2m_core::gateway::broker::{BrokerCommand, ConnectError, Ticket, UplinkClass};
+use lwm2m_core::gateway::broker::{BrokerCommand, ConnectError, UplinkClass};
 
 use super::*;
 
@@ -284,14 +285,6 @@ fn unreachable() -> CallOutcome {
 }
 
 #[test]
-fn a_device_is_connected_when_its_command_topic_is_subscribed() {
-    let (mut scene, _) = ExProtoScene::with_ready_device();
-    scene.expect_nothing();
-    assert_eq!(scene.devices.next_deadline(), None);
-    assert_eq!(scene.metrics.connected.get(), 1);
-}
-
-#[test]
 fn the_broker_may_tell_the_token_before_the_dial_is_known_to_have_succeeded() {
     let mut scene = ExProtoScene::new();
     scene.command_connect(ONE, "ep1");
@@ -389,19 +382,6 @@ fn a_first_connect_that_is_lost_on_its_way_is_unavailable_at_once() {
 }
 
 #[test]
-fn a_disconnect_before_the_end_of_connect_is_the_end_of_it() {
-    let mut scene = ExProtoScene::new();
-    scene.command_connect(ONE, "ep1");
-    let (anchor, token) = scene.expect_dial();
-    scene.publish(ONE, "a");
-    scene.disconnect(ONE);
-    scene.expect(&[hang_up(anchor)]);
-    scene.socket_says("c1", &token.line());
-    scene.expect_nothing();
-    assert_eq!(scene.metrics.dropped_answers.get(), 1);
-}
-
-#[test]
 fn one_publication_is_under_way_at_a_time_and_order_is_kept() {
     let (mut scene, anchor) = ExProtoScene::with_ready_device();
     scene.publish(ONE, "a");
@@ -417,17 +397,6 @@ fn one_publication_is_under_way_at_a_time_and_order_is_kept() {
     scene.expect_nothing();
     assert_eq!(scene.devices.next_deadline(), None);
     assert_eq!(scene.metrics.publishes_ok.get(), 3);
-}
-
-#[test]
-fn who_waits_for_a_publication_is_told_when_it_is_taken() {
-    let (mut scene, anchor) = ExProtoScene::with_ready_device();
-    let ticket = Ticket(7);
-    let publication = Publication { ticket: Some(ticket), ..publication("a", UplinkClass::Notification) };
-    scene.devices.command(scene.now, BrokerCommand::Publish { registration: ONE, publication });
-    scene.expect_publish(ONE, anchor, "a");
-    scene.answer(anchor, CallOutcome::Done);
-    scene.expect(&[ExProtoAction::Emit(BrokerEvent::Published { registration: ONE, ticket })]);
 }
 
 #[test]
@@ -659,30 +628,6 @@ fn attempts_to_come_back_are_repeated_with_a_growing_back_off_whatever_fails() {
 }
 
 #[test]
-fn devices_come_back_so_many_in_a_second() {
-    let mut scene = ExProtoScene::with(|settings| settings.anchors_per_second = 5);
-    let anchors: Vec<ConnectionId> = (0..20).map(|id| scene.connect(RegistrationId(id), &format!("c{id}"))).collect();
-    for anchor in anchors {
-        scene.devices.anchor_ended(scene.now, anchor);
-    }
-    let start = scene.now;
-    let mut dials = Vec::new();
-    while dials.len() < 20 {
-        scene.advance_to_deadline();
-        while let Some(action) = scene.devices.poll_action() {
-            match action {
-                ExProtoAction::Dial { .. } => dials.push(scene.now - start),
-                ExProtoAction::HangUp { .. } => {}
-                ExProtoAction::Call { .. } | ExProtoAction::Emit(_) => panic!("{action:?}"),
-            }
-        }
-    }
-    for (earlier, later) in dials.iter().zip(&dials[1..]) {
-        assert!(*later - *earlier >= Duration::from_millis(200), "{dials:?}");
-    }
-}
-
-#[test]
 fn a_device_that_leaves_publishes_what_it_has_and_is_not_heard_of_any_more() {
     let (mut scene, anchor) = ExProtoScene::with_ready_device();
     scene.publish(ONE, "a");
@@ -697,14 +642,6 @@ fn a_device_that_leaves_publishes_what_it_has_and_is_not_heard_of_any_more() {
     scene.expect(&[hang_up(anchor)]);
     assert!(scene.devices.is_empty());
     assert_eq!(scene.devices.next_deadline(), None);
-}
-
-#[test]
-fn a_device_that_leaves_with_nothing_to_say_is_gone_at_once() {
-    let (mut scene, anchor) = ExProtoScene::with_ready_device();
-    scene.disconnect(ONE);
-    scene.expect(&[hang_up(anchor)]);
-    assert!(scene.devices.is_empty());
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! The devices against a broker that is played by hand, in virtual time.
 
 mod availability;
+mod lifecycle;
 mod superseding;
 
 use rand::SeedableRng;
 
 use crate::upstream::mqtt::codec::{ConnAck, PacketId, ServerLimits};
-use lwm2m_core::gateway::broker::{BrokerCommand, ConnectError, MessageProperties, Publication, Ticket, UplinkClass};
+use lwm2m_core::gateway::broker::{BrokerCommand, ConnectError, MessageProperties, Publication, UplinkClass};
 
 use super::test_values::{client, publication, settings};
 use super::*;
@@ -314,13 +315,6 @@ pub(super) fn id(number: u16) -> PacketId {
 // -- The way in -------------------------------------------------------------------------------------------------------
 
 #[test]
-fn a_device_is_connected_when_its_command_topic_is_subscribed() {
-    let (mut scene, _) = MqttScene::with_ready_device();
-    scene.expect_nothing();
-    assert_eq!(scene.metrics.connected.get(), 1);
-}
-
-#[test]
 fn what_a_broker_answers_to_a_first_connect_is_403_or_503() {
     for reason in 0x80..=0xa2 {
         let mut scene = MqttScene::new();
@@ -473,17 +467,6 @@ fn a_want_of_file_descriptors_is_no_fault_of_the_broker() {
     assert_eq!(scene.metrics.nodes_failed.get(), 0);
 }
 
-#[test]
-fn a_disconnect_before_the_end_of_connect_is_the_end_of_it() {
-    let mut scene = MqttScene::new();
-    scene.command_connect(ONE, "ep1");
-    let connection = scene.expect_dial(&A);
-    scene.publish(ONE, "a");
-    scene.disconnect(ONE);
-    scene.expect(&[MqttAction::HangUp { connection }]);
-    assert_eq!(scene.metrics.dropped_answers.get(), 1);
-}
-
 // -- Publications -----------------------------------------------------------------------------------------------------
 
 #[test]
@@ -535,16 +518,6 @@ fn what_is_larger_than_the_broker_takes_is_given_up_and_the_next_one_goes() {
     scene.publish(ONE, "small");
     scene.expect_published(connection, &["small"], false);
     assert_eq!(scene.metrics.dropped_answers.get(), 1);
-}
-
-#[test]
-fn who_waits_for_a_publication_is_told_when_it_is_taken() {
-    let (mut scene, connection) = MqttScene::with_ready_device();
-    let ticket = Ticket(7);
-    scene.publish_with(ONE, Publication { ticket: Some(ticket), ..publication("a", 1) });
-    let ids = scene.expect_published(connection, &["a"], false);
-    scene.acknowledge(connection, ids[0]);
-    scene.expect_told(&[BrokerEvent::Published { registration: ONE, ticket }]);
 }
 
 #[test]

@@ -89,17 +89,6 @@ fn an_older_connection_that_the_broker_does_not_end_is_read_for_five_seconds() {
 }
 
 #[test]
-fn an_endpoint_whose_clientid_another_one_takes_is_discarded() {
-    let (mut scene, connection) = MqttScene::with_ready_device();
-    let other = lwm2m_core::gateway::broker::ClientInfo { endpoint: "other".to_owned(), ..client("ep1") };
-    scene.devices.command(scene.now, BrokerCommand::Connect { registration: TWO, client: other });
-    scene.attempt(&A, false);
-    let connected = MqttAction::Emit(BrokerEvent::Connected { registration: TWO });
-    let discarded = MqttAction::Emit(BrokerEvent::Closed { registration: ONE, reason: CloseReason::Discarded });
-    scene.expect(&[connected, discarded, MqttAction::HangUp { connection }]);
-}
-
-#[test]
 fn commands_of_qos_0_on_the_older_connection_are_for_the_next_registration_and_those_of_qos_1_come_again() {
     let (mut scene, older) = MqttScene::with_ready_device();
     let newer = scene.take_over(TWO);

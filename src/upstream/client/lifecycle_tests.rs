@@ -1,0 +1,254 @@
+//! What the lifecycle of a device promises over both upstreams. Each test runs once per upstream, against a broker that
+//! [`LifecycleBroker`] plays in virtual time. What only one protocol has is tested in its own module.
+
+use std::time::{Duration, Instant};
+
+use lwm2m_core::gateway::broker::{
+    BrokerCommand, BrokerEvent, ClientInfo, CloseReason, Publication, RegistrationId, Ticket,
+};
+
+use crate::upstream::client::device::ConnectionId;
+use crate::upstream::metrics::UpstreamMetrics;
+
+const ONE: RegistrationId = RegistrationId(1);
+const TWO: RegistrationId = RegistrationId(2);
+
+/// Lists what a broker and the core see of the devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Observed {
+    /// A device opens a connection.
+    Dialed(ConnectionId),
+    /// The gateway has closed a connection.
+    HungUp(ConnectionId),
+    /// A publication on this topic has arrived and has no answer.
+    Published(ConnectionId, String),
+    Told(BrokerEvent),
+}
+
+/// Plays a broker for the devices of one upstream. At most ten devices reconnect in a second.
+pub trait LifecycleBroker {
+    fn new() -> Self;
+    fn now(&self) -> Instant;
+    fn metrics(&self) -> &UpstreamMetrics;
+    fn client(clientid: &str) -> ClientInfo;
+    fn publication(topic: &str) -> Publication;
+    fn command(&mut self, command: BrokerCommand);
+    /// Lets the time pass, and handles the deadlines that expire at its end.
+    fn advance(&mut self, time: Duration);
+    fn next_deadline(&self) -> Option<Instant>;
+    /// Accepts a connection and whatever is asked on it, up to the subscription.
+    fn accept(&mut self, connection: ConnectionId);
+    /// Takes the publication that has no answer.
+    fn acknowledge(&mut self, connection: ConnectionId);
+    fn lose(&mut self, connection: ConnectionId);
+    /// Returns what has happened since the last call.
+    fn observe(&mut self) -> Vec<Observed>;
+
+    fn connect(&mut self, registration: RegistrationId, client: ClientInfo) {
+        self.command(BrokerCommand::Connect { registration, client });
+    }
+
+    fn resume(&mut self, registration: RegistrationId) {
+        let client = Self::client(&format!("ep{}", registration.0));
+        self.command(BrokerCommand::Resume { registration, client });
+    }
+
+    fn publish(&mut self, registration: RegistrationId, topic: &str) {
+        self.command(BrokerCommand::Publish { registration, publication: Self::publication(topic) });
+    }
+
+    #[track_caller]
+    fn expect(&mut self, expected: &[Observed]) {
+        assert_eq!(self.observe(), expected);
+    }
+
+    #[track_caller]
+    fn expect_dial(&mut self) -> ConnectionId {
+        let observed = self.observe();
+        let [Observed::Dialed(connection)] = observed.as_slice() else { panic!("no dial, but {observed:?}") };
+        *connection
+    }
+
+    /// Connects a device with a clientid of its own.
+    fn connect_device(&mut self, registration: RegistrationId) -> ConnectionId {
+        self.connect(registration, Self::client(&format!("ep{}", registration.0)));
+        let connection = self.expect_dial();
+        self.accept(connection);
+        self.expect(&[connected(registration)]);
+        connection
+    }
+
+    fn advance_to_deadline(&mut self) -> Duration {
+        let time = self.next_deadline().expect("a deadline").saturating_duration_since(self.now());
+        self.advance(time);
+        time
+    }
+
+    /// Lets this much time pass, deadline by deadline. Returns when each dial came, and accepts none.
+    fn dials_within(&mut self, time: Duration) -> Vec<(Duration, ConnectionId)> {
+        let (begin, mut dials) = (self.now(), Vec::new());
+        let end = begin + time;
+        while self.next_deadline().is_some_and(|at| at <= end) {
+            self.advance_to_deadline();
+            let at = self.now() - begin;
+            dials.extend(self.observe().into_iter().filter_map(|observed| match observed {
+                Observed::Dialed(connection) => Some((at, connection)),
+                Observed::HungUp(_) | Observed::Published(..) | Observed::Told(_) => None,
+            }));
+        }
+        dials
+    }
+}
+
+fn connected(registration: RegistrationId) -> Observed {
+    Observed::Told(BrokerEvent::Connected { registration })
+}
+
+pub fn a_device_is_connected_when_its_command_topic_is_subscribed<B: LifecycleBroker>() {
+    let mut broker = B::new();
+    broker.connect_device(ONE);
+    broker.expect(&[]);
+    assert_eq!(broker.metrics().connected.get(), 1);
+}
+
+pub fn a_disconnect_before_the_end_of_connect_is_the_end_of_it<B: LifecycleBroker>() {
+    let mut broker = B::new();
+    broker.connect(ONE, B::client("ep1"));
+    let connection = broker.expect_dial();
+    broker.publish(ONE, "a");
+    broker.command(BrokerCommand::Disconnect { registration: ONE });
+    broker.expect(&[Observed::HungUp(connection)]);
+    broker.accept(connection);
+    broker.expect(&[]);
+    assert_eq!(broker.metrics().dropped_answers.get(), 1);
+}
+
+pub fn who_waits_for_a_publication_is_told_when_it_is_taken<B: LifecycleBroker>() {
+    let mut broker = B::new();
+    let connection = broker.connect_device(ONE);
+    let ticket = Ticket(7);
+    let publication = Publication { ticket: Some(ticket), ..B::publication("a") };
+    broker.command(BrokerCommand::Publish { registration: ONE, publication });
+    broker.expect(&[Observed::Published(connection, "a".to_owned())]);
+    broker.acknowledge(connection);
+    broker.expect(&[Observed::Told(BrokerEvent::Published { registration: ONE, ticket })]);
+}
+
+pub fn what_is_published_while_the_connection_is_away_arrives_in_order_on_the_next_one<B: LifecycleBroker>() {
+    let mut broker = B::new();
+    let connection = broker.connect_device(ONE);
+    broker.lose(connection);
+    broker.expect(&[Observed::HungUp(connection)]);
+    broker.publish(ONE, "a");
+    broker.publish(ONE, "b");
+    broker.expect(&[]);
+    let waited = broker.advance_to_deadline();
+    assert!((Duration::from_secs(1)..=Duration::from_secs(2)).contains(&waited), "{waited:?}");
+    let again = broker.expect_dial();
+    broker.accept(again);
+    let mut arrived = Vec::new();
+    for _ in 0..2 {
+        arrived.extend(broker.observe());
+        broker.acknowledge(again);
+    }
+    let expected = ["a", "b"].map(|topic| Observed::Published(again, topic.to_owned()));
+    assert_eq!(arrived, expected);
+    assert_eq!((broker.metrics().connections_lost.get(), broker.metrics().reconnected.get()), (1, 1));
+}
+
+pub fn devices_come_back_so_many_in_a_second<B: LifecycleBroker>() {
+    let mut broker = B::new();
+    let connections: Vec<_> = (1..=20).map(|id| broker.connect_device(RegistrationId(id))).collect();
+    connections.into_iter().for_each(|connection| broker.lose(connection));
+    broker.observe();
+    let dials = broker.dials_within(Duration::from_secs(4));
+    assert_eq!(dials.len(), 20, "{dials:?}");
+    for ((earlier, _), (later, _)) in dials.iter().zip(&dials[1..]) {
+        assert!(*later - *earlier >= Duration::from_millis(100), "{dials:?}");
+    }
+}
+
+pub fn a_device_that_leaves_with_nothing_to_say_is_gone_at_once<B: LifecycleBroker>() {
+    let mut broker = B::new();
+    let connection = broker.connect_device(ONE);
+    broker.command(BrokerCommand::Disconnect { registration: ONE });
+    broker.expect(&[Observed::HungUp(connection)]);
+    assert_eq!(broker.next_deadline(), None);
+}
+
+pub fn an_endpoint_whose_clientid_another_one_takes_is_discarded<B: LifecycleBroker>() {
+    let mut broker = B::new();
+    let older = broker.connect_device(ONE);
+    broker.connect(TWO, ClientInfo { endpoint: "other".to_owned(), ..B::client("ep1") });
+    let newer = broker.expect_dial();
+    broker.accept(newer);
+    let discarded = BrokerEvent::Closed { registration: ONE, reason: CloseReason::Discarded };
+    broker.expect(&[connected(TWO), Observed::Told(discarded), Observed::HungUp(older)]);
+}
+
+pub fn devices_of_an_earlier_process_are_connected_again_at_the_limited_rate<B: LifecycleBroker>() {
+    let mut broker = B::new();
+    (1..=3).for_each(|id| broker.resume(RegistrationId(id)));
+    for id in 1..=3 {
+        let connection = broker.expect_dial();
+        broker.accept(connection);
+        broker.expect(&[connected(RegistrationId(id))]);
+        if id < 3 {
+            broker.advance(Duration::from_millis(100));
+        }
+    }
+    assert_eq!((broker.metrics().connected.get(), broker.metrics().reconnected.get()), (0, 3));
+}
+
+pub fn a_device_of_an_earlier_process_that_is_disconnected_before_its_turn_is_forgotten<B: LifecycleBroker>() {
+    let mut broker = B::new();
+    broker.resume(ONE);
+    broker.expect_dial();
+    broker.resume(TWO);
+    broker.command(BrokerCommand::Disconnect { registration: TWO });
+    broker.advance(Duration::from_secs(1));
+    broker.expect(&[]);
+}
+
+pub fn a_device_of_an_earlier_process_is_told_as_connected_once<B: LifecycleBroker>() {
+    let mut broker = B::new();
+    broker.resume(ONE);
+    let connection = broker.expect_dial();
+    broker.accept(connection);
+    broker.expect(&[connected(ONE)]);
+    broker.lose(connection);
+    broker.expect(&[Observed::HungUp(connection)]);
+    broker.advance_to_deadline();
+    let again = broker.expect_dial();
+    broker.accept(again);
+    broker.expect(&[]);
+}
+
+/// Makes a test of each function, for one upstream.
+macro_rules! lifecycle_tests {
+    ($broker:ty: $($name:ident),+ $(,)?) => {
+        $(
+            #[test]
+            fn $name() {
+                $crate::upstream::client::lifecycle_tests::$name::<$broker>();
+            }
+        )+
+    };
+    ($broker:ty) => {
+        $crate::upstream::client::lifecycle_tests::lifecycle_tests! {
+            $broker:
+            a_device_is_connected_when_its_command_topic_is_subscribed,
+            a_disconnect_before_the_end_of_connect_is_the_end_of_it,
+            who_waits_for_a_publication_is_told_when_it_is_taken,
+            what_is_published_while_the_connection_is_away_arrives_in_order_on_the_next_one,
+            devices_come_back_so_many_in_a_second,
+            a_device_that_leaves_with_nothing_to_say_is_gone_at_once,
+            an_endpoint_whose_clientid_another_one_takes_is_discarded,
+            devices_of_an_earlier_process_are_connected_again_at_the_limited_rate,
+            a_device_of_an_earlier_process_that_is_disconnected_before_its_turn_is_forgotten,
+            a_device_of_an_earlier_process_is_told_as_connected_once,
+        }
+    };
+}
+
+pub(in crate::upstream) use lifecycle_tests;
