@@ -7,7 +7,7 @@ mod superseding;
 use rand::SeedableRng;
 
 use crate::upstream::mqtt::codec::{ConnAck, PacketId, ServerLimits};
-use lwm2m_core::gateway::broker::{BrokerCommand, ConnectError, MessageProperties, Publication, UplinkClass};
+use lwm2m_core::gateway::broker::{BrokerCommand, ConnectError, MessageProperties, Publication, Ticket, UplinkClass};
 
 use super::test_values::{client, publication, settings};
 use super::*;
