@@ -1,5 +1,7 @@
 //! Records of DTLS 1.2 as they are on the wire (RFC 6347 section 4.1, RFC 9146 section 4).
 
+use super::hello::CLIENT_HELLO;
+
 /// The content type of a record. A record of `Tls12Cid` hides the type of its content until it is decrypted (RFC 9146
 /// section 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -108,7 +110,11 @@ fn split_record(bytes: &[u8], cid_length: usize) -> Option<(Option<DtlsRecord<'_
     let (numbers, cid) = head.split_first_chunk()?;
     let numbers = u64::from_be_bytes(*numbers);
     let bytes = &bytes[..bytes.len() - behind.len()];
-    let known = content_type.filter(|_| [VERSION, VERSION_1_0].contains(version));
+    // RFC 5246 appendix E.1: a server accepts any minor version in the record of a ClientHello. Mbed TLS 2 has 0 there
+    // where no lowest version is configured.
+    let is_hello = version[0] == VERSION[0] && numbers < SEQUENCES && fragment.first() == Some(&CLIENT_HELLO);
+    let greets = is_hello && content_type == Some(ContentType::Handshake);
+    let known = content_type.filter(|_| greets || [VERSION, VERSION_1_0].contains(version));
     let record = known.map(|content_type| DtlsRecord {
         content_type,
         version: *version,
@@ -174,6 +180,22 @@ mod tests {
         assert_eq!(split.iter().flat_map(|record| record.bytes).copied().collect::<Vec<_>>(), datagram);
     }
 
+    /// RFC 5246 appendix E.1, and what Mbed TLS 2 sends.
+    #[test]
+    fn a_client_hello_may_have_any_minor_version_in_its_record() {
+        for minor in 0..=255 {
+            let record = write_plain(ContentType::Handshake, [0xfe, minor], 0, &[CLIENT_HELLO, 0, 0]);
+            assert_eq!(records(&record, 8).count(), 1, "{minor}");
+        }
+        let of_tls = write_plain(ContentType::Handshake, [3, 0], 0, &[CLIENT_HELLO, 0, 0]);
+        let of_alert = write_plain(ContentType::Alert, [0xfe, 0], 0, &[CLIENT_HELLO, 0]);
+        let mut of_epoch_1 = write_plain(ContentType::Handshake, [0xfe, 0], 0, &[CLIENT_HELLO, 0, 0]);
+        of_epoch_1[4] = 1;
+        for record in [of_tls, of_alert, of_epoch_1] {
+            assert_eq!(records(&record, 8).count(), 0, "{record:02x?}");
+        }
+    }
+
     #[test]
     fn what_is_cut_off_ends_the_datagram_and_what_is_foreign_is_left_out() {
         let record = write_plain(ContentType::Handshake, VERSION, 1, b"hello");
@@ -181,6 +203,7 @@ mod tests {
             assert_eq!(records(&record[..length], 8).count(), 0, "{length} bytes");
         }
         let mut datagram = write_plain(ContentType::Handshake, [3, 3], 1, b"TLS");
+        datagram.extend(write_plain(ContentType::Handshake, [0xfe, 0], 1, b"hello"));
         let mut heartbeat = write_plain(ContentType::Handshake, VERSION, 1, b"pulse");
         heartbeat[0] = 24;
         datagram.extend(heartbeat);

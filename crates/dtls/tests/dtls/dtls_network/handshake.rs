@@ -124,6 +124,32 @@ fn everything_doubled_and_every_flight_turned_round_the_device_is_established() 
     }
 }
 
+/// RFC 5246 appendix E.1. Mbed TLS 2 has 0 in place of the minor version where no lowest version is configured.
+#[test]
+fn whatever_minor_version_the_record_of_a_hello_has_the_device_is_established() {
+    for client in each_kind() {
+        for minor in [0x00, 0x01, 0xfc, 0xfe, 0xff] {
+            let mut scene = DtlsNetwork::new();
+            let mut hellos = 0;
+            scene.set_network(move |way, datagram| {
+                let mut datagram = datagram.to_vec();
+                // A ClientHello of epoch 0.
+                if matches!(way, Direction::Up) && datagram[0] == 22 && datagram[3..5] == [0, 0] && datagram[13] == 1 {
+                    datagram[2] = minor;
+                    hellos += 1;
+                }
+                // The device repeats its second hello: the answer to it is lost.
+                let lost = matches!(way, Direction::Down) && hellos == 2;
+                if lost { vec![] } else { vec![(LATENCY, datagram)] }
+            });
+            let device = scene.add(client.clone());
+            scene.run_for(20 * SECOND);
+            scene.assert_established(device);
+            scene.assert_data_flows(device, scene.peer());
+        }
+    }
+}
+
 #[test]
 fn a_lost_last_flight_is_repeated_as_it_was_until_the_device_sends_data() {
     for client in each_kind() {
