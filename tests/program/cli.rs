@@ -26,7 +26,7 @@ fn check_is_content_with_a_good_configuration() {
 devices: CoAP over UDP at 0.0.0.0:5683
 broker: EMQX by ExProto, listener 127.0.0.1:7993, adapter http://127.0.0.1:9100
 broker: EMQX calls the handler at 127.0.0.1:9001
-topics of a device ep1: lwm2m/ep1/dn/#, lwm2m/ep1/up/resp, lwm2m/ep1/up/notify
+topics of a device ep1: lwm2m/ep1/dn/#, lwm2m/ep1/up/resp, lwm2m/ep1/up/notify, lwm2m/ep1/up/send
 store: {}
 metrics and health: http://127.0.0.1:8085
 object definitions: 74, 73 of them built in, 1 of the folder xml
