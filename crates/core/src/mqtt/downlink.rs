@@ -90,14 +90,6 @@ pub fn auto_observe(path: &Path) -> Command {
     Command { echo: Echo::of(&members), operation, expiry: None, reply: None }
 }
 
-/// Returns the command of `auto_observe` for several paths at once. Its answers contain `"is_auto_observe":true`.
-pub fn auto_observe_composite(paths: Vec<Path>) -> Command {
-    let texts: Vec<_> = paths.iter().map(Path::to_string).collect();
-    let members = json!({ "msgType": "observe-composite", "is_auto_observe": true, "data": { "paths": texts } });
-    let operation = Operation::new(Path::ROOT, Vec::new(), OperationKind::ObserveComposite { paths });
-    Command { echo: Echo::of(&members), operation, expiry: None, reply: None }
-}
-
 /// Joins the object of a command and what is known about its device.
 struct Source<'a> {
     echo: &'a Echo,
