@@ -35,7 +35,7 @@ const HELP: &str = "Examples:
   lwm2m-gateway run -c gateway.toml             serve devices
 
 Environment:
-  LWM2M_GATEWAY__SECTION__KEY  goes over a key of the configuration: LWM2M_GATEWAY__UPSTREAM__KIND=mqtt
+  LWM2M_GATEWAY__SECTION__KEY  overrides a key of the configuration: LWM2M_GATEWAY__UPSTREAM__KIND=mqtt
   LWM2M_GATEWAY_LOG            the log level: off, error, warn, info, debug, trace, or directives such as info,h2=debug
 
 Exit codes: 0 success, 1 failure, 2 wrong usage
@@ -62,7 +62,7 @@ enum Subcommand {
         #[arg(long)]
         embedded: bool,
     },
-    /// Show the whole loop: gateway, embedded broker, a simulated device, an application
+    /// Show the whole loop: gateway, embedded broker, simulated devices, an application
     #[cfg(feature = "embedded")]
     Demo {
         #[command(flatten)]

@@ -36,7 +36,7 @@ pub struct UpstreamDevice<P: Protocol> {
     /// Is the reason why the broker ended the connection for good while a newer registration was asked for.
     pub ended: Option<CloseReason>,
     /// Keeps commands that other connections of the clientid received before this device was connected.
-    pub inherited: Vec<P::Message>,
+    pub passed_on: Vec<P::Message>,
     pub protocol: P::DeviceRecord,
 }
 
@@ -121,7 +121,7 @@ impl<P: Protocol> UpstreamDevice<P> {
             active: None,
             leaving: None,
             ended: None,
-            inherited: Vec::new(),
+            passed_on: Vec::new(),
             protocol: P::DeviceRecord::default(),
         }
     }

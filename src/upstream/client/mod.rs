@@ -122,7 +122,7 @@ pub trait Protocol: Sized {
     fn retire(devices: &mut Devices<Self>, now: Instant, older: RegistrationId, newer: RegistrationId);
 
     /// Passes what the removed device has not told the core to the newest registration of its clientid.
-    fn bequeath(devices: &mut Devices<Self>, now: Instant, device: UpstreamDevice<Self>);
+    fn pass_on(devices: &mut Devices<Self>, now: Instant, device: UpstreamDevice<Self>);
 
     /// Notes that a device waits for a target that is up.
     fn parked(_devices: &mut Devices<Self>) {}
@@ -347,7 +347,7 @@ impl<P: Protocol> Devices<P> {
         self.returning.left(now, id);
         let key = device.key;
         let was_last = self.clients.remove(key, id);
-        P::bequeath(self, now, device);
+        P::pass_on(self, now, device);
         if was_last {
             self.clear_queue(key);
         }

@@ -155,17 +155,23 @@ impl<P: Protocol> Devices<P> {
     }
 
     /// Returns the newest registration of the clientid, if it is one of the same endpoint.
-    pub(in crate::upstream) fn heir(&self, device: &UpstreamDevice<P>) -> Option<RegistrationId> {
-        let heir = self.clients.newest(device.key)?;
-        let is_same = self.devices.get(&heir).is_some_and(|heir| heir.client.endpoint == device.client.endpoint);
-        is_same.then_some(heir)
+    pub(in crate::upstream) fn successor(&self, device: &UpstreamDevice<P>) -> Option<RegistrationId> {
+        let successor = self.clients.newest(device.key)?;
+        let is_same =
+            self.devices.get(&successor).is_some_and(|successor| successor.client.endpoint == device.client.endpoint);
+        is_same.then_some(successor)
     }
 
     /// Takes a command for a registration that another connection of its clientid received.
-    pub(in crate::upstream) fn inherit(&mut self, now: Instant, heir: RegistrationId, message: P::Message) {
-        match self.devices.get_mut(&heir) {
-            Some(device) if device.connected_before => P::deliver(self, now, heir, message),
-            Some(device) if device.inherited.len() < EARLY_MESSAGES => device.inherited.push(message),
+    pub(in crate::upstream) fn deliver_passed_on(
+        &mut self,
+        now: Instant,
+        successor: RegistrationId,
+        message: P::Message,
+    ) {
+        match self.devices.get_mut(&successor) {
+            Some(device) if device.connected_before => P::deliver(self, now, successor, message),
+            Some(device) if device.passed_on.len() < EARLY_MESSAGES => device.passed_on.push(message),
             Some(_) | None => {
                 self.counters().messages_dropped.inc();
             }

@@ -164,7 +164,7 @@ impl ExProtoDevices {
         let Some(anchor) = device.state.anchor() else { return };
         let key = device.key;
         let before = mem::replace(&mut device.state, DeviceState::Ready(anchor));
-        let inherited = mem::take(&mut device.inherited);
+        let passed_on = mem::take(&mut device.passed_on);
         device.failures = 0;
         let node = device.target();
         let home = mem::replace(&mut device.protocol.home, node);
@@ -174,8 +174,8 @@ impl ExProtoDevices {
         self.accepted(id);
         if let DeviceState::Connecting(ExProtoAttempt::Subscribing { mut early, .. }) = before {
             // A retained command comes to each connection that subscribes.
-            early.retain(|message| !inherited.contains(message));
-            inherited.into_iter().chain(early).for_each(|message| ExProtoProtocol::deliver(self, now, id, message));
+            early.retain(|message| !passed_on.contains(message));
+            passed_on.into_iter().chain(early).for_each(|message| ExProtoProtocol::deliver(self, now, id, message));
         }
         self.settled(now, key, id);
     }

@@ -237,11 +237,11 @@ impl Protocol for ExProtoProtocol {
 
     fn retire(devices: &mut ExProtoDevices, now: Instant, older: RegistrationId, newer: RegistrationId) {
         devices.rest_or_leave(now, older);
-        devices.bequeath_connections(older, newer);
+        devices.pass_on_connections(older, newer);
     }
 
-    fn bequeath(devices: &mut ExProtoDevices, now: Instant, device: UpstreamDevice<Self>) {
-        devices.bequeath(now, device);
+    fn pass_on(devices: &mut ExProtoDevices, now: Instant, device: UpstreamDevice<Self>) {
+        devices.pass_on(now, device);
     }
 }
 
@@ -419,7 +419,7 @@ impl ExProtoDevices {
             return;
         };
         if device.connected_before || device.protocol.conn.as_deref() != Some(conn) {
-            return messages.into_iter().for_each(|message| self.inherit(now, id, message));
+            return messages.into_iter().for_each(|message| self.deliver_passed_on(now, id, message));
         }
         let count = messages.len();
         let kept = match &mut device.state {

@@ -52,15 +52,15 @@ impl ExProtoDevices {
 
     /// Passes to the next registration what EMQX reported for the removed device, and the connections for which it may
     /// still report messages.
-    pub(super) fn bequeath(&mut self, now: Instant, device: UpstreamDevice<ExProtoProtocol>) {
-        let heir = self.heir(&device).filter(|_| device.leaving.is_none());
+    pub(super) fn pass_on(&mut self, now: Instant, device: UpstreamDevice<ExProtoProtocol>) {
+        let successor = self.successor(&device).filter(|_| device.leaving.is_none());
         let conns = device.protocol.conn.into_iter().chain(device.protocol.former);
-        let Some(heir) = heir else {
+        let Some(successor) = successor else {
             return conns.for_each(|conn| {
                 self.protocol.by_conn.remove(&conn);
             });
         };
-        conns.for_each(|conn| self.adopt(heir, conn));
+        conns.for_each(|conn| self.take_connection(successor, conn));
         let early = match device.state {
             DeviceState::Connecting(ExProtoAttempt::Subscribing { early, .. }) => early,
             DeviceState::Held
@@ -68,19 +68,19 @@ impl ExProtoDevices {
             | DeviceState::Ready(_)
             | DeviceState::WaitingToReconnect(_) => Vec::new(),
         };
-        device.inherited.into_iter().chain(early).for_each(|message| self.inherit(now, heir, message));
+        device.passed_on.into_iter().chain(early).for_each(|message| self.deliver_passed_on(now, successor, message));
     }
 
-    pub(super) fn bequeath_connections(&mut self, from: RegistrationId, heir: RegistrationId) {
+    pub(super) fn pass_on_connections(&mut self, from: RegistrationId, successor: RegistrationId) {
         let Some(device) = self.devices.get_mut(&from) else { return };
         let conns: Vec<String> =
             device.protocol.conn.take().into_iter().chain(std::mem::take(&mut device.protocol.former)).collect();
-        conns.into_iter().for_each(|conn| self.adopt(heir, conn));
+        conns.into_iter().for_each(|conn| self.take_connection(successor, conn));
     }
 
-    fn adopt(&mut self, heir: RegistrationId, conn: String) {
-        let Some(device) = self.devices.get_mut(&heir) else { return };
-        self.protocol.by_conn.insert(conn.clone(), heir);
+    fn take_connection(&mut self, successor: RegistrationId, conn: String) {
+        let Some(device) = self.devices.get_mut(&successor) else { return };
+        self.protocol.by_conn.insert(conn.clone(), successor);
         device.protocol.former.push_back(conn);
         if device.protocol.former.len() > FORMER_CONNECTIONS
             && let Some(oldest) = device.protocol.former.pop_front()

@@ -140,13 +140,13 @@ impl MqttDevices {
         let before = mem::replace(&mut device.state, DeviceState::Held);
         let DeviceState::Connecting(MqttAttempt::Subscribing { open, mut early, .. }) = before else { return };
         device.state = DeviceState::Ready(open);
-        let (key, inherited) = (device.key, mem::take(&mut device.inherited));
+        let (key, passed_on) = (device.key, mem::take(&mut device.passed_on));
         device.protocol.referrals = 0;
         if !self.accepted(id) {
             self.emit(id, BrokerEvent::Reconnected { registration: id });
         }
-        early.retain(|message| !inherited.contains(message));
-        for message in inherited.into_iter().chain(early) {
+        early.retain(|message| !passed_on.contains(message));
+        for message in passed_on.into_iter().chain(early) {
             MqttProtocol::deliver(self, now, id, message);
         }
         self.settled(now, key, id);

@@ -192,8 +192,8 @@ impl Protocol for MqttProtocol {
         devices.hand_over(now, older);
     }
 
-    fn bequeath(devices: &mut MqttDevices, now: Instant, device: UpstreamDevice<Self>) {
-        devices.bequeath(now, device);
+    fn pass_on(devices: &mut MqttDevices, now: Instant, device: UpstreamDevice<Self>) {
+        devices.pass_on(now, device);
     }
 
     fn parked(devices: &mut MqttDevices) {
@@ -424,7 +424,7 @@ impl MqttDevices {
 
     fn message_received(&mut self, now: Instant, id: RegistrationId, message: MqttMessage) {
         if self.is_replaced(id) {
-            return self.message_for_heir(now, id, message);
+            return self.message_for_successor(now, id, message);
         }
         let Some(device) = self.devices.get_mut(&id) else { return };
         // What is not acknowledged stays with the broker, for as long as the session does.

@@ -118,8 +118,8 @@ impl MqttDevices {
 
     /// Passes commands of QoS 0 that the removed device has not told the core to the next registration. The broker
     /// sends those of QoS 1 again.
-    pub(super) fn bequeath(&mut self, now: Instant, device: UpstreamDevice<MqttProtocol>) {
-        let Some(heir) = self.heir(&device) else { return };
+    pub(super) fn pass_on(&mut self, now: Instant, device: UpstreamDevice<MqttProtocol>) {
+        let Some(successor) = self.successor(&device) else { return };
         let early = match device.state {
             DeviceState::Connecting(MqttAttempt::Subscribing { early, .. }) => early,
             DeviceState::Held
@@ -127,18 +127,18 @@ impl MqttDevices {
             | DeviceState::Ready(_)
             | DeviceState::WaitingToReconnect(_) => Vec::new(),
         };
-        for message in device.inherited.into_iter().chain(early).filter(|message| message.packet.is_none()) {
-            self.inherit(now, heir, message);
+        for message in device.passed_on.into_iter().chain(early).filter(|message| message.packet.is_none()) {
+            self.deliver_passed_on(now, successor, message);
         }
     }
 
     /// Handles a command on the connection of a device that a newer registration has replaced.
-    pub(super) fn message_for_heir(&mut self, now: Instant, id: RegistrationId, message: MqttMessage) {
+    pub(super) fn message_for_successor(&mut self, now: Instant, id: RegistrationId, message: MqttMessage) {
         if message.packet.is_some() {
             return;
         }
-        match self.devices.get(&id).and_then(|device| self.heir(device)) {
-            Some(heir) => self.inherit(now, heir, message),
+        match self.devices.get(&id).and_then(|device| self.successor(device)) {
+            Some(successor) => self.deliver_passed_on(now, successor, message),
             None => {
                 self.counters().messages_dropped.inc();
             }
