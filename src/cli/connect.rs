@@ -212,6 +212,7 @@ async fn try_publications(link: &mut UpstreamLink, name: &str, topics: Vec<Strin
             payload: PAYLOAD.to_vec(),
             class: UplinkClass::Answer,
             retain: false,
+            expiry: None,
             correlation: None,
             ticket: Some(Ticket(number)),
         };

@@ -46,6 +46,12 @@ impl RoutedMessage {
             timestamp,
         }
     }
+
+    /// Returns whether the Message Expiry Interval of the message has passed (MQTT 5.0 section 3.3.2.3.3).
+    fn is_expired(&self, unix_milliseconds: u64) -> bool {
+        let expiry = self.properties.message_expiry.map(|seconds| u64::from(seconds) * 1000);
+        expiry.is_some_and(|expiry| self.timestamp.saturating_add(expiry) <= unix_milliseconds)
+    }
 }
 
 /// The properties that MQTT 5 forwards unchanged with a message (section 3.3.2.3).
@@ -266,6 +272,10 @@ impl Routes {
     }
 
     fn retain(&mut self, message: &Arc<RoutedMessage>) {
+        if self.retained.len() >= MAX_RETAINED {
+            let now = clock::unix_milliseconds();
+            self.retained.retain(|_, message| !message.is_expired(now));
+        }
         if message.payload.is_empty() {
             self.retained.remove(&message.topic);
         } else if self.retained.len() < MAX_RETAINED || self.retained.contains_key(&message.topic) {
@@ -278,7 +288,11 @@ impl Routes {
     fn deliver_retained(&self, id: MemberId, filter: &str, options: SubscriptionOptions) {
         let exact = self.retained.get(filter).into_iter();
         let matching = self.retained.values().filter(|message| filters::matches(filter, &message.topic));
+        let now = clock::unix_milliseconds();
         let deliver = |message: &Arc<RoutedMessage>| {
+            if message.is_expired(now) {
+                return;
+            }
             let delivery = Delivery { message: message.clone(), max_qos: options.max_qos, retain: true };
             self.inboxes[&id].put(&id, delivery);
         };

@@ -242,6 +242,7 @@ mod tests {
             payload: Vec::new(),
             class,
             retain: false,
+            expiry: None,
             correlation: None,
             ticket: None,
         };

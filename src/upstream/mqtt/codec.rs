@@ -6,8 +6,8 @@ use std::fmt;
 use std::time::Duration;
 
 use mqtt_protocol_core::mqtt::packet::{
-    ContentType, CorrelationData, MaximumPacketSize, Property, Qos, ReceiveMaximum, RetainHandling,
-    SessionExpiryInterval, SubEntry, SubOpts, UserProperty, v3_1_1, v5_0,
+    ContentType, CorrelationData, MaximumPacketSize, MessageExpiryInterval, Property, Qos, ReceiveMaximum,
+    RetainHandling, SessionExpiryInterval, SubEntry, SubOpts, UserProperty, v3_1_1, v5_0,
 };
 use mqtt_protocol_core::mqtt::result_code::{DisconnectReasonCode, MqttError};
 use thiserror::Error;
@@ -289,6 +289,9 @@ fn connect_v311(connect: Connect<'_>) -> Result<Vec<u8>, EncodeError> {
 
 fn properties(publication: &Publication, client: &ClientInfo) -> Result<Vec<Property>, EncodeError> {
     let mut properties = vec![Property::ContentType(ContentType::new(JSON)?)];
+    if let Some(expiry) = publication.expiry {
+        properties.push(Property::MessageExpiryInterval(MessageExpiryInterval::new(seconds(expiry))?));
+    }
     if let Some(correlation) = &publication.correlation {
         properties.push(Property::CorrelationData(CorrelationData::new(correlation.clone())?));
     }
@@ -299,10 +302,11 @@ fn properties(publication: &Publication, client: &ClientInfo) -> Result<Vec<Prop
     Ok(properties)
 }
 
-/// Encodes a session expiry. The largest number means "never" (MQTT 5.0 section 3.1.2.11.2), and is not used by
-/// accident.
+/// Encodes an expiry interval, rounded up. The largest number means "never" for a session (MQTT 5.0 section
+/// 3.1.2.11.2), and is not used by accident.
 fn seconds(expiry: Duration) -> u32 {
-    u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX).min(u32::MAX - 1)
+    let rounded_up = expiry.as_secs().saturating_add(u64::from(expiry.subsec_nanos() > 0));
+    u32::try_from(rounded_up).unwrap_or(u32::MAX).min(u32::MAX - 1)
 }
 
 fn quality(qos: u8) -> Qos {

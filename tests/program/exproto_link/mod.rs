@@ -77,6 +77,7 @@ impl ExProtoScene {
             payload: payload.as_bytes().to_vec(),
             class: UplinkClass::Answer,
             retain: false,
+            expiry: None,
             correlation: None,
             ticket: None,
         };

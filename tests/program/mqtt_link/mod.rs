@@ -145,6 +145,7 @@ fn publication(topic: &str, payload: &str) -> Publication {
         payload: payload.as_bytes().to_vec(),
         class: UplinkClass::Report,
         retain: false,
+        expiry: None,
         correlation: None,
         ticket: None,
     }

@@ -56,6 +56,9 @@ pub struct Publication {
     pub class: UplinkClass,
     /// Whether the broker retains it for later subscribers. ExProto has no such flag.
     pub retain: bool,
+    /// The Message Expiry Interval: the time after which the broker removes the publication. ExProto and MQTT 3.1.1 have
+    /// none.
+    pub expiry: Option<Duration>,
     /// The Correlation Data of an answer to the Response Topic of its command ([`Reply`]).
     pub correlation: Option<Vec<u8>>,
     /// If set, [`BrokerEvent::Published`] reports that the broker has accepted the publication.
@@ -68,7 +71,7 @@ impl Publication {
     /// Makes a publication that the broker does not retain and that nobody waits for.
     pub(super) fn new(topic: Topic, payload: Vec<u8>, class: UplinkClass) -> Self {
         let Topic { name: topic, qos } = topic;
-        Self { topic, qos, payload, class, retain: false, correlation: None, ticket: None }
+        Self { topic, qos, payload, class, retain: false, expiry: None, correlation: None, ticket: None }
     }
 }
 

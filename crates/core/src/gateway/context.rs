@@ -151,7 +151,8 @@ impl Context {
     pub fn publish_reply(&mut self, session: RegistrationId, qos: u8, reply: Option<&Reply>, payload: &[u8]) {
         let Some(Reply { topic, correlation }) = reply.cloned() else { return };
         let (payload, class) = (payload.to_vec(), UplinkClass::Answer);
-        let publication = Publication { topic, qos, payload, class, retain: false, correlation, ticket: None };
+        let publication =
+            Publication { topic, qos, payload, class, retain: false, expiry: None, correlation, ticket: None };
         self.publish(session, publication);
     }
 

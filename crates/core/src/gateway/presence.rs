@@ -1,24 +1,56 @@
 //! The presence of devices, published retained where `translators.status` has a topic, so that a later subscriber knows
 //! it too. When the connection of a device is lost, the broker publishes that it is offline: the will.
+//!
+//! The broker may end a device without publishing its will, such as one that it bans, and then accepts no other message
+//! for it. `online` and `asleep` therefore have a Message Expiry Interval (MQTT 5.0 section 3.3.2.3.3). They are
+//! published again while the device sends messages, and the broker removes them if the gateway cannot.
+
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
 
 use crate::mqtt::uplink;
-use crate::registry::{Device, Presence, Topics};
+use crate::registry::{Device, Presence, PublishedPresence, Topics};
 
 use super::broker::{Publication, UplinkClass, Will};
+use super::client::allowed_silence;
+use super::config::GatewayConfig;
 use super::context::Context;
 
+/// Begins the presence of a device, which is not published yet.
+pub(super) fn begin_presence(settings: &GatewayConfig, device: &mut Device) {
+    if device.topics.status.is_some() {
+        let (presence, since) = (Presence::Online, device.last_heard());
+        device.status = Some(PublishedPresence { presence, since, expires: *expiry_times(settings, device).end() });
+    }
+}
+
+/// Publishes that a device has another presence.
+pub(super) fn change_presence(context: &mut Context, device: &mut Device, presence: Presence, since: Instant) {
+    if let Some(status) = &mut device.status {
+        (status.presence, status.since) = (presence, since);
+        publish_status(context, device);
+    }
+}
+
 /// Publishes the presence of a device as it is now.
-pub(super) fn publish_status(context: &mut Context, device: &Device) {
-    let Some(((presence, since), topic)) = device.status.zip(device.topics.status.clone()) else { return };
-    let payload = uplink::status(presence, Some(context.wall_clock.unix_time(since)));
-    let publication = Publication { retain: true, ..Publication::new(topic, payload, UplinkClass::Report) };
+pub(super) fn publish_status(context: &mut Context, device: &mut Device) {
+    let expires = *expiry_times(&context.settings, device).end();
+    let Some((status, topic)) = device.status.as_mut().zip(device.topics.status.clone()) else { return };
+    status.expires = expires;
+    let expiry = match status.presence {
+        Presence::Online | Presence::Asleep => Some(expires.saturating_duration_since(context.now)),
+        Presence::Offline => None,
+    };
+    let payload = uplink::status(status.presence, Some(context.wall_clock.unix_time(status.since)));
+    let publication = Publication { retain: true, expiry, ..Publication::new(topic, payload, UplinkClass::Report) };
     context.publish(device.session, publication);
 }
 
-/// Publishes that a device that leaves is offline.
-pub(super) fn go_offline(context: &mut Context, device: &mut Device) {
-    if let Some(status) = &mut device.status {
-        *status = (Presence::Offline, context.now);
+/// Publishes the presence of a device that has sent a message once more, if the broker would otherwise remove it too
+/// early, or too late after an Update with a shorter lifetime.
+pub(super) fn renew_status(context: &mut Context, device: &mut Device) {
+    let Some(PublishedPresence { expires, .. }) = device.status else { return };
+    if !expiry_times(&context.settings, device).contains(&expires) {
         publish_status(context, device);
     }
 }
@@ -26,4 +58,12 @@ pub(super) fn go_offline(context: &mut Context, device: &mut Device) {
 pub(super) fn will(topics: &Topics) -> Option<Will> {
     let topic = topics.status.clone()?;
     Some(Will { topic: topic.name, qos: topic.qos, payload: uplink::status(Presence::Offline, None) })
+}
+
+/// Returns the times at which the retained presence may expire: between the end of the lifetime and half a lifetime
+/// after it. So it is published once per half a lifetime at most, however many messages the device sends.
+fn expiry_times(settings: &GatewayConfig, device: &Device) -> RangeInclusive<Instant> {
+    let lifetime: Duration = allowed_silence(settings, &device.registration);
+    let ends = device.last_heard() + lifetime;
+    ends..=ends + lifetime / 2
 }

@@ -9,7 +9,7 @@ use lwm2m_base::deadlines::Deadlines;
 
 use super::config::GatewayConfig;
 use super::context::Context;
-use super::presence::publish_status;
+use super::presence::{begin_presence, change_presence, renew_status};
 
 /// Owns the times at which devices fall asleep. A device whose presence is not published has none: whether it is awake
 /// is only asked when there is a command for it.
@@ -20,18 +20,17 @@ pub(super) struct QueueMode {
 
 impl QueueMode {
     /// Begins the presence of a device that was registered or restored.
-    pub fn registered(&mut self, device: &mut Device) {
-        if device.topics.status.is_some() {
-            device.status = Some((Presence::Online, device.last_heard()));
-            self.watch(device);
-        }
+    pub fn registered(&mut self, settings: &GatewayConfig, device: &mut Device) {
+        begin_presence(settings, device);
+        self.watch(device);
     }
 
     /// Publishes that a sleeping device is awake, since a message of it has come.
     pub fn heard_from(&mut self, context: &mut Context, device: &mut Device) {
-        let Some((Presence::Asleep, _)) = device.status else { return };
-        device.status = Some((Presence::Online, context.now));
-        publish_status(context, device);
+        if !device.status.is_some_and(|status| status.presence == Presence::Asleep) {
+            return renew_status(context, device);
+        }
+        change_presence(context, device, Presence::Online, context.now);
         if let Some(until) = device.awake_until() {
             self.ends_of_awake_time.set(device.id, until);
         }
@@ -52,8 +51,7 @@ impl QueueMode {
         if until > context.now {
             return self.ends_of_awake_time.set(device.id, until);
         }
-        device.status = Some((Presence::Asleep, until));
-        publish_status(context, device);
+        change_presence(context, device, Presence::Asleep, until);
     }
 
     pub fn forget(&mut self, id: RegistrationId) {

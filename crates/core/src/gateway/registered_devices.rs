@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::coap::{ExchangeId, Failure, Response};
 use crate::lwm2m::register::{ObjectListChange, Update};
-use crate::registry::{Device, NewDevice, RegistrationId, Registry};
+use crate::registry::{Device, NewDevice, Presence, RegistrationId, Registry};
 use lwm2m_base::Peer;
 use lwm2m_base::deadlines::Deadlines;
 use lwm2m_dtls::credentials::Identity;
@@ -19,7 +19,7 @@ use super::command_scheduler::CommandScheduler;
 use super::context::Context;
 use super::eviction::SilentDevices;
 use super::notification::{Notifications, ReceivedNotification, report_superseded};
-use super::presence::go_offline;
+use super::presence::change_presence;
 use super::queue_mode::{QueueMode, awake_window};
 use super::registrations::ReceivedRequest;
 use super::report::{LeaveReason, Report};
@@ -52,7 +52,7 @@ impl RegisteredDevices {
     pub fn insert(&mut self, context: &Context, new: NewDevice) {
         let mut device = Device::new(new);
         device.set_awake_window(awake_window(&context.settings, &device.registration));
-        self.queue_mode.registered(&mut device);
+        self.queue_mode.registered(&context.settings, &mut device);
         self.silent.watch(&device);
         self.commands.retained.registered(&device.registration.endpoint);
         self.lifetimes.set(device.id, device.lifetime_ends(*context.settings.lifetimes.end()));
@@ -99,7 +99,7 @@ impl RegisteredDevices {
         let connected = !matches!(reason, LeaveReason::Broker(_));
         if let Some(device) = self.registry.device_mut(id).filter(|_| connected) {
             self.commands.give_up_all(context, device);
-            go_offline(context, device);
+            change_presence(context, device, Presence::Offline, context.now);
         }
         let Some(device) = self.remove(context, id) else { return };
         if connected {

@@ -94,7 +94,7 @@ impl Registrations {
             BrokerEvent::ConnectFailed { registration, error } => self.connect_failed(context, registration, error),
             BrokerEvent::Closed { registration, reason } => self.closed(context, registration, reason),
             BrokerEvent::Reconnected { registration } => {
-                if let Some(device) = self.devices.registry().device(registration) {
+                if let Some(device) = self.devices.registry_mut().device_mut(registration) {
                     publish_status(context, device);
                 }
             }

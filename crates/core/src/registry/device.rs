@@ -32,8 +32,8 @@ pub struct Device {
     /// The identity that DTLS has authenticated; `None` over plain UDP.
     pub identity: Option<Arc<Identity>>,
     pub topics: Topics,
-    /// The published presence, and since when it holds; `None` if presence is not published.
-    pub status: Option<(Presence, Instant)>,
+    /// The published presence; `None` if presence is not published.
+    pub status: Option<PublishedPresence>,
     /// Whether a refused publication was reported before.
     pub publish_refused: bool,
     /// Whether malformed parts of its link lists were reported before.
@@ -61,6 +61,16 @@ pub enum DeferredAck {
     Notification(Acknowledge),
     /// The response to a Send.
     Send(RequestId),
+}
+
+/// The presence of a device as the broker retains it for later subscribers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublishedPresence {
+    pub presence: Presence,
+    /// The time since which the device has this presence.
+    pub since: Instant,
+    /// The time at which the broker removes the retained message.
+    pub expires: Instant,
 }
 
 /// Whether a device can be reached.

@@ -8,7 +8,7 @@ mod queue;
 mod retained;
 mod topics;
 
-pub use device::{AdmitOutcome, DeferredAck, Device, InFlight, NewDevice, Presence};
+pub use device::{AdmitOutcome, DeferredAck, Device, InFlight, NewDevice, Presence, PublishedPresence};
 pub use observations::{DeviceObservations, Observation, ObservedPaths};
 pub use queue::{ByteReservation, CommandBytes, CommandQueue, PendingCommand, QueueFull, QueueLimits};
 pub use retained::CommandDigest;

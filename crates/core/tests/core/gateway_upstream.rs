@@ -6,7 +6,7 @@ use std::time::Duration;
 use lwm2m_core::coap::Code;
 use lwm2m_core::command::Reply;
 use lwm2m_core::gateway::broker::{
-    BrokerCommand, BrokerEvent, MessageProperties, Publication, RegistrationId, UplinkClass, Will,
+    BrokerCommand, BrokerEvent, CloseReason, MessageProperties, Publication, RegistrationId, UplinkClass, Will,
 };
 use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_core::gateway::report::{CommandOutcome, Report};
@@ -41,13 +41,16 @@ fn presence(settings: &mut GatewayConfig) {
     settings.translators.status = Some(Translator { topic, qos: 1 });
 }
 
-fn expect_status(scene: &mut Scene, status: &str, since: u64) {
+/// The presence is published, since this second after the start, and for the broker to remove after `expiry` seconds.
+fn expect_status(scene: &mut Scene, status: &str, since: u64, expiry: Option<u64>) {
+    let since = 1_700_000_000 + since;
     let publication = Publication {
         topic: "lwm2m/dev-7/up/status".to_owned(),
         qos: 1,
         payload: json!({ "msgType": "status", "status": status, "since": since }).to_string().into_bytes(),
         class: UplinkClass::Report,
         retain: true,
+        expiry: expiry.map(Duration::from_secs),
         correlation: None,
         ticket: None,
     };
@@ -253,25 +256,25 @@ fn the_presence_of_a_device_is_told_where_it_is_wanted() {
     scene.broker_takes_it();
     scene.expect_created(&register);
     scene.expect_reported("register");
-    expect_status(&mut scene, "online", 1_700_000_000);
+    expect_status(&mut scene, "online", 0, Some(450));
 
     scene.advance(21.9);
     scene.expect_nothing_more();
     scene.advance(0.1);
-    expect_status(&mut scene, "asleep", 1_700_000_022);
+    expect_status(&mut scene, "asleep", 22, Some(428));
     scene.advance(8.0);
     let update = scene.update("");
     scene.device_sends(&update);
-    expect_status(&mut scene, "online", 1_700_000_030);
+    expect_status(&mut scene, "online", 30, Some(450));
     let peer = scene.peer;
     scene.expect_reply(peer, &update, Code::CHANGED);
 
     scene.broker_says(BrokerEvent::Reconnected { registration: scene.device });
-    expect_status(&mut scene, "online", 1_700_000_030);
+    expect_status(&mut scene, "online", 30, Some(450));
     let deregister = scene.deregister();
     scene.device_sends(&deregister);
     scene.expect_reply(peer, &deregister, Code::DELETED);
-    expect_status(&mut scene, "offline", 1_700_000_030);
+    expect_status(&mut scene, "offline", 30, None);
     scene.expect_disconnect(scene.device);
     scene.expect_nothing_left_behind();
 }
@@ -281,10 +284,65 @@ fn a_device_that_never_sleeps_is_online_until_it_leaves() {
     let mut scene = Scene::with(presence);
     scene.join(QUERY);
     scene.expect_reported("register");
-    expect_status(&mut scene, "online", 1_700_000_000);
+    expect_status(&mut scene, "online", 0, Some(450));
     scene.advance(299.0);
     scene.expect_nothing_more();
     scene.advance(1.0);
-    expect_status(&mut scene, "offline", 1_700_000_300);
+    expect_status(&mut scene, "offline", 300, None);
     scene.expect_disconnect(scene.device);
+}
+
+/// The device updates its registration, and nothing else is published than `expiry` seconds of `online` if it is set.
+fn update(scene: &mut Scene, query: &str, expiry: Option<u64>) {
+    let update = scene.update(query);
+    scene.device_sends(&update);
+    if expiry.is_some() {
+        expect_status(scene, "online", 0, expiry);
+    }
+    let peer = scene.peer;
+    scene.expect_reply(peer, &update, Code::CHANGED);
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn the_presence_of_a_device_that_sends_messages_is_published_again_after_half_a_lifetime() {
+    let mut scene = Scene::with(presence);
+    scene.join(QUERY);
+    scene.expect_reported("register");
+    expect_status(&mut scene, "online", 0, Some(450));
+    for seconds in 1..=640 {
+        scene.advance(1.0);
+        // The broker never removes it while the device is registered: 300 s after its last message.
+        update(&mut scene, "", matches!(seconds, 151 | 302 | 453 | 604).then_some(450));
+    }
+    // A message of any kind is one of the device.
+    scene.advance(200.0);
+    scene.command(&read(1));
+    let request = scene.expect_request(Code::GET, "/3/0/0");
+    scene.answer_text(&request, "Acme");
+    expect_status(&mut scene, "online", 0, Some(450));
+    scene.expect_answer(&read(1), content("/3/0/0", "Acme"));
+    scene.expect_nothing_more();
+}
+
+#[test]
+fn the_presence_is_published_again_at_once_when_the_lifetime_becomes_longer_or_shorter() {
+    let mut scene = Scene::with(presence);
+    scene.join(QUERY);
+    scene.expect_reported("register");
+    expect_status(&mut scene, "online", 0, Some(450));
+    update(&mut scene, "lt=86400", Some(129_600));
+    update(&mut scene, "lt=60", Some(90));
+    update(&mut scene, "lt=61", None);
+}
+
+#[test]
+fn nothing_is_published_for_a_device_whose_session_the_broker_ended() {
+    let mut scene = Scene::with(presence);
+    scene.join(QUERY);
+    scene.expect_reported("register");
+    expect_status(&mut scene, "online", 0, Some(450));
+    scene.broker_says(BrokerEvent::Closed { registration: scene.device, reason: CloseReason::Kicked });
+    scene.advance(1_000.0);
+    scene.expect_nothing_more();
 }

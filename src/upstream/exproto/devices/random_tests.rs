@@ -133,6 +133,7 @@ impl RandomEmqx {
             payload: Vec::new(),
             class,
             retain: false,
+            expiry: None,
             correlation: None,
             ticket: None,
         };

@@ -246,6 +246,7 @@ fn publication(topic: &str, class: UplinkClass) -> Publication {
         payload: b"{}".to_vec(),
         class,
         retain: false,
+        expiry: None,
         correlation: None,
         ticket: None,
     }

@@ -152,18 +152,21 @@ proptest! {
         payload in proptest::collection::vec(any::<u8>(), 0..300),
         correlation in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..9)),
         packet in proptest::option::of(1_u16..),
+        expiry in proptest::option::of(0..u64::from(u32::MAX)),
         retain in any::<bool>(),
         cut in 1_usize..50,
         old in any::<bool>(),
     ) {
         let version = if old { ProtocolVersion::V311 } else { ProtocolVersion::V5 };
         let client = client("ep");
-        let publication = Publication { payload: payload.clone(), correlation, ..publication("a/b", 1) };
+        let expiry = expiry.map(Duration::from_secs);
+        let publication = Publication { payload: payload.clone(), expiry, correlation, ..publication("a/b", 1) };
         let sending = Sending { client: &client, packet: packet.map(PacketId), again: packet.is_some(), retain };
         let bytes = publish(version, &publication, sending).unwrap();
         let mut frames = Frames::new(version, 1_000);
         let heard: Vec<Incoming> = bytes.chunks(cut).flat_map(|chunk| frames.push(chunk).unwrap()).collect();
-        let properties = MessageProperties { retained: retain, ..MessageProperties::default() };
+        let expiry = expiry.filter(|_| version == ProtocolVersion::V5);
+        let properties = MessageProperties { expiry, retained: retain, ..MessageProperties::default() };
         let (topic, again) = ("a/b".to_owned(), packet.is_some());
         let message = MqttMessage { topic, payload, packet: packet.map(PacketId), again, properties };
         prop_assert_eq!(heard, vec![Incoming::Publish(Box::new(message))]);

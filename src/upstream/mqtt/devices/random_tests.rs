@@ -97,6 +97,7 @@ impl RandomBroker {
             payload: b"{}".to_vec(),
             class: UplinkClass::Report,
             retain: false,
+            expiry: None,
             correlation: None,
             ticket: None,
         };

@@ -47,6 +47,7 @@ pub fn publication(topic: &str, qos: u8) -> Publication {
         payload: b"{}".to_vec(),
         class: UplinkClass::Answer,
         retain: false,
+        expiry: None,
         correlation: None,
         ticket: None,
     }
