@@ -23,7 +23,7 @@ PATIENCE = 30.0
 class Gateway:
     """`lwm2m-gateway run --embedded`; over DTLS, too, when there are lines for it."""
 
-    def __init__(self, folder, lines, dtls):
+    def __init__(self, folder, lines, dtls, definitions):
         self.coap, self.coaps = free_ports(2, socket.SOCK_DGRAM)
         self.mqtt, listener, adapter, handler = free_ports(4)
         if dtls:
@@ -31,7 +31,7 @@ class Gateway:
         self.config = pathlib.Path(folder, "gateway.toml")
         self.config.write_text(
             f"""
-            xml_dir = "{ROOT / 'xml'}"
+            xml_dir = "{definitions}"
             listeners.udp.default.bind = "127.0.0.1:{self.coap}"
             upstream.exproto.handler_bind = "127.0.0.1:{handler}"
             embedded.mqtt = "127.0.0.1:{self.mqtt}"
@@ -92,10 +92,10 @@ class Gateway:
 
 
 @contextlib.contextmanager
-def running_gateway(lines="", dtls=""):
-    """With these lines of configuration (`a.b = value`) besides the addresses."""
+def running_gateway(lines="", dtls="", definitions=ROOT / "xml"):
+    """With these lines of configuration (`a.b = value`) besides the addresses, and the object definitions of a folder."""
     with tempfile.TemporaryDirectory() as folder:
-        gateway = Gateway(folder, lines, dtls)
+        gateway = Gateway(folder, lines, dtls, definitions)
         try:
             gateway.start()
             yield gateway

@@ -4,7 +4,6 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
-import java.util.stream.Collectors;
 
 import org.eclipse.californium.elements.config.Configuration;
 import org.eclipse.californium.scandium.config.DtlsConfig;
@@ -20,10 +19,8 @@ import org.eclipse.leshan.client.object.Security;
 final class Dtls {
     private final Map<String, String> arguments;
 
-    static Dtls of(List<String> arguments) {
-        return new Dtls(arguments.stream()
-                .map(argument -> argument.split("=", 2))
-                .collect(Collectors.toMap(parts -> parts[0], parts -> parts[1])));
+    Dtls(Map<String, String> arguments) {
+        this.arguments = arguments;
     }
 
     Security security(String server, int shortId) throws IOException {
@@ -57,9 +54,5 @@ final class Dtls {
 
     private static byte[] bytes(String text) {
         return text.getBytes(StandardCharsets.UTF_8);
-    }
-
-    private Dtls(Map<String, String> arguments) {
-        this.arguments = arguments;
     }
 }

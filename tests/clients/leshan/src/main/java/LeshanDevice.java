@@ -1,12 +1,17 @@
 import java.io.BufferedReader;
 import java.io.File;
+import java.io.InputStream;
 import java.io.InputStreamReader;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
+import java.time.Instant;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
+import java.util.stream.Collectors;
 
 import org.eclipse.californium.core.config.CoapConfig;
 import org.eclipse.californium.elements.config.Configuration;
@@ -24,7 +29,9 @@ import org.eclipse.leshan.client.servers.LwM2mServer;
 import org.eclipse.leshan.core.model.ObjectLoader;
 import org.eclipse.leshan.core.model.ObjectModel;
 import org.eclipse.leshan.core.model.StaticModel;
+import org.eclipse.leshan.core.node.LwM2mPath;
 import org.eclipse.leshan.core.node.LwM2mResource;
+import org.eclipse.leshan.core.request.ContentFormat;
 import org.eclipse.leshan.core.request.DeregisterRequest;
 import org.eclipse.leshan.core.request.RegisterRequest;
 import org.eclipse.leshan.core.request.UpdateRequest;
@@ -34,9 +41,12 @@ import org.eclipse.leshan.core.response.WriteResponse;
 
 /**
  * A device on Leshan's client library, driven by lines on its input: {@code set VALUE} changes the temperature
- * (3303/0/5700), {@code update} updates the registration, {@code quit} de-registers and ends. What happens is a line on
- * its output; of a firmware image that is written to 5/0/0 its length and its SHA-256. Arguments: the server's URI, the
- * endpoint name, the folder of object definitions, and what {@link Dtls} takes.
+ * (3303/0/5700), {@code collect PATH TIME} keeps the present value at the path for the next Send, with this time (ISO
+ * 8601) or with none, {@code send json} and {@code send cbor} send what was collected, {@code update} updates the
+ * registration, {@code quit} de-registers and ends. What happens is a line on its output; of a firmware image that is
+ * written to 5/0/0 its length and its SHA-256. Arguments: the server's URI, the endpoint name, the folder of object
+ * definitions, and then {@code values=FILE}, the definition of {@link Values} in the version that the device has (without
+ * it the device has no such object), and what {@link Dtls} takes.
  */
 public final class LeshanDevice {
     private static final int LIFETIME = 300;
@@ -48,13 +58,17 @@ public final class LeshanDevice {
         String server = arguments[0];
         String endpoint = arguments[1];
         String models = arguments[2];
-        Dtls dtls = Dtls.of(Arrays.asList(arguments).subList(3, arguments.length));
+        Map<String, String> options = options(Arrays.asList(arguments).subList(3, arguments.length));
+        Dtls dtls = new Dtls(options);
 
         List<ObjectModel> definitions = new ArrayList<>(ObjectLoader.loadDefault());
         for (ObjectModel definition : ObjectLoader.loadObjectsFromDir(new File(models), false)) {
             if (definition.id == 3303) {
                 definitions.add(definition);
             }
+        }
+        if (options.containsKey("values")) {
+            definitions.addAll(definitionIn(Path.of(options.get("values"))));
         }
         Thermometer thermometer = new Thermometer();
         ObjectsInitializer objects = new ObjectsInitializer(new StaticModel(definitions));
@@ -63,6 +77,10 @@ public final class LeshanDevice {
         objects.setInstancesForObject(3, new RebootableDevice());
         objects.setInstancesForObject(5, new Firmware());
         objects.setInstancesForObject(3303, thermometer);
+        if (options.containsKey("values")) {
+            objects.setInstancesForObject(Values.OBJECT, new Values(), new Values());
+        }
+        History history = new History();
 
         CaliforniumClientEndpointsProvider.Builder endpoints = new CaliforniumClientEndpointsProvider.Builder(
                 new CoapClientProtocolProvider(), new CoapsClientProtocolProvider());
@@ -70,7 +88,8 @@ public final class LeshanDevice {
         coap.set(CoapConfig.MAX_RESOURCE_BODY_SIZE, LARGEST_BODY);
         dtls.configure(coap);
         LeshanClient client = new LeshanClientBuilder(endpoint)
-                .setObjects(objects.create(0, 1, 3, 5, 3303))
+                .setObjects(objects.createAll())
+                .setDataSenders(history)
                 .setEndpointsProviders(endpoints.setConfiguration(coap).build())
                 .build();
         client.addObserver(new Reporter());
@@ -82,9 +101,29 @@ public final class LeshanDevice {
                 client.triggerRegistrationUpdate();
             } else if (line.startsWith("set ")) {
                 thermometer.set(Double.parseDouble(line.substring(4)));
+            } else if (line.startsWith("collect ")) {
+                String[] words = line.split(" ");
+                history.collect(new LwM2mPath(words[1]), words.length > 2 ? Instant.parse(words[2]) : null);
+            } else if (line.equals("send json")) {
+                report(history.send(client, ContentFormat.SENML_JSON));
+            } else if (line.equals("send cbor")) {
+                report(history.send(client, ContentFormat.SENML_CBOR));
             }
         }
         client.destroy(true);
+    }
+
+    /** Arguments of the form {@code KEY=VALUE}. */
+    private static Map<String, String> options(List<String> arguments) {
+        return arguments.stream()
+                .map(argument -> argument.split("=", 2))
+                .collect(Collectors.toMap(parts -> parts[0], parts -> parts[1]));
+    }
+
+    private static List<ObjectModel> definitionIn(Path file) throws Exception {
+        try (InputStream definition = Files.newInputStream(file)) {
+            return ObjectLoader.loadDdfFile(definition, file.toString());
+        }
     }
 
     private static void report(String line) {
