@@ -17,7 +17,6 @@
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 mod broker;
-mod fleet;
 mod mosquitto;
 mod outage;
 mod process;
@@ -25,22 +24,22 @@ mod restart;
 mod server;
 mod site;
 mod soak;
-mod subscriber;
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
+use lwm2m_load::{Application, ApplicationConfig, Fleet, FleetConfig, Journal, NOTIFIED_PATH};
 use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 
-use fleet::Fleet;
 use server::BenchServer;
 use site::{BenchSite, BrokerKind, Upstream};
-use subscriber::Subscriber;
 
 /// Notifications in a second that the devices offer together, one stage after the other.
 const RATES: [u32; 8] = [1_000, 2_000, 5_000, 10_000, 20_000, 40_000, 80_000, 160_000];
@@ -53,9 +52,6 @@ const READS: usize = 500;
 
 /// Commands on their way at once while the devices are told to observe.
 const COMMANDS_AT_ONCE: usize = 64;
-
-/// The lifetime of a device that need not update.
-const HOUR: Duration = Duration::from_secs(3600);
 
 /// A step of the preparation fails after this time.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -123,16 +119,17 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let server = BenchServer::start(upstream, &site).await?;
     let cores = thread::available_parallelism()?;
     println!("upstream {upstream}, broker {kind}; {cores} cores, load average {}", process::load()?);
-    let mut subscriber = Subscriber::connect(site.mqtt()).await?;
-    let fleet = register(arguments, &server).await?;
+    let journal = Rc::new(RefCell::new(Journal::new(arguments.devices)));
+    let mut application = Application::connect(ApplicationConfig::new(site.mqtt()), Rc::clone(&journal)).await?;
+    let fleet = register(arguments, &server, &journal).await?;
     if let Some(seconds) = arguments.soak {
-        observe(arguments, &subscriber, &fleet).await?;
-        return soak::soak(arguments.devices, seconds, &server, &mut subscriber, &fleet).await;
+        observe(arguments, &application, &fleet).await?;
+        return soak::soak(arguments.devices, seconds, &server, &mut application, &fleet).await;
     }
-    read(arguments, &mut subscriber).await?;
-    observe(arguments, &subscriber, &fleet).await?;
+    read(arguments, &mut application).await?;
+    observe(arguments, &application, &fleet).await?;
     for rate in RATES {
-        let lost = notify(arguments, rate, (&server, &site), &subscriber, &fleet).await?;
+        let lost = notify(arguments, rate, (&server, &site), &application, &fleet).await?;
         if lost > TOO_MANY_LOST {
             break;
         }
@@ -142,10 +139,17 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn register(arguments: &Arguments, server: &BenchServer) -> anyhow::Result<Fleet> {
-    let lifetime = if arguments.soak.is_some() { soak::LIFETIME } else { HOUR };
+async fn register(
+    arguments: &Arguments,
+    server: &BenchServer,
+    journal: &Rc<RefCell<Journal>>,
+) -> anyhow::Result<Fleet> {
+    let mut config = FleetConfig::new(server.udp, arguments.devices);
+    if arguments.soak.is_some() {
+        config.lifetime = soak::LIFETIME;
+    }
     let (begin, cpu, memory) = (Instant::now(), server.cpu()?, server.memory()?);
-    let fleet = Fleet::start(arguments.devices, lifetime, server.udp, false).await?;
+    let fleet = Fleet::start(config, journal).await?;
     wait_until("every device is registered", || fleet.counts().registered.get() == u64::from(arguments.devices))
         .await?;
     let (seconds, cpu) = (begin.elapsed().as_secs_f64(), (server.cpu()? - cpu).as_secs_f64());
@@ -156,13 +160,13 @@ async fn register(arguments: &Arguments, server: &BenchServer) -> anyhow::Result
     Ok(fleet)
 }
 
-async fn read(arguments: &Arguments, subscriber: &mut Subscriber) -> anyhow::Result<()> {
+async fn read(arguments: &Arguments, application: &mut Application) -> anyhow::Result<()> {
     let mut times = Vec::new();
     for number in 0..READS as u64 {
-        let endpoint = fleet::endpoint((number % u64::from(arguments.devices)) as u32);
+        let device = (number % u64::from(arguments.devices)) as u32;
         let begin = Instant::now();
-        subscriber.command(&endpoint, number, "read", "/3/0/0").await?;
-        subscriber.answer(number).await?;
+        application.command(device, number, "read", "/3/0/0").await?;
+        application.answer(number).await?;
         times.push(begin.elapsed());
     }
     times.sort();
@@ -171,11 +175,11 @@ async fn read(arguments: &Arguments, subscriber: &mut Subscriber) -> anyhow::Res
     Ok(())
 }
 
-async fn observe(arguments: &Arguments, subscriber: &Subscriber, fleet: &Fleet) -> anyhow::Result<()> {
+async fn observe(arguments: &Arguments, application: &Application, fleet: &Fleet) -> anyhow::Result<()> {
     let observed = || fleet.counts().observed.get() as usize;
     for number in 0..arguments.devices {
         let command = u64::from(number) + READS as u64;
-        subscriber.command(&fleet::endpoint(number), command, "observe", fleet::TEMPERATURE).await?;
+        application.command(number, command, "observe", NOTIFIED_PATH).await?;
         wait_until("the devices are observed", || observed() + COMMANDS_AT_ONCE > number as usize).await?;
     }
     wait_until("every device is observed", || observed() == arguments.devices as usize).await
@@ -186,19 +190,19 @@ async fn notify(
     arguments: &Arguments,
     rate: u32,
     (server, site): (&BenchServer, &BenchSite),
-    subscriber: &Subscriber,
+    application: &Application,
     fleet: &Fleet,
 ) -> anyhow::Result<f64> {
-    let (sent, received) = (fleet.counts().notified.get(), subscriber.notifications());
+    let (sent, received) = (fleet.counts().notified.get(), application.notifications());
     let (begin, cpu, broker) = (Instant::now(), server.cpu()?, site.cpu()?);
     fleet.notify_every(Some(Duration::from_secs_f64(f64::from(arguments.devices) / f64::from(rate))));
     sleep(Duration::from_secs(arguments.seconds)).await;
     fleet.notify_every(None);
     let seconds = begin.elapsed().as_secs_f64();
-    settle(subscriber).await;
+    settle(application).await;
 
     let sent = (fleet.counts().notified.get() - sent) as f64;
-    let received = (subscriber.notifications() - received) as f64;
+    let received = (application.notifications() - received) as f64;
     let each = |time: Duration| time.as_secs_f64() * 1e6 / received.max(1.0);
     let lost = (1.0 - received / sent.max(1.0)).max(0.0);
     println!(
@@ -213,11 +217,11 @@ async fn notify(
 }
 
 /// Waits until nothing comes any more.
-async fn settle(subscriber: &Subscriber) {
+async fn settle(application: &Application) {
     loop {
-        let before = subscriber.notifications();
+        let before = application.notifications();
         sleep(Duration::from_millis(500)).await;
-        if subscriber.notifications() == before {
+        if application.notifications() == before {
             return;
         }
     }

@@ -4,21 +4,20 @@
 //! Every device is observed and tells its temperature once in a second. Every tenth sleeps up to then, with commands that
 //! wait for it: it answers them while the broker is away.
 
-use std::collections::{HashMap, HashSet};
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use rumqttc::Publish;
-use serde_json::Value;
+use lwm2m_load::{Application, ApplicationConfig, Fleet, FleetConfig, Journal, sleeps};
 use tokio::time::{sleep, timeout};
 
 use crate::broker::BenchBroker;
-use crate::fleet::{self, Fleet};
 use crate::server::BenchServer;
-use crate::subscriber::Subscriber;
-use crate::{HOUR, PATIENCE, settle, wait_until};
+use crate::{PATIENCE, settle, wait_until};
 
 /// The interval at which each device notifies.
 const NOTIFICATIONS: Duration = Duration::from_secs(1);
@@ -35,20 +34,21 @@ pub async fn run(devices: u32, outage: Duration) -> anyhow::Result<()> {
     let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
     let mut broker = BenchBroker::start()?;
     let server = BenchServer::start_at(&broker, udp, &folder.join("store.redb")).await?;
-    let mut subscriber = Subscriber::connect(broker.mqtt).await?;
-    let fleet = Fleet::start(devices, HOUR, udp, true).await?;
+    let journal = Rc::new(RefCell::new(Journal::new(devices)));
+    let mut application = Application::connect(ApplicationConfig::new(broker.mqtt), Rc::clone(&journal)).await?;
+    let config = FleetConfig { sleepers: true, ..FleetConfig::new(udp, devices) };
+    let fleet = Fleet::start(config, &journal).await?;
     let counts = fleet.counts();
     let all = u64::from(devices);
     wait_until("every device is registered and observed", || {
         (counts.registered.get(), counts.observed.get()) == (all, all)
     })
     .await?;
-    subscriber.record();
     fleet.notify_while_awake(NOTIFICATIONS);
-    let sleepers: Vec<u32> = (0..devices).filter(|number| fleet::sleeps(*number)).collect();
+    let sleepers: Vec<u32> = (0..devices).filter(|number| sleeps(*number)).collect();
     for number in &sleepers {
         for id in 0..WAITING {
-            subscriber.command(&fleet::endpoint(*number), id, "read", "/3/0/0").await?;
+            application.command(*number, id, "read", "/3/0/0").await?;
         }
     }
     sleep(LOAD).await;
@@ -64,23 +64,21 @@ pub async fn run(devices: u32, outage: Duration) -> anyhow::Result<()> {
     come_back(&mut broker, devices as usize).await?;
     sleep(LOAD).await;
     fleet.notify_every(None);
-    settle(&subscriber).await;
+    settle(&application).await;
 
-    let answered = answers(&mut subscriber, sleepers.len() as u64 * WAITING).await?;
-    let heard = NotificationTally::of(&subscriber.take_recorded())?;
-    let lost = counts.notified.get() - heard.notifications;
+    let answered = answers(&mut application, sleepers.len() as u64 * WAITING).await?;
+    let heard = journal.borrow().totals();
+    let lost = heard.missing();
     let again = counts.registered.get() - all;
     println!(
         "  {} notifications in all: {lost} lost, {} twice, {} out of order",
-        counts.notified.get(),
-        heard.twice,
-        heard.late
+        heard.sent, heard.twice, heard.out_of_order
     );
     println!("  {answered} of {} commands answered; {again} devices registered again", sleepers.len() as u64 * WAITING);
     println!("  datagrams of the devices that the system did not take: {}", counts.unsent.get());
     drop(server);
     fs::remove_dir_all(folder).context("removing the store")?;
-    ensure!((lost, heard.late, again) == (0, 0, 0), "something was lost");
+    ensure!((lost, heard.out_of_order, again) == (0, 0, 0), "something was lost");
     Ok(())
 }
 
@@ -107,42 +105,15 @@ async fn come_back(broker: &mut BenchBroker, devices: usize) -> anyhow::Result<(
     Ok(())
 }
 
-/// Counts the notifications that reached the application. The value of each is its number at the device.
-struct NotificationTally {
-    notifications: u64,
-    /// Notifications that arrived more than once.
-    twice: u64,
-    /// Notifications that arrived after a later one of the same device.
-    late: u64,
-}
-
-impl NotificationTally {
-    fn of(messages: &[Publish]) -> anyhow::Result<Self> {
-        let mut numbers: HashMap<&str, (HashSet<u64>, u64)> = HashMap::new();
-        let mut heard = Self { notifications: 0, twice: 0, late: 0 };
-        for message in messages {
-            let notification: Value = serde_json::from_slice(&message.payload)?;
-            let value = notification["data"]["content"][0]["value"].as_f64().context("a value")?;
-            let number = value as u64;
-            let (known, highest) = numbers.entry(&message.topic).or_default();
-            if !known.insert(number) {
-                heard.twice += 1;
-                continue;
-            }
-            heard.notifications += 1;
-            heard.late += u64::from(number < *highest);
-            *highest = number.max(*highest);
-        }
-        Ok(heard)
-    }
-}
-
 /// Returns the number of different commands that were answered. It waits for all of them, within a limit.
-async fn answers(subscriber: &mut Subscriber, expected: u64) -> anyhow::Result<u64> {
+async fn answers(application: &mut Application, expected: u64) -> anyhow::Result<u64> {
     let mut answered = HashSet::new();
     let all = async {
         while (answered.len() as u64) < expected {
-            answered.insert(subscriber.next_answer().await?);
+            let answer = application.next_answer().await?;
+            if answer.code == "2.05" {
+                answered.insert((answer.device, answer.id));
+            }
         }
         anyhow::Ok(())
     };

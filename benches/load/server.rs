@@ -6,9 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use lwm2m_load::NOTIFIED_PATH;
 
 use crate::broker::BenchBroker;
-use crate::fleet;
 use crate::process;
 use crate::site::{BenchSite, Upstream};
 
@@ -51,7 +51,7 @@ impl BenchServer {
         let child = command(udp)
             .envs(broker.exproto())
             .env("LWM2M_GATEWAY__QMODE_TIME_WINDOW", "1ms")
-            .env("LWM2M_GATEWAY__AUTO_OBSERVE", format!("[{:?}]", fleet::TEMPERATURE))
+            .env("LWM2M_GATEWAY__AUTO_OBSERVE", format!("[{:?}]", NOTIFIED_PATH))
             .env("LWM2M_GATEWAY__STORE__FILE", store)
             .spawn()
             .context("starting the server")?;

@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use lwm2m_load::{Application, Fleet};
 use tokio::time::{interval, sleep_until};
 
-use crate::fleet::{self, Fleet};
 use crate::server::BenchServer;
-use crate::subscriber::Subscriber;
 
 /// The lifetime of each device, which makes it send an Update every minute.
 pub const LIFETIME: Duration = Duration::from_secs(120);
@@ -22,7 +21,7 @@ pub async fn soak(
     devices: u32,
     seconds: u64,
     server: &BenchServer,
-    subscriber: &mut Subscriber,
+    application: &mut Application,
     fleet: &Fleet,
 ) -> anyhow::Result<()> {
     let begin = Instant::now();
@@ -34,8 +33,8 @@ pub async fn soak(
         while Instant::now() < due {
             pace.tick().await;
             let id = u64::from(devices) + 1_000 + reads;
-            subscriber.command(&fleet::endpoint((reads % u64::from(devices)) as u32), id, "read", "/3/0/0").await?;
-            subscriber.answer(id).await?;
+            application.command((reads % u64::from(devices)) as u32, id, "read", "/3/0/0").await?;
+            application.answer(id).await?;
             reads += 1;
         }
         sleep_until(due.into()).await;
@@ -46,7 +45,7 @@ pub async fn soak(
             server.memory()? as f64 / 1_048_576.0,
             server.cpu()?.as_secs_f64(),
             counts.notified.get(),
-            subscriber.notifications(),
+            application.notifications(),
             counts.updated.get(),
         );
     }

@@ -16,6 +16,7 @@ mod exproto_link;
 mod field_reports;
 mod hostile;
 mod lifecycle;
+mod load;
 mod mapping;
 mod metrics;
 mod mqtt_link;
