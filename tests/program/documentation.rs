@@ -221,10 +221,20 @@ fn answers(request: &Message) -> Vec<Message> {
             vec![created]
         }
         (Code::POST, "/6") => vec![acknowledge(Code::CREATED)],
+        // Only SenML-ETCH has a null value (RFC 8790 section 3). Here it ends the last record.
+        (Code::IPATCH, _)
+            if request.payload.last() == Some(&CBOR_NULL)
+                && request.options.content_format() != Some(format::SENML_ETCH_CBOR) =>
+        {
+            vec![acknowledge(Code::UNSUPPORTED_CONTENT_FORMAT)]
+        }
         (Code::FETCH, _) => vec![with_records(acknowledge_observing(request), &composite(request))],
         _ => vec![acknowledge(Code::CHANGED)],
     }
 }
+
+/// RFC 8949 section 3.3.
+const CBOR_NULL: u8 = 0xf6;
 
 /// What a composite read or observation of these paths finds.
 fn composite(request: &Message) -> Value {
