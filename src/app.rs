@@ -298,7 +298,7 @@ fn write_upstream(f: &mut fmt::Formatter<'_>, upstream: &upstream::UpstreamConfi
         }
         upstream::UpstreamConfig::Mqtt(mqtt) => {
             writeln!(f, "  broker (MQTT)                    {}", mqtt.brokers.join(", "))?;
-            write!(f, "Each device is a client of the broker, by its endpoint name.")
+            write!(f, "Each device is a client of the broker, with the client ID that clientinfo.clientid sets.")
         }
     }
 }

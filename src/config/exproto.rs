@@ -13,6 +13,9 @@ use super::value_parsers::{
     reachable_address, text_with_content, whole,
 };
 
+/// Address of EMQX's exproto listener on this machine.
+const LISTENER: &str = "127.0.0.1:7993";
+
 pub fn settings(reader: &mut ConfigReader) -> ExProtoConfig {
     let key = |last: &str| format!("upstream.exproto.{last}");
     let nodes = nodes(reader);
@@ -38,7 +41,7 @@ pub fn settings(reader: &mut ConfigReader) -> ExProtoConfig {
 fn nodes(reader: &mut ConfigReader) -> Vec<Node> {
     let [listener, adapter, several] = ["listener", "adapter", "nodes"].map(|last| format!("upstream.exproto.{last}"));
     let one = Node {
-        listeners: reader.read(&listener, vec!["127.0.0.1:7993".to_owned()], not_empty(list(broker_address))),
+        listeners: reader.read(&listener, vec![LISTENER.to_owned()], not_empty(list(broker_address(LISTENER)))),
         adapter: reader.read(&adapter, "http://127.0.0.1:9100".to_owned(), http_address),
     };
     let nodes = reader.read(&several, None, |value| not_empty(list(node))(value).map(Some));
@@ -56,5 +59,5 @@ fn node(value: &Value) -> Result<Node, String> {
         value.as_table().filter(|table| table.keys().all(|key| ["listener", "adapter"].contains(&key.as_str())));
     let entries = table.and_then(|table| table.get("listener").zip(table.get("adapter")));
     let (listener, adapter) = entries.ok_or(ALLOWED)?;
-    Ok(Node { listeners: not_empty(list(broker_address))(listener)?, adapter: http_address(adapter)? })
+    Ok(Node { listeners: not_empty(list(broker_address(LISTENER)))(listener)?, adapter: http_address(adapter)? })
 }

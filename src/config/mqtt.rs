@@ -10,6 +10,8 @@ use super::value_parsers::{
     HOUR, MAX_COUNT, MILLISECOND, SECOND, broker_address, choice, duration, list, not_empty, parsed, whole,
 };
 
+/// Address of an MQTT listener on this machine.
+const BROKER: &str = "127.0.0.1:1883";
 /// Keep Alive is a number of two bytes (MQTT 5.0 section 3.1.2.10).
 const LONGEST_KEEP_ALIVE: Duration = Duration::from_secs(65_535);
 /// The largest that there is (MQTT 5.0 section 2.1.4).
@@ -19,7 +21,7 @@ pub fn settings(reader: &mut ConfigReader) -> MqttConfig {
     let key = |last: &str| format!("upstream.mqtt.{last}");
     let versions = [("5", ProtocolVersion::V5), ("3.1.1", ProtocolVersion::V311)];
     let settings = MqttConfig {
-        brokers: reader.read(&key("brokers"), vec!["127.0.0.1:1883".to_owned()], not_empty(list(broker_address))),
+        brokers: reader.read(&key("brokers"), vec![BROKER.to_owned()], not_empty(list(broker_address(BROKER)))),
         ssl: tls(reader, "upstream.mqtt.ssl"),
         version: reader.read(&key("version"), ProtocolVersion::V5, choice(versions)),
         keep_alive: reader.read(&key("keep_alive"), 120 * SECOND, duration(Duration::ZERO..=LONGEST_KEEP_ALIVE)),

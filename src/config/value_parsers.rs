@@ -111,11 +111,12 @@ pub fn reachable_address(value: &Value) -> Result<SocketAddr, String> {
     if address.port() == 0 { Err("expected a port from 1 to 65535".to_owned()) } else { Ok(address) }
 }
 
-/// Parses `host:port` or `ssl://host:port`.
-pub fn broker_address(value: &Value) -> Result<String, String> {
-    let given = value.as_str().filter(|text| is_host_and_port(text.strip_prefix("ssl://").unwrap_or(text)));
-    let allowed = "expected host:port, such as \"127.0.0.1:7993\", or ssl://host:port";
-    given.map(str::to_owned).ok_or_else(|| allowed.to_owned())
+/// Parses `host:port` or `ssl://host:port`. The error shows the example.
+pub fn broker_address(example: &'static str) -> impl Fn(&Value) -> Result<String, String> {
+    move |value| {
+        let given = value.as_str().filter(|text| is_host_and_port(text.strip_prefix("ssl://").unwrap_or(text)));
+        given.map(str::to_owned).ok_or_else(|| format!("expected host:port, such as {example:?}, or ssl://host:port"))
+    }
 }
 
 /// Parses `http://host:port`.
