@@ -1,5 +1,6 @@
 """A device of LwM2M 1.1 on Eclipse Leshan's client library: SenML, composite operations, Send and object versions."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -15,6 +16,9 @@ TEMPERATURE = "/3303/0/5700"
 ACCEPTED = [{}, {"accept": 110}, {"accept": 112}]
 SENT = [{}, {"format": 110}, {"format": 112}]
 COMPOSITE = SENT + [{"format": 110, "accept": 112}, {"format": 112, "accept": 110}, {"format": 110, "accept": 110}]
+
+# The formats of a Send.
+SENML = {"json": 110, "cbor": 112}
 
 # The values of instance 0 of the object 26250 (Values.java). No test writes to this instance.
 FIXED = {
@@ -80,6 +84,15 @@ class Leshan:
     registered: dict
     sends: int = 0
 
+    @contextlib.contextmanager
+    def uses(self, *expected):
+        """The device encodes and decodes payloads in these formats, and no others, in the meantime (Formats.java)."""
+        before = len(self.device.output())
+        yield
+        lines = self.device.output()[before:].splitlines()
+        used = {line for line in lines if line.startswith(("encode ", "decode "))}
+        assert used == set(expected), (used, expected)
+
 
 @pytest.fixture(scope="module", params=["udp", "dtls"])
 def leshan(gateway, tmp_path_factory, request):
@@ -134,7 +147,7 @@ def test_the_register_has_formats_and_versions(leshan):
 
 
 def test_a_definition_is_that_of_the_announced_version(leshan, gateway, tmp_path):
-    """The resource /26250/x/0 is an Integer in version 2.0 and a String in 1.0. A Register does not name version 1.0."""
+    """The resource /26250/x/0 is an Integer in version 2.0 and a String in 1.0, which Leshan does not announce."""
     of_version_2 = leshan.application
     same(content(of_version_2.command("read", path="/26250/0/0", accept="text")), {"/26250/0/0": 9007199254740993})
     refused = of_version_2.command("write", path="/26250/1/0", value="soon")
@@ -156,24 +169,27 @@ def test_a_definition_is_that_of_the_announced_version(leshan, gateway, tmp_path
 @pytest.mark.parametrize("accept", ACCEPTED, ids=str)
 def test_reads(leshan, accept):
     application = leshan.application
-    same(content(application.command("read", path="/26250/0", **accept)), FIXED)
-    for path in [*FIXED, "/26250/0/7"]:
-        below = {entry: value for entry, value in FIXED.items() if f"{entry}/".startswith(f"{path}/")}
-        same(content(application.command("read", path=path, **accept)), below)
+    with leshan.uses(f"encode {accept.get('accept', 112)}"):
+        for path in ["/26250/0", "/26250/0/7", *FIXED]:
+            below = {entry: value for entry, value in FIXED.items() if f"{entry}/".startswith(f"{path}/")}
+            same(content(application.command("read", path=path, **accept)), below)
 
 
 @pytest.mark.parametrize("format", SENT, ids=str)
 def test_writes(leshan, format):
     application = leshan.application
+    used = f"decode {format.get('format', 112)}"
     for values in WRITTEN:
         entries = [{"path": path, "value": value} for path, value in values.items()]
-        assert application.command("write", basePath="/26250/1", content=entries, **format)["code"] == "2.04"
+        with leshan.uses(used):
+            assert application.command("write", basePath="/26250/1", content=entries, **format)["code"] == "2.04"
         read = content(application.command("read", path="/26250/1"))
         same({path: read[f"/26250/1/{path}"] for path in values}, values)
     for values in WRITTEN:
         for path, value in values.items():
             if "/" not in path:
-                written = application.command("write", path=f"/26250/1/{path}", value=value, **format)
+                with leshan.uses(used):
+                    written = application.command("write", path=f"/26250/1/{path}", value=value, **format)
                 assert written["code"] == "2.04", (path, written)
                 same(content(application.command("read", path=f"/26250/1/{path}")), {f"/26250/1/{path}": value})
 
@@ -188,7 +204,8 @@ def test_writes_the_instances_of_a_resource(leshan, format):
         ("replace", {"4": 5}, {"4": 5}),
     ]:
         entries = [{"path": path, "value": value} for path, value in values.items()]
-        written = application.command("write", basePath=counts, mode=mode, content=entries, **format)
+        with leshan.uses(f"decode {format.get('format', 112)}"):
+            written = application.command("write", basePath=counts, mode=mode, content=entries, **format)
         assert written["code"] == "2.04", written
         expected = {f"{counts}/{path}": value for path, value in then.items()}
         same(content(application.command("read", path=counts)), expected)
@@ -197,12 +214,13 @@ def test_writes_the_instances_of_a_resource(leshan, format):
 @pytest.mark.parametrize("accept", ACCEPTED, ids=str)
 def test_observes(leshan, accept):
     application, device = leshan.application, leshan.device
-    before = content(application.command("observe", path=TEMPERATURE, **accept))
-    assert list(before) == [TEMPERATURE], before
-    for value in (21.5, 22, -1e-300):
-        device.say(f"set {value}")
-        same(content(application.expect("up/notify", "notify")["data"]), {TEMPERATURE: value})
-    same(content(application.command("cancel-observe", path=TEMPERATURE)), {TEMPERATURE: -1e-300})
+    with leshan.uses(f"encode {accept.get('accept', 112)}"):
+        before = content(application.command("observe", path=TEMPERATURE, **accept))
+        assert list(before) == [TEMPERATURE], before
+        for value in (21.5, 22, -1e-300):
+            device.say(f"set {value}")
+            same(content(application.expect("up/notify", "notify")["data"]), {TEMPERATURE: value})
+        same(content(application.command("cancel-observe", path=TEMPERATURE)), {TEMPERATURE: -1e-300})
     sends_but_does_not_notify(leshan)
 
 
@@ -213,7 +231,8 @@ def test_observes(leshan, accept):
 def test_reads_composite(leshan, formats):
     application = leshan.application
     paths = ["/3/0/0", "/3/0/99", "/26250/0", "/77", "3/0/1"]
-    read = application.command("read-composite", paths=paths, **formats)
+    with leshan.uses(*used(formats)):
+        read = application.command("read-composite", paths=paths, **formats)
     same(content(read), {"/3/0/0": "Eclipse Leshan", "/3/0/1": "model 500"} | FIXED)
     assert (read["reqPaths"], read["missing"]) == (paths, ["/3/0/99", "/77"]), read
     read = application.command("read-composite", paths=["/26250/0/7/5", "/26250/0/6"], **formats)
@@ -238,9 +257,9 @@ def test_writes_composite(leshan, format):
     application, device = leshan.application, leshan.device
     for values, offset in zip(WRITTEN, ("+02:00", "-09:30"), strict=True):
         entries = {"/3/0/14": offset} | {f"/26250/1/{path}": value for path, value in values.items()}
-        written = application.command(
-            "write-composite", content=[{"path": path, "value": value} for path, value in entries.items()], **format
-        )
+        named = [{"path": path, "value": value} for path, value in entries.items()]
+        with leshan.uses(f"decode {format.get('format', 112)}"):
+            written = application.command("write-composite", content=named, **format)
         same(written, {"code": "2.04", "codeMsg": "changed", "reqPaths": list(entries)})
         device.wait_for(f"written 14 {offset}")
         same(content(application.command("read-composite", paths=list(entries))), entries)
@@ -252,12 +271,15 @@ def test_observes_composite(leshan, formats):
     paths = [TEMPERATURE, "/26250/1/0", "/26250/0/7", "/77"]
     fixed = {"/26250/0/7/0": -1, "/26250/0/7/5": 70000}
     application.command("write", path="/26250/1/0", value=1)
-    observed = application.command("observe-composite", paths=paths, **formats)
+    with leshan.uses(*used(formats)):
+        observed = application.command("observe-composite", paths=paths, **formats)
     assert content(observed).items() >= ({"/26250/1/0": 1} | fixed).items(), observed
     assert (observed["reqPaths"], observed["missing"]) == (paths, ["/77"]), observed
 
-    device.say("set 21.5")
-    notified = application.expect("up/notify", "notify")["data"]
+    # Leshan decodes the path list again for each notification.
+    with leshan.uses(*used(formats)):
+        device.say("set 21.5")
+        notified = application.expect("up/notify", "notify")["data"]
     same(content(notified), {TEMPERATURE: 21.5, "/26250/1/0": 1} | fixed)
     assert notified["reqPaths"] == paths and "missing" not in notified, notified
 
@@ -267,15 +289,21 @@ def test_observes_composite(leshan, formats):
     assert (heard["up/resp"]["reqID"], heard["up/resp"]["data"]["code"]) == (written, "2.04"), heard
     same(content(heard["up/notify"]["data"]), {TEMPERATURE: 21.5, "/26250/1/0": 2} | fixed)
 
-    cancelled = application.command("cancel-observe-composite", paths=paths[::-1])
+    with leshan.uses(*used(formats)):
+        cancelled = application.command("cancel-observe-composite", paths=paths[::-1])
     same(content(cancelled), {TEMPERATURE: 21.5, "/26250/1/0": 2} | fixed)
     sends_but_does_not_notify(leshan)
+
+
+def used(formats):
+    """The path list, and the answer."""
+    return f"decode {formats.get('format', 112)}", f"encode {formats.get('accept', 112)}"
 
 
 # --- Send -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", ["json", "cbor"])
+@pytest.mark.parametrize("format", SENML)
 def test_sends_a_history(leshan, format):
     """The second Send is larger than a datagram: Leshan sends it block-wise."""
     application, device = leshan.application, leshan.device
@@ -294,12 +322,13 @@ def test_sends_a_history(leshan, format):
     sent(leshan, [entry(path, time=time) for time in times for path in FIXED])
 
 
-@pytest.mark.parametrize("format", ["json", "cbor"])
+@pytest.mark.parametrize("format", SENML)
 def test_sends_without_times(leshan, format):
     application, device = leshan.application, leshan.device
     device.say("collect /26250/0")
-    device.say(f"send {format}")
-    sent(leshan, [entry(path) for path in FIXED])
+    with leshan.uses(f"encode {SENML[format]}"):
+        device.say(f"send {format}")
+        sent(leshan, [entry(path) for path in FIXED])
 
 
 def entry(path, **time):
@@ -307,7 +336,7 @@ def entry(path, **time):
 
 
 def sends_but_does_not_notify(leshan):
-    """The device does not notify of a change: the next message that the application gets is a Send with the new value."""
+    """The device does not notify of a change: the next message for the application is a Send with the new value."""
     device = leshan.device
     device.say("set 25.5")
     device.say(f"collect {TEMPERATURE}")

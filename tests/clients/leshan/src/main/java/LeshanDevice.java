@@ -40,13 +40,21 @@ import org.eclipse.leshan.core.response.ExecuteResponse;
 import org.eclipse.leshan.core.response.WriteResponse;
 
 /**
- * A device on Leshan's client library, driven by lines on its input: {@code set VALUE} changes the temperature
- * (3303/0/5700), {@code collect PATH TIME} keeps the present value at the path for the next Send, with this time (ISO
- * 8601) or with none, {@code send json} and {@code send cbor} send what was collected, {@code update} updates the
- * registration, {@code quit} de-registers and ends. What happens is a line on its output; of a firmware image that is
- * written to 5/0/0 its length and its SHA-256. Arguments: the server's URI, the endpoint name, the folder of object
- * definitions, and then {@code values=FILE}, the definition of {@link Values} in the version that the device has (without
- * it the device has no such object), and what {@link Dtls} takes.
+ * A device on Leshan's client library. Lines on its input drive the device:
+ * <ul>
+ * <li>{@code set VALUE} changes the temperature (3303/0/5700).
+ * <li>{@code collect PATH TIME} keeps the present value at the path for the next Send, with this time (ISO 8601).
+ * Without {@code TIME} the value has no time.
+ * <li>{@code send json} and {@code send cbor} send the collected values.
+ * <li>{@code update} updates the registration.
+ * <li>{@code quit} de-registers and ends.
+ * </ul>
+ * The device prints a line for each event, and for the format of each payload ({@link Formats}); for a firmware image
+ * that is written to 5/0/0 its length and its SHA-256.
+ * <p>
+ * Arguments: the server's URI, the endpoint name, the folder of object definitions, and options {@code KEY=VALUE}:
+ * {@code values=FILE} is the definition of {@link Values} in the version that the device has (without this option the
+ * device has no such object); the others are those of {@link Dtls}.
  */
 public final class LeshanDevice {
     private static final int LIFETIME = 300;
@@ -90,6 +98,8 @@ public final class LeshanDevice {
         LeshanClient client = new LeshanClientBuilder(endpoint)
                 .setObjects(objects.createAll())
                 .setDataSenders(history)
+                .setEncoder(Formats.encoder(LeshanDevice::report))
+                .setDecoder(Formats.decoder(LeshanDevice::report))
                 .setEndpointsProviders(endpoints.setConfiguration(coap).build())
                 .build();
         client.addObserver(new Reporter());
