@@ -108,6 +108,12 @@ def running_gateway(lines="", dtls="", definitions=ROOT / "xml"):
                 gateway.kill()
 
 
+def crash(gateway):
+    """What is younger than 100 ms is lost then, such as an observation, or where the device is."""
+    time.sleep(0.2)
+    gateway.kill()
+
+
 class Application:
     """Hears everything of one device, and sends it commands."""
 

@@ -8,7 +8,7 @@ import pytest
 from clients import leshan_device
 from credentials import SECRET, WRONG_SECRET, Credentials
 from device import Device
-from gateway import PATIENCE, Application, Client, running_gateway
+from gateway import PATIENCE, Application, Client, crash, running_gateway
 from line import CLIENT_HELLO, CLIENT_KEY_EXCHANGE, Line
 from openssl_device import OpensslDevice, registers_over_udp
 
@@ -405,12 +405,6 @@ def leaves(application, device):
 def notified(application, value):
     payload = application.expect("up/notify", "notify")
     assert payload["data"]["content"] == [{"path": TEMPERATURE, "value": value}], payload
-
-
-def crash(gateway):
-    """What is younger than 100 ms is lost then, such as an observation, or where the device is."""
-    time.sleep(0.2)
-    gateway.kill()
 
 
 def wait_until(true):

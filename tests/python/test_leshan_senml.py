@@ -8,7 +8,7 @@ import shutil
 import pytest
 from clients import LESHAN_DEFINITIONS, leshan_device
 from credentials import SECRET, Credentials
-from gateway import ROOT, Application, Client, running_gateway
+from gateway import ROOT, Application, Client, crash, running_gateway
 
 TEMPERATURE = "/3303/0/5700"
 
@@ -65,11 +65,16 @@ WRITTEN = [
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory):
-    """The gateway loads the definitions that the program ships, and both versions of the object 26250."""
-    definitions = tmp_path_factory.mktemp("definitions") / "xml"
-    shutil.copytree(ROOT / "xml", definitions)
-    shutil.copytree(LESHAN_DEFINITIONS, definitions, dirs_exist_ok=True)
+def definitions(tmp_path_factory):
+    """A folder with the definitions that the program ships, and both versions of the object 26250."""
+    folder = tmp_path_factory.mktemp("definitions") / "xml"
+    shutil.copytree(ROOT / "xml", folder)
+    shutil.copytree(LESHAN_DEFINITIONS, folder, dirs_exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gateway(definitions, tmp_path_factory):
     keys = Credentials(tmp_path_factory.mktemp("credentials"), ["leshan-dtls"]).psk_file
     with running_gateway("report_attributes = true", f"dtls.psk_file = '{keys}'", definitions) as gateway:
         yield gateway
@@ -102,9 +107,13 @@ def leshan(gateway, tmp_path_factory, request):
     folder = tmp_path_factory.mktemp(endpoint)
     device = device_of_version("2_0", uri, endpoint, folder, *secured)
     with Application(gateway, endpoint) as application, device:
-        registered = application.expect("up/resp", "register")["data"]
-        device.wait_for("registered ")
-        yield Leshan(application, device, registered)
+        yield registered(application, device)
+
+
+def registered(application, device):
+    report = application.expect("up/resp", "register")["data"]
+    device.wait_for("registered ")
+    return Leshan(application, device, report)
 
 
 def device_of_version(version, uri, endpoint, folder, *secured):
@@ -155,8 +164,8 @@ def test_a_definition_is_that_of_the_announced_version(leshan, gateway, tmp_path
 
     device = device_of_version("1_0", gateway.uri, "leshan-1.0", tmp_path)
     with Application(gateway, "leshan-1.0") as of_version_1, device:
-        registered = of_version_1.expect("up/resp", "register")["data"]
-        assert "/26250" not in registered["objectAttributes"], registered
+        report = registered(of_version_1, device).registered
+        assert "/26250" not in report["objectAttributes"], report
         for accept in ACCEPTED + [{"accept": "text"}]:
             same(content(of_version_1.command("read", path="/26250/0/0", **accept)), {"/26250/0/0": "42"})
         assert of_version_1.command("write", path="/26250/0/0", value="soon")["code"] == "2.04"
@@ -293,6 +302,32 @@ def test_observes_composite(leshan, formats):
         cancelled = application.command("cancel-observe-composite", paths=paths[::-1])
     same(content(cancelled), {TEMPERATURE: 21.5, "/26250/1/0": 2} | fixed)
     sends_but_does_not_notify(leshan)
+
+
+def test_a_composite_observation_and_versions_survive_a_restart(definitions, tmp_path):
+    """The gateway is killed, and the device does not notice. Only its Register had the formats and the versions."""
+    store = f"store.enable = true\nstore.file = '{tmp_path / 'store.redb'}'"
+    paths = [TEMPERATURE, "/26250/0/0"]
+    with running_gateway(store, definitions=definitions) as gateway:
+        with device_of_version("2_0", gateway.uri, "leshan-restart", tmp_path) as device:
+            with Application(gateway, "leshan-restart") as application:
+                registered(application, device)
+                observed = application.command("observe-composite", paths=paths)
+                same(content(observed), {TEMPERATURE: 20.5, "/26250/0/0": 9007199254740993})
+            crash(gateway)
+            gateway.start()
+            with Application(gateway, "leshan-restart") as application:
+                leshan = Leshan(application, device, {})
+                device.say("set 21.5")
+                notified = application.expect("up/notify", "notify")
+                same(content(notified["data"]), {TEMPERATURE: 21.5, "/26250/0/0": 9007199254740993})
+                assert (notified["reqID"], notified["data"]["reqPaths"]) == (1, paths), notified
+                with leshan.uses("encode 112"):
+                    same(content(application.command("read", path="/26250/0")), FIXED)
+                read = application.command("read", path="/26250/0/0", accept="text")
+                same(content(read), {"/26250/0/0": 9007199254740993})
+                application.command("cancel-observe-composite", paths=paths)
+                sends_but_does_not_notify(leshan)
 
 
 def used(formats):
