@@ -113,7 +113,7 @@ impl Journal {
 
     /// The latencies since this was called last.
     pub fn take_recent(&mut self) -> Latencies {
-        std::mem::replace(&mut self.recent, Latencies::new())
+        std::mem::take(&mut self.recent)
     }
 }
 
