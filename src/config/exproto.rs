@@ -28,7 +28,7 @@ pub fn settings(reader: &mut ConfigReader) -> ExProtoConfig {
         source_addresses: reader.read(&key("source_addresses"), Vec::new(), list(parsed("an IP address"))),
         proto_name: reader.read("clientinfo.proto_name", "exproto".to_owned(), text_with_content),
         connect_timeout: reader.read(&key("connect_timeout"), 10 * SECOND, duration(MILLISECOND..=HOUR)),
-        anchors_per_second: reader.read(&key("connections_per_second"), 500, whole(1..=1_000_000)),
+        anchors_per_second: reader.read(&key("connections_per_second"), 5_000, whole(1..=1_000_000)),
         queue_per_device: reader.read(&key("queue_per_device"), 100, whole(1..=MAX_COUNT)),
         queue_total: reader.read(&key("queue_total"), 100_000, whole(1..=MAX_COUNT)),
         event_queue: reader.read(&key("event_queue"), 65_536, whole(1..=MAX_COUNT)),

@@ -29,7 +29,7 @@ pub fn settings(reader: &mut ConfigReader) -> MqttConfig {
         max_packet_size: reader.read(&key("max_packet_size"), 8 * 1024 * 1024, whole(1024..=LARGEST_PACKET)),
         source_addresses: reader.read(&key("source_addresses"), Vec::new(), list(parsed("an IP address"))),
         connect_timeout: reader.read(&key("connect_timeout"), 10 * SECOND, duration(MILLISECOND..=HOUR)),
-        connections_per_second: reader.read(&key("connections_per_second"), 500, whole(1..=1_000_000)),
+        connections_per_second: reader.read(&key("connections_per_second"), 5_000, whole(1..=1_000_000)),
         queue_per_device: reader.read(&key("queue_per_device"), 100, whole(1..=MAX_COUNT)),
         queue_total: reader.read(&key("queue_total"), 100_000, whole(1..=MAX_COUNT)),
         event_queue: reader.read(&key("event_queue"), 65_536, whole(1..=MAX_COUNT)),

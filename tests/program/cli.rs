@@ -248,25 +248,25 @@ fn emqx_config_says_what_ours_says() {
   listeners.tcp.lwm2m {
     bind = "10.0.0.5:7993"
     max_connections = 250001
-    max_conn_rate = 40000
+    max_conn_rate = 6000
     proxy_protocol = false
   }
   listeners.tcp.lwm2m2 {
     bind = "[fd00::5]:7994"
     max_connections = 250001
-    max_conn_rate = 40000
+    max_conn_rate = 6000
     proxy_protocol = false
   }
   listeners.tcp.lwm2m3 {
     bind = "0.0.0.0:7995"
     max_connections = 250001
-    max_conn_rate = 40000
+    max_conn_rate = 6000
     proxy_protocol = false
   }
   listeners.tcp.lwm2m4 {
     bind = "127.0.0.1:7996"
     max_connections = 250001
-    max_conn_rate = 40000
+    max_conn_rate = 6000
     proxy_protocol = false
   }
 }

@@ -81,6 +81,8 @@ impl<P: Protocol> Devices<P> {
         self.retire_older(now, key, id);
         P::publish_next(self, now, key);
         self.returning.connected(now, id);
+        self.turns.accepted(now, id);
+        self.serve_turns(now);
         if self.disturbances.accepted() {
             self.connect_waiting(now);
         }

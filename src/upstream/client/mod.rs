@@ -144,7 +144,7 @@ pub struct Devices<P: Protocol> {
     pub(super) queues: Queues,
     pub(super) targets: Targets<P::Faults>,
     pub(super) disturbances: Disturbances,
-    /// Holds the devices that wait for their turn to be reconnected.
+    /// Holds the devices that wait for their turn to be reconnected, and paces them.
     pub(super) turns: Turns,
     pub(super) returning: Returning,
     pub(super) deadlines: Deadlines<ClientTimer<P::Timer>>,
@@ -221,6 +221,12 @@ impl<P: Protocol> Devices<P> {
         let mut all: Vec<RegistrationId> = self.devices.keys().copied().collect();
         // The older ones first: none of them comes back because a newer registration of its clientid has left.
         all.sort();
+        // Those that have nothing to publish are not connected any more for the time in which others are drained.
+        for (id, device) in &self.devices {
+            if self.queues.is_empty(device.key) {
+                self.turns.remove(*id);
+            }
+        }
         for device in all {
             self.disconnect(now, device, Leaving::ForNow);
         }
@@ -352,6 +358,7 @@ impl<P: Protocol> Devices<P> {
             self.clear_queue(key);
         }
         self.go_on_with(now, key);
+        self.serve_turns(now);
     }
 
     /// Tells the core an event, unless the core has disconnected the device.

@@ -1,5 +1,9 @@
-//! The pace at which devices are reconnected: a back-off for each device after a loss, and a limited rate for all of
-//! them together, in which the devices that were active last come first.
+//! The pace at which devices are reconnected: a back-off for each device after a loss, and turns for all of them
+//! together. The devices that have something to publish come first, then those that were active last.
+//!
+//! Turns come at a limited rate, and only while few enough attempts are under way. How many may be under way follows
+//! the broker's own pace, in the manner of congestion control: each quick answer adds one, and slow answers and failures
+//! halve it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -13,12 +17,20 @@ const BACK_OFF_MIN: Duration = Duration::from_secs(1);
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 /// Limits how late a turn may be before it is skipped, so that the rate holds after a stall of the process.
 const LATE: Duration = Duration::from_millis(100);
+/// Bound the attempts that are under way at once.
+const FIRST_WINDOW: usize = 64;
+const NARROWEST_WINDOW: usize = 16;
+const WIDEST_WINDOW: usize = 1024;
+/// An attempt that the broker accepts within this time lets more be under way.
+const QUICK: Duration = Duration::from_millis(250);
+/// An attempt that takes the broker longer than this lets fewer be under way.
+const SLOW: Duration = Duration::from_secs(1);
 
-/// Orders the turns by the time at which a device was active last. `None` is a device that this process has not heard
-/// of yet.
-type TurnOrder = Reverse<Option<Instant>>;
+/// Orders the turns: by whether a device has something to publish, then by the time at which it was active last.
+/// `None` is a device that this process has not heard of yet.
+type TurnOrder = Reverse<(bool, Option<Instant>)>;
 
-/// Holds the devices that wait for their turn to be reconnected.
+/// Holds the devices that wait for their turn to be reconnected, and those whose attempt is under way.
 #[derive(Debug)]
 pub struct Turns {
     interval: Duration,
@@ -26,6 +38,16 @@ pub struct Turns {
     next: Option<Instant>,
     queue: BTreeSet<(TurnOrder, RegistrationId)>,
     order: HashMap<RegistrationId, TurnOrder>,
+    window: AttemptWindow,
+}
+
+/// Limits how many attempts are under way at once.
+#[derive(Debug)]
+struct AttemptWindow {
+    size: usize,
+    /// Holds the devices that had their turn, with its time, until the broker has answered.
+    under_way: HashMap<RegistrationId, Instant>,
+    narrowed: Option<Instant>,
 }
 
 impl Turns {
@@ -35,43 +57,61 @@ impl Turns {
             next: None,
             queue: BTreeSet::new(),
             order: HashMap::new(),
+            window: AttemptWindow { size: FIRST_WINDOW, under_way: HashMap::new(), narrowed: None },
         }
     }
 
     /// Adds a device, which was active last at `active`.
-    pub fn add(&mut self, device: RegistrationId, active: Option<Instant>) {
+    pub fn add(&mut self, device: RegistrationId, has_publications: bool, active: Option<Instant>) {
         self.remove(device);
-        self.order.insert(device, Reverse(active));
-        self.queue.insert((Reverse(active), device));
+        let order = Reverse((has_publications, active));
+        self.order.insert(device, order);
+        self.queue.insert((order, device));
     }
 
-    /// Notes that a device is active now. If it waits, its turn comes earlier.
-    pub fn active(&mut self, device: RegistrationId, now: Instant) {
+    /// Notes that a device has something to publish now. If it waits, its turn comes earlier.
+    pub fn publishes(&mut self, device: RegistrationId, now: Instant) {
         if self.order.contains_key(&device) {
-            self.add(device, Some(now));
+            self.add(device, true, Some(now));
         }
     }
 
+    /// Forgets the device, whether it waits or its attempt is under way.
     pub fn remove(&mut self, device: RegistrationId) {
         if let Some(order) = self.order.remove(&device) {
             self.queue.remove(&(order, device));
         }
+        self.window.under_way.remove(&device);
     }
 
-    /// Takes out the device whose turn it is. Returns `None` before the time of the next turn, and when no device
-    /// waits.
+    /// Notes that the broker has accepted the device.
+    pub fn accepted(&mut self, now: Instant, device: RegistrationId) {
+        self.window.accepted(now, device);
+    }
+
+    /// Notes that the attempt of the device has failed.
+    pub fn failed(&mut self, now: Instant, device: RegistrationId) {
+        self.window.failed(now, device);
+    }
+
+    /// Takes out the device whose turn it is; its attempt is under way then. Returns `None` before the time of the next
+    /// turn, when no device waits, and while too many attempts are under way.
     pub fn take(&mut self, now: Instant) -> Option<RegistrationId> {
+        if self.window.is_full() {
+            return None;
+        }
         let at = self.next.unwrap_or(now);
         let (_, device) = self.queue.first().filter(|_| at <= now).copied()?;
         self.remove(device);
+        self.window.under_way.insert(device, now);
         let late = now.saturating_duration_since(at) > LATE;
         self.next = Some(if late { now } else { at } + self.interval);
         Some(device)
     }
 
-    /// Returns the time of the next turn, if a device waits for it.
+    /// Returns the time of the next turn, if a device waits for it and does not have to wait for the end of an attempt.
     pub fn next(&self, now: Instant) -> Option<Instant> {
-        let waits = !self.queue.is_empty();
+        let waits = !self.queue.is_empty() && !self.window.is_full();
         waits.then(|| self.next.unwrap_or(now))
     }
 
@@ -84,6 +124,40 @@ impl Turns {
     #[cfg(test)]
     pub fn contains(&self, device: RegistrationId) -> bool {
         self.order.contains_key(&device)
+    }
+
+    #[cfg(test)]
+    pub fn under_way(&self) -> impl Iterator<Item = RegistrationId> {
+        self.window.under_way.keys().copied()
+    }
+}
+
+impl AttemptWindow {
+    fn is_full(&self) -> bool {
+        self.under_way.len() >= self.size
+    }
+
+    fn accepted(&mut self, now: Instant, device: RegistrationId) {
+        let Some(begin) = self.under_way.remove(&device) else { return };
+        match now.saturating_duration_since(begin) {
+            latency if latency <= QUICK => self.size = (self.size + 1).min(WIDEST_WINDOW),
+            latency if latency > SLOW => self.narrow(now),
+            _ => {}
+        }
+    }
+
+    fn failed(&mut self, now: Instant, device: RegistrationId) {
+        if self.under_way.remove(&device).is_some() {
+            self.narrow(now);
+        }
+    }
+
+    /// Halves the window, once for all the bad news of a while.
+    fn narrow(&mut self, now: Instant) {
+        if self.narrowed.is_none_or(|narrowed| now >= narrowed + SLOW) {
+            self.size = (self.size / 2).max(NARROWEST_WINDOW);
+            self.narrowed = Some(now);
+        }
     }
 }
 
@@ -122,12 +196,12 @@ mod tests {
     fn the_first_turn_is_at_once_and_the_others_are_as_many_in_a_second_as_set() {
         let start = Instant::now();
         let mut turns = Turns::per_second(10);
-        (1..=3).for_each(|id| turns.add(RegistrationId(id), Some(start)));
+        (1..=3).for_each(|id| turns.add(RegistrationId(id), false, Some(start)));
         assert_eq!(turns_within(&mut turns, start, millis(500)), [(1, 0), (2, 100), (3, 200)]);
         assert_eq!(turns.next(start + millis(500)), None);
 
         // A device that comes alone, after a pause, does not wait.
-        turns.add(RegistrationId(4), Some(start));
+        turns.add(RegistrationId(4), false, Some(start));
         let later = start + Duration::from_secs(5);
         assert_eq!(turns_within(&mut turns, later, millis(0)), [(4, 0)]);
     }
@@ -136,13 +210,13 @@ mod tests {
     fn the_devices_that_were_active_last_come_first() {
         let start = Instant::now();
         let mut turns = Turns::per_second(1_000);
-        turns.add(RegistrationId(1), None);
-        turns.add(RegistrationId(2), Some(start + millis(10)));
-        turns.add(RegistrationId(3), Some(start + millis(20)));
-        turns.add(RegistrationId(4), Some(start + millis(5)));
-        turns.add(RegistrationId(5), None);
-        turns.active(RegistrationId(5), start + millis(30));
-        turns.active(RegistrationId(9), start + millis(40));
+        turns.add(RegistrationId(1), false, None);
+        turns.add(RegistrationId(2), false, Some(start + millis(10)));
+        turns.add(RegistrationId(3), false, Some(start + millis(20)));
+        turns.add(RegistrationId(4), false, Some(start + millis(5)));
+        turns.add(RegistrationId(5), false, None);
+        turns.publishes(RegistrationId(5), start + millis(30));
+        turns.publishes(RegistrationId(9), start + millis(40));
         turns.remove(RegistrationId(4));
         let order: Vec<_> =
             turns_within(&mut turns, start + millis(50), millis(50)).iter().map(|(id, _)| *id).collect();
@@ -150,10 +224,69 @@ mod tests {
     }
 
     #[test]
+    fn the_devices_with_something_to_publish_come_before_those_that_were_active_later() {
+        let start = Instant::now();
+        let mut turns = Turns::per_second(1_000);
+        turns.add(RegistrationId(1), false, Some(start + millis(20)));
+        turns.add(RegistrationId(2), true, Some(start));
+        turns.add(RegistrationId(3), true, Some(start + millis(10)));
+        let order: Vec<_> =
+            turns_within(&mut turns, start + millis(50), millis(50)).iter().map(|(id, _)| *id).collect();
+        assert_eq!(order, [3, 2, 1]);
+    }
+
+    /// Takes the turns of one moment.
+    fn turns_at(turns: &mut Turns, now: Instant) -> Vec<RegistrationId> {
+        std::iter::from_fn(|| turns.take(now)).collect()
+    }
+
+    #[test]
+    fn no_turn_comes_while_the_broker_has_not_answered_enough_attempts() {
+        let start = Instant::now();
+        let mut turns = Turns::per_second(1_000_000);
+        (1..=1_000).for_each(|id| turns.add(RegistrationId(id), false, None));
+        let first = turns_within(&mut turns, start, millis(1_000)).len();
+        assert_eq!(first, FIRST_WINDOW);
+        assert_eq!(turns.next(start + millis(1_000)), None);
+
+        // Each quick answer makes room for itself and for one more.
+        turns.accepted(start + millis(100), RegistrationId(1));
+        assert_eq!(turns_within(&mut turns, start + millis(1_100), millis(0)).len(), 1);
+        assert_eq!(turns_within(&mut turns, start + millis(1_200), millis(100)).len(), 1);
+    }
+
+    #[test]
+    fn slow_answers_and_failures_let_fewer_attempts_be_under_way() {
+        let start = Instant::now();
+        for fails in [false, true] {
+            let mut turns = Turns::per_second(1_000_000);
+            (1..=1_000).for_each(|id| turns.add(RegistrationId(id), false, None));
+            let begun = turns_within(&mut turns, start, millis(100));
+            assert_eq!(begun.len(), FIRST_WINDOW);
+            let later = start + Duration::from_secs(3);
+            for (id, _) in begun {
+                let device = RegistrationId(id);
+                if fails { turns.failed(later, device) } else { turns.accepted(later, device) }
+            }
+            assert_eq!(turns_within(&mut turns, later, millis(100)).len(), FIRST_WINDOW / 2);
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_removed_while_its_attempt_is_under_way_makes_room() {
+        let start = Instant::now();
+        let mut turns = Turns::per_second(1_000_000);
+        (1..=1_000).for_each(|id| turns.add(RegistrationId(id), false, None));
+        let begun = turns_within(&mut turns, start, millis(100));
+        turns.remove(RegistrationId(begun[0].0));
+        assert_eq!(turns_at(&mut turns, start + millis(200)).len(), 1);
+    }
+
+    #[test]
     fn turns_that_a_stalled_process_missed_are_not_made_up_for() {
         let start = Instant::now();
         let mut turns = Turns::per_second(10);
-        (1..=30).for_each(|id| turns.add(RegistrationId(id), None));
+        (1..=30).for_each(|id| turns.add(RegistrationId(id), false, None));
         assert_eq!(turns_within(&mut turns, start, millis(0)).len(), 1);
         let taken = turns_within(&mut turns, start + Duration::from_secs(2), millis(0));
         assert_eq!(taken, [(2, 0)]);

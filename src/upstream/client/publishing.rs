@@ -16,7 +16,7 @@ impl<P: Protocol> Devices<P> {
         };
         device.active = Some(now);
         let key = device.key;
-        self.turns.active(id, now);
+        self.turns.publishes(id, now);
         let ticket = publication.ticket.filter(|_| publication.class == UplinkClass::Send);
         let dropped = self.queues.push(key, Queued { device: id, publication });
         dropped.into_iter().for_each(|class| self.dropped(class));

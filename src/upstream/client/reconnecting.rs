@@ -1,5 +1,5 @@
 //! The way from the loss of a connection, or a restart of this program, to the next attempt: a back-off after a loss,
-//! then a turn among all devices that are reconnected, in which the devices that were active last come first. While no
+//! then a turn among all devices that are reconnected (`pace`). While no
 //! target is available the devices are parked. When a target recovers, all devices that wait get a turn, also those
 //! whose back-off is not over.
 
@@ -37,11 +37,13 @@ impl<P: Protocol> Devices<P> {
             return self.rest_or_leave(now, id);
         }
         P::hang_up(self, now, id);
+        self.turns.failed(now, id);
         let Some(device) = self.devices.get_mut(&id) else { return };
         let wait = back_off(device.failures, &mut self.rng);
         device.failures = device.failures.saturating_add(1);
         device.state = DeviceState::WaitingToReconnect(Wait::BackOff);
         self.deadlines.set(ClientTimer::Device(id), now + wait);
+        self.serve_turns(now);
     }
 
     pub(super) fn waited(&mut self, now: Instant, id: RegistrationId, wait: Wait) {
@@ -97,6 +99,7 @@ impl<P: Protocol> Devices<P> {
     pub(in crate::upstream) fn dial_again(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get(&id) else { return };
         if let Some(until) = self.unanswered_until(now, device.key) {
+            self.turns.remove(id);
             self.wait_for(id, Wait::BackOff);
             return self.deadlines.set(ClientTimer::Device(id), until);
         }
@@ -119,13 +122,14 @@ impl<P: Protocol> Devices<P> {
         self.parked.remove(&id);
         self.deadlines.cancel(ClientTimer::Device(id));
         self.wait_for(id, Wait::Turn);
-        let active = self.devices.get(&id).and_then(|device| device.active);
-        self.turns.add(id, active);
+        let Some(device) = self.devices.get(&id) else { return };
+        self.turns.add(id, !self.queues.is_empty(device.key), device.active);
     }
 
     fn park(&mut self, id: RegistrationId) {
         self.deadlines.cancel(ClientTimer::Device(id));
         self.wait_for(id, Wait::Parked);
+        self.turns.remove(id);
         self.parked.insert(id);
         P::parked(self);
     }

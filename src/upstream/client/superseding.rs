@@ -56,6 +56,7 @@ impl<P: Protocol> Devices<P> {
         self.parked.remove(&id);
         self.turns.remove(id);
         self.wait_for(id, Wait::Superseded);
+        self.serve_turns(now);
     }
 
     /// Connects the newest registration of the clientid, if it waits for its first attempt and nothing holds it.

@@ -27,10 +27,6 @@ const FOR_EACH_NODE: &str = "\
 ## `emqx ctl gateway-clients list exproto`.
 ";
 
-/// A listener counts devices that register and those that are connected again; a multiple of our pace has room for
-/// both.
-const PACES: u32 = 10;
-
 const MIB: usize = 1024 * 1024;
 
 /// The section `gateway.exproto` of each node of EMQX, in HOCON.
@@ -72,8 +68,8 @@ impl EmqxConfig<'_> {
 
     fn listener(&self, number: u32, listener: &str) -> String {
         let ExProtoConfig { anchors_per_second, .. } = self.settings;
-        let least = anchors_per_second.saturating_add(self.limits.registers.total.per_second);
-        let rate = anchors_per_second.saturating_mul(PACES).max(least);
+        // The listener counts devices that register and those that are connected again.
+        let rate = anchors_per_second.saturating_add(self.limits.registers.total.per_second);
         let name = if number == 1 { "lwm2m".to_owned() } else { format!("lwm2m{number}") };
         let (kind, address, ssl_options) = match listener.strip_prefix("ssl://") {
             Some(address) => ("ssl", address, self.ssl_options()),

@@ -109,7 +109,7 @@ dashboard.listeners.http.bind = 18083
 {{- if eq .Values.kind "exproto" }}
 {{ $config := include "gateway.config" . | fromJson -}}
 {{- $exproto := $config.upstream.exproto -}}
-{{- $anchors := dig "connections_per_second" 500 $exproto | int -}}
+{{- $anchors := dig "connections_per_second" 5000 $exproto | int -}}
 {{- $registers := dig "limits" "registers" "per_second" 2000 $config | int }}
 gateway.exproto {
   enable = true
@@ -126,7 +126,7 @@ gateway.exproto {
   listeners.tcp.lwm2m {
     bind = {{ $exproto.listener | quote }}
     max_connections = {{ dig "limits" "devices" 100000 $config | int | add1 }}
-    max_conn_rate = {{ max (mul 10 $anchors) (add $anchors $registers) }}
+    max_conn_rate = {{ add $anchors $registers }}
     proxy_protocol = false
   }
 }

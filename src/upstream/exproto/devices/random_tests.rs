@@ -242,6 +242,10 @@ impl RandomEmqx {
             assert_eq!(self.devices.turns.contains(*id), waits(Wait::Turn));
             assert_eq!(self.devices.parked.contains(id), waits(Wait::Parked));
         }
+        for id in self.devices.turns.under_way() {
+            let state = &self.devices.devices[&id].state;
+            assert!(matches!(state, DeviceState::Connecting(_)), "{id:?} has no attempt under way");
+        }
         let next = self.devices.turns.next(self.now);
         assert!(next.is_none() || next == self.devices.deadlines.get(ClientTimer::Turn), "{next:?}");
         let parked = self.devices.parked.len();
