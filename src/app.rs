@@ -173,9 +173,9 @@ impl App {
         self.serving.set(ConditionState::Down, "the program is about to end");
         // The result of the driver, below, says why it ended.
         if self.stop.send(()).is_err() {
-            warn!("the driver ended before the shutdown");
+            warn!("the event loop ended before the shutdown");
         }
-        self.driver.await.map_err(|error| anyhow!("the driver failed: {error}"))?;
+        self.driver.await.map_err(|error| anyhow!("the event loop failed: {error}"))?;
         if let Some(admin) = self.admin {
             admin.abort();
         }

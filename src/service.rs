@@ -31,7 +31,8 @@ pub(crate) fn stopping() {
 
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        warn!(%error, ?states, "cannot notify the service manager");
+        let states: Vec<String> = states.iter().map(ToString::to_string).collect();
+        warn!(%error, states = states.join(", "), "cannot notify the service manager");
     }
 }
 

@@ -72,7 +72,7 @@ impl DtlsSetup {
     /// Logs the problems of the credentials.
     pub fn tell(&self) {
         if let Some(problem) = &self.problem {
-            error!(problem, "DTLS is off: its credentials are missing or invalid");
+            error!(problem, "DTLS is disabled: its credentials are missing or invalid");
         }
         self.warnings.iter().for_each(|warning| warn!("{warning}"));
     }

@@ -101,7 +101,7 @@ async fn demonstrate(app: &App, once: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One device, the application, and the screen that shows their messages.
+/// Joins one device, the application, and the screen that shows their messages.
 struct Conversation<'a> {
     screen: &'a mut Screen,
     application: &'a mut DemoApplication,

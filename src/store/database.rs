@@ -28,9 +28,9 @@ use lwm2m_core::gateway::record::{Change, DeviceRecord, ProfileRecord, RetainedC
 use lwm2m_core::registry::CommandDigest;
 use lwm2m_dtls::{AssociationChange, SavedAssociation};
 
-/// Counts up with each change of the tables that an older version could not read. 2: associations of DTLS. A program that
-/// knows nothing of them would leave them as they are, and a later one would then use sequence numbers twice. 3: an object
-/// list has its paths only once, as the texts of its links.
+/// Counts up with each change of the tables that an older version could not read. 2: associations of DTLS. A program
+/// that knows nothing of them would leave them as they are, and a later one would then use sequence numbers twice. 3:
+/// an object list has its paths only once, as the texts of its links.
 const FORMAT: u64 = 3;
 
 /// Formats that this program can read.
@@ -49,8 +49,8 @@ const DEVICES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("devices"
 // Another name of the table would be another format.
 const RETAINED_COMMANDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("obeyed");
 const COMMANDS: TableDefinition<'_, (&str, u64), &str> = TableDefinition::new("commands");
-/// By association: the names of the listeners at which it was established and by which it is reached, and the bytes of
-/// DTLS.
+/// Holds for each association the names of two listeners, the one at which it was established and the one by which it
+/// is reached, and the bytes that the DTLS layer saved.
 const ASSOCIATIONS: TableDefinition<'_, u64, (&str, &str, &[u8])> = TableDefinition::new("associations");
 
 pub struct Database {

@@ -118,13 +118,12 @@ impl StoreWriter {
     fn failed(&mut self, error: &WriteError) {
         self.metrics.store.write_errors.inc();
         self.metrics.store.failing.set(1);
-        let detail =
-            format!("{} cannot be written: {error}; a restart would forget what changes now", self.file.display());
+        let detail = format!("{} cannot be written: {error}; a restart would lose recent changes", self.file.display());
         self.condition.set(ConditionState::Degraded, detail);
         if !std::mem::replace(&mut self.failing, true) {
             error!(
                 file = %self.file.display(), %error,
-                "the store cannot be written: what changes now does not outlive this process; it is tried again"
+                "the store cannot be written: a restart would lose recent changes; retrying"
             );
         }
     }

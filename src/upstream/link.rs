@@ -1,5 +1,5 @@
-//! The loop that drives a connection to the broker: it carries between the state machine of the devices, which decides,
-//! and the sockets and calls, which act. Both upstreams share it; [`LinkIo`] says what differs.
+//! The loop that drives the connections to the broker. It connects the state machine of the devices, which decides,
+//! with the sockets and calls, which act. Both upstreams share it; [`LinkIo`] says what differs.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -21,9 +21,9 @@ use super::client::{Devices, Protocol};
 /// back with an event or with the value that the task returns.
 pub trait LinkIo: Sized {
     type Protocol: Protocol;
-    /// What arrives while tasks run.
+    /// An event that arrives while tasks run.
     type Event;
-    /// What a task returns.
+    /// The result of a task.
     type TaskEnd: Send + 'static;
 
     /// Begins an action of the devices. Returns it if it is an event for the core.
@@ -59,7 +59,7 @@ pub struct BrokerLink<Io: LinkIo> {
     condition: Condition,
 }
 
-/// What can happen to the link.
+/// An input of the link.
 enum LinkInput<Io: LinkIo> {
     Event(Io::Event),
     TaskEnded(Result<Io::TaskEnd, JoinError>),
@@ -113,7 +113,7 @@ impl<Io: LinkIo> BrokerLink<Io> {
             }
         };
         if tokio::time::timeout(deadline, closing).await.is_err() {
-            info!("publications left unsent at shutdown");
+            info!("shut down with unsent publications");
         }
     }
 

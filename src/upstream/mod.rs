@@ -26,7 +26,7 @@ pub enum UpstreamConfig {
     Mqtt(mqtt::MqttConfig),
 }
 
-/// Is the link to the broker. Its state lives in the task that polls it.
+/// The link to the broker. Its state lives in the task that polls it.
 pub enum UpstreamLink {
     ExProto(Box<exproto::ExProtoLink>),
     Mqtt(Box<mqtt::MqttLink>),

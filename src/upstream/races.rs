@@ -45,7 +45,7 @@ pub trait BrokerModel {
     fn dropped(&self) -> u64;
 }
 
-/// What may happen, besides Registers, commands and answers.
+/// A random event, besides Registers, commands and answers.
 #[derive(Clone, Copy, Debug)]
 pub struct Disruptions {
     pub losses: bool,
@@ -101,10 +101,10 @@ struct RaceWorld<B> {
     location: Vec<String>,
     updated: Option<(Token, Option<Code>)>,
     seen: Vec<MessageId>,
-    /// What the core asked the link to publish.
+    /// The payloads that the core asked the link to publish.
     asked: Vec<Vec<u8>>,
     ended: Vec<LeaveReason>,
-    /// How often the core was told each command.
+    /// Counts how often the core received each command.
     told: BTreeMap<u64, usize>,
 }
 

@@ -110,10 +110,10 @@ async fn a_device_that_another_client_replaced_has_to_register_again() {
 }
 
 async fn a_device_that_the_broker_refuses_is_told_4_03() {
-    let mut scene = ProgramScene::start("stranger").await;
+    let mut scene = ProgramScene::start("refused").await;
     let Some(control) = scene.broker.control() else { return };
     control.refuse(|credentials| credentials.password != "letmein");
-    let refused = scene.device.try_register("ep=stranger&lt=300&password=guess", LINKS);
+    let refused = scene.device.try_register("ep=refused&lt=300&password=guess", LINKS);
     assert_eq!(refused.code, Code::FORBIDDEN);
     assert_eq!(control.clients(), [""; 0]);
     scene.register("lt=300&password=letmein", LINKS);

@@ -716,6 +716,6 @@ async fn a_command_for_nobody_is_answered_by_nobody() {
     assert_eq!(scene.device.deregister().code, Code::DELETED);
     scene.command(&json!({ "reqID": 1, "msgType": "read", "data": { "path": "/3/0/0" } }));
     scene.silence(A_MOMENT);
-    let stranger = Device::new(scene.gateway.address());
-    assert_eq!(stranger.request(&request(Code::GET, &["rd"], &[], None)).code, Code::METHOD_NOT_ALLOWED);
+    let unregistered = Device::new(scene.gateway.address());
+    assert_eq!(unregistered.request(&request(Code::GET, &["rd"], &[], None)).code, Code::METHOD_NOT_ALLOWED);
 }

@@ -206,9 +206,9 @@ def test_a_registration_is_its_identitys(gateway, tmp_path):
     again.mkdir()
     with Application(gateway, owner) as application, psk_device(gateway, tmp_path, owner, owner) as device:
         registers_is_read_and_notifies(application, device, owner)
-        with psk_device(gateway, again, owner, other) as stranger:
-            stranger.location = device.location
-            assert stranger.update() == aiocoap.FORBIDDEN
+        with psk_device(gateway, again, owner, other) as intruder:
+            intruder.location = device.location
+            assert intruder.update() == aiocoap.FORBIDDEN
         assert registers_over_udp(gateway.coap, owner) == aiocoap.FORBIDDEN
         assert application.value("read", TEMPERATURE) == 20.5
         with psk_device(gateway, again, owner, owner) as rebooted:

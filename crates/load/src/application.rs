@@ -67,13 +67,13 @@ pub struct Answer {
     pub received: Instant,
 }
 
-/// What the notifications say, counted by the task that reads them.
+/// Counts notifications, in the task that reads them.
 #[derive(Default)]
 struct Heard {
     notifications: Cell<u64>,
     /// The devices that notified since this was cleared last.
     devices: RefCell<HashSet<u32>>,
-    /// Why the connection to the broker has ended.
+    /// The reason why the connection to the broker has ended.
     ended: RefCell<Option<String>>,
 }
 

@@ -1,4 +1,4 @@
-//! One device: its socket, its state machine and its security, and what the fleet wants of it.
+//! A device: its socket, its state machine, its security, and the requests of the fleet to it.
 
 use std::cell::RefCell;
 use std::future::pending;
@@ -26,7 +26,8 @@ pub(crate) struct FleetDevice {
     counts: Rc<FleetCounts>,
     journal: Rc<RefCell<Journal>>,
     orders: Orders,
-    /// The share of the interval that this device waits before its first notification, so that they do not come at once.
+    /// The share of the interval that this device waits before its first notification, so that they do not come at
+    /// once.
     phase: f64,
     notified: Path,
     /// Whether the server observes the notified path.

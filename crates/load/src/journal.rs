@@ -24,13 +24,13 @@ pub struct Journal {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct JournalTotals {
     pub sent: u64,
-    /// Those that arrived, each counted once.
+    /// Notifications that arrived, each counted once.
     pub received: u64,
     /// Arrivals of what had arrived before.
     pub twice: u64,
     /// Arrivals after a later notification of the same device.
     pub out_of_order: u64,
-    /// Those that are not waited for any more, because too many others of the same device are under way.
+    /// Notifications that are not awaited any more, because too many later ones of the same device are outstanding.
     pub given_up: u64,
     /// Arrivals with a number that was never sent: another load generator has the same endpoint names.
     pub unknown: u64,
@@ -44,7 +44,7 @@ pub struct Latencies(Histogram<u64>);
 struct DeviceJournal {
     /// The number of the first entry of `pending`.
     first: u64,
-    /// When each notification was sent, and none when it has arrived.
+    /// The time at which each notification was sent; none once it has arrived.
     pending: VecDeque<Option<Instant>>,
     highest: u64,
 }
@@ -118,7 +118,7 @@ impl Journal {
 }
 
 impl JournalTotals {
-    /// Those that were sent and have not arrived.
+    /// Returns the number of notifications that were sent and have not arrived.
     pub fn missing(&self) -> u64 {
         self.sent - self.received
     }

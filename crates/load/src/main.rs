@@ -37,7 +37,7 @@ struct Arguments {
     /// Reads a second, spread over all devices
     #[arg(long, default_value_t = 0.0, value_name = "PER_SECOND", value_parser = rate)]
     reads: f64,
-    /// How long the load lasts once all devices are registered and observed
+    /// Duration of the load once all devices are registered and observed
     #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
     time: Duration,
     /// The lifetime of a registration; a device sends an Update before it ends

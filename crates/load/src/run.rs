@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The time after which a read has no answer any more.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What has not arrived this long after the last arrival is lost.
+/// Silence after the last arrival, after which missing notifications count as lost.
 const SETTLING: Duration = Duration::from_secs(2);
 
 /// Observe commands on their way at once.
@@ -32,7 +32,7 @@ const LOOK: Duration = Duration::from_millis(10);
 /// The interval between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(1);
 
-/// What the devices and the application do once all devices are registered.
+/// The load of the devices and the application once all devices are registered.
 #[derive(Clone, Copy, Debug)]
 pub struct RunConfig {
     /// Notifications a second, of all devices together.

@@ -1,4 +1,4 @@
-//! What a clientid publishes: how publications enter its queue, and what the broker's answer means for them.
+//! Publications of one client ID: how they enter its queue, and what the broker's answer means for them.
 
 use std::time::Instant;
 

@@ -92,8 +92,8 @@ impl EmqxConfig<'_> {
         SSL_OPTIONS.replace("@verify@", verify).replace("@certificate@", &certificate.to_string())
     }
 
-    /// Where EMQX calls us. Who listens on every address of a machine does not know by which one it is reached, unless
-    /// EMQX is on the same machine.
+    /// Returns the address at which EMQX calls the gateway. If the gateway listens on every address of the machine,
+    /// that address is known only when EMQX is on the same machine.
     fn handler(&self) -> String {
         let bound = self.settings.handler_bind;
         if !bound.ip().is_unspecified() {
@@ -104,7 +104,7 @@ impl EmqxConfig<'_> {
     }
 }
 
-/// What EMQX binds for us to reach it at this `host:port`; it takes no names there.
+/// Returns the address that EMQX has to bind to be reached at this `host:port`. EMQX accepts no host name there.
 fn bind(address: &str) -> String {
     let (host, port) = host_and_port(address);
     match (host, ip_address(host)) {

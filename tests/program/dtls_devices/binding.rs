@@ -73,9 +73,9 @@ fn nobody_takes_a_device_of_dtls_over_by_plain_udp() {
     let mut scene = DtlsDevicesScene::new();
     let device = scene.connect(1, "dev-7");
     let location = scene.register(device, "ep=dev-7&lt=300");
-    let stranger = address(66);
+    let unregistered = address(66);
     for message in [register("ep=dev-7&lt=300"), update(&location), deregister(&location)] {
-        assert_eq!(scene.ask(stranger, &message).code, Code::FORBIDDEN);
+        assert_eq!(scene.ask(unregistered, &message).code, Code::FORBIDDEN);
     }
     assert_eq!(forbidden(&scene), [(Forbidden::Unsecured, None); 3]);
     assert_eq!(scene.connects.len(), 1);

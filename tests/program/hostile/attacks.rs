@@ -85,7 +85,7 @@ fn register_in_blocks(device: &mut Device, links: &[u8]) -> Code {
 
 /// Each of 510 addresses begins a Register in blocks, and never goes on.
 #[test]
-fn bodies_that_strangers_begin_and_leave_keep_no_other_register_in_blocks_out() {
+fn bodies_that_unregistered_peers_abandon_do_not_block_a_register_in_blocks() {
     let mut scene = Scene::new();
     for number in 0..510 {
         let register = begun(&format!("ep=spoofed-{number}"), 0, MessageId(7));
@@ -104,7 +104,7 @@ fn bodies_that_strangers_begin_and_leave_keep_no_other_register_in_blocks_out() 
 
 /// The same from one address: it takes no more than its share.
 #[test]
-fn bodies_that_one_address_begins_leave_room_for_other_strangers() {
+fn bodies_of_one_address_leave_room_for_other_unregistered_peers() {
     let mut scene = Scene::new();
     for number in 0..2_000 {
         let register = begun(&format!("ep=spoofed-{number}"), 0, MessageId(number));
@@ -193,9 +193,9 @@ async fn connections_that_say_nothing_leave_the_probes_their_answers() {
     }
 }
 
-/// Who sees a location asks for it from many addresses: it counts as what a stranger sends.
+/// Somebody who has seen a location requests it from many addresses: the limit of unregistered peers applies.
 #[test]
-fn requests_for_the_location_of_another_are_limited_like_those_of_strangers() {
+fn requests_for_the_location_of_another_device_are_limited_like_those_of_unregistered_peers() {
     let limit = RateLimit { total: Rate { per_second: 1, burst: 6 }, address: Rate { per_second: 1, burst: 4 } };
     let mut scene = Scene::registered_with(|settings| settings.limits.unregistered = limit);
     let location = scene.location.clone();

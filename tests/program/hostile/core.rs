@@ -14,7 +14,7 @@ use super::siege::{Siege, answer};
 /// Hostile acts of a run in `cargo test`. Four in five are a datagram; the others are commands of an application, or
 /// nothing when there is nothing to answer.
 const ACTS: u64 = if cfg!(debug_assertions) { 60_000 } else { 1_000_000 };
-/// Between two of them, in seconds: fewer in a second than the limit of strangers, so that they are looked at.
+/// Time between two of them, in seconds. They stay below the rate limit of unregistered peers, so that each is handled.
 const PAUSE: f64 = 0.001;
 const HONEST: usize = 12;
 const HOSTILE: usize = 24;
@@ -22,7 +22,7 @@ const HOSTILE: usize = 24;
 #[test]
 fn mutated_datagrams_harm_nobody_and_leave_nothing_behind() {
     let mut siege = Siege::begin(HONEST, HOSTILE, effort::rng(1));
-    let corpus: Vec<Vec<u8>> = corpus::strangers().iter().map(Message::encode).collect();
+    let corpus: Vec<Vec<u8>> = corpus::of_unregistered_peers().iter().map(Message::encode).collect();
     let mut acts = 0_u64;
     for round in effort::rounds(ACTS) {
         attack(&mut siege, &corpus);
@@ -47,7 +47,7 @@ fn mutated_datagrams_harm_nobody_and_leave_nothing_behind() {
 /// One hostile act.
 fn attack(siege: &mut Siege, corpus: &[Vec<u8>]) {
     match siege.rng.random_range(0..100) {
-        0..25 => stranger_sends(siege, corpus),
+        0..25 => unregistered_sends(siege, corpus),
         25..55 => device_answers(siege, corpus),
         55..70 => device_notifies(siege, corpus),
         70..82 => device_updates(siege, corpus),
@@ -56,10 +56,10 @@ fn attack(siege: &mut Siege, corpus: &[Vec<u8>]) {
     }
 }
 
-fn stranger_sends(siege: &mut Siege, corpus: &[Vec<u8>]) {
+fn unregistered_sends(siege: &mut Siege, corpus: &[Vec<u8>]) {
     let mut datagram = corpus[siege.rng.random_range(0..corpus.len())].clone();
     mutate(&mut siege.rng, &mut datagram, corpus);
-    let from = stranger(siege);
+    let from = unknown_address(siege);
     siege.strike(from, datagram);
 }
 
@@ -127,7 +127,7 @@ fn anybody_sends_noise(siege: &mut Siege) {
     if siege.rng.random_bool(0.8) {
         datagram.first_mut().into_iter().for_each(|first| *first = *first & 0x38 | 0x40);
     }
-    let from = if siege.rng.random_bool(0.5) { stranger(siege) } else { hostile(siege) };
+    let from = if siege.rng.random_bool(0.5) { unknown_address(siege) } else { hostile(siege) };
     siege.strike(from, datagram);
 }
 
@@ -168,7 +168,7 @@ fn send(siege: &mut Siege, from: Peer, message: &Message, corpus: &[Vec<u8>]) {
     siege.strike(from, datagram);
 }
 
-fn stranger(siege: &mut Siege) -> Peer {
+fn unknown_address(siege: &mut Siege) -> Peer {
     let (host, port) = (siege.rng.random_range(0..200), siege.rng.random_range(1_024..1_034));
     Peer::udp(0, ([203, 0, 113, host], port).into())
 }

@@ -70,8 +70,8 @@ pub fn update(location: &str, query: &[&str], id: MessageId) -> Message {
     request(Code::POST, &["rd", location], query, id)
 }
 
-/// What belongs to no registration.
-pub fn strangers() -> Vec<Message> {
+/// Returns messages that belong to no registration.
+pub fn of_unregistered_peers() -> Vec<Message> {
     let id = MessageId(0x1234);
     let with = |mut message: Message, options: &[(u16, u32)], payload: &[u8]| {
         options.iter().for_each(|(number, value)| message.options.add_uint(*number, *value));

@@ -1,5 +1,5 @@
-//! Attempts to take over what belongs to others: guesses of tokens, locations and message ids, and the addresses of devices
-//! on datagrams that are not theirs, as far as plain UDP leaves something to defend.
+//! Attempts to take over what belongs to others: guesses of tokens, locations and message ids, and the addresses of
+//! devices on datagrams that are not theirs, as far as plain UDP leaves something to defend.
 
 use lwm2m_base::Peer;
 use lwm2m_core::coap::options::{format, number};
@@ -33,14 +33,14 @@ fn guesses_from_elsewhere_reach_no_registration_and_no_exchange() {
     siege.assert_nothing_stays();
 }
 
-/// Who can send from the address of a device sees neither its tokens nor its location. What it may do in plain UDP is left
-/// out here: to acknowledge or reset a message whose id it guesses, and to register the name anew. What it may provoke is a
-/// reset of the gateway with an id that it guesses: see [`Siege`]. Mutations make Registers of other names, too, and the
-/// broker accepts them.
+/// Who can send from the address of a device sees neither its tokens nor its location. What it may do in plain UDP is
+/// left out here: to acknowledge or reset a message whose id it guesses, and to register the name anew. What it may
+/// provoke is a reset of the gateway with an id that it guesses: see [`Siege`]. Mutations make Registers of other
+/// names, too, and the broker accepts them.
 #[test]
 fn guesses_from_the_address_of_a_device_harm_neither_it_nor_the_others() {
     let mut siege = Siege::begin(HONEST, 0, effort::rng(3));
-    let corpus: Vec<Vec<u8>> = corpus::strangers().iter().map(Message::encode).collect();
+    let corpus: Vec<Vec<u8>> = corpus::of_unregistered_peers().iter().map(Message::encode).collect();
     for round in effort::rounds(GUESSES) {
         let mut guess = guess(&mut siege);
         if matches!(guess.kind, Kind::Reset | Kind::Acknowledgement) {

@@ -1,4 +1,4 @@
-//! What hostile devices, strangers, applications and files do, and what must hold all the while:
+//! Hostile devices, unregistered peers, applications and files, and what must hold all the while:
 //!
 //! - The program does not panic.
 //! - What it keeps stays within its bounds, and is gone when the devices are.

@@ -1,4 +1,5 @@
-//! The built program under fire from hundreds of addresses, over plain UDP, DTLS and HTTP, with honest devices beside it.
+//! The built program under fire from hundreds of addresses, over plain UDP, DTLS and HTTP, with honest devices beside
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -31,7 +32,7 @@ const ADDRESSES: usize = 120;
 /// and on a busy machine, takes it.
 const PAUSE: Duration = Duration::from_micros(700);
 const SHORT: Duration = Duration::from_secs(6);
-/// What the tables may take when they are full of strangers.
+/// Memory that the tables may take when they are full of unregistered peers.
 const MEMORY: f64 = 300e6;
 /// An Update of a device beside an attack: with one repetition, and a busy machine.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -124,8 +125,8 @@ impl Fort {
         self.metrics()
     }
 
-    /// The devices stop. Each Update was answered in time, each notification that was acknowledged was published once, and
-    /// each read was answered.
+    /// The devices stop. Each Update was answered in time, each notification that was acknowledged was published once,
+    /// and each read was answered.
     #[track_caller]
     pub fn assert_all_were_served(mut self) {
         let tallies: Vec<(String, Tally)> = std::mem::take(&mut self.honest)
@@ -198,7 +199,7 @@ impl NetworkAttack {
 
 fn attack(mut rng: StdRng, [plain, secured]: [SocketAddr; 2], stop: &AtomicBool, sent: &AtomicU64) {
     let sockets: Vec<UdpSocket> = (0..ADDRESSES).map(|_| socket_somewhere(&mut rng)).collect();
-    let corpus: Vec<Vec<u8>> = corpus::strangers().iter().map(Message::encode).collect();
+    let corpus: Vec<Vec<u8>> = corpus::of_unregistered_peers().iter().map(Message::encode).collect();
     let records = dtls_records();
     while !stop.load(Ordering::Relaxed) {
         let socket = &sockets[rng.random_range(0..sockets.len())];

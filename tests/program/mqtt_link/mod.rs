@@ -80,8 +80,8 @@ impl MqttScene {
         assert_eq!(self.event().await, event);
     }
 
-    /// Ends the link, as the gateway does when it is told to stop; nothing may have been said that was not expected, but
-    /// that a connection was lost meanwhile: Mosquitto 2.0.11 closes the one on which it denied a publication.
+    /// Ends the link, as the gateway does when it is told to stop; nothing may have been said that was not expected,
+    /// but that a connection was lost meanwhile: Mosquitto 2.0.11 closes the one on which it denied a publication.
     async fn end(mut self) {
         drop(self.commands);
         timeout(PATIENCE, self.driver).await.expect("an end in time").expect("no panic");
@@ -468,7 +468,7 @@ async fn devices_go_to_another_address_when_theirs_cannot_be_reached() {
 }
 
 #[tokio::test]
-async fn devices_are_clients_by_tls_and_strangers_are_not() {
+async fn devices_connect_by_tls_only_with_a_valid_certificate() {
     let Some(broker) = BrokerKind::start_secure() else { return };
     let Some(folder) = broker.folder() else { return };
     let file = |name: &str| Some(folder.join(name));
@@ -490,7 +490,7 @@ async fn devices_are_clients_by_tls_and_strangers_are_not() {
         tls::TlsConfig { cacertfile: file("client.pem"), ..ssl },
     ] {
         let mut rig = MqttScene::start_with(secure(wrong.clone()));
-        rig.connect(DEVICE, client("stranger")).await;
+        rig.connect(DEVICE, client("without-certificate")).await;
         let event = rig.event().await;
         let unavailable = matches!(event, BrokerEvent::ConnectFailed { error: ConnectError::Unavailable(_), .. });
         assert!(unavailable, "{wrong:?}: {event:?}");

@@ -74,7 +74,7 @@ impl Code {
     }
 }
 
-/// As the specifications write it: `2.05`.
+/// Writes a code as the specifications do: `2.05`.
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{:02}", self.class(), self.detail())

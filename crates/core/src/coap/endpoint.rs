@@ -749,8 +749,8 @@ impl EndpointObservation {
     }
 }
 
-/// What comes next of a body of ours, if this response asks for more of it: another block, or the first one of a body
-/// that was too large for one message (RFC 7959 section 2.9.3).
+/// Returns the next block of the request's body, if this response asks for more of it: another block, or the first one
+/// of a body that was too large for one message (RFC 7959 section 2.9.3).
 fn in_smaller_parts(transfer: &mut Transfer, response: &Response) -> Result<Option<Request>, BlockError> {
     match &mut transfer.stage {
         Stage::Upload(upload) => Ok(match upload.answered(response)? {

@@ -1,4 +1,5 @@
-//! One CoAP message: coap-lite reads and writes the packet, the checks that RFC 7252 asks for beyond it are here.
+//! A CoAP message and its encoding. The library coap-lite reads and writes the packet; this module adds the checks that
+//! RFC 7252 requires beyond it.
 
 use std::fmt;
 
@@ -8,7 +9,7 @@ use thiserror::Error;
 use super::code::Code;
 use super::options::Options;
 
-/// How the message layer treats a message (RFC 7252 section 4).
+/// The type of a message (RFC 7252 section 4), which says how the message layer treats it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     Confirmable,
@@ -105,7 +106,7 @@ impl Response {
     }
 }
 
-/// Why a datagram is no message.
+/// The reason why a datagram is not a CoAP message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 pub enum MessageDecodeError {
     #[error("shorter than the four bytes of the header")]

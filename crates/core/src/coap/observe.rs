@@ -39,7 +39,7 @@ impl Freshness {
         self.at
     }
 
-    /// As it was before the newest notification, so that this one may come once more.
+    /// Returns the freshness before the newest notification, so that a repetition of that notification is accepted.
     pub fn without_newest(self) -> Self {
         Self { number: self.number.wrapping_sub(1) & NUMBERS, ..self }
     }

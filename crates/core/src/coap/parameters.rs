@@ -2,20 +2,21 @@
 
 use std::time::Duration;
 
-/// When a confirmable notification is acknowledged.
+/// Says when a confirmable notification is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acknowledging {
     /// On receipt.
     AtOnce,
-    /// When [`Endpoint::acknowledge`](super::Endpoint::acknowledge) is called; until then the peer repeats it, unheard.
-    /// A notification in the place of a first answer that was lost is that answer, and acknowledged as one: at once.
+    /// The endpoint acknowledges it when [`Endpoint::acknowledge`](super::Endpoint::acknowledge) is called. Until then
+    /// the peer repeats the notification, and the repetitions have no effect. If the first answer to an observe request
+    /// was lost, the next notification counts as that answer and is acknowledged at once.
     OnDemand,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameters {
     pub ack_timeout: Duration,
-    /// At least 1.0.
+    /// Upper bound of the random factor of the first timeout; at least 1.0.
     pub ack_random_factor: f64,
     /// Limits the retransmissions of a message. A further block of a transfer has twice as many.
     pub max_retransmit: u8,

@@ -1,4 +1,4 @@
-//! How full the tables of the endpoint are.
+//! Sizes of the tables of the endpoint.
 
 /// The entries of each table: all of them are bounded, and empty when nothing is under way and EXCHANGE_LIFETIME is
 /// over.

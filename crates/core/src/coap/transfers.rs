@@ -8,7 +8,7 @@ use lwm2m_base::Peer;
 
 use super::{Parameters, Request};
 
-/// One request of ours, or one notification whose body is fetched.
+/// The transfer of one request of the gateway, or of one notification whose body is fetched.
 #[derive(Debug)]
 pub struct Transfer {
     pub peer: Peer,
@@ -49,7 +49,8 @@ pub struct Transfers {
     share: usize,
 }
 
-/// What one peer may hold of the bytes of all bodies: one part of so many, and one body in any case.
+/// Divisor for the share of one peer: it may hold one in this many of the bytes of all bodies, and one body in any
+/// case.
 const PEER_SHARE: usize = 8;
 
 impl Transfer {

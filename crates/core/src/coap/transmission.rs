@@ -21,7 +21,7 @@ use super::{ExchangeId, MessageId, Parameters};
 /// The peer that a message was sent to, and its message id.
 pub type Key = (Peer, MessageId);
 
-/// What a confirmable message was sent for.
+/// The purpose of a confirmable message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
     /// The request of this exchange.
@@ -63,7 +63,7 @@ impl SentMessage {
     }
 }
 
-/// How often a message is sent again.
+/// Says how many times a message is retransmitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Persistence {
     /// MAX_RETRANSMIT times.
@@ -75,7 +75,7 @@ pub enum Persistence {
 /// The consequence of an expired deadline.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Expired {
-    /// These bytes have to be sent once more.
+    /// The endpoint sends these bytes once more.
     Retransmit(Peer, Vec<u8>),
     /// The peer answered none of the transmissions.
     GivenUp(Owner),

@@ -1,8 +1,7 @@
-//! Which peer may use which endpoint name and which registration.
+//! Access control: decides which peer may use which endpoint name and which registration.
 //!
-//! A registration has the identity that it was made with. Requests for it are accepted from associations of that
-//! identity only: a request from a new one of them moves the registration there. No peer that did not prove as much
-//! takes its place.
+//! A registration belongs to the identity that made it. Only associations of that identity may use it; a request from a
+//! new association of the identity moves the registration there. A peer without that identity cannot replace it.
 
 use std::collections::HashSet;
 

@@ -1,10 +1,11 @@
-//! Rate limits of received messages: those of unregistered peers, so that they cannot hurt registered devices, and
-//! those of each registered device, so that it cannot hurt the others.
+//! Rate limits of received messages. Those of unregistered peers protect the registered devices; that of each
+//! registered device protects the other devices.
 //!
-//! A message belongs to a registered device when it comes from the address of that device. Of all others, Registers
-//! have one limit, and what else would be answered has another; each of them for one address and for all. A request for
-//! a registration from another address than that of its device is among them: anybody can name the location that he was
-//! given, from any address that he claims to have. What is neither answered nor remembered needs no limit.
+//! A message belongs to a registered device if it comes from the address of that device. For all other messages there
+//! are two limits, each per address and in total: `limits.registers` for Registers, and `limits.unregistered` for
+//! everything else that would be answered. A request for a registration from another address than that of its device
+//! counts as unregistered, because anybody can name a location from a forged address. A message that is neither
+//! answered nor remembered needs no limit.
 
 use std::time::{Duration, Instant};
 
@@ -23,15 +24,15 @@ use super::registrations::Registrations;
 use super::report::{DropReason, Report};
 use super::send;
 
-/// A device that registers again sooner is limited like an unregistered peer: each Register costs a connection to the
-/// broker.
+/// Minimum age of a registration whose device may register again without being limited like an unregistered peer: each
+/// Register costs a connection to the broker.
 const SETTLED: Duration = Duration::from_secs(10);
 
 /// Owns the rate limits for what peers send.
 #[derive(Debug)]
 pub(super) struct AdmissionControl {
     registers: Limiter,
-    /// Registers beyond their limit that are answered; those beyond this one are not.
+    /// The limit for answers to Registers beyond `registers`. A Register beyond both limits is not answered.
     refusals: Limiter,
     others: Limiter,
     registered: TokenBuckets<Peer>,
@@ -42,7 +43,7 @@ pub(super) struct AdmissionControl {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
     Admit(PeerClass),
-    /// A Register: more than its address, or all together, may send.
+    /// The message is a Register beyond the limit of its address, or beyond the limit of all addresses.
     Refuse(Exceeded),
     Drop(DropReason),
 }
@@ -70,7 +71,7 @@ impl AdmissionControl {
         let (now, source) = (context.now, SourceNetwork::of(peer.address));
         let registry = registrations.devices().registry();
         let Ok(message) = decoded else { return self.decide_on_malformed(now, peer, registry, datagram) };
-        // They belong to a message of ours, or to nothing.
+        // A reply belongs to a message of the gateway; if there is none, the message layer drops it.
         let replies = matches!(message.kind, Kind::Acknowledgement | Kind::Reset);
         if replies || message.code.is_response() && context.coap.awaits(peer, message.token) {
             return Decision::Admit(PeerClass::Registered);
@@ -80,8 +81,8 @@ impl AdmissionControl {
             return self.registered(now, peer, registry.devices_at(peer));
         }
         match registers {
-            // An Update moves the registration: a repetition of it should be told.
-            // Nor is a Send of a device behind a new address published twice.
+            // A repeated Update or Send must be recognised as a duplicate: an Update moves the registration, and a Send
+            // is published, so neither may be carried out twice.
             false if names_location(registry, message) || peer.association.is_some() && is_send(message) => {
                 self.other(now, source, PeerClass::Unregistered)
             }
@@ -133,7 +134,7 @@ impl AdmissionControl {
         }
     }
 
-    /// A message from where so many registered devices are.
+    /// Decides about a message from an address that this number of registered devices share.
     fn registered(&mut self, now: Instant, peer: Peer, devices: usize) -> Decision {
         if self.registered.take(now, peer, self.rate_of_registered.times(devices)) {
             Decision::Admit(PeerClass::Registered)
@@ -154,22 +155,22 @@ impl AdmissionControl {
     }
 }
 
-/// Answers a Register beyond the limits at once, and keeps nothing of it.
+/// Answers a Register beyond the limits at once, and stores nothing about it.
 pub(super) fn refuse_register(context: &mut Context, peer: Peer, register: &Message, exceeded: Exceeded) {
     let (code, reason) = match exceeded {
         Exceeded::Address => (Code::TOO_MANY_REQUESTS, "too many Registers from this address"),
         Exceeded::Total => (Code::SERVICE_UNAVAILABLE, "too many Registers"),
     };
     let mut response = Response::new(code);
-    // Those that are refused at once do not come back at once.
+    // Devices that are refused at the same time must not return at the same time.
     let spread = context.rng.random_range(1.0..=2.0);
     add_max_age(&mut response, context.settings.limits.retry_after.mul_f64(spread));
     context.coap.refuse(peer, register, response);
     context.report(Report::RegisterRejected { peer, endpoint: None, code, reason: reason.to_owned() });
 }
 
-/// Returns whether a registered device sends this, from where it is. A Register is the device's own only with its own
-/// name.
+/// Returns whether a registered device sends this message from its known address. A Register counts only if it has the
+/// endpoint name of that device.
 fn is_of_registered(
     context: &Context,
     registrations: &Registrations,

@@ -1,4 +1,4 @@
-//! What a device is to the broker: its clientid, its username, its topics.
+//! The device as a client of the broker: its client ID, its username, its topics.
 
 use std::time::Duration;
 

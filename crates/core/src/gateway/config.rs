@@ -1,4 +1,4 @@
-//! What an operator can choose about the core. `config` builds it, checked.
+//! The configuration of the core. The program's own `config` module reads it from the file and checks it.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;

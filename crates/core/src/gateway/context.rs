@@ -1,5 +1,5 @@
-//! What the parts of the gateway share: the time, the configuration, the object definitions, and the ways out of the
-//! core.
+//! State that all parts of the gateway share: the time, the configuration, the object definitions, the CoAP endpoint,
+//! and the queue of outputs.
 //!
 //! A part is given the context with each event; it keeps no reference to it. The context knows how a message reaches a
 //! device (CoAP, and DTLS below it) and in which order outputs leave. It does not know which devices there are.
@@ -65,8 +65,8 @@ impl Context {
         }
     }
 
-    /// Appends an output. Outputs leave in the order in which they came to be: what the CoAP endpoint has to send is in
-    /// front.
+    /// Appends an output. Outputs leave in the order in which they were made, so those of the CoAP endpoint are flushed
+    /// first.
     pub fn push(&mut self, output: Output) {
         self.flush_coap();
         self.outputs.push_back(output);
@@ -121,7 +121,7 @@ impl Context {
         }
     }
 
-    /// Returns who is at the other end; `None` over plain UDP.
+    /// Returns the identity that this peer's DTLS handshake authenticated; `None` over plain UDP.
     pub fn identity(&self, peer: Peer) -> Option<Arc<Identity>> {
         self.dtls.as_ref()?.identity(peer.association?)
     }

@@ -65,7 +65,7 @@ impl DtlsLayer {
         self.events.pop_front()
     }
 
-    /// Whether the socket that this peer sends to is one of DTLS.
+    /// Returns whether the socket that this peer sends to speaks DTLS.
     pub fn serves(&self, peer: Peer) -> bool {
         peer.socket >= self.first_socket
     }

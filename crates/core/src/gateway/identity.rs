@@ -1,4 +1,4 @@
-//! Which endpoint names an identity may use.
+//! The rule that ties endpoint names to DTLS identities (`dtls.identity`).
 
 use std::str::FromStr;
 
@@ -8,8 +8,8 @@ use lwm2m_dtls::credentials::{Identity, PskIdentity};
 
 const PLACEHOLDER: &str = "${endpoint_name}";
 
-/// What the identity that a handshake proved has to be for an endpoint name. Of a certificate it is enough that one of
-/// its names fits: CN, or an alternative name.
+/// Says which identity an endpoint name requires. For a certificate it is enough that one of its names matches: the CN,
+/// or an alternative name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum IdentityRule {
     /// Anything: who has any credentials may use any endpoint name.

@@ -1,5 +1,5 @@
-//! The only place where coap, lwm2m, registry and mqtt meet: devices' datagrams and the broker's events in, datagrams
-//! and commands to the broker out.
+//! The gateway's protocol logic, and the only module that joins `coap`, `lwm2m`, `registry` and `mqtt`. Datagrams of
+//! devices and events of the broker go in; datagrams and commands for the broker come out.
 //!
 //! [`Gateway`] has the entry points. Each part behind them owns its state, and gets the state that all parts share, the
 //! [`context`], with each event:
@@ -19,8 +19,9 @@
 //!          \- SilentDevices      which device is evicted when there are too many
 //! ```
 //!
-//! `auto_observe` chooses what the gateway observes on its own, `client` tells what a device is to the broker,
-//! `presence` publishes whether it can be reached, and `restart` makes records of the devices and restores them.
+//! `auto_observe` chooses what the gateway observes on its own, `client` derives a device's client ID, username and
+//! topics, `presence` publishes whether a device can be reached, and `restart` makes records of the devices and
+//! restores them.
 
 mod access;
 mod admission;
@@ -164,7 +165,7 @@ impl Gateway {
         self.with_dtls_server(now, |server| server.handle_key(now, identity, answer));
     }
 
-    /// Does what is due at this time: retransmissions, expiries, ends of lifetimes.
+    /// Does what is due at this time: retransmits messages, expires commands, ends registrations.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.context.now = now;
         self.admission.handle_timeout(now);
@@ -250,10 +251,11 @@ impl Gateway {
 /// Persistence and shutdown.
 impl Gateway {
     /// Restores the devices of an earlier process. From now on the changes of all devices are kept for
-    /// [`Gateway::take_changes`]; a gateway that is never restored, be it with no records, keeps none.
+    /// [`Gateway::take_changes`]. A shell without a store does not call this, and no changes are kept; a shell with an
+    /// empty store calls it without records.
     ///
-    /// The limits of today hold: of too many devices those that were heard last are restored. They are connected first,
-    /// too.
+    /// The current limits apply: if there are too many devices, those that sent a message most recently are restored.
+    /// They are also connected first.
     pub fn restore(&mut self, now: Instant, mut records: Vec<DeviceRecord>) {
         let Self { context, registrations, .. } = self;
         context.now = now;
@@ -291,6 +293,7 @@ impl Gateway {
         self.registrations.profiles_mut().restore(records, most);
     }
 
+    /// Returns whether [`Gateway::take_changes`] has something to return.
     pub fn has_changes(&self) -> bool {
         !self.context.changes.is_empty()
             || self.registrations.devices().commands().retained.has_changes()
@@ -298,15 +301,15 @@ impl Gateway {
             || self.context.dtls.as_ref().is_some_and(|dtls| dtls.server.has_changes())
     }
 
-    /// Returns what has changed since it was taken last, at most so many associations and devices, the longest changed
-    /// first.
+    /// Returns at most `most` changes since the last call, of associations, devices and the other records; those that
+    /// were marked first come first.
     pub fn take_changes(&mut self, now: Instant, most: usize) -> Vec<Change> {
         self.context.now = now;
         restart::take_changes(&mut self.context, &mut self.registrations, most)
     }
 
-    /// Marks every association and every device, for the last records of a process that shuts down: they tell when each
-    /// device was heard of.
+    /// Marks every association and every device as changed, so that the last records before a shutdown hold the time of
+    /// each device's last message.
     pub fn change_all(&mut self) {
         if let Some(dtls) = &mut self.context.dtls {
             dtls.server.change_all();
@@ -330,8 +333,8 @@ impl Gateway {
         self.context.draining && !self.context.coap.is_transferring()
     }
 
-    /// Gives up the commands that are still in flight: each of them has its last answer. The registrations stay: they
-    /// do not end with the process.
+    /// Ends the commands that are still in flight, each with its final answer. The registrations stay: they survive the
+    /// process.
     pub fn end(&mut self, now: Instant) {
         self.context.now = now;
         self.registrations.devices_mut().give_up_in_flight(&mut self.context);
@@ -351,6 +354,7 @@ impl Gateway {
         self.registrations.devices().registry().devices().filter(|device| !device.is_awake(now)).count()
     }
 
+    /// Returns the table sizes of the DTLS server; zeros without one.
     pub fn associations(&self) -> DtlsTableSizes {
         self.context.associations()
     }

@@ -1,4 +1,4 @@
-//! Notifications: what devices send by themselves about what is observed.
+//! Notifications of observations: publishes them, and acknowledges them when the broker has them.
 
 use crate::coap::{Acknowledge, Acknowledging, Code, ExchangeId, Failure, Response};
 use crate::lwm2m::operation::Outcome;
@@ -11,7 +11,8 @@ use super::diagnostic::unavailable;
 use super::report::{NotificationOutcome, Report};
 use super::send;
 
-/// Acknowledgements that one device may wait for; RFC 7252 section 4.7 lets it have one message on its way.
+/// Maximum number of acknowledgements that one device may wait for. RFC 7252 section 4.7 allows a device one
+/// outstanding message.
 const DEFERRED_ACKS_PER_DEVICE: usize = 64;
 
 /// A notification, or the reason why there is none although the device sent one.
@@ -21,7 +22,7 @@ pub(super) struct ReceivedNotification<'r> {
     pub received: Result<&'r Response, Failure>,
     /// The acknowledgement that the device waits for until the notification is published.
     pub owed: Option<Acknowledge>,
-    /// It was the last one of its observation.
+    /// True for the last notification of its observation.
     pub over: bool,
 }
 
@@ -94,8 +95,8 @@ impl Notifications {
         }
     }
 
-    /// Keeps what a device waits for until the publication with this ticket is done. The oldest one of a device that has
-    /// too many of them is given up: the device repeats its notification until it gives up itself.
+    /// Keeps what a device waits for until the publication with this ticket is done. The oldest one of a device that
+    /// has too many of them is given up: the device repeats its notification until it gives up itself.
     pub fn defer(&mut self, context: &mut Context, device: &mut Device, deferred: DeferredAck) -> Ticket {
         self.last_ticket += 1;
         if device.deferred_acks.len() >= DEFERRED_ACKS_PER_DEVICE

@@ -20,7 +20,7 @@ pub(super) struct PendingRegistration {
     pub room: usize,
     pub registration: Registration,
     pub peer: Peer,
-    /// What the device proved to be; `None` over plain UDP.
+    /// The identity that the DTLS handshake authenticated; `None` over plain UDP.
     pub identity: Option<Arc<Identity>>,
     pub topics: Topics,
     /// Commands that came before the answer to Register: retained ones come at once.

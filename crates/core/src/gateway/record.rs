@@ -1,7 +1,7 @@
-//! What is kept of a device over a restart, as plain values. Times are those of the wall clock, since 1970: a monotonic
-//! clock does not outlive the machine.
+//! Records of devices for the store, as plain values. Times are those of the wall clock, since 1970, because a
+//! monotonic clock does not outlive the machine.
 //!
-//! What the registration and the configuration tell is not kept but found anew: topics, the clientid, the awake window.
+//! A record omits what follows from the registration and the configuration: topics, the client ID, the awake window.
 
 use std::time::Duration;
 
@@ -164,7 +164,7 @@ mod milliseconds {
     }
 }
 
-/// As hexadecimal digits.
+/// Serializes a token as hexadecimal digits.
 mod token {
     use super::*;
     use serde::de::Error;

@@ -25,8 +25,8 @@ use super::registrations::ReceivedRequest;
 use super::report::{LeaveReason, Report};
 use super::send;
 
-/// Owns the registered devices and what goes on with them. It knows nothing of Registers, and not who may do what: it
-/// is asked only for what is allowed.
+/// Owns the registered devices, with their commands, notifications and timers. It does not check permissions: its
+/// callers ask only for what [`super::access`] allows.
 #[derive(Debug, Default)]
 pub(super) struct RegisteredDevices {
     registry: Registry,
@@ -59,7 +59,7 @@ impl RegisteredDevices {
         self.registry.insert(device);
     }
 
-    /// Merges an Update that came from this peer: the device speaks from there now.
+    /// Applies an Update. Its peer is the device's address from now on.
     pub fn update(
         &mut self,
         context: &mut Context,
@@ -82,7 +82,7 @@ impl RegisteredDevices {
             device.set_awake_window(awake_window(&context.settings, &device.registration));
         }
         if changes_lifetime {
-            // It may have become shorter; otherwise the deadline of before is looked at again when it comes.
+            // A shorter lifetime needs an earlier check. A longer one is noticed when the old check is due.
             self.lifetimes.set(id, device.lifetime_ends(*context.settings.lifetimes.end()));
             let lifetime = allowed_silence(&context.settings, &device.registration);
             context.command_broker(BrokerCommand::SetLifetime { registration: id, lifetime });
@@ -93,8 +93,8 @@ impl RegisteredDevices {
         change
     }
 
-    /// Removes a device that leaves. Every command of it gets its last answer while there is a session to publish it
-    /// by.
+    /// Removes a device that leaves. Each of its commands gets its final answer first, unless the broker has ended the
+    /// session.
     pub fn leave(&mut self, context: &mut Context, id: RegistrationId, reason: LeaveReason) {
         let connected = !matches!(reason, LeaveReason::Broker(_));
         if let Some(device) = self.registry.device_mut(id).filter(|_| connected) {
@@ -108,7 +108,7 @@ impl RegisteredDevices {
         context.report(Report::Left { endpoint: device.registration.endpoint, reason });
     }
 
-    /// Removes a device that has registered again. It is returned for the sake of its commands.
+    /// Removes a device that has registered again, and returns it so that its commands move to the new registration.
     pub fn replace(&mut self, context: &mut Context, endpoint: &str) -> Option<Device> {
         let id = self.registry.id_by_endpoint(endpoint)?;
         let device = self.remove(context, id)?;
@@ -232,7 +232,7 @@ impl RegisteredDevices {
         }
     }
 
-    /// The device speaks from another address of the same transport: what is under way is sent there.
+    /// Moves a device to another address of the same transport. Requests in flight are sent there.
     fn move_to(&mut self, context: &mut Context, id: RegistrationId, to: Peer) {
         let Some(from) = self.registry.readdress(id, to) else { return };
         let Some(device) = self.registry.device(id) else { return };
@@ -288,7 +288,7 @@ impl RegisteredDevices {
         commands.timed_out(context, device, exchange);
     }
 
-    /// The response cannot be read, or the body of the request or of the response could not be transferred.
+    /// Takes the failure of an exchange: its response cannot be decoded, or a body could not be transferred.
     pub fn failed(&mut self, context: &mut Context, exchange: ExchangeId, error: Failure) {
         let Self { registry, commands, queue_mode, .. } = self;
         let Some(device) = device_of(registry, commands, exchange) else { return };
@@ -308,7 +308,7 @@ impl RegisteredDevices {
         commands.send_next(context, device);
     }
 
-    /// A newer state came before this one could be read as a whole.
+    /// Takes the event that a newer notification arrived before the body of this one was complete.
     pub fn superseded(&mut self, context: &mut Context, observation: ExchangeId) {
         let Self { registry, commands, queue_mode, .. } = self;
         let Some(device) = device_of(registry, commands, observation) else { return };

@@ -42,14 +42,14 @@ use super::undefined_versions::report_undefined_versions;
 /// registration interface).
 const WELL_KNOWN_CORE: &str = "</rd>;rt=\"core.rd\";ct=40";
 
-/// Why a device is turned away: in a word for the device, and in full.
+/// The reason for answering a Register 5.03: in a word for the device, and in full for the log.
 type TurnedAway = (&'static str, &'static str);
 const TOO_MANY_DEVICES: TurnedAway = ("too many devices", "the limit of devices is reached");
 const BUSY: TurnedAway = ("busy", "the limit of Registers under way is reached");
 const STOPPING: TurnedAway = ("stopping", "the gateway is stopping");
 
-/// Owns all registrations, those that are pending and those of registered devices. It knows nothing of commands and
-/// notifications but to whom they go.
+/// Owns all registrations, those that are pending and those of registered devices. It passes commands and notifications
+/// to the device that they belong to, and knows nothing else of them.
 #[derive(Debug, Default)]
 pub(super) struct Registrations {
     devices: RegisteredDevices,

@@ -79,7 +79,8 @@ pub enum Report {
     /// A command was completed.
     Command {
         endpoint: String,
-        /// One of [`crate::command::MSG_TYPES`], or `error` for one that could not be read.
+        /// The `msgType` of the command, of [`crate::command::MSG_TYPES`], or `error` for a command that could not be
+        /// read.
         msg_type: &'static str,
         outcome: CommandOutcome,
         /// The time from its first datagram to the answer; `None` for a command that the device did not answer.

@@ -31,7 +31,7 @@ pub(super) struct RetainedCommandDedup {
     changes: PendingChanges,
 }
 
-/// What is remembered of one endpoint.
+/// The retained commands of one endpoint.
 #[derive(Debug, Default)]
 struct Memory {
     /// The oldest first.

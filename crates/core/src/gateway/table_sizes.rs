@@ -1,4 +1,4 @@
-//! How full the gateway is.
+//! Sizes of the tables of the gateway.
 
 use crate::coap;
 use lwm2m_dtls as dtls;

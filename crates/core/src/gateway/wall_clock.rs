@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// counts further.
 pub(super) const FURTHEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// One moment by both clocks, and the conversion between them that follows from it.
+/// Holds one moment by both clocks, and converts between them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WallClock {
     moment: Instant,

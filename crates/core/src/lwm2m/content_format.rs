@@ -1,4 +1,5 @@
-//! The content formats of LwM2M 1.0 to 1.2: their names, their numbers, and what they can hold (OMA LwM2M Core 1.2 section
+//! The content formats of LwM2M 1.0 to 1.2: their names, their numbers, and what they can hold (OMA LwM2M Core 1.2
+//! section
 //! 7.4, RFC 8790 section 5).
 
 use std::fmt;
@@ -34,7 +35,7 @@ pub struct UnknownFormat {
     name: String,
 }
 
-/// One line of the table of formats.
+/// A line of the table of formats.
 struct Row {
     format: ContentFormat,
     name: &'static str,

@@ -1,5 +1,5 @@
-//! One registered device: its registration, whether it is awake, its command in flight and its pending commands, and
-//! what it observes.
+//! A registered device: its registration, whether it is awake, its command in flight, its pending commands, and its
+//! observations.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -54,7 +54,7 @@ pub struct Device {
     recorded: Instant,
 }
 
-/// What a device waits for until the broker's side has what the device sent.
+/// The answer that a device waits for until the broker's side has what the device sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeferredAck {
     /// The acknowledgement of a confirmable notification.

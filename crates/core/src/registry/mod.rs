@@ -39,7 +39,7 @@ impl Location {
         Self(bytes.iter().map(|byte| char::from(Self::ALPHABET[usize::from(byte & 0x3f)])).collect())
     }
 
-    /// One that was given to a device before.
+    /// Restores a location that was given to a device before.
     pub fn from_text(text: String) -> Self {
         Self(text)
     }

@@ -32,7 +32,7 @@ impl ObservedPaths {
     }
 }
 
-/// One observation that the device has accepted.
+/// An observation that the device has accepted.
 #[derive(Debug)]
 pub struct Observation {
     pub paths: ObservedPaths,
@@ -54,7 +54,7 @@ impl Observation {
 pub struct DeviceObservations {
     by_exchange: HashMap<ExchangeId, Observation>,
     by_paths: HashMap<ObservedPaths, ExchangeId>,
-    /// What `auto_observe` has still to ask for, after the commands of applications.
+    /// The paths that `auto_observe` has still to observe. Commands of applications come first.
     pending: VecDeque<Path>,
 }
 

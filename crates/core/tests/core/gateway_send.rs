@@ -334,11 +334,11 @@ fn sends_of_unregistered_peers_are_limited_like_their_other_requests() {
         settings.limits.unregistered.address.per_second = 1;
         settings.limits.unregistered.address.burst = 3;
     });
-    let stranger: Peer = peer(9);
+    let unregistered: Peer = peer(9);
     let mut answers = 0;
     for _ in 0..10 {
         let request = good(&mut scene);
-        scene.device_sends_from(stranger, &request);
+        scene.device_sends_from(unregistered, &request);
         answers += sent(&mut scene).len();
     }
     assert_eq!(answers, 3);

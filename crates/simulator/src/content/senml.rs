@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::cbor;
 use crate::value::PayloadValue;
 
-/// One record of a payload, before its name and time are joined with those of the records above it.
+/// A record of a payload, before its name and time are joined with those of the records above it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct SenmlRecord {
     pub base_name: Option<String>,

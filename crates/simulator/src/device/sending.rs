@@ -24,7 +24,7 @@ pub struct SimulatedSend {
     pub samples: Vec<SimulatedSample>,
 }
 
-/// One value at one time.
+/// A value with its time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SimulatedSample {
     /// A resource or a resource instance. The device need not have it.

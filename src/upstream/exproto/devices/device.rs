@@ -1,4 +1,4 @@
-//! What is kept of a device for ExProto: the steps of the handshake, its anchor, and the call of Publish.
+//! The ExProto state of one device: the steps of its handshake, its anchor, and its call of Publish.
 
 use std::collections::VecDeque;
 use std::time::Instant;

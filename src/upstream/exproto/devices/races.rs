@@ -33,11 +33,11 @@ enum EmqxStep {
 struct EmqxConnection {
     /// The socket is closed.
     closed: bool,
-    /// It was discarded, or its process has ended.
+    /// True if the connection was discarded, or its process has ended.
     dead: bool,
     authenticated: bool,
     subscribed: bool,
-    /// When its last event for the handler arrives: they keep their order.
+    /// The time at which its last event for the handler arrives. Events keep their order.
     last_event: Option<Instant>,
 }
 
@@ -85,7 +85,7 @@ impl EmqxModel {
         }
     }
 
-    /// How long something takes that is seldom slow.
+    /// Returns a random duration that is seldom long.
     fn a_while(&mut self) -> Duration {
         let most = if self.rng.random_bool(0.02) { 2_000_000 } else { 2_000 };
         Duration::from_micros(self.rng.random_range(50..most))
@@ -206,7 +206,7 @@ impl EmqxModel {
         self.tell(now, anchor, ExProtoEvent::SocketClosed { conn: conn(anchor), reason: reason.to_owned() });
     }
 
-    /// What waits in a connection that is discarded may be lost with it, or be told late.
+    /// Delivers what waits in a connection. If the connection was discarded, the content may be lost or arrive late.
     fn deliver(&mut self, now: Instant, anchor: ConnectionId, number: u64) {
         if self.connections[&anchor].dead && self.rng.random_bool(0.5) {
             return;

@@ -1,4 +1,4 @@
-//! What is kept of a device for MQTT: the steps of the handshake, its open connection, and the session of its clientid.
+//! The MQTT state of one device: the steps of its handshake, its open connection, and the session of its client ID.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -19,7 +19,7 @@ const HIGH_WATER: usize = 64 * 1024;
 
 /// Says which publication is sent next.
 enum Next {
-    /// It was sent on an earlier connection.
+    /// The publication was sent on an earlier connection.
     Again(Serial, PacketId),
     First(Serial, Option<PacketId>),
 }

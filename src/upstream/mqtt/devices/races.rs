@@ -29,14 +29,14 @@ enum SessionModelStep {
 #[derive(Default)]
 struct ModelConnection {
     closed: bool,
-    /// It has the session.
+    /// True if this connection has the session.
     accepted: bool,
     dead: bool,
-    /// When what the broker said last arrives.
+    /// The time at which the broker's last packet arrives.
     last: Option<Instant>,
 }
 
-/// Of the one clientid.
+/// The broker's state of the one client ID.
 #[derive(Default)]
 struct ModelSession {
     present: bool,
@@ -297,7 +297,8 @@ impl BrokerModel for SessionModel {
     }
 }
 
-/// Of a PUBLISH packet: one JSON object, to the end of it. Each packet is sent by itself.
+/// Returns the payload of a PUBLISH packet: one JSON object, up to the end of the packet. Each packet is sent by
+/// itself.
 fn payloads(bytes: &[u8]) -> Vec<Vec<u8>> {
     let begin = bytes.iter().position(|byte| *byte == b'{');
     begin.map(|begin| bytes[begin..].to_vec()).into_iter().collect()

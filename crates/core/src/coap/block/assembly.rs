@@ -40,18 +40,18 @@ struct Assembly {
     class: ClassId,
 }
 
-/// What a request with a Block1 option is.
+/// The result of a request with a Block1 option.
 #[derive(Debug, PartialEq)]
 pub enum Assembled {
     /// Whole now: the response to it carries this block.
     Complete(Request, Block),
-    /// To be answered so.
+    /// The caller answers the request with this response.
     Answer(Response, Option<BlockError>),
 }
 
 impl Assemblies {
-    /// Those that are known have as many bodies as the parameters say, over DTLS and over plain UDP apart; each of the two
-    /// classes of unregistered peers has half as many.
+    /// Creates an empty assembly. Registered peers have room for `parameters.block_uploads` bodies over DTLS, and for
+    /// as many over plain UDP. Each of the two classes of unregistered peers has room for half as many.
     pub fn new(parameters: &Parameters, largest: BlockSize) -> Self {
         let limit = parameters.block_uploads;
         let of_known = || Class::new(true, limit, parameters.exchange_lifetime());
@@ -206,7 +206,7 @@ impl Assemblies {
         response
     }
 
-    /// With the limit as Size1, so that the peer knows (RFC 7959 section 2.9.3).
+    /// Answers 4.13 with the limit as Size1, so that the peer knows it (RFC 7959 section 2.9.3).
     fn too_large(&self, class: ClassId) -> Assembled {
         let mut response = Response::new(Code::REQUEST_ENTITY_TOO_LARGE);
         response.options.add_uint(number::SIZE1, u32::try_from(self.longest(class)).unwrap_or(u32::MAX));

@@ -2,8 +2,9 @@
 //! unregistered peers, over DTLS and over plain UDP. What one class takes is not missing in another.
 //!
 //! An unregistered peer always gets room, for anybody can claim to be many peers over plain UDP: the oldest body of the
-//! class is evicted, one that was never continued before one that was. While less than half of a class is taken, an address may have all of
-//! it, for a NAT may hide a whole fleet; beyond that, an address with its share replaces a body of its own.
+//! class is evicted, one that was never continued before one that was. While less than half of a class is taken, an
+//! address may have all of it, for a NAT may hide a whole fleet; beyond that, an address with its share replaces a body
+//! of its own.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,10 +14,11 @@ use crate::coap::PeerClass;
 use lwm2m_base::Peer;
 use lwm2m_base::deadlines::Deadlines;
 
-/// One part of so many of a class of unregistered peers that an address may have when the class is half full.
+/// Divisor for the share of one address: a class of unregistered peers that is half full lets an address have one in
+/// this many of its bodies.
 const ADDRESS_SHARE: usize = 50;
 
-/// Which class a body belongs to.
+/// Names the class that a body belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClassId {
     known: bool,
@@ -45,9 +47,9 @@ pub struct Class {
     known: bool,
     limit: usize,
     lifetime: Duration,
-    /// Those with one block.
+    /// Bodies of which one block has arrived.
     begun: Deadlines<Peer>,
-    /// Those with more.
+    /// Bodies of which more blocks have arrived.
     continued: Deadlines<Peer>,
     by_address: HashMap<IpAddr, usize>,
 }

@@ -1,5 +1,5 @@
-//! The last blocks of bodies that peers have sent by Block1, and what they were answered. A peer that did not get the answer
-//! may send its last block again in a message of its own: it gets the same answer, and nothing is done twice.
+//! The last blocks of bodies that peers have sent by Block1, and what they were answered. A peer that did not get the
+//! answer may send its last block again in a message of its own: it gets the same answer, and nothing is done twice.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,7 +14,7 @@ use super::{Block, without_blocks};
 /// A longer answer is not remembered.
 const LONGEST_ANSWER: usize = 1024;
 
-/// One body of each peer, the newest, and a bounded number of them: the oldest is forgotten.
+/// Remembers the newest complete body of each peer. The number of bodies is bounded; the oldest one is evicted.
 #[derive(Debug)]
 pub struct Concluded {
     by_peer: ExpiringMap<Peer, Conclusion>,
@@ -31,7 +31,8 @@ struct Conclusion {
 
 #[derive(Debug)]
 enum Answer {
-    /// To the first message with this block, and to the newest repetition of it.
+    /// The request is not answered yet. The answer goes to the first message with this block, and to its newest
+    /// repetition.
     Pending {
         first: RequestId,
         again: Option<RequestId>,
@@ -48,12 +49,12 @@ pub struct LastBlock {
     payload: u64,
 }
 
-/// What becomes of a last block that came before.
+/// The treatment of a last block that has arrived before.
 #[derive(Debug, PartialEq)]
 pub enum Repeated {
     /// Answer it so.
     Answered(Response),
-    /// It is answered when the first one is.
+    /// The repetition is answered when the first message is answered.
     Waits,
 }
 

@@ -1,8 +1,8 @@
 //! Block-wise transfer (RFC 7959): a body in parts, in both directions and both roles.
 //!
 //! `upload` sends a large body of ours by Block1, `download` fetches a large one by Block2, `assembly` puts together what
-//! peers send by Block1, `concluded` remembers what such a body was answered, and `slice` cuts our answers for Block2. Each
-//! is a plain state; `Endpoint` moves the messages.
+//! peers send by Block1, `concluded` remembers what such a body was answered, and `slice` cuts our answers for Block2.
+//! Each is a plain state; `Endpoint` moves the messages.
 
 mod assembly;
 mod classes;
@@ -35,7 +35,7 @@ pub struct Block {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BlockSize(u8);
 
-/// Why a block-wise transfer came to nothing.
+/// The reason for the failure of a block-wise transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 pub enum BlockError {
     #[error("a block option is malformed")]
@@ -91,7 +91,7 @@ impl Block {
         options.add_uint(option, (self.number << 4) | (u32::from(self.more) << 3) | u32::from(self.size.0));
     }
 
-    /// Where the block begins in the body.
+    /// Returns the offset of the block in the body, in bytes.
     pub fn offset(self) -> usize {
         self.number as usize * self.size.bytes()
     }

@@ -17,13 +17,13 @@ use super::{Block, BlockError, BlockSize, without_blocks};
 #[derive(Debug)]
 pub struct Upload {
     request: Request,
-    /// Where the block under way begins.
+    /// The offset of the block in flight, in bytes.
     offset: usize,
     size: BlockSize,
     begun_again: bool,
 }
 
-/// What a response to a block means.
+/// The next step after a response to a block.
 #[derive(Debug, PartialEq)]
 pub enum UploadStep {
     /// Send this one next.
@@ -50,7 +50,7 @@ impl Upload {
         Request { method: self.request.method, options, payload: body[self.offset..end].to_vec() }
     }
 
-    /// What comes after this response to the block under way.
+    /// Takes the response to the block in flight, and returns the next step.
     pub fn answered(&mut self, response: &Response) -> Result<UploadStep, BlockError> {
         let block = Block::of(&response.options, number::BLOCK1)?;
         let smaller = block.map(|block| block.size).filter(|size| *size < self.size);
@@ -84,9 +84,9 @@ impl Upload {
     }
 }
 
-/// Returns the size of the blocks for a body of so many bytes that was too large for one message: that of the hint in the
-/// response, or half of what was sent. Returns `None` where blocks do not help: the body is as small as the smallest block,
-/// or the peer says by Size1 that it cannot take so much in blocks either.
+/// Returns the size of the blocks for a body of so many bytes that was too large for one message: that of the hint in
+/// the response, or half of what was sent. Returns `None` where blocks do not help: the body is as small as the
+/// smallest block, or the peer says by Size1 that it cannot take so much in blocks either.
 pub fn smaller_size(length: usize, response: &Response) -> Option<BlockSize> {
     let fits = |size: &BlockSize| size.bytes() < length;
     let hint = Block::of(&response.options, number::BLOCK1).ok().flatten().map(|block| block.size);

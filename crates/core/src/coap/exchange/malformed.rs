@@ -1,5 +1,5 @@
-//! Messages that cannot be read as a whole. Where header and token say what such a message was meant to answer, waiting for
-//! a better one is in vain: the device would send the same again.
+//! Messages that cannot be read as a whole. Where header and token say what such a message was meant to answer, waiting
+//! for a better one is in vain: the device would send the same again.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use lwm2m_base::Peer;
 
 use super::{ExchangeId, Exchanges};
 
-/// What a message that cannot be read as a whole was meant to answer.
+/// Names the message that a malformed message answers.
 #[derive(Clone, Copy, Debug)]
 enum Answered {
     Exchange(ExchangeId),

@@ -1,4 +1,4 @@
-//! Why a command cannot be carried out.
+//! Errors of commands: the reasons why a command cannot be carried out.
 
 use thiserror::Error;
 
