@@ -31,6 +31,12 @@ impl Rate {
         Self { per_second: times(self.per_second).min(1_000_000), burst: times(self.burst) }
     }
 
+    /// Returns an equal share for each of so many: at least one token a second, and one at once.
+    pub fn shared_by(self, number: usize) -> Self {
+        let number = u32::try_from(number).unwrap_or(u32::MAX).max(1);
+        Self { per_second: (self.per_second / number).max(1), burst: self.burst.div_ceil(number) }
+    }
+
     /// Returns the time in which one token is refilled.
     pub fn interval(self) -> Duration {
         Duration::from_secs(1) / self.per_second
@@ -106,16 +112,33 @@ impl Limiter {
     /// Takes a token from both buckets, or from none.
     pub fn take(&mut self, now: Instant, source: SourceNetwork) -> Result<(), Exceeded> {
         self.forget_full(now);
-        let address = after_one_more(self.limit.address, now, self.addresses.get(source)).ok_or(Exceeded::Address)?;
-        let total = after_one_more(self.limit.total, now, self.total).ok_or(Exceeded::Total)?;
+        let (total, address) = self.after_taking(now, source)?;
         self.total = Some(total);
         self.addresses.set(source, address);
         Ok(())
     }
 
+    /// Tells whether [`Limiter::take`] would take a token now.
+    pub fn check(&self, now: Instant, source: SourceNetwork) -> Result<(), Exceeded> {
+        self.after_taking(now, source).map(|_| ())
+    }
+
+    /// Returns whether less than half of the total burst is left.
+    pub fn is_scarce(&self, now: Instant) -> bool {
+        let Rate { burst, .. } = self.limit.total;
+        self.total.is_some_and(|full| 2 * full.saturating_duration_since(now) > self.limit.total.interval() * burst)
+    }
+
     /// Forgets full buckets. Otherwise they are kept until the next token is taken.
     pub fn forget_full(&mut self, now: Instant) {
         while self.addresses.pop_expired(now).is_some() {}
+    }
+
+    /// Returns the times at which the total bucket and that of the address are full again after one more token.
+    fn after_taking(&self, now: Instant, source: SourceNetwork) -> Result<(Instant, Instant), Exceeded> {
+        let address = after_one_more(self.limit.address, now, self.addresses.get(source)).ok_or(Exceeded::Address)?;
+        let total = after_one_more(self.limit.total, now, self.total).ok_or(Exceeded::Total)?;
+        Ok((total, address))
     }
 
     /// Returns the number of buckets that are not full. It is at most the total burst, and what is refilled while one
@@ -198,6 +221,26 @@ mod tests {
         assert_eq!(taken(&mut limiter, start, source(2), 10_000), 20);
         assert_eq!(taken(&mut limiter, start, source(3), 10_000), 10);
         assert_eq!(limiter.take(start, source(4)), Err(Exceeded::Total));
+    }
+
+    #[test]
+    fn the_total_is_scarce_when_more_than_half_of_its_burst_was_taken() {
+        let (start, mut limiter) = (Instant::now(), Limiter::new(LIMIT));
+        for number in 0..25 {
+            assert!(!limiter.is_scarce(start));
+            assert_eq!((limiter.check(start, source(number)), limiter.take(start, source(number))), (Ok(()), Ok(())));
+        }
+        assert!(!limiter.is_scarce(start));
+        assert_eq!(limiter.take(start, source(25)), Ok(()));
+        assert!(limiter.is_scarce(start));
+        assert!(!limiter.is_scarce(start + Duration::from_millis(10)));
+    }
+
+    #[test]
+    fn a_share_is_an_equal_part_and_never_nothing() {
+        assert_eq!(LIMIT.total.shared_by(1), LIMIT.total);
+        assert_eq!(LIMIT.total.shared_by(4), Rate { per_second: 25, burst: 13 });
+        assert_eq!(LIMIT.total.shared_by(1_000), Rate { per_second: 1, burst: 1 });
     }
 
     #[test]

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use lwm2m_base::AssociationId;
 use lwm2m_base::deadlines::Deadlines;
+use lwm2m_base::rate::SourceNetwork;
 
 use super::association::Association;
 use super::credentials::{Identity, PskIdentity};
@@ -29,6 +30,8 @@ pub struct Associations {
     by_place: HashMap<PeerAddress, AssociationId>,
     /// The associations of each identity, the oldest first.
     by_identity: HashMap<Arc<Identity>, SmallVec<[AssociationId; 1]>>,
+    /// The number of associations at each address whose devices have proved an identity.
+    by_source: HashMap<SourceNetwork, usize>,
     /// The time at which each association is checked: it is forgotten if nothing was received since the last check.
     silence: Deadlines<AssociationId>,
 }
@@ -43,6 +46,7 @@ impl Associations {
         self.silence.set(id, association.last_heard() + idle);
         let place = association.place;
         let by_cid = association.has_own_cid;
+        self.add_identified(&association.identity, place);
         self.by_id.insert(id, Box::new(association));
         self.claim_address(id, by_cid, place);
     }
@@ -51,6 +55,7 @@ impl Associations {
         let association = self.by_id.remove(&id)?;
         self.silence.cancel(id);
         self.release_address(id, association.place);
+        self.remove_identified(&association.identity, association.place);
         if let Some(ids) = self.by_identity.get_mut(&association.identity) {
             ids.retain(|other| *other != id);
             if ids.is_empty() {
@@ -65,6 +70,9 @@ impl Associations {
         let association = self.by_id.get_mut(&id)?;
         let by_cid = association.has_own_cid;
         let from = std::mem::replace(&mut association.place, to);
+        let identity = Arc::clone(&association.identity);
+        self.remove_identified(&identity, from);
+        self.add_identified(&identity, to);
         self.release_address(id, from);
         self.claim_address(id, by_cid, to);
         Some(from)
@@ -131,6 +139,11 @@ impl Associations {
         of_wanted.flat_map(|(_, ids)| ids.iter().copied()).collect()
     }
 
+    /// Returns whether a device that has proved its identity was seen last at this address.
+    pub fn is_known(&self, source: SourceNetwork) -> bool {
+        self.by_source.contains_key(&source)
+    }
+
     pub fn next_deadline(&self) -> Option<Instant> {
         self.silence.next()
     }
@@ -153,6 +166,24 @@ impl Associations {
             self.silence.set(id, until);
         }
         None
+    }
+
+    fn add_identified(&mut self, identity: &Identity, (_, address): PeerAddress) {
+        if *identity != Identity::Unknown {
+            *self.by_source.entry(SourceNetwork::of(address)).or_default() += 1;
+        }
+    }
+
+    fn remove_identified(&mut self, identity: &Identity, (_, address): PeerAddress) {
+        let source = SourceNetwork::of(address);
+        if *identity != Identity::Unknown
+            && let Some(count) = self.by_source.get_mut(&source)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.by_source.remove(&source);
+            }
+        }
     }
 
     fn claim_address(&mut self, id: AssociationId, by_cid: bool, place: PeerAddress) {

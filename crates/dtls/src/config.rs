@@ -11,7 +11,8 @@ pub struct DtlsConfig {
     pub begun: RateLimit,
     /// Handshakes under way at once. One keeps about 70 KiB.
     pub handshakes: usize,
-    /// Handshakes of one address (of IPv6: of one network of 64 bits), once half of the places are taken.
+    /// Handshakes of one address (of IPv6: of one network of 64 bits) at which no device has proved its key, once half of
+    /// the places are taken.
     pub handshakes_per_address: usize,
     /// A handshake that is not finished after so long is given up: a wrong key is silent.
     pub handshake_deadline: Duration,

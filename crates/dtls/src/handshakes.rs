@@ -1,20 +1,22 @@
 //! The handshakes under way: how many there may be and from where, and when their flights are sent again.
 //!
 //! While less than half of the places are taken, one address may have all that are free: behind a carrier's NAT a whole
-//! fleet comes back from a power cut. Beyond that an address has a small share. A handshake whose client does not answer
-//! makes room for others long before its deadline: see [`super::sources`].
+//! fleet comes back from a power cut. Beyond that an address has a small share, unless devices have proved their keys at
+//! it: then it may have half of all places, and an eighth of all is for such addresses only. A handshake whose client does
+//! not answer makes room for others long before its deadline: see [`super::sources`].
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use lwm2m_base::deadlines::Deadlines;
-use lwm2m_base::rate::{Exceeded, Limiter, SourceNetwork};
+use lwm2m_base::rate::{Exceeded, SourceNetwork};
 use lwm2m_base::{AssociationId, Peer};
 
 use super::associations::PeerAddress;
 use super::config::DtlsConfig;
 use super::credentials::PskIdentity;
 use super::handshake::Handshake;
+use super::handshake_rate::HandshakeRate;
 use super::record::OwnCid;
 use super::report::DtlsDropReason;
 use super::sources::{HandshakeNumber, HandshakeSources};
@@ -27,6 +29,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// long after that. The flight was sent twice by then. Places for as many handshakes as begin meanwhile are enough for
 /// everybody: a thousand of an attacker in a second leave room for a device in a table of two thousand.
 const OVERDUE_AFTER: Duration = Duration::from_secs(2);
+
+/// A handshake whose client has not answered for so long may make room for an address that has fewer handshakes.
+const LATE_AFTER: Duration = Duration::from_millis(250);
 
 /// A handshake, and what is known beside it.
 pub struct PendingHandshake {
@@ -87,6 +92,11 @@ impl PendingHandshake {
         !self.asking
     }
 
+    /// Returns whether the client has owed an answer to the last flight for longer than most networks take.
+    fn is_late(&self, now: Instant) -> bool {
+        !self.asking && self.repeats - self.wait + LATE_AFTER <= now
+    }
+
     pub fn is_over(&self, now: Instant) -> bool {
         self.ends <= now
     }
@@ -100,7 +110,7 @@ pub struct Handshakes {
     most: usize,
     /// Places of one address, once half of all are taken.
     share: usize,
-    begun: Limiter,
+    rate: HandshakeRate,
     /// The handshakes by the id of their future association, which is the gateway's connection id.
     by_id: HashMap<AssociationId, Box<PendingHandshake>>,
     by_place: HashMap<PeerAddress, AssociationId>,
@@ -117,7 +127,7 @@ impl Handshakes {
         Self {
             most: settings.handshakes,
             share: settings.handshakes_per_address,
-            begun: Limiter::new(settings.begun),
+            rate: HandshakeRate::new(settings.begun),
             by_id: HashMap::new(),
             by_place: HashMap::new(),
             sources: HandshakeSources::default(),
@@ -127,13 +137,18 @@ impl Handshakes {
         }
     }
 
-    /// Admits one more handshake from this address; it then counts as begun. Returns the handshake that has to be evicted
-    /// for it, if there is one.
-    pub fn admit(&mut self, now: Instant, (_, address): PeerAddress) -> Result<Option<AssociationId>, DtlsDropReason> {
+    /// Admits one more handshake from this address; it then counts as begun. `is_known` tells whether devices have proved
+    /// their keys at this address. Returns the handshake that has to be evicted for the new one, if there is one.
+    pub fn admit(
+        &mut self,
+        now: Instant,
+        (_, address): PeerAddress,
+        is_known: bool,
+    ) -> Result<Option<AssociationId>, DtlsDropReason> {
         let source = SourceNetwork::of(address);
         self.find_overdue(now);
-        let evicted = self.place_for(source)?;
-        self.begun.take(now, source).map_err(|exceeded| match exceeded {
+        let evicted = self.place_for(now, source, is_known)?;
+        self.rate.take(now, source, is_known).map_err(|exceeded| match exceeded {
             Exceeded::Address => DtlsDropReason::TooManyHandshakesFromAddress,
             Exceeded::Total => DtlsDropReason::TooManyHandshakes,
         })?;
@@ -151,26 +166,44 @@ impl Handshakes {
         }
     }
 
-    fn place_for(&self, source: SourceNetwork) -> Result<Option<AssociationId>, DtlsDropReason> {
+    fn place_for(
+        &self,
+        now: Instant,
+        source: SourceNetwork,
+        is_known: bool,
+    ) -> Result<Option<AssociationId>, DtlsDropReason> {
         let taken = self.by_id.len();
         if 2 * taken < self.most {
             return Ok(None);
         }
-        if self.sources.count(source) >= self.share {
+        let (share, places) = match is_known {
+            true => (self.share.max(self.most / 2), self.most),
+            false => (self.share, self.most - self.most / 8),
+        };
+        let own = self.sources.count(source);
+        if own >= share {
             let own = self.sources.victim_of(source);
             return own.map(Some).ok_or(DtlsDropReason::TooManyHandshakesFromAddress);
         }
-        if taken < self.most {
+        if taken < places {
             return Ok(None);
         }
-        self.sources.victim().map(Some).ok_or(DtlsDropReason::TooManyHandshakes)
+        let victim = self.sources.victim().or_else(|| self.late_of_more_than(now, own + 1));
+        victim.map(Some).ok_or(DtlsDropReason::TooManyHandshakes)
     }
 
-    pub fn insert(&mut self, now: Instant, id: AssociationId, mut underway: PendingHandshake) {
+    /// Returns the oldest handshake of the unknown address with the most of them, if these are more than so many, and its
+    /// client is late.
+    fn late_of_more_than(&self, now: Instant, count: usize) -> Option<AssociationId> {
+        let oldest = self.sources.oldest_of_more_than(count)?;
+        self.by_id.get(&oldest).is_some_and(|underway| underway.is_late(now)).then_some(oldest)
+    }
+
+    pub fn insert(&mut self, now: Instant, id: AssociationId, mut underway: PendingHandshake, is_known: bool) {
         self.begun_ever += 1;
         underway.number = self.begun_ever;
         self.by_place.insert(underway.place, id);
-        self.sources.begun(underway.source());
+        self.sources.begun(underway.source(), underway.number, (!is_known).then_some(id));
         self.overdue_deadlines.set(id, now + OVERDUE_AFTER);
         self.deadlines.set(id, underway.deadline());
         self.by_id.insert(id, Box::new(underway));

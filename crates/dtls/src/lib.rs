@@ -46,6 +46,7 @@ mod cookie;
 pub mod credentials;
 mod establishing;
 pub mod handshake;
+mod handshake_rate;
 mod handshakes;
 mod hello;
 mod key_cache;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use lwm2m_base::rate::SourceNetwork;
 use lwm2m_base::{AssociationId, Peer};
 
 use super::association::{Alert, ReceivedContent};
@@ -76,7 +77,8 @@ impl DtlsServer {
     ) -> DtlsDatagramOutcome {
         let Some(acceptor) = &self.acceptor else { return DtlsDatagramOutcome::Dropped(DtlsDropReason::NoAcceptor) };
         let acceptor = acceptor.clone();
-        match self.handshakes.admit(now, place) {
+        let is_known = self.associations.is_known(SourceNetwork::of(place.1));
+        match self.handshakes.admit(now, place, is_known) {
             Ok(evicted) => evicted.into_iter().for_each(|id| self.evict_handshake(id)),
             Err(reason) => return DtlsDatagramOutcome::Dropped(reason),
         }
@@ -85,7 +87,7 @@ impl DtlsServer {
         let ends = now + self.settings.handshake_deadline;
         let underway = PendingHandshake::new(handshake, place, *hello.random, ends);
         self.report(DtlsReport::HandshakeBegun { peer: underway.peer() });
-        self.handshakes.insert(now, id, underway);
+        self.handshakes.insert(now, id, underway, is_known);
         self.drive_handshake(now, id);
         DtlsDatagramOutcome::Handshake
     }

@@ -31,6 +31,8 @@ pub struct Crowd {
     /// Answers to an attacker that were not read yet.
     to_attacker: Vec<Vec<u8>>,
     model: DtlsClient,
+    /// The hello of a client of the fleet, as far as nobody changed it.
+    hello: Vec<u8>,
     agenda: BTreeMap<(Instant, u64), CrowdEvent>,
     scheduled: u64,
 }
@@ -57,6 +59,8 @@ pub enum AttackDepth {
     Silent,
     /// Names an identity that there is, which everybody on the path can read, and is silent then.
     NamesAnIdentity,
+    /// Ends its handshake at once by an alert, so that it needs no place.
+    GivesUp,
 }
 
 enum CrowdEvent {
@@ -74,13 +78,16 @@ impl Crowd {
         let acceptor = Acceptor::new(&AcceptorConfig::default()).expect("PSK needs nothing");
         let mut server = DtlsServer::new(settings, Some(acceptor), [0; 32], now);
         assert_eq!(server.restore(now, Vec::new()), []);
+        let model = DtlsClient::new(now, DtlsClientConfig::psk(IDENTITY, KEY));
+        let hello = model.reboot(now).transmits().into_iter().next().expect("a client begins with a hello");
         Self {
             now,
             server,
             devices: HashMap::new(),
             failures: HashMap::new(),
             to_attacker: Vec::new(),
-            model: DtlsClient::new(now, DtlsClientConfig::psk(IDENTITY, KEY)),
+            model,
+            hello,
             agenda: BTreeMap::new(),
             scheduled: 0,
         }
@@ -220,22 +227,18 @@ impl Crowd {
     /// A client of an attack and the time of the next one.
     fn strike(&mut self, attack: HandshakeAttack, number: u64) {
         let from = attacker(attack, number);
-        let hello = self.model_hello();
         self.to_attacker.clear();
-        self.give_server(from, &hello_with(&hello, number, &[]));
+        self.give_server(from, &hello_with(&self.hello, number, &[]));
         let cookie =
             self.to_attacker.pop().expect("a cookie is always given")[RECORD_HEADER + MESSAGE_HEADER + 3..].to_vec();
-        self.give_server(from, &hello_with(&hello, number, &cookie));
-        if attack.depth == AttackDepth::NamesAnIdentity {
-            self.give_server(from, &key_exchange());
+        self.give_server(from, &hello_with(&self.hello, number, &cookie));
+        match attack.depth {
+            AttackDepth::Silent => {}
+            AttackDepth::NamesAnIdentity => self.give_server(from, &key_exchange()),
+            AttackDepth::GivesUp => self.give_server(from, &handshake_failure()),
         }
         let next = self.now + Duration::from_secs(1) / attack.per_second;
         self.schedule(next, CrowdEvent::HandshakeAttack(attack, number + 1));
-    }
-
-    /// The hello of a client of the fleet, as far as nobody changed it.
-    fn model_hello(&self) -> Vec<u8> {
-        self.model.reboot(self.now).transmits().into_iter().next().expect("a client begins with a hello")
     }
 
     fn schedule(&mut self, at: Instant, event: CrowdEvent) {
@@ -264,6 +267,11 @@ fn hello_with(hello: &[u8], random: u64, cookie: &[u8]) -> Vec<u8> {
 fn key_exchange() -> Vec<u8> {
     let identity = IDENTITY.as_bytes();
     record(16, 2, &[&(identity.len() as u16).to_be_bytes(), identity].concat())
+}
+
+/// An alert: fatal, handshake_failure.
+fn handshake_failure() -> Vec<u8> {
+    vec![21, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 2, 0, 2, 2, 40]
 }
 
 /// A handshake message in a record of epoch 0; both have the same number.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use lwm2m_base::rate::{Rate, RateLimit};
 use lwm2m_dtls::DtlsConfig;
 
 use crate::dtls_network::crowd::{AttackDepth, Crowd, HandshakeAttack};
@@ -99,4 +100,54 @@ fn devices_get_in_beside_an_attacker_at_their_own_address() {
         crowd.add(address, Duration::from_millis(40) * u32::from(number));
     }
     crowd.run_until_established(50, FOUR_REPETITIONS);
+}
+
+/// A tenth of the default limits, so that an attack at its full rate is one of ten thousand clients a second.
+fn a_tenth() -> DtlsConfig {
+    let begun =
+        RateLimit { total: Rate { per_second: 200, burst: 400 }, address: Rate { per_second: 100, burst: 200 } };
+    DtlsConfig { begun, handshakes: 200, handshakes_per_address: 4, ..DtlsConfig::default() }
+}
+
+/// A hundred addresses, each of which begins handshakes at the full rate of an address.
+fn full_rate(depth: AttackDepth) -> HandshakeAttack {
+    HandshakeAttack { addresses: 100, per_second: 10_000, depth }
+}
+
+#[test]
+fn a_hundred_addresses_at_their_full_rate_keep_nobody_out() {
+    for depth in [AttackDepth::Silent, AttackDepth::NamesAnIdentity, AttackDepth::GivesUp] {
+        let mut crowd = Crowd::new(a_tenth());
+        crowd.attack(full_rate(depth));
+        crowd.run_for(Duration::from_secs(2));
+        for number in 0..50 {
+            crowd.add(own_address(number), Duration::from_millis(40) * number);
+        }
+        crowd.run_until_established(50, FOUR_REPETITIONS);
+        assert!(crowd.devices.values().all(|device| device.restarts == 0), "{depth:?}");
+    }
+}
+
+#[test]
+fn a_hundred_addresses_at_their_full_rate_keep_nobody_behind_one_address_out() {
+    for depth in [AttackDepth::Silent, AttackDepth::GivesUp] {
+        let mut crowd = Crowd::new(a_tenth());
+        crowd.attack(full_rate(depth));
+        crowd.run_for(Duration::from_secs(2));
+        for number in 0..200 {
+            crowd.add(behind_the_nat(number), Duration::from_millis(5) * number);
+        }
+        crowd.run_until_established(200, FOUR_REPETITIONS);
+    }
+}
+
+#[test]
+fn two_thousand_devices_behind_one_address_get_in_within_four_seconds_during_an_attack_from_elsewhere() {
+    let mut crowd = Crowd::new(DtlsConfig::default());
+    crowd.attack(HandshakeAttack { addresses: 100, per_second: 4_000, depth: AttackDepth::Silent });
+    crowd.run_for(Duration::from_secs(3));
+    for number in 0..2_000 {
+        crowd.add(behind_the_nat(number), Duration::from_millis(number.into()));
+    }
+    crowd.run_until_established(2_000, Duration::from_secs(4));
 }
