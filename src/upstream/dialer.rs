@@ -37,7 +37,7 @@ pub struct Dialer {
     dialed: usize,
 }
 
-/// Is an open connection.
+/// An open connection.
 #[derive(Debug)]
 pub enum Stream {
     Plain(TcpStream),

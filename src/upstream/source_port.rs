@@ -12,10 +12,10 @@ use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
 use tracing::trace;
 
-/// Is the number of the option in linux/in.h, since Linux 6.3.
+/// The number of the option in linux/in.h, since Linux 6.3.
 const IP_LOCAL_PORT_RANGE: c_int = 51;
 
-/// Is a range of all ports, the highest in the upper half. The system's own range still applies. Since Linux 6.8 a
+/// A range of all ports, the highest in the upper half. The system's own range still applies. Since Linux 6.8 a
 /// socket with a range is not given one half first.
 const ALL_PORTS: u32 = 0xffff_0001;
 

@@ -17,7 +17,7 @@ pub struct UpstreamDevice<P: Protocol> {
     pub client: ClientInfo,
     pub key: ClientKey,
     pub state: DeviceState<P>,
-    /// Is the target of the connection that there is, or of the last one.
+    /// The target of the connection that there is, or of the last one.
     pub destination: Option<Destination>,
     /// Tells that the last target did not serve the device, so that the next attempt prefers another one.
     pub elsewhere: bool,
@@ -27,13 +27,13 @@ pub struct UpstreamDevice<P: Protocol> {
     pub resumed: bool,
     /// Counts the attempts in a row that failed.
     pub failures: u32,
-    /// Is the time of the first refusal since the device was a client, if no other fault came in between.
+    /// The time of the first refusal since the device was a client, if no other fault came in between.
     pub refused_since: Option<Instant>,
-    /// Is the last time at which the device had something to publish, as far as this process knows.
+    /// The last time at which the device had something to publish, as far as this process knows.
     pub active: Option<Instant>,
     /// Tells that the core has disconnected the device, which still publishes what is queued.
     pub leaving: Option<Leaving>,
-    /// Is the reason why the broker ended the connection for good while a newer registration was asked for.
+    /// The reason why the broker ended the connection for good while a newer registration was asked for.
     pub ended: Option<CloseReason>,
     /// Keeps commands that other connections of the clientid received before this device was connected.
     pub passed_on: Vec<P::Message>,
@@ -88,9 +88,9 @@ pub struct ClientShared<Record> {
     /// which they were sent. The broker may carry one out at any time, and then closes the connection that has the
     /// clientid.
     pub unanswered: BTreeMap<ConnectionId, Instant>,
-    /// Is the time until which a request that ended without an answer may still be carried out.
+    /// The time until which a request that ended without an answer may still be carried out.
     pub doubtful_until: Option<Instant>,
-    /// Is the connection on which the last such request was sent.
+    /// The connection on which the last such request was sent.
     pub last_requested: Option<ConnectionId>,
     pub protocol: Record,
 }

@@ -10,9 +10,9 @@ const EVERYBODY: u32 = 3;
 #[derive(Debug, Default)]
 pub struct Disturbances {
     refused_in_a_row: u32,
-    /// Is the reason of the last refusal, while every device is refused.
+    /// The reason of the last refusal, while every device is refused.
     refusal: Option<String>,
-    /// Is the reason why connections cannot be opened.
+    /// The reason why connections cannot be opened.
     unopened: Option<String>,
     /// Tells whether something has changed since the details were last asked for.
     changed: bool,

@@ -2,8 +2,8 @@
 //! together. The devices that have something to publish come first, then those that were active last.
 //!
 //! Turns come at a limited rate, and only while few enough attempts are under way. How many may be under way follows
-//! the broker's own pace, in the manner of congestion control: each quick answer adds one, and slow answers and failures
-//! halve it.
+//! the broker's own pace, in the manner of congestion control: each quick answer adds one, and slow answers and
+//! failures halve it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -34,7 +34,7 @@ type TurnOrder = Reverse<(bool, Option<Instant>)>;
 #[derive(Debug)]
 pub struct Turns {
     interval: Duration,
-    /// Is the earliest time of the next turn.
+    /// The earliest time of the next turn.
     next: Option<Instant>,
     queue: BTreeSet<(TurnOrder, RegistrationId)>,
     order: HashMap<RegistrationId, TurnOrder>,

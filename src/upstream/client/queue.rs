@@ -42,7 +42,7 @@ struct QueueEntry {
     attempts: u8,
 }
 
-/// Is a publication with the registration that asked for it.
+/// A publication with the registration that asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queued {
     pub device: RegistrationId,
@@ -70,7 +70,8 @@ impl Queues {
 
     /// Adds a publication at the end. If there is no room, the oldest notification is dropped, of the clientid or of
     /// all, depending on the bound. Without one, the new publication is dropped if it is a notification, else the
-    /// oldest answer, else the new publication. A Send takes the place of nothing, because its device can try again. Returns the class of the dropped one.
+    /// oldest answer, else the new publication. A Send takes the place of nothing, because its device can try again.
+    /// Returns the class of the dropped one.
     pub fn push(&mut self, client: ClientKey, queued: Queued) -> Option<UplinkClass> {
         let newcomer = queued.publication.class;
         match self.room_for(client, newcomer) {

@@ -38,7 +38,7 @@ pub struct Targets<Faults> {
 
 #[derive(Debug)]
 pub struct Target<Faults> {
-    /// Is the name for logs: the address, or the addresses.
+    /// The name for logs: the address, or the addresses.
     pub name: String,
     pub health: Health,
     /// Tells whether the target has ever answered.

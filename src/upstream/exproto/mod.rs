@@ -63,12 +63,12 @@ pub struct ExProtoConfig {
     pub adapter_connections: usize,
     /// Configures TLS, for listeners that speak it.
     pub ssl: tls::TlsConfig,
-    /// Is the address at which the ConnectionUnaryHandler listens.
+    /// The address at which the ConnectionUnaryHandler listens.
     pub handler_bind: SocketAddr,
     /// Lists the source addresses of the anchors. Without any, the system chooses. A source address suffices for about
     /// 28,000 anchors to each listener.
     pub source_addresses: Vec<IpAddr>,
-    /// Is the `proto_name` of Authenticate, by which EMQX chooses the authenticators.
+    /// The `proto_name` of Authenticate, by which EMQX chooses the authenticators.
     pub proto_name: String,
     /// Limits the time from the Register to the answer to Subscribe.
     pub connect_timeout: Duration,
@@ -86,11 +86,11 @@ pub struct ExProtoConfig {
 pub struct Node {
     /// Lists its exproto listener: `host:port` for TCP, `ssl://host:port` for TLS. Several share the anchors.
     pub listeners: Vec<String>,
-    /// Is the URI of its ConnectionAdapter: `http://host:port`.
+    /// The URI of its ConnectionAdapter: `http://host:port`.
     pub adapter: String,
 }
 
-/// Is the link to EMQX by ExProto.
+/// The link to EMQX by ExProto.
 pub type ExProtoLink = BrokerLink<ExProtoIo>;
 
 /// Holds the anchors and calls of each node.

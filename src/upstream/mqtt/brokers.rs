@@ -14,9 +14,9 @@ use crate::upstream::client::targets::{TOLERATED_FAULTS, Target, TargetId, Targe
 
 use super::codec::ProtocolVersion;
 
-/// Is the time between two attempts at an address that is unavailable, or whose last probe failed.
+/// The time between two attempts at an address that is unavailable, or whose last probe failed.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// Is the time between two probes of an available address.
+/// The time between two probes of an available address.
 const QUIET_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Holds the addresses of an MQTT broker.
@@ -37,7 +37,7 @@ pub struct BrokerFaults {
     version: ProtocolVersion,
     /// Counts the connections in a row on which CONNECT had no answer.
     silent: u32,
-    /// Is the time from which a device may try an unavailable address, or at which the next probe of an available one
+    /// The time from which a device may try an unavailable address, or at which the next probe of an available one
     /// begins. It is `None` before the first probe.
     next_probe: Option<Instant>,
 }

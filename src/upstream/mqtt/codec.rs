@@ -17,7 +17,7 @@ use lwm2m_core::gateway::broker::{ClientInfo, MessageProperties, Publication, Up
 
 use super::reason::Reason;
 
-/// Is the content type of every payload.
+/// The content type of every payload.
 const JSON: &str = "application/json";
 /// Limits the messages of QoS 1 that the broker may send without an acknowledgement (Receive Maximum).
 pub const RECEIVE_MAXIMUM: u16 = 64;
@@ -35,7 +35,7 @@ pub enum ProtocolVersion {
 pub struct Connect<'a> {
     pub client: &'a ClientInfo,
     pub keep_alive: u16,
-    /// Is the time for which the broker keeps the session after the connection.
+    /// The time for which the broker keeps the session after the connection.
     pub session_expiry: Duration,
     pub max_packet_size: usize,
 }
@@ -44,14 +44,14 @@ pub struct Connect<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Sending<'a> {
     pub client: &'a ClientInfo,
-    /// Is `None` for QoS 0.
+    /// `None` for QoS 0.
     pub packet: Option<PacketId>,
     /// Tells that the publication was sent before (DUP).
     pub again: bool,
     pub retain: bool,
 }
 
-/// Is a packet identifier, which is never zero.
+/// A packet identifier, which is never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PacketId(u16);
 
@@ -84,16 +84,16 @@ pub struct ServerLimits {
     pub max_packet_size: usize,
     pub max_qos: u8,
     pub retain: bool,
-    /// Is the keep alive in seconds that replaces that of the gateway. Zero means none.
+    /// The keep alive in seconds that replaces that of the gateway. Zero means none.
     pub keep_alive: Option<u16>,
 }
 
-/// Is a message of an application.
+/// A message of an application.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MqttMessage {
     pub topic: String,
     pub payload: Vec<u8>,
-    /// Is the identifier to acknowledge, with QoS 1.
+    /// The identifier to acknowledge, with QoS 1.
     pub packet: Option<PacketId>,
     /// Tells that the broker sent the message before (DUP), perhaps on an earlier connection.
     pub again: bool,

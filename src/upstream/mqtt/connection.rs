@@ -19,7 +19,7 @@ use super::codec::{Frames, Incoming};
 use crate::upstream::client::device::ConnectionId;
 
 const READ: usize = 64 * 1024;
-/// Is the number of written bytes that are reported together.
+/// The number of written bytes that are reported together.
 const TELL_WRITTEN: usize = 16 * 1024;
 /// Limits how long the broker may take to close a connection that the gateway has closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -48,7 +48,7 @@ pub use codec::ProtocolVersion;
 
 /// Limits how long a probe may take, where devices may take longer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Is the time after which a connection no longer counts as closed at once.
+/// The time after which a connection no longer counts as closed at once.
 const CLOSES_AT_ONCE: Duration = Duration::from_millis(300);
 
 /// Configures where the broker is, and how much of it to use.
@@ -59,9 +59,9 @@ pub struct MqttConfig {
     pub brokers: Vec<String>,
     /// Configures TLS, for brokers that speak it.
     pub ssl: tls::TlsConfig,
-    /// Is the version that is tried first. A broker without version 5 is spoken to in 3.1.1 from then on.
+    /// The version that is tried first. A broker without version 5 is spoken to in 3.1.1 from then on.
     pub version: ProtocolVersion,
-    /// Is the silence after which a connection is checked with PINGREQ. Zero means never.
+    /// The silence after which a connection is checked with PINGREQ. Zero means never.
     pub keep_alive: Duration,
     /// Limits the publications of QoS 1 of one device that wait for the broker's acknowledgement.
     pub window: usize,
@@ -87,7 +87,7 @@ impl MqttConfig {
     }
 }
 
-/// Is the link to the broker by MQTT.
+/// The link to the broker by MQTT.
 pub type MqttLink = BrokerLink<MqttIo>;
 
 /// Holds the connections of the devices.

@@ -5,7 +5,7 @@ use std::fmt;
 
 use lwm2m_core::gateway::broker::CloseReason;
 
-/// Is a reason code.
+/// A reason code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reason(pub u8);
 

@@ -1,7 +1,7 @@
 //! The CoAP endpoint: exchanges and observations, with block-wise transfer over them. It is the only state machine of
 //! CoAP that other modules use.
 //!
-//! A request of ours keeps its id through all of its blocks:
+//! A request of the gateway keeps its id through all of its blocks:
 //! 1. A body larger than a block is sent by Block1, block by block; the last block gets the response, or its first
 //!    block. A smaller body is sent by Block1 too if it was answered 4.13.
 //! 2. A response in blocks is fetched to its end by Block2. Only then it is an [`EndpointEvent::Response`].
@@ -19,7 +19,7 @@ use super::block::{
     Assembled, Assemblies, Begun, Block, BlockError, BlockSize, Concluded, Download, Fetched, LastBlock, Repeated,
     Upload, UploadStep, slice, smaller_size,
 };
-use super::exchange::{Acknowledge, CoapOutput, ExchangeEvent, ExchangeId, Exchanges, RequestId};
+use super::exchange::{CoapOutput, ExchangeEvent, ExchangeId, Exchanges, PendingAck, RequestId};
 use super::observe::Freshness;
 use super::options::number;
 use super::transfers::{Purpose, Stage, Transfer, Transfers};
@@ -61,13 +61,13 @@ pub enum EndpointEvent {
         exchange: ExchangeId,
         error: Failure,
     },
-    /// A notification has come. One without a number, or with an error code, ends the observation. If it has an `owed`
-    /// acknowledgement, the owner sends that with [`Endpoint::acknowledge`].
+    /// A notification has come. One without a number, or with an error code, ends the observation. If it has an
+    /// `pending_ack` acknowledgement, the owner sends that with [`Endpoint::acknowledge`].
     Notification {
         observation: ExchangeId,
         number: Option<u32>,
         response: Response,
-        owed: Option<Acknowledge>,
+        pending_ack: Option<PendingAck>,
     },
     /// A notification cannot be read, or its body could not be fetched.
     NotificationFailed {
@@ -114,7 +114,7 @@ struct EndpointObservation {
     request: Request,
     fetching: Option<ExchangeId>,
     /// Whether the owner has received the first answer.
-    told: bool,
+    answered: bool,
     waiting: VecDeque<WaitingNotification>,
     /// Counts the notifications that were superseded in a row.
     superseded: u32,
@@ -124,7 +124,7 @@ struct EndpointObservation {
 struct WaitingNotification {
     number: Option<u32>,
     received: Result<Response, Failure>,
-    owed: Option<Acknowledge>,
+    pending_ack: Option<PendingAck>,
     /// Whether it ends the observation.
     over: bool,
 }
@@ -139,8 +139,8 @@ struct RequestedBlocks {
 impl Endpoint {
     /// Notifications of one observation that wait while the body of an earlier one is fetched.
     const WAITING_NOTIFICATIONS: usize = 32;
-    /// Number of superseded notifications in a row after which the owner is told that no body can be fetched.
-    const SUPERSEDED_UNTOLD: u32 = 8;
+    /// Number of superseded notifications in a row after which the owner gets an event that no body can be fetched.
+    const SUPERSEDED_BEFORE_FAILURE: u32 = 8;
 
     /// `seed` is where message ids, tokens and the random factor come from.
     pub fn new(parameters: Parameters, seed: [u8; 32]) -> Self {
@@ -164,7 +164,7 @@ impl Endpoint {
         self.handle_decoded(now, peer, PeerClass::Registered, Message::decode(datagram), datagram);
     }
 
-    /// The same for a datagram that was decoded already, of a peer of this class.
+    /// Takes a datagram that was decoded already, of a peer of this class.
     pub fn handle_decoded(
         &mut self,
         now: Instant,
@@ -257,7 +257,7 @@ impl Endpoint {
     ) -> ExchangeId {
         let id = self.exchanges.restore_observation(peer, token, freshness);
         request.options.remove(number::OBSERVE);
-        self.observations.insert(id, EndpointObservation { told: true, ..EndpointObservation::new(peer, request) });
+        self.observations.insert(id, EndpointObservation { answered: true, ..EndpointObservation::new(peer, request) });
         id
     }
 
@@ -323,9 +323,9 @@ impl Endpoint {
         response
     }
 
-    /// Acknowledges a notification that was told.
-    pub fn acknowledge(&mut self, owed: Acknowledge) {
-        self.exchanges.acknowledge_owed(owed);
+    /// Acknowledges a notification that was delivered.
+    pub fn acknowledge(&mut self, pending_ack: PendingAck) {
+        self.exchanges.acknowledge_pending(pending_ack);
     }
 
     /// Moves these exchanges and observations to another address of their device. Requests in flight are sent there.
@@ -394,15 +394,15 @@ impl Endpoint {
                     self.ended(now, exchange, |exchange| EndpointEvent::TimedOut { exchange });
                 }
                 ExchangeEvent::Failed { exchange, error } => self.failed(now, exchange, error),
-                ExchangeEvent::Notification { observation, number, response, owed } => {
+                ExchangeEvent::Notification { observation, number, response, pending_ack } => {
                     // RFC 7641 section 4.2: an error, or a response without the option, is the last word of the device.
                     let over = number.is_none() || !response.code.is_success();
                     let received = Ok(response);
-                    self.notified(now, observation, WaitingNotification { number, received, owed, over });
+                    self.notified(now, observation, WaitingNotification { number, received, pending_ack, over });
                 }
                 ExchangeEvent::NotificationFailed { observation, error, over } => {
-                    let (number, received, owed) = (None, Err(error), None);
-                    self.notified(now, observation, WaitingNotification { number, received, owed, over });
+                    let (number, received, pending_ack) = (None, Err(error), None);
+                    self.notified(now, observation, WaitingNotification { number, received, pending_ack, over });
                 }
             }
         }
@@ -426,7 +426,7 @@ impl Endpoint {
         }
         let room = self.block_transfer_bytes.saturating_sub(self.transfers.held());
         let assembled = block1.map(|block| self.assemblies.take(now, (peer, class), &request, block, room));
-        self.tell_evicted();
+        self.report_evicted();
         let request = match assembled {
             None => request,
             Some(Assembled::Complete(request, _)) => request,
@@ -443,7 +443,8 @@ impl Endpoint {
         self.events.push_back(EndpointEvent::Request { id, peer, request });
     }
 
-    /// A last block that came before, in another message, and whose body is not sent anew. Returns whether it was one.
+    /// Answers a last block that has arrived before in another message, unless its body is being sent again. Returns
+    /// whether it was such a block.
     fn answer_as_before(&mut self, now: Instant, id: RequestId, peer: Peer, last: &LastBlock) -> bool {
         if self.assemblies.has(peer) {
             return false;
@@ -461,7 +462,7 @@ impl Endpoint {
         }
     }
 
-    /// A repeated block that will not be answered as before is answered 5.03: nothing waits for ever.
+    /// Answers 5.03 to repeated blocks whose first message will get no answer, so that no request waits for ever.
     fn drop_orphans(&mut self, now: Instant) {
         while let Some(orphan) = self.concluded.poll_orphan() {
             let response = self.sliced(orphan, Response::new(Code::SERVICE_UNAVAILABLE));
@@ -469,7 +470,7 @@ impl Endpoint {
         }
     }
 
-    fn tell_evicted(&mut self) {
+    fn report_evicted(&mut self) {
         while let Some(peer) = self.assemblies.poll_evicted() {
             self.events.push_back(EndpointEvent::BodyRefused { peer, error: BlockError::Evicted });
         }
@@ -494,7 +495,7 @@ impl Endpoint {
         self.proceed(now, id, transfer, response);
     }
 
-    /// Goes on with a transfer that was taken out, after this response to its last step.
+    /// Continues a transfer after this response to its last step. The caller has removed it from the table.
     fn proceed(&mut self, now: Instant, id: ExchangeId, mut transfer: Transfer, response: Response) {
         match self.advance(&mut transfer, response) {
             Ok(Step::Next(request)) => self.send_step(now, id, transfer, request),
@@ -531,11 +532,11 @@ impl Endpoint {
         }
     }
 
-    /// Evicts bodies that unregistered peers send, for the sake of a body that was asked for.
+    /// Makes room for the body of a response by evicting bodies that unregistered peers send.
     fn make_room_for(&mut self, transfer: &Transfer) -> Result<(), BlockError> {
         let asked_for = self.transfers.held() + transfer.held();
         self.assemblies.shrink_to(self.block_transfer_bytes.saturating_sub(asked_for));
-        self.tell_evicted();
+        self.report_evicted();
         let fits =
             asked_for + self.assemblies.held() <= self.block_transfer_bytes && self.transfers.has_room_for(transfer);
         // A body that is discarded holds nothing.
@@ -548,7 +549,7 @@ impl Endpoint {
         self.transfers.insert(id, transfer);
     }
 
-    /// The transfer is at its end; what waited for it has its turn.
+    /// Ends a transfer with this result, and delivers the notifications that waited for it.
     fn complete(&mut self, now: Instant, id: ExchangeId, purpose: Purpose, result: Result<Response, Failure>) {
         let (event, observation) = match (purpose, result) {
             (Purpose::Request { observing }, Ok(response)) => {
@@ -558,11 +559,11 @@ impl Endpoint {
                 self.forget(id);
                 (EndpointEvent::Failed { exchange: id, error }, None)
             }
-            (Purpose::Notification { observation, number, owed }, Ok(response)) => {
-                (EndpointEvent::Notification { observation, number, response, owed }, Some(observation))
+            (Purpose::Notification { observation, number, pending_ack }, Ok(response)) => {
+                (EndpointEvent::Notification { observation, number, response, pending_ack }, Some(observation))
             }
-            (Purpose::Notification { observation, number, owed }, Err(error)) => {
-                self.give(owed);
+            (Purpose::Notification { observation, number, pending_ack }, Err(error)) => {
+                self.acknowledge_undelivered(pending_ack);
                 let over = number.is_none();
                 (EndpointEvent::NotificationFailed { observation, number, error, over }, Some(observation))
             }
@@ -570,14 +571,14 @@ impl Endpoint {
         self.events.push_back(event);
         let Some(id) = observation else { return };
         if let Some(observation) = self.observations.get_mut(&id) {
-            observation.told = true;
+            observation.answered = true;
             observation.fetching = None;
             observation.superseded = 0;
         }
-        self.tell_waiting(now, id);
+        self.deliver_waiting(now, id);
     }
 
-    /// A step was reset or timed out: so was the whole.
+    /// Ends a transfer because one of its steps was reset or timed out.
     fn ended(&mut self, now: Instant, step: ExchangeId, how: impl FnOnce(ExchangeId) -> EndpointEvent) {
         let Some(id) = self.steps.remove(&step) else { return };
         let Some(transfer) = self.transfers.remove(id) else { return };
@@ -592,7 +593,7 @@ impl Endpoint {
         }
     }
 
-    /// The answer to a step cannot be read.
+    /// Ends a transfer because the answer to one of its steps cannot be decoded.
     fn failed(&mut self, now: Instant, step: ExchangeId, error: Failure) {
         let Some(id) = self.steps.remove(&step) else { return };
         let Some(transfer) = self.transfers.remove(id) else { return };
@@ -601,35 +602,35 @@ impl Endpoint {
 
     fn notified(&mut self, now: Instant, id: ExchangeId, notification: WaitingNotification) {
         let Some(observation) = self.observations.get(&id) else { return };
-        let fetched = if observation.told { observation.fetching } else { Some(id) };
+        let fetched = if observation.answered { observation.fetching } else { Some(id) };
         let ended = fetched.filter(|fetched| self.transfers.get(*fetched).is_some_and(Transfer::may_mix));
         match ended {
             Some(answer) if answer == id => {
                 let Some(notification) = self.answer_with(now, id, notification) else { return };
-                self.wait(id, notification);
+                self.enqueue(id, notification);
             }
             Some(older) => {
                 self.supersede(id, older);
-                self.wait(id, notification);
+                self.enqueue(id, notification);
             }
-            None => self.wait(id, notification),
+            None => self.enqueue(id, notification),
         }
-        self.tell_waiting(now, id);
+        self.deliver_waiting(now, id);
     }
 
-    /// The body of the first answer is being fetched, and a newer state is there: it is the answer. Gives a
-    /// notification back that cannot be one.
+    /// Replaces the first answer, whose body is being fetched, by a newer notification. Returns the notification if it
+    /// cannot be the answer.
     fn answer_with(
         &mut self,
         now: Instant,
         id: ExchangeId,
         notification: WaitingNotification,
     ) -> Option<WaitingNotification> {
-        let WaitingNotification { number, received: Ok(response), owed, over: false } = notification else {
+        let WaitingNotification { number, received: Ok(response), pending_ack, over: false } = notification else {
             return Some(notification);
         };
         let transfer = self.abandon(id)?;
-        self.give(owed);
+        self.acknowledge_undelivered(pending_ack);
         let purpose = Purpose::Request { observing: number };
         self.proceed(now, id, Transfer { purpose, stage: Stage::Whole(Vec::new()), ..transfer }, response);
         None
@@ -641,18 +642,18 @@ impl Endpoint {
         if let Some(observation) = self.observations.get_mut(&id) {
             observation.fetching = None;
         }
-        if let Purpose::Notification { number, owed, .. } = transfer.purpose {
-            self.superseded(id, number, owed);
+        if let Purpose::Notification { number, pending_ack, .. } = transfer.purpose {
+            self.superseded(id, number, pending_ack);
         }
     }
 
     /// Reports a notification that a newer one has superseded. If that happens many times in a row it is reported as
     /// failed, since applications then see no value at all.
-    fn superseded(&mut self, id: ExchangeId, number: Option<u32>, owed: Option<Acknowledge>) {
-        self.give(owed);
+    fn superseded(&mut self, id: ExchangeId, number: Option<u32>, pending_ack: Option<PendingAck>) {
+        self.acknowledge_undelivered(pending_ack);
         let Some(observation) = self.observations.get_mut(&id) else { return };
         observation.superseded += 1;
-        self.events.push_back(if observation.superseded.is_multiple_of(Self::SUPERSEDED_UNTOLD) {
+        self.events.push_back(if observation.superseded.is_multiple_of(Self::SUPERSEDED_BEFORE_FAILURE) {
             let error = BlockError::Superseded.into();
             EndpointEvent::NotificationFailed { observation: id, number, error, over: false }
         } else {
@@ -660,54 +661,59 @@ impl Endpoint {
         });
     }
 
-    fn wait(&mut self, id: ExchangeId, notification: WaitingNotification) {
+    fn enqueue(&mut self, id: ExchangeId, notification: WaitingNotification) {
         let Some(observation) = self.observations.get_mut(&id) else { return };
         observation.waiting.push_back(notification);
         if observation.waiting.len() > Self::WAITING_NOTIFICATIONS
-            && let Some(WaitingNotification { number, owed, over, .. }) = observation.waiting.pop_front()
+            && let Some(WaitingNotification { number, pending_ack, over, .. }) = observation.waiting.pop_front()
         {
             let error = BlockError::TooMany.into();
             self.events.push_back(EndpointEvent::NotificationFailed { observation: id, number, error, over });
-            self.give(owed);
+            self.acknowledge_undelivered(pending_ack);
         }
     }
 
     /// Acknowledges a notification that was not delivered: its retransmission could not be delivered either.
-    fn give(&mut self, owed: Option<Acknowledge>) {
-        if let Some(owed) = owed {
-            self.exchanges.acknowledge_owed(owed);
+    fn acknowledge_undelivered(&mut self, pending_ack: Option<PendingAck>) {
+        if let Some(pending_ack) = pending_ack {
+            self.exchanges.acknowledge_pending(pending_ack);
         }
     }
 
-    /// Tells the notifications that wait, up to one whose body has to be fetched first.
-    fn tell_waiting(&mut self, now: Instant, id: ExchangeId) {
+    /// Delivers the waiting notifications, up to one whose body has to be fetched first.
+    fn deliver_waiting(&mut self, now: Instant, id: ExchangeId) {
         while let Some(observation) = self.observations.get_mut(&id)
-            && observation.told
+            && observation.answered
             && observation.fetching.is_none()
             && let Some(notification) = observation.waiting.pop_front()
         {
             let over = notification.over;
-            self.tell(now, id, notification);
+            self.deliver(now, id, notification);
             if over {
                 self.observations.remove(&id);
             }
         }
     }
 
-    fn tell(&mut self, now: Instant, id: ExchangeId, notification: WaitingNotification) {
-        let WaitingNotification { number, received, owed, over } = notification;
+    fn deliver(&mut self, now: Instant, id: ExchangeId, notification: WaitingNotification) {
+        let WaitingNotification { number, received, pending_ack, over } = notification;
         let Some(observation) = self.observations.get_mut(&id) else { return };
         let begun = received.and_then(|response| Download::begin(&observation.request, response, self.body_limit));
         let error = match begun {
             Ok(Begun::Complete(response)) => {
                 observation.superseded = 0;
-                return self.events.push_back(EndpointEvent::Notification { observation: id, number, response, owed });
+                return self.events.push_back(EndpointEvent::Notification {
+                    observation: id,
+                    number,
+                    response,
+                    pending_ack,
+                });
             }
             Ok(Begun::Partial(download, _)) if !download.has_etag() && !observation.waiting.is_empty() => {
-                return self.superseded(id, number, owed);
+                return self.superseded(id, number, pending_ack);
             }
             Ok(Begun::Partial(download, request)) => {
-                let purpose = Purpose::Notification { observation: id, number, owed };
+                let purpose = Purpose::Notification { observation: id, number, pending_ack };
                 match self.fetch(now, id, purpose, download, request) {
                     Ok(()) => return,
                     Err(error) => error.into(),
@@ -716,7 +722,7 @@ impl Endpoint {
             Err(error) => error,
         };
         self.events.push_back(EndpointEvent::NotificationFailed { observation: id, number, error, over });
-        self.give(owed);
+        self.acknowledge_undelivered(pending_ack);
     }
 
     /// Fetches the rest of the body of a notification.
@@ -745,7 +751,7 @@ impl Endpoint {
 impl EndpointObservation {
     /// Creates an observation whose first answer the owner has not received yet.
     fn new(peer: Peer, request: Request) -> Self {
-        Self { peer, request, fetching: None, told: false, waiting: VecDeque::new(), superseded: 0 }
+        Self { peer, request, fetching: None, answered: false, waiting: VecDeque::new(), superseded: 0 }
     }
 }
 

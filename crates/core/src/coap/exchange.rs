@@ -42,11 +42,11 @@ use super::{
     Code, Failure, Kind, Message, MessageDecodeError, MessageId, Parameters, PeerClass, Request, Response, Token,
 };
 
-/// A request of ours, and the observation that it may have begun.
+/// Identifies a request of the gateway, and the observation that it may have begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ExchangeId(pub(crate) u64);
 
-/// A request of a peer that waits for our response.
+/// Identifies a request of a peer that waits for its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub(crate) u64);
 
@@ -104,7 +104,7 @@ pub enum ExchangeEvent {
         observation: ExchangeId,
         number: Option<u32>,
         response: Response,
-        owed: Option<Acknowledge>,
+        pending_ack: Option<PendingAck>,
     },
     /// A notification that cannot be read. When it was reset the observation is `over`: RFC 7641 section 3.6 lets the
     /// device forget it.
@@ -115,9 +115,9 @@ pub enum ExchangeEvent {
     },
 }
 
-/// The acknowledgement that a peer still waits for.
+/// An acknowledgement that was not sent yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Acknowledge {
+pub struct PendingAck {
     peer: Peer,
     id: MessageId,
 }
@@ -234,7 +234,7 @@ impl Exchanges {
                     self.transmit(peer, datagram);
                 }
                 Expired::GivenUp(Owner::Exchange(exchange)) => self.time_out(exchange),
-                // The peer does not hear; its registration stays until its lifetime is over.
+                // The peer does not answer; its registration stays until its lifetime ends.
                 Expired::GivenUp(Owner::SeparateResponse) => {}
             }
         }
@@ -283,7 +283,7 @@ impl Exchanges {
         self.send_with_token(now, peer, request, token, Persistence::Ordinary)
     }
 
-    /// The same for a further block of a transfer that the peer has begun to answer.
+    /// Sends a further block of a transfer that the peer has begun to answer.
     pub fn send_block(&mut self, now: Instant, peer: Peer, request: &Request) -> ExchangeId {
         let token = self.random_token(peer);
         self.send_with_token(now, peer, request, token, Persistence::WithinTransfer)
@@ -300,13 +300,13 @@ impl Exchanges {
         Some(self.send_with_token(now, peer, request, token, Persistence::Ordinary))
     }
 
-    /// The token of an observation, and its newest notification.
+    /// Returns the token of an observation, and the freshness of its newest notification.
     pub fn observation(&self, id: ExchangeId) -> Option<(Token, Freshness)> {
         self.observations.get(&id).map(|observation| (observation.token, observation.freshness))
     }
 
-    /// Takes up an observation that an earlier process had with this peer under this token. Where notifications are
-    /// acknowledged on demand, the newest may not have been: the peer repeats it, and then it is heard.
+    /// Restores an observation that an earlier process had with this peer under this token. If notifications are
+    /// acknowledged on demand, the newest one may still be unacknowledged, so its repetition is accepted.
     pub fn restore_observation(&mut self, peer: Peer, token: Token, freshness: Freshness) -> ExchangeId {
         let id = ExchangeId(self.new_id());
         let freshness = match self.parameters.acknowledge_notifications {
@@ -359,8 +359,8 @@ impl Exchanges {
     }
 
     /// Sends a peer the acknowledgement that it waits for.
-    pub fn acknowledge_owed(&mut self, owed: Acknowledge) {
-        self.acknowledge(owed.peer, owed.id, Kind::Confirmable);
+    pub fn acknowledge_pending(&mut self, pending_ack: PendingAck) {
+        self.acknowledge(pending_ack.peer, pending_ack.id, Kind::Confirmable);
     }
 
     /// Moves these exchanges and observations to another address of their device. Requests in flight are sent there.
@@ -523,7 +523,7 @@ impl Exchanges {
         self.finish(now, exchange, peer, token, message)
     }
 
-    /// The exchange whose request is on its way to this peer with this message id.
+    /// Returns the exchange whose request is in flight to this peer with this message id.
     fn transmitted(&self, peer: Peer, id: MessageId) -> Option<ExchangeId> {
         match self.transmissions.owner((peer, id))? {
             Owner::Exchange(exchange) => Some(exchange),
@@ -531,7 +531,7 @@ impl Exchanges {
         }
     }
 
-    /// The same, if the request has this token.
+    /// Returns the exchange whose request is in flight to this peer with this message id and this token.
     fn acknowledged_by(&self, peer: Peer, id: MessageId, token: Token) -> Option<ExchangeId> {
         let exchange = self.transmitted(peer, id)?;
         self.exchanges.get(&exchange).is_some_and(|exchange| exchange.token == token).then_some(exchange)
@@ -565,7 +565,7 @@ impl Exchanges {
         }
     }
 
-    /// The response of an exchange is there; with the Observe option it lives on as an observation.
+    /// Ends an exchange with its response. With the Observe option it continues as an observation.
     fn finish(&mut self, now: Instant, id: ExchangeId, peer: Peer, token: Token, message: Message) -> DatagramOutcome {
         let observe = self.exchanges.get(&id).is_some_and(|exchange| exchange.observe);
         self.end_exchange(id);
@@ -587,7 +587,7 @@ impl Exchanges {
         let body = digest(&message.options, &message.payload);
         let Message { kind, id: message_id, .. } = message;
         let observation = self.observations.get_mut(&id).expect("a token points to observations that exist");
-        // RFC 7641 section 4.2: an error, or a response without the option, is the last word of the device.
+        // RFC 7641 section 4.2: an error, or a response without the option, ends the observation.
         match number.filter(|_| message.code.is_success()) {
             Some(number) if !observation.freshness.advance(number, now, body) => {
                 self.acknowledge(peer, message_id, kind);
@@ -597,14 +597,14 @@ impl Exchanges {
             None => self.forget(id),
         }
         let response = Response { code: message.code, options: message.options, payload: message.payload };
-        let owed = match self.parameters.acknowledge_notifications {
-            Acknowledging::OnDemand if kind == Kind::Confirmable => Some(Acknowledge { peer, id: message_id }),
+        let pending_ack = match self.parameters.acknowledge_notifications {
+            Acknowledging::OnDemand if kind == Kind::Confirmable => Some(PendingAck { peer, id: message_id }),
             Acknowledging::OnDemand | Acknowledging::AtOnce => None,
         };
-        if owed.is_none() {
+        if pending_ack.is_none() {
             self.acknowledge(peer, message_id, kind);
         }
-        self.events.push_back(ExchangeEvent::Notification { observation: id, number, response, owed });
+        self.events.push_back(ExchangeEvent::Notification { observation: id, number, response, pending_ack });
         DatagramOutcome::Notification
     }
 
@@ -630,9 +630,10 @@ impl Exchanges {
         id
     }
 
-    /// The message keeps its id, so that the device sees a repetition, unless another one has it on its way there. It
-    /// is due at once, and with as many repetitions before it as a new one. A request that was acknowledged is sent
-    /// again too: its answer may have come from the new address before anybody knew whose that is.
+    /// Sends the request of an exchange to another address at once, with as many retransmissions as a new one. The
+    /// message keeps its id, so that the device recognises a repetition, unless another message in flight to that
+    /// address has it. A request that was acknowledged is sent again too: its answer may have come from the new address
+    /// before the gateway knew whose that is.
     fn readdress_transmission(&mut self, now: Instant, id: ExchangeId, from: Key, to: Peer) {
         let on_its_way = if self.owns_transmission(id, from) { self.transmissions.take(from) } else { None };
         let acknowledged = self.exchanges.get_mut(&id).and_then(|exchange| exchange.acknowledged.take());
@@ -649,7 +650,8 @@ impl Exchanges {
         self.transmissions.begin_anew(now, key, sent, Owner::Exchange(id), &self.parameters, &mut self.rng);
     }
 
-    /// An exchange that waits for its separate response has no message on its way, and its id may be another one's.
+    /// Returns whether this message in flight belongs to the exchange. An exchange that waits for a separate response
+    /// has none, and its message id may belong to another one.
     fn owns_transmission(&self, id: ExchangeId, key: Key) -> bool {
         matches!(self.transmissions.owner(key), Some(Owner::Exchange(owner)) if owner == id)
     }
@@ -681,7 +683,7 @@ impl Exchanges {
         self.expected(exchange.peer, exchange.token, |expected| expected.exchange = None);
     }
 
-    /// The answer takes longer than the peer should wait for the acknowledgement (RFC 7252 section 5.2.2).
+    /// Acknowledges a request whose answer takes longer than the peer should wait (RFC 7252 section 5.2.2).
     fn acknowledge_early(&mut self, id: RequestId) {
         let Some(pending) = self.requests.get_mut(&id) else { return };
         pending.answer_as = AnswerAs::Separate;
@@ -704,7 +706,7 @@ impl Exchanges {
         }
     }
 
-    /// The same for a message that is not remembered.
+    /// Rejects a message that is not remembered, under the same condition.
     fn reset_unremembered(&mut self, now: Instant, peer: Peer, id: MessageId) {
         if self.dedup.resettable(now, peer, id) == 0 {
             self.transmit(peer, Message::empty(Kind::Reset, id).encode());
@@ -721,7 +723,7 @@ impl Exchanges {
         self.outputs.push_back(CoapOutput::Transmit(Transmit { peer, datagram }));
     }
 
-    /// Changes whom a token belongs to; a token that belongs to nobody is forgotten.
+    /// Changes what a token belongs to. A token that belongs to nothing is forgotten.
     fn expected(&mut self, peer: Peer, token: Token, change: impl FnOnce(&mut Expected)) {
         let expected = self.tokens.entry((peer, token)).or_default();
         change(expected);
@@ -730,7 +732,8 @@ impl Exchanges {
         }
     }
 
-    /// A token that nothing of this peer has. Where tokens of the length that was asked for run out, it is longer.
+    /// Returns a random token that is unused with this peer. If a token of the configured length is taken, a longer one
+    /// is tried.
     fn random_token(&mut self, peer: Peer) -> Token {
         let mut length = self.parameters.token_length;
         loop {
@@ -744,8 +747,8 @@ impl Exchanges {
         }
     }
 
-    /// The next message id toward this peer that none of our messages has: one that was on its way to another address
-    /// may have brought its id along.
+    /// Returns the next message id for this peer that no message in flight has. A message that was readdressed to this
+    /// peer keeps its id.
     fn new_message_id(&mut self, now: Instant, peer: Peer) -> MessageId {
         loop {
             let id = self.message_ids.next(now, peer, &mut self.rng);
@@ -776,7 +779,7 @@ const RESPONSE_OPTIONS: &[u16] = &[number::BLOCK1, number::BLOCK2];
 /// Proxy-Uri and Proxy-Scheme: this is no proxy (RFC 7252 section 5.10.2).
 const PROXY_OPTIONS: &[u16] = &[35, 39];
 
-/// The first critical option, one with an odd number, that is not among `known` (RFC 7252 section 5.4.1).
+/// Returns the first critical option, one with an odd number, that is not among `known` (RFC 7252 section 5.4.1).
 fn unknown_critical(message: &Message, known: &[u16]) -> Option<u16> {
     message.options.iter().map(|(number, _)| number).find(|number| number % 2 == 1 && !known.contains(number))
 }

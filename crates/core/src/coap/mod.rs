@@ -23,7 +23,7 @@ mod transmission;
 pub use block::BlockError;
 pub use code::Code;
 pub use endpoint::{Endpoint, EndpointEvent};
-pub use exchange::{Acknowledge, CoapOutput, ExchangeId, RequestId, Transmit};
+pub use exchange::{CoapOutput, ExchangeId, PendingAck, RequestId, Transmit};
 pub use failure::Failure;
 pub use message::{Header, Kind, Message, MessageDecodeError, MessageId, Request, Response, Token};
 pub use observe::Freshness;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::block::{Download, Upload};
-use super::exchange::{Acknowledge, ExchangeId};
+use super::exchange::{ExchangeId, PendingAck};
 use lwm2m_base::Peer;
 
 use super::{Parameters, Request};
@@ -36,7 +36,7 @@ pub enum Purpose {
     Notification {
         observation: ExchangeId,
         number: Option<u32>,
-        owed: Option<Acknowledge>,
+        pending_ack: Option<PendingAck>,
     },
 }
 

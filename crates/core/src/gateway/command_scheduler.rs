@@ -32,7 +32,7 @@ use super::report::{CommandOutcome, Report};
 use super::retained_command_dedup::RetainedCommandDedup;
 
 /// Owns what concerns the commands of all devices; the queue of a device and its command in flight are in [`Device`].
-/// It knows neither how a device registers nor when it leaves: it is told.
+/// It knows neither how a device registers nor when it leaves: its owner calls it then.
 #[derive(Debug, Default)]
 pub(super) struct CommandScheduler {
     /// The registration that each exchange and observation belongs to.
@@ -145,7 +145,7 @@ impl CommandScheduler {
         let Some(in_flight) = self.retry_in_other_format(context, device, in_flight, response) else { return };
         let InFlight { command, sent, attempts, .. } = in_flight;
         let outcome = context.outcome(device, &command.operation, response);
-        // The number 0 is not told: it is what every first answer has.
+        // The number 0 is not published: every first answer has it.
         let payload = uplink::answer(&command.echo, &outcome, observing.filter(|number| *number != 0));
         context.publish_final_answer(device, command.reply.as_deref(), payload);
         let took = context.now.saturating_duration_since(sent);

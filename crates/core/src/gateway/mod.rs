@@ -433,15 +433,15 @@ impl Gateway {
             EndpointEvent::Reset { exchange } => registrations.devices_mut().reset(context, exchange),
             EndpointEvent::TimedOut { exchange } => registrations.devices_mut().timed_out(context, exchange),
             EndpointEvent::Failed { exchange, error } => registrations.devices_mut().failed(context, exchange, error),
-            EndpointEvent::Notification { observation, number, response, owed } => {
+            EndpointEvent::Notification { observation, number, response, pending_ack } => {
                 let over = number.is_none() || !response.code.is_success();
                 let received = Ok(&response);
-                let notification = ReceivedNotification { observation, number, received, owed, over };
+                let notification = ReceivedNotification { observation, number, received, pending_ack, over };
                 registrations.devices_mut().notified(context, notification);
             }
             EndpointEvent::NotificationFailed { observation, number, error, over } => {
                 let received = Err(error);
-                let notification = ReceivedNotification { observation, number, received, owed: None, over };
+                let notification = ReceivedNotification { observation, number, received, pending_ack: None, over };
                 registrations.devices_mut().notified(context, notification);
             }
             EndpointEvent::NotificationSuperseded { observation } => {

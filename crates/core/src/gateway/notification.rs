@@ -1,6 +1,6 @@
 //! Notifications of observations: publishes them, and acknowledges them when the broker has them.
 
-use crate::coap::{Acknowledge, Acknowledging, Code, ExchangeId, Failure, Response};
+use crate::coap::{Acknowledging, Code, ExchangeId, Failure, PendingAck, Response};
 use crate::lwm2m::operation::Outcome;
 use crate::mqtt::uplink;
 use crate::registry::{DeferredAck, Device};
@@ -21,7 +21,7 @@ pub(super) struct ReceivedNotification<'r> {
     pub number: Option<u32>,
     pub received: Result<&'r Response, Failure>,
     /// The acknowledgement that the device waits for until the notification is published.
-    pub owed: Option<Acknowledge>,
+    pub pending_ack: Option<PendingAck>,
     /// True for the last notification of its observation.
     pub over: bool,
 }
@@ -35,7 +35,7 @@ pub(super) struct Notifications {
 impl Notifications {
     /// Publishes a notification of this device. The last one of an observation ends it.
     pub fn received(&mut self, context: &mut Context, device: &mut Device, notification: ReceivedNotification) {
-        let ReceivedNotification { observation: exchange, number, received, owed, over } = notification;
+        let ReceivedNotification { observation: exchange, number, received, pending_ack, over } = notification;
         let Some(observation) = device.observations.get(exchange) else { return };
         let command = &observation.command;
         let outcome = match received {
@@ -46,7 +46,7 @@ impl Notifications {
         let path = command.operation.path;
         let endpoint = device.registration.endpoint.clone();
 
-        let ticket = owed.map(|owed| self.defer(context, device, DeferredAck::Notification(owed)));
+        let ticket = pending_ack.map(|pending_ack| self.defer(context, device, DeferredAck::Notification(pending_ack)));
         let topic = device.topics.notify.clone();
         let publication = Publication { ticket, ..Publication::new(topic, payload, UplinkClass::Notification) };
         context.publish(device.session, publication);
@@ -67,7 +67,7 @@ impl Notifications {
     /// Sends what waited for this publication: the broker has it, so the device may forget it.
     pub fn published(&mut self, context: &mut Context, device: &mut Device, ticket: Ticket) {
         match device.deferred_acks.remove(&ticket.0) {
-            Some(DeferredAck::Notification(owed)) => context.coap.acknowledge(owed),
+            Some(DeferredAck::Notification(pending_ack)) => context.coap.acknowledge(pending_ack),
             Some(DeferredAck::Send(request)) => send::answer(context, device, request, Response::new(Code::CHANGED)),
             None => {}
         }

@@ -1,5 +1,6 @@
-//! The retained commands that devices were sent. The broker gives them to everybody who subscribes, each time that a
-//! device registers: a device that is told to reboot by one would never come to rest.
+//! Remembers the retained commands that were sent to devices. The broker delivers a retained command at each
+//! subscription, so each time that a device registers: without this memory, a retained reboot would reboot the device
+//! for ever.
 //!
 //! 1. A retained command is remembered when it is sent to its device. One that is refused is not: it comes again with
 //!    the next registration.
@@ -16,9 +17,9 @@ use crate::registry::CommandDigest;
 use super::pending_changes::PendingChanges;
 use super::record::{Change, RetainedCommandsRecord};
 
-/// Commands that are remembered of one endpoint; the oldest is forgotten then, and would be sent once more.
+/// Maximum number of commands remembered per endpoint. Beyond it the oldest is forgotten, and would be sent again.
 const OF_ENDPOINT: usize = 256;
-/// Endpoints without a registration that are remembered.
+/// Maximum number of endpoints without a registration that are remembered.
 const DEPARTED: usize = 100_000;
 
 #[derive(Debug, Default)]
@@ -34,9 +35,9 @@ pub(super) struct RetainedCommandDedup {
 /// The retained commands of one endpoint.
 #[derive(Debug, Default)]
 struct Memory {
-    /// The oldest first.
+    /// The commands, the oldest first.
     commands: VecDeque<CommandDigest>,
-    /// Its place among those that left; `None` while it is registered.
+    /// The endpoint's place among those that left; `None` while it is registered.
     departure: Option<u64>,
 }
 

@@ -1,6 +1,6 @@
 //! Send: a device reports values without having been asked (LwM2M 1.1 section 6.4.6), by `POST /dp`.
 //!
-//! 1. The Send is read as a whole. A bad one is answered 4.00, and the application is told.
+//! 1. The Send is read as a whole. A bad one is answered 4.00, and the application gets the reason.
 //! 2. Its publication is handed to the broker's side with a ticket, and the response waits.
 //! 3. The response is 2.04 when the publication is queued or, with `notification_ack = "published"`, when the broker has
 //!    it; 5.03 when it is neither. Commands that wait for the device follow.
@@ -80,7 +80,7 @@ fn refuse(context: &mut Context, peer: Peer, request: RequestId, code: Code) {
     context.report(Report::Send { peer, endpoint: None, code });
 }
 
-/// Tells the application that a Send could not be understood.
+/// Publishes the reason why a Send could not be decoded.
 fn report_bad(context: &mut Context, device: &Device, topic: Topic, reason: String) {
     let payload = uplink::send_refused(&reason);
     context.publish(device.session, Publication::new(topic, payload, UplinkClass::Notification));
@@ -88,9 +88,9 @@ fn report_bad(context: &mut Context, device: &Device, topic: Topic, reason: Stri
     context.report(Report::UndecodableContent { endpoint, path: format!("/{PATH}"), reason });
 }
 
-/// Returns the registration that sends from this peer. Over plain UDP it is one that speaks from this address. Over DTLS
-/// it is one of the same identity, wherever the device spoke from before. If there are several, it is the one that was
-/// heard last.
+/// Returns the registration that sends from this peer. Over plain UDP it is one that speaks from this address. Over
+/// DTLS it is one of the same identity, wherever the device spoke from before. If there are several, it is the one that
+/// was heard last.
 fn sender(registrations: &Registrations, context: &Context, peer: Peer) -> Option<RegistrationId> {
     let registry = registrations.devices().registry();
     let identity = context.identity(peer);

@@ -11,7 +11,7 @@ use crate::coap::options::format;
 
 use super::path::Path;
 
-/// Is a content format. It is serialized as its number.
+/// A content format. It is serialized as its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "u16", try_from = "u16")]
 pub enum ContentFormat {
@@ -40,7 +40,7 @@ struct Row {
     format: ContentFormat,
     name: &'static str,
     number: u16,
-    /// Is the number of the format in drafts of LwM2M 1.0.
+    /// The number of the format in drafts of LwM2M 1.0.
     legacy: Option<u16>,
     holds: Holds,
 }

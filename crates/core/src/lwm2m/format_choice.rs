@@ -1,12 +1,12 @@
-//! The choice of content formats: by what a command names, what the device announced, its version of LwM2M, and what its
-//! answers told (OMA LwM2M Core 1.1 section 7.4, 1.2 section 7.4).
+//! The choice of content formats: from the command, the formats that the device announced, its version of LwM2M, and
+//! its earlier answers (OMA LwM2M Core 1.1 section 7.4, 1.2 section 7.4).
 //!
-//! A command may take several requests, because a device may reject a format that it announced, or that each device of its
-//! version should support:
+//! A command may take several requests, because a device may reject a format that it announced, or that each device of
+//! its version should support:
 //! 1. [`Attempts::first`] chooses the formats of the first request.
 //! 2. [`Attempts::next`] looks at each response. After a 4.06 or a 4.15 to a format of the gateway's own choice it chooses
 //!    other formats for one more request.
-//! 3. What the rejections told is kept with the registration, so that later commands begin with a format that the device
+//! 3. The rejected formats are kept with the registration, so that later commands begin with a format that the device
 //!    accepts.
 //!
 //! A format that a command names is never replaced.
@@ -25,8 +25,8 @@ use super::register::Registration;
 
 /// Limits the requests that one command may take.
 const MAX_REQUESTS: u8 = 3;
-/// Is the order of preference for several values. SenML CBOR carries types and times and is small. LwM2M CBOR carries types
-/// and is the smallest, but has no times. The last two are those that LwM2M 1.1 calls legacy.
+/// The order of preference for several values. SenML CBOR carries types and times and is small. LwM2M CBOR carries
+/// types and is the smallest, but has no times. The last two are those that LwM2M 1.1 calls legacy.
 const SEVERAL: [ContentFormat; 5] = [
     ContentFormat::SenmlCbor,
     ContentFormat::Lwm2mCbor,
@@ -36,39 +36,39 @@ const SEVERAL: [ContentFormat; 5] = [
 ];
 /// Continues the order of preference for a single resource or resource instance.
 const SINGLE: [ContentFormat; 2] = [ContentFormat::Cbor, ContentFormat::Text];
-/// Is the order in which formats are tried after a 4.15 to a write or a create.
+/// The order in which formats are tried after a 4.15 to a write or a create.
 const FALLBACKS: [ContentFormat; 3] = [ContentFormat::SenmlCbor, ContentFormat::Tlv, ContentFormat::SenmlJson];
-/// Is the order of preference for the requests of composite operations.
+/// The order of preference for the requests of composite operations.
 const COMPOSITE: [ContentFormat; 2] = [ContentFormat::SenmlCbor, ContentFormat::SenmlJson];
-/// Is the order of preference for the answers of composite operations.
+/// The order of preference for the answers of composite operations.
 const COMPOSITE_ANSWERS: [ContentFormat; 3] =
     [ContentFormat::SenmlCbor, ContentFormat::Lwm2mCbor, ContentFormat::SenmlJson];
 
 /// Holds the formats of one request, or those that a command names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Formats {
-    /// Is the format to ask for in the answer.
+    /// The format to ask for in the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accept: Option<ContentFormat>,
-    /// Is the format of the request's own payload.
+    /// The format of the request's own payload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<ContentFormat>,
 }
 
-/// Holds what the answers of a device told about its formats.
+/// Holds the formats that a device has rejected or accepted in its answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LearnedFormats {
-    /// Are not asked for, since the device answered 4.06.
+    /// Formats that are not requested any more, because the device answered 4.06.
     #[serde(skip_serializing_if = "FormatSet::is_empty")]
     not_acceptable: FormatSet,
-    /// Are not used for writes and creates, since the device answered 4.15.
+    /// Formats that are not used for writes and creates any more, because the device answered 4.15.
     #[serde(skip_serializing_if = "FormatSet::is_empty")]
     unsupported: FormatSet,
-    /// Are not used for composite operations, since the device answered 4.15.
+    /// Formats that are not used for composite operations any more, because the device answered 4.15.
     #[serde(skip_serializing_if = "FormatSet::is_empty")]
     unsupported_in_composites: FormatSet,
-    /// Is the format in which the device accepted several values after it had rejected another one.
+    /// The format in which the device accepted several values after it had rejected another one.
     #[serde(skip_serializing_if = "Option::is_none")]
     several: Option<ContentFormat>,
 }
@@ -82,9 +82,9 @@ impl LearnedFormats {
 /// Follows the requests of one command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempts {
-    /// Are those of the last request.
+    /// The formats of the last request.
     formats: Formats,
-    /// Are the formats that are left to try for the request, the next one first.
+    /// The formats that are left to try for the request, the next one first.
     left: SmallVec<[ContentFormat; 6]>,
     requests: u8,
 }
@@ -103,9 +103,9 @@ impl Attempts {
         self.formats
     }
 
-    /// Looks at the code of a response. Returns the format that the device rejected if one more request is to be sent, with
-    /// other formats, and `None` if the response is the answer to the command. In either case the registration keeps what
-    /// the code told.
+    /// Looks at the code of a response. Returns the format that the device rejected if one more request is to be sent,
+    /// with other formats, and `None` if the response is the answer to the command. In either case the registration
+    /// keeps what the code told.
     pub fn next(
         &mut self,
         operation: &Operation,
@@ -194,8 +194,8 @@ impl Choice<'_> {
         preferred.filter(|format| !left_out.contains(*format))
     }
 
-    /// Returns the best announced format. A 1.0 device chooses its format itself: drafts of LwM2M 1.0 had other numbers for
-    /// the formats.
+    /// Returns the best announced format. A 1.0 device chooses its format itself: drafts of LwM2M 1.0 had other numbers
+    /// for the formats.
     fn accept_of_read(&self, left_out: FormatSet) -> Option<ContentFormat> {
         if !self.registration.supports(Version::LWM2M_1_1) {
             return None;
@@ -245,9 +245,10 @@ impl Choice<'_> {
         without_repetitions(formats, left_out)
     }
 
-    /// A 1.0 device gets TLV, or the bytes of an Opaque value. Such bytes are sent as they are to a device that announced
-    /// octet-stream, and to a 1.1 device that announced nothing, which must support it: some clients cannot read base64url,
-    /// and it makes a firmware image a third larger. A 1.1 device that announced nothing must support text, too.
+    /// A 1.0 device gets TLV, or the bytes of an Opaque value. Such bytes are sent as they are to a device that
+    /// announced octet-stream, and to a 1.1 device that announced nothing, which must support it: some clients cannot
+    /// read base64url, and it makes a firmware image a third larger. A 1.1 device that announced nothing must support
+    /// text, too.
     fn formats_of_values(&self, values: &[Assignment]) -> Vec<ContentFormat> {
         let target = self.operation.path;
         let is_opaque = codec::is_single_opaque(target, values);

@@ -18,14 +18,14 @@ const MAX_ATTRIBUTES: usize = 64;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Links<'a> {
     pub links: Vec<Link<'a>>,
-    /// Is `None` if the whole list was readable.
+    /// `None` if the whole list was readable.
     pub left_out: Option<LeftOut>,
 }
 
 /// Counts the unreadable links and attributes of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeftOut {
-    /// Is never 0.
+    /// The number of unreadable parts, at least 1.
     pub count: usize,
     pub first: LinkError,
 }

@@ -39,7 +39,7 @@ pub struct Resource {
     /// Tells whether the resource has resource instances.
     pub multiple: bool,
     pub mandatory: bool,
-    /// Is `None` for a resource that is only executed. A few definitions omit the type of other resources, too.
+    /// `None` for a resource that is only executed. A few definitions omit the type of other resources, too.
     pub resource_type: Option<ResourceType>,
     pub range: Option<Range>,
     /// Holds the text of the definition, which may be empty.
@@ -106,8 +106,8 @@ impl Model {
         self.objects.values().flatten()
     }
 
-    /// Returns the definition of this version, or else the newest one with the same major number. A device that announced no
-    /// version has the newest definition of all if none has the major number that LwM2M implies.
+    /// Returns the definition of this version, or else the newest one with the same major number. A device that
+    /// announced no version has the newest definition of all if none has the major number that LwM2M implies.
     pub fn object(&self, id: u16, version: ObjectVersion) -> Option<&Object> {
         self.candidates(id, version).next()
     }
@@ -123,8 +123,8 @@ impl Model {
         OtherVersions(self.undefined_version(object, version))
     }
 
-    /// Returns what is defined in place of an announced version, or `None` if a definition applies to it or the object has
-    /// no definition at all.
+    /// Returns what is defined in place of an announced version, or `None` if a definition applies to it or the object
+    /// has no definition at all.
     pub fn undefined_version(&self, object: u16, version: ObjectVersion) -> Option<UndefinedVersion> {
         let ObjectVersion::Announced(announced) = version else { return None };
         let defined: Vec<Version> = self.versions(object).iter().map(|object| object.version).collect();

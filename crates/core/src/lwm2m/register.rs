@@ -1,4 +1,5 @@
-//! The registration interface: what a device says of itself in Register and Update (LwM2M 1.0 section 5.3, 1.1 section 6.2).
+//! The registration interface: what a device says of itself in Register and Update (LwM2M 1.0 section 5.3, 1.1 section
+//! 6.2).
 
 mod object_list;
 mod query;
@@ -28,7 +29,8 @@ const DEFAULT_VERSION: &str = "1.0";
 /// Estimates the bytes that an entry of a map or list occupies beside its own text.
 const ENTRY: usize = 48;
 
-/// Holds what a device announced in its Register request and in all Updates since. It is serialized without the password.
+/// Holds what a device announced in its Register request and in all Updates since. It is serialized without the
+/// password.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Registration {
     pub endpoint: String,
@@ -43,7 +45,7 @@ pub struct Registration {
     /// Keeps `imei`, `sms` and all other items in the order of their first appearance.
     others: Vec<(String, String)>,
     objects: Option<ObjectList>,
-    /// Keeps what the answers of the device told about its content formats.
+    /// Holds the content formats that the device has rejected or accepted in its answers.
     #[serde(default, skip_serializing_if = "LearnedFormats::is_empty")]
     learned_formats: LearnedFormats,
     /// Counts the parts of the newest link list that could not be read, until the caller takes the count.
@@ -100,7 +102,8 @@ impl Registration {
         Self::from_register_of(request, rules, None)
     }
 
-    /// Reads a Register request of a device whose endpoint name is known from its DTLS identity. The request may then omit
+    /// Reads a Register request of a device whose endpoint name is known from its DTLS identity. The request may then
+    /// omit
     /// `ep` (LwM2M Core 1.1 section 6.2.1).
     pub fn from_register_of<'a>(
         request: &Request,
@@ -192,14 +195,14 @@ impl Registration {
         change
     }
 
-    /// Takes the count of unreadable parts of the link list. Only a Register and an Update that changed the list set it, so
-    /// that a list which a device repeats is reported once.
+    /// Takes the count of unreadable parts of the link list. Only a Register and an Update that changed the list set
+    /// it, so that a list which a device repeats is reported once.
     pub fn take_left_out(&mut self) -> Option<LeftOut> {
         self.left_out.take()
     }
 
-    /// Returns the approximate number of bytes that the registration occupies in memory: its object list with attributes,
-    /// its query items and their bookkeeping.
+    /// Returns the approximate number of bytes that the registration occupies in memory: its object list with
+    /// attributes, its query items and their bookkeeping.
     pub fn size(&self) -> usize {
         self.size_after(&Update::default())
     }
@@ -296,7 +299,8 @@ impl Registration {
         self.objects.as_ref().map(|objects| objects.targets.iter())
     }
 
-    /// Returns the attributes of each link that has any, by its target, if they are kept. The root link has the target `/`.
+    /// Returns the attributes of each link that has any, by its target, if they are kept. The root link has the target
+    /// `/`.
     pub fn object_attributes(&self) -> &BTreeMap<String, BTreeMap<String, String>> {
         static NONE: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
         self.objects.as_ref().map_or(&NONE, |objects| &objects.attributes)

@@ -15,7 +15,7 @@ pub enum SendError {
     /// The answer is 4.15, and nothing is published.
     #[error("SenML JSON (110), SenML CBOR (112) or LwM2M CBOR (11544)")]
     UnsupportedFormat,
-    /// The answer is 4.00, and the application is told.
+    /// The answer is 4.00, and the application gets the reason.
     #[error("{0}")]
     BadPayload(String),
 }

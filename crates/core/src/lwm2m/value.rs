@@ -13,7 +13,7 @@ pub enum Value {
     String(String),
     Integer(i64),
     UnsignedInteger(u64),
-    /// Is finite.
+    /// A finite number.
     Float(f64),
     Boolean(bool),
     Opaque(Vec<u8>),

@@ -63,15 +63,15 @@ pub struct Translator {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Translators {
     pub mountpoint: Template,
-    /// Is a topic filter, so that its own text may contain wildcards.
+    /// A topic filter, so that its own text may contain wildcards.
     pub command: Translator,
     pub response: Translator,
     pub notify: Translator,
-    /// Is `None` if Send is disabled.
+    /// `None` if Send is disabled.
     pub send: Option<Translator>,
     pub register: Translator,
     pub update: Translator,
-    /// Is `None` if the presence of devices is not published.
+    /// `None` if the presence of devices is not published.
     pub status: Option<Translator>,
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::coap::{Acknowledge, ExchangeId, RequestId};
+use crate::coap::{ExchangeId, PendingAck, RequestId};
 use crate::command::Command;
 use crate::lwm2m::format_choice::Attempts;
 use crate::lwm2m::register::Registration;
@@ -58,7 +58,7 @@ pub struct Device {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeferredAck {
     /// The acknowledgement of a confirmable notification.
-    Notification(Acknowledge),
+    Notification(PendingAck),
     /// The response to a Send.
     Send(RequestId),
 }

@@ -13,7 +13,7 @@ pub struct Topics {
     pub command: Topic,
     pub response: Topic,
     pub notify: Topic,
-    /// Is `None` if Send is disabled.
+    /// `None` if Send is disabled.
     pub send: Option<Topic>,
     pub register: Topic,
     pub update: Topic,

@@ -13,23 +13,23 @@ use super::{DeviceState, ExProtoMessage, ExProtoProtocol};
 /// Keeps the connections of one device to EMQX.
 #[derive(Debug, Default)]
 pub struct AnchorRecord {
-    /// Is the connection that EMQX reported last. It outlives its anchor, because the reason of the end may come later.
+    /// The connection that EMQX reported last. It outlives its anchor, because the reason of the end may come later.
     pub conn: Option<String>,
-    /// Is the anchor of `conn`.
+    /// The anchor of `conn`.
     pub announced: Option<ConnectionId>,
     /// Lists connections of older registrations of the same clientid, whose messages EMQX may still report.
     pub former: VecDeque<String>,
-    /// Is the node where the device was last a client.
+    /// The node where the device was last a client.
     pub home: Option<TargetId>,
 }
 
-/// Is a call of Publish without an answer.
+/// A call of Publish without an answer.
 #[derive(Debug)]
 pub struct PublishCall {
     pub anchor: ConnectionId,
     pub serial: Serial,
     pub begun: Instant,
-    /// Is set when the anchor has ended: the time until which the answer is awaited before the publication is sent on
+    /// Set when the anchor has ended: the time until which the answer is awaited before the publication is sent on
     /// another anchor.
     pub patience: Option<Instant>,
 }

@@ -13,11 +13,11 @@ use super::{AdapterCall, AnchorOwner, CallOutcome, ConnectionId, ExProtoAction, 
 use crate::upstream::client::ClientTimer;
 use lwm2m_core::gateway::broker::RegistrationId;
 
-/// Is the time from the beginning of a failed probe of a node to that of the next.
+/// The time from the beginning of a failed probe of a node to that of the next.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// Is the same time after a probe that succeeded.
+/// The same time after a probe that succeeded.
 const QUIET_INTERVAL: Duration = Duration::from_secs(5);
-/// Is the pause after a fault, and at least between two probes. A fault of a moment is over by then.
+/// The pause after a fault, and at least between two probes. A fault of a moment is over by then.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Limits how long a probe may take, where devices may take longer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -14,7 +14,7 @@ use super::{DeviceState, MqttAction, MqttAttempt, MqttDevices, MqttProtocol, Pro
 
 /// Limits the servers in a row that may name another one.
 const REFERRALS: u8 = 3;
-/// Is the port of a server reference without one.
+/// The port of a server reference without one.
 const DEFAULT_PORT: &str = "1883";
 impl MqttDevices {
     /// Sends CONNECT on a connection that has opened.

@@ -34,7 +34,7 @@ pub struct MqttSession {
     /// Lists the commands that were acknowledged last. If the connection ended before the broker received the
     /// acknowledgement, it sends the command again.
     acknowledged: VecDeque<(PacketId, u64)>,
-    /// Is the device on whose connection publications are sent.
+    /// The device on whose connection publications are sent.
     pub publisher: Option<RegistrationId>,
 }
 
@@ -65,11 +65,11 @@ pub struct OpenConnection {
     pub unwritten: usize,
     pub last_received: Instant,
     pub last_sent: Instant,
-    /// Is the time of a PINGREQ that has no answer yet.
+    /// The time of a PINGREQ that has no answer yet.
     pub pinged: Option<Instant>,
-    /// Is the time at which the first of the publications in flight was sent, or the one before it was acknowledged.
+    /// The time at which the first of the publications in flight was sent, or the one before it was acknowledged.
     pub progress: Instant,
-    /// Is the silence after which PINGREQ is sent. `None` means never.
+    /// The silence after which PINGREQ is sent. `None` means never.
     pub keep_alive: Option<Duration>,
 }
 
@@ -77,7 +77,7 @@ pub struct OpenConnection {
 pub struct InFlightPublish {
     pub packet: PacketId,
     pub serial: Serial,
-    /// Is the time at which it was sent on the present connection.
+    /// The time at which it was sent on the present connection.
     pub sent: Option<Instant>,
 }
 

@@ -11,7 +11,7 @@ use lwm2m_core::gateway::broker::RegistrationId;
 
 use super::{DeviceState, MqttAction, MqttDevices, MqttTimer};
 
-/// Is the age at which a connection counts as stable. One that ends earlier counts as a failed attempt, so that two
+/// The age at which a connection counts as stable. One that ends earlier counts as a failed attempt, so that two
 /// gateways that take a clientid from each other do so slowly.
 const STABLE: Duration = Duration::from_secs(10);
 

@@ -17,7 +17,7 @@ use super::{DeviceState, MqttAction, MqttAttempt, MqttDevices, MqttProtocol, Mqt
 /// Limits how long a connection that the broker is ending is still read.
 const HAND_OVER: Duration = Duration::from_secs(5);
 
-/// Is a connection without a device whose CONNECT is not answered yet. It is closed after the answer, so that the
+/// A connection without a device whose CONNECT is not answered yet. It is closed after the answer, so that the
 /// broker never accepts it later than the connection of a newer registration.
 #[derive(Debug)]
 pub struct Orphan {

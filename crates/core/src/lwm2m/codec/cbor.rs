@@ -14,10 +14,10 @@ use crate::lwm2m::value::Value;
 use super::scalar::Scalar;
 use super::{DecodeError, Reading, date};
 
-/// Limits the exponent of a decimal fraction before anything is computed. Doubles reach from 1e-324 to 1e308, for a mantissa
-/// of 20 digits at most.
+/// Limits the exponent of a decimal fraction before anything is computed. Doubles reach from 1e-324 to 1e308, for a
+/// mantissa of 20 digits at most.
 const MAX_EXPONENT: i128 = 400;
-/// Is the number of bytes of an `i128`.
+/// The number of bytes of an `i128`.
 const EXACT_BYTES: usize = 16;
 
 pub(super) fn read(payload: &[u8], reading: &mut Reading<'_>) -> Result<(), DecodeError> {

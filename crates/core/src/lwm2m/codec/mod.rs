@@ -1,6 +1,6 @@
-//! Content formats: from a payload of a device to a flat list of entries, and from values to a payload. Nothing here trusts
-//! a payload: each path must lie where the request was sent, each value must be of the type of its resource, bytes that are
-//! left over are an error, and a payload is good as a whole or bad as a whole.
+//! Content formats: from a payload of a device to a flat list of entries, and from values to a payload. Nothing here
+//! trusts a payload: each path must lie where the request was sent, each value must be of the type of its resource,
+//! bytes that are left over are an error, and a payload is good as a whole or bad as a whole.
 
 mod cbor;
 mod date;
@@ -29,7 +29,7 @@ use super::value::{ResourceType, Value, ValueError};
 
 /// Limits the bytes of a name, which is a path and perhaps has the alternate path in front.
 const MAX_NAME: usize = 1024;
-/// Is the least time that is absolute. A smaller one is relative to now (RFC 8428 section 4.5.3).
+/// The least time that is absolute. A smaller one is relative to now (RFC 8428 section 4.5.3).
 const ABSOLUTE_TIME: f64 = 268_435_456.0;
 
 /// Holds one resource or resource instance of a payload.
@@ -54,7 +54,7 @@ pub struct Assignment {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Patch {
     pub path: Path,
-    /// Is `None` for a removal.
+    /// `None` for a removal.
     pub value: Option<Value>,
 }
 
@@ -71,9 +71,9 @@ pub enum UndefinedResources {
 /// Names what a payload answers.
 #[derive(Clone, Copy, Debug)]
 pub enum Requested<'a> {
-    /// Is the path of the request.
+    /// The path of the request.
     Path(Path),
-    /// Are the paths of a composite operation. The payload must name whole paths.
+    /// The paths of a composite operation. The payload must name whole paths.
     Paths(&'a [Path]),
 }
 
@@ -83,7 +83,7 @@ pub struct DecodeContext<'a> {
     pub registration: &'a Registration,
     pub model: &'a Model,
     pub undefined: UndefinedResources,
-    /// Is the time since 1970 when the payload arrived. Relative times count from it.
+    /// The time since 1970 when the payload arrived. Relative times count from it.
     pub unix_time: Duration,
     /// Limits the entries of one payload.
     pub max_entries: usize,
@@ -183,7 +183,8 @@ pub fn encode(format: ContentFormat, alternate_path: &str, target: Path, values:
     }
 }
 
-/// Writes the patches of a composite write in a format that holds them: SenML, SenML-ETCH or, without removals, LwM2M CBOR.
+/// Writes the patches of a composite write in a format that holds them: SenML, SenML-ETCH or, without removals, LwM2M
+/// CBOR.
 pub fn encode_patches(format: ContentFormat, alternate_path: &str, patches: &[Patch]) -> Vec<u8> {
     match format {
         ContentFormat::Lwm2mCbor => lwm2m_cbor::write_patches(patches),
@@ -304,8 +305,8 @@ impl Reading<'_> {
         DecodeError::Undefined { path, loaded: path.object().map(versions).unwrap_or_default() }
     }
 
-    /// Returns whether an empty payload says that nothing is there: no instance, no resource, or no instance of a resource.
-    /// A resource without definition may have instances, except in a format in which no bytes are a value.
+    /// Returns whether an empty payload says that nothing is there: no instance, no resource, or no instance of a
+    /// resource. A resource without definition may have instances, except in a format in which no bytes are a value.
     fn may_be_empty(&self, format: Option<ContentFormat>) -> Result<bool, DecodeError> {
         let Requested::Path(path) = self.requested else { return Ok(true) };
         if path.resource().is_none() {
@@ -338,8 +339,8 @@ impl Reading<'_> {
         self.context.registration.without_alternate_path(name).parse().map_err(|_| shown())
     }
 
-    /// Returns the seconds since 1970 for a base time and a time of which one may be missing. Their sum may be relative to
-    /// the arrival of the payload.
+    /// Returns the seconds since 1970 for a base time and a time of which one may be missing. Their sum may be relative
+    /// to the arrival of the payload.
     fn time(&self, base: Option<Number>, own: Option<Number>) -> Result<Option<f64>, DecodeError> {
         if base.is_none() && own.is_none() {
             return Ok(None);

@@ -12,7 +12,7 @@ use crate::lwm2m::value::Value;
 use super::scalar::Scalar;
 use super::{Assignment, DecodeError, MAX_NAME, Patch, Reading, relative};
 
-/// Is the newest version of SenML that is read (RFC 8428 section 4.4).
+/// The newest version of SenML that is read (RFC 8428 section 4.4).
 const VERSION: f64 = 10.0;
 
 /// Names the labels of a record (RFC 8428 sections 4.3, 5 and 6; LwM2M 1.1 section 7.4.4).
@@ -36,7 +36,8 @@ pub(super) enum Label {
     Link,
 }
 
-/// Lists the labels with their texts in JSON and their numbers in CBOR. The label of object links is the same text in both.
+/// Lists the labels with their texts in JSON and their numbers in CBOR. The label of object links is the same text in
+/// both.
 const LABELS: [(Label, &str, Option<i64>); 16] = [
     (Label::BaseName, "bn", Some(-2)),
     (Label::BaseTime, "bt", Some(-3)),
@@ -223,13 +224,14 @@ pub(super) struct WrittenRecord<'a> {
 
 pub(super) enum RecordContent<'a> {
     Value(&'a Value),
-    /// Is the value `null`, which removes a resource instance (RFC 8790 section 3.2).
+    /// The value `null`, which removes a resource instance (RFC 8790 section 3.2).
     Removal,
     /// Has no value: the record names a path.
     Path,
 }
 
-/// Returns the records of a write or a create. The first one has the base name, which ends in a slash where names follow.
+/// Returns the records of a write or a create. The first one has the base name, which ends in a slash where names
+/// follow.
 pub(super) fn of_values<'v>(
     alternate_path: &str,
     target: Path,

@@ -22,8 +22,8 @@ pub enum ObjectVersion {
     Implied(Version),
 }
 
-/// Names an object that a device announced in a version whose major number has no definition, while other versions of the
-/// object have one.
+/// Names an object that a device announced in a version whose major number has no definition, while other versions of
+/// the object have one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UndefinedVersion {
     pub object: u16,
@@ -32,8 +32,8 @@ pub struct UndefinedVersion {
     pub defined: Vec<Version>,
 }
 
-/// Explains why a path has no definition, as far as the version of its object does. The text continues the words "has no
-/// definition", and is empty if the version is not the cause.
+/// Explains why a path has no definition, as far as the version of its object does. The text continues the words "has
+/// no definition", and is empty if the version is not the cause.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OtherVersions(pub(super) Option<UndefinedVersion>);
 
@@ -60,15 +60,15 @@ const fn version(major: u16, minor: u16) -> Version {
 
 impl Version {
     pub const FIRST: Version = version(1, 0);
-    /// Is the version 1.1 of LwM2M.
+    /// The version 1.1 of LwM2M.
     pub const LWM2M_1_1: Version = version(1, 1);
-    /// Is the version 1.2 of LwM2M.
+    /// The version 1.2 of LwM2M.
     pub const LWM2M_1_2: Version = version(1, 2);
 }
 
 impl ObjectVersion {
-    /// Returns the version of an object on a device that registered with this `ver`, or none, and this `lwm2m`. A `ver` that
-    /// is no version counts as absent.
+    /// Returns the version of an object on a device that registered with this `ver`, or none, and this `lwm2m`. A `ver`
+    /// that is no version counts as absent.
     pub fn of(object: u16, ver: Option<&str>, lwm2m: Version) -> Self {
         match ver.and_then(|text| text.parse().ok()) {
             Some(announced) => Self::Announced(announced),
@@ -82,8 +82,9 @@ impl ObjectVersion {
         }
     }
 
-    /// Returns the major number of the definitions to use, of these that there are, the newest first. A device that announced
-    /// no version has the newest definition if none has the implied major number: some objects have no version 1.
+    /// Returns the major number of the definitions to use, of these that there are, the newest first. A device that
+    /// announced no version has the newest definition if none has the implied major number: some objects have no
+    /// version 1.
     pub(super) fn major_among(self, defined: impl Iterator<Item = Version> + Clone) -> u16 {
         let wanted = self.version().major;
         match self {

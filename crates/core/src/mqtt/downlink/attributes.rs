@@ -23,18 +23,18 @@ const ATTRIBUTES: [(&str, AttributeKind); 10] = [
 /// Tells what the value of an attribute may be.
 #[derive(Clone, Copy)]
 enum AttributeKind {
-    /// Is a whole number from 0.
+    /// A whole number from 0.
     Whole,
-    /// Is any number.
+    /// Any number.
     Decimal,
-    /// Is a number above 0.
+    /// A number above 0.
     Positive,
-    /// Is 0 or 1.
+    /// The number 0 or 1.
     Switch,
 }
 
-/// Returns the attributes in `data` as query items. An attribute with an empty text has no value, which removes it at the
-/// device. An attribute that is `null` is left out.
+/// Returns the attributes in `data` as query items. An attribute with an empty text has no value, which removes it at
+/// the device. An attribute that is `null` is left out.
 pub(super) fn items(data: &Map<String, Json>) -> Result<Vec<String>, CommandError> {
     let given = ATTRIBUTES
         .into_iter()
@@ -65,8 +65,8 @@ impl AttributeKind {
         }
     }
 
-    /// Returns the number as text without an exponent, because devices read decimals. Returns `None` for a number that the
-    /// attribute cannot have.
+    /// Returns the number as text without an exponent, because devices read decimals. Returns `None` for a number that
+    /// the attribute cannot have.
     fn text(self, number: Number) -> Option<String> {
         let whole = number.whole();
         let allowed = match self {
