@@ -180,7 +180,7 @@ impl ConfigReader {
         let Err(problem) = kind(&date) else { panic!("{key} takes a date") };
         // A list says which of its items is wrong.
         let said = match problem.strip_prefix(&format!("{DATE}: ")) {
-            Some(item) => format!("expected a list, each of it {}", item.trim_start_matches("expected ")),
+            Some(item) => format!("expected a list; each item is {}", item.trim_start_matches("expected ")),
             None => problem,
         };
         self.allowed.insert(key.to_owned(), said);
