@@ -5,9 +5,9 @@
 //! - `GET /readyz`: 200 as long as no condition is down; each of them with its state, as JSON.
 //!
 //! It has neither authentication nor TLS, and tells nothing of single devices. Whoever reaches it can hold a few
-//! connections for a few seconds, and no more: heads, connections and their time are bounded, and bodies are not read. A new
-//! connection is always accepted, and the oldest one goes for it: a probe of an orchestrator has its answer long before
-//! others have opened so many connections more.
+//! connections for a few seconds, and no more: heads, connections and their time are bounded, and bodies are not read.
+//! A new connection is always accepted, and the oldest one goes for it: a probe of an orchestrator has its answer long
+//! before others have opened so many connections more.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -43,15 +43,15 @@ use crate::observability::snapshot::DriverSnapshot;
 /// else the oldest connection.
 const CONNECTIONS: usize = 64;
 /// A client sends its request head within a second. A connection carries one request and is closed after ten seconds.
-const PATIENCE: ConnectionTimeouts =
+const TIMEOUTS: ConnectionTimeouts =
     ConnectionTimeouts { head: Duration::from_secs(1), whole: Duration::from_secs(10) };
 /// Maximum size of a request head: the smallest buffer that hyper accepts.
 const HEAD_BYTES: usize = 8 * 1024;
 const HEADERS: usize = 32;
 /// Time for which a snapshot of the driver is reused.
-const FRESH: Duration = Duration::from_secs(1);
+const SNAPSHOT_REUSE: Duration = Duration::from_secs(1);
 /// Pause after an error of the listener, such as too many open files.
-const PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminConfig {
@@ -66,7 +66,7 @@ pub struct AdminSources {
     metrics: Arc<Metrics>,
     conditions: Conditions,
     control: Control,
-    told: Arc<Mutex<Option<CachedSnapshot>>>,
+    cached: Arc<Mutex<Option<CachedSnapshot>>>,
 }
 
 /// The snapshot that the driver returned last.
@@ -100,10 +100,10 @@ struct AdminConnection {
 
 /// Accepts and serves connections until the task is aborted.
 pub async fn serve(listener: TcpListener, sources: AdminSources) {
-    serve_with(PATIENCE, listener, sources).await;
+    serve_with(TIMEOUTS, listener, sources).await;
 }
 
-async fn serve_with(patience: ConnectionTimeouts, listener: TcpListener, sources: AdminSources) {
+async fn serve_with(timeouts: ConnectionTimeouts, listener: TcpListener, sources: AdminSources) {
     let mut connections = AdminConnections::default();
     loop {
         match listener.accept().await {
@@ -111,12 +111,12 @@ async fn serve_with(patience: ConnectionTimeouts, listener: TcpListener, sources
                 connections.make_room(&sources);
                 let (sources, asked) = (sources.clone(), Arc::new(AtomicBool::new(false)));
                 let served = Arc::clone(&asked);
-                let task = tokio::spawn(async move { serve_connection(patience, stream, &sources, &served).await });
+                let task = tokio::spawn(async move { serve_connection(timeouts, stream, &sources, &served).await });
                 connections.0.push_back(AdminConnection { task: task.abort_handle(), asked });
             }
             Err(error) => {
                 debug!(%error, "an admin connection was not accepted");
-                sleep(PAUSE).await;
+                sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -137,19 +137,19 @@ impl AdminConnections {
     }
 }
 
-async fn serve_connection(patience: ConnectionTimeouts, stream: TcpStream, sources: &AdminSources, asked: &AtomicBool) {
+async fn serve_connection(timeouts: ConnectionTimeouts, stream: TcpStream, sources: &AdminSources, asked: &AtomicBool) {
     let service = service_fn(|request| {
         asked.store(true, Ordering::Relaxed);
         async move { Ok::<_, Infallible>(sources.answer(&request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(patience.head)
+        .header_read_timeout(timeouts.head)
         .keep_alive(false)
         .max_buf_size(HEAD_BYTES)
         .max_headers(HEADERS)
         .serve_connection(TokioIo::new(stream), service);
-    match timeout(patience.whole, connection).await {
+    match timeout(timeouts.whole, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => sources.cut(&error),
         Err(_) => sources.cut(&io::Error::from(io::ErrorKind::TimedOut)),
@@ -158,7 +158,7 @@ async fn serve_connection(patience: ConnectionTimeouts, stream: TcpStream, sourc
 
 impl AdminSources {
     pub fn new(metrics: Arc<Metrics>, conditions: Conditions, control: Control) -> Self {
-        Self { metrics, conditions, control, told: Arc::default() }
+        Self { metrics, conditions, control, cached: Arc::default() }
     }
 
     async fn answer(&self, request: &Request<Incoming>) -> HttpResponse {
@@ -181,17 +181,18 @@ impl AdminSources {
         answer(StatusCode::OK, page::CONTENT_TYPE, page.text())
     }
 
-    /// Returns a snapshot of the driver that is at most [`FRESH`] old. The driver looks at every device for it.
+    /// Returns a snapshot of the driver that is at most [`SNAPSHOT_REUSE`] old. The driver looks at every device for
+    /// it.
     async fn snapshot(&self) -> Option<DriverSnapshot> {
         // Who comes meanwhile waits for the same answer.
-        let mut told = self.told.lock().await;
-        if let Some(CachedSnapshot { asked, snapshot }) = &*told
-            && monotonic_now() - *asked < FRESH
+        let mut cached = self.cached.lock().await;
+        if let Some(CachedSnapshot { asked, snapshot }) = &*cached
+            && monotonic_now() - *asked < SNAPSHOT_REUSE
         {
             return snapshot.clone();
         }
         let snapshot = self.control.snapshot().await.ok();
-        *told = Some(CachedSnapshot { asked: monotonic_now(), snapshot: snapshot.clone() });
+        *cached = Some(CachedSnapshot { asked: monotonic_now(), snapshot: snapshot.clone() });
         snapshot
     }
 
@@ -208,8 +209,8 @@ impl AdminSources {
         let conditions: serde_json::Map<String, Value> = statuses
             .iter()
             .map(|(name, condition)| {
-                let told = json!({ "state": condition.state.name(), "detail": condition.detail });
-                ((*name).to_owned(), told)
+                let entry = json!({ "state": condition.state.name(), "detail": condition.detail });
+                ((*name).to_owned(), entry)
             })
             .collect();
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

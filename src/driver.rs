@@ -194,9 +194,9 @@ impl Driver {
                         self.gateway.handle_key(now, &identity, answer);
                     }
                 }
-                Output::Report(said) => {
-                    self.metrics.record(&said);
-                    self.log.log(monotonic_now(), &said);
+                Output::Report(report) => {
+                    self.metrics.record(&report);
+                    self.log.log(monotonic_now(), &report);
                 }
                 Output::Idle(deadline) => return deadline.unwrap_or_else(|| monotonic_now() + LONGEST_SLEEP),
             }
@@ -240,9 +240,9 @@ impl Driver {
     }
 
     fn handle_request(&mut self, now: Instant, request: DriverRequest) {
-        let asked_in_vain = match request {
-            DriverRequest::Ping(asker) => asker.send(()).is_err(),
-            DriverRequest::Snapshot(asker) => asker.send(self.snapshot(now)).is_err(),
+        let unanswered = match request {
+            DriverRequest::Ping(reply) => reply.send(()).is_err(),
+            DriverRequest::Snapshot(reply) => reply.send(self.snapshot(now)).is_err(),
             DriverRequest::Model(model) => {
                 self.gateway.set_model(model);
                 false
@@ -262,8 +262,8 @@ impl Driver {
                 false
             }
         };
-        if asked_in_vain {
-            debug!("the answer to a request to the driver was not awaited");
+        if unanswered {
+            debug!("nobody waited for the answer to a request to the event loop");
         }
     }
 

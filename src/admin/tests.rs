@@ -32,7 +32,7 @@ impl TestAdmin {
     }
 
     async fn start_with(control: Control) -> Self {
-        Self::start_for(PATIENCE, control).await
+        Self::start_for(TIMEOUTS, control).await
     }
 
     async fn start_for(patience: ConnectionTimeouts, control: Control) -> Self {

@@ -1,5 +1,8 @@
-//! The credentials of DTLS, which can be reloaded. New handshakes use them; existing sessions continue, except those whose
-//! pre-shared key was removed from the file.
+//! Reload of DTLS credentials: certificates, and the file of pre-shared keys. New handshakes use the new credentials;
+//! existing sessions continue, except those whose pre-shared key was removed or changed.
+//!
+//! The event loop takes the result as a [`DriverRequest`], and passes it to `Gateway::set_acceptor` or
+//! `Gateway::revoke`.
 
 use std::sync::Arc;
 

@@ -1,13 +1,16 @@
-//! Keeps the state of devices in one file, so that it survives the process.
+//! The persistent store: keeps the state of devices in one file, so that it survives the process. Writes are collected
+//! and carried out behind the event loop (write-behind).
 //!
-//! 1. [`Store::open`] reads the file, or puts aside one that cannot be read, and gives what is in it. [`OpenedStore::write_now`]
-//!    is for what has to be written before the devices hear anything.
+//! 1. [`Store::open`] reads the file, or renames one that cannot be read, and returns its contents.
+//!    [`OpenedStore::write_now`] writes what must be on the disk before anything is sent to a device.
 //! 2. [`Store::flush`] takes the changes of the core and hands them to the writer, a thread of its own, through a bounded
-//!    channel. It never waits: while the channel is full the changes stay where they are.
+//!    channel. It never waits: while the channel is full, the core keeps the changes. The event loop calls it once per
+//!    `store.flush_interval`.
 //! 3. [`Store::close`] waits until the last change is written.
 //!
-//! The file holds the passwords of devices, since the broker asks for them when a device is connected again, and the keys of
-//! DTLS associations: it is readable for its owner only. What is written is on the disk (`fsync`), so that it outlives the machine too.
+//! The file holds the passwords of devices, because the broker asks for them when a device is connected again, and the
+//! keys of DTLS associations: only its owner can read it. A write ends with `fsync`, so that it survives a power
+//! failure too.
 
 mod database;
 mod writer;
@@ -44,9 +47,9 @@ const BATCHES: usize = 64;
 /// The configuration of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreConfig {
-    /// `None`: when the broker is another process. The embedded one forgets everything at the end of this one.
+    /// `None` enables the store unless the broker is embedded, because the embedded broker stores nothing either.
     pub enable: Option<bool>,
-    /// A relative one counts from the working directory.
+    /// The path of the file. A relative path starts at the working directory.
     pub file: PathBuf,
     /// Maximum time that a change waits to be written together with others.
     pub flush_interval: Duration,

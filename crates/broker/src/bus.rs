@@ -1,4 +1,5 @@
-//! The routing of messages: who has subscribed what, and the retained messages. It knows neither MQTT's packets nor ExProto.
+//! The routing of messages: who has subscribed what, and the retained messages. It knows neither MQTT's packets nor
+//! ExProto.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
@@ -22,7 +23,7 @@ const MAX_RETAINED: usize = 100_000;
 /// A published message.
 #[derive(Debug)]
 pub(super) struct RoutedMessage {
-    /// The publisher's clientid.
+    /// The publisher's client ID.
     pub(super) from: String,
     pub(super) topic: String,
     pub(super) qos: u8,

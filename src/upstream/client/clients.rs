@@ -1,8 +1,8 @@
 //! The registrations of each client of the broker. A device that registers again has two registrations with one
-//! clientid for a while, and the broker keeps one connection of a clientid: it closes the older one when it has
+//! client ID for a while, and the broker keeps one connection of a client ID: it closes the older one when it has
 //! authenticated a newer one.
 //!
-//! Therefore only the newest registration of a clientid may connect. An older one may use its connection until the
+//! Therefore only the newest registration of a client ID may connect. An older one may use its connection until the
 //! newer one has its own. It connects again only when all newer ones have ended.
 
 use std::collections::HashMap;
@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use lwm2m_core::gateway::broker::RegistrationId;
 
-/// Identifies a clientid for as long as something of it is known. A key is never used again in the life of the process.
+/// Identifies a client ID for as long as something of it is known. A key is never used again in the life of the
+/// process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientKey(u64);
 
-/// Keeps the registrations of each clientid, and what they share.
+/// Keeps the registrations of each client ID, and what they share.
 #[derive(Debug)]
 pub struct Clients<Shared> {
     keys: HashMap<Arc<str>, ClientKey>,
@@ -37,7 +38,7 @@ impl<Shared> Default for Clients<Shared> {
 }
 
 impl<Shared: Default> Clients<Shared> {
-    /// Adds a registration, which is the newest of its clientid from now on.
+    /// Adds a registration, which is the newest of its client ID from now on.
     pub fn add(&mut self, clientid: &str, device: RegistrationId) -> ClientKey {
         let key = self.key(clientid);
         let client = self.clients.get_mut(&key).expect("a key that is given out has its client");
@@ -45,14 +46,14 @@ impl<Shared: Default> Clients<Shared> {
         key
     }
 
-    /// Removes a registration. Returns whether it was the last one of its clientid.
+    /// Removes a registration. Returns whether it was the last one of its client ID.
     pub fn remove(&mut self, key: ClientKey, device: RegistrationId) -> bool {
         let Some(client) = self.clients.get_mut(&key) else { return true };
         client.registrations.retain(|other| *other != device);
         client.registrations.is_empty()
     }
 
-    /// Forgets a clientid that has no registration, with all that its registrations shared.
+    /// Forgets a client ID that has no registration, with all that its registrations shared.
     pub fn forget(&mut self, key: ClientKey) {
         if self.clients.get(&key).is_some_and(|client| client.registrations.is_empty())
             && let Some(client) = self.clients.remove(&key)
@@ -88,7 +89,7 @@ impl<Shared: Default> Clients<Shared> {
         self.registrations(key).iter().rev().copied().take_while(move |other| *other != device)
     }
 
-    /// Returns whether a newer registration of the clientid exists.
+    /// Returns whether a newer registration of the client ID exists.
     pub fn is_superseded(&self, key: ClientKey, device: RegistrationId) -> bool {
         self.newer(key, device).next().is_some()
     }

@@ -1,4 +1,4 @@
-//! The record of one device as a client of the broker, and what all registrations of one clientid share.
+//! The record of one device as a client of the broker, and what all registrations of one client ID share.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -35,14 +35,14 @@ pub struct UpstreamDevice<P: Protocol> {
     pub leaving: Option<Leaving>,
     /// The reason why the broker ended the connection for good while a newer registration was asked for.
     pub ended: Option<CloseReason>,
-    /// Keeps commands that other connections of the clientid received before this device was connected.
+    /// Keeps commands that other connections of the client ID received before this device was connected.
     pub passed_on: Vec<P::Message>,
     pub protocol: P::DeviceRecord,
 }
 
 /// Lists the states of a device, in the order in which it goes through them.
 pub enum DeviceState<P: Protocol> {
-    /// The device waits: an older registration of the clientid still publishes what is queued before it leaves, or the
+    /// The device waits: an older registration of the client ID still publishes what is queued before it leaves, or the
     /// broker may still accept it.
     Held,
     /// A connection is dialed, or the handshake runs on it.
@@ -60,7 +60,7 @@ pub enum Wait {
     Turn,
     /// The device waits for a target that is available.
     Parked,
-    /// The device waits for the end of a newer registration of the clientid.
+    /// The device waits for the end of a newer registration of the client ID.
     Superseded,
 }
 
@@ -81,12 +81,12 @@ pub enum Destination {
     Referred(String),
 }
 
-/// Keeps what all registrations of one clientid share.
+/// Keeps what all registrations of one client ID share.
 #[derive(Debug, Default)]
 pub struct ClientShared<Record> {
     /// Lists the requests to make the device a client (Authenticate, CONNECT) that have no answer yet, with the time at
     /// which they were sent. The broker may carry one out at any time, and then closes the connection that has the
-    /// clientid.
+    /// client ID.
     pub unanswered: BTreeMap<ConnectionId, Instant>,
     /// The time until which a request that ended without an answer may still be carried out.
     pub doubtful_until: Option<Instant>,
@@ -155,7 +155,7 @@ impl<P: Protocol> super::Devices<P> {
         self.devices.get(&device).is_some_and(UpstreamDevice::is_ready)
     }
 
-    /// Returns what the registrations of the device's clientid share.
+    /// Returns what the registrations of the device's client ID share.
     pub(in crate::upstream) fn shared_mut(
         &mut self,
         device: RegistrationId,

@@ -69,7 +69,7 @@ pub trait LifecycleBroker {
         *connection
     }
 
-    /// Connects a device with a clientid of its own.
+    /// Connects a device with a client ID of its own.
     fn connect_device(&mut self, registration: RegistrationId) -> ConnectionId {
         self.connect(registration, Self::client(&format!("ep{}", registration.0)));
         let connection = self.expect_dial();

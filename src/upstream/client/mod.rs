@@ -2,14 +2,14 @@
 //! share it. [`Protocol`] says what differs: the handshake, the publishing and the probing.
 //!
 //! A device goes through these states:
-//! 1. `Held`: an older registration of the same clientid still publishes what is queued before it leaves, or the broker
-//!    may still accept it.
+//! 1. `Held`: an older registration of the same client ID still publishes what is queued before it leaves, or the
+//!    broker may still accept it.
 //! 2. `Connecting`: the connection is dialed, and the handshake of the protocol runs on it.
 //! 3. `Ready`: the device is a client of the broker, and its publications are sent.
 //! 4. `WaitingToReconnect`: the connection has ended; back to 2 after a back-off. A registration that was superseded by
-//!    a newer one of its clientid stays here (`superseding`).
+//!    a newer one of its client ID stays here (`superseding`).
 //!
-//! Each attempt goes to the target that `targets` chooses. Publications belong to the clientid: whichever of its
+//! Each attempt goes to the target that `targets` chooses. Publications belong to the client ID: whichever of its
 //! registrations is ready publishes them.
 
 pub mod clients;
@@ -72,7 +72,7 @@ pub trait Protocol: Sized {
     type Faults;
     /// Keeps what the protocol knows of one device, beside the shared record.
     type DeviceRecord: Default;
-    /// Keeps what the protocol knows of one clientid, beside the shared record.
+    /// Keeps what the protocol knows of one client ID, beside the shared record.
     type SharedRecord: Debug + Default;
     /// Lists the timers of the protocol, beside the shared ones.
     type Timer: Copy + Debug + Eq + Hash + Ord;
@@ -106,10 +106,10 @@ pub trait Protocol: Sized {
     /// Handles an expired timer of the protocol.
     fn timed_out(devices: &mut Devices<Self>, now: Instant, timer: Self::Timer);
 
-    /// Publishes the queue of the clientid, in order, as far as publications may be sent now.
+    /// Publishes the queue of the client ID, in order, as far as publications may be sent now.
     fn publish_next(devices: &mut Devices<Self>, now: Instant, key: ClientKey);
 
-    /// Forgets the publications in flight of a clientid that has no registration left.
+    /// Forgets the publications in flight of a client ID that has no registration left.
     fn forget_in_flight(record: &mut Self::SharedRecord);
 
     /// Passes a command to the core.
@@ -121,7 +121,7 @@ pub trait Protocol: Sized {
     /// Ends the connection of an older registration that stays, or leaves, now that `newer` is ready.
     fn retire(devices: &mut Devices<Self>, now: Instant, older: RegistrationId, newer: RegistrationId);
 
-    /// Passes what the removed device has not told the core to the newest registration of its clientid.
+    /// Passes what the removed device has not told the core to the newest registration of its client ID.
     fn pass_on(devices: &mut Devices<Self>, now: Instant, device: UpstreamDevice<Self>);
 
     /// Notes that a device waits for a target that is up.
@@ -219,7 +219,7 @@ impl<P: Protocol> Devices<P> {
     /// Disconnects every device; sessions at the broker stay.
     pub fn disconnect_all(&mut self, now: Instant) {
         let mut all: Vec<RegistrationId> = self.devices.keys().copied().collect();
-        // The older ones first: none of them comes back because a newer registration of its clientid has left.
+        // The older ones first: none of them comes back because a newer registration of its client ID has left.
         all.sort();
         // Those that have nothing to publish are not connected any more for the time in which others are drained.
         for (id, device) in &self.devices {
@@ -341,7 +341,7 @@ impl<P: Protocol> Devices<P> {
         self.remove(now, id);
     }
 
-    /// Forgets the device. Its queue stays while there is another registration of the clientid.
+    /// Forgets the device. Its queue stays while there is another registration of the client ID.
     pub(super) fn remove(&mut self, now: Instant, id: RegistrationId) {
         P::hang_up(self, now, id);
         let Some(device) = self.devices.remove(&id) else { return };

@@ -77,7 +77,7 @@ impl<P: Protocol> Devices<P> {
         }
     }
 
-    /// Drops the queue of a clientid that has no registration left.
+    /// Drops the queue of a client ID that has no registration left.
     pub(super) fn clear_queue(&mut self, key: ClientKey) {
         if let Some(shared) = self.clients.shared_mut(key) {
             P::forget_in_flight(&mut shared.protocol);

@@ -1,5 +1,5 @@
-//! The publications that wait for the broker: in order for each clientid, and bounded for each and for all. They belong
-//! to the clientid, not to a registration: when a device registers again, the next connection publishes them.
+//! The publications that wait for the broker: in order for each client ID, and bounded for each and for all. They
+//! belong to the client ID, not to a registration: when a device registers again, the next connection publishes them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
@@ -15,7 +15,7 @@ const ATTEMPTS: u8 = 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Serial(u64);
 
-/// Holds the publications of all clientids. Those in flight count as waiting until they are done, so that the bounds
+/// Holds the publications of all client IDs. Those in flight count as waiting until they are done, so that the bounds
 /// hold whatever becomes of them.
 #[derive(Debug)]
 pub struct Queues {
@@ -24,7 +24,7 @@ pub struct Queues {
     length: usize,
     next: u64,
     queues: HashMap<ClientKey, Queue>,
-    /// Lists the notifications that may be dropped, of all clientids, the oldest first.
+    /// Lists the notifications that may be dropped, of all client IDs, the oldest first.
     notifications: BTreeSet<(Serial, ClientKey)>,
     answers: BTreeSet<(Serial, ClientKey)>,
 }
@@ -68,7 +68,7 @@ impl Queues {
         }
     }
 
-    /// Adds a publication at the end. If there is no room, the oldest notification is dropped, of the clientid or of
+    /// Adds a publication at the end. If there is no room, the oldest notification is dropped, of the client ID or of
     /// all, depending on the bound. Without one, the new publication is dropped if it is a notification, else the
     /// oldest answer, else the new publication. A Send takes the place of nothing, because its device can try again.
     /// Returns the class of the dropped one.

@@ -1,7 +1,6 @@
 //! The way from the loss of a connection, or a restart of this program, to the next attempt: a back-off after a loss,
-//! then a turn among all devices that are reconnected (`pace`). While no
-//! target is available the devices are parked. When a target recovers, all devices that wait get a turn, also those
-//! whose back-off is not over.
+//! then a turn among all devices that are reconnected (`pace`). While no target is available the devices are parked.
+//! When a target recovers, all devices that wait get a turn, also those whose back-off is not over.
 
 use std::time::Instant;
 
@@ -33,7 +32,7 @@ impl<P: Protocol> Devices<P> {
     pub(super) fn back_off(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get(&id) else { return };
         if self.clients.is_superseded(device.key, id) {
-            debug!(device = id.0, "not reconnected: a newer registration has the clientid");
+            debug!(device = id.0, "not reconnected: a newer registration has the client ID");
             return self.rest_or_leave(now, id);
         }
         P::hang_up(self, now, id);

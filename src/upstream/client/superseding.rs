@@ -5,7 +5,7 @@
 //! 2. The newer one waits while the broker may still accept a request of an older one, which would end the newer
 //!    connection. It also waits until a device that left has published what was queued.
 //! 3. The broker accepts the newer one and ends the connection of the older one.
-//! 4. The newer one publishes all that waits for the clientid.
+//! 4. The newer one publishes all that waits for the client ID.
 //! 5. If the newer one fails, the one before it reconnects.
 
 use std::time::{Duration, Instant};
@@ -18,15 +18,15 @@ use super::clients::ClientKey;
 use super::device::{ConnectionId, DeviceState, UpstreamDevice, Wait};
 use super::{ClientTimer, Devices, EARLY_MESSAGES, Protocol};
 
-/// Limits how long the broker may take to answer a request before a newer registration of the clientid connects all the
-/// same. EMQX answers a call of ExProto within 5 s, with an error if need be.
+/// Limits how long the broker may take to answer a request before a newer registration of the client ID connects all
+/// the same. EMQX answers a call of ExProto within 5 s, with an error if need be.
 pub const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 /// Limits how long the broker may still carry out a request that was given up. EMQX stops waiting for its
 /// authenticators after 5 s, and they may answer later all the same.
 const DOUBT: Duration = Duration::from_secs(30);
 
 impl<P: Protocol> Devices<P> {
-    /// Stops the registrations before this one of the same clientid from connecting.
+    /// Stops the registrations before this one of the same client ID from connecting.
     pub(super) fn supersede_older(&mut self, now: Instant, key: ClientKey, id: RegistrationId) {
         for older in self.clients.older(key, id) {
             self.give_way(now, older);
@@ -35,9 +35,9 @@ impl<P: Protocol> Devices<P> {
 
     fn give_way(&mut self, now: Instant, id: RegistrationId) {
         let Some(device) = self.devices.get(&id).filter(|device| !device.is_ready()) else { return };
-        debug!(device = id.0, clientid = device.client.clientid, "superseded by a newer registration of its clientid");
+        debug!(device = id.0, clientid = device.client.clientid, "superseded by a newer registration of its client ID");
         if !device.connected_before {
-            let error = ConnectError::Unavailable("a newer registration has its clientid".to_owned());
+            let error = ConnectError::Unavailable("a newer registration has its client ID".to_owned());
             self.emit(id, BrokerEvent::ConnectFailed { registration: id, error });
             return self.remove(now, id);
         }
@@ -59,7 +59,7 @@ impl<P: Protocol> Devices<P> {
         self.serve_turns(now);
     }
 
-    /// Connects the newest registration of the clientid, if it waits for its first attempt and nothing holds it.
+    /// Connects the newest registration of the client ID, if it waits for its first attempt and nothing holds it.
     pub(super) fn advance(&mut self, now: Instant, key: ClientKey) {
         let Some(id) = self.clients.newest(key) else { return };
         if matches!(self.state(id), Some(DeviceState::Held)) && !self.is_held(now, key, id) {
@@ -97,13 +97,13 @@ impl<P: Protocol> Devices<P> {
         }
     }
 
-    /// Returns whether a newer registration of the clientid is connected.
+    /// Returns whether a newer registration of the client ID is connected.
     pub(in crate::upstream) fn is_replaced(&self, id: RegistrationId) -> bool {
         let Some(device) = self.devices.get(&id) else { return false };
         self.clients.newer(device.key, id).any(|newer| self.is_ready(newer))
     }
 
-    /// Continues what waited, after a registration of the clientid was removed or the broker has answered.
+    /// Continues what waited, after a registration of the client ID was removed or the broker has answered.
     pub(in crate::upstream) fn go_on_with(&mut self, now: Instant, key: ClientKey) {
         let Some(newest) = self.clients.newest(key) else { return self.forget_client(key) };
         match self.state(newest) {
@@ -155,7 +155,7 @@ impl<P: Protocol> Devices<P> {
         newer || doubtful || shared.unanswered.keys().any(|other| *other != own)
     }
 
-    /// Returns the newest registration of the clientid, if it is one of the same endpoint.
+    /// Returns the newest registration of the client ID, if it is one of the same endpoint.
     pub(in crate::upstream) fn successor(&self, device: &UpstreamDevice<P>) -> Option<RegistrationId> {
         let successor = self.clients.newest(device.key)?;
         let is_same =
@@ -163,7 +163,7 @@ impl<P: Protocol> Devices<P> {
         is_same.then_some(successor)
     }
 
-    /// Takes a command for a registration that another connection of its clientid received.
+    /// Takes a command for a registration that another connection of its client ID received.
     pub(in crate::upstream) fn deliver_passed_on(
         &mut self,
         now: Instant,

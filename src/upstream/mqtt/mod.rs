@@ -2,7 +2,7 @@
 //!
 //! How a device becomes a client of the broker:
 //! 1. `connection` dials, with TLS if that is configured.
-//! 2. The gateway sends CONNECT with the device's clientid, username and password, without a clean start: an earlier
+//! 2. The gateway sends CONNECT with the device's client ID, username and password, without a clean start: an earlier
 //!    session continues.
 //! 3. It subscribes the device's command topic. The device is connected.
 //! 4. The device's publications and the broker's messages go over this connection.

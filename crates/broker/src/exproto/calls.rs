@@ -17,7 +17,7 @@ use crate::{clock, filters};
 
 /// Limits the bytes that wait for a device that does not read.
 const MAX_UNWRITTEN: usize = 64 * 1024 * 1024;
-/// Limits the time in which an older connection with the same clientid has to end.
+/// Limits the time in which an older connection with the same client ID has to end.
 const DISCARD: Duration = Duration::from_secs(5);
 
 impl DeviceConnection {

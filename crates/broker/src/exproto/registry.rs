@@ -1,4 +1,4 @@
-//! The connections by their `conn`, and the authenticated clients by their clientid.
+//! The connections by their `conn`, and the authenticated clients by their client ID.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -38,7 +38,7 @@ pub(super) enum ConnectionCall {
         filter: String,
     },
     Kick,
-    /// Another connection has authenticated with its clientid.
+    /// Another connection has authenticated with its client ID.
     Discard,
 }
 
@@ -88,7 +88,7 @@ impl ConnectionRegistry {
         self.with(|entries| entries.connections.remove(conn));
     }
 
-    /// Gives a clientid to a connection. Who had it before has to be discarded.
+    /// Gives a client ID to a connection. Who had it before has to be discarded.
     pub(super) fn claim(&self, clientid: &str, conn: &str, member: Arc<BusMember>) -> Option<ConnectionHandle> {
         self.with(|entries| {
             let caller = entries.connections.get(conn)?.clone();

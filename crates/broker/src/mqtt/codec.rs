@@ -52,7 +52,7 @@ pub(super) enum ClientPacket {
 
 #[derive(Debug)]
 pub(super) struct ConnectPacket {
-    /// An empty clientid: the broker chooses one.
+    /// An empty client ID: the broker chooses one.
     pub(super) credentials: DeviceCredentials,
     /// Discards the session of an earlier connection.
     pub(super) clean_start: bool,
@@ -94,7 +94,7 @@ pub(super) enum DisconnectCause {
 
 #[derive(Debug)]
 pub(super) enum ServerPacket<'a> {
-    /// Accepted. The clientid, if the broker chose it.
+    /// Accepted. The client ID, if the broker chose it.
     ConnAck {
         chosen: Option<&'a str>,
         session_present: bool,

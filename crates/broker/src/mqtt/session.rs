@@ -56,11 +56,11 @@ pub(crate) struct ListenerContext {
     pub(super) rules: Arc<Rules>,
 }
 
-/// The sessions by their clientid: there is one of each (MQTT 5.0 section 3.1.4).
+/// The sessions by their client ID: there is one of each (MQTT 5.0 section 3.1.4).
 #[derive(Default)]
 pub(crate) struct Sessions(Mutex<HashMap<String, SessionEntry>>);
 
-/// The entry of one clientid.
+/// The entry of one client ID.
 enum SessionEntry {
     Connected { filters: Arc<BusMember>, end: Arc<ConnectionStop> },
     Kept(Box<KeptSession>),
@@ -91,8 +91,8 @@ impl ConnectionStop {
 }
 
 impl Sessions {
-    /// Ends the connection that has this clientid, and gives what it left, if there is still something. While it ends,
-    /// another one may take the clientid: that one is ended as well.
+    /// Ends the connection that has this client ID, and gives what it left, if there is still something. While it ends,
+    /// another one may take the client ID: that one is ended as well.
     async fn take(&self, clientid: &str) -> Option<Box<KeptSession>> {
         loop {
             let older = {
@@ -147,7 +147,7 @@ impl Sessions {
         true
     }
 
-    /// Returns the clientids of the connected clients in alphabetical order.
+    /// Returns the client IDs of the connected clients in alphabetical order.
     pub(crate) fn clients(&self) -> Vec<String> {
         let places = self.0.lock().expect(UNPOISONED);
         let connected = places.iter().filter(|(_, place)| matches!(place, SessionEntry::Connected { .. }));

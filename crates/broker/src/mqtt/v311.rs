@@ -94,7 +94,7 @@ fn options(max_qos: u8) -> SubscriptionOptions {
 
 fn packet(reply: ServerPacket<'_>) -> Result<Packet, MalformedClientPacket> {
     Ok(match reply {
-        // Version 3.1.1 cannot tell a chosen clientid.
+        // Version 3.1.1 cannot tell a chosen client ID.
         ServerPacket::ConnAck { chosen: _, session_present } => {
             Packet::ConnAck(ConnAck::new(ConnectReturnCode::Success, session_present))
         }

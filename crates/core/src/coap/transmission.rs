@@ -1,10 +1,10 @@
-//! Confirmable messages on their way: sent again with exponential back-off until they are acknowledged, reset or given
-//! up (RFC 7252 section 4.2).
+//! Retransmission of confirmable messages: a message is sent again with exponential back-off until it is acknowledged,
+//! reset or given up (RFC 7252 section 4.2).
 //!
-//! A further block of a transfer is sent again twice as often, the later half without longer waits: where a tenth of
-//! the datagrams is lost each way, one exchange in four thousand fails with MAX_RETRANSMIT 4, and so every fourth
-//! firmware image of a thousand blocks would. With the default parameters the last repetition leaves within
-//! EXCHANGE_LIFETIME: the peer knows it for one.
+//! A further block of a transfer is retransmitted twice as many times, and the back-off stops growing after the first
+//! half. Where a tenth of the datagrams is lost each way, one exchange in four thousand fails with MAX_RETRANSMIT 4,
+//! and so every fourth firmware image of a thousand blocks would. With the default parameters the last retransmission
+//! leaves within EXCHANGE_LIFETIME, so that the peer recognises it as a duplicate.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

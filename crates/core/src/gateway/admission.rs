@@ -26,7 +26,7 @@ use super::send;
 
 /// Minimum age of a registration whose device may register again without being limited like an unregistered peer: each
 /// Register costs a connection to the broker.
-const SETTLED: Duration = Duration::from_secs(10);
+const REREGISTER_AGE: Duration = Duration::from_secs(10);
 
 /// Owns the rate limits for what peers send.
 #[derive(Debug)]
@@ -186,7 +186,7 @@ fn is_of_registered(
     let identity = context.identity(peer);
     let endpoint = endpoint.or_else(|| context.settings.identity.endpoint_named_by(identity.as_deref()));
     let device = endpoint.and_then(|endpoint| registrations.device_at(endpoint, peer));
-    device.is_some_and(|device| device.age(context.now) >= SETTLED)
+    device.is_some_and(|device| device.age(context.now) >= REREGISTER_AGE)
 }
 
 fn names_location(registry: &Registry, message: &Message) -> bool {

@@ -4,7 +4,7 @@
 //! 1. A command that has come is sent at once, waits in its device's queue, or is refused.
 //! 2. The command in flight ends by an answer, a reset, a time-out or a failure. Each of them is published, and the
 //!    next command is sent.
-//! 3. A pending command that waited too long is refused, at the latest when its device could take it.
+//! 3. A pending command that has expired is refused.
 //!
 //! Every command has exactly one final answer, as long as there is a session to publish it by.
 

@@ -1,7 +1,7 @@
 //! Reasons for devices: diagnostic payloads are short plain text for people (RFC 7252 section 5.5.2).
 //!
-//! An answer to an unregistered peer is no larger than its request, for its address may be forged: as much of a reason
-//! is sent as fits.
+//! An answer to an unregistered peer is no larger than its request, because its address may be forged. A reason that
+//! does not fit is shortened.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! Room for new devices when `limits.devices` is reached: the registration of plain UDP that was silent the longest is
-//! evicted for a device that the broker has accepted. A lifetime may be years, and nobody can tell a device that sleeps
-//! from one that is dead; one that was heard within a day is not evicted.
+//! Eviction: makes room for new devices when `limits.devices` is reached. The plain-UDP registration that was silent
+//! longest is evicted for a device that the broker has accepted. A lifetime may be years, and a sleeping device cannot
+//! be distinguished from a dead one, so a device that sent a message within the last day is not evicted.
 //!
 //! 1. A Register beyond the limit goes on to the broker if there is a device to evict.
 //! 2. When the broker has accepted the new device, the old one is evicted. So a peer without credentials evicts nobody.

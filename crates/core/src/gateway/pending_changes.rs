@@ -1,4 +1,4 @@
-//! Marks of what the store does not have yet.
+//! The endpoints whose changes the store does not have yet.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;

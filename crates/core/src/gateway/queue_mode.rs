@@ -11,8 +11,8 @@ use super::config::GatewayConfig;
 use super::context::Context;
 use super::presence::{begin_presence, change_presence, renew_status};
 
-/// Owns the times at which devices fall asleep. A device whose presence is not published has none: whether it is awake
-/// is only asked when there is a command for it.
+/// Owns the times at which devices fall asleep. A device whose presence is not published has no such time: the gateway
+/// checks whether it is awake only when there is a command for it.
 #[derive(Debug, Default)]
 pub(super) struct QueueMode {
     ends_of_awake_time: Deadlines<RegistrationId>,
@@ -25,7 +25,7 @@ impl QueueMode {
         self.watch(device);
     }
 
-    /// Publishes that a sleeping device is awake, since a message of it has come.
+    /// Takes a message of a device, and publishes that the device is awake if it was asleep.
     pub fn heard_from(&mut self, context: &mut Context, device: &mut Device) {
         if !device.status.is_some_and(|status| status.presence == Presence::Asleep) {
             return renew_status(context, device);
@@ -36,7 +36,7 @@ impl QueueMode {
         }
     }
 
-    /// Sets the end of the awake time anew: the device may have entered or left queue mode.
+    /// Recomputes the end of the awake time, because the device may have entered or left queue mode.
     pub fn watch(&mut self, device: &Device) {
         match device.status.and_then(|_| device.awake_until()) {
             Some(until) => self.ends_of_awake_time.set(device.id, until),
@@ -44,8 +44,8 @@ impl QueueMode {
         }
     }
 
-    /// Publishes that a device is asleep if its awake time is over. Every message of the device moves that time, so
-    /// that it is only looked at when the one of the last look has come.
+    /// Publishes that a device is asleep if its awake time is over. Every message of the device moves that time, so it
+    /// is checked only when the time of the last check has come.
     pub fn check(&mut self, context: &mut Context, device: &mut Device) {
         let Some(until) = device.awake_until() else { return };
         if until > context.now {

@@ -1,13 +1,14 @@
-//! A restart: devices become records, and records become devices again.
+//! Persistence over a restart: makes records of devices, and restores devices from records.
 //!
 //! 1. While the program runs each change marks its device, by endpoint ([`super::pending_changes`]). One record is made
 //!    of a device, however often it was marked.
-//! 2. The next process is given all records. The devices are registered and observed as before, and the broker is asked
-//!    to connect them again. Nothing is sent to them or published of them.
-//! 3. When a device is connected, or speaks, its commands go on: the one that was in flight is sent once more, in front
-//!    of those that waited.
+//! 2. The next process gets all records. The devices are registered and observed as before, and the broker is asked to
+//!    connect them again. Nothing is sent to the devices, and nothing is published for them.
+//! 3. When the broker has connected a device, or the device sends a message, its commands continue: the one that was in
+//!    flight is sent once more, before those that waited.
 //!
-//! A device that does nothing but speak is marked now and then: see [`crate::registry::Device::needs_new_record`].
+//! A device that sends only messages that change nothing is marked from time to time: see
+//! [`crate::registry::Device::needs_new_record`].
 
 use std::sync::Arc;
 

@@ -17,7 +17,7 @@ pub struct AnchorRecord {
     pub conn: Option<String>,
     /// The anchor of `conn`.
     pub announced: Option<ConnectionId>,
-    /// Lists connections of older registrations of the same clientid, whose messages EMQX may still report.
+    /// Lists connections of older registrations of the same client ID, whose messages EMQX may still report.
     pub former: VecDeque<String>,
     /// The node where the device was last a client.
     pub home: Option<TargetId>,

@@ -148,7 +148,7 @@ impl From<BrokerEvent> for ExProtoAction {
 pub struct ExProtoProtocol {
     by_anchor: HashMap<ConnectionId, AnchorOwner>,
     by_conn: HashMap<String, RegistrationId>,
-    /// Maps the calls of Authenticate and Publish without an answer to their clientid. They outlive their devices.
+    /// Maps the calls of Authenticate and Publish without an answer to their client ID. They outlive their devices.
     calls: HashMap<ConnectionId, ClientKey>,
     announcements: Announcements<AnchorOwner>,
     /// Holds one prober for each node.
@@ -289,7 +289,7 @@ impl ExProtoDevices {
     }
 
     /// Handles the end of a call to this node. An anchor has at most one call at a time, so the state says which one it
-    /// was. A call that was given up finds no anchor; what it means for the clientid counts all the same.
+    /// was. A call that was given up finds no anchor; what it means for the client ID counts all the same.
     pub fn called(&mut self, now: Instant, node: TargetId, anchor: ConnectionId, outcome: CallOutcome) {
         let owner = self.protocol.by_anchor.get(&anchor).copied();
         let client = self.protocol.calls.remove(&anchor);

@@ -1,4 +1,4 @@
-//! The publications of a clientid, one after the other.
+//! The publications of a client ID, one after the other.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use super::{AdapterCall, CallOutcome, ConnectionId, ExProtoAction, ExProtoDevice
 use crate::upstream::client::ClientTimer;
 
 impl ExProtoDevices {
-    /// Publishes the first of the queue, if a device of the clientid is ready and no call of Publish is in progress.
+    /// Publishes the first of the queue, if a device of the client ID is ready and no call of Publish is in progress.
     pub(super) fn publish_next(&mut self, now: Instant, key: ClientKey) {
         let Some(id) = self.ready_device(key) else { return };
         // The connection is about to be closed: nobody would learn whether EMQX still carried out a call on it.
@@ -150,7 +150,7 @@ impl ExProtoDevices {
         Ok(())
     }
 
-    /// Returns the registration of the clientid that can publish.
+    /// Returns the registration of the client ID that can publish.
     fn ready_device(&self, key: ClientKey) -> Option<RegistrationId> {
         let mut newest_first = self.clients.registrations(key).iter().rev().copied();
         newest_first.find(|id| self.is_ready(*id))

@@ -1,4 +1,4 @@
-//! EMQX as far as the races of a device that registers again need it: one clientid, one connection that has it, calls
+//! EMQX as far as the races of a device that registers again need it: one client ID, one connection that has it, calls
 //! and events that take their time, discards, and an Authenticate that is carried out although its socket was closed
 //! meanwhile.
 
@@ -48,7 +48,7 @@ struct EmqxModel {
     happenings: BTreeMap<(Instant, u64), EmqxStep>,
     order: u64,
     connections: BTreeMap<ConnectionId, EmqxConnection>,
-    /// The connection that has the clientid.
+    /// The connection that has the client ID.
     holder: Option<ConnectionId>,
     events: VecDeque<BrokerEvent>,
     published: Vec<Vec<u8>>,

@@ -259,7 +259,7 @@ impl RandomEmqx {
         self.check_that_only_the_newest_connects();
     }
 
-    /// Of each clientid.
+    /// Of each client ID.
     fn check_that_only_the_newest_connects(&self) {
         for (id, device) in &self.devices.devices {
             let connects = matches!(device.state, DeviceState::Connecting(_));

@@ -25,7 +25,7 @@ impl Default for MqttRecord {
     }
 }
 
-/// Keeps the session that all registrations of one clientid have at the broker.
+/// Keeps the session that all registrations of one client ID have at the broker.
 #[derive(Debug)]
 pub struct MqttSession {
     /// Lists the publications that the broker has not acknowledged, in their order. They outlive their connection.

@@ -8,7 +8,7 @@
 //! 4. `Ready`: publications are sent in order, as many at a time as the windows allow. Those that were in flight when
 //!    an earlier connection of the same session ended are sent first, once more.
 //!
-//! Publications belong to the clientid, as its session does. A publication of QoS 1 is delivered at least once. One of
+//! Publications belong to the client ID, as its session does. A publication of QoS 1 is delivered at least once. One of
 //! QoS 0 is done when the connection has it.
 
 mod connecting;
@@ -500,7 +500,7 @@ impl MqttDevices {
         if !has_will || device.connected_before {
             return None;
         }
-        // Another registration of the clientid needs the session.
+        // Another registration of the client ID needs the session.
         if self.clients.registrations(device.key).len() > 1 {
             return codec::disconnect(device.protocol.version, session_expiry(&device.client), false).ok();
         }

@@ -12,7 +12,7 @@ use lwm2m_core::gateway::broker::RegistrationId;
 use super::{DeviceState, MqttAction, MqttDevices, MqttTimer};
 
 /// The age at which a connection counts as stable. One that ends earlier counts as a failed attempt, so that two
-/// gateways that take a clientid from each other do so slowly.
+/// gateways that take a client ID from each other do so slowly.
 const STABLE: Duration = Duration::from_secs(10);
 
 /// Says how a probe ended.

@@ -1,4 +1,4 @@
-//! The publications of a clientid, in order.
+//! The publications of a client ID, in order.
 
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ enum Next {
 }
 
 impl MqttDevices {
-    /// Publishes the queue as far as the windows allow, if a device of the clientid is ready.
+    /// Publishes the queue as far as the windows allow, if a device of the client ID is ready.
     pub(super) fn publish_next(&mut self, now: Instant, key: ClientKey) {
         let Some(id) = self.ready_device(key) else { return };
         if !self.may_publish(key, id) {
@@ -40,7 +40,7 @@ impl MqttDevices {
         }
     }
 
-    /// Returns the registration of the clientid that can publish. While a newer one is connecting nobody can: what is
+    /// Returns the registration of the client ID that can publish. While a newer one is connecting nobody can: what is
     /// sent on a connection just before the broker ends it may be lost, and for QoS 0 nobody would know.
     fn ready_device(&self, key: ClientKey) -> Option<RegistrationId> {
         if !self.clients.shared(key)?.unanswered.is_empty() {
@@ -151,9 +151,9 @@ impl MqttDevices {
         let key = device.key;
         let Some(publication) = self.queues.publication(key, serial) else { return };
         let sending = Sending { client: &device.client, packet, again, retain: publication.retain && limits.retain };
-        let said = codec::publish(device.protocol.version, publication, sending);
-        let too_large = said.as_ref().is_ok_and(|bytes| bytes.len() > limits.max_packet_size);
-        match said {
+        let encoded = codec::publish(device.protocol.version, publication, sending);
+        let too_large = encoded.as_ref().is_ok_and(|bytes| bytes.len() > limits.max_packet_size);
+        match encoded {
             Ok(bytes) if !too_large => {
                 self.send(now, id, bytes);
                 if packet.is_none()

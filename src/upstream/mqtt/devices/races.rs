@@ -1,4 +1,4 @@
-//! A broker as far as the races of a device that registers again need it: one clientid with its session, a connection
+//! A broker as far as the races of a device that registers again need it: one client ID with its session, a connection
 //! that takes it over, packets that take their time, and a CONNECT that is accepted although its socket was closed
 //! meanwhile.
 

@@ -16,7 +16,7 @@ use super::*;
 const DEVICES: u64 = 4;
 const STEPS: usize = 3_000;
 
-/// What the broker keeps of a clientid.
+/// What the broker keeps of a client ID.
 #[derive(Default)]
 struct StoredSession {
     /// Commands that the device has not acknowledged.

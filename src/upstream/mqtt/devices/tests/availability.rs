@@ -12,7 +12,7 @@ impl MqttScene {
         (scene, connections)
     }
 
-    /// With a clientid of its own.
+    /// With a client ID of its own.
     fn connect_another(&mut self, id: u64) -> ConnectionId {
         self.command_connect(RegistrationId(id), &format!("ep{id}"));
         let connection = self.attempt(&A, false);

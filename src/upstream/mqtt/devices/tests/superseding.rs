@@ -24,7 +24,7 @@ impl MqttScene {
     }
 }
 
-/// In version 3.1.1, and by some brokers in version 5, nobody tells that another connection has the clientid.
+/// In version 3.1.1, and by some brokers in version 5, nobody tells that another connection has the client ID.
 #[test]
 fn a_registration_that_waits_to_reconnect_never_dials_after_its_successor_and_the_successor_publishes_its_answer() {
     for taken_over in [Some(0x8e), None] {
