@@ -9,7 +9,7 @@ use std::time::Instant;
 /// first; of several that expire at one moment, the one that was inserted first.
 #[derive(Debug)]
 pub struct ExpiringMap<K, V> {
-    entries: HashMap<K, Entry<V>>,
+    entries: HashMap<K, ExpiringEntry<V>>,
     by_expiry: BTreeMap<Expiry, K>,
     last_serial: u64,
     most: usize,
@@ -23,7 +23,7 @@ struct Expiry {
 }
 
 #[derive(Debug)]
-struct Entry<V> {
+struct ExpiringEntry<V> {
     expiry: Expiry,
     value: V,
 }
@@ -34,8 +34,8 @@ impl<K: Clone + Eq + Hash, V> ExpiringMap<K, V> {
         Self { entries: HashMap::new(), by_expiry: BTreeMap::new(), last_serial: 0, most }
     }
 
-    /// Adds an entry that expires at this time, in place of the one of this key. Returns the entry of another key that had
-    /// to be evicted for it.
+    /// Adds an entry that expires at this time, in place of the one of this key. Returns the entry of another key that
+    /// had to be evicted for it.
     pub fn insert(&mut self, key: K, expires: Instant, value: V) -> Option<(K, V)> {
         self.remove(&key);
         if self.most == 0 {
@@ -45,7 +45,7 @@ impl<K: Clone + Eq + Hash, V> ExpiringMap<K, V> {
         self.last_serial += 1;
         let expiry = Expiry { at: expires, serial: self.last_serial };
         self.by_expiry.insert(expiry, key.clone());
-        self.entries.insert(key, Entry { expiry, value });
+        self.entries.insert(key, ExpiringEntry { expiry, value });
         evicted
     }
 
@@ -53,7 +53,7 @@ impl<K: Clone + Eq + Hash, V> ExpiringMap<K, V> {
     where
         K: Borrow<Q>,
     {
-        let Entry { expiry, value } = self.entries.remove(key)?;
+        let ExpiringEntry { expiry, value } = self.entries.remove(key)?;
         self.by_expiry.remove(&expiry);
         Some(value)
     }

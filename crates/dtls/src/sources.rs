@@ -1,10 +1,10 @@
 //! The handshakes under way by the address that they come from, and which of them loses its place to a newer one.
 //!
-//! A client that completes the cookie exchange and then goes silent keeps a place until the deadline of its handshake. Its
-//! handshake is overdue long before that. If room is needed, the address with the most overdue handshakes loses the oldest
-//! of them: a slow device at an address of its own stays while an attacker has more than one. If none is overdue, the
-//! address with the most handshakes makes room for one with fewer. Addresses at which devices have proved their keys are
-//! exempt from that: a NAT may have many.
+//! A client that completes the cookie exchange and then goes silent keeps a place until the deadline of its handshake.
+//! Its handshake is overdue long before that. If room is needed, the address with the most overdue handshakes loses the
+//! oldest of them: a slow device at an address of its own stays while an attacker has more than one. If none is
+//! overdue, the address with the most handshakes makes room for one with fewer. Addresses at which devices have proved
+//! their keys are exempt from that: a NAT may have many.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -31,7 +31,7 @@ pub struct HandshakeSources {
 #[derive(Default)]
 struct SourceHandshakes {
     count: usize,
-    /// Those that began when no device had proved its key at this address.
+    /// The handshakes that began when no device had proved its key at this address.
     unknown: BTreeMap<HandshakeNumber, AssociationId>,
     overdue: BTreeMap<HandshakeNumber, AssociationId>,
 }

@@ -21,11 +21,11 @@ const KNOWN: [&str; 4] = ["msgType", "data", "mheaders", "encoding"];
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Echo {
-    command: Arc<Written>,
+    command: Arc<WrittenCommand>,
 }
 
 #[derive(Debug, Default, PartialEq)]
-struct Written {
+struct WrittenCommand {
     members: Members,
     msg_type: Option<String>,
     target: RequestTarget,
@@ -57,7 +57,7 @@ impl Echo {
         let known = members.known().map_err(|error| format!("the command is no JSON: {error}"))?;
         let msg_type = known.get("msgType").and_then(Value::as_str).map(str::to_owned);
         let target = RequestTarget::of(msg_type.as_deref(), known.get("data"));
-        Ok((Self { command: Arc::new(Written { members, msg_type, target }) }, known))
+        Ok((Self { command: Arc::new(WrittenCommand { members, msg_type, target }) }, known))
     }
 
     /// Makes the echo of a command that the gateway gives itself.

@@ -32,7 +32,7 @@ impl Serialize for UnansweredData<'_> {
             match name {
                 "value" => map.serialize_entry(name, &self.shortened(value, self.operation.path))?,
                 "args" => map.serialize_entry(name, &shortened(value, self.arguments_length()))?,
-                "content" => map.serialize_entry(name, &Content { items: value, data: self })?,
+                "content" => map.serialize_entry(name, &ContentItems { items: value, data: self })?,
                 _ => map.serialize_entry(name, value)?,
             }
         }
@@ -110,12 +110,12 @@ impl Serialize for Shortened<'_> {
 }
 
 /// Serializes the items of `content`.
-struct Content<'a> {
+struct ContentItems<'a> {
     items: &'a RawValue,
     data: &'a UnansweredData<'a>,
 }
 
-impl Serialize for Content<'_> {
+impl Serialize for ContentItems<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Ok(items) = serde_json::from_str::<Vec<Box<RawValue>>>(self.items.get()) else {
             return self.items.serialize(serializer);

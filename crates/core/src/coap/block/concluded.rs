@@ -26,11 +26,11 @@ pub struct Concluded {
 #[derive(Debug)]
 struct Conclusion {
     last: LastBlock,
-    answer: Answer,
+    answer: ConclusionAnswer,
 }
 
 #[derive(Debug)]
-enum Answer {
+enum ConclusionAnswer {
     /// The request is not answered yet. The answer goes to the first message with this block, and to its newest
     /// repetition.
     Pending {
@@ -52,7 +52,7 @@ pub struct LastBlock {
 /// The treatment of a last block that has arrived before.
 #[derive(Debug, PartialEq)]
 pub enum Repeated {
-    /// Answer it so.
+    /// The caller answers with this response.
     Answered(Response),
     /// The repetition is answered when the first message is answered.
     Waits,
@@ -81,7 +81,7 @@ impl Concluded {
     pub fn begin(&mut self, now: Instant, peer: Peer, last: LastBlock, first: RequestId) {
         self.forget(peer);
         self.by_request.insert(first, peer);
-        let conclusion = Conclusion { last, answer: Answer::Pending { first, again: None } };
+        let conclusion = Conclusion { last, answer: ConclusionAnswer::Pending { first, again: None } };
         if let Some((_, evicted)) = self.by_peer.insert(peer, now + self.lifetime, conclusion) {
             self.drop_pending(evicted);
         }
@@ -91,8 +91,8 @@ impl Concluded {
     pub fn repeated(&mut self, peer: Peer, last: &LastBlock, request: RequestId) -> Option<Repeated> {
         let conclusion = self.by_peer.get_mut(&peer).filter(|conclusion| conclusion.last == *last)?;
         Some(match &mut conclusion.answer {
-            Answer::Given(response) => Repeated::Answered(response.clone()),
-            Answer::Pending { again, .. } => {
+            ConclusionAnswer::Given(response) => Repeated::Answered(response.clone()),
+            ConclusionAnswer::Pending { again, .. } => {
                 self.orphans.extend(again.replace(request));
                 Repeated::Waits
             }
@@ -103,9 +103,9 @@ impl Concluded {
     pub fn answered(&mut self, request: RequestId, response: &Response) -> Option<RequestId> {
         let peer = self.by_request.remove(&request)?;
         let conclusion = self.by_peer.get_mut(&peer)?;
-        let Answer::Pending { again, .. } = conclusion.answer else { return None };
+        let ConclusionAnswer::Pending { again, .. } = conclusion.answer else { return None };
         if response.payload.len() <= LONGEST_ANSWER {
-            conclusion.answer = Answer::Given(response.clone());
+            conclusion.answer = ConclusionAnswer::Given(response.clone());
         } else {
             self.forget(peer);
         }
@@ -138,7 +138,7 @@ impl Concluded {
     }
 
     fn drop_pending(&mut self, conclusion: Conclusion) {
-        if let Answer::Pending { first, again } = conclusion.answer {
+        if let ConclusionAnswer::Pending { first, again } = conclusion.answer {
             self.by_request.remove(&first);
             self.orphans.extend(again);
         }

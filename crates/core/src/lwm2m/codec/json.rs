@@ -15,7 +15,7 @@ use super::scalar::Scalar;
 use super::{Assignment, DecodeError, Reading, relative};
 
 #[derive(Deserialize, Serialize)]
-struct Document {
+struct JsonDocument {
     #[serde(rename = "bn", default, skip_serializing_if = "Option::is_none")]
     base_name: Option<String>,
     #[serde(rename = "bt", default, skip_serializing_if = "Option::is_none")]
@@ -51,7 +51,7 @@ pub enum ElementError {
 }
 
 pub(super) fn read(payload: &[u8], reading: &mut Reading<'_>) -> Result<(), DecodeError> {
-    let document: Document = serde_json::from_slice(payload)?;
+    let document: JsonDocument = serde_json::from_slice(payload)?;
     for element in document.elements {
         let path = path(document.base_name.as_deref(), element.name.as_deref(), reading)?;
         let time = reading.time(document.base_time.map(Number::Double), element.time.map(Number::Double))?;
@@ -65,7 +65,7 @@ pub(super) fn read(payload: &[u8], reading: &mut Reading<'_>) -> Result<(), Deco
 
 pub(super) fn write(target: Path, values: &[Assignment]) -> Vec<u8> {
     let elements = values.iter().map(|assignment| Element::of(relative(assignment.path, target), &assignment.value));
-    let document = Document { base_name: Some(target.to_string()), base_time: None, elements: elements.collect() };
+    let document = JsonDocument { base_name: Some(target.to_string()), base_time: None, elements: elements.collect() };
     serde_json::to_vec(&document).expect("texts and finite numbers are JSON")
 }
 
@@ -102,28 +102,28 @@ impl Element {
     }
 
     /// Returns the one value of the element. An Opaque has no member of its own: it is base64 in `sv`.
-    fn value(self, is_opaque: bool) -> Result<Scalar<'static>, Failure> {
+    fn value(self, is_opaque: bool) -> Result<Scalar<'static>, ElementFailure> {
         match (self.number, self.boolean, self.link, self.text) {
             (Some(number), None, None, None) => Ok(Scalar::Number(number_of(&number))),
             (None, Some(boolean), None, None) => Ok(Scalar::Boolean(boolean)),
             (None, None, Some(link), None) => Ok(Scalar::Link(Cow::Owned(link))),
             (None, None, None, Some(text)) if is_opaque => {
-                Ok(Scalar::Bytes(Cow::Owned(from_base64(&text).map_err(Failure::Value)?)))
+                Ok(Scalar::Bytes(Cow::Owned(from_base64(&text).map_err(ElementFailure::Value)?)))
             }
             (None, None, None, Some(text)) => Ok(Scalar::Text(Cow::Owned(text))),
-            (None, None, None, None) => Err(Failure::Element(ElementError::NoValue)),
-            _ => Err(Failure::Element(ElementError::SeveralValues)),
+            (None, None, None, None) => Err(ElementFailure::Element(ElementError::NoValue)),
+            _ => Err(ElementFailure::Element(ElementError::SeveralValues)),
         }
     }
 }
 
 /// Tells why an element has no usable value, before its path is known.
-enum Failure {
+enum ElementFailure {
     Element(ElementError),
     Value(ValueError),
 }
 
-impl Failure {
+impl ElementFailure {
     fn at(self, path: Path) -> DecodeError {
         match self {
             Self::Element(error) => error.into(),

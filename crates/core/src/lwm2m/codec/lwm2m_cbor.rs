@@ -53,7 +53,7 @@ fn segment(decoder: &mut Decoder<'_>, above: Path) -> Result<Path, DecodeError> 
 
 /// Writes the values of a write or a create under one key, the path of the request.
 pub(super) fn write(target: Path, values: &[Assignment]) -> Vec<u8> {
-    let mut root = Node::default();
+    let mut root = PathNode::default();
     values.iter().for_each(|assignment| root.insert(ids_below(&assignment.path, target), &assignment.value));
     written(|encoder| {
         encoder.map(1)?;
@@ -71,7 +71,7 @@ pub(super) fn write(target: Path, values: &[Assignment]) -> Vec<u8> {
 
 /// Writes the values of a composite write in maps from the object id down. The format holds no removals.
 pub(super) fn write_patches(patches: &[Patch]) -> Vec<u8> {
-    let mut root = Node::default();
+    let mut root = PathNode::default();
     for Patch { path, value } in patches {
         if let Some(value) = value {
             root.insert(path.segments(), value);
@@ -94,19 +94,19 @@ fn ids_below(path: &Path, base: Path) -> &[u16] {
 
 /// Holds a value, or a map of what is below an id, with the ids in the order of their first appearance.
 #[derive(Default)]
-struct Node<'v> {
+struct PathNode<'v> {
     value: Option<&'v Value>,
-    below: Vec<(u16, Node<'v>)>,
+    below: Vec<(u16, PathNode<'v>)>,
 }
 
-impl<'v> Node<'v> {
+impl<'v> PathNode<'v> {
     fn insert(&mut self, ids: &[u16], value: &'v Value) {
         let Some((first, rest)) = ids.split_first() else {
             self.value = Some(value);
             return;
         };
         let at = self.below.iter().position(|(id, _)| id == first).unwrap_or_else(|| {
-            self.below.push((*first, Node::default()));
+            self.below.push((*first, PathNode::default()));
             self.below.len() - 1
         });
         self.below[at].1.insert(rest, value);

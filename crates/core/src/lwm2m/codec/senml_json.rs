@@ -20,7 +20,7 @@ use super::{DecodeError, Reading};
 pub(super) fn read(payload: &[u8], reading: &mut Reading<'_>) -> Result<(), DecodeError> {
     let mut error = None;
     let mut deserializer = serde_json::Deserializer::from_slice(payload);
-    let document = Document { records: Records::new(reading), error: &mut error };
+    let document = SenmlDocument { records: Records::new(reading), error: &mut error };
     let read = document.deserialize(&mut deserializer).and_then(|()| deserializer.end());
     match (error, read) {
         (Some(error), _) => Err(error),
@@ -29,13 +29,13 @@ pub(super) fn read(payload: &[u8], reading: &mut Reading<'_>) -> Result<(), Deco
 }
 
 /// Adds each record as soon as it is read.
-struct Document<'d, 'r, 'a> {
+struct SenmlDocument<'d, 'r, 'a> {
     records: Records<'r, 'a>,
     /// Keeps why a record could not be added.
     error: &'d mut Option<DecodeError>,
 }
 
-impl<'de> DeserializeSeed<'de> for Document<'_, '_, '_> {
+impl<'de> DeserializeSeed<'de> for SenmlDocument<'_, '_, '_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -43,7 +43,7 @@ impl<'de> DeserializeSeed<'de> for Document<'_, '_, '_> {
     }
 }
 
-impl<'de> Visitor<'de> for Document<'_, '_, '_> {
+impl<'de> Visitor<'de> for SenmlDocument<'_, '_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -105,7 +105,7 @@ impl Serialize for EntryJson<'_> {
             map.serialize_entry("type", kind.name())?;
         }
         if let Some(time) = self.entry.time {
-            map.serialize_entry("time", &Number(time))?;
+            map.serialize_entry("time", &JsonDouble(time))?;
         }
         map.end()
     }
@@ -137,7 +137,7 @@ impl Serialize for ValueJson<'_> {
             Value::String(text) | Value::CoreLink(text) => serializer.serialize_str(text),
             Value::Integer(value) | Value::Time(value) => serializer.serialize_i64(*value),
             Value::UnsignedInteger(value) => serializer.serialize_u64(*value),
-            Value::Float(value) => Number(*value).serialize(serializer),
+            Value::Float(value) => JsonDouble(*value).serialize(serializer),
             Value::Boolean(value) => serializer.serialize_bool(*value),
             Value::Opaque(bytes) => serializer.collect_str(&Base64Display::new(bytes, &STANDARD)),
             Value::ObjectLink(link) => serializer.collect_str(link),
@@ -146,9 +146,9 @@ impl Serialize for ValueJson<'_> {
 }
 
 /// Serializes a double. A whole number is written without a point.
-struct Number(f64);
+struct JsonDouble(f64);
 
-impl Serialize for Number {
+impl Serialize for JsonDouble {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match whole_of(self.0) {
             Some(whole) => serializer.serialize_i64(whole),
