@@ -297,6 +297,26 @@ mod tests {
     }
 
     #[test]
+    fn a_payload_that_is_not_understood_is_a_warning_once_in_a_minute_and_then_how_often() {
+        let report = |reason: &str| Report::UndecodableContent {
+            endpoint: "ep1".to_owned(),
+            path: "/3/0".to_owned(),
+            reason: reason.to_owned(),
+        };
+        let (mut log, now) = (Log::default(), Instant::now());
+        let text = captured(LevelFilter::WARN, || {
+            ["cut short", "cut short", "no TLV"].into_iter().for_each(|reason| log.log(now, &report(reason)));
+            log.handle_timeout(now + PERIOD);
+        });
+        let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+        let expected = [
+            "WARN device{endpoint=\"ep1\"}: payload not understood path=\"/3/0\" reason=\"cut short\"",
+            "WARN payload not understood again device=\"ep1\" times=2 reason=\"no TLV\"",
+        ];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
     fn what_keeps_devices_out_is_told_once_in_a_minute_and_then_how_often() {
         let peer = Peer::udp(0, ([192, 0, 2, 1], 56830).into());
         let identity = || Some("dev-7".to_owned());
