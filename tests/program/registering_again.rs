@@ -16,6 +16,10 @@ use crate::common::device::{Device, request, response_to};
 use crate::common::gateway::Gateway;
 use crate::common::scene::LINKS;
 
+crate::over_both_upstreams! {
+    neither_registrations_nor_answers_are_lost_when_devices_register_again,
+}
+
 const DEVICES: u64 = 20;
 const RACES: u64 = 15;
 /// A device registers again so long before or after its answer.
@@ -34,7 +38,6 @@ struct Lost {
     answers: u32,
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn neither_registrations_nor_answers_are_lost_when_devices_register_again() {
     let broker = TestBroker::start().await;
     let gateway = Gateway::start(&broker.addresses);
