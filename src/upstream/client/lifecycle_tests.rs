@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use lwm2m_core::gateway::broker::{
-    BrokerCommand, BrokerEvent, ClientInfo, CloseReason, Publication, RegistrationId, Ticket,
+    BrokerCommand, BrokerEvent, ClientInfo, CloseReason, Publication, RegistrationId, Ticket, UplinkClass,
 };
 
 use crate::upstream::client::device::ConnectionId;
@@ -40,6 +40,8 @@ pub trait LifecycleBroker {
     fn accept(&mut self, connection: ConnectionId);
     /// Takes the publication that has no answer.
     fn acknowledge(&mut self, connection: ConnectionId);
+    /// Refuses the publication that has no answer: its client may not publish it.
+    fn refuse(&mut self, connection: ConnectionId);
     fn lose(&mut self, connection: ConnectionId);
     /// Returns what has happened since the last call.
     fn observe(&mut self) -> Vec<Observed>;
@@ -132,6 +134,20 @@ pub fn who_waits_for_a_publication_is_told_when_it_is_taken<B: LifecycleBroker>(
     broker.expect(&[Observed::Published(connection, "a".to_owned())]);
     broker.acknowledge(connection);
     broker.expect(&[Observed::Told(BrokerEvent::Published { registration: ONE, ticket })]);
+}
+
+pub fn who_waits_for_a_publication_is_told_that_it_is_refused<B: LifecycleBroker>() {
+    let mut broker = B::new();
+    let connection = broker.connect_device(ONE);
+    let ticket = Ticket(7);
+    let notification = Publication { ticket: Some(ticket), class: UplinkClass::Notification, ..B::publication("a") };
+    broker.command(BrokerCommand::Publish { registration: ONE, publication: notification });
+    broker.expect(&[Observed::Published(connection, "a".to_owned())]);
+    broker.refuse(connection);
+    broker.expect(&[
+        Observed::Told(BrokerEvent::Unpublished { registration: ONE, ticket }),
+        Observed::Told(BrokerEvent::PublishRefused { registration: ONE, topic: "a".to_owned() }),
+    ]);
 }
 
 pub fn what_is_published_while_the_connection_is_away_arrives_in_order_on_the_next_one<B: LifecycleBroker>() {
@@ -240,6 +256,7 @@ macro_rules! lifecycle_tests {
             a_device_is_connected_when_its_command_topic_is_subscribed,
             a_disconnect_before_the_end_of_connect_is_the_end_of_it,
             who_waits_for_a_publication_is_told_when_it_is_taken,
+            who_waits_for_a_publication_is_told_that_it_is_refused,
             what_is_published_while_the_connection_is_away_arrives_in_order_on_the_next_one,
             devices_come_back_so_many_in_a_second,
             a_device_that_leaves_with_nothing_to_say_is_gone_at_once,

@@ -19,17 +19,10 @@ impl<P: Protocol> Devices<P> {
         self.turns.publishes(id, now);
         let ticket = publication.ticket.filter(|_| publication.class == UplinkClass::Send);
         let dropped = self.queues.push(key, Queued { device: id, publication });
-        dropped.into_iter().for_each(|class| self.dropped(class));
-        if let Some(ticket) = ticket {
-            self.emit(
-                id,
-                match dropped {
-                    Some(UplinkClass::Send) => BrokerEvent::Unpublished { registration: id, ticket },
-                    Some(UplinkClass::Report | UplinkClass::Answer | UplinkClass::Notification) | None => {
-                        BrokerEvent::Queued { registration: id, ticket }
-                    }
-                },
-            );
+        let is_queued = dropped.as_ref().is_none_or(|dropped| dropped.publication.class != UplinkClass::Send);
+        dropped.iter().for_each(|dropped| self.publication_given_up(dropped));
+        if let Some(ticket) = ticket.filter(|_| is_queued) {
+            self.emit(id, BrokerEvent::Queued { registration: id, ticket });
         }
         P::publish_next(self, now, key);
     }
@@ -47,14 +40,14 @@ impl<P: Protocol> Devices<P> {
         self.emit(device, BrokerEvent::PublishRefused { registration: device, topic: publication.topic });
     }
 
-    /// Counts a queued publication that was given up, and reports a Send.
+    /// Counts a publication that was given up, and reports it to whoever waits for it.
     pub(in crate::upstream) fn publication_given_up(&mut self, Queued { device, publication }: &Queued) {
         self.dropped(publication.class);
         self.unpublished(*device, publication);
     }
 
     fn unpublished(&mut self, device: RegistrationId, publication: &Publication) {
-        if let (UplinkClass::Send, Some(ticket)) = (publication.class, publication.ticket) {
+        if let Some(ticket) = publication.ticket {
             self.emit(device, BrokerEvent::Unpublished { registration: device, ticket });
         }
     }

@@ -51,7 +51,7 @@ pub struct Queued {
 
 enum QueueRoom {
     Free,
-    InsteadOf { serial: Serial, owner: ClientKey, class: UplinkClass },
+    InsteadOf { serial: Serial, owner: ClientKey },
     None,
 }
 
@@ -71,20 +71,19 @@ impl Queues {
     /// Adds a publication at the end. If there is no room, the oldest notification is dropped, of the client ID or of
     /// all, depending on the bound. Without one, the new publication is dropped if it is a notification, else the
     /// oldest answer, else the new publication. A Send takes the place of nothing, because its device can try again.
-    /// Returns the class of the dropped one.
-    pub fn push(&mut self, client: ClientKey, queued: Queued) -> Option<UplinkClass> {
-        let newcomer = queued.publication.class;
-        match self.room_for(client, newcomer) {
+    /// Returns the dropped one.
+    pub fn push(&mut self, client: ClientKey, queued: Queued) -> Option<Queued> {
+        match self.room_for(client, queued.publication.class) {
             QueueRoom::Free => {
                 self.append(client, queued);
                 None
             }
-            QueueRoom::InsteadOf { serial, owner, class } => {
-                self.take(owner, serial);
+            QueueRoom::InsteadOf { serial, owner } => {
+                let dropped = self.take(owner, serial);
                 self.append(client, queued);
-                Some(class)
+                dropped
             }
-            QueueRoom::None => Some(newcomer),
+            QueueRoom::None => Some(queued),
         }
     }
 
@@ -173,9 +172,9 @@ impl Queues {
         };
         match (notification, newcomer, answer) {
             (_, UplinkClass::Send, _) => QueueRoom::None,
-            (Some((serial, owner)), _, _) => QueueRoom::InsteadOf { serial, owner, class: UplinkClass::Notification },
+            (Some((serial, owner)), _, _) => QueueRoom::InsteadOf { serial, owner },
             (None, UplinkClass::Report | UplinkClass::Answer, Some((serial, owner))) => {
-                QueueRoom::InsteadOf { serial, owner, class: UplinkClass::Answer }
+                QueueRoom::InsteadOf { serial, owner }
             }
             (None, UplinkClass::Notification, _) | (None, UplinkClass::Report | UplinkClass::Answer, None) => {
                 QueueRoom::None
@@ -250,6 +249,11 @@ mod tests {
         Queued { device: RegistrationId(1), publication }
     }
 
+    /// Adds a publication, and returns the class of the one that is dropped for it.
+    fn dropped(queues: &mut Queues, client: ClientKey, queued: Queued) -> Option<UplinkClass> {
+        queues.push(client, queued).map(|dropped| dropped.publication.class)
+    }
+
     fn begin(queues: &mut Queues, client: ClientKey, window: usize) -> Option<Serial> {
         queues.begin(client, window).map(|(serial, _)| serial)
     }
@@ -267,7 +271,7 @@ mod tests {
         let (one, _) = two_clients();
         let mut queues = Queues::new(10, 10);
         for topic in ["a", "b", "c"] {
-            assert_eq!(queues.push(one, publication(topic, UplinkClass::Answer)), None);
+            assert_eq!(dropped(&mut queues, one, publication(topic, UplinkClass::Answer)), None);
         }
         assert_eq!(queues.begin(one, 1).map(|(_, publication)| publication.topic.as_str()), Some("a"));
         assert_eq!(begin(&mut queues, one, 1), None);
@@ -303,14 +307,17 @@ mod tests {
         queues.push(one, publication("notify 1", UplinkClass::Notification));
 
         let notification = publication("notify 2", UplinkClass::Notification);
-        assert_eq!(queues.push(one, notification.clone()), Some(UplinkClass::Notification));
-        assert_eq!(queues.push(one, publication("answer 2", UplinkClass::Answer)), Some(UplinkClass::Notification));
-        assert_eq!(queues.push(one, notification.clone()), Some(UplinkClass::Notification));
-        assert_eq!(queues.push(one, publication("report 2", UplinkClass::Report)), Some(UplinkClass::Answer));
-        assert_eq!(queues.push(one, publication("answer 3", UplinkClass::Answer)), Some(UplinkClass::Answer));
-        assert_eq!(queues.push(one, publication("report 3", UplinkClass::Report)), Some(UplinkClass::Answer));
-        assert_eq!(queues.push(one, publication("answer 4", UplinkClass::Answer)), Some(UplinkClass::Answer));
-        assert_eq!(queues.push(one, publication("report 4", UplinkClass::Report)), Some(UplinkClass::Report));
+        assert_eq!(dropped(&mut queues, one, notification.clone()), Some(UplinkClass::Notification));
+        assert_eq!(
+            dropped(&mut queues, one, publication("answer 2", UplinkClass::Answer)),
+            Some(UplinkClass::Notification)
+        );
+        assert_eq!(dropped(&mut queues, one, notification.clone()), Some(UplinkClass::Notification));
+        assert_eq!(dropped(&mut queues, one, publication("report 2", UplinkClass::Report)), Some(UplinkClass::Answer));
+        assert_eq!(dropped(&mut queues, one, publication("answer 3", UplinkClass::Answer)), Some(UplinkClass::Answer));
+        assert_eq!(dropped(&mut queues, one, publication("report 3", UplinkClass::Report)), Some(UplinkClass::Answer));
+        assert_eq!(dropped(&mut queues, one, publication("answer 4", UplinkClass::Answer)), Some(UplinkClass::Answer));
+        assert_eq!(dropped(&mut queues, one, publication("report 4", UplinkClass::Report)), Some(UplinkClass::Report));
         assert_eq!(drain(&mut queues, one), ["report", "report 2", "report 3"]);
     }
 
@@ -320,9 +327,12 @@ mod tests {
         let mut queues = Queues::new(2, 100);
         queues.push(one, publication("send", UplinkClass::Send));
         queues.push(one, publication("notify", UplinkClass::Notification));
-        assert_eq!(queues.push(one, publication("send 2", UplinkClass::Send)), Some(UplinkClass::Send));
-        assert_eq!(queues.push(one, publication("report", UplinkClass::Report)), Some(UplinkClass::Notification));
-        assert_eq!(queues.push(one, publication("report 2", UplinkClass::Report)), Some(UplinkClass::Report));
+        assert_eq!(dropped(&mut queues, one, publication("send 2", UplinkClass::Send)), Some(UplinkClass::Send));
+        assert_eq!(
+            dropped(&mut queues, one, publication("report", UplinkClass::Report)),
+            Some(UplinkClass::Notification)
+        );
+        assert_eq!(dropped(&mut queues, one, publication("report 2", UplinkClass::Report)), Some(UplinkClass::Report));
         assert_eq!(drain(&mut queues, one), ["send", "report"]);
     }
 
@@ -334,7 +344,10 @@ mod tests {
         queues.push(one, publication("new", UplinkClass::Notification));
         queues.push(one, publication("answer", UplinkClass::Answer));
 
-        assert_eq!(queues.push(one, publication("report", UplinkClass::Report)), Some(UplinkClass::Notification));
+        assert_eq!(
+            dropped(&mut queues, one, publication("report", UplinkClass::Report)),
+            Some(UplinkClass::Notification)
+        );
         assert_eq!(drain(&mut queues, two), [""; 0]);
         assert_eq!(drain(&mut queues, one), ["new", "answer", "report"]);
     }
@@ -345,7 +358,10 @@ mod tests {
         let mut queues = Queues::new(1, 100);
         queues.push(one, publication("under way", UplinkClass::Notification));
         let serial = begin(&mut queues, one, 1).unwrap();
-        assert_eq!(queues.push(one, publication("late", UplinkClass::Notification)), Some(UplinkClass::Notification));
+        assert_eq!(
+            dropped(&mut queues, one, publication("late", UplinkClass::Notification)),
+            Some(UplinkClass::Notification)
+        );
         assert_eq!(queues.finish(one, serial).map(|queued| queued.publication.topic).as_deref(), Some("under way"));
     }
 
@@ -371,8 +387,8 @@ mod tests {
         queues.push(one, publication("b", UplinkClass::Notification));
         begin(&mut queues, one, 1);
         assert_eq!(queues.clear(one), [UplinkClass::Answer, UplinkClass::Notification]);
-        assert_eq!(queues.push(two, publication("c", UplinkClass::Report)), None);
-        assert_eq!(queues.push(two, publication("d", UplinkClass::Report)), None);
-        assert_eq!(queues.push(two, publication("e", UplinkClass::Report)), Some(UplinkClass::Report));
+        assert_eq!(dropped(&mut queues, two, publication("c", UplinkClass::Report)), None);
+        assert_eq!(dropped(&mut queues, two, publication("d", UplinkClass::Report)), None);
+        assert_eq!(dropped(&mut queues, two, publication("e", UplinkClass::Report)), Some(UplinkClass::Report));
     }
 }

@@ -61,9 +61,9 @@ pub struct Publication {
     pub expiry: Option<Duration>,
     /// The Correlation Data of an answer to the Response Topic of its command ([`Reply`]).
     pub correlation: Option<Vec<u8>>,
-    /// If set, [`BrokerEvent::Published`] reports that the broker has accepted the publication.
-    /// Every Send has a ticket: [`BrokerEvent::Queued`] or [`BrokerEvent::Unpublished`] reports at once whether it is
-    /// queued.
+    /// If set, [`BrokerEvent::Published`] reports that the broker has accepted the publication, or
+    /// [`BrokerEvent::Unpublished`] that it never will. Every Send has a ticket: [`BrokerEvent::Queued`] or
+    /// [`BrokerEvent::Unpublished`] reports at once whether it is queued.
     pub ticket: Option<Ticket>,
 }
 
@@ -164,7 +164,8 @@ pub enum BrokerEvent {
         registration: RegistrationId,
         ticket: Ticket,
     },
-    /// The Send with this ticket is not published: the queue is full, or the broker rejected it.
+    /// The publication with this ticket is not published: it found no room in the queue, lost its place to another one, or
+    /// was rejected by the broker.
     Unpublished {
         registration: RegistrationId,
         ticket: Ticket,

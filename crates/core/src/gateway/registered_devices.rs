@@ -341,7 +341,7 @@ impl RegisteredDevices {
         });
     }
 
-    /// The Send with this ticket is not published.
+    /// The notification or the Send with this ticket is not published.
     pub fn unpublished(&mut self, context: &mut Context, id: RegistrationId, ticket: Ticket) {
         self.with_notifications(context, id, |notifications, context, device| {
             notifications.unpublished(context, device, ticket);

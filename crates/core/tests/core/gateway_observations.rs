@@ -448,3 +448,22 @@ fn with_ack_published_what_is_not_confirmable_or_older_waits_for_nothing() {
     scene.expect_acknowledgement(&older);
     scene.expect_nothing_more();
 }
+
+#[test]
+fn with_ack_published_nothing_waits_for_a_notification_that_the_broker_refused() {
+    let mut scene = Scene::registered_with(|settings| {
+        settings.coap.acknowledge_notifications = Acknowledging::OnDemand;
+    });
+    let request = scene.observe(1, TEMPERATURE);
+    let sent = scene.notify(&request, Kind::Confirmable, 3, "21.5");
+    let BrokerCommand::Publish { registration: device, publication } = scene.expect_broker_command() else {
+        panic!("no publication")
+    };
+    let ticket = publication.ticket.expect("somebody waits for it");
+    assert_eq!(scene.gateway.table_sizes().deferred_acks, 1);
+    scene.broker_says(BrokerEvent::Unpublished { registration: device, ticket });
+    assert_eq!(scene.gateway.table_sizes().deferred_acks, 0);
+    scene.expect_nothing_more();
+    scene.device_sends(&sent);
+    scene.expect_nothing_more();
+}

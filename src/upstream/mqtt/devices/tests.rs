@@ -607,6 +607,23 @@ fn who_waits_for_a_send_is_told_whether_it_is_queued() {
 }
 
 #[test]
+fn who_waits_for_a_notification_is_told_that_it_lost_its_place() {
+    let mut scene = MqttScene::with(|settings| settings.queue_per_device = 1);
+    scene.connect(ONE);
+    let notification = |topic, number| {
+        let (class, ticket) = (UplinkClass::Notification, Some(Ticket(number)));
+        Publication { class, ticket, ..publication(topic, 1) }
+    };
+    // The window is open: this one is in flight, and keeps its place.
+    scene.publish_with(ONE, notification("a", 1));
+    scene.publish_with(ONE, notification("b", 2));
+    let told: Vec<MqttAction> =
+        scene.actions().into_iter().filter(|action| matches!(action, MqttAction::Emit(_))).collect();
+    assert_eq!(told, [MqttAction::Emit(BrokerEvent::Unpublished { registration: ONE, ticket: Ticket(2) })]);
+    assert_eq!(scene.metrics.dropped_notifications.get(), 1);
+}
+
+#[test]
 fn what_was_in_flight_gives_way_to_a_report_while_the_connection_is_away() {
     let mut scene = MqttScene::with(|settings| settings.queue_per_device = 3);
     let connection = scene.connect(ONE);

@@ -83,6 +83,10 @@ impl LifecycleBroker for Emqx {
         self.scene.answer(anchor, CallOutcome::Done);
     }
 
+    fn refuse(&mut self, anchor: ConnectionId) {
+        self.scene.answer(anchor, CallOutcome::Refused("not_authorized".to_owned()));
+    }
+
     fn lose(&mut self, anchor: ConnectionId) {
         self.scene.devices.anchor_ended(self.scene.now, anchor);
     }

@@ -93,6 +93,11 @@ impl LifecycleBroker for SessionBroker {
         self.scene.acknowledge(connection, packet);
     }
 
+    fn refuse(&mut self, connection: ConnectionId) {
+        let packet = self.unanswered.get_mut(&connection).expect("a publication").remove(0);
+        self.scene.hear(connection, Incoming::PubAck { packet: id(packet), reason: Reason(0x87) });
+    }
+
     fn lose(&mut self, connection: ConnectionId) {
         self.scene.devices.ended(self.scene.now, connection, "reset");
     }
