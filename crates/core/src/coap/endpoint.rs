@@ -4,7 +4,8 @@
 //! A request of the gateway keeps its id through all of its blocks:
 //! 1. A body larger than a block is sent by Block1, block by block; the last block gets the response, or its first
 //!    block. A smaller body is sent by Block1 too if it was answered 4.13.
-//! 2. A response in blocks is fetched to its end by Block2. Only then it is an [`EndpointEvent::Response`].
+//! 2. A response in blocks is fetched to its end by Block2. Only then it is an [`EndpointEvent::Response`]. The request
+//!    of each further block of the answer to a FETCH repeats the body of the FETCH.
 //! 3. A notification in blocks is fetched likewise. A newer one ends the fetch, for the further blocks would be those
 //!    of another state. If the blocks have an ETag, it identifies such a block, and the newer notification waits. So
 //!    notifications keep their order, and no body mixes two states.
@@ -111,6 +112,7 @@ pub struct Endpoint {
 #[derive(Debug)]
 struct EndpointObservation {
     peer: Peer,
+    /// Has a payload only if the requests of further blocks repeat it.
     request: Request,
     fetching: Option<ExchangeId>,
     /// Whether the owner has received the first answer.
@@ -225,7 +227,7 @@ impl Endpoint {
     }
 
     /// Sends the request that ends an observation: the one that began it, to its peer and with its token, but for the
-    /// value of Observe (RFC 7641 section 3.6). `body` is that of the request that began it, which is not kept.
+    /// value of Observe (RFC 7641 section 3.6). `body` is that of the request that began it, which is not always kept.
     pub fn send_cancellation(&mut self, now: Instant, observation: ExchangeId, body: Vec<u8>) -> Option<ExchangeId> {
         let EndpointObservation { peer, request, .. } = self.observations.get(&observation)?;
         let (peer, mut request) = (*peer, request.clone());
@@ -257,6 +259,9 @@ impl Endpoint {
     ) -> ExchangeId {
         let id = self.exchanges.restore_observation(peer, token, freshness);
         request.options.remove(number::OBSERVE);
+        if request.payload.len() > self.block_size.bytes() {
+            request.payload = Vec::new();
+        }
         self.observations.insert(id, EndpointObservation { answered: true, ..EndpointObservation::new(peer, request) });
         id
     }
@@ -488,7 +493,8 @@ impl Endpoint {
         let Some(mut transfer) = self.transfers.remove(id) else { return };
         if let (Purpose::Request { observing: number }, true) = (&mut transfer.purpose, observing.is_some()) {
             *number = observing;
-            let mut request = transfer.request.clone();
+            self.exchanges.adopt_observation(step, id);
+            let mut request = transfer.repeated_request();
             request.options.remove(number::OBSERVE);
             self.observations.insert(id, EndpointObservation::new(transfer.peer, request));
         }
@@ -511,7 +517,7 @@ impl Endpoint {
         let fetched = match &mut transfer.stage {
             Stage::Download(download) => download.answered(response)?,
             Stage::Whole(_) | Stage::Upload(_) => {
-                match Download::begin(&transfer.request, response, self.body_limit)? {
+                match Download::begin(|| transfer.repeated_request(), response, self.body_limit)? {
                     Begun::Complete(response) => Fetched::Complete(response),
                     Begun::Partial(download, next) => {
                         transfer.stage = Stage::Download(download);
@@ -632,7 +638,8 @@ impl Endpoint {
         let transfer = self.abandon(id)?;
         self.acknowledge_undelivered(pending_ack);
         let purpose = Purpose::Request { observing: number };
-        self.proceed(now, id, Transfer { purpose, stage: Stage::Whole(Vec::new()), ..transfer }, response);
+        let stage = Stage::Whole(transfer.repeated_request().payload);
+        self.proceed(now, id, Transfer { purpose, stage, ..transfer }, response);
         None
     }
 
@@ -698,7 +705,8 @@ impl Endpoint {
     fn deliver(&mut self, now: Instant, id: ExchangeId, notification: WaitingNotification) {
         let WaitingNotification { number, received, pending_ack, over } = notification;
         let Some(observation) = self.observations.get_mut(&id) else { return };
-        let begun = received.and_then(|response| Download::begin(&observation.request, response, self.body_limit));
+        let request = || observation.request.clone();
+        let begun = received.and_then(|response| Download::begin(request, response, self.body_limit));
         let error = match begun {
             Ok(Begun::Complete(response)) => {
                 observation.superseded = 0;
@@ -735,7 +743,9 @@ impl Endpoint {
         next: Request,
     ) -> Result<(), BlockError> {
         let Some(observation) = self.observations.get(&id) else { return Ok(()) };
-        let (peer, request, stage) = (observation.peer, observation.request.clone(), Stage::Download(download));
+        let peer = observation.peer;
+        let request = Request { payload: Vec::new(), ..observation.request.clone() };
+        let stage = Stage::Download(download);
         let transfer = Transfer { peer, request, stage, step: id, purpose, acknowledged: false };
         self.make_room_for(&transfer)?;
         let step = self.exchanges.send_block(now, peer, &next);

@@ -382,6 +382,17 @@ impl Exchanges {
         }
     }
 
+    /// Gives the observation that the block `step` of a request began the id of the whole request. It replaces one that an
+    /// earlier block began: notifications have the token of the last block.
+    pub fn adopt_observation(&mut self, step: ExchangeId, whole: ExchangeId) {
+        let Some(observation) = self.observations.remove(&step) else { return };
+        let ExchangeObservation { peer, token, .. } = observation;
+        if let Some(former) = self.observations.insert(whole, observation) {
+            self.expected(former.peer, former.token, |expected| expected.observation = None);
+        }
+        self.expected(peer, token, |expected| expected.observation = Some(whole));
+    }
+
     /// Forgets an exchange or an observation: nothing is heard of it any more, and a notification of it is answered
     /// with a reset.
     pub fn forget(&mut self, id: ExchangeId) {

@@ -6,12 +6,13 @@ use super::block::{Download, Upload};
 use super::exchange::{ExchangeId, PendingAck};
 use lwm2m_base::Peer;
 
-use super::{Parameters, Request};
+use super::{Code, Parameters, Request};
 
 /// The transfer of one request of the gateway, or of one notification whose body is fetched.
 #[derive(Debug)]
 pub struct Transfer {
     pub peer: Peer,
+    /// Has no payload: the stage has it.
     pub request: Request,
     pub stage: Stage,
     pub step: ExchangeId,
@@ -60,6 +61,17 @@ impl Transfer {
             Stage::Whole(_) | Stage::Upload(_) => 0,
             Stage::Download(download) => download.held(),
         }
+    }
+
+    /// Returns the request with the payload that a request of a further block of the answer repeats: that of a FETCH
+    /// which went in one message.
+    pub fn repeated_request(&self) -> Request {
+        let payload = match &self.stage {
+            Stage::Whole(payload) if self.request.method == Code::FETCH => payload.clone(),
+            Stage::Whole(_) | Stage::Upload(_) => Vec::new(),
+            Stage::Download(download) => download.repeated_payload().to_vec(),
+        };
+        Request { payload, ..self.request.clone() }
     }
 
     /// Whether blocks of another state of the resource would pass for blocks of this body.

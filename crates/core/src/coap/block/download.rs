@@ -5,6 +5,10 @@
 //!    is fetched from its first block, once. An option that is absent makes no statement (RFC 7252 section 5.10.6.1).
 //! 3. A body that becomes longer than is allowed is fetched to its end all the same, and discarded on the way: some devices
 //!    take no other request before.
+//!
+//! The body of a FETCH names what is asked for, as the URI does for a GET (RFC 8132 section 2): each request of a further
+//! block repeats it. A device that makes the answer anew for each block needs it, and one that keeps the answer passes
+//! over it. A FETCH whose own body went by Block1 repeats none (RFC 7959 section 3.3): its device has kept the body.
 
 use crate::coap::options::number;
 use crate::coap::{Failure, Options, Request, Response};
@@ -17,7 +21,7 @@ const LONGEST_DISCARDED: usize = 16 * 1024 * 1024;
 /// A body that is not complete.
 #[derive(Debug)]
 pub struct Download {
-    /// The request of every further block: that of the first one, without Observe (RFC 7959 section 2.6) and body.
+    /// The request of every further block: that of the first one, without Observe (RFC 7959 section 2.6).
     request: Request,
     /// The first response; its body is what has come up to now, and empty once that is more than the limit.
     response: Response,
@@ -45,17 +49,19 @@ pub enum Begun {
 }
 
 impl Download {
-    /// Begins with the first response to `request`. `limit` is the longest body that is kept, in bytes.
-    pub fn begin(request: &Request, response: Response, limit: usize) -> Result<Begun, Failure> {
+    /// Begins with the first response. `request` makes the request that it answers, with the payload that the requests of
+    /// further blocks repeat. `limit` is the longest body that is kept, in bytes.
+    pub fn begin(request: impl FnOnce() -> Request, response: Response, limit: usize) -> Result<Begun, Failure> {
         let Some(block) = Block::of(&response.options, number::BLOCK2)? else {
             return Ok(Begun::Complete(response));
         };
         if block.number != 0 {
             return Err(BlockError::OutOfOrder.into());
         }
+        let request = request();
         let mut options = without_blocks(&request.options);
         options.remove(number::OBSERVE);
-        let request = Request { method: request.method, options, payload: Vec::new() };
+        let request = Request { options, ..request };
         let Response { code, options, payload } = response;
         let response = Response { code, options, payload: Vec::new() };
         let mut download = Self { request, response, received: 0, limit, begun_again: false };
@@ -82,6 +88,11 @@ impl Download {
         }
         self.learn(&response.options);
         self.append(response.payload, block)
+    }
+
+    /// Returns the payload that the request of each further block repeats.
+    pub fn repeated_payload(&self) -> &[u8] {
+        &self.request.payload
     }
 
     /// Returns the bytes that are kept of the body.
