@@ -118,6 +118,7 @@ fn gateway(reader: &mut ConfigReader) -> GatewayConfig {
         awake_window: reader.read("qmode_time_window", default.awake_window, duration(Duration::ZERO..=YEAR)),
         qmode_apn: reader.read("qmode_apn", default.qmode_apn, list(text_with_content)),
         auto_observe: reader.read("auto_observe", default.auto_observe, auto_observe),
+        auto_observe_composite: reader.read("auto_observe_composite", default.auto_observe_composite, switch),
         update_msg_publish_condition: reader.read(
             "update_msg_publish_condition",
             default.update_msg_publish_condition,

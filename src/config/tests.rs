@@ -271,6 +271,16 @@ fn auto_observe_is_a_switch_or_a_list_of_paths() {
 }
 
 #[test]
+fn composite_observations_without_auto_observe_are_a_warning() {
+    assert!(!config("").gateway.auto_observe_composite);
+    assert!(config("auto_observe_composite = true").gateway.auto_observe_composite);
+    let expected = "auto_observe_composite: it has no effect without auto_observe";
+    assert_eq!(config("auto_observe_composite = true").warnings, [expected]);
+    assert_eq!(config("auto_observe_composite = true\nauto_observe = true").warnings, [""; 0]);
+    assert_eq!(mistakes("auto_observe_composite = 1").len(), 1);
+}
+
+#[test]
 fn several_listeners_bind_several_addresses() {
     let config = config(
         r#"

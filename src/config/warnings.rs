@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::credentials;
 use crate::transport::Security;
 use crate::upstream::{UpstreamConfig, exproto, mqtt};
+use lwm2m_core::gateway::config::AutoObserve;
 use lwm2m_core::gateway::identity::IdentityRule;
 use lwm2m_core::mqtt::topics::Names;
 use lwm2m_core::registry::Topics;
@@ -28,6 +29,7 @@ pub fn of(reader: &ConfigReader, config: &Config, others: &UpstreamSections) -> 
     warnings.extend(unused_tls(reader, config));
     warnings.extend(topics(config));
     warnings.extend(clientid(config));
+    warnings.extend(unused_auto_observe_composite(config));
     if let UpstreamConfig::ExProto(exproto) = &config.upstream {
         warnings.extend(proto_name(exproto));
         warnings.extend(unreachable_handler(exproto));
@@ -80,6 +82,13 @@ fn unused_credentials(reader: &ConfigReader, config: &Config) -> Vec<String> {
         warnings.push("dtls.password: it has no effect without dtls.keyfile".to_owned());
     }
     warnings
+}
+
+/// Warns about composite observations if `auto_observe` is off.
+fn unused_auto_observe_composite(config: &Config) -> Option<String> {
+    let is_off = config.gateway.auto_observe == AutoObserve::Off;
+    (config.gateway.auto_observe_composite && is_off)
+        .then(|| "auto_observe_composite: it has no effect without auto_observe".to_owned())
 }
 
 /// Warns about TLS settings for the broker if no address uses TLS.

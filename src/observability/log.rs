@@ -120,6 +120,9 @@ fn log_once(report: &Report) {
         Report::AutoObserveCut { paths, .. } => {
             warn!(paths, "auto_observe skips paths: the device has its maximum of observations");
         }
+        Report::AutoObserveSplit { paths, .. } => {
+            debug!(paths, "composite observation not accepted; auto_observe observes each path");
+        }
         Report::Registered { peer, lifetime, .. } => {
             let lifetime = humantime::format_duration(Duration::from_secs(lifetime.as_secs()));
             info!(peer = %peer.address, %lifetime, "device registered");

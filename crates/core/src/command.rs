@@ -40,6 +40,17 @@ pub struct Command {
     /// Zero means that it is sent at once or not at all.
     pub expiry: Option<Duration>,
     pub reply: Option<Box<Reply>>,
+    pub origin: Origin,
+}
+
+/// Tells who gave a command. Members of its JSON do not tell it: an application may write any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    #[default]
+    Application,
+    /// The gateway itself, for `auto_observe`.
+    AutoObserve,
 }
 
 /// Holds the Response Topic, to which the final answer is published too, and the Correlation Data, by which the
@@ -48,6 +59,12 @@ pub struct Command {
 pub struct Reply {
     pub topic: String,
     pub correlation: Option<Vec<u8>>,
+}
+
+impl Origin {
+    pub fn is_application(&self) -> bool {
+        *self == Self::Application
+    }
 }
 
 impl Command {

@@ -33,6 +33,7 @@ pub struct CoreMetrics {
     notifications: NotificationCounters,
     sends: SendCounters,
     auto_observe_skipped: Counter,
+    auto_observe_splits: Counter,
     format_fallbacks: FormatFallbackCounters,
     undecodable_payloads: Counter,
     malformed_link_lists: Counter,
@@ -47,6 +48,7 @@ impl CoreMetrics {
     pub fn register(registry: &mut Registry) -> Self {
         let evictions = "Deduplication entries evicted early because the table was full";
         let skipped = "Paths that auto_observe skipped because the device has its maximum of observations";
+        let splits = "Composite observations of auto_observe that the device did not accept";
         let links = "Link lists of devices with malformed parts, which were ignored";
         let undefined = "Objects that devices announced in a version without definition";
         let evicted = "Object lists by profile ID that were evicted for a new one (limit: limits.profiles)";
@@ -68,6 +70,7 @@ impl CoreMetrics {
             notifications: NotificationCounters::register(registry),
             sends: SendCounters::register(registry),
             auto_observe_skipped: counter(registry, "lwm2m_auto_observe_paths_skipped", skipped),
+            auto_observe_splits: counter(registry, "lwm2m_auto_observe_composite_rejections", splits),
             format_fallbacks: FormatFallbackCounters::register(registry),
             undecodable_payloads: counter(registry, "lwm2m_undecodable_payloads", "Undecodable payloads from devices"),
             malformed_link_lists: counter(registry, "lwm2m_malformed_link_lists", links),
@@ -101,6 +104,7 @@ impl CoreMetrics {
                 self.auto_observe_skipped.inc_by(*paths as u64);
                 return;
             }
+            Report::AutoObserveSplit { .. } => &self.auto_observe_splits,
             Report::FormatRejected { format, .. } => self.format_fallbacks.of(*format),
             Report::UndecodableContent { .. } => &self.undecodable_payloads,
             Report::LinksLeftOut { .. } => &self.malformed_link_lists,

@@ -160,6 +160,7 @@ fn core_reports() -> Vec<Report> {
         Report::Retransmitted { peer: peer() },
         Report::DuplicateForgotten { peer: peer() },
         Report::AutoObserveCut { endpoint: endpoint(), paths: 1 },
+        Report::AutoObserveSplit { endpoint: endpoint(), paths: 1 },
         Report::Registered { endpoint: endpoint(), peer: peer(), lifetime: Duration::from_secs(300) },
         Report::Updated { endpoint: endpoint() },
         Report::Restored { endpoint: endpoint(), peer: peer() },

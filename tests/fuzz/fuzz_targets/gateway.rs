@@ -66,6 +66,7 @@ impl Run {
     fn new(auto_observe: bool) -> Self {
         let now = Instant::now();
         let mut settings = settings().clone();
+        settings.auto_observe_composite = auto_observe;
         settings.auto_observe = if auto_observe { AutoObserve::On } else { AutoObserve::Off };
         let model = Arc::clone(scene::model());
         Self {

@@ -6,11 +6,12 @@ use lwm2m_base::secret::Secret;
 use lwm2m_base::{AssociationId, Peer};
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Request, Token};
-use lwm2m_core::command::Echo;
+use lwm2m_core::command::{Echo, Origin};
 use lwm2m_core::gateway::record::{CommandRecord, DeviceRecord, IdentityRecord, ObservationRecord};
 use lwm2m_core::lwm2m::format_choice::Formats;
 use lwm2m_core::lwm2m::path::Path;
 use lwm2m_core::lwm2m::register::Registration;
+use lwm2m_core::registry::Grouping;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Map, Value};
@@ -54,6 +55,7 @@ fn record() -> impl Strategy<Value = DeviceRecord> {
         command,
         reply: None,
         retained: None,
+        origin: Origin::default(),
     });
     let path = vec(any::<u16>(), 1..=4).prop_map(|ids| Path::of(&ids).expect("no more than four"));
     (
@@ -79,6 +81,7 @@ fn record() -> impl Strategy<Value = DeviceRecord> {
                     observations,
                     commands,
                     to_observe,
+                    grouping: Grouping::default(),
                 }
             },
         )

@@ -1,22 +1,87 @@
 //! `auto_observe`: chooses the paths that the gateway observes by itself when a device registers. They wait in
-//! [`crate::registry::DeviceObservations`]; the command scheduler sends them one at a time, after the commands of
-//! applications.
+//! [`crate::registry::DeviceObservations`]; the command scheduler asks for them, after the commands of applications:
+//!
+//! 1. A device of LwM2M 1.0, or without `auto_observe_composite`, is asked for one path after the other.
+//! 2. Otherwise it is asked for one composite observation of all paths, or for several of `limits.composite_paths` each.
+//! 3. If it does not accept a composite observation, it is asked for all paths that are left one after the other. That
+//!    holds until the device registers again.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 
-use crate::lwm2m::model::Model;
+use crate::coap::Code;
+use crate::command::{Command, Origin};
+use crate::lwm2m::model::{Model, Version};
 use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
+use crate::registry::{Device, Grouping};
 
 use super::config::AutoObserve;
+use super::context::Context;
+use super::report::Report;
 
 /// Objects that `auto_observe` leaves out: they tell of the device's management, not of what it measures.
 const NEVER_AUTO_OBSERVED: [u16; 9] = [0, 1, 2, 4, 5, 6, 7, 9, 15];
 
+/// Are the codes by which a device tells that it has no composite observations, or none of these paths.
+const NOT_COMPOSITE: [Code; 5] = [
+    Code::BAD_REQUEST,
+    Code::NOT_FOUND,
+    Code::METHOD_NOT_ALLOWED,
+    Code::UNSUPPORTED_CONTENT_FORMAT,
+    Code::NOT_IMPLEMENTED,
+];
+
+/// Schedules the paths to observe of a device that registers. Returns how many are skipped because a device may not have
+/// more observations.
+pub(super) fn schedule(context: &Context, device: &mut Device) -> usize {
+    let (settings, limits) = (&context.settings, &context.settings.limits);
+    let paths = paths(&settings.auto_observe, &device.registration, &context.model);
+    let (grouping, most) = if settings.auto_observe_composite && device.registration.supports(Version::LWM2M_1_1) {
+        (Grouping::Composite, limits.observations.saturating_mul(limits.composite_paths))
+    } else {
+        (Grouping::Single, limits.observations)
+    };
+    device.observations.schedule(paths, grouping, most)
+}
+
+/// Schedules the paths of a composite observation that the device did not accept, each by itself. `answer` is the code of
+/// the device; `None` if it gave no usable answer. After any other code nothing follows, as after one to a single
+/// observation.
+pub(super) fn split(context: &mut Context, device: &mut Device, command: &Command, answer: Option<Code>) {
+    let refused = answer.is_none_or(|code| NOT_COMPOSITE.contains(&code));
+    let Some(paths) = command.operation.kind.observed_paths() else { return };
+    if command.origin != Origin::AutoObserve || !refused {
+        return;
+    }
+    let most = context.settings.limits.observations;
+    let skipped = device.observations.schedule(paths.iter().copied(), Grouping::Single, most);
+    context.changed(device);
+    let endpoint = device.registration.endpoint.clone();
+    context.report(Report::AutoObserveSplit { endpoint, paths: device.observations.scheduled().len() });
+    report_skipped(context, device, skipped);
+}
+
+/// Schedules once more what was asked for when the gateway shut down: the next process asks for it.
+pub(super) fn ask_again(device: &mut Device, command: &Command) {
+    if command.origin == Origin::AutoObserve {
+        let single = [command.operation.path];
+        let paths = command.operation.kind.observed_paths().unwrap_or(&single);
+        let grouping = device.observations.grouping();
+        device.observations.schedule(paths.iter().copied(), grouping, usize::MAX);
+    }
+}
+
+/// Reports the paths that are skipped because a device may not have more observations.
+pub(super) fn report_skipped(context: &mut Context, device: &Device, paths: usize) {
+    if paths > 0 {
+        context.report(Report::AutoObserveCut { endpoint: device.registration.endpoint.clone(), paths });
+    }
+}
+
 /// Returns the paths to observe, of what the device has.
-pub(super) fn paths(auto_observe: &AutoObserve, registration: &Registration, model: &Model) -> VecDeque<Path> {
+fn paths(auto_observe: &AutoObserve, registration: &Registration, model: &Model) -> Vec<Path> {
     match auto_observe {
-        AutoObserve::Off => VecDeque::new(),
+        AutoObserve::Off => Vec::new(),
         AutoObserve::On => instances_or_objects(registration)
             .into_iter()
             .filter(|path| {

@@ -19,10 +19,11 @@ use crate::mqtt::downlink::{self, Refusal};
 use crate::mqtt::uplink;
 use crate::registry::{
     AdmitOutcome, CommandBytes, CommandDigest, Device, InFlight, Observation, ObservedPaths, PendingCommand,
-    QueueLimits, RegistrationId,
+    QueueLimits, RegistrationId, ScheduledObservation,
 };
 use lwm2m_base::deadlines::Deadlines;
 
+use super::auto_observe;
 use super::broker::{MessageProperties, Publication, UplinkClass};
 use super::config::Limits;
 use super::context::Context;
@@ -115,13 +116,18 @@ impl CommandScheduler {
             self.expire(context, device);
         }
         while !context.draining && device.is_ready(context.now) {
-            let next = device.waiting.pop().or_else(|| {
-                let path = device.observations.next_scheduled()?;
-                Some(PendingCommand::new(downlink::auto_observe(&path), context.now, self.bytes.take(0)))
-            });
+            let next = device.waiting.pop().or_else(|| self.next_auto_observation(context, device));
             let Some(waiting) = next else { return };
             self.send(context, device, waiting);
         }
+    }
+
+    fn next_auto_observation(&self, context: &Context, device: &mut Device) -> Option<PendingCommand> {
+        let command = match device.observations.next_scheduled(context.settings.limits.composite_paths)? {
+            ScheduledObservation::Single(path) => downlink::auto_observe(&path),
+            ScheduledObservation::Composite(paths) => downlink::auto_observe_composite(paths),
+        };
+        Some(PendingCommand::new(command, context.now, self.bytes.take(0)))
     }
 
     /// The device has the request and will answer later.
@@ -156,6 +162,7 @@ impl CommandScheduler {
                 None => report_undecodable(context, device, &command, reason),
             }
         }
+        auto_observe::split(context, device, &command, Some(response.code));
         let observation = Observation::of(command, attempts.formats());
         self.follow_observation(context, device, exchange, observation, observing.is_some());
         self.send_next(context, device);
@@ -165,12 +172,14 @@ impl CommandScheduler {
         let Some(InFlight { command, .. }) = self.take_in_flight(context, device, exchange) else { return };
         context.publish_final_answer(device, command.reply.as_deref(), uplink::reset(&command));
         report(context, device, &command, CommandOutcome::Reset, None);
+        auto_observe::split(context, device, &command, None);
         self.send_next(context, device);
     }
 
     pub fn timed_out(&mut self, context: &mut Context, device: &mut Device, exchange: ExchangeId) {
         let Some(InFlight { command, .. }) = self.take_in_flight(context, device, exchange) else { return };
         give_up(context, device, &command);
+        auto_observe::split(context, device, &command, None);
         self.send_next(context, device);
     }
 
@@ -187,12 +196,14 @@ impl CommandScheduler {
             Some(error) => context.report(Report::TransferFailed { peer: device.peer, error }),
             None => report_undecodable(context, device, &command, reason),
         }
+        auto_observe::split(context, device, &command, None);
         self.send_next(context, device);
     }
 
     /// Gives up the command in flight: it has its last answer.
     pub fn give_up_in_flight(&mut self, context: &mut Context, device: &mut Device) {
         if let Some(in_flight) = device.take_in_flight() {
+            auto_observe::ask_again(device, &in_flight.command);
             context.coap.forget(in_flight.exchange);
             self.registrations.remove(&in_flight.exchange);
             context.changed(device);
@@ -323,7 +334,8 @@ impl CommandScheduler {
         let limits = &context.settings.limits;
         if request.payload.len() > limits.sent_body_size {
             let reason = format!("the body is longer than {} bytes", limits.sent_body_size);
-            return refuse_command(context, device, command, CommandOutcome::Refused, &reason);
+            refuse_command(context, device, command, CommandOutcome::Refused, &reason);
+            return auto_observe::split(context, device, command, None);
         }
         let paths = ObservedPaths::of(&command.operation);
         let (now, peer) = (context.now, device.peer);
@@ -421,7 +433,8 @@ impl CommandScheduler {
                 *last
             });
             let expires = context.wall_clock.unix_time(expires);
-            CommandRecord { serial, expires, command: command.echo.clone(), reply: command.reply.clone(), retained }
+            let (reply, origin) = (command.reply.clone(), command.origin);
+            CommandRecord { serial, expires, command: command.echo.clone(), reply, retained, origin }
         };
         let mut records = Vec::new();
         if let Some(in_flight) = device.in_flight_mut() {
@@ -471,10 +484,10 @@ impl CommandScheduler {
         limits.commands = limits.commands.saturating_add(1);
         limits.bytes = limits.bytes.saturating_add(context.settings.limits.command_size);
         let mut not_taken = Vec::new();
-        for CommandRecord { serial, expires, command, reply, retained } in records {
+        for CommandRecord { serial, expires, command, reply, retained, origin } in records {
             let room = self.bytes.take(command.to_json().len());
             let command = match downlink::interpret(command, context.command_context(&device.registration)) {
-                Ok(command) => Command { reply, ..command },
+                Ok(command) => Command { reply, origin, ..command },
                 Err(Refusal { echo, reason }) => {
                     not_taken.push(NotTaken { echo, reply, outcome: CommandOutcome::Refused, reason });
                     continue;

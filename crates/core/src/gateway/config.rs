@@ -30,6 +30,8 @@ pub struct GatewayConfig {
     /// Values of the query item `apn` that mean queue mode.
     pub qmode_apn: Vec<String>,
     pub auto_observe: AutoObserve,
+    /// Whether `auto_observe` asks devices of LwM2M 1.1 and newer for composite observations.
+    pub auto_observe_composite: bool,
     pub update_msg_publish_condition: UpdatePublish,
     pub undefined_resources: UndefinedResources,
     /// Whether the reports `register` and `update` contain the attributes of the links.
@@ -54,6 +56,7 @@ impl Default for GatewayConfig {
             awake_window: 22 * SECOND,
             qmode_apn: POWER_SAVING_APN.map(str::to_owned).to_vec(),
             auto_observe: AutoObserve::Off,
+            auto_observe_composite: false,
             update_msg_publish_condition: UpdatePublish::ObjectListChanged,
             undefined_resources: UndefinedResources::Refuse,
             report_attributes: false,

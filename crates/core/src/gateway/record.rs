@@ -8,11 +8,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::coap::Token;
-use crate::command::{Echo, Reply};
+use crate::command::{Echo, Origin, Reply};
 use crate::lwm2m::format_choice::Formats;
 use crate::lwm2m::path::Path;
 use crate::lwm2m::register::{ObjectList, Registration};
-use crate::registry::CommandDigest;
+use crate::registry::{CommandDigest, Grouping};
 use lwm2m_base::Peer;
 use lwm2m_base::secret::Secret;
 use lwm2m_dtls::AssociationChange;
@@ -67,6 +67,9 @@ pub struct DeviceRecord {
     pub commands: Vec<CommandRecord>,
     /// Paths that `auto_observe` has still to ask for.
     pub to_observe: Vec<Path>,
+    /// How `auto_observe` asks for them. Older records do not tell it: singly.
+    #[serde(default, skip_serializing_if = "Grouping::is_single")]
+    pub grouping: Grouping,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -99,6 +102,8 @@ pub struct CommandRecord {
     /// The digest of a retained command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retained: Option<CommandDigest>,
+    #[serde(default, skip_serializing_if = "Origin::is_application")]
+    pub origin: Origin,
 }
 
 /// The authenticated identity of a device. It stays bound to the registration when its association is closed.

@@ -268,9 +268,7 @@ impl Registrations {
         }
         context.report(Report::Updated { endpoint: device.registration.endpoint.clone() });
         report_left_out(context, device);
-        if change == ObjectListChange::Changed {
-            report_undefined_versions(context, device);
-        }
+        report_undefined_versions(context, device);
         commands.send_next(context, device);
     }
 
@@ -341,15 +339,12 @@ impl Registrations {
         self.devices.insert(context, NewDevice { id, registration, location, peer, identity, topics, last_heard });
 
         let Some(device) = self.devices.registry_mut().device_mut(id) else { return };
-        let paths = auto_observe::paths(&context.settings.auto_observe, &device.registration, &context.model);
-        let left_out = device.observations.schedule(paths, context.settings.limits.observations);
+        let skipped = auto_observe::schedule(context, device);
         context.changed(device);
         context.publish(id, publication);
         publish_status(context, device);
-        context.report(Report::Registered { endpoint: endpoint.clone(), peer, lifetime });
-        if left_out > 0 {
-            context.report(Report::AutoObserveCut { endpoint, paths: left_out });
-        }
+        context.report(Report::Registered { endpoint, peer, lifetime });
+        auto_observe::report_skipped(context, device, skipped);
         report_left_out(context, device);
     }
 

@@ -102,6 +102,11 @@ pub enum Report {
         endpoint: String,
         paths: usize,
     },
+    /// A device did not accept a composite observation of `auto_observe`; this many paths are observed one by one.
+    AutoObserveSplit {
+        endpoint: String,
+        paths: usize,
+    },
     /// Malformed links or attributes in a list of the device were ignored. `first` marks the first such list of this
     /// registration.
     LinksLeftOut {
@@ -155,6 +160,7 @@ impl Report {
             | Self::Dtls(_) => None,
             Self::RegisterRejected { endpoint, .. } | Self::Send { endpoint, .. } => endpoint.as_deref(),
             Self::AutoObserveCut { endpoint, .. }
+            | Self::AutoObserveSplit { endpoint, .. }
             | Self::Registered { endpoint, .. }
             | Self::Updated { endpoint }
             | Self::Forbidden { endpoint, .. }

@@ -80,7 +80,7 @@ pub(super) fn restore(
 
     let Some((device, commands)) = registrations.devices_mut().with_commands(id) else { return Ok(()) };
     note_undefined_versions(context, device);
-    device.observations.schedule(record.to_observe, usize::MAX);
+    device.observations.schedule(record.to_observe, record.grouping, usize::MAX);
     for observation in observations.into_iter().take(observations_limit) {
         commands.restore_observation(context, device, observation);
     }
@@ -112,5 +112,6 @@ fn record(context: &Context, commands: &mut CommandScheduler, device: &mut Devic
         observations: observations.collect(),
         commands,
         to_observe: device.observations.scheduled().collect(),
+        grouping: device.observations.grouping(),
     }
 }

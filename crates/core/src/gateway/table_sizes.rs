@@ -29,7 +29,7 @@ pub struct TableSizes {
     pub exchanges: usize,
     /// Notifications whose acknowledgement waits for the broker.
     pub deferred_acks: usize,
-    /// Observations that `auto_observe` has still to ask for.
+    /// Paths that `auto_observe` has still to ask for.
     pub to_observe: usize,
     /// Addresses of unregistered peers that sent lately.
     pub addresses: usize,

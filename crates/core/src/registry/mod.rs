@@ -9,7 +9,7 @@ mod retained;
 mod topics;
 
 pub use device::{AdmitOutcome, DeferredAck, Device, InFlight, NewDevice, Presence, PublishedPresence};
-pub use observations::{DeviceObservations, Observation, ObservedPaths};
+pub use observations::{DeviceObservations, Grouping, Observation, ObservedPaths, ScheduledObservation};
 pub use queue::{ByteReservation, CommandBytes, CommandQueue, PendingCommand, QueueFull, QueueLimits};
 pub use retained::CommandDigest;
 pub use topics::{Topic, Topics};

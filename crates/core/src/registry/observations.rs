@@ -3,7 +3,9 @@
 //! A device has at most one observation of the same paths, and none that the gateway does not know: the exchange that
 //! began an observation is its name towards CoAP, its paths are its name towards applications.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+
+use serde::{Deserialize, Serialize};
 
 use crate::coap::ExchangeId;
 use crate::command::Command;
@@ -49,6 +51,30 @@ impl Observation {
     }
 }
 
+/// Tells how `auto_observe` asks for its paths.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grouping {
+    /// Each by an observation of its own.
+    #[default]
+    Single,
+    /// As many as one composite operation may have by one composite observation.
+    Composite,
+}
+
+impl Grouping {
+    pub fn is_single(&self) -> bool {
+        *self == Self::Single
+    }
+}
+
+/// What `auto_observe` asks for next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ScheduledObservation {
+    Single(Path),
+    Composite(Vec<Path>),
+}
+
 /// The observations of one device.
 #[derive(Debug, Default)]
 pub struct DeviceObservations {
@@ -56,6 +82,7 @@ pub struct DeviceObservations {
     by_paths: HashMap<ObservedPaths, ExchangeId>,
     /// The paths that `auto_observe` has still to observe. Commands of applications come first.
     pending: VecDeque<Path>,
+    grouping: Grouping,
 }
 
 impl DeviceObservations {
@@ -84,20 +111,42 @@ impl DeviceObservations {
         Some(exchange)
     }
 
-    /// Schedules the paths that `auto_observe` asks for. Returns how many of them are left out because a device may
-    /// have no more than `limit` observations.
-    pub fn schedule(&mut self, paths: impl IntoIterator<Item = Path>, limit: usize) -> usize {
-        self.pending.extend(paths);
+    /// Schedules these paths in front of those that `auto_observe` has still to ask for, and has all of them asked for in
+    /// this way. Returns how many paths are left out beyond `limit`.
+    pub fn schedule(&mut self, paths: impl IntoIterator<Item = Path>, grouping: Grouping, limit: usize) -> usize {
+        let mut listed = HashSet::new();
+        let later = std::mem::take(&mut self.pending);
+        self.pending = paths.into_iter().chain(later).filter(|path| listed.insert(*path)).collect();
+        self.grouping = grouping;
         let left_out = self.pending.len().saturating_sub(limit);
         self.pending.truncate(limit);
         left_out
     }
 
-    /// Takes the next path that `auto_observe` has to ask for. A path that an application observes meanwhile is
-    /// skipped.
-    pub fn next_scheduled(&mut self) -> Option<Path> {
-        std::iter::from_fn(|| self.pending.pop_front())
-            .find(|path| !self.by_paths.contains_key(&ObservedPaths::Single(*path)))
+    /// Takes what `auto_observe` has to ask for next. A composite observation has at most `composite_paths` paths. What
+    /// an application observes meanwhile is skipped.
+    pub fn next_scheduled(&mut self, composite_paths: usize) -> Option<ScheduledObservation> {
+        let Self { by_paths, pending, grouping, .. } = self;
+        let is_free = |path: &Path| !by_paths.contains_key(&ObservedPaths::Single(*path));
+        match grouping {
+            Grouping::Single => {
+                std::iter::from_fn(|| pending.pop_front()).find(is_free).map(ScheduledObservation::Single)
+            }
+            Grouping::Composite => std::iter::from_fn(|| {
+                let count = composite_paths.min(pending.len());
+                (count > 0).then(|| pending.drain(..count).filter(is_free).collect())
+            })
+            .find(|paths: &Vec<Path>| {
+                let set = ObservedPaths::Composite(paths.iter().copied().collect());
+                !paths.is_empty() && !by_paths.contains_key(&set)
+            })
+            .map(ScheduledObservation::Composite),
+        }
+    }
+
+    /// Returns how `auto_observe` asks for the scheduled paths.
+    pub fn grouping(&self) -> Grouping {
+        self.grouping
     }
 
     pub fn scheduled(&self) -> impl ExactSizeIterator<Item = Path> + '_ {
@@ -134,7 +183,7 @@ impl DeviceObservations {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::Echo;
+    use crate::command::{Echo, Origin};
     use crate::lwm2m::operation::OperationKind;
 
     fn path(text: &str) -> Path {
@@ -143,7 +192,8 @@ mod tests {
 
     fn observation_of(text: &str) -> Observation {
         let operation = Operation::new(path(text), Vec::new(), OperationKind::Observe);
-        let command = Command { echo: Echo::default(), operation, expiry: None, reply: None };
+        let command =
+            Command { echo: Echo::default(), operation, expiry: None, reply: None, origin: Origin::Application };
         Observation::of(command, Formats::default())
     }
 
@@ -210,11 +260,35 @@ mod tests {
     fn scheduled_paths_come_in_order_within_the_limit_and_without_those_that_are_observed() {
         let mut observations = DeviceObservations::default();
         let paths = ["/3/0", "/3303/0", "/3304/0", "/3305/0"].map(path);
-        assert_eq!(observations.schedule(paths, 3), 1);
+        assert_eq!(observations.schedule(paths, Grouping::Single, 3), 1);
         observations.begin(FIRST, observation_of("/3303/0"));
-        assert_eq!(observations.next_scheduled(), Some(path("/3/0")));
-        assert_eq!(observations.next_scheduled(), Some(path("/3304/0")));
-        assert_eq!(observations.next_scheduled(), None);
+        assert_eq!(observations.next_scheduled(128), Some(ScheduledObservation::Single(path("/3/0"))));
+        assert_eq!(observations.next_scheduled(128), Some(ScheduledObservation::Single(path("/3304/0"))));
+        assert_eq!(observations.next_scheduled(128), None);
         assert_eq!(observations.scheduled().len(), 0);
+    }
+
+    #[test]
+    fn composite_schedules_come_in_parts_without_what_is_observed() {
+        let mut observations = DeviceObservations::default();
+        let paths = ["/3/0", "/3303/0", "/3304/0", "/3305/0", "/3306/0", "/3/0"].map(path);
+        assert_eq!(observations.schedule(paths, Grouping::Composite, 5), 0);
+        observations.begin(FIRST, observation_of("/3303/0"));
+        observations.begin(SECOND, composite(&["/3305/0", "/3304/0"]));
+        let first = ScheduledObservation::Composite(vec![path("/3/0")]);
+        assert_eq!(observations.next_scheduled(2), Some(first));
+        assert_eq!(observations.next_scheduled(2), Some(ScheduledObservation::Composite(vec![path("/3306/0")])));
+        assert_eq!(observations.next_scheduled(2), None);
+    }
+
+    #[test]
+    fn paths_that_are_scheduled_singly_again_take_the_others_with_them() {
+        let mut observations = DeviceObservations::default();
+        observations.schedule(["/3/0", "/3303/0", "/3304/0"].map(path), Grouping::Composite, 3);
+        let refused = observations.next_scheduled(2);
+        assert_eq!(refused, Some(ScheduledObservation::Composite(vec![path("/3/0"), path("/3303/0")])));
+        assert_eq!(observations.schedule(["/3/0", "/3303/0"].map(path), Grouping::Single, 3), 0);
+        let next: Vec<_> = std::iter::from_fn(|| observations.next_scheduled(2)).collect();
+        assert_eq!(next, ["/3/0", "/3303/0", "/3304/0"].map(|text| ScheduledObservation::Single(path(text))));
     }
 }

@@ -2,83 +2,14 @@
 
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Kind, Message};
-use lwm2m_core::gateway::broker::BrokerCommand;
-use lwm2m_core::gateway::record::{Change, DeviceRecord};
 use lwm2m_core::gateway::report::Report;
 use lwm2m_core::lwm2m::content_format::ContentFormat;
-use lwm2m_testkit::scene::{Scene, content, outcome, read, reply};
+use lwm2m_testkit::scene::{Scene, content, outcome, read};
 use serde_json::{Value, json};
 
-const QUERY_1_1: &str = "ep=dev-7&lt=300&lwm2m=1.1";
-
-fn registered() -> Scene {
-    let mut scene = Scene::new();
-    // From now on there are records.
-    scene.gateway.restore(scene.now, Vec::new());
-    scene.register(QUERY_1_1);
-    scene
-}
-
-fn composite(id: u64, msg_type: &str, paths: &[&str]) -> Value {
-    json!({ "reqID": id, "msgType": msg_type, "data": { "paths": paths } })
-}
-
-fn entries(paths: &[&str], entries: &[(&str, i64)]) -> Value {
-    let entry = |(path, value): &(&str, i64)| json!({ "path": path, "value": value });
-    let content: Vec<_> = entries.iter().map(entry).collect();
-    json!({ "code": "2.05", "codeMsg": "content", "reqPaths": paths, "content": content })
-}
-
-/// A 2.05 of the device in SenML JSON.
-fn senml(request: &Message, kind: Kind, observe: Option<u32>, entries: &[(&str, i64)]) -> Message {
-    let entry = |(path, value): &(&str, i64)| json!({ "n": path, "v": value });
-    let records: Vec<_> = entries.iter().map(entry).collect();
-    let mut message = Message { kind, payload: json!(records).to_string().into_bytes(), ..reply(request) };
-    observe.iter().for_each(|number| message.options.add_uint(number::OBSERVE, *number));
-    message.options.add_uint(number::CONTENT_FORMAT, format::SENML_JSON.into());
-    message
-}
-
-/// Registers no more than a device that observes these paths, and gives the request that began it.
-fn observing(scene: &mut Scene, paths: &[&str], values: &[(&str, i64)]) -> Message {
-    let command = composite(1, "observe-composite", paths);
-    scene.command(&command);
-    let request = scene.expect_request(Code::FETCH, "");
-    scene.device_sends(&senml(&request, Kind::Acknowledgement, Some(0), values));
-    scene.expect_answer(&command, entries(paths, values));
-    request
-}
-
-fn notified(scene: &mut Scene, observe: &Message, number: u32, values: &[(&str, i64)], published: &Value) {
-    let id = scene.fresh_id();
-    let notification = Message { id, ..senml(observe, Kind::NonConfirmable, Some(number), values) };
-    scene.device_sends(&notification);
-    scene.expect_published("up/notify", published);
-}
-
-fn notification(seq_num: u32, paths: &[&str], values: &[(&str, i64)]) -> Value {
-    json!({ "reqID": 1, "msgType": "notify", "seqNum": seq_num, "data": entries(paths, values) })
-}
-
-/// Makes another gateway, which knows what the records tell.
-fn restarted(mut scene: Scene) -> Scene {
-    let mut records: Vec<DeviceRecord> = Vec::new();
-    for change in scene.gateway.take_changes(scene.now, usize::MAX) {
-        if let Change::Put(record) = change {
-            let json = serde_json::to_string(&record).expect("a record is JSON");
-            records.push(serde_json::from_str(&json).expect("a record is read again"));
-        }
-    }
-    let mut next = Scene::new();
-    next.gateway.restore(next.now, records);
-    next.advance(0.0);
-    let resumed = next.expect_broker_command();
-    let BrokerCommand::Resume { registration, .. } = resumed else { panic!("{resumed:?} resumes nothing") };
-    next.device = registration;
-    next.broker_takes_it();
-    next.location = scene.location;
-    next
-}
+use crate::composite_scene::{
+    QUERY_1_1, composite, entries, notification, notified, observing, registered, restarted, senml,
+};
 
 #[test]
 fn a_composite_observation_is_that_of_its_set_of_paths() {

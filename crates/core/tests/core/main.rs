@@ -2,12 +2,16 @@
 
 mod coap_blockwise;
 mod coap_endpoint;
+mod composite_scene;
 mod dtls_gateway;
 mod floods;
 mod gateway_answers;
+mod gateway_auto_observe_composite;
 mod gateway_commands;
 mod gateway_composite;
 mod gateway_crowd;
+mod gateway_definitions;
+mod gateway_fetch_blocks;
 mod gateway_network;
 mod gateway_observations;
 mod gateway_registration;

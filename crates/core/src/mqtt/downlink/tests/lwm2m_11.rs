@@ -1,5 +1,6 @@
 //! Commands and members of LwM2M 1.1 and 1.2.
 
+use crate::command::Origin;
 use crate::lwm2m::codec::Patch;
 use crate::lwm2m::content_format::ContentFormat;
 use crate::lwm2m::format_choice::Formats;
@@ -228,4 +229,14 @@ fn a_create_may_leave_the_instance_id_to_the_device() {
     assert!(create("112", &["*/1"]).unwrap_err().contains("TLV can"));
     assert!(create("", &["*/1", "0/2"]).unwrap_err().contains("none does"));
     assert!(create("", &["*"]).is_err());
+}
+
+#[test]
+fn an_automatic_observation_of_several_paths_says_so() {
+    let command = auto_observe_composite(vec![path("/3303/0"), path("/3/0/9")]);
+    let paths = vec![path("/3303/0"), path("/3/0/9")];
+    let expected = Operation::new(Path::ROOT, Vec::new(), OperationKind::ObserveComposite { paths });
+    assert_eq!((command.operation, command.origin), (expected, Origin::AutoObserve));
+    let echoed: Value = serde_json::from_str(&command.echo.to_json()).unwrap();
+    assert_eq!((&echoed["is_auto_observe"], &echoed["data"]["paths"]), (&json!(true), &json!(["/3303/0", "/3/0/9"])));
 }
