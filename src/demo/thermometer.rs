@@ -10,7 +10,7 @@ use tokio::time::sleep_until;
 
 use crate::driver::monotonic_now as now;
 use lwm2m_simulator::{
-    DeviceEvent, SendError, SimulatedDevice, SimulatedDeviceConfig, SimulatedDeviceOutput, SimulatedSend,
+    DeviceEvent, SimulatedDevice, SimulatedDeviceConfig, SimulatedDeviceOutput, SimulatedSend, SimulatedSendError,
 };
 
 /// Size of the receive buffer, in bytes: the largest UDP datagram.
@@ -40,7 +40,7 @@ impl Thermometer {
     }
 
     /// Sends values to the gateway that it did not ask for.
-    pub fn send(&mut self, values: &SimulatedSend) -> Result<(), SendError> {
+    pub fn send(&mut self, values: &SimulatedSend) -> Result<(), SimulatedSendError> {
         self.device.send(now(), values)
     }
 

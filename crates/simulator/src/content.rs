@@ -22,7 +22,7 @@ const FOR_SEVERAL: [u16; 4] = [format::SENML_CBOR, format::LWM2M_CBOR, format::S
 
 /// The formats that the device knows at the moment.
 #[derive(Clone, Debug)]
-pub(super) struct Formats {
+pub(super) struct SupportedFormats {
     version: SimulatedVersion,
     unsupported: BTreeSet<u16>,
 }
@@ -50,7 +50,7 @@ pub(super) enum WrittenChange {
     Removal,
 }
 
-impl Formats {
+impl SupportedFormats {
     pub fn new(version: SimulatedVersion, unsupported: impl IntoIterator<Item = u16>) -> Self {
         Self { version, unsupported: unsupported.into_iter().collect() }
     }

@@ -11,9 +11,9 @@ use lwm2m_base::deadlines::Deadlines;
 use lwm2m_core::coap::{Code, Response, Token};
 use lwm2m_core::lwm2m::path::Path;
 
-pub use sending::{SendError, SimulatedSample, SimulatedSend};
+pub use sending::{SimulatedSample, SimulatedSend, SimulatedSendError};
 
-use super::content::Formats;
+use super::content::SupportedFormats;
 use super::messages::{MessagePurpose, Messages, Occurrence};
 use super::objects::{Objects, SimulatedResource};
 use super::observations::Observations;
@@ -27,7 +27,7 @@ pub struct SimulatedDevice {
     /// The registration as the server knows it, or will know it with the next Update.
     lifetime: Duration,
     objects: Objects,
-    formats: Formats,
+    formats: SupportedFormats,
     state: RegistrationState,
     /// The changes that the next Update reports.
     pending_update: PendingUpdate,
@@ -111,7 +111,7 @@ impl SimulatedDevice {
         objects.set(lifetime_path(), SimulatedValue::Integer(seconds));
         Self {
             lifetime: settings.lifetime,
-            formats: Formats::new(settings.version, settings.unsupported_formats.iter().copied()),
+            formats: SupportedFormats::new(settings.version, settings.unsupported_formats.iter().copied()),
             objects,
             state: RegistrationState::Stopped,
             pending_update: PendingUpdate::default(),

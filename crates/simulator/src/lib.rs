@@ -30,7 +30,9 @@ mod observations;
 mod registration;
 mod value;
 
-pub use device::{DeviceEvent, SendError, SimulatedDevice, SimulatedDeviceOutput, SimulatedSample, SimulatedSend};
+pub use device::{
+    DeviceEvent, SimulatedDevice, SimulatedDeviceOutput, SimulatedSample, SimulatedSend, SimulatedSendError,
+};
 pub use objects::{Access, Objects, SimulatedResource};
 pub use registration::{SimulatedDeviceConfig, SimulatedVersion, Wave};
 pub use value::SimulatedValue;

@@ -12,7 +12,7 @@ use super::value::SimulatedValue;
 mod reading;
 mod writing;
 
-pub(super) use writing::WriteMode;
+pub(super) use writing::SimulatedWriteMode;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {

@@ -27,8 +27,8 @@ use super::transfers::{Purpose, Stage, Transfer, Transfers};
 use lwm2m_base::Peer;
 
 use super::{
-    CoapTableSizes, Code, Failure, Message, MessageDecodeError, MessageId, Parameters, PeerClass, Request, Response,
-    Token,
+    CoapTableSizes, Code, ExchangeError, Message, MessageDecodeError, MessageId, Parameters, PeerClass, Request,
+    Response, Token,
 };
 
 /// An event of the endpoint for its owner: whole requests, responses and notifications.
@@ -60,7 +60,7 @@ pub enum EndpointEvent {
     /// The response cannot be read, or the body of the request or of the response could not be transferred.
     Failed {
         exchange: ExchangeId,
-        error: Failure,
+        error: ExchangeError,
     },
     /// A notification has come. One without a number, or with an error code, ends the observation. If it has an
     /// `pending_ack` acknowledgement, the owner sends that with [`Endpoint::acknowledge`].
@@ -74,7 +74,7 @@ pub enum EndpointEvent {
     NotificationFailed {
         observation: ExchangeId,
         number: Option<u32>,
-        error: Failure,
+        error: ExchangeError,
         /// Whether it ends the observation.
         over: bool,
     },
@@ -125,7 +125,7 @@ struct EndpointObservation {
 #[derive(Debug)]
 struct WaitingNotification {
     number: Option<u32>,
-    received: Result<Response, Failure>,
+    received: Result<Response, ExchangeError>,
     pending_ack: Option<PendingAck>,
     /// Whether it ends the observation.
     over: bool,
@@ -510,7 +510,7 @@ impl Endpoint {
         }
     }
 
-    fn advance(&mut self, transfer: &mut Transfer, response: Response) -> Result<Step, Failure> {
+    fn advance(&mut self, transfer: &mut Transfer, response: Response) -> Result<Step, ExchangeError> {
         if let Some(request) = in_smaller_parts(transfer, &response)? {
             return Ok(Step::Next(request));
         }
@@ -556,7 +556,7 @@ impl Endpoint {
     }
 
     /// Ends a transfer with this result, and delivers the notifications that waited for it.
-    fn complete(&mut self, now: Instant, id: ExchangeId, purpose: Purpose, result: Result<Response, Failure>) {
+    fn complete(&mut self, now: Instant, id: ExchangeId, purpose: Purpose, result: Result<Response, ExchangeError>) {
         let (event, observation) = match (purpose, result) {
             (Purpose::Request { observing }, Ok(response)) => {
                 (EndpointEvent::Response { exchange: id, response, observing }, observing.map(|_| id))
@@ -600,7 +600,7 @@ impl Endpoint {
     }
 
     /// Ends a transfer because the answer to one of its steps cannot be decoded.
-    fn failed(&mut self, now: Instant, step: ExchangeId, error: Failure) {
+    fn failed(&mut self, now: Instant, step: ExchangeId, error: ExchangeError) {
         let Some(id) = self.steps.remove(&step) else { return };
         let Some(transfer) = self.transfers.remove(id) else { return };
         self.complete(now, id, transfer.purpose, Err(error));

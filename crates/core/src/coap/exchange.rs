@@ -35,11 +35,11 @@ use super::options::number;
 use super::outcome::{DatagramOutcome, DropReason};
 use super::parameters::Acknowledging;
 use super::table_sizes::CoapTableSizes;
-use super::transmission::{Expired, Key, Owner, Persistence, SentMessage, Transmissions};
+use super::transmission::{Expired, MessageKey, Owner, Persistence, SentMessage, Transmissions};
 use lwm2m_base::Peer;
 
 use super::{
-    Code, Failure, Kind, Message, MessageDecodeError, MessageId, Parameters, PeerClass, Request, Response, Token,
+    Code, ExchangeError, Kind, Message, MessageDecodeError, MessageId, Parameters, PeerClass, Request, Response, Token,
 };
 
 /// Identifies a request of the gateway, and the observation that it may have begun.
@@ -97,7 +97,7 @@ pub enum ExchangeEvent {
     /// An answer came that cannot be read, and its repetition would be the same.
     Failed {
         exchange: ExchangeId,
-        error: Failure,
+        error: ExchangeError,
     },
     /// A notification has come. One without a number, or with an error code, ends the observation.
     Notification {
@@ -110,7 +110,7 @@ pub enum ExchangeEvent {
     /// device forget it.
     NotificationFailed {
         observation: ExchangeId,
-        error: Failure,
+        error: ExchangeError,
         over: bool,
     },
 }
@@ -499,7 +499,7 @@ impl Exchanges {
         let expected = self.tokens.get(&(peer, message.token)).copied().unwrap_or_default();
         let notifies = message.options.contains(number::OBSERVE) || expected.exchange.is_none();
         if let Some(option) = unknown_critical(&message, RESPONSE_OPTIONS) {
-            let error = Failure::CriticalOption(option);
+            let error = ExchangeError::CriticalOption(option);
             match (expected.observation, expected.exchange) {
                 (Some(observation), _) if notifies => self.notification_failed(observation, error, true),
                 (_, Some(exchange)) => self.fail(exchange, error),
@@ -528,7 +528,7 @@ impl Exchanges {
             return DatagramOutcome::Dropped(DropReason::Unexpected);
         };
         if let Some(option) = unknown_critical(&message, RESPONSE_OPTIONS) {
-            self.fail(exchange, Failure::CriticalOption(option));
+            self.fail(exchange, ExchangeError::CriticalOption(option));
             return DatagramOutcome::Dropped(DropReason::CriticalOption);
         }
         self.finish(now, exchange, peer, token, message)
@@ -645,7 +645,7 @@ impl Exchanges {
     /// message keeps its id, so that the device recognises a repetition, unless another message in flight to that
     /// address has it. A request that was acknowledged is sent again too: its answer may have come from the new address
     /// before the gateway knew whose that is.
-    fn readdress_transmission(&mut self, now: Instant, id: ExchangeId, from: Key, to: Peer) {
+    fn readdress_transmission(&mut self, now: Instant, id: ExchangeId, from: MessageKey, to: Peer) {
         let on_its_way = if self.owns_transmission(id, from) { self.transmissions.take(from) } else { None };
         let acknowledged = self.exchanges.get_mut(&id).and_then(|exchange| exchange.acknowledged.take());
         let Some(mut sent) = on_its_way.map(|(_, sent)| sent).or(acknowledged) else { return };
@@ -663,16 +663,16 @@ impl Exchanges {
 
     /// Returns whether this message in flight belongs to the exchange. An exchange that waits for a separate response
     /// has none, and its message id may belong to another one.
-    fn owns_transmission(&self, id: ExchangeId, key: Key) -> bool {
+    fn owns_transmission(&self, id: ExchangeId, key: MessageKey) -> bool {
         matches!(self.transmissions.owner(key), Some(Owner::Exchange(owner)) if owner == id)
     }
 
-    fn fail(&mut self, exchange: ExchangeId, error: Failure) {
+    fn fail(&mut self, exchange: ExchangeId, error: ExchangeError) {
         self.end_exchange(exchange);
         self.events.push_back(ExchangeEvent::Failed { exchange, error });
     }
 
-    fn notification_failed(&mut self, observation: ExchangeId, error: Failure, over: bool) {
+    fn notification_failed(&mut self, observation: ExchangeId, error: ExchangeError, over: bool) {
         if over {
             self.forget(observation);
         }

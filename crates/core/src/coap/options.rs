@@ -46,9 +46,9 @@ pub mod format {
 
 /// Options in the order of their numbers; those of one number in the order in which they were given.
 #[derive(Clone, Default, Debug, PartialEq, Eq)]
-pub struct Options(Vec<(u16, Value)>);
+pub struct Options(Vec<(u16, OptionValue)>);
 
-type Value = SmallVec<[u8; 16]>;
+type OptionValue = SmallVec<[u8; 16]>;
 
 /// An option value that is not of its format (RFC 7252 section 3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -66,12 +66,12 @@ impl Options {
 
     /// Takes options that are in the order of their numbers already.
     pub(super) fn from_sorted<'a>(options: impl Iterator<Item = (u16, &'a [u8])>) -> Self {
-        Self(options.map(|(number, value)| (number, Value::from_slice(value))).collect())
+        Self(options.map(|(number, value)| (number, OptionValue::from_slice(value))).collect())
     }
 
     pub fn add(&mut self, number: u16, value: &[u8]) {
         let at = self.0.partition_point(|(n, _)| *n <= number);
-        self.0.insert(at, (number, Value::from_slice(value)));
+        self.0.insert(at, (number, OptionValue::from_slice(value)));
     }
 
     pub fn add_text(&mut self, number: u16, value: &str) {

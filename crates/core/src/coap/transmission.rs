@@ -19,7 +19,7 @@ use lwm2m_base::Peer;
 use super::{ExchangeId, MessageId, Parameters};
 
 /// The peer that a message was sent to, and its message id.
-pub type Key = (Peer, MessageId);
+pub type MessageKey = (Peer, MessageId);
 
 /// The purpose of a confirmable message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +33,8 @@ pub enum Owner {
 /// Holds the confirmable messages that wait for an acknowledgement.
 #[derive(Debug, Default)]
 pub struct Transmissions {
-    waiting: HashMap<Key, Transmission>,
-    deadlines: Deadlines<Key>,
+    waiting: HashMap<MessageKey, Transmission>,
+    deadlines: Deadlines<MessageKey>,
 }
 
 #[derive(Debug)]
@@ -86,7 +86,7 @@ impl Transmissions {
     pub fn begin(
         &mut self,
         now: Instant,
-        key: Key,
+        key: MessageKey,
         sent: SentMessage,
         owner: Owner,
         how: &Parameters,
@@ -101,7 +101,7 @@ impl Transmissions {
     pub fn begin_anew(
         &mut self,
         now: Instant,
-        key: Key,
+        key: MessageKey,
         sent: SentMessage,
         owner: Owner,
         how: &Parameters,
@@ -114,22 +114,22 @@ impl Transmissions {
         }
     }
 
-    pub fn contains(&self, key: Key) -> bool {
+    pub fn contains(&self, key: MessageKey) -> bool {
         self.waiting.contains_key(&key)
     }
 
     /// Ends a transmission: it was acknowledged, reset, or is not wanted any more.
-    pub fn end(&mut self, key: Key) -> Option<Owner> {
+    pub fn end(&mut self, key: MessageKey) -> Option<Owner> {
         self.take(key).map(|(owner, _)| owner)
     }
 
     /// Ends a transmission like [`Transmissions::end`], and returns the message.
-    pub fn take(&mut self, key: Key) -> Option<(Owner, SentMessage)> {
+    pub fn take(&mut self, key: MessageKey) -> Option<(Owner, SentMessage)> {
         self.deadlines.cancel(key);
         self.waiting.remove(&key).map(|transmission| (transmission.owner, transmission.sent))
     }
 
-    pub fn owner(&self, key: Key) -> Option<Owner> {
+    pub fn owner(&self, key: MessageKey) -> Option<Owner> {
         self.waiting.get(&key).map(|transmission| transmission.owner)
     }
 

@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::coap::{ExchangeId, Failure, Freshness, Response};
+use crate::coap::{ExchangeError, ExchangeId, Freshness, Response};
 use crate::command::{Command, Echo, Reply};
 use crate::lwm2m::format_choice::Attempts;
 use crate::lwm2m::operation::OperationKind;
@@ -184,7 +184,7 @@ impl CommandScheduler {
     }
 
     /// The response cannot be read, or the body of the request or of the response could not be transferred.
-    pub fn failed(&mut self, context: &mut Context, device: &mut Device, exchange: ExchangeId, error: Failure) {
+    pub fn failed(&mut self, context: &mut Context, device: &mut Device, exchange: ExchangeId, error: ExchangeError) {
         let Some(InFlight { command, .. }) = self.take_in_flight(context, device, exchange) else { return };
         let (reason, transfer) = (error.to_string(), error.transfer());
         let outcome = match transfer {

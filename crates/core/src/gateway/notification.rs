@@ -1,6 +1,6 @@
 //! Notifications of observations: publishes them, and acknowledges them when the broker has them.
 
-use crate::coap::{Acknowledging, Code, ExchangeId, Failure, PendingAck, Response};
+use crate::coap::{Acknowledging, Code, ExchangeId, ExchangeError, PendingAck, Response};
 use crate::lwm2m::operation::Outcome;
 use crate::mqtt::uplink;
 use crate::registry::{DeferredAck, Device};
@@ -19,7 +19,7 @@ const DEFERRED_ACKS_PER_DEVICE: usize = 64;
 pub(super) struct ReceivedNotification<'r> {
     pub observation: ExchangeId,
     pub number: Option<u32>,
-    pub received: Result<&'r Response, Failure>,
+    pub received: Result<&'r Response, ExchangeError>,
     /// The acknowledgement that the device waits for until the notification is published.
     pub pending_ack: Option<PendingAck>,
     /// True for the last notification of its observation.
@@ -50,7 +50,7 @@ impl Notifications {
         let topic = device.topics.notify.clone();
         let publication = Publication { ticket, ..Publication::new(topic, payload, UplinkClass::Notification) };
         context.publish(device.session, publication);
-        if let Some(error) = received.err().and_then(Failure::transfer) {
+        if let Some(error) = received.err().and_then(ExchangeError::transfer) {
             context.report(Report::TransferFailed { peer: device.peer, error });
         } else if let Some(reason) = outcome.reason {
             let endpoint = endpoint.clone();

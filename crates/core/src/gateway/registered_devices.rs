@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::coap::{ExchangeId, Failure, Response};
+use crate::coap::{ExchangeError, ExchangeId, Response};
 use crate::lwm2m::register::{ObjectListChange, Update};
 use crate::registry::{Device, NewDevice, Presence, RegistrationId, Registry};
 use lwm2m_base::Peer;
@@ -41,7 +41,7 @@ pub(super) struct RegisteredDevices {
 
 /// The kinds of deadlines, in the order in which those of one moment are handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Timer {
+enum DeviceTimer {
     Lifetime,
     CommandExpiry,
     AwakeTime,
@@ -151,15 +151,15 @@ impl RegisteredDevices {
     pub fn handle_timeout(&mut self, context: &mut Context) {
         while let Some(timer) = self.due(context.now) {
             match timer {
-                Timer::Lifetime => self.check_lifetime(context),
-                Timer::CommandExpiry => {
+                DeviceTimer::Lifetime => self.check_lifetime(context),
+                DeviceTimer::CommandExpiry => {
                     if let Some(device) =
                         self.commands.pop_expired(context.now).and_then(|id| self.registry.device_mut(id))
                     {
                         self.commands.expire(context, device);
                     }
                 }
-                Timer::AwakeTime => {
+                DeviceTimer::AwakeTime => {
                     if let Some(device) =
                         self.queue_mode.pop_expired(context.now).and_then(|id| self.registry.device_mut(id))
                     {
@@ -207,16 +207,16 @@ impl RegisteredDevices {
         }
     }
 
-    fn due(&self, now: Instant) -> Option<Timer> {
+    fn due(&self, now: Instant) -> Option<DeviceTimer> {
         let due = self.timers().into_iter().filter_map(|(at, timer)| at.filter(|at| *at <= now).map(|at| (at, timer)));
         due.min().map(|(_, timer)| timer)
     }
 
-    fn timers(&self) -> [(Option<Instant>, Timer); 3] {
+    fn timers(&self) -> [(Option<Instant>, DeviceTimer); 3] {
         [
-            (self.lifetimes.next(), Timer::Lifetime),
-            (self.commands.next_deadline(), Timer::CommandExpiry),
-            (self.queue_mode.next_deadline(), Timer::AwakeTime),
+            (self.lifetimes.next(), DeviceTimer::Lifetime),
+            (self.commands.next_deadline(), DeviceTimer::CommandExpiry),
+            (self.queue_mode.next_deadline(), DeviceTimer::AwakeTime),
         ]
     }
 
@@ -289,7 +289,7 @@ impl RegisteredDevices {
     }
 
     /// Takes the failure of an exchange: its response cannot be decoded, or a body could not be transferred.
-    pub fn failed(&mut self, context: &mut Context, exchange: ExchangeId, error: Failure) {
+    pub fn failed(&mut self, context: &mut Context, exchange: ExchangeId, error: ExchangeError) {
         let Self { registry, commands, queue_mode, .. } = self;
         let Some(device) = device_of(registry, commands, exchange) else { return };
         heard_from(context, queue_mode, device);

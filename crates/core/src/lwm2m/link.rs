@@ -121,7 +121,8 @@ impl<'a> Reader<'a> {
     fn link(&mut self) -> Result<Link<'a>, LinkError> {
         let begin = self.at;
         let target = self.target()?;
-        let mut written = Written { bytes: self.bytes, spans: smallvec::smallvec![(begin, self.at)], complete: true };
+        let mut written =
+            WrittenLink { bytes: self.bytes, spans: smallvec::smallvec![(begin, self.at)], complete: true };
         let mut attributes = SmallVec::new();
         while self.has_attribute(&mut written) {
             let begin = self.at;
@@ -150,7 +151,7 @@ impl<'a> Reader<'a> {
 
     /// Moves to the next attribute of a link and skips what is no attribute. Returns `false` at the end of the link, or
     /// where another link begins without a comma.
-    fn has_attribute(&mut self, written: &mut Written<'a>) -> bool {
+    fn has_attribute(&mut self, written: &mut WrittenLink<'a>) -> bool {
         loop {
             self.skip_blanks();
             match self.peek() {
@@ -239,7 +240,7 @@ impl<'a> Reader<'a> {
         if ends { Ok(value) } else { Err(LinkError::NoSeparator(end)) }
     }
 
-    fn leave_attribute_out(&mut self, error: LinkError, written: &mut Written<'a>) {
+    fn leave_attribute_out(&mut self, error: LinkError, written: &mut WrittenLink<'a>) {
         written.complete = false;
         self.leave_out(error);
     }
@@ -272,14 +273,14 @@ impl<'a> Reader<'a> {
 }
 
 /// Collects the positions of the target and the readable attributes of a link, which make its text.
-struct Written<'a> {
+struct WrittenLink<'a> {
     bytes: &'a [u8],
     spans: SmallVec<[(usize, usize); 4]>,
     /// Tells that nothing between them was skipped.
     complete: bool,
 }
 
-impl<'a> Written<'a> {
+impl<'a> WrittenLink<'a> {
     fn text(&self) -> Result<Cow<'a, str>, LinkError> {
         let (begin, end) = (self.spans[0].0, self.spans[self.spans.len() - 1].1);
         if self.complete {

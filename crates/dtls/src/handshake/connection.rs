@@ -19,7 +19,7 @@ use super::negotiation::{ConnectionIds, SharedNegotiation};
 use super::suites::CipherSuite;
 
 pub(super) struct OpenSslHandshake {
-    stream: SslStream<Records>,
+    stream: SslStream<RecordBuffer>,
     negotiation: SharedNegotiation,
     /// The sequence number of the next record of epoch 0 for OpenSSL. Records are renumbered here because OpenSSL
     /// would drop a repeated message as a replay, and epoch 0 proves nothing anyway.
@@ -193,13 +193,13 @@ fn stream(
     acceptor: &Acceptor,
     context: &SslContext,
     negotiation: &SharedNegotiation,
-) -> Result<SslStream<Records>, ErrorStack> {
+) -> Result<SslStream<RecordBuffer>, ErrorStack> {
     let mut ssl = Ssl::new(context)?;
     ssl.set_accept_state();
     ssl.set_mtu(acceptor.mtu().try_into().unwrap_or(u32::MAX))?;
     negotiation.attach(&mut ssl)?;
     ffi::never_retransmit(&mut ssl);
-    SslStream::new(ssl, Records::default())
+    SslStream::new(ssl, RecordBuffer::default())
 }
 
 /// Clears the error queue of the thread. OpenSSL would take an old entry for the outcome of its next operation, even
@@ -210,12 +210,12 @@ fn forget_errors() {
 
 /// The wire, in memory.
 #[derive(Default)]
-struct Records {
+struct RecordBuffer {
     unread: VecDeque<Vec<u8>>,
     written: Vec<Vec<u8>>,
 }
 
-impl Read for Records {
+impl Read for RecordBuffer {
     /// Reads one record as a datagram. OpenSSL passes a buffer with room for the largest one.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let record = self.unread.pop_front().ok_or(io::ErrorKind::WouldBlock)?;
@@ -223,7 +223,7 @@ impl Read for Records {
     }
 }
 
-impl Write for Records {
+impl Write for RecordBuffer {
     fn write(&mut self, datagram: &[u8]) -> io::Result<usize> {
         self.written.push(datagram.to_vec());
         Ok(datagram.len())

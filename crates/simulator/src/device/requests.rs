@@ -7,7 +7,7 @@ use lwm2m_core::coap::{Code, Message, Response};
 use lwm2m_core::lwm2m::path::Path;
 
 use super::{DeviceEvent, SimulatedDevice, lifetime_path};
-use crate::objects::{SimulatedResource, WriteMode};
+use crate::objects::{SimulatedResource, SimulatedWriteMode};
 use crate::observations::{self, Attributes, Observed};
 use crate::registration::SimulatedVersion;
 use crate::value::SimulatedValue;
@@ -57,14 +57,14 @@ impl SimulatedDevice {
             (Code::PUT, _) if is_write_attributes(request) => {
                 Ok((self.write_attributes(now, request, path)?, Effect::None))
             }
-            (Code::PUT, _) => self.write(path, WriteMode::Replace, written),
+            (Code::PUT, _) => self.write(path, SimulatedWriteMode::Replace, written),
             (Code::POST, 1) => {
                 let instance = self.objects.create(path, written, &self.formats)?;
                 Ok((created(instance), Effect::InstancesChanged(path)))
             }
-            (Code::POST, 2) => self.write(path, WriteMode::Update, written),
+            (Code::POST, 2) => self.write(path, SimulatedWriteMode::Update, written),
             (Code::POST, 3) => match self.objects.resource(path) {
-                Some(SimulatedResource::Multiple(..)) => self.write(path, WriteMode::Update, written),
+                Some(SimulatedResource::Multiple(..)) => self.write(path, SimulatedWriteMode::Update, written),
                 Some(SimulatedResource::Single(..) | SimulatedResource::Executable { .. }) | None => self.execute(path),
             },
             (Code::DELETE, Path::MAX_SEGMENTS) if version >= SimulatedVersion::V1_2 => {
@@ -167,7 +167,12 @@ impl SimulatedDevice {
         }
     }
 
-    fn write(&mut self, path: Path, mode: WriteMode, written: (u16, &[u8])) -> Result<(Response, Effect), Code> {
+    fn write(
+        &mut self,
+        path: Path,
+        mode: SimulatedWriteMode,
+        written: (u16, &[u8]),
+    ) -> Result<(Response, Effect), Code> {
         self.objects.write(path, mode, written, &self.formats)?;
         Ok((Response::new(Code::CHANGED), Effect::Changed(vec![path])))
     }

@@ -35,7 +35,7 @@ pub struct SimulatedSample {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum SendError {
+pub enum SimulatedSendError {
     #[error("the device is not registered")]
     NotRegistered,
     /// Resource 23 of the server object is true.
@@ -49,12 +49,12 @@ pub enum SendError {
 
 impl SimulatedDevice {
     /// Sends values to the server in a confirmable message; [`DeviceEvent::SendAnswered`] says what came of it.
-    pub fn send(&mut self, now: Instant, send: &SimulatedSend) -> Result<(), SendError> {
+    pub fn send(&mut self, now: Instant, send: &SimulatedSend) -> Result<(), SimulatedSendError> {
         if !self.is_registered() {
-            return Err(SendError::NotRegistered);
+            return Err(SimulatedSendError::NotRegistered);
         }
         if self.is_send_muted() {
-            return Err(SendError::Muted);
+            return Err(SimulatedSendError::Muted);
         }
         let mut request = Request::new(Code::POST);
         request.options.add_text(number::URI_PATH, "dp");
@@ -86,7 +86,7 @@ impl SimulatedDevice {
     }
 }
 
-fn payload(send: &SimulatedSend) -> Result<Vec<u8>, SendError> {
+fn payload(send: &SimulatedSend) -> Result<Vec<u8>, SimulatedSendError> {
     match send.format {
         format::SENML_CBOR => Ok(content::senml::encode_cbor(&records(send))),
         format::SENML_JSON => Ok(content::senml::encode_json(&records(send))),
@@ -95,14 +95,14 @@ fn payload(send: &SimulatedSend) -> Result<Vec<u8>, SendError> {
             let has_history = send.base_time.is_some()
                 || send.samples.iter().any(|sample| sample.time.is_some() || !paths.insert(sample.path));
             if has_history {
-                return Err(SendError::History);
+                return Err(SimulatedSendError::History);
             }
             let samples = send.samples.iter();
             let entries = samples.map(|sample| ReadEntry { path: sample.path, value: &sample.value });
             let entries: Vec<ReadEntry<'_>> = entries.collect();
-            content::encode(send.format, Path::ROOT, &entries).ok_or(SendError::Format(send.format))
+            content::encode(send.format, Path::ROOT, &entries).ok_or(SimulatedSendError::Format(send.format))
         }
-        other => Err(SendError::Format(other)),
+        other => Err(SimulatedSendError::Format(other)),
     }
 }
 

@@ -6,7 +6,7 @@ use lwm2m_core::coap::Code;
 use lwm2m_core::lwm2m::path::Path;
 
 use super::{Objects, SimulatedResource};
-use crate::content::{self, Formats, ReadEntry, tlv};
+use crate::content::{self, ReadEntry, SupportedFormats, tlv};
 use crate::value::SimulatedValue;
 
 /// The result of a read: the content format and the payload.
@@ -14,7 +14,12 @@ pub(crate) type FormattedContent = (u16, Vec<u8>);
 
 impl Objects {
     /// Reads what can be read; `accept` is the format that the server asked for.
-    pub(crate) fn read(&self, path: Path, accept: Option<u16>, formats: &Formats) -> Result<FormattedContent, Code> {
+    pub(crate) fn read(
+        &self,
+        path: Path,
+        accept: Option<u16>,
+        formats: &SupportedFormats,
+    ) -> Result<FormattedContent, Code> {
         self.check_readable(path)?;
         let value = self.value(path);
         let format = formats.for_read(accept, value)?;

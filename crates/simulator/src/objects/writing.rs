@@ -5,7 +5,7 @@ use lwm2m_core::coap::options::format;
 use lwm2m_core::lwm2m::path::Path;
 
 use super::{Instance, Objects, SimulatedResource};
-use crate::content::{self, Formats, WrittenChange, WrittenEntry, tlv};
+use crate::content::{self, SupportedFormats, WrittenChange, WrittenEntry, tlv};
 use crate::value::SimulatedValue;
 
 /// Instances that one object may have: a server cannot create more.
@@ -16,7 +16,7 @@ const MAX_RESOURCE_INSTANCES: usize = 64;
 
 /// The modes of a Write (OMA LwM2M Core 1.1 section 6.3.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WriteMode {
+pub(crate) enum SimulatedWriteMode {
     /// PUT: what is not written is gone.
     Replace,
     /// POST: what is not written stays.
@@ -35,19 +35,23 @@ impl Objects {
     pub(crate) fn write(
         &mut self,
         target: Path,
-        mode: WriteMode,
+        mode: SimulatedWriteMode,
         content: (u16, &[u8]),
-        formats: &Formats,
+        formats: &SupportedFormats,
     ) -> Result<(), Code> {
         let (format, payload) = content;
         self.check_write_target(target, mode)?;
         formats.check_written(format, self.value(target))?;
         let entries = content::decode(format, target, payload)?;
         let planned = self.plan_all(&entries)?;
-        if target.len() == 3 && mode == WriteMode::Replace && entries.is_empty() && self.value(target).is_some() {
+        if target.len() == 3
+            && mode == SimulatedWriteMode::Replace
+            && entries.is_empty()
+            && self.value(target).is_some()
+        {
             return Err(Code::BAD_REQUEST);
         }
-        if mode == WriteMode::Replace {
+        if mode == SimulatedWriteMode::Replace {
             self.clear(target);
         }
         self.apply(planned);
@@ -78,7 +82,12 @@ impl Objects {
     }
 
     /// Creates an instance, with the id of the payload or else the first free one; gives its path.
-    pub(crate) fn create(&mut self, object: Path, content: (u16, &[u8]), formats: &Formats) -> Result<Path, Code> {
+    pub(crate) fn create(
+        &mut self,
+        object: Path,
+        content: (u16, &[u8]),
+        formats: &SupportedFormats,
+    ) -> Result<Path, Code> {
         let (format, payload) = content;
         let [id] = *object.segments() else { return Err(Code::METHOD_NOT_ALLOWED) };
         let instances = self.objects.get(&id).ok_or(Code::NOT_FOUND)?;
@@ -121,7 +130,7 @@ impl Objects {
     }
 
     /// Checks that there is what is to be written. An Update is for what has parts.
-    fn check_write_target(&self, target: Path, mode: WriteMode) -> Result<(), Code> {
+    fn check_write_target(&self, target: Path, mode: SimulatedWriteMode) -> Result<(), Code> {
         if !(2..=Path::MAX_SEGMENTS).contains(&target.len()) {
             return Err(Code::METHOD_NOT_ALLOWED);
         }
@@ -132,7 +141,7 @@ impl Objects {
             return Ok(());
         };
         let has_parts = target.len() == 3 && matches!(resource, SimulatedResource::Multiple(..));
-        let allowed = resource.is_writable() && (mode == WriteMode::Replace || has_parts);
+        let allowed = resource.is_writable() && (mode == SimulatedWriteMode::Replace || has_parts);
         if allowed { Ok(()) } else { Err(Code::METHOD_NOT_ALLOWED) }
     }
 

@@ -61,8 +61,8 @@ fn lwm2m_cbor_has_one_value_of_each_path() {
         b"\xa1\x19\x0c\xe7\xa1\x00\xa2\x19\x15\xe1\xfb\x40\x32\x00\x00\x00\x00\x00\x00\
           \x19\x16\x44\xfb\x40\x35\x80\x00\x00\x00\x00\x00"
     );
-    assert_eq!(scene.device.send(scene.now, &history(format::LWM2M_CBOR)), Err(SendError::History));
-    assert_eq!(scene.device.send(scene.now, &history(format::TLV)), Err(SendError::Format(11_542)));
+    assert_eq!(scene.device.send(scene.now, &history(format::LWM2M_CBOR)), Err(SimulatedSendError::History));
+    assert_eq!(scene.device.send(scene.now, &history(format::TLV)), Err(SimulatedSendError::Format(11_542)));
 }
 
 #[test]
@@ -88,14 +88,14 @@ fn a_refused_or_unanswered_send_leaves_the_registration_alone() {
 fn a_device_that_is_muted_or_not_registered_sends_nothing() {
     let mut scene = scene();
     assert_eq!(scene.write(Code::PUT, "/1/0/23", format::TEXT, b"1"), Code::CHANGED);
-    assert_eq!(scene.device.send(scene.now, &history(format::SENML_CBOR)), Err(SendError::Muted));
+    assert_eq!(scene.device.send(scene.now, &history(format::SENML_CBOR)), Err(SimulatedSendError::Muted));
     assert_eq!(scene.write(Code::PUT, "/1/0/23", format::TEXT, b"0"), Code::CHANGED);
     assert_eq!(scene.device.send(scene.now, &history(format::SENML_CBOR)), Ok(()));
     let send = scene.expect_transmitted();
 
     scene.device.stop(scene.now);
     scene.expect_event(DeviceEvent::SendAnswered { code: None });
-    assert_eq!(scene.device.send(scene.now, &history(format::SENML_CBOR)), Err(SendError::NotRegistered));
+    assert_eq!(scene.device.send(scene.now, &history(format::SENML_CBOR)), Err(SimulatedSendError::NotRegistered));
     scene.answer(&send, Response::new(Code::CHANGED));
     assert_eq!(scene.expect_transmitted().code, Code::DELETE);
     scene.expect_nothing_more();

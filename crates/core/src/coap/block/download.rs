@@ -11,7 +11,7 @@
 //! over it. A FETCH whose own body went by Block1 repeats none (RFC 7959 section 3.3): its device has kept the body.
 
 use crate::coap::options::number;
-use crate::coap::{Failure, Options, Request, Response};
+use crate::coap::{ExchangeError, Options, Request, Response};
 
 use super::{Block, BlockError, without_blocks};
 
@@ -51,7 +51,7 @@ pub enum Begun {
 impl Download {
     /// Begins with the first response. `request` makes the request that it answers, with the payload that the requests of
     /// further blocks repeat. `limit` is the longest body that is kept, in bytes.
-    pub fn begin(request: impl FnOnce() -> Request, response: Response, limit: usize) -> Result<Begun, Failure> {
+    pub fn begin(request: impl FnOnce() -> Request, response: Response, limit: usize) -> Result<Begun, ExchangeError> {
         let Some(block) = Block::of(&response.options, number::BLOCK2)? else {
             return Ok(Begun::Complete(response));
         };
@@ -72,7 +72,7 @@ impl Download {
     }
 
     /// The response to the request of the next block.
-    pub fn answered(&mut self, response: Response) -> Result<Fetched, Failure> {
+    pub fn answered(&mut self, response: Response) -> Result<Fetched, ExchangeError> {
         let Some(block) = Block::of(&response.options, number::BLOCK2)? else {
             // The whole body in one message after all, or an error in the place of a block.
             return Ok(Fetched::Complete(response));
@@ -120,7 +120,7 @@ impl Download {
     }
 
     /// The body is another one now (RFC 7959 section 2.4): from its first block, once.
-    fn begin_again(&mut self, response: Response, block: Block) -> Result<Fetched, Failure> {
+    fn begin_again(&mut self, response: Response, block: Block) -> Result<Fetched, ExchangeError> {
         if std::mem::replace(&mut self.begun_again, true) {
             return Err(BlockError::Changed.into());
         }
@@ -133,7 +133,7 @@ impl Download {
         Ok(Fetched::Next(self.request_of(Block { number: 0, more: false, size: block.size })))
     }
 
-    fn append(&mut self, payload: Vec<u8>, block: Block) -> Result<Fetched, Failure> {
+    fn append(&mut self, payload: Vec<u8>, block: Block) -> Result<Fetched, ExchangeError> {
         if block.more && payload.len() != block.size.bytes() || payload.len() > block.size.bytes() {
             return Err(BlockError::OutOfOrder.into());
         }
@@ -153,9 +153,9 @@ impl Download {
         Ok(Fetched::Next(self.request_of(Block { number, more: false, size: block.size })))
     }
 
-    fn complete(&mut self) -> Result<Fetched, Failure> {
+    fn complete(&mut self) -> Result<Fetched, ExchangeError> {
         if self.received > self.limit {
-            return Err(Failure::Discarded { size: self.received, limit: self.limit });
+            return Err(ExchangeError::Discarded { size: self.received, limit: self.limit });
         }
         let code = self.response.code;
         let mut response = std::mem::replace(&mut self.response, Response::new(code));

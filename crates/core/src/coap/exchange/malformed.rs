@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use crate::coap::{Code, DatagramOutcome, DropReason, Failure, Header, Kind, Message, MessageDecodeError};
+use crate::coap::{Code, DatagramOutcome, DropReason, ExchangeError, Header, Kind, Message, MessageDecodeError};
 use lwm2m_base::Peer;
 
 use super::{ExchangeId, Exchanges};
@@ -28,9 +28,9 @@ impl Exchanges {
         if let Some(header) = Header::of(datagram) {
             let confirmable = header.kind == Kind::Confirmable;
             match self.malformed_answer(peer, header) {
-                Some(Answered::Exchange(exchange)) => self.fail(exchange, Failure::Malformed(error)),
+                Some(Answered::Exchange(exchange)) => self.fail(exchange, ExchangeError::Malformed(error)),
                 Some(Answered::Observation(id)) => {
-                    self.notification_failed(id, Failure::Malformed(error), confirmable);
+                    self.notification_failed(id, ExchangeError::Malformed(error), confirmable);
                 }
                 None => {}
             }
@@ -65,7 +65,7 @@ impl Exchanges {
             Kind::Reset | Kind::Confirmable | Kind::NonConfirmable => self.transmitted(peer, message.id),
         };
         if let Some(exchange) = exchange {
-            self.fail(exchange, Failure::NotAResponse(message.code));
+            self.fail(exchange, ExchangeError::NotAResponse(message.code));
         }
         DatagramOutcome::Dropped(DropReason::InvalidCodeForType)
     }

@@ -80,9 +80,9 @@ pub(super) fn write_patches(patches: &[Patch]) -> Vec<u8> {
     written(|encoder| root.write(encoder))
 }
 
-type Written = Result<(), encode::Error<Infallible>>;
+type WriteResult = Result<(), encode::Error<Infallible>>;
 
-fn written(write: impl FnOnce(&mut Encoder<&mut Vec<u8>>) -> Written) -> Vec<u8> {
+fn written(write: impl FnOnce(&mut Encoder<&mut Vec<u8>>) -> WriteResult) -> Vec<u8> {
     let mut bytes = Vec::new();
     write(&mut Encoder::new(&mut bytes)).expect("a vector takes all that is written");
     bytes
@@ -112,7 +112,7 @@ impl<'v> PathNode<'v> {
         self.below[at].1.insert(rest, value);
     }
 
-    fn write(&self, encoder: &mut Encoder<&mut Vec<u8>>) -> Written {
+    fn write(&self, encoder: &mut Encoder<&mut Vec<u8>>) -> WriteResult {
         if let Some(value) = self.value {
             return cbor::write_item(value, encoder);
         }

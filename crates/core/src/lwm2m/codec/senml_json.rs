@@ -81,15 +81,15 @@ impl<'de> Visitor<'de> for RecordVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Record<'de>, A::Error> {
         let mut record = Record::default();
-        while let Some(key) = members.next_key::<Key>()? {
+        while let Some(key) = members.next_key::<RecordKey>()? {
             match key {
-                Key::Known(label) => {
+                RecordKey::Known(label) => {
                     record.see(label).map_err(de::Error::custom)?;
                     if let Some(value) = scalar(label, &mut members)? {
                         record.set(label, value).map_err(de::Error::custom)?;
                     }
                 }
-                Key::Other(label) => {
+                RecordKey::Other(label) => {
                     record.see_other(&label).map_err(de::Error::custom)?;
                     members.next_value::<IgnoredAny>()?;
                 }
@@ -122,12 +122,12 @@ fn scalar<'de, A: MapAccess<'de>>(label: Label, members: &mut A) -> Result<Optio
     }))
 }
 
-enum Key {
+enum RecordKey {
     Known(Label),
     Other(String),
 }
 
-impl<'de> Deserialize<'de> for Key {
+impl<'de> Deserialize<'de> for RecordKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_str(KeyVisitor)
     }
@@ -136,14 +136,14 @@ impl<'de> Deserialize<'de> for Key {
 struct KeyVisitor;
 
 impl Visitor<'_> for KeyVisitor {
-    type Value = Key;
+    type Value = RecordKey;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a label")
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Key, E> {
-        Ok(Label::of_text(text).map_or_else(|| Key::Other(text.to_owned()), Key::Known))
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<RecordKey, E> {
+        Ok(Label::of_text(text).map_or_else(|| RecordKey::Other(text.to_owned()), RecordKey::Known))
     }
 }
 

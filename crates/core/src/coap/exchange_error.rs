@@ -6,7 +6,7 @@ use super::{BlockError, Code, MessageDecodeError};
 
 /// The reason why the answer of a device cannot be used. The text is for the application that waits for the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
-pub enum Failure {
+pub enum ExchangeError {
     #[error(transparent)]
     Transfer(#[from] BlockError),
     /// The whole body was fetched, because some devices take no other request before, and nothing of it was kept.
@@ -26,7 +26,7 @@ pub enum Failure {
     NotAResponse(Code),
 }
 
-impl Failure {
+impl ExchangeError {
     /// Returns the error of the block-wise transfer, if a transfer is what failed.
     pub fn transfer(self) -> Option<BlockError> {
         match self {
