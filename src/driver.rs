@@ -24,8 +24,9 @@ use crate::service::Watchdog;
 use crate::store::Store;
 use crate::transport::{ReceiveBatch, UdpSockets};
 use crate::upstream::UpstreamLink;
+use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::gateway::{Gateway, Output};
-use lwm2m_dtls::credentials::{KeyAnswer, PskIdentity};
+use lwm2m_dtls::credentials::KeyAnswer;
 
 use control::DriverRequest;
 

@@ -25,12 +25,12 @@ use crate::errors::{one_line, plain};
 use crate::store;
 use crate::transport::{Security, UdpSockets};
 use crate::upstream::{UpstreamConfig, UpstreamLink};
+use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, ClientInfo, ConnectError, Publication, RegistrationId, Ticket, UplinkClass,
 };
 use lwm2m_core::mqtt::topics::{Names, TopicError};
 use lwm2m_core::registry::Topics;
-use lwm2m_dtls::credentials::PskIdentity;
 
 /// The name of the device of this check, in front of something random: it must not be that of a real one.
 const NAME: &str = "lwm2m-gateway-check";

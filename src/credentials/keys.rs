@@ -10,7 +10,8 @@ use tokio::task::{JoinError, JoinSet};
 use tracing::{debug, info, warn};
 
 use crate::observability::metrics::Metrics;
-use lwm2m_dtls::credentials::{KeyAnswer, PskIdentity};
+use lwm2m_base::identity::PskIdentity;
+use lwm2m_dtls::credentials::KeyAnswer;
 
 use super::psk_file;
 use super::psk_http::{KeyServiceClient, KeyServiceError};

@@ -11,7 +11,8 @@ use base64::engine::general_purpose::STANDARD;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use lwm2m_dtls::credentials::{PskIdentity, PskKey};
+use lwm2m_base::identity::PskIdentity;
+use lwm2m_dtls::credentials::PskKey;
 
 /// The location and format of a PSK file.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,8 +21,9 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::tls;
+use lwm2m_base::identity::PskIdentity;
 use lwm2m_base::secret::Secret;
-use lwm2m_dtls::credentials::{KeyAnswer, PskIdentity, PskKey};
+use lwm2m_dtls::credentials::{KeyAnswer, PskKey};
 
 use super::psk_file::{Encoding, LineProblem, decode};
 

@@ -10,9 +10,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::observability::snapshot::DriverSnapshot;
+use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::gateway::config::Limits;
 use lwm2m_core::lwm2m::model::Model;
-use lwm2m_dtls::credentials::PskIdentity;
 use lwm2m_dtls::handshake::Acceptor;
 
 /// Maximum time until the driver answers. It needs milliseconds for each input.

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use tracing::{Level, debug, enabled, error, error_span, info, trace, warn};
 
 use lwm2m_base::Peer;
+use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::gateway::report::{DatagramOutcome, NotificationOutcome, Report};
 use lwm2m_core::lwm2m::model::UndefinedVersion;
 use lwm2m_dtls as dtls;
 use lwm2m_dtls::HandshakeFailure;
-use lwm2m_dtls::credentials::PskIdentity;
 
 use super::repeats::{Again, Repeats};
 

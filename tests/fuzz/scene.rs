@@ -23,7 +23,7 @@ pub fn registration() -> &'static Registration {
         request.options.add_text(number::URI_QUERY, "ep=dev-7");
         request.options.add_text(number::URI_QUERY, "lwm2m=1.2");
         request.payload = b"</a>;rt=\"oma.lwm2m\";ct=\"110 112\",</a/3/0>,</a/6/0>".to_vec();
-        Registration::from_register(&request, &lifetimes()).expect("a good Register")
+        Registration::from_register(&request, &lifetimes(), None).expect("a good Register")
     })
 }
 

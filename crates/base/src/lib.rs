@@ -1,8 +1,9 @@
-//! Types that all layers share: the name of a peer, deadlines, rate limits and secrets.
+//! Types that all layers share: the name of a peer, the identity of a device, deadlines, rate limits and secrets.
 //!
 //! - [`Peer`] names the other end of a datagram; [`AssociationId`] names a DTLS association.
 //! - [`deadlines`] orders what is due, with one deadline for each key.
 //! - [`expiring_map`] holds entries that expire, with a bound on their number.
+//! - [`identity`] names what a device proved to be.
 //! - [`rate`] limits the rate of one address and of all together, with a bounded number of buckets.
 //! - [`secret`] holds texts that no log, report or error shows.
 //!
@@ -18,6 +19,7 @@
 
 pub mod deadlines;
 pub mod expiring_map;
+pub mod identity;
 mod peer;
 pub mod rate;
 pub mod secret;

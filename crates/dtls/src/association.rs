@@ -7,13 +7,13 @@ use std::time::Instant;
 use lwm2m_base::{AssociationId, Peer};
 
 use super::cipher::{RecordKeys, RecordOpenError, RecordWriter, Sealing};
-use super::credentials::Identity;
 use super::handshake::Established;
 use super::hello::{CLIENT_HELLO, FINISHED};
 use super::record::{ContentType, DtlsRecord, PeerCid, SEQUENCES};
 use super::replay_window::{ReplayCheck, ReplayWindow};
 use super::report::DtlsDropReason;
 use super::saved::RestoredAssociation;
+use lwm2m_base::identity::Identity;
 
 /// The meaning of an authentic record of the device.
 #[derive(Clone, Debug, PartialEq, Eq)]

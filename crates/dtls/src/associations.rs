@@ -12,8 +12,8 @@ use lwm2m_base::deadlines::Deadlines;
 use lwm2m_base::rate::SourceNetwork;
 
 use super::association::Association;
-use super::credentials::{Identity, PskIdentity};
 use super::record::OwnCid;
+use lwm2m_base::identity::{Identity, PskIdentity};
 
 /// The index of a socket and the remote address.
 pub type PeerAddress = (u16, SocketAddr);

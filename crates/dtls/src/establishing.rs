@@ -5,13 +5,14 @@ use std::time::Instant;
 use lwm2m_base::AssociationId;
 
 use super::association::{Alert, Association};
-use super::credentials::{Identity, KeyAnswer, PskIdentity};
+use super::credentials::KeyAnswer;
 use super::handshake::{Established, HandshakeOutput};
 use super::handshakes::PendingHandshake;
 use super::key_cache::KeyLookup;
 use super::record::{OwnCid, records};
 use super::report::{AssociationCloseReason, DtlsReport, HandshakeFailure};
 use super::{DtlsOutput, DtlsServer};
+use lwm2m_base::identity::{Identity, PskIdentity};
 
 impl DtlsServer {
     /// Handles the answer to [`DtlsOutput::FindKey`].

@@ -14,12 +14,12 @@ use lwm2m_base::{AssociationId, Peer};
 
 use super::associations::PeerAddress;
 use super::config::DtlsConfig;
-use super::credentials::PskIdentity;
 use super::handshake::Handshake;
 use super::handshake_rate::HandshakeRate;
 use super::record::OwnCid;
 use super::report::DtlsDropReason;
 use super::sources::{HandshakeNumber, HandshakeSources};
+use lwm2m_base::identity::PskIdentity;
 
 /// The wait for the answer to a flight, the first time and at most (RFC 6347 section 4.2.4.1).
 const FIRST_WAIT: Duration = Duration::from_secs(1);

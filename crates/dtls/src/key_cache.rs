@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use lwm2m_base::AssociationId;
 use lwm2m_base::expiring_map::ExpiringMap;
 
-use super::credentials::{KeyAnswer, PskIdentity, PskKey};
+use super::credentials::{KeyAnswer, PskKey};
+use lwm2m_base::identity::PskIdentity;
 
 /// No answer is believed for longer: a clock cannot be asked for the end of time.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);

@@ -74,10 +74,10 @@ use lwm2m_base::{AssociationId, Peer};
 use association::{Alert, Association};
 use associations::{Associations, PeerAddress};
 use cookie::Cookies;
-use credentials::{Identity, PskIdentity};
 use handshake::Acceptor;
 use handshakes::Handshakes;
 use key_cache::KeyCache;
+use lwm2m_base::identity::{Identity, PskIdentity};
 use record::MAX_PLAINTEXT;
 use restart::AssociationChanges;
 

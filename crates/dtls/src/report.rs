@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use lwm2m_base::{AssociationId, Peer};
 
 use super::cipher::Suite;
-use super::credentials::PskIdentity;
 use super::handshake::HandshakeError;
+use lwm2m_base::identity::PskIdentity;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DtlsReport {

@@ -9,9 +9,9 @@ use lwm2m_base::AssociationId;
 
 use super::association::Association;
 use super::cipher::{RecordKeys, Suite};
-use super::credentials::{Identity, PskIdentity};
 use super::record::PeerCid;
 use super::replay_window::ReplayWindow;
+use lwm2m_base::identity::{Identity, PskIdentity};
 
 /// The record of an association. It has its keys in it: its `Debug` does not say them.
 ///

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use lwm2m_base::identity::PskIdentity;
 use lwm2m_base::{AssociationId, Peer};
 use lwm2m_core::coap::{BlockError, Code, MessageDecodeError};
 use lwm2m_core::command::MSG_TYPES;
@@ -13,7 +14,6 @@ use lwm2m_core::lwm2m::model::{UndefinedVersion, Version};
 use lwm2m_dtls as dtls;
 use lwm2m_dtls::HandshakeFailure;
 use lwm2m_dtls::cipher::Suite;
-use lwm2m_dtls::credentials::PskIdentity;
 use lwm2m_dtls::handshake::{CertificateFault, HandshakeError};
 use prometheus_client::encoding::text;
 

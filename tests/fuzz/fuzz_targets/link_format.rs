@@ -18,7 +18,7 @@ fuzz_target!(|payload: &[u8]| {
     let mut request = Request::new(Code::POST);
     request.options.add_text(number::URI_QUERY, "ep=dev-7");
     request.payload = payload.to_vec();
-    if let Ok(registration) = Registration::from_register(&request, &scene::lifetimes()) {
+    if let Ok(registration) = Registration::from_register(&request, &scene::lifetimes(), None) {
         assert_eq!(registration.endpoint, "dev-7");
         assert!(registration.object_paths().all(|path| !path.is_empty()));
     }

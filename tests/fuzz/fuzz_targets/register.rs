@@ -14,7 +14,7 @@ fuzz_target!(|input: (Option<&[u8]>, Vec<&[u8]>, &[u8])| {
         request.options.add(number::URI_QUERY, &item[..item.len().min(300)]);
     }
     request.payload = payload.to_vec();
-    if let Ok(registration) = Registration::from_register(&request, &scene::lifetimes()) {
+    if let Ok(registration) = Registration::from_register(&request, &scene::lifetimes(), None) {
         assert!(!registration.endpoint.is_empty());
         assert!(scene::lifetimes().contains(&registration.lifetime));
         assert!(registration.object_paths().all(|path| !path.is_empty()));

@@ -120,7 +120,7 @@ fn registration() -> impl Strategy<Value = Registration> {
             request.options.add_uint(number::CONTENT_FORMAT, format::LINK_FORMAT.into());
             request.payload = links.join(",").into_bytes();
             let lifetimes = Duration::from_secs(1)..=Duration::from_secs(86_400);
-            Registration::from_register(&request, &lifetimes).ok()
+            Registration::from_register(&request, &lifetimes, None).ok()
         },
     )
 }

@@ -14,7 +14,6 @@ impl Code {
     pub const PUT: Code = Code::of(0, 3);
     pub const DELETE: Code = Code::of(0, 4);
     pub const FETCH: Code = Code::of(0, 5);
-    pub const PATCH: Code = Code::of(0, 6);
     pub const IPATCH: Code = Code::of(0, 7);
 
     pub const CREATED: Code = Code::of(2, 1);

@@ -5,10 +5,8 @@ use thiserror::Error;
 
 /// Option numbers (RFC 7252 section 5.10, RFC 7641, RFC 7959).
 pub mod number {
-    pub const IF_MATCH: u16 = 1;
     pub const URI_HOST: u16 = 3;
     pub const ETAG: u16 = 4;
-    pub const IF_NONE_MATCH: u16 = 5;
     pub const OBSERVE: u16 = 6;
     pub const URI_PORT: u16 = 7;
     pub const LOCATION_PATH: u16 = 8;
@@ -17,7 +15,6 @@ pub mod number {
     pub const MAX_AGE: u16 = 14;
     pub const URI_QUERY: u16 = 15;
     pub const ACCEPT: u16 = 17;
-    pub const LOCATION_QUERY: u16 = 20;
     pub const BLOCK2: u16 = 23;
     pub const BLOCK1: u16 = 27;
     pub const SIZE2: u16 = 28;

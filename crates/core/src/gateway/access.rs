@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use crate::registry::Device;
 use lwm2m_base::Peer;
-use lwm2m_dtls::credentials::{Identity, PskIdentity};
+use lwm2m_base::identity::{Identity, PskIdentity};
 
 use super::context::Context;
 use super::report::{Forbidden, Report};

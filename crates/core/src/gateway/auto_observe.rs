@@ -122,7 +122,7 @@ mod tests {
         request.options.add_text(number::URI_QUERY, "ep=a");
         request.payload = objects.as_bytes().to_vec();
         let lifetimes = Duration::from_secs(1)..=Duration::from_secs(86_400);
-        Registration::from_register_of(&request, &lifetimes, None).unwrap()
+        Registration::from_register(&request, &lifetimes, None).unwrap()
     }
 
     #[test]

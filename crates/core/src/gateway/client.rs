@@ -6,7 +6,7 @@ use crate::lwm2m::register::Registration;
 use crate::mqtt::topics::{Names, TopicError, check_text};
 use crate::registry::Topics;
 use lwm2m_base::Peer;
-use lwm2m_dtls::credentials::Identity;
+use lwm2m_base::identity::Identity;
 
 use super::broker::ClientInfo;
 use super::config::{GatewayConfig, PasswordSource};

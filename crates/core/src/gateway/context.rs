@@ -20,7 +20,7 @@ use crate::lwm2m::register::Registration;
 use crate::mqtt::downlink::CommandContext;
 use crate::registry::{Device, RegistrationId};
 use lwm2m_base::Peer;
-use lwm2m_dtls::credentials::Identity;
+use lwm2m_base::identity::Identity;
 use lwm2m_dtls::{DtlsReport, DtlsTableSizes};
 
 use super::Output;

@@ -12,8 +12,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::coap;
+use lwm2m_base::identity::Identity;
 use lwm2m_base::{AssociationId, Peer};
-use lwm2m_dtls::credentials::Identity;
 use lwm2m_dtls::{DtlsOutput, DtlsServer};
 
 use super::Output;

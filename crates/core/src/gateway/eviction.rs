@@ -62,7 +62,7 @@ mod tests {
         let (command, response, notify, register, update) = (topic(), topic(), topic(), topic(), topic());
         Device::new(NewDevice {
             id: RegistrationId(id),
-            registration: Registration::from_register(&request, &lifetimes).unwrap(),
+            registration: Registration::from_register(&request, &lifetimes, None).unwrap(),
             location: Location::from_text(id.to_string()),
             peer: Peer::udp(0, ([192, 0, 2, 1], 5683).into()),
             identity: None,

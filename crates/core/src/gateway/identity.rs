@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use lwm2m_dtls::credentials::{Identity, PskIdentity};
+use lwm2m_base::identity::{Identity, PskIdentity};
 
 const PLACEHOLDER: &str = "${endpoint_name}";
 

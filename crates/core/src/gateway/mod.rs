@@ -60,7 +60,8 @@ use std::time::{Duration, Instant};
 use crate::coap::{EndpointEvent, Message, Transmit};
 use crate::lwm2m::model::Model;
 use lwm2m_base::Peer;
-use lwm2m_dtls::credentials::{KeyAnswer, PskIdentity};
+use lwm2m_base::identity::PskIdentity;
+use lwm2m_dtls::credentials::KeyAnswer;
 use lwm2m_dtls::handshake::Acceptor;
 use lwm2m_dtls::{DtlsServer, DtlsTableSizes};
 

@@ -7,7 +7,7 @@ use crate::coap::RequestId;
 use crate::lwm2m::register::Registration;
 use crate::registry::{ByteReservation, QueueFull, QueueLimits, RegistrationId, Topics};
 use lwm2m_base::Peer;
-use lwm2m_dtls::credentials::Identity;
+use lwm2m_base::identity::Identity;
 
 use super::broker::{CloseReason, MessageProperties};
 
@@ -131,7 +131,7 @@ mod tests {
             id: RegistrationId(id),
             request: RequestId(id),
             room: 0,
-            registration: Registration::from_register(&request, &lifetimes).unwrap(),
+            registration: Registration::from_register(&request, &lifetimes, None).unwrap(),
             peer: Peer::udp(0, ([192, 0, 2, 1], 5683).into()),
             identity: None,
             topics: Topics { command, response, notify, send: None, register, update, status: None },

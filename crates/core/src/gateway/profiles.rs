@@ -159,7 +159,7 @@ mod tests {
             request.options.add_text(number::URI_QUERY, item);
         }
         request.payload = objects.as_bytes().to_vec();
-        Registration::from_register(&request, &(Duration::from_secs(1)..=Duration::from_secs(86_400))).unwrap()
+        Registration::from_register(&request, &(Duration::from_secs(1)..=Duration::from_secs(86_400)), None).unwrap()
     }
 
     fn completed(profiles: &mut Profiles, pid: &str, is_secured: bool) -> Option<Vec<String>> {

@@ -90,7 +90,7 @@ mod tests {
         let mut request = Request::new(Code::POST);
         query.iter().for_each(|item| request.options.add_text(number::URI_QUERY, item));
         let lifetimes = Duration::from_secs(1)..=Duration::from_secs(86_400);
-        let registration = Registration::from_register_of(&request, &lifetimes, None).unwrap();
+        let registration = Registration::from_register(&request, &lifetimes, None).unwrap();
         awake_window(&GatewayConfig::default(), &registration)
     }
 

@@ -14,9 +14,9 @@ use crate::lwm2m::path::Path;
 use crate::lwm2m::register::{ObjectList, Registration};
 use crate::registry::{CommandDigest, Grouping};
 use lwm2m_base::Peer;
+use lwm2m_base::identity::{Identity, PskIdentity};
 use lwm2m_base::secret::Secret;
 use lwm2m_dtls::AssociationChange;
-use lwm2m_dtls::credentials::{Identity, PskIdentity};
 
 /// A change of one device, one association or one profile, for the store.
 #[derive(Clone, Debug, PartialEq)]

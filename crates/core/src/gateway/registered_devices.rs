@@ -11,7 +11,7 @@ use crate::lwm2m::register::{ObjectListChange, Update};
 use crate::registry::{Device, NewDevice, Presence, RegistrationId, Registry};
 use lwm2m_base::Peer;
 use lwm2m_base::deadlines::Deadlines;
-use lwm2m_dtls::credentials::Identity;
+use lwm2m_base::identity::Identity;
 
 use super::broker::{BrokerCommand, Ticket};
 use super::client::allowed_silence;

@@ -18,7 +18,7 @@ use crate::lwm2m::register::{ObjectListChange, Registration, Rejection, Update};
 use crate::mqtt::uplink::{self, Proven};
 use crate::registry::{Device, Location, NewDevice, RegistrationId};
 use lwm2m_base::Peer;
-use lwm2m_dtls::credentials::Identity;
+use lwm2m_base::identity::Identity;
 
 use super::access::{AccessControl, forbids_request, report_forbidden};
 use super::auto_observe;
@@ -433,7 +433,7 @@ impl Registrations {
     ) -> Result<Registration, (Option<String>, Rejection)> {
         let settings = &context.settings;
         let known_as = settings.identity.endpoint_named_by(identity);
-        let registration = Registration::from_register_of(request, settings.registration_rules(), known_as);
+        let registration = Registration::from_register(request, settings.registration_rules(), known_as);
         let mut registration = registration.map_err(|rejection| (None, rejection))?;
         self.profiles.complete(&mut registration, identity.is_some());
         if !settings.report_attributes {

@@ -152,12 +152,6 @@ impl ContentFormat {
             }
         }
     }
-
-    /// Returns whether a payload can remove what it names (RFC 8790 section 3.2).
-    pub fn holds_removals(self) -> bool {
-        self.row().holds == Holds::Patches
-    }
-
     /// Returns SenML for SenML-ETCH, which no answer may have, and any other format itself.
     pub fn of_answers(self) -> Self {
         match self {

@@ -97,15 +97,9 @@ pub enum ObjectListChange {
 }
 
 impl Registration {
-    /// Reads a Register request.
-    pub fn from_register<'a>(request: &Request, rules: impl Into<RegistrationRules<'a>>) -> Result<Self, Rejection> {
-        Self::from_register_of(request, rules, None)
-    }
-
-    /// Reads a Register request of a device whose endpoint name is known from its DTLS identity. The request may then
-    /// omit
-    /// `ep` (LwM2M Core 1.1 section 6.2.1).
-    pub fn from_register_of<'a>(
+    /// Reads a Register request. It may omit `ep` if the endpoint name is known from the DTLS identity of the device
+    /// (LwM2M Core 1.1 section 6.2.1).
+    pub fn from_register<'a>(
         request: &Request,
         rules: impl Into<RegistrationRules<'a>>,
         known_as: Option<&str>,

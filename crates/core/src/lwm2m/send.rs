@@ -52,7 +52,7 @@ mod tests {
         let mut register = Request::new(Code::POST);
         register.options.add_text(number::URI_QUERY, "ep=dev-7");
         let lifetimes = Duration::from_secs(1)..=Duration::from_secs(86_400);
-        let registration = Registration::from_register(&register, &lifetimes).unwrap();
+        let registration = Registration::from_register(&register, &lifetimes, None).unwrap();
         let mut request = Request::new(Code::POST);
         if let Some(format) = content_format {
             request.options.add_uint(number::CONTENT_FORMAT, format.into());

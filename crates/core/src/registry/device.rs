@@ -10,7 +10,7 @@ use crate::command::Command;
 use crate::lwm2m::format_choice::Attempts;
 use crate::lwm2m::register::Registration;
 use lwm2m_base::Peer;
-use lwm2m_dtls::credentials::Identity;
+use lwm2m_base::identity::Identity;
 
 use super::observations::DeviceObservations;
 use super::queue::{ByteReservation, CommandQueue, PendingCommand, QueueFull, QueueLimits};

@@ -140,7 +140,8 @@ fn registration(alternate_path: &str) -> Registration {
         "/" => b"</1/0>,</3/0>".to_vec(),
         path => format!("<{path}>;rt=\"oma.lwm2m\",<{path}/3/0>").into_bytes(),
     };
-    Registration::from_register(&request, &(Duration::from_secs(1)..=Duration::from_secs(86400))).expect("accepted")
+    Registration::from_register(&request, &(Duration::from_secs(1)..=Duration::from_secs(86400)), None)
+        .expect("accepted")
 }
 
 fn model() -> Model {

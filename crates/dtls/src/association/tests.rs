@@ -1,7 +1,7 @@
 use super::super::cipher::{OpenedRecord, Suite};
-use super::super::credentials::PskIdentity;
 use super::super::record::{OwnCid, records};
 use super::*;
+use lwm2m_base::identity::PskIdentity;
 
 /// The parameters of an association in a test.
 pub struct Making {

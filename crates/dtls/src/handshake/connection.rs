@@ -9,8 +9,9 @@ use openssl::ssl::{ErrorCode, ShutdownState, Ssl, SslContext, SslStream};
 use openssl::x509::X509;
 use zeroize::Zeroizing;
 
-use crate::credentials::{Identity, PskIdentity, PskKey};
+use crate::credentials::PskKey;
 use crate::record::OwnCid;
+use lwm2m_base::identity::{Identity, PskIdentity};
 
 use super::acceptor::Acceptor;
 use super::failure::HandshakeError;

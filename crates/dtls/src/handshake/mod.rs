@@ -26,10 +26,11 @@ mod trust;
 use std::collections::VecDeque;
 
 use super::cipher::RecordKeys;
-use super::credentials::{Identity, PskIdentity, PskKey};
+use super::credentials::PskKey;
 use super::record::{ContentType, DtlsRecord, EPOCH, OwnCid, PeerCid, VERSION, records, write_plain};
 use connection::{OpenSslHandshake, Progress, ResumedBy};
 use flight::Flight;
+use lwm2m_base::identity::{Identity, PskIdentity};
 use message::{Fragment, Reassembly};
 use protection::Protection;
 

@@ -11,7 +11,8 @@ use openssl::ssl::SslRef;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use crate::credentials::{PskIdentity, PskKey};
+use crate::credentials::PskKey;
+use lwm2m_base::identity::PskIdentity;
 
 use super::negotiation::SharedNegotiation;
 

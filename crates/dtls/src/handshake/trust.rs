@@ -9,7 +9,7 @@ use openssl::ssl::SslRef;
 use openssl::x509::{X509, X509NameRef, X509Ref, X509StoreContextRef, X509VerifyResult};
 use sha2::{Digest, Sha256};
 
-use crate::credentials::Identity;
+use lwm2m_base::identity::Identity;
 
 use super::acceptor::{CredentialError, Pinned};
 #[cfg(raw_public_keys)]

@@ -33,7 +33,7 @@ impl Scene {
         request.options.add_text(number::URI_QUERY, "ep=dev-7");
         request.payload = list.as_bytes().to_vec();
         let lifetimes = Duration::from_secs(1)..=Duration::from_secs(86_400);
-        let registration = Registration::from_register(&request, &lifetimes).unwrap();
+        let registration = Registration::from_register(&request, &lifetimes, None).unwrap();
         let mut object = Object::new(3, Version::FIRST, "Device");
         for (id, resource_type) in [
             (0, Some(ResourceType::String)),

@@ -18,7 +18,7 @@ fn device(version: &str, announced: &str) -> Registration {
     let root = if announced.is_empty() { String::new() } else { format!("</>;ct=\"{announced}\",") };
     request.payload = format!("{root}</3/0>,</5/0>").into_bytes();
     let lifetimes = Duration::from_secs(1)..=Duration::from_secs(86_400);
-    Registration::from_register(&request, &lifetimes).unwrap()
+    Registration::from_register(&request, &lifetimes, None).unwrap()
 }
 
 fn path(text: &str) -> Path {

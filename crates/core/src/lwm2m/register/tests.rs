@@ -18,7 +18,7 @@ fn lifetimes() -> RangeInclusive<Duration> {
 }
 
 fn register(query: &[&str], payload: &str) -> Result<Registration, Rejection> {
-    Registration::from_register(&request(query, payload), &lifetimes())
+    Registration::from_register(&request(query, payload), &lifetimes(), None)
 }
 
 fn registered() -> Registration {
@@ -101,7 +101,7 @@ fn a_bad_query_item_is_answered_with_its_code() {
     for known in [&b"ep=\xff"[..], b"lt=\xff", b"imei=\xff"] {
         let mut not_text = request(&["ep=a"], "");
         not_text.options.add(number::URI_QUERY, known);
-        assert!(Registration::from_register(&not_text, &lifetimes()).is_err(), "{known:?}");
+        assert!(Registration::from_register(&not_text, &lifetimes(), None).is_err(), "{known:?}");
     }
 }
 
@@ -110,7 +110,7 @@ fn a_query_item_that_says_nothing_is_passed_over() {
     let mut register = request(&["", "ep=dev-7", "bogus", "=x", "=", "lt=300", "Q"], "</3/0>");
     register.options.add(number::URI_QUERY, b"x=\xff");
     register.options.add(number::URI_QUERY, b"\xff");
-    let registration = Registration::from_register(&register, &lifetimes()).unwrap();
+    let registration = Registration::from_register(&register, &lifetimes(), None).unwrap();
     assert_eq!((registration.endpoint.as_str(), registration.lifetime), ("dev-7", Duration::from_secs(300)));
     assert_eq!((registration.queue_item(), registration.items().count()), (true, 0));
     let mut registration = registered();
@@ -139,7 +139,7 @@ fn a_lifetime_out_of_bounds_is_refused_with_the_key_that_sets_them() {
         ("lt=1", "lt is 1 s, less than lifetime_min, which is 60 s"),
         ("lt=99999999999999999999", "lt is 18446744073709551615 s, more than lifetime_max, which is 86400 s"),
     ] {
-        let rejection = Registration::from_register(&request(&["ep=a", lt], ""), &lifetimes).unwrap_err();
+        let rejection = Registration::from_register(&request(&["ep=a", lt], ""), &lifetimes, None).unwrap_err();
         assert_eq!((rejection.code, rejection.diagnostic.as_str()), (Code::BAD_REQUEST, reason));
         let mut registration = registered();
         assert_eq!(registration.update(&request(&[lt], ""), &lifetimes), Err(rejection));
@@ -159,7 +159,7 @@ fn an_object_list_is_taken_whatever_its_format_is_called() {
             let mut register = request(&["ep=a"], "");
             register.options.add(number::CONTENT_FORMAT, content_format);
             register.payload = payload.as_bytes().to_vec();
-            let registration = Registration::from_register(&register, &lifetimes()).unwrap();
+            let registration = Registration::from_register(&register, &lifetimes(), None).unwrap();
             assert_eq!(registration.object_list().map(Iterator::count), objects, "{content_format:?}");
         }
     }
@@ -172,7 +172,7 @@ fn a_payload_that_is_no_list_at_all_is_refused() {
     let mut json = request(&["ep=a"], "");
     json.options.add_uint(number::CONTENT_FORMAT, 50);
     json.payload = b"{}".to_vec();
-    let rejection = Registration::from_register(&json, &lifetimes()).unwrap_err();
+    let rejection = Registration::from_register(&json, &lifetimes(), None).unwrap_err();
     assert_eq!(rejection.code, Code::UNSUPPORTED_CONTENT_FORMAT);
 }
 
@@ -262,7 +262,7 @@ fn an_update_that_brings_nothing_new_is_empty() {
 fn the_size_of_a_registration_counts_all_that_is_kept_of_it() {
     let size = |query: &[&str], payload: &str| {
         let request = request(query, payload);
-        Registration::from_register(&request, &lifetimes()).unwrap().size()
+        Registration::from_register(&request, &lifetimes(), None).unwrap().size()
     };
     let empty = size(&["ep=a"], "");
     for (query, payload, least) in [
@@ -355,14 +355,14 @@ fn the_attributes_of_links_are_kept_where_reports_need_them() {
     let list = "</m2m>;rt=\"oma.lwm2m\";ct=\"60 112\",</m2m/19>;ver=1.1;obs;ver=2.0,</m2m/3/0>,</m2m/19>;title=\"a \\\"b\\\"\"";
     let lifetimes = lifetimes();
     let rules = RegistrationRules { lifetimes: &lifetimes, keep_attributes: true };
-    let registration = Registration::from_register(&request(&["ep=a"], list), rules).unwrap();
+    let registration = Registration::from_register(&request(&["ep=a"], list), rules, None).unwrap();
     let kept = serde_json::to_value(registration.object_attributes()).unwrap();
     let expected = serde_json::json!({
         "/": { "rt": "oma.lwm2m", "ct": "60 112" },
         "/19": { "ver": "1.1", "obs": "", "title": "a \"b\"" },
     });
     assert_eq!(kept, expected);
-    let without = Registration::from_register(&request(&["ep=a"], list), &lifetimes).unwrap();
+    let without = Registration::from_register(&request(&["ep=a"], list), &lifetimes, None).unwrap();
     assert!(without.object_attributes().is_empty());
     assert!(registration.size() >= without.size() + "oma.lwm2m60 1121.1".len());
     let stored: Registration = serde_json::from_str(&serde_json::to_string(&registration).unwrap()).unwrap();

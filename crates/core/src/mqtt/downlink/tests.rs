@@ -13,7 +13,7 @@ use super::*;
 fn registration() -> Registration {
     let mut request = Request::new(Code::POST);
     request.options.add_text(number::URI_QUERY, "ep=dev-7");
-    Registration::from_register(&request, &(Duration::from_secs(1)..=Duration::from_secs(86_400))).unwrap()
+    Registration::from_register(&request, &(Duration::from_secs(1)..=Duration::from_secs(86_400)), None).unwrap()
 }
 
 fn model() -> Model {

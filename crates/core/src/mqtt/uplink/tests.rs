@@ -17,7 +17,7 @@ fn registration(query: &[&str], objects: &str) -> Registration {
     let mut request = Request::new(Code::POST);
     query.iter().for_each(|item| request.options.add_text(number::URI_QUERY, item));
     request.payload = objects.as_bytes().to_vec();
-    Registration::from_register(&request, &(Duration::from_secs(1)..=Duration::from_secs(86_400))).unwrap()
+    Registration::from_register(&request, &(Duration::from_secs(1)..=Duration::from_secs(86_400)), None).unwrap()
 }
 
 fn command(payload: &serde_json::Value) -> Command {

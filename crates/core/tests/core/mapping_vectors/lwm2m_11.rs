@@ -157,7 +157,7 @@ fn registered(setup: &Value) -> Registration {
 }
 
 fn register(request: &Request) -> Result<Registration, Rejection> {
-    Registration::from_register(request, &(Duration::from_secs(1)..=Duration::from_secs(86_400)))
+    Registration::from_register(request, &(Duration::from_secs(1)..=Duration::from_secs(86_400)), None)
 }
 
 fn request_of(written: &Value) -> Request {

@@ -1,6 +1,6 @@
 //! Certificates, pinned ones, and raw public keys (RFC 7250).
 
-use lwm2m_dtls::credentials::Identity;
+use lwm2m_base::identity::Identity;
 use lwm2m_dtls::handshake::{
     Acceptor, AcceptorConfig, CertificateFault, CredentialError, HandshakeError, PemSecret, Pinned, VerifyMode,
 };

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use lwm2m_base::identity::{Identity, PskIdentity};
 use lwm2m_dtls::cipher::{RecordWriter, Sealing};
-use lwm2m_dtls::credentials::{Identity, PskIdentity, PskKey};
+use lwm2m_dtls::credentials::PskKey;
 use lwm2m_dtls::handshake::{
     Acceptor, AcceptorConfig, Established, Handshake, HandshakeError, HandshakeOutput, HandshakeRecordOutcome,
     PemSecret, VerifyMode,

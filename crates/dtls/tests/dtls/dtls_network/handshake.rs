@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use lwm2m_dtls::credentials::{Identity, KeyAnswer, PskIdentity};
+use lwm2m_base::identity::{Identity, PskIdentity};
+use lwm2m_dtls::credentials::KeyAnswer;
 use lwm2m_dtls::handshake::HandshakeError;
 use lwm2m_dtls::record::{ContentType, records};
 use lwm2m_dtls::{AssociationCloseReason, DtlsDatagramOutcome, DtlsDropReason, DtlsReport, HandshakeFailure};

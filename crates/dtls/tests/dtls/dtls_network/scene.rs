@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lwm2m_base::identity::{Identity, PskIdentity};
 use lwm2m_base::{AssociationId, Peer};
 use lwm2m_dtls::cipher::{RecordKeys, RecordWriter, Sealing};
-use lwm2m_dtls::credentials::{Identity, KeyAnswer, PskIdentity, PskKey};
+use lwm2m_dtls::credentials::{KeyAnswer, PskKey};
 use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig};
 use lwm2m_dtls::record::{ContentType, DtlsRecord, EPOCH, records};
 use lwm2m_dtls::{

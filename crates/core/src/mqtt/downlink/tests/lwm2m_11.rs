@@ -14,7 +14,7 @@ fn command_for(version: &str, announced: &str, msg_type: &str, data: Value) -> R
     request.options.add_text(number::URI_QUERY, &format!("lwm2m={version}"));
     request.payload = format!("</>;ct=\"{announced}\",</3/0>").into_bytes();
     let lifetimes = Duration::from_secs(1)..=Duration::from_secs(86_400);
-    let (registration, model) = (Registration::from_register(&request, &lifetimes).unwrap(), model());
+    let (registration, model) = (Registration::from_register(&request, &lifetimes, None).unwrap(), model());
     let context = CommandContext { registration: &registration, model: &model, composite_paths: 4 };
     let payload = json!({ "msgType": msg_type, "data": data }).to_string();
     parse(payload.as_bytes(), context).map(|command| command.operation).map_err(|refusal| refusal.reason)
