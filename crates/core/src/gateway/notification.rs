@@ -1,6 +1,6 @@
 //! Notifications of observations: publishes them, and acknowledges them when the broker has them.
 
-use crate::coap::{Acknowledging, Code, ExchangeId, ExchangeError, PendingAck, Response};
+use crate::coap::{Acknowledging, Code, ExchangeError, ExchangeId, PendingAck, Response};
 use crate::lwm2m::operation::Outcome;
 use crate::mqtt::uplink;
 use crate::registry::{DeferredAck, Device};
