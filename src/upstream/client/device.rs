@@ -152,7 +152,7 @@ impl<P: Protocol> super::Devices<P> {
     }
 
     pub(in crate::upstream) fn is_ready(&self, device: RegistrationId) -> bool {
-        self.devices.get(&device).is_some_and(UpstreamDevice::is_ready)
+        self.devices.get(&device).is_some_and(|device| device.is_ready())
     }
 
     /// Returns what the registrations of the device's client ID share.

@@ -137,7 +137,8 @@ pub trait Protocol: Sized {
 pub struct Devices<P: Protocol> {
     pub(super) protocol: P,
     pub(super) connect_timeout: Duration,
-    pub(super) devices: HashMap<RegistrationId, UpstreamDevice<P>>,
+    /// Boxed, so that the free places of the table are small.
+    pub(super) devices: HashMap<RegistrationId, Box<UpstreamDevice<P>>>,
     pub(super) clients: Clients<ClientShared<P::SharedRecord>>,
     /// Lists the devices that wait for a target that is available.
     pub(super) parked: BTreeSet<RegistrationId>,
@@ -353,7 +354,7 @@ impl<P: Protocol> Devices<P> {
         self.returning.left(now, id);
         let key = device.key;
         let was_last = self.clients.remove(key, id);
-        P::pass_on(self, now, device);
+        P::pass_on(self, now, *device);
         if was_last {
             self.clear_queue(key);
         }

@@ -23,7 +23,7 @@ impl<P: Protocol> Devices<P> {
     /// Reconnects a device, as one among many, whose connection ended with an earlier process.
     pub(super) fn resume(&mut self, now: Instant, id: RegistrationId, client: ClientInfo) {
         let key = self.clients.add(&client.clientid, id);
-        self.devices.insert(id, UpstreamDevice::resumed(client, key));
+        self.devices.insert(id, Box::new(UpstreamDevice::resumed(client, key)));
         self.returning.add(now, id);
         self.supersede_older(now, key, id);
         if self.targets.any_up() { self.take_turn(now, id) } else { self.park(id) }
@@ -108,8 +108,8 @@ impl<P: Protocol> Devices<P> {
     }
 
     fn has_destination(&self, id: RegistrationId) -> bool {
-        let is_referred = |device: &UpstreamDevice<P>| matches!(device.destination, Some(Destination::Referred(_)));
-        self.devices.get(&id).is_some_and(is_referred) || self.targets.any_up()
+        let destination = self.devices.get(&id).and_then(|device| device.destination.as_ref());
+        matches!(destination, Some(Destination::Referred(_))) || self.targets.any_up()
     }
 
     fn take_turn(&mut self, now: Instant, id: RegistrationId) {

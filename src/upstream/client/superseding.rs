@@ -70,7 +70,7 @@ impl<P: Protocol> Devices<P> {
     fn is_held(&mut self, now: Instant, key: ClientKey, id: RegistrationId) -> bool {
         let drains = |device: &UpstreamDevice<P>| device.leaving.is_some() && device.is_ready();
         let older = self.clients.older(key, id);
-        let draining = older.iter().any(|older| self.devices.get(older).is_some_and(drains));
+        let draining = older.iter().any(|older| self.devices.get(older).is_some_and(|device| drains(device)));
         let unanswered = self.unanswered_until(now, key);
         if let Some(at) = unanswered {
             self.deadlines.set(ClientTimer::Held(id), at);

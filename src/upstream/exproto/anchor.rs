@@ -36,7 +36,8 @@ pub async fn watch(anchor: Stream) {
 }
 
 async fn watch_stream(mut stream: impl AsyncRead + Unpin) {
-    let mut ignored = [0; 256];
+    // Small, because each device has one.
+    let mut ignored = [0; 16];
     loop {
         match stream.read(&mut ignored).await {
             Ok(0) => return,

@@ -44,7 +44,8 @@ pub struct Device {
     pub waiting: CommandQueue,
     /// Acknowledgements and answers that wait for the publication of what the device sent, by ticket.
     pub deferred_acks: BTreeMap<u64, DeferredAck>,
-    in_flight: Option<InFlight>,
+    /// Boxed, because few devices have a command in flight at any time.
+    in_flight: Option<Box<InFlight>>,
     /// The awake window of queue mode (`qmode_time_window`): how long the device is awake after each of its messages.
     /// `None` for a device that never sleeps.
     awake_window: Option<Duration>,
@@ -227,7 +228,7 @@ impl Device {
 
     pub fn sent(&mut self, now: Instant, exchange: ExchangeId, waiting: PendingCommand, attempts: Attempts) {
         let PendingCommand { command, expires, serial, retained, room } = waiting;
-        self.in_flight = Some(InFlight {
+        self.in_flight = Some(Box::new(InFlight {
             exchange,
             command,
             sent: now,
@@ -237,12 +238,12 @@ impl Device {
             serial,
             retained,
             room,
-        });
+        }));
     }
 
     /// Puts the command that was in flight back, with the exchange of its next request.
     pub fn sent_again(&mut self, exchange: ExchangeId, in_flight: InFlight) {
-        self.in_flight = Some(InFlight { exchange, ..in_flight });
+        self.in_flight = Some(Box::new(InFlight { exchange, ..in_flight }));
     }
 
     /// Notes that the device will answer this exchange later. Returns the command the first time.
@@ -253,12 +254,12 @@ impl Device {
     }
 
     pub fn in_flight_mut(&mut self) -> Option<&mut InFlight> {
-        self.in_flight.as_mut()
+        self.in_flight.as_deref_mut()
     }
 
     /// Removes and returns the command in flight, whose exchange has ended.
     pub fn take_in_flight(&mut self) -> Option<InFlight> {
-        self.in_flight.take()
+        self.in_flight.take().map(|in_flight| *in_flight)
     }
 
     /// Returns the time at which the registration expires without another message; `longest` replaces a lifetime of

@@ -65,7 +65,8 @@ impl fmt::Display for Location {
 /// Holds all registered devices.
 #[derive(Debug, Default)]
 pub struct Registry {
-    devices: HashMap<RegistrationId, Device>,
+    /// Boxed, so that the free places of the table are small.
+    devices: HashMap<RegistrationId, Box<Device>>,
     by_endpoint: HashMap<String, RegistrationId>,
     by_location: HashMap<Location, RegistrationId>,
     /// The devices that speak from there: a proxy may speak for several.
@@ -79,7 +80,7 @@ impl Registry {
         self.by_location.insert(device.location.clone(), id);
         self.by_endpoint.insert(device.registration.endpoint.clone(), id);
         self.at_peer.entry(device.peer).or_default().insert(id);
-        self.devices.insert(id, device);
+        self.devices.insert(id, Box::new(device));
     }
 
     pub fn remove(&mut self, id: RegistrationId) -> Option<Device> {
@@ -89,7 +90,7 @@ impl Registry {
             self.by_endpoint.remove(&device.registration.endpoint);
         }
         self.left(device.peer, id);
-        Some(device)
+        Some(*device)
     }
 
     /// The device speaks from another address now; gives the former one, if it did not speak from there already.
@@ -117,19 +118,19 @@ impl Registry {
     }
 
     pub fn devices(&self) -> impl Iterator<Item = &Device> {
-        self.devices.values()
+        self.devices.values().map(AsRef::as_ref)
     }
 
     pub fn devices_mut(&mut self) -> impl Iterator<Item = &mut Device> {
-        self.devices.values_mut()
+        self.devices.values_mut().map(AsMut::as_mut)
     }
 
     pub fn device_mut(&mut self, id: RegistrationId) -> Option<&mut Device> {
-        self.devices.get_mut(&id)
+        self.devices.get_mut(&id).map(AsMut::as_mut)
     }
 
     pub fn device(&self, id: RegistrationId) -> Option<&Device> {
-        self.devices.get(&id)
+        self.devices.get(&id).map(AsRef::as_ref)
     }
 
     pub fn device_by_endpoint(&self, endpoint: &str) -> Option<&Device> {

@@ -3,7 +3,7 @@
 //! A device has at most one observation of the same paths, and none that the gateway does not know: the exchange that
 //! began an observation is its name towards CoAP, its paths are its name towards applications.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -78,8 +78,9 @@ pub enum ScheduledObservation {
 /// The observations of one device.
 #[derive(Debug, Default)]
 pub struct DeviceObservations {
-    by_exchange: HashMap<ExchangeId, Observation>,
-    by_paths: HashMap<ObservedPaths, ExchangeId>,
+    /// In the order of the exchanges. Most devices have one or two observations, for which a map would need several times
+    /// the memory.
+    accepted: Vec<(ExchangeId, Box<Observation>)>,
     /// The paths that `auto_observe` has still to observe. Commands of applications come first.
     pending: VecDeque<Path>,
     grouping: Grouping,
@@ -89,25 +90,25 @@ impl DeviceObservations {
     /// Adds an observation that the device has accepted. It replaces the one of the same paths, whose exchange is
     /// returned.
     pub fn begin(&mut self, exchange: ExchangeId, observation: Observation) -> Option<ExchangeId> {
-        let replaced = self.by_paths.insert(observation.paths.clone(), exchange);
-        if let Some(replaced) = replaced {
-            self.by_exchange.remove(&replaced);
+        let replaced = self.cancel(&observation.paths);
+        let observation = Box::new(observation);
+        match self.place(exchange) {
+            Ok(place) => self.accepted[place].1 = observation,
+            Err(place) => self.accepted.insert(place, (exchange, observation)),
         }
-        self.by_exchange.insert(exchange, observation);
         replaced
     }
 
     /// Removes the observation that this exchange began.
     pub fn end(&mut self, exchange: ExchangeId) -> Option<Observation> {
-        let observation = self.by_exchange.remove(&exchange)?;
-        self.by_paths.remove(&observation.paths);
-        Some(observation)
+        let place = self.place(exchange).ok()?;
+        Some(*self.accepted.remove(place).1)
     }
 
     /// Removes the observation of these paths, and returns its exchange.
     pub fn cancel(&mut self, paths: &ObservedPaths) -> Option<ExchangeId> {
-        let exchange = self.by_paths.remove(paths)?;
-        self.by_exchange.remove(&exchange);
+        let exchange = self.exchange_of(paths)?;
+        self.end(exchange);
         Some(exchange)
     }
 
@@ -126,8 +127,9 @@ impl DeviceObservations {
     /// Takes what `auto_observe` has to ask for next. A composite observation has at most `composite_paths` paths. What
     /// an application observes meanwhile is skipped.
     pub fn next_scheduled(&mut self, composite_paths: usize) -> Option<ScheduledObservation> {
-        let Self { by_paths, pending, grouping, .. } = self;
-        let is_free = |path: &Path| !by_paths.contains_key(&ObservedPaths::Single(*path));
+        let Self { accepted, pending, grouping } = self;
+        let is_observed = |paths: &ObservedPaths| accepted.iter().any(|(_, observation)| observation.paths == *paths);
+        let is_free = |path: &Path| !is_observed(&ObservedPaths::Single(*path));
         match grouping {
             Grouping::Single => {
                 std::iter::from_fn(|| pending.pop_front()).find(is_free).map(ScheduledObservation::Single)
@@ -138,7 +140,7 @@ impl DeviceObservations {
             })
             .find(|paths: &Vec<Path>| {
                 let set = ObservedPaths::Composite(paths.iter().copied().collect());
-                !paths.is_empty() && !by_paths.contains_key(&set)
+                !paths.is_empty() && !is_observed(&set)
             })
             .map(ScheduledObservation::Composite),
         }
@@ -156,27 +158,32 @@ impl DeviceObservations {
     /// Whether the device may be asked to observe these paths: it does already, or it has fewer than `limit`
     /// observations.
     pub fn has_room_for(&self, paths: &ObservedPaths, limit: usize) -> bool {
-        self.by_paths.contains_key(paths) || self.by_exchange.len() < limit
+        self.exchange_of(paths).is_some() || self.accepted.len() < limit
     }
 
     pub fn exchange_of(&self, paths: &ObservedPaths) -> Option<ExchangeId> {
-        self.by_paths.get(paths).copied()
+        self.accepted.iter().find(|(_, observation)| observation.paths == *paths).map(|(exchange, _)| *exchange)
     }
 
     /// Returns the observation of these paths, and the body of the request that began it. The request that ends it has
     /// the same body.
     pub fn cancellation(&self, paths: &ObservedPaths, registration: &Registration) -> Option<(ExchangeId, Vec<u8>)> {
         let exchange = self.exchange_of(paths)?;
-        let Observation { command, formats, .. } = self.by_exchange.get(&exchange)?;
+        let Observation { command, formats, .. } = self.get(exchange)?;
         Some((exchange, command.operation.request_in(*formats, registration).payload))
     }
 
     pub fn get(&self, exchange: ExchangeId) -> Option<&Observation> {
-        self.by_exchange.get(&exchange)
+        self.place(exchange).ok().map(|place| &*self.accepted[place].1)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (ExchangeId, &Observation)> {
-        self.by_exchange.iter().map(|(exchange, observation)| (*exchange, observation))
+        self.accepted.iter().map(|(exchange, observation)| (*exchange, &**observation))
+    }
+
+    /// Returns the index of the observation that this exchange began, or the one at which it belongs.
+    fn place(&self, exchange: ExchangeId) -> Result<usize, usize> {
+        self.accepted.binary_search_by_key(&exchange, |(exchange, _)| *exchange)
     }
 }
 
@@ -232,7 +239,7 @@ mod tests {
         assert_eq!(ended, Some(ObservedPaths::Single(path("/3/0/7"))));
         assert_eq!(observations.cancel(&ObservedPaths::Single(path("/3/0/8"))), Some(SECOND));
         assert_eq!(observations.cancel(&ObservedPaths::Single(path("/3/0/8"))), None);
-        assert_eq!((observations.by_exchange.len(), observations.by_paths.len()), (0, 0));
+        assert_eq!(observations.accepted.len(), 0);
         assert!(observations.end(FIRST).is_none());
     }
 
