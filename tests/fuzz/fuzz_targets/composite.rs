@@ -1,6 +1,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use lwm2m_core::lwm2m::operation::OperationKind;
 use lwm2m_core::mqtt::{downlink, uplink};
 
 // The payload is `data` of each composite command: what is sent can be read, and a refusal has its reason.
@@ -11,12 +12,28 @@ fuzz_target!(|data: &str| {
             Ok(command) => {
                 let request = command.operation.request(scene::registration());
                 assert!(!request.payload.is_empty());
-                if let Some(format @ (110 | 112 | 11544)) = request.options.content_format() {
-                    scene::decode(format, &request.payload);
+                let format = request.options.content_format().expect("a payload has a format");
+                assert!(matches!(format, 110 | 112 | 320 | 322 | 11544));
+                scene::decode_composite(format, &request.payload);
+                match &command.operation.kind {
+                    OperationKind::WriteComposite { patches } => {
+                        assert!((1..=128).contains(&patches.len()));
+                        assert!(patches.iter().all(|patch| patch.path.len() >= 3));
+                    }
+                    kind => {
+                        let paths = match kind {
+                            OperationKind::ReadComposite { paths } => paths,
+                            other => {
+                                assert!(other.observed_paths().is_some(), "{other:?}");
+                                continue;
+                            }
+                        };
+                        assert!((1..=128).contains(&paths.len()));
+                    }
                 }
-                assert!(!uplink::timed_out(&command).is_empty());
+                scene::is_json(&uplink::timed_out(&command));
             }
-            Err(refusal) => assert!(!uplink::refused(&refusal.echo, &refusal.reason).is_empty()),
+            Err(refusal) => scene::is_json(&uplink::refused(&refusal.echo, &refusal.reason)),
         }
     }
 });

@@ -15,8 +15,17 @@ use lwm2m_dtls::record::{ContentType, OwnCid, VERSION, write_plain};
 enum Said<'a> {
     Record(&'a [u8]),
     /// A fragment of a message that is none, with what is said about it.
-    Fragment { kind: u8, length: u16, sequence: u8, offset: u16, body: &'a [u8] },
-    KeyExchange { identity: &'a [u8], cut: u8 },
+    Fragment {
+        kind: u8,
+        length: u16,
+        sequence: u8,
+        offset: u16,
+        body: &'a [u8],
+    },
+    KeyExchange {
+        identity: &'a [u8],
+        cut: u8,
+    },
     Retransmit,
     Key(Option<[u8; 4]>),
 }

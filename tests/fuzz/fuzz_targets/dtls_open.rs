@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use lwm2m_dtls::cipher::{RecordKeys, Sealing, Suite, RecordWriter};
+use lwm2m_dtls::cipher::{RecordKeys, RecordWriter, Sealing, Suite};
 use lwm2m_dtls::record::{ContentType, SEQUENCES, records};
 
 #[derive(Arbitrary, Debug)]

@@ -10,13 +10,19 @@ use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use lwm2m_base::AssociationId;
 use lwm2m_dtls::handshake::{Acceptor, AcceptorConfig};
-use lwm2m_dtls::{DtlsOutput, DtlsReport, SavedAssociation, DtlsServer, DtlsConfig};
+use lwm2m_dtls::{DtlsConfig, DtlsOutput, DtlsReport, DtlsServer, SavedAssociation};
 
 #[derive(Arbitrary, Debug)]
 enum Happening<'a> {
-    Datagram { from: u8, datagram: &'a [u8] },
+    Datagram {
+        from: u8,
+        datagram: &'a [u8],
+    },
     /// One that the server made, sent back.
-    Echo { which: u8, to: u8 },
+    Echo {
+        which: u8,
+        to: u8,
+    },
     Passes(u16),
     Sends(u8),
 }

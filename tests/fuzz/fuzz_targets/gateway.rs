@@ -1,5 +1,6 @@
+//! The whole core under random events: datagrams of unknown peers and of devices, Sends, whatever the broker says, and time.
+
 #![no_main]
-//! The whole core under random events: datagrams of unknown peers and of devices, whatever the broker says, and time.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -7,35 +8,144 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use lwm2m_core::coap::options::number;
 use lwm2m_base::Peer;
-use lwm2m_core::coap::{Code, Kind, Message, MessageId, Options, Token};
-use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, ConnectError, RegistrationId, MessageProperties};
-use lwm2m_core::gateway::report::Report;
+use lwm2m_core::coap::options::number;
+use lwm2m_core::coap::{Acknowledging, Code, Kind, Message, MessageId, Options, Token};
+use lwm2m_core::command::Reply;
+use lwm2m_core::gateway::broker::{
+    BrokerCommand, BrokerEvent, CloseReason, ConnectError, MessageProperties, Publication, RegistrationId, Ticket,
+    UplinkClass,
+};
 use lwm2m_core::gateway::config::{AutoObserve, GatewayConfig};
+use lwm2m_core::gateway::record::{Change, DeviceRecord};
+use lwm2m_core::gateway::report::Report;
 use lwm2m_core::gateway::{Gateway, Output};
 
 /// More than one event can bring about: every waiting command of every device is refused, and told, at once.
-const MOST_OUTPUTS: usize = 200;
+const MOST_OUTPUTS: usize = 400;
 /// One run is short, so that it says what was wrong.
 const MOST_EVENTS: usize = 200;
+const FORMATS: [u16; 12] = [0, 40, 42, 60, 110, 112, 1542, 11542, 11543, 11544, 320, 50];
+const VERSIONS: [&str; 4] = ["lwm2m=1.0", "lwm2m=1.1", "lwm2m=1.2", "lwm2m=2.0"];
+const BINDINGS: [&str; 3] = ["b=U", "b=UQ", "Q"];
+const LISTS: [&[u8]; 4] = [
+    b"</3/0>,</3303/0>",
+    b"</>;rt=\"oma.lwm2m\";ct=112,</3/0>,</3303/0>",
+    b"</a>;rt=\"oma.lwm2m\";ct=\"110 11544\",</a/3/0>,</a/30000/0>,</a/1>;ver=1.1",
+    b"</>;ct=60,</3>;ver=9.0,</3/0>,</25/0>",
+];
+const COMMANDS: [&str; 24] = [
+    r#""read","data":{"path":"/3/0/0"}"#,
+    r#""read","data":{"path":"/3303/0"}"#,
+    r#""read","data":{"path":"/"}"#,
+    r#""read","data":{"path":"/30000/0","accept":"tlv"}"#,
+    r#""observe","data":{"path":"/3303/0/5700"}"#,
+    r#""observe","data":{"path":"/3","pmin":1,"con":1}"#,
+    r#""cancel-observe","data":{"path":"/3303/0/5700"}"#,
+    r#""discover","data":{"path":"/3/0","depth":2}"#,
+    r#""execute","data":{"path":"/3/0/4","args":"0"}"#,
+    r#""delete","data":{"path":"/3303/0"}"#,
+    r#""write","data":{"path":"/3/0/14","value":"+02"}"#,
+    r#""write","data":{"path":"/30000/0/5","value":"AAE="}"#,
+    r#""write","data":{"basePath":"/1/0","mode":"replace","content":[{"path":"1","value":60},{"path":"6","value":true}]}"#,
+    r#""write-attr","data":{"path":"/3303/0/5700","gt":1.5,"pmax":""}"#,
+    r#""create","data":{"basePath":"/30000","content":[{"path":"1/3","value":1.5},{"path":"1/26/0","value":5}]}"#,
+    r#""create","data":{"basePath":"/30000","content":[{"path":"*/3","value":1.5}]}"#,
+    r#""read-composite","data":{"paths":["/3/0/9","/3303","/30000/0/20"]}"#,
+    r#""read-composite","data":{"paths":["/"],"format":"senml-json"}"#,
+    r#""write-composite","data":{"content":[{"path":"/1/0/1","value":60},{"path":"/3/0/14","value":"x"}]}"#,
+    r#""write-composite","data":{"content":[{"path":"/30000/0/26/1","value":null}]}"#,
+    r#""observe-composite","data":{"paths":["/3/0/9","/3303/0/5700"]}"#,
+    r#""observe-composite","data":{"paths":["/3/0"]}"#,
+    r#""cancel-observe-composite","data":{"paths":["/3303/0/5700","/3/0/9"]}"#,
+    r#""cancel-observe-composite","data":{"paths":["/6"]}"#,
+];
 
 #[derive(Arbitrary, Debug)]
 enum Event<'a> {
-    Bytes { peer: u8, datagram: &'a [u8] },
-    Register { peer: u8, endpoint: u8, lifetime: u8, sleeps: bool, links: &'a [u8] },
-    Update { peer: u8, query: &'a str, links: Option<&'a [u8]> },
-    Deregister { peer: u8 },
+    Bytes {
+        peer: u8,
+        datagram: &'a [u8],
+    },
+    Register {
+        peer: u8,
+        endpoint: u8,
+        lifetime: u8,
+        version: u8,
+        binding: u8,
+        list: u8,
+        links: &'a [u8],
+    },
+    Update {
+        peer: u8,
+        query: &'a str,
+        links: Option<&'a [u8]>,
+    },
+    Deregister {
+        peer: u8,
+    },
     /// To the request of the core that left that many before the last one.
-    Reply { peer: Option<u8>, to: u8, kind: u8, code: u8, observe: Option<u16>, format: u16, payload: &'a [u8] },
-    Connected { device: u8 },
-    Failed { device: u8, refused: bool },
-    Closed { device: u8, reason: u8 },
-    Command { device: u8, kind: u8, path: u8, ttl: Option<u8> },
-    Message { device: u8, payload: &'a [u8] },
-    PublishRefused { device: u8 },
-    Pass { tenths: u16 },
+    Reply(Answer<'a>),
+    Send {
+        peer: u8,
+        confirmable: bool,
+        format: u8,
+        block: Option<u8>,
+        payload: &'a [u8],
+    },
+    Connected {
+        device: u8,
+    },
+    Failed {
+        device: u8,
+        refused: bool,
+    },
+    Closed {
+        device: u8,
+        reason: u8,
+    },
+    Command {
+        device: u8,
+        kind: u8,
+        ttl: Option<u8>,
+        expiry: Option<u8>,
+        replies: bool,
+        retained: bool,
+    },
+    Message {
+        device: u8,
+        payload: &'a [u8],
+    },
+    PublishRefused {
+        device: u8,
+    },
+    Reconnected {
+        device: u8,
+    },
+    /// What became of one of the last publications with a ticket.
+    Ticket {
+        before: u8,
+        verdict: u8,
+    },
+    TakeChanges,
+    Pass {
+        tenths: u16,
+    },
     NextDeadline,
+}
+
+#[derive(Arbitrary, Debug)]
+struct Answer<'a> {
+    peer: Option<u8>,
+    to: u8,
+    kind: u8,
+    code: u8,
+    observe: Option<u16>,
+    format: u8,
+    block: Option<u8>,
+    etag: Option<u8>,
+    located: bool,
+    payload: &'a [u8],
 }
 
 struct Run {
@@ -47,11 +157,12 @@ struct Run {
     /// Where the last registrations are.
     location: Vec<u8>,
     requests: Vec<(Peer, Message)>,
+    tickets: Vec<(RegistrationId, Ticket)>,
 }
 
 fuzz_target!(|bytes: &[u8]| {
     let mut input = Unstructured::new(bytes);
-    let mut run = Run::new(input.arbitrary().unwrap_or(false));
+    let mut run = Run::new(input.arbitrary().unwrap_or(false), input.arbitrary().unwrap_or(false));
     for _ in 0..MOST_EVENTS {
         let Ok(event) = Event::arbitrary(&mut input) else { break };
         run.happen(event);
@@ -63,33 +174,40 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 impl Run {
-    fn new(auto_observe: bool) -> Self {
+    fn new(auto_observe: bool, on_demand: bool) -> Self {
         let now = Instant::now();
         let mut settings = settings().clone();
         settings.auto_observe_composite = auto_observe;
+        if on_demand {
+            settings.coap.acknowledge_notifications = Acknowledging::OnDemand;
+        }
         settings.auto_observe = if auto_observe { AutoObserve::On } else { AutoObserve::Off };
         let model = Arc::clone(scene::model());
+        let mut gateway = Gateway::new(settings, model, [7; 32], now, Duration::from_secs(1_700_000_000));
+        // From now on there are records.
+        gateway.restore(now, Vec::new());
         Self {
-            gateway: Gateway::new(settings, model, [7; 32], now, Duration::from_secs(1_700_000_000)),
+            gateway,
             now,
             deadline: None,
             devices: 0,
             next_id: 0,
             location: Vec::new(),
             requests: Vec::new(),
+            tickets: Vec::new(),
         }
     }
 
     fn happen(&mut self, event: Event<'_>) {
         match event {
             Event::Bytes { peer, datagram } => self.receive(address(peer), datagram),
-            Event::Register { peer, endpoint, lifetime, sleeps, links } => {
+            Event::Register { peer, endpoint, lifetime, version, binding, list, links } => {
                 let mut register = self.request(Code::POST, &[b"rd"]);
-                let binding = if sleeps { "b=UQ" } else { "b=U" };
-                for item in [&format!("ep={}", endpoint % 4), &format!("lt={lifetime}"), binding] {
+                let (version, binding) = (*choose(&VERSIONS, version), *choose(&BINDINGS, binding));
+                for item in [&*format!("ep={}", endpoint % 4), &*format!("lt={lifetime}"), version, binding] {
                     register.options.add_text(number::URI_QUERY, item);
                 }
-                register.payload = if links.is_empty() { b"</3/0>,</3303/0>".to_vec() } else { links.to_vec() };
+                register.payload = if links.is_empty() { choose(&LISTS, list).to_vec() } else { links.to_vec() };
                 self.receive(address(peer), &register.encode());
             }
             Event::Update { peer, query, links } => {
@@ -104,8 +222,18 @@ impl Run {
                 let deregister = self.request(Code::DELETE, &[b"rd", &self.location.clone()]);
                 self.receive(address(peer), &deregister.encode());
             }
-            Event::Reply { peer, to, kind, code, observe, format, payload } => {
-                self.reply(peer, to, kind, code, observe, format, payload);
+            Event::Reply(answer) => self.reply(answer),
+            Event::Send { peer, confirmable, format, block, payload } => {
+                let mut send = self.request(Code::POST, &[b"dp"]);
+                if !confirmable {
+                    send.kind = Kind::NonConfirmable;
+                }
+                send.options.add_uint(number::CONTENT_FORMAT, (*choose(&FORMATS, format)).into());
+                if let Some(block) = block {
+                    send.options.add_uint(number::BLOCK1, block.into());
+                }
+                send.payload = payload.to_vec();
+                self.receive(address(peer), &send.encode());
             }
             Event::Connected { device } => self.broker(BrokerEvent::Connected { registration: self.device(device) }),
             Event::Failed { device, refused } => {
@@ -114,13 +242,25 @@ impl Run {
                 self.broker(BrokerEvent::ConnectFailed { registration: self.device(device), error });
             }
             Event::Closed { device, reason } => {
-                let reasons =
-                    [CloseReason::Kicked, CloseReason::Discarded, CloseReason::Expired, CloseReason::Refused];
+                let reasons = [CloseReason::Kicked, CloseReason::Discarded, CloseReason::Expired, CloseReason::Refused];
                 let reason = reasons[usize::from(reason) % reasons.len()];
                 self.broker(BrokerEvent::Closed { registration: self.device(device), reason });
             }
-            Event::Command { device, kind, path, ttl } => self.command(device, kind, path, ttl),
-            Event::Message { device, payload } => self.message(device, payload.to_vec()),
+            Event::Command { device, kind, ttl, expiry, replies, retained } => {
+                let ttl = ttl.map(|ttl| format!(r#","mheaders":{{"ttl":{ttl}}}"#)).unwrap_or_default();
+                let command = format!(r#"{{"reqID":{kind},"msgType":{}{ttl}}}"#, choose(&COMMANDS, kind));
+                let expiry = expiry.map(|seconds| Duration::from_secs(seconds.into()));
+                let reply = replies.then(|| Reply { topic: "answers".to_owned(), correlation: None });
+                self.message(device, command.into_bytes(), MessageProperties { expiry, reply, retained });
+            }
+            Event::Message { device, payload } => {
+                self.message(device, payload.to_vec(), MessageProperties::default());
+            }
+            Event::Reconnected { device } => {
+                self.broker(BrokerEvent::Reconnected { registration: self.device(device) })
+            }
+            Event::Ticket { before, verdict } => self.conclude(before, verdict),
+            Event::TakeChanges => self.take_changes(),
             Event::PublishRefused { device } => {
                 self.broker(BrokerEvent::PublishRefused { registration: self.device(device), topic: String::new() });
             }
@@ -132,46 +272,70 @@ impl Run {
         }
     }
 
-    fn command(&mut self, device: u8, kind: u8, path: u8, ttl: Option<u8>) {
-        let kinds = ["read", "observe", "cancel-observe", "discover", "execute", "delete"];
-        let paths = ["/3/0/0", "/3303/0/5700", "/3303/0", "/3/0/4", "/3"];
-        let (kind, path) = (kinds[usize::from(kind) % kinds.len()], paths[usize::from(path) % paths.len()]);
-        let ttl = ttl.map(|ttl| format!(r#","mheaders":{{"ttl":{ttl}}}"#)).unwrap_or_default();
-        self.message(device, format!(r#"{{"msgType":"{kind}","data":{{"path":"{path}"}}{ttl}}}"#).into_bytes());
-    }
-
-    fn message(&mut self, device: u8, payload: Vec<u8>) {
+    fn message(&mut self, device: u8, payload: Vec<u8>, properties: MessageProperties) {
         let topic = String::new();
-        self.broker(BrokerEvent::Message { registration: self.device(device), topic, payload, properties: MessageProperties::default() });
+        self.broker(BrokerEvent::Message { registration: self.device(device), topic, payload, properties });
     }
 
-    fn reply(
-        &mut self,
-        peer: Option<u8>,
-        to: u8,
-        kind: u8,
-        code: u8,
-        observe: Option<u16>,
-        format: u16,
-        payload: &[u8],
-    ) {
-        let Some(at) = self.requests.len().checked_sub(1 + usize::from(to % 8)) else { return };
-        let (sent_to, request) = self.requests[at].clone();
-        let kinds = [Kind::Acknowledgement, Kind::Reset, Kind::Confirmable, Kind::NonConfirmable];
-        let kind = kinds[usize::from(kind) % kinds.len()];
-        let own = matches!(kind, Kind::Confirmable | Kind::NonConfirmable);
-        let id = if own { self.fresh_id() } else { request.id };
-        let codes = [Code::CONTENT, Code::EMPTY, Code::CHANGED, Code::NOT_FOUND];
-        let code = codes[usize::from(code) % codes.len()];
-        let mut reply = Message::empty(kind, id);
-        if code != Code::EMPTY {
-            (reply.code, reply.token, reply.payload) = (code, request.token, payload.to_vec());
-            reply.options.add_uint(number::CONTENT_FORMAT, format.into());
-            if let Some(observe) = observe {
-                reply.options.add_uint(number::OBSERVE, observe.into());
+    /// Tells what became of a publication, which may be told before.
+    fn conclude(&mut self, before: u8, verdict: u8) {
+        let Some(at) = self.tickets.len().checked_sub(1 + usize::from(before % 8)) else { return };
+        let (registration, ticket) = self.tickets[at];
+        self.broker(match verdict % 3 {
+            0 => BrokerEvent::Queued { registration, ticket },
+            1 => BrokerEvent::Published { registration, ticket },
+            _ => BrokerEvent::Unpublished { registration, ticket },
+        });
+    }
+
+    /// Whatever is kept in the store can be read from it.
+    fn take_changes(&mut self) {
+        for change in self.gateway.take_changes(self.now, usize::MAX) {
+            if let Change::Put(record) = change {
+                let json = serde_json::to_vec(&record).expect("a record is JSON");
+                let read: DeviceRecord = serde_json::from_slice(&json).expect("a record is read again");
+                assert_eq!(read.registration, record.registration);
             }
         }
-        self.receive(peer.map_or(sent_to, address), &reply.encode());
+    }
+
+    fn reply(&mut self, answer: Answer<'_>) {
+        let Some(at) = self.requests.len().checked_sub(1 + usize::from(answer.to % 8)) else { return };
+        let (sent_to, request) = self.requests[at].clone();
+        let kinds = [Kind::Acknowledgement, Kind::Reset, Kind::Confirmable, Kind::NonConfirmable];
+        let kind = *choose(&kinds, answer.kind);
+        let own = matches!(kind, Kind::Confirmable | Kind::NonConfirmable);
+        let id = if own { self.fresh_id() } else { request.id };
+        let codes = [
+            Code::CONTENT,
+            Code::EMPTY,
+            Code::CHANGED,
+            Code::NOT_FOUND,
+            Code::NOT_ACCEPTABLE,
+            Code::UNSUPPORTED_CONTENT_FORMAT,
+            Code::CREATED,
+            Code::CONTINUE,
+        ];
+        let mut reply = Message::empty(kind, id);
+        let code = *choose(&codes, answer.code);
+        if code != Code::EMPTY {
+            (reply.code, reply.token, reply.payload) = (code, request.token, answer.payload.to_vec());
+            reply.options.add_uint(number::CONTENT_FORMAT, (*choose(&FORMATS, answer.format)).into());
+            for (number, value) in [
+                (number::OBSERVE, answer.observe.map(u32::from)),
+                (if code == Code::CONTENT { number::BLOCK2 } else { number::BLOCK1 }, answer.block.map(u32::from)),
+            ] {
+                value.into_iter().for_each(|value| reply.options.add_uint(number, value));
+            }
+            if let Some(etag) = answer.etag {
+                reply.options.add(number::ETAG, &[etag]);
+            }
+            if answer.located {
+                reply.options.add_text(number::LOCATION_PATH, "a");
+                reply.options.add_text(number::LOCATION_PATH, "30000");
+            }
+        }
+        self.receive(answer.peer.map_or(sent_to, address), &reply.encode());
     }
 
     fn receive(&mut self, peer: Peer, datagram: &[u8]) {
@@ -204,12 +368,16 @@ impl Run {
                         self.location = location.to_vec();
                     }
                 }
-                Output::Broker(BrokerCommand::Connect { registration: device, .. } | BrokerCommand::Resume { registration: device, .. }) => {
+                Output::Broker(
+                    BrokerCommand::Connect { registration: device, .. }
+                    | BrokerCommand::Resume { registration: device, .. },
+                ) => {
                     self.devices = device.0;
                 }
-                Output::Broker(
-                    BrokerCommand::Publish { .. } | BrokerCommand::SetLifetime { .. } | BrokerCommand::Disconnect { .. },
-                ) => {}
+                Output::Broker(BrokerCommand::Publish { registration, publication }) => {
+                    self.published(registration, &publication);
+                }
+                Output::Broker(BrokerCommand::SetLifetime { .. } | BrokerCommand::Disconnect { .. }) => {}
                 Output::Report(Report::Datagram { .. }) => outcomes += 1,
                 Output::Report(_) => {}
                 Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
@@ -220,6 +388,12 @@ impl Run {
             }
         }
         panic!("more than {MOST_OUTPUTS} outputs of one event");
+    }
+
+    fn published(&mut self, registration: RegistrationId, publication: &Publication) {
+        scene::is_json(&publication.payload);
+        assert!(publication.class != UplinkClass::Send || publication.ticket.is_some());
+        self.tickets.extend(publication.ticket.map(|ticket| (registration, ticket)));
     }
 
     /// Every Register is answered by the broker, and every lifetime ends: then nothing is left.
@@ -274,6 +448,10 @@ fn settings() -> &'static GatewayConfig {
         settings.coap.deduplication_entries = 8;
         settings
     })
+}
+
+fn choose<T>(of: &[T], number: u8) -> &T {
+    &of[usize::from(number) % of.len()]
 }
 
 fn address(number: u8) -> Peer {
