@@ -2,6 +2,7 @@
 //! share, and so needs memory of its own only for an incomplete packet, or for bytes that the socket does not take yet.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::pin::Pin;
@@ -142,18 +143,23 @@ pub async fn serve<S>(stream: S, outbox: Arc<Outbox>, frames: Frames, sender: Ev
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    sender.tell(ConnectionEvent::Opened).await;
     let mut connection = ConnectionTask { stream, outbox, frames, unwritten: Vec::new(), begun: 0, untold: 0 };
+    let mut events = VecDeque::from([ConnectionEvent::Opened]);
     loop {
-        match std::future::poll_fn(|context| connection.poll_step(context)).await {
-            ServeStep::Heard(packets) => {
-                for packet in packets {
-                    sender.tell(ConnectionEvent::Heard(packet)).await;
-                }
+        // One place from which events are sent keeps the task small: each device has one.
+        while let Some(event) = events.pop_front() {
+            let is_end = matches!(event, ConnectionEvent::Ended(_));
+            sender.tell(event).await;
+            if is_end {
+                return;
             }
-            ServeStep::Written(bytes) => sender.tell(ConnectionEvent::Written(bytes)).await,
-            ServeStep::Ended(why) => return sender.tell(ConnectionEvent::Ended(why)).await,
-            ServeStep::Closed => return connection.close_gracefully().await,
+        }
+        match std::future::poll_fn(|context| connection.poll_step(context)).await {
+            ServeStep::Heard(packets) => events.extend(packets.into_iter().map(ConnectionEvent::Heard)),
+            ServeStep::Written(bytes) => events.push_back(ConnectionEvent::Written(bytes)),
+            ServeStep::Ended(why) => events.push_back(ConnectionEvent::Ended(why)),
+            // Boxed, so that an open connection does not carry the memory that only its end needs.
+            ServeStep::Closed => return Box::pin(connection.close_gracefully()).await,
             ServeStep::Aborted => return,
         }
     }

@@ -217,16 +217,14 @@ impl MqttIo {
         self.outboxes.insert(connection, outbox.clone());
         let frames = Frames::new(version, self.config.max_packet_size);
         let sender = EventSender { connection, events: self.sender.clone() };
+        // Boxed, so that an open connection does not carry the memory that only dialing or TLS needs.
+        let dial = Box::pin(dial_unless_aborted(dial, outbox.clone()));
         tasks.spawn(async move {
-            // Boxed, so that a plain connection does not carry the memory that only dialing or TLS needs.
-            let opened = tokio::select! {
-                opened = Box::pin(dial) => opened,
-                () = outbox.aborted() => return MqttTaskEnd::Connection,
-            };
-            match opened {
-                Ok(Stream::Plain(stream)) => connection::serve(stream, outbox, frames, sender).await,
-                Ok(Stream::Secure(stream)) => Box::pin(connection::serve(*stream, outbox, frames, sender)).await,
-                Err(error) => sender.tell(ConnectionEvent::NotOpened(error.into())).await,
+            match dial.await {
+                Some(Ok(Stream::Plain(stream))) => connection::serve(stream, outbox, frames, sender).await,
+                Some(Ok(Stream::Secure(stream))) => Box::pin(connection::serve(*stream, outbox, frames, sender)).await,
+                Some(Err(error)) => Box::pin(sender.tell(ConnectionEvent::NotOpened(error.into()))).await,
+                None => {}
             }
             MqttTaskEnd::Connection
         });
@@ -244,6 +242,17 @@ impl MqttIo {
         let dial = self.dialers[broker.0].dial();
         let patience = self.config.connect_timeout.min(PROBE_TIMEOUT);
         tasks.spawn(async move { MqttTaskEnd::Probe { broker, outcome: probe(dial, patience).await } });
+    }
+}
+
+/// Dials. Returns nothing if the connection is given up meanwhile.
+async fn dial_unless_aborted(
+    dial: impl Future<Output = Result<Stream, DialError>>,
+    outbox: Arc<Outbox>,
+) -> Option<Result<Stream, DialError>> {
+    tokio::select! {
+        opened = dial => Some(opened),
+        () = outbox.aborted() => None,
     }
 }
 
