@@ -19,11 +19,13 @@ impl<K> Default for Deadlines<K> {
 impl<K: Copy + Ord + Hash> Deadlines<K> {
     /// Sets the deadline of `key`, in place of the one that it had.
     pub fn set(&mut self, key: K, at: Instant) {
-        if self.by_key.get(&key) == Some(&at) {
-            return;
+        match self.by_key.insert(key, at) {
+            Some(former) if former == at => return,
+            Some(former) => {
+                self.ordered.remove(&(former, key));
+            }
+            None => {}
         }
-        self.cancel(key);
-        self.by_key.insert(key, at);
         self.ordered.insert((at, key));
     }
 
@@ -40,11 +42,9 @@ impl<K: Copy + Ord + Hash> Deadlines<K> {
 
     /// Removes and returns a key whose deadline is not after `now`, the earliest first.
     pub fn pop_expired(&mut self, now: Instant) -> Option<K> {
-        let (at, key) = *self.ordered.first()?;
-        if at > now {
-            return None;
-        }
-        self.cancel(key);
+        self.ordered.first().filter(|(at, _)| *at <= now)?;
+        let (_, key) = self.ordered.pop_first()?;
+        self.by_key.remove(&key);
         Some(key)
     }
 

@@ -1,11 +1,12 @@
 //! Names of the far ends of the device side: peers and DTLS associations.
 
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
 /// Identifies the peer of a device's datagrams: one of our sockets and the remote address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Peer {
     /// Index of the listener in the configuration's order: an answer leaves by the socket that the request came in by.
     pub socket: u16,
@@ -32,6 +33,26 @@ impl Peer {
         match self.address.ip().to_canonical() {
             IpAddr::V4(address) => IpAddr::V4(address),
             IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        }
+    }
+}
+
+/// Feeds whole words, and few of them: each datagram is looked up by its peer several times, by a hash function that
+/// withstands peers that choose their addresses.
+impl Hash for Peer {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let ports = u64::from(self.socket) << 16 | u64::from(self.address.port());
+        match self.address {
+            SocketAddr::V4(address) => state.write_u64(ports << 32 | u64::from(address.ip().to_bits())),
+            SocketAddr::V6(address) => {
+                state.write_u64(ports << 32 | u64::from(address.scope_id()));
+                let bits = address.ip().to_bits();
+                state.write_u64((bits >> 64) as u64);
+                state.write_u64(bits as u64);
+            }
+        }
+        if let Some(AssociationId(association)) = self.association {
+            state.write_u64(association);
         }
     }
 }

@@ -107,14 +107,22 @@ impl Deduplicator {
 /// The remembered messages of one class of peers.
 #[derive(Debug)]
 struct ReceivedMessages {
-    by_peer: HashMap<Peer, VecDeque<Received>>,
-    /// The time at which the first message of a peer expires.
+    by_peer: HashMap<Peer, PeerMessages>,
+    /// The time at which the messages of a peer are looked at: [`PeerMessages::deadline`].
     deadlines: Deadlines<Peer>,
     total: usize,
     exchange_lifetime: Duration,
     non_lifetime: Duration,
     per_peer: usize,
     limit: usize,
+}
+
+/// The remembered messages of one peer, the oldest first.
+#[derive(Debug, Default)]
+struct PeerMessages {
+    received: VecDeque<Received>,
+    /// The time at which they are looked at: that of the message that expires first, or earlier.
+    deadline: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -140,57 +148,73 @@ impl ReceivedMessages {
 
     /// Returns the messages of a peer with this id that have not expired, newest first.
     fn with_id(&self, now: Instant, peer: Peer, id: MessageId) -> impl Iterator<Item = &Received> {
-        let received = self.by_peer.get(&peer).into_iter().flatten().rev();
+        let received = self.by_peer.get(&peer).into_iter().flat_map(|messages| messages.received.iter().rev());
         received.filter(move |received| received.id == id && received.expires > now)
     }
 
     fn newest(&mut self, peer: Peer, id: MessageId) -> Option<&mut Received> {
-        self.by_peer.get_mut(&peer)?.iter_mut().rev().find(|received| received.id == id)
+        self.by_peer.get_mut(&peer)?.received.iter_mut().rev().find(|received| received.id == id)
     }
 
     /// Evicts the oldest message of the peer, or the one that expires first of all, when the bound is reached.
     fn remember(&mut self, now: Instant, peer: Peer, (id, kind): (MessageId, Kind), fingerprint: u64) -> Option<Peer> {
-        let evicted = if self.by_peer.get(&peer).is_some_and(|received| received.len() >= self.per_peer) {
-            Some(peer)
-        } else {
-            self.deadlines.first().filter(|_| self.total >= self.limit).map(|(_, oldest)| oldest)
-        };
-        if let Some(peer) = evicted {
-            self.evict_oldest_of(peer);
-        }
         let lifetime = match kind {
             Kind::Confirmable => self.exchange_lifetime,
             Kind::NonConfirmable | Kind::Acknowledgement | Kind::Reset => self.non_lifetime,
         };
-        let received = Received { id, fingerprint, expires: now + lifetime, reply: RememberedReply::None };
-        self.by_peer.entry(peer).or_default().push_back(received);
+        let expires = now + lifetime;
+        let makes_room_itself = |messages: &PeerMessages| messages.received.len() >= self.per_peer;
+        let mut evicted = None;
+        if self.total >= self.limit && !self.by_peer.get(&peer).is_some_and(makes_room_itself) {
+            evicted = self.evict_first();
+        }
+        let messages = self.by_peer.entry(peer).or_default();
+        if messages.received.len() >= self.per_peer && messages.received.pop_front().is_some() {
+            evicted = Some(peer);
+            self.total -= 1;
+        }
+        messages.received.push_back(Received { id, fingerprint, expires, reply: RememberedReply::None });
         self.total += 1;
-        self.set_deadline(peer);
+        if messages.deadline.is_none_or(|deadline| expires < deadline) {
+            messages.deadline = Some(expires);
+            self.deadlines.set(peer, expires);
+        }
         evicted
     }
 
     fn handle_timeout(&mut self, now: Instant) {
         while let Some(peer) = self.deadlines.pop_expired(now) {
-            let Some(received) = self.by_peer.get_mut(&peer) else { continue };
-            let before = received.len();
-            received.retain(|received| received.expires > now);
-            self.total -= before - received.len();
+            let Some(messages) = self.by_peer.get_mut(&peer) else { continue };
+            let before = messages.received.len();
+            messages.received.retain(|received| received.expires > now);
+            self.total -= before - messages.received.len();
             self.set_deadline(peer);
         }
     }
 
-    fn evict_oldest_of(&mut self, peer: Peer) {
-        let Some(received) = self.by_peer.get_mut(&peer) else { return };
-        if received.pop_front().is_some() {
-            self.total -= 1;
+    /// Evicts the oldest message of the peer with the message that expires first. Returns that peer.
+    fn evict_first(&mut self) -> Option<Peer> {
+        loop {
+            let (at, peer) = self.deadlines.first()?;
+            let messages = self.by_peer.get_mut(&peer)?;
+            // Messages of the peer may have been evicted since its deadline was set.
+            if messages.first_expiry().is_some_and(|first| first > at) {
+                self.set_deadline(peer);
+                continue;
+            }
+            if messages.received.pop_front().is_some() {
+                self.total -= 1;
+            }
+            self.set_deadline(peer);
+            return Some(peer);
         }
-        self.set_deadline(peer);
     }
 
     /// Moves the deadline to the first message that expires, and removes a peer without messages.
     fn set_deadline(&mut self, peer: Peer) {
-        let first = self.by_peer.get(&peer).and_then(|received| received.iter().map(|received| received.expires).min());
-        match first {
+        let Some(messages) = self.by_peer.get_mut(&peer) else { return };
+        messages.deadline = messages.first_expiry();
+        match messages.deadline {
             Some(at) => self.deadlines.set(peer, at),
             None => {
                 self.by_peer.remove(&peer);
@@ -200,8 +224,42 @@ impl ReceivedMessages {
     }
 }
 
+impl PeerMessages {
+    fn first_expiry(&self) -> Option<Instant> {
+        self.received.iter().map(|received| received.expires).min()
+    }
+}
+
 fn fingerprint(datagram: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     datagram.hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_table_evicts_what_expires_first_and_not_of_a_peer_that_has_evicted_that_itself() {
+        let start = Instant::now();
+        let parameters =
+            Parameters { deduplication_entries_per_peer: 2, deduplication_entries: 4, ..Parameters::default() };
+        let mut dedup = Deduplicator::new(&parameters);
+        let mut remember = |second: u16, port: u16| {
+            let (now, peer) = (start + Duration::from_secs(second.into()), peer(port));
+            dedup.remember(now, (peer, PeerClass::Registered), (MessageId(second), Kind::NonConfirmable), b"")
+        };
+        let (busy, quiet, third, fourth) = (1, 2, 3, 4);
+        assert_eq!([0, 2].map(|second| remember(second, busy)), [None, None]);
+        assert_eq!(remember(1, quiet), None);
+        assert_eq!([3, 4].map(|second| remember(second, busy)), [Some(peer(busy)), Some(peer(busy))]);
+        assert_eq!(remember(5, third), None);
+        assert_eq!(remember(6, fourth), Some(peer(quiet)));
+        assert_eq!((dedup.len(), dedup.registered.deadlines.len()), (4, 3));
+    }
+
+    fn peer(port: u16) -> Peer {
+        Peer::udp(0, ([192, 0, 2, 1], port).into())
+    }
 }
