@@ -4,6 +4,7 @@
 //! - [`deadlines`] orders what is due, with one deadline for each key.
 //! - [`expiring_map`] holds entries that expire, with a bound on their number.
 //! - [`identity`] names what a device proved to be.
+//! - [`id_map`] maps ids that the program counts up.
 //! - [`rate`] limits the rate of one address and of all together, with a bounded number of buckets.
 //! - [`secret`] holds texts that no log, report or error shows.
 //!
@@ -19,6 +20,7 @@
 
 pub mod deadlines;
 pub mod expiring_map;
+pub mod id_map;
 pub mod identity;
 mod peer;
 pub mod rate;

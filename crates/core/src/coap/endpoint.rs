@@ -13,7 +13,7 @@
 //! A request of a peer that comes in blocks becomes an event when it is complete; the response is cut into the blocks
 //! that the peer asks for.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::block::{
@@ -25,6 +25,7 @@ use super::observe::Freshness;
 use super::options::number;
 use super::transfers::{Purpose, Stage, Transfer, Transfers};
 use lwm2m_base::Peer;
+use lwm2m_base::id_map::IdMap;
 
 use super::{
     CoapTableSizes, Code, ExchangeError, Message, MessageDecodeError, MessageId, Parameters, PeerClass, Request,
@@ -98,12 +99,12 @@ pub struct Endpoint {
     block_transfer_bytes: usize,
     transfers: Transfers,
     /// Maps the exchange of one block to the transfer that it is a step of.
-    steps: HashMap<ExchangeId, ExchangeId>,
-    observations: HashMap<ExchangeId, EndpointObservation>,
+    steps: IdMap<ExchangeId, ExchangeId>,
+    observations: IdMap<ExchangeId, EndpointObservation>,
     assemblies: Assemblies,
     concluded: Concluded,
     /// The Block options of requests that are not answered yet.
-    requested: HashMap<RequestId, RequestedBlocks>,
+    requested: IdMap<RequestId, RequestedBlocks>,
     events: VecDeque<EndpointEvent>,
 }
 
@@ -152,11 +153,11 @@ impl Endpoint {
             body_limit: parameters.received_body_size,
             block_transfer_bytes: parameters.block_transfer_bytes,
             transfers: Transfers::new(&parameters),
-            steps: HashMap::new(),
-            observations: HashMap::new(),
+            steps: IdMap::default(),
+            observations: IdMap::default(),
             assemblies: Assemblies::new(&parameters, block_size),
             concluded: Concluded::new(parameters.block_uploads, parameters.exchange_lifetime()),
-            requested: HashMap::new(),
+            requested: IdMap::default(),
             events: VecDeque::new(),
             exchanges: Exchanges::new(parameters, seed),
         }

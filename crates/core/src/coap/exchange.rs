@@ -37,6 +37,7 @@ use super::parameters::Acknowledging;
 use super::table_sizes::CoapTableSizes;
 use super::transmission::{Expired, MessageKey, Owner, Persistence, SentMessage, Transmissions};
 use lwm2m_base::Peer;
+use lwm2m_base::id_map::IdMap;
 
 use super::{
     Code, ExchangeError, Kind, Message, MessageDecodeError, MessageId, Parameters, PeerClass, Request, Response, Token,
@@ -129,10 +130,10 @@ pub struct Exchanges {
     rng: StdRng,
     dedup: Deduplicator,
     transmissions: Transmissions,
-    exchanges: HashMap<ExchangeId, Exchange>,
-    observations: HashMap<ExchangeId, ExchangeObservation>,
+    exchanges: IdMap<ExchangeId, Exchange>,
+    observations: IdMap<ExchangeId, ExchangeObservation>,
     tokens: HashMap<(Peer, Token), Expected>,
-    requests: HashMap<RequestId, PendingRequest>,
+    requests: IdMap<RequestId, PendingRequest>,
     deadlines: Deadlines<Deadline>,
     message_ids: MessageIds,
     last_id: u64,
@@ -199,10 +200,10 @@ impl Exchanges {
             parameters,
             rng: StdRng::from_seed(seed),
             transmissions: Transmissions::default(),
-            exchanges: HashMap::new(),
-            observations: HashMap::new(),
+            exchanges: IdMap::default(),
+            observations: IdMap::default(),
             tokens: HashMap::new(),
-            requests: HashMap::new(),
+            requests: IdMap::default(),
             deadlines: Deadlines::default(),
             last_id: 0,
             outputs: VecDeque::new(),

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::block::{Download, Upload};
 use super::exchange::{ExchangeId, PendingAck};
 use lwm2m_base::Peer;
+use lwm2m_base::id_map::IdMap;
 
 use super::{Code, Parameters, Request};
 
@@ -44,7 +45,7 @@ pub enum Purpose {
 /// All transfers. The bytes that one peer holds, and those of all, are bounded.
 #[derive(Debug)]
 pub struct Transfers {
-    by_id: HashMap<ExchangeId, Transfer>,
+    by_id: IdMap<ExchangeId, Transfer>,
     held: usize,
     held_by_peer: HashMap<Peer, usize>,
     share: usize,
@@ -86,7 +87,7 @@ impl Transfer {
 impl Transfers {
     pub fn new(parameters: &Parameters) -> Self {
         let share = (parameters.block_transfer_bytes / PEER_SHARE).max(parameters.received_body_size);
-        Self { by_id: HashMap::new(), held: 0, held_by_peer: HashMap::new(), share }
+        Self { by_id: IdMap::default(), held: 0, held_by_peer: HashMap::new(), share }
     }
 
     /// Whether the peer of this transfer, which is not among these now, may hold what has come of its body.

@@ -3,10 +3,10 @@
 //! The members are kept as JSON texts. Numbers in them are not parsed, so that each is repeated in its form and size.
 //! Only [`Echo::known_members`] parses the few members that this program knows.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use indexmap::IndexMap;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
@@ -198,17 +198,26 @@ impl<'de> Visitor<'de> for MembersVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-        let mut members: Vec<(String, Box<RawValue>)> = Vec::new();
-        let mut places = HashMap::new();
-        while let Some((name, value)) = map.next_entry::<String, Box<RawValue>>()? {
-            match places.get(&name) {
-                Some(&at) => members[at] = (name, value),
-                None => {
-                    places.insert(name.clone(), members.len());
-                    members.push((name, value));
-                }
-            }
+        let mut members = IndexMap::new();
+        while let Some((name, value)) = map.next_entry()? {
+            members.insert(name, value);
         }
-        Ok(Members(members))
+        Ok(Members(members.into_iter().collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_later_of_two_members_with_one_name_wins_in_the_place_of_the_earlier() {
+        for count in [1, 2, 50] {
+            let members = |value: usize| (0..count).map(move |name| format!("\"{name}\":{value}"));
+            let twice = members(1).chain(members(2)).collect::<Vec<_>>().join(",");
+            let once = members(2).collect::<Vec<_>>().join(",");
+            let (echo, _) = Echo::read(format!("{{{twice}}}").as_bytes()).unwrap();
+            assert_eq!(echo.to_json(), format!("{{{once}}}"), "{count}");
+        }
     }
 }

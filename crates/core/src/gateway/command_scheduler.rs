@@ -8,7 +8,6 @@
 //!
 //! Every command has exactly one final answer, as long as there is a session to publish it by.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::coap::{ExchangeError, ExchangeId, Freshness, Response};
@@ -22,6 +21,7 @@ use crate::registry::{
     QueueLimits, RegistrationId, ScheduledObservation,
 };
 use lwm2m_base::deadlines::Deadlines;
+use lwm2m_base::id_map::IdMap;
 
 use super::auto_observe;
 use super::broker::{MessageProperties, Publication, UplinkClass};
@@ -37,7 +37,7 @@ use super::retained_command_dedup::RetainedCommandDedup;
 #[derive(Debug, Default)]
 pub(super) struct CommandScheduler {
     /// The registration that each exchange and observation belongs to.
-    registrations: HashMap<ExchangeId, RegistrationId>,
+    registrations: IdMap<ExchangeId, RegistrationId>,
     /// The time at which the first pending command of each device expires.
     expiries: Deadlines<RegistrationId>,
     /// Counts the bytes of the commands that are kept for devices.

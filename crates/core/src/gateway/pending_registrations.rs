@@ -7,6 +7,7 @@ use crate::coap::RequestId;
 use crate::lwm2m::register::Registration;
 use crate::registry::{ByteReservation, QueueFull, QueueLimits, RegistrationId, Topics};
 use lwm2m_base::Peer;
+use lwm2m_base::id_map::IdMap;
 use lwm2m_base::identity::Identity;
 
 use super::broker::{CloseReason, MessageProperties};
@@ -54,7 +55,7 @@ impl PendingRegistration {
 /// Owns the pending registrations: at most one for each endpoint.
 #[derive(Debug, Default)]
 pub(super) struct PendingRegistrations {
-    by_id: HashMap<RegistrationId, PendingRegistration>,
+    by_id: IdMap<RegistrationId, PendingRegistration>,
     by_endpoint: HashMap<String, RegistrationId>,
 }
 

@@ -19,6 +19,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use lwm2m_base::Peer;
+use lwm2m_base::id_map::IdMap;
 
 /// Names one registration of one device to both sides of the gateway. No other registration gets it while the process
 /// lives.
@@ -66,7 +67,7 @@ impl fmt::Display for Location {
 #[derive(Debug, Default)]
 pub struct Registry {
     /// Boxed, so that the free places of the table are small.
-    devices: HashMap<RegistrationId, Box<Device>>,
+    devices: IdMap<RegistrationId, Box<Device>>,
     by_endpoint: HashMap<String, RegistrationId>,
     by_location: HashMap<Location, RegistrationId>,
     /// The devices that speak from there: a proxy may speak for several.

@@ -1,13 +1,13 @@
 //! The last blocks of bodies that peers have sent by Block1, and what they were answered. A peer that did not get the
 //! answer may send its last block again in a message of its own: it gets the same answer, and nothing is done twice.
 
-use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use crate::coap::{Code, Options, Request, RequestId, Response};
 use lwm2m_base::Peer;
 use lwm2m_base::expiring_map::ExpiringMap;
+use lwm2m_base::id_map::IdMap;
 
 use super::{Block, without_blocks};
 
@@ -18,7 +18,7 @@ const LONGEST_ANSWER: usize = 1024;
 #[derive(Debug)]
 pub struct Concluded {
     by_peer: ExpiringMap<Peer, Conclusion>,
-    by_request: HashMap<RequestId, Peer>,
+    by_request: IdMap<RequestId, Peer>,
     lifetime: Duration,
     orphans: Vec<RequestId>,
 }
@@ -74,7 +74,7 @@ impl LastBlock {
 
 impl Concluded {
     pub fn new(limit: usize, lifetime: Duration) -> Self {
-        Self { by_peer: ExpiringMap::new(limit), by_request: HashMap::new(), lifetime, orphans: Vec::new() }
+        Self { by_peer: ExpiringMap::new(limit), by_request: IdMap::default(), lifetime, orphans: Vec::new() }
     }
 
     /// The body of this peer is whole, and waits for its answer.
