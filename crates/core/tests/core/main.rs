@@ -1,5 +1,6 @@
 //! The core through its public face, in virtual time.
 
+mod allocations;
 mod coap_blockwise;
 mod coap_endpoint;
 mod composite_scene;
