@@ -1,5 +1,6 @@
 //! Assembles the program from its configuration, runs it and shuts it down.
 
+mod driver_thread;
 mod dtls;
 
 use std::fmt;
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -30,6 +32,7 @@ use crate::upstream::{self, UpstreamLink};
 use lwm2m_core::gateway::Gateway;
 use lwm2m_core::lwm2m::model::{BrokenFile, Model};
 
+use driver_thread::DriverThread;
 use dtls::DtlsSetup;
 
 /// The running program.
@@ -37,6 +40,7 @@ pub struct App {
     addresses: BoundAddresses,
     stop: oneshot::Sender<()>,
     driver: JoinHandle<()>,
+    _driver_thread: DriverThread,
     /// The condition of the program itself: it goes down at the shutdown.
     serving: Condition,
     /// The admin listener, which serves until the driver has ended.
@@ -111,10 +115,15 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
         return Err(anyhow!("this program was built without the embedded broker (the Cargo feature `embedded`)"));
     }
 
-    let sockets = bind_sockets(&config.listeners, &conditions.add("sockets"))?;
+    let driver_thread = DriverThread::start().context("the thread of the driver")?;
+    let sockets = {
+        let _registered_there = driver_thread.runtime().enter();
+        bind_sockets(&config.listeners, &conditions.add("sockets"))?
+    };
     let store = open_store(&config, embedded, unix_time, &metrics)?;
-    let link =
-        UpstreamLink::start(config.upstream.clone(), Arc::clone(&metrics.upstream), conditions.add("broker")).await?;
+    let link = UpstreamLink::start(config.upstream.clone(), Arc::clone(&metrics.upstream), conditions.add("broker"));
+    let link = driver_thread.runtime().spawn(link).await.context("the start of the upstream")??;
+    let link = link.with_tls_on(Handle::current());
     let listener = admin_listener(&config.admin, embedded).await?;
     let (udp, dtls) = bound_addresses(&config.listeners, &sockets)?;
     let addresses = BoundAddresses {
@@ -141,7 +150,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let driver = Driver::new(gateway, sockets, link, store, requests, Arc::clone(&metrics))
         .watched_by(watchdog)
         .with_keys(secured.as_ref().map(DtlsSetup::keys));
-    let driver = tokio::spawn(driver.run(stopped, config.shutdown_timeout));
+    let driver = driver_thread.runtime().spawn(driver.run(stopped, config.shutdown_timeout));
     let serving = conditions.add("serving");
     serving.set(ConditionState::Up, "devices are served");
     let settings = ReloadableSettings::new(&config, room);
@@ -154,6 +163,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
         addresses,
         stop,
         driver,
+        _driver_thread: driver_thread,
         serving,
         admin,
         reloading: Some(reloading),

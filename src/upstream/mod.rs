@@ -15,6 +15,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+
 use crate::conditions::Condition;
 use crate::upstream::metrics::UpstreamMetrics;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent};
@@ -51,6 +53,16 @@ impl UpstreamLink {
                 Self::Mqtt(Box::new(mqtt::MqttLink::start(settings, metrics, condition)?))
             }
         })
+    }
+
+    /// Serves connections with TLS on this runtime: their handshakes and ciphers need much processor time, during which no
+    /// device is served where the link itself runs.
+    pub fn with_tls_on(mut self, runtime: Handle) -> Self {
+        match &mut self {
+            Self::ExProto(link) => link.io.tls_runtime = Some(runtime),
+            Self::Mqtt(link) => link.io.tls_runtime = Some(runtime),
+        }
+        self
     }
 
     /// Takes a command of the core. Never waits.

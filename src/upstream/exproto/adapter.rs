@@ -3,58 +3,65 @@
 //! A call that has begun runs to its end, also when its result is no longer needed: a cancelled call resets its stream,
 //! and a server that sees many of these closes the connection, with all other calls on it.
 
+mod connection;
+
 use std::error::Error;
 use std::io;
 use std::time::Duration;
 
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Response, Status};
+use bytes::Bytes;
+use hyper::http::Uri;
+use hyper::http::uri::Authority;
+use thiserror::Error;
+use tonic::{Code, Status};
 
 use crate::descriptors;
 use crate::errors::with_causes;
 
+use connection::{AdapterConnection, prefixed};
+
 use super::devices::{AdapterCall, CallOutcome};
 use super::v1;
-use super::v1::connection_adapter_client::ConnectionAdapterClient;
 use crate::upstream::client::device::ConnectionId;
 
 /// Replaces an HTTP/2 connection long before it has used its 2^30 streams, one for each call.
 const CALLS_PER_CHANNEL: u32 = 1 << 28;
-/// Closes a connection that does not answer pings, with its calls.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub struct AdapterClient {
-    endpoint: Endpoint,
+    authority: Authority,
+    connect_timeout: Duration,
     channels: Vec<CountedChannel>,
     proto_name: String,
 }
 
+/// Says that the address of an adapter is no URI with a host.
+#[derive(Debug, Error)]
+#[error("adapter {0:?}: expected http://host:port")]
+pub struct AddressError(String);
+
 #[derive(Debug)]
 struct CountedChannel {
-    client: ConnectionAdapterClient<Channel>,
+    connection: AdapterConnection,
     calls: u32,
 }
 
 impl AdapterClient {
-    /// Creates the client, inside a runtime. It connects when there is something to call, and again after a failure.
+    /// Creates the client. It connects when there is something to call, and again after a failure.
     ///
     /// # Errors
-    /// The `address` is no URI.
+    /// The `address` is no URI with a host.
     pub fn new(
         address: &str,
         connections: usize,
         proto_name: String,
         connect_timeout: Duration,
-    ) -> Result<Self, tonic::transport::Error> {
-        let endpoint = Endpoint::from_shared(address.to_owned())?
-            .connect_timeout(connect_timeout)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_TIMEOUT);
-        let channels = (0..connections.max(1)).map(|_| CountedChannel::lazy(&endpoint)).collect();
-        Ok(Self { endpoint, channels, proto_name })
+    ) -> Result<Self, AddressError> {
+        let authority = address.parse().ok().and_then(|uri: Uri| uri.into_parts().authority);
+        let authority = authority.ok_or_else(|| AddressError(address.to_owned()))?;
+        let channel = |_| CountedChannel::lazy(&authority, connect_timeout);
+        let channels = (0..connections.max(1)).map(channel).collect();
+        Ok(Self { authority, connect_timeout, channels, proto_name })
     }
 
     /// Makes the call; the caller spawns the future. The calls of an anchor use the same connection.
@@ -63,48 +70,47 @@ impl AdapterClient {
         anchor: ConnectionId,
         call: AdapterCall,
     ) -> impl Future<Output = CallOutcome> + Send + 'static {
-        let client = self.client(anchor);
-        let proto_name = self.proto_name.clone();
-        async move { outcome(send(client, proto_name, call).await) }
+        let connection = self.connection(anchor);
+        let (method, message) = encoded(call, &self.proto_name);
+        async move { outcome(connection.call(method, message).await) }
     }
 
-    fn client(&mut self, anchor: ConnectionId) -> ConnectionAdapterClient<Channel> {
+    fn connection(&mut self, anchor: ConnectionId) -> AdapterConnection {
         let index = anchor.0 % self.channels.len() as u64;
         let channel = &mut self.channels[index as usize];
         if channel.calls >= CALLS_PER_CHANNEL {
             // The old connection ends with the last of the calls that are under way on it.
-            *channel = CountedChannel::lazy(&self.endpoint);
+            *channel = CountedChannel::lazy(&self.authority, self.connect_timeout);
         }
         channel.calls += 1;
-        channel.client.clone()
+        channel.connection.clone()
     }
 }
 
 impl CountedChannel {
-    fn lazy(endpoint: &Endpoint) -> Self {
-        Self { client: ConnectionAdapterClient::new(endpoint.connect_lazy()), calls: 0 }
+    fn lazy(authority: &Authority, connect_timeout: Duration) -> Self {
+        Self { connection: AdapterConnection::lazy(authority.clone(), connect_timeout), calls: 0 }
     }
 }
 
-async fn send(
-    mut client: ConnectionAdapterClient<Channel>,
-    proto_name: String,
-    call: AdapterCall,
-) -> Result<Response<v1::CodeResponse>, Status> {
+/// Returns the path of the method, and the message of the call.
+fn encoded(call: AdapterCall, proto_name: &str) -> (&'static str, Bytes) {
     match call {
-        AdapterCall::Authenticate { conn, client: info } => {
-            let password = info.password.map(|password| password.reveal().to_owned()).unwrap_or_default();
+        AdapterCall::Authenticate { conn, client } => {
+            let password = client.password.map(|password| password.reveal().to_owned()).unwrap_or_default();
             let clientinfo = v1::ClientInfo {
-                proto_name,
-                proto_ver: info.proto_ver,
-                clientid: info.clientid,
-                username: info.username,
+                proto_name: proto_name.to_owned(),
+                proto_ver: client.proto_ver,
+                clientid: client.clientid,
+                username: client.username,
                 ..Default::default()
             };
-            client.authenticate(v1::AuthenticateRequest { conn, clientinfo: Some(clientinfo), password }).await
+            let request = v1::AuthenticateRequest { conn, clientinfo: Some(clientinfo), password };
+            ("/emqx.exproto.v1.ConnectionAdapter/Authenticate", prefixed(&request))
         }
         AdapterCall::Subscribe { conn, filter, qos } => {
-            client.subscribe(v1::SubscribeRequest { conn, topic: filter, qos: qos.into() }).await
+            let request = v1::SubscribeRequest { conn, topic: filter, qos: qos.into() };
+            ("/emqx.exproto.v1.ConnectionAdapter/Subscribe", prefixed(&request))
         }
         AdapterCall::Publish { conn, publication } => {
             let request = v1::PublishRequest {
@@ -113,16 +119,19 @@ async fn send(
                 qos: publication.qos.into(),
                 payload: publication.payload,
             };
-            client.publish(request).await
+            ("/emqx.exproto.v1.ConnectionAdapter/Publish", prefixed(&request))
         }
         // Nothing to send: EMQX takes it for any connection that it has, before Authenticate too.
-        AdapterCall::Ping { conn } => client.send(v1::SendBytesRequest { conn, bytes: Vec::new() }).await,
+        AdapterCall::Ping { conn } => {
+            let request = v1::SendBytesRequest { conn, bytes: Vec::new() };
+            ("/emqx.exproto.v1.ConnectionAdapter/Send", prefixed(&request))
+        }
     }
 }
 
-fn outcome(result: Result<Response<v1::CodeResponse>, Status>) -> CallOutcome {
+fn outcome(result: Result<v1::CodeResponse, Status>) -> CallOutcome {
     match result {
-        Ok(response) => answered(&response.into_inner()),
+        Ok(response) => answered(&response),
         // A status with a cause was made on this side: it tells what became of the connection.
         Err(status) if status.code() == Code::Unavailable || status.source().is_some() => {
             let why = with_causes(status.message(), status.source());
@@ -201,8 +210,8 @@ mod tests {
         let seconds = Duration::from_secs(1);
         let mut adapter = AdapterClient::new("http://127.0.0.1:1", 2, "exproto".to_owned(), seconds).expect("a URI");
         adapter.channels[1].calls = CALLS_PER_CHANNEL;
-        drop(adapter.client(ConnectionId(3)));
-        drop(adapter.client(ConnectionId(4)));
+        drop(adapter.connection(ConnectionId(3)));
+        drop(adapter.connection(ConnectionId(4)));
         assert_eq!(adapter.channels.iter().map(|channel| channel.calls).collect::<Vec<_>>(), [1, 1]);
     }
 }

@@ -33,6 +33,7 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::info;
@@ -41,7 +42,7 @@ use crate::conditions::Condition;
 use crate::tls::{self, Connector};
 use crate::upstream::client::device::ConnectionId;
 use crate::upstream::client::targets::TargetId;
-use crate::upstream::dialer::{DialFailure, Dialer, Stream, tls_connector};
+use crate::upstream::dialer::{DialFailure, Dialer, SECURE, Stream, tls_connector};
 use crate::upstream::link::{BrokerLink, LinkIo, now, random_generator};
 use crate::upstream::metrics::UpstreamMetrics;
 use lwm2m_core::gateway::broker::BrokerEvent;
@@ -97,6 +98,8 @@ pub type ExProtoLink = BrokerLink<ExProtoIo>;
 pub struct ExProtoIo {
     nodes: Vec<NodeLink>,
     handler_address: SocketAddr,
+    /// Is where the TLS handshakes of anchors are made, if not where the link is.
+    pub(super) tls_runtime: Option<Handle>,
     anchors: HashMap<ConnectionId, AbortHandle>,
     metrics: Arc<UpstreamMetrics>,
 }
@@ -104,6 +107,8 @@ pub struct ExProtoIo {
 /// Holds the connections to one node.
 struct NodeLink {
     dialer: Dialer,
+    /// Tells that one of its listeners speaks TLS.
+    secure: bool,
     adapter: AdapterClient,
     calls_under_way: usize,
 }
@@ -149,7 +154,7 @@ impl ExProtoLink {
             ExProtoTaskEnd::Handler
         });
         info!(%handler_address, "ExProto handler listens");
-        let io = ExProtoIo { nodes, handler_address, anchors: HashMap::new(), metrics };
+        let io = ExProtoIo { nodes, handler_address, tls_runtime: None, anchors: HashMap::new(), metrics };
         Ok(Self::new(io, devices, events, tasks, condition))
     }
 
@@ -219,8 +224,13 @@ impl LinkIo for ExProtoIo {
 
 impl ExProtoIo {
     fn dial(&mut self, tasks: &mut JoinSet<ExProtoTaskEnd>, anchor: ConnectionId, node: TargetId, token: AnchorToken) {
-        let dial = anchor::open(self.nodes[node.0].dialer.dial(), token);
-        let task = tasks.spawn(async move { ExProtoTaskEnd::Dial { anchor, result: dial.await } });
+        let node = &mut self.nodes[node.0];
+        let dial = anchor::open(node.dialer.dial(), token);
+        let dial = async move { ExProtoTaskEnd::Dial { anchor, result: dial.await } };
+        let task = match self.tls_runtime.as_ref().filter(|_| node.secure) {
+            Some(runtime) => tasks.spawn_on(dial, runtime),
+            None => tasks.spawn(dial),
+        };
         self.anchors.insert(anchor, task);
     }
 
@@ -269,7 +279,8 @@ impl NodeLink {
         let adapter = AdapterClient::new(&node.adapter, *adapter_connections, proto_name.clone(), *connect_timeout);
         let adapter = adapter.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let dialer = Dialer::new(node.listeners.clone(), config.source_addresses.clone(), connector);
-        Ok(Self { dialer, adapter, calls_under_way: 0 })
+        let secure = node.listeners.iter().any(|listener| listener.starts_with(SECURE));
+        Ok(Self { dialer, secure, adapter, calls_under_way: 0 })
     }
 }
 

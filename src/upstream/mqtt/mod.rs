@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::info;
@@ -96,6 +97,8 @@ pub struct MqttIo {
     connector: Option<Connector>,
     /// Holds one dialer for each address.
     dialers: Vec<Dialer>,
+    /// Is where connections with TLS are served, if not where the link is.
+    pub(super) tls_runtime: Option<Handle>,
     sender: mpsc::Sender<(ConnectionId, ConnectionEvent)>,
     outboxes: HashMap<ConnectionId, Arc<Outbox>>,
 }
@@ -125,7 +128,7 @@ impl MqttLink {
         let dialers = config.brokers.iter().map(dialer).collect();
         let (sender, events) = mpsc::channel(config.event_queue.max(1));
         info!(brokers = config.brokers.join(", "), "connecting devices to the broker by MQTT");
-        let io = MqttIo { config, connector, dialers, sender, outboxes: HashMap::new() };
+        let io = MqttIo { config, connector, dialers, tls_runtime: None, sender, outboxes: HashMap::new() };
         Ok(Self::new(io, devices, events, JoinSet::new(), condition))
     }
 }
@@ -209,9 +212,9 @@ impl MqttIo {
         destination: Destination,
         version: ProtocolVersion,
     ) {
-        let dial = match destination {
-            Destination::Configured(broker) => self.dialers[broker.0].dial(),
-            Destination::Referred(server) => self.referred(server).dial(),
+        let (dial, secure) = match destination {
+            Destination::Configured(broker) => (self.dialers[broker.0].dial(), self.is_secure(broker)),
+            Destination::Referred(server) => (self.referred(server).dial(), self.is_secure(TargetId(0))),
         };
         let outbox = Arc::new(Outbox::default());
         self.outboxes.insert(connection, outbox.clone());
@@ -219,7 +222,7 @@ impl MqttIo {
         let sender = EventSender { connection, events: self.sender.clone() };
         // Boxed, so that an open connection does not carry the memory that only dialing or TLS needs.
         let dial = Box::pin(dial_unless_aborted(dial, outbox.clone()));
-        tasks.spawn(async move {
+        let connection = async move {
             match dial.await {
                 Some(Ok(Stream::Plain(stream))) => connection::serve(stream, outbox, frames, sender).await,
                 Some(Ok(Stream::Secure(stream))) => Box::pin(connection::serve(*stream, outbox, frames, sender)).await,
@@ -227,13 +230,20 @@ impl MqttIo {
                 None => {}
             }
             MqttTaskEnd::Connection
-        });
+        };
+        match self.tls_runtime.as_ref().filter(|_| secure) {
+            Some(runtime) => tasks.spawn_on(connection, runtime),
+            None => tasks.spawn(connection),
+        };
+    }
+
+    fn is_secure(&self, broker: TargetId) -> bool {
+        self.config.brokers.get(broker.0).is_some_and(|broker| broker.starts_with(SECURE))
     }
 
     /// Returns the dialer for a server that a broker named. It uses TLS if the first configured broker does.
     fn referred(&self, server: String) -> Dialer {
-        let secure = self.config.brokers.first().is_some_and(|broker| broker.starts_with(SECURE));
-        let target = if secure { format!("{SECURE}{server}") } else { server };
+        let target = if self.is_secure(TargetId(0)) { format!("{SECURE}{server}") } else { server };
         Dialer::new(vec![target], self.config.source_addresses.clone(), self.connector.clone())
     }
 
