@@ -48,11 +48,7 @@ impl BenchBroker {
 
     /// Configures the exproto gateway of the server.
     pub fn exproto(&self) -> [(&'static str, String); 3] {
-        [
-            ("LWM2M_GATEWAY__UPSTREAM__EXPROTO__LISTENER", self.listener.to_string()),
-            ("LWM2M_GATEWAY__UPSTREAM__EXPROTO__ADAPTER", format!("http://{}", self.adapter)),
-            ("LWM2M_GATEWAY__UPSTREAM__EXPROTO__HANDLER_BIND", self.handler.to_string()),
-        ]
+        exproto(self.listener, self.adapter, self.handler)
     }
 
     /// Stops its exproto gateway; applications stay connected.
@@ -84,6 +80,15 @@ impl Drop for BenchBroker {
             eprintln!("load: the broker with process id {} may still run: {error}", self.child.id());
         }
     }
+}
+
+/// Configures the exproto gateway of the server.
+pub fn exproto(listener: SocketAddr, adapter: SocketAddr, handler: SocketAddr) -> [(&'static str, String); 3] {
+    [
+        ("LWM2M_GATEWAY__UPSTREAM__EXPROTO__LISTENER", listener.to_string()),
+        ("LWM2M_GATEWAY__UPSTREAM__EXPROTO__ADAPTER", format!("http://{adapter}")),
+        ("LWM2M_GATEWAY__UPSTREAM__EXPROTO__HANDLER_BIND", handler.to_string()),
+    ]
 }
 
 /// The other process: says where it is, and serves until it is killed or has nobody to serve.

@@ -13,9 +13,14 @@
 //!
 //! So does `--outage SECONDS`: the broker's exproto gateway is stopped under load for so long, and what is lost by it.
 //!
+//! And so does `--yardstick`: clients that do nothing but publish (tonic's own for ExProto, plain sockets for MQTT) measure what
+//! the broker takes, before and after the server is offered shares of that rate. With `--broker emqx` all of this meets an
+//! EMQX that runs already; the server has to be stopped there.
+//!
 //! Load, server and broker share the machine: processor time of the server is the figure to compare.
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
+mod bare;
 mod broker;
 mod mosquitto;
 mod outage;
@@ -38,11 +43,18 @@ use lwm2m_load::{Application, ApplicationConfig, Fleet, FleetConfig, Journal, NO
 use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 
+use bare::BareArguments;
 use server::BenchServer;
 use site::{BenchSite, BrokerKind, Upstream};
 
 /// Notifications in a second that the devices offer together, one stage after the other.
 const RATES: [u32; 8] = [1_000, 2_000, 5_000, 10_000, 20_000, 40_000, 80_000, 160_000];
+
+/// The shares of the rate of a bare client that are offered to the server.
+const SHARES: [f64; 5] = [0.5, 0.8, 0.95, 1.05, 1.2];
+
+/// Pauses between the beginning of a load and its measurement.
+const WARM_UP: Duration = Duration::from_secs(1);
 
 /// The share of lost notifications that ends the stages.
 const TOO_MANY_LOST: f64 = 0.05;
@@ -79,6 +91,14 @@ struct Arguments {
     /// Stop the broker's exproto gateway under load for so long, in the place of all else
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
     outage: Option<u64>,
+    /// Compare with a client that only publishes, in the place of the stages
+    #[arg(long)]
+    yardstick: bool,
+    /// The QoS of notifications, with `--upstream mqtt`
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
+    qos: u8,
+    #[command(flatten)]
+    bare: BareArguments,
     /// Be the broker of a server at this address
     #[arg(long, hide = true)]
     broker_of: Option<SocketAddr>,
@@ -89,8 +109,14 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    match LocalSet::new().block_on(&runtime, run(&arguments)) {
+    let result = match arguments.bare.upstream() {
+        Some(upstream) => arguments.bare.run(upstream, arguments.devices, arguments.seconds),
+        None => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            LocalSet::new().block_on(&runtime, run(&arguments))
+        }
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("load: {error:#}");
@@ -116,11 +142,12 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let (upstream, kind) = (arguments.upstream, arguments.broker_kind);
     let site = BenchSite::start(kind)?;
-    let server = BenchServer::start(upstream, &site).await?;
     let cores = thread::available_parallelism()?;
     println!("upstream {upstream}, broker {kind}; {cores} cores, load average {}", process::load()?);
     let journal = Rc::new(RefCell::new(Journal::new(arguments.devices)));
     let mut application = Application::connect(ApplicationConfig::new(site.mqtt()), Rc::clone(&journal)).await?;
+    let bare = if arguments.yardstick { Some(measure_bare(arguments, &site, &application).await?) } else { None };
+    let server = BenchServer::start(upstream, arguments.qos, &site).await?;
     let fleet = register(arguments, &server, &journal).await?;
     if let Some(seconds) = arguments.soak {
         observe(arguments, &application, &fleet).await?;
@@ -128,6 +155,14 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     read(arguments, &mut application).await?;
     observe(arguments, &application, &fleet).await?;
+    if let Some(bare) = bare {
+        for share in SHARES {
+            print!("{:>4.0} % ", share * 100.0);
+            notify(arguments, (bare * share) as u32, (&server, &site), &application, &fleet).await?;
+        }
+        drop((server, fleet));
+        return measure_bare(arguments, &site, &application).await.map(drop);
+    }
     for rate in RATES {
         let lost = notify(arguments, rate, (&server, &site), &application, &fleet).await?;
         if lost > TOO_MANY_LOST {
@@ -137,6 +172,19 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     println!("datagrams of the devices that the system did not take: {}", fleet.counts().unsent.get());
     println!("load average at the end: {}", process::load()?);
     Ok(())
+}
+
+/// Returns how many publications in a second of a bare client reach the application.
+async fn measure_bare(arguments: &Arguments, site: &BenchSite, application: &Application) -> anyhow::Result<f64> {
+    let duration = Duration::from_secs(arguments.seconds);
+    let load = (arguments.devices, arguments.qos, duration);
+    let bare = bare::measure(arguments.upstream, load, site, application).await?;
+    println!(
+        "bare client: {:.0}/s received; cpu each: client {:.0} us, broker {:.0} us",
+        bare.received, bare.cpu, bare.broker
+    );
+    settle(application).await;
+    Ok(bare.received)
 }
 
 async fn register(
@@ -196,8 +244,11 @@ async fn notify(
     let (sent, received) = (fleet.counts().notified.get(), application.notifications());
     let (begin, cpu, broker) = (Instant::now(), server.cpu()?, site.cpu()?);
     fleet.notify_every(Some(Duration::from_secs_f64(f64::from(arguments.devices) / f64::from(rate))));
+    sleep(WARM_UP).await;
+    let (warm, at_warm) = (Instant::now(), application.notifications());
     sleep(Duration::from_secs(arguments.seconds)).await;
     fleet.notify_every(None);
+    let sustained = (application.notifications() - at_warm) as f64 / warm.elapsed().as_secs_f64();
     let seconds = begin.elapsed().as_secs_f64();
     settle(application).await;
 
@@ -206,9 +257,8 @@ async fn notify(
     let each = |time: Duration| time.as_secs_f64() * 1e6 / received.max(1.0);
     let lost = (1.0 - received / sent.max(1.0)).max(0.0);
     println!(
-        "{rate:>7}/s wanted: {:>7.0}/s sent, {:>7.0}/s received, {:>5.2} % lost; cpu each: server {:>4.0} us, broker {:>4.0} us",
+        "{rate:>7}/s wanted: {:>7.0}/s sent, {sustained:>7.0}/s received, {:>5.2} % lost; cpu each: server {:>5.1} us, broker {:>4.0} us",
         sent / seconds,
-        received / seconds,
         lost * 100.0,
         each(server.cpu()? - cpu),
         each(site.cpu()? - broker),

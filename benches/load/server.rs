@@ -1,5 +1,6 @@
 //! The built program, on ports that are free, and what the system says of it.
 
+use std::env;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -22,6 +23,9 @@ const UNLIMITED: [(&str, &str); 4] = [
     ("LWM2M_GATEWAY__LIMITS__REGISTERS__ADDRESS_BURST", "1000000"),
 ];
 
+/// Names another build of the program, to compare the two.
+const PROGRAM: &str = "LOAD_PROGRAM";
+
 /// A ping of CoAP (RFC 7252 section 4.3), and the reset that answers it.
 const PING: [u8; 4] = [0x40, 0, 0, 1];
 const PONG: [u8; 4] = [0x70, 0, 0, 1];
@@ -34,10 +38,11 @@ pub struct BenchServer {
 
 impl BenchServer {
     /// Starts it with this way up to this broker and without a store, and waits until it hears.
-    pub async fn start(upstream: Upstream, site: &BenchSite) -> anyhow::Result<Self> {
+    pub async fn start(upstream: Upstream, qos: u8, site: &BenchSite) -> anyhow::Result<Self> {
         let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let child = command(udp)
             .envs(site.environment(upstream)?)
+            .env("LWM2M_GATEWAY__TRANSLATORS__NOTIFY__QOS", qos.to_string())
             .env("LWM2M_GATEWAY__STORE__ENABLE", "false")
             .spawn()
             .context("starting the server")?;
@@ -105,7 +110,8 @@ impl Drop for BenchServer {
 }
 
 fn command(udp: SocketAddr) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lwm2m-gateway"));
+    let program = env::var_os(PROGRAM).unwrap_or_else(|| env!("CARGO_BIN_EXE_lwm2m-gateway").into());
+    let mut command = Command::new(program);
     command
         .arg("run")
         .current_dir(env!("CARGO_MANIFEST_DIR"))

@@ -1,13 +1,15 @@
 //! The broker of a run and the upstream that connects the gateway to it.
 
+use std::env;
 use std::fmt;
+use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::ValueEnum;
 
-use crate::broker::BenchBroker;
+use crate::broker::{self, BenchBroker};
 use crate::mosquitto::Mosquitto;
 use crate::process;
 
@@ -22,12 +24,23 @@ pub enum Upstream {
 pub enum BrokerKind {
     Embedded,
     Mosquitto,
+    Emqx,
 }
 
 /// A broker in a process of its own.
 pub enum BenchSite {
     Embedded(Box<BenchBroker>),
     Mosquitto(Mosquitto),
+    Emqx(RunningEmqx),
+}
+
+/// An EMQX that runs already, with its exproto gateway, on its default ports unless the environment says otherwise.
+pub struct RunningEmqx {
+    mqtt: SocketAddr,
+    listener: SocketAddr,
+    adapter: SocketAddr,
+    handler: SocketAddr,
+    process: Option<u32>,
 }
 
 impl BenchSite {
@@ -35,6 +48,7 @@ impl BenchSite {
         Ok(match kind {
             BrokerKind::Embedded => Self::Embedded(Box::new(BenchBroker::start()?)),
             BrokerKind::Mosquitto => Self::Mosquitto(Mosquitto::start()?),
+            BrokerKind::Emqx => Self::Emqx(RunningEmqx::from_environment()?),
         })
     }
 
@@ -43,13 +57,27 @@ impl BenchSite {
         match self {
             Self::Embedded(broker) => broker.mqtt,
             Self::Mosquitto(mosquitto) => mosquitto.mqtt,
+            Self::Emqx(emqx) => emqx.mqtt,
         }
     }
 
+    /// The processor time of the broker; zero for one whose process is not known.
     pub fn cpu(&self) -> anyhow::Result<Duration> {
-        process::processor_time(match self {
-            Self::Embedded(broker) => broker.process(),
-            Self::Mosquitto(mosquitto) => mosquitto.process(),
+        match self {
+            Self::Embedded(broker) => process::processor_time(broker.process()),
+            Self::Mosquitto(mosquitto) => process::processor_time(mosquitto.process()),
+            Self::Emqx(emqx) => emqx.process.map_or(Ok(Duration::ZERO), process::processor_time),
+        }
+    }
+
+    /// The addresses that a bare client needs: listener, adapter and handler of ExProto, or the broker of MQTT.
+    pub fn bare_addresses(&self, upstream: Upstream) -> anyhow::Result<Vec<SocketAddr>> {
+        Ok(match (upstream, self) {
+            (Upstream::Exproto, Self::Embedded(broker)) => vec![broker.listener, broker.adapter, broker.handler],
+            (Upstream::Exproto, Self::Emqx(emqx)) => vec![emqx.listener, emqx.adapter, emqx.handler],
+            (Upstream::Exproto, Self::Mosquitto(_)) => bail!("mosquitto has no exproto: it needs --upstream mqtt"),
+            (Upstream::Mqtt, Self::Embedded(broker)) => vec![broker.devices],
+            (Upstream::Mqtt, Self::Mosquitto(_) | Self::Emqx(_)) => vec![self.mqtt()],
         })
     }
 
@@ -59,7 +87,27 @@ impl BenchSite {
             (Upstream::Exproto, Self::Embedded(broker)) => broker.exproto().to_vec(),
             (Upstream::Exproto, Self::Mosquitto(_)) => bail!("mosquitto has no exproto: it needs --upstream mqtt"),
             (Upstream::Mqtt, Self::Embedded(broker)) => mqtt(broker.devices),
-            (Upstream::Mqtt, Self::Mosquitto(mosquitto)) => mqtt(mosquitto.mqtt),
+            (Upstream::Exproto, Self::Emqx(emqx)) => {
+                broker::exproto(emqx.listener, emqx.adapter, emqx.handler).to_vec()
+            }
+            (Upstream::Mqtt, Self::Mosquitto(_) | Self::Emqx(_)) => mqtt(self.mqtt()),
+        })
+    }
+}
+
+impl RunningEmqx {
+    fn from_environment() -> anyhow::Result<Self> {
+        let address = |name: &str, default: &str| {
+            let address = env::var(name).unwrap_or_else(|_| default.to_owned());
+            address.parse().with_context(|| format!("{name} = {address}: expected an IP address with a port"))
+        };
+        let process = env::var("EMQX_PID_FILE").ok().map(fs::read_to_string).transpose().context("EMQX_PID_FILE")?;
+        Ok(Self {
+            mqtt: address("EMQX_MQTT", "127.0.0.1:1883")?,
+            listener: address("EMQX_EXPROTO_LISTENER", "127.0.0.1:7993")?,
+            adapter: address("EMQX_ADAPTER", "127.0.0.1:9100")?,
+            handler: address("EMQX_HANDLER_BIND", "127.0.0.1:9001")?,
+            process: process.map(|pid| pid.trim().parse()).transpose().context("EMQX_PID_FILE")?,
         })
     }
 }
@@ -85,6 +133,7 @@ impl fmt::Display for BrokerKind {
         f.write_str(match self {
             Self::Embedded => "embedded",
             Self::Mosquitto => "mosquitto",
+            Self::Emqx => "emqx",
         })
     }
 }
