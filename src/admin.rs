@@ -63,8 +63,8 @@ pub struct AdminConfig {
 /// Holds the sources of the answers: the metrics, the conditions and the driver.
 #[derive(Clone, Debug)]
 pub struct AdminSources {
-    metrics: Arc<Metrics>,
-    conditions: Conditions,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) conditions: Conditions,
     control: Control,
     cached: Arc<Mutex<Option<CachedSnapshot>>>,
 }
@@ -183,7 +183,7 @@ impl AdminSources {
 
     /// Returns a snapshot of the driver that is at most [`SNAPSHOT_REUSE`] old. The driver looks at every device for
     /// it.
-    async fn snapshot(&self) -> Option<DriverSnapshot> {
+    pub(crate) async fn snapshot(&self) -> Option<DriverSnapshot> {
         // Who comes meanwhile waits for the same answer.
         let mut cached = self.cached.lock().await;
         if let Some(CachedSnapshot { asked, snapshot }) = &*cached

@@ -12,13 +12,15 @@ use anyhow::{Context, anyhow};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::admin::{self, AdminSources};
 use crate::conditions::{Condition, ConditionState, Conditions};
 use crate::config::Config;
+#[cfg(feature = "console")]
+use crate::console::{Console, ConsoleSources, RunningConsole};
 use crate::definitions::{self, Definitions};
 use crate::descriptors::{Descriptors, DeviceCapacity};
 use crate::driver::{self, Driver, control};
@@ -45,6 +47,9 @@ pub struct App {
     serving: Condition,
     /// The admin listener, which serves until the driver has ended.
     admin: Option<JoinHandle<()>>,
+    /// The console, which serves until the driver has ended.
+    #[cfg(feature = "console")]
+    console: Option<RunningConsole>,
     /// The reloading of files; `None` once its task has started.
     reloading: Option<Reloading>,
     #[cfg(feature = "embedded")]
@@ -64,6 +69,8 @@ pub struct BoundAddresses {
     pub objects: usize,
     /// The listener for metrics and health.
     pub admin: Option<SocketAddr>,
+    /// The URL of the console.
+    pub console: Option<String>,
 }
 
 /// Serves until Ctrl-C or SIGTERM. A second one ends the program at once, and is an error.
@@ -107,6 +114,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     config.warnings.iter().for_each(|warning| warn!("{warning}"));
     let (model, broken) = load_definitions(&config, &metrics)?;
     let objects = model.objects().count();
+    let (announced, _) = watch::channel(Arc::new(model));
 
     #[cfg(feature = "embedded")]
     let (config, broker) = if embedded { with_broker(config).await? } else { (config, None) };
@@ -126,6 +134,10 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let link = link.with_tls_on(Handle::current());
     let listener = admin_listener(&config.admin, embedded).await?;
     let (udp, dtls) = bound_addresses(&config.listeners, &sockets)?;
+    let (control, requests) = control::control();
+    let sources = AdminSources::new(Arc::clone(&metrics), conditions.clone(), control.clone());
+    #[cfg(feature = "console")]
+    let console = bind_console(&config, &sources, &announced).await?;
     let addresses = BoundAddresses {
         udp,
         dtls,
@@ -137,15 +149,18 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
         upstream: config.upstream.clone(),
         objects,
         admin: listener.as_ref().map(TcpListener::local_addr).transpose()?,
+        #[cfg(feature = "console")]
+        console: console_url(console.as_ref())?,
+        #[cfg(not(feature = "console"))]
+        console: None,
     };
     let now = driver::monotonic_now();
     let mut settings = config.gateway.clone();
     settings.limits = room.bound(&settings.limits);
-    let gateway = Gateway::new(settings, Arc::new(model), random_seed()?, now, driver::unix_time()?);
+    let gateway = Gateway::new(settings, Arc::clone(&announced.borrow()), random_seed()?, now, driver::unix_time()?);
     let (gateway, store) = install_restored_state(gateway, now, secured.as_ref(), store, conditions.add("store"))?;
     let (stop, stopped) = oneshot::channel();
     let stopped = async { stopped.await.unwrap_or_default() };
-    let (control, requests) = control::control();
     let watchdog = Watchdog::from_environment(now).context("the watchdog of the service manager")?;
     let driver = Driver::new(gateway, sockets, link, store, requests, Arc::clone(&metrics))
         .watched_by(watchdog)
@@ -154,10 +169,9 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let serving = conditions.add("serving");
     serving.set(ConditionState::Up, "devices are served");
     let settings = ReloadableSettings::new(&config, room);
-    let definitions = ReloadableDefinitions::new(&broken, Arc::clone(&metrics));
+    let definitions = ReloadableDefinitions::new(&broken, Arc::clone(&metrics), announced);
     let credentials = secured.and_then(DtlsSetup::reloadable);
-    let reloading = Reloading::new(config, settings, definitions, credentials, control.clone(), Arc::clone(&metrics));
-    let sources = AdminSources::new(metrics, conditions, control);
+    let reloading = Reloading::new(config, settings, definitions, credentials, control, metrics);
     let admin = listener.map(|listener| tokio::spawn(admin::serve(listener, sources)));
     Ok(App {
         addresses,
@@ -166,6 +180,8 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
         _driver_thread: driver_thread,
         serving,
         admin,
+        #[cfg(feature = "console")]
+        console: console.map(Console::start),
         reloading: Some(reloading),
         #[cfg(feature = "embedded")]
         broker,
@@ -189,6 +205,8 @@ impl App {
         if let Some(admin) = self.admin {
             admin.abort();
         }
+        #[cfg(feature = "console")]
+        drop(self.console);
         #[cfg(feature = "embedded")]
         drop(self.broker);
         Ok(())
@@ -254,7 +272,8 @@ impl BoundAddresses {
         let (udp, dtls) = (addresses(&self.udp), addresses(&self.dtls));
         let (dtls_off, objects) = (self.dtls_off.as_deref(), self.objects);
         let admin = self.admin.map(|admin| admin.to_string());
-        info!(udp, dtls, dtls_off, admin, objects, "devices are served");
+        let console = self.console.as_deref();
+        info!(udp, dtls, dtls_off, admin, console, objects, "devices are served");
     }
 }
 
@@ -274,6 +293,9 @@ impl fmt::Display for BoundAddresses {
         writeln!(f, "  object definitions               {}", self.objects)?;
         if let Some(admin) = self.admin {
             writeln!(f, "  metrics and health               http://{admin}/metrics, /healthz, /readyz")?;
+        }
+        if let Some(console) = &self.console {
+            writeln!(f, "  console                          {console}")?;
         }
         match self.mqtt {
             Some(mqtt) => {
@@ -340,6 +362,26 @@ async fn admin_listener(settings: &admin::AdminConfig, embedded: bool) -> anyhow
     let listener =
         listener.with_context(|| format!("admin.bind = {} (`admin.enable = false` needs none)", settings.bind))?;
     Ok(Some(listener))
+}
+
+#[cfg(feature = "console")]
+async fn bind_console(
+    config: &Config,
+    sources: &AdminSources,
+    announced: &watch::Sender<Arc<Model>>,
+) -> anyhow::Result<Option<Console>> {
+    let upstream = match &config.upstream {
+        upstream::UpstreamConfig::ExProto(_) => "exproto",
+        upstream::UpstreamConfig::Mqtt(_) => "mqtt",
+    };
+    let sources = ConsoleSources { admin: sources.clone(), model: announced.subscribe(), upstream };
+    Ok(Console::bind(&config.console, sources).await?)
+}
+
+#[cfg(feature = "console")]
+fn console_url(console: Option<&Console>) -> std::io::Result<Option<String>> {
+    let address = console.map(Console::address).transpose()?.flatten();
+    Ok(address.map(|(address, tls)| format!("{}://{address}/", if tls { "https" } else { "http" })))
 }
 
 #[cfg(feature = "embedded")]

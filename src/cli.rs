@@ -1,10 +1,12 @@
 //! The command line: parses the arguments, runs the command and maps the result to an exit code. The commands that do not
-//! serve devices are here: `check`, `emqx-config` and `objects`.
+//! serve devices are here: `check`, `emqx-config`, `objects`, `token` and `openapi`.
 
 mod check;
 mod connect;
 mod objects;
 mod suggestions;
+#[cfg(feature = "console")]
+mod token;
 
 use std::env;
 use std::io::{self, Write};
@@ -16,6 +18,8 @@ use clap::{Args, Parser};
 
 use crate::app;
 use crate::config::Config;
+#[cfg(feature = "console")]
+use crate::console;
 use crate::definitions::{self, Definitions};
 #[cfg(feature = "embedded")]
 use crate::demo;
@@ -93,6 +97,12 @@ enum Subcommand {
         #[command(flatten)]
         config: ConfigFile,
     },
+    /// Make a token for the console, and print it with its line for the file console.tokens
+    #[cfg(feature = "console")]
+    Token(token::TokenArguments),
+    /// Print the OpenAPI document of the console
+    #[cfg(feature = "console")]
+    Openapi,
 }
 
 #[derive(Debug, Args)]
@@ -137,6 +147,10 @@ fn execute(command: Subcommand) -> anyhow::Result<()> {
         }
         Subcommand::Check { config, connect } => check(&config, connect, &mut io::stdout().lock()),
         Subcommand::EmqxConfig { config } => emqx_config(&config, &mut io::stdout().lock()),
+        #[cfg(feature = "console")]
+        Subcommand::Token(arguments) => token::token(&arguments, &mut io::stdout().lock()),
+        #[cfg(feature = "console")]
+        Subcommand::Openapi => Ok(write!(io::stdout().lock(), "{}", console::document())?),
         Subcommand::Objects { query, config } => objects(&query, &config, &mut io::stdout().lock()),
     }
 }

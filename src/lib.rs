@@ -15,8 +15,8 @@
 //! `reload` reads changed files while the program runs, and [`driver::control`] carries changes and questions to the
 //! driver.
 //!
-//! A module is public only where a test, a bench or `main.rs` uses it. The modules form no circle: `admin` and `reload` stand
-//! above `driver`, which stands above `store`, `credentials` and `upstream`; `observability` knows the metrics of `upstream`
+//! A module is public only where a test, a bench or `main.rs` uses it. The modules form no circle: `console` stands above
+//! `admin` and `reload`, these above `driver`, which stands above `store`, `credentials` and `upstream`; `observability` knows the metrics of `upstream`
 //! and nothing of the driver.
 //!
 //! Invariants of this crate:
@@ -32,6 +32,8 @@ mod app;
 mod cli;
 pub mod conditions;
 pub mod config;
+#[cfg(feature = "console")]
+mod console;
 pub mod credentials;
 pub mod definitions;
 #[cfg(feature = "embedded")]

@@ -12,7 +12,7 @@
 mod credentials;
 mod definitions;
 mod settings;
-mod watch;
+pub(crate) mod watch;
 
 use std::collections::BTreeMap;
 use std::env;

@@ -1,4 +1,5 @@
-//! TLS clients over TCP: to the broker, and to the key service. The settings have EMQX's names.
+//! TLS over TCP: clients of the broker and of the key service, and the server of the console. The settings have EMQX's
+//! names.
 //!
 //! A connection is made only to whom the settings trust: without a `cacertfile` that is whom the system trusts, and the
 //! certificate has to be that of the host that was asked for.
@@ -11,7 +12,8 @@ use std::pin::Pin;
 
 use openssl::error::ErrorStack;
 use openssl::pkey::{PKey, Private};
-use openssl::ssl::{ConnectConfiguration, SslConnector, SslConnectorBuilder, SslMethod, SslVerifyMode, SslVersion};
+use openssl::ssl::{ConnectConfiguration, SslConnector, SslConnectorBuilder, SslContextBuilder, SslMethod};
+use openssl::ssl::{SslVerifyMode, SslVersion};
 use openssl::x509::verify::X509CheckFlags;
 use openssl::x509::{X509, X509VerifyResult};
 use thiserror::Error;
@@ -133,6 +135,14 @@ pub(crate) fn builder(settings: &TlsConfig) -> Result<SslConnectorBuilder, TlsEr
     Ok(builder)
 }
 
+/// Returns the server side of TLS 1.2 and 1.3 with this certificate, its chain, and its key.
+#[cfg(feature = "console")]
+pub(crate) fn acceptor(certificate: &Path, key: &Path) -> Result<openssl::ssl::SslAcceptor, TlsError> {
+    let mut builder = openssl::ssl::SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
+    identify(&mut builder, certificate, key)?;
+    Ok(builder.build())
+}
+
 /// Sets the name that the server's certificate must have, on a connection of such a builder.
 pub(crate) fn expect_name(configuration: &mut ConnectConfiguration, settings: &TlsConfig) -> Result<(), ErrorStack> {
     let verifies = settings.verify == Verify::Peer;
@@ -180,7 +190,7 @@ fn trust_the_system(builder: &mut SslConnectorBuilder) -> Result<(), TlsError> {
     }
 }
 
-fn identify(builder: &mut SslConnectorBuilder, certificate: &Path, key: &Path) -> Result<(), TlsError> {
+fn identify(builder: &mut SslContextBuilder, certificate: &Path, key: &Path) -> Result<(), TlsError> {
     let mut chain = read_certificates(certificate)?.into_iter();
     let own = chain.next().ok_or_else(|| TlsError::NoCertificate(certificate.to_owned()))?;
     builder.set_certificate(&own)?;

@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use anyhow::ensure;
 
 use crate::config::Config;
+#[cfg(feature = "console")]
+use crate::console::ConsoleConfig;
 use crate::credentials::CredentialsError;
 use crate::definitions::Definitions;
 use crate::errors::one_line;
@@ -29,9 +31,13 @@ pub fn check(config: &ConfigFile, try_out: bool, output: &mut impl Write) -> any
     write_in_force(&config, output)?;
     write_definitions(&config, &definitions, output)?;
     let secured = check_credentials(&config, output)?;
+    #[cfg(feature = "console")]
+    let console = check_console(&config.console, output)?;
     let problems = if try_out { connect::try_out(&config, output)? } else { 0 };
     ensure!(definitions.broken.is_empty(), "{} of the object definitions are broken", definitions.broken.len());
     ensure!(secured, "the credentials of DTLS are missing or invalid");
+    #[cfg(feature = "console")]
+    ensure!(console, "the files of the console are missing or invalid");
     ensure!(problems == 0, "{problems} of the things that were tried do not work");
     Ok(())
 }
@@ -79,7 +85,37 @@ fn write_in_force(config: &Config, output: &mut impl Write) -> io::Result<()> {
     if config.admin.enable.unwrap_or(true) {
         writeln!(output, "metrics and health: http://{}", config.admin.bind)?;
     }
+    #[cfg(feature = "console")]
+    write_console(&config.console, output)?;
     Ok(())
+}
+
+#[cfg(feature = "console")]
+fn write_console(console: &ConsoleConfig, output: &mut impl Write) -> io::Result<()> {
+    if console.tokens.is_some() {
+        let scheme = if console.certificate.is_some() { "https" } else { "http" };
+        writeln!(output, "console: {scheme}://{}", console.bind)?;
+    }
+    if let Some(socket) = &console.socket {
+        writeln!(output, "console: socket {}", absolute(socket).display())?;
+    }
+    Ok(())
+}
+
+/// Returns whether the files of the console are valid, or not needed.
+#[cfg(feature = "console")]
+fn check_console(console: &ConsoleConfig, output: &mut impl Write) -> io::Result<bool> {
+    if !console.is_enabled() {
+        return Ok(true);
+    }
+    match console.check_files() {
+        Ok(tokens) => writeln!(output, "console: {tokens} {}, OK", if tokens == 1 { "token" } else { "tokens" })?,
+        Err(problem) => {
+            writeln!(output, "{}", one_line(&problem.to_string()))?;
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn write_definitions(config: &Config, definitions: &Definitions, output: &mut impl Write) -> io::Result<()> {

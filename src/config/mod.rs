@@ -3,6 +3,8 @@
 //! Every default is in `sections` (those of CoAP and the limits beside their types), every mistake is reported at once,
 //! and past this module nobody validates again. `deploy/lwm2m-gateway.toml` documents every key.
 
+#[cfg(feature = "console")]
+mod console;
 mod dtls;
 mod exproto;
 mod former;
@@ -30,6 +32,8 @@ use thiserror::Error;
 use toml::{Table, Value};
 
 use crate::admin;
+#[cfg(feature = "console")]
+use crate::console::ConsoleConfig;
 use crate::credentials;
 use crate::errors::one_line;
 use crate::observability::logging::LogConfig;
@@ -53,6 +57,8 @@ pub struct Config {
     pub embedded: lwm2m_broker::BrokerConfig,
     pub store: store::StoreConfig,
     pub admin: admin::AdminConfig,
+    #[cfg(feature = "console")]
+    pub console: ConsoleConfig,
     pub log: LogConfig,
     /// The folder of object definitions beside those that are built in; a relative one counts from the working directory.
     pub xml_dir: PathBuf,

@@ -19,6 +19,8 @@ use lwm2m_core::lwm2m::codec::UndefinedResources;
 use lwm2m_core::lwm2m::path::Path;
 use lwm2m_core::mqtt::topics::{Template, TemplateError, Translator, Translators};
 
+#[cfg(feature = "console")]
+use super::console;
 use super::dtls;
 use super::exproto;
 use super::groups::{rate, rate_limit};
@@ -66,7 +68,9 @@ pub fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
         let problem = "requires upstream.kind = \"mqtt\": ExProto has neither retained messages nor wills";
         reader.refuse("translators.status.enable", problem);
     }
-    // One file fits every build: one without that broker knows the section, and does not look into it.
+    // One file fits every build: one without that broker or console knows the section, and does not look into it.
+    #[cfg(not(feature = "console"))]
+    reader.pass_over("console");
     #[cfg(not(feature = "embedded"))]
     reader.pass_over("embedded");
     let mut without_file = ConfigReader::new(toml::Table::new());
@@ -89,6 +93,8 @@ pub fn config(reader: &mut ConfigReader) -> (Config, UpstreamSections) {
         },
         store: store(reader),
         admin: admin(reader),
+        #[cfg(feature = "console")]
+        console: console::settings(reader),
         log: log(reader),
         watch_interval: reader.read("watch_interval", 5 * SECOND, duration(Duration::ZERO..=HOUR)),
         file: None,

@@ -69,6 +69,22 @@ fn every_mistake_is_reported_at_once() {
     assert_eq!(mistakes, expected);
 }
 
+#[cfg(feature = "console")]
+#[test]
+fn a_console_that_others_reach_needs_tls_or_says_that_a_proxy_has_it() {
+    let exposed = "[console]\ntokens = \"tokens\"\nbind = \"0.0.0.0:8086\"\n";
+    let refused = mistakes(exposed);
+    assert!(refused[0].starts_with("console.bind = \"0.0.0.0:8086\": an address that is not loopback"), "{refused:?}");
+    let is_taken = |text: &str| Config::from_table(text.parse().unwrap(), []).is_ok();
+    assert!(is_taken(&format!("{exposed}certfile = \"a\"\nkeyfile = \"b\"")));
+    assert!(is_taken(&format!("{exposed}plaintext = true")));
+    assert!(is_taken("[console]\nsocket = \"a\"\nbind = \"0.0.0.0:8086\""));
+    let half = ["console.certfile = \"a\": requires console.keyfile as well"];
+    assert_eq!(mistakes("[console]\ncertfile = \"a\""), half);
+    let mode = ["console.socket_mode = \"rw\": expected permissions in octal digits, such as \"0660\""];
+    assert_eq!(mistakes("[console]\nsocket_mode = \"rw\""), mode);
+}
+
 #[test]
 fn a_key_of_another_section_is_pointed_out() {
     assert_eq!(mistakes("token_length = 4"), ["token_length: unknown key; did you mean coap.token_length?"]);
@@ -576,11 +592,11 @@ fn the_environment_goes_over_the_file() {
 
 #[test]
 fn a_mistake_of_the_environment_names_the_variable() {
-    let variables = [("LWM2M_GATEWAY__COAP__TOKEN_LENGTH", "many"), ("LWM2M_GATEWAY__COAP__TOKENS", "1")];
+    let variables = [("LWM2M_GATEWAY__COAP__TOKEN_LENGTH", "many"), ("LWM2M_GATEWAY__COAP__NOTHING", "1")];
     let mistakes = Config::from_table(Table::new(), environment(&variables)).unwrap_err();
     let expected = "the configuration has 2 mistakes
   coap.token_length = \"many\" (from LWM2M_GATEWAY__COAP__TOKEN_LENGTH): expected a whole number from 1 to 8
-  coap.tokens (from LWM2M_GATEWAY__COAP__TOKENS): unknown key";
+  coap.nothing (from LWM2M_GATEWAY__COAP__NOTHING): unknown key";
     assert_eq!(mistakes.to_string(), expected);
 }
 

@@ -34,6 +34,7 @@ pub struct Metrics {
     pub store: StoreMetrics,
     pub credentials: CredentialMetrics,
     pub admin: AdminMetrics,
+    pub console: ConsoleMetrics,
     pub reload: ReloadMetrics,
     /// 1 while handshakes are accepted.
     pub dtls_up: Gauge,
@@ -50,6 +51,7 @@ impl Default for Metrics {
             store: StoreMetrics::register(&mut registry),
             credentials: CredentialMetrics::register(&mut registry),
             admin: AdminMetrics::register(&mut registry),
+            console: ConsoleMetrics::register(&mut registry),
             reload: ReloadMetrics::register(&mut registry),
             dtls_up: gauge(&mut registry, "lwm2m_dtls_up", dtls_up),
             registry,
@@ -173,6 +175,26 @@ impl AdminMetrics {
             requests_answered: requests(ResultLabel { result: "answered" }),
             requests_refused: requests(ResultLabel { result: "refused" }),
             connections_aborted: counter(registry, "lwm2m_admin_connections_aborted", aborted),
+        }
+    }
+}
+
+/// Counts the requests to the console.
+#[derive(Debug)]
+pub struct ConsoleMetrics {
+    pub requests_answered: Counter,
+    pub requests_refused: Counter,
+    pub connections_aborted: Counter,
+}
+
+impl ConsoleMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        let requests = counters(registry, "lwm2m_console_requests", "Requests to the console by result");
+        let aborted = "Console connections that broke, took too long, or found all connections in use";
+        Self {
+            requests_answered: requests(ResultLabel { result: "answered" }),
+            requests_refused: requests(ResultLabel { result: "refused" }),
+            connections_aborted: counter(registry, "lwm2m_console_connections_aborted", aborted),
         }
     }
 }

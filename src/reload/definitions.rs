@@ -4,24 +4,27 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::definitions;
 use crate::driver::control::DriverRequest;
 use crate::observability::metrics::Metrics;
-use lwm2m_core::lwm2m::model::BrokenFile;
+use lwm2m_core::lwm2m::model::{BrokenFile, Model};
 
 /// The object definitions, as they were read last.
 pub struct ReloadableDefinitions {
     /// The files that were already broken when the definitions in force were read.
     broken: BTreeSet<String>,
     metrics: Arc<Metrics>,
+    /// Announces the definitions to others than the driver.
+    model: watch::Sender<Arc<Model>>,
 }
 
 impl ReloadableDefinitions {
     /// Creates the definitions; `broken` are the files that were rejected at the start.
-    pub fn new(broken: &[BrokenFile], metrics: Arc<Metrics>) -> Self {
-        Self { broken: names(broken), metrics }
+    pub fn new(broken: &[BrokenFile], metrics: Arc<Metrics>, model: watch::Sender<Arc<Model>>) -> Self {
+        Self { broken: names(broken), metrics, model }
     }
 
     /// Reads the folder. If another file than before is broken the definitions in force stay.
@@ -41,7 +44,9 @@ impl ReloadableDefinitions {
         self.metrics.reload.definitions.set(objects as i64);
         read.warnings.iter().for_each(|warning| warn!("{warning}"));
         info!(objects, "object definitions reloaded");
-        Ok(Some(DriverRequest::Model(Arc::new(read.model))))
+        let model = Arc::new(read.model);
+        self.model.send_replace(Arc::clone(&model));
+        Ok(Some(DriverRequest::Model(model)))
     }
 }
 

@@ -6,6 +6,8 @@
 mod common;
 mod check_connect;
 mod cli;
+#[cfg(feature = "console")]
+mod console;
 mod definitions;
 mod documentation;
 mod documented_metrics;

@@ -1,0 +1,101 @@
+//! The resources of the API, and their description as an OpenAPI document.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{Components, OpenApi as Document};
+use utoipa::{Modify, OpenApi};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::problem::{Problem, ProblemDocument, ProblemKind};
+use super::tokens::Access;
+use super::{ConsoleServer, objects, overview, page, session};
+
+/// The resources are below this path. A change that clients would notice gets another number.
+const BASE: &str = "/api/v1";
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "LwM2M gateway",
+        description = "The API of the LwM2M gateway for people and scripts. Requests over TCP carry a token: \
+                       `Authorization: Bearer lgw_...`. Times are in UTC (RFC 3339), durations in seconds. \
+                       Errors are problem documents (RFC 9457).",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    components(schemas(ProblemDocument)),
+    modifiers(&TokenScheme),
+    security(("token" = []))
+)]
+struct ApiDescription;
+
+/// Adds the authentication by a token to the document.
+struct TokenScheme;
+
+impl Modify for TokenScheme {
+    fn modify(&self, document: &mut Document) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        let components = document.components.get_or_insert_with(Components::new);
+        components.add_security_scheme("token", SecurityScheme::Http(scheme));
+    }
+}
+
+/// Returns the resources and the files of the page.
+pub fn router(server: Arc<ConsoleServer>) -> Router {
+    let (router, _) = described().split_for_parts();
+    router.with_state(server).fallback(other)
+}
+
+/// Returns the OpenAPI document, as JSON with a line end.
+pub fn document() -> String {
+    let (_, document) = described().split_for_parts();
+    document.to_pretty_json().expect("the document has only texts as keys") + "\n"
+}
+
+/// Returns the resources with their description: a resource without one is not served.
+fn described() -> OpenApiRouter<Arc<ConsoleServer>> {
+    let api = OpenApiRouter::new()
+        .routes(routes!(session::session))
+        .routes(routes!(overview::overview))
+        .routes(routes!(objects::objects))
+        .routes(routes!(objects::object))
+        .routes(routes!(openapi));
+    OpenApiRouter::with_openapi(ApiDescription::openapi()).nest(BASE, api)
+}
+
+/// Get the OpenAPI document
+///
+/// Needs no token.
+#[utoipa::path(
+    get,
+    path = "/openapi.json",
+    tag = "gateway",
+    security(()),
+    responses((status = 200, description = "This document", content_type = "application/json", body = Object))
+)]
+async fn openapi() -> Response {
+    ([(CONTENT_TYPE, "application/json")], document()).into_response()
+}
+
+/// Answers every other path: with a file of the page, or an error.
+async fn other(request: Request) -> Response {
+    if request.uri().path().starts_with(super::guard::API) {
+        return ProblemKind::NotFound.because("the API has no such resource").into_response();
+    }
+    page::file(&request)
+}
+
+impl Access {
+    /// Rejects a token that is limited to some devices: the resource tells something of all.
+    pub fn unlimited(&self) -> Result<(), Problem> {
+        match &self.prefix {
+            None => Ok(()),
+            Some(_) => Err(ProblemKind::NotAllowed.because("the token is limited to the devices of its prefix")),
+        }
+    }
+}

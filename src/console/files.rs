@@ -1,0 +1,103 @@
+//! The files of the console: tokens and certificate. They are read again when they have changed.
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use openssl::ssl::SslAcceptor;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
+
+use crate::reload::watch::FileSnapshot;
+use crate::tls;
+
+use super::tokens::Tokens;
+use super::{CertificateFiles, ConsoleConfig, ConsoleError, ConsoleServer};
+
+/// Interval at which the files are checked for changes: so long does a revoked token work.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// The files, as they were read last.
+pub struct ReloadedFiles {
+    tokens_file: Option<PathBuf>,
+    certificate: Option<CertificateFiles>,
+    in_force: RwLock<FilesInForce>,
+}
+
+struct FilesInForce {
+    tokens: Arc<Tokens>,
+    acceptor: Option<SslAcceptor>,
+}
+
+impl ReloadedFiles {
+    pub fn read(config: &ConsoleConfig) -> Result<Self, ConsoleError> {
+        let ConsoleConfig { tokens, certificate, .. } = config;
+        let in_force = FilesInForce {
+            tokens: Arc::new(read_tokens(tokens.as_ref())?),
+            acceptor: read_certificate(certificate.as_ref())?,
+        };
+        let (tokens_file, certificate) = (tokens.clone(), certificate.clone());
+        Ok(Self { tokens_file, certificate, in_force: RwLock::new(in_force) })
+    }
+
+    pub fn tokens(&self) -> Arc<Tokens> {
+        Arc::clone(&self.in_force.read().unwrap_or_else(PoisonError::into_inner).tokens)
+    }
+
+    /// Returns the acceptor of TLS connections; `None` without a certificate.
+    pub fn acceptor(&self) -> Option<SslAcceptor> {
+        self.in_force.read().unwrap_or_else(PoisonError::into_inner).acceptor.clone()
+    }
+
+    /// Reads all files again. A file that cannot be used keeps its old state.
+    fn read_again(&self) {
+        match read_tokens(self.tokens_file.as_ref()) {
+            Ok(tokens) => {
+                info!(tokens = tokens.len(), "tokens of the console reloaded");
+                self.in_force.write().unwrap_or_else(PoisonError::into_inner).tokens = Arc::new(tokens);
+            }
+            Err(error) => warn!(%error, "tokens of the console rejected; the old tokens stay in force"),
+        }
+        match read_certificate(self.certificate.as_ref()) {
+            Ok(acceptor) => self.in_force.write().unwrap_or_else(PoisonError::into_inner).acceptor = acceptor,
+            Err(error) => warn!(%error, "certificate of the console rejected; the old one stays in force"),
+        }
+    }
+
+    fn snapshot(&self) -> FileSnapshot {
+        let mut files = Vec::from_iter(self.tokens_file.clone());
+        if let Some(CertificateFiles { certfile, keyfile }) = &self.certificate {
+            files.extend([certfile.clone(), keyfile.clone()]);
+        }
+        FileSnapshot::at(files)
+    }
+}
+
+/// Reads the files again whenever they have changed. A file that is being written looks different twice.
+pub async fn watch(server: Arc<ConsoleServer>) {
+    let mut known: Option<FileSnapshot> = None;
+    loop {
+        let (looking, before) = (Arc::clone(&server), known.clone());
+        let looked = spawn_blocking(move || {
+            let found = looking.files.snapshot();
+            if before.is_some_and(|before| before != found) {
+                looking.files.read_again();
+            }
+            found
+        });
+        match looked.await {
+            Ok(found) => known = Some(found),
+            Err(error) => debug!(%error, "the files of the console were not looked at"),
+        }
+        sleep(INTERVAL).await;
+    }
+}
+
+fn read_tokens(file: Option<&PathBuf>) -> Result<Tokens, ConsoleError> {
+    Ok(file.map(|file| Tokens::read(file)).transpose()?.unwrap_or_default())
+}
+
+fn read_certificate(files: Option<&CertificateFiles>) -> Result<Option<SslAcceptor>, ConsoleError> {
+    Ok(files.map(|files| tls::acceptor(&files.certfile, &files.keyfile)).transpose()?)
+}

@@ -1,0 +1,288 @@
+//! Decides whether a request reaches the API: its host and its site, its body, and its token.
+//!
+//! A browser lets any page send requests to any address, and a name of another site may lead to this address (DNS
+//! rebinding). So requests for other hosts and from other sites are rejected, and no header ever allows them (CORS).
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, ORIGIN};
+use axum::http::request::Parts;
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, Method};
+use tracing::warn;
+
+use crate::driver::monotonic_now;
+use lwm2m_base::rate::{Limiter, Rate, RateLimit, SourceNetwork};
+
+use super::problem::{Problem, ProblemKind};
+use super::tokens::{Access, Tokens};
+
+/// Maximum size of a request body, in bytes.
+pub const BODY_BYTES: usize = 64 * 1024;
+/// The API's resources are below this path; everything else is a file of the page.
+pub const API: &str = "/api/";
+/// The description of the API, which tells nothing of devices.
+pub const DOCUMENT_PATH: &str = "/api/v1/openapi.json";
+/// Rate of wrong tokens. An address beyond it is answered 429.
+const WRONG_TOKENS: RateLimit =
+    RateLimit { total: Rate { per_second: 1_000, burst: 1_000 }, address: Rate { per_second: 10, burst: 10 } };
+/// Minimum time between two warnings about wrong tokens.
+const WARNING_EVERY: Duration = Duration::from_secs(60);
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+
+/// The other side of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    Tcp {
+        remote: SocketAddr,
+        /// The address that the client connected to.
+        local: SocketAddr,
+    },
+    /// A process of this machine, by its user ID.
+    Process(u32),
+}
+
+/// Rejects requests.
+pub struct Guard {
+    hosts: Vec<String>,
+    wrong_tokens: Mutex<WrongTokens>,
+}
+
+struct WrongTokens {
+    limiter: Limiter,
+    warned: Option<Instant>,
+    /// Number of wrong tokens since the last warning.
+    count: u64,
+}
+
+impl Guard {
+    pub fn new(hosts: Vec<String>) -> Self {
+        let wrong_tokens = WrongTokens { limiter: Limiter::new(WRONG_TOKENS), warned: None, count: 0 };
+        Self { hosts, wrong_tokens: Mutex::new(wrong_tokens) }
+    }
+
+    /// Returns the access of a request; `None` for a resource that needs no token.
+    pub fn admit(&self, peer: Peer, request: &Parts, tokens: &Tokens) -> Result<Option<Access>, Problem> {
+        if request.method == Method::OPTIONS {
+            return Err(ProblemKind::MethodNotAllowed.because("OPTIONS is not supported"));
+        }
+        if let Peer::Tcp { local, .. } = peer {
+            self.check_host(local.ip(), request)?;
+        }
+        check_site(request)?;
+        let path = request.uri.path();
+        if !path.starts_with(API) || path == DOCUMENT_PATH {
+            return Ok(None);
+        }
+        let access = self.authenticate(peer, &request.headers, tokens)?;
+        check_body(request)?;
+        Ok(Some(access))
+    }
+
+    /// Accepts a host that is the address of the connection, `localhost`, or a configured name.
+    fn check_host(&self, local: IpAddr, request: &Parts) -> Result<(), Problem> {
+        let header = request.headers.get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
+        let named = [header.as_ref(), request.uri.authority()];
+        let fits = |authority: &Authority| {
+            let host = authority.host().trim_matches(['[', ']']);
+            host.eq_ignore_ascii_case("localhost")
+                || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical() == local.to_canonical())
+                || self.hosts.iter().any(|known| known.eq_ignore_ascii_case(host))
+        };
+        if header.is_some() && named.into_iter().flatten().all(fits) {
+            return Ok(());
+        }
+        Err(ProblemKind::WrongHost.because("Host is not a name of the console; console.hosts lists further names"))
+    }
+
+    fn authenticate(&self, peer: Peer, headers: &HeaderMap, tokens: &Tokens) -> Result<Access, Problem> {
+        let Some(header) = headers.get(AUTHORIZATION) else {
+            return match peer {
+                Peer::Process(uid) => Ok(Access::of_process(uid)),
+                Peer::Tcp { .. } => {
+                    Err(ProblemKind::NotAuthenticated.because("Authorization: Bearer TOKEN is missing"))
+                }
+            };
+        };
+        let token = header.to_str().ok().and_then(|text| text.split_once(' '));
+        let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        match token.and_then(|(_, token)| tokens.access(token.trim())) {
+            Some(access) => Ok(access),
+            None => Err(self.wrong_token(monotonic_now(), peer)),
+        }
+    }
+
+    fn wrong_token(&self, now: Instant, peer: Peer) -> Problem {
+        let wrong = ProblemKind::NotAuthenticated.because("the token is not known");
+        let Peer::Tcp { remote, .. } = peer else { return wrong };
+        let mut tokens = self.wrong_tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens.count += 1;
+        if tokens.warned.is_none_or(|warned| now - warned >= WARNING_EVERY) {
+            warn!(address = %remote.ip(), count = tokens.count, "requests with wrong tokens rejected");
+            (tokens.warned, tokens.count) = (Some(now), 0);
+        }
+        match tokens.limiter.take(now, SourceNetwork::of(remote)) {
+            Ok(()) => wrong,
+            Err(_) => ProblemKind::TooMany.because("too many wrong tokens came from this address"),
+        }
+    }
+}
+
+/// Rejects a request that a page of another site makes. Another site may link to the page, which shows nothing by itself.
+fn check_site(request: &Parts) -> Result<(), Problem> {
+    let headers = &request.headers;
+    let is = |name: &HeaderName, words: &[&str]| {
+        headers.get(name).is_none_or(|value| value.to_str().is_ok_and(|value| words.contains(&value)))
+    };
+    let is_link = !request.uri.path().starts_with(API)
+        && request.method == Method::GET
+        && headers.contains_key(SEC_FETCH_MODE)
+        && is(&SEC_FETCH_MODE, &["navigate"]);
+    let same_site = is(&SEC_FETCH_SITE, &["same-origin", "none"]) || is_link;
+    let origin = headers.get(ORIGIN).map(|origin| origin.to_str().unwrap_or_default());
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let same_origin = origin.is_none_or(|origin| {
+        let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        authority.is_some_and(|authority| host.is_some_and(|host| authority.eq_ignore_ascii_case(host)))
+    });
+    if same_site && same_origin {
+        return Ok(());
+    }
+    Err(ProblemKind::CrossSite.because("requests of pages from other sites are rejected"))
+}
+
+/// Rejects a body that is too large, and a POST that is not JSON: a form of another site cannot send JSON.
+fn check_body(request: &Parts) -> Result<(), Problem> {
+    let length = request.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length > BODY_BYTES) {
+        return Err(ProblemKind::BodyTooLarge.because(format!("a body has at most {BODY_BYTES} bytes")));
+    }
+    if request.method != Method::POST {
+        return Ok(());
+    }
+    let media_type = request.headers.get(CONTENT_TYPE).and_then(|media_type| media_type.to_str().ok());
+    let media_type = media_type.map(|text| text.split(';').next().unwrap_or_default().trim());
+    if media_type.is_some_and(|media_type| media_type.eq_ignore_ascii_case("application/json")) {
+        return Ok(());
+    }
+    Err(ProblemKind::NotJson.because("expected Content-Type: application/json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request;
+
+    use super::super::tokens::{NewToken, Role};
+    use super::*;
+
+    const PATH: &str = "/api/v1/overview";
+
+    struct TestGuard {
+        guard: Guard,
+        tokens: Tokens,
+        token: String,
+        peer: Peer,
+    }
+
+    impl TestGuard {
+        fn new() -> Self {
+            let NewToken { token, line } = NewToken::new([1; 32], "alice", Role::Viewer, None).ok().unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("tokens");
+            std::fs::write(&file, line).unwrap();
+            let local = "10.0.0.1:8086".parse().unwrap();
+            Self {
+                guard: Guard::new(vec!["gateway.example".to_owned()]),
+                tokens: Tokens::read(&file).ok().unwrap(),
+                token: token.reveal().to_owned(),
+                peer: Peer::Tcp { remote: "10.0.0.9:4711".parse().unwrap(), local },
+            }
+        }
+
+        fn admit(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Option<Access>, ProblemKind> {
+            let mut request = Request::builder().method(method).uri(path);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            self.guard.admit(self.peer, &parts, &self.tokens).map_err(|problem| problem.kind)
+        }
+
+        /// Sends a request for this host, with the token and another header.
+        fn get(&self, host: &str, header: (&str, &str)) -> Result<Option<Access>, ProblemKind> {
+            let bearer = format!("Bearer {}", self.token);
+            self.admit("GET", PATH, &[("host", host), ("authorization", &bearer), header])
+        }
+    }
+
+    #[test]
+    fn a_host_that_is_not_the_console_is_rejected() {
+        let guard = TestGuard::new();
+        for host in ["10.0.0.1:8086", "localhost:8086", "LOCALHOST", "gateway.example", "gateway.example:443"] {
+            assert!(guard.get(host, ("accept", "*/*")).is_ok(), "{host}");
+        }
+        for host in ["evil.example", "10.0.0.2:8086", "gateway.example.evil.example", "localhost.evil.example", ""] {
+            assert_eq!(guard.get(host, ("accept", "*/*")), Err(ProblemKind::WrongHost), "{host}");
+        }
+        assert_eq!(guard.admit("GET", "/", &[]), Err(ProblemKind::WrongHost));
+        let elsewhere = guard.admit("GET", "http://evil.example/", &[("host", "10.0.0.1:8086")]);
+        assert_eq!(elsewhere, Err(ProblemKind::WrongHost));
+    }
+
+    #[test]
+    fn a_page_of_another_site_reaches_nothing_and_may_link_to_the_page() {
+        let guard = TestGuard::new();
+        for header in [
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-site", "same-site"),
+            ("origin", "http://evil.example"),
+            ("origin", "null"),
+            ("origin", "http://10.0.0.1:8087"),
+        ] {
+            assert_eq!(guard.get("10.0.0.1:8086", header), Err(ProblemKind::CrossSite), "{header:?}");
+        }
+        for header in [("sec-fetch-site", "same-origin"), ("origin", "http://10.0.0.1:8086")] {
+            assert!(guard.get("10.0.0.1:8086", header).is_ok(), "{header:?}");
+        }
+        let link = [("host", "localhost"), ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];
+        assert_eq!(guard.admit("GET", "/", &link), Ok(None));
+        assert_eq!(guard.admit("GET", PATH, &link), Err(ProblemKind::CrossSite));
+        assert_eq!(guard.admit("GET", "/main.js", &link[..2]), Err(ProblemKind::CrossSite));
+        assert_eq!(guard.admit("OPTIONS", PATH, &link[..1]), Err(ProblemKind::MethodNotAllowed));
+    }
+
+    #[test]
+    fn wrong_tokens_are_limited_for_their_address_and_right_ones_are_not() {
+        let guard = TestGuard::new();
+        let wrong = [("host", "localhost"), ("authorization", "Bearer lgw_wrong")];
+        let answers: Vec<_> = (0..20).map(|_| guard.admit("GET", PATH, &wrong).unwrap_err()).collect();
+        assert_eq!(answers[..10], [ProblemKind::NotAuthenticated; 10]);
+        assert_eq!(answers[19], ProblemKind::TooMany);
+        assert!(guard.get("localhost", ("accept", "*/*")).is_ok());
+    }
+
+    #[test]
+    fn a_process_that_uses_the_socket_is_an_operator_unless_it_brings_a_token() {
+        let guard = TestGuard { peer: Peer::Process(1000), ..TestGuard::new() };
+        let access = guard.admit("GET", PATH, &[]).unwrap().unwrap();
+        assert_eq!((access.name.as_str(), access.role), ("uid:1000", Role::Operator));
+        let access = guard.get("", ("accept", "*/*")).unwrap().unwrap();
+        assert_eq!((access.name.as_str(), access.role), ("alice", Role::Viewer));
+        let wrong = guard.admit("GET", PATH, &[("authorization", "Basic YTpi")]);
+        assert_eq!(wrong, Err(ProblemKind::NotAuthenticated));
+    }
+
+    #[test]
+    fn a_body_is_json_and_not_too_large() {
+        let guard = TestGuard { peer: Peer::Process(1000), ..TestGuard::new() };
+        let post = |headers: &[(&str, &str)]| guard.admit("POST", PATH, headers).map(|_| ());
+        assert_eq!(post(&[("content-type", "application/json; charset=utf-8"), ("content-length", "65536")]), Ok(()));
+        assert_eq!(post(&[("content-length", "65537")]), Err(ProblemKind::BodyTooLarge));
+        assert_eq!(post(&[("content-type", "text/plain")]), Err(ProblemKind::NotJson));
+        assert_eq!(post(&[]), Err(ProblemKind::NotJson));
+    }
+}

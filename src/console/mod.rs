@@ -1,0 +1,167 @@
+//! Serves the console over HTTP: a JSON API about the gateway and its devices, and a page that uses it.
+//!
+//! 1. `listener` accepts connections over TCP, with TLS if there is a certificate, and over a Unix socket.
+//! 2. `guard` rejects requests that a page of another site makes, and authenticates the others by a token (`tokens`).
+//! 3. `api` answers: each resource is a module of its own and is described by the OpenAPI document.
+//! 4. Every error is a `problem` document (RFC 9457).
+//!
+//! The listener is separate from the admin listener, whose metrics and probes are open to whole networks. There is no
+//! console unless the configuration names tokens or a socket. No cookie is used, so that a browser sends no credentials
+//! by itself. No answer contains a key, a password or a token.
+
+mod api;
+mod files;
+mod guard;
+mod listener;
+mod objects;
+mod overview;
+mod page;
+mod problem;
+mod session;
+pub(crate) mod tokens;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::admin::AdminSources;
+use crate::driver::monotonic_now;
+use crate::tls::TlsError;
+use lwm2m_core::lwm2m::model::Model;
+
+use files::ReloadedFiles;
+use guard::Guard;
+use listener::{ConsoleListeners, ConsoleSocket, SocketFile};
+use tokens::TokensError;
+
+pub use api::document;
+
+/// The configuration of the console.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsoleConfig {
+    /// Address of the TCP listener, which exists if there is a tokens file.
+    pub bind: SocketAddr,
+    pub tokens: Option<PathBuf>,
+    pub socket: Option<PathBuf>,
+    /// Permissions of the socket: whoever may write to it is an operator.
+    pub socket_mode: u32,
+    /// Certificate with its chain, and its key, as PEM.
+    pub certificate: Option<CertificateFiles>,
+    /// Host names of the console, besides its address and `localhost`.
+    pub hosts: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    pub certfile: PathBuf,
+    pub keyfile: PathBuf,
+}
+
+/// Holds the sources of the answers.
+#[derive(Clone, Debug)]
+pub struct ConsoleSources {
+    pub admin: AdminSources,
+    /// The object definitions in force.
+    pub model: watch::Receiver<Arc<Model>>,
+    /// Kind of the connection to the broker: `exproto` or `mqtt`.
+    pub upstream: &'static str,
+}
+
+/// The console, bound to its addresses.
+pub struct Console {
+    tcp: Option<TcpListener>,
+    socket: Option<ConsoleSocket>,
+    server: Arc<ConsoleServer>,
+}
+
+/// The tasks of the running console. They end, and the socket is removed, when it is dropped.
+pub struct RunningConsole {
+    tasks: Vec<JoinHandle<()>>,
+    _socket: Option<SocketFile>,
+}
+
+/// Everything that answers a request. All connections share it.
+struct ConsoleServer {
+    sources: ConsoleSources,
+    files: ReloadedFiles,
+    guard: Guard,
+    started: Instant,
+}
+
+/// Reasons why the console cannot start. They name files and never show their contents.
+#[derive(Debug, Error)]
+pub enum ConsoleError {
+    #[error("console.bind = {address}: {error}")]
+    Bind { address: SocketAddr, error: io::Error },
+    #[error("console.socket = {}: {error}", .file.display())]
+    Socket { file: PathBuf, error: io::Error },
+    #[error("console.tokens = {0}")]
+    Tokens(#[from] TokensError),
+    #[error("console.certfile: {0}")]
+    Tls(#[from] TlsError),
+}
+
+impl ConsoleConfig {
+    /// Returns whether there is a console at all.
+    pub fn is_enabled(&self) -> bool {
+        self.tokens.is_some() || self.socket.is_some()
+    }
+
+    /// Reads the files of the configuration, and returns the number of tokens.
+    pub fn check_files(&self) -> Result<usize, ConsoleError> {
+        Ok(ReloadedFiles::read(self)?.tokens().len())
+    }
+}
+
+impl Console {
+    /// Reads the files and binds the addresses; `None` if the configuration names neither tokens nor a socket.
+    pub async fn bind(config: &ConsoleConfig, sources: ConsoleSources) -> Result<Option<Self>, ConsoleError> {
+        if !config.is_enabled() {
+            return Ok(None);
+        }
+        let files = ReloadedFiles::read(config)?;
+        let address = config.bind;
+        let tcp = match &config.tokens {
+            Some(_) => Some(TcpListener::bind(address).await.map_err(|error| ConsoleError::Bind { address, error })?),
+            None => None,
+        };
+        let socket = config.socket.as_ref().map(|file| ConsoleSocket::bind(file, config.socket_mode)).transpose()?;
+        let guard = Guard::new(config.hosts.clone());
+        let server = Arc::new(ConsoleServer { sources, files, guard, started: monotonic_now() });
+        Ok(Some(Self { tcp, socket, server }))
+    }
+
+    /// Returns the address of the TCP listener, and whether it uses TLS.
+    pub fn address(&self) -> io::Result<Option<(SocketAddr, bool)>> {
+        let address = self.tcp.as_ref().map(TcpListener::local_addr).transpose()?;
+        Ok(address.map(|address| (address, self.server.files.acceptor().is_some())))
+    }
+
+    /// Serves until the result is dropped.
+    pub fn start(self) -> RunningConsole {
+        let Self { tcp, socket, server } = self;
+        let mut tasks = vec![tokio::spawn(files::watch(Arc::clone(&server)))];
+        let listeners = ConsoleListeners::new(server);
+        if let Some(tcp) = tcp {
+            tasks.push(tokio::spawn(listeners.clone().serve_tcp(tcp)));
+        }
+        let (listener, file) = socket.map(ConsoleSocket::into_parts).unzip();
+        if let Some(listener) = listener {
+            tasks.push(tokio::spawn(listeners.serve_socket(listener)));
+        }
+        RunningConsole { tasks, _socket: file }
+    }
+}
+
+impl Drop for RunningConsole {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}

@@ -1,0 +1,175 @@
+//! `GET /overview`: the state of the whole gateway, without single devices.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::{Extension, Json};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::driver::monotonic_now;
+use crate::observability::page::MetricsPage;
+use crate::observability::snapshot::DriverSnapshot;
+
+use super::ConsoleServer;
+use super::problem::{Problem, ProblemDocument, ProblemKind};
+use super::tokens::Access;
+
+/// The state of the gateway.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Overview {
+    /// Version of the gateway.
+    version: &'static str,
+    /// Time since the start, in seconds.
+    uptime: u64,
+    devices: DeviceCounts,
+    upstream: UpstreamState,
+    /// The parts of the gateway by name, as in `/readyz`.
+    conditions: BTreeMap<&'static str, ConditionDocument>,
+    /// Bounded tables and queues.
+    bounds: Vec<BoundState>,
+    /// All samples of `/metrics` by name and labels.
+    metrics: BTreeMap<String, f64>,
+}
+
+/// Registered devices.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct DeviceCounts {
+    total: usize,
+    awake: usize,
+    /// Devices in queue mode that cannot be reached now.
+    asleep: usize,
+    /// Devices whose registration the broker has not accepted yet.
+    joining: usize,
+    /// Maximum number of devices.
+    limit: usize,
+}
+
+/// The connection to the broker.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct UpstreamState {
+    /// `exproto` or `mqtt`.
+    kind: &'static str,
+    nodes_up: usize,
+    nodes_down: usize,
+    /// Publications in the queue for the broker, and the bound of the queue.
+    waiting: usize,
+    limit: usize,
+}
+
+/// The state of a part of the gateway.
+#[derive(Debug, Serialize, ToSchema)]
+struct ConditionDocument {
+    /// `up`, `degraded`, `down` or `off`.
+    state: &'static str,
+    detail: String,
+}
+
+/// A bound and how much of it is in use.
+#[derive(Debug, Serialize, ToSchema)]
+struct BoundState {
+    name: &'static str,
+    used: usize,
+    limit: usize,
+    /// `bytes`, or absent for a count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unit: Option<&'static str>,
+}
+
+/// Get the state of the gateway
+#[utoipa::path(
+    get,
+    path = "/overview",
+    tag = "gateway",
+    responses(
+        (status = 200, description = "The state of the gateway", body = Overview),
+        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 503, content_type = "application/problem+json", body = ProblemDocument)
+    )
+)]
+pub async fn overview(
+    State(server): State<Arc<ConsoleServer>>,
+    Extension(access): Extension<Access>,
+) -> Result<Json<Overview>, Problem> {
+    access.unlimited()?;
+    let admin = &server.sources.admin;
+    let silent = || ProblemKind::DriverSilent.because("the event loop has not answered within two seconds");
+    let snapshot = admin.snapshot().await.ok_or_else(silent)?;
+    let page = MetricsPage { metrics: Arc::clone(&admin.metrics), snapshot: Some(snapshot.clone()) };
+    let conditions = admin.conditions.statuses().into_iter().map(|(name, status)| {
+        let state = status.state.name();
+        (name, ConditionDocument { state, detail: status.detail })
+    });
+    Ok(Json(Overview {
+        version: env!("CARGO_PKG_VERSION"),
+        uptime: monotonic_now().saturating_duration_since(server.started).as_secs(),
+        devices: device_counts(&snapshot),
+        upstream: UpstreamState {
+            kind: server.sources.upstream,
+            nodes_up: snapshot.upstream.nodes_available,
+            nodes_down: snapshot.upstream.nodes_unavailable,
+            waiting: snapshot.upstream.publications,
+            limit: snapshot.upstream.publications_limit,
+        },
+        conditions: conditions.collect(),
+        bounds: bounds(&snapshot),
+        metrics: samples(&page.text()),
+    }))
+}
+
+fn device_counts(snapshot: &DriverSnapshot) -> DeviceCounts {
+    let total = snapshot.gateway.devices;
+    DeviceCounts {
+        total,
+        awake: total.saturating_sub(snapshot.asleep),
+        asleep: snapshot.asleep,
+        joining: snapshot.gateway.pending_registrations,
+        limit: snapshot.devices_limit,
+    }
+}
+
+fn bounds(snapshot: &DriverSnapshot) -> Vec<BoundState> {
+    let DriverSnapshot { gateway, upstream, .. } = snapshot;
+    vec![
+        BoundState { name: "Devices", used: gateway.devices, limit: snapshot.devices_limit, unit: None },
+        BoundState {
+            name: "Pending commands",
+            used: gateway.command_bytes,
+            limit: snapshot.command_bytes_limit,
+            unit: Some("bytes"),
+        },
+        BoundState {
+            name: "Publications for the broker",
+            used: upstream.publications,
+            limit: upstream.publications_limit,
+            unit: None,
+        },
+    ]
+}
+
+/// Reads the samples of a page of metrics. Values that JSON cannot express are left out.
+fn samples(page: &str) -> BTreeMap<String, f64> {
+    let lines = page.lines().filter(|line| !line.starts_with('#'));
+    let sample = |line: &str| {
+        let (name, value) = line.rsplit_once(' ')?;
+        let value: f64 = value.parse().ok()?;
+        value.is_finite().then(|| (name.to_owned(), value))
+    };
+    lines.filter_map(sample).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_have_the_names_and_labels_of_the_page() {
+        let page = "# TYPE a counter\na_total{b=\"c d\"} 3\nn NaN\ng 0.5\n# EOF\n";
+        assert_eq!(samples(page), BTreeMap::from([("a_total{b=\"c d\"}".to_owned(), 3.0), ("g".to_owned(), 0.5)]));
+    }
+}

@@ -1,0 +1,49 @@
+//! The files of the page, which are part of the program.
+
+use axum::extract::Request;
+use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use rust_embed::{Embed, EmbeddedFile};
+
+use super::problem::ProblemKind;
+
+/// The files. A debug build reads them from the source tree at each request.
+#[derive(Embed)]
+#[folder = "src/console/page/"]
+struct PageFiles;
+
+/// Answers with a file of the page; `/` is its start.
+pub fn file(request: &Request) -> Response {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return ProblemKind::MethodNotAllowed.because("files can only be read").into_response();
+    }
+    let path = request.uri().path().trim_start_matches('/');
+    let path = if path.is_empty() { "index.html" } else { path };
+    let Some((file, media_type)) = PageFiles::get(path).zip(media_type(path)) else {
+        return ProblemKind::NotFound.because("the console has no such file").into_response();
+    };
+    let tag = tag(&file);
+    let known = request.headers().get(IF_NONE_MATCH).and_then(|known| known.to_str().ok());
+    if known.is_some_and(|known| known == tag) {
+        return (StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response();
+    }
+    ([(CONTENT_TYPE, media_type.to_owned()), (ETAG, tag)], file.data).into_response()
+}
+
+fn tag(file: &EmbeddedFile) -> String {
+    let start = file.metadata.sha256_hash().into_iter().take(16);
+    format!("\"{}\"", start.map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
+/// Returns the media type by the extension; `None` for other files, which are not served.
+fn media_type(path: &str) -> Option<&'static str> {
+    let (_, extension) = path.rsplit_once('.')?;
+    match extension {
+        "html" => Some("text/html; charset=utf-8"),
+        "css" => Some("text/css; charset=utf-8"),
+        "js" => Some("text/javascript; charset=utf-8"),
+        "svg" => Some("image/svg+xml"),
+        _ => None,
+    }
+}

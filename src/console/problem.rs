@@ -1,0 +1,140 @@
+//! Errors of the API as problem documents (RFC 9457). The HTTP status tells what the gateway did.
+
+use axum::Json;
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
+
+/// The kinds of errors; each has a type, a status and a title.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProblemKind {
+    InvalidRequest,
+    NotAuthenticated,
+    NotAllowed,
+    CrossSite,
+    NotFound,
+    MethodNotAllowed,
+    BodyTooLarge,
+    NotJson,
+    WrongHost,
+    TooMany,
+    DriverSilent,
+    Internal,
+}
+
+/// An error of the API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub kind: ProblemKind,
+    pub detail: String,
+}
+
+/// The document of an error.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct ProblemDocument {
+    /// `urn:lwm2m-gateway:problem:` and the name of the problem.
+    #[serde(rename = "type")]
+    #[schema(example = "urn:lwm2m-gateway:problem:not-found")]
+    kind: String,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    /// The path of the request.
+    instance: String,
+}
+
+impl ProblemKind {
+    fn parts(self) -> (&'static str, StatusCode, &'static str) {
+        match self {
+            Self::InvalidRequest => ("invalid-request", StatusCode::BAD_REQUEST, "The request is invalid"),
+            Self::NotAuthenticated => ("not-authenticated", StatusCode::UNAUTHORIZED, "The request has no valid token"),
+            Self::NotAllowed => ("not-allowed", StatusCode::FORBIDDEN, "The token does not allow this"),
+            Self::CrossSite => ("cross-site", StatusCode::FORBIDDEN, "Another site sent the request"),
+            Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "There is no such resource"),
+            Self::MethodNotAllowed => {
+                ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The resource does not support this method")
+            }
+            Self::BodyTooLarge => ("body-too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is too large"),
+            Self::NotJson => ("not-json", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not JSON"),
+            Self::WrongHost => {
+                ("wrong-host", StatusCode::MISDIRECTED_REQUEST, "The gateway does not have this host name")
+            }
+            Self::TooMany => ("too-many", StatusCode::TOO_MANY_REQUESTS, "There were too many requests"),
+            Self::DriverSilent => ("driver-silent", StatusCode::SERVICE_UNAVAILABLE, "The event loop does not answer"),
+            Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "The gateway failed"),
+        }
+    }
+
+    /// Returns the kind for an error status of the router.
+    fn of_status(status: StatusCode) -> Self {
+        match status {
+            StatusCode::NOT_FOUND => Self::NotFound,
+            StatusCode::METHOD_NOT_ALLOWED => Self::MethodNotAllowed,
+            StatusCode::PAYLOAD_TOO_LARGE => Self::BodyTooLarge,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => Self::NotJson,
+            status if status.is_client_error() => Self::InvalidRequest,
+            _ => Self::Internal,
+        }
+    }
+
+    /// Returns an error of this kind. The detail must not contain secrets.
+    pub fn because(self, detail: impl Into<String>) -> Problem {
+        Problem { kind: self, detail: detail.into() }
+    }
+}
+
+impl IntoResponse for Problem {
+    /// Returns a response with the problem as an extension; [`finish`] adds the document, which has the request's path.
+    fn into_response(self) -> Response {
+        let (_, status, _) = self.kind.parts();
+        let mut response = status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Replaces the body of an error response by the problem document. Other responses stay as they are.
+pub fn finish(mut response: Response, path: &str) -> Response {
+    let status = response.status();
+    if !status.is_client_error() && !status.is_server_error() {
+        return response;
+    }
+    let problem = response.extensions_mut().remove::<Problem>();
+    let problem = problem.unwrap_or_else(|| ProblemKind::of_status(status).because(""));
+    let (name, status, title) = problem.kind.parts();
+    let document = ProblemDocument {
+        kind: format!("urn:lwm2m-gateway:problem:{name}"),
+        title,
+        status: status.as_u16(),
+        detail: problem.detail,
+        instance: path.to_owned(),
+    };
+    let allow = response.headers_mut().remove(ALLOW);
+    let mut finished = (status, Json(document)).into_response();
+    let headers = finished.headers_mut();
+    headers.insert(CONTENT_TYPE, MEDIA_TYPE);
+    if let Some(allow) = allow {
+        headers.insert(ALLOW, allow);
+    }
+    match problem.kind {
+        // Never Basic: a browser would ask for a password.
+        ProblemKind::NotAuthenticated => drop(headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+        ProblemKind::TooMany => drop(headers.insert(RETRY_AFTER, HeaderValue::from_static("1"))),
+        ProblemKind::InvalidRequest
+        | ProblemKind::NotAllowed
+        | ProblemKind::CrossSite
+        | ProblemKind::NotFound
+        | ProblemKind::MethodNotAllowed
+        | ProblemKind::BodyTooLarge
+        | ProblemKind::NotJson
+        | ProblemKind::WrongHost
+        | ProblemKind::DriverSilent
+        | ProblemKind::Internal => {}
+    }
+    finished
+}
