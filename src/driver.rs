@@ -244,6 +244,11 @@ impl Driver {
         let unanswered = match request {
             DriverRequest::Ping(reply) => reply.send(()).is_err(),
             DriverRequest::Snapshot(reply) => reply.send(self.snapshot(now)).is_err(),
+            DriverRequest::Page(query, reply) => reply.send(self.gateway.page(now, &query)).is_err(),
+            DriverRequest::Device(endpoint, reply) => {
+                reply.send(self.gateway.device(now, &endpoint).map(Box::new)).is_err()
+            }
+            DriverRequest::Kick(endpoint, reply) => reply.send(self.gateway.kick(now, &endpoint)).is_err(),
             DriverRequest::Model(model) => {
                 self.gateway.set_model(model);
                 false

@@ -24,6 +24,9 @@ impl TestAdmin {
                     DriverRequest::Model(_)
                     | DriverRequest::Limits(_)
                     | DriverRequest::Acceptor(_)
+                    | DriverRequest::Page(..)
+                    | DriverRequest::Device(..)
+                    | DriverRequest::Kick(..)
                     | DriverRequest::Keys { .. } => {}
                 }
             }

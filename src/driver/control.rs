@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use crate::observability::snapshot::DriverSnapshot;
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::gateway::config::Limits;
+use lwm2m_core::gateway::view::{DevicePage, DeviceView, PageQuery};
 use lwm2m_core::lwm2m::model::Model;
 use lwm2m_dtls::handshake::Acceptor;
 
@@ -26,6 +27,12 @@ pub enum DriverRequest {
     Ping(oneshot::Sender<()>),
     /// Asks for the sizes of all tables and queues. The answer takes some milliseconds with many devices.
     Snapshot(oneshot::Sender<DriverSnapshot>),
+    /// Asks for devices in the order of their endpoint names. The answer takes a millisecond at most.
+    Page(Box<PageQuery>, oneshot::Sender<DevicePage>),
+    /// Asks for all that is known of the device of this endpoint name.
+    Device(String, oneshot::Sender<Option<Box<DeviceView>>>),
+    /// Ends the registration of this endpoint name. The answer tells whether there was one.
+    Kick(String, oneshot::Sender<bool>),
     /// Replaces the object definitions.
     Model(Arc<Model>),
     /// Replaces the credentials of new handshakes.
@@ -62,6 +69,21 @@ impl Control {
 
     pub async fn snapshot(&self) -> Result<DriverSnapshot, DriverSilent> {
         self.ask(DriverRequest::Snapshot).await
+    }
+
+    /// Returns devices in the order of their endpoint names.
+    pub async fn page(&self, query: PageQuery) -> Result<DevicePage, DriverSilent> {
+        self.ask(|answer| DriverRequest::Page(Box::new(query), answer)).await
+    }
+
+    /// Returns what is known of the device of this endpoint name; `None` if it is not registered.
+    pub async fn device(&self, endpoint: String) -> Result<Option<Box<DeviceView>>, DriverSilent> {
+        self.ask(|answer| DriverRequest::Device(endpoint, answer)).await
+    }
+
+    /// Ends the registration of this endpoint name, and returns whether there was one.
+    pub async fn kick(&self, endpoint: String) -> Result<bool, DriverSilent> {
+        self.ask(|answer| DriverRequest::Kick(endpoint, answer)).await
     }
 
     /// Sends a request that has no answer.

@@ -143,6 +143,14 @@ pub struct DtlsTableSizes {
     pub outputs: usize,
 }
 
+/// Describes an association without its secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AssociationFacts {
+    pub suite: cipher::Suite,
+    /// Whether the records of the device carry a connection ID (RFC 9146).
+    pub connection_id: bool,
+}
+
 impl DtlsServer {
     /// Creates a server. `seed` is the source of all randomness, for cookies and connection ids, and must be
     /// unpredictable. Without an acceptor handshakes are rejected; restored associations continue.
@@ -220,6 +228,12 @@ impl DtlsServer {
     /// Returns the identity of the device of an association.
     pub fn identity(&self, association: AssociationId) -> Option<&Arc<Identity>> {
         self.associations.get(association).map(|association| &association.identity)
+    }
+
+    /// Returns what is to be told of an association; `None` if there is none.
+    pub fn facts(&self, association: AssociationId) -> Option<AssociationFacts> {
+        let association = self.associations.get(association)?;
+        Some(AssociationFacts { suite: association.keys.suite(), connection_id: association.has_own_cid })
     }
 
     pub fn table_sizes(&self) -> DtlsTableSizes {

@@ -55,6 +55,7 @@ pub fn leave_reason(reason: LeaveReason) -> &'static str {
         LeaveReason::LifetimeOver => "lifetime expired",
         LeaveReason::Replaced => "replaced by a new registration",
         LeaveReason::Evicted => "evicted after a long silence: limits.devices is reached",
+        LeaveReason::Operator => "ended by an operator",
         LeaveReason::Broker(CloseReason::Kicked) => "kicked by the broker",
         LeaveReason::Broker(CloseReason::Discarded) => "another client connected with its client ID",
         LeaveReason::Broker(CloseReason::Expired) => "authentication at the broker expired",

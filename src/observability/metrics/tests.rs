@@ -113,6 +113,7 @@ fn core_reports() -> Vec<Report> {
         LeaveReason::LifetimeOver,
         LeaveReason::Replaced,
         LeaveReason::Evicted,
+        LeaveReason::Operator,
         LeaveReason::Broker(broker::CloseReason::Kicked),
         LeaveReason::Broker(broker::CloseReason::Discarded),
         LeaveReason::Broker(broker::CloseReason::Expired),

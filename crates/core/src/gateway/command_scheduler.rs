@@ -45,6 +45,8 @@ pub(super) struct CommandScheduler {
     pub retained: RetainedCommandDedup,
     /// The serial of the newest record of a command.
     last_serial: u64,
+    /// The number of the newest command.
+    last_number: u64,
 }
 
 /// A command of an earlier process that is refused now.
@@ -84,7 +86,8 @@ impl CommandScheduler {
             return report(context, device, &command, CommandOutcome::DuplicateRetained, None);
         }
         let room = self.bytes.take(payload.len());
-        let waiting = PendingCommand::arrived(context.now, command, default_expiry, room);
+        let expires = PendingCommand::expiry_of(context.now, &command, default_expiry);
+        let waiting = PendingCommand::new(self.next_number(), command, expires, room);
         self.admit(context, device, PendingCommand { retained, ..waiting });
     }
 
@@ -122,12 +125,17 @@ impl CommandScheduler {
         }
     }
 
-    fn next_auto_observation(&self, context: &Context, device: &mut Device) -> Option<PendingCommand> {
+    fn next_auto_observation(&mut self, context: &Context, device: &mut Device) -> Option<PendingCommand> {
         let command = match device.observations.next_scheduled(context.settings.limits.composite_paths)? {
             ScheduledObservation::Single(path) => downlink::auto_observe(&path),
             ScheduledObservation::Composite(paths) => downlink::auto_observe_composite(paths),
         };
-        Some(PendingCommand::new(command, context.now, self.bytes.take(0)))
+        Some(PendingCommand::new(self.next_number(), command, context.now, self.bytes.take(0)))
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
     }
 
     /// The device has the request and will answer later.
@@ -493,7 +501,8 @@ impl CommandScheduler {
                     continue;
                 }
             };
-            let waiting = PendingCommand::new(command, context.wall_clock.moment(expires), room);
+            let expires = context.wall_clock.moment(expires);
+            let waiting = PendingCommand::new(self.next_number(), command, expires, room);
             let waiting = PendingCommand { serial: Some(serial), retained, ..waiting };
             if let Err((Command { echo, reply, .. }, full)) = device.waiting.push(waiting, limits) {
                 let reason = full.to_string();

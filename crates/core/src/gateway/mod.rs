@@ -21,7 +21,7 @@
 //!
 //! `auto_observe` chooses what the gateway observes on its own, `client` derives a device's client ID, username and
 //! topics, `presence` publishes whether a device can be reached, and `restart` makes records of the devices and
-//! restores them.
+//! restores them. `inspection` makes the views of devices, whose types are in `view`.
 
 mod access;
 mod admission;
@@ -35,6 +35,7 @@ mod diagnostic;
 mod dtls;
 mod eviction;
 pub mod identity;
+mod inspection;
 mod notification;
 mod pending_changes;
 mod pending_registrations;
@@ -50,6 +51,7 @@ mod retained_command_dedup;
 mod send;
 mod table_sizes;
 mod undefined_versions;
+pub mod view;
 mod wall_clock;
 
 use std::cmp::Reverse;
@@ -73,7 +75,8 @@ use dtls::{DtlsEvent, DtlsLayer};
 use notification::ReceivedNotification;
 use record::{Change, DeviceRecord, ProfileRecord, RetainedCommandsRecord};
 use registrations::{ReceivedRequest, Registrations};
-use report::{DatagramOutcome, DropReason, Report};
+use report::{DatagramOutcome, DropReason, LeaveReason, Report};
+use view::{DevicePage, DeviceView, PageQuery};
 use wall_clock::WallClock;
 
 pub use table_sizes::TableSizes;
@@ -110,6 +113,8 @@ pub enum Output {
 ///   of the configuration. They hold for what comes after.
 /// - [`drain`](Self::drain), [`is_drained`](Self::is_drained) and [`end`](Self::end) shut the gateway down, in this
 ///   order.
+/// - [`page`](Self::page) and [`device`](Self::device) copy what onlookers see of devices, and send nothing;
+///   [`kick`](Self::kick) ends a registration for an operator.
 /// - Methods that take `&self` only count: [`table_sizes`](Self::table_sizes),
 ///   [`sleeping_devices`](Self::sleeping_devices).
 ///
@@ -340,6 +345,34 @@ impl Gateway {
         self.context.now = now;
         self.registrations.devices_mut().give_up_in_flight(&mut self.context);
         self.handle_coap();
+    }
+}
+
+/// Onlookers and operators.
+impl Gateway {
+    /// Returns devices in the order of their endpoint names. The cost is that of [`view::PAGE_EXAMINED`] devices at
+    /// most, however many there are.
+    pub fn page(&mut self, now: Instant, query: &PageQuery) -> DevicePage {
+        self.context.now = now;
+        inspection::page(&self.context, self.registrations.devices().registry(), query)
+    }
+
+    /// Returns what is known of the device of this endpoint name; `None` if it is not registered.
+    pub fn device(&mut self, now: Instant, endpoint: &str) -> Option<DeviceView> {
+        self.context.now = now;
+        let device = self.registrations.devices().registry().device_by_endpoint(endpoint)?;
+        Some(inspection::device(&self.context, device))
+    }
+
+    /// Ends a registration: its commands get their final answers, and the next Update of the device is answered 4.04.
+    /// Returns whether there was one.
+    pub fn kick(&mut self, now: Instant, endpoint: &str) -> bool {
+        self.context.now = now;
+        let devices = self.registrations.devices_mut();
+        let Some(id) = devices.registry().id_by_endpoint(endpoint) else { return false };
+        devices.leave(&mut self.context, id, LeaveReason::Operator);
+        self.handle_coap();
+        true
     }
 }
 

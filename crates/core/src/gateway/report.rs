@@ -199,6 +199,8 @@ pub enum LeaveReason {
     Replaced,
     /// The device was silent longest when another device needed its place.
     Evicted,
+    /// An operator ended the registration.
+    Operator,
     Broker(CloseReason),
 }
 

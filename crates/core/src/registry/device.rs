@@ -86,6 +86,8 @@ pub enum Presence {
 /// The one exchange with the device (NSTART 1, RFC 7252 section 4.7).
 #[derive(Debug)]
 pub struct InFlight {
+    /// Names the command among those of this process.
+    pub number: u64,
     pub exchange: ExchangeId,
     pub command: Command,
     /// The time at which its first datagram was sent.
@@ -227,8 +229,9 @@ impl Device {
     }
 
     pub fn sent(&mut self, now: Instant, exchange: ExchangeId, waiting: PendingCommand, attempts: Attempts) {
-        let PendingCommand { command, expires, serial, retained, room } = waiting;
+        let PendingCommand { number, command, expires, serial, retained, room } = waiting;
         self.in_flight = Some(Box::new(InFlight {
+            number,
             exchange,
             command,
             sent: now,
@@ -253,6 +256,10 @@ impl Device {
         news.then_some(&in_flight.command)
     }
 
+    pub fn in_flight(&self) -> Option<&InFlight> {
+        self.in_flight.as_deref()
+    }
+
     pub fn in_flight_mut(&mut self) -> Option<&mut InFlight> {
         self.in_flight.as_deref_mut()
     }
@@ -267,6 +274,11 @@ impl Device {
     pub fn lifetime_ends(&self, longest: Duration) -> Instant {
         let lifetime = self.registration.lifetime;
         self.last_heard + if lifetime.is_zero() { longest } else { lifetime }
+    }
+
+    /// Returns the time of the Register, or of the last message before the restart that restored the device.
+    pub fn registered(&self) -> Instant {
+        self.registered
     }
 
     /// Returns the time since the Register.

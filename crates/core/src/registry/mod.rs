@@ -15,8 +15,9 @@ pub use retained::CommandDigest;
 pub use topics::{Topic, Topics};
 
 use std::borrow::Borrow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::ops::Bound;
 
 use lwm2m_base::Peer;
 use lwm2m_base::id_map::IdMap;
@@ -68,7 +69,8 @@ impl fmt::Display for Location {
 pub struct Registry {
     /// Boxed, so that the free places of the table are small.
     devices: IdMap<RegistrationId, Box<Device>>,
-    by_endpoint: HashMap<String, RegistrationId>,
+    /// In the order of the names, by which onlookers page through the devices.
+    by_endpoint: BTreeMap<String, RegistrationId>,
     by_location: HashMap<Location, RegistrationId>,
     /// The devices that speak from there: a proxy may speak for several.
     at_peer: HashMap<Peer, BTreeSet<RegistrationId>>,
@@ -120,6 +122,17 @@ impl Registry {
 
     pub fn devices(&self) -> impl Iterator<Item = &Device> {
         self.devices.values().map(AsRef::as_ref)
+    }
+
+    /// Returns the devices whose endpoint name has this prefix, in the order of their names. They begin after the name
+    /// `after`.
+    pub fn in_order<'a>(&'a self, after: Option<&'a str>, prefix: &'a str) -> impl Iterator<Item = &'a Device> {
+        let begin = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            Some(_) | None => Bound::Included(prefix),
+        };
+        let named = self.by_endpoint.range::<str, _>((begin, Bound::Unbounded));
+        named.take_while(move |(name, _)| name.starts_with(prefix)).filter_map(|(_, id)| self.device(*id))
     }
 
     pub fn devices_mut(&mut self) -> impl Iterator<Item = &mut Device> {

@@ -13,6 +13,8 @@ use super::CommandDigest;
 
 #[derive(Debug, PartialEq)]
 pub struct PendingCommand {
+    /// Names the command among those of this process.
+    pub number: u64,
     pub command: Command,
     /// The end of its `ttl`, or of `limits.command_expiry`: a command that was not sent by then is answered 4.00.
     pub expires: Instant,
@@ -59,14 +61,13 @@ pub struct ByteReservation {
 }
 
 impl PendingCommand {
-    pub fn new(command: Command, expires: Instant, room: ByteReservation) -> Self {
-        Self { command, expires, serial: None, retained: None, room }
+    pub fn new(number: u64, command: Command, expires: Instant, room: ByteReservation) -> Self {
+        Self { number, command, expires, serial: None, retained: None, room }
     }
 
-    /// Creates the pending command of a command that arrived now. `default_expiry` applies if the command has no `ttl`.
-    pub fn arrived(now: Instant, command: Command, default_expiry: Duration, room: ByteReservation) -> Self {
-        let expiry = command.expiry.unwrap_or(default_expiry).min(LONGEST_EXPIRY);
-        Self::new(command, now + expiry, room)
+    /// Returns when a command that arrived now expires. `default_expiry` applies if the command has no `ttl`.
+    pub fn expiry_of(now: Instant, command: &Command, default_expiry: Duration) -> Instant {
+        now + command.expiry.unwrap_or(default_expiry).min(LONGEST_EXPIRY)
     }
 }
 
@@ -105,6 +106,10 @@ impl CommandQueue {
 
     pub fn drain(&mut self) -> impl Iterator<Item = Command> + '_ {
         self.0.drain(..).map(|waiting| waiting.command)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &PendingCommand> {
+        self.0.iter()
     }
 
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut PendingCommand> {

@@ -1,0 +1,194 @@
+//! Makes the views of devices: copies of what their owners hold. It changes nothing.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use crate::command::Command;
+use crate::lwm2m::operation::OperationKind;
+use crate::lwm2m::path::Path;
+use crate::lwm2m::register::Registration;
+use crate::registry::{Device, InFlight, Observation, ObservedPaths, PendingCommand, Registry, Topics};
+use lwm2m_base::AssociationId;
+use lwm2m_base::identity::Identity;
+
+use super::client::{allowed_silence, client};
+use super::context::Context;
+use super::view::{
+    CommandView, DeviceFilter, DevicePage, DeviceRow, DeviceTransport, DeviceView, DtlsView, IdentityKind,
+    InFlightView, ObjectView, ObservationView, PAGE_EXAMINED, PAGE_ROWS, PageQuery, PendingView, TopicNames, WakeState,
+};
+
+/// Returns the devices that the query asks for, as far as the bounds of one page allow.
+pub(super) fn page(context: &Context, registry: &Registry, query: &PageQuery) -> DevicePage {
+    let PageQuery { after, filter, limit } = query;
+    let most = (*limit).clamp(1, PAGE_ROWS);
+    let (mut rows, mut examined, mut last) = (Vec::new(), 0, None);
+    let mut devices = registry.in_order(after.as_deref(), &filter.prefix);
+    while rows.len() < most && examined < PAGE_EXAMINED {
+        last = devices.next();
+        let Some(device) = last else { break };
+        examined += 1;
+        if is_chosen(filter, context.now, device) {
+            rows.push(row(context, device));
+        }
+    }
+    let next = last.map(|device| device.registration.endpoint.clone());
+    DevicePage { rows, next, examined, total: registry.len() }
+}
+
+pub(super) fn device(context: &Context, device: &Device) -> DeviceView {
+    let registration = &device.registration;
+    // The names of a registered device were valid when it registered. Those of its present address may not be.
+    let names = client(&context.settings, registration, device.peer, device.identity.as_deref());
+    let (clientid, username) = match names {
+        Ok((client, _)) => (client.clientid, client.username),
+        Err(_) => (registration.endpoint.clone(), registration.endpoint.clone()),
+    };
+    DeviceView {
+        row: row(context, device),
+        alternate_path: registration.alternate_path().map(str::to_owned),
+        items: registration.items().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        clientid,
+        username,
+        topics: topic_names(&device.topics),
+        objects: objects(registration),
+        formats: registration.formats().iter().map(|format| format.number()).collect(),
+        dtls: device.peer.association.and_then(|association| dtls(context, association)),
+        in_flight: device.in_flight().map(|in_flight| in_flight_view(context, in_flight)),
+        waiting: device.waiting.iter().map(|waiting| pending_view(context, waiting)).collect(),
+        observations: device.observations.iter().map(|(_, observation)| observation_view(observation)).collect(),
+    }
+}
+
+fn row(context: &Context, device: &Device) -> DeviceRow {
+    let unix_time = |at| context.wall_clock.unix_time(at);
+    let registration = &device.registration;
+    DeviceRow {
+        endpoint: registration.endpoint.clone(),
+        state: state(context.now, device),
+        awake_until: device.awake_until().map(unix_time),
+        transport: transport(device),
+        address: device.peer.address,
+        identity: device.identity.as_ref().and_then(|identity| identity.name()).map(str::to_owned),
+        lwm2m: registration.version().to_owned(),
+        binding: registration.binding().map(str::to_owned),
+        lifetime: registration.lifetime,
+        expires: unix_time(device.last_heard() + allowed_silence(&context.settings, registration)),
+        registered: unix_time(device.registered()),
+        last_heard: unix_time(device.last_heard()),
+        waiting: device.waiting.len(),
+        in_flight: device.in_flight().is_some(),
+        observations: device.observations.iter().count(),
+    }
+}
+
+fn is_chosen(filter: &DeviceFilter, now: Instant, device: &Device) -> bool {
+    // The prefix has chosen the range of the names already.
+    let DeviceFilter { prefix: _, name_part, state: awake, transport: by, .. } = filter;
+    let DeviceFilter { binding, object, address, identity, silent, waiting, .. } = filter;
+    let registration = &device.registration;
+    let name = || device.identity.as_ref().and_then(|identity| identity.name());
+    name_part.as_ref().is_none_or(|part| registration.endpoint.contains(part.as_str()))
+        && awake.is_none_or(|wanted| state(now, device) == wanted)
+        && by.is_none_or(|wanted| transport(device) == wanted)
+        && binding.as_ref().is_none_or(|wanted| registration.binding() == Some(wanted.as_str()))
+        && address.is_none_or(|wanted| device.peer.address.ip() == wanted)
+        && identity.as_ref().is_none_or(|wanted| name() == Some(wanted.as_str()))
+        && silent.is_none_or(|least| now.saturating_duration_since(device.last_heard()) >= least)
+        && (!waiting || !device.waiting.is_empty())
+        && object.is_none_or(|wanted| registration.object_paths().any(|path| path.object() == Some(wanted)))
+}
+
+fn state(now: Instant, device: &Device) -> WakeState {
+    if device.is_awake(now) { WakeState::Awake } else { WakeState::Asleep }
+}
+
+fn transport(device: &Device) -> DeviceTransport {
+    if device.peer.association.is_some() { DeviceTransport::Dtls } else { DeviceTransport::Udp }
+}
+
+fn topic_names(topics: &Topics) -> TopicNames {
+    let Topics { command, response, notify, send, register, update, status } = topics;
+    TopicNames {
+        command: command.name.clone(),
+        response: response.name.clone(),
+        notify: notify.name.clone(),
+        send: send.as_ref().map(|topic| topic.name.clone()),
+        register: register.name.clone(),
+        update: update.name.clone(),
+        status: status.as_ref().map(|topic| topic.name.clone()),
+    }
+}
+
+fn objects(registration: &Registration) -> Vec<ObjectView> {
+    let mut instances: BTreeMap<u16, Vec<u16>> = BTreeMap::new();
+    for path in registration.object_paths() {
+        let Some(object) = path.object() else { continue };
+        instances.entry(object).or_default().extend(path.instance());
+    }
+    let views = instances.into_iter().map(|(id, mut instances)| {
+        instances.sort_unstable();
+        instances.dedup();
+        ObjectView { id, version: registration.object_version(id), instances }
+    });
+    views.collect()
+}
+
+fn dtls(context: &Context, association: AssociationId) -> Option<DtlsView> {
+    let facts = context.dtls.as_ref()?.server.facts(association)?;
+    let kind = match context.dtls.as_ref()?.server.identity(association)?.as_ref() {
+        Identity::Psk(_) => IdentityKind::PreSharedKey,
+        Identity::Certificate { .. } => IdentityKind::Certificate,
+        Identity::RawPublicKey { .. } => IdentityKind::RawPublicKey,
+        Identity::Unknown => IdentityKind::Unproved,
+    };
+    Some(DtlsView { kind, suite: facts.suite, connection_id: facts.connection_id })
+}
+
+fn in_flight_view(context: &Context, in_flight: &InFlight) -> InFlightView {
+    let InFlight { number, command, sent, acknowledged, room, .. } = in_flight;
+    InFlightView {
+        command: command_view(*number, command, room.bytes()),
+        sent: context.wall_clock.unix_time(*sent),
+        acknowledged: *acknowledged,
+    }
+}
+
+fn pending_view(context: &Context, waiting: &PendingCommand) -> PendingView {
+    let PendingCommand { number, command, expires, room, .. } = waiting;
+    PendingView {
+        command: command_view(*number, command, room.bytes()),
+        expires: context.wall_clock.unix_time(*expires),
+    }
+}
+
+fn command_view(number: u64, command: &Command, bytes: usize) -> CommandView {
+    let paths = paths(command);
+    CommandView { number, msg_type: command.msg_type(), paths, origin: command.origin, bytes }
+}
+
+fn paths(command: &Command) -> Vec<Path> {
+    match &command.operation.kind {
+        OperationKind::ReadComposite { paths }
+        | OperationKind::ObserveComposite { paths }
+        | OperationKind::CancelObserveComposite { paths } => paths.clone(),
+        OperationKind::WriteComposite { patches } => patches.iter().map(|patch| patch.path).collect(),
+        OperationKind::Read
+        | OperationKind::Discover
+        | OperationKind::Write { .. }
+        | OperationKind::WriteAttributes
+        | OperationKind::Execute { .. }
+        | OperationKind::Create { .. }
+        | OperationKind::Delete
+        | OperationKind::Observe
+        | OperationKind::CancelObserve => vec![command.operation.path],
+    }
+}
+
+fn observation_view(observation: &Observation) -> ObservationView {
+    let (paths, is_composite) = match &observation.paths {
+        ObservedPaths::Single(path) => (vec![*path], false),
+        ObservedPaths::Composite(paths) => (paths.iter().copied().collect(), true),
+    };
+    ObservationView { paths, is_composite, origin: observation.command.origin }
+}
