@@ -65,7 +65,7 @@ pub struct AdminConfig {
 pub struct AdminSources {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) conditions: Conditions,
-    control: Control,
+    pub(crate) control: Control,
     cached: Arc<Mutex<Option<CachedSnapshot>>>,
 }
 

@@ -6,18 +6,18 @@
 //! a notification and a command through all modules.
 //!
 //! ```text
-//! main -> cli -> app -> admin, reload -> driver -> transport, store, credentials, upstream     this crate
-//!                                          |
-//!                                          v
-//!                                   lwm2m_core::gateway -> lwm2m_dtls -> lwm2m_base            without IO
+//! main -> cli -> app -> console -> admin, reload -> driver -> transport, store, credentials, upstream  this crate
+//!                                                     |
+//!                                                     v
+//!                                              lwm2m_core::gateway -> lwm2m_dtls -> lwm2m_base  without IO
 //! ```
 //!
 //! `reload` reads changed files while the program runs, and [`driver::control`] carries changes and questions to the
 //! driver.
 //!
 //! A module is public only where a test, a bench or `main.rs` uses it. The modules form no circle: `console` stands above
-//! `admin` and `reload`, these above `driver`, which stands above `store`, `credentials` and `upstream`; `observability` knows the metrics of `upstream`
-//! and nothing of the driver.
+//! `admin` and `reload`, these above `driver`, which stands above `store`, `credentials` and `upstream`; `observability`
+//! knows the metrics of `upstream` and nothing of the driver.
 //!
 //! Invariants of this crate:
 //! - Only [`upstream`] knows the messages of ExProto and the packets of MQTT; only [`transport`] knows the devices' sockets.

@@ -13,8 +13,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::problem::{Problem, ProblemDocument, ProblemKind};
-use super::tokens::Access;
-use super::{ConsoleServer, objects, overview, page, session};
+use super::tokens::{Access, Role};
+use super::{ConsoleServer, audit, devices, objects, overview, page, session};
 
 /// The resources are below this path. A change that clients would notice gets another number.
 const BASE: &str = "/api/v1";
@@ -62,8 +62,11 @@ fn described() -> OpenApiRouter<Arc<ConsoleServer>> {
     let api = OpenApiRouter::new()
         .routes(routes!(session::session))
         .routes(routes!(overview::overview))
+        .routes(routes!(devices::devices))
+        .routes(routes!(devices::device, devices::kick))
         .routes(routes!(objects::objects))
         .routes(routes!(objects::object))
+        .routes(routes!(audit::audit))
         .routes(routes!(openapi));
     OpenApiRouter::with_openapi(ApiDescription::openapi()).nest(BASE, api)
 }
@@ -91,6 +94,25 @@ async fn other(request: Request) -> Response {
 }
 
 impl Access {
+    /// Rejects a viewer.
+    pub fn operator(&self) -> Result<(), Problem> {
+        match self.role {
+            Role::Operator => Ok(()),
+            Role::Viewer => Err(ProblemKind::NotAllowed.because("only an operator may do this")),
+        }
+    }
+
+    /// Returns the beginning of the names of the devices that the token shows and that begin so; `None` if no device does
+    /// both.
+    pub fn visible(&self, prefix: String) -> Option<String> {
+        match &self.prefix {
+            None => Some(prefix),
+            Some(own) if prefix.starts_with(own.as_str()) => Some(prefix),
+            Some(own) if own.starts_with(&prefix) => Some(own.clone()),
+            Some(_) => None,
+        }
+    }
+
     /// Rejects a token that is limited to some devices: the resource tells something of all.
     pub fn unlimited(&self) -> Result<(), Problem> {
         match &self.prefix {

@@ -211,6 +211,7 @@ impl ConsoleListeners {
             Ok(Some(access)) => {
                 authenticated.store(true, Ordering::Relaxed);
                 parts.extensions.insert(access);
+                parts.extensions.insert(peer);
             }
         }
         let body = Body::new(Limited::new(body, BODY_BYTES));

@@ -3,14 +3,20 @@
 //! 1. `listener` accepts connections over TCP, with TLS if there is a certificate, and over a Unix socket.
 //! 2. `guard` rejects requests that a page of another site makes, and authenticates the others by a token (`tokens`).
 //! 3. `api` answers: each resource is a module of its own and is described by the OpenAPI document.
-//! 4. Every error is a `problem` document (RFC 9457).
+//! 4. Questions about devices go to the driver one by one, and rarely enough that devices do not notice (`gate`).
+//! 5. Whatever changes something is in the audit log (`audit`).
+//! 6. Every error is a `problem` document (RFC 9457).
 //!
 //! The listener is separate from the admin listener, whose metrics and probes are open to whole networks. There is no
 //! console unless the configuration names tokens or a socket. No cookie is used, so that a browser sends no credentials
 //! by itself. No answer contains a key, a password or a token.
 
 mod api;
+mod audit;
+mod device_documents;
+mod devices;
 mod files;
+mod gate;
 mod guard;
 mod listener;
 mod objects;
@@ -18,6 +24,7 @@ mod overview;
 mod page;
 mod problem;
 mod session;
+mod time;
 pub(crate) mod tokens;
 
 use std::io;
@@ -36,7 +43,9 @@ use crate::driver::monotonic_now;
 use crate::tls::TlsError;
 use lwm2m_core::lwm2m::model::Model;
 
+use audit::AuditLog;
 use files::ReloadedFiles;
+use gate::Gate;
 use guard::Guard;
 use listener::{ConsoleListeners, ConsoleSocket, SocketFile};
 use tokens::TokensError;
@@ -92,6 +101,8 @@ struct ConsoleServer {
     sources: ConsoleSources,
     files: ReloadedFiles,
     guard: Guard,
+    gate: Gate,
+    audit: AuditLog,
     started: Instant,
 }
 
@@ -134,7 +145,14 @@ impl Console {
         };
         let socket = config.socket.as_ref().map(|file| ConsoleSocket::bind(file, config.socket_mode)).transpose()?;
         let guard = Guard::new(config.hosts.clone());
-        let server = Arc::new(ConsoleServer { sources, files, guard, started: monotonic_now() });
+        let server = Arc::new(ConsoleServer {
+            gate: Gate::new(sources.admin.metrics.console.driver_seconds.clone()),
+            audit: AuditLog::default(),
+            sources,
+            files,
+            guard,
+            started: monotonic_now(),
+        });
         Ok(Some(Self { tcp, socket, server }))
     }
 

@@ -8,12 +8,14 @@ use axum::{Extension, Json};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::driver::control::DriverSilent;
 use crate::driver::monotonic_now;
 use crate::observability::page::MetricsPage;
 use crate::observability::snapshot::DriverSnapshot;
 
 use super::ConsoleServer;
-use super::problem::{Problem, ProblemDocument, ProblemKind};
+use super::devices;
+use super::problem::{Problem, ProblemDocument};
 use super::tokens::Access;
 
 /// The state of the gateway.
@@ -98,8 +100,7 @@ pub async fn overview(
 ) -> Result<Json<Overview>, Problem> {
     access.unlimited()?;
     let admin = &server.sources.admin;
-    let silent = || ProblemKind::DriverSilent.because("the event loop has not answered within two seconds");
-    let snapshot = admin.snapshot().await.ok_or_else(silent)?;
+    let snapshot = server.gate.pass(admin.snapshot()).await.ok_or_else(|| devices::silent(DriverSilent))?;
     let page = MetricsPage { metrics: Arc::clone(&admin.metrics), snapshot: Some(snapshot.clone()) };
     let conditions = admin.conditions.statuses().into_iter().map(|(name, status)| {
         let state = status.state.name();

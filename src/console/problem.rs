@@ -17,6 +17,7 @@ pub enum ProblemKind {
     NotAllowed,
     CrossSite,
     NotFound,
+    DeviceNotRegistered,
     MethodNotAllowed,
     BodyTooLarge,
     NotJson,
@@ -56,6 +57,9 @@ impl ProblemKind {
             Self::NotAllowed => ("not-allowed", StatusCode::FORBIDDEN, "The token does not allow this"),
             Self::CrossSite => ("cross-site", StatusCode::FORBIDDEN, "Another site sent the request"),
             Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "There is no such resource"),
+            Self::DeviceNotRegistered => {
+                ("device-not-registered", StatusCode::NOT_FOUND, "The device is not registered")
+            }
             Self::MethodNotAllowed => {
                 ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The resource does not support this method")
             }
@@ -129,6 +133,7 @@ pub fn finish(mut response: Response, path: &str) -> Response {
         | ProblemKind::NotAllowed
         | ProblemKind::CrossSite
         | ProblemKind::NotFound
+        | ProblemKind::DeviceNotRegistered
         | ProblemKind::MethodNotAllowed
         | ProblemKind::BodyTooLarge
         | ProblemKind::NotJson

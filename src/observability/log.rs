@@ -3,7 +3,7 @@
 //! A text that a device chooses is recorded as text, never with `%`: it is shown in quotes, and a line break in an
 //! endpoint name cannot forge a line.
 
-mod reasons;
+pub(crate) mod reasons;
 
 use std::time::{Duration, Instant};
 

@@ -50,13 +50,13 @@ pub enum FilterError {
 
 /// Parses a level, or directives separated by commas.
 ///
-/// A level alone is that of this program: the libraries below it stay at `warn`, or a debug log would be theirs.
+/// A level alone is that of this program and of its audit log: the libraries below it stay at `warn`, or a debug log would be theirs.
 pub fn filter(text: &str) -> Result<LogFilter, FilterError> {
     if text == "off" || text == "error" {
         return Ok(LogFilter(text.to_owned()));
     }
     if is_level(text) {
-        return Ok(LogFilter(format!("warn,lwm2m_gateway={text}")));
+        return Ok(LogFilter(format!("warn,audit={text},lwm2m_gateway={text}")));
     }
     // A lone word is a module to the parser, so a misspelt level would log everything of a module that does not exist.
     let lone_word = |part: &&str| !part.contains(['=', '[']) && !is_level(part);
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_level_alone_leaves_the_libraries_at_warn() {
-        assert_eq!(filter("debug").unwrap().0, "warn,lwm2m_gateway=debug");
+        assert_eq!(filter("debug").unwrap().0, "warn,audit=debug,lwm2m_gateway=debug");
         assert_eq!(filter("error").unwrap().0, "error");
     }
 

@@ -9,11 +9,12 @@ mod reloads;
 mod reports;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use lwm2m_core::gateway::report::Report;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
 use crate::meters::{ResultLabel, counter, counters, gauge};
 use crate::upstream::metrics::UpstreamMetrics;
@@ -185,16 +186,21 @@ pub struct ConsoleMetrics {
     pub requests_answered: Counter,
     pub requests_refused: Counter,
     pub connections_aborted: Counter,
+    /// The time that the driver took for requests of the console.
+    pub driver_seconds: Counter<f64, AtomicU64>,
 }
 
 impl ConsoleMetrics {
     fn register(registry: &mut Registry) -> Self {
         let requests = counters(registry, "lwm2m_console_requests", "Requests to the console by result");
         let aborted = "Console connections that broke, took too long, or found all connections in use";
+        let (help, driver_seconds) = ("Time that the event loop spent on requests of the console", Counter::default());
+        registry.register_with_unit("lwm2m_console_driver", help, Unit::Seconds, driver_seconds.clone());
         Self {
             requests_answered: requests(ResultLabel { result: "answered" }),
             requests_refused: requests(ResultLabel { result: "refused" }),
             connections_aborted: counter(registry, "lwm2m_console_connections_aborted", aborted),
+            driver_seconds,
         }
     }
 }

@@ -28,10 +28,10 @@ struct TestConsole {
     tokens: BTreeMap<&'static str, String>,
 }
 
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
 }
 
 impl TestConsole {
@@ -70,12 +70,12 @@ impl TestConsole {
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {} {}", self.head, self.body))
     }
 
     /// Returns the status and the last part of the type of a problem document.
-    fn problem(&self) -> (u16, String) {
+    pub fn problem(&self) -> (u16, String) {
         assert!(self.head.contains("content-type: application/problem+json"), "{}", self.head);
         let document = self.json();
         assert_eq!(document["status"], self.status);
@@ -85,7 +85,7 @@ impl Answer {
 }
 
 /// Sends a request and returns the answer; the connection ends with it.
-fn exchange(mut stream: impl Read + Write, host: &str, line: &str, headers: &[(&str, &str)]) -> Answer {
+pub fn exchange(mut stream: impl Read + Write, host: &str, line: &str, headers: &[(&str, &str)]) -> Answer {
     let mut request = format!("{line} HTTP/1.1\r\nConnection: close\r\n");
     if !headers.iter().any(|(name, _)| *name == "Host") {
         request += &format!("Host: {host}\r\n");
@@ -101,7 +101,7 @@ fn exchange(mut stream: impl Read + Write, host: &str, line: &str, headers: &[(&
 }
 
 /// Returns a new token and its line.
-fn make_token(name: &str, options: &[&str]) -> (String, String) {
+pub fn make_token(name: &str, options: &[&str]) -> (String, String) {
     let program = env!("CARGO_BIN_EXE_lwm2m-gateway");
     let output = Command::new(program).args(["token", name]).args(options).output().expect("the program is built");
     let text = String::from_utf8(output.stdout).expect("text");
@@ -299,7 +299,7 @@ fn the_document_that_is_committed_is_printed_and_served() {
     assert_eq!(console.send("GET /api/v1/openapi.json", &[]).json(), document);
     let paths = document["paths"].as_object().expect("paths");
     for path in paths.keys().filter(|path| !path.contains('{')) {
-        assert_eq!(console.ask(&format!("GET {path}"), console.token("viewer")).status, 200, "{path}");
+        assert_eq!(console.ask(&format!("GET {path}"), console.token("operator")).status, 200, "{path}");
     }
 }
 

@@ -8,6 +8,8 @@ mod check_connect;
 mod cli;
 #[cfg(feature = "console")]
 mod console;
+#[cfg(feature = "console")]
+mod console_devices;
 mod definitions;
 mod documentation;
 mod documented_metrics;

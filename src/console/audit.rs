@@ -1,0 +1,111 @@
+//! The audit log: who has changed something by the console. It never contains values.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::extract::State;
+use axum::{Extension, Json};
+use serde::Serialize;
+use tracing::info;
+use utoipa::ToSchema;
+
+use super::ConsoleServer;
+use super::guard::Peer;
+use super::problem::{Problem, ProblemDocument};
+use super::time::{Timestamp, now};
+use super::tokens::Access;
+
+/// Maximum number of entries that `GET /audit` returns. The log has all of them.
+const ENTRIES: usize = 256;
+
+/// The newest entries.
+#[derive(Debug, Default)]
+pub struct AuditLog(Mutex<VecDeque<AuditEntry>>);
+
+/// A change and its author.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditEntry {
+    at: Timestamp,
+    /// Name of the token, or `uid:NUMBER` of a process that uses the socket.
+    by: String,
+    /// Address of the client, or `socket`.
+    from: String,
+    #[schema(example = "kick")]
+    action: &'static str,
+    endpoint: String,
+    #[schema(example = "done")]
+    result: &'static str,
+}
+
+/// The newest entries of the audit log.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AuditEntries {
+    /// The newest first.
+    entries: Vec<AuditEntry>,
+}
+
+/// The author of a change.
+#[derive(Clone, Debug)]
+pub struct Author {
+    pub access: Access,
+    pub peer: Peer,
+}
+
+impl AuditLog {
+    /// Records the result of an action.
+    pub fn record(&self, author: &Author, action: &'static str, endpoint: &str, result: &'static str) {
+        let from = match author.peer {
+            Peer::Tcp { remote, .. } => remote.to_string(),
+            Peer::Process(_) => "socket".to_owned(),
+        };
+        let by = author.access.name.clone();
+        info!(target: "audit", by, from, action, endpoint, result, "console");
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.truncate(ENTRIES - 1);
+        entries.push_front(AuditEntry { at: now(), by, from, action, endpoint: endpoint.to_owned(), result });
+    }
+
+    fn entries(&self) -> Vec<AuditEntry> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+}
+
+/// List the newest changes that were made by the console
+///
+/// For operators.
+#[utoipa::path(
+    get,
+    path = "/audit",
+    tag = "gateway",
+    responses(
+        (status = 200, description = "At most 256 entries", body = AuditEntries),
+        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, content_type = "application/problem+json", body = ProblemDocument)
+    )
+)]
+pub async fn audit(
+    State(server): State<Arc<ConsoleServer>>,
+    Extension(access): Extension<Access>,
+) -> Result<Json<AuditEntries>, Problem> {
+    access.operator()?;
+    access.unlimited()?;
+    Ok(Json(AuditEntries { entries: server.audit.entries() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_entries_are_kept() {
+        let log = AuditLog::default();
+        let author = Author { access: Access::of_process(7), peer: Peer::Process(7) };
+        for number in 0..300 {
+            log.record(&author, "kick", &format!("ep{number}"), "done");
+        }
+        let entries = log.entries();
+        assert_eq!((entries.len(), entries[0].endpoint.as_str()), (ENTRIES, "ep299"));
+        assert_eq!((entries[255].endpoint.as_str(), entries[0].by.as_str()), ("ep44", "uid:7"));
+    }
+}

@@ -1,0 +1,237 @@
+//! `GET /devices`, and `GET` and `DELETE /devices/{endpoint}`: the registered devices. Looking sends nothing to a device.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use crate::driver::control::DriverSilent;
+use lwm2m_core::gateway::view::{DeviceFilter, DeviceTransport, PAGE_ROWS, PageQuery, WakeState};
+
+use super::ConsoleServer;
+use super::audit::Author;
+use super::device_documents::{Device, DeviceList, DeviceListRow, State as DeviceState, Transport};
+use super::guard::Peer;
+use super::problem::{Problem, ProblemDocument, ProblemKind};
+use super::tokens::Access;
+
+/// Number of rows without `limit`, and the maximum.
+const ROWS: usize = 100;
+const MOST_ROWS: usize = 1_000;
+/// Maximum number of devices that are looked at for one answer.
+const MOST_EXAMINED: usize = 40_000;
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct DevicesQuery {
+    /// Maximum number of devices, 1 to 1,000; without it 100.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// The member `next` of the answer before.
+    cursor: Option<String>,
+    /// The beginning of the endpoint name. It makes a search fast.
+    prefix: Option<String>,
+    /// A part of the endpoint name.
+    q: Option<String>,
+    #[param(inline)]
+    state: Option<DeviceState>,
+    #[param(inline)]
+    transport: Option<Transport>,
+    /// The binding as the device announced it.
+    #[param(example = "UQ")]
+    binding: Option<String>,
+    /// An object of the object list, by its ID.
+    object: Option<u16>,
+    /// The IP address of the device.
+    #[param(value_type = Option<String>)]
+    address: Option<IpAddr>,
+    /// The identity that DTLS has authenticated.
+    identity: Option<String>,
+    /// Minimum time since the last message, in seconds.
+    silent: Option<u64>,
+    /// Whether only devices with pending commands are listed.
+    waiting: Option<bool>,
+}
+
+/// List devices
+///
+/// The order is that of the endpoint names. An answer ends after 40,000 devices were looked at: it may have fewer rows
+/// than asked for, even none, and `next` all the same.
+#[utoipa::path(
+    get,
+    path = "/devices",
+    tag = "devices",
+    params(DevicesQuery),
+    responses(
+        (status = 200, description = "Some devices", body = DeviceList),
+        (status = 400, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 503, content_type = "application/problem+json", body = ProblemDocument)
+    )
+)]
+pub async fn devices(
+    State(server): State<Arc<ConsoleServer>>,
+    Extension(access): Extension<Access>,
+    query: Result<Query<DevicesQuery>, QueryRejection>,
+) -> Result<Json<DeviceList>, Problem> {
+    let invalid = |text: String| ProblemKind::InvalidRequest.because(text);
+    let Query(query) = query.map_err(|rejection| invalid(rejection.body_text()))?;
+    let limit = query.limit.unwrap_or(ROWS);
+    if !(1..=MOST_ROWS).contains(&limit) {
+        return Err(invalid(format!("limit is a number from 1 to {MOST_ROWS}")));
+    }
+    let mut after = query.cursor.as_deref().map(name_of_cursor).transpose()?;
+    // A token that is limited and a search for other devices have nothing in common.
+    let filter = access.visible(query.prefix.clone().unwrap_or_default()).map(|prefix| query.filter(prefix));
+    let mut list = DeviceList { devices: Vec::new(), next: None, examined: 0, total: 0 };
+    let Some(filter) = filter else { return Ok(Json(list)) };
+    loop {
+        let wanted = (limit - list.devices.len()).min(PAGE_ROWS);
+        let query = PageQuery { after: after.take(), filter: filter.clone(), limit: wanted };
+        let page = server.gate.pass(server.sources.admin.control.page(query)).await.map_err(silent)?;
+        list.devices.extend(page.rows.into_iter().map(DeviceListRow::from));
+        list.examined += page.examined;
+        list.total = page.total;
+        after = page.next;
+        if after.is_none() || list.devices.len() >= limit || list.examined >= MOST_EXAMINED {
+            break;
+        }
+    }
+    list.next = after.map(|name| URL_SAFE_NO_PAD.encode(name));
+    // A number of all devices tells something about those that the token does not show.
+    if access.prefix.is_some() {
+        list.total = 0;
+    }
+    Ok(Json(list))
+}
+
+/// Get a device
+#[utoipa::path(
+    get,
+    path = "/devices/{endpoint}",
+    tag = "devices",
+    params(("endpoint" = String, Path, description = "Endpoint name, percent-encoded as a whole")),
+    responses(
+        (status = 200, description = "The device", body = Device),
+        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 404, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 503, content_type = "application/problem+json", body = ProblemDocument)
+    )
+)]
+pub async fn device(
+    State(server): State<Arc<ConsoleServer>>,
+    Extension(access): Extension<Access>,
+    endpoint: Result<Path<String>, PathRejection>,
+) -> Result<Json<Device>, Problem> {
+    let endpoint = visible_endpoint(&access, endpoint)?;
+    let asked = server.sources.admin.control.device(endpoint.clone());
+    let view = server.gate.pass(asked).await.map_err(silent)?;
+    let view = view.ok_or_else(|| not_registered(&endpoint))?;
+    let model = Arc::clone(&server.sources.model.borrow());
+    Ok(Json(Device::of(*view, &model)))
+}
+
+/// End the registration of a device
+///
+/// For operators. The pending commands of the device are answered, and its next Update is answered 4.04, so that it
+/// registers again.
+#[utoipa::path(
+    delete,
+    path = "/devices/{endpoint}",
+    tag = "devices",
+    params(("endpoint" = String, Path, description = "Endpoint name, percent-encoded as a whole")),
+    responses(
+        (status = 204, description = "The registration has ended"),
+        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 404, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 503, content_type = "application/problem+json", body = ProblemDocument)
+    )
+)]
+pub async fn kick(
+    State(server): State<Arc<ConsoleServer>>,
+    Extension(access): Extension<Access>,
+    Extension(peer): Extension<Peer>,
+    endpoint: Result<Path<String>, PathRejection>,
+) -> Result<StatusCode, Problem> {
+    access.operator()?;
+    let endpoint = visible_endpoint(&access, endpoint)?;
+    let author = Author { access, peer };
+    // It goes on, and is recorded, if the client does not wait for it.
+    let working = tokio::spawn(async move {
+        let kicked = server.gate.pass(server.sources.admin.control.kick(endpoint.clone())).await;
+        let result = match kicked {
+            Ok(true) => "done",
+            Ok(false) => "not registered",
+            Err(DriverSilent) => "no answer",
+        };
+        server.audit.record(&author, "kick", &endpoint, result);
+        match kicked {
+            Ok(true) => Ok(StatusCode::NO_CONTENT),
+            Ok(false) => Err(not_registered(&endpoint)),
+            Err(error) => Err(silent(error)),
+        }
+    });
+    working.await.map_err(|error| ProblemKind::Internal.because(error.to_string()))?
+}
+
+impl DevicesQuery {
+    fn filter(self, prefix: String) -> DeviceFilter {
+        DeviceFilter {
+            prefix,
+            name_part: self.q.filter(|part| !part.is_empty()),
+            state: self.state.map(|state| match state {
+                DeviceState::Awake => WakeState::Awake,
+                DeviceState::Asleep => WakeState::Asleep,
+            }),
+            transport: self.transport.map(|transport| match transport {
+                Transport::Udp => DeviceTransport::Udp,
+                Transport::Dtls => DeviceTransport::Dtls,
+            }),
+            binding: self.binding,
+            object: self.object,
+            address: self.address,
+            identity: self.identity,
+            silent: self.silent.map(Duration::from_secs),
+            waiting: self.waiting.unwrap_or(false),
+        }
+    }
+}
+
+/// Returns the endpoint name of a path, if the token may see it.
+fn visible_endpoint(access: &Access, endpoint: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
+    let Path(endpoint) =
+        endpoint.map_err(|_| ProblemKind::InvalidRequest.because("the endpoint name is no percent-encoded text"))?;
+    match &access.prefix {
+        Some(prefix) if !endpoint.starts_with(prefix) => {
+            Err(ProblemKind::NotAllowed
+                .because(format!("the token is limited to devices whose name begins {prefix:?}")))
+        }
+        Some(_) | None => Ok(endpoint),
+    }
+}
+
+fn name_of_cursor(cursor: &str) -> Result<String, Problem> {
+    let bytes = URL_SAFE_NO_PAD.decode(cursor).ok();
+    let name = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+    name.ok_or_else(|| ProblemKind::InvalidRequest.because("cursor is not the member next of an answer"))
+}
+
+fn not_registered(endpoint: &str) -> Problem {
+    ProblemKind::DeviceNotRegistered.because(format!("{endpoint:?} is not registered"))
+}
+
+/// Returns the error of a driver that does not answer.
+pub fn silent(_: DriverSilent) -> Problem {
+    ProblemKind::DriverSilent.because("the event loop has not answered within two seconds")
+}
