@@ -3,8 +3,6 @@
 use smallvec::SmallVec;
 use thiserror::Error;
 
-use super::message::PAYLOAD_MARKER;
-
 /// Option numbers (RFC 7252 section 5.10, RFC 7641, RFC 7959).
 pub mod number {
     pub const URI_HOST: u16 = 3;
@@ -63,39 +61,9 @@ impl Options {
         Self(Vec::new())
     }
 
-    /// Appends the options at the beginning of these bytes (RFC 7252 section 3.1). Returns what follows them: nothing, or
-    /// the payload marker and what is behind it. Returns `None` if an option is malformed.
-    pub(super) fn read<'a>(&mut self, mut bytes: &'a [u8]) -> Option<&'a [u8]> {
-        let mut number: u16 = 0;
-        while let [head, behind @ ..] = bytes
-            && *head != PAYLOAD_MARKER
-        {
-            let (delta, behind) = extended(head >> 4, behind)?;
-            let (length, behind) = extended(head & 0x0f, behind)?;
-            let (value, behind) = behind.split_at_checked(usize::from(length))?;
-            number = number.checked_add(delta)?;
-            self.0.push((number, OptionValue::from_slice(value)));
-            bytes = behind;
-        }
-        Some(bytes)
-    }
-
-    /// Appends the options to a datagram (RFC 7252 section 3.1).
-    pub(super) fn write(&self, datagram: &mut Vec<u8>) {
-        let mut last = 0;
-        for (number, value) in self.iter() {
-            let (delta, length) = (usize::from(number - last), value.len());
-            datagram.push(nibble(delta) << 4 | nibble(length));
-            write_extension(delta, datagram);
-            write_extension(length, datagram);
-            datagram.extend_from_slice(value);
-            last = number;
-        }
-    }
-
-    /// Returns a number of bytes that is enough to write the options.
-    pub(super) fn most_bytes(&self) -> usize {
-        self.iter().map(|(_, value)| OPTION_HEADER + value.len()).sum()
+    /// Takes options that are in the order of their numbers already.
+    pub(super) fn from_sorted<'a>(options: impl Iterator<Item = (u16, &'a [u8])>) -> Self {
+        Self(options.map(|(number, value)| (number, OptionValue::from_slice(value))).collect())
     }
 
     pub fn add(&mut self, number: u16, value: &[u8]) {
@@ -151,44 +119,5 @@ impl Options {
     /// Content-Format, when there is one and it is well-formed (RFC 7252 section 5.10.3).
     pub fn content_format(&self) -> Option<u16> {
         self.uint(number::CONTENT_FORMAT).ok().flatten().and_then(|value| u16::try_from(value).ok())
-    }
-}
-
-/// The most bytes in front of the value of an option.
-const OPTION_HEADER: usize = 5;
-/// The nibble that stands for a number of 13 to 268, which is in one byte more.
-const ONE_BYTE: u8 = 13;
-/// The nibble that stands for a larger number, which is in two bytes more.
-const TWO_BYTES: u8 = 14;
-/// The number that one byte more begins to count at.
-const OF_ONE_BYTE: u16 = 13;
-/// The number that two bytes more begin to count at.
-const OF_TWO_BYTES: u16 = 269;
-
-/// Returns the number that a nibble of the first byte of an option stands for, given the bytes behind, and what follows.
-fn extended(nibble: u8, behind: &[u8]) -> Option<(u16, &[u8])> {
-    match (nibble, behind) {
-        (0..ONE_BYTE, _) => Some((u16::from(nibble), behind)),
-        (ONE_BYTE, [low, behind @ ..]) => Some((OF_ONE_BYTE + u16::from(*low), behind)),
-        (TWO_BYTES, [high, low, behind @ ..]) => {
-            Some((u16::from_be_bytes([*high, *low]).checked_add(OF_TWO_BYTES)?, behind))
-        }
-        _ => None,
-    }
-}
-
-fn nibble(number: usize) -> u8 {
-    match number {
-        0..13 => number as u8,
-        13..269 => ONE_BYTE,
-        _ => TWO_BYTES,
-    }
-}
-
-fn write_extension(number: usize, datagram: &mut Vec<u8>) {
-    match nibble(number) {
-        ONE_BYTE => datagram.push((number - usize::from(OF_ONE_BYTE)) as u8),
-        TWO_BYTES => datagram.extend(((number - usize::from(OF_TWO_BYTES)) as u16).to_be_bytes()),
-        _ => {}
     }
 }
