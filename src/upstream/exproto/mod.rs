@@ -98,7 +98,7 @@ pub type ExProtoLink = BrokerLink<ExProtoIo>;
 pub struct ExProtoIo {
     nodes: Vec<NodeLink>,
     handler_address: SocketAddr,
-    /// Is where the TLS handshakes of anchors are made, if not where the link is.
+    /// The runtime for the TLS handshakes of anchors, if not the one of the link.
     pub(super) tls_runtime: Option<Handle>,
     anchors: HashMap<ConnectionId, AbortHandle>,
     metrics: Arc<UpstreamMetrics>,

@@ -97,7 +97,7 @@ pub struct MqttIo {
     connector: Option<Connector>,
     /// Holds one dialer for each address.
     dialers: Vec<Dialer>,
-    /// Is where connections with TLS are served, if not where the link is.
+    /// The runtime for connections with TLS, if not the one of the link.
     pub(super) tls_runtime: Option<Handle>,
     sender: mpsc::Sender<(ConnectionId, ConnectionEvent)>,
     outboxes: HashMap<ConnectionId, Arc<Outbox>>,

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use h2::client::{self, SendRequest};
+use h2::client::{self, ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, RecvStream};
 use hyper::http::header::{CONTENT_TYPE, HeaderValue, TE};
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
@@ -28,14 +28,14 @@ use tracing::debug;
 /// Closes a connection that does not answer pings, with its calls.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Is the port of a URI without one.
+/// The port of a URI without one.
 const HTTP: u16 = 80;
-/// Is the number of bytes before a message: whether it is compressed, and its length.
+/// The number of bytes before a message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 /// Limits the bytes of an answer, which is a code and a short text.
 const LARGEST_ANSWER: usize = 1024 * 1024;
 
-/// Is a connection that is opened when there is something to call, and again after a failure.
+/// A connection that is opened when there is something to call, and again after a failure.
 #[derive(Clone, Debug)]
 pub struct AdapterConnection(Arc<ConnectionSettings>);
 
@@ -43,7 +43,7 @@ pub struct AdapterConnection(Arc<ConnectionSettings>);
 struct ConnectionSettings {
     authority: Authority,
     connect_timeout: Duration,
-    /// Is the newest attempt to connect, with its result.
+    /// The newest attempt to connect, with its result.
     attempt: Mutex<Attempt>,
 }
 
@@ -72,18 +72,25 @@ impl AdapterConnection {
     /// # Errors
     /// The status of the server, or one with a source if the call did not reach it or the connection ended.
     pub async fn call<Answer: Message + Default>(self, method: &'static str, message: Bytes) -> Result<Answer, Status> {
+        let answer = match self.begin(method, message.clone()).await? {
+            Ok(answer) => answer,
+            // Nothing was sent: the server has begun to close that connection.
+            Err(_) => self.begin(method, message).await?.map_err(unreachable)?,
+        };
+        read(answer.await.map_err(unreachable)?).await
+    }
+
+    /// Sends a request on the newest connection. The inner error says that this connection takes no more requests; the
+    /// calls on it go on.
+    async fn begin(&self, method: &'static str, message: Bytes) -> Result<Result<ResponseFuture, h2::Error>, Status> {
         let attempt = self.0.attempt();
         let OpenConnection { requests, ended } =
             attempt.get_or_init(|| self.0.connect()).await.clone().map_err(unreachable)?;
-        let request = self.0.request(method);
-        match exchange(requests, request, message).await {
-            Ok(answer) => read(answer).await,
-            Err(error) => {
-                // A connection that the server has begun to close accepts no more calls; those on it go on.
-                ended.fetch_or(!error.is_reset(), Ordering::Relaxed);
-                Err(unreachable(error))
-            }
+        let begun = send(requests, self.0.request(method), message).await;
+        if begun.is_err() {
+            ended.store(true, Ordering::Relaxed);
         }
+        Ok(begun)
     }
 }
 
@@ -157,17 +164,13 @@ impl ConnectionSettings {
     }
 }
 
-/// Sends the request, and returns the head of the answer with the stream of its body.
-async fn exchange(
-    requests: SendRequest<Bytes>,
-    request: Request<()>,
-    message: Bytes,
-) -> Result<Response<RecvStream>, h2::Error> {
+/// Sends the request, and returns the answer that is to come.
+async fn send(requests: SendRequest<Bytes>, request: Request<()>, message: Bytes) -> Result<ResponseFuture, h2::Error> {
     // Waits while the server allows no more streams.
     let mut requests = requests.ready().await?;
     let (answer, mut stream) = requests.send_request(request, false)?;
     stream.send_data(message, true)?;
-    answer.await
+    Ok(answer)
 }
 
 /// Reads the message of an answer, and its status, which comes at its end, or at once if there is no message.
