@@ -31,8 +31,15 @@ fn every_report_counts_in_exactly_one_counter_of_its_own() {
     // A counter of the core that stays at 0 has no report above.
     let of_the_core = |name: &str| {
         let others = ["socket_", "broker_", "clients_", "node_", "authentications_", "subscriptions_", "publishes_"];
-        let others =
-            others.iter().chain(&["publications_dropped", "unknown_tokens", "store_", "psk_", "admin_", "console_", "reloads"]);
+        let others = others.iter().chain(&[
+            "publications_dropped",
+            "unknown_tokens",
+            "store_",
+            "psk_",
+            "admin_",
+            "console_",
+            "reloads",
+        ]);
         !others.into_iter().any(|other| name.starts_with(&format!("lwm2m_{other}")))
     };
     let untouched: Vec<_> =

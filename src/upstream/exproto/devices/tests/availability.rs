@@ -134,10 +134,9 @@ fn a_probe_that_succeeds_connects_the_device_that_was_active_last_at_once_and_th
     // One of them finds out, and the first probe after it succeeds, when most are in their back-off.
     let dials = scene.dials(Duration::from_millis(1_300), &[A]);
     assert_eq!(of_devices(&dials).len(), 1, "{dials:?}");
-    let back_off = |device: &&Box<UpstreamDevice<ExProtoProtocol>>| {
-        matches!(device.state, DeviceState::WaitingToReconnect(Wait::BackOff))
-    };
-    assert!(scene.devices.devices.values().filter(back_off).count() > 5);
+    let states = scene.devices.devices.values().map(|device| &device.state);
+    let back_off = states.filter(|state| matches!(state, DeviceState::WaitingToReconnect(Wait::BackOff)));
+    assert!(back_off.count() > 5);
     scene.recover(A);
 
     let actions = scene.actions();
