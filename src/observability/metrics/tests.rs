@@ -317,7 +317,7 @@ fn counters(metrics: &Metrics) -> BTreeMap<String, u64> {
     let page = page(metrics);
     let series = page.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
     let counters = series.filter(|(name, _)| name.split('{').next().unwrap().ends_with("_total"));
-    counters.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect()
+    counters.map(|(name, value)| (name.to_owned(), value.parse::<f64>().unwrap() as u64)).collect()
 }
 
 /// Returns the counters that are not zero.
