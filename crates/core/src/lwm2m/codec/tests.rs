@@ -3,6 +3,7 @@ mod json_payloads;
 mod properties;
 mod senml_payloads;
 mod tlv_payloads;
+mod zephyr_payloads;
 
 use proptest::prelude::*;
 
