@@ -9,10 +9,11 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use lwm2m_base::Peer;
-use lwm2m_core::coap::options::number;
+use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Acknowledging, Code, Header, Kind, Message, MessageId, Token};
 use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, CloseReason, ConnectError, MessageProperties, Publication, RegistrationId, Ticket,
+    UplinkClass,
 };
 use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_core::gateway::report::{DatagramOutcome, DropReason, Report};
@@ -33,7 +34,8 @@ pub struct Weather {
     pub delay: Duration,
     /// The broker answers a Connect, and tells that it took a publication, after a time up to this.
     pub broker_delay: Duration,
-    /// The share of publications with a ticket that the broker never acknowledges.
+    /// The share of notifications with a ticket that the broker never acknowledges, and of Sends for which the way to the
+    /// broker has no room.
     pub untold: f64,
 }
 
@@ -105,7 +107,8 @@ pub struct AttachedDevice {
     pub events: Vec<DeviceEvent>,
     /// The commands that reached the core, in order.
     pub commanded: Vec<Value>,
-    /// The number of Registers that the device sent, without retransmissions.
+    /// The number of Registers that the device sent, without retransmissions from the same address. One from another
+    /// address is another request for the core (RFC 7252 section 4.5).
     pub registers: usize,
     /// The Observe numbers of the confirmable notifications that the core acknowledged, in the order in which the
     /// acknowledgements came.
@@ -114,11 +117,13 @@ pub struct AttachedDevice {
     pub observed: HashMap<Token, String>,
     /// The number of confirmable notifications that the device sent, without retransmissions.
     pub notifications: usize,
+    /// The values of its Sends, in order.
+    pub sends: Vec<f64>,
     address: Peer,
     wakes: Option<Instant>,
     /// Confirmable notifications that were not acknowledged yet.
     unconfirmed: HashMap<MessageId, (Token, u32)>,
-    last_register: Option<MessageId>,
+    last_register: Option<(MessageId, Peer)>,
     /// The confirmable messages of the device that are neither acknowledged nor reset.
     outstanding: HashMap<MessageId, OutstandingDatagram>,
 }
@@ -148,6 +153,8 @@ pub enum Happening {
     /// The device has another address from now on; nothing that was under way to the old one arrives.
     Move(DeviceNumber),
     Change(DeviceNumber, f64),
+    /// The device sends this value unasked, if it is registered (LwM2M Core 1.1 section 6.4.6).
+    Send(DeviceNumber, f64),
     /// An application publishes a command for whoever is subscribed for the endpoint.
     Command(DeviceNumber, Vec<u8>),
 }
@@ -198,6 +205,7 @@ impl Network {
             confirmed: Vec::new(),
             observed: HashMap::new(),
             notifications: 0,
+            sends: Vec::new(),
             address,
             wakes: None,
             unconfirmed: HashMap::new(),
@@ -295,6 +303,18 @@ impl Network {
                 let path = "/3303/0/5700".parse().expect("a path");
                 let value = simulator::SimulatedValue::Float(value);
                 self.with_device(number, |device, now| assert!(device.notify(now, path, value)));
+            }
+            Happening::Send(number, value) => {
+                let path = "/3303/0/5700".parse().expect("a path");
+                let sample =
+                    simulator::SimulatedSample { path, value: simulator::SimulatedValue::Float(value), time: None };
+                let send =
+                    simulator::SimulatedSend { format: format::SENML_CBOR, base_time: None, samples: vec![sample] };
+                let mut sent = false;
+                self.with_device(number, |device, now| sent = device.send(now, &send).is_ok());
+                if sent {
+                    self.devices[number].sends.push(value);
+                }
             }
             Happening::Command(number, payload) => {
                 let endpoint = &self.devices[number].endpoint;
@@ -409,10 +429,17 @@ impl Network {
                     self.clientids.contains_key(&device),
                     "a publication for a device that the broker does not have"
                 );
-                if let Some(ticket) = publication.ticket {
-                    self.issue(device, ticket, &publication);
+                let taken = match (publication.class, publication.ticket) {
+                    (UplinkClass::Send, Some(ticket)) => self.take_send(device, ticket),
+                    (_, Some(ticket)) => {
+                        self.issue(device, ticket, &publication);
+                        true
+                    }
+                    (_, None) => true,
+                };
+                if taken {
+                    self.published.push((device, publication));
                 }
-                self.published.push((device, publication));
             }
             BrokerCommand::SetLifetime { .. } => {}
             BrokerCommand::Disconnect { registration: device } => {
@@ -424,12 +451,26 @@ impl Network {
         }
     }
 
+    /// Lets the link say that it has room for a Send, and the broker take it after its delay; or that there is no room.
+    /// Returns whether there is.
+    fn take_send(&mut self, registration: RegistrationId, ticket: Ticket) -> bool {
+        if self.rng.random_bool(self.weather.untold) {
+            self.schedule(self.now, Happening::FromBroker(BrokerEvent::Unpublished { registration, ticket }));
+            return false;
+        }
+        self.schedule(self.now, Happening::FromBroker(BrokerEvent::Queued { registration, ticket }));
+        let at = self.now + self.weather.broker_delay.mul_f64(self.rng.random_range(0.0..1.0));
+        self.schedule(at, Happening::FromBroker(BrokerEvent::Published { registration, ticket }));
+        true
+    }
+
     /// Lets the broker acknowledge a notification, after its delay or never.
     fn issue(&mut self, device: RegistrationId, ticket: Ticket, publication: &Publication) {
         let endpoint = self.clientids.get(&device).expect("it was published for");
-        let number = self.devices.iter().position(|attached| attached.endpoint == *endpoint).expect("it is attached");
+        // A hostile peer that registered is no attached device.
+        let number = self.devices.iter().position(|attached| attached.endpoint == *endpoint);
         let payload: Value = serde_json::from_slice(&publication.payload).expect("JSON");
-        if let Some((path, observe)) = notification_of(&payload) {
+        if let (Some(number), Some((path, observe))) = (number, notification_of(&payload)) {
             self.tickets.insert(ticket, (number, path, observe));
         }
         if !self.rng.random_bool(self.weather.untold) {
@@ -463,7 +504,8 @@ impl Network {
             }
         }
         let registers = code == Code::POST && options.all(number::URI_PATH).eq([b"rd".as_slice()]);
-        if registers && attached.last_register.replace(id) != Some(id) {
+        let register = (id, attached.address);
+        if registers && attached.last_register.replace(register) != Some(register) {
             attached.registers += 1;
         }
     }

@@ -3,8 +3,9 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use lwm2m_core::coap::Code;
 use lwm2m_core::gateway::report::Report;
-use lwm2m_simulator::{DeviceEvent, SimulatedDeviceConfig};
+use lwm2m_simulator::{DeviceEvent, SimulatedDeviceConfig, SimulatedVersion};
 use lwm2m_testkit::network::{DeviceNumber, Happening, Network, Weather};
 use lwm2m_testkit::scene::{observe, read};
 use rand::rngs::StdRng;
@@ -13,6 +14,9 @@ use serde_json::{Value, json};
 
 const DEVICES: usize = 4;
 const COMMANDS: u64 = 12;
+const SENDS: u64 = 12;
+/// Between two Sends of a device: longer than the first can take to fail (MAX_TRANSMIT_WAIT, RFC 7252 section 4.8.2).
+const SEND_INTERVAL: f64 = 150.0;
 const TEMPERATURE: &str = "/3303/0/5700";
 /// When every command has been asked, and every device stops.
 const STOP: f64 = 2000.0;
@@ -26,7 +30,7 @@ fn weathers() -> [Weather; 4] {
         duplication,
         delay: Duration::from_secs_f64(delay),
         broker_delay: Duration::from_secs(3),
-        untold: 0.0,
+        untold: 0.1,
     };
     [Weather::FAIR, weather(0.1, 0.1, 0.5), weather(0.25, 0.3, 4.0), weather(0.6, 0.2, 2.0)]
 }
@@ -40,8 +44,12 @@ fn lived_through(weather: Weather, seed: u64, moves: bool) -> Network {
             notification_interval: Some(Duration::from_secs(20)),
             confirmable_notifications: true,
             binding: if number == 0 { "UQ" } else { "U" }.to_owned(),
-            ..SimulatedDeviceConfig::new(format!("dev-{number}"))
+            ..SimulatedDeviceConfig::of_version(format!("dev-{number}"), version_of(number))
         });
+        for send in 0..SENDS {
+            let at = 60.0 + send as f64 * SEND_INTERVAL + number as f64;
+            network.at(at, Happening::Send(device, (1_000 * (number + 1)) as f64 + send as f64));
+        }
         network.at(rng.random_range(0.0..5.0), Happening::Start(device));
         for id in 0..COMMANDS {
             // Between two of them there may be no time, or more than one takes to fail.
@@ -57,6 +65,11 @@ fn lived_through(weather: Weather, seed: u64, moves: bool) -> Network {
     }
     network.run_until(AFTER_ALL);
     network
+}
+
+/// Half of the devices have no composite operations and no Send of their own; the gateway takes a Send from all.
+fn version_of(number: DeviceNumber) -> SimulatedVersion {
+    if number.is_multiple_of(2) { SimulatedVersion::V1_0 } else { SimulatedVersion::V1_1 }
 }
 
 fn command(id: u64, rng: &mut StdRng) -> Value {
@@ -90,7 +103,9 @@ fn every_weather(moves: bool) -> Vec<(String, Network)> {
 fn final_answers(network: &Network, device: DeviceNumber) -> Vec<u64> {
     network
         .published_for(device)
-        .filter(|payload| !matches!(payload["msgType"].as_str(), Some("ack" | "register" | "update" | "notify")))
+        .filter(|payload| {
+            !matches!(payload["msgType"].as_str(), Some("ack" | "register" | "update" | "notify" | "send"))
+        })
         .map(|payload| payload["reqID"].as_u64().expect("a command's number"))
         .collect()
 }
@@ -130,6 +145,51 @@ fn an_acknowledged_notification_is_published_once_and_in_order() {
         }
     });
     assert!(confirmed.get() > 1000, "only {} notifications were acknowledged", confirmed.get());
+}
+
+#[test]
+fn a_send_that_was_answered_2_04_is_published_once_and_one_that_was_answered_5_03_is_not() {
+    let answered = std::cell::Cell::new((0, 0));
+    let check = |network: &Network, case: &str| {
+        for device in 0..DEVICES {
+            let published: Vec<f64> = network
+                .published_for(device)
+                .filter(|payload| payload["msgType"] == "send")
+                .map(|payload| payload["data"]["content"][0]["value"].as_f64().expect("the value of a Send"))
+                .collect();
+            let attached = &network.devices[device];
+            let codes: Vec<Option<Code>> = attached
+                .events
+                .iter()
+                .filter_map(|event| match event {
+                    DeviceEvent::SendAnswered { code } => Some(*code),
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(codes.len(), attached.sends.len(), "{case}, device {device}");
+            assert!(published.iter().all(|value| attached.sends.contains(value)), "{case}: {published:?}");
+            for (value, code) in attached.sends.iter().zip(codes) {
+                let times = published.iter().filter(|published| *published == value).count();
+                let (taken, refused) = answered.get();
+                match code {
+                    Some(Code::CHANGED) => {
+                        assert_eq!(times, 1, "{case}, device {device}: {value} of {published:?}");
+                        answered.set((taken + 1, refused));
+                    }
+                    Some(Code::SERVICE_UNAVAILABLE) => {
+                        assert_eq!(times, 0, "{case}, device {device}: {value} of {published:?}");
+                        answered.set((taken, refused + 1));
+                    }
+                    // The answer was lost, or the device was not registered any more.
+                    Some(_) | None => assert!(times <= 1, "{case}, device {device}: {value} of {published:?}"),
+                }
+            }
+        }
+    };
+    in_every_weather(false, check);
+    in_every_weather(true, check);
+    let (taken, refused) = answered.get();
+    assert!(taken > 1_000 && refused > 50, "{taken} Sends were taken, {refused} refused");
 }
 
 #[test]
