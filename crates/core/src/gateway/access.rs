@@ -2,6 +2,8 @@
 //!
 //! A registration belongs to the identity that made it. Only associations of that identity may use it; a request from a
 //! new association of the identity moves the registration there. A peer without that identity cannot replace it.
+//!
+//! The identity of a peer comes as an argument: who calls knows the DTLS server, and `None` means plain UDP.
 
 use std::collections::HashSet;
 
@@ -9,7 +11,8 @@ use crate::registry::Device;
 use lwm2m_base::Peer;
 use lwm2m_base::identity::{Identity, PskIdentity};
 
-use super::context::Context;
+use super::config::GatewayConfig;
+use super::identity::IdentityRule;
 use super::report::{Forbidden, Report};
 
 /// Owns the list of identities that have a key of their own.
@@ -28,12 +31,12 @@ impl AccessControl {
     /// registered or pending registration of the name was made over DTLS.
     pub fn forbids_name(
         &self,
-        context: &Context,
+        settings: &GatewayConfig,
         endpoint: &str,
         (peer, identity): (Peer, Option<&Identity>),
         taken_over_dtls: bool,
     ) -> Option<Forbidden> {
-        let rule = &context.settings.identity;
+        let rule = &settings.identity;
         if let Some(identity) = identity {
             return (!rule.allows(identity, endpoint)).then_some(Forbidden::OtherName);
         }
@@ -45,28 +48,148 @@ impl AccessControl {
             return Some(Forbidden::Unsecured);
         }
         let has_key = || rule.identity_of(endpoint).is_some_and(|own| self.keyed.contains(&own));
-        (!context.settings.plain_udp_for_psk_devices && has_key()).then_some(Forbidden::HasKey)
+        (!settings.plain_udp_for_psk_devices && has_key()).then_some(Forbidden::HasKey)
     }
 }
 
-/// Returns why a request of this peer for the registration of this device is not accepted.
-pub(super) fn forbids_request(context: &Context, device: &Device, peer: Peer) -> Option<Forbidden> {
+/// Returns why a request of a peer with this identity for the registration of this device is not accepted.
+pub(super) fn forbids_request(
+    rule: &IdentityRule,
+    device: &Device,
+    (peer, identity): (Peer, Option<&Identity>),
+) -> Option<Forbidden> {
     if device.peer == peer {
         return None;
     }
-    match (&device.identity, context.identity(peer)) {
+    match (device.identity.as_deref(), identity) {
         (None, None) => None,
         (Some(_), None) => Some(Forbidden::Unsecured),
-        (Some(own), Some(other)) if *own == other => None,
-        (Some(_), Some(_)) => Some(Forbidden::OtherIdentity),
+        (Some(own), Some(other)) => (own != other).then_some(Forbidden::OtherIdentity),
         (None, Some(identity)) => {
-            let allows = context.settings.identity.allows(&identity, &device.registration.endpoint);
-            (!allows).then_some(Forbidden::OtherName)
+            (!rule.allows(identity, &device.registration.endpoint)).then_some(Forbidden::OtherName)
         }
     }
 }
 
-pub(super) fn report_forbidden(context: &mut Context, endpoint: &str, peer: Peer, reason: Forbidden) {
-    let identity = context.identity(peer).and_then(|identity| identity.name().map(str::to_owned));
-    context.report(Report::Forbidden { endpoint: endpoint.to_owned(), peer, identity, reason });
+/// Returns the report that a peer with this identity may not use this endpoint name.
+pub(super) fn forbidden(endpoint: &str, (peer, identity): (Peer, Option<&Identity>), reason: Forbidden) -> Report {
+    let identity = identity.and_then(Identity::name).map(str::to_owned);
+    Report::Forbidden { endpoint: endpoint.to_owned(), peer, identity, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use super::super::fixtures::{address, association, device, psk};
+    use super::*;
+
+    fn settings() -> GatewayConfig {
+        GatewayConfig {
+            identity: IdentityRule::Pattern("lwm2m-${endpoint_name}".parse().unwrap()),
+            ..Default::default()
+        }
+    }
+
+    fn bound_device(peer: Peer, identity: Option<Identity>) -> Device {
+        let mut device = device(7, &[], Instant::now());
+        (device.peer, device.identity) = (peer, identity.map(Arc::new));
+        device
+    }
+
+    #[test]
+    fn an_identity_may_use_the_names_that_it_stands_for_and_no_other() {
+        let (access, settings, own) = (AccessControl::default(), settings(), psk("lwm2m-dev-7"));
+        let forbids = |endpoint, taken| access.forbids_name(&settings, endpoint, (association(1), Some(&own)), taken);
+        assert_eq!(forbids("dev-7", false), None);
+        assert_eq!(forbids("dev-7", true), None, "it may take the name over from another of its associations");
+        assert_eq!(forbids("dev-8", false), Some(Forbidden::OtherName));
+        assert_eq!(forbids("lwm2m-dev-7", false), Some(Forbidden::OtherName));
+    }
+
+    #[test]
+    fn an_association_whose_identity_is_not_known_any_more_may_use_no_name() {
+        let (access, settings) = (AccessControl::default(), settings());
+        let closed = (association(1), None);
+        assert_eq!(access.forbids_name(&settings, "dev-7", closed, false), Some(Forbidden::OtherName));
+        assert_eq!(access.forbids_name(&settings, "dev-7", closed, true), Some(Forbidden::OtherName));
+    }
+
+    #[test]
+    fn plain_udp_cannot_take_a_name_that_is_registered_over_dtls() {
+        let (access, mut settings) = (AccessControl::default(), settings());
+        settings.plain_udp_for_psk_devices = true;
+        let plain = (address(1), None);
+        assert_eq!(access.forbids_name(&settings, "dev-7", plain, true), Some(Forbidden::Unsecured));
+        assert_eq!(access.forbids_name(&settings, "dev-7", plain, false), None);
+    }
+
+    #[test]
+    fn a_name_with_a_key_needs_dtls_unless_the_configuration_allows_plain_udp() {
+        let (mut access, mut settings, plain) = (AccessControl::default(), settings(), (address(1), None));
+        let key = |name: &str| PskIdentity::new(name.as_bytes()).unwrap();
+        access.set_keyed_identities([key("lwm2m-dev-7")].into());
+        assert_eq!(access.forbids_name(&settings, "dev-7", plain, false), Some(Forbidden::HasKey));
+        assert_eq!(access.forbids_name(&settings, "dev-8", plain, false), None);
+
+        access.set_keyed_identities([key("lwm2m-dev-8")].into());
+        assert_eq!(access.forbids_name(&settings, "dev-7", plain, false), None, "its key was removed");
+        assert_eq!(access.forbids_name(&settings, "dev-8", plain, false), Some(Forbidden::HasKey));
+
+        settings.plain_udp_for_psk_devices = true;
+        assert_eq!(access.forbids_name(&settings, "dev-8", plain, false), None);
+    }
+
+    #[test]
+    fn names_that_no_identity_stands_for_have_no_key() {
+        let mut access = AccessControl::default();
+        access.set_keyed_identities([PskIdentity::new(b"dev-7").unwrap()].into());
+        let settings = GatewayConfig { identity: IdentityRule::None, ..Default::default() };
+        assert_eq!(access.forbids_name(&settings, "dev-7", (address(1), None), false), None);
+        let any = psk("somebody");
+        assert_eq!(access.forbids_name(&settings, "dev-7", (association(1), Some(&any)), true), None);
+    }
+
+    #[test]
+    fn a_registration_of_plain_udp_accepts_requests_from_each_address_and_from_the_identity_of_its_name() {
+        let (rule, device) = (settings().identity, bound_device(address(1), None));
+        let (own, other) = (psk("lwm2m-dev-7"), psk("lwm2m-dev-8"));
+        assert_eq!(forbids_request(&rule, &device, (address(2), None)), None);
+        assert_eq!(forbids_request(&rule, &device, (association(1), Some(&own))), None);
+        let forbidden = forbids_request(&rule, &device, (association(1), Some(&other)));
+        assert_eq!(forbidden, Some(Forbidden::OtherName));
+    }
+
+    #[test]
+    fn a_registration_of_an_identity_accepts_requests_from_associations_of_that_identity_only() {
+        let own = psk("lwm2m-dev-7");
+        let (rule, device) = (settings().identity, bound_device(association(1), Some(own.clone())));
+        let other = psk("lwm2m-dev-8");
+        let forbids = |peer, identity| forbids_request(&rule, &device, (peer, identity));
+        assert_eq!(forbids(association(2), Some(&own)), None);
+        assert_eq!(forbids(association(2), Some(&other)), Some(Forbidden::OtherIdentity));
+        assert_eq!(forbids(association(2), Some(&Identity::Unknown)), Some(Forbidden::OtherIdentity));
+        assert_eq!(forbids(address(1), None), Some(Forbidden::Unsecured));
+        assert_eq!(forbids(association(2), None), Some(Forbidden::Unsecured), "the association is closed");
+    }
+
+    #[test]
+    fn the_peer_that_a_registration_speaks_from_is_not_asked_again() {
+        let (rule, device) = (settings().identity, bound_device(association(1), Some(psk("lwm2m-dev-7"))));
+        assert_eq!(forbids_request(&rule, &device, (association(1), None)), None);
+    }
+
+    #[test]
+    fn the_report_names_the_identity_if_there_is_one() {
+        let reason = Forbidden::OtherName;
+        let report = |peer, identity: Option<&Identity>| match forbidden("dev-7", (peer, identity), reason) {
+            Report::Forbidden { endpoint, peer, identity, reason } => (endpoint, peer, identity, reason),
+            other => panic!("{other:?}"),
+        };
+        let named = report(association(1), Some(&psk("lwm2m-dev-8")));
+        assert_eq!(named, ("dev-7".to_owned(), association(1), Some("lwm2m-dev-8".to_owned()), reason));
+        assert_eq!(report(address(1), None), ("dev-7".to_owned(), address(1), None, reason));
+        assert_eq!(report(association(1), Some(&Identity::Unknown)).2, None);
+    }
 }

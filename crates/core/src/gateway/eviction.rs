@@ -47,29 +47,8 @@ impl SilentDevices {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixtures::device;
     use super::*;
-    use crate::coap::options::number;
-    use crate::coap::{Code, Request};
-    use crate::lwm2m::register::Registration;
-    use crate::registry::{Location, NewDevice, Topic, Topics};
-    use lwm2m_base::Peer;
-
-    fn device(id: u64, last_heard: Instant) -> Device {
-        let mut request = Request::new(Code::POST);
-        request.options.add_text(number::URI_QUERY, &format!("ep=dev-{id}"));
-        let lifetimes = Duration::from_secs(1)..=Duration::from_secs(86_400);
-        let topic = || Topic { name: "t".to_owned(), qos: 0 };
-        let (command, response, notify, register, update) = (topic(), topic(), topic(), topic(), topic());
-        Device::new(NewDevice {
-            id: RegistrationId(id),
-            registration: Registration::from_register(&request, &lifetimes, None).unwrap(),
-            location: Location::from_text(id.to_string()),
-            peer: Peer::udp(0, ([192, 0, 2, 1], 5683).into()),
-            identity: None,
-            topics: Topics { command, response, notify, send: None, register, update, status: None },
-            last_heard,
-        })
-    }
 
     #[test]
     fn the_device_that_was_silent_the_longest_is_evicted_and_none_that_was_heard_within_a_day() {
@@ -77,7 +56,7 @@ mod tests {
         let after = |hours: u64| start + Duration::from_secs(hours * 3600);
         let (mut registry, mut silent) = (Registry::default(), SilentDevices::default());
         for (id, heard) in [(1, after(2)), (2, after(1)), (3, after(0))] {
-            let device = device(id, heard);
+            let device = device(id, &[], heard);
             silent.watch(&device);
             registry.insert(device);
         }

@@ -34,6 +34,8 @@ mod context;
 mod diagnostic;
 mod dtls;
 mod eviction;
+#[cfg(test)]
+mod fixtures;
 pub mod identity;
 mod inspection;
 mod notification;

@@ -20,7 +20,7 @@ use crate::registry::{Device, Location, NewDevice, RegistrationId};
 use lwm2m_base::Peer;
 use lwm2m_base::identity::Identity;
 
-use super::access::{AccessControl, forbids_request, report_forbidden};
+use super::access::{AccessControl, forbidden, forbids_request};
 use super::auto_observe;
 use super::broker::{
     BrokerCommand, BrokerEvent, CloseReason, ConnectError, MessageProperties, Publication, UplinkClass,
@@ -233,7 +233,9 @@ impl Registrations {
 impl Registrations {
     fn handle_registered(&mut self, context: &mut Context, id: RegistrationId, received: ReceivedRequest) {
         let Some(device) = self.devices.registry().device(id) else { return };
-        if let Some(reason) = forbids_request(context, device, received.peer) {
+        let identity = context.identity(received.peer);
+        if let Some(reason) = forbids_request(&context.settings.identity, device, (received.peer, identity.as_deref()))
+        {
             let endpoint = device.registration.endpoint.clone();
             return self.forbid(context, received, &endpoint, reason);
         }
@@ -274,7 +276,8 @@ impl Registrations {
 
     fn forbid(&mut self, context: &mut Context, received: ReceivedRequest, endpoint: &str, reason: Forbidden) {
         let ReceivedRequest { id, peer, request } = received;
-        report_forbidden(context, endpoint, peer, reason);
+        let identity = context.identity(peer);
+        context.report(forbidden(endpoint, (peer, identity.as_deref()), reason));
         let why = match reason {
             Forbidden::OtherName => "the identity stands for another endpoint name",
             Forbidden::OtherIdentity => "the registration is of another identity",
@@ -456,7 +459,7 @@ impl Registrations {
         let registered = self.devices.registry().device_by_endpoint(endpoint);
         let taken_over_dtls = registered.is_some_and(|device| device.identity.is_some())
             || self.pending.by_endpoint(endpoint).is_some_and(|pending| pending.identity.is_some());
-        self.access.forbids_name(context, endpoint, (peer, identity), taken_over_dtls)
+        self.access.forbids_name(&context.settings, endpoint, (peer, identity), taken_over_dtls)
     }
 
     /// Returns why this device cannot register now; `None` if it can.

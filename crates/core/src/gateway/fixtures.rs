@@ -1,0 +1,123 @@
+//! Builds what the unit tests of the gateway's parts need: a context, devices and peers; and reads what the parts put out.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::coap::options::number;
+use crate::coap::{Code, Message, Request};
+use crate::lwm2m::model::Model;
+use crate::lwm2m::register::Registration;
+use crate::registry::{Device, Location, NewDevice, RegistrationId, Topic, Topics};
+use lwm2m_base::identity::{Identity, PskIdentity};
+use lwm2m_base::{AssociationId, Peer};
+
+use super::Output;
+use super::broker::{BrokerCommand, Publication};
+use super::config::GatewayConfig;
+use super::context::Context;
+use super::report::Report;
+use super::wall_clock::WallClock;
+
+/// The wall clock when the tests begin: 2026-01-01, in seconds.
+const YEAR_2026: Duration = Duration::from_secs(1_767_225_600);
+
+/// Returns a peer of plain UDP.
+pub fn address(host: u8) -> Peer {
+    Peer::udp(0, ([192, 0, 2, host], 5683).into())
+}
+
+/// Returns the peer of a DTLS association. Each of them has the same address.
+pub fn association(id: u64) -> Peer {
+    Peer { association: Some(AssociationId(id)), ..Peer::udp(1, ([198, 51, 100, 1], 5684).into()) }
+}
+
+pub fn psk(name: &str) -> Identity {
+    Identity::Psk(PskIdentity::new(name.as_bytes()).expect("a short text is an identity"))
+}
+
+/// Returns a context without DTLS and without object definitions, whose time begins now.
+pub fn context(settings: GatewayConfig) -> Context {
+    Context::new(settings, Arc::new(Model::default()), [7; 32], WallClock::new(Instant::now(), YEAR_2026))
+}
+
+/// Returns the values of a device `dev-ID` of plain UDP that registered with these query items. Its topics are named as
+/// the fields of [`Topics`]; its presence is not published.
+pub fn new_device(id: u64, query: &[&str], last_heard: Instant) -> NewDevice {
+    let topic = |name: &str| Topic { name: name.to_owned(), qos: 0 };
+    NewDevice {
+        id: RegistrationId(id),
+        registration: registration(id, query),
+        location: Location::from_text(id.to_string()),
+        peer: address(1),
+        identity: None,
+        topics: Topics {
+            command: topic("command"),
+            response: topic("response"),
+            notify: topic("notify"),
+            send: Some(topic("send")),
+            register: topic("register"),
+            update: topic("update"),
+            status: None,
+        },
+        last_heard,
+    }
+}
+
+pub fn device(id: u64, query: &[&str], last_heard: Instant) -> Device {
+    Device::new(new_device(id, query, last_heard))
+}
+
+/// Returns the registration of a device `dev-ID` of LwM2M 1.1.
+fn registration(id: u64, query: &[&str]) -> Registration {
+    let lifetimes = GatewayConfig::default().lifetimes;
+    Registration::from_register(&register(id, query), &lifetimes, None).expect("the Register is valid")
+}
+
+fn register(id: u64, query: &[&str]) -> Request {
+    let mut request = Request::new(Code::POST);
+    let endpoint = format!("ep=dev-{id}");
+    for item in [endpoint.as_str(), "lwm2m=1.1"].iter().chain(query) {
+        request.options.add_text(number::URI_QUERY, item);
+    }
+    request
+}
+
+/// What a part has put out since the last look, by its receiver, in order.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    pub messages: Vec<(Peer, Message)>,
+    pub broker: Vec<BrokerCommand>,
+    pub reports: Vec<Report>,
+}
+
+impl Outputs {
+    /// Takes what the context has. Reports of single datagrams are left out.
+    pub fn take(context: &mut Context) -> Self {
+        context.flush_coap();
+        let mut outputs = Self::default();
+        while let Some(output) = context.pop_output() {
+            match output {
+                Output::Transmit(transmit) => {
+                    let message = Message::decode(&transmit.datagram).expect("the gateway sends CoAP");
+                    outputs.messages.push((transmit.peer, message));
+                }
+                Output::Broker(command) => outputs.broker.push(command),
+                Output::Report(Report::Datagram { .. }) => {}
+                Output::Report(report) => outputs.reports.push(report),
+                Output::FindKey(_) | Output::Idle(_) => panic!("no part without DTLS asks for this: {output:?}"),
+            }
+        }
+        outputs
+    }
+
+    pub fn publications(&self) -> Vec<(RegistrationId, &Publication)> {
+        let published = self.broker.iter().filter_map(|command| match command {
+            BrokerCommand::Publish { registration, publication } => Some((*registration, publication)),
+            BrokerCommand::Connect { .. }
+            | BrokerCommand::Resume { .. }
+            | BrokerCommand::SetLifetime { .. }
+            | BrokerCommand::Disconnect { .. } => None,
+        });
+        published.collect()
+    }
+}
