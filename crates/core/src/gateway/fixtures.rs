@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::coap::options::number;
-use crate::coap::{Code, Message, Request};
+use crate::coap::{Code, EndpointEvent, Message, Request};
 use crate::lwm2m::model::Model;
 use crate::lwm2m::register::Registration;
 use crate::registry::{Device, Location, NewDevice, RegistrationId, Topic, Topics};
@@ -80,6 +82,17 @@ fn register(id: u64, query: &[&str]) -> Request {
         request.options.add_text(number::URI_QUERY, item);
     }
     request
+}
+
+/// Hands a message of this peer to the CoAP endpoint, and returns what the endpoint makes of it.
+pub fn receive(context: &mut Context, peer: Peer, message: &Message) -> Option<EndpointEvent> {
+    context.coap.handle_datagram(context.now, peer, &message.encode());
+    context.coap.poll_event()
+}
+
+/// Reads the JSON of a publication.
+pub fn json(publication: &Publication) -> Value {
+    serde_json::from_slice(&publication.payload).expect("the gateway publishes JSON")
 }
 
 /// What a part has put out since the last look, by its receiver, in order.

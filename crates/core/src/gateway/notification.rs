@@ -122,3 +122,6 @@ pub(super) fn report_superseded(context: &mut Context, device: &Device) {
     let endpoint = device.registration.endpoint.clone();
     context.report(Report::Notification { endpoint, outcome: NotificationOutcome::Superseded });
 }
+
+#[cfg(test)]
+mod tests;
