@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::coap::options::number;
 use crate::coap::{Code, EndpointEvent, Message, Request};
 use crate::lwm2m::model::Model;
-use crate::lwm2m::register::Registration;
+use crate::lwm2m::register::{Registration, Update};
 use crate::registry::{Device, Location, NewDevice, RegistrationId, Topic, Topics};
 use lwm2m_base::identity::{Identity, PskIdentity};
 use lwm2m_base::{AssociationId, Peer};
@@ -20,8 +20,8 @@ use super::context::Context;
 use super::report::Report;
 use super::wall_clock::WallClock;
 
-/// The wall clock when the tests begin: 2026-01-01, in seconds.
-const YEAR_2026: Duration = Duration::from_secs(1_767_225_600);
+/// The wall clock when the tests begin.
+pub const YEAR_2026: Duration = Duration::from_secs(1_767_225_600);
 
 /// Returns a peer of plain UDP.
 pub fn address(host: u8) -> Peer {
@@ -67,6 +67,14 @@ pub fn new_device(id: u64, query: &[&str], last_heard: Instant) -> NewDevice {
 
 pub fn device(id: u64, query: &[&str], last_heard: Instant) -> Device {
     Device::new(new_device(id, query, last_heard))
+}
+
+/// Returns the Update with these query items that such a device sends.
+pub fn update(device: &Device, query: &[&str]) -> Update {
+    let mut request = Request::new(Code::POST);
+    query.iter().for_each(|item| request.options.add_text(number::URI_QUERY, item));
+    let lifetimes = GatewayConfig::default().lifetimes;
+    device.registration.read_update(&request, &lifetimes).expect("the Update is valid")
 }
 
 /// Returns the registration of a device `dev-ID` of LwM2M 1.1.

@@ -41,7 +41,7 @@ pub(super) struct RegisteredDevices {
 
 /// The kinds of deadlines, in the order in which those of one moment are handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum DeviceTimer {
+enum RegistrationTimer {
     Lifetime,
     CommandExpiry,
     AwakeTime,
@@ -151,15 +151,15 @@ impl RegisteredDevices {
     pub fn handle_timeout(&mut self, context: &mut Context) {
         while let Some(timer) = self.due(context.now) {
             match timer {
-                DeviceTimer::Lifetime => self.check_lifetime(context),
-                DeviceTimer::CommandExpiry => {
+                RegistrationTimer::Lifetime => self.check_lifetime(context),
+                RegistrationTimer::CommandExpiry => {
                     if let Some(device) =
                         self.commands.pop_expired(context.now).and_then(|id| self.registry.device_mut(id))
                     {
                         self.commands.expire(context, device);
                     }
                 }
-                DeviceTimer::AwakeTime => {
+                RegistrationTimer::AwakeTime => {
                     if let Some(device) =
                         self.queue_mode.pop_expired(context.now).and_then(|id| self.registry.device_mut(id))
                     {
@@ -207,16 +207,16 @@ impl RegisteredDevices {
         }
     }
 
-    fn due(&self, now: Instant) -> Option<DeviceTimer> {
+    fn due(&self, now: Instant) -> Option<RegistrationTimer> {
         let due = self.timers().into_iter().filter_map(|(at, timer)| at.filter(|at| *at <= now).map(|at| (at, timer)));
         due.min().map(|(_, timer)| timer)
     }
 
-    fn timers(&self) -> [(Option<Instant>, DeviceTimer); 3] {
+    fn timers(&self) -> [(Option<Instant>, RegistrationTimer); 3] {
         [
-            (self.lifetimes.next(), DeviceTimer::Lifetime),
-            (self.commands.next_deadline(), DeviceTimer::CommandExpiry),
-            (self.queue_mode.next_deadline(), DeviceTimer::AwakeTime),
+            (self.lifetimes.next(), RegistrationTimer::Lifetime),
+            (self.commands.next_deadline(), RegistrationTimer::CommandExpiry),
+            (self.queue_mode.next_deadline(), RegistrationTimer::AwakeTime),
         ]
     }
 
@@ -377,3 +377,6 @@ fn heard_from(context: &mut Context, queue_mode: &mut QueueMode, device: &mut De
     }
     queue_mode.heard_from(context, device);
 }
+
+#[cfg(test)]
+mod tests;
