@@ -591,3 +591,6 @@ fn queue_limits(limits: &Limits) -> QueueLimits {
         bytes_of_all: limits.pending_command_bytes_total,
     }
 }
+
+#[cfg(test)]
+mod tests;
