@@ -1,4 +1,5 @@
-//! Builds what the unit tests of the gateway's parts need: a context, devices and peers; and reads what the parts put out.
+//! Builds what the unit tests of the gateway's parts need, such as a context and devices, and reads what the parts put
+//! out.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

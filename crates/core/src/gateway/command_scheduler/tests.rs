@@ -90,6 +90,9 @@ impl Scene {
     }
 }
 
+/// The way in which an exchange ends without an answer.
+type End = fn(&mut Scene, ExchangeId);
+
 /// A command to execute a resource whose id is the number of the command.
 fn execute(number: u64) -> Value {
     json!({ "reqID": number, "msgType": "execute", "data": { "path": format!("/3/0/{number}") } })
@@ -162,7 +165,7 @@ fn retained() -> MessageProperties {
     MessageProperties { retained: true, ..MessageProperties::default() }
 }
 
-// --- Order, and one in flight -------------------------------------------------------------------------------------------
+// --- Order, and one in flight ----------------------------------------------------------------------------------------
 
 #[test]
 fn commands_are_sent_one_after_the_other_in_their_order() {
@@ -186,7 +189,7 @@ fn commands_are_sent_one_after_the_other_in_their_order() {
 fn a_reset_a_timeout_and_a_failure_are_final_answers_and_the_next_command_follows() {
     let mut scene = Scene::awake();
     (1..=4).for_each(|number| drop(scene.handle(&execute(number))));
-    let ends: [(fn(&mut Scene, ExchangeId), _, _); 3] = [
+    let ends: [(End, _, _); 3] = [
         (
             |scene, exchange| scene.commands.reset(&mut scene.context, &mut scene.device, exchange),
             unanswered(1, "coap_reset"),
@@ -255,7 +258,7 @@ fn the_final_answer_goes_to_the_response_topic_of_the_command_too() {
     assert_eq!(published[0].payload, published[1].payload);
 }
 
-// --- Devices that sleep -------------------------------------------------------------------------------------------------
+// --- Devices that sleep ----------------------------------------------------------------------------------------------
 
 #[test]
 fn commands_wait_for_a_device_that_is_asleep_and_follow_in_order_when_it_wakes() {
@@ -281,7 +284,7 @@ fn nothing_is_sent_while_the_gateway_shuts_down() {
     assert_eq!(scene.device.waiting.len(), 2);
 }
 
-// --- Expiry -------------------------------------------------------------------------------------------------------------
+// --- Expiry ----------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_command_that_waits_expires_after_its_ttl_and_the_others_keep_their_order() {
@@ -352,7 +355,7 @@ fn a_ttl_of_zero_means_now_or_never() {
     assert_eq!((scene.commands.bytes(), scene.commands.deadlines()), (0, 0));
 }
 
-// --- Bounds -------------------------------------------------------------------------------------------------------------
+// --- Bounds ----------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_full_queue_refuses_the_newest_command_and_keeps_the_others() {
@@ -436,7 +439,7 @@ fn the_observations_of_a_device_are_bounded_and_a_known_one_is_replaced() {
     assert_eq!((scene.commands.registration_of(first), scene.commands.exchanges()), (None, 1));
 }
 
-// --- Retained commands --------------------------------------------------------------------------------------------------
+// --- Retained commands -----------------------------------------------------------------------------------------------
 
 #[test]
 fn a_retained_command_is_sent_once_however_often_it_is_delivered() {
@@ -464,7 +467,7 @@ fn a_retained_command_that_expired_may_be_delivered_again() {
     assert_eq!(requested(&scene.wake()), [1]);
 }
 
-// --- Devices that leave -------------------------------------------------------------------------------------------------
+// --- Devices that leave ----------------------------------------------------------------------------------------------
 
 #[test]
 fn a_command_in_flight_that_is_given_up_is_a_timeout_and_is_not_repeated() {
@@ -496,7 +499,7 @@ fn a_new_registration_inherits_what_waits_and_gives_up_what_was_in_flight() {
     assert_eq!(requested(&scene.answer()), [3]);
 }
 
-// --- Records ------------------------------------------------------------------------------------------------------------
+// --- Records ---------------------------------------------------------------------------------------------------------
 
 #[test]
 fn commands_are_restored_in_their_order_with_their_expiry_and_their_serials() {

@@ -131,7 +131,7 @@ fn ended(outcome: NotificationOutcome) -> Report {
     Report::Notification { endpoint: "dev-7".to_owned(), outcome }
 }
 
-// --- Notifications ------------------------------------------------------------------------------------------------------
+// --- Notifications ---------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_notification_is_published_and_acknowledged_once_the_broker_has_it() {
@@ -240,7 +240,7 @@ fn a_superseded_notification_is_counted_and_not_published() {
     assert!(outputs.broker.is_empty() && outputs.messages.is_empty());
 }
 
-// --- Sends --------------------------------------------------------------------------------------------------------------
+// --- Sends -----------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_send_is_answered_204_when_it_is_queued_unless_it_has_to_be_published() {
@@ -268,7 +268,7 @@ fn a_send_that_is_not_published_is_answered_503_with_the_time_of_the_next_try() 
     assert_eq!(sent(&observed.published(ticket)), [], "it has its answer");
 }
 
-// --- Bounds -------------------------------------------------------------------------------------------------------------
+// --- Bounds ----------------------------------------------------------------------------------------------------------
 
 #[test]
 fn the_oldest_of_too_many_waiting_answers_is_given_up() {

@@ -113,7 +113,7 @@ fn statuses(outputs: &Outputs) -> Vec<(Value, u64)> {
     published.collect()
 }
 
-// --- Lifetimes ----------------------------------------------------------------------------------------------------------
+// --- Lifetimes -------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_registration_ends_when_its_lifetime_is_over_and_not_before() {
@@ -196,7 +196,7 @@ fn a_command_that_expires_with_the_lifetime_of_its_device_is_refused_once_and_be
     assert_eq!((scene.devices.deadlines(), scene.devices.commands().bytes()), (0, 0));
 }
 
-// --- Awake time ---------------------------------------------------------------------------------------------------------
+// --- Awake time ------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_device_in_queue_mode_is_published_asleep_when_its_awake_time_is_over_and_online_when_it_speaks() {
@@ -261,7 +261,7 @@ fn a_device_that_leaves_is_published_offline_before_its_session_ends() {
     assert_eq!((scene.next_deadline(), scene.devices.deadlines()), (None, 0));
 }
 
-// --- Silent devices -----------------------------------------------------------------------------------------------------
+// --- Silent devices --------------------------------------------------------------------------------------------------
 
 const DAY: f64 = 24.0 * 3600.0;
 
@@ -307,7 +307,7 @@ fn a_device_that_speaks_dtls_is_never_evicted() {
     assert!(scene.registered(id));
 }
 
-// --- Leaving and moving -------------------------------------------------------------------------------------------------
+// --- Leaving and moving ----------------------------------------------------------------------------------------------
 
 #[test]
 fn a_device_that_leaves_gets_the_final_answer_to_each_command_in_their_order() {
