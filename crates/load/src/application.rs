@@ -145,7 +145,7 @@ impl Application {
 
         let heard = Rc::new(Heard::default());
         let (sender, answers) = mpsc::unbounded_channel();
-        let reader = Reader { config: config.clone(), heard: Rc::clone(&heard), answers: sender, journal };
+        let reader = ApplicationReader { config: config.clone(), heard: Rc::clone(&heard), answers: sender, journal };
         spawn_local(async move {
             let error = loop {
                 match connection.poll().await {
@@ -212,14 +212,14 @@ impl Application {
 }
 
 /// The task that reads the connection.
-struct Reader {
+struct ApplicationReader {
     config: ApplicationConfig,
     heard: Rc<Heard>,
     answers: mpsc::UnboundedSender<Answer>,
     journal: Rc<RefCell<Journal>>,
 }
 
-impl Reader {
+impl ApplicationReader {
     /// Takes a message; what is not of this load or is not understood is passed over.
     fn take(&self, message: &Publish) {
         let Some((device, topic)) = self.device_and_topic(&message.topic) else { return };

@@ -21,7 +21,7 @@ const OTHER_DESCRIPTORS: u64 = 64;
 /// Progress is on the standard error, the result on the standard output.
 #[derive(Debug, Parser)]
 #[command(version)]
-struct Arguments {
+struct LoadArguments {
     /// The gateway's address for devices
     #[arg(long, value_name = "HOST:PORT")]
     gateway: String,
@@ -44,8 +44,8 @@ struct Arguments {
     #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
     lifetime: Duration,
     /// The version of LwM2M with which the devices register
-    #[arg(long, value_enum, default_value_t = Version::V1_0)]
-    lwm2m: Version,
+    #[arg(long, value_enum, default_value_t = DeviceVersion::V1_0)]
+    lwm2m: DeviceVersion,
     /// Notifications are confirmable messages
     #[arg(long)]
     confirmable: bool,
@@ -86,7 +86,7 @@ struct Arguments {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Version {
+enum DeviceVersion {
     #[value(name = "1.0")]
     V1_0,
     #[value(name = "1.1")]
@@ -96,7 +96,7 @@ enum Version {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = LoadArguments::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     match LocalSet::new().block_on(&runtime, play(&arguments)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -107,7 +107,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn play(arguments: &Arguments) -> anyhow::Result<()> {
+async fn play(arguments: &LoadArguments) -> anyhow::Result<()> {
     let descriptors = rlimit::increase_nofile_limit(u64::MAX).context("the limit of open files")?;
     let needed = u64::from(arguments.devices) + OTHER_DESCRIPTORS;
     ensure!(descriptors >= needed, "{needed} open files are needed, and the limit is {descriptors}: see `ulimit -n`");
@@ -125,7 +125,7 @@ async fn play(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-impl Arguments {
+impl LoadArguments {
     fn run(&self) -> RunConfig {
         let Self { rate, reads, time, auto_observed, stay, .. } = *self;
         RunConfig { rate, reads, time, auto_observed, stay }
@@ -136,9 +136,9 @@ impl Arguments {
             prefix: self.prefix.clone(),
             lifetime: self.lifetime,
             version: match self.lwm2m {
-                Version::V1_0 => SimulatedVersion::V1_0,
-                Version::V1_1 => SimulatedVersion::V1_1,
-                Version::V1_2 => SimulatedVersion::V1_2,
+                DeviceVersion::V1_0 => SimulatedVersion::V1_0,
+                DeviceVersion::V1_1 => SimulatedVersion::V1_1,
+                DeviceVersion::V1_2 => SimulatedVersion::V1_2,
             },
             confirmable: self.confirmable,
             registering_at_once: self.registering.max(1),

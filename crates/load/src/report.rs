@@ -10,7 +10,7 @@ use crate::journal::{JournalTotals, Latencies};
 /// The account of a run.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Report {
+pub struct RunReport {
     pub devices: u32,
     pub registration: RegistrationReport,
     pub notifications: NotificationReport,
@@ -106,7 +106,7 @@ impl From<&Latencies> for LatencyReport {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for RunReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let per_second = |count: u64, seconds: f64| count as f64 / seconds.max(f64::EPSILON);
         let Self { devices, registration, notifications, reads, .. } = self;

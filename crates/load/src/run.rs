@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, interval_at, sleep};
 use crate::application::{Application, ApplicationConfig};
 use crate::fleet::{Fleet, FleetConfig, NOTIFIED_PATH};
 use crate::journal::{Journal, Latencies};
-use crate::report::{LatencyReport, NotificationReport, ReadReport, RegistrationReport, Report};
+use crate::report::{LatencyReport, NotificationReport, ReadReport, RegistrationReport, RunReport};
 
 /// A step of the preparation fails when nothing has moved for this time.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -57,7 +57,7 @@ pub async fn run(
     fleet: FleetConfig,
     application: ApplicationConfig,
     progress: impl Fn(&str),
-) -> anyhow::Result<Report> {
+) -> anyhow::Result<RunReport> {
     let devices = fleet.devices;
     let journal = Rc::new(RefCell::new(Journal::new(fleet.devices)));
     let application = Application::connect(application, Rc::clone(&journal)).await?;
@@ -229,10 +229,10 @@ impl<P: Fn(&str)> Run<P> {
         ));
     }
 
-    fn report(&self, registered: Duration, notifying: Duration) -> Report {
+    fn report(&self, registered: Duration, notifying: Duration) -> RunReport {
         let counts = self.fleet.counts();
         let journal = self.journal.borrow();
-        Report {
+        RunReport {
             devices: self.devices,
             registration: RegistrationReport {
                 registered: counts.registered.get(),

@@ -1,0 +1,54 @@
+//! Exchanges and observations of a device that has another address now.
+
+use std::time::Instant;
+
+use lwm2m_base::Peer;
+
+use super::{Deadline, ExchangeId, Exchanges, MessageKey, Owner};
+
+impl Exchanges {
+    /// Moves these exchanges and observations to another address of their device. Requests in flight are sent there.
+    pub fn readdress(&mut self, now: Instant, ids: impl IntoIterator<Item = ExchangeId>, to: Peer) {
+        for id in ids {
+            if let Some(exchange) = self.exchanges.get_mut(&id) {
+                let from = std::mem::replace(&mut exchange.peer, to);
+                let (token, message_id) = (exchange.token, exchange.message_id);
+                self.readdress_transmission(now, id, (from, message_id), to);
+                self.expected(from, token, |expected| expected.exchange = None);
+                self.expected(to, token, |expected| expected.exchange = Some(id));
+            }
+            if let Some(observation) = self.observations.get_mut(&id) {
+                let from = std::mem::replace(&mut observation.peer, to);
+                let token = observation.token;
+                self.expected(from, token, |expected| expected.observation = None);
+                self.expected(to, token, |expected| expected.observation = Some(id));
+            }
+        }
+    }
+
+    /// Sends the request of an exchange to another address at once, with as many retransmissions as a new one. The
+    /// message keeps its id, so that the device recognises a repetition, unless another message in flight to that
+    /// address has it. A request that was acknowledged is sent again too: its answer may have come from the new address
+    /// before the gateway knew whose that is.
+    fn readdress_transmission(&mut self, now: Instant, id: ExchangeId, from: MessageKey, to: Peer) {
+        let on_its_way = if self.owns_transmission(id, from) { self.transmissions.take(from) } else { None };
+        let acknowledged = self.exchanges.get_mut(&id).and_then(|exchange| exchange.acknowledged.take());
+        let Some(mut sent) = on_its_way.map(|(_, sent)| sent).or(acknowledged) else { return };
+        self.deadlines.cancel(Deadline::Response(id));
+        let mut key = (to, from.1);
+        if self.transmissions.contains(key) {
+            key.1 = self.new_message_id(now, to);
+            sent.set_message_id(key.1);
+            if let Some(exchange) = self.exchanges.get_mut(&id) {
+                exchange.message_id = key.1;
+            }
+        }
+        self.transmissions.begin_anew(now, key, sent, Owner::Exchange(id), &self.parameters, &mut self.rng);
+    }
+
+    /// Returns whether this message in flight belongs to the exchange. An exchange that waits for a separate response
+    /// has none, and its message id may belong to another one.
+    pub(super) fn owns_transmission(&self, id: ExchangeId, key: MessageKey) -> bool {
+        matches!(self.transmissions.owner(key), Some(Owner::Exchange(owner)) if owner == id)
+    }
+}
