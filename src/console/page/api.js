@@ -1,0 +1,278 @@
+// The client of /api/v1: requests, problems and event streams.
+
+import { compact, parse } from "./json.js";
+import { problemWords } from "./texts.js";
+
+/** @typedef {{name: string, role: "viewer" | "operator", prefix: string | null, version: string}} Session */
+/**
+ * @typedef {object} Row
+ * @property {string} endpoint
+ * @property {string} state
+ * @property {string | null} [awakeUntil]
+ * @property {string} transport
+ * @property {string} address
+ * @property {string | null} [identity]
+ * @property {string} lwm2m
+ * @property {string} [binding]
+ * @property {number} lifetime
+ * @property {string} expires
+ * @property {string} registered
+ * @property {string} lastHeard
+ * @property {number} waiting
+ * @property {boolean} inFlight
+ * @property {number} observations
+ */
+/**
+ * @typedef {{number: number, msgType: string, path?: string, paths?: string[], bytes?: number,
+ *   expires?: string, for?: number,
+ *  by: string}} Queued
+ */
+/** @typedef {{id: number, version: string, instances: number[], name?: string, defined: boolean}} DeviceObject */
+/**
+ * @typedef {object} DeviceParts
+ * @property {string} alternatePath
+ * @property {Record<string, string>} items
+ * @property {string} clientid
+ * @property {string} [username]
+ * @property {Record<string, string>} topics
+ * @property {DeviceObject[]} objects
+ * @property {number[]} formats
+ * @property {{kind: string, suite: string, connectionId: boolean, since?: string, resumed?: boolean} | null} [dtls]
+ * @property {Queued[]} queue
+ * @property {{path?: string, paths?: string[], by: string}[]} observed
+ */
+/** @typedef {Omit<Row, "inFlight"> & DeviceParts & {inFlight: Queued | null}} Device */
+/**
+ * @typedef {{id: number, name: string, type: string, units?: string, range?: string, operations: string,
+ *  multiple: boolean, mandatory: boolean}} Resource
+ */
+/** @typedef {{id: number, version: string, name: string, multiple: boolean, resources: Resource[]}} Definition */
+/**
+ * @typedef {{id: string, state: string, outcome?: string, took?: number, answer?: any, place?: number,
+ *  device?: string, expires?: string}} Command
+ */
+/** @typedef {{event: string, data: any}} StreamEvent */
+
+const BASE = "/api/v1";
+const KEY = "lwm2m-gateway-token";
+
+/** A request that did not succeed, in words. */
+export class Problem extends Error {
+  /** @param {number} status @param {any} body @param {number} [retryAfter] */
+  constructor(status, body, retryAfter) {
+    const type =
+      String(body?.type ?? "")
+        .split(":")
+        .pop() || `http-${status}`;
+    const words = problemWords(type, status);
+    super(body?.detail || body?.title || words.what);
+    this.status = status;
+    this.type = type;
+    this.what = body?.title || words.what;
+    this.todo = words.todo;
+    this.retryAfter = retryAfter;
+  }
+}
+
+/** @type {() => void} */
+let signedOut = () => {};
+
+/** @param {() => void} callback is called when the gateway does not accept the token. */
+export function onSignedOut(callback) {
+  signedOut = callback;
+}
+
+export const token = {
+  get: () => sessionStorage.getItem(KEY),
+  /** @param {string} value */
+  set: (value) => sessionStorage.setItem(KEY, value),
+  clear: () => sessionStorage.removeItem(KEY),
+};
+
+/**
+ * Sends a request.
+ * @param {string} method
+ * @param {string} path
+ * @param {{body?: any, signal?: AbortSignal, accept?: string}} [options]
+ * @returns {Promise<Response>}
+ */
+async function send(method, path, { body, signal, accept } = {}) {
+  /** @type {Record<string, string>} */
+  const headers = { Accept: accept ?? "application/json" };
+  const secret = token.get();
+  if (secret) headers.Authorization = `Bearer ${secret}`;
+  if (method === "POST") headers["Content-Type"] = "application/json";
+  let response;
+  try {
+    const text = body === undefined ? undefined : compact(body);
+    response = await fetch(BASE + path, { method, headers, body: text, signal, cache: "no-store" });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Problem(0, { type: "unreachable" });
+  }
+  if (response.ok) return response;
+  const problem = await response
+    .text()
+    .then(parse)
+    .catch(() => null);
+  if (response.status === 401) {
+    token.clear();
+    signedOut();
+  }
+  const after = Number(response.headers.get("Retry-After")) || undefined;
+  throw new Problem(response.status, problem, after);
+}
+
+/**
+ * @param {string} method
+ * @param {string} path
+ * @param {{body?: any, signal?: AbortSignal}} [options]
+ * @returns {Promise<any>} the parsed body, or null if there is none
+ */
+export async function call(method, path, options) {
+  const response = await send(method, path, options);
+  const text = await response.text();
+  return text ? parse(text) : null;
+}
+
+/** @param {string} path @param {AbortSignal} [signal] @returns {Promise<any>} */
+export const get = (path, signal) => call("GET", path, { signal });
+
+/** @param {string} path @returns {Promise<Blob>} */
+export const download = async (path) => (await send("GET", path, { accept: "*/*" })).blob();
+
+/** @param {string} endpoint */
+export const devicePath = (endpoint) => `/devices/${encodeURIComponent(endpoint)}`;
+
+/** @returns {string} the address of the API, for commands that people copy */
+export const apiAddress = () => location.origin + BASE;
+
+/** @type {Map<string, Promise<Definition | null>>} */
+const definitions = new Map();
+
+/**
+ * Returns the definition of an object, or null if the gateway has none.
+ * @param {number} id
+ * @param {string} version
+ */
+export function definition(id, version) {
+  const key = `${id}/${version}`;
+  let found = definitions.get(key);
+  if (!found) {
+    found = get(`/objects/${id}?version=${encodeURIComponent(version)}`).catch((problem) => {
+      if (problem.status !== 404 && problem.status !== 403) definitions.delete(key);
+      return null;
+    });
+    definitions.set(key, found);
+  }
+  return found;
+}
+
+export function forgetDefinitions() {
+  definitions.clear();
+}
+
+/** @type {Set<string>} */
+let resources = new Set();
+
+/** Learns which resources the API of this gateway has. */
+export async function learnResources() {
+  const { paths } = await get("/openapi.json");
+  resources = new Set(Object.keys(paths ?? {}).map((path) => path.replace(BASE, "").replace(/\{[^}]*\}/g, "*")));
+}
+
+/**
+ * Tells whether the API has a resource; `*` stands for a name. The page shows nothing that the gateway cannot do.
+ * @param {string} path
+ */
+export const has = (path) => resources.has(path);
+
+/** @param {number} ms @param {AbortSignal} signal */
+function pause(ms, signal) {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms);
+    signal.addEventListener("abort", () => (clearTimeout(timer), resolve(null)), { once: true });
+  });
+}
+
+/** @param {AbortSignal} signal */
+function untilVisible(signal) {
+  return new Promise((resolve) => {
+    const look = () => {
+      if (document.hidden && !signal.aborted) return;
+      document.removeEventListener("visibilitychange", look);
+      resolve(null);
+    };
+    document.addEventListener("visibilitychange", look);
+    signal.addEventListener("abort", look, { once: true });
+    look();
+  });
+}
+
+/**
+ * Reads an event stream until `signal` aborts. It reconnects, and it is closed while the tab is hidden: browsers have
+ * six connections to a host.
+ * @param {string} path
+ * @param {AbortSignal} signal
+ * @param {(event: StreamEvent) => void} onEvent
+ * @param {(state: "live" | "connecting" | "ended", problem?: Problem) => void} onState
+ */
+export async function stream(path, signal, onEvent, onState) {
+  let wait = 1000;
+  while (!signal.aborted) {
+    await untilVisible(signal);
+    if (signal.aborted) return;
+    const inner = new AbortController();
+    const close = () => inner.abort();
+    const hide = () => document.hidden && close();
+    signal.addEventListener("abort", close);
+    document.addEventListener("visibilitychange", hide);
+    try {
+      const response = await send("GET", path, { signal: inner.signal, accept: "text/event-stream" });
+      onState("live");
+      wait = 1000;
+      await readEvents(response, onEvent);
+      onState("connecting");
+    } catch (error) {
+      if (signal.aborted) return;
+      if (error instanceof Problem) {
+        if ([401, 403, 404].includes(error.status)) return onState("ended", error);
+        if (error.retryAfter) wait = Math.max(wait, error.retryAfter * 1000);
+        onState("connecting", error);
+      } else onState("connecting");
+    } finally {
+      signal.removeEventListener("abort", close);
+      document.removeEventListener("visibilitychange", hide);
+    }
+    if (!document.hidden) await pause(wait * (0.75 + Math.random() / 2), signal);
+    wait = Math.min(wait * 2, 30000);
+  }
+}
+
+/** @param {Response} response @param {(event: StreamEvent) => void} onEvent */
+async function readEvents(response, onEvent) {
+  if (!response.body) return;
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const blocks = (rest + value).replace(/\r\n?/g, "\n").split("\n\n");
+    rest = blocks.pop() ?? "";
+    for (const block of blocks) {
+      const event = parseEvent(block);
+      if (event) onEvent(event);
+    }
+  }
+}
+
+/** @param {string} block @returns {StreamEvent | null} */
+function parseEvent(block) {
+  let event = "message";
+  const data = [];
+  for (const line of block.split("\n")) {
+    if (line.startsWith("event:")) event = line.slice(6).trim();
+    else if (line.startsWith("data:")) data.push(line.slice(5).replace(/^ /, ""));
+  }
+  return data.length ? { event, data: parse(data.join("\n")) } : null;
+}
