@@ -1,5 +1,5 @@
 //! Measures what the core needs for one notification, command, Register and Update: datagrams and commands in, datagrams
-//! and publications out, no socket between.
+//! and publications out, no socket between; and for one page of devices, which is a turn of the console.
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 use std::hint::black_box;
@@ -12,6 +12,7 @@ use lwm2m_base::Peer;
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Kind, Message, MessageId, Options, Token};
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, Publication, RegistrationId};
+use lwm2m_core::gateway::view::{DeviceFilter, PAGE_ROWS, PageQuery};
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_gateway::config::Config;
 use lwm2m_gateway::definitions;
@@ -22,7 +23,10 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// The records of one SenML payload.
 const RECORDS: u8 = 10;
 
-criterion_group!(benches, one_notification, history, read, composite_read, register, update);
+/// Devices that are registered while onlookers page through them.
+const ONLOOKED_DEVICES: u32 = 100_000;
+
+criterion_group!(benches, one_notification, history, read, composite_read, register, update, page);
 criterion_main!(benches);
 
 fn one_notification(criterion: &mut Criterion) {
@@ -115,6 +119,34 @@ fn update(criterion: &mut Criterion) {
     }
 }
 
+/// One turn of an onlooker among many devices: a page of rows, and pages that look at as many devices as one turn may and
+/// find none. Each page begins where the one before ended, as those of onlookers do.
+fn page(criterion: &mut Criterion) {
+    let mut bench = Bench::new();
+    (0..ONLOOKED_DEVICES).for_each(|device| drop(bench.register(device)));
+    criterion.bench_function("one device with all that is known of it", |bencher| {
+        bencher.iter(|| black_box(bench.gateway.device(bench.now, "bench-0").expect("it is registered")));
+    });
+    let any = DeviceFilter::default();
+    for (name, filter) in [
+        ("a hundred rows", any.clone()),
+        ("a search by part of the name", DeviceFilter { name_part: Some("nothing".to_owned()), ..any.clone() }),
+        ("a search by object", DeviceFilter { object: Some(32_000), ..any.clone() }),
+        ("a search by identity", DeviceFilter { identity: Some("nobody".to_owned()), ..any.clone() }),
+        ("a search for silent devices", DeviceFilter { silent: Some(Duration::MAX), ..any }),
+    ] {
+        let mut after = None;
+        criterion.bench_function(&format!("one page of {ONLOOKED_DEVICES} devices, {name}"), |bencher| {
+            bencher.iter(|| {
+                let query = PageQuery { after: after.take(), filter: filter.clone(), limit: PAGE_ROWS };
+                let page = bench.gateway.page(bench.now, black_box(&query));
+                after.clone_from(&page.next);
+                black_box(page)
+            });
+        });
+    }
+}
+
 struct Bench {
     gateway: Gateway,
     now: Instant,
@@ -137,6 +169,7 @@ impl Bench {
         let unix_time = Duration::from_secs(1_767_225_600);
         let mut settings = Config::default().gateway;
         settings.limits.registration_size = 1024 * 1024;
+        settings.limits.devices = 1_000_000;
         let gateway = Gateway::new(settings, Arc::new(model), [7; 32], now, unix_time);
         Self { gateway, now, next_id: 0 }
     }

@@ -15,6 +15,7 @@ mod gateway_definitions;
 mod gateway_fetch_blocks;
 mod gateway_network;
 mod gateway_observations;
+mod gateway_pages;
 mod gateway_registration;
 mod gateway_send;
 mod gateway_stopping;
