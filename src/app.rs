@@ -20,6 +20,8 @@ use crate::admin::{self, AdminSources};
 use crate::conditions::{Condition, ConditionState, Conditions};
 use crate::config::Config;
 #[cfg(feature = "console")]
+use crate::console::tokens::{NewToken, Role};
+#[cfg(feature = "console")]
 use crate::console::{Console, ConsoleSources, RunningConsole};
 use crate::definitions::{self, Definitions};
 use crate::descriptors::{Descriptors, DeviceCapacity};
@@ -28,9 +30,12 @@ use crate::observability::logging::LogFormat;
 use crate::observability::metrics::Metrics;
 use crate::reload::{ReloadableDefinitions, ReloadableSettings, Reloading};
 use crate::service::{self, Watchdog};
+#[cfg(feature = "embedded")]
+use crate::simulation::SimulatedDevices;
 use crate::store::{OpenedStore, Store, StoreContents};
 use crate::transport::{Security, UdpListener, UdpSockets};
 use crate::upstream::{self, UpstreamLink};
+use lwm2m_base::secret::Secret;
 use lwm2m_core::gateway::Gateway;
 use lwm2m_core::lwm2m::model::{BrokenFile, Model};
 
@@ -54,6 +59,16 @@ pub struct App {
     reloading: Option<Reloading>,
     #[cfg(feature = "embedded")]
     broker: Option<lwm2m_broker::EmbeddedBroker>,
+    #[cfg(feature = "embedded")]
+    simulated: Option<SimulatedDevices>,
+}
+
+/// The surroundings of a trial, which run in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "embedded"), allow(dead_code, reason = "a program without the broker has no trial"))]
+pub struct Trial {
+    /// Number of simulated devices beside the embedded broker.
+    pub simulated: u16,
 }
 
 /// The addresses at which the program listens.
@@ -71,17 +86,27 @@ pub struct BoundAddresses {
     pub admin: Option<SocketAddr>,
     /// The URL of the console.
     pub console: Option<String>,
+    /// The token of the console that the banner shows.
+    pub trial_token: Option<Secret>,
+    /// Number of simulated devices.
+    pub simulated: u16,
 }
 
-/// Serves until Ctrl-C or SIGTERM. A second one ends the program at once, and is an error.
-pub async fn run(config: Config, embedded: bool) -> anyhow::Result<()> {
+/// Serves until Ctrl-C or SIGTERM. A second one ends the program at once, and is an error. A trial has an embedded broker
+/// and a console.
+pub async fn run(config: Config, trial: Option<Trial>) -> anyhow::Result<()> {
+    let embedded = trial.is_some();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     // With the embedded broker, SIGHUP ends the program, as when its terminal is closed; otherwise it reloads the
     // files.
     let hangup = (!embedded).then(|| signal(SignalKind::hangup())).transpose()?;
     let format = config.log.format;
+    #[cfg(feature = "console")]
+    let config = if embedded { with_trial_token(config)? } else { config };
     let mut app = start(config, embedded).await?;
+    #[cfg(feature = "embedded")]
+    app.simulate(trial.map_or(0, |trial| trial.simulated)).await?;
     match format {
         LogFormat::Text => println!("{}", app.addresses()),
         // Where both outputs go to one place every line is JSON.
@@ -153,6 +178,11 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
         console: console_url(console.as_ref())?,
         #[cfg(not(feature = "console"))]
         console: None,
+        #[cfg(feature = "console")]
+        trial_token: config.console.trial_token.clone(),
+        #[cfg(not(feature = "console"))]
+        trial_token: None,
+        simulated: 0,
     };
     let now = driver::monotonic_now();
     let mut settings = config.gateway.clone();
@@ -185,6 +215,8 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
         reloading: Some(reloading),
         #[cfg(feature = "embedded")]
         broker,
+        #[cfg(feature = "embedded")]
+        simulated: None,
     })
 }
 
@@ -193,10 +225,24 @@ impl App {
         &self.addresses
     }
 
+    /// Adds simulated devices to the first plain UDP listener.
+    #[cfg(feature = "embedded")]
+    async fn simulate(&mut self, count: u16) -> anyhow::Result<()> {
+        if count == 0 {
+            return Ok(());
+        }
+        let listener = self.addresses.udp.first().context("simulated devices need a listener without DTLS")?;
+        self.simulated = Some(SimulatedDevices::start(*listener, count).await?);
+        self.addresses.simulated = count;
+        Ok(())
+    }
+
     /// Stops accepting registrations, waits for the answers to commands in flight, publishes what is queued, and shuts
     /// down.
     pub async fn stop(self) -> anyhow::Result<()> {
         self.serving.set(ConditionState::Down, "the program is about to end");
+        #[cfg(feature = "embedded")]
+        drop(self.simulated);
         // The result of the driver, below, says why it ended.
         if self.stop.send(()).is_err() {
             warn!("the event loop ended before the shutdown");
@@ -295,12 +341,16 @@ impl fmt::Display for BoundAddresses {
             writeln!(f, "  metrics and health               http://{admin}/metrics, /healthz, /readyz")?;
         }
         if let Some(console) = &self.console {
-            writeln!(f, "  console                          {console}")?;
+            let token = self.trial_token.as_ref().map(|token| format!("#token={}", token.reveal()));
+            writeln!(f, "  console                          {console}{}", token.unwrap_or_default())?;
         }
         match self.mqtt {
             Some(mqtt) => {
                 let (host, port) = (mqtt.ip(), mqtt.port());
                 writeln!(f, "  applications (MQTT)              {mqtt}   embedded broker, not for production")?;
+                if self.simulated > 0 {
+                    writeln!(f, "  simulated devices                {}", self.simulated)?;
+                }
                 writeln!(f)?;
                 writeln!(f, "Try it, each in a terminal of its own:")?;
                 writeln!(f, "  mosquitto_sub -h {host} -p {port} -t 'lwm2m/#' -v")?;
@@ -311,7 +361,10 @@ impl fmt::Display for BoundAddresses {
                     "  mosquitto_pub -h {host} -p {port} -t lwm2m/ep1/dn -m \
                      '{{\"reqID\":1,\"msgType\":\"discover\",\"data\":{{\"path\":\"/3/0\"}}}}'"
                 )?;
-                write!(f, "No device at hand? `lwm2m-gateway demo` brings one along. Ctrl-C stops.")
+                match self.simulated {
+                    0 => write!(f, "No device at hand? `--simulate 5` adds simulated devices. Ctrl-C stops."),
+                    _ => write!(f, "Ctrl-C stops."),
+                }
             }
             None => write_upstream(f, &self.upstream),
         }
@@ -382,6 +435,16 @@ async fn bind_console(
 fn console_url(console: Option<&Console>) -> std::io::Result<Option<String>> {
     let address = console.map(Console::address).transpose()?.flatten();
     Ok(address.map(|(address, tls)| format!("{}://{address}/", if tls { "https" } else { "http" })))
+}
+
+/// Adds a random token of an operator, unless the configuration names tokens.
+#[cfg(feature = "console")]
+fn with_trial_token(mut config: Config) -> anyhow::Result<Config> {
+    if config.console.tokens.is_none() {
+        let NewToken { token, .. } = NewToken::new(random_seed()?, "trial", Role::Operator, None)?;
+        config.console.trial_token = Some(token);
+    }
+    Ok(config)
 }
 
 #[cfg(feature = "embedded")]

@@ -17,6 +17,8 @@ use anyhow::{Context, bail};
 use clap::{Args, Parser};
 
 use crate::app;
+#[cfg(feature = "embedded")]
+use crate::app::Trial;
 use crate::config::Config;
 #[cfg(feature = "console")]
 use crate::console;
@@ -33,7 +35,7 @@ use suggestions::suggestion;
 
 const HELP: &str = "Examples:
   lwm2m-gateway demo                            see the whole loop, without a device and without EMQX
-  lwm2m-gateway run --embedded                  try it with a device of your own
+  lwm2m-gateway run --embedded --simulate 5     try it, with a console, an MQTT broker and simulated devices
   lwm2m-gateway check -c gateway.toml --connect look at everything before the first start
   lwm2m-gateway emqx-config -c gateway.toml     EMQX's side of it
   lwm2m-gateway run -c gateway.toml             serve devices
@@ -45,6 +47,10 @@ Environment:
 Exit codes: 0 success, 1 failure, 2 wrong usage
 
 deploy/lwm2m-gateway.toml has every key of the configuration with its default, docs/ has the manual.";
+
+/// Maximum number of simulated devices.
+#[cfg(feature = "embedded")]
+const SIMULATED_DEVICES: i64 = 1_000;
 
 /// Connects LwM2M devices to an MQTT broker, primarily EMQX
 #[derive(Debug, Parser)]
@@ -60,11 +66,16 @@ enum Subcommand {
     Run {
         #[command(flatten)]
         config: ConfigFile,
-        /// Start a small MQTT broker in this process and use it in place of EMQX; it stores nothing, and accepts every
-        /// client
+        /// Start a small MQTT broker in this process and use it in place of EMQX, with a console; the broker stores nothing,
+        /// and accepts every client
         #[cfg(feature = "embedded")]
         #[arg(long)]
         embedded: bool,
+        /// Add this number of simulated devices: thermometers, meters that sleep, and one that is faulty
+        #[cfg(feature = "embedded")]
+        #[arg(long, value_name = "NUMBER", default_value_t = 0, requires = "embedded",
+              value_parser = clap::value_parser!(u16).range(..=SIMULATED_DEVICES))]
+        simulate: u16,
     },
     /// Show the whole loop: gateway, embedded broker, simulated devices, an application
     #[cfg(feature = "embedded")]
@@ -139,8 +150,10 @@ pub fn main() -> ExitCode {
 fn execute(command: Subcommand) -> anyhow::Result<()> {
     match command {
         #[cfg(feature = "embedded")]
-        Subcommand::Run { config, embedded: true } => serve(config.load()?, |config| app::run(config, true)),
-        Subcommand::Run { config, .. } => serve(config.load()?, |config| app::run(config, false)),
+        Subcommand::Run { config, embedded: true, simulate: simulated } => {
+            serve(config.load()?, |config| app::run(config, Some(Trial { simulated })))
+        }
+        Subcommand::Run { config, .. } => serve(config.load()?, |config| app::run(config, None)),
         #[cfg(feature = "embedded")]
         Subcommand::Demo { config, once } => {
             serve(demo::with_quiet_log(config.load()?), |config| demo::run(config, once))

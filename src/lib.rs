@@ -45,6 +45,8 @@ mod meters;
 pub mod observability;
 mod reload;
 pub mod service;
+#[cfg(feature = "embedded")]
+mod simulation;
 pub mod store;
 pub mod tls;
 pub mod transport;

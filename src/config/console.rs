@@ -40,6 +40,7 @@ pub fn settings(reader: &mut ConfigReader) -> ConsoleConfig {
         socket_mode: reader.read("console.socket_mode", SOCKET_MODE, mode),
         certificate: certfile.zip(keyfile).map(|(certfile, keyfile)| CertificateFiles { certfile, keyfile }),
         hosts: reader.read("console.hosts", Vec::new(), list(text_with_content)),
+        trial_token: None,
     }
 }
 

@@ -11,8 +11,9 @@ use tracing::{debug, info, warn};
 
 use crate::reload::watch::FileSnapshot;
 use crate::tls;
+use lwm2m_base::secret::Secret;
 
-use super::tokens::Tokens;
+use super::tokens::{Access, Tokens};
 use super::{CertificateFiles, ConsoleConfig, ConsoleError, ConsoleServer};
 
 /// Interval at which the files are checked for changes: so long does a revoked token work.
@@ -21,6 +22,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// The files, as they were read last.
 pub struct ReloadedFiles {
     tokens_file: Option<PathBuf>,
+    /// The token that is in force besides those of the file.
+    trial_token: Option<Secret>,
     certificate: Option<CertificateFiles>,
     in_force: RwLock<FilesInForce>,
 }
@@ -32,13 +35,17 @@ struct FilesInForce {
 
 impl ReloadedFiles {
     pub fn read(config: &ConsoleConfig) -> Result<Self, ConsoleError> {
-        let ConsoleConfig { tokens, certificate, .. } = config;
+        let ConsoleConfig { tokens, trial_token, certificate, .. } = config;
         let in_force = FilesInForce {
-            tokens: Arc::new(read_tokens(tokens.as_ref())?),
+            tokens: Arc::new(read_tokens(tokens.as_ref(), trial_token.as_ref())?),
             acceptor: read_certificate(certificate.as_ref())?,
         };
-        let (tokens_file, certificate) = (tokens.clone(), certificate.clone());
-        Ok(Self { tokens_file, certificate, in_force: RwLock::new(in_force) })
+        Ok(Self {
+            tokens_file: tokens.clone(),
+            trial_token: trial_token.clone(),
+            certificate: certificate.clone(),
+            in_force: RwLock::new(in_force),
+        })
     }
 
     pub fn tokens(&self) -> Arc<Tokens> {
@@ -52,7 +59,7 @@ impl ReloadedFiles {
 
     /// Reads all files again. A file that cannot be used keeps its old state.
     fn read_again(&self) {
-        match read_tokens(self.tokens_file.as_ref()) {
+        match read_tokens(self.tokens_file.as_ref(), self.trial_token.as_ref()) {
             Ok(tokens) => {
                 info!(tokens = tokens.len(), "tokens of the console reloaded");
                 self.in_force.write().unwrap_or_else(PoisonError::into_inner).tokens = Arc::new(tokens);
@@ -94,8 +101,12 @@ pub async fn watch(server: Arc<ConsoleServer>) {
     }
 }
 
-fn read_tokens(file: Option<&PathBuf>) -> Result<Tokens, ConsoleError> {
-    Ok(file.map(|file| Tokens::read(file)).transpose()?.unwrap_or_default())
+fn read_tokens(file: Option<&PathBuf>, trial: Option<&Secret>) -> Result<Tokens, ConsoleError> {
+    let tokens = file.map(|file| Tokens::read(file)).transpose()?.unwrap_or_default();
+    Ok(match trial {
+        Some(token) => tokens.with(token, Access::of_trial()),
+        None => tokens,
+    })
 }
 
 fn read_certificate(files: Option<&CertificateFiles>) -> Result<Option<SslAcceptor>, ConsoleError> {

@@ -8,7 +8,7 @@
 //! 6. Every error is a `problem` document (RFC 9457).
 //!
 //! The listener is separate from the admin listener, whose metrics and probes are open to whole networks. There is no
-//! console unless the configuration names tokens or a socket. No cookie is used, so that a browser sends no credentials
+//! console unless the configuration names tokens or a socket, or the embedded broker makes it a trial. No cookie is used, so that a browser sends no credentials
 //! by itself. No answer contains a key, a password or a token.
 
 mod api;
@@ -28,7 +28,7 @@ mod time;
 pub(crate) mod tokens;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -41,6 +41,7 @@ use tokio::task::JoinHandle;
 use crate::admin::AdminSources;
 use crate::driver::monotonic_now;
 use crate::tls::TlsError;
+use lwm2m_base::secret::Secret;
 use lwm2m_core::lwm2m::model::Model;
 
 use audit::AuditLog;
@@ -65,6 +66,8 @@ pub struct ConsoleConfig {
     pub certificate: Option<CertificateFiles>,
     /// Host names of the console, besides its address and `localhost`.
     pub hosts: Vec<String>,
+    /// A token of an operator that is in no file: the one that `run --embedded` makes for as long as it runs.
+    pub trial_token: Option<Secret>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,7 +125,7 @@ pub enum ConsoleError {
 impl ConsoleConfig {
     /// Returns whether there is a console at all.
     pub fn is_enabled(&self) -> bool {
-        self.tokens.is_some() || self.socket.is_some()
+        self.tokens.is_some() || self.socket.is_some() || self.trial_token.is_some()
     }
 
     /// Reads the files of the configuration, and returns the number of tokens.
@@ -138,10 +141,10 @@ impl Console {
             return Ok(None);
         }
         let files = ReloadedFiles::read(config)?;
-        let address = config.bind;
-        let tcp = match &config.tokens {
-            Some(_) => Some(TcpListener::bind(address).await.map_err(|error| ConsoleError::Bind { address, error })?),
-            None => None,
+        let tcp = match (&config.tokens, &config.trial_token) {
+            (Some(_), _) => Some(bind(config.bind).await?),
+            (None, Some(_)) => Some(bind_for_trial(config).await?),
+            (None, None) => None,
         };
         let socket = config.socket.as_ref().map(|file| ConsoleSocket::bind(file, config.socket_mode)).transpose()?;
         let guard = Guard::new(config.hosts.clone());
@@ -181,5 +184,21 @@ impl Console {
 impl Drop for RunningConsole {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, ConsoleError> {
+    TcpListener::bind(address).await.map_err(|error| ConsoleError::Bind { address, error })
+}
+
+/// Binds another port if the port is in use. Nobody has set up TLS for a trial: without it other machines have no access.
+async fn bind_for_trial(config: &ConsoleConfig) -> Result<TcpListener, ConsoleError> {
+    let is_safe = config.bind.ip().is_loopback() || config.certificate.is_some();
+    let address = if is_safe { config.bind } else { (Ipv4Addr::LOCALHOST, config.bind.port()).into() };
+    match bind(address).await {
+        Err(ConsoleError::Bind { error, .. }) if error.kind() == io::ErrorKind::AddrInUse => {
+            bind(SocketAddr::new(address.ip(), 0)).await
+        }
+        bound => bound,
     }
 }

@@ -9,10 +9,8 @@
 mod application;
 mod screen;
 mod script;
-mod thermometer;
 
 use std::io::IsTerminal;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -23,12 +21,12 @@ use crate::app::{self, App};
 use crate::config::Config;
 use crate::driver::unix_time;
 use crate::observability::logging;
+use crate::simulation::{self, RunningDevice};
 use lwm2m_simulator::DeviceEvent;
 
 use application::DemoApplication;
 use screen::Screen;
 use script::{DemoAction, DemoStep, DemoWait, TEMPERATURE};
-use thermometer::Thermometer;
 
 /// Maximum time until a command is answered; after it the demonstration fails.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -67,7 +65,7 @@ pub async fn run(config: Config, once: bool) -> anyhow::Result<()> {
 
 async fn demonstrate(app: &App, once: bool) -> anyhow::Result<()> {
     let addresses = app.addresses();
-    let server = reachable(*addresses.udp.first().context("the gateway has no UDP listener")?);
+    let server = simulation::reachable(*addresses.udp.first().context("the gateway has no UDP listener")?);
     let mqtt = addresses.mqtt.context("the gateway has no embedded broker")?;
 
     let watched = std::io::stdout().is_terminal();
@@ -80,7 +78,7 @@ async fn demonstrate(app: &App, once: bool) -> anyhow::Result<()> {
     while let Some((act, number)) = acts.next() {
         screen.explain(act.explanation)?;
         let endpoint = act.device.endpoint.clone();
-        let thermometer = Thermometer::start(server, act.device, number).await.context("the simulated device")?;
+        let thermometer = RunningDevice::start(server, act.device, number).await.context("the simulated device")?;
         let mut conversation = Conversation {
             screen: &mut screen,
             application: &mut application,
@@ -105,7 +103,7 @@ async fn demonstrate(app: &App, once: bool) -> anyhow::Result<()> {
 struct Conversation<'a> {
     screen: &'a mut Screen,
     application: &'a mut DemoApplication,
-    thermometer: Thermometer,
+    thermometer: RunningDevice,
     command_topic: String,
     reading_time: Duration,
     /// The id of the last command.
@@ -243,13 +241,4 @@ impl Conversation<'_> {
             }
         }
     }
-}
-
-/// Returns the address by which a device on this machine reaches a socket.
-fn reachable(bound: SocketAddr) -> SocketAddr {
-    let mut address = bound;
-    if bound.ip().is_unspecified() {
-        address.set_ip(if bound.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
-    }
-    address
 }

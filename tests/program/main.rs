@@ -32,4 +32,6 @@ mod restart;
 mod service;
 mod start;
 mod tls;
+#[cfg(feature = "console")]
+mod trial;
 mod vectors;

@@ -116,6 +116,12 @@ impl Objects {
         self.objects.entry(object).or_default().entry(instance).or_default().insert(resource, content);
     }
 
+    /// Removes an object with its instances.
+    pub fn remove(&mut self, object: u16) {
+        self.objects.remove(&object);
+        self.kinds.retain(|(other, _), _| *other != object);
+    }
+
     /// Gives a single resource a new value; whether there is such a resource.
     pub fn set(&mut self, path: Path, value: SimulatedValue) -> bool {
         match self.resource_mut(path) {

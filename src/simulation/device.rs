@@ -13,18 +13,22 @@ use lwm2m_simulator::{
     DeviceEvent, SimulatedDevice, SimulatedDeviceConfig, SimulatedDeviceOutput, SimulatedSend, SimulatedSendError,
 };
 
-/// Size of the receive buffer, in bytes: the largest UDP datagram.
-const LARGEST_DATAGRAM: usize = 65_535;
+/// Size of the receive buffer, in bytes. The gateway divides larger messages into blocks of 1,024 bytes at most.
+const LARGEST_DATAGRAM: usize = 4096;
 
-/// A simulated device. It runs while [`Thermometer::next_event`] is polled.
-pub struct Thermometer {
+/// A simulated device with its socket. It runs while [`RunningDevice::next_event`] is polled.
+pub struct RunningDevice {
     device: SimulatedDevice,
     socket: UdpSocket,
     buffer: Vec<u8>,
     stopped: bool,
+    /// Number of datagrams of which one is lost on the way to the gateway; `None` on a good network.
+    loses_one_of: Option<u64>,
+    /// Number of datagrams that were sent or lost.
+    datagrams: u64,
 }
 
-impl Thermometer {
+impl RunningDevice {
     /// Starts a device that registers at this gateway. The number is the seed of its message ids and tokens.
     pub async fn start(server: SocketAddr, settings: SimulatedDeviceConfig, number: u64) -> io::Result<Self> {
         let any: SocketAddr =
@@ -36,7 +40,17 @@ impl Thermometer {
         // The gateway is as new as the device: nobody remembers the message ids of an earlier demonstration.
         let mut device = SimulatedDevice::new(settings, number);
         device.start(now());
-        Ok(Self { device, socket, buffer: vec![0; LARGEST_DATAGRAM], stopped: false })
+        Ok(Self { device, socket, buffer: vec![0; LARGEST_DATAGRAM], stopped: false, loses_one_of: None, datagrams: 0 })
+    }
+
+    /// Puts the device behind a bad network, which loses one of so many datagrams to the gateway.
+    pub fn losing_one_of(self, datagrams: u64) -> Self {
+        Self { loses_one_of: Some(datagrams), ..self }
+    }
+
+    /// Sends a datagram that is none of the device's own messages.
+    pub fn send_stray(&mut self, datagram: &[u8]) {
+        self.transmit(datagram);
     }
 
     /// Sends values to the gateway that it did not ask for.
@@ -71,7 +85,11 @@ impl Thermometer {
     }
 
     /// Sends a datagram. A failure counts as a loss: the device retransmits.
-    fn transmit(&self, datagram: &[u8]) {
+    fn transmit(&mut self, datagram: &[u8]) {
+        self.datagrams += 1;
+        if self.loses_one_of.is_some_and(|many| self.datagrams.is_multiple_of(many)) {
+            return;
+        }
         if let Err(error) = self.socket.try_send(datagram) {
             tracing::debug!(%error, "a datagram of the simulated device was not sent");
         }

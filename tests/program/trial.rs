@@ -1,0 +1,104 @@
+//! `run --embedded`, with which people try the program: its console, and the devices of `--simulate`.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::common::program::Program;
+use crate::console::{Answer, exchange};
+
+/// The program as a person starts it for a first look, with ports of the system's choice.
+struct Trial {
+    program: Program,
+    _folder: TempDir,
+}
+
+impl Trial {
+    fn start(lines: &str, options: &[&str]) -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let config = format!(
+            "{lines}
+            listeners.udp.default.bind = \"127.0.0.1:0\"
+            admin.enable = true
+            admin.bind = \"127.0.0.1:0\"
+            upstream.kind = \"mqtt\"
+            embedded.mqtt = \"127.0.0.1:0\"
+            embedded.listener = \"127.0.0.1:0\"
+            embedded.adapter = \"127.0.0.1:0\""
+        );
+        fs::write(folder.path().join("gateway.toml"), config).expect("a place for the configuration");
+        let arguments = [&["run", "--embedded", "--config", "gateway.toml"], options].concat();
+        let program = Program::start(folder.path(), &arguments);
+        wait_until(|| program.output().contains("Ctrl-C stops."));
+        Self { program, _folder: folder }
+    }
+
+    /// Returns the address and the token of the link.
+    fn link(&self) -> (SocketAddr, String) {
+        let output = self.program.output();
+        let (_, link) = output.split_once("http://127.0.0.1:").expect("a link of the admin listener");
+        let (_, link) = link.split_once("  console ").expect("a link of the console");
+        let link = link.lines().next().expect("a line").trim();
+        let (address, token) = link.strip_prefix("http://").expect("a URL").split_once("/#token=").expect("a token");
+        (address.parse().expect("an address"), token.to_owned())
+    }
+
+    fn ask(&self, line: &str) -> Answer {
+        let (address, token) = self.link();
+        let stream = TcpStream::connect(address).expect("it listens");
+        exchange(stream, &address.to_string(), line, &[("Authorization", &format!("Bearer {token}"))])
+    }
+}
+
+#[test]
+fn a_trial_prints_one_link_to_a_console_that_lists_the_simulated_devices() {
+    let trial = Trial::start("console.bind = \"127.0.0.1:0\"", &["--simulate", "3"]);
+    let list = || trial.ask("GET /api/v1/devices").json();
+    wait_until(|| list()["devices"].as_array().is_some_and(|devices| devices.len() == 3));
+
+    let list = list();
+    let devices = list["devices"].as_array().expect("devices");
+    let names: Vec<&str> = devices.iter().filter_map(|device| device["endpoint"].as_str()).collect();
+    assert_eq!(names, ["faulty-3", "meter-2", "thermometer-1"]);
+    let has_window = |device: &Value| device.get("awakeUntil").is_some();
+    assert_eq!(devices.iter().map(has_window).collect::<Vec<_>>(), [false, true, false], "{list}");
+    let session = trial.ask("GET /api/v1/session").json();
+    assert_eq!((&session["name"], &session["role"]), (&"trial".into(), &"operator".into()));
+    assert_eq!(trial.program.output().matches("#token=").count(), 1);
+    trial.program.signal("TERM");
+    wait_until(|| TcpStream::connect(trial.link().0).is_err());
+}
+
+#[test]
+fn a_trial_takes_another_port_when_that_of_the_console_is_in_use() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("it is bound");
+    let trial = Trial::start(&format!("console.bind = \"{address}\""), &[]);
+    assert_ne!(trial.link().0, address);
+    assert_eq!(trial.ask("GET /api/v1/devices").json()["total"], 0);
+}
+
+#[test]
+fn a_trial_with_tokens_of_its_own_prints_no_token() {
+    let folder = TempDir::new().expect("a folder");
+    let tokens = folder.path().join("tokens");
+    fs::write(&tokens, crate::console::make_token("alice", &[]).1).expect("a place for the tokens");
+    let trial = Trial::start(&format!("console.tokens = {tokens:?}\nconsole.bind = \"127.0.0.1:0\""), &[]);
+    let output = trial.program.output();
+    assert!(output.contains("  console  ") && !output.contains("#token="), "{output}");
+}
+
+fn wait_until(done: impl Fn() -> bool) {
+    let there = (0..400).any(|_| {
+        let there = done();
+        if !there {
+            thread::park_timeout(Duration::from_millis(50));
+        }
+        there
+    });
+    assert!(there, "it did not happen");
+}
