@@ -5,13 +5,18 @@ use std::path::PathBuf;
 
 use toml::Value;
 
+use crate::console::hide::HiddenPaths;
 use crate::console::{CertificateFiles, ConsoleConfig};
+use lwm2m_core::lwm2m::path::Path;
 
 use super::reader::ConfigReader;
 use super::value_parsers::{SOCKET_ADDRESS, list, parsed, switch, text_with_content};
 
+const PATH: &str = "a path, such as \"/0\" or \"/3/0/5\"";
 /// Permissions of the socket without the key: those of its owner and its group.
 const SOCKET_MODE: u32 = 0o660;
+/// Objects whose values are not shown without the key `hide`: Security and OSCORE hold keys.
+const KEY_OBJECTS: [u16; 2] = [0, 21];
 
 pub fn settings(reader: &mut ConfigReader) -> ConsoleConfig {
     let file = |value: &Value| text_with_content(value).map(|file| Some(PathBuf::from(file)));
@@ -41,7 +46,12 @@ pub fn settings(reader: &mut ConfigReader) -> ConsoleConfig {
         certificate: certfile.zip(keyfile).map(|(certfile, keyfile)| CertificateFiles { certfile, keyfile }),
         hosts: reader.read("console.hosts", Vec::new(), list(text_with_content)),
         trial_token: None,
+        hide: HiddenPaths::new(reader.read("console.hide", hidden_by_default(), list(parsed(PATH)))),
     }
+}
+
+fn hidden_by_default() -> Vec<Path> {
+    KEY_OBJECTS.iter().filter_map(|object| Path::ROOT.child(*object)).collect()
 }
 
 /// Parses the permissions of a file, in octal digits.

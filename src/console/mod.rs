@@ -18,6 +18,7 @@ mod devices;
 mod files;
 mod gate;
 mod guard;
+pub(crate) mod hide;
 mod listener;
 mod objects;
 mod overview;
@@ -48,6 +49,7 @@ use audit::AuditLog;
 use files::ReloadedFiles;
 use gate::Gate;
 use guard::Guard;
+use hide::HiddenPaths;
 use listener::{ConsoleListeners, ConsoleSocket, SocketFile};
 use tokens::TokensError;
 
@@ -68,6 +70,8 @@ pub struct ConsoleConfig {
     pub hosts: Vec<String>,
     /// A token of an operator that is in no file: the one that `run --embedded` makes for as long as it runs.
     pub trial_token: Option<Secret>,
+    /// The paths whose values are never shown.
+    pub hide: HiddenPaths,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +110,7 @@ struct ConsoleServer {
     guard: Guard,
     gate: Gate,
     audit: AuditLog,
+    hidden: HiddenPaths,
     started: Instant,
 }
 
@@ -151,6 +156,7 @@ impl Console {
         let server = Arc::new(ConsoleServer {
             gate: Gate::new(sources.admin.metrics.console.driver_seconds.clone()),
             audit: AuditLog::default(),
+            hidden: config.hide.clone(),
             sources,
             files,
             guard,
