@@ -230,6 +230,11 @@ impl DtlsServer {
         self.associations.get(association).map(|association| &association.identity)
     }
 
+    /// Returns the address that the device of an association speaks from now.
+    pub fn address(&self, association: AssociationId) -> Option<SocketAddr> {
+        self.associations.get(association).map(|association| association.place.1)
+    }
+
     /// Returns what is to be told of an association; `None` if there is none.
     pub fn facts(&self, association: AssociationId) -> Option<AssociationFacts> {
         let association = self.associations.get(association)?;

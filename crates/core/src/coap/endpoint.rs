@@ -190,6 +190,16 @@ impl Endpoint {
         self.exchanges.awaits(peer, token)
     }
 
+    /// Returns the request of the owner, or the observation, that messages with this token belong to.
+    pub fn named_by(&self, peer: Peer, token: Token) -> Option<ExchangeId> {
+        let step = self.exchanges.named_by(peer, token)?;
+        let transfer = self.steps.get(&step).copied().unwrap_or(step);
+        Some(match self.transfers.get(transfer).map(|transfer| transfer.purpose) {
+            Some(Purpose::Notification { observation, .. }) => observation,
+            Some(Purpose::Request { .. }) | None => transfer,
+        })
+    }
+
     /// Answers a request at once instead of handling it, and keeps nothing of it.
     pub fn refuse(&mut self, peer: Peer, request: &Message, response: Response) {
         self.exchanges.refuse(peer, request, response);

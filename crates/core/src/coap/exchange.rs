@@ -320,6 +320,12 @@ impl Exchanges {
         id
     }
 
+    /// Returns the exchange that a response with this token answers, or else the observation that it belongs to.
+    pub fn named_by(&self, peer: Peer, token: Token) -> Option<ExchangeId> {
+        let expected = self.tokens.get(&(peer, token))?;
+        expected.exchange.or(expected.observation)
+    }
+
     /// Returns how many requests of peers wait for their answer.
     pub fn pending_requests(&self) -> usize {
         self.requests.len()

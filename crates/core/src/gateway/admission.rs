@@ -15,11 +15,13 @@ use crate::coap::options::number;
 use crate::coap::{Code, Header, Kind, Message, MessageDecodeError, PeerClass, Response};
 use crate::registry::Registry;
 use lwm2m_base::Peer;
+use lwm2m_base::identity::Identity;
 use lwm2m_base::rate::{Exceeded, Limiter, Rate, SourceNetwork, TokenBuckets};
 
 use super::config::Limits;
 use super::context::Context;
 use super::diagnostic::add_max_age;
+use super::identity::IdentityRule;
 use super::registrations::Registrations;
 use super::report::{DropReason, Report};
 use super::send;
@@ -181,12 +183,21 @@ fn is_of_registered(
     if !registers {
         return registrations.devices().registry().is_known(peer);
     }
-    let endpoint = message.options.all(number::URI_QUERY).find_map(|item| item.strip_prefix(b"ep="));
-    let endpoint = endpoint.and_then(|endpoint| std::str::from_utf8(endpoint).ok());
     let identity = context.identity(peer);
-    let endpoint = endpoint.or_else(|| context.settings.identity.endpoint_named_by(identity.as_deref()));
+    let endpoint = endpoint_of_register(&context.settings.identity, identity.as_deref(), message);
     let device = endpoint.and_then(|endpoint| registrations.device_at(endpoint, peer));
     device.is_some_and(|device| device.age(context.now) >= REREGISTER_AGE)
+}
+
+/// Returns the endpoint name that a Register has, or else the one that the identity of its peer stands for.
+pub(super) fn endpoint_of_register<'m>(
+    rule: &IdentityRule,
+    identity: Option<&'m Identity>,
+    register: &'m Message,
+) -> Option<&'m str> {
+    let endpoint = register.options.all(number::URI_QUERY).find_map(|item| item.strip_prefix(b"ep="));
+    let endpoint = endpoint.and_then(|endpoint| std::str::from_utf8(endpoint).ok());
+    endpoint.or_else(|| rule.endpoint_named_by(identity))
 }
 
 fn names_location(registry: &Registry, message: &Message) -> bool {
@@ -195,11 +206,11 @@ fn names_location(registry: &Registry, message: &Message) -> bool {
     std::str::from_utf8(location).is_ok_and(|location| registry.id_by_location(location).is_some())
 }
 
-fn is_register(message: &Message) -> bool {
+pub(super) fn is_register(message: &Message) -> bool {
     message.code == Code::POST && message.options.all(number::URI_PATH).eq([b"rd".as_slice()])
 }
 
-fn is_send(message: &Message) -> bool {
+pub(super) fn is_send(message: &Message) -> bool {
     message.code == Code::POST && message.options.all(number::URI_PATH).eq([send::PATH.as_bytes()])
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -29,6 +29,7 @@ use super::config::GatewayConfig;
 use super::dtls::DtlsLayer;
 use super::pending_changes::PendingChanges;
 use super::report::Report;
+use super::trace::{PeerFacts, TracedPeer, Traces};
 use super::wall_clock::WallClock;
 
 pub(super) struct Context {
@@ -44,6 +45,7 @@ pub(super) struct Context {
     pub wall_clock: WallClock,
     /// The program shuts down: no new work begins.
     pub draining: bool,
+    pub traces: Traces,
     outputs: VecDeque<Output>,
 }
 
@@ -61,6 +63,7 @@ impl Context {
             changes: PendingChanges::default(),
             wall_clock,
             draining: false,
+            traces: Traces::default(),
             outputs: VecDeque::new(),
         }
     }
@@ -82,7 +85,8 @@ impl Context {
     }
 
     pub fn report(&mut self, report: Report) {
-        self.push(Output::Report(report));
+        self.flush_coap();
+        self.push_report(report);
     }
 
     pub fn command_broker(&mut self, command: BrokerCommand) {
@@ -110,20 +114,35 @@ impl Context {
                 CoapOutput::Retransmitted(peer) => Report::Retransmitted { peer },
                 CoapOutput::Evicted(peer) => Report::DuplicateForgotten { peer },
             };
-            self.outputs.push_back(Output::Report(report));
+            self.push_report(report);
         }
     }
 
     /// Moves what the DTLS server has to send and to report to the outputs.
     pub fn flush_dtls(&mut self) {
-        if let Some(dtls) = &mut self.dtls {
-            self.outputs.extend(std::iter::from_fn(|| dtls.poll_output()));
+        while let Some(output) = self.dtls.as_mut().and_then(DtlsLayer::poll_output) {
+            match output {
+                Output::Report(report) => self.push_report(report),
+                output => self.outputs.push_back(output),
+            }
         }
     }
 
     /// Returns the identity that this peer's DTLS handshake authenticated; `None` over plain UDP.
     pub fn identity(&self, peer: Peer) -> Option<Arc<Identity>> {
         self.dtls.as_ref()?.identity(peer.association?)
+    }
+
+    /// Returns what traces need to know of a peer.
+    pub fn peer_facts(&self, peer: Peer) -> PeerFacts {
+        let address = peer.association.and_then(|association| self.dtls.as_ref()?.server.address(association));
+        let address = address.unwrap_or(peer.address);
+        PeerFacts { peer, address, identity: self.identity(peer), endpoints: Vec::new() }
+    }
+
+    /// Returns the time of the event that is handled, and what the wall clock says then.
+    pub fn trace_time(&self) -> (Instant, Duration) {
+        (self.now, self.wall_clock.unix_time(self.now))
     }
 
     pub fn respond(&mut self, request: RequestId, response: Response) {
@@ -185,6 +204,10 @@ impl Context {
 
     /// Sends a CoAP message: as it is over UDP, as a record over DTLS.
     fn transmit(&mut self, transmit: Transmit) {
+        if !self.traces.is_empty() {
+            let facts = self.peer_facts(transmit.peer);
+            self.traces.sent(self.trace_time(), &facts, &transmit.datagram);
+        }
         match (transmit.peer.association, &mut self.dtls) {
             (Some(association), Some(dtls)) => {
                 dtls.server.send(association, &transmit.datagram);
@@ -192,9 +215,30 @@ impl Context {
             }
             // The device was restored, and DTLS is off now: its address may be another one's by now.
             (Some(association), None) => {
-                self.outputs.push_back(Output::Report(Report::Dtls(DtlsReport::Unsent { association })));
+                self.push_report(Report::Dtls(DtlsReport::Unsent { association }));
             }
             (None, _) => self.outputs.push_back(Output::Transmit(transmit)),
         }
+    }
+
+    fn push_report(&mut self, report: Report) {
+        if !self.traces.is_empty() {
+            let facts = self.traced_peer(&report);
+            self.traces.report(self.trace_time(), facts.as_ref(), &report);
+        }
+        self.outputs.push_back(Output::Report(report));
+    }
+
+    /// Returns what is known of the peer that a report is about, for traces.
+    fn traced_peer(&self, report: &Report) -> Option<PeerFacts> {
+        let TracedPeer { peer, identity } = report.traced_peer()?;
+        let mut facts = self.peer_facts(peer);
+        if let Some(identity) = identity {
+            facts.identity = Some(Arc::new(Identity::Psk(identity)));
+        }
+        if let (Report::Dtls(_), Some(identity)) = (report, facts.identity.as_deref()) {
+            facts.endpoints = self.settings.identity.endpoints_of(identity).map(str::to_owned).collect();
+        }
+        Some(facts)
     }
 }

@@ -84,7 +84,7 @@ impl FromStr for Pattern {
 }
 
 /// All that the identity is called, the first one first.
-fn names(identity: &Identity) -> impl Iterator<Item = &str> {
+pub(super) fn names(identity: &Identity) -> impl Iterator<Item = &str> {
     let (name, others) = match identity {
         Identity::Psk(identity) => (Some(identity.as_str()), &[] as &[String]),
         Identity::Certificate { common_name, alternative_names } => {

@@ -167,7 +167,7 @@ fn command_view(number: u64, command: &Command, bytes: usize) -> CommandView {
     CommandView { number, msg_type: command.msg_type(), paths, origin: command.origin, bytes }
 }
 
-fn paths(command: &Command) -> Vec<Path> {
+pub(super) fn paths(command: &Command) -> Vec<Path> {
     match &command.operation.kind {
         OperationKind::ReadComposite { paths }
         | OperationKind::ObserveComposite { paths }

@@ -21,7 +21,8 @@
 //!
 //! `auto_observe` chooses what the gateway observes on its own, `client` derives a device's client ID, username and
 //! topics, `presence` publishes whether a device can be reached, and `restart` makes records of the devices and
-//! restores them. `inspection` makes the views of devices, whose types are in `view`.
+//! restores them. `inspection` makes the views of devices, whose types are in `view`. `trace` copies messages for people
+//! who look for a fault.
 
 mod access;
 mod admission;
@@ -52,6 +53,7 @@ mod restart;
 mod retained_command_dedup;
 mod send;
 mod table_sizes;
+pub mod trace;
 mod undefined_versions;
 pub mod view;
 mod wall_clock;
@@ -117,6 +119,8 @@ pub enum Output {
 ///   order.
 /// - [`page`](Self::page) and [`device`](Self::device) copy what onlookers see of devices, and send nothing;
 ///   [`kick`](Self::kick) ends a registration for an operator.
+/// - [`trace`](Self::trace) begins to copy the messages of a device, an address or an identity, which
+///   [`poll_trace`](Self::poll_trace) returns, until [`end_trace`](Self::end_trace).
 /// - Methods that take `&self` only count: [`table_sizes`](Self::table_sizes),
 ///   [`sleeping_devices`](Self::sleeping_devices).
 ///
@@ -410,8 +414,11 @@ impl Gateway {
 impl Gateway {
     /// Handles a message of a peer: a datagram, or what a DTLS record held.
     fn handle_message(&mut self, peer: Peer, datagram: &[u8]) {
-        let Self { context, admission, registrations } = self;
         let decoded = Message::decode(datagram);
+        if !self.context.traces.is_empty() {
+            self.seen(peer, &decoded, datagram);
+        }
+        let Self { context, admission, registrations } = self;
         let drop_reason = match (admission.decide(context, registrations, peer, &decoded, datagram), decoded) {
             (Decision::Admit(class), decoded) => {
                 context.coap.handle_decoded(context.now, peer, class, decoded, datagram);

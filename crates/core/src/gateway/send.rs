@@ -91,7 +91,7 @@ fn report_bad(context: &mut Context, device: &Device, topic: Topic, reason: Stri
 /// Returns the registration that sends from this peer. Over plain UDP it is one that speaks from this address. Over
 /// DTLS it is one of the same identity, wherever the device spoke from before. If there are several, it is the one that
 /// was heard last.
-fn sender(registrations: &Registrations, context: &Context, peer: Peer) -> Option<RegistrationId> {
+pub(super) fn sender(registrations: &Registrations, context: &Context, peer: Peer) -> Option<RegistrationId> {
     let registry = registrations.devices().registry();
     let identity = context.identity(peer);
     let there = registry.at(peer).filter(|device| device.identity == identity);

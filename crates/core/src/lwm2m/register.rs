@@ -215,6 +215,23 @@ impl Registration {
             + objects.map_or(0, ObjectList::size)
     }
 
+    /// Returns a copy with what payloads are decoded by: the endpoint name, the alternate path, and the versions of
+    /// LwM2M and of the objects. It has no password, no query items and no links.
+    pub fn for_decoding(&self) -> Self {
+        Self {
+            endpoint: self.endpoint.clone(),
+            lifetime: self.lifetime,
+            version: self.version.clone(),
+            binding: None,
+            queue: false,
+            password: None,
+            others: Vec::new(),
+            objects: self.objects.as_ref().map(ObjectList::without_links),
+            learned_formats: LearnedFormats::default(),
+            left_out: None,
+        }
+    }
+
     /// Sets the password, which serialization omits.
     pub fn set_password(&mut self, password: Option<Secret>) {
         self.password = password;

@@ -6,6 +6,7 @@ use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Kind, Message, MessageId, Options, Token};
 use lwm2m_core::gateway::Output;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, MessageProperties, RegistrationId};
+use lwm2m_core::gateway::trace::{TraceId, TraceTarget};
 use lwm2m_testkit::scene::{Scene, peer};
 
 /// What one operation allocates. A change that needs less lowers the number; one that needs more has a reason for it.
@@ -94,6 +95,30 @@ fn an_update_that_changes_nothing_allocates_no_more_than_it_did() {
     let (allocations, out) = one();
     assert_eq!(Message::decode(&out.datagram).unwrap().code, Code::CHANGED);
     assert!(allocations <= MOST_OF_AN_UPDATE, "{allocations}");
+}
+
+#[test]
+fn without_a_trace_no_message_is_copied() {
+    let mut scene = Scene::registered();
+    let one = |scene: &mut Scene| {
+        let update = scene.update("").encode();
+        let update = |scene: &mut Scene| scene.gateway.handle_datagram(scene.now, scene.peer, &update);
+        let (allocations, _) = counted(scene, update);
+        (allocations, std::iter::from_fn(|| scene.gateway.poll_trace()).count())
+    };
+    (1..BEFORE).for_each(|_| {
+        one(&mut scene);
+    });
+    let before = one(&mut scene);
+    assert_eq!(before.1, 0);
+
+    let (trace, target) = (TraceId(1), TraceTarget::Address(scene.peer.address.ip()));
+    assert!(scene.gateway.trace(scene.now, trace, target));
+    let during = one(&mut scene);
+    assert!(during.0 > before.0 && during.1 > 0, "{during:?}");
+
+    scene.gateway.end_trace(trace);
+    assert_eq!(one(&mut scene), before);
 }
 
 /// Counts the allocations of an operation until nothing more comes out.

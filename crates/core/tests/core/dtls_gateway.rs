@@ -1,6 +1,8 @@
 //! A device that speaks DTLS, the gateway and a broker, in virtual time: whatever the network or a restart does to the
 //! association, the device is registered once, its commands are answered, and its notifications arrive.
 
+mod traces;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -19,6 +19,7 @@ mod gateway_pages;
 mod gateway_registration;
 mod gateway_send;
 mod gateway_stopping;
+mod gateway_traces;
 mod gateway_upstream;
 mod gateway_views;
 mod hostile_device;

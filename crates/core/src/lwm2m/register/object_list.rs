@@ -47,6 +47,18 @@ fn no_object_list(request: &Request, error: link::LinkError) -> Rejection {
 }
 
 impl ObjectList {
+    /// Returns a list with the alternate path and the versions only.
+    pub(super) fn without_links(&self) -> Self {
+        Self {
+            alternate_path: self.alternate_path.clone(),
+            targets: Texts::default(),
+            versions: self.versions.clone(),
+            formats: FormatSet::default(),
+            object_formats: BTreeMap::new(),
+            attributes: BTreeMap::new(),
+        }
+    }
+
     /// Reads the payload, whatever its Content-Format option says, and counts the parts that cannot be read.
     pub(super) fn parse(
         request: &Request,
