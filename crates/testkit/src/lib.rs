@@ -2,6 +2,7 @@
 //!
 //! - [`scene`]: one device, played by the test message by message, and the core.
 //! - [`network`]: many simulated devices, a network that loses, repeats and reorders datagrams, and a broker.
+//! - [`store`]: what a process of the core leaves to the next one.
 //!
 //! # What this crate guarantees
 //!
@@ -14,3 +15,4 @@
 
 pub mod network;
 pub mod scene;
+pub mod store;

@@ -4,12 +4,17 @@
 //! Everything that will happen stands in one queue, by time; a step handles the first of it. Nothing looks at every device,
 //! so that a thousand of them cost a thousand times what one costs.
 
+mod restart;
+mod sends;
+
+pub use sends::WatchedSend;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use lwm2m_base::Peer;
-use lwm2m_core::coap::options::{format, number};
+use lwm2m_core::coap::options::number;
 use lwm2m_core::coap::{Acknowledging, Code, Header, Kind, Message, MessageId, Token};
 use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, CloseReason, ConnectError, MessageProperties, Publication, RegistrationId, Ticket,
@@ -23,7 +28,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 
+use self::sends::SendWatch;
 use super::scene::{beginning, model, peer};
+use super::store::MemoryStore;
 
 /// Sets how the network and the broker treat what they receive. A share is a number between 0 and 1.
 #[derive(Clone, Copy, Debug)]
@@ -34,8 +41,7 @@ pub struct Weather {
     pub delay: Duration,
     /// The broker answers a Connect, and tells that it took a publication, after a time up to this.
     pub broker_delay: Duration,
-    /// The share of notifications with a ticket that the broker never acknowledges, and of Sends for which the way to the
-    /// broker has no room.
+    /// The share of notifications with a ticket that the broker never acknowledges, and of Sends that it does not get.
     pub untold: f64,
 }
 
@@ -85,8 +91,14 @@ pub struct Network {
     pub taken: HashSet<Notification>,
     /// The notifications that the core acknowledged before the broker took them, with [`Acknowledging::OnDemand`].
     pub acknowledged_untaken: Vec<Notification>,
+    /// How often the process of the core has ended, and another one has begun.
+    pub restarts: usize,
     /// The notifications that a ticket was given out for, until the broker says that it took them.
     tickets: HashMap<Ticket, Notification>,
+    send_watch: SendWatch,
+    settings: GatewayConfig,
+    /// What the core leaves to its next process, if it is restarted.
+    store: Option<MemoryStore>,
     asks_the_broker: bool,
     begun: Instant,
     by_address: HashMap<Peer, DeviceNumber>,
@@ -117,8 +129,10 @@ pub struct AttachedDevice {
     pub observed: HashMap<Token, String>,
     /// The number of confirmable notifications that the device sent, without retransmissions.
     pub notifications: usize,
-    /// The values of its Sends, in order.
-    pub sends: Vec<f64>,
+    /// Its Sends, in order.
+    pub sends: Vec<WatchedSend>,
+    /// The values of its Sends in the order in which they arrived, once for each process of the core.
+    pub arrivals: Vec<f64>,
     address: Peer,
     wakes: Option<Instant>,
     /// Confirmable notifications that were not acknowledged yet.
@@ -155,6 +169,8 @@ pub enum Happening {
     Change(DeviceNumber, f64),
     /// The device sends this value unasked, if it is registered (LwM2M Core 1.1 section 6.4.6).
     Send(DeviceNumber, f64),
+    /// The process of the core is killed, and the next one begins: see [`Network::make_persistent`].
+    Restart,
     /// An application publishes a command for whoever is subscribed for the endpoint.
     Command(DeviceNumber, Vec<u8>),
 }
@@ -165,7 +181,7 @@ impl Network {
         let mut rng = StdRng::seed_from_u64(seed);
         let asks_the_broker = settings.coap.acknowledge_notifications == Acknowledging::OnDemand;
         Self {
-            gateway: Gateway::new(settings, model(), rng.random(), now, Duration::from_secs(1_700_000_000)),
+            gateway: Gateway::new(settings.clone(), model(), rng.random(), now, Duration::from_secs(1_700_000_000)),
             now,
             weather,
             broker: BrokerBehaviour::Takes,
@@ -178,7 +194,11 @@ impl Network {
             resets_of_received: Vec::new(),
             taken: HashSet::new(),
             acknowledged_untaken: Vec::new(),
+            restarts: 0,
             tickets: HashMap::new(),
+            send_watch: SendWatch::default(),
+            settings,
+            store: None,
             asks_the_broker,
             begun: now,
             by_address: HashMap::new(),
@@ -206,6 +226,7 @@ impl Network {
             observed: HashMap::new(),
             notifications: 0,
             sends: Vec::new(),
+            arrivals: Vec::new(),
             address,
             wakes: None,
             unconfirmed: HashMap::new(),
@@ -266,6 +287,7 @@ impl Network {
         match happening {
             Happening::ToGateway(from, datagram) => {
                 self.arrive(from, &datagram);
+                self.send_arrives(&datagram);
                 self.gateway.handle_datagram(self.now, from, &datagram);
                 let outcomes = self.drain_gateway();
                 assert_eq!(outcomes, 1, "one outcome for each datagram");
@@ -304,18 +326,8 @@ impl Network {
                 let value = simulator::SimulatedValue::Float(value);
                 self.with_device(number, |device, now| assert!(device.notify(now, path, value)));
             }
-            Happening::Send(number, value) => {
-                let path = "/3303/0/5700".parse().expect("a path");
-                let sample =
-                    simulator::SimulatedSample { path, value: simulator::SimulatedValue::Float(value), time: None };
-                let send =
-                    simulator::SimulatedSend { format: format::SENML_CBOR, base_time: None, samples: vec![sample] };
-                let mut sent = false;
-                self.with_device(number, |device, now| sent = device.send(now, &send).is_ok());
-                if sent {
-                    self.devices[number].sends.push(value);
-                }
-            }
+            Happening::Send(number, value) => self.send(number, value),
+            Happening::Restart => self.restart(),
             Happening::Command(number, payload) => {
                 let endpoint = &self.devices[number].endpoint;
                 if let Some(device) = self.connected.get(endpoint).copied() {
@@ -349,6 +361,7 @@ impl Network {
         if let BrokerEvent::ConnectFailed { registration: device, .. } = &event {
             self.clientids.remove(device);
         }
+        self.decide_send(&event);
         self.gateway.handle_broker(self.now, event);
         assert_eq!(self.drain_gateway(), 0, "an outcome without a datagram");
     }
@@ -429,17 +442,12 @@ impl Network {
                     self.clientids.contains_key(&device),
                     "a publication for a device that the broker does not have"
                 );
-                let taken = match (publication.class, publication.ticket) {
-                    (UplinkClass::Send, Some(ticket)) => self.take_send(device, ticket),
-                    (_, Some(ticket)) => {
-                        self.issue(device, ticket, &publication);
-                        true
-                    }
-                    (_, None) => true,
-                };
-                if taken {
-                    self.published.push((device, publication));
+                match (publication.class, publication.ticket) {
+                    (UplinkClass::Send, Some(ticket)) => return self.take_send(device, ticket, publication),
+                    (_, Some(ticket)) => self.issue(device, ticket, &publication),
+                    (_, None) => {}
                 }
+                self.published.push((device, publication));
             }
             BrokerCommand::SetLifetime { .. } => {}
             BrokerCommand::Disconnect { registration: device } => {
@@ -449,19 +457,6 @@ impl Network {
                 }
             }
         }
-    }
-
-    /// Lets the link say that it has room for a Send, and the broker take it after its delay; or that there is no room.
-    /// Returns whether there is.
-    fn take_send(&mut self, registration: RegistrationId, ticket: Ticket) -> bool {
-        if self.rng.random_bool(self.weather.untold) {
-            self.schedule(self.now, Happening::FromBroker(BrokerEvent::Unpublished { registration, ticket }));
-            return false;
-        }
-        self.schedule(self.now, Happening::FromBroker(BrokerEvent::Queued { registration, ticket }));
-        let at = self.now + self.weather.broker_delay.mul_f64(self.rng.random_range(0.0..1.0));
-        self.schedule(at, Happening::FromBroker(BrokerEvent::Published { registration, ticket }));
-        true
     }
 
     /// Lets the broker acknowledge a notification, after its delay or never.
@@ -491,8 +486,10 @@ impl Network {
 
     /// Keeps what a test wants to know of a datagram of a device.
     fn watch(&mut self, number: DeviceNumber, datagram: &[u8]) {
+        let message = Message::decode(datagram).expect("devices send messages");
+        self.watch_send(number, &message);
         let attached = &mut self.devices[number];
-        let Message { kind, code, id, token, options, .. } = Message::decode(datagram).expect("devices send messages");
+        let Message { kind, code, id, token, options, .. } = message;
         if kind == Kind::Confirmable {
             let first = || OutstandingDatagram { datagram: datagram.to_vec(), arrived: false };
             attached.outstanding.entry(id).or_insert_with(first);
@@ -512,6 +509,7 @@ impl Network {
 
     /// Keeps what a test wants to know of a datagram of the core.
     fn watch_gateway(&mut self, to: Peer, datagram: &[u8]) {
+        self.watch_answer(datagram);
         // Most are neither, and a thousand devices get many.
         let code = datagram.get(1).copied().map(Code);
         let (true, Some(&number)) = (matches!(code, Some(Code::GET | Code::EMPTY)), self.by_address.get(&to)) else {

@@ -11,12 +11,12 @@ use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Kind, Message};
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, MessageProperties, RegistrationId};
 use lwm2m_core::gateway::config::GatewayConfig;
-use lwm2m_core::gateway::record::{Change, DeviceRecord, ProfileRecord, RetainedCommandsRecord};
 use lwm2m_core::gateway::report::{NotRestored, Report};
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_core::lwm2m::model::Model;
 use lwm2m_gateway::config::Config;
 use lwm2m_gateway::definitions;
+use lwm2m_testkit::store::MemoryStore;
 use serde_json::{Value, json};
 
 use crate::common::device::{fresh_id, request, response_to};
@@ -28,11 +28,7 @@ pub struct RestartedCore {
     pub settings: GatewayConfig,
     pub now: Instant,
     pub unix_time: Duration,
-    pub kept: BTreeMap<String, DeviceRecord>,
-    /// By endpoint, what is remembered of retained commands.
-    pub retained_commands: BTreeMap<String, RetainedCommandsRecord>,
-    /// By key, the object lists of profiles.
-    pub profiles: BTreeMap<String, ProfileRecord>,
+    pub store: MemoryStore,
     /// By endpoint, the newest.
     pub devices: BTreeMap<String, RegistrationId>,
     pub to_devices: VecDeque<(Peer, Message)>,
@@ -59,9 +55,7 @@ impl RestartedCore {
             settings,
             now,
             unix_time,
-            kept: BTreeMap::new(),
-            retained_commands: BTreeMap::new(),
-            profiles: BTreeMap::new(),
+            store: MemoryStore::default(),
             devices: BTreeMap::new(),
             to_devices: VecDeque::new(),
             published: VecDeque::new(),
@@ -79,9 +73,7 @@ impl RestartedCore {
         self.unix_time += later;
         let mut gateway = Gateway::new(self.settings.clone(), model(), [self.seed; 32], self.now, self.unix_time);
         self.devices.clear();
-        gateway.restore(self.now, self.kept.values().cloned().collect());
-        gateway.restore_retained_commands(self.retained_commands.values().cloned().collect());
-        gateway.restore_profiles(self.profiles.values().cloned().collect());
+        self.store.restore(&mut gateway, self.now);
         self.gateway = gateway;
         self.take_outputs();
         self.keep();
@@ -89,25 +81,7 @@ impl RestartedCore {
 
     /// Writes what has changed.
     pub fn keep(&mut self) {
-        for change in self.gateway.take_changes(self.now, usize::MAX) {
-            match change {
-                Change::Put(record) => {
-                    self.kept.insert(record.registration.endpoint.clone(), through_json(&record));
-                }
-                Change::Remove { endpoint } => {
-                    self.kept.remove(&endpoint);
-                }
-                Change::RetainedCommands(record) if record.commands.is_empty() => {
-                    drop(self.retained_commands.remove(&record.endpoint))
-                }
-                Change::RetainedCommands(record) => {
-                    drop(self.retained_commands.insert(record.endpoint.clone(), record))
-                }
-                Change::Profile(record) if record.objects.is_none() => drop(self.profiles.remove(&record.key)),
-                Change::Profile(record) => drop(self.profiles.insert(record.key.clone(), record)),
-                Change::Association(change) => panic!("nobody speaks DTLS here, {change:?}"),
-            }
-        }
+        self.store.keep(self.gateway.take_changes(self.now, usize::MAX));
     }
 
     pub fn advance(&mut self, duration: Duration) {
@@ -253,16 +227,6 @@ pub fn notification(of: &Message, number: u32, text: &str) -> Message {
     message.id = fresh_id();
     message.options.add_uint(number::OBSERVE, number);
     message
-}
-
-/// The record as it comes out of the file: the commands are kept apart.
-pub fn through_json(record: &DeviceRecord) -> DeviceRecord {
-    let json = serde_json::to_string(record).expect("a record is JSON");
-    let mut read: DeviceRecord = serde_json::from_str(&json).expect("it can be read back");
-    for (read, written) in read.commands.iter_mut().zip(&record.commands) {
-        read.command = written.command.to_json().try_into().expect("a command is JSON");
-    }
-    read
 }
 
 fn model() -> Arc<Model> {

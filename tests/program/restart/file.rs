@@ -312,7 +312,7 @@ async fn close(mut store: Store, mut core: RestartedCore) -> Vec<DeviceRecord> {
     core.gateway.change_all();
     core.keep();
     store.close(core.now, core.gateway, PATIENCE).await;
-    core.kept.into_values().collect()
+    core.store.devices.into_values().collect()
 }
 
 fn condition() -> Condition {

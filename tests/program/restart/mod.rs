@@ -19,9 +19,10 @@ use lwm2m_core::coap::{Acknowledging, Code, Kind, Message};
 use lwm2m_core::gateway::broker::CloseReason;
 use lwm2m_core::gateway::config::AutoObserve;
 use lwm2m_core::gateway::report::NotRestored;
+use lwm2m_testkit::store::through_json;
 use serde_json::json;
 
-use core::{RestartedCore, notification, observe, peer, read, through_json};
+use core::{RestartedCore, notification, observe, peer, read};
 
 const A_SECOND: Duration = Duration::from_secs(1);
 
@@ -116,7 +117,7 @@ fn an_observation_can_be_cancelled_under_its_token_of_before() {
     assert_eq!((cancelled.token, cancelled.options.uint(number::OBSERVE)), (observed.token, Ok(Some(1))));
     core.datagram(peer(1), &response_to(&cancelled, Code::CONTENT, Some((format::TEXT, b"20"))));
     core.keep();
-    assert_eq!(core.kept["a"].observations, []);
+    assert_eq!(core.store.devices["a"].observations, []);
 }
 
 #[test]
@@ -207,7 +208,7 @@ fn a_registration_that_ended_meanwhile_is_left_out_and_forgotten() {
     core.published.clear();
     core.restart(61 * A_SECOND);
     assert_eq!(core.not_restored, [("a".to_owned(), NotRestored::LifetimeOver)]);
-    assert_eq!(core.kept.keys().collect::<Vec<_>>(), ["b"]);
+    assert_eq!(core.store.devices.keys().collect::<Vec<_>>(), ["b"]);
     assert_eq!(core.update(peer(1), &gone), Code::NOT_FOUND);
     assert_eq!(core.update(peer(2), &stays), Code::CHANGED);
     core.expect_nothing_more();
@@ -223,7 +224,7 @@ fn a_lifetime_ends_when_it_would_have_ended_without_the_restart() {
     core.advance(2 * A_SECOND);
     assert_eq!(core.update(peer(1), &location), Code::NOT_FOUND);
     core.keep();
-    assert!(core.kept.is_empty());
+    assert!(core.store.devices.is_empty());
 }
 
 #[test]
@@ -274,7 +275,7 @@ fn a_device_may_register_before_it_is_connected_again() {
     assert_eq!(core.expect_published("lwm2m/a/up/resp")["msgType"], "register");
     assert_eq!(core.expect_to_device(peer(1)).code, Code::GET, "the command that waited");
     core.keep();
-    assert_eq!(core.kept.len(), 1);
+    assert_eq!(core.store.devices.len(), 1);
 }
 
 #[test]
@@ -285,7 +286,7 @@ fn a_device_that_the_broker_does_not_take_back_has_to_register_again() {
     core.close("a", CloseReason::Refused);
     assert_eq!(core.update(peer(1), &location), Code::NOT_FOUND);
     core.keep();
-    assert!(core.kept.is_empty());
+    assert!(core.store.devices.is_empty());
 }
 
 #[test]
@@ -317,7 +318,7 @@ fn names_that_the_configuration_of_today_does_not_allow_end_the_registration() {
     core.settings.translators.mountpoint = lwm2m_core::mqtt::topics::Template::for_topic(topic).unwrap();
     core.restart(A_SECOND);
     assert_eq!(core.not_restored, [("a".to_owned(), NotRestored::NoTopics)]);
-    assert!(core.kept.is_empty());
+    assert!(core.store.devices.is_empty());
 }
 
 #[test]
@@ -343,7 +344,7 @@ fn a_record_holds_the_password_and_does_not_show_it() {
     core.register(peer(1), "ep=a&lt=300&password=secret");
     core.command("a", &observe(1));
     core.keep();
-    let record = &core.kept["a"];
+    let record = &core.store.devices["a"];
     assert_eq!(through_json(record), *record);
     assert_eq!(record.password.as_ref().map(|password| password.reveal()), Some("secret"));
     assert!(!format!("{record:?}").contains("secret"));
@@ -381,7 +382,7 @@ fn nor_by_a_device_that_left_before_the_restart_and_comes_back() {
     core.datagram(peer(1), &request(Code::DELETE, &["rd", &location], &[], None));
     assert_eq!(core.expect_to_device(peer(1)).code, Code::DELETED);
     core.restart(A_SECOND);
-    assert!(core.kept.is_empty());
+    assert!(core.store.devices.is_empty());
     core.register(peer(1), "ep=a&lt=300");
     core.retained_command("a", &reboot(1));
     assert_eq!(core.to_devices, []);
@@ -435,7 +436,7 @@ fn of_more_devices_than_there_may_be_those_that_were_heard_last_are_taken_up() {
     core.restart(A_SECOND);
     let refused = |number| (format!("dev-{number}"), NotRestored::TooMany);
     assert_eq!(core.not_restored, [refused(2), refused(1)]);
-    assert_eq!(core.kept.keys().collect::<Vec<_>>(), ["dev-3", "dev-4"]);
+    assert_eq!(core.store.devices.keys().collect::<Vec<_>>(), ["dev-3", "dev-4"]);
 }
 
 #[test]
@@ -446,7 +447,7 @@ fn a_registration_that_is_too_large_by_the_limits_of_today_is_not_taken_up() {
     core.settings.limits.registration_size = 400;
     core.restart(A_SECOND);
     assert_eq!(core.not_restored, [("large".to_owned(), NotRestored::TooLarge)]);
-    assert_eq!(core.kept.keys().collect::<Vec<_>>(), ["small"]);
+    assert_eq!(core.store.devices.keys().collect::<Vec<_>>(), ["small"]);
 }
 
 #[test]
@@ -470,7 +471,7 @@ fn commands_beyond_the_limits_of_today_are_refused_and_the_others_wait() {
             assert!(refused["data"]["reason"].as_str().expect("a reason").contains("limits.pending_"), "{refused}");
         }
         core.expect_nothing_more();
-        assert_eq!(core.kept["a"].commands.len(), 3);
+        assert_eq!(core.store.devices["a"].commands.len(), 3);
         core.connect_resumed();
         assert_eq!(core.update(peer(1), &location), Code::CHANGED);
         assert_eq!(core.expect_to_device(peer(1)).code, Code::GET);

@@ -8,11 +8,12 @@ use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Kind, Message};
 use lwm2m_core::gateway::broker::CloseReason;
 use lwm2m_core::gateway::record::{Change, DeviceRecord};
+use lwm2m_testkit::store::through_json;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
-use super::core::{LINKS, RestartedCore, notification, peer, through_json};
+use super::core::{LINKS, RestartedCore, notification, peer};
 use crate::common::device::{request, response_to};
 
 const ENDPOINTS: [&str; 3] = ["a", "b", "c"];
@@ -32,7 +33,7 @@ fn the_records_of_changes_are_all_that_there_is_to_record() {
         for step in 0..80 {
             life.step();
             life.core.keep();
-            let told: Vec<_> = life.core.kept.values().map(without_what_speaking_changes).collect();
+            let told: Vec<_> = life.core.store.devices.values().map(without_what_speaking_changes).collect();
             life.core.gateway.change_all();
             let whole = life.core.gateway.take_changes(life.core.now, usize::MAX);
             let mut whole: Vec<_> = whole.iter().map(record_of).map(without_what_speaking_changes).collect();

@@ -16,7 +16,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 
-use super::core::{peer, through_json};
+use super::core::peer;
+use lwm2m_testkit::store::through_json;
 
 proptest! {
     #[test]

@@ -14,6 +14,7 @@ mod gateway_crowd;
 mod gateway_definitions;
 mod gateway_fetch_blocks;
 mod gateway_network;
+mod gateway_network_sends;
 mod gateway_observations;
 mod gateway_pages;
 mod gateway_registration;

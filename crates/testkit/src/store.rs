@@ -1,0 +1,64 @@
+//! A store in memory: what a process of the core leaves to the next one.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use lwm2m_core::gateway::Gateway;
+use lwm2m_core::gateway::record::{Change, DeviceRecord, ProfileRecord, RetainedCommandsRecord};
+
+/// Holds the newest records. Those of devices go through JSON, as in a file.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    /// The records of the devices, by endpoint name.
+    pub devices: BTreeMap<String, DeviceRecord>,
+    /// What is remembered of retained commands, by endpoint name.
+    pub retained_commands: BTreeMap<String, RetainedCommandsRecord>,
+    /// The object lists of profiles, by key.
+    pub profiles: BTreeMap<String, ProfileRecord>,
+}
+
+impl MemoryStore {
+    /// Writes what has changed.
+    pub fn keep(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            match change {
+                Change::Put(record) => {
+                    self.devices.insert(record.registration.endpoint.clone(), through_json(&record));
+                }
+                Change::Remove { endpoint } => {
+                    self.devices.remove(&endpoint);
+                }
+                Change::RetainedCommands(record) if record.commands.is_empty() => {
+                    self.retained_commands.remove(&record.endpoint);
+                }
+                Change::RetainedCommands(record) => {
+                    self.retained_commands.insert(record.endpoint.clone(), record);
+                }
+                Change::Profile(record) if record.objects.is_none() => {
+                    self.profiles.remove(&record.key);
+                }
+                Change::Profile(record) => {
+                    self.profiles.insert(record.key.clone(), record);
+                }
+                Change::Association(change) => panic!("nobody speaks DTLS here, {change:?}"),
+            }
+        }
+    }
+
+    /// Gives all records to a gateway that has just begun.
+    pub fn restore(&self, gateway: &mut Gateway, now: Instant) {
+        gateway.restore(now, self.devices.values().cloned().collect());
+        gateway.restore_retained_commands(self.retained_commands.values().cloned().collect());
+        gateway.restore_profiles(self.profiles.values().cloned().collect());
+    }
+}
+
+/// Returns the record as it comes out of a file, where the commands are kept apart.
+pub fn through_json(record: &DeviceRecord) -> DeviceRecord {
+    let json = serde_json::to_string(record).expect("a record is JSON");
+    let mut read: DeviceRecord = serde_json::from_str(&json).expect("it can be read back");
+    for (read, written) in read.commands.iter_mut().zip(&record.commands) {
+        read.command = written.command.to_json().try_into().expect("a command is JSON");
+    }
+    read
+}
