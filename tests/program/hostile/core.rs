@@ -2,7 +2,7 @@
 
 use lwm2m_base::Peer;
 use lwm2m_core::coap::options::number;
-use lwm2m_core::coap::{Kind, Message};
+use lwm2m_core::coap::{Acknowledging, Code, Kind, Message};
 use rand::RngExt;
 
 use super::bombs;
@@ -21,10 +21,19 @@ const HOSTILE: usize = 24;
 
 #[test]
 fn mutated_datagrams_harm_nobody_and_leave_nothing_behind() {
-    let mut siege = Siege::begin(HONEST, HOSTILE, effort::rng(1));
+    besiege(Siege::begin(HONEST, HOSTILE, effort::rng(1)), ACTS);
+}
+
+/// Devices wait longer for an answer, so that more of their messages are under way at a time.
+#[test]
+fn mutated_datagrams_harm_nobody_where_devices_wait_for_the_broker() {
+    besiege(Siege::begin_with(Acknowledging::OnDemand, HONEST, HOSTILE, effort::rng(4)), ACTS / 3);
+}
+
+fn besiege(mut siege: Siege, most: u64) {
     let corpus: Vec<Vec<u8>> = corpus::of_unregistered_peers().iter().map(Message::encode).collect();
     let mut acts = 0_u64;
-    for round in effort::rounds(ACTS) {
+    for round in effort::rounds(most) {
         attack(&mut siege, &corpus);
         siege.pass(PAUSE);
         acts += 1;
@@ -50,7 +59,8 @@ fn attack(siege: &mut Siege, corpus: &[Vec<u8>]) {
         0..25 => unregistered_sends(siege, corpus),
         25..55 => device_answers(siege, corpus),
         55..70 => device_notifies(siege, corpus),
-        70..82 => device_updates(siege, corpus),
+        70..78 => device_updates(siege, corpus),
+        78..82 => device_sends(siege, corpus),
         82..95 => application_commands(siege),
         _ => anybody_sends_noise(siege),
     }
@@ -105,6 +115,18 @@ fn device_updates(siege: &mut Siege, corpus: &[Vec<u8>]) {
     if siege.rng.random_bool(0.5) {
         fill(siege, &mut message, corpus);
     }
+    send(siege, peer, &message, corpus);
+}
+
+/// A Send with a content that is mutated or a bomb, or mutated as a whole.
+fn device_sends(siege: &mut Siege, corpus: &[Vec<u8>]) {
+    let hostile = &mut siege.hostile[siege.rng.random_range(0..HOSTILE)];
+    let peer = hostile.peer;
+    let mut message = corpus::request(Code::POST, &["dp"], &[], hostile.fresh_id());
+    if siege.rng.random_bool(0.5) {
+        message.kind = Kind::NonConfirmable;
+    }
+    fill(siege, &mut message, corpus);
     send(siege, peer, &message, corpus);
 }
 

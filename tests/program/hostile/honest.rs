@@ -1,5 +1,5 @@
-//! Honest devices at the built program, over real sockets: each is a thread that updates, notifies and answers, and repeats
-//! what is not acknowledged.
+//! Honest devices at the built program, over real sockets: each is a thread that updates, notifies, sends and answers, and
+//! repeats what is not acknowledged.
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
@@ -16,7 +16,7 @@ use crate::common::device::{fresh_id, request, response_to};
 
 /// What the devices say is there.
 pub const LINKS: &[u8] = b"</1/0>,</3/0>,</3303/0>";
-/// Between two rounds of a device, each an Update and a notification.
+/// Between two rounds of a device, each an Update, a notification and a Send.
 const ROUND: Duration = Duration::from_millis(150);
 
 pub struct HonestDevices {
@@ -32,6 +32,8 @@ pub struct Tally {
     pub updates: Vec<Duration>,
     /// The values of the notifications that were acknowledged.
     pub acknowledged: BTreeSet<u32>,
+    /// The values of the Sends that were answered 2.04.
+    pub sent: BTreeSet<u32>,
     /// Reads that it answered.
     pub answered: usize,
     /// Messages that nobody acknowledged, however often they were sent.
@@ -82,10 +84,11 @@ impl HonestCoapDevice {
                 Some(answer) => self.tally.refused.push(answer.code),
                 None => self.tally.unacknowledged += 1,
             }
+            value += 1;
             if let Some(token) = self.observed {
-                value += 1;
                 self.notify(token, value);
             }
+            self.send_value(value);
             self.hear_until(begun + ROUND, |_| false);
         }
         self.tally
@@ -98,6 +101,17 @@ impl HonestCoapDevice {
         message.payload = value.to_string().into_bytes();
         match self.ask(&message) {
             Some(_) => drop(self.tally.acknowledged.insert(value)),
+            None => self.tally.unacknowledged += 1,
+        }
+    }
+
+    /// Reports a value that nobody asked for (LwM2M Core 1.1 section 6.4.6).
+    fn send_value(&mut self, value: u32) {
+        let content = format!(r#"[{{"n":"/3303/0/5700","v":{value}}}]"#);
+        let content = Some((format::SENML_JSON, content.as_bytes()));
+        match self.ask(&request(Code::POST, &["dp"], &[], content)) {
+            Some(answer) if answer.code == Code::CHANGED => drop(self.tally.sent.insert(value)),
+            Some(answer) => self.tally.refused.push(answer.code),
             None => self.tally.unacknowledged += 1,
         }
     }

@@ -56,6 +56,7 @@ pub struct Fort {
 #[derive(Debug, Default)]
 struct ReceivedMessages {
     notified: Vec<u32>,
+    sent: Vec<u32>,
     answered: BTreeSet<u64>,
 }
 
@@ -139,7 +140,7 @@ impl Fort {
     }
 
     /// The devices stop. Each Update was answered in time, each notification that was acknowledged was published once,
-    /// and each read was answered.
+    /// each Send was answered 2.04 and published once and in order, and each read was answered.
     #[track_caller]
     pub fn assert_all_were_served(mut self) {
         let tallies: Vec<(String, Tally)> = std::mem::take(&mut self.honest)
@@ -157,6 +158,8 @@ impl Fort {
             assert_eq!(published.len(), heard.notified.len(), "{endpoint}: one was published twice");
             let lost: Vec<_> = tally.acknowledged.difference(&published).collect();
             assert!(lost.is_empty(), "{endpoint}: {lost:?} of {}", tally.acknowledged.len());
+            assert!(tally.sent.len() > 10, "{endpoint}: {:?}", tally.sent);
+            assert!(tally.sent.iter().eq(&heard.sent), "{endpoint}: {:?} of {:?}", heard.sent, tally.sent);
             assert_eq!(heard.answered.len() as u64, self.asked, "{endpoint}: {:?}", heard.answered);
         }
     }
@@ -172,6 +175,10 @@ impl Fort {
                 Some("notify") => {
                     let value = payload["data"]["content"][0]["value"].as_f64().expect("a number");
                     heard.notified.push(value as u32);
+                }
+                Some("send") => {
+                    let value = payload["data"]["content"][0]["value"].as_f64().expect("a number");
+                    heard.sent.push(value as u32);
                 }
                 Some("read") if payload["data"]["code"] == "2.05" => {
                     heard.answered.insert(payload["reqID"].as_u64().expect("a number"));

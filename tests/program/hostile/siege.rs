@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lwm2m_base::Peer;
 use lwm2m_core::coap::options::number;
-use lwm2m_core::coap::{Code, Kind, Message, MessageId};
+use lwm2m_core::coap::{Acknowledging, Code, Kind, Message, MessageId};
 use lwm2m_core::gateway::config::GatewayConfig;
 use lwm2m_core::gateway::{Output, TableSizes};
 use lwm2m_gateway::config::Config;
@@ -21,6 +21,8 @@ use lwm2m_testkit::network::{DeviceNumber, Happening, Network, Weather};
 const LIFETIME: f64 = 60.0;
 const NOTIFIES_EVERY: f64 = 5.0;
 const COMMANDED_EVERY: f64 = 10.0;
+/// Each device sends two values at a time.
+const SENDS_EVERY: f64 = 7.0;
 /// Time for what is under way when it is counted.
 const LEEWAY: f64 = 10.0;
 const OBSERVED: &str = "/3303/0/5700";
@@ -37,7 +39,11 @@ pub struct Siege {
     pub at: f64,
     pub hostile: Vec<Hostile>,
     honest: Vec<HonestDevice>,
+    /// The values of the Sends of each honest device that were published, in order.
+    published_sends: Vec<Vec<f64>>,
     next_command: f64,
+    next_send: f64,
+    sends: u32,
     /// Datagrams have the address of an honest device.
     forges: bool,
     /// Hostile datagrams so far.
@@ -73,8 +79,14 @@ struct HonestDevice {
 
 impl Siege {
     /// Registers this many honest and hostile devices; the application observes all of them.
-    pub fn begin(honest: usize, hostile: usize, mut rng: StdRng) -> Self {
+    pub fn begin(honest: usize, hostile: usize, rng: StdRng) -> Self {
+        Self::begin_with(Acknowledging::AtOnce, honest, hostile, rng)
+    }
+
+    /// The same with another `notification_ack`.
+    pub fn begin_with(acknowledging: Acknowledging, honest: usize, hostile: usize, mut rng: StdRng) -> Self {
         let mut settings = Config::default().gateway;
+        settings.coap.acknowledge_notifications = acknowledging;
         // So that the end of all registrations can be waited for.
         settings.lifetimes = Duration::from_secs(1)..=Duration::from_secs(86_400);
         let mut network = Network::new(settings.clone(), Weather::FAIR, rng.random());
@@ -90,9 +102,20 @@ impl Siege {
             network.at(5.0, Happening::Command(device, command("observe", OBSERVED)));
         }
         let hostile = (0..hostile).map(Hostile::new).collect();
-        let honest = vec![HonestDevice::default(); honest];
-        let mut siege =
-            Self { network, settings, rng, at: 0.0, hostile, honest, next_command: 20.0, forges: false, datagrams: 0 };
+        let mut siege = Self {
+            network,
+            settings,
+            rng,
+            at: 0.0,
+            hostile,
+            honest: vec![HonestDevice::default(); honest],
+            published_sends: vec![Vec::new(); honest],
+            next_command: 20.0,
+            next_send: 20.0,
+            sends: 0,
+            forges: false,
+            datagrams: 0,
+        };
         siege.pass(15.0);
         siege.look();
         let fresh = |honest: &HonestDevice| HonestDevice {
@@ -113,6 +136,15 @@ impl Siege {
                 self.honest[number].commanded += 1;
             }
             self.next_command += COMMANDED_EVERY;
+        }
+        while self.next_send <= self.at {
+            for number in 0..self.honest.len() {
+                for value in [self.sends, self.sends + 1] {
+                    self.network.at(self.next_send, Happening::Send(number, value.into()));
+                }
+            }
+            self.sends += 2;
+            self.next_send += SENDS_EVERY;
         }
         self.network.run_until(self.at);
         self.hear();
@@ -185,6 +217,10 @@ impl Siege {
             match payload["msgType"].as_str() {
                 Some("notify") => honest.published += 1,
                 Some("read") if payload["data"]["code"] == "2.05" => honest.answered += 1,
+                Some("send") if payload["data"]["code"] == "2.05" => {
+                    let value = payload["data"]["content"][0]["value"].as_f64().expect("the value of a Send");
+                    self.published_sends[number].push(value);
+                }
                 _ => {}
             }
         }
@@ -213,7 +249,25 @@ impl Siege {
             let few = 1 + honest.reset;
             assert!(missing(honest.notified, honest.published) <= few, "honest-{number}: {honest:?}");
             assert!(missing(honest.commanded, honest.answered) <= few, "honest-{number}: {honest:?}");
+            self.assert_sends_were_published(number);
         }
+    }
+
+    /// The Sends of an honest device that were answered 2.04 were published, each once. All were, unless somebody uses its
+    /// address: a message whose id was used before is taken for a repetition (RFC 7252 section 4.5).
+    #[track_caller]
+    fn assert_sends_were_published(&self, number: DeviceNumber) {
+        let (sends, published) = (&self.network.devices[number].sends, &self.published_sends[number]);
+        let taken = sends.iter().filter(|send| send.answered_by(Code::CHANGED) > 0);
+        let (mut taken, mut once): (Vec<f64>, _) = (taken.map(|send| send.value).collect(), published.clone());
+        let least = if self.forges { sends.len() * 3 / 4 } else { sends.len() };
+        assert!(taken.len() >= least, "honest-{number}: {} of {} Sends were taken", taken.len(), sends.len());
+        (taken.sort_by(f64::total_cmp), once.sort_by(f64::total_cmp));
+        assert_eq!(once, taken, "honest-{number}");
+        let arrivals = &self.network.devices[number].arrivals;
+        let mut arrived = arrivals.iter();
+        let in_order = published.iter().all(|value| arrived.any(|other| other == value));
+        assert!(in_order, "honest-{number}: {published:?} arrived as {arrivals:?}");
     }
 
     /// The registered devices are the honest ones, and those of another name that the broker accepted.
@@ -232,7 +286,7 @@ impl Siege {
         for number in 0..self.honest.len() {
             self.network.at(self.at, Happening::Stop(number));
         }
-        self.next_command = f64::INFINITY;
+        (self.next_command, self.next_send) = (f64::INFINITY, f64::INFINITY);
         self.pass(86_400.0 + 500.0);
         self.network.gateway.handle_timeout(self.network.now);
         while !matches!(self.network.gateway.poll_output(), Output::Idle(_)) {}

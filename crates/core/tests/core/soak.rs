@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lwm2m_core::coap::Code;
 use lwm2m_core::gateway::report::{CommandOutcome, Report};
 use lwm2m_core::gateway::{Output, TableSizes};
 use lwm2m_simulator::SimulatedDeviceConfig;
@@ -17,6 +18,7 @@ const SETTLED: f64 = 300.0;
 /// Between two looks at the tables.
 const LOOK: f64 = 300.0;
 const READS: usize = 3_000;
+const SENDS: usize = 4_000;
 /// Devices that leave during the hour, and come back a minute later.
 const LEAVING: usize = 1_000;
 
@@ -27,6 +29,9 @@ struct Counts {
     notified: usize,
     answered: usize,
     other_commands: usize,
+    sends_taken: usize,
+    sends_refused: usize,
+    sends_published: usize,
 }
 
 impl Counts {
@@ -39,10 +44,13 @@ impl Counts {
                 Report::Notification { .. } => self.notified += 1,
                 Report::Command { outcome: CommandOutcome::Answered, .. } => self.answered += 1,
                 Report::Command { .. } => self.other_commands += 1,
+                Report::Send { code: Code::CHANGED, .. } => self.sends_taken += 1,
+                Report::Send { .. } => self.sends_refused += 1,
                 _ => {}
             }
         }
-        network.published.clear();
+        let sends = network.published.drain(..).filter(|(_, publication)| publication.topic.ends_with("/up/send"));
+        self.sends_published += sends.count();
         network.devices.iter_mut().for_each(|device| device.events.clear());
     }
 }
@@ -67,7 +75,7 @@ fn an_hour_of_ten_thousand_devices_leaves_the_memory_flat() {
     }
     assert!(looks.iter().all(|look| is_flat(*look, looks[0])), "{looks:#?}");
 
-    let Counts { registered, updated, notified, answered, other_commands } = counts;
+    let Counts { registered, updated, notified, answered, other_commands, .. } = counts;
     assert_eq!(registered, DEVICES + LEAVING);
     assert!(updated >= 2 * (DEVICES - LEAVING), "{updated}");
     assert!(notified >= 2 * (DEVICES - LEAVING), "{notified}");
@@ -75,10 +83,16 @@ fn an_hour_of_ten_thousand_devices_leaves_the_memory_flat() {
     // Commands that a leaving device takes along.
     assert!(other_commands <= LEAVING / 10, "{other_commands}");
 
+    let Counts { sends_taken, sends_refused, sends_published, .. } = counts;
+    assert_eq!(sends_taken, sends_published);
+    assert!(sends_taken >= SENDS * 9 / 10, "{sends_taken}");
+    // Sends that a De-register overtakes.
+    assert!(sends_refused <= LEAVING / 100, "{sends_refused}");
+
     gone_when_all_have_left(network);
 }
 
-/// Registers over four minutes, observes, reads, notifies and updates; some devices leave and come back.
+/// Registers over four minutes, observes, reads, notifies, sends and updates; some devices leave and come back.
 fn live_for_an_hour(network: &mut Network, rng: &mut StdRng) {
     for number in 0..DEVICES {
         let device = network.attach(SimulatedDeviceConfig {
@@ -96,6 +110,10 @@ fn live_for_an_hour(network: &mut Network, rng: &mut StdRng) {
         let device = rng.random_range(0..DEVICES);
         let at = rng.random_range(SETTLED..HOUR - 10.0);
         network.at(at, Happening::Command(device, read(1 + number as u64).to_string().into_bytes()));
+    }
+    for number in 0..SENDS {
+        let device = rng.random_range(0..DEVICES);
+        network.at(rng.random_range(SETTLED..HOUR - 10.0), Happening::Send(device, number as f64));
     }
     for device in 0..LEAVING {
         let at = rng.random_range(SETTLED..HOUR - 120.0);
@@ -117,7 +135,7 @@ fn is_flat(look: TableSizes, first: TableSizes) -> bool {
         && look.coap.remembered_messages <= 2 * DEVICES
         && near(look.coap.transmissions + look.coap.transfers + look.coap.deadlines, 0)
         && near(look.pending_commands + look.early_commands + look.to_observe + look.pending_registrations, 0)
-        && near(look.addresses, 0)
+        && near(look.addresses + look.deferred_acks, 0)
         && look.outputs + look.coap.outputs + look.coap.assemblies + look.coap.waiting_notifications == 0
 }
 
