@@ -124,8 +124,11 @@ struct DeviceObject {
     instances: Vec<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
-    /// Whether the gateway has a definition of this version.
+    /// Whether the gateway has a definition that applies to this version.
     defined: bool,
+    /// The version of that definition: another one of the same major number applies as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    definition: Option<String>,
 }
 
 /// The DTLS session of a device.
@@ -255,6 +258,7 @@ impl DeviceObject {
             instances: object.instances,
             name: definition.map(|definition| definition.name.clone()),
             defined: definition.is_some(),
+            definition: definition.map(|definition| definition.version.to_string()),
         }
     }
 }

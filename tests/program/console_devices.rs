@@ -121,7 +121,8 @@ async fn a_device_is_shown_with_its_objects_by_name_and_without_its_password() {
     assert!(shown["topics"]["command"].as_str().is_some_and(|topic| topic.contains("/dn")), "{shown}");
     let objects = shown["objects"].as_array().expect("objects");
     let temperature = objects.iter().find(|object| object["id"] == 3303).expect("it");
-    let expected = json!({ "id": 3303, "version": "1.1", "instances": [0, 1], "name": "Temperature", "defined": true });
+    let expected = json!({ "id": 3303, "version": "1.1", "instances": [0, 1], "name": "Temperature", "defined": true,
+        "definition": "1.1" });
     assert_eq!(temperature, &expected);
     let unknown = objects.iter().find(|object| object["id"] == 32000).expect("it");
     assert_eq!((&unknown["defined"], unknown.get("name")), (&json!(false), None));

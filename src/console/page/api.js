@@ -1,6 +1,6 @@
 // The client of /api/v1: requests, problems and event streams.
 
-import { compact, parse } from "./json.js";
+import { compact, parse, quietly } from "./json.js";
 import { problemWords } from "./texts.js";
 
 /** @typedef {{name: string, role: "viewer" | "operator", prefix: string | null, version: string}} Session */
@@ -27,7 +27,10 @@ import { problemWords } from "./texts.js";
  *   expires?: string, for?: number,
  *  by: string}} Queued
  */
-/** @typedef {{id: number, version: string, instances: number[], name?: string, defined: boolean}} DeviceObject */
+/**
+ * @typedef {{id: number, version: string, instances: number[], name?: string, defined: boolean, definition?: string}}
+ *   DeviceObject
+ */
 /**
  * @typedef {object} DeviceParts
  * @property {string} alternatePath
@@ -58,12 +61,9 @@ const KEY = "lwm2m-gateway-token";
 
 /** A request that did not succeed, in words. */
 export class Problem extends Error {
-  /** @param {number} status @param {any} body @param {number} [retryAfter] */
+  /** @param {number} status @param {any} body @param {number} [retryAfter] in seconds */
   constructor(status, body, retryAfter) {
-    const type =
-      String(body?.type ?? "")
-        .split(":")
-        .pop() || `http-${status}`;
+    const type = String(body?.type ?? "").replace(/.*:/, "") || `http-${status}`;
     const words = problemWords(type, status);
     super(body?.detail || body?.title || words.what);
     this.status = status;
@@ -111,16 +111,12 @@ async function send(method, path, { body, signal, accept } = {}) {
     throw new Problem(0, { type: "unreachable" });
   }
   if (response.ok) return response;
-  const problem = await response
-    .text()
-    .then(parse)
-    .catch(() => null);
+  const problem = await response.text().then(quietly);
   if (response.status === 401) {
     token.clear();
     signedOut();
   }
-  const after = Number(response.headers.get("Retry-After")) || undefined;
-  throw new Problem(response.status, problem, after);
+  throw new Problem(response.status, problem, Number(response.headers.get("Retry-After")));
 }
 
 /**
@@ -187,26 +183,29 @@ export async function learnResources() {
  */
 export const has = (path) => resources.has(path);
 
-/** @param {number} ms @param {AbortSignal} signal */
-function pause(ms, signal) {
-  return new Promise((resolve) => {
-    const timer = setTimeout(resolve, ms);
-    signal.addEventListener("abort", () => (clearTimeout(timer), resolve(null)), { once: true });
+/** Waits until `done` calls back, or `signal` aborts. @param {AbortSignal} signal @param {(resolve: any) => void} done */
+const until = (signal, done) =>
+  new Promise((resolve) => {
+    signal.addEventListener("abort", resolve, { once: true });
+    done(resolve);
   });
-}
+
+/** @param {number} ms @param {AbortSignal} signal */
+const pause = (ms, signal) => until(signal, (resolve) => setTimeout(resolve, ms));
 
 /** @param {AbortSignal} signal */
-function untilVisible(signal) {
-  return new Promise((resolve) => {
-    const look = () => {
-      if (document.hidden && !signal.aborted) return;
-      document.removeEventListener("visibilitychange", look);
-      resolve(null);
-    };
-    document.addEventListener("visibilitychange", look);
-    signal.addEventListener("abort", look, { once: true });
-    look();
-  });
+const visible = (signal) =>
+  document.hidden
+    ? until(signal, (resolve) => document.addEventListener("visibilitychange", resolve, { once: true }))
+    : undefined;
+
+/** Repeats `load` while the page is open and the tab visible. @param {AbortSignal} signal @param {() => any} load */
+export async function repeat(signal, load) {
+  while (!signal.aborted) {
+    await load();
+    await pause(5000, signal);
+    await visible(signal);
+  }
 }
 
 /**
@@ -215,18 +214,17 @@ function untilVisible(signal) {
  * @param {string} path
  * @param {AbortSignal} signal
  * @param {(event: StreamEvent) => void} onEvent
- * @param {(state: "live" | "connecting" | "ended", problem?: Problem) => void} onState
+ * @param {(state: "live" | "connecting" | "ended", problem?: Problem) => void} [onState]
  */
-export async function stream(path, signal, onEvent, onState) {
+export async function stream(path, signal, onEvent, onState = () => {}) {
   let wait = 1000;
-  while (!signal.aborted) {
-    await untilVisible(signal);
+  for (;;) {
+    await visible(signal);
     if (signal.aborted) return;
     const inner = new AbortController();
-    const close = () => inner.abort();
-    const hide = () => document.hidden && close();
+    const close = () => (signal.aborted || document.hidden) && inner.abort();
     signal.addEventListener("abort", close);
-    document.addEventListener("visibilitychange", hide);
+    document.addEventListener("visibilitychange", close);
     try {
       const response = await send("GET", path, { signal: inner.signal, accept: "text/event-stream" });
       onState("live");
@@ -235,14 +233,13 @@ export async function stream(path, signal, onEvent, onState) {
       onState("connecting");
     } catch (error) {
       if (signal.aborted) return;
-      if (error instanceof Problem) {
-        if ([401, 403, 404].includes(error.status)) return onState("ended", error);
-        if (error.retryAfter) wait = Math.max(wait, error.retryAfter * 1000);
-        onState("connecting", error);
-      } else onState("connecting");
+      const problem = error instanceof Problem ? error : undefined;
+      if ([401, 403, 404].includes(problem?.status ?? 0)) return onState("ended", problem);
+      wait = Math.max(wait, (problem?.retryAfter ?? 0) * 1000);
+      onState("connecting", problem);
     } finally {
       signal.removeEventListener("abort", close);
-      document.removeEventListener("visibilitychange", hide);
+      document.removeEventListener("visibilitychange", close);
     }
     if (!document.hidden) await pause(wait * (0.75 + Math.random() / 2), signal);
     wait = Math.min(wait * 2, 30000);

@@ -33,26 +33,20 @@ export function sparkline(values, label, width = 120, height = 28) {
   const high = Math.max(...known);
   const span = high - low || 1;
   const step = width / Math.max(1, values.length - 1);
-  const y = (/** @type {number} */ value) =>
-    high === low ? height / 2 : height - 2 - ((value - low) / span) * (height - 4);
-  const points = values
-    .map((value, n) => (Number.isFinite(value) ? `${(n * step).toFixed(1)},${y(value).toFixed(1)}` : null))
-    .filter(Boolean);
-  const line = points.join(" ");
-  const area = points.length
-    ? `${String(points[0]).split(",")[0]},${height} ${line} ${String(points.at(-1)).split(",")[0]},${height}`
-    : "";
+  const y = (/** @type {number} */ value) => height - 2 - ((value - low) / span) * (height - 4);
+  const points = values.flatMap((value, n) => (Number.isFinite(value) ? [[n * step, y(value)]] : []));
+  const line = points.map(([at, value]) => `${at.toFixed(1)},${value.toFixed(1)}`).join(" ");
+  const area = points.length > 1 && high > low && `${points[0][0]},${height} ${line} ${points.at(-1)?.[0]},${height}`;
   return svg(
-    "svg",
+    "svg.spark",
     {
-      class: "spark",
       viewBox: `0 0 ${width} ${height}`,
       preserveAspectRatio: "none",
       role: "img",
       "aria-label": known.length ? `${label}: ${count(low)} to ${count(high)}` : `${label}: no values`,
     },
-    svg("polygon", { points: area, class: "area" }),
-    svg("polyline", { points: line, class: "line" }),
+    area && svg("polygon.area", { points: area }),
+    svg("polyline.line", { points: line }),
   );
 }
 
@@ -79,28 +73,26 @@ function chart(points, label, units) {
   const x = (/** @type {number} */ at) => edge + ((at - start) / (end - start || 1)) * (width - edge - 8);
   const y = (/** @type {number} */ value) => 8 + ((high - value) / (high - low)) * (height - foot - 8);
   return svg(
-    "svg",
+    "svg.chart",
     {
-      class: "chart",
       viewBox: `0 0 ${width} ${height}`,
       role: "img",
       "aria-label": `${label}, ${points.length} values`,
     },
     marks(low, high).map((mark) => [
-      svg("line", { x1: edge, x2: width - 8, y1: y(mark), y2: y(mark), class: "grid" }),
+      svg("line.grid", { x1: edge, x2: width - 8, y1: y(mark), y2: y(mark) }),
       svg("text", { x: edge - 8, y: y(mark) + 4, "text-anchor": "end" }, String(mark)),
     ]),
     svg("text", { x: edge, y: height - 4 }, clock(start)),
     svg("text", { x: width - 8, y: height - 4, "text-anchor": "end" }, clock(end)),
-    svg("polyline", {
+    svg("polyline.line", {
       points: points.map((point) => `${x(point[0]).toFixed(1)},${y(point[1]).toFixed(1)}`).join(" "),
-      class: "line",
     }),
     points.length <= 60 &&
       points.map((point) =>
         svg(
-          "circle",
-          { cx: x(point[0]), cy: y(point[1]), r: 2.5, class: "dot" },
+          "circle.dot",
+          { cx: x(point[0]), cy: y(point[1]), r: 2.5 },
           svg("title", {}, `${clock(point[0])}  ${point[2] ?? point[1]} ${units}`),
         ),
       ),
@@ -112,9 +104,7 @@ export function openChart(points, label, units) {
   const rows = points
     .slice()
     .reverse()
-    .map((point) =>
-      h("tr", {}, h("td", {}, clock(point[0])), h("td", { class: "num" }, `${point[2] ?? point[1]} ${units}`)),
-    );
+    .map((point) => h("tr", h("td", clock(point[0])), h("td.num", `${point[2] ?? point[1]} ${units}`)));
   dialog({
     title: label,
     wide: true,
@@ -122,20 +112,14 @@ export function openChart(points, label, units) {
       chart(points, label, units),
       h(
         "details",
-        {},
-        h("summary", {}, `${points.length} values as a table`),
+        h("summary", `${points.length} values as a table`),
         h(
-          "div",
-          { class: "scroll", tabindex: "0", role: "region", "aria-label": "Values" },
+          "div.scroll",
+          { tabindex: "0", role: "region", "aria-label": "Values" },
           h(
-            "table",
-            { class: "plain" },
-            h(
-              "thead",
-              {},
-              h("tr", {}, h("th", { scope: "col" }, "Time"), h("th", { scope: "col", class: "num" }, "Value")),
-            ),
-            h("tbody", {}, rows),
+            "table.plain",
+            h("thead", h("tr", h("th", { scope: "col" }, "Time"), h("th.num", { scope: "col" }, "Value"))),
+            h("tbody", rows),
           ),
         ),
       ),

@@ -1,47 +1,49 @@
 // Builds DOM nodes. Text is always set as text: the page never parses HTML from a string.
 
 /** @typedef {Node | string | number | null | undefined | false | any[]} Child a list may hold lists of children */
+/**
+ * Attributes of an element. A name that starts with "on" adds a listener, `true` sets an empty attribute; `false`,
+ * `null` and `undefined` set nothing.
+ * @typedef {{[name: string]: any, onclick?: (event: OnElement<MouseEvent>) => any,
+ *   onkeydown?: (event: OnElement<KeyboardEvent>) => any, onfocusin?: (event: OnElement<FocusEvent>) => any,
+ *   onsubmit?: (event: SubmitEvent) => any}} Props
+ */
+/** @template {Event} E @typedef {E & {target: HTMLElement}} OnElement */
+/** @template {string} S @typedef {S extends `${infer T}.${string}` ? T : S} TagOf */
 
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
- * Creates an element. A property that starts with "on" adds a listener, `true` sets an empty attribute, and `false`,
- * `null` and `undefined` set nothing.
- * @template {keyof HTMLElementTagNameMap} K
- * @param {K} tag
- * @param {Record<string, any> | null} [props]
- * @param {...Child} children
- * @returns {HTMLElementTagNameMap[K]}
+ * Creates an element: `h("a.back", { href }, "Devices")`. The attributes can be left out.
+ * @template {string} S
+ * @param {S} selector tag and classes
+ * @param {...(Props | Child)} rest attributes and children
+ * @returns {TagOf<S> extends keyof HTMLElementTagNameMap ? HTMLElementTagNameMap[TagOf<S>] : HTMLElement}
  */
-export function h(tag, props, ...children) {
-  const element = document.createElement(tag);
-  assign(element, props ?? {});
-  add(element, children);
-  return element;
+export function h(selector, ...rest) {
+  const [tag, ...classes] = selector.split(".");
+  return /** @type {any} */ (build(document.createElement(tag), classes, rest));
 }
 
-/**
- * Creates an SVG element.
- * @param {string} tag
- * @param {Record<string, any>} props
- * @param {...Child} children
- * @returns {SVGElement}
- */
-export function svg(tag, props, ...children) {
-  const element = /** @type {SVGElement} */ (document.createElementNS(SVG, tag));
-  assign(element, props);
-  add(element, children);
-  return element;
+/** @param {string} selector @param {...(Props | Child)} rest @returns {SVGElement} */
+export function svg(selector, ...rest) {
+  const [tag, ...classes] = selector.split(".");
+  return build(/** @type {SVGElement} */ (document.createElementNS(SVG, tag)), classes, rest);
 }
 
-/** @param {Element} element @param {Record<string, any>} props */
-function assign(element, props) {
-  for (const [name, value] of Object.entries(props)) {
-    if (value === null || value === undefined || value === false) continue;
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (name === "value" && "value" in element) element.value = value;
-    else element.setAttribute(name, value === true ? "" : String(value));
-  }
+/** @template {Element} E @param {E} element @param {string[]} classes @param {any[]} rest @returns {E} */
+function build(element, classes, [first, ...children]) {
+  element.classList.add(...classes);
+  if (first?.constructor !== Object) add(element, [first]);
+  else
+    for (const [name, value] of Object.entries(first)) {
+      if (value === null || value === undefined || value === false) continue;
+      if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+      else if (name === "value" && "value" in element) element.value = value;
+      else element.setAttribute(name, value === true ? "" : String(value));
+    }
+  add(element, children);
+  return element;
 }
 
 /** @param {Element} parent @param {Child[]} children */
@@ -53,11 +55,7 @@ function add(parent, children) {
   }
 }
 
-/**
- * Replaces the children of an element.
- * @param {Element} parent
- * @param {...Child} children
- */
+/** Replaces the children of an element. @param {Element} parent @param {...Child} children */
 export function fill(parent, ...children) {
   parent.replaceChildren();
   add(parent, children);
@@ -71,16 +69,17 @@ export function fill(parent, ...children) {
  * @param {T[]} items
  * @param {(item: T) => string} key
  * @param {(item: T) => HTMLElement} create
- * @param {(element: HTMLElement, item: T) => void} [update]
+ * @param {(element: HTMLElement, item: T) => void} update
  */
 export function keyed(parent, items, key, create, update) {
-  const old = new Map(Array.from(parent.children, (child) => [/** @type {HTMLElement} */ (child).dataset.key, child]));
+  const children = /** @type {HTMLElement[]} */ (Array.from(parent.children));
+  const old = new Map(children.map((child) => [child.dataset.key, child]));
   let place = parent.firstElementChild;
   for (const item of items) {
     const name = key(item);
-    let element = /** @type {HTMLElement | undefined} */ (old.get(name));
+    let element = old.get(name);
     old.delete(name);
-    if (element) update?.(element, item);
+    if (element) update(element, item);
     else {
       element = create(item);
       element.dataset.key = name;

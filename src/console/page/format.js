@@ -8,11 +8,14 @@ const SIZES = /** @type {[number, string][]} */ ([
   [1 << 10, "KiB"],
 ]);
 
-/** @param {number | null | undefined} value */
+/** @param {any} value */
 export function count(value) {
-  if (value === null || value === undefined || Number.isNaN(Number(value))) return "–";
-  return (Math.abs(value) < 10 ? SMALL : COUNT).format(Number(value));
+  const number = Number(value ?? NaN);
+  return Number.isNaN(number) ? "–" : (Math.abs(number) < 10 ? SMALL : COUNT).format(number);
 }
+
+/** @param {number} n @param {string} one @param {string} [many] @returns {string} "1 device", "2 devices" */
+export const counted = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;
 
 /** @param {number} bytes */
 export function size(bytes) {
@@ -24,46 +27,46 @@ export function size(bytes) {
 export function duration(seconds) {
   const s = Math.max(0, Math.round(seconds));
   if (s < 60) return `${s} s`;
-  if (s < 3600) return s < 600 && s % 60 ? `${Math.floor(s / 60)} min ${s % 60} s` : `${Math.floor(s / 60)} min`;
-  if (s < 86400) return joined(Math.floor(s / 3600), "h", Math.floor((s % 3600) / 60), "min");
-  return s < 86400 * 30
-    ? joined(Math.floor(s / 86400), "d", Math.floor((s % 86400) / 3600), "h")
-    : `${COUNT.format(s / 86400)} d`;
+  if (s < 3600) return joined(s, 60, "min", s < 600 ? 1 : 60, "s");
+  if (s < 86400) return joined(s, 3600, "h", 60, "min");
+  return joined(s, 86400, "d", s < 86400 * 30 ? 3600 : 86400, "h");
 }
 
-/** @param {number} a @param {string} unit @param {number} b @param {string} smaller */
-const joined = (a, unit, b, smaller) => (b ? `${a} ${unit} ${b} ${smaller}` : `${a} ${unit}`);
-
-/** @param {number} seconds @returns {string} the time a command took: "0.41 s" */
-export const took = (seconds) => (seconds < 10 ? `${Number(seconds).toFixed(2)} s` : duration(seconds));
-
-/** @param {string | number | Date} at @returns {string} "20:31:05", with the date if it is not today */
-export function clock(at) {
-  const date = new Date(at);
-  const time = date.toLocaleTimeString("en-GB");
-  return date.toDateString() === new Date().toDateString() ? time : `${day(date)} ${time}`;
+/** @param {number} s @param {number} large @param {string} unit @param {number} small @param {string} smaller */
+function joined(s, large, unit, small, smaller) {
+  const rest = Math.floor((s % large) / small);
+  return rest && large !== small
+    ? `${Math.floor(s / large)} ${unit} ${rest} ${smaller}`
+    : `${Math.floor(s / large)} ${unit}`;
 }
 
-/** @param {Date} date */
-function day(date) {
-  const two = (/** @type {number} */ n) => String(n).padStart(2, "0");
-  return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
-}
+/** @param {any} seconds @returns {string} the time a command took: "0.41 s" */
+export const took = (seconds) => (seconds < 10 ? `${Number(seconds).toFixed(2)} s` : duration(Number(seconds)));
+
+/** @param {number} n */
+const two = (n) => String(n).padStart(2, "0");
 
 /** @param {string | number} at @returns {string} local date and time with seconds */
-export const moment = (at) => `${day(new Date(at))} ${new Date(at).toLocaleTimeString("en-GB")}`;
-
-/** @param {string | number} at */
-export const secondsSince = (at) => (Date.now() - new Date(at).getTime()) / 1000;
-
-/** @param {string | number} at @returns {string} "3 s ago" */
-export function ago(at) {
-  const seconds = secondsSince(at);
-  return seconds < 1 ? "now" : `${duration(seconds)} ago`;
+export function moment(at) {
+  const date = new Date(at);
+  const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+  return `${day} ${date.toLocaleTimeString("en-GB")}`;
 }
 
-/** @param {string | number} at @returns {string} the time left until then */
+/** @param {string | number} at @returns {string} "20:31:05", with the date if it is not today */
+export function clock(at) {
+  const date = new Date(at);
+  return date.toDateString() === new Date().toDateString() ? date.toLocaleTimeString("en-GB") : moment(at);
+}
+
+/** @param {string} at @returns {string} "3 s ago", in one unit: what changes every second is not read */
+export function ago(at) {
+  const seconds = (Date.now() - new Date(at).getTime()) / 1000;
+  return seconds < 1 ? "now" : `${duration(seconds).split(" ").slice(0, 2).join(" ")} ago`;
+}
+
+/** @param {string} at @returns {string} the time left until then */
 export function left(at) {
-  const seconds = -secondsSince(at);
+  const seconds = (new Date(at).getTime() - Date.now()) / 1000;
   return seconds <= 0 ? "over" : duration(seconds);
 }

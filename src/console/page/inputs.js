@@ -33,10 +33,10 @@ function limits(range) {
 
 /** @param {string} type @param {{range?: string, current?: string, label: string}} about @returns {Input} */
 function number(type, { range, current, label }) {
-  const field = h("input", {
+  const field = h("input.num", {
     inputmode: type === "Float" ? "decimal" : "numeric",
     autocomplete: "off",
-    class: "num",
+
     "aria-label": label,
     value: current ?? "",
   });
@@ -76,8 +76,7 @@ function time({ current, label }) {
   };
   return {
     element: h(
-      "span",
-      { class: "row" },
+      "span.row",
       field,
       button("Now", () => set(Date.now() / 1000)),
     ),
@@ -94,23 +93,14 @@ function base64(bytes) {
 
 /** @param {{label: string}} about @returns {Input} */
 function opaque({ label }) {
-  const text = h("textarea", { rows: "3", class: "mono", spellcheck: "false", "aria-label": label });
+  const text = h("textarea.mono", { rows: "3", spellcheck: "false", "aria-label": label });
   const file = h("input", { type: "file", hidden: true, "aria-label": `${label}, file` });
-  const form = select(
-    [
-      ["hex", "Hex"],
-      ["base64", "Base64"],
-      ["file", "File"],
-    ],
-    "hex",
-    {
-      "aria-label": "Form of the bytes",
-      onchange: () => {
-        text.hidden = form.value === "file";
-        file.hidden = form.value !== "file";
-      },
-    },
-  );
+  const onchange = () => {
+    text.hidden = form.value === "file";
+    file.hidden = !text.hidden;
+  };
+  const forms = { hex: "Hex", base64: "Base64", file: "File" };
+  const form = select(forms, "hex", { "aria-label": "Form of the bytes", onchange });
   const value = async () => {
     if (form.value === "file") {
       const chosen = file.files?.[0];
@@ -125,16 +115,15 @@ function opaque({ label }) {
     if (!/^([0-9a-fA-F]{2})*$/.test(compact)) throw wrong("This is not hex: two digits for each byte");
     return base64(Uint8Array.from(compact.match(/../g) ?? [], (pair) => parseInt(pair, 16)));
   };
-  return { element: h("span", { class: "stack" }, form, text, file), value };
+  return { element: h("span.stack", form, text, file), value };
 }
 
 /** @param {{current?: string, label: string}} about @returns {Input} */
 function link({ current, label }) {
   const [object, instance] = (current ?? "").split(":");
   const parts = [object, instance].map((part, n) =>
-    h("input", {
+    h("input.num.short", {
       inputmode: "numeric",
-      class: "num short",
       value: part ?? "",
       "aria-label": `${label}, ${n ? "instance" : "object"}`,
     }),
@@ -144,7 +133,7 @@ function link({ current, label }) {
       throw wrong("Both numbers are 0 to 65535");
     return parts.map((part) => part.value.trim()).join(":");
   };
-  return { element: h("span", { class: "row" }, parts[0], ":", parts[1]), value };
+  return { element: h("span.row", parts[0], ":", parts[1]), value };
 }
 
 /**
@@ -160,16 +149,16 @@ export function input(type, about) {
     case "Float":
       return number(type, about);
     case "Boolean": {
-      const box = h("input", {
+      const box = h("input.switch", {
         type: "checkbox",
         role: "switch",
-        class: "switch",
+
         checked: about.current === "true",
         "aria-label": about.label,
       });
-      const word = h("span", {}, box.checked ? "true" : "false");
+      const word = h("span", box.checked ? "true" : "false");
       box.addEventListener("change", () => (word.textContent = String(box.checked)));
-      return { element: h("label", { class: "row" }, box, word), value: () => box.checked };
+      return { element: h("label.row", box, word), value: () => box.checked };
     }
     case "Time":
       return time(about);
@@ -190,19 +179,14 @@ export function input(type, about) {
  */
 export function untyped(about) {
   let inner = input("String", about);
-  const place = h("span", { class: "stack" }, inner.element);
-  const type = select(
-    TYPES.map((name) => [name, name]),
-    "String",
-    {
-      "aria-label": "Type",
-      onchange: () => {
-        inner = input(type.value, about);
-        place.replaceChildren(inner.element);
-      },
-    },
-  );
-  return { element: h("span", { class: "stack" }, type, place), value: () => inner.value(), type: () => type.value };
+  const place = h("span.stack", inner.element);
+  const onchange = () => {
+    inner = input(type.value, about);
+    place.replaceChildren(inner.element);
+  };
+  const types = Object.fromEntries(TYPES.map((name) => [name, name]));
+  const type = select(types, "String", { "aria-label": "Type", onchange });
+  return { element: h("span.stack", type, place), value: () => inner.value(), type: () => type.value };
 }
 
 /**
@@ -214,12 +198,12 @@ export function untyped(about) {
 export function several(type, about, current) {
   /** @type {{id: HTMLInputElement, input: Input, row: HTMLElement}[]} */
   const rows = [];
-  const list = h("div", { class: "stack" });
+  const list = h("div.stack");
   const append = (/** @type {string} */ id, /** @type {string | undefined} */ value) => {
     const entry = {
-      id: h("input", { class: "num short", inputmode: "numeric", value: id, "aria-label": "Instance" }),
+      id: h("input.num.short", { inputmode: "numeric", value: id, "aria-label": "Instance" }),
       input: input(type, { ...about, current: value }),
-      row: h("div", { class: "row" }),
+      row: h("div.row"),
     };
     const remove = () => {
       rows.splice(rows.indexOf(entry), 1);
@@ -239,8 +223,7 @@ export function several(type, about, current) {
   };
   return {
     element: h(
-      "div",
-      { class: "stack" },
+      "div.stack",
       list,
       button("Add an instance", () => append(next(), "")),
     ),

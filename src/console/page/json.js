@@ -34,6 +34,15 @@ export function parse(text) {
   );
 }
 
+/** Parses JSON, and returns null if it is none. @param {string} text @returns {any} */
+export function quietly(text) {
+  try {
+    return parse(text);
+  } catch {
+    return null;
+  }
+}
+
 /**
  * Returns a JSON value as text for people: strings without quotation marks.
  * @param {any} value

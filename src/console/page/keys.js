@@ -95,25 +95,22 @@ export function help() {
     title: "Keyboard",
     body: [
       h(
-        "dl",
-        { class: "keys" },
+        "dl.keys",
         KEYS.map(([key, text]) =>
           h(
             "div",
-            {},
             h(
               "dt",
-              {},
               key
                 .split(" ")
                 .filter(Boolean)
-                .map((part) => h("kbd", {}, part)),
+                .map((part) => h("kbd", part)),
             ),
-            h("dd", {}, text),
+            h("dd", text),
           ),
         ),
       ),
-      h("label", { class: "check" }, toggle, "Single-key shortcuts"),
+      h("label.check", toggle, "Single-key shortcuts"),
     ],
   });
 }

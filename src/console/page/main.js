@@ -10,16 +10,13 @@ import { help, installKeys } from "./keys.js";
 import { openOverview } from "./overview.js";
 import { LOGIN } from "./texts.js";
 import { TraceView } from "./trace.js";
-import { button, failed, field, loading, select, tick } from "./ui.js";
+import { button, failed, field, inWords, loading, select, tick } from "./ui.js";
 
 const SCHEME = "lwm2m-gateway-scheme";
-/** @type {[string, string][]} */
-const PAGES = [
-  ["overview", "Overview"],
-  ["devices", "Devices"],
-  ["failures", "Failures"],
-  ["health", "Health"],
-];
+/** @type {Record<string, string>} */
+const PAGES = { overview: "Overview", devices: "Devices", failures: "Failures", health: "Health" };
+/** The page that the navigation marks, for pages that it does not have. @type {Record<string, string>} */
+const BELOW = { device: "devices", trace: "health" };
 
 /** @type {import("./api.js").Session | null} */
 let session = null;
@@ -31,79 +28,57 @@ function takeToken() {
   if (!found) return;
   token.set(found[1]);
   session = null;
-  history.replaceState(null, "", `${location.pathname}#/overview`);
+  history.replaceState(null, "", `${location.pathname}#/`);
+}
+
+/** Asks which resources there are, and whose the token is. @param {AbortSignal} [signal] */
+async function begin(signal) {
+  await learnResources();
+  session = await get("/session", signal);
+  if (session) session.prefix ??= null;
 }
 
 /** @param {string} scheme */
 function setScheme(scheme) {
-  if (scheme === "auto") localStorage.removeItem(SCHEME);
-  else localStorage.setItem(SCHEME, scheme);
+  localStorage.setItem(SCHEME, scheme);
   document.documentElement.dataset.scheme = scheme;
 }
 
-/** @param {Node | ""} content */
+/** Replaces what is below the navigation. @param {Node} content */
 function frame(content) {
   document.querySelectorAll("dialog").forEach((box) => box.close());
   const main = h("main", { id: "main", tabindex: "-1" }, content);
-  const old = document.querySelector("main");
-  if (old && document.querySelector("nav") && session) old.replaceWith(main);
-  else fill(document.body, session && skip(), session && navigation(), main);
+  if (session && document.querySelector("nav")) document.querySelector("main")?.replaceWith(main);
+  else fill(document.body, session && navigation(session), main);
   return main;
 }
 
-const skip = () =>
-  h(
-    "a",
-    {
-      class: "skip",
-      href: "#main",
-      onclick: (/** @type {Event} */ event) => {
-        event.preventDefault();
-        document.getElementById("main")?.focus();
-      },
-    },
-    "Skip to the content",
+/** @param {import("./api.js").Session} session */
+function navigation({ name, role, prefix }) {
+  const onchange = () => setScheme(scheme.value);
+  const choices = { auto: "System", light: "Light", dark: "Dark" };
+  const scheme = select(choices, localStorage.getItem(SCHEME), { "aria-label": "Colours", onchange });
+  const skip = (/** @type {Event} */ event) => (event.preventDefault(), document.getElementById("main")?.focus());
+  const out = () => (token.clear(), signOut());
+  const pages = Object.entries(PAGES).filter(
+    ([page]) => page === "devices" || (prefix === null && (page !== "failures" || has("/failures"))),
   );
-
-function navigation() {
-  const scheme = select(
-    [
-      ["auto", "System"],
-      ["light", "Light"],
-      ["dark", "Dark"],
-    ],
-    localStorage.getItem(SCHEME) ?? "auto",
-    { "aria-label": "Colours", onchange: () => setScheme(scheme.value) },
-  );
-  const out = () => {
-    token.clear();
-    signOut();
-  };
-  return h(
-    "header",
-    { class: "top" },
+  const links = pages.map(([page, title]) => h("a", { href: `#/${page}`, "data-page": page }, title));
+  return [
+    h("a.skip", { href: "#main", onclick: skip }, "Skip to the content"),
     h(
-      "a",
-      { class: "brand", href: "#/overview" },
-      h("span", { class: "mark", "aria-hidden": "true" }),
-      "LwM2M gateway",
+      "header.top",
+      h("a.brand", { href: "#/" }, h("span.mark", { "aria-hidden": "true" }), "LwM2M gateway"),
+      h("nav", { "aria-label": "Pages" }, links),
+      h(
+        "div.who",
+        h("span.muted.user", `${name} (${role})`),
+        scheme,
+        button("?", help, { class: "quiet", "aria-label": "Keyboard help" }),
+        button("Log out", out, { class: "quiet" }),
+      ),
     ),
-    h(
-      "nav",
-      { "aria-label": "Pages" },
-      PAGES.filter(
-        ([name]) => name === "devices" || (session?.prefix === null && (name !== "failures" || has("/failures"))),
-      ).map(([name, title]) => h("a", { href: `#/${name}`, "data-page": name }, title)),
-    ),
-    h(
-      "div",
-      { class: "who" },
-      h("span", { class: "muted user" }, `${session?.name} (${session?.role})`),
-      scheme,
-      button("?", help, { class: "quiet", "aria-label": "Keyboard help" }),
-      button("Log out", out, { class: "quiet" }),
-    ),
-  );
+  ];
 }
 
 async function route() {
@@ -115,30 +90,29 @@ async function route() {
   if (!session) {
     frame(loading("the console"));
     try {
-      await learnResources();
-      session = await get("/session", signal);
+      await begin(signal);
     } catch (problem) {
       if (!signal.aborted && token.get()) frame(failed(problem, route));
       return;
     }
-    if (session) session.prefix ??= null;
   }
+  if (!session) return;
   const [path, search] = location.hash.replace(/^#\/?/, "").split("?");
-  const [page, name, tab] = path.split("/").map(part);
-  const known =
-    page === "device" ? "devices" : page === "trace" ? "health" : page || (session?.prefix ? "devices" : "overview");
-  const main = frame(view(page || known, name, tab, new URLSearchParams(search), signal));
-  for (const link of document.querySelectorAll("nav a")) {
-    if (/** @type {HTMLElement} */ (link).dataset.page === known) link.setAttribute("aria-current", "page");
+  const [asked, name, tab] = path.split("/").map(decoded);
+  const page = asked || (session.prefix === null ? "overview" : "devices");
+  const main = frame(view(page, name, tab, new URLSearchParams(search), session, signal));
+  const known = BELOW[page] ?? page;
+  for (const link of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("nav a"))) {
+    if (link.dataset.page === known) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  document.title = `${name || PAGES.find(([one]) => one === known)?.[1] || "Not found"} – LwM2M gateway`;
+  document.title = `${name || PAGES[known] || "Not found"} – LwM2M gateway`;
   scrollTo(0, 0);
   if (!main.contains(document.activeElement)) main.focus({ preventScroll: true });
 }
 
 /** @param {string} text */
-function part(text) {
+function decoded(text) {
   try {
     return decodeURIComponent(text);
   } catch {
@@ -151,10 +125,10 @@ function part(text) {
  * @param {string} name
  * @param {string} tab
  * @param {URLSearchParams} query
+ * @param {import("./api.js").Session} session
  * @param {AbortSignal} signal
  */
-function view(page, name, tab, query, signal) {
-  if (!session) return "";
+function view(page, name, tab, query, session, signal) {
   const operator = session.role === "operator";
   switch (page) {
     case "overview":
@@ -162,7 +136,7 @@ function view(page, name, tab, query, signal) {
     case "devices":
       return openDevices({ query, signal, prefix: session.prefix });
     case "device":
-      return openDevice({ endpoint: name, tab, session, signal });
+      return openDevice({ endpoint: name, tab, operator, signal });
     case "failures":
       return openFailures({ signal, operator, query });
     case "health":
@@ -170,26 +144,23 @@ function view(page, name, tab, query, signal) {
     case "trace": {
       const trace = new TraceView("", signal, name);
       trace.look().then(() => trace.follow());
-      return h("div", { class: "page" }, h("h1", { tabindex: "-1" }, "Trace"), trace.element);
+      return h("div.page", h("h1", { tabindex: "-1" }, "Trace"), trace.element);
     }
-    default:
-      return h(
-        "div",
-        { class: "page" },
-        h("h1", { tabindex: "-1" }, "There is no such page"),
-        h("p", {}, h("a", { href: "#/overview" }, "Go to the overview")),
-      );
+    default: {
+      const back = h("a", { href: "#/" }, "Go to the first page");
+      return h("div.page", h("h1", { tabindex: "-1" }, "There is no such page"), h("p", back));
+    }
   }
 }
 
 function signOut() {
-  session = null;
   current.abort();
-  login(true);
+  login("You are logged out.");
 }
 
-/** @param {boolean} [wrong] */
-function login(wrong) {
+/** @param {string} [words] why there is no session any more */
+function login(words = "") {
+  session = null;
   const input = h("input", {
     type: "password",
     autocomplete: "current-password",
@@ -197,43 +168,39 @@ function login(wrong) {
     required: true,
     spellcheck: "false",
   });
-  const error = h("p", { class: "error", role: "alert" });
-  const submit = async (/** @type {Event} */ event) => {
+  const error = h("p.error", { role: "alert" }, words);
+  const onsubmit = async (/** @type {Event} */ event) => {
     event.preventDefault();
     const text = input.value.trim();
-    if (!text) return void (error.textContent = "Paste a token first.");
     // A header has no other characters.
-    if (!/^[\x21-\x7e]+$/.test(text)) return void (error.textContent = LOGIN.wrong);
+    if (!/^[\x21-\x7e]+$/.test(text)) return void (error.textContent = text ? LOGIN.wrong : LOGIN.none);
     token.set(text);
-    onSignedOut(() => (error.textContent = LOGIN.wrong));
+    onSignedOut(() => {});
     try {
-      await learnResources();
-      session = await get("/session");
-      onSignedOut(signOut);
+      await begin();
       await route();
     } catch (problem) {
-      onSignedOut(signOut);
       token.clear();
-      if (!(problem instanceof Problem && problem.status === 401))
-        fill(error, `${/** @type {Error} */ (problem).message}. ${/** @type {any} */ (problem).todo ?? ""}`);
+      const refused = problem instanceof Problem && problem.status === 401;
+      error.textContent = refused ? LOGIN.wrong : inWords(problem);
+    } finally {
+      onSignedOut(signOut);
     }
   };
-  session = null;
   frame(
     h(
-      "form",
-      { class: "login", onsubmit: submit },
-      h("span", { class: "mark", "aria-hidden": "true" }),
-      h("h1", {}, LOGIN.title),
-      h("p", {}, LOGIN.lead),
+      "form.login",
+      { onsubmit, novalidate: true },
+      h("span.mark", { "aria-hidden": "true" }),
+      h("h1", LOGIN.title),
+      h("p", LOGIN.lead),
       field("Token", input),
       error,
-      h("button", { type: "submit", class: "primary" }, "Log in"),
-      h("p", { class: "muted" }, LOGIN.how),
+      h("button.primary", { type: "submit" }, "Log in"),
+      h("p.muted", LOGIN.how),
     ),
   );
   document.title = "Log in – LwM2M gateway";
-  if (wrong) error.textContent = "You are logged out.";
   input.focus();
 }
 

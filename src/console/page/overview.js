@@ -1,13 +1,14 @@
 // The first page: what there is, how much of it, and what is wrong.
 
-import { get, has } from "./api.js";
+import { get, has, repeat } from "./api.js";
 import { sparkline } from "./chart.js";
 import { fill, h } from "./dom.js";
-import { count, duration, took } from "./format.js";
-import { FAILURES } from "./texts.js";
-import { conditionBadge, conditionLine, failed, icon, loading, panel } from "./ui.js";
+import { count, counted, duration, took } from "./format.js";
+import { ownHistory } from "./history.js";
+import { failureWords } from "./texts.js";
+import { conditionLine, failed, icon, loading, panel } from "./ui.js";
 
-const EACH = 5000;
+/** @typedef {{series: Record<string, number[]>, last: (name: string) => number | undefined}} History */
 
 /** @type {[string, string, string][]} series, title, link */
 const RATES = [
@@ -17,228 +18,118 @@ const RATES = [
   ["commandsPerSecond", "Commands/s", "#/devices?waiting=true"],
 ];
 
-/**
- * Repeats `load` while the tab is visible and the page open.
- * @param {AbortSignal} signal
- * @param {() => Promise<void>} load
- */
-export function repeat(signal, load) {
-  const again = async () => {
-    if (signal.aborted) return;
-    if (!document.hidden) await load();
-    setTimeout(again, EACH);
-  };
-  again();
-}
-
 /** @param {AbortSignal} signal */
 export function openOverview(signal) {
-  const body = h("div", { class: "stack16" }, loading("the overview"));
-  const view = h("div", { class: "page" }, h("h1", { tabindex: "-1" }, "Overview"), body);
+  const body = h("div.stack16", loading("the overview"));
   const load = async () => {
     try {
-      const [overview, failures] = await Promise.all([
-        get("/overview", signal),
-        has("/failures") ? get("/failures", signal) : { failures: [] },
-      ]);
+      const asked = has("/failures") ? get("/failures", signal) : { failures: [] };
+      const [overview, { failures }] = await Promise.all([get("/overview", signal), asked]);
       const focus = document.activeElement?.getAttribute("data-id");
-      fill(body, content(overview, failures.failures));
+      fill(body, content(overview, failures));
       if (focus) /** @type {HTMLElement | null} */ (body.querySelector(`[data-id="${CSS.escape(focus)}"]`))?.focus();
     } catch (problem) {
       if (!signal.aborted) fill(body, failed(problem, load));
     }
   };
   repeat(signal, load);
-  return view;
-}
-
-/**
- * Series of the overviews that this page has fetched, for a gateway that keeps none.
- * @type {Record<string, number[]>}
- */
-const own = {};
-/** @type {{at: number, metrics: Record<string, number>} | null} */
-let before = null;
-
-/** Counters by the name of their series. @type {Record<string, string>} */
-const COUNTERS = {
-  registersPerSecond: "lwm2m_registrations_total",
-  updatesPerSecond: "lwm2m_updates_total",
-  notificationsPerSecond: "lwm2m_notifications_total",
-  commandsPerSecond: "lwm2m_commands_total",
-  publicationsPerSecond: "lwm2m_publishes_total",
-  handshakesPerSecond: "lwm2m_dtls_handshakes_total",
-};
-
-/** @param {Record<string, number>} metrics @param {string} name @returns {number} the sum over all labels */
-function sum(metrics, name) {
-  const samples = Object.entries(metrics).filter(([sample]) => sample === name || sample.startsWith(`${name}{`));
-  return samples.reduce((total, [, value]) => total + Number(value), 0);
-}
-
-/** @param {any} overview */
-function ownHistory({ metrics, devices, upstream }) {
-  const at = performance.now();
-  /** @type {Record<string, number>} */
-  const values = {
-    devices: devices.total,
-    publicationsWaiting: upstream.waiting,
-    associations: sum(metrics, "lwm2m_dtls_associations"),
-  };
-  if (before) {
-    const seconds = (at - before.at) / 1000;
-    for (const [series, name] of Object.entries(COUNTERS)) {
-      values[series] = Math.max(0, sum(metrics, name) - sum(before.metrics, name)) / seconds;
-    }
-  }
-  before = { at, metrics };
-  for (const [series, value] of Object.entries(values)) {
-    own[series] = [...(own[series] ?? []), value].slice(-360);
-  }
-  return own;
+  return h("div.page", h("h1", { tabindex: "-1" }, "Overview"), body);
 }
 
 /** @param {any} overview @param {any[]} failures */
 function content(overview, failures) {
+  const { devices } = overview;
   const series = overview.history?.series ?? ownHistory(overview);
-  const devices = overview.devices ?? {};
-  const last = (/** @type {string} */ name) => series[name]?.at(-1);
+  /** @type {History} */
+  const history = { series, last: (name) => series[name]?.at(-1) };
+  const latency = history.last("commandLatencyP95");
+  const rates = RATES.map(([name, title, link]) => {
+    const note = name === "commandsPerSecond" && latency ? `p95 ${took(latency)}` : "";
+    return tile(title, history.last(name), link, series[name], note);
+  });
+  /** @type {HTMLElement[]} */
+  const parts = ["awake", "asleep"].map((state) =>
+    h(
+      `a.state.s-${state}`,
+      { href: `#/devices?state=${state}`, "data-id": state },
+      icon(state),
+      h("span.num", count(devices[state])),
+      ` ${state}`,
+    ),
+  );
+  if (devices.joining)
+    parts.push(h("span.state.s-warn", icon("off"), h("span.num", count(devices.joining)), " joining"));
+  const all = tile("Devices", devices.total, "#/devices", series.devices, `of ${count(devices.limit)}`, parts);
+  const curves = overview.history ? "Curves show the last hour." : "Curves begin when this page is opened.";
   return [
     problems(failures),
-    h(
-      "section",
-      { class: "tiles", "aria-label": "Devices and rates" },
-      tile("Devices", devices.total, "#/devices", series.devices, `of ${count(devices.limit)}`, [
-        ["awake", devices.awake],
-        ["asleep", devices.asleep],
-        ["joining", devices.joining],
-      ]),
-      RATES.map(([name, title, link]) =>
-        tile(
-          title,
-          last(name),
-          link,
-          series[name],
-          name === "commandsPerSecond" && last("commandLatencyP95") ? `p95 ${took(last("commandLatencyP95"))}` : "",
-        ),
-      ),
-    ),
-    h("div", { class: "columns" }, broker(overview, series, last), store(overview, series, last)),
-    h(
-      "p",
-      { class: "muted" },
-      `lwm2m-gateway ${overview.version}, up ${duration(Number(overview.uptime))}. `,
-      overview.history ? "Curves show the last hour." : "Curves begin when this page is opened.",
-    ),
+    h("section.tiles", { "aria-label": "Devices and rates" }, all, rates),
+    h("div.columns", broker(overview, history), gateway(overview, history)),
+    h("p.muted", `lwm2m-gateway ${overview.version}, up ${duration(Number(overview.uptime))}. ${curves}`),
   ];
 }
 
 /**
  * @param {string} title
- * @param {number} value
+ * @param {number | undefined} value
  * @param {string} link
  * @param {number[] | undefined} history
  * @param {string} note
- * @param {[string, number][]} [parts]
+ * @param {HTMLElement[]} [parts] what the number consists of
  */
-function tile(title, value, link, history, note, parts) {
-  return h(
-    "div",
-    { class: parts ? "tile large" : "tile" },
-    h("div", { class: "top" }, h("a", { href: link, "data-id": title }, title)),
-    h("div", { class: "top" }, h("span", { class: "figure" }, count(value)), h("span", { class: "muted num" }, note)),
-    parts &&
-      h(
-        "div",
-        { class: "parts" },
-        parts
-          .filter(([, n]) => n !== undefined)
-          .map(([state, n]) =>
-            h(
-              "a",
-              { href: `#/devices?state=${state}`, "data-id": state, class: `state s-${state}` },
-              icon(state),
-              h("span", { class: "num" }, count(n)),
-              ` ${state}`,
-            ),
-          ),
-      ),
+const tile = (title, value, link, history, note, parts) =>
+  h(
+    parts ? "div.tile.large" : "div.tile",
+    h("a", { href: link, "data-id": title }, title),
+    h("div.top", h("span.figure", count(value)), h("span.muted.num", note)),
+    parts && h("div.parts", parts),
     history?.length ? sparkline(history, title, 240, 36) : null,
   );
-}
 
 /** @param {any[]} failures */
 function problems(failures) {
-  const hour = failures.filter((failure) => Date.now() - new Date(failure.at).getTime() < 3600000);
-  if (!hour.length) return null;
-  const top = hour
-    .slice()
-    .sort((a, b) => b.count - a.count)
-    .slice(0, 3);
+  const recent = failures.filter(({ at }) => Date.now() - new Date(at).getTime() < 3600000);
+  if (!recent.length) return null;
+  const top = recent.slice().sort((a, b) => b.count - a.count);
+  const lines = top.slice(0, 3).map((failure) => {
+    const code = failure.code ? ` ${failure.code}` : "";
+    const words = `${failureWords(failure)[0]}${code}: ${failure.reason} `;
+    return h("li", words, h("span.num.muted", `× ${count(failure.count)}`));
+  });
+  const title = `${counted(recent.length, "kind of failure", "kinds of failure")} in the last hour`;
   return h(
-    "section",
-    { class: "notice warnbox", "aria-label": "Failures" },
+    "section.notice.warnbox",
+    { "aria-label": "Failures" },
     icon("warn"),
-    h(
-      "div",
-      { class: "grow" },
-      h("strong", {}, `${hour.length} ${hour.length === 1 ? "kind of failure" : "kinds of failure"} in the last hour`),
-      h(
-        "ul",
-        {},
-        top.map((failure) =>
-          h(
-            "li",
-            {},
-            FAILURES[failure.kind]?.[0] ?? failure.kind,
-            failure.code ? ` ${failure.code}` : "",
-            `: ${failure.reason} `,
-            h("span", { class: "num muted" }, `× ${count(failure.count)}`),
-          ),
-        ),
-      ),
-    ),
+    h("div.grow", h("strong", title), h("ul", lines)),
     h("a", { href: "#/failures", "data-id": "failures" }, "All failures"),
   );
 }
 
-/** @param {string} label @param {import("./dom.js").Child} value @param {number[] | undefined} [history] */
+/** @param {string} label @param {import("./dom.js").Child} value @param {number[]} [history] */
 const line = (label, value, history) =>
   h(
-    "div",
-    { class: "factline" },
-    h("span", { class: "muted" }, label),
-    h("span", { class: "num" }, value),
+    "div.factline",
+    h("span.muted", label),
+    h("span.num", value),
     history?.length ? sparkline(history, label, 96, 20) : h("span"),
   );
 
-/** @param {any} overview @param {Record<string, number[]>} series @param {(name: string) => number} last */
-function broker(overview, series, last) {
-  const nodes = overview.upstream?.nodes ?? [];
-  const waiting = last("publicationsWaiting") ?? 0;
+/** @param {any} overview @param {History} history */
+function broker({ upstream, conditions }, { series, last }) {
+  const waiting = count(last("publicationsWaiting") ?? upstream.waiting);
+  const nodes = (upstream.nodes ?? []).map((/** @type {any} */ { name, up, devices, detail }) =>
+    conditionLine(name, { state: up ? "up" : "down", detail: up ? counted(devices, "device") : detail }),
+  );
   return panel(
     "Broker",
     h(
-      "div",
-      { class: "pad" },
-      nodes.map((/** @type {any} */ node) =>
-        h(
-          "div",
-          { class: "node" },
-          conditionBadge(node.up ? "up" : "down"),
-          h("span", { class: "mono" }, node.name),
-          node.up
-            ? h("span", { class: "muted num" }, `${count(node.devices)} devices`)
-            : h("span", { class: "badtext" }, node.detail),
-        ),
-      ),
-      !nodes.length && overview.conditions?.broker && conditionLine("broker", overview.conditions.broker),
-      overview.upstream?.nodesDown > 0 && line("Nodes down", count(overview.upstream.nodesDown)),
-      overview.upstream?.nodesUp > 0 && line("Nodes up", count(overview.upstream.nodesUp)),
-      line("Kind", overview.upstream?.kind),
+      "div.pad",
+      nodes.length ? nodes : conditions.broker && conditionLine("broker", conditions.broker),
+      line("Kind", upstream.kind),
       line(
         "Publications waiting",
-        overview.upstream?.limit ? `${count(waiting)} / ${count(overview.upstream.limit)}` : count(waiting),
+        upstream.limit ? `${waiting} / ${count(upstream.limit)}` : waiting,
         series.publicationsWaiting,
       ),
       line("Published/s", count(last("publicationsPerSecond")), series.publicationsPerSecond),
@@ -246,24 +137,20 @@ function broker(overview, series, last) {
   );
 }
 
-/** @param {any} overview @param {Record<string, number[]>} series @param {(name: string) => number} last */
-function store(overview, series, last) {
-  const conditions = Object.entries(overview.conditions ?? {}).filter(([name]) => name !== "broker");
+/** @param {any} overview @param {History} history */
+function gateway({ conditions }, { series, last }) {
+  const own = Object.entries(conditions ?? {}).filter(([name]) => name !== "broker");
   const good = last("handshakesPerSecond") ?? 0;
   const bad = last("handshakesFailedPerSecond") ?? 0;
+  const share = good + bad ? `${Math.round((100 * good) / (good + bad))} %` : "–";
   return panel(
     "Gateway",
     h(
-      "div",
-      { class: "pad" },
-      conditions.map(([name, one]) => conditionLine(name, /** @type {any} */ (one))),
+      "div.pad",
+      own.map(([name, condition]) => conditionLine(name, condition)),
       line("DTLS sessions", count(last("associations")), series.associations),
       line("Handshakes/s", count(good), series.handshakesPerSecond),
-      line(
-        "Handshakes that succeed",
-        good + bad ? `${Math.round((100 * good) / (good + bad))} %` : "–",
-        series.handshakesFailedPerSecond,
-      ),
+      line("Handshakes that succeed", share, series.handshakesFailedPerSecond),
     ),
   );
 }

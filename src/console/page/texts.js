@@ -161,14 +161,6 @@ export function failureWords({ kind, code }) {
   return [what, (kind === "register" && REGISTER[code ?? ""]) || todo];
 }
 
-/** States of devices. @type {Record<string, string>} */
-export const STATES = {
-  awake: "awake",
-  asleep: "asleep",
-  joining: "joining",
-  left: "left",
-};
-
 export const EMPTY = {
   devices: [
     "No devices are registered",
@@ -189,17 +181,54 @@ export const EMPTY = {
     "No events yet",
     "Registrations, notifications, answers and failures of this device appear here while the page is open.",
   ],
+  foundFailures: ["No failure matches", "Change or clear the filter."],
+  foundResources: ["No resource matches", "Change or clear the filter."],
   trace: [
     "No trace runs for this device",
     "A trace shows each CoAP message after decryption. It costs nothing while it is off, and it ends by itself.",
   ],
+  ended: ["This trace has ended", "Start a new one at a device or at a failure."],
   traces: ["No trace runs", "Start one at a device or at a failure."],
   messages: ["No message yet", "Messages appear when the device sends or gets something."],
   audit: ["No entry yet", "Each command, kick and trace is listed here with its token."],
-  topics: ["No topics", ""],
 };
 
+/** Commands that have no answer yet. */
+export const WAITING = {
+  none: "Commands that you send from this page appear here with their answers.",
+  sent: "Sent. Waiting for the device …",
+  asleep: "The device sleeps: the command is sent when it wakes.",
+  busy: "The device has not answered yet.",
+};
+
+/** What there is no definition of. */
+export const UNDEFINED = {
+  resource: "The gateway has no definition of this resource: choose the type.",
+  object: "The gateway has no definition of this object: the instance is created without values.",
+};
+
+/** Attributes that say when a device notifies (OMA LwM2M Core 1.1 section 5.1.2). @type {Record<string, string>} */
+export const ATTRIBUTES = {
+  pmin: "Seconds, at least, between notifications",
+  pmax: "Seconds, at most, between notifications",
+  gt: "Notify when the value rises above",
+  lt: "Notify when it falls below",
+  st: "Notify when it changes by",
+};
+
+/** A device that is not registered any more. */
+export const GONE = {
+  left: "The device is not registered any more.",
+  again: "The page continues when it registers again. Failures has the reason if it tries and is refused.",
+};
+
+export const PLAIN = "Plain UDP: messages are neither encrypted nor authenticated.";
+
 export const CONFIRM = {
+  asleep:
+    "The device sleeps. The command waits until it is heard from: by itself, and at the latest when its lifetime " +
+    "ends, in ",
+  attributes: "Attributes say when the device notifies. What stays empty is not changed.",
   kick:
     "The registration ends now and the device is told at its next Update (4.04). A healthy device registers " +
     "again by itself.",
@@ -209,7 +238,12 @@ export const CONFIRM = {
   reset: "Factory reset: the device forgets its settings and may not come back.",
 };
 
+/** What a trace keeps. */
+export const TRACE =
+  "Messages are kept in memory after decryption: 512 messages, the oldest goes. Passwords and hidden paths are covered.";
+
 export const LOGIN = {
+  none: "Paste a token first.",
   title: "Log in",
   lead: "Paste a token of this gateway. It stays in this tab and is forgotten when the tab is closed.",
   how:

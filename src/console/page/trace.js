@@ -4,14 +4,15 @@ import { call, download, get, Problem, stream } from "./api.js";
 import { fill, h } from "./dom.js";
 import { clock, size } from "./format.js";
 import { show } from "./json.js";
-import { EMPTY } from "./texts.js";
-import { button, copyButton, dialog, empty, failed, field, select, time, toast, toastProblem } from "./ui.js";
+import { EMPTY, TRACE } from "./texts.js";
+import { button, copyButton, dialog, empty, facts, failed, field, select, time, toast, toastProblem } from "./ui.js";
 
 /**
- * @typedef {{id: string, endpoint?: string, address?: string, identity?: string, by?: string, started?: string,
- *  ends: string, messages?: any, lost?: number}} Trace
+ * @typedef {{id: string, endpoint?: string, address?: string, identity?: string, by?: string, ends: string,
+ *  messages?: any[]}} Trace
  */
 
+/** Messages in the page: as many as the gateway keeps. */
 const SHOWN = 512;
 
 /**
@@ -19,31 +20,21 @@ const SHOWN = 512;
  * @param {Record<string, string>} of endpoint, address or identity
  * @returns {Promise<Trace | null>}
  */
-export function startTrace(of) {
-  const minutes = select(
-    [
-      ["10", "10 minutes"],
-      ["30", "30 minutes"],
-      ["120", "2 hours"],
-    ],
-    "30",
-  );
+function startTrace(of) {
+  const minutes = select({ 10: "10 minutes", 30: "30 minutes", 120: "2 hours" }, "30");
   const [[kind, name]] = Object.entries(of);
   return dialog({
     title: "Start a trace",
     action: "Start",
-    body: [
-      h(
-        "p",
-        {},
-        `Messages of ${kind} `,
-        h("code", {}, name),
-        " are kept in memory after decryption: 512 messages, the oldest goes. Passwords and hidden paths are covered.",
-      ),
-      field("It ends after", minutes),
-    ],
+    body: [h("p", `Of ${kind} `, h("code", name), `. ${TRACE}`), field("It ends after", minutes)],
     submit: () => call("POST", "/traces", { body: { ...of, minutes: Number(minutes.value) } }),
   });
+}
+
+/** Starts a trace and shows it. @param {Record<string, string>} of endpoint, address or identity */
+export async function openTrace(of) {
+  const trace = await startTrace(of);
+  if (trace) location.hash = `#/trace/${encodeURIComponent(trace.id)}`;
 }
 
 /** The trace of one device, or a trace by its ID. */
@@ -57,52 +48,39 @@ export class TraceView {
     this.trace = null;
     /** @type {any[]} */
     this.messages = [];
-    this.head = h("div", { class: "toolbar" });
-    this.list = h("ol", { class: "trace", "aria-label": "Messages" });
+    this.head = h("div.toolbar");
+    this.list = h("ol.trace", { "aria-label": "Messages" });
     this.none = h("div");
-    this.element = h("div", {}, this.head, this.none, this.list);
+    this.element = h("div", this.head, this.none, this.list);
     this.draw();
   }
 
-  /** Looks whether a trace runs. */
+  /** Looks whether a trace runs, and takes its messages. */
   async look() {
     try {
       const { traces } = await get("/traces", this.signal);
-      this.trace =
-        traces.find((/** @type {Trace} */ trace) =>
-          this.id ? trace.id === this.id : trace.endpoint === this.endpoint,
-        ) ?? null;
-      if (this.trace) await this.load();
+      const wanted = (/** @type {Trace} */ one) => (this.id ? one.id === this.id : one.endpoint === this.endpoint);
+      this.trace = traces.find(wanted) ?? null;
+      if (this.trace) this.take((await get(`/traces/${this.trace.id}`, this.signal)).messages ?? []);
+      this.draw();
     } catch (problem) {
-      if (!this.signal.aborted)
-        fill(
-          this.none,
-          failed(problem, () => this.look()),
-        );
-      return;
+      const retry = () => this.look();
+      if (!this.signal.aborted) fill(this.none, failed(problem, retry));
     }
-    this.draw();
   }
 
-  async load() {
-    if (!this.trace) return;
-    const whole = await get(`/traces/${this.trace.id}`, this.signal);
-    this.messages = whole.messages ?? [];
-    fill(
-      this.list,
-      this.messages.slice(-SHOWN).map((message) => this.line(message)),
-    );
+  /** @param {any[]} messages */
+  take(messages) {
+    this.messages = messages.slice(-SHOWN);
+    fill(this.list, this.messages.map(line));
   }
 
   /** Follows the stream of a trace that is not of the open device. */
   follow() {
     if (this.trace)
-      stream(
-        `/traces/${this.trace.id}/events`,
-        this.signal,
-        ({ event, data }) => (event === "coap" || event === "dtls") && this.add(event, data),
-        () => {},
-      );
+      stream(`/traces/${this.trace.id}/events`, this.signal, ({ event, data }) => {
+        if (event === "coap" || event === "dtls") this.add(event, data);
+      });
   }
 
   /** @param {string} event @param {any} data */
@@ -110,54 +88,40 @@ export class TraceView {
     const message = event === "dtls" ? { ...data, dtls: true } : data;
     if (message.n !== undefined && this.messages.some((old) => old.n === message.n)) return;
     this.messages.push(message);
+    this.list.append(line(message));
     if (this.messages.length > SHOWN) {
       this.messages.shift();
       this.list.firstElementChild?.remove();
     }
-    this.list.append(this.line(message));
     fill(this.none);
   }
 
   draw() {
     const { trace } = this;
     if (!trace) {
+      const words = this.id ? EMPTY.ended : EMPTY.trace;
+      const start = !this.id && button("Start a trace", () => this.begin(), { class: "primary" });
       fill(this.head);
-      fill(
-        this.none,
-        empty(
-          EMPTY.trace,
-          button("Start a trace", () => this.begin(), { class: "primary" }),
-        ),
-      );
+      fill(this.none, !this.messages.length && empty(words, start), this.messages.length > 0 && start);
       return;
     }
-    const pcap = async () => {
-      try {
-        const url = URL.createObjectURL(await download(`/traces/${trace.id}.pcap`));
-        h("a", { href: url, download: `${this.endpoint || trace.address || trace.identity || "trace"}.pcap` }).click();
-        setTimeout(() => URL.revokeObjectURL(url), 10000);
-      } catch (problem) {
-        toastProblem(problem);
-      }
-    };
     fill(
       this.head,
-      h("span", { class: "grow" }, "Trace runs, ends in ", time(trace.ends, "left")),
-      button("Download pcap", pcap),
-      copyButton(this.text(), "messages"),
+      h(
+        "span.grow",
+        `Trace of ${trace.endpoint ?? trace.address ?? trace.identity}, ends in `,
+        time(trace.ends, "left"),
+      ),
+      button("Download pcap", () => pcap(trace)),
+      copyButton(() => this.messages.map(summary).join("\n"), "messages"),
       button("End", () => this.end(), { class: "danger" }),
     );
     fill(this.none, !this.messages.length && empty(EMPTY.messages));
   }
 
-  text() {
-    return this.messages.map((message) => summary(message)).join("\n");
-  }
-
   async begin() {
     this.trace = await startTrace({ endpoint: this.endpoint });
-    this.messages = [];
-    fill(this.list);
+    if (this.trace) this.take([]);
     this.draw();
   }
 
@@ -165,92 +129,80 @@ export class TraceView {
     try {
       await call("DELETE", `/traces/${this.trace?.id}`);
     } catch (problem) {
-      if (!(problem instanceof Problem) || problem.status !== 404) return toastProblem(problem);
+      if (!(problem instanceof Problem && problem.status === 404)) return toastProblem(problem);
     }
     this.trace = null;
     toast("The trace ended. Its messages stay in this page until you leave it.");
     this.draw();
   }
+}
 
-  /** @param {any} m */
-  line(m) {
-    if (m.dtls)
-      return h(
-        "li",
-        { class: "dtls" },
-        h(
-          "div",
-          { class: "flat" },
-          h("span", { class: "muted num" }, clock(m.at)),
-          h("span", { class: "tag" }, "DTLS"),
-          h("span", {}, [m.event, m.peer, m.identity, m.reason].filter(Boolean).join(" · ")),
-        ),
-      );
-    const values = (m.payload?.entries ?? [])
-      .slice(0, 2)
-      .map((/** @type {any} */ entry) => `${entry.path} = ${show(entry.value)}${entry.units ? ` ${entry.units}` : ""}`)
-      .join(", ");
-    const incoming = m.direction === "in";
-    return h(
-      "li",
-      { class: incoming ? "in" : "out" },
-      h(
-        "details",
-        {},
-        h(
-          "summary",
-          {},
-          h("span", { class: "muted num" }, clock(m.at)),
-          h("span", { class: "dir" }, incoming ? "← in" : "→ out"),
-          h("span", { class: "mono" }, m.type),
-          h("b", {}, `${m.code} ${m.name ?? ""}`),
-          h("span", { class: "muted mono" }, `mid ${m.mid}${m.token ? ` tok ${m.token}` : ""}`),
-          h("span", { class: "values" }, values || pathOf(m)),
-          m.again && h("span", { class: "tag" }, "again"),
-          m.verdict && h("span", { class: "muted" }, m.verdict),
-        ),
-        h(
-          "div",
-          { class: "open" },
-          h(
-            "dl",
-            { class: "facts" },
-            (m.options ?? []).map((/** @type {any} */ option) =>
-              h(
-                "div",
-                {},
-                h("dt", {}, option.name ?? `Option ${option.number}`),
-                h("dd", { class: "mono" }, show(option.value)),
-              ),
-            ),
-            h(
-              "div",
-              {},
-              h("dt", {}, "Peer"),
-              h("dd", { class: "mono" }, `${m.peer}${m.secured ? ", decrypted" : ""}, ${size(Number(m.bytes))}`),
-            ),
-            m.answers !== undefined && h("div", {}, h("dt", {}, "Answers"), h("dd", {}, `message ${m.answers}`)),
-          ),
-          m.payload?.hex && h("pre", { tabindex: "0" }, hexdump(m.payload.hex)),
-        ),
-      ),
-    );
+/** @param {Trace} trace */
+async function pcap(trace) {
+  try {
+    const href = URL.createObjectURL(await download(`/traces/${trace.id}.pcap`));
+    const name = trace.endpoint ?? trace.address ?? trace.identity;
+    h("a", { href, download: `${name}.pcap` }).click();
+    setTimeout(() => URL.revokeObjectURL(href), 10000);
+  } catch (problem) {
+    toastProblem(problem);
   }
 }
 
+/** @typedef {{number: number, name?: string, value: any}} Option */
+
 /** @param {any} m */
-const pathOf = (m) =>
-  (m.options ?? [])
-    .filter((/** @type {any} */ option) => option.name === "Uri-Path")
-    .map((/** @type {any} */ option) => `/${option.value}`)
+function line(m) {
+  const at = h("span.muted.num", clock(m.at));
+  if (m.dtls) {
+    const words = [m.event, m.peer, m.identity, m.reason].filter(Boolean).join(" · ");
+    return h("li", h("div.flat", at, h("b.dir", "DTLS"), h("span.values", words)));
+  }
+  const incoming = m.direction === "in";
+  /** @type {Option[]} */
+  const options = m.options ?? [];
+  const mid = `${m.mid}${m.token ? ` · ${m.token}` : ""}`;
+  const summary = h(
+    "summary",
+    at,
+    h("span.dir", incoming ? "← in" : "→ out"),
+    h("span.mono", m.type),
+    h("b", `${m.code} ${m.name ?? ""}`),
+    h("span.muted.mono", { title: "Message ID and token" }, mid),
+    h("span.values", valuesOf(m) || pathOf(options), m.again && h("span.tag", "again")),
+    h("span.muted", m.verdict),
+  );
+  const details = facts([
+    ...options.map(
+      ({ name, number, value }) => /** @type {[string, any]} */ ([name ?? `Option ${number}`, show(value)]),
+    ),
+    ["Peer", `${m.peer}${m.secured ? ", decrypted" : ""}, ${size(Number(m.bytes))}`],
+    ["Answers", m.answers === undefined ? "" : `message ${m.answers}`],
+  ]);
+  const hex = m.payload?.hex && h("pre", { tabindex: "0" }, hexdump(m.payload.hex));
+  return h(incoming ? "li.in" : "li.out", h("details", summary, h("div.open", details, hex)));
+}
+
+/** @param {any} m @returns {string} the first values of its payload */
+const valuesOf = (m) =>
+  (m.payload?.entries ?? [])
+    .slice(0, 2)
+    .map((/** @type {any} */ { path, value, units }) => `${path} = ${show(value)}${units ? ` ${units}` : ""}`)
+    .join(", ");
+
+/** @param {Option[]} options */
+const pathOf = (options) =>
+  options
+    .filter(({ name }) => name === "Uri-Path")
+    .map(({ value }) => `/${value}`)
     .join("");
 
 /** @param {any} m */
 function summary(m) {
-  if (m.dtls) return `${m.at} DTLS ${[m.event, m.peer, m.reason].filter(Boolean).join(" ")}`;
-  const options = (m.options ?? [])
-    .map((/** @type {any} */ option) => `${option.name ?? option.number} ${show(option.value)}`)
-    .join(", ");
+  if (m.dtls) return [m.at, "DTLS", m.event, m.peer, m.identity, m.reason].filter(Boolean).join(" ");
+  /** @type {Option[]} */
+  const list = m.options ?? [];
+  const options = list.map(({ name, number, value }) => `${name ?? number} ${show(value)}`).join(", ");
   const arrow = m.direction === "in" ? "<-" : "->";
   const head = [m.at, arrow, m.type, m.code, m.name, `mid ${m.mid}`, m.token && `tok ${m.token}`];
   return [...head, options, m.payload?.hex].filter(Boolean).join(" ");
@@ -262,9 +214,8 @@ function hexdump(hex) {
   return lines
     .map((line, n) => {
       const pairs = line.match(/../g) ?? [];
-      const text = pairs
-        .map((pair) => (/^[2-6]|^7[0-9a-e]/.test(pair) ? String.fromCharCode(parseInt(pair, 16)) : "."))
-        .join("");
+      const printable = (/** @type {string} */ pair) => /^[2-6]|^7[0-9a-e]/.test(pair);
+      const text = pairs.map((pair) => (printable(pair) ? String.fromCharCode(parseInt(pair, 16)) : ".")).join("");
       return `${(n * 16).toString(16).padStart(4, "0")}  ${pairs.join(" ").padEnd(47)}  ${text}`;
     })
     .join("\n");

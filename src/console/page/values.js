@@ -1,6 +1,6 @@
 // The values of resources that passed while the page was open. The gateway keeps none.
 
-import { numeric, parse, show } from "./json.js";
+import { numeric, quietly, show } from "./json.js";
 
 /** @typedef {import("./chart.js").Point} Point */
 /** @typedef {{value: any, text: string, at: string, points: Point[]}} Seen */
@@ -67,15 +67,6 @@ export class Values {
     const one = this.seen.get(path);
     if (one) return [[path, one]];
     return Array.from(this.seen).filter(([other]) => other.startsWith(`${path}/`));
-  }
-}
-
-/** @param {string} text */
-function quietly(text) {
-  try {
-    return parse(text);
-  } catch {
-    return null;
   }
 }
 
