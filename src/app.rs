@@ -26,6 +26,7 @@ use crate::console::{Console, ConsoleSources, RunningConsole};
 use crate::definitions::{self, Definitions};
 use crate::descriptors::{Descriptors, DeviceCapacity};
 use crate::driver::{self, Driver, control};
+use crate::observability::failures::FailureLog;
 use crate::observability::logging::LogFormat;
 use crate::observability::metrics::Metrics;
 use crate::reload::{ReloadableDefinitions, ReloadableSettings, Reloading};
@@ -161,8 +162,9 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let (udp, dtls) = bound_addresses(&config.listeners, &sockets)?;
     let (control, requests) = control::control();
     let sources = AdminSources::new(Arc::clone(&metrics), conditions.clone(), control.clone());
+    let failures: Arc<FailureLog> = Arc::default();
     #[cfg(feature = "console")]
-    let console = bind_console(&config, &sources, &announced).await?;
+    let console = bind_console(&config, &sources, &failures, &announced).await?;
     let addresses = BoundAddresses {
         udp,
         dtls,
@@ -194,6 +196,7 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let watchdog = Watchdog::from_environment(now).context("the watchdog of the service manager")?;
     let driver = Driver::new(gateway, sockets, link, store, requests, Arc::clone(&metrics))
         .watched_by(watchdog)
+        .with_failures(failures)
         .with_keys(secured.as_ref().map(DtlsSetup::keys));
     let driver = driver_thread.runtime().spawn(driver.run(stopped, config.shutdown_timeout));
     let serving = conditions.add("serving");
@@ -421,13 +424,15 @@ async fn admin_listener(settings: &admin::AdminConfig, embedded: bool) -> anyhow
 async fn bind_console(
     config: &Config,
     sources: &AdminSources,
+    failures: &Arc<FailureLog>,
     announced: &watch::Sender<Arc<Model>>,
 ) -> anyhow::Result<Option<Console>> {
     let upstream = match &config.upstream {
         upstream::UpstreamConfig::ExProto(_) => "exproto",
         upstream::UpstreamConfig::Mqtt(_) => "mqtt",
     };
-    let sources = ConsoleSources { admin: sources.clone(), model: announced.subscribe(), upstream };
+    let (admin, failures) = (sources.clone(), Arc::clone(failures));
+    let sources = ConsoleSources { admin, model: announced.subscribe(), failures, upstream };
     Ok(Console::bind(&config.console, sources).await?)
 }
 

@@ -17,6 +17,7 @@ use tokio::time::sleep_until;
 use tracing::{debug, trace, warn};
 
 use crate::credentials::KeyFinder;
+use crate::observability::failures::{Failure, FailureLog};
 use crate::observability::log::Log;
 use crate::observability::metrics::Metrics;
 use crate::observability::snapshot::DriverSnapshot;
@@ -25,6 +26,7 @@ use crate::store::Store;
 use crate::transport::{ReceiveBatch, UdpSockets};
 use crate::upstream::UpstreamLink;
 use lwm2m_base::identity::PskIdentity;
+use lwm2m_core::gateway::report::Report;
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_dtls::credentials::KeyAnswer;
 
@@ -43,6 +45,7 @@ pub struct Driver {
     link: UpstreamLink,
     metrics: Arc<Metrics>,
     log: Log,
+    failures: Arc<FailureLog>,
     store: Option<Store>,
     keys: KeyFinder,
     requests: mpsc::Receiver<DriverRequest>,
@@ -81,6 +84,7 @@ impl Driver {
             link,
             metrics,
             log: Log::default(),
+            failures: Arc::default(),
             store,
             keys,
             requests,
@@ -94,6 +98,11 @@ impl Driver {
     /// Feeds this watchdog from the event loop.
     pub fn watched_by(self, watchdog: Option<Watchdog>) -> Self {
         Self { watchdog, ..self }
+    }
+
+    /// Lists the failures of devices there.
+    pub fn with_failures(self, failures: Arc<FailureLog>) -> Self {
+        Self { failures, ..self }
     }
 
     /// Looks up the keys of devices here.
@@ -196,8 +205,7 @@ impl Driver {
                     }
                 }
                 Output::Report(report) => {
-                    self.metrics.record(&report);
-                    self.log.log(monotonic_now(), &report);
+                    self.report(&report);
                 }
                 Output::Idle(deadline) => return deadline.unwrap_or_else(|| monotonic_now() + LONGEST_SLEEP),
             }
@@ -216,6 +224,28 @@ impl Driver {
     fn flush(&mut self, now: Instant) {
         if self.next_flush.is_some_and(|at| at <= now) {
             self.next_flush = self.store.as_mut().and_then(|store| store.flush(now, &mut self.gateway));
+        }
+    }
+
+    /// Counts a report, logs it, and lists it if it is a failure.
+    fn report(&mut self, report: &Report) {
+        let now = monotonic_now();
+        self.metrics.record(report);
+        self.log.log(now, report);
+        let Some(failure) = Failure::of(report) else { return };
+        let failure = self.with_identity(failure, report);
+        // While the clock is not set the failures are of 1970.
+        let at = unix_time().unwrap_or_default();
+        if self.failures.record(now, at, failure, 1).is_none() {
+            self.metrics.failures_skipped.inc();
+        }
+    }
+
+    /// Adds the identity that the peer has proved.
+    fn with_identity(&self, failure: Failure, report: &Report) -> Failure {
+        match report {
+            Report::RegisterRejected { peer, .. } => Failure { identity: self.gateway.identity_of(*peer), ..failure },
+            _ => failure,
         }
     }
 

@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 
 use super::problem::{Problem, ProblemDocument, ProblemKind};
 use super::tokens::{Access, Role};
-use super::{ConsoleServer, audit, devices, objects, overview, page, session};
+use super::{ConsoleServer, audit, devices, failures, objects, overview, page, session};
 
 /// The resources are below this path. A change that clients would notice gets another number.
 const BASE: &str = "/api/v1";
@@ -66,6 +66,7 @@ fn described() -> OpenApiRouter<Arc<ConsoleServer>> {
         .routes(routes!(devices::device, devices::kick))
         .routes(routes!(objects::objects))
         .routes(routes!(objects::object))
+        .routes(routes!(failures::failures))
         .routes(routes!(audit::audit))
         .routes(routes!(openapi));
     OpenApiRouter::with_openapi(ApiDescription::openapi()).nest(BASE, api)

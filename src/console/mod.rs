@@ -15,6 +15,7 @@ mod api;
 mod audit;
 mod device_documents;
 mod devices;
+mod failures;
 mod files;
 mod gate;
 mod guard;
@@ -41,6 +42,7 @@ use tokio::task::JoinHandle;
 
 use crate::admin::AdminSources;
 use crate::driver::monotonic_now;
+use crate::observability::failures::FailureLog;
 use crate::tls::TlsError;
 use lwm2m_base::secret::Secret;
 use lwm2m_core::lwm2m::model::Model;
@@ -86,6 +88,7 @@ pub struct ConsoleSources {
     pub admin: AdminSources,
     /// The object definitions in force.
     pub model: watch::Receiver<Arc<Model>>,
+    pub failures: Arc<FailureLog>,
     /// Kind of the connection to the broker: `exproto` or `mqtt`.
     pub upstream: &'static str,
 }

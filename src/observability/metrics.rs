@@ -36,6 +36,8 @@ pub struct Metrics {
     pub credentials: CredentialMetrics,
     pub admin: AdminMetrics,
     pub console: ConsoleMetrics,
+    /// Failures without an entry in the list of failures, because there were too many new ones.
+    pub failures_skipped: Counter,
     pub reload: ReloadMetrics,
     /// 1 while handshakes are accepted.
     pub dtls_up: Gauge,
@@ -44,6 +46,7 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::default();
+        let skipped = "Failures of devices that are not listed, because there were more than 100 new ones in a second";
         let dtls_up = "1 while DTLS handshakes are accepted; 0 without a DTLS listener or without valid credentials";
         Self {
             core: CoreMetrics::register(&mut registry),
@@ -53,6 +56,7 @@ impl Default for Metrics {
             credentials: CredentialMetrics::register(&mut registry),
             admin: AdminMetrics::register(&mut registry),
             console: ConsoleMetrics::register(&mut registry),
+            failures_skipped: counter(&mut registry, "lwm2m_failures_skipped", skipped),
             reload: ReloadMetrics::register(&mut registry),
             dtls_up: gauge(&mut registry, "lwm2m_dtls_up", dtls_up),
             registry,

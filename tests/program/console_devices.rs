@@ -13,20 +13,20 @@ use crate::common::device::Device;
 use crate::common::gateway::Gateway;
 use crate::console::{Answer, exchange, make_token};
 
-const LINKS: &str = "</>;rt=\"oma.lwm2m\";ct=11542,</1/0>,</3/0>,</3303>;ver=1.1,</3303/0>,</3303/1>,</32000/0>";
+pub const LINKS: &str = "</>;rt=\"oma.lwm2m\";ct=11542,</1/0>,</3/0>,</3303>;ver=1.1,</3303/0>,</3303/1>,</32000/0>";
 const PASSWORD: &str = "planted-password-of-a-device";
 
 /// The program with an embedded broker and a console at a socket.
-struct TestConsole {
-    gateway: Gateway,
+pub struct TestConsole {
+    pub gateway: Gateway,
     _broker: TestBroker,
     folder: TempDir,
-    viewer: String,
-    limited: String,
+    pub viewer: String,
+    pub limited: String,
 }
 
 impl TestConsole {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let broker = TestBroker::start().await;
         let folder = TempDir::new().expect("a folder");
         let ((viewer, line), (limited, other)) =
@@ -41,22 +41,22 @@ impl TestConsole {
         Self { gateway, _broker: broker, folder, viewer, limited }
     }
 
-    fn register(&self, endpoint: &str, query: &str) -> Device {
+    pub fn register(&self, endpoint: &str, query: &str) -> Device {
         let mut device = Device::new(self.gateway.address());
         device.register(&format!("ep={endpoint}&lt=300&lwm2m=1.1{query}"), LINKS);
         device
     }
 
     /// Asks as the operator that a process of this machine is.
-    fn ask(&self, line: &str) -> Answer {
+    pub fn ask(&self, line: &str) -> Answer {
         self.send(line, &[])
     }
 
-    fn ask_with(&self, token: &str, line: &str) -> Answer {
+    pub fn ask_with(&self, token: &str, line: &str) -> Answer {
         self.send(line, &[("Authorization", &format!("Bearer {token}"))])
     }
 
-    fn send(&self, line: &str, headers: &[(&str, &str)]) -> Answer {
+    pub fn send(&self, line: &str, headers: &[(&str, &str)]) -> Answer {
         let socket: PathBuf = self.folder.path().join("socket");
         exchange(UnixStream::connect(socket).expect("it listens"), "localhost", line, headers)
     }

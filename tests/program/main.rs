@@ -10,6 +10,8 @@ mod cli;
 mod console;
 #[cfg(feature = "console")]
 mod console_devices;
+#[cfg(feature = "console")]
+mod console_failures;
 mod definitions;
 mod documentation;
 mod documented_metrics;

@@ -370,6 +370,11 @@ impl Gateway {
         Some(inspection::device(&self.context, device))
     }
 
+    /// Returns the name of the identity that DTLS has authenticated for this peer; `None` over plain UDP.
+    pub fn identity_of(&self, peer: Peer) -> Option<String> {
+        self.context.identity(peer)?.name().map(str::to_owned)
+    }
+
     /// Ends a registration: its commands get their final answers, and the next Update of the device is answered 4.04.
     /// Returns whether there was one.
     pub fn kick(&mut self, now: Instant, endpoint: &str) -> bool {

@@ -1,0 +1,197 @@
+//! Which reports of the core are failures of a device, and their reasons in words.
+
+use lwm2m_base::Peer;
+use lwm2m_base::identity::PskIdentity;
+use lwm2m_core::coap::Code;
+use lwm2m_core::gateway::report::{CommandOutcome, Report};
+use lwm2m_dtls::handshake::HandshakeError;
+use lwm2m_dtls::{DtlsDatagramOutcome, DtlsDropReason, DtlsReport, HandshakeFailure};
+
+use crate::observability::log::reasons::{
+    credential_problem, dtls_drop_reason, forbidden_reason, handshake_failure, not_restored_reason,
+};
+
+use super::{Failure, FailureKind};
+
+impl Failure {
+    /// Returns the failure that a report tells of; `None` if it tells of none.
+    pub fn of(report: &Report) -> Option<Self> {
+        match report {
+            Report::RegisterRejected { peer, endpoint, code, reason } => Some(Self {
+                endpoint: endpoint.clone(),
+                code: Some(*code),
+                ..Self::at(*peer, FailureKind::Register, reason.as_str())
+            }),
+            Report::Forbidden { endpoint, peer, identity, reason } => Some(Self {
+                endpoint: Some(endpoint.clone()),
+                identity: identity.clone(),
+                code: Some(Code::FORBIDDEN),
+                ..Self::at(*peer, FailureKind::Forbidden, forbidden_reason(*reason))
+            }),
+            Report::Dtls(report) => Self::of_dtls(report),
+            Report::NotRestored { endpoint, reason } => {
+                Some(Self::of_device(endpoint, FailureKind::NotRestored, not_restored_reason(*reason)))
+            }
+            Report::Command { endpoint, msg_type, outcome: CommandOutcome::TimedOut, .. } => {
+                let reason = format!("no answer to {msg_type} after all retransmissions");
+                Some(Self::of_device(endpoint, FailureKind::Timeout, reason))
+            }
+            Report::UndecodableContent { endpoint, path, reason } => Some(Self {
+                path: Some(path.clone()),
+                ..Self::of_device(endpoint, FailureKind::Undecodable, reason.as_str())
+            }),
+            Report::Send { peer, endpoint: Some(endpoint), code: Code::UNSUPPORTED_CONTENT_FORMAT } => {
+                let reason = "the content format of a Send is not supported";
+                Some(Self {
+                    endpoint: Some(endpoint.clone()),
+                    code: Some(Code::UNSUPPORTED_CONTENT_FORMAT),
+                    ..Self::at(*peer, FailureKind::Undecodable, reason)
+                })
+            }
+            Report::TransferFailed { peer, error } => Some(Self::at(*peer, FailureKind::Transfer, error.to_string())),
+            Report::PublishRefused { endpoint, topic, .. } => {
+                let reason = "the broker does not authorize this device for the topic";
+                let path = Some(topic.clone());
+                Some(Self { path, ..Self::of_device(endpoint, FailureKind::Publish, reason) })
+            }
+            Report::Datagram { .. }
+            | Report::Retransmitted { .. }
+            | Report::DuplicateForgotten { .. }
+            | Report::Registered { .. }
+            | Report::Updated { .. }
+            | Report::AssociationClosed { .. }
+            | Report::Restored { .. }
+            | Report::Moved { .. }
+            | Report::Left { .. }
+            | Report::Command { .. }
+            | Report::Notification { .. }
+            | Report::Send { .. }
+            | Report::AutoObserveCut { .. }
+            | Report::AutoObserveSplit { .. }
+            | Report::LinksLeftOut { .. }
+            | Report::UndefinedVersions { .. }
+            | Report::FormatRejected { .. }
+            | Report::ProfilesEvicted { .. } => None,
+        }
+    }
+
+    /// Wrong credentials are told apart: an unknown identity, another key, no common cipher suite, a certificate.
+    fn of_dtls(report: &DtlsReport) -> Option<Self> {
+        let named = |identity: &PskIdentity| Some(identity.as_str().to_owned());
+        match report {
+            DtlsReport::HandshakeFailed { peer, identity, reason } => {
+                let words = handshake_reason(*reason);
+                let identity = identity.as_ref().and_then(named);
+                Some(Self { identity, ..Self::at(*peer, FailureKind::Handshake, words) })
+            }
+            DtlsReport::KeyNotAsked { identity } => {
+                let reason = "the key could not be looked up: too many lookups are in flight";
+                Some(Self { identity: named(identity), ..Self::new(FailureKind::Handshake, reason) })
+            }
+            DtlsReport::Datagram { peer, outcome: DtlsDatagramOutcome::Dropped(DtlsDropReason::NoAcceptor) } => {
+                Some(Self::at(*peer, FailureKind::Handshake, dtls_drop_reason(DtlsDropReason::NoAcceptor)))
+            }
+            DtlsReport::Datagram { .. }
+            | DtlsReport::HandshakeBegun { .. }
+            | DtlsReport::HandshakeRetransmitted { .. }
+            | DtlsReport::HandshakeCompleted { .. }
+            | DtlsReport::Moved { .. }
+            | DtlsReport::Restored { .. }
+            | DtlsReport::NotRestored { .. }
+            | DtlsReport::Unsent { .. } => None,
+        }
+    }
+
+    fn at(peer: Peer, kind: FailureKind, reason: impl Into<String>) -> Self {
+        Self { address: Some(peer.address), ..Self::new(kind, reason) }
+    }
+
+    fn of_device(endpoint: &str, kind: FailureKind, reason: impl Into<String>) -> Self {
+        Self { endpoint: Some(endpoint.to_owned()), ..Self::new(kind, reason) }
+    }
+}
+
+fn handshake_reason(reason: HandshakeFailure) -> String {
+    if let HandshakeFailure::Failed(HandshakeError::Alert(number)) = reason {
+        return format!("the device gave up: {} (alert {number})", alert_words(number));
+    }
+    credential_problem(reason).map_or_else(|| handshake_failure(reason), str::to_owned)
+}
+
+/// Returns the meaning of an alert that a device ends a handshake with (RFC 5246 section 7.2, RFC 4279 section 2).
+fn alert_words(number: u8) -> &'static str {
+    match number {
+        20 | 51 => "it has another key, or the handshake was damaged",
+        40 => "it finds no parameters in common",
+        42 | 43 | 44 | 46 | 47 => "it does not accept the certificate of the gateway",
+        45 => "the certificate of the gateway has expired",
+        48 => "it does not trust the authority of the gateway's certificate",
+        70 => "it needs another version of DTLS",
+        71 => "it demands other cipher suites",
+        80 => "an internal error of the device",
+        90 => "the handshake was cancelled",
+        110 => "it does not know an extension",
+        115 => "it does not know the identity",
+        _ => "no reason is known",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lwm2m_core::gateway::report::NotificationOutcome;
+
+    use super::*;
+
+    fn peer() -> Peer {
+        Peer::udp(0, ([192, 0, 2, 1], 56830).into())
+    }
+
+    #[test]
+    fn a_failed_handshake_tells_a_wrong_key_an_unknown_identity_and_foreign_suites_apart() {
+        let reason_of = |reason| {
+            let identity = PskIdentity::new(b"dev-7");
+            let report = Report::Dtls(DtlsReport::HandshakeFailed { peer: peer(), identity, reason });
+            let failure = Failure::of(&report).unwrap();
+            assert_eq!((failure.kind, failure.identity.as_deref()), (FailureKind::Handshake, Some("dev-7")));
+            assert_eq!(failure.address, Some(peer().address));
+            failure.reason
+        };
+        assert_eq!(reason_of(HandshakeFailure::WrongKey), "the device has another key for this identity");
+        let failed = |error| reason_of(HandshakeFailure::Failed(error));
+        assert_eq!(failed(HandshakeError::UnknownIdentity), "no key is known for this identity");
+        assert_eq!(failed(HandshakeError::NoCommonSuite), "no cipher suite in common (dtls.ciphers)");
+        assert_eq!(
+            failed(HandshakeError::Alert(51)),
+            "the device gave up: it has another key, or the handshake was damaged (alert 51)"
+        );
+        assert_eq!(reason_of(HandshakeFailure::Deadline), "timed out");
+    }
+
+    #[test]
+    fn a_rejected_register_has_its_address_its_code_and_the_reason() {
+        let report = Report::RegisterRejected {
+            peer: peer(),
+            endpoint: Some("ep1".to_owned()),
+            code: Code::BAD_REQUEST,
+            reason: "ep is missing".to_owned(),
+        };
+        let expected = Failure {
+            endpoint: Some("ep1".to_owned()),
+            address: Some(peer().address),
+            code: Some(Code::BAD_REQUEST),
+            ..Failure::new(FailureKind::Register, "ep is missing")
+        };
+        assert_eq!(Failure::of(&report), Some(expected));
+    }
+
+    #[test]
+    fn what_goes_well_is_no_failure() {
+        let endpoint = || "ep1".to_owned();
+        let answered =
+            Report::Command { endpoint: endpoint(), msg_type: "read", outcome: CommandOutcome::Answered, took: None };
+        let published = Report::Notification { endpoint: endpoint(), outcome: NotificationOutcome::Published };
+        for report in [answered, published, Report::Updated { endpoint: endpoint() }] {
+            assert_eq!(Failure::of(&report), None);
+        }
+    }
+}
