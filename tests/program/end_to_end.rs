@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::common::application::{Application, answer, assert_same, content};
-use crate::common::broker::TestBroker;
+use crate::common::broker::{TestBroker, start_again};
 use crate::common::device::{Device, PATIENCE, request};
 use crate::common::gateway::Gateway;
 use crate::common::scene::{LINKS, ProgramScene};
@@ -151,7 +151,7 @@ async fn a_register_while_the_broker_is_away_is_told_5_03_until_it_is_back() {
     let away = scene.device.try_register("ep=patient&lt=300", LINKS);
     assert_eq!((away.code, away.options.uint(number::MAX_AGE)), (Code::SERVICE_UNAVAILABLE, Ok(Some(7))));
 
-    control.start().await.expect("the addresses are still free");
+    start_again(&control).await;
     let mut code = away.code;
     for _ in 0..40 {
         code = scene.device.try_register("ep=patient&lt=300", LINKS).code;
@@ -176,7 +176,7 @@ async fn a_broker_that_stops_and_starts_is_not_noticed_by_the_device() {
     }
     assert_eq!(scene.device.update(&["lt=600"], None).code, Code::CHANGED);
 
-    control.start().await.expect("the addresses are still free");
+    start_again(&control).await;
     let mut heard = Vec::new();
     while heard.len() < 10 {
         let (_, payload) = scene.application.receive();
@@ -320,7 +320,7 @@ async fn a_full_queue_gives_up_notifications_and_keeps_reports() {
         Some((40, b"</1/0>,</3/0>,</3303/0>,</3303/1>")),
     );
     assert_eq!(scene.device.request(&changed).code, Code::CHANGED);
-    control.start().await.expect("the addresses are still free");
+    start_again(&control).await;
     let mut heard = Vec::new();
     while heard.last().is_none_or(|kind| kind != "update") {
         let (_, payload) = scene.application.receive();

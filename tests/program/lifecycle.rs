@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::common::application::Application;
-use crate::common::broker::TestBroker;
+use crate::common::broker::{TestBroker, start_again};
 use crate::common::device::{Device, PATIENCE};
 use crate::common::gateway::Gateway;
 use crate::common::scene::{LINKS, ProgramScene};
@@ -20,7 +20,7 @@ async fn a_command_during_a_stop_reaches_nobody_and_the_next_one_is_carried_out(
     control.stop().await;
     scene.command(&json!({ "reqID": "lost", "msgType": "read", "data": { "path": "/3/0/1" } }));
 
-    control.start().await.expect("the addresses are still free");
+    start_again(&control).await;
     until_connected(&control, &["stopped"]).await;
     // The read of something else would have come first.
     reads(&mut scene.application, &scene.device, "stopped", "first");
@@ -40,7 +40,7 @@ async fn who_left_during_a_stop_is_no_client_after_the_start() {
 
     control.stop().await;
     assert_eq!(leaves.deregister().code, Code::DELETED);
-    control.start().await.expect("the addresses are still free");
+    start_again(&control).await;
     until_connected(&control, &["stays"]).await;
     assert_eq!(stays.update(&[], None).code, Code::CHANGED);
     assert_eq!(control.clients(), ["stays"]);
@@ -59,7 +59,7 @@ async fn a_lifetime_runs_out_during_a_stop_as_at_any_time() {
     };
     tokio::time::timeout(PATIENCE, gone).await.expect("the lifetime is over");
 
-    control.start().await.expect("the addresses are still free");
+    start_again(&control).await;
     let registered = async {
         while scene.device.try_register("ep=brief&lt=300", LINKS).code != Code::CREATED {
             tokio::time::sleep(Duration::from_millis(250)).await;
@@ -76,7 +76,7 @@ async fn devices_survive_stop_after_stop() {
     for round in ["first", "second", "third"] {
         control.stop().await;
         assert_eq!(scene.device.update(&[], None).code, Code::CHANGED);
-        control.start().await.expect("the addresses are still free");
+        start_again(&control).await;
         until_connected(&control, &["patient"]).await;
         reads(&mut scene.application, &scene.device, "patient", round);
     }

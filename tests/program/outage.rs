@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::common::application::{Application, answer, content};
-use crate::common::broker::TestBroker;
+use crate::common::broker::{TestBroker, start_again};
 use crate::common::device::{Device, PATIENCE, fresh_id, response_to};
 use crate::common::gateway::Gateway;
 use crate::common::scene::LINKS;
@@ -120,7 +120,7 @@ async fn a_hundred_devices_lose_nothing_while_the_broker_is_away_and_all_arrives
     assert_eq!(newcomer.code, Code::SERVICE_UNAVAILABLE);
     assert!(newcomer.options.uint(number::MAX_AGE).is_ok_and(|age| age.is_some()));
 
-    control.start().await.expect("the addresses are still free");
+    start_again(&control).await;
     expect_all(&mut application, &members);
 
     // Every device is a client again, and its registration is the one of before.
@@ -175,7 +175,7 @@ async fn the_devices_of_a_broker_that_stops_go_to_the_other_one_and_stay_there()
     expect_all(&mut application, std::slice::from_ref(&member));
     assert_eq!(other.clients(), ["outage-0"]);
 
-    control.start().await.expect("the addresses are still free");
+    start_again(&control).await;
     member.said.clear();
     member.ask(&mut application);
     member.answer();
@@ -198,7 +198,7 @@ async fn an_idle_gateway_notices_that_the_broker_stops_and_that_it_starts() {
         let detail = readiness["conditions"]["broker"]["detail"].as_str().expect("a detail").to_owned();
         assert!(detail.contains("is unavailable") && detail.contains("connection refused"), "{detail}");
 
-        control.start().await.expect("the addresses are still free");
+        start_again(&control).await;
         until("the broker is available again", &gateway, |gateway| gateway.ask_admin("/readyz").0 == 200).await;
         until("the node is up", &gateway, |gateway| nodes(gateway, "up") == 1.0).await;
     }
@@ -222,7 +222,7 @@ async fn all_devices_are_connected_again_when_the_log_says_so_and_none_is_lost()
         .collect();
     control.stop().await;
     until("the broker is unavailable", &gateway, |gateway| gateway.output().contains("unavailable: ")).await;
-    control.start().await.expect("the addresses are still free");
+    start_again(&control).await;
     let line = "all devices are connected again";
     until(line, &gateway, |gateway| gateway.output().contains(line)).await;
     assert_eq!(control.clients().len(), DEVICES);
@@ -252,7 +252,7 @@ async fn a_broker_that_refuses_everybody_for_a_while_after_its_start_costs_no_re
     control.stop().await;
     until("the broker is unavailable", &gateway, |gateway| gateway.output().contains("unavailable: ")).await;
     control.refuse(|_| true);
-    control.start().await.expect("the addresses are still free");
+    start_again(&control).await;
     let refusal = "the broker refuses every device";
     until(refusal, &gateway, |gateway| gateway.ask_admin("/readyz").1.contains(refusal)).await;
     assert_eq!(gateway.output().matches(refusal).count(), 1, "{}", gateway.output());

@@ -206,7 +206,7 @@ impl ReloadFolder {
 fn free_port() -> std::net::SocketAddr {
     thread_local! {
         static PORT: std::net::SocketAddr =
-            std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+            crate::common::ports::free_address();
     }
     PORT.with(|port| *port)
 }

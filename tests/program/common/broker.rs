@@ -4,10 +4,13 @@
 use std::cell::Cell;
 use std::env;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use lwm2m_broker::{BrokerAddresses, BrokerConfig, BrokerControl, EmbeddedBroker};
 use tokio::net::TcpSocket;
 
+use super::device::PATIENCE;
+use super::ports;
 use super::turn::Turn;
 
 /// Keep it as long as the test runs.
@@ -128,20 +131,19 @@ impl TestBroker {
         let BrokerAddresses { listener, adapter, .. } = broker.addresses();
         broker.control().stop().await;
         drop(broker);
-        let settings =
-            BrokerConfig { listener, adapter, ..BrokerConfig::on_free_ports(format!("http://{handler_bind}")) };
+        let settings = BrokerConfig { listener, adapter, ..broker_config(handler_bind) };
         Some(Self::embedded_with(settings, port, handler_bind).await)
     }
 
     async fn embedded(adjust: impl FnOnce(&mut BrokerConfig)) -> Self {
         let (port, handler_bind) = reserve_port();
-        let mut settings = BrokerConfig::on_free_ports(format!("http://{handler_bind}"));
+        let mut settings = broker_config(handler_bind);
         adjust(&mut settings);
         Self::embedded_with(settings, port, handler_bind).await
     }
 
     async fn embedded_with(settings: BrokerConfig, port: TcpSocket, handler_bind: SocketAddr) -> Self {
-        let devices = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let devices = Some(ports::free_address());
         let broker = EmbeddedBroker::start(BrokerConfig { devices, ..settings }).await.expect("free ports");
         let real = broker.addresses();
         let addresses = TestAddresses {
@@ -176,10 +178,33 @@ pub fn is_emqx() -> bool {
     env::var("EMQX_TEST").is_ok_and(|value| value == "1")
 }
 
+/// Starts a stopped broker at its addresses. They may be taken for a moment: a program that another test starts has
+/// copies of the closed sockets until it runs.
+pub async fn start_again(control: &BrokerControl) {
+    let attempt = async {
+        while let Err(error) = control.start().await {
+            println!("not yet started: {error:#}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, attempt).await.expect("the addresses are still free");
+}
+
+/// Returns settings with ports that are still free when a broker stops and starts again.
+fn broker_config(handler_bind: SocketAddr) -> BrokerConfig {
+    BrokerConfig {
+        mqtt: ports::free_address(),
+        listener: ports::free_address(),
+        adapter: ports::free_address(),
+        handler: format!("http://{handler_bind}"),
+        ..BrokerConfig::default()
+    }
+}
+
 fn reserve_port() -> (TcpSocket, SocketAddr) {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_reuseaddr(true).expect("the option is known");
-    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
-    let address = socket.local_addr().expect("it is bound");
+    let address = ports::free_address();
+    socket.bind(address).expect("a free port");
     (socket, address)
 }

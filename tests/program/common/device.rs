@@ -7,6 +7,8 @@ use std::time::Duration;
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Kind, Message, MessageId, Options, Token};
 
+use super::ports;
+
 /// Longer than anything takes on a busy machine, shorter than anybody wants to wait for a failure.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -26,7 +28,7 @@ pub type Content<'a> = (u16, &'a [u8]);
 
 impl Device {
     pub fn new(gateway: SocketAddr) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let socket = ports::udp_socket();
         socket.set_read_timeout(Some(PATIENCE)).expect("the option is known");
         Self { socket, gateway, location: Vec::new() }
     }
@@ -67,8 +69,11 @@ impl Device {
             return first;
         }
         let response = self.receive();
-        assert_eq!((response.kind, response.token), (Kind::Confirmable, request.token), "then the separate response");
-        self.send(&Message::empty(Kind::Acknowledgement, response.id));
+        assert_eq!(response.token, request.token, "then the separate response");
+        // A refusal that may be lost is non-confirmable (RFC 7252 section 5.2.2 leaves the choice to the server).
+        if response.kind == Kind::Confirmable {
+            self.send(&Message::empty(Kind::Acknowledgement, response.id));
+        }
         response
     }
 

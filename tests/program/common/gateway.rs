@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::channel;
@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use super::admin;
 use super::broker::{TestAddresses, Upstream};
 use super::device::{Device, PATIENCE, fresh_id};
+use super::ports;
 
 pub struct Gateway {
     /// None once it has stopped.
@@ -58,7 +59,7 @@ impl Gateway {
         lines: &str,
         variables: Vec<(String, OsString)>,
     ) -> Self {
-        let listeners = free_udp_ports(listeners);
+        let listeners: Vec<SocketAddr> = (0..listeners).map(|_| ports::free_address()).collect();
         let mut config = lines.to_owned();
         for (index, address) in listeners.iter().enumerate() {
             config += &format!("\nlisteners.udp.listener{index}.bind = \"{address}\"");
@@ -277,10 +278,4 @@ fn upstream(nodes: &[&TestAddresses]) -> String {
         format!("{{ listener = {listener:?}, adapter = {adapter:?} }}")
     };
     format!("upstream.exproto.nodes = [{}]", nodes.iter().map(node).collect::<Vec<_>>().join(", "))
-}
-
-/// All at once, so that they differ.
-fn free_udp_ports(count: usize) -> Vec<SocketAddr> {
-    let sockets: Vec<UdpSocket> = (0..count).map(|_| UdpSocket::bind("127.0.0.1:0").expect("a free port")).collect();
-    sockets.iter().map(|socket| socket.local_addr().expect("it is bound")).collect()
 }

@@ -15,6 +15,7 @@ use crate::common::application::{Application, answer, content};
 use crate::common::broker::TestBroker;
 use crate::common::device::{Device, PATIENCE, path_of, response_to};
 use crate::common::gateway::Gateway;
+use crate::common::ports;
 use crate::common::scene::LINKS;
 use lwm2m_dtls::test_client::{DtlsClientConfig, DtlsClient};
 use super::scene::{register, update};
@@ -32,7 +33,7 @@ struct SecuredDevice {
 impl SecuredDevice {
     /// None when the handshake does not come to its end.
     fn connect(gateway: SocketAddr, identity: &str, key: &[u8], patience: Duration) -> Option<Self> {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let socket = ports::udp_socket();
         socket.connect(gateway).expect("loopback");
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("the option is known");
         let client = DtlsClient::new(now(), DtlsClientConfig::psk(identity, key).with_cid(b""));
@@ -85,7 +86,7 @@ impl SecuredDevice {
     /// The same device behind another NAT.
     fn moves(&mut self) {
         let gateway = self.socket.peer_addr().expect("it is connected");
-        self.socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        self.socket = ports::udp_socket();
         self.socket.connect(gateway).expect("loopback");
         self.socket.set_read_timeout(Some(Duration::from_millis(50))).expect("the option is known");
     }
@@ -99,7 +100,7 @@ struct CredentialsFolder {
 impl CredentialsFolder {
     fn new(keys: &str) -> Self {
         let folder = TempDir::new().expect("a place for the keys");
-        let secured = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
+        let secured = ports::free_address();
         let place = Self { folder, secured };
         place.write(keys);
         place

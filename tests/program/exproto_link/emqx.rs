@@ -104,8 +104,8 @@ enum Order {
 impl Emqx {
     /// Takes its ports, but does not serve.
     pub async fn bind() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let adapter = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let listener = TcpListener::bind(crate::common::ports::free_address()).await.expect("a port");
+        let adapter = TcpListener::bind(crate::common::ports::free_address()).await.expect("a port");
         let (sender, published) = mpsc::unbounded_channel();
         let shared = Shared { state: Mutex::default(), published: sender, client_left: Notify::new() };
         Self {
@@ -168,9 +168,7 @@ impl Emqx {
     }
 
     pub async fn start_again(&mut self) {
-        let listener = TcpListener::bind(self.listener).await.expect("the port of before");
-        let adapter = TcpListener::bind(self.adapter).await.expect("the port of before");
-        self.sockets = Some((listener, adapter));
+        self.sockets = Some((bind_again(self.listener).await, bind_again(self.adapter).await));
         self.start(self.handler.expect("a start before")).await;
     }
 
@@ -439,4 +437,19 @@ impl ConnectionAdapter for Adapter {
     async fn raw_publish(&self, _: Request<v1::RawPublishRequest>) -> Answer {
         unreachable!("the link does not call this")
     }
+}
+
+/// Binds a port of before. It may be taken for a moment: a program that another test starts has copies of the closed
+/// sockets until it runs.
+async fn bind_again(address: SocketAddr) -> TcpListener {
+    let attempt = async {
+        loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => return listener,
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse, "{address}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, attempt).await.expect("the port of before")
 }

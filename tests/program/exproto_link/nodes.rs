@@ -7,12 +7,12 @@ use lwm2m_core::gateway::broker::{BrokerEvent, ConnectError, MessageProperties, 
 use super::emqx::{Emqx, HandlerLost};
 use super::{ExProtoScene, published, settings};
 
-/// Two nodes, each with two devices: 1 and 3 at the first one, 2 and 4 at the second one. A failed attempt takes half a
-/// second.
+/// Two nodes, each with two devices: 1 and 3 at the first one, 2 and 4 at the second one. A failed attempt takes two
+/// seconds.
 async fn two_nodes() -> (ExProtoScene, Emqx) {
     let (first, mut second) = (Emqx::bind().await, Emqx::bind().await);
     let mut settings = settings(&[&first, &second]);
-    settings.connect_timeout = Duration::from_millis(500);
+    settings.connect_timeout = Duration::from_secs(2);
     let mut rig = ExProtoScene::start_with(first, &mut [&mut second], settings).await;
     for id in 1..=4 {
         connect(&mut rig, id).await;
@@ -151,7 +151,8 @@ async fn a_node_that_takes_anchors_and_never_tells_of_them_is_left_by_its_silent
             event => panic!("{event:?}"),
         }
     }
-    assert!((3..=8).contains(&attempts), "{attempts}");
+    // A machine that is too busy for one of its calls adds a fault to the three (virtual time: `nodes` has them exactly).
+    assert!((2..=8).contains(&attempts), "{attempts}");
     while !["ep1", "ep3"].iter().all(|moved| second.clients().iter().any(|client| client == moved)) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

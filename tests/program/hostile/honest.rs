@@ -13,6 +13,7 @@ use lwm2m_core::coap::{Code, Kind, Message, Token};
 
 use super::effort::now;
 use crate::common::device::{fresh_id, request, response_to};
+use crate::common::ports;
 
 /// What the devices say is there.
 pub const LINKS: &[u8] = b"</1/0>,</3/0>,</3303/0>";
@@ -51,7 +52,7 @@ struct HonestCoapDevice {
 impl HonestDevices {
     /// Registers a device; it lives until it is stopped.
     pub fn start(gateway: SocketAddr, endpoint: &str) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let socket = ports::udp_socket();
         socket.connect(gateway).expect("loopback");
         let mut device = HonestCoapDevice { socket, tally: Tally::default(), observed: None };
         let location = device.register(endpoint).expect("the gateway takes it");

@@ -24,6 +24,7 @@ use crate::common::admin;
 use crate::common::application::Application;
 use crate::common::broker::TestBroker;
 use crate::common::gateway::Gateway;
+use crate::common::ports;
 
 const HONEST: usize = 4;
 /// Addresses of each of the attackers.
@@ -86,7 +87,7 @@ impl Fort {
         let keys = TempDir::new().expect("a place for the keys");
         let file = keys.path().join("keys.psk");
         fs::write(&file, "secured:0123456789abcdef\n").expect("a place for the keys");
-        let secured = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
+        let secured = ports::free_address();
         let dtls = format!("{lines}\nlisteners.dtls.secured.bind = \"{secured}\"\ndtls.psk_file = {file:?}\n");
         let gateway = Gateway::start_with(&broker.addresses, 1, &dtls);
         let names: Vec<String> = (0..HONEST).map(|number| format!("honest-{number}")).collect();

@@ -3,7 +3,6 @@
 
 use std::env;
 use std::fs;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -12,6 +11,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::common::device::PATIENCE;
+use crate::common::ports;
 use crate::common::turn::Turn;
 use lwm2m_dtls::test_client::credentials::Certified;
 
@@ -50,7 +50,7 @@ impl BrokerKind {
             return None;
         };
         let folder = TempDir::new().expect("a place");
-        let port = free_port();
+        let port = ports::free_address().port();
         write_files(folder.path(), port, secure, lines);
         let mut broker = Self::Mosquitto { child: None, folder, port };
         broker.spawn(&program);
@@ -157,11 +157,6 @@ fn write_files(folder: &Path, port: u16, secure: bool, lines: &str) {
     fs::write(place("passwords"), "user:secret\napplication:secret\n").expect("a place");
     let hashed = Command::new("mosquitto_passwd").arg("-U").arg(place("passwords")).status();
     assert!(hashed.expect("mosquitto comes with it").success());
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it is bound").port()
 }
 
 /// Longer than a packet takes from one side of a broker to the other.
