@@ -14,11 +14,12 @@ INSTANCE, RESOURCE = 0b00, 0b11
 class Device:
     """Lives on a thread of its own; `values` and what it was told can be read at any time."""
 
-    def __init__(self, server, endpoint, values, secret=None):
+    def __init__(self, server, endpoint, values, secret=None, binding="U"):
         """With a secret it speaks DTLS (tinydtls), and its endpoint name is the identity."""
         self.server = server
         self.endpoint = endpoint
         self.secret = secret
+        self.binding = binding
         self.objects = Objects(values)
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
@@ -26,6 +27,10 @@ class Device:
 
     def register(self):
         self._run(self._register())
+
+    def update(self):
+        """A message by which the gateway knows that the device is awake."""
+        return self._run(self._request(aiocoap.POST, self.location))
 
     def deregister(self):
         return self._run(self._request(aiocoap.DELETE, self.location))
@@ -51,7 +56,7 @@ class Device:
             keys = {"psk": self.secret.encode(), "client-identity": self.endpoint.encode()}
             self.context.client_credentials.load_from_dict({f"{self.server}/*": {"dtls": keys}})
         links = ",".join(f"</{oid}/{iid}>" for oid, iid in self.objects.instances()).encode()
-        query = (f"ep={self.endpoint}", "lt=300", "lwm2m=1.0", "b=U")
+        query = (f"ep={self.endpoint}", "lt=300", "lwm2m=1.0", f"b={self.binding}")
         response = await self._request(aiocoap.POST, ("rd",), query, links)
         assert response.code == aiocoap.CREATED, response
         # aiocoap forgets a DTLS connection that nobody holds.

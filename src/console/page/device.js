@@ -258,6 +258,8 @@ class DevicePage {
       body: h("p", CONFIRM.kick),
       submit: () => call("DELETE", devicePath(endpoint)).then(() => true),
     });
-    if (done) toast("The registration ended");
+    if (!done) return;
+    toast("The registration ended");
+    this.refetch();
   }
 }

@@ -1,0 +1,351 @@
+"""The console's page in a browser, against the built program: what people do with it, at both widths and schemes."""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import tempfile
+
+import pytest
+
+try:
+    from axe_playwright_python.sync_playwright import Axe
+    from playwright.sync_api import expect, sync_playwright
+except ImportError as missing:
+    if "CI" in os.environ:
+        raise
+    pytest.skip(f"{missing.name} is not installed", allow_module_level=True)
+
+from console import CHROMIUM, PATIENCE_MS, THERMOMETER, Console, Tab, Ticking, settings
+from gateway import Application, running_gateway
+
+PAGE = pathlib.Path(__file__).resolve().parents[2] / "src/console/page"
+# All files of the page: they are served as they lie in the tree.
+BUDGET = 175 * 1024
+LOOKS = [("desktop", "light"), ("desktop", "dark"), ("phone", "light"), ("phone", "dark")]
+COMMANDS = "/devices/{endpoint}/commands"
+EVENTS = "/devices/{endpoint}/events"
+
+if not CHROMIUM.exists():
+    assert "CI" not in os.environ, "Debian's chromium is not installed"
+    pytest.skip("Debian's chromium is not installed", allow_module_level=True)
+expect.set_options(timeout=PATIENCE_MS)
+
+
+@pytest.fixture(scope="module")
+def running():
+    with tempfile.TemporaryDirectory() as folder:
+        lines, port, tokens = settings(folder)
+        with running_gateway(lines) as gateway:
+            yield Console(gateway, port, tokens)
+
+
+@pytest.fixture
+def console(running):
+    yield running
+    running.leave()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_tab(browser, console):
+    """Opens tabs, which have no faults at the end of the test."""
+    tabs = []
+
+    def opened(width="desktop", scheme="light"):
+        tabs.append(Tab(browser, console, width, scheme))
+        return tabs[-1]
+
+    yield opened
+    for tab in tabs:
+        tab.close()
+    assert [tab.faults for tab in tabs if tab.faults] == []
+
+
+@pytest.fixture(params=[("desktop", "light"), ("phone", "dark")], ids="-".join)
+def tab(request, open_tab):
+    return open_tab(*request.param)
+
+
+def needs(console, *paths):
+    """Skips a test of what the API of this gateway does not have."""
+    missing = [path for path in paths if not console.has(path)]
+    if missing:
+        pytest.skip(f"the API has no {', '.join(missing)}")
+
+
+def finds_nothing(page):
+    """Neither axe-core has a complaint, nor does the page scroll sideways."""
+    found = Axe().run(page).response["violations"]
+    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
+
+
+@pytest.mark.parametrize("look", LOOKS, ids="-".join)
+def test_no_part_of_the_page_has_a_barrier(look, console, open_tab):
+    device = console.device()
+    tab = open_tab(*look)
+    tab.log_in()
+    finds_nothing(tab.page)
+    for where, there in [
+        ("#/devices", device.endpoint),
+        ("#/devices?q=nothing-like-this", "No device matches"),
+        (f"#/device/{device.endpoint}", "Sensor Value"),
+        (f"#/device/{device.endpoint}/activity", "Nothing waits"),
+        (f"#/device/{device.endpoint}/details", "none announced"),
+        ("#/device/none", "not registered"),
+        ("#/failures", "Failures"),
+        ("#/health", "Audit log"),
+        ("#/nowhere", "There is no such page"),
+    ]:
+        tab.go(where)
+        expect(tab.page.locator("main").get_by_text(there).first).to_be_visible()
+        finds_nothing(tab.page)
+
+
+def test_the_token_of_the_link_leaves_the_address_bar(console, tab):
+    tab.log_in()
+    assert "token" not in tab.page.url and console.operator not in tab.page.url
+    tab.page.reload()
+    expect(tab.page.get_by_role("heading", name="Overview")).to_be_visible()
+
+
+def test_a_wrong_token_is_refused_in_words_and_a_right_one_logs_in(console, tab):
+    tab.page.goto(console.url)
+    finds_nothing(tab.page)
+    tab.page.get_by_label("Token").fill("lgw_wrong")
+    tab.page.get_by_role("button", name="Log in").click()
+    expect(tab.page.get_by_role("alert")).to_contain_text("does not accept this token")
+    tab.page.get_by_label("Token").fill(console.operator)
+    tab.page.get_by_role("button", name="Log in").click()
+    expect(tab.page.get_by_role("heading", name="Overview")).to_be_visible()
+
+
+def test_a_device_is_found_by_a_part_of_its_name(console, tab):
+    wanted, other = console.device(), console.device("meter")
+    tab.log_in()
+    tab.go("#/devices")
+    expect(tab.page.get_by_role("link", name=other.endpoint)).to_be_visible()
+    tab.page.get_by_label("Search by name").fill(wanted.endpoint[3:])
+    expect(tab.page.locator("tbody tr")).to_have_count(1)
+    expect(tab.page.get_by_text("1 device. That is all.")).to_be_visible()
+    tab.page.get_by_role("link", name=wanted.endpoint).click()
+    expect(tab.page.get_by_role("heading", name=wanted.endpoint)).to_be_visible()
+
+
+def test_values_are_read_written_and_executed(console, tab):
+    needs(console, COMMANDS)
+    device = console.device()
+    tab.open(device.endpoint)
+    tab.page.get_by_role("button", name="Expand all").click()
+    tab.act("/3/0/14", "r")
+    expect(tab.row("/3/0/14")).to_contain_text("+02:00")
+    expect(tab.row("/3/0/14")).to_contain_text("2.05")
+    tab.act("/3/0/14", "w")
+    finds_nothing(tab.page)
+    tab.page.get_by_label("UTC Offset").fill("+03:00")
+    tab.page.get_by_role("dialog").get_by_role("button", name="Write", exact=True).click()
+    expect(tab.row("/3/0/14")).to_contain_text("2.04")
+    assert device.objects.values[(3, 0, 14)] == "+03:00"
+    tab.act("/3/0/4", "x")
+    tab.page.get_by_role("dialog").get_by_role("button", name="Execute").click()
+    expect(tab.row("/3/0/4")).to_contain_text("2.04")
+    assert device.objects.executed == [((3, 0, 4), "")]
+    finds_nothing(tab.page)
+
+
+def test_a_number_outside_its_type_is_not_sent(console, open_tab):
+    needs(console, COMMANDS)
+    tab = open_tab()
+    tab.open(console.device().endpoint)
+    tab.page.get_by_role("button", name="Expand all").click()
+    tab.act("/1/0/1", "w")
+    tab.page.get_by_label("Lifetime", exact=True).fill("soon")
+    tab.page.get_by_role("dialog").get_by_role("button", name="Write").click()
+    expect(tab.page.get_by_role("alert")).to_contain_text("is not a whole number")
+
+
+def test_the_factory_reset_wants_the_name_of_the_device(console, open_tab):
+    needs(console, COMMANDS)
+    device, tab = console.device(), open_tab()
+    tab.open(device.endpoint)
+    tab.page.get_by_role("button", name="Expand all").click()
+    tab.act("/3/0/5", "x")
+    tab.page.get_by_role("dialog").get_by_role("button", name="Execute").click()
+    expect(tab.page.get_by_role("alert")).to_contain_text("not the name of the device")
+    assert device.objects.executed == []
+
+
+def test_64_bit_numbers_keep_their_digits(console, open_tab):
+    needs(console, COMMANDS)
+    device, tab = console.device(values=THERMOMETER | {(1, 0, 1): 9007199254740993}), open_tab()
+    tab.open(device.endpoint)
+    tab.page.get_by_role("button", name="Expand all").click()
+    tab.act("/1/0", "r")
+    expect(tab.row("/1/0/1")).to_contain_text("9007199254740993")
+
+
+def test_an_observation_shows_three_notifications_and_a_chart(console, tab):
+    needs(console, COMMANDS, EVENTS)
+    with Ticking(console.device()) as ticking:
+        tab.open(ticking.device.endpoint)
+        tab.act("/3303/0/5700", "o")
+        expect(tab.row("/3303/0/5700")).to_contain_text("observed (console")
+        tab.page.get_by_role("tab", name="Activity").click()
+        expect(tab.page.locator(".k-notify").nth(2)).to_be_visible()
+        finds_nothing(tab.page)
+        tab.page.get_by_role("tab", name="Objects").click()
+        tab.page.get_by_role("button", name="Chart of Sensor Value").click()
+        expect(tab.page.get_by_role("dialog").locator("svg.chart")).to_be_visible()
+        tab.page.get_by_text("values as a table").click()
+        assert tab.page.get_by_role("dialog").locator("tbody tr").count() >= 3
+        finds_nothing(tab.page)
+
+
+def test_an_observation_of_an_application_is_left_alone(console, open_tab):
+    needs(console, COMMANDS)
+    device, tab = console.device(), open_tab()
+    with Application(console.gateway, device.endpoint) as application:
+        application.value("observe", "/3303/0/5700")
+        tab.open(device.endpoint)
+        expect(tab.row("/3303/0/5700")).to_contain_text("observed (mqtt)")
+        expect(tab.row("/3303/0/5700").get_by_role("button", name="Observe")).to_have_count(0)
+
+
+def test_a_command_waits_for_a_sleeping_device_and_is_answered_when_it_wakes(console, tab):
+    needs(console, COMMANDS)
+    device = console.device("meter", binding="UQ")
+    tab.open(device.endpoint)
+    expect(tab.page.locator(".bar").get_by_text("asleep")).to_be_visible()
+    tab.act("/3303/0/5700", "r")
+    tab.page.get_by_role("button", name="Queue until it wakes").click()
+    expect(tab.row("/3303/0/5700")).to_contain_text("Waits")
+    tab.page.get_by_role("tab", name="Activity").click()
+    expect(tab.page.get_by_role("tab", name="1 waiting")).to_be_visible()
+    finds_nothing(tab.page)
+    device.update()
+    expect(tab.page.locator(".log .result").first).to_contain_text("2.05")
+    tab.page.get_by_role("tab", name="Objects").click()
+    expect(tab.row("/3303/0/5700")).to_contain_text("21.5")
+
+
+def test_a_waiting_command_is_withdrawn(console, open_tab):
+    needs(console, COMMANDS, "/devices/{endpoint}/queue/{number}")
+    device, tab = console.device("meter", binding="UQ"), open_tab()
+    tab.open(device.endpoint)
+    expect(tab.page.locator(".bar").get_by_text("asleep")).to_be_visible()
+    console.ask(f"/devices/{device.endpoint}/commands", "POST", {"msgType": "read", "data": {"path": "/3303/0"}})
+    tab.page.get_by_role("tab", name="Activity").click()
+    tab.page.get_by_role("button", name="Withdraw read /3303/0").click()
+    expect(tab.page.get_by_text("Nothing waits")).to_be_visible()
+
+
+def test_a_trace_shows_messages_and_gives_a_pcap(console, tab, tmp_path):
+    needs(console, "/traces", EVENTS, COMMANDS)
+    with Ticking(console.device()) as ticking:
+        tab.open(ticking.device.endpoint)
+        tab.act("/3303/0/5700", "o")
+        tab.page.keyboard.press("t")
+        tab.page.get_by_role("button", name="Start a trace").click()
+        finds_nothing(tab.page)
+        tab.page.get_by_role("dialog").get_by_role("button", name="Start").click()
+        expect(tab.page.locator(".trace summary").first).to_contain_text("/3303/0/5700 =")
+        tab.page.locator(".trace summary").first.click()
+        finds_nothing(tab.page)
+        with tab.page.expect_download() as download:
+            tab.page.get_by_role("button", name="Download pcap").click()
+    pcap = tmp_path / "trace.pcap"
+    download.value.save_as(pcap)
+    assert pcap.read_bytes()[:4] in (b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\xc3\xd4")
+    if shutil.which("tshark"):
+        coap = subprocess.run(["tshark", "-r", pcap, "-Y", "coap"], capture_output=True, text=True, check=True)
+        assert "2.05" in coap.stdout
+
+
+def test_a_kicked_device_is_gone(console, tab):
+    device = console.device()
+    tab.open(device.endpoint)
+    tab.page.get_by_role("button", name="Kick").click()
+    finds_nothing(tab.page)
+    tab.page.get_by_role("dialog").get_by_role("button", name="Kick").click()
+    expect(tab.page.get_by_text(re.compile("registration ended: operator|not registered any more"))).to_be_visible()
+    tab.go("#/health")
+    expect(tab.page.get_by_role("row", name=re.compile(f"kick.*{device.endpoint}"))).to_be_visible()
+
+
+def test_a_token_that_is_revoked_leads_to_the_login(console, open_tab):
+    tab = open_tab()
+    tab.open(console.device().endpoint, console.tokens.of["guest"])
+    console.tokens.write(["operator", "viewer"])
+    expect(tab.page.get_by_role("heading", name="Log in")).to_be_visible()
+    expect(tab.page.get_by_role("alert")).to_contain_text("logged out")
+
+
+def test_a_viewer_has_no_actions(console, open_tab):
+    tab = open_tab()
+    tab.open(console.device().endpoint, console.viewer)
+    expect(tab.row("/3303/0/5700")).to_be_visible()
+    for name in ("Kick", "Trace", "Observe", "Write", "Execute", "Read"):
+        expect(tab.page.get_by_role("button", name=re.compile(f"^{name}"))).to_have_count(0)
+
+
+def test_text_of_a_device_is_never_markup(console, open_tab):
+    dialogs, tab = [], open_tab()
+    tab.page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    markup = "<img src=x onerror=alert(1)>"
+    device = console.device(markup, values={(3, 0, 0): markup})
+    tab.open(device.endpoint)
+    tab.page.get_by_role("tab", name="Details").click()
+    expect(tab.page.get_by_text(device.endpoint).first).to_be_visible()
+    tab.go("#/devices")
+    expect(tab.page.get_by_role("link", name=device.endpoint)).to_be_visible()
+    finds_nothing(tab.page)
+    assert dialogs == []
+
+
+def test_everything_works_by_keyboard(console, open_tab):
+    device, tab = console.device(), open_tab()
+    tab.log_in()
+    press, page = tab.page.keyboard.press, tab.page
+    press("g")
+    press("d")
+    expect(page.get_by_role("heading", name="Devices")).to_be_visible()
+    press("/")
+    page.keyboard.type(device.endpoint)
+    expect(page.locator("tbody tr")).to_have_count(1)
+    press("Tab")
+    page.evaluate("document.activeElement.blur()")
+    press("j")
+    press("Enter")
+    expect(page.get_by_role("heading", name=device.endpoint)).to_be_visible()
+    expect(tab.row("/3303/0/5700")).to_be_visible()
+    for _ in range(20):
+        press("j")
+        if page.evaluate("document.activeElement.dataset.key") == "/3303/0/5700":
+            break
+    if console.has(COMMANDS):
+        press("r")
+        expect(tab.row("/3303/0/5700")).to_contain_text("2.05")
+    page.keyboard.type("?")
+    page.get_by_label("Single-key shortcuts").uncheck()
+    press("Escape")
+    press("g")
+    press("d")
+    expect(page.get_by_role("heading", name=device.endpoint)).to_be_visible()
+
+
+def test_the_page_stays_within_its_budget():
+    assert sum(file.stat().st_size for file in PAGE.iterdir()) <= BUDGET
+
+
+def test_the_page_contains_no_way_to_parse_markup():
+    sinks = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|https?://(?!www\.w3\.org)")
+    assert [file.name for file in PAGE.glob("*.js") if sinks.search(file.read_text())] == []
