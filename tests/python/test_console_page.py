@@ -99,7 +99,7 @@ def test_no_part_of_the_page_has_a_barrier(look, console, open_tab):
         ("#/devices", device.endpoint),
         ("#/devices?q=nothing-like-this", "No device matches"),
         (f"#/device/{device.endpoint}", "Sensor Value"),
-        (f"#/device/{device.endpoint}/activity", "Nothing waits"),
+        (f"#/device/{device.endpoint}/activity", "No pending commands"),
         (f"#/device/{device.endpoint}/details", "none announced"),
         ("#/device/none", "not registered"),
         ("#/failures", "Failures"),
@@ -227,9 +227,9 @@ def test_a_command_waits_for_a_sleeping_device_and_is_answered_when_it_wakes(con
     expect(tab.page.locator(".bar").get_by_text("asleep")).to_be_visible()
     tab.act("/3303/0/5700", "r")
     tab.page.get_by_role("button", name="Queue until it wakes").click()
-    expect(tab.row("/3303/0/5700")).to_contain_text("Waits")
+    expect(tab.row("/3303/0/5700")).to_contain_text("Pending")
     tab.page.get_by_role("tab", name="Activity").click()
-    expect(tab.page.get_by_role("tab", name="1 waiting")).to_be_visible()
+    expect(tab.page.get_by_role("tab", name="1 pending")).to_be_visible()
     finds_nothing(tab.page)
     device.update()
     expect(tab.page.locator(".log .result").first).to_contain_text("2.05")
@@ -245,7 +245,7 @@ def test_a_waiting_command_is_withdrawn(console, open_tab):
     console.ask(f"/devices/{device.endpoint}/commands", "POST", {"msgType": "read", "data": {"path": "/3303/0"}})
     tab.page.get_by_role("tab", name="Activity").click()
     tab.page.get_by_role("button", name="Withdraw read /3303/0").click()
-    expect(tab.page.get_by_text("Nothing waits")).to_be_visible()
+    expect(tab.page.get_by_text("No pending commands")).to_be_visible()
 
 
 def test_a_trace_shows_messages_and_gives_a_pcap(console, tab, tmp_path):
@@ -321,9 +321,7 @@ def test_everything_works_by_keyboard(console, open_tab):
     press("/")
     page.keyboard.type(device.endpoint)
     expect(page.locator("tbody tr")).to_have_count(1)
-    press("Tab")
-    page.evaluate("document.activeElement.blur()")
-    press("j")
+    press("ArrowDown")
     press("Enter")
     expect(page.get_by_role("heading", name=device.endpoint)).to_be_visible()
     expect(tab.row("/3303/0/5700")).to_be_visible()

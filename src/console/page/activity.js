@@ -53,7 +53,7 @@ export class Activity {
 
   draw() {
     const { inFlight, queue } = this.commands.device();
-    const list = table([["Command"], ["By"], ["Time", "num"], ["", "acts"]], "Commands that wait");
+    const list = table([["Command"], ["By"], ["Time", "num"], ["", "acts"]], "Pending commands");
     if (inFlight) {
       const since = inFlight.for === undefined ? "" : ` ${duration(Number(inFlight.for))}`;
       list.row([commandText(inFlight), inFlight.by, `in flight${since}`, ""]);
@@ -116,7 +116,7 @@ function entryOf(event, data) {
     case "failure":
       return { ...entry, text: `${failureWords(data)[0]}: ${data.reason ?? ""}` };
     case "lost":
-      return { ...entry, text: `${data.count} events did not fit and were dropped` };
+      return { ...entry, text: `${data.count ?? "Some"} events did not fit and were dropped` };
     default:
       return entry;
   }

@@ -183,7 +183,11 @@ export async function learnResources() {
  */
 export const has = (path) => resources.has(path);
 
-/** Waits until `done` calls back, or `signal` aborts. @param {AbortSignal} signal @param {(resolve: any) => void} done */
+/**
+ * Waits until `done` calls back, or `signal` aborts.
+ * @param {AbortSignal} signal
+ * @param {(resolve: any) => void} done
+ */
 const until = (signal, done) =>
   new Promise((resolve) => {
     signal.addEventListener("abort", resolve, { once: true });

@@ -114,8 +114,8 @@ export class Commands {
       action: "Queue until it wakes",
       body: [
         h("p", CONFIRM.asleep, time(expires, "left"), "."),
-        waiting > 0 && h("p", `${counted(waiting, "command waits", "commands wait")} before it.`),
-        field("It may wait", ttl),
+        waiting > 0 && h("p", `${counted(waiting, "command")} will be sent before it.`),
+        field("It may wait for", ttl),
       ],
       submit: () => (lastTtl = ttl.value),
     });
@@ -132,7 +132,11 @@ export class Commands {
     }
   }
 
-  /** @param {string} path @param {Resource | null} resource @param {[string, string][]} current path and text of values */
+  /**
+   * @param {string} path
+   * @param {Resource | null} resource
+   * @param {[string, string][]} current path and text of the values that are known
+   */
   async write(path, resource, current) {
     const [, object, instance, id] = path.split("/");
     const about = { label: resource?.name ?? path, range: resource?.range, current: current[0]?.[1] };

@@ -218,7 +218,7 @@ class DevicePage {
         tabindex: chosen ? "0" : "-1",
         onclick: () => this.go(name),
       };
-      return h("button", props, label, name === "activity" && waits > 0 && h("span.badge", `${waits} waiting`));
+      return h("button", props, label, name === "activity" && waits > 0 && h("span.badge", `${waits} pending`));
     });
     fill(this.tabs, tabs);
     if (had) /** @type {HTMLElement | null} */ (this.tabs.querySelector("[aria-selected=true]"))?.focus();

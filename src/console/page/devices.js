@@ -22,7 +22,7 @@ const COLUMNS = [
   ["Binding", "extra"],
   ["LwM2M", "num extra"],
   ["Identity", "clip extra"],
-  ["Waiting", "num"],
+  ["Pending", "num"],
 ];
 /** @type {[string, string, Record<string, string>][]} name, title and choices of the filters with a choice */
 const CHOICES = [
@@ -106,7 +106,7 @@ class DevicesPage {
         "details",
         { open: used || matchMedia("(min-width: 640px)").matches },
         h("summary", "Filters"),
-        h("div.choices", choices, inputs, h("label.check", waiting, "Only with waiting commands"), clear),
+        h("div.choices", choices, inputs, h("label.check", waiting, "Only with pending commands"), clear),
       ),
     );
   }

@@ -58,9 +58,14 @@ export function openFailures({ signal, operator, query }) {
 function rows(list, traces) {
   const grid = table(traces ? [...COLUMNS, ["", "acts"]] : COLUMNS, "Failures");
   for (const failure of list) {
-    const { endpoint, identity, address, code, at, first } = failure;
+    const { endpoint, identity, address, code, path, at, first } = failure;
     const [title, todo] = failureWords(failure);
-    const what = [h("b", title), " ", code && h("span.tag.num", code), h("div.reason", failure.reason)];
+    const what = [
+      h("b", title),
+      " ",
+      code && h("span.tag.num", code),
+      h("div.reason", failure.reason, path && [" ", h("code", path)]),
+    ];
     const who = [
       endpoint && deviceLink(endpoint),
       identity && identity !== endpoint && h("div", identity),

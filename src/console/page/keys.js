@@ -1,4 +1,5 @@
-// The keyboard. Single keys do nothing in inputs, and they can be switched off (WCAG 2.1.4).
+// The keyboard. Single keys do nothing in inputs, and they can be switched off (WCAG 2.1.4). The arrow down leads from
+// a search to the rows that it found.
 
 import { h } from "./dom.js";
 import { KEYS } from "./texts.js";
@@ -11,14 +12,15 @@ const PAGES = { o: "#/overview", d: "#/devices", f: "#/failures", s: "#/health" 
 const ACTIONS = { r: "read", w: "write", o: "observe", x: "execute" };
 let afterG = false;
 
-export const keysOn = () => localStorage.getItem(SETTING) !== "off";
+const keysOn = () => localStorage.getItem(SETTING) !== "off";
 
 export function installKeys() {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
     const target = /** @type {HTMLElement} */ (event.target);
-    if (target.closest("input:not([type=checkbox]), select, textarea, dialog")) return;
-    if (keysOn() && press(event.key)) event.preventDefault();
+    const down = event.key === "ArrowDown" && target.matches("input[type=search]");
+    const typing = target.closest("input:not([type=checkbox]), select, textarea, dialog");
+    if (down ? step(1) : !typing && keysOn() && press(event.key)) event.preventDefault();
   });
 }
 
@@ -66,7 +68,7 @@ function click(selector) {
 }
 
 /** @param {number} by */
-export function step(by) {
+function step(by) {
   const rows = Array.from(document.querySelectorAll("main [data-row]")).filter((row) => row.checkVisibility());
   if (!rows.length) return false;
   const now = rows.findIndex((row) => row.contains(document.activeElement));

@@ -155,7 +155,7 @@ function view(page, name, tab, query, session, signal) {
 
 function signOut() {
   current.abort();
-  login("You are logged out.");
+  login(LOGIN.out);
 }
 
 /** @param {string} [words] why there is no session any more */

@@ -25,7 +25,7 @@ export function result({ command, problem }) {
     const where = command.place ? ` at place ${command.place}` : "";
     const why = command.device === "asleep" ? WAITING.asleep : WAITING.busy;
     const expires = command.expires ? ` Expires ${clock(command.expires)}.` : "";
-    return { kind: "wait", text: `Waits${where}. ${why}${expires}` };
+    return { kind: "wait", text: `Pending${where}. ${why}${expires}` };
   }
   const data = command.answer?.data ?? {};
   const time = command.took === undefined ? "" : took(command.took);

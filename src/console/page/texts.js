@@ -13,10 +13,10 @@ const CODES = {
   4.01: "Unauthorized. The device does not allow this server to do that: see its access control object (2).",
   4.02: "Bad option. The device does not know an option of the request.",
   4.03: "Forbidden. The device does not allow it.",
-  4.04: "Not found. The device does not have this path. Use Discover to see what it has.",
+  4.04: "Not found. The device does not have this path. Discover lists what it has.",
   4.05: "Method not allowed. The device does not support this operation here.",
   4.06: "Not acceptable. The device cannot answer in the requested format.",
-  4.08: "Request incomplete. The device did not get all blocks. Try again.",
+  4.08: "Request incomplete. The device did not receive all blocks. Try again.",
   4.09: "Conflict. The state of the device does not allow it now.",
   4.12: "Precondition failed. The state of the device does not allow it.",
   4.13: "Too large. The value is larger than the device accepts.",
@@ -28,23 +28,21 @@ const CODES = {
 };
 
 /** @param {string} code */
-export function codeWords(code) {
-  return CODES[code] ?? (code.startsWith("2.") ? "Success." : "The device answered with an error.");
-}
+export const codeWords = (code) =>
+  CODES[code] ?? (code.startsWith("2.") ? "Success." : "The device answered with an error.");
 
 /** Outcomes of commands that the device did not answer. @type {Record<string, string>} */
 export const OUTCOMES = {
-  answered: "Answered",
   reset:
-    "The device rejected the message (CoAP reset). It does not know the request or has restarted: register or " +
-    "observe again.",
+    "The device rejected the message (CoAP reset). It does not know the request, or it has restarted: let it " +
+    "register again, or observe again.",
   timedOut:
     "No answer after all retransmissions. The device is off, out of reach, or asleep without queue mode. Try again " +
-    "when it is heard from.",
-  expired: "The command expired before the device could take it. Queue it again with a longer time.",
+    "after its next message.",
+  expired: "The command expired before it could be sent. Queue it again with a longer time.",
   refused: "The gateway did not execute the command.",
   transferFailed: "The block-wise transfer failed. Try again; a trace shows at which block.",
-  withdrawn: "Withdrawn by an operator before it was sent.",
+  withdrawn: "An operator withdrew the command before it was sent.",
   left: "The registration of the device ended before the command was sent.",
 };
 
@@ -56,7 +54,7 @@ const PROBLEMS = {
   ],
   "invalid-request": [
     "The gateway did not understand the request",
-    "Correct the input. If you did not type it, the page and the gateway may have different versions: reload the page.",
+    "Correct the input. If you did not type it, page and gateway may have different versions: reload the page.",
   ],
   "command-invalid": ["The command is not valid", "Correct the value or the path."],
   "not-authenticated": ["You are not logged in", "Log in with a valid token."],
@@ -68,7 +66,7 @@ const PROBLEMS = {
   "wrong-host": ["The gateway does not know this host name", "Add the name to console.hosts, or use the address."],
   "device-not-registered": [
     "The device is not registered",
-    "It may have left, or its lifetime ended. Look at Failures for its name, or trace its address.",
+    "It may have deregistered, or its lifetime ended. Search Failures for its name, or trace its address.",
   ],
   "no-such-command": [
     "The gateway has no record of this command",
@@ -86,24 +84,25 @@ const PROBLEMS = {
   ],
   "queue-full": [
     "The places of the console in the queue of this device are taken",
-    "Withdraw a waiting command, or wait until the device takes one.",
+    "Withdraw a pending command, or wait until one is sent.",
   ],
   "body-too-large": ["The value is too large", "Send it through MQTT, or raise the limit of the gateway."],
   "not-json": ["The request was not JSON", "Reload the page."],
   "too-many": ["Too many requests", "Wait a moment, then try again."],
   "driver-silent": [
     "The gateway is busy and did not answer within 2 s",
-    "Try again. If it lasts, look at Health and at the log.",
+    "Try again. If it happens often, look at Health and at the log.",
   ],
-  ending: ["The gateway is shutting down", "Wait until it is back."],
+  ending: ["The gateway is shutting down", "Wait until it runs again."],
 };
 
 /** @param {string} type @param {number} status */
 export function problemWords(type, status) {
-  const [what, todo] = PROBLEMS[type] ?? [
+  const unknown = [
     `The gateway answered with HTTP status ${status}`,
-    "Try again. If it lasts, look at the log of the gateway.",
+    "Try again, then look at the log of the gateway.",
   ];
+  const [what, todo] = PROBLEMS[type] ?? unknown;
   return { what, todo };
 }
 
@@ -112,8 +111,7 @@ export const FAILURES = {
   register: ["Registration rejected", "Correct what the reason names."],
   forbidden: [
     "Device not allowed",
-    "The broker or the gateway refuses this device: check its password, bans and access rules, and whether it must " +
-      "use DTLS.",
+    "Check the password of the device, bans and access rules, and whether the device must use DTLS.",
   ],
   handshake: [
     "DTLS handshake failed",
@@ -122,13 +120,13 @@ export const FAILURES = {
   ],
   timeout: [
     "No answer",
-    "The device sleeps without queue mode, or a NAT dropped its mapping: register with binding UQ, or update more " +
-      "often than the NAT forgets.",
+    "The device sleeps without queue mode, or a NAT dropped its mapping: register with binding UQ, or send Updates " +
+      "more often.",
   ],
   undecodable: [
     "Payload not understood",
-    "Put the OMA XML file of the object into xml_dir, in the version that the device announces. Otherwise the " +
-      "device sends a malformed payload.",
+    "Put the OMA XML file of the object into xml_dir, in the version that the device announces. If it is there, the " +
+      "payload of the device is malformed.",
   ],
   publish: [
     "Publication refused by the broker",
@@ -137,13 +135,9 @@ export const FAILURES = {
   ],
   transfer: [
     "Block-wise transfer failed",
-    "Send a smaller part, or raise coap.received_body_size or limits.sent_body_size. A device that restarts in " +
-      "between begins anew.",
+    "Send a smaller body, or raise coap.received_body_size or limits.sent_body_size.",
   ],
-  notRestored: [
-    "Not restored after the restart",
-    "The device registers again by itself. If it does not, its lifetime is too long for what the network forgets.",
-  ],
+  notRestored: ["Not restored after the restart", "The device registers again by itself, at its next Update."],
 };
 
 /** What to do when a Register was answered with a code. @type {Record<string, string>} */
@@ -161,10 +155,11 @@ export function failureWords({ kind, code }) {
   return [what, (kind === "register" && REGISTER[code ?? ""]) || todo];
 }
 
+/** What is shown when there is nothing: title, what to do. */
 export const EMPTY = {
   devices: [
     "No devices are registered",
-    'Point a device to this gateway, or start one with "lwm2m-gateway run --embedded --simulate 10". ' +
+    'Point a device to this gateway, or start the gateway with "lwm2m-gateway run --embedded --simulate 10". ' +
       "If a device tries and fails, Failures has the reason.",
   ],
   found: ["No device matches", "Change or clear the filters."],
@@ -172,24 +167,24 @@ export const EMPTY = {
     "No failures",
     "Rejected registrations, failed handshakes, time-outs and undecodable payloads appear here with their reason.",
   ],
+  foundFailures: ["No failure matches", "Change or clear the filter."],
   objects: [
     "The device announced no objects",
     "Its registration had an empty object list. Correct the device, or give it a profile ID that the gateway knows.",
   ],
-  queue: ["Nothing waits", "Commands that the device has not taken yet are listed here."],
+  foundResources: ["No resource matches", "Change or clear the filter."],
+  queue: ["No pending commands", "Commands that are not sent or not answered yet are listed here."],
   events: [
     "No events yet",
     "Registrations, notifications, answers and failures of this device appear here while the page is open.",
   ],
-  foundFailures: ["No failure matches", "Change or clear the filter."],
-  foundResources: ["No resource matches", "Change or clear the filter."],
   trace: [
     "No trace runs for this device",
-    "A trace shows each CoAP message after decryption. It costs nothing while it is off, and it ends by itself.",
+    "A trace shows each CoAP message after decryption. It is off until you start it, and it ends by itself.",
   ],
   ended: ["This trace has ended", "Start a new one at a device or at a failure."],
   traces: ["No trace runs", "Start one at a device or at a failure."],
-  messages: ["No message yet", "Messages appear when the device sends or gets something."],
+  messages: ["No message yet", "Messages appear as the device sends and receives them."],
   audit: ["No entry yet", "Each command, kick and trace is listed here with its token."],
 };
 
@@ -219,44 +214,44 @@ export const ATTRIBUTES = {
 /** A device that is not registered any more. */
 export const GONE = {
   left: "The device is not registered any more.",
-  again: "The page continues when it registers again. Failures has the reason if it tries and is refused.",
+  again: "The page continues when it registers again. If it is rejected, Failures has the reason.",
 };
 
 export const PLAIN = "Plain UDP: messages are neither encrypted nor authenticated.";
 
+/** What the dialogs say before they act. */
 export const CONFIRM = {
   asleep:
-    "The device sleeps. The command waits until it is heard from: by itself, and at the latest when its lifetime " +
-    "ends, in ",
-  attributes: "Attributes say when the device notifies. What stays empty is not changed.",
+    "The device sleeps. The gateway sends the command after the next message of the device. The lifetime of the " +
+    "device ends in ",
+  attributes: "Attributes say when the device notifies. Attributes that stay empty are not changed.",
   kick:
-    "The registration ends now and the device is told at its next Update (4.04). A healthy device registers " +
-    "again by itself.",
-  execute: "The device carries this out at once.",
+    "The registration ends now, and the next Update of the device is answered 4.04. A healthy device registers again " +
+    "by itself.",
+  execute: "The device executes this at once.",
   delete: "The device removes the instance and its values. This cannot be undone.",
   server: "This changes how the device talks to the gateway. A wrong value can make it unreachable.",
   reset: "Factory reset: the device forgets its settings and may not come back.",
+  trace:
+    "The newest 512 messages are kept in memory, after decryption. Passwords and values of hidden paths are covered.",
 };
 
-/** What a trace keeps. */
-export const TRACE =
-  "Messages are kept in memory after decryption: 512 messages, the oldest goes. Passwords and hidden paths are covered.";
-
 export const LOGIN = {
-  none: "Paste a token first.",
   title: "Log in",
-  lead: "Paste a token of this gateway. It stays in this tab and is forgotten when the tab is closed.",
+  lead: "Paste a token of this gateway. It is kept in this tab, and forgotten when the tab is closed.",
   how:
     'A new token: run "lwm2m-gateway token NAME --role operator" on the machine of the gateway, ' +
     "and add the line that it prints to the file of console.tokens.",
+  none: "Paste a token first.",
   wrong:
     "The gateway does not accept this token. Check that you copied all of it, that its line is in the file of " +
     "console.tokens, and that it was not removed.",
+  out: "You are logged out.",
 };
 
 /** @type {[string, string][]} */
 export const KEYS = [
-  ["/", "Search for a device"],
+  ["/", "Search; ↓ leads to what it found"],
   ["g o", "Overview"],
   ["g d", "Devices"],
   ["g f", "Failures"],

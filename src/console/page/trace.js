@@ -4,7 +4,7 @@ import { call, download, get, Problem, stream } from "./api.js";
 import { fill, h } from "./dom.js";
 import { clock, size } from "./format.js";
 import { show } from "./json.js";
-import { EMPTY, TRACE } from "./texts.js";
+import { CONFIRM, EMPTY } from "./texts.js";
 import { button, copyButton, dialog, empty, facts, failed, field, select, time, toast, toastProblem } from "./ui.js";
 
 /**
@@ -26,7 +26,7 @@ function startTrace(of) {
   return dialog({
     title: "Start a trace",
     action: "Start",
-    body: [h("p", `Of ${kind} `, h("code", name), `. ${TRACE}`), field("It ends after", minutes)],
+    body: [h("p", `Of ${kind} `, h("code", name), `. ${CONFIRM.trace}`), field("It ends after", minutes)],
     submit: () => call("POST", "/traces", { body: { ...of, minutes: Number(minutes.value) } }),
   });
 }
