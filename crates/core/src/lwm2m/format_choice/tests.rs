@@ -12,11 +12,15 @@ use ContentFormat::{
 
 /// A device that announces formats, if there are any.
 fn device(version: &str, announced: &str) -> Registration {
+    let root = if announced.is_empty() { String::new() } else { format!("</>;ct=\"{announced}\",") };
+    device_with_list(version, &format!("{root}</3/0>,</5/0>"))
+}
+
+fn device_with_list(version: &str, list: &str) -> Registration {
     let mut request = Request::new(Code::POST);
     request.options.add_text(number::URI_QUERY, "ep=dev-7");
     request.options.add_text(number::URI_QUERY, &format!("lwm2m={version}"));
-    let root = if announced.is_empty() { String::new() } else { format!("</>;ct=\"{announced}\",") };
-    request.payload = format!("{root}</3/0>,</5/0>").into_bytes();
+    request.payload = list.as_bytes().to_vec();
     let lifetimes = Duration::from_secs(1)..=Duration::from_secs(86_400);
     Registration::from_register(&request, &lifetimes, None).unwrap()
 }
@@ -92,6 +96,18 @@ fn a_read_asks_for_the_best_format_that_a_device_of_1_1_announced() {
     ] {
         assert_eq!(first(&read(at), &device(version, announced)), (accept, None), "{version} {announced} {at}");
     }
+}
+
+#[test]
+fn an_operation_on_one_object_uses_the_formats_of_its_own_link_and_one_on_several_those_of_the_root() {
+    let device = device_with_list("1.1", "</>;ct=110,</3>;ct=11542,</3/0>,</5/0>");
+    assert_eq!(first(&read("/3/0"), &device), (Some(Tlv), None));
+    assert_eq!(first(&read("/3/0/9"), &device), (Some(Tlv), None));
+    assert_eq!(first(&operation("/3", OperationKind::Observe), &device), (Some(Tlv), None));
+    assert_eq!(first(&read("/5/0"), &device), (Some(SenmlJson), None));
+    assert_eq!(first(&several(), &device), (None, Some(Tlv)));
+    assert_eq!(first(&image(), &device), (None, Some(SenmlJson)));
+    assert_eq!(first(&read_composite(), &device), (Some(SenmlJson), Some(SenmlJson)));
 }
 
 #[test]

@@ -199,6 +199,61 @@ fn a_root_link_to_nowhere_is_the_root() {
     assert_eq!(object_list(&registration), ["/3/0"]);
 }
 
+/// With the JSON of LwM2M 1.0 built in, Zephyr announces that format alone, behind the type of the root. Its newer
+/// releases announce SenML CBOR, without a type.
+#[test]
+fn the_lists_of_zephyr_announce_one_format_of_the_root_and_versions_of_objects() {
+    for (root, announced) in [
+        ("</>;rt=\"oma.lwm2m\";ct=11543,", formats([11543])),
+        ("</>;ct=112,", formats([112])),
+        ("</>;ct=110,", formats([110])),
+        ("", formats([])),
+    ] {
+        let list = format!("{root}</1>;ver=1.1,</1/0>,</3/0>,</5/0>,</3303>;ver=1.1,</3303/0>,</3303/1>,</3347>;ver=1.0");
+        let registration = register(&["lwm2m=1.1", "ep=zephyr", "b=U", "lt=60"], &list).unwrap();
+        assert_eq!(registration.formats(), announced, "{root}");
+        let listed = ["/1", "/1/0", "/3/0", "/5/0", "/3303", "/3303/0", "/3303/1", "/3347"];
+        assert_eq!(object_list(&registration), listed, "{root}");
+        for (object, minor) in [(1, 1), (3303, 1), (3347, 0)] {
+            let version = ObjectVersion::Announced(Version { major: 1, minor });
+            assert_eq!(registration.object_version(object), version, "{root}");
+        }
+        assert!([1, 3, 3303].iter().all(|object| registration.object_formats(*object) == announced), "{root}");
+    }
+}
+
+#[test]
+fn the_formats_of_an_objects_own_link_hold_for_this_object_only() {
+    for (own, of_device) in [
+        ("</3>;ct=11542,</3/0>", vec![11542]),
+        ("</3>;ver=1.1;ct=\"60 110\",</3/0>", vec![60, 110]),
+        ("</3>;ct=60 110 ;ver=1.1,</3/0>", vec![60, 110]),
+        ("</3>,</3/0>;ct=110", vec![110]),
+        ("</3>;ct=110,</3/0>;ct=60", vec![110]),
+        // Without a known number nothing is announced, so that the link of the root counts.
+        ("</3>;ct=9999,</3/0>", vec![112]),
+        ("</3>;ct=\"\",</3/0>", vec![112]),
+    ] {
+        let list = format!("</>;rt=\"oma.lwm2m\";ct=112,</1/0>,{own},</3303/0>");
+        let registration = register(&["ep=a", "lwm2m=1.1"], &list).unwrap();
+        assert_eq!(registration.object_formats(3), FormatSet::from(of_device), "{own}");
+        assert_eq!((registration.object_formats(1), registration.object_formats(3303)), (formats([112]), formats([112])));
+        assert_eq!(registration.formats(), formats([112]), "{own}");
+        assert_eq!(object_list(&registration), ["/1/0", "/3", "/3/0", "/3303/0"], "{own}");
+    }
+    let registration = register(&["ep=a"], "</m2m>;rt=\"oma.lwm2m\",</m2m/3>;ct=11542,</m2m/3/0>").unwrap();
+    let all = [registration.formats(), registration.object_formats(3), registration.object_formats(1)];
+    assert_eq!(all, [formats([]), formats([11542]), formats([])]);
+}
+
+#[test]
+fn an_update_with_a_list_replaces_the_formats_of_every_object() {
+    let mut registration = register(&["ep=a"], "</>;ct=112,</3>;ct=11542,</3/0>,</5/0>").unwrap();
+    let list = request(&[], "</>;ct=110,</3/0>,</5>;ct=60");
+    assert_eq!(registration.update(&list, &lifetimes()), Ok(ObjectListChange::Changed));
+    assert_eq!((registration.object_formats(3), registration.object_formats(5)), (formats([110]), formats([60])));
+}
+
 #[test]
 fn an_update_is_merged() {
     let mut registration = registered();

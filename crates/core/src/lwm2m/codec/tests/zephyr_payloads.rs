@@ -1,5 +1,5 @@
-//! SenML CBOR as Zephyr's LwM2M engine writes it (RFC 8428 section 6): one array of records, whose names are cut at the
-//! instance.
+//! Payloads as Zephyr's LwM2M engine writes them. Most are SenML CBOR (RFC 8428 section 6): one array of records, whose
+//! names are cut at the instance.
 
 use super::*;
 
@@ -42,6 +42,44 @@ fn cached_values_keep_their_order_and_have_absolute_times() {
     let entries = scene.decode("/3/0/9", format::SENML_CBOR, &payload).unwrap();
     let told: Vec<_> = entries.into_iter().map(|entry| (entry.value, entry.time)).collect();
     assert_eq!(told, [(Value::Integer(90), Some(1_700_000_000.0)), (Value::Integer(91), Some(1_700_000_010.0))]);
+}
+
+/// `[{-2: "/3/0/", 0: "13", 2: 1700000000}]`: a Time has no tag, and any width that an integer may have.
+#[test]
+fn a_time_is_an_integer_without_a_tag() {
+    let scene = Scene::new();
+    for (value, seconds) in [
+        ("00", 0),
+        ("18 5f", 95),
+        ("19 ffff", 65_535),
+        ("1a 6553f100", 1_700_000_000),
+        ("1b 0000000100000000", 4_294_967_296),
+        ("20", -1),
+        ("3a 6553f0ff", -1_700_000_000),
+    ] {
+        let payload = hex(&format!("81 a3 21 65 2f332f302f 00 62 3133 02 {value}"));
+        let values = scene.values("/3/0/13", format::SENML_CBOR, &payload);
+        assert_eq!(values, one("/3/0/13", Value::Time(seconds)), "{value}");
+    }
+}
+
+/// Only the plain CBOR of a single resource has a date with tag 0; each other format has the seconds.
+#[test]
+fn a_time_is_the_same_in_each_format() {
+    let scene = Scene::new();
+    let text = |text: &str| text.as_bytes().to_vec();
+    for (format, payload) in [
+        (format::SENML_CBOR, hex("81 a3 21 65 2f332f302f 00 62 3133 02 1a 6553f100")),
+        (format::SENML_JSON, text(r#"[{"bn":"/3/0/","n":"13","v":1700000000}]"#)),
+        (format::LWM2M_JSON, text(r#"{"bn":"/3/0/","e":[{"n":"13","v":1700000000}]}"#)),
+        (format::TLV, hex("c4 0d 6553f100")),
+        (format::TLV, hex("c8 0d 08 000000006553f100")),
+        (format::CBOR, [&hex("c0 74")[..], b"2023-11-14T22:13:20Z"].concat()),
+        (format::TEXT, text("1700000000")),
+    ] {
+        let values = scene.values("/3/0/13", format, &payload);
+        assert_eq!(values, one("/3/0/13", Value::Time(1_700_000_000)), "{format}: {payload:02x?}");
+    }
 }
 
 /// `object << 16 | instance` in the releases before `vlo` was there, and `vlo` since.
