@@ -273,7 +273,7 @@ impl Driver {
     fn handle_request(&mut self, now: Instant, request: DriverRequest) {
         let unanswered = match request {
             DriverRequest::Ping(reply) => reply.send(()).is_err(),
-            DriverRequest::Snapshot(reply) => reply.send(self.snapshot(now)).is_err(),
+            DriverRequest::Snapshot(reply) => reply.send(self.snapshot()).is_err(),
             DriverRequest::Page(query, reply) => reply.send(self.gateway.page(now, &query)).is_err(),
             DriverRequest::Device(endpoint, reply) => {
                 reply.send(self.gateway.device(now, &endpoint).map(Box::new)).is_err()
@@ -303,10 +303,10 @@ impl Driver {
         }
     }
 
-    fn snapshot(&self, now: Instant) -> DriverSnapshot {
+    fn snapshot(&self) -> DriverSnapshot {
         DriverSnapshot {
             gateway: self.gateway.table_sizes(),
-            asleep: self.gateway.sleeping_devices(now),
+            asleep: self.gateway.sleeping_devices(),
             devices_limit: self.gateway.devices_limit(),
             command_bytes_limit: self.gateway.command_bytes_limit(),
             upstream: self.link.table_sizes(),

@@ -26,6 +26,7 @@ use super::options::number;
 use super::transfers::{Purpose, Stage, Transfer, Transfers};
 use lwm2m_base::Peer;
 use lwm2m_base::id_map::IdMap;
+use lwm2m_base::total::{Contribution, Total};
 
 use super::{
     CoapTableSizes, Code, ExchangeError, Message, MessageDecodeError, MessageId, Parameters, PeerClass, Request,
@@ -101,6 +102,8 @@ pub struct Endpoint {
     /// Maps the exchange of one block to the transfer that it is a step of.
     steps: IdMap<ExchangeId, ExchangeId>,
     observations: IdMap<ExchangeId, EndpointObservation>,
+    /// Counts the notifications that wait in all observations.
+    waiting_notifications: Total,
     assemblies: Assemblies,
     concluded: Concluded,
     /// The Block options of requests that are not answered yet.
@@ -118,9 +121,16 @@ struct EndpointObservation {
     fetching: Option<ExchangeId>,
     /// Whether the owner has received the first answer.
     answered: bool,
-    waiting: VecDeque<WaitingNotification>,
+    waiting: WaitingNotifications,
     /// Counts the notifications that were superseded in a row.
     superseded: u32,
+}
+
+/// The notifications of one observation that wait, in order.
+#[derive(Debug)]
+struct WaitingNotifications {
+    queue: VecDeque<WaitingNotification>,
+    counted: Contribution,
 }
 
 #[derive(Debug)]
@@ -155,6 +165,7 @@ impl Endpoint {
             transfers: Transfers::new(&parameters),
             steps: IdMap::default(),
             observations: IdMap::default(),
+            waiting_notifications: Total::default(),
             assemblies: Assemblies::new(&parameters, block_size),
             concluded: Concluded::new(parameters.block_uploads, parameters.exchange_lifetime()),
             requested: IdMap::default(),
@@ -273,7 +284,8 @@ impl Endpoint {
         if request.payload.len() > self.block_size.bytes() {
             request.payload = Vec::new();
         }
-        self.observations.insert(id, EndpointObservation { answered: true, ..EndpointObservation::new(peer, request) });
+        let observation = EndpointObservation::new(peer, request, &self.waiting_notifications);
+        self.observations.insert(id, EndpointObservation { answered: true, ..observation });
         id
     }
 
@@ -290,14 +302,13 @@ impl Endpoint {
 
     /// Counts the entries of the tables.
     pub fn table_sizes(&self) -> CoapTableSizes {
-        let waiting = self.observations.values().map(|observation| observation.waiting.len());
         let exchanges = self.exchanges.table_sizes();
         CoapTableSizes {
             transfers: self.transfers.len().max(self.steps.len()),
             assemblies: self.assemblies.len(),
             concluded_bodies: self.concluded.len(),
             block_transfer_bytes: self.transfers.held() + self.assemblies.held(),
-            waiting_notifications: waiting.sum(),
+            waiting_notifications: self.waiting_notifications.sum(),
             pending_requests: exchanges.pending_requests.max(self.requested.len()),
             outputs: exchanges.outputs + self.events.len(),
             ..exchanges
@@ -507,7 +518,8 @@ impl Endpoint {
             self.exchanges.adopt_observation(step, id);
             let mut request = transfer.repeated_request();
             request.options.remove(number::OBSERVE);
-            self.observations.insert(id, EndpointObservation::new(transfer.peer, request));
+            let observation = EndpointObservation::new(transfer.peer, request, &self.waiting_notifications);
+            self.observations.insert(id, observation);
         }
         self.proceed(now, id, transfer, response);
     }
@@ -771,8 +783,30 @@ impl Endpoint {
 
 impl EndpointObservation {
     /// Creates an observation whose first answer the owner has not received yet.
-    fn new(peer: Peer, request: Request) -> Self {
-        Self { peer, request, fetching: None, answered: false, waiting: VecDeque::new(), superseded: 0 }
+    fn new(peer: Peer, request: Request, waiting: &Total) -> Self {
+        let waiting = WaitingNotifications { queue: VecDeque::new(), counted: waiting.add(0) };
+        Self { peer, request, fetching: None, answered: false, waiting, superseded: 0 }
+    }
+}
+
+impl WaitingNotifications {
+    fn push_back(&mut self, notification: WaitingNotification) {
+        self.queue.push_back(notification);
+        self.counted.set(self.queue.len());
+    }
+
+    fn pop_front(&mut self) -> Option<WaitingNotification> {
+        let first = self.queue.pop_front()?;
+        self.counted.set(self.queue.len());
+        Some(first)
+    }
+
+    fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.queue.is_empty()
     }
 }
 

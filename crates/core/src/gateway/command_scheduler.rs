@@ -22,6 +22,7 @@ use crate::registry::{
 };
 use lwm2m_base::deadlines::Deadlines;
 use lwm2m_base::id_map::IdMap;
+use lwm2m_base::total::Total;
 
 use super::auto_observe;
 use super::broker::{MessageProperties, Publication, UplinkClass};
@@ -42,6 +43,8 @@ pub(super) struct CommandScheduler {
     expiries: Deadlines<RegistrationId>,
     /// Counts the bytes of the commands that are kept for devices.
     bytes: CommandBytes,
+    /// Counts the commands of devices whose Register is not answered yet.
+    early: Total,
     pub retained: RetainedCommandDedup,
     /// The serial of the newest record of a command.
     last_serial: u64,
@@ -105,7 +108,7 @@ impl CommandScheduler {
             return refuse_early(context, pending, (&[], properties), CommandOutcome::Refused, &reason);
         }
         let room = self.bytes.take(payload.len());
-        let early = EarlyCommand { payload, properties, room };
+        let early = EarlyCommand { payload, properties, room, counted: self.early.add(1) };
         if let Err((early, full)) = pending.push_early(early, queue_limits(limits)) {
             let EarlyCommand { payload, properties, .. } = early;
             let command = (payload.as_slice(), properties);
@@ -293,6 +296,11 @@ impl CommandScheduler {
     /// Returns the number of exchanges and observations.
     pub fn exchanges(&self) -> usize {
         self.registrations.len()
+    }
+
+    /// Returns the number of commands of devices whose Register is not answered yet.
+    pub fn early_commands(&self) -> usize {
+        self.early.sum()
     }
 
     /// Returns the bytes of the commands that are kept for devices.

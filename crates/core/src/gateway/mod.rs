@@ -389,14 +389,15 @@ impl Gateway {
 
 /// Gauges.
 impl Gateway {
-    /// Counts the entries of all tables; it looks at every device.
+    /// Returns the entries of all tables. The cost does not depend on the number of devices.
     pub fn table_sizes(&self) -> TableSizes {
         TableSizes::of(&self.context, &self.admission, &self.registrations)
     }
 
-    /// Counts the registered devices that are asleep; it looks at every device.
-    pub fn sleeping_devices(&self, now: Instant) -> usize {
-        self.registrations.devices().registry().devices().filter(|device| !device.is_awake(now)).count()
+    /// Returns how many registered devices were asleep at the last [`handle_timeout`](Self::handle_timeout). The cost does
+    /// not depend on the number of devices.
+    pub fn sleeping_devices(&self) -> usize {
+        self.registrations.devices().registry().totals().asleep.sum()
     }
 
     /// Returns the table sizes of the DTLS server; zeros without one.

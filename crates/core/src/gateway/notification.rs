@@ -66,7 +66,7 @@ impl Notifications {
 
     /// Sends what waited for this publication: the broker has it, so the device may forget it.
     pub fn published(&mut self, context: &mut Context, device: &mut Device, ticket: Ticket) {
-        match device.deferred_acks.remove(&ticket.0) {
+        match device.deferred_acks.remove(ticket.0) {
             Some(DeferredAck::Notification(pending_ack)) => context.coap.acknowledge(pending_ack),
             Some(DeferredAck::Send(request)) => send::answer(context, device, request, Response::new(Code::CHANGED)),
             None => {}
@@ -84,13 +84,13 @@ impl Notifications {
     /// Answers a Send that is not published: the device may try again later. The acknowledgement of a notification is
     /// never sent.
     pub fn unpublished(&mut self, context: &mut Context, device: &mut Device, ticket: Ticket) {
-        let deferred = device.deferred_acks.remove(&ticket.0);
+        let deferred = device.deferred_acks.remove(ticket.0);
         deferred.into_iter().for_each(|deferred| give_up(context, device, deferred));
     }
 
     /// Gives up everything that a device that leaves waits for.
     pub fn forget(&mut self, context: &mut Context, device: &mut Device) {
-        for deferred in std::mem::take(&mut device.deferred_acks).into_values() {
+        for deferred in device.deferred_acks.drain() {
             give_up(context, device, deferred);
         }
     }
@@ -100,7 +100,7 @@ impl Notifications {
     pub fn defer(&mut self, context: &mut Context, device: &mut Device, deferred: DeferredAck) -> Ticket {
         self.last_ticket += 1;
         if device.deferred_acks.len() >= DEFERRED_ACKS_PER_DEVICE
-            && let Some((_, oldest)) = device.deferred_acks.pop_first()
+            && let Some(oldest) = device.deferred_acks.remove_oldest()
         {
             give_up(context, device, oldest);
         }

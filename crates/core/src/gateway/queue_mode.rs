@@ -11,23 +11,27 @@ use super::config::GatewayConfig;
 use super::context::Context;
 use super::presence::{begin_presence, change_presence, renew_status};
 
-/// Owns the times at which devices fall asleep. A device whose presence is not published has no such time: the gateway
-/// checks whether it is awake only when there is a command for it.
+/// Owns the times at which it is checked whether a device in queue mode has fallen asleep. A device that is asleep has
+/// none until it sends a message.
 #[derive(Debug, Default)]
 pub(super) struct QueueMode {
     ends_of_awake_time: Deadlines<RegistrationId>,
 }
 
 impl QueueMode {
-    /// Begins the presence of a device that was registered or restored.
-    pub fn registered(&mut self, settings: &GatewayConfig, device: &mut Device) {
-        begin_presence(settings, device);
+    /// Begins the presence of a device that was registered or restored. A restored one whose presence is not published may
+    /// be asleep at once.
+    pub fn registered(&mut self, context: &Context, device: &mut Device) {
+        begin_presence(&context.settings, device);
+        if device.status.is_none() && !device.is_awake(context.now) {
+            return device.fall_asleep();
+        }
         self.watch(device);
     }
 
     /// Takes a message of a device, and publishes that the device is awake if it was asleep.
     pub fn heard_from(&mut self, context: &mut Context, device: &mut Device) {
-        if !device.status.is_some_and(|status| status.presence == Presence::Asleep) {
+        if !device.wake_up() {
             return renew_status(context, device);
         }
         change_presence(context, device, Presence::Online, context.now);
@@ -38,19 +42,20 @@ impl QueueMode {
 
     /// Recomputes the end of the awake time, because the device may have entered or left queue mode.
     pub fn watch(&mut self, device: &Device) {
-        match device.status.and_then(|_| device.awake_until()) {
+        match device.awake_until() {
             Some(until) => self.ends_of_awake_time.set(device.id, until),
             None => self.ends_of_awake_time.cancel(device.id),
         }
     }
 
-    /// Publishes that a device is asleep if its awake time is over. Every message of the device moves that time, so it
-    /// is checked only when the time of the last check has come.
+    /// Counts a device as asleep if its awake time is over, and publishes it. Every message of the device moves that time,
+    /// so it is checked only when the time of the last check has come.
     pub fn check(&mut self, context: &mut Context, device: &mut Device) {
         let Some(until) = device.awake_until() else { return };
         if until > context.now {
             return self.ends_of_awake_time.set(device.id, until);
         }
+        device.fall_asleep();
         change_presence(context, device, Presence::Asleep, until);
     }
 
@@ -66,7 +71,7 @@ impl QueueMode {
         self.ends_of_awake_time.next()
     }
 
-    /// Returns the number of devices whose falling asleep will be published.
+    /// Returns the number of devices in queue mode that were awake at their last check.
     pub fn len(&self) -> usize {
         self.ends_of_awake_time.len()
     }

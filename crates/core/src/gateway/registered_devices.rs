@@ -52,7 +52,7 @@ impl RegisteredDevices {
     pub fn insert(&mut self, context: &Context, new: NewDevice) {
         let mut device = Device::new(new);
         device.set_awake_window(awake_window(&context.settings, &device.registration));
-        self.queue_mode.registered(&context.settings, &mut device);
+        self.queue_mode.registered(context, &mut device);
         self.silent.watch(&device);
         self.commands.retained.registered(&device.registration.endpoint);
         self.lifetimes.set(device.id, device.lifetime_ends(*context.settings.lifetimes.end()));
@@ -70,7 +70,7 @@ impl RegisteredDevices {
         let Some(device) = self.registry.device_mut(id) else { return ObjectListChange::Absent };
         let (is_news, changes_lifetime) = (!update.is_empty(), update.changes_lifetime());
         device.heard_from(context.now);
-        let change = device.registration.apply(update);
+        let change = device.apply(update);
         let is_bound = device.bind(context.identity(peer));
         if is_bound {
             self.silent.forget(id);
@@ -80,6 +80,7 @@ impl RegisteredDevices {
         }
         if is_news {
             device.set_awake_window(awake_window(&context.settings, &device.registration));
+            self.queue_mode.watch(device);
         }
         if changes_lifetime {
             // A shorter lifetime needs an earlier check. A longer one is noticed when the old check is due.
@@ -88,7 +89,6 @@ impl RegisteredDevices {
             context.command_broker(BrokerCommand::SetLifetime { registration: id, lifetime });
         }
         self.queue_mode.heard_from(context, device);
-        self.queue_mode.watch(device);
         self.move_to(context, id, peer);
         change
     }

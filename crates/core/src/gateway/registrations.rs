@@ -313,9 +313,9 @@ impl Registrations {
             commands.inherit(context, device, replaced);
         }
         report_undefined_versions(context, device);
-        for EarlyCommand { payload, properties, room } in early {
+        for EarlyCommand { payload, properties, room, counted } in early {
             // It counts anew from here on.
-            drop(room);
+            drop((room, counted));
             commands.handle(context, device, payload, properties);
         }
         commands.send_next(context, device);

@@ -1,20 +1,21 @@
 //! A registered device: its registration, whether it is awake, its command in flight, its pending commands, and its
 //! observations.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::coap::{ExchangeId, PendingAck, RequestId};
+use crate::coap::ExchangeId;
 use crate::command::Command;
 use crate::lwm2m::format_choice::Attempts;
-use crate::lwm2m::register::Registration;
+use crate::lwm2m::register::{ObjectListChange, Registration, Update};
 use lwm2m_base::Peer;
 use lwm2m_base::identity::Identity;
+use lwm2m_base::total::Contribution;
 
 use super::observations::DeviceObservations;
 use super::queue::{ByteReservation, CommandQueue, PendingCommand, QueueFull, QueueLimits};
-use super::{CommandDigest, Location, RegistrationId, Topics};
+use super::{CommandDigest, DeferredAcks, Location, RegistrationId, RegistryTotals, Topics};
 
 /// The maximum age of the stored record of a device of which only the time of its last message changes.
 const RECORD_AGE: Duration = Duration::from_secs(60);
@@ -42,8 +43,7 @@ pub struct Device {
     pub undefined_versions: BTreeSet<u16>,
     pub observations: DeviceObservations,
     pub waiting: CommandQueue,
-    /// Acknowledgements and answers that wait for the publication of what the device sent, by ticket.
-    pub deferred_acks: BTreeMap<u64, DeferredAck>,
+    pub deferred_acks: DeferredAcks,
     /// Boxed, because few devices have a command in flight at any time.
     in_flight: Option<Box<InFlight>>,
     /// The awake window of queue mode (`qmode_time_window`): how long the device is awake after each of its messages.
@@ -53,15 +53,9 @@ pub struct Device {
     registered: Instant,
     /// The value of `last_heard` in the newest stored record.
     recorded: Instant,
-}
-
-/// The answer that a device waits for until the broker's side has what the device sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeferredAck {
-    /// The acknowledgement of a confirmable notification.
-    Notification(PendingAck),
-    /// The response to a Send.
-    Send(RequestId),
+    registration_bytes: Contribution,
+    /// Contributes 1 if the device is counted among those that are asleep.
+    asleep: Contribution,
 }
 
 /// The presence of a device as the broker retains it for later subscribers.
@@ -148,13 +142,32 @@ impl Device {
             undefined_versions: BTreeSet::new(),
             observations: DeviceObservations::default(),
             waiting: CommandQueue::default(),
-            deferred_acks: BTreeMap::new(),
+            deferred_acks: DeferredAcks::default(),
             in_flight: None,
             awake_window: None,
             last_heard,
             registered: last_heard,
             recorded: last_heard,
+            registration_bytes: Contribution::default(),
+            asleep: Contribution::default(),
         }
+    }
+
+    /// Counts the device in these totals from now on.
+    pub(super) fn count_in(&mut self, totals: &RegistryTotals) {
+        self.registration_bytes.set(self.registration.size());
+        self.registration_bytes.count_in(&totals.registration_bytes);
+        self.asleep.count_in(&totals.asleep);
+        self.waiting.count_in(&totals.pending_commands);
+        self.deferred_acks.count_in(&totals.deferred_acks);
+        self.observations.count_in(&totals.scheduled_observations);
+    }
+
+    /// Applies an Update to the registration.
+    pub fn apply(&mut self, update: Update) -> ObjectListChange {
+        let change = self.registration.apply(update);
+        self.registration_bytes.set(self.registration.size());
+        change
     }
 
     /// Records a valid message of the device: its awake window and its lifetime begin again.
@@ -221,6 +234,20 @@ impl Device {
     /// Returns whether the device is within its awake window (queue mode, LwM2M Core 1.1 section 6.5).
     pub fn is_awake(&self, now: Instant) -> bool {
         self.awake_window.is_none_or(|window| now < self.last_heard + window)
+    }
+
+    /// Counts the device among those that are asleep, because its awake window was checked and is over.
+    pub fn fall_asleep(&mut self) {
+        self.asleep.set(1);
+    }
+
+    /// Counts the device among those that are awake. Returns whether it was asleep.
+    pub fn wake_up(&mut self) -> bool {
+        let was_asleep = self.asleep.amount() > 0;
+        if was_asleep {
+            self.asleep.set(0);
+        }
+        was_asleep
     }
 
     /// Returns the end of the awake window; `None` for a device that never sleeps.

@@ -2,17 +2,21 @@
 //!
 //! This layer never builds a packet or a topic, and it does not know how a device or the broker is reached.
 
+mod deferred_acks;
 mod device;
 mod observations;
 mod queue;
 mod retained;
 mod topics;
+mod totals;
 
-pub use device::{AdmitOutcome, DeferredAck, Device, InFlight, NewDevice, Presence, PublishedPresence};
+pub use deferred_acks::{DeferredAck, DeferredAcks};
+pub use device::{AdmitOutcome, Device, InFlight, NewDevice, Presence, PublishedPresence};
 pub use observations::{DeviceObservations, Grouping, Observation, ObservedPaths, ScheduledObservation};
 pub use queue::{ByteReservation, CommandBytes, CommandQueue, PendingCommand, QueueFull, QueueLimits};
 pub use retained::CommandDigest;
 pub use topics::{Topic, Topics};
+pub use totals::RegistryTotals;
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -74,12 +78,14 @@ pub struct Registry {
     by_location: HashMap<Location, RegistrationId>,
     /// The devices that speak from there: a proxy may speak for several.
     at_peer: HashMap<Peer, BTreeSet<RegistrationId>>,
+    totals: RegistryTotals,
 }
 
 impl Registry {
     /// Adds a device. One of the same endpoint has to be removed first.
-    pub fn insert(&mut self, device: Device) {
+    pub fn insert(&mut self, mut device: Device) {
         let id = device.id;
+        device.count_in(&self.totals);
         self.by_location.insert(device.location.clone(), id);
         self.by_endpoint.insert(device.registration.endpoint.clone(), id);
         self.at_peer.entry(device.peer).or_default().insert(id);
@@ -161,6 +167,11 @@ impl Registry {
 
     pub fn id_by_location(&self, location: &str) -> Option<RegistrationId> {
         self.by_location.get(location).copied()
+    }
+
+    /// Returns what all devices have together.
+    pub fn totals(&self) -> &RegistryTotals {
+        &self.totals
     }
 
     pub fn len(&self) -> usize {

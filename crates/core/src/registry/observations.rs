@@ -13,6 +13,7 @@ use crate::lwm2m::format_choice::Formats;
 use crate::lwm2m::operation::Operation;
 use crate::lwm2m::path::Path;
 use crate::lwm2m::register::Registration;
+use lwm2m_base::total::{Contribution, Total};
 
 /// Names an observation by what it observes. A composite observation of one path is another observation than that of
 /// the path itself.
@@ -84,6 +85,7 @@ pub struct DeviceObservations {
     /// The paths that `auto_observe` has still to observe. Commands of applications come first.
     pending: VecDeque<Path>,
     grouping: Grouping,
+    counted: Contribution,
 }
 
 impl DeviceObservations {
@@ -121,13 +123,23 @@ impl DeviceObservations {
         self.grouping = grouping;
         let left_out = self.pending.len().saturating_sub(limit);
         self.pending.truncate(limit);
+        self.counted.set(self.pending.len());
         left_out
     }
 
     /// Takes what `auto_observe` has to ask for next. A composite observation has at most `composite_paths` paths. What
     /// an application observes meanwhile is skipped.
     pub fn next_scheduled(&mut self, composite_paths: usize) -> Option<ScheduledObservation> {
-        let Self { accepted, pending, grouping } = self;
+        if self.pending.is_empty() {
+            return None;
+        }
+        let next = self.take_scheduled(composite_paths);
+        self.counted.set(self.pending.len());
+        next
+    }
+
+    fn take_scheduled(&mut self, composite_paths: usize) -> Option<ScheduledObservation> {
+        let Self { accepted, pending, grouping, .. } = self;
         let is_observed = |paths: &ObservedPaths| accepted.iter().any(|(_, observation)| observation.paths == *paths);
         let is_free = |path: &Path| !is_observed(&ObservedPaths::Single(*path));
         match grouping {
@@ -179,6 +191,11 @@ impl DeviceObservations {
 
     pub fn iter(&self) -> impl Iterator<Item = (ExchangeId, &Observation)> {
         self.accepted.iter().map(|(exchange, observation)| (*exchange, &**observation))
+    }
+
+    /// Counts the scheduled paths in this total from now on.
+    pub(super) fn count_in(&mut self, total: &Total) {
+        self.counted.count_in(total);
     }
 
     /// Returns the index of the observation that this exchange began, or the one at which it belongs.

@@ -1,13 +1,12 @@
 //! Commands that wait for their device: in order, bounded by number and bytes, each with an expiry.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
 use crate::command::{Command, LONGEST_EXPIRY};
+use lwm2m_base::total::{Contribution, Total};
 
 use super::CommandDigest;
 
@@ -26,7 +25,10 @@ pub struct PendingCommand {
 }
 
 #[derive(Debug, Default)]
-pub struct CommandQueue(VecDeque<PendingCommand>);
+pub struct CommandQueue {
+    commands: VecDeque<PendingCommand>,
+    counted: Contribution,
+}
 
 /// The bounds of one device's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,14 +53,11 @@ pub enum QueueFull {
 
 /// The bytes of the commands that are kept for all devices. A clone counts in the same place.
 #[derive(Clone, Debug, Default)]
-pub struct CommandBytes(Arc<AtomicUsize>);
+pub struct CommandBytes(Total);
 
 /// The bytes of one command, counted until this is dropped.
 #[derive(Debug)]
-pub struct ByteReservation {
-    bytes: usize,
-    all: CommandBytes,
-}
+pub struct ByteReservation(Contribution);
 
 impl PendingCommand {
     pub fn new(number: u64, command: Command, expires: Instant, room: ByteReservation) -> Self {
@@ -74,9 +73,10 @@ impl PendingCommand {
 impl CommandQueue {
     /// Adds a command, unless the queue is full: then it comes back.
     pub fn push(&mut self, waiting: PendingCommand, limits: QueueLimits) -> Result<(), (Command, QueueFull)> {
-        match limits.check(self.0.len(), self.bytes(), &waiting.room) {
+        match limits.check(self.commands.len(), self.bytes(), &waiting.room) {
             Ok(()) => {
-                self.0.push_back(waiting);
+                self.commands.push_back(waiting);
+                self.count();
                 Ok(())
             }
             Err(full) => Err((waiting.command, full)),
@@ -84,48 +84,62 @@ impl CommandQueue {
     }
 
     pub fn pop(&mut self) -> Option<PendingCommand> {
-        self.0.pop_front()
+        let popped = self.commands.pop_front()?;
+        self.count();
+        Some(popped)
     }
 
     /// Takes out the commands that waited too long, in their order.
     pub fn take_expired(&mut self, now: Instant) -> Vec<Command> {
-        let (expired, kept) = std::mem::take(&mut self.0).into_iter().partition(|waiting| waiting.expires <= now);
-        self.0 = kept;
+        let (expired, kept) =
+            std::mem::take(&mut self.commands).into_iter().partition(|waiting| waiting.expires <= now);
+        self.commands = kept;
+        self.count();
         let expired: VecDeque<PendingCommand> = expired;
         expired.into_iter().map(|waiting| waiting.command).collect()
     }
 
     pub fn next_expiry(&self) -> Option<Instant> {
-        self.0.iter().map(|waiting| waiting.expires).min()
+        self.commands.iter().map(|waiting| waiting.expires).min()
     }
 
     /// Whether the retained command with this digest waits.
     pub fn holds(&self, retained: CommandDigest) -> bool {
-        self.0.iter().any(|waiting| waiting.retained == Some(retained))
+        self.commands.iter().any(|waiting| waiting.retained == Some(retained))
     }
 
     pub fn drain(&mut self) -> impl Iterator<Item = Command> + '_ {
-        self.0.drain(..).map(|waiting| waiting.command)
+        self.counted.set(0);
+        self.commands.drain(..).map(|waiting| waiting.command)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &PendingCommand> {
-        self.0.iter()
+        self.commands.iter()
     }
 
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut PendingCommand> {
-        self.0.iter_mut()
+        self.commands.iter_mut()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.commands.is_empty()
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.commands.len()
+    }
+
+    /// Counts the commands in this total from now on.
+    pub(super) fn count_in(&mut self, total: &Total) {
+        self.counted.count_in(total);
+    }
+
+    fn count(&mut self) {
+        self.counted.set(self.commands.len());
     }
 
     fn bytes(&self) -> usize {
-        self.0.iter().map(|waiting| waiting.room.bytes).sum()
+        self.commands.iter().map(|waiting| waiting.room.bytes()).sum()
     }
 }
 
@@ -135,9 +149,9 @@ impl QueueLimits {
     pub fn check(&self, commands: usize, bytes: usize, command: &ByteReservation) -> Result<(), QueueFull> {
         if commands >= self.commands {
             Err(QueueFull::Commands)
-        } else if commands > 0 && bytes + command.bytes > self.bytes {
+        } else if commands > 0 && bytes + command.bytes() > self.bytes {
             Err(QueueFull::Bytes)
-        } else if command.all.taken() > self.bytes_of_all {
+        } else if command.0.sum_of_all() > self.bytes_of_all {
             Err(QueueFull::BytesOfAll)
         } else {
             Ok(())
@@ -148,29 +162,22 @@ impl QueueLimits {
 impl CommandBytes {
     /// Counts a command of so many bytes until the room is dropped.
     pub fn take(&self, bytes: usize) -> ByteReservation {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
-        ByteReservation { bytes, all: self.clone() }
+        ByteReservation(self.0.add(bytes))
     }
 
     pub fn taken(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.0.sum()
     }
 }
 
 impl ByteReservation {
     pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-}
-
-impl Drop for ByteReservation {
-    fn drop(&mut self) {
-        self.all.0.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.0.amount()
     }
 }
 
 impl PartialEq for ByteReservation {
     fn eq(&self, other: &Self) -> bool {
-        self.bytes == other.bytes
+        self.bytes() == other.bytes()
     }
 }

@@ -74,6 +74,10 @@ impl Scene {
         self.devices.registry().device(id).expect("the device is registered")
     }
 
+    fn asleep(&self) -> usize {
+        self.devices.registry().totals().asleep.sum()
+    }
+
     fn registered(&self, id: RegistrationId) -> bool {
         self.devices.registry().device(id).is_some()
     }
@@ -241,12 +245,48 @@ fn an_update_enters_queue_mode() {
 }
 
 #[test]
-fn a_device_whose_presence_is_not_published_has_no_deadline_for_its_sleep() {
+fn a_device_whose_presence_is_not_published_is_counted_asleep_and_has_one_deadline_for_each_awake_time() {
     let mut scene = Scene::new(GatewayConfig::default());
     let id = scene.register(7, &["lt=3600", "Q"]);
-    assert_eq!((scene.next_deadline(), scene.devices.deadlines()), (Some(3600.0), 1));
-    assert!(is_quiet(&scene.at(1000.0)));
+    scene.register(8, &["lt=3600"]);
+    assert_eq!((scene.next_deadline(), scene.devices.deadlines()), (Some(22.0), 3));
+    assert!(is_quiet(&scene.at(21.999)));
+    assert_eq!(scene.asleep(), 0);
+    assert!(is_quiet(&scene.at(22.0)));
+    assert_eq!((scene.asleep(), scene.next_deadline(), scene.devices.deadlines()), (1, Some(3600.0), 2));
     assert!(!scene.device(id).is_awake(scene.context.now));
+
+    scene.at(1000.0);
+    assert!(is_quiet(&scene.update(id, &[])));
+    assert_eq!((scene.asleep(), scene.next_deadline()), (0, Some(1022.0)));
+    scene.at(1010.0);
+    scene.update(id, &[]);
+    assert_eq!(scene.next_deadline(), Some(1022.0), "a later message moves the end when the deadline is due");
+    scene.at(1022.0);
+    assert_eq!((scene.asleep(), scene.next_deadline()), (0, Some(1032.0)));
+}
+
+#[test]
+fn a_sleeping_device_that_leaves_queue_mode_or_the_gateway_is_not_counted_any_more() {
+    let mut scene = Scene::new(GatewayConfig::default());
+    let [first, second] = [7, 8].map(|id| scene.register_with_status(id, &["lt=3600", "b=UQ"]));
+    scene.at(30.0);
+    assert_eq!(scene.asleep(), 2);
+    scene.update(first, &["b=U"]);
+    assert_eq!((scene.asleep(), scene.device(first).awake_until()), (1, None));
+    scene.devices.leave(&mut scene.context, second, LeaveReason::Deregistered);
+    assert_eq!((scene.asleep(), scene.next_deadline()), (0, Some(3600.0)));
+}
+
+#[test]
+fn a_restored_device_whose_awake_time_is_over_is_counted_asleep_at_once() {
+    let mut scene = Scene::new(GatewayConfig::default());
+    let since = scene.start;
+    scene.at(100.0);
+    let id = scene.insert(new_device(7, &["lt=3600", "Q"], since));
+    assert_eq!((scene.asleep(), scene.next_deadline()), (1, Some(3600.0)));
+    scene.update(id, &[]);
+    assert_eq!((scene.asleep(), scene.next_deadline()), (0, Some(122.0)));
 }
 
 #[test]

@@ -209,7 +209,8 @@ fn the_lists_of_zephyr_announce_one_format_of_the_root_and_versions_of_objects()
         ("</>;ct=110,", formats([110])),
         ("", formats([])),
     ] {
-        let list = format!("{root}</1>;ver=1.1,</1/0>,</3/0>,</5/0>,</3303>;ver=1.1,</3303/0>,</3303/1>,</3347>;ver=1.0");
+        let list =
+            format!("{root}</1>;ver=1.1,</1/0>,</3/0>,</5/0>,</3303>;ver=1.1,</3303/0>,</3303/1>,</3347>;ver=1.0");
         let registration = register(&["lwm2m=1.1", "ep=zephyr", "b=U", "lt=60"], &list).unwrap();
         assert_eq!(registration.formats(), announced, "{root}");
         let listed = ["/1", "/1/0", "/3/0", "/5/0", "/3303", "/3303/0", "/3303/1", "/3347"];
@@ -237,7 +238,10 @@ fn the_formats_of_an_objects_own_link_hold_for_this_object_only() {
         let list = format!("</>;rt=\"oma.lwm2m\";ct=112,</1/0>,{own},</3303/0>");
         let registration = register(&["ep=a", "lwm2m=1.1"], &list).unwrap();
         assert_eq!(registration.object_formats(3), FormatSet::from(of_device), "{own}");
-        assert_eq!((registration.object_formats(1), registration.object_formats(3303)), (formats([112]), formats([112])));
+        assert_eq!(
+            (registration.object_formats(1), registration.object_formats(3303)),
+            (formats([112]), formats([112]))
+        );
         assert_eq!(registration.formats(), formats([112]), "{own}");
         assert_eq!(object_list(&registration), ["/1/0", "/3", "/3/0", "/3303/0"], "{own}");
     }

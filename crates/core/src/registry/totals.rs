@@ -1,0 +1,17 @@
+//! Sums over the registered devices. Every part of a device counts itself, so that a look at the sums costs the same for
+//! any number of devices.
+
+use lwm2m_base::total::Total;
+
+/// What all registered devices have together. A device counts from its insertion into the registry until it is dropped.
+#[derive(Debug, Default)]
+pub struct RegistryTotals {
+    /// Bytes that the registrations take.
+    pub registration_bytes: Total,
+    pub pending_commands: Total,
+    pub deferred_acks: Total,
+    /// Paths that `auto_observe` has still to ask for.
+    pub scheduled_observations: Total,
+    /// Devices in queue mode whose awake window was over when it was checked last.
+    pub asleep: Total,
+}
