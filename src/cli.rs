@@ -1,9 +1,14 @@
 //! The command line: parses the arguments, runs the command and maps the result to an exit code. The commands that do not
-//! serve devices are here: `check`, `emqx-config`, `objects`, `token` and `openapi`.
+//! serve devices are here: `check`, `emqx-config`, `objects`, `token`, `openapi` and `completion`. Those that ask a
+//! running gateway are in `remote`.
 
 mod check;
+#[cfg(feature = "console")]
+mod completion;
 mod connect;
 mod objects;
+#[cfg(feature = "console")]
+mod remote;
 mod suggestions;
 #[cfg(feature = "console")]
 mod token;
@@ -39,12 +44,18 @@ const HELP: &str = "Examples:
   lwm2m-gateway check -c gateway.toml --connect look at everything before the first start
   lwm2m-gateway emqx-config -c gateway.toml     EMQX's side of it
   lwm2m-gateway run -c gateway.toml             serve devices
+  lwm2m-gateway devices                         list the devices of a running gateway, by its console
+  lwm2m-gateway read ep1 /3/0                   read from a device
 
 Environment:
   LWM2M_GATEWAY__SECTION__KEY  overrides a key of the configuration: LWM2M_GATEWAY__UPSTREAM__KIND=mqtt
   LWM2M_GATEWAY_LOG            the log level: off, error, warn, info, debug, trace, or directives such as info,h2=debug
+  LWM2M_GATEWAY_AT             the console of a running gateway: http://HOST:PORT, https://HOST:PORT or unix:PATH
+  LWM2M_GATEWAY_TOKEN          a token of that console
+  NO_COLOR                     no colours
 
-Exit codes: 0 success, 1 failure, 2 wrong usage
+Exit codes: 0 success, 1 failure, 2 wrong usage. Commands for a device also: 3 the device answered 4.xx or 5.xx, 4 it did
+not answer, 5 the command still waits, 6 the device is not registered, 7 the token does not allow it.
 
 deploy/lwm2m-gateway.toml has every key of the configuration with its default, docs/ has the manual.";
 
@@ -114,6 +125,12 @@ enum Subcommand {
     /// Print the OpenAPI document of the console
     #[cfg(feature = "console")]
     Openapi,
+    /// Print a script that completes commands and options in a shell
+    #[cfg(feature = "console")]
+    Completion { shell: completion::CompletionShell },
+    #[cfg(feature = "console")]
+    #[command(flatten)]
+    Remote(remote::RemoteCommand),
 }
 
 #[derive(Debug, Args)]
@@ -130,14 +147,15 @@ impl ConfigFile {
     }
 }
 
-/// Runs the program with the arguments of the process. The exit code is 0 for success, 1 for failure, 2 for wrong usage.
+/// Runs the program with the arguments of the process. The exit code is 0 for success, 1 for failure, 2 for wrong usage;
+/// commands that ask a running gateway have further ones.
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return wrong_usage(&error),
     };
     match execute(arguments.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(exit) => exit,
         // The reader of a list has closed it early: `objects | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -147,8 +165,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn execute(command: Subcommand) -> anyhow::Result<()> {
-    match command {
+fn execute(command: Subcommand) -> anyhow::Result<ExitCode> {
+    let done = match command {
         #[cfg(feature = "embedded")]
         Subcommand::Run { config, embedded: true, simulate: simulated } => {
             serve(config.load()?, |config| app::run(config, Some(Trial { simulated })))
@@ -164,8 +182,13 @@ fn execute(command: Subcommand) -> anyhow::Result<()> {
         Subcommand::Token(arguments) => token::token(&arguments, &mut io::stdout().lock()),
         #[cfg(feature = "console")]
         Subcommand::Openapi => Ok(write!(io::stdout().lock(), "{}", console::document())?),
+        #[cfg(feature = "console")]
+        Subcommand::Completion { shell } => completion::write(shell, &mut io::stdout().lock()),
+        #[cfg(feature = "console")]
+        Subcommand::Remote(command) => return Ok(remote::run(command)?),
         Subcommand::Objects { query, config } => objects(&query, &config, &mut io::stdout().lock()),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// Starts the log and the asynchronous runtime, and runs the work to its end.

@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::Context;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval_at};
+use tokio::time::interval;
 use tracing::debug;
 
 use crate::driver::unix_time;
@@ -43,7 +43,7 @@ impl SimulatedDevices {
 
 /// Runs a device, and does at intervals what its kind does by itself.
 async fn run(mut device: RunningDevice, kind: DeviceKind, number: u16) {
-    let mut due = interval_at(Instant::now() + HABIT_INTERVAL, HABIT_INTERVAL);
+    let mut due = interval(HABIT_INTERVAL);
     let mut turn = 0;
     loop {
         tokio::select! {

@@ -30,6 +30,8 @@ mod outage;
 mod psk_http;
 mod registering_again;
 mod reload;
+#[cfg(feature = "console")]
+mod remote_commands;
 mod restart;
 mod service;
 mod start;

@@ -12,13 +12,13 @@ use crate::common::program::Program;
 use crate::console::{Answer, exchange};
 
 /// The program as a person starts it for a first look, with ports of the system's choice.
-struct Trial {
+pub struct Trial {
     program: Program,
     _folder: TempDir,
 }
 
 impl Trial {
-    fn start(lines: &str, options: &[&str]) -> Self {
+    pub fn start(lines: &str, options: &[&str]) -> Self {
         let folder = TempDir::new().expect("a folder");
         let config = format!(
             "{lines}
@@ -38,7 +38,7 @@ impl Trial {
     }
 
     /// Returns the address and the token of the link.
-    fn link(&self) -> (SocketAddr, String) {
+    pub fn link(&self) -> (SocketAddr, String) {
         let output = self.program.output();
         let (_, link) = output.split_once("http://127.0.0.1:").expect("a link of the admin listener");
         let (_, link) = link.split_once("  console ").expect("a link of the console");

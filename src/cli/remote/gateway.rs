@@ -1,0 +1,122 @@
+//! `overview`, `top` and `failures`.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::interval;
+
+use super::client::{ApiPath, Client, Document};
+use super::error::{RemoteError, RemoteExit};
+use super::interrupt::Interrupt;
+use super::output::{Cell, Output, Table, Tone, short, text_of, time_since};
+
+/// Interval of `top`.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// Shows the state of the gateway.
+pub async fn overview(client: &Client, output: &mut Output) -> Result<RemoteExit, RemoteError> {
+    let document = client.get(ApiPath::new(&["overview"])).await?;
+    write_overview(&document, output)?;
+    Ok(RemoteExit::Done)
+}
+
+/// Shows the state of the gateway again and again, until Ctrl-C.
+pub async fn top(client: &Client, output: &mut Output) -> Result<RemoteExit, RemoteError> {
+    let mut interrupt = Interrupt::new()?;
+    let mut due = interval(INTERVAL);
+    let mut is_first = true;
+    loop {
+        tokio::select! {
+            _ = due.tick() => {
+                let document = client.get(ApiPath::new(&["overview"])).await?;
+                output.next_page(is_first)?;
+                write_overview(&document, output)?;
+                is_first = false;
+            }
+            () = interrupt.received() => return Ok(RemoteExit::Done),
+        }
+    }
+}
+
+/// Lists what failed lately.
+pub async fn failures(client: &Client, output: &mut Output) -> Result<RemoteExit, RemoteError> {
+    let document = client.get(ApiPath::new(&["failures"])).await?;
+    if output.json {
+        output.document(&document)?;
+        return Ok(RemoteExit::Done);
+    }
+    let list = document.value["failures"].as_array().ok_or_else(|| client.unexpected("no list of failures"))?;
+    let header = ["AGO", "COUNT", "KIND", "ENDPOINT", "ADDRESS", "IDENTITY", "CODE", "PATH", "REASON"];
+    Table::new(&header).write(output, &list.iter().map(failure_row).collect::<Vec<_>>())?;
+    Ok(RemoteExit::Done)
+}
+
+fn failure_row(failure: &Value) -> Vec<Cell> {
+    let mut row = vec![
+        Cell::from(time_since(&failure["at"])),
+        Cell::from(&failure["count"]),
+        Cell::toned(text_of(&failure["kind"]), Tone::Bad),
+    ];
+    row.extend(["endpoint", "address", "identity", "code", "path", "reason"].map(|name| Cell::from(&failure[name])));
+    row
+}
+
+fn write_overview(document: &Document, output: &Output) -> Result<(), RemoteError> {
+    if output.json {
+        return Ok(output.document(document)?);
+    }
+    let overview = &document.value;
+    Table::new(&["FACT", "VALUE"]).write(output, &facts(overview))?;
+    let conditions = overview["conditions"].as_object().into_iter().flatten();
+    let conditions: Vec<_> = conditions.map(|(name, condition)| condition_row(name, condition)).collect();
+    if !conditions.is_empty() {
+        output.line("")?;
+        Table::new(&["CONDITION", "STATE", "DETAIL"]).write(output, &conditions)?;
+    }
+    let bounds: Vec<_> = overview["bounds"].as_array().into_iter().flatten().map(bound_row).collect();
+    if !bounds.is_empty() {
+        output.line("")?;
+        Table::new(&["USED", "LIMIT", "UNIT", "BOUND"]).write(output, &bounds)?;
+    }
+    Ok(())
+}
+
+fn facts(overview: &Value) -> Vec<Vec<Cell>> {
+    let (devices, upstream) = (&overview["devices"], &overview["upstream"]);
+    let uptime = overview["uptime"].as_u64().map(|seconds| short(Duration::from_secs(seconds)));
+    let mut facts = vec![
+        vec![Cell::from("version"), Cell::from(&overview["version"])],
+        vec![Cell::from("uptime"), Cell::from(uptime.unwrap_or_default())],
+        vec![Cell::from("devices"), Cell::from(&devices["total"])],
+        vec![Cell::from("devices awake"), Cell::from(&devices["awake"])],
+        vec![Cell::from("devices asleep"), Cell::from(&devices["asleep"])],
+        vec![Cell::from("devices registering"), Cell::from(&devices["joining"])],
+        vec![Cell::from("broker"), Cell::from(&upstream["kind"])],
+        vec![Cell::from("broker nodes up"), Cell::from(&upstream["nodesUp"])],
+        vec![Cell::from("broker nodes down"), nodes_down(&upstream["nodesDown"])],
+        vec![Cell::from("publications waiting"), Cell::from(&upstream["waiting"])],
+    ];
+    for (name, rate) in overview["rates"].as_object().into_iter().flatten() {
+        facts.push(vec![Cell::from(format!("{name} per second")), Cell::from(rate)]);
+    }
+    facts
+}
+
+fn nodes_down(count: &Value) -> Cell {
+    let tone = if count.as_u64().is_some_and(|count| count > 0) { Tone::Bad } else { Tone::Neutral };
+    Cell::toned(text_of(count), tone)
+}
+
+fn condition_row(name: &str, condition: &Value) -> Vec<Cell> {
+    let state = text_of(&condition["state"]);
+    let tone = match state.as_str() {
+        "up" => Tone::Good,
+        "off" => Tone::Faint,
+        _ => Tone::Bad,
+    };
+    vec![Cell::from(name), Cell::toned(state, tone), Cell::from(&condition["detail"])]
+}
+
+fn bound_row(bound: &Value) -> Vec<Cell> {
+    ["used", "limit", "unit", "name"].map(|member| Cell::from(&bound[member])).to_vec()
+}

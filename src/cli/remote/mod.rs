@@ -1,0 +1,317 @@
+//! The commands that ask a running gateway, over the HTTP API of its console.
+//!
+//! 1. `arguments` has the options, `place` finds the console and the token, `client` sends the requests.
+//! 2. A module for each group of resources: `devices`, `gateway`, `commands`, `observe`, `events`, `traces`.
+//! 3. `output` writes: data to the standard output, as a table or as the JSON of the API, everything else to the
+//!    standard error output.
+//! 4. `error` maps every result to an exit code.
+//!
+//! These commands know the API only, nothing of the gateway's inside. Members that an older or newer gateway does not
+//! have are left out.
+
+mod arguments;
+mod client;
+mod commands;
+mod devices;
+mod error;
+mod events;
+mod gateway;
+mod interrupt;
+mod observe;
+mod output;
+mod place;
+mod traces;
+
+use std::io;
+use std::process::ExitCode;
+
+use arguments::ConnectionArguments;
+use client::Client;
+use commands::{CommandRequest, Confirmation};
+use error::{RemoteError, RemoteExit};
+use output::Output;
+
+/// The commands. A device is named by its endpoint name, a path is that of LwM2M: `/3303/0/5700`.
+#[derive(Debug, clap::Subcommand)]
+pub enum RemoteCommand {
+    /// List the registered devices of a running gateway
+    Devices {
+        #[command(flatten)]
+        search: arguments::SearchArguments,
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+    /// Show a device: registration, objects, DTLS, pending commands, observations
+    Show {
+        /// Endpoint name
+        #[arg(value_name = "EP")]
+        endpoint: String,
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+    /// List the pending commands of a device, in the order in which they are sent
+    Queue {
+        /// Endpoint name
+        #[arg(value_name = "EP")]
+        endpoint: String,
+        /// Withdraw the pending command with this number; who gave it gets 4.00
+        #[arg(long, value_name = "NUMBER")]
+        withdraw: Option<u64>,
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+    /// List what failed lately: registrations, handshakes, commands, publications
+    Failures {
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+    /// Show the state of the gateway: devices, broker, conditions, bounds
+    Overview {
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+    /// Show the state of the gateway every two seconds, until Ctrl-C
+    Top {
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+    /// Read a resource, an instance or an object; several paths are read in one composite request
+    Read {
+        #[command(flatten)]
+        target: arguments::TargetArguments,
+        /// More paths
+        #[arg(value_name = "PATH")]
+        more: Vec<String>,
+        #[command(flatten)]
+        waiting: arguments::WaitArguments,
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+    /// Write a resource
+    Write {
+        #[command(flatten)]
+        target: arguments::TargetArguments,
+        #[command(flatten)]
+        value: arguments::ValueArguments,
+        #[command(flatten)]
+        confirmation: Confirmation,
+        #[command(flatten)]
+        waiting: arguments::WaitArguments,
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+    /// Execute a resource
+    Exec {
+        #[command(flatten)]
+        target: arguments::TargetArguments,
+        /// Arguments of the operation, such as 0='now'
+        #[arg(value_name = "ARGS")]
+        arguments: Option<String>,
+        #[command(flatten)]
+        confirmation: Confirmation,
+        #[command(flatten)]
+        waiting: arguments::WaitArguments,
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+    /// Create an instance of an object; the device chooses the ID if the path has none
+    Create {
+        #[command(flatten)]
+        target: arguments::TargetArguments,
+        /// Resources of the instance, such as 0=48.1
+        #[arg(value_name = "RESOURCE=VALUE", required = true, value_parser = arguments::assignment)]
+        resources: Vec<(String, String)>,
+        #[command(flatten)]
+        confirmation: Confirmation,
+        #[command(flatten)]
+        waiting: arguments::WaitArguments,
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+    /// Delete an instance
+    Delete {
+        #[command(flatten)]
+        target: arguments::TargetArguments,
+        #[command(flatten)]
+        confirmation: Confirmation,
+        #[command(flatten)]
+        waiting: arguments::WaitArguments,
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+    /// List what is below a path of a device, with its attributes
+    Discover {
+        #[command(flatten)]
+        target: arguments::TargetArguments,
+        #[command(flatten)]
+        waiting: arguments::WaitArguments,
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+    /// Write attributes of notifications, such as pmin=10 pmax=60
+    WriteAttr {
+        #[command(flatten)]
+        target: arguments::TargetArguments,
+        /// Attributes: pmin, pmax, gt, lt, st and others
+        #[arg(value_name = "NAME=VALUE", required = true, value_parser = arguments::assignment)]
+        attributes: Vec<(String, String)>,
+        #[command(flatten)]
+        waiting: arguments::WaitArguments,
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+    /// Observe a path
+    Observe {
+        #[command(flatten)]
+        target: arguments::TargetArguments,
+        /// Print the notifications until Ctrl-C, and end the observation then if this command has begun it
+        #[arg(long)]
+        follow: bool,
+        #[command(flatten)]
+        waiting: arguments::WaitArguments,
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+    /// End the observation of a path
+    Cancel {
+        #[command(flatten)]
+        target: arguments::TargetArguments,
+        #[command(flatten)]
+        waiting: arguments::WaitArguments,
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+    /// Print the events of a device, or of all devices, until Ctrl-C
+    Events {
+        /// Endpoint name; without it registrations, address changes and failures of all devices
+        #[arg(value_name = "EP")]
+        endpoint: Option<String>,
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+    /// Print the CoAP messages of a device after decryption, until Ctrl-C
+    Trace {
+        #[command(flatten)]
+        traced: arguments::TraceArguments,
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+    /// End the registration of a device: its next Update is answered 4.04, so that it registers again
+    Kick {
+        /// Endpoint name
+        #[arg(value_name = "EP")]
+        endpoint: String,
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+}
+
+/// Runs a command. The error is that of the standard output only: every other one is written, and is an exit code.
+pub fn run(command: RemoteCommand) -> io::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match runtime.block_on(execute(command)) {
+        Ok(exit) => Ok(exit.into()),
+        Err(RemoteError::Output(error)) => Err(error),
+        Err(error) => {
+            eprintln!("lwm2m-gateway: {}", output::printable(&error.to_string()));
+            Ok(error.exit().into())
+        }
+    }
+}
+
+async fn execute(command: RemoteCommand) -> Result<RemoteExit, RemoteError> {
+    match command {
+        RemoteCommand::Devices { search, connection } => {
+            let (client, mut output) = connect(&connection)?;
+            devices::list(&client, &search, &mut output).await
+        }
+        RemoteCommand::Show { endpoint, connection } => {
+            let (client, mut output) = connect(&connection)?;
+            devices::show(&client, &endpoint, &mut output).await
+        }
+        RemoteCommand::Queue { endpoint, withdraw, connection } => {
+            let (client, mut output) = connect(&connection)?;
+            match withdraw {
+                None => devices::queue(&client, &endpoint, &mut output).await,
+                Some(number) => devices::withdraw(&client, &endpoint, number, &output).await,
+            }
+        }
+        RemoteCommand::Failures { connection } => {
+            let (client, mut output) = connect(&connection)?;
+            gateway::failures(&client, &mut output).await
+        }
+        RemoteCommand::Overview { connection } => {
+            let (client, mut output) = connect(&connection)?;
+            gateway::overview(&client, &mut output).await
+        }
+        RemoteCommand::Top { connection } => {
+            let (client, mut output) = connect(&connection)?;
+            gateway::top(&client, &mut output).await
+        }
+        RemoteCommand::Read { target, more, waiting, connection } => {
+            command_of(CommandRequest::read(&target.path, more), &target, &waiting, &connection).await
+        }
+        RemoteCommand::Write { target, value, confirmation, waiting, connection } => {
+            let request = CommandRequest::write(&target.path, &value)?;
+            confirmation.ask_for_write(&target)?;
+            command_of(request, &target, &waiting, &connection).await
+        }
+        RemoteCommand::Exec { target, arguments, confirmation, waiting, connection } => {
+            confirmation.ask("execute", &target)?;
+            command_of(CommandRequest::execute(&target.path, arguments), &target, &waiting, &connection).await
+        }
+        RemoteCommand::Create { target, resources, confirmation, waiting, connection } => {
+            let request = CommandRequest::create(&target.path, &resources)?;
+            confirmation.ask("create", &target)?;
+            command_of(request, &target, &waiting, &connection).await
+        }
+        RemoteCommand::Delete { target, confirmation, waiting, connection } => {
+            confirmation.ask("delete", &target)?;
+            command_of(CommandRequest::plain("delete", &target.path), &target, &waiting, &connection).await
+        }
+        RemoteCommand::Discover { target, waiting, connection } => {
+            command_of(CommandRequest::plain("discover", &target.path), &target, &waiting, &connection).await
+        }
+        RemoteCommand::WriteAttr { target, attributes, waiting, connection } => {
+            command_of(CommandRequest::write_attributes(&target.path, &attributes), &target, &waiting, &connection)
+                .await
+        }
+        RemoteCommand::Observe { target, follow: false, waiting, connection } => {
+            command_of(CommandRequest::plain("observe", &target.path), &target, &waiting, &connection).await
+        }
+        RemoteCommand::Observe { target, follow: true, waiting, connection } => {
+            let (client, mut output) = connect(&connection)?;
+            observe::follow(&client, &target, &waiting, &mut output).await
+        }
+        RemoteCommand::Cancel { target, waiting, connection } => {
+            command_of(CommandRequest::plain("cancel-observe", &target.path), &target, &waiting, &connection).await
+        }
+        RemoteCommand::Events { endpoint, connection } => {
+            let (client, mut output) = connect(&connection)?;
+            events::print(&client, endpoint.as_deref(), &mut output).await
+        }
+        RemoteCommand::Trace { traced, connection } => {
+            let (client, mut output) = connect(&connection)?;
+            traces::trace(&client, &traced, &mut output).await
+        }
+        RemoteCommand::Kick { endpoint, connection } => {
+            let (client, output) = connect(&connection)?;
+            devices::kick(&client, &endpoint, &output).await
+        }
+    }
+}
+
+async fn command_of(
+    request: CommandRequest,
+    target: &arguments::TargetArguments,
+    waiting: &arguments::WaitArguments,
+    connection: &ConnectionArguments,
+) -> Result<RemoteExit, RemoteError> {
+    let (client, mut output) = connect(connection)?;
+    commands::send(&client, &target.endpoint, &request, waiting, &mut output).await
+}
+
+fn connect(connection: &ConnectionArguments) -> Result<(Client, Output), RemoteError> {
+    let place = connection.place()?;
+    Ok((Client::new(place, connection.token()?)?, Output::new(connection.json)))
+}
