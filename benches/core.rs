@@ -130,15 +130,17 @@ fn page(criterion: &mut Criterion) {
     let any = DeviceFilter::default();
     for (name, filter) in [
         ("a hundred rows", any.clone()),
-        ("a search by part of the name", DeviceFilter { name_part: Some("nothing".to_owned()), ..any.clone() }),
+        ("a search by part of the name", DeviceFilter { name_parts: vec!["nothing".to_owned()], ..any.clone() }),
         ("a search by object", DeviceFilter { object: Some(32_000), ..any.clone() }),
+        ("a search by username", DeviceFilter { username: Some("nobody".to_owned()), ..any.clone() }),
         ("a search by identity", DeviceFilter { identity: Some("nobody".to_owned()), ..any.clone() }),
         ("a search for silent devices", DeviceFilter { silent: Some(Duration::MAX), ..any }),
     ] {
         let mut after = None;
         criterion.bench_function(&format!("one page of {ONLOOKED_DEVICES} devices, {name}"), |bencher| {
             bencher.iter(|| {
-                let query = PageQuery { after: after.take(), filter: filter.clone(), limit: PAGE_ROWS };
+                let query =
+                    PageQuery { after: after.take(), filter: filter.clone(), limit: PAGE_ROWS, ..PageQuery::default() };
                 let page = bench.gateway.page(bench.now, black_box(&query));
                 after.clone_from(&page.next);
                 black_box(page)

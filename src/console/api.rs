@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 
 use super::problem::{Problem, ProblemDocument, ProblemKind};
 use super::tokens::{Access, Role};
-use super::{ConsoleServer, audit, devices, failures, objects, overview, page, session};
+use super::{ConsoleServer, audit, devices, emqx, failures, objects, overview, page, session};
 
 /// The resources are below this path. A change that clients would notice gets another number.
 const BASE: &str = "/api/v1";
@@ -69,7 +69,10 @@ fn described() -> OpenApiRouter<Arc<ConsoleServer>> {
         .routes(routes!(failures::failures))
         .routes(routes!(audit::audit))
         .routes(routes!(openapi));
-    OpenApiRouter::with_openapi(ApiDescription::openapi()).nest(BASE, api)
+    let emqx = OpenApiRouter::new()
+        .routes(routes!(emqx::clients::clients))
+        .routes(routes!(emqx::clients::client, emqx::clients::kick));
+    OpenApiRouter::with_openapi(ApiDescription::openapi()).nest(BASE, api).nest(emqx::BASE, emqx)
 }
 
 /// Get the OpenAPI document

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use crate::driver::control::DriverSilent;
-use lwm2m_core::gateway::view::{DeviceFilter, DeviceTransport, PAGE_ROWS, PageQuery, WakeState};
+use lwm2m_core::gateway::view::{DeviceFilter, DevicePage, DeviceTransport, PAGE_ROWS, PageQuery, WakeState};
 
 use super::ConsoleServer;
 use super::audit::Author;
@@ -96,8 +96,8 @@ pub async fn devices(
     let Some(filter) = filter else { return Ok(Json(list)) };
     loop {
         let wanted = (limit - list.devices.len()).min(PAGE_ROWS);
-        let query = PageQuery { after: after.take(), filter: filter.clone(), limit: wanted };
-        let page = server.gate.pass(server.sources.admin.control.page(query)).await.map_err(silent)?;
+        let query = PageQuery { after: after.take(), filter: filter.clone(), limit: wanted, ..PageQuery::default() };
+        let page = page(&server, query).await?;
         list.devices.extend(page.rows.into_iter().map(DeviceListRow::from));
         list.examined += page.examined;
         list.total = page.total;
@@ -166,7 +166,14 @@ pub async fn kick(
 ) -> Result<StatusCode, Problem> {
     access.operator()?;
     let endpoint = visible_endpoint(&access, endpoint)?;
-    let author = Author { access, peer };
+    match end_registration(server, Author { access, peer }, endpoint.clone()).await? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(not_registered(&endpoint)),
+    }
+}
+
+/// Ends a registration, records that, and returns whether there was one.
+pub async fn end_registration(server: Arc<ConsoleServer>, author: Author, endpoint: String) -> Result<bool, Problem> {
     // It goes on, and is recorded, if the client does not wait for it.
     let working = tokio::spawn(async move {
         let kicked = server.gate.pass(server.sources.admin.control.kick(endpoint.clone())).await;
@@ -176,20 +183,21 @@ pub async fn kick(
             Err(DriverSilent) => "no answer",
         };
         server.audit.record(&author, "kick", &endpoint, result);
-        match kicked {
-            Ok(true) => Ok(StatusCode::NO_CONTENT),
-            Ok(false) => Err(not_registered(&endpoint)),
-            Err(error) => Err(silent(error)),
-        }
+        kicked.map_err(silent)
     });
     working.await.map_err(|error| ProblemKind::Internal.because(error.to_string()))?
+}
+
+/// Returns a page of devices, when it is its turn.
+pub async fn page(server: &ConsoleServer, query: PageQuery) -> Result<DevicePage, Problem> {
+    server.gate.pass(server.sources.admin.control.page(query)).await.map_err(silent)
 }
 
 impl DevicesQuery {
     fn filter(self, prefix: String) -> DeviceFilter {
         DeviceFilter {
             prefix,
-            name_part: self.q.filter(|part| !part.is_empty()),
+            name_parts: self.q.into_iter().collect(),
             state: self.state.map(|state| match state {
                 DeviceState::Awake => WakeState::Awake,
                 DeviceState::Asleep => WakeState::Asleep,
@@ -204,6 +212,7 @@ impl DevicesQuery {
             identity: self.identity,
             silent: self.silent.map(Duration::from_secs),
             waiting: self.waiting.unwrap_or(false),
+            ..DeviceFilter::default()
         }
     }
 }

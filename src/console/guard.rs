@@ -7,15 +7,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::http::Method;
 use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, ORIGIN};
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, Method};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use tracing::warn;
 
 use crate::driver::monotonic_now;
 use lwm2m_base::rate::{Limiter, Rate, RateLimit, SourceNetwork};
 
+use super::emqx;
 use super::problem::{Problem, ProblemKind};
 use super::tokens::{Access, Tokens};
 
@@ -78,7 +81,7 @@ impl Guard {
         if !path.starts_with(API) || path == DOCUMENT_PATH {
             return Ok(None);
         }
-        let access = self.authenticate(peer, &request.headers, tokens)?;
+        let access = self.authenticate(peer, request, tokens)?;
         check_body(request)?;
         Ok(Some(access))
     }
@@ -99,8 +102,8 @@ impl Guard {
         Err(ProblemKind::WrongHost.because("Host is not a name of the console; console.hosts lists further names"))
     }
 
-    fn authenticate(&self, peer: Peer, headers: &HeaderMap, tokens: &Tokens) -> Result<Access, Problem> {
-        let Some(header) = headers.get(AUTHORIZATION) else {
+    fn authenticate(&self, peer: Peer, request: &Parts, tokens: &Tokens) -> Result<Access, Problem> {
+        let Some(header) = request.headers.get(AUTHORIZATION) else {
             return match peer {
                 Peer::Process(uid) => Ok(Access::of_process(uid)),
                 Peer::Tcp { .. } => {
@@ -108,9 +111,13 @@ impl Guard {
                 }
             };
         };
-        let token = header.to_str().ok().and_then(|text| text.split_once(' '));
-        let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        match token.and_then(|(_, token)| tokens.access(token.trim())) {
+        let credentials = header.to_str().ok().and_then(|text| text.split_once(' '));
+        let access = credentials.and_then(|(scheme, credentials)| match scheme.to_ascii_lowercase().as_str() {
+            "bearer" => tokens.access(credentials.trim()),
+            "basic" if emqx::is_path(request.uri.path()) => api_key(credentials.trim(), tokens),
+            _ => None,
+        });
+        match access {
             Some(access) => Ok(access),
             None => Err(self.wrong_token(monotonic_now(), peer)),
         }
@@ -130,6 +137,13 @@ impl Guard {
             Err(_) => ProblemKind::TooMany.because("too many wrong tokens came from this address"),
         }
     }
+}
+
+/// Returns the access of an API key as EMQX has them: the name of the token is the key, the token is its secret.
+fn api_key(credentials: &str, tokens: &Tokens) -> Option<Access> {
+    let text = String::from_utf8(STANDARD.decode(credentials).ok()?).ok()?;
+    let (name, token) = text.split_once(':')?;
+    tokens.access(token).filter(|access| access.name == name)
 }
 
 /// Rejects a request that a page of another site makes. Another site may link to the page, which shows nothing by itself.
@@ -155,13 +169,14 @@ fn check_site(request: &Parts) -> Result<(), Problem> {
     Err(ProblemKind::CrossSite.because("requests of pages from other sites are rejected"))
 }
 
-/// Rejects a body that is too large, and a POST that is not JSON: a form of another site cannot send JSON.
+/// Rejects a body that is too large, and a POST that is not JSON: a form of another site cannot send JSON. The paths of
+/// EMQX have no bodies.
 fn check_body(request: &Parts) -> Result<(), Problem> {
     let length = request.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if length.is_some_and(|length| length > BODY_BYTES) {
         return Err(ProblemKind::BodyTooLarge.because(format!("a body has at most {BODY_BYTES} bytes")));
     }
-    if request.method != Method::POST {
+    if request.method != Method::POST || emqx::is_path(request.uri.path()) {
         return Ok(());
     }
     let media_type = request.headers.get(CONTENT_TYPE).and_then(|media_type| media_type.to_str().ok());

@@ -15,6 +15,7 @@ mod api;
 mod audit;
 mod device_documents;
 mod devices;
+mod emqx;
 mod failures;
 mod files;
 mod gate;
@@ -37,7 +38,7 @@ use std::time::Instant;
 
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin::AdminSources;
@@ -56,6 +57,9 @@ use listener::{ConsoleListeners, ConsoleSocket, SocketFile};
 use tokens::TokensError;
 
 pub use api::document;
+
+/// Maximum number of large lists that are made at the same time.
+const LARGE_LISTS: usize = 2;
 
 /// The configuration of the console.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,6 +118,8 @@ struct ConsoleServer {
     gate: Gate,
     audit: AuditLog,
     hidden: HiddenPaths,
+    /// Lets few large lists at a time be made: they need much memory.
+    large_lists: Semaphore,
     started: Instant,
 }
 
@@ -159,6 +165,7 @@ impl Console {
         let server = Arc::new(ConsoleServer {
             gate: Gate::new(sources.admin.metrics.console.driver_seconds.clone()),
             audit: AuditLog::default(),
+            large_lists: Semaphore::new(LARGE_LISTS),
             hidden: config.hide.clone(),
             sources,
             files,

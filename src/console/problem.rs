@@ -7,6 +7,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::emqx::{self, EmqxError};
+
 const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
 
 /// The kinds of errors; each has a type, a status and a title.
@@ -50,6 +52,10 @@ pub struct ProblemDocument {
 }
 
 impl ProblemKind {
+    pub fn status(self) -> StatusCode {
+        self.parts().1
+    }
+
     fn parts(self) -> (&'static str, StatusCode, &'static str) {
         match self {
             Self::InvalidRequest => ("invalid-request", StatusCode::BAD_REQUEST, "The request is invalid"),
@@ -102,30 +108,27 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Replaces the body of an error response by the problem document. Other responses stay as they are.
+/// Replaces the body of an error response by the problem document, or by the document of EMQX below its paths. Other
+/// responses stay as they are.
 pub fn finish(mut response: Response, path: &str) -> Response {
     let status = response.status();
     if !status.is_client_error() && !status.is_server_error() {
         return response;
     }
+    if let Some(error) = response.extensions_mut().remove::<EmqxError>() {
+        return error.answer();
+    }
     let problem = response.extensions_mut().remove::<Problem>();
     let problem = problem.unwrap_or_else(|| ProblemKind::of_status(status).because(""));
-    let (name, status, title) = problem.kind.parts();
-    let document = ProblemDocument {
-        kind: format!("urn:lwm2m-gateway:problem:{name}"),
-        title,
-        status: status.as_u16(),
-        detail: problem.detail,
-        instance: path.to_owned(),
-    };
+    let kind = problem.kind;
     let allow = response.headers_mut().remove(ALLOW);
-    let mut finished = (status, Json(document)).into_response();
+    let mut finished =
+        if emqx::is_path(path) { EmqxError::from(problem).answer() } else { problem_document(problem, path) };
     let headers = finished.headers_mut();
-    headers.insert(CONTENT_TYPE, MEDIA_TYPE);
     if let Some(allow) = allow {
         headers.insert(ALLOW, allow);
     }
-    match problem.kind {
+    match kind {
         // Never Basic: a browser would ask for a password.
         ProblemKind::NotAuthenticated => drop(headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
         ProblemKind::TooMany => drop(headers.insert(RETRY_AFTER, HeaderValue::from_static("1"))),
@@ -142,4 +145,18 @@ pub fn finish(mut response: Response, path: &str) -> Response {
         | ProblemKind::Internal => {}
     }
     finished
+}
+
+fn problem_document(problem: Problem, path: &str) -> Response {
+    let (name, status, title) = problem.kind.parts();
+    let document = ProblemDocument {
+        kind: format!("urn:lwm2m-gateway:problem:{name}"),
+        title,
+        status: status.as_u16(),
+        detail: problem.detail,
+        instance: path.to_owned(),
+    };
+    let mut response = (status, Json(document)).into_response();
+    response.headers_mut().insert(CONTENT_TYPE, MEDIA_TYPE);
+    response
 }

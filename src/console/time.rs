@@ -1,5 +1,6 @@
 //! Times of the API.
 
+use std::fmt;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Serialize, Serializer};
@@ -23,7 +24,13 @@ pub fn now() -> Timestamp {
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&humantime::format_rfc3339_millis(UNIX_EPOCH + self.0.min(LATEST)))
+        serializer.collect_str(self)
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_rfc3339_millis(UNIX_EPOCH + self.0.min(LATEST)).fmt(f)
     }
 }
 

@@ -11,6 +11,8 @@ mod console;
 #[cfg(feature = "console")]
 mod console_devices;
 #[cfg(feature = "console")]
+mod console_emqx;
+#[cfg(feature = "console")]
 mod console_failures;
 mod definitions;
 mod documentation;

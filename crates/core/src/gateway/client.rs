@@ -9,8 +9,9 @@ use lwm2m_base::Peer;
 use lwm2m_base::identity::Identity;
 
 use super::broker::ClientInfo;
-use super::config::{GatewayConfig, PasswordSource};
+use super::config::{ClientTemplates, GatewayConfig, PasswordSource};
 use super::presence::will;
+use super::view::BrokerNames;
 
 /// Returns what the device is to the broker, and its topics.
 pub(super) fn client(
@@ -19,33 +20,15 @@ pub(super) fn client(
     peer: Peer,
     identity: Option<&Identity>,
 ) -> Result<(ClientInfo, Topics), TopicError> {
-    let endpoint = &registration.endpoint;
-    let (psk_identity, cert_cn) = match identity {
-        Some(Identity::Psk(identity)) => (Some(identity.as_str()), None),
-        Some(Identity::Certificate { common_name, .. }) => (None, common_name.as_deref()),
-        Some(Identity::RawPublicKey { .. } | Identity::Unknown) | None => (None, None),
-    };
-    let with = |clientid, username| Names {
-        endpoint_name: endpoint,
-        clientid,
-        username,
-        imei: registration.item("imei"),
-        peerhost: peer.address.ip(),
-        psk_identity,
-        cert_cn,
-    };
-    let or_endpoint = |text: String| if text.is_empty() { endpoint.clone() } else { text };
-    let templates = &settings.client;
-    let clientid = or_endpoint(templates.clientid.render(with(endpoint, endpoint)));
-    let username = or_endpoint(templates.username.render(with(&clientid, endpoint)));
+    let (clientid, username) = rendered_names(settings, registration, peer, identity);
     check_text("the clientid", &clientid)?;
     check_text("the username", &username)?;
-    let topics = settings.translators.topics(with(&clientid, &username))?;
+    let topics = settings.translators.topics(names(registration, peer, identity, (&clientid, &username)))?;
     let client = ClientInfo {
-        endpoint: endpoint.clone(),
+        endpoint: registration.endpoint.clone(),
         clientid,
         username,
-        password: match templates.password {
+        password: match settings.client.password {
             PasswordSource::None => None,
             PasswordSource::QueryItem => registration.password().cloned(),
         },
@@ -57,6 +40,57 @@ pub(super) fn client(
         will: will(&topics),
     };
     Ok((client, topics))
+}
+
+/// Returns the names of the device at the broker, without the topics.
+pub(super) fn broker_names(
+    settings: &GatewayConfig,
+    registration: &Registration,
+    peer: Peer,
+    identity: Option<&Identity>,
+) -> BrokerNames {
+    let (clientid, username) = rendered_names(settings, registration, peer, identity);
+    let mountpoint = &settings.translators.mountpoint;
+    let mountpoint = mountpoint.render(names(registration, peer, identity, (&clientid, &username)));
+    BrokerNames { username, mountpoint }
+}
+
+/// Returns the client ID and the username. An empty one is replaced by the endpoint name.
+fn rendered_names(
+    settings: &GatewayConfig,
+    registration: &Registration,
+    peer: Peer,
+    identity: Option<&Identity>,
+) -> (String, String) {
+    let endpoint = &registration.endpoint;
+    let or_endpoint = |text: String| if text.is_empty() { endpoint.clone() } else { text };
+    let ClientTemplates { clientid, username, .. } = &settings.client;
+    let clientid = or_endpoint(clientid.render(names(registration, peer, identity, (endpoint, endpoint))));
+    let username = or_endpoint(username.render(names(registration, peer, identity, (&clientid, endpoint))));
+    (clientid, username)
+}
+
+/// Returns what the placeholders of templates stand for.
+fn names<'a>(
+    registration: &'a Registration,
+    peer: Peer,
+    identity: Option<&'a Identity>,
+    (clientid, username): (&'a str, &'a str),
+) -> Names<'a> {
+    let (psk_identity, cert_cn) = match identity {
+        Some(Identity::Psk(identity)) => (Some(identity.as_str()), None),
+        Some(Identity::Certificate { common_name, .. }) => (None, common_name.as_deref()),
+        Some(Identity::RawPublicKey { .. } | Identity::Unknown) | None => (None, None),
+    };
+    Names {
+        endpoint_name: &registration.endpoint,
+        clientid,
+        username,
+        imei: registration.item("imei"),
+        peerhost: peer.address.ip(),
+        psk_identity,
+        cert_cn,
+    }
 }
 
 /// Returns for how long the device may be silent: its lifetime, and the longest lifetime in place of zero.

@@ -11,29 +11,38 @@ use crate::registry::{Device, InFlight, Observation, ObservedPaths, PendingComma
 use lwm2m_base::AssociationId;
 use lwm2m_base::identity::Identity;
 
-use super::client::{allowed_silence, client};
+use super::client::{allowed_silence, broker_names, client};
 use super::context::Context;
 use super::view::{
-    CommandView, DeviceFilter, DevicePage, DeviceRow, DeviceTransport, DeviceView, DtlsView, IdentityKind,
-    InFlightView, ObjectView, ObservationView, PAGE_EXAMINED, PAGE_ROWS, PageQuery, PendingView, TopicNames, WakeState,
+    BrokerNames, CommandView, DeviceFilter, DevicePage, DeviceRow, DeviceTransport, DeviceView, DtlsView, IdentityKind,
+    InFlightView, ObjectView, ObservationView, PAGE_EXAMINED, PAGE_RENDERED, PAGE_ROWS, PageQuery, PendingView,
+    TopicNames, WakeState,
 };
 
 /// Returns the devices that the query asks for, as far as the bounds of one page allow.
 pub(super) fn page(context: &Context, registry: &Registry, query: &PageQuery) -> DevicePage {
-    let PageQuery { after, filter, limit } = query;
+    let PageQuery { after, filter, skip, names, limit } = query;
     let most = (*limit).clamp(1, PAGE_ROWS);
-    let (mut rows, mut examined, mut last) = (Vec::new(), 0, None);
+    let is_rendered = filter.username.is_some() || filter.username_part.is_some();
+    let most_examined = if is_rendered { PAGE_RENDERED } else { PAGE_EXAMINED };
+    let (mut rows, mut skipped, mut examined, mut last) = (Vec::new(), 0, 0, None);
     let mut devices = registry.in_order(after.as_deref(), &filter.prefix);
-    while rows.len() < most && examined < PAGE_EXAMINED {
+    while rows.len() < most && examined < most_examined {
         last = devices.next();
         let Some(device) = last else { break };
         examined += 1;
-        if is_chosen(filter, context.now, device) {
-            rows.push(row(context, device));
+        if !is_chosen(filter, context, device) {
+            continue;
+        }
+        if skipped < *skip {
+            skipped += 1;
+        } else {
+            let names = names.then(|| broker_names_of(context, device));
+            rows.push(DeviceRow { names, ..row(context, device) });
         }
     }
     let next = last.map(|device| device.registration.endpoint.clone());
-    DevicePage { rows, next, examined, total: registry.len() }
+    DevicePage { rows, next, skipped, examined, total: registry.len() }
 }
 
 pub(super) fn device(context: &Context, device: &Device) -> DeviceView {
@@ -65,6 +74,7 @@ fn row(context: &Context, device: &Device) -> DeviceRow {
     let registration = &device.registration;
     DeviceRow {
         endpoint: registration.endpoint.clone(),
+        names: None,
         state: state(context.now, device),
         awake_until: device.awake_until().map(unix_time),
         transport: transport(device),
@@ -82,21 +92,36 @@ fn row(context: &Context, device: &Device) -> DeviceRow {
     }
 }
 
-fn is_chosen(filter: &DeviceFilter, now: Instant, device: &Device) -> bool {
+fn is_chosen(filter: &DeviceFilter, context: &Context, device: &Device) -> bool {
     // The prefix has chosen the range of the names already.
-    let DeviceFilter { prefix: _, name_part, state: awake, transport: by, .. } = filter;
-    let DeviceFilter { binding, object, address, identity, silent, waiting, .. } = filter;
-    let registration = &device.registration;
+    let DeviceFilter { prefix: _, name_parts, username, username_part, state: awake, transport: by, .. } = filter;
+    let DeviceFilter { lwm2m, binding, lifetime, object, address, identity, silent, waiting, .. } = filter;
+    let (registration, now) = (&device.registration, context.now);
     let name = || device.identity.as_ref().and_then(|identity| identity.name());
-    name_part.as_ref().is_none_or(|part| registration.endpoint.contains(part.as_str()))
+    name_parts.iter().all(|part| registration.endpoint.contains(part.as_str()))
         && awake.is_none_or(|wanted| state(now, device) == wanted)
         && by.is_none_or(|wanted| transport(device) == wanted)
+        && lwm2m.as_ref().is_none_or(|wanted| registration.version() == wanted)
         && binding.as_ref().is_none_or(|wanted| registration.binding() == Some(wanted.as_str()))
+        && lifetime.as_ref().is_none_or(|wanted| wanted.contains(&registration.lifetime))
         && address.is_none_or(|wanted| device.peer.address.ip() == wanted)
         && identity.as_ref().is_none_or(|wanted| name() == Some(wanted.as_str()))
         && silent.is_none_or(|least| now.saturating_duration_since(device.last_heard()) >= least)
         && (!waiting || !device.waiting.is_empty())
         && object.is_none_or(|wanted| registration.object_paths().any(|path| path.object() == Some(wanted)))
+        && has_username(context, device, username.as_deref(), username_part.as_deref())
+}
+
+fn has_username(context: &Context, device: &Device, whole: Option<&str>, part: Option<&str>) -> bool {
+    if whole.is_none() && part.is_none() {
+        return true;
+    }
+    let username = broker_names_of(context, device).username;
+    whole.is_none_or(|whole| whole == username) && part.is_none_or(|part| username.contains(part))
+}
+
+fn broker_names_of(context: &Context, device: &Device) -> BrokerNames {
+    broker_names(&context.settings, &device.registration, device.peer, device.identity.as_deref())
 }
 
 fn state(now: Instant, device: &Device) -> WakeState {

@@ -4,6 +4,7 @@
 //! Times are those of the wall clock, since 1970.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::command::Origin;
@@ -15,6 +16,9 @@ use lwm2m_dtls::cipher::Suite;
 pub const PAGE_ROWS: usize = 100;
 /// The maximum number of devices that are looked at for one page.
 pub const PAGE_EXAMINED: usize = 4_000;
+/// The maximum number of devices that are looked at for one page that is chosen by the username, which is rendered for
+/// each of them.
+pub const PAGE_RENDERED: usize = 1_000;
 
 /// Asks for devices in the order of their endpoint names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +26,10 @@ pub struct PageQuery {
     /// The endpoint name after which the page begins: [`DevicePage::next`] of the page before.
     pub after: Option<String>,
     pub filter: DeviceFilter,
+    /// The number of chosen devices that are passed over before the first row.
+    pub skip: usize,
+    /// Whether the rows have the names of the devices at the broker.
+    pub names: bool,
     /// The maximum number of rows. A page never has more than [`PAGE_ROWS`].
     pub limit: usize,
 }
@@ -31,12 +39,19 @@ pub struct PageQuery {
 pub struct DeviceFilter {
     /// The beginning of the endpoint name. Other devices are not looked at.
     pub prefix: String,
-    /// A part of the endpoint name.
-    pub name_part: Option<String>,
+    /// Parts of the endpoint name, which has all of them.
+    pub name_parts: Vec<String>,
+    /// The username at the broker.
+    pub username: Option<String>,
+    /// A part of the username at the broker.
+    pub username_part: Option<String>,
     pub state: Option<WakeState>,
     pub transport: Option<DeviceTransport>,
+    /// The LwM2M version as the device announced it.
+    pub lwm2m: Option<String>,
     /// The binding as the device announced it.
     pub binding: Option<String>,
+    pub lifetime: Option<RangeInclusive<Duration>>,
     /// An object of the object list.
     pub object: Option<u16>,
     /// The address that the device speaks from, at any port.
@@ -56,6 +71,8 @@ pub struct DevicePage {
     pub rows: Vec<DeviceRow>,
     /// The endpoint name to go on after; `None` if no device is left.
     pub next: Option<String>,
+    /// The number of chosen devices that were passed over, [`PageQuery::skip`] at most.
+    pub skipped: usize,
     /// The number of devices that were looked at.
     pub examined: usize,
     /// The number of all registered devices.
@@ -81,6 +98,8 @@ pub enum DeviceTransport {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceRow {
     pub endpoint: String,
+    /// `None` if they were not asked for.
+    pub names: Option<BrokerNames>,
     pub state: WakeState,
     /// The end of the awake window; `None` for a device that never sleeps.
     pub awake_until: Option<Duration>,
@@ -105,6 +124,14 @@ pub struct DeviceRow {
     pub in_flight: bool,
     /// The number of observations that the device has accepted.
     pub observations: usize,
+}
+
+/// The names of a device at the broker. They follow from the present address if their templates have `${peerhost}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerNames {
+    pub username: String,
+    /// The beginning of all topics of the device.
+    pub mountpoint: String,
 }
 
 /// All that is known of a device.

@@ -107,7 +107,7 @@ fn register_message(name: &str, number_of_message: u32) -> Message {
 }
 
 fn all(filter: DeviceFilter) -> PageQuery {
-    PageQuery { after: None, filter, limit: PAGE_ROWS }
+    PageQuery { filter, limit: PAGE_ROWS, ..PageQuery::default() }
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn a_search_looks_at_four_thousand_devices_in_a_turn_and_finds_what_there_is() {
     let mut crowd = Crowd::new(SEARCHED);
     let wanted = ["urn:imei:0000-meter-1", "urn:imei:5555-meter-2", "urn:imei:9999-meter-3"];
     wanted.iter().for_each(|name| crowd.joins(name));
-    let mut query = all(DeviceFilter { name_part: Some("meter".to_owned()), ..DeviceFilter::default() });
+    let mut query = all(DeviceFilter { name_parts: vec!["meter".to_owned()], ..DeviceFilter::default() });
     let (mut found, mut examined) = (Vec::new(), Vec::new());
     loop {
         let page = crowd.page(&query);

@@ -6,7 +6,7 @@ use lwm2m_core::coap::Code;
 use lwm2m_core::command::Origin;
 use lwm2m_core::gateway::report::{LeaveReason, Report};
 use lwm2m_core::gateway::view::{
-    DeviceFilter, DevicePage, DeviceTransport, PAGE_EXAMINED, PAGE_ROWS, PageQuery, WakeState,
+    BrokerNames, DeviceFilter, DevicePage, DeviceTransport, PAGE_EXAMINED, PAGE_ROWS, PageQuery, WakeState,
 };
 use lwm2m_testkit::scene::{PASSWORD, Scene, observe, peer, read};
 use serde_json::json;
@@ -26,7 +26,7 @@ fn page(scene: &mut Scene, query: &PageQuery) -> DevicePage {
 }
 
 fn all(filter: DeviceFilter) -> PageQuery {
-    PageQuery { after: None, filter, limit: PAGE_ROWS }
+    PageQuery { filter, limit: PAGE_ROWS, ..PageQuery::default() }
 }
 
 fn names(page: &DevicePage) -> Vec<&str> {
@@ -74,7 +74,7 @@ fn a_page_looks_at_a_bounded_number_of_devices_and_tells_where_to_go_on() {
     for number in 0..PAGE_EXAMINED + 10 {
         joins(&mut scene, &format!("ep{number:04}"));
     }
-    let wanted = DeviceFilter { name_part: Some("4005".to_owned()), ..DeviceFilter::default() };
+    let wanted = DeviceFilter { name_parts: vec!["4005".to_owned()], ..DeviceFilter::default() };
     let first = page(&mut scene, &all(wanted.clone()));
     assert_eq!((first.rows.len(), first.examined, first.next.as_deref()), (0, PAGE_EXAMINED, Some("ep3999")));
     assert_eq!(first.total, PAGE_EXAMINED + 10);
@@ -83,6 +83,23 @@ fn a_page_looks_at_a_bounded_number_of_devices_and_tells_where_to_go_on() {
     // A prefix is a range: only its devices are looked at.
     let prefixed = page(&mut scene, &all(DeviceFilter { prefix: "ep400".to_owned(), ..wanted }));
     assert_eq!((names(&prefixed), prefixed.examined), (vec!["ep4005"], 10));
+}
+
+#[test]
+fn devices_are_passed_over_as_far_as_asked_and_named_as_the_broker_knows_them() {
+    let mut scene = Scene::new();
+    for number in 0..10 {
+        joins(&mut scene, &format!("ep{number}"));
+    }
+    let odd = ["ep1", "ep3", "ep5", "ep7", "ep9"];
+    let unnamed = page(&mut scene, &PageQuery { skip: 8, ..all(DeviceFilter::default()) });
+    assert_eq!((names(&unnamed), unnamed.skipped, &unnamed.rows[0].names), (vec!["ep8", "ep9"], 8, &None));
+    odd.iter().for_each(|name| assert!(scene.gateway.kick(scene.now, name)));
+    let query = PageQuery { skip: 3, names: true, limit: 1, ..PageQuery::default() };
+    let page = page(&mut scene, &query);
+    assert_eq!((names(&page), page.skipped, page.next.as_deref()), (vec!["ep6"], 3, Some("ep6")));
+    let named = BrokerNames { username: "ep6".to_owned(), mountpoint: "lwm2m/ep6/".to_owned() };
+    assert_eq!(page.rows[0].names, Some(named));
 }
 
 #[test]
@@ -107,6 +124,16 @@ fn filters_choose_by_what_the_devices_have() {
     let object = |id| DeviceFilter { object: Some(id), ..DeviceFilter::default() };
     assert_eq!(found(&mut scene, object(3303)), ["lamp", "meter"]);
     assert_eq!(found(&mut scene, object(330)), [""; 0]);
+    let version = DeviceFilter { lwm2m: Some("1.1".to_owned()), ..any.clone() };
+    assert_eq!(found(&mut scene, version), ["meter"]);
+    let lifetime = |range| DeviceFilter { lifetime: Some(range), ..DeviceFilter::default() };
+    let second = Duration::from_secs(1);
+    assert_eq!(found(&mut scene, lifetime(300 * second..=300 * second)), ["lamp", "meter"]);
+    assert_eq!(found(&mut scene, lifetime(301 * second..=Duration::MAX)), [""; 0]);
+    let username = DeviceFilter { username: Some("lamp".to_owned()), ..any.clone() };
+    assert_eq!(found(&mut scene, username), ["lamp"]);
+    let part_of_username = DeviceFilter { username_part: Some("mete".to_owned()), ..any.clone() };
+    assert_eq!(found(&mut scene, part_of_username), ["meter"]);
     let silent = DeviceFilter { silent: Some(Duration::from_secs(30)), ..any.clone() };
     assert_eq!(found(&mut scene, silent), ["meter"]);
     let identity = DeviceFilter { identity: Some("lamp".to_owned()), ..any };

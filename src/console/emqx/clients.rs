@@ -1,0 +1,245 @@
+//! `GET /gateways/lwm2m/clients`, and `GET` and `DELETE /gateways/lwm2m/clients/{clientid}`.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use lwm2m_core::gateway::view::{DeviceFilter, DeviceRow, PAGE_ROWS, PageQuery};
+
+use super::client_document::Client;
+use super::error::{EmqxError, EmqxErrorDocument};
+use crate::console::ConsoleServer;
+use crate::console::audit::Author;
+use crate::console::devices;
+use crate::console::guard::Peer;
+use crate::console::tokens::Access;
+
+/// Number of clients without `limit`, and the maximum.
+const CLIENTS: usize = 100;
+const MOST_CLIENTS: usize = 10_000;
+/// A list of more clients is a large one.
+const LARGE: usize = 1_000;
+/// Maximum of `page` times `limit`: all pages before the one that is asked for are passed over.
+const MOST_PASSED_OVER: usize = 100_000;
+
+/// The parameters of a list. EMQX knows more, such as `node`, `clean_start` and times; they are ignored.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ClientsQuery {
+    /// Number of the page, from 1.
+    #[param(minimum = 1, maximum = 100_000)]
+    page: Option<usize>,
+    /// Maximum number of clients, 1 to 10,000; without it 100.
+    #[param(minimum = 1, maximum = 10_000)]
+    limit: Option<usize>,
+    /// The endpoint name.
+    clientid: Option<String>,
+    /// A part of the endpoint name.
+    like_clientid: Option<String>,
+    endpoint_name: Option<String>,
+    /// A part of the endpoint name.
+    like_endpoint_name: Option<String>,
+    username: Option<String>,
+    /// A part of the username.
+    like_username: Option<String>,
+    #[param(value_type = Option<String>, format = Ipv4)]
+    ip_address: Option<IpAddr>,
+    /// Every registered device is `connected`.
+    #[param(example = "connected")]
+    conn_state: Option<String>,
+    /// The LwM2M version that the device announced.
+    #[param(example = "1.1")]
+    proto_ver: Option<String>,
+    /// The shortest lifetime, in seconds.
+    gte_lifetime: Option<u64>,
+    /// The longest lifetime, in seconds.
+    lte_lifetime: Option<u64>,
+}
+
+/// Some clients.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = EmqxClients)]
+pub struct Clients {
+    data: Vec<Client>,
+    meta: ClientsMeta,
+}
+
+/// The place of a list among all.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = EmqxMeta)]
+struct ClientsMeta {
+    page: usize,
+    limit: usize,
+    /// Number of all clients; absent with a filter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<usize>,
+    /// Whether a page follows.
+    hasnext: bool,
+}
+
+/// List devices as EMQX does
+///
+/// The order is that of the endpoint names. `page` times `limit` is 100,000 at most.
+#[utoipa::path(
+    get,
+    path = "/gateways/lwm2m/clients",
+    tag = "emqx",
+    params(ClientsQuery),
+    responses(
+        (status = 200, description = "Some devices", body = Clients),
+        (status = 400, body = EmqxErrorDocument),
+        (status = 401, body = EmqxErrorDocument),
+        (status = 403, body = EmqxErrorDocument),
+        (status = 503, body = EmqxErrorDocument)
+    )
+)]
+pub async fn clients(
+    State(server): State<Arc<ConsoleServer>>,
+    Extension(access): Extension<Access>,
+    query: Result<Query<ClientsQuery>, QueryRejection>,
+) -> Result<Json<Clients>, EmqxError> {
+    access.unlimited()?;
+    let Query(query) = query.map_err(|rejection| EmqxError::bad_request(&rejection.body_text()))?;
+    let (page, limit) = (query.page.unwrap_or(1), query.limit.unwrap_or(CLIENTS));
+    if page == 0 || !(1..=MOST_CLIENTS).contains(&limit) {
+        return Err(EmqxError::bad_request(&format!("page is 1 or more, limit is 1 to {MOST_CLIENTS}")));
+    }
+    if page.saturating_mul(limit) > MOST_PASSED_OVER {
+        return Err(EmqxError::invalid_parameter("page_limit_invalid"));
+    }
+    // The semaphore is never closed.
+    let _permit = if limit > LARGE { server.large_lists.acquire().await.ok() } else { None };
+    let (mut rows, total) = query.rows(&server, (page - 1) * limit, limit + 1).await?;
+    let hasnext = rows.len() > limit;
+    rows.truncate(limit);
+    let meta = ClientsMeta { page, limit, count: total, hasnext };
+    Ok(Json(Clients { data: rows.into_iter().map(Client::from).collect(), meta }))
+}
+
+/// Get a device as EMQX does
+#[utoipa::path(
+    get,
+    path = "/gateways/lwm2m/clients/{clientid}",
+    tag = "emqx",
+    params(("clientid" = String, Path, description = "Endpoint name, percent-encoded as a whole")),
+    responses(
+        (status = 200, description = "The device", body = Client),
+        (status = 401, body = EmqxErrorDocument),
+        (status = 403, body = EmqxErrorDocument),
+        (status = 404, body = EmqxErrorDocument),
+        (status = 503, body = EmqxErrorDocument)
+    )
+)]
+pub async fn client(
+    State(server): State<Arc<ConsoleServer>>,
+    Extension(access): Extension<Access>,
+    clientid: Result<Path<String>, PathRejection>,
+) -> Result<Json<Client>, EmqxError> {
+    access.unlimited()?;
+    let row = row(&server, name(clientid)?, DeviceFilter::default()).await?;
+    Ok(Json(Client::from(row.ok_or_else(EmqxError::client_not_found)?)))
+}
+
+/// End the registration of a device as EMQX does
+///
+/// For operators. The next Update of the device is answered 4.04, so that it registers again.
+#[utoipa::path(
+    delete,
+    path = "/gateways/lwm2m/clients/{clientid}",
+    tag = "emqx",
+    params(("clientid" = String, Path, description = "Endpoint name, percent-encoded as a whole")),
+    responses(
+        (status = 204, description = "The registration has ended"),
+        (status = 401, body = EmqxErrorDocument),
+        (status = 403, body = EmqxErrorDocument),
+        (status = 404, body = EmqxErrorDocument),
+        (status = 503, body = EmqxErrorDocument)
+    )
+)]
+pub async fn kick(
+    State(server): State<Arc<ConsoleServer>>,
+    Extension(access): Extension<Access>,
+    Extension(peer): Extension<Peer>,
+    clientid: Result<Path<String>, PathRejection>,
+) -> Result<StatusCode, EmqxError> {
+    access.operator()?;
+    access.unlimited()?;
+    let clientid = name(clientid)?;
+    match devices::end_registration(server, Author { access, peer }, clientid).await? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(EmqxError::client_not_found()),
+    }
+}
+
+impl ClientsQuery {
+    /// Returns the chosen devices after those that are passed over, and the number of all devices if all are chosen.
+    async fn rows(
+        self,
+        server: &ConsoleServer,
+        mut skip: usize,
+        limit: usize,
+    ) -> Result<(Vec<DeviceRow>, Option<usize>), EmqxError> {
+        let connected = self.conn_state.as_ref().is_none_or(|state| state == "connected");
+        let is_every_state = self.conn_state.is_none();
+        let names = [self.clientid.clone(), self.endpoint_name.clone()];
+        let filter = self.filter();
+        let is_every = is_every_state && filter == DeviceFilter::default() && names.iter().all(Option::is_none);
+        if !connected {
+            return Ok((Vec::new(), None));
+        }
+        let mut names = names.into_iter().flatten();
+        if let Some(name) = names.next() {
+            let is_same = names.all(|other| other == name);
+            let found = if is_same && skip == 0 { row(server, name, filter).await? } else { None };
+            return Ok((found.into_iter().collect(), None));
+        }
+        let (mut rows, mut after) = (Vec::new(), None);
+        loop {
+            let wanted = (limit - rows.len()).min(PAGE_ROWS);
+            let query = PageQuery { after, filter: filter.clone(), skip, names: true, limit: wanted };
+            let page = devices::page(server, query).await?;
+            rows.extend(page.rows);
+            skip -= page.skipped;
+            after = page.next;
+            if after.is_none() || rows.len() >= limit {
+                return Ok((rows, is_every.then_some(page.total)));
+            }
+        }
+    }
+
+    fn filter(self) -> DeviceFilter {
+        let lifetime = match (self.gte_lifetime, self.lte_lifetime) {
+            (None, None) => None,
+            (least, most) => Some((least.unwrap_or(0), most.unwrap_or(u64::MAX))),
+        };
+        DeviceFilter {
+            name_parts: self.like_clientid.into_iter().chain(self.like_endpoint_name).collect(),
+            username: self.username,
+            username_part: self.like_username,
+            lwm2m: self.proto_ver,
+            lifetime: lifetime.map(|(least, most)| Duration::from_secs(least)..=Duration::from_secs(most)),
+            address: self.ip_address,
+            ..DeviceFilter::default()
+        }
+    }
+}
+
+/// Returns the device of this name, if it is chosen. It is the first one whose name begins so.
+async fn row(server: &ConsoleServer, name: String, filter: DeviceFilter) -> Result<Option<DeviceRow>, EmqxError> {
+    let filter = DeviceFilter { prefix: name.clone(), ..filter };
+    let query = PageQuery { filter, names: true, limit: 1, ..PageQuery::default() };
+    let page = devices::page(server, query).await?;
+    Ok(page.rows.into_iter().next().filter(|row| row.endpoint == name))
+}
+
+fn name(clientid: Result<Path<String>, PathRejection>) -> Result<String, EmqxError> {
+    let Path(name) = clientid.map_err(|_| EmqxError::bad_request("the client ID is no percent-encoded text"))?;
+    Ok(name)
+}
