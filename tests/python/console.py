@@ -119,10 +119,11 @@ class Ticking:
 class Tab:
     """A tab of the browser. `faults` has requests to other origins, reports of the CSP and uncaught errors."""
 
-    def __init__(self, browser, console, width="desktop", scheme="light"):
+    def __init__(self, browser, console, viewport=WIDTHS["desktop"], scheme="light", **settings):
         self.console = console
-        viewport = WIDTHS[width]
-        self.context = browser.new_context(viewport=viewport, color_scheme=scheme, reduced_motion="reduce")
+        self.context = browser.new_context(
+            viewport=viewport, color_scheme=scheme, reduced_motion="reduce", **settings
+        )
         self.page = self.context.new_page()
         self.page.set_default_timeout(PATIENCE_MS)
         self.faults = []

@@ -23,7 +23,8 @@ PATIENCE = 30.0
 class Gateway:
     """`lwm2m-gateway run --embedded`; over DTLS, too, when there are lines for it."""
 
-    def __init__(self, folder, lines, dtls, definitions):
+    def __init__(self, folder, lines, dtls, definitions, arguments=()):
+        self.arguments = arguments
         self.coap, self.coaps = free_ports(2, socket.SOCK_DGRAM)
         self.mqtt, listener, adapter, handler = free_ports(4)
         if dtls:
@@ -54,7 +55,7 @@ class Gateway:
     def start(self):
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [PROGRAM, "run", "--embedded", "--config", self.config],
+                [PROGRAM, "run", "--embedded", "--config", self.config, *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -92,10 +93,12 @@ class Gateway:
 
 
 @contextlib.contextmanager
-def running_gateway(lines="", dtls="", definitions=ROOT / "xml"):
-    """With these lines of configuration (`a.b = value`) besides the addresses, and the object definitions of a folder."""
+def running_gateway(lines="", dtls="", definitions=ROOT / "xml", arguments=()):
+    """With these lines of configuration (`a.b = value`) besides the addresses, and the object definitions of a folder.
+
+    The arguments come after those that start it."""
     with tempfile.TemporaryDirectory() as folder:
-        gateway = Gateway(folder, lines, dtls, definitions)
+        gateway = Gateway(folder, lines, dtls, definitions, arguments)
         try:
             gateway.start()
             yield gateway

@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 
@@ -17,7 +18,7 @@ except ImportError as missing:
         raise
     pytest.skip(f"{missing.name} is not installed", allow_module_level=True)
 
-from console import CHROMIUM, PATIENCE_MS, THERMOMETER, Console, Tab, Ticking, settings
+from console import CHROMIUM, PATIENCE_MS, THERMOMETER, WIDTHS, Console, Tab, Ticking, settings
 from gateway import Application, running_gateway
 
 PAGE = pathlib.Path(__file__).resolve().parents[2] / "src/console/page"
@@ -61,7 +62,7 @@ def open_tab(browser, console):
     tabs = []
 
     def opened(width="desktop", scheme="light"):
-        tabs.append(Tab(browser, console, width, scheme))
+        tabs.append(Tab(browser, console, WIDTHS[width], scheme))
         return tabs[-1]
 
     yield opened
@@ -311,6 +312,20 @@ def test_text_of_a_device_is_never_markup(console, open_tab):
     assert dialogs == []
 
 
+def test_a_rejected_registration_is_explained(console, tab):
+    needs(console, "/failures")
+    send_register(console.gateway, "ep=misconfigured", "lt=soon", "lwm2m=1.0", "b=U")
+    tab.log_in()
+    tab.go("#/failures")
+    row = tab.page.get_by_role("row").filter(has_text="lt is not a whole number of seconds")
+    expect(row).to_contain_text("Registration rejected")
+    expect(row).to_contain_text("4.00")
+    expect(row).to_contain_text("Correct the endpoint name, the lifetime or the object list")
+    finds_nothing(tab.page)
+    tab.go("#/overview")
+    expect(tab.page.get_by_text("of failure in the last hour")).to_be_visible()
+
+
 def test_everything_works_by_keyboard(console, open_tab):
     device, tab = console.device(), open_tab()
     tab.log_in()
@@ -338,6 +353,16 @@ def test_everything_works_by_keyboard(console, open_tab):
     press("g")
     press("d")
     expect(page.get_by_role("heading", name=device.endpoint)).to_be_visible()
+
+
+def send_register(gateway, *query):
+    """A Register as a datagram; its answer is not looked at."""
+    message = bytes([0x40, 2, 0x12, 0x34, 0xB2]) + b"rd"
+    for number, item in enumerate(query):
+        length, more = (len(item), b"") if len(item) < 13 else (13, bytes([len(item) - 13]))
+        message += bytes([(0 if number else 0x40) | length]) + more + item.encode()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as device:
+        device.sendto(message, ("127.0.0.1", gateway.coap))
 
 
 def test_the_page_stays_within_its_budget():

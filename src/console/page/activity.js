@@ -105,9 +105,8 @@ function entryOf(event, data) {
       return { ...entry, kind, text: messageWords(payload, data), path: payload?.data?.reqPath ?? "" };
     }
     case "command": {
-      const outcome = data.outcome ? ` ${data.outcome}` : "";
-      const time = data.took ? `, ${took(data.took)}` : "";
-      return { ...entry, text: `${data.msgType} ${data.state}${outcome} (${data.by}${time})` };
+      const time = data.took ? ` after ${took(data.took)}` : "";
+      return { ...entry, text: `${data.msgType} ${data.outcome ?? data.state}${time}, by ${data.by}` };
     }
     case "moved":
       return { ...entry, text: `${data.from} → ${data.to}` };

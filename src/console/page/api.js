@@ -3,53 +3,15 @@
 import { compact, parse, quietly } from "./json.js";
 import { problemWords } from "./texts.js";
 
-/** @typedef {{name: string, role: "viewer" | "operator", prefix: string | null, version: string}} Session */
-/**
- * @typedef {object} Row
- * @property {string} endpoint
- * @property {string} state
- * @property {string | null} [awakeUntil]
- * @property {string} transport
- * @property {string} address
- * @property {string | null} [identity]
- * @property {string} lwm2m
- * @property {string} [binding]
- * @property {number} lifetime
- * @property {string} expires
- * @property {string} registered
- * @property {string} lastHeard
- * @property {number} waiting
- * @property {boolean} inFlight
- * @property {number} observations
- */
-/**
- * @typedef {{number: number, msgType: string, path?: string, paths?: string[], bytes?: number,
- *   expires?: string, for?: number,
- *  by: string}} Queued
- */
-/**
- * @typedef {{id: number, version: string, instances: number[], name?: string, defined: boolean, definition?: string}}
- *   DeviceObject
- */
-/**
- * @typedef {object} DeviceParts
- * @property {string} alternatePath
- * @property {Record<string, string>} items
- * @property {string} clientid
- * @property {string} [username]
- * @property {Record<string, string>} topics
- * @property {DeviceObject[]} objects
- * @property {number[]} formats
- * @property {{kind: string, suite: string, connectionId: boolean, since?: string, resumed?: boolean} | null} [dtls]
- * @property {Queued[]} queue
- * @property {{path?: string, paths?: string[], by: string}[]} observed
- */
-/** @typedef {Omit<Row, "inFlight"> & DeviceParts & {inFlight: Queued | null}} Device */
-/**
- * @typedef {{id: number, name: string, type: string, units?: string, range?: string, operations: string,
- *  multiple: boolean, mandatory: boolean}} Resource
- */
-/** @typedef {{id: number, version: string, name: string, multiple: boolean, resources: Resource[]}} Definition */
+// Types are those of docs/openapi.json: the page cannot use a member that the API does not have.
+/** @typedef {import("openapi").components["schemas"]} Schemas */
+/** @typedef {Schemas["Session"]} Session */
+/** @typedef {Schemas["DeviceListRow"]} Row */
+/** @typedef {Schemas["Device"]} Device */
+/** @typedef {Schemas["DeviceObject"]} DeviceObject */
+/** @typedef {Schemas["CommandFacts"]} Queued */
+/** @typedef {Schemas["ObjectDefinition"]} Definition */
+/** @typedef {Schemas["ResourceDefinition"]} Resource */
 /**
  * @typedef {{id: string, state: string, outcome?: string, took?: number, answer?: any, place?: number,
  *  device?: string, expires?: string}} Command

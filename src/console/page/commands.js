@@ -140,7 +140,7 @@ export class Commands {
   async write(path, resource, current) {
     const [, object, instance, id] = path.split("/");
     const about = { label: resource?.name ?? path, range: resource?.range, current: current[0]?.[1] };
-    const typed = resource && TYPES.includes(resource.type) ? resource.type : null;
+    const typed = TYPES.find((type) => type === resource?.type) ?? null;
     const free = typed ? null : untyped(about);
     const rows = current.map(([at, text]) => /** @type {[string, string]} */ ([at.split("/")[4] ?? "0", text]));
     const many = typed && resource?.multiple ? several(typed, about, rows) : null;
@@ -228,7 +228,7 @@ export class Commands {
     const writable = (definition?.resources ?? []).filter((one) => one.operations.includes("W") && !one.multiple);
     const inputs = writable.map(({ id, name, type, range, mandatory }) => {
       const set = h("input", { type: "checkbox", checked: mandatory, "aria-label": `Set ${name}` });
-      const { element, value } = input(type, { label: name, range });
+      const { element, value } = input(type ?? "String", { label: name, range });
       const label = h("label.check", set, h("span", h("span.muted.num", `${id} `), name));
       return { id, type, set, value, element: h("div.setting", label, element) };
     });

@@ -16,9 +16,6 @@ const copied = (text, what) =>
     copyButton(() => text, what),
   );
 
-/** @param {boolean | undefined} value */
-const yes = (value) => (value === undefined ? null : value ? "yes" : "no");
-
 /** @param {import("./api.js").Device} device */
 export function details(device) {
   const { dtls, formats, observed } = device;
@@ -50,9 +47,7 @@ export function details(device) {
     ["Kind", dtls?.kind],
     ["Identity", device.identity],
     ["Cipher suite", dtls?.suite],
-    ["Connection ID", yes(dtls?.connectionId)],
-    ["Session since", dtls?.since && time(dtls.since, "clock")],
-    ["Resumed", yes(dtls?.resumed)],
+    ["Connection ID", dtls?.connectionId ? "yes" : "no"],
   ]);
   return h(
     "div.columns",

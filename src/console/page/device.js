@@ -45,6 +45,8 @@ class DevicePage {
     this.device = device;
     this.signal = signal;
     this.operator = operator;
+    /** Whether the registration has ended while the page was open. */
+    this.left = false;
     this.values = valuesOf(device.endpoint);
     this.traces = operator && has("/traces");
     /** @type {Record<string, string>} */
@@ -108,6 +110,7 @@ class DevicePage {
       this.fetching = undefined;
       try {
         this.device = await get(devicePath(this.device.endpoint), this.signal);
+        this.left = false;
         fill(this.note);
         this.drawBar();
         this.drawTabs();
@@ -121,7 +124,7 @@ class DevicePage {
 
   /** @param {string} words */
   gone(words) {
-    this.device.state = "left";
+    this.left = true;
     this.drawBar();
     fill(this.note, h("div.notice", h("div", h("strong", words), h("p", GONE.again))));
   }
@@ -184,7 +187,7 @@ class DevicePage {
       h("span.num", device.address),
       h("span", `LwM2M ${device.lwm2m} ${device.binding ?? ""}`),
     ];
-    const kick = this.operator && state !== "left";
+    const kick = this.operator && !this.left;
     fill(
       this.bar,
       h(
@@ -193,7 +196,7 @@ class DevicePage {
         h("h1", { tabindex: "-1" }, device.endpoint),
         this.live,
       ),
-      h("div.meta", stateBadge(state), facts),
+      h("div.meta", stateBadge(this.left ? "left" : state), facts),
       h(
         "div.actions",
         button("Copy as …", () => copyDevice(this.device), { "data-id": "copy" }),

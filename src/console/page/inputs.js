@@ -23,7 +23,7 @@ const BITS = { Integer: [-(2n ** 63n), 2n ** 63n - 1n], "Unsigned Integer": [0n,
 /** @param {string} words */
 const wrong = (words) => new Error(words);
 
-/** @param {string | undefined} range @returns {[string, string] | null} */
+/** @param {string | null | undefined} range @returns {[string, string] | null} */
 function limits(range) {
   const found = /^\s*([-+]?[\d.]+)\s*(?:\.\.\.?|-|to)\s*([-+]?[\d.]+)\s*$/.exec(
     (range ?? "").replace(/(\d)\.\.(\d)/, "$1 .. $2"),
@@ -31,7 +31,7 @@ function limits(range) {
   return found && [found[1], found[2]];
 }
 
-/** @param {string} type @param {{range?: string, current?: string, label: string}} about @returns {Input} */
+/** @param {string} type @param {{range?: string | null, current?: string, label: string}} about @returns {Input} */
 function number(type, { range, current, label }) {
   const field = h("input.num", {
     inputmode: type === "Float" ? "decimal" : "numeric",
@@ -139,7 +139,7 @@ function link({ current, label }) {
 /**
  * Creates the input for one value.
  * @param {string} type
- * @param {{range?: string, current?: string, label: string}} about
+ * @param {{range?: string | null, current?: string, label: string}} about
  * @returns {Input}
  */
 export function input(type, about) {
@@ -192,7 +192,7 @@ export function untyped(about) {
 /**
  * Rows of resource instances.
  * @param {string} type
- * @param {{range?: string, label: string}} about
+ * @param {{range?: string | null, label: string}} about
  * @param {[string, string][]} current instance ID and value
  */
 export function several(type, about, current) {

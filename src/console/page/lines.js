@@ -72,7 +72,7 @@ export class Lines {
     return lines;
   }
 
-  /** @param {...(string | undefined)} words */
+  /** @param {...(string | null | undefined)} words */
   found(...words) {
     return words.join(" ").toLowerCase().includes(this.filter);
   }

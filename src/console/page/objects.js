@@ -323,6 +323,6 @@ export class ObjectTree {
   }
 }
 
-/** @param {string} text @param {string | undefined} type @returns {string} a time as people read it */
+/** @param {string} text @param {string | null | undefined} type @returns {string} a time as people read it */
 const readable = (text, type) =>
   type === "Time" && /^\d{9,11}$/.test(text) ? `${moment(Number(text) * 1000)} (${text})` : text;
