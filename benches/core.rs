@@ -277,6 +277,7 @@ impl Bench {
                     BrokerCommand::Resume { .. } | BrokerCommand::SetLifetime { .. } | BrokerCommand::Disconnect { .. },
                 )
                 | Output::FindKey(_)
+                | Output::Answer(_)
                 | Output::Report(_) => {}
                 Output::Idle(_) => return outcome,
             }

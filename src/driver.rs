@@ -4,6 +4,7 @@
 //! Nothing here waits while a device or the broker could be served: sending a datagram and handing a command to the
 //! link are immediate.
 
+mod askers;
 pub mod control;
 
 use std::future::pending;
@@ -30,7 +31,8 @@ use lwm2m_core::gateway::report::Report;
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_dtls::credentials::KeyAnswer;
 
-use control::DriverRequest;
+use askers::Askers;
+use control::{AskedCommand, DriverRequest};
 
 /// Interval at which the core learns the wall clock time.
 const WALL_CLOCK_EVERY: Duration = Duration::from_secs(60);
@@ -49,6 +51,7 @@ pub struct Driver {
     store: Option<Store>,
     keys: KeyFinder,
     requests: mpsc::Receiver<DriverRequest>,
+    askers: Askers,
     /// Time of the next hand-over of changes to the store.
     next_flush: Option<Instant>,
     watchdog: Option<Watchdog>,
@@ -88,6 +91,7 @@ impl Driver {
             store,
             keys,
             requests,
+            askers: Askers::default(),
             next_flush: None,
             watchdog: None,
             wall_clock_read,
@@ -204,6 +208,7 @@ impl Driver {
                         self.gateway.handle_key(now, &identity, answer);
                     }
                 }
+                Output::Answer(answer) => self.askers.answer(answer),
                 Output::Report(report) => {
                     self.report(&report);
                 }
@@ -279,6 +284,17 @@ impl Driver {
                 reply.send(self.gateway.device(now, &endpoint).map(Box::new)).is_err()
             }
             DriverRequest::Kick(endpoint, reply) => reply.send(self.gateway.kick(now, &endpoint)).is_err(),
+            DriverRequest::Command(asked) => self.give_command(now, *asked),
+            DriverRequest::CommandState(endpoint, number, reply) => {
+                reply.send(self.gateway.command_state(now, &endpoint, number)).is_err()
+            }
+            DriverRequest::Withdraw(endpoint, number, reply) => {
+                reply.send(self.gateway.withdraw(now, &endpoint, number)).is_err()
+            }
+            DriverRequest::StreamOpen { endpoint, user, is_open } => {
+                self.gateway.set_stream_open(now, &endpoint, &user, is_open);
+                false
+            }
             DriverRequest::Model(model) => {
                 self.gateway.set_model(model);
                 false
@@ -301,6 +317,20 @@ impl Driver {
         if unanswered {
             debug!("nobody waited for the answer to a request to the event loop");
         }
+    }
+
+    /// Gives a command of the console, unless who asked is gone. Returns whether the admission was told to nobody.
+    fn give_command(&mut self, now: Instant, asked: AskedCommand) -> bool {
+        let AskedCommand { command, admission, answer } = asked;
+        if admission.is_closed() {
+            return true;
+        }
+        let ask = self.askers.add(answer);
+        let admitted = self.gateway.command(now, ask, command);
+        if admitted.is_err() {
+            self.askers.forget(ask);
+        }
+        admission.send(admitted).is_err()
     }
 
     fn snapshot(&self) -> DriverSnapshot {

@@ -27,6 +27,10 @@ impl TestAdmin {
                     | DriverRequest::Page(..)
                     | DriverRequest::Device(..)
                     | DriverRequest::Kick(..)
+                    | DriverRequest::Command(_)
+                    | DriverRequest::CommandState(..)
+                    | DriverRequest::Withdraw(..)
+                    | DriverRequest::StreamOpen { .. }
                     | DriverRequest::Keys { .. } => {}
                 }
             }

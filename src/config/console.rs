@@ -54,6 +54,11 @@ fn hidden_by_default() -> Vec<Path> {
     KEY_OBJECTS.iter().filter_map(|object| Path::ROOT.child(*object)).collect()
 }
 
+/// Reads whether applications see the answers to the console's commands.
+pub fn publish_answers(reader: &mut ConfigReader, default: bool) -> bool {
+    reader.read("console.publish_answers", default, switch)
+}
+
 /// Parses the permissions of a file, in octal digits.
 fn mode(value: &Value) -> Result<u32, String> {
     let mode = value.as_str().and_then(|digits| u32::from_str_radix(digits, 8).ok());

@@ -135,6 +135,10 @@ fn gateway(reader: &mut ConfigReader) -> GatewayConfig {
         report_identity: reader.read("dtls.report_identity", default.report_identity, switch),
         report_attributes: reader.read("report_attributes", default.report_attributes, switch),
         undefined_resources: reader.read("undefined_resources", default.undefined_resources, choice(undefined)),
+        #[cfg(feature = "console")]
+        publish_console_answers: console::publish_answers(reader, default.publish_console_answers),
+        #[cfg(not(feature = "console"))]
+        publish_console_answers: default.publish_console_answers,
     }
 }
 

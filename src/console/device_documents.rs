@@ -158,8 +158,8 @@ struct CommandFacts {
     paths: Option<Vec<String>>,
     /// Size of the command, in bytes.
     bytes: usize,
-    /// `mqtt` or `auto_observe`.
-    by: &'static str,
+    /// `mqtt`, `auto_observe`, or `console:` and the name of a token.
+    by: String,
 }
 
 /// A command that waits for its device.
@@ -192,8 +192,8 @@ struct Observation {
     path: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     paths: Option<Vec<String>>,
-    /// `mqtt` or `auto_observe`.
-    by: &'static str,
+    /// `mqtt`, `auto_observe`, or `console:` and the name of a token.
+    by: String,
 }
 
 impl From<DeviceRow> for DeviceListRow {
@@ -285,7 +285,7 @@ impl From<CommandView> for CommandFacts {
             path: if is_composite { None } else { paths.pop() },
             paths: is_composite.then_some(paths),
             bytes: view.bytes,
-            by: origin(view.origin),
+            by: author(&view.origin),
         }
     }
 }
@@ -314,7 +314,7 @@ impl From<ObservationView> for Observation {
         Self {
             path: if view.is_composite { None } else { paths.pop() },
             paths: view.is_composite.then_some(paths),
-            by: origin(view.origin),
+            by: author(&view.origin),
         }
     }
 }
@@ -329,9 +329,11 @@ fn topics(topics: TopicNames) -> BTreeMap<&'static str, String> {
     names
 }
 
-fn origin(origin: Origin) -> &'static str {
+/// Returns who gave a command: `mqtt`, `auto_observe`, or `console:` and the name of a token.
+pub fn author(origin: &Origin) -> String {
     match origin {
-        Origin::Application => "mqtt",
-        Origin::AutoObserve => "auto_observe",
+        Origin::Application => "mqtt".to_owned(),
+        Origin::AutoObserve => "auto_observe".to_owned(),
+        Origin::Console(console) => format!("console:{}", console.user),
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use crate::observability::snapshot::DriverSnapshot;
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::gateway::config::Limits;
+use lwm2m_core::gateway::console_commands::{CommandRefusal, CommandState, ConsoleAnswer, ConsoleCommand, Withdrawal};
 use lwm2m_core::gateway::view::{DevicePage, DeviceView, PageQuery};
 use lwm2m_core::lwm2m::model::Model;
 use lwm2m_dtls::handshake::Acceptor;
@@ -33,6 +34,14 @@ pub enum DriverRequest {
     Device(String, oneshot::Sender<Option<Box<DeviceView>>>),
     /// Ends the registration of this endpoint name. The answer tells whether there was one.
     Kick(String, oneshot::Sender<bool>),
+    /// Gives a command of the console.
+    Command(Box<AskedCommand>),
+    /// Asks for the state of a command by its endpoint name and number.
+    CommandState(String, u64, oneshot::Sender<Option<CommandState>>),
+    /// Takes a pending command out of the queue of this endpoint name.
+    Withdraw(String, u64, oneshot::Sender<Withdrawal>),
+    /// Tells whether a user of the console has an event stream of a device.
+    StreamOpen { endpoint: String, user: String, is_open: bool },
     /// Replaces the object definitions.
     Model(Arc<Model>),
     /// Replaces the credentials of new handshakes.
@@ -42,6 +51,16 @@ pub enum DriverRequest {
     Keys { revoked: HashSet<PskIdentity>, identities: HashSet<PskIdentity> },
     /// Replaces the limits. What already exceeds them stays.
     Limits(Box<Limits>),
+}
+
+/// A command of the console, and who waits for it.
+#[derive(Debug)]
+pub struct AskedCommand {
+    pub command: ConsoleCommand,
+    /// Learns whether the command is admitted. If nobody waits for that any more, the command is not given.
+    pub admission: oneshot::Sender<Result<CommandState, CommandRefusal>>,
+    /// Gets the final answer to an admitted command.
+    pub answer: oneshot::Sender<ConsoleAnswer>,
 }
 
 /// Sends requests to the driver. Clones reach the same driver.
@@ -84,6 +103,32 @@ impl Control {
     /// Ends the registration of this endpoint name, and returns whether there was one.
     pub async fn kick(&self, endpoint: String) -> Result<bool, DriverSilent> {
         self.ask(|answer| DriverRequest::Kick(endpoint, answer)).await
+    }
+
+    /// Gives a command of the console. Returns whether it is admitted, and where its final answer comes.
+    pub async fn command(
+        &self,
+        command: ConsoleCommand,
+    ) -> Result<(Result<CommandState, CommandRefusal>, oneshot::Receiver<ConsoleAnswer>), DriverSilent> {
+        let (answer, final_answer) = oneshot::channel();
+        let request = |admission| DriverRequest::Command(Box::new(AskedCommand { command, admission, answer }));
+        Ok((self.ask(request).await?, final_answer))
+    }
+
+    /// Returns the state of a command; `None` if it has ended.
+    pub async fn command_state(&self, endpoint: String, number: u64) -> Result<Option<CommandState>, DriverSilent> {
+        self.ask(|answer| DriverRequest::CommandState(endpoint, number, answer)).await
+    }
+
+    /// Takes a pending command out of the queue of its device.
+    pub async fn withdraw(&self, endpoint: String, number: u64) -> Result<Withdrawal, DriverSilent> {
+        self.ask(|answer| DriverRequest::Withdraw(endpoint, number, answer)).await
+    }
+
+    /// Tells whether a user of the console has an event stream of a device. Observations that were asked for with
+    /// `while=stream` end some time after the last one was closed.
+    pub async fn stream_open(&self, endpoint: String, user: String, is_open: bool) -> Result<(), DriverSilent> {
+        self.send(DriverRequest::StreamOpen { endpoint, user, is_open }).await
     }
 
     /// Sends a request that has no answer.

@@ -137,6 +137,7 @@ impl Play {
                     self.published.push_back((publication.topic, payload));
                 }
                 Said::ToBroker(command) => panic!("{command:?}"),
+                Said::ToConsole(answer) => panic!("{answer:?}"),
             }
         }
     }

@@ -170,7 +170,7 @@ impl VectorCore {
                     self.to_device.push_back(Message::decode(&transmit.datagram).expect("a well-formed message"));
                 }
                 Output::Broker(command) => self.obey(command),
-                Output::Report(_) => {}
+                Output::Report(_) | Output::Answer(_) => {}
                 Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
                 Output::Idle(_) => return,
             }

@@ -44,19 +44,44 @@ pub struct Command {
 }
 
 /// Tells who gave a command. Members of its JSON do not tell it: an application may write any.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
     #[default]
     Application,
     /// The gateway itself, for `auto_observe`.
     AutoObserve,
+    /// An operator, by the console.
+    Console(Box<ConsoleOrigin>),
 }
+
+/// Tells which user of the console gave a command, and on which terms.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsoleOrigin {
+    /// The name of the token, or of the local user.
+    pub user: String,
+    /// Whether the command may replace or end an observation of an application or of `auto_observe`.
+    pub force: bool,
+    /// Whether an observation ends soon after the last event stream of this user and device was closed.
+    pub while_stream: bool,
+}
+
+/// Tells who gets the final answer to a command, besides the device's topic for answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    Topic(ResponseTopic),
+    /// A request of the console. It is not stored: it ends with the process.
+    Asker(AskId),
+}
+
+/// Names a command for the console that gave it. The console chooses the number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AskId(pub u64);
 
 /// Holds the Response Topic, to which the final answer is published too, and the Correlation Data, by which the
 /// application finds its command (MQTT 5.0 section 4.10).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reply {
+pub struct ResponseTopic {
     pub topic: String,
     pub correlation: Option<Vec<u8>>,
 }
@@ -64,6 +89,24 @@ pub struct Reply {
 impl Origin {
     pub fn is_application(&self) -> bool {
         *self == Self::Application
+    }
+
+    /// Returns the user of the console that gave the command, and the terms; `None` for a command of somebody else.
+    pub fn console(&self) -> Option<&ConsoleOrigin> {
+        match self {
+            Self::Console(console) => Some(console),
+            Self::Application | Self::AutoObserve => None,
+        }
+    }
+}
+
+impl Reply {
+    /// Returns the topic that the final answer is published to; `None` if the console asked.
+    pub fn topic(&self) -> Option<&ResponseTopic> {
+        match self {
+            Self::Topic(topic) => Some(topic),
+            Self::Asker(_) => None,
+        }
     }
 }
 

@@ -399,6 +399,7 @@ impl Network {
                     self.carry(transmit.datagram, |datagram| Happening::ToDevice(transmit.peer, datagram));
                 }
                 Output::Broker(command) => self.serve(command),
+                Output::Answer(answer) => panic!("there is no console here, {answer:?}"),
                 Output::Report(Report::Datagram { outcome, .. }) => {
                     outcomes += 1;
                     self.rate_limited += usize::from(outcome == DatagramOutcome::Dropped(DropReason::RateLimited));

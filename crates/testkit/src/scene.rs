@@ -18,6 +18,7 @@ use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, ClientInfo, MessageProperties, RegistrationId, UplinkClass,
 };
 use lwm2m_core::gateway::config::GatewayConfig;
+use lwm2m_core::gateway::console_commands::ConsoleAnswer;
 use lwm2m_core::gateway::report::Report;
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_core::lwm2m::model::Model;
@@ -54,6 +55,7 @@ pub struct Scene {
 pub enum Said {
     ToDevice(Peer, Message),
     ToBroker(BrokerCommand),
+    ToConsole(ConsoleAnswer),
 }
 
 impl Default for Scene {
@@ -259,6 +261,11 @@ impl Scene {
         self.broker_says(BrokerEvent::Message { registration: device, topic, payload: payload.to_vec(), properties });
     }
 
+    /// Takes what came out after the test has called the gateway itself.
+    pub fn settle(&mut self) {
+        assert_eq!(self.poll(), [], "an outcome without a datagram");
+    }
+
     /// Starts the shutdown.
     pub fn drains(&mut self) {
         self.gateway.drain(self.now);
@@ -435,6 +442,14 @@ impl Scene {
         reason.as_str().expect("text").to_owned()
     }
 
+    /// Expects the final answer to a command of the console.
+    pub fn expect_console_answer(&mut self) -> ConsoleAnswer {
+        match self.said.pop_front() {
+            Some(Said::ToConsole(answer)) => answer,
+            other => panic!("expected an answer for the console, not {other:?}"),
+        }
+    }
+
     pub fn expect_nothing_more(&mut self) {
         assert_eq!(self.said, []);
     }
@@ -459,6 +474,7 @@ impl Scene {
                     self.lifetimes.push((device, lifetime));
                 }
                 Output::Broker(command) => self.said.push_back(Said::ToBroker(command)),
+                Output::Answer(answer) => self.said.push_back(Said::ToConsole(answer)),
                 Output::Report(Report::Datagram { peer, outcome }) => outcomes.push((peer, outcome)),
                 Output::Report(report) => self.reports.push_back(report),
                 Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
@@ -557,6 +573,7 @@ fn keeps_the_secret(output: &Output) {
     let bytes = match output {
         Output::Transmit(transmit) => &transmit.datagram[..],
         Output::Broker(BrokerCommand::Publish { publication, .. }) => &publication.payload[..],
+        Output::Answer(answer) => &answer.payload[..],
         Output::Broker(_) | Output::FindKey(_) | Output::Report(_) | Output::Idle(_) => &[],
     };
     let shown = format!("{output:?}") + &String::from_utf8_lossy(bytes);

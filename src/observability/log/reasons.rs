@@ -43,6 +43,7 @@ pub fn command_outcome(outcome: CommandOutcome) -> &'static str {
         CommandOutcome::Refused => "refused by the gateway",
         CommandOutcome::Expired => "expired while pending",
         CommandOutcome::QueueFull => "queue full",
+        CommandOutcome::Withdrawn => "withdrawn by an operator",
         CommandOutcome::DuplicateRetained => "retained command executed before",
         CommandOutcome::TransferFailed => "block-wise transfer failed",
         CommandOutcome::MalformedAnswer => "malformed answer",

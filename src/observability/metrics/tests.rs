@@ -134,6 +134,7 @@ fn core_reports() -> Vec<Report> {
         CommandOutcome::Refused,
         CommandOutcome::Expired,
         CommandOutcome::QueueFull,
+        CommandOutcome::Withdrawn,
         CommandOutcome::DuplicateRetained,
         CommandOutcome::TransferFailed,
         CommandOutcome::MalformedAnswer,

@@ -12,7 +12,7 @@ use mqtt_protocol_core::mqtt::packet::{
 use mqtt_protocol_core::mqtt::result_code::{DisconnectReasonCode, MqttError};
 use thiserror::Error;
 
-use lwm2m_core::command::Reply;
+use lwm2m_core::command::ResponseTopic;
 use lwm2m_core::gateway::broker::{ClientInfo, MessageProperties, Publication, UplinkClass};
 
 use super::reason::Reason;
@@ -476,7 +476,7 @@ fn publish_v5(flags: u8, body: &[u8]) -> Result<Incoming, Malformed> {
             _ => {}
         }
     }
-    properties.reply = topic.map(|topic| Reply { topic, correlation });
+    properties.reply = topic.map(|topic| ResponseTopic { topic, correlation });
     let delivery = (packet.qos(), packet.packet_id(), packet.dup());
     message(packet.topic_name(), packet.payload().as_slice(), delivery, properties)
 }

@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use lwm2m_base::Peer;
 use lwm2m_core::coap::options::number;
 use lwm2m_core::coap::{Acknowledging, Code, Kind, Message, MessageId, Options, Token};
-use lwm2m_core::command::Reply;
+use lwm2m_core::command::ResponseTopic;
 use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, CloseReason, ConnectError, MessageProperties, Publication, RegistrationId, Ticket,
     UplinkClass,
@@ -250,7 +250,7 @@ impl Run {
                 let ttl = ttl.map(|ttl| format!(r#","mheaders":{{"ttl":{ttl}}}"#)).unwrap_or_default();
                 let command = format!(r#"{{"reqID":{kind},"msgType":{}{ttl}}}"#, choose(&COMMANDS, kind));
                 let expiry = expiry.map(|seconds| Duration::from_secs(seconds.into()));
-                let reply = replies.then(|| Reply { topic: "answers".to_owned(), correlation: None });
+                let reply = replies.then(|| ResponseTopic { topic: "answers".to_owned(), correlation: None });
                 self.message(device, command.into_bytes(), MessageProperties { expiry, reply, retained });
             }
             Event::Message { device, payload } => {
@@ -380,6 +380,7 @@ impl Run {
                 Output::Broker(BrokerCommand::SetLifetime { .. } | BrokerCommand::Disconnect { .. }) => {}
                 Output::Report(Report::Datagram { .. }) => outcomes += 1,
                 Output::Report(_) => {}
+                Output::Answer(answer) => panic!("there is no console here, {answer:?}"),
                 Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
                 Output::Idle(deadline) => {
                     self.deadline = deadline;

@@ -259,6 +259,7 @@ impl DtlsDevicesScene {
                 }
                 Output::Broker(BrokerCommand::Disconnect { .. } | BrokerCommand::SetLifetime { .. }) => {}
                 Output::Report(report) => self.reports.push(report),
+                Output::Answer(answer) => panic!("there is no console here, {answer:?}"),
             }
             quiet = false;
         }

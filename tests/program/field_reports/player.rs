@@ -130,7 +130,7 @@ impl Player {
                     let payload = String::from_utf8(publication.payload).expect("JSON is text");
                     self.published.push((publication.topic, payload));
                 }
-                Output::Broker(_) | Output::Report(_) => {}
+                Output::Broker(_) | Output::Report(_) | Output::Answer(_) => {}
                 Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
                 Output::Idle(_) => return,
             }

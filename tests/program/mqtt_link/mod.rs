@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lwm2m_base::secret::Secret;
-use lwm2m_core::command::Reply;
+use lwm2m_core::command::ResponseTopic;
 use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, ClientInfo, CloseReason, ConnectError, MessageProperties, Publication, RegistrationId,
     UplinkClass, Will,
@@ -213,7 +213,7 @@ async fn what_comes_with_a_command_is_heard_and_an_answer_goes_where_it_is_wante
     application.publish(&below(&device, "dn"), "command", properties).await;
     let BrokerEvent::Message { properties, .. } = rig.event().await else { panic!("no message") };
     assert!((90..=100).contains(&properties.expiry.unwrap().as_secs()), "{properties:?}");
-    assert_eq!(properties.reply, Some(Reply { topic: reply.clone(), correlation: Some(b"42".to_vec()) }));
+    assert_eq!(properties.reply, Some(ResponseTopic { topic: reply.clone(), correlation: Some(b"42".to_vec()) }));
 
     let answer = Publication { correlation: Some(b"42".to_vec()), ..publication(&reply, "answer") };
     rig.submit(BrokerCommand::Publish { registration: DEVICE, publication: answer }).await;

@@ -201,7 +201,7 @@ impl RestartedCore {
                 }
                 Output::Broker(BrokerCommand::SetLifetime { .. }) => {}
                 Output::Report(Report::NotRestored { endpoint, reason }) => self.not_restored.push((endpoint, reason)),
-                Output::Report(_) => {}
+                Output::Report(_) | Output::Answer(_) => {}
                 Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
                 Output::Idle(_) => return,
             }

@@ -6,7 +6,7 @@ use lwm2m_base::secret::Secret;
 use lwm2m_base::{AssociationId, Peer};
 use lwm2m_core::coap::options::{format, number};
 use lwm2m_core::coap::{Code, Request, Token};
-use lwm2m_core::command::{Echo, Origin};
+use lwm2m_core::command::{ConsoleOrigin, Echo, Origin};
 use lwm2m_core::gateway::record::{CommandRecord, DeviceRecord, IdentityRecord, ObservationRecord};
 use lwm2m_core::lwm2m::format_choice::Formats;
 use lwm2m_core::lwm2m::path::Path;
@@ -30,7 +30,8 @@ proptest! {
 fn a_command_may_be_as_deep_as_json_is_read() {
     let deep = format!("{}{}", "[".repeat(120), "]".repeat(120));
     let command = Echo::try_from(format!("{{\"msgType\":\"observe\",\"x\":{deep}}}")).unwrap();
-    let observation = ObservationRecord { token: Token::EMPTY, command, formats: None, number: 0, at: Duration::ZERO };
+    let (token, at, origin) = (Token::EMPTY, Duration::ZERO, Origin::Application);
+    let observation = ObservationRecord { token, command, formats: None, number: 0, at, origin };
     let json = serde_json::to_string(&observation).unwrap();
     assert_eq!(serde_json::from_str::<ObservationRecord>(&json).unwrap(), observation);
 }
@@ -44,19 +45,22 @@ fn what_is_no_token_is_no_record() {
     }
 }
 
+fn origin() -> impl Strategy<Value = Origin> {
+    let console = ("[a-z]{1,8}", any::<bool>(), any::<bool>())
+        .prop_map(|(user, force, while_stream)| Origin::Console(Box::new(ConsoleOrigin { user, force, while_stream })));
+    prop_oneof![Just(Origin::Application), Just(Origin::AutoObserve), console]
+}
+
 fn record() -> impl Strategy<Value = DeviceRecord> {
     let times = || (0_u64..10_000_000_000_000).prop_map(Duration::from_millis);
-    let observation =
-        (vec(any::<u8>(), 0..=8), echo(), 0_u32..1 << 24, times()).prop_map(|(token, command, number, at)| {
-            ObservationRecord { token: Token::new(&token), command, formats: Some(Formats::default()), number, at }
-        });
-    let command = (any::<u64>(), times(), echo()).prop_map(|(serial, expires, command)| CommandRecord {
-        serial,
-        expires,
-        command,
-        reply: None,
-        retained: None,
-        origin: Origin::default(),
+    let observation = (vec(any::<u8>(), 0..=8), echo(), 0_u32..1 << 24, times(), origin()).prop_map(
+        |(token, command, number, at, origin)| {
+            let (token, formats) = (Token::new(&token), Some(Formats::default()));
+            ObservationRecord { token, command, formats, number, at, origin }
+        },
+    );
+    let command = (any::<u64>(), times(), echo(), origin()).prop_map(|(serial, expires, command, origin)| {
+        CommandRecord { serial, expires, command, reply: None, retained: None, origin }
     });
     let path = vec(any::<u16>(), 1..=4).prop_map(|ids| Path::of(&ids).expect("no more than four"));
     (

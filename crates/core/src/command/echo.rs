@@ -24,7 +24,7 @@ pub struct Echo {
     command: Arc<WrittenCommand>,
 }
 
-#[derive(Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct WrittenCommand {
     members: Members,
     msg_type: Option<String>,
@@ -32,7 +32,7 @@ struct WrittenCommand {
 }
 
 /// Holds what a command is about, as it is written.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum RequestTarget {
     /// Holds the path without the query.
     Path(Option<String>),
@@ -64,6 +64,15 @@ impl Echo {
     pub(crate) fn of(members: &Value) -> Self {
         let (echo, _) = Self::read(members.to_string().as_bytes()).expect("the gateway writes JSON objects");
         echo
+    }
+
+    /// Adds a member with a text, in place of one with this name.
+    pub(crate) fn with_text(mut self, name: &str, text: &str) -> Self {
+        let value = serde_json::value::to_raw_value(text).expect("a text is JSON");
+        let members = &mut Arc::make_mut(&mut self.command).members.0;
+        members.retain(|(own, _)| own != name);
+        members.push((name.to_owned(), value));
+        self
     }
 
     /// Parses the known members again.
@@ -141,7 +150,7 @@ fn request_path(data: &Value) -> Option<&str> {
 
 /// Holds the members of an object in their order, with their values as written. The later of two members with one name
 /// wins.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Members(Vec<(String, Box<RawValue>)>);
 
 impl Members {
@@ -219,5 +228,13 @@ mod tests {
             let (echo, _) = Echo::read(format!("{{{twice}}}").as_bytes()).unwrap();
             assert_eq!(echo.to_json(), format!("{{{once}}}"), "{count}");
         }
+    }
+
+    #[test]
+    fn a_text_that_is_added_replaces_the_member_of_its_name_and_leaves_clones_alone() {
+        let (echo, _) = Echo::read(br#"{"origin":7,"msgType":"read"}"#).unwrap();
+        let marked = echo.clone().with_text("origin", "con\"sole");
+        assert_eq!(marked.to_json(), r#"{"msgType":"read","origin":"con\"sole"}"#);
+        assert_eq!((marked.msg_type(), echo.to_json().as_str()), ("read", r#"{"origin":7,"msgType":"read"}"#));
     }
 }

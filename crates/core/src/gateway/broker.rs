@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::command::Reply;
+use crate::command::ResponseTopic;
 pub use crate::registry::RegistrationId;
 use crate::registry::Topic;
 use lwm2m_base::secret::Secret;
@@ -59,7 +59,7 @@ pub struct Publication {
     /// The Message Expiry Interval: the time after which the broker removes the publication. ExProto and MQTT 3.1.1 have
     /// none.
     pub expiry: Option<Duration>,
-    /// The Correlation Data of an answer to the Response Topic of its command ([`Reply`]).
+    /// The Correlation Data of an answer to the Response Topic of its command ([`ResponseTopic`]).
     pub correlation: Option<Vec<u8>>,
     /// If set, [`BrokerEvent::Published`] reports that the broker has accepted the publication, or
     /// [`BrokerEvent::Unpublished`] that it never will. Every Send has a ticket: [`BrokerEvent::Queued`] or
@@ -183,7 +183,7 @@ pub struct MessageProperties {
     /// The Message Expiry Interval.
     pub expiry: Option<Duration>,
     /// The Response Topic and the Correlation Data, for the final answer.
-    pub reply: Option<Reply>,
+    pub reply: Option<ResponseTopic>,
     /// Whether it is a retained message: it may be delivered again.
     pub retained: bool,
 }

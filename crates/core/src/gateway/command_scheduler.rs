@@ -8,16 +8,19 @@
 //!
 //! Every command has exactly one final answer, as long as there is a session to publish it by.
 
-use std::time::{Duration, Instant};
+mod console;
+mod final_answer;
+
+use std::time::Instant;
 
 use crate::coap::{ExchangeError, ExchangeId, Freshness, Response};
-use crate::command::{Command, Echo, Reply};
+use crate::command::{Command, Echo, Origin, Reply};
 use crate::lwm2m::format_choice::Attempts;
 use crate::lwm2m::operation::OperationKind;
 use crate::mqtt::downlink::{self, Refusal};
 use crate::mqtt::uplink;
 use crate::registry::{
-    AdmitOutcome, CommandBytes, CommandDigest, Device, InFlight, Observation, ObservedPaths, PendingCommand,
+    AdmitOutcome, CommandBytes, CommandDigest, Device, InFlight, Observation, ObservedPaths, PendingCommand, QueueFull,
     QueueLimits, RegistrationId, ScheduledObservation,
 };
 use lwm2m_base::deadlines::Deadlines;
@@ -27,11 +30,22 @@ use lwm2m_base::total::Total;
 use super::auto_observe;
 use super::broker::{MessageProperties, Publication, UplinkClass};
 use super::config::Limits;
+use super::console_commands::AnswerOutcome;
 use super::context::Context;
 use super::pending_registrations::{EarlyCommand, PendingRegistration};
 use super::record::{CommandRecord, ObservationRecord};
 use super::report::{CommandOutcome, Report};
 use super::retained_command_dedup::RetainedCommandDedup;
+use super::stream_observations::StreamObservations;
+
+use final_answer::{give_up, refuse, refuse_command, report, report_undecodable};
+
+pub(super) use console::state;
+pub(super) use final_answer::{FinalAnswer, Recipient};
+
+/// The reasons of refusals.
+const LEFT: &str = "the device is not registered any more";
+const NOW_OR_NEVER: &str = "the device is asleep or busy, and the command may not wait";
 
 /// Owns what concerns the commands of all devices; the queue of a device and its command in flight are in [`Device`].
 /// It knows neither how a device registers nor when it leaves: its owner calls it then.
@@ -46,6 +60,7 @@ pub(super) struct CommandScheduler {
     /// Counts the commands of devices whose Register is not answered yet.
     early: Total,
     pub retained: RetainedCommandDedup,
+    pub streams: StreamObservations,
     /// The serial of the newest record of a command.
     last_serial: u64,
     /// The number of the newest command.
@@ -55,9 +70,17 @@ pub(super) struct CommandScheduler {
 /// A command of an earlier process that is refused now.
 pub(super) struct NotTaken {
     echo: Echo,
-    reply: Option<Box<Reply>>,
+    reply: Option<Reply>,
+    origin: Origin,
     outcome: CommandOutcome,
     reason: String,
+}
+
+/// A command that can neither be sent nor wait.
+enum NotAdmitted {
+    QueueFull(Box<Command>, QueueFull),
+    /// The command may not wait (`ttl` 0) and cannot be sent now.
+    NowOrNever(Box<Command>),
 }
 
 impl CommandScheduler {
@@ -71,17 +94,18 @@ impl CommandScheduler {
     ) {
         let MessageProperties { expiry, reply, retained } = properties;
         let limits = &context.settings.limits;
-        if payload.len() > limits.command_size {
-            let reason = too_long(limits);
-            let answered = (&Echo::default(), reply.as_ref());
-            return refuse(context, device, answered, "error", CommandOutcome::Refused, &reason);
-        }
         let default_expiry = limits.command_expiry;
-        let command = match downlink::parse(&payload, context.command_context(&device.registration)) {
+        let parsed = if payload.len() > limits.command_size {
+            Err(Refusal { echo: Echo::default(), reason: too_long(limits) })
+        } else {
+            downlink::parse(&payload, context.command_context(&device.registration))
+        };
+        let command = match parsed {
             Ok(command) => downlink::with_properties(command, expiry, reply),
-            Err(refusal) => {
-                let answered = (&refusal.echo, reply.as_ref());
-                return refuse(context, device, answered, "error", CommandOutcome::Refused, &refusal.reason);
+            Err(Refusal { echo, reason }) => {
+                let (reply, origin) = (reply.map(Reply::Topic), Origin::Application);
+                let recipient = Recipient { reply: reply.as_ref(), origin: &origin };
+                return refuse(context, device, (&echo, recipient), "error", CommandOutcome::Refused, &reason);
             }
         };
         let retained = retained.then(|| CommandDigest::of(&payload));
@@ -144,8 +168,8 @@ impl CommandScheduler {
     /// The device has the request and will answer later.
     pub fn acknowledged(&mut self, context: &mut Context, device: &mut Device, exchange: ExchangeId) {
         if let Some(command) = device.acknowledged(exchange) {
-            let payload = uplink::acknowledged(&command.echo);
-            context.publish_answer(device, payload);
+            let (payload, origin) = (uplink::acknowledged(&command.echo), command.origin.clone());
+            context.publish_answer(device, &origin, payload);
         }
     }
 
@@ -164,8 +188,9 @@ impl CommandScheduler {
         let outcome = context.outcome(device, &command.operation, response);
         // The number 0 is not published: every first answer has it.
         let payload = uplink::answer(&command.echo, &outcome, observing.filter(|number| *number != 0));
-        context.publish_final_answer(device, command.reply.as_deref(), payload);
         let took = context.now.saturating_duration_since(sent);
+        let answer = FinalAnswer { outcome: AnswerOutcome::Answered, took: Some(took), payload };
+        context.publish_final_answer(device, Recipient::of(&command), answer);
         report(context, device, &command, CommandOutcome::Answered, Some(took));
         if let Some(reason) = outcome.reason {
             match outcome.content {
@@ -181,7 +206,8 @@ impl CommandScheduler {
 
     pub fn reset(&mut self, context: &mut Context, device: &mut Device, exchange: ExchangeId) {
         let Some(InFlight { command, .. }) = self.take_in_flight(context, device, exchange) else { return };
-        context.publish_final_answer(device, command.reply.as_deref(), uplink::reset(&command));
+        let answer = FinalAnswer::of(AnswerOutcome::Reset, uplink::reset(&command));
+        context.publish_final_answer(device, Recipient::of(&command), answer);
         report(context, device, &command, CommandOutcome::Reset, None);
         auto_observe::split(context, device, &command, None);
         self.send_next(context, device);
@@ -189,7 +215,7 @@ impl CommandScheduler {
 
     pub fn timed_out(&mut self, context: &mut Context, device: &mut Device, exchange: ExchangeId) {
         let Some(InFlight { command, .. }) = self.take_in_flight(context, device, exchange) else { return };
-        give_up(context, device, &command);
+        give_up(context, device, &command, AnswerOutcome::TimedOut);
         auto_observe::split(context, device, &command, None);
         self.send_next(context, device);
     }
@@ -213,29 +239,34 @@ impl CommandScheduler {
 
     /// Gives up the command in flight: it has its last answer.
     pub fn give_up_in_flight(&mut self, context: &mut Context, device: &mut Device) {
+        self.give_up_in_flight_as(context, device, AnswerOutcome::TimedOut);
+    }
+
+    fn give_up_in_flight_as(&mut self, context: &mut Context, device: &mut Device, outcome: AnswerOutcome) {
         if let Some(in_flight) = device.take_in_flight() {
             auto_observe::ask_again(device, &in_flight.command);
             context.coap.forget(in_flight.exchange);
             self.registrations.remove(&in_flight.exchange);
             context.changed(device);
-            give_up(context, device, &in_flight.command);
+            give_up(context, device, &in_flight.command, outcome);
         }
     }
 
     /// The device leaves: its command in flight is given up, its pending commands are refused.
     pub fn give_up_all(&mut self, context: &mut Context, device: &mut Device) {
         let waiting: Vec<Command> = device.waiting.drain().collect();
-        self.give_up_in_flight(context, device);
+        self.give_up_in_flight_as(context, device, AnswerOutcome::Left);
         for command in waiting {
-            let reason = "the device is not registered any more";
-            refuse_command(context, device, &command, CommandOutcome::Expired, reason);
+            let answer = FinalAnswer::of(AnswerOutcome::Left, uplink::refused(&command.echo, LEFT));
+            context.publish_final_answer(device, Recipient::of(&command), answer);
+            report(context, device, &command, CommandOutcome::Expired, None);
         }
     }
 
     /// Gives a device the commands of its registration before this one: that in flight is given up, the others wait.
     pub fn inherit(&mut self, context: &mut Context, device: &mut Device, mut former: Device) {
         if let Some(in_flight) = former.take_in_flight() {
-            give_up(context, device, &in_flight.command);
+            give_up(context, device, &in_flight.command, AnswerOutcome::TimedOut);
         }
         device.waiting = std::mem::take(&mut former.waiting);
     }
@@ -274,6 +305,7 @@ impl CommandScheduler {
     /// Forgets an exchange or observation that CoAP has ended.
     pub fn forget_exchange(&mut self, exchange: ExchangeId) {
         self.registrations.remove(&exchange);
+        self.streams.ended(exchange);
     }
 
     pub fn pop_expired(&mut self, now: Instant) -> Option<RegistrationId> {
@@ -317,12 +349,22 @@ impl CommandScheduler {
     }
 
     fn admit(&mut self, context: &mut Context, device: &mut Device, waiting: PendingCommand) {
-        let limits = queue_limits(&context.settings.limits);
-        let admission = if context.draining {
-            device.keep(context.now, waiting, limits)
-        } else {
-            device.admit(context.now, waiting, limits)
+        let admission = admit(context, device, waiting);
+        let (command, outcome, reason) = match self.admitted(context, device, admission) {
+            Ok(()) => return,
+            Err(NotAdmitted::QueueFull(command, full)) => (command, CommandOutcome::QueueFull, full.to_string()),
+            Err(NotAdmitted::NowOrNever(command)) => (command, CommandOutcome::Expired, NOW_OR_NEVER.to_owned()),
         };
+        refuse_command(context, device, &command, outcome, &reason);
+    }
+
+    /// Sends a command that is admitted, or lets it wait.
+    fn admitted(
+        &mut self,
+        context: &mut Context,
+        device: &mut Device,
+        admission: AdmitOutcome,
+    ) -> Result<(), NotAdmitted> {
         match admission {
             AdmitOutcome::SendNow(waiting) => {
                 self.send(context, device, *waiting);
@@ -332,14 +374,10 @@ impl CommandScheduler {
                 context.changed(device);
                 self.watch_expiry(device);
             }
-            AdmitOutcome::QueueFull(command, full) => {
-                refuse_command(context, device, &command, CommandOutcome::QueueFull, &full.to_string());
-            }
-            AdmitOutcome::NowOrNever(command) => {
-                let reason = "the device is asleep or busy, and the command may not wait";
-                refuse_command(context, device, &command, CommandOutcome::Expired, reason);
-            }
+            AdmitOutcome::QueueFull(command, full) => return Err(NotAdmitted::QueueFull(command, full)),
+            AdmitOutcome::NowOrNever(command) => return Err(NotAdmitted::NowOrNever(command)),
         }
+        Ok(())
     }
 
     fn send(&mut self, context: &mut Context, device: &mut Device, mut waiting: PendingCommand) {
@@ -354,6 +392,9 @@ impl CommandScheduler {
             return auto_observe::split(context, device, command, None);
         }
         let paths = ObservedPaths::of(&command.operation);
+        if let Err(reason) = console::check_sending(context, device, command, &paths) {
+            return refuse_command(context, device, command, CommandOutcome::Refused, &reason);
+        }
         let (now, peer) = (context.now, device.peer);
         let exchange = match &command.operation.kind {
             OperationKind::Observe | OperationKind::ObserveComposite { .. }
@@ -416,6 +457,7 @@ impl CommandScheduler {
     ) {
         let former = if observing {
             self.registrations.insert(exchange, device.id);
+            self.streams.observed(context.now, &device.registration.endpoint, exchange, &observation.command.origin);
             device.observations.begin(exchange, observation)
         } else if let OperationKind::CancelObserve | OperationKind::CancelObserveComposite { .. } =
             observation.command.operation.kind
@@ -449,7 +491,8 @@ impl CommandScheduler {
                 *last
             });
             let expires = context.wall_clock.unix_time(expires);
-            let (reply, origin) = (command.reply.clone(), command.origin);
+            let reply = command.reply.as_deref().and_then(Reply::topic).cloned().map(Box::new);
+            let origin = command.origin.clone();
             CommandRecord { serial, expires, command: command.echo.clone(), reply, retained, origin }
         };
         let mut records = Vec::new();
@@ -471,9 +514,8 @@ impl CommandScheduler {
     pub fn restore_observation(&mut self, context: &mut Context, device: &mut Device, record: ObservationRecord) {
         // It was an observe command when it was recorded; in whatever else it may have turned, there is nothing to
         // observe.
-        let Ok(command) = downlink::interpret(record.command, context.command_context(&device.registration)) else {
-            return;
-        };
+        let interpreted = downlink::interpret(record.command, context.command_context(&device.registration));
+        let Ok(command) = interpreted.map(|command| Command { origin: record.origin, ..command }) else { return };
         let (OperationKind::Observe | OperationKind::ObserveComposite { .. }) = command.operation.kind else { return };
         let chosen = || Attempts::first(&command.operation, &device.registration).formats();
         let formats = record.formats.unwrap_or_else(chosen);
@@ -481,6 +523,7 @@ impl CommandScheduler {
         let freshness = Freshness::of(record.number, context.wall_clock.moment(record.at));
         let exchange = context.coap.restore_observation(device.peer, record.token, request, freshness);
         self.registrations.insert(exchange, device.id);
+        self.streams.observed(context.now, &device.registration.endpoint, exchange, &command.origin);
         if let Some(former) = device.observations.begin(exchange, Observation::of(command, formats)) {
             self.forget_exchange(former);
             context.coap.forget(former);
@@ -502,19 +545,20 @@ impl CommandScheduler {
         let mut not_taken = Vec::new();
         for CommandRecord { serial, expires, command, reply, retained, origin } in records {
             let room = self.bytes.take(command.to_json().len());
+            let reply = reply.map(|topic| Reply::Topic(*topic));
             let command = match downlink::interpret(command, context.command_context(&device.registration)) {
-                Ok(command) => Command { reply, origin, ..command },
+                Ok(command) => Command { reply: reply.map(Box::new), origin, ..command },
                 Err(Refusal { echo, reason }) => {
-                    not_taken.push(NotTaken { echo, reply, outcome: CommandOutcome::Refused, reason });
+                    not_taken.push(NotTaken { echo, reply, origin, outcome: CommandOutcome::Refused, reason });
                     continue;
                 }
             };
             let expires = context.wall_clock.moment(expires);
             let waiting = PendingCommand::new(self.next_number(), command, expires, room);
             let waiting = PendingCommand { serial: Some(serial), retained, ..waiting };
-            if let Err((Command { echo, reply, .. }, full)) = device.waiting.push(waiting, limits) {
-                let reason = full.to_string();
-                not_taken.push(NotTaken { echo, reply, outcome: CommandOutcome::QueueFull, reason });
+            if let Err((Command { echo, reply, origin, .. }, full)) = device.waiting.push(waiting, limits) {
+                let (reply, reason) = (reply.map(|reply| *reply), full.to_string());
+                not_taken.push(NotTaken { echo, reply, origin, outcome: CommandOutcome::QueueFull, reason });
             }
         }
         not_taken
@@ -523,9 +567,10 @@ impl CommandScheduler {
 
 /// Refuses a restored command: it has its final answer.
 pub(super) fn refuse_restored(context: &mut Context, device: &Device, refused: NotTaken) {
-    let NotTaken { echo, reply, outcome, reason } = refused;
+    let NotTaken { echo, reply, origin, outcome, reason } = refused;
+    let recipient = Recipient { reply: reply.as_ref(), origin: &origin };
     context.changed(device);
-    refuse(context, device, (&echo, reply.as_deref()), "error", outcome, &reason);
+    refuse(context, device, (&echo, recipient), "error", outcome, &reason);
 }
 
 /// Refuses a command whose device is not registered yet: it has its final answer.
@@ -542,7 +587,9 @@ pub(super) fn refuse_early(
     };
     let (topic, endpoint) = (pending.topics.response.clone(), pending.registration.endpoint.clone());
     let payload = uplink::refused(&echo, reason);
-    context.publish_reply(pending.id, topic.qos, properties.reply.as_ref(), &payload);
+    if let Some(reply) = &properties.reply {
+        context.publish_reply(pending.id, topic.qos, reply, &payload);
+    }
     context.publish(pending.id, Publication::new(topic, payload, UplinkClass::Answer));
     context.report(Report::Command { endpoint, msg_type, outcome, took: None });
 }
@@ -554,42 +601,18 @@ pub(super) fn report_links_left_out(context: &mut Context, device: &mut Device, 
     context.report(Report::LinksLeftOut { endpoint, reason, first });
 }
 
-/// The last answer of a command that its device did not answer.
-fn give_up(context: &mut Context, device: &Device, command: &Command) {
-    context.publish_final_answer(device, command.reply.as_deref(), uplink::timed_out(command));
-    report(context, device, command, CommandOutcome::TimedOut, None);
-}
-
-fn refuse_command(context: &mut Context, device: &Device, command: &Command, outcome: CommandOutcome, reason: &str) {
-    let answered = (&command.echo, command.reply.as_deref());
-    refuse(context, device, answered, command.msg_type(), outcome, reason);
-}
-
-fn refuse(
-    context: &mut Context,
-    device: &Device,
-    (echo, reply): (&Echo, Option<&Reply>),
-    msg_type: &'static str,
-    outcome: CommandOutcome,
-    reason: &str,
-) {
-    context.publish_final_answer(device, reply, uplink::refused(echo, reason));
-    let endpoint = device.registration.endpoint.clone();
-    context.report(Report::Command { endpoint, msg_type, outcome, took: None });
-}
-
-fn report(context: &mut Context, device: &Device, command: &Command, outcome: CommandOutcome, took: Option<Duration>) {
-    let endpoint = device.registration.endpoint.clone();
-    context.report(Report::Command { endpoint, msg_type: command.msg_type(), outcome, took });
-}
-
-fn report_undecodable(context: &mut Context, device: &Device, command: &Command, reason: String) {
-    let (endpoint, path) = (device.registration.endpoint.clone(), command.operation.path.to_string());
-    context.report(Report::UndecodableContent { endpoint, path, reason });
-}
-
 fn too_long(limits: &Limits) -> String {
     format!("the command is longer than {} bytes", limits.command_size)
+}
+
+/// Admits a command: while the program shuts down it waits, whatever its device does.
+fn admit(context: &Context, device: &mut Device, waiting: PendingCommand) -> AdmitOutcome {
+    let limits = queue_limits(&context.settings.limits);
+    if context.draining {
+        device.keep(context.now, waiting, limits)
+    } else {
+        device.admit(context.now, waiting, limits)
+    }
 }
 
 fn queue_limits(limits: &Limits) -> QueueLimits {

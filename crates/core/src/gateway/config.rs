@@ -42,6 +42,9 @@ pub struct GatewayConfig {
     pub plain_udp_for_psk_devices: bool,
     /// Whether the reports `register` and `update` contain the authenticated identity.
     pub report_identity: bool,
+    /// Whether the answers to the console's commands are published like those of applications. Notifications always
+    /// are.
+    pub publish_console_answers: bool,
     pub limits: Limits,
 }
 
@@ -62,6 +65,7 @@ impl Default for GatewayConfig {
             report_attributes: false,
             identity: IdentityRule::default(),
             report_identity: false,
+            publish_console_answers: true,
             plain_udp_for_psk_devices: false,
             limits: Limits::default(),
         }

@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::coap::{CoapOutput, Endpoint, RequestId, Response, Transmit};
-use crate::command::Reply;
+use crate::command::{AskId, Origin, Reply, ResponseTopic};
 use crate::lwm2m::codec::DecodeContext;
 use crate::lwm2m::model::Model;
 use crate::lwm2m::operation::{Operation, Outcome};
@@ -25,7 +25,9 @@ use lwm2m_dtls::{DtlsReport, DtlsTableSizes};
 
 use super::Output;
 use super::broker::{BrokerCommand, Publication, UplinkClass};
+use super::command_scheduler::{FinalAnswer, Recipient};
 use super::config::GatewayConfig;
+use super::console_commands::ConsoleAnswer;
 use super::dtls::DtlsLayer;
 use super::pending_changes::PendingChanges;
 use super::report::Report;
@@ -154,21 +156,39 @@ impl Context {
         self.command_broker(BrokerCommand::Publish { registration: session, publication });
     }
 
-    /// Publishes to the device's topic for answers.
-    pub fn publish_answer(&mut self, device: &Device, payload: Vec<u8>) {
+    /// Publishes to the device's topic for answers. The configuration may exclude the answers to the console's
+    /// commands.
+    pub fn publish_answer(&mut self, device: &Device, origin: &Origin, payload: Vec<u8>) {
+        if origin.console().is_some() && !self.settings.publish_console_answers {
+            return;
+        }
         let publication = Publication::new(device.topics.response.clone(), payload, UplinkClass::Answer);
         self.publish(device.session, publication);
     }
 
-    /// Publishes the same answer to the topic that the command named, if it named one, and to the device's own.
-    pub fn publish_final_answer(&mut self, device: &Device, reply: Option<&Reply>, payload: Vec<u8>) {
-        self.publish_reply(device.session, device.topics.response.qos, reply, &payload);
-        self.publish_answer(device, payload);
+    /// Publishes the same answer to the topic that the command named, if it named one, and to the device's own. The
+    /// console gets the answer to its command by an output.
+    pub fn publish_final_answer(&mut self, device: &Device, recipient: Recipient<'_>, answer: FinalAnswer) {
+        let Recipient { reply, origin } = recipient;
+        match reply {
+            Some(Reply::Topic(reply)) => {
+                self.publish_reply(device.session, device.topics.response.qos, reply, &answer.payload);
+            }
+            Some(Reply::Asker(ask)) => self.answer_console(*ask, answer.clone()),
+            None => {}
+        }
+        self.publish_answer(device, origin, answer.payload);
     }
 
-    /// Publishes an answer to the topic that the command named, if it named one.
-    pub fn publish_reply(&mut self, session: RegistrationId, qos: u8, reply: Option<&Reply>, payload: &[u8]) {
-        let Some(Reply { topic, correlation }) = reply.cloned() else { return };
+    /// Answers a request of the console.
+    pub fn answer_console(&mut self, ask: AskId, answer: FinalAnswer) {
+        let FinalAnswer { outcome, took, payload } = answer;
+        self.push(Output::Answer(ConsoleAnswer { ask, outcome, took, payload }));
+    }
+
+    /// Publishes an answer to the topic that the command named.
+    pub fn publish_reply(&mut self, session: RegistrationId, qos: u8, reply: &ResponseTopic, payload: &[u8]) {
+        let ResponseTopic { topic, correlation } = reply.clone();
         let (payload, class) = (payload.to_vec(), UplinkClass::Answer);
         let publication =
             Publication { topic, qos, payload, class, retain: false, expiry: None, correlation, ticket: None };

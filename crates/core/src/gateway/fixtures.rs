@@ -17,6 +17,7 @@ use lwm2m_base::{AssociationId, Peer};
 use super::Output;
 use super::broker::{BrokerCommand, Publication};
 use super::config::GatewayConfig;
+use super::console_commands::ConsoleAnswer;
 use super::context::Context;
 use super::report::Report;
 use super::wall_clock::WallClock;
@@ -109,6 +110,7 @@ pub fn json(publication: &Publication) -> Value {
 pub struct Outputs {
     pub messages: Vec<(Peer, Message)>,
     pub broker: Vec<BrokerCommand>,
+    pub answers: Vec<ConsoleAnswer>,
     pub reports: Vec<Report>,
 }
 
@@ -124,6 +126,7 @@ impl Outputs {
                     outputs.messages.push((transmit.peer, message));
                 }
                 Output::Broker(command) => outputs.broker.push(command),
+                Output::Answer(answer) => outputs.answers.push(answer),
                 Output::Report(Report::Datagram { .. }) => {}
                 Output::Report(report) => outputs.reports.push(report),
                 Output::FindKey(_) | Output::Idle(_) => panic!("no part without DTLS asks for this: {output:?}"),

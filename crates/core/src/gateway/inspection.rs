@@ -124,7 +124,7 @@ fn broker_names_of(context: &Context, device: &Device) -> BrokerNames {
     broker_names(&context.settings, &device.registration, device.peer, device.identity.as_deref())
 }
 
-fn state(now: Instant, device: &Device) -> WakeState {
+pub(super) fn state(now: Instant, device: &Device) -> WakeState {
     if device.is_awake(now) { WakeState::Awake } else { WakeState::Asleep }
 }
 
@@ -189,7 +189,7 @@ fn pending_view(context: &Context, waiting: &PendingCommand) -> PendingView {
 
 fn command_view(number: u64, command: &Command, bytes: usize) -> CommandView {
     let paths = paths(command);
-    CommandView { number, msg_type: command.msg_type(), paths, origin: command.origin, bytes }
+    CommandView { number, msg_type: command.msg_type(), paths, origin: command.origin.clone(), bytes }
 }
 
 pub(super) fn paths(command: &Command) -> Vec<Path> {
@@ -215,5 +215,5 @@ fn observation_view(observation: &Observation) -> ObservationView {
         ObservedPaths::Single(path) => (vec![*path], false),
         ObservedPaths::Composite(paths) => (paths.iter().copied().collect(), true),
     };
-    ObservationView { paths, is_composite, origin: observation.command.origin }
+    ObservationView { paths, is_composite, origin: observation.command.origin.clone() }
 }

@@ -31,6 +31,7 @@ pub mod broker;
 mod client;
 mod command_scheduler;
 pub mod config;
+pub mod console_commands;
 mod context;
 mod diagnostic;
 mod dtls;
@@ -52,6 +53,7 @@ pub mod report;
 mod restart;
 mod retained_command_dedup;
 mod send;
+mod stream_observations;
 mod table_sizes;
 pub mod trace;
 mod undefined_versions;
@@ -64,6 +66,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::coap::{EndpointEvent, Message, Transmit};
+use crate::command::AskId;
 use crate::lwm2m::model::Model;
 use lwm2m_base::Peer;
 use lwm2m_base::identity::PskIdentity;
@@ -74,6 +77,7 @@ use lwm2m_dtls::{DtlsServer, DtlsTableSizes};
 use admission::{AdmissionControl, Decision, refuse_register};
 use broker::{BrokerCommand, BrokerEvent};
 use config::{GatewayConfig, Limits};
+use console_commands::{CommandRefusal, CommandState, ConsoleAnswer, ConsoleCommand, Withdrawal};
 use context::Context;
 use dtls::{DtlsEvent, DtlsLayer};
 use notification::ReceivedNotification;
@@ -95,6 +99,8 @@ pub enum Output {
     Broker(BrokerCommand),
     /// A DTLS handshake needs the key of this identity. The shell answers by [`Gateway::handle_key`], now or later.
     FindKey(PskIdentity),
+    /// The console gets the final answer to its command.
+    Answer(ConsoleAnswer),
     /// The shell counts this, and logs it.
     Report(Report),
     /// No output is left. The shell calls [`Gateway::handle_timeout`] at this time, if nothing comes before; `None`
@@ -121,6 +127,8 @@ pub enum Output {
 ///   [`kick`](Self::kick) ends a registration for an operator.
 /// - [`trace`](Self::trace) begins to copy the messages of a device, an address or an identity, which
 ///   [`poll_trace`](Self::poll_trace) returns, until [`end_trace`](Self::end_trace).
+/// - [`command`](Self::command), [`command_state`](Self::command_state), [`withdraw`](Self::withdraw) and
+///   [`set_stream_open`](Self::set_stream_open) serve the console's commands ([`console_commands`]).
 /// - Methods that take `&self` only count: [`table_sizes`](Self::table_sizes),
 ///   [`sleeping_devices`](Self::sleeping_devices).
 ///
@@ -384,6 +392,52 @@ impl Gateway {
         devices.leave(&mut self.context, id, LeaveReason::Operator);
         self.handle_coap();
         true
+    }
+}
+
+/// Commands of the console.
+impl Gateway {
+    /// Takes a command of the console, and returns whether it was sent, waits, or is refused. The final answer to a
+    /// command that is not refused is an [`Output::Answer`] with this `ask`.
+    pub fn command(
+        &mut self,
+        now: Instant,
+        ask: AskId,
+        command: ConsoleCommand,
+    ) -> Result<CommandState, CommandRefusal> {
+        self.context.now = now;
+        let devices = self.registrations.devices_mut();
+        let registered = devices.registry().id_by_endpoint(&command.endpoint).and_then(|id| devices.with_commands(id));
+        let (device, commands) = registered.ok_or(CommandRefusal::NotRegistered)?;
+        let admitted = commands.handle_console(&mut self.context, device, ask, command);
+        self.handle_coap();
+        admitted
+    }
+
+    /// Returns the state of a command that was sent or waits; `None` if it has ended.
+    pub fn command_state(&mut self, now: Instant, endpoint: &str, number: u64) -> Option<CommandState> {
+        self.context.now = now;
+        let device = self.registrations.devices().registry().device_by_endpoint(endpoint)?;
+        command_scheduler::state(&self.context, device, number)
+    }
+
+    /// Takes a pending command of whomever out of the queue, and gives it its final answer.
+    pub fn withdraw(&mut self, now: Instant, endpoint: &str, number: u64) -> Withdrawal {
+        self.context.now = now;
+        let devices = self.registrations.devices_mut();
+        let registered = devices.registry().id_by_endpoint(endpoint).and_then(|id| devices.with_commands(id));
+        let Some((device, commands)) = registered else { return Withdrawal::NotRegistered };
+        match commands.withdraw(&mut self.context, device, number) {
+            true => Withdrawal::Withdrawn,
+            false => Withdrawal::NotPending,
+        }
+    }
+
+    /// Notes whether this user of the console has an open event stream of this device, which need not be registered.
+    /// Observations that last as long as the streams of their user end 60 s after the last one was closed.
+    pub fn set_stream_open(&mut self, now: Instant, endpoint: &str, user: &str, is_open: bool) {
+        self.context.now = now;
+        self.registrations.devices_mut().set_stream_open(now, endpoint, user, is_open);
     }
 }
 

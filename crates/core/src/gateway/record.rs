@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::coap::Token;
-use crate::command::{Echo, Origin, Reply};
+use crate::command::{Echo, Origin, ResponseTopic};
 use crate::lwm2m::format_choice::Formats;
 use crate::lwm2m::path::Path;
 use crate::lwm2m::register::{ObjectList, Registration};
@@ -85,6 +85,9 @@ pub struct ObservationRecord {
     pub number: u32,
     #[serde(with = "milliseconds")]
     pub at: Duration,
+    /// Older records do not tell it: an application.
+    #[serde(default, skip_serializing_if = "Origin::is_application")]
+    pub origin: Origin,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,7 +101,7 @@ pub struct CommandRecord {
     #[serde(skip)]
     pub command: Echo,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reply: Option<Box<Reply>>,
+    pub reply: Option<Box<ResponseTopic>>,
     /// The digest of a retained command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retained: Option<CommandDigest>,

@@ -45,6 +45,7 @@ enum RegistrationTimer {
     Lifetime,
     CommandExpiry,
     AwakeTime,
+    StreamObservation,
 }
 
 impl RegisteredDevices {
@@ -100,6 +101,9 @@ impl RegisteredDevices {
         if let Some(device) = self.registry.device_mut(id).filter(|_| connected) {
             self.commands.give_up_all(context, device);
             change_presence(context, device, Presence::Offline, context.now);
+        }
+        if let Some(device) = self.registry.device(id).filter(|_| !connected) {
+            self.commands.tell_console_left(context, device);
         }
         let Some(device) = self.remove(context, id) else { return };
         if connected {
@@ -159,6 +163,11 @@ impl RegisteredDevices {
                         self.commands.expire(context, device);
                     }
                 }
+                RegistrationTimer::StreamObservation => {
+                    if let Some(observation) = self.commands.streams.pop_expired(context.now) {
+                        self.end_observation(context, observation);
+                    }
+                }
                 RegistrationTimer::AwakeTime => {
                     if let Some(device) =
                         self.queue_mode.pop_expired(context.now).and_then(|id| self.registry.device_mut(id))
@@ -168,6 +177,17 @@ impl RegisteredDevices {
                 }
             }
         }
+    }
+
+    /// Notes whether this user of the console has an event stream of this device.
+    pub fn set_stream_open(&mut self, now: Instant, endpoint: &str, user: &str, is_open: bool) {
+        let device = self.registry.device_by_endpoint(endpoint);
+        let observations = device.into_iter().flat_map(|device| device.observations.iter());
+        let of_stream = observations.filter_map(|(exchange, observation)| {
+            let console = observation.command.origin.console()?;
+            (console.while_stream && console.user == user).then_some(exchange)
+        });
+        self.commands.streams.set_open(now, (endpoint, user), is_open, of_stream);
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
@@ -197,7 +217,7 @@ impl RegisteredDevices {
 
     /// Returns the number of deadlines of all devices.
     pub fn deadlines(&self) -> usize {
-        self.lifetimes.len() + self.commands.deadlines() + self.queue_mode.len()
+        self.lifetimes.len() + self.commands.deadlines() + self.queue_mode.len() + self.commands.streams.len()
     }
 
     /// Gives up the commands in flight of all devices: each of them has its last answer.
@@ -212,11 +232,12 @@ impl RegisteredDevices {
         due.min().map(|(_, timer)| timer)
     }
 
-    fn timers(&self) -> [(Option<Instant>, RegistrationTimer); 3] {
+    fn timers(&self) -> [(Option<Instant>, RegistrationTimer); 4] {
         [
             (self.lifetimes.next(), RegistrationTimer::Lifetime),
             (self.commands.next_deadline(), RegistrationTimer::CommandExpiry),
             (self.queue_mode.next_deadline(), RegistrationTimer::AwakeTime),
+            (self.commands.streams.next_deadline(), RegistrationTimer::StreamObservation),
         ]
     }
 
@@ -230,6 +251,15 @@ impl RegisteredDevices {
         } else {
             self.leave(context, id, LeaveReason::LifetimeOver);
         }
+    }
+
+    /// Ends an observation without asking the device: its next notification is answered with a Reset.
+    fn end_observation(&mut self, context: &mut Context, observation: ExchangeId) {
+        let Some(device) = device_of(&mut self.registry, &self.commands, observation) else { return };
+        device.observations.end(observation);
+        self.commands.forget_exchange(observation);
+        context.coap.forget(observation);
+        context.changed(device);
     }
 
     /// Moves a device to another address of the same transport. Requests in flight are sent there.

@@ -225,6 +225,8 @@ pub enum CommandOutcome {
     Refused,
     Expired,
     QueueFull,
+    /// An operator took it out of the queue.
+    Withdrawn,
     /// A retained command that this device was sent before.
     DuplicateRetained,
     /// Its body, or that of its answer, could not be transferred in blocks.

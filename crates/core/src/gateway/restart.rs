@@ -100,7 +100,8 @@ fn record(context: &Context, commands: &mut CommandScheduler, device: &mut Devic
     let observations = device.observations.iter().filter_map(|(exchange, observation)| {
         let (token, newest) = context.coap.observation(exchange)?;
         let (command, formats) = (observation.command.echo.clone(), Some(observation.formats));
-        Some(ObservationRecord { token, command, formats, number: newest.number(), at: unix_time(newest.at()) })
+        let (number, at, origin) = (newest.number(), unix_time(newest.at()), observation.command.origin.clone());
+        Some(ObservationRecord { token, command, formats, number, at, origin })
     });
     DeviceRecord {
         password: device.registration.password().cloned(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::command::{Command, Echo, LONGEST_EXPIRY, MSG_TYPES, Origin, Reply};
+use crate::command::{Command, Echo, LONGEST_EXPIRY, MSG_TYPES, Origin, Reply, ResponseTopic};
 use crate::lwm2m::codec::Assignment;
 use crate::lwm2m::content_format::ContentFormat;
 use crate::lwm2m::model::{Model, ObjectVersion, OtherVersions, Resource, Version};
@@ -47,9 +47,9 @@ pub struct CommandContext<'a> {
 }
 
 /// Adds the MQTT properties of a command. A response topic that cannot be published to is ignored.
-pub fn with_properties(command: Command, expiry: Option<Duration>, reply: Option<Reply>) -> Command {
+pub fn with_properties(command: Command, expiry: Option<Duration>, reply: Option<ResponseTopic>) -> Command {
     let expiry = [command.expiry, expiry].into_iter().flatten().min();
-    let reply = reply.filter(|reply| is_response_topic(&reply.topic)).map(Box::new);
+    let reply = reply.filter(|reply| is_response_topic(&reply.topic)).map(|reply| Box::new(Reply::Topic(reply)));
     Command { expiry, reply, ..command }
 }
 
@@ -61,6 +61,13 @@ fn is_response_topic(topic: &str) -> bool {
 pub fn parse(payload: &[u8], context: CommandContext<'_>) -> Result<Command, Refusal> {
     let (echo, members) = Echo::read(payload).map_err(|reason| Refusal { echo: Echo::default(), reason })?;
     interpret_members(echo, &members, context)
+}
+
+/// Reads a command of the console for a device. Its answers and notifications contain `"origin":"console"`.
+pub fn parse_console(payload: &[u8], context: CommandContext<'_>) -> Result<Command, Refusal> {
+    let command = parse(payload, context)?;
+    let echo = command.echo.with_text("origin", "console");
+    Ok(Command { echo, ..command })
 }
 
 /// Interprets a command whose JSON has been read before.

@@ -48,6 +48,8 @@ pub struct Observation {
 impl Observation {
     /// Returns the observation that this command began.
     pub fn of(command: Command, formats: Formats) -> Self {
+        // Its first answer was its final answer.
+        let command = Command { reply: None, ..command };
         Self { paths: ObservedPaths::of(&command.operation), command, formats }
     }
 }

@@ -89,6 +89,14 @@ impl CommandQueue {
         Some(popped)
     }
 
+    /// Takes out the command with this number.
+    pub fn remove(&mut self, number: u64) -> Option<PendingCommand> {
+        let place = self.commands.iter().position(|waiting| waiting.number == number)?;
+        let removed = self.commands.remove(place);
+        self.count();
+        removed
+    }
+
     /// Takes out the commands that waited too long, in their order.
     pub fn take_expired(&mut self, now: Instant) -> Vec<Command> {
         let (expired, kept) =

@@ -193,6 +193,7 @@ impl Scene {
                 }
                 Output::Broker(BrokerCommand::Disconnect { .. } | BrokerCommand::SetLifetime { .. }) => {}
                 Output::Report(report) => self.reports.push(report),
+                Output::Answer(answer) => panic!("there is no console here, {answer:?}"),
                 Output::Idle(next) => return next,
             }
         }

@@ -649,7 +649,7 @@ impl World {
                 }
                 Output::Broker(_) => {}
                 Output::Report(Report::Datagram { outcome: verdict, .. }) => self.said.push(verdict),
-                Output::Report(_) => {}
+                Output::Report(_) | Output::Answer(_) => {}
                 Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
                 Output::Idle(deadline) => {
                     self.deadline = deadline;

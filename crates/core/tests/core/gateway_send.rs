@@ -323,7 +323,7 @@ fn sends_that_wait_leave_room_for_other_requests() {
 fn sent(scene: &mut Scene) -> Vec<Message> {
     let to_device = |said| match said {
         lwm2m_testkit::scene::Said::ToDevice(_, message) => Some(message),
-        lwm2m_testkit::scene::Said::ToBroker(_) => None,
+        lwm2m_testkit::scene::Said::ToBroker(_) | lwm2m_testkit::scene::Said::ToConsole(_) => None,
     };
     std::iter::from_fn(|| scene.next_said()).filter_map(to_device).collect()
 }

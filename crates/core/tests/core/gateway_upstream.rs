@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use lwm2m_core::coap::Code;
-use lwm2m_core::command::Reply;
+use lwm2m_core::command::ResponseTopic;
 use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, CloseReason, MessageProperties, Publication, RegistrationId, UplinkClass, Will,
 };
@@ -25,7 +25,7 @@ fn command_with(scene: &mut Scene, command: &Value, properties: MessagePropertie
 }
 
 fn wanted_at(topic: &str) -> MessageProperties {
-    let reply = Some(Reply { topic: topic.to_owned(), correlation: Some(b"42".to_vec()) });
+    let reply = Some(ResponseTopic { topic: topic.to_owned(), correlation: Some(b"42".to_vec()) });
     MessageProperties { reply, ..MessageProperties::default() }
 }
 

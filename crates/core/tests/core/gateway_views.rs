@@ -155,7 +155,7 @@ fn a_device_is_seen_with_its_commands_and_observations_and_without_its_secrets()
     assert_eq!(objects, [(1, [0].as_slice()), (3, &[0]), (3303, &[0])]);
     let [observation] = view.observations.as_slice() else { panic!("{:?}", view.observations) };
     assert_eq!(
-        (observation.paths[0].to_string(), observation.origin),
+        (observation.paths[0].to_string(), observation.origin.clone()),
         ("/3303/0/5700".to_owned(), Origin::Application)
     );
     let in_flight = view.in_flight.as_ref().expect("the read was sent");

@@ -10,6 +10,7 @@ mod gateway_answers;
 mod gateway_auto_observe_composite;
 mod gateway_commands;
 mod gateway_composite;
+mod gateway_console_commands;
 mod gateway_crowd;
 mod gateway_definitions;
 mod gateway_fetch_blocks;

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::super::config::GatewayConfig;
@@ -5,6 +7,7 @@ use super::super::fixtures::{Outputs, context, device, json};
 use super::*;
 use crate::coap::Code;
 use crate::coap::options::number;
+use crate::command::ResponseTopic;
 
 /// The commands of one device, in a context whose time the test moves.
 struct Scene {
@@ -249,7 +252,7 @@ fn an_acknowledgement_is_published_once_and_the_command_stays_in_flight() {
 #[test]
 fn the_final_answer_goes_to_the_response_topic_of_the_command_too() {
     let mut scene = Scene::awake();
-    let reply = Reply { topic: "app/answers".to_owned(), correlation: Some(vec![1, 2]) };
+    let reply = ResponseTopic { topic: "app/answers".to_owned(), correlation: Some(vec![1, 2]) };
     scene.handle_with(&execute(1), MessageProperties { reply: Some(reply), ..MessageProperties::default() });
     let outputs = scene.answer();
     let published: Vec<_> = outputs.publications().into_iter().map(|(_, answer)| answer).collect();

@@ -317,7 +317,8 @@ impl World {
                     self.sessions.retain(|(session, _)| *session != registration);
                 }
                 Output::Broker(BrokerCommand::Resume { .. } | BrokerCommand::SetLifetime { .. })
-                | Output::Report(_) => {}
+                | Output::Report(_)
+                | Output::Answer(_) => {}
                 Output::FindKey(identity) => panic!("nobody speaks DTLS here, {identity}"),
                 Output::Idle(Some(at)) if at <= self.now => self.gateway.handle_timeout(self.now),
                 Output::Idle(_) => return,
