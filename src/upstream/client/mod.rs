@@ -25,6 +25,8 @@ mod reconnecting;
 pub mod returning;
 mod superseding;
 pub mod targets;
+#[cfg(test)]
+pub mod test_values;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt::Debug;

@@ -6,15 +6,14 @@ mod nodes;
 mod resuming;
 mod superseding;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use rand::SeedableRng;
 
-use crate::upstream::client::device::Wait;
+use crate::upstream::client::test_values::{self, client};
 use crate::upstream::client::{ClientTimer, DRAIN_TIMEOUT};
 use crate::upstream::dialer::DialFailure;
 use crate::upstream::exproto::Node;
-use lwm2m_base::secret::Secret;
 use lwm2m_core::gateway::broker::{BrokerCommand, ConnectError, UplinkClass};
 
 use super::*;
@@ -224,32 +223,8 @@ fn node(name: &str) -> Node {
     Node { listeners: vec![name.to_owned()], adapter: String::new() }
 }
 
-fn client(clientid: &str) -> ClientInfo {
-    ClientInfo {
-        endpoint: clientid.to_owned(),
-        clientid: clientid.to_owned(),
-        username: "user".to_owned(),
-        password: Some(Secret::new("secret")),
-        proto_ver: "1.1".to_owned(),
-        peerhost: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        command_filter: format!("lwm2m/{clientid}/dn"),
-        command_qos: 1,
-        lifetime: seconds(300),
-        will: None,
-    }
-}
-
 fn publication(topic: &str, class: UplinkClass) -> Publication {
-    Publication {
-        topic: topic.to_owned(),
-        qos: 0,
-        payload: b"{}".to_vec(),
-        class,
-        retain: false,
-        expiry: None,
-        correlation: None,
-        ticket: None,
-    }
+    test_values::publication(topic, 0, class)
 }
 
 fn message(device: RegistrationId, topic: &str) -> ExProtoAction {

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
-use crate::upstream::mqtt::devices::test_values::{client, publication};
+use crate::upstream::client::test_values::client;
+use crate::upstream::mqtt::devices::test_values::publication;
 
 use super::*;
 

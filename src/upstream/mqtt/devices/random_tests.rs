@@ -9,9 +9,10 @@ use rand::{RngExt, SeedableRng};
 use crate::upstream::mqtt::codec::{ConnAck, ServerLimits};
 use lwm2m_core::gateway::broker::{BrokerCommand, MessageProperties, Publication, UplinkClass};
 
-use super::test_values::{client, settings};
+use super::test_values::settings;
 use super::tests::{SentPacket, id, said};
 use super::*;
+use crate::upstream::client::test_values::client;
 
 const DEVICES: u64 = 4;
 const STEPS: usize = 3_000;

@@ -1,12 +1,11 @@
 //! Values for the tests of the devices.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use crate::upstream::client::test_values;
 use crate::upstream::mqtt::MqttConfig;
 use crate::upstream::mqtt::codec::ProtocolVersion;
-use lwm2m_base::secret::Secret;
-use lwm2m_core::gateway::broker::{ClientInfo, Publication, UplinkClass};
+use lwm2m_core::gateway::broker::{Publication, UplinkClass};
 
 pub fn settings() -> MqttConfig {
     MqttConfig {
@@ -25,30 +24,6 @@ pub fn settings() -> MqttConfig {
     }
 }
 
-pub fn client(clientid: &str) -> ClientInfo {
-    ClientInfo {
-        endpoint: clientid.to_owned(),
-        clientid: clientid.to_owned(),
-        username: "user".to_owned(),
-        password: Some(Secret::new("secret")),
-        proto_ver: "1.1".to_owned(),
-        peerhost: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        command_filter: format!("lwm2m/{clientid}/dn"),
-        command_qos: 1,
-        lifetime: Duration::from_secs(300),
-        will: None,
-    }
-}
-
 pub fn publication(topic: &str, qos: u8) -> Publication {
-    Publication {
-        topic: topic.to_owned(),
-        qos,
-        payload: b"{}".to_vec(),
-        class: UplinkClass::Answer,
-        retain: false,
-        expiry: None,
-        correlation: None,
-        ticket: None,
-    }
+    test_values::publication(topic, qos, UplinkClass::Answer)
 }

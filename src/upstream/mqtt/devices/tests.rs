@@ -10,10 +10,11 @@ mod superseding;
 
 use rand::SeedableRng;
 
+use crate::upstream::client::test_values::client;
 use crate::upstream::mqtt::codec::{ConnAck, PacketId, ServerLimits};
 use lwm2m_core::gateway::broker::{BrokerCommand, ConnectError, MessageProperties, Publication, Ticket, UplinkClass};
 
-use super::test_values::{client, publication, settings};
+use super::test_values::{publication, settings};
 use super::*;
 
 const ONE: RegistrationId = RegistrationId(1);
@@ -306,6 +307,10 @@ fn message(device: RegistrationId, topic: &str) -> MqttAction {
 
 fn unreachable() -> Probed {
     Probed::NotOpened(DialFailure::NotReached("connection refused".to_owned()))
+}
+
+fn nothing_left() -> DialFailure {
+    DialFailure::Local("no file descriptor is left".to_owned())
 }
 
 fn accepts() -> Probed {

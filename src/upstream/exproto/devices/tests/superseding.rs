@@ -39,43 +39,6 @@ impl ExProtoScene {
 }
 
 #[test]
-fn a_registration_that_waits_to_reconnect_never_dials_after_its_successor_and_the_successor_publishes_its_answer() {
-    let (mut scene, older) = ExProtoScene::with_ready_device();
-    scene.command_connect(TWO, "ep1");
-    let newer = scene.begin(TWO, "c2");
-    scene.devices.anchor_ended(scene.now, older);
-    scene.expect(&[hang_up(older)]);
-    scene.publish(ONE, "answer");
-    scene.accept(TWO, newer, "c2");
-    scene.expect_first(&connected(TWO));
-    scene.expect_publish(TWO, newer, "answer");
-    scene.disconnect(ONE);
-    scene.publish(TWO, "register");
-    scene.expect_nothing();
-    scene.answer(newer, CallOutcome::Done);
-    scene.expect_publish(TWO, newer, "register");
-    scene.answer(newer, CallOutcome::Done);
-    scene.advance(seconds(60));
-    scene.expect_nothing();
-    scene.expect_no_drops();
-}
-
-#[test]
-fn the_discard_of_the_older_connection_ends_no_registration() {
-    let (mut scene, older) = ExProtoScene::with_ready_device();
-    scene.command_connect(TWO, "ep1");
-    let newer = scene.begin(TWO, "c2");
-    scene.socket_closed("c1", "{shutdown,discarded}");
-    scene.expect(&[hang_up(older)]);
-    scene.accept(TWO, newer, "c2");
-    scene.expect(&[connected(TWO)]);
-    scene.disconnect(ONE);
-    scene.advance(seconds(60));
-    scene.expect_nothing();
-    assert_eq!(scene.metrics.closed.get(), 0);
-}
-
-#[test]
 fn the_answer_to_a_publish_on_the_older_connection_decides_whether_it_is_sent_again() {
     for taken in [true, false] {
         let (mut scene, older) = ExProtoScene::with_ready_device();

@@ -147,10 +147,9 @@ fn a_want_of_file_descriptors_is_no_fault_of_the_broker() {
     let mut scene = MqttScene::new();
     scene.command_connect(ONE, "ep1");
     let connection = scene.expect_dial(&A);
-    scene.devices.not_opened(scene.now, connection, &DialFailure::Local("no file descriptor is left".to_owned()));
+    scene.devices.not_opened(scene.now, connection, &nothing_left());
     assert!(matches!(scene.expect_failed(ONE, connection), ConnectError::Unavailable(_)));
-    let outcome = Probed::NotOpened(DialFailure::Local("no file descriptor is left".to_owned()));
-    scene.devices.probed(scene.now, TargetId(0), outcome);
+    scene.devices.probed(scene.now, TargetId(0), Probed::NotOpened(nothing_left()));
     assert_eq!(scene.devices.table_sizes().nodes_unavailable, 0);
     assert_eq!(scene.metrics.nodes_failed.get(), 0);
 }

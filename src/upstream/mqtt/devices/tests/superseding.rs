@@ -24,34 +24,6 @@ impl MqttScene {
     }
 }
 
-/// In version 3.1.1, and by some brokers in version 5, nobody tells that another connection has the client ID.
-#[test]
-fn a_registration_that_waits_to_reconnect_never_dials_after_its_successor_and_the_successor_publishes_its_answer() {
-    for taken_over in [Some(0x8e), None] {
-        let (mut scene, older) = MqttScene::with_ready_device();
-        scene.command_connect(TWO, "ep1");
-        let newer = scene.expect_dial(&A);
-        scene.open(newer);
-        match taken_over {
-            Some(reason) => scene.disconnect_by_broker(older, reason, None),
-            None => scene.devices.ended(scene.now, older, "reset"),
-        }
-        scene.expect(&[MqttAction::HangUp { connection: older }]);
-        scene.publish(ONE, "answer");
-        scene.hear(newer, accepted(true));
-        scene.answer_subscribe(newer, 1);
-        scene.expect_first(&MqttAction::Emit(BrokerEvent::Connected { registration: TWO }));
-        scene.disconnect(ONE);
-        scene.publish(TWO, "register");
-        let ids = scene.expect_published(newer, &["answer", "register"], false);
-        ids.into_iter().for_each(|id| scene.acknowledge(newer, id));
-        scene.advance(seconds(10));
-        scene.expect_nothing();
-        scene.expect_no_drops();
-        assert_eq!(scene.metrics.closed.get(), 0);
-    }
-}
-
 #[test]
 fn the_older_connection_is_read_to_its_end_and_only_what_it_did_not_acknowledge_is_sent_again() {
     let (mut scene, older) = MqttScene::with_ready_device();
