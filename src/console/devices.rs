@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -20,6 +19,7 @@ use super::ConsoleServer;
 use super::audit::Author;
 use super::device_documents::{Device, DeviceList, DeviceListRow, State as DeviceState, Transport};
 use super::guard::Peer;
+use super::parameters::{IpAddressText, Seconds};
 use super::problem::{Problem, ProblemDocument, ProblemKind};
 use super::tokens::Access;
 
@@ -50,14 +50,16 @@ pub struct DevicesQuery {
     #[param(example = "UQ")]
     binding: Option<String>,
     /// An object of the object list, by its ID.
+    #[param(maximum = 65535)]
     object: Option<u16>,
     /// The IP address of the device.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<IpAddressText>, inline)]
     address: Option<IpAddr>,
     /// The identity that DTLS has authenticated.
     identity: Option<String>,
     /// Minimum time since the last message, in seconds.
-    silent: Option<u64>,
+    #[param(inline)]
+    silent: Option<Seconds>,
     /// Whether only devices with pending commands are listed.
     waiting: Option<bool>,
 }
@@ -210,7 +212,7 @@ impl DevicesQuery {
             object: self.object,
             address: self.address,
             identity: self.identity,
-            silent: self.silent.map(Duration::from_secs),
+            silent: self.silent.map(Seconds::duration),
             waiting: self.waiting.unwrap_or(false),
             ..DeviceFilter::default()
         }

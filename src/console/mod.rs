@@ -25,6 +25,7 @@ mod listener;
 mod objects;
 mod overview;
 mod page;
+mod parameters;
 mod problem;
 mod session;
 mod time;

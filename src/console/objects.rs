@@ -101,7 +101,7 @@ pub async fn objects(
     get,
     path = "/objects/{id}",
     tag = "definitions",
-    params(("id" = u16, Path, description = "Object ID"), ObjectQuery),
+    params(("id" = u16, Path, maximum = 65535, description = "Object ID"), ObjectQuery),
     responses(
         (status = 200, description = "The definition", body = ObjectDefinition,
             headers(("ETag" = String, description = "Changes when the definition does"))),

@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 
 use super::emqx::{self, EmqxError};
 
-const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
+/// The media type of the documents.
+pub const MEDIA_TYPE: &str = "application/problem+json";
 
 /// The kinds of errors; each has a type, a status and a title.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +158,6 @@ fn problem_document(problem: Problem, path: &str) -> Response {
         instance: path.to_owned(),
     };
     let mut response = (status, Json(document)).into_response();
-    response.headers_mut().insert(CONTENT_TYPE, MEDIA_TYPE);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
     response
 }

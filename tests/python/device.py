@@ -21,6 +21,7 @@ class Device:
         self.secret = secret
         self.binding = binding
         self.objects = Objects(values)
+        self.context = None
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
@@ -49,12 +50,8 @@ class Device:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout=30)
 
     async def _register(self):
-        self.context = await aiocoap.Context.create_server_context(
-            self.objects, bind=("127.0.0.1", 0), transports=["tinydtls" if self.secret else "udp6"]
-        )
-        if self.secret:
-            keys = {"psk": self.secret.encode(), "client-identity": self.endpoint.encode()}
-            self.context.client_credentials.load_from_dict({f"{self.server}/*": {"dtls": keys}})
+        if self.context is None:
+            await self._connect()
         links = ",".join(f"</{oid}/{iid}>" for oid, iid in self.objects.instances()).encode()
         query = (f"ep={self.endpoint}", "lt=300", "lwm2m=1.0", f"b={self.binding}")
         response = await self._request(aiocoap.POST, ("rd",), query, links)
@@ -62,6 +59,14 @@ class Device:
         # aiocoap forgets a DTLS connection that nobody holds.
         self.remote = response.remote
         self.location = response.opt.location_path
+
+    async def _connect(self):
+        self.context = await aiocoap.Context.create_server_context(
+            self.objects, bind=("127.0.0.1", 0), transports=["tinydtls" if self.secret else "udp6"]
+        )
+        if self.secret:
+            keys = {"psk": self.secret.encode(), "client-identity": self.endpoint.encode()}
+            self.context.client_credentials.load_from_dict({f"{self.server}/*": {"dtls": keys}})
 
     async def _request(self, code, path, query=(), payload=b""):
         message = aiocoap.Message(code=code, uri=self.server)

@@ -19,6 +19,7 @@ use crate::console::ConsoleServer;
 use crate::console::audit::Author;
 use crate::console::devices;
 use crate::console::guard::Peer;
+use crate::console::parameters::{IpAddressText, Seconds};
 use crate::console::tokens::Access;
 
 /// Number of clients without `limit`, and the maximum.
@@ -49,7 +50,7 @@ pub struct ClientsQuery {
     username: Option<String>,
     /// A part of the username.
     like_username: Option<String>,
-    #[param(value_type = Option<String>, format = Ipv4)]
+    #[param(value_type = Option<IpAddressText>, inline)]
     ip_address: Option<IpAddr>,
     /// Every registered device is `connected`.
     #[param(example = "connected")]
@@ -58,9 +59,11 @@ pub struct ClientsQuery {
     #[param(example = "1.1")]
     proto_ver: Option<String>,
     /// The shortest lifetime, in seconds.
-    gte_lifetime: Option<u64>,
+    #[param(inline)]
+    gte_lifetime: Option<Seconds>,
     /// The longest lifetime, in seconds.
-    lte_lifetime: Option<u64>,
+    #[param(inline)]
+    lte_lifetime: Option<Seconds>,
 }
 
 /// Some clients.
@@ -215,16 +218,16 @@ impl ClientsQuery {
     }
 
     fn filter(self) -> DeviceFilter {
-        let lifetime = match (self.gte_lifetime, self.lte_lifetime) {
+        let lifetime = match (self.gte_lifetime.map(Seconds::duration), self.lte_lifetime.map(Seconds::duration)) {
             (None, None) => None,
-            (least, most) => Some((least.unwrap_or(0), most.unwrap_or(u64::MAX))),
+            (least, most) => Some(least.unwrap_or(Duration::ZERO)..=most.unwrap_or(Duration::MAX)),
         };
         DeviceFilter {
             name_parts: self.like_clientid.into_iter().chain(self.like_endpoint_name).collect(),
             username: self.username,
             username_part: self.like_username,
             lwm2m: self.proto_ver,
-            lifetime: lifetime.map(|(least, most)| Duration::from_secs(least)..=Duration::from_secs(most)),
+            lifetime,
             address: self.ip_address,
             ..DeviceFilter::default()
         }
