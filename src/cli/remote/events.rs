@@ -18,6 +18,9 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// Maximum size of an event, in bytes.
 const LARGEST_EVENT: usize = 1024 * 1024;
 
+/// The members of a registration that are shown; `show` has the others.
+const OF_REGISTRATION: [&str; 5] = ["address", "transport", "identity", "lwm2m", "lifetime"];
+
 /// An event of a stream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
@@ -152,7 +155,7 @@ fn write(event: &Event, endpoint: Option<&str>, table: &mut Table, output: &Outp
         return write_json(event, output);
     }
     let data = &event.data;
-    let device = data["endpoint"].as_str().or(data["row"]["endpoint"].as_str()).or(endpoint).unwrap_or_default();
+    let device = data["endpoint"].as_str().or(endpoint).unwrap_or_default();
     let row = vec![
         Cell::from(time_of_day(&data["at"])),
         Cell::from(event.name.as_str()),
@@ -169,7 +172,11 @@ fn details(event: &Event) -> String {
         return format!("{} {}", text_of(&data["topic"]), text_of(&data["payload"]));
     }
     let Some(members) = data.as_object() else { return text_of(data) };
-    let shown = members.iter().filter(|(name, value)| !matches!(name.as_str(), "at" | "endpoint") && !value.is_null());
+    let is_registration = matches!(event.name.as_str(), "registered" | "updated");
+    let shown = members.iter().filter(|(name, value)| {
+        let has_no_column = !matches!(name.as_str(), "at" | "endpoint") && !value.is_null();
+        has_no_column && (!is_registration || OF_REGISTRATION.contains(&name.as_str()))
+    });
     shown.map(|(name, value)| format!("{name}={}", text_of(value))).collect::<Vec<_>>().join(" ")
 }
 
@@ -204,6 +211,8 @@ mod tests {
         let moved =
             json!({ "at": "2026-11-27T20:31:05.120Z", "endpoint": "ep1", "from": "a", "to": "b", "code": null });
         assert_eq!(details(&event(None, "moved", moved)), "from=a to=b");
+        let updated = json!({ "endpoint": "ep1", "address": "10.0.0.9:1", "lifetime": 300, "waiting": 0 });
+        assert_eq!(details(&event(None, "updated", updated)), "address=10.0.0.9:1 lifetime=300");
         let message = json!({ "topic": "lwm2m/ep1/up/resp", "payload": { "reqID": 1 } });
         assert_eq!(details(&event(None, "message", message)), "lwm2m/ep1/up/resp {\"reqID\":1}");
     }

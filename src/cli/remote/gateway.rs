@@ -96,10 +96,25 @@ fn facts(overview: &Value) -> Vec<Vec<Cell>> {
         vec![Cell::from("broker nodes down"), nodes_down(&upstream["nodesDown"])],
         vec![Cell::from("publications waiting"), Cell::from(&upstream["waiting"])],
     ];
-    for (name, rate) in overview["rates"].as_object().into_iter().flatten() {
-        facts.push(vec![Cell::from(format!("{name} per second")), Cell::from(rate)]);
+    for (name, values) in overview["history"]["series"].as_object().into_iter().flatten() {
+        let newest = values.as_array().and_then(|values| values.last());
+        facts.extend(
+            newest.filter(|_| name.ends_with("PerSecond")).map(|rate| vec![Cell::from(words(name)), rate.into()]),
+        );
     }
     facts
+}
+
+/// Divides a name into its words: `registersPerSecond` is `registers per second`.
+fn words(name: &str) -> String {
+    let mut words = String::new();
+    for character in name.chars() {
+        if character.is_ascii_uppercase() {
+            words.push(' ');
+        }
+        words.push(character.to_ascii_lowercase());
+    }
+    words
 }
 
 fn nodes_down(count: &Value) -> Cell {

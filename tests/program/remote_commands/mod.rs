@@ -141,6 +141,7 @@ fn the_overview_has_devices_broker_conditions_and_bounds() {
         "devices": { "total": 7, "awake": 5, "asleep": 2, "joining": 1, "limit": 100 },
         "upstream": { "kind": "exproto", "nodesUp": 1, "nodesDown": 2, "waiting": 3, "limit": 9 },
         "conditions": { "broker": { "state": "degraded", "detail": "one of two" } },
+        "history": { "step": 10, "series": { "awake": [1.0], "registersPerSecond": [0.5, 2.5] } },
         "bounds": [{ "name": "Pending commands", "used": 10, "limit": 20, "unit": "bytes" }] });
     let stub = Stub::start().answer("GET /overview", 200, overview.clone());
     let run = stub.run(&["overview"]);
@@ -150,6 +151,7 @@ fn the_overview_has_devices_broker_conditions_and_bounds() {
         &["uptime", "1d1h"],
         &["devices", "asleep", "2"],
         &["broker", "nodes", "down", "2"],
+        &["registers", "per", "second", "2.5"],
         &["broker", "degraded", "one", "of", "two"],
         &["10", "20", "bytes", "Pending", "commands"],
     ] {

@@ -71,15 +71,26 @@ fn an_observation_that_the_device_refuses_is_not_followed() {
     assert_eq!((run.code, run.stdout.as_str()), (Some(3), ""));
 }
 
+/// A message of a trace, with its outcome if that is known.
+fn message(n: u64, verdict: Option<&str>) -> Value {
+    let mut message = json!({ "n": n, "at": "2026-11-27T20:31:05.120Z", "direction": "in", "peer": "10.0.0.9:56830",
+        "type": "CON", "code": "2.05", "name": "Content", "mid": n, "token": "5f01",
+        "options": [{ "number": 6, "name": "Observe", "value": "12" }],
+        "payload": { "bytes": 12, "hex": "c4", "entries": [{ "path": "/3303/0/5700", "value": 21.5, "units": "Cel" }] } });
+    if let Some(verdict) = verdict {
+        message["verdict"] = verdict.into();
+    }
+    message
+}
+
+fn traced(messages: &[Value], running: bool) -> Value {
+    json!({ "id": "t1", "running": running, "messages": messages })
+}
+
 #[test]
 fn a_trace_is_printed_and_removed_at_its_end() {
-    let message = json!({ "n": 17, "at": "2026-11-27T20:31:05.120Z", "direction": "in", "peer": "10.0.0.9:56830",
-        "type": "CON", "code": "2.05", "name": "Content", "mid": 31337, "token": "5f01",
-        "options": [{ "number": 6, "name": "Observe", "value": "12" }],
-        "payload": { "bytes": 12, "hex": "c4", "entries": [{ "path": "/3303/0/5700", "value": 21.5, "units": "Cel" }] },
-        "verdict": "notification" });
     let stub = Stub::start().answer("POST /traces", 201, json!({ "id": "t1" }));
-    let stub = stub.stream("GET /traces/t1/events", &format!("event: coap\ndata: {message}\n\n"));
+    let stub = stub.answer("GET /traces/t1", 200, traced(&[message(1, Some("notification"))], true));
     let stub = stub.answer("DELETE /traces/t1", 200, Value::Null);
     for (arguments, asked) in [
         (&["trace", "ep1"][..], json!({ "minutes": 30, "endpoint": "ep1" })),
@@ -88,20 +99,37 @@ fn a_trace_is_printed_and_removed_at_its_end() {
     ] {
         let child = stub.start_program(arguments);
         child.wait_for_lines(2);
-        let requests = stub.requests();
         let run = child.interrupt();
         assert_eq!(run.code, Some(0), "{}", run.stderr);
         let header = ["UTC", "DIRECTION", "PEER", "TYPE", "CODE", "MID", "TOKEN", "DETAILS"];
         assert_eq!(run.rows()[0], header);
         let details = ["Content", "Observe=12", "/3303/0/5700=21.5Cel", "(notification)"];
-        let row = [&["20:31:05.120", "in", "10.0.0.9:56830", "CON", "2.05", "31337", "5f01"][..], &details].concat();
+        let row = [&["20:31:05.120", "in", "10.0.0.9:56830", "CON", "2.05", "1", "5f01"][..], &details].concat();
         assert_eq!(run.rows()[1], row);
+        let requests = stub.requests();
         assert_eq!(requests[0].body, asked);
-        assert_eq!(stub.lines(), ["DELETE /traces/t1"]);
+        assert_eq!(requests[1].line, "GET /api/v1/traces/t1?after=0");
+        assert_eq!(requests.last().map(|request| request.line.as_str()), Some("DELETE /api/v1/traces/t1"));
     }
     for arguments in [&["trace"][..], &["trace", "ep1", "--identity", "key-1"]] {
         assert_eq!(stub.run(arguments).code, Some(2), "{arguments:?}");
     }
+}
+
+#[test]
+fn a_trace_that_has_ended_ends_the_command_and_no_message_is_printed_twice() {
+    let [first, second] = [message(1, Some("notification")), message(5, Some("answer"))];
+    let stub = Stub::start().answer("POST /traces", 201, json!({ "id": "t1" }));
+    // The outcome of the second one is not known at first.
+    let stub = stub.answer("GET /traces/t1", 200, traced(&[first.clone(), message(5, None)], true));
+    let stub = stub.answer("GET /traces/t1", 200, traced(&[second.clone()], true));
+    let stub = stub.answer("GET /traces/t1", 200, traced(&[], false));
+    let run = stub.run(&["trace", "ep1", "--json"]);
+    assert_eq!((run.code, run.json_lines()), (Some(0), vec![first, second]), "{}", run.stderr);
+    assert!(run.stderr.contains("3 messages are missing"), "{}", run.stderr);
+    let asked = ["POST /traces", "GET /traces/t1?after=0", "GET /traces/t1?after=1", "GET /traces/t1?after=5"];
+    // Somebody else has removed it.
+    assert_eq!(stub.lines(), [&asked[..], &["DELETE /traces/t1"]].concat());
 }
 
 #[test]
@@ -112,7 +140,8 @@ fn a_trace_becomes_a_pcap_file() {
     pcap.extend([1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 0x40, 0x01]);
     let start = || {
         let stub = Stub::start().answer("POST /traces", 201, json!({ "id": "t1" }));
-        let stub = stub.stream("GET /traces/t1/events", "event: coap\ndata: {}\n\n");
+        let stub = stub.answer("GET /traces/t1", 200, traced(&[], true));
+        let stub = stub.answer("GET /traces/t1", 200, traced(&[message(1, None)], true));
         let stub = stub.file("GET /traces/t1.pcap", &empty).file("GET /traces/t1.pcap", &pcap);
         stub.answer("DELETE /traces/t1", 200, Value::Null)
     };
