@@ -12,28 +12,28 @@ from gateway import ROOT, running_gateway
 
 FOLDER = ROOT / "docs/pictures"
 DEVICES = 40
-# Notifications of a thermometer are 2 s apart, and the overview is fetched each 5 s.
-CURVE_MS = 16_000
+# Seconds until curves look like some. Notifications of a thermometer are 2 s apart, the overview is fetched each 5 s.
+CURVE = 20
 SCALE = 1.5
 QUALITY = 75
 
 
-def device(tab, seconds=CURVE_MS):
+def device(tab, curve):
     tab.go("#/device/thermometer-1")
     tab.row("/3303/0/5700").wait_for()
     tab.page.locator("tr[data-key='/3303/0'] [data-action=read]").click()
     tab.row("/3303/0/5700").get_by_text("Cel").wait_for()
     tab.act("/3303/0/5700", "o")
     tab.page.get_by_role("button", name="Chart of Sensor Value").wait_for()
-    tab.page.wait_for_timeout(seconds)
+    tab.page.wait_for_timeout(curve * 1000)
 
 
-def activity(tab):
+def activity(tab, _):
     tab.page.get_by_role("tab", name="Activity").click()
     tab.page.locator(".k-notify").nth(3).wait_for()
 
 
-def trace(tab):
+def trace(tab, _):
     tab.page.get_by_role("tab", name="Trace").click()
     tab.page.get_by_role("button", name="Start a trace").click()
     tab.page.get_by_role("dialog").get_by_role("button", name="Start").click()
@@ -41,46 +41,42 @@ def trace(tab):
     tab.page.locator(".trace summary").first.click()
 
 
-def overview(tab):
+def overview(tab, curve):
     tab.go("#/overview")
-    tab.page.wait_for_timeout(CURVE_MS)
+    tab.page.wait_for_timeout(curve * 1000)
 
 
-def failures(tab):
+def failures(tab, _):
     tab.go("#/failures")
     tab.page.locator("tbody tr").first.wait_for(timeout=60_000)
 
 
-def devices(tab):
+def devices(tab, _):
     tab.go("#/devices")
     tab.page.get_by_role("link", name="thermometer-1", exact=True).wait_for()
 
 
-def phone(tab):
-    device(tab, CURVE_MS // 2)
-
-
-# Tabs with their sizes and colours, and the pictures that are made in them, one after another.
+SIZE = {"width": 1200, "height": 640}
+# Tabs with their colours, and the pictures that are made in them, one after another.
 TABS = [
-    ({"width": 1200, "height": 640}, "light", [device, activity, trace, overview, failures]),
-    ({"width": 1200, "height": 640}, "dark", [devices]),
-    ({"width": 360, "height": 720}, "dark", [phone]),
+    ("light", [device, activity, trace, overview, failures]),
+    ("dark", [devices]),
 ]
-NAMES = [f"console-{lead.__name__}.webp" for _, _, leads in TABS for lead in leads]
+NAMES = [f"console-{lead.__name__}.webp" for _, leads in TABS for lead in leads]
 
 
-def take(folder):
+def take(folder, curve=CURVE):
     """Writes all pictures into the folder."""
     with tempfile.TemporaryDirectory() as place, sync_playwright() as started:
         lines, port, tokens = settings(place)
         with running_gateway(lines, arguments=("--simulate", str(DEVICES))) as gateway:
             browser = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
             console = Console(gateway, port, tokens)
-            for viewport, scheme, leads in TABS:
-                tab = Tab(browser, console, viewport, scheme, device_scale_factor=SCALE)
+            for scheme, leads in TABS:
+                tab = Tab(browser, console, SIZE, scheme, device_scale_factor=SCALE)
                 tab.log_in()
                 for lead in leads:
-                    lead(tab)
+                    lead(tab, curve)
                     picture(tab, pathlib.Path(folder, f"console-{lead.__name__}.webp"))
                 tab.close()
             browser.close()

@@ -1,7 +1,6 @@
 """The console's page in a browser, against the built program: what people do with it, at both widths and schemes."""
 
 import os
-import pathlib
 import re
 import shutil
 import socket
@@ -18,10 +17,11 @@ except ImportError as missing:
         raise
     pytest.skip(f"{missing.name} is not installed", allow_module_level=True)
 
+import console_pictures
 from console import CHROMIUM, PATIENCE_MS, THERMOMETER, WIDTHS, Console, Tab, Ticking, settings
-from gateway import Application, running_gateway
+from gateway import ROOT, Application, running_gateway
 
-PAGE = pathlib.Path(__file__).resolve().parents[2] / "src/console/page"
+PAGE = ROOT / "src/console/page"
 # All files of the page: they are served as they lie in the tree.
 BUDGET = 175 * 1024
 LOOKS = [("desktop", "light"), ("desktop", "dark"), ("phone", "light"), ("phone", "dark")]
@@ -363,6 +363,16 @@ def send_register(gateway, *query):
         message += bytes([(0 if number else 0x40) | length]) + more + item.encode()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as device:
         device.sendto(message, ("127.0.0.1", gateway.coap))
+
+
+def test_the_pictures_of_the_documentation_are_those_that_the_script_makes(console, tmp_path):
+    needs(console, COMMANDS, EVENTS, "/traces", "/failures")
+    console_pictures.take(tmp_path, curve=1)
+    made = sorted(file.name for file in tmp_path.iterdir())
+    assert made == sorted(file.name for file in console_pictures.FOLDER.iterdir())
+    shown = re.findall(r"\(pictures/(.*?)\)", (ROOT / "docs/console.md").read_text())
+    assert made == sorted(shown)
+    assert [file.name for file in console_pictures.FOLDER.iterdir() if file.stat().st_size > 100 * 1024] == []
 
 
 def test_the_page_stays_within_its_budget():

@@ -8,6 +8,8 @@ import { dialog, snippet } from "./ui.js";
 
 /** @typedef {import("./api.js").Device} Device */
 
+/** Where the command line finds the console, if it is not where it looks by itself. */
+const AT = location.host === "127.0.0.1:8086" ? "" : ` --at ${location.origin}`;
 const CURL = 'curl -sS -H "Authorization: Bearer $LWM2M_GATEWAY_TOKEN"';
 /** Names of commands on the command line, where they differ. @type {Record<string, string>} */
 const NAMES = { execute: "exec", "cancel-observe": "cancel" };
@@ -31,7 +33,7 @@ export function copyCommand(device, msgType, data) {
   const rest = msgType === "write" ? " VALUE" : "";
   const command = { msgType, data };
   open(`${verb(msgType)} ${data.path} as a command`, {
-    "Command line": [`lwm2m-gateway ${NAMES[msgType] ?? msgType} ${quote(device.endpoint)} ${data.path}${rest}`],
+    "Command line": [`lwm2m-gateway ${NAMES[msgType] ?? msgType} ${quote(device.endpoint)} ${data.path}${rest}${AT}`],
     curl: [`${CURL} -H 'Content-Type: application/json' -d ${quote(compact(command))} ${quote(url)}`],
     mosquitto_pub: [publish(device, command)],
   });
@@ -41,7 +43,7 @@ export function copyCommand(device, msgType, data) {
 export function copyDevice(device) {
   const { endpoint, topics } = device;
   open("This device from elsewhere", {
-    "Command line": ["show", "events"].map((name) => `lwm2m-gateway ${name} ${quote(endpoint)}`),
+    "Command line": ["show", "events"].map((name) => `lwm2m-gateway ${name} ${quote(endpoint)}${AT}`),
     curl: [`${CURL} ${quote(apiAddress() + devicePath(endpoint))}`],
     MQTT: [
       `mosquitto_sub -v -t ${quote(topics.response)} -t ${quote(topics.notify)}`,

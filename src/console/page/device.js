@@ -139,7 +139,7 @@ class DevicePage {
         return this.tree.load();
       case "coap":
       case "dtls":
-        return this.trace.add(event, data);
+        return this.trace.add(data);
       case "message":
         this.tree.touch(this.values.take(data.payload, data.at));
         break;

@@ -1,19 +1,22 @@
 // Traces: each message of a device after decryption.
 
-import { call, download, get, Problem, stream } from "./api.js";
+import { call, download, get, stream } from "./api.js";
 import { fill, h } from "./dom.js";
 import { clock, size } from "./format.js";
 import { show } from "./json.js";
 import { CONFIRM, EMPTY } from "./texts.js";
-import { button, copyButton, dialog, empty, facts, failed, field, select, time, toast, toastProblem } from "./ui.js";
+import { button, copyButton, dialog, empty, facts, failed, field, select, time, toastProblem } from "./ui.js";
 
 /**
- * @typedef {{id: string, endpoint?: string, address?: string, identity?: string, by?: string, ends: string,
+ * @typedef {{id: string, endpoint?: string, address?: string, identity?: string, by?: string, ends: string, running?: boolean,
  *  messages?: any[]}} Trace
  */
 
 /** Messages in the page: as many as the gateway keeps. */
 const SHOWN = 512;
+
+/** Whether a trace still copies messages. @param {Trace} trace */
+const runs = ({ ends, running }) => running ?? new Date(ends) > new Date();
 
 /**
  * Asks for a duration and starts a trace.
@@ -55,13 +58,14 @@ export class TraceView {
     this.draw();
   }
 
-  /** Looks whether a trace runs, and takes its messages. */
+  /** Looks whether there is a trace, and takes its messages. */
   async look() {
     try {
       const { traces } = await get("/traces", this.signal);
       const wanted = (/** @type {Trace} */ one) => (this.id ? one.id === this.id : one.endpoint === this.endpoint);
-      this.trace = traces.find(wanted) ?? null;
-      if (this.trace) this.take((await get(`/traces/${this.trace.id}`, this.signal)).messages ?? []);
+      const found = traces.filter(wanted);
+      this.trace = found.find(runs) ?? found.at(-1) ?? null;
+      if (this.trace) this.take((await get(`/traces/${this.trace.id}`, this.signal)).messages);
       this.draw();
     } catch (problem) {
       const retry = () => this.look();
@@ -77,16 +81,15 @@ export class TraceView {
 
   /** Follows the stream of a trace that is not of the open device. */
   follow() {
-    if (this.trace)
+    if (this.trace && runs(this.trace))
       stream(`/traces/${this.trace.id}/events`, this.signal, ({ event, data }) => {
-        if (event === "coap" || event === "dtls") this.add(event, data);
+        if (event === "coap" || event === "dtls") this.add(data);
       });
   }
 
-  /** @param {string} event @param {any} data */
-  add(event, data) {
-    const message = event === "dtls" ? { ...data, dtls: true } : data;
-    if (message.n !== undefined && this.messages.some((old) => old.n === message.n)) return;
+  /** @param {any} message */
+  add(message) {
+    if (this.messages.some((old) => old.n === message.n)) return;
     this.messages.push(message);
     this.list.append(line(message));
     if (this.messages.length > SHOWN) {
@@ -98,41 +101,42 @@ export class TraceView {
 
   draw() {
     const { trace } = this;
-    if (!trace) {
-      const words = this.id ? EMPTY.ended : EMPTY.trace;
-      const start = !this.id && button("Start a trace", () => this.begin(), { class: "primary" });
-      fill(this.head);
-      fill(this.none, !this.messages.length && empty(words, start), this.messages.length > 0 && start);
-      return;
-    }
-    fill(
-      this.head,
-      h(
-        "span.grow",
-        `Trace of ${trace.endpoint ?? trace.address ?? trace.identity}, ends in `,
-        time(trace.ends, "left"),
-      ),
-      button("Download pcap", () => pcap(trace)),
-      copyButton(() => this.messages.map(summary).join("\n"), "messages"),
-      button("End", () => this.end(), { class: "danger" }),
-    );
-    fill(this.none, !this.messages.length && empty(EMPTY.messages));
+    const running = trace && runs(trace);
+    const of = trace && (trace.endpoint ?? trace.address ?? trace.identity);
+    const start = !this.id && button("Start a trace", () => this.begin(), { class: "primary" });
+    const copy = copyButton(() => this.messages.map(summary).join("\n"), "messages");
+    const some = this.messages.length > 0;
+    if (trace || some)
+      fill(
+        this.head,
+        h("span.grow", running ? [`Trace of ${of}, ends in `, time(trace.ends, "left")] : EMPTY.ended[0]),
+        trace && button("Download pcap", () => pcap(trace)),
+        copy,
+        running ? button("End", () => this.end(), { class: "danger" }) : start,
+      );
+    else fill(this.head);
+    const words = running ? EMPTY.messages : this.id ? EMPTY.ended : EMPTY.trace;
+    fill(this.none, !some && empty(words, !trace && start));
   }
 
   async begin() {
-    this.trace = await startTrace({ endpoint: this.endpoint });
-    if (this.trace) this.take([]);
+    const trace = await startTrace({ endpoint: this.endpoint });
+    if (!trace) return;
+    this.trace = trace;
+    this.take([]);
     this.draw();
   }
 
   async end() {
+    const { messages } = this;
     try {
       await call("DELETE", `/traces/${this.trace?.id}`);
+      await this.look();
     } catch (problem) {
-      if (!(problem instanceof Problem && problem.status === 404)) return toastProblem(problem);
+      toastProblem(problem);
     }
-    this.trace = null;
-    toast("The trace ended. Its messages stay in this page until you leave it.");
+    // What came stays, even if the gateway has forgotten it.
+    if (!this.messages.length) this.take(messages);
     this.draw();
   }
 }
@@ -154,20 +158,17 @@ async function pcap(trace) {
 /** @param {any} m */
 function line(m) {
   const at = h("span.muted.num", clock(m.at));
-  if (m.dtls) {
-    const words = [m.event, m.peer, m.identity, m.reason].filter(Boolean).join(" · ");
-    return h("li", h("div.flat", at, h("b.dir", "DTLS"), h("span.values", words)));
-  }
+  if (m.dtls) return h("li", h("div.flat", at, h("b.dir", "DTLS"), h("span.values", dtlsWords(m).join(" · "))));
   const incoming = m.direction === "in";
   /** @type {Option[]} */
   const options = m.options ?? [];
-  const mid = `${m.mid}${m.token ? ` · ${m.token}` : ""}`;
+  const mid = [m.mid, m.token].filter((one) => one !== undefined).join(" · ");
   const summary = h(
     "summary",
     at,
     h("span.dir", incoming ? "← in" : "→ out"),
     h("span.mono", m.type),
-    h("b", `${m.code} ${m.name ?? ""}`),
+    h("b", m.type ? `${m.code} ${m.name ?? ""}` : "no CoAP message"),
     h("span.muted.mono", { title: "Message ID and token" }, mid),
     h("span.values", valuesOf(m) || pathOf(options), m.again && h("span.tag", "again")),
     h("span.muted", m.verdict),
@@ -179,9 +180,16 @@ function line(m) {
     ["Peer", `${m.peer}${m.secured ? ", decrypted" : ""}, ${size(Number(m.bytes))}`],
     ["Answers", m.answers === undefined ? "" : `message ${m.answers}`],
   ]);
-  const hex = m.payload?.hex && h("pre", { tabindex: "0" }, hexdump(m.payload.hex));
+  const bytes = m.payload?.hex ?? m.hex;
+  const hex = bytes && h("pre", { tabindex: "0" }, hexdump(bytes));
   return h(incoming ? "li.in" : "li.out", h("details", summary, h("div.open", details, hex)));
 }
+
+/** @param {any} m @returns {string[]} "handshake failed" and what else is known */
+const dtlsWords = (m) => {
+  const event = m.event.replace(/[A-Z]/g, (/** @type {string} */ letter) => ` ${letter.toLowerCase()}`);
+  return [event, m.from ? `${m.from} → ${m.peer}` : m.peer, m.identity, m.suite, m.reason].filter(Boolean);
+};
 
 /** @param {any} m @returns {string} the first values of its payload */
 const valuesOf = (m) =>
@@ -199,12 +207,20 @@ const pathOf = (options) =>
 
 /** @param {any} m */
 function summary(m) {
-  if (m.dtls) return [m.at, "DTLS", m.event, m.peer, m.identity, m.reason].filter(Boolean).join(" ");
+  if (m.dtls) return [m.at, "DTLS", ...dtlsWords(m)].join(" ");
   /** @type {Option[]} */
   const list = m.options ?? [];
   const options = list.map(({ name, number, value }) => `${name ?? number} ${show(value)}`).join(", ");
   const arrow = m.direction === "in" ? "<-" : "->";
-  const head = [m.at, arrow, m.type, m.code, m.name, `mid ${m.mid}`, m.token && `tok ${m.token}`];
+  const head = [
+    m.at,
+    arrow,
+    m.type ?? m.hex,
+    m.code,
+    m.name,
+    m.mid !== undefined && `mid ${m.mid}`,
+    m.token && `tok ${m.token}`,
+  ];
   return [...head, options, m.payload?.hex].filter(Boolean).join(" ");
 }
 
