@@ -164,7 +164,9 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let sources = AdminSources::new(Arc::clone(&metrics), conditions.clone(), control.clone());
     let failures: Arc<FailureLog> = Arc::default();
     #[cfg(feature = "console")]
-    let console = bind_console(&config, &sources, &failures, &announced).await?;
+    let listening = [udp.as_slice(), &dtls].concat();
+    #[cfg(feature = "console")]
+    let console = bind_console(&config, &sources, &failures, &announced, listening).await?;
     let addresses = BoundAddresses {
         udp,
         dtls,
@@ -426,13 +428,14 @@ async fn bind_console(
     sources: &AdminSources,
     failures: &Arc<FailureLog>,
     announced: &watch::Sender<Arc<Model>>,
+    sockets: Vec<SocketAddr>,
 ) -> anyhow::Result<Option<Console>> {
     let upstream = match &config.upstream {
         upstream::UpstreamConfig::ExProto(_) => "exproto",
         upstream::UpstreamConfig::Mqtt(_) => "mqtt",
     };
     let (admin, failures) = (sources.clone(), Arc::clone(failures));
-    let sources = ConsoleSources { admin, model: announced.subscribe(), failures, upstream };
+    let sources = ConsoleSources { admin, model: announced.subscribe(), failures, upstream, sockets };
     Ok(Console::bind(&config.console, sources).await?)
 }
 

@@ -6,6 +6,7 @@
 
 mod askers;
 pub mod control;
+pub mod traced;
 
 use std::future::pending;
 use std::io;
@@ -33,6 +34,7 @@ use lwm2m_dtls::credentials::KeyAnswer;
 
 use askers::Askers;
 use control::{AskedCommand, DriverRequest};
+use traced::TraceSender;
 
 /// Interval at which the core learns the wall clock time.
 const WALL_CLOCK_EVERY: Duration = Duration::from_secs(60);
@@ -52,6 +54,8 @@ pub struct Driver {
     keys: KeyFinder,
     requests: mpsc::Receiver<DriverRequest>,
     askers: Askers,
+    /// Where copies of traced messages go.
+    traced: Option<TraceSender>,
     /// Time of the next hand-over of changes to the store.
     next_flush: Option<Instant>,
     watchdog: Option<Watchdog>,
@@ -92,6 +96,7 @@ impl Driver {
             keys,
             requests,
             askers: Askers::default(),
+            traced: None,
             next_flush: None,
             watchdog: None,
             wall_clock_read,
@@ -212,7 +217,19 @@ impl Driver {
                 Output::Report(report) => {
                     self.report(&report);
                 }
-                Output::Idle(deadline) => return deadline.unwrap_or_else(|| monotonic_now() + LONGEST_SLEEP),
+                Output::Idle(deadline) => {
+                    self.hand_over_traced();
+                    return deadline.unwrap_or_else(|| monotonic_now() + LONGEST_SLEEP);
+                }
+            }
+        }
+    }
+
+    /// Hands the copies of traced messages to the console.
+    fn hand_over_traced(&mut self) {
+        while let Some(traced) = self.gateway.poll_trace() {
+            if let Some(sender) = &self.traced {
+                sender.send(traced);
             }
         }
     }
@@ -293,6 +310,14 @@ impl Driver {
             }
             DriverRequest::StreamOpen { endpoint, user, is_open } => {
                 self.gateway.set_stream_open(now, &endpoint, &user, is_open);
+                false
+            }
+            DriverRequest::Trace { id, target, copies, reply } => {
+                self.traced = Some(copies);
+                reply.send(self.gateway.trace(now, id, target)).is_err()
+            }
+            DriverRequest::EndTrace(id) => {
+                self.gateway.end_trace(id);
                 false
             }
             DriverRequest::Model(model) => {

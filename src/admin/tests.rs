@@ -31,6 +31,8 @@ impl TestAdmin {
                     | DriverRequest::CommandState(..)
                     | DriverRequest::Withdraw(..)
                     | DriverRequest::StreamOpen { .. }
+                    | DriverRequest::Trace { .. }
+                    | DriverRequest::EndTrace(_)
                     | DriverRequest::Keys { .. } => {}
                 }
             }

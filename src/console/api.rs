@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 
 use super::problem::{self, Problem, ProblemDocument, ProblemKind};
 use super::tokens::{Access, Role};
-use super::{ConsoleServer, audit, devices, emqx, failures, objects, overview, page, session};
+use super::{ConsoleServer, audit, devices, emqx, failures, objects, overview, page, session, traces};
 
 /// The resources are below this path. A change that clients would notice gets another number.
 const BASE: &str = "/api/v1";
@@ -28,6 +28,8 @@ const BASE: &str = "/api/v1";
                        Errors are problem documents (RFC 9457).",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
+    // Its path ends like that of another resource, which passes requests on.
+    paths(traces::file),
     components(schemas(ProblemDocument)),
     modifiers(&TokenScheme),
     security(("token" = []))
@@ -86,6 +88,8 @@ fn described() -> OpenApiRouter<Arc<ConsoleServer>> {
         .routes(routes!(objects::objects))
         .routes(routes!(objects::object))
         .routes(routes!(failures::failures))
+        .routes(routes!(traces::traces, traces::begin))
+        .routes(routes!(traces::trace, traces::end))
         .routes(routes!(audit::audit))
         .routes(routes!(openapi));
     let emqx = OpenApiRouter::new()

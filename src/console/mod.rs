@@ -4,8 +4,9 @@
 //! 2. `guard` rejects requests that a page of another site makes, and authenticates the others by a token (`tokens`).
 //! 3. `api` answers: each resource is a module of its own and is described by the OpenAPI document.
 //! 4. Questions about devices go to the driver one by one, and rarely enough that devices do not notice (`gate`).
-//! 5. Whatever changes something is in the audit log (`audit`).
-//! 6. Every error is a `problem` document (RFC 9457).
+//! 5. Traces copy the messages of a device, decoded and with their secrets covered (`traces`).
+//! 6. Whatever changes something is in the audit log (`audit`).
+//! 7. Every error is a `problem` document (RFC 9457).
 //!
 //! The listener is separate from the admin listener, whose metrics and probes are open to whole networks. There is no
 //! console unless the configuration names tokens or a socket, or the embedded broker makes it a trial. No cookie is used, so that a browser sends no credentials
@@ -30,6 +31,7 @@ mod problem;
 mod session;
 mod time;
 pub(crate) mod tokens;
+mod traces;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -44,6 +46,7 @@ use tokio::task::JoinHandle;
 
 use crate::admin::AdminSources;
 use crate::driver::monotonic_now;
+use crate::driver::traced::{TraceReceiver, trace_queue};
 use crate::observability::failures::FailureLog;
 use crate::tls::TlsError;
 use lwm2m_base::secret::Secret;
@@ -56,6 +59,7 @@ use guard::Guard;
 use hide::HiddenPaths;
 use listener::{ConsoleListeners, ConsoleSocket, SocketFile};
 use tokens::TokensError;
+use traces::hub::TraceHub;
 
 pub use api::document;
 
@@ -96,6 +100,8 @@ pub struct ConsoleSources {
     pub failures: Arc<FailureLog>,
     /// Kind of the connection to the broker: `exproto` or `mqtt`.
     pub upstream: &'static str,
+    /// The addresses of the listeners for devices, in the order of their sockets.
+    pub sockets: Vec<SocketAddr>,
 }
 
 /// The console, bound to its addresses.
@@ -103,6 +109,7 @@ pub struct Console {
     tcp: Option<TcpListener>,
     socket: Option<ConsoleSocket>,
     server: Arc<ConsoleServer>,
+    traced: TraceReceiver,
 }
 
 /// The tasks of the running console. They end, and the socket is removed, when it is dropped.
@@ -121,6 +128,7 @@ struct ConsoleServer {
     hidden: HiddenPaths,
     /// Lets few large lists at a time be made: they need much memory.
     large_lists: Semaphore,
+    traces: TraceHub,
     started: Instant,
 }
 
@@ -163,7 +171,10 @@ impl Console {
         };
         let socket = config.socket.as_ref().map(|file| ConsoleSocket::bind(file, config.socket_mode)).transpose()?;
         let guard = Guard::new(config.hosts.clone());
+        let metrics = &sources.admin.metrics.console;
+        let (copies, traced) = trace_queue(metrics.traced_lost.clone());
         let server = Arc::new(ConsoleServer {
+            traces: TraceHub::new(copies, metrics),
             gate: Gate::new(sources.admin.metrics.console.driver_seconds.clone()),
             audit: AuditLog::default(),
             large_lists: Semaphore::new(LARGE_LISTS),
@@ -173,7 +184,7 @@ impl Console {
             guard,
             started: monotonic_now(),
         });
-        Ok(Some(Self { tcp, socket, server }))
+        Ok(Some(Self { tcp, socket, server, traced }))
     }
 
     /// Returns the address of the TCP listener, and whether it uses TLS.
@@ -184,8 +195,11 @@ impl Console {
 
     /// Serves until the result is dropped.
     pub fn start(self) -> RunningConsole {
-        let Self { tcp, socket, server } = self;
-        let mut tasks = vec![tokio::spawn(files::watch(Arc::clone(&server)))];
+        let Self { tcp, socket, server, traced } = self;
+        let mut tasks = vec![
+            tokio::spawn(files::watch(Arc::clone(&server))),
+            tokio::spawn(traces::hub::run(Arc::clone(&server), traced)),
+        ];
         let listeners = ConsoleListeners::new(server);
         if let Some(tcp) = tcp {
             tasks.push(tokio::spawn(listeners.clone().serve_tcp(tcp)));

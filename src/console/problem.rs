@@ -21,6 +21,7 @@ pub enum ProblemKind {
     CrossSite,
     NotFound,
     DeviceNotRegistered,
+    NoSuchTrace,
     MethodNotAllowed,
     BodyTooLarge,
     NotJson,
@@ -67,6 +68,7 @@ impl ProblemKind {
             Self::DeviceNotRegistered => {
                 ("device-not-registered", StatusCode::NOT_FOUND, "The device is not registered")
             }
+            Self::NoSuchTrace => ("no-such-trace", StatusCode::NOT_FOUND, "There is no such trace"),
             Self::MethodNotAllowed => {
                 ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The resource does not support this method")
             }
@@ -138,6 +140,7 @@ pub fn finish(mut response: Response, path: &str) -> Response {
         | ProblemKind::CrossSite
         | ProblemKind::NotFound
         | ProblemKind::DeviceNotRegistered
+        | ProblemKind::NoSuchTrace
         | ProblemKind::MethodNotAllowed
         | ProblemKind::BodyTooLarge
         | ProblemKind::NotJson

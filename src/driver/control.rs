@@ -13,9 +13,12 @@ use crate::observability::snapshot::DriverSnapshot;
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::gateway::config::Limits;
 use lwm2m_core::gateway::console_commands::{CommandRefusal, CommandState, ConsoleAnswer, ConsoleCommand, Withdrawal};
+use lwm2m_core::gateway::trace::{TraceId, TraceTarget};
 use lwm2m_core::gateway::view::{DevicePage, DeviceView, PageQuery};
 use lwm2m_core::lwm2m::model::Model;
 use lwm2m_dtls::handshake::Acceptor;
+
+use super::traced::TraceSender;
 
 /// Maximum time until the driver answers. It needs milliseconds for each input.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -42,6 +45,10 @@ pub enum DriverRequest {
     Withdraw(String, u64, oneshot::Sender<Withdrawal>),
     /// Tells whether a user of the console has an event stream of a device.
     StreamOpen { endpoint: String, user: String, is_open: bool },
+    /// Begins a trace, whose copies go to this queue. The answer tells whether there was room for one more.
+    Trace { id: TraceId, target: TraceTarget, copies: TraceSender, reply: oneshot::Sender<bool> },
+    /// Ends a trace.
+    EndTrace(TraceId),
     /// Replaces the object definitions.
     Model(Arc<Model>),
     /// Replaces the credentials of new handshakes.
@@ -129,6 +136,16 @@ impl Control {
     /// `while=stream` end some time after the last one was closed.
     pub async fn stream_open(&self, endpoint: String, user: String, is_open: bool) -> Result<(), DriverSilent> {
         self.send(DriverRequest::StreamOpen { endpoint, user, is_open }).await
+    }
+
+    /// Begins a trace, and returns whether there was room for one more.
+    pub async fn trace(&self, id: TraceId, target: TraceTarget, copies: TraceSender) -> Result<bool, DriverSilent> {
+        self.ask(|reply| DriverRequest::Trace { id, target, copies, reply }).await
+    }
+
+    /// Ends a trace.
+    pub async fn end_trace(&self, id: TraceId) -> Result<(), DriverSilent> {
+        self.send(DriverRequest::EndTrace(id)).await
     }
 
     /// Sends a request that has no answer.

@@ -192,12 +192,17 @@ pub struct ConsoleMetrics {
     pub connections_aborted: Counter,
     /// The time that the driver took for requests of the console.
     pub driver_seconds: Counter<f64, AtomicU64>,
+    /// Traces that run.
+    pub traces: Gauge,
+    /// Messages that a trace does not have.
+    pub traced_lost: Counter,
 }
 
 impl ConsoleMetrics {
     fn register(registry: &mut Registry) -> Self {
         let requests = counters(registry, "lwm2m_console_requests", "Requests to the console by result");
         let aborted = "Console connections that broke, took too long, or found all connections in use";
+        let lost = "Messages that a trace does not have, beyond 200 in a second or because the console was too slow";
         let (help, driver_seconds) = ("Time that the event loop spent on requests of the console", Counter::default());
         registry.register_with_unit("lwm2m_console_driver", help, Unit::Seconds, driver_seconds.clone());
         Self {
@@ -205,6 +210,8 @@ impl ConsoleMetrics {
             requests_refused: requests(ResultLabel { result: "refused" }),
             connections_aborted: counter(registry, "lwm2m_console_connections_aborted", aborted),
             driver_seconds,
+            traces: gauge(registry, "lwm2m_console_traces", "Traces that run"),
+            traced_lost: counter(registry, "lwm2m_console_traced_lost", lost),
         }
     }
 }

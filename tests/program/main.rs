@@ -14,6 +14,8 @@ mod console_devices;
 mod console_emqx;
 #[cfg(feature = "console")]
 mod console_failures;
+#[cfg(feature = "console")]
+mod console_traces;
 mod definitions;
 mod documentation;
 mod documented_metrics;

@@ -22,6 +22,7 @@ use super::path::Path;
 
 pub use self::object_list::ObjectList;
 use self::object_list::without_prefix;
+pub use self::query::PASSWORD_ITEM;
 use self::query::{Items, endpoint, put, within};
 
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(86_400);

@@ -11,6 +11,8 @@ use crate::lwm2m::number::Number;
 
 use super::Rejection;
 
+/// Names the item that holds the password of the device at the broker. No report repeats it.
+pub const PASSWORD_ITEM: &str = "password";
 const VERSIONS: &[&str] = &["1", "1.0", "1.1", "1.2"];
 const MAX_ENDPOINT: usize = 255;
 /// Limits the bytes of a query item. The longest endpoint name fits with its `ep=`, which is more than RFC 7252 section
@@ -57,7 +59,7 @@ impl Items {
             "lt" => once(name, &mut self.lifetime, lifetime(value, lifetimes)?),
             "lwm2m" => once(name, &mut self.version, version(value)?),
             "b" => once(name, &mut self.binding, value.to_owned()),
-            "password" => once(name, &mut self.password, Secret::new(value)),
+            PASSWORD_ITEM => once(name, &mut self.password, Secret::new(value)),
             "Q" => Err(Rejection::bad_request("the query item Q has no value")),
             _ => self.take_other(name, value),
         }
@@ -86,7 +88,7 @@ fn text_of_item(item: &[u8]) -> Result<Option<&str>, Rejection> {
         return Ok(Some(text));
     }
     let name = item.split(|byte| *byte == b'=').next().unwrap_or_default();
-    let mut known = ["ep", "lt", "lwm2m", "b", "password"].iter().chain(KNOWN_OTHERS);
+    let mut known = ["ep", "lt", "lwm2m", "b", PASSWORD_ITEM].iter().chain(KNOWN_OTHERS);
     if known.any(|known| known.as_bytes() == name) {
         return Err(Rejection::bad_request("a query item is not UTF-8"));
     }

@@ -1,0 +1,313 @@
+//! Traces: the messages of one device, one address or one identity, decoded and as pcap files.
+//!
+//! 1. The core copies messages while a trace runs, and the driver passes them on by a bounded queue.
+//! 2. `hub` takes them. `covering` and `values` cover what is secret, before `record` keeps a message.
+//! 3. `documents` decodes messages when somebody asks for them, and `pcap` writes them for Wireshark.
+
+mod covering;
+mod documents;
+pub(super) mod hub;
+mod pcap;
+mod record;
+mod values;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, LOCATION};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+
+use lwm2m_core::gateway::trace::{TraceId, TraceTarget};
+
+use super::ConsoleServer;
+use super::audit::Author;
+use super::guard::Peer;
+use super::problem::{Problem, ProblemDocument, ProblemKind};
+use super::tokens::Access;
+
+use documents::{TraceDocument, TraceEntryDocument, TraceList, TraceMessages};
+use record::{TraceEntry, TraceRecord};
+
+/// Duration of a trace without `minutes`, and the maximum.
+const MINUTES: u64 = 30;
+const MOST_MINUTES: u64 = 120;
+/// Maximum length of an endpoint name or an identity, in bytes.
+const LONGEST_NAME: usize = 255;
+const PCAP: &str = "application/vnd.tcpdump.pcap";
+/// The router cannot tell this end of a path from the ID before it.
+const PCAP_SUFFIX: &str = ".pcap";
+
+/// What is to be traced: one of `endpoint`, `address` and `identity`.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewTrace {
+    /// Endpoint name. The device need not be registered.
+    endpoint: Option<String>,
+    /// IP address, at any port.
+    #[schema(value_type = Option<String>)]
+    address: Option<IpAddr>,
+    /// Identity of a DTLS handshake.
+    identity: Option<String>,
+    /// Duration in minutes, 1 to 120; without it 30.
+    #[schema(minimum = 1, maximum = 120)]
+    minutes: Option<u64>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct MessagesQuery {
+    /// Only messages with a larger `n`.
+    after: Option<u64>,
+}
+
+/// List the traces
+///
+/// For operators. The newest first. A token with a prefix lists the traces by endpoint name of its prefix.
+#[utoipa::path(
+    get,
+    path = "/traces",
+    tag = "traces",
+    responses(
+        (status = 200, description = "The traces", body = TraceList),
+        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, content_type = "application/problem+json", body = ProblemDocument)
+    )
+)]
+pub async fn traces(
+    State(server): State<Arc<ConsoleServer>>,
+    Extension(access): Extension<Access>,
+) -> Result<Json<TraceList>, Problem> {
+    access.operator()?;
+    let visible = |record: &TraceRecord| access.sees_trace(&record.target).then(|| TraceDocument::of(record));
+    Ok(Json(TraceList { traces: server.traces.read_all(visible) }))
+}
+
+/// Begin a trace
+///
+/// For operators. It ends by itself. There are 8 traces at most, each with the newest 512 messages or 512 KiB.
+#[utoipa::path(
+    post,
+    path = "/traces",
+    tag = "traces",
+    request_body = NewTrace,
+    responses(
+        (status = 201, description = "The trace has begun", body = TraceDocument,
+            headers(("Location" = String, description = "Path of the trace"))),
+        (status = 400, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 415, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 429, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 503, content_type = "application/problem+json", body = ProblemDocument)
+    )
+)]
+pub async fn begin(
+    State(server): State<Arc<ConsoleServer>>,
+    Extension(access): Extension<Access>,
+    Extension(peer): Extension<Peer>,
+    body: Result<Json<NewTrace>, JsonRejection>,
+) -> Result<Response, Problem> {
+    access.operator()?;
+    let Json(wanted) = body.map_err(|rejection| ProblemKind::InvalidRequest.because(rejection.body_text()))?;
+    let lasts = wanted.lasts()?;
+    let target = wanted.target()?;
+    if !access.sees_trace(&target) {
+        return Err(limited());
+    }
+    let author = Author { access, peer };
+    let (words, by) = (words(&target), author.access.name.clone());
+    let control = &server.sources.admin.control;
+    let begun = server.traces.begin(control, target, (by, lasts), TraceDocument::of).await;
+    server.audit.record(&author, "trace", &words, if begun.is_ok() { "done" } else { "refused" });
+    let trace = begun?;
+    let location = format!("/api/v1/traces/{}", trace.id());
+    Ok((StatusCode::CREATED, [(LOCATION, location)], Json(trace)).into_response())
+}
+
+/// Get a trace with its messages
+///
+/// For operators. Stars stand for passwords, Locations, and payloads of paths that are never shown.
+#[utoipa::path(
+    get,
+    path = "/traces/{id}",
+    tag = "traces",
+    params(("id" = String, Path, description = "ID of the trace"), MessagesQuery),
+    responses(
+        (status = 200, description = "The trace", body = TraceMessages),
+        (status = 400, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 404, content_type = "application/problem+json", body = ProblemDocument)
+    )
+)]
+pub async fn trace(
+    State(server): State<Arc<ConsoleServer>>,
+    Extension(access): Extension<Access>,
+    id: Result<Path<String>, PathRejection>,
+    query: Result<Query<MessagesQuery>, QueryRejection>,
+) -> Result<Response, Problem> {
+    if let Ok(Path(name)) = &id
+        && let Some(name) = name.strip_suffix(PCAP_SUFFIX)
+    {
+        return file(State(server), Extension(access), Ok(Path(name.to_owned()))).await;
+    }
+    let id = visible_trace(&server, &access, id)?;
+    let Query(query) = query.map_err(|rejection| ProblemKind::InvalidRequest.because(rejection.body_text()))?;
+    let after = query.after.unwrap_or(0);
+    let read = |record: &TraceRecord| {
+        let entries: Vec<TraceEntry> = record.entries(after).cloned().collect();
+        (TraceDocument::of(record), entries)
+    };
+    let (trace, entries) = server.traces.read(id, read).ok_or_else(no_such_trace)?;
+    let model = Arc::clone(&server.sources.model.borrow());
+    let messages = entries.iter().map(|entry| TraceEntryDocument::of(entry, &model)).collect();
+    Ok(Json(TraceMessages { trace, messages }).into_response())
+}
+
+/// Get a trace as a pcap file
+///
+/// For operators. Wireshark shows its decrypted messages. The link type is 252 (WIRESHARK_UPPER_PDU), the dissector
+/// `coap`. Bytes are covered as in the JSON.
+#[utoipa::path(
+    get,
+    path = "/api/v1/traces/{id}.pcap",
+    tag = "traces",
+    params(("id" = String, Path, description = "ID of the trace")),
+    responses(
+        (status = 200, description = "The file", content_type = "application/vnd.tcpdump.pcap", body = Vec<u8>),
+        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 404, content_type = "application/problem+json", body = ProblemDocument)
+    )
+)]
+pub async fn file(
+    State(server): State<Arc<ConsoleServer>>,
+    Extension(access): Extension<Access>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, Problem> {
+    let id = visible_trace(&server, &access, id)?;
+    let read = |record: &TraceRecord| record.entries(0).cloned().collect::<Vec<_>>();
+    let entries = server.traces.read(id, read).ok_or_else(no_such_trace)?;
+    let file = pcap::file(entries.iter(), &server.sources.sockets);
+    let disposition = format!("attachment; filename=\"trace-{}.pcap\"", name_of(id));
+    Ok(([(CONTENT_TYPE, PCAP.to_owned()), (CONTENT_DISPOSITION, disposition)], file).into_response())
+}
+
+/// End a trace and remove its messages
+///
+/// For operators.
+#[utoipa::path(
+    delete,
+    path = "/traces/{id}",
+    tag = "traces",
+    params(("id" = String, Path, description = "ID of the trace")),
+    responses(
+        (status = 204, description = "The trace has ended"),
+        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 404, content_type = "application/problem+json", body = ProblemDocument)
+    )
+)]
+pub async fn end(
+    State(server): State<Arc<ConsoleServer>>,
+    Extension(access): Extension<Access>,
+    Extension(peer): Extension<Peer>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<StatusCode, Problem> {
+    let id = visible_trace(&server, &access, id)?;
+    let words = server.traces.read(id, |record| words(&record.target)).ok_or_else(no_such_trace)?;
+    let author = Author { access, peer };
+    // It goes on if the client does not wait for it.
+    let working = tokio::spawn(async move {
+        server.traces.remove(&server.sources.admin.control, id).await;
+        server.audit.record(&author, "endTrace", &words, "done");
+    });
+    working.await.map_err(|error| ProblemKind::Internal.because(error.to_string()))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+impl NewTrace {
+    fn lasts(&self) -> Result<Duration, Problem> {
+        let minutes = self.minutes.unwrap_or(MINUTES);
+        if !(1..=MOST_MINUTES).contains(&minutes) {
+            let detail = format!("minutes is a number from 1 to {MOST_MINUTES}");
+            return Err(ProblemKind::InvalidRequest.because(detail));
+        }
+        Ok(Duration::from_secs(60 * minutes))
+    }
+
+    fn target(self) -> Result<TraceTarget, Problem> {
+        let target = match (self.endpoint, self.address, self.identity) {
+            (Some(endpoint), None, None) => TraceTarget::Endpoint(endpoint),
+            (None, Some(address), None) => TraceTarget::Address(address.to_canonical()),
+            (None, None, Some(identity)) => TraceTarget::Identity(identity),
+            _ => return Err(ProblemKind::InvalidRequest.because("expected one of endpoint, address and identity")),
+        };
+        match &target {
+            TraceTarget::Endpoint(name) | TraceTarget::Identity(name)
+                if name.is_empty() || name.len() > LONGEST_NAME =>
+            {
+                let detail = format!("an endpoint name or an identity has 1 to {LONGEST_NAME} bytes");
+                Err(ProblemKind::InvalidRequest.because(detail))
+            }
+            TraceTarget::Endpoint(_) | TraceTarget::Identity(_) | TraceTarget::Address(_) => Ok(target),
+        }
+    }
+}
+
+impl Access {
+    /// Returns whether the token may have this trace: with a prefix only one by an endpoint name that begins so.
+    fn sees_trace(&self, target: &TraceTarget) -> bool {
+        match (&self.prefix, target) {
+            (None, _) => true,
+            (Some(prefix), TraceTarget::Endpoint(endpoint)) => endpoint.starts_with(prefix.as_str()),
+            (Some(_), TraceTarget::Address(_) | TraceTarget::Identity(_)) => false,
+        }
+    }
+}
+
+/// Returns the ID of a trace in a path, if the token is that of an operator and may have the trace.
+fn visible_trace(
+    server: &ConsoleServer,
+    access: &Access,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<TraceId, Problem> {
+    access.operator()?;
+    let Path(id) = id.map_err(|_| no_such_trace())?;
+    let id = u64::from_str_radix(&id, 16).ok().map(TraceId).filter(|number| name_of(*number) == id);
+    let id = id.ok_or_else(no_such_trace)?;
+    match server.traces.read(id, |record| access.sees_trace(&record.target)) {
+        Some(true) => Ok(id),
+        Some(false) => Err(limited()),
+        None => Err(no_such_trace()),
+    }
+}
+
+/// Returns the name of a trace in paths.
+fn name_of(TraceId(number): TraceId) -> String {
+    format!("{number:016x}")
+}
+
+fn words(target: &TraceTarget) -> String {
+    match target {
+        TraceTarget::Endpoint(endpoint) => endpoint.clone(),
+        TraceTarget::Address(address) => format!("address {address}"),
+        TraceTarget::Identity(identity) => format!("identity {identity}"),
+    }
+}
+
+fn no_such_trace() -> Problem {
+    ProblemKind::NoSuchTrace.because("there is no trace with this ID; it may have ended more than an hour ago")
+}
+
+fn limited() -> Problem {
+    ProblemKind::NotAllowed.because("the token is limited to traces by endpoint name of its prefix")
+}
