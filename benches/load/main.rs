@@ -13,6 +13,9 @@
 //!
 //! So does `--outage SECONDS`: the broker's exproto gateway is stopped under load for so long, and what is lost by it.
 //!
+//! With `--consoles N` so many onlookers list, search and listen, and what Updates and reads take is compared with the same
+//! without them.
+//!
 //! And so does `--yardstick`: clients that do nothing but publish (tonic's own for ExProto, plain sockets for MQTT) measure what
 //! the broker takes, before and after the server is offered shares of that rate. With `--broker emqx` all of this meets an
 //! EMQX that runs already; the server has to be stopped there.
@@ -22,6 +25,7 @@
 
 mod bare;
 mod broker;
+mod consoles;
 mod mosquitto;
 mod outage;
 mod process;
@@ -91,6 +95,9 @@ struct Arguments {
     /// Stop the broker's exproto gateway under load for so long, in the place of all else
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
     outage: Option<u64>,
+    /// Let so many consoles look on, in the place of the stages
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=32))]
+    consoles: Option<u16>,
     /// Compare with a client that only publishes, in the place of the stages
     #[arg(long)]
     yardstick: bool,
@@ -149,6 +156,11 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let bare = if arguments.yardstick { Some(measure_bare(arguments, &site, &application).await?) } else { None };
     let server = BenchServer::start(upstream, arguments.qos, &site).await?;
     let fleet = register(arguments, &server, &journal).await?;
+    if let Some(consoles) = arguments.consoles {
+        observe(arguments, &application, &fleet).await?;
+        let load = (arguments.devices, consoles.into(), arguments.seconds);
+        return consoles::run(load, &server, &mut application, &fleet).await;
+    }
     if let Some(seconds) = arguments.soak {
         observe(arguments, &application, &fleet).await?;
         return soak::soak(arguments.devices, seconds, &server, &mut application, &fleet).await;

@@ -1,8 +1,9 @@
 //! The built program, on ports that are free, and what the system says of it.
 
 use std::env;
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -34,25 +35,29 @@ const PONG: [u8; 4] = [0x70, 0, 0, 1];
 pub struct BenchServer {
     child: Child,
     pub udp: SocketAddr,
+    /// The socket of its console.
+    pub console: PathBuf,
 }
 
 impl BenchServer {
     /// Starts it with this way up to this broker and without a store, and waits until it hears.
     pub async fn start(upstream: Upstream, qos: u8, site: &BenchSite) -> anyhow::Result<Self> {
         let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let console = console(udp);
         let child = command(udp)
             .envs(site.environment(upstream)?)
             .env("LWM2M_GATEWAY__TRANSLATORS__NOTIFY__QOS", qos.to_string())
             .env("LWM2M_GATEWAY__STORE__ENABLE", "false")
             .spawn()
             .context("starting the server")?;
-        let mut server = Self { child, udp };
+        let mut server = Self { child, udp, console };
         server.wait_until_it_hears().await?;
         Ok(server)
     }
 
     /// The same at this address of devices, by ExProto and with a store.
     pub async fn start_at(broker: &BenchBroker, udp: SocketAddr, store: &Path) -> anyhow::Result<Self> {
+        let console = console(udp);
         let child = command(udp)
             .envs(broker.exproto())
             .env("LWM2M_GATEWAY__QMODE_TIME_WINDOW", "1ms")
@@ -60,7 +65,7 @@ impl BenchServer {
             .env("LWM2M_GATEWAY__STORE__FILE", store)
             .spawn()
             .context("starting the server")?;
-        let mut server = Self { child, udp };
+        let mut server = Self { child, udp, console };
         server.wait_until_it_hears().await?;
         Ok(server)
     }
@@ -103,10 +108,18 @@ impl BenchServer {
 impl Drop for BenchServer {
     fn drop(&mut self) {
         let ended = self.child.kill().and_then(|()| self.child.wait());
+        if let Err(error) = fs::remove_file(&self.console) {
+            eprintln!("load: {} is left: {error}", self.console.display());
+        }
         if let Err(error) = ended {
             eprintln!("load: the server with process id {} may still run: {error}", self.child.id());
         }
     }
+}
+
+/// Returns the place of the console's socket of the server at this address.
+fn console(udp: SocketAddr) -> PathBuf {
+    env::temp_dir().join(format!("lwm2m-load-{}.sock", udp.port()))
 }
 
 fn command(udp: SocketAddr) -> Command {
@@ -117,6 +130,7 @@ fn command(udp: SocketAddr) -> Command {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("LWM2M_GATEWAY__ADMIN__ENABLE", "false")
         .env("LWM2M_GATEWAY__LISTENERS__UDP__DEFAULT__BIND", udp.to_string())
+        .env("LWM2M_GATEWAY__CONSOLE__SOCKET", console(udp))
         .envs(UNLIMITED)
         .env("LWM2M_GATEWAY_LOG", "warn")
         .stdin(Stdio::null())

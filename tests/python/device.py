@@ -14,12 +14,14 @@ INSTANCE, RESOURCE = 0b00, 0b11
 class Device:
     """Lives on a thread of its own; `values` and what it was told can be read at any time."""
 
-    def __init__(self, server, endpoint, values, secret=None, binding="U"):
+    def __init__(self, server, endpoint, values, secret=None, binding="U", items=()):
         """With a secret it speaks DTLS (tinydtls), and its endpoint name is the identity."""
         self.server = server
         self.endpoint = endpoint
         self.secret = secret
         self.binding = binding
+        # Further query items of its Register, such as a password.
+        self.items = tuple(items)
         self.objects = Objects(values)
         self.context = None
         self.loop = asyncio.new_event_loop()
@@ -53,7 +55,7 @@ class Device:
         if self.context is None:
             await self._connect()
         links = ",".join(f"</{oid}/{iid}>" for oid, iid in self.objects.instances()).encode()
-        query = (f"ep={self.endpoint}", "lt=300", "lwm2m=1.0", f"b={self.binding}")
+        query = (f"ep={self.endpoint}", "lt=300", "lwm2m=1.0", f"b={self.binding}", *self.items)
         response = await self._request(aiocoap.POST, ("rd",), query, links)
         assert response.code == aiocoap.CREATED, response
         # aiocoap forgets a DTLS connection that nobody holds.
