@@ -165,11 +165,16 @@ const visible = (signal) =>
     ? until(signal, (resolve) => document.addEventListener("visibilitychange", resolve, { once: true }))
     : undefined;
 
-/** Repeats `load` while the page is open and the tab visible. @param {AbortSignal} signal @param {() => any} load */
-export async function repeat(signal, load) {
+/**
+ * Repeats `load` while the page is open and the tab visible.
+ * @param {AbortSignal} signal
+ * @param {() => any} load
+ * @param {number} [each] in milliseconds
+ */
+export async function repeat(signal, load, each = 5000) {
   while (!signal.aborted) {
     await load();
-    await pause(5000, signal);
+    await pause(each, signal);
     await visible(signal);
   }
 }

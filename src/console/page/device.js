@@ -87,7 +87,7 @@ class DevicePage {
       if (state === "awake" && awakeUntil && new Date(awakeUntil) < new Date()) this.refetch();
     }, 1000);
     this.signal.addEventListener("abort", () => clearInterval(timer));
-    if (this.traces) this.trace.look();
+    if (this.traces) this.trace.look().then(() => this.trace.follow());
   }
 
   follow() {
@@ -137,9 +137,6 @@ class DevicePage {
       case "definitions":
         forgetDefinitions();
         return this.tree.load();
-      case "coap":
-      case "dtls":
-        return this.trace.add(data);
       case "message":
         this.tree.touch(this.values.take(data.payload, data.at));
         break;
@@ -152,6 +149,10 @@ class DevicePage {
       case "moved":
         this.refetch();
         break;
+      case "coap":
+      case "dtls":
+        // The trace asks for its messages itself.
+        return undefined;
       case "left":
         this.gone(`The registration ended: ${data.reason ?? "no reason given"}.`);
     }

@@ -97,7 +97,8 @@ function audit(entries) {
   for (const { at, by, from, msgType, action, force, endpoint, path, bytes, result } of entries) {
     const who = [by, h("div.muted.num", from)];
     const what = [msgType ?? action, force && h("span.tag", "force")];
-    const device = endpoint && deviceLink(endpoint);
+    // A trace can be of an address or an identity.
+    const device = endpoint && (/^(address|identity) /.test(endpoint) ? endpoint : deviceLink(endpoint));
     grid.row([time(at, "clock"), who, what, device, path && h("code", path), bytes ? count(bytes) : "", result]);
   }
   return panel("Audit log", entries.length ? grid.element : empty(EMPTY.audit));

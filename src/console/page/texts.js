@@ -82,6 +82,7 @@ const PROBLEMS = {
     "The device is asleep or busy, and the command may not wait",
     "Queue the command until the device wakes.",
   ],
+  "not-pending": ["The command is not pending any more", "It was sent, or it has ended."],
   "queue-full": [
     "The places of the console in the queue of this device are taken",
     "Withdraw a pending command, or wait until one is sent.",

@@ -1,6 +1,6 @@
 // Traces: each message of a device after decryption.
 
-import { call, download, get, stream } from "./api.js";
+import { call, download, get, Problem, repeat } from "./api.js";
 import { fill, h } from "./dom.js";
 import { clock, size } from "./format.js";
 import { show } from "./json.js";
@@ -8,8 +8,8 @@ import { CONFIRM, EMPTY } from "./texts.js";
 import { button, copyButton, dialog, empty, facts, failed, field, select, time, toastProblem } from "./ui.js";
 
 /**
- * @typedef {{id: string, endpoint?: string, address?: string, identity?: string, by?: string, ends: string, running?: boolean,
- *  messages?: any[]}} Trace
+ * @typedef {{id: string, endpoint?: string, address?: string, identity?: string, by?: string, ends: string, running?: boolean, leftOut?: number,
+ *  count?: number}} Trace
  */
 
 /** Messages in the page: as many as the gateway keeps. */
@@ -58,14 +58,14 @@ export class TraceView {
     this.draw();
   }
 
-  /** Looks whether there is a trace, and takes its messages. */
+  /** Looks whether there is a trace, and takes its messages as they come. */
   async look() {
     try {
       const { traces } = await get("/traces", this.signal);
       const wanted = (/** @type {Trace} */ one) => (this.id ? one.id === this.id : one.endpoint === this.endpoint);
       const found = traces.filter(wanted);
-      this.trace = found.find(runs) ?? found.at(-1) ?? null;
-      if (this.trace) this.take((await get(`/traces/${this.trace.id}`, this.signal)).messages);
+      this.trace = found.find(runs) ?? found[0] ?? null;
+      await this.fetch();
       this.draw();
     } catch (problem) {
       const retry = () => this.look();
@@ -73,23 +73,30 @@ export class TraceView {
     }
   }
 
-  /** @param {any[]} messages */
-  take(messages) {
-    this.messages = messages.slice(-SHOWN);
-    fill(this.list, this.messages.map(line));
+  /** Looks for new messages while the trace runs and is shown. */
+  follow() {
+    const fetch = async () => {
+      if (!this.trace || !runs(this.trace) || !this.element.isConnected) return;
+      try {
+        await this.fetch();
+        if (!runs(this.trace)) this.draw();
+      } catch (problem) {
+        if (problem instanceof Problem && problem.status === 404) await this.look();
+      }
+    };
+    repeat(this.signal, fetch, 2000);
   }
 
-  /** Follows the stream of a trace that is not of the open device. */
-  follow() {
-    if (this.trace && runs(this.trace))
-      stream(`/traces/${this.trace.id}/events`, this.signal, ({ event, data }) => {
-        if (event === "coap" || event === "dtls") this.add(data);
-      });
+  async fetch() {
+    if (!this.trace) return;
+    const after = this.messages.at(-1)?.n ?? 0;
+    const { messages, ...trace } = await get(`/traces/${this.trace.id}?after=${after}`, this.signal);
+    this.trace = trace;
+    for (const message of messages) this.add(message);
   }
 
   /** @param {any} message */
   add(message) {
-    if (this.messages.some((old) => old.n === message.n)) return;
     this.messages.push(message);
     this.list.append(line(message));
     if (this.messages.length > SHOWN) {
@@ -102,6 +109,7 @@ export class TraceView {
   draw() {
     const { trace } = this;
     const running = trace && runs(trace);
+    const leftOut = trace?.leftOut ?? 0;
     const of = trace && (trace.endpoint ?? trace.address ?? trace.identity);
     const start = !this.id && button("Start a trace", () => this.begin(), { class: "primary" });
     const copy = copyButton(() => this.messages.map(summary).join("\n"), "messages");
@@ -110,6 +118,7 @@ export class TraceView {
       fill(
         this.head,
         h("span.grow", running ? [`Trace of ${of}, ends in `, time(trace.ends, "left")] : EMPTY.ended[0]),
+        leftOut > 0 && h("span.tag.warn", `${leftOut} messages left out: more than 200 in a second`),
         trace && button("Download pcap", () => pcap(trace)),
         copy,
         running ? button("End", () => this.end(), { class: "danger" }) : start,
@@ -123,21 +132,20 @@ export class TraceView {
     const trace = await startTrace({ endpoint: this.endpoint });
     if (!trace) return;
     this.trace = trace;
-    this.take([]);
+    this.messages = [];
+    fill(this.list);
     this.draw();
   }
 
+  /** Ends the trace. The gateway forgets its messages; the page keeps those that it has. */
   async end() {
-    const { messages } = this;
     try {
       await call("DELETE", `/traces/${this.trace?.id}`);
-      await this.look();
+      this.trace = null;
+      this.draw();
     } catch (problem) {
       toastProblem(problem);
     }
-    // What came stays, even if the gateway has forgotten it.
-    if (!this.messages.length) this.take(messages);
-    this.draw();
   }
 }
 
