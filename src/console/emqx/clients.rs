@@ -156,6 +156,7 @@ pub async fn client(
 #[utoipa::path(
     delete,
     path = "/gateways/lwm2m/clients/{clientid}",
+    operation_id = "kickClient",
     tag = "emqx",
     params(("clientid" = String, Path, description = "Endpoint name, percent-encoded as a whole")),
     responses(
