@@ -9,7 +9,6 @@ pub mod control;
 pub mod traced;
 
 use std::future::pending;
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -199,12 +198,7 @@ impl Driver {
             match self.gateway.poll_output() {
                 Output::Transmit(transmit) => {
                     trace!(peer = %transmit.peer.address, bytes = transmit.datagram.len(), "datagram out");
-                    match self.sockets.send(transmit.peer, &transmit.datagram) {
-                        Ok(()) => {
-                            self.metrics.transport.datagrams_sent.inc();
-                        }
-                        Err(error) => self.not_sent(&error),
-                    }
+                    self.sockets.queue(transmit.peer, transmit.datagram);
                 }
                 Output::Broker(command) => self.link.submit(command),
                 Output::FindKey(identity) => {
@@ -218,6 +212,7 @@ impl Driver {
                     self.report(&report);
                 }
                 Output::Idle(deadline) => {
+                    self.send_queued();
                     self.hand_over_traced();
                     return deadline.unwrap_or_else(|| monotonic_now() + LONGEST_SLEEP);
                 }
@@ -368,9 +363,14 @@ impl Driver {
         }
     }
 
-    fn not_sent(&self, error: &io::Error) {
-        self.metrics.transport.send_errors.inc();
-        debug!(%error, "a datagram was not sent");
+    /// Sends the datagrams that the gateway has put out, all of them together.
+    fn send_queued(&mut self) {
+        let Self { sockets, metrics, .. } = self;
+        let sent = sockets.flush(|error| {
+            metrics.transport.send_errors.inc();
+            debug!(%error, "a datagram was not sent");
+        });
+        metrics.transport.datagrams_sent.inc_by(sent as u64);
     }
 
     /// Passes the wall clock time to the core. While the clock shows a time before 1970 the core counts on from the

@@ -1,6 +1,7 @@
 //! The UDP sockets of devices. This module knows addresses and datagrams, and not their contents.
 
+mod batch;
 mod udp;
 
-pub(crate) use udp::ReceiveBatch;
+pub use batch::{BATCH, ReceiveBatch};
 pub use udp::{Security, UdpListener, UdpSockets};

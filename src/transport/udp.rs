@@ -11,10 +11,7 @@ use tokio::net::UdpSocket;
 use crate::errors::plain;
 use lwm2m_base::Peer;
 
-/// The largest datagram of UDP.
-const LARGEST_DATAGRAM: usize = 65_535;
-/// Maximum number of datagrams that are read from one socket before other inputs have their turn.
-const BATCH: usize = 64;
+use super::batch::{self, OutgoingDatagram, ReceiveBatch, ReceiveBuffer};
 
 /// The first port that a program may bind without a privilege.
 const FIRST_FREE_PORT: u16 = 1024;
@@ -51,32 +48,32 @@ impl UdpListener {
     }
 }
 
-/// The result of reading a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReceiveBatch {
-    /// No datagram is left.
-    Emptied,
-    /// The batch is full; there may be more datagrams.
-    Full,
-}
-
 /// The listeners; [`Peer::socket`] is the index in the order of the settings.
 pub struct UdpSockets {
-    sockets: Vec<UdpSocket>,
+    sockets: Vec<DeviceSocket>,
     /// The socket that is checked first the next time, so that none starves.
     next: usize,
-    buffer: Vec<u8>,
+    buffer: ReceiveBuffer,
+}
+
+struct DeviceSocket {
+    socket: UdpSocket,
+    /// The datagrams that the next [`UdpSockets::flush`] sends.
+    outgoing: Vec<OutgoingDatagram>,
 }
 
 impl UdpSockets {
     pub fn bind(listeners: &[UdpListener]) -> io::Result<Self> {
-        let bind = |listener: &UdpListener| open(listener).map_err(|error| explained(listener, &error));
+        let bind = |listener: &UdpListener| {
+            let socket = open(listener).map_err(|error| explained(listener, &error))?;
+            Ok(DeviceSocket { socket, outgoing: Vec::new() })
+        };
         let sockets = listeners.iter().map(bind).collect::<io::Result<_>>()?;
-        Ok(Self { sockets, next: 0, buffer: vec![0; LARGEST_DATAGRAM] })
+        Ok(Self { sockets, next: 0, buffer: ReceiveBuffer::new() })
     }
 
     pub fn local_addresses(&self) -> io::Result<Vec<SocketAddr>> {
-        self.sockets.iter().map(UdpSocket::local_addr).collect()
+        self.sockets.iter().map(|DeviceSocket { socket, .. }| socket.local_addr()).collect()
     }
 
     /// Waits until one of the sockets is readable, and returns its index. Cancel-safe.
@@ -85,7 +82,7 @@ impl UdpSockets {
             let count = self.sockets.len();
             for index in (0..count).map(|offset| (self.next + offset) % count) {
                 // An error is met again, and told, when the socket is read.
-                if self.sockets[index].poll_recv_ready(context).is_ready() {
+                if self.sockets[index].socket.poll_recv_ready(context).is_ready() {
                     return Poll::Ready(index);
                 }
             }
@@ -97,20 +94,38 @@ impl UdpSockets {
     /// Passes the received datagrams of a socket to `take`, at most one batch.
     pub fn receive(&mut self, index: usize, mut take: impl FnMut(Peer, &[u8])) -> io::Result<ReceiveBatch> {
         self.next = index + 1;
-        for _ in 0..BATCH {
-            match self.sockets[index].try_recv_from(&mut self.buffer) {
-                Ok((length, address)) => take(Peer::udp(index as u16, address), &self.buffer[..length]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(ReceiveBatch::Emptied),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(ReceiveBatch::Full)
+        let Self { sockets, buffer, .. } = self;
+        buffer.receive(&sockets[index].socket, |address, datagram| take(Peer::udp(index as u16, address), datagram))
     }
 
-    /// Sends a datagram without waiting. A full buffer of the system counts as a loss in the network.
-    pub fn send(&self, peer: Peer, datagram: &[u8]) -> io::Result<()> {
-        let socket = &self.sockets[usize::from(peer.socket)];
-        socket.try_send_to(datagram, peer.address).map(|_| ())
+    /// Keeps a datagram until the next [`UdpSockets::flush`].
+    pub fn queue(&mut self, peer: Peer, datagram: Vec<u8>) {
+        let DeviceSocket { outgoing, .. } = &mut self.sockets[usize::from(peer.socket)];
+        outgoing.push(OutgoingDatagram { address: peer.address, datagram });
+    }
+
+    /// Sends the queued datagrams without waiting, those of one socket in their order, and returns how many were sent. The
+    /// others are lost, and their errors go to `lost`: a full buffer of the system counts as a loss in the network.
+    pub fn flush(&mut self, mut lost: impl FnMut(&io::Error)) -> usize {
+        let mut total = 0;
+        for DeviceSocket { socket, outgoing } in &mut self.sockets {
+            let mut left = &outgoing[..];
+            while !left.is_empty() {
+                let passed = match batch::send(socket, left) {
+                    Ok(sent) => {
+                        total += sent;
+                        sent
+                    }
+                    Err(error) => {
+                        lost(&error);
+                        1
+                    }
+                };
+                left = &left[passed..];
+            }
+            outgoing.clear();
+        }
+        total
     }
 }
 
