@@ -75,8 +75,8 @@ fn write_in_force(config: &Config, output: &mut impl Write) -> io::Result<()> {
         cert_cn: None,
     };
     if let Ok(topics) = config.gateway.translators.topics(names) {
-        let (command, response, notify) = (topics.command.name, topics.response.name, topics.notify.name);
-        let send = topics.send.map(|send| format!(", {}", send.name)).unwrap_or_default();
+        let (command, response, notify) = (topics.command().name, topics.response().name, topics.notify().name);
+        let send = topics.send().map(|send| format!(", {}", send.name)).unwrap_or_default();
         writeln!(output, "topics of a device ep1: {command}, {response}, {notify}{send}")?;
     }
     if config.store.enable.unwrap_or(true) {

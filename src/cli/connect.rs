@@ -30,7 +30,6 @@ use lwm2m_core::gateway::broker::{
     BrokerCommand, BrokerEvent, ClientInfo, ConnectError, Publication, RegistrationId, Ticket, UplinkClass,
 };
 use lwm2m_core::mqtt::topics::{Names, TopicError};
-use lwm2m_core::registry::Topics;
 
 /// The name of the device of this check, in front of something random: it must not be that of a real one.
 const NAME: &str = "lwm2m-gateway-check";
@@ -260,10 +259,10 @@ fn invented(config: &Config, endpoint: &str) -> Result<(ClientInfo, Vec<String>)
     let or_endpoint = |text: String| if text.is_empty() { endpoint.to_owned() } else { text };
     let clientid = or_endpoint(templates.clientid.render(with(endpoint, endpoint)));
     let username = or_endpoint(templates.username.render(with(&clientid, endpoint)));
-    let Topics { command, response, notify, send, register, update, status } =
-        config.gateway.translators.topics(with(&clientid, &username))?;
-    let mut topics = vec![response.name, notify.name, register.name, update.name];
-    topics.extend([send, status].into_iter().flatten().map(|topic| topic.name));
+    let own = config.gateway.translators.topics(with(&clientid, &username))?;
+    let (command, published) = (own.command(), [own.response(), own.notify(), own.register(), own.update()]);
+    let optional = [own.send(), own.status()].into_iter().flatten();
+    let mut topics: Vec<String> = published.into_iter().chain(optional).map(|topic| topic.name).collect();
     topics.sort();
     topics.dedup();
     let client = ClientInfo {

@@ -9,7 +9,6 @@ use crate::upstream::{UpstreamConfig, exproto, mqtt};
 use lwm2m_core::gateway::config::AutoObserve;
 use lwm2m_core::gateway::identity::IdentityRule;
 use lwm2m_core::mqtt::topics::Names;
-use lwm2m_core::registry::Topics;
 
 use super::Config;
 use super::reader::ConfigReader;
@@ -230,16 +229,15 @@ impl Example {
 
 /// Returns each topic with the key of its translator.
 fn topics_of(config: &Config, example: &Example) -> Option<Vec<(&'static str, String)>> {
-    let Topics { command, response, notify, send, register, update, status } =
-        config.gateway.translators.topics(example.names()).ok()?;
-    let mut topics = vec![
-        ("translators.command.topic", command.name),
-        ("translators.response.topic", response.name),
-        ("translators.notify.topic", notify.name),
-        ("translators.register.topic", register.name),
-        ("translators.update.topic", update.name),
+    let topics = config.gateway.translators.topics(example.names()).ok()?;
+    let named = [
+        ("translators.command.topic", Some(topics.command())),
+        ("translators.response.topic", Some(topics.response())),
+        ("translators.notify.topic", Some(topics.notify())),
+        ("translators.register.topic", Some(topics.register())),
+        ("translators.update.topic", Some(topics.update())),
+        ("translators.send.topic", topics.send()),
+        ("translators.status.topic", topics.status()),
     ];
-    topics.extend(send.map(|send| ("translators.send.topic", send.name)));
-    topics.extend(status.map(|status| ("translators.status.topic", status.name)));
-    Some(topics)
+    Some(named.into_iter().filter_map(|(key, topic)| Some((key, topic?.name))).collect())
 }

@@ -1,22 +1,25 @@
 //! An ordered set of deadlines: one for each key.
 
 use std::collections::{BTreeSet, HashMap};
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::time::Instant;
 
 #[derive(Debug)]
-pub struct Deadlines<K> {
+pub struct Deadlines<K, S = RandomState> {
     ordered: BTreeSet<(Instant, K)>,
-    by_key: HashMap<K, Instant>,
+    by_key: HashMap<K, Instant, S>,
 }
 
-impl<K> Default for Deadlines<K> {
+/// Deadlines of keys that this program counts up. As with [`IdMap`](crate::id_map::IdMap) a fast hash function is enough.
+pub type IdDeadlines<K> = Deadlines<K, foldhash::fast::RandomState>;
+
+impl<K, S: Default> Default for Deadlines<K, S> {
     fn default() -> Self {
-        Self { ordered: BTreeSet::new(), by_key: HashMap::new() }
+        Self { ordered: BTreeSet::new(), by_key: HashMap::default() }
     }
 }
 
-impl<K: Copy + Ord + Hash> Deadlines<K> {
+impl<K: Copy + Ord + Hash, S: BuildHasher> Deadlines<K, S> {
     /// Sets the deadline of `key`, in place of the one that it had.
     pub fn set(&mut self, key: K, at: Instant) {
         match self.by_key.insert(key, at) {
@@ -80,7 +83,7 @@ mod tests {
     fn keys_come_out_in_the_order_of_their_last_deadline_and_only_once() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        let mut deadlines = Deadlines::default();
+        let mut deadlines = Deadlines::<char>::default();
         deadlines.set('a', after(1));
         deadlines.set('b', after(2));
         deadlines.set('c', after(3));

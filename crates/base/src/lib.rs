@@ -7,6 +7,7 @@
 //! - [`id_map`] maps ids that the program counts up.
 //! - [`rate`] limits the rate of one address and of all together, with a bounded number of buckets.
 //! - [`secret`] holds texts that no log, report or error shows.
+//! - [`small_map`] maps few keys with little memory.
 //! - [`total`] sums up what many owners count.
 //!
 //! # What this crate guarantees
@@ -26,6 +27,7 @@ pub mod identity;
 mod peer;
 pub mod rate;
 pub mod secret;
+pub mod small_map;
 pub mod total;
 
 pub use peer::{AssociationId, Peer};

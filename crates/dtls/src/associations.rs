@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use lwm2m_base::AssociationId;
-use lwm2m_base::deadlines::Deadlines;
+use lwm2m_base::deadlines::IdDeadlines;
 use lwm2m_base::rate::SourceNetwork;
 
 use super::association::Association;
@@ -33,7 +33,7 @@ pub struct Associations {
     /// The number of associations at each address whose devices have proved an identity.
     by_source: HashMap<SourceNetwork, usize>,
     /// The time at which each association is checked: it is forgotten if nothing was received since the last check.
-    silence: Deadlines<AssociationId>,
+    silence: IdDeadlines<AssociationId>,
 }
 
 impl Associations {

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use lwm2m_base::deadlines::Deadlines;
+use lwm2m_base::deadlines::IdDeadlines;
 use lwm2m_base::rate::{Exceeded, SourceNetwork};
 use lwm2m_base::{AssociationId, Peer};
 
@@ -116,10 +116,10 @@ pub struct Handshakes {
     by_place: HashMap<PeerAddress, AssociationId>,
     sources: HandshakeSources,
     /// The time at which each handshake is overdue.
-    overdue_deadlines: Deadlines<AssociationId>,
+    overdue_deadlines: IdDeadlines<AssociationId>,
     /// The number of handshakes that ever began.
     begun_ever: HandshakeNumber,
-    deadlines: Deadlines<AssociationId>,
+    deadlines: IdDeadlines<AssociationId>,
 }
 
 impl Handshakes {
@@ -131,9 +131,9 @@ impl Handshakes {
             by_id: HashMap::new(),
             by_place: HashMap::new(),
             sources: HandshakeSources::default(),
-            overdue_deadlines: Deadlines::default(),
+            overdue_deadlines: IdDeadlines::default(),
             begun_ever: 0,
-            deadlines: Deadlines::default(),
+            deadlines: IdDeadlines::default(),
         }
     }
 

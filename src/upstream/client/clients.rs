@@ -8,6 +8,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
+use lwm2m_base::id_map::IdMap;
 use lwm2m_core::gateway::broker::RegistrationId;
 
 /// Identifies a client ID for as long as something of it is known. A key is never used again in the life of the
@@ -19,7 +22,8 @@ pub struct ClientKey(u64);
 #[derive(Debug)]
 pub struct Clients<Shared> {
     keys: HashMap<Arc<str>, ClientKey>,
-    clients: HashMap<ClientKey, Client<Shared>>,
+    /// Boxed, so that the free places of the table are small.
+    clients: IdMap<ClientKey, Box<Client<Shared>>>,
     next: u64,
 }
 
@@ -27,13 +31,13 @@ pub struct Clients<Shared> {
 struct Client<Shared> {
     clientid: Arc<str>,
     /// Lists the registrations, the oldest first.
-    registrations: Vec<RegistrationId>,
+    registrations: SmallVec<[RegistrationId; 2]>,
     shared: Shared,
 }
 
 impl<Shared> Default for Clients<Shared> {
     fn default() -> Self {
-        Self { keys: HashMap::new(), clients: HashMap::new(), next: 0 }
+        Self { keys: HashMap::new(), clients: IdMap::default(), next: 0 }
     }
 }
 
@@ -105,9 +109,10 @@ impl<Shared: Default> Clients<Shared> {
         }
         let (key, clientid) = (ClientKey(self.next), Arc::<str>::from(clientid));
         self.next += 1;
-        let client = Client { clientid: Arc::clone(&clientid), registrations: Vec::new(), shared: Shared::default() };
+        let client =
+            Client { clientid: Arc::clone(&clientid), registrations: SmallVec::new(), shared: Shared::default() };
         self.keys.insert(clientid, key);
-        self.clients.insert(key, client);
+        self.clients.insert(key, Box::new(client));
         key
     }
 }

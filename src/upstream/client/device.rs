@@ -1,8 +1,8 @@
 //! The record of one device as a client of the broker, and what all registrations of one client ID share.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
+use lwm2m_base::small_map::SmallMap;
 use lwm2m_core::gateway::broker::{ClientInfo, CloseReason, RegistrationId};
 
 use super::Protocol;
@@ -87,7 +87,7 @@ pub struct ClientShared<Record> {
     /// Lists the requests to make the device a client (Authenticate, CONNECT) that have no answer yet, with the time at
     /// which they were sent. The broker may carry one out at any time, and then closes the connection that has the
     /// client ID.
-    pub unanswered: BTreeMap<ConnectionId, Instant>,
+    pub unanswered: SmallMap<ConnectionId, Instant>,
     /// The time until which a request that ended without an answer may still be carried out.
     pub doubtful_until: Option<Instant>,
     /// The connection on which the last such request was sent.

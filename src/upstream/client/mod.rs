@@ -28,7 +28,7 @@ pub mod targets;
 #[cfg(test)]
 pub mod test_values;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -39,7 +39,8 @@ use tracing::debug;
 
 use crate::upstream::UpstreamTableSizes;
 use crate::upstream::metrics::UpstreamMetrics;
-use lwm2m_base::deadlines::Deadlines;
+use lwm2m_base::deadlines::IdDeadlines;
+use lwm2m_base::id_map::IdMap;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, CloseReason, RegistrationId};
 
 use clients::{ClientKey, Clients};
@@ -140,7 +141,7 @@ pub struct Devices<P: Protocol> {
     pub(super) protocol: P,
     pub(super) connect_timeout: Duration,
     /// Boxed, so that the free places of the table are small.
-    pub(super) devices: HashMap<RegistrationId, Box<UpstreamDevice<P>>>,
+    pub(super) devices: IdMap<RegistrationId, Box<UpstreamDevice<P>>>,
     pub(super) clients: Clients<ClientShared<P::SharedRecord>>,
     /// Lists the devices that wait for a target that is available.
     pub(super) parked: BTreeSet<RegistrationId>,
@@ -150,7 +151,7 @@ pub struct Devices<P: Protocol> {
     /// Holds the devices that wait for their turn to be reconnected, and paces them.
     pub(super) turns: Turns,
     pub(super) returning: Returning,
-    pub(super) deadlines: Deadlines<ClientTimer<P::Timer>>,
+    pub(super) deadlines: IdDeadlines<ClientTimer<P::Timer>>,
     pub(super) actions: VecDeque<P::Action>,
     next_connection: u64,
     pub(super) rng: StdRng,
@@ -189,7 +190,7 @@ impl<P: Protocol> Devices<P> {
         Self {
             protocol,
             connect_timeout: limits.connect_timeout,
-            devices: HashMap::new(),
+            devices: IdMap::default(),
             clients: Clients::default(),
             parked: BTreeSet::new(),
             queues: Queues::new(limits.queue_per_device, limits.queue_total),
@@ -197,7 +198,7 @@ impl<P: Protocol> Devices<P> {
             disturbances: Disturbances::default(),
             turns: Turns::per_second(limits.connections_per_second),
             returning: Returning::default(),
-            deadlines: Deadlines::default(),
+            deadlines: IdDeadlines::default(),
             actions: VecDeque::new(),
             next_connection: 0,
             rng,

@@ -6,11 +6,12 @@
 //! failures halve it.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use rand::{Rng, RngExt};
 
+use lwm2m_base::id_map::IdMap;
 use lwm2m_core::gateway::broker::RegistrationId;
 
 const BACK_OFF_MIN: Duration = Duration::from_secs(1);
@@ -37,7 +38,7 @@ pub struct Turns {
     /// The earliest time of the next turn.
     next: Option<Instant>,
     queue: BTreeSet<(TurnOrder, RegistrationId)>,
-    order: HashMap<RegistrationId, TurnOrder>,
+    order: IdMap<RegistrationId, TurnOrder>,
     window: AttemptWindow,
 }
 
@@ -46,7 +47,7 @@ pub struct Turns {
 struct AttemptWindow {
     size: usize,
     /// Holds the devices that had their turn, with its time, until the broker has answered.
-    under_way: HashMap<RegistrationId, Instant>,
+    under_way: IdMap<RegistrationId, Instant>,
     narrowed: Option<Instant>,
 }
 
@@ -56,8 +57,8 @@ impl Turns {
             interval: Duration::from_secs(1) / rate.max(1),
             next: None,
             queue: BTreeSet::new(),
-            order: HashMap::new(),
-            window: AttemptWindow { size: FIRST_WINDOW, under_way: HashMap::new(), narrowed: None },
+            order: IdMap::default(),
+            window: AttemptWindow { size: FIRST_WINDOW, under_way: IdMap::default(), narrowed: None },
         }
     }
 

@@ -1,10 +1,11 @@
 //! The publications that wait for the broker: in order for each client ID, and bounded for each and for all. They
 //! belong to the client ID, not to a registration: when a device registers again, the next connection publishes them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
 use crate::upstream::client::clients::ClientKey;
+use lwm2m_base::id_map::IdMap;
 use lwm2m_core::gateway::broker::{Publication, RegistrationId, UplinkClass};
 
 /// Limits how often a publication may be in flight when its connection ends. The broker may be ending the connection
@@ -23,7 +24,7 @@ pub struct Queues {
     total: usize,
     length: usize,
     next: u64,
-    queues: HashMap<ClientKey, Queue>,
+    queues: IdMap<ClientKey, Queue>,
     /// Lists the notifications that may be dropped, of all client IDs, the oldest first.
     notifications: BTreeSet<(Serial, ClientKey)>,
     answers: BTreeSet<(Serial, ClientKey)>,
@@ -62,7 +63,7 @@ impl Queues {
             total,
             length: 0,
             next: 0,
-            queues: HashMap::new(),
+            queues: IdMap::default(),
             notifications: BTreeSet::new(),
             answers: BTreeSet::new(),
         }

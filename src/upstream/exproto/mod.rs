@@ -25,7 +25,6 @@ mod handler;
 mod nodes;
 pub mod v1;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -45,6 +44,7 @@ use crate::upstream::client::targets::TargetId;
 use crate::upstream::dialer::{DialFailure, Dialer, SECURE, Stream, tls_connector};
 use crate::upstream::link::{BrokerLink, LinkIo, now, random_generator};
 use crate::upstream::metrics::UpstreamMetrics;
+use lwm2m_base::id_map::IdMap;
 use lwm2m_core::gateway::broker::BrokerEvent;
 
 use adapter::AdapterClient;
@@ -100,7 +100,7 @@ pub struct ExProtoIo {
     handler_address: SocketAddr,
     /// The runtime for the TLS handshakes of anchors, if not the one of the link.
     pub(super) tls_runtime: Option<Handle>,
-    anchors: HashMap<ConnectionId, AbortHandle>,
+    anchors: IdMap<ConnectionId, AbortHandle>,
     metrics: Arc<UpstreamMetrics>,
 }
 
@@ -154,7 +154,7 @@ impl ExProtoLink {
             ExProtoTaskEnd::Handler
         });
         info!(%handler_address, "ExProto handler listens");
-        let io = ExProtoIo { nodes, handler_address, tls_runtime: None, anchors: HashMap::new(), metrics };
+        let io = ExProtoIo { nodes, handler_address, tls_runtime: None, anchors: IdMap::default(), metrics };
         Ok(Self::new(io, devices, events, tasks, condition))
     }
 

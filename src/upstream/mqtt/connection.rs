@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::timeout;
 
 use crate::upstream::dialer::DialFailure;
@@ -132,7 +133,16 @@ pub struct EventSender {
 impl EventSender {
     /// Sends an event, and waits while the queue to the link is full. A link that has ended does not need it.
     pub async fn tell(&self, event: ConnectionEvent) {
-        if self.events.send((self.connection, event)).await.is_err() {
+        match self.events.try_send((self.connection, event)) {
+            Ok(()) => {}
+            // Boxed, so that a connection does not carry the memory that only waiting needs: each device has one.
+            Err(TrySendError::Full(event)) => Box::pin(self.tell_later(event)).await,
+            Err(TrySendError::Closed(_)) => tracing::trace!("event dropped: the link has ended"),
+        }
+    }
+
+    async fn tell_later(&self, event: (ConnectionId, ConnectionEvent)) {
+        if self.events.send(event).await.is_err() {
             tracing::trace!("event dropped: the link has ended");
         }
     }
@@ -146,7 +156,6 @@ where
     let mut connection = ConnectionTask { stream, outbox, frames, unwritten: Vec::new(), begun: 0, untold: 0 };
     let mut events = VecDeque::from([ConnectionEvent::Opened]);
     loop {
-        // One place from which events are sent keeps the task small: each device has one.
         while let Some(event) = events.pop_front() {
             let is_end = matches!(event, ConnectionEvent::Ended(_));
             sender.tell(event).await;

@@ -20,7 +20,6 @@ mod connection;
 mod devices;
 mod reason;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -39,6 +38,7 @@ use crate::upstream::client::targets::TargetId;
 use crate::upstream::dialer::{DialError, Dialer, SECURE, Stream, tls_connector};
 use crate::upstream::link::{BrokerLink, LinkIo, now, random_generator};
 use crate::upstream::metrics::UpstreamMetrics;
+use lwm2m_base::id_map::IdMap;
 use lwm2m_core::gateway::broker::BrokerEvent;
 
 use codec::Frames;
@@ -100,7 +100,7 @@ pub struct MqttIo {
     /// The runtime for connections with TLS, if not the one of the link.
     pub(super) tls_runtime: Option<Handle>,
     sender: mpsc::Sender<(ConnectionId, ConnectionEvent)>,
-    outboxes: HashMap<ConnectionId, Arc<Outbox>>,
+    outboxes: IdMap<ConnectionId, Arc<Outbox>>,
 }
 
 /// Says which task has ended.
@@ -128,7 +128,7 @@ impl MqttLink {
         let dialers = config.brokers.iter().map(dialer).collect();
         let (sender, events) = mpsc::channel(config.event_queue.max(1));
         info!(brokers = config.brokers.join(", "), "connecting devices to the broker by MQTT");
-        let io = MqttIo { config, connector, dialers, tls_runtime: None, sender, outboxes: HashMap::new() };
+        let io = MqttIo { config, connector, dialers, tls_runtime: None, sender, outboxes: IdMap::default() };
         Ok(Self::new(io, devices, events, JoinSet::new(), condition))
     }
 }

@@ -5,12 +5,13 @@
 //! evict messages of registered devices. A datagram is hashed only when a message with its id is known, and when it is
 //! remembered.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
+use smallvec::SmallVec;
+
 use lwm2m_base::Peer;
-use lwm2m_base::deadlines::Deadlines;
 
 use super::{Kind, Message, MessageId, Parameters, PeerClass};
 
@@ -22,8 +23,11 @@ const UNREGISTERED_SHARE: usize = 4;
 pub enum RememberedReply {
     /// No reply was sent yet, or none ever is: a duplicate is dropped.
     None,
-    Datagram(Vec<u8>),
+    Datagram(ReplyBytes),
 }
+
+/// The bytes of a reply. Most are acknowledgements of few bytes, which need no memory of their own.
+pub type ReplyBytes = SmallVec<[u8; 16]>;
 
 /// Detects duplicates among the messages of all peers.
 #[derive(Debug)]
@@ -77,7 +81,8 @@ impl Deduplicator {
     /// yet. A reset for another message with the id would be taken as the answer to them.
     pub fn resettable(&self, now: Instant, peer: Peer, id: MessageId) -> usize {
         let received = self.registered.with_id(now, peer, id).chain(self.unregistered.with_id(now, peer, id));
-        let empty_acknowledgement = RememberedReply::Datagram(Message::empty(Kind::Acknowledgement, id).encode());
+        let empty_acknowledgement =
+            RememberedReply::Datagram(Message::empty(Kind::Acknowledgement, id).encode().into());
         received.filter(|one| one.reply == RememberedReply::None || one.reply == empty_acknowledgement).count()
     }
 
@@ -85,7 +90,7 @@ impl Deduplicator {
     pub fn set_reply(&mut self, peer: Peer, id: MessageId, reply: &[u8]) {
         let newest = self.registered.newest(peer, id).or_else(|| self.unregistered.newest(peer, id));
         if let Some(received) = newest {
-            received.reply = RememberedReply::Datagram(reply.to_vec());
+            received.reply = RememberedReply::Datagram(reply.into());
         }
     }
 
@@ -95,7 +100,11 @@ impl Deduplicator {
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
-        [self.registered.deadlines.next(), self.unregistered.deadlines.next()].into_iter().flatten().min()
+        [&self.registered, &self.unregistered]
+            .iter()
+            .filter_map(|messages| messages.looks.first())
+            .map(|(at, _)| *at)
+            .min()
     }
 
     /// Returns the number of remembered messages.
@@ -108,8 +117,8 @@ impl Deduplicator {
 #[derive(Debug)]
 struct ReceivedMessages {
     by_peer: HashMap<Peer, PeerMessages>,
-    /// The time at which the messages of a peer are looked at: [`PeerMessages::deadline`].
-    deadlines: Deadlines<Peer>,
+    /// The peers in the order in which their messages are looked at: [`PeerMessages::deadline`].
+    looks: BTreeSet<(Instant, Peer)>,
     total: usize,
     exchange_lifetime: Duration,
     non_lifetime: Duration,
@@ -137,7 +146,7 @@ impl ReceivedMessages {
     fn new(parameters: &Parameters, limit: usize) -> Self {
         Self {
             by_peer: HashMap::new(),
-            deadlines: Deadlines::default(),
+            looks: BTreeSet::new(),
             total: 0,
             exchange_lifetime: parameters.exchange_lifetime(),
             non_lifetime: parameters.non_lifetime(),
@@ -173,17 +182,25 @@ impl ReceivedMessages {
             evicted = Some(peer);
             self.total -= 1;
         }
+        if messages.received.is_empty() {
+            // Most devices send one message at a time; without this the memory is that of four.
+            messages.received.reserve_exact(1);
+        }
         messages.received.push_back(Received { id, fingerprint, expires, reply: RememberedReply::None });
         self.total += 1;
         if messages.deadline.is_none_or(|deadline| expires < deadline) {
-            messages.deadline = Some(expires);
-            self.deadlines.set(peer, expires);
+            if let Some(former) = messages.deadline.replace(expires) {
+                self.looks.remove(&(former, peer));
+            }
+            self.looks.insert((expires, peer));
         }
         evicted
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        while let Some(peer) = self.deadlines.pop_expired(now) {
+        while self.looks.first().is_some_and(|(at, _)| *at <= now)
+            && let Some((_, peer)) = self.looks.pop_first()
+        {
             let Some(messages) = self.by_peer.get_mut(&peer) else { continue };
             let before = messages.received.len();
             messages.received.retain(|received| received.expires > now);
@@ -195,7 +212,7 @@ impl ReceivedMessages {
     /// Evicts the oldest message of the peer with the message that expires first. Returns that peer.
     fn evict_first(&mut self) -> Option<Peer> {
         loop {
-            let (at, peer) = self.deadlines.first()?;
+            let (at, peer) = *self.looks.first()?;
             let messages = self.by_peer.get_mut(&peer)?;
             // Messages of the peer may have been evicted since its deadline was set.
             if messages.first_expiry().is_some_and(|first| first > at) {
@@ -213,12 +230,16 @@ impl ReceivedMessages {
     /// Moves the deadline to the first message that expires, and removes a peer without messages.
     fn set_deadline(&mut self, peer: Peer) {
         let Some(messages) = self.by_peer.get_mut(&peer) else { return };
-        messages.deadline = messages.first_expiry();
-        match messages.deadline {
-            Some(at) => self.deadlines.set(peer, at),
+        let first = messages.first_expiry();
+        if let Some(former) = std::mem::replace(&mut messages.deadline, first) {
+            self.looks.remove(&(former, peer));
+        }
+        match first {
+            Some(at) => {
+                self.looks.insert((at, peer));
+            }
             None => {
                 self.by_peer.remove(&peer);
-                self.deadlines.cancel(peer);
             }
         }
     }
@@ -256,7 +277,7 @@ mod tests {
         assert_eq!([3, 4].map(|second| remember(second, busy)), [Some(peer(busy)), Some(peer(busy))]);
         assert_eq!(remember(5, third), None);
         assert_eq!(remember(6, fourth), Some(peer(quiet)));
-        assert_eq!((dedup.len(), dedup.registered.deadlines.len()), (4, 3));
+        assert_eq!((dedup.len(), dedup.registered.looks.len()), (4, 3));
     }
 
     fn peer(port: u16) -> Peer {

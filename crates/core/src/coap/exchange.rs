@@ -27,7 +27,7 @@ use std::time::Instant;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 
-use lwm2m_base::deadlines::Deadlines;
+use lwm2m_base::deadlines::IdDeadlines;
 
 use super::dedup::{Deduplicator, RememberedReply};
 use super::message_ids::MessageIds;
@@ -135,7 +135,7 @@ pub struct Exchanges {
     observations: IdMap<ExchangeId, ExchangeObservation>,
     tokens: HashMap<(Peer, Token), Expected>,
     requests: IdMap<RequestId, PendingRequest>,
-    deadlines: Deadlines<Deadline>,
+    deadlines: IdDeadlines<Deadline>,
     message_ids: MessageIds,
     last_id: u64,
     outputs: VecDeque<CoapOutput>,
@@ -205,7 +205,7 @@ impl Exchanges {
             observations: IdMap::default(),
             tokens: HashMap::new(),
             requests: IdMap::default(),
-            deadlines: Deadlines::default(),
+            deadlines: IdDeadlines::default(),
             last_id: 0,
             outputs: VecDeque::new(),
             events: VecDeque::new(),
@@ -425,7 +425,7 @@ impl Exchanges {
             Kind::Confirmable | Kind::NonConfirmable => {
                 if let Some(reply) = self.dedup.duplicate(now, peer, message.id, datagram) {
                     if let RememberedReply::Datagram(reply) = reply.clone() {
-                        self.transmit(peer, reply);
+                        self.transmit(peer, reply.into_vec());
                     }
                     return DatagramOutcome::Duplicate;
                 }

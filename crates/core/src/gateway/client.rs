@@ -24,6 +24,7 @@ pub(super) fn client(
     check_text("the clientid", &clientid)?;
     check_text("the username", &username)?;
     let topics = settings.translators.topics(names(registration, peer, identity, (&clientid, &username)))?;
+    let command = topics.command();
     let client = ClientInfo {
         endpoint: registration.endpoint.clone(),
         clientid,
@@ -34,8 +35,8 @@ pub(super) fn client(
         },
         proto_ver: registration.version().to_owned(),
         peerhost: peer.address.ip(),
-        command_filter: topics.command.name.clone(),
-        command_qos: topics.command.qos,
+        command_filter: command.name,
+        command_qos: command.qos,
         lifetime: allowed_silence(settings, registration),
         will: will(&topics),
     };

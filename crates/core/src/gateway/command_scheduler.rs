@@ -23,7 +23,7 @@ use crate::registry::{
     AdmitOutcome, CommandBytes, CommandDigest, Device, InFlight, Observation, ObservedPaths, PendingCommand, QueueFull,
     QueueLimits, RegistrationId, ScheduledObservation,
 };
-use lwm2m_base::deadlines::Deadlines;
+use lwm2m_base::deadlines::IdDeadlines;
 use lwm2m_base::id_map::IdMap;
 use lwm2m_base::total::Total;
 
@@ -54,7 +54,7 @@ pub(super) struct CommandScheduler {
     /// The registration that each exchange and observation belongs to.
     registrations: IdMap<ExchangeId, RegistrationId>,
     /// The time at which the first pending command of each device expires.
-    expiries: Deadlines<RegistrationId>,
+    expiries: IdDeadlines<RegistrationId>,
     /// Counts the bytes of the commands that are kept for devices.
     bytes: CommandBytes,
     /// Counts the commands of devices whose Register is not answered yet.
@@ -585,7 +585,7 @@ pub(super) fn refuse_early(
         Ok(command) => (command.echo.clone(), command.msg_type()),
         Err(refusal) => (refusal.echo, "error"),
     };
-    let (topic, endpoint) = (pending.topics.response.clone(), pending.registration.endpoint.clone());
+    let (topic, endpoint) = (pending.topics.response(), pending.registration.endpoint.clone());
     let payload = uplink::refused(&echo, reason);
     if let Some(reply) = &properties.reply {
         context.publish_reply(pending.id, topic.qos, reply, &payload);

@@ -162,7 +162,7 @@ impl Context {
         if origin.console().is_some() && !self.settings.publish_console_answers {
             return;
         }
-        let publication = Publication::new(device.topics.response.clone(), payload, UplinkClass::Answer);
+        let publication = Publication::new(device.topics.response(), payload, UplinkClass::Answer);
         self.publish(device.session, publication);
     }
 
@@ -172,7 +172,7 @@ impl Context {
         let Recipient { reply, origin } = recipient;
         match reply {
             Some(Reply::Topic(reply)) => {
-                self.publish_reply(device.session, device.topics.response.qos, reply, &answer.payload);
+                self.publish_reply(device.session, device.topics.response().qos, reply, &answer.payload);
             }
             Some(Reply::Asker(ask)) => self.answer_console(*ask, answer.clone()),
             None => {}

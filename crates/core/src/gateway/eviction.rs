@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use crate::registry::{Device, RegistrationId, Registry};
-use lwm2m_base::deadlines::Deadlines;
+use lwm2m_base::deadlines::IdDeadlines;
 
 /// A device that was silent for less than this is not evicted.
 const LEAST_SILENCE: Duration = Duration::from_secs(24 * 3600);
@@ -17,7 +17,7 @@ const LOOKS: usize = 1_000;
 
 /// Orders the devices of plain UDP by the time of their last message, as of the last look at each.
 #[derive(Debug, Default)]
-pub(super) struct SilentDevices(Deadlines<RegistrationId>);
+pub(super) struct SilentDevices(IdDeadlines<RegistrationId>);
 
 impl SilentDevices {
     /// Adds a device. One that speaks DTLS is never evicted: it proved who it is.

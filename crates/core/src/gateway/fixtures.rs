@@ -10,7 +10,7 @@ use crate::coap::options::number;
 use crate::coap::{Code, EndpointEvent, Message, Request};
 use crate::lwm2m::model::Model;
 use crate::lwm2m::register::{Registration, Update};
-use crate::registry::{Device, Location, NewDevice, RegistrationId, Topic, Topics};
+use crate::registry::{Device, Location, NewDevice, RegistrationId, Topic, TopicEnds, Topics};
 use lwm2m_base::identity::{Identity, PskIdentity};
 use lwm2m_base::{AssociationId, Peer};
 
@@ -45,25 +45,30 @@ pub fn context(settings: GatewayConfig) -> Context {
 }
 
 /// Returns the values of a device `dev-ID` of plain UDP that registered with these query items. Its topics are named as
-/// the fields of [`Topics`]; its presence is not published.
+/// the fields of [`TopicEnds`]; its presence is not published.
 pub fn new_device(id: u64, query: &[&str], last_heard: Instant) -> NewDevice {
-    let topic = |name: &str| Topic { name: name.to_owned(), qos: 0 };
     NewDevice {
         id: RegistrationId(id),
         registration: registration(id, query),
         location: Location::from_text(id.to_string()),
         peer: address(1),
         identity: None,
-        topics: Topics {
-            command: topic("command"),
-            response: topic("response"),
-            notify: topic("notify"),
-            send: Some(topic("send")),
-            register: topic("register"),
-            update: topic("update"),
-            status: None,
-        },
+        topics: Topics::new(String::new(), topic_ends()),
         last_heard,
+    }
+}
+
+/// Returns topics that are named as the fields, without a mountpoint. The presence is not published.
+pub fn topic_ends() -> TopicEnds {
+    let topic = |name: &str| Topic { name: name.to_owned(), qos: 0 };
+    TopicEnds {
+        command: topic("command"),
+        response: topic("response"),
+        notify: topic("notify"),
+        send: Some(topic("send")),
+        register: topic("register"),
+        update: topic("update"),
+        status: None,
     }
 }
 

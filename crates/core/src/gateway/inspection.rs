@@ -133,15 +133,14 @@ fn transport(device: &Device) -> DeviceTransport {
 }
 
 fn topic_names(topics: &Topics) -> TopicNames {
-    let Topics { command, response, notify, send, register, update, status } = topics;
     TopicNames {
-        command: command.name.clone(),
-        response: response.name.clone(),
-        notify: notify.name.clone(),
-        send: send.as_ref().map(|topic| topic.name.clone()),
-        register: register.name.clone(),
-        update: update.name.clone(),
-        status: status.as_ref().map(|topic| topic.name.clone()),
+        command: topics.command().name,
+        response: topics.response().name,
+        notify: topics.notify().name,
+        send: topics.send().map(|topic| topic.name),
+        register: topics.register().name,
+        update: topics.update().name,
+        status: topics.status().map(|topic| topic.name),
     }
 }
 

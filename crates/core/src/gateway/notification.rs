@@ -47,7 +47,7 @@ impl Notifications {
         let endpoint = device.registration.endpoint.clone();
 
         let ticket = pending_ack.map(|pending_ack| self.defer(context, device, DeferredAck::Notification(pending_ack)));
-        let topic = device.topics.notify.clone();
+        let topic = device.topics.notify();
         let publication = Publication { ticket, ..Publication::new(topic, payload, UplinkClass::Notification) };
         context.publish(device.session, publication);
         if let Some(error) = received.err().and_then(ExchangeError::transfer) {

@@ -117,7 +117,7 @@ mod tests {
     use super::*;
     use crate::coap::options::number;
     use crate::coap::{Code, Request};
-    use crate::registry::{CommandBytes, Topic};
+    use crate::registry::{CommandBytes, TopicEnds};
 
     const LIMITS: QueueLimits = QueueLimits { commands: 2, bytes: 100, bytes_of_all: 1_000 };
 
@@ -125,8 +125,6 @@ mod tests {
         let mut request = Request::new(Code::POST);
         request.options.add_text(number::URI_QUERY, &format!("ep={endpoint}"));
         let lifetimes = Duration::from_secs(1)..=Duration::from_secs(86_400);
-        let topic = || Topic { name: "t".to_owned(), qos: 0 };
-        let (command, response, notify, register, update) = (topic(), topic(), topic(), topic(), topic());
         PendingRegistration {
             id: RegistrationId(id),
             request: RequestId(id),
@@ -134,7 +132,7 @@ mod tests {
             registration: Registration::from_register(&request, &lifetimes, None).unwrap(),
             peer: Peer::udp(0, ([192, 0, 2, 1], 5683).into()),
             identity: None,
-            topics: Topics { command, response, notify, send: None, register, update, status: None },
+            topics: Topics::new("t".to_owned(), TopicEnds::default()),
             early: VecDeque::new(),
             predecessor_closed: None,
         }

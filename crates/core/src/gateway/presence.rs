@@ -18,7 +18,7 @@ use super::context::Context;
 
 /// Begins the presence of a device, which is not published yet.
 pub(super) fn begin_presence(settings: &GatewayConfig, device: &mut Device) {
-    if device.topics.status.is_some() {
+    if device.topics.has_status() {
         let (presence, since) = (Presence::Online, device.last_heard());
         device.status = Some(PublishedPresence { presence, since, expires: *expiry_times(settings, device).end() });
     }
@@ -35,7 +35,7 @@ pub(super) fn change_presence(context: &mut Context, device: &mut Device, presen
 /// Publishes the presence of a device as it is now.
 pub(super) fn publish_status(context: &mut Context, device: &mut Device) {
     let expires = *expiry_times(&context.settings, device).end();
-    let Some((status, topic)) = device.status.as_mut().zip(device.topics.status.clone()) else { return };
+    let Some((status, topic)) = device.status.as_mut().zip(device.topics.status()) else { return };
     status.expires = expires;
     let expiry = match status.presence {
         Presence::Online | Presence::Asleep => Some(expires.saturating_duration_since(context.now)),
@@ -56,7 +56,7 @@ pub(super) fn renew_status(context: &mut Context, device: &mut Device) {
 }
 
 pub(super) fn will(topics: &Topics) -> Option<Will> {
-    let topic = topics.status.clone()?;
+    let topic = topics.status()?;
     Some(Will { topic: topic.name, qos: topic.qos, payload: uplink::status(Presence::Offline, None) })
 }
 

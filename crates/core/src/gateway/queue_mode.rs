@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::lwm2m::register::Registration;
 use crate::registry::{Device, Presence, RegistrationId};
-use lwm2m_base::deadlines::Deadlines;
+use lwm2m_base::deadlines::IdDeadlines;
 
 use super::config::GatewayConfig;
 use super::context::Context;
@@ -15,7 +15,7 @@ use super::presence::{begin_presence, change_presence, renew_status};
 /// none until it sends a message.
 #[derive(Debug, Default)]
 pub(super) struct QueueMode {
-    ends_of_awake_time: Deadlines<RegistrationId>,
+    ends_of_awake_time: IdDeadlines<RegistrationId>,
 }
 
 impl QueueMode {

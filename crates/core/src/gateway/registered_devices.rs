@@ -10,7 +10,7 @@ use crate::coap::{ExchangeError, ExchangeId, Response};
 use crate::lwm2m::register::{ObjectListChange, Update};
 use crate::registry::{Device, NewDevice, Presence, RegistrationId, Registry};
 use lwm2m_base::Peer;
-use lwm2m_base::deadlines::Deadlines;
+use lwm2m_base::deadlines::IdDeadlines;
 use lwm2m_base::identity::Identity;
 
 use super::broker::{BrokerCommand, Ticket};
@@ -35,7 +35,7 @@ pub(super) struct RegisteredDevices {
     queue_mode: QueueMode,
     /// The times at which lifetimes are checked. Every message of a device moves the end of its lifetime, but not this
     /// time.
-    lifetimes: Deadlines<RegistrationId>,
+    lifetimes: IdDeadlines<RegistrationId>,
     silent: SilentDevices,
 }
 

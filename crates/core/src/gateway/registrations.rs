@@ -265,7 +265,7 @@ impl Registrations {
         context.respond(received.id, Response::new(Code::CHANGED));
         if is_published(&context.settings, change) {
             let payload = uplink::update(&device.registration, proven(&context.settings, device.identity.as_deref()));
-            let topic = device.topics.update.clone();
+            let topic = device.topics.update();
             context.publish(device.session, Publication::new(topic, payload, UplinkClass::Report));
         }
         context.report(Report::Updated { endpoint: device.registration.endpoint.clone() });
@@ -337,7 +337,7 @@ impl Registrations {
             context.report(Report::ProfilesEvicted { profiles: evicted });
         }
         let payload = uplink::register(&registration, proven(&context.settings, identity.as_deref()));
-        let publication = Publication::new(topics.register.clone(), payload, UplinkClass::Report);
+        let publication = Publication::new(topics.register(), payload, UplinkClass::Report);
         let last_heard = context.now;
         self.devices.insert(context, NewDevice { id, registration, location, peer, identity, topics, last_heard });
 

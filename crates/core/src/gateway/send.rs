@@ -44,8 +44,7 @@ pub(super) fn publish(
     has_room: bool,
 ) -> bool {
     let ReceivedRequest { id, request, .. } = received;
-    let response = match (send::read(request, context.decode_context(&device.registration)), device.topics.send.clone())
-    {
+    let response = match (send::read(request, context.decode_context(&device.registration)), device.topics.send()) {
         (Ok(entries), Some(topic)) if has_room => {
             let ticket = Some(notifications.defer(context, device, DeferredAck::Send(id)));
             let publication = Publication::new(topic, uplink::send(entries), UplinkClass::Send);

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use thiserror::Error;
 
-use crate::registry::{Topic, Topics};
+use crate::registry::{Topic, TopicEnds, Topics};
 
 /// Limits the bytes of a topic, because the length of an MQTT text is a number of two bytes (MQTT 5 section 1.5.4).
 const MAX_TOPIC: usize = 65_535;
@@ -185,25 +185,27 @@ impl Translators {
     pub fn topics(&self, names: Names<'_>) -> Result<Topics, TopicError> {
         self.mountpoint.check_values(names)?;
         let mountpoint = self.mountpoint.render(names);
-        let topic = |translator: &Translator| {
+        let end = |translator: &Translator| {
             translator.topic.check_values(names)?;
-            let name = mountpoint.clone() + &translator.topic.render(names);
+            let end = translator.topic.render(names);
+            let name = [mountpoint.as_str(), &end].concat();
             self.check_beginning(translator, &name)?;
             if name.is_empty() || name.len() > MAX_TOPIC {
                 return Err(TopicError(format!("a topic of {} bytes; 1 to {MAX_TOPIC} are allowed", name.len())));
             }
             check_text("a topic", &name)?;
-            Ok(Topic { name, qos: translator.qos })
+            Ok(Topic { name: end, qos: translator.qos })
         };
-        Ok(Topics {
-            command: topic(&self.command)?,
-            response: topic(&self.response)?,
-            notify: topic(&self.notify)?,
-            send: self.send.as_ref().map(topic).transpose()?,
-            register: topic(&self.register)?,
-            update: topic(&self.update)?,
-            status: self.status.as_ref().map(topic).transpose()?,
-        })
+        let ends = TopicEnds {
+            command: end(&self.command)?,
+            response: end(&self.response)?,
+            notify: end(&self.notify)?,
+            send: self.send.as_ref().map(end).transpose()?,
+            register: end(&self.register)?,
+            update: end(&self.update)?,
+            status: self.status.as_ref().map(end).transpose()?,
+        };
+        Ok(Topics::new(mountpoint, ends))
     }
 
     /// Rejects a topic that begins with `$` by the device's names. Such a topic means something else to the broker:
@@ -339,9 +341,9 @@ mod tests {
     #[test]
     fn a_topic_is_the_mountpoint_and_the_translator_joined_as_text() {
         let topics = translators("lwm2m/${endpoint_name}/", "dn/#", "up/resp").topics(NAMES).unwrap();
-        assert_eq!(topics.command, Topic { name: "lwm2m/dev-7/dn/#".into(), qos: 1 });
-        assert_eq!(topics.response, Topic { name: "lwm2m/dev-7/up/resp".into(), qos: 0 });
-        assert_eq!(topics.notify.name, "lwm2m/dev-7/up/notify");
+        assert_eq!(topics.command(), Topic { name: "lwm2m/dev-7/dn/#".into(), qos: 1 });
+        assert_eq!(topics.response(), Topic { name: "lwm2m/dev-7/up/resp".into(), qos: 0 });
+        assert_eq!(topics.notify().name, "lwm2m/dev-7/up/notify");
     }
 
     #[test]
@@ -421,9 +423,9 @@ mod tests {
     #[test]
     fn a_template_may_begin_with_a_level_of_its_own_that_has_a_dollar_sign() {
         let topics = translators("$lwm2m/${endpoint_name}/", "dn/#", "up/resp").topics(NAMES).unwrap();
-        assert_eq!(topics.command.name, "$lwm2m/dev-7/dn/#");
+        assert_eq!(topics.command().name, "$lwm2m/dev-7/dn/#");
         let split = translators("$lwm2m", "/${endpoint_name}/dn", "/up").topics(NAMES).unwrap();
-        assert_eq!((split.command.name.as_str(), split.response.name.as_str()), ("$lwm2m/dev-7/dn", "$lwm2m/up"));
+        assert_eq!((split.command().name.as_str(), split.response().name.as_str()), ("$lwm2m/dev-7/dn", "$lwm2m/up"));
     }
 
     #[test]

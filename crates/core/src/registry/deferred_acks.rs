@@ -1,8 +1,7 @@
 //! Acknowledgements and answers that a device waits for until the broker's side has what it sent.
 
-use std::collections::BTreeMap;
-
 use crate::coap::{PendingAck, RequestId};
+use lwm2m_base::small_map::SmallMap;
 use lwm2m_base::total::{Contribution, Total};
 
 /// The answer that a device waits for until the broker's side has what the device sent.
@@ -17,7 +16,7 @@ pub enum DeferredAck {
 /// What one device waits for, by the number of the ticket of its publication.
 #[derive(Debug, Default)]
 pub struct DeferredAcks {
-    by_ticket: BTreeMap<u64, DeferredAck>,
+    by_ticket: SmallMap<u64, DeferredAck>,
     counted: Contribution,
 }
 

@@ -15,13 +15,16 @@ pub use device::{AdmitOutcome, Device, InFlight, NewDevice, Presence, PublishedP
 pub use observations::{DeviceObservations, Grouping, Observation, ObservedPaths, ScheduledObservation};
 pub use queue::{ByteReservation, CommandBytes, CommandQueue, PendingCommand, QueueFull, QueueLimits};
 pub use retained::CommandDigest;
-pub use topics::{Topic, Topics};
+pub use topics::{Topic, TopicEnds, Topics};
 pub use totals::RegistryTotals;
 
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Bound;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
 
 use lwm2m_base::Peer;
 use lwm2m_base::id_map::IdMap;
@@ -68,6 +71,9 @@ impl fmt::Display for Location {
     }
 }
 
+/// The devices that speak from one peer. There is one, unless a proxy speaks for several.
+type DevicesAtPeer = SmallVec<[RegistrationId; 2]>;
+
 /// Holds all registered devices.
 #[derive(Debug, Default)]
 pub struct Registry {
@@ -77,7 +83,9 @@ pub struct Registry {
     by_endpoint: BTreeMap<String, RegistrationId>,
     by_location: HashMap<Location, RegistrationId>,
     /// The devices that speak from there: a proxy may speak for several.
-    at_peer: HashMap<Peer, BTreeSet<RegistrationId>>,
+    at_peer: HashMap<Peer, DevicesAtPeer>,
+    /// The ends of topics that the last device had.
+    topic_ends: Arc<TopicEnds>,
     totals: RegistryTotals,
 }
 
@@ -86,9 +94,10 @@ impl Registry {
     pub fn insert(&mut self, mut device: Device) {
         let id = device.id;
         device.count_in(&self.totals);
+        device.topics.share_ends(&mut self.topic_ends);
         self.by_location.insert(device.location.clone(), id);
         self.by_endpoint.insert(device.registration.endpoint.clone(), id);
-        self.at_peer.entry(device.peer).or_default().insert(id);
+        self.came(device.peer, id);
         self.devices.insert(id, Box::new(device));
     }
 
@@ -106,7 +115,7 @@ impl Registry {
     pub fn readdress(&mut self, id: RegistrationId, to: Peer) -> Option<Peer> {
         let device = self.devices.get_mut(&id).filter(|device| device.peer != to)?;
         let from = std::mem::replace(&mut device.peer, to);
-        self.at_peer.entry(to).or_default().insert(id);
+        self.came(to, id);
         self.left(from, id);
         Some(from)
     }
@@ -118,7 +127,7 @@ impl Registry {
 
     /// Returns how many registered devices speak from there.
     pub fn devices_at(&self, peer: Peer) -> usize {
-        self.at_peer.get(&peer).map_or(0, BTreeSet::len)
+        self.at_peer.get(&peer).map_or(0, SmallVec::len)
     }
 
     /// Returns the registered devices that speak from there.
@@ -182,9 +191,18 @@ impl Registry {
         self.devices.is_empty()
     }
 
+    fn came(&mut self, peer: Peer, id: RegistrationId) {
+        let devices = self.at_peer.entry(peer).or_default();
+        if let Err(place) = devices.binary_search(&id) {
+            devices.insert(place, id);
+        }
+    }
+
     fn left(&mut self, peer: Peer, id: RegistrationId) {
         if let Some(devices) = self.at_peer.get_mut(&peer) {
-            devices.remove(&id);
+            if let Ok(place) = devices.binary_search(&id) {
+                devices.remove(place);
+            }
             if devices.is_empty() {
                 self.at_peer.remove(&peer);
             }

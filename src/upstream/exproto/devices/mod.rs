@@ -37,6 +37,7 @@ use crate::upstream::client::device::{ConnectionId, Destination, DeviceState, Le
 use crate::upstream::client::targets::{TargetId, Targets};
 use crate::upstream::client::{self, EARLY_MESSAGES, LifecycleLimits, Protocol};
 use crate::upstream::metrics::UpstreamMetrics;
+use lwm2m_base::id_map::IdMap;
 use lwm2m_core::gateway::broker::{
     BrokerEvent, ClientInfo, CloseReason, MessageProperties, Publication, RegistrationId,
 };
@@ -146,10 +147,10 @@ impl From<BrokerEvent> for ExProtoAction {
 
 /// Keeps what is known of EMQX beside the devices.
 pub struct ExProtoProtocol {
-    by_anchor: HashMap<ConnectionId, AnchorOwner>,
+    by_anchor: IdMap<ConnectionId, AnchorOwner>,
     by_conn: HashMap<String, RegistrationId>,
     /// Maps the calls of Authenticate and Publish without an answer to their client ID. They outlive their devices.
-    calls: HashMap<ConnectionId, ClientKey>,
+    calls: IdMap<ConnectionId, ClientKey>,
     announcements: Announcements<AnchorOwner>,
     /// Holds one prober for each node.
     probers: Vec<Prober>,
@@ -248,9 +249,9 @@ impl Protocol for ExProtoProtocol {
 impl ExProtoDevices {
     pub fn new(config: &ExProtoConfig, rng: StdRng, metrics: Arc<UpstreamMetrics>) -> Self {
         let protocol = ExProtoProtocol {
-            by_anchor: HashMap::new(),
+            by_anchor: IdMap::default(),
             by_conn: HashMap::new(),
-            calls: HashMap::new(),
+            calls: IdMap::default(),
             announcements: Announcements::default(),
             probers: config.nodes.iter().map(|_| Prober::default()).collect(),
         };

@@ -25,7 +25,6 @@ pub mod test_values;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,6 +37,7 @@ use crate::upstream::client::targets::{TargetId, Targets};
 use crate::upstream::client::{self, ANSWER_PATIENCE, ClientTimer, EARLY_MESSAGES, LifecycleLimits, Protocol};
 use crate::upstream::dialer::DialFailure;
 use crate::upstream::metrics::UpstreamMetrics;
+use lwm2m_base::id_map::IdMap;
 use lwm2m_core::gateway::broker::{BrokerEvent, ClientInfo, CloseReason, RegistrationId};
 
 use super::MqttConfig;
@@ -97,8 +97,8 @@ pub struct MqttProtocol {
     keep_alive: u16,
     window: usize,
     max_packet_size: usize,
-    by_connection: HashMap<ConnectionId, RegistrationId>,
-    orphans: HashMap<ConnectionId, Orphan>,
+    by_connection: IdMap<ConnectionId, RegistrationId>,
+    orphans: IdMap<ConnectionId, Orphan>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -211,8 +211,8 @@ impl MqttDevices {
             keep_alive: config.keep_alive_seconds(),
             window: config.window,
             max_packet_size: config.max_packet_size,
-            by_connection: HashMap::new(),
-            orphans: HashMap::new(),
+            by_connection: IdMap::default(),
+            orphans: IdMap::default(),
         };
         let limits = LifecycleLimits {
             connect_timeout: config.connect_timeout,

@@ -4,10 +4,12 @@ use serde_json::{Value, json};
 
 use super::super::broker::{CloseReason, MessageProperties};
 use super::super::config::GatewayConfig;
-use super::super::fixtures::{Outputs, YEAR_2026, address, association, context, json, new_device, psk, update};
+use super::super::fixtures::{
+    Outputs, YEAR_2026, address, association, context, json, new_device, psk, topic_ends, update,
+};
 use super::super::report::CommandOutcome;
 use super::*;
-use crate::registry::Topic;
+use crate::registry::{Topic, TopicEnds, Topics};
 
 /// The registered devices of a context whose time the test moves.
 struct Scene {
@@ -31,7 +33,8 @@ impl Scene {
     /// Registers a device whose presence is published.
     fn register_with_status(&mut self, id: u64, query: &[&str]) -> RegistrationId {
         let mut new = new_device(id, query, self.context.now);
-        new.topics.status = Some(Topic { name: "status".to_owned(), qos: 0 });
+        let status = Some(Topic { name: "status".to_owned(), qos: 0 });
+        new.topics = Topics::new(String::new(), TopicEnds { status, ..topic_ends() });
         self.insert(new)
     }
 
