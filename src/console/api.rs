@@ -14,10 +14,10 @@ use utoipa_axum::routes;
 
 use super::problem::{self, Problem, ProblemDocument, ProblemKind};
 use super::tokens::{Access, Role};
-use super::{ConsoleServer, audit, devices, emqx, failures, objects, overview, page, session, traces};
+use super::{ConsoleServer, audit, commands, devices, emqx, failures, objects, overview, page, session, traces};
 
 /// The resources are below this path. A change that clients would notice gets another number.
-const BASE: &str = "/api/v1";
+pub const BASE: &str = "/api/v1";
 
 #[derive(OpenApi)]
 #[openapi(
@@ -85,6 +85,9 @@ fn described() -> OpenApiRouter<Arc<ConsoleServer>> {
         .routes(routes!(overview::overview))
         .routes(routes!(devices::devices))
         .routes(routes!(devices::device, devices::kick))
+        .routes(routes!(commands::command))
+        .routes(routes!(commands::withdraw_pending))
+        .routes(routes!(commands::given, commands::withdraw_given))
         .routes(routes!(objects::objects))
         .routes(routes!(objects::object))
         .routes(routes!(failures::failures))

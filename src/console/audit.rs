@@ -36,6 +36,28 @@ pub struct AuditEntry {
     endpoint: String,
     #[schema(example = "done")]
     result: &'static str,
+    #[serde(flatten)]
+    command: AuditedCommand,
+}
+
+/// What is known of a command without its values.
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditedCommand {
+    /// Type of a command; absent if it is none that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "write")]
+    pub msg_type: Option<&'static str>,
+    /// Path of a command; the first paths of a composite command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "/3/0/14")]
+    pub path: Option<String>,
+    /// Size of a command, in bytes.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub bytes: usize,
+    /// Whether a command may replace or end observations of others.
+    #[serde(skip_serializing_if = "is_false")]
+    pub force: bool,
 }
 
 /// The newest entries of the audit log.
@@ -55,20 +77,45 @@ pub struct Author {
 impl AuditLog {
     /// Records the result of an action.
     pub fn record(&self, author: &Author, action: &'static str, endpoint: &str, result: &'static str) {
+        self.add(author, action, endpoint, AuditedCommand::default(), result);
+    }
+
+    /// Records a command, before it is given and if it is refused.
+    pub fn record_command(&self, author: &Author, endpoint: &str, command: &AuditedCommand, result: &'static str) {
+        self.add(author, "command", endpoint, command.clone(), result);
+    }
+
+    fn add(
+        &self,
+        author: &Author,
+        action: &'static str,
+        endpoint: &str,
+        command: AuditedCommand,
+        result: &'static str,
+    ) {
         let from = match author.peer {
             Peer::Tcp { remote, .. } => remote.to_string(),
             Peer::Process(_) => "socket".to_owned(),
         };
         let by = author.access.name.clone();
-        info!(target: "audit", by, from, action, endpoint, result, "console");
+        let (msg_type, path, force) = (command.msg_type, command.path.as_deref(), command.force.then_some(true));
+        info!(target: "audit", by, from, action, endpoint, msg_type, path, force, result, "console");
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         entries.truncate(ENTRIES - 1);
-        entries.push_front(AuditEntry { at: now(), by, from, action, endpoint: endpoint.to_owned(), result });
+        entries.push_front(AuditEntry { at: now(), by, from, action, endpoint: endpoint.to_owned(), result, command });
     }
 
     fn entries(&self) -> Vec<AuditEntry> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+fn is_false(truth: &bool) -> bool {
+    !truth
 }
 
 /// List the newest changes that were made by the console

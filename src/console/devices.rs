@@ -220,15 +220,21 @@ impl DevicesQuery {
 }
 
 /// Returns the endpoint name of a path, if the token may see it.
-fn visible_endpoint(access: &Access, endpoint: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
+pub fn visible_endpoint(access: &Access, endpoint: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
     let Path(endpoint) =
         endpoint.map_err(|_| ProblemKind::InvalidRequest.because("the endpoint name is no percent-encoded text"))?;
+    check_prefix(access, &endpoint)?;
+    Ok(endpoint)
+}
+
+/// Rejects a token that may not see the device of this endpoint name.
+pub fn check_prefix(access: &Access, endpoint: &str) -> Result<(), Problem> {
     match &access.prefix {
         Some(prefix) if !endpoint.starts_with(prefix) => {
             Err(ProblemKind::NotAllowed
                 .because(format!("the token is limited to devices whose name begins {prefix:?}")))
         }
-        Some(_) | None => Ok(endpoint),
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -238,7 +244,7 @@ fn name_of_cursor(cursor: &str) -> Result<String, Problem> {
     name.ok_or_else(|| ProblemKind::InvalidRequest.because("cursor is not the member next of an answer"))
 }
 
-fn not_registered(endpoint: &str) -> Problem {
+pub fn not_registered(endpoint: &str) -> Problem {
     ProblemKind::DeviceNotRegistered.because(format!("{endpoint:?} is not registered"))
 }
 

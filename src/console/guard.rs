@@ -24,10 +24,14 @@ use super::tokens::{Access, Tokens};
 
 /// Maximum size of a request body, in bytes.
 pub const BODY_BYTES: usize = 64 * 1024;
+/// Maximum size of the body of a command, in bytes: a firmware image may be in one.
+pub const COMMAND_BYTES: usize = 8 * 1024 * 1024;
 /// The API's resources are below this path; everything else is a file of the page.
 pub const API: &str = "/api/";
 /// The description of the API, which tells nothing of devices.
 pub const DOCUMENT_PATH: &str = "/api/v1/openapi.json";
+/// The devices are below this path.
+const DEVICES: &str = "/api/v1/devices/";
 /// Rate of wrong tokens. An address beyond it is answered 429.
 const WRONG_TOKENS: RateLimit =
     RateLimit { total: Rate { per_second: 1_000, burst: 1_000 }, address: Rate { per_second: 10, burst: 10 } };
@@ -169,12 +173,18 @@ fn check_site(request: &Parts) -> Result<(), Problem> {
     Err(ProblemKind::CrossSite.because("requests of pages from other sites are rejected"))
 }
 
+/// Returns the maximum size of the body of a request for this path, in bytes.
+pub fn most_bytes(path: &str) -> usize {
+    if path.starts_with(DEVICES) && path.ends_with("/commands") { COMMAND_BYTES } else { BODY_BYTES }
+}
+
 /// Rejects a body that is too large, and a POST that is not JSON: a form of another site cannot send JSON. The paths of
 /// EMQX have no bodies.
 fn check_body(request: &Parts) -> Result<(), Problem> {
     let length = request.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if length.is_some_and(|length| length > BODY_BYTES) {
-        return Err(ProblemKind::BodyTooLarge.because(format!("a body has at most {BODY_BYTES} bytes")));
+    let most = most_bytes(request.uri.path());
+    if length.is_some_and(|length| length > most) {
+        return Err(ProblemKind::BodyTooLarge.because(format!("a body has at most {most} bytes")));
     }
     if request.method != Method::POST || emqx::is_path(request.uri.path()) {
         return Ok(());
@@ -298,6 +308,11 @@ mod tests {
         assert_eq!(post(&[("content-type", "application/json; charset=utf-8"), ("content-length", "65536")]), Ok(()));
         assert_eq!(post(&[("content-length", "65537")]), Err(ProblemKind::BodyTooLarge));
         assert_eq!(post(&[("content-type", "text/plain")]), Err(ProblemKind::NotJson));
+        let firmware = |length| {
+            let headers = [("content-type", "application/json"), ("content-length", length)];
+            guard.admit("POST", "/api/v1/devices/ep%2F1/commands", &headers).map(|_| ())
+        };
+        assert_eq!((firmware("8388608"), firmware("8388609")), (Ok(()), Err(ProblemKind::BodyTooLarge)));
         assert_eq!(post(&[]), Err(ProblemKind::NotJson));
     }
 }

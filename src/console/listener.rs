@@ -36,7 +36,7 @@ use tokio_openssl::SslStream;
 use tower_service::Service;
 use tracing::debug;
 
-use super::guard::{BODY_BYTES, Peer};
+use super::guard::{Peer, most_bytes};
 use super::problem;
 use super::{ConsoleError, ConsoleServer, api};
 
@@ -214,7 +214,7 @@ impl ConsoleListeners {
                 parts.extensions.insert(peer);
             }
         }
-        let body = Body::new(Limited::new(body, BODY_BYTES));
+        let body = Body::new(Limited::new(body, most_bytes(parts.uri.path())));
         let answered = self.router.clone().call(Request::from_parts(parts, body)).await;
         answered.unwrap_or_else(|never| match never {})
     }

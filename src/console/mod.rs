@@ -14,6 +14,7 @@
 
 mod api;
 mod audit;
+mod commands;
 mod device_documents;
 mod devices;
 mod emqx;
@@ -53,6 +54,7 @@ use lwm2m_base::secret::Secret;
 use lwm2m_core::lwm2m::model::Model;
 
 use audit::AuditLog;
+use commands::{CommandRates, CommandRecords, LARGE_BODIES};
 use files::ReloadedFiles;
 use gate::Gate;
 use guard::Guard;
@@ -126,6 +128,10 @@ struct ConsoleServer {
     gate: Gate,
     audit: AuditLog,
     hidden: HiddenPaths,
+    commands: CommandRecords,
+    command_rates: CommandRates,
+    /// Lets few large bodies at a time be read.
+    large_bodies: Semaphore,
     /// Lets few large lists at a time be made: they need much memory.
     large_lists: Semaphore,
     traces: TraceHub,
@@ -177,6 +183,9 @@ impl Console {
             traces: TraceHub::new(copies, metrics),
             gate: Gate::new(sources.admin.metrics.console.driver_seconds.clone()),
             audit: AuditLog::default(),
+            commands: CommandRecords::new(sources.admin.metrics.console.commands_forgotten.clone()),
+            command_rates: CommandRates::default(),
+            large_bodies: Semaphore::new(LARGE_BODIES),
             large_lists: Semaphore::new(LARGE_LISTS),
             hidden: config.hide.clone(),
             sources,

@@ -22,12 +22,19 @@ pub enum ProblemKind {
     NotFound,
     DeviceNotRegistered,
     NoSuchTrace,
+    NoSuchCommand,
+    CommandInvalid,
+    ObservedAlready,
+    DeviceAsleep,
+    QueueFull,
+    NotPending,
     MethodNotAllowed,
     BodyTooLarge,
     NotJson,
     WrongHost,
     TooMany,
     DriverSilent,
+    Ending,
     Internal,
 }
 
@@ -58,6 +65,11 @@ impl ProblemKind {
         self.parts().1
     }
 
+    /// Returns the last part of its type.
+    pub fn name(self) -> &'static str {
+        self.parts().0
+    }
+
     fn parts(self) -> (&'static str, StatusCode, &'static str) {
         match self {
             Self::InvalidRequest => ("invalid-request", StatusCode::BAD_REQUEST, "The request is invalid"),
@@ -69,6 +81,12 @@ impl ProblemKind {
                 ("device-not-registered", StatusCode::NOT_FOUND, "The device is not registered")
             }
             Self::NoSuchTrace => ("no-such-trace", StatusCode::NOT_FOUND, "There is no such trace"),
+            Self::NoSuchCommand => ("no-such-command", StatusCode::NOT_FOUND, "There is no such command"),
+            Self::CommandInvalid => ("command-invalid", StatusCode::BAD_REQUEST, "The command is invalid"),
+            Self::ObservedAlready => ("observed-already", StatusCode::CONFLICT, "Others observe the path"),
+            Self::DeviceAsleep => ("device-asleep", StatusCode::CONFLICT, "The device cannot take the command now"),
+            Self::QueueFull => ("queue-full", StatusCode::CONFLICT, "No further command may wait"),
+            Self::NotPending => ("not-pending", StatusCode::CONFLICT, "The command does not wait any more"),
             Self::MethodNotAllowed => {
                 ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The resource does not support this method")
             }
@@ -79,6 +97,7 @@ impl ProblemKind {
             }
             Self::TooMany => ("too-many", StatusCode::TOO_MANY_REQUESTS, "There were too many requests"),
             Self::DriverSilent => ("driver-silent", StatusCode::SERVICE_UNAVAILABLE, "The event loop does not answer"),
+            Self::Ending => ("ending", StatusCode::SERVICE_UNAVAILABLE, "The gateway shuts down"),
             Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "The gateway failed"),
         }
     }
@@ -141,11 +160,18 @@ pub fn finish(mut response: Response, path: &str) -> Response {
         | ProblemKind::NotFound
         | ProblemKind::DeviceNotRegistered
         | ProblemKind::NoSuchTrace
+        | ProblemKind::NoSuchCommand
+        | ProblemKind::CommandInvalid
+        | ProblemKind::ObservedAlready
+        | ProblemKind::DeviceAsleep
+        | ProblemKind::QueueFull
+        | ProblemKind::NotPending
         | ProblemKind::MethodNotAllowed
         | ProblemKind::BodyTooLarge
         | ProblemKind::NotJson
         | ProblemKind::WrongHost
         | ProblemKind::DriverSilent
+        | ProblemKind::Ending
         | ProblemKind::Internal => {}
     }
     finished

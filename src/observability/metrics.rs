@@ -190,6 +190,12 @@ pub struct ConsoleMetrics {
     pub requests_answered: Counter,
     pub requests_refused: Counter,
     pub connections_aborted: Counter,
+    pub commands_sent: Counter,
+    pub commands_pending: Counter,
+    pub commands_refused: Counter,
+    pub commands_rate_limited: Counter,
+    /// The records of commands that made room before their time.
+    pub commands_forgotten: Counter,
     /// The time that the driver took for requests of the console.
     pub driver_seconds: Counter<f64, AtomicU64>,
     /// Traces that run.
@@ -201,6 +207,8 @@ pub struct ConsoleMetrics {
 impl ConsoleMetrics {
     fn register(registry: &mut Registry) -> Self {
         let requests = counters(registry, "lwm2m_console_requests", "Requests to the console by result");
+        let commands = counters(registry, "lwm2m_console_commands", "Commands by the console by result");
+        let forgotten = "Commands of the console whose answer was dropped before its time, to make room for others";
         let aborted = "Console connections that broke, took too long, or found all connections in use";
         let lost = "Messages that a trace does not have, beyond 200 in a second or because the console was too slow";
         let (help, driver_seconds) = ("Time that the event loop spent on requests of the console", Counter::default());
@@ -209,6 +217,11 @@ impl ConsoleMetrics {
             requests_answered: requests(ResultLabel { result: "answered" }),
             requests_refused: requests(ResultLabel { result: "refused" }),
             connections_aborted: counter(registry, "lwm2m_console_connections_aborted", aborted),
+            commands_sent: commands(ResultLabel { result: "sent" }),
+            commands_pending: commands(ResultLabel { result: "pending" }),
+            commands_refused: commands(ResultLabel { result: "refused" }),
+            commands_rate_limited: commands(ResultLabel { result: "rate_limited" }),
+            commands_forgotten: counter(registry, "lwm2m_console_commands_forgotten", forgotten),
             driver_seconds,
             traces: gauge(registry, "lwm2m_console_traces", "Traces that run"),
             traced_lost: counter(registry, "lwm2m_console_traced_lost", lost),

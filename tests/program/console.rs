@@ -85,13 +85,25 @@ impl Answer {
 }
 
 /// Sends a request and returns the answer; the connection ends with it.
-pub fn exchange(mut stream: impl Read + Write, host: &str, line: &str, headers: &[(&str, &str)]) -> Answer {
+pub fn exchange(stream: impl Read + Write, host: &str, line: &str, headers: &[(&str, &str)]) -> Answer {
+    exchange_with(stream, host, line, headers, b"")
+}
+
+/// Sends a request with a body, and returns the answer.
+pub fn exchange_with(
+    mut stream: impl Read + Write,
+    host: &str,
+    line: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Answer {
     let mut request = format!("{line} HTTP/1.1\r\nConnection: close\r\n");
     if !headers.iter().any(|(name, _)| *name == "Host") {
         request += &format!("Host: {host}\r\n");
     }
     headers.iter().for_each(|(name, value)| request += &format!("{name}: {value}\r\n"));
     stream.write_all(format!("{request}\r\n").as_bytes()).expect("it takes a request");
+    stream.write_all(body).expect("it takes a body");
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).expect("it answers");
     let text = String::from_utf8(bytes).expect("text");

@@ -19,7 +19,7 @@ const PASSWORD: &str = "planted-password-of-a-device";
 /// The program with an embedded broker and a console at a socket.
 pub struct TestConsole {
     pub gateway: Gateway,
-    _broker: TestBroker,
+    pub broker: TestBroker,
     folder: TempDir,
     pub viewer: String,
     pub limited: String,
@@ -27,6 +27,11 @@ pub struct TestConsole {
 
 impl TestConsole {
     pub async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// Starts it with these lines of configuration.
+    pub async fn start_with(lines: &str) -> Self {
         let broker = TestBroker::start().await;
         let folder = TempDir::new().expect("a folder");
         let ((viewer, line), (limited, other)) =
@@ -35,10 +40,10 @@ impl TestConsole {
         let [tokens, socket] = ["tokens", "socket"].map(|name| folder.path().join(name));
         let lines = format!(
             "console.tokens = {tokens:?}\nconsole.bind = \"127.0.0.1:0\"\nconsole.socket = {socket:?}\n\
-             log.level = \"debug\""
+             log.level = \"debug\"\n{lines}"
         );
         let gateway = Gateway::start_with(&broker.addresses, 1, &lines);
-        Self { gateway, _broker: broker, folder, viewer, limited }
+        Self { gateway, broker, folder, viewer, limited }
     }
 
     pub fn register(&self, endpoint: &str, query: &str) -> Device {
@@ -57,8 +62,13 @@ impl TestConsole {
     }
 
     pub fn send(&self, line: &str, headers: &[(&str, &str)]) -> Answer {
+        exchange(self.connect(), "localhost", line, headers)
+    }
+
+    /// Connects to the socket.
+    pub fn connect(&self) -> UnixStream {
         let socket: PathBuf = self.folder.path().join("socket");
-        exchange(UnixStream::connect(socket).expect("it listens"), "localhost", line, headers)
+        UnixStream::connect(socket).expect("it listens")
     }
 }
 

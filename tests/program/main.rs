@@ -9,6 +9,8 @@ mod cli;
 #[cfg(feature = "console")]
 mod console;
 #[cfg(feature = "console")]
+mod console_commands;
+#[cfg(feature = "console")]
 mod console_devices;
 #[cfg(feature = "console")]
 mod console_emqx;
