@@ -6,6 +6,7 @@
 //! The identity of a peer comes as an argument: who calls knows the DTLS server, and `None` means plain UDP.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use crate::registry::Device;
 use lwm2m_base::Peer;
@@ -52,16 +53,18 @@ impl AccessControl {
     }
 }
 
-/// Returns why a request of a peer with this identity for the registration of this device is not accepted.
+/// Returns why a request of this peer for the registration of this device is not accepted. The identity of the peer is
+/// looked up only if the device did not speak from there already.
 pub(super) fn forbids_request(
     rule: &IdentityRule,
     device: &Device,
-    (peer, identity): (Peer, Option<&Identity>),
+    peer: Peer,
+    identity: impl FnOnce() -> Option<Arc<Identity>>,
 ) -> Option<Forbidden> {
     if device.peer == peer {
         return None;
     }
-    match (device.identity.as_deref(), identity) {
+    match (device.identity.as_deref(), identity().as_deref()) {
         (None, None) => None,
         (Some(_), None) => Some(Forbidden::Unsecured),
         (Some(own), Some(other)) => (own != other).then_some(Forbidden::OtherIdentity),
@@ -79,7 +82,6 @@ pub(super) fn forbidden(endpoint: &str, (peer, identity): (Peer, Option<&Identit
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Instant;
 
     use super::super::fixtures::{address, association, device, psk};
@@ -96,6 +98,10 @@ mod tests {
         let mut device = device(7, &[], Instant::now());
         (device.peer, device.identity) = (peer, identity.map(Arc::new));
         device
+    }
+
+    fn forbids(device: &Device, peer: Peer, identity: Option<&Identity>) -> Option<Forbidden> {
+        forbids_request(&settings().identity, device, peer, || identity.cloned().map(Arc::new))
     }
 
     #[test]
@@ -153,20 +159,19 @@ mod tests {
 
     #[test]
     fn a_registration_of_plain_udp_accepts_requests_from_each_address_and_from_the_identity_of_its_name() {
-        let (rule, device) = (settings().identity, bound_device(address(1), None));
+        let device = bound_device(address(1), None);
         let (own, other) = (psk("lwm2m-dev-7"), psk("lwm2m-dev-8"));
-        assert_eq!(forbids_request(&rule, &device, (address(2), None)), None);
-        assert_eq!(forbids_request(&rule, &device, (association(1), Some(&own))), None);
-        let forbidden = forbids_request(&rule, &device, (association(1), Some(&other)));
-        assert_eq!(forbidden, Some(Forbidden::OtherName));
+        assert_eq!(forbids(&device, address(2), None), None);
+        assert_eq!(forbids(&device, association(1), Some(&own)), None);
+        assert_eq!(forbids(&device, association(1), Some(&other)), Some(Forbidden::OtherName));
     }
 
     #[test]
     fn a_registration_of_an_identity_accepts_requests_from_associations_of_that_identity_only() {
         let own = psk("lwm2m-dev-7");
-        let (rule, device) = (settings().identity, bound_device(association(1), Some(own.clone())));
+        let device = bound_device(association(1), Some(own.clone()));
         let other = psk("lwm2m-dev-8");
-        let forbids = |peer, identity| forbids_request(&rule, &device, (peer, identity));
+        let forbids = |peer, identity| forbids(&device, peer, identity);
         assert_eq!(forbids(association(2), Some(&own)), None);
         assert_eq!(forbids(association(2), Some(&other)), Some(Forbidden::OtherIdentity));
         assert_eq!(forbids(association(2), Some(&Identity::Unknown)), Some(Forbidden::OtherIdentity));
@@ -176,8 +181,9 @@ mod tests {
 
     #[test]
     fn the_peer_that_a_registration_speaks_from_is_not_asked_again() {
-        let (rule, device) = (settings().identity, bound_device(association(1), Some(psk("lwm2m-dev-7"))));
-        assert_eq!(forbids_request(&rule, &device, (association(1), None)), None);
+        let device = bound_device(association(1), Some(psk("lwm2m-dev-7")));
+        let looked_up = || panic!("the identity is looked up");
+        assert_eq!(forbids_request(&settings().identity, &device, association(1), looked_up), None);
     }
 
     #[test]

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use crate::lwm2m::register::Registration;
 use crate::mqtt::topics::{Names, TopicError, check_text};
-use crate::registry::Topics;
+use crate::mqtt::uplink;
+use crate::registry::{Presence, Topics};
 use lwm2m_base::Peer;
 use lwm2m_base::identity::Identity;
 
-use super::broker::ClientInfo;
+use super::broker::{ClientInfo, Will};
 use super::config::{ClientTemplates, GatewayConfig, PasswordSource};
-use super::presence::will;
 use super::view::BrokerNames;
 
 /// Returns what the device is to the broker, and its topics.
@@ -92,6 +92,12 @@ fn names<'a>(
         psk_identity,
         cert_cn,
     }
+}
+
+/// Returns what the broker publishes when the connection of the device is lost, if its presence is published.
+fn will(topics: &Topics) -> Option<Will> {
+    let topic = topics.status()?;
+    Some(Will { topic: topic.name, qos: topic.qos, payload: uplink::status(Presence::Offline, None) })
 }
 
 /// Returns for how long the device may be silent: its lifetime, and the longest lifetime in place of zero.

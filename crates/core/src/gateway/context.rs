@@ -156,6 +156,14 @@ impl Context {
         self.command_broker(BrokerCommand::Publish { registration: session, publication });
     }
 
+    /// Answers a Send of this device.
+    pub fn answer_send(&mut self, device: &Device, request: RequestId, response: Response) {
+        let code = response.code;
+        self.respond(request, response);
+        let endpoint = Some(device.registration.endpoint.clone());
+        self.report(Report::Send { peer: device.peer, endpoint, code });
+    }
+
     /// Publishes to the device's topic for answers. The configuration may exclude the answers to the console's
     /// commands.
     pub fn publish_answer(&mut self, device: &Device, origin: &Origin, payload: Vec<u8>) {

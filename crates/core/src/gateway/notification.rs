@@ -9,7 +9,6 @@ use super::broker::{Publication, Ticket, UplinkClass};
 use super::context::Context;
 use super::diagnostic::unavailable;
 use super::report::{NotificationOutcome, Report};
-use super::send;
 
 /// Maximum number of acknowledgements that one device may wait for. RFC 7252 section 4.7 allows a device one
 /// outstanding message.
@@ -68,7 +67,7 @@ impl Notifications {
     pub fn published(&mut self, context: &mut Context, device: &mut Device, ticket: Ticket) {
         match device.deferred_acks.remove(ticket.0) {
             Some(DeferredAck::Notification(pending_ack)) => context.coap.acknowledge(pending_ack),
-            Some(DeferredAck::Send(request)) => send::answer(context, device, request, Response::new(Code::CHANGED)),
+            Some(DeferredAck::Send(request)) => context.answer_send(device, request, Response::new(Code::CHANGED)),
             None => {}
         }
     }
@@ -113,7 +112,7 @@ impl Notifications {
 fn give_up(context: &mut Context, device: &Device, deferred: DeferredAck) {
     if let DeferredAck::Send(request) = deferred {
         let response = unavailable("not published", context.settings.limits.retry_after);
-        send::answer(context, device, request, response);
+        context.answer_send(device, request, response);
     }
 }
 

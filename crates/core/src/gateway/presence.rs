@@ -9,9 +9,9 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use crate::mqtt::uplink;
-use crate::registry::{Device, Presence, PublishedPresence, Topics};
+use crate::registry::{Device, Presence, PublishedPresence};
 
-use super::broker::{Publication, UplinkClass, Will};
+use super::broker::{Publication, UplinkClass};
 use super::client::allowed_silence;
 use super::config::GatewayConfig;
 use super::context::Context;
@@ -53,11 +53,6 @@ pub(super) fn renew_status(context: &mut Context, device: &mut Device) {
     if !expiry_times(&context.settings, device).contains(&expires) {
         publish_status(context, device);
     }
-}
-
-pub(super) fn will(topics: &Topics) -> Option<Will> {
-    let topic = topics.status()?;
-    Some(Will { topic: topic.name, qos: topic.qos, payload: uplink::status(Presence::Offline, None) })
 }
 
 /// Returns the times at which the retained presence may expire: between the end of the lifetime and half a lifetime

@@ -21,7 +21,7 @@ use super::eviction::SilentDevices;
 use super::notification::{Notifications, ReceivedNotification, report_superseded};
 use super::presence::change_presence;
 use super::queue_mode::{QueueMode, awake_window};
-use super::registrations::ReceivedRequest;
+use super::received_request::ReceivedRequest;
 use super::report::{LeaveReason, Report};
 use super::send;
 
@@ -72,7 +72,7 @@ impl RegisteredDevices {
         let (is_news, changes_lifetime) = (!update.is_empty(), update.changes_lifetime());
         device.heard_from(context.now);
         let change = device.apply(update);
-        let is_bound = device.bind(context.identity(peer));
+        let is_bound = device.identity.is_none() && device.bind(context.identity(peer));
         if is_bound {
             self.silent.forget(id);
         }

@@ -33,10 +33,11 @@ use super::diagnostic::{fitting, room, unavailable};
 use super::pending_registrations::{EarlyCommand, PendingRegistration, PendingRegistrations};
 use super::presence::publish_status;
 use super::profiles::Profiles;
+use super::received_request::ReceivedRequest;
 use super::registered_devices::RegisteredDevices;
 use super::report::{CommandOutcome, Forbidden, LeaveReason, Report};
-use super::send;
 use super::undefined_versions::report_undefined_versions;
+use super::{send, send_request};
 
 /// The answer to a GET of `/.well-known/core` (RFC 6690; LwM2M Core 1.1 section 6.2.1 names the resource of the
 /// registration interface).
@@ -59,14 +60,6 @@ pub(super) struct Registrations {
     last_id: u64,
 }
 
-/// A request that a peer has sent, and that waits for its answer.
-#[derive(Clone, Copy)]
-pub(super) struct ReceivedRequest<'r> {
-    pub id: RequestId,
-    pub peer: Peer,
-    pub request: &'r Request,
-}
-
 impl Registrations {
     /// Answers a request of a device, now or when the broker has answered.
     pub fn handle_request(&mut self, context: &mut Context, received: ReceivedRequest) {
@@ -80,7 +73,7 @@ impl Registrations {
                 Some(registration) => self.handle_registered(context, registration, received),
                 None => context.respond(id, Response::new(Code::NOT_FOUND)),
             },
-            ([send::PATH], _) => send::handle(self, context, received),
+            ([send::PATH], _) => send_request::handle(&mut self.devices, self.pending.len(), context, received),
             ([".well-known", "core"], Code::GET) => context.respond(id, well_known_core(request)),
             (["rd"] | [".well-known", "core"], _) => context.respond(id, Response::new(Code::METHOD_NOT_ALLOWED)),
             _ => context.respond(id, Response::new(Code::NOT_FOUND)),
@@ -233,9 +226,8 @@ impl Registrations {
 impl Registrations {
     fn handle_registered(&mut self, context: &mut Context, id: RegistrationId, received: ReceivedRequest) {
         let Some(device) = self.devices.registry().device(id) else { return };
-        let identity = context.identity(received.peer);
-        if let Some(reason) = forbids_request(&context.settings.identity, device, (received.peer, identity.as_deref()))
-        {
+        let identity = || context.identity(received.peer);
+        if let Some(reason) = forbids_request(&context.settings.identity, device, received.peer, identity) {
             let endpoint = device.registration.endpoint.clone();
             return self.forbid(context, received, &endpoint, reason);
         }

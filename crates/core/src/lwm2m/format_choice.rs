@@ -55,30 +55,6 @@ pub struct Formats {
     pub format: Option<ContentFormat>,
 }
 
-/// Holds the formats that a device has rejected or accepted in its answers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct LearnedFormats {
-    /// Formats that are not requested any more, because the device answered 4.06.
-    #[serde(skip_serializing_if = "FormatSet::is_empty")]
-    not_acceptable: FormatSet,
-    /// Formats that are not used for writes and creates any more, because the device answered 4.15.
-    #[serde(skip_serializing_if = "FormatSet::is_empty")]
-    unsupported: FormatSet,
-    /// Formats that are not used for composite operations any more, because the device answered 4.15.
-    #[serde(skip_serializing_if = "FormatSet::is_empty")]
-    unsupported_in_composites: FormatSet,
-    /// The format in which the device accepted several values after it had rejected another one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    several: Option<ContentFormat>,
-}
-
-impl LearnedFormats {
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 /// Follows the requests of one command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempts {

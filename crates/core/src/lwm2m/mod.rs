@@ -6,6 +6,7 @@
 pub mod codec;
 pub mod content_format;
 pub mod format_choice;
+mod learned_formats;
 pub mod link;
 pub mod model;
 pub mod number;

@@ -15,7 +15,7 @@ use lwm2m_base::secret::Secret;
 use crate::coap::{Code, Request};
 
 use super::content_format::FormatSet;
-use super::format_choice::LearnedFormats;
+use super::learned_formats::LearnedFormats;
 use super::link::LeftOut;
 use super::model::{ObjectVersion, Version};
 use super::path::Path;

@@ -102,7 +102,7 @@ fn value(token: Token, number: u32, value: f64) -> Message {
 /// The device sends `POST /dp` with this message id.
 fn request(context: &mut Context, id: u16) -> (MessageId, RequestId) {
     let mut options = Options::new();
-    options.add_text(number::URI_PATH, send::PATH);
+    options.add_text(number::URI_PATH, super::super::send::PATH);
     let (id, token) = (MessageId(id), Token::new(&id.to_be_bytes()));
     let message = Message { kind: Kind::Confirmable, code: Code::POST, id, token, options, payload: Vec::new() };
     match receive(context, address(1), &message) {

@@ -8,11 +8,12 @@ use crate::lwm2m::path::Path;
 use crate::registry::{Device, ObservedPaths};
 use lwm2m_base::Peer;
 
+use super::super::Gateway;
 use super::super::admission::{endpoint_of_register, is_register, is_send};
 use super::super::context::Context;
 use super::super::inspection::paths;
 use super::super::registrations::Registrations;
-use super::super::{Gateway, send};
+use super::super::send_request::sender;
 use super::{Direction, TraceId, TraceTarget, Traced, TracedEvent, TracedSubject};
 
 /// Traces.
@@ -106,7 +107,7 @@ impl<'d> Concerned<'d> {
             return Some(Self { device: device_of(registrations, exchange)?, values: Values::OfExchange(exchange) });
         }
         if is_send(message) {
-            let device = registry.device(send::sender(registrations, context, peer)?)?;
+            let device = registry.device(sender(registry, context, peer)?)?;
             return Some(Self { device, values: Values::OfSend });
         }
         let mut path = message.options.all(number::URI_PATH);
