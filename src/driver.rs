@@ -6,6 +6,7 @@
 
 mod askers;
 pub mod control;
+pub mod onlookers;
 pub mod traced;
 
 use std::future::pending;
@@ -33,6 +34,7 @@ use lwm2m_dtls::credentials::KeyAnswer;
 
 use askers::Askers;
 use control::{AskedCommand, DriverRequest};
+use onlookers::Onlookers;
 use traced::TraceSender;
 
 /// Interval at which the core learns the wall clock time.
@@ -49,6 +51,7 @@ pub struct Driver {
     metrics: Arc<Metrics>,
     log: Log,
     failures: Arc<FailureLog>,
+    onlookers: Onlookers,
     store: Option<Store>,
     keys: KeyFinder,
     requests: mpsc::Receiver<DriverRequest>,
@@ -83,6 +86,7 @@ impl Driver {
         metrics: Arc<Metrics>,
     ) -> Self {
         let wall_clock_read = monotonic_now();
+        let onlookers = Onlookers::new(metrics.console.events_lost.clone());
         let keys = KeyFinder::none(Arc::clone(&metrics));
         Self {
             gateway,
@@ -91,6 +95,7 @@ impl Driver {
             metrics,
             log: Log::default(),
             failures: Arc::default(),
+            onlookers,
             store,
             keys,
             requests,
@@ -200,7 +205,10 @@ impl Driver {
                     trace!(peer = %transmit.peer.address, bytes = transmit.datagram.len(), "datagram out");
                     self.sockets.queue(transmit.peer, transmit.datagram);
                 }
-                Output::Broker(command) => self.link.submit(command),
+                Output::Broker(command) => {
+                    self.onlookers.broker_command(&command);
+                    self.link.submit(command);
+                }
                 Output::FindKey(identity) => {
                     if let Some(answer) = self.keys.find(&identity) {
                         let now = self.now();
@@ -244,17 +252,19 @@ impl Driver {
         }
     }
 
-    /// Counts a report, logs it, and lists it if it is a failure.
+    /// Counts a report, logs it, shows it to onlookers, and lists it if it is a failure.
     fn report(&mut self, report: &Report) {
         let now = monotonic_now();
         self.metrics.record(report);
         self.log.log(now, report);
+        self.onlookers.report(now, &mut self.gateway, report);
         let Some(failure) = Failure::of(report) else { return };
         let failure = self.with_identity(failure, report);
         // While the clock is not set the failures are of 1970.
         let at = unix_time().unwrap_or_default();
-        if self.failures.record(now, at, failure, 1).is_none() {
-            self.metrics.failures_skipped.inc();
+        match self.failures.record(now, at, failure, 1) {
+            Some(failure) => self.onlookers.failure(now, &failure),
+            None => drop(self.metrics.failures_skipped.inc()),
         }
     }
 
@@ -313,6 +323,14 @@ impl Driver {
             }
             DriverRequest::EndTrace(id) => {
                 self.gateway.end_trace(id);
+                false
+            }
+            DriverRequest::Watch(watch) => {
+                self.onlookers.watch(&self.gateway, watch);
+                false
+            }
+            DriverRequest::Unwatch => {
+                self.onlookers.forget_closed();
                 false
             }
             DriverRequest::Model(model) => {

@@ -33,6 +33,8 @@ impl TestAdmin {
                     | DriverRequest::StreamOpen { .. }
                     | DriverRequest::Trace { .. }
                     | DriverRequest::EndTrace(_)
+                    | DriverRequest::Watch(_)
+                    | DriverRequest::Unwatch
                     | DriverRequest::Keys { .. } => {}
                 }
             }

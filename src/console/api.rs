@@ -14,7 +14,9 @@ use utoipa_axum::routes;
 
 use super::problem::{self, Problem, ProblemDocument, ProblemKind};
 use super::tokens::{Access, Role};
-use super::{ConsoleServer, audit, commands, devices, emqx, failures, objects, overview, page, session, traces};
+use super::{
+    ConsoleServer, audit, commands, devices, emqx, events, failures, objects, overview, page, session, traces,
+};
 
 /// The resources are below this path. A change that clients would notice gets another number.
 pub const BASE: &str = "/api/v1";
@@ -88,6 +90,8 @@ fn described() -> OpenApiRouter<Arc<ConsoleServer>> {
         .routes(routes!(commands::command))
         .routes(routes!(commands::withdraw_pending))
         .routes(routes!(commands::given, commands::withdraw_given))
+        .routes(routes!(events::device_events))
+        .routes(routes!(events::all_events))
         .routes(routes!(objects::objects))
         .routes(routes!(objects::object))
         .routes(routes!(failures::failures))

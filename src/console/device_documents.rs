@@ -30,7 +30,7 @@ pub struct DeviceList {
 }
 
 /// A device in a list.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceListRow {
     #[serde(flatten)]
@@ -40,7 +40,7 @@ pub struct DeviceListRow {
 }
 
 /// The facts of a registration.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceFacts {
     endpoint: String,

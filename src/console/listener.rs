@@ -36,6 +36,7 @@ use tokio_openssl::SslStream;
 use tower_service::Service;
 use tracing::debug;
 
+use super::events::ConnectionCut;
 use super::guard::{Peer, most_bytes};
 use super::problem;
 use super::{ConsoleError, ConsoleServer, api};
@@ -180,17 +181,21 @@ impl ConsoleListeners {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let service = service_fn(|request: Request<Incoming>| async move {
-            let path = request.uri().path().to_owned();
-            let response = match timeout(REQUEST, self.answer(peer, request, authenticated)).await {
-                Ok(response) => response,
-                Err(_) => problem::ProblemKind::Internal.because("the request took too long").into_response(),
-            };
-            let response = with_headers(problem::finish(response, &path));
-            let counters = &self.server.sources.admin.metrics.console;
-            let refused = response.status().is_client_error() || response.status().is_server_error();
-            if refused { &counters.requests_refused } else { &counters.requests_answered }.inc();
-            Ok::<_, Infallible>(response)
+        let cut = ConnectionCut::default();
+        let service = service_fn(|request: Request<Incoming>| {
+            let cut = cut.clone();
+            async move {
+                let path = request.uri().path().to_owned();
+                let response = match timeout(REQUEST, self.answer(peer, request, cut, authenticated)).await {
+                    Ok(response) => response,
+                    Err(_) => problem::ProblemKind::Internal.because("the request took too long").into_response(),
+                };
+                let response = with_headers(problem::finish(response, &path));
+                let counters = &self.server.sources.admin.metrics.console;
+                let refused = response.status().is_client_error() || response.status().is_server_error();
+                if refused { &counters.requests_refused } else { &counters.requests_answered }.inc();
+                Ok::<_, Infallible>(response)
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -198,12 +203,23 @@ impl ConsoleListeners {
             .max_buf_size(HEAD_BYTES)
             .max_headers(HEADERS)
             .serve_connection(TokioIo::new(stream), service);
-        if let Err(error) = connection.await {
-            self.cut(&error);
+        tokio::select! {
+            served = connection => {
+                if let Err(error) = served {
+                    self.cut(&error);
+                }
+            }
+            () = cut.0.notified() => self.cut(&"a client did not read the end of its event stream"),
         }
     }
 
-    async fn answer(&self, peer: Peer, request: Request<Incoming>, authenticated: &AtomicBool) -> Response {
+    async fn answer(
+        &self,
+        peer: Peer,
+        request: Request<Incoming>,
+        cut: ConnectionCut,
+        authenticated: &AtomicBool,
+    ) -> Response {
         let (mut parts, body) = request.into_parts();
         match self.server.guard.admit(peer, &parts, &self.server.files.tokens()) {
             Err(problem) => return problem.into_response(),
@@ -212,6 +228,7 @@ impl ConsoleListeners {
                 authenticated.store(true, Ordering::Relaxed);
                 parts.extensions.insert(access);
                 parts.extensions.insert(peer);
+                parts.extensions.insert(cut);
             }
         }
         let body = Body::new(Limited::new(body, most_bytes(parts.uri.path())));

@@ -18,6 +18,8 @@ mod commands;
 mod device_documents;
 mod devices;
 mod emqx;
+mod event_documents;
+mod events;
 mod failures;
 mod files;
 mod gate;
@@ -28,8 +30,10 @@ mod objects;
 mod overview;
 mod page;
 mod parameters;
+mod polls;
 mod problem;
 mod session;
+mod streams;
 mod time;
 pub(crate) mod tokens;
 mod traces;
@@ -38,6 +42,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use thiserror::Error;
@@ -60,6 +65,8 @@ use gate::Gate;
 use guard::Guard;
 use hide::HiddenPaths;
 use listener::{ConsoleListeners, ConsoleSocket, SocketFile};
+use polls::Polls;
+use streams::Streams;
 use tokens::TokensError;
 use traces::hub::TraceHub;
 
@@ -135,6 +142,9 @@ struct ConsoleServer {
     /// Lets few large lists at a time be made: they need much memory.
     large_lists: Semaphore,
     traces: TraceHub,
+    streams: Arc<Streams>,
+    polls: Polls,
+    last_event_id: AtomicU64,
     started: Instant,
 }
 
@@ -188,6 +198,9 @@ impl Console {
             large_bodies: Semaphore::new(LARGE_BODIES),
             large_lists: Semaphore::new(LARGE_LISTS),
             hidden: config.hide.clone(),
+            streams: Streams::new(sources.admin.control.clone(), sources.admin.metrics.console.streams.clone()),
+            polls: Polls::default(),
+            last_event_id: AtomicU64::default(),
             sources,
             files,
             guard,
@@ -218,6 +231,13 @@ impl Console {
             tasks.push(tokio::spawn(listeners.serve_socket(listener)));
         }
         RunningConsole { tasks, _socket: file }
+    }
+}
+
+impl ConsoleServer {
+    /// Returns the ID of the next event. No two events of the process have the same.
+    fn next_event_id(&self) -> u64 {
+        self.last_event_id.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 

@@ -31,6 +31,6 @@ pub struct Session {
     )
 )]
 pub async fn session(Extension(access): Extension<Access>) -> Json<Session> {
-    let Access { name, role, prefix } = access;
+    let Access { name, role, prefix, .. } = access;
     Json(Session { name, role, prefix, version: env!("CARGO_PKG_VERSION") })
 }

@@ -25,6 +25,10 @@ const MOST_TOKENS: usize = 1_000;
 
 type TokenHash = [u8; 32];
 
+/// The beginning of the hash of a token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Fingerprint([u8; 8]);
+
 /// The permissions of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -43,6 +47,8 @@ pub struct Access {
     pub role: Role,
     /// The beginning of the endpoint names that are visible; `None` for all.
     pub prefix: Option<String>,
+    /// Tells tokens of the same name apart.
+    fingerprint: Option<Fingerprint>,
 }
 
 /// The tokens of the file.
@@ -116,6 +122,11 @@ impl Tokens {
         self
     }
 
+    /// Returns whether this access, which was given before, is still that of a token. A process needs no token.
+    pub fn grants(&self, access: &Access) -> bool {
+        access.fingerprint.is_none() || self.0.iter().any(|(_, known)| known == access)
+    }
+
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -157,12 +168,19 @@ impl NewToken {
 impl Access {
     /// Returns the operator that whoever tries the gateway with the embedded broker is.
     pub fn of_trial() -> Self {
-        Self { name: "trial".to_owned(), role: Role::Operator, prefix: None }
+        Self { name: "trial".to_owned(), role: Role::Operator, prefix: None, fingerprint: None }
     }
 
     /// Returns the operator that a process of this machine is, by its user ID.
     pub fn of_process(uid: u32) -> Self {
-        Self { name: format!("uid:{uid}"), role: Role::Operator, prefix: None }
+        Self { name: format!("uid:{uid}"), role: Role::Operator, prefix: None, fingerprint: None }
+    }
+}
+
+/// Shows nothing of the token.
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("...")
     }
 }
 
@@ -191,7 +209,8 @@ fn parse_line(line: &str) -> Result<(TokenHash, Access), TokenProblem> {
         _ => return Err(TokenProblem::Role),
     };
     let hash = parse_hash(digits).ok_or(TokenProblem::Hash)?;
-    Ok((hash, Access { name: name.to_owned(), role, prefix }))
+    let fingerprint = hash.first_chunk().copied().map(Fingerprint);
+    Ok((hash, Access { name: name.to_owned(), role, prefix, fingerprint }))
 }
 
 fn parse_hash(digits: &str) -> Option<TokenHash> {
@@ -227,11 +246,29 @@ mod tests {
         let tokens = Tokens::parse(&format!("# people\n\n{line}\r\n")).ok().unwrap();
 
         let prefix = Some("urn:imei:".to_owned());
-        let expected = Access { name: "alice".to_owned(), role: Role::Operator, prefix };
-        assert_eq!(tokens.access(token.reveal()), Some(expected));
+        let access = tokens.access(token.reveal()).unwrap();
+        let Access { name, role, prefix: shown, .. } = access.clone();
+        assert_eq!((name.as_str(), role, shown), ("alice", Role::Operator, prefix));
+        assert!(tokens.grants(&access));
         for wrong in ["", "lgw_", &token.reveal()[..46], &line] {
             assert_eq!(tokens.access(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn an_access_ends_with_its_token_and_with_its_role() {
+        let line_of = |random, role| NewToken::new(random, "alice", role, None).ok().unwrap();
+        let NewToken { token, line } = line_of([7; 32], Role::Viewer);
+        let access = Tokens::parse(&line).ok().unwrap().access(token.reveal()).unwrap();
+        for (random, role, granted) in
+            [([7; 32], Role::Viewer, true), ([7; 32], Role::Operator, false), ([8; 32], Role::Viewer, false)]
+        {
+            let tokens = Tokens::parse(&line_of(random, role).line).ok().unwrap();
+            assert_eq!(tokens.grants(&access), granted, "{role}");
+        }
+        assert!(!Tokens::default().grants(&access));
+        assert!(Tokens::default().grants(&Access::of_process(7)));
+        assert!(!format!("{access:?}").contains(&line[line.len() - 16..]));
     }
 
     #[test]

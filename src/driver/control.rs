@@ -9,6 +9,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use crate::driver::onlookers::Watch;
 use crate::observability::snapshot::DriverSnapshot;
 use lwm2m_base::identity::PskIdentity;
 use lwm2m_core::gateway::config::Limits;
@@ -49,6 +50,10 @@ pub enum DriverRequest {
     Trace { id: TraceId, target: TraceTarget, copies: TraceSender, reply: oneshot::Sender<bool> },
     /// Ends a trace.
     EndTrace(TraceId),
+    /// Shows the events of devices from now on.
+    Watch(Watch),
+    /// Forgets the watches whose receivers have gone.
+    Unwatch,
     /// Replaces the object definitions.
     Model(Arc<Model>),
     /// Replaces the credentials of new handshakes.

@@ -196,6 +196,10 @@ pub struct ConsoleMetrics {
     pub commands_rate_limited: Counter,
     /// The records of commands that made room before their time.
     pub commands_forgotten: Counter,
+    /// Event streams that are open.
+    pub streams: Gauge,
+    /// Events that found no room in a stream.
+    pub events_lost: Counter,
     /// The time that the driver took for requests of the console.
     pub driver_seconds: Counter<f64, AtomicU64>,
     /// Traces that run.
@@ -211,6 +215,7 @@ impl ConsoleMetrics {
         let forgotten = "Commands of the console whose answer was dropped before its time, to make room for others";
         let aborted = "Console connections that broke, took too long, or found all connections in use";
         let lost = "Messages that a trace does not have, beyond 200 in a second or because the console was too slow";
+        let events_lost = "Events that the console did not show, because a stream had no room or there were too many";
         let (help, driver_seconds) = ("Time that the event loop spent on requests of the console", Counter::default());
         registry.register_with_unit("lwm2m_console_driver", help, Unit::Seconds, driver_seconds.clone());
         Self {
@@ -222,6 +227,8 @@ impl ConsoleMetrics {
             commands_refused: commands(ResultLabel { result: "refused" }),
             commands_rate_limited: commands(ResultLabel { result: "rate_limited" }),
             commands_forgotten: counter(registry, "lwm2m_console_commands_forgotten", forgotten),
+            streams: gauge(registry, "lwm2m_console_streams", "Open event streams of the console"),
+            events_lost: counter(registry, "lwm2m_console_events_lost", events_lost),
             driver_seconds,
             traces: gauge(registry, "lwm2m_console_traces", "Traces that run"),
             traced_lost: counter(registry, "lwm2m_console_traced_lost", lost),

@@ -46,6 +46,16 @@ impl TestConsole {
         Self { gateway, broker, folder, viewer, limited }
     }
 
+    /// Returns the path of a file of the console.
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.folder.path().join(file)
+    }
+
+    /// Connects to the socket.
+    pub fn connect(&self) -> UnixStream {
+        UnixStream::connect(self.path("socket")).expect("it listens")
+    }
+
     pub fn register(&self, endpoint: &str, query: &str) -> Device {
         let mut device = Device::new(self.gateway.address());
         device.register(&format!("ep={endpoint}&lt=300&lwm2m=1.1{query}"), LINKS);
@@ -63,12 +73,6 @@ impl TestConsole {
 
     pub fn send(&self, line: &str, headers: &[(&str, &str)]) -> Answer {
         exchange(self.connect(), "localhost", line, headers)
-    }
-
-    /// Connects to the socket.
-    pub fn connect(&self) -> UnixStream {
-        let socket: PathBuf = self.folder.path().join("socket");
-        UnixStream::connect(socket).expect("it listens")
     }
 }
 

@@ -15,6 +15,8 @@ mod console_devices;
 #[cfg(feature = "console")]
 mod console_emqx;
 #[cfg(feature = "console")]
+mod console_events;
+#[cfg(feature = "console")]
 mod console_failures;
 #[cfg(feature = "console")]
 mod console_traces;

@@ -69,7 +69,7 @@ pub(super) fn device(context: &Context, device: &Device) -> DeviceView {
     }
 }
 
-fn row(context: &Context, device: &Device) -> DeviceRow {
+pub(super) fn row(context: &Context, device: &Device) -> DeviceRow {
     let unix_time = |at| context.wall_clock.unix_time(at);
     let registration = &device.registration;
     DeviceRow {

@@ -77,7 +77,7 @@ use lwm2m_dtls::handshake::Acceptor;
 use lwm2m_dtls::{DtlsServer, DtlsTableSizes};
 
 use admission::{AdmissionControl, Decision, refuse_register};
-use broker::{BrokerCommand, BrokerEvent};
+use broker::{BrokerCommand, BrokerEvent, RegistrationId};
 use config::{GatewayConfig, Limits};
 use console_commands::{CommandRefusal, CommandState, ConsoleAnswer, ConsoleCommand, Withdrawal};
 use context::Context;
@@ -87,7 +87,7 @@ use received_request::ReceivedRequest;
 use record::{Change, DeviceRecord, ProfileRecord, RetainedCommandsRecord};
 use registrations::Registrations;
 use report::{DatagramOutcome, DropReason, LeaveReason, Report};
-use view::{DevicePage, DeviceView, PageQuery};
+use view::{DevicePage, DeviceRow, DeviceView, PageQuery};
 use wall_clock::WallClock;
 
 pub use table_sizes::TableSizes;
@@ -379,6 +379,18 @@ impl Gateway {
         self.context.now = now;
         let device = self.registrations.devices().registry().device_by_endpoint(endpoint)?;
         Some(inspection::device(&self.context, device))
+    }
+
+    /// Returns the device of this endpoint name as a row of a list; `None` if it is not registered.
+    pub fn row(&mut self, now: Instant, endpoint: &str) -> Option<DeviceRow> {
+        self.context.now = now;
+        let device = self.registrations.devices().registry().device_by_endpoint(endpoint)?;
+        Some(inspection::row(&self.context, device))
+    }
+
+    /// Returns the session by which the device of this endpoint name publishes; `None` if it is not registered.
+    pub fn session_of(&self, endpoint: &str) -> Option<RegistrationId> {
+        self.registrations.devices().registry().device_by_endpoint(endpoint).map(|device| device.session)
     }
 
     /// Returns the name of the identity that DTLS has authenticated for this peer; `None` over plain UDP.

@@ -1,0 +1,161 @@
+//! The shapes of events in the API.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use crate::driver::onlookers::{DeviceEvent, EventKind};
+use lwm2m_core::gateway::broker::CloseReason;
+use lwm2m_core::gateway::report::LeaveReason;
+
+use super::device_documents::DeviceListRow;
+use super::failures::FailureDocument;
+use super::hide::HiddenPaths;
+use super::time::{Timestamp, now};
+
+/// An event of a stream.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Event {
+    /// `hello`, `registered`, `updated`, `moved`, `left`, `message`, `failure`, `definitions` or `lost`.
+    #[serde(rename = "event")]
+    #[schema(example = "message")]
+    pub name: &'static str,
+    pub data: EventData,
+}
+
+/// The data of an event, by its name.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum EventData {
+    Hello(HelloEvent),
+    Registration(Box<RegistrationEvent>),
+    Moved(MovedEvent),
+    Left(LeftEvent),
+    Message(MessageEvent),
+    Failure(Box<FailureDocument>),
+    Definitions(DefinitionsEvent),
+    Lost(LostEvent),
+}
+
+/// `hello`: the stream begins. Events of before are not repeated, so the device has to be fetched now.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct HelloEvent {
+    at: Timestamp,
+    /// Version of the gateway.
+    version: &'static str,
+}
+
+/// `registered` and `updated`: the registration as it is now.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct RegistrationEvent {
+    at: Timestamp,
+    #[serde(flatten)]
+    row: DeviceListRow,
+}
+
+/// `moved`: the device has another address.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct MovedEvent {
+    at: Timestamp,
+    endpoint: String,
+    #[schema(example = "10.0.0.8:41000")]
+    from: String,
+    #[schema(example = "10.0.0.9:56830")]
+    to: String,
+}
+
+/// `left`: the registration has ended.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct LeftEvent {
+    at: Timestamp,
+    endpoint: String,
+    /// `deregistered`, `lifetimeOver`, `replaced`, `evicted`, `operator`, or by the broker: `kicked`, `discarded`,
+    /// `expired`, `refused`.
+    #[schema(example = "lifetimeOver")]
+    reason: &'static str,
+}
+
+/// `message`: a publication of the device, as applications get it.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct MessageEvent {
+    at: Timestamp,
+    endpoint: String,
+    topic: String,
+    /// The payload. Values of hidden paths are covered.
+    #[schema(value_type = serde_json::Value)]
+    payload: Box<RawValue>,
+    /// Size of the whole payload in bytes, if it is too large for an event: the payload is its beginning then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    truncated: Option<usize>,
+}
+
+/// `definitions`: the object definitions were reloaded.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct DefinitionsEvent {
+    at: Timestamp,
+}
+
+/// `lost`: events are missing, because there were too many of them.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct LostEvent {
+    /// Number of missing events; absent if it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
+}
+
+impl Event {
+    pub fn hello() -> Self {
+        let data = HelloEvent { at: now(), version: env!("CARGO_PKG_VERSION") };
+        Self { name: "hello", data: EventData::Hello(data) }
+    }
+
+    pub fn definitions() -> Self {
+        Self { name: "definitions", data: EventData::Definitions(DefinitionsEvent { at: now() }) }
+    }
+
+    pub fn lost(count: Option<u64>) -> Self {
+        Self { name: "lost", data: EventData::Lost(LostEvent { count }) }
+    }
+
+    /// Makes the document of what the driver has copied.
+    pub fn of(event: &DeviceEvent, hidden: &HiddenPaths) -> Self {
+        let at = Timestamp(event.at);
+        let endpoint = event.endpoint.clone().unwrap_or_default();
+        let registration = |row| EventData::Registration(Box::new(RegistrationEvent { at, row }));
+        let (name, data) = match &event.kind {
+            EventKind::Registered(row) => ("registered", registration(DeviceListRow::from((**row).clone()))),
+            EventKind::Updated(row) => ("updated", registration(DeviceListRow::from((**row).clone()))),
+            EventKind::Moved { from, to } => {
+                ("moved", EventData::Moved(MovedEvent { at, endpoint, from: from.to_string(), to: to.to_string() }))
+            }
+            EventKind::Left(reason) => {
+                ("left", EventData::Left(LeftEvent { at, endpoint, reason: leave_word(*reason) }))
+            }
+            EventKind::Message { topic, payload, bytes } => {
+                let is_whole = payload.len() == *bytes;
+                let shown = if is_whole { hidden.message(payload) } else { hidden.message_start(payload) };
+                let truncated = (!is_whole).then_some(*bytes);
+                let topic = topic.clone();
+                ("message", EventData::Message(MessageEvent { at, endpoint, topic, payload: shown, truncated }))
+            }
+            EventKind::Failure(failure) => {
+                ("failure", EventData::Failure(Box::new(FailureDocument::of((**failure).clone(), hidden))))
+            }
+        };
+        Self { name, data }
+    }
+}
+
+fn leave_word(reason: LeaveReason) -> &'static str {
+    match reason {
+        LeaveReason::Deregistered => "deregistered",
+        LeaveReason::LifetimeOver => "lifetimeOver",
+        LeaveReason::Replaced => "replaced",
+        LeaveReason::Evicted => "evicted",
+        LeaveReason::Operator => "operator",
+        LeaveReason::Broker(CloseReason::Kicked) => "kicked",
+        LeaveReason::Broker(CloseReason::Discarded) => "discarded",
+        LeaveReason::Broker(CloseReason::Expired) => "expired",
+        LeaveReason::Broker(CloseReason::Refused) => "refused",
+    }
+}

@@ -1,0 +1,327 @@
+//! `GET /devices/{endpoint}/events` and `GET /events`: what happens, as server-sent events. A device's events can be
+//! polled as well, for clients that cannot read a stream (`polls`).
+//!
+//! A stream begins with `hello` and repeats nothing of before. Its reader may be slow: what finds no room is lost, and
+//! `lost` says how much. A stream ends after an hour, and when its token is removed or changed.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::header::{CONTENT_TYPE, HeaderName};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use hyper::body::Frame;
+use serde::Deserialize;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+use tracing::debug;
+use utoipa::IntoParams;
+
+use crate::driver::control::DriverRequest;
+use crate::driver::monotonic_now;
+use crate::driver::onlookers::{EventReceiver, Watch, WatchTarget, event_stream};
+use lwm2m_core::lwm2m::model::Model;
+
+use super::ConsoleServer;
+use super::devices::{silent, visible_endpoint};
+use super::event_documents::{Event, EventData};
+use super::polls::{self, EventList};
+use super::problem::{Problem, ProblemDocument, ProblemKind};
+use super::streams::OpenStream;
+use super::tokens::Access;
+
+/// Maximum duration of a stream.
+const LONGEST: Duration = Duration::from_secs(3600);
+/// Interval of the comments that keep proxies from closing the connection.
+const COMMENT_EVERY: Duration = Duration::from_secs(15);
+/// Interval at which the token of a stream is checked.
+pub const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// Time in which a client has to read the end of its stream before its connection is cut.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// Maximum number of events that wait for the connection, besides those in the queue of the driver.
+const CHUNKS: usize = 4;
+/// Time that a poll waits for an event, without `max`, and the maximum.
+const POLL: Duration = Duration::from_secs(4);
+const LONGEST_POLL: Duration = Duration::from_secs(30);
+
+const EVENT_STREAM: &str = "text/event-stream";
+/// Keeps nginx from collecting the events.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// Cuts the connection of a request.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionCut(pub Arc<Notify>);
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct EventsQuery {
+    /// Asks for the events after this one, as JSON: the member `last` of the answer before, or 0. Without it the answer
+    /// is a stream.
+    since: Option<u64>,
+    /// Maximum time that a poll waits for an event, such as `4s`; at most 30 s.
+    #[param(example = "4s")]
+    max: Option<String>,
+}
+
+/// The events of one watch, as documents.
+pub struct EventFeed {
+    server: Arc<ConsoleServer>,
+    events: EventReceiver,
+    model: watch::Receiver<Arc<Model>>,
+}
+
+/// A stream to a client.
+struct EventStream {
+    feed: EventFeed,
+    access: Access,
+    _open: OpenStream,
+    chunks: mpsc::Sender<Bytes>,
+    checks: Interval,
+    ends: Instant,
+    next_comment: Instant,
+}
+
+/// The body of a stream.
+struct EventBody {
+    chunks: mpsc::Receiver<Bytes>,
+    /// Dropped with the body.
+    _read: oneshot::Sender<()>,
+}
+
+/// Follow a device
+///
+/// A stream of server-sent events, or the events after `since` as JSON. The device need not be registered. At most 32
+/// streams are open, 8 of them of one token; a device whose events are polled counts as a stream until 30 s after the
+/// last poll, and its last 256 events are kept for it.
+#[utoipa::path(
+    get,
+    path = "/devices/{endpoint}/events",
+    tag = "events",
+    params(("endpoint" = String, Path, description = "Endpoint name, percent-encoded as a whole"), EventsQuery),
+    responses(
+        (status = 200, description = "Events",
+            content((EventData = "text/event-stream"), (EventList = "application/json"))),
+        (status = 400, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 429, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 503, content_type = "application/problem+json", body = ProblemDocument)
+    )
+)]
+pub async fn device_events(
+    State(server): State<Arc<ConsoleServer>>,
+    Extension(access): Extension<Access>,
+    Extension(cut): Extension<ConnectionCut>,
+    endpoint: Result<Path<String>, PathRejection>,
+    query: Result<Query<EventsQuery>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let endpoint = visible_endpoint(&access, endpoint)?;
+    let invalid = |text: String| ProblemKind::InvalidRequest.because(text);
+    let Query(EventsQuery { since, max }) = query.map_err(|rejection| invalid(rejection.body_text()))?;
+    let Some(since) = since else {
+        if max.is_some() {
+            return Err(invalid("max needs since".to_owned()));
+        }
+        return stream(server, access, cut, WatchTarget::Device(endpoint)).await;
+    };
+    let max = max.map(|max| humantime::parse_duration(&max)).transpose();
+    let max = max.map_err(|_| invalid("max is a duration such as 4s".to_owned()))?.unwrap_or(POLL);
+    if max > LONGEST_POLL {
+        return Err(invalid(format!("max is at most {} s", LONGEST_POLL.as_secs())));
+    }
+    Ok(axum::Json(polls::poll(&server, &access, endpoint, since, max).await?).into_response())
+}
+
+/// Follow all devices
+///
+/// A stream of the events `registered`, `left`, `moved` and `failure` of all devices, at most 50 in a second.
+#[utoipa::path(
+    get,
+    path = "/events",
+    tag = "events",
+    responses(
+        (status = 200, description = "Events", content_type = "text/event-stream", body = EventData),
+        (status = 401, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 429, content_type = "application/problem+json", body = ProblemDocument),
+        (status = 503, content_type = "application/problem+json", body = ProblemDocument)
+    )
+)]
+pub async fn all_events(
+    State(server): State<Arc<ConsoleServer>>,
+    Extension(access): Extension<Access>,
+    Extension(cut): Extension<ConnectionCut>,
+) -> Result<Response, Problem> {
+    access.unlimited()?;
+    stream(server, access, cut, WatchTarget::All).await
+}
+
+async fn stream(
+    server: Arc<ConsoleServer>,
+    access: Access,
+    cut: ConnectionCut,
+    target: WatchTarget,
+) -> Result<Response, Problem> {
+    let endpoint = match &target {
+        WatchTarget::Device(endpoint) => Some(endpoint.as_str()),
+        WatchTarget::All => None,
+    };
+    let open = server.streams.open(&access.name, endpoint)?;
+    let feed = EventFeed::open(&server, target).await?;
+    let (chunks, body) = mpsc::channel(CHUNKS);
+    let (read, reading) = oneshot::channel();
+    let now = monotonic_now();
+    let mut checks = interval(CHECK_EVERY);
+    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (ends, next_comment) = (now + LONGEST, now + COMMENT_EVERY);
+    let stream = EventStream { feed, access, _open: open, chunks, checks, ends, next_comment };
+    tokio::spawn(async move {
+        stream.run().await;
+        // A client that does not read any more would keep the connection for ever.
+        if timeout(FAREWELL, reading).await.is_err() {
+            cut.0.notify_one();
+        }
+    });
+    let body = Body::new(EventBody { chunks: body, _read: read });
+    Ok(([(CONTENT_TYPE, EVENT_STREAM), (X_ACCEL_BUFFERING, "no")], body).into_response())
+}
+
+impl EventFeed {
+    /// Begins to watch.
+    pub async fn open(server: &Arc<ConsoleServer>, target: WatchTarget) -> Result<Self, Problem> {
+        let (sender, events) = event_stream();
+        let watch = DriverRequest::Watch(Watch { target, events: sender });
+        server.sources.admin.control.send(watch).await.map_err(silent)?;
+        let mut model = server.sources.model.clone();
+        model.mark_unchanged();
+        Ok(Self { server: Arc::clone(server), events, model })
+    }
+
+    /// Returns the next event; `None` if the event loop has ended. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Event> {
+        match self.events.take_lost() {
+            0 => {}
+            lost => return Some(Event::lost(Some(lost))),
+        }
+        tokio::select! {
+            event = self.events.next() => event.map(|event| Event::of(&event, &self.server.hidden)),
+            Ok(()) = self.model.changed() => Some(Event::definitions()),
+        }
+    }
+
+    pub fn server(&self) -> &Arc<ConsoleServer> {
+        &self.server
+    }
+}
+
+impl Drop for EventFeed {
+    fn drop(&mut self) {
+        let server = Arc::clone(&self.server);
+        self.events.close();
+        tokio::spawn(async move {
+            if let Err(silent) = server.sources.admin.control.send(DriverRequest::Unwatch).await {
+                debug!(%silent, "the event loop does not know of the end of an event stream");
+            }
+        });
+    }
+}
+
+impl EventStream {
+    async fn run(mut self) {
+        let mut event = Some(Event::hello());
+        while let Some(next) = event {
+            let chunk = frame(self.feed.server().next_event_id(), &next);
+            if !self.send(chunk).await {
+                return;
+            }
+            event = self.next().await;
+        }
+    }
+
+    /// Returns the next event; `None` at the end of the stream.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            tokio::select! {
+                event = self.feed.next() => return event,
+                _ = self.checks.tick() => {
+                    let now = monotonic_now();
+                    if !self.may_go_on(now) || self.chunks.is_closed() {
+                        return None;
+                    }
+                    if now >= self.next_comment && !self.send(Bytes::from_static(b":\n\n")).await {
+                        return None;
+                    }
+                }
+                () = self.chunks.closed() => return None,
+            }
+        }
+    }
+
+    /// Sends a chunk, however slowly the client reads. Returns whether the stream goes on.
+    async fn send(&mut self, chunk: Bytes) -> bool {
+        loop {
+            tokio::select! {
+                sent = self.chunks.send(chunk.clone()) => {
+                    self.next_comment = monotonic_now() + COMMENT_EVERY;
+                    return sent.is_ok();
+                }
+                _ = self.checks.tick() => {
+                    if !self.may_go_on(monotonic_now()) {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    fn may_go_on(&self, now: Instant) -> bool {
+        now < self.ends && self.feed.server().files.tokens().grants(&self.access)
+    }
+}
+
+impl hyper::body::Body for EventBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.chunks.poll_recv(context).map(|chunk| chunk.map(|chunk| Ok(Frame::data(chunk))))
+    }
+}
+
+/// Writes an event as the HTML standard says (section 9.2, Server-sent events).
+fn frame(id: u64, event: &Event) -> Bytes {
+    let data = serde_json::to_string(&event.data).unwrap_or_default();
+    // In JSON a line break stands between members only, and it would end the line of the event.
+    let data = data.replace(['\n', '\r'], " ");
+    Bytes::from(format!("id: {id}\nevent: {}\ndata: {data}\n\n", event.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::console::hide::HiddenPaths;
+    use crate::driver::onlookers::{DeviceEvent, EventKind};
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line_of_data_whatever_an_application_has_written() {
+        let payload = b"{\"reqID\":\r\n{\"a\":\n1},\"msgType\":\"ack\"}".to_vec();
+        let kind = EventKind::Message { topic: "up/resp".to_owned(), bytes: payload.len(), payload };
+        let event = DeviceEvent { at: Duration::ZERO, endpoint: Some("ep1".to_owned()), kind };
+        let written = frame(7, &Event::of(&event, &HiddenPaths::default()));
+        let expected = "id: 7\nevent: message\ndata: {\"at\":\"1970-01-01T00:00:00.000Z\",\"endpoint\":\"ep1\",\
+                        \"topic\":\"up/resp\",\"payload\":{\"reqID\":  {\"a\": 1},\"msgType\":\"ack\"}}\n\n";
+        assert_eq!(written, expected);
+    }
+}
