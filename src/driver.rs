@@ -19,7 +19,7 @@ use tokio::time::sleep_until;
 use tracing::{debug, trace, warn};
 
 use crate::credentials::KeyFinder;
-use crate::observability::failures::{Failure, FailureLog};
+use crate::observability::failures::{Failure, FailureKind, FailureLog};
 use crate::observability::log::Log;
 use crate::observability::metrics::Metrics;
 use crate::observability::snapshot::DriverSnapshot;
@@ -43,6 +43,9 @@ const WALL_CLOCK_EVERY: Duration = Duration::from_secs(60);
 const LINK_EVENTS: usize = 64;
 /// Upper bound on one sleep when no deadline is set.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+/// Minimum interval between two looks at the number of publications that were dropped.
+const DROPPED_EVERY: Duration = Duration::from_secs(1);
+const DROPPED: &str = "publications dropped: the queue for the broker was full, or the broker was away for too long";
 
 pub struct Driver {
     gateway: Gateway,
@@ -52,6 +55,8 @@ pub struct Driver {
     log: Log,
     failures: Arc<FailureLog>,
     onlookers: Onlookers,
+    /// The last look at the number of publications that were dropped, and that number.
+    dropped: (Instant, u64),
     store: Option<Store>,
     keys: KeyFinder,
     requests: mpsc::Receiver<DriverRequest>,
@@ -96,6 +101,7 @@ impl Driver {
             log: Log::default(),
             failures: Arc::default(),
             onlookers,
+            dropped: (wall_clock_read, 0),
             store,
             keys,
             requests,
@@ -177,6 +183,7 @@ impl Driver {
                 DriverInput::Stop => return,
             }
             self.log.handle_timeout(now);
+            self.list_dropped(now);
             self.flush(now);
             if let Some(watchdog) = &mut self.watchdog {
                 watchdog.feed(now);
@@ -216,9 +223,7 @@ impl Driver {
                     }
                 }
                 Output::Answer(answer) => self.askers.answer(answer),
-                Output::Report(report) => {
-                    self.report(&report);
-                }
+                Output::Report(report) => self.report(&report),
                 Output::Idle(deadline) => {
                     self.send_queued();
                     self.hand_over_traced();
@@ -260,20 +265,37 @@ impl Driver {
         self.onlookers.report(now, &mut self.gateway, report);
         let Some(failure) = Failure::of(report) else { return };
         let failure = self.with_identity(failure, report);
+        self.list(now, failure, 1);
+    }
+
+    /// Lists a failure and shows it to onlookers.
+    fn list(&mut self, now: Instant, failure: Failure, count: u64) {
+        self.metrics.failures.inc_by(count);
         // While the clock is not set the failures are of 1970.
         let at = unix_time().unwrap_or_default();
-        match self.failures.record(now, at, failure, 1) {
+        match self.failures.record(now, at, failure, count) {
             Some(failure) => self.onlookers.failure(now, &failure),
-            None => drop(self.metrics.failures_skipped.inc()),
+            None => drop(self.metrics.failures_skipped.inc_by(count)),
+        }
+    }
+
+    /// Lists the publications that were dropped since the last look as one failure.
+    fn list_dropped(&mut self, now: Instant) {
+        if now - self.dropped.0 < DROPPED_EVERY {
+            return;
+        }
+        let dropped = self.metrics.upstream.dropped();
+        let (_, before) = std::mem::replace(&mut self.dropped, (now, dropped));
+        if dropped > before {
+            let failure = Failure::new(FailureKind::Publish, DROPPED);
+            self.list(now, failure, dropped - before);
         }
     }
 
     /// Adds the identity that the peer has proved.
     fn with_identity(&self, failure: Failure, report: &Report) -> Failure {
-        match report {
-            Report::RegisterRejected { peer, .. } => Failure { identity: self.gateway.identity_of(*peer), ..failure },
-            _ => failure,
-        }
+        let Report::RegisterRejected { peer, .. } = report else { return failure };
+        Failure { identity: self.gateway.identity_of(*peer), ..failure }
     }
 
     fn receive(&mut self, now: Instant, index: usize) {
@@ -327,10 +349,12 @@ impl Driver {
             }
             DriverRequest::Watch(watch) => {
                 self.onlookers.watch(&self.gateway, watch);
+                self.gateway.set_onlookers(true);
                 false
             }
             DriverRequest::Unwatch => {
                 self.onlookers.forget_closed();
+                self.gateway.set_onlookers(!self.onlookers.is_empty());
                 false
             }
             DriverRequest::Model(model) => {

@@ -12,6 +12,7 @@
 mod credentials;
 mod definitions;
 mod settings;
+pub(crate) mod status;
 pub(crate) mod watch;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,7 @@ use crate::service;
 pub use credentials::{ReloadableCertificates, ReloadableCredentials, ReloadableKeys};
 pub use definitions::ReloadableDefinitions;
 pub use settings::ReloadableSettings;
+use status::ReloadStatus;
 use watch::FileSnapshot;
 
 /// Everything that can be reloaded, with its state in force.
@@ -53,6 +55,7 @@ pub struct Reloading {
 struct Failures {
     logged: BTreeMap<ReloadPart, String>,
     metrics: Arc<Metrics>,
+    status: ReloadStatus,
 }
 
 /// The cause of a reload.
@@ -73,7 +76,7 @@ impl Reloading {
         control: Control,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let failures = Failures { logged: BTreeMap::new(), metrics };
+        let failures = Failures { logged: BTreeMap::new(), metrics, status: definitions.status().clone() };
         let beginning = FileSnapshot::default();
         let mut reloading = Self { config, settings, definitions, credentials, control, failures, beginning };
         reloading.beginning = reloading.snapshot();
@@ -166,7 +169,9 @@ impl Failures {
 
     fn succeeded(&mut self, part: ReloadPart) {
         // Without a clock the metric cannot say when.
-        self.metrics.reload.succeeded(part, unix_time().unwrap_or(Duration::ZERO));
+        let now = unix_time().unwrap_or(Duration::ZERO);
+        self.metrics.reload.succeeded(part, now);
+        self.status.note(now, part, None);
         if self.logged.remove(&part).is_some() {
             info!(part = part.name(), "configuration is valid again");
         }
@@ -175,6 +180,7 @@ impl Failures {
     /// Logs a failure once, and again to an operator who asks again.
     fn failed(&mut self, part: ReloadPart, reason: ReloadReason, why: String) {
         self.metrics.reload.failed(part);
+        self.status.note(unix_time().unwrap_or(Duration::ZERO), part, Some(why.clone()));
         let logged = self.logged.insert(part, why.clone());
         if reason == ReloadReason::Signal || logged.as_ref() != Some(&why) {
             warn!(part = part.name(), why, "reload failed; the old settings stay in force");

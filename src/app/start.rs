@@ -24,6 +24,7 @@ use crate::driver::control::{self, Control, DriverRequest};
 use crate::driver::{self, Driver};
 use crate::observability::failures::FailureLog;
 use crate::observability::metrics::Metrics;
+use crate::reload::status::ReloadStatus;
 use crate::reload::{ReloadableDefinitions, ReloadableSettings, Reloading};
 use crate::service::Watchdog;
 use crate::store::{OpenedStore, Store, StoreContents};
@@ -50,11 +51,11 @@ pub async fn start(config: Config, embedded: bool) -> anyhow::Result<App> {
     let addresses = bound_addresses(&config, &prepared, &parts.sockets, &listeners, broker.as_ref())?;
     let control = parts.control.clone();
     let RunningDriver { thread, task, stop } = start_driver(&config, &prepared, parts)?;
-    let Prepared { conditions, metrics, secured, room, broken, announced } = prepared;
+    let Prepared { conditions, metrics, secured, room, reloads, announced } = prepared;
     let serving = conditions.add("serving");
     serving.set(ConditionState::Up, "devices are served");
     let settings = ReloadableSettings::new(&config, room);
-    let definitions = ReloadableDefinitions::new(&broken, Arc::clone(&metrics), announced);
+    let definitions = ReloadableDefinitions::new(reloads, Arc::clone(&metrics), announced);
     let credentials = secured.and_then(DtlsSetup::reloadable);
     let reloading = Reloading::new(config, settings, definitions, credentials, control, metrics);
     let Listeners { admin, sources, .. } = listeners;
@@ -81,8 +82,7 @@ struct Prepared {
     metrics: Arc<Metrics>,
     secured: Option<DtlsSetup>,
     room: DeviceCapacity,
-    /// The object definitions that were rejected.
-    broken: Vec<BrokenFile>,
+    reloads: ReloadStatus,
     announced: watch::Sender<Arc<Model>>,
 }
 
@@ -120,7 +120,9 @@ fn prepare(config: &Config, embedded: bool) -> anyhow::Result<Prepared> {
     config.warnings.iter().for_each(|warning| warn!("{warning}"));
     let (model, broken) = load_definitions(config, &metrics)?;
     let (announced, _) = watch::channel(Arc::new(model));
-    Ok(Prepared { conditions, metrics, secured, room, broken, announced })
+    let reloads = ReloadStatus::default();
+    reloads.set_broken(broken);
+    Ok(Prepared { conditions, metrics, secured, room, reloads, announced })
 }
 
 /// Starts the embedded broker, if there is to be one, and points the configuration at it.
@@ -374,9 +376,9 @@ async fn bind_console(
         upstream::UpstreamConfig::ExProto(_) => "exproto",
         upstream::UpstreamConfig::Mqtt(_) => "mqtt",
     };
-    let (admin, failures) = (sources.clone(), Arc::clone(&parts.failures));
+    let (admin, failures, reloads) = (sources.clone(), Arc::clone(&parts.failures), prepared.reloads.clone());
     let (model, sockets) = (prepared.announced.subscribe(), parts.sockets.local_addresses()?);
-    let sources = ConsoleSources { admin, model, failures, upstream, sockets };
+    let sources = ConsoleSources { admin, model, failures, reloads, upstream, sockets };
     Ok(Console::bind(&config.console, sources).await?)
 }
 

@@ -141,6 +141,12 @@ struct DeviceSession {
     suite: &'static str,
     /// Whether the device may change its address.
     connection_id: bool,
+    /// Time of the handshake; absent for a session of before the start of the gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<Timestamp>,
+    /// Whether the handshake resumed an earlier session; absent together with `since`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resumed: Option<bool>,
 }
 
 /// A command.
@@ -194,6 +200,9 @@ struct Observation {
     paths: Option<Vec<String>>,
     /// `mqtt`, `auto_observe`, or `console:` and the name of a token.
     by: String,
+    /// Time at which the device accepted it; absent for an observation of before the start of the gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<Timestamp>,
 }
 
 impl From<DeviceRow> for DeviceListRow {
@@ -271,7 +280,13 @@ impl From<DtlsView> for DeviceSession {
             IdentityKind::RawPublicKey => "rpk",
             IdentityKind::Unproved => "none",
         };
-        Self { kind, suite: suite_name(view.suite), connection_id: view.connection_id }
+        Self {
+            kind,
+            suite: suite_name(view.suite),
+            connection_id: view.connection_id,
+            since: view.since.map(Timestamp),
+            resumed: view.resumed,
+        }
     }
 }
 
@@ -315,6 +330,7 @@ impl From<ObservationView> for Observation {
             path: if view.is_composite { None } else { paths.pop() },
             paths: view.is_composite.then_some(paths),
             by: author(&view.origin),
+            since: view.since.map(Timestamp),
         }
     }
 }

@@ -6,9 +6,10 @@ use utoipa::ToSchema;
 
 use crate::driver::onlookers::{DeviceEvent, EventKind};
 use lwm2m_core::gateway::broker::CloseReason;
-use lwm2m_core::gateway::report::LeaveReason;
+use lwm2m_core::gateway::report::{CommandOutcome, LeaveReason};
+use lwm2m_core::gateway::view::{CommandProgress, CommandStage};
 
-use super::device_documents::DeviceListRow;
+use super::device_documents::{DeviceListRow, author};
 use super::failures::FailureDocument;
 use super::hide::HiddenPaths;
 use super::time::{Timestamp, now};
@@ -16,7 +17,7 @@ use super::time::{Timestamp, now};
 /// An event of a stream.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Event {
-    /// `hello`, `registered`, `updated`, `moved`, `left`, `message`, `failure`, `definitions` or `lost`.
+    /// `hello`, `registered`, `updated`, `moved`, `left`, `command`, `message`, `failure`, `definitions` or `lost`.
     #[serde(rename = "event")]
     #[schema(example = "message")]
     pub name: &'static str,
@@ -31,6 +32,7 @@ pub enum EventData {
     Registration(Box<RegistrationEvent>),
     Moved(MovedEvent),
     Left(LeftEvent),
+    Command(CommandEvent),
     Message(MessageEvent),
     Failure(Box<FailureDocument>),
     Definitions(DefinitionsEvent),
@@ -73,6 +75,35 @@ pub struct LeftEvent {
     /// `expired`, `refused`.
     #[schema(example = "lifetimeOver")]
     reason: &'static str,
+}
+
+/// `command`: a command has reached another state.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CommandEvent {
+    at: Timestamp,
+    endpoint: String,
+    /// The number of the command in the queue of the device.
+    number: u64,
+    #[schema(example = "read")]
+    msg_type: &'static str,
+    /// The path; absent for a composite command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    /// The paths of a composite command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paths: Option<Vec<String>>,
+    /// `mqtt`, `auto_observe`, or `console:` and the name of a token.
+    by: String,
+    /// `waits`, `sent` or `done`.
+    #[schema(example = "done")]
+    state: &'static str,
+    /// With `done`: `answered`, `reset`, `timedOut`, `expired`, `refused`, `transferFailed` or `withdrawn`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<&'static str>,
+    /// Time from the first datagram to the answer of the device, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    took: Option<f64>,
 }
 
 /// `message`: a publication of the device, as applications get it.
@@ -131,6 +162,7 @@ impl Event {
             EventKind::Left(reason) => {
                 ("left", EventData::Left(LeftEvent { at, endpoint, reason: leave_word(*reason) }))
             }
+            EventKind::Command(progress) => ("command", EventData::Command(CommandEvent::of(at, endpoint, progress))),
             EventKind::Message { topic, payload, bytes } => {
                 let is_whole = payload.len() == *bytes;
                 let shown = if is_whole { hidden.message(payload) } else { hidden.message_start(payload) };
@@ -143,6 +175,42 @@ impl Event {
             }
         };
         Self { name, data }
+    }
+}
+
+impl CommandEvent {
+    fn of(at: Timestamp, endpoint: String, progress: &CommandProgress) -> Self {
+        let CommandProgress { number, msg_type, paths, is_composite, origin, stage } = progress;
+        let mut paths: Vec<String> = paths.iter().map(ToString::to_string).collect();
+        let (state, outcome, took) = match stage {
+            CommandStage::Waits => ("waits", None, None),
+            CommandStage::Sent => ("sent", None, None),
+            CommandStage::Done { outcome, took } => ("done", Some(outcome_word(*outcome)), *took),
+        };
+        Self {
+            at,
+            endpoint,
+            number: *number,
+            msg_type,
+            path: if *is_composite { None } else { paths.pop() },
+            paths: is_composite.then_some(paths),
+            by: author(origin),
+            state,
+            outcome,
+            took: took.map(|took| took.as_secs_f64()),
+        }
+    }
+}
+
+fn outcome_word(outcome: CommandOutcome) -> &'static str {
+    match outcome {
+        CommandOutcome::Answered => "answered",
+        CommandOutcome::Reset => "reset",
+        CommandOutcome::TimedOut => "timedOut",
+        CommandOutcome::Expired => "expired",
+        CommandOutcome::Refused | CommandOutcome::QueueFull | CommandOutcome::DuplicateRetained => "refused",
+        CommandOutcome::TransferFailed | CommandOutcome::MalformedAnswer => "transferFailed",
+        CommandOutcome::Withdrawn => "withdrawn",
     }
 }
 

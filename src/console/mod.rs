@@ -25,6 +25,7 @@ mod files;
 mod gate;
 mod guard;
 pub(crate) mod hide;
+mod history;
 mod listener;
 mod objects;
 mod overview;
@@ -54,6 +55,7 @@ use crate::admin::AdminSources;
 use crate::driver::monotonic_now;
 use crate::driver::traced::{TraceReceiver, trace_queue};
 use crate::observability::failures::FailureLog;
+use crate::reload::status::ReloadStatus;
 use crate::tls::TlsError;
 use lwm2m_base::secret::Secret;
 use lwm2m_core::lwm2m::model::Model;
@@ -64,6 +66,7 @@ use files::ReloadedFiles;
 use gate::Gate;
 use guard::Guard;
 use hide::HiddenPaths;
+use history::History;
 use listener::{ConsoleListeners, ConsoleSocket, SocketFile};
 use polls::Polls;
 use streams::Streams;
@@ -107,6 +110,7 @@ pub struct ConsoleSources {
     /// The object definitions in force.
     pub model: watch::Receiver<Arc<Model>>,
     pub failures: Arc<FailureLog>,
+    pub reloads: ReloadStatus,
     /// Kind of the connection to the broker: `exproto` or `mqtt`.
     pub upstream: &'static str,
     /// The addresses of the listeners for devices, in the order of their sockets.
@@ -142,6 +146,7 @@ struct ConsoleServer {
     /// Lets few large lists at a time be made: they need much memory.
     large_lists: Semaphore,
     traces: TraceHub,
+    history: History,
     streams: Arc<Streams>,
     polls: Polls,
     last_event_id: AtomicU64,
@@ -200,6 +205,7 @@ impl Console {
             hidden: config.hide.clone(),
             streams: Streams::new(sources.admin.control.clone(), sources.admin.metrics.console.streams.clone()),
             polls: Polls::default(),
+            history: History::default(),
             last_event_id: AtomicU64::default(),
             sources,
             files,
@@ -221,6 +227,7 @@ impl Console {
         let mut tasks = vec![
             tokio::spawn(files::watch(Arc::clone(&server))),
             tokio::spawn(traces::hub::run(Arc::clone(&server), traced)),
+            tokio::spawn(history::record(Arc::clone(&server))),
         ];
         let listeners = ConsoleListeners::new(server);
         if let Some(tcp) = tcp {

@@ -12,10 +12,15 @@ use crate::driver::control::DriverSilent;
 use crate::driver::monotonic_now;
 use crate::observability::page::MetricsPage;
 use crate::observability::snapshot::DriverSnapshot;
+use crate::reload::status::ReloadResults;
+use crate::upstream::NodeState;
+use lwm2m_core::lwm2m::model::BrokenFile;
 
 use super::ConsoleServer;
 use super::devices;
+use super::history::HistoryDocument;
 use super::problem::{Problem, ProblemDocument};
+use super::time::Timestamp;
 use super::tokens::Access;
 
 /// The state of the gateway.
@@ -30,8 +35,11 @@ pub struct Overview {
     upstream: UpstreamState,
     /// The parts of the gateway by name, as in `/readyz`.
     conditions: BTreeMap<&'static str, ConditionDocument>,
+    definitions: DefinitionsState,
+    reload: ReloadDocument,
     /// Bounded tables and queues.
     bounds: Vec<BoundState>,
+    history: HistoryDocument,
     /// All samples of `/metrics` by name and labels.
     metrics: BTreeMap<String, f64>,
 }
@@ -58,9 +66,51 @@ struct UpstreamState {
     kind: &'static str,
     nodes_up: usize,
     nodes_down: usize,
+    nodes: Vec<NodeDocument>,
     /// Publications in the queue for the broker, and the bound of the queue.
     waiting: usize,
     limit: usize,
+}
+
+/// A node of the broker.
+#[derive(Debug, Serialize, ToSchema)]
+struct NodeDocument {
+    /// The address, or the addresses.
+    name: String,
+    /// Whether devices can connect to it.
+    up: bool,
+    /// Number of the devices that are its clients.
+    devices: usize,
+    /// The reason why it is not up.
+    detail: String,
+}
+
+/// The object definitions.
+#[derive(Debug, Serialize, ToSchema)]
+struct DefinitionsState {
+    /// Number of the definitions in force.
+    total: usize,
+    /// Files that were rejected.
+    broken: Vec<BrokenDefinition>,
+}
+
+/// A file of object definitions that was rejected.
+#[derive(Debug, Serialize, ToSchema)]
+struct BrokenDefinition {
+    file: String,
+    reason: String,
+}
+
+/// The result of the last reload of configuration, definitions and credentials.
+#[derive(Debug, Serialize, ToSchema)]
+struct ReloadDocument {
+    /// Time of the last reload; absent if there was none since the start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at: Option<Timestamp>,
+    /// Whether a part could not be reloaded: its previous state is in force.
+    failing: bool,
+    /// What has to be corrected.
+    mistakes: Vec<String>,
 }
 
 /// The state of a part of the gateway.
@@ -106,6 +156,7 @@ pub async fn overview(
         let state = status.state.name();
         (name, ConditionDocument { state, detail: status.detail })
     });
+    let reloads = server.sources.reloads.results();
     Ok(Json(Overview {
         version: env!("CARGO_PKG_VERSION"),
         uptime: monotonic_now().saturating_duration_since(server.started).as_secs(),
@@ -114,13 +165,42 @@ pub async fn overview(
             kind: server.sources.upstream,
             nodes_up: snapshot.upstream.nodes_available,
             nodes_down: snapshot.upstream.nodes_unavailable,
+            nodes: snapshot.upstream.nodes.iter().map(NodeDocument::of).collect(),
             waiting: snapshot.upstream.publications,
             limit: snapshot.upstream.publications_limit,
         },
         conditions: conditions.collect(),
+        definitions: DefinitionsState::of(server.sources.model.borrow().objects().count(), &reloads),
+        reload: ReloadDocument::of(&reloads),
         bounds: bounds(&snapshot),
+        history: server.history.document(),
         metrics: samples(&page.text()),
     }))
+}
+
+impl NodeDocument {
+    fn of(node: &NodeState) -> Self {
+        let NodeState { name, is_available, clients, detail } = node.clone();
+        Self { name, up: is_available, devices: clients, detail }
+    }
+}
+
+impl DefinitionsState {
+    fn of(total: usize, reloads: &ReloadResults) -> Self {
+        let broken = reloads.broken.iter().cloned();
+        Self { total, broken: broken.map(|BrokenFile { file, reason }| BrokenDefinition { file, reason }).collect() }
+    }
+}
+
+impl ReloadDocument {
+    fn of(reloads: &ReloadResults) -> Self {
+        let failed = reloads.failed.iter().map(|(part, reason)| format!("{part}: {reason}"));
+        let broken = reloads.broken.iter().map(|BrokenFile { file, reason }| format!("xml_dir: {file}: {reason}"));
+        // A definition file that is broken since the last reload is among the failures.
+        let known = |mistake: &String| !reloads.failed.values().any(|reason| mistake.ends_with(reason.as_str()));
+        let mistakes = failed.chain(broken.filter(known)).collect();
+        Self { at: reloads.at.map(Timestamp), failing: !reloads.failed.is_empty(), mistakes }
+    }
 }
 
 fn device_counts(snapshot: &DriverSnapshot) -> DeviceCounts {
@@ -154,7 +234,7 @@ fn bounds(snapshot: &DriverSnapshot) -> Vec<BoundState> {
 }
 
 /// Reads the samples of a page of metrics. Values that JSON cannot express are left out.
-fn samples(page: &str) -> BTreeMap<String, f64> {
+pub fn samples(page: &str) -> BTreeMap<String, f64> {
     let lines = page.lines().filter(|line| !line.starts_with('#'));
     let sample = |line: &str| {
         let (name, value) = line.rsplit_once(' ')?;

@@ -142,6 +142,8 @@ fn log_once(report: &Report) {
         Report::Command { msg_type, outcome, .. } => {
             debug!(msg_type, outcome = command_outcome(*outcome), "command completed");
         }
+        // Completed commands are logged.
+        Report::CommandProgress { .. } => {}
         Report::Notification { outcome: NotificationOutcome::Published, .. } => trace!("notification"),
         Report::Notification { endpoint, outcome: NotificationOutcome::Ended } => {
             debug!(endpoint, "observation ended by the device");
@@ -157,7 +159,9 @@ fn log_once(report: &Report) {
         Report::FormatRejected { format, .. } => {
             debug!(%format, "content format rejected by the device, another one is tried")
         }
-        Report::TransferFailed { peer, error } => debug!(peer = %peer.address, %error, "block-wise transfer failed"),
+        Report::TransferFailed { peer, error, .. } => {
+            debug!(peer = %peer.address, %error, "block-wise transfer failed")
+        }
         Report::PublishRefused { topic, first: true, .. } => {
             warn!(topic, "publication refused: the broker does not authorize this device for the topic");
         }

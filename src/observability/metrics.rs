@@ -36,6 +36,8 @@ pub struct Metrics {
     pub credentials: CredentialMetrics,
     pub admin: AdminMetrics,
     pub console: ConsoleMetrics,
+    /// Failures of devices.
+    pub failures: Counter,
     /// Failures without an entry in the list of failures, because there were too many new ones.
     pub failures_skipped: Counter,
     pub reload: ReloadMetrics,
@@ -56,6 +58,7 @@ impl Default for Metrics {
             credentials: CredentialMetrics::register(&mut registry),
             admin: AdminMetrics::register(&mut registry),
             console: ConsoleMetrics::register(&mut registry),
+            failures: counter(&mut registry, "lwm2m_failures", "Failures of devices, of all kinds"),
             failures_skipped: counter(&mut registry, "lwm2m_failures_skipped", skipped),
             reload: ReloadMetrics::register(&mut registry),
             dtls_up: gauge(&mut registry, "lwm2m_dtls_up", dtls_up),

@@ -10,26 +10,33 @@ use tracing::{info, warn};
 use crate::definitions;
 use crate::driver::control::DriverRequest;
 use crate::observability::metrics::Metrics;
+use crate::reload::status::ReloadStatus;
 use lwm2m_core::lwm2m::model::{BrokenFile, Model};
 
 /// The object definitions, as they were read last.
 pub struct ReloadableDefinitions {
     /// The files that were already broken when the definitions in force were read.
     broken: BTreeSet<String>,
+    status: ReloadStatus,
     metrics: Arc<Metrics>,
     /// Announces the definitions to others than the driver.
     model: watch::Sender<Arc<Model>>,
 }
 
 impl ReloadableDefinitions {
-    /// Creates the definitions; `broken` are the files that were rejected at the start.
-    pub fn new(broken: &[BrokenFile], metrics: Arc<Metrics>, model: watch::Sender<Arc<Model>>) -> Self {
-        Self { broken: names(broken), metrics, model }
+    /// Creates the definitions. The status has the files that were rejected at the start.
+    pub fn new(status: ReloadStatus, metrics: Arc<Metrics>, model: watch::Sender<Arc<Model>>) -> Self {
+        Self { broken: names(&status.results().broken), status, metrics, model }
+    }
+
+    pub fn status(&self) -> &ReloadStatus {
+        &self.status
     }
 
     /// Reads the folder. If another file than before is broken the definitions in force stay.
     pub(super) fn read(&mut self, folder: &Path) -> Result<Option<DriverRequest>, String> {
         let read = definitions::read(folder).map_err(|error| format!("xml_dir: {}: {error}", folder.display()))?;
+        self.status.set_broken(read.broken.clone());
         let fresh: Vec<String> = read
             .broken
             .iter()

@@ -58,6 +58,12 @@ pub struct CallTimes {
 }
 
 impl UpstreamMetrics {
+    /// Returns the number of publications that were dropped.
+    pub fn dropped(&self) -> u64 {
+        let Self { dropped_reports, dropped_answers, dropped_notifications, dropped_sends, .. } = self;
+        [dropped_reports, dropped_answers, dropped_notifications, dropped_sends].map(Counter::get).iter().sum()
+    }
+
     /// Registers the metrics, every series with the value 0.
     pub fn register(registry: &mut Registry) -> Self {
         let attempted = "Connection attempts to the broker's listener";

@@ -108,7 +108,7 @@ impl UpstreamLink {
 }
 
 /// Counts the entries of the upstream's tables, and the nodes of the broker by availability.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpstreamTableSizes {
     /// Counts the devices that are clients of the broker.
     pub connected: usize,
@@ -119,4 +119,17 @@ pub struct UpstreamTableSizes {
     pub publications_limit: usize,
     pub nodes_available: usize,
     pub nodes_unavailable: usize,
+    pub nodes: Vec<NodeState>,
+}
+
+/// The state of a node of the broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeState {
+    /// The address, or the addresses.
+    pub name: String,
+    pub is_available: bool,
+    /// Counts the devices that are its clients.
+    pub clients: usize,
+    /// The reason why it is not available, or what is known of it otherwise.
+    pub detail: String,
 }

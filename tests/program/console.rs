@@ -205,6 +205,12 @@ fn the_overview_has_the_state_of_the_gateway_and_every_metric() {
     assert_eq!(overview["devices"]["limit"], overview["metrics"]["lwm2m_devices_limit"].as_f64().expect("it") as u64);
     assert_eq!(overview["upstream"]["kind"], "mqtt");
     assert_eq!(overview["conditions"]["serving"]["state"], "up");
+    let node = &overview["upstream"]["nodes"][0];
+    assert_eq!((&node["name"], &node["up"], &node["devices"]), (&json!("127.0.0.1:1"), &json!(false), &json!(0)));
+    assert_eq!((&overview["definitions"]["broken"], &overview["reload"]["failing"]), (&json!([]), &json!(false)));
+    assert!(overview["definitions"]["total"].as_u64().is_some_and(|total| total > 10), "{overview}");
+    assert_eq!(overview["history"]["step"], 10);
+    assert_eq!(overview["history"]["series"].as_object().expect("the series").len(), 16);
     let metrics = overview["metrics"].as_object().expect("the samples");
     assert!(metrics.contains_key("lwm2m_console_requests_total{result=\"answered\"}"), "{metrics:?}");
 }

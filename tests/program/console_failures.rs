@@ -37,6 +37,7 @@ async fn a_rejected_register_is_listed_with_its_reason_and_equal_ones_are_counte
         [(&json!("register"), &json!("4.00"), &json!(2)), (&json!("register"), &json!("4.00"), &json!(1))]
     );
     assert!(listed[0]["reason"].as_str().expect("a reason").contains("lt"), "{listed:?}");
+    assert_eq!((&listed[0]["endpoint"], listed[1].get("endpoint")), (&json!("ep1"), None));
     assert!(listed[1]["reason"].as_str().expect("a reason").contains("ep"), "{listed:?}");
     assert!(listed[1]["address"].as_str().expect("an address").starts_with("127.0.0.1:"), "{listed:?}");
     let limited = console.ask_with(&console.limited, "GET /api/v1/failures");

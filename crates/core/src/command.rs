@@ -34,6 +34,8 @@ pub const MSG_TYPES: [&str; 13] = [
 /// Holds a command that can be carried out.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Command {
+    /// Names the command among those of this process. It is 0 until a device has the command in its queue.
+    pub number: u64,
     pub echo: Echo,
     pub operation: Operation,
     /// Limits how long the command may wait: the shorter of `mheaders.ttl` and the Message Expiry Interval of MQTT.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use lwm2m_base::{AssociationId, Peer};
 
+use super::CompletedHandshake;
 use super::cipher::{RecordKeys, RecordOpenError, RecordWriter, Sealing};
 use super::handshake::Established;
 use super::hello::{CLIENT_HELLO, FINISHED};
@@ -73,6 +74,8 @@ pub struct Association {
     /// Our datagrams that end the handshake, until the device is known to have them.
     pub(super) last_flight: Box<[Vec<u8>]>,
     pub(super) identity: Arc<Identity>,
+    /// `None` for an association of an earlier process.
+    pub(super) handshake: Option<CompletedHandshake>,
     heard: Instant,
     /// `next_write` when it was a change for the last time.
     written_at: u64,
@@ -97,6 +100,7 @@ impl Association {
             failed_tags: 0,
             last_flight: established.last_flight.into(),
             identity: Arc::new(established.identity),
+            handshake: Some(CompletedHandshake { at: now, resumed: established.resumed }),
             heard: now,
             written_at: established.next_write_sequence,
             received_since: 0,
@@ -120,6 +124,7 @@ impl Association {
             failed_tags: restored.failed_tags,
             last_flight: restored.last_flight.into(),
             identity: Arc::new(restored.identity),
+            handshake: None,
             heard: now,
             written_at: next_write,
             received_since: 0,

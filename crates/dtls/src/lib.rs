@@ -149,6 +149,17 @@ pub struct AssociationFacts {
     pub suite: cipher::Suite,
     /// Whether the records of the device carry a connection ID (RFC 9146).
     pub connection_id: bool,
+    /// The handshake that made it; `None` for an association of an earlier process.
+    pub handshake: Option<CompletedHandshake>,
+}
+
+/// A handshake that made an association.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompletedHandshake {
+    /// The time of its end.
+    pub at: Instant,
+    /// Whether it resumed an earlier session (RFC 5246 section 7.3).
+    pub resumed: bool,
 }
 
 impl DtlsServer {
@@ -238,7 +249,11 @@ impl DtlsServer {
     /// Returns what is to be told of an association; `None` if there is none.
     pub fn facts(&self, association: AssociationId) -> Option<AssociationFacts> {
         let association = self.associations.get(association)?;
-        Some(AssociationFacts { suite: association.keys.suite(), connection_id: association.has_own_cid })
+        Some(AssociationFacts {
+            suite: association.keys.suite(),
+            connection_id: association.has_own_cid,
+            handshake: association.handshake,
+        })
     }
 
     pub fn table_sizes(&self) -> DtlsTableSizes {

@@ -7,7 +7,7 @@ use crate::observability::failures::CountedFailure;
 use lwm2m_core::gateway::Gateway;
 use lwm2m_core::gateway::broker::Publication;
 use lwm2m_core::gateway::report::{LeaveReason, Report};
-use lwm2m_core::gateway::view::DeviceRow;
+use lwm2m_core::gateway::view::{CommandProgress, DeviceRow};
 
 use super::PAYLOAD_BYTES;
 
@@ -36,6 +36,7 @@ pub enum EventKind {
         payload: Vec<u8>,
         bytes: usize,
     },
+    Command(Box<CommandProgress>),
     Failure(Box<CountedFailure>),
 }
 
@@ -47,6 +48,7 @@ impl EventKind {
             Report::Updated { endpoint } => gateway.row(now, endpoint).map(Box::new).map(Self::Updated),
             Report::Moved { from, to, .. } => Some(Self::Moved { from: from.address, to: to.address }),
             Report::Left { reason, .. } => Some(Self::Left(*reason)),
+            Report::CommandProgress { progress, .. } => Some(Self::Command(progress.clone())),
             Report::Datagram { .. }
             | Report::Retransmitted { .. }
             | Report::DuplicateForgotten { .. }

@@ -44,6 +44,7 @@ impl Stage {
     fn watch(&mut self, target: WatchTarget) -> EventReceiver {
         let (events, receiver) = event_stream();
         self.onlookers.watch(&self.gateway, Watch { target, events });
+        self.gateway.set_onlookers(true);
         receiver
     }
 
@@ -67,6 +68,15 @@ impl Stage {
         let message = Message { kind: Kind::Confirmable, code: method, id, token, options, payload: Vec::new() };
         let peer = Peer::udp(0, SocketAddr::from(([192, 0, 2, 1], port)));
         self.gateway.handle_datagram(self.now, peer, &message.encode());
+        self.carry_out();
+    }
+
+    /// Sends a command of an application to the device that was connected last.
+    fn command(&mut self, msg_type: &str, path: &str) {
+        let payload = format!(r#"{{"msgType":"{msg_type}","data":{{"path":"{path}"}}}}"#).into_bytes();
+        let (topic, properties) = ("dn".to_owned(), MessageProperties::default());
+        let message = BrokerEvent::Message { registration: self.session, topic, payload, properties };
+        self.gateway.handle_broker(self.now, message);
         self.carry_out();
     }
 
@@ -118,6 +128,7 @@ fn waiting(receiver: &mut EventReceiver) -> Vec<(Option<String>, String)> {
             EventKind::Moved { from, to } => format!("moved {from} {to}"),
             EventKind::Left(reason) => format!("left {reason:?}"),
             EventKind::Message { topic, .. } => format!("message {topic}"),
+            EventKind::Command(progress) => format!("{} {:?}", progress.msg_type, progress.stage),
             EventKind::Failure(failure) => format!("failure {}", failure.failure.kind.name()),
         };
         events.push((event.endpoint.clone(), kind));
@@ -151,19 +162,18 @@ fn a_device_that_is_registered_already_is_followed_and_so_is_its_next_registrati
     let mut stage = Stage::new();
     stage.register("ep1");
     let mut events = stage.watch_device("ep1");
-    let read = br#"{"msgType":"read","data":{"path":"/3/0/0"}}"#.to_vec();
-    let properties = MessageProperties::default();
-    let message =
-        BrokerEvent::Message { registration: stage.session, topic: "dn".to_owned(), payload: read, properties };
-    stage.gateway.handle_broker(stage.now, message);
-    stage.carry_out();
-    assert_eq!(waiting(&mut events), []);
+    stage.command("read", "/3/0/0");
+    assert_eq!(waiting(&mut events), of("ep1", &["read Sent"]));
+    stage.command("delete", "/3/0");
+    assert_eq!(waiting(&mut events), of("ep1", &["delete Waits"]));
     stage.register("ep1");
     let after = waiting(&mut events);
     let kinds: Vec<&str> = after.iter().map(|(_, kind)| kind.as_str()).collect();
     assert!(kinds.contains(&"left Replaced") && kinds.contains(&"registered ep1"), "{kinds:?}");
     // The report of the registration, and the last answer to the command that was in flight.
     assert_eq!(kinds.iter().filter(|kind| kind.starts_with("message")).count(), 2, "{kinds:?}");
+    assert!(kinds.contains(&"read Done { outcome: TimedOut, took: None }"), "{kinds:?}");
+    assert_eq!(kinds.last(), Some(&"delete Sent"));
 }
 
 #[test]
@@ -211,8 +221,10 @@ fn a_failure_is_told_to_who_watches_the_name_and_to_who_watches_all() {
     let mut all = stage.watch(WatchTarget::All);
     stage.request(5683, Code::POST, &["rd"], "ep=ep1&lt=never");
     let failure = format!("failure {}", FailureKind::Register.name());
-    let who = waiting(&mut named);
-    assert_eq!(who.len(), 0, "the name of a Register that cannot be read is not known: {who:?}");
+    assert_eq!(waiting(&mut named), of("ep1", &[&failure]));
+    assert_eq!(waiting(&mut all), of("ep1", &[&failure]));
+    stage.request(5683, Code::POST, &["rd"], "lt=never");
+    assert_eq!(waiting(&mut named), []);
     assert_eq!(waiting(&mut all), [(None, failure)]);
     assert_eq!(waiting(&mut other), []);
 }

@@ -48,7 +48,10 @@ impl Failure {
                     ..Self::at(*peer, FailureKind::Undecodable, reason)
                 })
             }
-            Report::TransferFailed { peer, error } => Some(Self::at(*peer, FailureKind::Transfer, error.to_string())),
+            Report::TransferFailed { peer, endpoint, error } => {
+                let endpoint = endpoint.clone();
+                Some(Self { endpoint, ..Self::at(*peer, FailureKind::Transfer, error.to_string()) })
+            }
             Report::PublishRefused { endpoint, topic, .. } => {
                 let reason = "the broker does not authorize this device for the topic";
                 let path = Some(topic.clone());
@@ -64,6 +67,7 @@ impl Failure {
             | Report::Moved { .. }
             | Report::Left { .. }
             | Report::Command { .. }
+            | Report::CommandProgress { .. }
             | Report::Notification { .. }
             | Report::Send { .. }
             | Report::AutoObserveCut { .. }

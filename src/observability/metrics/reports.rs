@@ -98,6 +98,8 @@ impl CoreMetrics {
             Report::Moved { .. } => &self.address_changes,
             Report::Left { reason, .. } => self.ended.of(*reason),
             Report::Command { msg_type, outcome, took, .. } => return self.commands.record(msg_type, *outcome, *took),
+            // The command is counted when it is completed.
+            Report::CommandProgress { .. } => return,
             Report::Notification { outcome, .. } => self.notifications.of(*outcome),
             Report::Send { code, .. } => self.sends.of(*code),
             Report::AutoObserveCut { paths, .. } => {

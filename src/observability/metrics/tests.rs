@@ -158,7 +158,7 @@ fn core_reports() -> Vec<Report> {
         BlockError::Unfinished,
         BlockError::Superseded,
     ]
-    .map(|error| Report::TransferFailed { peer: peer(), error });
+    .map(|error| Report::TransferFailed { peer: peer(), endpoint: None, error });
     let not_restored = [NotRestored::LifetimeOver, NotRestored::NoTopics, NotRestored::TooMany, NotRestored::TooLarge]
         .map(|reason| Report::NotRestored { endpoint: endpoint(), reason });
     let forbidden = [Forbidden::OtherName, Forbidden::OtherIdentity, Forbidden::Unsecured, Forbidden::HasKey]

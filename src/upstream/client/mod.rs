@@ -276,6 +276,7 @@ impl<P: Protocol> Devices<P> {
             publications_limit: self.queues.limit(),
             nodes_available,
             nodes_unavailable: self.targets.len() - nodes_available,
+            nodes: self.targets.states(),
         }
     }
 

@@ -6,6 +6,8 @@
 
 use tracing::{info, warn};
 
+use crate::upstream::NodeState;
+
 /// Counts the faults in a row after which a target is unavailable, of those faults that a single device may meet at a
 /// target that works.
 pub const TOLERATED_FAULTS: u32 = 3;
@@ -114,6 +116,21 @@ impl<Faults> Targets<Faults> {
             serving: self.targets.iter().any(|target| target.is_up() && target.answered),
             detail: self.targets.iter().map(Target::describe).collect::<Vec<_>>().join("; "),
         }
+    }
+
+    /// Returns the state of each target, for people who look.
+    pub fn states(&self) -> Vec<NodeState> {
+        let state = |target: &Target<Faults>| NodeState {
+            name: target.name.clone(),
+            is_available: target.is_up() && target.answered,
+            clients: target.clients,
+            detail: match &target.health {
+                Health::Up if target.answered => String::new(),
+                Health::Up => "it has not answered yet".to_owned(),
+                Health::Down { fault } => fault.clone(),
+            },
+        };
+        self.targets.iter().map(state).collect()
     }
 
     /// Returns where a device goes next: the target where it was, if that is up, else the one with the fewest

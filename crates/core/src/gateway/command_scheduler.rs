@@ -13,7 +13,7 @@ mod final_answer;
 
 use std::time::Instant;
 
-use crate::coap::{ExchangeError, ExchangeId, Freshness, Response};
+use crate::coap::{BlockError, ExchangeError, ExchangeId, Freshness, Response};
 use crate::command::{Command, Echo, Origin, Reply};
 use crate::lwm2m::format_choice::Attempts;
 use crate::lwm2m::operation::OperationKind;
@@ -37,8 +37,9 @@ use super::record::{CommandRecord, ObservationRecord};
 use super::report::{CommandOutcome, Report};
 use super::retained_command_dedup::RetainedCommandDedup;
 use super::stream_observations::StreamObservations;
+use super::view::CommandStage;
 
-use final_answer::{give_up, refuse, refuse_command, report, report_undecodable};
+use final_answer::{give_up, refuse, refuse_command, report, report_undecodable, tell_onlookers};
 
 pub(super) use console::state;
 pub(super) use final_answer::{FinalAnswer, Recipient};
@@ -199,7 +200,7 @@ impl CommandScheduler {
             }
         }
         auto_observe::split(context, device, &command, Some(response.code));
-        let observation = Observation::of(command, attempts.formats());
+        let observation = Observation::of(command, attempts.formats()).accepted(context.now);
         self.follow_observation(context, device, exchange, observation, observing.is_some());
         self.send_next(context, device);
     }
@@ -230,7 +231,7 @@ impl CommandScheduler {
         };
         refuse_command(context, device, &command, outcome, &reason);
         match transfer {
-            Some(error) => context.report(Report::TransferFailed { peer: device.peer, error }),
+            Some(error) => report_transfer(context, device, error),
             None => report_undecodable(context, device, &command, reason),
         }
         auto_observe::split(context, device, &command, None);
@@ -373,6 +374,9 @@ impl CommandScheduler {
             AdmitOutcome::Waits => {
                 context.changed(device);
                 self.watch_expiry(device);
+                if let Some(newest) = device.waiting.iter().last() {
+                    tell_onlookers(context, device, &newest.command, CommandStage::Waits);
+                }
             }
             AdmitOutcome::QueueFull(command, full) => return Err(NotAdmitted::QueueFull(command, full)),
             AdmitOutcome::NowOrNever(command) => return Err(NotAdmitted::NowOrNever(command)),
@@ -418,6 +422,9 @@ impl CommandScheduler {
         // For as long as an answer is waited for it may be sent once more, whatever its own patience was.
         waiting.expires = waiting.expires.max(now + context.settings.coap.max_transmit_wait());
         device.sent(now, exchange, waiting, attempts);
+        if let Some(in_flight) = device.in_flight() {
+            tell_onlookers(context, device, &in_flight.command, CommandStage::Sent);
+        }
     }
 
     /// Sends the command in flight once more if the device rejected a format and there is another one. It stays the
@@ -592,6 +599,12 @@ pub(super) fn refuse_early(
     }
     context.publish(pending.id, Publication::new(topic, payload, UplinkClass::Answer));
     context.report(Report::Command { endpoint, msg_type, outcome, took: None });
+}
+
+/// Reports that a body of the device could not be transferred in blocks.
+pub(super) fn report_transfer(context: &mut Context, device: &Device, error: BlockError) {
+    let endpoint = Some(device.registration.endpoint.clone());
+    context.report(Report::TransferFailed { peer: device.peer, endpoint, error });
 }
 
 /// Reports that links or attributes of a list of the device make no sense.

@@ -47,6 +47,8 @@ pub(super) struct Context {
     pub wall_clock: WallClock,
     /// The program shuts down: no new work begins.
     pub draining: bool,
+    /// Somebody looks at devices: the stages of commands are reported.
+    pub has_onlookers: bool,
     pub traces: Traces,
     outputs: VecDeque<Output>,
 }
@@ -65,6 +67,7 @@ impl Context {
             changes: PendingChanges::default(),
             wall_clock,
             draining: false,
+            has_onlookers: false,
             traces: Traces::default(),
             outputs: VecDeque::new(),
         }

@@ -14,9 +14,9 @@ use lwm2m_base::identity::Identity;
 use super::client::{allowed_silence, broker_names, client};
 use super::context::Context;
 use super::view::{
-    BrokerNames, CommandView, DeviceFilter, DevicePage, DeviceRow, DeviceTransport, DeviceView, DtlsView, IdentityKind,
-    InFlightView, ObjectView, ObservationView, PAGE_EXAMINED, PAGE_RENDERED, PAGE_ROWS, PageQuery, PendingView,
-    TopicNames, WakeState,
+    BrokerNames, CommandProgress, CommandStage, CommandView, DeviceFilter, DevicePage, DeviceRow, DeviceTransport,
+    DeviceView, DtlsView, IdentityKind, InFlightView, ObjectView, ObservationView, PAGE_EXAMINED, PAGE_RENDERED,
+    PAGE_ROWS, PageQuery, PendingView, TopicNames, WakeState,
 };
 
 /// Returns the devices that the query asks for, as far as the bounds of one page allow.
@@ -65,7 +65,11 @@ pub(super) fn device(context: &Context, device: &Device) -> DeviceView {
         dtls: device.peer.association.and_then(|association| dtls(context, association)),
         in_flight: device.in_flight().map(|in_flight| in_flight_view(context, in_flight)),
         waiting: device.waiting.iter().map(|waiting| pending_view(context, waiting)).collect(),
-        observations: device.observations.iter().map(|(_, observation)| observation_view(observation)).collect(),
+        observations: device
+            .observations
+            .iter()
+            .map(|(_, observation)| observation_view(context, observation))
+            .collect(),
     }
 }
 
@@ -166,29 +170,44 @@ fn dtls(context: &Context, association: AssociationId) -> Option<DtlsView> {
         Identity::RawPublicKey { .. } => IdentityKind::RawPublicKey,
         Identity::Unknown => IdentityKind::Unproved,
     };
-    Some(DtlsView { kind, suite: facts.suite, connection_id: facts.connection_id })
+    Some(DtlsView {
+        kind,
+        suite: facts.suite,
+        connection_id: facts.connection_id,
+        since: facts.handshake.map(|handshake| context.wall_clock.unix_time(handshake.at)),
+        resumed: facts.handshake.map(|handshake| handshake.resumed),
+    })
 }
 
 fn in_flight_view(context: &Context, in_flight: &InFlight) -> InFlightView {
-    let InFlight { number, command, sent, acknowledged, room, .. } = in_flight;
+    let InFlight { command, sent, acknowledged, room, .. } = in_flight;
     InFlightView {
-        command: command_view(*number, command, room.bytes()),
+        command: command_view(command, room.bytes()),
         sent: context.wall_clock.unix_time(*sent),
         acknowledged: *acknowledged,
     }
 }
 
 fn pending_view(context: &Context, waiting: &PendingCommand) -> PendingView {
-    let PendingCommand { number, command, expires, room, .. } = waiting;
-    PendingView {
-        command: command_view(*number, command, room.bytes()),
-        expires: context.wall_clock.unix_time(*expires),
-    }
+    let PendingCommand { command, expires, room, .. } = waiting;
+    PendingView { command: command_view(command, room.bytes()), expires: context.wall_clock.unix_time(*expires) }
 }
 
-fn command_view(number: u64, command: &Command, bytes: usize) -> CommandView {
+fn command_view(command: &Command, bytes: usize) -> CommandView {
     let paths = paths(command);
-    CommandView { number, msg_type: command.msg_type(), paths, origin: command.origin.clone(), bytes }
+    CommandView { number: command.number, msg_type: command.msg_type(), paths, origin: command.origin.clone(), bytes }
+}
+
+/// Returns what onlookers are told of a command that has reached this stage.
+pub(super) fn progress(command: &Command, stage: CommandStage) -> CommandProgress {
+    CommandProgress {
+        number: command.number,
+        msg_type: command.msg_type(),
+        paths: paths(command),
+        is_composite: command.operation.kind.is_composite(),
+        origin: command.origin.clone(),
+        stage,
+    }
 }
 
 pub(super) fn paths(command: &Command) -> Vec<Path> {
@@ -209,10 +228,11 @@ pub(super) fn paths(command: &Command) -> Vec<Path> {
     }
 }
 
-fn observation_view(observation: &Observation) -> ObservationView {
+fn observation_view(context: &Context, observation: &Observation) -> ObservationView {
     let (paths, is_composite) = match &observation.paths {
         ObservedPaths::Single(path) => (vec![*path], false),
         ObservedPaths::Composite(paths) => (paths.iter().copied().collect(), true),
     };
-    ObservationView { paths, is_composite, origin: observation.command.origin.clone() }
+    let since = observation.since.map(|since| context.wall_clock.unix_time(since));
+    ObservationView { paths, is_composite, origin: observation.command.origin.clone(), since }
 }

@@ -381,6 +381,11 @@ impl Gateway {
         Some(inspection::device(&self.context, device))
     }
 
+    /// Notes whether somebody looks at devices. Without onlookers the stages of commands are not reported.
+    pub fn set_onlookers(&mut self, has_onlookers: bool) {
+        self.context.has_onlookers = has_onlookers;
+    }
+
     /// Returns the device of this endpoint name as a row of a list; `None` if it is not registered.
     pub fn row(&mut self, now: Instant, endpoint: &str) -> Option<DeviceRow> {
         self.context.now = now;
@@ -543,7 +548,11 @@ impl Gateway {
             EndpointEvent::Request { id, peer, request } => {
                 registrations.handle_request(context, ReceivedRequest { id, peer, request: &request });
             }
-            EndpointEvent::BodyRefused { peer, error } => context.report(Report::TransferFailed { peer, error }),
+            EndpointEvent::BodyRefused { peer, error } => {
+                let device = registrations.devices().registry().at(peer).next();
+                let endpoint = device.map(|device| device.registration.endpoint.clone());
+                context.report(Report::TransferFailed { peer, endpoint, error });
+            }
             EndpointEvent::Acknowledged { exchange } => registrations.devices_mut().acknowledged(context, exchange),
             EndpointEvent::Response { exchange, response, observing } => {
                 registrations.devices_mut().answered(context, exchange, &response, observing);

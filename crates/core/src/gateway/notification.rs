@@ -6,6 +6,7 @@ use crate::mqtt::uplink;
 use crate::registry::{DeferredAck, Device};
 
 use super::broker::{Publication, Ticket, UplinkClass};
+use super::command_scheduler::report_transfer;
 use super::context::Context;
 use super::diagnostic::unavailable;
 use super::report::{NotificationOutcome, Report};
@@ -50,7 +51,7 @@ impl Notifications {
         let publication = Publication { ticket, ..Publication::new(topic, payload, UplinkClass::Notification) };
         context.publish(device.session, publication);
         if let Some(error) = received.err().and_then(ExchangeError::transfer) {
-            context.report(Report::TransferFailed { peer: device.peer, error });
+            report_transfer(context, device, error);
         } else if let Some(reason) = outcome.reason {
             let endpoint = endpoint.clone();
             context.report(Report::UndecodableContent { endpoint, path: path.to_string(), reason });

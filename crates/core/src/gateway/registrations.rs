@@ -429,7 +429,7 @@ impl Registrations {
         let settings = &context.settings;
         let known_as = settings.identity.endpoint_named_by(identity);
         let registration = Registration::from_register(request, settings.registration_rules(), known_as);
-        let mut registration = registration.map_err(|rejection| (None, rejection))?;
+        let mut registration = registration.map_err(|rejection| (written_name(request), rejection))?;
         self.profiles.complete(&mut registration, identity.is_some());
         if !settings.report_attributes {
             registration.forget_attributes();
@@ -506,6 +506,14 @@ fn reject(context: &mut Context, received: ReceivedRequest, endpoint: Option<Str
     };
     context.respond(id, response);
     context.report(Report::RegisterRejected { peer, endpoint, code, reason });
+}
+
+/// Returns the endpoint name of a Register that cannot be read otherwise, so that people find its device.
+fn written_name(request: &Request) -> Option<String> {
+    let items = request.options.texts(number::URI_QUERY).ok()?;
+    let name = items.into_iter().find_map(|item| item.strip_prefix("ep="))?;
+    let is_plain = !name.is_empty() && !name.contains(char::is_control);
+    is_plain.then(|| name.to_owned())
 }
 
 fn read_update(settings: &GatewayConfig, device: &Device, request: &Request) -> Result<Update, Rejection> {

@@ -9,6 +9,7 @@ use lwm2m_base::Peer;
 use lwm2m_dtls as dtls;
 
 use super::broker::CloseReason;
+use super::view::CommandProgress;
 
 pub use crate::coap::{DatagramOutcome, DropReason};
 
@@ -86,6 +87,12 @@ pub enum Report {
         /// The time from its first datagram to the answer; `None` for a command that the device did not answer.
         took: Option<Duration>,
     },
+    /// A command has reached another stage. This is reported only while there are onlookers
+    /// ([`super::Gateway::set_onlookers`]).
+    CommandProgress {
+        endpoint: String,
+        progress: Box<CommandProgress>,
+    },
     Notification {
         endpoint: String,
         outcome: NotificationOutcome,
@@ -137,6 +144,8 @@ pub enum Report {
     /// A block-wise transfer failed.
     TransferFailed {
         peer: Peer,
+        /// The device, if the peer is one.
+        endpoint: Option<String>,
         error: BlockError,
     },
     /// The broker refused a publication. `first` marks the first one of this device.
@@ -154,11 +163,12 @@ impl Report {
             Self::Datagram { .. }
             | Self::Retransmitted { .. }
             | Self::DuplicateForgotten { .. }
-            | Self::TransferFailed { .. }
             | Self::ProfilesEvicted { .. }
             | Self::AssociationClosed { .. }
             | Self::Dtls(_) => None,
-            Self::RegisterRejected { endpoint, .. } | Self::Send { endpoint, .. } => endpoint.as_deref(),
+            Self::RegisterRejected { endpoint, .. }
+            | Self::Send { endpoint, .. }
+            | Self::TransferFailed { endpoint, .. } => endpoint.as_deref(),
             Self::AutoObserveCut { endpoint, .. }
             | Self::AutoObserveSplit { endpoint, .. }
             | Self::Registered { endpoint, .. }
@@ -169,6 +179,7 @@ impl Report {
             | Self::Moved { endpoint, .. }
             | Self::Left { endpoint, .. }
             | Self::Command { endpoint, .. }
+            | Self::CommandProgress { endpoint, .. }
             | Self::Notification { endpoint, .. }
             | Self::LinksLeftOut { endpoint, .. }
             | Self::UndefinedVersions { endpoint, .. }

@@ -12,6 +12,8 @@ use crate::lwm2m::model::ObjectVersion;
 use crate::lwm2m::path::Path;
 use lwm2m_dtls::cipher::Suite;
 
+use super::report::CommandOutcome;
+
 /// The maximum number of rows that one page has.
 pub const PAGE_ROWS: usize = 100;
 /// The maximum number of devices that are looked at for one page.
@@ -189,6 +191,10 @@ pub struct DtlsView {
     pub suite: Suite,
     /// Whether the records of the device carry a connection ID (RFC 9146), so that it may change its address.
     pub connection_id: bool,
+    /// The time of the handshake; `None` for a session of an earlier process.
+    pub since: Option<Duration>,
+    /// Whether the handshake resumed an earlier session.
+    pub resumed: Option<bool>,
 }
 
 /// Tells by what a device has proved its identity.
@@ -213,6 +219,33 @@ pub struct CommandView {
     pub origin: Origin,
     /// The size of the command as it came.
     pub bytes: usize,
+}
+
+/// A step of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandProgress {
+    /// The number of its [`CommandView`].
+    pub number: u64,
+    /// One of [`crate::command::MSG_TYPES`].
+    pub msg_type: &'static str,
+    /// The path; those of a composite operation, in its order.
+    pub paths: Vec<Path>,
+    pub is_composite: bool,
+    pub origin: Origin,
+    pub stage: CommandStage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommandStage {
+    /// It waits for its device.
+    Waits,
+    /// Its request was sent.
+    Sent,
+    Done {
+        outcome: CommandOutcome,
+        /// The time from its first datagram to the answer; `None` if the device did not answer.
+        took: Option<Duration>,
+    },
 }
 
 /// The command whose request was sent to the device.
@@ -240,4 +273,6 @@ pub struct ObservationView {
     pub paths: Vec<Path>,
     pub is_composite: bool,
     pub origin: Origin,
+    /// The time at which the device accepted it; `None` for an observation of an earlier process.
+    pub since: Option<Duration>,
 }

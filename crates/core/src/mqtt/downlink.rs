@@ -85,7 +85,9 @@ fn interpret_members(
 ) -> Result<Command, Refusal> {
     let source = Source { echo: &echo, members, context };
     match source.operation().and_then(|operation| Ok((operation, source.expiry()?))) {
-        Ok((operation, expiry)) => Ok(Command { echo, operation, expiry, reply: None, origin: Origin::Application }),
+        Ok((operation, expiry)) => {
+            Ok(Command { number: 0, echo, operation, expiry, reply: None, origin: Origin::Application })
+        }
         Err(error) => Err(Refusal { echo, reason: error.to_string() }),
     }
 }
@@ -94,7 +96,7 @@ fn interpret_members(
 pub fn auto_observe(path: &Path) -> Command {
     let members = json!({ "msgType": "observe", "is_auto_observe": true, "data": { "path": path.to_string() } });
     let operation = Operation::new(*path, Vec::new(), OperationKind::Observe);
-    Command { echo: Echo::of(&members), operation, expiry: None, reply: None, origin: Origin::AutoObserve }
+    Command { number: 0, echo: Echo::of(&members), operation, expiry: None, reply: None, origin: Origin::AutoObserve }
 }
 
 /// Returns the command of `auto_observe` for several paths at once. Its answers contain `"is_auto_observe":true`.
@@ -102,7 +104,7 @@ pub fn auto_observe_composite(paths: Vec<Path>) -> Command {
     let texts: Vec<_> = paths.iter().map(Path::to_string).collect();
     let members = json!({ "msgType": "observe-composite", "is_auto_observe": true, "data": { "paths": texts } });
     let operation = Operation::new(Path::ROOT, Vec::new(), OperationKind::ObserveComposite { paths });
-    Command { echo: Echo::of(&members), operation, expiry: None, reply: None, origin: Origin::AutoObserve }
+    Command { number: 0, echo: Echo::of(&members), operation, expiry: None, reply: None, origin: Origin::AutoObserve }
 }
 
 /// Joins the object of a command and what is known about its device.

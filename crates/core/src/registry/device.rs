@@ -80,8 +80,6 @@ pub enum Presence {
 /// The one exchange with the device (NSTART 1, RFC 7252 section 4.7).
 #[derive(Debug)]
 pub struct InFlight {
-    /// Names the command among those of this process.
-    pub number: u64,
     pub exchange: ExchangeId,
     pub command: Command,
     /// The time at which its first datagram was sent.
@@ -256,9 +254,8 @@ impl Device {
     }
 
     pub fn sent(&mut self, now: Instant, exchange: ExchangeId, waiting: PendingCommand, attempts: Attempts) {
-        let PendingCommand { number, command, expires, serial, retained, room } = waiting;
+        let PendingCommand { command, expires, serial, retained, room } = waiting;
         self.in_flight = Some(Box::new(InFlight {
-            number,
             exchange,
             command,
             sent: now,

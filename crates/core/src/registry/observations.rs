@@ -4,6 +4,7 @@
 //! began an observation is its name towards CoAP, its paths are its name towards applications.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +44,8 @@ pub struct Observation {
     pub command: Command,
     /// The formats of its request.
     pub formats: Formats,
+    /// The time at which the device accepted it; `None` for an observation of an earlier process.
+    pub since: Option<Instant>,
 }
 
 impl Observation {
@@ -50,7 +53,12 @@ impl Observation {
     pub fn of(command: Command, formats: Formats) -> Self {
         // Its first answer was its final answer.
         let command = Command { reply: None, ..command };
-        Self { paths: ObservedPaths::of(&command.operation), command, formats }
+        Self { paths: ObservedPaths::of(&command.operation), command, formats, since: None }
+    }
+
+    /// Notes that the device has accepted it now.
+    pub fn accepted(self, now: Instant) -> Self {
+        Self { since: Some(now), ..self }
     }
 }
 
@@ -218,8 +226,14 @@ mod tests {
 
     fn observation_of(text: &str) -> Observation {
         let operation = Operation::new(path(text), Vec::new(), OperationKind::Observe);
-        let command =
-            Command { echo: Echo::default(), operation, expiry: None, reply: None, origin: Origin::Application };
+        let command = Command {
+            number: 0,
+            echo: Echo::default(),
+            operation,
+            expiry: None,
+            reply: None,
+            origin: Origin::Application,
+        };
         Observation::of(command, Formats::default())
     }
 

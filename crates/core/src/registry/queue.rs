@@ -12,8 +12,6 @@ use super::CommandDigest;
 
 #[derive(Debug, PartialEq)]
 pub struct PendingCommand {
-    /// Names the command among those of this process.
-    pub number: u64,
     pub command: Command,
     /// The end of its `ttl`, or of `limits.command_expiry`: a command that was not sent by then is answered 4.00.
     pub expires: Instant,
@@ -61,7 +59,7 @@ pub struct ByteReservation(Contribution);
 
 impl PendingCommand {
     pub fn new(number: u64, command: Command, expires: Instant, room: ByteReservation) -> Self {
-        Self { number, command, expires, serial: None, retained: None, room }
+        Self { command: Command { number, ..command }, expires, serial: None, retained: None, room }
     }
 
     /// Returns when a command that arrived now expires. `default_expiry` applies if the command has no `ttl`.
@@ -91,7 +89,7 @@ impl CommandQueue {
 
     /// Takes out the command with this number.
     pub fn remove(&mut self, number: u64) -> Option<PendingCommand> {
-        let place = self.commands.iter().position(|waiting| waiting.number == number)?;
+        let place = self.commands.iter().position(|waiting| waiting.command.number == number)?;
         let removed = self.commands.remove(place);
         self.count();
         removed

@@ -213,7 +213,8 @@ fn a_body_that_is_too_large_is_fetched_to_its_end_and_the_answer_says_so() {
     scene.expect_request(Code::GET, MANUFACTURER);
     scene.expect_nothing_more();
     let told: Vec<Report> = scene.reports();
-    let failed = Report::TransferFailed { peer: scene.peer, error: BlockError::TooLarge };
+    let endpoint = Some("dev-7".to_owned());
+    let failed = Report::TransferFailed { peer: scene.peer, endpoint, error: BlockError::TooLarge };
     assert!(told.contains(&failed), "{told:?}");
 }
 

@@ -154,6 +154,7 @@ fn a_device_is_seen_with_its_commands_and_observations_and_without_its_secrets()
     let objects: Vec<_> = view.objects.iter().map(|object| (object.id, object.instances.as_slice())).collect();
     assert_eq!(objects, [(1, [0].as_slice()), (3, &[0]), (3303, &[0])]);
     let [observation] = view.observations.as_slice() else { panic!("{:?}", view.observations) };
+    assert!(observation.since.is_some_and(|since| since >= view.row.registered), "{observation:?}");
     assert_eq!(
         (observation.paths[0].to_string(), observation.origin.clone()),
         ("/3303/0/5700".to_owned(), Origin::Application)

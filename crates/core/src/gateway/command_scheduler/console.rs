@@ -83,11 +83,11 @@ impl CommandScheduler {
 
 /// Returns the state of a command that is in flight or waits.
 pub fn state(context: &Context, device: &Device, number: u64) -> Option<CommandState> {
-    let (place, expires) = match device.in_flight().filter(|in_flight| in_flight.number == number) {
+    let (place, expires) = match device.in_flight().filter(|in_flight| in_flight.command.number == number) {
         Some(InFlight { expires, .. }) => (0, *expires),
         None => {
             let mut waiting = device.waiting.iter().zip(1..);
-            let (waiting, place) = waiting.find(|(waiting, _)| waiting.number == number)?;
+            let (waiting, place) = waiting.find(|(waiting, _)| waiting.command.number == number)?;
             (place, waiting.expires)
         }
     };

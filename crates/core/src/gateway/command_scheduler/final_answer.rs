@@ -8,7 +8,9 @@ use crate::registry::Device;
 
 use super::super::console_commands::AnswerOutcome;
 use super::super::context::Context;
+use super::super::inspection;
 use super::super::report::{CommandOutcome, Report};
+use super::super::view::CommandStage;
 
 /// The receivers of the final answer to a command.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +50,14 @@ pub(super) fn give_up(context: &mut Context, device: &Device, command: &Command,
     report(context, device, command, CommandOutcome::TimedOut, None);
 }
 
+/// Reports to onlookers that a command has reached a stage.
+pub(super) fn tell_onlookers(context: &mut Context, device: &Device, command: &Command, stage: CommandStage) {
+    if context.has_onlookers {
+        let (endpoint, progress) = (device.registration.endpoint.clone(), inspection::progress(command, stage));
+        context.report(Report::CommandProgress { endpoint, progress: Box::new(progress) });
+    }
+}
+
 pub(super) fn refuse_command(
     context: &mut Context,
     device: &Device,
@@ -57,6 +67,7 @@ pub(super) fn refuse_command(
 ) {
     let answered = (&command.echo, Recipient::of(command));
     refuse(context, device, answered, command.msg_type(), outcome, reason);
+    tell_onlookers(context, device, command, CommandStage::Done { outcome, took: None });
 }
 
 pub(super) fn refuse(
@@ -82,6 +93,7 @@ pub(super) fn report(
 ) {
     let endpoint = device.registration.endpoint.clone();
     context.report(Report::Command { endpoint, msg_type: command.msg_type(), outcome, took });
+    tell_onlookers(context, device, command, CommandStage::Done { outcome, took });
 }
 
 pub(super) fn report_undecodable(context: &mut Context, device: &Device, command: &Command, reason: String) {

@@ -182,6 +182,7 @@ impl Report {
             | Self::Moved { .. }
             | Self::Left { .. }
             | Self::Command { .. }
+            | Self::CommandProgress { .. }
             | Self::Notification { .. }
             | Self::Send { .. }
             | Self::AutoObserveCut { .. }
