@@ -6,6 +6,7 @@
 
 mod covering;
 mod documents;
+mod follower;
 pub(super) mod hub;
 mod pcap;
 mod record;
@@ -22,13 +23,16 @@ use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, LOCATION};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::Deserialize;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::openapi::schema::{AdditionalProperties, OneOfBuilder, Schema};
+use utoipa::openapi::{ObjectBuilder, RefOr, Type};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use lwm2m_core::gateway::trace::{TraceId, TraceTarget};
 
 use super::ConsoleServer;
 use super::audit::Author;
 use super::guard::Peer;
+use super::parameters::IpAddressText;
 use super::problem::{Problem, ProblemDocument, ProblemKind};
 use super::tokens::Access;
 
@@ -38,25 +42,20 @@ use record::{TraceEntry, TraceRecord};
 /// Duration of a trace without `minutes`, and the maximum.
 const MINUTES: u64 = 30;
 const MOST_MINUTES: u64 = 120;
-/// Maximum length of an endpoint name or an identity, in bytes.
+/// Maximum length of an endpoint name or an identity, in characters.
 const LONGEST_NAME: usize = 255;
 const PCAP: &str = "application/vnd.tcpdump.pcap";
 /// The router cannot tell this end of a path from the ID before it.
 const PCAP_SUFFIX: &str = ".pcap";
 
 /// What is to be traced: one of `endpoint`, `address` and `identity`.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewTrace {
-    /// Endpoint name. The device need not be registered.
+    /// The device need not be registered.
     endpoint: Option<String>,
-    /// IP address, at any port.
-    #[schema(value_type = Option<String>)]
     address: Option<IpAddr>,
-    /// Identity of a DTLS handshake.
     identity: Option<String>,
-    /// Duration in minutes, 1 to 120; without it 30.
-    #[schema(minimum = 1, maximum = 120)]
     minutes: Option<u64>,
 }
 
@@ -65,6 +64,7 @@ pub struct NewTrace {
 #[into_params(parameter_in = Query)]
 pub struct MessagesQuery {
     /// Only messages with a larger `n`.
+    #[param(minimum = 0, maximum = 4294967295_u64)]
     after: Option<u64>,
 }
 
@@ -234,6 +234,31 @@ pub async fn end(
     Ok(StatusCode::NO_CONTENT)
 }
 
+impl PartialSchema for NewTrace {
+    fn schema() -> RefOr<Schema> {
+        let name = |about| {
+            let text = ObjectBuilder::new().schema_type(Type::String).description(Some(about));
+            RefOr::from(text.min_length(Some(1)).max_length(Some(LONGEST_NAME)))
+        };
+        let minutes = || {
+            let number = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(MOST_MINUTES));
+            number.description(Some(format!("Duration in minutes; without it {MINUTES}"))).default(Some(MINUTES.into()))
+        };
+        let variants = [
+            ("endpoint", name("Endpoint name. The device need not be registered.")),
+            ("address", IpAddressText::schema()),
+            ("identity", name("Identity of a DTLS handshake")),
+        ];
+        let variants = variants.into_iter().map(|(member, schema)| {
+            let object = ObjectBuilder::new().property(member, schema).property("minutes", minutes());
+            object.required(member).additional_properties(Some(AdditionalProperties::FreeForm(false)))
+        });
+        variants.fold(OneOfBuilder::new(), OneOfBuilder::item).into()
+    }
+}
+
+impl ToSchema for NewTrace {}
+
 impl NewTrace {
     fn lasts(&self) -> Result<Duration, Problem> {
         let minutes = self.minutes.unwrap_or(MINUTES);
@@ -253,9 +278,9 @@ impl NewTrace {
         };
         match &target {
             TraceTarget::Endpoint(name) | TraceTarget::Identity(name)
-                if name.is_empty() || name.len() > LONGEST_NAME =>
+                if name.is_empty() || name.chars().count() > LONGEST_NAME =>
             {
-                let detail = format!("an endpoint name or an identity has 1 to {LONGEST_NAME} bytes");
+                let detail = format!("an endpoint name or an identity has 1 to {LONGEST_NAME} characters");
                 Err(ProblemKind::InvalidRequest.because(detail))
             }
             TraceTarget::Endpoint(_) | TraceTarget::Identity(_) | TraceTarget::Address(_) => Ok(target),

@@ -4,15 +4,18 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use lwm2m_core::coap::options::format;
 use lwm2m_core::coap::{Code, Kind};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::device::{request, response_to};
+use crate::common::device::{PATIENCE, request, response_to};
+use crate::common::ports;
 use crate::common::scene::{LINKS, ProgramScene};
 use crate::console::make_token;
+use crate::dtls_devices::program::SecuredDevice;
 
 const PASSWORD: &str = "planted-password-of-a-device";
 const KEY: &str = "planted-key-of-a-server";
@@ -33,6 +36,11 @@ struct RawAnswer {
 
 impl TracedScene {
     async fn start(endpoint: &str) -> Self {
+        Self::start_with(endpoint, "").await
+    }
+
+    /// The same with further lines of configuration.
+    async fn start_with(endpoint: &str, lines: &str) -> Self {
         let folder = TempDir::new().expect("a folder");
         let ((viewer, line), (limited, other)) =
             (make_token("viewer", &[]), make_token("limited", &["--role", "operator", "--prefix", "b"]));
@@ -40,7 +48,7 @@ impl TracedScene {
         let [tokens, socket] = ["tokens", "socket"].map(|name| folder.path().join(name));
         let lines = format!(
             "console.tokens = {tokens:?}\nconsole.bind = \"127.0.0.1:0\"\nconsole.socket = {socket:?}\n\
-             console.hide = [\"/0\", \"/21\", \"/3/0/2\"]\nlog.level = \"trace\""
+             console.hide = [\"/0\", \"/21\", \"/3/0/2\"]\nlog.level = \"trace\"\n{lines}"
         );
         Self { scene: ProgramScene::start_with(endpoint, &lines).await, folder, viewer, limited }
     }
@@ -85,7 +93,7 @@ impl TracedScene {
             if messages.len() >= count && judged {
                 break;
             }
-            std::thread::park_timeout(std::time::Duration::from_millis(20));
+            std::thread::park_timeout(Duration::from_millis(20));
         }
         assert_eq!(messages.len(), count, "{messages:#?}");
         messages
@@ -257,7 +265,7 @@ async fn no_password_no_location_and_no_value_of_a_hidden_path_is_in_a_trace_or_
     // What is shown beside them.
     traced.scene.command(&read("/3/0/0"));
     let mut answered = Vec::new();
-    while let Some(message) = traced.scene.device.receive_within(std::time::Duration::from_millis(500)) {
+    while let Some(message) = traced.scene.device.receive_within(Duration::from_millis(500)) {
         if message.code == Code::GET {
             traced.scene.device.answer_text(&message, "shown-beside");
         }
@@ -371,4 +379,32 @@ async fn wireshark_reads_the_file_of_a_trace() {
     let port = traced.scene.gateway.address().port().to_string();
     assert_eq!((lines[1][3], lines[2][3]), (port.as_str(), port.as_str()), "{text}");
     assert_eq!(lines[3][4], "0", "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_by_identity_tells_why_a_handshake_failed_and_shows_what_was_encrypted() {
+    let keys = TempDir::new().expect("a folder");
+    let (file, secured) = (keys.path().join("keys.psk"), ports::free_address());
+    fs::write(&file, "ep1:0123456789abcdef\n").expect("a place for the keys");
+    let lines = format!("listeners.dtls.secured.bind = \"{secured}\"\ndtls.psk_file = {file:?}");
+    let traced = TracedScene::start_with("ep1", &lines).await;
+    let [own, stranger] = ["ep1", "stranger"].map(|identity| traced.begin(&json!({ "identity": identity })));
+
+    let connect = |identity, patience| SecuredDevice::connect(secured, identity, b"0123456789abcdef", patience);
+    assert!(connect("stranger", Duration::from_secs(1)).is_none());
+    let mut device = connect("ep1", PATIENCE).expect("it has the key");
+    let answer = device.ask(&request(Code::GET, &[".well-known", "core"], &[], None));
+    assert_eq!(answer.code, Code::CONTENT);
+
+    let failed = traced.ask(&format!("GET {stranger}")).json()["messages"].take();
+    let failed = failed.as_array().expect("messages").iter().find(|entry| entry["event"] == "handshakeFailed");
+    let failed = failed.expect("the failure");
+    assert_eq!((&failed["dtls"], &failed["identity"]), (&json!(true), &json!("stranger")));
+    assert_eq!(failed["reason"], "unknown PSK identity");
+    assert!(failed["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.1:")), "{failed}");
+
+    let messages = traced.messages(&own, 3);
+    assert_eq!((&messages[0]["event"], &messages[0]["identity"]), (&json!("handshakeCompleted"), &json!("ep1")));
+    assert_eq!((&messages[1]["name"], &messages[1]["secured"]), (&json!("GET"), &json!(true)));
+    assert_eq!((&messages[2]["name"], &messages[2]["answers"]), (&json!("Content"), &json!(2)));
 }

@@ -81,6 +81,7 @@ PROVOCATIONS = {
     "cross-site": ("GET", "/devices", {"Origin": "http://evil.example"}),
     "not-found": ("GET", "/nothing", {}),
     "device-not-registered": ("GET", "/devices/nobody", {}),
+    "no-such-trace": ("GET", "/traces/nothing", {}),
     "method-not-allowed": ("PUT", "/devices", {}),
     "body-too-large": ("POST", "/devices", {**JSON, "Content-Length": "4194305"}),
     "not-json": ("POST", "/devices", {"Content-Type": "text/plain"}),

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::console::parameters::IpAddressText;
 use crate::console::time::Timestamp;
 use lwm2m_core::coap::options::number;
 use lwm2m_core::coap::{Code, Header, Kind, Message, MessageDecodeError};
@@ -31,7 +32,7 @@ pub struct TraceDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     endpoint: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<IpAddressText>, inline)]
     address: Option<IpAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     identity: Option<String>,

@@ -99,6 +99,11 @@ impl TraceHub {
         self.lock().iter().rev().filter_map(read).collect()
     }
 
+    /// Returns what `read` makes of the newest trace of which it makes something.
+    pub fn newest<T>(&self, read: impl FnMut(&TraceRecord) -> Option<T>) -> Option<T> {
+        self.lock().iter().rev().find_map(read)
+    }
+
     /// Returns a receiver that changes with each new message.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()

@@ -276,9 +276,10 @@ impl TraceRecord {
         of_the_other_side().find(|(_, message)| acknowledged(message)).map(|(n, _)| n)
     }
 
-    /// Sets the verdict of the newest request of this peer that creates something: a Register or an Update.
+    /// Sets the verdict of the newest Register or Update of this peer.
     fn judge_request(&mut self, peer: Option<Peer>, verdict: String) {
-        let is_request = |message: &MessageEntry| message.header.is_some_and(|header| header.code.is_request());
+        let is_request =
+            |message: &MessageEntry| message.header.is_some_and(|header| matches!(header.code, Code::POST | Code::PUT));
         if let Some(message) = self.newest_of(peer, is_request) {
             message.verdict = Some(verdict);
         }
@@ -351,3 +352,6 @@ impl DtlsEntry {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

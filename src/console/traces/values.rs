@@ -50,7 +50,7 @@ pub struct EntryDocument {
     #[schema(example = "Sensor Value")]
     name: Option<String>,
     /// As in the messages of MQTT: Opaque in base64.
-    #[schema(value_type = Object, example = json!(21.5))]
+    #[schema(value_type = serde_json::Value)]
     value: Json,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "Cel")]

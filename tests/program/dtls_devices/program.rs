@@ -11,28 +11,28 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::sleep;
 
+use super::scene::{register, update};
 use crate::common::application::{Application, answer, content};
 use crate::common::broker::TestBroker;
 use crate::common::device::{Device, PATIENCE, path_of, response_to};
 use crate::common::gateway::Gateway;
 use crate::common::ports;
 use crate::common::scene::LINKS;
-use lwm2m_dtls::test_client::{DtlsClientConfig, DtlsClient};
-use super::scene::{register, update};
+use lwm2m_dtls::test_client::{DtlsClient, DtlsClientConfig};
 use lwm2m_testkit::scene::beginning as now;
 
 /// Longer than a change may wait to be written, by far.
 const WRITTEN: Duration = Duration::from_millis(500);
 
 /// A device behind a real socket.
-struct SecuredDevice {
+pub struct SecuredDevice {
     socket: UdpSocket,
     client: DtlsClient,
 }
 
 impl SecuredDevice {
     /// None when the handshake does not come to its end.
-    fn connect(gateway: SocketAddr, identity: &str, key: &[u8], patience: Duration) -> Option<Self> {
+    pub fn connect(gateway: SocketAddr, identity: &str, key: &[u8], patience: Duration) -> Option<Self> {
         let socket = ports::udp_socket();
         socket.connect(gateway).expect("loopback");
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("the option is known");
@@ -76,7 +76,7 @@ impl SecuredDevice {
         }
     }
 
-    fn ask(&mut self, request: &Message) -> Message {
+    pub fn ask(&mut self, request: &Message) -> Message {
         self.send(request);
         let answer = self.receive();
         assert_eq!(answer.token, request.token);

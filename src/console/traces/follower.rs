@@ -1,0 +1,113 @@
+//! Follows a trace while its messages come. A follower keeps nothing: it reads what the trace has, and tells how many
+//! messages had gone before it came to them.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use lwm2m_core::gateway::trace::{TraceId, TraceTarget};
+
+use super::hub::TraceHub;
+use super::record::{TraceEntry, TraceRecord};
+
+/// Time in which the outcome of a message comes.
+const SETTLED: Duration = Duration::from_millis(100);
+/// Maximum number of messages that are read at once.
+const BATCH: usize = 64;
+
+/// Tells which trace is followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FollowedTrace {
+    /// This one, to its end.
+    Id(TraceId),
+    /// Each one by this endpoint name.
+    Endpoint(String),
+}
+
+/// Something that a follower has come to.
+#[derive(Debug)]
+pub enum Followed {
+    Entry(TraceEntry),
+    /// So many messages had gone.
+    Lost(u64),
+}
+
+#[derive(Debug)]
+pub struct TraceFollower {
+    of: FollowedTrace,
+    changes: watch::Receiver<()>,
+    /// The trace that was read, and the number of the newest entry of it that was read.
+    read: Option<(TraceId, u64)>,
+    ready: VecDeque<Followed>,
+}
+
+impl TraceFollower {
+    /// Follows a trace from its message after this one.
+    pub fn of_trace(hub: &TraceHub, id: TraceId, after: u64) -> Self {
+        Self { of: FollowedTrace::Id(id), changes: hub.changes(), read: Some((id, after)), ready: VecDeque::new() }
+    }
+
+    /// Follows the traces by this endpoint name from now on.
+    pub fn of_device(hub: &TraceHub, endpoint: &str) -> Self {
+        let of = FollowedTrace::Endpoint(endpoint.to_owned());
+        let changes = hub.changes();
+        let read = hub.newest(|record| of.is(record).then(|| (record.id, record.newest())));
+        Self { of, changes, read, ready: VecDeque::new() }
+    }
+
+    /// Returns the next message; `None` when the trace has ended. Cancel-safe.
+    pub async fn next(&mut self, hub: &TraceHub) -> Option<Followed> {
+        loop {
+            if let Some(ready) = self.ready.pop_front() {
+                return Some(ready);
+            }
+            sleep(SETTLED).await;
+            self.changes.borrow_and_update();
+            if self.read(hub) {
+                continue;
+            }
+            if self.is_over(hub) || self.changes.changed().await.is_err() {
+                return None;
+            }
+        }
+    }
+
+    /// Reads some messages. Returns whether there was one.
+    fn read(&mut self, hub: &TraceHub) -> bool {
+        let after = |id| self.read.filter(|(read, _)| *read == id).map_or(0, |(_, newest)| newest);
+        let found = hub.newest(|record| {
+            self.of.is(record).then(|| {
+                let entries: Vec<_> = record.entries(after(record.id)).take(BATCH).cloned().collect();
+                (record.id, entries)
+            })
+        });
+        let Some((id, entries)) = found else { return false };
+        let Some(newest) = entries.last().map(|entry| entry.n) else { return false };
+        let first = entries.first().map_or(newest, |entry| entry.n);
+        let lost = first - after(id) - 1;
+        if lost > 0 {
+            self.ready.push_back(Followed::Lost(lost));
+        }
+        self.ready.extend(entries.into_iter().map(Followed::Entry));
+        self.read = Some((id, newest));
+        true
+    }
+
+    fn is_over(&self, hub: &TraceHub) -> bool {
+        match &self.of {
+            FollowedTrace::Id(id) => hub.read(*id, |record| record.runs) != Some(true),
+            FollowedTrace::Endpoint(_) => false,
+        }
+    }
+}
+
+impl FollowedTrace {
+    fn is(&self, record: &TraceRecord) -> bool {
+        match self {
+            Self::Id(id) => record.id == *id,
+            Self::Endpoint(endpoint) => matches!(&record.target, TraceTarget::Endpoint(name) if name == endpoint),
+        }
+    }
+}
