@@ -35,9 +35,9 @@ pub fn compare(devices: u32, rounds: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-struct Crowd {
-    gateway: SwallowingGateway,
-    now: Instant,
+pub struct Crowd {
+    pub gateway: SwallowingGateway,
+    pub now: Instant,
     devices: Vec<(BenchDevice, RegistrationId)>,
     rng: StdRng,
 }
@@ -50,7 +50,7 @@ struct Times {
 }
 
 impl Crowd {
-    fn new() -> anyhow::Result<Self> {
+    pub fn new() -> anyhow::Result<Self> {
         let now = Instant::now();
         Ok(Self { gateway: SwallowingGateway::new(now)?, now, devices: Vec::new(), rng: StdRng::seed_from_u64(7) })
     }
@@ -60,9 +60,7 @@ impl Crowd {
         let before = self.devices.len();
         self.devices.reserve_exact(devices as usize - before);
         let (memory, time) = (resident()?, processor_time());
-        for number in before as u32..devices {
-            self.register(number)?;
-        }
+        self.register_up_to(devices)?;
         let count = f64::from(devices - before as u32);
         let each = (resident()? - memory) / count;
         let time = (processor_time() - time).as_secs_f64() * 1e6 / count;
@@ -76,6 +74,11 @@ impl Crowd {
         }
         let [notification, update, read] = spent.map(median);
         Ok(Times { notification, update, read })
+    }
+
+    /// Registers devices until there are so many.
+    pub fn register_up_to(&mut self, devices: u32) -> anyhow::Result<()> {
+        (self.devices.len() as u32..devices).try_for_each(|number| self.register(number))
     }
 
     fn register(&mut self, number: u32) -> anyhow::Result<()> {

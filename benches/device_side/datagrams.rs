@@ -170,9 +170,8 @@ impl Fleet {
     }
 
     fn shake_hands(&mut self, server: &mut SocketServer) -> anyhow::Result<()> {
-        for (number, socket) in self.clients.sockets.iter().enumerate() {
-            let identity = format!("urn:dev:bench-{number}");
-            let config = DtlsClientConfig::psk(&identity, KEY).with_suites(SUITE).with_cid(CONNECTION_ID);
+        for (device, socket) in self.devices.iter().zip(&self.clients.sockets) {
+            let config = DtlsClientConfig::psk(&device.endpoint(), KEY).with_suites(SUITE).with_cid(CONNECTION_ID);
             let mut client = DtlsClient::new(Instant::now(), config);
             let mut buffer = [0; 2048];
             while !client.is_established() {

@@ -28,10 +28,15 @@ impl BenchDevice {
         self.observation.is_some() && !self.location.is_empty()
     }
 
+    /// Returns the endpoint name, which is the identity of the device over DTLS, too.
+    pub fn endpoint(&self) -> String {
+        format!("urn:imei:49015420{:07}", self.number)
+    }
+
     pub fn register(&mut self) -> Vec<u8> {
         let mut message = self.request(Code::POST);
         message.options.add_text(number::URI_PATH, "rd");
-        let endpoint = format!("ep=urn:imei:49015420{:07}", self.number);
+        let endpoint = format!("ep={}", self.endpoint());
         for item in [endpoint.as_str(), "lt=3600", "lwm2m=1.0", "b=U"] {
             message.options.add_text(number::URI_QUERY, item);
         }

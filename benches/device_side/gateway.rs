@@ -9,6 +9,7 @@ use lwm2m_base::Peer;
 use lwm2m_core::coap::Transmit;
 use lwm2m_core::gateway::broker::{BrokerCommand, BrokerEvent, RegistrationId};
 use lwm2m_core::gateway::config::AutoObserve;
+use lwm2m_core::gateway::record::Change;
 use lwm2m_core::gateway::{Gateway, Output};
 use lwm2m_core::lwm2m::path::Path as ObjectPath;
 use lwm2m_dtls::credentials::{KeyAnswer, PskKey};
@@ -17,6 +18,7 @@ use lwm2m_dtls::{DtlsConfig, DtlsServer};
 use lwm2m_gateway::config::Config;
 use lwm2m_gateway::definitions;
 use lwm2m_gateway::observability::metrics::Metrics;
+use lwm2m_gateway::store::StoreContents;
 
 use crate::devices::{KEY, OBSERVED};
 
@@ -24,6 +26,8 @@ use crate::devices::{KEY, OBSERVED};
 pub const SECURED: u16 = 1;
 /// No rate is limited: bursts come from one address.
 const UNLIMITED: u32 = 1_000_000_000;
+/// The time of the wall clock at the beginning, since 1970.
+pub const UNIX_TIME: Duration = Duration::from_secs(1_767_225_600);
 
 pub struct SwallowingGateway {
     gateway: Gateway,
@@ -31,6 +35,8 @@ pub struct SwallowingGateway {
     deadline: Option<Instant>,
     /// Counts what was published.
     pub published: u64,
+    /// Counts the devices of an earlier process that were to be connected again.
+    pub resumed: u64,
     /// The registration that was accepted last.
     pub last_connected: Option<RegistrationId>,
 }
@@ -47,11 +53,29 @@ impl SwallowingGateway {
         for rate in [&mut limits.registers.total, &mut limits.registers.address, &mut limits.registered] {
             (rate.per_second, rate.burst) = (UNLIMITED, UNLIMITED);
         }
-        let unix_time = Duration::from_secs(1_767_225_600);
         let acceptor = Acceptor::new(&AcceptorConfig::default())?;
         let server = DtlsServer::new(DtlsConfig::default(), Some(acceptor), [7; 32], now);
-        let gateway = Gateway::new(config, Arc::new(model), [7; 32], now, unix_time).with_dtls(server, SECURED);
-        Ok(Self { gateway, metrics: Metrics::default(), deadline: None, published: 0, last_connected: None })
+        let gateway = Gateway::new(config, Arc::new(model), [7; 32], now, UNIX_TIME).with_dtls(server, SECURED);
+        Ok(Self {
+            gateway,
+            metrics: Metrics::default(),
+            deadline: None,
+            published: 0,
+            resumed: 0,
+            last_connected: None,
+        })
+    }
+
+    /// Restores what a store has. From now on changes are kept for [`SwallowingGateway::take_changes`].
+    pub fn restore(&mut self, now: Instant, contents: StoreContents) {
+        let StoreContents { devices, associations: _, retained_commands, profiles } = contents;
+        self.gateway.restore(now, devices);
+        self.gateway.restore_retained_commands(retained_commands);
+        self.gateway.restore_profiles(profiles);
+    }
+
+    pub fn take_changes(&mut self, now: Instant, most: usize) -> Vec<Change> {
+        self.gateway.take_changes(now, most)
     }
 
     pub fn handle_datagram(&mut self, now: Instant, peer: Peer, datagram: &[u8]) {
@@ -87,9 +111,8 @@ impl SwallowingGateway {
                     self.gateway.handle_broker(now, BrokerEvent::Connected { registration });
                 }
                 Output::Broker(BrokerCommand::Publish { .. }) => self.published += 1,
-                Output::Broker(
-                    BrokerCommand::Resume { .. } | BrokerCommand::SetLifetime { .. } | BrokerCommand::Disconnect { .. },
-                )
+                Output::Broker(BrokerCommand::Resume { .. }) => self.resumed += 1,
+                Output::Broker(BrokerCommand::SetLifetime { .. } | BrokerCommand::Disconnect { .. })
                 | Output::Answer(_) => {}
                 Output::FindKey(identity) => {
                     let key = PskKey::new(KEY).expect("a key that is long enough");

@@ -6,6 +6,8 @@
 //!
 //! `cargo bench --bench device_side -- --crowd 200000` compares few devices with many, without sockets: the memory of a
 //! device with one observation, and the time of a notification, an Update and a read.
+//!
+//! `cargo bench --bench device_side -- --start 100000` starts with stored devices.
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 mod bare;
@@ -13,6 +15,7 @@ mod crowd;
 mod datagrams;
 mod devices;
 mod gateway;
+mod start;
 
 use std::time::Duration;
 
@@ -24,6 +27,9 @@ struct Arguments {
     /// Compare 1,000 devices with so many, in the place of the datagrams
     #[arg(long, value_name = "DEVICES", value_parser = clap::value_parser!(u32).range(2_000..=1_000_000))]
     crowd: Option<u32>,
+    /// Start with so many stored devices, in the place of all else
+    #[arg(long, value_name = "DEVICES", conflicts_with = "crowd", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    start: Option<u32>,
     /// Rounds of each measurement; the median counts
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: u32,
@@ -33,10 +39,11 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
-    let Arguments { crowd, rounds, .. } = Arguments::parse();
-    match crowd {
-        Some(devices) => crowd::compare(devices, rounds),
-        None => datagrams::compare(rounds),
+    let Arguments { crowd, start, rounds, .. } = Arguments::parse();
+    match (crowd, start) {
+        (Some(devices), _) => crowd::compare(devices, rounds),
+        (None, Some(devices)) => start::measure(devices),
+        (None, None) => datagrams::compare(rounds),
     }
 }
 
