@@ -40,10 +40,9 @@ impl Trial {
     /// Returns the address and the token of the link.
     pub fn link(&self) -> (SocketAddr, String) {
         let output = self.program.output();
-        let (_, link) = output.split_once("http://127.0.0.1:").expect("a link of the admin listener");
-        let (_, link) = link.split_once("  console ").expect("a link of the console");
-        let link = link.lines().next().expect("a line").trim();
-        let (address, token) = link.strip_prefix("http://").expect("a URL").split_once("/#token=").expect("a token");
+        let line = output.lines().find(|line| line.starts_with("  console ")).expect("a link of the console");
+        let (_, link) = line.split_once("://").expect("a URL");
+        let (address, token) = link.split_once("/#token=").expect("a token");
         (address.parse().expect("an address"), token.to_owned())
     }
 

@@ -175,7 +175,7 @@ pub async fn ask(
 ) -> Result<Document, RemoteError> {
     let first = waiting.wait.min(LONGEST_WAIT);
     let path = ApiPath::new(&["devices", endpoint, "commands"])
-        .with("wait", &first.as_secs().to_string())
+        .with("wait", &first.as_secs_f64().to_string())
         .with_some("force", waiting.force.then_some("true"))
         .with_some("while", request.is_for_stream.then_some("stream"));
     let (_, mut document) = client.post(path, &request.body(waiting.ttl)).await?;
@@ -211,8 +211,7 @@ fn write_result(command: &Value, wait: Duration, output: &Output) -> Result<Remo
             output.notice(&format!("the device answered {}", code_in_words(&command["answer"]["data"])));
         }
         RemoteExit::Waits => {
-            let [id, device, expires] = ["id", "device", "expires"].map(|member| text_of(&command[member]));
-            output.notice(&format!("the command {id} still waits, until {expires} at most; the device is {device}"));
+            output.notice(&waits_in_words(command));
         }
         RemoteExit::NoAnswer => output.notice(&outcome_in_words(command)),
         RemoteExit::Failed | RemoteExit::Usage | RemoteExit::NotRegistered | RemoteExit::NotAllowed => {}
@@ -250,6 +249,14 @@ fn link_row(link: &Value) -> Vec<Cell> {
     let link = text_of(link);
     let (path, attributes) = link.split_once('>').unwrap_or((&link, ""));
     vec![Cell::from(path.trim_start_matches('<')), Cell::from(attributes.trim_start_matches(';'))]
+}
+
+fn waits_in_words(command: &Value) -> String {
+    let [id, place, device, expires] = ["id", "place", "device", "expires"].map(|member| text_of(&command[member]));
+    match command["place"].as_u64() {
+        None | Some(0) => format!("the command {id} was sent to the device, whose answer is not there yet"),
+        Some(_) => format!("the command {id} still waits, at place {place}, until {expires}; the device is {device}"),
+    }
 }
 
 fn code_in_words(data: &Value) -> String {

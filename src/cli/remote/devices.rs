@@ -59,7 +59,7 @@ pub async fn show(client: &Client, endpoint: &str, output: &mut Output) -> Resul
     let observed: Vec<_> = members(device, "observed").map(observed_row).collect();
     if !observed.is_empty() {
         output.line("")?;
-        Table::new(&["OBSERVED", "BY"]).write(output, &observed)?;
+        Table::new(&["OBSERVED", "FOR", "BY"]).write(output, &observed)?;
     }
     let queue = queue_rows(device);
     if !queue.is_empty() {
@@ -172,7 +172,7 @@ fn object_row(object: &Value) -> Vec<Cell> {
 }
 
 fn observed_row(observation: &Value) -> Vec<Cell> {
-    vec![Cell::from(paths(observation)), Cell::from(&observation["by"])]
+    vec![Cell::from(paths(observation)), Cell::from(time_since(&observation["since"])), Cell::from(&observation["by"])]
 }
 
 fn queue_rows(device: &Value) -> Vec<Vec<Cell>> {

@@ -67,6 +67,11 @@ fn write_overview(document: &Document, output: &Output) -> Result<(), RemoteErro
     }
     let overview = &document.value;
     Table::new(&["FACT", "VALUE"]).write(output, &facts(overview))?;
+    let nodes: Vec<_> = overview["upstream"]["nodes"].as_array().into_iter().flatten().map(node_row).collect();
+    if !nodes.is_empty() {
+        output.line("")?;
+        Table::new(&["NODE", "STATE", "DEVICES", "DETAIL"]).write(output, &nodes)?;
+    }
     let conditions = overview["conditions"].as_object().into_iter().flatten();
     let conditions: Vec<_> = conditions.map(|(name, condition)| condition_row(name, condition)).collect();
     if !conditions.is_empty() {
@@ -77,6 +82,11 @@ fn write_overview(document: &Document, output: &Output) -> Result<(), RemoteErro
     if !bounds.is_empty() {
         output.line("")?;
         Table::new(&["USED", "LIMIT", "UNIT", "BOUND"]).write(output, &bounds)?;
+    }
+    let mistakes: Vec<_> = overview["reload"]["mistakes"].as_array().into_iter().flatten().map(mistake_row).collect();
+    if !mistakes.is_empty() {
+        output.line("")?;
+        Table::new(&["MISTAKE"]).write(output, &mistakes)?;
     }
     Ok(())
 }
@@ -95,6 +105,7 @@ fn facts(overview: &Value) -> Vec<Vec<Cell>> {
         vec![Cell::from("broker nodes up"), Cell::from(&upstream["nodesUp"])],
         vec![Cell::from("broker nodes down"), nodes_down(&upstream["nodesDown"])],
         vec![Cell::from("publications waiting"), Cell::from(&upstream["waiting"])],
+        vec![Cell::from("object definitions"), Cell::from(&overview["definitions"]["total"])],
     ];
     for (name, values) in overview["history"]["series"].as_object().into_iter().flatten() {
         let newest = values.as_array().and_then(|values| values.last());
@@ -120,6 +131,15 @@ fn words(name: &str) -> String {
 fn nodes_down(count: &Value) -> Cell {
     let tone = if count.as_u64().is_some_and(|count| count > 0) { Tone::Bad } else { Tone::Neutral };
     Cell::toned(text_of(count), tone)
+}
+
+fn node_row(node: &Value) -> Vec<Cell> {
+    let state = if node["up"] == true { Cell::toned("up", Tone::Good) } else { Cell::toned("down", Tone::Bad) };
+    vec![Cell::from(&node["name"]), state, Cell::from(&node["devices"]), Cell::from(&node["detail"])]
+}
+
+fn mistake_row(mistake: &Value) -> Vec<Cell> {
+    vec![Cell::toned(text_of(mistake), Tone::Bad)]
 }
 
 fn condition_row(name: &str, condition: &Value) -> Vec<Cell> {

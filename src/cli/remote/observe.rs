@@ -83,6 +83,11 @@ impl<'a> Followed<'a> {
 
     async fn print(&mut self, stream: &mut EventStream, output: &Output) -> Result<RemoteExit, RemoteError> {
         while let Some(event) = stream.next().await? {
+            match event.name.as_str() {
+                "lost" => output.notice("notifications may be missing: there were too many events"),
+                "left" => output.notice("the registration of the device has ended, and with it the observation"),
+                _ => {}
+            }
             let Some(notification) = self.notification(&event) else { continue };
             match output.json {
                 true => write_json(&event, output)?,

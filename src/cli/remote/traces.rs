@@ -25,6 +25,9 @@ use pcap::PcapFollower;
 /// Interval at which the gateway is asked for new messages.
 const INTERVAL: Duration = Duration::from_millis(500);
 
+/// Maximum length of a payload that is shown as text, in bytes.
+const LONGEST_TEXT: usize = 200;
+
 const COLUMNS: [&str; 8] = ["UTC", "DIRECTION", "PEER", "TYPE", "CODE", "MID", "TOKEN", "DETAILS"];
 const WIDTHS: [usize; 7] = [12, 9, 21, 4, 4, 5, 16];
 
@@ -190,7 +193,7 @@ fn details(message: &Value) -> String {
     parts.join(" ")
 }
 
-/// Returns the values of a payload, or its size.
+/// Returns the values of a payload, its text, or its size.
 fn payload(payload: &Value) -> String {
     match payload["entries"].as_array() {
         Some(entries) => {
@@ -200,8 +203,21 @@ fn payload(payload: &Value) -> String {
             entries.iter().map(entry).collect::<Vec<_>>().join(" ")
         }
         None if payload["bytes"].is_null() => String::new(),
-        None => format!("{} bytes", text_of(&payload["bytes"])),
+        None if payload["hidden"] == true => format!("{} hidden bytes", text_of(&payload["bytes"])),
+        None => match short_text(&text_of(&payload["hex"])) {
+            Some(text) => format!("{text:?}"),
+            None => format!("{} bytes", text_of(&payload["bytes"])),
+        },
     }
+}
+
+/// Returns the text of hexadecimal digits, such as a diagnostic payload or links; `None` if it is none, or too long.
+fn short_text(digits: &str) -> Option<String> {
+    let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
+    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let is_short = rest.is_empty() && (1..=LONGEST_TEXT).contains(&pairs.len());
+    let bytes: Vec<u8> = if is_short { pairs.iter().map(byte).collect::<Option<_>>()? } else { return None };
+    String::from_utf8(bytes).ok().filter(|text| !text.contains(char::is_control))
 }
 
 fn is_joined(option: &Value) -> bool {
@@ -276,6 +292,10 @@ mod tests {
         let options = options.map(|(name, value)| option(name, value));
         let put = json!({ "name": "PUT", "options": options, "payload": { "bytes": 3, "hex": "010203" } });
         assert_eq!(details(&put), "PUT /3/0 ?pmin=1&pmax=2 3 bytes");
+        let refused = json!({ "name": "Bad Request", "options": [], "payload": { "bytes": 2, "hex": "6e6f" } });
+        assert_eq!(details(&refused), "Bad Request \"no\"");
+        let hidden = json!({ "name": "POST", "options": [], "payload": { "bytes": 2, "hex": "2a2a", "hidden": true } });
+        assert_eq!(details(&hidden), "POST 2 hidden bytes");
         assert_eq!(details(&json!({ "name": "Empty", "payload": null, "options": [] })), "Empty");
         assert_eq!(details(&json!({ "options": [], "hex": "400212", "verdict": "no CoAP" })), "400212 (no CoAP)");
     }

@@ -100,7 +100,7 @@ fn a_device_is_shown_with_its_objects_observations_and_queue() {
         "topic command  lwm2m/ep1/dn/#",
         "3303    1.1      0,1        Temperature",
         "32000   1.0      -          no definition",
-        "/3303/0/5700  mqtt",
+        "/3303/0/5700  -    mqtt",
         "41      sent   read            /3/0       9      -",
     ] {
         assert!(run.stdout.lines().any(|shown| shown.starts_with(line)), "{line} is not in\n{}", run.stdout);
@@ -139,7 +139,9 @@ fn a_registration_is_ended() {
 fn the_overview_has_devices_broker_conditions_and_bounds() {
     let overview = json!({ "version": "1.2.3", "uptime": 90_000,
         "devices": { "total": 7, "awake": 5, "asleep": 2, "joining": 1, "limit": 100 },
-        "upstream": { "kind": "exproto", "nodesUp": 1, "nodesDown": 2, "waiting": 3, "limit": 9 },
+        "upstream": { "kind": "exproto", "nodesUp": 1, "nodesDown": 2, "waiting": 3, "limit": 9,
+            "nodes": [{ "name": "10.0.0.6:7993", "up": false, "devices": 0, "detail": "does not answer" }] },
+        "reload": { "failing": true, "mistakes": ["xml_dir: 1.xml: no XML"] },
         "conditions": { "broker": { "state": "degraded", "detail": "one of two" } },
         "history": { "step": 10, "series": { "awake": [1.0], "registersPerSecond": [0.5, 2.5] } },
         "bounds": [{ "name": "Pending commands", "used": 10, "limit": 20, "unit": "bytes" }] });
@@ -151,6 +153,8 @@ fn the_overview_has_devices_broker_conditions_and_bounds() {
         &["uptime", "1d1h"],
         &["devices", "asleep", "2"],
         &["broker", "nodes", "down", "2"],
+        &["10.0.0.6:7993", "down", "0", "does", "not", "answer"],
+        &["xml_dir:", "1.xml:", "no", "XML"],
         &["registers", "per", "second", "2.5"],
         &["broker", "degraded", "one", "of", "two"],
         &["10", "20", "bytes", "Pending", "commands"],
@@ -289,7 +293,7 @@ fn the_exit_code_tells_how_it_ended() {
             Stub::start().answer(POST, 202, pending.clone()).answer("GET /commands/c1", 200, pending.clone()),
             &["read", "ep1", "/3/0", "--wait", "1"],
             5,
-            "the command c1 still waits",
+            "the command c1 still waits, at place 2, until soon; the device is asleep",
         ),
         (Stub::start().problem(POST, 404, "device-not-registered"), read, 6, "A title: a detail"),
         (Stub::start().problem(POST, 401, "not-authenticated"), read, 7, "LWM2M_GATEWAY_TOKEN"),

@@ -122,7 +122,7 @@ fn a_trace_that_has_ended_ends_the_command_and_no_message_is_printed_twice() {
     let stub = Stub::start().answer("POST /traces", 201, json!({ "id": "t1" }));
     // The outcome of the second one is not known at first.
     let stub = stub.answer("GET /traces/t1", 200, traced(&[first.clone(), message(5, None)], true));
-    let stub = stub.answer("GET /traces/t1", 200, traced(&[second.clone()], true));
+    let stub = stub.answer("GET /traces/t1", 200, traced(std::slice::from_ref(&second), true));
     let stub = stub.answer("GET /traces/t1", 200, traced(&[], false));
     let run = stub.run(&["trace", "ep1", "--json"]);
     assert_eq!((run.code, run.json_lines()), (Some(0), vec![first, second]), "{}", run.stderr);
